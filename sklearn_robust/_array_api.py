@@ -1,0 +1,22 @@
+"""One way to the array namespace, for NumPy arrays and torch tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+Array = Any  # a NumPy array or a torch tensor
+
+
+def namespace(*arrays: Array) -> Any:
+    """The array-API namespace; NumPy's own, which needs no wrapper, for NumPy arrays."""
+    if isinstance(arrays[0], (np.ndarray, np.generic)):
+        return np
+    return array_api_compat.array_namespace(*arrays)
+
+
+def to_numpy(x: Array) -> np.ndarray:
+    """A NumPy view, or copy from another device, of an array."""
+    return x if isinstance(x, np.ndarray) else x.detach().cpu().numpy()

@@ -1,0 +1,176 @@
+r"""Margin losses, in the log domain: nothing underflows however large the margins grow.
+
+A loss l turns margins into the risk :math:`L(m) = \sum_i s_i\, l(m_i)` (s the sample weights, of sum 1) and into the
+weights :math:`a_i = -\partial \log L / \partial m_i \ge 0` that its gradient puts on the samples. All arrays have shape
+(..., n); leading axes are independent problems, and a log weight of -inf leaves a sample out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+from sklearn_robust._array_api import Array, namespace
+
+_MAX_NEWTON = 100
+
+
+class MarginLoss(Protocol):
+    """A convex decreasing loss of the margin whose tail is exponential."""
+
+    name: str
+
+    def log_risk_and_weights(self, margins: Array, log_weight: Array) -> tuple[Array, Array]:
+        """log L of shape (...) and the weights a of shape (..., n)."""
+        ...
+
+    def intercept(self, margins: Array, y: Array, log_weight: Array, near: Array | None = None) -> Array:
+        """The b of shape (...) that minimises the risk of the margins m + y b; then sum_i a_i y_i = 0."""
+        ...
+
+    def curvature(self, margins: Array, weights: Array) -> Array:
+        """Second derivatives l''(m_i) s_i / L, of shape (..., n): the Hessian of L over L, in the margins."""
+        ...
+
+    def log_risk_bound(self, weights: Array, log_weight: Array) -> Array:
+        """Fenchel's lower bound on log L over all predictors, from dual-feasible weights of sum 1."""
+        ...
+
+
+class Exponential:
+    r"""The exponential loss, l(m) = exp(-m).
+
+    log L(m) = logsumexp(log s - m) and the weights are its softmax, of sum 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> log_risk, weights = Exponential().log_risk_and_weights(np.array([2000.0, 2000.0]), np.log([0.5, 0.5]))
+    >>> log_risk, weights
+    (np.float64(-2000.0), array([0.5, 0.5]))
+    """
+
+    name = "exponential"
+
+    def log_risk_and_weights(self, margins: Array, log_weight: Array) -> tuple[Array, Array]:
+        """log L of shape (...) and the weights a of shape (..., n)."""
+        xp = namespace(margins)
+        losses = log_weight - margins
+        largest = xp.max(losses, axis=-1, keepdims=True)
+        weights = xp.exp(losses - largest)
+        total = xp.sum(weights, axis=-1, keepdims=True)
+        return (largest + xp.log(total))[..., 0], weights / total
+
+    def intercept(self, margins: Array, y: Array, log_weight: Array, near: Array | None = None) -> Array:
+        """The exact minimiser b = (log S+ - log S-)/2, S± the sums of s exp(-m) over each class."""
+        xp = namespace(margins)
+        losses = log_weight - margins
+        return 0.5 * (_class_logsumexp(xp, losses, y > 0) - _class_logsumexp(xp, losses, y < 0))
+
+    def curvature(self, margins: Array, weights: Array) -> Array:
+        """Second derivatives l''(m_i) s_i / L = a_i."""
+        return weights
+
+    def log_risk_bound(self, weights: Array, log_weight: Array) -> Array:
+        """-KL(a || s): the log-risk of no predictor is lower."""
+        xp = namespace(weights)
+        used = weights > 0
+        ratio = xp.log(xp.where(used, weights, xp.ones_like(weights))) - xp.where(used, log_weight, xp.zeros_like(weights))
+        return -xp.sum(weights * ratio, axis=-1)
+
+
+class Logistic:
+    r"""The logistic loss, l(m) = log(1 + exp(-m)); for large margins it is the exponential loss.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> log_risk, weights = Logistic().log_risk_and_weights(np.array([0.0, 0.0]), np.log([0.5, 0.5]))
+    >>> float(np.exp(log_risk))
+    0.6931471805599453
+    """
+
+    name = "logistic"
+
+    def log_risk_and_weights(self, margins: Array, log_weight: Array) -> tuple[Array, Array]:
+        """log L of shape (...) and the weights a = s sigmoid(-m) / L of shape (..., n)."""
+        xp = namespace(margins)
+        log_slope = _log_sigmoid(xp, -margins)
+        losses = log_weight + _log_softplus(xp, margins)
+        largest = xp.max(losses, axis=-1, keepdims=True)
+        log_risk = largest + xp.log(xp.sum(xp.exp(losses - largest), axis=-1, keepdims=True))
+        return log_risk[..., 0], xp.exp(log_weight + log_slope - log_risk)
+
+    def intercept(self, margins: Array, y: Array, log_weight: Array, near: Array | None = None) -> Array:
+        """The minimiser b, by Newton on log A+(b) - log A-(b) = 0, A± the weight that the loss puts on each class."""
+        xp = namespace(margins)
+        b = Exponential().intercept(margins, y, log_weight) if near is None else near
+        low, high = xp.full_like(b, -math.inf), xp.full_like(b, math.inf)
+        positive = xp.astype(y > 0, margins.dtype)
+        for _ in range(_MAX_NEWTON):
+            log_slope = _log_sigmoid(xp, -margins - y * b[..., None])
+            weight = log_weight + log_slope
+            weight = xp.exp(weight - xp.max(weight, axis=-1, keepdims=True))
+            up, down = positive * weight, (1 - positive) * weight
+            sum_up, sum_down = _at_least_tiny(xp, xp.sum(up, axis=-1)), _at_least_tiny(xp, xp.sum(down, axis=-1))
+            error = xp.log(sum_up) - xp.log(sum_down)  # decreasing in b
+            curvature = -xp.expm1(log_slope)  # sigmoid(m) = -d log a / d m
+            rate = xp.sum(curvature * (up / sum_up[..., None] + down / sum_down[..., None]), axis=-1)
+            low, high = xp.where(error > 0, b, low), xp.where(error < 0, b, high)
+            bracketed = xp.isfinite(low) & xp.isfinite(high)
+            middle = 0.5 * (xp.where(bracketed, low, b) + xp.where(bracketed, high, b))
+            moved = b + xp.clip(error / xp.maximum(rate, 1e-3 * xp.ones_like(rate)), -4.0, 4.0)
+            moved = xp.where((moved >= low) & (moved <= high) | ~bracketed, moved, middle)
+            converged = xp.abs(moved - b) <= 4 * xp.finfo(b.dtype).eps * (1 + xp.abs(b))
+            b = moved
+            if bool(xp.all(converged)):
+                break
+        return b
+
+    def curvature(self, margins: Array, weights: Array) -> Array:
+        """Second derivatives l''(m_i) s_i / L = a_i sigmoid(m_i)."""
+        xp = namespace(margins)
+        return weights * xp.exp(_log_sigmoid(xp, margins))
+
+    def log_risk_bound(self, weights: Array, log_weight: Array) -> Array:
+        r"""log of max_c sum_i s_i H(c a_i / s_i) over scales c, H(t) = -t log t - (1-t) log(1-t) the binary entropy."""
+        xp = namespace(weights)
+        used = log_weight > -math.inf
+        s = xp.where(used, xp.exp(log_weight), xp.ones_like(weights))
+        ratio = xp.where(used, weights, xp.zeros_like(weights)) / s
+
+        # concave in c: bisection on its derivative, sum_i a_i log((1 - t_i)/t_i) with t = c a / s
+        low = xp.zeros_like(ratio[..., :1])
+        high = 1 / xp.max(ratio, axis=-1, keepdims=True)
+        for _ in range(60):
+            c = 0.5 * (low + high)
+            t = xp.where(ratio > 0, c * ratio, xp.full_like(ratio, 0.5))
+            rising = xp.sum(s * ratio * (xp.log1p(-t) - xp.log(t)), axis=-1, keepdims=True) > 0
+            low, high = xp.where(rising, c, low), xp.where(rising, high, c)
+        t = low * ratio
+        inner = xp.where(t > 0, t, xp.full_like(t, 0.5))
+        entropy = -inner * xp.log(inner) - (1 - inner) * xp.log1p(-inner)
+        return xp.log(xp.sum(xp.where(t > 0, s * entropy, xp.zeros_like(t)), axis=-1))
+
+
+LOSSES: dict[str, MarginLoss] = {loss.name: loss for loss in (Exponential(), Logistic())}
+
+
+def _at_least_tiny(xp: Any, x: Array) -> Array:
+    return xp.maximum(x, xp.full_like(x, xp.finfo(x.dtype).tiny))
+
+
+def _log_sigmoid(xp: Any, x: Array) -> Array:
+    return xp.minimum(x, xp.zeros_like(x)) - xp.log1p(xp.exp(-xp.abs(x)))
+
+
+def _log_softplus(xp: Any, margins: Array) -> Array:
+    """log log(1 + exp(-m)), equal to -m to the last digit beyond m = 40."""
+    inner = xp.minimum(margins, xp.full_like(margins, 40.0))
+    return xp.where(margins > 40, -margins, xp.log(-_log_sigmoid(xp, inner)))
+
+
+def _class_logsumexp(xp: Any, values: Array, members: Array) -> Array:
+    values = xp.where(members, values, xp.full_like(values, -math.inf))
+    largest = xp.max(values, axis=-1, keepdims=True)
+    return (largest + xp.log(xp.sum(xp.exp(values - largest), axis=-1, keepdims=True)))[..., 0]

@@ -1,0 +1,347 @@
+"""The l_p norms and the operations on them that robust training is made of.
+
+Everything works on the last axis, for NumPy arrays and torch tensors alike; leading axes are a batch of independent
+problems. `LpNorm` is used in two roles: as the geometry `p` of an algorithm and as the ball `q` of a perturbation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+from sklearn_robust._array_api import Array, namespace
+
+_MAX_NEWTON = 100  # every scalar equation below is convex or bracketed: convergence takes far fewer steps
+
+
+@dataclass(frozen=True)
+class LpNorm:
+    r"""The norm :math:`\|x\|_p = (\sum_j |x_j|^p)^{1/p}`, for any real p in [1, inf].
+
+    Parameters
+    ----------
+    p : float
+        Exponent, in [1, inf]; `numpy.inf` is the maximum norm.
+
+    Raises
+    ------
+    ValueError
+        If p is not a real number in [1, inf].
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_robust.norms import LpNorm
+    >>> LpNorm(2).value(np.array([3.0, 4.0]))
+    np.float64(5.0)
+    >>> LpNorm(1).dual
+    LpNorm(p=inf)
+    """
+
+    p: float
+
+    def __post_init__(self) -> None:
+        if isinstance(self.p, bool) or not isinstance(self.p, Real) or not self.p >= 1:
+            raise ValueError(
+                f"A norm's exponent must be a real number in [1, inf], got {self.p!r}. Use numpy.inf for the maximum norm."
+            )
+        object.__setattr__(self, "p", float(self.p))
+
+    @property
+    def dual(self) -> LpNorm:
+        """The dual norm, with exponent p* = p / (p - 1); 1 and inf are dual."""
+        if self.p == 1:
+            return LpNorm(math.inf)
+        return LpNorm(1.0) if self.p == math.inf else LpNorm(self.p / (self.p - 1))
+
+    def value(self, x: Array) -> Array:
+        """The norm of x along its last axis.
+
+        Parameters
+        ----------
+        x : array of shape (..., d)
+
+        Returns
+        -------
+        array of shape (...)
+        """
+        xp = namespace(x)
+        if self.p == 1:
+            return xp.sum(xp.abs(x), axis=-1)
+        largest = xp.max(xp.abs(x), axis=-1)
+        if self.p == math.inf:
+            return largest
+        scale = xp.where(largest > 0, largest, xp.ones_like(largest))  # no power overflows or underflows
+        x = x / scale[..., None]
+        if self.p == 2:
+            return scale * xp.sqrt(xp.sum(x * x, axis=-1))
+        return scale * xp.sum(xp.abs(x) ** self.p, axis=-1) ** (1 / self.p)
+
+    def steepest_direction(self, g: Array) -> Array:
+        r"""A point of :math:`\arg\max_{\|u\|_p \le 1} \langle u, g \rangle`; it is also a subgradient of the dual norm at g.
+
+        p = 2 gives the normalised gradient, p = inf its signs, p = 1 the largest coordinate. Where the maximiser is not
+        unique the symmetric one is taken: 0 for zero entries (p = inf), equal mass on tied coordinates (p = 1).
+
+        Parameters
+        ----------
+        g : array of shape (..., d)
+
+        Returns
+        -------
+        array of shape (..., d)
+            Zero where g is zero.
+        """
+        xp = namespace(g)
+        if self.p == math.inf:
+            return xp.sign(g)
+        a = xp.abs(g)
+        largest = xp.max(a, axis=-1, keepdims=True)
+        a = a / xp.where(largest > 0, largest, xp.ones_like(largest))
+        if self.p == 1:
+            a = xp.astype(a > 1 - 16 * xp.finfo(a.dtype).eps, a.dtype)
+        elif self.p != 2:
+            a = a ** (self.dual.p - 1)
+        size = self.value(a)[..., None]
+        return xp.sign(g) * a / xp.where(size > 0, size, xp.ones_like(size))
+
+    def project(self, x: Array, radius: Array | float = 1.0) -> Array:
+        """The Euclidean projection of x on the ball of the given radius.
+
+        Parameters
+        ----------
+        x : array of shape (..., d)
+        radius : float or array of shape (...), >= 0
+
+        Returns
+        -------
+        array of shape (..., d)
+        """
+        return x - self.residual(x, radius, LpNorm(2))
+
+    def prox(self, x: Array, scale: Array | float = 1.0) -> Array:
+        r"""The proximal point :math:`\arg\min_u \tfrac12 \|u - x\|_2^2 + \text{scale} \|u\|_p`.
+
+        By Moreau's identity it is what the Euclidean projection on the dual ball of that radius leaves of x.
+
+        Parameters
+        ----------
+        x : array of shape (..., d)
+        scale : float or array of shape (...), >= 0
+
+        Returns
+        -------
+        array of shape (..., d)
+        """
+        return self.dual.residual(x, scale, LpNorm(2))
+
+    def residual(self, g: Array, radius: Array | float, norm: LpNorm) -> Array:
+        r"""What the best point of the ball leaves of g: :math:`g - \delta`, with
+        :math:`\delta \in \arg\min_{\|\delta\|_p \le \text{radius}} \|g - \delta\|_{\text{norm}}`.
+
+        Its norm is the distance of g to the ball. With a = \|g\| the residual is, coordinate by coordinate (q the exponent of
+        this ball, r that of `norm`),
+
+        ==================  ====================================================================
+        q = inf             (a - radius)_+
+        q = r               a (1 - radius / \|\|a\|\|_q)_+
+        q = 1 or r = inf    min(a, t) with \|\|(a - t)_+\|\|_q = radius
+        r = 1               a - min(a, t) with \|\|min(a, t)\|\|_q = radius
+        otherwise           a - b with (a - b)^(r-1) = mu b^(q-1), \|\|b\|\|_q = radius
+        ==================  ====================================================================
+
+        Parameters
+        ----------
+        g : array of shape (..., d)
+        radius : float or array of shape (...), >= 0
+        norm : LpNorm
+            The norm that measures the distance.
+
+        Returns
+        -------
+        array of shape (..., d)
+        """
+        xp = namespace(g)
+        a = xp.abs(g)
+        radius = _column(xp, radius, a)
+        q, r = self.p, norm.p
+        if q == math.inf:
+            left = _positive(xp, a - radius)
+        elif q == r:
+            size = self.value(a)[..., None]
+            left = a * _positive(xp, 1 - radius / xp.where(size > 0, size, xp.ones_like(size)))
+        elif q == 1 or r == math.inf:
+            left = xp.minimum(a, _positive(xp, shave_level(a, radius, q)))
+        elif r == 1:
+            left = a - xp.minimum(a, _cap_level(xp, a, radius, q))
+        else:
+            left = a - _power_split(xp, a, radius, q, r)
+        return xp.sign(g) * left
+
+    def min_norm_subgradient(self, w: Array, g: Array, scale: Array | float, norm: LpNorm) -> Array:
+        r"""The element of :math:`g + \text{scale}\,\partial\|w\|_p` that is least in `norm`.
+
+        This is the velocity that a gradient flow follows where the penalty has a kink: at w = 0, at zero entries (p = 1)
+        and at tied largest entries (p = inf). Any other element, such as the one that automatic differentiation picks, can
+        stall there.
+
+        Parameters
+        ----------
+        w : array of shape (..., d)
+            The point at which the penalty is differentiated.
+        g : array of shape (..., d)
+            Gradient of the smooth part at w.
+        scale : float or array of shape (...), >= 0
+        norm : LpNorm
+            The norm to be least: the dual of the algorithm's geometry.
+
+        Returns
+        -------
+        array of shape (..., d)
+        """
+        xp = namespace(w, g)
+        scale = _column(xp, scale, g)
+        if self.p == 1:
+            soft = xp.sign(g) * _positive(xp, xp.abs(g) - scale)
+            return xp.where(w == 0, soft, g + scale * xp.sign(w))
+        size = xp.max(xp.abs(w), axis=-1, keepdims=True)
+        if self.p == math.inf:
+            # the subdifferential spreads the scale over the tied coordinates: it levels the entries that want to grow most
+            tied = xp.abs(w) >= size * (1 - 16 * xp.finfo(w.dtype).eps)
+            growth = xp.where(tied, -g * xp.sign(w), xp.full_like(g, -math.inf))
+            levelled = xp.minimum(growth, shave_level(growth, scale, 1.0))
+            smooth = xp.where(tied, -xp.sign(w) * xp.where(tied, levelled, xp.zeros_like(g)), g)
+        else:
+            smooth = g + scale * self.dual.steepest_direction(w)
+        if bool(xp.all(size > 0)):
+            return smooth
+        return xp.where(size > 0, smooth, self.dual.residual(g, scale[..., 0], norm))
+
+
+def shave_level(a: Array, radius: Array, q: float) -> Array:
+    r"""The level t with :math:`\|(a - t)_+\|_q` = radius, per row; (a - t)_+ is the projection on a simplex if q = 1.
+
+    Newton's method on a convex decreasing function, from the left: it never overshoots and, for q = 1, ends.
+
+    Parameters
+    ----------
+    a : array of shape (..., d)
+        Any sign; entries of -inf are left out.
+    radius : array of shape (..., 1), >= 0
+    q : float in [1, inf]
+
+    Returns
+    -------
+    array of shape (..., 1)
+    """
+    xp = namespace(a)
+    t = xp.max(a, axis=-1, keepdims=True) - radius
+    if q == math.inf:
+        return t
+    for _ in range(_MAX_NEWTON):
+        above = _positive(xp, a - t)
+        if q == 1:
+            size, slope = xp.sum(above, axis=-1, keepdims=True), xp.sum(xp.sign(above), axis=-1, keepdims=True)
+        else:
+            size = LpNorm(q).value(above)[..., None]
+            slope = xp.sum((above / xp.where(size > 0, size, xp.ones_like(size))) ** (q - 1), axis=-1, keepdims=True)
+        # At radius = 0 nothing lies above t: the slope is then zero and so is the step.
+        step = (size - radius) / xp.where(slope > 0, slope, xp.ones_like(slope))
+        moved = t + _positive(xp, step)
+        if bool(xp.all(moved <= t)):
+            break
+        t = moved
+    return t
+
+
+def _cap_level(xp: Any, a: Array, radius: Array, q: float) -> Array:
+    """The level t with ||min(a, t)||_q = radius, per row; inf where radius >= ||a||_q. Exact, from the sorted entries."""
+    largest = xp.max(a, axis=-1, keepdims=True)
+    scale = xp.where(largest > 0, largest, xp.ones_like(largest))
+    powers = (xp.sort(a, axis=-1) / scale) ** q
+    below = xp.cumulative_sum(powers, axis=-1) - powers  # of the entries before each one
+    capped = xp.cumulative_sum(xp.ones_like(powers), axis=-1)
+    capped = capped[..., -1:] - capped + 1  # how many entries are at least as large
+    target = (radius / scale) ** q
+    # below + capped * powers = ||min(a, a_j)||_q^q grows along the row; the first entry that reaches the target is capped
+    reaches = below + capped * powers >= target
+    first = xp.argmax(xp.astype(reaches, xp.int8), axis=-1)[..., None]
+    left = _positive(xp, target - xp.take_along_axis(below, first, axis=-1))
+    t = scale * (left / xp.take_along_axis(capped, first, axis=-1)) ** (1 / q)
+    return xp.where(xp.any(reaches, axis=-1, keepdims=True), t, xp.full_like(t, math.inf))
+
+
+def _power_split(xp: Any, a: Array, radius: Array, q: float, r: float) -> Array:
+    """The point b of the q-ball that is nearest to a in the r-norm, 1 < q, r < inf, q != r, a >= 0.
+
+    With b = a sigmoid(s), stationarity (a - b)^(r-1) = mu b^(q-1) is one monotone equation a coordinate,
+    -(r-1) softplus(s) + (q-1) softplus(-s) = log mu + (q-r) log a, whose left side is convex or concave: Newton converges
+    from anywhere. The norm of b decreases in log mu: Newton again, inside a bracket.
+    """
+    size = LpNorm(q).value(a)[..., None]
+    inside = radius >= size
+    goal = xp.where(inside | (radius <= 0), 0.5 * size, radius)  # a harmless goal where the answer is known
+    goal = xp.where(size > 0, goal, xp.ones_like(goal))
+    zero = a == 0
+    log_a = xp.log(xp.where(zero, xp.ones_like(a), a))
+
+    def point(level: Array) -> tuple[Array, Array]:
+        target = level + (q - r) * log_a
+        s = -target / xp.where(target > 0, xp.full_like(target, q - 1), xp.full_like(target, r - 1))
+        for _ in range(_MAX_NEWTON):
+            share = _sigmoid(xp, s)
+            slope = -(r - 1) * share - (q - 1) * (1 - share)
+            value = -(r - 1) * _softplus(xp, s) + (q - 1) * _softplus(xp, -s)
+            step = (value - target) / slope
+            s = s - step
+            if bool(xp.all(xp.abs(step) <= 4 * xp.finfo(a.dtype).eps * (1 + xp.abs(s)))):
+                break
+        share = xp.where(zero, xp.zeros_like(a), _sigmoid(xp, s))
+        return a * share, (1 - share) / slope  # b and d log b / d level
+
+    level = (r - q) * xp.log(xp.where(size > 0, size, xp.ones_like(size)))
+    low, high = xp.full_like(level, -math.inf), xp.full_like(level, math.inf)
+    width = 1.0
+    for _ in range(2 * _MAX_NEWTON):
+        b, log_slope = point(level)
+        norm_b = LpNorm(q).value(b)[..., None]
+        error = xp.log(xp.where(norm_b > 0, norm_b, xp.full_like(norm_b, xp.finfo(a.dtype).tiny)) / goal)
+        if bool(xp.all(xp.abs(error) <= 8 * xp.finfo(a.dtype).eps)):
+            break
+        low, high = xp.where(error > 0, level, low), xp.where(error < 0, level, high)
+        share = (b / xp.where(norm_b > 0, norm_b, xp.ones_like(norm_b))) ** q
+        slope = xp.sum(share * log_slope, axis=-1, keepdims=True)
+        moved = level - error / xp.where(slope < 0, slope, xp.full_like(slope, -1.0))
+        # outside the bracket: halve it, or reach further where one end is still open
+        middle = 0.5 * (low + high)
+        width *= 2
+        reach = xp.where(error > 0, level + width, level - width)
+        middle = xp.where(xp.isfinite(middle), middle, reach)
+        moved = xp.where((moved > low) & (moved < high) & (xp.abs(moved - level) <= width), moved, middle)
+        if bool(xp.all((moved == level) | (error == 0))):
+            break
+        level = moved
+    b = b * xp.minimum(xp.ones_like(goal), goal / xp.where(norm_b > 0, norm_b, goal))  # inside the ball, whatever rounding did
+    return xp.where(inside, a, xp.where(radius <= 0, xp.zeros_like(a), b))
+
+
+def _positive(xp: Any, x: Array) -> Array:
+    return xp.maximum(x, xp.zeros_like(x))
+
+
+def _sigmoid(xp: Any, s: Array) -> Array:
+    e = xp.exp(-xp.abs(s))
+    return xp.where(s >= 0, 1 / (1 + e), e / (1 + e))
+
+
+def _softplus(xp: Any, s: Array) -> Array:
+    return _positive(xp, s) + xp.log1p(xp.exp(-xp.abs(s)))
+
+
+def _column(xp: Any, radius: Array | float, like: Array) -> Array:
+    """A radius per problem, (...) or a number, as (..., 1) of the dtype and device of `like`."""
+    if isinstance(radius, Real):
+        return xp.full_like(like[..., :1], float(radius))
+    return xp.broadcast_to(radius[..., None], like[..., :1].shape)

@@ -1,0 +1,137 @@
+"""Robust linear problems: signed data, the threat and the sample weights, for k problems that share X."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from sklearn_robust._array_api import Array, namespace
+from sklearn_robust.losses import MarginLoss
+from sklearn_robust.threats import LpBall
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The robust loss at k predictors.
+
+    Attributes
+    ----------
+    intercept : array of shape (k,)
+        The best intercept for these coefficients.
+    margins : array of shape (k, n)
+    log_risk : array of shape (k,)
+    weights : array of shape (k, n)
+        Derivatives of -log_risk by the margins.
+    """
+
+    intercept: Array
+    margins: Array
+    log_risk: Array
+    weights: Array
+
+
+@dataclass(frozen=True)
+class RobustProblem:
+    r"""k binary problems on the same rows X: labels, weights and radii differ, one matrix product serves them all.
+
+    The signed rows :math:`z_i = y_i x_i` are never formed.
+
+    Attributes
+    ----------
+    X : array or scipy.sparse array of shape (n, d)
+    y : array of shape (k, n)
+        Labels in {-1, +1}, of X's dtype.
+    threat : LpBall
+        With an eps of shape (k,).
+    log_weight : array of shape (k, n)
+        Logarithm of the sample weights, which sum to 1; -inf leaves a sample out.
+    total_weight : array of shape (k,)
+        Sum of the sample weights before they were scaled: the number of samples where all weigh 1.
+    fit_intercept : bool
+        Whether predictors are <w, x> + b with a free, unpenalised b; otherwise b = 0.
+    """
+
+    X: Any
+    y: Array
+    threat: LpBall
+    log_weight: Array
+    total_weight: Array
+    fit_intercept: bool
+
+    @classmethod
+    def from_data(
+        cls, X: Any, y: Array, *, q: float, eps: float, fit_intercept: bool, sample_weight: Array | None = None
+    ) -> RobustProblem:
+        """From labels of shape (n,) or (k, n), one radius, and non-negative weights of shape (n,) or (k, n)."""
+        y = y if y.ndim == 2 else y[None, :]
+        xp = namespace(y)
+        weight = xp.ones_like(y) if sample_weight is None else xp.broadcast_to(sample_weight, y.shape)
+        total = xp.sum(weight, axis=-1)
+        share = weight / total[:, None]
+        used = share > 0
+        log_weight = xp.where(used, xp.log(xp.where(used, share, xp.ones_like(share))), xp.full_like(y, -math.inf))
+        threat = LpBall(q, xp.full_like(y[:, 0], float(eps)))
+        return cls(X, y, threat, log_weight, total, fit_intercept)
+
+    @property
+    def n_problems(self) -> int:
+        return int(self.y.shape[0])
+
+    @property
+    def n_features(self) -> int:
+        return int(self.X.shape[1])
+
+    def select(self, rows: Array) -> RobustProblem:
+        """The problems at these indices."""
+        threat = replace(self.threat, eps=self.threat.eps[rows])
+        return replace(
+            self, y=self.y[rows], threat=threat, log_weight=self.log_weight[rows], total_weight=self.total_weight[rows]
+        )
+
+    def signed_scores(self, coef: Array) -> Array:
+        """Z w, the margins without adversary and intercept: (k, d) -> (k, n)."""
+        if sparse.issparse(self.X):
+            return self.y * np.ascontiguousarray((self.X @ coef.T).T)
+        return self.y * (coef @ self.X.T)
+
+    def weighted_sum(self, weights: Array) -> Array:
+        """Z^T a, the weighted sum of the signed rows: (k, n) -> (k, d)."""
+        if sparse.issparse(self.X):
+            return np.ascontiguousarray((self.X.T @ (self.y * weights).T).T)
+        return (self.y * weights) @ self.X
+
+    def margins(self, coef: Array, intercept: Array) -> Array:
+        """Robust margins y (<w, x> + b) - eps ||w||_q*: (k, d), (k,) -> (k, n); inf for samples of weight zero."""
+        xp = namespace(coef)
+        m = self.signed_scores(coef) + self.y * intercept[:, None] - self.threat.penalty(coef)[:, None]
+        return xp.where(self.log_weight > -math.inf, m, xp.full_like(m, math.inf))
+
+    def evaluate(
+        self, loss: MarginLoss, coef: Array, *, near: Array | None = None, penalty: Array | None = None
+    ) -> Evaluation:
+        """The robust loss at (k, d) coefficients, minimised exactly over the intercept.
+
+        `near` (k,) is a guess of the intercept; `penalty` (k,) replaces eps ||w||_q* where a solver keeps its own.
+        """
+        xp = namespace(coef)
+        margins = self.signed_scores(coef) - (self.threat.penalty(coef) if penalty is None else penalty)[:, None]
+        if self.fit_intercept:
+            intercept = loss.intercept(margins, self.y, self.log_weight, near)
+            margins = margins + self.y * intercept[:, None]
+        else:
+            intercept = xp.zeros_like(coef[:, 0])
+        return Evaluation(intercept, margins, *loss.log_risk_and_weights(margins, self.log_weight))
+
+    def balanced(self, weights: Array) -> Array:
+        """Weights scaled to dual feasibility: >= 0, of sum 1, and with an intercept of sum 1/2 in each class."""
+        xp = namespace(weights)
+        weights = xp.maximum(weights, xp.zeros_like(weights))
+        if not self.fit_intercept:
+            return weights / xp.sum(weights, axis=-1, keepdims=True)
+        up = xp.where(self.y > 0, weights, xp.zeros_like(weights))
+        down = weights - up
+        return 0.5 * (up / xp.sum(up, axis=-1, keepdims=True) + down / xp.sum(down, axis=-1, keepdims=True))

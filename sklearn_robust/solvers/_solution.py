@@ -1,0 +1,104 @@
+"""What every solver returns, and the array conversions that solvers share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from sklearn_robust._array_api import Array, namespace, to_numpy
+from sklearn_robust.problems import RobustProblem
+
+
+@dataclass
+class Solution:
+    """Predictors of k problems with the proof of how good each is.
+
+    Attributes
+    ----------
+    coef : array of shape (k, d)
+    intercept : array of shape (k,)
+    weights : array of shape (k, n)
+        Dual weights, of sum 1, that prove `margin_bound` (separable) or the bound on the risk (not separable).
+    log_risk : array of shape (k,)
+        Logarithm of the robust risk (the weighted mean of the losses).
+    margin : array of shape (k,)
+        Robust margin min_i m_i(w) / ||w||_p.
+    margin_bound : array of shape (k,)
+        No predictor has a larger margin; 0 where the data are proven not to be robustly separable.
+    gap : array of shape (k,)
+        Separable: 1 - margin / margin_bound. Not separable: 1 - (lower bound on the risk) / risk; inf if nothing is proven.
+    separable : list of k of {True, False, None}
+        True and False are proven, by the predictor and by the weights; None is undecided.
+    converged : array of shape (k,)
+        Whether a stopping criterion was met.
+    n_iter : array of shape (k,)
+    history : dict of str to array of shape (t, k)
+        Recorded on request: iteration, log_risk, margin, margin_bound, gap.
+    """
+
+    coef: Array
+    intercept: Array
+    weights: Array
+    log_risk: Array
+    margin: Array
+    margin_bound: Array
+    gap: Array
+    separable: list[bool | None]
+    converged: Array
+    n_iter: Array
+    history: dict[str, Any] = field(default_factory=dict)
+
+
+def problem_to_numpy(problem: RobustProblem) -> RobustProblem:
+    """The same problem on NumPy (or scipy.sparse) arrays."""
+    if isinstance(problem.y, np.ndarray):
+        return problem
+    return replace(
+        problem,
+        X=problem.X if sparse.issparse(problem.X) else to_numpy(problem.X),
+        y=to_numpy(problem.y),
+        threat=replace(problem.threat, eps=to_numpy(problem.threat.eps)),
+        log_weight=to_numpy(problem.log_weight),
+        total_weight=to_numpy(problem.total_weight),
+    )
+
+
+def stack_solutions(solutions: Sequence[Solution], history: dict[str, Any] | None = None) -> Solution:
+    """One solution of k problems from k solutions of one."""
+    merged: dict[str, Any] = {}
+    for f in fields(Solution):
+        parts = [getattr(solution, f.name) for solution in solutions]
+        if f.name == "history":
+            merged[f.name] = history or {}
+        elif f.name == "separable":
+            merged[f.name] = [flag for part in parts for flag in part]
+        else:
+            merged[f.name] = namespace(parts[0]).concat(parts, axis=0)
+    return Solution(**merged)
+
+
+class Recorder:
+    """Figures of the problems under way at chosen iterations; nan once a problem has left the batch."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self._rows: list[tuple[int, np.ndarray, dict[str, np.ndarray]]] = []
+
+    def __call__(self, iteration: int, ids: np.ndarray, **figures: Array) -> None:
+        if self.every:
+            self._rows.append((iteration, ids, {name: to_numpy(value).copy() for name, value in figures.items()}))
+
+    def history(self, k: int) -> dict[str, np.ndarray]:
+        """Arrays of shape (t, k) by name, and "iteration" of shape (t,)."""
+        if not self._rows:
+            return {}
+        history = {"iteration": np.array([row[0] for row in self._rows])}
+        for name in self._rows[0][2]:
+            history[name] = np.full((len(self._rows), k), np.nan)
+            for t, (_, ids, figures) in enumerate(self._rows):
+                history[name][t, ids] = figures[name]
+        return history

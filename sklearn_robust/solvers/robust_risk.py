@@ -1,0 +1,229 @@
+r"""The minimiser of the robust risk where the data are not robustly separable: a finite, certified solution.
+
+The risk is convex, and smooth once the norm in it is: :math:`\|w\|_1` by splitting w = u - v with u, v >= 0 (q = inf),
+:math:`\|w\|_\infty` by w = t c with |c_j| <= 1 (q = 1), and as it stands away from w = 0 otherwise. SciPy's L-BFGS-B minimises
+its logarithm under these bounds; a few Newton steps on the face that it ends on give the last digits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from scipy import sparse
+from scipy.linalg import lstsq
+from scipy.optimize import minimize
+
+from sklearn_robust.certificates import log_risk_bound, non_separability_slack, repaired_weights
+from sklearn_robust.losses import MarginLoss
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import Evaluation, RobustProblem
+from sklearn_robust.solvers._solution import Solution, stack_solutions
+
+_MAX_NEWTON = 30
+
+
+def minimise_robust_risk(
+    problem: RobustProblem,
+    loss: MarginLoss,
+    norm: LpNorm,
+    *,
+    max_iter: int = 10_000,
+    tol: float = 1e-8,
+    coef_init: np.ndarray | None = None,
+) -> Solution:
+    """Minimise the robust risk of each problem; each should be known not to be robustly separable.
+
+    Parameters
+    ----------
+    problem : RobustProblem
+        k problems, on NumPy or scipy.sparse data.
+    loss : MarginLoss
+    norm : LpNorm
+        Only measures the margin that is reported: the minimiser does not depend on it.
+    max_iter : int
+        Iterations of L-BFGS-B at most.
+    tol : float
+        Certified relative gap of the risk to reach.
+    coef_init : ndarray of shape (k, d), optional
+
+    Returns
+    -------
+    Solution
+        A problem that turns out to be separable has `separable` True or None and has not converged.
+    """
+    solutions = []
+    for i in range(problem.n_problems):
+        start = None if coef_init is None else coef_init[i : i + 1]
+        solutions.append(_minimise_one(problem.select(slice(i, i + 1)), loss, norm, max_iter, tol, start))
+    return stack_solutions(solutions)
+
+
+def _minimise_one(
+    problem: RobustProblem, loss: MarginLoss, norm: LpNorm, max_iter: int, tol: float, start: np.ndarray | None
+) -> Solution:
+    origin = np.zeros((1, problem.n_features), dtype=problem.y.dtype)
+    coef, n_iter = origin, 0
+    at_origin = problem.evaluate(loss, origin)
+    if non_separability_slack(problem, problem.balanced(at_origin.weights))[0] < 0:  # otherwise w = 0 is the minimiser
+        if start is None or not start.any():
+            start = _first_step(problem, loss, at_origin)
+        coef, n_iter = _lbfgs(problem, loss, start, max_iter)
+    gap, proof = _certified_gap(problem, loss, coef)
+    if gap > tol:
+        polished = _newton(problem, loss, coef)
+        polished_gap, polished_proof = _certified_gap(problem, loss, polished)
+        if polished_gap < gap:
+            coef, gap, proof = polished, polished_gap, polished_proof
+    now = problem.evaluate(loss, coef)
+    margin = np.min(now.margins, axis=-1) / max(float(norm.value(coef)[0]), np.finfo(coef.dtype).tiny)
+    proven = bool(np.isfinite(proof).all())
+    return Solution(
+        coef=coef,
+        intercept=now.intercept,
+        weights=proof if proven else problem.balanced(now.weights),
+        log_risk=now.log_risk,
+        margin=margin,
+        margin_bound=np.where(proven, np.zeros_like(margin), np.inf),
+        gap=np.full_like(margin, gap),
+        separable=[False if proven else True if margin[0] > 0 else None],
+        converged=np.array([gap <= tol]),
+        n_iter=np.array([n_iter]),
+    )
+
+
+def _certified_gap(problem: RobustProblem, loss: MarginLoss, coef: np.ndarray) -> tuple[float, np.ndarray]:
+    """1 - (lower bound on the risk) / risk, and the weights that prove it."""
+    now = problem.evaluate(loss, coef)
+    proof = repaired_weights(problem, now.weights)
+    excess = now.log_risk[0] - log_risk_bound(problem, loss, proof)[0]
+    return float(-np.expm1(-excess)), proof
+
+
+def _first_step(problem: RobustProblem, loss: MarginLoss, at_origin: Evaluation) -> np.ndarray:
+    """A short step down from w = 0, where the norm has no gradient."""
+    pull = problem.weighted_sum(at_origin.weights)
+    mass = np.sum(at_origin.weights)
+    down = problem.threat.norm.residual(pull, problem.threat.eps * mass, LpNorm(2))
+    step = 1.0
+    while problem.evaluate(loss, step * down).log_risk[0] >= at_origin.log_risk[0] and step > 1e-12:
+        step *= 0.5
+    return step * down
+
+
+def _lbfgs(problem: RobustProblem, loss: MarginLoss, start: np.ndarray, max_iter: int) -> tuple[np.ndarray, int]:
+    eps, d, dtype = problem.threat.eps, problem.n_features, start.dtype
+    q = problem.threat.q if eps[0] > 0 else 2.0  # without an adversary the risk is smooth as it stands
+    margins = np.empty(0)
+
+    unpack: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    gradient: Callable[[np.ndarray, np.ndarray, float], np.ndarray]
+    if q == math.inf:
+        x = np.concatenate([np.maximum(start[0], 0), np.maximum(-start[0], 0)])
+        bounds = [(0, None)] * (2 * d)
+
+        def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return x[None, :d] - x[None, d:], eps * np.sum(x)
+
+        def gradient(x: np.ndarray, pull: np.ndarray, mass: float) -> np.ndarray:
+            return np.concatenate([-pull, pull]) + eps * mass
+
+    elif q == 1:
+        size = np.max(np.abs(start))
+        x = np.concatenate([start[0] / size, [size]])
+        bounds = [(-1, 1)] * d + [(0, None)]
+
+        def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return x[None, d] * x[None, :d], eps * x[d]
+
+        def gradient(x: np.ndarray, pull: np.ndarray, mass: float) -> np.ndarray:
+            return np.concatenate([-x[d] * pull, [-x[:d] @ pull + (eps * mass).item()]])
+
+    else:
+        x, bounds = start[0], None
+
+        def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return x[None], problem.threat.penalty(x[None])
+
+        def gradient(x: np.ndarray, pull: np.ndarray, mass: float) -> np.ndarray:
+            return -pull + mass * problem.threat.perturbation(x[None])[0]
+
+    def log_risk(x: np.ndarray) -> tuple[float, np.ndarray]:
+        x = x.astype(dtype, copy=False)
+        coef, penalty = unpack(x)
+        nonlocal margins
+        now = problem.evaluate(loss, coef, penalty=penalty)
+        margins = now.margins
+        pull = problem.weighted_sum(now.weights)[0]
+        return float(now.log_risk[0]), gradient(x, pull, now.weights.sum()).astype(np.float64)
+
+    def stop_if_separable(intermediate_result: object) -> None:
+        if margins.min() > 0:
+            raise StopIteration  # the risk has no minimiser
+
+    options = {"maxiter": max_iter, "maxfun": 2 * max_iter, "ftol": 1e-15, "gtol": 1e-10, "maxcor": 20}
+    result = minimize(
+        log_risk,
+        x.astype(np.float64),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        callback=stop_if_separable,
+        options=options,
+    )
+    return unpack(result.x.astype(dtype))[0], int(result.nit)
+
+
+def _newton(problem: RobustProblem, loss: MarginLoss, coef: np.ndarray) -> np.ndarray:
+    """Damped Newton on the face of the penalty that coef lies on: the coordinates at its kinks stay there."""
+    for _ in range(_MAX_NEWTON):
+        basis, slope, bend = _face(problem, coef[0])
+        now = problem.evaluate(loss, coef)
+        weights, margins = now.weights[0], now.margins[0]
+        rows = problem.X @ basis
+        rows = problem.y[0][:, None] * (rows.toarray() if sparse.issparse(rows) else rows) - slope
+        if problem.fit_intercept:
+            rows = np.column_stack([rows, problem.y[0]])
+        hessian = rows.T @ (loss.curvature(margins, weights)[:, None] * rows)
+        f = basis.shape[1]
+        hessian[:f, :f] += weights.sum() * bend
+        step = basis @ lstsq(hessian, rows.T @ weights, cond=1e-14)[0][:f]
+        if problem.threat.q == math.inf:  # no further than the first sign change, which leaves the face
+            crossing = coef[0] * step < 0
+            reach = np.min(-coef[0][crossing] / step[crossing], initial=np.inf)
+            step = step * min(1.0, reach)
+        moved = coef
+        for _ in range(_MAX_NEWTON):
+            moved = coef + step
+            if problem.evaluate(loss, moved).log_risk[0] < now.log_risk[0]:
+                break
+            step = 0.5 * step
+        else:
+            return coef
+        if problem.threat.q == math.inf:
+            moved[np.abs(moved) <= np.finfo(moved.dtype).eps * np.abs(coef)] = 0
+        coef = moved
+    return coef
+
+
+def _face(problem: RobustProblem, w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Basis (d, f) of the directions in which the penalty is smooth at w, its gradient (f,) and Hessian (f, f) there."""
+    d, eps, r = len(w), problem.threat.eps[0], problem.threat.dual_norm.p
+    if r == 1 and eps > 0:
+        basis = np.eye(d, dtype=w.dtype)[:, w != 0]
+        return basis, eps * np.sign(w[w != 0]), np.zeros((basis.shape[1],) * 2)
+    if r == math.inf and eps > 0:
+        tied = np.abs(w) >= np.max(np.abs(w)) * (1 - 1e-6)
+        basis = np.column_stack([np.where(tied, np.sign(w), 0.0), np.eye(d)[:, ~tied]]).astype(w.dtype)
+        slope = np.zeros(basis.shape[1])
+        slope[0] = eps
+        return basis, slope, np.zeros((basis.shape[1],) * 2)
+    used = w != 0
+    basis = np.eye(d, dtype=w.dtype)[:, used]
+    if eps == 0:
+        return basis, np.zeros(basis.shape[1]), np.zeros((basis.shape[1],) * 2)
+    size = float(LpNorm(r).value(w))
+    gradient = LpNorm(r).dual.steepest_direction(w)[used]
+    bend = (r - 1) / size * (np.diag((np.abs(w[used]) / size) ** (r - 2)) - np.outer(gradient, gradient))
+    return basis, eps * gradient, eps * bend
