@@ -1,0 +1,46 @@
+"""scikit-learn estimators that are trained against worst-case perturbations, with proof of how good the answer is."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "MinNormRobustClassifier": "linear_model",
+    "NotSeparableWarning": "linear_model",
+    "RobustLinearClassifier": "linear_model",
+    "NotSeparableError": "separators",
+    "Separator": "separators",
+    "max_margin": "separators",
+    "min_norm_separator": "separators",
+    "certified_radius": "metrics",
+    "make_robust_scorer": "metrics",
+    "robust_accuracy_score": "metrics",
+    "ImplicitBiasReport": "inspection",
+    "implicit_bias_report": "inspection",
+    "make_teacher_classification": "datasets",
+}
+
+__all__ = sorted(_HOMES)
+
+if TYPE_CHECKING:
+    from sklearn_robust.datasets import make_teacher_classification
+    from sklearn_robust.inspection import ImplicitBiasReport, implicit_bias_report
+    from sklearn_robust.linear_model import MinNormRobustClassifier, NotSeparableWarning, RobustLinearClassifier
+    from sklearn_robust.metrics import certified_radius, make_robust_scorer, robust_accuracy_score
+    from sklearn_robust.separators import NotSeparableError, Separator, max_margin, min_norm_separator
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name's room when the name is first used (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -7,8 +7,9 @@ robust margin :math:`\gamma = \max_{\|w\|_p \le 1} \min_i z_i \cdot w - \epsilon
 
 with equality at the optimum. :math:`\|Z^T a\|_q \le \epsilon` proves that no robust separator exists.
 
-**Risk.** Where none exists the risk has a minimiser; weights with :math:`\|Z^T a\|_q \le \epsilon \sum_i a_i` give a lower bound
-on it by Fenchel duality: :math:`-KL(a \| s)` for the log of the exponential risk, :math:`\sum_i s_i H(a_i / s_i)` for the logistic.
+**Risk.** Where none exists the risk has a minimiser; weights with :math:`\|Z^T a\|_q \le \epsilon \sum_i a_i` bound it from
+below by Fenchel duality: :math:`-KL(a \| s)` bounds the log of the exponential risk, :math:`\sum_i s_i H(a_i / s_i)` the
+logistic risk.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def repaired_weights(problem: RobustProblem, weights: Array) -> Array:
     g = problem.weighted_sum(weights)
     size, eps = problem.threat.norm.value(g), problem.threat.eps
     repaired = weights.copy()
-    for i in np.flatnonzero(size > eps):
+    for i in np.flatnonzero(size > eps).tolist():
         # a hair inside the ball, so that rounding does not decide
         target = g[i] * (eps[i] * (1 - 1e-12) / size[i])
         root = np.sqrt(weights[i])

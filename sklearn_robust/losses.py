@@ -121,7 +121,8 @@ class Logistic:
             middle = 0.5 * (xp.where(bracketed, low, b) + xp.where(bracketed, high, b))
             moved = b + xp.clip(error / xp.maximum(rate, 1e-3 * xp.ones_like(rate)), -4.0, 4.0)
             moved = xp.where((moved >= low) & (moved <= high) | ~bracketed, moved, middle)
-            converged = xp.abs(moved - b) <= 4 * xp.finfo(b.dtype).eps * (1 + xp.abs(b))
+            # Newton converges quadratically: after a step of the square root of the precision, b is exact
+            converged = xp.abs(moved - b) <= xp.finfo(b.dtype).eps ** 0.5 * (1 + xp.abs(b))
             b = moved
             if bool(xp.all(converged)):
                 break

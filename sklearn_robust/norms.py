@@ -342,6 +342,6 @@ def _softplus(xp: Any, s: Array) -> Array:
 
 def _column(xp: Any, radius: Array | float, like: Array) -> Array:
     """A radius per problem, (...) or a number, as (..., 1) of the dtype and device of `like`."""
-    if isinstance(radius, Real):
+    if not hasattr(radius, "shape") or radius.shape == ():
         return xp.full_like(like[..., :1], float(radius))
     return xp.broadcast_to(radius[..., None], like[..., :1].shape)

@@ -1,0 +1,5 @@
+"""Metrics: exact robust accuracy, certified radius, and a scorer for scikit-learn's searches."""
+
+from sklearn_robust.metrics._robust_accuracy import certified_radius, make_robust_scorer, robust_accuracy_score
+
+__all__ = ["certified_radius", "make_robust_scorer", "robust_accuracy_score"]

@@ -1,6 +1,6 @@
 r"""The limit of the path, faster: accelerated gradient descent on the dual of the largest robust margin.
 
-The margin's upper bound :math:`D(a) = \min_{\|\delta\|_q \le \epsilon} \|Z^T a - \delta\|_{p^*}` is least at the largest margin.
+The margin's upper bound :math:`D(a) = \min_{\|\delta\|_q \le \epsilon} \|Z^T a - \delta\|_{p^*}` is tight at its minimiser.
 For 1 < p <= 2 its square is smooth in the weights a of the samples, and its gradient holds the primal predictor:
 :math:`\nabla \tfrac12 D^2(a) = Z w`, with w the steepest direction in the p-norm of what the adversary leaves of
 :math:`Z^T a`, scaled by D. Nesterov's method over the simplex (two simplices, one a class, for a free intercept), with
@@ -102,21 +102,21 @@ def accelerated_margin(
         done = ~positive | (gap <= tol)
         if iteration == prove_at:  # where the bound only tends to zero, the weights need a nudge to prove it
             prove_at *= 2
-            for i in np.flatnonzero(to_numpy(~done & (state.margin <= 0))):
+            for i in np.flatnonzero(to_numpy(~done & (state.margin <= 0))).tolist():
                 proof = repaired_weights(_one(problem, i), to_numpy(state.weights[i : i + 1]))
                 if np.isfinite(proof).all():
                     state.proof[i], done[i] = xp.asarray(proof[0], dtype=state.proof.dtype), True
         if not bool(xp.any(done)):
             continue
         done = to_numpy(done)
-        for i in np.flatnonzero(done):
-            finished[int(ids[i])] = _solution(problem, loss, norm, state, int(i), iteration, tol)
+        for i in np.flatnonzero(done).tolist():
+            finished[int(ids[i])] = _solution(problem, loss, norm, state, i, iteration, tol)
         running = xp.asarray(np.flatnonzero(~done))
         problem, state, ids = problem.select(running), state.rows(running), ids[~done]
         if not len(ids):
             break
-    for i, name in enumerate(ids):
-        finished[int(name)] = _solution(problem, loss, norm, state, i, max_iter, tol)
+    for i in range(len(ids)):
+        finished[int(ids[i])] = _solution(problem, loss, norm, state, i, max_iter, tol)
     return stack_solutions([finished[i] for i in range(k)], recorder.history(k))
 
 

@@ -119,6 +119,7 @@ def _lbfgs(problem: RobustProblem, loss: MarginLoss, start: np.ndarray, max_iter
 
     unpack: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     gradient: Callable[[np.ndarray, np.ndarray, float], np.ndarray]
+    bounds: list[tuple[float, float | None]] | None
     if q == math.inf:
         x = np.concatenate([np.maximum(start[0], 0), np.maximum(-start[0], 0)])
         bounds = [(0, None)] * (2 * d)

@@ -25,8 +25,9 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.solvers._solution import Recorder, Solution, problem_to_numpy, stack_solutions
 
-_GROW, _SHRINK = 1.1, 0.5  # of the adaptive step after an accepted and after a refused trial
+_GROW, _SHRINK = 1.05, 0.7  # of the adaptive step after an accepted and after a refused trial
 _CHECK_EVERY = 10  # iterations between certificates
+_PROVE_FIRST = 64  # iteration of the first attempt to prove that the data are not separable; later ones at its doubles
 _STALLED = 1e-12  # the adaptive step, relative to the paper's, below which rounding alone refuses steps
 
 
@@ -36,9 +37,10 @@ def steepest_descent(
     norm: LpNorm,
     *,
     step_size: float | str = "adaptive",
-    max_iter: int = 100_000,
+    max_iter: int = 50_000,
     loss_tol: float = 1e-3,
     tol: float = 1e-3,
+    stop_if_not_separable: bool = False,
     coef_init: Array | None = None,
     record_every: int = 0,
 ) -> Solution:
@@ -52,9 +54,9 @@ def steepest_descent(
     norm : LpNorm
         The geometry p.
     step_size : "adaptive", "paper" or float
-        Step on the log-risk. "adaptive" backtracks: a step is accepted if it brings at least the fraction 1 - min(1/2, gap) of
-        the decrease that its slope promises, gap the certified one: a step may waste no more than what is still open, so
-        steps are long at first and the limit is exact. "paper" is the constant 1/B^2, B = max |x_ij| + eps.
+        Step on the log-risk. "adaptive" backtracks: a step is accepted if it brings half of the decrease that its slope
+        promises; with loss_tol = 0, where the limit itself is wanted, the fraction 1 - min(1/2, gap), gap the certified
+        one: a step may waste no more than what is still open. "paper" is the constant 1/B^2, B = max |x_ij| + eps.
     max_iter : int
         Passes over the data at most.
     loss_tol : float
@@ -62,6 +64,9 @@ def steepest_descent(
     tol : float
         A problem is done when its certified gap falls below this: of the margin where the data are robustly separable, of
         the risk where they are not.
+    stop_if_not_separable : bool
+        Stop a problem as soon as its data are proven not to be robustly separable: its limit, the minimiser of the risk, is
+        then the same for every geometry, and `minimise_robust_risk` reaches it faster.
     coef_init : array of shape (k, d), optional
         Start; zero by default.
     record_every : int
@@ -75,16 +80,13 @@ def steepest_descent(
     k = problem.n_problems
     largest = abs(problem.X).max() if sparse.issparse(problem.X) else xp.max(xp.abs(problem.X))
     paper_step = 1 / (float(largest) + problem.threat.eps) ** 2 if float(largest) > 0 else xp.ones_like(problem.threat.eps)
-    if isinstance(step_size, Real):
-        step = xp.full_like(paper_step, float(step_size))
-    else:
-        step = paper_step
+    step = xp.full_like(paper_step, float(step_size)) if isinstance(step_size, Real) else paper_step
     adaptive = step_size == "adaptive"
 
     coef = xp.zeros_like(problem.weighted_sum(problem.y)) if coef_init is None else xp.asarray(coef_init, copy=True)
     now = problem.evaluate(loss, coef)
     pull = problem.weighted_sum(now.weights)
-    run = _Run(problem, norm, loss, loss_tol, tol, Recorder(record_every))
+    run = _Run(problem, norm, loss, loss_tol, tol, stop_if_not_separable, Recorder(record_every))
     check_at = 1
     for iteration in range(1, max_iter + 1):
         mass = xp.sum(now.weights, axis=-1)
@@ -162,16 +164,25 @@ class _Run:
     """Certificates and stopping of the problems under way; a finished problem leaves the batch."""
 
     def __init__(
-        self, problem: RobustProblem, norm: LpNorm, loss: MarginLoss, loss_tol: float, tol: float, recorder: Recorder
+        self,
+        problem: RobustProblem,
+        norm: LpNorm,
+        loss: MarginLoss,
+        loss_tol: float,
+        tol: float,
+        stop_if_not_separable: bool,
+        recorder: Recorder,
     ) -> None:
         xp = namespace(problem.y)
         self.problem, self.norm, self.loss, self.tol, self.recorder = problem, norm, loss, tol, recorder
+        self.to_the_limit, self.stop_if_not_separable = loss_tol == 0, stop_if_not_separable
         self.log_loss_tol = math.log(loss_tol) if loss_tol > 0 else -math.inf
         self.ids = np.arange(problem.n_problems)
         self.bound = xp.full_like(problem.total_weight, math.inf)
         self.proof = xp.exp(problem.log_weight)
         self.demanded = xp.full_like(self.bound, 0.5)
         self.proof_at = xp.full_like(self.bound, tol)  # speed times size below which a proof of the risk is tried
+        self.prove_next = _PROVE_FIRST  # iteration at which a proof is tried for all that do not separate
         self.finished: dict[int, Solution] = {}
 
     def any_below_loss_tol(self, now: Evaluation) -> bool:
@@ -191,19 +202,25 @@ class _Run:
         self.proof = xp.where(better[:, None], now.weights, self.proof)
         gap = 1 - margin / xp.where(self.bound > 0, self.bound, xp.ones_like(bound))
         separates = (margin > 0) & (self.bound > 0)
-        self.demanded = 1 - xp.where(separates, xp.clip(gap, 0.0, 0.5), xp.full_like(gap, 0.5))
+        if self.to_the_limit:
+            self.demanded = 1 - xp.where(separates, xp.clip(gap, 0.0, 0.5), xp.full_like(gap, 0.5))
         self.recorder(iteration, self.ids, log_risk=now.log_risk, margin=margin, margin_bound=self.bound, gap=gap)
 
         done = now.log_risk + xp.log(problem.total_weight) < self.log_loss_tol
         done = done | (separates & (gap <= self.tol))
         provable = ~separates & ~done & ((speed * size <= self.proof_at) | stalled)
-        for i in np.flatnonzero(to_numpy(provable)):
-            if self._risk_gap(int(i), now)[0] <= self.tol:
-                done[i] = True
+        if iteration >= self.prove_next:
+            self.prove_next *= 2
+            provable = provable | (~separates & ~done)
+        ended = stalled | done
+        for i in np.flatnonzero(to_numpy(provable)).tolist():
+            gap, proof = self._risk_gap(i, now)
+            done[i] = gap <= self.tol
+            ended[i] |= done[i] or (self.stop_if_not_separable and bool(np.isfinite(proof).all()))
             self.proof_at[i] *= 0.3
-        for i in np.flatnonzero(to_numpy(done | stalled)):
-            self._store(int(i), coef, now, iteration, converged=bool(done[i]))
-        running = xp.asarray(np.flatnonzero(~to_numpy(done | stalled)))
+        for i in np.flatnonzero(to_numpy(ended)).tolist():
+            self._store(i, coef, now, iteration, converged=bool(done[i]))
+        running = xp.asarray(np.flatnonzero(~to_numpy(ended)))
         if running.shape[0] < coef.shape[0]:
             self.problem, self.ids = problem.select(running), self.ids[to_numpy(running)]
             for name in ("bound", "proof", "demanded", "proof_at"):

@@ -1,0 +1,33 @@
+"""Checks of the parameters that users set, with messages that name the parameter, its value and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import Any
+
+from sklearn_robust.norms import LpNorm
+
+
+def check_exponent(value: Any, name: str) -> float:
+    """A norm's exponent in [1, inf], as a float."""
+    try:
+        return LpNorm(value).p
+    except ValueError as error:
+        message = f"{name} must be a real number in [1, inf], got {value!r}. Use numpy.inf for the maximum norm."
+        raise ValueError(message) from error
+
+
+def check_choice(value: Any, name: str, choices: Iterable[Any]) -> None:
+    """One of a few values."""
+    choices = list(choices)
+    if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}.")
+
+
+def check_number(value: Any, name: str, *, low: float, strict: bool = False, integer: bool = False) -> None:
+    """A finite number above (or at) a lower end."""
+    kind, word = (Integral, "an integer") if integer else (Real, "a finite number")
+    inside = isinstance(value, kind) and not isinstance(value, bool) and (low < value if strict else low <= value) and value < float("inf")
+    if not inside:
+        raise ValueError(f"{name} must be {word} {'>' if strict else '>='} {low:g}, got {value!r}.")

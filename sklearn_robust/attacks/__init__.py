@@ -1,0 +1,1 @@
+"""Attacks: for linear models the strongest one has a closed form."""

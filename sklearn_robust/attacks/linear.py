@@ -1,0 +1,107 @@
+r"""The exact attack on a linear classifier, for two and for several classes.
+
+Scores are :math:`f_k(x) = \langle w_k, x\rangle + b_k`. The adversary picks one rival class, so the robust margin of (x, y) is
+
+.. math:: \min_{k \ne y}\; f_y(x) - f_k(x) - \epsilon \|w_y - w_k\|_{q^*},
+
+exactly, and (x, y) is robustly classified if and only if it is positive. Two classes are scored by one function f, as in
+scikit-learn: f > 0 is the second class, and the scores are (0, f).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from sklearn.utils.extmath import safe_sparse_dot
+
+from sklearn_robust.threats import LpBall
+
+
+def class_scores(X: Any, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
+    """Scores of shape (n, K); a coef of shape (1, d) stands for two classes."""
+    scores = safe_sparse_dot(X, coef.T, dense_output=True) + intercept
+    return np.column_stack([np.zeros_like(scores), scores]) if scores.shape[1] == 1 else scores
+
+
+def _rival_norms(coef: np.ndarray, threat: LpBall) -> np.ndarray:
+    """||w_j - w_k||_q* of shape (K, K)."""
+    if len(coef) == 1:
+        coef = np.concatenate([np.zeros_like(coef), coef])
+    return np.stack([threat.dual_norm.value(w - coef) for w in coef])
+
+
+def robust_margins(X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: LpBall) -> np.ndarray:
+    """Robust margin of each sample, in units of the scores.
+
+    Parameters
+    ----------
+    X : array or sparse array of shape (n, d)
+    y : int array of shape (n,)
+        Index of the true class of each sample.
+    coef : array of shape (K, d), or (1, d) for two classes
+    intercept : array of shape (K,) or (1,)
+    threat : LpBall
+
+    Returns
+    -------
+    array of shape (n,)
+        Positive exactly where no perturbation of the threat changes the decision away from y. A tie counts as broken.
+    """
+    scores = class_scores(X, coef, intercept)
+    rows = np.arange(len(scores))
+    margins = scores[rows, y][:, None] - scores - threat.eps * _rival_norms(coef, threat)[y]
+    margins[rows, y] = math.inf
+    return margins.min(axis=1)
+
+
+def signed_distances(X: Any, y: np.ndarray | None, coef: np.ndarray, intercept: np.ndarray, q: float) -> np.ndarray:
+    """l_q distance of each sample to the boundary of the region of class y (negative outside it).
+
+    Parameters
+    ----------
+    X : array or sparse array of shape (n, d)
+    y : int array of shape (n,) or None
+        Index of the class; the predicted one if None.
+    coef, intercept : arrays
+        As in `robust_margins`.
+    q : float
+        Exponent of the perturbation's norm.
+
+    Returns
+    -------
+    array of shape (n,)
+        inf where no rival can ever win (equal coefficients and a lower intercept).
+    """
+    scores = class_scores(X, coef, intercept)
+    rows = np.arange(len(scores))
+    y = scores.argmax(axis=1) if y is None else y
+    lead = scores[rows, y][:, None] - scores
+    norms = _rival_norms(coef, LpBall(q, 1.0))[y]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distances = np.where(norms > 0, lead / norms, np.where(lead > 0, math.inf, -math.inf))
+    distances[rows, y] = math.inf
+    return distances.min(axis=1)
+
+
+def worst_case_perturbations(X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: LpBall) -> np.ndarray:
+    """The perturbation, of q-norm eps, that makes each sample's margin least.
+
+    Parameters
+    ----------
+    X, y, coef, intercept, threat
+        As in `robust_margins`.
+
+    Returns
+    -------
+    array of shape (n, d)
+    """
+    scores = class_scores(X, coef, intercept)
+    rows = np.arange(len(scores))
+    margins = scores[rows, y][:, None] - scores - threat.eps * _rival_norms(coef, threat)[y]
+    margins[rows, y] = math.inf
+    rival = margins.argmin(axis=1)
+    if len(coef) == 1:
+        coef = np.concatenate([np.zeros_like(coef), coef])
+    return -threat.perturbation(coef[y] - coef[rival])

@@ -1,0 +1,139 @@
+"""A fitted linear classifier beside the exact minimum-norm robust separator."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from sklearn_robust._parameters import check_exponent
+from sklearn_robust.metrics._linear_view import linear_view
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.separators import Separator, min_norm_separator
+from sklearn_robust.threats import LpBall, check_radius
+
+
+@dataclass(frozen=True)
+class ImplicitBiasReport:
+    """How far one direction is from the robust separator of least p-norm.
+
+    Attributes
+    ----------
+    cosine : float
+        Cosine between the two coefficient vectors.
+    margin : float
+        Smallest robust margin of the classifier over the p-norm of its coefficients.
+    margin_ratio : float
+        That margin over the largest possible one; 1 at the limit, negative where the data are not robustly separated.
+    norm_ratio : float
+        p-norm of the classifier, scaled to a smallest robust margin of 1, over that of the separator; inf without a
+        positive margin.
+    dual_gap : float
+        Certified relative gap 1 - margin / bound, with the bound that the separator's weights prove.
+    separator : Separator
+        The exact limit.
+    label : object
+        The class that is separated from the rest.
+    """
+
+    cosine: float
+    margin: float
+    margin_ratio: float
+    norm_ratio: float
+    dual_gap: float
+    separator: Separator
+    label: Any
+
+    def __str__(self) -> str:
+        return (
+            f"cosine {self.cosine:.4f}, margin ratio {self.margin_ratio:.4f}, norm ratio {self.norm_ratio:.4f}, "
+            f"certified gap {self.dual_gap:.2e} (p={self.separator.p:g}, q={self.separator.q:g}, eps={self.separator.eps:g})"
+        )
+
+
+def implicit_bias_report(
+    estimator: BaseEstimator, X: Any, y: Any, *, p: float | None = None, q: float | None = None, eps: float | None = None
+) -> ImplicitBiasReport | list[ImplicitBiasReport]:
+    r"""Compare a fitted linear classifier with the exact minimum-norm robust separator of its training data.
+
+    Steepest descent in the p-norm on the robust risk tends in direction to
+    :math:`\min \|w\|_p` subject to :math:`y_i (\langle w, x_i\rangle + b) - \epsilon \|w\|_{q^*} \ge 1`; the report says how near it came.
+
+    Parameters
+    ----------
+    estimator : fitted linear classifier, or pipeline that ends in one
+        One of this library, or any linear classifier with coef_, intercept_ and classes_.
+    X : array-like or sparse array of shape (n_samples, n_features)
+        Training data, as the estimator was given them.
+    y : array-like of shape (n_samples,)
+    p, q, eps : float, optional
+        Geometry and threat; by default those of the estimator.
+
+    Returns
+    -------
+    ImplicitBiasReport, or a list with one for each class against the rest where there are several
+
+    Raises
+    ------
+    NotSeparableError
+        If the data are not robustly separable at eps, so that no separator exists.
+    ValueError
+        If p, q or eps is neither given nor a parameter of the estimator.
+
+    Notes
+    -----
+    Judge by the margin ratio first: where the separator of least norm is not unique, or nearly so, a direction with almost
+    the largest margin may stand at an angle to it.
+
+    Examples
+    --------
+    >>> from sklearn_robust import RobustLinearClassifier, implicit_bias_report, make_teacher_classification
+    >>> X, y = make_teacher_classification(40, 80, random_state=0)
+    >>> model = RobustLinearClassifier(p_algo=2, eps=0.1, fit_intercept=False, loss_tol=0).fit(X, y)
+    >>> report = implicit_bias_report(model, X, y)
+    >>> report.cosine > 0.99, report.margin_ratio > 0.99
+    (True, True)
+    """
+    view = linear_view(estimator, X, "model")
+    final = estimator[-1] if hasattr(estimator, "steps") else estimator
+    p = check_exponent(_given(final, p, "p", ("p_algo", "p")), "p")
+    q = check_exponent(_given(final, q, "q", ("q_pert",)), "q")
+    eps = check_radius(_given(final, eps, "eps", ("eps",)), "eps")
+    fit_intercept = bool(getattr(final, "fit_intercept", True))
+    labels = view.classes[1:] if len(view.coef) == 1 else view.classes
+    reports = []
+    for label, coef, intercept in zip(labels, view.coef, view.intercept, strict=True):
+        signs = np.where(np.asarray(y) == label, 1.0, -1.0)
+        separator = min_norm_separator(view.X, signs, p=p, q=q, eps=eps, fit_intercept=fit_intercept)
+        reports.append(_compare(view.X, signs, coef.astype(float), float(intercept), separator, label))
+    return reports[0] if len(view.coef) == 1 else reports
+
+
+def _compare(X: Any, signs: np.ndarray, coef: np.ndarray, intercept: float, separator: Separator, label: Any) -> ImplicitBiasReport:
+    size = float(LpNorm(separator.p).value(coef))
+    if size == 0:
+        return ImplicitBiasReport(math.nan, -math.inf, -math.inf, math.inf, math.inf, separator, label)
+    smallest = float(np.min(signs * (X @ coef + intercept)) - LpBall(separator.q, separator.eps).penalty(coef))
+    margin = smallest / size
+    return ImplicitBiasReport(
+        cosine=float(coef @ separator.coef / (np.linalg.norm(coef) * np.linalg.norm(separator.coef))),
+        margin=margin,
+        margin_ratio=margin / separator.margin,
+        norm_ratio=separator.margin / margin if margin > 0 else math.inf,
+        dual_gap=1 - margin / separator.margin_bound,
+        separator=separator,
+        label=label,
+    )
+
+
+def _given(estimator: BaseEstimator, value: float | None, name: str, attributes: tuple[str, ...]) -> float:
+    """The value given, or the estimator's parameter."""
+    if value is not None:
+        return value
+    for attribute in attributes:
+        if hasattr(estimator, attribute):
+            return getattr(estimator, attribute)
+    raise ValueError(f"{name} must be given: {type(estimator).__name__} has no parameter {' or '.join(attributes)}.")

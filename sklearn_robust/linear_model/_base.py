@@ -1,0 +1,162 @@
+"""What every linear robust classifier does once it has coefficients, and how it reads its data."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.utils import compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from sklearn_robust.attacks.linear import class_scores, worst_case_perturbations
+from sklearn_robust.metrics import certified_radius, robust_accuracy_score
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.solvers import Solution
+from sklearn_robust.threats import LpBall, check_radius
+
+
+class RobustLinearMixin(ClassifierMixin):
+    """Prediction, exact robustness and worst-case points, from `coef_`, `intercept_` and `classes_`."""
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = getattr(self, "device", None) is None  # torch computes on dense data
+        return tags
+
+    def _read(self, X: Any, y: Any, sample_weight: Any, class_weight: Any = None) -> RobustProblem:
+        """Validate the data; one problem for two classes, one against the rest for each of several."""
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), order="C")
+        check_classification_targets(y)
+        weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
+        if class_weight is not None:
+            weight = weight * compute_sample_weight(class_weight, y)
+        used = weight > 0  # a sample of weight zero is no sample: it constrains no margin
+        if not used.all():
+            X, y, weight = X[used], y[used], weight[used]
+        self.classes_ = np.unique(y)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs samples of at least two classes with positive weight, got {len(self.classes_)} "
+                f"class: {self.classes_.tolist()}."
+            )
+        positive = self.classes_[1:] if len(self.classes_) == 2 else self.classes_
+        signs = np.where(y == positive[:, None], 1, -1).astype(X.dtype)
+        return RobustProblem.from_data(
+            X, signs, q=self.q_pert, eps=self.eps, fit_intercept=self.fit_intercept, sample_weight=weight.astype(X.dtype)
+        )
+
+    def _keep(self, solution: Solution) -> Self:
+        """Store a solution; figures are numbers for two classes and arrays with one entry a class for several."""
+        self.coef_ = solution.coef
+        self.intercept_ = solution.intercept
+        self.n_iter_ = self._per_class(np.maximum(solution.n_iter, 1))
+        self.separable_ = self._per_class(np.array(solution.separable, dtype=None if None not in solution.separable else object))
+        self.margin_ = self._per_class(solution.margin)
+        self.margin_bound_ = self._per_class(solution.margin_bound)
+        self.dual_gap_ = self._per_class(solution.gap)
+        return self
+
+    def _per_class(self, values: np.ndarray) -> Any:
+        if len(values) > 1:
+            return values
+        return values[0].item() if isinstance(values[0], np.generic) else values[0]
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Scores <w, x> + b.
+
+        Parameters
+        ----------
+        X : array-like or sparse array of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_classes)
+            Two classes: positive means the second class of `classes_`.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
+        scores = class_scores(X, self.coef_, self.intercept_)
+        return scores[:, 1] if len(self.coef_) == 1 else scores
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict class labels.
+
+        Parameters
+        ----------
+        X : array-like or sparse array of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        scores = self.decision_function(X)
+        return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
+
+    def robust_score(
+        self, X: Any, y: Any, sample_weight: Any = None, *, eps: float | None = None, q: float | None = None
+    ) -> float:
+        """Exact robust accuracy: the fraction of samples that no perturbation of the threat makes wrong.
+
+        Parameters
+        ----------
+        X : array-like or sparse array of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+        sample_weight : array-like of shape (n_samples,), optional
+        eps, q : float, optional
+            The threat; that of training by default.
+
+        Returns
+        -------
+        float
+        """
+        check_is_fitted(self)
+        threat = self._threat(eps, q)
+        return robust_accuracy_score(self, X, y, eps=threat.eps, q=threat.q, sample_weight=sample_weight)
+
+    def certified_radius(self, X: Any, y: Any = None, *, q: float | None = None) -> np.ndarray:
+        """l_q distance of each sample to the decision boundary; with y, negative where the prediction is wrong.
+
+        Parameters
+        ----------
+        X : array-like or sparse array of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,), optional
+        q : float, optional
+            Exponent of the norm; that of training by default.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        check_is_fitted(self)
+        return certified_radius(self, X, y, q=self._threat(None, q).q)
+
+    def perturb(self, X: Any, y: Any, *, eps: float | None = None, q: float | None = None) -> np.ndarray:
+        """The worst-case points: each sample moved by the perturbation that makes its margin least.
+
+        Parameters
+        ----------
+        X : array-like or sparse array of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            True labels, each one of `classes_`.
+        eps, q : float, optional
+            The threat; that of training by default.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            Dense, whatever X is.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
+        y = np.asarray(y)
+        unknown = ~np.isin(y, self.classes_)
+        if unknown.any():
+            raise ValueError(f"y holds labels that were not seen in fit: {np.unique(y[unknown]).tolist()}.")
+        index = np.searchsorted(self.classes_, y)
+        moves = worst_case_perturbations(X, index, self.coef_, self.intercept_, self._threat(eps, q))
+        return (X.toarray() if hasattr(X, "toarray") else X) + moves
+
+    def _threat(self, eps: float | None, q: float | None) -> LpBall:
+        return LpBall(self.q_pert if q is None else q, check_radius(self.eps if eps is None else eps, "eps"))

@@ -1,0 +1,135 @@
+"""The minimum-norm robust separator as an estimator."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from sklearn_robust._parameters import check_choice, check_exponent
+from sklearn_robust.linear_model._base import RobustLinearMixin
+from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
+from sklearn_robust.separators import min_norm_separator
+from sklearn_robust.threats import check_radius
+
+
+class NotSeparableWarning(UserWarning):
+    """The training data are not robustly separable at this eps: what was fitted is not a separator."""
+
+
+class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
+    r"""The robust separator of least p-norm: the limit of steepest descent in the p-norm on the robust risk.
+
+    Solves :math:`\min \|w\|_p` subject to :math:`y_i (\langle w, x_i\rangle + b) - \epsilon \|w\|_{q^*} \ge 1` for every sample, exactly
+    (`min_norm_separator`), one class against the rest where there are several.
+
+    Parameters
+    ----------
+    p : float, default=2
+        Exponent of the norm that is least, in [1, inf].
+    q_pert : float, default=inf
+        Exponent of the norm that bounds the perturbation, in [1, inf].
+    eps : float, default=0.1
+        Radius of the perturbation, in the units of the features.
+    fit_intercept : bool, default=True
+    not_separable : {"warn", "raise"}, default="warn"
+        What to do where no robust separator exists: "warn" with NotSeparableWarning and fit what steepest descent then tends to,
+        the minimiser of the exponential robust risk, or "raise" NotSeparableError, which carries the proof.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
+        Scaled to a smallest robust margin of 1.
+    intercept_ : ndarray of shape (1,) or (n_classes,)
+    classes_ : ndarray of shape (n_classes,)
+    separable_ : bool
+        Proven either way. This and the next figures are arrays with one entry a class where there are several.
+    margin_, margin_bound_, dual_gap_ : float
+        The largest robust margin in the p-norm, its certified bound, and their relative gap.
+    n_iter_ : int
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+
+    See Also
+    --------
+    RobustLinearClassifier : The path to this limit; the estimator to choose where data are not separable.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_robust import MinNormRobustClassifier
+    >>> X, y = np.array([[2.0, 1.0], [-2.0, 1.0]]), ["up", "down"]
+    >>> model = MinNormRobustClassifier(p=1, eps=0.5).fit(X, y)
+    >>> model.classes_, model.coef_.round(3), round(model.margin_, 3)
+    (array(['down', 'up'], dtype='<U4'), array([[0.667, 0.   ]]), 1.5)
+    """
+
+    def __init__(
+        self,
+        p: float = 2,
+        q_pert: float = math.inf,
+        eps: float = 0.1,
+        *,
+        fit_intercept: bool = True,
+        not_separable: str = "warn",
+    ) -> None:
+        self.p = p
+        self.q_pert = q_pert
+        self.eps = eps
+        self.fit_intercept = fit_intercept
+        self.not_separable = not_separable
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit on training data.
+
+        Parameters
+        ----------
+        X : array-like or sparse array of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            Labels of two or more classes, of any type.
+        sample_weight : array-like of shape (n_samples,), optional
+            Non-negative; a sample of weight zero is left out. The other weights matter only where there is no separator.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        NotSeparableError
+            With not_separable="raise", if no robust separator exists.
+
+        Warns
+        -----
+        NotSeparableWarning
+            With not_separable="warn", if no robust separator exists.
+        ConvergenceWarning
+            If an exact solver missed its certified gap.
+        """
+        check_exponent(self.p, "p")
+        check_exponent(self.q_pert, "q_pert")
+        check_radius(self.eps, "eps")
+        check_choice(self.fit_intercept, "fit_intercept", (True, False))
+        check_choice(self.not_separable, "not_separable", ("warn", "raise"))
+        problem = self._read(X, y, sample_weight)
+        exact = RobustLinearClassifier(self.p, self.q_pert, self.eps, solver="exact", fit_intercept=self.fit_intercept)
+        solution = exact._solve(problem, None)
+        lacking = np.flatnonzero([separable is not True for separable in solution.separable])
+        if len(lacking):
+            if self.not_separable == "raise":
+                signs = problem.y[lacking[0]]
+                min_norm_separator(
+                    problem.X, signs, p=self.p, q=self.q_pert, eps=self.eps, fit_intercept=self.fit_intercept
+                )
+            positive = self.classes_[1:] if len(self.classes_) == 2 else self.classes_
+            warnings.warn(
+                f"The data are not robustly separable at eps={self.eps:g}, q_pert={self.q_pert:g} (class "
+                f"{', '.join(str(positive[i]) for i in lacking)} against the rest): fitted the minimiser of the exponential robust "
+                "risk instead. Use a smaller eps, or RobustLinearClassifier, whose job this is.",
+                NotSeparableWarning,
+                stacklevel=2,
+            )
+        return self._keep(solution)

@@ -1,0 +1,383 @@
+"""The robust linear classifier: one loss, one threat, one geometry, one solver."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import fields, replace
+from numbers import Real
+from typing import Any, Self
+
+import numpy as np
+from joblib import Parallel, delayed
+from scipy import sparse
+from scipy.optimize import brentq
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+
+from sklearn_robust._array_api import namespace
+from sklearn_robust._parameters import check_choice, check_exponent, check_number
+from sklearn_robust.linear_model._base import RobustLinearMixin
+from sklearn_robust.losses import LOSSES, MarginLoss
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.separators import NotSeparableError, min_norm_separator
+from sklearn_robust.solvers import Solution, accelerated_margin, minimise_robust_risk, steepest_descent
+from sklearn_robust.solvers._solution import solution_to_numpy, stack_solutions
+from sklearn_robust.threats import check_radius
+
+_SOLVERS = ("auto", "steepest_descent", "accelerated", "exact")
+_SCREEN_ITERATIONS = 500  # of the search for a proof of separability, or of its opposite, before the path starts
+_AUTO_ITERATIONS = 4000  # of the path, before solver="auto" computes its limit
+
+
+class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
+    r"""Linear classifier trained against the worst perturbation of each sample.
+
+    Minimises the robust risk :math:`L(w, b) = \tfrac1n \sum_i \ell\big(y_i (\langle w, x_i\rangle + b) - \epsilon \|w\|_{q^*}\big)`,
+    the risk at the worst point of the l_q ball of radius eps around each sample, by steepest descent in the geometry of the
+    p-norm. Where the data are robustly separable the path tends in direction to the robust separator of least p-norm; where
+    they are not, the risk has a minimiser, the same for every p. Either way the fit carries a certificate, `dual_gap_`.
+
+    Parameters
+    ----------
+    p_algo : float, default=2
+        Geometry of the algorithm, in [1, inf]: 1 coordinate descent, 2 gradient descent, `numpy.inf` sign descent. It
+        decides which of the separating directions the path tends to, and with it how well the classifier generalises.
+    q_pert : float, default=inf
+        Exponent of the norm that bounds the perturbation, in [1, inf].
+    eps : float, default=0.1
+        Radius of the perturbation, in the units of the features that the classifier sees.
+    loss : {"exponential", "logistic"}, default="exponential"
+        Loss of the margin. Both have the same limit on separable data.
+    solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
+        "steepest_descent" follows the path and stops on `loss_tol` or `tol`. "accelerated" (1 < p_algo <= 2) goes to the same
+        limit by Nesterov's method on the dual. "exact" returns the limit itself, from linear, quadratic or cone programs.
+        "auto" is steepest descent, and "exact" for data whose path has not stopped after 4000 iterations: data so close to
+        inseparable that the path is slow and its limit hardly depends on p. All return the minimiser of the robust risk for
+        data that are not robustly separable.
+    fit_intercept : bool, default=True
+        The intercept is not penalised, and minimised over exactly at every step.
+    step_size : {"adaptive", "paper"} or float, default="adaptive"
+        Step of steepest descent on the logarithm of the risk: backtracking, the constant of the paper, or a number.
+    max_iter : int, default=50000
+        Iterations of the solver at most.
+    loss_tol : float, default=1e-3
+        Steepest descent on separable data stops when the sum of the robust losses falls below this, as in the paper; the other
+        solvers scale their separator to this sum. 0 trains on until the certified gap is below `tol`, and scales separators
+        to a smallest robust margin of 1.
+    tol : float, default=1e-3
+        Certified relative gap to reach: of the margin on separable data, of the risk otherwise.
+    class_weight : dict, "balanced" or None, default=None
+        Weights of the classes, multiplied with the sample weights.
+    warm_start : bool, default=False
+        Start from the coefficients of the last fit (steepest descent only).
+    n_jobs : int or None, default=None
+        Parallel jobs over the classes for the exact solver.
+    device : str or None, default=None
+        None computes with NumPy; "cpu", "cuda" or "mps" with torch on that device (dense X; not for solver="exact"). The
+        minimiser of the risk of data that are not separable is computed with NumPy always.
+    verbose : int, default=0
+        Print the progress of the iterative solvers every so many iterations.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
+        Several classes are trained one against the rest.
+    intercept_ : ndarray of shape (1,) or (n_classes,)
+    classes_ : ndarray of shape (n_classes,)
+    separable_ : bool or None
+        Whether the training data are robustly separable, proven by the certificate; None is undecided. This and the next
+        figures are arrays with one entry a class where there are several.
+    margin_ : float
+        Smallest robust margin of the training samples over the p-norm of w; positive if they are robustly separated.
+    margin_bound_ : float
+        No linear classifier has a larger one.
+    dual_gap_ : float
+        Separable: 1 - margin_ / margin_bound_, how far the path stopped from its limit. Not separable: certified relative
+        gap of the risk, 1 - (lower bound) / risk.
+    n_iter_ : int
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Defined only where X has feature names that are all strings.
+
+    See Also
+    --------
+    MinNormRobustClassifier : The limit itself.
+    sklearn_robust.metrics.make_robust_scorer : Scores by one threat while a search varies the training eps.
+
+    Notes
+    -----
+    In a pipeline eps lives in the space of the last step: after a StandardScaler it counts standard deviations. See
+    `sklearn_robust.metrics.robust_accuracy_score` for the exact score in the space of the raw input.
+
+    For several classes the robust decision (`robust_score`, `perturb`, `certified_radius`) is exact, by pairs of classes,
+    while training is one-vs-rest.
+
+    References
+    ----------
+    Tsilivis, Frank, Srebro, Kempe, "The Price of Implicit Bias in Adversarially Robust Generalization", NeurIPS 2024,
+    equations 3 and 25, Theorem 4.3.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_breast_cancer
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklearn_robust import RobustLinearClassifier
+    >>> X, y = load_breast_cancer(return_X_y=True)
+    >>> model = make_pipeline(StandardScaler(), RobustLinearClassifier(p_algo=1, eps=0.2)).fit(X, y)
+    >>> round(model.score(X, y), 3)
+    0.967
+    >>> classifier = model[-1]
+    >>> classifier.separable_, classifier.dual_gap_ < 1e-3
+    (False, True)
+    >>> round(classifier.robust_score(model[:-1].transform(X), y), 3)
+    0.909
+    """
+
+    def __init__(
+        self,
+        p_algo: float = 2,
+        q_pert: float = math.inf,
+        eps: float = 0.1,
+        *,
+        loss: str = "exponential",
+        solver: str = "auto",
+        fit_intercept: bool = True,
+        step_size: float | str = "adaptive",
+        max_iter: int = 50_000,
+        loss_tol: float = 1e-3,
+        tol: float = 1e-3,
+        class_weight: dict[Any, float] | str | None = None,
+        warm_start: bool = False,
+        n_jobs: int | None = None,
+        device: str | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.p_algo = p_algo
+        self.q_pert = q_pert
+        self.eps = eps
+        self.loss = loss
+        self.solver = solver
+        self.fit_intercept = fit_intercept
+        self.step_size = step_size
+        self.max_iter = max_iter
+        self.loss_tol = loss_tol
+        self.tol = tol
+        self.class_weight = class_weight
+        self.warm_start = warm_start
+        self.n_jobs = n_jobs
+        self.device = device
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit on training data.
+
+        Parameters
+        ----------
+        X : array-like or sparse array of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            Labels of two or more classes, of any type.
+        sample_weight : array-like of shape (n_samples,), optional
+            Non-negative; a sample of weight zero is left out.
+
+        Returns
+        -------
+        self
+
+        Warns
+        -----
+        ConvergenceWarning
+            If a solver stopped before its criterion, with the certified gap that it reached.
+        """
+        self._check_parameters()
+        last_coef = getattr(self, "coef_", None) if self.warm_start else None
+        problem = self._read(X, y, sample_weight, self.class_weight)
+        if last_coef is not None and last_coef.shape != (problem.n_problems, problem.n_features):
+            raise ValueError(
+                f"warm_start=True needs data like those of the last fit: its coef_ has shape {last_coef.shape}, these data "
+                f"need {(problem.n_problems, problem.n_features)}. Fit with warm_start=False."
+            )
+        solution = self._solve(problem, last_coef)
+        self._warn_unless_converged(solution)
+        return self._keep(solution)
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Class probabilities under the loss: sigmoid(f) for the logistic loss, sigmoid(2 f) for the exponential.
+
+        Parameters
+        ----------
+        X : array-like or sparse array of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Several classes: the one-vs-rest probabilities, scaled to sum 1.
+        """
+        scores = self.decision_function(X) * (2 if self.loss == "exponential" else 1)
+        positive = np.exp(-np.logaddexp(0, -scores))
+        if scores.ndim == 1:
+            return np.column_stack([1 - positive, positive])
+        return positive / positive.sum(axis=1, keepdims=True)
+
+    def _check_parameters(self) -> None:
+        check_exponent(self.p_algo, "p_algo")
+        check_exponent(self.q_pert, "q_pert")
+        check_radius(self.eps, "eps")
+        check_choice(self.loss, "loss", LOSSES)
+        check_choice(self.solver, "solver", _SOLVERS)
+        check_choice(self.fit_intercept, "fit_intercept", (True, False))
+        check_choice(self.warm_start, "warm_start", (True, False))
+        if isinstance(self.step_size, Real):
+            check_number(self.step_size, "step_size", low=0, strict=True)
+        else:
+            check_choice(self.step_size, "step_size", ("adaptive", "paper"))
+        check_number(self.max_iter, "max_iter", low=1, integer=True)
+        check_number(self.loss_tol, "loss_tol", low=0)
+        check_number(self.tol, "tol", low=0)
+        check_number(self.verbose, "verbose", low=0, integer=True)
+        if self.solver == "exact" and self.device is not None:
+            raise ValueError(f"device={self.device!r} is not for solver='exact', whose programs run on the CPU. Use device=None.")
+        if self.solver == "accelerated" and not 1 < self.p_algo <= 2:
+            raise ValueError(
+                f"solver='accelerated' needs p_algo in (1, 2], got p_algo={self.p_algo!r}. Use solver='steepest_descent' for the "
+                "path of this geometry or solver='exact' for its limit."
+            )
+
+    def _solve(self, problem: RobustProblem, last_coef: np.ndarray | None) -> Solution:
+        """Separable problems by the solver chosen, the others by the minimiser of the risk."""
+        loss, norm = LOSSES[self.loss], LpNorm(self.p_algo)
+        on_device = self._on_device(problem)
+        if self.solver == "accelerated":
+            limit = accelerated_margin(on_device, loss, norm, max_iter=self.max_iter, tol=self.tol, record_every=self.verbose)
+            solution = _at_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
+        else:
+            # Any geometry decides separability, and this one does it fastest.
+            screen = accelerated_margin(on_device, loss, LpNorm(2), max_iter=_SCREEN_ITERATIONS, tol=1 - 1e-9)
+            solution = solution_to_numpy(screen)
+            rows = np.flatnonzero([separable is not False for separable in solution.separable])
+            if len(rows) and self.solver != "exact":
+                path = steepest_descent(
+                    on_device.select(rows),
+                    loss,
+                    norm,
+                    step_size=self.step_size,
+                    max_iter=min(self.max_iter, _AUTO_ITERATIONS) if self.solver == "auto" else self.max_iter,
+                    loss_tol=self.loss_tol,
+                    tol=self.tol,
+                    stop_if_not_separable=True,
+                    coef_init=None if last_coef is None else namespace(on_device.y).asarray(last_coef[rows], device=self.device),
+                    record_every=self.verbose,
+                )
+                path = solution_to_numpy(path)
+                solution = _replaced(solution, rows, path)
+                rows = rows[~path.converged & [separable is not False for separable in path.separable]]
+            if len(rows) and self.solver != "steepest_descent":
+                jobs = (delayed(_separator)(problem.select(slice(i, i + 1)), loss, norm) for i in rows.tolist())
+                limit = _at_loss(problem.select(rows), loss, stack_solutions(Parallel(n_jobs=self.n_jobs)(jobs)), self.loss_tol)
+                solution = _replaced(solution, rows, limit)
+
+        rows = np.flatnonzero([separable is False for separable in solution.separable] & ~solution.converged)
+        if len(rows):
+            start = None if last_coef is None else last_coef[rows]
+            minimiser = minimise_robust_risk(problem.select(rows), loss, norm, tol=min(self.tol, 1e-8), coef_init=start)
+            minimiser.converged = minimiser.gap <= self.tol
+            solution = _replaced(solution, rows, minimiser)
+        return solution
+
+    def _on_device(self, problem: RobustProblem) -> RobustProblem:
+        """The problem as torch tensors, where a device is given."""
+        if self.device is None:
+            return problem
+        if sparse.issparse(problem.X):
+            raise ValueError(f"device={self.device!r} needs dense data, got a sparse X. Use device=None, or X.toarray().")
+        import torch
+
+        def tensor(x: np.ndarray) -> torch.Tensor:
+            return torch.as_tensor(x, dtype=torch.float32 if self.device == "mps" else None, device=self.device)
+
+        return replace(
+            problem,
+            X=tensor(problem.X),
+            y=tensor(problem.y),
+            threat=replace(problem.threat, eps=tensor(problem.threat.eps)),
+            log_weight=tensor(problem.log_weight),
+            total_weight=tensor(problem.total_weight),
+        )
+
+    def _warn_unless_converged(self, solution: Solution) -> None:
+        late = np.flatnonzero(~solution.converged)
+        if not len(late):
+            return
+        classes = self.classes_[1:] if len(solution.coef) == 1 else self.classes_
+        reached = ", ".join(f"{classes[i]!s}: {solution.gap[i]:.2g}" for i in late)
+        warnings.warn(
+            f"{type(self).__name__} stopped before tol={self.tol:g} or loss_tol={self.loss_tol:g}; certified relative gap "
+            f"reached, by class: {reached}. Increase max_iter (now {self.max_iter}), loosen tol or loss_tol, or use "
+            "solver='exact'.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+
+
+def _separator(problem: RobustProblem, loss: MarginLoss, norm: LpNorm) -> Solution:
+    """The exact separator of one problem; left to the minimiser of the risk if there is none."""
+    threat = problem.threat
+    try:
+        found = min_norm_separator(
+            problem.X, problem.y[0], p=norm.p, q=threat.q, eps=float(threat.eps[0]), fit_intercept=problem.fit_intercept
+        )
+    except NotSeparableError as error:
+        coef, intercept = np.zeros_like(problem.weighted_sum(problem.y)), np.zeros(1)
+        margin, bound, weights, separable = -math.inf, 0.0, error.weights, False
+    else:
+        coef, intercept = found.coef[None], np.array([found.intercept])
+        margin, bound, weights, separable = found.margin, found.margin_bound, found.dual_coef, True
+    dtype = problem.y.dtype
+    coef, intercept = coef.astype(dtype), intercept.astype(dtype)
+    return Solution(
+        coef=coef,
+        intercept=intercept,
+        weights=weights[None],
+        log_risk=loss.log_risk_and_weights(problem.margins(coef, intercept), problem.log_weight)[0],
+        margin=np.array([margin]),
+        margin_bound=np.array([bound]),
+        gap=np.array([1 - margin / bound if separable else math.inf]),
+        separable=[separable],
+        converged=np.array([separable]),
+        n_iter=np.array([1]),
+    )
+
+
+def _at_loss(problem: RobustProblem, loss: MarginLoss, solution: Solution, loss_tol: float) -> Solution:
+    """Separators scaled so that the sum of their robust losses is loss_tol, where steepest descent stops."""
+    for i in np.flatnonzero(solution.margin > 0) if loss_tol > 0 else ():
+        one = problem.select(slice(i, i + 1))
+        row = slice(i, i + 1)
+        margins = one.margins(solution.coef[row], solution.intercept[row])
+
+        def excess(scale: float, one: RobustProblem = one, margins: np.ndarray = margins) -> float:
+            log_risk = loss.log_risk_and_weights(scale * margins, one.log_weight)[0][0]
+            return float(log_risk + np.log(one.total_weight[0]) - math.log(loss_tol))
+
+        # exp(-scale * smallest margin) bounds every loss, so the upper end is past the root
+        upper = max(1.0, (math.log(one.total_weight[0]) - math.log(loss_tol)) / margins.min())
+        scale = brentq(excess, 0.0, upper) if excess(0.0) > 0 else 1.0
+        solution.coef[row] *= scale
+        solution.intercept[row] *= scale
+        solution.log_risk[row] = excess(scale) + math.log(loss_tol) - np.log(one.total_weight)
+    return solution
+
+
+def _replaced(solution: Solution, rows: np.ndarray, part: Solution) -> Solution:
+    """The solution with these problems' parts in it."""
+    merged = replace(solution, separable=list(solution.separable))
+    for f in fields(Solution):
+        if f.name == "history":
+            continue
+        values = list(getattr(merged, f.name))
+        for i, value in zip(rows.tolist(), getattr(part, f.name), strict=True):
+            values[i] = value
+        setattr(merged, f.name, values if f.name == "separable" else np.array(values))
+    return merged

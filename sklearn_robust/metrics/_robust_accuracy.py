@@ -1,0 +1,179 @@
+"""Exact robust accuracy and certified radius of linear classifiers, and a scorer that fixes the threat."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_consistent_length
+
+from sklearn_robust.attacks.linear import robust_margins, signed_distances
+from sklearn_robust.metrics._linear_view import LinearView, is_linear, linear_view
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.threats import LpBall, check_radius
+
+
+def robust_accuracy_score(
+    estimator: BaseEstimator,
+    X: Any,
+    y: Any,
+    *,
+    eps: float,
+    q: float = math.inf,
+    sample_weight: Any = None,
+    space: str = "model",
+) -> float:
+    r"""Fraction of samples that stay correctly classified under every perturbation of the threat.
+
+    For a linear classifier it is exact: the worst case over :math:`\|\delta\|_q \le \epsilon` has a closed form, for two
+    classes and for several.
+
+    Parameters
+    ----------
+    estimator : fitted classifier
+        One of this library, a linear classifier of scikit-learn (LogisticRegression, LinearSVC, SGDClassifier,
+        RidgeClassifier, Perceptron, ...), a pipeline that ends in one, or a search over any of these.
+    X : array-like or sparse array of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,)
+        True labels.
+    eps : float
+        Radius of the perturbation, in the units of the space it lives in.
+    q : float, default=inf
+        Exponent of the norm that bounds the perturbation, in [1, inf].
+    sample_weight : array-like of shape (n_samples,), optional
+    space : {"model", "input"}, default="model"
+        Where eps lives when the estimator is a pipeline. "model": the adversary moves what the last step sees, for
+        example standardised features. "input": it moves the raw input; a scaler then turns eps into a radius per feature.
+        The transformers must be affine and elementwise (StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, feature
+        selection).
+
+    Returns
+    -------
+    float
+        In [0, 1].
+
+    Raises
+    ------
+    TypeError
+        If the classifier is not linear and has no `robust_score`, or if a transformer between it and the threat is not affine.
+
+    Notes
+    -----
+    Several classes: the robust margin of (x, y) is :math:`\min_{k \ne y} f_y(x) - f_k(x) - \epsilon \|w_y - w_k\|_{q^*}`. A
+    sample whose margin is exactly zero counts as broken.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_breast_cancer
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklearn_robust.metrics import robust_accuracy_score
+    >>> X, y = load_breast_cancer(return_X_y=True)
+    >>> model = make_pipeline(StandardScaler(), LogisticRegression()).fit(X, y)
+    >>> round(robust_accuracy_score(model, X, y, eps=0.0), 3)
+    0.988
+    >>> round(robust_accuracy_score(model, X, y, eps=0.2), 3)
+    0.819
+    """
+    eps, q = check_radius(eps, "eps"), LpNorm(q).p
+    check_consistent_length(X, y, sample_weight)
+    if not is_linear(estimator) and hasattr(estimator, "robust_score"):
+        return float(estimator.robust_score(X, y, sample_weight=sample_weight, eps=eps, q=q))
+    return float(np.average(is_robust(linear_view(estimator, X, space), y, LpBall(q, eps)), weights=sample_weight))
+
+
+def is_robust(view: LinearView, y: Any, threat: LpBall) -> np.ndarray:
+    """Which samples stay correctly classified, of shape (n,)."""
+    index = view.class_index(y)
+    return (index >= 0) & (robust_margins(view.X, index, view.coef, view.intercept, threat) > 0)
+
+
+def certified_radius(estimator: BaseEstimator, X: Any, y: Any = None, *, q: float = math.inf, space: str = "model") -> np.ndarray:
+    r"""l_q distance of each sample to the decision boundary of a linear classifier.
+
+    Parameters
+    ----------
+    estimator : fitted linear classifier
+        As in `robust_accuracy_score`.
+    X : array-like or sparse array of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,), optional
+        True labels: the distance is then negative where the prediction is wrong. By default that of the predicted class,
+        which is never negative.
+    q : float, default=inf
+        Exponent of the norm in which the distance is measured, in [1, inf].
+    space : {"model", "input"}, default="model"
+        As in `robust_accuracy_score`.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        No perturbation of smaller q-norm changes the decision; inf if none at all does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn_robust.metrics import certified_radius
+    >>> X, y = np.array([[-1.0, 0.0], [1.0, 0.0]]), [0, 1]
+    >>> certified_radius(LogisticRegression().fit(X, y), X).round(3)
+    array([1., 1.])
+    """
+    view = linear_view(estimator, X, space)
+    index = None if y is None else view.class_index(y)
+    distances = signed_distances(view.X, index, view.coef, view.intercept, LpNorm(q).p)
+    return distances if index is None else np.where(index >= 0, distances, -math.inf)
+
+
+def make_robust_scorer(*, eps: float, q: float = math.inf, space: str = "model") -> RobustScorer:
+    """A scorer of robust accuracy, for `scoring=` in GridSearchCV, cross_validate and the like.
+
+    The threat is the one named here, whatever eps the estimator was trained with: a search over the training eps is then
+    scored by one and the same adversary.
+
+    Parameters
+    ----------
+    eps : float
+    q : float, default=inf
+    space : {"model", "input"}, default="model"
+        See `robust_accuracy_score`.
+
+    Returns
+    -------
+    callable
+        With the signature (estimator, X, y, sample_weight=None).
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_breast_cancer
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklearn_robust.metrics import make_robust_scorer
+    >>> X, y = load_breast_cancer(return_X_y=True)
+    >>> model = make_pipeline(StandardScaler(), LogisticRegression())
+    >>> grid = {"logisticregression__C": [0.01, 1.0]}
+    >>> search = GridSearchCV(model, grid, scoring=make_robust_scorer(eps=0.2)).fit(X, y)
+    >>> search.best_params_
+    {'logisticregression__C': 0.01}
+    """
+    return RobustScorer(check_radius(eps, "eps"), LpNorm(q).p, space)
+
+
+class RobustScorer:
+    """Robust accuracy under one fixed threat; made by `make_robust_scorer`."""
+
+    def __init__(self, eps: float, q: float, space: str) -> None:
+        self.eps, self.q, self.space = eps, q, space
+
+    def __call__(self, estimator: BaseEstimator, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Robust accuracy of a fitted estimator."""
+        return robust_accuracy_score(
+            estimator, X, y, eps=self.eps, q=self.q, sample_weight=sample_weight, space=self.space
+        )
+
+    def __repr__(self) -> str:
+        return f"make_robust_scorer(eps={self.eps:g}, q={self.q:g}, space={self.space!r})"

@@ -1,0 +1,357 @@
+r"""Minimum-norm robust separators: the predictor that robust training with the geometry p tends to, solved exactly.
+
+Every answer is certified on the user's own data before it leaves: its margin is measured, and the solver's multipliers are
+turned into a bound that no other predictor can exceed. What the solver claims about itself is not used.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_X_y
+
+from sklearn_robust.certificates import repaired_weights
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.separators._largest_margin import (
+    Answer,
+    certify,
+    default_tol,
+    largest_margin,
+    largest_row,
+    polished,
+)
+from sklearn_robust.separators._margin_program import PrimalDual, Vector
+from sklearn_robust.threats import LpBall, check_radius
+
+_TOL_EPS_STAR = 1e-9  # gap to which eps* is computed where it decides separability
+_TOL_PROOF = 1e-6  # what ||Z^T a||_q may exceed eps by where eps equals eps*, relative to eps
+_ROUNDING_PROOF = 1e-12  # and relative to the largest sample, for data that are not linearly separable at all
+
+
+@dataclass(frozen=True)
+class Separator:
+    r"""A robust linear separator <w, x> + b, with the proof of how good it is.
+
+    It is scaled so that its smallest robust margin is 1: among all such, w has the least p-norm, up to `relative_gap`.
+
+    Attributes
+    ----------
+    coef : ndarray of shape (d,)
+        w; zero where `max_margin` found that no separator exists.
+    intercept : float
+        b; 0 without an intercept.
+    margin : float
+        :math:`\min_i m_i(w) / \|w\|_p`, in the units of the features: what this separator reaches.
+    margin_bound : float
+        D(dual_coef): no predictor has a larger margin.
+    relative_gap : float
+        1 - margin / margin_bound. Where the margin is 0, margin_bound over the largest q-norm of a sample.
+    dual_coef : ndarray of shape (n,)
+        The weights that prove the bound: >= 0 and of sum 1, with an intercept of sum 1/2 in each class.
+    perturbation : ndarray of shape (d,)
+        The worst perturbation: x_i - y_i perturbation is where the adversary moves sample i.
+    p, q, eps : float
+        The norm of the margin, and the threat.
+    fit_intercept : bool
+    solver : str
+        What the predictor came from.
+    """
+
+    coef: Vector
+    intercept: float
+    margin: float
+    margin_bound: float
+    relative_gap: float
+    dual_coef: Vector
+    perturbation: Vector
+    p: float
+    q: float
+    eps: float
+    fit_intercept: bool
+    solver: str
+
+
+class NotSeparableError(ValueError):
+    r"""No predictor classifies every sample rightly under every perturbation of size eps.
+
+    Attributes
+    ----------
+    eps : float
+        The radius asked for.
+    eps_star : float
+        The largest radius below which a robust separator exists; 0 where the data are not linearly separable at all.
+    weights : ndarray of shape (n,)
+        The proof: weights of the simplex (of equal class sums with an intercept) with :math:`\|Z^T a\|_q \le \epsilon`. Where
+        eps equals eps_star, up to the relative precision of eps_star, and where it is 0 up to rounding.
+    """
+
+    def __init__(self, eps: float, eps_star: float, weights: Vector) -> None:
+        super().__init__(
+            f"No linear predictor separates the classes with eps={eps:.8g}: a robust separator exists only for eps < "
+            f"eps* = {eps_star:.8g}. Use a smaller eps, or RobustLinearClassifier, which minimises the robust risk instead."
+        )
+        self.eps = eps
+        self.eps_star = eps_star
+        self.weights = weights
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.eps, self.eps_star, self.weights)
+
+
+def min_norm_separator(
+    X: Any, y: Any, *, p: float, q: float, eps: float, fit_intercept: bool = False, tol: float | None = None
+) -> Separator:
+    r"""The robust separator of least p-norm, i.e. of largest robust margin in the p-norm.
+
+    .. math:: \min_{w, b} \|w\|_p \quad \text{subject to} \quad y_i (\langle w, x_i \rangle + b) - \epsilon \|w\|_{q^*} \ge 1.
+
+    Parameters
+    ----------
+    X : {array-like, sparse matrix} of shape (n, d)
+    y : array-like of shape (n,)
+        Two classes; the greater label is the positive one. Without an intercept also -1 or +1 alone.
+    p : float
+        Exponent of the norm to minimise, in [1, inf].
+    q : float
+        Exponent of the norm that bounds the perturbations, in [1, inf].
+    eps : float
+        Radius of the perturbations, >= 0, in the units of the features.
+    fit_intercept : bool, default=False
+        Whether b is free; it is not part of the norm. Otherwise b = 0.
+    tol : float, default=None
+        Certified relative gap of the margin to reach. None is 1e-8 for linear and quadratic programs and 1e-6 for cone
+        programs.
+
+    Returns
+    -------
+    Separator
+
+    Raises
+    ------
+    NotSeparableError
+        If no robust separator exists: eps >= eps*, up to the relative precision to which eps* is known.
+    ValueError
+        If a parameter is out of its range, or y does not hold two classes.
+    RuntimeError
+        If every solver failed, or they neither found a separator nor proved that there is none.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the certified gap is above tol. The separator is valid all the same, and its `relative_gap` honest.
+
+    See Also
+    --------
+    max_margin : The largest eps for which a robust separator exists.
+
+    Notes
+    -----
+    It is a linear program for p and q in {1, inf}, a quadratic program for p = 2 with q in {1, inf} or eps = 0, and otherwise
+    a cone program. Where p = q* the direction does not depend on eps [1]_, Corollary 4.5. Steepest descent in the p-norm on
+    the exponential or logistic robust loss tends to this separator's direction [1]_, Theorem 4.3.
+
+    References
+    ----------
+    .. [1] N. Tsilivis, N. Frank, N. Srebro, J. Kempe. The price of implicit bias in adversarially robust generalization.
+       NeurIPS 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_robust.separators import min_norm_separator
+    >>> X, y = np.array([[3.0, 1.0], [-3.0, 1.0]]), np.array([1, -1])
+    >>> separator = min_norm_separator(X, y, p=2, q=np.inf, eps=1.0)
+    >>> separator.coef.round(6) + 0.0
+    array([0.5, 0. ])
+    >>> round(separator.margin, 6)
+    2.0
+    """
+    norm = LpNorm(_check_exponent(p, "p"))
+    threat = LpBall(_check_exponent(q, "q"), check_radius(eps, "eps"))
+    problem = _problem(X, y, threat, fit_intercept)
+    tol = default_tol(problem, norm) if tol is None else _check_tol(tol)
+    answer = largest_margin(problem, norm, tol)
+    if answer.margin <= 0:
+        answer = _separator_near_eps_star(problem, norm, answer, tol)
+    _warn_of_gap(answer.gap, tol)
+    return _separator(problem, norm, answer, answer.gap)
+
+
+def max_margin(X: Any, y: Any, *, q: float, fit_intercept: bool = False, tol: float | None = None) -> Separator:
+    r"""The separator of largest l_q distance to its closest sample.
+
+    .. math:: \epsilon^* = \max_{\|w\|_{q^*} \le 1, \, b} \; \min_i y_i (\langle w, x_i \rangle + b)
+
+    is its `margin`: a robust separator against perturbations of l_q size eps exists if and only if eps < eps*.
+
+    Parameters
+    ----------
+    X : {array-like, sparse matrix} of shape (n, d)
+    y : array-like of shape (n,)
+        Two classes; the greater label is the positive one. Without an intercept also -1 or +1 alone.
+    q : float
+        Exponent of the distance, in [1, inf].
+    fit_intercept : bool, default=False
+        Whether b is free; otherwise b = 0.
+    tol : float, default=None
+        Certified relative gap of the margin to reach. None is 1e-8 for q in {1, 2, inf} and 1e-6 otherwise.
+
+    Returns
+    -------
+    Separator
+        With p = q* and eps = 0. If the data are not linearly separable its coef and margin are zero, and `dual_coef` proves
+        it: :math:`Z^T a = 0` up to rounding.
+
+    Raises
+    ------
+    ValueError
+        If q is out of its range, or y does not hold two classes.
+    RuntimeError
+        If every solver failed.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the certified gap is above tol.
+
+    Notes
+    -----
+    It is `min_norm_separator` with p = q* and eps = 0 [1]_.
+
+    References
+    ----------
+    .. [1] N. Tsilivis, N. Frank, N. Srebro, J. Kempe. The price of implicit bias in adversarially robust generalization.
+       NeurIPS 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_robust.separators import max_margin
+    >>> X, y = np.array([[3.0, 1.0], [-3.0, 1.0]]), np.array([1, -1])
+    >>> round(max_margin(X, y, q=2).margin, 6)
+    3.0
+    """
+    threat = LpBall(_check_exponent(q, "q"), 0.0)
+    problem, norm = _problem(X, y, threat, fit_intercept), threat.dual_norm
+    tol = default_tol(problem, norm) if tol is None else _check_tol(tol)
+    answer = largest_margin(problem, norm, tol)
+    gap = answer.gap
+    if answer.margin <= 0:
+        answer = replace(_without_margin(problem, norm, answer), coef=np.zeros_like(answer.coef), intercept=0.0, margin=0.0)
+        gap = answer.bound / max(largest_row(problem, norm), answer.bound, np.finfo(np.float64).tiny)
+    _warn_of_gap(gap, tol)
+    return _separator(problem, norm, answer, gap)
+
+
+def _separator_near_eps_star(problem: RobustProblem, norm: LpNorm, answer: Answer, tol: float) -> Answer:
+    """Where the solvers found no robust separator: eps* decides whether there is one, and then provides one.
+
+    Raises
+    ------
+    NotSeparableError
+    """
+    threat, eps = problem.threat, float(problem.threat.eps[0])
+    clean = replace(problem, threat=replace(threat, eps=np.zeros(1)))
+    star = largest_margin(clean, threat.dual_norm, min(tol, _TOL_EPS_STAR))
+    # below eps* its separator is robust, if not the one of least norm
+    start = certify(problem, norm, PrimalDual(star.coef, star.weights), f"{star.solver} for eps*")
+    if start.margin > 0:
+        return polished(problem, norm, start.merged(answer), tol)
+    if star.margin <= 0:
+        star = _without_margin(clean, threat.dual_norm, star)
+    proofs = np.stack([star.weights, answer.weights])
+    sizes = threat.norm.value(problem.weighted_sum(proofs))
+    proof = int(np.argmin(sizes))
+    if sizes[proof] > eps * (1 + _TOL_PROOF) + _ROUNDING_PROOF * largest_row(problem, threat.dual_norm):
+        raise RuntimeError(
+            f"The solvers neither found a robust separator for eps={eps:.8g} nor proved that there is none: eps* lies between "
+            f"{max(star.margin, 0.0):.8g} and {star.bound:.8g} ({star.solver}). Scale the features to similar sizes."
+        )
+    raise NotSeparableError(eps, max(star.margin, 0.0), proofs[proof])
+
+
+def _without_margin(problem: RobustProblem, norm: LpNorm, answer: Answer) -> Answer:
+    """The weights of data that are not separable, moved the little that makes Z^T a zero."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # where a class would lose all its weight the repair is nan
+        repaired = repaired_weights(problem, answer.weights[None])[0]
+    if not np.isfinite(repaired).all():
+        return answer
+    return certify(problem, norm, PrimalDual(answer.coef, repaired), answer.solver).merged(answer)
+
+
+def _check_exponent(value: float, name: str) -> float:
+    """Validate a norm's exponent given by a user under the parameter `name`."""
+    try:
+        return LpNorm(value).p
+    except ValueError:
+        raise ValueError(
+            f"{name} must be a real number in [1, inf], got {value!r}. Use {name}=numpy.inf for the maximum norm."
+        ) from None
+
+
+def _check_tol(tol: float) -> float:
+    if not 0 < tol < math.inf:
+        raise ValueError(f"tol must be a finite number > 0, got {tol!r}. Use tol=None for what the solvers can reach.")
+    return float(tol)
+
+
+def _problem(X: Any, y: Any, threat: LpBall, fit_intercept: bool) -> RobustProblem:
+    X, y = check_X_y(X, y, accept_sparse=("csr", "csc"), dtype=np.float64)
+    X = sparse.csr_array(X) if sparse.issparse(X) else X
+    return RobustProblem.from_data(X, _signs(y, fit_intercept), q=threat.q, eps=threat.eps, fit_intercept=fit_intercept)
+
+
+def _signs(y: NDArray[Any], fit_intercept: bool) -> Vector:
+    """Labels in {-1, +1}: the greater class is +1."""
+    classes = np.unique(y)
+    if len(classes) == 2:
+        return np.where(y == classes[1], 1.0, -1.0)
+    if len(classes) > 2:
+        raise ValueError(f"y must hold two classes, got {len(classes)}. Separate several classes one against the rest.")
+    if fit_intercept:
+        raise ValueError(
+            f"y must hold two classes, got only {classes[0]!r}: with fit_intercept=True the intercept alone classifies it. Use "
+            "fit_intercept=False, or data of both classes."
+        )
+    if not np.isin(classes, [-1, 1]).all():
+        raise ValueError(
+            f"y holds only the class {classes[0]!r}, which tells no side of the separator. Use labels -1 and +1, or "
+            "data of both classes."
+        )
+    return y.astype(np.float64)
+
+
+def _warn_of_gap(gap: float, tol: float) -> None:
+    if gap > tol:
+        warnings.warn(
+            f"The separator's certified relative gap is {gap:.2g}, above tol={tol:.2g}. Scale the features to similar sizes, "
+            "move eps away from eps*, or accept a larger tol.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+
+
+def _separator(problem: RobustProblem, norm: LpNorm, answer: Answer, gap: float) -> Separator:
+    threat = problem.threat
+    return Separator(
+        coef=answer.coef,
+        intercept=answer.intercept,
+        margin=answer.margin,
+        margin_bound=answer.bound,
+        relative_gap=gap,
+        dual_coef=answer.weights,
+        perturbation=threat.perturbation(answer.coef[None])[0],
+        p=norm.p,
+        q=threat.q,
+        eps=float(threat.eps[0]),
+        fit_intercept=problem.fit_intercept,
+        solver=answer.solver,
+    )

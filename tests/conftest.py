@@ -1,0 +1,31 @@
+import cvxpy as cp
+import numpy as np
+import pytest
+
+from sklearn_robust.norms import LpNorm
+
+
+@pytest.fixture
+def gaussian():
+    """A function that draws Gaussian points labelled by a linear teacher, so that they are separable if n is small."""
+
+    def draw(n, d, *, seed=0, noise=0.0):
+        rng = np.random.default_rng(seed)
+        X = rng.standard_normal((n, d))
+        scores = X @ rng.standard_normal(d) + noise * rng.standard_normal(n)
+        y = np.where(scores > np.median(scores), 1.0, -1.0)
+        return X, y
+
+    return draw
+
+
+@pytest.fixture
+def largest_margin():
+    """A function that computes max over ||w||_p <= 1 of the robust margin, by a cone solver."""
+
+    def solve(X, y, *, p, q, eps, fit_intercept=False):
+        w, b = cp.Variable(X.shape[1]), cp.Variable()
+        margins = cp.multiply(y, X @ w + (b if fit_intercept else 0)) - eps * cp.norm(w, LpNorm(q).dual.p)
+        return cp.Problem(cp.Maximize(cp.min(margins)), [cp.norm(w, p) <= 1]).solve(solver=cp.CLARABEL)
+
+    return solve

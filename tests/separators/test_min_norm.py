@@ -1,0 +1,445 @@
+import itertools
+import pickle
+import subprocess
+import sys
+import warnings
+
+import cvxpy as cp
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from scipy import sparse
+from sklearn.datasets import load_breast_cancer, load_iris, load_wine
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.separators import NotSeparableError, max_margin, min_norm_separator
+
+INF = np.inf
+PAIRS = list(itertools.product([1, 2, INF], [1, 2, INF]))
+MIXED = [(1.5, 3), (3, 1.5), (4, 4), (1.5, INF), (3, 1), (2, 4), (1, 3), (INF, 1.5)]
+SHAPES = [(24, 60), (30, 30), (80, 8)]
+
+
+def separable_data(n, d, seed=0):
+    """Gaussian rows with a planted separator."""
+    rng = np.random.default_rng(seed)
+    X, w = rng.normal(size=(n, d)), rng.normal(size=d)
+    y = np.where(rng.random(n) > 0.5, 1.0, -1.0)
+    scores = np.abs(X @ w) + 0.5 * np.linalg.norm(w)
+    return X + np.outer(y * scores - X @ w, w) / (w @ w), y
+
+
+def norm(x, r):
+    return np.linalg.norm(x, ord=r)
+
+
+def dual(r):
+    return LpNorm(r).dual.p
+
+
+def distance_to_ball(g, q, eps, r):
+    """min ||g - delta||_r over the q-ball, by cvxpy: independent of the library's closed forms."""
+    delta = cp.Variable(len(g))
+    constraints = [delta == 0] if eps == 0 else [cp.norm(delta, q) <= eps]
+    return cp.Problem(cp.Minimize(cp.norm(g - delta, r)), constraints).solve(solver="CLARABEL")
+
+
+def assert_certified(s, X, y, tol):
+    """Recompute both sides of the certificate from the coefficients, the intercept and the weights alone."""
+    X = X.toarray() if sparse.issparse(X) else np.asarray(X)
+    margins = y * (X @ s.coef + s.intercept) - s.eps * norm(s.coef, dual(s.q))
+    assert_allclose(margins.min(), 1, rtol=1e-6)
+    assert_allclose(margins.min() / norm(s.coef, s.p), s.margin, rtol=1e-8)
+    a = s.dual_coef
+    assert (a >= 0).all()
+    assert_allclose(a.sum(), 1, rtol=1e-12)
+    if s.fit_intercept:
+        assert_allclose(a @ y, 0, atol=1e-14)
+    else:
+        assert s.intercept == 0
+    g = (a * y) @ X
+    residual = LpNorm(s.q).residual(g, s.eps, LpNorm(dual(s.p)))
+    assert norm(g - residual, s.q) <= s.eps * (1 + 1e-9) + 1e-12  # a feasible delta: its distance is an upper bound
+    assert_allclose(norm(residual, dual(s.p)), s.margin_bound, rtol=1e-8)
+    assert s.relative_gap <= tol
+    assert_allclose(s.relative_gap, max(0, 1 - s.margin / s.margin_bound), atol=1e-12)
+
+
+def oracle_margin(X, y, p, q, eps, fit_intercept):
+    w, b = cp.Variable(X.shape[1]), cp.Variable()
+    margins = cp.multiply(y, X @ w + (b if fit_intercept else 0)) - eps * cp.norm(w, dual(q))
+    problem = cp.Problem(cp.Maximize(cp.min(margins)), [cp.norm(w, p) <= 1])
+    linear = p in (1, INF) and (eps == 0 or q in (1, INF))
+    return problem.solve(solver="HIGHS" if linear else "CLARABEL")
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize(("n", "d"), SHAPES)
+@pytest.mark.parametrize(("p", "q"), PAIRS)
+def test_all_pairs_reach_the_optimum_with_proof(p, q, n, d, fit_intercept):
+    X, y = separable_data(n, d)
+    star = max_margin(X, y, q=q, fit_intercept=fit_intercept)
+    assert_certified(star, X, y, 1e-8)
+    cone = (q == 2 and p in (1, INF)) or (q not in (1, 2, INF))
+    for share in (0, 0.25, 0.5, 0.9):
+        eps = share * star.margin
+        s = min_norm_separator(X, y, p=p, q=q, eps=eps, fit_intercept=fit_intercept)
+        assert (s.p, s.q, s.eps, s.fit_intercept) == (p, q, eps, fit_intercept)
+        assert_certified(s, X, y, 1e-6 if cone and eps else 1e-8)
+        if share in (0.25, 0.9):
+            assert_allclose(s.margin, oracle_margin(X, y, p, q, eps, fit_intercept), rtol=1e-5)
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize(("p", "q"), MIXED)
+def test_any_exponents_reach_the_optimum_with_proof(p, q, fit_intercept):
+    X, y = separable_data(20, 12, seed=1)
+    star = max_margin(X, y, q=q, fit_intercept=fit_intercept)
+    assert_certified(star, X, y, 1e-6)
+    for share in (0, 0.5, 0.9):
+        s = min_norm_separator(X, y, p=p, q=q, eps=share * star.margin, fit_intercept=fit_intercept)
+        assert_certified(s, X, y, 1e-6)
+    assert_allclose(s.margin, oracle_margin(X, y, p, q, s.eps, fit_intercept), rtol=1e-5)
+    bound = distance_to_ball((s.dual_coef * y) @ X, q, s.eps, dual(p))
+    assert_allclose(s.margin_bound, bound, rtol=1e-5)
+
+
+@pytest.mark.parametrize("q", [1, 1.5, 2, 3, INF])
+def test_direction_does_not_depend_on_eps_where_p_is_dual_to_q(q):
+    X, y = separable_data(20, 40, seed=2)
+    star = max_margin(X, y, q=q)
+    for share in (0.3, 0.8):
+        s = min_norm_separator(X, y, p=dual(q), q=q, eps=share * star.margin)
+        assert_allclose(s.coef / norm(s.coef, 2), star.coef / norm(star.coef, 2), atol=1e-9)
+        assert_allclose(s.margin, (1 - share) * star.margin, rtol=1e-6)
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize(("p", "q"), [*PAIRS, (1.5, 3), (3, INF)])
+def test_both_sides_of_eps_star(p, q, fit_intercept):
+    X, y = separable_data(20, 30, seed=3)
+    star = max_margin(X, y, q=q, fit_intercept=fit_intercept, tol=1e-9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        below = min_norm_separator(X, y, p=p, q=q, eps=(1 - 1e-6) * star.margin, fit_intercept=fit_intercept)
+    assert below.margin > 0
+    assert_certified(below, X, y, 1e-2)
+    above = (1 + 1e-6) * star.margin
+    with pytest.raises(NotSeparableError) as caught:
+        min_norm_separator(X, y, p=p, q=q, eps=above, fit_intercept=fit_intercept)
+    assert_proof(caught.value, X, y, q, fit_intercept)
+    assert caught.value.eps == above
+    assert_allclose(caught.value.eps_star, star.margin, rtol=1e-7)
+    assert f"eps={above:.8g}" in str(caught.value)
+    assert f"{caught.value.eps_star:.8g}" in str(caught.value)
+
+
+def assert_proof(error, X, y, q, fit_intercept, slack=1e-12):
+    a = error.weights
+    assert (a >= 0).all()
+    assert_allclose(a.sum(), 1, rtol=1e-12)
+    if fit_intercept:
+        assert_allclose(a @ y, 0, atol=1e-14)
+    assert norm((a * y) @ X, q) <= error.eps + slack
+
+
+@pytest.mark.parametrize("q", [1, 2, INF])
+def test_every_p_has_the_same_q_margin_as_eps_tends_to_eps_star(q):
+    X, y = separable_data(15, 25, seed=4)
+    star = max_margin(X, y, q=q)
+    apart = {}
+    for share in (0.5, 1 - 1e-5):
+        margins = []
+        for p in (1, 2, INF):
+            w = min_norm_separator(X, y, p=p, q=q, eps=share * star.margin).coef
+            margins.append((y * (X @ w)).min() / norm(w, dual(q)))
+        apart[share] = np.max(np.abs(np.array(margins) / star.margin - 1))
+    assert apart[1 - 1e-5] < 1e-5
+    assert apart[0.5] > 1e-3
+
+
+@pytest.mark.parametrize(("p", "q"), [(2, INF), (1, 2), (INF, INF)])
+def test_it_minimises_the_mixed_norm_whose_weight_the_margin_gives(p, q):
+    # maths: min ||w||_p + (eps / gamma) ||w||_q* subject to z.w >= 1 has the same direction
+    X, y = separable_data(20, 12, seed=5)
+    s = min_norm_separator(X, y, p=p, q=q, eps=0.5 * max_margin(X, y, q=q).margin)
+    w = cp.Variable(12)
+    mixed = cp.norm(w, p) + s.eps / s.margin * cp.norm(w, dual(q))
+    value = cp.Problem(cp.Minimize(mixed), [cp.multiply(y, X @ w) >= 1]).solve(solver="CLARABEL")
+    ours = s.coef / (y * (X @ s.coef)).min()
+    assert_allclose(norm(ours, p) + s.eps / s.margin * norm(ours, dual(q)), value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize("q", [1, 2, 3, INF])
+def test_data_that_are_not_linearly_separable_have_margin_zero(q, fit_intercept):
+    iris = load_iris()
+    X, y = iris.data, np.where(iris.target == 2, 1.0, -1.0)
+    star = max_margin(X, y, q=q, fit_intercept=fit_intercept)
+    assert star.margin == 0
+    assert not star.coef.any()
+    assert star.intercept == 0
+    assert not star.perturbation.any()
+    assert star.margin_bound < 1e-13
+    assert norm((star.dual_coef * y) @ X, q) < 1e-13
+    assert_allclose(star.dual_coef.sum(), 1)
+    for eps in (0.0, 0.1):
+        with pytest.raises(NotSeparableError, match="Use a smaller eps, or RobustLinearClassifier") as caught:
+            min_norm_separator(X, y, p=2, q=q, eps=eps, fit_intercept=fit_intercept)
+        assert caught.value.eps_star == 0
+        assert_proof(caught.value, X, y, q, fit_intercept, slack=1e-11)
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+def test_conflicting_labels_are_not_separable(fit_intercept):
+    X, y = separable_data(20, 30)
+    X, y = np.vstack([X, X[:1]]), np.append(y, -y[0])
+    for q in (1, 2, INF):
+        assert max_margin(X, y, q=q, fit_intercept=fit_intercept).margin == 0
+        with pytest.raises(NotSeparableError) as caught:
+            min_norm_separator(X, y, p=1, q=q, eps=0.0, fit_intercept=fit_intercept)
+        assert_proof(caught.value, X, y, q, fit_intercept, slack=1e-13)
+
+
+def test_features_that_are_all_zero_are_not_separable():
+    X, y = np.zeros((4, 3)), np.array([1.0, 1, -1, -1])
+    assert max_margin(X, y, q=2, fit_intercept=True).margin == 0
+    with pytest.raises(NotSeparableError):
+        min_norm_separator(X, y, p=2, q=2, eps=0.0)
+
+
+def test_the_error_survives_pickling():
+    error = pickle.loads(pickle.dumps(NotSeparableError(0.2, 0.1, np.array([0.5, 0.5]))))
+    assert (error.eps, error.eps_star) == (0.2, 0.1)
+    assert_allclose(error.weights, 0.5)
+
+
+@pytest.mark.parametrize(("p", "q"), [*PAIRS, (1.5, 3)])
+def test_duplicated_rows_and_zero_columns_change_nothing(p, q):
+    X, y = separable_data(20, 15, seed=6)
+    eps = 0.5 * max_margin(X, y, q=q).margin
+    plain = min_norm_separator(X, y, p=p, q=q, eps=eps)
+    padded = np.hstack([np.vstack([X, X, X]), np.zeros((60, 4))])
+    s = min_norm_separator(padded, np.tile(y, 3), p=p, q=q, eps=eps)
+    assert_certified(s, padded, np.tile(y, 3), 1e-6)
+    assert_allclose(s.margin, plain.margin, rtol=2e-6)
+
+
+@pytest.mark.parametrize(("p", "q"), [*PAIRS, (1.5, 3)])
+def test_one_sample(p, q):
+    x = np.array([[3.0, -1.0, 2.0]])
+    eps = 0.5 * norm(x[0], q)
+    # gamma is the distance of the sample from the ball
+    for label in (1, -1):
+        s = min_norm_separator(x, [label], p=p, q=q, eps=eps)
+        assert_certified(s, x, np.array([label]), 1e-6)
+        assert_allclose(s.margin, distance_to_ball(x[0], q, eps, dual(p)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("p", "q"), [*PAIRS, (1.5, 3)])
+def test_one_feature(p, q):
+    x, y = np.array([[-2.0], [-1.0], [2.0], [5.0]]), np.array([-1, -1, 1, 1])
+    s = min_norm_separator(x, y, p=p, q=q, eps=0.5, fit_intercept=True)
+    assert_allclose([s.margin, s.coef[0], s.intercept], [1.0, 1.0, -0.5], rtol=1e-6)
+    s = min_norm_separator(x, y, p=p, q=q, eps=0.5)
+    assert_allclose([s.margin, s.coef[0], s.intercept], [0.5, 2.0, 0.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "d"), [(2000, 20), (20, 2000)])
+@pytest.mark.parametrize(("p", "q"), [(1, 1), (2, INF), (INF, 2)])
+def test_long_and_wide_data(n, d, p, q):
+    X, y = separable_data(n, d, seed=7)
+    eps = 0.5 * max_margin(X, y, q=q, fit_intercept=True).margin
+    s = min_norm_separator(X, y, p=p, q=q, eps=eps, fit_intercept=True)
+    assert_certified(s, X, y, 1e-6 if (p, q) == (INF, 2) else 1e-8)
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize(("p", "q"), [*PAIRS, (1.5, 3)])
+@pytest.mark.parametrize("convert", [sparse.csr_array, sparse.csc_matrix])
+def test_sparse_and_dense_data_agree(p, q, fit_intercept, convert):
+    X, y = separable_data(25, 40, seed=8)
+    X *= np.random.default_rng(0).random(X.shape) < 0.3
+    eps = 0.4 * max_margin(X, y, q=q, fit_intercept=fit_intercept).margin
+    dense = min_norm_separator(X, y, p=p, q=q, eps=eps, fit_intercept=fit_intercept)
+    s = min_norm_separator(convert(X), y, p=p, q=q, eps=eps, fit_intercept=fit_intercept)
+    assert_certified(s, X, y, 1e-6)
+    assert_allclose(s.margin, dense.margin, rtol=2e-6)
+
+
+def test_frames_labels_and_float32():
+    X, y = separable_data(20, 5)
+    reference = min_norm_separator(X, y, p=2, q=INF, eps=0.05)
+    names = np.where(y > 0, "yes", "no")
+    columns = [f"x{j}" for j in range(5)]
+    for data in (pd.DataFrame(X, columns=columns), pl.DataFrame(X, schema=columns)):
+        assert_allclose(min_norm_separator(data, names, p=2, q=INF, eps=0.05).coef, reference.coef)
+    flipped = min_norm_separator(X, np.where(y > 0, 0, 7), p=2, q=INF, eps=0.05)
+    assert_allclose(flipped.coef, -reference.coef)
+    single = min_norm_separator(X.astype(np.float32), y, p=2, q=INF, eps=0.05)
+    assert single.coef.dtype == np.float64
+    assert_allclose(single.coef, reference.coef, rtol=1e-4)
+
+
+def real_data(name):
+    if name == "breast_cancer":
+        data = load_breast_cancer()
+        return StandardScaler().fit_transform(data.data), np.where(data.target == 1, 1.0, -1.0)
+    data = {"iris": load_iris, "wine": load_wine}[name]()
+    X = data.data if name == "iris" else StandardScaler().fit_transform(data.data)
+    return X, np.where(data.target == 0, 1.0, -1.0)
+
+
+@pytest.mark.parametrize("name", ["breast_cancer", "iris", "wine"])
+@pytest.mark.parametrize(("p", "q"), PAIRS)
+def test_real_data(name, p, q):
+    X, y = real_data(name)
+    star = max_margin(X, y, q=q, fit_intercept=True)
+    assert_certified(star, X, y, 1e-8)
+    for eps in (0.0, 0.5 * star.margin):
+        assert_certified(min_norm_separator(X, y, p=p, q=q, eps=eps, fit_intercept=True), X, y, 1e-6)
+
+
+@pytest.mark.parametrize("q", [1, 2, 3, INF])
+def test_features_of_very_different_scales_are_answered_honestly(q):
+    X, y = separable_data(40, 30, seed=9)
+    X = X * 10.0 ** np.random.default_rng(1).uniform(-6, 6, size=30)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        star = max_margin(X, y, q=q)
+    assert_certified(star, X, y, 1e-5)
+    tol = 1e-6 if q == 3 else 1e-8
+    assert bool(caught) == (star.relative_gap > tol)
+
+
+def test_power_cones_on_unscaled_data():
+    # a longer interior-point step stalled here far from the solution, at a negative margin
+    wine = load_wine()
+    y = np.where(wine.target == 0, 1.0, -1.0)
+    assert_certified(max_margin(wine.data, y, q=3), wine.data, y, 1e-6)
+
+
+def test_units_of_the_features_scale_the_margin():
+    X, y = separable_data(20, 30)
+    s = min_norm_separator(X, y, p=2, q=INF, eps=0.05)
+    for unit in (1e-9, 1e9):
+        scaled = min_norm_separator(unit * X, y, p=2, q=INF, eps=unit * 0.05)
+        assert_allclose(scaled.margin, unit * s.margin, rtol=1e-7)
+        assert_allclose(unit * scaled.coef, s.coef, rtol=1e-6, atol=1e-9)
+
+
+def test_shift_is_absorbed_by_the_intercept():
+    X, y = separable_data(20, 30)
+    s = min_norm_separator(X, y, p=2, q=INF, eps=0.05, fit_intercept=True)
+    shifted = min_norm_separator(X + 100.0, y, p=2, q=INF, eps=0.05, fit_intercept=True)
+    assert_allclose(shifted.coef, s.coef, atol=1e-6)
+    assert_allclose(shifted.intercept, s.intercept - 100 * s.coef.sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("q", [1, 1.5, 2, INF])
+def test_perturbation_is_the_worst_case(q):
+    X, y = separable_data(20, 30)
+    s = min_norm_separator(X, y, p=2, q=q, eps=0.05)
+    assert_allclose(norm(s.perturbation, q), 0.05)
+    attacked = X - np.outer(y, s.perturbation)
+    assert_allclose(y * (attacked @ s.coef), y * (X @ s.coef) - 0.05 * norm(s.coef, dual(q)), rtol=1e-9)
+    assert_allclose((y * (attacked @ s.coef)).min(), 1)
+
+
+def test_a_gap_above_the_tolerance_warns_and_returns_the_separator():
+    data = load_breast_cancer()  # sizes from 1e-3 to 1e3, and a margin of 4e-5
+    y = np.where(data.target == 1, 1.0, -1.0)
+    with pytest.warns(ConvergenceWarning, match=r"relative gap is .*, above tol=1e-14. Scale the features"):
+        s = min_norm_separator(data.data, y, p=2, q=INF, eps=1e-5, fit_intercept=True, tol=1e-14)
+    assert s.relative_gap > 1e-14
+    assert_certified(s, data.data, y, 1e-3)
+
+
+def test_failing_solvers_are_named(monkeypatch):
+    from sklearn_robust.separators import _conic, _largest_margin
+    from sklearn_robust.separators._margin_program import SolverFailure
+
+    def fail(*args, **kwargs):
+        raise SolverFailure("HiGHS: out of luck")
+
+    X, y = separable_data(20, 5)
+    monkeypatch.setattr(_largest_margin, "solve_linear_program", fail)
+    s = min_norm_separator(X, y, p=1, q=INF, eps=0.05)
+    assert s.solver.startswith("cone program")
+    assert_certified(s, X, y, 1e-8)
+    monkeypatch.setattr(_conic.ConicProgram, "solve", fail)
+    with pytest.raises(RuntimeError, match="linear program: HiGHS: out of luck; cone program: HiGHS"):
+        min_norm_separator(X, y, p=1, q=INF, eps=0.05)
+
+
+def test_undecided_separability_is_not_called_non_separable(monkeypatch):
+    from sklearn_robust.separators import _largest_margin
+    from sklearn_robust.separators._margin_program import PrimalDual
+
+    def useless(program):
+        n, d = program.rows.shape
+        return PrimalDual(np.zeros(d), np.full(n, 1 / n))
+
+    X, y = separable_data(20, 5)
+    for name in ("solve_linear_program", "solve_quadratic_program", "solve_cone_program"):
+        monkeypatch.setattr(_largest_margin, name, useless)
+    with pytest.raises(RuntimeError, match="neither found a robust separator for eps=0.05 nor proved"):
+        min_norm_separator(X, y, p=2, q=INF, eps=0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"p": 0.5}, r"p must be a real number in \[1, inf\], got 0.5. Use p=numpy.inf"),
+        ({"q": "inf"}, r"q must be a real number in \[1, inf\], got 'inf'"),
+        ({"eps": -0.1}, r"eps must be a finite number >= 0, got -0.1"),
+        ({"tol": 0.0}, "tol must be a finite number > 0, got 0.0"),
+        ({"y": [0, 1, 2, 0]}, "y must hold two classes, got 3"),
+        ({"y": [1, 1, 1, 1], "fit_intercept": True}, "y must hold two classes, got only .*the intercept alone"),
+        ({"y": [0, 0, 0, 0]}, "y holds only the class .*Use labels -1 and"),
+        ({"y": list("aaaa")}, "y holds only the class .*Use labels -1 and"),
+        ({"X": [[np.nan], [1], [2], [3]]}, "NaN"),
+    ],
+)
+def test_invalid_input(change, message):
+    arguments = {"X": [[-2.0], [-1.0], [1.0], [2.0]], "y": [-1, -1, 1, 1], "p": 2, "q": 2, "eps": 0.1} | change
+    with pytest.raises(ValueError, match=message):
+        min_norm_separator(arguments.pop("X"), arguments.pop("y"), **arguments)
+
+
+def test_import_does_not_load_clarabel():
+    code = "import sys, sklearn_robust.separators; sys.exit('clarabel' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    n=st.integers(2, 12),
+    d=st.integers(1, 12),
+    p=st.sampled_from([1, 1.5, 2, 3, INF]),
+    q=st.sampled_from([1, 1.5, 2, 3, INF]),
+    share=st.sampled_from([0.0, 0.5, 0.99, 1.01]),
+    fit_intercept=st.booleans(),
+    integers=st.booleans(),
+)
+def test_small_problems_are_decided_and_certified(seed, n, d, p, q, share, fit_intercept, integers):
+    rng = np.random.default_rng(seed)
+    X = rng.integers(-2, 3, size=(n, d)).astype(float) if integers else rng.normal(size=(n, d))
+    y = np.append([1.0, -1.0], rng.choice([-1.0, 1.0], size=n - 2))
+    star = max_margin(X, y, q=q, fit_intercept=fit_intercept)
+    if star.margin == 0:
+        assert star.margin_bound < 1e-10
+    if star.margin > 0 and share < 1:
+        s = min_norm_separator(X, y, p=p, q=q, eps=share * star.margin, fit_intercept=fit_intercept)
+        assert_certified(s, X, y, 1e-6)
+    else:
+        with pytest.raises(NotSeparableError) as caught:
+            min_norm_separator(X, y, p=p, q=q, eps=share * star.margin, fit_intercept=fit_intercept)
+        assert_proof(caught.value, X, y, q, fit_intercept, slack=1e-10)

@@ -1,0 +1,212 @@
+import cvxpy as cp
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.datasets import load_breast_cancer, load_digits, load_iris
+
+from sklearn_robust.certificates import non_separability_slack
+from sklearn_robust.losses import LOSSES
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.solvers.robust_risk import minimise_robust_risk
+
+each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+each_intercept = pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "no intercept"])
+EUCLIDEAN = LpNorm(2)
+
+
+def least_log_risk(X, y, loss, q, eps, *, fit_intercept=True, share=None):
+    """The least log-risk, by a cone solver."""
+    share = np.full(len(y), 1 / len(y)) if share is None else share
+    X, y, share = X[share > 0], y[share > 0], share[share > 0]
+    w, b = cp.Variable(X.shape[1]), cp.Variable()
+    margins = cp.multiply(y, X @ w + (b if fit_intercept else 0)) - eps * cp.norm(w, LpNorm(q).dual.p)
+    if loss.name == "exponential":
+        return cp.Problem(cp.Minimize(cp.log_sum_exp(np.log(share) - margins))).solve(solver=cp.CLARABEL)
+    return np.log(cp.Problem(cp.Minimize(share @ cp.logistic(-margins))).solve(solver=cp.CLARABEL))
+
+
+def assert_proven(problem, loss, solution):
+    """What the solution claims follows from its own predictor and weights."""
+    now = problem.evaluate(loss, solution.coef)
+    np.testing.assert_allclose(solution.log_risk, now.log_risk, atol=1e-13)
+    np.testing.assert_allclose(solution.intercept, now.intercept, atol=1e-10)
+    assert solution.separable == [False] * problem.n_problems
+    assert np.all(solution.converged)
+    assert np.all(solution.weights >= 0)
+    assert np.all(non_separability_slack(problem, solution.weights) >= -1e-12)
+    np.testing.assert_allclose(solution.weights.sum(axis=1), 1, atol=1e-12)
+    if problem.fit_intercept:
+        np.testing.assert_allclose(np.sum(solution.weights * problem.y, axis=1), 0, atol=1e-12)
+    np.testing.assert_array_equal(solution.margin_bound, np.zeros(problem.n_problems))
+    bound = loss.log_risk_bound(solution.weights, problem.log_weight)
+    np.testing.assert_allclose(solution.gap, -np.expm1(bound - solution.log_risk), atol=1e-13)
+
+
+def check(X, y, loss, q, eps, *, fit_intercept=True, sample_weight=None, tol=1e-8):
+    """Minimise, compare with the cone solver, and check the proof; returns the problem and the solution."""
+    problem = RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=fit_intercept, sample_weight=sample_weight)
+    solution = minimise_robust_risk(problem, loss, EUCLIDEAN, tol=tol)
+    assert_proven(problem, loss, solution)
+    assert solution.gap[0] <= tol
+    share = np.exp(problem.log_weight[0])
+    dense = X.toarray() if sparse.issparse(X) else X
+    least = least_log_risk(dense, y, loss, q, eps, fit_intercept=fit_intercept, share=share)
+    # within 1e-6 of the oracle, and the true gap is below the reported one, up to the oracle's own accuracy
+    assert solution.log_risk[0] == pytest.approx(least, abs=1e-6)
+    assert -np.expm1(least - solution.log_risk[0]) <= solution.gap[0] + 1e-7
+    return problem, solution
+
+
+@each_loss
+@each_intercept
+@pytest.mark.parametrize("q", [1, 1.5, 2, 3, np.inf])
+@pytest.mark.parametrize("eps", [0.02, 0.2])
+def test_noisy_data(gaussian, loss, fit_intercept, q, eps):
+    X, y = gaussian(40, 5, noise=2.0)
+    check(X, y, loss, q, eps, fit_intercept=fit_intercept)
+
+
+@each_loss
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+def test_more_features_than_samples(gaussian, largest_margin, loss, q):
+    X, y = gaussian(15, 30)
+    radius = largest_margin(X, y, p=LpNorm(q).dual.p, q=q, eps=0, fit_intercept=True)
+    check(X, y, loss, q, 1.05 * radius)
+
+
+# at eps = 0.2 the cone solver calls its answer inaccurate; it is right to the digits that are compared
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
+@each_loss
+@pytest.mark.parametrize("q", [2, np.inf])
+@pytest.mark.parametrize("eps", [0.2, 0.4])
+def test_breast_cancer(loss, q, eps):
+    X, target = load_breast_cancer(return_X_y=True)
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    check(X, 2.0 * target - 1, loss, q, eps)
+
+
+def test_digits():
+    X, target = load_digits(return_X_y=True)
+    used = (target == 3) | (target == 8)
+    problem, solution = check(X[used] / 16, np.where(target[used] == 3, 1.0, -1.0), LOSSES["logistic"], np.inf, 0.2)
+    # pixels that are blank in every image get no weight, and the proof of it is exact
+    np.testing.assert_array_equal(solution.coef[0, np.ptp(problem.X, axis=0) == 0], 0)
+
+
+@each_loss
+def test_without_an_adversary(loss):
+    X, target = load_iris(return_X_y=True)
+    check(X, np.where(target == 1, 1.0, -1.0), loss, np.inf, 0.0)
+
+
+@each_loss
+@each_intercept
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+def test_a_large_radius_gives_the_zero_predictor(gaussian, loss, fit_intercept, q):
+    X, y = gaussian(30, 4, noise=1.0)
+    y[:5] = 1.0  # so that the classes differ in size
+    _, solution = check(X, y, loss, q, 30.0, fit_intercept=fit_intercept)
+    np.testing.assert_array_equal(solution.coef, np.zeros((1, 4)))
+    assert solution.gap[0] <= 1e-12
+    odds = np.log(np.sum(y > 0) / np.sum(y < 0)) / (2 if loss.name == "exponential" else 1)
+    assert solution.intercept[0] == pytest.approx(odds if fit_intercept else 0, abs=1e-10)
+
+
+@each_loss
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+def test_sample_weights(gaussian, loss, q):
+    X, y = gaussian(30, 4, noise=2.0)
+    weight = np.random.default_rng(0).integers(0, 4, 30).astype(float)
+    assert np.any(weight == 0)
+    _, solution = check(X, y, loss, q, 0.1, sample_weight=weight)
+    repeats = weight.astype(int)
+    repeated = RobustProblem.from_data(np.repeat(X, repeats, axis=0), np.repeat(y, repeats), q=q, eps=0.1, fit_intercept=True)
+    expected = minimise_robust_risk(repeated, loss, EUCLIDEAN)
+    assert solution.log_risk[0] == pytest.approx(expected.log_risk[0], abs=1e-8)
+    np.testing.assert_allclose(solution.coef, expected.coef, atol=1e-3)
+
+
+@each_loss
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+def test_sparse_equals_dense(gaussian, loss, q):
+    X, y = gaussian(40, 6, noise=2.0)
+    X = X * (np.random.default_rng(0).uniform(size=X.shape) < 0.5)
+    _, compressed = check(sparse.csr_array(X), y, loss, q, 0.1)
+    _, dense = check(X, y, loss, q, 0.1)
+    np.testing.assert_allclose(compressed.coef, dense.coef, atol=1e-3)
+
+
+@each_loss
+def test_batched_equals_single(gaussian, loss):
+    X, y = gaussian(40, 5, noise=2.0)
+    labels = np.stack([y, np.roll(y, 3)])
+    problem = RobustProblem.from_data(X, labels, q=np.inf, eps=0.1, fit_intercept=True)
+    together = minimise_robust_risk(problem, loss, EUCLIDEAN)
+    assert_proven(problem, loss, together)
+    for k in range(2):
+        one = minimise_robust_risk(problem.select(slice(k, k + 1)), loss, EUCLIDEAN)
+        np.testing.assert_array_equal(together.coef[k], one.coef[0])
+        np.testing.assert_array_equal(together.gap[k], one.gap[0])
+
+
+@each_loss
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+def test_warm_start_reaches_the_same_risk(gaussian, loss, q):
+    X, y = gaussian(40, 5, noise=2.0)
+    problem = RobustProblem.from_data(X, y, q=q, eps=0.1, fit_intercept=True)
+    cold = minimise_robust_risk(problem, loss, EUCLIDEAN)
+    for start in (cold.coef, np.ones((1, 5)), np.zeros((1, 5)), -10 * cold.coef):
+        warm = minimise_robust_risk(problem, loss, EUCLIDEAN, coef_init=start)
+        assert_proven(problem, loss, warm)
+        assert warm.log_risk[0] == pytest.approx(cold.log_risk[0], abs=1e-8)
+    again = minimise_robust_risk(problem, loss, EUCLIDEAN, coef_init=cold.coef)
+    assert again.n_iter[0] < cold.n_iter[0]
+
+
+@each_loss
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+def test_a_separable_problem_is_not_claimed_to_be_solved(gaussian, largest_margin, loss, q):
+    X, y = gaussian(15, 20)
+    radius = largest_margin(X, y, p=LpNorm(q).dual.p, q=q, eps=0, fit_intercept=True)
+    problem = RobustProblem.from_data(X, y, q=q, eps=0.5 * radius, fit_intercept=True)
+    solution = minimise_robust_risk(problem, loss, EUCLIDEAN)
+    assert solution.separable == [True]
+    assert not solution.converged[0]
+    assert solution.gap[0] == np.inf or solution.gap[0] >= 1 - 1e-12
+    assert solution.margin[0] > 0
+    assert solution.margin[0] <= largest_margin(X, y, p=2, q=q, eps=0.5 * radius, fit_intercept=True) + 1e-6
+
+
+@each_loss
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+def test_single_precision(gaussian, loss, q):
+    X, y = gaussian(40, 5, noise=2.0)
+    problem = RobustProblem.from_data(X.astype(np.float32), y.astype(np.float32), q=q, eps=0.1, fit_intercept=True)
+    solution = minimise_robust_risk(problem, loss, EUCLIDEAN)
+    assert solution.coef.dtype == solution.intercept.dtype == solution.weights.dtype == np.float32
+    assert solution.gap[0] <= 1e-3
+    assert solution.log_risk[0] == pytest.approx(least_log_risk(X, y, loss, q, 0.1), abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+@each_loss
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+def test_the_certified_gap_reaches_the_tolerance(gaussian, loss, q, seed):
+    """The bound is off by as much as the weights are: the last digits need more than the risk itself can show."""
+    X, y = gaussian(40, 5, seed=seed, noise=2.0)
+    problem = RobustProblem.from_data(X, y, q=q, eps=0.1, fit_intercept=True)
+    solution = minimise_robust_risk(problem, loss, EUCLIDEAN)
+    assert_proven(problem, loss, solution)
+    assert solution.gap[0] <= 1e-8
+
+
+def test_iteration_limit_is_respected_and_its_gap_is_honest(gaussian):
+    X, y = gaussian(60, 8, noise=2.0)
+    problem = RobustProblem.from_data(X, y, q=np.inf, eps=0.05, fit_intercept=True)
+    loss = LOSSES["exponential"]
+    solution = minimise_robust_risk(problem, loss, EUCLIDEAN, max_iter=2, tol=1.0)  # any gap will do: no Newton steps
+    assert solution.n_iter[0] <= 2
+    least = least_log_risk(X, y, loss, np.inf, 0.05)
+    true_gap = -np.expm1(least - solution.log_risk[0])
+    assert 1e-5 < true_gap <= solution.gap[0]

@@ -1,0 +1,237 @@
+import cvxpy as cp
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from sklearn_robust.certificates import (
+    MarginCertificate,
+    log_risk_bound,
+    margin_bound,
+    margin_certificate,
+    non_separability_slack,
+    repaired_weights,
+    robust_margin,
+)
+from sklearn_robust.losses import LOSSES
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.solvers.robust_risk import minimise_robust_risk
+
+each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+each_intercept = pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "no intercept"])
+
+
+# --- margin
+
+
+@pytest.mark.parametrize("p", [1, 1.5, 2, 3, np.inf])
+@pytest.mark.parametrize("q", [1, 1.5, 2, np.inf])
+@each_intercept
+def test_margin_is_below_gamma_and_bound_is_above(gaussian, largest_margin, p, q, fit_intercept):
+    X, y = gaussian(10, 14, seed=int(10 * q) if np.isfinite(q) else 0)
+    eps = 0.3 * largest_margin(X, y, p=LpNorm(q).dual.p, q=q, eps=0, fit_intercept=fit_intercept)
+    gamma = largest_margin(X, y, p=p, q=q, eps=eps, fit_intercept=fit_intercept)
+    assert gamma > 0.01
+    problem = RobustProblem.from_data(X, np.tile(y, (40, 1)), q=q, eps=eps, fit_intercept=fit_intercept)
+    rng = np.random.default_rng(1)
+    weights = rng.dirichlet(np.full(len(y), 0.5), 40)
+    # predictors around the mean difference, so that some of them separate
+    coef = X.T @ y / len(y) + 0.3 * rng.standard_normal((40, X.shape[1]))
+    intercept = 0.1 * rng.standard_normal(40) * fit_intercept
+    certificate = margin_certificate(problem, LpNorm(p), coef, intercept, weights)
+    assert np.all(certificate.margin <= gamma + 1e-6)
+    assert np.all(certificate.bound >= gamma - 1e-6)
+    np.testing.assert_allclose(certificate.gap, 1 - certificate.margin / certificate.bound)
+
+
+def optimum(X, y, p, q, eps, fit_intercept):
+    """The predictor of largest robust margin, its margin and the dual weights of the samples."""
+    w, b, t = cp.Variable(X.shape[1]), cp.Variable(), cp.Variable()
+    margins = cp.multiply(y, X @ w + (b if fit_intercept else 0)) - eps * cp.norm(w, LpNorm(q).dual.p)
+    above = margins >= t
+    cp.Problem(cp.Maximize(t), [above, cp.norm(w, p) <= 1]).solve(solver=cp.CLARABEL)
+    return w.value, float(b.value) if fit_intercept else 0.0, t.value, above.dual_value
+
+
+@pytest.mark.parametrize("p", [1, 1.5, 2, np.inf])
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+@each_intercept
+def test_both_sides_meet_at_the_optimum(gaussian, largest_margin, p, q, fit_intercept):
+    X, y = gaussian(10, 14)
+    eps = 0.5 * largest_margin(X, y, p=LpNorm(q).dual.p, q=q, eps=0, fit_intercept=fit_intercept)
+    coef, intercept, gamma, weights = optimum(X, y, p, q, eps, fit_intercept)
+    problem = RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=fit_intercept)
+    certificate = margin_certificate(problem, LpNorm(p), coef[None], np.array([intercept]), weights[None])
+    assert certificate.margin[0] == pytest.approx(gamma, rel=1e-5)
+    assert certificate.bound[0] == pytest.approx(gamma, rel=1e-5)
+    assert abs(certificate.gap[0]) <= 1e-5
+
+
+def test_robust_margin_of_the_zero_predictor_and_of_a_known_one():
+    problem = RobustProblem.from_data(
+        np.array([[3.0, 4.0], [-3.0, 0.0]]), np.array([1.0, -1.0]), q=2, eps=0.5, fit_intercept=True
+    )
+    assert robust_margin(problem, LpNorm(2), np.zeros((1, 2)), np.zeros(1)) == -np.inf
+    # margins 6 + 1 and 6 - 1, both less the 0.5 * 2 of the adversary, over ||w|| = 2
+    assert robust_margin(problem, LpNorm(2), np.array([[2.0, 0.0]]), np.ones(1)) == pytest.approx((6 - 1 - 1) / 2)
+
+
+def test_gap_is_infinite_without_a_positive_bound():
+    certificate = MarginCertificate(margin=np.array([0.5, -1.0, -1.0]), bound=np.array([1.0, 2.0, 0.0]))
+    np.testing.assert_array_equal(certificate.gap, [0.5, 1.5, np.inf])
+
+
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+def test_no_slack_where_the_data_are_separable_and_none_missing_where_they_are_not(gaussian, largest_margin, q):
+    X, y = gaussian(12, 14)
+    radius, norm = largest_margin(X, y, p=LpNorm(q).dual.p, q=q, eps=0), LpNorm(q)
+    a = cp.Variable(len(y), nonneg=True)
+    cp.Problem(cp.Minimize(cp.norm(X.T @ cp.multiply(y, a), q)), [cp.sum(a) == 1]).solve(solver=cp.CLARABEL)
+    weights = np.vstack([a.value, np.random.default_rng(0).dirichlet(np.ones(len(y)), 50)])
+    for factor, provable in [(0.99, False), (1.01, True)]:
+        problem = RobustProblem.from_data(X, np.tile(y, (51, 1)), q=q, eps=factor * radius, fit_intercept=False)
+        weights = problem.balanced(weights)
+        slack = non_separability_slack(problem, weights)
+        assert slack[0] == pytest.approx((factor - 1) * radius, abs=1e-6)
+        assert np.any(slack >= 0) == provable
+        assert (margin_bound(problem, norm, weights)[0] == 0) == provable
+
+
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+def test_margin_certificate_of_torch_tensors(gaussian, q):
+    X, y = gaussian(10, 14)
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal((1, 14)), rng.standard_normal(1), rng.dirichlet(np.ones(10), 1)]
+    ours = RobustProblem.from_data(torch.from_numpy(X), torch.from_numpy(y), q=q, eps=0.1, fit_intercept=True)
+    theirs = RobustProblem.from_data(X, y, q=q, eps=0.1, fit_intercept=True)
+    tensor = margin_certificate(ours, LpNorm(1.5), *(torch.from_numpy(a) for a in arrays))
+    expected = margin_certificate(theirs, LpNorm(1.5), *arrays)
+    np.testing.assert_allclose(tensor.margin.numpy(), expected.margin, rtol=1e-12)
+    np.testing.assert_allclose(tensor.bound.numpy(), expected.bound, rtol=1e-12)
+    np.testing.assert_allclose(tensor.gap.numpy(), expected.gap, rtol=1e-12)
+
+
+# --- risk
+
+
+def least_log_risk(X, y, loss, q, eps, fit_intercept):
+    """The least log-risk and its predictor, by a cone solver."""
+    w, b = cp.Variable(X.shape[1]), cp.Variable()
+    margins = cp.multiply(y, X @ w + (b if fit_intercept else 0)) - eps * cp.norm(w, LpNorm(q).dual.p)
+    if loss.name == "exponential":
+        least = cp.Problem(cp.Minimize(cp.log_sum_exp(-margins))).solve(solver=cp.CLARABEL) - np.log(len(y))
+    else:
+        least = np.log(cp.Problem(cp.Minimize(cp.sum(cp.logistic(-margins)) / len(y))).solve(solver=cp.CLARABEL))
+    return least, w.value
+
+
+@each_loss
+@each_intercept
+@pytest.mark.parametrize("q", [1, 1.5, 2, np.inf])
+def test_repaired_weights_near_the_minimiser_prove_the_risk(gaussian, loss, q, fit_intercept):
+    X, y = gaussian(40, 4, noise=2.0)
+    least, w = least_log_risk(X, y, loss, q, 0.1, fit_intercept)
+    problem = RobustProblem.from_data(X, y, q=q, eps=0.1, fit_intercept=fit_intercept)
+    weights = problem.evaluate(loss, w[None] * (1 - 1e-3)).weights
+    assert non_separability_slack(problem, problem.balanced(weights)) < 0  # there is something to repair
+    for data in (X, sparse.csr_array(X)):
+        proof = repaired_weights(RobustProblem.from_data(data, y, q=q, eps=0.1, fit_intercept=fit_intercept), weights)
+        assert proof.shape == weights.shape
+        assert np.all(proof >= 0)
+        assert proof.sum() == pytest.approx(1, abs=1e-14)
+        assert np.linalg.norm(X.T @ (y * proof[0]), q) <= 0.1 + 1e-13
+        if fit_intercept:
+            assert proof[0] @ y == pytest.approx(0, abs=1e-14)
+        bound = log_risk_bound(problem, loss, proof)
+        assert bound.shape == (1,)
+        assert least - 1e-4 <= bound[0] <= least + 1e-7
+
+
+@each_loss
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+def test_log_risk_bound_is_below_the_least_risk_for_any_feasible_weights(gaussian, loss, q):
+    X, y = gaussian(40, 4, noise=2.0)
+    least, w = least_log_risk(X, y, loss, q, 0.1, True)
+    rng = np.random.default_rng(0)
+    problem = RobustProblem.from_data(X, np.tile(y, (30, 1)), q=q, eps=0.1, fit_intercept=True)
+    coef = w + rng.uniform(0.01, 0.5, (30, 1)) * rng.standard_normal((30, 4))
+    proof = repaired_weights(problem, problem.evaluate(loss, coef).weights)
+    bound = log_risk_bound(problem, loss, proof)
+    proven = np.isfinite(proof).all(axis=1)
+    assert proven.sum() >= 5
+    assert np.all(bound[proven] <= least + 1e-7)
+    assert np.ptp(bound[proven]) > 1e-4  # the weights differ, and so do their bounds
+    assert np.all(np.isneginf(bound[~proven]))
+
+
+@each_loss
+@pytest.mark.parametrize("q", [1, 1.5, 2, np.inf])
+def test_log_risk_bound_is_tight_at_the_minimiser(gaussian, loss, q):
+    X, y = gaussian(40, 4, noise=2.0)
+    problem = RobustProblem.from_data(X, y, q=q, eps=0.1, fit_intercept=True)
+    coef = minimise_robust_risk(problem, loss, LpNorm(2)).coef
+    now = problem.evaluate(loss, coef)
+    bound = log_risk_bound(problem, loss, repaired_weights(problem, now.weights))
+    assert now.log_risk[0] == pytest.approx(least_log_risk(X, y, loss, q, 0.1, True)[0], abs=1e-6)
+    assert bound[0] <= now.log_risk[0] + 1e-14
+    assert bound[0] == pytest.approx(now.log_risk[0], abs=1e-8)
+
+
+@each_intercept
+@pytest.mark.parametrize("q", [1, 1.5, 2, np.inf])
+def test_separable_data_have_no_proof(gaussian, largest_margin, q, fit_intercept):
+    X, y = gaussian(10, 14)
+    radius = largest_margin(X, y, p=LpNorm(q).dual.p, q=q, eps=0, fit_intercept=fit_intercept)
+    weights = np.random.default_rng(0).dirichlet(np.ones(10), 20)
+    problem = RobustProblem.from_data(X, np.tile(y, (20, 1)), q=q, eps=0.99 * radius, fit_intercept=fit_intercept)
+    proof = repaired_weights(problem, weights)
+    assert np.isnan(proof).all()
+    for loss in LOSSES.values():
+        assert np.all(np.isneginf(log_risk_bound(problem, loss, proof)))
+
+
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+def test_weights_that_nearly_prove_non_separability_are_no_proof(gaussian, largest_margin, q):
+    """Just below eps* the best weights come short of a proof by a millionth."""
+    X, y = gaussian(10, 14)
+    radius = largest_margin(X, y, p=LpNorm(q).dual.p, q=q, eps=0)
+    a = cp.Variable(len(y), nonneg=True)
+    cp.Problem(cp.Minimize(cp.norm(X.T @ cp.multiply(y, a), q)), [cp.sum(a) == 1]).solve(solver=cp.CLARABEL)
+    problem = RobustProblem.from_data(X, y, q=q, eps=radius * (1 - 1e-6), fit_intercept=False)
+    assert np.isnan(repaired_weights(problem, a.value[None])).all()
+
+
+def test_weights_that_are_feasible_already_are_kept(gaussian):
+    X, y = gaussian(10, 3)
+    problem = RobustProblem.from_data(X, y, q=2, eps=50.0, fit_intercept=True)
+    weights = problem.balanced(np.random.default_rng(0).dirichlet(np.ones(10), 1))
+    np.testing.assert_allclose(repaired_weights(problem, weights), weights, rtol=1e-14)
+
+
+def test_a_separable_problem_does_not_spoil_the_others_of_its_batch(gaussian):
+    X, separable = gaussian(40, 4)
+    _, noisy = gaussian(40, 4, noise=5.0)
+    problem = RobustProblem.from_data(X, np.stack([separable, noisy, separable]), q=np.inf, eps=0.02, fit_intercept=True)
+    alone = problem.select(slice(1, 2))
+    coef = minimise_robust_risk(alone, LOSSES["logistic"], LpNorm(2)).coef
+    weights = problem.evaluate(LOSSES["logistic"], np.tile(coef, (3, 1))).weights
+    proof = repaired_weights(problem, weights)
+    np.testing.assert_array_equal(np.isnan(proof).all(axis=1), [True, False, True])
+    np.testing.assert_allclose(proof[1], repaired_weights(alone, weights[1:2])[0], atol=1e-12)
+
+
+@each_loss
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+def test_repaired_weights_with_more_features_than_samples(gaussian, largest_margin, loss, q):
+    """Z^T a cannot be moved anywhere then, only on the constraints that hold it back."""
+    X, y = gaussian(15, 30)
+    eps = 1.2 * largest_margin(X, y, p=LpNorm(q).dual.p, q=q, eps=0, fit_intercept=True)
+    problem = RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=True)
+    coef = minimise_robust_risk(problem, loss, LpNorm(2)).coef * (1 - 1e-6)
+    now = problem.evaluate(loss, coef)
+    assert now.log_risk[0] == pytest.approx(least_log_risk(X, y, loss, q, eps, True)[0], abs=1e-6)
+    assert non_separability_slack(problem, problem.balanced(now.weights)) < 0
+    proof = repaired_weights(problem, now.weights)
+    assert non_separability_slack(problem, proof)[0] >= -1e-12
+    assert log_risk_bound(problem, loss, proof)[0] == pytest.approx(now.log_risk[0], abs=1e-4)

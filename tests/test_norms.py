@@ -1,0 +1,315 @@
+from fractions import Fraction
+
+import cvxpy as cp
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from sklearn_robust.norms import LpNorm, shave_level
+
+EXPONENTS = [1, 1.5, 2, 3, np.inf]
+PAIRS = [(q, r) for q in EXPONENTS for r in EXPONENTS]
+exponents = st.sampled_from(EXPONENTS)
+
+VECTORS = {
+    "generic": [0.3, -1.2, 0.7, 2.1, -0.05],
+    "zeros": [0.0, -1.2, 0.0, 2.1, 0.4],
+    "ties": [1.5, -1.5, 0.2, 1.5, -0.2],
+    "all tied": [-0.7, 0.7, 0.7, -0.7],
+    "single": [-0.9],
+    "one non-zero": [0.0, 0.0, 1.3],
+}
+
+
+def vectors(size=4):
+    entries = st.floats(-10, 10).map(lambda v: 0.0 if abs(v) < 1e-6 else v)
+    return arrays(np.float64, size, elements=entries)
+
+
+def distance_to_ball(g, radius, q, r):
+    """min ||g - delta||_r over ||delta||_q <= radius, by a cone solver."""
+    delta = cp.Variable(len(g))
+    problem = cp.Problem(cp.Minimize(cp.norm(g - delta, r)), [cp.norm(delta, q) <= radius])
+    return problem.solve(solver=cp.CLARABEL)
+
+
+# --- the norm itself
+
+
+@pytest.mark.parametrize("p", EXPONENTS)
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+def test_value_equals_numpy_at_every_scale(p, scale):
+    x = np.random.default_rng(0).standard_normal(20)
+    assert LpNorm(p).value(scale * x) == pytest.approx(scale * np.linalg.norm(x, p), rel=1e-13)
+
+
+@pytest.mark.parametrize("p", EXPONENTS)
+def test_value_of_zero_is_zero(p):
+    assert LpNorm(p).value(np.zeros(3)) == 0
+
+
+@pytest.mark.parametrize(("p", "dual"), [(1, np.inf), (np.inf, 1), (2, 2), (1.5, 3), (3, 1.5)])
+def test_dual_exponent(p, dual):
+    assert LpNorm(p).dual == LpNorm(dual)
+
+
+@pytest.mark.parametrize("p", [0.5, 0, -1, np.nan, True, "2", None, 2j, [2]])
+def test_invalid_exponents_are_refused(p):
+    with pytest.raises(ValueError, match=r"real number in \[1, inf\]"):
+        LpNorm(p)
+
+
+@pytest.mark.parametrize("p", [np.int64(2), np.float32(2), Fraction(2)])
+def test_any_real_type_is_an_exponent(p):
+    assert LpNorm(p) == LpNorm(2)
+    assert type(LpNorm(p).p) is float
+
+
+@given(exponents, vectors(), vectors())
+def test_triangle_and_dual_inequality(p, x, y):
+    norm = LpNorm(p)
+    assert norm.value(x + y) <= (norm.value(x) + norm.value(y)) * (1 + 1e-12)
+    assert abs(x @ y) <= norm.value(x) * norm.dual.value(y) * (1 + 1e-12)
+
+
+# --- steepest direction
+
+
+@pytest.mark.parametrize("p", EXPONENTS)
+@pytest.mark.parametrize("g", VECTORS.values(), ids=VECTORS)
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+def test_steepest_direction_attains_the_dual_norm(p, g, scale):
+    norm, g = LpNorm(p), np.array(g)
+    u = norm.steepest_direction(scale * g)
+    assert norm.value(u) == pytest.approx(1, abs=1e-13)
+    assert u @ g == pytest.approx(norm.dual.value(g), rel=1e-13)
+
+
+def test_steepest_direction_is_symmetric_where_it_is_not_unique():
+    np.testing.assert_allclose(LpNorm(1).steepest_direction(np.array([2.0, -2.0, 1.0])), [0.5, -0.5, 0])
+    np.testing.assert_array_equal(LpNorm(np.inf).steepest_direction(np.array([2.0, 0.0, -1.0])), [1, 0, -1])
+
+
+@pytest.mark.parametrize("p", EXPONENTS)
+def test_steepest_direction_of_zero_is_zero(p):
+    np.testing.assert_array_equal(LpNorm(p).steepest_direction(np.zeros(3)), np.zeros(3))
+
+
+# --- projection and proximal point
+
+
+@pytest.mark.parametrize("p", EXPONENTS)
+@pytest.mark.parametrize("x", VECTORS.values(), ids=VECTORS)
+@pytest.mark.parametrize("radius", [0.5, 2.0])
+def test_projection_is_the_nearest_point_of_the_ball(p, x, radius):
+    x = np.array(x)
+    projected = LpNorm(p).project(x, radius)
+    assert LpNorm(p).value(projected) <= radius * (1 + 1e-12)
+    assert np.linalg.norm(x - projected) == pytest.approx(distance_to_ball(x, radius, p, 2), abs=1e-6)
+
+
+@pytest.mark.parametrize("p", EXPONENTS)
+@pytest.mark.parametrize("x", [VECTORS["generic"], VECTORS["ties"]], ids=["generic", "ties"])
+@pytest.mark.parametrize("scale", [0.4, 5.0])
+def test_prox_minimises_its_objective(p, x, scale):
+    x = np.array(x)
+    u = cp.Variable(len(x))
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(u - x) / 2 + scale * cp.norm(u, p)))
+    problem.solve(solver=cp.CLARABEL)
+    np.testing.assert_allclose(LpNorm(p).prox(x, scale), u.value, atol=1e-4)
+    ours = LpNorm(p).prox(x, scale)
+    assert np.sum((ours - x) ** 2) / 2 + scale * LpNorm(p).value(ours) <= problem.value + 1e-7
+
+
+@given(exponents, vectors(), st.floats(0, 10))
+def test_moreau_identity(p, x, scale):
+    norm = LpNorm(p)
+    np.testing.assert_allclose(norm.prox(x, scale) + norm.dual.project(x, scale), x, atol=1e-12)
+
+
+@given(exponents, vectors(), vectors(), st.floats(0, 10))
+def test_projection_is_inside_and_nonexpansive(p, x, y, radius):
+    norm = LpNorm(p)
+    px, py = norm.project(x, radius), norm.project(y, radius)
+    assert norm.value(px) <= radius * (1 + 1e-12) + 1e-14
+    assert np.linalg.norm(px - py) <= np.linalg.norm(x - y) * (1 + 1e-9) + 1e-9
+
+
+# --- residual of the ball in another norm
+
+
+@pytest.mark.parametrize(("q", "r"), PAIRS)
+@pytest.mark.parametrize("g", VECTORS.values(), ids=VECTORS)
+def test_residual_is_the_least_over_the_ball(q, r, g):
+    g = np.array(g)
+    for radius in (0.25, 0.8 * LpNorm(q).value(g)):
+        residual = LpNorm(q).residual(g, radius, LpNorm(r))
+        assert LpNorm(q).value(g - residual) <= radius * (1 + 1e-12)
+        assert LpNorm(r).value(residual) == pytest.approx(distance_to_ball(g, radius, q, r), abs=2e-6)
+
+
+@pytest.mark.parametrize(("q", "r"), PAIRS)
+@pytest.mark.parametrize("g", VECTORS.values(), ids=VECTORS)
+def test_residual_at_the_ends_of_the_radius(q, r, g):
+    g, norm = np.array(g), LpNorm(q)
+    np.testing.assert_allclose(norm.residual(g, 0.0, LpNorm(r)), g, rtol=1e-15)
+    np.testing.assert_array_equal(norm.residual(g, 1.01 * norm.value(g), LpNorm(r)), np.zeros_like(g))
+    np.testing.assert_allclose(norm.residual(g, norm.value(g), LpNorm(r)), np.zeros_like(g), atol=1e-13)
+    np.testing.assert_array_equal(norm.residual(0 * g, 0.3, LpNorm(r)), np.zeros_like(g))
+    np.testing.assert_array_equal(norm.residual(0 * g, 0.0, LpNorm(r)), np.zeros_like(g))
+
+
+@pytest.mark.parametrize(("q", "r"), PAIRS)
+@pytest.mark.parametrize("scale", [1e-100, 1e100])
+def test_residual_scales_with_its_arguments(q, r, scale):
+    g = np.array(VECTORS["generic"])
+    expected = LpNorm(q).residual(g, 0.6, LpNorm(r))
+    scaled = LpNorm(q).residual(scale * g, scale * 0.6, LpNorm(r))
+    np.testing.assert_allclose(scaled / scale, expected, rtol=1e-10, atol=1e-13)
+
+
+@settings(max_examples=300)
+@given(exponents, exponents, vectors(), vectors(), st.floats(1e-3, 20))
+def test_residual_is_no_larger_than_from_any_point_of_the_ball(q, r, g, other, radius):
+    assume(LpNorm(q).value(other) > 0)
+    point = other * min(1, radius / LpNorm(q).value(other))
+    residual = LpNorm(q).residual(g, radius, LpNorm(r))
+    assert LpNorm(q).value(g - residual) <= radius * (1 + 1e-9)
+    assert LpNorm(r).value(residual) <= LpNorm(r).value(g - point) * (1 + 1e-9) + 1e-9
+
+
+@settings(max_examples=200)
+@given(st.floats(1.05, 20), st.floats(1.5, 20), vectors(6), st.floats(0.01, 0.99))
+def test_residual_satisfies_duality_for_odd_exponents(q, r, g, share):
+    """The distance is max <u, g> - radius ||u||_q* over ||u||_r* <= 1: the residual's steepest direction attains it."""
+    assume(LpNorm(q).value(g) > 0)
+    radius = share * LpNorm(q).value(g)
+    residual = LpNorm(q).residual(g, radius, LpNorm(r))
+    u = LpNorm(r).dual.steepest_direction(residual)
+    dual = u @ g - radius * LpNorm(q).dual.value(u)
+    size = LpNorm(r).value(g)
+    assert LpNorm(q).value(g - residual) <= radius * (1 + 1e-12) + 1e-15 * size
+    assert LpNorm(r).value(residual) == pytest.approx(dual, abs=1e-8 * size)
+
+
+@pytest.mark.parametrize("q", [1, 1.5, 2, 3])
+def test_shave_level_solves_its_equation(q):
+    a = np.random.default_rng(1).standard_normal((5, 8))
+    radius = np.array([1e-9, 0.1, 1.0, 5.0, 100.0])[:, None]
+    above = np.maximum(a - shave_level(a, radius, q), 0)
+    np.testing.assert_allclose(np.linalg.norm(above, q, axis=-1), radius[:, 0], rtol=1e-6, atol=1e-15)
+
+
+def test_shave_level_of_no_radius_is_the_largest_entry_and_skips_minus_infinity():
+    a = np.array([[3.0, -np.inf, 2.0, 1.0]])
+    assert shave_level(a, np.zeros((1, 1)), 1.0) == 3
+    assert shave_level(a, np.full((1, 1), 2.0), 1.0) == pytest.approx(1.5)
+    assert shave_level(a, np.full((1, 1), 2.0), np.inf) == 1
+
+
+# --- subgradient of least norm
+
+POINTS = {
+    "origin": [0.0, 0.0, 0.0, 0.0],
+    "generic": [0.5, -1.0, 0.2, 0.3],
+    "some zeros": [0.0, -1.0, 0.0, 0.3],
+    "ties": [1.0, -1.0, 0.2, 1.0],
+    "all tied": [-1.0, 1.0, 1.0, -1.0],
+}
+
+
+def least_subgradient_norm(w, g, scale, p, r):
+    s = cp.Variable(len(w))
+    in_subdifferential = [cp.norm(s, LpNorm(p).dual.p) <= 1]
+    if np.any(w):
+        in_subdifferential.append(s @ w >= np.linalg.norm(w, p) * (1 - 1e-9))
+        if p in (1, np.inf):  # the same set, without the degenerate cone constraint
+            top = np.abs(w) == np.max(np.abs(w))
+            signed = cp.multiply(np.sign(w), s)
+            if p == 1:
+                in_subdifferential = [cp.abs(s) <= 1, signed[w != 0] == 1]
+            else:
+                in_subdifferential = [signed[top] >= 0, cp.sum(signed[top]) == 1, cp.multiply(~top, s) == 0]
+        else:
+            in_subdifferential = [s == np.sign(w) * (np.abs(w) / np.linalg.norm(w, p)) ** (p - 1)]
+    return cp.Problem(cp.Minimize(cp.norm(g + scale * s, r)), in_subdifferential).solve(solver=cp.CLARABEL)
+
+
+@pytest.mark.parametrize(("p", "r"), PAIRS)
+@pytest.mark.parametrize("w", POINTS.values(), ids=POINTS)
+def test_min_norm_subgradient(p, r, w):
+    w, norm = np.array(w), LpNorm(p)
+    g = np.random.default_rng(3).standard_normal(4)
+    for scale in (0.3, 1.7):
+        v = norm.min_norm_subgradient(w, g, scale, LpNorm(r))
+        s = (v - g) / scale
+        assert norm.dual.value(s) <= 1 + 1e-12
+        assert s @ w == pytest.approx(norm.value(w), abs=1e-12)
+        assert LpNorm(r).value(v) == pytest.approx(least_subgradient_norm(w, g, scale, p, r), abs=2e-6)
+
+
+@pytest.mark.parametrize("p", EXPONENTS)
+@pytest.mark.parametrize("w", POINTS.values(), ids=POINTS)
+def test_min_norm_subgradient_without_penalty_is_the_gradient(p, w):
+    g = np.array([1.0, -2.0, 0.0, 0.5])
+    np.testing.assert_allclose(LpNorm(p).min_norm_subgradient(np.array(w), g, 0.0, LpNorm(2)), g, rtol=1e-15)
+
+
+# --- batches, dtypes, torch
+
+
+OPERATIONS = {
+    "value": lambda n, x, radius: n.value(x),
+    "steepest_direction": lambda n, x, radius: n.steepest_direction(x),
+    "project": lambda n, x, radius: n.project(x, radius),
+    "prox": lambda n, x, radius: n.prox(x, radius),
+    "residual 1.5": lambda n, x, radius: n.residual(x, radius, LpNorm(1.5)),
+    "residual inf": lambda n, x, radius: n.residual(x, radius, LpNorm(np.inf)),
+    "residual 1": lambda n, x, radius: n.residual(x, radius, LpNorm(1)),
+    "min_norm_subgradient": lambda n, x, radius: n.min_norm_subgradient(x, 0.5 - x, radius, LpNorm(3)),
+}
+
+
+def batch():
+    x = np.random.default_rng(2).standard_normal((6, 5)).astype(np.float64)
+    x[1, 2] = 0
+    x[2] = 0
+    x[3, :3] = 2.5
+    return x, np.array([0.1, 0.5, 0.3, 1.2, 0.0, 50.0])
+
+
+@pytest.mark.parametrize("p", EXPONENTS)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_batched_equals_single(p, name):
+    x, radius = batch()
+    apply = OPERATIONS[name]
+    together = apply(LpNorm(p), x, radius)
+    for i in range(len(x)):
+        np.testing.assert_allclose(together[i], apply(LpNorm(p), x[i], float(radius[i])), rtol=1e-10, atol=1e-12)
+    stacked = apply(LpNorm(p), x.reshape(2, 3, 5), radius.reshape(2, 3))
+    np.testing.assert_allclose(stacked.reshape(together.shape), together, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("p", EXPONENTS)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_float32_stays_float32(p, name):
+    x, radius = batch()
+    apply = OPERATIONS[name]
+    single = apply(LpNorm(p), x.astype(np.float32), radius.astype(np.float32))
+    assert single.dtype == np.float32
+    np.testing.assert_allclose(single, apply(LpNorm(p), x, radius), rtol=1e-4, atol=1e-5)
+    assert apply(LpNorm(p), x.astype(np.float32), 0.5).dtype == np.float32
+
+
+@pytest.mark.parametrize("p", EXPONENTS)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_torch_equals_numpy(p, name):
+    x, radius = batch()
+    apply = OPERATIONS[name]
+    tensor = apply(LpNorm(p), torch.from_numpy(x), torch.from_numpy(radius))
+    assert isinstance(tensor, torch.Tensor)
+    assert tensor.dtype == torch.float64
+    np.testing.assert_allclose(tensor.numpy(), apply(LpNorm(p), x, radius), rtol=1e-10, atol=1e-12)

@@ -1,0 +1,151 @@
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from sklearn_robust.losses import LOSSES
+from sklearn_robust.problems import RobustProblem
+
+each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+
+
+def data(k=3, n=7, d=4, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, d)) * (rng.uniform(size=(n, d)) < 0.7)
+    y = np.where(rng.uniform(size=(k, n)) < 0.5, 1.0, -1.0)
+    y[:, 0], y[:, 1] = 1.0, -1.0
+    return X, y, rng.standard_normal((k, d)), rng.standard_normal(k), rng.dirichlet(np.ones(n), k)
+
+
+def make(X, y, q=np.inf, eps=0.3, fit_intercept=True, **keywords):
+    return RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=fit_intercept, **keywords)
+
+
+@pytest.mark.parametrize("q", [1, 1.5, 2, np.inf])
+def test_margins_and_weighted_sum_equal_loops(q):
+    X, y, coef, intercept, weights = data()
+    problem = make(X, y, q=q)
+    dual = {1: np.inf, 1.5: 3, 2: 2, np.inf: 1}[q]
+    margins, sums, scores = problem.margins(coef, intercept), problem.weighted_sum(weights), problem.signed_scores(coef)
+    for k in range(len(y)):
+        for i in range(len(X)):
+            score = y[k, i] * sum(X[i, j] * coef[k, j] for j in range(X.shape[1]))
+            assert scores[k, i] == pytest.approx(score, abs=1e-14)
+            robust = score + y[k, i] * intercept[k] - 0.3 * np.linalg.norm(coef[k], dual)
+            assert margins[k, i] == pytest.approx(robust, abs=1e-13)
+        np.testing.assert_allclose(sums[k], sum(weights[k, i] * y[k, i] * X[i] for i in range(len(X))), atol=1e-14)
+
+
+@each_loss
+@pytest.mark.parametrize("convert", [sparse.csr_array, sparse.csc_array, sparse.csr_matrix])
+def test_sparse_equals_dense(loss, convert):
+    X, y, coef, intercept, weights = data()
+    dense, compressed = make(X, y), make(convert(X), y)
+    for method, arguments in [("margins", (coef, intercept)), ("weighted_sum", (weights,)), ("signed_scores", (coef,))]:
+        ours = getattr(compressed, method)(*arguments)
+        assert type(ours) is np.ndarray
+        np.testing.assert_allclose(ours, getattr(dense, method)(*arguments), atol=1e-14)
+    ours, expected = compressed.evaluate(loss, coef), dense.evaluate(loss, coef)
+    np.testing.assert_allclose(ours.log_risk, expected.log_risk, atol=1e-13)
+
+
+@each_loss
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_evaluate_is_the_loss_at_the_best_intercept(loss, fit_intercept):
+    X, y, coef, _, _ = data()
+    problem = make(X, y, fit_intercept=fit_intercept)
+    now = problem.evaluate(loss, coef)
+    np.testing.assert_allclose(now.margins, problem.margins(coef, now.intercept), atol=1e-13)
+    log_risk, weights = loss.log_risk_and_weights(now.margins, problem.log_weight)
+    np.testing.assert_array_equal(now.log_risk, log_risk)
+    np.testing.assert_array_equal(now.weights, weights)
+    if fit_intercept:
+        np.testing.assert_allclose(np.sum(now.weights * y, axis=1), 0, atol=1e-12)
+        for shift in (-0.1, 0.1):
+            worse, _ = loss.log_risk_and_weights(problem.margins(coef, now.intercept + shift), problem.log_weight)
+            assert np.all(worse > now.log_risk)
+    else:
+        np.testing.assert_array_equal(now.intercept, np.zeros(3))
+
+
+@each_loss
+def test_evaluate_uses_a_solvers_own_penalty(loss):
+    X, y, coef, _, _ = data()
+    problem = make(X, y, fit_intercept=False)
+    expected = problem.evaluate(loss, coef).log_risk
+    same = problem.evaluate(loss, coef, penalty=problem.threat.penalty(coef))
+    np.testing.assert_array_equal(same.log_risk, expected)
+    larger = problem.evaluate(loss, coef, penalty=problem.threat.penalty(coef) + 1)
+    np.testing.assert_allclose(larger.margins, same.margins - 1, atol=1e-14)
+
+
+def test_batched_equals_single():
+    X, y, coef, intercept, weights = data()
+    problem = make(X, y, sample_weight=np.arange(1.0, 8.0))
+    for k in range(len(y)):
+        one = problem.select(slice(k, k + 1))
+        np.testing.assert_allclose(one.margins(coef[[k]], intercept[[k]]), problem.margins(coef, intercept)[[k]], atol=1e-14)
+        np.testing.assert_allclose(one.weighted_sum(weights[[k]]), problem.weighted_sum(weights)[[k]], atol=1e-14)
+        np.testing.assert_array_equal(one.log_weight, problem.log_weight[[k]])
+        assert one.total_weight == problem.total_weight[k]
+    chosen = problem.select(np.array([2, 0]))
+    np.testing.assert_array_equal(chosen.y, y[[2, 0]])
+    assert (chosen.n_problems, chosen.n_features) == (2, 4)
+
+
+def test_sample_weights_are_normalised_and_zero_leaves_a_sample_out():
+    X, y, coef, intercept, _ = data()
+    weight = np.array([1.0, 2.0, 0.0, 4.0, 1.0, 1.0, 1.0])
+    problem = make(X, y, sample_weight=weight)
+    np.testing.assert_allclose(np.exp(problem.log_weight), np.broadcast_to(weight / 10, y.shape), rtol=1e-15)
+    np.testing.assert_array_equal(problem.total_weight, [10, 10, 10])
+    margins = problem.margins(coef, intercept)
+    assert np.all(np.isposinf(margins[:, 2]))
+    kept = weight > 0
+    without = make(X[kept], y[:, kept], sample_weight=weight[kept])
+    np.testing.assert_allclose(margins[:, kept], without.margins(coef, intercept), atol=1e-14)
+    for loss in LOSSES.values():
+        np.testing.assert_allclose(problem.evaluate(loss, coef).log_risk, without.evaluate(loss, coef).log_risk, atol=1e-14)
+
+
+def test_one_row_of_labels_is_one_problem():
+    X, y, *_ = data()
+    problem = make(X, y[0])
+    assert problem.y.shape == problem.log_weight.shape == (1, 7)
+    np.testing.assert_array_equal(problem.threat.eps, [0.3])
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_balanced_weights_are_feasible(fit_intercept):
+    X, y, *_ = data()
+    raw = np.random.default_rng(1).standard_normal(y.shape) + 0.5
+    weights = make(X, y, fit_intercept=fit_intercept).balanced(raw)
+    assert np.all(weights >= 0)
+    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-14)
+    np.testing.assert_array_equal(weights[raw < 0], 0)
+    if fit_intercept:
+        np.testing.assert_allclose(np.sum(weights * y, axis=1), 0, atol=1e-15)
+        up = (raw > 0) & (y > 0)
+        np.testing.assert_allclose((weights / raw)[0, up[0]], (weights / raw)[0, up[0]][0])  # scaled, not otherwise changed
+    else:
+        positive = np.maximum(raw, 0)
+        np.testing.assert_allclose(weights, positive / positive.sum(axis=1, keepdims=True))
+
+
+@each_loss
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_torch_equals_numpy(loss, dtype):
+    X, y, coef, intercept, weights = data()
+    expected = make(X, y)
+    X, y, coef, intercept, weights = (torch.as_tensor(a, dtype=dtype) for a in (X, y, coef, intercept, weights))
+    problem = make(X, y)
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-13}
+    pairs = [
+        (problem.margins(coef, intercept), expected.margins(coef.double().numpy(), intercept.double().numpy())),
+        (problem.weighted_sum(weights), expected.weighted_sum(weights.double().numpy())),
+        (problem.balanced(weights), expected.balanced(weights.double().numpy())),
+        (problem.evaluate(loss, coef).log_risk, expected.evaluate(loss, coef.double().numpy()).log_risk),
+    ]
+    for ours, reference in pairs:
+        assert ours.dtype == dtype
+        np.testing.assert_allclose(ours.numpy(), reference, **tolerance)

@@ -1,0 +1,114 @@
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from sklearn_robust.threats import LpBall, check_radius
+
+EXPONENTS = [1, 1.5, 2, 3, np.inf]
+W = np.array([0.5, -2.0, 0.0, 1.25])
+
+
+def vertices(q, eps, d):
+    """The extreme points of the ball, for q = 1 and inf."""
+    if q == 1:
+        return eps * np.concatenate([np.eye(d), -np.eye(d)])
+    return eps * np.array(list(product([-1, 1], repeat=d)))
+
+
+@pytest.mark.parametrize("q", [1, np.inf])
+@pytest.mark.parametrize("w", [W, np.ones(4), -W], ids=["generic", "ties", "negative"])
+def test_penalty_is_the_worst_vertex(q, w):
+    ball = LpBall(q, 0.3)
+    worst = (vertices(q, 0.3, 4) @ w).max()
+    assert ball.penalty(w) == pytest.approx(worst, rel=1e-14)
+    assert ball.perturbation(w) @ w == pytest.approx(worst, rel=1e-14)
+
+
+def test_euclidean_penalty_is_analytic():
+    assert LpBall(2, 0.3).penalty(W) == pytest.approx(0.3 * np.sqrt(0.25 + 4 + 1.5625))
+    np.testing.assert_allclose(LpBall(2, 0.3).perturbation(W), 0.3 * W / np.linalg.norm(W))
+
+
+def test_documented_perturbations():
+    np.testing.assert_allclose(LpBall(np.inf, 0.1).perturbation(W), [0.1, -0.1, 0, 0.1])
+    np.testing.assert_allclose(LpBall(1, 0.1).perturbation(W), [0, -0.1, 0, 0])
+    np.testing.assert_allclose(LpBall(1, 0.1).perturbation(np.array([1.0, -1.0, 0.0])), [0.05, -0.05, 0])
+
+
+entries = st.floats(-100, 100).map(lambda v: 0.0 if abs(v) < 1e-6 else v)
+
+
+@given(st.floats(1, 50) | st.just(np.inf), arrays(np.float64, 4, elements=entries), st.floats(0, 10))
+def test_perturbation_has_the_radius_and_attains_the_penalty(q, w, eps):
+    assume(np.any(w))
+    ball = LpBall(q, eps)
+    delta = ball.perturbation(w)
+    assert np.linalg.norm(delta, q) == pytest.approx(eps, rel=1e-12)
+    assert delta @ w == pytest.approx(ball.penalty(w), rel=1e-11, abs=1e-300)
+
+
+@given(st.sampled_from(EXPONENTS), arrays(np.float64, 3, elements=entries), arrays(np.float64, 3, elements=entries))
+def test_no_perturbation_of_the_ball_does_more_damage(q, w, direction):
+    assume(np.any(direction))
+    delta = 0.7 * direction / np.linalg.norm(direction, q)
+    assert delta @ w <= LpBall(q, 0.7).penalty(w) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("q", EXPONENTS)
+@pytest.mark.parametrize("scale", [1e-150, 3.0, 1e150])
+def test_perturbation_does_not_depend_on_the_scale_of_w(q, scale):
+    ball = LpBall(q, 0.4)
+    np.testing.assert_allclose(ball.perturbation(scale * W), ball.perturbation(W), rtol=1e-12)
+    assert ball.penalty(scale * W) == pytest.approx(scale * ball.penalty(W), rel=1e-12)
+
+
+@pytest.mark.parametrize("q", EXPONENTS)
+def test_one_radius_per_problem(q):
+    eps = np.array([0.0, 0.1, 2.0])
+    coef = np.random.default_rng(0).standard_normal((3, 4))
+    ball = LpBall(q, eps)
+    for i in range(3):
+        single = LpBall(q, eps[i])
+        assert ball.penalty(coef)[i] == pytest.approx(single.penalty(coef[i]), rel=1e-14)
+        np.testing.assert_allclose(ball.perturbation(coef)[i], single.perturbation(coef[i]), rtol=1e-14)
+
+
+@pytest.mark.parametrize("q", EXPONENTS)
+def test_torch_equals_numpy(q):
+    eps, coef = np.array([0.1, 2.0]), np.random.default_rng(0).standard_normal((2, 4))
+    numpy_ball, torch_ball = LpBall(q, eps), LpBall(q, torch.from_numpy(eps))
+    np.testing.assert_allclose(torch_ball.penalty(torch.from_numpy(coef)), numpy_ball.penalty(coef), rtol=1e-13)
+    np.testing.assert_allclose(torch_ball.perturbation(torch.from_numpy(coef)), numpy_ball.perturbation(coef), rtol=1e-13)
+
+
+def test_norms_are_dual():
+    ball = LpBall(1, 0.1)
+    assert (ball.norm.p, ball.dual_norm.p) == (1, np.inf)
+
+
+@pytest.mark.parametrize("eps", [-0.1, np.nan, np.inf, "0.1", None, True, [0.1], 1j])
+def test_invalid_radius_is_refused(eps):
+    with pytest.raises(ValueError, match="eps must be a finite number >= 0"):
+        LpBall(2, eps)
+
+
+def test_invalid_radius_is_reported_under_the_users_name():
+    with pytest.raises(ValueError, match=r"radius must be a finite number >= 0, got -1.*Use radius=0"):
+        check_radius(-1, "radius")
+
+
+@pytest.mark.parametrize("eps", [0, 1, np.float32(0.5), np.int64(2)])
+def test_any_real_radius_becomes_a_float(eps):
+    assert type(LpBall(2, eps).eps) is float
+    assert LpBall(2, eps).eps == float(eps)
+
+
+@pytest.mark.parametrize("q", [0.5, np.nan, True, "2"])
+def test_invalid_exponent_is_refused(q):
+    with pytest.raises(ValueError, match="exponent"):
+        LpBall(q, 0.1)
