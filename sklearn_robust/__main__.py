@@ -95,7 +95,9 @@ class Progress:
         for i, step in enumerate(steps):
             if not self.silent:
                 line = f"[{i + 1}/{len(steps)}] {label} ({time.perf_counter() - self.started:.0f} s)"
-                print(f"\r{line:<78}" if sys.stderr.isatty() else line, end="" if sys.stderr.isatty() else "\n", file=sys.stderr)
+                print(
+                    f"\r{line:<78}" if sys.stderr.isatty() else line, end="" if sys.stderr.isatty() else "\n", file=sys.stderr
+                )
                 sys.stderr.flush()
             yield step
         self.clear()
@@ -175,7 +177,9 @@ def _implicit_bias(arguments: argparse.Namespace, progress: Progress) -> None:
             )
         )
     print(f"\nThe price of implicit bias: Gaussian data, n={n}, d={d}, teacher with about {sparsity} non-zero weights,")
-    print(f"q={arguments.q:g}, eps = eps*/4 = {eps:.3g}. All geometries fit the training data robustly; they do not generalise alike.\n")
+    print(
+        f"q={arguments.q:g}, eps = eps*/4 = {eps:.3g}. All geometries fit the training data robustly; they do not generalise alike.\n"
+    )
     head = ("p", "cosine", "margin ratio", "certified gap", "robust train %", "robust test %", "of the exact limit")
     _table(head, rows)
 
@@ -183,7 +187,12 @@ def _implicit_bias(arguments: argparse.Namespace, progress: Progress) -> None:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     for row in (head, tuple("-" * width for width in widths), *rows):
-        print("  ".join(cell.ljust(width) if i < 2 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))))
+        print(
+            "  ".join(
+                cell.ljust(width) if i < 2 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+        )
 
 
 if __name__ == "__main__":

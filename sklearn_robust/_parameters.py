@@ -28,6 +28,11 @@ def check_choice(value: Any, name: str, choices: Iterable[Any]) -> None:
 def check_number(value: Any, name: str, *, low: float, strict: bool = False, integer: bool = False) -> None:
     """A finite number above (or at) a lower end."""
     kind, word = (Integral, "an integer") if integer else (Real, "a finite number")
-    inside = isinstance(value, kind) and not isinstance(value, bool) and (low < value if strict else low <= value) and value < float("inf")
+    inside = (
+        isinstance(value, kind)
+        and not isinstance(value, bool)
+        and (low < value if strict else low <= value)
+        and value < float("inf")
+    )
     if not inside:
         raise ValueError(f"{name} must be {word} {'>' if strict else '>='} {low:g}, got {value!r}.")

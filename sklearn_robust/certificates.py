@@ -16,14 +16,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from scipy import sparse
 from scipy.sparse.linalg import LinearOperator, lsmr
 
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+
+_MAX_REPAIRS = 5
 
 
 @dataclass(frozen=True)
@@ -97,14 +101,14 @@ def non_separability_slack(problem: RobustProblem, weights: Array) -> Array:
 def repaired_weights(problem: RobustProblem, weights: Array) -> Array:
     r"""The weights moved the little that makes :math:`\|Z^T a\|_q \le \epsilon` true; nan where that takes more than a little.
 
-    Near the minimiser of the risk the weights violate the inequality slightly. The correction :math:`\delta` with
-    :math:`Z^T (a + \delta)` on the ball, :math:`\sum_i \delta_i = 0` (in each class, with an intercept) and least
-    :math:`\sum_i \delta_i^2 / a_i` keeps small weights small, so that a + delta stays non-negative.
+    Near the minimiser of the risk the weights violate the inequality slightly. The correction :math:`\delta` that mends it
+    with :math:`\sum_i \delta_i = 0` (in each class, with an intercept) and least :math:`\sum_i \delta_i^2 / a_i` keeps small weights
+    small, so that a + delta stays non-negative.
 
     Parameters
     ----------
     problem : RobustProblem
-        On NumPy or scipy.sparse data.
+        On NumPy or scipy.sparse data; the arithmetic is in float64.
     weights : ndarray of shape (k, n)
         Non-negative; scaled to the simplex (per class with an intercept) first.
 
@@ -113,31 +117,68 @@ def repaired_weights(problem: RobustProblem, weights: Array) -> Array:
     ndarray of shape (k, n)
         Each row proves that its problem is not robustly separable, or is nan.
     """
-    weights = problem.balanced(weights)
-    g = problem.weighted_sum(weights)
-    size, eps = problem.threat.norm.value(g), problem.threat.eps
-    repaired = weights.copy()
-    for i in np.flatnonzero(size > eps).tolist():
-        # a hair inside the ball, so that rounding does not decide
-        target = g[i] * (eps[i] * (1 - 1e-12) / size[i])
-        root = np.sqrt(weights[i])
-        totals = np.stack([problem.y[i] > 0, problem.y[i] < 0] if problem.fit_intercept else [np.ones_like(root)])
+    rows = range(problem.n_problems)
+    ones = [problem.select(slice(i, i + 1)).as_float64() for i in rows]
+    return np.concatenate([_repair(one, weights[i : i + 1].astype(np.float64)) for i, one in zip(rows, ones, strict=True)])
 
-        def columns(x: Array, i: int = i, root: Array = root, totals: Array = totals) -> Array:
-            return np.concatenate([(root * problem.y[i] * x) @ problem.X, totals @ (root * x)])
 
-        def rows(v: Array, i: int = i, root: Array = root, totals: Array = totals) -> Array:
-            d = problem.n_features
-            return root * (problem.y[i] * (problem.X @ v[:d]) + v[d:] @ totals)
+def _repair(problem: RobustProblem, weights: Array) -> Array:
+    """Repaired weights of one problem, (1, n)."""
+    norm, eps = problem.threat.norm, problem.threat.eps[0]
+    inner = eps * (1 - 1e-12)  # a hair inside the ball, so that rounding does not decide
+    repaired = problem.balanced(weights)
+    for attempt in range(_MAX_REPAIRS):
+        pull = problem.weighted_sum(repaired)[0]
+        size = norm.value(pull)
+        if size <= eps:
+            break
+        if attempt == 0 and (problem.n_features + 2 <= weights.shape[1] or eps == 0):
+            # enough weights to move Z^T a anywhere: straight towards the ball's centre
+            tight, change = sparse.eye_array(len(pull), format="csr"), pull * (inner / size - 1)
+        else:
+            tight, change = _tight_constraints(norm, pull, inner, near=10 * (size - eps))
+        moved = problem.balanced(repaired + _lightest_change(problem, repaired[0], tight, change))
+        if not np.isfinite(moved).all():
+            return np.full_like(weights, np.nan)
+        repaired = moved  # negative entries are cut off: the check below decides whether that matters
+    largest_row = norm.value(np.full(problem.n_features, max(problem.X.max(), -problem.X.min())))
+    proven = non_separability_slack(problem, repaired)[0] >= -64 * np.finfo(np.float64).eps * largest_row
+    return repaired if proven else np.full_like(weights, np.nan)
 
-        operator = LinearOperator((len(target) + len(totals), len(root)), matvec=columns, rmatvec=rows, dtype=root.dtype)
-        change = np.concatenate([target - g[i], np.zeros(len(totals))])
-        tiny = np.finfo(root.dtype).eps
-        repaired[i] += root * lsmr(operator, change, atol=tiny, btol=tiny, conlim=0, maxiter=20 * len(change))[0]
-    repaired = problem.balanced(repaired)  # negative entries are cut off: the check below decides whether that matters
-    rounding = 64 * np.finfo(g.dtype).eps * problem.threat.norm.value(np.full_like(g, max(problem.X.max(), -problem.X.min())))
-    feasible = non_separability_slack(problem, repaired) >= -rounding
-    return np.where(feasible[:, None], repaired, np.nan)
+
+def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change: Array) -> Array:
+    """The delta with tight @ Z^T delta = change, sum zero (in each class), and least sum of delta^2 / weights; by lsmr."""
+    y, root = problem.y[0], np.sqrt(weights)
+    totals = np.stack([y > 0, y < 0] if problem.fit_intercept else [np.ones_like(root)])
+
+    def matvec(x: Array) -> Array:
+        return np.concatenate([tight @ ((root * y * x) @ problem.X), totals @ (root * x)])
+
+    def rmatvec(v: Array) -> Array:
+        m = tight.shape[0]
+        return root * (y * (problem.X @ (tight.T @ v[:m])) + v[m:] @ totals)
+
+    goal = np.concatenate([change, np.zeros(len(totals))])
+    operator = LinearOperator((len(goal), len(root)), matvec=matvec, rmatvec=rmatvec, dtype=np.float64)
+    tiny = np.finfo(np.float64).eps
+    return root * lsmr(operator, goal, atol=tiny, btol=tiny, conlim=0, maxiter=20 * len(goal))[0]
+
+
+def _tight_constraints(norm: LpNorm, pull: Array, eps: float, *, near: float) -> tuple[Any, Array]:
+    """Linear functions of Z^T a, as rows, that hold its norm at eps while its pattern stays, and the change each needs."""
+    d = len(pull)
+    if norm.p == math.inf:  # the largest entries, each at the bound
+        at = np.flatnonzero(np.abs(pull) > eps - near)
+        rows = sparse.csr_array((np.sign(pull[at]), (np.arange(len(at)), at)), shape=(len(at), d))
+        return rows, np.minimum(eps - np.abs(pull[at]), 0)
+    if norm.p > 1:  # smooth: its gradient
+        return norm.dual.steepest_direction(pull)[None], np.array([eps - norm.value(pull)])
+    small = np.abs(pull) <= near  # q = 1: the entries near zero go there, the others keep their signs
+    at = np.flatnonzero(small)
+    zeroed = sparse.csr_array((np.ones(len(at)), (np.arange(len(at)), at)), shape=(len(at), d))
+    signs = np.where(small, 0.0, np.sign(pull))
+    rows = sparse.vstack([sparse.csr_array(signs[None]), zeroed], format="csr")
+    return rows, np.append(min(eps - signs @ pull, 0), -pull[at])
 
 
 def log_risk_bound(problem: RobustProblem, loss: MarginLoss, weights: Array) -> Array:

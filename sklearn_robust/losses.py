@@ -107,6 +107,7 @@ class Logistic:
         b = Exponential().intercept(margins, y, log_weight) if near is None else near
         low, high = xp.full_like(b, -math.inf), xp.full_like(b, math.inf)
         positive = xp.astype(y > 0, margins.dtype)
+        reach = 4.0  # of a step while the bracket is open; it doubles
         for _ in range(_MAX_NEWTON):
             log_slope = _log_sigmoid(xp, -margins - y * b[..., None])
             weight = log_weight + log_slope
@@ -119,10 +120,11 @@ class Logistic:
             low, high = xp.where(error > 0, b, low), xp.where(error < 0, b, high)
             bracketed = xp.isfinite(low) & xp.isfinite(high)
             middle = 0.5 * (xp.where(bracketed, low, b) + xp.where(bracketed, high, b))
-            moved = b + xp.clip(error / xp.maximum(rate, 1e-3 * xp.ones_like(rate)), -4.0, 4.0)
+            moved = b + xp.clip(error / xp.maximum(rate, xp.full_like(rate, 1e-20)), -reach, reach)
+            reach *= 2
             moved = xp.where((moved >= low) & (moved <= high) | ~bracketed, moved, middle)
-            # Newton converges quadratically: after a step of the square root of the precision, b is exact
-            converged = xp.abs(moved - b) <= xp.finfo(b.dtype).eps ** 0.5 * (1 + xp.abs(b))
+            # Newton converges quadratically: after a step this small the next would be nothing but rounding
+            converged = xp.abs(moved - b) <= xp.finfo(b.dtype).eps ** 0.7 * (1 + xp.abs(b))
             b = moved
             if bool(xp.all(converged)):
                 break

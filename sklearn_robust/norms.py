@@ -177,7 +177,7 @@ class LpNorm:
         elif r == 1:
             left = a - xp.minimum(a, _cap_level(xp, a, radius, q))
         else:
-            left = a - _power_split(xp, a, radius, q, r)
+            left = _power_split(xp, a, radius, q, r)
         return xp.sign(g) * left
 
     def min_norm_subgradient(self, w: Array, g: Array, scale: Array | float, norm: LpNorm) -> Array:
@@ -274,7 +274,7 @@ def _cap_level(xp: Any, a: Array, radius: Array, q: float) -> Array:
 
 
 def _power_split(xp: Any, a: Array, radius: Array, q: float, r: float) -> Array:
-    """The point b of the q-ball that is nearest to a in the r-norm, 1 < q, r < inf, q != r, a >= 0.
+    """What the point b of the q-ball that is nearest in the r-norm leaves of a >= 0, for 1 < q, r < inf, q != r.
 
     With b = a sigmoid(s), stationarity (a - b)^(r-1) = mu b^(q-1) is one monotone equation a coordinate,
     -(r-1) softplus(s) + (q-1) softplus(-s) = log mu + (q-r) log a, whose left side is convex or concave: Newton converges
@@ -287,7 +287,8 @@ def _power_split(xp: Any, a: Array, radius: Array, q: float, r: float) -> Array:
     zero = a == 0
     log_a = xp.log(xp.where(zero, xp.ones_like(a), a))
 
-    def point(level: Array) -> tuple[Array, Array]:
+    def split(level: Array) -> tuple[Array, Array, Array]:
+        """Return b, a - b and d log b / d level."""
         target = level + (q - r) * log_a
         s = -target / xp.where(target > 0, xp.full_like(target, q - 1), xp.full_like(target, r - 1))
         for _ in range(_MAX_NEWTON):
@@ -298,16 +299,15 @@ def _power_split(xp: Any, a: Array, radius: Array, q: float, r: float) -> Array:
             s = s - step
             if bool(xp.all(xp.abs(step) <= 4 * xp.finfo(a.dtype).eps * (1 + xp.abs(s)))):
                 break
-        share = xp.where(zero, xp.zeros_like(a), _sigmoid(xp, s))
-        return a * share, (1 - share) / slope  # b and d log b / d level
+        return a * _sigmoid(xp, s), a * _sigmoid(xp, -s), _sigmoid(xp, -s) / slope
 
     level = (r - q) * xp.log(xp.where(size > 0, size, xp.ones_like(size)))
     low, high = xp.full_like(level, -math.inf), xp.full_like(level, math.inf)
     width = 1.0
     for _ in range(2 * _MAX_NEWTON):
-        b, log_slope = point(level)
+        b, left, log_slope = split(level)
         norm_b = LpNorm(q).value(b)[..., None]
-        error = xp.log(xp.where(norm_b > 0, norm_b, xp.full_like(norm_b, xp.finfo(a.dtype).tiny)) / goal)
+        error = xp.log(xp.where(size > 0, _at_least_tiny(xp, norm_b), goal)) - xp.log(goal)  # a row of zeros is solved
         if bool(xp.all(xp.abs(error) <= 8 * xp.finfo(a.dtype).eps)):
             break
         low, high = xp.where(error > 0, level, low), xp.where(error < 0, level, high)
@@ -315,20 +315,27 @@ def _power_split(xp: Any, a: Array, radius: Array, q: float, r: float) -> Array:
         slope = xp.sum(share * log_slope, axis=-1, keepdims=True)
         moved = level - error / xp.where(slope < 0, slope, xp.full_like(slope, -1.0))
         # outside the bracket: halve it, or reach further where one end is still open
-        middle = 0.5 * (low + high)
+        closed = xp.isfinite(low) & xp.isfinite(high)
+        middle = 0.5 * (xp.where(closed, low, level) + xp.where(closed, high, level))
         width *= 2
-        reach = xp.where(error > 0, level + width, level - width)
-        middle = xp.where(xp.isfinite(middle), middle, reach)
-        moved = xp.where((moved > low) & (moved < high) & (xp.abs(moved - level) <= width), moved, middle)
+        middle = xp.where(closed, middle, xp.where(error > 0, level + width, level - width))
+        # where the slope underflows nothing is known but the bracket
+        usable = (slope < -1e-10) & (moved > low) & (moved < high) & (xp.abs(moved - level) <= width)
+        moved = xp.where(usable, moved, middle)
         if bool(xp.all((moved == level) | (error == 0))):
             break
         level = moved
-    b = b * xp.minimum(xp.ones_like(goal), goal / xp.where(norm_b > 0, norm_b, goal))  # inside the ball, whatever rounding did
-    return xp.where(inside, a, xp.where(radius <= 0, xp.zeros_like(a), b))
+    outside = error > 32 * xp.finfo(a.dtype).eps  # never seen; but what is returned must lie in the ball
+    left = xp.where(outside, left + b * (1 - goal / _at_least_tiny(xp, norm_b)), left)
+    return xp.where(inside, xp.zeros_like(a), xp.where(radius <= 0, a, left))
 
 
 def _positive(xp: Any, x: Array) -> Array:
     return xp.maximum(x, xp.zeros_like(x))
+
+
+def _at_least_tiny(xp: Any, x: Array) -> Array:
+    return xp.maximum(x, xp.full_like(x, xp.finfo(x.dtype).tiny))
 
 
 def _sigmoid(xp: Any, s: Array) -> Array:

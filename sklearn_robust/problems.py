@@ -92,6 +92,14 @@ class RobustProblem:
             self, y=self.y[rows], threat=threat, log_weight=self.log_weight[rows], total_weight=self.total_weight[rows]
         )
 
+    def as_float64(self) -> RobustProblem:
+        """The same problem, on NumPy or scipy.sparse data, in double precision."""
+        if self.y.dtype == np.float64:
+            return self
+        y, log_weight, total = (a.astype(np.float64) for a in (self.y, self.log_weight, self.total_weight))
+        threat = replace(self.threat, eps=self.threat.eps.astype(np.float64))
+        return replace(self, X=self.X.astype(np.float64), y=y, threat=threat, log_weight=log_weight, total_weight=total)
+
     def signed_scores(self, coef: Array) -> Array:
         """Z w, the margins without adversary and intercept: (k, d) -> (k, n)."""
         if sparse.issparse(self.X):
@@ -110,9 +118,7 @@ class RobustProblem:
         m = self.signed_scores(coef) + self.y * intercept[:, None] - self.threat.penalty(coef)[:, None]
         return xp.where(self.log_weight > -math.inf, m, xp.full_like(m, math.inf))
 
-    def evaluate(
-        self, loss: MarginLoss, coef: Array, *, near: Array | None = None, penalty: Array | None = None
-    ) -> Evaluation:
+    def evaluate(self, loss: MarginLoss, coef: Array, *, near: Array | None = None, penalty: Array | None = None) -> Evaluation:
         """The robust loss at (k, d) coefficients, minimised exactly over the intercept.
 
         `near` (k,) is a guess of the intercept; `penalty` (k,) replaces eps ||w||_q* where a solver keeps its own.

@@ -195,6 +195,15 @@ def test_residual_satisfies_duality_for_odd_exponents(q, r, g, share):
     assert LpNorm(r).value(residual) == pytest.approx(dual, abs=1e-8 * size)
 
 
+def test_residual_of_a_ball_that_is_nearly_the_cross_polytope():
+    """The split between the coordinates is all but discontinuous there: Newton's method alone crawls."""
+    g, q, r = np.array([0.0, 3, 4, 4, 5, 5]), LpNorm(1.0625), LpNorm(12)
+    radius = q.value(g) / 64
+    residual = q.residual(g, radius, r)
+    u = r.dual.steepest_direction(residual)
+    assert r.value(residual) == pytest.approx(u @ g - radius * q.dual.value(u), rel=1e-12)
+
+
 @pytest.mark.parametrize("q", [1, 1.5, 2, 3])
 def test_shave_level_solves_its_equation(q):
     a = np.random.default_rng(1).standard_normal((5, 8))

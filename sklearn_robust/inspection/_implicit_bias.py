@@ -112,7 +112,9 @@ def implicit_bias_report(
     return reports[0] if len(view.coef) == 1 else reports
 
 
-def _compare(X: Any, signs: np.ndarray, coef: np.ndarray, intercept: float, separator: Separator, label: Any) -> ImplicitBiasReport:
+def _compare(
+    X: Any, signs: np.ndarray, coef: np.ndarray, intercept: float, separator: Separator, label: Any
+) -> ImplicitBiasReport:
     size = float(LpNorm(separator.p).value(coef))
     if size == 0:
         return ImplicitBiasReport(math.nan, -math.inf, -math.inf, math.inf, math.inf, separator, label)

@@ -52,7 +52,9 @@ class RobustLinearMixin(ClassifierMixin):
         self.coef_ = solution.coef
         self.intercept_ = solution.intercept
         self.n_iter_ = self._per_class(np.maximum(solution.n_iter, 1))
-        self.separable_ = self._per_class(np.array(solution.separable, dtype=None if None not in solution.separable else object))
+        self.separable_ = self._per_class(
+            np.array(solution.separable, dtype=None if None not in solution.separable else object)
+        )
         self.margin_ = self._per_class(solution.margin)
         self.margin_bound_ = self._per_class(solution.margin_bound)
         self.dual_gap_ = self._per_class(solution.gap)

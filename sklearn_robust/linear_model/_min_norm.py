@@ -115,15 +115,15 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         check_choice(self.fit_intercept, "fit_intercept", (True, False))
         check_choice(self.not_separable, "not_separable", ("warn", "raise"))
         problem = self._read(X, y, sample_weight)
-        exact = RobustLinearClassifier(self.p, self.q_pert, self.eps, solver="exact", fit_intercept=self.fit_intercept)
+        exact = RobustLinearClassifier(
+            self.p, self.q_pert, self.eps, solver="exact", fit_intercept=self.fit_intercept, loss_tol=0
+        )
         solution = exact._solve(problem, None)
         lacking = np.flatnonzero([separable is not True for separable in solution.separable])
         if len(lacking):
             if self.not_separable == "raise":
                 signs = problem.y[lacking[0]]
-                min_norm_separator(
-                    problem.X, signs, p=self.p, q=self.q_pert, eps=self.eps, fit_intercept=self.fit_intercept
-                )
+                min_norm_separator(problem.X, signs, p=self.p, q=self.q_pert, eps=self.eps, fit_intercept=self.fit_intercept)
             positive = self.classes_[1:] if len(self.classes_) == 2 else self.classes_
             warnings.warn(
                 f"The data are not robustly separable at eps={self.eps:g}, q_pert={self.q_pert:g} (class "

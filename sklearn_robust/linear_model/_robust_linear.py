@@ -238,7 +238,9 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         check_number(self.tol, "tol", low=0)
         check_number(self.verbose, "verbose", low=0, integer=True)
         if self.solver == "exact" and self.device is not None:
-            raise ValueError(f"device={self.device!r} is not for solver='exact', whose programs run on the CPU. Use device=None.")
+            raise ValueError(
+                f"device={self.device!r} is not for solver='exact', whose programs run on the CPU. Use device=None."
+            )
         if self.solver == "accelerated" and not 1 < self.p_algo <= 2:
             raise ValueError(
                 f"solver='accelerated' needs p_algo in (1, 2], got p_algo={self.p_algo!r}. Use solver='steepest_descent' for the "
@@ -250,7 +252,9 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         loss, norm = LOSSES[self.loss], LpNorm(self.p_algo)
         on_device = self._on_device(problem)
         if self.solver == "accelerated":
-            limit = accelerated_margin(on_device, loss, norm, max_iter=self.max_iter, tol=self.tol, record_every=self.verbose)
+            limit = accelerated_margin(
+                on_device, loss, norm, max_iter=self.max_iter, tol=self.tol, record_every=self.verbose, verbose=True
+            )
             solution = _at_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
         else:
             # Any geometry decides separability, and this one does it fastest.
@@ -267,8 +271,11 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                     loss_tol=self.loss_tol,
                     tol=self.tol,
                     stop_if_not_separable=True,
-                    coef_init=None if last_coef is None else namespace(on_device.y).asarray(last_coef[rows], device=self.device),
+                    coef_init=None
+                    if last_coef is None
+                    else namespace(on_device.y).asarray(last_coef[rows], device=self.device),
                     record_every=self.verbose,
+                    verbose=True,
                 )
                 path = solution_to_numpy(path)
                 solution = _replaced(solution, rows, path)
@@ -295,6 +302,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         import torch
 
         def tensor(x: np.ndarray) -> torch.Tensor:
+            x = x if x.flags.writeable else x.copy()  # torch has no read-only tensors
             return torch.as_tensor(x, dtype=torch.float32 if self.device == "mps" else None, device=self.device)
 
         return replace(

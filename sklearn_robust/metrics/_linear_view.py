@@ -97,7 +97,9 @@ def _check_scores(classifier: BaseEstimator, X: Any, coef: np.ndarray, intercept
     scores = np.asarray(classifier.decision_function(few)).reshape(few.shape[0], -1)
     expected = _numeric(few) @ coef.T + intercept
     if scores.shape != expected.shape or not np.allclose(scores, expected, rtol=1e-3, atol=1e-6 * (1 + np.abs(expected).max())):
-        raise TypeError(f"{type(classifier).__name__} does not score by <coef_, x> + intercept_: its robustness is not exact here.")
+        raise TypeError(
+            f"{type(classifier).__name__} does not score by <coef_, x> + intercept_: its robustness is not exact here."
+        )
 
 
 def _pull_back(name: str, transformer: Any, coef: np.ndarray, intercept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -91,7 +91,9 @@ def is_robust(view: LinearView, y: Any, threat: LpBall) -> np.ndarray:
     return (index >= 0) & (robust_margins(view.X, index, view.coef, view.intercept, threat) > 0)
 
 
-def certified_radius(estimator: BaseEstimator, X: Any, y: Any = None, *, q: float = math.inf, space: str = "model") -> np.ndarray:
+def certified_radius(
+    estimator: BaseEstimator, X: Any, y: Any = None, *, q: float = math.inf, space: str = "model"
+) -> np.ndarray:
     r"""l_q distance of each sample to the decision boundary of a linear classifier.
 
     Parameters
@@ -171,9 +173,7 @@ class RobustScorer:
 
     def __call__(self, estimator: BaseEstimator, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Robust accuracy of a fitted estimator."""
-        return robust_accuracy_score(
-            estimator, X, y, eps=self.eps, q=self.q, sample_weight=sample_weight, space=self.space
-        )
+        return robust_accuracy_score(estimator, X, y, eps=self.eps, q=self.q, sample_weight=sample_weight, space=self.space)
 
     def __repr__(self) -> str:
         return f"make_robust_scorer(eps={self.eps:g}, q={self.q:g}, space={self.space!r})"

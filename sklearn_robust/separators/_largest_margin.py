@@ -67,7 +67,7 @@ class Answer:
 
 def default_tol(problem: RobustProblem, norm: LpNorm) -> float:
     """The gap that the kind of program can be expected to reach: 1e-8, or 1e-6 with cones."""
-    program = _program(problem, norm)
+    program = scaled_program(problem, norm)
     return 1e-8 if _is_linear(program) or (norm.p == 2 and _has_linear_penalty(program)) else 1e-6
 
 
@@ -79,7 +79,7 @@ def largest_margin(problem: RobustProblem, norm: LpNorm, tol: float) -> Answer:
     RuntimeError
         If every solver failed.
     """
-    program = _program(problem, norm)
+    program = scaled_program(problem, norm)
     answer, failures = None, []
     for name, solve in _solvers(program):
         try:
@@ -115,7 +115,7 @@ def certify(problem: RobustProblem, norm: LpNorm, point: PrimalDual, solver: str
 
 def polished(problem: RobustProblem, norm: LpNorm, answer: Answer, tol: float) -> Answer:
     """The best of the answer and of Newton steps from it, which end at a gap of tol or where they no longer help."""
-    program, point, misses = _program(problem, norm), answer, 0
+    program, point, misses = scaled_program(problem, norm), answer, 0
     for _ in range(_POLISH_ROUNDS):
         if answer.gap <= tol or misses == _PATIENCE:
             break
@@ -139,7 +139,7 @@ def largest_row(problem: RobustProblem, norm: LpNorm) -> float:
     return float(largest * (entries / largest).power(norm.dual.p).sum(axis=1).max() ** (1 / norm.dual.p))
 
 
-def _program(problem: RobustProblem, norm: LpNorm) -> MarginProgram:
+def scaled_program(problem: RobustProblem, norm: LpNorm) -> MarginProgram:
     """The problem as solvers like it: in units of the rows' root mean square, and centred where that changes nothing."""
     X, y, eps, dual_q = problem.X, problem.y[0], float(problem.threat.eps[0]), problem.threat.dual_norm.p
     if sparse.issparse(X):

@@ -17,7 +17,6 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_X_y
 
-from sklearn_robust.certificates import repaired_weights
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._largest_margin import (
@@ -27,8 +26,10 @@ from sklearn_robust.separators._largest_margin import (
     largest_margin,
     largest_row,
     polished,
+    scaled_program,
 )
-from sklearn_robust.separators._margin_program import PrimalDual, Vector
+from sklearn_robust.separators._margin_program import PrimalDual, SolverFailure, Vector
+from sklearn_robust.separators.linear_program import solve_linear_program
 from sklearn_robust.threats import LpBall, check_radius
 
 _TOL_EPS_STAR = 1e-9  # gap to which eps* is computed where it decides separability
@@ -242,10 +243,10 @@ def max_margin(X: Any, y: Any, *, q: float, fit_intercept: bool = False, tol: fl
     threat = LpBall(_check_exponent(q, "q"), 0.0)
     problem, norm = _problem(X, y, threat, fit_intercept), threat.dual_norm
     tol = default_tol(problem, norm) if tol is None else _check_tol(tol)
-    answer = largest_margin(problem, norm, tol)
+    answer = _largest_distance(problem, tol)
     gap = answer.gap
     if answer.margin <= 0:
-        answer = replace(_without_margin(problem, norm, answer), coef=np.zeros_like(answer.coef), intercept=0.0, margin=0.0)
+        answer = replace(answer, coef=np.zeros_like(answer.coef), intercept=0.0, margin=0.0)
         gap = answer.bound / max(largest_row(problem, norm), answer.bound, np.finfo(np.float64).tiny)
     _warn_of_gap(gap, tol)
     return _separator(problem, norm, answer, gap)
@@ -259,14 +260,11 @@ def _separator_near_eps_star(problem: RobustProblem, norm: LpNorm, answer: Answe
     NotSeparableError
     """
     threat, eps = problem.threat, float(problem.threat.eps[0])
-    clean = replace(problem, threat=replace(threat, eps=np.zeros(1)))
-    star = largest_margin(clean, threat.dual_norm, min(tol, _TOL_EPS_STAR))
+    star = _largest_distance(problem, min(tol, _TOL_EPS_STAR))
     # below eps* its separator is robust, if not the one of least norm
     start = certify(problem, norm, PrimalDual(star.coef, star.weights), f"{star.solver} for eps*")
     if start.margin > 0:
         return polished(problem, norm, start.merged(answer), tol)
-    if star.margin <= 0:
-        star = _without_margin(clean, threat.dual_norm, star)
     proofs = np.stack([star.weights, answer.weights])
     sizes = threat.norm.value(problem.weighted_sum(proofs))
     proof = int(np.argmin(sizes))
@@ -278,13 +276,21 @@ def _separator_near_eps_star(problem: RobustProblem, norm: LpNorm, answer: Answe
     raise NotSeparableError(eps, max(star.margin, 0.0), proofs[proof])
 
 
-def _without_margin(problem: RobustProblem, norm: LpNorm, answer: Answer) -> Answer:
-    """The weights of data that are not separable, moved the little that makes Z^T a zero."""
-    with np.errstate(divide="ignore", invalid="ignore"):  # where a class would lose all its weight the repair is nan
-        repaired = repaired_weights(problem, answer.weights[None])[0]
-    if not np.isfinite(repaired).all():
+def _largest_distance(problem: RobustProblem, tol: float) -> Answer:
+    """The largest margin without adversary in the norm q*, which is eps*; a linear program has the last word where it is 0.
+
+    Whether data are linearly separable does not depend on the norm, and a vertex proves that they are not up to rounding.
+    """
+    clean = replace(problem, threat=replace(problem.threat, eps=np.zeros(1)))
+    norm = clean.threat.dual_norm
+    answer = largest_margin(clean, norm, tol)
+    if answer.margin > 0:
         return answer
-    return certify(problem, norm, PrimalDual(answer.coef, repaired), answer.solver).merged(answer)
+    try:
+        vertex = solve_linear_program(scaled_program(clean, LpNorm(math.inf)))
+    except SolverFailure:
+        return answer
+    return polished(clean, norm, certify(clean, norm, vertex, "linear program").merged(answer), tol)
 
 
 def _check_exponent(value: float, name: str) -> float:

@@ -15,6 +15,7 @@ One linear system then serves linear, quadratic and cone programs alike.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from scipy import sparse
@@ -62,52 +63,58 @@ def newton_step(program: MarginProgram, point: PrimalDual) -> PrimalDual | None:
     w = w / norm.value(w)
 
     scores = program.rows @ w
-    intercept = 0.0 if program.labels is None else best_intercept(scores, program.labels)
-    margins = scores - program.eps * toll.value(w)
     if program.labels is not None:
-        margins = margins + program.labels * intercept
+        scores = scores + program.labels * best_intercept(scores, program.labels)
+    margins = scores - program.eps * toll.value(w)
     gamma = a @ margins
     slack = margins - gamma
-    unit = max(gamma, slack.max())
-    active = np.flatnonzero(a * unit > slack * a.max())
+    active = np.flatnonzero(a * max(gamma, slack.max()) > slack * a.max())
     if not len(active):
         return None
-    rows, a_active = program.rows[active], a[active]
-    total = a_active.sum()
+    labels = None if program.labels is None else program.labels[active]
+    on_face = replace(program, rows=program.rows[active], labels=labels)
+    step = _solve_conditions(on_face, w, a[active], B, gamma, slack[active])
+    if step is None:
+        return None
+    weights = np.zeros_like(a)
+    weights[active] = step.weights
+    return PrimalDual(step.coef, weights)
 
-    # gamma ||w||_p^2 / 2 + eps total ||w||_q*: its gradient, and its curvature as a diagonal plus a rank for each norm
-    u, diagonal, shrink = _derivatives(w, norm)
+
+def _solve_conditions(
+    program: MarginProgram, w: Vector, a: Vector, B: sparse.csr_array, gamma: float, slack: Vector
+) -> PrimalDual | None:
+    """Newton's equations at (w, a) for a program of active rows only, on the face that B spans."""
+    n = len(a)
+    # gamma ||w||_p^2 / 2 + eps ||w||_q*: its gradient, and its curvature as a diagonal plus a rank for each norm
+    u, diagonal, shrink = _derivatives(w, LpNorm(program.p))
     gradient, diagonal, directions, sizes = gamma * u, gamma * diagonal, [u], [gamma * (1 - shrink)]
     slope = np.zeros_like(w)
     if program.eps > 0:
-        v, curvature, shrink = _derivatives(w, toll)
-        slope = program.eps * v
-        gradient, diagonal = gradient + total * slope, diagonal + program.eps * total * curvature
+        v, curvature, shrink = _derivatives(w, LpNorm(program.dual_q))
+        slope, weight = program.eps * v, program.eps * a.sum()
+        gradient, diagonal = gradient + a.sum() * slope, diagonal + weight * curvature
         directions.append(v)
-        sizes.append(-program.eps * total * shrink)
-    gradient = B.T @ (gradient - rows.T @ a_active)
+        sizes.append(-weight * shrink)
+    gradient = B.T @ (gradient - program.rows.T @ a)
     H = B.T @ sparse.diags_array(diagonal) @ B
     U = sparse.csr_array(B.T @ np.stack(directions, axis=1))[:, np.array(sizes) != 0]
-    J = sparse.csr_array(rows @ B) - sparse.csr_array(np.outer(np.ones(len(active)), B.T @ slope))
+    J = sparse.csr_array(program.rows @ B) - sparse.csr_array(np.outer(np.ones(n), B.T @ slope))
     if program.labels is not None:  # the intercept is one more unknown
-        y = program.labels[active]
-        gradient = np.append(gradient, -y @ a_active)
+        gradient = np.append(gradient, -program.labels @ a)
         H = sparse.block_diag([H, np.zeros((1, 1))])
         U = sparse.vstack([U, sparse.csr_array((1, U.shape[1]))])
-        J = sparse.hstack([J, y[:, None]])
-    inverse = sparse.diags_array([-1 / size for size in sizes if size != 0], shape=(U.shape[1],) * 2)
+        J = sparse.hstack([J, program.labels[:, None]])
+
     H = H + _REGULARISATION * sparse.eye_array(H.shape[0])
-    soft = _REGULARISATION * sparse.eye_array(len(active))
-    system = sparse.block_array([[H, U, J.T], [U.T, inverse, None], [J, None, -soft]], format="csc")
+    inverse = sparse.diags_array([-1 / size for size in sizes if size != 0], shape=(U.shape[1],) * 2)
+    soft = -_REGULARISATION * sparse.eye_array(n)
+    system = sparse.block_array([[H, U, J.T], [U.T, inverse, None], [J, None, soft]], format="csc")
     try:
-        step = splu(system).solve(-np.concatenate([gradient, np.zeros(U.shape[1]), slack[active]]))
+        step = splu(system).solve(-np.concatenate([gradient, np.zeros(U.shape[1]), slack]))
     except RuntimeError:  # exactly singular
         return None
-    if not np.isfinite(step).all():
-        return None
-    weights = np.zeros_like(a)
-    weights[active] = a_active - step[-len(active) :]
-    return PrimalDual(w + B @ step[: B.shape[1]], weights)
+    return PrimalDual(w + B @ step[: B.shape[1]], a - step[-n:]) if np.isfinite(step).all() else None
 
 
 def _face(w: Vector, faces: list[tuple[float, Vector]]) -> sparse.csr_array:

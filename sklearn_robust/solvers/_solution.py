@@ -88,15 +88,20 @@ def stack_solutions(solutions: Sequence[Solution], history: dict[str, Any] | Non
 
 
 class Recorder:
-    """Figures of the problems under way at chosen iterations; nan once a problem has left the batch."""
+    """Figures of the problems under way at chosen iterations, printed too if asked; nan once a problem has left the batch."""
 
-    def __init__(self, every: int) -> None:
-        self.every = every
+    def __init__(self, every: int, verbose: bool) -> None:
+        self.every, self.verbose = every, verbose
         self._rows: list[tuple[int, np.ndarray, dict[str, np.ndarray]]] = []
 
     def __call__(self, iteration: int, ids: np.ndarray, **figures: Array) -> None:
-        if self.every:
-            self._rows.append((iteration, ids, {name: to_numpy(value).copy() for name, value in figures.items()}))
+        if not self.every:
+            return
+        self._rows.append((iteration, ids, {name: to_numpy(value).copy() for name, value in figures.items()}))
+        for i, problem in enumerate(ids if self.verbose else ()):
+            print(
+                f"iteration {iteration}, problem {problem}: " + ", ".join(f"{n} {float(v[i]):.6g}" for n, v in figures.items())
+            )
 
     def history(self, k: int) -> dict[str, np.ndarray]:
         """Arrays of shape (t, k) by name, and "iteration" of shape (t,)."""

@@ -52,6 +52,7 @@ def accelerated_margin(
     max_iter: int = 10_000,
     tol: float = 1e-3,
     record_every: int = 0,
+    verbose: bool = False,
 ) -> Solution:
     """The robust separator of largest margin in the p-norm, 1 < p <= 2, to a certified relative gap.
 
@@ -69,6 +70,8 @@ def accelerated_margin(
         Certified relative gap of the margin to reach.
     record_every : int
         Record margin, bound and gap every so many iterations; 0 records nothing.
+    verbose : bool
+        Print what is recorded.
 
     Returns
     -------
@@ -90,7 +93,7 @@ def accelerated_margin(
     k = problem.n_problems
     ids = np.arange(k)
     finished: dict[int, Solution] = {}
-    recorder = Recorder(record_every)
+    recorder = Recorder(record_every, verbose)
     state = _start(problem, norm)
     prove_at = 16
     for iteration in range(1, max_iter + 1):
@@ -154,7 +157,9 @@ def _step(problem: RobustProblem, norm: LpNorm, state: _State) -> _State:
     scores = problem.signed_scores(coef)
     intercept, margin = _best_intercept(problem, norm, coef, scores)
     better = margin > state.margin
-    tiny = 8 * xp.finfo(value.dtype).eps
+    # the distance is a difference, and known only to the rounding of what it is a difference of
+    distance = xp.sqrt(2 * value)
+    rounding = 8 * xp.finfo(value.dtype).eps * distance * (norm.dual.value(state.ahead_pull) + distance)
 
     curvature = _RELAX * state.curvature
     while True:
@@ -163,7 +168,7 @@ def _step(problem: RobustProblem, norm: LpNorm, state: _State) -> _State:
         new_value, _ = _half_square(problem, norm, pull)
         move = weights - state.ahead
         model = value + xp.sum(scores * move, axis=-1) + 0.5 * curvature * xp.sum(move * move, axis=-1)
-        refused = new_value > model + tiny * value
+        refused = new_value > model + rounding
         if not bool(xp.any(refused)):
             break
         curvature = xp.where(refused, 2 * curvature, curvature)

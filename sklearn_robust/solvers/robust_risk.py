@@ -70,6 +70,8 @@ def _minimise_one(
         if start is None or not start.any():
             start = _first_step(problem, loss, at_origin)
         coef, n_iter = _lbfgs(problem, loss, start, max_iter)
+        if not coef.any():  # a poor start can be drawn to w = 0, where the parametrisation for q = 1 is stationary
+            coef, n_iter = _lbfgs(problem, loss, _first_step(problem, loss, at_origin), max_iter)
     gap, proof = _certified_gap(problem, loss, coef)
     if gap > tol:
         polished = _newton(problem, loss, coef)
@@ -82,7 +84,7 @@ def _minimise_one(
     return Solution(
         coef=coef,
         intercept=now.intercept,
-        weights=proof if proven else problem.balanced(now.weights),
+        weights=proof.astype(coef.dtype) if proven else problem.balanced(now.weights),
         log_risk=now.log_risk,
         margin=margin,
         margin_bound=np.where(proven, np.zeros_like(margin), np.inf),
@@ -189,7 +191,7 @@ def _newton(problem: RobustProblem, loss: MarginLoss, coef: np.ndarray) -> np.nd
         hessian = rows.T @ (loss.curvature(margins, weights)[:, None] * rows)
         f = basis.shape[1]
         hessian[:f, :f] += weights.sum() * bend
-        step = basis @ lstsq(hessian, rows.T @ weights, cond=1e-14)[0][:f]
+        step = (basis @ lstsq(hessian, rows.T @ weights, cond=1e-14)[0][:f]).astype(coef.dtype)
         if problem.threat.q == math.inf:  # no further than the first sign change, which leaves the face
             crossing = coef[0] * step < 0
             reach = np.min(-coef[0][crossing] / step[crossing], initial=np.inf)
@@ -197,7 +199,13 @@ def _newton(problem: RobustProblem, loss: MarginLoss, coef: np.ndarray) -> np.nd
         moved = coef
         for _ in range(_MAX_NEWTON):
             moved = coef + step
-            if problem.evaluate(loss, moved).log_risk[0] < now.log_risk[0]:
+            then = problem.evaluate(loss, moved)
+            change = then.log_risk[0] - now.log_risk[0]
+            rounding = 8 * np.finfo(moved.dtype).eps * (1 + abs(now.log_risk[0]))
+            if change < -rounding:
+                break
+            # at the risk's rounding its gradient still tells better from worse
+            if change <= rounding and _steepness(problem, then, basis, slope) < 0.9 * _steepness(problem, now, basis, slope):
                 break
             step = 0.5 * step
         else:
@@ -206,6 +214,11 @@ def _newton(problem: RobustProblem, loss: MarginLoss, coef: np.ndarray) -> np.nd
             moved[np.abs(moved) <= np.finfo(moved.dtype).eps * np.abs(coef)] = 0
         coef = moved
     return coef
+
+
+def _steepness(problem: RobustProblem, now: Evaluation, basis: np.ndarray, slope: np.ndarray) -> float:
+    """Norm of the gradient of the log-risk along the face."""
+    return float(np.linalg.norm(problem.weighted_sum(now.weights)[0] @ basis - slope * now.weights.sum()))
 
 
 def _face(problem: RobustProblem, w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -43,6 +43,7 @@ def steepest_descent(
     stop_if_not_separable: bool = False,
     coef_init: Array | None = None,
     record_every: int = 0,
+    verbose: bool = False,
 ) -> Solution:
     r"""Follow the path of steepest descent of the robust risk.
 
@@ -71,6 +72,8 @@ def steepest_descent(
         Start; zero by default.
     record_every : int
         Record log-risk, margin, bound and gap every so many iterations; 0 records nothing.
+    verbose : bool
+        Print what is recorded.
 
     Returns
     -------
@@ -86,7 +89,7 @@ def steepest_descent(
     coef = xp.zeros_like(problem.weighted_sum(problem.y)) if coef_init is None else xp.asarray(coef_init, copy=True)
     now = problem.evaluate(loss, coef)
     pull = problem.weighted_sum(now.weights)
-    run = _Run(problem, norm, loss, loss_tol, tol, stop_if_not_separable, Recorder(record_every))
+    run = _Run(problem, norm, loss, loss_tol, tol, stop_if_not_separable, Recorder(record_every, verbose))
     check_at = 1
     for iteration in range(1, max_iter + 1):
         mass = xp.sum(now.weights, axis=-1)

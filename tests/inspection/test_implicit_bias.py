@@ -1,0 +1,75 @@
+"""The report on a trained direction."""
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_robust import (
+    MinNormRobustClassifier,
+    NotSeparableError,
+    RobustLinearClassifier,
+    implicit_bias_report,
+    max_margin,
+)
+from sklearn_robust.norms import LpNorm
+
+
+@pytest.mark.parametrize("p", [1, 2, math.inf])
+def test_the_limit_itself_has_a_perfect_report(gaussian, p):
+    X, y = gaussian(20, 40)
+    eps = 0.3 * max_margin(X, y, q=math.inf, fit_intercept=True).margin
+    report = implicit_bias_report(MinNormRobustClassifier(p, eps=eps).fit(X, y), X, y)
+    assert report.cosine == pytest.approx(1)
+    assert report.margin_ratio == pytest.approx(1)
+    assert report.norm_ratio == pytest.approx(1)
+    assert report.dual_gap <= 1e-8
+    assert "certified gap" in str(report)
+
+
+def test_figures_by_hand(gaussian):
+    X, y = gaussian(20, 40)
+    path = RobustLinearClassifier(p_algo=1, eps=0.05).fit(X, y)
+    report = implicit_bias_report(path, X, y)
+    assert report.margin == pytest.approx(path.margin_)
+    w = path.coef_[0] / (path.margin_ * LpNorm(1).value(path.coef_[0]))  # scaled to margin 1
+    assert report.norm_ratio == pytest.approx(LpNorm(1).value(w) / LpNorm(1).value(report.separator.coef))
+    assert report.margin_ratio == pytest.approx(1 / report.norm_ratio)
+    assert 0 < report.margin_ratio < 1
+    other = implicit_bias_report(path, X, y, p=2, eps=0.0)
+    assert (other.separator.p, other.separator.eps) == (2, 0)
+
+
+def test_scikit_learn_classifiers_and_pipelines():
+    X, y = load_iris(return_X_y=True)
+    X, y = X[y < 2], y[y < 2]
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=100)).fit(X, y)
+    report = implicit_bias_report(model, X, y, p=2, q=2, eps=0.1)
+    assert 0.5 < report.margin_ratio < 1
+    with pytest.raises(ValueError, match="p must be given: LogisticRegression"):
+        implicit_bias_report(model, X, y)
+
+
+def test_several_classes_and_no_separator():
+    X, y = load_iris(return_X_y=True)
+    model = RobustLinearClassifier(eps=0.1).fit(X, y)
+    with pytest.raises(NotSeparableError):
+        implicit_bias_report(model, X, y)
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((30, 60)), np.arange(30) % 3
+    reports = implicit_bias_report(RobustLinearClassifier(eps=0.05).fit(X, y), X, y)
+    assert [report.label for report in reports] == [0, 1, 2]
+    assert all(report.margin_ratio > 0.8 for report in reports)
+
+
+def test_a_zero_classifier(gaussian):
+    X, y = gaussian(10, 20)
+    model = LogisticRegression().fit(X, y)
+    model.coef_ = np.zeros_like(model.coef_)
+    report = implicit_bias_report(model, X, y, p=2, q=2, eps=0)
+    assert math.isnan(report.cosine)
+    assert report.margin_ratio == -math.inf

@@ -1,0 +1,57 @@
+"""MinNormRobustClassifier: the separators as an estimator."""
+
+import math
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_iris
+from sklearn.preprocessing import scale
+
+from sklearn_robust import (
+    MinNormRobustClassifier,
+    NotSeparableError,
+    NotSeparableWarning,
+    RobustLinearClassifier,
+    max_margin,
+    min_norm_separator,
+)
+
+
+@pytest.mark.parametrize("p", [1, 2, math.inf])
+def test_is_the_separator(gaussian, p):
+    X, y = gaussian(20, 40)
+    eps = 0.5 * max_margin(X, y, q=math.inf, fit_intercept=True).margin
+    model = MinNormRobustClassifier(p, eps=eps).fit(X, np.where(y > 0, "up", "down"))
+    separator = min_norm_separator(X, y, p=p, q=math.inf, eps=eps, fit_intercept=True)
+    np.testing.assert_allclose(model.coef_[0], separator.coef, rtol=1e-6, atol=1e-9)
+    margins = y * model.decision_function(X) - eps * np.abs(model.coef_).sum()
+    assert margins.min() == pytest.approx(1)
+    assert model.separable_ is True
+    assert model.dual_gap_ <= 1e-8
+    assert model.robust_score(X, np.where(y > 0, "up", "down")) == 1
+
+
+def test_data_without_a_separator():
+    X, y = load_iris(return_X_y=True)
+    X = scale(X)
+    with pytest.warns(NotSeparableWarning, match="class 1, 2 against the rest"):
+        model = MinNormRobustClassifier(eps=0.2).fit(X, y)
+    assert model.separable_.tolist() == [True, False, False]
+    risk = RobustLinearClassifier(eps=0.2).fit(X, y)
+    np.testing.assert_allclose(model.coef_[1:], risk.coef_[1:], rtol=1e-5)
+    with pytest.raises(NotSeparableError, match="eps"):
+        MinNormRobustClassifier(eps=0.2, not_separable="raise").fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"p": 0}, "p must be a real number"),
+        ({"q_pert": "inf"}, "q_pert must be a real number"),
+        ({"eps": -1}, "eps must be"),
+        ({"not_separable": "ignore"}, "not_separable must be one of"),
+    ],
+)
+def test_bad_parameters_are_refused(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        MinNormRobustClassifier(**parameters).fit([[0.0], [1.0]], [0, 1])

@@ -1,0 +1,57 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.separators import min_norm_separator
+from sklearn_robust.separators._largest_margin import certify, polished, scaled_program
+from sklearn_robust.separators._margin_program import PrimalDual
+from sklearn_robust.separators.polish import newton_step
+
+INF = np.inf
+
+
+def disturbed_solution(p, q, n, d, fit_intercept, noise=1e-7):
+    """A problem, and its solution with relative errors, as an interior-point method that stops early leaves it."""
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=d)
+    y = np.where(np.arange(n) % 2, 1.0, -1.0)
+    X = rng.normal(size=(n, d))
+    X += np.outer(y * (np.abs(X @ w) + 2) - X @ w, w) / (w @ w)
+    eps = 0.05
+    solution = min_norm_separator(X, y, p=p, q=q, eps=eps, fit_intercept=fit_intercept)
+    problem = RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=fit_intercept)
+    coef = solution.coef + noise * np.abs(solution.coef).max() * rng.normal(size=d)
+    weights = solution.dual_coef + noise * rng.random(size=n)
+    return problem, certify(problem, LpNorm(p), PrimalDual(coef, weights), "disturbed")
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize(("n", "d"), [(12, 25), (40, 6)])
+@pytest.mark.parametrize(("p", "q"), [*itertools.product([1, 2, INF], [1, 2, INF]), (1.5, 3), (3, 1.5)])
+def test_polish_makes_a_rough_solution_exact(p, q, n, d, fit_intercept):
+    problem, rough = disturbed_solution(p, q, n, d, fit_intercept)
+    assert rough.gap > 1e-9
+    answer = polished(problem, LpNorm(p), rough, 1e-11)
+    assert answer.gap <= 1e-11
+    assert answer.solver == "disturbed + polish"
+
+
+def test_polish_never_returns_less_than_it_was_given():
+    problem, _ = disturbed_solution(2, INF, 12, 25, False)
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        start = certify(problem, LpNorm(2), PrimalDual(rng.normal(size=25), rng.random(12)), "random")
+        answer = polished(problem, LpNorm(2), start, 1e-11)
+        assert answer.margin >= start.margin
+        assert answer.bound <= start.bound
+
+
+def test_no_step_without_a_margin():
+    problem, rough = disturbed_solution(2, INF, 12, 25, False)
+    program = scaled_program(problem, LpNorm(2))
+    assert newton_step(program, PrimalDual(np.zeros(25), rough.weights)) is None
+    too_strong = RobustProblem.from_data(problem.X, problem.y, q=INF, eps=1e3, fit_intercept=False)
+    assert newton_step(scaled_program(too_strong, LpNorm(2)), PrimalDual(rough.coef, rough.weights)) is None

@@ -1,0 +1,76 @@
+import clarabel
+import cvxpy as cp
+import numpy as np
+import pytest
+from scipy import sparse
+from scipy.optimize import OptimizeResult
+
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.separators import linear_program
+from sklearn_robust.separators._margin_program import MarginProgram, SolverFailure, best_intercept
+from sklearn_robust.separators.cone_program import solve_cone_program
+from sklearn_robust.separators.linear_program import solve_linear_program
+from sklearn_robust.separators.quadratic_program import solve_quadratic_program
+
+INF = np.inf
+LINEAR = [(solve_linear_program, p, r) for p in (1, INF) for r in (1, INF)]
+QUADRATIC = [(solve_quadratic_program, 2, r) for r in (1, 3, INF)]
+CONE = [(solve_cone_program, p, r) for p in (1, 1.5, 2, 4, INF) for r in (1, 1.5, 2, INF)]
+
+
+def draw(seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.where(np.arange(15) % 2, 1.0, -1.0)
+    return y[:, None] * rng.normal(size=(15, 20)) / 5, y
+
+
+@pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize("eps", [0.0, 0.01, 10.0])
+@pytest.mark.parametrize(("solve", "p", "r"), [*LINEAR, *QUADRATIC, *CONE])
+def test_margin_and_multipliers_solve_the_program(solve, p, r, eps, fit_intercept, convert):
+    Z, y = draw()
+    w, a = solve(MarginProgram(convert(Z), y if fit_intercept else None, p, r, eps))
+    v, b = cp.Variable(20), cp.Variable()
+    margins = Z @ v + (cp.multiply(y, b * np.ones(15)) if fit_intercept else 0) - eps * cp.norm(v, r)
+    oracle = cp.Problem(cp.Maximize(cp.min(margins)), [cp.norm(v, p) <= 1]).solve(solver="CLARABEL")
+    rough = 1e-3 if eps == 10 else 1e-8
+    np.testing.assert_allclose(a.sum(), 1, atol=rough)
+    assert a.min() > -1e-8
+    if fit_intercept:
+        np.testing.assert_allclose(a @ y, 0, atol=rough)
+    size = np.linalg.norm(w, ord=p)
+    if eps == 10:  # nothing withstands it: w = 0, and the multipliers prove it
+        assert size < 1e-6
+        assert np.linalg.norm(Z.T @ a, ord=LpNorm(r).dual.p) <= 10
+        return
+    scores = Z @ w / size
+    scores = scores + y * best_intercept(scores, y) if fit_intercept else scores
+    np.testing.assert_allclose(scores.min() - eps * np.linalg.norm(w, ord=r) / size, oracle, rtol=1e-5)
+
+
+def test_best_intercept_levels_the_classes():
+    scores, y = np.array([3.0, 1.0, 5.0, 4.0]), np.array([1.0, 1, -1, -1])
+    b = best_intercept(scores, y)
+    np.testing.assert_allclose([(scores + y * b)[:2].min(), (scores + y * b)[2:].min()], 2.5)
+
+
+def test_a_solver_without_an_answer_says_so(monkeypatch):
+    program = MarginProgram(draw()[0], None, 1, 1, 0.0)
+    ended = OptimizeResult(x=None, message="Time limit reached.")
+    monkeypatch.setattr(linear_program, "linprog", lambda *args, **kwargs: ended)
+    with pytest.raises(SolverFailure, match=r"HiGHS: Time limit reached\."):
+        solve_linear_program(program)
+
+    class Broken:
+        status, x, z = "NumericalError", [np.nan], [np.nan]
+
+        def __init__(self, *args):
+            pass
+
+        def solve(self):
+            return self
+
+    monkeypatch.setattr(clarabel, "DefaultSolver", Broken)
+    with pytest.raises(SolverFailure, match="clarabel: NumericalError"):
+        solve_cone_program(program)

@@ -1,0 +1,163 @@
+"""The path: descent, its limit, its stopping rules."""
+
+import math
+
+import numpy as np
+import pytest
+
+from sklearn_robust import max_margin, min_norm_separator
+from sklearn_robust.losses import LOSSES
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.solvers import minimise_robust_risk, steepest_descent
+from sklearn_robust.solvers.steepest_descent import _move
+
+EXPONENTS = (1, 2, math.inf)
+
+
+def problem_of(X, y, *, q, eps, fit_intercept=False, sample_weight=None):
+    return RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=fit_intercept, sample_weight=sample_weight)
+
+
+@pytest.mark.parametrize("p", EXPONENTS)
+@pytest.mark.parametrize("q", EXPONENTS)
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.9])
+def test_every_pair_descends_and_approaches_the_exact_separator(gaussian, p, q, share):
+    X, y = gaussian(20, 40)
+    eps = share * max_margin(X, y, q=q).margin
+    exact = min_norm_separator(X, y, p=p, q=q, eps=eps)
+    solution = steepest_descent(
+        problem_of(X, y, q=q, eps=eps), LOSSES["exponential"], LpNorm(p), loss_tol=0, max_iter=3000, record_every=10
+    )
+    assert np.all(np.diff(solution.history["log_risk"][:, 0]) <= 0)
+    assert np.all(np.diff(solution.history["margin_bound"][:, 0]) <= 0)
+    # the certificate encloses the exact margin, all along and at the end
+    assert np.all(solution.history["margin"] <= exact.margin * (1 + 1e-9))
+    assert np.all(solution.history["margin_bound"] >= exact.margin * (1 - 1e-9))
+    if solution.margin[0] > 0:
+        assert solution.margin[0] >= (1 - solution.gap[0]) * exact.margin * (1 - 1e-9)
+    if share <= 0.5:
+        assert solution.margin[0] > (0.75 if p == q == 1 else 0.85) * exact.margin  # (1, 1) moves along ever more ties
+        assert solution.gap[0] < (0.35 if p == q == 1 else 0.2)
+    if p == 2 and share <= 0.5:  # where the separator is unique the direction converges too
+        cosine = solution.coef[0] @ exact.coef / np.linalg.norm(solution.coef) / np.linalg.norm(exact.coef)
+        assert 1 - cosine <= solution.gap[0]
+
+
+@pytest.mark.parametrize("p", [1.5, 3.0])
+@pytest.mark.parametrize("q", [1.5, 4.0])
+def test_general_exponents(gaussian, p, q):
+    X, y = gaussian(15, 30)
+    eps = 0.5 * max_margin(X, y, q=q).margin
+    solution = steepest_descent(problem_of(X, y, q=q, eps=eps), LOSSES["logistic"], LpNorm(p), loss_tol=0, max_iter=2000)
+    assert solution.margin[0] > 0.9 * min_norm_separator(X, y, p=p, q=q, eps=eps).margin
+
+
+def test_coordinate_descent_at_large_eps_where_the_naive_subgradient_stalls(gaussian):
+    X, y = gaussian(60, 200)
+    eps = 0.95 * max_margin(X, y, q=math.inf).margin
+    problem = problem_of(X, y, q=math.inf, eps=eps)
+    solution = steepest_descent(problem, LOSSES["exponential"], LpNorm(1), loss_tol=0, max_iter=4000, record_every=10)
+    log_risk = solution.history["log_risk"][:, 0]
+    assert np.all(np.diff(log_risk) <= 0)
+    assert log_risk[-1] < log_risk[len(log_risk) // 2] - 0.05  # still falling in the second half
+
+    # coordinate descent with the subgradient of automatic differentiation, sign(0) = 0, at the step of the paper
+    coef, naive = np.zeros((1, 200)), []
+    step = 1 / (np.abs(X).max() + eps) ** 2
+    for _ in range(4000):
+        now = problem.evaluate(LOSSES["exponential"], coef)
+        naive.append(now.log_risk[0])
+        gradient = -problem.weighted_sum(now.weights) + eps * np.sign(coef)
+        coef = coef - step * LpNorm(1).steepest_direction(gradient) * np.abs(gradient).max()
+    assert log_risk[-1] < min(naive) - 0.1
+
+
+@pytest.mark.parametrize("p", EXPONENTS)
+@pytest.mark.parametrize("loss", ["exponential", "logistic"])
+def test_stops_on_the_sum_of_the_losses(gaussian, p, loss):
+    X, y = gaussian(30, 60)
+    problem = problem_of(X, y, q=math.inf, eps=0.05, fit_intercept=True)
+    solution = steepest_descent(problem, LOSSES[loss], LpNorm(p), loss_tol=1e-3)
+    total = 30 * np.exp(solution.log_risk[0])
+    assert 1e-4 < total < 1e-3
+    assert solution.converged[0]
+    assert solution.separable == [True]
+
+
+@pytest.mark.parametrize("p", EXPONENTS)
+@pytest.mark.parametrize("q", EXPONENTS)
+def test_data_that_are_not_separable_end_at_the_minimiser_of_the_risk(gaussian, p, q):
+    X, y = gaussian(80, 4, noise=2.0)
+    problem = problem_of(X, y, q=q, eps=0.1, fit_intercept=True)
+    for loss in LOSSES.values():
+        solution = steepest_descent(problem, loss, LpNorm(p), tol=1e-4)
+        assert solution.separable == [False]
+        assert solution.converged[0]
+        assert solution.gap[0] <= 1e-4
+        minimiser = minimise_robust_risk(problem, loss, LpNorm(p))
+        assert 0 <= solution.log_risk[0] - minimiser.log_risk[0] <= 1.01e-4
+
+
+def test_stops_at_the_proof_of_non_separability_on_request(gaussian):
+    X, y = gaussian(80, 4, noise=2.0)
+    problem = problem_of(X, y, q=2, eps=0.1)
+    solution = steepest_descent(problem, LOSSES["exponential"], LpNorm(2), tol=1e-12, stop_if_not_separable=True)
+    assert solution.separable == [False]
+    assert solution.margin_bound[0] == 0
+    assert LpNorm(2).value(problem.weighted_sum(solution.weights))[0] <= 0.1
+
+
+def test_a_batch_gives_what_its_problems_give_alone(gaussian):
+    X, y = gaussian(40, 60)
+    labels = np.stack([y, np.where(X[:, 0] > 0, 1.0, -1.0), np.where(X[:, 1] > 0.5, 1.0, -1.0)])
+    batch = steepest_descent(problem_of(X, labels, q=math.inf, eps=0.02, fit_intercept=True), LOSSES["logistic"], LpNorm(2))
+    assert len(set(batch.n_iter.tolist())) > 1  # they stop on their own
+    for i, signs in enumerate(labels):
+        alone = steepest_descent(problem_of(X, signs, q=math.inf, eps=0.02, fit_intercept=True), LOSSES["logistic"], LpNorm(2))
+        np.testing.assert_allclose(batch.coef[i], alone.coef[0], rtol=1e-6)
+        assert batch.gap[i] == pytest.approx(alone.gap[0], rel=1e-6)
+
+
+def test_warm_start_goes_on_from_where_the_last_path_stopped(gaussian):
+    X, y = gaussian(30, 60)
+    problem = problem_of(X, y, q=math.inf, eps=0.05)
+    first = steepest_descent(problem, LOSSES["exponential"], LpNorm(1), loss_tol=1e-3)
+    more = steepest_descent(problem, LOSSES["exponential"], LpNorm(1), loss_tol=1e-5, coef_init=first.coef)
+    cold = steepest_descent(problem, LOSSES["exponential"], LpNorm(1), loss_tol=1e-5)
+    assert more.n_iter[0] < cold.n_iter[0]
+    assert more.log_risk[0] < first.log_risk[0]
+
+
+@pytest.mark.parametrize("step_size", ["paper", 0.01])
+def test_constant_steps_on_the_log_risk(gaussian, step_size):
+    X, y = gaussian(20, 40)
+    problem = problem_of(X, y, q=math.inf, eps=0.02)
+    one = steepest_descent(problem, LOSSES["exponential"], LpNorm(2), step_size=step_size, max_iter=1)
+    step = 0.01 if step_size == 0.01 else 1 / (np.abs(X).max() + 0.02) ** 2
+    pull = (y[:, None] * X).mean(axis=0)
+    velocity = np.sign(pull) * np.maximum(np.abs(pull) - 0.02, 0)
+    np.testing.assert_allclose(one.coef[0], step * velocity, atol=1e-15)
+    many = steepest_descent(problem, LOSSES["exponential"], LpNorm(2), step_size=step_size, max_iter=5000)
+    assert many.separable == [True]
+
+
+def test_no_step_jumps_over_a_kink():
+    problem = problem_of(np.eye(3), np.ones(3), q=math.inf, eps=0.1)
+    moved = _move(problem, np.array([[1.0, -1.0, 0.0]]), np.array([[-3.0, 0.5, 2.0]]))
+    np.testing.assert_array_equal(moved, [[0.0, -0.5, 2.0]])
+    problem = problem_of(np.eye(3), np.ones(3), q=1, eps=0.1)
+    moved = _move(problem, np.array([[2.0, -1.0, 0.5]]), np.array([[0.0, -3.0, 0.1]]))
+    np.testing.assert_allclose(moved, [[2.0, -2.0, 0.6]])  # the second stops level with the largest
+    moved = _move(problem, np.array([[2.0, -1.5, 0.5]]), np.array([[-1.0, 0.0, 0.0]]))
+    np.testing.assert_allclose(moved, [[1.5, -1.5, 0.5]])  # the largest stops level with the second
+
+
+def test_sample_weights_are_repetitions(gaussian):
+    X, y = gaussian(25, 50)
+    weight = np.random.default_rng(0).integers(1, 4, size=25)
+    weighted = problem_of(X, y, q=math.inf, eps=0.02, fit_intercept=True, sample_weight=weight.astype(float))
+    repeated = problem_of(np.repeat(X, weight, axis=0), np.repeat(y, weight), q=math.inf, eps=0.02, fit_intercept=True)
+    one, other = (steepest_descent(problem, LOSSES["exponential"], LpNorm(2)) for problem in (weighted, repeated))
+    np.testing.assert_allclose(one.coef, other.coef, rtol=1e-8)
+    assert one.n_iter == other.n_iter

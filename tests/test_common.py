@@ -1,0 +1,25 @@
+"""scikit-learn's own checks over every public estimator."""
+
+import math
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from sklearn_robust import MinNormRobustClassifier, RobustLinearClassifier
+
+ESTIMATORS = [
+    RobustLinearClassifier(),
+    RobustLinearClassifier(p_algo=1, loss="logistic", solver="steepest_descent"),
+    RobustLinearClassifier(p_algo=math.inf, q_pert=2),
+    RobustLinearClassifier(solver="exact"),
+    RobustLinearClassifier(q_pert=1, device="cpu"),
+    MinNormRobustClassifier(),
+    MinNormRobustClassifier(p=1, eps=0.01),
+]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn_robust.NotSeparableWarning")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@parametrize_with_checks(ESTIMATORS)
+def test_scikit_learn_check(estimator, check):
+    check(estimator)

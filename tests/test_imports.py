@@ -1,0 +1,83 @@
+"""The import order of the rooms, and what importing the package costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sklearn_robust
+
+PACKAGE = Path(sklearn_robust.__file__).parent
+ORDER = [
+    "_array_api",
+    "norms",
+    "threats",
+    "losses",
+    "problems",
+    "certificates",
+    "_parameters",
+    "solvers",
+    "separators",
+    "attacks",
+    "metrics",
+    "linear_model",
+    "inspection",
+    "datasets",
+    "__init__",
+    "__main__",
+]
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "sklearn_robust":
+            parts = node.module.split(".")
+            rooms.add(parts[1] if len(parts) > 1 else "__init__")
+        elif isinstance(node, ast.Import):
+            rooms |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("sklearn_robust.")}
+    return rooms
+
+
+def test_every_room_has_its_place():
+    assert {room(path) for path in PACKAGE.rglob("*.py")} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    here = room(path)
+    for other in imported_rooms(path):
+        assert ORDER.index(other) <= ORDER.index(here), f"{here} must not import {other}"
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(' '.join(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in run.stdout.split()}
+
+
+def test_the_package_imports_nothing_until_a_name_is_used():
+    loaded = modules_after("import sklearn_robust")
+    assert not loaded & {"torch", "clarabel", "matplotlib", "cvxpy", "sklearn", "scipy", "numpy"}
+
+
+def test_the_estimators_import_no_more_than_scikit_learn_does():
+    base = modules_after(
+        "import sklearn.linear_model, sklearn.pipeline, sklearn.preprocessing, sklearn.feature_selection, scipy.optimize"
+    )
+    loaded = modules_after("from sklearn_robust import RobustLinearClassifier")
+    assert loaded - base <= {"sklearn_robust", "array_api_compat"}
+
+
+def test_public_names_resolve_and_unknown_ones_do_not():
+    for name in sklearn_robust.__all__:
+        assert getattr(sklearn_robust, name).__name__ == name
+    assert set(sklearn_robust.__all__) <= set(dir(sklearn_robust))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = sklearn_robust.no_such_name
