@@ -23,7 +23,21 @@ _HOMES = {
     "make_teacher_classification": "datasets",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = [
+    "ImplicitBiasReport",
+    "MinNormRobustClassifier",
+    "NotSeparableError",
+    "NotSeparableWarning",
+    "RobustLinearClassifier",
+    "Separator",
+    "certified_radius",
+    "implicit_bias_report",
+    "make_robust_scorer",
+    "make_teacher_classification",
+    "max_margin",
+    "min_norm_separator",
+    "robust_accuracy_score",
+]
 
 if TYPE_CHECKING:
     from sklearn_robust.datasets import make_teacher_classification

@@ -27,7 +27,8 @@ def check_choice(value: Any, name: str, choices: Iterable[Any]) -> None:
 
 def check_number(value: Any, name: str, *, low: float, strict: bool = False, integer: bool = False) -> None:
     """A finite number above (or at) a lower end."""
-    kind, word = (Integral, "an integer") if integer else (Real, "a finite number")
+    kind: Any = Integral if integer else Real
+    word = "an integer" if integer else "a finite number"
     inside = (
         isinstance(value, kind)
         and not isinstance(value, bool)

@@ -102,8 +102,8 @@ def repaired_weights(problem: RobustProblem, weights: Array) -> Array:
     r"""The weights moved the little that makes :math:`\|Z^T a\|_q \le \epsilon` true; nan where that takes more than a little.
 
     Near the minimiser of the risk the weights violate the inequality slightly. The correction :math:`\delta` that mends it
-    with :math:`\sum_i \delta_i = 0` (in each class, with an intercept) and least :math:`\sum_i \delta_i^2 / a_i` keeps small weights
-    small, so that a + delta stays non-negative.
+    with :math:`\sum_i \delta_i = 0` (in each class, with an intercept) and least :math:`\sum_i \delta_i^2 / a_i` keeps small
+    weights small, so that a + delta stays non-negative.
 
     Parameters
     ----------
@@ -127,13 +127,13 @@ def _repair(problem: RobustProblem, weights: Array) -> Array:
     norm, eps = problem.threat.norm, problem.threat.eps[0]
     inner = eps * (1 - 1e-12)  # a hair inside the ball, so that rounding does not decide
     repaired = problem.balanced(weights)
-    for attempt in range(_MAX_REPAIRS):
+    movable = problem.n_features + 2 <= weights.shape[1] or eps == 0  # enough weights to move Z^T a anywhere
+    for _ in range(1 if movable else _MAX_REPAIRS):
         pull = problem.weighted_sum(repaired)[0]
         size = norm.value(pull)
         if size <= eps:
             break
-        if attempt == 0 and (problem.n_features + 2 <= weights.shape[1] or eps == 0):
-            # enough weights to move Z^T a anywhere: straight towards the ball's centre
+        if movable:  # straight towards the ball's centre
             tight, change = sparse.eye_array(len(pull), format="csr"), pull * (inner / size - 1)
         else:
             tight, change = _tight_constraints(norm, pull, inner, near=10 * (size - eps))
@@ -150,18 +150,19 @@ def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change:
     """The delta with tight @ Z^T delta = change, sum zero (in each class), and least sum of delta^2 / weights; by lsmr."""
     y, root = problem.y[0], np.sqrt(weights)
     totals = np.stack([y > 0, y < 0] if problem.fit_intercept else [np.ones_like(root)])
+    spread = tight.T
 
     def matvec(x: Array) -> Array:
         return np.concatenate([tight @ ((root * y * x) @ problem.X), totals @ (root * x)])
 
     def rmatvec(v: Array) -> Array:
         m = tight.shape[0]
-        return root * (y * (problem.X @ (tight.T @ v[:m])) + v[m:] @ totals)
+        return root * (y * (problem.X @ (spread @ v[:m])) + v[m:] @ totals)
 
     goal = np.concatenate([change, np.zeros(len(totals))])
     operator = LinearOperator((len(goal), len(root)), matvec=matvec, rmatvec=rmatvec, dtype=np.float64)
     tiny = np.finfo(np.float64).eps
-    return root * lsmr(operator, goal, atol=tiny, btol=tiny, conlim=0, maxiter=20 * len(goal))[0]
+    return root * lsmr(operator, goal, atol=tiny, btol=tiny, conlim=0, maxiter=5 * len(goal))[0]
 
 
 def _tight_constraints(norm: LpNorm, pull: Array, eps: float, *, near: float) -> tuple[Any, Array]:

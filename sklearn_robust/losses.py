@@ -123,8 +123,9 @@ class Logistic:
             moved = b + xp.clip(error / xp.maximum(rate, xp.full_like(rate, 1e-20)), -reach, reach)
             reach *= 2
             moved = xp.where((moved >= low) & (moved <= high) | ~bracketed, moved, middle)
-            # Newton converges quadratically: after a step this small the next would be nothing but rounding
-            converged = xp.abs(moved - b) <= xp.finfo(b.dtype).eps ** 0.7 * (1 + xp.abs(b))
+            # the curvature of the error is at most 1/2: after a step s the classes differ by a share of s^2/4 at most
+            tiny = xp.finfo(b.dtype).eps
+            converged = xp.abs(moved - b) <= tiny**0.5 + 4 * tiny * xp.abs(b)
             b = moved
             if bool(xp.all(converged)):
                 break

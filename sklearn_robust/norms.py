@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Real
 from typing import Any
 
@@ -49,7 +50,7 @@ class LpNorm:
             )
         object.__setattr__(self, "p", float(self.p))
 
-    @property
+    @cached_property
     def dual(self) -> LpNorm:
         """The dual norm, with exponent p* = p / (p - 1); 1 and inf are dual."""
         if self.p == 1:
@@ -347,7 +348,7 @@ def _softplus(xp: Any, s: Array) -> Array:
     return _positive(xp, s) + xp.log1p(xp.exp(-xp.abs(s)))
 
 
-def _column(xp: Any, radius: Array | float, like: Array) -> Array:
+def _column(xp: Any, radius: Any, like: Array) -> Array:
     """A radius per problem, (...) or a number, as (..., 1) of the dtype and device of `like`."""
     if not hasattr(radius, "shape") or radius.shape == ():
         return xp.full_like(like[..., :1], float(radius))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Real
 from typing import Any
 
@@ -43,15 +44,15 @@ class LpBall:
         if not is_array_api_obj(self.eps) or isinstance(self.eps, Real):
             object.__setattr__(self, "eps", check_radius(self.eps, "eps"))
 
-    @property
+    @cached_property
     def norm(self) -> LpNorm:
         """The norm that bounds the perturbation."""
         return LpNorm(self.q)
 
-    @property
+    @cached_property
     def dual_norm(self) -> LpNorm:
         """The norm of w that measures the damage: exponent q*."""
-        return LpNorm(self.q).dual
+        return self.norm.dual
 
     def penalty(self, coef: Array) -> Array:
         """The margin that the adversary takes, eps ||w||_q*.

@@ -85,10 +85,10 @@ def make_teacher_classification(
 
     X = _draw(data_stream, n_samples, n_features, data_sparsity)
     if ties == "redraw":
-        tied = X @ teacher == 0
+        tied: np.ndarray = np.asarray(X @ teacher == 0)
         while tied.any():
             X[tied] = _draw(data_stream, int(tied.sum()), n_features, data_sparsity)
-            tied = X @ teacher == 0
+            tied = np.asarray(X @ teacher == 0)
     y = np.where(X @ teacher > 0, 1, -1)
     return (X, y, teacher) if return_teacher else (X, y)
 

@@ -60,7 +60,8 @@ def implicit_bias_report(
     r"""Compare a fitted linear classifier with the exact minimum-norm robust separator of its training data.
 
     Steepest descent in the p-norm on the robust risk tends in direction to
-    :math:`\min \|w\|_p` subject to :math:`y_i (\langle w, x_i\rangle + b) - \epsilon \|w\|_{q^*} \ge 1`; the report says how near it came.
+    :math:`\min \|w\|_p` subject to :math:`y_i (\langle w, x_i\rangle + b) - \epsilon \|w\|_{q^*} \ge 1`; the report says how
+    near it came.
 
     Parameters
     ----------

@@ -23,8 +23,8 @@ class NotSeparableWarning(UserWarning):
 class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
     r"""The robust separator of least p-norm: the limit of steepest descent in the p-norm on the robust risk.
 
-    Solves :math:`\min \|w\|_p` subject to :math:`y_i (\langle w, x_i\rangle + b) - \epsilon \|w\|_{q^*} \ge 1` for every sample, exactly
-    (`min_norm_separator`), one class against the rest where there are several.
+    Solves :math:`\min \|w\|_p` subject to :math:`y_i (\langle w, x_i\rangle + b) - \epsilon \|w\|_{q^*} \ge 1` for every
+    sample, exactly (`min_norm_separator`), one class against the rest where there are several.
 
     Parameters
     ----------
@@ -36,8 +36,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         Radius of the perturbation, in the units of the features.
     fit_intercept : bool, default=True
     not_separable : {"warn", "raise"}, default="warn"
-        What to do where no robust separator exists: "warn" with NotSeparableWarning and fit what steepest descent then tends to,
-        the minimiser of the exponential robust risk, or "raise" NotSeparableError, which carries the proof.
+        What to do where no robust separator exists: "warn" with NotSeparableWarning and fit what steepest descent then tends
+        to, the minimiser of the exponential robust risk, or "raise" NotSeparableError, which carries the proof.
 
     Attributes
     ----------
@@ -127,8 +127,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
             positive = self.classes_[1:] if len(self.classes_) == 2 else self.classes_
             warnings.warn(
                 f"The data are not robustly separable at eps={self.eps:g}, q_pert={self.q_pert:g} (class "
-                f"{', '.join(str(positive[i]) for i in lacking)} against the rest): fitted the minimiser of the exponential robust "
-                "risk instead. Use a smaller eps, or RobustLinearClassifier, whose job this is.",
+                f"{', '.join(str(positive[i]) for i in lacking)} against the rest): fitted the minimiser of the exponential "
+                "robust risk instead. Use a smaller eps, or RobustLinearClassifier, whose job this is.",
                 NotSeparableWarning,
                 stacklevel=2,
             )

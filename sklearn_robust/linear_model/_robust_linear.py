@@ -28,13 +28,14 @@ from sklearn_robust.threats import check_radius
 
 _SOLVERS = ("auto", "steepest_descent", "accelerated", "exact")
 _SCREEN_ITERATIONS = 500  # of the search for a proof of separability, or of its opposite, before the path starts
-_AUTO_ITERATIONS = 4000  # of the path, before solver="auto" computes its limit
+_AUTO_ITERATIONS = 2000  # of the path, before solver="auto" computes its limit
 
 
 class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
     r"""Linear classifier trained against the worst perturbation of each sample.
 
-    Minimises the robust risk :math:`L(w, b) = \tfrac1n \sum_i \ell\big(y_i (\langle w, x_i\rangle + b) - \epsilon \|w\|_{q^*}\big)`,
+    Minimises the robust risk
+    :math:`L(w, b) = \tfrac1n \sum_i \ell\big(y_i (\langle w, x_i\rangle + b) - \epsilon \|w\|_{q^*}\big)`,
     the risk at the worst point of the l_q ball of radius eps around each sample, by steepest descent in the geometry of the
     p-norm. Where the data are robustly separable the path tends in direction to the robust separator of least p-norm; where
     they are not, the risk has a minimiser, the same for every p. Either way the fit carries a certificate, `dual_gap_`.
@@ -53,7 +54,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
     solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
         "steepest_descent" follows the path and stops on `loss_tol` or `tol`. "accelerated" (1 < p_algo <= 2) goes to the same
         limit by Nesterov's method on the dual. "exact" returns the limit itself, from linear, quadratic or cone programs.
-        "auto" is steepest descent, and "exact" for data whose path has not stopped after 4000 iterations: data so close to
+        "auto" is steepest descent, and "exact" for data whose path has not stopped after 2000 iterations: data so close to
         inseparable that the path is slow and its limit hardly depends on p. All return the minimiser of the robust risk for
         data that are not robustly separable.
     fit_intercept : bool, default=True
@@ -243,8 +244,8 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
             )
         if self.solver == "accelerated" and not 1 < self.p_algo <= 2:
             raise ValueError(
-                f"solver='accelerated' needs p_algo in (1, 2], got p_algo={self.p_algo!r}. Use solver='steepest_descent' for the "
-                "path of this geometry or solver='exact' for its limit."
+                f"solver='accelerated' needs p_algo in (1, 2], got p_algo={self.p_algo!r}. Use solver='steepest_descent' for "
+                "the path of this geometry or solver='exact' for its limit."
             )
 
     def _solve(self, problem: RobustProblem, last_coef: np.ndarray | None) -> Solution:
@@ -288,7 +289,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         rows = np.flatnonzero([separable is False for separable in solution.separable] & ~solution.converged)
         if len(rows):
             start = None if last_coef is None else last_coef[rows]
-            minimiser = minimise_robust_risk(problem.select(rows), loss, norm, tol=min(self.tol, 1e-8), coef_init=start)
+            minimiser = minimise_robust_risk(problem.select(rows), loss, norm, tol=min(self.tol, 1e-6), coef_init=start)
             minimiser.converged = minimiser.gap <= self.tol
             solution = _replaced(solution, rows, minimiser)
         return solution

@@ -70,7 +70,8 @@ def problem_to_numpy(problem: RobustProblem) -> RobustProblem:
 def solution_to_numpy(solution: Solution) -> Solution:
     """The same solution on NumPy arrays."""
     arrays = ("coef", "intercept", "weights", "log_risk", "margin", "margin_bound", "gap")
-    return replace(solution, **{name: to_numpy(getattr(solution, name)) for name in arrays})
+    changes: dict[str, Any] = {name: to_numpy(getattr(solution, name)) for name in arrays}
+    return replace(solution, **changes)
 
 
 def stack_solutions(solutions: Sequence[Solution], history: dict[str, Any] | None = None) -> Solution:

@@ -103,23 +103,25 @@ def accelerated_margin(
         if record_every and iteration % record_every == 0:
             recorder(iteration, ids, margin=state.margin, margin_bound=state.bound, gap=gap)
         done = ~positive | (gap <= tol)
+        inseparable = to_numpy(~positive)
         if iteration == prove_at:  # where the bound only tends to zero, the weights need a nudge to prove it
             prove_at *= 2
             for i in np.flatnonzero(to_numpy(~done & (state.margin <= 0))).tolist():
                 proof = repaired_weights(_one(problem, i), to_numpy(state.weights[i : i + 1]))
                 if np.isfinite(proof).all():
-                    state.proof[i], done[i] = xp.asarray(proof[0], dtype=state.proof.dtype), True
+                    state.proof[i] = xp.asarray(proof[0], dtype=state.proof.dtype)
+                    done[i] = inseparable[i] = True
         if not bool(xp.any(done)):
             continue
         done = to_numpy(done)
         for i in np.flatnonzero(done).tolist():
-            finished[int(ids[i])] = _solution(problem, loss, norm, state, i, iteration, tol)
+            finished[int(ids[i])] = _solution(problem, loss, norm, state, i, iteration, tol, bool(inseparable[i]))
         running = xp.asarray(np.flatnonzero(~done))
         problem, state, ids = problem.select(running), state.rows(running), ids[~done]
         if not len(ids):
             break
     for i in range(len(ids)):
-        finished[int(ids[i])] = _solution(problem, loss, norm, state, i, max_iter, tol)
+        finished[int(ids[i])] = _solution(problem, loss, norm, state, i, max_iter, tol, False)
     return stack_solutions([finished[i] for i in range(k)], recorder.history(k))
 
 
@@ -232,7 +234,14 @@ def _one(problem: RobustProblem, i: int) -> RobustProblem:
 
 
 def _solution(
-    problem: RobustProblem, loss: MarginLoss, norm: LpNorm, state: _State, i: int, iteration: int, tol: float
+    problem: RobustProblem,
+    loss: MarginLoss,
+    norm: LpNorm,
+    state: _State,
+    i: int,
+    iteration: int,
+    tol: float,
+    inseparable: bool,
 ) -> Solution:
     """Problem i, scaled to margin 1 and certified afresh."""
     xp = namespace(state.coef)
@@ -242,10 +251,6 @@ def _solution(
         scale = (state.margin[row] * norm.value(coef))[:, None]
         coef, intercept = coef / scale, intercept / scale[:, 0]
     certificate = margin_certificate(one, norm, coef, intercept, state.proof[row])
-    slack = to_numpy(certificate.bound)[0]
-    separable: bool | None = True if certificate.margin[0] > 0 else None
-    if separable is None and (slack == 0 or np.isfinite(repaired_weights(_one(problem, i), to_numpy(state.proof[row]))).all()):
-        separable = False
     log_risk, _ = loss.log_risk_and_weights(one.margins(coef, intercept), one.log_weight)
     return Solution(
         coef=coef,
@@ -253,9 +258,9 @@ def _solution(
         weights=one.balanced(state.proof[row]),
         log_risk=log_risk,
         margin=certificate.margin,
-        margin_bound=certificate.bound if separable is not False else xp.zeros_like(certificate.bound),
-        gap=certificate.gap,
-        separable=[separable],
-        converged=np.array([bool(certificate.gap[0] <= tol)]),
+        margin_bound=xp.zeros_like(certificate.bound) if inseparable else certificate.bound,
+        gap=xp.full_like(certificate.gap, math.inf) if inseparable else certificate.gap,
+        separable=[False if inseparable else True if certificate.margin[0] > 0 else None],
+        converged=np.array([not inseparable and bool(certificate.gap[0] <= tol)]),
         n_iter=np.array([iteration]),
     )

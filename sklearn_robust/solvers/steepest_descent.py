@@ -220,7 +220,8 @@ class _Run:
             gap, proof = self._risk_gap(i, now)
             done[i] = gap <= self.tol
             ended[i] |= done[i] or (self.stop_if_not_separable and bool(np.isfinite(proof).all()))
-            self.proof_at[i] *= 0.3
+            # closer next time; without any proof, only when the next round of attempts is due
+            self.proof_at[i] *= 0.3 if np.isfinite(proof).all() else 0.0
         for i in np.flatnonzero(to_numpy(ended)).tolist():
             self._store(i, coef, now, iteration, converged=bool(done[i]))
         running = xp.asarray(np.flatnonzero(~to_numpy(ended)))
