@@ -1,3 +1,7 @@
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two test processes share two cores; must precede NumPy's import
+
 import cvxpy as cp
 import numpy as np
 import pytest

@@ -85,10 +85,8 @@ def make_teacher_classification(
 
     X = _draw(data_stream, n_samples, n_features, data_sparsity)
     if ties == "redraw":
-        tied: np.ndarray = np.asarray(X @ teacher == 0)
-        while tied.any():
-            X[tied] = _draw(data_stream, int(tied.sum()), n_features, data_sparsity)
-            tied = np.asarray(X @ teacher == 0)
+        while (tied := np.flatnonzero(X @ teacher == 0)).size:
+            X[tied] = _draw(data_stream, tied.size, n_features, data_sparsity)
     y = np.where(X @ teacher > 0, 1, -1)
     return (X, y, teacher) if return_teacher else (X, y)
 
@@ -98,9 +96,7 @@ def _draw(stream: np.random.Generator, n: int, d: int, sparsity: int | None) -> 
     if sparsity is None:
         return stream.standard_normal((n, d))
     X = np.zeros((n, d))
-    empty = np.ones(n, dtype=bool)
-    while empty.any():
-        share = sparsity / d
-        X[empty] = stream.choice([-1.0, 0.0, 1.0], p=[share / 2, 1 - share, share / 2], size=(int(empty.sum()), d))
-        empty = ~X.any(axis=1)
+    share = sparsity / d
+    while (empty := np.flatnonzero(~X.any(axis=1))).size:
+        X[empty] = stream.choice([-1.0, 0.0, 1.0], p=[share / 2, 1 - share, share / 2], size=(empty.size, d))
     return X

@@ -17,6 +17,7 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_X_y
 
+from sklearn_robust._parameters import check_exponent
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._largest_margin import (
@@ -175,8 +176,8 @@ def min_norm_separator(
     >>> round(separator.margin, 6)
     2.0
     """
-    norm = LpNorm(_check_exponent(p, "p"))
-    threat = LpBall(_check_exponent(q, "q"), check_radius(eps, "eps"))
+    norm = LpNorm(check_exponent(p, "p"))
+    threat = LpBall(check_exponent(q, "q"), check_radius(eps, "eps"))
     problem = _problem(X, y, threat, fit_intercept)
     tol = default_tol(problem, norm) if tol is None else _check_tol(tol)
     answer = largest_margin(problem, norm, tol)
@@ -240,7 +241,7 @@ def max_margin(X: Any, y: Any, *, q: float, fit_intercept: bool = False, tol: fl
     >>> round(max_margin(X, y, q=2).margin, 6)
     3.0
     """
-    threat = LpBall(_check_exponent(q, "q"), 0.0)
+    threat = LpBall(check_exponent(q, "q"), 0.0)
     problem, norm = _problem(X, y, threat, fit_intercept), threat.dual_norm
     tol = default_tol(problem, norm) if tol is None else _check_tol(tol)
     answer = _largest_distance(problem, tol)
@@ -291,16 +292,6 @@ def _largest_distance(problem: RobustProblem, tol: float) -> Answer:
     except SolverFailure:
         return answer
     return polished(clean, norm, certify(clean, norm, vertex, "linear program").merged(answer), tol)
-
-
-def _check_exponent(value: float, name: str) -> float:
-    """Validate a norm's exponent given by a user under the parameter `name`."""
-    try:
-        return LpNorm(value).p
-    except ValueError:
-        raise ValueError(
-            f"{name} must be a real number in [1, inf], got {value!r}. Use {name}=numpy.inf for the maximum norm."
-        ) from None
 
 
 def _check_tol(tol: float) -> float:

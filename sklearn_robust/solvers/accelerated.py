@@ -21,6 +21,8 @@ from sklearn_robust.norms import LpNorm, shave_level
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers._solution import Recorder, Solution, problem_to_numpy, stack_solutions
 
+_NUDGE = 1.1  # ||Z^T a||_q over eps up to which a proof of non-separability is tried from the weights
+_PATIENCE = 100  # iterations after which it is tried in any case
 _RELAX = 0.9  # of the curvature estimate at each iteration, before backtracking doubles it where needed
 
 
@@ -106,7 +108,10 @@ def accelerated_margin(
         inseparable = to_numpy(~positive)
         if iteration == prove_at:  # where the bound only tends to zero, the weights need a nudge to prove it
             prove_at *= 2
-            for i in np.flatnonzero(to_numpy(~done & (state.margin <= 0))).tolist():
+            hopeful = ~done & (state.margin <= 0)
+            if iteration < _PATIENCE:
+                hopeful = hopeful & (problem.threat.norm.value(state.pull) <= _NUDGE * problem.threat.eps)
+            for i in np.flatnonzero(to_numpy(hopeful)).tolist():
                 proof = repaired_weights(_one(problem, i), to_numpy(state.weights[i : i + 1]))
                 if np.isfinite(proof).all():
                     state.proof[i] = xp.asarray(proof[0], dtype=state.proof.dtype)

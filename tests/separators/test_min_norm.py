@@ -397,7 +397,7 @@ def test_undecided_separability_is_not_called_non_separable(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"p": 0.5}, r"p must be a real number in \[1, inf\], got 0.5. Use p=numpy.inf"),
+        ({"p": 0.5}, r"p must be a real number in \[1, inf\], got 0.5. Use numpy.inf"),
         ({"q": "inf"}, r"q must be a real number in \[1, inf\], got 'inf'"),
         ({"eps": -0.1}, r"eps must be a finite number >= 0, got -0.1"),
         ({"tol": 0.0}, "tol must be a finite number > 0, got 0.0"),

@@ -41,7 +41,7 @@ def test_margin_and_multipliers_solve_the_program(solve, p, r, eps, fit_intercep
         np.testing.assert_allclose(a @ y, 0, atol=rough)
     size = np.linalg.norm(w, ord=p)
     if eps == 10:  # nothing withstands it: w = 0, and the multipliers prove it
-        assert size < 1e-6
+        assert size < 1e-4
         assert np.linalg.norm(Z.T @ a, ord=LpNorm(r).dual.p) <= 10
         return
     scores = Z @ w / size

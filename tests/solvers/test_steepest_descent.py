@@ -9,7 +9,7 @@ from sklearn_robust import max_margin, min_norm_separator
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.solvers import minimise_robust_risk, steepest_descent
+from sklearn_robust.solvers import accelerated_margin, minimise_robust_risk, steepest_descent
 from sklearn_robust.solvers.steepest_descent import _move
 
 EXPONENTS = (1, 2, math.inf)
@@ -42,6 +42,34 @@ def test_every_pair_descends_and_approaches_the_exact_separator(gaussian, p, q, 
     if p == 2 and share <= 0.5:  # where the separator is unique the direction converges too
         cosine = solution.coef[0] @ exact.coef / np.linalg.norm(solution.coef) / np.linalg.norm(exact.coef)
         assert 1 - cosine <= solution.gap[0]
+
+
+@pytest.mark.parametrize("p", EXPONENTS)
+@pytest.mark.parametrize("q", EXPONENTS)
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize(("n", "d"), [(15, 30), (20, 20), (40, 10)])
+def test_reported_gap_holds_against_the_exact_separator(p, q, fit_intercept, n, d):
+    rng = np.random.default_rng(n)
+    teacher = rng.standard_normal(d) / np.sqrt(d)
+    X = rng.standard_normal((n, d))
+    y = np.where(X @ teacher > 0, 1.0, -1.0)
+    X += y[:, None] * teacher / (teacher @ teacher) / 2  # a planted margin, also for n > d
+    largest = max_margin(X, y, q=q, fit_intercept=fit_intercept).margin
+    radii = [share * largest for share in (0.0, 0.25, 0.5, 0.9)]
+    for eps in radii:
+        exact = min_norm_separator(X, y, p=p, q=q, eps=eps, fit_intercept=fit_intercept)
+        assert exact.relative_gap <= 1e-6
+        problem = problem_of(X, y, q=q, eps=eps, fit_intercept=fit_intercept)
+        solution = steepest_descent(problem, LOSSES["exponential"], LpNorm(p), loss_tol=0, max_iter=600)
+        assert solution.margin[0] <= exact.margin_bound * (1 + 1e-9)
+        assert solution.margin_bound[0] >= exact.margin * (1 - 1e-9)
+        if solution.margin[0] > 0:
+            assert solution.margin[0] >= (1 - solution.gap[0]) * exact.margin * (1 - 1e-9)
+        if p == 2:
+            limit = accelerated_margin(problem, LOSSES["exponential"], LpNorm(p), tol=1e-3)
+            cosine = limit.coef[0] @ exact.coef / np.linalg.norm(limit.coef) / np.linalg.norm(exact.coef)
+            assert limit.gap[0] <= 1e-3
+            assert cosine >= 1 - 1e-3  # margins are concave on the unit ball: the gap bounds 1 - cosine
 
 
 @pytest.mark.parametrize("p", [1.5, 3.0])
