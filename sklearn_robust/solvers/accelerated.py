@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass, fields
 
 import numpy as np
+from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace, to_numpy
 from sklearn_robust.certificates import margin_certificate, repaired_weights
@@ -97,9 +98,12 @@ def accelerated_margin(
     finished: dict[int, Solution] = {}
     recorder = Recorder(record_every, verbose)
     state = _start(problem, norm)
+    entries = problem.X.data if sparse.issparse(problem.X) else problem.X
+    # the dual's curvature never exceeds this; beyond it nothing but rounding refuses a step
+    steepest = (norm.dual.p - 1) * float(namespace(entries).linalg.vector_norm(entries)) ** 2
     prove_at = 16
     for iteration in range(1, max_iter + 1):
-        state = _step(problem, norm, state)
+        state = _step(problem, norm, state, steepest)
         positive = state.bound > 0
         gap = 1 - state.margin / xp.where(positive, state.bound, xp.ones_like(state.bound))
         if record_every and iteration % record_every == 0:
@@ -158,7 +162,7 @@ def _half_square(problem: RobustProblem, norm: LpNorm, pull: Array) -> tuple[Arr
     return 0.5 * distance**2, distance[:, None] * norm.steepest_direction(left)
 
 
-def _step(problem: RobustProblem, norm: LpNorm, state: _State) -> _State:
+def _step(problem: RobustProblem, norm: LpNorm, state: _State, steepest: float) -> _State:
     xp = namespace(state.weights)
     value, coef = _half_square(problem, norm, state.ahead_pull)
     scores = problem.signed_scores(coef)
@@ -175,7 +179,7 @@ def _step(problem: RobustProblem, norm: LpNorm, state: _State) -> _State:
         new_value, _ = _half_square(problem, norm, pull)
         move = weights - state.ahead
         model = value + xp.sum(scores * move, axis=-1) + 0.5 * curvature * xp.sum(move * move, axis=-1)
-        refused = new_value > model + rounding
+        refused = (new_value > model + rounding) & (curvature < steepest)
         if not bool(xp.any(refused)):
             break
         curvature = xp.where(refused, 2 * curvature, curvature)
