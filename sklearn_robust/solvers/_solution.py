@@ -92,12 +92,13 @@ class Recorder:
     """Figures of the problems under way at chosen iterations, printed too if asked; nan once a problem has left the batch."""
 
     def __init__(self, every: int, verbose: bool) -> None:
-        self.every, self.verbose = every, verbose
+        self.every, self.verbose, self._next = every, verbose, 0
         self._rows: list[tuple[int, np.ndarray, dict[str, np.ndarray]]] = []
 
     def __call__(self, iteration: int, ids: np.ndarray, **figures: Array) -> None:
-        if not self.every:
+        if not self.every or iteration < self._next:
             return
+        self._next = iteration + self.every
         self._rows.append((iteration, ids, {name: to_numpy(value).copy() for name, value in figures.items()}))
         for i, problem in enumerate(ids if self.verbose else ()):
             print(

@@ -106,8 +106,7 @@ def accelerated_margin(
         state = _step(problem, norm, state, steepest)
         positive = state.bound > 0
         gap = 1 - state.margin / xp.where(positive, state.bound, xp.ones_like(state.bound))
-        if record_every and iteration % record_every == 0:
-            recorder(iteration, ids, margin=state.margin, margin_bound=state.bound, gap=gap)
+        recorder(iteration, ids, margin=state.margin, margin_bound=state.bound, gap=gap)
         done = ~positive | (gap <= tol)
         inseparable = to_numpy(~positive)
         if iteration == prove_at:  # where the bound only tends to zero, the weights need a nudge to prove it

@@ -108,7 +108,7 @@ def steepest_descent(
         pull = problem.weighted_sum(now.weights)
         if iteration < check_at and not run.any_below_loss_tol(now):
             continue
-        check_at = iteration + (record_every or _CHECK_EVERY)
+        check_at = iteration + min(_CHECK_EVERY, record_every or _CHECK_EVERY)
         stalled = (step < _STALLED * paper_step) | (speed == 0)
         running = run.check(iteration, coef, now, pull, speed, stalled)
         if running.shape[0] < coef.shape[0]:
