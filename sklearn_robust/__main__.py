@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         "--grid",
         type=_radius,
         nargs="+",
-        help="training radii to choose from (default: 0.5, 0.75, 1, 1.25 and 1.5 times each threat radius)",
+        help="training radii to choose from (default: 0.25, 0.5, 0.75, 1 and 1.25 times each threat radius)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of folds and synthetic data (default: 0)")
     parser.add_argument("--quiet", action="store_true", help="no progress display")
@@ -120,7 +120,7 @@ def _load(name: str) -> tuple[np.ndarray, np.ndarray, Any, str]:
 
 def _candidates(scaler: Any, arguments: argparse.Namespace, eps: float) -> list[tuple[str, Any, dict[str, list[float]]]]:
     """Name, pipeline and grid of every classifier of the table."""
-    grid = arguments.grid or sorted({round(share * eps, 10) for share in (0.5, 0.75, 1.0, 1.25, 1.5)})
+    grid = arguments.grid or sorted({round(share * eps, 10) for share in (0.25, 0.5, 0.75, 1.0, 1.25)})
     penalties = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
     logistic, svc = LogisticRegression(max_iter=5000), LinearSVC(dual=True, max_iter=50_000)
     candidates: list[tuple[str, Any, dict[str, list[float]]]] = [
@@ -145,7 +145,7 @@ def _real_data(arguments: argparse.Namespace, progress: Progress) -> None:
     rows = []
     for eps, name, model, grid in progress(steps, f"grid searches on {arguments.dataset}"):
         scorer = make_robust_scorer(eps=eps, q=arguments.q)
-        search = GridSearchCV(model, grid, scoring=scorer, cv=inner) if grid else clone(model)
+        search = GridSearchCV(model, grid, scoring=scorer, cv=inner, n_jobs=-1) if grid else clone(model)
         scores = cross_validate(search, X, y, cv=outer, scoring={"clean": "accuracy", "robust": scorer})
         clean, robust = (100 * scores[f"test_{kind}"].mean() for kind in ("clean", "robust"))
         rows.append((f"{eps:g}", name, f"{clean:.1f}", f"{robust:.1f}"))
