@@ -17,6 +17,14 @@ from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import LpBall, check_radius
 
 
+def probabilities(scores: np.ndarray, loss: str) -> np.ndarray:
+    """Class probabilities (n, K) under the loss: sigmoid(f), or sigmoid(2 f) for the exponential, scaled to sum 1."""
+    positive = np.exp(-np.logaddexp(0, -scores * (2 if loss == "exponential" else 1)))
+    if scores.ndim == 1:
+        return np.column_stack([1 - positive, positive])
+    return positive / positive.sum(axis=1, keepdims=True)
+
+
 class RobustLinearMixin(ClassifierMixin):
     """Prediction, exact robustness and worst-case points, from `coef_`, `intercept_` and `classes_`."""
 

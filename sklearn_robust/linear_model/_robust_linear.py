@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 import math
-import warnings
-from dataclasses import fields, replace
 from numbers import Real
 from typing import Any, Self
 
 import numpy as np
 from joblib import Parallel, delayed
-from scipy import sparse
-from scipy.optimize import brentq
 from sklearn.base import BaseEstimator
-from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_robust._array_api import namespace
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
-from sklearn_robust.linear_model._base import RobustLinearMixin
+from sklearn_robust.linear_model._base import RobustLinearMixin, probabilities
+from sklearn_robust.linear_model._fitting import (
+    at_loss,
+    on_device,
+    replaced,
+    screened,
+    warn_unless_converged,
+    with_risk_minimisers,
+)
 from sklearn_robust.losses import LOSSES, MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import NotSeparableError, min_norm_separator
-from sklearn_robust.solvers import Solution, accelerated_margin, minimise_robust_risk, steepest_descent
+from sklearn_robust.solvers import Solution, accelerated_margin, steepest_descent
 from sklearn_robust.solvers._solution import solution_to_numpy, stack_solutions
 from sklearn_robust.threats import check_radius
 
 _SOLVERS = ("auto", "steepest_descent", "accelerated", "exact")
-_SCREEN_ITERATIONS = 500  # of the search for a proof of separability, or of its opposite, before the path starts
 _AUTO_ITERATIONS = 2000  # of the path, before solver="auto" computes its limit
 
 
@@ -201,7 +203,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                 f"need {(problem.n_problems, problem.n_features)}. Fit with warm_start=False."
             )
         solution = self._solve(problem, last_coef)
-        self._warn_unless_converged(solution)
+        warn_unless_converged(self, solution, "Increase max_iter, loosen tol or loss_tol, or use solver='exact'.")
         return self._keep(solution)
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -216,11 +218,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         ndarray of shape (n_samples, n_classes)
             Several classes: the one-vs-rest probabilities, scaled to sum 1.
         """
-        scores = self.decision_function(X) * (2 if self.loss == "exponential" else 1)
-        positive = np.exp(-np.logaddexp(0, -scores))
-        if scores.ndim == 1:
-            return np.column_stack([1 - positive, positive])
-        return positive / positive.sum(axis=1, keepdims=True)
+        return probabilities(self.decision_function(X), self.loss)
 
     def _check_parameters(self) -> None:
         check_exponent(self.p_algo, "p_algo")
@@ -251,20 +249,18 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
     def _solve(self, problem: RobustProblem, last_coef: np.ndarray | None) -> Solution:
         """Separable problems by the solver chosen, the others by the minimiser of the risk."""
         loss, norm = LOSSES[self.loss], LpNorm(self.p_algo)
-        on_device = self._on_device(problem)
+        tensors = on_device(problem, self.device)
         if self.solver == "accelerated":
             limit = accelerated_margin(
-                on_device, loss, norm, max_iter=self.max_iter, tol=self.tol, record_every=self.verbose, verbose=True
+                tensors, loss, norm, max_iter=self.max_iter, tol=self.tol, record_every=self.verbose, verbose=True
             )
-            solution = _at_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
+            solution = at_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
         else:
-            # Any geometry decides separability, and this one does it fastest.
-            screen = accelerated_margin(on_device, loss, LpNorm(2), max_iter=_SCREEN_ITERATIONS, tol=1 - 1e-9)
-            solution = solution_to_numpy(screen)
+            solution = screened(tensors, loss)
             rows = np.flatnonzero([separable is not False for separable in solution.separable])
             if len(rows) and self.solver != "exact":
                 path = steepest_descent(
-                    on_device.select(rows),
+                    tensors.select(rows),
                     loss,
                     norm,
                     step_size=self.step_size,
@@ -272,62 +268,18 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                     loss_tol=self.loss_tol,
                     tol=self.tol,
                     stop_if_not_separable=True,
-                    coef_init=None
-                    if last_coef is None
-                    else namespace(on_device.y).asarray(last_coef[rows], device=self.device),
+                    coef_init=None if last_coef is None else namespace(tensors.y).asarray(last_coef[rows], device=self.device),
                     record_every=self.verbose,
                     verbose=True,
                 )
                 path = solution_to_numpy(path)
-                solution = _replaced(solution, rows, path)
+                solution = replaced(solution, rows, path)
                 rows = rows[~path.converged & [separable is not False for separable in path.separable]]
             if len(rows) and self.solver != "steepest_descent":
                 jobs = (delayed(_separator)(problem.select(slice(i, i + 1)), loss, norm) for i in rows.tolist())
-                limit = _at_loss(problem.select(rows), loss, stack_solutions(Parallel(n_jobs=self.n_jobs)(jobs)), self.loss_tol)
-                solution = _replaced(solution, rows, limit)
-
-        rows = np.flatnonzero([separable is False for separable in solution.separable] & ~solution.converged)
-        if len(rows):
-            start = None if last_coef is None else last_coef[rows]
-            minimiser = minimise_robust_risk(problem.select(rows), loss, norm, tol=min(self.tol, 1e-6), coef_init=start)
-            minimiser.converged = minimiser.gap <= self.tol
-            solution = _replaced(solution, rows, minimiser)
-        return solution
-
-    def _on_device(self, problem: RobustProblem) -> RobustProblem:
-        """The problem as torch tensors, where a device is given."""
-        if self.device is None:
-            return problem
-        if sparse.issparse(problem.X):
-            raise ValueError(f"device={self.device!r} needs dense data, got a sparse X. Use device=None, or X.toarray().")
-        import torch
-
-        def tensor(x: np.ndarray) -> torch.Tensor:
-            x = x if x.flags.writeable else x.copy()  # torch has no read-only tensors
-            return torch.as_tensor(x, dtype=torch.float32 if self.device == "mps" else None, device=self.device)
-
-        return replace(
-            problem,
-            X=tensor(problem.X),
-            y=tensor(problem.y),
-            threat=replace(problem.threat, eps=tensor(problem.threat.eps)),
-            log_weight=tensor(problem.log_weight),
-            total_weight=tensor(problem.total_weight),
-        )
-
-    def _warn_unless_converged(self, solution: Solution) -> None:
-        late = np.flatnonzero(~solution.converged)
-        if not len(late):
-            return
-        classes = self.classes_[1:] if len(solution.coef) == 1 else self.classes_
-        reached = ", ".join(f"{classes[i]!s}: {solution.gap[i]:.2g}" for i in late)
-        warnings.warn(
-            f"{type(self).__name__} stopped before tol={self.tol:g} or loss_tol={self.loss_tol:g}; certified relative gap "
-            f"reached, by class: {reached}. Increase max_iter (now {self.max_iter}), loosen tol or loss_tol, or use "
-            "solver='exact'.",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
+                limit = at_loss(problem.select(rows), loss, stack_solutions(Parallel(n_jobs=self.n_jobs)(jobs)), self.loss_tol)
+                solution = replaced(solution, rows, limit)
+        return with_risk_minimisers(problem, loss, norm, solution, self.tol, last_coef)
 
 
 def _separator(problem: RobustProblem, loss: MarginLoss, norm: LpNorm) -> Solution:
@@ -357,36 +309,3 @@ def _separator(problem: RobustProblem, loss: MarginLoss, norm: LpNorm) -> Soluti
         converged=np.array([separable]),
         n_iter=np.array([1]),
     )
-
-
-def _at_loss(problem: RobustProblem, loss: MarginLoss, solution: Solution, loss_tol: float) -> Solution:
-    """Separators scaled so that the sum of their robust losses is loss_tol, where steepest descent stops."""
-    for i in np.flatnonzero(solution.margin > 0) if loss_tol > 0 else ():
-        one = problem.select(slice(i, i + 1))
-        row = slice(i, i + 1)
-        margins = one.margins(solution.coef[row], solution.intercept[row])
-
-        def excess(scale: float, one: RobustProblem = one, margins: np.ndarray = margins) -> float:
-            log_risk = loss.log_risk_and_weights(scale * margins, one.log_weight)[0][0]
-            return float(log_risk + np.log(one.total_weight[0]) - math.log(loss_tol))
-
-        # exp(-scale * smallest margin) bounds every loss, so the upper end is past the root
-        upper = max(1.0, (math.log(one.total_weight[0]) - math.log(loss_tol)) / margins.min())
-        scale = brentq(excess, 0.0, upper) if excess(0.0) > 0 else 1.0
-        solution.coef[row] *= scale
-        solution.intercept[row] *= scale
-        solution.log_risk[row] = excess(scale) + math.log(loss_tol) - np.log(one.total_weight)
-    return solution
-
-
-def _replaced(solution: Solution, rows: np.ndarray, part: Solution) -> Solution:
-    """The solution with these problems' parts in it."""
-    merged = replace(solution, separable=list(solution.separable))
-    for f in fields(Solution):
-        if f.name == "history":
-            continue
-        values = list(getattr(merged, f.name))
-        for i, value in zip(rows.tolist(), getattr(part, f.name), strict=True):
-            values[i] = value
-        setattr(merged, f.name, values if f.name == "separable" else np.array(values))
-    return merged

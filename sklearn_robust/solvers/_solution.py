@@ -98,7 +98,7 @@ class Recorder:
     def __call__(self, iteration: int, ids: np.ndarray, **figures: Array) -> None:
         if not self.every or iteration < self._next:
             return
-        self._next = iteration + self.every
+        self._next = self.every * (iteration // self.every + 1)
         self._rows.append((iteration, ids, {name: to_numpy(value).copy() for name, value in figures.items()}))
         for i, problem in enumerate(ids if self.verbose else ()):
             print(

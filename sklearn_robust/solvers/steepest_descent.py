@@ -11,24 +11,19 @@ overtake the largest stops level with it (q = 1).
 from __future__ import annotations
 
 import math
-from dataclasses import fields
-from numbers import Real
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from scipy import sparse
 
-from sklearn_robust._array_api import Array, namespace, to_numpy
-from sklearn_robust.certificates import log_risk_bound, margin_certificate, repaired_weights
+from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
-from sklearn_robust.solvers._solution import Recorder, Solution, problem_to_numpy, stack_solutions
+from sklearn_robust.solvers._descent import State, Stopping, descend
+from sklearn_robust.solvers._solution import Solution
 
-_GROW, _SHRINK = 1.05, 0.7  # of the adaptive step after an accepted and after a refused trial
-_CHECK_EVERY = 10  # iterations between certificates
-_PROVE_FIRST = 64  # iteration of the first attempt to prove that the data are not separable; later ones at its doubles
-_STALLED = 1e-12  # the adaptive step, relative to the paper's, below which rounding alone refuses steps
+_GROWTH = 1.05  # of the adaptive step
 
 
 def steepest_descent(
@@ -80,44 +75,39 @@ def steepest_descent(
     Solution
     """
     xp = namespace(problem.y)
-    k = problem.n_problems
-    largest = abs(problem.X).max() if sparse.issparse(problem.X) else xp.max(xp.abs(problem.X))
-    paper_step = 1 / (float(largest) + problem.threat.eps) ** 2 if float(largest) > 0 else xp.ones_like(problem.threat.eps)
-    step = xp.full_like(paper_step, float(step_size)) if isinstance(step_size, Real) else paper_step
-    adaptive = step_size == "adaptive"
-
     coef = xp.zeros_like(problem.weighted_sum(problem.y)) if coef_init is None else xp.asarray(coef_init, copy=True)
-    now = problem.evaluate(loss, coef)
-    pull = problem.weighted_sum(now.weights)
-    run = _Run(problem, norm, loss, loss_tol, tol, stop_if_not_separable, Recorder(record_every, verbose))
-    check_at = 1
-    for iteration in range(1, max_iter + 1):
+    step = _paper_step(problem) if isinstance(step_size, str) else xp.full_like(problem.total_weight, float(step_size))
+    stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, verbose)
+    growth = _GROWTH if step_size == "adaptive" else None
+    return descend(problem, loss, norm, _SteepestDescent(norm), (coef,), step, stopping, growth=growth)
+
+
+def _paper_step(problem: RobustProblem) -> Array:
+    """1 / B^2 of each problem, B = max |x_ij| + eps."""
+    xp = namespace(problem.y)
+    largest = float(abs(problem.X).max() if sparse.issparse(problem.X) else xp.max(xp.abs(problem.X)))
+    reach = largest + problem.threat.eps
+    return 1 / xp.where(reach > 0, reach, xp.ones_like(reach)) ** 2
+
+
+@dataclass(frozen=True)
+class _SteepestDescent:
+    """Steps along the steepest direction in the norm, stopped at the kinks of the penalty."""
+
+    norm: LpNorm
+
+    def coef(self, state: State) -> Array:
+        return state[0]
+
+    def propose(
+        self, problem: RobustProblem, state: State, coef: Array, now: Evaluation, pull: Array, step: Array
+    ) -> tuple[State, Array]:
+        xp = namespace(coef)
         mass = xp.sum(now.weights, axis=-1)
-        velocity = problem.threat.dual_norm.min_norm_subgradient(coef, -pull, problem.threat.eps * mass, norm.dual)
-        speed = norm.dual.value(velocity)
-        direction = _steepest_direction(problem, norm, coef, pull, velocity)
-        trial = _move(problem, coef, -(step * speed)[:, None] * direction)
-        then = problem.evaluate(loss, trial, near=now.intercept)
-        if adaptive:
-            promised = xp.sum(velocity * (coef - trial), axis=-1)
-            accepted = then.log_risk <= now.log_risk - run.demanded * promised
-            step = xp.where(accepted, _GROW * step, _SHRINK * step)
-            coef, now = _merge(xp, accepted, (trial, then), (coef, now))
-        else:
-            coef, now = trial, then
-        pull = problem.weighted_sum(now.weights)
-        if iteration < check_at and not run.any_below_loss_tol(now):
-            continue
-        check_at = iteration + min(_CHECK_EVERY, record_every or _CHECK_EVERY)
-        stalled = (step < _STALLED * paper_step) | (speed == 0)
-        running = run.check(iteration, coef, now, pull, speed, stalled)
-        if running.shape[0] < coef.shape[0]:
-            if running.shape[0] == 0:
-                break
-            problem = problem.select(running)
-            coef, pull, step, paper_step = coef[running], pull[running], step[running], paper_step[running]
-            now = _rows(now, running)
-    return run.finish(k, coef, now, max_iter)
+        velocity = problem.threat.dual_norm.min_norm_subgradient(coef, -pull, problem.threat.eps * mass, self.norm.dual)
+        direction = _steepest_direction(problem, self.norm, coef, pull, velocity)
+        length = step * self.norm.dual.value(velocity)
+        return (_move(problem, coef, -length[:, None] * direction),), velocity
 
 
 def _move(problem: RobustProblem, coef: Array, step: Array) -> Array:
@@ -161,130 +151,3 @@ def _steepest_direction(problem: RobustProblem, norm: LpNorm, coef: Array, pull:
     size = norm.value(first)[:, None]
     first = first / xp.where(size > 0, size, xp.ones_like(size))
     return xp.where(origin[:, None] & (size > 0), first, direction)
-
-
-class _Run:
-    """Certificates and stopping of the problems under way; a finished problem leaves the batch."""
-
-    def __init__(
-        self,
-        problem: RobustProblem,
-        norm: LpNorm,
-        loss: MarginLoss,
-        loss_tol: float,
-        tol: float,
-        stop_if_not_separable: bool,
-        recorder: Recorder,
-    ) -> None:
-        xp = namespace(problem.y)
-        self.problem, self.norm, self.loss, self.tol, self.recorder = problem, norm, loss, tol, recorder
-        self.to_the_limit, self.stop_if_not_separable = loss_tol == 0, stop_if_not_separable
-        self.log_loss_tol = math.log(loss_tol) if loss_tol > 0 else -math.inf
-        self.ids = np.arange(problem.n_problems)
-        self.bound = xp.full_like(problem.total_weight, math.inf)
-        self.proof = xp.exp(problem.log_weight)
-        self.demanded = xp.full_like(self.bound, 0.5)
-        self.proof_at = xp.full_like(self.bound, tol)  # speed times size below which a proof of the risk is tried
-        self.prove_next = _PROVE_FIRST  # iteration at which a proof is tried for all that do not separate
-        self.finished: dict[int, Solution] = {}
-
-    def any_below_loss_tol(self, now: Evaluation) -> bool:
-        xp = namespace(now.log_risk)
-        return bool(xp.any(now.log_risk + xp.log(self.problem.total_weight) < self.log_loss_tol))
-
-    def check(self, iteration: int, coef: Array, now: Evaluation, pull: Array, speed: Array, stalled: Array) -> Array:
-        """Certify, store what is finished, and return the indices of the problems that go on."""
-        xp = namespace(coef)
-        problem, norm = self.problem, self.norm
-        size = norm.value(coef)
-        margin = xp.min(now.margins, axis=-1) / xp.where(size > 0, size, xp.ones_like(size))
-        mass = xp.sum(now.weights, axis=-1, keepdims=True)
-        bound = norm.dual.value(problem.threat.norm.residual(pull / mass, problem.threat.eps, norm.dual))
-        better = bound < self.bound
-        self.bound = xp.where(better, bound, self.bound)
-        self.proof = xp.where(better[:, None], now.weights, self.proof)
-        gap = 1 - margin / xp.where(self.bound > 0, self.bound, xp.ones_like(bound))
-        separates = (margin > 0) & (self.bound > 0)
-        if self.to_the_limit:
-            self.demanded = 1 - xp.where(separates, xp.clip(gap, 0.0, 0.5), xp.full_like(gap, 0.5))
-        self.recorder(iteration, self.ids, log_risk=now.log_risk, margin=margin, margin_bound=self.bound, gap=gap)
-
-        done = now.log_risk + xp.log(problem.total_weight) < self.log_loss_tol
-        done = done | (separates & (gap <= self.tol))
-        provable = ~separates & ~done & ((speed * size <= self.proof_at) | stalled)
-        if iteration >= self.prove_next:
-            self.prove_next *= 2
-            provable = provable | (~separates & ~done)
-        ended = stalled | done
-        for i in np.flatnonzero(to_numpy(provable)).tolist():
-            gap, proof = self._risk_gap(i, now)
-            done[i] = gap <= self.tol
-            ended[i] |= done[i] or (self.stop_if_not_separable and bool(np.isfinite(proof).all()))
-            # closer next time; without any proof, only when the next round of attempts is due
-            self.proof_at[i] *= 0.3 if np.isfinite(proof).all() else 0.0
-        for i in np.flatnonzero(to_numpy(ended)).tolist():
-            self._store(i, coef, now, iteration, converged=bool(done[i]))
-        running = xp.asarray(np.flatnonzero(~to_numpy(ended)))
-        if running.shape[0] < coef.shape[0]:
-            self.problem, self.ids = problem.select(running), self.ids[to_numpy(running)]
-            for name in ("bound", "proof", "demanded", "proof_at"):
-                setattr(self, name, getattr(self, name)[running])
-        return running
-
-    def finish(self, k: int, coef: Array, now: Evaluation, max_iter: int) -> Solution:
-        """All solutions in order; what is still under way has not converged."""
-        for i in range(self.problem.n_problems):
-            self._store(i, coef, now, max_iter, converged=False)
-        return stack_solutions([self.finished[i] for i in range(k)], self.recorder.history(k))
-
-    def _risk_gap(self, i: int, now: Evaluation) -> tuple[float, Array]:
-        """The certified relative gap of the risk of problem i, inf without a proof of non-separability, and that proof."""
-        one = problem_to_numpy(self.problem.select(slice(i, i + 1)))
-        proof = repaired_weights(one, to_numpy(now.weights[i : i + 1]))
-        excess = float(now.log_risk[i]) - log_risk_bound(one, self.loss, proof)[0]
-        return float(-np.expm1(-excess)), proof
-
-    def _store(self, i: int, coef: Array, now: Evaluation, iteration: int, *, converged: bool) -> None:
-        xp = namespace(coef)
-        one = self.problem.select(slice(i, i + 1))
-        row = slice(i, i + 1)
-        certificate = margin_certificate(one, self.norm, coef[row], now.intercept[row], self.proof[row])
-        solution = Solution(
-            coef=coef[row],
-            intercept=now.intercept[row],
-            weights=one.balanced(self.proof[row]),
-            log_risk=now.log_risk[row],
-            margin=certificate.margin,
-            margin_bound=certificate.bound,
-            gap=certificate.gap,
-            separable=[True],
-            converged=np.array([converged]),
-            n_iter=np.array([iteration]),
-        )
-        if not certificate.margin[0] > 0:
-            gap, proof = self._risk_gap(i, now)
-            solution.separable = [None]
-            if np.isfinite(proof).all():
-                solution.separable = [False]
-                solution.margin_bound = xp.zeros_like(solution.margin_bound)
-                solution.gap = xp.full_like(solution.gap, gap)
-                solution.weights = xp.asarray(proof, dtype=coef.dtype)
-        self.finished[int(self.ids[i])] = solution
-
-
-def _merge(xp: Any, accepted: Array, then: tuple[Array, Evaluation], now: tuple[Array, Evaluation]) -> tuple[Array, Evaluation]:
-    """The accepted trials, and the old state elsewhere."""
-    if bool(xp.all(accepted)):
-        return then
-    if not bool(xp.any(accepted)):
-        return now
-
-    def pick(a: Array, b: Array) -> Array:
-        return xp.where(accepted[:, None] if a.ndim == 2 else accepted, a, b)
-
-    names = [f.name for f in fields(Evaluation)]
-    return pick(then[0], now[0]), Evaluation(*(pick(getattr(then[1], name), getattr(now[1], name)) for name in names))
-
-
-def _rows(evaluation: Evaluation, rows: Array) -> Evaluation:
-    return Evaluation(*(getattr(evaluation, f.name)[rows] for f in fields(Evaluation)))

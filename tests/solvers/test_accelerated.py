@@ -221,9 +221,9 @@ def test_iteration_limit_and_history(gaussian):
     np.testing.assert_array_equal(solution.n_iter, [20, 20])
     assert not np.any(solution.converged)
     history = solution.history
-    np.testing.assert_array_equal(history["iteration"], [5, 10, 15, 20])
+    np.testing.assert_array_equal(history["iteration"], [1, 5, 10, 15, 20])
     for name in ("margin", "margin_bound", "gap"):
-        assert history[name].shape == (4, 2)
+        assert history[name].shape == (5, 2)
     assert np.all(np.diff(history["margin"], axis=0) >= 0)  # the best so far
     assert np.all(np.diff(history["margin_bound"], axis=0) <= 0)
     assert np.all(history["margin"] <= history["margin_bound"])
