@@ -11,6 +11,7 @@ _HOMES = {
     "MinNormRobustClassifier": "linear_model",
     "NotSeparableWarning": "linear_model",
     "RobustLinearClassifier": "linear_model",
+    "RobustDiagonalNet": "neural_network",
     "NotSeparableError": "separators",
     "Separator": "separators",
     "max_margin": "separators",
@@ -28,6 +29,7 @@ __all__ = [
     "MinNormRobustClassifier",
     "NotSeparableError",
     "NotSeparableWarning",
+    "RobustDiagonalNet",
     "RobustLinearClassifier",
     "Separator",
     "certified_radius",
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from sklearn_robust.inspection import ImplicitBiasReport, implicit_bias_report
     from sklearn_robust.linear_model import MinNormRobustClassifier, NotSeparableWarning, RobustLinearClassifier
     from sklearn_robust.metrics import certified_radius, make_robust_scorer, robust_accuracy_score
+    from sklearn_robust.neural_network import RobustDiagonalNet
     from sklearn_robust.separators import NotSeparableError, Separator, max_margin, min_norm_separator
 
 

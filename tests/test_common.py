@@ -5,7 +5,7 @@ import math
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sklearn_robust import MinNormRobustClassifier, RobustLinearClassifier
+from sklearn_robust import MinNormRobustClassifier, RobustDiagonalNet, RobustLinearClassifier
 
 ESTIMATORS = [
     RobustLinearClassifier(),
@@ -14,6 +14,8 @@ ESTIMATORS = [
     RobustLinearClassifier(solver="exact"),
     RobustLinearClassifier(q_pert=1, device="cpu"),
     MinNormRobustClassifier(),
+    RobustDiagonalNet(),
+    RobustDiagonalNet(depth=3, q_pert=2, loss="logistic"),
     MinNormRobustClassifier(p=1, eps=0.01),
 ]
 

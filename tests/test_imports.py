@@ -23,6 +23,7 @@ ORDER = [
     "attacks",
     "metrics",
     "linear_model",
+    "neural_network",
     "inspection",
     "datasets",
     "__init__",

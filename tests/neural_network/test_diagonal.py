@@ -1,0 +1,87 @@
+"""RobustDiagonalNet: its contract, and its agreement with coordinate descent."""
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.datasets import load_breast_cancer, load_iris
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.preprocessing import scale
+
+from sklearn_robust import (
+    RobustDiagonalNet,
+    RobustLinearClassifier,
+    implicit_bias_report,
+    make_teacher_classification,
+    max_margin,
+)
+
+
+def test_behaves_like_coordinate_descent_on_unseen_data():
+    X, y, teacher = make_teacher_classification(64, 512, teacher_sparsity=4, return_teacher=True, random_state=0)
+    X_test, y_test = make_teacher_classification(5000, 512, teacher=teacher, random_state=1)
+    eps = max_margin(X, y, q=math.inf).margin / 4
+    network = RobustDiagonalNet(eps=eps, fit_intercept=False).fit(X, y)
+    one, two = (RobustLinearClassifier(p, eps=eps, fit_intercept=False).fit(X, y) for p in (1, 2))
+    assert network.n_iter_ < one.n_iter_ / 2
+    robust = network.robust_score(X_test, y_test)
+    assert abs(robust - one.robust_score(X_test, y_test)) < 0.06
+    assert robust > two.robust_score(X_test, y_test) + 0.2
+    report = implicit_bias_report(network, X, y, p=1)
+    assert report.margin_ratio > 0.75
+    assert report.margin == pytest.approx(network.margin_)
+
+
+@pytest.mark.parametrize("loss", ["exponential", "logistic"])
+def test_several_classes_some_of_them_not_separable(loss):
+    X, y = load_iris(return_X_y=True)
+    X, names = scale(X), np.array(["a", "b", "c"])[y]
+    network = RobustDiagonalNet(eps=0.2, loss=loss).fit(X, names)
+    assert network.separable_.tolist() == [True, False, False]
+    assert np.all(network.dual_gap_[1:] <= 1e-3)
+    np.testing.assert_allclose(network.predict_proba(X).sum(axis=1), 1)
+    assert network.robust_score(X, names) > 0.8
+    linear = RobustLinearClassifier(eps=0.2, loss=loss).fit(X, names)
+    np.testing.assert_allclose(network.coef_[1:], linear.coef_[1:], rtol=1e-6)
+
+
+def test_data_formats_and_copies():
+    X, y = make_teacher_classification(40, 60, data_sparsity=10, random_state=0)
+    dense = RobustDiagonalNet(eps=0.02).fit(X, y)
+    assert dense.separable_ is True
+    np.testing.assert_allclose(RobustDiagonalNet(eps=0.02).fit(sparse.csr_array(X), y).coef_, dense.coef_, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(RobustDiagonalNet(eps=0.02, device="cpu").fit(X, y).coef_, dense.coef_, rtol=1e-6, atol=1e-9)
+    single = RobustDiagonalNet(eps=0.02).fit(X.astype(np.float32), y)
+    assert single.coef_.dtype == np.float32
+    assert single.score(X, y) == 1
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(dense)).predict(X), dense.predict(X))
+
+
+def test_default_fit_of_real_data_is_silent():
+    X, y = load_breast_cancer(return_X_y=True)
+    network = RobustDiagonalNet(eps=0.2).fit(scale(X), y)
+    assert network.separable_ is False
+    assert network.robust_score(scale(X), y) > 0.85
+
+
+def test_a_fit_that_stops_early_warns_with_its_gap():
+    X, y = make_teacher_classification(40, 60, random_state=0)
+    with pytest.warns(ConvergenceWarning, match="stopped after max_iter=5 iterations"):
+        RobustDiagonalNet(eps=0.02, max_iter=5).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"depth": 1}, "depth must be an integer >= 2, got 1"),
+        ({"init_scale": 0.0}, "init_scale must be a finite number > 0, got 0.0"),
+        ({"q_pert": 0}, "q_pert must be a real number"),
+        ({"eps": -1}, "eps must be"),
+        ({"loss": "hinge"}, "loss must be one of"),
+    ],
+)
+def test_bad_parameters_are_refused(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        RobustDiagonalNet(**parameters).fit([[0.0], [1.0]], [0, 1])
