@@ -65,7 +65,7 @@ class RobustLinearMixin(ClassifierMixin):
         )
         self.margin_ = self._per_class(solution.margin)
         self.margin_bound_ = self._per_class(solution.margin_bound)
-        self.dual_gap_ = self._per_class(solution.gap)
+        self.dual_gap_ = self._per_class(np.maximum(solution.gap, 0))  # below zero only by rounding
         return self
 
     def _per_class(self, values: np.ndarray) -> Any:

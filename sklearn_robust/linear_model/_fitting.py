@@ -103,8 +103,8 @@ def warn_unless_converged(estimator: Any, solution: Solution, remedy: str) -> No
     classes = estimator.classes_[1:] if len(solution.coef) == 1 else estimator.classes_
     reached = ", ".join(f"{classes[i]!s}: {solution.gap[i]:.2g}" for i in late)
     warnings.warn(
-        f"{type(estimator).__name__} stopped after max_iter={estimator.max_iter} iterations, before tol={estimator.tol:g} or "
-        f"loss_tol={estimator.loss_tol:g}; certified relative gap reached, by class: {reached}. {remedy}",
+        f"{type(estimator).__name__} stopped before tol={estimator.tol:g} or loss_tol={estimator.loss_tol:g} were met "
+        f"(max_iter={estimator.max_iter}); certified relative gap reached, by class: {reached}. {remedy}",
         ConvergenceWarning,
         stacklevel=3,
     )

@@ -31,6 +31,7 @@ from sklearn_robust.threats import check_radius
 
 _SOLVERS = ("auto", "steepest_descent", "accelerated", "exact")
 _AUTO_ITERATIONS = 2000  # of the path, before solver="auto" computes its limit
+_AUTO_ENTRIES = 300_000  # n * d up to which it does: beyond, exact programs take longer than the path
 
 
 class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
@@ -56,9 +57,9 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
     solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
         "steepest_descent" follows the path and stops on `loss_tol` or `tol`. "accelerated" (1 < p_algo <= 2) goes to the same
         limit by Nesterov's method on the dual. "exact" returns the limit itself, from linear, quadratic or cone programs.
-        "auto" is steepest descent, and "exact" for data whose path has not stopped after 2000 iterations: data so close to
-        inseparable that the path is slow and its limit hardly depends on p. All return the minimiser of the robust risk for
-        data that are not robustly separable.
+        "auto" is steepest descent, and "exact" for data of up to 300 000 entries whose path has not stopped after 2000
+        iterations: data so close to inseparable that the path is slow and its limit hardly depends on p. All return the
+        minimiser of the robust risk for data that are not robustly separable.
     fit_intercept : bool, default=True
         The intercept is not penalised, and minimised over exactly at every step.
     step_size : {"adaptive", "paper"} or float, default="adaptive"
@@ -258,13 +259,14 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         else:
             solution = screened(tensors, loss)
             rows = np.flatnonzero([separable is not False for separable in solution.separable])
+            to_the_limit = self.solver == "auto" and problem.X.shape[0] * problem.n_features <= _AUTO_ENTRIES
             if len(rows) and self.solver != "exact":
                 path = steepest_descent(
                     tensors.select(rows),
                     loss,
                     norm,
                     step_size=self.step_size,
-                    max_iter=min(self.max_iter, _AUTO_ITERATIONS) if self.solver == "auto" else self.max_iter,
+                    max_iter=min(self.max_iter, _AUTO_ITERATIONS) if to_the_limit else self.max_iter,
                     loss_tol=self.loss_tol,
                     tol=self.tol,
                     stop_if_not_separable=True,
@@ -275,15 +277,20 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                 path = solution_to_numpy(path)
                 solution = replaced(solution, rows, path)
                 rows = rows[~path.converged & [separable is not False for separable in path.separable]]
-            if len(rows) and self.solver != "steepest_descent":
-                jobs = (delayed(_separator)(problem.select(slice(i, i + 1)), loss, norm) for i in rows.tolist())
+            if len(rows) and (to_the_limit or self.solver == "exact"):
+                reached = solution if to_the_limit else None
+                jobs = (delayed(_separator)(problem, i, loss, norm, reached) for i in rows.tolist())
                 limit = at_loss(problem.select(rows), loss, stack_solutions(Parallel(n_jobs=self.n_jobs)(jobs)), self.loss_tol)
                 solution = replaced(solution, rows, limit)
         return with_risk_minimisers(problem, loss, norm, solution, self.tol, last_coef)
 
 
-def _separator(problem: RobustProblem, loss: MarginLoss, norm: LpNorm) -> Solution:
-    """The exact separator of one problem; left to the minimiser of the risk if there is none."""
+def _separator(problem: RobustProblem, i: int, loss: MarginLoss, norm: LpNorm, reached: Solution | None) -> Solution:
+    """The exact separator of problem i; without a separator an unfinished solution, for the minimiser of the risk.
+
+    Where the programs fail, what the path has reached stays, and counts as not converged; without a path they raise.
+    """
+    problem = problem.select(slice(i, i + 1))
     threat = problem.threat
     try:
         found = min_norm_separator(
@@ -292,6 +299,10 @@ def _separator(problem: RobustProblem, loss: MarginLoss, norm: LpNorm) -> Soluti
     except NotSeparableError as error:
         coef, intercept = np.zeros_like(problem.weighted_sum(problem.y)), np.zeros(1)
         margin, bound, weights, separable = -math.inf, 0.0, error.weights, False
+    except RuntimeError:
+        if reached is None:
+            raise
+        return reached.rows(slice(i, i + 1))
     else:
         coef, intercept = found.coef[None], np.array([found.intercept])
         margin, bound, weights, separable = found.margin, found.margin_bound, found.dual_coef, True

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import check_consistent_length
 
 from sklearn_robust.attacks.linear import robust_margins, signed_distances
@@ -170,6 +171,29 @@ class RobustScorer:
 
     def __init__(self, eps: float, q: float, space: str) -> None:
         self.eps, self.q, self.space = eps, q, space
+        self._weight_request: bool | str | None = None
+
+    def set_score_request(self, *, sample_weight: bool | str | None) -> RobustScorer:
+        """Ask for sample weights where scikit-learn's metadata routing is enabled.
+
+        Parameters
+        ----------
+        sample_weight : bool, str or None
+            As for the scorers of scikit-learn.
+
+        Returns
+        -------
+        RobustScorer
+            This scorer.
+        """
+        self._weight_request = sample_weight
+        return self
+
+    def get_metadata_routing(self) -> MetadataRequest:
+        """What the scorer asks of metadata routing."""
+        request = MetadataRequest(owner=self)
+        request.score.add_request(param="sample_weight", alias=self._weight_request)
+        return request
 
     def __call__(self, estimator: BaseEstimator, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Robust accuracy of a fitted estimator."""

@@ -52,6 +52,10 @@ class Solution:
     n_iter: Array
     history: dict[str, Any] = field(default_factory=dict)
 
+    def rows(self, rows: slice) -> Solution:
+        """The solution of these problems, without history."""
+        return Solution(*(getattr(self, f.name)[rows] for f in fields(self) if f.name != "history"))
+
 
 def problem_to_numpy(problem: RobustProblem) -> RobustProblem:
     """The same problem on NumPy (or scipy.sparse) arrays."""

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
+from sklearn import config_context
 from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_selection import SelectKBest
@@ -102,6 +103,18 @@ def test_scorer_serves_searches_and_fixes_the_threat():
     assert np.all(scores["test_robust"] < scores["test_clean"])
     assert pickle.loads(pickle.dumps(scorer))(search, X, y) == scorer(search, X, y)
     assert repr(scorer) == "make_robust_scorer(eps=0.3, q=inf, space='model')"
+
+
+def test_scorer_takes_sample_weights_by_metadata_routing():
+    X, y = load_iris(return_X_y=True)
+    weight = np.where(y == 2, 5.0, 1.0)
+    scorer = make_robust_scorer(eps=0.3).set_score_request(sample_weight=True)
+    with config_context(enable_metadata_routing=True):
+        model = RobustLinearClassifier().set_fit_request(sample_weight=True)
+        search = GridSearchCV(model, {"eps": [0.1, 0.3]}, scoring=scorer, cv=3).fit(X, y, sample_weight=weight)
+        plain = make_robust_scorer(eps=0.3).set_score_request(sample_weight=False)
+        unweighted = GridSearchCV(model, {"eps": [0.1, 0.3]}, scoring=plain, cv=3).fit(X, y, sample_weight=weight)
+    assert search.best_score_ != unweighted.best_score_
 
 
 def test_labels_never_seen_are_never_right():

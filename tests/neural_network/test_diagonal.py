@@ -51,8 +51,8 @@ def test_data_formats_and_copies():
     X, y = make_teacher_classification(40, 60, data_sparsity=10, random_state=0)
     dense = RobustDiagonalNet(eps=0.02).fit(X, y)
     assert dense.separable_ is True
-    np.testing.assert_allclose(RobustDiagonalNet(eps=0.02).fit(sparse.csr_array(X), y).coef_, dense.coef_, rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose(RobustDiagonalNet(eps=0.02, device="cpu").fit(X, y).coef_, dense.coef_, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(RobustDiagonalNet(eps=0.02).fit(sparse.csr_array(X), y).coef_, dense.coef_, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(RobustDiagonalNet(eps=0.02, device="cpu").fit(X, y).coef_, dense.coef_, rtol=1e-3, atol=1e-6)
     single = RobustDiagonalNet(eps=0.02).fit(X.astype(np.float32), y)
     assert single.coef_.dtype == np.float32
     assert single.score(X, y) == 1
@@ -68,7 +68,7 @@ def test_default_fit_of_real_data_is_silent():
 
 def test_a_fit_that_stops_early_warns_with_its_gap():
     X, y = make_teacher_classification(40, 60, random_state=0)
-    with pytest.warns(ConvergenceWarning, match="stopped after max_iter=5 iterations"):
+    with pytest.warns(ConvergenceWarning, match=r"stopped before .* \(max_iter=5\)"):
         RobustDiagonalNet(eps=0.02, max_iter=5).fit(X, y)
 
 
