@@ -137,10 +137,11 @@ def _repair(problem: RobustProblem, weights: Array) -> Array:
             tight, change = sparse.eye_array(len(pull), format="csr"), pull * (inner / size - 1)
         else:
             tight, change = _tight_constraints(norm, pull, inner, near=10 * (size - eps))
-        moved = problem.balanced(repaired + _lightest_change(problem, repaired[0], tight, change))
-        if not np.isfinite(moved).all():
+        moved = np.maximum(repaired + _lightest_change(problem, repaired[0], tight, change), 0)
+        classes = (problem.y > 0, problem.y < 0) if problem.fit_intercept else (np.isfinite(problem.y),)
+        if not all(moved[members].any() for members in classes):
             return np.full_like(weights, np.nan)
-        repaired = moved  # negative entries are cut off: the check below decides whether that matters
+        repaired = problem.balanced(moved)  # negative entries are cut off: the check below decides whether that matters
     largest_row = norm.value(np.full(problem.n_features, max(problem.X.max(), -problem.X.min())))
     proven = non_separability_slack(problem, repaired)[0] >= -64 * np.finfo(np.float64).eps * largest_row
     return repaired if proven else np.full_like(weights, np.nan)

@@ -73,9 +73,9 @@ def at_loss(problem: RobustProblem, loss: MarginLoss, solution: Solution, loss_t
             log_risk = loss.log_risk_and_weights(scale * margins, one.log_weight)[0][0]
             return float(log_risk + np.log(one.total_weight[0]) - math.log(loss_tol))
 
-        # exp(-scale * smallest margin) bounds every loss, so the upper end is past the root
+        # exp(-scale * smallest margin) bounds every loss, so the upper end is past the root, or at it up to rounding
         upper = max(1.0, (math.log(one.total_weight[0]) - math.log(loss_tol)) / margins.min())
-        scale = brentq(excess, 0.0, upper) if excess(0.0) > 0 else 1.0
+        scale = brentq(excess, 0.0, upper) if excess(0.0) > 0 > excess(upper) else upper
         solution.coef[row] *= scale
         solution.intercept[row] *= scale
         solution.log_risk[row] = excess(scale) + math.log(loss_tol) - np.log(one.total_weight)
