@@ -189,3 +189,14 @@ def test_sample_weights_are_repetitions(gaussian):
     one, other = (steepest_descent(problem, LOSSES["exponential"], LpNorm(2)) for problem in (weighted, repeated))
     np.testing.assert_allclose(one.coef, other.coef, rtol=1e-8)
     assert one.n_iter == other.n_iter
+
+
+@pytest.mark.parametrize("p", [1, math.inf])
+@pytest.mark.parametrize("q", [1.5, 2, 4])
+def test_leaves_the_origin_at_large_eps(gaussian, p, q):
+    X, y = gaussian(40, 90)
+    problem = problem_of(X, y, q=q, eps=0.98 * max_margin(X, y, q=q).margin)
+    solution = steepest_descent(problem, LOSSES["exponential"], LpNorm(p), loss_tol=0, max_iter=200)
+    # the steepest direction of the residual alone is one of many there, and need not descend
+    assert solution.coef.any()
+    assert solution.log_risk[0] < 0
