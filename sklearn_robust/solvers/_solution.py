@@ -100,7 +100,7 @@ class Recorder:
         self._rows: list[tuple[int, np.ndarray, dict[str, np.ndarray]]] = []
 
     def __call__(self, iteration: int, ids: np.ndarray, **figures: Array) -> None:
-        if not self.every or iteration < self._next:
+        if not self.due(iteration):
             return
         self._next = self.every * (iteration // self.every + 1)
         self._rows.append((iteration, ids, {name: to_numpy(value).copy() for name, value in figures.items()}))
@@ -109,13 +109,22 @@ class Recorder:
                 f"iteration {iteration}, problem {problem}: " + ", ".join(f"{n} {float(v[i]):.6g}" for n, v in figures.items())
             )
 
+    def due(self, iteration: int) -> bool:
+        """Whether figures of this iteration would be recorded."""
+        return self.every > 0 and iteration >= self._next
+
+    def rewind(self) -> None:
+        """Begin at iteration 0 again, for the next of several problems solved one by one."""
+        self._next = 0
+
     def history(self, k: int) -> dict[str, np.ndarray]:
         """Arrays of shape (t, k) by name, and "iteration" of shape (t,)."""
         if not self._rows:
             return {}
-        history = {"iteration": np.array([row[0] for row in self._rows])}
+        iterations, times = np.unique([row[0] for row in self._rows], return_inverse=True)
+        history = {"iteration": iterations}
         for name in self._rows[0][2]:
-            history[name] = np.full((len(self._rows), k), np.nan)
-            for t, (_, ids, figures) in enumerate(self._rows):
+            history[name] = np.full((len(iterations), k), np.nan)
+            for t, (_, ids, figures) in zip(times, self._rows, strict=True):
                 history[name][t, ids] = figures[name]
         return history

@@ -13,13 +13,13 @@ from collections.abc import Callable
 import numpy as np
 from scipy import sparse
 from scipy.linalg import lstsq
-from scipy.optimize import minimize
+from scipy.optimize import OptimizeResult, minimize
 
 from sklearn_robust.certificates import log_risk_bound, non_separability_slack, repaired_weights
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
-from sklearn_robust.solvers._solution import Solution, stack_solutions
+from sklearn_robust.solvers._solution import Recorder, Solution, stack_solutions
 
 _MAX_NEWTON = 30
 
@@ -32,6 +32,7 @@ def minimise_robust_risk(
     max_iter: int = 10_000,
     tol: float = 1e-8,
     coef_init: np.ndarray | None = None,
+    record_every: int = 0,
 ) -> Solution:
     """Minimise the robust risk of each problem; each should be known not to be robustly separable.
 
@@ -47,6 +48,9 @@ def minimise_robust_risk(
     tol : float
         Certified relative gap of the risk to reach.
     coef_init : ndarray of shape (k, d), optional
+    record_every : int
+        Record log-risk, margin, bound and the certified gap of the risk every so many iterations of L-BFGS-B; 0 records
+        nothing.
 
     Returns
     -------
@@ -54,14 +58,30 @@ def minimise_robust_risk(
         A problem that turns out to be separable has `separable` True or None and has not converged.
     """
     solutions = []
+    recorder = Recorder(record_every, verbose=False)
     for i in range(problem.n_problems):
+        one = problem.select(slice(i, i + 1))
+
+        def record(iteration: int, coef: np.ndarray, i: int = i, one: RobustProblem = one) -> None:
+            if recorder.due(iteration):
+                state = _certified(one, loss, norm, coef)
+                figures = {name: getattr(state, name) for name in ("log_risk", "margin", "margin_bound", "gap")}
+                recorder(iteration, np.array([i]), **figures)
+
+        recorder.rewind()
         start = None if coef_init is None else coef_init[i : i + 1]
-        solutions.append(_minimise_one(problem.select(slice(i, i + 1)), loss, norm, max_iter, tol, start))
-    return stack_solutions(solutions)
+        solutions.append(_minimise_one(one, loss, norm, max_iter, tol, start, record))
+    return stack_solutions(solutions, recorder.history(problem.n_problems))
 
 
 def _minimise_one(
-    problem: RobustProblem, loss: MarginLoss, norm: LpNorm, max_iter: int, tol: float, start: np.ndarray | None
+    problem: RobustProblem,
+    loss: MarginLoss,
+    norm: LpNorm,
+    max_iter: int,
+    tol: float,
+    start: np.ndarray | None,
+    record: Callable[[int, np.ndarray], None],
 ) -> Solution:
     origin = np.zeros((1, problem.n_features), dtype=problem.y.dtype)
     coef, n_iter = origin, 0
@@ -69,18 +89,26 @@ def _minimise_one(
     if non_separability_slack(problem, problem.balanced(at_origin.weights))[0] < 0:  # otherwise w = 0 is the minimiser
         if start is None or not start.any():
             start = _first_step(problem, loss, at_origin)
-        coef, n_iter = _lbfgs(problem, loss, start, max_iter)
+        coef, n_iter = _lbfgs(problem, loss, start, max_iter, record)
         if not coef.any():  # a poor start can be drawn to w = 0, where the parametrisation for q = 1 is stationary
-            coef, n_iter = _lbfgs(problem, loss, _first_step(problem, loss, at_origin), max_iter)
-    gap, proof = _certified_gap(problem, loss, coef)
-    if gap > tol:
-        polished = _newton(problem, loss, coef)
-        polished_gap, polished_proof = _certified_gap(problem, loss, polished)
-        if polished_gap < gap:
-            coef, gap, proof = polished, polished_gap, polished_proof
+            coef, n_iter = _lbfgs(problem, loss, _first_step(problem, loss, at_origin), max_iter, record)
+    solution = _certified(problem, loss, norm, coef)
+    if solution.gap[0] > tol:
+        polished = _certified(problem, loss, norm, _newton(problem, loss, coef))
+        if polished.gap[0] < solution.gap[0]:
+            solution = polished
+    solution.converged = solution.gap <= tol
+    solution.n_iter = np.array([n_iter])
+    return solution
+
+
+def _certified(problem: RobustProblem, loss: MarginLoss, norm: LpNorm, coef: np.ndarray) -> Solution:
+    """The predictor with its margin, and with 1 - (lower bound on the risk) / risk where its weights prove one."""
     now = problem.evaluate(loss, coef)
-    margin = np.min(now.margins, axis=-1) / max(float(norm.value(coef)[0]), np.finfo(coef.dtype).tiny)
+    proof = repaired_weights(problem, now.weights)
     proven = bool(np.isfinite(proof).all())
+    excess = now.log_risk - log_risk_bound(problem, loss, proof)
+    margin = np.min(now.margins, axis=-1) / max(float(norm.value(coef)[0]), np.finfo(coef.dtype).tiny)
     return Solution(
         coef=coef,
         intercept=now.intercept,
@@ -88,19 +116,11 @@ def _minimise_one(
         log_risk=now.log_risk,
         margin=margin,
         margin_bound=np.where(proven, np.zeros_like(margin), np.inf),
-        gap=np.full_like(margin, gap),
+        gap=-np.expm1(-excess),
         separable=[False if proven else True if margin[0] > 0 else None],
-        converged=np.array([gap <= tol]),
-        n_iter=np.array([n_iter]),
+        converged=np.array([False]),
+        n_iter=np.array([0]),
     )
-
-
-def _certified_gap(problem: RobustProblem, loss: MarginLoss, coef: np.ndarray) -> tuple[float, np.ndarray]:
-    """1 - (lower bound on the risk) / risk, and the weights that prove it."""
-    now = problem.evaluate(loss, coef)
-    proof = repaired_weights(problem, now.weights)
-    excess = now.log_risk[0] - log_risk_bound(problem, loss, proof)[0]
-    return float(-np.expm1(-excess)), proof
 
 
 def _first_step(problem: RobustProblem, loss: MarginLoss, at_origin: Evaluation) -> np.ndarray:
@@ -114,7 +134,13 @@ def _first_step(problem: RobustProblem, loss: MarginLoss, at_origin: Evaluation)
     return step * down
 
 
-def _lbfgs(problem: RobustProblem, loss: MarginLoss, start: np.ndarray, max_iter: int) -> tuple[np.ndarray, int]:
+def _lbfgs(
+    problem: RobustProblem,
+    loss: MarginLoss,
+    start: np.ndarray,
+    max_iter: int,
+    record: Callable[[int, np.ndarray], None],
+) -> tuple[np.ndarray, int]:
     eps, d, dtype = problem.threat.eps, problem.n_features, start.dtype
     q = problem.threat.q if eps[0] > 0 else 2.0  # without an adversary the risk is smooth as it stands
     margins = np.empty(0)
@@ -161,7 +187,12 @@ def _lbfgs(problem: RobustProblem, loss: MarginLoss, start: np.ndarray, max_iter
         pull = problem.weighted_sum(now.weights)[0]
         return float(now.log_risk[0]), gradient(x, pull, now.weights.sum()).astype(np.float64)
 
-    def stop_if_separable(intermediate_result: object) -> None:
+    iteration = 0
+
+    def after_iteration(intermediate_result: OptimizeResult) -> None:
+        nonlocal iteration
+        iteration += 1
+        record(iteration, unpack(intermediate_result.x.astype(dtype))[0])
         if margins.min() > 0:
             raise StopIteration  # the risk has no minimiser
 
@@ -172,7 +203,7 @@ def _lbfgs(problem: RobustProblem, loss: MarginLoss, start: np.ndarray, max_iter
         jac=True,
         method="L-BFGS-B",
         bounds=bounds,
-        callback=stop_if_separable,
+        callback=after_iteration,
         options=options,
     )
     return unpack(result.x.astype(dtype))[0], int(result.nit)

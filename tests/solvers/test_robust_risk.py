@@ -210,3 +210,20 @@ def test_iteration_limit_is_respected_and_its_gap_is_honest(gaussian):
     least = least_log_risk(X, y, loss, np.inf, 0.05)
     true_gap = -np.expm1(least - solution.log_risk[0])
     assert 1e-5 < true_gap <= solution.gap[0]
+
+
+def test_records_its_way_on_request(gaussian):
+    X, y = gaussian(60, 5, noise=3.0)
+    labels = np.stack([y, np.roll(y, 7)])
+    problem = RobustProblem.from_data(X, labels, q=np.inf, eps=0.1, fit_intercept=True)
+    solution = minimise_robust_risk(problem, LOSSES["logistic"], LpNorm(2), record_every=2)
+    history = solution.history
+    assert history["iteration"][:2].tolist() == [1, 2]
+    for i in range(2):
+        log_risk = history["log_risk"][:, i]
+        log_risk = log_risk[np.isfinite(log_risk)]
+        assert log_risk.size > 1
+        assert np.all(np.diff(log_risk) <= 0)
+        assert log_risk[-1] >= solution.log_risk[i] - 1e-12
+    assert np.nanmin(history["gap"]) < 1e-2
+    assert not minimise_robust_risk(problem, LOSSES["logistic"], LpNorm(2)).history
