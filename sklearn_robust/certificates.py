@@ -142,9 +142,10 @@ def _repair(problem: RobustProblem, weights: Array) -> Array:
         if not all(moved[members].any() for members in classes):
             return np.full_like(weights, np.nan)
         repaired = problem.balanced(moved)  # negative entries are cut off: the check below decides whether that matters
-    largest_row = norm.value(np.full(problem.n_features, max(problem.X.max(), -problem.X.min())))
-    proven = non_separability_slack(problem, repaired)[0] >= -64 * np.finfo(np.float64).eps * largest_row
-    return repaired if proven else np.full_like(weights, np.nan)
+    # each coordinate of Z^T a is known up to its own rounding: a small feature is not lost beside a large one
+    rounding = 64 * np.finfo(np.float64).eps * (repaired @ abs(problem.X))[0]
+    excess = np.maximum(np.abs(problem.weighted_sum(repaired)[0]) - rounding, 0)
+    return repaired if norm.value(excess) <= eps else np.full_like(weights, np.nan)
 
 
 def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change: Array) -> Array:

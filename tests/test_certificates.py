@@ -235,3 +235,11 @@ def test_repaired_weights_with_more_features_than_samples(gaussian, largest_marg
     proof = repaired_weights(problem, now.weights)
     assert non_separability_slack(problem, proof)[0] >= -1e-12
     assert log_risk_bound(problem, loss, proof)[0] == pytest.approx(now.log_risk[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("scales", [(1e4, 1e-10), (1e6, 1e-6)])
+def test_a_small_feature_beside_a_large_one_is_no_rounding(scales):
+    y = np.where(np.arange(60) % 2, 1.0, -1.0)
+    X = np.column_stack([scales[0] * np.random.default_rng(0).standard_normal(60), scales[1] * y])  # the second separates
+    problem = RobustProblem.from_data(X, y, q=np.inf, eps=0.0, fit_intercept=True)
+    assert np.isnan(repaired_weights(problem, np.exp(problem.log_weight))).all()

@@ -15,7 +15,7 @@ from scipy import sparse
 from scipy.linalg import lstsq
 from scipy.optimize import OptimizeResult, minimize
 
-from sklearn_robust.certificates import log_risk_bound, non_separability_slack, repaired_weights
+from sklearn_robust.certificates import log_risk_bound, non_separability_slack, repaired_weights, robust_margin
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
@@ -108,7 +108,7 @@ def _certified(problem: RobustProblem, loss: MarginLoss, norm: LpNorm, coef: np.
     proof = repaired_weights(problem, now.weights)
     proven = bool(np.isfinite(proof).all())
     excess = now.log_risk - log_risk_bound(problem, loss, proof)
-    margin = np.min(now.margins, axis=-1) / max(float(norm.value(coef)[0]), np.finfo(coef.dtype).tiny)
+    margin = robust_margin(problem, norm, coef, now.intercept)
     return Solution(
         coef=coef,
         intercept=now.intercept,
