@@ -28,6 +28,7 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 
 _MAX_REPAIRS = 5
+_ROUNDING = 64 * np.finfo(np.float64).eps  # of a coordinate of Z^T a, relative to the terms that it sums
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,16 @@ class MarginCertificate:
 
     @property
     def gap(self) -> Array:
-        """Relative gap 1 - margin / bound; the predictor's margin is at least (1 - gap) times the largest."""
-        xp = namespace(self.margin)
-        positive = self.bound > 0
-        gap = 1 - self.margin / xp.where(positive, self.bound, xp.ones_like(self.bound))
-        return xp.where(positive, gap, xp.full_like(gap, math.inf))
+        """Relative gap 1 - margin / bound; see `relative_gap`."""
+        return relative_gap(self.margin, self.bound)
+
+
+def relative_gap(margin: Array, bound: Array) -> Array:
+    """1 - margin / bound: the margin is at least (1 - gap) times the largest. inf where it is negative or nothing is known."""
+    xp = namespace(margin)
+    known = (bound > 0) & (margin >= 0)
+    gap = 1 - margin / xp.where(known, bound, xp.ones_like(bound))
+    return xp.where(known, gap, xp.full_like(gap, math.inf))
 
 
 def robust_margin(problem: RobustProblem, norm: LpNorm, coef: Array, intercept: Array) -> Array:
@@ -98,7 +104,28 @@ def non_separability_slack(problem: RobustProblem, weights: Array) -> Array:
     return problem.threat.eps - problem.threat.norm.value(problem.weighted_sum(weights))
 
 
-def repaired_weights(problem: RobustProblem, weights: Array) -> Array:
+def proves_separable(problem: RobustProblem, coef: Array, intercept: Array) -> Array:
+    """Whether each predictor's smallest robust margin is positive beyond rounding; bool of shape (k,).
+
+    A margin is a sum of terms, and known up to the rounding of their sizes.
+    """
+    xp = namespace(coef)
+    sizes = xp.abs(coef) @ abs(problem.X).T if not sparse.issparse(problem.X) else (abs(problem.X) @ np.abs(coef).T).T
+    sizes = sizes + xp.abs(intercept)[:, None] + problem.threat.penalty(coef)[:, None]
+    return xp.min(problem.margins(coef, intercept) - 16 * xp.finfo(coef.dtype).eps * sizes, axis=-1) > 0
+
+
+def proves_not_separable(problem: RobustProblem, weights: Array) -> np.ndarray:
+    """Whether each row of feasible weights (k, n) has ||Z^T a||_q <= eps up to rounding, in float64; bool of shape (k,).
+
+    Each coordinate of Z^T a is known up to its own rounding: a small feature is not lost beside a large one.
+    """
+    rounding = _ROUNDING * np.asarray(weights @ abs(problem.X))
+    excess = np.maximum(np.abs(problem.weighted_sum(weights)) - rounding, 0)
+    return problem.threat.norm.value(excess) <= problem.threat.eps
+
+
+def repaired_weights(problem: RobustProblem, weights: Array, interior: Array | None = None) -> Array:
     r"""The weights moved the little that makes :math:`\|Z^T a\|_q \le \epsilon` true; nan where that takes more than a little.
 
     Near the minimiser of the risk the weights violate the inequality slightly. The correction :math:`\delta` that mends it
@@ -111,15 +138,36 @@ def repaired_weights(problem: RobustProblem, weights: Array) -> Array:
         On NumPy or scipy.sparse data; the arithmetic is in float64.
     weights : ndarray of shape (k, n)
         Non-negative; scaled to the simplex (per class with an intercept) first.
+    interior : ndarray of shape (k, n), optional
+        Weights that obey the inequality with room to spare. Where the correction fails, as much of them is mixed in as
+        makes it true.
 
     Returns
     -------
     ndarray of shape (k, n)
         Each row proves that its problem is not robustly separable, or is nan.
     """
-    rows = range(problem.n_problems)
-    ones = [problem.select(slice(i, i + 1)).as_float64() for i in rows]
-    return np.concatenate([_repair(one, weights[i : i + 1].astype(np.float64)) for i, one in zip(rows, ones, strict=True)])
+    problem, weights = problem.as_float64(), weights.astype(np.float64)
+    repaired = []
+    for i in range(problem.n_problems):
+        row = slice(i, i + 1)
+        one = problem.select(row)
+        moved = _repair(one, weights[row])
+        if not np.isfinite(moved).all() and interior is not None:
+            moved = _mix(one, weights[row], interior[row].astype(np.float64))
+        repaired.append(moved)
+    return np.concatenate(repaired)
+
+
+def _mix(problem: RobustProblem, weights: Array, interior: Array) -> Array:
+    """Just enough of the interior weights in the weights of one problem, (1, n), to obey the inequality."""
+    weights, interior = problem.balanced(weights), problem.balanced(interior)
+    violation, room = -non_separability_slack(problem, weights), non_separability_slack(problem, interior)
+    if not room > 0:
+        return interior if proves_not_separable(problem, interior)[0] else np.full_like(weights, np.nan)
+    share = np.clip(violation / (violation + room), 0, 1)[:, None]
+    mixed = (1 - share) * weights + share * interior
+    return mixed if proves_not_separable(problem, mixed)[0] else interior
 
 
 def _repair(problem: RobustProblem, weights: Array) -> Array:
@@ -142,10 +190,7 @@ def _repair(problem: RobustProblem, weights: Array) -> Array:
         if not all(moved[members].any() for members in classes):
             return np.full_like(weights, np.nan)
         repaired = problem.balanced(moved)  # negative entries are cut off: the check below decides whether that matters
-    # each coordinate of Z^T a is known up to its own rounding: a small feature is not lost beside a large one
-    rounding = 64 * np.finfo(np.float64).eps * (repaired @ abs(problem.X))[0]
-    excess = np.maximum(np.abs(problem.weighted_sum(repaired)[0]) - rounding, 0)
-    return repaired if norm.value(excess) <= eps else np.full_like(weights, np.nan)
+    return repaired if proves_not_separable(problem, repaired)[0] else np.full_like(weights, np.nan)
 
 
 def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change: Array) -> Array:

@@ -100,6 +100,19 @@ class RobustProblem:
         threat = replace(self.threat, eps=self.threat.eps.astype(np.float64))
         return replace(self, X=self.X.astype(np.float64), y=y, threat=threat, log_weight=log_weight, total_weight=total)
 
+    def standardised(self) -> tuple[RobustProblem, float]:
+        """The same problem in units of the rows' root mean square, centred where an intercept absorbs it; and that unit.
+
+        A predictor w of it stands for w / unit here. On NumPy or scipy.sparse data; sparse data are not centred.
+        """
+        if sparse.issparse(self.X):
+            centred, size = self.X, float(np.linalg.norm(self.X.data))
+        else:
+            centred = self.X - self.X.mean(axis=0) if self.fit_intercept else self.X
+            size = float(np.linalg.norm(centred))
+        unit = size / math.sqrt(self.X.shape[0]) if size > 0 else 1.0
+        return replace(self, X=centred / unit, threat=replace(self.threat, eps=self.threat.eps / unit)), unit
+
     def signed_scores(self, coef: Array) -> Array:
         """Z w, the margins without adversary and intercept: (k, d) -> (k, n)."""
         if sparse.issparse(self.X):

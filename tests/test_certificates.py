@@ -10,6 +10,8 @@ from sklearn_robust.certificates import (
     margin_bound,
     margin_certificate,
     non_separability_slack,
+    proves_not_separable,
+    proves_separable,
     repaired_weights,
     robust_margin,
 )
@@ -42,7 +44,9 @@ def test_margin_is_below_gamma_and_bound_is_above(gaussian, largest_margin, p, q
     certificate = margin_certificate(problem, LpNorm(p), coef, intercept, weights)
     assert np.all(certificate.margin <= gamma + 1e-6)
     assert np.all(certificate.bound >= gamma - 1e-6)
-    np.testing.assert_allclose(certificate.gap, 1 - certificate.margin / certificate.bound)
+    positive = certificate.margin >= 0
+    np.testing.assert_allclose(certificate.gap[positive], (1 - certificate.margin / certificate.bound)[positive])
+    assert np.all(certificate.margin >= (1 - certificate.gap) * (gamma - 1e-6))
 
 
 def optimum(X, y, p, q, eps, fit_intercept):
@@ -77,9 +81,22 @@ def test_robust_margin_of_the_zero_predictor_and_of_a_known_one():
     assert robust_margin(problem, LpNorm(2), np.array([[2.0, 0.0]]), np.ones(1)) == pytest.approx((6 - 1 - 1) / 2)
 
 
-def test_gap_is_infinite_without_a_positive_bound():
-    certificate = MarginCertificate(margin=np.array([0.5, -1.0, -1.0]), bound=np.array([1.0, 2.0, 0.0]))
-    np.testing.assert_array_equal(certificate.gap, [0.5, 1.5, np.inf])
+def test_gap_is_infinite_where_nothing_is_known():
+    certificate = MarginCertificate(margin=np.array([0.5, 0.0, -1.0, -1.0]), bound=np.array([1.0, 2.0, 2.0, 0.0]))
+    np.testing.assert_array_equal(certificate.gap, [0.5, 1.0, np.inf, np.inf])
+
+
+@pytest.mark.parametrize("data", [np.asarray, sparse.csr_array, torch.from_numpy], ids=["numpy", "sparse", "torch"])
+def test_a_margin_that_is_positive_by_rounding_alone_proves_nothing(data):
+    X, y = np.array([[1e9, 1e-10], [1e9, -1e-10]]), np.array([1.0, -1.0])
+    like = torch.from_numpy if data is torch.from_numpy else np.asarray
+    problem = RobustProblem.from_data(data(X), like(np.stack([y, y])), q=np.inf, eps=0.0, fit_intercept=False)
+    coef = like(np.array([[1e-7, 1e10], [0.0, 1e10]]))  # scores 100 + 1 and 100 - 1, whose rounding is far below 1
+    assert proves_separable(problem, coef, like(np.zeros(2))).tolist() == [False, True]
+    tiny = like(np.array([[1.0, 1e10], [1e-9, 1e-6]]))  # 1e9 + 1 and 1 + 1e-16: lost in rounding
+    margins = problem.margins(tiny, like(np.array([-1e9, -1.0])))
+    assert float(margins.min()) > -1
+    assert proves_separable(problem, tiny, like(np.array([-1e9, -1.0]))).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("q", [1, 2, np.inf])
@@ -243,3 +260,23 @@ def test_a_small_feature_beside_a_large_one_is_no_rounding(scales):
     X = np.column_stack([scales[0] * np.random.default_rng(0).standard_normal(60), scales[1] * y])  # the second separates
     problem = RobustProblem.from_data(X, y, q=np.inf, eps=0.0, fit_intercept=True)
     assert np.isnan(repaired_weights(problem, np.exp(problem.log_weight))).all()
+
+
+@pytest.mark.parametrize("q", [1, 1.5, 2, np.inf])
+@each_intercept
+def test_where_the_correction_fails_interior_weights_are_mixed_in(gaussian, q, fit_intercept):
+    X, y = gaussian(40, 60)
+    problem = RobustProblem.from_data(X, y, q=q, eps=1.0, fit_intercept=fit_intercept)
+    uniform = problem.balanced(np.ones((1, 40)))
+    eps = 1.5 * problem.threat.norm.value(problem.weighted_sum(uniform))[0]
+    problem = RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=fit_intercept)
+    alone = np.zeros((1, 40))
+    alone[0, [np.argmax(y), np.argmin(y)]] = 0.5  # one sample a class: there is nothing to move
+    assert non_separability_slack(problem, alone)[0] < 0
+    assert np.isnan(repaired_weights(problem, alone)).all()
+    mixed = repaired_weights(problem, alone, uniform)
+    assert proves_not_separable(problem, mixed)[0]
+    assert not np.allclose(mixed, uniform)
+    assert np.isfinite(log_risk_bound(problem, LOSSES["exponential"], mixed)[0])
+    tight = RobustProblem.from_data(X, y, q=q, eps=0.9 * eps / 1.5, fit_intercept=fit_intercept)
+    assert np.isnan(repaired_weights(tight, alone, uniform)).all()  # the interior weights prove nothing there

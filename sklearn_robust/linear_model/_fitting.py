@@ -8,13 +8,17 @@ from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed
 from scipy import sparse
 from scipy.optimize import brentq
 from sklearn.exceptions import ConvergenceWarning
 
+from sklearn_robust.certificates import proves_not_separable, relative_gap, robust_margin
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.separators import NotSeparableError
+from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.solvers import Solution, accelerated_margin, minimise_robust_risk
 from sklearn_robust.solvers._solution import solution_to_numpy
 
@@ -49,17 +53,77 @@ def screened(problem: RobustProblem, loss: MarginLoss) -> Solution:
     return solution_to_numpy(screen)
 
 
+def with_exact_separators(
+    problem: RobustProblem,
+    loss: MarginLoss,
+    norm: LpNorm,
+    solution: Solution,
+    rows: np.ndarray,
+    *,
+    loss_tol: float,
+    tol: float,
+    n_jobs: int | None = None,
+) -> Solution:
+    """The solution with the exact separator of these problems, or the proof that there is none.
+
+    Where the programs fail, or end further from the limit, what the solution holds stays.
+    """
+    ones = [problem.select(slice(i, i + 1)) for i in rows]
+    answers = Parallel(n_jobs=n_jobs)(delayed(_exact_separator)(one, loss, norm, tol) for one in ones)
+    for i, one, answer in zip(rows.tolist(), ones, answers, strict=True):
+        if answer is not None and not (answer.separable[0] and solution.separable[i] and solution.gap[i] < answer.gap[0]):
+            solution = replaced(solution, np.array([i]), at_loss(one, loss, answer, loss_tol))
+    return solution
+
+
+def _exact_separator(problem: RobustProblem, loss: MarginLoss, norm: LpNorm, tol: float) -> Solution | None:
+    """The exact separator of one problem, or the proof that there is none; None where the programs fail to decide."""
+    double, dtype = problem.as_float64(), problem.y.dtype
+    coef, intercept, bound, separable = np.zeros((1, problem.n_features)), np.zeros(1), 0.0, False
+    try:
+        found = solve_separator(double, norm)
+    except NotSeparableError as error:
+        weights = error.weights[None]
+        if not proves_not_separable(double, weights)[0]:
+            return None  # eps is eps* to the last digits
+    except RuntimeError:
+        return None
+    else:
+        # the certificate is that of the coefficients as the user sees them
+        coef, intercept = found.coef[None].astype(dtype).astype(float), np.array([found.intercept], dtype).astype(float)
+        weights, bound, separable = found.dual_coef[None], found.margin_bound, True
+    margin, margin_bound = robust_margin(double, norm, coef, intercept), np.array([bound])
+    gap = relative_gap(margin, margin_bound)
+    return Solution(
+        coef=coef.astype(dtype),
+        intercept=intercept.astype(dtype),
+        weights=weights,
+        log_risk=loss.log_risk_and_weights(double.margins(coef, intercept), double.log_weight)[0].astype(dtype),
+        margin=margin.astype(dtype),
+        margin_bound=margin_bound.astype(dtype),
+        gap=gap,
+        separable=[separable],
+        converged=gap <= tol,
+        n_iter=np.array([1]),
+    )
+
+
 def with_risk_minimisers(
     problem: RobustProblem, loss: MarginLoss, norm: LpNorm, solution: Solution, tol: float, start: np.ndarray | None = None
 ) -> Solution:
-    """The solution with the minimiser of the risk for every problem proven not to be separable and not yet converged."""
-    rows = np.flatnonzero([separable is False for separable in solution.separable] & ~solution.converged)
+    """The solution with the minimiser of the risk for every problem that has not converged and may not be separable."""
+    rows = np.flatnonzero([separable is not True for separable in solution.separable] & ~solution.converged)
     if not len(rows):
         return solution
     coef_init = None if start is None else start[rows]
-    minimiser = minimise_robust_risk(problem.select(rows), loss, norm, tol=min(tol, 1e-6), coef_init=coef_init)
+    proof = solution.weights[rows]
+    minimiser = minimise_robust_risk(problem.select(rows), loss, norm, tol=min(tol, 1e-6), coef_init=coef_init, proof=proof)
     minimiser.converged = minimiser.gap <= tol
-    return replaced(solution, rows, minimiser)
+    # proven not to be separable before, if not again: the proof stays
+    for j in np.flatnonzero([solution.separable[i] is False for i in rows] & ~np.isfinite(minimiser.gap)):
+        minimiser.separable[j], minimiser.margin_bound[j], minimiser.weights[j] = False, 0.0, proof[j]
+    better = np.flatnonzero([flag is False for flag in minimiser.separable])
+    return replaced(solution, rows[better], minimiser.rows(better))
 
 
 def at_loss(problem: RobustProblem, loss: MarginLoss, solution: Solution, loss_tol: float) -> Solution:
@@ -83,28 +147,37 @@ def at_loss(problem: RobustProblem, loss: MarginLoss, solution: Solution, loss_t
 
 
 def replaced(solution: Solution, rows: np.ndarray, part: Solution) -> Solution:
-    """The solution with these problems' parts in it."""
+    """The solution with these problems' parts in it; what was proven about separability stays proven."""
     merged = replace(solution, separable=list(solution.separable))
     for f in fields(Solution):
         if f.name == "history":
             continue
         values = list(getattr(merged, f.name))
         for i, value in zip(rows.tolist(), getattr(part, f.name), strict=True):
-            values[i] = value
+            values[i] = values[i] if value is None else value
         setattr(merged, f.name, values if f.name == "separable" else np.array(values))
     return merged
 
 
-def warn_unless_converged(estimator: Any, solution: Solution, remedy: str) -> None:
-    """A ConvergenceWarning with the certified gaps that were reached."""
+def warn_unless_converged(estimator: Any, solution: Solution) -> None:
+    """A ConvergenceWarning with the certified gaps that were reached, and what to do."""
     late = np.flatnonzero(~solution.converged)
     if not len(late):
         return
     classes = estimator.classes_[1:] if len(solution.coef) == 1 else estimator.classes_
-    reached = ", ".join(f"{classes[i]!s}: {solution.gap[i]:.2g}" for i in late)
+    reached = ", ".join(
+        f"{classes[i]!s}: {solution.gap[i]:.2g}{' (separability undecided)' if solution.separable[i] is None else ''}"
+        for i in late
+    )
+    wanted = " or ".join(f"{name}={getattr(estimator, name)!r}" for name in ("tol", "loss_tol") if hasattr(estimator, name))
+    remedies = ["scale the features to similar sizes", "move eps", "accept a larger tol"]
+    if (solution.n_iter[late] >= getattr(estimator, "max_iter", math.inf)).any():
+        remedies.insert(0, f"increase max_iter={estimator.max_iter}")
+    if getattr(estimator, "solver", "exact") in ("steepest_descent", "accelerated"):
+        remedies.insert(0, "use solver='exact'")
     warnings.warn(
-        f"{type(estimator).__name__} stopped before tol={estimator.tol:g} or loss_tol={estimator.loss_tol:g} were met "
-        f"(max_iter={estimator.max_iter}); certified relative gap reached, by class: {reached}. {remedy}",
+        f"{type(estimator).__name__} stopped before it reached {wanted}; certified relative gap by class: {reached}. To "
+        f"mend this, {', '.join(remedies[:-1])}, or {remedies[-1]}.",
         ConvergenceWarning,
         stacklevel=3,
     )

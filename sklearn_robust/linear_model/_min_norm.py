@@ -9,11 +9,22 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from sklearn_robust._parameters import check_choice, check_exponent
+from sklearn_robust._parameters import check_choice, check_exponent, check_number
 from sklearn_robust.linear_model._base import RobustLinearMixin
-from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
-from sklearn_robust.separators import min_norm_separator
+from sklearn_robust.linear_model._fitting import (
+    screened,
+    warn_unless_converged,
+    with_exact_separators,
+    with_risk_minimisers,
+)
+from sklearn_robust.losses import LOSSES
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.separators._largest_margin import default_tol
+from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.threats import check_radius
+
+_RISK_TOL = 1e-6  # certified relative gap of the risk, where there is no separator
 
 
 class NotSeparableWarning(UserWarning):
@@ -35,6 +46,9 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
     eps : float, default=0.1
         Radius of the perturbation, in the units of the features.
     fit_intercept : bool, default=True
+    tol : float, default=None
+        Certified relative gap of the margin to reach. None is 1e-8 for linear and quadratic programs and 1e-6 for cone
+        programs, as in `min_norm_separator`, and 1e-3 for float32 data, to which the coefficients are rounded.
     not_separable : {"warn", "raise"}, default="warn"
         What to do where no robust separator exists: "warn" with NotSeparableWarning and fit what steepest descent then tends
         to, the minimiser of the exponential robust risk, or "raise" NotSeparableError, which carries the proof.
@@ -45,8 +59,9 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         Scaled to a smallest robust margin of 1.
     intercept_ : ndarray of shape (1,) or (n_classes,)
     classes_ : ndarray of shape (n_classes,)
-    separable_ : bool
-        Proven either way. This and the next figures are arrays with one entry a class where there are several.
+    separable_ : bool or None
+        Proven either way; None is undecided. This and the next figures are arrays with one entry a class where there are
+        several.
     margin_, margin_bound_, dual_gap_ : float
         The largest robust margin in the p-norm, its certified bound, and their relative gap.
     n_iter_ : int
@@ -74,12 +89,14 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         eps: float = 0.1,
         *,
         fit_intercept: bool = True,
+        tol: float | None = None,
         not_separable: str = "warn",
     ) -> None:
         self.p = p
         self.q_pert = q_pert
         self.eps = eps
         self.fit_intercept = fit_intercept
+        self.tol = tol
         self.not_separable = not_separable
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
@@ -107,29 +124,38 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         NotSeparableWarning
             With not_separable="warn", if no robust separator exists.
         ConvergenceWarning
-            If an exact solver missed its certified gap.
+            If the certified gap is above tol, or separability could not be decided.
         """
         check_exponent(self.p, "p")
         check_exponent(self.q_pert, "q_pert")
         check_radius(self.eps, "eps")
         check_choice(self.fit_intercept, "fit_intercept", (True, False))
+        if self.tol is not None:
+            check_number(self.tol, "tol", low=0, strict=True)
         check_choice(self.not_separable, "not_separable", ("warn", "raise"))
-        problem = self._read(X, y, sample_weight)
-        exact = RobustLinearClassifier(
-            self.p, self.q_pert, self.eps, solver="exact", fit_intercept=self.fit_intercept, loss_tol=0
-        )
-        solution = exact._solve(problem, None)
-        lacking = np.flatnonzero([separable is not True for separable in solution.separable])
+        problem, loss, norm = self._read(X, y, sample_weight), LOSSES["exponential"], LpNorm(self.p)
+        tol = _default_tol(problem, norm) if self.tol is None else self.tol
+        solution = screened(problem, loss)
+        rows = np.flatnonzero([separable is not False for separable in solution.separable])
+        solution = with_exact_separators(problem, loss, norm, solution, rows, loss_tol=0, tol=tol)
+        lacking = np.flatnonzero([separable is False for separable in solution.separable])
+        if len(lacking) and self.not_separable == "raise":
+            solve_separator(problem.select(lacking[:1]).as_float64(), norm)  # which raises, with eps* and the proof
         if len(lacking):
-            if self.not_separable == "raise":
-                signs = problem.y[lacking[0]]
-                min_norm_separator(problem.X, signs, p=self.p, q=self.q_pert, eps=self.eps, fit_intercept=self.fit_intercept)
-            positive = self.classes_[1:] if len(self.classes_) == 2 else self.classes_
+            classes = self.classes_[1:] if len(self.classes_) == 2 else self.classes_
             warnings.warn(
                 f"The data are not robustly separable at eps={self.eps:g}, q_pert={self.q_pert:g} (class "
-                f"{', '.join(str(positive[i]) for i in lacking)} against the rest): fitted the minimiser of the exponential "
+                f"{', '.join(str(classes[i]) for i in lacking)} against the rest): fitted the minimiser of the exponential "
                 "robust risk instead. Use a smaller eps, or RobustLinearClassifier, whose job this is.",
                 NotSeparableWarning,
                 stacklevel=2,
             )
+            solution = with_risk_minimisers(problem, loss, norm, solution, max(tol, _RISK_TOL))
+        warn_unless_converged(self, solution)
         return self._keep(solution)
+
+
+def _default_tol(problem: RobustProblem, norm: LpNorm) -> float:
+    if problem.y.dtype == np.float32:
+        return 1e-3
+    return default_tol(problem.select(slice(0, 1)), norm)

@@ -7,7 +7,6 @@ from numbers import Real
 from typing import Any, Self
 
 import numpy as np
-from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator
 
 from sklearn_robust._array_api import namespace
@@ -19,19 +18,19 @@ from sklearn_robust.linear_model._fitting import (
     replaced,
     screened,
     warn_unless_converged,
+    with_exact_separators,
     with_risk_minimisers,
 )
-from sklearn_robust.losses import LOSSES, MarginLoss
+from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.separators import NotSeparableError, min_norm_separator
 from sklearn_robust.solvers import Solution, accelerated_margin, steepest_descent
-from sklearn_robust.solvers._solution import solution_to_numpy, stack_solutions
+from sklearn_robust.solvers._solution import solution_to_numpy
 from sklearn_robust.threats import check_radius
 
 _SOLVERS = ("auto", "steepest_descent", "accelerated", "exact")
 _AUTO_ITERATIONS = 2000  # of the path, before solver="auto" computes its limit
-_AUTO_ENTRIES = 300_000  # n * d up to which it does: beyond, exact programs take longer than the path
+_AUTO_ENTRIES = 1_000_000  # n * d up to which it does
 
 
 class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
@@ -57,7 +56,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
     solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
         "steepest_descent" follows the path and stops on `loss_tol` or `tol`. "accelerated" (1 < p_algo <= 2) goes to the same
         limit by Nesterov's method on the dual. "exact" returns the limit itself, from linear, quadratic or cone programs.
-        "auto" is steepest descent, and "exact" for data of up to 300 000 entries whose path has not stopped after 2000
+        "auto" is steepest descent, and "exact" for data of up to a million entries whose path has not stopped after 2000
         iterations: data so close to inseparable that the path is slow and its limit hardly depends on p. All return the
         minimiser of the robust risk for data that are not robustly separable.
     fit_intercept : bool, default=True
@@ -204,7 +203,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                 f"need {(problem.n_problems, problem.n_features)}. Fit with warm_start=False."
             )
         solution = self._solve(problem, last_coef)
-        warn_unless_converged(self, solution, "Increase max_iter, loosen tol or loss_tol, or use solver='exact'.")
+        warn_unless_converged(self, solution)
         return self._keep(solution)
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -277,46 +276,8 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                 path = solution_to_numpy(path)
                 solution = replaced(solution, rows, path)
                 rows = rows[~path.converged & [separable is not False for separable in path.separable]]
-            if len(rows) and (to_the_limit or self.solver == "exact"):
-                reached = solution if to_the_limit else None
-                jobs = (delayed(_separator)(problem, i, loss, norm, reached) for i in rows.tolist())
-                limit = at_loss(problem.select(rows), loss, stack_solutions(Parallel(n_jobs=self.n_jobs)(jobs)), self.loss_tol)
-                solution = replaced(solution, rows, limit)
+            if to_the_limit or self.solver == "exact":
+                solution = with_exact_separators(
+                    problem, loss, norm, solution, rows, loss_tol=self.loss_tol, tol=self.tol, n_jobs=self.n_jobs
+                )
         return with_risk_minimisers(problem, loss, norm, solution, self.tol, last_coef)
-
-
-def _separator(problem: RobustProblem, i: int, loss: MarginLoss, norm: LpNorm, reached: Solution | None) -> Solution:
-    """The exact separator of problem i; without a separator an unfinished solution, for the minimiser of the risk.
-
-    Where the programs fail, what the path has reached stays, and counts as not converged; without a path they raise.
-    """
-    problem = problem.select(slice(i, i + 1))
-    threat = problem.threat
-    try:
-        found = min_norm_separator(
-            problem.X, problem.y[0], p=norm.p, q=threat.q, eps=float(threat.eps[0]), fit_intercept=problem.fit_intercept
-        )
-    except NotSeparableError as error:
-        coef, intercept = np.zeros_like(problem.weighted_sum(problem.y)), np.zeros(1)
-        margin, bound, weights, separable = -math.inf, 0.0, error.weights, False
-    except RuntimeError:
-        if reached is None:
-            raise
-        return reached.rows(slice(i, i + 1))
-    else:
-        coef, intercept = found.coef[None], np.array([found.intercept])
-        margin, bound, weights, separable = found.margin, found.margin_bound, found.dual_coef, True
-    dtype = problem.y.dtype
-    coef, intercept = coef.astype(dtype), intercept.astype(dtype)
-    return Solution(
-        coef=coef,
-        intercept=intercept,
-        weights=weights[None],
-        log_risk=loss.log_risk_and_weights(problem.margins(coef, intercept), problem.log_weight)[0],
-        margin=np.array([margin]),
-        margin_bound=np.array([bound]),
-        gap=np.array([1 - margin / bound if separable else math.inf]),
-        separable=[separable],
-        converged=np.array([separable]),
-        n_iter=np.array([1]),
-    )

@@ -173,7 +173,7 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
             )
             solution = replaced(solution, rows, solution_to_numpy(path))
         solution = with_risk_minimisers(problem, loss, LpNorm(1), solution, self.tol)
-        warn_unless_converged(self, solution, "Increase max_iter, or loosen tol or loss_tol.")
+        warn_unless_converged(self, solution)
         return self._keep(solution)
 
     def predict_proba(self, X: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from sklearn_robust.certificates import margin_bound, robust_margin
+from sklearn_robust.certificates import margin_bound, proves_separable, robust_margin
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._margin_program import MarginProgram, PrimalDual, SolverFailure, Vector, best_intercept
@@ -18,8 +18,7 @@ from sklearn_robust.separators.linear_program import solve_linear_program
 from sklearn_robust.separators.polish import newton_step
 from sklearn_robust.separators.quadratic_program import solve_quadratic_program
 
-_ROUNDING = 64 * np.finfo(np.float64).eps  # of a margin, relative to the largest ||z_i||_p*
-_NOTHING = 1e-8  # a bound this small, relative to it, where no positive margin was found: the data are hardly separable
+_NOTHING = 1e-8  # bound, over the largest ||z_i||_p*, below which data without a positive margin so far are hardly separable
 _POLISH_ROUNDS = 12
 _PATIENCE = 3  # rounds of polish without a smaller gap
 
@@ -100,7 +99,7 @@ def certify(problem: RobustProblem, norm: LpNorm, point: PrimalDual, solver: str
     coef, y = point.coef, problem.y[0]
     intercept = best_intercept(problem.signed_scores(coef[None])[0], y) if problem.fit_intercept else 0.0
     margin = float(robust_margin(problem, norm, coef[None], np.array([intercept]))[0])
-    if margin > _ROUNDING * largest_row(problem, norm):
+    if proves_separable(problem, coef[None], np.array([intercept]))[0]:
         smallest = problem.margins(coef[None], np.array([intercept])).min()
         coef, intercept = coef / smallest, intercept / smallest
     else:
@@ -141,17 +140,12 @@ def largest_row(problem: RobustProblem, norm: LpNorm) -> float:
 
 def scaled_program(problem: RobustProblem, norm: LpNorm) -> MarginProgram:
     """The problem as solvers like it: in units of the rows' root mean square, and centred where that changes nothing."""
-    X, y, eps, dual_q = problem.X, problem.y[0], float(problem.threat.eps[0]), problem.threat.dual_norm.p
-    if sparse.issparse(X):
-        rows = sparse.csr_array(sparse.diags_array(y) @ X)
-        scale = float(np.sqrt((rows.data**2).sum() / len(y)))
-    else:
-        rows = y[:, None] * (X - X.mean(axis=0) if problem.fit_intercept else X)
-        scale = float(np.linalg.norm(rows) / np.sqrt(len(y)))
-    scale = scale if scale > 0 else 1.0
+    problem, _ = problem.standardised()
+    y, eps, dual_q = problem.y[0], float(problem.threat.eps[0]), problem.threat.dual_norm.p
+    rows = sparse.csr_array(sparse.diags_array(y) @ problem.X) if sparse.issparse(problem.X) else y[:, None] * problem.X
     if math.isclose(norm.p, dual_q, rel_tol=1e-12):
         eps = 0.0  # the adversary then shifts every margin alike
-    return MarginProgram(rows / scale, y if problem.fit_intercept else None, norm.p, dual_q, eps / scale)
+    return MarginProgram(rows, y if problem.fit_intercept else None, norm.p, dual_q, eps)
 
 
 def _has_linear_penalty(program: MarginProgram) -> bool:

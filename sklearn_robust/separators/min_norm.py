@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.sparse.linalg import norm as sparse_norm
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_X_y
 
@@ -180,10 +181,17 @@ def min_norm_separator(
     threat = LpBall(check_exponent(q, "q"), check_radius(eps, "eps"))
     problem = _problem(X, y, threat, fit_intercept)
     tol = default_tol(problem, norm) if tol is None else _check_tol(tol)
+    separator = solve_separator(problem, norm, tol)
+    _warn_of_gap(separator.relative_gap, tol)
+    return separator
+
+
+def solve_separator(problem: RobustProblem, norm: LpNorm, tol: float | None = None) -> Separator:
+    """`min_norm_separator` of a single problem in float64, without its warning: the gap reached is for the caller to judge."""
+    tol = default_tol(problem, norm) if tol is None else tol
     answer = largest_margin(problem, norm, tol)
     if answer.margin <= 0:
         answer = _separator_near_eps_star(problem, norm, answer, tol)
-    _warn_of_gap(answer.gap, tol)
     return _separator(problem, norm, answer, answer.gap)
 
 
@@ -292,10 +300,18 @@ def _largest_distance(problem: RobustProblem, tol: float) -> Answer:
     answer = largest_margin(clean, norm, tol)
     if answer.margin > 0:
         return answer
+    # with every feature in its own unit: a small one may separate what large ones do not
+    X = clean.X
+    if clean.fit_intercept and not sparse.issparse(X):
+        X = X - X.mean(axis=0)
+    units = sparse_norm(X, axis=0) if sparse.issparse(X) else np.linalg.norm(X, axis=0)
+    units = np.where(units > 0, units, 1.0)
+    scaled = replace(clean, X=sparse.csr_array(X / units) if sparse.issparse(X) else X / units)
     try:
-        vertex = solve_linear_program(scaled_program(clean, LpNorm(math.inf)))
+        vertex = solve_linear_program(scaled_program(scaled, LpNorm(math.inf)))
     except SolverFailure:
         return answer
+    vertex = PrimalDual(vertex.coef / units, vertex.weights)
     return polished(clean, norm, certify(clean, norm, vertex, "linear program").merged(answer), tol)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from sklearn_robust._array_api import Array, namespace, to_numpy
-from sklearn_robust.certificates import log_risk_bound, margin_certificate, repaired_weights
+from sklearn_robust.certificates import log_risk_bound, margin_certificate, proves_separable, relative_gap, repaired_weights
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
@@ -166,7 +166,7 @@ class _Run:
         better = bound < self.bound
         self.bound = xp.where(better, bound, self.bound)
         self.proof = xp.where(better[:, None], now.weights, self.proof)
-        gap = 1 - margin / xp.where(self.bound > 0, self.bound, xp.ones_like(bound))
+        gap = relative_gap(margin, self.bound)
         separates = (margin > 0) & (self.bound > 0)
         if self.to_the_limit:
             self.demanded = 1 - xp.where(separates, xp.clip(gap, 0.0, 0.5), xp.full_like(gap, 0.5))
@@ -224,7 +224,7 @@ class _Run:
             converged=np.array([converged]),
             n_iter=np.array([iteration]),
         )
-        if not certificate.margin[0] > 0:
+        if not bool(proves_separable(one, coef[row], now.intercept[row])[0]):
             gap, proof = self._risk_gap(i, now)
             solution.separable = [None]
             if np.isfinite(proof).all():

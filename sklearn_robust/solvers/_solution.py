@@ -52,9 +52,11 @@ class Solution:
     n_iter: Array
     history: dict[str, Any] = field(default_factory=dict)
 
-    def rows(self, rows: slice) -> Solution:
-        """The solution of these problems, without history."""
-        return Solution(*(getattr(self, f.name)[rows] for f in fields(self) if f.name != "history"))
+    def rows(self, rows: np.ndarray) -> Solution:
+        """The solution of the problems at these indices, without history."""
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "history"}
+        separable = [self.separable[i] for i in rows]
+        return Solution(**{name: part[rows] for name, part in parts.items() if name != "separable"}, separable=separable)
 
 
 def problem_to_numpy(problem: RobustProblem) -> RobustProblem:

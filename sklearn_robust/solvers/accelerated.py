@@ -16,7 +16,7 @@ import numpy as np
 from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace, to_numpy
-from sklearn_robust.certificates import margin_certificate, repaired_weights
+from sklearn_robust.certificates import margin_certificate, proves_separable, relative_gap, repaired_weights
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm, shave_level
 from sklearn_robust.problems import RobustProblem
@@ -104,21 +104,22 @@ def accelerated_margin(
     prove_at = 16
     for iteration in range(1, max_iter + 1):
         state = _step(problem, norm, state, steepest)
-        positive = state.bound > 0
-        gap = 1 - state.margin / xp.where(positive, state.bound, xp.ones_like(state.bound))
+        gap = relative_gap(state.margin, state.bound)
         recorder(iteration, ids, margin=state.margin, margin_bound=state.bound, gap=gap)
-        done = ~positive | (gap <= tol)
-        inseparable = to_numpy(~positive)
+        hopeful = state.bound <= 0
+        done = hopeful | (gap <= tol)
+        inseparable = np.zeros(len(ids), dtype=bool)
         if iteration == prove_at:  # where the bound only tends to zero, the weights need a nudge to prove it
             prove_at *= 2
-            hopeful = ~done & (state.margin <= 0)
+            near = (state.margin <= 0) & ~done
             if iteration < _PATIENCE:
-                hopeful = hopeful & (problem.threat.norm.value(state.pull) <= _NUDGE * problem.threat.eps)
-            for i in np.flatnonzero(to_numpy(hopeful)).tolist():
-                proof = repaired_weights(_one(problem, i), to_numpy(state.weights[i : i + 1]))
-                if np.isfinite(proof).all():
-                    state.proof[i] = xp.asarray(proof[0], dtype=state.proof.dtype)
-                    done[i] = inseparable[i] = True
+                near = near & (problem.threat.norm.value(state.pull) <= _NUDGE * problem.threat.eps)
+            hopeful = hopeful | near
+        for i in np.flatnonzero(to_numpy(hopeful)).tolist():
+            proof = repaired_weights(_one(problem, i), to_numpy(state.weights[i : i + 1]))
+            if np.isfinite(proof).all():
+                state.proof[i] = xp.asarray(proof[0], dtype=state.proof.dtype)
+                done[i] = inseparable[i] = True
         if not bool(xp.any(done)):
             continue
         done = to_numpy(done)
@@ -268,7 +269,7 @@ def _solution(
         margin=certificate.margin,
         margin_bound=xp.zeros_like(certificate.bound) if inseparable else certificate.bound,
         gap=xp.full_like(certificate.gap, math.inf) if inseparable else certificate.gap,
-        separable=[False if inseparable else True if certificate.margin[0] > 0 else None],
+        separable=[False if inseparable else True if bool(proves_separable(one, coef, intercept)[0]) else None],
         converged=np.array([not inseparable and bool(certificate.gap[0] <= tol)]),
         n_iter=np.array([iteration]),
     )

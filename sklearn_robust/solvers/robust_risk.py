@@ -9,13 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 from scipy.linalg import lstsq
 from scipy.optimize import OptimizeResult, minimize
 
-from sklearn_robust.certificates import log_risk_bound, non_separability_slack, repaired_weights, robust_margin
+from sklearn_robust.certificates import (
+    log_risk_bound,
+    non_separability_slack,
+    proves_separable,
+    repaired_weights,
+    robust_margin,
+)
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
@@ -32,6 +40,7 @@ def minimise_robust_risk(
     max_iter: int = 10_000,
     tol: float = 1e-8,
     coef_init: np.ndarray | None = None,
+    proof: np.ndarray | None = None,
     record_every: int = 0,
 ) -> Solution:
     """Minimise the robust risk of each problem; each should be known not to be robustly separable.
@@ -48,6 +57,9 @@ def minimise_robust_risk(
     tol : float
         Certified relative gap of the risk to reach.
     coef_init : ndarray of shape (k, d), optional
+    proof : ndarray of shape (k, n), optional
+        Weights that prove that the problems are not robustly separable: they help to certify the risk where the minimiser
+        alone does not.
     record_every : int
         Record log-risk, margin, bound and the certified gap of the risk every so many iterations of L-BFGS-B; 0 records
         nothing.
@@ -59,31 +71,37 @@ def minimise_robust_risk(
     """
     solutions = []
     recorder = Recorder(record_every, verbose=False)
+    # in double precision and in units of the data: neither their type nor their scale decides how exact the answer is
+    double = problem.as_float64()
+    inner, unit = double.standardised()
     for i in range(problem.n_problems):
-        one = problem.select(slice(i, i + 1))
+        row = slice(i, i + 1)
+        certify = partial(
+            _certified, double.select(row), loss, norm, None if proof is None else proof[row], problem.y.dtype, unit
+        )
 
-        def record(iteration: int, coef: np.ndarray, i: int = i, one: RobustProblem = one) -> None:
+        def record(iteration: int, coef: np.ndarray, i: int = i, certify: Callable[[np.ndarray], Solution] = certify) -> None:
             if recorder.due(iteration):
-                state = _certified(one, loss, norm, coef)
+                state = certify(coef)
                 figures = {name: getattr(state, name) for name in ("log_risk", "margin", "margin_bound", "gap")}
                 recorder(iteration, np.array([i]), **figures)
 
         recorder.rewind()
-        start = None if coef_init is None else coef_init[i : i + 1]
-        solutions.append(_minimise_one(one, loss, norm, max_iter, tol, start, record))
+        start = None if coef_init is None else coef_init[row].astype(np.float64) * unit
+        solutions.append(_minimise_one(inner.select(row), loss, max_iter, tol, start, certify, record))
     return stack_solutions(solutions, recorder.history(problem.n_problems))
 
 
 def _minimise_one(
     problem: RobustProblem,
     loss: MarginLoss,
-    norm: LpNorm,
     max_iter: int,
     tol: float,
     start: np.ndarray | None,
+    certify: Callable[[np.ndarray], Solution],
     record: Callable[[int, np.ndarray], None],
 ) -> Solution:
-    origin = np.zeros((1, problem.n_features), dtype=problem.y.dtype)
+    origin = np.zeros((1, problem.n_features))
     coef, n_iter = origin, 0
     at_origin = problem.evaluate(loss, origin)
     if non_separability_slack(problem, problem.balanced(at_origin.weights))[0] < 0:  # otherwise w = 0 is the minimiser
@@ -92,9 +110,9 @@ def _minimise_one(
         coef, n_iter = _lbfgs(problem, loss, start, max_iter, record)
         if not coef.any():  # a poor start can be drawn to w = 0, where the parametrisation for q = 1 is stationary
             coef, n_iter = _lbfgs(problem, loss, _first_step(problem, loss, at_origin), max_iter, record)
-    solution = _certified(problem, loss, norm, coef)
+    solution = certify(coef)
     if solution.gap[0] > tol:
-        polished = _certified(problem, loss, norm, _newton(problem, loss, coef))
+        polished = certify(_newton(problem, loss, coef))
         if polished.gap[0] < solution.gap[0]:
             solution = polished
     solution.converged = solution.gap <= tol
@@ -102,22 +120,32 @@ def _minimise_one(
     return solution
 
 
-def _certified(problem: RobustProblem, loss: MarginLoss, norm: LpNorm, coef: np.ndarray) -> Solution:
-    """The predictor with its margin, and with 1 - (lower bound on the risk) / risk where its weights prove one."""
+def _certified(
+    problem: RobustProblem,
+    loss: MarginLoss,
+    norm: LpNorm,
+    proof: np.ndarray | None,
+    dtype: Any,
+    unit: float,
+    coef: np.ndarray,
+) -> Solution:
+    """The predictor coef / unit, rounded to dtype, with its margin, and with 1 - (lower bound on the risk) / risk."""
+    coef = (coef / unit).astype(dtype).astype(np.float64)
     now = problem.evaluate(loss, coef)
-    proof = repaired_weights(problem, now.weights)
-    proven = bool(np.isfinite(proof).all())
-    excess = now.log_risk - log_risk_bound(problem, loss, proof)
+    weights = repaired_weights(problem, now.weights, proof)
+    proven = bool(np.isfinite(weights).all())
+    excess = now.log_risk - log_risk_bound(problem, loss, weights)
     margin = robust_margin(problem, norm, coef, now.intercept)
+    separable = False if proven else True if proves_separable(problem, coef, now.intercept)[0] else None
     return Solution(
-        coef=coef,
-        intercept=now.intercept,
-        weights=proof.astype(coef.dtype) if proven else problem.balanced(now.weights),
-        log_risk=now.log_risk,
-        margin=margin,
-        margin_bound=np.where(proven, np.zeros_like(margin), np.inf),
-        gap=-np.expm1(-excess),
-        separable=[False if proven else True if margin[0] > 0 else None],
+        coef=coef.astype(dtype),
+        intercept=now.intercept.astype(dtype),
+        weights=weights if proven else problem.balanced(now.weights),
+        log_risk=now.log_risk.astype(dtype),
+        margin=margin.astype(dtype),
+        margin_bound=np.full(1, 0.0 if proven else np.inf, dtype=dtype),
+        gap=-np.expm1(-excess) if proven else np.full(1, np.inf),
+        separable=[separable],
         converged=np.array([False]),
         n_iter=np.array([0]),
     )
@@ -141,7 +169,7 @@ def _lbfgs(
     max_iter: int,
     record: Callable[[int, np.ndarray], None],
 ) -> tuple[np.ndarray, int]:
-    eps, d, dtype = problem.threat.eps, problem.n_features, start.dtype
+    eps, d = problem.threat.eps, problem.n_features
     q = problem.threat.q if eps[0] > 0 else 2.0  # without an adversary the risk is smooth as it stands
     margins = np.empty(0)
 
@@ -179,34 +207,33 @@ def _lbfgs(
             return -pull + mass * problem.threat.perturbation(x[None])[0]
 
     def log_risk(x: np.ndarray) -> tuple[float, np.ndarray]:
-        x = x.astype(dtype, copy=False)
         coef, penalty = unpack(x)
         nonlocal margins
         now = problem.evaluate(loss, coef, penalty=penalty)
         margins = now.margins
         pull = problem.weighted_sum(now.weights)[0]
-        return float(now.log_risk[0]), gradient(x, pull, now.weights.sum()).astype(np.float64)
+        return float(now.log_risk[0]), gradient(x, pull, now.weights.sum())
 
     iteration = 0
 
     def after_iteration(intermediate_result: OptimizeResult) -> None:
         nonlocal iteration
         iteration += 1
-        record(iteration, unpack(intermediate_result.x.astype(dtype))[0])
+        record(iteration, unpack(intermediate_result.x)[0])
         if margins.min() > 0:
             raise StopIteration  # the risk has no minimiser
 
     options = {"maxiter": max_iter, "maxfun": 2 * max_iter, "ftol": 1e-15, "gtol": 1e-10, "maxcor": 20}
     result = minimize(
         log_risk,
-        x.astype(np.float64),
+        x,
         jac=True,
         method="L-BFGS-B",
         bounds=bounds,
         callback=after_iteration,
         options=options,
     )
-    return unpack(result.x.astype(dtype))[0], int(result.nit)
+    return unpack(result.x)[0], int(result.nit)
 
 
 def _newton(problem: RobustProblem, loss: MarginLoss, coef: np.ndarray) -> np.ndarray:
@@ -222,7 +249,7 @@ def _newton(problem: RobustProblem, loss: MarginLoss, coef: np.ndarray) -> np.nd
         hessian = rows.T @ (loss.curvature(margins, weights)[:, None] * rows)
         f = basis.shape[1]
         hessian[:f, :f] += weights.sum() * bend
-        step = (basis @ lstsq(hessian, rows.T @ weights, cond=1e-14)[0][:f]).astype(coef.dtype)
+        step = basis @ lstsq(hessian, rows.T @ weights, cond=1e-14)[0][:f]
         if problem.threat.q == math.inf:  # no further than the first sign change, which leaves the face
             crossing = coef[0] * step < 0
             reach = np.min(-coef[0][crossing] / step[crossing], initial=np.inf)
@@ -256,16 +283,16 @@ def _face(problem: RobustProblem, w: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """Basis (d, f) of the directions in which the penalty is smooth at w, its gradient (f,) and Hessian (f, f) there."""
     d, eps, r = len(w), problem.threat.eps[0], problem.threat.dual_norm.p
     if r == 1 and eps > 0:
-        basis = np.eye(d, dtype=w.dtype)[:, w != 0]
+        basis = np.eye(d)[:, w != 0]
         return basis, eps * np.sign(w[w != 0]), np.zeros((basis.shape[1],) * 2)
     if r == math.inf and eps > 0:
         tied = np.abs(w) >= np.max(np.abs(w)) * (1 - 1e-6)
-        basis = np.column_stack([np.where(tied, np.sign(w), 0.0), np.eye(d)[:, ~tied]]).astype(w.dtype)
+        basis = np.column_stack([np.where(tied, np.sign(w), 0.0), np.eye(d)[:, ~tied]])
         slope = np.zeros(basis.shape[1])
         slope[0] = eps
         return basis, slope, np.zeros((basis.shape[1],) * 2)
     used = w != 0
-    basis = np.eye(d, dtype=w.dtype)[:, used]
+    basis = np.eye(d)[:, used]
     if eps == 0:
         return basis, np.zeros(basis.shape[1]), np.zeros((basis.shape[1],) * 2)
     size = float(LpNorm(r).value(w))

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_breast_cancer, load_iris
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import scale
 
 from sklearn_robust import (
@@ -50,8 +51,29 @@ def test_data_without_a_separator():
         ({"q_pert": "inf"}, "q_pert must be a real number"),
         ({"eps": -1}, "eps must be"),
         ({"not_separable": "ignore"}, "not_separable must be one of"),
+        ({"tol": 0}, "tol must be a finite number > 0"),
     ],
 )
 def test_bad_parameters_are_refused(parameters, message):
     with pytest.raises(ValueError, match=message):
         MinNormRobustClassifier(**parameters).fit([[0.0], [1.0]], [0, 1])
+
+
+def test_undecided_is_not_called_inseparable():
+    X, y = load_breast_cancer(return_X_y=True)
+    X = scale(X)
+    eps = max_margin(X, y, q=math.inf, fit_intercept=True).margin
+    with pytest.warns(ConvergenceWarning, match="separability undecided"):
+        model = MinNormRobustClassifier(eps=eps).fit(X, y)
+    assert model.separable_ is None
+    assert model.dual_gap_ == math.inf
+
+
+def test_tol_is_the_gap_that_is_accepted():
+    X, y = load_breast_cancer(return_X_y=True)
+    assert MinNormRobustClassifier(eps=0, tol=1e-6).fit(X, y).dual_gap_ <= 1e-6
+    with pytest.warns(ConvergenceWarning, match="tol=1e-15"):
+        MinNormRobustClassifier(eps=0, tol=1e-15).fit(X, y)
+    single = MinNormRobustClassifier(eps=0).fit(scale(X).astype(np.float32), y)  # silent: to the rounding of float32
+    assert single.coef_.dtype == np.float32
+    assert single.dual_gap_ <= 1e-3

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -109,13 +110,72 @@ def test_where_the_programs_fail_the_path_stays_and_warns(gaussian, monkeypatch)
     def fail(*args, **kwargs):
         raise RuntimeError("No solver returned an answer")
 
-    monkeypatch.setattr("sklearn_robust.linear_model._robust_linear.min_norm_separator", fail)
+    monkeypatch.setattr("sklearn_robust.linear_model._fitting.solve_separator", fail)
     X, y = gaussian(100, 30)
-    eps = 0.995 * max_margin(X + 0.02 * y[:, None], y, q=math.inf, fit_intercept=True).margin
-    with pytest.warns(ConvergenceWarning, match="certified relative gap reached"):
-        RobustLinearClassifier(eps=eps, loss_tol=1e-12).fit(X + 0.02 * y[:, None], y)
-    with pytest.raises(RuntimeError, match="No solver"):
-        RobustLinearClassifier(eps=eps, solver="exact").fit(X + 0.02 * y[:, None], y)
+    X = X + 0.02 * y[:, None]
+    eps = 0.995 * max_margin(X, y, q=math.inf, fit_intercept=True).margin
+    for solver in ("auto", "exact"):
+        with pytest.warns(ConvergenceWarning, match="certified relative gap by class"):
+            model = RobustLinearClassifier(eps=eps, loss_tol=1e-12, solver=solver).fit(X, y)
+        assert model.separable_ in (True, None)
+
+
+def test_an_exact_separator_is_judged_by_the_tol_of_the_estimator():
+    X, y = load_breast_cancer(return_X_y=True)  # raw: the programs end at a gap of about 1e-8
+    model = RobustLinearClassifier(eps=0.0, solver="exact").fit(X, y)  # silent
+    assert model.dual_gap_ <= 1e-3
+    with pytest.warns(ConvergenceWarning, match="tol=1e-15"):
+        RobustLinearClassifier(eps=0.0, solver="exact", tol=1e-15).fit(X, y)
+
+
+@pytest.mark.parametrize("q", [1, 2, math.inf])
+def test_just_beyond_the_largest_eps_the_proof_is_kept_and_the_risk_certified(q):
+    X, y = load_breast_cancer(return_X_y=True)
+    X = scale(X)
+    eps = 1.001 * max_margin(X, y, q=q, fit_intercept=True).margin
+    model = RobustLinearClassifier(q_pert=q, eps=eps).fit(X, y)  # silent
+    assert model.separable_ is False
+    assert model.margin_bound_ == 0
+    assert model.dual_gap_ <= 1e-3
+
+
+@pytest.mark.parametrize("q", [1, 2, math.inf])
+def test_float32_data_are_certified_too(q):
+    X, y = load_breast_cancer(return_X_y=True)
+    X = scale(X).astype(np.float32)
+    model = RobustLinearClassifier(q_pert=q, eps=0.005).fit(X, y)  # silent
+    assert model.separable_ is False
+    assert model.dual_gap_ <= 1e-3
+    assert model.coef_.dtype == np.float32
+    eps = 1.001 * max_margin(X, y, q=q, fit_intercept=True).margin  # coefficients so large that float32 does not hold them
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = RobustLinearClassifier(q_pert=q, eps=eps).fit(X, y)
+    assert model.separable_ is False
+    assert bool(caught) == (model.dual_gap_ > 1e-3)
+    assert model.dual_gap_ < 0.1
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.01, 0.2])
+@pytest.mark.parametrize("unit", [1e-10, 1e10])
+def test_the_unit_of_the_data_does_not_matter(eps, unit):
+    X, y = load_breast_cancer(return_X_y=True)
+    X = scale(X)
+    model, other = (RobustLinearClassifier(eps=eps * u, solver="exact").fit(X * u, y) for u in (1.0, unit))
+    assert other.separable_ is model.separable_
+    np.testing.assert_allclose(other.coef_ * unit, model.coef_, rtol=1e-3, atol=1e-5 * np.abs(model.coef_).max())
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-12])
+@pytest.mark.parametrize(("large", "small", "offset"), [(1e4, 1e-10, 0.0), (1e6, 1e-6, 0.0), (1e6, 1e-5, 1.7e9)])
+def test_a_small_feature_that_separates_is_found_beside_large_ones(large, small, offset, eps):
+    y = np.arange(60) % 2
+    noise = large * np.random.default_rng(0).standard_normal(60) + offset
+    X = np.column_stack([noise, small * (2 * y - 1)])
+    model = RobustLinearClassifier(eps=eps, solver="exact", tol=0.05).fit(X, y)  # silent
+    assert model.separable_ is True
+    assert model.score(X, y) == 1
+    assert model.margin_ == pytest.approx(small - eps, rel=0.05)
 
 
 def test_attributes_of_a_separable_fit(gaussian):
@@ -259,9 +319,11 @@ def test_grid_search_in_a_pipeline_over_eps():
 def test_a_fit_that_stops_early_warns_with_its_gap(gaussian):
     X, y = gaussian(20, 40)
     model = RobustLinearClassifier(p_algo=1, eps=0.05, solver="steepest_descent", max_iter=5)
-    with pytest.warns(ConvergenceWarning, match=r"stopped before .* \(max_iter=5\)") as record:
+    with pytest.warns(ConvergenceWarning, match="use solver='exact', increase max_iter=5, ") as record:
         model.fit(X, y)
     assert f"{model.dual_gap_:.2g}" in str(record[0].message)
+    assert model.separable_ is True  # known before the path began
+    assert model.n_iter_ == 5
 
 
 def test_verbose_prints_the_figures(gaussian, capsys):

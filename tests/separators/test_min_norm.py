@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators import NotSeparableError, max_margin, min_norm_separator
+from sklearn_robust.separators._margin_program import SolverFailure
 
 INF = np.inf
 PAIRS = list(itertools.product([1, 2, INF], [1, 2, INF]))
@@ -444,3 +445,24 @@ def test_small_problems_are_decided_and_certified(seed, n, d, p, q, share, fit_i
         with pytest.raises(NotSeparableError) as caught:
             min_norm_separator(X, y, p=p, q=q, eps=share * star.margin, fit_intercept=fit_intercept)
         assert_proof(caught.value, X, y, q, fit_intercept, slack=1e-10)
+
+
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+@pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
+def test_a_small_feature_that_separates_is_found_beside_large_ones(q, convert):
+    y = np.repeat([-1, 1], 30)
+    X = np.column_stack([1e4 * np.random.default_rng(0).standard_normal(60), 1e-10 * y])
+    assert max_margin(convert(X), y, q=q, fit_intercept=True, tol=1e-2).margin == pytest.approx(1e-10, rel=1e-2)
+    separator = min_norm_separator(convert(X), y, p=2, q=q, eps=1e-12, fit_intercept=True, tol=1e-2)
+    assert separator.margin == pytest.approx(0.99e-10, rel=1e-2)
+
+
+def test_a_zero_margin_that_is_not_proven_warns(monkeypatch):
+    def fail(program):
+        raise SolverFailure("out of luck")
+
+    y = np.repeat([-1, 1], 30)
+    X = np.column_stack([1e4 * np.random.default_rng(0).standard_normal(60), 1e-10 * y])
+    monkeypatch.setattr("sklearn_robust.separators.min_norm.solve_linear_program", fail)
+    with pytest.warns(ConvergenceWarning, match="certified relative gap is 1,"):
+        assert max_margin(X, y, q=2, fit_intercept=True).margin == 0

@@ -184,7 +184,8 @@ def test_single_precision(gaussian, loss, q):
     X, y = gaussian(40, 5, noise=2.0)
     problem = RobustProblem.from_data(X.astype(np.float32), y.astype(np.float32), q=q, eps=0.1, fit_intercept=True)
     solution = minimise_robust_risk(problem, loss, EUCLIDEAN)
-    assert solution.coef.dtype == solution.intercept.dtype == solution.weights.dtype == np.float32
+    assert solution.coef.dtype == solution.intercept.dtype == np.float32
+    assert solution.weights.dtype == np.float64  # a proof is not rounded
     assert solution.gap[0] <= 1e-3
     assert solution.log_risk[0] == pytest.approx(least_log_risk(X, y, loss, q, 0.1), abs=1e-5)
 
@@ -205,8 +206,8 @@ def test_iteration_limit_is_respected_and_its_gap_is_honest(gaussian):
     X, y = gaussian(60, 8, noise=2.0)
     problem = RobustProblem.from_data(X, y, q=np.inf, eps=0.05, fit_intercept=True)
     loss = LOSSES["exponential"]
-    solution = minimise_robust_risk(problem, loss, EUCLIDEAN, max_iter=2, tol=1.0)  # any gap will do: no Newton steps
-    assert solution.n_iter[0] <= 2
+    solution = minimise_robust_risk(problem, loss, EUCLIDEAN, max_iter=1, tol=1.0)  # any gap will do: no Newton steps
+    assert solution.n_iter[0] <= 1
     least = least_log_risk(X, y, loss, np.inf, 0.05)
     true_gap = -np.expm1(least - solution.log_risk[0])
     assert 1e-5 < true_gap <= solution.gap[0]
