@@ -20,3 +20,9 @@ def namespace(*arrays: Array) -> Any:
 def to_numpy(x: Array) -> np.ndarray:
     """A NumPy view, or copy from another device, of an array."""
     return x if isinstance(x, np.ndarray) else x.detach().cpu().numpy()
+
+
+def at_least_tiny(x: Array) -> Array:
+    """x, and the smallest normal number where it is smaller: what a logarithm or a quotient needs."""
+    xp = namespace(x)
+    return xp.maximum(x, xp.full_like(x, xp.finfo(x.dtype).tiny))

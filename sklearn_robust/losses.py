@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any, Protocol
 
-from sklearn_robust._array_api import Array, namespace
+from sklearn_robust._array_api import Array, at_least_tiny, namespace
 
 _MAX_NEWTON = 100
 
@@ -113,7 +113,7 @@ class Logistic:
             weight = log_weight + log_slope
             weight = xp.exp(weight - xp.max(weight, axis=-1, keepdims=True))
             up, down = positive * weight, (1 - positive) * weight
-            sum_up, sum_down = _at_least_tiny(xp, xp.sum(up, axis=-1)), _at_least_tiny(xp, xp.sum(down, axis=-1))
+            sum_up, sum_down = at_least_tiny(xp.sum(up, axis=-1)), at_least_tiny(xp.sum(down, axis=-1))
             error = xp.log(sum_up) - xp.log(sum_down)  # decreasing in b
             curvature = -xp.expm1(log_slope)  # sigmoid(m) = -d log a / d m
             rate = xp.sum(curvature * (up / sum_up[..., None] + down / sum_down[..., None]), axis=-1)
@@ -158,10 +158,6 @@ class Logistic:
 
 
 LOSSES: dict[str, MarginLoss] = {loss.name: loss for loss in (Exponential(), Logistic())}
-
-
-def _at_least_tiny(xp: Any, x: Array) -> Array:
-    return xp.maximum(x, xp.full_like(x, xp.finfo(x.dtype).tiny))
 
 
 def _log_sigmoid(xp: Any, x: Array) -> Array:

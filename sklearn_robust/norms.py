@@ -12,7 +12,7 @@ from functools import cached_property
 from numbers import Real
 from typing import Any
 
-from sklearn_robust._array_api import Array, namespace
+from sklearn_robust._array_api import Array, at_least_tiny, namespace
 
 _MAX_NEWTON = 100  # every scalar equation below is convex or bracketed: convergence takes far fewer steps
 
@@ -308,7 +308,7 @@ def _power_split(xp: Any, a: Array, radius: Array, q: float, r: float) -> Array:
     for _ in range(2 * _MAX_NEWTON):
         b, left, log_slope = split(level)
         norm_b = LpNorm(q).value(b)[..., None]
-        error = xp.log(xp.where(size > 0, _at_least_tiny(xp, norm_b), goal)) - xp.log(goal)  # a row of zeros is solved
+        error = xp.log(xp.where(size > 0, at_least_tiny(norm_b), goal)) - xp.log(goal)  # a row of zeros is solved
         if bool(xp.all(xp.abs(error) <= 8 * xp.finfo(a.dtype).eps)):
             break
         low, high = xp.where(error > 0, level, low), xp.where(error < 0, level, high)
@@ -327,16 +327,12 @@ def _power_split(xp: Any, a: Array, radius: Array, q: float, r: float) -> Array:
             break
         level = moved
     outside = error > 32 * xp.finfo(a.dtype).eps  # never seen; but what is returned must lie in the ball
-    left = xp.where(outside, left + b * (1 - goal / _at_least_tiny(xp, norm_b)), left)
+    left = xp.where(outside, left + b * (1 - goal / at_least_tiny(norm_b)), left)
     return xp.where(inside, xp.zeros_like(a), xp.where(radius <= 0, a, left))
 
 
 def _positive(xp: Any, x: Array) -> Array:
     return xp.maximum(x, xp.zeros_like(x))
-
-
-def _at_least_tiny(xp: Any, x: Array) -> Array:
-    return xp.maximum(x, xp.full_like(x, xp.finfo(x.dtype).tiny))
 
 
 def _sigmoid(xp: Any, s: Array) -> Array:

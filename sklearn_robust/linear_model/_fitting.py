@@ -109,15 +109,30 @@ def _exact_separator(problem: RobustProblem, loss: MarginLoss, norm: LpNorm, tol
 
 
 def with_risk_minimisers(
-    problem: RobustProblem, loss: MarginLoss, norm: LpNorm, solution: Solution, tol: float, start: np.ndarray | None = None
+    problem: RobustProblem,
+    loss: MarginLoss,
+    norm: LpNorm,
+    solution: Solution,
+    *,
+    tol: float,
+    start: np.ndarray | None = None,
+    verbose: int = 0,
 ) -> Solution:
     """The solution with the minimiser of the risk for every problem that has not converged and may not be separable."""
     rows = np.flatnonzero([separable is not True for separable in solution.separable] & ~solution.converged)
     if not len(rows):
         return solution
-    coef_init = None if start is None else start[rows]
     proof = solution.weights[rows]
-    minimiser = minimise_robust_risk(problem.select(rows), loss, norm, tol=min(tol, 1e-6), coef_init=coef_init, proof=proof)
+    minimiser = minimise_robust_risk(
+        problem.select(rows),
+        loss,
+        norm,
+        tol=min(tol, 1e-6),
+        coef_init=None if start is None else start[rows],
+        proof=proof,
+        record_every=verbose,
+        verbose=True,
+    )
     minimiser.converged = minimiser.gap <= tol
     # proven not to be separable before, if not again: the proof stays
     for j in np.flatnonzero([solution.separable[i] is False for i in rows] & ~np.isfinite(minimiser.gap)):

@@ -150,7 +150,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
                 NotSeparableWarning,
                 stacklevel=2,
             )
-            solution = with_risk_minimisers(problem, loss, norm, solution, max(tol, _RISK_TOL))
+            solution = with_risk_minimisers(problem, loss, norm, solution, tol=max(tol, _RISK_TOL))
         warn_unless_converged(self, solution)
         return self._keep(solution)
 

@@ -30,7 +30,7 @@ from sklearn_robust.threats import check_radius
 
 _SOLVERS = ("auto", "steepest_descent", "accelerated", "exact")
 _AUTO_ITERATIONS = 2000  # of the path, before solver="auto" computes its limit
-_AUTO_ENTRIES = 1_000_000  # n * d up to which it does
+_AUTO_ENTRIES = 500_000  # n * d up to which it does
 
 
 class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
@@ -56,7 +56,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
     solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
         "steepest_descent" follows the path and stops on `loss_tol` or `tol`. "accelerated" (1 < p_algo <= 2) goes to the same
         limit by Nesterov's method on the dual. "exact" returns the limit itself, from linear, quadratic or cone programs.
-        "auto" is steepest descent, and "exact" for data of up to a million entries whose path has not stopped after 2000
+        "auto" is steepest descent, and "exact" for data of up to 500 000 entries whose path has not stopped after 2000
         iterations: data so close to inseparable that the path is slow and its limit hardly depends on p. All return the
         minimiser of the robust risk for data that are not robustly separable.
     fit_intercept : bool, default=True
@@ -66,9 +66,9 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
     max_iter : int, default=50000
         Iterations of the solver at most.
     loss_tol : float, default=1e-3
-        Steepest descent on separable data stops when the sum of the robust losses falls below this, as in the paper; the other
-        solvers scale their separator to this sum. 0 trains on until the certified gap is below `tol`, and scales separators
-        to a smallest robust margin of 1.
+        Steepest descent on separable data stops when the sum of the robust losses falls below this, as in the paper, unless
+        the certified gap is below `tol` before; the other solvers scale their separator to this sum. 0 trains on until the
+        certified gap is below `tol`, and scales separators to a smallest robust margin of 1.
     tol : float, default=1e-3
         Certified relative gap to reach: of the margin on separable data, of the risk otherwise.
     class_weight : dict, "balanced" or None, default=None
@@ -81,7 +81,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         None computes with NumPy; "cpu", "cuda" or "mps" with torch on that device (dense X; not for solver="exact"). The
         minimiser of the risk of data that are not separable is computed with NumPy always.
     verbose : int, default=0
-        Print the progress of the iterative solvers every so many iterations.
+        Print loss, margin, bound and gap of the iterative solvers every so many iterations.
 
     Attributes
     ----------
@@ -100,6 +100,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         Separable: 1 - margin_ / margin_bound_, how far the path stopped from its limit. Not separable: certified relative
         gap of the risk, 1 - (lower bound) / risk.
     n_iter_ : int
+        Iterations of the solver that gave the answer: the path, the minimiser of the risk, or 1 for an exact separator.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Defined only where X has feature names that are all strings.
@@ -280,4 +281,4 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                 solution = with_exact_separators(
                     problem, loss, norm, solution, rows, loss_tol=self.loss_tol, tol=self.tol, n_jobs=self.n_jobs
                 )
-        return with_risk_minimisers(problem, loss, norm, solution, self.tol, last_coef)
+        return with_risk_minimisers(problem, loss, norm, solution, tol=self.tol, start=last_coef, verbose=self.verbose)

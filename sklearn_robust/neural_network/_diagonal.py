@@ -172,7 +172,7 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
                 verbose=True,
             )
             solution = replaced(solution, rows, solution_to_numpy(path))
-        solution = with_risk_minimisers(problem, loss, LpNorm(1), solution, self.tol)
+        solution = with_risk_minimisers(problem, loss, LpNorm(1), solution, tol=self.tol, verbose=self.verbose)
         warn_unless_converged(self, solution)
         return self._keep(solution)
 

@@ -42,6 +42,7 @@ def minimise_robust_risk(
     coef_init: np.ndarray | None = None,
     proof: np.ndarray | None = None,
     record_every: int = 0,
+    verbose: bool = False,
 ) -> Solution:
     """Minimise the robust risk of each problem; each should be known not to be robustly separable.
 
@@ -63,6 +64,8 @@ def minimise_robust_risk(
     record_every : int
         Record log-risk, margin, bound and the certified gap of the risk every so many iterations of L-BFGS-B; 0 records
         nothing.
+    verbose : bool
+        Print what is recorded.
 
     Returns
     -------
@@ -70,7 +73,7 @@ def minimise_robust_risk(
         A problem that turns out to be separable has `separable` True or None and has not converged.
     """
     solutions = []
-    recorder = Recorder(record_every, verbose=False)
+    recorder = Recorder(record_every, verbose)
     # in double precision and in units of the data: neither their type nor their scale decides how exact the answer is
     double = problem.as_float64()
     inner, unit = double.standardised()
