@@ -39,7 +39,7 @@ class ImplicitBiasReport:
     dual_gap : float
         Certified relative gap 1 - margin / bound, with the bound that the separator's weights prove.
     separator : Separator or None
-        The exact limit.
+        The exact limit, if there is one.
     label : object
         The class that is separated from the rest.
     """
@@ -120,7 +120,7 @@ def implicit_bias_report(
     if len(missing):
         raise ValueError(f"y has no sample of the classes {missing.tolist()}: the report compares with the training data.")
     reports = []
-    for label, coef, intercept in zip(positive_classes(view.classes), view.coef, view.intercept, strict=True):
+    for label, coef, intercept in zip(positive_classes(view.classes), view.coef.astype(float), view.intercept, strict=True):
         signs = np.where(labels == label, 1.0, -1.0)
         try:
             separator = min_norm_separator(view.X, signs, p=norm.p, q=threat.q, eps=threat.eps, fit_intercept=fit_intercept)

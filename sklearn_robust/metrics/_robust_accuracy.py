@@ -36,10 +36,10 @@ def robust_accuracy_score(
     ----------
     estimator : fitted classifier
         One of this library, a linear classifier of scikit-learn (LogisticRegression, LinearSVC, SGDClassifier,
-        RidgeClassifier, Perceptron, ...), a pipeline that ends in one, or a search over any of these.
+        RidgeClassifier, Perceptron, ...), a pipeline that ends in one, or a search over any of these, nested at will.
     X : array-like or sparse array of shape (n_samples, n_features)
     y : array-like of shape (n_samples,)
-        True labels.
+        True labels; one that the classifier has never seen counts as broken.
     eps : float
         Radius of the perturbation, in the units of the space it lives in.
     q : float, default=inf
@@ -49,7 +49,7 @@ def robust_accuracy_score(
         Where eps lives when the estimator is a pipeline. "model": the adversary moves what the last step sees, for
         example standardised features. "input": it moves the raw input; a scaler then turns eps into a radius per feature.
         The transformers must be affine and elementwise (StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, feature
-        selection).
+        selection, a FunctionTransformer without function).
 
     Returns
     -------
@@ -60,6 +60,9 @@ def robust_accuracy_score(
     ------
     TypeError
         If the classifier is not linear and has no `robust_score`, or if a transformer between it and the threat is not affine.
+    ValueError
+        If eps, q or space is not one of the values above, labels are missing or of another type than in training, or
+        sample_weight has negative entries or only zeros.
 
     Notes
     -----
