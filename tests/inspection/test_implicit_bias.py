@@ -1,6 +1,8 @@
 """The report on a trained direction."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -109,3 +111,8 @@ def test_labels_must_be_those_of_the_training_data(gaussian):
         implicit_bias_report(model, X[y > 0], y[y > 0])
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         implicit_bias_report(model, X, y[:5])
+
+
+def test_the_report_needs_no_torch():
+    code = "import sys; sys.modules['torch'] = None; from sklearn_robust import implicit_bias_report"
+    subprocess.run([sys.executable, "-c", code], check=True)
