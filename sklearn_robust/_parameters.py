@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 from sklearn_robust.norms import LpNorm
 
 
@@ -21,6 +23,7 @@ def check_exponent(value: Any, name: str) -> float:
 def check_choice(value: Any, name: str, choices: Iterable[Any]) -> None:
     """One of a few values."""
     choices = list(choices)
+    value = bool(value) if isinstance(value, np.bool_) else value  # a search over an array of booleans sets these
     if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
         raise ValueError(f"{name} must be one of {choices}, got {value!r}.")
 
@@ -37,3 +40,21 @@ def check_number(value: Any, name: str, *, low: float, strict: bool = False, int
     )
     if not inside:
         raise ValueError(f"{name} must be {word} {'>' if strict else '>='} {low:g}, got {value!r}.")
+
+
+def check_device(device: Any) -> None:
+    """None, or a device that torch can compute on here."""
+    if device is None:
+        return
+    try:
+        import torch
+    except ImportError as error:
+        message = f'device={device!r} needs PyTorch: pip install "sklearn-robust[torch]". Or use device=None, for NumPy.'
+        raise ImportError(message) from error
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
+        raise ValueError(
+            f"device={device!r} is not available: {str(error).splitlines()[0]}. Use device=None for NumPy, 'cpu', or an "
+            "accelerator that torch finds on this machine, such as 'cuda'."
+        ) from error

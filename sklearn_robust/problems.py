@@ -11,7 +11,7 @@ from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.threats import LpBall
+from sklearn_robust.threats import LpBall, check_radius
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,18 @@ class RobustProblem:
         cls, X: Any, y: Array, *, q: float, eps: float, fit_intercept: bool, sample_weight: Array | None = None
     ) -> RobustProblem:
         """From labels of shape (n,) or (k, n), one radius, and non-negative weights of shape (n,) or (k, n)."""
-        y = y if y.ndim == 2 else y[None, :]
         xp = namespace(y)
+        y = xp.astype(y if y.ndim == 2 else y[None, :], X.dtype)
+        if y.shape[1] != X.shape[0] or not bool(xp.all(xp.abs(y) == 1)):
+            raise ValueError(f"y must hold {X.shape[0]} labels in {{-1, +1}} for each problem, got {y!r}.")
         weight = xp.ones_like(y) if sample_weight is None else xp.broadcast_to(sample_weight, y.shape)
         total = xp.sum(weight, axis=-1)
+        if not bool(xp.all(weight >= 0) & xp.all(total > 0) & xp.all(total < math.inf)):
+            raise ValueError(f"sample_weight must hold finite numbers >= 0, not all zero, got {sample_weight!r}.")
         share = weight / total[:, None]
         used = share > 0
         log_weight = xp.where(used, xp.log(xp.where(used, share, xp.ones_like(share))), xp.full_like(y, -math.inf))
-        threat = LpBall(q, xp.full_like(y[:, 0], float(eps)))
+        threat = LpBall(q, xp.full_like(y[:, 0], check_radius(eps, "eps")))
         return cls(X, y, threat, log_weight, total, fit_intercept)
 
     @property

@@ -115,6 +115,34 @@ def test_one_row_of_labels_is_one_problem():
     np.testing.assert_array_equal(problem.threat.eps, [0.3])
 
 
+def test_integer_labels_do_not_round_the_radius():
+    X, y, coef, intercept, _ = data()
+    problem = make(X, y.astype(int), eps=0.3)
+    np.testing.assert_array_equal(problem.margins(coef, intercept), make(X, y, eps=0.3).margins(coef, intercept))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"y": np.array([0.0, 1, 1, 1, 1, 1, 1])}, r"y must hold 7 labels in \{-1, \+1\}"),
+        ({"y": np.full(7, np.nan)}, "y must hold 7 labels"),
+        ({"y": np.ones(5)}, "y must hold 7 labels"),
+        ({"sample_weight": -np.ones(7)}, "sample_weight must hold finite numbers >= 0"),
+        ({"sample_weight": np.zeros(7)}, "sample_weight must hold .* not all zero"),
+        ({"sample_weight": np.full(7, np.nan)}, "sample_weight must hold"),
+        ({"sample_weight": np.full(7, np.inf)}, "sample_weight must hold"),
+        ({"eps": -1}, "eps must be"),
+    ],
+)
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor])
+def test_bad_data_are_refused(arguments, message, convert):
+    X, y, *_ = data()
+    arguments = {"X": X, "y": y, **arguments}
+    arguments = {name: value if name == "eps" else convert(value) for name, value in arguments.items()}
+    with pytest.raises(ValueError, match=message):
+        make(**arguments)
+
+
 @pytest.mark.parametrize("fit_intercept", [True, False])
 def test_balanced_weights_are_feasible(fit_intercept):
     X, y, *_ = data()

@@ -25,11 +25,24 @@ def class_scores(X: Any, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
     return np.column_stack([np.zeros_like(scores), scores]) if scores.shape[1] == 1 else scores
 
 
+def _class_coef(coef: np.ndarray) -> np.ndarray:
+    """Coefficients of shape (K, d), for two classes too."""
+    return np.concatenate([np.zeros_like(coef), coef]) if len(coef) == 1 else coef
+
+
 def _rival_norms(coef: np.ndarray, threat: LpBall) -> np.ndarray:
     """||w_j - w_k||_q* of shape (K, K)."""
-    if len(coef) == 1:
-        coef = np.concatenate([np.zeros_like(coef), coef])
+    coef = _class_coef(coef)
     return np.stack([threat.dual_norm.value(w - coef) for w in coef])
+
+
+def _rival_margins(X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: LpBall) -> np.ndarray:
+    """Robust margin of each sample over each rival class, of shape (n, K); inf for its own class."""
+    scores = class_scores(X, coef, intercept)
+    rows = np.arange(len(scores))
+    margins = scores[rows, y][:, None] - scores - threat.eps * _rival_norms(coef, threat)[y]
+    margins[rows, y] = math.inf
+    return margins
 
 
 def robust_margins(X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: LpBall) -> np.ndarray:
@@ -49,11 +62,7 @@ def robust_margins(X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarra
     array of shape (n,)
         Positive exactly where no perturbation of the threat changes the decision away from y. A tie counts as broken.
     """
-    scores = class_scores(X, coef, intercept)
-    rows = np.arange(len(scores))
-    margins = scores[rows, y][:, None] - scores - threat.eps * _rival_norms(coef, threat)[y]
-    margins[rows, y] = math.inf
-    return margins.min(axis=1)
+    return _rival_margins(X, y, coef, intercept, threat).min(axis=1)
 
 
 def signed_distances(X: Any, y: np.ndarray | None, coef: np.ndarray, intercept: np.ndarray, q: float) -> np.ndarray:
@@ -97,11 +106,6 @@ def worst_case_perturbations(X: Any, y: np.ndarray, coef: np.ndarray, intercept:
     -------
     array of shape (n, d)
     """
-    scores = class_scores(X, coef, intercept)
-    rows = np.arange(len(scores))
-    margins = scores[rows, y][:, None] - scores - threat.eps * _rival_norms(coef, threat)[y]
-    margins[rows, y] = math.inf
-    rival = margins.argmin(axis=1)
-    if len(coef) == 1:
-        coef = np.concatenate([np.zeros_like(coef), coef])
+    rival = _rival_margins(X, y, coef, intercept, threat).argmin(axis=1)
+    coef = _class_coef(coef)
     return -threat.perturbation(coef[y] - coef[rival])

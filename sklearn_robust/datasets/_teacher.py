@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state
 
 from sklearn_robust._parameters import check_choice, check_number
 
@@ -75,11 +75,15 @@ def make_teacher_classification(
             check_number(sparsity, name, low=1, integer=True)
             if sparsity > n_features:
                 raise ValueError(f"{name} must be at most n_features={n_features}, got {sparsity}. Use None for dense vectors.")
+    if teacher is not None and teacher_sparsity is not None:
+        raise ValueError(
+            f"teacher_sparsity={teacher_sparsity} is for a teacher that is drawn. Use None where teacher is given."
+        )
     seeds = check_random_state(random_state).randint(np.iinfo(np.int32).max, size=2)
     teacher_stream, data_stream = (np.random.default_rng(seed) for seed in np.random.SeedSequence(seeds.tolist()).spawn(2))
     if teacher is None:
         teacher = _draw(teacher_stream, 1, n_features, teacher_sparsity)[0]
-    teacher = np.asarray(teacher, dtype=float)
+    teacher = check_array(teacher, dtype=float, ensure_2d=False, allow_nd=True, ensure_min_samples=0, input_name="teacher")
     if teacher.shape != (n_features,) or not teacher.any():
         raise ValueError(f"teacher must be a non-zero vector of shape ({n_features},), got shape {teacher.shape}.")
 

@@ -10,15 +10,20 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from sklearn_robust._parameters import check_exponent
-from sklearn_robust.metrics._linear_view import linear_view
+from sklearn_robust.linear_model._base import positive_classes
+from sklearn_robust.metrics._linear_view import linear_view, unwrapped
+from sklearn_robust.neural_network import RobustDiagonalNet
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.separators import Separator, min_norm_separator
+from sklearn_robust.separators import NotSeparableError, Separator, min_norm_separator
 from sklearn_robust.threats import LpBall, check_radius
 
 
 @dataclass(frozen=True)
 class ImplicitBiasReport:
     """How far one direction is from the robust separator of least p-norm.
+
+    Of several classes one may not be robustly separable from the rest: its separator is then None, and the figures that
+    compare with it are nan.
 
     Attributes
     ----------
@@ -33,8 +38,8 @@ class ImplicitBiasReport:
         positive margin.
     dual_gap : float
         Certified relative gap 1 - margin / bound, with the bound that the separator's weights prove.
-    separator : Separator
-        The exact limit.
+    separator : Separator or None
+        The exact limit, if there is one.
     label : object
         The class that is separated from the rest.
     """
@@ -44,10 +49,12 @@ class ImplicitBiasReport:
     margin_ratio: float
     norm_ratio: float
     dual_gap: float
-    separator: Separator
+    separator: Separator | None
     label: Any
 
     def __str__(self) -> str:
+        if self.separator is None:
+            return f"class {self.label} is not robustly separable from the rest, margin {self.margin:.4g}"
         return (
             f"cosine {self.cosine:.4f}, margin ratio {self.margin_ratio:.4f}, norm ratio {self.norm_ratio:.4f}, "
             f"certified gap {self.dual_gap:.2e} (p={self.separator.p:g}, q={self.separator.q:g}, eps={self.separator.eps:g})"
@@ -65,13 +72,15 @@ def implicit_bias_report(
 
     Parameters
     ----------
-    estimator : fitted linear classifier, or pipeline that ends in one
-        One of this library, or any linear classifier with coef_, intercept_ and classes_.
+    estimator : fitted linear classifier, pipeline that ends in one, or search over either
+        One of this library, or any linear classifier with coef_, intercept_ and classes_. In a pipeline the report is on
+        what its last step sees.
     X : array-like or sparse array of shape (n_samples, n_features)
         Training data, as the estimator was given them.
     y : array-like of shape (n_samples,)
+        Labels of the training data: of every class of the estimator, and of no other.
     p, q, eps : float, optional
-        Geometry and threat; by default those of the estimator.
+        Geometry and threat; by default those of the estimator (p = 1 for RobustDiagonalNet).
 
     Returns
     -------
@@ -80,9 +89,10 @@ def implicit_bias_report(
     Raises
     ------
     NotSeparableError
-        If the data are not robustly separable at eps, so that no separator exists.
+        If the data of two classes are not robustly separable at eps, so that no separator exists. Of several classes, the
+        report on one that is not has no separator.
     ValueError
-        If p, q or eps is neither given nor a parameter of the estimator.
+        If p, q or eps is neither given nor a parameter of the estimator, or y does not fit the classes of the estimator.
 
     Notes
     -----
@@ -99,28 +109,36 @@ def implicit_bias_report(
     (True, True)
     """
     view = linear_view(estimator, X, "model")
-    final = estimator[-1] if hasattr(estimator, "steps") else estimator
-    p = check_exponent(_given(final, p, "p", ("p_algo", "p")), "p")
-    q = check_exponent(_given(final, q, "q", ("q_pert",)), "q")
-    eps = check_radius(_given(final, eps, "eps", ("eps",)), "eps")
-    fit_intercept = bool(getattr(final, "fit_intercept", True))
-    labels = view.classes[1:] if len(view.coef) == 1 else view.classes
+    classifier = unwrapped(estimator)[1]
+    p = 1.0 if p is None and isinstance(classifier, RobustDiagonalNet) else _given(classifier, p, "p", ("p_algo", "p"))
+    norm = LpNorm(check_exponent(p, "p"))
+    q = check_exponent(_given(classifier, q, "q", ("q_pert",)), "q")
+    threat = LpBall(q, check_radius(_given(classifier, eps, "eps", ("eps",)), "eps"))
+    fit_intercept = bool(getattr(classifier, "fit_intercept", True))
+    labels = view.classes[view.seen_class_index(y)]
+    missing = np.setdiff1d(view.classes, labels)
+    if len(missing):
+        raise ValueError(f"y has no sample of the classes {missing.tolist()}: the report compares with the training data.")
     reports = []
-    for label, coef, intercept in zip(labels, view.coef, view.intercept, strict=True):
-        signs = np.where(np.asarray(y) == label, 1.0, -1.0)
-        separator = min_norm_separator(view.X, signs, p=p, q=q, eps=eps, fit_intercept=fit_intercept)
-        reports.append(_compare(view.X, signs, coef.astype(float), float(intercept), separator, label))
+    for label, coef, intercept in zip(positive_classes(view.classes), view.coef.astype(float), view.intercept, strict=True):
+        signs = np.where(labels == label, 1.0, -1.0)
+        try:
+            separator = min_norm_separator(view.X, signs, p=norm.p, q=threat.q, eps=threat.eps, fit_intercept=fit_intercept)
+        except NotSeparableError:
+            if len(view.coef) == 1:
+                raise
+            separator = None
+        size = float(norm.value(coef))
+        smallest = float(np.min(signs * (view.X @ coef + intercept)) - threat.penalty(coef))
+        reports.append(_compare(coef, smallest / size if size > 0 else -math.inf, separator, label))
     return reports[0] if len(view.coef) == 1 else reports
 
 
-def _compare(
-    X: Any, signs: np.ndarray, coef: np.ndarray, intercept: float, separator: Separator, label: Any
-) -> ImplicitBiasReport:
-    size = float(LpNorm(separator.p).value(coef))
-    if size == 0:
-        return ImplicitBiasReport(math.nan, -math.inf, -math.inf, math.inf, math.inf, separator, label)
-    smallest = float(np.min(signs * (X @ coef + intercept)) - LpBall(separator.q, separator.eps).penalty(coef))
-    margin = smallest / size
+def _compare(coef: np.ndarray, margin: float, separator: Separator | None, label: Any) -> ImplicitBiasReport:
+    if separator is None:
+        return ImplicitBiasReport(math.nan, margin, math.nan, math.nan, math.nan, None, label)
+    if margin == -math.inf:
+        return ImplicitBiasReport(math.nan, margin, -math.inf, math.inf, math.inf, separator, label)
     return ImplicitBiasReport(
         cosine=float(coef @ separator.coef / (np.linalg.norm(coef) * np.linalg.norm(separator.coef))),
         margin=margin,

@@ -10,8 +10,10 @@ from sklearn.utils import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from sklearn_robust._parameters import check_exponent, check_number
 from sklearn_robust.attacks.linear import class_scores, worst_case_perturbations
 from sklearn_robust.metrics import certified_radius, robust_accuracy_score
+from sklearn_robust.metrics._linear_view import linear_view
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import LpBall, check_radius
@@ -23,6 +25,11 @@ def probabilities(scores: np.ndarray, loss: str) -> np.ndarray:
     if scores.ndim == 1:
         return np.column_stack([1 - positive, positive])
     return positive / positive.sum(axis=1, keepdims=True)
+
+
+def positive_classes(classes: np.ndarray) -> np.ndarray:
+    """The class that each row of coefficients stands for: the second of two, or each of several."""
+    return classes[1:] if len(classes) == 2 else classes
 
 
 class RobustLinearMixin(ClassifierMixin):
@@ -39,6 +46,8 @@ class RobustLinearMixin(ClassifierMixin):
         check_classification_targets(y)
         weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
         if class_weight is not None:
+            for label, value in class_weight.items() if isinstance(class_weight, dict) else ():
+                check_number(value, f"class_weight[{label!r}]", low=0)
             weight = weight * compute_sample_weight(class_weight, y)
         used = weight > 0  # a sample of weight zero is no sample: it constrains no margin
         if not used.all():
@@ -49,8 +58,7 @@ class RobustLinearMixin(ClassifierMixin):
                 f"{type(self).__name__} needs samples of at least two classes with positive weight, got {len(self.classes_)} "
                 f"class: {self.classes_.tolist()}."
             )
-        positive = self.classes_[1:] if len(self.classes_) == 2 else self.classes_
-        signs = np.where(y == positive[:, None], 1, -1).astype(X.dtype)
+        signs = np.where(y == positive_classes(self.classes_)[:, None], 1, -1).astype(X.dtype)
         return RobustProblem.from_data(
             X, signs, q=self.q_pert, eps=self.eps, fit_intercept=self.fit_intercept, sample_weight=weight.astype(X.dtype)
         )
@@ -159,14 +167,12 @@ class RobustLinearMixin(ClassifierMixin):
             Dense, whatever X is.
         """
         check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
-        y = np.asarray(y)
-        unknown = ~np.isin(y, self.classes_)
-        if unknown.any():
-            raise ValueError(f"y holds labels that were not seen in fit: {np.unique(y[unknown]).tolist()}.")
-        index = np.searchsorted(self.classes_, y)
-        moves = worst_case_perturbations(X, index, self.coef_, self.intercept_, self._threat(eps, q))
-        return (X.toarray() if hasattr(X, "toarray") else X) + moves
+        threat = self._threat(eps, q)
+        view = linear_view(self, X, "model")
+        moves = worst_case_perturbations(view.X, view.seen_class_index(y), view.coef, view.intercept, threat)
+        return (view.X.toarray() if hasattr(view.X, "toarray") else view.X) + moves
 
     def _threat(self, eps: float | None, q: float | None) -> LpBall:
-        return LpBall(self.q_pert if q is None else q, check_radius(self.eps if eps is None else eps, "eps"))
+        return LpBall(
+            check_exponent(self.q_pert if q is None else q, "q"), check_radius(self.eps if eps is None else eps, "eps")
+        )

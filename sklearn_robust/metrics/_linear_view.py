@@ -1,7 +1,8 @@
-"""What a fitted linear classifier, alone or at the end of a pipeline, looks like to the adversary."""
+"""What a fitted linear classifier, alone or at the end of pipelines and searches, looks like to the adversary."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,13 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.feature_selection import SelectorMixin
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
-from sklearn.utils.validation import check_array, check_is_fitted
+from sklearn.preprocessing import FunctionTransformer, MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
+from sklearn.utils import _safe_indexing, assert_all_finite, check_array, check_consistent_length, column_or_1d, indexable
+from sklearn.utils.validation import check_is_fitted
+
+from sklearn_robust._parameters import check_choice
+
+SPACES = ("model", "input")
 
 
 @dataclass(frozen=True)
@@ -32,24 +38,56 @@ class LinearView:
 
     def class_index(self, y: Any) -> np.ndarray:
         """Index of each label in `classes`; -1 for labels that the classifier has never seen, which it always gets wrong."""
-        y = np.asarray(y)
-        index = np.minimum(np.searchsorted(self.classes, y), len(self.classes) - 1)
-        return np.where(self.classes[index] == y, index, -1)
+        y = column_or_1d(y)
+        check_consistent_length(self.X, y)
+        assert_all_finite(y, input_name="y")
+        labels, classes = y.tolist(), self.classes.tolist()
+        if isinstance(labels[0], str) != isinstance(classes[0], str):
+            raise ValueError(f"y must hold labels of the type that was seen in fit, such as {classes[0]!r}, got {labels[0]!r}.")
+        position = {label: k for k, label in enumerate(classes)}
+        return np.array([position.get(label, -1) for label in labels])
+
+    def seen_class_index(self, y: Any) -> np.ndarray:
+        """Index of each label in `classes`, where each must be one of them."""
+        index = self.class_index(y)
+        if np.any(index < 0):
+            unseen = sorted(set(column_or_1d(y)[index < 0].tolist()), key=str)
+            raise ValueError(f"y holds labels that were not seen in fit: {unseen}. Those seen are {self.classes.tolist()}.")
+        return index
 
 
-def is_linear(estimator: BaseEstimator) -> bool:
-    """Whether the (unwrapped) classifier has linear coefficients."""
-    classifier = unwrapped(estimator)
-    if isinstance(classifier, Pipeline):
-        classifier = classifier[-1]
+def is_linear(classifier: BaseEstimator) -> bool:
+    """Whether the classifier, unwrapped, has linear coefficients."""
     return all(hasattr(classifier, name) for name in ("coef_", "intercept_", "classes_"))
 
 
-def unwrapped(estimator: BaseEstimator) -> BaseEstimator:
-    """The estimator that a search has chosen; the estimator itself if it is not a search."""
-    while hasattr(estimator, "best_estimator_"):
-        estimator = estimator.best_estimator_
-    return estimator
+def unwrapped(estimator: BaseEstimator) -> tuple[list[tuple[str, Any]], BaseEstimator]:
+    """The named transformers and the classifier at the end, through any nest of pipelines and searches."""
+    steps: list[tuple[str, Any]] = []
+    while True:
+        if hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        elif isinstance(estimator, Pipeline):
+            steps += _flat(estimator.steps[:-1])
+            estimator = estimator.steps[-1][1]
+        else:
+            return steps, estimator
+
+
+def _flat(steps: list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """The transformers that do something, with those of nested pipelines in their place."""
+    for name, step in steps:
+        if isinstance(step, Pipeline):
+            yield from _flat(step.steps)
+        elif step not in (None, "passthrough"):
+            yield name, step
+
+
+def transformed(steps: list[tuple[str, Any]], X: Any) -> Any:
+    """What the classifier at the end sees."""
+    for _, transformer in steps:
+        X = transformer.transform(X)
+    return X
 
 
 def linear_view(estimator: BaseEstimator, X: Any, space: str) -> LinearView:
@@ -69,23 +107,20 @@ def linear_view(estimator: BaseEstimator, X: Any, space: str) -> LinearView:
     TypeError
         If the classifier is not linear, or a transformer between it and the threat is not known to be affine.
     """
-    if space not in ("model", "input"):
-        raise ValueError(f"space must be 'model' or 'input', got {space!r}.")
-    estimator = unwrapped(estimator)
-    steps = list(estimator.steps[:-1]) if isinstance(estimator, Pipeline) else []
-    classifier = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+    check_choice(space, "space", SPACES)
+    steps, classifier = unwrapped(estimator)
     check_is_fitted(classifier)
     if not is_linear(classifier):
         raise TypeError(
             f"{type(classifier).__name__} is not a linear classifier: it has no coef_, intercept_ and classes_. Exact robust "
             "accuracy exists for linear classifiers and pipelines that end in one."
         )
-    transformed = estimator[:-1].transform(X) if steps else X
+    seen = transformed(steps, X)
     coef = np.atleast_2d(_dense(classifier.coef_))
     intercept = np.broadcast_to(np.asarray(classifier.intercept_, dtype=coef.dtype), (len(coef),))
-    _check_scores(classifier, transformed, coef, intercept)
+    _check_scores(classifier, seen, coef, intercept)
     if space == "model":
-        return LinearView(_numeric(transformed), coef, intercept, classifier.classes_)
+        return LinearView(_numeric(seen), coef, intercept, classifier.classes_)
     for name, transformer in reversed(steps):
         coef, intercept = _pull_back(name, transformer, coef, intercept)
     return LinearView(_numeric(X), coef, intercept, classifier.classes_)
@@ -93,8 +128,9 @@ def linear_view(estimator: BaseEstimator, X: Any, space: str) -> LinearView:
 
 def _check_scores(classifier: BaseEstimator, X: Any, coef: np.ndarray, intercept: np.ndarray) -> None:
     """A classifier with a coef_ that does not score by it (SVC with several classes) must not be called exact."""
-    few = X[:16] if not hasattr(X, "iloc") else X.iloc[:16]
-    scores = np.asarray(classifier.decision_function(few)).reshape(few.shape[0], -1)
+    few = _safe_indexing(indexable(X)[0], slice(16))  # rows of an array, frame, list or sparse X alike
+    scores = np.asarray(classifier.decision_function(few))
+    scores = scores.reshape(len(scores), -1)
     expected = _numeric(few) @ coef.T + intercept
     if scores.shape != expected.shape or not np.allclose(scores, expected, rtol=1e-3, atol=1e-6 * (1 + np.abs(expected).max())):
         raise TypeError(
@@ -104,7 +140,7 @@ def _check_scores(classifier: BaseEstimator, X: Any, coef: np.ndarray, intercept
 
 def _pull_back(name: str, transformer: Any, coef: np.ndarray, intercept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Coefficients on the input of an affine transformer, from those on its output."""
-    if transformer in (None, "passthrough"):
+    if isinstance(transformer, FunctionTransformer) and transformer.func is None:
         return coef, intercept
     if isinstance(transformer, SelectorMixin):
         chosen = transformer.get_support()

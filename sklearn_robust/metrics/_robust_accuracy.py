@@ -6,13 +6,14 @@ import math
 from typing import Any
 
 import numpy as np
+from sklearn import get_config
 from sklearn.base import BaseEstimator
 from sklearn.utils.metadata_routing import MetadataRequest
-from sklearn.utils.validation import check_consistent_length
+from sklearn.utils.validation import _check_sample_weight
 
+from sklearn_robust._parameters import check_choice, check_exponent
 from sklearn_robust.attacks.linear import robust_margins, signed_distances
-from sklearn_robust.metrics._linear_view import LinearView, is_linear, linear_view
-from sklearn_robust.norms import LpNorm
+from sklearn_robust.metrics._linear_view import SPACES, LinearView, is_linear, linear_view, transformed, unwrapped
 from sklearn_robust.threats import LpBall, check_radius
 
 
@@ -35,10 +36,10 @@ def robust_accuracy_score(
     ----------
     estimator : fitted classifier
         One of this library, a linear classifier of scikit-learn (LogisticRegression, LinearSVC, SGDClassifier,
-        RidgeClassifier, Perceptron, ...), a pipeline that ends in one, or a search over any of these.
+        RidgeClassifier, Perceptron, ...), a pipeline that ends in one, or a search over any of these, nested at will.
     X : array-like or sparse array of shape (n_samples, n_features)
     y : array-like of shape (n_samples,)
-        True labels.
+        True labels; one that the classifier has never seen counts as broken.
     eps : float
         Radius of the perturbation, in the units of the space it lives in.
     q : float, default=inf
@@ -48,7 +49,7 @@ def robust_accuracy_score(
         Where eps lives when the estimator is a pipeline. "model": the adversary moves what the last step sees, for
         example standardised features. "input": it moves the raw input; a scaler then turns eps into a radius per feature.
         The transformers must be affine and elementwise (StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, feature
-        selection).
+        selection, a FunctionTransformer without function).
 
     Returns
     -------
@@ -59,6 +60,9 @@ def robust_accuracy_score(
     ------
     TypeError
         If the classifier is not linear and has no `robust_score`, or if a transformer between it and the threat is not affine.
+    ValueError
+        If eps, q or space is not one of the values above, labels are missing or of another type than in training, or
+        sample_weight has negative entries or only zeros.
 
     Notes
     -----
@@ -79,11 +83,12 @@ def robust_accuracy_score(
     >>> round(robust_accuracy_score(model, X, y, eps=0.2), 3)
     0.819
     """
-    eps, q = check_radius(eps, "eps"), LpNorm(q).p
-    check_consistent_length(X, y, sample_weight)
-    if not is_linear(estimator) and hasattr(estimator, "robust_score"):
-        return float(estimator.robust_score(X, y, sample_weight=sample_weight, eps=eps, q=q))
-    return float(np.average(is_robust(linear_view(estimator, X, space), y, LpBall(q, eps)), weights=sample_weight))
+    eps, q = check_radius(eps, "eps"), check_exponent(q, "q")
+    steps, classifier = unwrapped(estimator)
+    if not is_linear(classifier) and hasattr(classifier, "robust_score") and (space == "model" or not steps):
+        return float(classifier.robust_score(transformed(steps, X), y, sample_weight=sample_weight, eps=eps, q=q))
+    robust = is_robust(linear_view(estimator, X, space), y, LpBall(q, eps))
+    return float(np.average(robust, weights=_check_sample_weight(sample_weight, robust, ensure_non_negative=True)))
 
 
 def is_robust(view: LinearView, y: Any, threat: LpBall) -> np.ndarray:
@@ -124,9 +129,10 @@ def certified_radius(
     >>> certified_radius(LogisticRegression().fit(X, y), X).round(3)
     array([1., 1.])
     """
+    q = check_exponent(q, "q")
     view = linear_view(estimator, X, space)
     index = None if y is None else view.class_index(y)
-    distances = signed_distances(view.X, index, view.coef, view.intercept, LpNorm(q).p)
+    distances = signed_distances(view.X, index, view.coef, view.intercept, q)
     return distances if index is None else np.where(index >= 0, distances, -math.inf)
 
 
@@ -163,7 +169,8 @@ def make_robust_scorer(*, eps: float, q: float = math.inf, space: str = "model")
     >>> search.best_params_
     {'logisticregression__C': 0.01}
     """
-    return RobustScorer(check_radius(eps, "eps"), LpNorm(q).p, space)
+    check_choice(space, "space", SPACES)
+    return RobustScorer(check_radius(eps, "eps"), check_exponent(q, "q"), space)
 
 
 class RobustScorer:
@@ -171,7 +178,8 @@ class RobustScorer:
 
     def __init__(self, eps: float, q: float, space: str) -> None:
         self.eps, self.q, self.space = eps, q, space
-        self._weight_request: bool | str | None = None
+        self._request = MetadataRequest(owner=self)
+        self._request.score.add_request(param="sample_weight", alias=None)
 
     def set_score_request(self, *, sample_weight: bool | str | None) -> RobustScorer:
         """Ask for sample weights where scikit-learn's metadata routing is enabled.
@@ -185,15 +193,27 @@ class RobustScorer:
         -------
         RobustScorer
             This scorer.
+
+        Raises
+        ------
+        RuntimeError
+            Where metadata routing is not enabled: sample weights are then passed on without a request.
         """
-        self._weight_request = sample_weight
+        if not get_config()["enable_metadata_routing"]:
+            raise RuntimeError(
+                "set_score_request needs metadata routing, which sklearn.set_config(enable_metadata_routing=True) enables. "
+                "Without it no request is needed: searches pass sample_weight to this scorer."
+            )
+        self._request.score.add_request(param="sample_weight", alias=sample_weight)
         return self
 
     def get_metadata_routing(self) -> MetadataRequest:
         """What the scorer asks of metadata routing."""
-        request = MetadataRequest(owner=self)
-        request.score.add_request(param="sample_weight", alias=self._weight_request)
-        return request
+        return self._request
+
+    def _accept_sample_weight(self) -> bool:
+        """What searches with several scorers ask."""
+        return True
 
     def __call__(self, estimator: BaseEstimator, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Robust accuracy of a fitted estimator."""

@@ -53,6 +53,11 @@ def test_ties_can_be_labelled_negative_as_in_the_public_script():
         ({"data_sparsity": 0.5}, "data_sparsity must be an integer"),
         ({"ties": "positive"}, "ties must be one of"),
         ({"teacher": np.zeros(512)}, "teacher must be a non-zero vector"),
+        ({"teacher": np.ones((1, 512))}, r"teacher must be .* of shape \(512,\), got shape \(1, 512\)"),
+        ({"teacher": 1.0}, r"teacher must be .*, got shape \(\)"),
+        ({"teacher": np.full(512, np.nan)}, "Input teacher contains NaN"),
+        ({"teacher": np.full(512, np.inf)}, "Input teacher contains infinity"),
+        ({"teacher": np.ones(512), "teacher_sparsity": 4}, "teacher_sparsity=4 is for a teacher that is drawn"),
     ],
 )
 def test_bad_parameters_are_refused(arguments, message):

@@ -1,17 +1,21 @@
 """The report on a trained direction."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_robust import (
     MinNormRobustClassifier,
     NotSeparableError,
+    RobustDiagonalNet,
     RobustLinearClassifier,
     implicit_bias_report,
     max_margin,
@@ -57,8 +61,15 @@ def test_scikit_learn_classifiers_and_pipelines():
 def test_several_classes_and_no_separator():
     X, y = load_iris(return_X_y=True)
     model = RobustLinearClassifier(eps=0.1).fit(X, y)
+    separable, *others = implicit_bias_report(model, X, y)
+    assert separable.margin_ratio > 0.8
+    for report, expected in zip(others, model.margin_[1:], strict=True):
+        assert report.separator is None
+        assert report.margin == pytest.approx(expected)
+        assert np.isnan([report.cosine, report.margin_ratio, report.norm_ratio, report.dual_gap]).all()
+        assert f"class {report.label} is not robustly separable" in str(report)
     with pytest.raises(NotSeparableError):
-        implicit_bias_report(model, X, y)
+        implicit_bias_report(RobustLinearClassifier(eps=0.1).fit(X[y > 0], y[y > 0]), X[y > 0], y[y > 0])
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((30, 60)), np.arange(30) % 3
     reports = implicit_bias_report(RobustLinearClassifier(eps=0.05).fit(X, y), X, y)
@@ -73,3 +84,35 @@ def test_a_zero_classifier(gaussian):
     report = implicit_bias_report(model, X, y, p=2, q=2, eps=0)
     assert math.isnan(report.cosine)
     assert report.margin_ratio == -math.inf
+
+
+def test_searches_lists_and_nested_pipelines(gaussian):
+    X, y = gaussian(20, 40)
+    plain = str(implicit_bias_report(RobustLinearClassifier(eps=0.05).fit(X, y), X, y))
+    search = GridSearchCV(RobustLinearClassifier(), {"eps": [0.05]}, cv=2)
+    for model in (search, make_pipeline("passthrough", search), make_pipeline(make_pipeline("passthrough", search))):
+        assert str(implicit_bias_report(model.fit(X, y), X.tolist(), y.tolist())) == plain
+
+
+def test_the_geometry_of_the_diagonal_network_is_known(gaussian):
+    X, y = gaussian(20, 40)
+    report = implicit_bias_report(RobustDiagonalNet(eps=0.02).fit(X, y), X, y)
+    assert (report.separator.p, report.separator.eps) == (1, 0.02)
+    assert 0.5 < report.margin_ratio < 1
+    assert implicit_bias_report(RobustDiagonalNet(eps=0.02).fit(X, y), X, y, p=2).separator.p == 2
+
+
+def test_labels_must_be_those_of_the_training_data(gaussian):
+    X, y = gaussian(10, 20)
+    model = RobustLinearClassifier(eps=0.02).fit(X, y)
+    with pytest.raises(ValueError, match=r"not seen in fit: \[0.0\]. Those seen are \[-1.0, 1.0\]"):
+        implicit_bias_report(model, X, (y > 0).astype(float))
+    with pytest.raises(ValueError, match=r"no sample of the classes \[-1.0\]"):
+        implicit_bias_report(model, X[y > 0], y[y > 0])
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        implicit_bias_report(model, X, y[:5])
+
+
+def test_the_report_needs_no_torch():
+    code = "import sys; from sklearn_robust import implicit_bias_report; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,16 +6,21 @@ import pickle
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from scipy import sparse
 from sklearn import config_context
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import UnsetMetadataPassedError
 from sklearn.feature_selection import SelectKBest
 from sklearn.linear_model import LogisticRegression, Perceptron, RidgeClassifier, SGDClassifier
+from sklearn.metrics import get_scorer
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
+    FunctionTransformer,
     MaxAbsScaler,
     MinMaxScaler,
     Normalizer,
@@ -92,6 +97,97 @@ def test_accepts_frames_sparse_data_and_weights():
     assert weighted == pytest.approx(3 * robust.sum() / weights.sum())
 
 
+CONTAINERS = {
+    "list": lambda X: X.tolist(),
+    "pandas": lambda X: pd.DataFrame(X, columns=[f"x{j}" for j in range(X.shape[1])]),
+    "polars": lambda X: pl.DataFrame(X, schema=[f"x{j}" for j in range(X.shape[1])]),
+    "Fortran": np.asfortranarray,
+    **{
+        name: getattr(sparse, name)
+        for name in ("csr_array", "csc_matrix", "coo_matrix", "coo_array", "bsr_array", "lil_array", "dok_array")
+    },
+}
+
+
+@pytest.mark.parametrize("convert", CONTAINERS.values(), ids=CONTAINERS)
+def test_every_container_that_fit_takes_gives_the_same_figures(convert):
+    X, y = load_iris(return_X_y=True)
+    plain = RobustLinearClassifier(eps=0.2).fit(X, y)
+    model = RobustLinearClassifier(eps=0.2).fit(convert(X), y)
+    assert model.robust_score(convert(X), y.tolist()) == pytest.approx(plain.robust_score(X, y))
+    np.testing.assert_allclose(model.certified_radius(convert(X), y.tolist()), plain.certified_radius(X, y), rtol=1e-4)
+    np.testing.assert_allclose(model.perturb(convert(X), y.tolist()), plain.perturb(X, y))
+    pipeline = make_pipeline(MaxAbsScaler(), LogisticRegression()).fit(convert(X), y)
+    same = make_pipeline(MaxAbsScaler(), LogisticRegression()).fit(X, y)
+    for space in ("model", "input"):
+        np.testing.assert_allclose(certified_radius(pipeline, convert(X), space=space), certified_radius(same, X, space=space))
+
+
+def test_a_read_only_row_of_float16_and_no_row():
+    X, y = load_iris(return_X_y=True)
+    model = RobustLinearClassifier(eps=0.2).fit(X, y)
+    row = X[:1].astype(np.float16)
+    row.setflags(write=False)
+    assert model.robust_score(row, y[:1]) == 1
+    assert model.perturb(row, y[:1]).shape == (1, 4)
+    with pytest.raises(ValueError, match="0 sample"):
+        model.robust_score(X[:0], y[:0])
+
+
+def test_nested_pipelines_and_searches_are_unwrapped():
+    X, y = load_iris(return_X_y=True)
+    flat = make_pipeline(StandardScaler(), MinMaxScaler(), SelectKBest(k=3), RobustLinearClassifier()).fit(X, y)
+    search = GridSearchCV(RobustLinearClassifier(), {"eps": [0.1]}, cv=3)
+    nests = [
+        make_pipeline(
+            make_pipeline(StandardScaler(), MinMaxScaler()), make_pipeline(SelectKBest(k=3), RobustLinearClassifier())
+        ),
+        make_pipeline(StandardScaler(), MinMaxScaler(), FunctionTransformer(), "passthrough", SelectKBest(k=3), search),
+        GridSearchCV(make_pipeline(StandardScaler(), MinMaxScaler(), SelectKBest(), search), {"selectkbest__k": [3]}, cv=3),
+        make_pipeline(make_pipeline(StandardScaler(), "passthrough"), MinMaxScaler(), make_pipeline(SelectKBest(k=3), search)),
+    ]
+    for nest in nests:
+        nest.fit(X, y)
+        for space in ("model", "input"):
+            threat = {"eps": 0.02, "q": 2, "space": space}
+            assert make_robust_scorer(**threat)(nest, X, y) == robust_accuracy_score(flat, X, y, **threat)
+            np.testing.assert_allclose(certified_radius(nest, X, space=space), certified_radius(flat, X, space=space))
+
+
+def test_a_function_is_not_taken_for_the_identity():
+    X, y = load_iris(return_X_y=True)
+    model = make_pipeline(FunctionTransformer(np.log1p), LogisticRegression()).fit(X, y)
+    assert robust_accuracy_score(model, X, y, eps=0.0) == model.score(X, y)
+    with pytest.raises(TypeError, match=r"functiontransformer.*not known to be affine"):
+        robust_accuracy_score(model, X, y, eps=0.1, space="input")
+
+
+class Stump(ClassifierMixin, BaseEstimator):
+    """Not linear, and knows its own robust score: the share of samples further than eps from zero."""
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict(self, X):
+        return self.classes_[(X[:, 0] > 0).astype(int)]
+
+    def robust_score(self, X, y, sample_weight=None, *, eps, q):
+        return np.average(np.abs(X[:, 0]) > eps, weights=sample_weight)
+
+
+def test_a_classifier_that_scores_itself_is_asked_in_pipelines_and_searches_too():
+    X, y = load_breast_cancer(return_X_y=True)
+    inside = StandardScaler().fit_transform(X)
+    expected = robust_accuracy_score(Stump().fit(inside, y), inside, y, eps=0.3)
+    assert expected == np.mean(np.abs(inside[:, 0]) > 0.3)
+    model = make_pipeline(StandardScaler(), Stump()).fit(X, y)
+    search = GridSearchCV(model, {"standardscaler__with_mean": [True]}, scoring=make_robust_scorer(eps=0.3)).fit(X, y)
+    assert robust_accuracy_score(model, X, y, eps=0.3) == search.score(X, y) == expected
+    with pytest.raises(TypeError, match="Stump is not a linear classifier"):
+        robust_accuracy_score(model, X, y, eps=0.3, space="input")
+
+
 def test_scorer_serves_searches_and_fixes_the_threat():
     X, y = load_breast_cancer(return_X_y=True)
     scorer = make_robust_scorer(eps=0.3)
@@ -103,17 +199,35 @@ def test_scorer_serves_searches_and_fixes_the_threat():
     assert np.all(scores["test_robust"] < scores["test_clean"])
     assert pickle.loads(pickle.dumps(scorer))(search, X, y) == scorer(search, X, y)
     assert repr(scorer) == "make_robust_scorer(eps=0.3, q=inf, space='model')"
+    assert get_scorer(scorer) is scorer
+    assert repr(clone(search).scoring) == repr(scorer)
+
+
+def test_searches_pass_sample_weights_to_each_of_several_scorers():
+    X, y = load_iris(return_X_y=True)
+    weight = np.where(y == 2, 5.0, 1.0)
+    scorer = make_robust_scorer(eps=0.3)
+    search = GridSearchCV(RobustLinearClassifier(), {"eps": [0.1, 0.3]}, scoring=scorer, cv=3).fit(X, y, sample_weight=weight)
+    several = GridSearchCV(
+        RobustLinearClassifier(), {"eps": [0.1, 0.3]}, scoring={"robust": scorer, "clean": "accuracy"}, refit="robust", cv=3
+    ).fit(X, y, sample_weight=weight)
+    assert several.best_score_ == search.best_score_
 
 
 def test_scorer_takes_sample_weights_by_metadata_routing():
     X, y = load_iris(return_X_y=True)
     weight = np.where(y == 2, 5.0, 1.0)
-    scorer = make_robust_scorer(eps=0.3).set_score_request(sample_weight=True)
+    with pytest.raises(RuntimeError, match=r"sklearn.set_config\(enable_metadata_routing=True\)"):
+        make_robust_scorer(eps=0.3).set_score_request(sample_weight=True)
     with config_context(enable_metadata_routing=True):
+        scorer = make_robust_scorer(eps=0.3).set_score_request(sample_weight=True)
+        assert repr(pickle.loads(pickle.dumps(scorer)).get_metadata_routing()) == repr(scorer.get_metadata_routing())
         model = RobustLinearClassifier().set_fit_request(sample_weight=True)
         search = GridSearchCV(model, {"eps": [0.1, 0.3]}, scoring=scorer, cv=3).fit(X, y, sample_weight=weight)
         plain = make_robust_scorer(eps=0.3).set_score_request(sample_weight=False)
         unweighted = GridSearchCV(model, {"eps": [0.1, 0.3]}, scoring=plain, cv=3).fit(X, y, sample_weight=weight)
+        with pytest.raises(UnsetMetadataPassedError):
+            GridSearchCV(model, {"eps": [0.1]}, scoring=make_robust_scorer(eps=0.3)).fit(X, y, sample_weight=weight)
     assert search.best_score_ != unweighted.best_score_
 
 
@@ -122,6 +236,62 @@ def test_labels_never_seen_are_never_right():
     model = LogisticRegression(max_iter=1000).fit(X[y > 0], y[y > 0])
     assert robust_accuracy_score(model, X[y == 0], y[y == 0], eps=0.0) == 0
     assert np.all(certified_radius(model, X[y == 0], y[y == 0]) == -math.inf)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda y: y[:, None],
+        lambda y: pd.DataFrame({"y": y}),
+        lambda y: y.astype(object),
+        lambda y: y.astype(np.float32),
+        lambda y: pd.Series(y, dtype="category"),
+        lambda y: pd.Series(y, dtype="Int64"),
+        lambda y: pl.Series(y),
+    ],
+    ids=["column", "frame", "object", "float32", "category", "Int64", "polars"],
+)
+def test_labels_come_in_many_forms(convert):
+    X, y = load_iris(return_X_y=True)
+    model = RobustLinearClassifier().fit(X, y)
+    assert model.robust_score(X, convert(y)) == model.robust_score(X, y)
+    np.testing.assert_array_equal(model.certified_radius(X, convert(y)), model.certified_radius(X, y))
+    np.testing.assert_array_equal(model.perturb(X, convert(y)), model.perturb(X, y))
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.zeros(10, dtype=int), "inconsistent numbers of samples"),
+        (np.zeros((150, 2), dtype=int), "should be a 1d array"),
+        (np.r_[np.nan, np.zeros(149)], "y contains NaN"),
+        (np.full(150, "0"), "y must hold labels of the type that was seen in fit, such as 0, got '0'"),
+    ],
+    ids=["short", "two columns", "nan", "strings"],
+)
+def test_bad_labels_are_refused(y, message):
+    X, target = load_iris(return_X_y=True)
+    model = RobustLinearClassifier().fit(X, target)
+    for method in (model.robust_score, model.certified_radius, model.perturb):
+        with pytest.raises(ValueError, match=message):
+            method(X, y)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (np.r_[-1.0, np.ones(149)], "Negative values.*sample_weight"),
+        (np.zeros(150), "at least one non-zero"),
+        (np.full(150, np.nan), "sample_weight contains NaN"),
+        (np.ones(3), r"sample_weight.shape == \(3,\), expected \(150,\)"),
+    ],
+    ids=["negative", "zero", "nan", "short"],
+)
+def test_bad_sample_weights_are_refused(weight, message):
+    X, y = load_iris(return_X_y=True)
+    model = LogisticRegression(max_iter=1000).fit(X, y)
+    with pytest.raises(ValueError, match=message):
+        robust_accuracy_score(model, X, y, eps=0.1, sample_weight=weight)
 
 
 @pytest.mark.parametrize(
@@ -144,10 +314,28 @@ def test_what_is_not_linear_is_refused(model, message):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"eps": -1}, "eps must be"), ({"eps": 0.1, "q": 0.5}, r"\[1, inf\]"), ({"eps": 0.1, "space": "raw"}, "space must be")],
+    [
+        ({"eps": -1}, "eps must be"),
+        ({"eps": np.array(0.1)}, "eps must be"),
+        ({"eps": 0.1, "q": 0.5}, r"q must be a real number in \[1, inf\], got 0.5"),
+        ({"eps": 0.1, "q": "inf"}, r"q must be.* got 'inf'. Use numpy.inf"),
+        ({"eps": 0.1, "space": "raw"}, r"space must be one of \['model', 'input'\], got 'raw'"),
+    ],
 )
 def test_bad_threats_are_refused(arguments, message):
     X, y = load_iris(return_X_y=True)
     model = LogisticRegression(max_iter=1000).fit(X, y)
     with pytest.raises(ValueError, match=message):
         robust_accuracy_score(model, X, y, **arguments)
+    with pytest.raises(ValueError, match=message):
+        make_robust_scorer(**arguments)
+
+
+def test_the_exponent_is_reported_under_its_name():
+    X, y = load_iris(return_X_y=True)
+    model = RobustLinearClassifier().fit(X, y)
+    for method in (model.robust_score, model.certified_radius, model.perturb):
+        with pytest.raises(ValueError, match="q must be a real number"):
+            method(X, y, q=0.5)
+    with pytest.raises(ValueError, match="q must be a real number"):
+        certified_radius(model, X, q=0.5)
