@@ -26,3 +26,10 @@ def at_least_tiny(x: Array) -> Array:
     """x, and the smallest normal number where it is smaller: what a logarithm or a quotient needs."""
     xp = namespace(x)
     return xp.maximum(x, xp.full_like(x, xp.finfo(x.dtype).tiny))
+
+
+def like(x: Array, values: np.ndarray) -> Array:
+    """The values as an array of the kind, type and device of x."""
+    if isinstance(x, np.ndarray):
+        return values.astype(x.dtype, copy=False)
+    return namespace(x).asarray(values, dtype=x.dtype, device=x.device)

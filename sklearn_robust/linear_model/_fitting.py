@@ -13,7 +13,9 @@ from scipy import sparse
 from scipy.optimize import brentq
 from sklearn.exceptions import ConvergenceWarning
 
+from sklearn_robust._parameters import check_device
 from sklearn_robust.certificates import proves_not_separable, relative_gap, robust_margin
+from sklearn_robust.linear_model._base import positive_classes
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -27,6 +29,7 @@ _SCREEN_ITERATIONS = 500  # of the search for a proof of separability, or of its
 
 def on_device(problem: RobustProblem, device: str | None) -> RobustProblem:
     """The problem as torch tensors, where a device is given."""
+    check_device(device)
     if device is None:
         return problem
     if sparse.issparse(problem.X):
@@ -179,7 +182,7 @@ def warn_unless_converged(estimator: Any, solution: Solution) -> None:
     late = np.flatnonzero(~solution.converged)
     if not len(late):
         return
-    classes = estimator.classes_[1:] if len(solution.coef) == 1 else estimator.classes_
+    classes = positive_classes(estimator.classes_)
     reached = ", ".join(
         f"{classes[i]!s}: {solution.gap[i]:.2g}{' (separability undecided)' if solution.separable[i] is None else ''}"
         for i in late

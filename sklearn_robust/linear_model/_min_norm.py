@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
-from sklearn_robust.linear_model._base import RobustLinearMixin
+from sklearn_robust.linear_model._base import RobustLinearMixin, positive_classes
 from sklearn_robust.linear_model._fitting import (
     screened,
     warn_unless_converged,
@@ -142,7 +142,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         if len(lacking) and self.not_separable == "raise":
             solve_separator(problem.select(lacking[:1]).as_float64(), norm)  # which raises, with eps* and the proof
         if len(lacking):
-            classes = self.classes_[1:] if len(self.classes_) == 2 else self.classes_
+            classes = positive_classes(self.classes_)
             warnings.warn(
                 f"The data are not robustly separable at eps={self.eps:g}, q_pert={self.q_pert:g} (class "
                 f"{', '.join(str(classes[i]) for i in lacking)} against the rest): fitted the minimiser of the exponential "

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from sklearn_robust._array_api import namespace
+from sklearn_robust._array_api import like
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
 from sklearn_robust.linear_model._base import RobustLinearMixin, probabilities
 from sklearn_robust.linear_model._fitting import (
@@ -197,12 +197,16 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         """
         self._check_parameters()
         last_coef = getattr(self, "coef_", None) if self.warm_start else None
+        last_classes = getattr(self, "classes_", None)
         problem = self._read(X, y, sample_weight, self.class_weight)
-        if last_coef is not None and last_coef.shape != (problem.n_problems, problem.n_features):
-            raise ValueError(
-                f"warm_start=True needs data like those of the last fit: its coef_ has shape {last_coef.shape}, these data "
-                f"need {(problem.n_problems, problem.n_features)}. Fit with warm_start=False."
-            )
+        if last_coef is not None:
+            needed = (problem.n_problems, problem.n_features)
+            if last_coef.shape != needed or not np.array_equal(last_classes, self.classes_):
+                raise ValueError(
+                    f"warm_start=True needs data like those of the last fit, whose coef_ has shape {last_coef.shape} and whose "
+                    f"classes were {last_classes!r}: these need {needed} and {self.classes_!r}. Fit with warm_start=False."
+                )
+            last_coef = last_coef.astype(problem.y.dtype)
         solution = self._solve(problem, last_coef)
         warn_unless_converged(self, solution)
         return self._keep(solution)
@@ -270,7 +274,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                     loss_tol=self.loss_tol,
                     tol=self.tol,
                     stop_if_not_separable=True,
-                    coef_init=None if last_coef is None else namespace(tensors.y).asarray(last_coef[rows], device=self.device),
+                    coef_init=None if last_coef is None else like(tensors.y, last_coef[rows]),
                     record_every=self.verbose,
                     verbose=True,
                 )

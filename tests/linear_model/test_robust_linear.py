@@ -291,6 +291,9 @@ def test_warm_start_needs_fewer_iterations_and_like_data(gaussian):
     assert model.fit(X, y).n_iter_ < cold
     with pytest.raises(ValueError, match="warm_start=True needs data like those of the last fit"):
         model.fit(X[:, :10], y)
+    with pytest.raises(ValueError, match="whose classes were"):
+        model.fit(X, y + 5)
+    assert model.fit(X.astype(np.float32), y + 5 - 5).coef_.dtype == np.float32
 
 
 def test_copies_pickles_and_parameters(gaussian):
