@@ -197,14 +197,16 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         """
         self._check_parameters()
         last_coef = getattr(self, "coef_", None) if self.warm_start else None
-        last_classes = getattr(self, "classes_", None)
+        last_classes: Any = getattr(self, "classes_", ())
         problem = self._read(X, y, sample_weight, self.class_weight)
         if last_coef is not None:
-            needed = (problem.n_problems, problem.n_features)
-            if last_coef.shape != needed or not np.array_equal(last_classes, self.classes_):
+            needed, classes = (problem.n_problems, problem.n_features), self.classes_
+            if last_coef.shape != needed or not np.array_equal(last_classes, classes):
+                self.classes_ = last_classes  # the last fit stays as it was
                 raise ValueError(
                     f"warm_start=True needs data like those of the last fit, whose coef_ has shape {last_coef.shape} and whose "
-                    f"classes were {last_classes!r}: these need {needed} and {self.classes_!r}. Fit with warm_start=False."
+                    f"classes were {last_classes.tolist()}: these need {needed} and {classes.tolist()}. Fit with "
+                    "warm_start=False."
                 )
             last_coef = last_coef.astype(problem.y.dtype)
         solution = self._solve(problem, last_coef)
