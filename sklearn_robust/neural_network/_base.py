@@ -19,8 +19,10 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor, nn
 
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
+from sklearn_robust.attacks._losses import logit_margins
 from sklearn_robust.neural_network._callbacks import CallbackSupportMixin, EpochCallbacks, with_callbacks
-from sklearn_robust.neural_network._objective import NETWORK_LOSSES, lead
+from sklearn_robust.neural_network._objective import NETWORK_LOSSES
+from sklearn_robust.neural_network._robustness import RobustnessMixin
 from sklearn_robust.neural_network._training import (
     Epoch,
     InnerMaximisation,
@@ -36,7 +38,7 @@ from sklearn_robust.threats import check_radius
 _PREDICTED_ROWS = 2048  # at a time: bounds the memory that activations take
 
 
-class RobustNetBase(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
+class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     """Training and prediction of a torch module; subclasses say which module, in `_new_module`."""
 
     def _new_module(self, input_shape: tuple[int, ...], n_outputs: int, seed: int) -> nn.Module:
@@ -102,7 +104,9 @@ class RobustNetBase(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         """
         self._check_parameters()
         if self.class_weight == "balanced":
-            raise ValueError("class_weight='balanced' is not known to partial_fit. Pass sample_weight, or class_weight as a dict.")
+            raise ValueError(
+                "class_weight='balanced' is not known to partial_fit. Pass sample_weight, or class_weight as a dict."
+            )
         resume = hasattr(self, "module_")
         rows, index, weight = self._read(X, y, sample_weight, classes=classes, resume=resume)
         if not resume:
@@ -186,7 +190,7 @@ class RobustNetBase(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         if self._optimizer_state is not None:
             optimizer.load_state_dict(self._optimizer_state)
         rule = step_size_rule(optimizer, x) if automatic and isinstance(optimizer, SteepestDescent) else None
-        generator = torch.Generator(x.device).manual_seed(self._rng.randint(np.iinfo(np.int32).max))
+        generator = torch.Generator().manual_seed(self._rng.randint(np.iinfo(np.int32).max))
         return optimizer, rule, generator
 
     def _inner_maximisation(self) -> InnerMaximisation:
@@ -262,7 +266,7 @@ class RobustNetBase(CallbackSupportMixin, ClassifierMixin, BaseEstimator):
         x, y, weight = held_out
         worst, _ = self._inner_maximisation()(self.module_, x, y, generator)
         with torch.no_grad():
-            robust = lead(self.module_(worst), y) > 0
+            robust = logit_margins(self.module_(worst), y) > 0
         return float(weight[robust].sum() / weight.sum())
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -385,7 +389,9 @@ class Progress:
         self.last = epoch
         better = False
         if not math.isfinite(epoch.log_risk):
-            self._warn(f"the robust risk is not finite (log-risk {epoch.log_risk}). Scale the features, or lower learning_rate.")
+            self._warn(
+                f"the robust risk is not finite (log-risk {epoch.log_risk}). Scale the features, or lower learning_rate."
+            )
             self.ended = True
             return False
         if self.validates:

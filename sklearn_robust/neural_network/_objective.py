@@ -33,14 +33,6 @@ def soft_margins(outputs: Tensor, y: Tensor) -> Tensor:
     return outputs.gather(1, y[:, None])[:, 0] - rivals.logsumexp(dim=1)
 
 
-def lead(outputs: Tensor, y: Tensor) -> Tensor:
-    """f_y minus the best rival's score, of shape (n,): positive where the decision is right."""
-    if outputs.shape[1] == 1:
-        return outputs[:, 0] * (2 * y - 1)
-    rivals = outputs.scatter(1, y[:, None], -math.inf)
-    return outputs.gather(1, y[:, None])[:, 0] - rivals.amax(dim=1)
-
-
 def log_risk_backward(loss: MarginLoss, margins: Tensor, weight: Tensor) -> Tensor:
     r"""Backpropagate the log-risk :math:`\log \sum_i s_i\, \ell(m_i)`, s the weights scaled to sum 1; returns its value.
 

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sklearn_robust.attacks._losses import logit_margins
+from sklearn_robust.attacks._target import evaluating
 from sklearn_robust.attacks.gradient import projected_ascent
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.neural_network._objective import lead, log_risk_backward, soft_margins
+from sklearn_robust.neural_network._objective import log_risk_backward, soft_margins
 from sklearn_robust.neural_network.modules import homogeneity
 from sklearn_robust.neural_network.optim import SteepestDescent
 from sklearn_robust.norms import LpNorm
@@ -51,33 +53,28 @@ class InnerMaximisation:
     def __call__(
         self, module: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The perturbed samples, and the lead of the true class at the clean ones (see `lead`), of shape (n,).
+        """The perturbed samples, and the margins of the clean ones, of shape (n,).
 
         The module is attacked in evaluation mode, where no sample depends on its batch.
         """
-        training = module.training
-        module.eval()
-        first: list[Tensor] = []
+        outputs: list[Tensor] = []
 
         def objective(moved: Tensor) -> Tensor:
-            outputs = module(moved)
-            if not first:
-                first.append(outputs.detach())
-            return -soft_margins(outputs, y)
+            outputs.append(module(moved))
+            return -soft_margins(outputs[-1], y)
 
-        if self.n_steps == 0 or self.eps == 0 or self.random_start:
-            with torch.no_grad():
-                first.append(module(x))
-        worst = x
-        if self.n_steps > 0 and self.eps > 0:
-            worst = self._ascend(objective, x, self.random_start, generator)
-            for _ in range(self.n_restarts - 1):
-                other = self._ascend(objective, x, True, generator)
-                with torch.no_grad():
+        with evaluating(module), torch.no_grad():
+            active = self.n_steps > 0 and self.eps > 0
+            if not active or self.random_start:
+                objective(x)
+            worst = x
+            if active:
+                worst = self._ascend(objective, x, self.random_start, generator)
+                for _ in range(self.n_restarts - 1):
+                    other = self._ascend(objective, x, True, generator)
                     better = objective(other) > objective(worst)
-                worst = torch.where(better.view(-1, *[1] * (x.ndim - 1)), other, worst)
-        module.train(training)
-        return worst, lead(first[0], y)
+                    worst = torch.where(better.view(-1, *[1] * (x.ndim - 1)), other, worst)
+        return worst, logit_margins(outputs[0].detach(), y)  # an ascent without a random start begins at x
 
     def _ascend(
         self, objective: Callable[[Tensor], Tensor], x: Tensor, random_start: bool, generator: torch.Generator | None
@@ -154,7 +151,7 @@ def run_epoch(
     module.train()
     for rows in batches:
         x_batch, y_batch, weight_batch = x[rows], y[rows], weight[rows]
-        worst, clean_lead = attack(module, x_batch, y_batch, generator)
+        worst, clean_margins = attack(module, x_batch, y_batch, generator)
         seen: list[Tensor] = []
 
         def closure(
@@ -168,18 +165,18 @@ def run_epoch(
         if before_step is not None:
             before_step()
         optimizer.step(closure)
-        clean.append(clean_lead)
-        robust.append(lead(seen[0], y_batch))
+        clean.append(clean_margins)
+        robust.append(logit_margins(seen[0], y_batch))
         margins.append(soft_margins(seen[0], y_batch))
     share = torch.cat([weight[rows] for rows in batches])
     share = share / share.sum()
     log_risk, _ = loss.log_risk_and_weights(torch.cat(margins), torch.log(share))
-    robust_lead = torch.cat(robust)
+    least = torch.cat(robust)
     return Epoch(
         log_risk=float(log_risk),
-        robust_accuracy=float(share[robust_lead > 0].sum()),
+        robust_accuracy=float(share[least > 0].sum()),
         accuracy=float(share[torch.cat(clean) > 0].sum()),
-        least_margin=float(robust_lead.min()),
+        least_margin=float(least.min()),
     )
 
 
@@ -187,7 +184,7 @@ def epoch_batches(n: int, batch_size: int | None, generator: torch.Generator) ->
     """All samples at once, or a random partition into batches."""
     if batch_size is None or batch_size >= n:
         return [slice(None)]
-    return list(torch.randperm(n, generator=generator, device=generator.device).split(batch_size))
+    return list(torch.randperm(n, generator=generator).split(batch_size))
 
 
 def step_size_rule(optimizer: torch.optim.Optimizer, x: Tensor) -> Callable[[], None]:

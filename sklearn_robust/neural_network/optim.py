@@ -86,7 +86,9 @@ class SteepestDescent(torch.optim.Optimizer):
         """Add a group of parameters, with its own `lr` and `momentum` if it names them."""
         common = {"p", "normalized", "norm_over"} & set(param_group)
         if common:
-            raise ValueError(f"A parameter group sets {sorted(common)}, which hold for all groups. Pass them to SteepestDescent.")
+            raise ValueError(
+                f"A parameter group sets {sorted(common)}, which hold for all groups. Pass them to SteepestDescent."
+            )
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         check_number(group["lr"], "lr", low=0, strict=True)

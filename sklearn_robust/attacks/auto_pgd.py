@@ -1,0 +1,1 @@
+from sklearn_robust.attacks.gradient import pgd as apgd
