@@ -41,6 +41,8 @@ _PREDICTED_ROWS = 2048  # at a time: bounds the memory that activations take
 class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     """Training and prediction of a torch module; subclasses say which module, in `_new_module`."""
 
+    _optimizer_state: dict[str, Any] | None
+
     def _new_module(self, input_shape: tuple[int, ...], n_outputs: int, seed: int) -> nn.Module:
         raise NotImplementedError
 
@@ -48,7 +50,7 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
         """The shape in which the module takes one sample, given that of the data."""
         return (math.prod(shape),)
 
-    @with_callbacks
+    @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train on data, from new weights or, with `warm_start`, from those of the last fit.
 
@@ -111,10 +113,10 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
         rows, index, weight = self._read(X, y, sample_weight, classes=classes, resume=resume)
         if not resume:
             self._start(rows)
-        x, y, weight = self._tensors(rows, index, weight)
-        optimizer, before_step, generator = self._ready(x)
-        with seeded(self._rng.randint(np.iinfo(np.int32).max), x.device):
-            self._one_epoch(x, y, weight, optimizer, before_step, generator)
+        data = self._tensors(rows, index, weight)
+        optimizer, rule, generator = self._ready(data[0])
+        with seeded(self._rng.randint(np.iinfo(np.int32).max), data[0].device):
+            self._one_epoch(*data, optimizer, rule, generator)
         self._optimizer_state = optimizer.state_dict()
         self.n_iter_ += 1
         return self
@@ -169,6 +171,8 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
 
     def _tensor(self, rows: np.ndarray) -> Tensor:
         parameter = next(self.module_.parameters())
+        if not rows.flags.writeable:
+            rows = rows.copy()  # torch has no read-only tensors
         return torch.as_tensor(rows, device=parameter.device, dtype=parameter.dtype).view(-1, *self.input_shape_)
 
     def _tensors(self, rows: np.ndarray, index: np.ndarray, weight: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:

@@ -44,11 +44,11 @@ class RobustMLPClassifier(RobustNetBase):
         constant rate; both scaled to the features (see Notes). For another optimiser, its own default.
     batch_size : int or None, default=None
         None takes each step on all samples.
-    max_iter : int, default=500
+    max_iter : int, default=200
         Epochs at most.
     loss_tol : float, default=1e-3
         Training stops when the mean robust loss falls below this.
-    tol : float, default=1e-2
+    tol : float, default=2e-2
         Training stops when the log of the mean robust loss has fallen by less than this in `n_iter_no_change` epochs; 0 trains
         on to `loss_tol`. The rule rests while the risk is not below that of constant scores, where networks of small initial
         weights may stay for long before they learn.
@@ -107,8 +107,9 @@ class RobustMLPClassifier(RobustNetBase):
 
     Notes
     -----
-    Every step is on the gradient of the log of the robust risk, so nothing stalls as the risk becomes small. For p_algo <= 2 the
-    automatic rate is :math:`50 / (R^2 \max(10, \|\theta\|^2))`, R^2 one plus the mean squared norm of the samples, and for
+    Steps are on the gradient of the log of the robust risk, so none stalls as the risk becomes small. For p_algo <= 2 the
+    automatic rate is at most :math:`50 / (R^2 \max(10, \|\theta\|^2))`, R^2 one plus the mean squared norm of the samples, and
+    such that the log-risk falls by about 1/2 a step at most; for
     p_algo > 2 steps have p-norm :math:`0.03 / (1 + \text{mean} \|x_i\|_{p^*})`. Features should be of comparable scale.
 
     PGD only finds some perturbation, so training accuracy under it is not proof: `robust_bounds` encloses the robust accuracy
@@ -144,9 +145,9 @@ class RobustMLPClassifier(RobustNetBase):
         loss: str = "logistic",
         learning_rate: float | str = "auto",
         batch_size: int | None = None,
-        max_iter: int = 500,
+        max_iter: int = 200,
         loss_tol: float = 1e-3,
-        tol: float = 1e-2,
+        tol: float = 2e-2,
         n_iter_no_change: int = 20,
         optimizer: Any = "steepest_descent",
         optimizer_params: dict[str, Any] | None = None,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
-from torch import Tensor
+from torch import Tensor, nn
 
 from sklearn_robust._parameters import check_choice
 from sklearn_robust.attacks.auto_pgd import apgd
@@ -20,8 +21,17 @@ _ATTACKS = {"apgd": apgd, "pgd": pgd}
 class RobustnessMixin:
     """Bounds on robust accuracy from above, by attack, and from below, by certificate.
 
-    Needs `module_`, `classes_`, `input_shape_`, `predict`, `_rows` and the parameters `eps`, `q_pert` and `clip`.
+    What it needs of the estimator is declared below.
     """
+
+    module_: nn.Module
+    classes_: np.ndarray
+    input_shape_: tuple[int, ...]
+    eps: float
+    q_pert: float
+    clip: tuple[float, float] | None
+    predict: Callable[[Any], np.ndarray]
+    _rows: Callable[[Any], np.ndarray]
 
     def robust_score(
         self,

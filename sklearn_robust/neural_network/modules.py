@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -59,7 +60,7 @@ def make_mlp(
     """
     sizes = [n_inputs, *hidden_layer_sizes, n_outputs]
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for n_in, n_out in itertools.pairwise(sizes):
         layers += [_uniform(nn.utils.skip_init(nn.Linear, n_in, n_out, bias=bias), n_in, init_scale, generator)]
         layers += [ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])

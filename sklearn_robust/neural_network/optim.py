@@ -51,7 +51,8 @@ class SteepestDescent(torch.optim.Optimizer):
 
     References
     ----------
-    Tsilivis, Frank, Srebro, Kempe, "The Price of Implicit Bias in Adversarially Robust Generalization", NeurIPS 2024, section 4.
+    Tsilivis, Frank, Srebro, Kempe, "The Price of Implicit Bias in Adversarially Robust Generalization", NeurIPS 2024,
+    section 4.
 
     Examples
     --------
