@@ -1,1 +1,0 @@
-from sklearn_robust.attacks.gradient import pgd as apgd
