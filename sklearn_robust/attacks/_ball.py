@@ -37,8 +37,8 @@ class Ball:
     def __init__(self, x: Tensor, q: float, eps: float, clip: tuple[Any, Any] | None = None) -> None:
         self.x, self.norm, self.eps = x.flatten(1), LpNorm(q), check_radius(eps, "eps")
         self.box: tuple[Tensor, Tensor] | None = None
-        self.low: Tensor | None = None  # the room below and above each coordinate
-        self.high: Tensor | None = None
+        unlimited = self.x.new_full((len(x), 1), math.inf)
+        self.low, self.high = -unlimited, unlimited  # the room below and above each coordinate
         if clip is not None:
             low, high = clip
             self.box = _bound(low, x), _bound(high, x)
@@ -50,18 +50,17 @@ class Ball:
                     "clip must hold every sample before it is perturbed: some are outside. Widen clip, or scale X."
                 )
         if self.norm.p == math.inf:
-            self.low = torch.full_like(self.x, -self.eps) if self.low is None else self.low.clamp(min=-self.eps)
-            self.high = torch.full_like(self.x, self.eps) if self.high is None else self.high.clamp(max=self.eps)
+            self.low, self.high = self.low.clamp(min=-self.eps), self.high.clamp(max=self.eps)
 
     def rows(self, rows: Tensor) -> Ball:
         """The perturbations of some of the samples."""
         part = copy.copy(self)
         part.x = self.x[rows]
         part.box = None if self.box is None else (self.box[0][rows], self.box[1][rows])
-        part.low, part.high = (None if room is None else room[rows] for room in (self.low, self.high))
+        part.low, part.high = self.low[rows], self.high[rows]
         return part
 
-    def steepest(self, gradient: Tensor, radius: float, start: Tensor | None = None) -> Tensor:
+    def steepest(self, gradient: Tensor, radius: float | Tensor, start: Tensor | None = None) -> Tensor:
         r"""The move u from `start` that raises <gradient, u> most, with :math:`\|u\|_q \le` radius, inside the box.
 
         q = inf moves every coordinate by the radius, q = 2 along the gradient, q = 1 the coordinate of the largest
@@ -73,7 +72,7 @@ class Ball:
             return move.clamp(low, high)
         if self.box is None:
             return self.norm.steepest_direction(gradient) * radius
-        size, room = gradient.abs(), self._room(gradient, start)
+        size, room = gradient.abs(), self.room(gradient, start)
         if self.norm.p == 2:
             return gradient.sign() * _capped_ray(size, room, radius)
         return gradient.sign() * _best_coordinates(size, room, radius)
@@ -84,7 +83,7 @@ class Ball:
             return delta.clamp(self.low, self.high)
         if self.box is None and self.norm.p != 1:
             return self.norm.project(delta, self.eps)
-        size, room = delta.abs(), self._room(delta)
+        size, room = delta.abs(), self.room(delta)
         # a ray that leaves the origin along delta and slides along the box passes through the projection
         size = torch.minimum(size, _capped_ray(size, room, self.eps)) if self.norm.p == 2 else _shaved(size, room, self.eps)
         return delta.sign() * size
@@ -121,12 +120,10 @@ class Ball:
             size = self.norm.value(delta)[:, None].clamp(min=torch.finfo(delta.dtype).tiny)
             delta = delta / size * (self.eps * uniform(n, 1) ** (1 / d))
         delta = delta.to(self.x.device)
-        return delta if self.low is None else delta.clamp(self.low, self.high)
+        return delta.clamp(self.low, self.high)
 
-    def _room(self, direction: Tensor, start: Tensor | None = None) -> Tensor:
+    def room(self, direction: Tensor, start: Tensor | None = None) -> Tensor:
         """How far each coordinate may go in the direction's sign, from `start`."""
-        if self.low is None or self.high is None:
-            return torch.full_like(direction, math.inf)
         low, high = (self.low, self.high) if start is None else (self.low - start, self.high - start)
         return torch.where(direction > 0, high, -low).clamp(min=0)
 
@@ -136,29 +133,28 @@ def _bound(bound: Any, x: Tensor) -> Tensor:
     return torch.as_tensor(bound, dtype=x.dtype, device=x.device).broadcast_to(x.shape).flatten(1)
 
 
-def _capped_ray(size: Tensor, room: Tensor, radius: float) -> Tensor:
+def _capped_ray(size: Tensor, room: Tensor, radius: float | Tensor) -> Tensor:
     """min(s size, room) with the s >= 0 that makes its 2-norm the radius; all the room if that is less.
 
     In t = s^2 the squared norm is concave and piecewise linear: Newton's method from t = 0 stays left of the root and ends
     on its piece.
     """
-    if radius == 0:
-        return torch.zeros_like(size)
-    size = size / size.amax(1, keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)
-    slopes, caps = size**2, (room / radius) ** 2
+    tiny = torch.finfo(size.dtype).tiny
+    size = size / size.amax(1, keepdim=True).clamp(min=tiny)
+    slopes, caps = size**2, (room / torch.as_tensor(radius, dtype=size.dtype).clamp(min=tiny)) ** 2
     t = torch.zeros_like(size[:, :1])
     for _ in range(_MAX_NEWTON):
         free = slopes * t < caps
         slope = (slopes * free).sum(1, keepdim=True)
         left = 1 - caps.masked_fill(free, 0).sum(1, keepdim=True)
-        moved = torch.where(slope > 0, left / slope.clamp(min=torch.finfo(size.dtype).tiny), t)
+        moved = torch.where(slope > 0, left / slope.clamp(min=tiny), t)
         if bool((moved <= t).all()):
             break
         t = torch.maximum(t, moved)
     return torch.minimum(radius * t.sqrt() * size, room)
 
 
-def _best_coordinates(size: Tensor, room: Tensor, radius: float) -> Tensor:
+def _best_coordinates(size: Tensor, room: Tensor, radius: float | Tensor) -> Tensor:
     """Spend the radius on the largest entries, each up to its room."""
     d, k = size.shape[1], 16
     room = torch.where(size > 0, room.clamp(max=radius), 0)
@@ -166,7 +162,7 @@ def _best_coordinates(size: Tensor, room: Tensor, radius: float) -> Tensor:
         top, index = torch.where(room > 0, size, 0).topk(min(k, d), dim=1)
         caps = room.gather(1, index)
         spent = caps.cumsum(1)
-        if k >= d or bool(((spent[:, -1] >= radius) | (top[:, -1] == 0)).all()):
+        if k >= d or bool(((spent[:, -1:] >= radius) | (top[:, -1:] == 0)).all()):
             break
         k *= 4
     return torch.zeros_like(size).scatter(1, index, torch.minimum(caps, (radius - spent + caps).clamp(min=0)))

@@ -32,35 +32,32 @@ def logit_margins(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, y: Tensor, rival: Tensor | None = None) -> Tensor:
-    """Minus the margin."""
-    return -logit_margins(logits, y)
+    """Minus the margin: over all rivals, or over the one named."""
+    if rival is None or _is_single(logits):
+        return -logit_margins(logits, y)
+    return (logits.gather(1, rival[:, None]) - logits.gather(1, y[:, None]))[:, 0]
 
 
 def cross_entropy(logits: Tensor, y: Tensor, rival: Tensor | None = None) -> Tensor:
-    """The logistic loss. Its gradient vanishes where the network is sure."""
+    """The logistic loss of the true class, or minus that of the rival. Its gradient vanishes where the network is sure."""
     if _is_single(logits):
         return functional.softplus(-logit_margins(logits, y))
-    return functional.cross_entropy(logits, y, reduction="none")
+    if rival is None:
+        return functional.cross_entropy(logits, y, reduction="none")
+    return -functional.cross_entropy(logits, rival, reduction="none")
 
 
 def dlr(logits: Tensor, y: Tensor, rival: Tensor | None = None) -> Tensor:
-    """Minus the margin over the gap from the first to the third logit: invariant to shift and scale of the logits.
+    """Minus the margin over the lead of the first logit on the third: invariant to shift and scale of the logits.
 
-    Two logits have no such gap; minus the margin is then taken, whose scale does not matter to steps of given length.
+    With a rival, the third and fourth logits are averaged, so that the loss has no constant piece. Two logits have no such
+    lead; minus the margin is then taken, whose scale does not matter to steps of a given length.
     """
+    lead = margin(logits, y, rival)
     if _is_single(logits) or logits.shape[1] == 2:
-        return margin(logits, y)
-    top = logits.topk(3, dim=1).values
-    return -logit_margins(logits, y) / (top[:, 0] - top[:, 2]).clamp(min=1e-12)
-
-
-def targeted_dlr(logits: Tensor, y: Tensor, rival: Tensor | None) -> Tensor:
-    """The lead of one rival over the true class, over the gap from the first to the third and fourth logit."""
-    if _is_single(logits) or logits.shape[1] == 2 or rival is None:
-        return margin(logits, y)
-    lead = logits.gather(1, rival[:, None]) - logits.gather(1, y[:, None])
-    top = logits.topk(min(4, logits.shape[1]), dim=1).values
-    return lead[:, 0] / (top[:, 0] - top[:, 2:].mean(1)).clamp(min=1e-12)
+        return lead
+    top = logits.topk(3 if rival is None else min(4, logits.shape[1]), dim=1).values
+    return lead / (top[:, 0] - top[:, 2:].mean(1)).clamp(min=1e-12)
 
 
 def top_rivals(logits: Tensor, y: Tensor, n_rivals: int) -> list[Tensor]:
@@ -75,4 +72,4 @@ def _is_single(logits: Tensor) -> bool:
     return logits.ndim == 1 or logits.shape[1] == 1
 
 
-LOSSES = {"margin": margin, "cross_entropy": cross_entropy, "dlr": dlr, "targeted_dlr": targeted_dlr}
+LOSSES = {"margin": margin, "cross_entropy": cross_entropy, "dlr": dlr}

@@ -11,9 +11,9 @@ import torch
 from sklearn.utils import check_random_state
 from torch import Tensor
 
-from sklearn_robust._parameters import check_number
+from sklearn_robust._parameters import check_choice, check_number
 from sklearn_robust.attacks._ball import Ball
-from sklearn_robust.attacks._losses import logit_margins, top_rivals
+from sklearn_robust.attacks._losses import LOSSES, logit_margins, top_rivals
 from sklearn_robust.attacks._target import Target, evaluating
 
 
@@ -59,11 +59,15 @@ class Best:
         self.points[rows] = torch.where(better[:, None], points, self.points[rows])
         self.margins[rows] = torch.where(better, margins, self.margins[rows])
 
+    @property
+    def final(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.freeze and not bool((self.margins > 0).any())
+
     def open(self) -> Tensor:
         """The rows that are worth going on with."""
-        return (
-            (self.margins > 0).nonzero()[:, 0] if self.freeze else torch.arange(len(self.margins), device=self.margins.device)
-        )
+        worthwhile = self.margins > 0 if self.freeze else torch.ones_like(self.margins)
+        return worthwhile.nonzero()[:, 0]
 
 
 def search(
@@ -72,8 +76,8 @@ def search(
     X: Any,
     y: Any,
     *,
-    loss: Callable[[Tensor, Tensor, Tensor | None], Tensor],
-    n_targets: int | None = None,
+    loss: str,
+    n_targets: int | None,
     q: float,
     eps: float,
     clip: tuple[Any, Any] | None,
@@ -85,9 +89,10 @@ def search(
     device: Any,
 ) -> Any:
     """Let `climb(batch, start, best)` improve the best points of every batch, from every start and towards every target."""
-    check_number(n_restarts, "n_restarts", low=1, integer=True)
-    if batch_size is not None:
-        check_number(batch_size, "batch_size", low=1, integer=True)
+    check_choice(loss, "loss", LOSSES)
+    for count, name in ((n_restarts, "n_restarts"), (n_targets, "n_targets"), (batch_size, "batch_size")):
+        if count is not None:
+            check_number(count, name, low=1, integer=True)
     if is_linear(model):
         return linear_worst_case(model, X, y, q=q, eps=eps, clip=clip)
     target = Target.of(model, X, y, device)
@@ -106,7 +111,7 @@ def search(
                 for part in rows.split(batch_size or max(len(rows), 1)):
                     if not len(part):
                         continue
-                    batch = Batch(target, ball.rows(part), target.y[part], loss, None if rival is None else rival[part])
+                    batch = Batch(target, ball.rows(part), target.y[part], LOSSES[loss], None if rival is None else rival[part])
                     found = Best(best.points[part], best.margins[part], stop_when_broken)
                     climb(batch, start[part], found)
                     best.update(found.points, found.margins, part)

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sklearn_robust._parameters import check_choice, check_number
+from sklearn_robust._parameters import check_number
 from sklearn_robust.attacks._ball import Ball
-from sklearn_robust.attacks._losses import LOSSES
 from sklearn_robust.attacks._search import Batch, Best, search
 
 
@@ -96,6 +95,7 @@ def pgd(
     n_restarts: int = 1,
     random_start: bool = False,
     loss: str = "margin",
+    n_targets: int | None = None,
     stop_when_broken: bool = True,
     batch_size: int | None = None,
     random_state: Any = None,
@@ -125,7 +125,11 @@ def pgd(
         The first start is the sample itself, unless `random_start`; the others are random.
     random_start : bool, default=False
     loss : {"margin", "cross_entropy", "dlr"}, default="margin"
-        What is maximised. Points are judged by their margin in any case.
+        What is maximised. Points are judged by their margin in any case. "cross_entropy" has vanishing gradients where the
+        network is sure; "dlr" is the margin divided by the lead of the first logit on the third.
+    n_targets : int, optional
+        Attack towards each of the n_targets best rival classes in turn, from every start. By default towards any rival at once,
+        which can end at a worse one.
     stop_when_broken : bool, default=True
         Leave a sample alone as soon as it is misclassified. False goes on to the least margin.
     batch_size : int, optional
@@ -159,7 +163,6 @@ def pgd(
     >>> pgd(network, np.array([[0.5, 0.0]]), [1], eps=0.25, n_steps=4)
     array([[0.25, 0.25]])
     """
-    check_choice(loss, "loss", ("margin", "cross_entropy", "dlr"))
     step = default_step(eps, n_steps) if step_size is None else step_size
     check_number(step, "step_size", low=0)
 
@@ -168,7 +171,7 @@ def pgd(
             points = batch.ball.place(delta)
             _, gradient, margins = batch.evaluate(points)
             best.update(points, margins)
-            if not len(best.open()):
+            if best.final:
                 return
             delta = batch.ball.ascend(delta, gradient, step)
         points = batch.ball.place(delta)
@@ -179,7 +182,8 @@ def pgd(
         model,
         X,
         y,
-        loss=LOSSES[loss],
+        loss=loss,
+        n_targets=n_targets,
         q=q,
         eps=eps,
         clip=clip,

@@ -59,7 +59,7 @@ def test_nothing_leaves_the_ball_or_the_box(q, dtype, seed, eps, scale, d):
         assert point.min() >= 0
         assert point.max() <= 1
         size = torch.linalg.vector_norm(point.double() - x.double(), q, dim=1)
-        assert size.max() <= eps * (1 + 1e-6)
+        assert size.max() <= eps * (1 + 1e-6) + 1e-44  # float32 has nothing finer
 
 
 @pytest.mark.parametrize("q", QS)
