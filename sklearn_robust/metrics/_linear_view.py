@@ -52,6 +52,14 @@ def unwrapped(estimator: BaseEstimator) -> BaseEstimator:
     return estimator
 
 
+def last_step(estimator: BaseEstimator, X: Any) -> tuple[BaseEstimator, Any]:
+    """The classifier of a (search over a) pipeline and what it sees of X; an estimator that is no pipeline, and X itself."""
+    estimator = unwrapped(estimator)
+    if not isinstance(estimator, Pipeline):
+        return estimator, X
+    return unwrapped(estimator[-1]), estimator[:-1].transform(X) if len(estimator) > 1 else X
+
+
 def linear_view(estimator: BaseEstimator, X: Any, space: str) -> LinearView:
     """The linear model that a classifier or pipeline is, in "model" or "input" space.
 

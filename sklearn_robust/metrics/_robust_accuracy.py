@@ -11,7 +11,7 @@ from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import check_consistent_length
 
 from sklearn_robust.attacks.linear import robust_margins, signed_distances
-from sklearn_robust.metrics._linear_view import LinearView, is_linear, linear_view
+from sklearn_robust.metrics._linear_view import LinearView, is_linear, last_step, linear_view
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.threats import LpBall, check_radius
 
@@ -29,7 +29,7 @@ def robust_accuracy_score(
     r"""Fraction of samples that stay correctly classified under every perturbation of the threat.
 
     For a linear classifier it is exact: the worst case over :math:`\|\delta\|_q \le \epsilon` has a closed form, for two
-    classes and for several.
+    classes and for several. For a network of this library it is what an attack leaves, an upper bound: its `robust_score`.
 
     Parameters
     ----------
@@ -81,8 +81,12 @@ def robust_accuracy_score(
     """
     eps, q = check_radius(eps, "eps"), LpNorm(q).p
     check_consistent_length(X, y, sample_weight)
-    if not is_linear(estimator) and hasattr(estimator, "robust_score"):
-        return float(estimator.robust_score(X, y, sample_weight=sample_weight, eps=eps, q=q))
+    if not is_linear(estimator):
+        classifier, inputs = last_step(estimator, X)
+        if hasattr(classifier, "robust_score"):
+            if space != "model" and inputs is not X:
+                raise TypeError(f"space={space!r} needs a linear classifier behind the transformers. Use space='model'.")
+            return float(classifier.robust_score(inputs, y, sample_weight=sample_weight, eps=eps, q=q))
     return float(np.average(is_robust(linear_view(estimator, X, space), y, LpBall(q, eps)), weights=sample_weight))
 
 

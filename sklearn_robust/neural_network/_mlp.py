@@ -126,7 +126,7 @@ class RobustMLPClassifier(RobustNetBase):
     >>> from sklearn.datasets import make_moons
     >>> from sklearn_robust import RobustMLPClassifier
     >>> X, y = make_moons(60, noise=0.1, random_state=0)
-    >>> network = RobustMLPClassifier((30,), eps=0.1, random_state=0).fit(X, y)
+    >>> network = RobustMLPClassifier((30,), eps=0.1, max_iter=500, random_state=0).fit(X, y)
     >>> certified, attacked = network.robust_bounds(X, y)
     >>> certified <= attacked <= network.score(X, y)
     True
