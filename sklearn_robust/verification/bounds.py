@@ -22,8 +22,8 @@ def input_bounds(layers: list[Layer], region: Region, *, linear: bool) -> Bounds
     region : Region
         Of n samples.
     linear : bool
-        Whether to tighten the intervals by linear bounds. The first layer's are exact either way, in any norm, if it is a
-        single affine one.
+        Whether to tighten the intervals of deeper layers by linear bounds. Those of the first affine layer are exact
+        either way, in any norm.
 
     Returns
     -------
@@ -32,7 +32,8 @@ def input_bounds(layers: list[Layer], region: Region, *, linear: bool) -> Bounds
     bounds: Bounds = [(region.lower, region.upper)]
     for depth, layer in enumerate(layers[:-1], start=1):
         lower, upper = layer.interval(*bounds[-1])
-        if isinstance(layer, Affine) and (linear or (depth == 1 and not region.is_box)):
+        exact = depth == 1 and region.is_box and isinstance(layer, Affine) and layer.mixes <= 1
+        if isinstance(layer, Affine) and (linear or depth == 1) and not exact:
             least, largest = _unit_bounds(layers[:depth], bounds, region, lower.shape[1:])
             lower, upper = torch.maximum(lower, least), torch.minimum(upper, largest)
         bounds.append((lower, upper))

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_AFFINE = (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.Flatten, nn.Unflatten)
+_MIXING = (nn.Linear, nn.Conv2d, nn.AvgPool2d)
+_AFFINE = (*_MIXING, nn.BatchNorm1d, nn.BatchNorm2d, nn.Flatten, nn.Unflatten)
 _IDENTITY = (nn.Identity, nn.Dropout, nn.Dropout2d)  # of a network that predicts
 _SUPPORTED = (nn.Sequential, *_AFFINE, *_IDENTITY, nn.ReLU, nn.MaxPool2d)
 
@@ -40,12 +41,13 @@ class Affine:
                 parameter.copy_(parameter.abs() if name == "weight" else torch.zeros_like(parameter))
             if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 cast(Tensor, layer.running_mean).zero_()
+        self.mixes = sum(isinstance(layer, _MIXING) for layer in modules)
 
     def __call__(self, h: Tensor) -> Tensor:
         return self.module(h)
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """Exact for each unit if the row is a single layer."""
+        """Exact for each unit if only one layer of the row mixes units."""
         centre, radius = self.module((lower + upper) / 2), self.magnitude((upper - lower) / 2)
         return centre - radius, centre + radius
 

@@ -4,6 +4,8 @@ The units whose sign is fixed over the region are linear and cost nothing. Each 
 :math:`l \le h \le u`, gets a binary z that says whether it is active:
 
 .. math:: a \ge h, \quad a \ge 0, \quad a \le h - l (1 - z), \quad a \le u z.
+
+A unit of the last hidden layer that the objective pushes down needs none: the least a is max(h, 0) anyway.
 """
 
 from __future__ import annotations
@@ -67,6 +69,7 @@ class _Program:
     offset: np.ndarray
     box: optimize.Bounds
     binary: np.ndarray
+    last: np.ndarray  # the columns of value and binary of the last hidden layer's undecided units, (2, k)
     constraints: list[optimize.LinearConstraint]
 
     def minimum(self, coefs: np.ndarray, known: np.ndarray, time_limit: float) -> tuple[float, bool]:
@@ -77,14 +80,16 @@ class _Program:
         for k in np.argsort(known):
             if known[k] >= smallest:
                 break
+            cost, binary = coefs[k] @ self.outputs, self.binary.copy()
+            binary[self.last[1]] = cost[self.last[0]] < 0
             result = optimize.milp(
-                coefs[k] @ self.outputs,
-                integrality=self.binary,
+                cost,
+                integrality=binary,
                 bounds=self.box,
                 constraints=self.constraints,
                 options={"time_limit": max(deadline - time.monotonic(), 1e-3), "mip_rel_gap": 0},
             )
-            bound = result.mip_dual_bound if self.binary.any() else result.fun
+            bound = result.mip_dual_bound if binary.any() else result.fun
             if bound is not None:
                 proved[k] = max(known[k], bound + coefs[k] @ self.offset)
             done = done and result.status == _OPTIMAL
@@ -117,7 +122,7 @@ def _encode(matrices: list, bounds: list[tuple[np.ndarray, np.ndarray]], region:
         high[:n_moves] = np.concatenate([move_high, -move_low])
         length = (np.arange(n_variables) < n_moves).astype(float)
         constraints.append(optimize.LinearConstraint(length, -np.inf, float(region.eps[i])))
-    column = n_moves
+    column, last = n_moves, np.empty((2, 0), int)
     for matrix, (lower, upper), units in zip(matrices, bounds, undecided, strict=True):
         if matrix is not None:
             h, h0 = matrix[0] @ h, matrix[0] @ h0 + matrix[1]
@@ -130,13 +135,13 @@ def _encode(matrices: list, bounds: list[tuple[np.ndarray, np.ndarray]], region:
             (value - highest[:, None] * switch, np.zeros(len(units))),  # a <= u z
         ):
             constraints.append(optimize.LinearConstraint(sparse.csr_array(rows), -np.inf, most))
-        high[column : column + len(units)] = highest
-        binary[column + len(units) : column + 2 * len(units)] = 1
-        column += 2 * len(units)
+        last = np.arange(column, column + 2 * len(units)).reshape(2, len(units))
+        high[last[0]], binary[last[1]] = highest, 1
+        column += last.size
         active = lower >= 0
         h, h0 = h * active[:, None], h0 * active
         h[units] = value
-    return _Program(h, h0, optimize.Bounds(low, high), binary, constraints)
+    return _Program(h, h0, optimize.Bounds(low, high), binary, last, constraints)
 
 
 def _matrix(layer: Layer, lower: Tensor) -> tuple[np.ndarray, np.ndarray] | None:

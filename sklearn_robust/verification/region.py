@@ -65,13 +65,21 @@ class Region:
         over_box = box_minimum(coef, self.lower, self.upper)
         if self.is_box:
             return over_box
-        c, x = coef.flatten(2), self.x.flatten(1)
-        movable = c
-        if self.clipped:
-            down, up = (self.lower < self.x).flatten(1).unsqueeze(1), (self.upper > self.x).flatten(1).unsqueeze(1)
-            movable = torch.where(torch.where(c > 0, down, up), c, 0)
-        over_ball = _products(c, x) - self.eps.unsqueeze(1) * self.norm.dual.value(movable)
+        c = coef.flatten(2)
+        size = self._movable_size(c) if self.clipped else self.norm.dual.value(c)
+        over_ball = _products(c, self.x.flatten(1)) - self.eps.unsqueeze(1) * size
         return torch.maximum(over_box, over_ball) if self.clipped else over_ball
+
+    def _movable_size(self, c: Tensor) -> Tensor:
+        """||c||_q* over the coordinates that the box lets move against c, of shape (n, s)."""
+        down, up = (self.lower < self.x).flatten(1), (self.upper > self.x).flatten(1)
+        p = self.norm.dual.p
+        if p == math.inf:
+            return torch.where(torch.where(c > 0, down.unsqueeze(1), up.unsqueeze(1)), c.abs(), 0).amax(dim=2)
+        scale = c.abs().amax(dim=2)
+        c = c / torch.where(scale > 0, scale, 1).unsqueeze(2)  # no power overflows
+        falls, rises = c.clamp(min=0) ** p, (-c).clamp(min=0) ** p  # products: no array of n times s times d entries
+        return scale * (_products(falls, down.to(c.dtype)) + _products(rises, up.to(c.dtype))) ** (1 / p)
 
 
 def box_minimum(coef: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

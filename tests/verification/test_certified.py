@@ -44,7 +44,7 @@ def convolutional(n_outputs):
     return net
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     hidden=st.lists(st.integers(1, 8), max_size=3),
@@ -107,15 +107,21 @@ def test_linear_networks_have_the_closed_form(method, q, n_outputs):
 
 
 @pytest.mark.parametrize("q", EXPONENTS)
-def test_a_convex_network_is_bounded_as_the_sum_of_its_units(q):
-    """f = -sum relu(w_i x): in d = 1 the corners are the worst points, and intervals are exact in every norm."""
-    net = nn.Sequential(nn.Linear(1, 3), nn.ReLU(), nn.Linear(3, 1)).double()
+@pytest.mark.parametrize("affine", [(nn.Linear(5, 7),), (nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 7))], ids=len)
+def test_intervals_of_the_first_hidden_layer_are_exact_in_every_norm(affine, q):
+    torch.manual_seed(0)
+    first, last = nn.Sequential(*affine).double().eval(), nn.Linear(7, 1).double()
+    X = np.random.default_rng(0).standard_normal((6, 5))
     with torch.no_grad():
-        net[0].weight.copy_(torch.tensor([[1.0], [2.0], [0.5]]))
-        net[2].weight.fill_(-1.0)
-    X = np.linspace(-1, 1, 9)[:, None]
-    expected = net(torch.as_tensor(X + 0.25)).detach().numpy()[:, 0]
-    np.testing.assert_allclose(certified_margins(net, X, np.ones(9, int), eps=0.25, q=q, method="interval"), expected)
+        offset, values = first(torch.zeros(1, 5).double()).numpy(), first(torch.as_tensor(X)).numpy()
+        weight = first(torch.eye(5).double()).numpy().T - offset.T
+        v, b = last.weight.numpy()[0], last.bias.numpy()
+    reach = 0.2 * np.linalg.norm(weight, LpBall(q, 0.2).dual_norm.p, axis=1)
+    expected = np.minimum(v * np.maximum(values - reach, 0), v * np.maximum(values + reach, 0)).sum(axis=1) + b
+    net = nn.Sequential(first, nn.ReLU(), last)
+    np.testing.assert_allclose(
+        certified_margins(net, X, np.ones(6, int), eps=0.2, q=q, method="interval"), expected, atol=1e-13
+    )
 
 
 def test_batches_devices_and_formats_do_not_matter():
