@@ -114,7 +114,7 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
         if not resume:
             self._start(rows)
         data = self._tensors(rows, index, weight)
-        optimizer, rule, generator = self._ready(data[0])
+        optimizer, rule, generator = self._ready(*data)
         with seeded(self._rng.randint(np.iinfo(np.int32).max), data[0].device):
             self._one_epoch(*data, optimizer, rule, generator)
         self._optimizer_state = optimizer.state_dict()
@@ -179,7 +179,7 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
         x = self._tensor(rows)
         return x, torch.as_tensor(index, device=x.device), torch.as_tensor(weight, device=x.device, dtype=x.dtype)
 
-    def _ready(self, x: Tensor) -> tuple[torch.optim.Optimizer, Any, torch.Generator]:
+    def _ready(self, x: Tensor, y: Tensor, weight: Tensor) -> tuple[torch.optim.Optimizer, Any, torch.Generator]:
         """The optimiser as the last call left it, its step rule, and a generator for this call."""
         parameters = [parameter for parameter in self.module_.parameters() if parameter.requires_grad]
         options = dict(self.optimizer_params or {})
@@ -193,7 +193,7 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
             optimizer = self.optimizer(parameters, **options)
         if self._optimizer_state is not None:
             optimizer.load_state_dict(self._optimizer_state)
-        rule = step_size_rule(optimizer, x) if automatic and isinstance(optimizer, SteepestDescent) else None
+        rule = step_size_rule(optimizer, x, weight) if automatic and isinstance(optimizer, SteepestDescent) else None
         generator = torch.Generator().manual_seed(self._rng.randint(np.iinfo(np.int32).max))
         return optimizer, rule, generator
 
@@ -238,7 +238,7 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
         held_out: tuple[Tensor, Tensor, Tensor] | None,
         callbacks: EpochCallbacks,
     ) -> None:
-        optimizer, rule, generator = self._ready(data[0])
+        optimizer, rule, generator = self._ready(*data)
         progress = Progress(self, len(self.classes_), held_out is not None)
         best_state = None
         self.n_iter_ = 0

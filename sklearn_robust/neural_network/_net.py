@@ -110,9 +110,9 @@ class RobustNetClassifier(RobustNetBase):
     Notes
     -----
     Steps are on the gradient of the log of the robust risk, so none stalls as the risk becomes small. For p_algo <= 2 the
-    automatic rate is at most :math:`50 / (R^2 \max(10, \|\theta\|^2))`, R^2 one plus the mean squared norm of the samples, and
-    such that the log-risk falls by about 1/2 a step at most; for
-    p_algo > 2 steps have p-norm :math:`0.03 / (1 + \text{mean} \|x_i\|_{p^*})`. Features should be of comparable scale.
+    automatic rate is at most :math:`2 / (R^2 \max(1, \|\theta\|^2 / 10))`, R^2 one plus the mean squared norm of the samples,
+    and such that the log-risk falls by about 1/2 a step at most; for p_algo > 2 steps have p-norm
+    :math:`0.03 / (1 + \text{mean} \|x_i\|_{p^*})`. Features should be of comparable scale.
 
     PGD only finds some perturbation, so training accuracy under it is not proof: `robust_bounds` encloses the robust accuracy
     between a certificate and a strong attack. The inner maximisation sees the module in evaluation mode.

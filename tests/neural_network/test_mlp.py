@@ -20,7 +20,8 @@ from sklearn_robust import (
     robust_accuracy_score,
 )
 
-TO_THE_LIMIT = {"loss": "exponential", "tol": 0.0, "loss_tol": 1e-12}
+# one step of length eps is the exact worst case of a linear module
+TO_THE_LIMIT = {"loss": "exponential", "attack": "fgsm", "bias": False, "tol": 0.0, "random_state": 0}
 
 
 def robust_margin(w, X, y, eps):
@@ -30,7 +31,7 @@ def robust_margin(w, X, y, eps):
 @pytest.mark.parametrize("eps", [0.0, 0.1])
 def test_a_linear_module_finds_the_largest_robust_margin(eps):
     X, y = make_teacher_classification(20, 30, random_state=0)
-    network = RobustMLPClassifier((), eps=eps, bias=False, max_iter=3000, random_state=0, **TO_THE_LIMIT).fit(X, y)
+    network = RobustMLPClassifier((), eps=eps, max_iter=3000, loss_tol=1e-20, **TO_THE_LIMIT).fit(X, y)
     w = network.module_[0].weight.detach().numpy()[0]
     best = min_norm_separator(X, y, p=2, q=math.inf, eps=eps)
     assert robust_margin(w, X, y, eps) / np.linalg.norm(w) > 0.95 * best.margin
@@ -66,7 +67,15 @@ def test_robust_training_pays_on_digits(digits):
     model = make_pipeline(
         FunctionTransformer(lambda X: X.astype(np.float32) / 16),
         RobustMLPClassifier(
-            (60,), p_algo=math.inf, clip=(0, 1), batch_size=100, attack_steps=5, max_iter=25, loss_tol=0.2, tol=0, random_state=0
+            (60,),
+            p_algo=math.inf,
+            clip=(0, 1),
+            batch_size=100,
+            attack_steps=5,
+            max_iter=25,
+            loss_tol=0.2,
+            tol=0,
+            random_state=0,
         ),
     )
     search = GridSearchCV(
@@ -124,7 +133,9 @@ def test_a_risk_that_is_not_finite_ends_training():
 def test_losses_and_probabilities(loss, centers):
     X, y = make_blobs(90, centers=centers, random_state=3)
     X = (X - X.mean(0)) / X.std(0)
-    network = RobustMLPClassifier((10,), eps=0.05, loss=loss, attack_steps=3, loss_tol=0.2, max_iter=400, random_state=0).fit(X, y)
+    network = RobustMLPClassifier((10,), eps=0.05, loss=loss, attack_steps=3, loss_tol=0.2, max_iter=400, random_state=0).fit(
+        X, y
+    )
     probabilities = network.predict_proba(X)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
     np.testing.assert_array_equal(probabilities.argmax(axis=1), network.predict(X))
