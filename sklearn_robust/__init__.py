@@ -12,6 +12,8 @@ _HOMES = {
     "NotSeparableWarning": "linear_model",
     "RobustLinearClassifier": "linear_model",
     "RobustDiagonalNet": "neural_network",
+    "RobustMLPClassifier": "neural_network",
+    "RobustNetClassifier": "neural_network",
     "NotSeparableError": "separators",
     "Separator": "separators",
     "max_margin": "separators",
@@ -31,6 +33,8 @@ __all__ = [
     "NotSeparableWarning",
     "RobustDiagonalNet",
     "RobustLinearClassifier",
+    "RobustMLPClassifier",
+    "RobustNetClassifier",
     "Separator",
     "certified_radius",
     "implicit_bias_report",
@@ -46,7 +50,7 @@ if TYPE_CHECKING:
     from sklearn_robust.inspection import ImplicitBiasReport, implicit_bias_report
     from sklearn_robust.linear_model import MinNormRobustClassifier, NotSeparableWarning, RobustLinearClassifier
     from sklearn_robust.metrics import certified_radius, make_robust_scorer, robust_accuracy_score
-    from sklearn_robust.neural_network import RobustDiagonalNet
+    from sklearn_robust.neural_network import RobustDiagonalNet, RobustMLPClassifier, RobustNetClassifier
     from sklearn_robust.separators import NotSeparableError, Separator, max_margin, min_norm_separator
 
 

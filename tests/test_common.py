@@ -5,7 +5,13 @@ import math
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sklearn_robust import MinNormRobustClassifier, RobustDiagonalNet, RobustLinearClassifier
+from sklearn_robust import (
+    MinNormRobustClassifier,
+    RobustDiagonalNet,
+    RobustLinearClassifier,
+    RobustMLPClassifier,
+    RobustNetClassifier,
+)
 
 ESTIMATORS = [
     RobustLinearClassifier(),
@@ -17,6 +23,8 @@ ESTIMATORS = [
     RobustDiagonalNet(),
     RobustDiagonalNet(depth=3, q_pert=2, loss="logistic"),
     MinNormRobustClassifier(p=1, eps=0.01),
+    RobustMLPClassifier(),
+    RobustNetClassifier(p_algo=math.inf, loss="exponential"),
 ]
 
 

@@ -30,7 +30,7 @@ def robust_accuracy_score(
     r"""Fraction of samples that stay correctly classified under every perturbation of the threat.
 
     For a linear classifier it is exact: the worst case over :math:`\|\delta\|_q \le \epsilon` has a closed form, for two
-    classes and for several.
+    classes and for several. For a network of this library it is what an attack leaves, an upper bound: its `robust_score`.
 
     Parameters
     ----------

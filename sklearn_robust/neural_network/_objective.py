@@ -1,0 +1,44 @@
+r"""Margins of a network's outputs, and the robust risk as a function of them.
+
+Several classes: :math:`m = f_y - \log \sum_{k \ne y} e^{f_k}`, the smooth form of the lead over the best rival, for which
+:math:`\log(1 + e^{-m})` is the cross-entropy and :math:`e^{-m} = \sum_{k \ne y} e^{f_k - f_y}`. Two classes scored by one
+output f (as everywhere in scikit-learn, f > 0 is the second class): :math:`m = \pm f`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from sklearn_robust.losses import LOSSES, MarginLoss
+
+#: The cross-entropy is the logistic loss of the margin.
+NETWORK_LOSSES: dict[str, MarginLoss] = {**LOSSES, "cross_entropy": LOSSES["logistic"]}
+
+
+def soft_margins(outputs: Tensor, y: Tensor) -> Tensor:
+    """The margin that the losses see, of shape (n,).
+
+    Parameters
+    ----------
+    outputs : tensor of shape (n, K), or (n, 1) for two classes
+    y : int tensor of shape (n,)
+        Index of the true class.
+    """
+    if outputs.shape[1] == 1:
+        return outputs[:, 0] * (2 * y - 1)
+    rivals = outputs.scatter(1, y[:, None], -math.inf)
+    return outputs.gather(1, y[:, None])[:, 0] - rivals.logsumexp(dim=1)
+
+
+def log_risk_backward(loss: MarginLoss, margins: Tensor, weight: Tensor) -> Tensor:
+    r"""Backpropagate the log-risk :math:`\log \sum_i s_i\, \ell(m_i)`, s the weights scaled to sum 1; returns its value.
+
+    Its derivative in the margins is minus the weights of a softmax (exponential loss) or their logistic kin: nothing
+    underflows however small the risk is.
+    """
+    log_risk, pull = loss.log_risk_and_weights(margins.detach(), torch.log(weight / weight.sum()))
+    margins.backward(-pull)
+    return log_risk

@@ -1,0 +1,263 @@
+"""How robust a fitted network is: what attacks leave of its accuracy, and what is proved of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from torch import Tensor, nn
+
+from sklearn_robust._parameters import check_choice
+from sklearn_robust.attacks.auto_pgd import apgd
+from sklearn_robust.attacks.gradient import pgd
+from sklearn_robust.threats import LpBall, check_radius
+from sklearn_robust.verification import certified_margins, certified_radius
+
+_ATTACKS = {"apgd": apgd, "pgd": pgd}
+
+
+class RobustnessMixin:
+    """Bounds on robust accuracy from above, by attack, and from below, by certificate.
+
+    What it needs of the estimator is declared below.
+    """
+
+    module_: nn.Module
+    classes_: np.ndarray
+    input_shape_: tuple[int, ...]
+    eps: float
+    q_pert: float
+    clip: tuple[float, float] | None
+    predict: Callable[[Any], np.ndarray]
+    _rows: Callable[[Any], np.ndarray]
+
+    def robust_score(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        eps: float | None = None,
+        q: float | None = None,
+        attack: str = "apgd",
+        n_steps: int = 100,
+        n_restarts: int = 1,
+        batch_size: int | None = None,
+        random_state: Any = 0,
+    ) -> float:
+        """Accuracy that an attack leaves: an upper bound on the robust accuracy.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or array or tensor of shape (n_samples, channels, height, width)
+        y : array-like of shape (n_samples,)
+        sample_weight : array-like of shape (n_samples,), optional
+        eps, q : float, optional
+            The threat; that of training by default. `clip` holds here too.
+        attack : {"apgd", "pgd"}, default="apgd"
+        n_steps, n_restarts, batch_size, random_state
+            As in `sklearn_robust.attacks.pgd`.
+
+        Returns
+        -------
+        float
+        """
+        kept = self._survivors(
+            X, y, eps, q, attack, n_steps=n_steps, n_restarts=n_restarts, batch_size=batch_size, random_state=random_state
+        )
+        return float(np.average(kept, weights=sample_weight))
+
+    def certified_score(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        eps: float | None = None,
+        q: float | None = None,
+        method: str = "crown",
+    ) -> float:
+        """Accuracy that is proved to be left by every attack: a lower bound on the robust accuracy.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or array or tensor of shape (n_samples, channels, height, width)
+        y : array-like of shape (n_samples,)
+        sample_weight : array-like of shape (n_samples,), optional
+        eps, q : float, optional
+            The threat; that of training by default. `clip` holds here too.
+        method : {"interval", "crown-ibp", "crown", "exact"}, default="crown"
+            As in `sklearn_robust.verification.certified_margins`.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        TypeError
+            If the module has a layer for which no bounds are known: it must be a `torch.nn.Sequential` of linear and
+            convolutional layers, ReLUs and pooling.
+        """
+        return float(np.average(self._certified(X, y, eps, q, method), weights=sample_weight))
+
+    def robust_bounds(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        eps: float | None = None,
+        q: float | None = None,
+        attack: str = "apgd",
+        method: str = "crown",
+        n_steps: int = 100,
+        n_restarts: int = 1,
+        batch_size: int | None = None,
+        random_state: Any = 0,
+    ) -> tuple[float, float]:
+        """Both bounds on the robust accuracy; it lies between them.
+
+        Parameters
+        ----------
+        X, y, sample_weight, eps, q, attack, method, n_steps, n_restarts, batch_size, random_state
+            As in `robust_score` and `certified_score`.
+
+        Returns
+        -------
+        certified, attacked : float
+        """
+        certified = self.certified_score(X, y, sample_weight, eps=eps, q=q, method=method)
+        attacked = self.robust_score(
+            X,
+            y,
+            sample_weight,
+            eps=eps,
+            q=q,
+            attack=attack,
+            n_steps=n_steps,
+            n_restarts=n_restarts,
+            batch_size=batch_size,
+            random_state=random_state,
+        )
+        return certified, attacked
+
+    def certified_radius(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        q: float | None = None,
+        method: str = "crown",
+        max_radius: float = 1.0,
+        tol: float = 1e-4,
+    ) -> np.ndarray:
+        """A radius around each sample within which its class is proved not to change.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or array or tensor of shape (n_samples, channels, height, width)
+        y : array-like of shape (n_samples,), optional
+            True labels: the radius is then 0 where the prediction is wrong. By default the predicted ones.
+        q : float, optional
+            Exponent of the norm; that of training by default. `clip` holds here too.
+        method, max_radius, tol
+            As in `sklearn_robust.verification.certified_radius`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        inputs, index, _ = self._judged(X, self.predict(X) if y is None else y)
+        known = index >= 0
+        radii = np.zeros(len(index))
+        radii[known] = certified_radius(
+            self.module_,
+            inputs[known],
+            index[known],
+            q=self._threat(None, q).q,
+            clip=self.clip,
+            method=method,
+            max_radius=max_radius,
+            tol=tol,
+        )
+        return radii
+
+    def perturb(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        eps: float | None = None,
+        q: float | None = None,
+        attack: str = "apgd",
+        n_steps: int = 100,
+        n_restarts: int = 1,
+        batch_size: int | None = None,
+        random_state: Any = 0,
+    ) -> np.ndarray:
+        """The worst points that an attack finds.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or array or tensor of shape (n_samples, channels, height, width)
+        y : array-like of shape (n_samples,)
+            True labels, each one of `classes_`.
+        eps, q, attack, n_steps, n_restarts, batch_size, random_state
+            As in `robust_score`.
+
+        Returns
+        -------
+        ndarray
+            In the shape of X. A sample that is broken on the way is left at the point that breaks it.
+        """
+        check_choice(attack, "attack", _ATTACKS)
+        inputs, _, labels = self._judged(X, y)
+        threat = self._threat(eps, q)
+        points = _ATTACKS[attack](
+            self,
+            inputs,
+            labels,
+            eps=threat.eps,
+            q=threat.q,
+            clip=self.clip,
+            n_steps=n_steps,
+            n_restarts=n_restarts,
+            batch_size=batch_size,
+            random_state=random_state,
+        )
+        return points.reshape(X.shape if getattr(X, "ndim", 2) > 2 else (len(inputs), -1))
+
+    def _survivors(self, X: Any, y: Any, eps: float | None, q: float | None, attack: str, **options: Any) -> np.ndarray:
+        """Which samples are classified rightly, at the point where the attack leaves them."""
+        inputs, index, labels = self._judged(X, y)
+        kept = (index >= 0) & (self.predict(inputs) == labels)
+        if kept.any():
+            points = self.perturb(inputs[kept], labels[kept], eps=eps, q=q, attack=attack, **options)
+            kept[kept] = self.predict(points) == labels[kept]
+        return kept
+
+    def _certified(self, X: Any, y: Any, eps: float | None, q: float | None, method: str) -> np.ndarray:
+        inputs, index, _ = self._judged(X, y)
+        threat, known = self._threat(eps, q), index >= 0
+        proved = np.zeros(len(index), dtype=bool)
+        margins = certified_margins(
+            self.module_, inputs[known], index[known], eps=threat.eps, q=threat.q, clip=self.clip, method=method
+        )
+        proved[known] = margins > 0
+        return proved
+
+    def _judged(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Inputs of the module, index of each label (-1 where it was never seen: always wrong), and labels."""
+        check_is_fitted(self)
+        rows = self._rows(X)
+        y = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+        check_consistent_length(rows, y)
+        index = np.minimum(np.searchsorted(self.classes_, y), len(self.classes_) - 1)
+        index = np.where(self.classes_[index] == y, index, -1)
+        return rows.reshape(-1, *self.input_shape_), index, y
+
+    def _threat(self, eps: float | None, q: float | None) -> LpBall:
+        return LpBall(self.q_pert if q is None else q, check_radius(self.eps if eps is None else eps, "eps"))

@@ -1,0 +1,188 @@
+"""RobustMLPClassifier: agreement with the linear estimators, and what robust training is for."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits, make_blobs, make_moons
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from sklearn_robust import (
+    RobustLinearClassifier,
+    RobustMLPClassifier,
+    make_robust_scorer,
+    make_teacher_classification,
+    min_norm_separator,
+    robust_accuracy_score,
+)
+
+# one step of length eps is the exact worst case of a linear module
+TO_THE_LIMIT = {"loss": "exponential", "attack": "fgsm", "bias": False, "tol": 0.0, "random_state": 0}
+
+
+def robust_margin(w, X, y, eps):
+    return np.min(np.where(y > 0, 1, -1) * (X @ w)) - eps * np.abs(w).sum()
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.1])
+def test_a_linear_module_finds_the_largest_robust_margin(eps):
+    X, y = make_teacher_classification(20, 30, random_state=0)
+    network = RobustMLPClassifier((), eps=eps, max_iter=3000, loss_tol=1e-20, **TO_THE_LIMIT).fit(X, y)
+    w = network.module_[0].weight.detach().numpy()[0]
+    best = min_norm_separator(X, y, p=2, q=math.inf, eps=eps)
+    assert robust_margin(w, X, y, eps) / np.linalg.norm(w) > 0.95 * best.margin
+    path = RobustLinearClassifier(eps=eps, fit_intercept=False).fit(X, y).coef_[0]
+    assert w @ path / np.linalg.norm(w) / np.linalg.norm(path) > 0.98
+
+
+def test_sign_descent_of_a_linear_module_has_its_own_limit():
+    X, y = make_teacher_classification(20, 30, random_state=0)
+    best = {p: min_norm_separator(X, y, p=p, q=math.inf, eps=0.05).margin for p in (2, math.inf)}
+    w = (
+        RobustMLPClassifier(
+            (), p_algo=math.inf, eps=0.05, bias=False, learning_rate=1e-3, max_iter=2000, random_state=0, **TO_THE_LIMIT
+        )
+        .fit(X, y)
+        .module_[0]
+        .weight.detach()
+        .numpy()[0]
+    )
+    margin = robust_margin(w, X, y, 0.05)
+    assert margin / np.abs(w).max() > 0.9 * best[math.inf]
+    assert margin / np.linalg.norm(w) < 0.9 * best[2]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    X, y = load_digits(return_X_y=True)
+    return train_test_split(X, y, random_state=0, stratify=y, train_size=600, test_size=200)
+
+
+def test_robust_training_pays_on_digits(digits):
+    X, X_test, y, y_test = digits
+    model = make_pipeline(
+        FunctionTransformer(lambda X: X.astype(np.float32) / 16),
+        RobustMLPClassifier(
+            (60,),
+            p_algo=math.inf,
+            clip=(0, 1),
+            batch_size=100,
+            attack_steps=5,
+            max_iter=25,
+            loss_tol=0.2,
+            tol=0,
+            random_state=0,
+        ),
+    )
+    search = GridSearchCV(
+        model, {"robustmlpclassifier__eps": [0.0, 0.1]}, scoring=make_robust_scorer(eps=0.1), cv=2, error_score="raise"
+    )
+    with pytest.warns(ConvergenceWarning):
+        search.fit(X, y)
+    assert search.best_params_ == {"robustmlpclassifier__eps": 0.1}
+    robust = search.best_estimator_
+    with pytest.warns(ConvergenceWarning):
+        clean = model.fit(X, y) if model.set_params(robustmlpclassifier__eps=0.0) is None else model.fit(X, y)
+    bounds = {}
+    for name, pipeline in (("robust", robust), ("clean", clean)):
+        inputs = pipeline[:-1].transform(X_test)
+        certified, attacked = pipeline[-1].robust_bounds(inputs, y_test, eps=0.1, n_steps=40)
+        assert certified <= attacked <= pipeline.score(X_test, y_test)
+        assert attacked == pytest.approx(robust_accuracy_score(pipeline, X_test, y_test, eps=0.1), abs=0.02)
+        bounds[name] = certified, attacked
+    assert bounds["robust"][0] > bounds["clean"][0] + 0.2
+    assert bounds["robust"][1] > bounds["clean"][1] + 0.1
+
+
+def test_history_of_a_homogeneous_network():
+    X, y = make_blobs(60, centers=2, random_state=0, cluster_std=0.5)
+    X = (X - X.mean(0)) / X.std(0)
+    network = RobustMLPClassifier((20,), bias=False, random_state=0, loss_tol=1e-2).fit(X, y)
+    history = network.history_
+    assert {len(values) for values in history.values()} == {network.n_iter_}
+    assert set(history) == {"log_risk", "accuracy", "robust_accuracy", "margin_l1", "margin_l2", "margin_linf"}
+    assert history["log_risk"][-1] < math.log(1e-2) <= history["log_risk"][-2]
+    assert network.loss_ == pytest.approx(math.exp(history["log_risk"][-1]))
+    assert history["margin_l2"][-1] > history["margin_l2"][0]
+    assert np.all(np.array(history["robust_accuracy"]) <= np.array(history["accuracy"]))
+    biased = RobustMLPClassifier((20,), random_state=0, loss_tol=1e-2).fit(X, y)
+    assert set(biased.history_) == {"log_risk", "accuracy", "robust_accuracy"}
+
+
+def test_small_initial_weights_are_not_taken_for_a_plateau():
+    X, y = make_moons(60, noise=0.1, random_state=0)
+    options = {"eps": 0.05, "init_scale": 1e-4, "max_iter": 150, "learning_rate": 1e-3, "random_state": 0}
+    with pytest.warns(ConvergenceWarning, match=r"max_iter=150 epochs ended before .* log-risk -0.367"):
+        network = RobustMLPClassifier((20,), **options).fit(X, y)
+    assert network.n_iter_ == 150
+    assert np.ptp(network.history_["log_risk"]) < 0.02
+
+
+def test_a_risk_that_is_not_finite_ends_training():
+    X, y = make_moons(40, random_state=0)
+    with pytest.warns(ConvergenceWarning, match="not finite"):
+        RobustMLPClassifier((5, 5), learning_rate=1e200, random_state=0).fit(X, y)
+
+
+@pytest.mark.parametrize("loss", ["logistic", "exponential", "cross_entropy"])
+@pytest.mark.parametrize("centers", [2, 3])
+def test_losses_and_probabilities(loss, centers):
+    X, y = make_blobs(90, centers=centers, random_state=3)
+    X = (X - X.mean(0)) / X.std(0)
+    network = RobustMLPClassifier((10,), eps=0.05, loss=loss, attack_steps=3, loss_tol=0.2, max_iter=400, random_state=0).fit(
+        X, y
+    )
+    probabilities = network.predict_proba(X)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    np.testing.assert_array_equal(probabilities.argmax(axis=1), network.predict(X))
+    assert network.score(X, y) > 0.85
+    if loss == "logistic":
+        named = RobustMLPClassifier(
+            (10,), eps=0.05, loss="cross_entropy", attack_steps=3, loss_tol=0.2, max_iter=400, random_state=0
+        ).fit(X, y)
+        np.testing.assert_array_equal(named.predict_proba(X), probabilities)
+
+
+@pytest.mark.parametrize("attack", ["fgsm", None])
+def test_other_inner_maximisations(attack):
+    X, y = make_blobs(60, centers=2, random_state=0)
+    X = (X - X.mean(0)) / X.std(0)
+    network = RobustMLPClassifier((10,), attack=attack, loss_tol=0.2, random_state=0).fit(X, y)
+    clean, robust = network.history_["accuracy"], network.history_["robust_accuracy"]
+    assert (clean == robust) == (attack is None)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.LBFGS])
+def test_torch_optimisers(optimizer):
+    X, y = make_blobs(60, centers=2, random_state=0)
+    X = (X - X.mean(0)) / X.std(0)
+    options = {"optimizer": optimizer, "optimizer_params": {"lr": 0.05}, "loss_tol": 0.2, "random_state": 0}
+    assert RobustMLPClassifier((10,), **options).fit(X, y).score(X, y) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"hidden_layer_sizes": 100}, r"hidden_layer_sizes must be a sequence of integers, got 100. Use \(100,\)"),
+        ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes must be an integer >= 1, got 0"),
+        ({"activation": "sine"}, "activation must be one of"),
+        ({"init_scale": 0.0}, "init_scale must be a finite number > 0"),
+        ({"eps": -1}, "eps must be a finite number >= 0"),
+        ({"p_algo": 0}, "p_algo must be a real number"),
+        ({"loss": "hinge"}, "loss must be one of"),
+        ({"attack": "square"}, "attack must be one of"),
+        ({"clip": (1, 0)}, r"clip must be None or a pair \(low, high\) with low < high, got \(1, 0\)"),
+        ({"optimizer": "sgd"}, "optimizer must be one of"),
+        ({"learning_rate": 0}, "learning_rate must be a finite number > 0"),
+        ({"batch_size": 0}, "batch_size must be an integer >= 1"),
+        ({"device": "nowhere"}, "device='nowhere' is not available"),
+        ({"clip": (0.2, 0.8)}, "clip must hold every sample"),
+    ],
+)
+def test_bad_parameters_are_refused(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        RobustMLPClassifier(**parameters).fit([[0.0], [1.0]], [0, 1])

@@ -1,0 +1,167 @@
+"""The mathematics of one step: the log-risk and its gradient, the inner maximisation, the step rule."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sklearn_robust.neural_network import SteepestDescent
+from sklearn_robust.neural_network._objective import NETWORK_LOSSES, log_risk_backward, soft_margins
+from sklearn_robust.neural_network._training import InnerMaximisation, normalized_margins, run_epoch, step_size_rule
+from sklearn_robust.neural_network.modules import make_mlp
+from sklearn_robust.norms import LpNorm
+
+ALL = [slice(None)]
+
+
+def draw(n=12, d=5, classes=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    y = torch.arange(n) % classes
+    network = make_mlp(d, 1 if classes == 2 else classes, (7,), generator=generator).double()
+    return network, x, y
+
+
+@pytest.mark.parametrize("loss", ["exponential", "logistic"])
+def test_losses_of_the_margin_are_the_known_ones(loss):
+    network, x, y = draw(classes=3)
+    outputs, weight = network(x).detach().requires_grad_(), torch.ones(12, dtype=torch.float64)
+    value = log_risk_backward(NETWORK_LOSSES[loss], soft_margins(outputs, y), weight)
+    if loss == "logistic":
+        expected = torch.nn.functional.cross_entropy(outputs, y)
+    else:
+        leads = outputs.gather(1, y[:, None]) - outputs
+        expected = (torch.exp(-leads).sum(dim=1) - 1).mean()
+    assert float(value) == pytest.approx(math.log(float(expected.detach())))
+    (gradient,) = torch.autograd.grad(expected.log(), outputs)
+    torch.testing.assert_close(outputs.grad, gradient)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("loss", ["exponential", "logistic"])
+def test_gradient_of_the_log_risk_against_finite_differences(classes, loss):
+    network, x, y = draw(classes=classes)
+    weight = torch.linspace(0.5, 2, 12, dtype=torch.float64)
+    parameter = network[0].weight
+
+    def log_risk():
+        network.zero_grad()
+        return float(log_risk_backward(NETWORK_LOSSES[loss], soft_margins(network(x), y), weight))
+
+    log_risk()
+    gradient, base = parameter.grad.clone(), parameter.detach().clone()
+    direction = torch.randn(base.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    values = []
+    for step in (1e-6, -1e-6):
+        parameter.data = base + step * direction
+        values.append(log_risk())
+    assert (values[0] - values[1]) / 2e-6 == pytest.approx(float((gradient * direction).sum()), rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["exponential", "logistic"])
+def test_nothing_underflows_where_the_risk_does(loss):
+    margins = torch.tensor([3000.0, 3001.0], requires_grad=True)
+    value = log_risk_backward(NETWORK_LOSSES[loss], margins, torch.ones(2))
+    assert float(value) == pytest.approx(-3000 + math.log((1 + math.exp(-1)) / 2), abs=1e-3)
+    torch.testing.assert_close(margins.grad, -torch.softmax(torch.tensor([0.0, -1.0]), 0), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("q", [1, 2, math.inf])
+def test_inner_maximisation_of_a_linear_module_is_its_closed_form(q):
+    network = make_mlp(5, 1, (), generator=torch.Generator().manual_seed(0)).double()
+    _, x, y = draw()
+    worst, clean = InnerMaximisation(q, 0.3, n_steps=30)(network, x, y)
+    sign = (2 * y - 1).double()
+    torch.testing.assert_close(clean, (network(x)[:, 0] * sign).detach())
+    fall = 0.3 * LpNorm(q).dual.value(network[0].weight.detach())
+    torch.testing.assert_close((network(worst)[:, 0] * sign).detach(), clean - fall, rtol=1e-5, atol=1e-8)
+
+
+def test_restarts_only_help_and_keep_the_box():
+    network, x, y = draw(40)
+    network[0].weight.data *= 4
+    x = torch.sigmoid(x)
+    one, many = (
+        InnerMaximisation(math.inf, 0.3, (0.0, 1.0), n_restarts=k)(network, x, y, torch.Generator().manual_seed(0))[0]
+        for k in (1, 5)
+    )
+    margins = [soft_margins(network(points), y).detach() for points in (one, many)]
+    assert bool((margins[1] <= margins[0]).all())
+    assert bool((margins[1] < margins[0] - 1e-6).any())
+    assert float(many.min()) >= 0
+    assert float(many.max()) <= 1
+
+
+def test_the_module_is_attacked_in_evaluation_mode_and_left_as_it_was():
+    network, x, y = draw()
+    network = torch.nn.Sequential(network[0], torch.nn.BatchNorm1d(7), torch.nn.Dropout(0.5), *network[1:]).double()
+    network.train()
+    attack = InnerMaximisation(math.inf, 0.1)
+    whole, _ = attack(network, x, y)
+    assert network.training
+    assert network[1].training
+    assert int(network[1].num_batches_tracked) == 0
+    parts = torch.cat([attack(network, x[rows], y[rows])[0] for rows in (slice(0, 5), slice(5, 12))])
+    torch.testing.assert_close(whole, parts)
+
+
+class Products(TorchDispatchMode):
+    """Counts the operations of matrix products."""
+
+    flops = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm):
+            left, right = args[-2:]
+            self.flops += 2 * left.shape[0] * left.shape[1] * right.shape[1]
+        return func(*args, **(kwargs or {}))
+
+
+def test_attack_steps_form_no_weight_gradient():
+    network, x, y = draw(n=10, d=20)
+    optimizer = SteepestDescent(network.parameters(), lr=0.01)
+    with Products() as products:
+        run_epoch(
+            network,
+            optimizer,
+            x,
+            y,
+            torch.ones(10, dtype=torch.float64),
+            ALL,
+            loss=NETWORK_LOSSES["logistic"],
+            attack=InnerMaximisation(math.inf, 0.1, n_steps=10),
+        )
+    first, second = 2 * 10 * 20 * 7, 2 * 10 * 7  # of one product with each layer
+    attack = 10 * (2 * first + 2 * second)
+    assert products.flops == attack + 2 * first + 3 * second  # the second layer also hands its gradient down
+
+
+@pytest.mark.parametrize(("p", "momentum"), [(2, 0.0), (2, 0.9), (1.5, 0.0), (math.inf, 0.0)])
+def test_step_rule(p, momentum):
+    network, x, y = draw()
+    optimizer = SteepestDescent(network.parameters(), lr=1.0, p=p, normalized=p > 2, momentum=momentum)
+    log_risk_backward(NETWORK_LOSSES["exponential"], soft_margins(network(x), y), torch.ones(12, dtype=torch.float64))
+    weight = torch.linspace(1, 2, 12, dtype=torch.float64)
+    step_size_rule(optimizer, x, weight)()
+    share = weight / weight.sum()
+    theta = torch.cat([q.detach().flatten() for q in network.parameters()])
+    gradient = torch.cat([q.grad.flatten() for q in network.parameters()])
+    if p > 2:
+        expected = 0.03 / (1 + float(share @ x.abs().sum(1)))
+    else:
+        expected = min(
+            2 / (1 + float(share @ (x**2).sum(1))) / max(1, float(theta @ theta) / 10),
+            0.5 / float(LpNorm(p).dual.value(gradient)) ** 2,
+        )
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(expected * (1 - momentum))
+
+
+def test_normalised_margins():
+    network = make_mlp(5, 1, (7,), bias=False, generator=torch.Generator().manual_seed(0))
+    theta = np.concatenate([q.detach().numpy().ravel() for q in network.parameters()]).astype(float)
+    margins = normalized_margins(network, 0.6)
+    for name, r in (("margin_l1", 1), ("margin_l2", 2), ("margin_linf", math.inf)):
+        assert margins[name] == pytest.approx(0.6 / np.linalg.norm(theta, r) ** 2)
+    assert normalized_margins(draw()[0], 0.6) == {}
