@@ -124,7 +124,7 @@ def _climb(batch: Batch, delta: Tensor, best: Best, n_steps: int) -> None:
     for k in range(1, n_steps + 1):
         if best.final:
             return
-        ahead = ball.project(delta + ball.steepest(gradient, step, delta))
+        ahead = ball.project(ball.step(delta, gradient, step))
         momentum = _MOMENTUM if k > 1 else 0.0
         last, delta = delta, ball.project(delta + (1 - momentum) * (ahead - delta) + momentum * (delta - last))
         before = value

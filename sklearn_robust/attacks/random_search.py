@@ -12,7 +12,7 @@ from sklearn_robust._parameters import check_number
 from sklearn_robust.attacks._ball import Ball
 from sklearn_robust.attacks._losses import logit_margins
 from sklearn_robust.attacks._search import Best, answer, torch_generator
-from sklearn_robust.attacks._target import Target, evaluating
+from sklearn_robust.attacks._target import Target, check_labels, evaluating
 
 _HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # shares of the budget after which windows halve
 
@@ -87,7 +87,9 @@ def square(
 
     def margins(points: Tensor, rows: Tensor) -> Tensor:
         x = points.view(len(points), *target.X.shape[1:]).split(batch_size or len(points))
-        return logit_margins(torch.cat([target.scores(part) for part in x]).to(points), target.y[rows])
+        logits = torch.cat([target.scores(part) for part in x]).to(points)
+        check_labels(target.y[rows], logits)
+        return logit_margins(logits, target.y[rows])
 
     with torch.no_grad(), evaluating(target.module):
         everything = torch.arange(len(target.X), device=target.X.device)
