@@ -60,22 +60,29 @@ class Ball:
         part.low, part.high = self.low[rows], self.high[rows]
         return part
 
-    def steepest(self, gradient: Tensor, radius: float | Tensor, start: Tensor | None = None) -> Tensor:
-        r"""The move u from `start` that raises <gradient, u> most, with :math:`\|u\|_q \le` radius, inside the box.
+    def farthest(self, gradient: Tensor) -> Tensor:
+        r"""The allowed perturbation that raises a linear function most: the worst case of a linear classifier.
 
-        q = inf moves every coordinate by the radius, q = 2 along the gradient, q = 1 the coordinate of the largest
-        derivative. A coordinate that meets the box leaves what it cannot use to the others (the next best, for q = 1).
+        A coordinate that meets the box leaves what it cannot use to the others.
         """
-        if self.norm.p == math.inf:  # the box is met by clamping
-            move = gradient.sign() * radius
-            low, high = (self.low, self.high) if start is None else (self.low - start, self.high - start)
-            return move.clamp(low, high)
+        if self.norm.p == math.inf:
+            return torch.where(gradient > 0, self.high, self.low) * (gradient != 0)
         if self.box is None:
-            return self.norm.steepest_direction(gradient) * radius
-        size, room = gradient.abs(), self.room(gradient, start)
-        if self.norm.p == 2:
-            return gradient.sign() * _capped_ray(size, room, radius)
-        return gradient.sign() * _best_coordinates(size, room, radius)
+            return self.norm.steepest_direction(gradient) * self.eps
+        fill = _capped_ray if self.norm.p == 2 else _best_coordinates
+        return gradient.sign() * fill(gradient.abs(), self.room(gradient), self.eps)
+
+    def step(self, delta: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
+        """delta after a steepest step of this q-norm, not yet projected.
+
+        For q = 1 it moves the coordinate of the largest derivative, and the next best where the box stops that one. For other
+        q, where every coordinate moves, meeting the box is left to the projection.
+        """
+        if self.norm.p == math.inf:
+            return delta + gradient.sign() * length
+        if self.norm.p == 1 and self.box is not None:
+            return delta + gradient.sign() * _best_coordinates(gradient.abs(), self.room(gradient, delta), length)
+        return delta + self.norm.steepest_direction(gradient) * length
 
     def project(self, delta: Tensor) -> Tensor:
         """The allowed perturbation that is nearest to delta in the Euclidean norm."""
@@ -87,12 +94,6 @@ class Ball:
         # a ray that leaves the origin along delta and slides along the box passes through the projection
         size = torch.minimum(size, _capped_ray(size, room, self.eps)) if self.norm.p == 2 else _shaved(size, room, self.eps)
         return delta.sign() * size
-
-    def ascend(self, delta: Tensor, gradient: Tensor, step_size: float) -> Tensor:
-        """One step of projected steepest ascent."""
-        if self.norm.p == math.inf:
-            return torch.add(delta, gradient.sign(), alpha=step_size).clamp_(self.low, self.high)
-        return self.project(delta + self.steepest(gradient, step_size, delta))
 
     def place(self, delta: Tensor) -> Tensor:
         """The perturbed rows x + delta, rounded towards x, so that rounding leaves neither the ball nor the box."""
@@ -133,7 +134,7 @@ def _bound(bound: Any, x: Tensor) -> Tensor:
     return torch.as_tensor(bound, dtype=x.dtype, device=x.device).broadcast_to(x.shape).flatten(1)
 
 
-def _capped_ray(size: Tensor, room: Tensor, radius: float | Tensor) -> Tensor:
+def _capped_ray(size: Tensor, room: Tensor, radius: float) -> Tensor:
     """min(s size, room) with the s >= 0 that makes its 2-norm the radius; all the room if that is less.
 
     In t = s^2 the squared norm is concave and piecewise linear: Newton's method from t = 0 stays left of the root and ends
@@ -141,7 +142,7 @@ def _capped_ray(size: Tensor, room: Tensor, radius: float | Tensor) -> Tensor:
     """
     tiny = torch.finfo(size.dtype).tiny
     size = size / size.amax(1, keepdim=True).clamp(min=tiny)
-    slopes, caps = size**2, (room / torch.as_tensor(radius, dtype=size.dtype).clamp(min=tiny)) ** 2
+    slopes, caps = size**2, (room / max(radius, tiny)) ** 2
     t = torch.zeros_like(size[:, :1])
     for _ in range(_MAX_NEWTON):
         free = slopes * t < caps

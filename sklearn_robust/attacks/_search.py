@@ -14,7 +14,7 @@ from torch import Tensor
 from sklearn_robust._parameters import check_choice, check_number
 from sklearn_robust.attacks._ball import Ball
 from sklearn_robust.attacks._losses import LOSSES, logit_margins, top_rivals
-from sklearn_robust.attacks._target import Target, evaluating
+from sklearn_robust.attacks._target import Target, as_tensor, check_labels, evaluating
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ def search(
     generator = torch_generator(random_state)
     with torch.no_grad(), evaluating(target.module):
         logits = torch.cat([target.scores(x) for x in target.X.split(batch_size or len(target.X))])
+        check_labels(target.y, logits)
         best = Best(ball.x.clone(), logit_margins(logits, target.y), stop_when_broken)
         rivals = [None] if n_targets is None else top_rivals(logits, target.y, n_targets)
         for restart in range(n_restarts):
@@ -120,7 +121,7 @@ def search(
 
 def answer(target: Target, points: Tensor, q: float, eps: float, clip: tuple[Any, Any] | None) -> Any:
     """Perturbed points in the type of the X that was given, inside ball and box in that type too."""
-    x = torch.as_tensor(target.original).detach()
+    x = as_tensor(target.original)
     points = points.to(x.device)
     if x.is_floating_point() and x.dtype != points.dtype:
         moved = points.to(x.dtype) - target.X.to(x)
@@ -137,7 +138,7 @@ def linear_worst_case(model: Any, X: Any, y: Any, *, q: float, eps: float, clip:
     """The exact attack on a linear classifier: one linear function to maximise for each rival class."""
     target = Target.of(model, X, y)
     ball, y = Ball(target.X, q, eps, clip), target.y
-    coef, intercept = (torch.as_tensor(np.asarray(a)).to(ball.x) for a in (model.coef_, model.intercept_))
+    coef, intercept = (as_tensor(np.asarray(a)).to(ball.x) for a in (model.coef_, model.intercept_))
     coef, intercept = torch.atleast_2d(coef), torch.atleast_1d(intercept)
     few = target.X[:16]
     given = target.scores(few).reshape(len(few), -1).to(coef)
@@ -149,7 +150,7 @@ def linear_worst_case(model: Any, X: Any, y: Any, *, q: float, eps: float, clip:
         coef, intercept = torch.cat([torch.zeros_like(coef), coef]), torch.cat([torch.zeros_like(intercept), intercept])
     best = Best(ball.x.clone(), torch.full_like(ball.x[:, 0], torch.inf), freeze=False)
     for rival in range(len(coef)):
-        points = ball.place(ball.steepest(coef[rival] - coef[y], ball.eps))
+        points = ball.place(ball.farthest(coef[rival] - coef[y]))
         leads = (points * (coef[y] - coef[rival])).sum(1) + intercept[y] - intercept[rival]
         best.update(points, leads.masked_fill(y == rival, torch.inf))
     return answer(target, best.points.view(target.X.shape), q, eps, clip)

@@ -45,10 +45,10 @@ class Target:
             first = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0, dtype=_float_type(original)))
             if device is not None and torch.device(device) != first.device:
                 module = copy.deepcopy(module).to(device)  # the user's module stays where it is
-            tensor = _tensor(original, first.dtype, device or first.device)
+            tensor = as_tensor(original, first.dtype, device or first.device)
             scores: Callable[[Tensor], Tensor] = module
         elif callable(model) or hasattr(model, "decision_function"):
-            tensor, module = _tensor(original, _float_type(original), "cpu"), None
+            tensor, module = as_tensor(original, _float_type(original), "cpu"), None
             function = getattr(model, "decision_function", model)
 
             def scores(x: Tensor) -> Tensor:
@@ -79,6 +79,13 @@ def label_index(y: Any, classes: Any) -> np.ndarray:
     return y.astype(np.int64)
 
 
+def check_labels(y: Tensor, logits: Tensor) -> None:
+    """Every label must have a logit; one logit stands for two."""
+    n_classes = max(logits.shape[1] if logits.ndim > 1 else 1, 2)
+    if bool((y >= n_classes).any()):
+        raise ValueError(f"y must be below the number of classes, {n_classes}, got {int(y.max())}.")
+
+
 @contextmanager
 def evaluating(module: nn.Module | None) -> Iterator[None]:
     """Dropout and batch norm as in prediction, for a while."""
@@ -97,7 +104,8 @@ def _float_type(x: Any) -> torch.dtype:
     return torch.float64 if double else torch.float32
 
 
-def _tensor(x: Any, dtype: torch.dtype, device: Any) -> Tensor:
+def as_tensor(x: Any, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+    """A tensor without history; one that shares the memory of x where it can."""
     if isinstance(x, np.ndarray) and not x.flags.writeable:
         x = x.copy()  # torch has no read-only tensors
     return torch.as_tensor(x, dtype=dtype, device=device).detach()

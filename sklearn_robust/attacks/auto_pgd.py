@@ -59,7 +59,8 @@ def apgd(
     its best point if fewer than three quarters of the last steps raised the loss, or if neither the step nor the best loss has
     changed since the last checkpoint (Croce and Hein 2020). For q = 1 a step moves only the coordinates of the largest
     derivatives, by equal amounts; how many follows the sparsity of the best perturbation, and the step shrinks from eps while
-    that settles (Croce and Hein 2021).
+    that settles (Croce and Hein 2021; the radius is not enlarged at first, as it is there). From a single start, q = 1 can end
+    at a worse local maximum than `pgd`: give it restarts or targets.
 
     References
     ----------
@@ -124,7 +125,7 @@ def _climb(batch: Batch, delta: Tensor, best: Best, n_steps: int) -> None:
     for k in range(1, n_steps + 1):
         if best.final:
             return
-        ahead = ball.project(delta + ball.steepest(gradient, step, delta))
+        ahead = ball.project(ball.step(delta, gradient, step))
         momentum = _MOMENTUM if k > 1 else 0.0
         last, delta = delta, ball.project(delta + (1 - momentum) * (ahead - delta) + momentum * (delta - last))
         before = value
@@ -175,5 +176,6 @@ def _look(batch: Batch, delta: Tensor, best: Best) -> tuple[Tensor, Tensor]:
 
 def _checkpoints(n_steps: int) -> set[int]:
     """After 22 % of the steps, then 19 %, 16 %, ... more, and 6 % at least."""
-    gaps = itertools.chain((0.22, 0.19, 0.16, 0.13, 0.10, 0.07), itertools.repeat(0.06))
-    return {math.ceil(share * n_steps) for share in itertools.takewhile(lambda share: share < 1, itertools.accumulate(gaps))}
+    gaps = itertools.chain((22, 19, 16, 13, 10, 7), itertools.repeat(6))
+    percents = itertools.takewhile(lambda percent: percent < 100, itertools.accumulate(gaps))
+    return {math.ceil(percent * n_steps / 100) for percent in percents}

@@ -17,6 +17,7 @@ from torch import Tensor
 from sklearn_robust._parameters import check_number
 from sklearn_robust.attacks._ball import Ball
 from sklearn_robust.attacks._search import Batch, Best, search
+from sklearn_robust.threats import check_radius
 
 
 @torch.no_grad()
@@ -74,11 +75,11 @@ def projected_ascent(
     tensor([[ 1., -1.,  1.]])
     """
     ball = Ball(x.detach(), q, eps, clip)
-    step_size = default_step(eps, n_steps) if step_size is None else step_size
+    step = checked_step(step_size, eps, n_steps)
     delta = ball.random(generator) if random_start else torch.zeros_like(ball.x)
     for _ in range(n_steps):
         _, gradient = value_and_gradient(objective, (ball.x + delta).view(x.shape))
-        delta = ball.ascend(delta, gradient.flatten(1), step_size)
+        delta = ball.project(ball.step(delta, gradient.flatten(1), step))
     return ball.place(delta).view(x.shape)
 
 
@@ -163,8 +164,7 @@ def pgd(
     >>> pgd(network, np.array([[0.5, 0.0]]), [1], eps=0.25, n_steps=4)
     array([[0.25, 0.25]])
     """
-    step = default_step(eps, n_steps) if step_size is None else step_size
-    check_number(step, "step_size", low=0)
+    step = checked_step(step_size, eps, n_steps)
 
     def climb(batch: Batch, delta: Tensor, best: Best) -> None:
         for _ in range(n_steps):
@@ -173,7 +173,7 @@ def pgd(
             best.update(points, margins)
             if best.final:
                 return
-            delta = batch.ball.ascend(delta, gradient, step)
+            delta = batch.ball.project(batch.ball.step(delta, gradient, step))
         points = batch.ball.place(delta)
         best.update(points, batch.margins(points))
 
@@ -205,7 +205,10 @@ def value_and_gradient(objective: Callable[[Tensor], Tensor], x: Tensor) -> tupl
     return value.detach(), gradient
 
 
-def default_step(eps: float, n_steps: int) -> float:
-    """Far enough to cross the ball, with steps to spare."""
+def checked_step(step_size: float | None, eps: float, n_steps: int) -> float:
+    """The length of a step; by default far enough to cross the ball, with steps to spare."""
     check_number(n_steps, "n_steps", low=1, integer=True)
-    return 2.5 * eps / n_steps
+    if step_size is None:
+        return 2.5 * check_radius(eps, "eps") / n_steps
+    check_number(step_size, "step_size", low=0, strict=True)
+    return float(step_size)

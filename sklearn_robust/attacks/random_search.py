@@ -12,7 +12,7 @@ from sklearn_robust._parameters import check_number
 from sklearn_robust.attacks._ball import Ball
 from sklearn_robust.attacks._losses import logit_margins
 from sklearn_robust.attacks._search import Best, answer, torch_generator
-from sklearn_robust.attacks._target import Target, evaluating
+from sklearn_robust.attacks._target import Target, check_labels, evaluating
 
 _HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # shares of the budget after which windows halve
 
@@ -59,8 +59,8 @@ def square(
     Notes
     -----
     q = inf is the published attack: a window gets the values :math:`\pm\epsilon`, one sign a channel (one a feature for flat
-    samples). For q = 1 and 2 a simpler search of the same kind is done: the budget of two random windows is moved to the first
-    of them, along its old values plus random signs; what the box cuts off is not given back.
+    samples). For q = 1 and 2 a simpler search of the same kind is done: of the budget of two random windows, a random portion
+    is moved to random signs in one of them; what the box cuts off is not given back at once.
 
     References
     ----------
@@ -87,7 +87,9 @@ def square(
 
     def margins(points: Tensor, rows: Tensor) -> Tensor:
         x = points.view(len(points), *target.X.shape[1:]).split(batch_size or len(points))
-        return logit_margins(torch.cat([target.scores(part) for part in x]).to(points), target.y[rows])
+        logits = torch.cat([target.scores(part) for part in x]).to(points)
+        check_labels(target.y[rows], logits)
+        return logit_margins(logits, target.y[rows])
 
     with torch.no_grad(), evaluating(target.module):
         everything = torch.arange(len(target.X), device=target.X.device)
@@ -98,7 +100,8 @@ def square(
             if current.final:
                 break
             share = window / 2 ** sum(query >= past * n_queries for past in _HALVINGS)
-            signs, receiving, giving = draw.stripes() if query == 0 else draw.signs(), draw.window(share), draw.window(share)
+            signs, receiving = draw.stripes() if query == 0 else draw.signs(), draw.window(share)
+            giving, portion = draw.window(share), draw.portion()
             rows = current.open()
             here, delta = ball.rows(rows), current.points[rows]
             if query == 0:
@@ -106,7 +109,7 @@ def square(
             elif ball.norm.p == math.inf:
                 moved = torch.where(receiving[rows], signs[rows] * ball.eps, delta)
             else:
-                moved = _move_budget(delta, signs[rows], receiving[rows], giving[rows], ball)
+                moved = _move_budget(delta, signs[rows], receiving[rows], giving[rows], portion[rows], ball)
             moved = here.project(moved)
             found = margins(here.place(moved), rows)
             if query == 0:  # the search starts here, even where the sample itself is better
@@ -136,6 +139,10 @@ class _Draw:
         signs = 2 * torch.randint(2, shape, generator=self.generator) - 1
         return signs.to(self.X).expand(self.X.shape).flatten(1)
 
+    def portion(self) -> Tensor:
+        """A number in (0, 1] of shape (n, 1); 1 for half of the samples."""
+        return (2 * torch.rand((len(self.X), 1), generator=self.generator)).clamp(max=1).to(self.X)
+
     def window(self, share: float) -> Tensor:
         """A square that covers this share of an image; a subset of the features otherwise."""
         if self.image:
@@ -153,11 +160,13 @@ class _Draw:
         return (torch.arange(size) >= first) & (torch.arange(size) < first + length)
 
 
-def _move_budget(delta: Tensor, signs: Tensor, receiving: Tensor, giving: Tensor, ball: Ball) -> Tensor:
-    """Move what two windows spend of the radius, and what nothing spends, to one of them: old values plus random signs."""
+def _move_budget(delta: Tensor, signs: Tensor, receiving: Tensor, giving: Tensor, portion: Tensor, ball: Ball) -> Tensor:
+    """Move a portion of what two windows spend of the radius, and what nothing spends, to random signs in one of them."""
     q, tiny = ball.norm.p, torch.finfo(delta.dtype).tiny
+
+    def normalised(x: Tensor) -> Tensor:
+        return x / ball.norm.value(x)[:, None].clamp(min=tiny)
+
     kept = delta.masked_fill(receiving | giving, 0)
     budget = (ball.eps**q - ball.norm.value(kept)[:, None] ** q).clamp(min=0) ** (1 / q)
-    old, new = delta * receiving, signs * receiving
-    new = new / ball.norm.value(new)[:, None] + old / ball.norm.value(old)[:, None].clamp(min=tiny)
-    return kept + new / ball.norm.value(new)[:, None].clamp(min=tiny) * budget
+    return kept + budget * normalised((1 - portion) * normalised(delta - kept) + portion * normalised(signs * receiving))

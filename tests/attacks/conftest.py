@@ -2,6 +2,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+torch.set_num_threads(1)  # two test processes share two cores, and these networks are small
+
 
 @pytest.fixture(scope="session")
 def digits():

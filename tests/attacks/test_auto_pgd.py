@@ -26,12 +26,13 @@ def test_checkpoints_are_those_of_the_paper():
 def test_apgd_finds_at_least_what_pgd_finds(q, digits):
     net, X, y = digits
     threat = {"eps": RADII[q], "q": q, "clip": (0, 1)}
-    plain = margins(net, pgd(net, X, y, n_steps=10, **threat), y)
-    auto = margins(net, apgd(net, X, y, n_steps=100, **threat), y)
-    targeted = margins(net, apgd(net, X, y, n_steps=50, loss="dlr", n_targets=9, **threat), y)
-    assert 0.1 < (plain > 0).mean() < 0.9
-    assert (auto > 0).sum() <= (plain > 0).sum()
-    assert (targeted > 0).sum() <= (auto > 0).sum()
+    plain = (margins(net, pgd(net, X, y, **threat), y) > 0).sum()
+    auto = (margins(net, apgd(net, X, y, n_restarts=5, random_state=0, **threat), y) > 0).sum()
+    assert 10 < plain < 90
+    assert auto <= plain
+    plain = (margins(net, pgd(net, X, y, n_targets=9, **threat), y) > 0).sum()
+    targeted = (margins(net, apgd(net, X, y, n_steps=50, loss="dlr", n_targets=9, **threat), y) > 0).sum()
+    assert targeted <= plain
 
 
 @pytest.mark.parametrize("q", RADII)

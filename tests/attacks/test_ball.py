@@ -26,24 +26,31 @@ def draw(seed, n=6, d=5, dtype=torch.float64):
 
 @pytest.mark.parametrize("q", QS)
 @pytest.mark.parametrize("eps", [0.05, 0.5, 3.0])
-def test_projection_and_steepest_step_solve_their_programs(q, eps):
+def test_projection_and_worst_case_solve_their_programs(q, eps):
     x, v = draw(int(10 * eps))
     ball = Ball(x, q, eps, (0, 1))
-    start = ball.project(-v.flip(0))
-    projected, step = ball.project(v), ball.steepest(v, eps / 2, start)
+    nearest, worst = ball.project(v), ball.farthest(v)
     for i in range(len(x)):
         u = cp.Variable(x.shape[1])
         inside = [cp.norm(u, q) <= eps, x[i].numpy() + u >= 0, x[i].numpy() + u <= 1]
         cp.Problem(cp.Minimize(cp.sum_squares(u - v[i].numpy())), inside).solve(solver=cp.CLARABEL)
-        np.testing.assert_allclose(projected[i], u.value, atol=2e-4)
-        here = x[i].numpy() + start[i].numpy()
-        inside = [cp.norm(u, q) <= eps / 2, here + u >= 0, here + u <= 1]
+        np.testing.assert_allclose(nearest[i], u.value, atol=2e-4)
         best = cp.Problem(cp.Maximize(v[i].numpy() @ u), inside).solve(solver=cp.CLARABEL)
-        if q == math.inf:  # the radius around x cuts the step too
-            inside += [cp.norm(u + start[i].numpy(), q) <= eps]
-            best = cp.Problem(cp.Maximize(v[i].numpy() @ u), inside).solve(solver=cp.CLARABEL)
+        assert float(v[i] @ worst[i]) == pytest.approx(best, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("length", [0.05, 0.6, 4.0])
+def test_a_steepest_l1_step_in_a_box_solves_its_program(length):
+    x, v = draw(1, d=40)  # more coordinates than are looked at first
+    ball = Ball(x, 1, 2.0, (0, 1))
+    start = ball.project(-v.flip(0))
+    step = ball.step(start, v, length) - start
+    assert (step.abs().sum(1) <= length * (1 + 1e-12)).all()
+    for i in range(len(x)):
+        u, here = cp.Variable(x.shape[1]), (x[i] + start[i]).numpy()
+        inside = [cp.norm(u, 1) <= length, here + u >= 0, here + u <= 1]
+        best = cp.Problem(cp.Maximize(v[i].numpy() @ u), inside).solve(solver=cp.CLARABEL)
         assert float(v[i] @ step[i]) == pytest.approx(best, rel=1e-6, abs=1e-6)
-        assert float(torch.linalg.vector_norm(step[i], q)) <= eps / 2 * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("q", QS)
@@ -53,8 +60,8 @@ def test_projection_and_steepest_step_solve_their_programs(q, eps):
 def test_nothing_leaves_the_ball_or_the_box(q, dtype, seed, eps, scale, d):
     x, v = draw(seed, d=d, dtype=dtype)
     ball = Ball(x, q, eps, (0, 1))
-    moves = ball.project(scale * v), ball.steepest(v, eps), ball.random(torch.Generator().manual_seed(seed))
-    for delta in (*moves, ball.ascend(moves[0], v, 0.3 * eps)):
+    moves = ball.project(scale * v), ball.farthest(v), ball.random(torch.Generator().manual_seed(seed))
+    for delta in (*moves, ball.project(ball.step(moves[0], v, 0.3 * eps))):
         point = ball.place(delta)
         assert point.min() >= 0
         assert point.max() <= 1

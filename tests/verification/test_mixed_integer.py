@@ -74,6 +74,21 @@ def test_equals_brute_force_on_tiny_networks(sizes, q, clip):
         assert exact[i] == pytest.approx(brute, abs=1e-6)
 
 
+def test_the_rival_with_the_lowest_linear_bound_need_not_be_the_worst():
+    net = network(2, 8, 8, 6)
+    for parameter in net.parameters():
+        nn.init.normal_(parameter)
+    rng = np.random.default_rng(0)
+    X, y = rng.uniform(size=(15, 2)), rng.integers(6, size=15)
+    exact = certified_margins(net, X, y, eps=0.7, method="exact")
+    grid = 0.7 * np.array(list(itertools.product(np.linspace(-1, 1, 101), repeat=2)))
+    scores = net(torch.as_tensor(X[:, None] + grid)).detach().numpy()
+    true = np.take_along_axis(scores, y[:, None, None], axis=2)
+    margins = np.where(np.arange(6) == y[:, None, None], np.inf, true - scores).min(axis=2).min(axis=1)
+    assert np.all(exact <= margins + 1e-6)
+    np.testing.assert_allclose(exact, margins, atol=0.1)
+
+
 def test_lies_between_linear_bounds_and_attacks_on_digits(lowest_margin):
     X, y = load_digits(return_X_y=True)
     X, y = X[np.isin(y, (2, 7))] / 16, (y[np.isin(y, (2, 7))] == 7).astype(int)

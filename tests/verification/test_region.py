@@ -67,10 +67,12 @@ def test_ball_and_box_against_a_linear_program(draw, q):
             assert value == pytest.approx(float(least[i, s]), abs=1e-9)
 
 
-def test_moves_that_the_box_forbids_cost_nothing():
+@pytest.mark.parametrize(("q", "loss"), [(1, 4.0), (2, 5.0)])
+def test_moves_that_the_box_forbids_cost_nothing(q, loss):
     x = torch.zeros(1, 3, dtype=torch.float64)
-    coef = torch.tensor([[[3.0, 4.0, 5.0], [-3.0, 4.0, -4.0]]], dtype=torch.float64)
-    region = Region.around(x, torch.ones(1, dtype=torch.float64), LpNorm(2), unit_box(x))
-    torch.testing.assert_close(region.minimum(coef), torch.tensor([[0.0, -5.0]], dtype=torch.float64))
-    region = Region.around(x + 1, torch.ones(1, dtype=torch.float64), LpNorm(2), unit_box(x))
-    torch.testing.assert_close(region.minimum(-coef), -coef.sum(dim=2) - torch.tensor([[0.0, 5.0]], dtype=torch.float64))
+    coef = torch.tensor([[[3.0, 4.0, 5.0], [-3.0, 5.0, -4.0]]], dtype=torch.float64)
+    expected = torch.tensor([[0.0, -loss]], dtype=torch.float64)
+    region = Region.around(x, torch.ones(1, dtype=torch.float64), LpNorm(q), unit_box(x))
+    torch.testing.assert_close(region.minimum(coef), expected)
+    region = Region.around(x + 1, torch.ones(1, dtype=torch.float64), LpNorm(q), unit_box(x))
+    torch.testing.assert_close(region.minimum(-coef), expected - coef.sum(dim=2))
