@@ -21,6 +21,7 @@ ORDER = [
     "solvers",
     "separators",
     "attacks",
+    "verification",
     "metrics",
     "linear_model",
     "neural_network",
