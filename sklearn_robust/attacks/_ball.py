@@ -1,0 +1,202 @@
+"""Where a perturbation may go: an l_q ball, cut by the box that the perturbed point must stay in.
+
+For q in {1, 2, inf} both questions an attack asks have exact answers: which allowed move raises a linear function most, and
+which allowed perturbation is nearest to a given one. Other q are answered without a box.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.threats import check_radius
+
+_MAX_NEWTON = 100  # both scalar equations below are piecewise linear: a few steps end them
+
+
+class Ball:
+    r"""The perturbations of each row of x with :math:`\|\delta\|_q \le \epsilon` and :math:`low \le x + \delta \le high`.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, ...)
+        Samples of any shape; perturbations are rows, of shape (n, d).
+    q : float
+        Exponent in [1, inf].
+    eps : float
+        Radius, >= 0.
+    clip : pair (low, high) of numbers or arrays that broadcast to x, or None
+        The box. It must hold x.
+    """
+
+    def __init__(self, x: Tensor, q: float, eps: float, clip: tuple[Any, Any] | None = None) -> None:
+        self.x, self.norm, self.eps = x.flatten(1), LpNorm(q), check_radius(eps, "eps")
+        self.box: tuple[Tensor, Tensor] | None = None
+        unlimited = self.x.new_full((len(x), 1), math.inf)
+        self.low, self.high = -unlimited, unlimited  # the room below and above each coordinate
+        if clip is not None:
+            low, high = clip
+            self.box = _bound(low, x), _bound(high, x)
+            if self.norm.p not in (1, 2, math.inf):
+                raise ValueError(f"clip goes with q = 1, 2 or inf, got q={self.norm.p:g}. Use one of these, or clip=None.")
+            self.low, self.high = self.box[0] - self.x, self.box[1] - self.x
+            if bool((self.low > 0).any()) or bool((self.high < 0).any()):
+                raise ValueError(
+                    "clip must hold every sample before it is perturbed: some are outside. Widen clip, or scale X."
+                )
+        if self.norm.p == math.inf:
+            self.low, self.high = self.low.clamp(min=-self.eps), self.high.clamp(max=self.eps)
+
+    def rows(self, rows: Tensor) -> Ball:
+        """The perturbations of some of the samples."""
+        part = copy.copy(self)
+        part.x = self.x[rows]
+        part.box = None if self.box is None else (self.box[0][rows], self.box[1][rows])
+        part.low, part.high = self.low[rows], self.high[rows]
+        return part
+
+    def farthest(self, gradient: Tensor) -> Tensor:
+        r"""The allowed perturbation that raises a linear function most: the worst case of a linear classifier.
+
+        A coordinate that meets the box leaves what it cannot use to the others.
+        """
+        if self.norm.p == math.inf:
+            return torch.where(gradient > 0, self.high, self.low) * (gradient != 0)
+        if self.box is None:
+            return self.norm.steepest_direction(gradient) * self.eps
+        fill = _capped_ray if self.norm.p == 2 else _best_coordinates
+        return gradient.sign() * fill(gradient.abs(), self.room(gradient), self.eps)
+
+    def step(self, delta: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
+        """delta after a steepest step of this q-norm, not yet projected.
+
+        For q = 1 it moves the coordinate of the largest derivative, and the next best where the box stops that one. For other
+        q, where every coordinate moves, meeting the box is left to the projection.
+        """
+        if self.norm.p == math.inf:
+            return delta + gradient.sign() * length
+        if self.norm.p == 1 and self.box is not None:
+            return delta + gradient.sign() * _best_coordinates(gradient.abs(), self.room(gradient, delta), length)
+        if self.norm.p == 2:  # as steepest_direction does, in fewer passes: this is the inner loop of training
+            gradient = gradient / gradient.abs().amax(1, keepdim=True).clamp(min=torch.finfo(gradient.dtype).tiny)
+            return delta + gradient * (length / _sizes(gradient).clamp(min=1))
+        return delta + self.norm.steepest_direction(gradient) * length
+
+    def project(self, delta: Tensor) -> Tensor:
+        """The allowed perturbation that is nearest to delta in the Euclidean norm."""
+        if self.norm.p == math.inf:
+            return delta.clamp(self.low, self.high)
+        if self.box is None and self.norm.p == 2:
+            return delta * (self.eps / _sizes(delta).clamp(min=torch.finfo(delta.dtype).tiny)).clamp(max=1)
+        if self.box is None and self.norm.p != 1:
+            return self.norm.project(delta, self.eps)
+        size, room = delta.abs(), self.room(delta)
+        # a ray that leaves the origin along delta and slides along the box passes through the projection
+        size = torch.minimum(size, _capped_ray(size, room, self.eps)) if self.norm.p == 2 else _shaved(size, room, self.eps)
+        return delta.sign() * size
+
+    def place(self, delta: Tensor) -> Tensor:
+        """The perturbed rows x + delta, rounded towards x, so that rounding leaves neither the ball nor the box."""
+        point = self.x + delta
+        if self.box is not None:
+            point = point.clamp(*self.box)
+        beyond = (point - self.x).abs() > delta.abs()
+        return torch.where(beyond, torch.nextafter(point, self.x), point)
+
+    def random(self, generator: torch.Generator | None) -> Tensor:
+        """A point of each row's ball, uniform for q in {1, 2, inf}, then clipped to the box."""
+        n, d = self.x.shape
+        device = self.x.device if generator is None else generator.device
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=generator, dtype=self.x.dtype, device=device)
+
+        if self.norm.p == math.inf:
+            delta = (2 * uniform(n, d) - 1) * self.eps
+        else:  # normalised Gaussian (q = 2) or Laplace (q = 1) vectors are uniform on the sphere
+            if self.norm.p == 2:
+                delta = torch.randn((n, d), generator=generator, dtype=self.x.dtype, device=device)
+            else:
+                delta = -torch.log1p(-uniform(n, d)) * (2 * uniform(n, d) - 1).sign()
+            size = self.norm.value(delta)[:, None].clamp(min=torch.finfo(delta.dtype).tiny)
+            delta = delta / size * (self.eps * uniform(n, 1) ** (1 / d))
+        delta = delta.to(self.x.device)
+        return delta.clamp(self.low, self.high)
+
+    def room(self, direction: Tensor, start: Tensor | None = None) -> Tensor:
+        """How far each coordinate may go in the direction's sign, from `start`."""
+        low, high = (self.low, self.high) if start is None else (self.low - start, self.high - start)
+        return torch.where(direction > 0, high, -low).clamp(min=0)
+
+
+def _bound(bound: Any, x: Tensor) -> Tensor:
+    """One side of the box, of shape (n, d)."""
+    return torch.as_tensor(bound, dtype=x.dtype, device=x.device).broadcast_to(x.shape).flatten(1)
+
+
+def _sizes(rows: Tensor) -> Tensor:
+    """Euclidean norms, of shape (n, 1)."""
+    return torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+
+
+def _capped_ray(size: Tensor, room: Tensor, radius: float) -> Tensor:
+    """min(s size, room) with the s >= 0 that makes its 2-norm the radius; all the room if that is less.
+
+    In t = s^2 the squared norm is concave and piecewise linear: Newton's method from t = 0 stays left of the root and ends
+    on its piece.
+    """
+    tiny = torch.finfo(size.dtype).tiny
+    size = size / size.amax(1, keepdim=True).clamp(min=tiny)
+    slopes, caps = size**2, (room / max(radius, tiny)) ** 2
+    t = torch.zeros_like(size[:, :1])
+    for _ in range(_MAX_NEWTON):
+        reached = slopes * t
+        slope = (slopes * (reached < caps)).sum(1, keepdim=True)
+        left = 1 - torch.minimum(reached, caps).sum(1, keepdim=True)
+        moved = torch.where(slope > 0, t + left / slope.clamp(min=tiny), t)
+        if bool((moved <= t).all()):
+            break
+        t = torch.maximum(t, moved)
+    return torch.minimum(radius * t.sqrt() * size, room)
+
+
+def _best_coordinates(size: Tensor, room: Tensor, radius: float | Tensor) -> Tensor:
+    """Spend the radius on the largest entries, each up to its room."""
+    d, k = size.shape[1], 16
+    room = torch.where(size > 0, room.clamp(max=radius), 0)
+    while True:  # a few entries nearly always suffice, and a full sort costs more than a small network's gradient
+        top, index = torch.where(room > 0, size, 0).topk(min(k, d), dim=1)
+        caps = room.gather(1, index)
+        spent = caps.cumsum(1)
+        if k >= d or bool(((spent[:, -1:] >= radius) | (top[:, -1:] == 0)).all()):
+            break
+        k *= 4
+    return torch.zeros_like(size).scatter(1, index, torch.minimum(caps, (radius - spent + caps).clamp(min=0)))
+
+
+def _shaved(size: Tensor, room: Tensor, radius: float) -> Tensor:
+    """min((size - t)_+, room) with the t >= 0 that makes its 1-norm at most the radius.
+
+    Newton's method on a decreasing piecewise linear function, inside a bracket.
+    """
+    low, high = torch.zeros_like(size[:, :1]), size.amax(1, keepdim=True)
+    t, tol = low, 4 * torch.finfo(size.dtype).eps * radius
+    for _ in range(_MAX_NEWTON):
+        above = size - t
+        shaved = torch.minimum(above.clamp(min=0), room)
+        excess = shaved.sum(1, keepdim=True) - radius
+        low, high = torch.where(excess > 0, t, low), torch.where(excess > 0, high, t)
+        free = ((above > 0) & (above < room)).sum(1, keepdim=True)
+        moved = t + excess / free
+        moved = torch.where((moved > low) & (moved < high), moved, 0.5 * (low + high))
+        moved = torch.where(excess.abs() <= tol, t, moved)
+        if bool((moved == t).all()):
+            break
+        t = moved
+    total = shaved.sum(1, keepdim=True)
+    return shaved * (radius / total.clamp(min=torch.finfo(size.dtype).tiny)).clamp(max=1)

@@ -1,0 +1,161 @@
+"""What the gradient attacks share: restarts, batches, the best point seen, and the exact answer for linear classifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+from torch import Tensor
+
+from sklearn_robust._parameters import check_choice, check_number
+from sklearn_robust.attacks._ball import Ball
+from sklearn_robust.attacks._losses import LOSSES, logit_margins, top_rivals
+from sklearn_robust.attacks._target import Target, as_tensor, check_labels, evaluating
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples under attack: where they may go, and what a point does to the classifier. Points are rows."""
+
+    target: Target
+    ball: Ball
+    y: Tensor
+    loss: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    rival: Tensor | None
+
+    def evaluate(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss, its gradient in the points, and the margins."""
+        with torch.enable_grad():
+            x = points.view(len(points), *self.target.X.shape[1:]).requires_grad_()
+            logits = self.target.scores(x)
+            value = self.loss(logits, self.y, self.rival)
+            (gradient,) = torch.autograd.grad(value.sum(), x)
+        return value.detach(), gradient.flatten(1), logit_margins(logits.detach(), self.y)
+
+    def margins(self, points: Tensor) -> Tensor:
+        """The margins alone."""
+        return logit_margins(self.target.scores(points.view(len(points), *self.target.X.shape[1:])), self.y)
+
+
+class Best:
+    """The point of least margin seen of each sample.
+
+    Where `freeze`, a point that breaks its sample is final: then the answer does not depend on the other samples of a batch,
+    which may go on.
+    """
+
+    def __init__(self, points: Tensor, margins: Tensor, freeze: bool) -> None:
+        self.points, self.margins, self.freeze = points, margins, freeze
+
+    def update(self, points: Tensor, margins: Tensor, rows: Any = slice(None)) -> None:
+        """Take the points that are better, of the given rows."""
+        better = margins < self.margins[rows]
+        if self.freeze:
+            better &= self.margins[rows] > 0
+        self.points[rows] = torch.where(better[:, None], points, self.points[rows])
+        self.margins[rows] = torch.where(better, margins, self.margins[rows])
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.freeze and not bool((self.margins > 0).any())
+
+    def open(self) -> Tensor:
+        """The rows that are worth going on with."""
+        worthwhile = self.margins > 0 if self.freeze else torch.ones_like(self.margins)
+        return worthwhile.nonzero()[:, 0]
+
+
+def search(
+    climb: Callable[[Batch, Tensor, Best], None],
+    model: Any,
+    X: Any,
+    y: Any,
+    *,
+    loss: str,
+    n_targets: int | None,
+    q: float,
+    eps: float,
+    clip: tuple[Any, Any] | None,
+    n_restarts: int,
+    random_start: bool,
+    stop_when_broken: bool,
+    batch_size: int | None,
+    random_state: Any,
+    device: Any,
+) -> Any:
+    """Let `climb(batch, start, best)` improve the best points of every batch, from every start and towards every target."""
+    check_choice(loss, "loss", LOSSES)
+    for count, name in ((n_restarts, "n_restarts"), (n_targets, "n_targets"), (batch_size, "batch_size")):
+        if count is not None:
+            check_number(count, name, low=1, integer=True)
+    if is_linear(model):
+        return linear_worst_case(model, X, y, q=q, eps=eps, clip=clip)
+    target = Target.of(model, X, y, device)
+    if target.module is None:
+        raise TypeError(f"{type(model).__name__} has no input gradient: pass a torch.nn.Module, or use attacks.square.")
+    ball = Ball(target.X, q, eps, clip)
+    generator = torch_generator(random_state)
+    with torch.no_grad(), evaluating(target.module):
+        logits = torch.cat([target.scores(x) for x in target.X.split(batch_size or len(target.X))])
+        check_labels(target.y, logits)
+        best = Best(ball.x.clone(), logit_margins(logits, target.y), stop_when_broken)
+        rivals = [None] if n_targets is None else top_rivals(logits, target.y, n_targets)
+        for restart in range(n_restarts):
+            start = ball.random(generator) if restart or random_start else torch.zeros_like(ball.x)
+            for rival in rivals:
+                rows = best.open()
+                for part in rows.split(batch_size or max(len(rows), 1)):
+                    if not len(part):
+                        continue
+                    batch = Batch(target, ball.rows(part), target.y[part], LOSSES[loss], None if rival is None else rival[part])
+                    found = Best(best.points[part], best.margins[part], stop_when_broken)
+                    climb(batch, start[part], found)
+                    best.update(found.points, found.margins, part)
+    return answer(target, best.points.view(target.X.shape), q, eps, clip)
+
+
+def answer(target: Target, points: Tensor, q: float, eps: float, clip: tuple[Any, Any] | None) -> Any:
+    """Perturbed points in the type of the X that was given, inside ball and box in that type too."""
+    x = as_tensor(target.original)
+    points = points.to(x.device)
+    if x.is_floating_point() and x.dtype != points.dtype:
+        moved = points.to(x.dtype) - target.X.to(x)
+        points = Ball(x, q, eps, clip).place(moved.flatten(1)).view(x.shape)
+    return points if isinstance(target.original, Tensor) else points.numpy()
+
+
+def is_linear(model: Any) -> bool:
+    """Whether the worst case of this classifier has a closed form."""
+    return all(hasattr(model, name) for name in ("coef_", "intercept_", "classes_")) and not hasattr(model, "module_")
+
+
+def linear_worst_case(model: Any, X: Any, y: Any, *, q: float, eps: float, clip: tuple[Any, Any] | None) -> Any:
+    """The exact attack on a linear classifier: one linear function to maximise for each rival class."""
+    target = Target.of(model, X, y)
+    ball, y = Ball(target.X, q, eps, clip), target.y
+    coef, intercept = (as_tensor(np.asarray(a)).to(ball.x) for a in (model.coef_, model.intercept_))
+    coef, intercept = torch.atleast_2d(coef), torch.atleast_1d(intercept)
+    few = target.X[:16]
+    given = target.scores(few).reshape(len(few), -1).to(coef)
+    if given.shape[1] != len(coef) or not torch.allclose(
+        given, few @ coef.T + intercept, rtol=1e-3, atol=1e-3 * float(given.abs().max())
+    ):
+        raise TypeError(f"{type(model).__name__} does not score by <coef_, x> + intercept_: its worst case is not known here.")
+    if len(coef) == 1:
+        coef, intercept = torch.cat([torch.zeros_like(coef), coef]), torch.cat([torch.zeros_like(intercept), intercept])
+    best = Best(ball.x.clone(), torch.full_like(ball.x[:, 0], torch.inf), freeze=False)
+    for rival in range(len(coef)):
+        points = ball.place(ball.farthest(coef[rival] - coef[y]))
+        leads = (points * (coef[y] - coef[rival])).sum(1) + intercept[y] - intercept[rival]
+        best.update(points, leads.masked_fill(y == rival, torch.inf))
+    return answer(target, best.points.view(target.X.shape), q, eps, clip)
+
+
+def torch_generator(random_state: Any) -> torch.Generator:
+    """A generator on the CPU, so that a seed means the same on every device."""
+    return torch.Generator().manual_seed(int(check_random_state(random_state).randint(2**31 - 1)))

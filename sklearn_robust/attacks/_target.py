@@ -1,0 +1,111 @@
+"""The classifier under attack: scores, labels and arrays as tensors, whatever it is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Target:
+    """A classifier, and the samples to perturb, as tensors.
+
+    Attributes
+    ----------
+    scores : callable
+        From a tensor like X to logits of shape (n, K), or (n,) or (n, 1) for two classes.
+    X : Tensor of shape (n, ...)
+    y : Tensor of shape (n,)
+        Index of each sample's class.
+    original : ndarray or Tensor
+        X as it was given: attacks answer in its type.
+    module : torch.nn.Module or None
+        What `scores` evaluates, if it is a module.
+    """
+
+    scores: Callable[[Tensor], Tensor]
+    X: Tensor
+    y: Tensor
+    original: Any
+    module: nn.Module | None = None
+
+    @classmethod
+    def of(cls, model: Any, X: Any, y: Any, device: Any = None) -> Target:
+        """Read a module, an estimator with a `module_`, or a function or estimator that scores arrays."""
+        original = X if isinstance(X, Tensor) else np.asarray(X)
+        module = getattr(model, "module_", model)
+        if isinstance(module, nn.Module):
+            first = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0, dtype=_float_type(original)))
+            if device is not None and torch.device(device) != first.device:
+                module = copy.deepcopy(module).to(device)  # the user's module stays where it is
+            tensor = as_tensor(original, first.dtype, device or first.device)
+            scores: Callable[[Tensor], Tensor] = module
+        elif callable(model) or hasattr(model, "decision_function"):
+            tensor, module = as_tensor(original, _float_type(original), "cpu"), None
+            function = getattr(model, "decision_function", model)
+
+            def scores(x: Tensor) -> Tensor:
+                return torch.as_tensor(np.asarray(function(x.numpy())))
+        else:
+            raise TypeError(
+                f"{type(model).__name__} cannot be attacked: pass a torch.nn.Module, a fitted network of this library or a "
+                "fitted linear classifier (coef_, intercept_, classes_)."
+            )
+        index = label_index(y, getattr(model, "classes_", None))
+        if len(index) != len(tensor):
+            raise ValueError(f"X and y must have one entry a sample each, got {len(tensor)} and {len(index)}.")
+        return cls(scores, tensor, torch.as_tensor(index, device=tensor.device), original, module)
+
+
+def label_index(y: Any, classes: Any) -> np.ndarray:
+    """Index of each label in `classes`; labels that are indices already where there are no classes."""
+    y = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+    if classes is not None:
+        index = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
+        if not np.array_equal(np.asarray(classes)[index], y):
+            raise ValueError(f"y must hold classes that the model knows, {list(classes)}.")
+        return index
+    if y.ndim != 1 or y.dtype.kind not in "iub" or (len(y) and y.min() < 0):
+        raise ValueError(
+            "y must hold class indices 0, ..., K-1, one a sample (for a network with one output: 1 where it is positive)."
+        )
+    return y.astype(np.int64)
+
+
+def check_labels(y: Tensor, logits: Tensor) -> None:
+    """Every label must have a logit; one logit stands for two."""
+    n_classes = max(logits.shape[1] if logits.ndim > 1 else 1, 2)
+    if bool((y >= n_classes).any()):
+        raise ValueError(f"y must be below the number of classes, {n_classes}, got {int(y.max())}.")
+
+
+@contextmanager
+def evaluating(module: nn.Module | None) -> Iterator[None]:
+    """Dropout and batch norm as in prediction, for a while."""
+    modes = [(m, m.training) for m in module.modules()] if module is not None else []
+    for m, _ in modes:
+        m.training = False
+    try:
+        yield
+    finally:
+        for m, training in modes:
+            m.training = training
+
+
+def _float_type(x: Any) -> torch.dtype:
+    double = x.dtype in (torch.float64, np.float64)
+    return torch.float64 if double else torch.float32
+
+
+def as_tensor(x: Any, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:
+    """A tensor without history; one that shares the memory of x where it can."""
+    if isinstance(x, np.ndarray) and not x.flags.writeable:
+        x = x.copy()  # torch has no read-only tensors
+    return torch.as_tensor(x, dtype=dtype, device=device).detach()

@@ -1,0 +1,181 @@
+"""Auto-PGD: projected ascent that chooses its own step sizes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sklearn_robust._parameters import check_number
+from sklearn_robust.attacks._search import Batch, Best, search
+from sklearn_robust.norms import LpNorm
+
+_MOMENTUM = 0.25  # share of the last move that is kept
+_SUCCESS_RATE = 0.75  # of the steps since the last checkpoint must have raised the loss, or the step is halved
+
+
+def apgd(
+    model: Any,
+    X: Any,
+    y: Any,
+    *,
+    eps: float,
+    q: float = math.inf,
+    clip: tuple[Any, Any] | None = None,
+    n_steps: int = 100,
+    n_restarts: int = 1,
+    random_start: bool = False,
+    loss: str = "margin",
+    n_targets: int | None = None,
+    stop_when_broken: bool = True,
+    batch_size: int | None = None,
+    random_state: Any = None,
+    device: Any = None,
+) -> Any:
+    r"""Auto-PGD: steepest ascent with momentum, whose step is halved, from the best point so far, when it no longer pays.
+
+    Parameters
+    ----------
+    model, X, y, eps, q, clip, n_restarts, random_start, stop_when_broken, batch_size, random_state, device
+        As in `pgd`.
+    n_steps : int, default=100
+    loss : {"margin", "cross_entropy", "dlr"}, default="margin"
+        What is maximised, as in `pgd`.
+    n_targets : int, optional
+        Attack towards each of the n_targets best rival classes in turn. The attack known as targeted APGD has loss="dlr" and
+        n_targets=9.
+
+    Returns
+    -------
+    ndarray or Tensor of shape (n, ...)
+        Perturbed samples, in the type of X, inside the ball and the box as in `pgd`.
+
+    Notes
+    -----
+    The first step is 2 eps long. At checkpoints, ever closer together, a sample's step is halved and its search goes on from
+    its best point if fewer than three quarters of the last steps raised the loss, or if neither the step nor the best loss has
+    changed since the last checkpoint (Croce and Hein 2020). For q = 1 a step moves only the coordinates of the largest
+    derivatives, by equal amounts; how many follows the sparsity of the best perturbation, and the step shrinks from eps while
+    that settles (Croce and Hein 2021; the radius is not enlarged at first, as it is there). From a single start, q = 1 can end
+    at a worse local maximum than `pgd`: give it restarts or targets.
+
+    References
+    ----------
+    Croce, Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks", ICML 2020,
+    Algorithm 1. Croce, Hein, "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers", ICML 2021.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from sklearn_robust.attacks import apgd
+    >>> network = torch.nn.Linear(2, 2, bias=False)
+    >>> network.weight.data[:] = torch.tensor([[1.0, -2.0], [0.0, 0.0]])
+    >>> apgd(network, np.array([[0.5, 0.5]]), [1], eps=0.5, q=1, clip=(0, 1), loss="dlr")
+    array([[0.5, 0. ]])
+    """
+    check_number(n_steps, "n_steps", low=1, integer=True)
+    climb = _climb_sparsely if LpNorm(q).p == 1 else _climb
+
+    def run(batch: Batch, delta: Tensor, best: Best) -> None:
+        climb(batch, delta, best, n_steps)
+
+    return search(
+        run,
+        model,
+        X,
+        y,
+        loss=loss,
+        n_targets=n_targets,
+        q=q,
+        eps=eps,
+        clip=clip,
+        n_restarts=n_restarts,
+        random_start=random_start,
+        stop_when_broken=stop_when_broken,
+        batch_size=batch_size,
+        random_state=random_state,
+        device=device,
+    )
+
+
+class _Top:
+    """The highest point of each sample's ascent so far: its loss, gradient and perturbation."""
+
+    def __init__(self, delta: Tensor, value: Tensor, gradient: Tensor) -> None:
+        self.delta, self.value, self.gradient = delta, value, gradient
+
+    def update(self, delta: Tensor, value: Tensor, gradient: Tensor) -> None:
+        higher = value > self.value
+        self.delta = torch.where(higher[:, None], delta, self.delta)
+        self.gradient = torch.where(higher[:, None], gradient, self.gradient)
+        self.value = torch.where(higher, value, self.value)
+
+
+def _climb(batch: Batch, delta: Tensor, best: Best, n_steps: int) -> None:
+    """Croce and Hein 2020, Algorithm 1."""
+    ball = batch.ball
+    value, gradient = _look(batch, delta, best)
+    top, last = _Top(delta, value, gradient), delta
+    step = torch.full_like(delta[:, :1], 2 * ball.eps)
+    rises, checked, top_then, halved = torch.zeros_like(value), 0, top.value, torch.ones_like(value, dtype=torch.bool)
+    checkpoints = _checkpoints(n_steps)
+    for k in range(1, n_steps + 1):
+        if best.final:
+            return
+        ahead = ball.project(ball.step(delta, gradient, step))
+        momentum = _MOMENTUM if k > 1 else 0.0
+        last, delta = delta, ball.project(delta + (1 - momentum) * (ahead - delta) + momentum * (delta - last))
+        before = value
+        value, gradient = _look(batch, delta, best)
+        top.update(delta, value, gradient)
+        rises += value > before
+        if k in checkpoints:
+            stalled = ~halved & (top.value <= top_then)
+            halved = (rises < _SUCCESS_RATE * (k - checked)) | stalled
+            step = torch.where(halved[:, None], step / 2, step)
+            delta, last = (torch.where(halved[:, None], top.delta, old) for old in (delta, last))  # no momentum after a jump
+            gradient, value = torch.where(halved[:, None], top.gradient, gradient), torch.where(halved, top.value, value)
+            rises, checked, top_then = torch.zeros_like(rises), k, top.value
+
+
+def _climb_sparsely(batch: Batch, delta: Tensor, best: Best, n_steps: int) -> None:
+    """Croce and Hein 2021: each step moves the k coordinates of the largest derivatives that the box leaves free."""
+    ball, d = batch.ball, delta.shape[1]
+    value, gradient = _look(batch, delta, best)
+    top = _Top(delta, value, gradient)
+    step = torch.full_like(delta[:, :1], ball.eps)
+    sparsity = torch.full_like(step, max(0.2 * d, 1))
+    every = max(math.ceil(0.04 * n_steps), 1)
+    for k in range(1, n_steps + 1):
+        if best.final:
+            return
+        size = torch.where(ball.room(gradient, delta) > 0, gradient.abs(), 0)
+        count = sparsity.floor().clamp(1, d).long()
+        level = size.topk(int(count.max()), dim=1).values.gather(1, count - 1)
+        sign = gradient.sign() * (size >= level) * (size > 0)
+        delta = ball.project(delta + step * sign / sign.abs().sum(1, keepdim=True).clamp(min=1))
+        value, gradient = _look(batch, delta, best)
+        top.update(delta, value, gradient)
+        if k % every == 0:
+            fewer = (top.delta != 0).sum(1, keepdim=True) / 1.5
+            settled = fewer >= 0.95 * sparsity
+            step = torch.where(settled, (step / 1.5).clamp(min=ball.eps / 20), ball.eps)
+            sparsity, delta, gradient = fewer, top.delta, top.gradient
+
+
+def _look(batch: Batch, delta: Tensor, best: Best) -> tuple[Tensor, Tensor]:
+    """The loss and its gradient at a perturbation; the point is kept if it is the best."""
+    points = batch.ball.place(delta)
+    value, gradient, margins = batch.evaluate(points)
+    best.update(points, margins)
+    return value, gradient
+
+
+def _checkpoints(n_steps: int) -> set[int]:
+    """After 22 % of the steps, then 19 %, 16 %, ... more, and 6 % at least."""
+    gaps = itertools.chain((22, 19, 16, 13, 10, 7), itertools.repeat(6))
+    percents = itertools.takewhile(lambda percent: percent < 100, itertools.accumulate(gaps))
+    return {math.ceil(percent * n_steps / 100) for percent in percents}
