@@ -82,12 +82,17 @@ class Ball:
             return delta + gradient.sign() * length
         if self.norm.p == 1 and self.box is not None:
             return delta + gradient.sign() * _best_coordinates(gradient.abs(), self.room(gradient, delta), length)
+        if self.norm.p == 2:  # as steepest_direction does, in fewer passes: this is the inner loop of training
+            gradient = gradient / gradient.abs().amax(1, keepdim=True).clamp(min=torch.finfo(gradient.dtype).tiny)
+            return delta + gradient * (length / _sizes(gradient).clamp(min=1))
         return delta + self.norm.steepest_direction(gradient) * length
 
     def project(self, delta: Tensor) -> Tensor:
         """The allowed perturbation that is nearest to delta in the Euclidean norm."""
         if self.norm.p == math.inf:
             return delta.clamp(self.low, self.high)
+        if self.box is None and self.norm.p == 2:
+            return delta * (self.eps / _sizes(delta).clamp(min=torch.finfo(delta.dtype).tiny)).clamp(max=1)
         if self.box is None and self.norm.p != 1:
             return self.norm.project(delta, self.eps)
         size, room = delta.abs(), self.room(delta)
@@ -134,6 +139,11 @@ def _bound(bound: Any, x: Tensor) -> Tensor:
     return torch.as_tensor(bound, dtype=x.dtype, device=x.device).broadcast_to(x.shape).flatten(1)
 
 
+def _sizes(rows: Tensor) -> Tensor:
+    """Euclidean norms, of shape (n, 1)."""
+    return torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+
+
 def _capped_ray(size: Tensor, room: Tensor, radius: float) -> Tensor:
     """min(s size, room) with the s >= 0 that makes its 2-norm the radius; all the room if that is less.
 
@@ -145,10 +155,10 @@ def _capped_ray(size: Tensor, room: Tensor, radius: float) -> Tensor:
     slopes, caps = size**2, (room / max(radius, tiny)) ** 2
     t = torch.zeros_like(size[:, :1])
     for _ in range(_MAX_NEWTON):
-        free = slopes * t < caps
-        slope = (slopes * free).sum(1, keepdim=True)
-        left = 1 - caps.masked_fill(free, 0).sum(1, keepdim=True)
-        moved = torch.where(slope > 0, left / slope.clamp(min=tiny), t)
+        reached = slopes * t
+        slope = (slopes * (reached < caps)).sum(1, keepdim=True)
+        left = 1 - torch.minimum(reached, caps).sum(1, keepdim=True)
+        moved = torch.where(slope > 0, t + left / slope.clamp(min=tiny), t)
         if bool((moved <= t).all()):
             break
         t = torch.maximum(t, moved)

@@ -97,7 +97,7 @@ def test_brute_force_in_the_plane(attack, q, n_outputs, clip):
     grid = 0.5 * np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
     grid = grid[np.linalg.norm(grid, q, axis=1) <= 0.5]
     found = attack(
-        net, X, y, eps=0.5, q=q, clip=clip, n_steps=60, n_restarts=12, n_targets=2, stop_when_broken=False, random_state=0
+        net, X, y, eps=0.5, q=q, clip=clip, n_steps=30, n_restarts=8, n_targets=2, stop_when_broken=False, random_state=0
     )
     gaps = []
     for x, label, margin in zip(X, y, margins(net, found, y), strict=True):
