@@ -5,13 +5,11 @@ from __future__ import annotations
 import copy
 import io
 import math
-import warnings
 from typing import Any, Self
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
@@ -22,6 +20,7 @@ from sklearn_robust._parameters import check_choice, check_exponent, check_numbe
 from sklearn_robust.attacks._losses import logit_margins
 from sklearn_robust.neural_network._callbacks import CallbackSupportMixin, EpochCallbacks, with_callbacks
 from sklearn_robust.neural_network._objective import NETWORK_LOSSES
+from sklearn_robust.neural_network._progress import Progress
 from sklearn_robust.neural_network._robustness import RobustnessMixin
 from sklearn_robust.neural_network._training import (
     Epoch,
@@ -41,7 +40,7 @@ _PREDICTED_ROWS = 2048  # at a time: bounds the memory that activations take
 class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     """Training and prediction of a torch module; subclasses say which module, in `_new_module`."""
 
-    _optimizer_state: dict[str, Any] | None
+    _optimizer_state: tuple[Any, dict[Any, Any]]  # the optimiser, and what it remembers of each parameter
 
     def _new_module(self, input_shape: tuple[int, ...], n_outputs: int, seed: int) -> nn.Module:
         raise NotImplementedError
@@ -117,7 +116,7 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
         optimizer, rule, generator = self._ready(*data)
         with seeded(self._rng.randint(np.iinfo(np.int32).max), data[0].device):
             self._one_epoch(*data, optimizer, rule, generator)
-        self._optimizer_state = optimizer.state_dict()
+        self._optimizer_state = self.optimizer, optimizer.state_dict()["state"]
         self.n_iter_ += 1
         return self
 
@@ -135,15 +134,14 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
             X, y, weight = X[used], y[used], weight[used]
         if self.class_weight is not None:
             weight = weight * compute_sample_weight(self.class_weight, y).astype(X.dtype)
-        known = np.unique(y) if classes is None else np.unique(classes)
-        if len(known) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs samples of at least two classes with positive weight, got {len(known)} class: "
-                f"{known.tolist()}."
-            )
         if not resume:
-            self.classes_ = known
+            self.classes_ = np.unique(y if classes is None else classes)
             self.input_shape_ = self._sample_shape(shape or X.shape[1:])
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs samples of at least two classes with positive weight, got "
+                f"{len(self.classes_)} class: {self.classes_.tolist()}."
+            )
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
             raise ValueError(f"y holds labels that are not in classes_ {self.classes_.tolist()}: {unknown.tolist()}.")
@@ -157,7 +155,8 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
         device = find_device(self.device)
         dtype = torch.float64 if rows.dtype == np.float64 and device.type != "mps" else torch.float32
         self.module_ = module.to(device=device, dtype=dtype)
-        self._optimizer_state = None
+        self._optimizer_state = None, {}
+        self._start_size = sum(float(p.detach().norm()) ** 2 for p in self.module_.parameters())
         self.n_iter_ = 0
         self.history_: dict[str, list[float]] = {}
         with torch.no_grad():
@@ -183,17 +182,20 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
         """The optimiser as the last call left it, its step rule, and a generator for this call."""
         parameters = [parameter for parameter in self.module_.parameters() if parameter.requires_grad]
         options = dict(self.optimizer_params or {})
-        automatic = isinstance(self.learning_rate, str)
-        if not automatic:
+        if self.learning_rate != "auto":
             options["lr"] = self.learning_rate
+        rule = None
         if self.optimizer == "steepest_descent":
+            automatic = "lr" not in options
             options = {"lr": 1.0, "normalized": self.p_algo > 2, **options}
-            optimizer: torch.optim.Optimizer = SteepestDescent(parameters, p=self.p_algo, **options)
+            descent = SteepestDescent(parameters, p=self.p_algo, **options)
+            rule = step_size_rule(descent, x, weight, self._start_size) if automatic else None
+            optimizer: torch.optim.Optimizer = descent
         else:
             optimizer = self.optimizer(parameters, **options)
-        if self._optimizer_state is not None:
-            optimizer.load_state_dict(self._optimizer_state)
-        rule = step_size_rule(optimizer, x, weight) if automatic and isinstance(optimizer, SteepestDescent) else None
+        last, state = self._optimizer_state
+        if last == self.optimizer:  # its options are those of today
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         generator = torch.Generator().manual_seed(self._rng.randint(np.iinfo(np.int32).max))
         return optimizer, rule, generator
 
@@ -239,7 +241,7 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
         callbacks: EpochCallbacks,
     ) -> None:
         optimizer, rule, generator = self._ready(*data)
-        progress = Progress(self, len(self.classes_), held_out is not None)
+        progress = Progress(self, *data[1:])
         best_state = None
         self.n_iter_ = 0
         with seeded(self._rng.randint(np.iinfo(np.int32).max), data[0].device):
@@ -264,7 +266,7 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
                 progress.warn_unless_ended()
         if best_state is not None:
             self.module_.load_state_dict(best_state)
-        self._optimizer_state = optimizer.state_dict()
+        self._optimizer_state = self.optimizer, optimizer.state_dict()["state"]
 
     def _validate(self, held_out: tuple[Tensor, Tensor, Tensor], generator: torch.Generator) -> float:
         x, y, weight = held_out
@@ -332,11 +334,7 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
         """Copies and pickles hold their tensors on the CPU, so that they load anywhere."""
         state = super().__getstate__()
         if "module_" in state and next(self.module_.parameters()).device.type != "cpu":
-            buffer = io.BytesIO()
-            torch.save((self.module_, self._optimizer_state), buffer)
-            buffer.seek(0)
-            module, optimizer_state = torch.load(buffer, map_location="cpu", weights_only=False)
-            state = {**state, "module_": module, "_optimizer_state": optimizer_state}
+            state = {**state, **on_cpu({name: state[name] for name in ("module_", "_optimizer_state")})}
         return state
 
     def _check_parameters(self) -> None:
@@ -368,61 +366,6 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
         check_number(self.verbose, "verbose", low=0, integer=True)
 
 
-class Progress:
-    """Decides when training has ended.
-
-    It ends when the mean robust loss falls below `loss_tol`; or, on held-out samples, when their robust accuracy has not risen
-    for `n_iter_no_change` epochs; or, without them, when the log-risk has fallen by less than `tol` in as many epochs. This
-    last rule is silent while the risk is not below that of constant zero scores, where networks of small initial weights can
-    stay for long before they learn.
-    """
-
-    def __init__(self, settings: Any, n_classes: int, validates: bool) -> None:
-        self.settings = settings
-        self.validates = validates
-        at_zero = -math.log(n_classes - 1)  # margin of zero scores
-        loss = NETWORK_LOSSES[settings.loss]
-        self.start = float(loss.log_risk_and_weights(np.array([at_zero]), np.array([0.0]))[0])
-        self.best = -math.inf  # of the validation score, or of minus the log-risk
-        self.waited = 0
-        self.ended = False
-        self.last: Epoch | None = None
-
-    def note(self, epoch: Epoch, score: float | None) -> bool:
-        """Take in an epoch; returns whether its weights are the best so far by the validation score."""
-        self.last = epoch
-        better = False
-        if not math.isfinite(epoch.log_risk):
-            self._warn(
-                f"the robust risk is not finite (log-risk {epoch.log_risk}). Scale the features, or lower learning_rate."
-            )
-            self.ended = True
-            return False
-        if self.validates:
-            assert score is not None
-            better = score > self.best
-            progressed = better
-            self.best = max(self.best, score)
-        else:
-            progressed = -epoch.log_risk > self.best + self.settings.tol or epoch.log_risk > self.start - 0.05
-            self.best = -epoch.log_risk if progressed else self.best
-        self.waited = 0 if progressed else self.waited + 1
-        below = self.settings.loss_tol > 0 and epoch.log_risk < math.log(self.settings.loss_tol)
-        self.ended = below or self.waited >= self.settings.n_iter_no_change
-        return better
-
-    def warn_unless_ended(self) -> None:
-        if not self.ended and self.last is not None:
-            self._warn(
-                f"max_iter={self.settings.max_iter} epochs ended before loss_tol or a plateau was reached: log-risk "
-                f"{self.last.log_risk:.3g}, robust training accuracy {self.last.robust_accuracy:.3f}. Increase max_iter, or "
-                "loosen loss_tol or tol."
-            )
-
-    def _warn(self, message: str) -> None:
-        warnings.warn(f"{type(self.settings).__name__}: {message}", ConvergenceWarning, stacklevel=6)
-
-
 def as_rows(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     """Data as rows that scikit-learn can validate, and the shape of one sample if it was not a row."""
     if isinstance(X, Tensor):
@@ -431,6 +374,14 @@ def as_rows(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     if isinstance(X, np.ndarray) and X.ndim > 2:
         return X.reshape(len(X), -1), X.shape[1:]
     return X, None
+
+
+def on_cpu(value: Any) -> Any:
+    """A copy of anything that torch can save, with every tensor in it on the CPU."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, map_location="cpu", weights_only=False)
 
 
 def find_device(name: str | None) -> torch.device:

@@ -45,14 +45,14 @@ class RobustNetClassifier(RobustNetBase):
         constant rate; both scaled to the features (see Notes). For another optimiser, its own default.
     batch_size : int or None, default=None
         None takes each step on all samples.
-    max_iter : int, default=200
+    max_iter : int, default=300
         Epochs at most.
     loss_tol : float, default=1e-3
         Training stops when the mean robust loss falls below this.
     tol : float, default=2e-2
         Training stops when the log of the mean robust loss has fallen by less than this in `n_iter_no_change` epochs; 0 trains
-        on to `loss_tol`. The rule rests while the risk is not below that of constant scores, where networks of small initial
-        weights may stay for long before they learn.
+        on to `loss_tol`. The rule rests while the risk is not below that of constant scores, where networks may stay for long
+        before they learn.
     n_iter_no_change : int, default=20
     optimizer : "steepest_descent" or callable, default="steepest_descent"
         `SteepestDescent` in the geometry of p_algo, or any class of torch optimisers, which p_algo then does not affect.
@@ -87,7 +87,7 @@ class RobustNetClassifier(RobustNetBase):
     module_ : torch.nn.Module
         The trained module, in the dtype of X (float64 or float32, float32 on "mps").
     classes_ : ndarray of shape (n_classes,)
-    history_ : dict of lists, one entry an epoch
+    history_ : dict of lists, one entry an epoch since the weights were new
         "log_risk", the log of the mean robust loss; "accuracy" and "robust_accuracy" on the training samples, the latter under
         the inner maximisation, so an upper bound; "validation_robust_accuracy" with early stopping; for networks that are
         homogeneous of degree L in their parameters, "margin_l1", "margin_l2", "margin_linf": the least robust margin over
@@ -110,9 +110,9 @@ class RobustNetClassifier(RobustNetBase):
     Notes
     -----
     Steps are on the gradient of the log of the robust risk, so none stalls as the risk becomes small. For p_algo <= 2 the
-    automatic rate is at most :math:`2 / (R^2 \max(1, \|\theta\|^2 / 10))`, R^2 one plus the mean squared norm of the samples,
-    and such that the log-risk falls by about 1/2 a step at most; for p_algo > 2 steps have p-norm
-    :math:`0.03 / (1 + \text{mean} \|x_i\|_{p^*})`. Features should be of comparable scale.
+    automatic rate falls as the norm of the parameters and the squared norm of the samples grow, and lets the log-risk fall by
+    about 1/2 a step at most; for p_algo > 2 steps have p-norm :math:`0.03 / (1 + \text{mean} \|x_i\|_{p^*})`. Features should
+    be of comparable scale. Deep networks train faster with p_algo = inf or with `torch.optim.Adam`.
 
     PGD only finds some perturbation, so training accuracy under it is not proof: `robust_bounds` encloses the robust accuracy
     between a certificate and a strong attack. The inner maximisation sees the module in evaluation mode.
@@ -147,7 +147,7 @@ class RobustNetClassifier(RobustNetBase):
         loss: str = "logistic",
         learning_rate: float | str = "auto",
         batch_size: int | None = None,
-        max_iter: int = 200,
+        max_iter: int = 300,
         loss_tol: float = 1e-3,
         tol: float = 2e-2,
         n_iter_no_change: int = 20,

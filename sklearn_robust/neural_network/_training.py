@@ -188,14 +188,19 @@ def epoch_batches(n: int, batch_size: int | None, generator: torch.Generator) ->
     return list(torch.randperm(n, generator=generator).split(batch_size))
 
 
-def step_size_rule(optimizer: SteepestDescent, x: Tensor, weight: Tensor) -> Callable[[], None]:
+def step_size_rule(optimizer: SteepestDescent, x: Tensor, weight: Tensor, start: float) -> Callable[[], None]:
     r"""The automatic step size of steepest descent, as a function to call between the gradient g and the step.
 
-    Unnormalised steps (p <= 2): :math:`\eta = \min\big(2 / (R^2 \max(1, \|\theta\|_2^2 / 10)),\; 1 / (2 \|g\|_{p^*}^2)\big)`,
+    Unnormalised steps (p <= 2), from parameters :math:`\theta_0` with :math:`\|\theta_0\|_2^2` = start:
+
+    .. math:: \eta = \min\Big(\frac{1.5}{R^2 \max(1, S / 10)},\; \frac{1}{2 \|g\|_{p^*}^2}\Big), \qquad
+        S = \|\theta\|_2^2 - \|\theta_0\|_2^2 + \min(\|\theta_0\|_2^2, 30),
+
     with R^2 = 1 + the (weighted) mean of :math:`\|x_i\|_2^2`. The first follows the curvature of the log-risk of a network with
-    one hidden layer, which is of the order :math:`R^2 \|\theta\|^2` (of a single layer: R^2, and the max is left out). The
-    second lets the log-risk fall by 1/2 a step at most: it bounds the step of deeper networks, where the margins have grown.
-    Momentum mu multiplies both by 1 - mu. Twice these steps train chaotically: rounding alone then decides where they end.
+    one hidden layer, of the order :math:`R^2 \|\theta\|^2`, to which the initial weights of a wide network add less than their
+    norm says. (A single layer has curvature R^2; the max is then left out.) The second lets the log-risk fall by 1/2 a step at
+    most: it bounds the step of deeper networks, where the margins have grown. Momentum mu multiplies both by 1 - mu. With twice
+    these steps training is chaotic: rounding alone decides where it ends.
 
     Normalised steps: the constant :math:`\eta = 0.03 / (1 + \text{mean} \|x_i\|_{p^*})`, which bounds what one step adds to the
     input of any unit. The constants were found by experiment, on images, tabular data and synthetic data.
@@ -206,13 +211,13 @@ def step_size_rule(optimizer: SteepestDescent, x: Tensor, weight: Tensor) -> Cal
     if optimizer.normalized:
         rate = 0.03 / (1 + float(share @ dual.value(x.flatten(1))))
     else:
-        rate = 2 / (1 + float(share @ (x * x).flatten(1).sum(dim=1)))
+        rate = 1.5 / (1 + float(share @ (x * x).flatten(1).sum(dim=1)))
 
     @torch.no_grad()
     def set_rate() -> None:
         eta = rate
         if not optimizer.normalized:
-            growth = _size(parameters, 2) ** 2 / 10 if layered else 0.0
+            growth = (_size(parameters, 2) ** 2 - start + min(start, 30.0)) / 10 if layered else 0.0
             slope = _size([p.grad for p in parameters if p.grad is not None], dual.p) ** 2
             eta = min(rate / max(1.0, growth), 0.5 / slope if slope > 0 else math.inf)
         for group in optimizer.param_groups:

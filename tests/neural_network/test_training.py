@@ -139,12 +139,13 @@ def test_attack_steps_form_no_weight_gradient():
 
 
 @pytest.mark.parametrize(("p", "momentum"), [(2, 0.0), (2, 0.9), (1.5, 0.0), (math.inf, 0.0)])
-def test_step_rule(p, momentum):
+@pytest.mark.parametrize("start", [2.0, 70.0])
+def test_step_rule(p, momentum, start):
     network, x, y = draw()
     optimizer = SteepestDescent(network.parameters(), lr=1.0, p=p, normalized=p > 2, momentum=momentum)
     log_risk_backward(NETWORK_LOSSES["exponential"], soft_margins(network(x), y), torch.ones(12, dtype=torch.float64))
     weight = torch.linspace(1, 2, 12, dtype=torch.float64)
-    step_size_rule(optimizer, x, weight)()
+    step_size_rule(optimizer, x, weight, start)()
     share = weight / weight.sum()
     theta = torch.cat([q.detach().flatten() for q in network.parameters()])
     gradient = torch.cat([q.grad.flatten() for q in network.parameters()])
@@ -152,7 +153,7 @@ def test_step_rule(p, momentum):
         expected = 0.03 / (1 + float(share @ x.abs().sum(1)))
     else:
         expected = min(
-            2 / (1 + float(share @ (x**2).sum(1))) / max(1, float(theta @ theta) / 10),
+            1.5 / (1 + float(share @ (x**2).sum(1))) / max(1, (float(theta @ theta) - start + min(start, 30)) / 10),
             0.5 / float(LpNorm(p).dual.value(gradient)) ** 2,
         )
     assert optimizer.param_groups[0]["lr"] == pytest.approx(expected * (1 - momentum))

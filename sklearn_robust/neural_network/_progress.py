@@ -1,0 +1,85 @@
+"""When the training of a network has ended."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from sklearn_robust.neural_network._training import Epoch
+
+_LEARNT = 0.05  # fall of the log-risk below that of constant scores, from which on a plateau counts
+
+
+class Progress:
+    """Decides when training has ended, and says so if it has not.
+
+    It ends when the mean robust loss falls below `loss_tol`; or, with early stopping, when robust accuracy on held-out samples
+    has not risen for `n_iter_no_change` epochs; or, without, when the log-risk has fallen by less than `tol` in as many epochs.
+    Both rules wait until the training risk is below that of the best constant scores: networks can stay there for long before
+    they learn.
+
+    Parameters
+    ----------
+    settings : estimator
+    y : int tensor of shape (n,)
+    weight : tensor of shape (n,)
+    """
+
+    def __init__(self, settings: Any, y: Tensor, weight: Tensor) -> None:
+        self.settings = settings
+        self.constant = constant_log_risk(settings.loss, np.bincount(y.cpu().numpy(), weight.cpu().numpy()))
+        self.best = -math.inf  # of the validation score, or of minus the log-risk
+        self.waited = 0
+        self.ended = False
+
+    def note(self, epoch: Epoch, score: float | None) -> bool:
+        """Take in an epoch and its validation score, if any; returns whether its score is the best so far."""
+        self.last = epoch
+        if not math.isfinite(epoch.log_risk):
+            self._warn(f"the robust risk became {epoch.log_risk} on the log scale. Scale the features, or lower learning_rate.")
+            self.ended = True
+            return False
+        value = -epoch.log_risk if score is None else score
+        least_gain = self.settings.tol if score is None else 0.0
+        better = value > self.best + least_gain
+        if better:
+            self.best = value
+        endless = score is None and self.settings.tol == 0
+        self.waited = 0 if better or endless or epoch.log_risk > self.constant - _LEARNT else self.waited + 1
+        reached = self.settings.loss_tol > 0 and epoch.log_risk < math.log(self.settings.loss_tol)
+        self.ended = reached or self.waited >= self.settings.n_iter_no_change
+        return better and score is not None
+
+    def warn_unless_ended(self) -> None:
+        if not self.ended:
+            self._warn(
+                f"max_iter={self.settings.max_iter} epochs ended before loss_tol or a plateau was reached: log-risk "
+                f"{self.last.log_risk:.3g}, robust training accuracy {self.last.robust_accuracy:.3f}. Increase max_iter, or "
+                "loosen loss_tol or tol."
+            )
+
+    def _warn(self, message: str) -> None:
+        warnings.warn(f"{type(self.settings).__name__}: {message}", ConvergenceWarning, stacklevel=6)
+
+
+def constant_log_risk(loss: str, class_weight: np.ndarray) -> float:
+    r"""The log-risk of the best constant scores, from the weight of each class, in shares :math:`\pi_k`.
+
+    Logistic loss: the log of the entropy of the classes. Exponential loss: :math:`\log((\sum_k \sqrt{\pi_k})^2 - 1)`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(constant_log_risk("exponential", np.array([50.0, 50.0])), 6)
+    0.0
+    """
+    share = class_weight[class_weight > 0] / class_weight.sum()
+    if len(share) == 1:
+        return -math.inf
+    risk = np.sqrt(share).sum() ** 2 - 1 if loss == "exponential" else -(share @ np.log(share))
+    return math.log(risk)
