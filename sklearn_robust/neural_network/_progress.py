@@ -49,7 +49,8 @@ class Progress:
         better = value > self.best + least_gain
         if better:
             self.best = value
-        self.waited = 0 if better or epoch.log_risk > self.constant - _LEARNT else self.waited + 1
+        endless = score is None and self.settings.tol == 0
+        self.waited = 0 if better or endless or epoch.log_risk > self.constant - _LEARNT else self.waited + 1
         reached = self.settings.loss_tol > 0 and epoch.log_risk < math.log(self.settings.loss_tol)
         self.ended = reached or self.waited >= self.settings.n_iter_no_change
         return better and score is not None
