@@ -1,7 +1,7 @@
 """Claim: an epoch of adversarial training costs hardly more than its matrix products.
 
-Network 784-784-1 without biases, full batch, PGD-10 in l_inf, float32, one thread. An epoch needs 10 products forward and 10 back
-to the input for the attack, then one forward and one for the weight gradient. Three times, medians over alternating runs:
+Network 784-784-1 without biases, full batch, PGD-10 in l_inf, float32, one thread. An epoch needs 10 products forward and 10
+back to the input for the attack, then one forward and one for the weight gradient. Three times, medians over alternating runs:
 
 - products: these 22 products and nothing else;
 - ours: an epoch of `RobustMLPClassifier`, all included;
