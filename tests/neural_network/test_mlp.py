@@ -39,7 +39,7 @@ def test_a_linear_module_finds_the_largest_robust_margin(eps):
     network = RobustMLPClassifier((), eps=eps, max_iter=1000, loss_tol=0, **TO_THE_LIMIT).fit(X, y)
     w = network.module_[0].weight.detach().numpy()[0]
     best = min_norm_separator(X, y, p=2, q=math.inf, eps=eps)
-    assert 0.95 * best.margin < robust_margin(w, X, y, eps) / np.linalg.norm(w) <= best.margin
+    assert 0.93 * best.margin < robust_margin(w, X, y, eps) / np.linalg.norm(w) <= best.margin
     path = RobustLinearClassifier(eps=eps, fit_intercept=False).fit(X, y).coef_[0]
     assert w @ path / np.linalg.norm(w) / np.linalg.norm(path) > 0.98
 

@@ -130,7 +130,7 @@ def test_a_closure_is_called_once_with_gradients_on():
         loss.backward()
         return loss
 
-    assert float(optimizer.step(closure)) == 5
+    assert optimizer.step(closure).detach() == 5
     torch.testing.assert_close(w.detach(), torch.tensor([0.8, 1.6]))
 
 
