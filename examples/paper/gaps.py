@@ -38,11 +38,13 @@ def gap_figure(setting, out, jobs, name, panels, shares):
             if share > 0:
                 mean = here[here.algorithm == CLEAN_LIMIT].groupby("n_samples").robust_gap.mean()
                 ax.plot(mean.index, mean, color="grey", linestyle="--", label=CLEAN_LIMIT)
-            ax.set(title=f"{title}, eps = {share:g} eps*", xscale="log", xticks=setting.samples, xticklabels=setting.samples)
+            ax.set(xscale="log", xticks=setting.samples, xticklabels=setting.samples)
             ax.minorticks_off()
-        row[0].set_ylabel("gap: train - test, points")
+        row[0].set_ylabel(f"{title}\ntrain - test, points")
         print(f"\n{title}: robust test accuracy in %, mean of {setting.n_draws} draws (range)")
         print(summary(table).to_string())
+    for ax, share in zip(axes[0], shares, strict=True):
+        ax.set_title(f"eps = {share:g} eps*")
     for ax in axes[-1]:
         ax.set_xlabel("samples")
     axes[0, -1].legend(fontsize=7)
