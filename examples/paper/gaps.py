@@ -19,7 +19,12 @@ def gap_figure(setting, out, jobs, name, panels, shares):
     """
     grid = (len(panels), len(shares))
     figure, axes = plt.subplots(
-        *grid, figsize=(1 + 3.4 * len(shares), 3.2 * len(panels)), squeeze=False, sharex=True, sharey="row", layout="constrained"
+        *grid,
+        figsize=(1 + 3.4 * len(shares), 3.2 * len(panels)),
+        squeeze=False,
+        sharex=True,
+        sharey="row",
+        layout="constrained",
     )
     tables = {}
     for row, (title, (teacher, data, ties)) in zip(axes, panels.items(), strict=True):
@@ -31,7 +36,9 @@ def gap_figure(setting, out, jobs, name, panels, shares):
         for ax, share in zip(row, shares, strict=True):
             here = table[table.share == share]
             for algorithm, colour in PATHS.items():
-                curve(ax, here[here.algorithm == algorithm], "n_samples", "robust_gap", color=colour, marker="o", label=algorithm)
+                curve(
+                    ax, here[here.algorithm == algorithm], "n_samples", "robust_gap", color=colour, marker="o", label=algorithm
+                )
             for algorithm, colour in LIMITS.items():
                 mean = here[here.algorithm == algorithm].groupby("n_samples").robust_gap.mean()
                 ax.plot(mean.index, mean, color=colour, linestyle=":", label=algorithm)

@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -22,7 +23,7 @@ def fill(path, wanted, by, compute, *, jobs):
     by : list of str
         Cells that agree in these columns are computed together, the first ones first.
     compute : function
-        From the missing cells of one group to a table of them with their results.
+        From the missing cells of one group to a table of them with their results, one row or more a cell.
     jobs : int
         Processes, -1 for one a core.
     """
@@ -38,7 +39,7 @@ def fill(path, wanted, by, compute, *, jobs):
         elapsed = time.monotonic() - start
         left = elapsed / count * (len(groups) - count)
         print(f"{path.stem}: {count} of {len(groups)}, {elapsed:.0f} s, about {left:.0f} s left", file=sys.stderr)
-    return wanted.merge(read(path), on=key, how="left", validate="one_to_one")
+    return wanted.merge(read(path), on=key, how="left", validate="one_to_many")
 
 
 def read(path):
@@ -80,13 +81,18 @@ def heat_map(ax, values, *, limit, title):
 
 
 def command_line(text, make, *, quick, full):
-    """Run `make(setting, out, jobs)` as the user asks for it."""
+    """Run `make(setting, out, jobs)` as the user asks for it; settings that have a `mnist` take a folder for it."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="minutes on two cores (default)")
     size.add_argument("--full", action="store_true", help="the size of the paper")
     parser.add_argument("--out", type=Path, default=Path("paper_results"), help="folder of tables and figures")
     parser.add_argument("--jobs", type=int, default=-1, help="processes; -1 is one a core")
+    if hasattr(quick, "mnist"):
+        parser.add_argument("--mnist", type=Path, help="folder with the MNIST test set, t10k-*-ubyte.gz (see networks.py)")
     arguments = parser.parse_args()
     mpl.use("agg")
-    make(full if arguments.full else quick, arguments.out, arguments.jobs)
+    setting = full if arguments.full else quick
+    if getattr(arguments, "mnist", None):
+        setting = replace(setting, mnist=arguments.mnist)
+    make(setting, arguments.out, arguments.jobs)

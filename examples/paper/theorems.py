@@ -147,7 +147,7 @@ def proposition_4_8(setting, draw):
 
 
 def large_eps(setting, draw):
-    """Margin ratio and active coordinates of coordinate descent, with two subgradients at w_j = 0; two of three take equal steps."""
+    """Margin ratio and active coordinates of coordinate descent, with two subgradients at w_j = 0."""
     X, y = wide_sample(setting, draw)
     eps_star = max_margin(X, y, q=math.inf).margin
     for share in (0.5, 0.95):
