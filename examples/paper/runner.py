@@ -28,7 +28,7 @@ def fill(path, wanted, by, compute, *, jobs):
         Processes, -1 for one a core.
     """
     key = list(wanted.columns)
-    have = read(path) if path.exists() else pd.DataFrame(columns=key)
+    have = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=key)
     missing = wanted[~wanted.set_index(key).index.isin(have.set_index(key).index)]
     groups = [group for _, group in missing.groupby(by, sort=False)]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,11 +39,7 @@ def fill(path, wanted, by, compute, *, jobs):
         elapsed = time.monotonic() - start
         left = elapsed / count * (len(groups) - count)
         print(f"{path.stem}: {count} of {len(groups)}, {elapsed:.0f} s, about {left:.0f} s left", file=sys.stderr)
-    return wanted.merge(read(path), on=key, how="left", validate="one_to_many")
-
-
-def read(path):
-    return pd.read_csv(path, float_precision="round_trip")
+    return wanted.merge(pd.read_csv(path), on=key, how="left", validate="one_to_many")
 
 
 def cells(**values):

@@ -139,7 +139,7 @@ def proposition_4_8(setting, draw):
     exact = min_norm_separator(X, y, p=1, q=math.inf, eps=eps)
     problem = robust_problem(X, y, [eps])
     for alpha in (1e-1, 1e-3, 1e-5):
-        for max_iter in (100, 1000, 10_000, setting.max_iter):
+        for max_iter in (setting.max_iter // 100, setting.max_iter // 10, setting.max_iter):
             solution = diagonal_descent(problem, Exponential(), init_scale=alpha, loss_tol=0, tol=1e-4, max_iter=max_iter)
             row = {"p": 1, "q": math.inf, "share": 0.5, "variant": f"init {alpha:g}", "iteration": max_iter}
             yield {**row, "quantity": "margin ratio", "value": solution.margin[0] / exact.margin}
@@ -153,7 +153,7 @@ def large_eps(setting, draw):
     for share in (0.5, 0.95):
         problem = robust_problem(X, y, [share * eps_star])
         largest = min_norm_separator(X, y, p=1, q=math.inf, eps=share * eps_star).margin
-        for max_iter in (1000, 10_000, setting.max_iter):
+        for max_iter in (setting.max_iter // 100, setting.max_iter // 10, setting.max_iter):
             options = {"loss_tol": 0, "tol": 1e-4, "max_iter": max_iter}
             coefs = {
                 "autograd": autograd_descent(problem, max_iter),
