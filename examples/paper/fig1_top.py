@@ -38,7 +38,7 @@ def make(setting, out, jobs):
     X, y = sample(setting.n_samples, int(shown.draw))
     X_test, y_test = sample(40, int(shown.draw), role=1)
     for ax, (name, coef) in zip(axes, separators(X, y).items(), strict=True):
-        title = f"largest {name}: robust test accuracy {100 * shown[name]:.0f} %"
+        title = f"largest {name}: {100 * shown[name]:.0f} % robust"
         ax.set(title=title, xlim=(-4, 4), ylim=(-3, 3), aspect="equal", xlabel="$x_1$")
         ax.axline((0, 0), (-coef[1], coef[0]), color="black")
         for points, labels, marker, alpha in ((X, y, "o", 1.0), (X_test, y_test, "*", 0.4)):
