@@ -14,6 +14,7 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._margin_program import MarginProgram, PrimalDual, SolverFailure, Vector, best_intercept
 from sklearn_robust.separators.cone_program import solve_cone_program
+from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.linear_program import solve_linear_program
 from sklearn_robust.separators.polish import newton_step
 from sklearn_robust.separators.quadratic_program import solve_quadratic_program
@@ -157,10 +158,12 @@ def _is_linear(program: MarginProgram) -> bool:
 
 
 def _solvers(program: MarginProgram) -> list[tuple[str, Solver]]:
-    """The simplest program that fits, then the general one."""
+    """The dense engine, then the library's solver of the simplest program that fits, then the general one."""
     general: list[tuple[str, Solver]] = [("cone program", solve_cone_program)]
     if _is_linear(program):
-        return [("linear program", solve_linear_program), *general]
-    if program.p == 2:
-        return [("quadratic program", solve_quadratic_program), *general]
+        general.insert(0, ("linear program", solve_linear_program))
+    elif program.p == 2:
+        general.insert(0, ("quadratic program", solve_quadratic_program))
+    if not sparse.issparse(program.rows):
+        general.insert(0, ("interior point", solve_interior_point))
     return general

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sklearn_robust.norms import LpNorm
+
 Vector = NDArray[np.float64]
+
+_BALANCE = 1e-14  # difference of the classes' shares that is rounding
 
 
 @dataclass(frozen=True)
@@ -52,3 +57,31 @@ class SolverFailure(RuntimeError):
 def best_intercept(scores: Vector, labels: Vector) -> float:
     """The b that makes the smallest of scores + labels b largest: it levels the two classes."""
     return 0.5 * float(scores[labels < 0].min() - scores[labels > 0].min())
+
+
+def certified_gap(program: MarginProgram, point: PrimalDual, scores: Vector, pull: Vector) -> float:
+    """The relative gap that a point proves on the program's own rows; inf without a positive margin.
+
+    Parameters
+    ----------
+    program : MarginProgram
+    point : PrimalDual
+        Of any scale; the weights are positive.
+    scores : ndarray of shape (n,)
+        Rows times coef.
+    pull : ndarray of shape (d,)
+        Weights times rows.
+    """
+    norm, toll, total = LpNorm(program.p), LpNorm(program.dual_q), point.weights.sum()
+    if program.labels is not None:
+        scores = scores + program.labels * best_intercept(scores, program.labels)
+        up = point.weights[program.labels > 0].sum() / total
+        if abs(up - 0.5) > _BALANCE:  # the weights bound nothing before each class has half of them
+            share = np.where(program.labels > 0, 0.5 / up, 0.5 / (1 - up))
+            pull = (point.weights * share) @ program.rows
+    size = norm.value(point.coef)
+    margin = (scores.min() - program.eps * toll.value(point.coef)) / size if size > 0 else 0.0
+    if not margin > 0:
+        return math.inf
+    bound = norm.dual.value(toll.dual.residual(pull / total, program.eps, norm.dual))
+    return max(0.0, 1 - margin / bound) if bound > 0 else math.inf
