@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from sklearn_robust.norms import LpNorm
 
@@ -34,6 +35,8 @@ class MarginProgram:
     dual_q : float
         The exponent q*; of no account where eps = 0.
     eps : float
+    shift : float
+        Where p = q* the adversary lowers every margin of a unit vector by its radius: eps is then 0 and the radius stands here.
     """
 
     rows: Any
@@ -41,6 +44,11 @@ class MarginProgram:
     p: float
     dual_q: float
     eps: float
+    shift: float = 0.0
+
+    def dense(self) -> MarginProgram:
+        """The same program with its rows as an ndarray."""
+        return replace(self, rows=self.rows.toarray()) if sparse.issparse(self.rows) else self
 
 
 class PrimalDual(NamedTuple):
@@ -59,8 +67,8 @@ def best_intercept(scores: Vector, labels: Vector) -> float:
     return 0.5 * float(scores[labels < 0].min() - scores[labels > 0].min())
 
 
-def certified_gap(program: MarginProgram, point: PrimalDual, scores: Vector, pull: Vector) -> float:
-    """The relative gap that a point proves on the program's own rows; inf without a positive margin.
+def certified_margin(program: MarginProgram, point: PrimalDual, scores: Vector, pull: Vector) -> tuple[float, float]:
+    """What a point proves on the program's own rows: the margin that it has (<= 0: none) and the bound on every margin.
 
     Parameters
     ----------
@@ -80,8 +88,11 @@ def certified_gap(program: MarginProgram, point: PrimalDual, scores: Vector, pul
             share = np.where(program.labels > 0, 0.5 / up, 0.5 / (1 - up))
             pull = (point.weights * share) @ program.rows
     size = norm.value(point.coef)
-    margin = (scores.min() - program.eps * toll.value(point.coef)) / size if size > 0 else 0.0
-    if not margin > 0:
-        return math.inf
-    bound = norm.dual.value(toll.dual.residual(pull / total, program.eps, norm.dual))
-    return max(0.0, 1 - margin / bound) if bound > 0 else math.inf
+    margin = (scores.min() - program.eps * toll.value(point.coef)) / size - program.shift if size > 0 else 0.0
+    bound = norm.dual.value(toll.dual.residual(pull / total, program.eps, norm.dual)) - program.shift
+    return float(margin), max(0.0, float(bound))
+
+
+def gap_between(margin: float, bound: float) -> float:
+    """The relative gap of a margin; inf where there is none."""
+    return max(0.0, 1 - margin / bound) if margin > 0 and bound > 0 else math.inf

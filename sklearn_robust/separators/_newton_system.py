@@ -14,15 +14,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, lu_factor, lu_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, lu_factor, lu_solve
 from scipy.linalg.blas import dsyrk
 
 from sklearn_robust.separators._margin_program import Vector
 from sklearn_robust.separators._split_program import GAMMA, SplitProgram, State
 
-_RIDGE = 1e-15  # of the largest pivot
-
-
+_RIDGE = 1e-14  # of each pivot: they span many orders of magnitude
 
 
 class NewtonSystem:
@@ -114,7 +112,7 @@ class NewtonSystem:
         if program.split:
             a, c, k = self.P[0], self.P[1], self.coupling
             det = a * c + k * (a + c)
-            self.inverse = ((c + k) / det, -k / det, (a + k) / det)
+            self.inverse: tuple[Vector, ...] = ((c + k) / det, -k / det, (a + k) / det)
             self.H = (a + c + 4 * k) / det
         else:
             self.inverse = (1 / self.P[0],)
@@ -126,7 +124,7 @@ class NewtonSystem:
             core, diagonal = dsyrk(1.0, (rows * np.sqrt(1 / self.E)[:, None]).T, lower=1), 1 / self.H
         pivots = np.einsum("ii->i", core)
         pivots += diagonal
-        pivots += _RIDGE * pivots.max()
+        pivots *= 1 + _RIDGE
         self.core = cho_factor(core, lower=True, overwrite_a=True, check_finite=False)
 
         self.border_a = self._solve_core(self._apply_inverse(self.B), program.border.T)
@@ -165,13 +163,23 @@ class NewtonSystem:
         return x + np.tensordot(t, self.border_x, axes=1), a - t @ self.border_a, t
 
     def _solve(self, f: Vector, h: Vector, g: Vector, refinements: int) -> tuple[Vector, Vector, Vector]:
+        """The solution, refined.
+
+        Raises
+        ------
+        scipy.linalg.LinAlgError
+            If refinement makes the margins' equations worse than they were without a step: the digits are used up.
+        """
         program = self.program
         x, a, t = self._solve_once(f, h, g)
         for _ in range(refinements):
             coupled = self.coupling * x.sum(axis=0) if program.split else 0.0
+            lack = h - program.rows @ program.difference(x) - self.E * a - program.border @ t
+            if not np.abs(lack).max() <= np.abs(h).max():
+                raise LinAlgError("refinement diverges")
             more = self._solve_once(
                 f - self.P * x - coupled + program.spread(a @ program.rows) - np.tensordot(t, self.B, axes=1),
-                h - program.rows @ program.difference(x) - self.E * a - program.border @ t,
+                lack,
                 g - np.tensordot(self.B, x, axes=2) + a @ program.border - self.C @ t,
             )
             x, a, t = x + more[0], a + more[1], t + more[2]

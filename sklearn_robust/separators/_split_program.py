@@ -7,7 +7,8 @@ With :math:`w = u - v`, :math:`x = (u, v) \ge 0` and both norms taken of x,
 
 At a solution no coordinate has both u and v, so the norms are those of w. For p = 2 the objective
 :math:`\gamma - \tfrac12 \|x\|_2^2` takes the place of the first bound; where no norm has a kink, w is not split. The rows are
-divided by sqrt(d) and norms are power means, so that coordinates, margins and scalars are all of order 1.
+divided by their root mean square and by sqrt(d), and norms are power means, so that coordinates, margins and scalars are all of
+order 1.
 """
 
 from __future__ import annotations
@@ -64,10 +65,12 @@ class SplitProgram:
     margins: slice  # the pairs (sigma_i, a_i)
     radius: int | None  # the scalar s
     n_pairs: int
+    unit: float  # a row of `rows` is a row of the program over unit * sqrt(d)
 
     @classmethod
     def of(cls, program: MarginProgram) -> SplitProgram:
         n, d = program.rows.shape
+        unit = float(np.linalg.norm(program.rows)) / math.sqrt(n) or 1.0
         attacked, quadratic = bool(program.eps > 0), program.p == 2
         split = attacked or not quadratic
         n_scalars = 1 + (program.labels is not None)
@@ -87,9 +90,9 @@ class SplitProgram:
         if program.labels is not None:
             border[:, 1] = program.labels
         if radius is not None:
-            border[:, radius] = -program.eps * d ** (1 / program.dual_q - 0.5)
-        rows = np.ascontiguousarray(program.rows) / math.sqrt(d)
-        return cls(rows, program.labels, border, split, quadratic, tuple(bounds), margins, radius, n_pairs)
+            border[:, radius] = -program.eps * d ** (1 / program.dual_q - 0.5) / unit
+        rows = np.ascontiguousarray(program.rows) / (unit * math.sqrt(d))
+        return cls(rows, program.labels, border, split, quadratic, tuple(bounds), margins, radius, n_pairs, unit)
 
     @property
     def coordinates(self) -> slice:

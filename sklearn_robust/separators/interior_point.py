@@ -12,7 +12,14 @@ import math
 import numpy as np
 from scipy.linalg import LinAlgError
 
-from sklearn_robust.separators._margin_program import MarginProgram, PrimalDual, SolverFailure, Vector, certified_gap
+from sklearn_robust.separators._margin_program import (
+    MarginProgram,
+    PrimalDual,
+    SolverFailure,
+    Vector,
+    certified_margin,
+    gap_between,
+)
 from sklearn_robust.separators._newton_system import NewtonSystem
 from sklearn_robust.separators._split_program import SplitProgram, State
 
@@ -30,39 +37,42 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> PrimalDua
     Parameters
     ----------
     program : MarginProgram
-        With dense rows, in units of their root mean square.
+        Sparse rows are made dense.
     tol : float
 
     Returns
     -------
     PrimalDual
-        The iterate of least certified gap; the last one where none had a margin: its weights then tend to a proof that no
-        robust separator exists.
+        The iterate of least certified gap, or where none had a margin, of least bound: a bound of zero proves that no robust
+        separator exists.
 
     Raises
     ------
     SolverFailure
         If no iterate is finite.
     """
+    program = program.dense()
     form = SplitProgram.of(program)
-    scale = math.sqrt(program.rows.shape[1])
-    state, best, best_gap, misses = form.start(), None, math.inf, 0
+    scale = form.unit * math.sqrt(program.rows.shape[1])
+    state, best, least, gap, misses = form.start(), None, math.inf, math.inf, 0
     for iteration in range(_MAX_ITER):
         weights = state.multipliers[form.margins]
         scores, pull = form.rows @ form.difference(state.coordinates), weights @ form.rows
         if iteration >= _FIRST_CERTIFICATE:
             point = PrimalDual(form.coef(state), weights)
-            gap = certified_gap(program, point, scores, scale * pull)
-            misses = 0 if gap < best_gap else misses + 1
-            if gap <= best_gap:
-                best, best_gap = point, gap
-            if best_gap <= tol or (misses == _PATIENCE and best_gap < math.inf):
+            margin, bound = certified_margin(program, point, form.unit * scores, scale * pull)
+            misses += 1
+            if gap_between(margin, bound) < gap or (gap == math.inf and bound <= least):
+                best, least, gap, misses = point, bound, gap_between(margin, bound), 0
+            if gap <= tol or least == 0 or misses == _PATIENCE:
                 break
-        try:
-            state = _step(form, state, scores, pull, refinements=2 if best_gap < _LATE else 1)
-        except LinAlgError:
-            break
-        if not np.isfinite(state.scalars).all():
+        # far beyond the precision of float64 nothing is finite any more: the best iterate is then already known
+        with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
+            try:
+                state = _step(form, state, scores, pull, refinements=2 if gap < _LATE else 1)
+            except (LinAlgError, ValueError):
+                break
+        if not all(np.isfinite(part).all() for part in state):
             break
     if best is None:
         raise SolverFailure("interior point: no finite iterate")

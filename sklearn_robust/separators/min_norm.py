@@ -27,11 +27,11 @@ from sklearn_robust.separators._largest_margin import (
     default_tol,
     largest_margin,
     largest_row,
-    polished,
     scaled_program,
 )
 from sklearn_robust.separators._margin_program import PrimalDual, SolverFailure, Vector
 from sklearn_robust.separators.linear_program import solve_linear_program
+from sklearn_robust.separators.polish import polished
 from sklearn_robust.threats import LpBall, check_radius
 
 _TOL_EPS_STAR = 1e-9  # gap to which eps* is computed where it decides separability
@@ -276,7 +276,9 @@ def _separator_near_eps_star(problem: RobustProblem, norm: LpNorm, answer: Answe
     # below eps* its separator is robust, if not the one of least norm
     start = certify(problem, norm, PrimalDual(star.coef, star.weights), f"{star.solver} for eps*")
     if start.margin > 0:
-        return polished(problem, norm, start.merged(answer), tol)
+        best = start.merged(answer)
+        point, helped = polished(scaled_program(problem, norm), PrimalDual(best.coef, best.weights), tol)
+        return certify(problem, norm, point, f"{best.solver} + polish" if helped else best.solver).merged(best)
     proofs = np.stack([star.weights, answer.weights])
     # each coordinate of Z^T a is known up to its own rounding: a small feature is not lost beside a large one
     rounding = _ROUNDING_PROOF * (proofs @ abs(problem.X))
@@ -312,7 +314,8 @@ def _largest_distance(problem: RobustProblem, tol: float) -> Answer:
     except SolverFailure:
         return answer
     vertex = PrimalDual(vertex.coef / units, vertex.weights)
-    return polished(clean, norm, certify(clean, norm, vertex, "linear program").merged(answer), tol)
+    point, helped = polished(scaled_program(clean, norm), vertex, tol)
+    return certify(clean, norm, point, "linear program + polish" if helped else "linear program").merged(answer)
 
 
 def _check_tol(tol: float) -> float:
