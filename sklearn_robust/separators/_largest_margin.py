@@ -29,6 +29,8 @@ from sklearn_robust.separators.quadratic_program import solve_quadratic_program
 from sklearn_robust.separators.semismooth_newton import solve_semismooth_newton
 from sklearn_robust.separators.working_sets import solve_on_column_sets, solve_on_row_sets
 
+DEFAULT_TOL = 1e-8  # certified relative gap of a separator
+
 _NOTHING = 1e-8  # bound, over the largest ||z_i||_p*, below which data without a positive margin so far are hardly separable
 _TALL, _WIDE = 8, 4  # rows for each column, and columns for each row, from which working sets pay
 _LARGE = 500_000  # entries from which they do
@@ -74,12 +76,6 @@ class Answer:
         primal = self if self.margin >= other.margin else other
         dual = self if self.bound <= other.bound else other
         return Answer(primal.coef, primal.intercept, dual.weights, primal.margin, dual.bound, primal.solver)
-
-
-def default_tol(problem: RobustProblem, norm: LpNorm) -> float:
-    """The gap that the programs can be expected to reach: 1e-8 for exponents in {1, 2, inf}, and 1e-6 otherwise."""
-    attacked = problem.threat.eps[0] > 0
-    return 1e-8 if {norm.p, problem.threat.q if attacked else 2.0} <= {1, 2, math.inf} else 1e-6
 
 
 def largest_margin(problem: RobustProblem, norm: LpNorm, tol: float, *, start: Vector | None = None) -> Answer:

@@ -22,9 +22,9 @@ from sklearn_robust._parameters import check_exponent
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._largest_margin import (
+    DEFAULT_TOL,
     Answer,
     certify,
-    default_tol,
     largest_margin,
     largest_row,
     scaled_program,
@@ -110,7 +110,7 @@ class NotSeparableError(ValueError):
 
 
 def min_norm_separator(
-    X: Any, y: Any, *, p: float, q: float, eps: float, fit_intercept: bool = False, tol: float | None = None
+    X: Any, y: Any, *, p: float, q: float, eps: float, fit_intercept: bool = False, tol: float = DEFAULT_TOL
 ) -> Separator:
     r"""The robust separator of least p-norm, i.e. of largest robust margin in the p-norm.
 
@@ -129,9 +129,8 @@ def min_norm_separator(
         Radius of the perturbations, >= 0, in the units of the features.
     fit_intercept : bool, default=False
         Whether b is free; it is not part of the norm. Otherwise b = 0.
-    tol : float, default=None
-        Certified relative gap of the margin to reach. None is 1e-8 for linear and quadratic programs and 1e-6 for cone
-        programs.
+    tol : float, default=1e-8
+        Certified relative gap of the margin to reach.
 
     Returns
     -------
@@ -180,22 +179,21 @@ def min_norm_separator(
     norm = LpNorm(check_exponent(p, "p"))
     threat = LpBall(check_exponent(q, "q"), check_radius(eps, "eps"))
     problem = _problem(X, y, threat, fit_intercept)
-    tol = default_tol(problem, norm) if tol is None else _check_tol(tol)
+    tol = _check_tol(tol)
     separator = solve_separator(problem, norm, tol)
     _warn_of_gap(separator.relative_gap, tol)
     return separator
 
 
-def solve_separator(problem: RobustProblem, norm: LpNorm, tol: float | None = None) -> Separator:
+def solve_separator(problem: RobustProblem, norm: LpNorm, tol: float = DEFAULT_TOL) -> Separator:
     """`min_norm_separator` of a single problem in float64, without its warning: the gap reached is for the caller to judge."""
-    tol = default_tol(problem, norm) if tol is None else tol
     answer = largest_margin(problem, norm, tol)
     if answer.margin <= 0:
         answer = _separator_near_eps_star(problem, norm, answer, tol)
     return _separator(problem, norm, answer, answer.gap)
 
 
-def max_margin(X: Any, y: Any, *, q: float, fit_intercept: bool = False, tol: float | None = None) -> Separator:
+def max_margin(X: Any, y: Any, *, q: float, fit_intercept: bool = False, tol: float = DEFAULT_TOL) -> Separator:
     r"""The separator of largest l_q distance to its closest sample.
 
     .. math:: \epsilon^* = \max_{\|w\|_{q^*} \le 1, \, b} \; \min_i y_i (\langle w, x_i \rangle + b)
@@ -211,8 +209,8 @@ def max_margin(X: Any, y: Any, *, q: float, fit_intercept: bool = False, tol: fl
         Exponent of the distance, in [1, inf].
     fit_intercept : bool, default=False
         Whether b is free; otherwise b = 0.
-    tol : float, default=None
-        Certified relative gap of the margin to reach. None is 1e-8 for q in {1, 2, inf} and 1e-6 otherwise.
+    tol : float, default=1e-8
+        Certified relative gap of the margin to reach.
 
     Returns
     -------
@@ -251,7 +249,7 @@ def max_margin(X: Any, y: Any, *, q: float, fit_intercept: bool = False, tol: fl
     """
     threat = LpBall(check_exponent(q, "q"), 0.0)
     problem, norm = _problem(X, y, threat, fit_intercept), threat.dual_norm
-    tol = default_tol(problem, norm) if tol is None else _check_tol(tol)
+    tol = _check_tol(tol)
     answer = _largest_distance(problem, tol)
     gap = answer.gap
     if answer.margin <= 0:
@@ -320,7 +318,7 @@ def _largest_distance(problem: RobustProblem, tol: float) -> Answer:
 
 def _check_tol(tol: float) -> float:
     if not 0 < tol < math.inf:
-        raise ValueError(f"tol must be a finite number > 0, got {tol!r}. Use tol=None for what the solvers can reach.")
+        raise ValueError(f"tol must be a finite number > 0, got {tol!r}.")
     return float(tol)
 
 

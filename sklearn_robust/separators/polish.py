@@ -38,11 +38,14 @@ _ROUNDS = 12
 _PATIENCE = 3  # rounds without a smaller gap
 _REGULARISATION = 1e-11  # solves the system where rows repeat or the face leaves a freedom; repeated steps correct for it
 _LEAST_ENTRY = 1e-12  # smaller entries, relative to the largest, count as this large in the curvature of a norm
-_MAX_UNKNOWNS = 6000  # of the dense system
+_MAX_UNKNOWNS, _CHEAP = 6000, 400  # of the dense system, and how many cost next to nothing
 
 
 def polished(program: MarginProgram, point: PrimalDual, tol: float) -> tuple[PrimalDual, bool]:
     """The best of a point and of Newton steps from it, which end at a gap of tol or where they no longer help.
+
+    Where the system is small one step is made in any case: a gap is quadratic in the error of the coefficients, so that they
+    are less exact than it tells, and zeros become exact.
 
     Parameters
     ----------
@@ -60,10 +63,11 @@ def polished(program: MarginProgram, point: PrimalDual, tol: float) -> tuple[Pri
     """
     (best, margin, bound), helped, misses = _measured(program, point), False, 0
     point = best
-    for _ in range(_ROUNDS):
-        if gap_between(margin, bound) <= tol or misses == _PATIENCE:
+    for step in range(_ROUNDS):
+        reached = gap_between(margin, bound) <= tol
+        if (reached and step > 0) or misses == _PATIENCE:
             break
-        moved = newton_step(program, point)
+        moved = newton_step(program, point, _CHEAP if reached else _MAX_UNKNOWNS)
         if moved is None:
             break
         point, new_margin, new_bound = _measured(program, moved)
@@ -89,7 +93,7 @@ def _measured(program: MarginProgram, point: PrimalDual) -> tuple[PrimalDual, fl
     return point, *certified_margin(program, point, program.rows @ point.coef, program.rows.T @ weights)
 
 
-def newton_step(program: MarginProgram, point: PrimalDual) -> PrimalDual | None:
+def newton_step(program: MarginProgram, point: PrimalDual, max_unknowns: int = _MAX_UNKNOWNS) -> PrimalDual | None:
     """One Newton step on the face that a point lies next to.
 
     Parameters
@@ -97,6 +101,7 @@ def newton_step(program: MarginProgram, point: PrimalDual) -> PrimalDual | None:
     program : MarginProgram
     point : PrimalDual
         Of any scale; its weights are feasible (>= 0, of sum 1, and of equal class sums with an intercept).
+    max_unknowns : int
 
     Returns
     -------
@@ -130,7 +135,7 @@ def newton_step(program: MarginProgram, point: PrimalDual) -> PrimalDual | None:
     gamma = a @ margins
     slack = margins - gamma
     active = np.flatnonzero(a * max(gamma, slack.max()) > slack * a.max())
-    if not len(active) or len(active) + face.dimension > _MAX_UNKNOWNS:
+    if not len(active) or len(active) + face.dimension > max_unknowns:
         return None
     labels = None if program.labels is None else program.labels[active]
     on_face = replace(program, rows=program.rows[active], labels=labels)
