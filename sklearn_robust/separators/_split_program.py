@@ -39,7 +39,7 @@ class State(NamedTuple):
 
     Attributes
     ----------
-    coordinates : ndarray of shape (2, d), or (1, d) where w is not split
+    coordinates : ndarray of shape (2 d,), u and then v, or of shape (d,) where w is not split
     slacks, multipliers : ndarray of shape (n_pairs,)
         Positive, complementary at a solution: coordinates (where they are split) and their reduced costs, the sigma_i and the
         weights a_i, the slacks of the bounds and their multipliers.
@@ -105,12 +105,18 @@ class SplitProgram:
         return not self.quadratic and all(bound.exponent in (1, math.inf) for bound in self.bounds)
 
     def difference(self, x: Vector) -> Vector:
-        """W = u - v: (..., 2, d) -> (..., d)."""
-        return x[..., 0, :] - x[..., 1, :] if self.split else x[..., 0, :]
+        """The w = u - v of coordinates: (..., 2 d) -> (..., d)."""
+        d = self.rows.shape[1]
+        return x[..., :d] - x[..., d:] if self.split else x
+
+    def total(self, x: Vector) -> Vector:
+        """The u + v of coordinates that are split: (2 d,) -> (d,)."""
+        d = self.rows.shape[1]
+        return x[:d] + x[d:]
 
     def spread(self, pull: Vector) -> Vector:
-        """The transpose of `difference`: (..., d) -> (..., 2, d)."""
-        return np.stack([pull, -pull], axis=-2) if self.split else pull[..., None, :]
+        """The transpose of `difference`: (..., d) -> (..., 2 d)."""
+        return np.concatenate([pull, -pull], axis=-1) if self.split else pull
 
     def coef(self, state: State) -> Vector:
         """The w that an iterate stands for."""
@@ -138,4 +144,4 @@ class SplitProgram:
                 multipliers[bound.pairs] = 1 / d
             else:
                 scalars[bound.multiplier] = 1.0
-        return State(np.full((1 + self.split, d), size if self.split else 0.0), slacks, multipliers, scalars)
+        return State(np.full(2 * d if self.split else d, size if self.split else 0.0), slacks, multipliers, scalars)

@@ -76,9 +76,10 @@ def _newton_step(Z: Vector, w: Vector, eps: float, free: Vector, gradient: Vecto
     """The step of the free weights that would make their margins 1 if the features in use stayed the same."""
     rows = Z if free.all() else Z[free]
     if eps > 0:
-        used = w != 0
-        rows = rows[:, used] - eps * np.sign(w[used])
-    gram = dsyrk(1.0, np.ascontiguousarray(rows).T, trans=1, lower=1)
+        used = np.flatnonzero(w)
+        rows = rows.take(used, axis=1)
+        rows -= eps * np.sign(w[used])
+    gram = dsyrk(1.0, rows.T, trans=1, lower=1)
     pivots = np.einsum("ii->i", gram)
     pivots += _RIDGE * pivots.mean()
     try:
