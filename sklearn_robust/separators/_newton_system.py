@@ -19,6 +19,7 @@ from scipy.linalg.lapack import dpotrf, dpotrs
 from sklearn_robust.separators._margin_program import Vector
 from sklearn_robust.separators._split_program import GAMMA, SplitProgram, State
 
+_LIGHT = 1e-3  # share of a diagonal that is left to refinement
 _RIDGE = 1e-14  # of each pivot: they span many orders of magnitude
 
 
@@ -119,9 +120,10 @@ class NewtonSystem:
             self.H = self.inverse = 1 / self.P
         self.dual = rows.shape[0] <= rows.shape[1]
         if self.dual:
-            core, diagonal = dsyrk(1.0, (rows * np.sqrt(self.H)).T, trans=1, lower=1), self.E
+            weighted, diagonal = np.multiply(rows, np.sqrt(self.H), out=program.workspace), self.E
         else:
-            core, diagonal = dsyrk(1.0, (rows * np.sqrt(1 / self.E)[:, None]).T, lower=1), 1 / self.H
+            weighted, diagonal = self._weighted_rows(), 1 / self.H
+        core = dsyrk(1.0, weighted.T, trans=self.dual, lower=1)
         pivots = np.einsum("ii->i", core)
         pivots += diagonal
         pivots *= 1 + _RIDGE
@@ -133,6 +135,18 @@ class NewtonSystem:
         self.border_x = -self._apply_inverse(self.B + program.spread(self.border_a @ rows))
         self.schur = self.C + self.B @ self.border_x.T + program.border.T @ self.border_a.T
 
+    def _weighted_rows(self) -> Vector:
+        """E^-1/2 Z without rows whose part in Z^T E^-1 Z is small beside H^-1: refinement makes up for what they would add."""
+        rows, weight = self.program.rows, 1 / self.E
+        part = np.sort(weight * self.program.squares)
+        light = part[min(np.searchsorted(np.cumsum(part), _LIGHT * np.min(1 / self.H)), len(part) - 1)]
+        heavy = np.flatnonzero(weight * self.program.squares >= light)
+        if len(heavy) == len(rows):
+            return np.multiply(rows, np.sqrt(weight)[:, None], out=self.program.workspace)
+        weighted = np.take(rows, heavy, axis=0, out=self.program.workspace[: len(heavy)], mode="clip")
+        weighted *= np.sqrt(weight[heavy])[:, None]
+        return weighted
+
     def _apply_inverse(self, f: Vector) -> Vector:
         """P^-1 f, of shape (..., 2 d)."""
         if not len(self.program.bounds) or isinstance(self.coupling, float):
@@ -143,28 +157,24 @@ class NewtonSystem:
 
     def _solve_core(self, w: Vector, h: Vector, *, refine: bool) -> Vector:
         """The a with Z (w + H Z^T a) + E a = h."""
-        step, a = self._solve_core_once(w, h)
-        if refine:
-            rows = self.program.rows
-            a = a + self._solve_core_once(w - step + self.H * (a @ rows), h - step @ rows.T - self.E * a)[1]
-        return a
-
-    def _solve_core_once(self, w: Vector, h: Vector) -> tuple[Vector, Vector]:
-        """The step w + H Z^T a beside a."""
         rows = self.program.rows
         if self.dual:
             a = self._core_inverse(h - w @ rows.T)
-            return w + self.H * (a @ rows), a
-        w = self._core_inverse(w / self.H + (h / self.E) @ rows)
-        return w, (h - w @ rows.T) / self.E
+            return a + self._core_inverse(h - (w + self.H * (a @ rows)) @ rows.T - self.E * a) if refine else a
+        step = self._core_inverse(w / self.H + (h / self.E) @ rows)
+        a = (h - step @ rows.T) / self.E
+        if not refine:
+            return a
+        w, h = w - step + self.H * (a @ rows), h - step @ rows.T - self.E * a
+        return a + (h - self._core_inverse(w / self.H + (h / self.E) @ rows) @ rows.T) / self.E
 
     def _core_inverse(self, b: Vector) -> Vector:
         return dpotrs(self.core, b.T, lower=1)[0].T
 
-    def _solve_once(self, f: Vector, h: Vector, g: Vector) -> tuple[Vector, Vector, Vector]:
+    def _solve_once(self, f: Vector, h: Vector, g: Vector, *, refine: bool) -> tuple[Vector, Vector, Vector]:
         program = self.program
         x = self._apply_inverse(f)
-        a = self._solve_core(program.difference(x), h, refine=not self.dual)  # 1 / E costs digits
+        a = self._solve_core(program.difference(x), h, refine=refine)
         x = x + self._apply_inverse(program.spread(a @ program.rows))
         t = np.linalg.solve(self.schur, g - self.B @ x + a @ program.border)
         return x + t @ self.border_x, a - t @ self.border_a, t
@@ -178,7 +188,7 @@ class NewtonSystem:
             If the margins' equations are met no better than without a step: the digits are used up.
         """
         program = self.program
-        x, a, t = self._solve_once(f, h, g)
+        x, a, t = self._solve_once(f, h, g, refine=refinements > 0 and not self.dual)
         for _ in range(refinements):
             lack_h = h - program.rows @ program.difference(x) - self.E * a - program.border @ t
             if not np.abs(lack_h).max() <= np.abs(h).max():
@@ -186,7 +196,7 @@ class NewtonSystem:
             lack_f = f - self.P * x + program.spread(a @ program.rows) - t @ self.B
             if not isinstance(self.coupling, float):
                 lack_f -= np.tile(self.coupling * program.total(x), 2)
-            more = self._solve_once(lack_f, lack_h, g - self.B @ x + a @ program.border - self.C @ t)
+            more = self._solve_once(lack_f, lack_h, g - self.B @ x + a @ program.border - self.C @ t, refine=not self.dual)
             x, a, t = x + more[0], a + more[1], t + more[2]
         return x, a, t
 

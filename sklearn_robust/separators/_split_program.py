@@ -65,6 +65,8 @@ class SplitProgram:
     margins: slice  # the pairs (sigma_i, a_i)
     radius: int | None  # the scalar s
     n_pairs: int
+    squares: Vector  # (n,): of the rows' 2-norms
+    workspace: Vector  # of the shape of rows
     unit: float  # a row of `rows` is a row of the program over unit * sqrt(d)
 
     @classmethod
@@ -92,7 +94,20 @@ class SplitProgram:
         if radius is not None:
             border[:, radius] = -program.eps * d ** (1 / program.dual_q - 0.5) / unit
         rows = np.ascontiguousarray(program.rows) / (unit * math.sqrt(d))
-        return cls(rows, program.labels, border, split, quadratic, tuple(bounds), margins, radius, n_pairs, unit)
+        return cls(
+            rows,
+            program.labels,
+            border,
+            split,
+            quadratic,
+            tuple(bounds),
+            margins,
+            radius,
+            n_pairs,
+            (rows**2).sum(axis=1),
+            np.empty_like(rows),
+            unit,
+        )
 
     @property
     def coordinates(self) -> slice:

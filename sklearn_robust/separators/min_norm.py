@@ -185,9 +185,87 @@ def min_norm_separator(
     return separator
 
 
-def solve_separator(problem: RobustProblem, norm: LpNorm, tol: float = DEFAULT_TOL) -> Separator:
+def separator_path(
+    X: Any, y: Any, *, p: float, q: float, eps: Any, fit_intercept: bool = False, tol: float = DEFAULT_TOL
+) -> list[Separator]:
+    r"""The robust separators of least p-norm for a sequence of radii, each started from the one before.
+
+    Parameters
+    ----------
+    X : {array-like, sparse matrix} of shape (n, d)
+    y : array-like of shape (n,)
+        Two classes; the greater label is the positive one. Without an intercept also -1 or +1 alone.
+    p : float
+        Exponent of the norm to minimise, in [1, inf].
+    q : float
+        Exponent of the norm that bounds the perturbations, in [1, inf].
+    eps : array-like of shape (k,)
+        Radii of the perturbations, >= 0, in any order.
+    fit_intercept : bool, default=False
+        Whether b is free.
+    tol : float, default=1e-8
+        Certified relative gap of each margin to reach.
+
+    Returns
+    -------
+    list of k Separator
+        In the order of eps; the same as `min_norm_separator` at each radius.
+
+    Raises
+    ------
+    NotSeparableError
+        If no robust separator exists for one of the radii: choose them below eps*, the margin of `max_margin`.
+    ValueError
+        If a parameter is out of its range, or y does not hold two classes.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If a certified gap is above tol.
+
+    See Also
+    --------
+    max_margin : eps*, below which the radii must lie.
+
+    Notes
+    -----
+    A start helps where p = 2 and q = inf (or eps = 0), without an intercept and with no more samples than features: there
+    each radius takes a few Newton steps from the one before. Elsewhere each radius is solved by itself.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_robust.separators import separator_path
+    >>> X, y = np.array([[3.0, 1.0], [-3.0, 1.0]]), np.array([1, -1])
+    >>> [round(separator.margin, 6) for separator in separator_path(X, y, p=2, q=np.inf, eps=[0.0, 1.0, 2.0])]
+    [3.0, 2.0, 1.0]
+    """
+    norm, q = LpNorm(check_exponent(p, "p")), check_exponent(q, "q")
+    radii = [check_radius(radius, "eps") for radius in np.asarray(eps, dtype=float).ravel().tolist()]
+    tol = _check_tol(tol)
+    problem = _problem(X, y, LpBall(q, 0.0), fit_intercept)
+    path: dict[float, Separator] = {}
+    for radius in sorted(set(radii)):
+        at_radius = replace(problem, threat=replace(problem.threat, eps=np.array([radius])))
+        path[radius] = solve_separator(at_radius, norm, tol, start=_extrapolated(list(path.values())[-2:], radius))
+    _warn_of_gap(max((separator.relative_gap for separator in path.values()), default=0.0), tol)
+    return [path[radius] for radius in radii]
+
+
+def _extrapolated(last: list[Separator], eps: float) -> Vector | None:
+    """The weights along the line through the last two of a path."""
+    if len(last) < 2:
+        return last[0].dual_coef if last else None
+    before, here = last
+    share = (eps - here.eps) / (here.eps - before.eps)
+    return np.maximum(here.dual_coef + share * (here.dual_coef - before.dual_coef), 0)
+
+
+def solve_separator(
+    problem: RobustProblem, norm: LpNorm, tol: float = DEFAULT_TOL, *, start: Vector | None = None
+) -> Separator:
     """`min_norm_separator` of a single problem in float64, without its warning: the gap reached is for the caller to judge."""
-    answer = largest_margin(problem, norm, tol)
+    answer = largest_margin(problem, norm, tol, start=start)
     if answer.margin <= 0:
         answer = _separator_near_eps_star(problem, norm, answer, tol)
     return _separator(problem, norm, answer, answer.gap)

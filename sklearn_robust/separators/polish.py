@@ -35,7 +35,7 @@ from sklearn_robust.separators._margin_program import (
 )
 
 _ROUNDS = 12
-_EXACT = 1e-12  # gap below which there is nothing to gain
+_EXACT = 1e-11  # gap below which there is nothing to gain
 _PATIENCE = 3  # rounds without a smaller gap
 _REGULARISATION = 1e-11  # solves the system where rows repeat or the face leaves a freedom; repeated steps correct for it
 _LEAST_ENTRY = 1e-12  # smaller entries, relative to the largest, count as this large in the curvature of a norm

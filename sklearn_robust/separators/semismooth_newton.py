@@ -18,7 +18,8 @@ from scipy.linalg.blas import dsyrk
 
 from sklearn_robust.separators._margin_program import MarginProgram, PrimalDual, SolverFailure, Vector, gap_between
 
-_MAX_ITER = 100
+_MAX_ITER = 60
+_EXACT = 1e-12
 _RIDGE = 1e-10  # of the mean pivot: the system is singular where rows repeat
 _MAX_HALVINGS = 40
 _DECREASE = 1e-4  # of the slope that a step must keep
@@ -46,7 +47,7 @@ def solve_semismooth_newton(program: MarginProgram, tol: float = 1e-9, start: Ve
     """
     Z, eps = program.rows, program.eps
     weights = np.full(len(Z), 1 / len(Z)) if start is None else start
-    w = _primal(Z, weights, eps)
+    w, reached = _primal(Z, weights, eps), False
     for _ in range(_MAX_ITER):
         square, mass = float(w @ w), float(weights.sum())
         if square == 0:
@@ -55,8 +56,10 @@ def solve_semismooth_newton(program: MarginProgram, tol: float = 1e-9, start: Ve
         weights, w, square, mass = scale * weights, scale * w, scale**2 * square, scale * mass
         margins = Z @ w - eps * np.abs(w).sum()
         size = np.sqrt(square)
-        if gap_between(float(margins.min()) / size, size / mass) <= tol:
+        gap = gap_between(float(margins.min()) / size, size / mass)
+        if gap <= _EXACT or reached:
             return PrimalDual(w, weights)
+        reached = gap <= tol  # one more step makes it exact
         gradient = margins - 1
         free = (weights > 0) | (gradient < 0)
         step = _newton_step(Z, w, eps, free, gradient)
