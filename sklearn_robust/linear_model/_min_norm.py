@@ -47,7 +47,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         Radius of the perturbation, in the units of the features.
     fit_intercept : bool, default=True
     tol : float, default=None
-        Certified relative gap of the margin to reach. None is 1e-8, as in `min_norm_separator`, and 1e-3 for float32 data, to which the coefficients are rounded.
+        Certified relative gap of the margin to reach. None is 1e-8, as in `min_norm_separator`, and 1e-3 for float32 data, to
+        which the coefficients are rounded.
     not_separable : {"warn", "raise"}, default="warn"
         What to do where no robust separator exists: "warn" with NotSeparableWarning and fit what steepest descent then tends
         to, the minimiser of the exponential robust risk, or "raise" NotSeparableError, which carries the proof.

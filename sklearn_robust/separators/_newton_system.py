@@ -48,7 +48,7 @@ class NewtonSystem:
         weights = state.multipliers[program.margins]
         self.E = state.slacks[program.margins] / weights
         self.P = np.zeros_like(x)
-        self.coupling: Vector | float = 0.0  # of u_j and v_j by caps, on top of the diagonal P
+        self.coupling: Vector | None = None  # of u_j and v_j by caps, on top of the diagonal P
         self.B, self.C = np.zeros((m, len(x))), np.zeros((m, m))
         # what the iterate lacks: of stationarity in x, of the margins' definition, of stationarity in the scalars
         self.lack_x = program.spread(-pull)
@@ -77,7 +77,7 @@ class NewtonSystem:
         stiffness = multiplier / slack
         self.lack_caps[k] = self.program.radius_of(bound, state) - self.program.total(state.coordinates) - slack
         self.lack_x += np.tile(multiplier, 2)
-        self.coupling = self.coupling + stiffness
+        self.coupling = stiffness if self.coupling is None else self.coupling + stiffness
         if bound.radius is not None:
             self.lack_scalars[bound.radius] -= multiplier.sum()
             self.B[bound.radius] -= np.tile(stiffness, 2)
@@ -111,10 +111,10 @@ class NewtonSystem:
         program, rows = self.program, self.program.rows
         if program.split:
             d = rows.shape[1]
-            u, v, k = self.P[:d], self.P[d:], self.coupling
+            u, v, k = self.P[:d], self.P[d:], np.zeros(d) if self.coupling is None else self.coupling
             det = u * v + k * (u + v)
-            self.inverse = np.concatenate([v + k, u + k]) / np.tile(det, 2)
-            self.crossed: Vector | float = -k / det
+            self.inverse: Vector = np.concatenate([v + k, u + k]) / np.tile(det, 2)
+            self.crossed: Vector = np.tile(-k / det, 2)
             self.H = (u + v + 4 * k) / det
         else:
             self.H = self.inverse = 1 / self.P
@@ -139,7 +139,7 @@ class NewtonSystem:
         """E^-1/2 Z without rows whose part in Z^T E^-1 Z is small beside H^-1: refinement makes up for what they would add."""
         rows, weight = self.program.rows, 1 / self.E
         part = np.sort(weight * self.program.squares)
-        light = part[min(np.searchsorted(np.cumsum(part), _LIGHT * np.min(1 / self.H)), len(part) - 1)]
+        light = part[min(int(np.searchsorted(np.cumsum(part), _LIGHT * np.min(1 / self.H))), len(part) - 1)]
         heavy = np.flatnonzero(weight * self.program.squares >= light)
         if len(heavy) == len(rows):
             return np.multiply(rows, np.sqrt(weight)[:, None], out=self.program.workspace)
@@ -149,11 +149,10 @@ class NewtonSystem:
 
     def _apply_inverse(self, f: Vector) -> Vector:
         """P^-1 f, of shape (..., 2 d)."""
-        if not len(self.program.bounds) or isinstance(self.coupling, float):
+        if self.coupling is None:
             return self.inverse * f
         d = self.program.rows.shape[1]
-        crossed = np.concatenate([self.crossed * f[..., d:], self.crossed * f[..., :d]], axis=-1)
-        return self.inverse * f + crossed
+        return self.inverse * f + self.crossed * np.concatenate([f[..., d:], f[..., :d]], axis=-1)
 
     def _solve_core(self, w: Vector, h: Vector, *, refine: bool) -> Vector:
         """The a with Z (w + H Z^T a) + E a = h."""
@@ -176,7 +175,7 @@ class NewtonSystem:
         x = self._apply_inverse(f)
         a = self._solve_core(program.difference(x), h, refine=refine)
         x = x + self._apply_inverse(program.spread(a @ program.rows))
-        t = np.linalg.solve(self.schur, g - self.B @ x + a @ program.border)
+        t = np.asarray(np.linalg.solve(self.schur, g - self.B @ x + a @ program.border), dtype=np.float64)
         return x + t @ self.border_x, a - t @ self.border_a, t
 
     def _solve(self, f: Vector, h: Vector, g: Vector, refinements: int) -> tuple[Vector, Vector, Vector]:
@@ -194,7 +193,7 @@ class NewtonSystem:
             if not np.abs(lack_h).max() <= np.abs(h).max():
                 raise LinAlgError("refinement diverges")
             lack_f = f - self.P * x + program.spread(a @ program.rows) - t @ self.B
-            if not isinstance(self.coupling, float):
+            if self.coupling is not None:
                 lack_f -= np.tile(self.coupling * program.total(x), 2)
             more = self._solve_once(lack_f, lack_h, g - self.B @ x + a @ program.border - self.C @ t, refine=not self.dual)
             x, a, t = x + more[0], a + more[1], t + more[2]

@@ -63,7 +63,12 @@ def solve_semismooth_newton(program: MarginProgram, tol: float = 1e-9, start: Ve
         gradient = margins - 1
         free = (weights > 0) | (gradient < 0)
         step = _newton_step(Z, w, eps, free, gradient)
-        weights, w = _line_search(Z, eps, weights, gradient, free, step, 0.5 * square - mass)
+        moved = _line_search(Z, eps, weights, gradient, free, step, 0.5 * square - mass)
+        if moved is None and reached:  # rounding alone is left
+            return PrimalDual(w, weights)
+        if moved is None:
+            raise SolverFailure("semismooth Newton: no step decreases the dual")
+        weights, w = moved
     raise SolverFailure(f"semismooth Newton: not converged in {_MAX_ITER} steps")
 
 
@@ -94,8 +99,8 @@ def _newton_step(Z: Vector, w: Vector, eps: float, free: Vector, gradient: Vecto
 
 def _line_search(
     Z: Vector, eps: float, weights: Vector, gradient: Vector, free: Vector, step: Vector, value: float
-) -> tuple[Vector, Vector]:
-    """Weights, and their w, after as much of the step, projected on l >= 0, as decreases the dual."""
+) -> tuple[Vector, Vector] | None:
+    """Weights, and their w, after as much of the step, projected on l >= 0, as decreases the dual; None where none does."""
     length = 1.0
     for _ in range(_MAX_HALVINGS):
         moved = weights.copy()
@@ -104,4 +109,4 @@ def _line_search(
         if 0.5 * float(w @ w) - moved.sum() <= value + _DECREASE * float(gradient @ (moved - weights)):
             return moved, w
         length *= 0.5
-    raise SolverFailure("semismooth Newton: no step decreases the dual")
+    return None
