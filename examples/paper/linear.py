@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from runner import cells, fill
 
-from sklearn_robust import make_teacher_classification, max_margin, min_norm_separator
+from sklearn_robust import make_teacher_classification, max_margin, min_norm_separator, separator_path
 from sklearn_robust.losses import Exponential
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -116,7 +116,8 @@ def train(setting, algorithm, X, y, eps):
         return np.tile(separator.coef, (len(eps), 1)), math.nan, math.nan
     if algorithm in (L1_LIMIT, L2_LIMIT):
         p = 1 if algorithm == L1_LIMIT else 2
-        return np.stack([min_norm_separator(X, y, p=p, q=math.inf, eps=e).coef for e in eps]), math.nan, math.nan
+        path = separator_path(X, y, p=p, q=math.inf, eps=eps)
+        return np.stack([separator.coef for separator in path]), math.nan, math.nan
     problem = robust_problem(X, y, eps)
     options = {"max_iter": setting.max_iter, "loss_tol": 1e-3, "tol": 0.0}
     if algorithm == DIAGONAL:

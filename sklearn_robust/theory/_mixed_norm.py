@@ -8,7 +8,7 @@ from sklearn_robust.separators import min_norm_separator
 
 
 def mixed_norm_weight(
-    X: Any, y: Any, *, p: float, q: float, eps: float, fit_intercept: bool = False, tol: float | None = None
+    X: Any, y: Any, *, p: float, q: float, eps: float, fit_intercept: bool = False, tol: float = 1e-8
 ) -> float:
     r"""The weight of the penalty that an adversary of radius eps stands for.
 
