@@ -90,7 +90,7 @@ def test_fig1_top(script, out):
 
 def test_fig1_bottom(script, tiny, out):
     (table,) = script("fig1_bottom").make(tiny, out, 1).values()
-    assert len(table) == 2 * 2 * 6 * 3  # samples, draws, algorithms, eps
+    assert len(table) == 2 * 2 * 7 * 3  # samples, draws, algorithms, eps
     assert_figure(out, "fig1_bottom")
 
 

@@ -1,11 +1,11 @@
 """Gaps against the number of samples: what Figures 1 bottom, 2 left and 5 share."""
 
 import matplotlib.pyplot as plt
-from linear import CD, CLEAN_LIMIT, DIAGONAL, GD, L1_LIMIT, L2_LIMIT, run
+from linear import CD, CD_CONSTANT, CLEAN_LIMIT, DIAGONAL, GD, L1_LIMIT, L2_LIMIT, run
 from runner import curve, save
 
 PATHS = {CD: "C0", GD: "C1", DIAGONAL: "C2"}
-LIMITS = {L1_LIMIT: "C0", L2_LIMIT: "C1"}
+OTHERS = {L1_LIMIT: ("C0", ":"), L2_LIMIT: ("C1", ":"), CD_CONSTANT: ("C0", "--"), CLEAN_LIMIT: ("grey", "--")}
 
 
 def gap_figure(setting, out, jobs, name, panels, shares):
@@ -28,7 +28,7 @@ def gap_figure(setting, out, jobs, name, panels, shares):
     )
     tables = {}
     for row, (title, (teacher, data, ties)) in zip(axes, panels.items(), strict=True):
-        algorithms = [*PATHS, *LIMITS, CLEAN_LIMIT]
+        algorithms = [*PATHS, *OTHERS]
         table = run(
             setting, out, jobs, distributions=[(teacher, data)], algorithms=algorithms, shares=sorted(shares), ties=ties
         )
@@ -39,12 +39,9 @@ def gap_figure(setting, out, jobs, name, panels, shares):
                 curve(
                     ax, here[here.algorithm == algorithm], "n_samples", "robust_gap", color=colour, marker="o", label=algorithm
                 )
-            for algorithm, colour in LIMITS.items():
+            for algorithm, (colour, line) in OTHERS.items():
                 mean = here[here.algorithm == algorithm].groupby("n_samples").robust_gap.mean()
-                ax.plot(mean.index, mean, color=colour, linestyle=":", label=algorithm)
-            if share > 0:
-                mean = here[here.algorithm == CLEAN_LIMIT].groupby("n_samples").robust_gap.mean()
-                ax.plot(mean.index, mean, color="grey", linestyle="--", label=CLEAN_LIMIT)
+                ax.plot(mean.index, mean, color=colour, linestyle=line, label=algorithm)
             ax.set(xscale="log", xticks=setting.samples, xticklabels=setting.samples)
             ax.minorticks_off()
         row[0].set_ylabel(f"{title}\ntrain - test, points")
