@@ -140,13 +140,17 @@ class RobustProblem:
 
         `near` (k,) is a guess of the intercept; `penalty` (k,) replaces eps ||w||_q* where a solver keeps its own.
         """
-        xp = namespace(coef)
-        margins = self.signed_scores(coef) - (self.threat.penalty(coef) if penalty is None else penalty)[:, None]
+        penalty = self.threat.penalty(coef) if penalty is None else penalty
+        return self.evaluate_scores(loss, self.signed_scores(coef), penalty, near=near)
+
+    def evaluate_scores(self, loss: MarginLoss, scores: Array, penalty: Array, *, near: Array | None = None) -> Evaluation:
+        """The robust loss from Z w of shape (k, n) and eps ||w||_q* of shape (k,), minimised exactly over the intercept."""
+        margins = scores - penalty[:, None]
         if self.fit_intercept:
             intercept = loss.intercept(margins, self.y, self.log_weight, near)
             margins = margins + self.y * intercept[:, None]
         else:
-            intercept = xp.zeros_like(coef[:, 0])
+            intercept = namespace(scores).zeros_like(margins[:, 0])
         return Evaluation(intercept, margins, *loss.log_risk_and_weights(margins, self.log_weight))
 
     def balanced(self, weights: Array) -> Array:
