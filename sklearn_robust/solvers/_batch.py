@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -46,6 +47,18 @@ class Shape(Protocol):
         """Inner products of vectors."""
         ...
 
+    def largest(self, a: np.ndarray) -> tuple[Any, Any]:
+        """The place of the largest entry of each vector, as a number of each and as an index into vectors."""
+        ...
+
+    def entry(self, a: np.ndarray, at: Any) -> Number:
+        """The entries at this index."""
+        ...
+
+    def put(self, a: np.ndarray, at: Any, number: Number) -> None:
+        """Set the entries at this index."""
+        ...
+
     def log(self, number: Number) -> Number: ...
 
     def sqrt(self, number: Number) -> Number: ...
@@ -81,8 +94,18 @@ class One:
     def dot(self, a: np.ndarray, b: np.ndarray) -> Number:
         return float(np.dot(a, b))
 
+    def largest(self, a: np.ndarray) -> tuple[Any, Any]:
+        j = a.argmax()
+        return j, j
+
+    def entry(self, a: np.ndarray, at: Any) -> Number:
+        return a.item(at)
+
+    def put(self, a: np.ndarray, at: Any, number: Number) -> None:
+        a[at] = number
+
     def all_between(self, low: float, number: Number, high: float) -> bool:
-        return bool(low < number < high)
+        return low < number < high
 
     def part(self, number: Number, rows: slice) -> Number:
         return number
@@ -114,6 +137,16 @@ class Several:
     def dot(self, a: np.ndarray, b: np.ndarray) -> Number:
         return np.vecdot(a, b)[:, None].astype(np.float64, copy=False)
 
+    def largest(self, a: np.ndarray) -> tuple[Any, Any]:
+        j = a.argmax(axis=1)
+        return j, (np.arange(len(j)), j)
+
+    def entry(self, a: np.ndarray, at: Any) -> Number:
+        return a[at][:, None].astype(np.float64, copy=False)
+
+    def put(self, a: np.ndarray, at: Any, number: Number) -> None:
+        a[at] = number[:, 0]
+
     def all_between(self, low: float, number: Number, high: float) -> bool:
         return bool(((number > low) & (number < high)).all())
 
@@ -139,6 +172,10 @@ class SignedRows:
     transposed: Any
     y: np.ndarray | None
 
+    @cached_property
+    def sparse(self) -> bool:
+        return bool(sparse.issparse(self.X))
+
     @classmethod
     def of(cls, problem: RobustProblem) -> Self:
         """Those of a problem on NumPy or scipy.sparse data."""
@@ -156,7 +193,7 @@ class SignedRows:
 
     def scores(self, coef: np.ndarray, rows: slice, *, out: np.ndarray) -> None:
         """Z w for the problems at these rows."""
-        if sparse.issparse(self.X):
+        if self.sparse:
             out[...] = (self.X @ coef.T).T
         elif coef.ndim == 1:
             np.dot(self.X, coef, out=out)
@@ -169,8 +206,10 @@ class SignedRows:
         """Z^T a."""
         if self.y is not None:
             weights = np.multiply(weights, self.y[0] if weights.ndim == 1 else self.y, out=work)
-        if sparse.issparse(self.X):
+        if self.sparse:
             out[...] = (self.transposed @ weights.T).T
+        elif weights.ndim == 1:
+            np.dot(weights, self.X, out=out)
         else:
             np.matmul(weights, self.X, out=out)
 

@@ -19,6 +19,8 @@ from sklearn_robust.solvers._solution import Recorder, Solution, problem_to_nump
 _CHECK_EVERY = 10  # iterations between certificates at first
 _CHECK_SHARE = 10  # later a tenth of the iterations so far: a path that converges slowly is certified rarely
 _PROVE_FIRST = 64  # iteration of the first attempt to prove that the data are not separable; later ones at its doubles
+_NUDGE = 1.1  # ||Z^T a||_q over eps up to which it is made
+_PATIENCE = 4000  # iterations after which it is made in any case: it costs as much as a thousand of them
 _STALLED = 1e-12  # the adaptive step, relative to the first, below which rounding alone refuses steps
 SHRINK = 0.7  # of the adaptive step after a refused trial
 
@@ -183,7 +185,8 @@ class _Run:
         provable = ~separates & ~done & ((at.speed * size <= self.proof_at) | stalled)
         if iteration >= self.prove_next:
             self.prove_next *= 2
-            provable = provable | (~separates & ~done)
+            near = problem.threat.norm.value(at.pull / mass) <= _NUDGE * problem.threat.eps
+            provable = provable | (~separates & ~done & (near | (iteration > _PATIENCE)))
         ended = stalled | done
         for i in np.flatnonzero(to_numpy(provable)).tolist():
             gap, proof = self._risk_gap(i, now)

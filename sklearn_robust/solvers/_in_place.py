@@ -10,14 +10,13 @@ import math
 from typing import Self
 
 import numpy as np
-from scipy import sparse
 
 from sklearn_robust.losses import Exponential, MarginLoss
 from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.solvers._batch import Number, One, Several, Shape, SignedRows
 from sklearn_robust.solvers._descent import SHRINK, Iterate, Rule
 from sklearn_robust.solvers._geometry import Geometry
-from sklearn_robust.solvers._short_cuts import Part, coordinate_step, gradient_step, sign_step
+from sklearn_robust.solvers._short_cuts import Part, step_in_place
 
 
 class _Point:
@@ -86,16 +85,18 @@ class InPlacePath:
         self.here, self.there = (_Point(coef.copy(), np.empty_like(shape.vector(problem.y))) for _ in range(2))
         self.pull, self.work, self.other = (np.empty_like(coef) for _ in range(3))
         self.flags, self.row = np.empty(coef.shape, dtype=bool), np.empty_like(self.here.scores)
+        room = self.pull, self.work, self.other, self.flags
         self.parts = [
-            Part(norm.p, rows, shape, *(x if x.ndim == 1 else x[rows] for x in (self.pull, self.work, self.other, self.flags)))
+            Part(norm.p, problem.threat.q, rows, shape, *(shape.part(x, rows) for x in room))
             for norm, rows in geometry.groups
         ]
         self.velocity: np.ndarray | None = None
         self.speed = 0 * self.step
 
         exponents = {part.p for part in self.parts}
-        self.short_cuts = problem.threat.q == math.inf and exponents <= {1, 2, math.inf}
-        self.by_column = self.short_cuts and 1 in exponents and not sparse.issparse(problem.X)
+        self.short_cuts = problem.threat.q in (2, math.inf) and exponents <= {1, 2, math.inf}
+        self.by_column = self.short_cuts and 1 in exponents and not self.signed_rows.sparse
+        self.exponential = isinstance(self.loss, Exponential)
         self.log_share = shape.number(problem.log_weight[:, 0])
         self.log_weight = None
         if not (problem.log_weight == problem.log_weight[:, :1]).all():
@@ -191,15 +192,17 @@ class InPlacePath:
     # -- the robust loss
 
     def _penalty(self, coef: np.ndarray) -> Number:
+        if self.problem.threat.q == 2:
+            return self.eps * self.shape.sqrt(self.shape.dot(coef, coef))
         if self.problem.threat.q != math.inf:
             return self.shape.number(self.problem.threat.penalty(self.shape.rows(coef)))
-        np.abs(coef, out=self.work)
-        return self.eps * self.shape.dot(self.work, self.ones_like_coef)
+        np.abs(coef, out=self.other)
+        return self.eps * self.shape.dot(self.other, self.ones_like_coef)
 
     def _evaluate(self, there: _Point, here: _Point) -> None:
         """The robust loss at `there`, from its scores and the loss at `here`."""
         there.penalty = self._penalty(there.coef)
-        if not isinstance(self.loss, Exponential):
+        if not self.exponential:
             return self._evaluate_with_shift(there, here)
         shape, weights = self.shape, there.weights
         np.subtract(shape.factor(there.penalty - here.log_risk + self.log_share), there.scores, out=weights)
@@ -253,31 +256,27 @@ class InPlacePath:
         return shape.dot(shape.vector(self.velocity), self.work)
 
     def _step_by_short_cuts(self, here: _Point, there: _Point) -> Number | None:
-        """Against q = inf, for p = 1, 2 and inf; None where coordinates tie for p = 1."""
-        promised, speed = [], []
+        """The step of every part; None where one has no short cut."""
+        steps = []
         cut = self.shape.part
         for part in self.parts:
-            rows, p = part.rows, part.p
-            coef, moved, new_scores = cut(here.coef, rows), cut(there.coef, rows), cut(there.scores, rows)
-            total, step = cut(here.total, rows), cut(self.step, rows)
+            rows = part.rows
+            moved, scores = cut(there.coef, rows), cut(there.scores, rows)
             toll = cut(self.eps, rows) * cut(here.mass, rows)
-            if p == 1:
-                moves = coordinate_step(part, coef, moved, total=total, toll=toll, step=step)
-                if moves is None:
-                    return None
-                decrease, pace, j, change = moves
+            step = step_in_place(
+                part, cut(here.coef, rows), moved, total=cut(here.total, rows), toll=toll, step=cut(self.step, rows)
+            )
+            if step is None:
+                return None
+            if step.coordinate is None or not self.by_column:
+                self.signed_rows.scores(moved, rows, out=scores)
             else:
-                decrease, pace = (gradient_step if p == 2 else sign_step)(part, coef, moved, total=total, toll=toll, step=step)
-            if p == 1 and self.by_column:
-                np.multiply(self.signed_rows.columns(j, rows), self.shape.factor(change), out=new_scores)
-                new_scores += cut(here.scores, rows)
-            else:
-                self.signed_rows.scores(moved, rows, out=new_scores)
-            promised.append(decrease)
-            speed.append(pace)
+                np.multiply(self.signed_rows.columns(step.coordinate, rows), self.shape.factor(step.change), out=scores)
+                scores += cut(here.scores, rows)
+            steps.append(step)
         self.velocity = None
-        if len(promised) > 1:
-            self.speed = np.concatenate(speed)
-            return np.concatenate(promised)
-        self.speed = speed[0]
-        return promised[0]
+        if len(steps) == 1:
+            self.speed = steps[0].speed
+            return steps[0].promised
+        self.speed = np.concatenate([step.speed for step in steps])
+        return np.concatenate([step.promised for step in steps])
