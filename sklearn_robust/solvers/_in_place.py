@@ -192,12 +192,13 @@ class InPlacePath:
     # -- the robust loss
 
     def _penalty(self, coef: np.ndarray) -> Number:
-        if self.problem.threat.q == 2:
-            return self.eps * self.shape.sqrt(self.shape.dot(coef, coef))
-        if self.problem.threat.q != math.inf:
-            return self.shape.number(self.problem.threat.penalty(self.shape.rows(coef)))
-        np.abs(coef, out=self.other)
-        return self.eps * self.shape.dot(self.other, self.ones_like_coef)
+        shape, q = self.shape, self.problem.threat.q
+        if q == math.inf:
+            np.abs(coef, out=self.other)
+            return self.eps * shape.dot(self.other, self.ones_like_coef)
+        if q == 2 and self._is_usual(square := shape.dot(coef, coef)):
+            return self.eps * shape.sqrt(square)
+        return shape.number(self.problem.threat.penalty(shape.rows(coef)))
 
     def _evaluate(self, there: _Point, here: _Point) -> None:
         """The robust loss at `there`, from its scores and the loss at `here`."""
@@ -211,14 +212,14 @@ class InPlacePath:
         if not self.problem.fit_intercept:
             np.exp(weights, out=weights)
             total = shape.dot(weights, self.ones)
-            if not shape.all_between(self.lowest, total, 1 / self.lowest):
+            if not self._is_usual(total):
                 return self._evaluate_with_shift(there, here)
             there.intercept = here.intercept
         else:
             weights -= np.multiply(self.y, shape.factor(here.intercept), out=self.row)
             np.exp(weights, out=weights)
             up, down = shape.dot(weights, self.positive), shape.dot(weights, self.negative)
-            if not (shape.all_between(self.lowest, up, 1 / self.lowest) and shape.all_between(self.lowest, down, 1 / self.lowest)):
+            if not (self._is_usual(up) and self._is_usual(down)):
                 return self._evaluate_with_shift(there, here)
             ratio = shape.sqrt(down / up)  # the best intercept gives both classes the same weight
             np.multiply(self.positive, shape.factor(ratio - 1 / ratio), out=self.row)
@@ -229,6 +230,10 @@ class InPlacePath:
         there.total, there.mass = total, here.mass
         there.log_risk = here.log_risk + shape.log(total)
         return None
+
+    def _is_usual(self, number: Number) -> bool:
+        """Whether a sum has neither overflowed nor lost digits to underflow."""
+        return self.shape.all_between(self.lowest, number, 1 / self.lowest)
 
     def _evaluate_with_shift(self, there: _Point, here: _Point) -> None:
         """The same for any loss and any distance between the two."""

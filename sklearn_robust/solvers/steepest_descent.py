@@ -92,7 +92,9 @@ def steepest_descent(
         path = InPlacePath(problem, loss, geometry, rule, coef, step, growth)
     else:
         path = RulePath(problem, loss, rule, (coef,), step, growth)
-    return follow(path, loss, geometry, stopping, order)
+    # a trial step may raise the risk beyond all numbers, and is evaluated anew then
+    with np.errstate(over="ignore", invalid="ignore"):
+        return follow(path, loss, geometry, stopping, order)
 
 
 def _paper_step(problem: RobustProblem) -> Array:
