@@ -1,6 +1,8 @@
 """One problem or several in the same formulas: how a batch keeps its vectors and numbers, and multiplies with shared data.
 
 The vectors of one problem are one-dimensional and its numbers are floats; those of several are rows (k, m) and columns (k, 1).
+A number enters arithmetic with vectors through a factor: an array of the vectors' type, with no axes or with shape (k, 1), that
+is filled anew each time.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 from scipy import sparse
+from scipy.linalg import get_blas_funcs
 
 from sklearn_robust.problems import RobustProblem
 
@@ -21,7 +24,7 @@ _COPY = 2**21  # entries up to which signed rows are copied: there the calls cou
 
 
 class Shape(Protocol):
-    """How vectors and numbers are kept."""
+    """How vectors and numbers are kept, and the operations in which this matters."""
 
     def vector(self, rows: np.ndarray) -> np.ndarray:
         """From rows (k, m)."""
@@ -39,24 +42,36 @@ class Shape(Protocol):
         """To an array (k,)."""
         ...
 
-    def factor(self, number: Number) -> Number:
-        """The number for arithmetic with vectors, which must not change their type."""
+    def part(self, x: Any, rows: slice) -> Any:
+        """The vectors or numbers of these problems."""
         ...
 
-    def dot(self, a: np.ndarray, b: np.ndarray) -> Number:
-        """Inner products of vectors."""
+    def factor(self) -> np.ndarray:
+        """Room for numbers in arithmetic with vectors."""
         ...
 
-    def largest(self, a: np.ndarray) -> tuple[Any, Any]:
-        """The place of the largest entry of each vector, as a number of each and as an index into vectors."""
+    def dot(self, x: np.ndarray, y: np.ndarray) -> Number:
+        """Inner products."""
         ...
 
-    def entry(self, a: np.ndarray, at: Any) -> Number:
-        """The entries at this index."""
+    def size(self, x: np.ndarray) -> Number:
+        """Sums of absolute values."""
         ...
 
-    def put(self, a: np.ndarray, at: Any, number: Number) -> None:
-        """Set the entries at this index."""
+    def add(self, y: np.ndarray, number: Number, x: np.ndarray) -> None:
+        """Add the multiple of x to y."""
+        ...
+
+    def largest(self, x: np.ndarray) -> tuple[Any, Any]:
+        """The place of each vector's largest entry: the places, and an index of these entries."""
+        ...
+
+    def entry(self, x: np.ndarray, at: Any) -> Number:
+        """The entries at an index."""
+        ...
+
+    def put(self, x: np.ndarray, at: Any, number: Number) -> None:
+        """Set the entries at an index."""
         ...
 
     def log(self, number: Number) -> Number: ...
@@ -65,16 +80,16 @@ class Shape(Protocol):
 
     def all_between(self, low: float, number: Number, high: float) -> bool: ...
 
-    def part(self, number: Number, rows: slice) -> Number:
-        """The numbers of these problems."""
-        ...
-
 
 class One:
-    """A single problem."""
+    """A single problem on data of this type: BLAS takes less time than a call of NumPy."""
 
     log = staticmethod(math.log)
     sqrt = staticmethod(math.sqrt)
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+        self.dot, self.size, self._axpy = get_blas_funcs(("dot", "asum", "axpy"), dtype=dtype)
 
     def vector(self, rows: np.ndarray) -> np.ndarray:
         return rows[0]
@@ -88,33 +103,34 @@ class One:
     def array(self, number: Number) -> np.ndarray:
         return np.array([number])
 
-    def factor(self, number: Number) -> Number:
-        return number
+    def part(self, x: Any, rows: slice) -> Any:
+        return x
 
-    def dot(self, a: np.ndarray, b: np.ndarray) -> Number:
-        return float(np.dot(a, b))
+    def factor(self) -> np.ndarray:
+        return np.empty((), self.dtype)
 
-    def largest(self, a: np.ndarray) -> tuple[Any, Any]:
-        j = a.argmax()
+    def add(self, y: np.ndarray, number: Number, x: np.ndarray) -> None:
+        self._axpy(x, y, a=number)
+
+    def largest(self, x: np.ndarray) -> tuple[Any, Any]:
+        j = x.argmax()
         return j, j
 
-    def entry(self, a: np.ndarray, at: Any) -> Number:
-        return a.item(at)
+    def entry(self, x: np.ndarray, at: Any) -> Number:
+        return x.item(at)
 
-    def put(self, a: np.ndarray, at: Any, number: Number) -> None:
-        a[at] = number
+    def put(self, x: np.ndarray, at: Any, number: Number) -> None:
+        x[at] = number
 
     def all_between(self, low: float, number: Number, high: float) -> bool:
         return low < number < high
-
-    def part(self, number: Number, rows: slice) -> Number:
-        return number
 
 
 @dataclass(frozen=True)
 class Several:
     """k problems on data of this type."""
 
+    k: int
     dtype: Any
     log = staticmethod(np.log)
     sqrt = staticmethod(np.sqrt)
@@ -131,35 +147,41 @@ class Several:
     def array(self, number: Number) -> np.ndarray:
         return number[:, 0]
 
-    def factor(self, number: Number) -> Number:
-        return number.astype(self.dtype, copy=False)
+    def part(self, x: Any, rows: slice) -> Any:
+        return x[rows]
 
-    def dot(self, a: np.ndarray, b: np.ndarray) -> Number:
-        return np.vecdot(a, b)[:, None].astype(np.float64, copy=False)
+    def factor(self) -> np.ndarray:
+        return np.empty((self.k, 1), self.dtype)
 
-    def largest(self, a: np.ndarray) -> tuple[Any, Any]:
-        j = a.argmax(axis=1)
+    def dot(self, x: np.ndarray, y: np.ndarray) -> Number:
+        return np.vecdot(x, y)[:, None].astype(np.float64, copy=False)
+
+    def size(self, x: np.ndarray) -> Number:
+        return np.abs(x).sum(axis=1, keepdims=True).astype(np.float64, copy=False)
+
+    def add(self, y: np.ndarray, number: Number, x: np.ndarray) -> None:
+        y += x * number.astype(self.dtype, copy=False)
+
+    def largest(self, x: np.ndarray) -> tuple[Any, Any]:
+        j = x.argmax(axis=1)
         return j, (np.arange(len(j)), j)
 
-    def entry(self, a: np.ndarray, at: Any) -> Number:
-        return a[at][:, None].astype(np.float64, copy=False)
+    def entry(self, x: np.ndarray, at: Any) -> Number:
+        return x[at][:, None].astype(np.float64, copy=False)
 
-    def put(self, a: np.ndarray, at: Any, number: Number) -> None:
-        a[at] = number[:, 0]
+    def put(self, x: np.ndarray, at: Any, number: Number) -> None:
+        x[at] = number[:, 0]
 
     def all_between(self, low: float, number: Number, high: float) -> bool:
         return bool(((number > low) & (number < high)).all())
 
-    def part(self, number: Number, rows: slice) -> Number:
-        return number[rows]
-
 
 @dataclass(frozen=True)
 class SignedRows:
-    """Products with Z = y X, written into arrays of vectors, for one problem or several.
+    """Products with Z = y X, written into vectors of one problem or several.
 
-    Small dense data with the same labels in every problem are signed and transposed once: one call a product, and several
-    products with rows are a third faster from a contiguous transpose.
+    Small dense data are transposed once, since several products with rows are a third faster from a contiguous transpose, and
+    signed where the problems share their labels.
 
     Attributes
     ----------
@@ -172,10 +194,6 @@ class SignedRows:
     transposed: Any
     y: np.ndarray | None
 
-    @cached_property
-    def sparse(self) -> bool:
-        return bool(sparse.issparse(self.X))
-
     @classmethod
     def of(cls, problem: RobustProblem) -> Self:
         """Those of a problem on NumPy or scipy.sparse data."""
@@ -187,6 +205,11 @@ class SignedRows:
         X = y[0][:, None] * X
         return cls(X, np.ascontiguousarray(X.T), None)
 
+    @cached_property
+    def sparse(self) -> bool:
+        """Whether the data are sparse."""
+        return bool(sparse.issparse(self.X))
+
     def select(self, rows: np.ndarray) -> SignedRows:
         """Those of the problems at these indices."""
         return self if self.y is None else replace(self, y=self.y[rows])
@@ -196,9 +219,9 @@ class SignedRows:
         if self.sparse:
             out[...] = (self.X @ coef.T).T
         elif coef.ndim == 1:
-            np.dot(self.X, coef, out=out)
+            np.dot(self.X, coef, out)
         else:
-            np.matmul(coef, self.transposed, out=out)
+            np.matmul(coef, self.transposed, out)
         if self.y is not None:
             out *= self.y[0] if coef.ndim == 1 else self.y[rows]
 
@@ -209,9 +232,9 @@ class SignedRows:
         if self.sparse:
             out[...] = (self.transposed @ weights.T).T
         elif weights.ndim == 1:
-            np.dot(weights, self.X, out=out)
+            np.dot(weights, self.X, out)
         else:
-            np.matmul(weights, self.X, out=out)
+            np.matmul(weights, self.X, out)
 
     def columns(self, j: Any, rows: slice) -> np.ndarray:
         """Column j of Z for one problem, or column j_r for each problem r, as rows."""

@@ -79,13 +79,14 @@ class InPlacePath:
     ) -> None:
         self.problem, self.geometry, self.rule = problem, geometry, rule
         dtype = problem.y.dtype
-        shape = self.shape = One() if problem.n_problems == 1 else Several(dtype)
+        shape = self.shape = One(dtype) if problem.n_problems == 1 else Several(problem.n_problems, dtype)
         self.eps, self.step, self.demanded = (shape.number(x) for x in (problem.threat.eps, step, demanded))
         coef = shape.vector(coef)
         self.here, self.there = (_Point(coef.copy(), np.empty_like(shape.vector(problem.y))) for _ in range(2))
         self.pull, self.work, self.other = (np.empty_like(coef) for _ in range(3))
         self.flags, self.row = np.empty(coef.shape, dtype=bool), np.empty_like(self.here.scores)
-        room = self.pull, self.work, self.other, self.flags
+        self.factor = shape.factor()
+        room = self.pull, self.work, self.other, self.flags, shape.factor(), shape.factor()
         self.parts = [
             Part(norm.p, problem.threat.q, rows, shape, *(shape.part(x, rows) for x in room))
             for norm, rows in geometry.groups
@@ -102,8 +103,7 @@ class InPlacePath:
         if not (problem.log_weight == problem.log_weight[:, :1]).all():
             self.log_share, self.log_weight = 0 * self.log_share, shape.vector(problem.log_weight)
         self.y, self.positive = shape.vector(problem.y), shape.vector((problem.y > 0).astype(dtype))
-        self.negative, self.ones = 1 - self.positive, np.ones_like(self.positive)
-        self.ones_like_coef = np.ones_like(coef)
+        self.negative = 1 - self.positive
         self.lowest = math.sqrt(np.finfo(dtype).tiny)
 
         self.here.intercept = self.there.intercept = shape.number(intercept)
@@ -194,8 +194,7 @@ class InPlacePath:
     def _penalty(self, coef: np.ndarray) -> Number:
         shape, q = self.shape, self.problem.threat.q
         if q == math.inf:
-            np.abs(coef, out=self.other)
-            return self.eps * shape.dot(self.other, self.ones_like_coef)
+            return self.eps * shape.size(coef)
         if q == 2 and self._is_usual(square := shape.dot(coef, coef)):
             return self.eps * shape.sqrt(square)
         return shape.number(self.problem.threat.penalty(shape.rows(coef)))
@@ -205,26 +204,29 @@ class InPlacePath:
         there.penalty = self._penalty(there.coef)
         if not self.exponential:
             return self._evaluate_with_shift(there, here)
-        shape, weights = self.shape, there.weights
-        np.subtract(shape.factor(there.penalty - here.log_risk + self.log_share), there.scores, out=weights)
+        shape, weights, factor = self.shape, there.weights, self.factor
+        factor[...] = there.penalty - here.log_risk + self.log_share
+        np.subtract(factor, there.scores, weights)
         if self.log_weight is not None:
             weights += self.log_weight
         if not self.problem.fit_intercept:
-            np.exp(weights, out=weights)
-            total = shape.dot(weights, self.ones)
+            np.exp(weights, weights)
+            total = shape.size(weights)
             if not self._is_usual(total):
                 return self._evaluate_with_shift(there, here)
             there.intercept = here.intercept
         else:
-            weights -= np.multiply(self.y, shape.factor(here.intercept), out=self.row)
-            np.exp(weights, out=weights)
+            shape.add(weights, -here.intercept, self.y)
+            np.exp(weights, weights)
             up, down = shape.dot(weights, self.positive), shape.dot(weights, self.negative)
             if not (self._is_usual(up) and self._is_usual(down)):
                 return self._evaluate_with_shift(there, here)
             ratio = shape.sqrt(down / up)  # the best intercept gives both classes the same weight
-            np.multiply(self.positive, shape.factor(ratio - 1 / ratio), out=self.row)
-            self.row += shape.factor(1 / ratio)
-            weights *= self.row
+            factor[...] = ratio - 1 / ratio
+            np.multiply(self.positive, factor, self.row)
+            factor[...] = 1 / ratio
+            np.add(self.row, factor, self.row)
+            np.multiply(weights, self.row, weights)
             there.intercept = here.intercept - shape.log(ratio)
             total = 2 * shape.sqrt(up * down)
         there.total, there.mass = total, here.mass
@@ -262,26 +264,39 @@ class InPlacePath:
 
     def _step_by_short_cuts(self, here: _Point, there: _Point) -> Number | None:
         """The step of every part; None where one has no short cut."""
-        steps = []
-        cut = self.shape.part
-        for part in self.parts:
-            rows = part.rows
-            moved, scores = cut(there.coef, rows), cut(there.scores, rows)
-            toll = cut(self.eps, rows) * cut(here.mass, rows)
-            step = step_in_place(
-                part, cut(here.coef, rows), moved, total=cut(here.total, rows), toll=toll, step=cut(self.step, rows)
-            )
-            if step is None:
-                return None
-            if step.coordinate is None or not self.by_column:
-                self.signed_rows.scores(moved, rows, out=scores)
-            else:
-                np.multiply(self.signed_rows.columns(step.coordinate, rows), self.shape.factor(step.change), out=scores)
-                scores += cut(here.scores, rows)
-            steps.append(step)
         self.velocity = None
-        if len(steps) == 1:
-            self.speed = steps[0].speed
-            return steps[0].promised
-        self.speed = np.concatenate([step.speed for step in steps])
-        return np.concatenate([step.promised for step in steps])
+        state = here.coef, there.coef, here.scores, there.scores, here.total, self.eps * here.mass, self.step
+        if len(self.parts) == 1:
+            taken = self._step_of(self.parts[0], *state)
+            if taken is None:
+                return None
+            promised, self.speed = taken
+            return promised
+        steps = [self._step_of(part, *(self.shape.part(x, part.rows) for x in state)) for part in self.parts]
+        if None in steps:
+            return None
+        promised, self.speed = (np.concatenate(numbers) for numbers in zip(*steps, strict=True))
+        return promised
+
+    def _step_of(
+        self,
+        part: Part,
+        coef: np.ndarray,
+        moved: np.ndarray,
+        scores: np.ndarray,
+        new_scores: np.ndarray,
+        total: Number,
+        toll: Number,
+        step: Number,
+    ) -> tuple[Number, Number] | None:
+        """Promised decrease and speed of the step of one part."""
+        taken = step_in_place(part, coef, moved, total, toll, step)
+        if taken is None:
+            return None
+        promised, speed, coordinate, change = taken
+        if coordinate is None or not self.by_column:
+            self.signed_rows.scores(moved, part.rows, out=new_scores)
+        else:
+            np.copyto(new_scores, scores)
+            self.shape.add(new_scores, change, self.signed_rows.columns(coordinate, part.rows))
+        return promised, speed

@@ -1,19 +1,23 @@
 r"""Steps of steepest descent in place, for p = 1, 2 and inf against q = 2 and inf: those of `steepest_descent`, in few calls.
 
 Each step takes the problems of one p from `coef` to `moved` along the pull :math:`Z^T a`. The path keeps :math:`Z^T a` by
-weights of sum `total` times the mass that is meant, and `toll` is eps times this mass. A step returns None where it has no
-short cut: at w = 0 against q = 2, and where coordinates tie for p = 1.
+weights of sum `total` times the mass that is meant, and `toll` is eps times this mass. A step is None where there is no short
+cut: at w = 0 against q = 2, and where coordinates tie for p = 1.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from sklearn_robust.solvers._batch import Number, Shape
+
+# the decrease of the log-risk that the slope promises; the speed, the dual norm of the subgradient that was followed; where
+# only one coordinate moved, which and how far
+Step = tuple[Number, Number, Any, Number]
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Part:
         Of the path; filled by it.
     work, other : vectors of length d
     flags : vectors of bool of length d
+    high, low : factors
     """
 
     p: float
@@ -39,30 +44,11 @@ class Part:
     work: np.ndarray
     other: np.ndarray
     flags: np.ndarray
+    high: np.ndarray
+    low: np.ndarray
 
 
-class Step(NamedTuple):
-    """What is known of a step.
-
-    Attributes
-    ----------
-    promised : Number
-        Decrease of the log-risk along the slope.
-    speed : Number
-        Dual norm of the subgradient that was followed.
-    coordinate, change : index and Number, or None
-        Where only one coordinate moved: which, and how far.
-    """
-
-    promised: Number
-    speed: Number
-    coordinate: Any = None
-    change: Number = None
-
-
-def step_in_place(
-    part: Part, coef: np.ndarray, moved: np.ndarray, *, total: Number, toll: Number, step: Number
-) -> Step | None:
+def step_in_place(part: Part, coef: np.ndarray, moved: np.ndarray, total: Number, toll: Number, step: Number) -> Step | None:
     """One step of every problem of the part, into `moved`."""
     if part.p == 2 and part.q == math.inf:
         return _proximal_step(part, coef, moved, total, toll, step)
@@ -73,48 +59,51 @@ def step_in_place(
 
 def _proximal_step(part: Part, coef: np.ndarray, moved: np.ndarray, total: Number, toll: Number, step: Number) -> Step:
     """p = 2, q = inf: a step along the pull, then the soft threshold, the proximal step of the penalty."""
-    shape, work = part.shape, part.work
-    np.multiply(part.pull, shape.factor(step / total), out=moved)
-    moved += coef
-    cut = shape.factor(step * toll)
-    np.minimum(moved, cut, out=work)
-    np.maximum(work, -cut, out=work)
-    moved -= work
-    np.subtract(moved, coef, out=work)
+    shape, work, cut = part.shape, part.work, step * toll
+    np.copyto(moved, coef)
+    shape.add(moved, step / total, part.pull)
+    part.high[...], part.low[...] = cut, -cut
+    np.minimum(moved, part.high, out=work)
+    np.maximum(work, part.low, out=work)
+    np.subtract(moved, work, moved)
+    np.subtract(moved, coef, work)
     square = shape.dot(work, work)
-    return Step(square / step, shape.sqrt(square) / step)
+    return square / step, shape.sqrt(square) / step, None, 0.0
 
 
 def _gradient_step(part: Part, coef: np.ndarray, moved: np.ndarray, step: Number) -> Step:
     """p = 2, q = 2: a step against the gradient."""
-    np.multiply(part.work, part.shape.factor(-step), out=moved)
-    moved += coef
-    square = part.shape.dot(part.work, part.work)
-    return Step(step * square, part.shape.sqrt(square))
+    shape, velocity = part.shape, part.work
+    np.copyto(moved, coef)
+    shape.add(moved, -step, velocity)
+    square = shape.dot(velocity, velocity)
+    return step * square, shape.sqrt(square), None, 0.0
 
 
 def _sign_step(part: Part, coef: np.ndarray, moved: np.ndarray, step: Number) -> Step:
     """p = inf: all coordinates move equally far; against q = inf they stop at zero."""
     shape, velocity, change = part.shape, part.work, part.other
-    np.sign(velocity, out=change)
-    speed = shape.dot(velocity, change)
-    change *= shape.factor(step * speed)
-    np.subtract(coef, change, out=moved)
-    if part.q == math.inf:
-        np.multiply(coef, moved, out=change)
-        np.less(change, 0, out=part.flags)
-        np.copyto(moved, 0, where=part.flags)
-        np.subtract(coef, moved, out=change)
-    return Step(shape.dot(velocity, change), speed)
+    speed = shape.size(velocity)
+    np.sign(velocity, change)
+    np.copyto(moved, coef)
+    shape.add(moved, -step * speed, change)
+    if part.q == 2:
+        return step * speed * speed, speed, None, 0.0
+    np.multiply(coef, moved, change)
+    np.less(change, 0, part.flags)
+    np.copyto(moved, 0, where=part.flags)
+    np.subtract(coef, moved, change)
+    return shape.dot(velocity, change), speed, None, 0.0
 
 
 def _coordinate_step(part: Part, coef: np.ndarray, moved: np.ndarray, step: Number) -> Step | None:
     """p = 1: the steepest coordinate moves; against q = inf it stops at zero."""
     shape, velocity, size = part.shape, part.work, part.other
-    np.abs(velocity, out=size)
+    np.abs(velocity, size)
     j, at = shape.largest(size)
-    speed, slope, before = (shape.entry(x, at) for x in (size, velocity, coef))
-    np.greater_equal(size, shape.factor(speed * (1 - 16 * np.finfo(size.dtype).eps)), out=part.flags)
+    speed, slope, before = shape.entry(size, at), shape.entry(velocity, at), shape.entry(coef, at)
+    part.high[...] = speed * (1 - 16 * np.finfo(size.dtype).eps)
+    np.greater_equal(size, part.high, part.flags)
     if np.count_nonzero(part.flags) > size.size // size.shape[-1]:
         return None
     after = before - step * slope
@@ -123,25 +112,29 @@ def _coordinate_step(part: Part, coef: np.ndarray, moved: np.ndarray, step: Numb
     np.copyto(moved, coef)
     shape.put(moved, at, after)
     change = after - before
-    return Step(-slope * change, speed, j, change)
+    return -slope * change, speed, j, change
 
 
 def _velocity(part: Part, coef: np.ndarray, total: Number, toll: Number, *, spare: np.ndarray) -> bool:
     """The subgradient of the log-risk of least size, into part.work; False where there is no short cut."""
-    shape, velocity, pull = part.shape, part.work, part.other
-    np.multiply(part.pull, shape.factor(1 / total), out=pull)
-    if part.q == 2:
-        square = shape.dot(coef, coef)
-        if not shape.all_between(0, square, math.inf):
-            return False
-        np.multiply(coef, shape.factor(toll / shape.sqrt(square)), out=velocity)
-    else:
-        toll = shape.factor(toll)
-        np.minimum(pull, toll, out=velocity)  # at zero the penalty cancels of the pull what it can
-        np.maximum(velocity, -toll, out=velocity)
-        np.sign(coef, out=spare)
-        spare *= toll
-        np.not_equal(coef, 0, out=part.flags)
-        np.copyto(velocity, spare, where=part.flags)
-    velocity -= pull
+    shape, velocity = part.shape, part.work
+    part.high[...] = toll
+    if part.q == math.inf:
+        pull = part.other
+        part.low[...] = 1 / total
+        np.multiply(part.pull, part.low, pull)
+        part.low[...] = -toll
+        np.minimum(pull, part.high, out=velocity)  # at zero the penalty cancels of the pull what it can
+        np.maximum(velocity, part.low, out=velocity)
+        np.sign(coef, spare)
+        np.multiply(spare, part.high, spare)
+        np.copyto(velocity, spare, where=np.not_equal(coef, 0, part.flags))
+        np.subtract(velocity, pull, velocity)
+        return True
+    square = shape.dot(coef, coef)
+    if not shape.all_between(0, square, math.inf):
+        return False
+    part.high[...] = toll / shape.sqrt(square)
+    np.multiply(coef, part.high, velocity)
+    shape.add(velocity, -1 / total, part.pull)
     return True
