@@ -138,74 +138,114 @@ def follow(path: Path, loss: MarginLoss, geometry: Geometry, stopping: Stopping,
         if len(running) < path.problem.n_problems:
             path = path.select(running)
         path.demand(run.demanded)
-    return run.finish(k, path.iterate() if run.ids.size else None, stopping.max_iter)
+    return run.finish(k, path.iterate() if run.under_way else None, stopping.max_iter)
+
+
+@dataclass
+class _Problem:
+    """What is known of a problem under way.
+
+    Attributes
+    ----------
+    id : int
+        Its place in the solution.
+    done_below : float
+        Log-risk below which it is done.
+    prove_below : float
+        Speed times size below which a proof of the risk is tried.
+    bound : float
+        Least upper bound on its margin so far.
+    proof : array of shape (n,)
+        The weights that prove it.
+    demanded : float
+        Share of the promised decrease that a step must bring.
+    """
+
+    id: int
+    done_below: float
+    prove_below: float
+    bound: float
+    proof: Array
+    demanded: float = 0.5
 
 
 class _Run:
-    """Certificates and stopping of the problems under way; a finished problem leaves the batch."""
+    """Certificates and stopping of the problems under way; a finished problem leaves the batch.
+
+    The figures of all problems are computed together, what follows from them problem by problem.
+    """
 
     def __init__(
         self, problem: RobustProblem, geometry: Geometry, loss: MarginLoss, stopping: Stopping, ids: np.ndarray
     ) -> None:
         xp = namespace(problem.y)
-        self.problem, self.geometry, self.loss = problem, geometry, loss
+        self.problem, self.geometry, self.loss, self.stopping = problem, geometry, loss, stopping
         self.recorder = Recorder(stopping.record_every, stopping.verbose)
-        self.tol, self.stop_if_not_separable = stopping.tol, stopping.stop_if_not_separable
-        self.to_the_limit = stopping.loss_tol == 0
-        log_loss_tol = -math.inf if self.to_the_limit else math.log(stopping.loss_tol)
+        log_loss_tol = math.log(stopping.loss_tol) if stopping.loss_tol > 0 else -math.inf
         self.done_below = log_loss_tol - xp.log(problem.total_weight)
-        self.ids = ids
-        self.bound = xp.full_like(problem.total_weight, math.inf)
-        self.proof = xp.exp(problem.log_weight)
-        self.demanded = xp.full_like(self.bound, 0.5)
-        self.proof_at = xp.full_like(self.bound, stopping.tol)  # speed times size below which a proof of the risk is tried
+        starts = zip(ids.tolist(), self.done_below.tolist(), xp.exp(problem.log_weight), strict=True)
+        self.under_way = [_Problem(i, below, stopping.tol, math.inf, weights) for i, below, weights in starts]
         self.prove_next = _PROVE_FIRST  # iteration at which a proof is tried for all that do not separate
         self.finished: dict[int, Solution] = {}
 
+    @property
+    def demanded(self) -> Array:
+        """Share (k,) of the promised decrease that a step must bring."""
+        xp = namespace(self.done_below)
+        return xp.asarray([state.demanded for state in self.under_way], dtype=self.done_below.dtype)
+
     def check(self, iteration: int, at: Iterate) -> np.ndarray:
         """Certify, store what is finished, and return the indices of the problems that go on."""
-        xp = namespace(at.coef)
-        problem, geometry, now = self.problem, self.geometry, at.now
-        size = geometry.size(at.coef)
-        margin = xp.min(now.margins, axis=-1) / xp.where(size > 0, size, xp.ones_like(size))
-        mass = xp.sum(now.weights, axis=-1, keepdims=True)
-        bound = geometry.distance(problem.threat, at.pull / mass)
-        better = bound < self.bound
-        self.bound = xp.where(better, bound, self.bound)
-        self.proof = xp.where(better[:, None], now.weights, self.proof)
-        gap = relative_gap(margin, self.bound)
-        separates = (margin > 0) & (self.bound > 0)
-        if self.to_the_limit:
-            self.demanded = 1 - xp.where(separates, xp.clip(gap, 0.0, 0.5), xp.full_like(gap, 0.5))
-        self.recorder(iteration, self.ids, log_risk=now.log_risk, margin=margin, margin_bound=self.bound, gap=gap)
-
-        stalled = (at.step < _STALLED) | (at.speed == 0)
-        done = now.log_risk < self.done_below
-        done = done | (separates & (gap <= self.tol))
-        provable = ~separates & ~done & ((at.speed * size <= self.proof_at) | stalled)
+        xp, now, threat = namespace(at.coef), at.now, self.problem.threat
+        direction = at.pull / xp.sum(now.weights, axis=-1, keepdims=True)
+        bounds = self.geometry.distance(threat, direction)
+        sizes, smallest = self.geometry.size(at.coef), xp.min(now.margins, axis=-1)
+        near = [False] * len(self.under_way)
         if iteration >= self.prove_next:
             self.prove_next *= 2
-            near = problem.threat.norm.value(at.pull / mass) <= _NUDGE * problem.threat.eps
-            provable = provable | (~separates & ~done & (near | (iteration > _PATIENCE)))
-        ended = stalled | done
-        for i in np.flatnonzero(to_numpy(provable)).tolist():
-            gap, proof = self._risk_gap(i, now)
-            done[i] = gap <= self.tol
-            ended[i] |= done[i] or (self.stop_if_not_separable and bool(np.isfinite(proof).all()))
-            # closer next time; without any proof, only when the next round of attempts is due
-            self.proof_at[i] *= 0.3 if np.isfinite(proof).all() else 0.0
-        for i in np.flatnonzero(to_numpy(ended)).tolist():
-            self._store(i, at, iteration, converged=bool(done[i]))
-        running = np.flatnonzero(~to_numpy(ended))
-        if len(running) < len(self.ids):
-            self.problem, self.ids, self.geometry = problem.select(running), self.ids[running], geometry.select(running)
-            for name in ("bound", "proof", "demanded", "proof_at", "done_below"):
-                setattr(self, name, getattr(self, name)[running])
-        return running
+            near = (threat.norm.value(direction) <= _NUDGE * threat.eps).tolist()
+            near = [one or iteration > _PATIENCE for one in near]
+        figures = (x.tolist() for x in (sizes, smallest, bounds, now.log_risk, at.speed, at.step))
+        running, margins, gaps = [], [], []
+        for i, (state, size, margin, bound, log_risk, speed, step) in enumerate(zip(self.under_way, *figures, strict=True)):
+            if bound < state.bound:
+                state.bound, state.proof = bound, now.weights[i]
+            margin = margin / size if size > 0 else margin
+            separates = margin > 0 and state.bound > 0
+            gap = 1 - margin / state.bound if margin >= 0 and state.bound > 0 else math.inf
+            if self.stopping.loss_tol == 0:
+                state.demanded = 1 - min(max(gap, 0.0), 0.5)
+            margins.append(margin)
+            gaps.append(gap)
+
+            done = log_risk < state.done_below or (separates and gap <= self.stopping.tol)
+            stalled = step < _STALLED or speed == 0
+            ended = done or stalled
+            if not separates and not done and (speed * size <= state.prove_below or stalled or near[i]):
+                risk_gap, proof = self._risk_gap(i, now)
+                proven = bool(np.isfinite(proof).all())
+                done = risk_gap <= self.stopping.tol
+                ended = ended or done or (proven and self.stopping.stop_if_not_separable)
+                # closer next time; without any proof, only when the next round of attempts is due
+                state.prove_below *= 0.3 if proven else 0.0
+            if ended:
+                self._store(i, at, iteration, converged=done)
+            else:
+                running.append(i)
+        if self.recorder.due(iteration):
+            ids, upper = np.array([state.id for state in self.under_way]), np.array([state.bound for state in self.under_way])
+            self.recorder(
+                iteration, ids, log_risk=now.log_risk, margin=np.array(margins), margin_bound=upper, gap=np.array(gaps)
+            )
+        rows = np.array(running, dtype=int)
+        if len(rows) < len(self.under_way):
+            self.problem, self.geometry = self.problem.select(rows), self.geometry.select(rows)
+            self.under_way, self.done_below = [self.under_way[i] for i in running], self.done_below[rows]
+        return rows
 
     def finish(self, k: int, at: Iterate | None, max_iter: int) -> Solution:
         """All solutions in order; what is still under way has not converged."""
-        for i in range(len(self.ids) if at is not None else 0):
+        for i in range(len(self.under_way) if at is not None else 0):
             self._store(i, at, max_iter, converged=False)
         return stack_solutions([self.finished[i] for i in range(k)], self.recorder.history(k))
 
@@ -221,11 +261,12 @@ class _Run:
         row = slice(i, i + 1)
         one, norm = self.problem.select(row), self.geometry.norms[i]
         coef, intercept = at.coef[row], at.now.intercept[row]
-        certificate = margin_certificate(one, norm, coef, intercept, self.proof[row])
+        proof = self.under_way[i].proof[None]
+        certificate = margin_certificate(one, norm, coef, intercept, proof)
         solution = Solution(
             coef=coef,
             intercept=intercept,
-            weights=one.balanced(self.proof[row]),
+            weights=one.balanced(proof),
             log_risk=at.now.log_risk[row],
             margin=certificate.margin,
             margin_bound=certificate.bound,
@@ -242,7 +283,7 @@ class _Run:
                 solution.margin_bound = xp.zeros_like(solution.margin_bound)
                 solution.gap = xp.full_like(solution.gap, gap)
                 solution.weights = xp.asarray(proof, dtype=coef.dtype)
-        self.finished[int(self.ids[i])] = solution
+        self.finished[self.under_way[i].id] = solution
 
 
 class Rule(Protocol):

@@ -135,19 +135,19 @@ class InPlacePath:
         if self.stale:
             self._pull()
         here, shape, problem = self.here, self.shape, self.problem
-        total, penalty, intercept, log_risk = (
-            shape.array(x).astype(problem.y.dtype) for x in (here.total, here.penalty, here.intercept, here.log_risk)
-        )
-        margins = shape.rows(here.scores) - penalty[:, None] + problem.y * intercept[:, None]
-        now = Evaluation(
-            intercept=intercept,
-            margins=np.where(problem.log_weight > -math.inf, margins, math.inf),
-            log_risk=log_risk,
-            weights=shape.rows(here.weights) / total[:, None],
-        )
+        intercept, log_risk = (shape.array(x).astype(problem.y.dtype) for x in (here.intercept, here.log_risk))
+        self.factor[...] = here.penalty
+        margins = here.scores - self.factor
+        if problem.fit_intercept:
+            shape.add(margins, here.intercept, self.y)
+        if self.log_weight is not None:
+            margins[self.log_weight == -math.inf] = math.inf
+        self.factor[...] = 1 / here.total
+        weights, pull = here.weights * self.factor, self.pull * self.factor
         speed = shape.array(self.speed) if self.velocity is None else self.rule.speed(self.velocity)
+        now = Evaluation(intercept, shape.rows(margins), log_risk, shape.rows(weights))
         step = shape.array(self.step) / self.first_step
-        return Iterate(shape.rows(here.coef).copy(), now, shape.rows(self.pull) / total[:, None], speed, step)
+        return Iterate(shape.rows(here.coef).copy(), now, shape.rows(pull), speed, step)
 
     def demand(self, share: np.ndarray) -> None:
         """From now on accept a trial if it brings this share (k,) of the decrease that its slope promises."""
