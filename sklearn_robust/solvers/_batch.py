@@ -20,7 +20,8 @@ from sklearn_robust.problems import RobustProblem
 
 Number = Any  # a float, or a column (k, 1) of float64
 
-_COPY = 2**21  # entries up to which signed rows are copied: there the calls count, not the memory
+_SIGN = 2**19  # entries up to which a signed copy is worth the calls that it saves
+_TRANSPOSE = 2**21  # entries up to which several problems take a transposed copy
 
 
 class Shape(Protocol):
@@ -180,14 +181,14 @@ class Several:
 class SignedRows:
     """Products with Z = y X, written into vectors of one problem or several.
 
-    Small dense data are transposed once, since several products with rows are a third faster from a contiguous transpose, and
-    signed where the problems share their labels.
-
     Attributes
     ----------
-    X, transposed : array of shape (n, d) and (d, n)
+    X : array of shape (n, d)
+    transposed : array of shape (d, n)
+        A contiguous copy for several problems on small dense data: the product with the rows of their coefficients is a third
+        faster.
     y : array of shape (k, n) or None
-        None where X is signed already.
+        None where X is a signed copy: small dense data, and labels that all problems share.
     """
 
     X: Any
@@ -198,12 +199,12 @@ class SignedRows:
     def of(cls, problem: RobustProblem) -> Self:
         """Those of a problem on NumPy or scipy.sparse data."""
         X, y = problem.X, problem.y
-        if sparse.issparse(X) or X.size > _COPY:
+        if sparse.issparse(X):
             return cls(X, X.T, y)
-        if not (y == y[0]).all():
-            return cls(X, np.ascontiguousarray(X.T), y)
-        X = y[0][:, None] * X
-        return cls(X, np.ascontiguousarray(X.T), None)
+        if X.size <= _SIGN and (y == y[0]).all():
+            X, y = y[0][:, None] * X, None
+        transpose = problem.n_problems > 1 and X.size <= _TRANSPOSE
+        return cls(X, np.ascontiguousarray(X.T) if transpose else X.T, y)
 
     @cached_property
     def sparse(self) -> bool:

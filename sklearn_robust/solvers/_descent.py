@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from sklearn_robust._array_api import Array, namespace, to_numpy
-from sklearn_robust.certificates import log_risk_bound, margin_certificate, proves_separable, relative_gap, repaired_weights
+from sklearn_robust.certificates import log_risk_bound, margin_certificate, proves_separable, repaired_weights
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.solvers._geometry import Geometry
@@ -203,8 +203,7 @@ class _Run:
         near = [False] * len(self.under_way)
         if iteration >= self.prove_next:
             self.prove_next *= 2
-            near = (threat.norm.value(direction) <= _NUDGE * threat.eps).tolist()
-            near = [one or iteration > _PATIENCE for one in near]
+            near = self._near(iteration, at)
         figures = (x.tolist() for x in (sizes, smallest, bounds, now.log_risk, at.speed, at.step))
         running, margins, gaps = [], [], []
         for i, (state, size, margin, bound, log_risk, speed, step) in enumerate(zip(self.under_way, *figures, strict=True)):
@@ -245,9 +244,16 @@ class _Run:
 
     def finish(self, k: int, at: Iterate | None, max_iter: int) -> Solution:
         """All solutions in order; what is still under way has not converged."""
-        for i in range(len(self.under_way) if at is not None else 0):
-            self._store(i, at, max_iter, converged=False)
+        if at is not None:
+            for i, near in enumerate(self._near(max_iter, at)):
+                self._store(i, at, max_iter, converged=False, provable=near)
         return stack_solutions([self.finished[i] for i in range(k)], self.recorder.history(k))
+
+    def _near(self, iteration: int, at: Iterate) -> list[bool]:
+        """Whether a proof that the data are not separable may be near, and worth its price."""
+        threat, mass = self.problem.threat, namespace(at.coef).sum(at.now.weights, axis=-1)
+        near = threat.norm.value(at.pull) <= _NUDGE * threat.eps * mass
+        return [True] * len(self.under_way) if iteration > _PATIENCE else near.tolist()
 
     def _risk_gap(self, i: int, now: Evaluation) -> tuple[float, Array]:
         """The certified relative gap of the risk of problem i, inf without a proof of non-separability, and that proof."""
@@ -256,7 +262,7 @@ class _Run:
         excess = float(now.log_risk[i]) - log_risk_bound(one, self.loss, proof)[0]
         return float(-np.expm1(-excess)), proof
 
-    def _store(self, i: int, at: Iterate, iteration: int, *, converged: bool) -> None:
+    def _store(self, i: int, at: Iterate, iteration: int, *, converged: bool, provable: bool = True) -> None:
         xp = namespace(at.coef)
         row = slice(i, i + 1)
         one, norm = self.problem.select(row), self.geometry.norms[i]
@@ -276,9 +282,9 @@ class _Run:
             n_iter=np.array([iteration]),
         )
         if not bool(proves_separable(one, coef, intercept)[0]):
-            gap, proof = self._risk_gap(i, at.now)
             solution.separable = [None]
-            if np.isfinite(proof).all():
+            gap, proof = self._risk_gap(i, at.now) if provable else (math.inf, proof * math.nan)
+            if np.isfinite(to_numpy(proof)).all():
                 solution.separable = [False]
                 solution.margin_bound = xp.zeros_like(solution.margin_bound)
                 solution.gap = xp.full_like(solution.gap, gap)

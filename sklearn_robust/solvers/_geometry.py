@@ -49,9 +49,7 @@ class Geometry:
 
     def distance(self, threat: LpBall, pull: Array) -> Array:
         """The distance of each row to the threat's ball in the dual norm: (k, d) -> (k,)."""
-        return self._rowwise(
-            lambda norm, rows: norm.dual.value(threat.norm.residual(pull[rows], threat.eps[rows], norm.dual))
-        )
+        return self._rowwise(lambda norm, rows: norm.dual.value(threat.norm.residual(pull[rows], threat.eps[rows], norm.dual)))
 
     def _rowwise(self, function: Callable[[LpNorm, slice], Array]) -> Array:
         parts = [function(norm, rows) for norm, rows in self.groups]

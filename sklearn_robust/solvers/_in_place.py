@@ -13,7 +13,7 @@ import numpy as np
 
 from sklearn_robust.losses import Exponential, MarginLoss
 from sklearn_robust.problems import Evaluation, RobustProblem
-from sklearn_robust.solvers._batch import Number, One, Several, Shape, SignedRows
+from sklearn_robust.solvers._batch import Number, One, Several, SignedRows
 from sklearn_robust.solvers._descent import SHRINK, Iterate, Rule
 from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers._short_cuts import Part, step_in_place
@@ -53,6 +53,8 @@ class InPlacePath:
         every trial.
     """
 
+    stale: bool  # whether the pull is that of weights before these
+
     def __init__(
         self,
         problem: RobustProblem,
@@ -88,8 +90,7 @@ class InPlacePath:
         self.factor = shape.factor()
         room = self.pull, self.work, self.other, self.flags, shape.factor(), shape.factor()
         self.parts = [
-            Part(norm.p, problem.threat.q, rows, shape, *(shape.part(x, rows) for x in room))
-            for norm, rows in geometry.groups
+            Part(norm.p, problem.threat.q, rows, shape, *(shape.part(x, rows) for x in room)) for norm, rows in geometry.groups
         ]
         self.velocity: np.ndarray | None = None
         self.speed = 0 * self.step
@@ -98,10 +99,9 @@ class InPlacePath:
         self.short_cuts = problem.threat.q in (2, math.inf) and exponents <= {1, 2, math.inf}
         self.by_column = self.short_cuts and 1 in exponents and not self.signed_rows.sparse
         self.exponential = isinstance(self.loss, Exponential)
-        self.log_share = shape.number(problem.log_weight[:, 0])
-        self.log_weight = None
-        if not (problem.log_weight == problem.log_weight[:, :1]).all():
-            self.log_share, self.log_weight = 0 * self.log_share, shape.vector(problem.log_weight)
+        equal = (problem.log_weight == problem.log_weight[:, :1]).all()
+        self.log_share = shape.number(problem.log_weight[:, 0]) if equal else 0 * self.step
+        self.log_weight = None if equal else shape.vector(problem.log_weight)
         self.y, self.positive = shape.vector(problem.y), shape.vector((problem.y > 0).astype(dtype))
         self.negative = 1 - self.positive
         self.lowest = math.sqrt(np.finfo(dtype).tiny)
@@ -118,7 +118,7 @@ class InPlacePath:
         if promised is None:
             promised = self._step_by_rule(here, there)
         self._evaluate(there, here)
-        if self.growth is not None and not self._accepts(here, there, promised):
+        if self.growth is not None and not self._accepts(here, there, promised, self.growth):
             return
         self.here, self.there, self.stale = there, here, True
 
@@ -173,18 +173,18 @@ class InPlacePath:
         self._evaluate_with_shift(self.here, self.here)
         self.stale = True
 
-    def _accepts(self, here: _Point, there: _Point, promised: Number) -> bool:
+    def _accepts(self, here: _Point, there: _Point, promised: Number, growth: float) -> bool:
         """Adapt the steps; False if no trial is accepted, else `there` holds what each problem goes on from."""
         if isinstance(promised, float):
             if there.log_risk <= here.log_risk - self.demanded * promised:
-                self.step *= self.growth
+                self.step *= growth
                 return True
             self.step *= SHRINK
             return False
         refused = np.flatnonzero(~(there.log_risk <= here.log_risk - self.demanded * promised))
-        self.step *= self.growth
+        self.step *= growth
         if len(refused):
-            self.step[refused] *= SHRINK / self.growth
+            self.step[refused] *= SHRINK / growth
             for name in _Point.__slots__:
                 getattr(there, name)[refused] = getattr(here, name)[refused]
         return True

@@ -82,7 +82,8 @@ def steepest_descent(
     order = np.argsort([norm.p for norm in norms], kind="stable")  # problems of one geometry are computed together
     geometry, problem = Geometry(tuple(norms[i] for i in order)), problem.select(order)
     xp = namespace(problem.y)
-    coef = xp.zeros_like(problem.weighted_sum(problem.y)) if coef_init is None else xp.asarray(coef_init, copy=True)[order]
+    shape = (problem.n_problems, problem.n_features)
+    coef = xp.zeros(shape, dtype=problem.y.dtype, device=problem.y.device) if coef_init is None else coef_init[order]
     step = _paper_step(problem) if isinstance(step_size, str) else xp.full_like(problem.total_weight, float(step_size))
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, verbose)
     growth = _GROWTH if step_size == "adaptive" else None
@@ -97,10 +98,52 @@ def steepest_descent(
         return follow(path, loss, geometry, stopping, order)
 
 
+def descent_grid(
+    problem: RobustProblem, loss: MarginLoss, p: Sequence[float], eps: Sequence[float], **options: Any
+) -> Solution:
+    """The paths of every geometry at every radius on the same data, as one batch.
+
+    Parameters
+    ----------
+    problem : RobustProblem
+        k problems: labels of classes, or weights of folds. Their own radii are not used.
+    loss : MarginLoss
+    p : sequence of float
+        Geometries.
+    eps : sequence of float
+        Radii.
+    **options
+        Those of `steepest_descent`.
+
+    Returns
+    -------
+    Solution
+        Of len(p) * len(eps) * k problems in this order; `coef.reshape(len(p), len(eps), k, d)` tells them apart.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_robust.losses import LOSSES
+    >>> X, y = np.array([[2.0, 1.0], [1.0, 2.0], [-1.0, -1.0]]), np.array([1.0, 1.0, -1.0])
+    >>> problem = RobustProblem.from_data(X, y, q=np.inf, eps=0, fit_intercept=False)
+    >>> solution = descent_grid(problem, LOSSES["exponential"], p=[1, 2], eps=[0, 0.25, 0.5])
+    >>> solution.coef.reshape(2, 3, 1, 2).shape, solution.separable
+    ((2, 3, 1, 2), [True, True, True, True, True, True])
+    """
+    one = problem.at_radii(eps)
+    return steepest_descent(
+        one.select(np.tile(np.arange(one.n_problems), len(p))),
+        loss,
+        [LpNorm(e) for e in p for _ in range(one.n_problems)],
+        **options,
+    )
+
+
 def _paper_step(problem: RobustProblem) -> Array:
     """1 / B^2 of each problem, B = max |x_ij| + eps."""
     xp = namespace(problem.y)
-    largest = float(abs(problem.X).max() if sparse.issparse(problem.X) else xp.max(xp.abs(problem.X)))
+    entries = problem.X.data if sparse.issparse(problem.X) else problem.X
+    largest = max(float(xp.max(entries)), -float(xp.min(entries)), 0.0) if entries.shape[0] else 0.0
     reach = largest + problem.threat.eps
     return 1 / xp.where(reach > 0, reach, xp.ones_like(reach)) ** 2
 
@@ -133,9 +176,7 @@ class _SteepestDescent:
         return self.geometry.speed(velocity)
 
 
-def _propose(
-    problem: RobustProblem, norm: LpNorm, coef: Array, pull: Array, mass: Array, step: Array
-) -> tuple[Array, Array]:
+def _propose(problem: RobustProblem, norm: LpNorm, coef: Array, pull: Array, mass: Array, step: Array) -> tuple[Array, Array]:
     """The coefficients after a step, and the velocity."""
     if norm.p == 2 and problem.threat.q == math.inf:
         moved = problem.threat.dual_norm.prox(coef + step[:, None] * pull, step * problem.threat.eps * mass)
