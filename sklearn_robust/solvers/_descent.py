@@ -199,7 +199,8 @@ class _Run:
         xp, now, threat = namespace(at.coef), at.now, self.problem.threat
         direction = at.pull / xp.sum(now.weights, axis=-1, keepdims=True)
         bounds = self.geometry.distance(threat, direction)
-        sizes, smallest = self.geometry.size(at.coef), xp.min(now.margins, axis=-1)
+        used = self.problem.log_weight > -math.inf
+        sizes, smallest = self.geometry.size(at.coef), xp.min(xp.where(used, now.margins, math.inf), axis=-1)
         near = [False] * len(self.under_way)
         if iteration >= self.prove_next:
             self.prove_next *= 2

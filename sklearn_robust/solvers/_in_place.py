@@ -140,8 +140,6 @@ class InPlacePath:
         margins = here.scores - self.factor
         if problem.fit_intercept:
             shape.add(margins, here.intercept, self.y)
-        if self.log_weight is not None:
-            margins[self.log_weight == -math.inf] = math.inf
         self.factor[...] = 1 / here.total
         weights, pull = here.weights * self.factor, self.pull * self.factor
         speed = shape.array(self.speed) if self.velocity is None else self.rule.speed(self.velocity)

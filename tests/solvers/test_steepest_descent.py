@@ -246,9 +246,9 @@ def test_steps_in_place_are_those_of_the_rule(gaussian, p, q, fit_intercept, n_p
     )
     sparse_arrays = problem_of(sparse.csr_array(X), labels, q=q, eps=0.05, fit_intercept=fit_intercept, sample_weight=weight)
     solutions = [
-        steepest_descent(problem, LOSSES["exponential"], LpNorm(p), loss_tol=0, max_iter=150, record_every=50)
+        steepest_descent(problem, LOSSES["exponential"], LpNorm(p), loss_tol=0, max_iter=25, record_every=5)
         for problem in (arrays, tensors, sparse_arrays)
-    ]
+    ]  # not for long: steps at the edge of stability magnify rounding
     for other in solutions[1:]:
         np.testing.assert_allclose(solutions[0].coef, other.coef, rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(solutions[0].history["gap"], other.history["gap"], rtol=1e-6)
