@@ -5,7 +5,11 @@ norm and u its steepest direction in the p-norm: p = 2 is gradient descent, p = 
 (Tsilivis et al. 2024, eq. 25 and Theorem 4.3). Working on log L changes the clock of the path, not the path, and nothing
 underflows. Two rules keep the discrete path on the flow where the penalty eps ||w||_q* has kinks: v is the minimum-norm
 subgradient, and no step jumps over a kink - a coordinate that would change sign stops at zero (q = inf), one that would
-overtake the largest stops level with it (q = 1).
+overtake the largest stops level with it (q = 1). For p = 2 and q = inf the proximal step does both: the soft threshold
+follows the step along the pull.
+
+The adaptive step is the line search: a step per coordinate from its curvature saved no steps beside it for p = 1, and
+acceleration for p = 1 and inf (Wang et al. 2023, arXiv 2305.17544) is left to the exact separators, which end sooner.
 """
 
 from __future__ import annotations
