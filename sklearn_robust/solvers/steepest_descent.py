@@ -8,8 +8,8 @@ subgradient, and no step jumps over a kink - a coordinate that would change sign
 overtake the largest stops level with it (q = 1). For p = 2 and q = inf the proximal step does both: the soft threshold
 follows the step along the pull.
 
-The adaptive step is the line search: a step per coordinate from its curvature saved no steps beside it for p = 1, and
-acceleration for p = 1 and inf (Wang et al. 2023, arXiv 2305.17544) is left to the exact separators, which end sooner.
+The adaptive step is the line search: for p = 1 a step by the curvature of each coordinate saved no steps beside it. Paths for
+p = 1 and inf are not accelerated (Wang et al. 2023, arXiv 2305.17544): the exact separator takes the time of 500 steps.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def steepest_descent(
     order = np.argsort([norm.p for norm in norms], kind="stable")  # problems of one geometry are computed together
     geometry, problem = Geometry(tuple(norms[i] for i in order)), problem.select(order)
     xp = namespace(problem.y)
-    shape = (problem.n_problems, problem.n_features)
-    coef = xp.zeros(shape, dtype=problem.y.dtype, device=problem.y.device) if coef_init is None else coef_init[order]
+    zeros = xp.zeros((problem.n_problems, problem.n_features), dtype=problem.y.dtype, device=problem.y.device)
+    coef = zeros if coef_init is None else xp.asarray(coef_init, dtype=problem.y.dtype)[order]
     step = _paper_step(problem) if isinstance(step_size, str) else xp.full_like(problem.total_weight, float(step_size))
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, verbose)
     growth = _GROWTH if step_size == "adaptive" else None
