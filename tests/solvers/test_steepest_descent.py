@@ -204,17 +204,26 @@ def test_leaves_the_origin_at_large_eps(gaussian, p, q):
     assert solution.log_risk[0] < 0
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("q", [1, 2, 3, math.inf])
-@pytest.mark.parametrize("fit_intercept", [False, True])
-@pytest.mark.parametrize("loss", ["exponential", "logistic"])
-def test_a_grid_of_radii_and_geometries_gives_what_single_fits_give(gaussian, dtype, q, fit_intercept, loss):
+@pytest.mark.parametrize(
+    ("q", "loss", "fit_intercept", "dtype"),
+    [
+        (math.inf, "exponential", False, np.float64),
+        (math.inf, "exponential", True, np.float64),
+        (math.inf, "exponential", True, np.float32),
+        (math.inf, "logistic", True, np.float64),
+        (2, "exponential", False, np.float64),
+        (2, "exponential", True, np.float32),
+        (1, "exponential", False, np.float64),
+        (3, "logistic", False, np.float64),
+    ],
+)
+def test_a_grid_of_radii_and_geometries_gives_what_single_fits_give(gaussian, q, loss, fit_intercept, dtype):
     X, y = (array.astype(dtype) for array in gaussian(30, 40))
-    radii = [share * max_margin(X, y, q=q, fit_intercept=fit_intercept).margin for share in (0.4, 0, 0.2)]
+    radii = [share * max_margin(X, y, q=q, fit_intercept=fit_intercept).margin for share in (0.4, 0)]
     exponents = [2, 1.5, math.inf, 1]
     problem = problem_of(X, np.stack([y, -y]), q=q, eps=0, fit_intercept=fit_intercept)
     grid = descent_grid(problem, LOSSES[loss], exponents, radii, loss_tol=0.1, max_iter=200)
-    rows = iter(range(24))
+    rows = iter(range(16))
     for p in exponents:
         for eps in radii:
             for signs in (y, -y):
