@@ -98,6 +98,7 @@ def _run(build: Callable[[], Callable[[], Any]], sender: Any) -> None:
 
 def machine(packages: Iterable[str]) -> str:
     """Processor, BLAS, threads and versions."""
+    import numpy  # noqa: F401  BLAS is shown where it is loaded
     from threadpoolctl import threadpool_info
 
     processor = platform.processor() or platform.machine()

@@ -6,7 +6,8 @@ Z are the signed rows. Forms of the same separator, up to scale:
 - absolute: w free and t >= |w|;
 - direct: w free, for norms that need no more;
 - dual: one variable a sample (and w beside it where the objective is quadratic);
-- Gram, reduced: for p = 2 and eps = 0, the dual on Z Z^T, and w restricted to the span of the rows.
+- Gram, reduced: for p = 2 and eps = 0, the dual on Z Z^T, and w restricted to the span of the rows; there are also
+  non-negative least squares and support vector machines of nearly infinite cost.
 
 For p = inf the margin is maximised over the unit box; otherwise the norm is minimised at margin 1. The matrices are made
 before the clock starts, in the solver's own layout; only what replaces part of a solver's work (Gram matrix, QR) is timed.
@@ -156,7 +157,8 @@ def dual(Z: np.ndarray, p: float, q: float, eps: float) -> Program:
 # ---- solvers: each takes a program and returns what is to be timed
 
 
-def highs(program: Program, method: str, *, crossover: bool = True) -> Solve:
+def highs(program: Program, method: str) -> Solve:
+    """Without presolve and crossover, which only cost time on dense rows; `linprog` runs HiGHS with both."""
     import highspy
 
     G = sparse.csc_array(program.G)
@@ -167,12 +169,12 @@ def highs(program: Program, method: str, *, crossover: bool = True) -> Solve:
     lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
     lp.a_matrix_.start_, lp.a_matrix_.index_, lp.a_matrix_.value_ = G.indptr, G.indices, G.data
 
+    options = {"output_flag": False, "threads": 1, "solver": method, "presolve": "off", "run_crossover": "off"}
+
     def solve() -> np.ndarray:
         model = highspy.Highs()
-        model.setOptionValue("output_flag", False)
-        model.setOptionValue("threads", 1)
-        model.setOptionValue("solver", method)
-        model.setOptionValue("run_crossover", "on" if crossover else "off")
+        for option, value in options.items():
+            assert model.setOptionValue(option, value) == highspy.HighsStatus.kOk, option
         model.passModel(lp)
         model.run()
         solution = model.getSolution()
@@ -341,20 +343,45 @@ def piqp_reduced(Z: np.ndarray) -> Solve:
     return solve
 
 
+def labelled(Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Samples of two classes that have these signed rows."""
+    y = np.where(np.arange(len(Z)) % 2 == 0, 1.0, -1.0)
+    return y[:, None] * Z, y
+
+
 def linear_svc(Z: np.ndarray) -> Solve:
     from sklearn.svm import LinearSVC
 
-    y = np.where(np.arange(len(Z)) % 2 == 0, 1.0, -1.0)  # two classes that mean the same signed rows
-    X = y[:, None] * Z
+    X, y = labelled(Z)
     model = LinearSVC(loss="hinge", C=SVM_COST, fit_intercept=False, tol=1e-10, max_iter=10**7, random_state=0)
     return lambda: model.fit(X, y).coef_[0]
+
+
+def svc(Z: np.ndarray) -> Solve:
+    from sklearn.svm import SVC
+
+    X, y = labelled(Z)
+    model = SVC(kernel="linear", C=SVM_COST, tol=1e-8, cache_size=2000)
+
+    def solve() -> np.ndarray:
+        # without intercept: each sample beside its mirror image, which leaves no room for one
+        return model.fit(np.vstack([X, -X]), np.concatenate([y, -y])).coef_[0]
+
+    return solve
+
+
+def nnls(Z: np.ndarray) -> Solve:
+    """The dual as least squares: minimise |Z^T l|^2 + (sum l - 1)^2 over l >= 0."""
+    from scipy.optimize import nnls as scipy_nnls
+
+    A, b = np.vstack([Z.T, np.ones(len(Z))]), np.append(np.zeros(Z.shape[1]), 1.0)
+    return lambda: scipy_nnls(A, b, maxiter=10**6)[0] @ Z
 
 
 _FORMS = {"split": split, "absolute": absolute, "direct": direct, "dual": dual}
 _SOLVERS = {
     "HiGHS simplex": partial(highs, method="simplex"),
     "HiGHS ipm": partial(highs, method="ipm"),
-    "HiGHS ipm, no crossover": partial(highs, method="ipm", crossover=False),
     "linprog": linprog,
     "piqp dense": partial(piqp, dense=True),
     "piqp sparse": partial(piqp, dense=False),
@@ -373,7 +400,6 @@ _ALL_FORMS = {  # of a case (p, q), with eps = 0 where p and q are dual
     (1, math.inf): {
         "HiGHS simplex": ["split", "dual"],
         "HiGHS ipm": ["split", "dual"],
-        "HiGHS ipm, no crossover": ["split", "dual"],
         "linprog": ["split"],
         "piqp dense": ["split", "dual"],
         "piqp sparse": ["split", "dual"],
@@ -391,7 +417,6 @@ _ALL_FORMS = {  # of a case (p, q), with eps = 0 where p and q are dual
     (math.inf, math.inf): {
         "HiGHS simplex": ["split"],
         "HiGHS ipm": ["split"],
-        "HiGHS ipm, no crossover": ["split"],
         "linprog": ["split"],
         "piqp dense": ["split"],
         "piqp sparse": ["split"],
@@ -419,5 +444,7 @@ def peers(p: float, q: float) -> dict[str, Callable[[np.ndarray, float], Solve]]
     if (p, q) == (2, 2):
         built["piqp dense, Gram"] = lambda Z, eps: piqp_gram(Z)
         built["piqp dense, reduced"] = lambda Z, eps: piqp_reduced(Z)
+        built["nnls"] = lambda Z, eps: nnls(Z)
         built["LinearSVC"] = lambda Z, eps: linear_svc(Z)
+        built["SVC"] = lambda Z, eps: svc(Z)
     return built

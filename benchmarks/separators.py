@@ -65,7 +65,7 @@ SVC_TARGETS = {("2,2", "g100x512"): 3.0}  # to LinearSVC alone
 
 @cache
 def signed_rows(name: str) -> np.ndarray:
-    """gNxD: Gaussian with a Gaussian teacher; sNxD: the same, moved apart along it by a margin; digits38: the digits 3 and 8."""
+    """gNxD: Gaussian with a Gaussian teacher; sNxD: the same, moved apart along it by a margin; digits38: digits 3 and 8."""
     if name == "digits38":
         from sklearn.datasets import load_digits
 
@@ -78,12 +78,6 @@ def signed_rows(name: str) -> np.ndarray:
     teacher /= np.linalg.norm(teacher)
     Z = np.sign(X @ teacher)[:, None] * X
     return Z + teacher if name[0] == "s" else Z
-
-
-def labelled(Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Samples of two classes that have these signed rows."""
-    y = np.where(np.arange(len(Z)) % 2 == 0, 1, -1)
-    return y[:, None] * Z, y
 
 
 # ---- the certificate, recomputed
@@ -120,7 +114,7 @@ def bound(Z: np.ndarray, weights: np.ndarray, p: float, q: float, eps: float) ->
 def our_solve(Z: np.ndarray, p: float, q: float, eps: float) -> Callable[[], tuple[np.ndarray, np.ndarray, str]]:
     from sklearn_robust.separators import min_norm_separator
 
-    X, y = labelled(Z)
+    X, y = _peers.labelled(Z)
 
     def solve() -> tuple[np.ndarray, np.ndarray, str]:
         separator = min_norm_separator(X, y, p=p, q=q, eps=eps, tol=TOL)
@@ -133,7 +127,7 @@ def eps_star(Z: np.ndarray, q: float) -> float:
     """In a process of its own: this one starts no threads."""
     from sklearn_robust.separators import max_margin
 
-    return harness.measure(lambda: lambda: max_margin(*labelled(Z), q=q).margin, limit=600).answer
+    return harness.measure(lambda: lambda: max_margin(*_peers.labelled(Z), q=q).margin, limit=600).answer
 
 
 @cache
@@ -249,7 +243,7 @@ def report(cells: list[tuple[Case, list[Row]]], paths: str, limit: float) -> str
         for name in names:
             line = [name]
             for rows in mine:
-                row = rows[0] if name == "ours" else next(row for row in rows if row.solver == name)
+                row = rows[0] if name == "ours" else next(row for row in rows[1:] if row.solver == name)
                 line.append(shown(row, limit) + (f" ({row.gap:.0e})" if row.runs else ""))
             lines.append(line)
         parts += [f"### {case}\n", harness.table(["", *(rows[0].data for rows in mine)], lines)]
@@ -264,7 +258,7 @@ def path_line(data: str) -> list[str]:
     from sklearn_robust.separators import min_norm_separator, separator_path
 
     Z = signed_rows(data)
-    X, y = labelled(Z)
+    X, y = _peers.labelled(Z)
     radii = np.linspace(0, 0.95, 20) * eps_star(Z, math.inf)
 
     def build() -> Callable[[], Any]:
@@ -364,6 +358,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", nargs="+", default=list(DATA), help="data sets; others in the form gNxD or sNxD")
     parser.add_argument("--case", nargs="+", default=[case.key for case in CASES], help="such as 2,inf")
+    parser.add_argument("--peers", nargs="+", help="such as 'piqp dense, split'; all if not given")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds a run")
     parser.add_argument("--plots", action="store_true")
     parser.add_argument("--name", default="separators", help="of the results")
@@ -375,7 +370,7 @@ def main() -> None:
     for data in options.data:
         for case in CASES:
             if case.key in options.case and (data in case.targets or data not in DATA):
-                rows = run_cell(case, data, options.limit)
+                rows = run_cell(case, data, options.limit, options.peers)
                 cells.append((case, rows))
                 print(" | ".join(cell_line(case, rows, options.limit)), flush=True)
         signed_rows.cache_clear()
