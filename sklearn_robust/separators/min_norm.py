@@ -391,7 +391,18 @@ def _largest_distance(problem: RobustProblem, tol: float) -> Answer:
         return answer
     vertex = PrimalDual(vertex.coef / units, vertex.weights)
     point, helped = polished(scaled_program(clean, norm), vertex, tol)
-    return certify(clean, norm, point, "linear program + polish" if helped else "linear program").merged(answer)
+    found = certify(clean, norm, point, "linear program + polish" if helped else "linear program")
+    best = found.merged(answer)
+    if best.margin <= 0 and _imbalance(clean, found.weights) < _imbalance(clean, best.weights):
+        best = replace(best, weights=found.weights, bound=found.bound)
+    return best
+
+
+def _imbalance(problem: RobustProblem, weights: Vector) -> float:
+    """The largest coordinate of Z^T a relative to the terms that it sums: rounding if a proves that nothing separates."""
+    terms = weights @ abs(problem.X)
+    pull = np.abs(problem.weighted_sum(weights[None])[0])
+    return float(np.max(pull / np.where(terms > 0, terms, 1.0)))
 
 
 def _check_tol(tol: float) -> float:

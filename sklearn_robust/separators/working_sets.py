@@ -117,7 +117,8 @@ def solve_on_column_sets(program: MarginProgram, tol: float = 1e-9) -> PrimalDua
         violated = np.flatnonzero(strength > allowed)
         if not len(violated) and rough < tol:
             return point  # as far as rounding allows
-        chosen = np.concatenate([chosen, violated[np.argsort(-strength[violated])][: 2 * n]])
+        strongest = violated[np.argsort(-strength[violated])]
+        chosen = np.concatenate([chosen, strongest[: max(2 * n, len(violated) // 2)]])
         rough = _ROUGH if len(violated) > _FEW * min(n, d) else _FINE * tol
     raise SolverFailure("column sets: the gap was not reached")
 
