@@ -206,7 +206,8 @@ def cell_line(case: Case, rows: list[Row], limit: float) -> list[str]:
     target = case.targets.get(ours.data)
     ratio = (peer.seconds if peer else limit) / ours.seconds
     text = f"{'' if peer else '> '}{ratio:.3g}x"
-    met = "-" if target is None else f"{target:g}x " + ("met" if ratio >= target else "missed")
+    verdict = "met" if target and ratio >= target else "missed" if peer else "not decided in the limit"
+    met = "-" if target is None else f"{target:g}x {verdict}"
     other = (
         f"{peer.solver} | {harness.seconds(peer.seconds)} | {peer.gap:.0e}" if peer else f"none within 1e-6 | > {limit:g} | -"
     )
