@@ -11,7 +11,7 @@ from pathlib import Path
 import _harness  # noqa: F401  one thread, for the scripts too
 
 HERE = Path(__file__).parent
-EXTRA = {"separators.py": [["--plots"]]}  # further runs of a script, with these options
+EXTRA = {"separators.py": [["--plots", "--limit", "20"]]}  # further runs of a script, with these options
 
 
 def main() -> None:
