@@ -173,7 +173,8 @@ def the_exact_separator():
 if __name__ == "__main__":
     machine = f"{platform.machine()}, Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}"
     lines = [
-        f"# Paths of descent\n\n{machine}, one thread. By `benchmarks/descent_paths.py`. A path's time holds its\nset-up, certificates and the last proof of separability or of its opposite.\n"
+        f"# Paths of descent\n\n{machine}, one thread. By `benchmarks/descent_paths.py`. A path's time holds its set-up,",
+        "certificates and the last proof of separability or of its opposite.\n",
     ]
     for part in (steps_saved, the_exact_separator, a_batch, a_single_path):
         lines += part()
