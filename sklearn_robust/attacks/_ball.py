@@ -64,6 +64,12 @@ class Ball:
         part.low, part.high = self.low[rows], self.high[rows]
         return part
 
+    def grown(self, factor: float) -> Ball:
+        """The ball, q < inf, of a larger radius, in the same box."""
+        wide = copy.copy(self)
+        wide.eps = factor * self.eps
+        return wide
+
     def farthest(self, gradient: Tensor) -> Tensor:
         r"""The allowed perturbation that raises a linear function most: the worst case of a linear classifier.
 
