@@ -141,7 +141,8 @@ def pgd(
     stop_when_broken : bool, default=True
         Leave a sample alone as soon as it is misclassified. False goes on to the least margin.
     batch_size : int, optional
-        Samples attacked at once; all by default. The result does not depend on it, up to rounding in the model.
+        Samples attacked at once; all by default. The result does not depend on it, up to rounding in the model: in float32 that
+        can differ with the size of a batch, and send a long search to another point.
     random_state : int, RandomState or None
         For the random starts.
     device : str or torch.device, optional
