@@ -18,14 +18,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
+import numpy as np
 from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
-from sklearn_robust.solvers._descent import State, Stopping, descend
+from sklearn_robust.solvers._descent import RulePath, State, Stopping, follow
+from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers._solution import Solution
 
 _FIRST = 16.0  # c of the first step
@@ -70,7 +73,8 @@ def diagonal_descent(
     rule = _DiagonalDescent(depth, float(namespace(entries).max(namespace(entries).abs(entries))))
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, verbose)
     step = xp.full_like(problem.total_weight, _FIRST)
-    return descend(problem, loss, LpNorm(1), rule, (start, start), step, stopping, growth=_GROWTH)
+    path = RulePath(problem, loss, rule, (start, start), step, _GROWTH)
+    return follow(path, loss, Geometry((LpNorm(1),) * problem.n_problems), stopping)
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,12 @@ class _DiagonalDescent:
         raised = up * xp.exp(-xp.clip(rate * up ** (depth - 2) * velocity, -_LARGEST_CHANGE, _LARGEST_CHANGE))
         lowered = down * xp.exp(xp.clip(rate * down ** (depth - 2) * velocity, -_LARGEST_CHANGE, _LARGEST_CHANGE))
         return (raised, lowered), velocity
+
+    def select(self, rows: np.ndarray) -> Self:
+        return self
+
+    def speed(self, velocity: Array) -> Array:
+        return LpNorm(1).dual.value(velocity)
 
     def _velocity(self, problem: RobustProblem, state: State, coef: Array, now: Evaluation, pull: Array, rate: Array) -> Array:
         """The subgradient by w: implicit for the 1-norm and the inf-norm, of least 2-norm for the smoother ones between."""
