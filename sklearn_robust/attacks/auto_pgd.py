@@ -75,7 +75,7 @@ def apgd(
     >>> from sklearn_robust.attacks import apgd
     >>> network = torch.nn.Linear(2, 2, bias=False)
     >>> network.weight.data[:] = torch.tensor([[1.0, -2.0], [0.0, 0.0]])
-    >>> apgd(network, np.array([[0.5, 0.5]]), [1], eps=0.5, q=1, clip=(0, 1), loss="dlr")
+    >>> apgd(network, np.array([[0.5, 0.5]]), [1], eps=0.5, q=1, clip=(0, 1), loss="dlr", stop_when_broken=False)
     array([[0.5, 0. ]])
     """
     check_number(n_steps, "n_steps", low=1, integer=True)
