@@ -10,7 +10,8 @@ path follow the flow:
   B the largest entry of X and g = Z^T a; c adapts by backtracking;
 - the update multiplies by exp(+-h), so that u stays positive and, for L = 2, u_+ u_- constant as in the flow: the sign of a
   coordinate can always come back;
-- against q = inf the subgradient at a kink is the implicit one, with which the step lands on w_j = 0 where it can.
+- the subgradient of the penalty is the implicit one, of the point where the step ends: against q = inf the step lands on
+  w_j = 0 where it can, against q = 1 on ties of the largest |w_j|.
 """
 
 from __future__ import annotations
@@ -109,12 +110,31 @@ class _DiagonalDescent:
         return LpNorm(1).dual.value(velocity)
 
     def _velocity(self, problem: RobustProblem, state: State, coef: Array, now: Evaluation, pull: Array, rate: Array) -> Array:
-        """The subgradient by w: implicit at the kinks of the 1-norm, of least 2-norm at those of the other norms."""
+        """The subgradient by w: implicit for the 1-norm and the inf-norm, of least 2-norm for the smoother ones between."""
         xp = namespace(coef)
         toll = problem.threat.eps * xp.sum(now.weights, axis=-1)
+        if problem.threat.q == 1:
+            power = 2 * self.depth - 2
+            speed = self.depth * rate * (state[0] ** power + state[1] ** power)  # at which w falls, by velocity
+            speed = xp.maximum(speed, 1e-20 * xp.max(speed, axis=-1, keepdims=True))
+            return -pull + _inf_norm_pull(coef + speed * pull, speed, toll)
         if problem.threat.q != math.inf:
             return problem.threat.dual_norm.min_norm_subgradient(coef, -pull, toll, LpNorm(2))
         up, down = state
         # the velocity with which both halves end equal, if the subdifferential [-toll, toll] around -pull holds it
         landing = (up - down) / (rate * (up ** (self.depth - 1) + down ** (self.depth - 1)))
         return xp.minimum(xp.maximum(landing, -pull - toll[:, None]), -pull + toll[:, None])
+
+
+def _inf_norm_pull(ahead: Array, speed: Array, toll: Array) -> Array:
+    r"""The s that clips w' = ahead - speed s to [-t, t], with :math:`\|s\|_1` = toll: toll times a subgradient of the
+    inf-norm at w'. Where toll suffices to bring all of w' to zero, t = 0.
+    """
+    xp = namespace(ahead)
+    size = xp.abs(ahead)
+    order = xp.argsort(-size, axis=-1)
+    sorted_size = xp.take_along_axis(size, order, axis=-1)
+    mass = xp.take_along_axis(1 / speed, order, axis=-1)
+    levels = (xp.cumulative_sum(sorted_size * mass, axis=-1) - toll[:, None]) / xp.cumulative_sum(mass, axis=-1)
+    level = xp.max(xp.clip(levels, 0, None), axis=-1)[:, None]  # the sums over fewer or more coordinates lie below
+    return xp.sign(ahead) * xp.clip(size - level, 0, None) / speed
