@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,6 +97,14 @@ class RobustProblem:
             self, y=self.y[rows], threat=threat, log_weight=self.log_weight[rows], total_weight=self.total_weight[rows]
         )
 
+    def at_radii(self, eps: Sequence[float]) -> RobustProblem:
+        """Each problem at each of these radii, radius by radius: len(eps) * k problems."""
+        xp, k = namespace(self.y), self.n_problems
+        rows = np.tile(np.arange(k), len(eps))
+        problem = self.select(rows)
+        radii = xp.concat([xp.full_like(self.threat.eps, check_radius(radius, "eps")) for radius in eps])
+        return replace(problem, threat=replace(self.threat, eps=radii))
+
     def as_float64(self) -> RobustProblem:
         """The same problem, on NumPy or scipy.sparse data, in double precision."""
         if self.y.dtype == np.float64:
@@ -140,13 +149,17 @@ class RobustProblem:
 
         `near` (k,) is a guess of the intercept; `penalty` (k,) replaces eps ||w||_q* where a solver keeps its own.
         """
-        xp = namespace(coef)
-        margins = self.signed_scores(coef) - (self.threat.penalty(coef) if penalty is None else penalty)[:, None]
+        penalty = self.threat.penalty(coef) if penalty is None else penalty
+        return self.evaluate_scores(loss, self.signed_scores(coef), penalty, near=near)
+
+    def evaluate_scores(self, loss: MarginLoss, scores: Array, penalty: Array, *, near: Array | None = None) -> Evaluation:
+        """The robust loss from Z w of shape (k, n) and eps ||w||_q* of shape (k,), minimised exactly over the intercept."""
+        margins = scores - penalty[:, None]
         if self.fit_intercept:
             intercept = loss.intercept(margins, self.y, self.log_weight, near)
             margins = margins + self.y * intercept[:, None]
         else:
-            intercept = xp.zeros_like(coef[:, 0])
+            intercept = namespace(scores).zeros_like(margins[:, 0])
         return Evaluation(intercept, margins, *loss.log_risk_and_weights(margins, self.log_weight))
 
     def balanced(self, weights: Array) -> Array:

@@ -24,6 +24,7 @@ from sklearn_robust.separators._margin_program import (
 from sklearn_robust.separators.cone_program import solve_cone_program
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.linear_program import solve_linear_program
+from sklearn_robust.separators.nearest_point import solve_nearest_point
 from sklearn_robust.separators.polish import polished
 from sklearn_robust.separators.quadratic_program import solve_quadratic_program
 from sklearn_robust.separators.semismooth_newton import solve_semismooth_newton
@@ -34,6 +35,7 @@ DEFAULT_TOL = 1e-8  # certified relative gap of a separator
 _NOTHING = 1e-8  # bound, over the largest ||z_i||_p*, below which data without a positive margin so far are hardly separable
 _TALL, _WIDE = 8, 4  # rows for each column, and columns for each row, from which working sets pay
 _LARGE = 500_000  # entries from which they do
+_FEW_COLUMNS = 128  # up to which active sets beat the interior-point method
 _MAX_DENSE = 30_000_000  # entries of a dense program
 
 Solver = Callable[[MarginProgram], PrimalDual]
@@ -152,6 +154,8 @@ def _solvers(program: MarginProgram, tol: float, start: Vector | None) -> list[t
     solvers: list[tuple[str, Solver]] = []
     if threshold and program.labels is None and n <= d and not sparse.issparse(program.rows):
         solvers.append(("semismooth Newton", partial(solve_semismooth_newton, tol=tol, start=start)))
+    elif threshold and program.eps == 0 and program.labels is None and d <= _FEW_COLUMNS:
+        solvers.append(("nearest point", solve_nearest_point))
     if n * d >= _LARGE and n > _TALL * d:
         solvers.append(("row sets", partial(solve_on_row_sets, tol=tol)))
     elif n * d >= _LARGE and d > _WIDE * n and (p == 1 or (threshold and program.eps > 0)):

@@ -22,11 +22,13 @@ from sklearn_robust.separators._margin_program import (
 )
 from sklearn_robust.separators._newton_system import NewtonSystem
 from sklearn_robust.separators._split_program import SplitProgram, State
+from sklearn_robust.separators.polish import finished
 
 _MAX_ITER = 80
 _PATIENCE = 10  # iterations without a smaller gap
 _FIRST_CERTIFICATE = 4  # earlier iterates have no margin
 _LATE = 1e-3  # gap below which the linear systems are refined twice
+_RIPE = 1e-4  # gap below which the face of the solution may be known
 _TO_BOUNDARY, _CAUTIOUS = 0.9995, 0.99  # of the way to the boundary, with little and with much centring
 _MUCH_CENTRING = 0.01
 
@@ -66,10 +68,14 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> PrimalDua
                 best, least, gap, misses = point, bound, gap_between(margin, bound), 0
             if gap <= tol or least == 0 or misses == _PATIENCE:
                 break
+            if gap <= _RIPE and misses == 0:
+                end = finished(program, point, tol)
+                if end is not None:
+                    return end
         # far beyond the precision of float64 nothing is finite any more: the best iterate is then already known
         with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
             try:
-                state = _step(form, state, scores, pull, refinements=2 if gap < _LATE else 1)
+                state = _step(form, state, scores, pull, refinements=2 if gap < _LATE else int(gap < math.inf))
             except (LinAlgError, ValueError):
                 break
         if not all(np.isfinite(part).all() for part in state):

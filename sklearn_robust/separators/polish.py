@@ -82,6 +82,15 @@ def polished(program: MarginProgram, point: PrimalDual, tol: float) -> tuple[Pri
     return best, helped
 
 
+def finished(program: MarginProgram, point: PrimalDual, tol: float) -> PrimalDual | None:
+    """The point after one Newton step, where that is cheap and proves a gap of tol; else None."""
+    moved = newton_step(program, _measured(program, point)[0], _CHEAP)
+    if moved is None:
+        return None
+    moved, margin, bound = _measured(program, moved)
+    return moved if gap_between(margin, bound) <= tol else None
+
+
 def _measured(program: MarginProgram, point: PrimalDual) -> tuple[PrimalDual, float, float]:
     """The point with its weights made feasible, its margin and its bound."""
     weights = np.maximum(point.weights, 0)

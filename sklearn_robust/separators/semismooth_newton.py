@@ -48,6 +48,7 @@ def solve_semismooth_newton(program: MarginProgram, tol: float = 1e-9, start: Ve
     Z, eps = program.rows, program.eps
     weights = np.full(len(Z), 1 / len(Z)) if start is None else start
     w, reached = _primal(Z, weights, eps), False
+    gram = None if eps > 0 else dsyrk(1.0, np.ascontiguousarray(Z).T, trans=1, lower=1)  # of all rows and features, once
     for _ in range(_MAX_ITER):
         square, mass = float(w @ w), float(weights.sum())
         if square == 0:
@@ -62,7 +63,7 @@ def solve_semismooth_newton(program: MarginProgram, tol: float = 1e-9, start: Ve
         reached = gap <= tol  # one more step makes it exact
         gradient = margins - 1
         free = (weights > 0) | (gradient < 0)
-        step = _newton_step(Z, w, eps, free, gradient)
+        step = _newton_step(_used_gram(Z, w, eps, free) if gram is None else gram[np.ix_(free, free)], gradient[free])
         moved = _line_search(Z, eps, weights, gradient, free, step, 0.5 * square - mass)
         if moved is None and reached:  # rounding alone is left
             return PrimalDual(w, weights)
@@ -80,21 +81,23 @@ def _primal(Z: Vector, weights: Vector, eps: float) -> Vector:
     return pull - np.clip(pull, -eps * weights.sum(), eps * weights.sum())
 
 
-def _newton_step(Z: Vector, w: Vector, eps: float, free: Vector, gradient: Vector) -> Vector:
+def _used_gram(Z: Vector, w: Vector, eps: float, free: Vector) -> Vector:
+    """Products of the rows that carry weight, in the features that w uses, less what the adversary takes; lower triangle."""
+    used = np.flatnonzero(w)
+    rows = (Z if free.all() else Z[free]).take(used, axis=1)
+    rows -= eps * np.sign(w[used])
+    return dsyrk(1.0, rows.T, trans=1, lower=1)
+
+
+def _newton_step(gram: Vector, gradient: Vector) -> Vector:
     """The step of the free weights that would make their margins 1 if the features in use stayed the same."""
-    rows = Z if free.all() else Z[free]
-    if eps > 0:
-        used = np.flatnonzero(w)
-        rows = rows.take(used, axis=1)
-        rows -= eps * np.sign(w[used])
-    gram = dsyrk(1.0, rows.T, trans=1, lower=1)
     pivots = np.einsum("ii->i", gram)
     pivots += _RIDGE * pivots.mean()
     try:
         factor = cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
     except LinAlgError as error:
         raise SolverFailure("semismooth Newton: singular system") from error
-    return -cho_solve(factor, gradient[free], check_finite=False)
+    return -cho_solve(factor, gradient, check_finite=False)
 
 
 def _line_search(

@@ -106,7 +106,7 @@ def test_refinement_that_diverges_ends_the_method_with_its_best_iterate(margin_p
     original = NewtonSystem._solve
 
     def failing(self, *args):
-        if next(steps) >= 14:
+        if next(steps) >= 12:
             raise LinAlgError("refinement diverges")
         return original(self, *args)
 

@@ -361,7 +361,13 @@ def test_a_gap_above_the_tolerance_warns_and_returns_the_separator():
     assert_certified(s, data.data, y, 1e-3)
 
 
-OWN_SOLVERS = ("solve_semismooth_newton", "solve_on_row_sets", "solve_on_column_sets", "solve_interior_point")
+OWN_SOLVERS = (
+    "solve_semismooth_newton",
+    "solve_nearest_point",
+    "solve_on_row_sets",
+    "solve_on_column_sets",
+    "solve_interior_point",
+)
 
 
 def replace_solvers(monkeypatch, names, solver):
@@ -515,6 +521,15 @@ def test_path_ends_at_the_largest_radius():
     with pytest.raises(ValueError, match="eps must be"):
         separator_path(X, y, p=2, q=INF, eps=[-1.0])
     assert separator_path(X, y, p=2, q=INF, eps=[]) == []
+
+
+def test_nearest_point_of_the_hull():
+    X, y = separable_data(80, 8)
+    s = min_norm_separator(X, y, p=2, q=2, eps=0.1)
+    assert s.solver == "nearest point"
+    assert_certified(s, X, y, 1e-12)
+    assert_allclose(s.margin + 0.1, norm((s.dual_coef * y) @ X, 2), rtol=1e-12)
+    assert 0 < np.count_nonzero(s.dual_coef) <= 9
 
 
 @pytest.mark.parametrize("solver", ["semismooth Newton", "row sets", "column sets", "interior point"])
