@@ -51,9 +51,9 @@ def cells(**values):
 def save(figure, out, name):
     """As PNG and as SVG that is the same in every run."""
     out.mkdir(parents=True, exist_ok=True)
-    mpl.rcParams["svg.hashsalt"] = name
     figure.savefig(out / f"{name}.png", dpi=110)
-    figure.savefig(out / f"{name}.svg", metadata={"Date": None})
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+        figure.savefig(out / f"{name}.svg", metadata={"Date": None})
 
 
 def curve(ax, table, x, y, **style):
