@@ -120,9 +120,10 @@ def proves_not_separable(problem: RobustProblem, weights: Array) -> np.ndarray:
 
     Each coordinate of Z^T a is known up to its own rounding: a small feature is not lost beside a large one.
     """
-    rounding = _ROUNDING * np.asarray(weights @ abs(problem.X))
-    excess = np.maximum(np.abs(problem.weighted_sum(weights)) - rounding, 0)
-    return problem.threat.norm.value(excess) <= problem.threat.eps
+    pull = np.abs(problem.weighted_sum(weights))
+    if np.all(problem.threat.norm.value(pull) <= problem.threat.eps):
+        return np.ones(len(pull), dtype=bool)
+    return problem.threat.norm.value(np.maximum(pull - _ROUNDING * problem.sizes(weights), 0)) <= problem.threat.eps
 
 
 def repaired_weights(problem: RobustProblem, weights: Array, interior: Array | None = None) -> Array:

@@ -20,6 +20,7 @@ from scipy.optimize import OptimizeResult, minimize
 from sklearn_robust.certificates import (
     log_risk_bound,
     non_separability_slack,
+    proves_not_separable,
     proves_separable,
     repaired_weights,
     robust_margin,
@@ -27,9 +28,10 @@ from sklearn_robust.certificates import (
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
+from sklearn_robust.solvers._risk_newton import newton
 from sklearn_robust.solvers._solution import Recorder, Solution, stack_solutions
 
-_MAX_NEWTON = 30
+_MAX_NEWTON = 100
 
 
 def minimise_robust_risk(
@@ -74,24 +76,21 @@ def minimise_robust_risk(
     """
     solutions = []
     recorder = Recorder(record_every, verbose)
-    # in double precision and in units of the data: neither their type nor their scale decides how exact the answer is
-    double = problem.as_float64()
-    inner, unit = double.standardised()
+    double = problem.in_double_arithmetic()  # whatever the data's type: it does not decide how exact the answer is
     for i in range(problem.n_problems):
         row = slice(i, i + 1)
-        certify = partial(
-            _certified, double.select(row), loss, norm, None if proof is None else proof[row], problem.y.dtype, unit
-        )
+        one = double.select(row)
+        certify = partial(_certified, one, loss, norm, None if proof is None else proof[row], problem.y.dtype)
 
-        def record(iteration: int, coef: np.ndarray, i: int = i, certify: Callable[[np.ndarray], Solution] = certify) -> None:
+        def record(iteration: int, coef: np.ndarray, i: int = i, certify: Callable[..., Solution] = certify) -> None:
             if recorder.due(iteration):
                 state = certify(coef)
                 figures = {name: getattr(state, name) for name in ("log_risk", "margin", "margin_bound", "gap")}
                 recorder(iteration, np.array([i]), **figures)
 
         recorder.rewind()
-        start = None if coef_init is None else coef_init[row].astype(np.float64) * unit
-        solutions.append(_minimise_one(inner.select(row), loss, max_iter, tol, start, certify, record))
+        start = np.zeros((1, problem.n_features)) if coef_init is None else coef_init[row].astype(np.float64)
+        solutions.append(_minimise_one(one, loss, max_iter, tol, start, certify, record))
     return stack_solutions(solutions, recorder.history(problem.n_problems))
 
 
@@ -100,24 +99,13 @@ def _minimise_one(
     loss: MarginLoss,
     max_iter: int,
     tol: float,
-    start: np.ndarray | None,
-    certify: Callable[[np.ndarray], Solution],
+    start: np.ndarray,
+    certify: Callable[..., Solution],
     record: Callable[[int, np.ndarray], None],
 ) -> Solution:
-    origin = np.zeros((1, problem.n_features))
-    coef, n_iter = origin, 0
-    at_origin = problem.evaluate(loss, origin)
-    if non_separability_slack(problem, problem.balanced(at_origin.weights))[0] < 0:  # otherwise w = 0 is the minimiser
-        if start is None or not start.any():
-            start = _first_step(problem, loss, at_origin)
-        coef, n_iter = _lbfgs(problem, loss, start, max_iter, record)
-        if not coef.any():  # a poor start can be drawn to w = 0, where the parametrisation for q = 1 is stationary
-            coef, n_iter = _lbfgs(problem, loss, _first_step(problem, loss, at_origin), max_iter, record)
-    solution = certify(coef)
-    if solution.gap[0] > tol:
-        polished = certify(_newton(problem, loss, coef))
-        if polished.gap[0] < solution.gap[0]:
-            solution = polished
+    solution, n_iter = newton(
+        problem, loss, start, max_iter=min(max_iter, _MAX_NEWTON), tol=tol, certify=certify, record=record
+    )
     solution.converged = solution.gap <= tol
     solution.n_iter = np.array([n_iter])
     return solution
@@ -129,15 +117,21 @@ def _certified(
     norm: LpNorm,
     proof: np.ndarray | None,
     dtype: Any,
-    unit: float,
     coef: np.ndarray,
+    weights: np.ndarray | None = None,
+    near: float | None = None,
 ) -> Solution:
-    """The predictor coef / unit, rounded to dtype, with its margin, and with 1 - (lower bound on the risk) / risk."""
-    coef = (coef / unit).astype(dtype).astype(np.float64)
-    now = problem.evaluate(loss, coef)
-    weights = repaired_weights(problem, now.weights, proof)
-    proven = bool(np.isfinite(weights).all())
-    excess = now.log_risk - log_risk_bound(problem, loss, weights)
+    """The predictor, rounded to dtype, with its margin, and with 1 - (lower bound on the risk) / risk from the weights."""
+    coef = coef.astype(dtype).astype(np.float64)
+    now = problem.evaluate(loss, coef, near=None if near is None else np.array([near]))
+    if weights is None:
+        weights = repaired_weights(problem, now.weights, proof)
+        proven = bool(np.isfinite(weights).all())
+    else:
+        proven = bool(proves_not_separable(problem, weights)[0])
+    excess = now.log_risk - loss.log_risk_bound(weights, problem.log_weight) if proven else np.full(1, np.inf)
+    size = norm.value(coef)
+    smallest = now.margins[problem.log_weight > -math.inf].min() # TODO
     margin = robust_margin(problem, norm, coef, now.intercept)
     separable = False if proven else True if proves_separable(problem, coef, now.intercept)[0] else None
     return Solution(

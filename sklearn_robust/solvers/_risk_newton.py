@@ -1,0 +1,250 @@
+"""Newton's method on the log-risk: the quadratic model's minimiser, a line search, and the certificate that comes with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+from scipy.linalg import LinAlgError
+
+from sklearn_robust.losses import MarginLoss
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.solvers._risk_model import Curvature, curvature, minimise_model
+from sklearn_robust.solvers._solution import Solution
+
+_LEAST_DAMPING, _MOST_DAMPING = 1e-10, 1e4
+_NEAR = 0.9  # of the largest pull that leaves a coefficient at zero: from there on a column is in the Hessian
+_COLUMNS = 400  # of a Hessian, beside those in use
+_MOST_COLUMNS = 3000
+_CHEAP = 1e7  # products in a Gram matrix that cost less than one more iteration
+_KEEP = 0.1  # decrease of what a step promises for which a dear Hessian is kept
+_CLOSE = 0.03  # promised decrease of the log-risk from which the weights may certify it
+_MAX_REFINEMENTS = 3
+
+
+@dataclass
+class _Point:
+    """A predictor of one problem and what the loss makes of it; margins and scores are those of signed rows, (n,)."""
+
+    coef: np.ndarray
+    intercept: float
+    scores: np.ndarray
+    penalty: float
+    log_risk: float
+    weights: np.ndarray
+
+    @property
+    def margins(self) -> np.ndarray:
+        return self.scores - self.penalty
+
+
+def newton(
+    problem: RobustProblem,
+    loss: MarginLoss,
+    start: np.ndarray,
+    *,
+    max_iter: int,
+    tol: float,
+    certify: Callable[..., Solution],
+    record: Callable[[int, np.ndarray], None],
+) -> tuple[Solution, int]:
+    """Minimise the log-risk of one problem.
+
+    Parameters
+    ----------
+    problem : RobustProblem
+        One problem, in double arithmetic.
+    loss : MarginLoss
+    start : ndarray of shape (1, d)
+    max_iter : int
+    tol : float
+        Certified gap of the risk to reach.
+    certify : callable
+        The solution of coefficients (1, d), with the gap that weights (1, n) prove if they are given.
+    record : callable
+        Called with the iteration and the coefficients (1, d).
+
+    Returns
+    -------
+    solution : Solution
+        It reached tol, or separates the data, or is as good as it gets.
+    n_iter : int
+    """
+    return _Newton(problem, loss, tol, certify).run(start, max_iter, record)
+
+
+import os
+DEBUG=os.environ.get('DBG')
+class _Newton:
+    def __init__(self, problem: RobustProblem, loss: MarginLoss, tol: float, certify: Callable[..., Solution]) -> None:
+        self.problem, self.loss, self.tol, self.certify = problem, loss, tol, certify
+        self.y, self.log_weight = problem.y[0], problem.log_weight[0]
+        self.used = self.log_weight > -math.inf
+        self.eps, self.norm = float(problem.threat.eps[0]), problem.threat.dual_norm
+        centred = problem.fit_intercept and not sparse.issparse(problem.X)
+        self.centre = problem.X.mean(axis=0, dtype=np.float64) if centred else np.zeros(problem.n_features)
+        self.exact = False  # whether Gram matrices must be in double precision
+
+    def run(self, start: np.ndarray, max_iter: int, record: Callable[[int, np.ndarray], None]) -> tuple[Solution, int]:
+        at = self._start(start)
+        damping, promise, expected = _LEAST_DAMPING, math.inf, math.inf
+        hessian: Curvature | None = None
+        iteration = 0
+        while iteration < max_iter and damping < _MOST_DAMPING and at.margins[self.used].min() <= 0:
+            iteration += 1
+            pull = self.problem.weighted_sum(at.weights[None])[0]
+            columns = self._columns(at, pull)
+            if columns is None:
+                break
+            if hessian is None or promise > _KEEP * expected or not self._covers(hessian, at, pull):
+                hessian = curvature(
+                    self.problem, columns, self.centre, self.loss.curvature(at.margins, at.weights), at.weights, pull, exact=self.exact
+                )
+            expected = promise
+            try:
+                target, settled = self._target(hessian, at, at.weights, pull, damping)
+            except LinAlgError:
+                self.exact, hessian, damping = True, None, max(100 * damping, 1e-6)
+                continue
+            promise = float(
+                at.weights @ (target.scores - at.scores) - at.weights.sum() * (target.penalty - at.penalty)
+            )
+            if settled and promise <= _CLOSE:
+                solution = self._certified(hessian, at, target, damping)
+                if solution is not None:
+                    return solution, iteration
+            moved = self._search(at, target, promise)
+            if DEBUG: print(iteration, f"f {at.log_risk:.10f} promise {promise:.3e} settled {settled} damping {damping:.1e} cols {len(hessian.coef)} nnz {np.sum(target.coef!=0)} moved {moved is not None and (moved.log_risk-at.log_risk)}")
+            if moved is None:
+                if abs(promise) <= 1e-14:
+                    break
+                self.exact, hessian, damping = True, None, max(100 * damping, 1e-6)
+                continue
+            at = moved
+            damping = max(damping / 100, _LEAST_DAMPING)
+            record(iteration, at.coef[None])
+        return self.certify(at.coef[None], near=at.intercept), iteration
+
+    def _start(self, start: np.ndarray) -> _Point:
+        coef = start[0]
+        if coef.any():
+            scores = self.problem.signed_scores(start)
+        else:
+            scores = np.zeros((1, len(self.y)))
+        penalty = self.problem.threat.penalty(start)
+        now = self.problem.evaluate_scores(self.loss, scores, penalty)
+        intercept = float(now.intercept[0])
+        return _Point(
+            coef, intercept, scores[0] + intercept * self.y, float(penalty[0]), float(now.log_risk[0]), now.weights[0]
+        )
+
+    def _columns(self, at: _Point, pull: np.ndarray) -> np.ndarray | slice | None:
+        """The columns of the next Hessian; None where there are too many for one."""
+        d = len(pull)
+        if self.norm.p > 1 or self.eps == 0:
+            return slice(None) if d <= _MOST_COLUMNS else None
+        size, in_use = np.abs(pull), at.coef != 0
+        wanted = in_use | (size > _NEAR * self.eps * at.weights.sum())
+        limit = max(_COLUMNS, 2 * int(in_use.sum()))
+        if wanted.sum() > limit:  # those that pull most
+            order = np.argsort(np.where(in_use, math.inf, size))[::-1]
+            wanted = np.zeros(d, dtype=bool)
+            wanted[order[:limit]] = True
+        if not wanted.any():  # the model is then constant, and one column will do
+            wanted[0] = True
+        chosen = np.flatnonzero(wanted)
+        if len(chosen) > _MOST_COLUMNS:
+            return None
+        return slice(None) if len(chosen) > 0.7 * d or d <= 100 else chosen
+
+    def _covers(self, hessian: Curvature, at: _Point, pull: np.ndarray) -> bool:
+        """Whether a Hessian is dear enough to be kept, and has every column that is in use or wants to be."""
+        if len(hessian.coef) ** 2 * len(self.y) < _CHEAP:
+            return False
+        left_out = np.ones(len(pull), dtype=bool)
+        left_out[hessian.columns] = False
+        active = (at.coef != 0) | (np.abs(pull) > self.eps * at.weights.sum())
+        return not np.any(active & left_out)
+
+    def _target(
+        self, hessian: Curvature, at: _Point, weights: np.ndarray, pull: np.ndarray, damping: float
+    ) -> tuple[_Point, bool]:
+        """The model's minimiser around a point, for these weights there, and whether it is exact; not evaluated yet."""
+        columns = hessian.columns
+        step = minimise_model(
+            hessian, self.norm, self.eps, at.coef[columns], pull[columns], weights.sum(), self.y @ weights, damping
+        )
+        coef = np.zeros_like(at.coef)
+        coef[columns] = step.coef
+        change = self._scores(coef - at.coef, columns) + step.intercept * self.y
+        penalty = self.eps * float(self.norm.value(coef))
+        return _Point(coef, at.intercept + step.intercept, at.scores + change, penalty, math.nan, weights), step.settled
+
+    def _scores(self, coef: np.ndarray, columns: np.ndarray | slice) -> np.ndarray:
+        if isinstance(columns, slice) or 4 * len(columns) > len(coef) or not sparse.issparse(self.problem.X):
+            return self.problem.signed_scores(coef[None])[0]
+        return self.y * (self.problem.X[:, columns] @ coef[columns])
+
+    def _search(self, at: _Point, target: _Point, promise: float) -> _Point | None:
+        """The point towards the target, or beyond it, where the log-risk falls by enough; None if there is none."""
+        if not promise > 0:
+            return None
+        rounding = 8 * np.finfo(float).eps * (1 + abs(at.log_risk))
+        share = 1.0
+        while share > 1e-6:
+            found = self._between(at, target, share)
+            if found.log_risk <= at.log_risk - 1e-3 * share * promise + (rounding if promise < 1e-8 else 0.0):
+                break
+            share *= 0.5
+        else:
+            return None
+        while share >= 1 and promise > 0.1:  # a risk that falls without end wants longer and longer steps
+            share *= 2
+            further = self._between(at, target, share)
+            if further.log_risk >= found.log_risk:
+                break
+            found = further
+        return found
+
+    def _between(self, at: _Point, target: _Point, share: float) -> _Point:
+        if share == 1:
+            coef, scores, penalty = target.coef, target.scores, target.penalty
+        else:
+            coef = at.coef + share * (target.coef - at.coef)
+            scores = at.scores + share * (target.scores - at.scores)
+            penalty = self.eps * float(self.norm.value(coef))
+        intercept = at.intercept + share * (target.intercept - at.intercept)
+        log_risk, weights = self.loss.log_risk_and_weights(scores - penalty, self.log_weight)
+        return _Point(coef, intercept, scores, penalty, float(log_risk), weights)
+
+    def _certified(self, hessian: Curvature, at: _Point, target: _Point, damping: float) -> Solution | None:
+        """The target with the model's weights as its proof, if that reaches the tolerance."""
+        weights = at.weights
+        for _ in range(_MAX_REFINEMENTS):
+            weights = weights - hessian.apply(target.margins - at.margins)
+            if not np.any(weights > 0):
+                return None
+            weights = np.maximum(weights, 0)
+            feasible = self.problem.balanced(weights[None])
+            reached = self._between(at, target, 1.0)
+            if -math.expm1(float(self.loss.log_risk_bound(feasible, self.problem.log_weight)[0]) - reached.log_risk) > self.tol:
+                if DEBUG: print("   est", -math.expm1(float(self.loss.log_risk_bound(feasible, self.problem.log_weight)[0]) - reached.log_risk))
+                return None  # even if they were feasible
+            solution = self.certify(target.coef[None], feasible, near=target.intercept)
+            if DEBUG:
+                pl=self.problem.weighted_sum(feasible)
+                print("   viol", float(self.problem.threat.norm.value(pl)[0])/self.eps-1, "gap", solution.gap, "cut", (weights==0).sum(), "lean", self.y@weights, np.abs(target.margins-at.margins).max())
+            if solution.gap[0] <= self.tol:
+                return solution
+            if np.isfinite(solution.gap[0]):
+                return None
+            # what the Hessian's rounding has left of the violation
+            at, pull = target, self.problem.weighted_sum(weights[None])[0]
+            try:
+                target, _ = self._target(hessian, target, weights, pull, damping)
+            except LinAlgError:
+                return None
+        return None
