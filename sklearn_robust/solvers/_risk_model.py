@@ -20,12 +20,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import LinAlgError, blas, lapack
 
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 
-_MAX_FACES = 60
 _INSIDE = 1e-10  # share of eps by which the model's weights stay inside the ball, so that rounding does not decide
 _BLOCK_ENTRIES = 2**18  # of the rows at a time
 _SINGLE_FROM = 1e8  # products in a Gram matrix from which it is computed in single precision
@@ -148,6 +147,7 @@ def minimise_model(
     mass: float,
     lean: float,
     damping: float,
+    max_faces: int,
 ) -> ModelStep:
     """The minimiser of the model around coef, for weights a with Z^T a = pull, sum mass and y.a = lean.
 
@@ -162,6 +162,8 @@ def minimise_model(
     mass, lean : float
     damping : float
         Levenberg's: this share of the Hessian's diagonal is added to it.
+    max_faces : int
+        Faces to try; the best point so far is a step downhill too.
 
     Raises
     ------
@@ -177,7 +179,7 @@ def minimise_model(
     p0 = pull - lean * hessian.tilt[:-1] + A @ coef - level * hessian.penalty
     rho0 = mass - lean * hessian.tilt[-1] + hessian.penalty @ coef - level * hessian.total
     model = _Model(eps, norm, A, hessian.penalty, hessian.total, p0, float(rho0), (1 + damping) * diagonal)
-    x, settled = model.minimiser(coef)
+    x, settled = model.minimiser(coef, max_faces)
     rise = eps * float(norm.value(x)) - level
     intercept = lean / hessian.lift - hessian.tilt[:-1] @ (x - coef) + hessian.tilt[-1] * rise
     return ModelStep(x, float(intercept), settled)
@@ -200,7 +202,7 @@ class _Model:
     rho0: float
     diagonal: np.ndarray
 
-    def minimiser(self, x: np.ndarray) -> tuple[np.ndarray, bool]:
+    def minimiser(self, x: np.ndarray, max_faces: int) -> tuple[np.ndarray, bool]:
         """The minimiser, and whether the search for it ended; x is the first guess."""
         if self.eps == 0:
             return self._solve(self.A, self.k, self.p0, np.zeros_like(x)), True
@@ -215,7 +217,7 @@ class _Model:
                 x = 0.5 * x
             value = self.value(x)
         step = self._from_signs if self.norm.p == 1 else self._from_ties if self.norm.p == math.inf else self._from_bend
-        for _ in range(_MAX_FACES):
+        for _ in range(max_faces):
             target, clip = step(x)
             share = 1.0
             moved = clip(target)
@@ -227,7 +229,7 @@ class _Model:
                 new = self.value(moved)
             change = self.diagonal @ (moved - x) ** 2
             x, value = moved, new
-            if change <= 1e-26 * (self.diagonal @ x**2):
+            if change <= 1e-24 * (self.diagonal @ x**2):
                 return x, share == 1
         return x, False
 
@@ -280,10 +282,18 @@ class _Model:
         _, pressure, size = self._pull(x)
         slope = self.norm.dual.steepest_direction(x)
         ratio = np.maximum(np.abs(x) / size, 1e-10) ** (self.norm.p - 2)  # bounded where q > 2
-        bend = (self.norm.p - 1) * max(pressure, 0.0) / size * (np.diag(ratio) - np.outer(slope, slope))
-        return self._solve(self.A + bend, self.k, self.p0, slope), lambda moved: moved
+        bend = (self.norm.p - 1) * max(pressure, 0.0) / size
+        return self._solve(self.A, self.k, self.p0, slope, bend, ratio), lambda moved: moved
 
-    def _solve(self, A: np.ndarray, k: np.ndarray, p0: np.ndarray, slope: np.ndarray) -> np.ndarray:
-        """The minimiser where the norm is slope.x."""
-        matrix = A - np.outer(self.eps * k, slope) - np.outer(self.eps * slope, k - (self.eps * self.kappa) * slope)
-        return cho_solve(cho_factor(matrix, check_finite=False), p0 - self.eps * self.rho0 * slope, check_finite=False)
+    def _solve(
+        self, A: np.ndarray, k: np.ndarray, p0: np.ndarray, slope: np.ndarray, bend: float = 0.0, ratio: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The minimiser where the norm is slope.x and its Hessian, times eps rho, bend (diag(ratio) - slope slope^T)."""
+        across = 0.5 * (self.eps**2 * self.kappa - bend) * slope - self.eps * k
+        A = blas.dsyr2(1.0, slope, across, a=A.T, lower=1)  # a copy, of which one triangle counts
+        if ratio is not None:
+            A.T.flat[:: len(A) + 1] += bend * ratio
+        _, found, info = lapack.dposv(A, p0 - self.eps * self.rho0 * slope, lower=1, overwrite_a=1, overwrite_b=1)
+        if info != 0:
+            raise LinAlgError("The model's Hessian is not positive definite on this face.")
+        return found

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 from scipy.linalg import LinAlgError
 
+from sklearn_robust.certificates import proves_not_separable
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers._risk_model import Curvature, curvature, minimise_model
@@ -23,6 +24,7 @@ _CHEAP = 1e7  # products in a Gram matrix that cost less than one more iteration
 _KEEP = 0.1  # decrease of what a step promises for which a dear Hessian is kept
 _CLOSE = 0.03  # promised decrease of the log-risk from which the weights may certify it
 _MAX_REFINEMENTS = 3
+_FACES, _FACES_FAR = 100, 6  # to try in a model: near the minimiser, and far from it
 
 
 @dataclass
@@ -76,8 +78,6 @@ def newton(
     return _Newton(problem, loss, tol, certify).run(start, max_iter, record)
 
 
-import os
-DEBUG=os.environ.get('DBG')
 class _Newton:
     def __init__(self, problem: RobustProblem, loss: MarginLoss, tol: float, certify: Callable[..., Solution]) -> None:
         self.problem, self.loss, self.tol, self.certify = problem, loss, tol, certify
@@ -105,7 +105,7 @@ class _Newton:
                 )
             expected = promise
             try:
-                target, settled = self._target(hessian, at, at.weights, pull, damping)
+                target, settled = self._target(hessian, at, at.weights, pull, damping, _FACES if promise <= _CLOSE else _FACES_FAR)
             except LinAlgError:
                 self.exact, hessian, damping = True, None, max(100 * damping, 1e-6)
                 continue
@@ -117,7 +117,6 @@ class _Newton:
                 if solution is not None:
                     return solution, iteration
             moved = self._search(at, target, promise)
-            if DEBUG: print(iteration, f"f {at.log_risk:.10f} promise {promise:.3e} settled {settled} damping {damping:.1e} cols {len(hessian.coef)} nnz {np.sum(target.coef!=0)} moved {moved is not None and (moved.log_risk-at.log_risk)}")
             if moved is None:
                 if abs(promise) <= 1e-14:
                     break
@@ -170,12 +169,12 @@ class _Newton:
         return not np.any(active & left_out)
 
     def _target(
-        self, hessian: Curvature, at: _Point, weights: np.ndarray, pull: np.ndarray, damping: float
+        self, hessian: Curvature, at: _Point, weights: np.ndarray, pull: np.ndarray, damping: float, max_faces: int
     ) -> tuple[_Point, bool]:
         """The model's minimiser around a point, for these weights there, and whether it is exact; not evaluated yet."""
         columns = hessian.columns
         step = minimise_model(
-            hessian, self.norm, self.eps, at.coef[columns], pull[columns], weights.sum(), self.y @ weights, damping
+            hessian, self.norm, self.eps, at.coef[columns], pull[columns], weights.sum(), self.y @ weights, damping, max_faces
         )
         coef = np.zeros_like(at.coef)
         coef[columns] = step.coef
@@ -231,20 +230,15 @@ class _Newton:
             feasible = self.problem.balanced(weights[None])
             reached = self._between(at, target, 1.0)
             if -math.expm1(float(self.loss.log_risk_bound(feasible, self.problem.log_weight)[0]) - reached.log_risk) > self.tol:
-                if DEBUG: print("   est", -math.expm1(float(self.loss.log_risk_bound(feasible, self.problem.log_weight)[0]) - reached.log_risk))
                 return None  # even if they were feasible
-            solution = self.certify(target.coef[None], feasible, near=target.intercept)
-            if DEBUG:
-                pl=self.problem.weighted_sum(feasible)
-                print("   viol", float(self.problem.threat.norm.value(pl)[0])/self.eps-1, "gap", solution.gap, "cut", (weights==0).sum(), "lean", self.y@weights, np.abs(target.margins-at.margins).max())
-            if solution.gap[0] <= self.tol:
-                return solution
-            if np.isfinite(solution.gap[0]):
-                return None
+            pull = self.problem.weighted_sum(feasible)
+            if self.norm.dual.value(pull)[0] <= self.eps or (self.eps == 0 and proves_not_separable(self.problem, feasible)[0]):
+                solution = self.certify(target.coef[None], feasible, near=target.intercept)
+                return solution if solution.gap[0] <= self.tol else None
             # what the Hessian's rounding has left of the violation
-            at, pull = target, self.problem.weighted_sum(weights[None])[0]
+            at, weights = target, feasible[0]
             try:
-                target, _ = self._target(hessian, target, weights, pull, damping)
+                target, _ = self._target(hessian, target, weights, pull[0], damping, _FACES)
             except LinAlgError:
                 return None
         return None

@@ -121,19 +121,21 @@ def _certified(
     weights: np.ndarray | None = None,
     near: float | None = None,
 ) -> Solution:
-    """The predictor, rounded to dtype, with its margin, and with 1 - (lower bound on the risk) / risk from the weights."""
+    """The predictor, rounded to dtype, with its margin, and with 1 - (lower bound on the risk) / risk.
+
+    `weights` (1, n) are dual feasible; without them those of the predictor are repaired.
+    """
     coef = coef.astype(dtype).astype(np.float64)
     now = problem.evaluate(loss, coef, near=None if near is None else np.array([near]))
+    proven = weights is not None
     if weights is None:
         weights = repaired_weights(problem, now.weights, proof)
         proven = bool(np.isfinite(weights).all())
-    else:
-        proven = bool(proves_not_separable(problem, weights)[0])
     excess = now.log_risk - loss.log_risk_bound(weights, problem.log_weight) if proven else np.full(1, np.inf)
     size = norm.value(coef)
-    smallest = now.margins[problem.log_weight > -math.inf].min() # TODO
-    margin = robust_margin(problem, norm, coef, now.intercept)
-    separable = False if proven else True if proves_separable(problem, coef, now.intercept)[0] else None
+    smallest = np.min(now.margins, axis=-1, where=problem.log_weight > -math.inf, initial=math.inf)
+    margin = np.where(size > 0, smallest / np.where(size > 0, size, 1.0), -math.inf)
+    separable = False if proven else True if smallest[0] > 0 and proves_separable(problem, coef, now.intercept)[0] else None
     return Solution(
         coef=coef.astype(dtype),
         intercept=now.intercept.astype(dtype),
