@@ -205,95 +205,133 @@ class _Model:
     def minimiser(self, x: np.ndarray, max_faces: int) -> tuple[np.ndarray, bool]:
         """The minimiser, and whether the search for it ended; x is the first guess."""
         if self.eps == 0:
-            return self._solve(self.A, self.k, self.p0, np.zeros_like(x)), True
-        zero = np.zeros_like(x)
+            return self._solved(self._factor(self.A, self.k, x, 0.0, None), self.p0), True
         if self.norm.dual.value(self.p0) <= self.eps * self.rho0:
-            return zero, True
-        value = self.value(x)
-        if value >= 0 and self.norm.p not in (1, math.inf):  # no better than zero, where the norm has no curvature
-            down = self.norm.dual.residual(self.p0, self.eps * self.rho0, LpNorm(2))
-            x = (down @ down) / (down @ self.A @ down) * down
-            while self.value(x) >= 0 and x.any():
-                x = 0.5 * x
-            value = self.value(x)
-        step = self._from_signs if self.norm.p == 1 else self._from_ties if self.norm.p == math.inf else self._from_bend
+            return np.zeros_like(x), True
+        if self.norm.p not in (1, math.inf):
+            return self._on_smooth_norm(x, max_faces)
+        read, solve = (self._signs, self._on_signs) if self.norm.p == 1 else (self._ties, self._on_ties)
+        value, face, exact = self.value(x), np.empty(0), False
         for _ in range(max_faces):
-            target, clip = step(x)
-            share = 1.0
-            moved = clip(target)
-            new = self.value(moved)
-            rounding = 1e-14 * (abs(value) + 1e-300)
-            while new > value + rounding and share > 1e-8:
-                share *= 0.5
-                moved = clip(x + share * (target - x))
-                new = self.value(moved)
-            change = self.diagonal @ (moved - x) ** 2
-            x, value = moved, new
-            if change <= 1e-24 * (self.diagonal @ x**2):
-                return x, share == 1
+            last, face = face, read(x)
+            if exact and np.array_equal(face, last):
+                return x, True
+            target, clip = solve(face)
+            moved, value = self._downhill(x, target, value, clip)
+            exact = np.array_equal(moved, target)
+            x = moved
         return x, False
 
     def value(self, x: np.ndarray) -> float:
         """The model at x, less its value at zero."""
-        nu = self.eps * float(self.norm.value(x))
+        nu = self.eps * self._size(x)
         return float(x @ (0.5 * (self.A @ x) - self.p0 - nu * self.k) + nu * (0.5 * self.kappa * nu + self.rho0))
+
+    def _size(self, x: np.ndarray) -> float:
+        if self.norm.p == 1:
+            return float(np.abs(x).sum())
+        return math.sqrt(x @ x) if self.norm.p == 2 else float(self.norm.value(x))
 
     def _pull(self, x: np.ndarray) -> tuple[np.ndarray, float, float]:
         """Of the weights at x: p and eps rho; and the norm of x."""
-        size = float(self.norm.value(x))
+        size = self._size(x)
         nu = self.eps * size
         return self.p0 - self.A @ x + nu * self.k, self.eps * (self.rho0 - self.k @ x + self.kappa * nu), size
 
-    def _from_signs(self, x: np.ndarray) -> tuple[np.ndarray, _Clip]:
+    def _downhill(self, x: np.ndarray, target: np.ndarray, value: float, clip: _Clip) -> tuple[np.ndarray, float]:
+        """The point towards the target, clipped to its face, at which the model is no larger; and the model there."""
+        share = 1.0
+        while True:
+            moved = clip(target if share == 1 else x + share * (target - x))
+            new = self.value(moved)
+            if new <= value + 1e-14 * abs(value):
+                return moved, new
+            share *= 0.4
+            if share < 1e-8:
+                return x, value
+
+    def _signs(self, x: np.ndarray) -> np.ndarray:
         """l1: coordinates keep their signs; those at zero take the sign in which the weights pull them, if they pull enough."""
         p, bound, _ = self._pull(x)
-        signs = np.where(x != 0, np.sign(x), np.where(np.abs(p) > bound * (1 + 1e-12), np.sign(p), 0.0))
+        return np.where(x != 0, np.sign(x), np.where(np.abs(p) > bound * (1 + 1e-12), np.sign(p), 0.0))
+
+    def _on_signs(self, signs: np.ndarray) -> tuple[np.ndarray, _Clip]:
         free = np.flatnonzero(signs)
-        target = np.zeros_like(x)
-        target[free] = self._solve(self.A[np.ix_(free, free)], self.k[free], self.p0[free], signs[free])
+        target = np.zeros_like(signs)
+        slope = signs[free]
+        factor = self._factor(self.A[np.ix_(free, free)], self.k[free], slope, 0.0, None)
+        target[free] = self._solved(factor, self.p0[free] - self.eps * self.rho0 * slope)
         return target, lambda moved: np.where(moved * signs > 0, moved, 0.0)
 
-    def _from_ties(self, x: np.ndarray) -> tuple[np.ndarray, _Clip]:
-        """Maximum norm: coordinates tied at the largest size stay so unless the weights pull them back."""
+    def _ties(self, x: np.ndarray) -> np.ndarray:
+        """Maximum norm: the signs of the coordinates tied at the largest size, unless the weights pull them back."""
         p, _, size = self._pull(x)
         ties = np.where(np.abs(x) >= size, np.sign(x) if size > 0 else np.sign(p), 0.0)
-        ties = np.where(ties * p >= 0, ties, 0.0)
-        if not ties.any():
-            at = np.argmax(np.abs(x))
-            ties[at] = np.sign(x[at])
+        inward = ties * p < -1e-12 * np.max(np.abs(self.p0))
+        if inward.sum() < np.count_nonzero(ties):
+            ties[inward] = 0.0
+        return ties
+
+    def _on_ties(self, ties: np.ndarray) -> tuple[np.ndarray, _Clip]:
         free = np.flatnonzero(ties == 0)
         across = self.A @ ties
         A = np.empty((len(free) + 1,) * 2)
         A[0, 0], A[0, 1:], A[1:, 0], A[1:, 1:] = ties @ across, across[free], across[free], self.A[np.ix_(free, free)]
         slope = np.zeros(len(A))
         slope[0] = 1.0
-        found = self._solve(A, np.append(self.k @ ties, self.k[free]), np.append(self.p0 @ ties, self.p0[free]), slope)
+        factor = self._factor(A, np.append(self.k @ ties, self.k[free]), slope, 0.0, None)
+        found = self._solved(factor, np.append(self.p0 @ ties, self.p0[free]) - self.eps * self.rho0 * slope)
         target = found[0] * ties
         target[free] = found[1:]
 
         def clip(moved: np.ndarray) -> np.ndarray:
-            level = max(float(np.max(moved * ties, initial=0.0)), 0.0)
+            level = max(float(np.max(moved * ties)), 0.0)
             return np.where(ties != 0, level * ties, np.clip(moved, -level, level))
 
         return target, clip
 
-    def _from_bend(self, x: np.ndarray) -> tuple[np.ndarray, _Clip]:
-        """1 < q < inf: the norm's own curvature."""
-        _, pressure, size = self._pull(x)
-        slope = self.norm.dual.steepest_direction(x)
-        ratio = np.maximum(np.abs(x) / size, 1e-10) ** (self.norm.p - 2)  # bounded where q > 2
-        bend = (self.norm.p - 1) * max(pressure, 0.0) / size
-        return self._solve(self.A, self.k, self.p0, slope, bend, ratio), lambda moved: moved
+    def _on_smooth_norm(self, x: np.ndarray, max_faces: int) -> tuple[np.ndarray, bool]:
+        """1 < q < inf: Newton's method, that keeps its factor while it converges fast."""
+        value = self.value(x)
+        if value >= 0:  # no better than zero, where the norm has no curvature
+            down = self.norm.dual.residual(self.p0, self.eps * self.rho0, LpNorm(2))
+            x = (down @ down) / (down @ self.A @ down) * down
+            while self.value(x) >= 0 and x.any():
+                x = 0.5 * x
+            value = self.value(x)
+        factor, last = None, math.inf
+        for _ in range(4 * max_faces):
+            p, pressure, size = self._pull(x)
+            slope = self.norm.dual.steepest_direction(x) if self.norm.p != 2 else x / size
+            if factor is None:
+                ratio = np.maximum(np.abs(x) / size, 1e-10) ** (self.norm.p - 2)  # bounded where q > 2
+                factor = self._factor(self.A, self.k, slope, (self.norm.p - 1) * max(pressure, 0.0) / size, ratio)
+            moved, value = self._downhill(x, x + self._solved(factor, p - pressure * slope), value, lambda moved: moved)
+            change = math.sqrt(self.diagonal @ (moved - x) ** 2) / math.sqrt(self.diagonal @ moved**2)
+            x = moved
+            if change <= 1e-12:
+                return x, True
+            if change > 0.2 * last:
+                factor = None
+            last = change
+        return x, False
 
-    def _solve(
-        self, A: np.ndarray, k: np.ndarray, p0: np.ndarray, slope: np.ndarray, bend: float = 0.0, ratio: np.ndarray | None = None
+    def _factor(
+        self, A: np.ndarray, k: np.ndarray, slope: np.ndarray, bend: float, ratio: np.ndarray | None
     ) -> np.ndarray:
-        """The minimiser where the norm is slope.x and its Hessian, times eps rho, bend (diag(ratio) - slope slope^T)."""
+        """Cholesky factor of the model's Hessian where the norm has gradient slope, and its Hessian times eps rho is
+
+        bend (diag(ratio) - slope slope^T).
+        """
         across = 0.5 * (self.eps**2 * self.kappa - bend) * slope - self.eps * k
-        A = blas.dsyr2(1.0, slope, across, a=A.T, lower=1)  # a copy, of which one triangle counts
+        matrix = blas.dsyr2(1.0, slope, across, a=A.T, lower=1)  # a copy, of which one triangle counts
         if ratio is not None:
-            A.T.flat[:: len(A) + 1] += bend * ratio
-        _, found, info = lapack.dposv(A, p0 - self.eps * self.rho0 * slope, lower=1, overwrite_a=1, overwrite_b=1)
+            matrix.T.flat[:: len(A) + 1] += bend * ratio
+        factor, info = lapack.dpotrf(matrix, lower=1, overwrite_a=1)
         if info != 0:
             raise LinAlgError("The model's Hessian is not positive definite on this face.")
-        return found
+        return factor
+
+    @staticmethod
+    def _solved(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return lapack.dpotrs(factor, right, lower=1)[0]

@@ -130,11 +130,14 @@ class _Newton:
     def _start(self, start: np.ndarray) -> _Point:
         coef = start[0]
         if coef.any():
-            scores = self.problem.signed_scores(start)
+            scores, near = self.problem.signed_scores(start), None
         else:
-            scores = np.zeros((1, len(self.y)))
+            share = np.exp(self.log_weight)
+            up = float(share @ (self.y > 0))
+            odds = math.log(up / (1 - up)) if self.problem.fit_intercept and 0 < up < 1 else 0.0
+            scores, near = np.zeros((1, len(self.y))), np.array([odds])
         penalty = self.problem.threat.penalty(start)
-        now = self.problem.evaluate_scores(self.loss, scores, penalty)
+        now = self.problem.evaluate_scores(self.loss, scores, penalty, near=near)
         intercept = float(now.intercept[0])
         return _Point(
             coef, intercept, scores[0] + intercept * self.y, float(penalty[0]), float(now.log_risk[0]), now.weights[0]
@@ -229,7 +232,9 @@ class _Newton:
             weights = np.maximum(weights, 0)
             feasible = self.problem.balanced(weights[None])
             reached = self._between(at, target, 1.0)
-            if -math.expm1(float(self.loss.log_risk_bound(feasible, self.problem.log_weight)[0]) - reached.log_risk) > self.tol:
+            near = np.array([reached.log_risk])
+            bound = float(self.loss.log_risk_bound(feasible, self.problem.log_weight, near)[0])
+            if -math.expm1(bound - reached.log_risk) > self.tol:
                 return None  # even if they were feasible
             pull = self.problem.weighted_sum(feasible)
             if self.norm.dual.value(pull)[0] <= self.eps or (self.eps == 0 and proves_not_separable(self.problem, feasible)[0]):

@@ -131,7 +131,7 @@ def _certified(
     if weights is None:
         weights = repaired_weights(problem, now.weights, proof)
         proven = bool(np.isfinite(weights).all())
-    excess = now.log_risk - loss.log_risk_bound(weights, problem.log_weight) if proven else np.full(1, np.inf)
+    excess = now.log_risk - loss.log_risk_bound(weights, problem.log_weight, now.log_risk) if proven else np.full(1, np.inf)
     size = norm.value(coef)
     smallest = np.min(now.margins, axis=-1, where=problem.log_weight > -math.inf, initial=math.inf)
     margin = np.where(size > 0, smallest / np.where(size > 0, size, 1.0), -math.inf)
