@@ -53,7 +53,7 @@ class Curvature:
     tilt : ndarray of shape (f + 1,)
         y^T C (Z, 1) over y^T C y, the move of the intercept that a move of the others asks for; zero without an intercept.
     lift : float
-        y^T C y.
+        y^T C y; inf without an intercept.
     """
 
     columns: np.ndarray | slice
@@ -104,7 +104,7 @@ def curvature(
     gram -= np.outer(theta * pull, pull)
     by_penalty -= theta * mass * pull
     total = c.sum() - theta * mass**2
-    tilt, lift = np.zeros(len(pull) + 1), 1.0
+    tilt, lift = np.zeros(len(pull) + 1), math.inf
     if problem.fit_intercept:
         lift = c.sum() - theta * lean**2
         tilt = np.append(by_label - theta * lean * pull, c @ y - theta * lean * mass) / lift

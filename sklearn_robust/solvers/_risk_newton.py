@@ -21,9 +21,11 @@ _NEAR = 0.9  # of the largest pull that leaves a coefficient at zero: from there
 _COLUMNS = 400  # of a Hessian, beside those in use
 _MOST_COLUMNS = 3000
 _CHEAP = 1e7  # products in a Gram matrix that cost less than one more iteration
-_KEEP = 0.1  # decrease of what a step promises for which a dear Hessian is kept
+_KEEP = 0.3  # decrease of what a step promises for which a dear Hessian is kept
 _CLOSE = 0.03  # promised decrease of the log-risk from which the weights may certify it
 _MAX_REFINEMENTS = 3
+_ROUNDING = 1e-14  # of a promise
+_LONGEST = 1024.0  # step, of the model's
 _FACES, _FACES_FAR = 100, 6  # to try in a model: near the minimiser, and far from it
 
 
@@ -115,15 +117,16 @@ class _Newton:
             if settled and promise <= _CLOSE:
                 solution = self._certified(hessian, at, target, damping)
                 if solution is not None:
+                    record(iteration, target.coef[None])
                     return solution, iteration
-            moved = self._search(at, target, promise)
+            moved = self._search(at, target, promise) if settled or promise > _ROUNDING else None
             if moved is None:
-                if abs(promise) <= 1e-14:
+                if settled and promise <= _ROUNDING:
                     break
                 self.exact, hessian, damping = True, None, max(100 * damping, 1e-6)
                 continue
             at = moved
-            damping = max(damping / 100, _LEAST_DAMPING)
+            damping = max(damping / 10, _LEAST_DAMPING)
             record(iteration, at.coef[None])
         return self.certify(at.coef[None], near=at.intercept), iteration
 
@@ -203,8 +206,8 @@ class _Newton:
             share *= 0.5
         else:
             return None
-        while share >= 1 and promise > 0.1:  # a risk that falls without end wants longer and longer steps
-            share *= 2
+        while 1 <= share < _LONGEST and promise > 0.1 and found.margins[self.used].min() <= 0:
+            share *= 2  # a risk that falls without end wants longer and longer steps
             further = self._between(at, target, share)
             if further.log_risk >= found.log_risk:
                 break

@@ -17,6 +17,7 @@ from scipy import sparse
 from scipy.linalg import lstsq
 from scipy.optimize import OptimizeResult, minimize
 
+from sklearn_robust._array_api import at_least_tiny
 from sklearn_robust.certificates import (
     log_risk_bound,
     non_separability_slack,
@@ -127,19 +128,21 @@ def _certified(
     """
     coef = coef.astype(dtype).astype(np.float64)
     now = problem.evaluate(loss, coef, near=None if near is None else np.array([near]))
-    proven = weights is not None
-    if weights is None:
-        weights = repaired_weights(problem, now.weights, proof)
-        proven = bool(np.isfinite(weights).all())
-    excess = now.log_risk - loss.log_risk_bound(weights, problem.log_weight, now.log_risk) if proven else np.full(1, np.inf)
     size = norm.value(coef)
     smallest = np.min(now.margins, axis=-1, where=problem.log_weight > -math.inf, initial=math.inf)
     margin = np.where(size > 0, smallest / np.where(size > 0, size, 1.0), -math.inf)
+    proven = weights is not None
+    if weights is None and smallest[0] <= 0:
+        weights = repaired_weights(problem, now.weights, proof)
+        proven = bool(np.isfinite(weights).all())
+    if not proven:  # no weights of a class vanish, however large the margins
+        weights = problem.balanced(np.where(problem.log_weight > -math.inf, at_least_tiny(now.weights), 0.0))
+    excess = now.log_risk - loss.log_risk_bound(weights, problem.log_weight, now.log_risk) if proven else np.full(1, np.inf)
     separable = False if proven else True if smallest[0] > 0 and proves_separable(problem, coef, now.intercept)[0] else None
     return Solution(
         coef=coef.astype(dtype),
         intercept=now.intercept.astype(dtype),
-        weights=weights if proven else problem.balanced(now.weights),
+        weights=weights,
         log_risk=now.log_risk.astype(dtype),
         margin=margin.astype(dtype),
         margin_bound=np.full(1, 0.0 if proven else np.inf, dtype=dtype),
