@@ -146,6 +146,14 @@ class RobustProblem:
             return np.ascontiguousarray((abs(self.X).T @ weights.T).T)
         return sum(weights[:, at] @ np.abs(rows) for at, rows in self.double_blocks())
 
+    def score_sizes(self, coef: Array) -> Array:
+        """The sums of the sizes of the terms of `signed_scores`, |X| |w|, (k, d) -> (k, n)."""
+        if sparse.issparse(self.X):
+            return np.ascontiguousarray((abs(self.X) @ np.abs(coef).T).T)
+        if not isinstance(self.X, np.ndarray):
+            return abs(coef) @ abs(self.X).T
+        return np.concatenate([np.abs(coef) @ np.abs(rows).T for _, rows in self.double_blocks()], axis=1)
+
     def double_blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
         """The rows of a dense X in double precision, a block at a time, and where each lies: X is never copied whole."""
         length = max(1, _BLOCK_ENTRIES // max(1, self.n_features))

@@ -135,7 +135,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         check_choice(self.not_separable, "not_separable", ("warn", "raise"))
         problem, loss, norm = self._read(X, y, sample_weight), LOSSES["exponential"], LpNorm(self.p)
         tol = _default_tol(problem, norm) if self.tol is None else self.tol
-        solution = screened(problem, loss)
+        solution = screened(problem, loss, norm, tol=max(tol, _RISK_TOL))
         rows = np.flatnonzero([separable is not False for separable in solution.separable])
         solution = with_exact_separators(problem, loss, norm, solution, rows, loss_tol=0, tol=tol)
         lacking = np.flatnonzero([separable is False for separable in solution.separable])

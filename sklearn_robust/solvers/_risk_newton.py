@@ -54,7 +54,7 @@ def newton(
     tol: float,
     certify: Callable[..., Solution],
     record: Callable[[int, np.ndarray], None],
-) -> tuple[Solution, int]:
+) -> tuple[Solution | None, np.ndarray, int]:
     """Minimise the log-risk of one problem.
 
     Parameters
@@ -73,8 +73,10 @@ def newton(
 
     Returns
     -------
-    solution : Solution
-        It reached tol, or separates the data, or is as good as it gets.
+    solution : Solution or None
+        It reached tol, or separates the data; None where the method stops short of both, or has too many columns.
+    coef : ndarray of shape (1, d)
+        The last iterate.
     n_iter : int
     """
     return _Newton(problem, loss, tol, certify).run(start, max_iter, record)
@@ -90,7 +92,7 @@ class _Newton:
         self.centre = problem.X.mean(axis=0, dtype=np.float64) if centred else np.zeros(problem.n_features)
         self.exact = False  # whether Gram matrices must be in double precision
 
-    def run(self, start: np.ndarray, max_iter: int, record: Callable[[int, np.ndarray], None]) -> tuple[Solution, int]:
+    def run(self, start: np.ndarray, max_iter: int, record: Callable[[int, np.ndarray], None]) -> tuple[Solution | None, np.ndarray, int]:
         at = self._start(start)
         damping, promise, expected = _LEAST_DAMPING, math.inf, math.inf
         hessian: Curvature | None = None
@@ -118,7 +120,7 @@ class _Newton:
                 solution = self._certified(hessian, at, target, damping)
                 if solution is not None:
                     record(iteration, target.coef[None])
-                    return solution, iteration
+                    return solution, target.coef[None], iteration
             moved = self._search(at, target, promise) if settled or promise > _ROUNDING else None
             if moved is None:
                 if settled and promise <= _ROUNDING:
@@ -128,7 +130,9 @@ class _Newton:
             at = moved
             damping = max(damping / 10, _LEAST_DAMPING)
             record(iteration, at.coef[None])
-        return self.certify(at.coef[None], near=at.intercept), iteration
+        if at.margins[self.used].min() > 0:
+            return self.certify(at.coef[None], near=at.intercept), at.coef[None], iteration
+        return None, at.coef[None], iteration
 
     def _start(self, start: np.ndarray) -> _Point:
         coef = start[0]
