@@ -11,11 +11,13 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import OptimizeResult, minimize
+from scipy.optimize import Bounds, OptimizeResult, minimize
 
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+
+_WIDE = 10_000  # columns from which the memory of L-BFGS is kept short: it holds that many predictors
 
 
 def _first_step(problem: RobustProblem, loss: MarginLoss) -> np.ndarray:
@@ -69,10 +71,10 @@ def _descend(
 
     unpack: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     gradient: Callable[[np.ndarray, np.ndarray, float], np.ndarray]
-    bounds: list[tuple[float, float | None]] | None
+    bounds: Bounds | None
     if q == math.inf:
         x = np.concatenate([np.maximum(start[0], 0), np.maximum(-start[0], 0)])
-        bounds = [(0, None)] * (2 * d)
+        bounds = Bounds(np.zeros(2 * d), np.full(2 * d, np.inf))
 
         def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return x[None, :d] - x[None, d:], eps * np.sum(x)
@@ -83,7 +85,7 @@ def _descend(
     elif q == 1:
         size = np.max(np.abs(start))
         x = np.concatenate([start[0] / size, [size]])
-        bounds = [(-1, 1)] * d + [(0, None)]
+        bounds = Bounds(np.append(np.full(d, -1.0), 0.0), np.append(np.ones(d), np.inf))
 
         def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return x[None, d] * x[None, :d], eps * x[d]
@@ -117,7 +119,7 @@ def _descend(
         if margins.min() > 0:
             raise StopIteration  # the risk has no minimiser
 
-    options = {"maxiter": max_iter, "maxfun": 2 * max_iter, "ftol": 1e-15, "gtol": 1e-10, "maxcor": 20}
+    options = {"maxiter": max_iter, "maxfun": 2 * max_iter, "ftol": 1e-15, "gtol": 1e-10, "maxcor": 20 if d <= _WIDE else 5}
     result = minimize(
         log_risk,
         x,

@@ -316,9 +316,7 @@ class _Model:
             last = change
         return x, False
 
-    def _factor(
-        self, A: np.ndarray, k: np.ndarray, slope: np.ndarray, bend: float, ratio: np.ndarray | None
-    ) -> np.ndarray:
+    def _factor(self, A: np.ndarray, k: np.ndarray, slope: np.ndarray, bend: float, ratio: np.ndarray | None) -> np.ndarray:
         """Cholesky factor of the model's Hessian where the norm has gradient slope, and its Hessian times eps rho is
 
         bend (diag(ratio) - slope slope^T).

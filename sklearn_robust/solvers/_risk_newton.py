@@ -90,9 +90,14 @@ class _Newton:
         self.eps, self.norm = float(problem.threat.eps[0]), problem.threat.dual_norm
         centred = problem.fit_intercept and not sparse.issparse(problem.X)
         self.centre = problem.X.mean(axis=0, dtype=np.float64) if centred else np.zeros(problem.n_features)
+        self.most_columns = _MOST_COLUMNS
+        if sparse.issparse(problem.X):  # a Hessian must not dwarf the data
+            self.most_columns = min(_MOST_COLUMNS, max(_COLUMNS, int(math.sqrt(problem.X.nnz) / 2)))
         self.exact = False  # whether Gram matrices must be in double precision
 
-    def run(self, start: np.ndarray, max_iter: int, record: Callable[[int, np.ndarray], None]) -> tuple[Solution | None, np.ndarray, int]:
+    def run(
+        self, start: np.ndarray, max_iter: int, record: Callable[[int, np.ndarray], None]
+    ) -> tuple[Solution | None, np.ndarray, int]:
         at = self._start(start)
         damping, promise, expected = _LEAST_DAMPING, math.inf, math.inf
         hessian: Curvature | None = None
@@ -105,17 +110,23 @@ class _Newton:
                 break
             if hessian is None or promise > _KEEP * expected or not self._covers(hessian, at, pull):
                 hessian = curvature(
-                    self.problem, columns, self.centre, self.loss.curvature(at.margins, at.weights), at.weights, pull, exact=self.exact
+                    self.problem,
+                    columns,
+                    self.centre,
+                    self.loss.curvature(at.margins, at.weights),
+                    at.weights,
+                    pull,
+                    exact=self.exact,
                 )
             expected = promise
             try:
-                target, settled = self._target(hessian, at, at.weights, pull, damping, _FACES if promise <= _CLOSE else _FACES_FAR)
+                target, settled = self._target(
+                    hessian, at, at.weights, pull, damping, _FACES if promise <= _CLOSE else _FACES_FAR
+                )
             except LinAlgError:
                 self.exact, hessian, damping = True, None, max(100 * damping, 1e-6)
                 continue
-            promise = float(
-                at.weights @ (target.scores - at.scores) - at.weights.sum() * (target.penalty - at.penalty)
-            )
+            promise = float(at.weights @ (target.scores - at.scores) - at.weights.sum() * (target.penalty - at.penalty))
             if settled and promise <= _CLOSE:
                 solution = self._certified(hessian, at, target, damping)
                 if solution is not None:
@@ -154,7 +165,7 @@ class _Newton:
         """The columns of the next Hessian; None where there are too many for one."""
         d = len(pull)
         if self.norm.p > 1 or self.eps == 0:
-            return slice(None) if d <= _MOST_COLUMNS else None
+            return slice(None) if d <= self.most_columns else None
         size, in_use = np.abs(pull), at.coef != 0
         wanted = in_use | (size > _NEAR * self.eps * at.weights.sum())
         limit = max(_COLUMNS, 2 * int(in_use.sum()))
@@ -165,7 +176,7 @@ class _Newton:
         if not wanted.any():  # the model is then constant, and one column will do
             wanted[0] = True
         chosen = np.flatnonzero(wanted)
-        if len(chosen) > _MOST_COLUMNS:
+        if len(chosen) > self.most_columns:
             return None
         return slice(None) if len(chosen) > 0.7 * d or d <= 100 else chosen
 
