@@ -1,7 +1,7 @@
 """Time and memory of two large fits of RobustLinearClassifier, each in a fresh process, one thread.
 
-1 000 000 x 100 dense in single precision, and 200 000 x 50 000 sparse at density 1e-4. Memory is the peak resident size during the
-fit less the resident size before it: the data themselves are not in it.
+1 000 000 x 100 dense in single precision, and 200 000 x 50 000 sparse at density 1e-4. Memory is the peak resident size during
+the fit less the resident size before it: the data themselves are not in it.
 
     OMP_NUM_THREADS=1 python benchmarks/large_data.py
 """

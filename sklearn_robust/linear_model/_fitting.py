@@ -54,8 +54,8 @@ def on_device(problem: RobustProblem, device: str | None) -> RobustProblem:
 def screened(problem: RobustProblem, loss: MarginLoss, norm: LpNorm, *, tol: float, verbose: int = 0) -> Solution:
     """Which problems are robustly separable, by the first proof.
 
-    Where more rows than twice the columns make it likely that none is, the minimisers of the risk are sought at once: they prove
-    it, and are then found. Otherwise the search is for a separator, in the geometry that decides fastest.
+    Where more rows than twice the columns make it likely that none is, the minimisers of the risk are sought at once: they
+    prove it, and are then found. Otherwise the search is for a separator, in the geometry that decides fastest.
     """
     if isinstance(problem.y, np.ndarray) and problem.X.shape[0] > 2 * problem.n_features:
         solution = minimise_robust_risk(problem, loss, norm, tol=min(tol, _RISK_TOL), record_every=verbose, verbose=True)

@@ -1,4 +1,4 @@
-"""The minimiser of the log-risk by SciPy's L-BFGS-B: for more columns than a Hessian can hold, and where Newton's method stops short.
+"""The minimiser of the log-risk by SciPy's L-BFGS-B, for more columns than a Hessian can hold, and where Newton stops short.
 
 The log-risk is smooth once the norm in it is: the l1 norm by splitting w = u - v with u, v >= 0 (q = inf), the maximum norm by
 w = t c with |c_j| <= 1 (q = 1), and the others away from w = 0.

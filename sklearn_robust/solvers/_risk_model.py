@@ -92,8 +92,8 @@ def curvature(
 ) -> Curvature:
     """The Hessian at weights a with Z^T a = pull and curvatures c.
 
-    `centre` is subtracted from the rows, which an intercept absorbs: no digits are lost to a large mean. `exact` asks for double
-    precision however long it takes.
+    `centre` is subtracted from the rows, which an intercept absorbs: no digits are lost to a large mean. `exact` asks for
+    double precision however long it takes.
     """
     y = problem.y[0]
     # the largest theta that leaves C positive semidefinite; it is 1 for the exponential loss, whose log-risk has this Hessian
@@ -187,10 +187,10 @@ def minimise_model(
 
 @dataclass(frozen=True)
 class _Model:
-    """A model in x, the coefficients, alone: at x of penalty nu the weights have
+    """A model in the coefficients x alone.
 
-    Z^T a' = p = p0 - A x + k nu and sum a' = rho = rho0 - k.x + kappa nu, and x is optimal where p is in eps rho times the
-    subdifferential of the norm at x.
+    At x of penalty nu the weights have Z^T a' = p = p0 - A x + k nu and sum a' = rho = rho0 - k.x + kappa nu, and x is optimal
+    where p is in eps rho times the subdifferential of the norm at x.
     """
 
     eps: float
@@ -267,7 +267,7 @@ class _Model:
         """Maximum norm: the signs of the coordinates tied at the largest size, unless the weights pull them back."""
         p, _, size = self._pull(x)
         ties = np.where(np.abs(x) >= size, np.sign(x) if size > 0 else np.sign(p), 0.0)
-        inward = ties * p < -1e-12 * np.max(np.abs(self.p0))
+        inward = ties * p < -1e-12 * np.abs(self.p0)
         if inward.sum() < np.count_nonzero(ties):
             ties[inward] = 0.0
         return ties
@@ -317,9 +317,9 @@ class _Model:
         return x, False
 
     def _factor(self, A: np.ndarray, k: np.ndarray, slope: np.ndarray, bend: float, ratio: np.ndarray | None) -> np.ndarray:
-        """Cholesky factor of the model's Hessian where the norm has gradient slope, and its Hessian times eps rho is
+        """Cholesky factor of the model's Hessian where the norm has gradient slope.
 
-        bend (diag(ratio) - slope slope^T).
+        The norm's own Hessian, times eps rho, is bend (diag(ratio) - slope slope^T).
         """
         across = 0.5 * (self.eps**2 * self.kappa - bend) * slope - self.eps * k
         matrix = blas.dsyr2(1.0, slope, across, a=A.T, lower=1)  # a copy, of which one triangle counts

@@ -1,7 +1,7 @@
 r"""The minimiser of the robust risk where the data are not robustly separable: a finite, certified solution.
 
-Newton's method on the log-risk comes with the weights that certify it. L-BFGS-B takes over where it cannot: for too many columns,
-or where it stops short.
+Newton's method on the log-risk comes with the weights that certify it. L-BFGS-B takes over for too many columns, and where it
+stops short.
 """
 
 from __future__ import annotations
