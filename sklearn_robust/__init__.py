@@ -18,6 +18,7 @@ _HOMES = {
     "Separator": "separators",
     "max_margin": "separators",
     "min_norm_separator": "separators",
+    "separator_path": "separators",
     "certified_radius": "metrics",
     "make_robust_scorer": "metrics",
     "robust_accuracy_score": "metrics",
@@ -43,6 +44,7 @@ __all__ = [
     "max_margin",
     "min_norm_separator",
     "robust_accuracy_score",
+    "separator_path",
 ]
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
     from sklearn_robust.linear_model import MinNormRobustClassifier, NotSeparableWarning, RobustLinearClassifier
     from sklearn_robust.metrics import certified_radius, make_robust_scorer, robust_accuracy_score
     from sklearn_robust.neural_network import RobustDiagonalNet, RobustMLPClassifier, RobustNetClassifier
-    from sklearn_robust.separators import NotSeparableError, Separator, max_margin, min_norm_separator
+    from sklearn_robust.separators import NotSeparableError, Separator, max_margin, min_norm_separator, separator_path
 
 
 def __getattr__(name: str) -> Any:

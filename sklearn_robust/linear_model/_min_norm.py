@@ -19,11 +19,11 @@ from sklearn_robust.linear_model._fitting import (
 )
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.problems import RobustProblem
-from sklearn_robust.separators._largest_margin import default_tol
+from sklearn_robust.separators._largest_margin import DEFAULT_TOL
 from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.threats import check_radius
 
+_FLOAT32_TOL = 1e-3  # of coefficients that are rounded to float32
 _RISK_TOL = 1e-6  # certified relative gap of the risk, where there is no separator
 
 
@@ -47,8 +47,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         Radius of the perturbation, in the units of the features.
     fit_intercept : bool, default=True
     tol : float, default=None
-        Certified relative gap of the margin to reach. None is 1e-8 for linear and quadratic programs and 1e-6 for cone
-        programs, as in `min_norm_separator`, and 1e-3 for float32 data, to which the coefficients are rounded.
+        Certified relative gap of the margin to reach. None is 1e-8, as in `min_norm_separator`, and 1e-3 for float32 data, to
+        which the coefficients are rounded.
     not_separable : {"warn", "raise"}, default="warn"
         What to do where no robust separator exists: "warn" with NotSeparableWarning and fit what steepest descent then tends
         to, the minimiser of the exponential robust risk, or "raise" NotSeparableError, which carries the proof.
@@ -134,7 +134,9 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
             check_number(self.tol, "tol", low=0, strict=True)
         check_choice(self.not_separable, "not_separable", ("warn", "raise"))
         problem, loss, norm = self._read(X, y, sample_weight), LOSSES["exponential"], LpNorm(self.p)
-        tol = _default_tol(problem, norm) if self.tol is None else self.tol
+        tol = self.tol
+        if tol is None:
+            tol = _FLOAT32_TOL if problem.y.dtype == np.float32 else DEFAULT_TOL
         solution = screened(problem, loss, norm, tol=max(tol, _RISK_TOL))
         rows = np.flatnonzero([separable is not False for separable in solution.separable])
         solution = with_exact_separators(problem, loss, norm, solution, rows, loss_tol=0, tol=tol)
@@ -153,9 +155,3 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
             solution = with_risk_minimisers(problem, loss, norm, solution, tol=max(tol, _RISK_TOL))
         warn_unless_converged(self, solution)
         return self._keep(solution)
-
-
-def _default_tol(problem: RobustProblem, norm: LpNorm) -> float:
-    if problem.y.dtype == np.float32:
-        return 1e-3
-    return default_tol(problem.select(slice(0, 1)), norm)

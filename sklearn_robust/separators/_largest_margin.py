@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy import sparse
@@ -12,15 +13,30 @@ from scipy import sparse
 from sklearn_robust.certificates import margin_bound, proves_separable, robust_margin
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.separators._margin_program import MarginProgram, PrimalDual, SolverFailure, Vector, best_intercept
+from sklearn_robust.separators._margin_program import (
+    MarginProgram,
+    PrimalDual,
+    SolverFailure,
+    Vector,
+    best_intercept,
+    gap_between,
+)
 from sklearn_robust.separators.cone_program import solve_cone_program
+from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.linear_program import solve_linear_program
-from sklearn_robust.separators.polish import newton_step
+from sklearn_robust.separators.nearest_point import solve_nearest_point
+from sklearn_robust.separators.polish import polished
 from sklearn_robust.separators.quadratic_program import solve_quadratic_program
+from sklearn_robust.separators.semismooth_newton import solve_semismooth_newton
+from sklearn_robust.separators.working_sets import solve_on_column_sets, solve_on_row_sets
+
+DEFAULT_TOL = 1e-8  # certified relative gap of a separator
 
 _NOTHING = 1e-8  # bound, over the largest ||z_i||_p*, below which data without a positive margin so far are hardly separable
-_POLISH_ROUNDS = 12
-_PATIENCE = 3  # rounds of polish without a smaller gap
+_TALL, _WIDE = 8, 4  # rows for each column, and columns for each row, from which working sets pay
+_LARGE = 500_000  # entries from which they do
+_FEW_COLUMNS = 128  # up to which active sets beat the interior-point method
+_MAX_DENSE = 30_000_000  # entries of a dense program
 
 Solver = Callable[[MarginProgram], PrimalDual]
 
@@ -53,7 +69,7 @@ class Answer:
     @property
     def gap(self) -> float:
         """Relative gap of the margin; inf where there is none."""
-        return max(0.0, 1 - self.margin / self.bound) if self.margin > 0 and self.bound > 0 else math.inf
+        return gap_between(self.margin, self.bound)
 
     def merged(self, other: Answer | None) -> Answer:
         """The better predictor with the better proof."""
@@ -64,14 +80,10 @@ class Answer:
         return Answer(primal.coef, primal.intercept, dual.weights, primal.margin, dual.bound, primal.solver)
 
 
-def default_tol(problem: RobustProblem, norm: LpNorm) -> float:
-    """The gap that the kind of program can be expected to reach: 1e-8, or 1e-6 with cones."""
-    program = scaled_program(problem, norm)
-    return 1e-8 if _is_linear(program) or (norm.p == 2 and _has_linear_penalty(program)) else 1e-6
-
-
-def largest_margin(problem: RobustProblem, norm: LpNorm, tol: float) -> Answer:
+def largest_margin(problem: RobustProblem, norm: LpNorm, tol: float, *, start: Vector | None = None) -> Answer:
     """Ask one solver after another, polish, and stop at a certified gap of tol, or where the margin is as good as zero.
+
+    `start` are weights of shape (n,) that may be near those of the answer.
 
     Raises
     ------
@@ -80,13 +92,13 @@ def largest_margin(problem: RobustProblem, norm: LpNorm, tol: float) -> Answer:
     """
     program = scaled_program(problem, norm)
     answer, failures = None, []
-    for name, solve in _solvers(program):
+    for name, solve in _solvers(program, tol, start):
         try:
-            point = solve(program)
+            point, helped = polished(program, solve(program), tol)
         except SolverFailure as failure:
             failures.append(f"{name}: {failure}")
             continue
-        answer = polished(problem, norm, certify(problem, norm, point, name).merged(answer), tol)
+        answer = certify(problem, norm, point, f"{name} + polish" if helped else name).merged(answer)
         if answer.gap <= tol or (answer.margin <= 0 and answer.bound <= _NOTHING * largest_row(problem, norm)):
             break
     if answer is None:
@@ -112,21 +124,6 @@ def certify(problem: RobustProblem, norm: LpNorm, point: PrimalDual, solver: str
     return Answer(coef, float(intercept), weights[0], margin, float(margin_bound(problem, norm, weights)[0]), solver)
 
 
-def polished(problem: RobustProblem, norm: LpNorm, answer: Answer, tol: float) -> Answer:
-    """The best of the answer and of Newton steps from it, which end at a gap of tol or where they no longer help."""
-    program, point, misses = scaled_program(problem, norm), answer, 0
-    for _ in range(_POLISH_ROUNDS):
-        if answer.gap <= tol or misses == _PATIENCE:
-            break
-        moved = newton_step(program, PrimalDual(point.coef, point.weights))
-        if moved is None:
-            break
-        point = certify(problem, norm, moved, f"{answer.solver.removesuffix(' + polish')} + polish")
-        misses = 0 if point.merged(answer).gap < answer.gap else misses + 1
-        answer = point.merged(answer)
-    return answer
-
-
 def largest_row(problem: RobustProblem, norm: LpNorm) -> float:
     """The largest p*-norm of a sample: no margin can exceed it, and rounding is relative to it."""
     if not sparse.issparse(problem.X):
@@ -143,24 +140,30 @@ def scaled_program(problem: RobustProblem, norm: LpNorm) -> MarginProgram:
     problem, _ = problem.standardised()
     y, eps, dual_q = problem.y[0], float(problem.threat.eps[0]), problem.threat.dual_norm.p
     rows = sparse.csr_array(sparse.diags_array(y) @ problem.X) if sparse.issparse(problem.X) else y[:, None] * problem.X
+    labels = y if problem.fit_intercept else None
     if math.isclose(norm.p, dual_q, rel_tol=1e-12):
-        eps = 0.0  # the adversary then shifts every margin alike
-    return MarginProgram(rows, y if problem.fit_intercept else None, norm.p, dual_q, eps)
+        return MarginProgram(rows, labels, norm.p, dual_q, 0.0, shift=eps)
+    return MarginProgram(rows, labels, norm.p, dual_q, eps)
 
 
-def _has_linear_penalty(program: MarginProgram) -> bool:
-    return program.eps == 0 or program.dual_q in (1, math.inf)
-
-
-def _is_linear(program: MarginProgram) -> bool:
-    return program.p in (1, math.inf) and _has_linear_penalty(program)
-
-
-def _solvers(program: MarginProgram) -> list[tuple[str, Solver]]:
-    """The simplest program that fits, then the general one."""
-    general: list[tuple[str, Solver]] = [("cone program", solve_cone_program)]
-    if _is_linear(program):
-        return [("linear program", solve_linear_program), *general]
-    if program.p == 2:
-        return [("quadratic program", solve_quadratic_program), *general]
-    return general
+def _solvers(program: MarginProgram, tol: float, start: Vector | None) -> list[tuple[str, Solver]]:
+    """The solvers that fit: those of this library, fastest first, then the general ones of HiGHS and clarabel."""
+    n, d = program.rows.shape
+    p, linear_penalty = program.p, program.eps == 0 or program.dual_q in (1, math.inf)
+    threshold = program.p == 2 and (program.eps == 0 or program.dual_q == 1)  # w is a soft threshold of Z^T a
+    solvers: list[tuple[str, Solver]] = []
+    if threshold and program.labels is None and n <= d and not sparse.issparse(program.rows):
+        solvers.append(("semismooth Newton", partial(solve_semismooth_newton, tol=tol, start=start)))
+    elif threshold and program.eps == 0 and program.labels is None and d <= _FEW_COLUMNS:
+        solvers.append(("nearest point", solve_nearest_point))
+    if n * d >= _LARGE and n > _TALL * d:
+        solvers.append(("row sets", partial(solve_on_row_sets, tol=tol)))
+    elif n * d >= _LARGE and d > _WIDE * n and (p == 1 or (threshold and program.eps > 0)):
+        solvers.append(("column sets", partial(solve_on_column_sets, tol=tol)))
+    if n * d <= _MAX_DENSE:
+        solvers.append(("interior point", partial(solve_interior_point, tol=tol)))
+    if p in (1, math.inf) and linear_penalty:
+        solvers.append(("linear program", solve_linear_program))
+    elif p == 2:
+        solvers.append(("quadratic program", solve_quadratic_program))
+    return [*solvers, ("cone program", solve_cone_program)]

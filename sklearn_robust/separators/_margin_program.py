@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
+
+from sklearn_robust.norms import LpNorm
 
 Vector = NDArray[np.float64]
+
+_BALANCE = 1e-14  # difference of the classes' shares that is rounding
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,8 @@ class MarginProgram:
     dual_q : float
         The exponent q*; of no account where eps = 0.
     eps : float
+    shift : float
+        Where p = q* the adversary lowers every margin of a unit vector by its radius: eps is then 0 and the radius stands here.
     """
 
     rows: Any
@@ -36,6 +44,11 @@ class MarginProgram:
     p: float
     dual_q: float
     eps: float
+    shift: float = 0.0
+
+    def dense(self) -> MarginProgram:
+        """The same program with its rows as an ndarray."""
+        return replace(self, rows=self.rows.toarray()) if sparse.issparse(self.rows) else self
 
 
 class PrimalDual(NamedTuple):
@@ -52,3 +65,34 @@ class SolverFailure(RuntimeError):
 def best_intercept(scores: Vector, labels: Vector) -> float:
     """The b that makes the smallest of scores + labels b largest: it levels the two classes."""
     return 0.5 * float(scores[labels < 0].min() - scores[labels > 0].min())
+
+
+def certified_margin(program: MarginProgram, point: PrimalDual, scores: Vector, pull: Vector) -> tuple[float, float]:
+    """What a point proves on the program's own rows: the margin that it has (<= 0: none) and the bound on every margin.
+
+    Parameters
+    ----------
+    program : MarginProgram
+    point : PrimalDual
+        Of any scale; the weights are positive.
+    scores : ndarray of shape (n,)
+        Rows times coef.
+    pull : ndarray of shape (d,)
+        Weights times rows.
+    """
+    norm, toll, total = LpNorm(program.p), LpNorm(program.dual_q), point.weights.sum()
+    if program.labels is not None:
+        scores = scores + program.labels * best_intercept(scores, program.labels)
+        up = point.weights[program.labels > 0].sum() / total
+        if abs(up - 0.5) > _BALANCE:  # the weights bound nothing before each class has half of them
+            share = np.where(program.labels > 0, 0.5 / up, 0.5 / (1 - up))
+            pull = (point.weights * share) @ program.rows
+    size = norm.value(point.coef)
+    margin = (scores.min() - program.eps * toll.value(point.coef)) / size - program.shift if size > 0 else 0.0
+    bound = norm.dual.value(toll.dual.residual(pull / total, program.eps, norm.dual)) - program.shift
+    return float(margin), max(0.0, float(bound))
+
+
+def gap_between(margin: float, bound: float) -> float:
+    """The relative gap of a margin; inf where there is none."""
+    return max(0.0, 1 - margin / bound) if margin > 0 and bound > 0 else math.inf

@@ -22,16 +22,16 @@ from sklearn_robust._parameters import check_exponent
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._largest_margin import (
+    DEFAULT_TOL,
     Answer,
     certify,
-    default_tol,
     largest_margin,
     largest_row,
-    polished,
     scaled_program,
 )
 from sklearn_robust.separators._margin_program import PrimalDual, SolverFailure, Vector
 from sklearn_robust.separators.linear_program import solve_linear_program
+from sklearn_robust.separators.polish import polished
 from sklearn_robust.threats import LpBall, check_radius
 
 _TOL_EPS_STAR = 1e-9  # gap to which eps* is computed where it decides separability
@@ -110,7 +110,7 @@ class NotSeparableError(ValueError):
 
 
 def min_norm_separator(
-    X: Any, y: Any, *, p: float, q: float, eps: float, fit_intercept: bool = False, tol: float | None = None
+    X: Any, y: Any, *, p: float, q: float, eps: float, fit_intercept: bool = False, tol: float = DEFAULT_TOL
 ) -> Separator:
     r"""The robust separator of least p-norm, i.e. of largest robust margin in the p-norm.
 
@@ -129,9 +129,8 @@ def min_norm_separator(
         Radius of the perturbations, >= 0, in the units of the features.
     fit_intercept : bool, default=False
         Whether b is free; it is not part of the norm. Otherwise b = 0.
-    tol : float, default=None
-        Certified relative gap of the margin to reach. None is 1e-8 for linear and quadratic programs and 1e-6 for cone
-        programs.
+    tol : float, default=1e-8
+        Certified relative gap of the margin to reach.
 
     Returns
     -------
@@ -158,8 +157,11 @@ def min_norm_separator(
     Notes
     -----
     It is a linear program for p and q in {1, inf}, a quadratic program for p = 2 with q in {1, inf} or eps = 0, and otherwise
-    a cone program. Where p = q* the direction does not depend on eps [1]_, Corollary 4.5. Steepest descent in the p-norm on
-    the exponential or logistic robust loss tends to this separator's direction [1]_, Theorem 4.3.
+    a cone program. Dense data of up to 30 million entries are solved by this library's own methods, with HiGHS and clarabel
+    as the fallback; `solver` of the answer tells which it was. Where the separator of least norm is not unique, as it can be
+    for p in {1, inf}, any of them may be returned. Where p = q* the direction does not depend on eps [1]_, Corollary 4.5.
+    Steepest descent in the p-norm on the exponential or logistic robust loss tends to this separator's direction [1]_,
+    Theorem 4.3.
 
     References
     ----------
@@ -180,22 +182,99 @@ def min_norm_separator(
     norm = LpNorm(check_exponent(p, "p"))
     threat = LpBall(check_exponent(q, "q"), check_radius(eps, "eps"))
     problem = _problem(X, y, threat, fit_intercept)
-    tol = default_tol(problem, norm) if tol is None else _check_tol(tol)
+    tol = _check_tol(tol)
     separator = solve_separator(problem, norm, tol)
     _warn_of_gap(separator.relative_gap, tol)
     return separator
 
 
-def solve_separator(problem: RobustProblem, norm: LpNorm, tol: float | None = None) -> Separator:
+def separator_path(
+    X: Any, y: Any, *, p: float, q: float, eps: Any, fit_intercept: bool = False, tol: float = DEFAULT_TOL
+) -> list[Separator]:
+    r"""The robust separators of least p-norm for a sequence of radii, each started from the one before.
+
+    Parameters
+    ----------
+    X : {array-like, sparse matrix} of shape (n, d)
+    y : array-like of shape (n,)
+        Two classes; the greater label is the positive one. Without an intercept also -1 or +1 alone.
+    p : float
+        Exponent of the norm to minimise, in [1, inf].
+    q : float
+        Exponent of the norm that bounds the perturbations, in [1, inf].
+    eps : array-like of shape (k,)
+        Radii of the perturbations, >= 0, in any order.
+    fit_intercept : bool, default=False
+        Whether b is free.
+    tol : float, default=1e-8
+        Certified relative gap of each margin to reach.
+
+    Returns
+    -------
+    list of k Separator
+        In the order of eps; the same as `min_norm_separator` at each radius.
+
+    Raises
+    ------
+    NotSeparableError
+        If no robust separator exists for one of the radii: choose them below eps*, the margin of `max_margin`.
+    ValueError
+        If a parameter is out of its range, or y does not hold two classes.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If a certified gap is above tol.
+
+    See Also
+    --------
+    max_margin : eps*, below which the radii must lie.
+
+    Notes
+    -----
+    A start helps where p = 2 and q = inf (or eps = 0), without an intercept and with no more samples than features: there
+    each radius takes a few Newton steps from the one before. Elsewhere each radius is solved by itself.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_robust.separators import separator_path
+    >>> X, y = np.array([[3.0, 1.0], [-3.0, 1.0]]), np.array([1, -1])
+    >>> [round(separator.margin, 6) for separator in separator_path(X, y, p=2, q=np.inf, eps=[0.0, 1.0, 2.0])]
+    [3.0, 2.0, 1.0]
+    """
+    norm, q = LpNorm(check_exponent(p, "p")), check_exponent(q, "q")
+    radii = [check_radius(radius, "eps") for radius in np.asarray(eps, dtype=float).ravel().tolist()]
+    tol = _check_tol(tol)
+    problem = _problem(X, y, LpBall(q, 0.0), fit_intercept)
+    path: dict[float, Separator] = {}
+    for radius in sorted(set(radii)):
+        at_radius = replace(problem, threat=replace(problem.threat, eps=np.array([radius])))
+        path[radius] = solve_separator(at_radius, norm, tol, start=_extrapolated(list(path.values())[-2:], radius))
+    _warn_of_gap(max((separator.relative_gap for separator in path.values()), default=0.0), tol)
+    return [path[radius] for radius in radii]
+
+
+def _extrapolated(last: list[Separator], eps: float) -> Vector | None:
+    """The weights along the line through the last two of a path."""
+    if len(last) < 2:
+        return last[0].dual_coef if last else None
+    before, here = last
+    share = (eps - here.eps) / (here.eps - before.eps)
+    return np.maximum(here.dual_coef + share * (here.dual_coef - before.dual_coef), 0)
+
+
+def solve_separator(
+    problem: RobustProblem, norm: LpNorm, tol: float = DEFAULT_TOL, *, start: Vector | None = None
+) -> Separator:
     """`min_norm_separator` of a single problem in float64, without its warning: the gap reached is for the caller to judge."""
-    tol = default_tol(problem, norm) if tol is None else tol
-    answer = largest_margin(problem, norm, tol)
+    answer = largest_margin(problem, norm, tol, start=start)
     if answer.margin <= 0:
         answer = _separator_near_eps_star(problem, norm, answer, tol)
     return _separator(problem, norm, answer, answer.gap)
 
 
-def max_margin(X: Any, y: Any, *, q: float, fit_intercept: bool = False, tol: float | None = None) -> Separator:
+def max_margin(X: Any, y: Any, *, q: float, fit_intercept: bool = False, tol: float = DEFAULT_TOL) -> Separator:
     r"""The separator of largest l_q distance to its closest sample.
 
     .. math:: \epsilon^* = \max_{\|w\|_{q^*} \le 1, \, b} \; \min_i y_i (\langle w, x_i \rangle + b)
@@ -211,8 +290,8 @@ def max_margin(X: Any, y: Any, *, q: float, fit_intercept: bool = False, tol: fl
         Exponent of the distance, in [1, inf].
     fit_intercept : bool, default=False
         Whether b is free; otherwise b = 0.
-    tol : float, default=None
-        Certified relative gap of the margin to reach. None is 1e-8 for q in {1, 2, inf} and 1e-6 otherwise.
+    tol : float, default=1e-8
+        Certified relative gap of the margin to reach.
 
     Returns
     -------
@@ -251,7 +330,7 @@ def max_margin(X: Any, y: Any, *, q: float, fit_intercept: bool = False, tol: fl
     """
     threat = LpBall(check_exponent(q, "q"), 0.0)
     problem, norm = _problem(X, y, threat, fit_intercept), threat.dual_norm
-    tol = default_tol(problem, norm) if tol is None else _check_tol(tol)
+    tol = _check_tol(tol)
     answer = _largest_distance(problem, tol)
     gap = answer.gap
     if answer.margin <= 0:
@@ -276,7 +355,9 @@ def _separator_near_eps_star(problem: RobustProblem, norm: LpNorm, answer: Answe
     # below eps* its separator is robust, if not the one of least norm
     start = certify(problem, norm, PrimalDual(star.coef, star.weights), f"{star.solver} for eps*")
     if start.margin > 0:
-        return polished(problem, norm, start.merged(answer), tol)
+        best = start.merged(answer)
+        point, helped = polished(scaled_program(problem, norm), PrimalDual(best.coef, best.weights), tol)
+        return certify(problem, norm, point, f"{best.solver} + polish" if helped else best.solver).merged(best)
     proofs = np.stack([star.weights, answer.weights])
     # each coordinate of Z^T a is known up to its own rounding: a small feature is not lost beside a large one
     rounding = _ROUNDING_PROOF * (proofs @ abs(problem.X))
@@ -312,12 +393,24 @@ def _largest_distance(problem: RobustProblem, tol: float) -> Answer:
     except SolverFailure:
         return answer
     vertex = PrimalDual(vertex.coef / units, vertex.weights)
-    return polished(clean, norm, certify(clean, norm, vertex, "linear program").merged(answer), tol)
+    point, helped = polished(scaled_program(clean, norm), vertex, tol)
+    found = certify(clean, norm, point, "linear program + polish" if helped else "linear program")
+    best = found.merged(answer)
+    if best.margin <= 0 and _imbalance(clean, found.weights) < _imbalance(clean, best.weights):
+        best = replace(best, weights=found.weights, bound=found.bound)
+    return best
+
+
+def _imbalance(problem: RobustProblem, weights: Vector) -> float:
+    """The largest coordinate of Z^T a relative to the terms that it sums: rounding if a proves that nothing separates."""
+    terms = weights @ abs(problem.X)
+    pull = np.abs(problem.weighted_sum(weights[None])[0])
+    return float(np.max(pull / np.where(terms > 0, terms, 1.0)))
 
 
 def _check_tol(tol: float) -> float:
     if not 0 < tol < math.inf:
-        raise ValueError(f"tol must be a finite number > 0, got {tol!r}. Use tol=None for what the solvers can reach.")
+        raise ValueError(f"tol must be a finite number > 0, got {tol!r}.")
     return float(tol)
 
 

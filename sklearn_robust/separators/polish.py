@@ -15,20 +15,95 @@ One linear system then serves linear, quadratic and cone programs alike.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
-from scipy.sparse.linalg import splu
+from scipy.linalg import LinAlgError, LinAlgWarning, solve
 
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.separators._margin_program import MarginProgram, PrimalDual, Vector, best_intercept
+from sklearn_robust.separators._margin_program import (
+    MarginProgram,
+    PrimalDual,
+    Vector,
+    best_intercept,
+    certified_margin,
+    gap_between,
+)
 
+_ROUNDS = 12
+_EXACT = 1e-11  # gap below which there is nothing to gain
+_PATIENCE = 3  # rounds without a smaller gap
 _REGULARISATION = 1e-11  # solves the system where rows repeat or the face leaves a freedom; repeated steps correct for it
 _LEAST_ENTRY = 1e-12  # smaller entries, relative to the largest, count as this large in the curvature of a norm
+_MAX_UNKNOWNS, _CHEAP = 6000, 400  # of the dense system, and how many cost next to nothing
 
 
-def newton_step(program: MarginProgram, point: PrimalDual) -> PrimalDual | None:
+def polished(program: MarginProgram, point: PrimalDual, tol: float) -> tuple[PrimalDual, bool]:
+    """The best of a point and of Newton steps from it, which end at a gap of tol or where they no longer help.
+
+    Where the system is small one step is made in any case: a gap is quadratic in the error of the coefficients, so that they
+    are less exact than it tells, and zeros become exact.
+
+    Parameters
+    ----------
+    program : MarginProgram
+    point : PrimalDual
+        Of any scale.
+    tol : float
+
+    Returns
+    -------
+    PrimalDual
+        Coefficients and weights may come from different steps: each is the best that was seen.
+    bool
+        Whether a step helped.
+    """
+    (best, margin, bound), helped, misses = _measured(program, point), False, 0
+    point = best
+    for step in range(_ROUNDS):
+        reached = gap_between(margin, bound) <= tol
+        if gap_between(margin, bound) <= _EXACT or (reached and step > 0) or misses == _PATIENCE:
+            break
+        moved = newton_step(program, point, _CHEAP if reached else _MAX_UNKNOWNS)
+        if moved is None:
+            break
+        point, new_margin, new_bound = _measured(program, moved)
+        better = gap_between(max(margin, new_margin), min(bound, new_bound)) < gap_between(margin, bound)
+        misses = 0 if better else misses + 1
+        helped |= better
+        if new_margin > margin:
+            best, margin = PrimalDual(point.coef, best.weights), new_margin
+        if new_bound < bound:
+            best, bound = PrimalDual(best.coef, point.weights), new_bound
+    return best, helped
+
+
+def finished(program: MarginProgram, point: PrimalDual, tol: float) -> PrimalDual | None:
+    """The point after one Newton step, where that is cheap and proves a gap of tol; else None."""
+    moved = newton_step(program, _measured(program, point)[0], _CHEAP)
+    if moved is None:
+        return None
+    moved, margin, bound = _measured(program, moved)
+    return moved if gap_between(margin, bound) <= tol else None
+
+
+def _measured(program: MarginProgram, point: PrimalDual) -> tuple[PrimalDual, float, float]:
+    """The point with its weights made feasible, its margin and its bound."""
+    weights = np.maximum(point.weights, 0)
+    classes = [np.full(weights.shape, True)] if program.labels is None else [program.labels > 0, program.labels < 0]
+    for members in classes:
+        if not weights[members].any():
+            weights[members] = 1.0
+        weights[members] /= len(classes) * weights[members].sum()
+    point = PrimalDual(point.coef, weights)
+    return point, *certified_margin(program, point, program.rows @ point.coef, program.rows.T @ weights)
+
+
+def newton_step(program: MarginProgram, point: PrimalDual, max_unknowns: int = _MAX_UNKNOWNS) -> PrimalDual | None:
     """One Newton step on the face that a point lies next to.
 
     Parameters
@@ -36,12 +111,13 @@ def newton_step(program: MarginProgram, point: PrimalDual) -> PrimalDual | None:
     program : MarginProgram
     point : PrimalDual
         Of any scale; its weights are feasible (>= 0, of sum 1, and of equal class sums with an intercept).
+    max_unknowns : int
 
     Returns
     -------
     PrimalDual or None
-        None where the point has no margin, and so no face to step on, or where the system is singular. The step may lead
-        away: only its certificate tells.
+        None where the point has no margin, and so no face to step on, or where the system is singular or too large. The step
+        may lead away: only its certificate tells.
     """
     norm, toll = LpNorm(program.p), LpNorm(program.dual_q)
     a = point.weights
@@ -56,8 +132,8 @@ def newton_step(program: MarginProgram, point: PrimalDual) -> PrimalDual | None:
     faces = [(program.p, left / distance)]
     if program.eps > 0:
         faces.append((program.dual_q, (pull - left) / program.eps))
-    B = _face(w, faces)
-    w = B @ ((B.T @ w) / abs(B).sum(axis=0))
+    face = _Face.next_to(w, faces)
+    w = face.lift(face.mean(w))
     if not w.any():
         return None
     w = w / norm.value(w)
@@ -69,11 +145,11 @@ def newton_step(program: MarginProgram, point: PrimalDual) -> PrimalDual | None:
     gamma = a @ margins
     slack = margins - gamma
     active = np.flatnonzero(a * max(gamma, slack.max()) > slack * a.max())
-    if not len(active):
+    if not len(active) or len(active) + face.dimension > max_unknowns:
         return None
     labels = None if program.labels is None else program.labels[active]
     on_face = replace(program, rows=program.rows[active], labels=labels)
-    step = _solve_conditions(on_face, w, a[active], B, gamma, slack[active])
+    step = _solve_conditions(on_face, w, a[active], face, gamma, slack[active])
     if step is None:
         return None
     weights = np.zeros_like(a)
@@ -82,61 +158,104 @@ def newton_step(program: MarginProgram, point: PrimalDual) -> PrimalDual | None:
 
 
 def _solve_conditions(
-    program: MarginProgram, w: Vector, a: Vector, B: sparse.csr_array, gamma: float, slack: Vector
+    program: MarginProgram, w: Vector, a: Vector, face: _Face, gamma: float, slack: Vector
 ) -> PrimalDual | None:
-    """Newton's equations at (w, a) for a program of active rows only, on the face that B spans."""
-    n = len(a)
+    """Newton's equations at (w, a) for a program of active rows only, on a face."""
+    n, m = len(a), face.dimension
     # gamma ||w||_p^2 / 2 + eps ||w||_q*: its gradient, and its curvature as a diagonal plus a rank for each norm
     u, diagonal, shrink = _derivatives(w, LpNorm(program.p))
-    gradient, diagonal, directions, sizes = gamma * u, gamma * diagonal, [u], [gamma * (1 - shrink)]
+    gradient, diagonal, ranks = gamma * u, gamma * diagonal, [(u, gamma * (1 - shrink))]
     slope = np.zeros_like(w)
     if program.eps > 0:
         v, curvature, shrink = _derivatives(w, LpNorm(program.dual_q))
         slope, weight = program.eps * v, program.eps * a.sum()
         gradient, diagonal = gradient + a.sum() * slope, diagonal + weight * curvature
-        directions.append(v)
-        sizes.append(-weight * shrink)
-    gradient = B.T @ (gradient - program.rows.T @ a)
-    H = B.T @ sparse.diags_array(diagonal) @ B
-    U = sparse.csr_array(B.T @ np.stack(directions, axis=1))[:, np.array(sizes) != 0]
-    J = sparse.csr_array(program.rows @ B) - sparse.csr_array(np.outer(np.ones(n), B.T @ slope))
-    if program.labels is not None:  # the intercept is one more unknown
-        gradient = np.append(gradient, -program.labels @ a)
-        H = sparse.block_diag([H, np.zeros((1, 1))])
-        U = sparse.vstack([U, sparse.csr_array((1, U.shape[1]))])
-        J = sparse.hstack([J, program.labels[:, None]])
+        ranks.append((v, -weight * shrink))
+    ranks = [(direction, size) for direction, size in ranks if size != 0]
 
-    H = H + _REGULARISATION * sparse.eye_array(H.shape[0])
-    inverse = sparse.diags_array([-1 / size for size in sizes if size != 0], shape=(U.shape[1],) * 2)
-    soft = -_REGULARISATION * sparse.eye_array(n)
-    system = sparse.block_array([[H, U, J.T], [U.T, inverse, None], [J, None, soft]], format="csc")
+    # unknowns: the face's m coordinates, the intercept where it is free, one for each rank, and the n weights
+    first = m + (program.labels is not None)
+    rows = slice(first + len(ranks), first + len(ranks) + n)
+    system = np.zeros((rows.stop, rows.stop))
+    goal = np.zeros(rows.stop)
+    unknown = np.arange(m)
+    system[unknown, unknown] = face.gather(diagonal, squared=True)
+    unknown = np.arange(first)
+    system[unknown, unknown] += _REGULARISATION
+    goal[:m] = face.gather(gradient - program.rows.T @ a)
+    for k, (direction, size) in enumerate(ranks, start=first):
+        system[:m, k] = system[k, :m] = face.gather(direction)
+        system[k, k] = -1 / size
+    system[rows, :m] = face.gather(program.rows) - face.gather(slope)
+    if program.labels is not None:
+        system[rows, m] = program.labels
+        goal[m] = -program.labels @ a
+    system[:first, rows] = system[rows, :first].T
+    weights = np.arange(rows.start, rows.stop)
+    system[weights, weights] = -_REGULARISATION
+    goal[rows] = slack
     try:
-        step = splu(system).solve(-np.concatenate([gradient, np.zeros(U.shape[1]), slack]))
-    except RuntimeError:  # exactly singular
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LinAlgWarning)  # an inexact step is judged by its certificate
+            step = -solve(system, goal, assume_a="general", overwrite_a=True, check_finite=False)
+    except LinAlgError:  # exactly singular
         return None
-    return PrimalDual(w + B @ step[: B.shape[1]], a - step[-n:]) if np.isfinite(step).all() else None
+    return PrimalDual(w + face.lift(step[:m]), a - step[rows]) if np.isfinite(step).all() else None
 
 
-def _face(w: Vector, faces: list[tuple[float, Vector]]) -> sparse.csr_array:
-    """B of shape (d, m) for exponents and subgradients at w: a column for each free coordinate, one for all tied ones.
+@dataclass(frozen=True)
+class _Face:
+    """Vectors that share zero coordinates, and tied ones with their signs: one unknown for each free one, one for the tied."""
 
-    A coordinate is at zero, or tied, if its subgradient is further from leaving the face than its entry.
-    """
-    size = np.abs(w) / np.abs(w).max()
-    zero, tied = np.zeros(w.shape, dtype=bool), np.zeros(w.shape, dtype=bool)
-    for exponent, subgradient in faces:
-        strength = np.abs(subgradient)
-        if exponent == 1:
-            zero |= size <= 1 - strength
-        elif exponent == math.inf:
-            tied |= strength / strength.max() > 1 - size
-    free = ~zero & ~tied
-    column = np.cumsum(free) - 1
-    column[tied] = free.sum()
-    used = np.flatnonzero(~zero)
-    entries = np.where(tied, np.sign(w), 1.0)[used]
-    shape = (len(w), int(free.sum()) + int((tied & ~zero).any()))
-    return sparse.csr_array((entries, (used, column[used])), shape=shape)
+    free: NDArray[np.intp]
+    tied: NDArray[np.intp]
+    signs: Vector  # of the tied coordinates
+    n_features: int
+
+    @classmethod
+    def next_to(cls, w: Vector, faces: list[tuple[float, Vector]]) -> _Face:
+        """The face for exponents and subgradients at w.
+
+        A coordinate is at zero, or tied, if its subgradient is further from leaving the face than its entry.
+        """
+        size = np.abs(w) / np.abs(w).max()
+        zero, tied = np.zeros(w.shape, dtype=bool), np.zeros(w.shape, dtype=bool)
+        for exponent, subgradient in faces:
+            strength = np.abs(subgradient)
+            if exponent == 1:
+                zero |= size <= 1 - strength
+            elif exponent == math.inf:
+                tied |= strength / strength.max() > 1 - size
+        tied &= ~zero & (w != 0)
+        return cls(np.flatnonzero(~zero & ~tied), np.flatnonzero(tied), np.sign(w[tied]), len(w))
+
+    @property
+    def dimension(self) -> int:
+        return len(self.free) + bool(len(self.tied))
+
+    def gather(self, x: Any, *, squared: bool = False) -> Vector:
+        """B^T x along the last axis, from (..., d) to (..., dimension); with `squared` the diagonal of B^T diag(x) B."""
+        free = x[..., self.free]
+        free = free.toarray() if sparse.issparse(free) else free
+        if not len(self.tied):
+            return free
+        tied = x[..., self.tied] @ (self.signs**2 if squared else self.signs)
+        return np.concatenate([free, np.asarray(tied)[..., None]], axis=-1)
+
+    def lift(self, theta: Vector) -> Vector:
+        """B theta."""
+        w = np.zeros(self.n_features)
+        w[self.free] = theta[: len(self.free)]
+        if len(self.tied):
+            w[self.tied] = theta[-1] * self.signs
+        return w
+
+    def mean(self, w: Vector) -> Vector:
+        """The coordinates of w on the face, the tied ones averaged."""
+        theta = self.gather(w)
+        if len(self.tied):
+            theta[-1] /= len(self.tied)
+        return theta
 
 
 def _derivatives(w: Vector, norm: LpNorm) -> tuple[Vector, Vector, float]:

@@ -1,0 +1,121 @@
+r"""A dense primal-dual interior-point method for the margin program, for every p and q.
+
+Mehrotra's predictor and corrector on the form of `_split_program`, with the linear algebra of `_newton_system`: one weighted
+symmetric product and one Cholesky factor of size min(n, d) an iteration. The program is feasible and bounded at every eps, also
+beyond eps*, where its solution is w = 0: no case is special. Every iterate is certified, and the best one is returned.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.linalg import LinAlgError
+
+from sklearn_robust.separators._margin_program import (
+    MarginProgram,
+    PrimalDual,
+    SolverFailure,
+    Vector,
+    certified_margin,
+    gap_between,
+)
+from sklearn_robust.separators._newton_system import NewtonSystem
+from sklearn_robust.separators._split_program import SplitProgram, State
+from sklearn_robust.separators.polish import finished
+
+_MAX_ITER = 80
+_PATIENCE = 10  # iterations without a smaller gap
+_FIRST_CERTIFICATE = 4  # earlier iterates have no margin
+_LATE = 1e-3  # gap below which the linear systems are refined twice
+_RIPE = 1e-4  # gap below which the face of the solution may be known
+_TO_BOUNDARY, _CAUTIOUS = 0.9995, 0.99  # of the way to the boundary, with little and with much centring
+_MUCH_CENTRING = 0.01
+
+
+def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> PrimalDual:
+    """Solve to a certified relative gap of tol, or as far as rounding allows.
+
+    Parameters
+    ----------
+    program : MarginProgram
+        Sparse rows are made dense.
+    tol : float
+
+    Returns
+    -------
+    PrimalDual
+        The iterate of least certified gap, or where none had a margin, of least bound: a bound of zero proves that no robust
+        separator exists.
+
+    Raises
+    ------
+    SolverFailure
+        If no iterate is finite.
+    """
+    program = program.dense()
+    form = SplitProgram.of(program)
+    scale = form.unit * math.sqrt(program.rows.shape[1])
+    state, best, least, gap, misses = form.start(), None, math.inf, math.inf, 0
+    for iteration in range(_MAX_ITER):
+        weights = state.multipliers[form.margins]
+        scores, pull = form.rows @ form.difference(state.coordinates), weights @ form.rows
+        if iteration >= _FIRST_CERTIFICATE:
+            point = PrimalDual(form.coef(state), weights)
+            margin, bound = certified_margin(program, point, form.unit * scores, scale * pull)
+            misses += 1
+            if gap_between(margin, bound) < gap or (gap == math.inf and bound <= least):
+                best, least, gap, misses = point, bound, gap_between(margin, bound), 0
+            if gap <= tol or least == 0 or misses == _PATIENCE:
+                break
+            if gap <= _RIPE and misses == 0:
+                end = finished(program, point, tol)
+                if end is not None:
+                    return end
+        # far beyond the precision of float64 nothing is finite any more: the best iterate is then already known
+        with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
+            try:
+                state = _step(form, state, scores, pull, refinements=2 if gap < _LATE else int(gap < math.inf))
+            except (LinAlgError, ValueError):
+                break
+        if not all(np.isfinite(part).all() for part in state):
+            break
+    if best is None:
+        raise SolverFailure("interior point: no finite iterate")
+    return best
+
+
+def _step(form: SplitProgram, state: State, scores: Vector, pull: Vector, refinements: int) -> State:
+    """Predictor and corrector from one iterate."""
+    system = NewtonSystem(form, state, scores, pull)
+    products = state.slacks * state.multipliers
+    affine = system.direction(-products, refinements=0)
+    primal, dual = (min(1.0, length) for length in _lengths(form, state, affine))
+    left = (state.slacks + primal * affine.slacks) @ (state.multipliers + dual * affine.multipliers)
+    total = products.sum()
+    centring = min(1.0, (left / total) ** 3)
+    target = centring * total / form.n_pairs - products - affine.slacks * affine.multipliers
+    step = system.direction(target, refinements)
+    share = _CAUTIOUS if centring > _MUCH_CENTRING else _TO_BOUNDARY
+    primal, dual = (min(1.0, share * length) for length in _lengths(form, state, step))
+    scalars = state.scalars + primal * step.scalars
+    for bound in form.bounds:
+        if bound.multiplier is not None:
+            scalars[bound.multiplier] = state.scalars[bound.multiplier] + dual * step.scalars[bound.multiplier]
+    return State(
+        state.coordinates + primal * step.coordinates,
+        state.slacks + primal * step.slacks,
+        state.multipliers + dual * step.multipliers,
+        scalars,
+    )
+
+
+def _lengths(form: SplitProgram, state: State, step: State) -> tuple[float, float]:
+    """How far the primal and the dual part may go until something positive reaches zero."""
+    shrinking = float(np.max(-step.slacks / state.slacks))
+    if form.radius is not None:
+        shrinking = max(shrinking, -step.scalars[form.radius] / state.scalars[form.radius])
+    fading = float(np.max(-step.multipliers / state.multipliers))
+    if not form.linear:
+        shrinking = fading = max(shrinking, fading)
+    return 1 / max(shrinking, 1e-300), 1 / max(fading, 1e-300)

@@ -1,0 +1,139 @@
+r"""Programs with far more rows than columns, or far more columns than rows, from a sequence of small ones.
+
+Few samples carry weight at a solution, and for p = 1, or p = 2 against l_inf perturbations, few features are used. The
+program is solved on a set of rows (or columns) that is likely to hold them, its answer is certified on all of them, and the set
+takes in what the answer violates, until the certificate holds. Early rounds are solved roughly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from sklearn_robust.separators._margin_program import (
+    MarginProgram,
+    PrimalDual,
+    SolverFailure,
+    Vector,
+    best_intercept,
+    certified_margin,
+    gap_between,
+)
+from sklearn_robust.separators.interior_point import solve_interior_point
+from sklearn_robust.separators.polish import polished
+
+_MAX_ROUNDS = 40
+_ROUGH = 1e-3  # gap of early rounds
+_FINE = 0.3  # of tol, in the last rounds
+_FEW = 0.02  # of min(n, d): so few violations that the set is nearly right
+_CROWDED = 0.05  # of d: so many violations that rows without weight make room
+
+
+def solve_on_row_sets(program: MarginProgram, tol: float = 1e-9) -> PrimalDual:
+    """Solve a program with many more rows than columns by the interior-point method on sets of rows.
+
+    Parameters
+    ----------
+    program : MarginProgram
+        Dense or sparse.
+    tol : float
+        Certified relative gap on all rows.
+
+    Returns
+    -------
+    PrimalDual
+
+    Raises
+    ------
+    SolverFailure
+        If too many rounds pass before the gap is reached.
+    """
+    n, d = program.rows.shape
+    chosen = _first_rows(program, 2 * d)
+    rough = _ROUGH
+    for _ in range(_MAX_ROUNDS):
+        labels = None if program.labels is None else program.labels[chosen]
+        part = replace(program, rows=program.rows[chosen], labels=labels).dense()
+        small, _ = polished(part, solve_interior_point(part, rough), rough)
+        weights = np.zeros(n)
+        weights[chosen] = small.weights
+        point = PrimalDual(small.coef, weights)
+        scores = program.rows @ small.coef
+        margin, bound = certified_margin(program, point, scores, small.weights @ part.rows)
+        if bound == 0 or gap_between(margin, bound) <= tol:
+            return point
+        if program.labels is not None:
+            scores = scores + program.labels * best_intercept(scores[chosen], program.labels[chosen])
+        inside = np.zeros(n, dtype=bool)
+        inside[chosen] = True
+        violated = np.flatnonzero(~inside & (scores < scores[chosen].min()))
+        if not len(violated) and rough < tol:
+            return point  # as far as rounding allows
+        if len(violated) > _CROWDED * d:
+            chosen = _keeping_both_classes(program, chosen[np.argsort(scores[chosen])], int(1.5 * d))
+        chosen = np.concatenate([chosen, violated[np.argsort(scores[violated])][:d]])
+        rough = _ROUGH if len(violated) > _FEW * min(n, d) else _FINE * tol
+    raise SolverFailure("row sets: the gap was not reached")
+
+
+def solve_on_column_sets(program: MarginProgram, tol: float = 1e-9) -> PrimalDual:
+    """Solve a program with many more columns than rows by the interior-point method on sets of columns.
+
+    Parameters
+    ----------
+    program : MarginProgram
+        With p = 1, or with p = 2, dual_q = 1 and eps > 0; dense or sparse.
+    tol : float
+        Certified relative gap with all columns.
+
+    Returns
+    -------
+    PrimalDual
+
+    Raises
+    ------
+    SolverFailure
+        If too many rounds pass before the gap is reached.
+    """
+    n, d = program.rows.shape
+    strength = np.abs(np.ones(n) @ program.rows)
+    chosen = np.argsort(-strength)[: 4 * n]
+    rough = _ROUGH
+    for _ in range(_MAX_ROUNDS):
+        part = replace(program, rows=program.rows[:, chosen]).dense()
+        small, _ = polished(part, solve_interior_point(part, rough), rough)
+        coef = np.zeros(d)
+        coef[chosen] = small.coef
+        point, scores = PrimalDual(coef, small.weights), part.rows @ small.coef
+        pull = small.weights @ program.rows
+        margin, bound = certified_margin(program, point, scores, pull)
+        if bound == 0 or gap_between(margin, bound) <= tol:
+            return point
+        # a feature that is not used may pull as much as the answer's bound (p = 1), or as the adversary (p = 2)
+        strength = np.abs(pull) / small.weights.sum()
+        allowed = certified_margin(part, small, scores, pull[chosen])[1] if program.p == 1 else program.eps
+        strength[chosen] = 0
+        violated = np.flatnonzero(strength > allowed)
+        if not len(violated) and rough < tol:
+            return point  # as far as rounding allows
+        strongest = violated[np.argsort(-strength[violated])]
+        chosen = np.concatenate([chosen, strongest[: max(2 * n, len(violated) // 2)]])
+        rough = _ROUGH if len(violated) > _FEW * min(n, d) else _FINE * tol
+    raise SolverFailure("column sets: the gap was not reached")
+
+
+def _first_rows(program: MarginProgram, size: int) -> Vector:
+    """Rows at random, the same at every call, of both classes."""
+    order = np.random.default_rng(0).permutation(program.rows.shape[0])
+    return _keeping_both_classes(program, order, size)
+
+
+def _keeping_both_classes(program: MarginProgram, order: Vector, size: int) -> Vector:
+    """The first rows in this order; with an intercept the first of each class too, without which nothing bounds it."""
+    chosen = order[:size]
+    if program.labels is not None:
+        for side in (-1, 1):
+            if not (program.labels[chosen] == side).any():
+                chosen = np.append(chosen, order[program.labels[order] == side][:1])
+    return chosen

@@ -1,0 +1,159 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy.linalg import LinAlgError
+
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.separators import _newton_system, interior_point
+from sklearn_robust.separators._margin_program import SolverFailure
+from sklearn_robust.separators._newton_system import NewtonSystem
+from sklearn_robust.separators._split_program import SplitProgram, State
+from sklearn_robust.separators.interior_point import solve_interior_point
+
+INF = math.inf
+EXPONENTS = [1.0, 1.5, 2.0, 4.0, INF]
+SHAPES = [(20, 45), (45, 20)]
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize(("n", "d"), SHAPES)
+@pytest.mark.parametrize(("p", "dual_q"), list(itertools.product(EXPONENTS, EXPONENTS)))
+def test_every_pair_reaches_its_gap(margin_program, largest_radius, proven_gap, p, dual_q, n, d, intercept):
+    star = largest_radius(n, d, dual_q, intercept=intercept)
+    for share in (0.0, 0.5, 0.95):
+        if p == dual_q and share:
+            continue  # the programs shift the radius out
+        problem = margin_program(n, d, p, dual_q, share * star, intercept=intercept)
+        assert proven_gap(problem, solve_interior_point(problem, 1e-8)) <= 1e-7
+
+
+@pytest.mark.parametrize(("p", "dual_q"), [(1.0, INF), (2.0, 1.0), (INF, 1.0), (1.5, 2.0)])
+def test_beyond_the_largest_radius_the_weights_prove_it(margin_program, largest_radius, proven, p, dual_q):
+    problem = margin_program(20, 45, p, dual_q, 1.01 * largest_radius(20, 45, dual_q))
+    point = solve_interior_point(problem)
+    assert proven(problem, point)[1] == 0
+    assert LpNorm(dual_q).dual.value(point.weights @ problem.rows / point.weights.sum()) <= problem.eps
+
+
+def conditions(form, state):
+    """Every optimality condition of a state, complementarity aside, written without any elimination."""
+    x, t, a = state.coordinates, state.scalars, state.multipliers[form.margins]
+    d = form.rows.shape[1]
+    in_x = form.spread(-(a @ form.rows)) + (x / d if form.quadratic else 0.0)
+    in_t = -(a @ form.border)
+    in_t[0] -= 1
+    if form.split:
+        in_x = in_x - state.multipliers[form.coordinates]
+    others = []
+    for bound in form.bounds:
+        radius = 1.0 if bound.radius is None else t[bound.radius]
+        slack, multiplier = state.slacks[bound.pairs], state.multipliers[bound.pairs]
+        if bound.multiplier is None:
+            others.append(radius - x[:d] - x[d:] - slack)
+            in_x = in_x + np.tile(multiplier, 2)
+            by_radius = -multiplier.sum()
+        else:
+            e, tau = bound.exponent, t[bound.multiplier]
+            others.append(np.array([np.sum(x**e) / (d * e * radius ** (e - 1)) - radius / e + slack[0]]))
+            in_x = in_x + tau * (x / radius) ** (e - 1) / d
+            by_radius = tau * (-(e - 1) / e * np.sum((x / radius) ** e) / d - 1 / e)
+        if bound.radius is not None:
+            in_t[bound.radius] += by_radius
+    for bound in form.bounds:
+        if bound.multiplier is not None:
+            in_t[bound.multiplier] = 0  # its equation is the bound itself, in `others`
+    return np.concatenate([in_x, form.rows @ form.difference(x) + form.border @ t - state.slacks[form.margins], in_t, *others])
+
+
+def random_state(form, rng):
+    start = form.start()
+    scalars = start.scalars + 0.3 * rng.random(len(start.scalars))
+    slacks, multipliers = 0.5 + rng.random(form.n_pairs), (0.5 + rng.random(form.n_pairs)) / form.n_pairs
+    coordinates = slacks[form.coordinates] if form.split else rng.normal(size=len(start.coordinates))
+    for bound in form.bounds:
+        if bound.multiplier is not None:
+            multipliers[bound.pairs] = scalars[bound.multiplier]
+    return State(coordinates, slacks, multipliers, scalars)
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize(("n", "d"), [(6, 9), (9, 6)])
+@pytest.mark.parametrize(("p", "dual_q"), list(itertools.product(EXPONENTS, EXPONENTS)))
+def test_direction_solves_the_linearised_conditions(margin_program, p, dual_q, n, d, intercept):
+    rng = np.random.default_rng(0)
+    form = SplitProgram.of(margin_program(n, d, p, dual_q, 0.1, intercept=intercept))
+    state = random_state(form, rng)
+    weights = state.multipliers[form.margins]
+    system = NewtonSystem(form, state, form.rows @ form.difference(state.coordinates), weights @ form.rows)
+    target = 0.1 * rng.normal(size=form.n_pairs) / form.n_pairs
+    step = system.direction(target, refinements=1)
+    linear = state.slacks * step.multipliers + state.multipliers * step.slacks
+    np.testing.assert_allclose(linear, target, atol=1e-12)
+
+    def at(h):
+        return conditions(form, State(*(part + h * move for part, move in zip(state, step, strict=True))))
+
+    here, h = conditions(form, state), 1e-5
+    slope = (at(h) - at(-h)) / (2 * h)
+    np.testing.assert_allclose(slope, -here, atol=1e-7 * np.abs(here).max())
+
+
+def test_refinement_that_diverges_ends_the_method_with_its_best_iterate(margin_program, proven_gap, monkeypatch):
+    problem = margin_program(20, 45, 1.0, 1.0, 0.0)
+    steps = itertools.count()
+    original = NewtonSystem._solve
+
+    def failing(self, *args):
+        if next(steps) >= 12:
+            raise LinAlgError("refinement diverges")
+        return original(self, *args)
+
+    monkeypatch.setattr(NewtonSystem, "_solve", failing)
+    gap = proven_gap(problem, solve_interior_point(problem, 1e-12))
+    assert 1e-12 < gap < 1
+
+
+def test_no_finite_iterate_is_a_failure(margin_program, monkeypatch):
+    monkeypatch.setattr(_newton_system, "dpotrf", lambda *args, **options: (np.eye(20), 1))
+    with pytest.raises(SolverFailure, match="no finite iterate"):
+        solve_interior_point(margin_program(20, 45, 1.0, 1.0, 0.0))
+
+
+def test_light_rows_change_nothing_but_the_cost(margin_program, monkeypatch):
+    problem = margin_program(400, 10, 2.0, 1.0, 0.2)
+    heavy = []
+    original = NewtonSystem._weighted_rows
+
+    def counted(self):
+        rows = original(self)
+        heavy.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(NewtonSystem, "_weighted_rows", counted)
+    with_all = solve_interior_point(problem, 1e-9)
+    assert min(heavy) < 400
+    monkeypatch.setattr(_newton_system, "_LIGHT", 0.0)
+    assert_same(with_all, solve_interior_point(problem, 1e-9))
+
+
+def assert_same(one, other):
+    np.testing.assert_allclose(one.coef / np.linalg.norm(one.coef), other.coef / np.linalg.norm(other.coef), atol=1e-4)
+
+
+def test_certified_below_tol_ends_early(margin_program):
+    problem = margin_program(20, 45, 2.0, 1.0, 0.1)
+    calls = []
+    original = interior_point._step
+
+    def counted(*args, **options):
+        calls.append(1)
+        return original(*args, **options)
+
+    for tol, most in ((0.5, 7), (1e-9, 25)):
+        calls.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(interior_point, "_step", counted)
+            solve_interior_point(problem, tol)
+        assert 4 <= len(calls) <= most

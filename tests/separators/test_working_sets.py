@@ -1,0 +1,76 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from sklearn_robust.separators import working_sets
+from sklearn_robust.separators._margin_program import SolverFailure
+from sklearn_robust.separators.interior_point import solve_interior_point
+from sklearn_robust.separators.working_sets import solve_on_column_sets, solve_on_row_sets
+
+INF = np.inf
+
+
+def sizes_solved(monkeypatch):
+    sizes = []
+
+    def counted(program, tol):
+        sizes.append(program.rows.shape)
+        return solve_interior_point(program, tol)
+
+    monkeypatch.setattr(working_sets, "solve_interior_point", counted)
+    return sizes
+
+
+def assert_same_direction(one, other):
+    np.testing.assert_allclose(one.coef / np.linalg.norm(one.coef), other.coef / np.linalg.norm(other.coef), atol=1e-4)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize(
+    ("p", "dual_q", "eps"), [(1.0, 1.0, 0.0), (2.0, 1.0, 0.05), (INF, 1.0, 0.05), (1.0, 2.0, 0.1), (2.0, 2.0, 0.0)]
+)
+def test_row_sets_agree_with_all_rows(margin_program, proven_gap, monkeypatch, p, dual_q, eps, intercept, convert):
+    problem = margin_program(1500, 12, p, dual_q, eps, intercept=intercept)
+    sizes = sizes_solved(monkeypatch)
+    point = solve_on_row_sets(replace(problem, rows=convert(problem.rows)), 1e-8)
+    assert max(n for n, _ in sizes) < 150
+    assert np.count_nonzero(point.weights) < 150
+    assert proven_gap(problem, point) <= 1e-8
+    assert_same_direction(point, solve_interior_point(problem, 1e-10))
+
+
+@pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize(("p", "dual_q", "eps"), [(1.0, 1.0, 0.0), (1.0, 2.0, 0.5), (1.0, INF, 1.0), (2.0, 1.0, 0.1)])
+def test_column_sets_agree_with_all_columns(margin_program, proven_gap, monkeypatch, p, dual_q, eps, intercept, convert):
+    problem = margin_program(12, 1500, p, dual_q, eps, intercept=intercept)
+    sizes = sizes_solved(monkeypatch)
+    point = solve_on_column_sets(replace(problem, rows=convert(problem.rows)), 1e-8)
+    assert max(d for _, d in sizes) < 1200
+    assert proven_gap(problem, point) <= 1e-8
+    assert_same_direction(point, solve_interior_point(problem, 1e-10))
+
+
+def test_row_sets_hold_both_classes(margin_program, proven_gap):
+    problem = margin_program(1500, 12, 2.0, 1.0, 0.05, intercept=True)
+    labels = np.ones(1500)
+    labels[-2:] = -1
+    rare = replace(problem, rows=problem.rows * (problem.labels * labels)[:, None], labels=labels)
+    rare.rows[-2:] += 3 * rare.rows[-1]
+    assert proven_gap(rare, solve_on_row_sets(rare, 1e-8)) <= 1e-8
+
+
+def test_a_set_that_is_not_separable_proves_it_for_all(margin_program, proven):
+    problem = margin_program(1500, 12, 2.0, 1.0, 5.0)
+    assert proven(problem, solve_on_row_sets(problem))[1] == 0
+
+
+def test_too_few_rounds_are_a_failure(margin_program, monkeypatch):
+    monkeypatch.setattr(working_sets, "_MAX_ROUNDS", 1)
+    with pytest.raises(SolverFailure, match="row sets"):
+        solve_on_row_sets(margin_program(1500, 12, 1.0, 1.0, 0.0))
+    with pytest.raises(SolverFailure, match="column sets"):
+        solve_on_column_sets(margin_program(12, 1500, 1.0, 1.0, 0.0))
