@@ -1,4 +1,5 @@
-"""The minimiser of the robust risk beside its peers, to a relative accuracy of 1e-6: one thread, one process, in turns.
+"""The minimiser of the robust risk beside its peers, to a relative accuracy of 1e-6: one thread, one process, in turns,
+in CPU time, which other work on the machine disturbs least.
 
 Run as `OMP_NUM_THREADS=1 python benchmarks/robust_risk.py`; it writes benchmarks/results/robust_risk.md. Peers:
 
@@ -194,9 +195,9 @@ def by_cvxpy(X, y, loss, q, eps):
 
 
 def timed(solve):
-    start = time.perf_counter()
+    start = time.process_time()
     answer = solve()
-    return time.perf_counter() - start, answer
+    return time.process_time() - start, answer
 
 
 def row(name, X, y, q, loss, eps, repeats, with_cvxpy):
@@ -278,7 +279,8 @@ def main():
     head = [
         "# Minimisers of the robust risk",
         "",
-        f"`benchmarks/robust_risk.py`, {platform.machine()}, one thread, {versions}. Medians of {options.repeats} runs.",
+        f"`benchmarks/robust_risk.py`, {platform.machine()}, one thread, {versions}. "
+        f"CPU time, medians of {options.repeats} runs.",
         "Relative accuracy 1e-6: certified for ours, within its time; known only to the table for the others. 'own': L-BFGS-B "
         "with the loosest ftol that was accurate enough; 'told': stopped by the answer. '-': stopped short of the accuracy. "
         "The last columns divide the fastest peer's time by ours, with L-BFGS-B's own stop and told; bold where ours is "
