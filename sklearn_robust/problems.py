@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,6 +98,14 @@ class RobustProblem:
         return replace(
             self, y=self.y[rows], threat=threat, log_weight=self.log_weight[rows], total_weight=self.total_weight[rows]
         )
+
+    def at_radii(self, eps: Sequence[float]) -> RobustProblem:
+        """Each problem at each of these radii, radius by radius: len(eps) * k problems."""
+        xp, k = namespace(self.y), self.n_problems
+        rows = np.tile(np.arange(k), len(eps))
+        problem = self.select(rows)
+        radii = xp.concat([xp.full_like(self.threat.eps, check_radius(radius, "eps")) for radius in eps])
+        return replace(problem, threat=replace(self.threat, eps=radii))
 
     def as_float64(self) -> RobustProblem:
         """The same problem, on NumPy or scipy.sparse data, in double precision."""

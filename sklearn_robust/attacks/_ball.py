@@ -7,6 +7,7 @@ which allowed perturbation is nearest to a given one. Other q are answered witho
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from typing import Any
 
@@ -52,13 +53,22 @@ class Ball:
         if self.norm.p == math.inf:
             self.low, self.high = self.low.clamp(min=-self.eps), self.high.clamp(max=self.eps)
 
-    def rows(self, rows: Tensor) -> Ball:
+    def rows(self, rows: Tensor | slice) -> Ball:
         """The perturbations of some of the samples."""
+        if rows == slice(None):
+            return self
         part = copy.copy(self)
+        part.__dict__.pop("corners", None)
         part.x = self.x[rows]
         part.box = None if self.box is None else (self.box[0][rows], self.box[1][rows])
         part.low, part.high = self.low[rows], self.high[rows]
         return part
+
+    def grown(self, factor: float) -> Ball:
+        """The ball, q < inf, of a larger radius, in the same box."""
+        wide = copy.copy(self)
+        wide.eps = factor * self.eps
+        return wide
 
     def farthest(self, gradient: Tensor) -> Tensor:
         r"""The allowed perturbation that raises a linear function most: the worst case of a linear classifier.
@@ -99,6 +109,17 @@ class Ball:
         # a ray that leaves the origin along delta and slides along the box passes through the projection
         size = torch.minimum(size, _capped_ray(size, room, self.eps)) if self.norm.p == 2 else _shaved(size, room, self.eps)
         return delta.sign() * size
+
+    def climb(self, points: Tensor, gradient: Tensor, length: float) -> Tensor:
+        """Rows of points after a steepest step and the projection. Overwrites what it is given: inner loops live here."""
+        if self.norm.p == math.inf:
+            return torch.clamp(points.add_(gradient.sign_(), alpha=length), *self.corners, out=points)
+        return self.x + self.project(self.step(points - self.x, gradient, length))
+
+    @functools.cached_property
+    def corners(self) -> tuple[Tensor, Tensor]:
+        """For q = inf: the least and the largest value of each coordinate of the perturbed rows, rounded inwards."""
+        return self.place(self.low), self.place(self.high)
 
     def place(self, delta: Tensor) -> Tensor:
         """The perturbed rows x + delta, rounded towards x, so that rounding leaves neither the ball nor the box."""

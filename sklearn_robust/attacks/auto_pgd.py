@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sklearn_robust._parameters import check_number
+from sklearn_robust.attacks._ball import Ball
 from sklearn_robust.attacks._search import Batch, Best, search
 from sklearn_robust.norms import LpNorm
 
@@ -59,8 +60,9 @@ def apgd(
     its best point if fewer than three quarters of the last steps raised the loss, or if neither the step nor the best loss has
     changed since the last checkpoint (Croce and Hein 2020). For q = 1 a step moves only the coordinates of the largest
     derivatives, by equal amounts; how many follows the sparsity of the best perturbation, and the step shrinks from eps while
-    that settles (Croce and Hein 2021; the radius is not enlarged at first, as it is there). From a single start, q = 1 can end
-    at a worse local maximum than `pgd`: give it restarts or targets.
+    that settles. The first third of the steps searches a ball of radius 3 eps, the second one of 2 eps; the next starts at the
+    projection of the best point (Croce and Hein 2021; a search starts with one coordinate, which found worse points than the
+    fifth of all that is taken there). Like every attack it can end at a local maximum: restarts and targets find worse points.
 
     References
     ----------
@@ -73,7 +75,7 @@ def apgd(
     >>> from sklearn_robust.attacks import apgd
     >>> network = torch.nn.Linear(2, 2, bias=False)
     >>> network.weight.data[:] = torch.tensor([[1.0, -2.0], [0.0, 0.0]])
-    >>> apgd(network, np.array([[0.5, 0.5]]), [1], eps=0.5, q=1, clip=(0, 1), loss="dlr")
+    >>> apgd(network, np.array([[0.5, 0.5]]), [1], eps=0.5, q=1, clip=(0, 1), loss="dlr", stop_when_broken=False)
     array([[0.5, 0. ]])
     """
     check_number(n_steps, "n_steps", low=1, integer=True)
@@ -142,16 +144,25 @@ def _climb(batch: Batch, delta: Tensor, best: Best, n_steps: int) -> None:
 
 
 def _climb_sparsely(batch: Batch, delta: Tensor, best: Best, n_steps: int) -> None:
-    """Croce and Hein 2021: each step moves the k coordinates of the largest derivatives that the box leaves free."""
-    ball, d = batch.ball, delta.shape[1]
+    """Croce and Hein 2021: in a ball of three times the radius, then of twice, then in the ball itself."""
+    for factor in (3, 2):
+        delta = _climb_stage(batch, batch.ball.grown(factor), delta, None, n_steps // 3).delta
+    top = _climb_stage(batch, batch.ball, delta, best, n_steps - 2 * (n_steps // 3))
+    if not best.final:  # the worst point of the loss as linear as it is there: steps circle around such corners
+        _look(batch, batch.ball.farthest(top.gradient), best)
+
+
+def _climb_stage(batch: Batch, ball: Ball, delta: Tensor, best: Best | None, n_steps: int) -> _Top:
+    """The highest point in this ball; each step moves the k coordinates of the largest derivatives that are free."""
+    d, delta = delta.shape[1], ball.project(delta)
     value, gradient = _look(batch, delta, best)
     top = _Top(delta, value, gradient)
     step = torch.full_like(delta[:, :1], ball.eps)
-    sparsity = torch.full_like(step, max(0.2 * d, 1))
-    every = max(math.ceil(0.04 * n_steps), 1)
+    sparsity = _count(delta) / 1.5
+    every = max(math.ceil(0.12 * n_steps), 1)
     for k in range(1, n_steps + 1):
-        if best.final:
-            return
+        if best is not None and best.final:
+            break
         size = torch.where(ball.room(gradient, delta) > 0, gradient.abs(), 0)
         count = sparsity.floor().clamp(1, d).long()
         level = size.topk(int(count.max()), dim=1).values.gather(1, count - 1)
@@ -160,17 +171,24 @@ def _climb_sparsely(batch: Batch, delta: Tensor, best: Best, n_steps: int) -> No
         value, gradient = _look(batch, delta, best)
         top.update(delta, value, gradient)
         if k % every == 0:
-            fewer = (top.delta != 0).sum(1, keepdim=True) / 1.5
+            fewer = _count(top.delta) / 1.5
             settled = fewer >= 0.95 * sparsity
             step = torch.where(settled, (step / 1.5).clamp(min=ball.eps / 20), ball.eps)
             sparsity, delta, gradient = fewer, top.delta, top.gradient
+    return top
 
 
-def _look(batch: Batch, delta: Tensor, best: Best) -> tuple[Tensor, Tensor]:
-    """The loss and its gradient at a perturbation; the point is kept if it is the best."""
+def _count(delta: Tensor) -> Tensor:
+    """Number of coordinates that move, of shape (n, 1)."""
+    return (delta != 0).sum(1, keepdim=True)
+
+
+def _look(batch: Batch, delta: Tensor, best: Best | None) -> tuple[Tensor, Tensor]:
+    """The loss and its gradient at a perturbation; the point is kept if it is the best, where one is looked for."""
     points = batch.ball.place(delta)
     value, gradient, margins = batch.evaluate(points)
-    best.update(points, margins)
+    if best is not None:
+        best.update(points, margins)
     return value, gradient
 
 

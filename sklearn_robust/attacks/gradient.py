@@ -75,12 +75,19 @@ def projected_ascent(
     tensor([[ 1., -1.,  1.]])
     """
     ball = Ball(x.detach(), q, eps, clip)
-    step = checked_step(step_size, eps, n_steps)
-    delta = ball.random(generator) if random_start else torch.zeros_like(ball.x)
+
+    def gradient(points: Tensor) -> Tensor:
+        return input_gradient(objective, points.view(x.shape)).flatten(1)
+
+    start = ball.place(ball.random(generator)) if random_start else ball.x.clone()
+    return ascend(gradient, ball, start, n_steps=n_steps, length=checked_step(step_size, eps, n_steps)).view(x.shape)
+
+
+def ascend(gradient: Callable[[Tensor], Tensor], ball: Ball, points: Tensor, *, n_steps: int, length: float) -> Tensor:
+    """Points of the ball after some steepest steps; `gradient` maps rows to rows, and both arrays may be overwritten."""
     for _ in range(n_steps):
-        _, gradient = value_and_gradient(objective, (ball.x + delta).view(x.shape))
-        delta = ball.project(ball.step(delta, gradient.flatten(1), step))
-    return ball.place(delta).view(x.shape)
+        points = ball.climb(points, gradient(points), length)
+    return points if ball.norm.p == math.inf else ball.place(points - ball.x)
 
 
 def pgd(
@@ -134,7 +141,8 @@ def pgd(
     stop_when_broken : bool, default=True
         Leave a sample alone as soon as it is misclassified. False goes on to the least margin.
     batch_size : int, optional
-        Samples attacked at once; all by default. The result does not depend on it, up to rounding in the model.
+        Samples attacked at once; all by default. The result does not depend on it, up to rounding in the model: in float32 that
+        can differ with the size of a batch, and send a long search to another point.
     random_state : int, RandomState or None
         For the random starts.
     device : str or torch.device, optional
@@ -196,13 +204,12 @@ def pgd(
     )
 
 
-def value_and_gradient(objective: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """The objective and its gradient in x; parameters that it holds get none."""
+def input_gradient(objective: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The gradient of the objective in x; parameters that it holds get none."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        value = objective(x)
-        (gradient,) = torch.autograd.grad(value.sum(), x)
-    return value.detach(), gradient
+        gradient: Tensor = torch.autograd.grad(objective(x).sum(), x)[0]
+    return gradient
 
 
 def checked_step(step_size: float | None, eps: float, n_steps: int) -> float:

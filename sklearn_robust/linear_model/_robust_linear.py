@@ -30,7 +30,7 @@ from sklearn_robust.threats import check_radius
 
 _SOLVERS = ("auto", "steepest_descent", "accelerated", "exact")
 _AUTO_ITERATIONS = 2000  # of the path, before solver="auto" computes its limit
-_AUTO_ENTRIES = 500_000  # n * d up to which it does
+_AUTO_ENTRIES = 10_000_000  # n * d up to which it does
 
 
 class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
@@ -56,7 +56,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
     solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
         "steepest_descent" follows the path and stops on `loss_tol` or `tol`. "accelerated" (1 < p_algo <= 2) goes to the same
         limit by Nesterov's method on the dual. "exact" returns the limit itself, from linear, quadratic or cone programs.
-        "auto" is steepest descent, and "exact" for data of up to 500 000 entries whose path has not stopped after 2000
+        "auto" is steepest descent, and "exact" for data of up to 10 million entries whose path has not stopped after 2000
         iterations: data so close to inseparable that the path is slow and its limit hardly depends on p. All return the
         minimiser of the robust risk for data that are not robustly separable.
     fit_intercept : bool, default=True

@@ -20,13 +20,14 @@ from sklearn_robust._parameters import check_choice, check_exponent, check_numbe
 from sklearn_robust.attacks._losses import logit_margins
 from sklearn_robust.neural_network._callbacks import CallbackSupportMixin, EpochCallbacks, with_callbacks
 from sklearn_robust.neural_network._objective import NETWORK_LOSSES
+from sklearn_robust.neural_network._passes import Passes, passes
 from sklearn_robust.neural_network._progress import Progress
 from sklearn_robust.neural_network._robustness import RobustnessMixin
 from sklearn_robust.neural_network._training import (
     Epoch,
     InnerMaximisation,
+    Samples,
     epoch_batches,
-    normalized_margins,
     run_epoch,
     seeded,
     step_size_rule,
@@ -81,10 +82,10 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
             kept, left = train_test_split(
                 np.arange(len(rows)), test_size=self.validation_fraction, stratify=index, random_state=seed
             )
-            held_out = self._tensors(rows[left], index[left], weight[left])
+            held_out = self._samples(rows[left], index[left], weight[left])
             rows, index, weight = rows[kept], index[kept], weight[kept]
         callbacks = EpochCallbacks(self, X, y, self.max_iter)
-        self._train(self._tensors(rows, index, weight), held_out, callbacks)
+        self._train(self._samples(rows, index, weight), held_out, callbacks)
         callbacks.end()
         return self
 
@@ -112,10 +113,10 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
         rows, index, weight = self._read(X, y, sample_weight, classes=classes, resume=resume)
         if not resume:
             self._start(rows)
-        data = self._tensors(rows, index, weight)
-        optimizer, rule, generator = self._ready(*data)
-        with seeded(self._rng.randint(np.iinfo(np.int32).max), data[0].device):
-            self._one_epoch(*data, optimizer, rule, generator)
+        data = self._samples(rows, index, weight)
+        optimizer, rule, generator = self._ready(data)
+        with seeded(self._rng.randint(np.iinfo(np.int32).max), data.x.device):
+            self._one_epoch(passes(self.module_), data, optimizer, rule, generator)
         self._optimizer_state = self.optimizer, optimizer.state_dict()["state"]
         self.n_iter_ += 1
         return self
@@ -174,11 +175,12 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
             rows = rows.copy()  # torch has no read-only tensors
         return torch.as_tensor(rows, device=parameter.device, dtype=parameter.dtype).view(-1, *self.input_shape_)
 
-    def _tensors(self, rows: np.ndarray, index: np.ndarray, weight: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    def _samples(self, rows: np.ndarray, index: np.ndarray, weight: np.ndarray) -> Samples:
         x = self._tensor(rows)
-        return x, torch.as_tensor(index, device=x.device), torch.as_tensor(weight, device=x.device, dtype=x.dtype)
+        y, share = torch.as_tensor(index, device=x.device), torch.as_tensor(weight, device=x.device, dtype=x.dtype)
+        return Samples(x, y, share, self._inner_maximisation().ball(x))
 
-    def _ready(self, x: Tensor, y: Tensor, weight: Tensor) -> tuple[torch.optim.Optimizer, Any, torch.Generator]:
+    def _ready(self, data: Samples) -> tuple[torch.optim.Optimizer, Any, torch.Generator]:
         """The optimiser as the last call left it, its step rule, and a generator for this call."""
         parameters = [parameter for parameter in self.module_.parameters() if parameter.requires_grad]
         options = dict(self.optimizer_params or {})
@@ -189,7 +191,7 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
             automatic = "lr" not in options
             options = {"lr": 1.0, "normalized": self.p_algo > 2, **options}
             descent = SteepestDescent(parameters, p=self.p_algo, **options)
-            rule = step_size_rule(descent, x, weight, self._start_size) if automatic else None
+            rule = step_size_rule(descent, data.x, data.weight, self._start_size) if automatic else None
             optimizer: torch.optim.Optimizer = descent
         else:
             optimizer = self.optimizer(parameters, **options)
@@ -207,15 +209,13 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
         )
 
     def _one_epoch(
-        self, x: Tensor, y: Tensor, weight: Tensor, optimizer: torch.optim.Optimizer, rule: Any, generator: torch.Generator
+        self, network: Passes, data: Samples, optimizer: torch.optim.Optimizer, rule: Any, generator: torch.Generator
     ) -> Epoch:
         epoch = run_epoch(
-            self.module_,
+            network,
             optimizer,
-            x,
-            y,
-            weight,
-            epoch_batches(len(x), self.batch_size, generator),
+            data,
+            epoch_batches(len(data.x), self.batch_size, generator),
             loss=NETWORK_LOSSES[self.loss],
             attack=self._inner_maximisation(),
             before_step=rule,
@@ -226,7 +226,7 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
             "log_risk": epoch.log_risk,
             "accuracy": epoch.accuracy,
             "robust_accuracy": epoch.robust_accuracy,
-            **normalized_margins(self.module_, epoch.least_margin),
+            **epoch.normalized_margins,
         }
         for name, value in figures.items():
             self.history_.setdefault(name, []).append(value)
@@ -236,22 +236,23 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
 
     def _train(
         self,
-        data: tuple[Tensor, Tensor, Tensor],
-        held_out: tuple[Tensor, Tensor, Tensor] | None,
+        data: Samples,
+        held_out: Samples | None,
         callbacks: EpochCallbacks,
     ) -> None:
-        optimizer, rule, generator = self._ready(*data)
-        progress = Progress(self, *data[1:])
+        optimizer, rule, generator = self._ready(data)
+        network = passes(self.module_)
+        progress = Progress(self, data.y, data.weight)
         best_state = None
         self.n_iter_ = 0
-        with seeded(self._rng.randint(np.iinfo(np.int32).max), data[0].device):
+        with seeded(self._rng.randint(np.iinfo(np.int32).max), data.x.device):
             while not progress.ended and self.n_iter_ < self.max_iter:
                 callbacks.begin_epoch()
-                epoch = self._one_epoch(*data, optimizer, rule, generator)
+                epoch = self._one_epoch(network, data, optimizer, rule, generator)
                 self.n_iter_ += 1
                 score = None
                 if held_out is not None:
-                    score = self._validate(held_out, generator)
+                    score = self._validate(network, held_out, generator)
                     self.history_.setdefault("validation_robust_accuracy", []).append(score)
                 if progress.note(epoch, score):
                     best_state = copy.deepcopy(self.module_.state_dict())
@@ -268,12 +269,10 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
             self.module_.load_state_dict(best_state)
         self._optimizer_state = self.optimizer, optimizer.state_dict()["state"]
 
-    def _validate(self, held_out: tuple[Tensor, Tensor, Tensor], generator: torch.Generator) -> float:
-        x, y, weight = held_out
-        worst, _ = self._inner_maximisation()(self.module_, x, y, generator)
-        with torch.no_grad():
-            robust = logit_margins(self.module_(worst), y) > 0
-        return float(weight[robust].sum() / weight.sum())
+    def _validate(self, network: Passes, held_out: Samples, generator: torch.Generator) -> float:
+        worst, _ = self._inner_maximisation()(network, held_out, generator)
+        robust = logit_margins(network.outputs(worst), held_out.y) > 0
+        return float(held_out.weight[robust].sum() / held_out.weight.sum())
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Scores of the classes.

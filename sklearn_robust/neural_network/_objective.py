@@ -33,12 +33,19 @@ def soft_margins(outputs: Tensor, y: Tensor) -> Tensor:
     return outputs.gather(1, y[:, None])[:, 0] - rivals.logsumexp(dim=1)
 
 
-def log_risk_backward(loss: MarginLoss, margins: Tensor, weight: Tensor) -> Tensor:
-    r"""Backpropagate the log-risk :math:`\log \sum_i s_i\, \ell(m_i)`, s the weights scaled to sum 1; returns its value.
+def margin_slopes(outputs: Tensor, y: Tensor) -> Tensor:
+    """The derivatives of each sample's soft margin in its outputs, in the shape of the outputs."""
+    if outputs.shape[1] == 1:
+        return (2 * y - 1)[:, None].to(outputs)
+    rivals = outputs.scatter(1, y[:, None], -math.inf).softmax(dim=1)
+    return (-rivals).scatter_(1, y[:, None], 1.0)
+
+
+def log_risk_and_slopes(loss: MarginLoss, outputs: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The log-risk :math:`\log \sum_i s_i\, \ell(m_i)`, s the weights scaled to sum 1, and its derivatives in the outputs.
 
     Its derivative in the margins is minus the weights of a softmax (exponential loss) or their logistic kin: nothing
     underflows however small the risk is.
     """
-    log_risk, pull = loss.log_risk_and_weights(margins.detach(), torch.log(weight / weight.sum()))
-    margins.backward(-pull)
-    return log_risk
+    log_risk, pull = loss.log_risk_and_weights(soft_margins(outputs, y), torch.log(weight / weight.sum()))
+    return log_risk, margin_slopes(outputs, y) * -pull[:, None]

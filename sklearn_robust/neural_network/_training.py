@@ -10,16 +10,44 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sklearn_robust.attacks._ball import Ball
 from sklearn_robust.attacks._losses import logit_margins
 from sklearn_robust.attacks._target import evaluating
-from sklearn_robust.attacks.gradient import projected_ascent
+from sklearn_robust.attacks.gradient import ascend, checked_step
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.neural_network._objective import log_risk_backward, soft_margins
+from sklearn_robust.neural_network._objective import log_risk_and_slopes, margin_slopes, soft_margins
+from sklearn_robust.neural_network._passes import Passes
 from sklearn_robust.neural_network.modules import homogeneity
 from sklearn_robust.neural_network.optim import SteepestDescent
 from sklearn_robust.norms import LpNorm
 
 Batches = list[Tensor | slice]
+
+_PART = 2**17  # entries at a time: a pass over a large array from memory costs several times one in the cache
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What is trained on.
+
+    Parameters
+    ----------
+    x : tensor of shape (n, ...)
+    y : int tensor of shape (n,)
+        Index of the class.
+    weight : tensor of shape (n,), > 0
+    ball : Ball
+        Where the adversary may move x.
+    """
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor
+    ball: Ball
+
+    def rows(self, rows: Tensor | slice) -> Samples:
+        """Some of the samples."""
+        return Samples(self.x[rows], self.y[rows], self.weight[rows], self.ball.rows(rows))
 
 
 @dataclass(frozen=True)
@@ -50,46 +78,45 @@ class InnerMaximisation:
     n_restarts: int = 1
     random_start: bool = False
 
-    def __call__(
-        self, module: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def ball(self, x: Tensor) -> Ball:
+        """Where the samples may go."""
+        return Ball(x, self.q, self.eps, self.clip)
+
+    @torch.no_grad()
+    def __call__(self, network: Passes, samples: Samples, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """The perturbed samples, and the margins of the clean ones, of shape (n,).
 
         The module is attacked in evaluation mode, where no sample depends on its batch.
         """
-        outputs: list[Tensor] = []
+        x, y, ball = samples.x, samples.y, samples.ball
+        seen: list[Tensor] = []
+        single = (1 - 2 * y)[:, None].to(x)  # the slopes of a single output do not depend on it
 
-        def objective(moved: Tensor) -> Tensor:
-            outputs.append(module(moved))
-            return -soft_margins(outputs[-1], y)
+        def slopes(outputs: Tensor) -> Tensor:
+            return single if outputs.shape[1] == 1 else -margin_slopes(outputs, y)
 
-        with evaluating(module), torch.no_grad():
+        def gradient(points: Tensor) -> Tensor:
+            outputs, gradient = network.input_gradient(points.view(x.shape), slopes)
+            seen.append(outputs)
+            return gradient.flatten(1)
+
+        def ascended(random_start: bool) -> Tensor:
+            start = ball.place(ball.random(generator)) if random_start else ball.x.clone()
+            length = checked_step(self.step_size, self.eps, self.n_steps)
+            return ascend(gradient, ball, start, n_steps=self.n_steps, length=length).view(x.shape)
+
+        with evaluating(network.module):
             active = self.n_steps > 0 and self.eps > 0
             if not active or self.random_start:
-                objective(x)
+                seen.append(network.outputs(x))
             worst = x
             if active:
-                worst = self._ascend(objective, x, self.random_start, generator)
+                worst = ascended(self.random_start)
                 for _ in range(self.n_restarts - 1):
-                    other = self._ascend(objective, x, True, generator)
-                    better = objective(other) > objective(worst)
+                    other = ascended(True)
+                    better = soft_margins(network.outputs(other), y) < soft_margins(network.outputs(worst), y)
                     worst = torch.where(better.view(-1, *[1] * (x.ndim - 1)), other, worst)
-        return worst, logit_margins(outputs[0].detach(), y)  # an ascent without a random start begins at x
-
-    def _ascend(
-        self, objective: Callable[[Tensor], Tensor], x: Tensor, random_start: bool, generator: torch.Generator | None
-    ) -> Tensor:
-        return projected_ascent(
-            objective,
-            x,
-            q=self.q,
-            eps=self.eps,
-            clip=self.clip,
-            n_steps=self.n_steps,
-            step_size=self.step_size,
-            random_start=random_start,
-            generator=generator,
-        )
+        return worst, logit_margins(seen[0], y)  # an ascent without a random start begins at x
 
 
 @dataclass(frozen=True)
@@ -102,22 +129,20 @@ class Epoch:
         Log of the mean robust loss.
     robust_accuracy, accuracy : float
         With and without the perturbations of the inner maximisation.
-    least_margin : float
-        The smallest robust margin.
+    normalized_margins : dict of float
+        As by `normalized_margins`, the least over the batches.
     """
 
     log_risk: float
     robust_accuracy: float
     accuracy: float
-    least_margin: float
+    normalized_margins: dict[str, float]
 
 
 def run_epoch(
-    module: nn.Module,
+    network: Passes,
     optimizer: torch.optim.Optimizer,
-    x: Tensor,
-    y: Tensor,
-    weight: Tensor,
+    samples: Samples,
     batches: Batches,
     *,
     loss: MarginLoss,
@@ -129,12 +154,10 @@ def run_epoch(
 
     Parameters
     ----------
-    module, optimizer
-        Both are changed in place.
-    x : tensor of shape (n, ...)
-    y : int tensor of shape (n,)
-        Index of the class.
-    weight : tensor of shape (n,), > 0
+    network : Passes
+    optimizer
+        It and the module of the network are changed in place.
+    samples : Samples
     batches : list of index tensors or slices
     loss : MarginLoss
     attack : InnerMaximisation
@@ -147,37 +170,41 @@ def run_epoch(
     -------
     Epoch
     """
-    clean, robust, margins = [], [], []
-    module.train()
+    clean, robust, margins, normalized = [], [], [], []
+    network.module.train()
     for rows in batches:
-        x_batch, y_batch, weight_batch = x[rows], y[rows], weight[rows]
-        worst, clean_margins = attack(module, x_batch, y_batch, generator)
+        batch = samples.rows(rows)
+        worst, clean_margins = attack(network, batch, generator)
         seen: list[Tensor] = []
 
-        def closure(
-            worst: Tensor = worst, y: Tensor = y_batch, weight: Tensor = weight_batch, seen: list[Tensor] = seen
-        ) -> Tensor:
-            optimizer.zero_grad()
-            outputs = module(worst)
-            seen.append(outputs.detach())
-            log_risk = log_risk_backward(loss, soft_margins(outputs, y), weight)
+        def closure(worst: Tensor = worst, batch: Samples = batch, seen: list[Tensor] = seen) -> Tensor:
+            risks = []
+
+            def slopes(outputs: Tensor) -> Tensor:
+                log_risk, slopes = log_risk_and_slopes(loss, outputs, batch.y, batch.weight)
+                risks.append(log_risk)
+                return slopes
+
+            outputs = network.parameter_gradients(worst, slopes)
+            if not seen:  # the parameters are still those before the step
+                normalized.append(normalized_margins(network.module, float(logit_margins(outputs, batch.y).min())))
+            seen.append(outputs)
             if before_step is not None:
                 before_step()
-            return log_risk
+            return risks[0]
 
         optimizer.step(closure)  # type: ignore[arg-type]
         clean.append(clean_margins)
-        robust.append(logit_margins(seen[0], y_batch))
-        margins.append(soft_margins(seen[0], y_batch))
-    share = torch.cat([weight[rows] for rows in batches])
+        robust.append(logit_margins(seen[0], batch.y))
+        margins.append(soft_margins(seen[0], batch.y))
+    share = torch.cat([samples.weight[rows] for rows in batches])
     share = share / share.sum()
     log_risk, _ = loss.log_risk_and_weights(torch.cat(margins), torch.log(share))
-    least = torch.cat(robust)
     return Epoch(
         log_risk=float(log_risk),
-        robust_accuracy=float(share[least > 0].sum()),
+        robust_accuracy=float(share[torch.cat(robust) > 0].sum()),
         accuracy=float(share[torch.cat(clean) > 0].sum()),
-        least_margin=float(least.min()),
+        normalized_margins={name: min(values[name] for values in normalized) for name in normalized[0]},
     )
 
 
@@ -217,8 +244,8 @@ def step_size_rule(optimizer: SteepestDescent, x: Tensor, weight: Tensor, start:
     def set_rate() -> None:
         eta = rate
         if not optimizer.normalized:
-            growth = (_size(parameters, 2) ** 2 - start + min(start, 30.0)) / 10 if layered else 0.0
-            slope = _size([p.grad for p in parameters if p.grad is not None], dual.p) ** 2
+            growth = (sizes(parameters, (2,))[0] ** 2 - start + min(start, 30.0)) / 10 if layered else 0.0
+            slope = sizes([p.grad for p in parameters if p.grad is not None], (dual.p,))[0] ** 2
             eta = min(rate / max(1.0, growth), 0.5 / slope if slope > 0 else math.inf)
         for group in optimizer.param_groups:
             group["lr"] = eta * (1 - group["momentum"])
@@ -226,9 +253,20 @@ def step_size_rule(optimizer: SteepestDescent, x: Tensor, weight: Tensor, start:
     return set_rate
 
 
-def _size(tensors: list[Tensor], r: float) -> float:
-    """The r-norm of all entries together."""
-    return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(t, r) for t in tensors]), r))
+def sizes(tensors: list[Tensor], exponents: tuple[float, ...]) -> list[float]:
+    """The r-norm of all entries together, for each exponent r."""
+    parts = [part for t in tensors for part in t.detach().reshape(-1).split(_PART)]  # each is in the cache for all exponents
+    norms = torch.stack([_size(part, r) for part in parts for r in exponents]).view(len(parts), -1)
+    return [float(torch.linalg.vector_norm(norms[:, i], r)) for i, r in enumerate(exponents)]
+
+
+def _size(part: Tensor, r: float) -> Tensor:
+    if r == 1:  # vector_norm is several times slower than this, and than aminmax below
+        return part.abs().sum()
+    if r == math.inf:
+        low, high = part.aminmax()
+        return torch.maximum(high, -low)
+    return torch.linalg.vector_norm(part, r)
 
 
 @torch.no_grad()
@@ -237,10 +275,9 @@ def normalized_margins(module: nn.Module, least_margin: float) -> dict[str, floa
     depth = homogeneity(module)
     if depth is None:
         return {}
-    margins = {}
-    for name, r in (("margin_l1", 1), ("margin_l2", 2), ("margin_linf", math.inf)):
-        margins[name] = least_margin / _size(list(module.parameters()), r) ** depth
-    return margins
+    names = ("margin_l1", "margin_l2", "margin_linf")
+    lengths = sizes(list(module.parameters()), (1, 2, math.inf))
+    return {name: least_margin / length**depth for name, length in zip(names, lengths, strict=True)}
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -142,13 +143,15 @@ class SteepestDescent(torch.optim.Optimizer):
         """Steepest directions, scaled by the dual norm of the gradient unless normalised, in the shapes of the gradients."""
         if self.p == 2 and not self.normalized:
             return gradients
-        if self.norm_over == "tensor" or len(gradients) <= 1:
+        if self.norm_over == "tensor" or len(gradients) <= 1 or (self.p == math.inf and self.normalized):
             return [self._steepest(g.flatten()).view_as(g) for g in gradients]
         joint = self._steepest(torch.cat([g.flatten() for g in gradients]))
         parts = joint.split([g.numel() for g in gradients])
         return [part.view_as(g) for part, g in zip(parts, gradients, strict=True)]
 
     def _steepest(self, gradient: Tensor) -> Tensor:
+        if self.p == math.inf and self.normalized:
+            return gradient.sign()
         norm = LpNorm(self.p)
         direction: Tensor = norm.steepest_direction(gradient)
         return direction if self.normalized else direction * norm.dual.value(gradient)

@@ -1,39 +1,79 @@
-"""The loop that every path shares: propose, accept what descends enough, certify, stop each problem on its own."""
+"""The loop that every path shares: move, certify now and then, stop each problem on its own."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
 from sklearn_robust._array_api import Array, namespace, to_numpy
-from sklearn_robust.certificates import log_risk_bound, margin_certificate, proves_separable, relative_gap, repaired_weights
+from sklearn_robust.certificates import log_risk_bound, margin_certificate, proves_separable, repaired_weights
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
+from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers._solution import Recorder, Solution, problem_to_numpy, stack_solutions
 
-_CHECK_EVERY = 10  # iterations between certificates
+_CHECK_EVERY = 10  # iterations between certificates at first
+_CHECK_SHARE = 10  # later a tenth of the iterations so far: a path that converges slowly is certified rarely
 _PROVE_FIRST = 64  # iteration of the first attempt to prove that the data are not separable; later ones at its doubles
+_NUDGE = 1.1  # ||Z^T a||_q over eps up to which it is made
+_PATIENCE = 4000  # iterations after which it is made in any case: it costs as much as a thousand of them
 _STALLED = 1e-12  # the adaptive step, relative to the first, below which rounding alone refuses steps
+SHRINK = 0.7  # of the adaptive step after a refused trial
 
 State = tuple[Array, ...]  # the parameters of the k problems under way; the first axis of each array is the problem
 
 
-class Rule(Protocol):
-    """What makes one path differ from another: its parameters and its step."""
+@dataclass
+class Iterate:
+    """Where the problems under way are, for certificates: the first axis is the problem.
 
-    def coef(self, state: State) -> Array:
-        """The linear predictors (k, d) that the parameters stand for."""
+    Attributes
+    ----------
+    coef : array of shape (k, d)
+    now : Evaluation
+        At `coef`.
+    pull : array of shape (k, d)
+        Z^T a.
+    speed : array of shape (k,)
+        Dual norm of the last subgradient that a step followed.
+    step : array of shape (k,)
+        Step size, relative to the first.
+    """
+
+    coef: Array
+    now: Evaluation
+    pull: Array
+    speed: Array
+    step: Array
+
+
+class Path(Protocol):
+    """Problems under way."""
+
+    problem: RobustProblem
+
+    def advance(self) -> None:
+        """One trial step of every problem, accepted if it descends enough."""
         ...
 
-    def propose(
-        self, problem: RobustProblem, state: State, coef: Array, now: Evaluation, pull: Array, step: Array
-    ) -> tuple[State, Array]:
-        """The parameters after a step of this size (k,), and the subgradient (k, d) of the log-risk that it follows."""
+    def any_below(self, log_risk: Array) -> bool:
+        """Whether the log-risk of a problem is below its entry of this array (k,)."""
+        ...
+
+    def iterate(self) -> Iterate:
+        """Where the problems are."""
+        ...
+
+    def demand(self, share: Array) -> None:
+        """From now on accept a trial if it brings this share (k,) of the decrease that its slope promises."""
+        ...
+
+    def select(self, rows: np.ndarray) -> Self:
+        """The path of the problems at these indices."""
         ...
 
 
@@ -62,143 +102,159 @@ class Stopping:
     verbose: bool
 
 
-def descend(
-    problem: RobustProblem,
-    loss: MarginLoss,
-    norm: LpNorm,
-    rule: Rule,
-    state: State,
-    step: Array,
-    stopping: Stopping,
-    *,
-    growth: float | None,
-) -> Solution:
-    """Follow a rule from a state.
+def follow(path: Path, loss: MarginLoss, geometry: Geometry, stopping: Stopping, ids: np.ndarray | None = None) -> Solution:
+    """Follow a path to the end of each of its problems.
+
+    Certificates are taken every 10 iterations at first, later every tenth of the iterations so far, and with every record.
+    With loss_tol = 0, where the limit itself is wanted, a step must bring the share 1 - min(1/2, gap) of the decrease that
+    its slope promises, gap the certified one: it may waste no more than what is still open. Otherwise it must bring half.
 
     Parameters
     ----------
-    problem, loss
-        k problems; each stops on its own.
-    norm : LpNorm
-        The norm in which margins and gaps are certified.
-    rule : Rule
-    state : tuple of arrays
-        Where to start.
-    step : array of shape (k,)
-        First step.
+    path : Path
+    loss : MarginLoss
+    geometry : Geometry
+        The norms in which margins and gaps are certified.
     stopping : Stopping
-    growth : float or None
-        Factor on the step after an accepted trial; a refused one shrinks it by 0.7. A trial is accepted if it brings half
-        of the decrease that its slope promises, or with loss_tol = 0, where the limit itself is wanted, the fraction
-        1 - min(1/2, gap), gap the certified one: a step may waste no more than what is still open. None keeps the step
-        constant and accepts every trial.
+    ids : ndarray of shape (k,), optional
+        The place of each problem in the solution; their order by default.
 
     Returns
     -------
     Solution
     """
-    xp = namespace(problem.y)
-    k, first_step = problem.n_problems, step
-    coef = rule.coef(state)
-    now = problem.evaluate(loss, coef)
-    pull = problem.weighted_sum(now.weights)
-    run = _Run(problem, norm, loss, stopping)
+    k = path.problem.n_problems
+    run = _Run(path.problem, geometry, loss, stopping, np.arange(k) if ids is None else ids)
     check_at = 1
     for iteration in range(1, stopping.max_iter + 1):
-        trial, velocity = rule.propose(problem, state, coef, now, pull, step)
-        trial_coef = rule.coef(trial)
-        then = problem.evaluate(loss, trial_coef, near=now.intercept)
-        if growth is None:
-            state, coef, now = trial, trial_coef, then
-        else:
-            promised = xp.sum(velocity * (coef - trial_coef), axis=-1)
-            accepted = then.log_risk <= now.log_risk - run.demanded * promised
-            step = xp.where(accepted, growth * step, 0.7 * step)
-            state = tuple(_pick(xp, accepted, new, old) for new, old in zip(trial, state, strict=True))
-            coef = _pick(xp, accepted, trial_coef, coef)
-            now = _each(lambda new, old, accepted=accepted: _pick(xp, accepted, new, old), then, now)
-        pull = problem.weighted_sum(now.weights)
-        if iteration < check_at and not run.any_below_loss_tol(now):
+        path.advance()
+        if iteration < check_at and not path.any_below(run.done_below):
             continue
-        check_at = iteration + min(_CHECK_EVERY, stopping.record_every or _CHECK_EVERY)
-        speed = norm.dual.value(velocity)
-        running = run.check(iteration, coef, now, pull, speed, (step < _STALLED * first_step) | (speed == 0))
-        if running.shape[0] < coef.shape[0]:
-            if running.shape[0] == 0:
-                break
-            problem = problem.select(running)
-            state = tuple(array[running] for array in state)
-            coef, pull, step, first_step = coef[running], pull[running], step[running], first_step[running]
-            now = _each(lambda array, running=running: array[running], now)
-    return run.finish(k, coef, now, stopping.max_iter)
+        wait = max(_CHECK_EVERY, iteration // _CHECK_SHARE)
+        check_at = iteration + min(wait, stopping.record_every or wait)
+        running = run.check(iteration, path.iterate())
+        if len(running) == 0:
+            break
+        if len(running) < path.problem.n_problems:
+            path = path.select(running)
+        path.demand(run.demanded)
+    return run.finish(k, path.iterate() if run.under_way else None, stopping.max_iter)
+
+
+@dataclass
+class _Problem:
+    """What is known of a problem under way.
+
+    Attributes
+    ----------
+    id : int
+        Its place in the solution.
+    done_below : float
+        Log-risk below which it is done.
+    prove_below : float
+        Speed times size below which a proof of the risk is tried.
+    bound : float
+        Least upper bound on its margin so far.
+    proof : array of shape (n,)
+        The weights that prove it.
+    demanded : float
+        Share of the promised decrease that a step must bring.
+    """
+
+    id: int
+    done_below: float
+    prove_below: float
+    bound: float
+    proof: Array
+    demanded: float = 0.5
 
 
 class _Run:
-    """Certificates and stopping of the problems under way; a finished problem leaves the batch."""
+    """Certificates and stopping of the problems under way; a finished problem leaves the batch.
 
-    def __init__(self, problem: RobustProblem, norm: LpNorm, loss: MarginLoss, stopping: Stopping) -> None:
+    The figures of all problems are computed together, what follows from them problem by problem.
+    """
+
+    def __init__(
+        self, problem: RobustProblem, geometry: Geometry, loss: MarginLoss, stopping: Stopping, ids: np.ndarray
+    ) -> None:
         xp = namespace(problem.y)
-        self.problem, self.norm, self.loss = problem, norm, loss
+        self.problem, self.geometry, self.loss, self.stopping = problem, geometry, loss, stopping
         self.recorder = Recorder(stopping.record_every, stopping.verbose)
-        self.tol, self.stop_if_not_separable = stopping.tol, stopping.stop_if_not_separable
-        self.to_the_limit = stopping.loss_tol == 0
-        self.log_loss_tol = -math.inf if self.to_the_limit else math.log(stopping.loss_tol)
-        self.ids = np.arange(problem.n_problems)
-        self.bound = xp.full_like(problem.total_weight, math.inf)
-        self.proof = xp.exp(problem.log_weight)
-        self.demanded = xp.full_like(self.bound, 0.5)
-        self.proof_at = xp.full_like(self.bound, stopping.tol)  # speed times size below which a proof of the risk is tried
+        log_loss_tol = math.log(stopping.loss_tol) if stopping.loss_tol > 0 else -math.inf
+        self.done_below = log_loss_tol - xp.log(problem.total_weight)
+        starts = zip(ids.tolist(), self.done_below.tolist(), xp.exp(problem.log_weight), strict=True)
+        self.under_way = [_Problem(i, below, stopping.tol, math.inf, weights) for i, below, weights in starts]
         self.prove_next = _PROVE_FIRST  # iteration at which a proof is tried for all that do not separate
         self.finished: dict[int, Solution] = {}
 
-    def any_below_loss_tol(self, now: Evaluation) -> bool:
-        xp = namespace(now.log_risk)
-        return bool(xp.any(now.log_risk + xp.log(self.problem.total_weight) < self.log_loss_tol))
+    @property
+    def demanded(self) -> Array:
+        """Share (k,) of the promised decrease that a step must bring."""
+        xp = namespace(self.done_below)
+        return xp.asarray([state.demanded for state in self.under_way], dtype=self.done_below.dtype)
 
-    def check(self, iteration: int, coef: Array, now: Evaluation, pull: Array, speed: Array, stalled: Array) -> Array:
+    def check(self, iteration: int, at: Iterate) -> np.ndarray:
         """Certify, store what is finished, and return the indices of the problems that go on."""
-        xp = namespace(coef)
-        problem, norm = self.problem, self.norm
-        size = norm.value(coef)
-        margin = xp.min(now.margins, axis=-1) / xp.where(size > 0, size, xp.ones_like(size))
-        mass = xp.sum(now.weights, axis=-1, keepdims=True)
-        bound = norm.dual.value(problem.threat.norm.residual(pull / mass, problem.threat.eps, norm.dual))
-        better = bound < self.bound
-        self.bound = xp.where(better, bound, self.bound)
-        self.proof = xp.where(better[:, None], now.weights, self.proof)
-        gap = relative_gap(margin, self.bound)
-        separates = (margin > 0) & (self.bound > 0)
-        if self.to_the_limit:
-            self.demanded = 1 - xp.where(separates, xp.clip(gap, 0.0, 0.5), xp.full_like(gap, 0.5))
-        self.recorder(iteration, self.ids, log_risk=now.log_risk, margin=margin, margin_bound=self.bound, gap=gap)
-
-        done = now.log_risk + xp.log(problem.total_weight) < self.log_loss_tol
-        done = done | (separates & (gap <= self.tol))
-        provable = ~separates & ~done & ((speed * size <= self.proof_at) | stalled)
+        xp, now, threat = namespace(at.coef), at.now, self.problem.threat
+        direction = at.pull / xp.sum(now.weights, axis=-1, keepdims=True)
+        bounds = self.geometry.distance(threat, direction)
+        used = self.problem.log_weight > -math.inf
+        sizes, smallest = self.geometry.size(at.coef), xp.min(xp.where(used, now.margins, math.inf), axis=-1)
+        near = [False] * len(self.under_way)
         if iteration >= self.prove_next:
             self.prove_next *= 2
-            provable = provable | (~separates & ~done)
-        ended = stalled | done
-        for i in np.flatnonzero(to_numpy(provable)).tolist():
-            gap, proof = self._risk_gap(i, now)
-            done[i] = gap <= self.tol
-            ended[i] |= done[i] or (self.stop_if_not_separable and bool(np.isfinite(proof).all()))
-            # closer next time; without any proof, only when the next round of attempts is due
-            self.proof_at[i] *= 0.3 if np.isfinite(proof).all() else 0.0
-        for i in np.flatnonzero(to_numpy(ended)).tolist():
-            self._store(i, coef, now, iteration, converged=bool(done[i]))
-        running = xp.asarray(np.flatnonzero(~to_numpy(ended)))
-        if running.shape[0] < coef.shape[0]:
-            self.problem, self.ids = problem.select(running), self.ids[to_numpy(running)]
-            for name in ("bound", "proof", "demanded", "proof_at"):
-                setattr(self, name, getattr(self, name)[running])
-        return running
+            near = self._near(iteration, at)
+        figures = (x.tolist() for x in (sizes, smallest, bounds, now.log_risk, at.speed, at.step))
+        running, margins, gaps = [], [], []
+        for i, (state, size, margin, bound, log_risk, speed, step) in enumerate(zip(self.under_way, *figures, strict=True)):
+            if bound < state.bound:
+                state.bound, state.proof = bound, now.weights[i]
+            margin = margin / size if size > 0 else margin
+            separates = margin > 0 and state.bound > 0
+            gap = 1 - margin / state.bound if margin >= 0 and state.bound > 0 else math.inf
+            if self.stopping.loss_tol == 0:
+                state.demanded = 1 - min(max(gap, 0.0), 0.5)
+            margins.append(margin)
+            gaps.append(gap)
 
-    def finish(self, k: int, coef: Array, now: Evaluation, max_iter: int) -> Solution:
+            done = log_risk < state.done_below or (separates and gap <= self.stopping.tol)
+            stalled = step < _STALLED or speed == 0
+            ended = done or stalled
+            if not separates and not done and (speed * size <= state.prove_below or stalled or near[i]):
+                risk_gap, proof = self._risk_gap(i, now)
+                proven = bool(np.isfinite(proof).all())
+                done = risk_gap <= self.stopping.tol
+                ended = ended or done or (proven and self.stopping.stop_if_not_separable)
+                # closer next time; without any proof, only when the next round of attempts is due
+                state.prove_below *= 0.3 if proven else 0.0
+            if ended:
+                self._store(i, at, iteration, converged=done)
+            else:
+                running.append(i)
+        if self.recorder.due(iteration):
+            ids, upper = np.array([state.id for state in self.under_way]), np.array([state.bound for state in self.under_way])
+            self.recorder(
+                iteration, ids, log_risk=now.log_risk, margin=np.array(margins), margin_bound=upper, gap=np.array(gaps)
+            )
+        rows = np.array(running, dtype=int)
+        if len(rows) < len(self.under_way):
+            self.problem, self.geometry = self.problem.select(rows), self.geometry.select(rows)
+            self.under_way, self.done_below = [self.under_way[i] for i in running], self.done_below[rows]
+        return rows
+
+    def finish(self, k: int, at: Iterate | None, max_iter: int) -> Solution:
         """All solutions in order; what is still under way has not converged."""
-        for i in range(self.problem.n_problems):
-            self._store(i, coef, now, max_iter, converged=False)
+        if at is not None:
+            for i, near in enumerate(self._near(max_iter, at)):
+                self._store(i, at, max_iter, converged=False, provable=near)
         return stack_solutions([self.finished[i] for i in range(k)], self.recorder.history(k))
+
+    def _near(self, iteration: int, at: Iterate) -> list[bool]:
+        """Whether a proof that the data are not separable may be near, and worth its price."""
+        threat, mass = self.problem.threat, namespace(at.coef).sum(at.now.weights, axis=-1)
+        near = threat.norm.value(at.pull) <= _NUDGE * threat.eps * mass
+        return [True] * len(self.under_way) if iteration > _PATIENCE else near.tolist()
 
     def _risk_gap(self, i: int, now: Evaluation) -> tuple[float, Array]:
         """The certified relative gap of the risk of problem i, inf without a proof of non-separability, and that proof."""
@@ -207,16 +263,18 @@ class _Run:
         excess = float(now.log_risk[i]) - log_risk_bound(one, self.loss, proof)[0]
         return float(-np.expm1(-excess)), proof
 
-    def _store(self, i: int, coef: Array, now: Evaluation, iteration: int, *, converged: bool) -> None:
-        xp = namespace(coef)
-        one = self.problem.select(slice(i, i + 1))
+    def _store(self, i: int, at: Iterate, iteration: int, *, converged: bool, provable: bool = True) -> None:
+        xp = namespace(at.coef)
         row = slice(i, i + 1)
-        certificate = margin_certificate(one, self.norm, coef[row], now.intercept[row], self.proof[row])
+        one, norm = self.problem.select(row), self.geometry.norms[i]
+        coef, intercept = at.coef[row], at.now.intercept[row]
+        proof = self.under_way[i].proof[None]
+        certificate = margin_certificate(one, norm, coef, intercept, proof)
         solution = Solution(
-            coef=coef[row],
-            intercept=now.intercept[row],
-            weights=one.balanced(self.proof[row]),
-            log_risk=now.log_risk[row],
+            coef=coef,
+            intercept=intercept,
+            weights=one.balanced(proof),
+            log_risk=at.now.log_risk[row],
             margin=certificate.margin,
             margin_bound=certificate.bound,
             gap=certificate.gap,
@@ -224,15 +282,104 @@ class _Run:
             converged=np.array([converged]),
             n_iter=np.array([iteration]),
         )
-        if not bool(proves_separable(one, coef[row], now.intercept[row])[0]):
-            gap, proof = self._risk_gap(i, now)
+        if not bool(proves_separable(one, coef, intercept)[0]):
             solution.separable = [None]
-            if np.isfinite(proof).all():
+            gap, proof = self._risk_gap(i, at.now) if provable else (math.inf, proof * math.nan)
+            if np.isfinite(to_numpy(proof)).all():
                 solution.separable = [False]
                 solution.margin_bound = xp.zeros_like(solution.margin_bound)
                 solution.gap = xp.full_like(solution.gap, gap)
                 solution.weights = xp.asarray(proof, dtype=coef.dtype)
-        self.finished[int(self.ids[i])] = solution
+        self.finished[self.under_way[i].id] = solution
+
+
+class Rule(Protocol):
+    """What makes one path differ from another: its parameters and its step."""
+
+    def coef(self, state: State) -> Array:
+        """The linear predictors (k, d) that the parameters stand for."""
+        ...
+
+    def propose(
+        self, problem: RobustProblem, state: State, coef: Array, now: Evaluation, pull: Array, step: Array
+    ) -> tuple[State, Array]:
+        """The parameters after a step of this size (k,), and the subgradient (k, d) of the log-risk that it follows."""
+        ...
+
+    def select(self, rows: np.ndarray) -> Self:
+        """The rule for the problems at these indices."""
+        ...
+
+    def speed(self, velocity: Array) -> Array:
+        """The dual norm of the subgradients: (k, d) -> (k,)."""
+        ...
+
+
+class RulePath:
+    """The path of any rule, on any arrays.
+
+    Parameters
+    ----------
+    problem : RobustProblem
+    loss : MarginLoss
+    rule : Rule
+    state : tuple of arrays
+        Where to start.
+    step : array of shape (k,)
+        First step.
+    growth : float or None
+        Factor on the step after an accepted trial; a refused one shrinks it by 0.7. None keeps the step constant and accepts
+        every trial.
+    """
+
+    def __init__(
+        self, problem: RobustProblem, loss: MarginLoss, rule: Rule, state: State, step: Array, growth: float | None
+    ) -> None:
+        self.problem, self.loss, self.rule, self.growth = problem, loss, rule, growth
+        self.state, self.step, self.first_step = state, step, step
+        self.coef = rule.coef(state)
+        self.now = problem.evaluate(loss, self.coef)
+        self.pull = problem.weighted_sum(self.now.weights)
+        self.velocity = namespace(step).zeros_like(self.coef)
+        self.demanded = namespace(step).full_like(step, 0.5)
+
+    def advance(self) -> None:
+        """One trial step of every problem, accepted if it descends enough."""
+        xp = namespace(self.coef)
+        trial, self.velocity = self.rule.propose(self.problem, self.state, self.coef, self.now, self.pull, self.step)
+        coef = self.rule.coef(trial)
+        then = self.problem.evaluate(self.loss, coef, near=self.now.intercept)
+        if self.growth is None:
+            self.state, self.coef, self.now = trial, coef, then
+        else:
+            promised = xp.sum(self.velocity * (self.coef - coef), axis=-1)
+            accepted = then.log_risk <= self.now.log_risk - self.demanded * promised
+            self.step = xp.where(accepted, self.growth * self.step, SHRINK * self.step)
+            self.state = tuple(_pick(xp, accepted, new, old) for new, old in zip(trial, self.state, strict=True))
+            self.coef = _pick(xp, accepted, coef, self.coef)
+            self.now = _each(lambda new, old: _pick(xp, accepted, new, old), then, self.now)
+        self.pull = self.problem.weighted_sum(self.now.weights)
+
+    def any_below(self, log_risk: Array) -> bool:
+        """Whether the log-risk of a problem is below its entry of this array (k,)."""
+        return bool(namespace(log_risk).any(self.now.log_risk < log_risk))
+
+    def iterate(self) -> Iterate:
+        """Where the problems are."""
+        return Iterate(self.coef, self.now, self.pull, self.rule.speed(self.velocity), self.step / self.first_step)
+
+    def demand(self, share: Array) -> None:
+        """From now on accept a trial if it brings this share (k,) of the decrease that its slope promises."""
+        self.demanded = share
+
+    def select(self, rows: np.ndarray) -> Self:
+        """The path of the problems at these indices."""
+        self.problem, self.rule = self.problem.select(rows), self.rule.select(rows)
+        self.state = tuple(array[rows] for array in self.state)
+        self.now = _each(lambda array: array[rows], self.now)
+        for name in ("step", "first_step", "coef", "pull", "velocity", "demanded"):
+            setattr(self, name, getattr(self, name)[rows])
+        return self
 
 
 def _pick(xp: Any, accepted: Array, new: Array, old: Array) -> Array:

@@ -10,21 +10,25 @@ path follow the flow:
   B the largest entry of X and g = Z^T a; c adapts by backtracking;
 - the update multiplies by exp(+-h), so that u stays positive and, for L = 2, u_+ u_- constant as in the flow: the sign of a
   coordinate can always come back;
-- against q = inf the subgradient at a kink is the implicit one, with which the step lands on w_j = 0 where it can.
+- the subgradient of the penalty is the implicit one, of the point where the step ends: against q = inf the step lands on
+  w_j = 0 where it can, against q = 1 on ties of the largest |w_j|.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
+import numpy as np
 from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
-from sklearn_robust.solvers._descent import State, Stopping, descend
+from sklearn_robust.solvers._descent import RulePath, State, Stopping, follow
+from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers._solution import Solution
 
 _FIRST = 16.0  # c of the first step
@@ -69,7 +73,8 @@ def diagonal_descent(
     rule = _DiagonalDescent(depth, float(namespace(entries).max(namespace(entries).abs(entries))))
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, verbose)
     step = xp.full_like(problem.total_weight, _FIRST)
-    return descend(problem, loss, LpNorm(1), rule, (start, start), step, stopping, growth=_GROWTH)
+    path = RulePath(problem, loss, rule, (start, start), step, _GROWTH)
+    return follow(path, loss, Geometry((LpNorm(1),) * problem.n_problems), stopping)
 
 
 @dataclass(frozen=True)
@@ -98,13 +103,38 @@ class _DiagonalDescent:
         lowered = down * xp.exp(xp.clip(rate * down ** (depth - 2) * velocity, -_LARGEST_CHANGE, _LARGEST_CHANGE))
         return (raised, lowered), velocity
 
+    def select(self, rows: np.ndarray) -> Self:
+        return self
+
+    def speed(self, velocity: Array) -> Array:
+        return LpNorm(1).dual.value(velocity)
+
     def _velocity(self, problem: RobustProblem, state: State, coef: Array, now: Evaluation, pull: Array, rate: Array) -> Array:
-        """The subgradient by w: implicit at the kinks of the 1-norm, of least 2-norm at those of the other norms."""
+        """The subgradient by w: implicit for the 1-norm and the inf-norm, of least 2-norm for the smoother ones between."""
         xp = namespace(coef)
         toll = problem.threat.eps * xp.sum(now.weights, axis=-1)
+        if problem.threat.q == 1:
+            power = 2 * self.depth - 2
+            speed = self.depth * rate * (state[0] ** power + state[1] ** power)  # at which w falls, by velocity
+            speed = xp.maximum(speed, 1e-20 * xp.max(speed, axis=-1, keepdims=True))
+            return -pull + _inf_norm_pull(coef + speed * pull, speed, toll)
         if problem.threat.q != math.inf:
             return problem.threat.dual_norm.min_norm_subgradient(coef, -pull, toll, LpNorm(2))
         up, down = state
         # the velocity with which both halves end equal, if the subdifferential [-toll, toll] around -pull holds it
         landing = (up - down) / (rate * (up ** (self.depth - 1) + down ** (self.depth - 1)))
         return xp.minimum(xp.maximum(landing, -pull - toll[:, None]), -pull + toll[:, None])
+
+
+def _inf_norm_pull(ahead: Array, speed: Array, toll: Array) -> Array:
+    r"""The s that clips w' = ahead - speed s to [-t, t], with :math:`\|s\|_1` = toll: toll times a subgradient of the
+    inf-norm at w'. Where toll suffices to bring all of w' to zero, t = 0.
+    """
+    xp = namespace(ahead)
+    size = xp.abs(ahead)
+    order = xp.argsort(-size, axis=-1)
+    sorted_size = xp.take_along_axis(size, order, axis=-1)
+    mass = xp.take_along_axis(1 / speed, order, axis=-1)
+    levels = (xp.cumulative_sum(sorted_size * mass, axis=-1) - toll[:, None]) / xp.cumulative_sum(mass, axis=-1)
+    level = xp.max(xp.clip(levels, 0, None), axis=-1)[:, None]  # the sums over fewer or more coordinates lie below
+    return xp.sign(ahead) * xp.clip(size - level, 0, None) / speed

@@ -17,6 +17,7 @@ from sklearn_robust import (
     make_teacher_classification,
     max_margin,
 )
+from sklearn_robust.solvers.diagonal_descent import _inf_norm_pull
 
 
 def test_behaves_like_coordinate_descent_on_unseen_data():
@@ -32,6 +33,26 @@ def test_behaves_like_coordinate_descent_on_unseen_data():
     report = implicit_bias_report(network, X, y, p=1)
     assert report.margin_ratio > 0.75
     assert report.margin == pytest.approx(network.margin_)
+
+
+@pytest.mark.parametrize("q", [1, 2, math.inf])
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_every_threat_is_withstood_close_to_the_largest_radius(q, device):
+    X, y = make_teacher_classification(40, 80, data_sparsity=10, random_state=0)
+    eps = 0.9 * max_margin(X, y, q=q).margin
+    network = RobustDiagonalNet(q, eps, fit_intercept=False, device=device).fit(X, y)
+    assert network.robust_score(X, y) == 1
+    assert network.n_iter_ < 10_000
+
+
+@pytest.mark.parametrize("toll", [0.5, 2.0, 100.0])
+def test_the_implicit_subgradient_of_the_inf_norm_is_one_of_the_point_it_leads_to(toll):
+    rng = np.random.default_rng(0)
+    ahead, speed = rng.normal(size=(2, 6)), rng.uniform(0.1, 1, (2, 6))
+    pull = _inf_norm_pull(ahead, speed, np.full(2, toll))
+    for w, s in zip(ahead - speed * pull, pull, strict=True):
+        assert np.abs(s).sum() <= toll * (1 + 1e-12)
+        assert s @ w == pytest.approx(toll * np.abs(w).max(), abs=1e-12)  # Hölder's bound
 
 
 @pytest.mark.parametrize("loss", ["exponential", "logistic"])

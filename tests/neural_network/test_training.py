@@ -8,12 +8,31 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sklearn_robust.neural_network import SteepestDescent
-from sklearn_robust.neural_network._objective import NETWORK_LOSSES, log_risk_backward, soft_margins
-from sklearn_robust.neural_network._training import InnerMaximisation, normalized_margins, run_epoch, step_size_rule
+from sklearn_robust.neural_network._objective import NETWORK_LOSSES, log_risk_and_slopes, soft_margins
+from sklearn_robust.neural_network._passes import AutogradPasses, passes
+from sklearn_robust.neural_network._training import (
+    InnerMaximisation,
+    Samples,
+    normalized_margins,
+    run_epoch,
+    step_size_rule,
+)
 from sklearn_robust.neural_network.modules import make_mlp
 from sklearn_robust.norms import LpNorm
 
 ALL = [slice(None)]
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
+def samples(attack, x, y, weight=None):
+    return Samples(x, y, torch.ones(len(x), dtype=x.dtype) if weight is None else weight, attack.ball(x))
+
+
+def attacked(attack, network, x, y, generator=None):
+    return attack(passes(network), samples(attack, x, y), generator)
 
 
 def draw(n=12, d=5, classes=2, seed=0):
@@ -28,7 +47,7 @@ def draw(n=12, d=5, classes=2, seed=0):
 def test_losses_of_the_margin_are_the_known_ones(loss):
     network, x, y = draw(classes=3)
     outputs, weight = network(x).detach().requires_grad_(), torch.ones(12, dtype=torch.float64)
-    value = log_risk_backward(NETWORK_LOSSES[loss], soft_margins(outputs, y), weight)
+    value, slopes = log_risk_and_slopes(NETWORK_LOSSES[loss], outputs.detach(), y, weight)
     if loss == "logistic":
         expected = torch.nn.functional.cross_entropy(outputs, y)
     else:
@@ -36,7 +55,7 @@ def test_losses_of_the_margin_are_the_known_ones(loss):
         expected = (torch.exp(-leads).sum(dim=1) - 1).mean()
     assert float(value) == pytest.approx(math.log(float(expected.detach())))
     (gradient,) = torch.autograd.grad(expected.log(), outputs)
-    torch.testing.assert_close(outputs.grad, gradient)
+    torch.testing.assert_close(slopes, gradient)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -47,10 +66,9 @@ def test_gradient_of_the_log_risk_against_finite_differences(classes, loss):
     parameter = network[0].weight
 
     def log_risk():
-        network.zero_grad()
-        return float(log_risk_backward(NETWORK_LOSSES[loss], soft_margins(network(x), y), weight))
+        return float(log_risk_and_slopes(NETWORK_LOSSES[loss], network(x).detach(), y, weight)[0])
 
-    log_risk()
+    passes(network).parameter_gradients(x, lambda f: log_risk_and_slopes(NETWORK_LOSSES[loss], f, y, weight)[1])
     gradient, base = parameter.grad.clone(), parameter.detach().clone()
     direction = torch.randn(base.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     values = []
@@ -62,17 +80,17 @@ def test_gradient_of_the_log_risk_against_finite_differences(classes, loss):
 
 @pytest.mark.parametrize("loss", ["exponential", "logistic"])
 def test_nothing_underflows_where_the_risk_does(loss):
-    margins = torch.tensor([3000.0, 3001.0], requires_grad=True)
-    value = log_risk_backward(NETWORK_LOSSES[loss], margins, torch.ones(2))
+    outputs = torch.tensor([[3000.0], [3001.0]])
+    value, slopes = log_risk_and_slopes(NETWORK_LOSSES[loss], outputs, torch.tensor([1, 1]), torch.ones(2))
     assert float(value) == pytest.approx(-3000 + math.log((1 + math.exp(-1)) / 2), abs=1e-3)
-    torch.testing.assert_close(margins.grad, -torch.softmax(torch.tensor([0.0, -1.0]), 0), rtol=1e-3, atol=0)
+    torch.testing.assert_close(slopes[:, 0], -torch.softmax(torch.tensor([0.0, -1.0]), 0), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("q", [1, 2, math.inf])
 def test_inner_maximisation_of_a_linear_module_is_its_closed_form(q):
     network = make_mlp(5, 1, (), generator=torch.Generator().manual_seed(0)).double()
     _, x, y = draw()
-    worst, clean = InnerMaximisation(q, 0.3, n_steps=30)(network, x, y)
+    worst, clean = attacked(InnerMaximisation(q, 0.3, n_steps=30), network, x, y)
     sign = (2 * y - 1).double()
     torch.testing.assert_close(clean, (network(x)[:, 0] * sign).detach())
     fall = 0.3 * LpNorm(q).dual.value(network[0].weight.detach())
@@ -84,8 +102,7 @@ def test_restarts_only_help_and_keep_the_box():
     network[0].weight.data *= 4
     x = torch.sigmoid(x)
     one, many = (
-        InnerMaximisation(math.inf, 0.3, (0.0, 1.0), n_restarts=k)(network, x, y, torch.Generator().manual_seed(0))[0]
-        for k in (1, 5)
+        attacked(InnerMaximisation(math.inf, 0.3, (0.0, 1.0), n_restarts=k), network, x, y, seeded())[0] for k in (1, 5)
     )
     margins = [soft_margins(network(points), y).detach() for points in (one, many)]
     assert bool((margins[1] <= margins[0]).all())
@@ -99,11 +116,11 @@ def test_the_module_is_attacked_in_evaluation_mode_and_left_as_it_was():
     network = torch.nn.Sequential(network[0], torch.nn.BatchNorm1d(7), torch.nn.Dropout(0.5), *network[1:]).double()
     network.train()
     attack = InnerMaximisation(math.inf, 0.1)
-    whole, _ = attack(network, x, y)
+    whole, _ = attacked(attack, network, x, y)
     assert network.training
     assert network[1].training
     assert int(network[1].num_batches_tracked) == 0
-    parts = torch.cat([attack(network, x[rows], y[rows])[0] for rows in (slice(0, 5), slice(5, 12))])
+    parts = torch.cat([attacked(attack, network, x[rows], y[rows])[0] for rows in (slice(0, 5), slice(5, 12))])
     torch.testing.assert_close(whole, parts)
 
 
@@ -119,21 +136,13 @@ class Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_attack_steps_form_no_weight_gradient():
-    network, x, y = draw(n=10, d=20)
-    optimizer = SteepestDescent(network.parameters(), lr=0.01)
+@pytest.mark.parametrize("kind", [passes, AutogradPasses])
+def test_attack_steps_form_no_weight_gradient(kind):
+    network, x, y = draw(n=10, d=20, classes=3)
+    optimizer, attack = SteepestDescent(network.parameters(), lr=0.01), InnerMaximisation(math.inf, 0.1, n_steps=10)
     with Products() as products:
-        run_epoch(
-            network,
-            optimizer,
-            x,
-            y,
-            torch.ones(10, dtype=torch.float64),
-            ALL,
-            loss=NETWORK_LOSSES["logistic"],
-            attack=InnerMaximisation(math.inf, 0.1, n_steps=10),
-        )
-    first, second = 2 * 10 * 20 * 7, 2 * 10 * 7  # of one product with each layer
+        run_epoch(kind(network), optimizer, samples(attack, x, y), ALL, loss=NETWORK_LOSSES["logistic"], attack=attack)
+    first, second = 2 * 10 * 20 * 7, 2 * 10 * 7 * 3  # of one product with each layer
     attack = 10 * (2 * first + 2 * second)
     assert products.flops == attack + 2 * first + 3 * second  # the second layer also hands its gradient down
 
@@ -143,7 +152,8 @@ def test_attack_steps_form_no_weight_gradient():
 def test_step_rule(p, momentum, start):
     network, x, y = draw()
     optimizer = SteepestDescent(network.parameters(), lr=1.0, p=p, normalized=p > 2, momentum=momentum)
-    log_risk_backward(NETWORK_LOSSES["exponential"], soft_margins(network(x), y), torch.ones(12, dtype=torch.float64))
+    ones, loss = torch.ones(12, dtype=torch.float64), NETWORK_LOSSES["exponential"]
+    passes(network).parameter_gradients(x, lambda f: log_risk_and_slopes(loss, f, y, ones)[1])
     weight = torch.linspace(1, 2, 12, dtype=torch.float64)
     step_size_rule(optimizer, x, weight, start)()
     share = weight / weight.sum()

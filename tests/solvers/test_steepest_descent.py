@@ -4,12 +4,14 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from scipy import sparse
 
 from sklearn_robust import max_margin, min_norm_separator
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.solvers import accelerated_margin, minimise_robust_risk, steepest_descent
+from sklearn_robust.solvers import accelerated_margin, descent_grid, minimise_robust_risk, steepest_descent
 from sklearn_robust.solvers.steepest_descent import _move
 
 EXPONENTS = (1, 2, math.inf)
@@ -200,3 +202,83 @@ def test_leaves_the_origin_at_large_eps(gaussian, p, q):
     # the steepest direction of the residual alone is one of many there, and need not descend
     assert solution.coef.any()
     assert solution.log_risk[0] < 0
+
+
+@pytest.mark.parametrize(
+    ("q", "loss", "fit_intercept", "dtype"),
+    [
+        (math.inf, "exponential", False, np.float64),
+        (math.inf, "exponential", True, np.float64),
+        (math.inf, "exponential", True, np.float32),
+        (math.inf, "logistic", True, np.float64),
+        (2, "exponential", False, np.float64),
+        (2, "exponential", True, np.float32),
+        (1, "exponential", False, np.float64),
+        (3, "logistic", False, np.float64),
+    ],
+)
+def test_a_grid_of_radii_and_geometries_gives_what_single_fits_give(gaussian, q, loss, fit_intercept, dtype):
+    X, y = (array.astype(dtype) for array in gaussian(30, 40))
+    radii = [share * max_margin(X, y, q=q, fit_intercept=fit_intercept).margin for share in (0.4, 0)]
+    exponents = [2, 1.5, math.inf, 1]
+    problem = problem_of(X, np.stack([y, -y]), q=q, eps=0, fit_intercept=fit_intercept)
+    grid = descent_grid(problem, LOSSES[loss], exponents, radii, loss_tol=0.1, max_iter=200)
+    rows = iter(range(16))
+    for p in exponents:
+        for eps in radii:
+            for signs in (y, -y):
+                one = problem_of(X, signs, q=q, eps=eps, fit_intercept=fit_intercept)
+                alone = steepest_descent(one, LOSSES[loss], LpNorm(p), loss_tol=0.1, max_iter=200)
+                i = next(rows)
+                assert grid.separable[i] == alone.separable[0]
+                if dtype == np.float32:  # rounding may refuse a step in one and not in the other
+                    assert abs(grid.n_iter[i] - alone.n_iter[0]) <= 5
+                    np.testing.assert_allclose(grid.margin[i], alone.margin[0], rtol=0.05, atol=0.01)
+                    continue
+                assert grid.n_iter[i] == alone.n_iter[0]
+                np.testing.assert_allclose(grid.coef[i], alone.coef[0], rtol=1e-6, atol=1e-9)
+                np.testing.assert_allclose(grid.intercept[i], alone.intercept[0], rtol=1e-6, atol=1e-9)
+                np.testing.assert_allclose(grid.margin[i], alone.margin[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("p", [1, 2, math.inf])
+@pytest.mark.parametrize("q", [2, math.inf])
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize("n_problems", [1, 3])
+def test_steps_in_place_are_those_of_the_rule(gaussian, p, q, fit_intercept, n_problems):
+    X, y = gaussian(20, 30)
+    weight = np.random.default_rng(0).integers(0, 3, size=(n_problems, 20)).astype(float)
+    labels = np.tile(y, (n_problems, 1))
+    arrays = problem_of(X, labels, q=q, eps=0.05, fit_intercept=fit_intercept, sample_weight=weight)
+    tensors = problem_of(
+        *map(torch.as_tensor, (X, labels)), q=q, eps=0.05, fit_intercept=fit_intercept, sample_weight=torch.as_tensor(weight)
+    )
+    sparse_arrays = problem_of(sparse.csr_array(X), labels, q=q, eps=0.05, fit_intercept=fit_intercept, sample_weight=weight)
+    solutions = [
+        steepest_descent(problem, LOSSES["exponential"], LpNorm(p), loss_tol=0, max_iter=25, record_every=5)
+        for problem in (arrays, tensors, sparse_arrays)
+    ]  # not for long: steps at the edge of stability magnify rounding
+    for other in solutions[1:]:
+        np.testing.assert_allclose(solutions[0].coef, other.coef, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(solutions[0].history["gap"], other.history["gap"], rtol=1e-6)
+        np.testing.assert_allclose(solutions[0].weights, other.weights, rtol=1e-6, atol=1e-12)
+
+
+def test_coordinates_that_tie_move_together():
+    X, y = np.array([[1.0, 1.0, 0.2], [1.0, 1.0, -0.2]]), np.ones(2)  # the first two columns are one
+    solution = steepest_descent(problem_of(X, y, q=math.inf, eps=0.1), LOSSES["exponential"], LpNorm(1), loss_tol=1e-2)
+    assert solution.coef[0, 0] == solution.coef[0, 1] > 0
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize("n_problems", [1, 2])
+def test_steps_that_overflow_are_evaluated_all_the_same(gaussian, dtype, fit_intercept, n_problems):
+    X, y = gaussian(20, 30)
+    X, labels = (1e4 * X).astype(dtype), np.tile(y.astype(dtype), (n_problems, 1))
+    problem = problem_of(X, labels, q=math.inf, eps=200.0, fit_intercept=fit_intercept)
+    for step_size in (1.0, "adaptive"):
+        solution = steepest_descent(problem, LOSSES["exponential"], LpNorm(2), step_size=step_size, max_iter=50, loss_tol=0)
+        margins = problem.margins(solution.coef, solution.intercept)
+        log_risk, _ = LOSSES["exponential"].log_risk_and_weights(margins, problem.log_weight)
+        np.testing.assert_allclose(solution.log_risk, log_risk, rtol=1e-3 if dtype == np.float32 else 1e-9, atol=1e-3)

@@ -1,0 +1,56 @@
+"""The p-norm of each of k problems: a batch may hold several geometries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+
+import numpy as np
+
+from sklearn_robust._array_api import Array, namespace
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.threats import LpBall
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The norms of k problems. Neighbours of equal p are computed together, so problems are best sorted by p.
+
+    Attributes
+    ----------
+    norms : tuple of k LpNorm
+    """
+
+    norms: tuple[LpNorm, ...]
+
+    @cached_property
+    def groups(self) -> list[tuple[LpNorm, slice]]:
+        """Each run of equal norms, and its rows."""
+        groups, start = [], 0
+        for norm, run in groupby(self.norms):
+            stop = start + len(list(run))
+            groups.append((norm, slice(start, stop)))
+            start = stop
+        return groups
+
+    def select(self, rows: np.ndarray) -> Geometry:
+        """The norms of the problems at these indices."""
+        return Geometry(tuple(self.norms[i] for i in rows))
+
+    def size(self, coef: Array) -> Array:
+        """||w||_p of each row: (k, d) -> (k,)."""
+        return self._rowwise(lambda norm, rows: norm.value(coef[rows]))
+
+    def speed(self, velocity: Array) -> Array:
+        """||v||_p* of each row: (k, d) -> (k,)."""
+        return self._rowwise(lambda norm, rows: norm.dual.value(velocity[rows]))
+
+    def distance(self, threat: LpBall, pull: Array) -> Array:
+        """The distance of each row to the threat's ball in the dual norm: (k, d) -> (k,)."""
+        return self._rowwise(lambda norm, rows: norm.dual.value(threat.norm.residual(pull[rows], threat.eps[rows], norm.dual)))
+
+    def _rowwise(self, function: Callable[[LpNorm, slice], Array]) -> Array:
+        parts = [function(norm, rows) for norm, rows in self.groups]
+        return parts[0] if len(parts) == 1 else namespace(parts[0]).concat(parts, axis=0)
