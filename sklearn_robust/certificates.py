@@ -110,8 +110,7 @@ def proves_separable(problem: RobustProblem, coef: Array, intercept: Array) -> A
     A margin is a sum of terms, and known up to the rounding of their sizes.
     """
     xp = namespace(coef)
-    sizes = xp.abs(coef) @ abs(problem.X).T if not sparse.issparse(problem.X) else (abs(problem.X) @ np.abs(coef).T).T
-    sizes = sizes + xp.abs(intercept)[:, None] + problem.threat.penalty(coef)[:, None]
+    sizes = problem.score_sizes(coef) + xp.abs(intercept)[:, None] + problem.threat.penalty(coef)[:, None]
     return xp.min(problem.margins(coef, intercept) - 16 * xp.finfo(coef.dtype).eps * sizes, axis=-1) > 0
 
 
@@ -120,9 +119,10 @@ def proves_not_separable(problem: RobustProblem, weights: Array) -> np.ndarray:
 
     Each coordinate of Z^T a is known up to its own rounding: a small feature is not lost beside a large one.
     """
-    rounding = _ROUNDING * np.asarray(weights @ abs(problem.X))
-    excess = np.maximum(np.abs(problem.weighted_sum(weights)) - rounding, 0)
-    return problem.threat.norm.value(excess) <= problem.threat.eps
+    pull = np.abs(problem.weighted_sum(weights))
+    if np.all(problem.threat.norm.value(pull) <= problem.threat.eps):
+        return np.ones(len(pull), dtype=bool)
+    return problem.threat.norm.value(np.maximum(pull - _ROUNDING * problem.sizes(weights), 0)) <= problem.threat.eps
 
 
 def repaired_weights(problem: RobustProblem, weights: Array, interior: Array | None = None) -> Array:
@@ -147,7 +147,7 @@ def repaired_weights(problem: RobustProblem, weights: Array, interior: Array | N
     ndarray of shape (k, n)
         Each row proves that its problem is not robustly separable, or is nan.
     """
-    problem, weights = problem.as_float64(), weights.astype(np.float64)
+    problem, weights = problem.in_double_arithmetic(), weights.astype(np.float64)
     repaired = []
     for i in range(problem.n_problems):
         row = slice(i, i + 1)
@@ -200,11 +200,11 @@ def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change:
     spread = tight.T
 
     def matvec(x: Array) -> Array:
-        return np.concatenate([tight @ ((root * y * x) @ problem.X), totals @ (root * x)])
+        return np.concatenate([tight @ problem.weighted_sum((root * x)[None])[0], totals @ (root * x)])
 
     def rmatvec(v: Array) -> Array:
         m = tight.shape[0]
-        return root * (y * (problem.X @ (spread @ v[:m])) + v[m:] @ totals)
+        return root * (problem.signed_scores((spread @ v[:m])[None])[0] + v[m:] @ totals)
 
     goal = np.concatenate([change, np.zeros(len(totals))])
     operator = LinearOperator((len(goal), len(root)), matvec=matvec, rmatvec=rmatvec, dtype=np.float64)

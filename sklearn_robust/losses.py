@@ -32,8 +32,8 @@ class MarginLoss(Protocol):
         """Second derivatives l''(m_i) s_i / L, of shape (..., n): the Hessian of L over L, in the margins."""
         ...
 
-    def log_risk_bound(self, weights: Array, log_weight: Array) -> Array:
-        """Fenchel's lower bound on log L over all predictors, from dual-feasible weights of sum 1."""
+    def log_risk_bound(self, weights: Array, log_weight: Array, near: Array | None = None) -> Array:
+        """Fenchel's lower bound on log L over all predictors, from dual-feasible weights of sum 1; near a guess of it."""
         ...
 
 
@@ -71,7 +71,7 @@ class Exponential:
         """Second derivatives l''(m_i) s_i / L = a_i."""
         return weights
 
-    def log_risk_bound(self, weights: Array, log_weight: Array) -> Array:
+    def log_risk_bound(self, weights: Array, log_weight: Array, near: Array | None = None) -> Array:
         """-KL(a || s): the log-risk of no predictor is lower."""
         xp = namespace(weights)
         used = weights > 0
@@ -136,25 +136,34 @@ class Logistic:
         xp = namespace(margins)
         return weights * xp.exp(_log_sigmoid(xp, margins))
 
-    def log_risk_bound(self, weights: Array, log_weight: Array) -> Array:
+    def log_risk_bound(self, weights: Array, log_weight: Array, near: Array | None = None) -> Array:
         r"""log of max_c sum_i s_i H(c a_i / s_i) over scales c, H(t) = -t log t - (1-t) log(1-t) the binary entropy."""
         xp = namespace(weights)
-        used = log_weight > -math.inf
+        used = (log_weight > -math.inf) & (weights > 0)
         s = xp.where(used, xp.exp(log_weight), xp.ones_like(weights))
-        ratio = xp.where(used, weights, xp.zeros_like(weights)) / s
+        ratio = xp.where(used, weights / s, xp.zeros_like(weights))
+        mass = xp.where(used, weights, xp.zeros_like(weights))
 
-        # concave in c: bisection on its derivative, sum_i a_i log((1 - t_i)/t_i) with t = c a / s
-        low = xp.zeros_like(ratio[..., :1])
-        high = 1 / xp.max(ratio, axis=-1, keepdims=True)
-        for _ in range(60):
-            c = 0.5 * (low + high)
-            t = xp.where(ratio > 0, c * ratio, xp.full_like(ratio, 0.5))
-            rising = xp.sum(s * ratio * (xp.log1p(-t) - xp.log(t)), axis=-1, keepdims=True) > 0
-            low, high = xp.where(rising, c, low), xp.where(rising, high, c)
-        t = low * ratio
-        inner = xp.where(t > 0, t, xp.full_like(t, 0.5))
+        # concave in c, with t = c a / s: Newton in log c on its derivative sum_i a_i log((1 - t_i)/t_i), inside a bracket
+        high = -xp.log(xp.max(ratio, axis=-1, keepdims=True))
+        low = xp.full_like(high, -math.inf)
+        level = high - 0.7 if near is None else xp.minimum(near[..., None], high - 0.01)
+        for _ in range(_MAX_NEWTON):
+            t = xp.where(used, xp.exp(level) * ratio, xp.full_like(ratio, 0.5))
+            left = at_least_tiny(1 - t)
+            slope = xp.sum(mass * (xp.log(left) - xp.log(t)), axis=-1, keepdims=True)
+            low, high = xp.where(slope > 0, level, low), xp.where(slope < 0, level, high)
+            moved = level + slope / xp.sum(mass / left, axis=-1, keepdims=True)
+            moved = xp.where((moved > low) & (moved < high), moved, xp.where(moved <= low, low, 0.5 * (level + high)))
+            # any c bounds the risk, the best one to the square of its error
+            close = bool(xp.all(xp.abs(moved - level) <= 1e-8))
+            level = xp.where(slope == 0, level, moved)
+            if close:
+                break
+        t = xp.exp(level) * ratio
+        inner = xp.where((t > 0) & (t < 1), t, xp.full_like(t, 0.5))
         entropy = -inner * xp.log(inner) - (1 - inner) * xp.log1p(-inner)
-        return xp.log(xp.sum(xp.where(t > 0, s * entropy, xp.zeros_like(t)), axis=-1))
+        return xp.log(xp.sum(xp.where((t > 0) & (t < 1), s * entropy, xp.zeros_like(t)), axis=-1))
 
 
 LOSSES: dict[str, MarginLoss] = {loss.name: loss for loss in (Exponential(), Logistic())}

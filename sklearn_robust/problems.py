@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,8 @@ from scipy import sparse
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.threats import LpBall, check_radius
+
+_BLOCK_ENTRIES = 2**18  # of X at a time where a copy is needed: two megabytes, about a processor's cache
 
 
 @dataclass(frozen=True)
@@ -107,11 +109,15 @@ class RobustProblem:
 
     def as_float64(self) -> RobustProblem:
         """The same problem, on NumPy or scipy.sparse data, in double precision."""
+        return replace(self.in_double_arithmetic(), X=self.X.astype(np.float64, copy=False))
+
+    def in_double_arithmetic(self) -> RobustProblem:
+        """The same problem on the same X, of which nothing is copied, with all that is computed from it in double precision."""
         if self.y.dtype == np.float64:
             return self
         y, log_weight, total = (a.astype(np.float64) for a in (self.y, self.log_weight, self.total_weight))
         threat = replace(self.threat, eps=self.threat.eps.astype(np.float64))
-        return replace(self, X=self.X.astype(np.float64), y=y, threat=threat, log_weight=log_weight, total_weight=total)
+        return replace(self, y=y, threat=threat, log_weight=log_weight, total_weight=total)
 
     def standardised(self) -> tuple[RobustProblem, float]:
         """The same problem in units of the rows' root mean square, centred where an intercept absorbs it; and that unit.
@@ -130,13 +136,38 @@ class RobustProblem:
         """Z w, the margins without adversary and intercept: (k, d) -> (k, n)."""
         if sparse.issparse(self.X):
             return self.y * np.ascontiguousarray((self.X @ coef.T).T)
+        if self.X.dtype != coef.dtype:
+            return self.y * np.concatenate([coef @ rows.T for _, rows in self.double_blocks()], axis=1)
         return self.y * (coef @ self.X.T)
 
     def weighted_sum(self, weights: Array) -> Array:
         """Z^T a, the weighted sum of the signed rows: (k, n) -> (k, d)."""
         if sparse.issparse(self.X):
             return np.ascontiguousarray((self.X.T @ (self.y * weights).T).T)
+        if self.X.dtype != weights.dtype:
+            return sum((self.y[:, at] * weights[:, at]) @ rows for at, rows in self.double_blocks())
         return (self.y * weights) @ self.X
+
+    def sizes(self, weights: np.ndarray) -> np.ndarray:
+        """The sums of the sizes of the terms of `weighted_sum`, a |X|, (k, n) -> (k, d): their rounding scales with them."""
+        if sparse.issparse(self.X):
+            return np.ascontiguousarray((abs(self.X).T @ weights.T).T)
+        return sum(weights[:, at] @ np.abs(rows) for at, rows in self.double_blocks())
+
+    def score_sizes(self, coef: Array) -> Array:
+        """The sums of the sizes of the terms of `signed_scores`, |X| |w|, (k, d) -> (k, n)."""
+        if sparse.issparse(self.X):
+            return np.ascontiguousarray((abs(self.X) @ np.abs(coef).T).T)
+        if not isinstance(self.X, np.ndarray):
+            return abs(coef) @ abs(self.X).T
+        return np.concatenate([np.abs(coef) @ np.abs(rows).T for _, rows in self.double_blocks()], axis=1)
+
+    def double_blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """The rows of a dense X in double precision, a block at a time, and where each lies: X is never copied whole."""
+        length = max(1, _BLOCK_ENTRIES // max(1, self.n_features))
+        for start in range(0, self.X.shape[0], length):
+            at = slice(start, start + length)
+            yield at, self.X[at].astype(np.float64, copy=False)
 
     def margins(self, coef: Array, intercept: Array) -> Array:
         """Robust margins y (<w, x> + b) - eps ||w||_q*: (k, d), (k,) -> (k, n); inf for samples of weight zero."""

@@ -187,7 +187,7 @@ def test_log_risk_bound_is_below_the_least_risk_for_any_feasible_weights(gaussia
 def test_log_risk_bound_is_tight_at_the_minimiser(gaussian, loss, q):
     X, y = gaussian(40, 4, noise=2.0)
     problem = RobustProblem.from_data(X, y, q=q, eps=0.1, fit_intercept=True)
-    coef = minimise_robust_risk(problem, loss, LpNorm(2)).coef
+    coef = minimise_robust_risk(problem, loss, LpNorm(2), tol=1e-12).coef
     now = problem.evaluate(loss, coef)
     bound = log_risk_bound(problem, loss, repaired_weights(problem, now.weights))
     assert now.log_risk[0] == pytest.approx(least_log_risk(X, y, loss, q, 0.1, True)[0], abs=1e-6)

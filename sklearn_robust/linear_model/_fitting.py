@@ -24,6 +24,7 @@ from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.solvers import Solution, accelerated_margin, minimise_robust_risk
 from sklearn_robust.solvers._solution import solution_to_numpy
 
+_RISK_TOL = 1e-6  # certified relative gap of every minimiser of the risk, unless a smaller one is asked for
 _SCREEN_ITERATIONS = 500  # of the search for a proof of separability, or of its opposite
 
 
@@ -50,10 +51,18 @@ def on_device(problem: RobustProblem, device: str | None) -> RobustProblem:
     )
 
 
-def screened(problem: RobustProblem, loss: MarginLoss) -> Solution:
-    """Which problems are robustly separable, by the first proof; any geometry decides it, and this one does so fastest."""
-    screen = accelerated_margin(problem, loss, LpNorm(2), max_iter=_SCREEN_ITERATIONS, tol=1 - 1e-9)
-    return solution_to_numpy(screen)
+def screened(problem: RobustProblem, loss: MarginLoss, norm: LpNorm, *, tol: float, verbose: int = 0) -> Solution:
+    """Which problems are robustly separable, by the first proof.
+
+    Where more rows than twice the columns make it likely that none is, the minimisers of the risk are sought at once: they
+    prove it, and are then found. Otherwise the search is for a separator, in the geometry that decides fastest.
+    """
+    if isinstance(problem.y, np.ndarray) and problem.X.shape[0] > 2 * problem.n_features:
+        solution = minimise_robust_risk(problem, loss, norm, tol=min(tol, _RISK_TOL), record_every=verbose, verbose=True)
+        if all(separable is False for separable in solution.separable):
+            solution.converged = solution.gap <= tol
+            return solution
+    return solution_to_numpy(accelerated_margin(problem, loss, LpNorm(2), max_iter=_SCREEN_ITERATIONS, tol=1 - 1e-9))
 
 
 def with_exact_separators(
@@ -130,7 +139,7 @@ def with_risk_minimisers(
         problem.select(rows),
         loss,
         norm,
-        tol=min(tol, 1e-6),
+        tol=min(tol, _RISK_TOL),
         coef_init=None if start is None else start[rows],
         proof=proof,
         record_every=verbose,

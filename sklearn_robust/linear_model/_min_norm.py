@@ -137,7 +137,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         tol = self.tol
         if tol is None:
             tol = _FLOAT32_TOL if problem.y.dtype == np.float32 else DEFAULT_TOL
-        solution = screened(problem, loss)
+        solution = screened(problem, loss, norm, tol=max(tol, _RISK_TOL))
         rows = np.flatnonzero([separable is not False for separable in solution.separable])
         solution = with_exact_separators(problem, loss, norm, solution, rows, loss_tol=0, tol=tol)
         lacking = np.flatnonzero([separable is False for separable in solution.separable])

@@ -263,7 +263,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
             )
             solution = at_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
         else:
-            solution = screened(tensors, loss)
+            solution = screened(tensors, loss, norm, tol=self.tol, verbose=self.verbose)
             rows = np.flatnonzero([separable is not False for separable in solution.separable])
             to_the_limit = self.solver == "auto" and problem.X.shape[0] * problem.n_features <= _AUTO_ENTRIES
             if len(rows) and self.solver != "exact":

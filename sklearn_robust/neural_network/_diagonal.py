@@ -156,7 +156,7 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
         problem = self._read(X, y, sample_weight, self.class_weight)
         loss = LOSSES[self.loss]
         tensors = on_device(problem, self.device)
-        solution = screened(tensors, loss)
+        solution = screened(tensors, loss, LpNorm(1), tol=self.tol, verbose=self.verbose)
         rows = np.flatnonzero([separable is not False for separable in solution.separable])
         if len(rows):
             path = diagonal_descent(

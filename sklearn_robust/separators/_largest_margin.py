@@ -32,7 +32,7 @@ from sklearn_robust.separators.working_sets import solve_on_column_sets, solve_o
 
 DEFAULT_TOL = 1e-8  # certified relative gap of a separator
 
-_NOTHING = 1e-8  # bound, over the largest ||z_i||_p*, below which data without a positive margin so far are hardly separable
+_NOTHING = 1e-12  # bound, over the largest ||z_i||_p*, below which data without a positive margin so far are hardly separable
 _TALL, _WIDE = 8, 4  # rows for each column, and columns for each row, from which working sets pay
 _LARGE = 500_000  # entries from which they do
 _FEW_COLUMNS = 128  # up to which active sets beat the interior-point method

@@ -75,7 +75,7 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> PrimalDua
         # far beyond the precision of float64 nothing is finite any more: the best iterate is then already known
         with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
             try:
-                state = _step(form, state, scores, pull, refinements=2 if gap < _LATE else int(gap < math.inf))
+                state = _step(form, state, scores, pull, refinements=2 if gap < _LATE else 1)
             except (LinAlgError, ValueError):
                 break
         if not all(np.isfinite(part).all() for part in state):

@@ -4,10 +4,11 @@ import pytest
 from scipy import sparse
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris
 
-from sklearn_robust.certificates import non_separability_slack
+from sklearn_robust.certificates import non_separability_slack, proves_not_separable
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.solvers import _risk_model, _risk_newton, robust_risk
 from sklearn_robust.solvers.robust_risk import minimise_robust_risk
 
 each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -228,3 +229,96 @@ def test_records_its_way_on_request(gaussian):
         assert log_risk[-1] >= solution.log_risk[i] - 1e-12
     assert np.nanmin(history["gap"]) < 1e-2
     assert not minimise_robust_risk(problem, LOSSES["logistic"], LpNorm(2)).history
+
+
+# --- the engines, each by name
+
+
+@each_loss
+@each_intercept
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+def test_newton_alone_certifies(gaussian, monkeypatch, loss, fit_intercept, q):
+    monkeypatch.setattr(robust_risk, "lbfgs", lambda *args, **kwargs: pytest.fail("the fallback was called"))
+    X, y = gaussian(60, 8, noise=2.0)
+    _, solution = check(X, y, loss, q, 0.1, fit_intercept=fit_intercept)
+    assert solution.n_iter[0] <= 15
+
+
+@each_loss
+@pytest.mark.parametrize("q", [1, 1.5, 2, 3, np.inf])
+def test_where_newton_gives_up_lbfgs_takes_over(gaussian, monkeypatch, loss, q):
+    monkeypatch.setattr(robust_risk, "newton", lambda problem, loss, start, **kwargs: (None, start, 0))
+    X, y = gaussian(60, 8, noise=2.0)
+    _, solution = check(X, y, loss, q, 0.1, tol=1e-5)
+    assert solution.n_iter[0] > 5
+
+
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+def test_too_many_columns_for_a_hessian_go_to_lbfgs(gaussian, monkeypatch, q):
+    monkeypatch.setattr(_risk_newton, "_MOST_COLUMNS", 3)
+    X, y = gaussian(60, 8, noise=2.0)
+    check(X, y, LOSSES["logistic"], q, 0.02, tol=1e-5)
+
+
+@each_loss
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+def test_hessians_in_single_precision_certify_too(gaussian, monkeypatch, loss, q):
+    monkeypatch.setattr(_risk_model, "_SINGLE_FROM", 0)
+    monkeypatch.setattr(_risk_newton, "_CHEAP", 0)  # and are kept while they serve
+    X, y = gaussian(60, 8, noise=2.0)
+    check(X, y, loss, q, 0.1)
+
+
+@each_loss
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+@pytest.mark.parametrize(
+    "data", ["zero column", "doubled columns", "doubled rows", "signs", "one feature", "conflict", "scales"]
+)
+def test_degenerate_data(gaussian, loss, q, data):
+    X, y = gaussian(40, 5, noise=3.0)
+    eps = 0.1
+    if data == "zero column":
+        X[:, 2] = 0
+    elif data == "doubled columns":
+        X = np.hstack([X, X])
+    elif data == "doubled rows":
+        X, y = np.vstack([X, X]), np.append(y, y)
+    elif data == "signs":
+        X = np.sign(X)
+    elif data == "one feature":
+        X = X[:, :1]
+    elif data == "conflict":
+        X, y = np.vstack([X, X]), np.append(y, -y)
+    else:
+        X, eps = X * np.logspace(-6, 6, 5), 1e-7
+    problem = RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=True)
+    solution = minimise_robust_risk(problem, loss, EUCLIDEAN, tol=1e-6)
+    if data == "scales":  # no common unit for rounding
+        assert solution.gap[0] <= 1e-6
+        assert proves_not_separable(problem, solution.weights)[0]
+    else:
+        assert_proven(problem, loss, solution)
+
+
+@each_loss
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+def test_one_sample_of_each_class_on_top_of_each_other(loss, q):
+    problem = RobustProblem.from_data(np.ones((2, 3)), np.array([1.0, -1.0]), q=q, eps=0.1, fit_intercept=True)
+    solution = minimise_robust_risk(problem, loss, EUCLIDEAN)
+    assert_proven(problem, loss, solution)
+    np.testing.assert_array_equal(solution.coef, 0)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_single_precision_data_are_not_copied(gaussian, loss):
+    X, y = gaussian(500, 20, noise=3.0)
+    single = RobustProblem.from_data(X.astype(np.float32), y.astype(np.float32), q=np.inf, eps=0.1, fit_intercept=True)
+    double = single.in_double_arithmetic()
+    assert double.X is single.X
+    weights = np.random.default_rng(0).dirichlet(np.ones(500), 1)
+    copied = single.as_float64()
+    np.testing.assert_allclose(double.weighted_sum(weights), copied.weighted_sum(weights), rtol=1e-12)
+    coef = np.random.default_rng(1).standard_normal((1, 20))
+    np.testing.assert_allclose(double.signed_scores(coef), copied.signed_scores(coef), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(double.sizes(weights), weights @ np.abs(copied.X), rtol=1e-12)
+    assert minimise_robust_risk(single, loss, EUCLIDEAN, tol=1e-6).gap[0] <= 1e-5

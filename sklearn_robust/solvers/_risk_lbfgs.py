@@ -1,0 +1,142 @@
+"""The minimiser of the log-risk by SciPy's L-BFGS-B, for more columns than a Hessian can hold, and where Newton stops short.
+
+The log-risk is smooth once the norm in it is: the l1 norm by splitting w = u - v with u, v >= 0 (q = inf), the maximum norm by
+w = t c with |c_j| <= 1 (q = 1), and the others away from w = 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from scipy import sparse
+from scipy.optimize import Bounds, OptimizeResult, minimize
+
+from sklearn_robust.losses import MarginLoss
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
+
+_WIDE = 10_000  # columns from which the memory of L-BFGS is kept short: it holds that many predictors
+
+
+def _first_step(problem: RobustProblem, loss: MarginLoss) -> np.ndarray:
+    """A short step down from w = 0, where the norm has no gradient."""
+    at_origin = problem.evaluate(loss, np.zeros((1, problem.n_features)))
+    pull = problem.weighted_sum(at_origin.weights)
+    mass = np.sum(at_origin.weights)
+    down = problem.threat.norm.residual(pull, problem.threat.eps * mass, LpNorm(2))
+    step = 1 / (float(np.max(np.abs(down))) * _unit(problem) + np.finfo(float).tiny)
+    while down.any() and problem.evaluate(loss, step * down).log_risk[0] >= at_origin.log_risk[0] and step > 0:
+        step *= 0.5
+    return step * down
+
+
+def lbfgs(
+    problem: RobustProblem,
+    loss: MarginLoss,
+    start: np.ndarray,
+    *,
+    max_iter: int,
+    record: Callable[[int, np.ndarray], None],
+) -> tuple[np.ndarray, int]:
+    """Minimise the log-risk of one problem in double arithmetic, from a start of shape (1, d).
+
+    Returns
+    -------
+    coef : ndarray of shape (1, d)
+    n_iter : int
+    """
+    coef, n_iter = start, 0
+    if start.any():
+        coef, n_iter = _descend(problem, loss, start, max_iter, record)
+    if not coef.any():  # where the norm has no gradient, and the form for q = 1 is stationary; a poor start can be drawn there
+        start = _first_step(problem, loss)
+        if start.any():  # otherwise zero is the minimiser
+            coef, n_iter = _descend(problem, loss, start, max_iter, record)
+    return coef, n_iter
+
+
+def _descend(
+    problem: RobustProblem,
+    loss: MarginLoss,
+    start: np.ndarray,
+    max_iter: int,
+    record: Callable[[int, np.ndarray], None],
+) -> tuple[np.ndarray, int]:
+    unit = _unit(problem)
+    eps, d, start = problem.threat.eps / unit, problem.n_features, start * unit
+    q = problem.threat.q if eps[0] > 0 else 2.0  # without an adversary the risk is smooth as it stands
+    margins = np.empty(0)
+
+    unpack: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+    gradient: Callable[[np.ndarray, np.ndarray, float], np.ndarray]
+    bounds: Bounds | None
+    if q == math.inf:
+        x = np.concatenate([np.maximum(start[0], 0), np.maximum(-start[0], 0)])
+        bounds = Bounds(np.zeros(2 * d), np.full(2 * d, np.inf))
+
+        def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return x[None, :d] - x[None, d:], eps * np.sum(x)
+
+        def gradient(x: np.ndarray, pull: np.ndarray, mass: float) -> np.ndarray:
+            return np.concatenate([-pull, pull]) + eps * mass
+
+    elif q == 1:
+        size = np.max(np.abs(start))
+        x = np.concatenate([start[0] / size, [size]])
+        bounds = Bounds(np.append(np.full(d, -1.0), 0.0), np.append(np.ones(d), np.inf))
+
+        def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return x[None, d] * x[None, :d], eps * x[d]
+
+        def gradient(x: np.ndarray, pull: np.ndarray, mass: float) -> np.ndarray:
+            return np.concatenate([-x[d] * pull, [-x[:d] @ pull + (eps * mass).item()]])
+
+    else:
+        x, bounds = start[0], None
+
+        def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return x[None], problem.threat.penalty(x[None] / unit)
+
+        def gradient(x: np.ndarray, pull: np.ndarray, mass: float) -> np.ndarray:
+            return -pull + mass / unit * problem.threat.perturbation(x[None])[0]
+
+    def log_risk(x: np.ndarray) -> tuple[float, np.ndarray]:
+        coef, penalty = unpack(x)
+        nonlocal margins
+        now = problem.evaluate(loss, coef / unit, penalty=penalty)
+        margins = now.margins
+        pull = problem.weighted_sum(now.weights)[0] / unit
+        return float(now.log_risk[0]), gradient(x, pull, now.weights.sum())
+
+    iteration = 0
+
+    def after_iteration(intermediate_result: OptimizeResult) -> None:
+        nonlocal iteration
+        iteration += 1
+        record(iteration, unpack(intermediate_result.x)[0] / unit)
+        if margins.min() > 0:
+            raise StopIteration  # the risk has no minimiser
+
+    options = {"maxiter": max_iter, "maxfun": 2 * max_iter, "ftol": 1e-15, "gtol": 1e-10, "maxcor": 20 if d <= _WIDE else 5}
+    result = minimize(
+        log_risk,
+        x,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        callback=after_iteration,
+        options=options,
+    )
+    return unpack(result.x)[0] / unit, int(result.nit)
+
+
+def _unit(problem: RobustProblem) -> float:
+    """The rows' root mean square around their mean, where an intercept absorbs it: the scale on which coefficients are even."""
+    X, n = problem.X, problem.X.shape[0]
+    square = float(np.linalg.norm(X.data if sparse.issparse(X) else X)) ** 2 / n
+    if problem.fit_intercept and not sparse.issparse(X):
+        mean = X.mean(axis=0, dtype=np.float64)
+        square = max(square - float(mean @ mean), 1e-12 * square)
+    return math.sqrt(square) if square > 0 else 1.0

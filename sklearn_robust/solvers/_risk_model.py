@@ -1,0 +1,335 @@
+r"""The quadratic model of the log-risk around a predictor, and its minimiser.
+
+In the margins the log-risk has gradient -a and, nearly, Hessian C = diag(c) - theta a a^T. With the margins' change
+:math:`\delta = Z u + y \beta - \nu`, where w moves by u, the intercept by beta and the penalty
+:math:`\epsilon \|w\|_{q^*}` by nu, the model is :math:`-a \cdot \delta + \tfrac12 \delta^T C \delta`: the norm in it is exact.
+
+At its minimiser the weights :math:`a' = a - C \delta` obey :math:`\|Z^T a'\|_q \le \epsilon \sum_i a'_i` and
+:math:`y \cdot a' = 0`: they are dual feasible. So each Newton step brings the weights that certify it.
+
+The minimiser lies on a face of the norm, on which the norm is smooth: the nonzero coordinates and their signs (q = inf), the
+coordinates tied at the largest size and their signs (q = 1), everything (1 < q < inf). An active-set method finds it: solve on
+a face, read off the next one from the signs of the optimality conditions, until it stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+from scipy.linalg import LinAlgError, blas, lapack
+
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
+
+_INSIDE = 1e-10  # share of eps by which the model's weights stay inside the ball, so that rounding does not decide
+_BLOCK_ENTRIES = 2**18  # of the rows at a time
+_SINGLE_FROM = 1e8  # products in a Gram matrix from which it is computed in single precision
+
+
+_Clip = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """The Hessian of the log-risk by the coefficients of some columns, the intercept and the penalty.
+
+    Attributes
+    ----------
+    columns : ndarray of shape (f,) or slice
+        The columns of X that it covers.
+    c, a : ndarray of shape (n,)
+        Of C = diag(c) - theta a a^T.
+    theta : float
+    coef : ndarray of shape (f, f)
+        Z^T C Z on these columns, with the intercept's row centred out.
+    penalty : ndarray of shape (f,)
+        Z^T C 1.
+    total : float
+        1^T C 1.
+    tilt : ndarray of shape (f + 1,)
+        y^T C (Z, 1) over y^T C y, the move of the intercept that a move of the others asks for; zero without an intercept.
+    lift : float
+        y^T C y; inf without an intercept.
+    """
+
+    columns: np.ndarray | slice
+    c: np.ndarray
+    a: np.ndarray
+    theta: float
+    coef: np.ndarray
+    penalty: np.ndarray
+    total: float
+    tilt: np.ndarray
+    lift: float
+
+    def apply(self, change: np.ndarray) -> np.ndarray:
+        """C times a change of the margins."""
+        return self.c * change - (self.theta * (self.a @ change)) * self.a
+
+
+@dataclass(frozen=True)
+class ModelStep:
+    """The minimiser of a model: coefficients of its columns, the intercept's change, and whether it is exact."""
+
+    coef: np.ndarray
+    intercept: float
+    settled: bool
+
+
+def curvature(
+    problem: RobustProblem,
+    columns: np.ndarray | slice,
+    centre: np.ndarray,
+    c: np.ndarray,
+    a: np.ndarray,
+    pull: np.ndarray,
+    *,
+    exact: bool,
+) -> Curvature:
+    """The Hessian at weights a with Z^T a = pull and curvatures c.
+
+    `centre` is subtracted from the rows, which an intercept absorbs: no digits are lost to a large mean. `exact` asks for
+    double precision however long it takes.
+    """
+    y = problem.y[0]
+    # the largest theta that leaves C positive semidefinite; it is 1 for the exponential loss, whose log-risk has this Hessian
+    theta = 1 / max(1.0, float(np.sum(a * (a / np.maximum(c, np.finfo(float).tiny)))))
+    gram, by_label, by_penalty = _products(problem, columns, centre[columns], c, exact=exact)
+    mass, lean = a.sum(), y @ a
+    pull = pull[columns] - lean * centre[columns]
+    gram -= np.outer(theta * pull, pull)
+    by_penalty -= theta * mass * pull
+    total = c.sum() - theta * mass**2
+    tilt, lift = np.zeros(len(pull) + 1), math.inf
+    if problem.fit_intercept:
+        lift = c.sum() - theta * lean**2
+        tilt = np.append(by_label - theta * lean * pull, c @ y - theta * lean * mass) / lift
+        gram -= np.outer(lift * tilt[:-1], tilt[:-1])
+        by_penalty -= lift * tilt[-1] * tilt[:-1]
+        total -= lift * tilt[-1] ** 2
+        tilt[:-1] += centre[columns]
+    return Curvature(columns, c, a, theta, gram, by_penalty, total, tilt, lift)
+
+
+def _products(
+    problem: RobustProblem, columns: np.ndarray | slice, centre: np.ndarray, c: np.ndarray, *, exact: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Z^T diag(c) times Z, y and 1, on these columns of the centred rows."""
+    y, X, f = problem.y[0], problem.X, len(centre)
+    if sparse.issparse(X):
+        X = X[:, columns]
+        weighted = X.multiply(c[:, None]).T.tocsr()
+        gram, by_label, by_penalty = (weighted @ X).toarray().astype(np.float64), weighted @ np.ones_like(c), weighted @ y
+        return gram, by_label, by_penalty
+    kind = np.float64 if exact or f * f * X.shape[0] < _SINGLE_FROM else np.float32
+    gram, by_label, by_penalty = np.zeros((f, f)), np.zeros(f), np.zeros(f)
+    length = max(1, _BLOCK_ENTRIES // max(1, f))
+    for start in range(0, X.shape[0], length):
+        at = slice(start, start + length)
+        block = np.subtract(X[at, columns], centre, dtype=kind, casting="same_kind")
+        weighted = c[at, None].astype(kind) * block
+        gram += weighted.T @ block
+        by_label += weighted.sum(axis=0, dtype=np.float64)
+        by_penalty += y[at].astype(kind) @ weighted
+    return 0.5 * (gram + gram.T), by_label, by_penalty  # symmetric to the last digit
+
+
+def minimise_model(
+    hessian: Curvature,
+    norm: LpNorm,
+    eps: float,
+    coef: np.ndarray,
+    pull: np.ndarray,
+    mass: float,
+    lean: float,
+    damping: float,
+    max_faces: int,
+) -> ModelStep:
+    """The minimiser of the model around coef, for weights a with Z^T a = pull, sum mass and y.a = lean.
+
+    Parameters
+    ----------
+    hessian : Curvature
+    norm : LpNorm
+        Of the penalty, eps times the norm of the coefficients.
+    eps : float
+    coef, pull : ndarray of shape (f,)
+        On the columns of the Hessian.
+    mass, lean : float
+    damping : float
+        Levenberg's: this share of the Hessian's diagonal is added to it.
+    max_faces : int
+        Faces to try; the best point so far is a step downhill too.
+
+    Raises
+    ------
+    LinAlgError
+        If the damped Hessian is not positive definite on a face.
+    """
+    eps = eps * (1 - _INSIDE)
+    level = eps * float(norm.value(coef))
+    diagonal = np.diag(hessian.coef)
+    diagonal = np.where(diagonal > 0, diagonal, 1.0)
+    A = hessian.coef.copy()
+    A.flat[:: len(A) + 1] += damping * diagonal
+    p0 = pull - lean * hessian.tilt[:-1] + A @ coef - level * hessian.penalty
+    rho0 = mass - lean * hessian.tilt[-1] + hessian.penalty @ coef - level * hessian.total
+    model = _Model(eps, norm, A, hessian.penalty, hessian.total, p0, float(rho0), (1 + damping) * diagonal)
+    x, settled = model.minimiser(coef, max_faces)
+    rise = eps * float(norm.value(x)) - level
+    intercept = lean / hessian.lift - hessian.tilt[:-1] @ (x - coef) + hessian.tilt[-1] * rise
+    return ModelStep(x, float(intercept), settled)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model in the coefficients x alone.
+
+    At x of penalty nu the weights have Z^T a' = p = p0 - A x + k nu and sum a' = rho = rho0 - k.x + kappa nu, and x is optimal
+    where p is in eps rho times the subdifferential of the norm at x.
+    """
+
+    eps: float
+    norm: LpNorm
+    A: np.ndarray
+    k: np.ndarray
+    kappa: float
+    p0: np.ndarray
+    rho0: float
+    diagonal: np.ndarray
+
+    def minimiser(self, x: np.ndarray, max_faces: int) -> tuple[np.ndarray, bool]:
+        """The minimiser, and whether the search for it ended; x is the first guess."""
+        if self.eps == 0:
+            return self._solved(self._factor(self.A, self.k, x, 0.0, None), self.p0), True
+        if self.norm.dual.value(self.p0) <= self.eps * self.rho0:
+            return np.zeros_like(x), True
+        if self.norm.p not in (1, math.inf):
+            return self._on_smooth_norm(x, max_faces)
+        read, solve = (self._signs, self._on_signs) if self.norm.p == 1 else (self._ties, self._on_ties)
+        value, face, exact = self.value(x), np.empty(0), False
+        for _ in range(max_faces):
+            last, face = face, read(x)
+            if exact and np.array_equal(face, last):
+                return x, True
+            target, clip = solve(face)
+            moved, value = self._downhill(x, target, value, clip)
+            exact = np.array_equal(moved, target)
+            x = moved
+        return x, False
+
+    def value(self, x: np.ndarray) -> float:
+        """The model at x, less its value at zero."""
+        nu = self.eps * self._size(x)
+        return float(x @ (0.5 * (self.A @ x) - self.p0 - nu * self.k) + nu * (0.5 * self.kappa * nu + self.rho0))
+
+    def _size(self, x: np.ndarray) -> float:
+        if self.norm.p == 1:
+            return float(np.abs(x).sum())
+        return math.sqrt(x @ x) if self.norm.p == 2 else float(self.norm.value(x))
+
+    def _pull(self, x: np.ndarray) -> tuple[np.ndarray, float, float]:
+        """Of the weights at x: p and eps rho; and the norm of x."""
+        size = self._size(x)
+        nu = self.eps * size
+        return self.p0 - self.A @ x + nu * self.k, self.eps * (self.rho0 - self.k @ x + self.kappa * nu), size
+
+    def _downhill(self, x: np.ndarray, target: np.ndarray, value: float, clip: _Clip) -> tuple[np.ndarray, float]:
+        """The point towards the target, clipped to its face, at which the model is no larger; and the model there."""
+        share = 1.0
+        while True:
+            moved = clip(target if share == 1 else x + share * (target - x))
+            new = self.value(moved)
+            if new <= value + 1e-14 * abs(value):
+                return moved, new
+            share *= 0.4
+            if share < 1e-8:
+                return x, value
+
+    def _signs(self, x: np.ndarray) -> np.ndarray:
+        """l1: coordinates keep their signs; those at zero take the sign in which the weights pull them, if they pull enough."""
+        p, bound, _ = self._pull(x)
+        return np.where(x != 0, np.sign(x), np.where(np.abs(p) > bound * (1 + 1e-12), np.sign(p), 0.0))
+
+    def _on_signs(self, signs: np.ndarray) -> tuple[np.ndarray, _Clip]:
+        free = np.flatnonzero(signs)
+        target = np.zeros_like(signs)
+        slope = signs[free]
+        factor = self._factor(self.A[np.ix_(free, free)], self.k[free], slope, 0.0, None)
+        target[free] = self._solved(factor, self.p0[free] - self.eps * self.rho0 * slope)
+        return target, lambda moved: np.where(moved * signs > 0, moved, 0.0)
+
+    def _ties(self, x: np.ndarray) -> np.ndarray:
+        """Maximum norm: the signs of the coordinates tied at the largest size, unless the weights pull them back."""
+        p, _, size = self._pull(x)
+        ties = np.where(np.abs(x) >= size, np.sign(x) if size > 0 else np.sign(p), 0.0)
+        inward = ties * p < -1e-12 * np.abs(self.p0)
+        if inward.sum() < np.count_nonzero(ties):
+            ties[inward] = 0.0
+        return ties
+
+    def _on_ties(self, ties: np.ndarray) -> tuple[np.ndarray, _Clip]:
+        free = np.flatnonzero(ties == 0)
+        across = self.A @ ties
+        A = np.empty((len(free) + 1,) * 2)
+        A[0, 0], A[0, 1:], A[1:, 0], A[1:, 1:] = ties @ across, across[free], across[free], self.A[np.ix_(free, free)]
+        slope = np.zeros(len(A))
+        slope[0] = 1.0
+        factor = self._factor(A, np.append(self.k @ ties, self.k[free]), slope, 0.0, None)
+        found = self._solved(factor, np.append(self.p0 @ ties, self.p0[free]) - self.eps * self.rho0 * slope)
+        target = found[0] * ties
+        target[free] = found[1:]
+
+        def clip(moved: np.ndarray) -> np.ndarray:
+            level = max(float(np.max(moved * ties)), 0.0)
+            return np.where(ties != 0, level * ties, np.clip(moved, -level, level))
+
+        return target, clip
+
+    def _on_smooth_norm(self, x: np.ndarray, max_faces: int) -> tuple[np.ndarray, bool]:
+        """1 < q < inf: Newton's method, that keeps its factor while it converges fast."""
+        value = self.value(x)
+        if value >= 0:  # no better than zero, where the norm has no curvature
+            down = self.norm.dual.residual(self.p0, self.eps * self.rho0, LpNorm(2))
+            x = (down @ down) / (down @ self.A @ down) * down
+            while self.value(x) >= 0 and x.any():
+                x = 0.5 * x
+            value = self.value(x)
+        factor, last = None, math.inf
+        for _ in range(4 * max_faces):
+            p, pressure, size = self._pull(x)
+            slope = self.norm.dual.steepest_direction(x) if self.norm.p != 2 else x / size
+            if factor is None:
+                ratio = np.maximum(np.abs(x) / size, 1e-10) ** (self.norm.p - 2)  # bounded where q > 2
+                factor = self._factor(self.A, self.k, slope, (self.norm.p - 1) * max(pressure, 0.0) / size, ratio)
+            moved, value = self._downhill(x, x + self._solved(factor, p - pressure * slope), value, lambda moved: moved)
+            change = math.sqrt(self.diagonal @ (moved - x) ** 2) / math.sqrt(self.diagonal @ moved**2)
+            x = moved
+            if change <= 1e-12:
+                return x, True
+            if change > 0.2 * last:
+                factor = None
+            last = change
+        return x, False
+
+    def _factor(self, A: np.ndarray, k: np.ndarray, slope: np.ndarray, bend: float, ratio: np.ndarray | None) -> np.ndarray:
+        """Cholesky factor of the model's Hessian where the norm has gradient slope.
+
+        The norm's own Hessian, times eps rho, is bend (diag(ratio) - slope slope^T).
+        """
+        across = 0.5 * (self.eps**2 * self.kappa - bend) * slope - self.eps * k
+        matrix = blas.dsyr2(1.0, slope, across, a=A.T, lower=1)  # a copy, of which one triangle counts
+        if ratio is not None:
+            matrix.T.flat[:: len(A) + 1] += bend * ratio
+        factor, info = lapack.dpotrf(matrix, lower=1, overwrite_a=1)
+        if info != 0:
+            raise LinAlgError("The model's Hessian is not positive definite on this face.")
+        return factor
+
+    @staticmethod
+    def _solved(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return lapack.dpotrs(factor, right, lower=1)[0]

@@ -1,0 +1,267 @@
+"""Newton's method on the log-risk: the quadratic model's minimiser, a line search, and the certificate that comes with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+from scipy.linalg import LinAlgError
+
+from sklearn_robust.certificates import proves_not_separable
+from sklearn_robust.losses import MarginLoss
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.solvers._risk_model import Curvature, curvature, minimise_model
+from sklearn_robust.solvers._solution import Solution
+
+_LEAST_DAMPING, _MOST_DAMPING = 1e-10, 1e4
+_NEAR = 0.9  # of the largest pull that leaves a coefficient at zero: from there on a column is in the Hessian
+_COLUMNS = 400  # of a Hessian, beside those in use
+_MOST_COLUMNS = 3000
+_CHEAP = 1e7  # products in a Gram matrix that cost less than one more iteration
+_KEEP = 0.3  # decrease of what a step promises for which a dear Hessian is kept
+_CLOSE = 0.03  # promised decrease of the log-risk from which the weights may certify it
+_MAX_REFINEMENTS = 3
+_ROUNDING = 1e-14  # of a promise
+_LONGEST = 1024.0  # step, of the model's
+_FACES, _FACES_FAR = 100, 6  # to try in a model: near the minimiser, and far from it
+
+
+@dataclass
+class _Point:
+    """A predictor of one problem and what the loss makes of it; margins and scores are those of signed rows, (n,)."""
+
+    coef: np.ndarray
+    intercept: float
+    scores: np.ndarray
+    penalty: float
+    log_risk: float
+    weights: np.ndarray
+
+    @property
+    def margins(self) -> np.ndarray:
+        return self.scores - self.penalty
+
+
+def newton(
+    problem: RobustProblem,
+    loss: MarginLoss,
+    start: np.ndarray,
+    *,
+    max_iter: int,
+    tol: float,
+    certify: Callable[..., Solution],
+    record: Callable[[int, np.ndarray], None],
+) -> tuple[Solution | None, np.ndarray, int]:
+    """Minimise the log-risk of one problem.
+
+    Parameters
+    ----------
+    problem : RobustProblem
+        One problem, in double arithmetic.
+    loss : MarginLoss
+    start : ndarray of shape (1, d)
+    max_iter : int
+    tol : float
+        Certified gap of the risk to reach.
+    certify : callable
+        The solution of coefficients (1, d), with the gap that weights (1, n) prove if they are given.
+    record : callable
+        Called with the iteration and the coefficients (1, d).
+
+    Returns
+    -------
+    solution : Solution or None
+        It reached tol, or separates the data; None where the method stops short of both, or has too many columns.
+    coef : ndarray of shape (1, d)
+        The last iterate.
+    n_iter : int
+    """
+    return _Newton(problem, loss, tol, certify).run(start, max_iter, record)
+
+
+class _Newton:
+    def __init__(self, problem: RobustProblem, loss: MarginLoss, tol: float, certify: Callable[..., Solution]) -> None:
+        self.problem, self.loss, self.tol, self.certify = problem, loss, tol, certify
+        self.y, self.log_weight = problem.y[0], problem.log_weight[0]
+        self.used = self.log_weight > -math.inf
+        self.eps, self.norm = float(problem.threat.eps[0]), problem.threat.dual_norm
+        centred = problem.fit_intercept and not sparse.issparse(problem.X)
+        self.centre = problem.X.mean(axis=0, dtype=np.float64) if centred else np.zeros(problem.n_features)
+        self.most_columns = _MOST_COLUMNS
+        if sparse.issparse(problem.X):  # a Hessian must not dwarf the data
+            self.most_columns = min(_MOST_COLUMNS, max(_COLUMNS, int(math.sqrt(problem.X.nnz) / 2)))
+        self.exact = False  # whether Gram matrices must be in double precision
+
+    def run(
+        self, start: np.ndarray, max_iter: int, record: Callable[[int, np.ndarray], None]
+    ) -> tuple[Solution | None, np.ndarray, int]:
+        at = self._start(start)
+        damping, promise, expected = _LEAST_DAMPING, math.inf, math.inf
+        hessian: Curvature | None = None
+        iteration = 0
+        while iteration < max_iter and damping < _MOST_DAMPING and at.margins[self.used].min() <= 0:
+            iteration += 1
+            pull = self.problem.weighted_sum(at.weights[None])[0]
+            columns = self._columns(at, pull)
+            if columns is None:
+                break
+            if hessian is None or promise > _KEEP * expected or not self._covers(hessian, at, pull):
+                hessian = curvature(
+                    self.problem,
+                    columns,
+                    self.centre,
+                    self.loss.curvature(at.margins, at.weights),
+                    at.weights,
+                    pull,
+                    exact=self.exact,
+                )
+            expected = promise
+            try:
+                target, settled = self._target(
+                    hessian, at, at.weights, pull, damping, _FACES if promise <= _CLOSE else _FACES_FAR
+                )
+            except LinAlgError:
+                self.exact, hessian, damping = True, None, max(100 * damping, 1e-6)
+                continue
+            promise = float(at.weights @ (target.scores - at.scores) - at.weights.sum() * (target.penalty - at.penalty))
+            if settled and promise <= _CLOSE:
+                solution = self._certified(hessian, at, target, damping)
+                if solution is not None:
+                    record(iteration, target.coef[None])
+                    return solution, target.coef[None], iteration
+            moved = self._search(at, target, promise) if settled or promise > _ROUNDING else None
+            if moved is None:
+                if settled and promise <= _ROUNDING:
+                    break
+                self.exact, hessian, damping = True, None, max(100 * damping, 1e-6)
+                continue
+            at = moved
+            damping = max(damping / 10, _LEAST_DAMPING)
+            record(iteration, at.coef[None])
+        if at.margins[self.used].min() > 0:
+            return self.certify(at.coef[None], near=at.intercept), at.coef[None], iteration
+        return None, at.coef[None], iteration
+
+    def _start(self, start: np.ndarray) -> _Point:
+        coef = start[0]
+        if coef.any():
+            scores, near = self.problem.signed_scores(start), None
+        else:
+            share = np.exp(self.log_weight)
+            up = float(share @ (self.y > 0))
+            odds = math.log(up / (1 - up)) if self.problem.fit_intercept and 0 < up < 1 else 0.0
+            scores, near = np.zeros((1, len(self.y))), np.array([odds])
+        penalty = self.problem.threat.penalty(start)
+        now = self.problem.evaluate_scores(self.loss, scores, penalty, near=near)
+        intercept = float(now.intercept[0])
+        return _Point(
+            coef, intercept, scores[0] + intercept * self.y, float(penalty[0]), float(now.log_risk[0]), now.weights[0]
+        )
+
+    def _columns(self, at: _Point, pull: np.ndarray) -> np.ndarray | slice | None:
+        """The columns of the next Hessian; None where there are too many for one."""
+        d = len(pull)
+        if self.norm.p > 1 or self.eps == 0:
+            return slice(None) if d <= self.most_columns else None
+        size, in_use = np.abs(pull), at.coef != 0
+        wanted = in_use | (size > _NEAR * self.eps * at.weights.sum())
+        limit = max(_COLUMNS, 2 * int(in_use.sum()))
+        if wanted.sum() > limit:  # those that pull most
+            order = np.argsort(np.where(in_use, math.inf, size))[::-1]
+            wanted = np.zeros(d, dtype=bool)
+            wanted[order[:limit]] = True
+        if not wanted.any():  # the model is then constant, and one column will do
+            wanted[0] = True
+        chosen = np.flatnonzero(wanted)
+        if len(chosen) > self.most_columns:
+            return None
+        return slice(None) if len(chosen) > 0.7 * d or d <= 100 else chosen
+
+    def _covers(self, hessian: Curvature, at: _Point, pull: np.ndarray) -> bool:
+        """Whether a Hessian is dear enough to be kept, and has every column that is in use or wants to be."""
+        if len(hessian.coef) ** 2 * len(self.y) < _CHEAP:
+            return False
+        left_out = np.ones(len(pull), dtype=bool)
+        left_out[hessian.columns] = False
+        active = (at.coef != 0) | (np.abs(pull) > self.eps * at.weights.sum())
+        return not np.any(active & left_out)
+
+    def _target(
+        self, hessian: Curvature, at: _Point, weights: np.ndarray, pull: np.ndarray, damping: float, max_faces: int
+    ) -> tuple[_Point, bool]:
+        """The model's minimiser around a point, for these weights there, and whether it is exact; not evaluated yet."""
+        columns = hessian.columns
+        step = minimise_model(
+            hessian, self.norm, self.eps, at.coef[columns], pull[columns], weights.sum(), self.y @ weights, damping, max_faces
+        )
+        coef = np.zeros_like(at.coef)
+        coef[columns] = step.coef
+        change = self._scores(coef - at.coef, columns) + step.intercept * self.y
+        penalty = self.eps * float(self.norm.value(coef))
+        return _Point(coef, at.intercept + step.intercept, at.scores + change, penalty, math.nan, weights), step.settled
+
+    def _scores(self, coef: np.ndarray, columns: np.ndarray | slice) -> np.ndarray:
+        if isinstance(columns, slice) or 4 * len(columns) > len(coef) or not sparse.issparse(self.problem.X):
+            return self.problem.signed_scores(coef[None])[0]
+        return self.y * (self.problem.X[:, columns] @ coef[columns])
+
+    def _search(self, at: _Point, target: _Point, promise: float) -> _Point | None:
+        """The point towards the target, or beyond it, where the log-risk falls by enough; None if there is none."""
+        if not promise > 0:
+            return None
+        rounding = 8 * np.finfo(float).eps * (1 + abs(at.log_risk))
+        share = 1.0
+        while share > 1e-6:
+            found = self._between(at, target, share)
+            if found.log_risk <= at.log_risk - 1e-3 * share * promise + (rounding if promise < 1e-8 else 0.0):
+                break
+            share *= 0.5
+        else:
+            return None
+        while 1 <= share < _LONGEST and promise > 0.1 and found.margins[self.used].min() <= 0:
+            share *= 2  # a risk that falls without end wants longer and longer steps
+            further = self._between(at, target, share)
+            if further.log_risk >= found.log_risk:
+                break
+            found = further
+        return found
+
+    def _between(self, at: _Point, target: _Point, share: float) -> _Point:
+        if share == 1:
+            coef, scores, penalty = target.coef, target.scores, target.penalty
+        else:
+            coef = at.coef + share * (target.coef - at.coef)
+            scores = at.scores + share * (target.scores - at.scores)
+            penalty = self.eps * float(self.norm.value(coef))
+        intercept = at.intercept + share * (target.intercept - at.intercept)
+        log_risk, weights = self.loss.log_risk_and_weights(scores - penalty, self.log_weight)
+        return _Point(coef, intercept, scores, penalty, float(log_risk), weights)
+
+    def _certified(self, hessian: Curvature, at: _Point, target: _Point, damping: float) -> Solution | None:
+        """The target with the model's weights as its proof, if that reaches the tolerance."""
+        weights = at.weights
+        for _ in range(_MAX_REFINEMENTS):
+            weights = weights - hessian.apply(target.margins - at.margins)
+            if not np.any(weights > 0):
+                return None
+            weights = np.maximum(weights, 0)
+            feasible = self.problem.balanced(weights[None])
+            reached = self._between(at, target, 1.0)
+            near = np.array([reached.log_risk])
+            bound = float(self.loss.log_risk_bound(feasible, self.problem.log_weight, near)[0])
+            if -math.expm1(bound - reached.log_risk) > self.tol:
+                return None  # even if they were feasible
+            pull = self.problem.weighted_sum(feasible)
+            if self.norm.dual.value(pull)[0] <= self.eps or (self.eps == 0 and proves_not_separable(self.problem, feasible)[0]):
+                solution = self.certify(target.coef[None], feasible, near=target.intercept)
+                return solution if solution.gap[0] <= self.tol else None
+            # what the Hessian's rounding has left of the violation
+            at, weights = target, feasible[0]
+            try:
+                target, _ = self._target(hessian, target, weights, pull[0], damping, _FACES)
+            except LinAlgError:
+                return None
+        return None
