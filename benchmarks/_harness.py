@@ -1,5 +1,7 @@
 """What the benchmarks share: one thread, a clock with a limit, the machine in a line, and tables.
 
+Times are CPU times of a process with one thread, which other work on the machine disturbs least; limits are of wall time.
+
 Import it before NumPy: BLAS reads the number of threads when it is loaded.
 """
 
@@ -85,9 +87,9 @@ def _run(build: Callable[[], Callable[[], Any]], sender: Any) -> None:
         done, wanted = 0, 1
         while done < wanted:
             sender.send(("start", None))
-            start = time.perf_counter()
+            start = time.process_time()
             answer = run()
-            seconds = time.perf_counter() - start
+            seconds = time.process_time() - start
             sender.send(("seconds", seconds))
             sender.send(("answer", answer))
             done, wanted = done + 1, max(wanted, repeats(seconds) if done == 0 else wanted)

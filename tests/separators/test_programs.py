@@ -6,8 +6,16 @@ from scipy import sparse
 from scipy.optimize import OptimizeResult
 
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.separators import linear_program
-from sklearn_robust.separators._margin_program import MarginProgram, SolverFailure, best_intercept
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.separators import linear_program, min_norm_separator
+from sklearn_robust.separators._largest_margin import scaled_program
+from sklearn_robust.separators._margin_program import (
+    MarginProgram,
+    PrimalDual,
+    SolverFailure,
+    best_intercept,
+    certified_margin,
+)
 from sklearn_robust.separators.cone_program import solve_cone_program
 from sklearn_robust.separators.linear_program import solve_linear_program
 from sklearn_robust.separators.quadratic_program import solve_quadratic_program
@@ -74,3 +82,23 @@ def test_a_solver_without_an_answer_says_so(monkeypatch):
     monkeypatch.setattr(clarabel, "DefaultSolver", Broken)
     with pytest.raises(SolverFailure, match="clarabel: NumericalError"):
         solve_cone_program(program)
+
+
+@pytest.mark.parametrize(("p", "q", "eps"), [(2, INF, 0.05), (1, 2, 0.05), (2, 2, 0.05), (1, INF, 0.05), (1.5, 3, 0.05)])
+def test_what_any_point_proves_encloses_the_largest_margin(p, q, eps, margin_program):
+    drawn = margin_program(30, 10, p, 1.0, 0.0, intercept=True)
+    y = drawn.labels
+    X = drawn.rows * y[:, None]
+    X -= X.mean(axis=0)
+    best = min_norm_separator(X, y, p=p, q=q, eps=eps, fit_intercept=True)
+    problem = RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=True)
+    program, unit = scaled_program(problem, LpNorm(p)), problem.standardised()[1]
+    rng = np.random.default_rng(0)
+    for noise in (0.0, 1e-3, 1.0):  # weights whose classes are not of equal sum
+        weights = best.dual_coef * np.where(y > 0, 1 + noise, 1.0) + noise * rng.random(30) / 30
+        point = PrimalDual(best.coef + noise * rng.normal(size=10), weights)
+        margin, bound = certified_margin(program, point, program.rows @ point.coef, weights @ program.rows)
+        assert margin * unit <= best.margin * (1 + 1e-8)
+        assert bound * unit >= best.margin * (1 - 1e-8)
+        if not noise:
+            np.testing.assert_allclose([margin * unit, bound * unit], best.margin, rtol=1e-7)
