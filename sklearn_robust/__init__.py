@@ -25,6 +25,11 @@ _HOMES = {
     "ImplicitBiasReport": "inspection",
     "implicit_bias_report": "inspection",
     "make_teacher_classification": "datasets",
+    "adversarial_rademacher_bound": "theory",
+    "margin_generalization_bound": "theory",
+    "mixed_norm_weight": "theory",
+    "rademacher_bound": "theory",
+    "robust_generalization_bound": "theory",
 }
 
 __all__ = [
@@ -37,13 +42,18 @@ __all__ = [
     "RobustMLPClassifier",
     "RobustNetClassifier",
     "Separator",
+    "adversarial_rademacher_bound",
     "certified_radius",
     "implicit_bias_report",
     "make_robust_scorer",
     "make_teacher_classification",
+    "margin_generalization_bound",
     "max_margin",
     "min_norm_separator",
+    "mixed_norm_weight",
+    "rademacher_bound",
     "robust_accuracy_score",
+    "robust_generalization_bound",
     "separator_path",
 ]
 
@@ -54,6 +64,13 @@ if TYPE_CHECKING:
     from sklearn_robust.metrics import certified_radius, make_robust_scorer, robust_accuracy_score
     from sklearn_robust.neural_network import RobustDiagonalNet, RobustMLPClassifier, RobustNetClassifier
     from sklearn_robust.separators import NotSeparableError, Separator, max_margin, min_norm_separator, separator_path
+    from sklearn_robust.theory import (
+        adversarial_rademacher_bound,
+        margin_generalization_bound,
+        mixed_norm_weight,
+        rademacher_bound,
+        robust_generalization_bound,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -27,6 +27,7 @@ ORDER = [
     "neural_network",
     "inspection",
     "datasets",
+    "theory",
     "__init__",
     "__main__",
 ]

@@ -82,25 +82,41 @@ def make_teacher_classification(
     seeds = check_random_state(random_state).randint(np.iinfo(np.int32).max, size=2)
     teacher_stream, data_stream = (np.random.default_rng(seed) for seed in np.random.SeedSequence(seeds.tolist()).spawn(2))
     if teacher is None:
-        teacher = _draw(teacher_stream, 1, n_features, teacher_sparsity)[0]
+        teacher = _without_zero_rows(teacher_stream, 1, n_features, teacher_sparsity)[0]
     teacher = check_array(teacher, dtype=float, ensure_2d=False, allow_nd=True, ensure_min_samples=0, input_name="teacher")
     if teacher.shape != (n_features,) or not teacher.any():
         raise ValueError(f"teacher must be a non-zero vector of shape ({n_features},), got shape {teacher.shape}.")
 
-    X = _draw(data_stream, n_samples, n_features, data_sparsity)
     if ties == "redraw":
-        while (tied := np.flatnonzero(X @ teacher == 0)).size:
-            X[tied] = _draw(data_stream, tied.size, n_features, data_sparsity)
+        X = _without_ties(data_stream, n_samples, teacher, data_sparsity)
+    else:
+        X = _without_zero_rows(data_stream, n_samples, n_features, data_sparsity)
     y = np.where(X @ teacher > 0, 1, -1)
     return (X, y, teacher) if return_teacher else (X, y)
 
 
-def _draw(stream: np.random.Generator, n: int, d: int, sparsity: int | None) -> np.ndarray:
+def _without_ties(stream: np.random.Generator, n: int, teacher: np.ndarray, sparsity: int | None) -> np.ndarray:
+    """n vectors, none of them on the teacher's hyperplane."""
+    X = _entries(stream, n, len(teacher), sparsity)
+    support = np.flatnonzero(teacher)  # ties depend on these entries alone, and only they are drawn again
+    tied = np.arange(n)
+    while (tied := tied[X[tied[:, None], support] @ teacher[support] == 0]).size:
+        X[tied[:, None], support] = _entries(stream, tied.size, support.size, sparsity, share_of=len(teacher))
+    return X
+
+
+def _without_zero_rows(stream: np.random.Generator, n: int, d: int, sparsity: int | None) -> np.ndarray:
     """n vectors, dense or sparse, none of them zero."""
+    X = _entries(stream, n, d, sparsity)
+    while (empty := np.flatnonzero(~X.any(axis=1))).size:
+        X[empty] = _entries(stream, empty.size, d, sparsity)
+    return X
+
+
+def _entries(stream: np.random.Generator, n: int, d: int, sparsity: int | None, share_of: int | None = None) -> np.ndarray:
+    """Independent entries: normal, or non-zero signs with probability sparsity / share_of (d by default)."""
     if sparsity is None:
         return stream.standard_normal((n, d))
-    X = np.zeros((n, d))
-    share = sparsity / d
-    while (empty := np.flatnonzero(~X.any(axis=1))).size:
-        X[empty] = stream.choice([-1.0, 0.0, 1.0], p=[share / 2, 1 - share, share / 2], size=(empty.size, d))
-    return X
+    share = sparsity / (share_of or d)
+    uniform = stream.random((n, d))
+    return (uniform >= 1 - share / 2).astype(float) - (uniform < share / 2)

@@ -25,6 +25,22 @@ def test_distribution(teacher_sparsity, data_sparsity):
         assert set(np.unique(teacher)) <= {-1.0, 0.0, 1.0}
 
 
+def test_redrawing_ties_leaves_the_law_of_the_other_entries():
+    X, y, teacher = make_teacher_classification(
+        20_000, 64, teacher_sparsity=4, data_sparsity=4, return_teacher=True, random_state=0
+    )
+    np.testing.assert_array_equal(y, np.sign(X @ teacher))
+    others = X[:, teacher == 0]
+    rate, error = 4 / 64, np.sqrt(4 / 64 / others.size)
+    assert abs((others == 1).mean() - rate / 2) < 4 * error
+    assert abs((others == -1).mean() - rate / 2) < 4 * error
+    # by brute force: samples of independent entries, kept where they are no tie
+    support = np.random.default_rng(1).choice([-1, 0, 1], p=[rate / 2, 1 - rate, rate / 2], size=(400_000, 64))
+    kept = support[support @ teacher.astype(int) != 0]
+    counts = [np.abs(part[:, teacher != 0]).sum(axis=1).mean() for part in (X, kept)]
+    assert abs(counts[0] - counts[1]) < 0.02
+
+
 def test_streams_are_independent():
     X, _, teacher = make_teacher_classification(50, 64, return_teacher=True, random_state=0)
     other, _, same = make_teacher_classification(100, 64, teacher=teacher, return_teacher=True, random_state=1)

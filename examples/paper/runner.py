@@ -1,0 +1,94 @@
+"""A table of results that fills up cell by cell: in parallel, in any order, and on from where a killed run stopped."""
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+from joblib import Parallel, delayed
+
+
+def fill(path, wanted, by, compute, *, jobs):
+    """Compute what the table at `path` lacks of the wanted cells, append it there, and return the wanted rows.
+
+    Parameters
+    ----------
+    path : Path
+        A CSV file with the columns of `wanted` and those that `compute` adds.
+    wanted : DataFrame
+        One row a cell.
+    by : list of str
+        Cells that agree in these columns are computed together, the first ones first.
+    compute : function
+        From the missing cells of one group to a table of them with their results, one row or more a cell.
+    jobs : int
+        Processes, -1 for one a core.
+    """
+    key = list(wanted.columns)
+    have = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=key)
+    missing = wanted[~wanted.set_index(key).index.isin(have.set_index(key).index)]
+    groups = [group for _, group in missing.groupby(by, sort=False)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    results = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(compute)(group) for group in groups)
+    for count, rows in enumerate(results, start=1):
+        rows.to_csv(path, mode="a", header=not path.exists(), index=False)
+        elapsed = time.monotonic() - start
+        left = elapsed / count * (len(groups) - count)
+        print(f"{path.stem}: {count} of {len(groups)}, {elapsed:.0f} s, about {left:.0f} s left", file=sys.stderr)
+    return wanted.merge(pd.read_csv(path), on=key, how="left", validate="one_to_many")
+
+
+def cells(**values):
+    """Every combination, as a table; the last name varies fastest."""
+    index = pd.MultiIndex.from_product([list(value) for value in values.values()], names=list(values))
+    return index.to_frame(index=False)
+
+
+def save(figure, out, name):
+    """As PNG and as SVG that is the same in every run."""
+    out.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out / f"{name}.png", dpi=110)
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+        figure.savefig(out / f"{name}.svg", metadata={"Date": None})
+
+
+def curve(ax, table, x, y, **style):
+    """The mean over draws against x, and the range of the draws."""
+    group = table.groupby(x)[y]
+    mean, low, high = group.mean(), group.min(), group.max()
+    (line,) = ax.plot(mean.index, mean, **style)
+    ax.fill_between(mean.index, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+
+
+def heat_map(ax, values, *, limit, title):
+    """Values by rows and columns of a table, blue where positive."""
+    image = ax.imshow(values.to_numpy(), cmap="RdBu", vmin=-limit, vmax=limit)
+    ax.set(title=title, xticks=range(values.shape[1]), yticks=range(values.shape[0]))
+    ax.set(xticklabels=values.columns, yticklabels=values.index, xlabel=values.columns.name, ylabel=values.index.name)
+    for i, row in enumerate(values.to_numpy()):
+        for j, value in enumerate(row):
+            colour = "white" if abs(value) > 0.6 * limit else "black"
+            ax.text(j, i, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
+    return image
+
+
+def command_line(text, make, *, quick, full):
+    """Run `make(setting, out, jobs)` as the user asks for it; settings that have a `mnist` take a folder for it."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="minutes on two cores (default)")
+    size.add_argument("--full", action="store_true", help="the size of the paper")
+    parser.add_argument("--out", type=Path, default=Path("paper_results"), help="folder of tables and figures")
+    parser.add_argument("--jobs", type=int, default=-1, help="processes; -1 is one a core")
+    if hasattr(quick, "mnist"):
+        parser.add_argument("--mnist", type=Path, help="folder with the MNIST test set, t10k-*-ubyte.gz (see networks.py)")
+    arguments = parser.parse_args()
+    mpl.use("agg")
+    setting = full if arguments.full else quick
+    if getattr(arguments, "mnist", None):
+        setting = replace(setting, mnist=arguments.mnist)
+    make(setting, arguments.out, arguments.jobs)

