@@ -53,7 +53,7 @@ def gap_figure(setting, out, jobs, name, panels, shares):
         ax.set_title(f"eps = {share:g} eps*")
     for ax in axes[-1]:
         ax.set_xlabel("samples")
-    axes[0, -1].legend(fontsize=7)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     save(figure, out, name)
     return tables
 

@@ -216,7 +216,7 @@ def draw_figure(table, out):
     for (variant, share), values in part.groupby(["variant", "share"]):
         mean = values.groupby("iteration").value.mean()
         large.semilogx(mean.index, mean, marker="o", label=f"{variant}, eps = {share:g} eps*")
-    large.set(title="Coordinate descent: active coordinates", xlabel="iterations")
+    large.set(title="Coordinate descent: active coordinates", xlabel="iterations", ylim=(0, 500))  # room for the legend
     for ax in (mixed, network, large):
         ax.legend(fontsize=8)
     save(figure, out, "theorems")
