@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from scipy import sparse
+from scipy.sparse.linalg import norm as sparse_norm
 
 from sklearn_robust.certificates import margin_bound, proves_separable, robust_margin
 from sklearn_robust.norms import LpNorm
@@ -94,16 +95,60 @@ def largest_margin(problem: RobustProblem, norm: LpNorm, tol: float, *, start: V
     answer, failures = None, []
     for name, solve in _solvers(program, tol, start):
         try:
-            point, helped = polished(program, solve(program), tol)
+            point = solve(program)
         except SolverFailure as failure:
             failures.append(f"{name}: {failure}")
             continue
-        answer = certify(problem, norm, point, f"{name} + polish" if helped else name).merged(answer)
+        answer = polished_answer(problem, norm, program, point, name, tol).merged(answer)
         if answer.gap <= tol or (answer.margin <= 0 and answer.bound <= _NOTHING * largest_row(problem, norm)):
             break
     if answer is None:
         raise RuntimeError(f"No solver returned an answer ({'; '.join(failures)}). Rescale the features of X.")
     return answer
+
+
+def largest_distance(problem: RobustProblem, tol: float) -> Answer:
+    """The largest margin without adversary in the norm q*, which is eps*; a linear program has the last word where it is 0.
+
+    Whether data are linearly separable does not depend on the norm, and a vertex proves that they are not up to rounding.
+    """
+    clean = replace(problem, threat=replace(problem.threat, eps=np.zeros(1)))
+    norm = clean.threat.dual_norm
+    answer = largest_margin(clean, norm, tol)
+    if answer.margin > 0:
+        return answer
+    # with every feature in its own unit: a small one may separate what large ones do not
+    X = clean.X
+    if clean.fit_intercept and not sparse.issparse(X):
+        X = X - X.mean(axis=0)
+    units = sparse_norm(X, axis=0) if sparse.issparse(X) else np.linalg.norm(X, axis=0)
+    units = np.where(units > 0, units, 1.0)
+    scaled = replace(clean, X=sparse.csr_array(X / units) if sparse.issparse(X) else X / units)
+    try:
+        vertex = solve_linear_program(scaled_program(scaled, LpNorm(math.inf)))
+    except SolverFailure:
+        return answer
+    vertex = PrimalDual(vertex.coef / units, vertex.weights)
+    found = polished_answer(clean, norm, scaled_program(clean, norm), vertex, "linear program", tol)
+    best = found.merged(answer)
+    if best.margin <= 0 and _imbalance(clean, found.weights) < _imbalance(clean, best.weights):
+        best = replace(best, weights=found.weights, bound=found.bound)
+    return best
+
+
+def _imbalance(problem: RobustProblem, weights: Vector) -> float:
+    """The largest coordinate of Z^T a relative to the terms that it sums: rounding if a proves that nothing separates."""
+    terms = weights @ abs(problem.X)
+    pull = np.abs(problem.weighted_sum(weights[None])[0])
+    return float(np.max(pull / np.where(terms > 0, terms, 1.0)))
+
+
+def polished_answer(
+    problem: RobustProblem, norm: LpNorm, program: MarginProgram, point: PrimalDual, solver: str, tol: float
+) -> Answer:
+    """What a solver's point proves after Newton steps from it; `program` is the scaled program of the problem."""
+    point, helped = polished(program, point, tol)
+    return certify(problem, norm, point, f"{solver} + polish" if helped else solver)
 
 
 def certify(problem: RobustProblem, norm: LpNorm, point: PrimalDual, solver: str) -> Answer:

@@ -76,7 +76,7 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> PrimalDua
         with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
             try:
                 state = _step(form, state, scores, pull, refinements=2 if gap < _LATE else 1)
-            except (LinAlgError, ValueError):
+            except LinAlgError:
                 break
         if not all(np.isfinite(part).all() for part in state):
             break

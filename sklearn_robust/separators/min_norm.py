@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.sparse.linalg import norm as sparse_norm
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_X_y
 
@@ -25,13 +24,13 @@ from sklearn_robust.separators._largest_margin import (
     DEFAULT_TOL,
     Answer,
     certify,
+    largest_distance,
     largest_margin,
     largest_row,
+    polished_answer,
     scaled_program,
 )
-from sklearn_robust.separators._margin_program import PrimalDual, SolverFailure, Vector
-from sklearn_robust.separators.linear_program import solve_linear_program
-from sklearn_robust.separators.polish import polished
+from sklearn_robust.separators._margin_program import PrimalDual, Vector
 from sklearn_robust.threats import LpBall, check_radius
 
 _TOL_EPS_STAR = 1e-9  # gap to which eps* is computed where it decides separability
@@ -331,7 +330,7 @@ def max_margin(X: Any, y: Any, *, q: float, fit_intercept: bool = False, tol: fl
     threat = LpBall(check_exponent(q, "q"), 0.0)
     problem, norm = _problem(X, y, threat, fit_intercept), threat.dual_norm
     tol = _check_tol(tol)
-    answer = _largest_distance(problem, tol)
+    answer = largest_distance(problem, tol)
     gap = answer.gap
     if answer.margin <= 0:
         answer = replace(answer, coef=np.zeros_like(answer.coef), intercept=0.0, margin=0.0)
@@ -351,13 +350,13 @@ def _separator_near_eps_star(problem: RobustProblem, norm: LpNorm, answer: Answe
     NotSeparableError
     """
     threat, eps = problem.threat, float(problem.threat.eps[0])
-    star = _largest_distance(problem, min(tol, _TOL_EPS_STAR))
+    star = largest_distance(problem, min(tol, _TOL_EPS_STAR))
     # below eps* its separator is robust, if not the one of least norm
     start = certify(problem, norm, PrimalDual(star.coef, star.weights), f"{star.solver} for eps*")
     if start.margin > 0:
         best = start.merged(answer)
-        point, helped = polished(scaled_program(problem, norm), PrimalDual(best.coef, best.weights), tol)
-        return certify(problem, norm, point, f"{best.solver} + polish" if helped else best.solver).merged(best)
+        point = PrimalDual(best.coef, best.weights)
+        return polished_answer(problem, norm, scaled_program(problem, norm), point, best.solver, tol).merged(best)
     proofs = np.stack([star.weights, answer.weights])
     # each coordinate of Z^T a is known up to its own rounding: a small feature is not lost beside a large one
     rounding = _ROUNDING_PROOF * (proofs @ abs(problem.X))
@@ -369,43 +368,6 @@ def _separator_near_eps_star(problem: RobustProblem, norm: LpNorm, answer: Answe
             f"{max(star.margin, 0.0):.8g} and {star.bound:.8g} ({star.solver}). Scale the features to similar sizes."
         )
     raise NotSeparableError(eps, max(star.margin, 0.0), proofs[proof])
-
-
-def _largest_distance(problem: RobustProblem, tol: float) -> Answer:
-    """The largest margin without adversary in the norm q*, which is eps*; a linear program has the last word where it is 0.
-
-    Whether data are linearly separable does not depend on the norm, and a vertex proves that they are not up to rounding.
-    """
-    clean = replace(problem, threat=replace(problem.threat, eps=np.zeros(1)))
-    norm = clean.threat.dual_norm
-    answer = largest_margin(clean, norm, tol)
-    if answer.margin > 0:
-        return answer
-    # with every feature in its own unit: a small one may separate what large ones do not
-    X = clean.X
-    if clean.fit_intercept and not sparse.issparse(X):
-        X = X - X.mean(axis=0)
-    units = sparse_norm(X, axis=0) if sparse.issparse(X) else np.linalg.norm(X, axis=0)
-    units = np.where(units > 0, units, 1.0)
-    scaled = replace(clean, X=sparse.csr_array(X / units) if sparse.issparse(X) else X / units)
-    try:
-        vertex = solve_linear_program(scaled_program(scaled, LpNorm(math.inf)))
-    except SolverFailure:
-        return answer
-    vertex = PrimalDual(vertex.coef / units, vertex.weights)
-    point, helped = polished(scaled_program(clean, norm), vertex, tol)
-    found = certify(clean, norm, point, "linear program + polish" if helped else "linear program")
-    best = found.merged(answer)
-    if best.margin <= 0 and _imbalance(clean, found.weights) < _imbalance(clean, best.weights):
-        best = replace(best, weights=found.weights, bound=found.bound)
-    return best
-
-
-def _imbalance(problem: RobustProblem, weights: Vector) -> float:
-    """The largest coordinate of Z^T a relative to the terms that it sums: rounding if a proves that nothing separates."""
-    terms = weights @ abs(problem.X)
-    pull = np.abs(problem.weighted_sum(weights[None])[0])
-    return float(np.max(pull / np.where(terms > 0, terms, 1.0)))
 
 
 def _check_tol(tol: float) -> float:

@@ -396,7 +396,6 @@ def test_failing_solvers_are_named(monkeypatch):
 
 
 def test_undecided_separability_is_not_called_non_separable(monkeypatch):
-    from sklearn_robust.separators import min_norm
     from sklearn_robust.separators._margin_program import PrimalDual
 
     def useless(program, **options):
@@ -407,7 +406,6 @@ def test_undecided_separability_is_not_called_non_separable(monkeypatch):
     replace_solvers(
         monkeypatch, [*OWN_SOLVERS, "solve_linear_program", "solve_quadratic_program", "solve_cone_program"], useless
     )
-    monkeypatch.setattr(min_norm, "solve_linear_program", useless)
     with pytest.raises(RuntimeError, match=r"neither found a robust separator for eps=0\.05 nor proved"):
         min_norm_separator(X, y, p=2, q=INF, eps=0.05)
 
@@ -480,7 +478,7 @@ def test_a_zero_margin_that_is_not_proven_warns(monkeypatch):
 
     y = np.repeat([-1, 1], 30)
     X = np.column_stack([1e4 * np.random.default_rng(0).standard_normal(60), 1e-10 * y])
-    monkeypatch.setattr("sklearn_robust.separators.min_norm.solve_linear_program", fail)
+    monkeypatch.setattr("sklearn_robust.separators._largest_margin.solve_linear_program", fail)
     with pytest.warns(ConvergenceWarning, match="certified relative gap is 1,"):
         assert max_margin(X, y, q=2, fit_intercept=True).margin == 0
 
