@@ -1,4 +1,4 @@
-"""Claim: exact robust separators, certified to 1e-8, sooner than from any general solver.
+"""Aim: exact robust separators, certified to 1e-8, sooner than from any general solver; the tables tell where it is reached.
 
 For every case (p, q) and data set: `min_norm_separator` (the public call with all it does) against every general solver in
 every form of `_peers.py`. The accuracy of every answer, ours too, is recomputed here with plain NumPy: the relative gap of the
