@@ -66,7 +66,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         The largest robust margin in the p-norm, its certified bound, and their relative gap.
     n_iter_ : int
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
 
     See Also
     --------

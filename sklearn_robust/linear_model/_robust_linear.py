@@ -97,12 +97,12 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
     margin_bound_ : float
         No linear classifier has a larger one.
     dual_gap_ : float
-        Separable: 1 - margin_ / margin_bound_, how far the path stopped from its limit. Not separable: certified relative
+        Separable: `1 - margin_ / margin_bound_`, how far the path stopped from its limit. Not separable: certified relative
         gap of the risk, 1 - (lower bound) / risk.
     n_iter_ : int
         Iterations of the solver that gave the answer: the path, the minimiser of the risk, or 1 for an exact separator.
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only where X has feature names that are all strings.
 
     See Also
