@@ -108,12 +108,12 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
     See Also
     --------
     MinNormRobustClassifier : The limit itself.
-    sklearn_robust.metrics.make_robust_scorer : Scores by one threat while a search varies the training eps.
+    sklearn_robust.make_robust_scorer : Scores by one threat while a search varies the training eps.
 
     Notes
     -----
     In a pipeline eps lives in the space of the last step: after a StandardScaler it counts standard deviations. See
-    `sklearn_robust.metrics.robust_accuracy_score` for the exact score in the space of the raw input.
+    `sklearn_robust.robust_accuracy_score` for the exact score in the space of the raw input.
 
     For several classes the robust decision (`robust_score`, `perturb`, `certified_radius`) is exact, by pairs of classes,
     while training is one-vs-rest.
