@@ -57,6 +57,12 @@ def _skip_foreign(app: Any, what: str, name: str, member: Any, skip: bool, optio
     return True if home is not None and not home.startswith("sklearn_robust") else None
 
 
+def _close_up(app: Any, name: str, source: list[str]) -> None:
+    """Drop the empty line that a doctest needs at the end of its block."""
+    source[0] = source[0].replace("\n\n```\n", "\n```\n")
+
+
 def setup(app: Any) -> None:
-    """Register the filter."""
+    """Register what is above."""
     app.connect("autodoc-skip-member", _skip_foreign)
+    app.connect("source-read", _close_up)
