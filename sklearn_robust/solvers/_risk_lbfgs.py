@@ -7,7 +7,7 @@ w = t c with |c_j| <= 1 (q = 1), and the others away from w = 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import sparse
@@ -71,7 +71,7 @@ def _descend(
 
     unpack: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     gradient: Callable[[np.ndarray, np.ndarray, float], np.ndarray]
-    bounds: list[tuple[float, float | None]] | None  # of tuples that are shared: they are no memory to speak of
+    bounds: Sequence[tuple[float, float | None]] | None  # the tuples are shared: they are no memory to speak of
     if q == math.inf:
         x = np.concatenate([np.maximum(start[0], 0), np.maximum(-start[0], 0)])
         bounds = [(0.0, None)] * (2 * d)
