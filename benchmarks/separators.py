@@ -318,7 +318,7 @@ def path_table(data: list[str]) -> str:
 
 PLOT_PEERS = {
     "2,inf": ["piqp dense, split", "piqp sparse, split", "clarabel, absolute"],
-    "1,inf": ["HiGHS simplex, split", "HiGHS simplex, dual", "HiGHS ipm, split", "HiGHS ipm, dual"],
+    "1,inf": ["HiGHS simplex, dual", "HiGHS ipm, dual", "piqp dense, split", "piqp dense, dual"],
 }
 PLOT_SIZES = (50, 100, 200, 500, 1000, 2000, 5000, 10000)
 
