@@ -55,14 +55,22 @@ def screened(problem: RobustProblem, loss: MarginLoss, norm: LpNorm, *, tol: flo
     """Which problems are robustly separable, by the first proof.
 
     Where more rows than twice the columns make it likely that none is, the minimisers of the risk are sought at once: they
-    prove it, and are then found. Otherwise the search is for a separator, in the geometry that decides fastest.
+    prove it, and are then found. What is still open is searched for a separator, in the geometry that decides fastest.
     """
-    if isinstance(problem.y, np.ndarray) and problem.X.shape[0] > 2 * problem.n_features:
-        solution = minimise_robust_risk(problem, loss, norm, tol=min(tol, _RISK_TOL), record_every=verbose, verbose=True)
-        if all(separable is False for separable in solution.separable):
-            solution.converged = solution.gap <= tol
-            return solution
-    return solution_to_numpy(accelerated_margin(problem, loss, LpNorm(2), max_iter=_SCREEN_ITERATIONS, tol=1 - 1e-9))
+    if not isinstance(problem.y, np.ndarray) or problem.X.shape[0] <= 2 * problem.n_features:
+        return _separator_sought(problem, loss)
+    solution = minimise_robust_risk(problem, loss, norm, tol=min(tol, _RISK_TOL), record_every=verbose, verbose=True)
+    solution.converged = solution.gap <= tol
+    undecided = np.flatnonzero([separable is None for separable in solution.separable])
+    if not len(undecided):
+        return solution
+    return replaced(solution, undecided, _separator_sought(problem.select(undecided), loss))
+
+
+def _separator_sought(problem: RobustProblem, loss: MarginLoss) -> Solution:
+    solution = solution_to_numpy(accelerated_margin(problem, loss, LpNorm(2), max_iter=_SCREEN_ITERATIONS, tol=1 - 1e-9))
+    solution.converged[:] = False  # only the sign of the margin was sought
+    return solution
 
 
 def with_exact_separators(
@@ -125,13 +133,13 @@ def with_risk_minimisers(
     loss: MarginLoss,
     norm: LpNorm,
     solution: Solution,
+    rows: np.ndarray,
     *,
     tol: float,
     start: np.ndarray | None = None,
     verbose: int = 0,
 ) -> Solution:
-    """The solution with the minimiser of the risk for every problem that has not converged and may not be separable."""
-    rows = np.flatnonzero([separable is not True for separable in solution.separable] & ~solution.converged)
+    """The solution with the minimisers of the risk of those of these problems that are found not to be separable."""
     if not len(rows):
         return solution
     proof = solution.weights[rows]
@@ -151,6 +159,18 @@ def with_risk_minimisers(
         minimiser.separable[j], minimiser.margin_bound[j], minimiser.weights[j] = False, 0.0, proof[j]
     better = np.flatnonzero([flag is False for flag in minimiser.separable])
     return replaced(solution, rows[better], minimiser.rows(better))
+
+
+def in_geometry(problem: RobustProblem, norm: LpNorm, solution: Solution) -> Solution:
+    """The same predictors with their margins measured in this norm."""
+    coef, intercept = solution.coef.astype(np.float64), solution.intercept.astype(np.float64)
+    margin = robust_margin(problem.in_double_arithmetic(), norm, coef, intercept)
+    return replace(solution, separable=list(solution.separable), margin=margin.astype(solution.margin.dtype))
+
+
+def unsolved(solution: Solution, *separable: bool | None) -> np.ndarray:
+    """The problems that have not converged, and whose separability is one of these."""
+    return np.flatnonzero([flag in separable for flag in solution.separable] & ~solution.converged)
 
 
 def at_loss(problem: RobustProblem, loss: MarginLoss, solution: Solution, loss_tol: float) -> Solution:

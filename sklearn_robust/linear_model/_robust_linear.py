@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from numbers import Real
 from typing import Any, Self
 
@@ -14,9 +16,11 @@ from sklearn_robust._parameters import check_choice, check_exponent, check_numbe
 from sklearn_robust.linear_model._base import RobustLinearMixin, probabilities
 from sklearn_robust.linear_model._fitting import (
     at_loss,
+    in_geometry,
     on_device,
     replaced,
     screened,
+    unsolved,
     warn_unless_converged,
     with_exact_separators,
     with_risk_minimisers,
@@ -209,7 +213,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                     "warm_start=False."
                 )
             last_coef = last_coef.astype(problem.y.dtype)
-        solution = self._solve(problem, last_coef)
+        (solution,) = self._solve(problem, [LpNorm(self.p_algo)], last_coef)
         warn_unless_converged(self, solution)
         return self._keep(solution)
 
@@ -253,38 +257,76 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                 "the path of this geometry or solver='exact' for its limit."
             )
 
-    def _solve(self, problem: RobustProblem, last_coef: np.ndarray | None) -> Solution:
-        """Separable problems by the solver chosen, the others by the minimiser of the risk."""
-        loss, norm = LOSSES[self.loss], LpNorm(self.p_algo)
-        tensors = on_device(problem, self.device)
+    def _solve(self, problem: RobustProblem, norms: Sequence[LpNorm], last_coef: np.ndarray | None = None) -> list[Solution]:
+        """The solution in each geometry: separable problems by the solver chosen, others by the minimiser of the risk.
+
+        The geometries share what does not depend on them: the decision whether problems are separable, the minimisers of the
+        risk, and the products with X along their paths.
+        """
+        loss, tensors = LOSSES[self.loss], on_device(problem, self.device)
+        minimised = partial(with_risk_minimisers, problem, loss, tol=self.tol, start=last_coef, verbose=self.verbose)
         if self.solver == "accelerated":
-            limit = accelerated_margin(
-                tensors, loss, norm, max_iter=self.max_iter, tol=self.tol, record_every=self.verbose, verbose=True
-            )
-            solution = at_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
+            solutions = [self._accelerated(problem, tensors, norm) for norm in norms]
         else:
-            solution = screened(tensors, loss, norm, tol=self.tol, verbose=self.verbose)
-            rows = np.flatnonzero([separable is not False for separable in solution.separable])
-            to_the_limit = self.solver == "auto" and problem.X.shape[0] * problem.n_features <= _AUTO_ENTRIES
+            shared = screened(tensors, loss, norms[0], tol=self.tol, verbose=self.verbose)
+            shared = minimised(norms[0], shared, unsolved(shared, False))
+            solutions = [shared, *(in_geometry(problem, norm, shared) for norm in norms[1:])]
+            small = problem.X.shape[0] * problem.n_features <= _AUTO_ENTRIES
+            exact = self.solver == "exact" or (self.solver == "auto" and small)
+            rows = unsolved(shared, True, None)
             if len(rows) and self.solver != "exact":
-                path = steepest_descent(
-                    tensors.select(rows),
-                    loss,
-                    norm,
-                    step_size=self.step_size,
-                    max_iter=min(self.max_iter, _AUTO_ITERATIONS) if to_the_limit else self.max_iter,
-                    loss_tol=self.loss_tol,
-                    tol=self.tol,
-                    stop_if_not_separable=True,
-                    coef_init=None if last_coef is None else like(tensors.y, last_coef[rows]),
-                    record_every=self.verbose,
-                    verbose=True,
-                )
-                path = solution_to_numpy(path)
-                solution = replaced(solution, rows, path)
-                rows = rows[~path.converged & [separable is not False for separable in path.separable]]
-            if to_the_limit or self.solver == "exact":
-                solution = with_exact_separators(
-                    problem, loss, norm, solution, rows, loss_tol=self.loss_tol, tol=self.tol, n_jobs=self.n_jobs
-                )
-        return with_risk_minimisers(problem, loss, norm, solution, tol=self.tol, start=last_coef, verbose=self.verbose)
+                max_iter = min(self.max_iter, _AUTO_ITERATIONS) if exact else self.max_iter
+                solutions = self._with_paths(tensors, norms, solutions, rows, max_iter, last_coef)
+            if exact:
+                solutions = [
+                    with_exact_separators(
+                        problem,
+                        loss,
+                        norm,
+                        solution,
+                        unsolved(solution, True, None),
+                        loss_tol=self.loss_tol,
+                        tol=self.tol,
+                        n_jobs=self.n_jobs,
+                    )
+                    for norm, solution in zip(norms, solutions, strict=True)
+                ]
+        return [
+            minimised(norm, solution, unsolved(solution, False, None)) for norm, solution in zip(norms, solutions, strict=True)
+        ]
+
+    def _accelerated(self, problem: RobustProblem, tensors: RobustProblem, norm: LpNorm) -> Solution:
+        loss = LOSSES[self.loss]
+        limit = accelerated_margin(
+            tensors, loss, norm, max_iter=self.max_iter, tol=self.tol, record_every=self.verbose, verbose=True
+        )
+        return at_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
+
+    def _with_paths(
+        self,
+        tensors: RobustProblem,
+        norms: Sequence[LpNorm],
+        solutions: list[Solution],
+        rows: np.ndarray,
+        max_iter: int,
+        last_coef: np.ndarray | None,
+    ) -> list[Solution]:
+        """The solutions with the paths of these problems in each geometry, followed together."""
+        of_all = np.tile(rows, len(norms))
+        paths = solution_to_numpy(
+            steepest_descent(
+                tensors.select(of_all),
+                LOSSES[self.loss],
+                [norm for norm in norms for _ in rows],
+                step_size=self.step_size,
+                max_iter=max_iter,
+                loss_tol=self.loss_tol,
+                tol=self.tol,
+                stop_if_not_separable=True,
+                coef_init=None if last_coef is None else like(tensors.y, last_coef[of_all]),
+                record_every=self.verbose,
+                verbose=True,
+            )
+        )
+        parts = np.arange(len(of_all)).reshape(len(norms), len(rows))
+        return [replaced(s, rows, paths.rows(part)) for s, part in zip(solutions, parts, strict=True)]
