@@ -58,17 +58,18 @@ def screened(problem: RobustProblem, loss: MarginLoss, norm: LpNorm, *, tol: flo
     prove it, and are then found. What is still open is searched for a separator, in the geometry that decides fastest.
     """
     if not isinstance(problem.y, np.ndarray) or problem.X.shape[0] <= 2 * problem.n_features:
-        return _separator_sought(problem, loss)
+        return _separator_sought(problem, loss, norm)
     solution = minimise_robust_risk(problem, loss, norm, tol=min(tol, _RISK_TOL), record_every=verbose, verbose=True)
     solution.converged = solution.gap <= tol
     undecided = np.flatnonzero([separable is None for separable in solution.separable])
     if not len(undecided):
         return solution
-    return replaced(solution, undecided, _separator_sought(problem.select(undecided), loss))
+    return replaced(solution, undecided, _separator_sought(problem.select(undecided), loss, norm))
 
 
-def _separator_sought(problem: RobustProblem, loss: MarginLoss) -> Solution:
-    solution = solution_to_numpy(accelerated_margin(problem, loss, LpNorm(2), max_iter=_SCREEN_ITERATIONS, tol=1 - 1e-9))
+def _separator_sought(problem: RobustProblem, loss: MarginLoss, norm: LpNorm) -> Solution:
+    found = accelerated_margin(problem, loss, LpNorm(2), max_iter=_SCREEN_ITERATIONS, tol=1 - 1e-9)
+    solution = in_geometry(solution_to_numpy(found), norm, measured_in=LpNorm(2))
     solution.converged[:] = False  # only the sign of the margin was sought
     return solution
 
@@ -161,11 +162,18 @@ def with_risk_minimisers(
     return replaced(solution, rows[better], minimiser.rows(better))
 
 
-def in_geometry(problem: RobustProblem, norm: LpNorm, solution: Solution) -> Solution:
-    """The same predictors with their margins measured in this norm."""
-    coef, intercept = solution.coef.astype(np.float64), solution.intercept.astype(np.float64)
-    margin = robust_margin(problem.in_double_arithmetic(), norm, coef, intercept)
-    return replace(solution, separable=list(solution.separable), margin=margin.astype(solution.margin.dtype))
+def in_geometry(solution: Solution, norm: LpNorm, *, measured_in: LpNorm) -> Solution:
+    """The same predictors with margins measured in this norm, and no longer in that one: the bounds on those end."""
+    size, new_size = measured_in.value(solution.coef), norm.value(solution.coef)
+    ratio = np.divide(size, new_size, out=np.ones_like(size), where=new_size > 0)
+    open_ended = np.array([separable is not False for separable in solution.separable])
+    return replace(
+        solution,
+        separable=list(solution.separable),
+        margin=solution.margin * ratio,
+        margin_bound=np.where(open_ended, math.inf, solution.margin_bound),
+        gap=np.where(open_ended, math.inf, solution.gap),
+    )
 
 
 def unsolved(solution: Solution, *separable: bool | None) -> np.ndarray:

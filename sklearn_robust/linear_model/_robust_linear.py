@@ -270,7 +270,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         else:
             shared = screened(tensors, loss, norms[0], tol=self.tol, verbose=self.verbose)
             shared = minimised(norms[0], shared, unsolved(shared, False))
-            solutions = [shared, *(in_geometry(problem, norm, shared) for norm in norms[1:])]
+            solutions = [shared, *(in_geometry(shared, norm, measured_in=norms[0]) for norm in norms[1:])]
             small = problem.X.shape[0] * problem.n_features <= _AUTO_ENTRIES
             exact = self.solver == "exact" or (self.solver == "auto" and small)
             rows = unsolved(shared, True, None)
