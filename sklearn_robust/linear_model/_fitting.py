@@ -24,7 +24,7 @@ from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.solvers import Solution, accelerated_margin, minimise_robust_risk
 from sklearn_robust.solvers._solution import solution_to_numpy
 
-_RISK_TOL = 1e-6  # certified relative gap of every minimiser of the risk, unless a smaller one is asked for
+RISK_TOL = 1e-6  # certified relative gap of every minimiser of the risk, unless a smaller one is asked for
 _SCREEN_ITERATIONS = 500  # of the search for a proof of separability, or of its opposite
 
 
@@ -51,7 +51,9 @@ def on_device(problem: RobustProblem, device: str | None) -> RobustProblem:
     )
 
 
-def screened(problem: RobustProblem, loss: MarginLoss, norm: LpNorm, *, tol: float, verbose: int = 0) -> Solution:
+def screened(
+    problem: RobustProblem, loss: MarginLoss, norm: LpNorm, *, tol: float, risk_tol: float = RISK_TOL, verbose: int = 0
+) -> Solution:
     """Which problems are robustly separable, by the first proof.
 
     Where more rows than twice the columns make it likely that none is, the minimisers of the risk are sought at once: they
@@ -59,7 +61,7 @@ def screened(problem: RobustProblem, loss: MarginLoss, norm: LpNorm, *, tol: flo
     """
     if not isinstance(problem.y, np.ndarray) or problem.X.shape[0] <= 2 * problem.n_features:
         return _separator_sought(problem, loss, norm)
-    solution = minimise_robust_risk(problem, loss, norm, tol=min(tol, _RISK_TOL), record_every=verbose, verbose=True)
+    solution = minimise_robust_risk(problem, loss, norm, tol=min(tol, risk_tol), record_every=verbose, verbose=True)
     solution.converged = solution.gap <= tol
     undecided = np.flatnonzero([separable is None for separable in solution.separable])
     if not len(undecided):
@@ -137,6 +139,7 @@ def with_risk_minimisers(
     rows: np.ndarray,
     *,
     tol: float,
+    risk_tol: float = RISK_TOL,
     start: np.ndarray | None = None,
     verbose: int = 0,
 ) -> Solution:
@@ -148,7 +151,7 @@ def with_risk_minimisers(
         problem.select(rows),
         loss,
         norm,
-        tol=min(tol, _RISK_TOL),
+        tol=min(tol, risk_tol),
         coef_init=None if start is None else start[rows],
         proof=proof,
         record_every=verbose,

@@ -18,6 +18,8 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.threats import check_radius
 
+_RISK_TOL = 1e-9  # of minimisers that start from one another: so close that it does not show from which
+
 
 @dataclass(frozen=True)
 class RobustLinearPath:
@@ -176,7 +178,7 @@ def path_of(
     for exponent in p:
         model.set_params(p_algo=exponent)._check_parameters()
     problem: RobustProblem = model._read(X, y, sample_weight, model.class_weight)
-    solutions = model._solve(problem.at_radii(eps), [LpNorm(exponent) for exponent in p])
+    solutions = model._solve(problem.at_radii(eps), [LpNorm(exponent) for exponent in p], risk_tol=_RISK_TOL)
 
     def grid(name: str) -> np.ndarray:
         parts = np.stack([np.asarray(getattr(solution, name)) for solution in solutions])

@@ -15,6 +15,7 @@ from sklearn_robust._array_api import like
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
 from sklearn_robust.linear_model._base import RobustLinearMixin, probabilities
 from sklearn_robust.linear_model._fitting import (
+    RISK_TOL,
     at_loss,
     in_geometry,
     on_device,
@@ -257,18 +258,33 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                 "the path of this geometry or solver='exact' for its limit."
             )
 
-    def _solve(self, problem: RobustProblem, norms: Sequence[LpNorm], last_coef: np.ndarray | None = None) -> list[Solution]:
+    def _solve(
+        self,
+        problem: RobustProblem,
+        norms: Sequence[LpNorm],
+        last_coef: np.ndarray | None = None,
+        *,
+        risk_tol: float = RISK_TOL,
+    ) -> list[Solution]:
         """The solution in each geometry: separable problems by the solver chosen, others by the minimiser of the risk.
 
         The geometries share what does not depend on them: the decision whether problems are separable, the minimisers of the
         risk, and the products with X along their paths.
         """
         loss, tensors = LOSSES[self.loss], on_device(problem, self.device)
-        minimised = partial(with_risk_minimisers, problem, loss, tol=self.tol, start=last_coef, verbose=self.verbose)
+        minimised = partial(
+            with_risk_minimisers,
+            problem,
+            loss,
+            tol=self.tol,
+            risk_tol=risk_tol,
+            start=last_coef,
+            verbose=self.verbose,
+        )
         if self.solver == "accelerated":
             solutions = [self._accelerated(problem, tensors, norm) for norm in norms]
         else:
-            shared = screened(tensors, loss, norms[0], tol=self.tol, verbose=self.verbose)
+            shared = screened(tensors, loss, norms[0], tol=self.tol, risk_tol=risk_tol, verbose=self.verbose)
             shared = minimised(norms[0], shared, unsolved(shared, False))
             solutions = [shared, *(in_geometry(shared, norm, measured_in=norms[0]) for norm in norms[1:])]
             small = problem.X.shape[0] * problem.n_features <= _AUTO_ENTRIES
