@@ -263,7 +263,8 @@ def _cross_validated(
     """Of one fold: robust accuracies (n_p, n_eps), times of each fit and score, whether the fits converged, their gaps."""
     start = time.perf_counter()
     weight = None if sample_weight is None else sample_weight[train]
-    path = path_of(model, _safe_indexing(X, train), _safe_indexing(y, train), weight, p_algo, eps)
+    # a batch of paths adds up in another order, which some samples would show
+    path = path_of(model, _safe_indexing(X, train), _safe_indexing(y, train), weight, p_algo, eps, radius_by_radius=True)
     fitted = time.perf_counter()
     scored = check_array(_safe_indexing(X, test), accept_sparse="csr", dtype=(np.float64, np.float32))
     scores = np.empty((len(p_algo), len(eps)))

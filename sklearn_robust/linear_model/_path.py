@@ -172,13 +172,21 @@ def robust_linear_path(
 
 
 def path_of(
-    model: RobustLinearClassifier, X: Any, y: Any, sample_weight: Any, p: Sequence[float], eps: Sequence[float]
+    model: RobustLinearClassifier,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    p: Sequence[float],
+    eps: Sequence[float],
+    *,
+    radius_by_radius: bool = False,
 ) -> RobustLinearPath:
     """The grid of one estimator's fits, which differ in p and eps alone."""
     for exponent in p:
         model.set_params(p_algo=exponent)._check_parameters()
     problem: RobustProblem = model._read(X, y, sample_weight, model.class_weight)
-    solutions = model._solve(problem.at_radii(eps), [LpNorm(exponent) for exponent in p], risk_tol=_RISK_TOL)
+    norms = [LpNorm(exponent) for exponent in p]
+    solutions = model._solve(problem.at_radii(eps), norms, risk_tol=_RISK_TOL, radius_by_radius=radius_by_radius)
 
     def grid(name: str) -> np.ndarray:
         parts = np.stack([np.asarray(getattr(solution, name)) for solution in solutions])

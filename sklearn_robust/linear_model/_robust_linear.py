@@ -265,11 +265,13 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         last_coef: np.ndarray | None = None,
         *,
         risk_tol: float = RISK_TOL,
+        radius_by_radius: bool = False,
     ) -> list[Solution]:
         """The solution in each geometry: separable problems by the solver chosen, others by the minimiser of the risk.
 
         The geometries share what does not depend on them: the decision whether problems are separable, the minimisers of the
-        risk, and the products with X along their paths.
+        risk, and the products with X along their paths. Paths that are followed radius by radius, and geometry by geometry,
+        are those of fits of their own, to the last digit.
         """
         loss, tensors = LOSSES[self.loss], on_device(problem, self.device)
         minimised = partial(
@@ -292,7 +294,11 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
             rows = unsolved(shared, True, None)
             if len(rows) and self.solver != "exact":
                 max_iter = min(self.max_iter, _AUTO_ITERATIONS) if exact else self.max_iter
-                solutions = self._with_paths(tensors, norms, solutions, rows, max_iter, last_coef)
+                batches = [(list(range(len(norms))), rows)]
+                if radius_by_radius:
+                    of_radius = np.split(rows, np.flatnonzero(np.diff(problem.threat.eps[rows])) + 1)
+                    batches = [([i], part) for i in range(len(norms)) for part in of_radius]
+                solutions = self._with_paths(tensors, norms, solutions, batches, max_iter, last_coef)
             if exact:
                 solutions = [
                     with_exact_separators(
@@ -323,26 +329,29 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         tensors: RobustProblem,
         norms: Sequence[LpNorm],
         solutions: list[Solution],
-        rows: np.ndarray,
+        batches: list[tuple[list[int], np.ndarray]],
         max_iter: int,
         last_coef: np.ndarray | None,
     ) -> list[Solution]:
-        """The solutions with the paths of these problems in each geometry, followed together."""
-        of_all = np.tile(rows, len(norms))
-        paths = solution_to_numpy(
-            steepest_descent(
-                tensors.select(of_all),
-                LOSSES[self.loss],
-                [norm for norm in norms for _ in rows],
-                step_size=self.step_size,
-                max_iter=max_iter,
-                loss_tol=self.loss_tol,
-                tol=self.tol,
-                stop_if_not_separable=True,
-                coef_init=None if last_coef is None else like(tensors.y, last_coef[of_all]),
-                record_every=self.verbose,
-                verbose=True,
+        """The solutions with the paths of each batch: of some geometries, by their index, and problems."""
+        solutions = list(solutions)
+        for geometries, rows in batches:
+            of_all = np.tile(rows, len(geometries))
+            paths = solution_to_numpy(
+                steepest_descent(
+                    tensors.select(of_all),
+                    LOSSES[self.loss],
+                    [norms[i] for i in geometries for _ in rows],
+                    step_size=self.step_size,
+                    max_iter=max_iter,
+                    loss_tol=self.loss_tol,
+                    tol=self.tol,
+                    stop_if_not_separable=True,
+                    coef_init=None if last_coef is None else like(tensors.y, last_coef[of_all]),
+                    record_every=self.verbose,
+                    verbose=True,
+                )
             )
-        )
-        parts = np.arange(len(of_all)).reshape(len(norms), len(rows))
-        return [replaced(s, rows, paths.rows(part)) for s, part in zip(solutions, parts, strict=True)]
+            for i, part in zip(geometries, np.arange(len(of_all)).reshape(len(geometries), -1), strict=True):
+                solutions[i] = replaced(solutions[i], rows, paths.rows(part))
+        return solutions
