@@ -69,7 +69,7 @@ def minimise_robust_risk(
     solutions: dict[int, Solution] = {}
     recorder = Recorder(record_every, verbose)
     double = problem.in_double_arithmetic()  # whatever the data's type: it does not decide how exact the answer is
-    last: dict[bytes, np.ndarray] = {}  # minimiser of the same problem at the radius before
+    last: dict[int, np.ndarray] = {}  # minimiser of the same data at the radius before
     for i in np.argsort(-problem.threat.eps, kind="stable").tolist():
         row = slice(i, i + 1)
         one = double.select(row)
@@ -82,10 +82,11 @@ def minimise_robust_risk(
                 recorder(iteration, np.array([i]), **figures)
 
         recorder.rewind()
-        data = one.y.tobytes() + one.log_weight.tobytes()
+        data = hash((one.y.tobytes(), one.log_weight.tobytes()))
         start = last.get(data, np.zeros((1, problem.n_features))) if coef_init is None else coef_init[row].astype(np.float64)
         solutions[i] = _minimise_one(one, loss, max_iter, tol, start, certify, record)
-        last[data] = solutions[i].coef.astype(np.float64)
+        if solutions[i].separable[0] is not None:
+            last[data] = solutions[i].coef.astype(np.float64)
     return stack_solutions([solutions[i] for i in range(problem.n_problems)], recorder.history(problem.n_problems))
 
 
