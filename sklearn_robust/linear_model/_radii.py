@@ -16,6 +16,7 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import max_margin
 
 _SMALLEST = 0.01  # radius of interest, of the largest
+_STEPS = 4  # between them, towards the decision whether the data are separable at the smallest
 
 
 def training_radii(
@@ -76,8 +77,9 @@ def radii_of(problem: RobustProblem, n_eps: int) -> np.ndarray:
     if largest == 0:
         return np.zeros(1)
     smallest = _SMALLEST * largest
-    found = screened(problem.at_radii([smallest]), LOSSES["exponential"], LpNorm(2), tol=1e-3)
-    if not all(separable is True for separable in found.separable):
+    steps = np.geomspace(smallest, largest, _STEPS + 1)[:-1]  # a minimiser of the risk is near that at the next radius
+    found = screened(problem.at_radii(steps.tolist()), LOSSES["exponential"], LpNorm(2), tol=1e-3)
+    if not all(separable is True for separable in found.separable[: problem.n_problems]):
         return np.geomspace(smallest, largest, n_eps + 1)[:-1]
     limit = min(max_margin(problem.X, y, q=problem.threat.q, fit_intercept=problem.fit_intercept).margin for y in problem.y)
     inside = n_eps // 2
