@@ -15,7 +15,7 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import max_margin
 
-_SMALLEST = 0.01  # radius of interest, of the largest
+_SMALLEST = 0.02  # radius of interest, of the largest
 _STEPS = 4  # between them, towards the decision whether the data are separable at the smallest
 
 
@@ -45,12 +45,14 @@ def training_radii(
     Returns
     -------
     ndarray of shape (n_eps,)
-        Ascending. If the data are separable at eps_max / 100, the first half lies evenly between 0 and eps*, and the rest
+        Ascending. If the data are separable at eps_max / 50, the first half lies evenly between 0 and eps*, and the rest
         evenly on a logarithmic scale between eps* and eps_max. Otherwise all lie evenly on a logarithmic scale from
-        eps_max / 100 up to, and without, eps_max. One radius, 0, if the class means coincide: no other one makes sense then.
+        eps_max / 50 up to, and without, eps_max. One radius, 0, if the class means coincide: no other one makes sense then.
 
     Notes
     -----
+    Close to eps* fits are slow and hardly depend on eps: where eps* is below eps_max / 50, no radius is put there.
+
     Several classes are one-vs-rest problems: eps* is the smallest of theirs, eps_max the largest. The robust risk is convex,
     and at w = 0, with the best intercept, its weights are the :math:`a_i`, up to a factor: zero is in its subdifferential
     there if and only if :math:`\|g\|_q \le \epsilon`.
@@ -62,7 +64,7 @@ def training_radii(
     >>> from sklearn_robust import training_radii
     >>> X, y = load_breast_cancer(return_X_y=True)
     >>> training_radii(StandardScaler().fit_transform(X), y, n_eps=4).round(3)
-    array([0.008, 0.026, 0.082, 0.26 ])
+    array([0.016, 0.044, 0.116, 0.309])
     """
     model = RobustLinearClassifier(q_pert=check_exponent(q, "q"), fit_intercept=fit_intercept)
     return radii_of(model._read(X, y, sample_weight), n_eps)
