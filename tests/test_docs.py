@@ -37,7 +37,7 @@ FOR_USERS = {
     "RT01",  # what is returned is documented
 }
 BUILDING_BLOCKS = ("certificates.", "losses.", "norms.", "problems.", "solvers.", "threats.")  # a line says it all, often
-RESULTS = ("Separator", "NotSeparableError", "ImplicitBiasReport")  # made by us: attributes, not parameters
+RESULTS = ("Separator", "NotSeparableError", "ImplicitBiasReport", "RobustLinearPath")  # made by us: attributes, not parameters
 
 
 def documented() -> list[str]:
