@@ -86,7 +86,7 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
     coef_, intercept_, classes_, n_iter_, separable_, margin_, margin_bound_, dual_gap_
         Those of `best_estimator_`.
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only where X has feature names that are all strings.
 
     See Also
