@@ -19,10 +19,14 @@ _HOMES = {
     "max_margin": "separators",
     "min_norm_separator": "separators",
     "separator_path": "separators",
+    "PathRecorder": "callbacks",
     "certified_radius": "metrics",
     "make_robust_scorer": "metrics",
     "robust_accuracy_score": "metrics",
+    "ConvergenceDisplay": "inspection",
     "ImplicitBiasReport": "inspection",
+    "RobustAccuracyDisplay": "inspection",
+    "SeparatorDisplay": "inspection",
     "implicit_bias_report": "inspection",
     "make_teacher_classification": "datasets",
     "adversarial_rademacher_bound": "theory",
@@ -33,15 +37,19 @@ _HOMES = {
 }
 
 __all__ = [
+    "ConvergenceDisplay",
     "ImplicitBiasReport",
     "MinNormRobustClassifier",
     "NotSeparableError",
     "NotSeparableWarning",
+    "PathRecorder",
+    "RobustAccuracyDisplay",
     "RobustDiagonalNet",
     "RobustLinearClassifier",
     "RobustMLPClassifier",
     "RobustNetClassifier",
     "Separator",
+    "SeparatorDisplay",
     "adversarial_rademacher_bound",
     "certified_radius",
     "implicit_bias_report",
@@ -58,8 +66,15 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from sklearn_robust.callbacks import PathRecorder
     from sklearn_robust.datasets import make_teacher_classification
-    from sklearn_robust.inspection import ImplicitBiasReport, implicit_bias_report
+    from sklearn_robust.inspection import (
+        ConvergenceDisplay,
+        ImplicitBiasReport,
+        RobustAccuracyDisplay,
+        SeparatorDisplay,
+        implicit_bias_report,
+    )
     from sklearn_robust.linear_model import MinNormRobustClassifier, NotSeparableWarning, RobustLinearClassifier
     from sklearn_robust.metrics import certified_radius, make_robust_scorer, robust_accuracy_score
     from sklearn_robust.neural_network import RobustDiagonalNet, RobustMLPClassifier, RobustNetClassifier

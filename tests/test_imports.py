@@ -23,6 +23,7 @@ ORDER = [
     "attacks",
     "verification",
     "metrics",
+    "callbacks",
     "linear_model",
     "neural_network",
     "inspection",

@@ -16,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn_robust._parameters import check_device
 from sklearn_robust.certificates import proves_not_separable, relative_gap, robust_margin
 from sklearn_robust.linear_model._base import positive_classes
+from sklearn_robust.linear_model._watching import FitWatch
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -51,15 +52,20 @@ def on_device(problem: RobustProblem, device: str | None) -> RobustProblem:
     )
 
 
-def screened(problem: RobustProblem, loss: MarginLoss, norm: LpNorm, *, tol: float, verbose: int = 0) -> Solution:
+def screened(
+    problem: RobustProblem, loss: MarginLoss, norm: LpNorm, watching: FitWatch, *, tol: float, verbose: int = 0
+) -> Solution:
     """Which problems are robustly separable, by the first proof.
 
     Where more rows than twice the columns make it likely that none is, the minimisers of the risk are sought at once: they
     prove it, and are then found. Otherwise the search is for a separator, in the geometry that decides fastest.
     """
     if isinstance(problem.y, np.ndarray) and problem.X.shape[0] > 2 * problem.n_features:
-        solution = minimise_robust_risk(problem, loss, norm, tol=min(tol, _RISK_TOL), record_every=verbose, verbose=True)
-        if all(separable is False for separable in solution.separable):
+        with watching.solver("robust_risk", np.arange(problem.n_problems)) as watch:
+            solution = minimise_robust_risk(
+                problem, loss, norm, tol=min(tol, _RISK_TOL), record_every=verbose, verbose=True, watch=watch
+            )
+        if watching.stopped or all(separable is False for separable in solution.separable):
             solution.converged = solution.gap <= tol
             return solution
     return solution_to_numpy(accelerated_margin(problem, loss, LpNorm(2), max_iter=_SCREEN_ITERATIONS, tol=1 - 1e-9))
@@ -125,6 +131,7 @@ def with_risk_minimisers(
     loss: MarginLoss,
     norm: LpNorm,
     solution: Solution,
+    watching: FitWatch,
     *,
     tol: float,
     start: np.ndarray | None = None,
@@ -132,19 +139,21 @@ def with_risk_minimisers(
 ) -> Solution:
     """The solution with the minimiser of the risk for every problem that has not converged and may not be separable."""
     rows = np.flatnonzero([separable is not True for separable in solution.separable] & ~solution.converged)
-    if not len(rows):
+    if not len(rows) or watching.stopped:
         return solution
     proof = solution.weights[rows]
-    minimiser = minimise_robust_risk(
-        problem.select(rows),
-        loss,
-        norm,
-        tol=min(tol, _RISK_TOL),
-        coef_init=None if start is None else start[rows],
-        proof=proof,
-        record_every=verbose,
-        verbose=True,
-    )
+    with watching.solver("robust_risk", rows) as watch:
+        minimiser = minimise_robust_risk(
+            problem.select(rows),
+            loss,
+            norm,
+            tol=min(tol, _RISK_TOL),
+            coef_init=None if start is None else start[rows],
+            proof=proof,
+            record_every=verbose,
+            verbose=True,
+            watch=watch,
+        )
     minimiser.converged = minimiser.gap <= tol
     # proven not to be separable before, if not again: the proof stays
     for j in np.flatnonzero([solution.separable[i] is False for i in rows] & ~np.isfinite(minimiser.gap)):
@@ -206,5 +215,5 @@ def warn_unless_converged(estimator: Any, solution: Solution) -> None:
         f"{type(estimator).__name__} stopped before it reached {wanted}; certified relative gap by class: {reached}. To "
         f"mend this, {', '.join(remedies[:-1])}, or {remedies[-1]}.",
         ConvergenceWarning,
-        stacklevel=3,
+        stacklevel=4,
     )

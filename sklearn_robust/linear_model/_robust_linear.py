@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 
 from sklearn_robust._array_api import like
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
+from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.linear_model._base import RobustLinearMixin, probabilities
 from sklearn_robust.linear_model._fitting import (
     at_loss,
@@ -21,6 +22,7 @@ from sklearn_robust.linear_model._fitting import (
     with_exact_separators,
     with_risk_minimisers,
 )
+from sklearn_robust.linear_model._watching import FitWatch
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -99,6 +101,8 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
     dual_gap_ : float
         Separable: 1 - margin_ / margin_bound_, how far the path stopped from its limit. Not separable: certified relative
         gap of the risk, 1 - (lower bound) / risk.
+    log_risk_ : float
+        Logarithm of the mean robust loss of the training samples.
     n_iter_ : int
         Iterations of the solver that gave the answer: the path, the minimiser of the risk, or 1 for an exact separator.
     n_features_in_ : int
@@ -175,6 +179,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         self.device = device
         self.verbose = verbose
 
+    @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit on training data.
 
@@ -209,9 +214,14 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                     "warm_start=False."
                 )
             last_coef = last_coef.astype(problem.y.dtype)
-        solution = self._solve(problem, last_coef)
-        warn_unless_converged(self, solution)
-        return self._keep(solution)
+        callbacks = FitCallbacks(self, X, y, sample_weight)
+        watching = FitWatch(self, callbacks, problem)
+        solution = self._solve(problem, last_coef, watching)
+        if not watching.stopped:
+            warn_unless_converged(self, solution)
+        self._keep(solution)
+        callbacks.end()
+        return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities under the loss: sigmoid(f) for the logistic loss, sigmoid(2 f) for the exponential.
@@ -253,38 +263,50 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                 "the path of this geometry or solver='exact' for its limit."
             )
 
-    def _solve(self, problem: RobustProblem, last_coef: np.ndarray | None) -> Solution:
+    def _solve(self, problem: RobustProblem, last_coef: np.ndarray | None, watching: FitWatch) -> Solution:
         """Separable problems by the solver chosen, the others by the minimiser of the risk."""
         loss, norm = LOSSES[self.loss], LpNorm(self.p_algo)
         tensors = on_device(problem, self.device)
         if self.solver == "accelerated":
-            limit = accelerated_margin(
-                tensors, loss, norm, max_iter=self.max_iter, tol=self.tol, record_every=self.verbose, verbose=True
-            )
-            solution = at_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
-        else:
-            solution = screened(tensors, loss, norm, tol=self.tol, verbose=self.verbose)
-            rows = np.flatnonzero([separable is not False for separable in solution.separable])
-            to_the_limit = self.solver == "auto" and problem.X.shape[0] * problem.n_features <= _AUTO_ENTRIES
-            if len(rows) and self.solver != "exact":
-                path = steepest_descent(
-                    tensors.select(rows),
+            with watching.solver("accelerated", np.arange(problem.n_problems)) as watch:
+                limit = accelerated_margin(
+                    tensors,
                     loss,
                     norm,
-                    step_size=self.step_size,
-                    max_iter=min(self.max_iter, _AUTO_ITERATIONS) if to_the_limit else self.max_iter,
-                    loss_tol=self.loss_tol,
+                    max_iter=self.max_iter,
                     tol=self.tol,
-                    stop_if_not_separable=True,
-                    coef_init=None if last_coef is None else like(tensors.y, last_coef[rows]),
                     record_every=self.verbose,
                     verbose=True,
+                    watch=watch,
                 )
+            solution = at_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
+        else:
+            solution = screened(tensors, loss, norm, watching, tol=self.tol, verbose=self.verbose)
+            rows = np.flatnonzero([separable is not False for separable in solution.separable])
+            to_the_limit = self.solver == "auto" and problem.X.shape[0] * problem.n_features <= _AUTO_ENTRIES
+            if len(rows) and self.solver != "exact" and not watching.stopped:
+                with watching.solver("steepest_descent", rows) as watch:
+                    path = steepest_descent(
+                        tensors.select(rows),
+                        loss,
+                        norm,
+                        step_size=self.step_size,
+                        max_iter=min(self.max_iter, _AUTO_ITERATIONS) if to_the_limit else self.max_iter,
+                        loss_tol=self.loss_tol,
+                        tol=self.tol,
+                        stop_if_not_separable=True,
+                        coef_init=None if last_coef is None else like(tensors.y, last_coef[rows]),
+                        record_every=self.verbose,
+                        verbose=True,
+                        watch=watch,
+                    )
                 path = solution_to_numpy(path)
                 solution = replaced(solution, rows, path)
                 rows = rows[~path.converged & [separable is not False for separable in path.separable]]
-            if to_the_limit or self.solver == "exact":
+            if (to_the_limit or self.solver == "exact") and not watching.stopped:
                 solution = with_exact_separators(
                     problem, loss, norm, solution, rows, loss_tol=self.loss_tol, tol=self.tol, n_jobs=self.n_jobs
                 )
-        return with_risk_minimisers(problem, loss, norm, solution, tol=self.tol, start=last_coef, verbose=self.verbose)
+        return with_risk_minimisers(
+            problem, loss, norm, solution, watching, tol=self.tol, start=last_coef, verbose=self.verbose
+        )

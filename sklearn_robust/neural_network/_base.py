@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
 from sklearn_robust.attacks._losses import logit_margins
-from sklearn_robust.neural_network._callbacks import CallbackSupportMixin, EpochCallbacks, with_callbacks
+from sklearn_robust.callbacks import CallbackSupportMixin, FitCallbacks, with_callbacks
 from sklearn_robust.neural_network._objective import NETWORK_LOSSES
 from sklearn_robust.neural_network._passes import Passes, passes
 from sklearn_robust.neural_network._progress import Progress
@@ -84,7 +84,7 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
             )
             held_out = self._samples(rows[left], index[left], weight[left])
             rows, index, weight = rows[kept], index[kept], weight[kept]
-        callbacks = EpochCallbacks(self, X, y, self.max_iter)
+        callbacks = FitCallbacks(self, X, y, sample_weight, self.max_iter)
         self._train(self._samples(rows, index, weight), held_out, callbacks)
         callbacks.end()
         return self
@@ -238,7 +238,7 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
         self,
         data: Samples,
         held_out: Samples | None,
-        callbacks: EpochCallbacks,
+        callbacks: FitCallbacks,
     ) -> None:
         optimizer, rule, generator = self._ready(data)
         network = passes(self.module_)
@@ -247,7 +247,7 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
         self.n_iter_ = 0
         with seeded(self._rng.randint(np.iinfo(np.int32).max), data.x.device):
             while not progress.ended and self.n_iter_ < self.max_iter:
-                callbacks.begin_epoch()
+                task = callbacks.begin("epoch")
                 epoch = self._one_epoch(network, data, optimizer, rule, generator)
                 self.n_iter_ += 1
                 score = None
@@ -261,7 +261,7 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
                         f"epoch {self.n_iter_}: log-risk {epoch.log_risk:.4f}, accuracy {epoch.accuracy:.3f}, "
                         f"robust accuracy {epoch.robust_accuracy:.3f}"
                     )
-                if callbacks.end_epoch({"module_": self.module_, "n_iter_": self.n_iter_}):
+                if callbacks.end(task, {"module_": self.module_, "n_iter_": self.n_iter_}):
                     break
             else:
                 progress.warn_unless_ended()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers._risk_lbfgs import lbfgs
 from sklearn_robust.solvers._risk_newton import newton
-from sklearn_robust.solvers._solution import Recorder, Solution, stack_solutions
+from sklearn_robust.solvers._solution import Recorder, Solution, Watch, stack_solutions
 
 _MAX_NEWTON = 200
 
@@ -36,6 +37,7 @@ def minimise_robust_risk(
     proof: np.ndarray | None = None,
     record_every: int = 0,
     verbose: bool = False,
+    watch: Watch | None = None,
 ) -> Solution:
     """Minimise the robust risk of each problem; each should be known not to be robustly separable.
 
@@ -58,6 +60,8 @@ def minimise_robust_risk(
         Record log-risk, margin, bound and the certified gap of the risk every so many iterations; 0 records nothing.
     verbose : bool
         Print what is recorded.
+    watch : Watch, optional
+        Told predictors and figures at iterations of its choice; may stop the solver.
 
     Returns
     -------
@@ -65,7 +69,8 @@ def minimise_robust_risk(
         A problem that turns out to be separable has `separable` True or None and has not converged.
     """
     solutions = []
-    recorder = Recorder(record_every, verbose)
+    recorder = Recorder(record_every, verbose, watch)
+    stopped = False
     double = problem.in_double_arithmetic()  # whatever the data's type: it does not decide how exact the answer is
     for i in range(problem.n_problems):
         row = slice(i, i + 1)
@@ -76,12 +81,25 @@ def minimise_robust_risk(
             if recorder.due(iteration):
                 state = certify(coef)
                 figures = {name: getattr(state, name) for name in ("log_risk", "margin", "margin_bound", "gap")}
-                recorder(iteration, np.array([i]), **figures)
+                if recorder(iteration, np.array([i]), state.coef, state.intercept, **figures):
+                    raise _Stopped(iteration, coef)
 
         recorder.rewind()
         start = np.zeros((1, problem.n_features)) if coef_init is None else coef_init[row].astype(np.float64)
-        solutions.append(_minimise_one(one, loss, max_iter, tol, start, certify, record))
+        try:
+            solutions.append(certify(start) if stopped else _minimise_one(one, loss, max_iter, tol, start, certify, record))
+        except _Stopped as stop:
+            stopped = True
+            solutions.append(replace(certify(stop.coef), n_iter=np.array([stop.iteration])))
     return stack_solutions(solutions, recorder.history(problem.n_problems))
+
+
+class _Stopped(Exception):
+    """The watch asked to stop here."""
+
+    def __init__(self, iteration: int, coef: np.ndarray) -> None:
+        super().__init__()
+        self.iteration, self.coef = iteration, coef
 
 
 def _minimise_one(
@@ -96,8 +114,9 @@ def _minimise_one(
     second_order = partial(newton, problem, loss, tol=tol, certify=certify, record=record)
     solution, coef, n_iter = second_order(start, max_iter=min(max_iter, _MAX_NEWTON))
     if solution is None and n_iter < max_iter:
-        coef, more = lbfgs(problem, loss, coef, max_iter=max_iter - n_iter, record=record)
+        coef, more = lbfgs(problem, loss, coef, max_iter=max_iter - n_iter, record=_counted_from(n_iter, record))
         n_iter += more
+        second_order = partial(second_order, record=_counted_from(n_iter, record))
         solution, coef, more = second_order(coef, max_iter=min(max_iter - n_iter, _MAX_NEWTON))
         n_iter += more
     if solution is None:
@@ -105,6 +124,10 @@ def _minimise_one(
     solution.converged = solution.gap <= tol
     solution.n_iter = np.array([n_iter])
     return solution
+
+
+def _counted_from(start: int, record: Callable[[int, np.ndarray], None]) -> Callable[[int, np.ndarray], None]:
+    return lambda iteration, coef: record(start + iteration, coef)
 
 
 def _certified(
