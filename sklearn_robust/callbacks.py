@@ -91,7 +91,7 @@ class PathRecorder:
         of data that are not robustly separable. None where none has iterated.
     history_ : dict of str to ndarray
         "iteration", and "log_risk", "margin", "margin_bound" and "gap" as in the fitted attributes `log_risk_`, `margin_`,
-        `margin_bound_` and `dual_gap_`: of shape (n_records,), or (n_records, n_classes) for several classes. The gap is inf
+        `margin_bound_` and `dual_gap_` (of the risk, for "robust_risk"): of shape (n_records,), or (n_records, n_classes) for several classes. The gap is inf
         as long as nothing is certified. A figure that a solver does not have is nan: "accelerated" seeks a direction, which
         has no loss. On request "coef" of shape (n_records, 1 or n_classes, n_features) and "intercept" of shape
         (n_records, 1 or n_classes).
@@ -110,7 +110,8 @@ class PathRecorder:
     >>> from sklearn_robust import PathRecorder, RobustLinearClassifier, make_teacher_classification
     >>> X, y = make_teacher_classification(40, 80, random_state=0)
     >>> recorder = PathRecorder(every=50)
-    >>> model = RobustLinearClassifier(eps=0.1, loss_tol=0).set_callbacks(recorder).fit(X, y)
+    >>> model = RobustLinearClassifier(solver="steepest_descent", eps=0.1, loss_tol=0, tol=1e-2)
+    >>> model = model.set_callbacks(recorder).fit(X, y)
     >>> recorder.solver_
     'steepest_descent'
     >>> gap = recorder.history_["gap"]
