@@ -33,6 +33,7 @@ _HOMES = {
     "margin_generalization_bound": "theory",
     "mixed_norm_weight": "theory",
     "rademacher_bound": "theory",
+    "register_onnx_converters": "onnx",
     "robust_generalization_bound": "theory",
 }
 
@@ -60,6 +61,7 @@ __all__ = [
     "min_norm_separator",
     "mixed_norm_weight",
     "rademacher_bound",
+    "register_onnx_converters",
     "robust_accuracy_score",
     "robust_generalization_bound",
     "separator_path",
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
     from sklearn_robust.linear_model import MinNormRobustClassifier, NotSeparableWarning, RobustLinearClassifier
     from sklearn_robust.metrics import certified_radius, make_robust_scorer, robust_accuracy_score
     from sklearn_robust.neural_network import RobustDiagonalNet, RobustMLPClassifier, RobustNetClassifier
+    from sklearn_robust.onnx import register_onnx_converters
     from sklearn_robust.separators import NotSeparableError, Separator, max_margin, min_norm_separator, separator_path
     from sklearn_robust.theory import (
         adversarial_rademacher_bound,

@@ -90,11 +90,11 @@ class PathRecorder:
         The solver recorded: "steepest_descent", "accelerated", "diagonal_descent" or "robust_risk", the minimiser of the risk
         of data that are not robustly separable. None where none has iterated.
     history_ : dict of str to ndarray
-        "iteration", and "log_risk", "margin", "margin_bound" and "gap" as in the fitted attributes `log_risk_`, `margin_`,
-        `margin_bound_` and `dual_gap_` (of the risk, for "robust_risk"): of shape (n_records,), or (n_records, n_classes) for several classes. The gap is inf
-        as long as nothing is certified. A figure that a solver does not have is nan: "accelerated" seeks a direction, which
-        has no loss. On request "coef" of shape (n_records, 1 or n_classes, n_features) and "intercept" of shape
-        (n_records, 1 or n_classes).
+        "iteration", and "log_risk", "margin", "margin_bound" and "gap" as in the attributes `log_risk_`, `margin_`,
+        `margin_bound_` and `dual_gap_` of a fitted estimator, so that the gap is that of the risk for "robust_risk". Of shape
+        (n_records,), or (n_records, n_classes) for several classes. The gap is inf as long as nothing is certified. A figure
+        that a solver does not have is nan: "accelerated" seeks a direction, which has no loss. On request "coef" of shape
+        (n_records, 1 or n_classes, n_features) and "intercept" of shape (n_records, 1 or n_classes).
 
     See Also
     --------

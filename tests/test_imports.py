@@ -26,6 +26,7 @@ ORDER = [
     "callbacks",
     "linear_model",
     "neural_network",
+    "onnx",
     "inspection",
     "datasets",
     "theory",
