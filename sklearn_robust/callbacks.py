@@ -80,7 +80,8 @@ class PathRecorder:
     ----------
     every : int or None, default=None
         Iterations between records. None leaves it to the solver, which certifies where it is every 10 iterations at first and
-        later every tenth of the iterations so far: that costs nothing, and suits a logarithmic axis.
+        later every tenth of the iterations so far: that costs nothing, and suits a logarithmic axis. The last iteration is
+        recorded in any case.
     store_coef : bool, default=False
         Whether to keep coefficients and intercepts, which `ConvergenceDisplay` needs for the cosine to the exact separator.
 
@@ -153,10 +154,12 @@ class PathRecorder:
     def on_fit_task_end(self, estimator: Any, context: Any, *, fitted_estimator: Any = None) -> None:
         if context.task_name != _STEP:
             return
-        row = {"iteration": int(np.max(fitted_estimator.n_iter_))}
+        row = {"iteration": fitted_estimator.n_iter_}
         for name in ("log_risk", "margin", "margin_bound"):
             row[name] = getattr(fitted_estimator, f"{name}_")
         row["gap"] = fitted_estimator.dual_gap_
         if self.store_coef:
             row["coef"], row["intercept"] = fitted_estimator.coef_, fitted_estimator.intercept_
+        if self._rows and np.array_equal(self._rows[-1]["iteration"], row["iteration"]):
+            self._rows.pop()  # the end of a solver may come with a sharper certificate
         self._rows.append(row)

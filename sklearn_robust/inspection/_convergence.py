@@ -186,18 +186,18 @@ def _curves(name: str, recorder: PathRecorder, separators: Separator | list[Sepa
         raise ValueError(
             f"The recorder {name!r} holds no path: it saw no fit, or one without iterations, such as solver='exact'."
         )
-    gaps, log_risks = (np.atleast_2d(history[figure].T) for figure in ("gap", "log_risk"))
+    iterations, gaps, log_risks = (np.atleast_2d(history[figure].T) for figure in ("iteration", "gap", "log_risk"))
     exact = separators if isinstance(separators, list) else [separators]
     exact = exact if len(exact) == len(gaps) else [None] * len(gaps)
     return [
         ConvergenceCurve(
             name if len(gaps) == 1 else f"{name}, class {k}",
-            history["iteration"],
+            iteration,
             gap=_known(np.where(gap > 0, gap, math.nan)),  # a gap of zero up to rounding has no logarithm
             cosine=None if separator is None else _cosine(name, history, k, separator),
             log_risk=_known(log_risk),
         )
-        for k, (gap, log_risk, separator) in enumerate(zip(gaps, log_risks, exact, strict=True))
+        for k, (iteration, gap, log_risk, separator) in enumerate(zip(iterations, gaps, log_risks, exact, strict=True))
     ]
 
 

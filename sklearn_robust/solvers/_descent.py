@@ -237,13 +237,15 @@ class _Run:
                 self._store(i, at, iteration, converged=done)
             else:
                 running.append(i)
-        if self.recorder.due(iteration):
+        last = len(running) < len(self.under_way) or iteration == self.stopping.max_iter
+        if last or self.recorder.due(iteration):
             ids, upper = np.array([state.id for state in self.under_way]), np.array([state.bound for state in self.under_way])
             self.stopped = self.recorder(
                 iteration,
                 ids,
                 at.coef,
                 now.intercept,
+                last=last,
                 log_risk=now.log_risk,
                 margin=np.array(margins),
                 margin_bound=upper,

@@ -115,12 +115,17 @@ class Recorder:
         self.rewind()
         self._rows: list[tuple[int, np.ndarray, dict[str, np.ndarray]]] = []
 
-    def __call__(self, iteration: int, ids: np.ndarray, coef: Array, intercept: Array, **figures: Array) -> bool:
-        """Take in an iteration, where it is due; whether the watch asks to stop."""
+    def __call__(
+        self, iteration: int, ids: np.ndarray, coef: Array, intercept: Array, *, last: bool = False, **figures: Array
+    ) -> bool:
+        """Take in an iteration, where it is due; whether the watch asks to stop.
+
+        The watch sees in any case the `last` iteration of a problem.
+        """
         if self._record_due(iteration):
             self._next = self.every * (iteration // self.every + 1)
             self._record(iteration, ids, figures)
-        if self.watch is None or not self._look_due(iteration):
+        if self.watch is None or not (last or self._look_due(iteration)):
             return False
         every = self.watch.every
         self._next_look = every * (iteration // every + 1) if every else iteration + max(1, iteration // 10)

@@ -108,7 +108,6 @@ def accelerated_margin(
     for iteration in range(1, max_iter + 1):
         state = _step(problem, norm, state, steepest)
         gap = relative_gap(state.margin, state.bound)
-        stopped = recorder(iteration, ids, state.coef, state.intercept, margin=state.margin, margin_bound=state.bound, gap=gap)
         hopeful = state.bound <= 0
         done = hopeful | (gap <= tol)
         inseparable = np.zeros(len(ids), dtype=bool)
@@ -123,6 +122,16 @@ def accelerated_margin(
             if np.isfinite(proof).all():
                 state.proof[i] = xp.asarray(proof[0], dtype=state.proof.dtype)
                 done[i] = inseparable[i] = True
+        stopped = recorder(
+            iteration,
+            ids,
+            state.coef,
+            state.intercept,
+            last=bool(xp.any(done)) or iteration == max_iter,
+            margin=state.margin,
+            margin_bound=state.bound,
+            gap=gap,
+        )
         if not bool(xp.any(done)):
             if stopped:
                 break

@@ -77,17 +77,27 @@ def minimise_robust_risk(
         one = double.select(row)
         certify = partial(_certified, one, loss, norm, None if proof is None else proof[row], problem.y.dtype)
 
-        def record(iteration: int, coef: np.ndarray, i: int = i, certify: Callable[..., Solution] = certify) -> None:
-            if recorder.due(iteration):
-                state = certify(coef)
-                figures = {name: getattr(state, name) for name in ("log_risk", "margin", "margin_bound", "gap")}
-                if recorder(iteration, np.array([i]), state.coef, state.intercept, **figures):
-                    raise _Stopped(iteration, coef)
+        def take_in(iteration: int, state: Solution, i: int = i, *, last: bool = False) -> bool:
+            figures = {name: getattr(state, name) for name in ("log_risk", "margin", "margin_bound", "gap")}
+            return recorder(iteration, np.array([i]), state.coef, state.intercept, last=last, **figures)
+
+        def record(
+            iteration: int,
+            coef: np.ndarray,
+            certify: Callable[..., Solution] = certify,
+            take_in: Callable[..., bool] = take_in,
+        ) -> None:
+            if recorder.due(iteration) and take_in(iteration, certify(coef)):
+                raise _Stopped(iteration, coef)
 
         recorder.rewind()
         start = np.zeros((1, problem.n_features)) if coef_init is None else coef_init[row].astype(np.float64)
         try:
-            solutions.append(certify(start) if stopped else _minimise_one(one, loss, max_iter, tol, start, certify, record))
+            if stopped:
+                solutions.append(certify(start))
+                continue
+            solutions.append(_minimise_one(one, loss, max_iter, tol, start, certify, record))
+            stopped = take_in(int(solutions[-1].n_iter[0]), solutions[-1], last=True)
         except _Stopped as stop:
             stopped = True
             solutions.append(replace(certify(stop.coef), n_iter=np.array([stop.iteration])))
