@@ -18,6 +18,7 @@ ORDER = [
     "problems",
     "certificates",
     "_parameters",
+    "_documentation",
     "solvers",
     "separators",
     "attacks",

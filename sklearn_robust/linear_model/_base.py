@@ -10,6 +10,7 @@ from sklearn.utils import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from sklearn_robust._documentation import DocLinkMixin
 from sklearn_robust._parameters import check_exponent, check_number
 from sklearn_robust.attacks.linear import class_scores, worst_case_perturbations
 from sklearn_robust.callbacks import CallbackSupportMixin
@@ -33,7 +34,7 @@ def positive_classes(classes: np.ndarray) -> np.ndarray:
     return classes[1:] if len(classes) == 2 else classes
 
 
-class RobustLinearMixin(CallbackSupportMixin, ClassifierMixin):
+class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, ClassifierMixin):
     """Prediction, exact robustness and worst-case points, from `coef_`, `intercept_` and `classes_`."""
 
     _reports_its_path = True  # to a PathRecorder

@@ -16,6 +16,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from sklearn_robust._documentation import DocLinkMixin
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
 from sklearn_robust.attacks._losses import logit_margins
 from sklearn_robust.callbacks import CallbackSupportMixin, FitCallbacks, with_callbacks
@@ -38,7 +39,7 @@ from sklearn_robust.threats import check_radius
 _PREDICTED_ROWS = 2048  # at a time: bounds the memory that activations take
 
 
-class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator):
+class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     """Training and prediction of a torch module; subclasses say which module, in `_new_module`."""
 
     _optimizer_state: tuple[Any, dict[Any, Any]]  # the optimiser, and what it remembers of each parameter
