@@ -288,12 +288,18 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
             Two classes: positive means the second class of `classes_`.
         """
         check_is_fitted(self)
-        x = self._tensor(self._rows(X))
+        return self._scores(self._rows(X))
+
+    def _scores(self, rows: np.ndarray) -> np.ndarray:
+        """The decision function of validated rows."""
         with torch.no_grad():
-            scores = torch.cat([self.module_(part) for part in x.split(_PREDICTED_ROWS)]).cpu().numpy()
+            scores = torch.cat([self.module_(part) for part in self._tensor(rows).split(_PREDICTED_ROWS)]).cpu().numpy()
         if len(self.classes_) > 2:
             return scores
         return scores[:, 0] if scores.shape[1] == 1 else scores[:, 1] - scores[:, 0]
+
+    def _labels(self, scores: np.ndarray) -> np.ndarray:
+        return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
 
     def _rows(self, X: Any) -> np.ndarray:
         X, _ = as_rows(X)
@@ -310,8 +316,7 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         -------
         ndarray of shape (n_samples,)
         """
-        scores = self.decision_function(X)
-        return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
+        return self._labels(self.decision_function(X))
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities under the loss: the softmax of the scores, of twice the scores for the exponential loss.
