@@ -165,7 +165,7 @@ class ConvergenceDisplay:
         self.axes_ = np.atleast_1d(axes).ravel()
         if len(self.axes_) != len(self.panels_):
             raise ValueError(f"axes must hold one axes for each panel of {self.panels_}, got {len(self.axes_)}.")
-        self.lines_ = {}
+        self.lines_: dict[str, list[Any]] = {}
         for ax, panel in zip(self.axes_, self.panels_, strict=True):
             label, scale = _PANELS[panel]
             self.lines_[panel] = []

@@ -241,7 +241,7 @@ class RobustAccuracyDisplay:
         curves = []
         for p in [None] if geometries is None else np.unique(geometries):
             best: dict[float, int] = {}
-            for i in np.arange(len(mean)) if geometries is None else np.flatnonzero(geometries == p):
+            for i in range(len(mean)) if geometries is None else np.flatnonzero(geometries == p).tolist():
                 if radii[i] not in best or mean[i] > mean[best[radii[i]]]:
                     best[radii[i]] = i
             grid = np.array(sorted(best))

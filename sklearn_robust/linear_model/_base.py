@@ -70,7 +70,8 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, ClassifierMixin):
     def _keep(self, solution: Solution) -> Self:
         """Store a solution."""
         names = ("coef", "intercept", "n_iter", "log_risk", "margin", "margin_bound", "gap")
-        vars(self).update(self._fitted(**{name: getattr(solution, name) for name in names}))
+        for name, value in self._fitted(**{name: getattr(solution, name) for name in names}).items():
+            setattr(self, name, value)
         self.separable_ = self._per_class(
             np.array(solution.separable, dtype=None if None not in solution.separable else object)
         )
