@@ -3,8 +3,8 @@ Which separator is robust?
 ==========================
 
 Two features, eight samples, and an adversary who moves every sample inside a square (q = inf). A line classifies a sample
-robustly if it does not touch the square. Many lines touch none: the one of least 1-norm, 2-norm or inf-norm is where coordinate,
-gradient or sign descent ends. Against a small adversary they differ; as the squares grow, they leave room for one line only.
+robustly if it does not touch the square. Many lines touch none: the one of least 1-norm, 2-norm or inf-norm is where
+coordinate, gradient or sign descent ends. Against a small adversary they differ; as the squares grow, they leave room for one line only.
 """
 
 import matplotlib.pyplot as plt
@@ -19,9 +19,9 @@ y = np.array([1, 1, 1, 1, 0, 0, 0, 0])
 eps_star = max_margin(X, y, q=np.inf, fit_intercept=True).margin
 
 # %%
-# The exact separators at a twentieth and at nine tenths of the largest radius at which there is one.
-fig, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-for ax, share in zip(axes, (0.05, 0.9), strict=True):
+# The exact separators at a fifth and at nine tenths of the largest radius at which there is one.
+fig, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
+for ax, share in zip(axes, (0.2, 0.9), strict=True):
     display = SeparatorDisplay.from_data(X, y, q=np.inf, eps=share * eps_star, ax=ax)
     ax.set_title(f"eps = {share:g} eps*")
     slopes = np.degrees(np.arctan2(display.coef[:, 1], display.coef[:, 0]))
