@@ -4,7 +4,8 @@ Which separator is robust?
 
 Two features, eight samples, and an adversary who moves every sample inside a square (q = inf). A line classifies a sample
 robustly if it does not touch the square. Many lines touch none: the one of least 1-norm, 2-norm or inf-norm is where
-coordinate, gradient or sign descent ends. Against a small adversary they differ; as the squares grow, they leave room for one line only.
+coordinate, gradient or sign descent ends. Against a small adversary they differ;
+large squares leave room for one line only.
 """
 
 import matplotlib.pyplot as plt

@@ -76,31 +76,13 @@ def minimise_robust_risk(
         row = slice(i, i + 1)
         one = double.select(row)
         certify = partial(_certified, one, loss, norm, None if proof is None else proof[row], problem.y.dtype)
-
-        def take_in(iteration: int, state: Solution, i: int = i, *, last: bool = False) -> bool:
-            figures = {name: getattr(state, name) for name in ("log_risk", "margin", "margin_bound", "gap")}
-            return recorder(iteration, np.array([i]), state.coef, state.intercept, last=last, **figures)
-
-        def record(
-            iteration: int,
-            coef: np.ndarray,
-            certify: Callable[..., Solution] = certify,
-            take_in: Callable[..., bool] = take_in,
-        ) -> None:
-            if recorder.due(iteration) and take_in(iteration, certify(coef)):
-                raise _Stopped(iteration, coef)
-
         recorder.rewind()
         start = np.zeros((1, problem.n_features)) if coef_init is None else coef_init[row].astype(np.float64)
-        try:
-            if stopped:
-                solutions.append(certify(start))
-                continue
-            solutions.append(_minimise_one(one, loss, max_iter, tol, start, certify, record))
-            stopped = take_in(int(solutions[-1].n_iter[0]), solutions[-1], last=True)
-        except _Stopped as stop:
-            stopped = True
-            solutions.append(replace(certify(stop.coef), n_iter=np.array([stop.iteration])))
+        if stopped:
+            solutions.append(certify(start))
+            continue
+        solution, stopped = _minimise_one(one, loss, max_iter, tol, start, certify, recorder, i)
+        solutions.append(solution)
     return stack_solutions(solutions, recorder.history(problem.n_problems))
 
 
@@ -119,21 +101,50 @@ def _minimise_one(
     tol: float,
     start: np.ndarray,
     certify: Callable[..., Solution],
-    record: Callable[[int, np.ndarray], None],
-) -> Solution:
-    second_order = partial(newton, problem, loss, tol=tol, certify=certify, record=record)
-    solution, coef, n_iter = second_order(start, max_iter=min(max_iter, _MAX_NEWTON))
-    if solution is None and n_iter < max_iter:
-        coef, more = lbfgs(problem, loss, coef, max_iter=max_iter - n_iter, record=_counted_from(n_iter, record))
-        n_iter += more
-        second_order = partial(second_order, record=_counted_from(n_iter, record))
-        solution, coef, more = second_order(coef, max_iter=min(max_iter - n_iter, _MAX_NEWTON))
-        n_iter += more
+    recorder: Recorder,
+    i: int,
+) -> tuple[Solution, bool]:
+    """The solution of problem i, and whether the watch has asked to stop."""
+
+    def told(iteration: int, state: Solution, *, last: bool = False) -> bool:
+        figures = {name: getattr(state, name) for name in ("log_risk", "margin", "margin_bound", "gap")}
+        return recorder(iteration, np.array([i]), state.coef, state.intercept, last=last, **figures)
+
+    def record(iteration: int, coef: np.ndarray) -> None:
+        if recorder.due(iteration) and told(iteration, certify(coef)):
+            raise _Stopped(iteration, coef)
+
+    try:
+        solution, coef, n_iter = _search(problem, loss, max_iter, tol, start, certify, record)
+    except _Stopped as stop:
+        return replace(certify(stop.coef), n_iter=np.array([stop.iteration])), True
     if solution is None:
         solution = certify(coef)
     solution.converged = solution.gap <= tol
     solution.n_iter = np.array([n_iter])
-    return solution
+    return solution, told(n_iter, solution, last=True)
+
+
+def _search(
+    problem: RobustProblem,
+    loss: MarginLoss,
+    max_iter: int,
+    tol: float,
+    start: np.ndarray,
+    certify: Callable[..., Solution],
+    record: Callable[[int, np.ndarray], None],
+) -> tuple[Solution | None, np.ndarray, int]:
+    """Newton's method, and where it stops short L-BFGS-B and Newton's method again."""
+    second_order = partial(newton, problem, loss, tol=tol, certify=certify)
+    solution, coef, n_iter = second_order(start, max_iter=min(max_iter, _MAX_NEWTON), record=record)
+    if solution is None and n_iter < max_iter:
+        coef, more = lbfgs(problem, loss, coef, max_iter=max_iter - n_iter, record=_counted_from(n_iter, record))
+        n_iter += more
+        solution, coef, more = second_order(
+            coef, max_iter=min(max_iter - n_iter, _MAX_NEWTON), record=_counted_from(n_iter, record)
+        )
+        n_iter += more
+    return solution, coef, n_iter
 
 
 def _counted_from(start: int, record: Callable[[int, np.ndarray], None]) -> Callable[[int, np.ndarray], None]:
