@@ -92,10 +92,11 @@ class TestRobustAccuracy:
         network = RobustMLPClassifier((8,), eps=0.1, loss_tol=0.4, random_state=0).fit(X, y)
         linear = LogisticRegression().fit(X, y)
         pipeline = make_pipeline("passthrough", network)
-        eps = [0.0, 0.3]
+        eps = [0.0, 0.5]
         models = {"network": pipeline, "linear": linear}
         display = RobustAccuracyDisplay.from_estimators(models, X, y, eps=eps, n_steps=5)
         bounds = np.array([network.robust_bounds(X, y, eps=e, n_steps=5) for e in eps])
+        assert bounds[1, 0] < bounds[1, 1]
         np.testing.assert_array_equal(display.lines_[0].get_ydata(), bounds[:, 1])
         np.testing.assert_array_equal(display.curves[0].low, bounds[:, 0])
         band = display.bands_[0].get_paths()[0].vertices
@@ -177,14 +178,15 @@ class TestSeparator:
             assert (corners[1] @ w + b).min() > 0 > (corners[0] @ w + b).max()
 
     def test_lines_are_the_boundaries(self):
-        display = SeparatorDisplay.from_data(PLANE, LABELS, eps=0.2, p=(1, 2))
+        shifted = PLANE + [3.0, -1.0]  # so that no line passes through the origin
+        display = SeparatorDisplay.from_data(shifted, LABELS, eps=0.2, p=(1, 2))
         for line, w, b in zip(display.lines_, display.coef, display.intercept, strict=True):
             for point in (line.get_xy1(), line.get_xy2()):
                 assert np.dot(w, point) + b == pytest.approx(0, abs=1e-9)
             assert not np.allclose(line.get_xy1(), line.get_xy2())
         assert legend(display.ax_) == ["class down", "class up", "p = 1", "p = 2"]
         assert told_apart(display.lines_)
-        np.testing.assert_array_equal(display.points_[1].get_offsets(), PLANE[LABELS == "up"])
+        np.testing.assert_array_equal(display.points_[1].get_offsets(), shifted[LABELS == "up"])
 
     def test_fitted_classifiers_behind_a_scaler(self):
         pd = pytest.importorskip("pandas")
