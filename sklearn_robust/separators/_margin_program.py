@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +47,16 @@ class MarginProgram:
     eps: float
     shift: float = 0.0
 
+    @cached_property
+    def norm(self) -> LpNorm:
+        """The norm of the margin."""
+        return LpNorm(self.p)
+
+    @cached_property
+    def toll(self) -> LpNorm:
+        """The norm by which the adversary lowers margins."""
+        return LpNorm(self.dual_q)
+
     def dense(self) -> MarginProgram:
         """The same program with its rows as an ndarray."""
         return replace(self, rows=self.rows.toarray()) if sparse.issparse(self.rows) else self
@@ -80,7 +91,7 @@ def certified_margin(program: MarginProgram, point: PrimalDual, scores: Vector, 
     pull : ndarray of shape (d,)
         Weights times rows.
     """
-    norm, toll, total = LpNorm(program.p), LpNorm(program.dual_q), point.weights.sum()
+    norm, toll, total = program.norm, program.toll, point.weights.sum()
     if program.labels is not None:
         scores = scores + program.labels * best_intercept(scores, program.labels)
         up = point.weights[program.labels > 0].sum() / total

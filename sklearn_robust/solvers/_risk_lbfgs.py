@@ -7,11 +7,11 @@ w = t c with |c_j| <= 1 (q = 1), and the others away from w = 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import Bounds, OptimizeResult, minimize
+from scipy.optimize import OptimizeResult, fmin_l_bfgs_b
 
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
@@ -71,10 +71,10 @@ def _descend(
 
     unpack: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     gradient: Callable[[np.ndarray, np.ndarray, float], np.ndarray]
-    bounds: Bounds | None
+    bounds: Sequence[tuple[float, float | None]] | None  # the tuples are shared: they are no memory to speak of
     if q == math.inf:
         x = np.concatenate([np.maximum(start[0], 0), np.maximum(-start[0], 0)])
-        bounds = Bounds(np.zeros(2 * d), np.full(2 * d, np.inf))
+        bounds = [(0.0, None)] * (2 * d)
 
         def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return x[None, :d] - x[None, d:], eps * np.sum(x)
@@ -85,7 +85,7 @@ def _descend(
     elif q == 1:
         size = np.max(np.abs(start))
         x = np.concatenate([start[0] / size, [size]])
-        bounds = Bounds(np.append(np.full(d, -1.0), 0.0), np.append(np.ones(d), np.inf))
+        bounds = [*[(-1.0, 1.0)] * d, (0.0, None)]
 
         def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return x[None, d] * x[None, :d], eps * x[d]
@@ -119,17 +119,19 @@ def _descend(
         if margins.min() > 0:
             raise StopIteration  # the risk has no minimiser
 
-    options = {"maxiter": max_iter, "maxfun": 2 * max_iter, "ftol": 1e-15, "gtol": 1e-10, "maxcor": 20 if d <= _WIDE else 5}
-    result = minimize(
+    # not by `minimize`: it makes a tuple of two numbers for every coordinate, which outweighs sparse data
+    x, _, result = fmin_l_bfgs_b(
         log_risk,
         x,
-        jac=True,
-        method="L-BFGS-B",
         bounds=bounds,
         callback=after_iteration,
-        options=options,
+        maxiter=max_iter,
+        maxfun=2 * max_iter,
+        factr=1e-15 / np.finfo(float).eps,
+        pgtol=1e-10,
+        m=20 if d <= _WIDE else 4,
     )
-    return unpack(result.x)[0] / unit, int(result.nit)
+    return unpack(x)[0] / unit, int(result["nit"])
 
 
 def _unit(problem: RobustProblem) -> float:
