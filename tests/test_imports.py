@@ -81,6 +81,10 @@ def test_the_estimators_import_no_more_than_scikit_learn_does():
     assert loaded - base <= {"sklearn_robust", "array_api_compat"}
 
 
+def test_displays_import_matplotlib_only_to_draw():
+    assert not modules_after("from sklearn_robust import RobustAccuracyDisplay, PathRecorder") & {"matplotlib", "torch", "rich"}
+
+
 def test_public_names_resolve_and_unknown_ones_do_not():
     for name in sklearn_robust.__all__:
         assert getattr(sklearn_robust, name).__name__ == name

@@ -178,7 +178,7 @@ class TestSeparator:
             assert (corners[1] @ w + b).min() > 0 > (corners[0] @ w + b).max()
 
     def test_lines_are_the_boundaries(self):
-        shifted = PLANE + [3.0, -1.0]  # so that no line passes through the origin
+        shifted = PLANE + np.array([3.0, -1.0])  # so that no line passes through the origin
         display = SeparatorDisplay.from_data(shifted, LABELS, eps=0.2, p=(1, 2))
         for line, w, b in zip(display.lines_, display.coef, display.intercept, strict=True):
             for point in (line.get_xy1(), line.get_xy2()):
