@@ -82,7 +82,7 @@ def test_the_estimators_import_no_more_than_scikit_learn_does():
 
 
 def test_displays_import_matplotlib_only_to_draw():
-    assert not modules_after("from sklearn_robust import RobustAccuracyDisplay, PathRecorder") & {"matplotlib", "torch", "rich"}
+    assert not modules_after("from sklearn_robust import RobustAccuracyDisplay, PathRecorder") & {"matplotlib", "torch"}
 
 
 def test_public_names_resolve_and_unknown_ones_do_not():
