@@ -11,6 +11,10 @@ _HOMES = {
     "MinNormRobustClassifier": "linear_model",
     "NotSeparableWarning": "linear_model",
     "RobustLinearClassifier": "linear_model",
+    "RobustLinearClassifierCV": "linear_model",
+    "RobustLinearPath": "linear_model",
+    "robust_linear_path": "linear_model",
+    "training_radii": "linear_model",
     "RobustDiagonalNet": "neural_network",
     "RobustMLPClassifier": "neural_network",
     "RobustNetClassifier": "neural_network",
@@ -47,6 +51,8 @@ __all__ = [
     "RobustAccuracyDisplay",
     "RobustDiagonalNet",
     "RobustLinearClassifier",
+    "RobustLinearClassifierCV",
+    "RobustLinearPath",
     "RobustMLPClassifier",
     "RobustNetClassifier",
     "Separator",
@@ -64,7 +70,9 @@ __all__ = [
     "register_onnx_converters",
     "robust_accuracy_score",
     "robust_generalization_bound",
+    "robust_linear_path",
     "separator_path",
+    "training_radii",
 ]
 
 if TYPE_CHECKING:
@@ -77,7 +85,15 @@ if TYPE_CHECKING:
         SeparatorDisplay,
         implicit_bias_report,
     )
-    from sklearn_robust.linear_model import MinNormRobustClassifier, NotSeparableWarning, RobustLinearClassifier
+    from sklearn_robust.linear_model import (
+        MinNormRobustClassifier,
+        NotSeparableWarning,
+        RobustLinearClassifier,
+        RobustLinearClassifierCV,
+        RobustLinearPath,
+        robust_linear_path,
+        training_radii,
+    )
     from sklearn_robust.metrics import certified_radius, make_robust_scorer, robust_accuracy_score
     from sklearn_robust.neural_network import RobustDiagonalNet, RobustMLPClassifier, RobustNetClassifier
     from sklearn_robust.onnx import register_onnx_converters

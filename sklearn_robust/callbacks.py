@@ -59,12 +59,13 @@ class FitCallbacks:
         step = solver.subcontext(task_name=_STEP).call_on_fit_task_begin(**self._common)
         return self._end(step, fitted)
 
-    def end(self, task: Any = None, fitted: dict[str, Any] | None = None) -> bool:
-        """End a task, by default the fit: whether a callback asks to stop.
+    def end(self, task: Any, fitted: dict[str, Any] | None = None) -> bool:
+        """End a task: whether a callback asks to stop; `fitted` are attributes with which the estimator can predict."""
+        return self._end(task, fitted)
 
-        `fitted` are the attributes with which the estimator can predict, those that it has by default where the fit ends.
-        """
-        return self._end(self._fit, {}) if task is None else self._end(task, fitted)
+    def end_fit(self, *, predicts: bool = True) -> None:
+        """End the fit, after which the estimator predicts, or does not."""
+        self._end(self._fit, {} if predicts else None)
 
     def _end(self, task: Any, fitted: Any) -> bool:
         return task.call_on_fit_task_end(**self._common, reconstruction_attributes=fitted)

@@ -17,6 +17,7 @@ from sklearn_robust import (
     PathRecorder,
     RobustDiagonalNet,
     RobustLinearClassifier,
+    RobustLinearClassifierCV,
     RobustMLPClassifier,
     RobustNetClassifier,
     make_robust_scorer,
@@ -34,6 +35,7 @@ ESTIMATORS = [
     *ITERATIVE.values(),
     RobustLinearClassifier(solver="exact", eps=0.05),
     MinNormRobustClassifier(eps=0.05),
+    RobustLinearClassifierCV(eps=[0.05, 0.1], threat_eps=0.05, cv=2, solver="exact"),
     RobustMLPClassifier((5,), loss_tol=0.5),
     RobustNetClassifier(loss_tol=0.5),
 ]
@@ -84,6 +86,13 @@ def test_scores_are_monitored_and_nothing_else_changes(estimator, data):
     threat = make_robust_scorer(eps=0.05)
     last = [row for row in rows if row["task_name"] == "fit"][-1][name]
     assert last == (threat(watched, X, y) if name == "robust" else watched.score(X, y))
+
+
+def test_a_search_that_does_not_refit_has_no_score_to_monitor(data):
+    monitor = ScoringMonitor(scoring="accuracy")
+    RobustLinearClassifierCV(eps=[0.05], threat_eps=0.05, cv=2, refit=False).set_callbacks(monitor).fit(*data)
+    with pytest.raises(ValueError, match="No logs to retrieve"):
+        monitor.get_logs()
 
 
 def test_sample_weights_reach_the_scores(data):

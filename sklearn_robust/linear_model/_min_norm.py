@@ -14,6 +14,7 @@ from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.linear_model._base import RobustLinearMixin, positive_classes
 from sklearn_robust.linear_model._fitting import (
     screened,
+    unsolved,
     warn_unless_converged,
     with_exact_separators,
     with_risk_minimisers,
@@ -160,9 +161,10 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
                 NotSeparableWarning,
                 stacklevel=3,
             )
-            solution = with_risk_minimisers(problem, loss, norm, solution, watching, tol=max(tol, _RISK_TOL))
+            rows = unsolved(solution, False, None)
+            solution = with_risk_minimisers(problem, loss, norm, solution, rows, watching, tol=max(tol, _RISK_TOL))
         if not watching.stopped:
             warn_unless_converged(self, solution)
         self._keep(solution)
-        callbacks.end()
+        callbacks.end_fit()
         return self

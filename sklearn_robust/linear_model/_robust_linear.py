@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from numbers import Real
 from typing import Any, Self
 
@@ -14,10 +16,13 @@ from sklearn_robust._parameters import check_choice, check_exponent, check_numbe
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.linear_model._base import RobustLinearMixin, probabilities
 from sklearn_robust.linear_model._fitting import (
+    RISK_TOL,
     at_loss,
+    in_geometry,
     on_device,
     replaced,
     screened,
+    unsolved,
     warn_unless_converged,
     with_exact_separators,
     with_risk_minimisers,
@@ -216,11 +221,11 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
             last_coef = last_coef.astype(problem.y.dtype)
         callbacks = FitCallbacks(self, X, y, sample_weight)
         watching = FitWatch(self, callbacks, problem)
-        solution = self._solve(problem, last_coef, watching)
+        (solution,) = self._solve(problem, [LpNorm(self.p_algo)], watching, last_coef)
         if not watching.stopped:
             warn_unless_converged(self, solution)
         self._keep(solution)
-        callbacks.end()
+        callbacks.end_fit()
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -263,50 +268,105 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                 "the path of this geometry or solver='exact' for its limit."
             )
 
-    def _solve(self, problem: RobustProblem, last_coef: np.ndarray | None, watching: FitWatch) -> Solution:
-        """Separable problems by the solver chosen, the others by the minimiser of the risk."""
-        loss, norm = LOSSES[self.loss], LpNorm(self.p_algo)
-        tensors = on_device(problem, self.device)
+    def _solve(
+        self,
+        problem: RobustProblem,
+        norms: Sequence[LpNorm],
+        watching: FitWatch,
+        last_coef: np.ndarray | None = None,
+        *,
+        risk_tol: float = RISK_TOL,
+        radius_by_radius: bool = False,
+    ) -> list[Solution]:
+        """The solution in each geometry: separable problems by the solver chosen, others by the minimiser of the risk.
+
+        The geometries share what does not depend on them: the decision whether problems are separable, the minimisers of the
+        risk, and the products with X along their paths. Paths that are followed radius by radius, and geometry by geometry,
+        are those of fits of their own, to the last digit.
+        """
+        loss, tensors = LOSSES[self.loss], on_device(problem, self.device)
+        minimised = partial(
+            with_risk_minimisers,
+            problem,
+            loss,
+            watching=watching,
+            tol=self.tol,
+            risk_tol=risk_tol,
+            start=last_coef,
+            verbose=self.verbose,
+        )
         if self.solver == "accelerated":
-            with watching.solver("accelerated", np.arange(problem.n_problems)) as watch:
-                limit = accelerated_margin(
-                    tensors,
-                    loss,
-                    norm,
-                    max_iter=self.max_iter,
+            solutions = [self._accelerated(problem, tensors, norm, watching) for norm in norms]
+        else:
+            shared = screened(tensors, loss, norms[0], watching, tol=self.tol, risk_tol=risk_tol, verbose=self.verbose)
+            shared = minimised(norms[0], shared, unsolved(shared, False))
+            solutions = [shared, *(in_geometry(shared, norm, measured_in=norms[0]) for norm in norms[1:])]
+            small = problem.X.shape[0] * problem.n_features <= _AUTO_ENTRIES
+            exact = self.solver == "exact" or (self.solver == "auto" and small)
+            rows = unsolved(shared, True, None)
+            if len(rows) and self.solver != "exact" and not watching.stopped:
+                max_iter = min(self.max_iter, _AUTO_ITERATIONS) if exact else self.max_iter
+                batches = [(list(range(len(norms))), rows)]
+                if radius_by_radius:
+                    of_radius = np.split(rows, np.flatnonzero(np.diff(problem.threat.eps[rows])) + 1)
+                    batches = [([i], part) for i in range(len(norms)) for part in of_radius]
+                solutions = self._with_paths(tensors, norms, watching, solutions, batches, max_iter, last_coef)
+            if exact and not watching.stopped:
+                solutions = [
+                    with_exact_separators(
+                        problem,
+                        loss,
+                        norm,
+                        solution,
+                        unsolved(solution, True, None),
+                        loss_tol=self.loss_tol,
+                        tol=self.tol,
+                        n_jobs=self.n_jobs,
+                    )
+                    for norm, solution in zip(norms, solutions, strict=True)
+                ]
+        return [
+            minimised(norm, solution, unsolved(solution, False, None)) for norm, solution in zip(norms, solutions, strict=True)
+        ]
+
+    def _accelerated(self, problem: RobustProblem, tensors: RobustProblem, norm: LpNorm, watching: FitWatch) -> Solution:
+        loss = LOSSES[self.loss]
+        with watching.solver("accelerated", np.arange(problem.n_problems)) as watch:
+            limit = accelerated_margin(
+                tensors, loss, norm, max_iter=self.max_iter, tol=self.tol, record_every=self.verbose, verbose=True, watch=watch
+            )
+        return at_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
+
+    def _with_paths(
+        self,
+        tensors: RobustProblem,
+        norms: Sequence[LpNorm],
+        watching: FitWatch,
+        solutions: list[Solution],
+        batches: list[tuple[list[int], np.ndarray]],
+        max_iter: int,
+        last_coef: np.ndarray | None,
+    ) -> list[Solution]:
+        """The solutions with the paths of each batch: of some geometries, by their index, and problems."""
+        solutions = list(solutions)
+        for geometries, rows in batches:
+            of_all = np.tile(rows, len(geometries))
+            with watching.solver("steepest_descent", of_all) as watch:
+                paths = steepest_descent(
+                    tensors.select(of_all),
+                    LOSSES[self.loss],
+                    [norms[i] for i in geometries for _ in rows],
+                    step_size=self.step_size,
+                    max_iter=max_iter,
+                    loss_tol=self.loss_tol,
                     tol=self.tol,
+                    stop_if_not_separable=True,
+                    coef_init=None if last_coef is None else like(tensors.y, last_coef[of_all]),
                     record_every=self.verbose,
                     verbose=True,
                     watch=watch,
                 )
-            solution = at_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
-        else:
-            solution = screened(tensors, loss, norm, watching, tol=self.tol, verbose=self.verbose)
-            rows = np.flatnonzero([separable is not False for separable in solution.separable])
-            to_the_limit = self.solver == "auto" and problem.X.shape[0] * problem.n_features <= _AUTO_ENTRIES
-            if len(rows) and self.solver != "exact" and not watching.stopped:
-                with watching.solver("steepest_descent", rows) as watch:
-                    path = steepest_descent(
-                        tensors.select(rows),
-                        loss,
-                        norm,
-                        step_size=self.step_size,
-                        max_iter=min(self.max_iter, _AUTO_ITERATIONS) if to_the_limit else self.max_iter,
-                        loss_tol=self.loss_tol,
-                        tol=self.tol,
-                        stop_if_not_separable=True,
-                        coef_init=None if last_coef is None else like(tensors.y, last_coef[rows]),
-                        record_every=self.verbose,
-                        verbose=True,
-                        watch=watch,
-                    )
-                path = solution_to_numpy(path)
-                solution = replaced(solution, rows, path)
-                rows = rows[~path.converged & [separable is not False for separable in path.separable]]
-            if (to_the_limit or self.solver == "exact") and not watching.stopped:
-                solution = with_exact_separators(
-                    problem, loss, norm, solution, rows, loss_tol=self.loss_tol, tol=self.tol, n_jobs=self.n_jobs
-                )
-        return with_risk_minimisers(
-            problem, loss, norm, solution, watching, tol=self.tol, start=last_coef, verbose=self.verbose
-        )
+            paths = solution_to_numpy(paths)
+            for i, part in zip(geometries, np.arange(len(of_all)).reshape(len(geometries), -1), strict=True):
+                solutions[i] = replaced(solutions[i], rows, paths.rows(part))
+        return solutions

@@ -20,7 +20,8 @@ class FitWatch:
     Parameters
     ----------
     estimator : RobustLinearMixin
-    callbacks : FitCallbacks
+    callbacks : FitCallbacks or None
+        None where nobody is to look on.
     problem : RobustProblem
         All k of them.
 
@@ -30,7 +31,7 @@ class FitWatch:
         Whether a callback has asked to stop.
     """
 
-    def __init__(self, estimator: Any, callbacks: FitCallbacks, problem: RobustProblem) -> None:
+    def __init__(self, estimator: Any, callbacks: FitCallbacks | None, problem: RobustProblem) -> None:
         k, d, dtype = problem.n_problems, problem.n_features, problem.y.dtype
         self.estimator, self.callbacks, self.stopped = estimator, callbacks, False
         self.known = {"coef": np.zeros((k, d), dtype), "intercept": np.zeros(k, dtype), "n_iter": np.zeros(k, dtype=int)}
@@ -39,11 +40,11 @@ class FitWatch:
     @contextmanager
     def solver(self, name: str, rows: np.ndarray) -> Iterator[Watch | None]:
         """The watch of a solver of the problems at these indices; None where nobody looks on."""
-        if not self.callbacks.watched:
+        if self.callbacks is None or not self.callbacks.watched:
             yield None
             return
         task = self.callbacks.begin_solver(name)
-        yield _SolverWatch(self, task, rows)
+        yield _SolverWatch(self, self.callbacks, task, rows)
         self.callbacks.end(task)
 
     def fitted(self) -> dict[str, Any]:
@@ -52,13 +53,13 @@ class FitWatch:
 
 
 class _SolverWatch:
-    def __init__(self, fit: FitWatch, task: Any, rows: np.ndarray) -> None:
-        self.fit, self.task, self.rows, self.every = fit, task, rows, fit.callbacks.every
+    def __init__(self, fit: FitWatch, callbacks: FitCallbacks, task: Any, rows: np.ndarray) -> None:
+        self.fit, self.callbacks, self.task, self.rows, self.every = fit, callbacks, task, rows, callbacks.every
 
     def __call__(self, iteration: int, ids: np.ndarray, figures: dict[str, Array]) -> bool:
         at = self.rows[ids]
         self.fit.known["n_iter"][at] = iteration
         for name, value in figures.items():
             self.fit.known[name][at] = to_numpy(value)
-        self.fit.stopped |= self.fit.callbacks.report(self.task, self.fit.fitted)
+        self.fit.stopped |= self.callbacks.report(self.task, self.fit.fitted)
         return self.fit.stopped

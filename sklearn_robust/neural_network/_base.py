@@ -87,7 +87,7 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
             rows, index, weight = rows[kept], index[kept], weight[kept]
         callbacks = FitCallbacks(self, X, y, sample_weight, self.max_iter)
         self._train(self._samples(rows, index, weight), held_out, callbacks)
-        callbacks.end()
+        callbacks.end_fit()
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:

@@ -15,6 +15,7 @@ from sklearn_robust.linear_model._fitting import (
     on_device,
     replaced,
     screened,
+    unsolved,
     warn_unless_converged,
     with_risk_minimisers,
 )
@@ -181,11 +182,12 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
                     watch=watch,
                 )
             solution = replaced(solution, rows, solution_to_numpy(path))
-        solution = with_risk_minimisers(problem, loss, LpNorm(1), solution, watching, tol=self.tol, verbose=self.verbose)
+        rows = unsolved(solution, False, None)
+        solution = with_risk_minimisers(problem, loss, LpNorm(1), solution, rows, watching, tol=self.tol, verbose=self.verbose)
         if not watching.stopped:
             warn_unless_converged(self, solution)
         self._keep(solution)
-        callbacks.end()
+        callbacks.end_fit()
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
