@@ -44,6 +44,7 @@ sphinx_gallery_conf = {
     "doc_module": ("sklearn_robust",),
     "reference_url": {"sklearn_robust": None},
     "abort_on_example_error": True,
+    "capture_repr": (),
     "download_all_examples": False,
     "show_memory": False,
     "show_signature": False,
