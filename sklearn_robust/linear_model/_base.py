@@ -10,13 +10,13 @@ from sklearn.utils import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from sklearn_robust._parameters import check_exponent, check_number
+from sklearn_robust._parameters import check_exponent, check_number, read_scale
 from sklearn_robust.attacks.linear import class_scores, worst_case_perturbations
 from sklearn_robust.metrics import certified_radius, robust_accuracy_score
 from sklearn_robust.metrics._linear_view import linear_view
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import Solution
-from sklearn_robust.threats import LpBall, check_radius
+from sklearn_robust.threats import check_radius
 
 
 def probabilities(scores: np.ndarray, loss: str) -> np.ndarray:
@@ -44,6 +44,7 @@ class RobustLinearMixin(ClassifierMixin):
         """Validate the data; one problem for two classes, one against the rest for each of several."""
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), order="C")
         check_classification_targets(y)
+        self.scale_ = read_scale(self.scale, X.shape[1], getattr(self, "feature_names_in_", None))
         weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
         if class_weight is not None:
             for label, value in class_weight.items() if isinstance(class_weight, dict) else ():
@@ -60,7 +61,13 @@ class RobustLinearMixin(ClassifierMixin):
             )
         signs = np.where(y == positive_classes(self.classes_)[:, None], 1, -1).astype(X.dtype)
         return RobustProblem.from_data(
-            X, signs, q=self.q_pert, eps=self.eps, fit_intercept=self.fit_intercept, sample_weight=weight.astype(X.dtype)
+            X,
+            signs,
+            q=self.q_pert,
+            eps=self.eps,
+            fit_intercept=self.fit_intercept,
+            sample_weight=weight.astype(X.dtype),
+            scale=self.scale_,
         )
 
     def _keep(self, solution: Solution) -> Self:
@@ -113,7 +120,14 @@ class RobustLinearMixin(ClassifierMixin):
         return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
 
     def robust_score(
-        self, X: Any, y: Any, sample_weight: Any = None, *, eps: float | None = None, q: float | None = None
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        eps: float | None = None,
+        q: float | None = None,
+        scale: Any = "training",
     ) -> float:
         """Exact robust accuracy: the fraction of samples that no perturbation of the threat makes wrong.
 
@@ -124,16 +138,18 @@ class RobustLinearMixin(ClassifierMixin):
         sample_weight : array-like of shape (n_samples,), optional
         eps, q : float, optional
             The threat; that of training by default.
+        scale : "training", None, array-like of shape (n_features,) or dict {feature name: float}, default="training"
+            How far the adversary can move each feature, as in training by default; None moves all alike.
 
         Returns
         -------
         float
         """
         check_is_fitted(self)
-        threat = self._threat(eps, q)
-        return robust_accuracy_score(self, X, y, eps=threat.eps, q=threat.q, sample_weight=sample_weight)
+        eps, q = self.eps if eps is None else eps, self.q_pert if q is None else q
+        return robust_accuracy_score(self, X, y, eps=eps, q=q, sample_weight=sample_weight, scale=self._scale(scale))
 
-    def certified_radius(self, X: Any, y: Any = None, *, q: float | None = None) -> np.ndarray:
+    def certified_radius(self, X: Any, y: Any = None, *, q: float | None = None, scale: Any = "training") -> np.ndarray:
         """l_q distance of each sample to the decision boundary; with y, negative where the prediction is wrong.
 
         Parameters
@@ -142,15 +158,20 @@ class RobustLinearMixin(ClassifierMixin):
         y : array-like of shape (n_samples,), optional
         q : float, optional
             Exponent of the norm; that of training by default.
+        scale : "training", None, array-like of shape (n_features,) or dict {feature name: float}, default="training"
+            How far the adversary can move each feature, as in training by default; None moves all alike.
 
         Returns
         -------
         ndarray of shape (n_samples,)
+            inf where only features that the adversary cannot touch matter.
         """
         check_is_fitted(self)
-        return certified_radius(self, X, y, q=self._threat(None, q).q)
+        return certified_radius(self, X, y, q=self.q_pert if q is None else q, scale=self._scale(scale))
 
-    def perturb(self, X: Any, y: Any, *, eps: float | None = None, q: float | None = None) -> np.ndarray:
+    def perturb(
+        self, X: Any, y: Any, *, eps: float | None = None, q: float | None = None, scale: Any = "training"
+    ) -> np.ndarray:
         """The worst-case points: each sample moved by the perturbation that makes its margin least.
 
         Parameters
@@ -160,6 +181,8 @@ class RobustLinearMixin(ClassifierMixin):
             True labels, each one of `classes_`.
         eps, q : float, optional
             The threat; that of training by default.
+        scale : "training", None, array-like of shape (n_features,) or dict {feature name: float}, default="training"
+            How far the adversary can move each feature, as in training by default; None moves all alike.
 
         Returns
         -------
@@ -167,12 +190,12 @@ class RobustLinearMixin(ClassifierMixin):
             Dense, whatever X is.
         """
         check_is_fitted(self)
-        threat = self._threat(eps, q)
+        eps = check_radius(self.eps if eps is None else eps, "eps")
         view = linear_view(self, X, "model")
+        threat = view.threat(check_exponent(self.q_pert if q is None else q, "q"), eps, self._scale(scale))
         moves = worst_case_perturbations(view.X, view.seen_class_index(y), view.coef, view.intercept, threat)
         return (view.X.toarray() if hasattr(view.X, "toarray") else view.X) + moves
 
-    def _threat(self, eps: float | None, q: float | None) -> LpBall:
-        return LpBall(
-            check_exponent(self.q_pert if q is None else q, "q"), check_radius(self.eps if eps is None else eps, "eps")
-        )
+    def _scale(self, scale: Any) -> Any:
+        """The scale of the features, that of training where it is asked for."""
+        return self.scale_ if isinstance(scale, str) and scale == "training" else scale
