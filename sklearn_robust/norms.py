@@ -57,6 +57,10 @@ class LpNorm:
             return LpNorm(math.inf)
         return LpNorm(1.0) if self.p == math.inf else LpNorm(self.p / (self.p - 1))
 
+    def at(self, columns: Any) -> LpNorm:
+        """The norm of vectors that have only these features."""
+        return self
+
     def value(self, x: Array) -> Array:
         """The norm of x along its last axis.
 

@@ -1,7 +1,7 @@
 r"""Norms with a scale for every feature: the ball of an adversary who may move some features further than others.
 
-:math:`\|x / s\|_q` bounds the perturbation and :math:`\|s w\|_{q^*}` measures its damage; each is the other's dual. A feature of
-scale 0 cannot be moved: the first is infinite where :math:`x_j \ne 0 = s_j`, the second is a seminorm that does not see it.
+:math:`\|x / s\|_q` bounds the perturbation and :math:`\|s w\|_{q^*}` measures its damage; each is the other's dual. A feature
+of scale 0 cannot be moved: the first is infinite where :math:`x_j \ne 0 = s_j`, the second is a seminorm that does not see it.
 Both have the methods of `norms.LpNorm` that threats use.
 """
 
@@ -112,6 +112,8 @@ class ScaledNorm:
         a, radius = xp.abs(g), column(radius, g)
         q, r, nothing = self.p, norm.p, xp.zeros_like(g)
         movable, s = self._movable(xp)
+        if not bool(xp.any(movable)):
+            return g
         ratio = xp.where(movable, a / s, nothing)
         if q == math.inf:
             left = xp.maximum(a - radius * s, nothing)
@@ -192,11 +194,11 @@ class WeightedNorm:
         return xp.where(movable, self.plain.steepest_direction(xp.where(movable, g / s, xp.zeros_like(g))) / s, 0 * g)
 
     def prox(self, w: Array, scale: Array | float = 1.0) -> Array:
-        r"""The proximal point :math:`\arg\min_u \tfrac12 \|u - w\|_2^2 + \text{scale} \|s u\|_p`; scale is a number or (...)."""
+        r"""The point :math:`\arg\min_u \tfrac12 \|u - w\|_2^2 + \text{scale} \|s u\|_p`; scale is a number or (...)."""
         return self.dual.residual(w, scale, LpNorm(2))
 
     def min_norm_subgradient(self, w: Array, g: Array, scale: Array | float, norm: LpNorm) -> Array:
-        r"""The element of :math:`g + \text{scale}\,\partial\|s w\|_p` that is least in `norm`; see `LpNorm.min_norm_subgradient`.
+        r"""The element of :math:`g + \text{scale}\,\partial\|s w\|_p` that is least in `norm`, as that of `LpNorm`.
 
         Parameters
         ----------

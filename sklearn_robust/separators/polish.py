@@ -116,9 +116,11 @@ def newton_step(program: MarginProgram, point: PrimalDual, max_unknowns: int = _
     Returns
     -------
     PrimalDual or None
-        None where the point has no margin, and so no face to step on, or where the system is singular or too large. The step
-        may lead away: only its certificate tells.
+        None where features have scales, where the point has no margin, and so no face to step on, or where the system is
+        singular or too large. The step may lead away: only its certificate tells.
     """
+    if program.scale is not None:
+        return None  # the faces here are those of norms that treat all features alike
     norm, toll = LpNorm(program.p), LpNorm(program.dual_q)
     a = point.weights
     pull = program.rows.T @ a

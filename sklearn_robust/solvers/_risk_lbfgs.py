@@ -1,7 +1,7 @@
 """The minimiser of the log-risk by SciPy's L-BFGS-B, for more columns than a Hessian can hold, and where Newton stops short.
 
 The log-risk is smooth once the norm in it is: the l1 norm by splitting w = u - v with u, v >= 0 (q = inf), the maximum norm by
-w = t c with |c_j| <= 1 (q = 1), and the others away from w = 0.
+w = t c with |c_j| <= 1 (q = 1; w = t c / scale with scales), and the others away from w = 0.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ def _descend(
 ) -> tuple[np.ndarray, int]:
     unit = _unit(problem)
     eps, d, start = problem.threat.eps / unit, problem.n_features, start * unit
+    scale = np.ones(d) if problem.threat.scale is None else problem.threat.scale
     q = problem.threat.q if eps[0] > 0 else 2.0  # without an adversary the risk is smooth as it stands
     margins = np.empty(0)
 
@@ -77,21 +78,25 @@ def _descend(
         bounds = Bounds(np.zeros(2 * d), np.full(2 * d, np.inf))
 
         def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return x[None, :d] - x[None, d:], eps * np.sum(x)
+            return x[None, :d] - x[None, d:], eps * (scale @ (x[:d] + x[d:]))
 
         def gradient(x: np.ndarray, pull: np.ndarray, mass: float) -> np.ndarray:
-            return np.concatenate([-pull, pull]) + eps * mass
+            return np.concatenate([-pull, pull]) + eps * mass * np.tile(scale, 2)
 
     elif q == 1:
-        size = np.max(np.abs(start))
-        x = np.concatenate([start[0] / size, [size]])
-        bounds = Bounds(np.append(np.full(d, -1.0), 0.0), np.append(np.ones(d), np.inf))
+        tied = scale > 0  # the others are free: w_j = c_j
+        level = np.max(scale * np.abs(start)) or 1.0
+        units = np.where(tied, scale, 1.0)
+        x = np.concatenate([np.where(tied, scale * start[0] / level, start[0]), [level]])
+        free = np.where(tied, 1.0, np.inf)
+        bounds = Bounds(np.append(-free, 0.0), np.append(free, np.inf))
 
         def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return x[None, d] * x[None, :d], eps * x[d]
+            return (np.where(tied, x[d], 1.0) * x[:d] / units)[None], eps * x[d]
 
         def gradient(x: np.ndarray, pull: np.ndarray, mass: float) -> np.ndarray:
-            return np.concatenate([-x[d] * pull, [-x[:d] @ pull + (eps * mass).item()]])
+            pull = pull / units
+            return np.append(np.where(tied, x[d], 1.0) * -pull, -(tied * x[:d]) @ pull + (eps * mass).item())
 
     else:
         x, bounds = start[0], None

@@ -66,7 +66,7 @@ def minimise_robust_risk(
     """
     solutions = []
     recorder = Recorder(record_every, verbose)
-    double = problem.in_double_arithmetic()  # whatever the data's type: it does not decide how exact the answer is
+    double = problem.simplified().in_double_arithmetic()  # whatever the data's type: it does not decide how exact the answer is
     for i in range(problem.n_problems):
         row = slice(i, i + 1)
         one = double.select(row)
