@@ -184,27 +184,39 @@ def _mix(problem: RobustProblem, weights: Array, interior: Array) -> Array:
 
 def _repair(problem: RobustProblem, weights: Array) -> Array:
     """Repaired weights of one problem, (1, n)."""
-    norm, eps = problem.threat.norm, problem.threat.eps[0]
+    threat = problem.threat
+    straight = problem.n_features + 2 <= weights.shape[1] or threat.eps[0] == 0  # enough weights to move Z^T a anywhere
+    alike = threat.scale is None or threat.scale.all()
+    # with equalities to meet, the few weights that a vertex has move along its face first
+    for way in (straight,) if alike or not straight else (False, True):
+        repaired = _moved_inside(problem, weights, straight=way)
+        if proves_not_separable(problem, repaired)[0]:
+            return repaired
+    return np.full_like(weights, np.nan)
+
+
+def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> Array:
+    """The weights moved to where Z^T a is inside the ball: straight towards its centre, or along the face of its norm."""
+    threat, eps = problem.threat, problem.threat.eps[0]
     inner = eps * (1 - 1e-12)  # a hair inside the ball, so that rounding does not decide
     repaired = problem.balanced(weights)
-    movable = problem.n_features + 2 <= weights.shape[1] or eps == 0  # enough weights to move Z^T a anywhere
-    for _ in range(1 if movable and isinstance(norm, LpNorm) else _MAX_REPAIRS):
+    for _ in range(1 if straight and threat.scale is None else _MAX_REPAIRS):
         pull = _without_dust(problem, repaired)[0]
-        if norm.value(pull) <= eps:
+        if threat.norm.value(pull) <= eps:
             break
-        reachable = problem.threat.reachable(pull)
-        size = norm.value(reachable)
-        if movable:  # straight towards the ball's centre
-            tight = sparse.eye_array(len(pull), format="csr")
-            change = reachable * (inner / max(size, inner) - 1 if eps > 0 else -1.0) - (pull - reachable)
+        reachable = threat.reachable(pull)
+        size = threat.norm.value(reachable)
+        if straight:
+            tight, goal = sparse.eye_array(len(pull), format="csr"), reachable * min(inner / size if size > 0 else 1.0, 1.0)
+            change = goal - pull
         else:
-            tight, change = _tight_constraints(norm, pull, inner, near=10 * max(size - eps, 0.0))
+            tight, change = _tight_constraints(threat.norm, pull, inner, near=10 * max(size - eps, 0.0))
         moved = np.maximum(repaired + _lightest_change(problem, repaired[0], tight, change), 0)
         classes = (problem.y > 0, problem.y < 0) if problem.fit_intercept else (np.isfinite(problem.y),)
         if not all(moved[members].any() for members in classes):
-            return np.full_like(weights, np.nan)
-        repaired = problem.balanced(moved)  # negative entries are cut off: the check below decides whether that matters
-    return repaired if proves_not_separable(problem, repaired)[0] else np.full_like(weights, np.nan)
+            break
+        repaired = problem.balanced(moved)  # negative entries are cut off: the caller checks whether that matters
+    return repaired
 
 
 def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change: Array) -> Array:

@@ -4,8 +4,8 @@ Scores are :math:`f_k(x) = \langle w_k, x\rangle + b_k`. The adversary picks one
 
 .. math:: \min_{k \ne y}\; f_y(x) - f_k(x) - \epsilon \|w_y - w_k\|_{q^*},
 
-(with a scale s for each feature :math:`\|s (w_y - w_k)\|_{q^*}`) exactly, and (x, y) is robustly classified if and only if it is positive. Two classes are scored by one function f, as in
-scikit-learn: f > 0 is the second class, and the scores are (0, f).
+exactly, with :math:`\|s (w_y - w_k)\|_{q^*}` where features have scales s, and (x, y) is robustly classified if and only if it
+is positive. Two classes are scored by one function f, as in scikit-learn: f > 0 is the second class, and the scores are (0, f).
 """
 
 from __future__ import annotations

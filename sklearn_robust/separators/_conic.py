@@ -109,7 +109,7 @@ def solve_margin_program(program: MarginProgram, *, quadratic: bool) -> PrimalDu
 
 
 def _bound_norm(conic: ConicProgram, w: slice, tau: slice, r: float, scale: Vector | None = None) -> None:
-    """Add ||scale w||_r <= tau: linear rows for r in {1, inf}, a second-order cone for r = 2, else a power cone a coordinate."""
+    """Add ||scale w||_r <= tau: linear rows for r in {1, inf}, a second-order cone for 2, else a power cone a coordinate."""
     import clarabel
 
     d = w.stop - w.start

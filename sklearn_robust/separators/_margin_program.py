@@ -20,7 +20,7 @@ _BALANCE = 1e-14  # difference of the classes' shares that is rounding
 
 @dataclass(frozen=True)
 class MarginProgram:
-    r"""Maximise :math:`\gamma` subject to :math:`z_i \cdot w + y_i b - \epsilon \|s w\|_{q^*} \ge \gamma`, :math:`\|w\|_p \le 1`.
+    r"""Maximise :math:`\gamma` with :math:`z_i \cdot w + y_i b - \epsilon \|s w\|_{q^*} \ge \gamma`, :math:`\|w\|_p \le 1`.
 
     It is feasible and bounded whatever the data: at :math:`\epsilon \ge \epsilon^*` its solution is w = 0. The multipliers of
     its n rows are the weights of the simplex that bound the margin.

@@ -179,15 +179,17 @@ def minimise_model(
     A.flat[:: len(A) + 1] += damping * diagonal
     p0 = pull - lean * hessian.tilt[:-1] + A @ coef - level * hessian.penalty
     rho0 = mass - lean * hessian.tilt[-1] + hessian.penalty @ coef - level * hessian.total
-    k, diagonal, unit, seen = hessian.penalty, (1 + damping) * diagonal, 1.0, np.ones(len(p0), dtype=bool)
-    plain = norm
-    if isinstance(norm, WeightedNorm):  # in units in which the weights are 1, or 0
-        plain, seen = norm.plain, norm.scale > 0
+    diagonal = (1 + damping) * diagonal
+    if isinstance(norm, LpNorm):
+        model = _Model(eps, norm, np.ones(len(p0), dtype=bool), A, hessian.penalty, hessian.total, p0, float(rho0), diagonal)
+        x, settled = model.minimiser(coef, max_faces)
+    else:  # in units in which the weights are 1, or 0
+        seen = norm.scale > 0
         unit = np.where(seen, norm.scale, 1.0)
-        A, k, p0, diagonal = A / np.outer(unit, unit), k / unit, p0 / unit, diagonal / unit**2
-    model = _Model(eps, plain, seen, A, k, hessian.total, p0, float(rho0), diagonal)
-    x, settled = model.minimiser(coef * unit, max_faces)
-    x = x / unit
+        A, k, p0, diagonal = A / np.outer(unit, unit), hessian.penalty / unit, p0 / unit, diagonal / unit**2
+        model = _Model(eps, norm.plain, seen, A, k, hessian.total, p0, float(rho0), diagonal)
+        x, settled = model.minimiser(coef * unit, max_faces)
+        x = x / unit
     rise = eps * float(norm.value(x)) - level
     intercept = lean / hessian.lift - hessian.tilt[:-1] @ (x - coef) + hessian.tilt[-1] * rise
     return ModelStep(x, float(intercept), settled)
