@@ -248,6 +248,16 @@ def scaled_program(problem: RobustProblem, norm: LpNorm) -> MarginProgram:
     return MarginProgram(rows, labels, norm.p, dual_q, eps)
 
 
+def solve_out_of_reach(program: MarginProgram) -> PrimalDual:
+    """The separator that uses only features of scale 0: the answer where the adversary is strong enough to spoil the others."""
+    reach = np.flatnonzero(program.scale == 0)
+    alone = replace(program, rows=program.rows[:, reach], eps=0.0, scale=None)
+    point, _ = polished(alone, solve_interior_point(alone), DEFAULT_TOL)
+    coef = np.zeros(program.rows.shape[1])
+    coef[reach] = point.coef
+    return PrimalDual(coef, point.weights)
+
+
 def _solvers(program: MarginProgram, tol: float, start: Vector | None) -> list[tuple[str, Solver]]:
     """The solvers that fit: those of this library, fastest first, then the general ones of HiGHS and clarabel."""
     n, d = program.rows.shape
@@ -265,6 +275,8 @@ def _solvers(program: MarginProgram, tol: float, start: Vector | None) -> list[t
         solvers.append(("column sets", partial(solve_on_column_sets, tol=tol)))
     if n * d <= _MAX_DENSE:
         solvers.append(("interior point", partial(solve_interior_point, tol=tol)))
+    if program.scale is not None and not program.scale.all():
+        solvers.append(("features out of reach", solve_out_of_reach))
     if p in (1, math.inf) and linear_penalty:
         solvers.append(("linear program", solve_linear_program))
     elif p == 2:

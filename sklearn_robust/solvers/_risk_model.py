@@ -28,6 +28,7 @@ from sklearn_robust.scaled_norms import WeightedNorm
 
 _INSIDE = 1e-10  # share of eps by which the model's weights stay inside the ball, so that rounding does not decide
 _BLOCK_ENTRIES = 2**18  # of the rows at a time
+_ROUNDING = 1e-15  # of ties, where units were changed
 _SINGLE_FROM = 1e8  # products in a Gram matrix from which it is computed in single precision
 
 
@@ -289,7 +290,7 @@ class _Model:
     def _ties(self, x: np.ndarray) -> np.ndarray:
         """Maximum norm: the signs of the coordinates tied at the largest size, unless the weights pull them back."""
         p, _, size = self._pull(x)
-        ties = np.where(self.seen & (np.abs(x) >= size), np.sign(x) if size > 0 else np.sign(p), 0.0)
+        ties = np.where(self.seen & (np.abs(x) >= size * (1 - _ROUNDING)), np.sign(x) if size > 0 else np.sign(p), 0.0)
         inward = ties * p < -1e-12 * np.abs(self.p0)
         if inward.sum() < np.count_nonzero(ties):
             ties[inward] = 0.0
