@@ -70,7 +70,8 @@ def test_separable_fits_reach_the_certified_gap_of_the_scaled_problem(name, q):
     dual = {1: np.inf, 1.5: 3, 2: 2, np.inf: 1}[q]
     worst = cp.multiply(y, X @ w) - 0.3 * cp.norm(cp.multiply(scale, w), dual)
     largest = cp.Problem(cp.Maximize(margin), [worst >= margin, cp.norm(w, p) <= 1]).solve(solver=cp.CLARABEL)
-    assert model.margin_ <= largest * (1 + 1e-6) and model.margin_bound_ >= largest * (1 - 1e-6)
+    assert model.margin_ <= largest * (1 + 1e-6)
+    assert model.margin_bound_ >= largest * (1 - 1e-6)
     assert model.margin_ > 0
     if name in ("exact", "min norm"):
         assert model.margin_ == pytest.approx(largest, rel=1e-6)
@@ -83,7 +84,8 @@ def test_the_minimiser_of_the_risk_is_that_of_a_cone_solver(q, loss, eps):
     X, labels = NOISY
     y = np.where(labels == "up", 1.0, -1.0)
     model = RobustLinearClassifier(q_pert=q, eps=eps, loss=loss, scale=SCALE, tol=1e-8).fit(X, labels)
-    assert model.separable_ is False and model.dual_gap_ <= 1e-8
+    assert model.separable_ is False
+    assert model.dual_gap_ <= 1e-8
     w, b = cp.Variable(6), cp.Variable()
     dual = {1: np.inf, 1.5: 3, 2: 2, np.inf: 1}[q]
     margins = cp.multiply(y, X @ w + b) - eps * cp.norm(cp.multiply(SCALE, w), dual)
@@ -186,7 +188,8 @@ def test_scorer_fixes_the_scale():
     scorer = make_robust_scorer(eps=0.3, scale=SCALE)
     search = GridSearchCV(RobustLinearClassifier(scale=SCALE), {"eps": [0.0, 0.3]}, scoring=scorer, cv=3).fit(X, y)
     assert scorer(search, X, y) == robust_accuracy_score(search, X, y, eps=0.3, scale=SCALE)
-    assert "scale" in repr(scorer) and "scale" not in repr(make_robust_scorer(eps=0.3))
+    assert "scale" in repr(scorer)
+    assert "scale" not in repr(make_robust_scorer(eps=0.3))
 
 
 def test_report_compares_with_the_separator_of_the_same_scale():
@@ -194,7 +197,8 @@ def test_report_compares_with_the_separator_of_the_same_scale():
     scale = np.tile(SCALE, 5)
     model = RobustLinearClassifier(eps=0.1, scale=scale, loss_tol=0, fit_intercept=False).fit(X, y)
     report = implicit_bias_report(model, X, y)
-    assert report.margin_ratio > 0.99 and report.cosine > 0.99
+    assert report.margin_ratio > 0.99
+    assert report.cosine > 0.99
     np.testing.assert_array_equal(report.separator.scale, scale)
     assert implicit_bias_report(model, X, y, scale=None).separator.scale is None
 

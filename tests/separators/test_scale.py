@@ -65,7 +65,8 @@ def test_largest_distance_is_that_of_a_cone_solver_and_decides(q, fit_intercept)
     assert found.margin == pytest.approx(eps_star(columns, y, q, weights), rel=1e-6)
     assert found.relative_gap <= 1e-8
     inside = min_norm_separator(X, y, p=2, q=q, eps=0.9 * found.margin, scale=scale, fit_intercept=fit_intercept)
-    assert 0 < inside.margin <= inside.margin_bound and inside.relative_gap <= 1e-8
+    assert 0 < inside.margin <= inside.margin_bound
+    assert inside.relative_gap <= 1e-8
     with pytest.raises(NotSeparableError) as error:
         min_norm_separator(X, y, p=2, q=q, eps=1.001 * found.margin, scale=scale, fit_intercept=fit_intercept)
     pull = (error.value.weights * y) @ X
@@ -78,7 +79,8 @@ def test_features_out_of_reach_that_separate_do_so_at_every_eps(q):
     X, y, _ = draw(10, 30)
     scale = np.arange(30) % 2.0
     found = max_margin(X, y, q=q, scale=scale)
-    assert found.margin == found.margin_bound == np.inf and found.relative_gap == 0
+    assert found.margin == found.margin_bound == np.inf
+    assert found.relative_gap == 0
     assert not found.coef[scale > 0].any()
     assert np.min(y * (X @ found.coef)) == pytest.approx(1)
     for eps in (1.0, 1e3, 1e6):
@@ -124,7 +126,8 @@ def test_a_uniform_scale_is_a_radius(c):
     np.testing.assert_allclose(scaled.coef, plain.coef, rtol=1e-9)
     assert scaled.eps == 0.1
     program = scaled_program(_problem(X, y, np.inf, 0.1, False, np.full(12, c)), LpNorm(2))
-    assert program.scale is None and replace(program, scale=np.ones(12)).toll.value(X[0]) == program.toll.value(X[0])
+    assert program.scale is None
+    assert replace(program, scale=np.ones(12)).toll.value(X[0]) == program.toll.value(X[0])
 
 
 def test_data_that_nothing_separates_are_proven_so_whatever_the_scale():

@@ -89,7 +89,8 @@ SCALES = {
 def test_newton_certifies_the_minimiser_of_the_risk(q, scale, name, eps):
     problem = noisy(q, eps, scale)
     solution = minimise_robust_risk(problem, LOSSES[name], LpNorm(2))
-    assert solution.gap[0] <= 1e-8 and solution.separable == [False]
+    assert solution.gap[0] <= 1e-8
+    assert solution.separable == [False]
     assert proves_not_separable(problem, solution.weights)[0]
     pull = problem.weighted_sum(solution.weights)[0]
     assert np.abs(pull[scale == 0]).max(initial=0) <= 1e-14
