@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from sklearn_robust.certificates import proves_not_separable, repaired_weights
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators import NotSeparableError, max_margin, min_norm_separator, separator_path
 from sklearn_robust.separators._largest_margin import scaled_program
@@ -56,11 +57,11 @@ def test_every_engine_reaches_a_certified_gap(p, q):
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize("q", EXPONENTS)
 def test_largest_distance_is_that_of_a_cone_solver_and_decides(q, fit_intercept):
-    X, y, scale = draw(40, 12)
+    X, y, scale = draw(60, 25)
     if fit_intercept:
         X = X + 1.0
     found = max_margin(X, y, q=q, scale=scale, fit_intercept=fit_intercept)
-    columns = np.column_stack([X, np.ones(40)]) if fit_intercept else X
+    columns = np.column_stack([X, np.ones(60)]) if fit_intercept else X
     weights = np.append(scale, 0.0) if fit_intercept else scale
     assert found.margin == pytest.approx(eps_star(columns, y, q, weights), rel=1e-6)
     assert found.relative_gap <= 1e-8
@@ -137,3 +138,15 @@ def test_data_that_nothing_separates_are_proven_so_whatever_the_scale():
         min_norm_separator(X, y, p=2, q=2, eps=0.5, scale=[0.0, 1.0])
     assert error.value.eps_star == 0
     assert max_margin(X, y, q=2, scale=[0.0, 1.0]).margin == 0
+
+
+@pytest.mark.parametrize("q", [1, np.inf])
+def test_the_few_weights_of_a_vertex_are_repaired_along_its_face(q):
+    X, y, scale = draw(60, 25)
+    star = max_margin(X, y, q=q, scale=scale)
+    problem = _problem(X, y, q, star.margin * (1 + 1e-6), False, scale)
+    weights = np.where(star.dual_coef > 1e-9, star.dual_coef, 0)
+    assert np.count_nonzero(weights) < 25  # too few to move Z^T a straight to the centre of the ball
+    weights = weights * (1 + 1e-8 * np.random.default_rng(0).standard_normal(60))
+    assert not proves_not_separable(problem, problem.balanced(weights[None]))[0]
+    assert proves_not_separable(problem, repaired_weights(problem, weights[None]))[0]

@@ -90,6 +90,7 @@ def test_newton_certifies_the_minimiser_of_the_risk(q, scale, name, eps):
     problem = noisy(q, eps, scale)
     solution = minimise_robust_risk(problem, LOSSES[name], LpNorm(2))
     assert solution.gap[0] <= 1e-8
+    assert solution.n_iter[0] <= 20
     assert solution.separable == [False]
     assert proves_not_separable(problem, solution.weights)[0]
     pull = problem.weighted_sum(solution.weights)[0]
