@@ -3,9 +3,9 @@ Who can tamper with what
 ========================
 
 A forger sells wine under the name of a better grower. Colour, hue, acid and alcohol are easy to change; what the other
-laboratory measurements see is not. A scale for each feature says so: 1 for what the forger can move, by eps standard deviations,
-and 0 for what is out of reach. Three classifiers meet this forger: one trained without an adversary, one trained against an adversary who
-can move every measurement, and one that knows who can tamper with what.
+laboratory measurements see is not. A scale for each feature says so: 1 for what the forger can move, by eps standard
+deviations, and 0 for what is out of reach. Three classifiers meet this forger: one trained without an adversary, one trained
+against an adversary who can move every measurement, and one that knows who can tamper with what.
 """
 
 import matplotlib.pyplot as plt

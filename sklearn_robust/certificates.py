@@ -159,7 +159,7 @@ def repaired_weights(problem: RobustProblem, weights: Array, interior: Array | N
     ndarray of shape (k, n)
         Each row proves that its problem is not robustly separable, or is nan.
     """
-    problem, weights = problem.in_double_arithmetic(), weights.astype(np.float64)
+    problem, weights = problem.simplified().in_double_arithmetic(), weights.astype(np.float64)
     repaired = []
     for i in range(problem.n_problems):
         row = slice(i, i + 1)

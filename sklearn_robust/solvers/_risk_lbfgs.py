@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from scipy import sparse
@@ -16,20 +17,32 @@ from scipy.optimize import Bounds, OptimizeResult, minimize
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.threats import LpBall
 
 _WIDE = 10_000  # columns from which the memory of L-BFGS is kept short: it holds that many predictors
 
 
-def _first_step(problem: RobustProblem, loss: MarginLoss) -> np.ndarray:
-    """A short step down from w = 0, where the norm has no gradient."""
-    at_origin = problem.evaluate(loss, np.zeros((1, problem.n_features)))
-    pull = problem.weighted_sum(at_origin.weights)
-    mass = np.sum(at_origin.weights)
+def _foot(problem: RobustProblem, loss: MarginLoss, max_iter: int) -> np.ndarray:
+    """The minimiser over the features that the adversary cannot touch; zero where there is none."""
+    coef, scale = np.zeros((1, problem.n_features)), problem.threat.scale
+    if scale is not None and not scale.all():
+        free = np.flatnonzero(scale == 0)
+        alone = replace(problem, X=problem.X[:, free], threat=LpBall(2, np.zeros(1)))
+        coef[:, free], _ = _descend(alone, loss, np.zeros((1, len(free))), max_iter, lambda *_: None)
+    return coef
+
+
+def _first_step(problem: RobustProblem, loss: MarginLoss, foot: np.ndarray) -> np.ndarray:
+    """The foot, where the norm has no gradient, after a short step down; the foot itself if it is the minimiser."""
+    at_foot = problem.evaluate(loss, foot)
+    pull = problem.weighted_sum(at_foot.weights)
+    mass = np.sum(at_foot.weights)
     down = problem.threat.norm.residual(pull, problem.threat.eps * mass, LpNorm(2))
+    down = problem.threat.reachable(down)
     step = 1 / (float(np.max(np.abs(down))) * _unit(problem) + np.finfo(float).tiny)
-    while down.any() and problem.evaluate(loss, step * down).log_risk[0] >= at_origin.log_risk[0] and step > 0:
+    while down.any() and problem.evaluate(loss, foot + step * down).log_risk[0] >= at_foot.log_risk[0] and step > 0:
         step *= 0.5
-    return step * down
+    return foot + step * down
 
 
 def lbfgs(
@@ -50,10 +63,13 @@ def lbfgs(
     coef, n_iter = start, 0
     if start.any():
         coef, n_iter = _descend(problem, loss, start, max_iter, record)
-    if not coef.any():  # where the norm has no gradient, and the form for q = 1 is stationary; a poor start can be drawn there
-        start = _first_step(problem, loss)
-        if start.any():  # otherwise zero is the minimiser
-            coef, n_iter = _descend(problem, loss, start, max_iter, record)
+    if problem.threat.dual_norm.value(coef)[0] == 0:
+        # where the norm has no gradient, and the form for q = 1 is stationary; a poor start can be drawn there
+        foot = _foot(problem, loss, max_iter)
+        start = _first_step(problem, loss, foot)
+        if not np.array_equal(start, foot):
+            return _descend(problem, loss, start, max_iter, record)
+        coef = foot  # the minimiser
     return coef, n_iter
 
 

@@ -145,11 +145,12 @@ def descent_grid(
 
 
 def _paper_step(problem: RobustProblem) -> Array:
-    """1 / B^2 of each problem, B = max |x_ij| + eps."""
+    """1 / B^2 of each problem, B = max |x_ij| + eps, with eps times the largest scale where features have scales."""
     xp = namespace(problem.y)
     entries = problem.X.data if sparse.issparse(problem.X) else problem.X
     largest = max(float(xp.max(entries)), -float(xp.min(entries)), 0.0) if entries.shape[0] else 0.0
-    reach = largest + problem.threat.eps
+    scale = problem.threat.scale
+    reach = largest + problem.threat.eps * (1 if scale is None else xp.max(scale))
     return 1 / xp.where(reach > 0, reach, xp.ones_like(reach)) ** 2
 
 

@@ -105,8 +105,9 @@ def test_newton_certifies_the_minimiser_of_the_risk(q, scale, name, eps):
 
 @pytest.mark.parametrize("scale", [SCALES["zeros"], SCALES["positive"]], ids=["zeros", "positive"])
 @pytest.mark.parametrize("q", EXPONENTS)
-def test_lbfgs_finds_what_newton_finds(q, scale):
-    problem = noisy(q, 0.05, scale)
+@pytest.mark.parametrize("eps", [0.05, 1.5])
+def test_lbfgs_finds_what_newton_finds(q, scale, eps):
+    problem = noisy(q, eps, scale)
     coef, _ = lbfgs(problem, EXPONENTIAL, np.zeros((1, 12)), max_iter=1000, record=lambda *_: None)
     exact = minimise_robust_risk(problem, EXPONENTIAL, LpNorm(2)).log_risk[0]
     assert problem.evaluate(EXPONENTIAL, coef).log_risk[0] == pytest.approx(exact, abs=1e-8)
