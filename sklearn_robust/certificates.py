@@ -122,8 +122,14 @@ def proves_separable(problem: RobustProblem, coef: Array, intercept: Array) -> A
     A margin is a sum of terms, and known up to the rounding of their sizes.
     """
     xp = namespace(coef)
+    return xp.min(problem.margins(coef, intercept) - margin_rounding(problem, coef, intercept), axis=-1) > 0
+
+
+def margin_rounding(problem: RobustProblem, coef: Array, intercept: Array) -> Array:
+    """What rounding may have added to each margin, of shape (k, n)."""
+    xp = namespace(coef)
     sizes = problem.score_sizes(coef) + xp.abs(intercept)[:, None] + problem.threat.penalty(coef)[:, None]
-    return xp.min(problem.margins(coef, intercept) - 16 * xp.finfo(coef.dtype).eps * sizes, axis=-1) > 0
+    return 16 * xp.finfo(coef.dtype).eps * sizes
 
 
 def proves_not_separable(problem: RobustProblem, weights: Array) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import norm as sparse_norm
 
-from sklearn_robust.certificates import margin_bound, proves_separable, repaired_weights, robust_margin
+from sklearn_robust.certificates import margin_bound, margin_rounding, repaired_weights
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._margin_program import (
@@ -27,7 +27,7 @@ from sklearn_robust.separators.cone_program import solve_cone_program
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.linear_program import solve_linear_program
 from sklearn_robust.separators.nearest_point import solve_nearest_point
-from sklearn_robust.separators.polish import polished
+from sklearn_robust.separators.polish import EXACT, polished
 from sklearn_robust.separators.quadratic_program import solve_quadratic_program
 from sklearn_robust.separators.semismooth_newton import solve_semismooth_newton
 from sklearn_robust.separators.working_sets import solve_on_column_sets, solve_on_row_sets
@@ -201,17 +201,21 @@ def polished_answer(
     problem: RobustProblem, norm: LpNorm, program: MarginProgram, point: PrimalDual, solver: str, tol: float
 ) -> Answer:
     """What a solver's point proves after Newton steps from it; `program` is the scaled program of the problem."""
+    answer = certify(problem, norm, point, solver)
+    if answer.gap <= EXACT:
+        return answer
     point, helped = polished(program, point, tol)
-    return certify(problem, norm, point, f"{solver} + polish" if helped else solver)
+    return certify(problem, norm, point, f"{solver} + polish") if helped else answer
 
 
 def certify(problem: RobustProblem, norm: LpNorm, point: PrimalDual, solver: str) -> Answer:
     """What a direction, with its best intercept, and weights, made feasible, prove."""
     coef, y = point.coef, problem.y[0]
     intercept = best_intercept(problem.signed_scores(coef[None])[0], y) if problem.fit_intercept else 0.0
-    margin = float(robust_margin(problem, norm, coef[None], np.array([intercept]))[0])
-    if proves_separable(problem, coef[None], np.array([intercept]))[0]:
-        smallest = problem.margins(coef[None], np.array([intercept])).min()
+    margins = problem.margins(coef[None], np.array([intercept]))
+    smallest, size = float(margins.min()), float(norm.value(coef))
+    margin = smallest / size if size > 0 else -math.inf
+    if (margins - margin_rounding(problem, coef[None], np.array([intercept]))).min() > 0:
         coef, intercept = coef / smallest, intercept / smallest
     else:
         margin = min(margin, 0.0)

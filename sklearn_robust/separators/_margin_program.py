@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,9 +51,14 @@ class MarginProgram:
     shift: float = 0.0
     scale: Vector | None = None
 
-    @property
+    @cached_property
+    def norm(self) -> LpNorm:
+        """The norm of the margin."""
+        return LpNorm(self.p)
+
+    @cached_property
     def toll(self) -> LpNorm | WeightedNorm:
-        """The norm that eps is paid for, ||s w||_q*."""
+        """The norm by which the adversary lowers margins, ||s w||_q*."""
         return LpNorm(self.dual_q) if self.scale is None else WeightedNorm(self.dual_q, self.scale)
 
     def dense(self) -> MarginProgram:
@@ -89,7 +95,7 @@ def certified_margin(program: MarginProgram, point: PrimalDual, scores: Vector, 
     pull : ndarray of shape (d,)
         Weights times rows.
     """
-    norm, toll, total = LpNorm(program.p), program.toll, point.weights.sum()
+    norm, toll, total = program.norm, program.toll, point.weights.sum()
     if program.labels is not None:
         scores = scores + program.labels * best_intercept(scores, program.labels)
         up = point.weights[program.labels > 0].sum() / total

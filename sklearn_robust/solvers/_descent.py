@@ -221,7 +221,8 @@ class _Run:
             done = log_risk < state.done_below or (separates and gap <= self.stopping.tol)
             stalled = step < _STALLED or speed == 0
             ended = done or stalled
-            if not separates and not done and (speed * size <= state.prove_below or stalled or near[i]):
+            close = size > 0 and speed * size <= state.prove_below  # the product says nothing at w = 0
+            if not separates and not done and (close or stalled or near[i]):
                 risk_gap, proof = self._risk_gap(i, now)
                 proven = bool(np.isfinite(proof).all())
                 done = risk_gap <= self.stopping.tol

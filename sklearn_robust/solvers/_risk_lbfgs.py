@@ -7,12 +7,12 @@ w = t c with |c_j| <= 1 (q = 1; w = t c / scale with scales), and the others awa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import Bounds, OptimizeResult, minimize
+from scipy.optimize import OptimizeResult, fmin_l_bfgs_b
 
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
@@ -82,30 +82,32 @@ def _descend(
 ) -> tuple[np.ndarray, int]:
     unit = _unit(problem)
     eps, d, start = problem.threat.eps / unit, problem.n_features, start * unit
-    scale = np.ones(d) if problem.threat.scale is None else problem.threat.scale
+    scale = problem.threat.scale
     q = problem.threat.q if eps[0] > 0 else 2.0  # without an adversary the risk is smooth as it stands
     margins = np.empty(0)
 
     unpack: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     gradient: Callable[[np.ndarray, np.ndarray, float], np.ndarray]
-    bounds: Bounds | None
+    bounds: Sequence[tuple[float | None, float | None]] | None  # the tuples are shared: they are no memory to speak of
     if q == math.inf:
         x = np.concatenate([np.maximum(start[0], 0), np.maximum(-start[0], 0)])
-        bounds = Bounds(np.zeros(2 * d), np.full(2 * d, np.inf))
+        bounds = [(0.0, None)] * (2 * d)
+        weights = np.ones(1) if scale is None else np.tile(scale, 2)
+        total = np.sum if scale is None else weights.dot
 
         def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return x[None, :d] - x[None, d:], eps * (scale @ (x[:d] + x[d:]))
+            return x[None, :d] - x[None, d:], eps * total(x)
 
         def gradient(x: np.ndarray, pull: np.ndarray, mass: float) -> np.ndarray:
-            return np.concatenate([-pull, pull]) + eps * mass * np.tile(scale, 2)
+            return np.concatenate([-pull, pull]) + eps * mass * weights
 
     elif q == 1:
-        tied = scale > 0  # the others are free: w_j = c_j
-        level = np.max(scale * np.abs(start)) or 1.0
-        units = np.where(tied, scale, 1.0)
-        x = np.concatenate([np.where(tied, scale * start[0] / level, start[0]), [level]])
-        free = np.where(tied, 1.0, np.inf)
-        bounds = Bounds(np.append(-free, 0.0), np.append(free, np.inf))
+        tied = np.ones(d, dtype=bool) if scale is None else scale > 0  # the others are free: w_j = c_j
+        units = 1.0 if scale is None else np.where(tied, scale, 1.0)
+        level = np.max(tied * units * np.abs(start)) or 1.0
+        x = np.append(np.where(tied, units * start[0] / level, start[0]), level)
+        free: list[tuple[float | None, float | None]] = [(None, None), (-1.0, 1.0)]
+        bounds = [*(free[in_ball] for in_ball in tied.tolist()), (0.0, None)]
 
         def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return (np.where(tied, x[d], 1.0) * x[:d] / units)[None], eps * x[d]
@@ -140,17 +142,19 @@ def _descend(
         if margins.min() > 0:
             raise StopIteration  # the risk has no minimiser
 
-    options = {"maxiter": max_iter, "maxfun": 2 * max_iter, "ftol": 1e-15, "gtol": 1e-10, "maxcor": 20 if d <= _WIDE else 5}
-    result = minimize(
+    # not by `minimize`: it makes a tuple of two numbers for every coordinate, which outweighs sparse data
+    x, _, result = fmin_l_bfgs_b(
         log_risk,
         x,
-        jac=True,
-        method="L-BFGS-B",
         bounds=bounds,
         callback=after_iteration,
-        options=options,
+        maxiter=max_iter,
+        maxfun=2 * max_iter,
+        factr=1e-15 / np.finfo(float).eps,
+        pgtol=1e-10,
+        m=20 if d <= _WIDE else 4,
     )
-    return unpack(result.x)[0] / unit, int(result.nit)
+    return unpack(x)[0] / unit, int(result["nit"])
 
 
 def _unit(problem: RobustProblem) -> float:

@@ -125,6 +125,12 @@ def descent_grid(
     Solution
         Of len(p) * len(eps) * k problems in this order; `coef.reshape(len(p), len(eps), k, d)` tells them apart.
 
+    Notes
+    -----
+    Each problem follows the path that it would take alone, up to rounding: a batch sums in another order. Adaptive steps work
+    at the edge of stability, where rounding grows with the iterations: after 500 steps margins were seen to differ from those
+    of single paths by 2e-2 (p = 2, float64; .2 in float32), for p = 1 by 2e-14 (2e-6). The certificate of each is its own.
+
     Examples
     --------
     >>> import numpy as np
