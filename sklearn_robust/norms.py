@@ -282,11 +282,13 @@ def cap_level(a: Array, radius: Array, q: float, rate: Array | None = None) -> A
     array of shape (..., 1)
     """
     xp = namespace(a)
-    rate = xp.ones_like(a) if rate is None else xp.broadcast_to(rate, a.shape)
     largest = xp.max(a, axis=-1, keepdims=True)
     unit = xp.where(largest > 0, largest, xp.ones_like(largest))
-    order = xp.argsort(a / rate, axis=-1)
-    sizes, rates = (xp.take_along_axis(x, order, axis=-1) for x in (a / unit, rate))
+    if rate is None:
+        sizes, rates = xp.sort(a, axis=-1) / unit, xp.ones_like(a)
+    else:
+        order = xp.argsort(a / rate, axis=-1)
+        sizes, rates = (xp.take_along_axis(x, order, axis=-1) for x in (a / unit, xp.broadcast_to(rate, a.shape)))
     powers, weights = sizes**q, rates**q
     below = xp.cumulative_sum(powers, axis=-1) - powers  # of the entries before each one
     capped = xp.cumulative_sum(weights, axis=-1)

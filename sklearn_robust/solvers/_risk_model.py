@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import sparse
@@ -219,7 +220,7 @@ class _Model:
         if self.eps == 0:
             return self._solved(self._factor(self.A, self.k, x, 0.0, None), self.p0), True
         foot = self._foot()
-        p, bound, _ = self._pull(foot)
+        p, bound = (self.p0, self.eps * self.rho0) if self.alike else self._pull(foot)[:2]
         if self.norm.dual.value(self.seen * p) <= bound:
             return foot, True
         if self.norm.p not in (1, math.inf):
@@ -236,10 +237,16 @@ class _Model:
             x = moved
         return x, False
 
+    @cached_property
+    def alike(self) -> bool:
+        """Whether the norm sees all coefficients."""
+        return bool(self.seen.all())
+
     def _foot(self) -> np.ndarray:
         """The minimiser over the coefficients that the norm does not see; zero where it sees them all."""
-        x, free = np.zeros_like(self.p0), np.flatnonzero(~self.seen)
-        if len(free):
+        x = np.zeros_like(self.p0)
+        if not self.alike:
+            free = np.flatnonzero(~self.seen)
             nothing = np.zeros(len(free))
             factor = self._factor(self.A[np.ix_(free, free)], self.k[free], nothing, 0.0, None)
             x[free] = self._solved(factor, self.p0[free])
@@ -251,7 +258,7 @@ class _Model:
         return float(x @ (0.5 * (self.A @ x) - self.p0 - nu * self.k) + nu * (0.5 * self.kappa * nu + self.rho0))
 
     def _size(self, x: np.ndarray) -> float:
-        x = self.seen * x
+        x = x if self.alike else self.seen * x
         if self.norm.p == 1:
             return float(np.abs(x).sum())
         return math.sqrt(x @ x) if self.norm.p == 2 else float(self.norm.value(x))
