@@ -92,8 +92,10 @@ def robust_accuracy_score(
     eps, q = check_radius(eps, "eps"), check_exponent(q, "q")
     steps, classifier = unwrapped(estimator)
     if not is_linear(classifier) and hasattr(classifier, "robust_score") and (space == "model" or not steps):
-        seen = transformed(steps, X)
-        return float(classifier.robust_score(seen, y, sample_weight=sample_weight, eps=eps, q=q, scale=scale))
+        threat = {"eps": eps, "q": q}
+        if scale is not None or hasattr(classifier, "scale_"):  # one that was trained with scales is told if there are none
+            threat["scale"] = scale
+        return float(classifier.robust_score(transformed(steps, X), y, sample_weight=sample_weight, **threat))
     view = linear_view(estimator, X, space)
     robust = is_robust(view, y, view.threat(q, eps, scale))
     return float(np.average(robust, weights=_check_sample_weight(sample_weight, robust, ensure_non_negative=True)))

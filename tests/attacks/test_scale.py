@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn_robust.attacks import apgd, pgd, projected_ascent, square
 from sklearn_robust.attacks._ball import Ball
 from sklearn_robust.attacks.linear import worst_case_perturbations
+from sklearn_robust.metrics import robust_accuracy_score
 from sklearn_robust.neural_network import RobustMLPClassifier, RobustNetClassifier
 from sklearn_robust.threats import LpBall
 
@@ -159,3 +160,10 @@ def test_a_network_trained_with_scale_zero_is_trained_without_adversary():
         with pytest.warns(match="max_iter"):
             model.fit(X, y)
     np.testing.assert_allclose(models[0].decision_function(X), models[1].decision_function(X), rtol=1e-12)
+
+
+def test_scores_of_networks_name_their_scale_and_not_that_of_training():
+    X, y = data(60)
+    model = RobustMLPClassifier((8,), eps=0.1, scale=np.zeros(5), loss_tol=0.5, max_iter=300, random_state=0).fit(X, y)
+    assert robust_accuracy_score(model, X, y, eps=0.1) == model.robust_score(X, y, scale=None)
+    assert robust_accuracy_score(model, X, y, eps=0.1) < robust_accuracy_score(model, X, y, eps=0.1, scale=np.zeros(5))
