@@ -11,6 +11,10 @@ _HOMES = {
     "MinNormRobustClassifier": "linear_model",
     "NotSeparableWarning": "linear_model",
     "RobustLinearClassifier": "linear_model",
+    "RobustLinearClassifierCV": "linear_model",
+    "RobustLinearPath": "linear_model",
+    "robust_linear_path": "linear_model",
+    "training_radii": "linear_model",
     "RobustDiagonalNet": "neural_network",
     "RobustMLPClassifier": "neural_network",
     "RobustNetClassifier": "neural_network",
@@ -39,6 +43,8 @@ __all__ = [
     "NotSeparableWarning",
     "RobustDiagonalNet",
     "RobustLinearClassifier",
+    "RobustLinearClassifierCV",
+    "RobustLinearPath",
     "RobustMLPClassifier",
     "RobustNetClassifier",
     "Separator",
@@ -54,13 +60,23 @@ __all__ = [
     "rademacher_bound",
     "robust_accuracy_score",
     "robust_generalization_bound",
+    "robust_linear_path",
     "separator_path",
+    "training_radii",
 ]
 
 if TYPE_CHECKING:
     from sklearn_robust.datasets import make_teacher_classification
     from sklearn_robust.inspection import ImplicitBiasReport, implicit_bias_report
-    from sklearn_robust.linear_model import MinNormRobustClassifier, NotSeparableWarning, RobustLinearClassifier
+    from sklearn_robust.linear_model import (
+        MinNormRobustClassifier,
+        NotSeparableWarning,
+        RobustLinearClassifier,
+        RobustLinearClassifierCV,
+        RobustLinearPath,
+        robust_linear_path,
+        training_radii,
+    )
     from sklearn_robust.metrics import certified_radius, make_robust_scorer, robust_accuracy_score
     from sklearn_robust.neural_network import RobustDiagonalNet, RobustMLPClassifier, RobustNetClassifier
     from sklearn_robust.separators import NotSeparableError, Separator, max_margin, min_norm_separator, separator_path

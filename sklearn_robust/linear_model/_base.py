@@ -16,7 +16,7 @@ from sklearn_robust.metrics import certified_radius, robust_accuracy_score
 from sklearn_robust.metrics._linear_view import linear_view
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import Solution
-from sklearn_robust.threats import check_radius
+from sklearn_robust.threats import LpBall, check_radius
 
 
 def probabilities(scores: np.ndarray, loss: str) -> np.ndarray:
@@ -146,8 +146,8 @@ class RobustLinearMixin(ClassifierMixin):
         float
         """
         check_is_fitted(self)
-        eps, q = self.eps if eps is None else eps, self.q_pert if q is None else q
-        return robust_accuracy_score(self, X, y, eps=eps, q=q, sample_weight=sample_weight, scale=self._scale(scale))
+        threat = self._threat(eps, q, scale)
+        return robust_accuracy_score(self, X, y, eps=threat.eps, q=threat.q, sample_weight=sample_weight, scale=threat.scale)
 
     def certified_radius(self, X: Any, y: Any = None, *, q: float | None = None, scale: Any = "training") -> np.ndarray:
         """l_q distance of each sample to the decision boundary; with y, negative where the prediction is wrong.
@@ -167,7 +167,8 @@ class RobustLinearMixin(ClassifierMixin):
             inf where only features that the adversary cannot touch matter.
         """
         check_is_fitted(self)
-        return certified_radius(self, X, y, q=self.q_pert if q is None else q, scale=self._scale(scale))
+        threat = self._threat(None, q, scale)
+        return certified_radius(self, X, y, q=threat.q, scale=threat.scale)
 
     def perturb(
         self, X: Any, y: Any, *, eps: float | None = None, q: float | None = None, scale: Any = "training"
@@ -190,12 +191,18 @@ class RobustLinearMixin(ClassifierMixin):
             Dense, whatever X is.
         """
         check_is_fitted(self)
-        eps = check_radius(self.eps if eps is None else eps, "eps")
+        threat = self._threat(eps, q, scale)
         view = linear_view(self, X, "model")
-        threat = view.threat(check_exponent(self.q_pert if q is None else q, "q"), eps, self._scale(scale))
         moves = worst_case_perturbations(view.X, view.seen_class_index(y), view.coef, view.intercept, threat)
         return (view.X.toarray() if hasattr(view.X, "toarray") else view.X) + moves
 
-    def _scale(self, scale: Any) -> Any:
+    def _threat(self, eps: float | None, q: float | None, scale: Any) -> LpBall:
+        """That of training, unless others are given."""
+        eps = check_radius(self.eps if eps is None else eps, "eps")
+        return LpBall(check_exponent(self.q_pert if q is None else q, "q"), eps, self._scale(scale))
+
+    def _scale(self, scale: Any) -> np.ndarray | None:
         """The scale of the features, that of training where it is asked for."""
-        return self.scale_ if isinstance(scale, str) and scale == "training" else scale
+        if isinstance(scale, str) and scale == "training":
+            return self.scale_
+        return None if scale is None else read_scale(scale, self.n_features_in_, getattr(self, "feature_names_in_", None))

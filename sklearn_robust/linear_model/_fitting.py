@@ -24,7 +24,7 @@ from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.solvers import Solution, accelerated_margin, minimise_robust_risk
 from sklearn_robust.solvers._solution import solution_to_numpy
 
-_RISK_TOL = 1e-6  # certified relative gap of every minimiser of the risk, unless a smaller one is asked for
+RISK_TOL = 1e-6  # certified relative gap of every minimiser of the risk, unless a smaller one is asked for
 _SCREEN_ITERATIONS = 500  # of the search for a proof of separability, or of its opposite
 
 
@@ -51,18 +51,29 @@ def on_device(problem: RobustProblem, device: str | None) -> RobustProblem:
     )
 
 
-def screened(problem: RobustProblem, loss: MarginLoss, norm: LpNorm, *, tol: float, verbose: int = 0) -> Solution:
+def screened(
+    problem: RobustProblem, loss: MarginLoss, norm: LpNorm, *, tol: float, risk_tol: float = RISK_TOL, verbose: int = 0
+) -> Solution:
     """Which problems are robustly separable, by the first proof.
 
     Where more rows than twice the columns make it likely that none is, the minimisers of the risk are sought at once: they
-    prove it, and are then found. Otherwise the search is for a separator, in the geometry that decides fastest.
+    prove it, and are then found. What is still open is searched for a separator, in the geometry that decides fastest.
     """
-    if isinstance(problem.y, np.ndarray) and problem.X.shape[0] > 2 * problem.n_features:
-        solution = minimise_robust_risk(problem, loss, norm, tol=min(tol, _RISK_TOL), record_every=verbose, verbose=True)
-        if all(separable is False for separable in solution.separable):
-            solution.converged = solution.gap <= tol
-            return solution
-    return solution_to_numpy(accelerated_margin(problem, loss, LpNorm(2), max_iter=_SCREEN_ITERATIONS, tol=1 - 1e-9))
+    if not isinstance(problem.y, np.ndarray) or problem.X.shape[0] <= 2 * problem.n_features:
+        return _separator_sought(problem, loss, norm)
+    solution = minimise_robust_risk(problem, loss, norm, tol=min(tol, risk_tol), record_every=verbose, verbose=True)
+    solution.converged = solution.gap <= tol
+    undecided = np.flatnonzero([separable is None for separable in solution.separable])
+    if not len(undecided):
+        return solution
+    return replaced(solution, undecided, _separator_sought(problem.select(undecided), loss, norm))
+
+
+def _separator_sought(problem: RobustProblem, loss: MarginLoss, norm: LpNorm) -> Solution:
+    found = accelerated_margin(problem, loss, LpNorm(2), max_iter=_SCREEN_ITERATIONS, tol=1 - 1e-9)
+    solution = in_geometry(solution_to_numpy(found), norm, measured_in=LpNorm(2))
+    solution.converged[:] = False  # only the sign of the margin was sought
+    return solution
 
 
 def with_exact_separators(
@@ -125,13 +136,14 @@ def with_risk_minimisers(
     loss: MarginLoss,
     norm: LpNorm,
     solution: Solution,
+    rows: np.ndarray,
     *,
     tol: float,
+    risk_tol: float = RISK_TOL,
     start: np.ndarray | None = None,
     verbose: int = 0,
 ) -> Solution:
-    """The solution with the minimiser of the risk for every problem that has not converged and may not be separable."""
-    rows = np.flatnonzero([separable is not True for separable in solution.separable] & ~solution.converged)
+    """The solution with the minimisers of the risk of those of these problems that are found not to be separable."""
     if not len(rows):
         return solution
     proof = solution.weights[rows]
@@ -139,7 +151,7 @@ def with_risk_minimisers(
         problem.select(rows),
         loss,
         norm,
-        tol=min(tol, _RISK_TOL),
+        tol=min(tol, risk_tol),
         coef_init=None if start is None else start[rows],
         proof=proof,
         record_every=verbose,
@@ -151,6 +163,25 @@ def with_risk_minimisers(
         minimiser.separable[j], minimiser.margin_bound[j], minimiser.weights[j] = False, 0.0, proof[j]
     better = np.flatnonzero([flag is False for flag in minimiser.separable])
     return replaced(solution, rows[better], minimiser.rows(better))
+
+
+def in_geometry(solution: Solution, norm: LpNorm, *, measured_in: LpNorm) -> Solution:
+    """The same predictors with margins measured in this norm, and no longer in that one: the bounds on those end."""
+    size, new_size = measured_in.value(solution.coef), norm.value(solution.coef)
+    ratio = np.divide(size, new_size, out=np.ones_like(size), where=new_size > 0)
+    open_ended = np.array([separable is not False for separable in solution.separable])
+    return replace(
+        solution,
+        separable=list(solution.separable),
+        margin=solution.margin * ratio,
+        margin_bound=np.where(open_ended, math.inf, solution.margin_bound),
+        gap=np.where(open_ended, math.inf, solution.gap),
+    )
+
+
+def unsolved(solution: Solution, *separable: bool | None) -> np.ndarray:
+    """The problems that have not converged, and whose separability is one of these."""
+    return np.flatnonzero([flag in separable for flag in solution.separable] & ~solution.converged)
 
 
 def at_loss(problem: RobustProblem, loss: MarginLoss, solution: Solution, loss_tol: float) -> Solution:

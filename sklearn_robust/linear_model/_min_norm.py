@@ -13,6 +13,7 @@ from sklearn_robust._parameters import check_choice, check_exponent, check_numbe
 from sklearn_robust.linear_model._base import RobustLinearMixin, positive_classes
 from sklearn_robust.linear_model._fitting import (
     screened,
+    unsolved,
     warn_unless_converged,
     with_exact_separators,
     with_risk_minimisers,
@@ -160,6 +161,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
                 NotSeparableWarning,
                 stacklevel=2,
             )
-            solution = with_risk_minimisers(problem, loss, norm, solution, tol=max(tol, _RISK_TOL))
+            rows = unsolved(solution, False, None)
+            solution = with_risk_minimisers(problem, loss, norm, solution, rows, tol=max(tol, _RISK_TOL))
         warn_unless_converged(self, solution)
         return self._keep(solution)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from numbers import Real
 from typing import Any, Self
 
@@ -13,10 +15,13 @@ from sklearn_robust._array_api import like
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
 from sklearn_robust.linear_model._base import RobustLinearMixin, probabilities
 from sklearn_robust.linear_model._fitting import (
+    RISK_TOL,
     at_loss,
+    in_geometry,
     on_device,
     replaced,
     screened,
+    unsolved,
     warn_unless_converged,
     with_exact_separators,
     with_risk_minimisers,
@@ -217,7 +222,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                     "warm_start=False."
                 )
             last_coef = last_coef.astype(problem.y.dtype)
-        solution = self._solve(problem, last_coef)
+        (solution,) = self._solve(problem, [LpNorm(self.p_algo)], last_coef)
         warn_unless_converged(self, solution)
         return self._keep(solution)
 
@@ -261,38 +266,100 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                 "the path of this geometry or solver='exact' for its limit."
             )
 
-    def _solve(self, problem: RobustProblem, last_coef: np.ndarray | None) -> Solution:
-        """Separable problems by the solver chosen, the others by the minimiser of the risk."""
-        loss, norm = LOSSES[self.loss], LpNorm(self.p_algo)
-        tensors = on_device(problem, self.device)
+    def _solve(
+        self,
+        problem: RobustProblem,
+        norms: Sequence[LpNorm],
+        last_coef: np.ndarray | None = None,
+        *,
+        risk_tol: float = RISK_TOL,
+        radius_by_radius: bool = False,
+    ) -> list[Solution]:
+        """The solution in each geometry: separable problems by the solver chosen, others by the minimiser of the risk.
+
+        The geometries share what does not depend on them: the decision whether problems are separable, the minimisers of the
+        risk, and the products with X along their paths. Paths that are followed radius by radius, and geometry by geometry,
+        are those of fits of their own, to the last digit.
+        """
+        loss, tensors = LOSSES[self.loss], on_device(problem, self.device)
+        minimised = partial(
+            with_risk_minimisers,
+            problem,
+            loss,
+            tol=self.tol,
+            risk_tol=risk_tol,
+            start=last_coef,
+            verbose=self.verbose,
+        )
         if self.solver == "accelerated":
-            limit = accelerated_margin(
-                tensors, loss, norm, max_iter=self.max_iter, tol=self.tol, record_every=self.verbose, verbose=True
-            )
-            solution = at_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
+            solutions = [self._accelerated(problem, tensors, norm) for norm in norms]
         else:
-            solution = screened(tensors, loss, norm, tol=self.tol, verbose=self.verbose)
-            rows = np.flatnonzero([separable is not False for separable in solution.separable])
-            to_the_limit = self.solver == "auto" and problem.X.shape[0] * problem.n_features <= _AUTO_ENTRIES
+            shared = screened(tensors, loss, norms[0], tol=self.tol, risk_tol=risk_tol, verbose=self.verbose)
+            shared = minimised(norms[0], shared, unsolved(shared, False))
+            solutions = [shared, *(in_geometry(shared, norm, measured_in=norms[0]) for norm in norms[1:])]
+            small = problem.X.shape[0] * problem.n_features <= _AUTO_ENTRIES
+            exact = self.solver == "exact" or (self.solver == "auto" and small)
+            rows = unsolved(shared, True, None)
             if len(rows) and self.solver != "exact":
-                path = steepest_descent(
-                    tensors.select(rows),
-                    loss,
-                    norm,
+                max_iter = min(self.max_iter, _AUTO_ITERATIONS) if exact else self.max_iter
+                batches = [(list(range(len(norms))), rows)]
+                if radius_by_radius:
+                    of_radius = np.split(rows, np.flatnonzero(np.diff(problem.threat.eps[rows])) + 1)
+                    batches = [([i], part) for i in range(len(norms)) for part in of_radius]
+                solutions = self._with_paths(tensors, norms, solutions, batches, max_iter, last_coef)
+            if exact:
+                solutions = [
+                    with_exact_separators(
+                        problem,
+                        loss,
+                        norm,
+                        solution,
+                        unsolved(solution, True, None),
+                        loss_tol=self.loss_tol,
+                        tol=self.tol,
+                        n_jobs=self.n_jobs,
+                    )
+                    for norm, solution in zip(norms, solutions, strict=True)
+                ]
+        return [
+            minimised(norm, solution, unsolved(solution, False, None)) for norm, solution in zip(norms, solutions, strict=True)
+        ]
+
+    def _accelerated(self, problem: RobustProblem, tensors: RobustProblem, norm: LpNorm) -> Solution:
+        loss = LOSSES[self.loss]
+        limit = accelerated_margin(
+            tensors, loss, norm, max_iter=self.max_iter, tol=self.tol, record_every=self.verbose, verbose=True
+        )
+        return at_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
+
+    def _with_paths(
+        self,
+        tensors: RobustProblem,
+        norms: Sequence[LpNorm],
+        solutions: list[Solution],
+        batches: list[tuple[list[int], np.ndarray]],
+        max_iter: int,
+        last_coef: np.ndarray | None,
+    ) -> list[Solution]:
+        """The solutions with the paths of each batch: of some geometries, by their index, and problems."""
+        solutions = list(solutions)
+        for geometries, rows in batches:
+            of_all = np.tile(rows, len(geometries))
+            paths = solution_to_numpy(
+                steepest_descent(
+                    tensors.select(of_all),
+                    LOSSES[self.loss],
+                    [norms[i] for i in geometries for _ in rows],
                     step_size=self.step_size,
-                    max_iter=min(self.max_iter, _AUTO_ITERATIONS) if to_the_limit else self.max_iter,
+                    max_iter=max_iter,
                     loss_tol=self.loss_tol,
                     tol=self.tol,
                     stop_if_not_separable=True,
-                    coef_init=None if last_coef is None else like(tensors.y, last_coef[rows]),
+                    coef_init=None if last_coef is None else like(tensors.y, last_coef[of_all]),
                     record_every=self.verbose,
                     verbose=True,
                 )
-                path = solution_to_numpy(path)
-                solution = replaced(solution, rows, path)
-                rows = rows[~path.converged & [separable is not False for separable in path.separable]]
-            if to_the_limit or self.solver == "exact":
-                solution = with_exact_separators(
-                    problem, loss, norm, solution, rows, loss_tol=self.loss_tol, tol=self.tol, n_jobs=self.n_jobs
-                )
-        return with_risk_minimisers(problem, loss, norm, solution, tol=self.tol, start=last_coef, verbose=self.verbose)
+            )
+            for i, part in zip(geometries, np.arange(len(of_all)).reshape(len(geometries), -1), strict=True):
+                solutions[i] = replaced(solutions[i], rows, paths.rows(part))
+        return solutions

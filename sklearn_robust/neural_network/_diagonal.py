@@ -14,6 +14,7 @@ from sklearn_robust.linear_model._fitting import (
     on_device,
     replaced,
     screened,
+    unsolved,
     warn_unless_converged,
     with_risk_minimisers,
 )
@@ -178,7 +179,8 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
                 verbose=True,
             )
             solution = replaced(solution, rows, solution_to_numpy(path))
-        solution = with_risk_minimisers(problem, loss, LpNorm(1), solution, tol=self.tol, verbose=self.verbose)
+        rows = unsolved(solution, False, None)
+        solution = with_risk_minimisers(problem, loss, LpNorm(1), solution, rows, tol=self.tol, verbose=self.verbose)
         warn_unless_converged(self, solution)
         return self._keep(solution)
 

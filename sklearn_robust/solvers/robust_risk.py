@@ -51,6 +51,8 @@ def minimise_robust_risk(
     tol : float
         Certified relative gap of the risk to reach.
     coef_init : ndarray of shape (k, d), optional
+        By default problems that differ in their radius alone form a path: the minimiser of each is where the next smaller
+        radius starts, and the largest radius starts at zero.
     proof : ndarray of shape (k, n), optional
         Weights that prove that the problems are not robustly separable: they help to certify the risk where the minimiser
         alone does not.
@@ -64,10 +66,11 @@ def minimise_robust_risk(
     Solution
         A problem that turns out to be separable has `separable` True or None and has not converged.
     """
-    solutions = []
+    solutions: dict[int, Solution] = {}
     recorder = Recorder(record_every, verbose)
     double = problem.simplified().in_double_arithmetic()  # whatever the data's type: it does not decide how exact the answer is
-    for i in range(problem.n_problems):
+    last: dict[int, np.ndarray] = {}  # minimiser of the same data at the radius before
+    for i in np.argsort(-problem.threat.eps, kind="stable").tolist():
         row = slice(i, i + 1)
         one = double.select(row)
         certify = partial(_certified, one, loss, norm, None if proof is None else proof[row], problem.y.dtype)
@@ -79,9 +82,12 @@ def minimise_robust_risk(
                 recorder(iteration, np.array([i]), **figures)
 
         recorder.rewind()
-        start = np.zeros((1, problem.n_features)) if coef_init is None else coef_init[row].astype(np.float64)
-        solutions.append(_minimise_one(one, loss, max_iter, tol, start, certify, record))
-    return stack_solutions(solutions, recorder.history(problem.n_problems))
+        data = hash((one.y.tobytes(), one.log_weight.tobytes()))
+        start = last.get(data, np.zeros((1, problem.n_features))) if coef_init is None else coef_init[row].astype(np.float64)
+        solutions[i] = _minimise_one(one, loss, max_iter, tol, start, certify, record)
+        if solutions[i].separable[0] is not None:
+            last[data] = solutions[i].coef.astype(np.float64)
+    return stack_solutions([solutions[i] for i in range(problem.n_problems)], recorder.history(problem.n_problems))
 
 
 def _minimise_one(

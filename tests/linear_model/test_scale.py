@@ -20,10 +20,13 @@ from sklearn_robust import (
     MinNormRobustClassifier,
     RobustDiagonalNet,
     RobustLinearClassifier,
+    RobustLinearClassifierCV,
     certified_radius,
     implicit_bias_report,
     make_robust_scorer,
     robust_accuracy_score,
+    robust_linear_path,
+    training_radii,
 )
 
 EXPONENTS = [1, 1.5, 2, np.inf]
@@ -261,3 +264,43 @@ def test_unknown_names_are_refused():
         RobustLinearClassifier(scale={"age": 0.0}).fit(table, y)
     with pytest.raises(ValueError, match="got -1"):
         make_robust_scorer(eps=0.1, scale={"age": -1.0})
+
+
+@pytest.mark.parametrize("data", [SEPARABLE, NOISY], ids=["separable", "noisy"])
+def test_a_path_holds_the_single_fits(data):
+    X, y = data
+    scale = np.resize(SCALE, X.shape[1])
+    path = robust_linear_path(X, y, p=[1, 2], q=np.inf, eps=[0.1, 0.4], scale=scale)
+    for i, p in enumerate([1, 2]):
+        for j, eps in enumerate([0.1, 0.4]):
+            one = RobustLinearClassifier(p, eps=eps, scale=scale).fit(X, y)
+            np.testing.assert_allclose(path.coef[i, j], one.coef_, atol=2e-3 * np.abs(one.coef_).max())
+            assert path.separable[i, j, 0] == one.separable_
+
+
+def test_cross_validation_scores_as_a_grid_search_with_the_same_scale():
+    X, y = NOISY
+    table = pd.DataFrame(X, columns=list("abcdef"))
+    scale = {"a": 0.0, "b": 0.5, "d": 2.0, "e": 0.0}
+    grid = {"p_algo": [2.0], "eps": [0.1, 0.5]}
+    ours = RobustLinearClassifierCV((2.0,), eps=[0.1, 0.5], threat_eps=0.4, scale=scale, cv=3).fit(table, y)
+    scorer = make_robust_scorer(eps=0.4, scale=scale)
+    theirs = GridSearchCV(RobustLinearClassifier(scale=scale), grid, scoring=scorer, cv=3).fit(table, y)
+    np.testing.assert_allclose(ours.cv_results_["mean_test_score"], theirs.cv_results_["mean_test_score"])
+    assert ours.best_params_ == theirs.best_params_
+    np.testing.assert_array_equal(ours.scale_, SCALE)
+    assert ours.robust_score(table, y) == ours.scorer_(ours, table, y) == theirs.score(table, y)
+    auto = RobustLinearClassifierCV((2.0,), threat_eps=0.4, scale=scale, cv=3).fit(table, y)
+    np.testing.assert_allclose(sorted(set(auto.cv_results_["param_eps"])), training_radii(table, y, n_eps=8, scale=scale))
+
+
+def test_training_radii_of_scaled_features():
+    X, y = NOISY
+    np.testing.assert_allclose(training_radii(X, y, scale=np.full(6, 0.5)), 2 * training_radii(X, y), rtol=1e-6)
+    reachable = SCALE > 0
+    expected = training_radii(X[:, reachable] / SCALE[reachable], y)
+    np.testing.assert_allclose(training_radii(X, y, scale=SCALE), expected)  # not separable: only the mark counts
+    X, y = SEPARABLE
+    radii = training_radii(X, y, q=2, scale=np.arange(30) % 2.0)  # separable at every eps by what is out of reach
+    assert np.all(np.isfinite(radii))
+    assert np.all(np.diff(radii) > 0)
