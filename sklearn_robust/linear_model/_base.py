@@ -10,8 +10,10 @@ from sklearn.utils import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from sklearn_robust._documentation import DocLinkMixin
 from sklearn_robust._parameters import check_exponent, check_number, read_scale
 from sklearn_robust.attacks.linear import class_scores, worst_case_perturbations
+from sklearn_robust.callbacks import CallbackSupportMixin
 from sklearn_robust.metrics import certified_radius, robust_accuracy_score
 from sklearn_robust.metrics._linear_view import linear_view
 from sklearn_robust.problems import RobustProblem
@@ -32,8 +34,10 @@ def positive_classes(classes: np.ndarray) -> np.ndarray:
     return classes[1:] if len(classes) == 2 else classes
 
 
-class RobustLinearMixin(ClassifierMixin):
+class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, ClassifierMixin):
     """Prediction, exact robustness and worst-case points, from `coef_`, `intercept_` and `classes_`."""
+
+    _reports_its_path = True  # to a PathRecorder
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -71,17 +75,24 @@ class RobustLinearMixin(ClassifierMixin):
         )
 
     def _keep(self, solution: Solution) -> Self:
-        """Store a solution; figures are numbers for two classes and arrays with one entry a class for several."""
-        self.coef_ = solution.coef
-        self.intercept_ = solution.intercept
-        self.n_iter_ = self._per_class(np.maximum(solution.n_iter, 1))
+        """Store a solution."""
+        names = ("coef", "intercept", "n_iter", "log_risk", "margin", "margin_bound", "gap")
+        for name, value in self._fitted(**{name: getattr(solution, name) for name in names}).items():
+            setattr(self, name, value)
         self.separable_ = self._per_class(
             np.array(solution.separable, dtype=None if None not in solution.separable else object)
         )
-        self.margin_ = self._per_class(solution.margin)
-        self.margin_bound_ = self._per_class(solution.margin_bound)
-        self.dual_gap_ = self._per_class(np.maximum(solution.gap, 0))  # below zero only by rounding
         return self
+
+    def _fitted(self, *, coef: np.ndarray, intercept: np.ndarray, n_iter: np.ndarray, gap: np.ndarray, **figures: Any) -> Any:
+        """Attributes by name; figures are numbers for two classes and arrays with one entry a class for several."""
+        return {
+            "coef_": coef,
+            "intercept_": intercept,
+            "n_iter_": self._per_class(np.maximum(n_iter, 1)),
+            "dual_gap_": self._per_class(np.maximum(gap, 0)),  # below zero only by rounding
+            **{f"{name}_": self._per_class(value) for name, value in figures.items()},
+        }
 
     def _per_class(self, values: np.ndarray) -> Any:
         if len(values) > 1:

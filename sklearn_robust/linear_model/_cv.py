@@ -18,6 +18,7 @@ from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from sklearn_robust._parameters import check_choice, check_exponent
 from sklearn_robust.attacks.linear import robust_margins
+from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.linear_model._base import RobustLinearMixin, probabilities
 from sklearn_robust.linear_model._path import check_exponents, check_radii, path_of, warn_of_cells
 from sklearn_robust.linear_model._radii import radii_of
@@ -27,7 +28,17 @@ from sklearn_robust.metrics._linear_view import LinearView
 from sklearn_robust.threats import LpBall, check_radius
 
 _AUTO_RADII = 8
-_FITTED = ("coef_", "intercept_", "classes_", "n_iter_", "separable_", "margin_", "margin_bound_", "dual_gap_")
+_FITTED = (
+    "coef_",
+    "intercept_",
+    "classes_",
+    "n_iter_",
+    "separable_",
+    "log_risk_",
+    "margin_",
+    "margin_bound_",
+    "dual_gap_",
+)
 
 
 class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
@@ -85,7 +96,7 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
     scorer_ : callable
         `make_robust_scorer` with the threat.
     n_splits_ : int
-    coef_, intercept_, classes_, n_iter_, separable_, margin_, margin_bound_, dual_gap_
+    coef_, intercept_, classes_, n_iter_, separable_, log_risk_, margin_, margin_bound_, dual_gap_
         Those of `best_estimator_`.
     scale_ : ndarray of shape (n_features,) or None
         The scale of each feature.
@@ -164,6 +175,9 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
         self.class_weight = class_weight
         self.n_jobs = n_jobs
 
+    _reports_its_path = False  # candidates are solved together
+
+    @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, groups: Any = None) -> Self:
         """Choose p_algo and eps, and fit the classifier with them.
 
@@ -205,6 +219,7 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
             eps = radii_of(clone(model)._read(X, y, sample_weight, self.class_weight), _AUTO_RADII).tolist()
         else:
             eps = check_radii(self.eps, "eps")
+        callbacks = FitCallbacks(self, X, y, sample_weight)
         splits = list(check_cv(self.cv, y, classifier=True).split(X, y, groups))
         folds = Parallel(n_jobs=self.n_jobs)(
             delayed(_cross_validated)(clone(model), X, y, sample_weight, train, test, p_algo, eps, threat)
@@ -228,6 +243,7 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
         else:  # nothing is left of a fit before this one
             for name in ("best_estimator_", "refit_time_", *_FITTED):
                 self.__dict__.pop(name, None)
+        callbacks.end_fit(predicts=self.refit)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:

@@ -16,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn_robust._parameters import check_device
 from sklearn_robust.certificates import proves_not_separable, relative_gap, robust_margin
 from sklearn_robust.linear_model._base import positive_classes
+from sklearn_robust.linear_model._watching import FitWatch
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -52,7 +53,14 @@ def on_device(problem: RobustProblem, device: str | None) -> RobustProblem:
 
 
 def screened(
-    problem: RobustProblem, loss: MarginLoss, norm: LpNorm, *, tol: float, risk_tol: float = RISK_TOL, verbose: int = 0
+    problem: RobustProblem,
+    loss: MarginLoss,
+    norm: LpNorm,
+    watching: FitWatch,
+    *,
+    tol: float,
+    risk_tol: float = RISK_TOL,
+    verbose: int = 0,
 ) -> Solution:
     """Which problems are robustly separable, by the first proof.
 
@@ -61,10 +69,13 @@ def screened(
     """
     if not isinstance(problem.y, np.ndarray) or problem.X.shape[0] <= 2 * problem.n_features:
         return _separator_sought(problem, loss, norm)
-    solution = minimise_robust_risk(problem, loss, norm, tol=min(tol, risk_tol), record_every=verbose, verbose=True)
+    with watching.solver("robust_risk", np.arange(problem.n_problems)) as watch:
+        solution = minimise_robust_risk(
+            problem, loss, norm, tol=min(tol, risk_tol), record_every=verbose, verbose=True, watch=watch
+        )
     solution.converged = solution.gap <= tol
     undecided = np.flatnonzero([separable is None for separable in solution.separable])
-    if not len(undecided):
+    if not len(undecided) or watching.stopped:
         return solution
     return replaced(solution, undecided, _separator_sought(problem.select(undecided), loss, norm))
 
@@ -137,6 +148,7 @@ def with_risk_minimisers(
     norm: LpNorm,
     solution: Solution,
     rows: np.ndarray,
+    watching: FitWatch,
     *,
     tol: float,
     risk_tol: float = RISK_TOL,
@@ -144,19 +156,21 @@ def with_risk_minimisers(
     verbose: int = 0,
 ) -> Solution:
     """The solution with the minimisers of the risk of those of these problems that are found not to be separable."""
-    if not len(rows):
+    if not len(rows) or watching.stopped:
         return solution
     proof = solution.weights[rows]
-    minimiser = minimise_robust_risk(
-        problem.select(rows),
-        loss,
-        norm,
-        tol=min(tol, risk_tol),
-        coef_init=None if start is None else start[rows],
-        proof=proof,
-        record_every=verbose,
-        verbose=True,
-    )
+    with watching.solver("robust_risk", rows) as watch:
+        minimiser = minimise_robust_risk(
+            problem.select(rows),
+            loss,
+            norm,
+            tol=min(tol, risk_tol),
+            coef_init=None if start is None else start[rows],
+            proof=proof,
+            record_every=verbose,
+            verbose=True,
+            watch=watch,
+        )
     minimiser.converged = minimiser.gap <= tol
     # proven not to be separable before, if not again: the proof stays
     for j in np.flatnonzero([solution.separable[i] is False for i in rows] & ~np.isfinite(minimiser.gap)):
@@ -237,5 +251,5 @@ def warn_unless_converged(estimator: Any, solution: Solution) -> None:
         f"{type(estimator).__name__} stopped before it reached {wanted}; certified relative gap by class: {reached}. To "
         f"mend this, {', '.join(remedies[:-1])}, or {remedies[-1]}.",
         ConvergenceWarning,
-        stacklevel=3,
+        stacklevel=4,
     )

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
+from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.linear_model._base import RobustLinearMixin, positive_classes
 from sklearn_robust.linear_model._fitting import (
     screened,
@@ -18,6 +19,7 @@ from sklearn_robust.linear_model._fitting import (
     with_exact_separators,
     with_risk_minimisers,
 )
+from sklearn_robust.linear_model._watching import FitWatch
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators._largest_margin import DEFAULT_TOL
@@ -71,6 +73,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         several.
     margin_, margin_bound_, dual_gap_ : float
         The largest robust margin in the p-norm, its certified bound, and their relative gap.
+    log_risk_ : float
+        Logarithm of the mean exponential robust loss of the training samples.
     n_iter_ : int
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -108,6 +112,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         self.tol = tol
         self.not_separable = not_separable
 
+    @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit on training data.
 
@@ -146,9 +151,12 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         tol = self.tol
         if tol is None:
             tol = _FLOAT32_TOL if problem.y.dtype == np.float32 else DEFAULT_TOL
-        solution = screened(problem, loss, norm, tol=max(tol, _RISK_TOL))
-        rows = np.flatnonzero([separable is not False for separable in solution.separable])
-        solution = with_exact_separators(problem, loss, norm, solution, rows, loss_tol=0, tol=tol)
+        callbacks = FitCallbacks(self, X, y, sample_weight)
+        watching = FitWatch(self, callbacks, problem)
+        solution = screened(problem, loss, norm, watching, tol=max(tol, _RISK_TOL))
+        if not watching.stopped:
+            rows = np.flatnonzero([separable is not False for separable in solution.separable])
+            solution = with_exact_separators(problem, loss, norm, solution, rows, loss_tol=0, tol=tol)
         lacking = np.flatnonzero([separable is False for separable in solution.separable])
         if len(lacking) and self.not_separable == "raise":
             solve_separator(problem.select(lacking[:1]).as_float64(), norm)  # which raises, with eps* and the proof
@@ -159,9 +167,12 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
                 f"{', '.join(str(classes[i]) for i in lacking)} against the rest): fitted the minimiser of the exponential "
                 "robust risk instead. Use a smaller eps, or RobustLinearClassifier, whose job this is.",
                 NotSeparableWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
             rows = unsolved(solution, False, None)
-            solution = with_risk_minimisers(problem, loss, norm, solution, rows, tol=max(tol, _RISK_TOL))
-        warn_unless_converged(self, solution)
-        return self._keep(solution)
+            solution = with_risk_minimisers(problem, loss, norm, solution, rows, watching, tol=max(tol, _RISK_TOL))
+        if not watching.stopped:
+            warn_unless_converged(self, solution)
+        self._keep(solution)
+        callbacks.end_fit()
+        return self

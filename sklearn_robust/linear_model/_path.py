@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_robust._parameters import check_exponent
 from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
+from sklearn_robust.linear_model._watching import FitWatch
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.threats import check_radius
@@ -190,7 +191,10 @@ def path_of(
         model.set_params(p_algo=exponent)._check_parameters()
     problem: RobustProblem = model._read(X, y, sample_weight, model.class_weight)
     norms = [LpNorm(exponent) for exponent in p]
-    solutions = model._solve(problem.at_radii(eps), norms, risk_tol=_RISK_TOL, radius_by_radius=radius_by_radius)
+    grid_problem = problem.at_radii(eps)
+    solutions = model._solve(
+        grid_problem, norms, FitWatch(model, None, grid_problem), risk_tol=_RISK_TOL, radius_by_radius=radius_by_radius
+    )
 
     def grid(name: str) -> np.ndarray:
         parts = np.stack([np.asarray(getattr(solution, name)) for solution in solutions])

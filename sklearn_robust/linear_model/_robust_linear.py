@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator
 
 from sklearn_robust._array_api import like
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
+from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.linear_model._base import RobustLinearMixin, probabilities
 from sklearn_robust.linear_model._fitting import (
     RISK_TOL,
@@ -26,6 +27,7 @@ from sklearn_robust.linear_model._fitting import (
     with_exact_separators,
     with_risk_minimisers,
 )
+from sklearn_robust.linear_model._watching import FitWatch
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -110,6 +112,8 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
     dual_gap_ : float
         Separable: 1 - margin_ / margin_bound_, how far the path stopped from its limit. Not separable: certified relative
         gap of the risk, 1 - (lower bound) / risk.
+    log_risk_ : float
+        Logarithm of the mean robust loss of the training samples.
     n_iter_ : int
         Iterations of the solver that gave the answer: the path, the minimiser of the risk, or 1 for an exact separator.
     n_features_in_ : int
@@ -188,6 +192,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         self.device = device
         self.verbose = verbose
 
+    @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit on training data.
 
@@ -222,9 +227,14 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                     "warm_start=False."
                 )
             last_coef = last_coef.astype(problem.y.dtype)
-        (solution,) = self._solve(problem, [LpNorm(self.p_algo)], last_coef)
-        warn_unless_converged(self, solution)
-        return self._keep(solution)
+        callbacks = FitCallbacks(self, X, y, sample_weight)
+        watching = FitWatch(self, callbacks, problem)
+        (solution,) = self._solve(problem, [LpNorm(self.p_algo)], watching, last_coef)
+        if not watching.stopped:
+            warn_unless_converged(self, solution)
+        self._keep(solution)
+        callbacks.end_fit()
+        return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities under the loss: sigmoid(f) for the logistic loss, sigmoid(2 f) for the exponential.
@@ -270,6 +280,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         self,
         problem: RobustProblem,
         norms: Sequence[LpNorm],
+        watching: FitWatch,
         last_coef: np.ndarray | None = None,
         *,
         risk_tol: float = RISK_TOL,
@@ -286,28 +297,29 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
             with_risk_minimisers,
             problem,
             loss,
+            watching=watching,
             tol=self.tol,
             risk_tol=risk_tol,
             start=last_coef,
             verbose=self.verbose,
         )
         if self.solver == "accelerated":
-            solutions = [self._accelerated(problem, tensors, norm) for norm in norms]
+            solutions = [self._accelerated(problem, tensors, norm, watching) for norm in norms]
         else:
-            shared = screened(tensors, loss, norms[0], tol=self.tol, risk_tol=risk_tol, verbose=self.verbose)
+            shared = screened(tensors, loss, norms[0], watching, tol=self.tol, risk_tol=risk_tol, verbose=self.verbose)
             shared = minimised(norms[0], shared, unsolved(shared, False))
             solutions = [shared, *(in_geometry(shared, norm, measured_in=norms[0]) for norm in norms[1:])]
             small = problem.X.shape[0] * problem.n_features <= _AUTO_ENTRIES
             exact = self.solver == "exact" or (self.solver == "auto" and small)
             rows = unsolved(shared, True, None)
-            if len(rows) and self.solver != "exact":
+            if len(rows) and self.solver != "exact" and not watching.stopped:
                 max_iter = min(self.max_iter, _AUTO_ITERATIONS) if exact else self.max_iter
                 batches = [(list(range(len(norms))), rows)]
                 if radius_by_radius:
                     of_radius = np.split(rows, np.flatnonzero(np.diff(problem.threat.eps[rows])) + 1)
                     batches = [([i], part) for i in range(len(norms)) for part in of_radius]
-                solutions = self._with_paths(tensors, norms, solutions, batches, max_iter, last_coef)
-            if exact:
+                solutions = self._with_paths(tensors, norms, watching, solutions, batches, max_iter, last_coef)
+            if exact and not watching.stopped:
                 solutions = [
                     with_exact_separators(
                         problem,
@@ -325,17 +337,19 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
             minimised(norm, solution, unsolved(solution, False, None)) for norm, solution in zip(norms, solutions, strict=True)
         ]
 
-    def _accelerated(self, problem: RobustProblem, tensors: RobustProblem, norm: LpNorm) -> Solution:
+    def _accelerated(self, problem: RobustProblem, tensors: RobustProblem, norm: LpNorm, watching: FitWatch) -> Solution:
         loss = LOSSES[self.loss]
-        limit = accelerated_margin(
-            tensors, loss, norm, max_iter=self.max_iter, tol=self.tol, record_every=self.verbose, verbose=True
-        )
+        with watching.solver("accelerated", np.arange(problem.n_problems)) as watch:
+            limit = accelerated_margin(
+                tensors, loss, norm, max_iter=self.max_iter, tol=self.tol, record_every=self.verbose, verbose=True, watch=watch
+            )
         return at_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
 
     def _with_paths(
         self,
         tensors: RobustProblem,
         norms: Sequence[LpNorm],
+        watching: FitWatch,
         solutions: list[Solution],
         batches: list[tuple[list[int], np.ndarray]],
         max_iter: int,
@@ -345,8 +359,8 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         solutions = list(solutions)
         for geometries, rows in batches:
             of_all = np.tile(rows, len(geometries))
-            paths = solution_to_numpy(
-                steepest_descent(
+            with watching.solver("steepest_descent", of_all) as watch:
+                paths = steepest_descent(
                     tensors.select(of_all),
                     LOSSES[self.loss],
                     [norms[i] for i in geometries for _ in rows],
@@ -358,8 +372,9 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                     coef_init=None if last_coef is None else like(tensors.y, last_coef[of_all]),
                     record_every=self.verbose,
                     verbose=True,
+                    watch=watch,
                 )
-            )
+            paths = solution_to_numpy(paths)
             for i, part in zip(geometries, np.arange(len(of_all)).reshape(len(geometries), -1), strict=True):
                 solutions[i] = replaced(solutions[i], rows, paths.rows(part))
         return solutions

@@ -168,6 +168,10 @@ def make_robust_scorer(*, eps: float, q: float = math.inf, space: str = "model",
     callable
         With the signature (estimator, X, y, sample_weight=None).
 
+    Notes
+    -----
+    `sklearn.callback.ScoringMonitor` takes it under a name: `ScoringMonitor(scoring={"robust": make_robust_scorer(eps=0.1)})`.
+
     Examples
     --------
     >>> from sklearn.datasets import load_breast_cancer

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
+from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.linear_model._base import RobustLinearMixin, probabilities
 from sklearn_robust.linear_model._fitting import (
     on_device,
@@ -18,6 +19,7 @@ from sklearn_robust.linear_model._fitting import (
     warn_unless_converged,
     with_risk_minimisers,
 )
+from sklearn_robust.linear_model._watching import FitWatch
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.solvers import diagonal_descent
@@ -75,6 +77,8 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
         Smallest robust margin over the 1-norm of w, and what no predictor exceeds.
     dual_gap_ : float
         Separable: 1 - margin_ / margin_bound_. Not separable: certified relative gap of the risk.
+    log_risk_ : float
+        Logarithm of the mean robust loss of the training samples.
     n_iter_ : int
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -139,6 +143,7 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
         self.device = device
         self.verbose = verbose
 
+    @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit on training data.
 
@@ -163,26 +168,33 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
         problem = self._read(X, y, sample_weight, self.class_weight)
         loss = LOSSES[self.loss]
         tensors = on_device(problem, self.device)
-        solution = screened(tensors, loss, LpNorm(1), tol=self.tol, verbose=self.verbose)
+        callbacks = FitCallbacks(self, X, y, sample_weight)
+        watching = FitWatch(self, callbacks, problem)
+        solution = screened(tensors, loss, LpNorm(1), watching, tol=self.tol, verbose=self.verbose)
         rows = np.flatnonzero([separable is not False for separable in solution.separable])
-        if len(rows):
-            path = diagonal_descent(
-                tensors.select(rows),
-                loss,
-                depth=self.depth,
-                init_scale=self.init_scale,
-                max_iter=self.max_iter,
-                loss_tol=self.loss_tol,
-                tol=self.tol,
-                stop_if_not_separable=True,
-                record_every=self.verbose,
-                verbose=True,
-            )
+        if len(rows) and not watching.stopped:
+            with watching.solver("diagonal_descent", rows) as watch:
+                path = diagonal_descent(
+                    tensors.select(rows),
+                    loss,
+                    depth=self.depth,
+                    init_scale=self.init_scale,
+                    max_iter=self.max_iter,
+                    loss_tol=self.loss_tol,
+                    tol=self.tol,
+                    stop_if_not_separable=True,
+                    record_every=self.verbose,
+                    verbose=True,
+                    watch=watch,
+                )
             solution = replaced(solution, rows, solution_to_numpy(path))
         rows = unsolved(solution, False, None)
-        solution = with_risk_minimisers(problem, loss, LpNorm(1), solution, rows, tol=self.tol, verbose=self.verbose)
-        warn_unless_converged(self, solution)
-        return self._keep(solution)
+        solution = with_risk_minimisers(problem, loss, LpNorm(1), solution, rows, watching, tol=self.tol, verbose=self.verbose)
+        if not watching.stopped:
+            warn_unless_converged(self, solution)
+        self._keep(solution)
+        callbacks.end_fit()
+        return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities under the loss: sigmoid(f) for the logistic loss, sigmoid(2 f) for the exponential.

@@ -34,6 +34,8 @@ class RobustnessMixin:
     n_features_in_: int
     predict: Callable[[Any], np.ndarray]
     _rows: Callable[[Any], np.ndarray]
+    _scores: Callable[[np.ndarray], np.ndarray]
+    _labels: Callable[[np.ndarray], np.ndarray]
 
     def robust_score(
         self,
@@ -238,33 +240,25 @@ class RobustnessMixin:
         ndarray
             In the shape of X. A sample that is broken on the way is left at the point that breaks it.
         """
-        check_choice(attack, "attack", _ATTACKS)
         inputs, _, labels = self._judged(X, y)
-        threat = self._threat(eps, q, scale)
-        points = _ATTACKS[attack](
-            self,
-            inputs,
-            labels,
-            eps=threat.eps,
-            q=threat.q,
-            clip=self.clip,
-            scale=threat.scale,
-            n_steps=n_steps,
-            n_restarts=n_restarts,
-            batch_size=batch_size,
-            random_state=random_state,
-        )
+        options = {"n_steps": n_steps, "n_restarts": n_restarts, "batch_size": batch_size, "random_state": random_state}
+        points = self._attacked(inputs, labels, self._threat(eps, q, scale), attack, **options)
         return points.reshape(X.shape if getattr(X, "ndim", 2) > 2 else (len(inputs), -1))
+
+    def _attacked(self, inputs: np.ndarray, labels: np.ndarray, threat: LpBall, attack: str, **options: Any) -> np.ndarray:
+        check_choice(attack, "attack", _ATTACKS)
+        ball = {"eps": threat.eps, "q": threat.q, "clip": self.clip, "scale": threat.scale}
+        return _ATTACKS[attack](self, inputs, labels, **ball, **options)
 
     def _survivors(
         self, X: Any, y: Any, eps: float | None, q: float | None, scale: Any, attack: str, **options: Any
     ) -> np.ndarray:
         """Which samples are classified rightly, at the point where the attack leaves them."""
         inputs, index, labels = self._judged(X, y)
-        kept = (index >= 0) & (self.predict(inputs) == labels)
+        kept = (index >= 0) & (self._labels(self._scores(inputs)) == labels)  # inputs without the names of a frame
         if kept.any():
-            points = self.perturb(inputs[kept], labels[kept], eps=eps, q=q, scale=scale, attack=attack, **options)
-            kept[kept] = self.predict(points) == labels[kept]
+            points = self._attacked(inputs[kept], labels[kept], self._threat(eps, q, scale), attack, **options)
+            kept[kept] = self._labels(self._scores(points)) == labels[kept]
         return kept
 
     def _certified(self, X: Any, y: Any, eps: float | None, q: float | None, scale: Any, method: str) -> np.ndarray:
