@@ -13,6 +13,7 @@ PACKAGE = Path(sklearn_robust.__file__).parent
 ORDER = [
     "_array_api",
     "norms",
+    "scaled_norms",
     "threats",
     "losses",
     "problems",

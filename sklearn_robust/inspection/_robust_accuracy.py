@@ -317,7 +317,7 @@ def _bounds(
             f"space={space!r} is for linear classifiers: a network is attacked behind the pipeline, space='model'."
         )
     seen = transformed(steps, X)
-    pairs = [network.robust_bounds(seen, y, sample_weight, eps=float(radius), q=q, **options) for radius in grid]
+    pairs = [network.robust_bounds(seen, y, sample_weight, eps=float(radius), q=q, scale=None, **options) for radius in grid]
     certified, attacked = np.transpose(pairs)
     return RobustAccuracyCurve(name, grid, attacked, low=certified)
 

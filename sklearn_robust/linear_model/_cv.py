@@ -66,6 +66,8 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
         Whether to fit the chosen candidate on all data. Without it there are scores, but no classifier.
     loss : {"exponential", "logistic"}, default="exponential"
     solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
+    scale : array-like of shape (n_features,) or dict {feature name: float}, optional
+        How far the adversary can move each feature, in training and in scoring alike; as in `RobustLinearClassifier`.
     fit_intercept : bool, default=True
     step_size : {"adaptive", "paper"} or float, default="adaptive"
     max_iter : int, default=50000
@@ -96,6 +98,8 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
     n_splits_ : int
     coef_, intercept_, classes_, n_iter_, separable_, log_risk_, margin_, margin_bound_, dual_gap_
         Those of `best_estimator_`.
+    scale_ : ndarray of shape (n_features,) or None
+        The scale of each feature.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only where X has feature names that are all strings.
@@ -144,6 +148,7 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
         refit: bool = True,
         loss: str = "exponential",
         solver: str = "auto",
+        scale: Any = None,
         fit_intercept: bool = True,
         step_size: float | str = "adaptive",
         max_iter: int = 50_000,
@@ -161,6 +166,7 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
         self.refit = refit
         self.loss = loss
         self.solver = solver
+        self.scale = scale
         self.fit_intercept = fit_intercept
         self.step_size = step_size
         self.max_iter = max_iter
@@ -199,11 +205,13 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
         ConvergenceWarning
             If some fits stopped before their criterion.
         """
-        threat = self._threat(None, None)
+        threat = self._threat(None, None, None)
         check_choice(self.refit, "refit", (True, False))
         p_algo, model = check_exponents(self.p_algo, "p_algo"), self._model()
         checked, y = validate_data(self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32))
         check_classification_targets(y)
+        self.scale_ = self._scale(self.scale)
+        threat = LpBall(threat.q, threat.eps, self.scale_)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, checked, ensure_non_negative=True)
         X, y, sample_weight, groups = indexable(X, y, sample_weight, groups)
@@ -223,7 +231,7 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
         self.best_index_ = int(self.cv_results_["rank_test_score"].argmin())
         self.best_score_ = float(self.cv_results_["mean_test_score"][self.best_index_])
         self.best_params_ = self.cv_results_["params"][self.best_index_]
-        self.scorer_ = make_robust_scorer(eps=threat.eps, q=threat.q)
+        self.scorer_ = make_robust_scorer(eps=threat.eps, q=threat.q, scale=self.scale)
         if not converged.all():
             warn_of_cells(converged, gaps, "RobustLinearClassifierCV", model)
         if self.refit:
@@ -260,7 +268,7 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
         shared = RobustLinearClassifier().get_params().keys() & self.get_params(deep=False).keys() - chosen
         return RobustLinearClassifier(**{name: getattr(self, name) for name in shared})
 
-    def _threat(self, eps: float | None, q: float | None) -> LpBall:
+    def _threat(self, eps: float | None, q: float | None, scale: Any) -> LpBall:
         """The threat that scores, unless others are given."""
         eps = self.threat_eps if eps is None else eps
         if eps is None:
@@ -269,7 +277,8 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
                 ">= 0, got None. It scores every candidate; the training radii to choose from are eps."
             )
         own_q = self.q_pert if self.threat_q is None else self.threat_q
-        return LpBall(check_exponent(own_q if q is None else q, "threat_q"), check_radius(eps, "threat_eps"))
+        q = check_exponent(own_q if q is None else q, "threat_q")
+        return LpBall(q, check_radius(eps, "threat_eps"), self._scale(scale))
 
 
 def _cross_validated(

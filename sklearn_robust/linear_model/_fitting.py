@@ -46,7 +46,7 @@ def on_device(problem: RobustProblem, device: str | None) -> RobustProblem:
         problem,
         X=tensor(problem.X),
         y=tensor(problem.y),
-        threat=replace(problem.threat, eps=tensor(problem.threat.eps)),
+        threat=problem.threat.mapped(tensor),
         log_weight=tensor(problem.log_weight),
         total_weight=tensor(problem.total_weight),
     )

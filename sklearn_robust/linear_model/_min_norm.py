@@ -48,6 +48,10 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         Exponent of the norm that bounds the perturbation, in [1, inf].
     eps : float, default=0.1
         Radius of the perturbation, in the units of the features.
+    scale : array-like of shape (n_features,) or dict {feature name: float}, optional
+        How far the adversary can move each feature, relative to the others: the threat is
+        :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty :math:`\epsilon \|s w\|_{q^*}`. A
+        feature of scale 0 is out of its reach. Features that a dict does not name have 1, as all have by default.
     fit_intercept : bool, default=True
     tol : float, default=None
         Certified relative gap of the margin to reach. None is 1e-8, as in `min_norm_separator`, and 1e-3 for float32 data, to
@@ -61,6 +65,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
         Scaled to a smallest robust margin of 1.
     intercept_ : ndarray of shape (1,) or (n_classes,)
+    scale_ : ndarray of shape (n_features,) or None
+        The scale of each feature.
     classes_ : ndarray of shape (n_classes,)
     separable_ : bool or None
         Proven either way; None is undecided. This and the next figures are arrays with one entry a class where there are
@@ -93,6 +99,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         q_pert: float = math.inf,
         eps: float = 0.1,
         *,
+        scale: Any = None,
         fit_intercept: bool = True,
         tol: float | None = None,
         not_separable: str = "warn",
@@ -100,6 +107,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         self.p = p
         self.q_pert = q_pert
         self.eps = eps
+        self.scale = scale
         self.fit_intercept = fit_intercept
         self.tol = tol
         self.not_separable = not_separable

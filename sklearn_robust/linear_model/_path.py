@@ -72,6 +72,7 @@ def robust_linear_path(
     eps: float | Sequence[float],
     loss: str = "exponential",
     solver: str = "auto",
+    scale: Any = None,
     fit_intercept: bool = True,
     sample_weight: Any = None,
     class_weight: dict[Any, float] | str | None = None,
@@ -102,6 +103,8 @@ def robust_linear_path(
         Radii of the perturbation, in the units of the features.
     loss : {"exponential", "logistic"}, default="exponential"
     solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
+    scale : array-like of shape (n_features,) or dict {feature name: float}, optional
+        How far the adversary can move each feature, as in `RobustLinearClassifier`.
     fit_intercept : bool, default=True
     sample_weight : array-like of shape (n_samples,), optional
         Non-negative; a sample of weight zero is left out.
@@ -159,6 +162,7 @@ def robust_linear_path(
         radii[0],
         loss=loss,
         solver=solver,
+        scale=scale,
         fit_intercept=fit_intercept,
         max_iter=max_iter,
         loss_tol=loss_tol,

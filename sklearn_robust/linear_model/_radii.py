@@ -21,7 +21,14 @@ _STEPS = 4  # between them, towards the decision whether the data are separable 
 
 
 def training_radii(
-    X: Any, y: Any, *, q: float = math.inf, n_eps: int = 8, fit_intercept: bool = True, sample_weight: Any = None
+    X: Any,
+    y: Any,
+    *,
+    q: float = math.inf,
+    n_eps: int = 8,
+    fit_intercept: bool = True,
+    sample_weight: Any = None,
+    scale: Any = None,
 ) -> np.ndarray:
     r"""Radii to choose the training eps from: the grid behind ``eps="auto"`` of `RobustLinearClassifierCV`.
 
@@ -42,17 +49,23 @@ def training_radii(
     n_eps : int, default=8
     fit_intercept : bool, default=True
     sample_weight : array-like of shape (n_samples,), optional
+    scale : array-like of shape (n_features,) or dict {feature name: float}, optional
+        How far the adversary can move each feature, as in `RobustLinearClassifier`.
 
     Returns
     -------
     ndarray of shape (n_eps,)
         Ascending. If the data are separable at eps_max / 50, the first half lies evenly between 0 and eps*, and the rest
-        evenly on a logarithmic scale between eps* and eps_max. Otherwise all lie evenly on a logarithmic scale from
-        eps_max / 50 up to, and without, eps_max. One radius, 0, if the class means coincide: no other one makes sense then.
+        evenly on a logarithmic scale between eps* and eps_max; if eps* is not below eps_max, all lie evenly between 0 and
+        eps_max. Otherwise all lie evenly on a logarithmic scale from eps_max / 50 up to, and without, eps_max. One radius, 0,
+        if the class means coincide: no other one makes sense then.
 
     Notes
     -----
     Close to eps* fits are slow and hardly depend on eps: where eps* is below eps_max / 50, no radius is put there.
+
+    With scales s the norm is that of g / s. Features that the adversary cannot touch are left out of it: eps_max is then a mark
+    on the scale of the others, and eps* may lie beyond it.
 
     Several classes are one-vs-rest problems: eps* is the smallest of theirs, eps_max the largest. The robust risk is convex,
     and at w = 0, with the best intercept, its weights are the :math:`a_i`, up to a factor: zero is in its subdifferential
@@ -67,7 +80,7 @@ def training_radii(
     >>> training_radii(StandardScaler().fit_transform(X), y, n_eps=4).round(3)
     array([0.016, 0.044, 0.116, 0.309])
     """
-    model = RobustLinearClassifier(q_pert=check_exponent(q, "q"), fit_intercept=fit_intercept)
+    model = RobustLinearClassifier(q_pert=check_exponent(q, "q"), fit_intercept=fit_intercept, scale=scale)
     return radii_of(model._read(X, y, sample_weight), n_eps)
 
 
@@ -76,7 +89,8 @@ def radii_of(problem: RobustProblem, n_eps: int) -> np.ndarray:
     check_number(n_eps, "n_eps", low=1, integer=True)
     problem = problem.in_double_arithmetic()
     weights = problem.balanced(np.exp(problem.log_weight))
-    largest = float(problem.threat.norm.value(problem.weighted_sum(weights)).max())
+    threat = problem.threat
+    largest = float(threat.norm.value(threat.reachable(problem.weighted_sum(weights))).max())
     if largest == 0:
         return np.zeros(1)
     smallest = _SMALLEST * largest
@@ -85,7 +99,10 @@ def radii_of(problem: RobustProblem, n_eps: int) -> np.ndarray:
     found = screened(tried, LOSSES["exponential"], LpNorm(2), FitWatch(None, None, tried), tol=1e-3)
     if not all(separable is True for separable in found.separable[: problem.n_problems]):
         return np.geomspace(smallest, largest, n_eps + 1)[:-1]
-    limit = min(max_margin(problem.X, y, q=problem.threat.q, fit_intercept=problem.fit_intercept).margin for y in problem.y)
+    options = {"q": threat.q, "fit_intercept": problem.fit_intercept, "scale": threat.scale}
+    limit = min(max_margin(problem.X, y, **options).margin for y in problem.y)
+    if limit >= largest:
+        return largest * np.arange(1, n_eps + 1) / (n_eps + 1)
     inside = n_eps // 2
     return np.concatenate(
         [limit * np.arange(1, inside + 1) / (inside + 1), np.geomspace(limit, largest, n_eps - inside + 2)[1:-1]]

@@ -66,6 +66,10 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         "auto" is steepest descent, and "exact" for data of up to 10 million entries whose path has not stopped after 2000
         iterations: data so close to inseparable that the path is slow and its limit hardly depends on p. All return the
         minimiser of the robust risk for data that are not robustly separable.
+    scale : array-like of shape (n_features,) or dict {feature name: float}, optional
+        How far the adversary can move each feature, relative to the others: the threat is
+        :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty :math:`\epsilon \|s w\|_{q^*}`. A
+        feature of scale 0 is out of its reach. Features that a dict does not name have 1, as all have by default.
     fit_intercept : bool, default=True
         The intercept is not penalised, and minimised over exactly at every step.
     step_size : {"adaptive", "paper"} or float, default="adaptive"
@@ -95,6 +99,8 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
         Several classes are trained one against the rest.
     intercept_ : ndarray of shape (1,) or (n_classes,)
+    scale_ : ndarray of shape (n_features,) or None
+        The scale of each feature.
     classes_ : ndarray of shape (n_classes,)
     separable_ : bool or None
         Whether the training data are robustly separable, proven by the certificate; None is undecided. This and the next
@@ -157,6 +163,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         *,
         loss: str = "exponential",
         solver: str = "auto",
+        scale: Any = None,
         fit_intercept: bool = True,
         step_size: float | str = "adaptive",
         max_iter: int = 50_000,
@@ -173,6 +180,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         self.eps = eps
         self.loss = loss
         self.solver = solver
+        self.scale = scale
         self.fit_intercept = fit_intercept
         self.step_size = step_size
         self.max_iter = max_iter

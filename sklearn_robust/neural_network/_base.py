@@ -130,6 +130,7 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         y = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), order="C", reset=not resume)
         check_classification_targets(y)
+        self.scale_ = self._scale(self.scale)
         weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
         used = weight > 0
         if not used.all():
@@ -206,7 +207,14 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         steps = {"pgd": self.attack_steps, "fgsm": 1, None: 0}[self.attack]
         step_size = self.eps if self.attack == "fgsm" else self.attack_step_size
         return InnerMaximisation(
-            self.q_pert, self.eps, self.clip, steps, step_size, self.attack_restarts, self.attack_random_start
+            self.q_pert,
+            self.eps,
+            self.clip,
+            steps,
+            step_size,
+            self.attack_restarts,
+            self.attack_random_start,
+            self.scale_,
         )
 
     def _one_epoch(

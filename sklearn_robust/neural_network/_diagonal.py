@@ -45,6 +45,8 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
         L above, >= 2.
     init_scale : float, default=1e-3
         Every parameter starts at init_scale / sqrt(2 n_features).
+    scale : array-like of shape (n_features,) or dict {feature name: float}, optional
+        How far the adversary can move each feature, as in RobustLinearClassifier.
     loss : {"exponential", "logistic"}, default="exponential"
     fit_intercept : bool, default=True
         The intercept is not part of the network, and minimised over exactly at every step.
@@ -65,6 +67,8 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
         The effective w; several classes are trained one against the rest.
     intercept_ : ndarray of shape (1,) or (n_classes,)
+    scale_ : ndarray of shape (n_features,) or None
+        The scale of each feature.
     classes_ : ndarray of shape (n_classes,)
     separable_ : bool or None
         Whether the training data are robustly separable, proven; None is undecided. This and the next figures are arrays
@@ -115,6 +119,7 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
         *,
         depth: int = 2,
         init_scale: float = 1e-3,
+        scale: Any = None,
         loss: str = "exponential",
         fit_intercept: bool = True,
         max_iter: int = 50_000,
@@ -128,6 +133,7 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
         self.eps = eps
         self.depth = depth
         self.init_scale = init_scale
+        self.scale = scale
         self.loss = loss
         self.fit_intercept = fit_intercept
         self.max_iter = max_iter

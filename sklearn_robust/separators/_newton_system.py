@@ -73,25 +73,27 @@ class NewtonSystem:
         self._factorise(refine)
 
     def _add_caps(self, k: int) -> None:
-        """t - u_j - v_j = slack_j."""
+        """t - s_j (u_j + v_j) = slack_j."""
         bound, state = self.program.bounds[k], self.state
         slack, multiplier = state.slacks[bound.pairs], state.multipliers[bound.pairs]
-        stiffness = multiplier / slack
-        self.lack_caps[k] = self.program.radius_of(bound, state) - self.program.total(state.coordinates) - slack
-        self.lack_x += np.tile(multiplier, 2)
-        self.coupling = stiffness if self.coupling is None else self.coupling + stiffness
+        stiffness, scale = multiplier / slack, bound.scale
+        self.lack_caps[k] = self.program.radius_of(bound, state) - self.program.total(scale * state.coordinates) - slack
+        self.lack_x += scale * np.tile(multiplier, 2)
+        coupling = scale[: len(slack)] ** 2 * stiffness
+        self.coupling = coupling if self.coupling is None else self.coupling + coupling
         if bound.radius is not None:
             self.lack_scalars[bound.radius] -= multiplier.sum()
-            self.B[bound.radius] -= np.tile(stiffness, 2)
+            self.B[bound.radius] -= scale * np.tile(stiffness, 2)
             self.C[bound.radius, bound.radius] += stiffness.sum()
 
     def _add_power(self, k: int) -> None:
-        r"""F(x, t) + slack = 0 with the perspective :math:`F = \sum_j x_j^e / (d e t^{e-1}) - t / e`."""
+        r"""F(x, t) + slack = 0 with the perspective :math:`F = \sum_j (s_j x_j)^e / (d e t^{e-1}) - t / e`."""
         bound, state = self.program.bounds[k], self.state
         e, t, tau, j = bound.exponent, self.program.radius_of(bound, state), state.scalars[bound.multiplier], bound.multiplier
         x, slack = state.coordinates, state.slacks[bound.pairs][0]
         d = self.program.rows.shape[1]
-        slope = np.full_like(x, 1 / d) if e == 1 else (x / t) ** (e - 1) / d
+        scale = bound.scale[: len(x)]
+        slope = scale / d if e == 1 else scale * (scale * x / t) ** (e - 1) / d
         mean = float(slope @ x) / t
         self.lack_x += tau * slope
         self.lack_scalars[j] += t * (mean - 1) / e + slack
@@ -218,7 +220,7 @@ class NewtonSystem:
                 continue
             stiffness = multipliers[bound.pairs] / slacks[bound.pairs]
             pushes[k] = stiffness * (target[bound.pairs] / multipliers[bound.pairs] - self.lack_caps[k])
-            f -= np.tile(pushes[k], 2)
+            f -= bound.scale * np.tile(pushes[k], 2)
             if bound.radius is not None:
                 g[bound.radius] += pushes[k].sum()
         x, a, t = self._solve(f, h, g, refinements)
@@ -231,7 +233,7 @@ class NewtonSystem:
             if bound.multiplier is not None:
                 dual[bound.pairs] = t[bound.multiplier]
             else:
-                growth = program.total(x) - (0.0 if bound.radius is None else t[bound.radius])
+                growth = program.total(bound.scale * x) - (0.0 if bound.radius is None else t[bound.radius])
                 dual[bound.pairs] = pushes[k] + multipliers[bound.pairs] / slacks[bound.pairs] * growth
         primal = (target - slacks * dual) / multipliers
         if program.split:

@@ -122,10 +122,12 @@ def newton_step(program: MarginProgram, point: PrimalDual, max_unknowns: int = _
     Returns
     -------
     PrimalDual or None
-        None where the point has no margin, and so no face to step on, or where the system is singular or too large. The step
-        may lead away: only its certificate tells.
+        None where features have scales, where the point has no margin, and so no face to step on, or where the system is
+        singular or too large. The step may lead away: only its certificate tells.
     """
     norm, toll = program.norm, program.toll
+    if not isinstance(toll, LpNorm):
+        return None  # the faces here are those of norms that treat all features alike
     a = point.weights
     pull = program.rows.T @ a
     left = toll.dual.residual(pull, program.eps, norm.dual)  # what the adversary leaves of Z^T a
@@ -173,7 +175,7 @@ def _solve_conditions(
     gradient, diagonal, ranks = gamma * u, gamma * diagonal, [(u, gamma * (1 - shrink))]
     slope = np.zeros_like(w)
     if program.eps > 0:
-        v, curvature, shrink = _derivatives(w, program.toll)
+        v, curvature, shrink = _derivatives(w, LpNorm(program.dual_q))
         slope, weight = program.eps * v, program.eps * a.sum()
         gradient, diagonal = gradient + a.sum() * slope, diagonal + weight * curvature
         ranks.append((v, -weight * shrink))

@@ -268,7 +268,7 @@ class _Run:
     def _near(self, iteration: int, at: Iterate) -> list[bool]:
         """Whether a proof that the data are not separable may be near, and worth its price."""
         threat, mass = self.problem.threat, namespace(at.coef).sum(at.now.weights, axis=-1)
-        near = threat.norm.value(at.pull) <= _NUDGE * threat.eps * mass
+        near = threat.norm.value(threat.reachable(at.pull)) <= _NUDGE * threat.eps * mass
         return [True] * len(self.under_way) if iteration > _PATIENCE else near.tolist()
 
     def _risk_gap(self, i: int, now: Evaluation) -> tuple[float, Array]:

@@ -67,7 +67,7 @@ def problem_to_numpy(problem: RobustProblem) -> RobustProblem:
         problem,
         X=problem.X if sparse.issparse(problem.X) else to_numpy(problem.X),
         y=to_numpy(problem.y),
-        threat=replace(problem.threat, eps=to_numpy(problem.threat.eps)),
+        threat=problem.threat.mapped(to_numpy),
         log_weight=to_numpy(problem.log_weight),
         total_weight=to_numpy(problem.total_weight),
     )

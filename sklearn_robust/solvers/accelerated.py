@@ -95,7 +95,7 @@ def accelerated_margin(
             f"The accelerated solver needs a geometry p in (1, 2], got p={norm.p:g}. Use the solver 'steepest_descent' for the "
             "path of this geometry, or 'exact' for its limit."
         )
-    xp = namespace(problem.y)
+    xp, problem = namespace(problem.y), problem.simplified()
     k = problem.n_problems
     ids = np.arange(k)
     finished: dict[int, Solution] = {}
@@ -115,7 +115,8 @@ def accelerated_margin(
             prove_at *= 2
             near = (state.margin <= 0) & ~done
             if iteration < _PATIENCE:
-                near = near & (problem.threat.norm.value(state.pull) <= _NUDGE * problem.threat.eps)
+                size = problem.threat.norm.value(problem.threat.reachable(state.pull))
+                near = near & (size <= _NUDGE * problem.threat.eps)
             hopeful = hopeful | near
         for i in np.flatnonzero(to_numpy(hopeful)).tolist():
             proof = repaired_weights(_one(problem, i), to_numpy(state.weights[i : i + 1]))

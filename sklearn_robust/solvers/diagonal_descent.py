@@ -68,7 +68,7 @@ def diagonal_descent(
     Solution
         Of the effective coefficients w; margins and gaps are measured in the 1-norm.
     """
-    xp = namespace(problem.y)
+    xp, problem = namespace(problem.y), problem.simplified()
     start = xp.full_like(problem.weighted_sum(problem.y), init_scale / math.sqrt(2 * problem.n_features))
     entries = problem.X.data if sparse.issparse(problem.X) else problem.X
     rule = _DiagonalDescent(depth, float(namespace(entries).max(namespace(entries).abs(entries))))
@@ -118,13 +118,18 @@ class _DiagonalDescent:
             power = 2 * self.depth - 2
             speed = self.depth * rate * (state[0] ** power + state[1] ** power)  # at which w falls, by velocity
             speed = xp.maximum(speed, 1e-20 * xp.max(speed, axis=-1, keepdims=True))
-            return -pull + _inf_norm_pull(coef + speed * pull, speed, toll)
+            ahead, scale = coef + speed * pull, problem.threat.scale
+            if scale is None:
+                return -pull + _inf_norm_pull(ahead, speed, toll)
+            speed = xp.where(scale > 0, scale**2 * speed, xp.ones_like(speed))
+            return -pull + scale * _inf_norm_pull(scale * ahead, speed, toll)
         if problem.threat.q != math.inf:
             return problem.threat.dual_norm.min_norm_subgradient(coef, -pull, toll, LpNorm(2))
         up, down = state
         # the velocity with which both halves end equal, if the subdifferential [-toll, toll] around -pull holds it
         landing = (up - down) / (rate * (up ** (self.depth - 1) + down ** (self.depth - 1)))
-        return xp.minimum(xp.maximum(landing, -pull - toll[:, None]), -pull + toll[:, None])
+        toll = toll[:, None] if problem.threat.scale is None else toll[:, None] * problem.threat.scale
+        return xp.minimum(xp.maximum(landing, -pull - toll), -pull + toll)
 
 
 def _inf_norm_pull(ahead: Array, speed: Array, toll: Array) -> Array:

@@ -73,7 +73,7 @@ def minimise_robust_risk(
     solutions: dict[int, Solution] = {}
     recorder = Recorder(record_every, verbose, watch)
     stopped = False
-    double = problem.in_double_arithmetic()  # whatever the data's type: it does not decide how exact the answer is
+    double = problem.simplified().in_double_arithmetic()  # whatever the data's type: it does not decide how exact the answer is
     last: dict[int, np.ndarray] = {}  # minimiser of the same data at the radius before
     for i in np.argsort(-problem.threat.eps, kind="stable").tolist():
         row = slice(i, i + 1)
