@@ -32,6 +32,7 @@ MODULES = [
     "norms",
     "onnx",
     "problems",
+    "scaled_norms",
     "threats",
 ]
 EVERYWHERE = {
@@ -53,6 +54,7 @@ BRIEF = (  # where a line often says it all, or scikit-learn is the caller
     "losses.",
     "norms.",
     "problems.",
+    "scaled_norms.",
     "solvers.",
     "threats.",
 )
