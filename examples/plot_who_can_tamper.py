@@ -60,5 +60,5 @@ for shift, colour, (name, model) in zip((-width / 2, width / 2), ("C0", "C2"), l
     ax.barh(np.arange(X.shape[1]) + shift, weight / weight.sum(), height=width, color=colour, label=name)
 ax.set_yticks(range(X.shape[1]), [f"{name} (forged)" if name in forged else name for name in X.columns], fontsize="small")
 ax.set(xlabel="share of the coefficients' sizes", xlim=(0, 0.35))
-ax.legend()
+ax.legend(loc="upper right")
 plt.show()
