@@ -3,7 +3,7 @@ r"""Where a perturbation may go: an l_q ball, cut by the box that the perturbed 
 For q in {1, 2, inf} both questions an attack asks have exact answers: which allowed move raises a linear function most, and
 which allowed perturbation is nearest to a given one. Other q are answered without a box.
 
-Where features have scales, a perturbation is kept in units of them: :math:`\delta = (x' - x) / s. The ball is then an
+Where features have scales, a perturbation is kept in units of them: :math:`\delta = (x' - x) / s`. The ball is then an
 l_q ball as ever, the box is another box, and nothing else changes; a feature of scale 0 does not move.
 """
 
