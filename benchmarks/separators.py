@@ -216,7 +216,7 @@ def cell_line(case: Case, rows: list[Row], limit: float) -> list[str]:
     svc_target, svc = SVC_TARGETS.get((case.key, ours.data)), [row for row in rows if row.solver == "LinearSVC" and row.runs]
     if svc_target and svc:
         line[-1] += f"; to LinearSVC {svc[0].seconds / ours.seconds:.3g}x of {svc_target:g}x"
-    return [f"**{entry}**" for entry in line] if ratio < 1 or ours.gap > TOL else line
+    return [harness.bold(entry) for entry in line] if ratio < 1 or ours.gap > TOL else line
 
 
 def report(cells: list[tuple[Case, list[Row]]], paths: str, limit: float) -> str:
@@ -294,7 +294,7 @@ def path_line(data: str) -> list[str]:
         f"{cold / path:.3g}x",
         f"{ratio:.3g}x",
     ]
-    return line if ratio > 1 else [f"**{entry}**" for entry in line]
+    return line if ratio > 1 else [harness.bold(entry) for entry in line]
 
 
 def path_table(data: list[str]) -> str:

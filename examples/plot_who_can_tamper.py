@@ -42,21 +42,23 @@ models = {
 # everything leaves nothing to learn from: no measurement is safe from him. Ignoring the forger costs a third of the wines. The
 # classifier that knows which measurements to trust pays a few points of clean accuracy, and hardly any beyond.
 radii = np.linspace(0, 2, 21)
-fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+fig, ax = plt.subplots(layout="constrained")
 for colour, (name, model) in zip(("C0", "C1", "C2"), models.items(), strict=True):
     curve = [robust_accuracy_score(model, X_test, y_test, eps=eps, scale=scale) for eps in radii]
-    left.plot(radii, curve, colour, label=name)
+    ax.plot(radii, curve, colour, label=name)
     print(f"{name}: clean {curve[0]:.2f}, at eps=1 {curve[10]:.2f}")
-left.set(xlabel="eps of the forger, standard deviations", ylabel="exact robust test accuracy", ylim=(0, 1.02))
-left.legend(fontsize="small")
+ax.set(xlabel="eps of the forger, standard deviations", ylabel="exact robust test accuracy", ylim=(0, 1.02))
+ax.legend()
+plt.show()
 
 # %%
 # How the weight of the coefficients, over the three one-against-rest problems, moves to what is out of the forger's reach.
 width = 0.4
+fig, ax = plt.subplots(layout="constrained")
 for shift, colour, (name, model) in zip((-width / 2, width / 2), ("C0", "C2"), list(models.items())[::2], strict=True):
     weight = np.abs(model[-1].coef_).sum(axis=0)
-    right.barh(np.arange(X.shape[1]) + shift, weight / weight.sum(), height=width, color=colour, label=name)
-right.set_yticks(range(X.shape[1]), [f"{name} (forged)" if name in forged else name for name in X.columns], fontsize="small")
-right.set(xlabel="share of the coefficients' sizes", xlim=(0, 0.35))
-right.legend(fontsize="small")
+    ax.barh(np.arange(X.shape[1]) + shift, weight / weight.sum(), height=width, color=colour, label=name)
+ax.set_yticks(range(X.shape[1]), [f"{name} (forged)" if name in forged else name for name in X.columns], fontsize="small")
+ax.set(xlabel="share of the coefficients' sizes", xlim=(0, 0.35))
+ax.legend(loc="upper right")
 plt.show()

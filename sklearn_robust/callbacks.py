@@ -146,13 +146,16 @@ class PathRecorder:
             )
         self._begin(None)
 
-    def teardown(self, estimator: Any, context: Any) -> None: ...
+    def teardown(self, estimator: Any, context: Any) -> None:
+        """Leave the record as it is."""
 
     def on_fit_task_begin(self, estimator: Any, context: Any) -> None:
+        """Begin the record of a solver."""
         if context.max_subtasks is None and context.task_name != "fit":
             self._begin(context.task_name)
 
     def on_fit_task_end(self, estimator: Any, context: Any, *, fitted_estimator: Any = None) -> None:
+        """Record an iteration."""
         if context.task_name != _STEP:
             return
         row = {"iteration": fitted_estimator.n_iter_}

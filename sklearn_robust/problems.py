@@ -165,13 +165,13 @@ class RobustProblem:
         return (self.y * weights) @ self.X
 
     def sizes(self, weights: np.ndarray) -> np.ndarray:
-        """The sums of the sizes of the terms of `weighted_sum`, a |X|, (k, n) -> (k, d): their rounding scales with them."""
+        """The sums of the sizes of the terms of `weighted_sum`, `a |X|`, (k, n) -> (k, d): their rounding scales with them."""
         if sparse.issparse(self.X):
             return np.ascontiguousarray((abs(self.X).T @ weights.T).T)
         return sum(weights[:, at] @ np.abs(rows) for at, rows in self.double_blocks())
 
     def score_sizes(self, coef: Array) -> Array:
-        """The sums of the sizes of the terms of `signed_scores`, |X| |w|, (k, d) -> (k, n)."""
+        """The sums of the sizes of the terms of `signed_scores`, `|X| |w|`, (k, d) -> (k, n)."""
         if sparse.issparse(self.X):
             return np.ascontiguousarray((abs(self.X) @ np.abs(coef).T).T)
         if not isinstance(self.X, np.ndarray):

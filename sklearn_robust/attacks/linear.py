@@ -20,7 +20,19 @@ from sklearn_robust.threats import LpBall
 
 
 def class_scores(X: Any, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
-    """Scores of shape (n, K); a coef of shape (1, d) stands for two classes."""
+    """Scores of every class.
+
+    Parameters
+    ----------
+    X : array or sparse array of shape (n, d)
+    coef : array of shape (K, d), or (1, d) for two classes
+    intercept : array of shape (K,) or (1,)
+
+    Returns
+    -------
+    array of shape (n, K)
+        Those of two classes are (0, f).
+    """
     scores = safe_sparse_dot(X, coef.T, dense_output=True) + intercept
     return np.column_stack([np.zeros_like(scores), scores]) if scores.shape[1] == 1 else scores
 

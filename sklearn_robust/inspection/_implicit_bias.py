@@ -80,7 +80,7 @@ def implicit_bias_report(
     Parameters
     ----------
     estimator : fitted linear classifier, pipeline that ends in one, or search over either
-        One of this library, or any linear classifier with coef_, intercept_ and classes_. In a pipeline the report is on
+        One of this library, or any linear classifier with `coef_`, `intercept_` and `classes_`. In a pipeline the report is on
         what its last step sees.
     X : array-like or sparse array of shape (n_samples, n_features)
         Training data, as the estimator was given them.

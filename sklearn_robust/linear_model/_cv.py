@@ -101,7 +101,7 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
     scale_ : ndarray of shape (n_features,) or None
         The scale of each feature.
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only where X has feature names that are all strings.
 
     See Also

@@ -77,7 +77,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         Logarithm of the mean exponential robust loss of the training samples.
     n_iter_ : int
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
 
     See Also
     --------

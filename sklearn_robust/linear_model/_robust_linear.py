@@ -110,25 +110,25 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
     margin_bound_ : float
         No linear classifier has a larger one.
     dual_gap_ : float
-        Separable: 1 - margin_ / margin_bound_, how far the path stopped from its limit. Not separable: certified relative
+        Separable: `1 - margin_ / margin_bound_`, how far the path stopped from its limit. Not separable: certified relative
         gap of the risk, 1 - (lower bound) / risk.
     log_risk_ : float
         Logarithm of the mean robust loss of the training samples.
     n_iter_ : int
         Iterations of the solver that gave the answer: the path, the minimiser of the risk, or 1 for an exact separator.
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only where X has feature names that are all strings.
 
     See Also
     --------
     MinNormRobustClassifier : The limit itself.
-    sklearn_robust.metrics.make_robust_scorer : Scores by one threat while a search varies the training eps.
+    sklearn_robust.make_robust_scorer : Scores by one threat while a search varies the training eps.
 
     Notes
     -----
     In a pipeline eps lives in the space of the last step: after a StandardScaler it counts standard deviations. See
-    `sklearn_robust.metrics.robust_accuracy_score` for the exact score in the space of the raw input.
+    `sklearn_robust.robust_accuracy_score` for the exact score in the space of the raw input.
 
     For several classes the robust decision (`robust_score`, `perturb`, `certified_radius`) is exact, by pairs of classes,
     while training is one-vs-rest.

@@ -76,12 +76,12 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
     margin_, margin_bound_ : float
         Smallest robust margin over the 1-norm of w, and what no predictor exceeds.
     dual_gap_ : float
-        Separable: 1 - margin_ / margin_bound_. Not separable: certified relative gap of the risk.
+        Separable: `1 - margin_ / margin_bound_`. Not separable: certified relative gap of the risk.
     log_risk_ : float
         Logarithm of the mean robust loss of the training samples.
     n_iter_ : int
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
 
     See Also
     --------

@@ -105,7 +105,7 @@ class RobustMLPClassifier(RobustNetBase):
         The shape of one sample as the module takes it.
     n_features_in_ : int
         Entries of one sample.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
 
     See Also
     --------

@@ -27,8 +27,8 @@ class RobustNetClassifier(RobustNetBase):
     module : class, function, torch.nn.Module or None, default=None
         A class or function is called for a new module, with those of the arguments `input_shape` (of one sample, a tuple) and
         `n_outputs` that it names, as `madry_cnn` does; bind others with `functools.partial`. A module is copied, and trained
-        on from its own weights. The module maps (n, *input_shape) to (n, n_outputs); n_outputs is the number of classes, and 1
-        for two classes, where a module with two outputs is taken too. None is a network with one hidden layer of 100 ReLUs.
+        on from its own weights. The module maps `(n, *input_shape)` to `(n, n_outputs)`; n_outputs is the number of classes,
+        and 1 for two classes, where a module with two outputs is taken too. None is one hidden layer of 100 ReLUs.
     p_algo : float, default=2
         Geometry of the algorithm, in [1, inf]: 2 gradient descent, `numpy.inf` sign descent, 1 descent in one coordinate at a
         time, which suits small networks only.
@@ -106,7 +106,7 @@ class RobustNetClassifier(RobustNetBase):
         The shape of one sample as the module takes it.
     n_features_in_ : int
         Entries of one sample.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
 
     See Also
     --------
