@@ -124,6 +124,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
+def bold(entry: str) -> str:
+    """An entry of a Markdown table in bold, whatever stars are in it."""
+    return "**" + entry.replace("*", r"\*") + "**"
+
+
 def seconds(value: float) -> str:
     """Three digits, without an exponent."""
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"

@@ -4,19 +4,17 @@ Gaussian data of d = 512 features labelled by a Gaussian teacher, exponential lo
 of the processor, medians over alternating runs; "products" are `X @ w` and `a @ X`, each called by itself, with k = 20 rows for
 a batch.
 
-    env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE OMP_NUM_THREADS=1 PYTHONPATH=. python benchmarks/descent_paths.py
+    env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/descent_paths.py
 
 writes benchmarks/results/descent_paths.md.
 """
 
 import math
-import platform
 import time
-from pathlib import Path
 from statistics import median
 
+import _harness as harness  # first: it sets one thread
 import numpy as np
-import scipy
 
 from sklearn_robust import max_margin, min_norm_separator
 from sklearn_robust.losses import LOSSES
@@ -49,10 +47,6 @@ def draw(n, dtype=np.float64):
 
 def problem_of(X, y, q=math.inf, eps=0.0):
     return RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=False)
-
-
-def table(head, rows):
-    return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(row) + " |" for row in rows), ""]
 
 
 def products(X, k, times):
@@ -88,7 +82,7 @@ def a_single_path():
         "n",
         *(f"{name}, float{bits}" for bits in (64, 32) for name in ("products (us)", "step (us)", "rate reached")),
     ]
-    return ["## One path beside its two products", "", *table(head, rows)]
+    return ["## One path beside its two products", "", harness.table(head, rows)]
 
 
 def a_batch():
@@ -127,7 +121,7 @@ def a_batch():
         "ratio of the products",
         "largest difference of a margin",
     ]
-    return ["## Twenty radii up to .9 eps*, n = 256", "", *table(head, rows)]
+    return ["## Twenty radii up to .9 eps*, n = 256", "", harness.table(head, rows)]
 
 
 def steps_saved():
@@ -150,7 +144,7 @@ def steps_saved():
             firsts = [str(iteration[np.argmax(gap <= goal)]) if (gap <= goal).any() else "-" for goal in (0.5, 0.1, 0.05, 0.01)]
             rows.append([f"{p:g}", step_size, *firsts, f"{path.gap[0]:.1e}"])
     head = ["p", "step", *(f"to a gap of {goal}" for goal in (0.5, 0.1, 0.05, 0.01)), "gap at 30 000 steps or 1e-3"]
-    return ["## Steps to a certified gap, n = 100, q = inf, eps*/2", "", *table(head, rows)]
+    return ["## Steps to a certified gap, n = 100, q = inf, eps*/2", "", harness.table(head, rows)]
 
 
 def the_exact_separator():
@@ -167,16 +161,17 @@ def the_exact_separator():
         gap = min_norm_separator(X, y, p=p, q=math.inf, eps=eps).relative_gap
         rows.append([f"{p:g}", f"{1e3 * exact:.1f}", f"{gap:.0e}", f"{exact / path * 2000:.0f}"])
     head = ["p", "exact separator (ms)", "its gap", "steps of the path in that time"]
-    return ["## The exact separator, n = 100, q = inf, eps*/2", "", *table(head, rows)]
+    return ["## The exact separator, n = 100, q = inf, eps*/2", "", harness.table(head, rows)]
 
 
 if __name__ == "__main__":
-    machine = f"{platform.machine()}, Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}"
     lines = [
-        f"# Paths of descent\n\n{machine}, one thread. By `benchmarks/descent_paths.py`. A path's time holds its set-up,",
-        "certificates and the last proof of separability or of its opposite.\n",
+        "# Paths of descent\n",
+        harness.machine(("numpy", "scipy")) + "\n",
+        "By `benchmarks/descent_paths.py`. A path's time holds its set-up, certificates and the last proof of separability or",
+        "of its opposite.\n",
     ]
     for part in (steps_saved, the_exact_separator, a_batch, a_single_path):
         lines += part()
         print("\n".join(lines), flush=True)
-    (Path(__file__).parent / "results" / "descent_paths.md").write_text("\n".join(lines))
+    harness.write("descent_paths.md", "\n".join(lines))

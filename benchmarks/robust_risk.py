@@ -1,7 +1,7 @@
 """The minimiser of the robust risk beside its peers, to a relative accuracy of 1e-6: one thread, one process, in turns,
 in CPU time, which other work on the machine disturbs least.
 
-Run as `OMP_NUM_THREADS=1 python benchmarks/robust_risk.py`; it writes benchmarks/results/robust_risk.md. Peers:
+Run as `python benchmarks/robust_risk.py`; it writes benchmarks/results/robust_risk.md. Peers:
 
 - L-BFGS-B of SciPy on split variables (w = u - v with u, v >= 0 for q = inf; w = t c with |c_j| <= 1 for q = 1).
 - Accelerated projected gradient on the epigraph, min loss(Z w - eps t) over the cone ||w||_q* <= t (Ribeiro et al., AISTATS
@@ -16,14 +16,11 @@ stopping rule ("own"), at the loosest ftol in 1e-5, 1e-6, ... that turns out to 
 import argparse
 import contextlib
 import math
-import platform
 import time
-from pathlib import Path
 
+import _harness as harness  # first: it sets one thread
 import cvxpy as cp
 import numpy as np
-import scipy
-import sklearn
 from scipy.optimize import minimize
 from sklearn.datasets import load_breast_cancer, load_digits
 
@@ -34,7 +31,8 @@ from sklearn_robust.solvers import minimise_robust_risk
 
 ACCURACY = 1e-6
 RADII = {math.inf: (0.05, 0.2), 2: (0.1, 0.5), 1: (0.3, 1.0)}
-RESULTS = Path(__file__).parent / "results" / "robust_risk.md"
+HEADER = ["data", "q", "loss", "eps", "ours, ms", "certified gap", "true gap", "L-BFGS-B own, ms", "told, ms"]
+HEADER += ["accelerated gradient told, ms", "CVXPY, ms", "own / ours", "told / ours"]
 
 
 def breast_cancer():
@@ -247,7 +245,7 @@ def row(name, X, y, q, loss, eps, repeats, with_cvxpy):
 
     cells = [name, f"{q:g}", loss, f"{eps:g}", show(median["ours"]), f"{solution.gap[0]:.0e}", f"{max(error, 0):.0e}"]
     cells += [show(median[key]) for key in ("own", "told", "gradient")] + [show(cone) if with_cvxpy else "", ratio(peer_own)]
-    return "| " + " | ".join([*cells, ratio(peer_told)]) + " |"
+    return [*cells, ratio(peer_told)]
 
 
 def main():
@@ -257,38 +255,30 @@ def main():
     parser.add_argument("--no-cvxpy", action="store_true", help="leave out the slowest peer")
     parser.add_argument("--print", action="store_true", help="only print")
     options = parser.parse_args()
-    lines = [
-        "| data | q | loss | eps | ours, ms | certified gap | true gap | L-BFGS-B own, ms | told, ms "
-        "| accelerated gradient told, ms | CVXPY, ms | own / ours | told / ours |",
-        "|---" * 13 + "|",
-    ]
+    rows = []
     for name in options.data:
         X, y = DATA[name]()
         for q, radii in RADII.items():
             for loss in LOSSES:
                 for eps in radii:
                     small = X.size < 100_000
-                    line = row(name, X, y, q, loss, eps, options.repeats, small and not options.no_cvxpy)
-                    if line:
-                        lines.append(line)
-                        print(line, flush=True)
+                    cells = row(name, X, y, q, loss, eps, options.repeats, small and not options.no_cvxpy)
+                    if cells:
+                        rows.append(cells)
+                        print(" | ".join(cells), flush=True)
     if options.print:
         return
-    versions = f"Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}, "
-    versions += f"scikit-learn {sklearn.__version__}, CVXPY {cp.__version__}"
-    head = [
-        "# Minimisers of the robust risk",
-        "",
-        f"`benchmarks/robust_risk.py`, {platform.machine()}, one thread, {versions}. "
-        f"CPU time, medians of {options.repeats} runs.",
+    text = [
+        "# Minimisers of the robust risk\n",
+        harness.machine(("numpy", "scipy", "scikit-learn", "cvxpy")) + "\n",
+        f"By `benchmarks/robust_risk.py`: CPU time, medians of {options.repeats} runs.",
         "Relative accuracy 1e-6: certified for ours, within its time; known only to the table for the others. 'own': L-BFGS-B "
         "with the loosest ftol that was accurate enough; 'told': stopped by the answer. '-': stopped short of the accuracy. "
         "The last columns divide the fastest peer's time by ours, with L-BFGS-B's own stop and told; bold where ours is "
-        "slower.",
-        "",
+        "slower.\n",
+        harness.table(HEADER, rows),
     ]
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text("\n".join(head + lines) + "\n")
+    harness.write("robust_risk.md", "\n".join(text))
 
 
 if __name__ == "__main__":

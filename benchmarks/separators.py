@@ -216,7 +216,7 @@ def cell_line(case: Case, rows: list[Row], limit: float) -> list[str]:
     svc_target, svc = SVC_TARGETS.get((case.key, ours.data)), [row for row in rows if row.solver == "LinearSVC" and row.runs]
     if svc_target and svc:
         line[-1] += f"; to LinearSVC {svc[0].seconds / ours.seconds:.3g}x of {svc_target:g}x"
-    return [f"**{entry}**" for entry in line] if ratio < 1 or ours.gap > TOL else line
+    return [harness.bold(entry) for entry in line] if ratio < 1 or ours.gap > TOL else line
 
 
 def report(cells: list[tuple[Case, list[Row]]], paths: str, limit: float) -> str:
@@ -232,8 +232,7 @@ def report(cells: list[tuple[Case, list[Row]]], paths: str, limit: float) -> str
             ["case (p, q)", "data", "ours (s)", "gap", "ours ended in", "fastest peer", "peer (s)", "gap", "ratio", "target"],
             [cell_line(case, rows, limit) for case, rows in cells],
         ),
-        "## A path of 20 radii\n",
-        paths,
+        *(["## A path of 20 radii\n", paths] if paths else []),
         "## Every solver\n",
         "Seconds and gap; gaps above 1e-6 do not count.\n",
     ]
@@ -295,7 +294,7 @@ def path_line(data: str) -> list[str]:
         f"{cold / path:.3g}x",
         f"{ratio:.3g}x",
     ]
-    return line if ratio > 1 else [f"**{entry}**" for entry in line]
+    return line if ratio > 1 else [harness.bold(entry) for entry in line]
 
 
 def path_table(data: list[str]) -> str:
@@ -309,6 +308,8 @@ def path_table(data: list[str]) -> str:
         "4 cold at .95 eps* / path",
     ]
     chosen = [name for name in ("g100x512", "g500x2000") if name in data]
+    if not chosen:
+        return ""
     text = "`separator_path` with p = 2, q = inf and eps = 0 to .95 eps*; the path should cost less than 4 cold solves.\n\n"
     return text + harness.table(header, [path_line(name) for name in chosen])
 
@@ -317,17 +318,16 @@ def path_table(data: list[str]) -> str:
 
 PLOT_PEERS = {
     "2,inf": ["piqp dense, split", "piqp sparse, split", "clarabel, absolute"],
-    "1,inf": ["HiGHS simplex, split", "HiGHS simplex, dual", "HiGHS ipm, split", "HiGHS ipm, dual"],
+    "1,inf": ["HiGHS simplex, dual", "HiGHS ipm, dual", "piqp dense, split", "piqp dense, dual"],
 }
 PLOT_SIZES = (50, 100, 200, 500, 1000, 2000, 5000, 10000)
 
 
-def plots(limit: float) -> None:
+def plots(sizes: list[int], limit: float) -> None:
     """Time against n at d = 500 and against d at n = 500; a peer that ran into the limit is not asked for larger sizes."""
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "separators"
     from matplotlib import pyplot as plt
 
     cases = [case for case in CASES if case.key in PLOT_PEERS]
@@ -336,7 +336,7 @@ def plots(limit: float) -> None:
     for case, pair in zip(cases, axes, strict=True):
         for axis, pattern, unknown in zip(pair, ("s{}x500", "s500x{}"), ("n", "d"), strict=True):
             asked, ours, peer = list(PLOT_PEERS[case.key]), [], []
-            for size in PLOT_SIZES:
+            for size in sizes:
                 rows = run_cell(case, pattern.format(size), limit, only=asked)
                 asked = [row.solver for row in rows[1:] if row.runs]
                 best = fastest(rows)
@@ -344,14 +344,13 @@ def plots(limit: float) -> None:
                 peer.append(best.seconds if best else math.nan)
                 lines.append([case.key, rows[0].data, rows[0].seconds, rows[0].gap, best.solver if best else "", peer[-1]])
                 signed_rows.cache_clear()
-            axis.loglog(PLOT_SIZES, ours, "o-", label="sklearn_robust")
-            axis.loglog(PLOT_SIZES, peer, "s--", label="fastest peer")
+            axis.loglog(sizes, ours, "o-", label="sklearn_robust")
+            axis.loglog(sizes, peer, "s--", label="fastest peer")
             axis.set(xlabel=f"{unknown}  ({'d' if unknown == 'n' else 'n'} = 500)", ylabel="seconds", title=case.name)
             axis.grid(alpha=0.3)
             axis.legend()
     harness.RESULTS.mkdir(exist_ok=True)
     figure.savefig(harness.RESULTS / "separators_scaling.png", dpi=100)
-    figure.savefig(harness.RESULTS / "separators_scaling.svg", metadata={"Date": None})
     harness.write_csv("separators_scaling.csv", ["case", "data", "ours", "gap", "peer", "peer_seconds"], lines)
 
 
@@ -361,11 +360,11 @@ def main() -> None:
     parser.add_argument("--case", nargs="+", default=[case.key for case in CASES], help="such as 2,inf")
     parser.add_argument("--peers", nargs="+", help="such as 'piqp dense, split'; all if not given")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds a run")
-    parser.add_argument("--plots", action="store_true")
+    parser.add_argument("--plots", nargs="*", type=int, metavar="SIZE", help="instead of tables: n and d at these sizes")
     parser.add_argument("--name", default="separators", help="of the results")
     options = parser.parse_args()
-    if options.plots:
-        plots(options.limit)
+    if options.plots is not None:
+        plots(options.plots or list(PLOT_SIZES), options.limit)
         return
     cells = []
     for data in options.data:

@@ -15,7 +15,7 @@ from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_robust import RobustLinearClassifier, make_robust_scorer, robust_accuracy_score
+from sklearn_robust import RobustAccuracyDisplay, RobustLinearClassifier, make_robust_scorer
 
 X, y = load_breast_cancer(return_X_y=True)
 X_train, X_test, y_train, y_test = train_test_split(X, y, stratify=y, random_state=0)
@@ -37,12 +37,14 @@ clean = make_pipeline(StandardScaler(), LogisticRegression()).fit(X_train, y_tra
 print(robust.best_params_, penalised.best_params_)
 
 # %%
+# What the search saw: the mean and spread of the robust score over the folds, against the training eps.
+RobustAccuracyDisplay.from_cv_results(robust)
+
+# %%
 # Robust accuracy of a linear classifier is exact, whoever trained it.
-radii = np.linspace(0, 0.6, 25)
-fig, ax = plt.subplots(layout="constrained")
-for name, model in (("robust risk", robust), ("logistic, C tuned", penalised), ("logistic, default", clean)):
-    ax.plot(radii, [robust_accuracy_score(model, X_test, y_test, eps=eps) for eps in radii], label=name)
-ax.axvline(0.2, color="grey", linestyle=":", label="the threat")
-ax.set(xlabel="eps, standard deviations", ylabel="exact robust test accuracy")
-ax.legend()
+models = {"robust risk": robust, "logistic, C tuned": penalised, "logistic, default": clean}
+display = RobustAccuracyDisplay.from_estimators(models, X_test, y_test, eps=np.linspace(0, 0.6, 121))
+display.ax_.axvline(0.2, color="grey", linewidth=1, label="the threat")
+display.ax_.set(xlabel="eps, standard deviations", ylabel="exact robust test accuracy")
+display.ax_.legend()
 plt.show()

@@ -10,6 +10,7 @@ digits that come with scikit-learn, used where MNIST cannot be had, show less.
 """
 
 import math
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,7 +22,8 @@ from sklearn_robust import RobustMLPClassifier
 def images():
     """MNIST, or its small cousin where there is no network: rows of pixels in [0, 1], and labels."""
     try:
-        X, y = fetch_openml("mnist_784", return_X_y=True, as_frame=False, n_retries=1)
+        with warnings.catch_warnings(action="ignore"):  # the warning that there is no network
+            X, y = fetch_openml("mnist_784", return_X_y=True, as_frame=False, n_retries=1)
         return X.astype(np.float32) / 255, y.astype(int)
     except OSError:
         pass

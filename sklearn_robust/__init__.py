@@ -11,6 +11,10 @@ _HOMES = {
     "MinNormRobustClassifier": "linear_model",
     "NotSeparableWarning": "linear_model",
     "RobustLinearClassifier": "linear_model",
+    "RobustLinearClassifierCV": "linear_model",
+    "RobustLinearPath": "linear_model",
+    "robust_linear_path": "linear_model",
+    "training_radii": "linear_model",
     "RobustDiagonalNet": "neural_network",
     "RobustMLPClassifier": "neural_network",
     "RobustNetClassifier": "neural_network",
@@ -19,29 +23,40 @@ _HOMES = {
     "max_margin": "separators",
     "min_norm_separator": "separators",
     "separator_path": "separators",
+    "PathRecorder": "callbacks",
     "certified_radius": "metrics",
     "make_robust_scorer": "metrics",
     "robust_accuracy_score": "metrics",
+    "ConvergenceDisplay": "inspection",
     "ImplicitBiasReport": "inspection",
+    "RobustAccuracyDisplay": "inspection",
+    "SeparatorDisplay": "inspection",
     "implicit_bias_report": "inspection",
     "make_teacher_classification": "datasets",
     "adversarial_rademacher_bound": "theory",
     "margin_generalization_bound": "theory",
     "mixed_norm_weight": "theory",
     "rademacher_bound": "theory",
+    "register_onnx_converters": "onnx",
     "robust_generalization_bound": "theory",
 }
 
 __all__ = [
+    "ConvergenceDisplay",
     "ImplicitBiasReport",
     "MinNormRobustClassifier",
     "NotSeparableError",
     "NotSeparableWarning",
+    "PathRecorder",
+    "RobustAccuracyDisplay",
     "RobustDiagonalNet",
     "RobustLinearClassifier",
+    "RobustLinearClassifierCV",
+    "RobustLinearPath",
     "RobustMLPClassifier",
     "RobustNetClassifier",
     "Separator",
+    "SeparatorDisplay",
     "adversarial_rademacher_bound",
     "certified_radius",
     "implicit_bias_report",
@@ -52,17 +67,36 @@ __all__ = [
     "min_norm_separator",
     "mixed_norm_weight",
     "rademacher_bound",
+    "register_onnx_converters",
     "robust_accuracy_score",
     "robust_generalization_bound",
+    "robust_linear_path",
     "separator_path",
+    "training_radii",
 ]
 
 if TYPE_CHECKING:
+    from sklearn_robust.callbacks import PathRecorder
     from sklearn_robust.datasets import make_teacher_classification
-    from sklearn_robust.inspection import ImplicitBiasReport, implicit_bias_report
-    from sklearn_robust.linear_model import MinNormRobustClassifier, NotSeparableWarning, RobustLinearClassifier
+    from sklearn_robust.inspection import (
+        ConvergenceDisplay,
+        ImplicitBiasReport,
+        RobustAccuracyDisplay,
+        SeparatorDisplay,
+        implicit_bias_report,
+    )
+    from sklearn_robust.linear_model import (
+        MinNormRobustClassifier,
+        NotSeparableWarning,
+        RobustLinearClassifier,
+        RobustLinearClassifierCV,
+        RobustLinearPath,
+        robust_linear_path,
+        training_radii,
+    )
     from sklearn_robust.metrics import certified_radius, make_robust_scorer, robust_accuracy_score
     from sklearn_robust.neural_network import RobustDiagonalNet, RobustMLPClassifier, RobustNetClassifier
+    from sklearn_robust.onnx import register_onnx_converters
     from sklearn_robust.separators import NotSeparableError, Separator, max_margin, min_norm_separator, separator_path
     from sklearn_robust.theory import (
         adversarial_rademacher_bound,

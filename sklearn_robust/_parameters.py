@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from sklearn_robust.norms import LpNorm
+from sklearn_robust.threats import check_scale
 
 
 def check_exponent(value: Any, name: str) -> float:
@@ -40,6 +41,27 @@ def check_number(value: Any, name: str, *, low: float, strict: bool = False, int
     )
     if not inside:
         raise ValueError(f"{name} must be {word} {'>' if strict else '>='} {low:g}, got {value!r}.")
+
+
+def read_scale(scale: Any, n_features: int, feature_names: Any = None) -> np.ndarray | None:
+    """The scale of each feature, of shape (n_features,); from a dict by name, where features that it leaves out have 1."""
+    if scale is None:
+        return None
+    if isinstance(scale, Mapping):
+        if feature_names is None:
+            raise ValueError(
+                f"scale={scale!r} names features, but X has no feature names. Use a frame with named columns, or an array of "
+                f"shape ({n_features},)."
+            )
+        names = list(feature_names)
+        unknown = [name for name in scale if name not in names]
+        if unknown:
+            raise ValueError(f"scale names features that X does not have: {unknown}. Its features are {names}.")
+        scale = [scale.get(name, 1.0) for name in names]
+    values = check_scale(scale, "scale")
+    if len(values) != n_features:
+        raise ValueError(f"scale must hold a number for each of the {n_features} features, got {len(values)}.")
+    return values
 
 
 def check_device(device: Any) -> None:

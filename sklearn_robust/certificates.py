@@ -5,7 +5,9 @@ robust margin :math:`\gamma = \max_{\|w\|_p \le 1} \min_i z_i \cdot w - \epsilon
 
 .. math:: \min_i m_i(w) / \|w\|_p \;\le\; \gamma \;\le\; D(a) = \min_{\|\delta\|_q \le \epsilon} \|g - \delta\|_{p^*},
 
-with equality at the optimum. :math:`\|Z^T a\|_q \le \epsilon` proves that no robust separator exists.
+with equality at the optimum. :math:`\|Z^T a\|_q \le \epsilon` proves that no robust separator exists. Where features have
+scales s, the norms of the threat are :math:`\|s w\|_{q^*}` and :math:`\|\delta / s\|_q`: a proof of non-separability then has
+:math:`(Z^T a)_j = 0`, up to rounding, for the features that the adversary cannot touch.
 
 **Risk.** Where none exists the risk has a minimiser; weights with :math:`\|Z^T a\|_q \le \epsilon \sum_i a_i` bound it from
 below by Fenchel duality: :math:`-KL(a \| s)` bounds the log of the exponential risk, :math:`\sum_i s_i H(a_i / s_i)` the
@@ -26,6 +28,7 @@ from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.scaled_norms import ScaledNorm
 
 _MAX_REPAIRS = 5
 _ROUNDING = 64 * np.finfo(np.float64).eps  # of a coordinate of Z^T a, relative to the terms that it sums
@@ -101,7 +104,16 @@ def margin_certificate(
 
 def non_separability_slack(problem: RobustProblem, weights: Array) -> Array:
     """eps - ||Z^T a||_q of shape (k,), for feasible weights; >= 0 proves that no robust separator exists."""
-    return problem.threat.eps - problem.threat.norm.value(problem.weighted_sum(weights))
+    return problem.threat.eps - problem.threat.norm.value(_without_dust(problem, weights))
+
+
+def _without_dust(problem: RobustProblem, weights: Array) -> Array:
+    """Z^T a, with zero for features out of the adversary's reach where nothing but rounding is left of them."""
+    pull = problem.weighted_sum(weights)
+    reachable = problem.threat.reachable(pull)
+    if reachable is pull:
+        return pull
+    return np.where((reachable != pull) & (np.abs(pull) <= _ROUNDING * problem.sizes(weights)), 0.0, pull)
 
 
 def proves_separable(problem: RobustProblem, coef: Array, intercept: Array) -> Array:
@@ -110,8 +122,14 @@ def proves_separable(problem: RobustProblem, coef: Array, intercept: Array) -> A
     A margin is a sum of terms, and known up to the rounding of their sizes.
     """
     xp = namespace(coef)
+    return xp.min(problem.margins(coef, intercept) - margin_rounding(problem, coef, intercept), axis=-1) > 0
+
+
+def margin_rounding(problem: RobustProblem, coef: Array, intercept: Array) -> Array:
+    """What rounding may have added to each margin, of shape (k, n)."""
+    xp = namespace(coef)
     sizes = problem.score_sizes(coef) + xp.abs(intercept)[:, None] + problem.threat.penalty(coef)[:, None]
-    return xp.min(problem.margins(coef, intercept) - 16 * xp.finfo(coef.dtype).eps * sizes, axis=-1) > 0
+    return 16 * xp.finfo(coef.dtype).eps * sizes
 
 
 def proves_not_separable(problem: RobustProblem, weights: Array) -> np.ndarray:
@@ -147,7 +165,7 @@ def repaired_weights(problem: RobustProblem, weights: Array, interior: Array | N
     ndarray of shape (k, n)
         Each row proves that its problem is not robustly separable, or is nan.
     """
-    problem, weights = problem.in_double_arithmetic(), weights.astype(np.float64)
+    problem, weights = problem.simplified().in_double_arithmetic(), weights.astype(np.float64)
     repaired = []
     for i in range(problem.n_problems):
         row = slice(i, i + 1)
@@ -163,7 +181,7 @@ def _mix(problem: RobustProblem, weights: Array, interior: Array) -> Array:
     """Just enough of the interior weights in the weights of one problem, (1, n), to obey the inequality."""
     weights, interior = problem.balanced(weights), problem.balanced(interior)
     violation, room = -non_separability_slack(problem, weights), non_separability_slack(problem, interior)
-    if not room > 0:
+    if not room > 0 or violation == math.inf:
         return interior if proves_not_separable(problem, interior)[0] else np.full_like(weights, np.nan)
     share = np.clip(violation / (violation + room), 0, 1)[:, None]
     mixed = (1 - share) * weights + share * interior
@@ -172,25 +190,39 @@ def _mix(problem: RobustProblem, weights: Array, interior: Array) -> Array:
 
 def _repair(problem: RobustProblem, weights: Array) -> Array:
     """Repaired weights of one problem, (1, n)."""
-    norm, eps = problem.threat.norm, problem.threat.eps[0]
+    threat = problem.threat
+    straight = problem.n_features + 2 <= weights.shape[1] or threat.eps[0] == 0  # enough weights to move Z^T a anywhere
+    alike = threat.scale is None or threat.scale.all()
+    # with equalities to meet, the few weights that a vertex has move along its face first
+    for way in (straight,) if alike or not straight else (False, True):
+        repaired = _moved_inside(problem, weights, straight=way)
+        if proves_not_separable(problem, repaired)[0]:
+            return repaired
+    return np.full_like(weights, np.nan)
+
+
+def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> Array:
+    """The weights moved to where Z^T a is inside the ball: straight towards its centre, or along the face of its norm."""
+    threat, eps = problem.threat, problem.threat.eps[0]
     inner = eps * (1 - 1e-12)  # a hair inside the ball, so that rounding does not decide
     repaired = problem.balanced(weights)
-    movable = problem.n_features + 2 <= weights.shape[1] or eps == 0  # enough weights to move Z^T a anywhere
-    for _ in range(1 if movable else _MAX_REPAIRS):
-        pull = problem.weighted_sum(repaired)[0]
-        size = norm.value(pull)
-        if size <= eps:
+    for _ in range(1 if straight and threat.scale is None else _MAX_REPAIRS):
+        pull = _without_dust(problem, repaired)[0]
+        if threat.norm.value(pull) <= eps:
             break
-        if movable:  # straight towards the ball's centre
-            tight, change = sparse.eye_array(len(pull), format="csr"), pull * (inner / size - 1)
+        reachable = threat.reachable(pull)
+        size = threat.norm.value(reachable)
+        if straight:
+            tight, goal = sparse.eye_array(len(pull), format="csr"), reachable * min(inner / size if size > 0 else 1.0, 1.0)
+            change = goal - pull
         else:
-            tight, change = _tight_constraints(norm, pull, inner, near=10 * (size - eps))
+            tight, change = _tight_constraints(threat.norm, pull, inner, near=10 * max(size - eps, 0.0))
         moved = np.maximum(repaired + _lightest_change(problem, repaired[0], tight, change), 0)
         classes = (problem.y > 0, problem.y < 0) if problem.fit_intercept else (np.isfinite(problem.y),)
         if not all(moved[members].any() for members in classes):
-            return np.full_like(weights, np.nan)
-        repaired = problem.balanced(moved)  # negative entries are cut off: the check below decides whether that matters
-    return repaired if proves_not_separable(problem, repaired)[0] else np.full_like(weights, np.nan)
+            break
+        repaired = problem.balanced(moved)  # negative entries are cut off: the caller checks whether that matters
+    return repaired
 
 
 def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change: Array) -> Array:
@@ -212,15 +244,22 @@ def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change:
     return root * lsmr(operator, goal, atol=tiny, btol=tiny, conlim=0, maxiter=5 * len(goal))[0]
 
 
-def _tight_constraints(norm: LpNorm, pull: Array, eps: float, *, near: float) -> tuple[Any, Array]:
+def _tight_constraints(norm: LpNorm | ScaledNorm, pull: Array, eps: float, *, near: float) -> tuple[Any, Array]:
     """Linear functions of Z^T a, as rows, that hold its norm at eps while its pattern stays, and the change each needs."""
     d = len(pull)
+    if isinstance(norm, ScaledNorm):  # those of the scaled features, and zero for the others
+        movable = np.flatnonzero(norm.scale)
+        ratios = sparse.csr_array((1 / norm.scale[movable], (np.arange(len(movable)), movable)), shape=(len(movable), d))
+        rows, change = _tight_constraints(norm.plain, ratios @ pull, eps, near=near)
+        fixed = np.flatnonzero(norm.scale == 0)
+        unit = sparse.csr_array((np.ones(len(fixed)), (np.arange(len(fixed)), fixed)), shape=(len(fixed), d))
+        return sparse.vstack([sparse.csr_array(rows) @ ratios, unit], format="csr"), np.append(change, -pull[fixed])
     if norm.p == math.inf:  # the largest entries, each at the bound
         at = np.flatnonzero(np.abs(pull) > eps - near)
         rows = sparse.csr_array((np.sign(pull[at]), (np.arange(len(at)), at)), shape=(len(at), d))
         return rows, np.minimum(eps - np.abs(pull[at]), 0)
     if norm.p > 1:  # smooth: its gradient
-        return norm.dual.steepest_direction(pull)[None], np.array([eps - norm.value(pull)])
+        return norm.dual.steepest_direction(pull)[None], np.array([min(eps - norm.value(pull), 0.0)])
     small = np.abs(pull) <= near  # q = 1: the entries near zero go there, the others keep their signs
     at = np.flatnonzero(small)
     zeroed = sparse.csr_array((np.ones(len(at)), (np.arange(len(at)), at)), shape=(len(at), d))

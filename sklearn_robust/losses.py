@@ -95,28 +95,26 @@ class Logistic:
     def log_risk_and_weights(self, margins: Array, log_weight: Array) -> tuple[Array, Array]:
         """log L of shape (...) and the weights a = s sigmoid(-m) / L of shape (..., n)."""
         xp = namespace(margins)
-        log_slope = _log_sigmoid(xp, -margins)
         losses = log_weight + _log_softplus(xp, margins)
         largest = xp.max(losses, axis=-1, keepdims=True)
         log_risk = largest + xp.log(xp.sum(xp.exp(losses - largest), axis=-1, keepdims=True))
-        return log_risk[..., 0], xp.exp(log_weight + log_slope - log_risk)
+        return log_risk[..., 0], xp.exp(log_weight + _log_sigmoid(xp, -margins) - log_risk)
 
     def intercept(self, margins: Array, y: Array, log_weight: Array, near: Array | None = None) -> Array:
         """The minimiser b, by Newton on log A+(b) - log A-(b) = 0, A± the weight that the loss puts on each class."""
         xp = namespace(margins)
         b = Exponential().intercept(margins, y, log_weight) if near is None else near
         low, high = xp.full_like(b, -math.inf), xp.full_like(b, math.inf)
-        positive = xp.astype(y > 0, margins.dtype)
+        positive, negative = xp.astype(y > 0, margins.dtype), xp.astype(y < 0, margins.dtype)
         reach = 4.0  # of a step while the bracket is open; it doubles
         for _ in range(_MAX_NEWTON):
             log_slope = _log_sigmoid(xp, -margins - y * b[..., None])
             weight = log_weight + log_slope
             weight = xp.exp(weight - xp.max(weight, axis=-1, keepdims=True))
-            up, down = positive * weight, (1 - positive) * weight
-            sum_up, sum_down = at_least_tiny(xp.sum(up, axis=-1)), at_least_tiny(xp.sum(down, axis=-1))
-            error = xp.log(sum_up) - xp.log(sum_down)  # decreasing in b
-            curvature = -xp.expm1(log_slope)  # sigmoid(m) = -d log a / d m
-            rate = xp.sum(curvature * (up / sum_up[..., None] + down / sum_down[..., None]), axis=-1)
+            up, down = at_least_tiny(xp.vecdot(positive, weight)), at_least_tiny(xp.vecdot(negative, weight))
+            error = xp.log(up) - xp.log(down)  # decreasing in b
+            weight = -xp.expm1(log_slope) * weight  # sigmoid(m) = -d log a / d m
+            rate = xp.vecdot(positive, weight) / up + xp.vecdot(negative, weight) / down
             low, high = xp.where(error > 0, b, low), xp.where(error < 0, b, high)
             bracketed = xp.isfinite(low) & xp.isfinite(high)
             middle = 0.5 * (xp.where(bracketed, low, b) + xp.where(bracketed, high, b))

@@ -57,6 +57,10 @@ class LpNorm:
             return LpNorm(math.inf)
         return LpNorm(1.0) if self.p == math.inf else LpNorm(self.p / (self.p - 1))
 
+    def at(self, columns: Any) -> LpNorm:
+        """The norm of vectors that have only these features."""
+        return self
+
     def value(self, x: Array) -> Array:
         """The norm of x along its last axis.
 
@@ -166,7 +170,7 @@ class LpNorm:
         """
         xp = namespace(g)
         a = xp.abs(g)
-        radius = _column(xp, radius, a)
+        radius = column(radius, a)
         q, r = self.p, norm.p
         if q == math.inf:
             left = _positive(xp, a - radius)
@@ -176,9 +180,9 @@ class LpNorm:
         elif q == 1 or r == math.inf:
             left = xp.minimum(a, _positive(xp, shave_level(a, radius, q)))
         elif r == 1:
-            left = a - xp.minimum(a, _cap_level(xp, a, radius, q))
+            left = a - xp.minimum(a, cap_level(a, radius, q))
         else:
-            left = _power_split(xp, a, radius, q, r)
+            left = power_split(a, radius, q, r)
         return xp.sign(g) * left
 
     def min_norm_subgradient(self, w: Array, g: Array, scale: Array | float, norm: LpNorm) -> Array:
@@ -203,7 +207,7 @@ class LpNorm:
         array of shape (..., d)
         """
         xp = namespace(w, g)
-        scale = _column(xp, scale, g)
+        scale = column(scale, g)
         if self.p == 1:
             soft = xp.sign(g) * _positive(xp, xp.abs(g) - scale)
             return xp.where(w == 0, soft, g + scale * xp.sign(w))
@@ -221,10 +225,11 @@ class LpNorm:
         return xp.where(size > 0, smooth, self.dual.residual(g, scale[..., 0], norm))
 
 
-def shave_level(a: Array, radius: Array, q: float) -> Array:
-    r"""The level t with :math:`\|(a - t)_+\|_q` = radius, per row; (a - t)_+ is the projection on a simplex if q = 1.
+def shave_level(a: Array, radius: Array, q: float, rate: Array | None = None) -> Array:
+    r"""The level t with :math:`\|(a - t\,\text{rate})_+\|_q` = radius, per row.
 
-    Newton's method on a convex decreasing function, from the left: it never overshoots and, for q = 1, ends.
+    With rate = 1, the default, and q = 1 this is the projection on a simplex. Newton's method on a convex decreasing
+    function, from the left: it never overshoots and, for q = 1, ends.
 
     Parameters
     ----------
@@ -232,22 +237,26 @@ def shave_level(a: Array, radius: Array, q: float) -> Array:
         Any sign; entries of -inf are left out.
     radius : array of shape (..., 1), >= 0
     q : float in [1, inf]
+    rate : array that broadcasts to a, optional
+        Positive.
 
     Returns
     -------
     array of shape (..., 1)
     """
     xp = namespace(a)
-    t = xp.max(a, axis=-1, keepdims=True) - radius
+    reach = a - radius
+    t = xp.max(reach if rate is None else reach / rate, axis=-1, keepdims=True)
     if q == math.inf:
         return t
     for _ in range(_MAX_NEWTON):
-        above = _positive(xp, a - t)
+        above = _positive(xp, a - (t if rate is None else t * rate))
         if q == 1:
-            size, slope = xp.sum(above, axis=-1, keepdims=True), xp.sum(xp.sign(above), axis=-1, keepdims=True)
+            size, part = xp.sum(above, axis=-1, keepdims=True), xp.sign(above)
         else:
             size = LpNorm(q).value(above)[..., None]
-            slope = xp.sum((above / xp.where(size > 0, size, xp.ones_like(size))) ** (q - 1), axis=-1, keepdims=True)
+            part = (above / xp.where(size > 0, size, xp.ones_like(size))) ** (q - 1)
+        slope = xp.sum(part if rate is None else part * rate, axis=-1, keepdims=True)
         # At radius = 0 nothing lies above t: the slope is then zero and so is the step.
         step = (size - radius) / xp.where(slope > 0, slope, xp.ones_like(slope))
         moved = t + _positive(xp, step)
@@ -257,40 +266,76 @@ def shave_level(a: Array, radius: Array, q: float) -> Array:
     return t
 
 
-def _cap_level(xp: Any, a: Array, radius: Array, q: float) -> Array:
-    """The level t with ||min(a, t)||_q = radius, per row; inf where radius >= ||a||_q. Exact, from the sorted entries."""
+def cap_level(a: Array, radius: Array, q: float, rate: Array | None = None) -> Array:
+    """The level t with ||min(a, t rate)||_q = radius, per row; inf where radius >= ||a||_q. Exact, from the sorted entries.
+
+    Parameters
+    ----------
+    a : array of shape (..., d), >= 0
+    radius : array of shape (..., 1), >= 0
+    q : float in [1, inf)
+    rate : array that broadcasts to a, optional
+        Positive; 1 by default.
+
+    Returns
+    -------
+    array of shape (..., 1)
+    """
+    xp = namespace(a)
     largest = xp.max(a, axis=-1, keepdims=True)
-    scale = xp.where(largest > 0, largest, xp.ones_like(largest))
-    powers = (xp.sort(a, axis=-1) / scale) ** q
+    unit = xp.where(largest > 0, largest, xp.ones_like(largest))
+    if rate is None:
+        sizes, rates = xp.sort(a, axis=-1) / unit, xp.ones_like(a)
+    else:
+        order = xp.argsort(a / rate, axis=-1)
+        sizes, rates = (xp.take_along_axis(x, order, axis=-1) for x in (a / unit, xp.broadcast_to(rate, a.shape)))
+    powers, weights = sizes**q, rates**q
     below = xp.cumulative_sum(powers, axis=-1) - powers  # of the entries before each one
-    capped = xp.cumulative_sum(xp.ones_like(powers), axis=-1)
-    capped = capped[..., -1:] - capped + 1  # how many entries are at least as large
-    target = (radius / scale) ** q
-    # below + capped * powers = ||min(a, a_j)||_q^q grows along the row; the first entry that reaches the target is capped
-    reaches = below + capped * powers >= target
+    capped = xp.cumulative_sum(weights, axis=-1)
+    capped = capped[..., -1:] - capped + weights  # of the entries that are capped where this one is
+    target = (radius / unit) ** q
+    # below + capped (a_j / rate_j)^q = ||min(a, t rate)||_q^q grows along the row; the first entry that reaches the target is
+    # capped
+    reaches = below + capped * (sizes / rates) ** q >= target
     first = xp.argmax(xp.astype(reaches, xp.int8), axis=-1)[..., None]
     left = _positive(xp, target - xp.take_along_axis(below, first, axis=-1))
-    t = scale * (left / xp.take_along_axis(capped, first, axis=-1)) ** (1 / q)
+    t = unit * (left / xp.take_along_axis(capped, first, axis=-1)) ** (1 / q)
     return xp.where(xp.any(reaches, axis=-1, keepdims=True), t, xp.full_like(t, math.inf))
 
 
-def _power_split(xp: Any, a: Array, radius: Array, q: float, r: float) -> Array:
-    """What the point b of the q-ball that is nearest in the r-norm leaves of a >= 0, for 1 < q, r < inf, q != r.
+def power_split(a: Array, radius: Array, q: float, r: float, scale: Array | None = None) -> Array:
+    """What the point b of the ball ||b / scale||_q <= radius that is nearest in the r-norm leaves of a >= 0, 1 < q, r < inf.
 
-    With b = a sigmoid(s), stationarity (a - b)^(r-1) = mu b^(q-1) is one monotone equation a coordinate,
-    -(r-1) softplus(s) + (q-1) softplus(-s) = log mu + (q-r) log a, whose left side is convex or concave: Newton converges
-    from anywhere. The norm of b decreases in log mu: Newton again, inside a bracket.
+    With b = a sigmoid(s), stationarity (a - b)^(r-1) = mu b^(q-1) / scale^q is one monotone equation a coordinate,
+    -(r-1) softplus(s) + (q-1) softplus(-s) = log mu + (q-r) log a - q log scale, whose left side is convex or concave: Newton
+    converges from anywhere. The norm of b decreases in log mu: Newton again, inside a bracket.
+
+    Parameters
+    ----------
+    a : array of shape (..., d), >= 0
+    radius : array of shape (..., 1), >= 0
+    q, r : float in (1, inf)
+    scale : array of shape (d,), optional
+        Positive; 1 by default, where q and r must differ.
+
+    Returns
+    -------
+    array of shape (..., d)
     """
-    size = LpNorm(q).value(a)[..., None]
+    xp = namespace(a)
+    unit = 1.0 if scale is None else scale
+    size = LpNorm(q).value(a / unit)[..., None]
     inside = radius >= size
     goal = xp.where(inside | (radius <= 0), 0.5 * size, radius)  # a harmless goal where the answer is known
     goal = xp.where(size > 0, goal, xp.ones_like(goal))
     zero = a == 0
-    log_a = xp.log(xp.where(zero, xp.ones_like(a), a))
+    offset = (q - r) * xp.log(xp.where(zero, xp.ones_like(a), a))
+    if scale is not None:
+        offset = offset - q * xp.log(scale)
 
     def split(level: Array) -> tuple[Array, Array, Array]:
         """Return b, a - b and d log b / d level."""
-        target = level + (q - r) * log_a
+        target = level + offset
         s = -target / xp.where(target > 0, xp.full_like(target, q - 1), xp.full_like(target, r - 1))
         for _ in range(_MAX_NEWTON):
             share = _sigmoid(xp, s)
@@ -302,17 +347,19 @@ def _power_split(xp: Any, a: Array, radius: Array, q: float, r: float) -> Array:
                 break
         return a * _sigmoid(xp, s), a * _sigmoid(xp, -s), _sigmoid(xp, -s) / slope
 
-    level = (r - q) * xp.log(xp.where(size > 0, size, xp.ones_like(size)))
+    # the level at which the largest entry is halved, more or less
+    leading = xp.argmax(a / unit, axis=-1)[..., None]
+    level = -xp.take_along_axis(offset, leading, axis=-1)
     low, high = xp.full_like(level, -math.inf), xp.full_like(level, math.inf)
     width = 1.0
     for _ in range(2 * _MAX_NEWTON):
         b, left, log_slope = split(level)
-        norm_b = LpNorm(q).value(b)[..., None]
+        norm_b = LpNorm(q).value(b / unit)[..., None]
         error = xp.log(xp.where(size > 0, at_least_tiny(norm_b), goal)) - xp.log(goal)  # a row of zeros is solved
         if bool(xp.all(xp.abs(error) <= 8 * xp.finfo(a.dtype).eps)):
             break
         low, high = xp.where(error > 0, level, low), xp.where(error < 0, level, high)
-        share = (b / xp.where(norm_b > 0, norm_b, xp.ones_like(norm_b))) ** q
+        share = (b / unit / xp.where(norm_b > 0, norm_b, xp.ones_like(norm_b))) ** q
         slope = xp.sum(share * log_slope, axis=-1, keepdims=True)
         moved = level - error / xp.where(slope < 0, slope, xp.full_like(slope, -1.0))
         # outside the bracket: halve it, or reach further where one end is still open
@@ -344,8 +391,9 @@ def _softplus(xp: Any, s: Array) -> Array:
     return _positive(xp, s) + xp.log1p(xp.exp(-xp.abs(s)))
 
 
-def _column(xp: Any, radius: Any, like: Array) -> Array:
+def column(radius: Any, like: Array) -> Array:
     """A radius per problem, (...) or a number, as (..., 1) of the dtype and device of `like`."""
+    xp = namespace(like)
     if not hasattr(radius, "shape") or radius.shape == ():
         return xp.full_like(like[..., :1], float(radius))
     return xp.broadcast_to(radius[..., None], like[..., :1].shape)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from sklearn_robust._array_api import Array, namespace
+from sklearn_robust._array_api import Array, like, namespace
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.threats import LpBall, check_radius
+from sklearn_robust.threats import LpBall, check_radius, check_scale
 
 _BLOCK_ENTRIES = 2**18  # of X at a time where a copy is needed: two megabytes, about a processor's cache
 
@@ -67,9 +67,17 @@ class RobustProblem:
 
     @classmethod
     def from_data(
-        cls, X: Any, y: Array, *, q: float, eps: float, fit_intercept: bool, sample_weight: Array | None = None
+        cls,
+        X: Any,
+        y: Array,
+        *,
+        q: float,
+        eps: float,
+        fit_intercept: bool,
+        sample_weight: Array | None = None,
+        scale: Any = None,
     ) -> RobustProblem:
-        """From labels of shape (n,) or (k, n), one radius, and non-negative weights of shape (n,) or (k, n)."""
+        """From labels of shape (n,) or (k, n), one radius, non-negative weights of shape (n,) or (k, n), and scales (d,)."""
         xp = namespace(y)
         y = xp.astype(y if y.ndim == 2 else y[None, :], X.dtype)
         if y.shape[1] != X.shape[0] or not bool(xp.all(xp.abs(y) == 1)):
@@ -81,7 +89,11 @@ class RobustProblem:
         share = weight / total[:, None]
         used = share > 0
         log_weight = xp.where(used, xp.log(xp.where(used, share, xp.ones_like(share))), xp.full_like(y, -math.inf))
-        threat = LpBall(q, xp.full_like(y[:, 0], check_radius(eps, "eps")))
+        if scale is not None:
+            scale = like(y, check_scale(scale, "scale"))
+            if scale.shape[0] != X.shape[1]:
+                raise ValueError(f"scale must hold a number for each of the {X.shape[1]} features, got {scale.shape[0]}.")
+        threat = LpBall(q, xp.full_like(y[:, 0], check_radius(eps, "eps")), scale)
         return cls(X, y, threat, log_weight, total, fit_intercept)
 
     @property
@@ -107,6 +119,10 @@ class RobustProblem:
         radii = xp.concat([xp.full_like(self.threat.eps, check_radius(radius, "eps")) for radius in eps])
         return replace(problem, threat=replace(self.threat, eps=radii))
 
+    def simplified(self) -> RobustProblem:
+        """The same problem without a scale where all features have the same."""
+        return self if self.threat.scale is None else replace(self, threat=self.threat.simplified())
+
     def as_float64(self) -> RobustProblem:
         """The same problem, on NumPy or scipy.sparse data, in double precision."""
         return replace(self.in_double_arithmetic(), X=self.X.astype(np.float64, copy=False))
@@ -116,7 +132,7 @@ class RobustProblem:
         if self.y.dtype == np.float64:
             return self
         y, log_weight, total = (a.astype(np.float64) for a in (self.y, self.log_weight, self.total_weight))
-        threat = replace(self.threat, eps=self.threat.eps.astype(np.float64))
+        threat = self.threat.mapped(lambda a: a.astype(np.float64))
         return replace(self, y=y, threat=threat, log_weight=log_weight, total_weight=total)
 
     def standardised(self) -> tuple[RobustProblem, float]:
@@ -149,13 +165,13 @@ class RobustProblem:
         return (self.y * weights) @ self.X
 
     def sizes(self, weights: np.ndarray) -> np.ndarray:
-        """The sums of the sizes of the terms of `weighted_sum`, a |X|, (k, n) -> (k, d): their rounding scales with them."""
+        """The sums of the sizes of the terms of `weighted_sum`, `a |X|`, (k, n) -> (k, d): their rounding scales with them."""
         if sparse.issparse(self.X):
             return np.ascontiguousarray((abs(self.X).T @ weights.T).T)
         return sum(weights[:, at] @ np.abs(rows) for at, rows in self.double_blocks())
 
     def score_sizes(self, coef: Array) -> Array:
-        """The sums of the sizes of the terms of `signed_scores`, |X| |w|, (k, d) -> (k, n)."""
+        """The sums of the sizes of the terms of `signed_scores`, `|X| |w|`, (k, d) -> (k, n)."""
         if sparse.issparse(self.X):
             return np.ascontiguousarray((abs(self.X) @ np.abs(coef).T).T)
         if not isinstance(self.X, np.ndarray):

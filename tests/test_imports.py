@@ -13,18 +13,22 @@ PACKAGE = Path(sklearn_robust.__file__).parent
 ORDER = [
     "_array_api",
     "norms",
+    "scaled_norms",
     "threats",
     "losses",
     "problems",
     "certificates",
     "_parameters",
+    "_documentation",
     "solvers",
     "separators",
     "attacks",
     "verification",
     "metrics",
+    "callbacks",
     "linear_model",
     "neural_network",
+    "onnx",
     "inspection",
     "datasets",
     "theory",
@@ -76,6 +80,10 @@ def test_the_estimators_import_no_more_than_scikit_learn_does():
     )
     loaded = modules_after("from sklearn_robust import RobustLinearClassifier")
     assert loaded - base <= {"sklearn_robust", "array_api_compat"}
+
+
+def test_displays_import_matplotlib_only_to_draw():
+    assert not modules_after("from sklearn_robust import RobustAccuracyDisplay, PathRecorder") & {"matplotlib", "torch"}
 
 
 def test_public_names_resolve_and_unknown_ones_do_not():

@@ -116,3 +116,52 @@ def test_any_real_radius_becomes_a_float(eps):
 def test_invalid_exponent_is_refused(q):
     with pytest.raises(ValueError, match="exponent"):
         LpBall(q, 0.1)
+
+
+# --- a scale for each feature
+
+SCALE = np.array([1.0, 0.5, 3.0, 0.0])
+
+
+@pytest.mark.parametrize("q", EXPONENTS)
+def test_a_scaled_ball_is_the_image_of_the_plain_one(q):
+    ball, plain = LpBall(q, 0.3, SCALE), LpBall(q, 0.3)
+    assert ball.penalty(W) == pytest.approx(plain.penalty(SCALE * W), rel=1e-14)
+    np.testing.assert_allclose(ball.perturbation(W), SCALE * plain.perturbation(SCALE * W), rtol=1e-14)
+    assert ball.norm.value(ball.perturbation(W)) == pytest.approx(0.3, rel=1e-13)
+    assert ball.perturbation(W)[3] == 0
+    assert ball.penalty(np.array([0.0, 0.0, 0.0, 5.0])) == 0
+    np.testing.assert_array_equal(ball.reachable(W), [0.5, -2.0, 0.0, 0.0])
+
+
+def test_one_scale_for_all_is_part_of_the_radius():
+    same = LpBall(2, 0.3, np.full(4, 2.0)).simplified()
+    assert (same.eps, same.scale) == (0.6, None)
+    assert LpBall(2, 0.3, np.zeros(4)).simplified().eps == 0
+    different = LpBall(2, 0.3, SCALE)
+    assert different.simplified() is different
+
+
+def test_scales_keep_their_kind():
+    assert isinstance(LpBall(2, 0.3, [1, 0]).scale, np.ndarray)
+    tensor = torch.tensor([1.0, 0.0], dtype=torch.float32)
+    ball = LpBall(2, 0.3, tensor)
+    assert ball.scale.dtype == torch.float32
+    assert ball.penalty(torch.tensor([3.0, 4.0])) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        ([1.0, -0.5], "got -0.5 for feature 1. Use 0 for a feature"),
+        ([np.nan, 1.0], "got nan for feature 0"),
+        ([1.0, np.inf], "got inf for feature 1"),
+        (2.0, r"an array of shape \(\)"),
+        (np.ones((2, 2)), r"an array of shape \(2, 2\)"),
+        ([], r"an array of shape \(0,\)"),
+        (["a", "b"], "a number >= 0 for each feature"),
+    ],
+)
+def test_bad_scales_are_refused(scale, message):
+    with pytest.raises(ValueError, match=f"scale must hold .*{message}"):
+        LpBall(2, 0.1, scale)

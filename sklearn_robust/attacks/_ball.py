@@ -1,7 +1,10 @@
-"""Where a perturbation may go: an l_q ball, cut by the box that the perturbed point must stay in.
+r"""Where a perturbation may go: an l_q ball, cut by the box that the perturbed point must stay in.
 
 For q in {1, 2, inf} both questions an attack asks have exact answers: which allowed move raises a linear function most, and
 which allowed perturbation is nearest to a given one. Other q are answered without a box.
+
+Where features have scales, a perturbation is kept in units of them: :math:`\delta = (x' - x) / s`. The ball is then an
+l_q ball as ever, the box is another box, and nothing else changes; a feature of scale 0 does not move.
 """
 
 from __future__ import annotations
@@ -11,17 +14,18 @@ import functools
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.threats import check_radius
+from sklearn_robust.threats import check_radius, check_scale
 
 _MAX_NEWTON = 100  # both scalar equations below are piecewise linear: a few steps end them
 
 
 class Ball:
-    r"""The perturbations of each row of x with :math:`\|\delta\|_q \le \epsilon` and :math:`low \le x + \delta \le high`.
+    r"""The perturbations of each row of x with :math:`\|\delta\|_q \le \epsilon` and :math:`low \le x + s \delta \le high`.
 
     Parameters
     ----------
@@ -33,10 +37,13 @@ class Ball:
         Radius, >= 0.
     clip : pair (low, high) of numbers or arrays that broadcast to x, or None
         The box. It must hold x.
+    scale : array-like of shape (d,), or of the shape of a sample, or None
+        The unit of each feature's perturbation; 1 by default.
     """
 
-    def __init__(self, x: Tensor, q: float, eps: float, clip: tuple[Any, Any] | None = None) -> None:
+    def __init__(self, x: Tensor, q: float, eps: float, clip: tuple[Any, Any] | None = None, scale: Any | None = None) -> None:
         self.x, self.norm, self.eps = x.flatten(1), LpNorm(q), check_radius(eps, "eps")
+        self.scale = None if scale is None else _scales(scale, self.x)
         self.box: tuple[Tensor, Tensor] | None = None
         unlimited = self.x.new_full((len(x), 1), math.inf)
         self.low, self.high = -unlimited, unlimited  # the room below and above each coordinate
@@ -45,8 +52,8 @@ class Ball:
             self.box = _bound(low, x), _bound(high, x)
             if self.norm.p not in (1, 2, math.inf):
                 raise ValueError(f"clip goes with q = 1, 2 or inf, got q={self.norm.p:g}. Use one of these, or clip=None.")
-            self.low, self.high = self.box[0] - self.x, self.box[1] - self.x
-            if bool((self.low > 0).any()) or bool((self.high < 0).any()):
+            self.low, self.high = (self.in_units(bound - self.x) for bound in self.box)
+            if bool((self.box[0] > self.x).any()) or bool((self.box[1] < self.x).any()):
                 raise ValueError(
                     "clip must hold every sample before it is perturbed: some are outside. Widen clip, or scale X."
                 )
@@ -113,8 +120,21 @@ class Ball:
     def climb(self, points: Tensor, gradient: Tensor, length: float) -> Tensor:
         """Rows of points after a steepest step and the projection. Overwrites what it is given: inner loops live here."""
         if self.norm.p == math.inf:
-            return torch.clamp(points.add_(gradient.sign_(), alpha=length), *self.corners, out=points)
-        return self.x + self.project(self.step(points - self.x, gradient, length))
+            if self.scale is None:
+                points.add_(gradient.sign_(), alpha=length)
+            else:
+                points.addcmul_(gradient.sign_(), self.scale, value=length)
+            return torch.clamp(points, *self.corners, out=points)
+        delta = self.project(self.step(self.in_units(points - self.x), self.pulled(gradient), length))
+        return self.x + (delta if self.scale is None else self.scale * delta)
+
+    def in_units(self, move: Tensor) -> Tensor:
+        """A move of x in units of the scales; 0 where nothing can move."""
+        return move if self.scale is None else torch.where(self.scale > 0, move / self.scale, 0)
+
+    def pulled(self, gradient: Tensor) -> Tensor:
+        """The gradient in the perturbation, from that in x."""
+        return gradient if self.scale is None else self.scale * gradient
 
     @functools.cached_property
     def corners(self) -> tuple[Tensor, Tensor]:
@@ -122,11 +142,15 @@ class Ball:
         return self.place(self.low), self.place(self.high)
 
     def place(self, delta: Tensor) -> Tensor:
-        """The perturbed rows x + delta, rounded towards x, so that rounding leaves neither the ball nor the box."""
-        point = self.x + delta
+        """The perturbed rows x + s delta, rounded towards x, so that rounding leaves neither the ball nor the box."""
+        return self.settled(delta if self.scale is None else self.scale * delta)
+
+    def settled(self, move: Tensor) -> Tensor:
+        """The rows x + move, rounded towards x."""
+        point = self.x + move
         if self.box is not None:
             point = point.clamp(*self.box)
-        beyond = (point - self.x).abs() > delta.abs()
+        beyond = (point - self.x).abs() > move.abs()
         return torch.where(beyond, torch.nextafter(point, self.x), point)
 
     def random(self, generator: torch.Generator | None) -> Tensor:
@@ -144,10 +168,16 @@ class Ball:
                 delta = torch.randn((n, d), generator=generator, dtype=self.x.dtype, device=device)
             else:
                 delta = -torch.log1p(-uniform(n, d)) * (2 * uniform(n, d) - 1).sign()
+            delta = self.movable(delta)
             size = self.norm.value(delta)[:, None].clamp(min=torch.finfo(delta.dtype).tiny)
-            delta = delta / size * (self.eps * uniform(n, 1) ** (1 / d))
+            dimension = d if self.scale is None else max(int((self.scale > 0).sum()), 1)
+            delta = delta / size * (self.eps * uniform(n, 1) ** (1 / dimension))
         delta = delta.to(self.x.device)
         return delta.clamp(self.low, self.high)
+
+    def movable(self, delta: Tensor) -> Tensor:
+        """The perturbation without the features that cannot move."""
+        return delta if self.scale is None else delta * (self.scale > 0).to(delta)
 
     def room(self, direction: Tensor, start: Tensor | None = None) -> Tensor:
         """How far each coordinate may go in the direction's sign, from `start`."""
@@ -158,6 +188,15 @@ class Ball:
 def _bound(bound: Any, x: Tensor) -> Tensor:
     """One side of the box, of shape (n, d)."""
     return torch.as_tensor(bound, dtype=x.dtype, device=x.device).broadcast_to(x.shape).flatten(1)
+
+
+def _scales(scale: Any, x: Tensor) -> Tensor:
+    """Scales of shape (d,), from those of the features or of a sample of any shape."""
+    values = scale.detach().cpu().numpy() if isinstance(scale, Tensor) else np.asarray(scale)
+    values = check_scale(values.reshape(-1), "scale")
+    if len(values) != x.shape[1]:
+        raise ValueError(f"scale must hold a number for each of the {x.shape[1]} features, got {len(values)}.")
+    return torch.as_tensor(values, dtype=x.dtype, device=x.device)
 
 
 def _sizes(rows: Tensor) -> Tensor:

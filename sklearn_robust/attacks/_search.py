@@ -28,13 +28,13 @@ class Batch:
     rival: Tensor | None
 
     def evaluate(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss, its gradient in the points, and the margins."""
+        """The loss, its gradient in the perturbation, and the margins."""
         with torch.enable_grad():
             x = points.view(len(points), *self.target.X.shape[1:]).requires_grad_()
             logits = self.target.scores(x)
             value = self.loss(logits, self.y, self.rival)
             (gradient,) = torch.autograd.grad(value.sum(), x)
-        return value.detach(), gradient.flatten(1), logit_margins(logits.detach(), self.y)
+        return value.detach(), self.ball.pulled(gradient.flatten(1)), logit_margins(logits.detach(), self.y)
 
     def margins(self, points: Tensor) -> Tensor:
         """The margins alone."""
@@ -81,6 +81,7 @@ def search(
     q: float,
     eps: float,
     clip: tuple[Any, Any] | None,
+    scale: Any,
     n_restarts: int,
     random_start: bool,
     stop_when_broken: bool,
@@ -94,11 +95,11 @@ def search(
         if count is not None:
             check_number(count, name, low=1, integer=True)
     if is_linear(model):
-        return linear_worst_case(model, X, y, q=q, eps=eps, clip=clip)
+        return linear_worst_case(model, X, y, q=q, eps=eps, clip=clip, scale=scale)
     target = Target.of(model, X, y, device)
     if target.module is None:
         raise TypeError(f"{type(model).__name__} has no input gradient: pass a torch.nn.Module, or use attacks.square.")
-    ball = Ball(target.X, q, eps, clip)
+    ball = Ball(target.X, q, eps, clip, scale)
     generator = torch_generator(random_state)
     with torch.no_grad(), evaluating(target.module):
         logits = torch.cat([target.scores(x) for x in target.X.split(batch_size or len(target.X))])
@@ -116,16 +117,16 @@ def search(
                     found = Best(best.points[part], best.margins[part], stop_when_broken)
                     climb(batch, start[part], found)
                     best.update(found.points, found.margins, part)
-    return answer(target, best.points.view(target.X.shape), q, eps, clip)
+    return answer(target, best.points.view(target.X.shape), q, eps, clip, scale)
 
 
-def answer(target: Target, points: Tensor, q: float, eps: float, clip: tuple[Any, Any] | None) -> Any:
+def answer(target: Target, points: Tensor, q: float, eps: float, clip: tuple[Any, Any] | None, scale: Any) -> Any:
     """Perturbed points in the type of the X that was given, inside ball and box in that type too."""
     x = as_tensor(target.original)
     points = points.to(x.device)
     if x.is_floating_point() and x.dtype != points.dtype:
         moved = points.to(x.dtype) - target.X.to(x)
-        points = Ball(x, q, eps, clip).place(moved.flatten(1)).view(x.shape)
+        points = Ball(x, q, eps, clip, scale).settled(moved.flatten(1)).view(x.shape)
     return points if isinstance(target.original, Tensor) else points.numpy()
 
 
@@ -134,10 +135,10 @@ def is_linear(model: Any) -> bool:
     return all(hasattr(model, name) for name in ("coef_", "intercept_", "classes_")) and not hasattr(model, "module_")
 
 
-def linear_worst_case(model: Any, X: Any, y: Any, *, q: float, eps: float, clip: tuple[Any, Any] | None) -> Any:
+def linear_worst_case(model: Any, X: Any, y: Any, *, q: float, eps: float, clip: tuple[Any, Any] | None, scale: Any) -> Any:
     """The exact attack on a linear classifier: one linear function to maximise for each rival class."""
     target = Target.of(model, X, y)
-    ball, y = Ball(target.X, q, eps, clip), target.y
+    ball, y = Ball(target.X, q, eps, clip, scale), target.y
     coef, intercept = (as_tensor(np.asarray(a)).to(ball.x) for a in (model.coef_, model.intercept_))
     coef, intercept = torch.atleast_2d(coef), torch.atleast_1d(intercept)
     few = target.X[:16]
@@ -150,10 +151,10 @@ def linear_worst_case(model: Any, X: Any, y: Any, *, q: float, eps: float, clip:
         coef, intercept = torch.cat([torch.zeros_like(coef), coef]), torch.cat([torch.zeros_like(intercept), intercept])
     best = Best(ball.x.clone(), torch.full_like(ball.x[:, 0], torch.inf), freeze=False)
     for rival in range(len(coef)):
-        points = ball.place(ball.farthest(coef[rival] - coef[y]))
+        points = ball.place(ball.farthest(ball.pulled(coef[rival] - coef[y])))
         leads = (points * (coef[y] - coef[rival])).sum(1) + intercept[y] - intercept[rival]
         best.update(points, leads.masked_fill(y == rival, torch.inf))
-    return answer(target, best.points.view(target.X.shape), q, eps, clip)
+    return answer(target, best.points.view(target.X.shape), q, eps, clip, scale)
 
 
 def torch_generator(random_state: Any) -> torch.Generator:

@@ -26,6 +26,7 @@ def apgd(
     eps: float,
     q: float = math.inf,
     clip: tuple[Any, Any] | None = None,
+    scale: Any = None,
     n_steps: int = 100,
     n_restarts: int = 1,
     random_start: bool = False,
@@ -40,7 +41,7 @@ def apgd(
 
     Parameters
     ----------
-    model, X, y, eps, q, clip, n_restarts, random_start, stop_when_broken, batch_size, random_state, device
+    model, X, y, eps, q, clip, scale, n_restarts, random_start, stop_when_broken, batch_size, random_state, device
         As in `pgd`.
     n_steps : int, default=100
     loss : {"margin", "cross_entropy", "dlr"}, default="margin"
@@ -94,6 +95,7 @@ def apgd(
         q=q,
         eps=eps,
         clip=clip,
+        scale=scale,
         n_restarts=n_restarts,
         random_start=random_start,
         stop_when_broken=stop_when_broken,

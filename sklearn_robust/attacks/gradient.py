@@ -28,6 +28,7 @@ def projected_ascent(
     q: float,
     eps: float,
     clip: tuple[Any, Any] | None = None,
+    scale: Any = None,
     n_steps: int = 10,
     step_size: float | None = None,
     random_start: bool = False,
@@ -51,6 +52,10 @@ def projected_ascent(
         Radius, in the units of x.
     clip : pair (low, high) of numbers or arrays that broadcast to x, optional
         The box that the perturbed samples stay in. It must hold x.
+    scale : array-like of shape (d,) or of the shape of a sample, optional
+        How far the adversary can move each feature, relative to the others: the threat is
+        :math:`\|\delta / s\|_q \le \epsilon`, and a feature of scale 0 does not move. Steps and projections are taken in
+        units of the scales.
     n_steps : int, default=10
     step_size : float, optional
         q-norm of a step; 2.5 eps / n_steps by default.
@@ -74,7 +79,7 @@ def projected_ascent(
     >>> projected_ascent(lambda x: x @ w, torch.zeros(1, 3), q=1, eps=3.0, clip=(-1, 1))
     tensor([[ 1., -1.,  1.]])
     """
-    ball = Ball(x.detach(), q, eps, clip)
+    ball = Ball(x.detach(), q, eps, clip, scale)
 
     def gradient(points: Tensor) -> Tensor:
         return input_gradient(objective, points.view(x.shape)).flatten(1)
@@ -87,7 +92,7 @@ def ascend(gradient: Callable[[Tensor], Tensor], ball: Ball, points: Tensor, *, 
     """Points of the ball after some steepest steps; `gradient` maps rows to rows, and both arrays may be overwritten."""
     for _ in range(n_steps):
         points = ball.climb(points, gradient(points), length)
-    return points if ball.norm.p == math.inf else ball.place(points - ball.x)
+    return points if ball.norm.p == math.inf else ball.settled(points - ball.x)
 
 
 def pgd(
@@ -98,6 +103,7 @@ def pgd(
     eps: float,
     q: float = math.inf,
     clip: tuple[Any, Any] | None = None,
+    scale: Any = None,
     n_steps: int = 10,
     step_size: float | None = None,
     n_restarts: int = 1,
@@ -126,6 +132,10 @@ def pgd(
         Exponent of the norm that bounds the perturbation, in [1, inf]; 1, 2 or inf with a box.
     clip : pair (low, high) of numbers or arrays that broadcast to X, optional
         The box that the perturbed samples stay in. It must hold X.
+    scale : array-like of shape (d,) or of the shape of a sample, optional
+        How far the adversary can move each feature, relative to the others: the threat is
+        :math:`\|\delta / s\|_q \le \epsilon`, and a feature of scale 0 does not move. Steps and projections are taken in
+        units of the scales.
     n_steps : int, default=10
     step_size : float, optional
         q-norm of a step; 2.5 eps / n_steps by default.
@@ -195,6 +205,7 @@ def pgd(
         q=q,
         eps=eps,
         clip=clip,
+        scale=scale,
         n_restarts=n_restarts,
         random_start=random_start,
         stop_when_broken=stop_when_broken,
@@ -208,7 +219,7 @@ def input_gradient(objective: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """The gradient of the objective in x; parameters that it holds get none."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        gradient: Tensor = torch.autograd.grad(objective(x).sum(), x)[0]
+        gradient: Tensor = torch.autograd.grad(objective(x).sum(), x)[0].contiguous()
     return gradient
 
 

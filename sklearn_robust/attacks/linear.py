@@ -4,8 +4,8 @@ Scores are :math:`f_k(x) = \langle w_k, x\rangle + b_k`. The adversary picks one
 
 .. math:: \min_{k \ne y}\; f_y(x) - f_k(x) - \epsilon \|w_y - w_k\|_{q^*},
 
-exactly, and (x, y) is robustly classified if and only if it is positive. Two classes are scored by one function f, as in
-scikit-learn: f > 0 is the second class, and the scores are (0, f).
+exactly, with :math:`\|s (w_y - w_k)\|_{q^*}` where features have scales s, and (x, y) is robustly classified if and only if it
+is positive. Two classes are scored by one function f, as in scikit-learn: f > 0 is the second class, and the scores are (0, f).
 """
 
 from __future__ import annotations
@@ -20,7 +20,19 @@ from sklearn_robust.threats import LpBall
 
 
 def class_scores(X: Any, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
-    """Scores of shape (n, K); a coef of shape (1, d) stands for two classes."""
+    """Scores of every class.
+
+    Parameters
+    ----------
+    X : array or sparse array of shape (n, d)
+    coef : array of shape (K, d), or (1, d) for two classes
+    intercept : array of shape (K,) or (1,)
+
+    Returns
+    -------
+    array of shape (n, K)
+        Those of two classes are (0, f).
+    """
     scores = safe_sparse_dot(X, coef.T, dense_output=True) + intercept
     return np.column_stack([np.zeros_like(scores), scores]) if scores.shape[1] == 1 else scores
 
@@ -65,8 +77,10 @@ def robust_margins(X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarra
     return _rival_margins(X, y, coef, intercept, threat).min(axis=1)
 
 
-def signed_distances(X: Any, y: np.ndarray | None, coef: np.ndarray, intercept: np.ndarray, q: float) -> np.ndarray:
-    """l_q distance of each sample to the boundary of the region of class y (negative outside it).
+def signed_distances(
+    X: Any, y: np.ndarray | None, coef: np.ndarray, intercept: np.ndarray, q: float, scale: np.ndarray | None = None
+) -> np.ndarray:
+    """Distance of each sample to the boundary of the region of class y (negative outside it), ||delta / scale||_q.
 
     Parameters
     ----------
@@ -77,17 +91,19 @@ def signed_distances(X: Any, y: np.ndarray | None, coef: np.ndarray, intercept: 
         As in `robust_margins`.
     q : float
         Exponent of the perturbation's norm.
+    scale : array of shape (d,), optional
+        Of each feature.
 
     Returns
     -------
     array of shape (n,)
-        inf where no rival can ever win (equal coefficients and a lower intercept).
+        inf where no rival can ever win (coefficients that are equal where the adversary reaches, and a lower score).
     """
     scores = class_scores(X, coef, intercept)
     rows = np.arange(len(scores))
     y = scores.argmax(axis=1) if y is None else y
     lead = scores[rows, y][:, None] - scores
-    norms = _rival_norms(coef, LpBall(q, 1.0))[y]
+    norms = _rival_norms(coef, LpBall(q, 1.0, scale))[y]
     with np.errstate(divide="ignore", invalid="ignore"):
         distances = np.where(norms > 0, lead / norms, np.where(lead > 0, math.inf, -math.inf))
     distances[rows, y] = math.inf

@@ -25,6 +25,7 @@ def square(
     eps: float,
     q: float = math.inf,
     clip: tuple[Any, Any] | None = None,
+    scale: Any = None,
     n_queries: int = 1000,
     window: float = 0.8,
     stop_when_broken: bool = True,
@@ -46,6 +47,8 @@ def square(
     q : {1, 2, inf}, default=inf
     clip : pair (low, high) of numbers or arrays that broadcast to X, optional
         The box that the perturbed samples stay in. It must hold X.
+    scale : array-like of shape (d,) or of the shape of a sample, optional
+        How far the adversary can move each feature, as in `pgd`.
     n_queries : int, default=1000
         Evaluations of each sample at most.
     window : float, default=0.8
@@ -80,7 +83,7 @@ def square(
     if not 0 < window <= 1:
         raise ValueError(f"window must be a share in (0, 1], got {window!r}.")
     target = Target.of(model, X, y, device)
-    ball = Ball(target.X, q, eps, clip)
+    ball = Ball(target.X, q, eps, clip, scale)
     if ball.norm.p not in (1, 2, math.inf):
         raise ValueError(f"q must be 1, 2 or numpy.inf for the Square Attack, got {q!r}. Use pgd or apgd for another q.")
     generator = torch_generator(random_state)
@@ -102,10 +105,11 @@ def square(
             share = window / 2 ** sum(query >= past * n_queries for past in _HALVINGS)
             signs, receiving = draw.stripes() if query == 0 else draw.signs(), draw.window(share)
             giving, portion = draw.window(share), draw.portion()
+            signs = ball.movable(signs)
             rows = current.open()
             here, delta = ball.rows(rows), current.points[rows]
             if query == 0:
-                moved = signs[rows] * (ball.eps / here.norm.value(signs[rows])[:, None])
+                moved = signs[rows] * (ball.eps / here.norm.value(signs[rows])[:, None].clamp(min=1))
             elif ball.norm.p == math.inf:
                 moved = torch.where(receiving[rows], signs[rows] * ball.eps, delta)
             else:
@@ -116,7 +120,7 @@ def square(
                 current.margins[rows] = math.inf
             current.update(moved, found, rows)
         best.update(ball.place(current.points), current.margins)
-    return answer(target, best.points.view(target.X.shape), q, eps, clip)
+    return answer(target, best.points.view(target.X.shape), q, eps, clip, scale)
 
 
 class _Draw:

@@ -1,5 +1,16 @@
-"""Inspection: how far a fitted classifier is from the limit that theory predicts."""
+"""Inspection: pictures of robustness and of training, and how far a fitted classifier is from the limit of theory."""
 
+from sklearn_robust.inspection._convergence import ConvergenceCurve, ConvergenceDisplay
 from sklearn_robust.inspection._implicit_bias import ImplicitBiasReport, implicit_bias_report
+from sklearn_robust.inspection._robust_accuracy import RobustAccuracyCurve, RobustAccuracyDisplay
+from sklearn_robust.inspection._separator import SeparatorDisplay
 
-__all__ = ["ImplicitBiasReport", "implicit_bias_report"]
+__all__ = [
+    "ConvergenceCurve",
+    "ConvergenceDisplay",
+    "ImplicitBiasReport",
+    "RobustAccuracyCurve",
+    "RobustAccuracyDisplay",
+    "SeparatorDisplay",
+    "implicit_bias_report",
+]

@@ -15,7 +15,7 @@ from sklearn_robust.metrics._linear_view import linear_view, unwrapped
 from sklearn_robust.neural_network import RobustDiagonalNet
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators import NotSeparableError, Separator, min_norm_separator
-from sklearn_robust.threats import LpBall, check_radius
+from sklearn_robust.threats import check_radius
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,14 @@ class ImplicitBiasReport:
 
 
 def implicit_bias_report(
-    estimator: BaseEstimator, X: Any, y: Any, *, p: float | None = None, q: float | None = None, eps: float | None = None
+    estimator: BaseEstimator,
+    X: Any,
+    y: Any,
+    *,
+    p: float | None = None,
+    q: float | None = None,
+    eps: float | None = None,
+    scale: Any = "training",
 ) -> ImplicitBiasReport | list[ImplicitBiasReport]:
     r"""Compare a fitted linear classifier with the exact minimum-norm robust separator of its training data.
 
@@ -73,7 +80,7 @@ def implicit_bias_report(
     Parameters
     ----------
     estimator : fitted linear classifier, pipeline that ends in one, or search over either
-        One of this library, or any linear classifier with coef_, intercept_ and classes_. In a pipeline the report is on
+        One of this library, or any linear classifier with `coef_`, `intercept_` and `classes_`. In a pipeline the report is on
         what its last step sees.
     X : array-like or sparse array of shape (n_samples, n_features)
         Training data, as the estimator was given them.
@@ -81,6 +88,9 @@ def implicit_bias_report(
         Labels of the training data: of every class of the estimator, and of no other.
     p, q, eps : float, optional
         Geometry and threat; by default those of the estimator (p = 1 for RobustDiagonalNet).
+    scale : "training", None, array-like of shape (n_features,) or dict {feature name: float}, default="training"
+        How far the adversary can move each feature, in what the last step of a pipeline sees; by default as in training,
+        None moves all alike.
 
     Returns
     -------
@@ -113,7 +123,9 @@ def implicit_bias_report(
     p = 1.0 if p is None and isinstance(classifier, RobustDiagonalNet) else _given(classifier, p, "p", ("p_algo", "p"))
     norm = LpNorm(check_exponent(p, "p"))
     q = check_exponent(_given(classifier, q, "q", ("q_pert",)), "q")
-    threat = LpBall(q, check_radius(_given(classifier, eps, "eps", ("eps",)), "eps"))
+    if isinstance(scale, str) and scale == "training":
+        scale = getattr(classifier, "scale_", None) if hasattr(classifier, "eps") else None
+    threat = view.threat(q, check_radius(_given(classifier, eps, "eps", ("eps",)), "eps"), scale)
     fit_intercept = bool(getattr(classifier, "fit_intercept", True))
     labels = view.classes[view.seen_class_index(y)]
     missing = np.setdiff1d(view.classes, labels)
@@ -123,7 +135,9 @@ def implicit_bias_report(
     for label, coef, intercept in zip(positive_classes(view.classes), view.coef.astype(float), view.intercept, strict=True):
         signs = np.where(labels == label, 1.0, -1.0)
         try:
-            separator = min_norm_separator(view.X, signs, p=norm.p, q=threat.q, eps=threat.eps, fit_intercept=fit_intercept)
+            separator = min_norm_separator(
+                view.X, signs, p=norm.p, q=threat.q, eps=threat.eps, fit_intercept=fit_intercept, scale=threat.scale
+            )
         except NotSeparableError:
             if len(view.coef) == 1:
                 raise

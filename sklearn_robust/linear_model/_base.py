@@ -10,8 +10,10 @@ from sklearn.utils import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from sklearn_robust._parameters import check_exponent, check_number
+from sklearn_robust._documentation import DocLinkMixin
+from sklearn_robust._parameters import check_exponent, check_number, read_scale
 from sklearn_robust.attacks.linear import class_scores, worst_case_perturbations
+from sklearn_robust.callbacks import CallbackSupportMixin
 from sklearn_robust.metrics import certified_radius, robust_accuracy_score
 from sklearn_robust.metrics._linear_view import linear_view
 from sklearn_robust.problems import RobustProblem
@@ -32,8 +34,10 @@ def positive_classes(classes: np.ndarray) -> np.ndarray:
     return classes[1:] if len(classes) == 2 else classes
 
 
-class RobustLinearMixin(ClassifierMixin):
+class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, ClassifierMixin):
     """Prediction, exact robustness and worst-case points, from `coef_`, `intercept_` and `classes_`."""
+
+    _reports_its_path = True  # to a PathRecorder
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -44,6 +48,7 @@ class RobustLinearMixin(ClassifierMixin):
         """Validate the data; one problem for two classes, one against the rest for each of several."""
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), order="C")
         check_classification_targets(y)
+        self.scale_ = read_scale(self.scale, X.shape[1], getattr(self, "feature_names_in_", None))
         weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
         if class_weight is not None:
             for label, value in class_weight.items() if isinstance(class_weight, dict) else ():
@@ -60,21 +65,34 @@ class RobustLinearMixin(ClassifierMixin):
             )
         signs = np.where(y == positive_classes(self.classes_)[:, None], 1, -1).astype(X.dtype)
         return RobustProblem.from_data(
-            X, signs, q=self.q_pert, eps=self.eps, fit_intercept=self.fit_intercept, sample_weight=weight.astype(X.dtype)
+            X,
+            signs,
+            q=self.q_pert,
+            eps=self.eps,
+            fit_intercept=self.fit_intercept,
+            sample_weight=weight.astype(X.dtype),
+            scale=self.scale_,
         )
 
     def _keep(self, solution: Solution) -> Self:
-        """Store a solution; figures are numbers for two classes and arrays with one entry a class for several."""
-        self.coef_ = solution.coef
-        self.intercept_ = solution.intercept
-        self.n_iter_ = self._per_class(np.maximum(solution.n_iter, 1))
+        """Store a solution."""
+        names = ("coef", "intercept", "n_iter", "log_risk", "margin", "margin_bound", "gap")
+        for name, value in self._fitted(**{name: getattr(solution, name) for name in names}).items():
+            setattr(self, name, value)
         self.separable_ = self._per_class(
             np.array(solution.separable, dtype=None if None not in solution.separable else object)
         )
-        self.margin_ = self._per_class(solution.margin)
-        self.margin_bound_ = self._per_class(solution.margin_bound)
-        self.dual_gap_ = self._per_class(np.maximum(solution.gap, 0))  # below zero only by rounding
         return self
+
+    def _fitted(self, *, coef: np.ndarray, intercept: np.ndarray, n_iter: np.ndarray, gap: np.ndarray, **figures: Any) -> Any:
+        """Attributes by name; figures are numbers for two classes and arrays with one entry a class for several."""
+        return {
+            "coef_": coef,
+            "intercept_": intercept,
+            "n_iter_": self._per_class(np.maximum(n_iter, 1)),
+            "dual_gap_": self._per_class(np.maximum(gap, 0)),  # below zero only by rounding
+            **{f"{name}_": self._per_class(value) for name, value in figures.items()},
+        }
 
     def _per_class(self, values: np.ndarray) -> Any:
         if len(values) > 1:
@@ -113,7 +131,14 @@ class RobustLinearMixin(ClassifierMixin):
         return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
 
     def robust_score(
-        self, X: Any, y: Any, sample_weight: Any = None, *, eps: float | None = None, q: float | None = None
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        eps: float | None = None,
+        q: float | None = None,
+        scale: Any = "training",
     ) -> float:
         """Exact robust accuracy: the fraction of samples that no perturbation of the threat makes wrong.
 
@@ -124,16 +149,18 @@ class RobustLinearMixin(ClassifierMixin):
         sample_weight : array-like of shape (n_samples,), optional
         eps, q : float, optional
             The threat; that of training by default.
+        scale : "training", None, array-like of shape (n_features,) or dict {feature name: float}, default="training"
+            How far the adversary can move each feature, as in training by default; None moves all alike.
 
         Returns
         -------
         float
         """
         check_is_fitted(self)
-        threat = self._threat(eps, q)
-        return robust_accuracy_score(self, X, y, eps=threat.eps, q=threat.q, sample_weight=sample_weight)
+        threat = self._threat(eps, q, scale)
+        return robust_accuracy_score(self, X, y, eps=threat.eps, q=threat.q, sample_weight=sample_weight, scale=threat.scale)
 
-    def certified_radius(self, X: Any, y: Any = None, *, q: float | None = None) -> np.ndarray:
+    def certified_radius(self, X: Any, y: Any = None, *, q: float | None = None, scale: Any = "training") -> np.ndarray:
         """l_q distance of each sample to the decision boundary; with y, negative where the prediction is wrong.
 
         Parameters
@@ -142,15 +169,21 @@ class RobustLinearMixin(ClassifierMixin):
         y : array-like of shape (n_samples,), optional
         q : float, optional
             Exponent of the norm; that of training by default.
+        scale : "training", None, array-like of shape (n_features,) or dict {feature name: float}, default="training"
+            How far the adversary can move each feature, as in training by default; None moves all alike.
 
         Returns
         -------
         ndarray of shape (n_samples,)
+            inf where only features that the adversary cannot touch matter.
         """
         check_is_fitted(self)
-        return certified_radius(self, X, y, q=self._threat(None, q).q)
+        threat = self._threat(None, q, scale)
+        return certified_radius(self, X, y, q=threat.q, scale=threat.scale)
 
-    def perturb(self, X: Any, y: Any, *, eps: float | None = None, q: float | None = None) -> np.ndarray:
+    def perturb(
+        self, X: Any, y: Any, *, eps: float | None = None, q: float | None = None, scale: Any = "training"
+    ) -> np.ndarray:
         """The worst-case points: each sample moved by the perturbation that makes its margin least.
 
         Parameters
@@ -160,6 +193,8 @@ class RobustLinearMixin(ClassifierMixin):
             True labels, each one of `classes_`.
         eps, q : float, optional
             The threat; that of training by default.
+        scale : "training", None, array-like of shape (n_features,) or dict {feature name: float}, default="training"
+            How far the adversary can move each feature, as in training by default; None moves all alike.
 
         Returns
         -------
@@ -167,12 +202,18 @@ class RobustLinearMixin(ClassifierMixin):
             Dense, whatever X is.
         """
         check_is_fitted(self)
-        threat = self._threat(eps, q)
+        threat = self._threat(eps, q, scale)
         view = linear_view(self, X, "model")
         moves = worst_case_perturbations(view.X, view.seen_class_index(y), view.coef, view.intercept, threat)
         return (view.X.toarray() if hasattr(view.X, "toarray") else view.X) + moves
 
-    def _threat(self, eps: float | None, q: float | None) -> LpBall:
-        return LpBall(
-            check_exponent(self.q_pert if q is None else q, "q"), check_radius(self.eps if eps is None else eps, "eps")
-        )
+    def _threat(self, eps: float | None, q: float | None, scale: Any) -> LpBall:
+        """That of training, unless others are given."""
+        eps = check_radius(self.eps if eps is None else eps, "eps")
+        return LpBall(check_exponent(self.q_pert if q is None else q, "q"), eps, self._scale(scale))
+
+    def _scale(self, scale: Any) -> np.ndarray | None:
+        """The scale of the features, that of training where it is asked for."""
+        if isinstance(scale, str) and scale == "training":
+            return self.scale_
+        return None if scale is None else read_scale(scale, self.n_features_in_, getattr(self, "feature_names_in_", None))

@@ -16,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn_robust._parameters import check_device
 from sklearn_robust.certificates import proves_not_separable, relative_gap, robust_margin
 from sklearn_robust.linear_model._base import positive_classes
+from sklearn_robust.linear_model._watching import FitWatch
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -24,7 +25,7 @@ from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.solvers import Solution, accelerated_margin, minimise_robust_risk
 from sklearn_robust.solvers._solution import solution_to_numpy
 
-_RISK_TOL = 1e-6  # certified relative gap of every minimiser of the risk, unless a smaller one is asked for
+RISK_TOL = 1e-6  # certified relative gap of every minimiser of the risk, unless a smaller one is asked for
 _SCREEN_ITERATIONS = 500  # of the search for a proof of separability, or of its opposite
 
 
@@ -45,24 +46,45 @@ def on_device(problem: RobustProblem, device: str | None) -> RobustProblem:
         problem,
         X=tensor(problem.X),
         y=tensor(problem.y),
-        threat=replace(problem.threat, eps=tensor(problem.threat.eps)),
+        threat=problem.threat.mapped(tensor),
         log_weight=tensor(problem.log_weight),
         total_weight=tensor(problem.total_weight),
     )
 
 
-def screened(problem: RobustProblem, loss: MarginLoss, norm: LpNorm, *, tol: float, verbose: int = 0) -> Solution:
+def screened(
+    problem: RobustProblem,
+    loss: MarginLoss,
+    norm: LpNorm,
+    watching: FitWatch,
+    *,
+    tol: float,
+    risk_tol: float = RISK_TOL,
+    verbose: int = 0,
+) -> Solution:
     """Which problems are robustly separable, by the first proof.
 
     Where more rows than twice the columns make it likely that none is, the minimisers of the risk are sought at once: they
-    prove it, and are then found. Otherwise the search is for a separator, in the geometry that decides fastest.
+    prove it, and are then found. What is still open is searched for a separator, in the geometry that decides fastest.
     """
-    if isinstance(problem.y, np.ndarray) and problem.X.shape[0] > 2 * problem.n_features:
-        solution = minimise_robust_risk(problem, loss, norm, tol=min(tol, _RISK_TOL), record_every=verbose, verbose=True)
-        if all(separable is False for separable in solution.separable):
-            solution.converged = solution.gap <= tol
-            return solution
-    return solution_to_numpy(accelerated_margin(problem, loss, LpNorm(2), max_iter=_SCREEN_ITERATIONS, tol=1 - 1e-9))
+    if not isinstance(problem.y, np.ndarray) or problem.X.shape[0] <= 2 * problem.n_features:
+        return _separator_sought(problem, loss, norm)
+    with watching.solver("robust_risk", np.arange(problem.n_problems)) as watch:
+        solution = minimise_robust_risk(
+            problem, loss, norm, tol=min(tol, risk_tol), record_every=verbose, verbose=True, watch=watch
+        )
+    solution.converged = solution.gap <= tol
+    undecided = np.flatnonzero([separable is None for separable in solution.separable])
+    if not len(undecided) or watching.stopped:
+        return solution
+    return replaced(solution, undecided, _separator_sought(problem.select(undecided), loss, norm))
+
+
+def _separator_sought(problem: RobustProblem, loss: MarginLoss, norm: LpNorm) -> Solution:
+    found = accelerated_margin(problem, loss, LpNorm(2), max_iter=_SCREEN_ITERATIONS, tol=1 - 1e-9)
+    solution = in_geometry(solution_to_numpy(found), norm, measured_in=LpNorm(2))
+    solution.converged[:] = False  # only the sign of the margin was sought
+    return solution
 
 
 def with_exact_separators(
@@ -125,32 +147,55 @@ def with_risk_minimisers(
     loss: MarginLoss,
     norm: LpNorm,
     solution: Solution,
+    rows: np.ndarray,
+    watching: FitWatch,
     *,
     tol: float,
+    risk_tol: float = RISK_TOL,
     start: np.ndarray | None = None,
     verbose: int = 0,
 ) -> Solution:
-    """The solution with the minimiser of the risk for every problem that has not converged and may not be separable."""
-    rows = np.flatnonzero([separable is not True for separable in solution.separable] & ~solution.converged)
-    if not len(rows):
+    """The solution with the minimisers of the risk of those of these problems that are found not to be separable."""
+    if not len(rows) or watching.stopped:
         return solution
     proof = solution.weights[rows]
-    minimiser = minimise_robust_risk(
-        problem.select(rows),
-        loss,
-        norm,
-        tol=min(tol, _RISK_TOL),
-        coef_init=None if start is None else start[rows],
-        proof=proof,
-        record_every=verbose,
-        verbose=True,
-    )
+    with watching.solver("robust_risk", rows) as watch:
+        minimiser = minimise_robust_risk(
+            problem.select(rows),
+            loss,
+            norm,
+            tol=min(tol, risk_tol),
+            coef_init=None if start is None else start[rows],
+            proof=proof,
+            record_every=verbose,
+            verbose=True,
+            watch=watch,
+        )
     minimiser.converged = minimiser.gap <= tol
     # proven not to be separable before, if not again: the proof stays
     for j in np.flatnonzero([solution.separable[i] is False for i in rows] & ~np.isfinite(minimiser.gap)):
         minimiser.separable[j], minimiser.margin_bound[j], minimiser.weights[j] = False, 0.0, proof[j]
     better = np.flatnonzero([flag is False for flag in minimiser.separable])
     return replaced(solution, rows[better], minimiser.rows(better))
+
+
+def in_geometry(solution: Solution, norm: LpNorm, *, measured_in: LpNorm) -> Solution:
+    """The same predictors with margins measured in this norm, and no longer in that one: the bounds on those end."""
+    size, new_size = measured_in.value(solution.coef), norm.value(solution.coef)
+    ratio = np.divide(size, new_size, out=np.ones_like(size), where=new_size > 0)
+    open_ended = np.array([separable is not False for separable in solution.separable])
+    return replace(
+        solution,
+        separable=list(solution.separable),
+        margin=solution.margin * ratio,
+        margin_bound=np.where(open_ended, math.inf, solution.margin_bound),
+        gap=np.where(open_ended, math.inf, solution.gap),
+    )
+
+
+def unsolved(solution: Solution, *separable: bool | None) -> np.ndarray:
+    """The problems that have not converged, and whose separability is one of these."""
+    return np.flatnonzero([flag in separable for flag in solution.separable] & ~solution.converged)
 
 
 def at_loss(problem: RobustProblem, loss: MarginLoss, solution: Solution, loss_tol: float) -> Solution:
@@ -206,5 +251,5 @@ def warn_unless_converged(estimator: Any, solution: Solution) -> None:
         f"{type(estimator).__name__} stopped before it reached {wanted}; certified relative gap by class: {reached}. To "
         f"mend this, {', '.join(remedies[:-1])}, or {remedies[-1]}.",
         ConvergenceWarning,
-        stacklevel=3,
+        stacklevel=4,
     )

@@ -10,13 +10,16 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
+from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.linear_model._base import RobustLinearMixin, positive_classes
 from sklearn_robust.linear_model._fitting import (
     screened,
+    unsolved,
     warn_unless_converged,
     with_exact_separators,
     with_risk_minimisers,
 )
+from sklearn_robust.linear_model._watching import FitWatch
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators._largest_margin import DEFAULT_TOL
@@ -45,6 +48,10 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         Exponent of the norm that bounds the perturbation, in [1, inf].
     eps : float, default=0.1
         Radius of the perturbation, in the units of the features.
+    scale : array-like of shape (n_features,) or dict {feature name: float}, optional
+        How far the adversary can move each feature, relative to the others: the threat is
+        :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty :math:`\epsilon \|s w\|_{q^*}`. A
+        feature of scale 0 is out of its reach. Features that a dict does not name have 1, as all have by default.
     fit_intercept : bool, default=True
     tol : float, default=None
         Certified relative gap of the margin to reach. None is 1e-8, as in `min_norm_separator`, and 1e-3 for float32 data, to
@@ -58,15 +65,19 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
         Scaled to a smallest robust margin of 1.
     intercept_ : ndarray of shape (1,) or (n_classes,)
+    scale_ : ndarray of shape (n_features,) or None
+        The scale of each feature.
     classes_ : ndarray of shape (n_classes,)
     separable_ : bool or None
         Proven either way; None is undecided. This and the next figures are arrays with one entry a class where there are
         several.
     margin_, margin_bound_, dual_gap_ : float
         The largest robust margin in the p-norm, its certified bound, and their relative gap.
+    log_risk_ : float
+        Logarithm of the mean exponential robust loss of the training samples.
     n_iter_ : int
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
 
     See Also
     --------
@@ -88,6 +99,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         q_pert: float = math.inf,
         eps: float = 0.1,
         *,
+        scale: Any = None,
         fit_intercept: bool = True,
         tol: float | None = None,
         not_separable: str = "warn",
@@ -95,10 +107,12 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         self.p = p
         self.q_pert = q_pert
         self.eps = eps
+        self.scale = scale
         self.fit_intercept = fit_intercept
         self.tol = tol
         self.not_separable = not_separable
 
+    @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit on training data.
 
@@ -137,9 +151,12 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         tol = self.tol
         if tol is None:
             tol = _FLOAT32_TOL if problem.y.dtype == np.float32 else DEFAULT_TOL
-        solution = screened(problem, loss, norm, tol=max(tol, _RISK_TOL))
-        rows = np.flatnonzero([separable is not False for separable in solution.separable])
-        solution = with_exact_separators(problem, loss, norm, solution, rows, loss_tol=0, tol=tol)
+        callbacks = FitCallbacks(self, X, y, sample_weight)
+        watching = FitWatch(self, callbacks, problem)
+        solution = screened(problem, loss, norm, watching, tol=max(tol, _RISK_TOL))
+        if not watching.stopped:
+            rows = np.flatnonzero([separable is not False for separable in solution.separable])
+            solution = with_exact_separators(problem, loss, norm, solution, rows, loss_tol=0, tol=tol)
         lacking = np.flatnonzero([separable is False for separable in solution.separable])
         if len(lacking) and self.not_separable == "raise":
             solve_separator(problem.select(lacking[:1]).as_float64(), norm)  # which raises, with eps* and the proof
@@ -150,8 +167,12 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
                 f"{', '.join(str(classes[i]) for i in lacking)} against the rest): fitted the minimiser of the exponential "
                 "robust risk instead. Use a smaller eps, or RobustLinearClassifier, whose job this is.",
                 NotSeparableWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
-            solution = with_risk_minimisers(problem, loss, norm, solution, tol=max(tol, _RISK_TOL))
-        warn_unless_converged(self, solution)
-        return self._keep(solution)
+            rows = unsolved(solution, False, None)
+            solution = with_risk_minimisers(problem, loss, norm, solution, rows, watching, tol=max(tol, _RISK_TOL))
+        if not watching.stopped:
+            warn_unless_converged(self, solution)
+        self._keep(solution)
+        callbacks.end_fit()
+        return self

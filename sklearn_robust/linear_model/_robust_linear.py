@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from numbers import Real
 from typing import Any, Self
 
@@ -11,16 +13,21 @@ from sklearn.base import BaseEstimator
 
 from sklearn_robust._array_api import like
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
+from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.linear_model._base import RobustLinearMixin, probabilities
 from sklearn_robust.linear_model._fitting import (
+    RISK_TOL,
     at_loss,
+    in_geometry,
     on_device,
     replaced,
     screened,
+    unsolved,
     warn_unless_converged,
     with_exact_separators,
     with_risk_minimisers,
 )
+from sklearn_robust.linear_model._watching import FitWatch
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -59,6 +66,10 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         "auto" is steepest descent, and "exact" for data of up to 10 million entries whose path has not stopped after 2000
         iterations: data so close to inseparable that the path is slow and its limit hardly depends on p. All return the
         minimiser of the robust risk for data that are not robustly separable.
+    scale : array-like of shape (n_features,) or dict {feature name: float}, optional
+        How far the adversary can move each feature, relative to the others: the threat is
+        :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty :math:`\epsilon \|s w\|_{q^*}`. A
+        feature of scale 0 is out of its reach. Features that a dict does not name have 1, as all have by default.
     fit_intercept : bool, default=True
         The intercept is not penalised, and minimised over exactly at every step.
     step_size : {"adaptive", "paper"} or float, default="adaptive"
@@ -88,6 +99,8 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
         Several classes are trained one against the rest.
     intercept_ : ndarray of shape (1,) or (n_classes,)
+    scale_ : ndarray of shape (n_features,) or None
+        The scale of each feature.
     classes_ : ndarray of shape (n_classes,)
     separable_ : bool or None
         Whether the training data are robustly separable, proven by the certificate; None is undecided. This and the next
@@ -97,23 +110,25 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
     margin_bound_ : float
         No linear classifier has a larger one.
     dual_gap_ : float
-        Separable: 1 - margin_ / margin_bound_, how far the path stopped from its limit. Not separable: certified relative
+        Separable: `1 - margin_ / margin_bound_`, how far the path stopped from its limit. Not separable: certified relative
         gap of the risk, 1 - (lower bound) / risk.
+    log_risk_ : float
+        Logarithm of the mean robust loss of the training samples.
     n_iter_ : int
         Iterations of the solver that gave the answer: the path, the minimiser of the risk, or 1 for an exact separator.
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only where X has feature names that are all strings.
 
     See Also
     --------
     MinNormRobustClassifier : The limit itself.
-    sklearn_robust.metrics.make_robust_scorer : Scores by one threat while a search varies the training eps.
+    sklearn_robust.make_robust_scorer : Scores by one threat while a search varies the training eps.
 
     Notes
     -----
     In a pipeline eps lives in the space of the last step: after a StandardScaler it counts standard deviations. See
-    `sklearn_robust.metrics.robust_accuracy_score` for the exact score in the space of the raw input.
+    `sklearn_robust.robust_accuracy_score` for the exact score in the space of the raw input.
 
     For several classes the robust decision (`robust_score`, `perturb`, `certified_radius`) is exact, by pairs of classes,
     while training is one-vs-rest.
@@ -148,6 +163,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         *,
         loss: str = "exponential",
         solver: str = "auto",
+        scale: Any = None,
         fit_intercept: bool = True,
         step_size: float | str = "adaptive",
         max_iter: int = 50_000,
@@ -164,6 +180,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         self.eps = eps
         self.loss = loss
         self.solver = solver
+        self.scale = scale
         self.fit_intercept = fit_intercept
         self.step_size = step_size
         self.max_iter = max_iter
@@ -175,6 +192,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         self.device = device
         self.verbose = verbose
 
+    @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit on training data.
 
@@ -209,9 +227,14 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                     "warm_start=False."
                 )
             last_coef = last_coef.astype(problem.y.dtype)
-        solution = self._solve(problem, last_coef)
-        warn_unless_converged(self, solution)
-        return self._keep(solution)
+        callbacks = FitCallbacks(self, X, y, sample_weight)
+        watching = FitWatch(self, callbacks, problem)
+        (solution,) = self._solve(problem, [LpNorm(self.p_algo)], watching, last_coef)
+        if not watching.stopped:
+            warn_unless_converged(self, solution)
+        self._keep(solution)
+        callbacks.end_fit()
+        return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities under the loss: sigmoid(f) for the logistic loss, sigmoid(2 f) for the exponential.
@@ -253,38 +276,105 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                 "the path of this geometry or solver='exact' for its limit."
             )
 
-    def _solve(self, problem: RobustProblem, last_coef: np.ndarray | None) -> Solution:
-        """Separable problems by the solver chosen, the others by the minimiser of the risk."""
-        loss, norm = LOSSES[self.loss], LpNorm(self.p_algo)
-        tensors = on_device(problem, self.device)
+    def _solve(
+        self,
+        problem: RobustProblem,
+        norms: Sequence[LpNorm],
+        watching: FitWatch,
+        last_coef: np.ndarray | None = None,
+        *,
+        risk_tol: float = RISK_TOL,
+        radius_by_radius: bool = False,
+    ) -> list[Solution]:
+        """The solution in each geometry: separable problems by the solver chosen, others by the minimiser of the risk.
+
+        The geometries share what does not depend on them: the decision whether problems are separable, the minimisers of the
+        risk, and the products with X along their paths. Paths that are followed radius by radius, and geometry by geometry,
+        are those of fits of their own, to the last digit.
+        """
+        loss, tensors = LOSSES[self.loss], on_device(problem, self.device)
+        minimised = partial(
+            with_risk_minimisers,
+            problem,
+            loss,
+            watching=watching,
+            tol=self.tol,
+            risk_tol=risk_tol,
+            start=last_coef,
+            verbose=self.verbose,
+        )
         if self.solver == "accelerated":
-            limit = accelerated_margin(
-                tensors, loss, norm, max_iter=self.max_iter, tol=self.tol, record_every=self.verbose, verbose=True
-            )
-            solution = at_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
+            solutions = [self._accelerated(problem, tensors, norm, watching) for norm in norms]
         else:
-            solution = screened(tensors, loss, norm, tol=self.tol, verbose=self.verbose)
-            rows = np.flatnonzero([separable is not False for separable in solution.separable])
-            to_the_limit = self.solver == "auto" and problem.X.shape[0] * problem.n_features <= _AUTO_ENTRIES
-            if len(rows) and self.solver != "exact":
-                path = steepest_descent(
-                    tensors.select(rows),
-                    loss,
-                    norm,
+            shared = screened(tensors, loss, norms[0], watching, tol=self.tol, risk_tol=risk_tol, verbose=self.verbose)
+            shared = minimised(norms[0], shared, unsolved(shared, False))
+            solutions = [shared, *(in_geometry(shared, norm, measured_in=norms[0]) for norm in norms[1:])]
+            small = problem.X.shape[0] * problem.n_features <= _AUTO_ENTRIES
+            exact = self.solver == "exact" or (self.solver == "auto" and small)
+            rows = unsolved(shared, True, None)
+            if len(rows) and self.solver != "exact" and not watching.stopped:
+                max_iter = min(self.max_iter, _AUTO_ITERATIONS) if exact else self.max_iter
+                batches = [(list(range(len(norms))), rows)]
+                if radius_by_radius:
+                    of_radius = np.split(rows, np.flatnonzero(np.diff(problem.threat.eps[rows])) + 1)
+                    batches = [([i], part) for i in range(len(norms)) for part in of_radius]
+                solutions = self._with_paths(tensors, norms, watching, solutions, batches, max_iter, last_coef)
+            if exact and not watching.stopped:
+                solutions = [
+                    with_exact_separators(
+                        problem,
+                        loss,
+                        norm,
+                        solution,
+                        unsolved(solution, True, None),
+                        loss_tol=self.loss_tol,
+                        tol=self.tol,
+                        n_jobs=self.n_jobs,
+                    )
+                    for norm, solution in zip(norms, solutions, strict=True)
+                ]
+        return [
+            minimised(norm, solution, unsolved(solution, False, None)) for norm, solution in zip(norms, solutions, strict=True)
+        ]
+
+    def _accelerated(self, problem: RobustProblem, tensors: RobustProblem, norm: LpNorm, watching: FitWatch) -> Solution:
+        loss = LOSSES[self.loss]
+        with watching.solver("accelerated", np.arange(problem.n_problems)) as watch:
+            limit = accelerated_margin(
+                tensors, loss, norm, max_iter=self.max_iter, tol=self.tol, record_every=self.verbose, verbose=True, watch=watch
+            )
+        return at_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
+
+    def _with_paths(
+        self,
+        tensors: RobustProblem,
+        norms: Sequence[LpNorm],
+        watching: FitWatch,
+        solutions: list[Solution],
+        batches: list[tuple[list[int], np.ndarray]],
+        max_iter: int,
+        last_coef: np.ndarray | None,
+    ) -> list[Solution]:
+        """The solutions with the paths of each batch: of some geometries, by their index, and problems."""
+        solutions = list(solutions)
+        for geometries, rows in batches:
+            of_all = np.tile(rows, len(geometries))
+            with watching.solver("steepest_descent", of_all) as watch:
+                paths = steepest_descent(
+                    tensors.select(of_all),
+                    LOSSES[self.loss],
+                    [norms[i] for i in geometries for _ in rows],
                     step_size=self.step_size,
-                    max_iter=min(self.max_iter, _AUTO_ITERATIONS) if to_the_limit else self.max_iter,
+                    max_iter=max_iter,
                     loss_tol=self.loss_tol,
                     tol=self.tol,
                     stop_if_not_separable=True,
-                    coef_init=None if last_coef is None else like(tensors.y, last_coef[rows]),
+                    coef_init=None if last_coef is None else like(tensors.y, last_coef[of_all]),
                     record_every=self.verbose,
                     verbose=True,
+                    watch=watch,
                 )
-                path = solution_to_numpy(path)
-                solution = replaced(solution, rows, path)
-                rows = rows[~path.converged & [separable is not False for separable in path.separable]]
-            if to_the_limit or self.solver == "exact":
-                solution = with_exact_separators(
-                    problem, loss, norm, solution, rows, loss_tol=self.loss_tol, tol=self.tol, n_jobs=self.n_jobs
-                )
-        return with_risk_minimisers(problem, loss, norm, solution, tol=self.tol, start=last_coef, verbose=self.verbose)
+            paths = solution_to_numpy(paths)
+            for i, part in zip(geometries, np.arange(len(of_all)).reshape(len(geometries), -1), strict=True):
+                solutions[i] = replaced(solutions[i], rows, paths.rows(part))
+        return solutions

@@ -12,9 +12,10 @@ from sklearn.feature_selection import SelectorMixin
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 from sklearn.utils import _safe_indexing, assert_all_finite, check_array, check_consistent_length, column_or_1d, indexable
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _get_feature_names, check_is_fitted
 
-from sklearn_robust._parameters import check_choice
+from sklearn_robust._parameters import check_choice, read_scale
+from sklearn_robust.threats import LpBall
 
 SPACES = ("model", "input")
 
@@ -29,12 +30,19 @@ class LinearView:
     coef : array of shape (K, d), or (1, d) for two classes
     intercept : array of shape (K,) or (1,)
     classes : array of shape (K,)
+    names : array of shape (d,) or None
+        Of the features, where they have names.
     """
 
     X: Any
     coef: np.ndarray
     intercept: np.ndarray
     classes: np.ndarray
+    names: Any = None
+
+    def threat(self, q: float, eps: float, scale: Any) -> LpBall:
+        """The threat in this space; the scale is an array of shape (d,), a dict by feature name, or None."""
+        return LpBall(q, eps, read_scale(scale, self.coef.shape[1], self.names))
 
     def class_index(self, y: Any) -> np.ndarray:
         """Index of each label in `classes`; -1 for labels that the classifier has never seen, which it always gets wrong."""
@@ -120,10 +128,16 @@ def linear_view(estimator: BaseEstimator, X: Any, space: str) -> LinearView:
     intercept = np.broadcast_to(np.asarray(classifier.intercept_, dtype=coef.dtype), (len(coef),))
     _check_scores(classifier, seen, coef, intercept)
     if space == "model":
-        return LinearView(_numeric(seen), coef, intercept, classifier.classes_)
+        return LinearView(_numeric(seen), coef, intercept, classifier.classes_, _names(seen, [classifier]))
     for name, transformer in reversed(steps):
         coef, intercept = _pull_back(name, transformer, coef, intercept)
-    return LinearView(_numeric(X), coef, intercept, classifier.classes_)
+    return LinearView(_numeric(X), coef, intercept, classifier.classes_, _names(X, [step for _, step in steps] + [classifier]))
+
+
+def _names(X: Any, readers: list[Any]) -> Any:
+    """The names of the columns of X: its own, or those that the first to read it was fitted on."""
+    names = _get_feature_names(X)
+    return getattr(readers[0], "feature_names_in_", None) if names is None else names
 
 
 def _check_scores(classifier: BaseEstimator, X: Any, coef: np.ndarray, intercept: np.ndarray) -> None:

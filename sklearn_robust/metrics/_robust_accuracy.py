@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from sklearn.utils.validation import _check_sample_weight
 from sklearn_robust._parameters import check_choice, check_exponent
 from sklearn_robust.attacks.linear import robust_margins, signed_distances
 from sklearn_robust.metrics._linear_view import SPACES, LinearView, is_linear, linear_view, transformed, unwrapped
-from sklearn_robust.threats import LpBall, check_radius
+from sklearn_robust.threats import LpBall, check_radius, check_scale
 
 
 def robust_accuracy_score(
@@ -26,6 +27,7 @@ def robust_accuracy_score(
     q: float = math.inf,
     sample_weight: Any = None,
     space: str = "model",
+    scale: Any = None,
 ) -> float:
     r"""Fraction of samples that stay correctly classified under every perturbation of the threat.
 
@@ -50,6 +52,10 @@ def robust_accuracy_score(
         example standardised features. "input": it moves the raw input; a scaler then turns eps into a radius per feature.
         The transformers must be affine and elementwise (StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, feature
         selection, a FunctionTransformer without function).
+    scale : array-like of shape (n_features,) or dict {feature name: float}, optional
+        How far the adversary can move each feature, relative to the others: the threat is
+        :math:`\|\delta / s\|_q \le \epsilon`, and a feature of scale 0 is out of its reach. Features that a dict does not name
+        have 1, as all have by default. It lives in the space of eps.
 
     Returns
     -------
@@ -61,13 +67,13 @@ def robust_accuracy_score(
     TypeError
         If the classifier is not linear and has no `robust_score`, or if a transformer between it and the threat is not affine.
     ValueError
-        If eps, q or space is not one of the values above, labels are missing or of another type than in training, or
+        If eps, q, space or scale is not one of the values above, labels are missing or of another type than in training, or
         sample_weight has negative entries or only zeros.
 
     Notes
     -----
-    Several classes: the robust margin of (x, y) is :math:`\min_{k \ne y} f_y(x) - f_k(x) - \epsilon \|w_y - w_k\|_{q^*}`. A
-    sample whose margin is exactly zero counts as broken.
+    Several classes: the robust margin of (x, y) is :math:`\min_{k \ne y} f_y(x) - f_k(x) - \epsilon \|s (w_y - w_k)\|_{q^*}`,
+    with s = 1 where there is no scale. A sample whose margin is exactly zero counts as broken.
 
     Examples
     --------
@@ -86,8 +92,12 @@ def robust_accuracy_score(
     eps, q = check_radius(eps, "eps"), check_exponent(q, "q")
     steps, classifier = unwrapped(estimator)
     if not is_linear(classifier) and hasattr(classifier, "robust_score") and (space == "model" or not steps):
-        return float(classifier.robust_score(transformed(steps, X), y, sample_weight=sample_weight, eps=eps, q=q))
-    robust = is_robust(linear_view(estimator, X, space), y, LpBall(q, eps))
+        threat = {"eps": eps, "q": q}
+        if scale is not None or hasattr(classifier, "scale_"):  # one that was trained with scales is told if there are none
+            threat["scale"] = scale
+        return float(classifier.robust_score(transformed(steps, X), y, sample_weight=sample_weight, **threat))
+    view = linear_view(estimator, X, space)
+    robust = is_robust(view, y, view.threat(q, eps, scale))
     return float(np.average(robust, weights=_check_sample_weight(sample_weight, robust, ensure_non_negative=True)))
 
 
@@ -98,7 +108,7 @@ def is_robust(view: LinearView, y: Any, threat: LpBall) -> np.ndarray:
 
 
 def certified_radius(
-    estimator: BaseEstimator, X: Any, y: Any = None, *, q: float = math.inf, space: str = "model"
+    estimator: BaseEstimator, X: Any, y: Any = None, *, q: float = math.inf, space: str = "model", scale: Any = None
 ) -> np.ndarray:
     r"""l_q distance of each sample to the decision boundary of a linear classifier.
 
@@ -114,11 +124,14 @@ def certified_radius(
         Exponent of the norm in which the distance is measured, in [1, inf].
     space : {"model", "input"}, default="model"
         As in `robust_accuracy_score`.
+    scale : array-like of shape (n_features,) or dict {feature name: float}, optional
+        The distance is then measured in :math:`\|\delta / s\|_q`, as in `robust_accuracy_score`.
 
     Returns
     -------
     ndarray of shape (n_samples,)
-        No perturbation of smaller q-norm changes the decision; inf if none at all does.
+        No perturbation of smaller norm changes the decision; inf if none at all does, as where the classifier uses only
+        features of scale 0.
 
     Examples
     --------
@@ -132,11 +145,11 @@ def certified_radius(
     q = check_exponent(q, "q")
     view = linear_view(estimator, X, space)
     index = None if y is None else view.class_index(y)
-    distances = signed_distances(view.X, index, view.coef, view.intercept, q)
+    distances = signed_distances(view.X, index, view.coef, view.intercept, q, view.threat(q, 1.0, scale).scale)
     return distances if index is None else np.where(index >= 0, distances, -math.inf)
 
 
-def make_robust_scorer(*, eps: float, q: float = math.inf, space: str = "model") -> RobustScorer:
+def make_robust_scorer(*, eps: float, q: float = math.inf, space: str = "model", scale: Any = None) -> RobustScorer:
     """A scorer of robust accuracy, for `scoring=` in GridSearchCV, cross_validate and the like.
 
     The threat is the one named here, whatever eps the estimator was trained with: a search over the training eps is then
@@ -147,12 +160,17 @@ def make_robust_scorer(*, eps: float, q: float = math.inf, space: str = "model")
     eps : float
     q : float, default=inf
     space : {"model", "input"}, default="model"
+    scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         See `robust_accuracy_score`.
 
     Returns
     -------
     callable
         With the signature (estimator, X, y, sample_weight=None).
+
+    Notes
+    -----
+    `sklearn.callback.ScoringMonitor` takes it under a name: `ScoringMonitor(scoring={"robust": make_robust_scorer(eps=0.1)})`.
 
     Examples
     --------
@@ -170,14 +188,16 @@ def make_robust_scorer(*, eps: float, q: float = math.inf, space: str = "model")
     {'logisticregression__C': 0.01}
     """
     check_choice(space, "space", SPACES)
-    return RobustScorer(check_radius(eps, "eps"), check_exponent(q, "q"), space)
+    if scale is not None:
+        check_scale(list(scale.values()) if isinstance(scale, Mapping) else scale, "scale")
+    return RobustScorer(check_radius(eps, "eps"), check_exponent(q, "q"), space, scale)
 
 
 class RobustScorer:
     """Robust accuracy under one fixed threat; made by `make_robust_scorer`."""
 
-    def __init__(self, eps: float, q: float, space: str) -> None:
-        self.eps, self.q, self.space = eps, q, space
+    def __init__(self, eps: float, q: float, space: str, scale: Any = None) -> None:
+        self.eps, self.q, self.space, self.scale = eps, q, space, scale
         self._request = MetadataRequest(owner=self)
         self._request.score.add_request(param="sample_weight", alias=None)
 
@@ -217,7 +237,10 @@ class RobustScorer:
 
     def __call__(self, estimator: BaseEstimator, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Robust accuracy of a fitted estimator."""
-        return robust_accuracy_score(estimator, X, y, eps=self.eps, q=self.q, sample_weight=sample_weight, space=self.space)
+        return robust_accuracy_score(
+            estimator, X, y, eps=self.eps, q=self.q, sample_weight=sample_weight, space=self.space, scale=self.scale
+        )
 
     def __repr__(self) -> str:
-        return f"make_robust_scorer(eps={self.eps:g}, q={self.q:g}, space={self.space!r})"
+        scale = "" if self.scale is None else f", scale={self.scale!r}"
+        return f"make_robust_scorer(eps={self.eps:g}, q={self.q:g}, space={self.space!r}{scale})"

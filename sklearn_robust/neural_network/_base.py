@@ -16,9 +16,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from sklearn_robust._documentation import DocLinkMixin
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
 from sklearn_robust.attacks._losses import logit_margins
-from sklearn_robust.neural_network._callbacks import CallbackSupportMixin, EpochCallbacks, with_callbacks
+from sklearn_robust.callbacks import CallbackSupportMixin, FitCallbacks, with_callbacks
 from sklearn_robust.neural_network._objective import NETWORK_LOSSES
 from sklearn_robust.neural_network._passes import Passes, passes
 from sklearn_robust.neural_network._progress import Progress
@@ -38,7 +39,7 @@ from sklearn_robust.threats import check_radius
 _PREDICTED_ROWS = 2048  # at a time: bounds the memory that activations take
 
 
-class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator):
+class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     """Training and prediction of a torch module; subclasses say which module, in `_new_module`."""
 
     _optimizer_state: tuple[Any, dict[Any, Any]]  # the optimiser, and what it remembers of each parameter
@@ -84,9 +85,9 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
             )
             held_out = self._samples(rows[left], index[left], weight[left])
             rows, index, weight = rows[kept], index[kept], weight[kept]
-        callbacks = EpochCallbacks(self, X, y, self.max_iter)
+        callbacks = FitCallbacks(self, X, y, sample_weight, self.max_iter)
         self._train(self._samples(rows, index, weight), held_out, callbacks)
-        callbacks.end()
+        callbacks.end_fit()
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -129,6 +130,7 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
         y = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), order="C", reset=not resume)
         check_classification_targets(y)
+        self.scale_ = self._scale(self.scale)
         weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
         used = weight > 0
         if not used.all():
@@ -205,7 +207,14 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
         steps = {"pgd": self.attack_steps, "fgsm": 1, None: 0}[self.attack]
         step_size = self.eps if self.attack == "fgsm" else self.attack_step_size
         return InnerMaximisation(
-            self.q_pert, self.eps, self.clip, steps, step_size, self.attack_restarts, self.attack_random_start
+            self.q_pert,
+            self.eps,
+            self.clip,
+            steps,
+            step_size,
+            self.attack_restarts,
+            self.attack_random_start,
+            self.scale_,
         )
 
     def _one_epoch(
@@ -238,7 +247,7 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
         self,
         data: Samples,
         held_out: Samples | None,
-        callbacks: EpochCallbacks,
+        callbacks: FitCallbacks,
     ) -> None:
         optimizer, rule, generator = self._ready(data)
         network = passes(self.module_)
@@ -247,7 +256,7 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
         self.n_iter_ = 0
         with seeded(self._rng.randint(np.iinfo(np.int32).max), data.x.device):
             while not progress.ended and self.n_iter_ < self.max_iter:
-                callbacks.begin_epoch()
+                task = callbacks.begin("epoch")
                 epoch = self._one_epoch(network, data, optimizer, rule, generator)
                 self.n_iter_ += 1
                 score = None
@@ -261,7 +270,7 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
                         f"epoch {self.n_iter_}: log-risk {epoch.log_risk:.4f}, accuracy {epoch.accuracy:.3f}, "
                         f"robust accuracy {epoch.robust_accuracy:.3f}"
                     )
-                if callbacks.end_epoch({"module_": self.module_, "n_iter_": self.n_iter_}):
+                if callbacks.end(task, {"module_": self.module_, "n_iter_": self.n_iter_}):
                     break
             else:
                 progress.warn_unless_ended()
@@ -287,12 +296,18 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
             Two classes: positive means the second class of `classes_`.
         """
         check_is_fitted(self)
-        x = self._tensor(self._rows(X))
+        return self._scores(self._rows(X))
+
+    def _scores(self, rows: np.ndarray) -> np.ndarray:
+        """The decision function of validated rows."""
         with torch.no_grad():
-            scores = torch.cat([self.module_(part) for part in x.split(_PREDICTED_ROWS)]).cpu().numpy()
+            scores = torch.cat([self.module_(part) for part in self._tensor(rows).split(_PREDICTED_ROWS)]).cpu().numpy()
         if len(self.classes_) > 2:
             return scores
         return scores[:, 0] if scores.shape[1] == 1 else scores[:, 1] - scores[:, 0]
+
+    def _labels(self, scores: np.ndarray) -> np.ndarray:
+        return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
 
     def _rows(self, X: Any) -> np.ndarray:
         X, _ = as_rows(X)
@@ -309,8 +324,7 @@ class RobustNetBase(RobustnessMixin, CallbackSupportMixin, ClassifierMixin, Base
         -------
         ndarray of shape (n_samples,)
         """
-        scores = self.decision_function(X)
-        return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
+        return self._labels(self.decision_function(X))
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities under the loss: the softmax of the scores, of twice the scores for the exponential loss.

@@ -9,14 +9,17 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
+from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.linear_model._base import RobustLinearMixin, probabilities
 from sklearn_robust.linear_model._fitting import (
     on_device,
     replaced,
     screened,
+    unsolved,
     warn_unless_converged,
     with_risk_minimisers,
 )
+from sklearn_robust.linear_model._watching import FitWatch
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.solvers import diagonal_descent
@@ -42,6 +45,8 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
         L above, >= 2.
     init_scale : float, default=1e-3
         Every parameter starts at init_scale / sqrt(2 n_features).
+    scale : array-like of shape (n_features,) or dict {feature name: float}, optional
+        How far the adversary can move each feature, as in RobustLinearClassifier.
     loss : {"exponential", "logistic"}, default="exponential"
     fit_intercept : bool, default=True
         The intercept is not part of the network, and minimised over exactly at every step.
@@ -62,6 +67,8 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
         The effective w; several classes are trained one against the rest.
     intercept_ : ndarray of shape (1,) or (n_classes,)
+    scale_ : ndarray of shape (n_features,) or None
+        The scale of each feature.
     classes_ : ndarray of shape (n_classes,)
     separable_ : bool or None
         Whether the training data are robustly separable, proven; None is undecided. This and the next figures are arrays
@@ -69,10 +76,12 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
     margin_, margin_bound_ : float
         Smallest robust margin over the 1-norm of w, and what no predictor exceeds.
     dual_gap_ : float
-        Separable: 1 - margin_ / margin_bound_. Not separable: certified relative gap of the risk.
+        Separable: `1 - margin_ / margin_bound_`. Not separable: certified relative gap of the risk.
+    log_risk_ : float
+        Logarithm of the mean robust loss of the training samples.
     n_iter_ : int
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
 
     See Also
     --------
@@ -110,6 +119,7 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
         *,
         depth: int = 2,
         init_scale: float = 1e-3,
+        scale: Any = None,
         loss: str = "exponential",
         fit_intercept: bool = True,
         max_iter: int = 50_000,
@@ -123,6 +133,7 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
         self.eps = eps
         self.depth = depth
         self.init_scale = init_scale
+        self.scale = scale
         self.loss = loss
         self.fit_intercept = fit_intercept
         self.max_iter = max_iter
@@ -132,6 +143,7 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
         self.device = device
         self.verbose = verbose
 
+    @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit on training data.
 
@@ -156,25 +168,33 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
         problem = self._read(X, y, sample_weight, self.class_weight)
         loss = LOSSES[self.loss]
         tensors = on_device(problem, self.device)
-        solution = screened(tensors, loss, LpNorm(1), tol=self.tol, verbose=self.verbose)
+        callbacks = FitCallbacks(self, X, y, sample_weight)
+        watching = FitWatch(self, callbacks, problem)
+        solution = screened(tensors, loss, LpNorm(1), watching, tol=self.tol, verbose=self.verbose)
         rows = np.flatnonzero([separable is not False for separable in solution.separable])
-        if len(rows):
-            path = diagonal_descent(
-                tensors.select(rows),
-                loss,
-                depth=self.depth,
-                init_scale=self.init_scale,
-                max_iter=self.max_iter,
-                loss_tol=self.loss_tol,
-                tol=self.tol,
-                stop_if_not_separable=True,
-                record_every=self.verbose,
-                verbose=True,
-            )
+        if len(rows) and not watching.stopped:
+            with watching.solver("diagonal_descent", rows) as watch:
+                path = diagonal_descent(
+                    tensors.select(rows),
+                    loss,
+                    depth=self.depth,
+                    init_scale=self.init_scale,
+                    max_iter=self.max_iter,
+                    loss_tol=self.loss_tol,
+                    tol=self.tol,
+                    stop_if_not_separable=True,
+                    record_every=self.verbose,
+                    verbose=True,
+                    watch=watch,
+                )
             solution = replaced(solution, rows, solution_to_numpy(path))
-        solution = with_risk_minimisers(problem, loss, LpNorm(1), solution, tol=self.tol, verbose=self.verbose)
-        warn_unless_converged(self, solution)
-        return self._keep(solution)
+        rows = unsolved(solution, False, None)
+        solution = with_risk_minimisers(problem, loss, LpNorm(1), solution, rows, watching, tol=self.tol, verbose=self.verbose)
+        if not watching.stopped:
+            warn_unless_converged(self, solution)
+        self._keep(solution)
+        callbacks.end_fit()
+        return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities under the loss: sigmoid(f) for the logistic loss, sigmoid(2 f) for the exponential.

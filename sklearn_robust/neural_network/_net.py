@@ -27,8 +27,8 @@ class RobustNetClassifier(RobustNetBase):
     module : class, function, torch.nn.Module or None, default=None
         A class or function is called for a new module, with those of the arguments `input_shape` (of one sample, a tuple) and
         `n_outputs` that it names, as `madry_cnn` does; bind others with `functools.partial`. A module is copied, and trained
-        on from its own weights. The module maps (n, *input_shape) to (n, n_outputs); n_outputs is the number of classes, and 1
-        for two classes, where a module with two outputs is taken too. None is a network with one hidden layer of 100 ReLUs.
+        on from its own weights. The module maps `(n, *input_shape)` to `(n, n_outputs)`; n_outputs is the number of classes,
+        and 1 for two classes, where a module with two outputs is taken too. None is one hidden layer of 100 ReLUs.
     p_algo : float, default=2
         Geometry of the algorithm, in [1, inf]: 2 gradient descent, `numpy.inf` sign descent, 1 descent in one coordinate at a
         time, which suits small networks only.
@@ -68,6 +68,10 @@ class RobustNetClassifier(RobustNetBase):
     attack_random_start : bool, default=False
     clip : (float, float) or None, default=None
         Range that perturbed features stay in, such as (0, 1) for pixels, in training and in judging alike.
+    scale : array-like of shape (n_features,) or of a sample, or dict {feature name: float}, optional
+        How far the adversary can move each feature, relative to the others: the threat is
+        :math:`\|\delta / s\|_q \le \epsilon`, and a feature of scale 0 does not move. Features that a dict does not name have
+        1, as all have by default.
     early_stopping : bool, default=False
         Hold out `validation_fraction` of the samples, stop when robust accuracy on them has not risen for
         `n_iter_no_change` epochs, and go back to the best epoch. `tol` has then no part.
@@ -87,6 +91,8 @@ class RobustNetClassifier(RobustNetBase):
     module_ : torch.nn.Module
         The trained module, in the dtype of X (float64 or float32, float32 on "mps").
     classes_ : ndarray of shape (n_classes,)
+    scale_ : ndarray of shape (n_features,) or None
+        The scale of each feature.
     history_ : dict of lists, one entry an epoch since the weights were new
         "log_risk", the log of the mean robust loss; "accuracy" and "robust_accuracy" on the training samples, the latter under
         the inner maximisation, so an upper bound; "validation_robust_accuracy" with early stopping; for networks that are
@@ -100,7 +106,7 @@ class RobustNetClassifier(RobustNetBase):
         The shape of one sample as the module takes it.
     n_features_in_ : int
         Entries of one sample.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
 
     See Also
     --------
@@ -159,6 +165,7 @@ class RobustNetClassifier(RobustNetBase):
         attack_restarts: int = 1,
         attack_random_start: bool = False,
         clip: tuple[float, float] | None = None,
+        scale: Any = None,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         class_weight: dict[Any, float] | str | None = None,
@@ -187,6 +194,7 @@ class RobustNetClassifier(RobustNetBase):
         self.attack_restarts = attack_restarts
         self.attack_random_start = attack_random_start
         self.clip = clip
+        self.scale = scale
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.class_weight = class_weight

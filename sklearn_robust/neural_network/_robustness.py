@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor, nn
 
-from sklearn_robust._parameters import check_choice
+from sklearn_robust._parameters import check_choice, read_scale
 from sklearn_robust.attacks.auto_pgd import apgd
 from sklearn_robust.attacks.gradient import pgd
 from sklearn_robust.threats import LpBall, check_radius
@@ -30,8 +30,12 @@ class RobustnessMixin:
     eps: float
     q_pert: float
     clip: tuple[float, float] | None
+    scale_: np.ndarray | None
+    n_features_in_: int
     predict: Callable[[Any], np.ndarray]
     _rows: Callable[[Any], np.ndarray]
+    _scores: Callable[[np.ndarray], np.ndarray]
+    _labels: Callable[[np.ndarray], np.ndarray]
 
     def robust_score(
         self,
@@ -41,6 +45,7 @@ class RobustnessMixin:
         *,
         eps: float | None = None,
         q: float | None = None,
+        scale: Any = "training",
         attack: str = "apgd",
         n_steps: int = 100,
         n_restarts: int = 1,
@@ -56,6 +61,8 @@ class RobustnessMixin:
         sample_weight : array-like of shape (n_samples,), optional
         eps, q : float, optional
             The threat; that of training by default. `clip` holds here too.
+        scale : "training", None, array-like of shape (n_features,) or of a sample, or dict, default="training"
+            How far the adversary can move each feature, as in training by default; None moves all alike.
         attack : {"apgd", "pgd"}, default="apgd"
         n_steps, n_restarts, batch_size, random_state
             As in `sklearn_robust.attacks.pgd`.
@@ -65,7 +72,16 @@ class RobustnessMixin:
         float
         """
         kept = self._survivors(
-            X, y, eps, q, attack, n_steps=n_steps, n_restarts=n_restarts, batch_size=batch_size, random_state=random_state
+            X,
+            y,
+            eps,
+            q,
+            scale,
+            attack,
+            n_steps=n_steps,
+            n_restarts=n_restarts,
+            batch_size=batch_size,
+            random_state=random_state,
         )
         return float(np.average(kept, weights=sample_weight))
 
@@ -77,6 +93,7 @@ class RobustnessMixin:
         *,
         eps: float | None = None,
         q: float | None = None,
+        scale: Any = "training",
         method: str = "crown",
     ) -> float:
         """Accuracy that is proved to be left by every attack: a lower bound on the robust accuracy.
@@ -88,6 +105,9 @@ class RobustnessMixin:
         sample_weight : array-like of shape (n_samples,), optional
         eps, q : float, optional
             The threat; that of training by default. `clip` holds here too.
+        scale : "training" or None, default="training"
+            No certificate of networks knows scales yet: an estimator trained with one needs scale=None here, and is then
+            judged by the adversary who moves all features alike.
         method : {"interval", "crown-ibp", "crown", "exact"}, default="crown"
             As in `sklearn_robust.verification.certified_margins`.
 
@@ -101,7 +121,7 @@ class RobustnessMixin:
             If the module has a layer for which no bounds are known: it must be a `torch.nn.Sequential` of linear and
             convolutional layers, ReLUs and pooling.
         """
-        return float(np.average(self._certified(X, y, eps, q, method), weights=sample_weight))
+        return float(np.average(self._certified(X, y, eps, q, scale, method), weights=sample_weight))
 
     def robust_bounds(
         self,
@@ -111,6 +131,7 @@ class RobustnessMixin:
         *,
         eps: float | None = None,
         q: float | None = None,
+        scale: Any = "training",
         attack: str = "apgd",
         method: str = "crown",
         n_steps: int = 100,
@@ -122,20 +143,21 @@ class RobustnessMixin:
 
         Parameters
         ----------
-        X, y, sample_weight, eps, q, attack, method, n_steps, n_restarts, batch_size, random_state
+        X, y, sample_weight, eps, q, scale, attack, method, n_steps, n_restarts, batch_size, random_state
             As in `robust_score` and `certified_score`.
 
         Returns
         -------
         certified, attacked : float
         """
-        certified = self.certified_score(X, y, sample_weight, eps=eps, q=q, method=method)
+        certified = self.certified_score(X, y, sample_weight, eps=eps, q=q, scale=scale, method=method)
         attacked = self.robust_score(
             X,
             y,
             sample_weight,
             eps=eps,
             q=q,
+            scale=scale,
             attack=attack,
             n_steps=n_steps,
             n_restarts=n_restarts,
@@ -150,6 +172,7 @@ class RobustnessMixin:
         y: Any = None,
         *,
         q: float | None = None,
+        scale: Any = "training",
         method: str = "crown",
         max_radius: float = 1.0,
         tol: float = 1e-4,
@@ -163,6 +186,9 @@ class RobustnessMixin:
             True labels: the radius is then 0 where the prediction is wrong. By default the predicted ones.
         q : float, optional
             Exponent of the norm; that of training by default. `clip` holds here too.
+        scale : "training" or None, default="training"
+            No certificate of networks knows scales yet: an estimator trained with one needs scale=None here, and is then
+            judged by the adversary who moves all features alike.
         method, max_radius, tol
             As in `sklearn_robust.verification.certified_radius`.
 
@@ -177,7 +203,7 @@ class RobustnessMixin:
             self.module_,
             inputs[known],
             index[known],
-            q=self._threat(None, q).q,
+            q=self._threat_alike(None, q, scale).q,
             clip=self.clip,
             method=method,
             max_radius=max_radius,
@@ -192,6 +218,7 @@ class RobustnessMixin:
         *,
         eps: float | None = None,
         q: float | None = None,
+        scale: Any = "training",
         attack: str = "apgd",
         n_steps: int = 100,
         n_restarts: int = 1,
@@ -205,7 +232,7 @@ class RobustnessMixin:
         X : array-like of shape (n_samples, n_features), or array or tensor of shape (n_samples, channels, height, width)
         y : array-like of shape (n_samples,)
             True labels, each one of `classes_`.
-        eps, q, attack, n_steps, n_restarts, batch_size, random_state
+        eps, q, scale, attack, n_steps, n_restarts, batch_size, random_state
             As in `robust_score`.
 
         Returns
@@ -213,35 +240,30 @@ class RobustnessMixin:
         ndarray
             In the shape of X. A sample that is broken on the way is left at the point that breaks it.
         """
-        check_choice(attack, "attack", _ATTACKS)
         inputs, _, labels = self._judged(X, y)
-        threat = self._threat(eps, q)
-        points = _ATTACKS[attack](
-            self,
-            inputs,
-            labels,
-            eps=threat.eps,
-            q=threat.q,
-            clip=self.clip,
-            n_steps=n_steps,
-            n_restarts=n_restarts,
-            batch_size=batch_size,
-            random_state=random_state,
-        )
+        options = {"n_steps": n_steps, "n_restarts": n_restarts, "batch_size": batch_size, "random_state": random_state}
+        points = self._attacked(inputs, labels, self._threat(eps, q, scale), attack, **options)
         return points.reshape(X.shape if getattr(X, "ndim", 2) > 2 else (len(inputs), -1))
 
-    def _survivors(self, X: Any, y: Any, eps: float | None, q: float | None, attack: str, **options: Any) -> np.ndarray:
+    def _attacked(self, inputs: np.ndarray, labels: np.ndarray, threat: LpBall, attack: str, **options: Any) -> np.ndarray:
+        check_choice(attack, "attack", _ATTACKS)
+        ball = {"eps": threat.eps, "q": threat.q, "clip": self.clip, "scale": threat.scale}
+        return _ATTACKS[attack](self, inputs, labels, **ball, **options)
+
+    def _survivors(
+        self, X: Any, y: Any, eps: float | None, q: float | None, scale: Any, attack: str, **options: Any
+    ) -> np.ndarray:
         """Which samples are classified rightly, at the point where the attack leaves them."""
         inputs, index, labels = self._judged(X, y)
-        kept = (index >= 0) & (self.predict(inputs) == labels)
+        kept = (index >= 0) & (self._labels(self._scores(inputs)) == labels)  # inputs without the names of a frame
         if kept.any():
-            points = self.perturb(inputs[kept], labels[kept], eps=eps, q=q, attack=attack, **options)
-            kept[kept] = self.predict(points) == labels[kept]
+            points = self._attacked(inputs[kept], labels[kept], self._threat(eps, q, scale), attack, **options)
+            kept[kept] = self._labels(self._scores(points)) == labels[kept]
         return kept
 
-    def _certified(self, X: Any, y: Any, eps: float | None, q: float | None, method: str) -> np.ndarray:
+    def _certified(self, X: Any, y: Any, eps: float | None, q: float | None, scale: Any, method: str) -> np.ndarray:
         inputs, index, _ = self._judged(X, y)
-        threat, known = self._threat(eps, q), index >= 0
+        threat, known = self._threat_alike(eps, q, scale), index >= 0
         proved = np.zeros(len(index), dtype=bool)
         margins = certified_margins(
             self.module_, inputs[known], index[known], eps=threat.eps, q=threat.q, clip=self.clip, method=method
@@ -259,5 +281,25 @@ class RobustnessMixin:
         index = np.where(self.classes_[index] == y, index, -1)
         return rows.reshape(-1, *self.input_shape_), index, y
 
-    def _threat(self, eps: float | None, q: float | None) -> LpBall:
-        return LpBall(self.q_pert if q is None else q, check_radius(self.eps if eps is None else eps, "eps"))
+    def _threat(self, eps: float | None, q: float | None, scale: Any) -> LpBall:
+        eps = check_radius(self.eps if eps is None else eps, "eps")
+        return LpBall(self.q_pert if q is None else q, eps, self._scale(scale))
+
+    def _threat_alike(self, eps: float | None, q: float | None, scale: Any) -> LpBall:
+        """A threat that moves all features alike: certificates of networks are for those."""
+        threat = self._threat(eps, q, scale)
+        if threat.scale is not None:
+            raise ValueError(
+                f"scale={scale!r} has no certificate for networks. Use robust_score, whose attack knows scales, or scale=None, "
+                "which certifies against an adversary who moves all features alike."
+            )
+        return threat
+
+    def _scale(self, scale: Any) -> np.ndarray | None:
+        """The scale of each feature, that of training where it is asked for; one of a sample's shape is laid flat."""
+        if isinstance(scale, str) and scale == "training":
+            return self.scale_
+        if scale is not None and not isinstance(scale, Mapping):
+            scale = np.asarray(scale.detach().cpu() if isinstance(scale, Tensor) else scale)
+            scale = scale.reshape(-1) if scale.ndim > 1 else scale
+        return read_scale(scale, self.n_features_in_, getattr(self, "feature_names_in_", None))

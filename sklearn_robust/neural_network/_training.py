@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,8 @@ class InnerMaximisation:
         The worst point of several ascents is kept, sample by sample.
     random_start : bool
         Whether to start at a random point of the ball; later restarts always do.
+    scale : ndarray of shape (d,) or None
+        Of each feature's perturbation.
     """
 
     q: float
@@ -77,10 +80,11 @@ class InnerMaximisation:
     step_size: float | None = None
     n_restarts: int = 1
     random_start: bool = False
+    scale: Any = None
 
     def ball(self, x: Tensor) -> Ball:
         """Where the samples may go."""
-        return Ball(x, self.q, self.eps, self.clip)
+        return Ball(x, self.q, self.eps, self.clip, self.scale)
 
     @torch.no_grad()
     def __call__(self, network: Passes, samples: Samples, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:

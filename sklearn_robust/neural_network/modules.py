@@ -129,6 +129,14 @@ def homogeneity(module: nn.Module) -> int | None:
     """The L with f(x; c theta) = c^L f(x; theta) for all c > 0; None if the module is not known to be homogeneous.
 
     Known are chains of linear and convolutional layers without biases, ReLUs, pooling and flattening.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+
+    Returns
+    -------
+    int or None
     """
     neutral = (nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Flatten, nn.Unflatten, nn.MaxPool2d, nn.AvgPool2d)
     if not isinstance(module, nn.Sequential):

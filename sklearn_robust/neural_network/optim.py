@@ -85,7 +85,13 @@ class SteepestDescent(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters, with its own `lr` and `momentum` if it names them."""
+        """Add a group of parameters.
+
+        Parameters
+        ----------
+        param_group : dict
+            "params", and "lr" and "momentum" where they are the group's own.
+        """
         common = {"p", "normalized", "norm_over"} & set(param_group)
         if common:
             raise ValueError(

@@ -96,7 +96,7 @@ def solve_margin_program(program: MarginProgram, *, quadratic: bool) -> PrimalDu
         margins.append((s, np.full((n, 1), -program.eps)))
     conic.add_rows([clarabel.NonnegativeConeT(n)], margins, np.zeros(n))
     if program.eps > 0:
-        _bound_norm(conic, w, s, program.dual_q)
+        _bound_norm(conic, w, s, program.dual_q, program.scale)
     conic.linear[gamma.start] = -1.0
     if quadratic:
         conic.square = w
@@ -108,27 +108,31 @@ def solve_margin_program(program: MarginProgram, *, quadratic: bool) -> PrimalDu
     return PrimalDual(x[w], z[:n])
 
 
-def _bound_norm(conic: ConicProgram, w: slice, tau: slice, r: float) -> None:
-    """Add ||w||_r <= tau: linear rows for r in {1, inf}, a second-order cone for r = 2, else a power cone a coordinate."""
+def _bound_norm(conic: ConicProgram, w: slice, tau: slice, r: float, scale: Vector | None = None) -> None:
+    """Add ||scale w||_r <= tau: linear rows for r in {1, inf}, a second-order cone for 2, else a power cone a coordinate."""
     import clarabel
 
     d = w.stop - w.start
+    scaled = sparse.eye_array(d, format="csr") if scale is None else sparse.csr_array(sparse.diags_array(scale))
+    if scale is not None:  # a feature of scale 0 needs no row
+        scaled = scaled[np.flatnonzero(scale)]
+        d = scaled.shape[0]
     identity, ones = sparse.eye_array(d), np.ones((d, 1))
     if r == math.inf:
         for sign in (1.0, -1.0):
-            conic.add_rows([clarabel.NonnegativeConeT(d)], [(tau, ones), (w, sign * identity)], np.zeros(d))
+            conic.add_rows([clarabel.NonnegativeConeT(d)], [(tau, ones), (w, sign * scaled)], np.zeros(d))
         return
     if r == 2:
         first, rest = np.eye(d + 1, 1), sparse.eye_array(d + 1, d, k=-1)
-        conic.add_rows([clarabel.SecondOrderConeT(d + 1)], [(tau, first), (w, rest)], np.zeros(d + 1))
+        conic.add_rows([clarabel.SecondOrderConeT(d + 1)], [(tau, first), (w, rest @ scaled)], np.zeros(d + 1))
         return
     t = conic.add_columns(d)
     if r == 1:
         for sign in (1.0, -1.0):
-            conic.add_rows([clarabel.NonnegativeConeT(d)], [(t, identity), (w, sign * identity)], np.zeros(d))
+            conic.add_rows([clarabel.NonnegativeConeT(d)], [(t, identity), (w, sign * scaled)], np.zeros(d))
     else:  # |w_j| <= t_j^(1/r) tau^(1-1/r): with sum t_j <= tau this is sum |w_j|^r <= tau^r
         place = [sparse.kron(identity, np.eye(3, 1, -k)) for k in range(3)]
         conic.add_rows(
-            [clarabel.PowerConeT(1 / r)] * d, [(t, place[0]), (tau, place[1] @ ones), (w, place[2])], np.zeros(3 * d)
+            [clarabel.PowerConeT(1 / r)] * d, [(t, place[0]), (tau, place[1] @ ones), (w, place[2] @ scaled)], np.zeros(3 * d)
         )
     conic.add_rows([clarabel.NonnegativeConeT(1)], [(tau, np.ones((1, 1))), (t, -ones.T)], np.zeros(1))

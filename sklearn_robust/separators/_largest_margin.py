@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import norm as sparse_norm
 
-from sklearn_robust.certificates import margin_bound, proves_separable, robust_margin
+from sklearn_robust.certificates import margin_bound, margin_rounding, repaired_weights
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._margin_program import (
@@ -26,10 +27,11 @@ from sklearn_robust.separators.cone_program import solve_cone_program
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.linear_program import solve_linear_program
 from sklearn_robust.separators.nearest_point import solve_nearest_point
-from sklearn_robust.separators.polish import polished
+from sklearn_robust.separators.polish import EXACT, polished
 from sklearn_robust.separators.quadratic_program import solve_quadratic_program
 from sklearn_robust.separators.semismooth_newton import solve_semismooth_newton
 from sklearn_robust.separators.working_sets import solve_on_column_sets, solve_on_row_sets
+from sklearn_robust.threats import LpBall
 
 DEFAULT_TOL = 1e-8  # certified relative gap of a separator
 
@@ -37,6 +39,7 @@ _NOTHING = 1e-12  # bound, over the largest ||z_i||_p*, below which data without
 _TALL, _WIDE = 8, 4  # rows for each column, and columns for each row, from which working sets pay
 _LARGE = 500_000  # entries from which they do
 _FEW_COLUMNS = 128  # up to which active sets beat the interior-point method
+_MAX_RATIOS = 30  # of Dinkelbach's method, which converges superlinearly
 _MAX_DENSE = 30_000_000  # entries of a dense program
 
 Solver = Callable[[MarginProgram], PrimalDual]
@@ -108,12 +111,63 @@ def largest_margin(problem: RobustProblem, norm: LpNorm, tol: float, *, start: V
 
 
 def largest_distance(problem: RobustProblem, tol: float) -> Answer:
-    """The largest margin without adversary in the norm q*, which is eps*; a linear program has the last word where it is 0.
+    """eps*: the largest ||s w||_q* margin without adversary; inf where features of scale 0 alone separate."""
+    plain = replace(problem, threat=LpBall(problem.threat.q, np.zeros(1)))
+    scale = problem.threat.scale
+    if scale is None:
+        return _largest_plain_distance(plain, tol)
+    if scale.all():  # the same in units of the scales
+        answer = _largest_plain_distance(replace(plain, X=_over(plain.X, scale)), tol)
+        return replace(answer, coef=answer.coef / scale)
+    answer = _largest_plain_distance(plain, tol)
+    if answer.margin <= 0:  # separable for no scale
+        return answer
+    untouched = np.flatnonzero(scale == 0)
+    alone = _largest_plain_distance(replace(plain, X=plain.X[:, untouched]), tol)
+    if alone.margin > 0:
+        coef = np.zeros_like(scale)
+        coef[untouched] = alone.coef
+        return replace(alone, coef=coef, margin=math.inf, bound=math.inf)
+    return _largest_ratio(problem, answer.coef, tol)
+
+
+def _largest_ratio(problem: RobustProblem, coef: Vector, tol: float) -> Answer:
+    """eps* as the largest ratio of margin and ||s w||_q*, by Dinkelbach's method from separating coefficients.
+
+    The predictor of largest robust margin at the ratio of the last one has a larger ratio, until the weights that come with it
+    prove that none does.
+    """
+    clean = replace(problem, threat=replace(problem.threat, eps=np.zeros(1)))
+    weights = np.full(problem.y.shape[1], 1.0)
+    best = certify(clean, LpNorm(2), PrimalDual(coef, weights), "largest ratio")
+    for _ in range(_MAX_RATIOS):
+        ratio = 1 / float(clean.threat.dual_norm.value(best.coef))  # its smallest margin is 1
+        found = largest_margin(replace(problem, threat=replace(problem.threat, eps=np.array([ratio]))), LpNorm(math.inf), tol)
+        point = certify(clean, LpNorm(2), PrimalDual(found.coef, found.weights), f"{found.solver}, largest ratio")
+        better = point.margin > 0 and 1 / float(clean.threat.dual_norm.value(point.coef)) > ratio
+        best, last = (point, ratio) if better else (best, ratio)
+        ratio = 1 / float(clean.threat.dual_norm.value(best.coef))
+        bound = ratio * (1 + 0.5 * tol)
+        beyond = replace(problem, threat=replace(problem.threat, eps=np.array([bound])))
+        proof = repaired_weights(beyond, found.weights[None])[0]
+        if np.isfinite(proof).all():
+            return replace(best, weights=proof, margin=ratio, bound=bound)
+        if ratio <= last:
+            break
+    return replace(best, margin=ratio, bound=math.inf)
+
+
+def _over(X: Any, units: Vector) -> Any:
+    """The columns of X over these units."""
+    return sparse.csr_array(X / units) if sparse.issparse(X) else X / units
+
+
+def _largest_plain_distance(clean: RobustProblem, tol: float) -> Answer:
+    """The largest margin without adversary in the norm q*; a linear program has the last word where it is 0.
 
     Whether data are linearly separable does not depend on the norm, and a vertex proves that they are not up to rounding.
     """
-    clean = replace(problem, threat=replace(problem.threat, eps=np.zeros(1)))
-    norm = clean.threat.dual_norm
+    norm = LpNorm(clean.threat.q).dual
     answer = largest_margin(clean, norm, tol)
     if answer.margin > 0:
         return answer
@@ -123,7 +177,7 @@ def largest_distance(problem: RobustProblem, tol: float) -> Answer:
         X = X - X.mean(axis=0)
     units = sparse_norm(X, axis=0) if sparse.issparse(X) else np.linalg.norm(X, axis=0)
     units = np.where(units > 0, units, 1.0)
-    scaled = replace(clean, X=sparse.csr_array(X / units) if sparse.issparse(X) else X / units)
+    scaled = replace(clean, X=_over(X, units))
     try:
         vertex = solve_linear_program(scaled_program(scaled, LpNorm(math.inf)))
     except SolverFailure:
@@ -147,17 +201,21 @@ def polished_answer(
     problem: RobustProblem, norm: LpNorm, program: MarginProgram, point: PrimalDual, solver: str, tol: float
 ) -> Answer:
     """What a solver's point proves after Newton steps from it; `program` is the scaled program of the problem."""
+    answer = certify(problem, norm, point, solver)
+    if answer.gap <= EXACT:
+        return answer
     point, helped = polished(program, point, tol)
-    return certify(problem, norm, point, f"{solver} + polish" if helped else solver)
+    return certify(problem, norm, point, f"{solver} + polish") if helped else answer
 
 
 def certify(problem: RobustProblem, norm: LpNorm, point: PrimalDual, solver: str) -> Answer:
     """What a direction, with its best intercept, and weights, made feasible, prove."""
     coef, y = point.coef, problem.y[0]
     intercept = best_intercept(problem.signed_scores(coef[None])[0], y) if problem.fit_intercept else 0.0
-    margin = float(robust_margin(problem, norm, coef[None], np.array([intercept]))[0])
-    if proves_separable(problem, coef[None], np.array([intercept]))[0]:
-        smallest = problem.margins(coef[None], np.array([intercept])).min()
+    margins = problem.margins(coef[None], np.array([intercept]))
+    smallest, size = float(margins.min()), float(norm.value(coef))
+    margin = smallest / size if size > 0 else -math.inf
+    if (margins - margin_rounding(problem, coef[None], np.array([intercept]))).min() > 0:
         coef, intercept = coef / smallest, intercept / smallest
     else:
         margin = min(margin, 0.0)
@@ -182,20 +240,34 @@ def largest_row(problem: RobustProblem, norm: LpNorm) -> float:
 
 def scaled_program(problem: RobustProblem, norm: LpNorm) -> MarginProgram:
     """The problem as solvers like it: in units of the rows' root mean square, and centred where that changes nothing."""
-    problem, _ = problem.standardised()
-    y, eps, dual_q = problem.y[0], float(problem.threat.eps[0]), problem.threat.dual_norm.p
+    problem, _ = problem.simplified().standardised()
+    threat, y = problem.threat, problem.y[0]
+    eps, dual_q = float(threat.eps[0]), threat.dual_norm.p
     rows = sparse.csr_array(sparse.diags_array(y) @ problem.X) if sparse.issparse(problem.X) else y[:, None] * problem.X
     labels = y if problem.fit_intercept else None
+    if threat.scale is not None and eps > 0:
+        return MarginProgram(rows, labels, norm.p, dual_q, eps, scale=threat.scale)
     if math.isclose(norm.p, dual_q, rel_tol=1e-12):
         return MarginProgram(rows, labels, norm.p, dual_q, 0.0, shift=eps)
     return MarginProgram(rows, labels, norm.p, dual_q, eps)
+
+
+def solve_out_of_reach(program: MarginProgram) -> PrimalDual:
+    """The separator that uses only features of scale 0: the answer where the adversary is strong enough to spoil the others."""
+    reach = np.flatnonzero(program.scale == 0)
+    alone = replace(program, rows=program.rows[:, reach], eps=0.0, scale=None)
+    point, _ = polished(alone, solve_interior_point(alone), DEFAULT_TOL)
+    coef = np.zeros(program.rows.shape[1])
+    coef[reach] = point.coef
+    return PrimalDual(coef, point.weights)
 
 
 def _solvers(program: MarginProgram, tol: float, start: Vector | None) -> list[tuple[str, Solver]]:
     """The solvers that fit: those of this library, fastest first, then the general ones of HiGHS and clarabel."""
     n, d = program.rows.shape
     p, linear_penalty = program.p, program.eps == 0 or program.dual_q in (1, math.inf)
-    threshold = program.p == 2 and (program.eps == 0 or program.dual_q == 1)  # w is a soft threshold of Z^T a
+    alike = program.scale is None
+    threshold = alike and p == 2 and (program.eps == 0 or program.dual_q == 1)  # w is a soft threshold of Z^T a
     solvers: list[tuple[str, Solver]] = []
     if threshold and program.labels is None and n <= d and not sparse.issparse(program.rows):
         solvers.append(("semismooth Newton", partial(solve_semismooth_newton, tol=tol, start=start)))
@@ -203,10 +275,12 @@ def _solvers(program: MarginProgram, tol: float, start: Vector | None) -> list[t
         solvers.append(("nearest point", solve_nearest_point))
     if n * d >= _LARGE and n > _TALL * d:
         solvers.append(("row sets", partial(solve_on_row_sets, tol=tol)))
-    elif n * d >= _LARGE and d > _WIDE * n and (p == 1 or (threshold and program.eps > 0)):
+    elif n * d >= _LARGE and d > _WIDE * n and alike and (p == 1 or (threshold and program.eps > 0)):
         solvers.append(("column sets", partial(solve_on_column_sets, tol=tol)))
     if n * d <= _MAX_DENSE:
         solvers.append(("interior point", partial(solve_interior_point, tol=tol)))
+    if program.scale is not None and not program.scale.all():
+        solvers.append(("features out of reach", solve_out_of_reach))
     if p in (1, math.inf) and linear_penalty:
         solvers.append(("linear program", solve_linear_program))
     elif p == 2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from sklearn_robust.norms import LpNorm
+from sklearn_robust.scaled_norms import WeightedNorm
 
 Vector = NDArray[np.float64]
 
@@ -19,7 +21,7 @@ _BALANCE = 1e-14  # difference of the classes' shares that is rounding
 
 @dataclass(frozen=True)
 class MarginProgram:
-    r"""Maximise :math:`\gamma` subject to :math:`z_i \cdot w + y_i b - \epsilon \|w\|_{q^*} \ge \gamma`, :math:`\|w\|_p \le 1`.
+    r"""Maximise :math:`\gamma` with :math:`z_i \cdot w + y_i b - \epsilon \|s w\|_{q^*} \ge \gamma`, :math:`\|w\|_p \le 1`.
 
     It is feasible and bounded whatever the data: at :math:`\epsilon \ge \epsilon^*` its solution is w = 0. The multipliers of
     its n rows are the weights of the simplex that bound the margin.
@@ -37,6 +39,8 @@ class MarginProgram:
     eps : float
     shift : float
         Where p = q* the adversary lowers every margin of a unit vector by its radius: eps is then 0 and the radius stands here.
+    scale : ndarray of shape (d,) or None
+        The s_j >= 0, not all of them equal; None is 1.
     """
 
     rows: Any
@@ -45,6 +49,17 @@ class MarginProgram:
     dual_q: float
     eps: float
     shift: float = 0.0
+    scale: Vector | None = None
+
+    @cached_property
+    def norm(self) -> LpNorm:
+        """The norm of the margin."""
+        return LpNorm(self.p)
+
+    @cached_property
+    def toll(self) -> LpNorm | WeightedNorm:
+        """The norm by which the adversary lowers margins, ||s w||_q*."""
+        return LpNorm(self.dual_q) if self.scale is None else WeightedNorm(self.dual_q, self.scale)
 
     def dense(self) -> MarginProgram:
         """The same program with its rows as an ndarray."""
@@ -80,7 +95,7 @@ def certified_margin(program: MarginProgram, point: PrimalDual, scores: Vector, 
     pull : ndarray of shape (d,)
         Weights times rows.
     """
-    norm, toll, total = LpNorm(program.p), LpNorm(program.dual_q), point.weights.sum()
+    norm, toll, total = program.norm, program.toll, point.weights.sum()
     if program.labels is not None:
         scores = scores + program.labels * best_intercept(scores, program.labels)
         up = point.weights[program.labels > 0].sum() / total

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import LinAlgError
 from scipy.linalg.blas import dsyrk
-from scipy.linalg.lapack import dpotrf, dpotrs
+from scipy.linalg.lapack import dgetrf, dgetrs, dpotrf, dpotrs
 
 from sklearn_robust.separators._margin_program import Vector
 from sklearn_robust.separators._split_program import GAMMA, SplitProgram, State
@@ -34,6 +34,8 @@ class NewtonSystem:
         Rows times difference of the coordinates.
     pull : ndarray of shape (d,)
         Weights times rows.
+    refine : bool
+        Whether the elimination of the scalars is refined.
 
     Raises
     ------
@@ -41,7 +43,7 @@ class NewtonSystem:
         If the matrix is not positive definite up to rounding.
     """
 
-    def __init__(self, program: SplitProgram, state: State, scores: Vector, pull: Vector) -> None:
+    def __init__(self, program: SplitProgram, state: State, scores: Vector, pull: Vector, *, refine: bool = True) -> None:
         self.program, self.state = program, state
         x, scalars = state.coordinates, state.scalars
         d, m = program.rows.shape[1], len(scalars)
@@ -68,28 +70,30 @@ class NewtonSystem:
                 self._add_caps(k)
             else:
                 self._add_power(k)
-        self._factorise()
+        self._factorise(refine)
 
     def _add_caps(self, k: int) -> None:
-        """t - u_j - v_j = slack_j."""
+        """t - s_j (u_j + v_j) = slack_j."""
         bound, state = self.program.bounds[k], self.state
         slack, multiplier = state.slacks[bound.pairs], state.multipliers[bound.pairs]
-        stiffness = multiplier / slack
-        self.lack_caps[k] = self.program.radius_of(bound, state) - self.program.total(state.coordinates) - slack
-        self.lack_x += np.tile(multiplier, 2)
-        self.coupling = stiffness if self.coupling is None else self.coupling + stiffness
+        stiffness, scale = multiplier / slack, bound.scale
+        self.lack_caps[k] = self.program.radius_of(bound, state) - self.program.total(scale * state.coordinates) - slack
+        self.lack_x += scale * np.tile(multiplier, 2)
+        coupling = scale[: len(slack)] ** 2 * stiffness
+        self.coupling = coupling if self.coupling is None else self.coupling + coupling
         if bound.radius is not None:
             self.lack_scalars[bound.radius] -= multiplier.sum()
-            self.B[bound.radius] -= np.tile(stiffness, 2)
+            self.B[bound.radius] -= scale * np.tile(stiffness, 2)
             self.C[bound.radius, bound.radius] += stiffness.sum()
 
     def _add_power(self, k: int) -> None:
-        r"""F(x, t) + slack = 0 with the perspective :math:`F = \sum_j x_j^e / (d e t^{e-1}) - t / e`."""
+        r"""F(x, t) + slack = 0 with the perspective :math:`F = \sum_j (s_j x_j)^e / (d e t^{e-1}) - t / e`."""
         bound, state = self.program.bounds[k], self.state
         e, t, tau, j = bound.exponent, self.program.radius_of(bound, state), state.scalars[bound.multiplier], bound.multiplier
         x, slack = state.coordinates, state.slacks[bound.pairs][0]
         d = self.program.rows.shape[1]
-        slope = np.full_like(x, 1 / d) if e == 1 else (x / t) ** (e - 1) / d
+        scale = bound.scale[: len(x)]
+        slope = scale / d if e == 1 else scale * (scale * x / t) ** (e - 1) / d
         mean = float(slope @ x) / t
         self.lack_x += tau * slope
         self.lack_scalars[j] += t * (mean - 1) / e + slack
@@ -106,7 +110,7 @@ class NewtonSystem:
                 self.B[s] -= tau * (e - 1) * slope / t
                 self.C[s, s] += tau * (e - 1) * mean / t
 
-    def _factorise(self) -> None:
+    def _factorise(self, refine: bool) -> None:
         """The inverse of P, the Cholesky factor of the core, and the Schur complement of the border."""
         program, rows = self.program, self.program.rows
         if program.split:
@@ -131,9 +135,11 @@ class NewtonSystem:
         if info != 0:
             raise LinAlgError("the core is not positive definite")
 
-        self.border_a = self._solve_core(program.difference(self._apply_inverse(self.B)), program.border.T, refine=True)
+        self.border_a = self._solve_core(program.difference(self._apply_inverse(self.B)), program.border.T, refine=refine)
         self.border_x = -self._apply_inverse(self.B + program.spread(self.border_a @ rows))
-        self.schur = self.C + self.B @ self.border_x.T + program.border.T @ self.border_a.T
+        *self.schur, info = dgetrf(self.C + self.B @ self.border_x.T + program.border.T @ self.border_a.T)
+        if info != 0:
+            raise LinAlgError("the border is singular")
 
     def _weighted_rows(self) -> Vector:
         """E^-1/2 Z without rows whose part in Z^T E^-1 Z is small beside H^-1: refinement makes up for what they would add."""
@@ -175,7 +181,7 @@ class NewtonSystem:
         x = self._apply_inverse(f)
         a = self._solve_core(program.difference(x), h, refine=refine)
         x = x + self._apply_inverse(program.spread(a @ program.rows))
-        t = np.asarray(np.linalg.solve(self.schur, g - self.B @ x + a @ program.border), dtype=np.float64)
+        t: Vector = dgetrs(*self.schur, g - self.B @ x + a @ program.border)[0]
         return x + t @ self.border_x, a - t @ self.border_a, t
 
     def _solve(self, f: Vector, h: Vector, g: Vector, refinements: int) -> tuple[Vector, Vector, Vector]:
@@ -214,7 +220,7 @@ class NewtonSystem:
                 continue
             stiffness = multipliers[bound.pairs] / slacks[bound.pairs]
             pushes[k] = stiffness * (target[bound.pairs] / multipliers[bound.pairs] - self.lack_caps[k])
-            f -= np.tile(pushes[k], 2)
+            f -= bound.scale * np.tile(pushes[k], 2)
             if bound.radius is not None:
                 g[bound.radius] += pushes[k].sum()
         x, a, t = self._solve(f, h, g, refinements)
@@ -227,7 +233,7 @@ class NewtonSystem:
             if bound.multiplier is not None:
                 dual[bound.pairs] = t[bound.multiplier]
             else:
-                growth = program.total(x) - (0.0 if bound.radius is None else t[bound.radius])
+                growth = program.total(bound.scale * x) - (0.0 if bound.radius is None else t[bound.radius])
                 dual[bound.pairs] = pushes[k] + multipliers[bound.pairs] / slacks[bound.pairs] * growth
         primal = (target - slacks * dual) / multipliers
         if program.split:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators._margin_program import MarginProgram, Vector
 
 GAMMA = 0  # the first scalar; b and s follow where they are free, then the multipliers of power bounds
@@ -26,12 +27,13 @@ GAMMA = 0  # the first scalar; b and s follow where they are free, then the mult
 
 @dataclass(frozen=True)
 class Bound:
-    """M_e(x) <= t, the power mean over d features: sum x^e / d <= t^e, or u_j + v_j <= t for every feature where e = inf."""
+    """M_e(s x) <= t, the power mean over d features: sum (s x)^e / d <= t^e, or s_j (u_j + v_j) <= t where e = inf."""
 
     exponent: float
     radius: int | None  # the scalar t; None where t = 1
     pairs: slice  # its slacks and their multipliers
     multiplier: int | None  # the scalar that is the multiplier of a power bound
+    scale: Vector  # (2 d,), of u and of v
 
 
 class State(NamedTuple):
@@ -80,11 +82,17 @@ class SplitProgram:
         n_scalars += attacked
         margins = slice(2 * d * split, 2 * d * split + n)
         n_pairs, bounds = margins.stop, []
-        norms: list[tuple[float, int | None]] = [] if quadratic else [(program.p, None)]
-        norms += [(program.dual_q, radius)] if attacked else []
-        for exponent, t in norms:
+        ones, eps = np.ones(d), program.eps
+        scale = ones
+        if program.scale is not None:  # of power mean 1, or of maximum 1
+            mean = float(LpNorm(program.dual_q).value(program.scale)) / d ** (1 / program.dual_q)
+            scale, eps = program.scale / mean, eps * mean
+        norms: list[tuple[float, int | None, Vector]] = [] if quadratic else [(program.p, None, ones)]
+        norms += [(program.dual_q, radius, scale)] if attacked else []
+        for exponent, t, s in norms:
             capped = exponent == math.inf
-            bounds.append(Bound(exponent, t, slice(n_pairs, n_pairs + (d if capped else 1)), None if capped else n_scalars))
+            pairs = slice(n_pairs, n_pairs + (d if capped else 1))
+            bounds.append(Bound(exponent, t, pairs, None if capped else n_scalars, np.tile(s, 2)))
             n_pairs += d if capped else 1
             n_scalars += not capped
         border = np.zeros((n, n_scalars))
@@ -92,7 +100,7 @@ class SplitProgram:
         if program.labels is not None:
             border[:, 1] = program.labels
         if radius is not None:
-            border[:, radius] = -program.eps * d ** (1 / program.dual_q - 0.5) / unit
+            border[:, radius] = -eps * d ** (1 / program.dual_q - 0.5) / unit
         rows = np.ascontiguousarray(program.rows) / (unit * math.sqrt(d))
         return cls(
             rows,
@@ -125,7 +133,7 @@ class SplitProgram:
         return x[..., :d] - x[..., d:] if self.split else x
 
     def total(self, x: Vector) -> Vector:
-        """The u + v of coordinates that are split: (2 d,) -> (d,)."""
+        """The u + v of coordinates, or anything else of this shape, that are split: (2 d,) -> (d,)."""
         d = self.rows.shape[1]
         return x[:d] + x[d:]
 

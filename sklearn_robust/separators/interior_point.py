@@ -27,8 +27,10 @@ from sklearn_robust.separators.polish import finished
 _MAX_ITER = 80
 _PATIENCE = 10  # iterations without a smaller gap
 _FIRST_CERTIFICATE = 4  # earlier iterates have no margin
-_LATE = 1e-3  # gap below which the linear systems are refined twice
+_EARLY = 1e-1  # gap above which the linear systems are not refined while all goes well
+_LATE = 1e-3  # gap below which they are refined twice
 _RIPE = 1e-4  # gap below which the face of the solution may be known
+_RIPER = 1e-2  # of the gap at which it was not: the next attempt
 _TO_BOUNDARY, _CAUTIOUS = 0.9995, 0.99  # of the way to the boundary, with little and with much centring
 _MUCH_CENTRING = 0.01
 
@@ -56,7 +58,7 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> PrimalDua
     program = program.dense()
     form = SplitProgram.of(program)
     scale = form.unit * math.sqrt(program.rows.shape[1])
-    state, best, least, gap, misses = form.start(), None, math.inf, math.inf, 0
+    state, best, least, gap, misses, ripe = form.start(), None, math.inf, math.inf, 0, _RIPE
     for iteration in range(_MAX_ITER):
         weights = state.multipliers[form.margins]
         scores, pull = form.rows @ form.difference(state.coordinates), weights @ form.rows
@@ -68,14 +70,16 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> PrimalDua
                 best, least, gap, misses = point, bound, gap_between(margin, bound), 0
             if gap <= tol or least == 0 or misses == _PATIENCE:
                 break
-            if gap <= _RIPE and misses == 0:
+            if gap <= ripe and misses == 0:
                 end = finished(program, point, tol)
                 if end is not None:
                     return end
+                ripe = _RIPER * gap
         # far beyond the precision of float64 nothing is finite any more: the best iterate is then already known
         with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
             try:
-                state = _step(form, state, scores, pull, refinements=2 if gap < _LATE else 1)
+                easy = _EARLY < gap < math.inf and misses == 0
+                state = _step(form, state, scores, pull, refinements=0 if easy else 1 if gap > _LATE else 2)
             except LinAlgError:
                 break
         if not all(np.isfinite(part).all() for part in state):
@@ -87,7 +91,7 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> PrimalDua
 
 def _step(form: SplitProgram, state: State, scores: Vector, pull: Vector, refinements: int) -> State:
     """Predictor and corrector from one iterate."""
-    system = NewtonSystem(form, state, scores, pull)
+    system = NewtonSystem(form, state, scores, pull, refine=refinements > 0)
     products = state.slacks * state.multipliers
     affine = system.direction(-products, refinements=0)
     primal, dual = (min(1.0, length) for length in _lengths(form, state, affine))

@@ -47,7 +47,9 @@ def solve_linear_program(program: MarginProgram) -> PrimalDual:
         blocks.append([total, None, None, None])
         limits.append(np.ones(1))
     if attacked:
-        bounded = total if program.dual_q == 1 else sparse.hstack([sparse.eye_array(d), sparse.eye_array(d)])
+        scale = sparse.diags_array(np.ones(d) if program.scale is None else program.scale)
+        each = sparse.hstack([scale, scale])
+        bounded = np.asarray(each.sum(axis=0))[None] if program.dual_q == 1 else each
         blocks.append([bounded, None, None, -np.ones((bounded.shape[0], 1))])
         limits.append(np.zeros(bounded.shape[0]))
 

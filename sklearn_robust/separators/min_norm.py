@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_X_y
+from sklearn.utils.validation import _get_feature_names, check_X_y
 
-from sklearn_robust._parameters import check_exponent
+from sklearn_robust._parameters import check_exponent, read_scale
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._largest_margin import (
@@ -31,7 +31,7 @@ from sklearn_robust.separators._largest_margin import (
     scaled_program,
 )
 from sklearn_robust.separators._margin_program import PrimalDual, Vector
-from sklearn_robust.threats import LpBall, check_radius
+from sklearn_robust.threats import check_radius
 
 _TOL_EPS_STAR = 1e-9  # gap to which eps* is computed where it decides separability
 _TOL_PROOF = 1e-6  # what ||Z^T a||_q may exceed eps by where eps equals eps*, relative to eps
@@ -65,6 +65,8 @@ class Separator:
     fit_intercept : bool
     solver : str
         What the predictor came from.
+    scale : ndarray of shape (d,) or None
+        Of each feature; the threat is :math:`\|\delta / s\|_q \le \epsilon`.
     """
 
     coef: Vector
@@ -79,6 +81,7 @@ class Separator:
     eps: float
     fit_intercept: bool
     solver: str
+    scale: Vector | None = None
 
 
 class NotSeparableError(ValueError):
@@ -109,7 +112,7 @@ class NotSeparableError(ValueError):
 
 
 def min_norm_separator(
-    X: Any, y: Any, *, p: float, q: float, eps: float, fit_intercept: bool = False, tol: float = DEFAULT_TOL
+    X: Any, y: Any, *, p: float, q: float, eps: float, fit_intercept: bool = False, tol: float = DEFAULT_TOL, scale: Any = None
 ) -> Separator:
     r"""The robust separator of least p-norm, i.e. of largest robust margin in the p-norm.
 
@@ -130,6 +133,10 @@ def min_norm_separator(
         Whether b is free; it is not part of the norm. Otherwise b = 0.
     tol : float, default=1e-8
         Certified relative gap of the margin to reach.
+    scale : array-like of shape (d,) or dict {feature name: float}, optional
+        The scale s_j >= 0 of each feature: the threat is :math:`\|\delta / s\|_q \le \epsilon`, and the penalty
+        :math:`\epsilon \|s w\|_{q^*}`. The adversary cannot touch a feature of scale 0. Features that a dict does not name have
+        1, as all have by default.
 
     Returns
     -------
@@ -179,8 +186,7 @@ def min_norm_separator(
     2.0
     """
     norm = LpNorm(check_exponent(p, "p"))
-    threat = LpBall(check_exponent(q, "q"), check_radius(eps, "eps"))
-    problem = _problem(X, y, threat, fit_intercept)
+    problem = _problem(X, y, check_exponent(q, "q"), check_radius(eps, "eps"), fit_intercept, scale)
     tol = _check_tol(tol)
     separator = solve_separator(problem, norm, tol)
     _warn_of_gap(separator.relative_gap, tol)
@@ -188,7 +194,7 @@ def min_norm_separator(
 
 
 def separator_path(
-    X: Any, y: Any, *, p: float, q: float, eps: Any, fit_intercept: bool = False, tol: float = DEFAULT_TOL
+    X: Any, y: Any, *, p: float, q: float, eps: Any, fit_intercept: bool = False, tol: float = DEFAULT_TOL, scale: Any = None
 ) -> list[Separator]:
     r"""The robust separators of least p-norm for a sequence of radii, each started from the one before.
 
@@ -207,6 +213,10 @@ def separator_path(
         Whether b is free.
     tol : float, default=1e-8
         Certified relative gap of each margin to reach.
+    scale : array-like of shape (d,) or dict {feature name: float}, optional
+        The scale s_j >= 0 of each feature: the threat is :math:`\|\delta / s\|_q \le \epsilon`, and the penalty
+        :math:`\epsilon \|s w\|_{q^*}`. The adversary cannot touch a feature of scale 0. Features that a dict does not name have
+        1, as all have by default.
 
     Returns
     -------
@@ -245,7 +255,7 @@ def separator_path(
     norm, q = LpNorm(check_exponent(p, "p")), check_exponent(q, "q")
     radii = [check_radius(radius, "eps") for radius in np.asarray(eps, dtype=float).ravel().tolist()]
     tol = _check_tol(tol)
-    problem = _problem(X, y, LpBall(q, 0.0), fit_intercept)
+    problem = _problem(X, y, q, 0.0, fit_intercept, scale)
     path: dict[float, Separator] = {}
     for radius in sorted(set(radii)):
         at_radius = replace(problem, threat=replace(problem.threat, eps=np.array([radius])))
@@ -273,7 +283,9 @@ def solve_separator(
     return _separator(problem, norm, answer, answer.gap)
 
 
-def max_margin(X: Any, y: Any, *, q: float, fit_intercept: bool = False, tol: float = DEFAULT_TOL) -> Separator:
+def max_margin(
+    X: Any, y: Any, *, q: float, fit_intercept: bool = False, tol: float = DEFAULT_TOL, scale: Any = None
+) -> Separator:
     r"""The separator of largest l_q distance to its closest sample.
 
     .. math:: \epsilon^* = \max_{\|w\|_{q^*} \le 1, \, b} \; \min_i y_i (\langle w, x_i \rangle + b)
@@ -291,12 +303,17 @@ def max_margin(X: Any, y: Any, *, q: float, fit_intercept: bool = False, tol: fl
         Whether b is free; otherwise b = 0.
     tol : float, default=1e-8
         Certified relative gap of the margin to reach.
+    scale : array-like of shape (d,) or dict {feature name: float}, optional
+        The scale s_j >= 0 of each feature: the threat is :math:`\|\delta / s\|_q \le \epsilon`, and the penalty
+        :math:`\epsilon \|s w\|_{q^*}`. The adversary cannot touch a feature of scale 0. Features that a dict does not name have
+        1, as all have by default.
 
     Returns
     -------
     Separator
         With p = q* and eps = 0. If the data are not linearly separable its coef and margin are zero, and `dual_coef` proves
-        it: :math:`Z^T a = 0` up to rounding.
+        it: :math:`Z^T a = 0` up to rounding. If features of scale 0 alone separate them, a robust separator exists at every
+        eps: margin and margin_bound are inf, coef is a separator that uses only such features, and `dual_coef` proves nothing.
 
     Raises
     ------
@@ -312,7 +329,9 @@ def max_margin(X: Any, y: Any, *, q: float, fit_intercept: bool = False, tol: fl
 
     Notes
     -----
-    It is `min_norm_separator` with p = q* and eps = 0 [1]_.
+    It is `min_norm_separator` with p = q* and eps = 0 [1]_. With scales the norm is :math:`\|s w\|_{q^*}`, which does not bound
+    coefficients of features of scale 0; where there are some, eps* is found as the largest ratio of margin and norm, by
+    Dinkelbach's method.
 
     References
     ----------
@@ -327,11 +346,11 @@ def max_margin(X: Any, y: Any, *, q: float, fit_intercept: bool = False, tol: fl
     >>> round(max_margin(X, y, q=2).margin, 6)
     3.0
     """
-    threat = LpBall(check_exponent(q, "q"), 0.0)
-    problem, norm = _problem(X, y, threat, fit_intercept), threat.dual_norm
+    problem = _problem(X, y, check_exponent(q, "q"), 0.0, fit_intercept, scale)
+    norm = LpNorm(problem.threat.q).dual
     tol = _check_tol(tol)
     answer = largest_distance(problem, tol)
-    gap = answer.gap
+    gap = 0.0 if answer.margin == math.inf else answer.gap
     if answer.margin <= 0:
         answer = replace(answer, coef=np.zeros_like(answer.coef), intercept=0.0, margin=0.0)
         gap = answer.bound / max(largest_row(problem, norm), answer.bound, np.finfo(np.float64).tiny)
@@ -376,10 +395,12 @@ def _check_tol(tol: float) -> float:
     return float(tol)
 
 
-def _problem(X: Any, y: Any, threat: LpBall, fit_intercept: bool) -> RobustProblem:
+def _problem(X: Any, y: Any, q: float, eps: float, fit_intercept: bool, scale: Any) -> RobustProblem:
+    names = _get_feature_names(X)
     X, y = check_X_y(X, y, accept_sparse=("csr", "csc"), dtype=np.float64)
     X = sparse.csr_array(X) if sparse.issparse(X) else X
-    return RobustProblem.from_data(X, _signs(y, fit_intercept), q=threat.q, eps=threat.eps, fit_intercept=fit_intercept)
+    scale, signs = read_scale(scale, X.shape[1], names), _signs(y, fit_intercept)
+    return RobustProblem.from_data(X, signs, q=q, eps=eps, fit_intercept=fit_intercept, scale=scale)
 
 
 def _signs(y: NDArray[Any], fit_intercept: bool) -> Vector:
@@ -427,4 +448,5 @@ def _separator(problem: RobustProblem, norm: LpNorm, answer: Answer, gap: float)
         eps=float(threat.eps[0]),
         fit_intercept=problem.fit_intercept,
         solver=answer.solver,
+        scale=threat.scale,
     )

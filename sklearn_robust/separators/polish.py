@@ -35,7 +35,7 @@ from sklearn_robust.separators._margin_program import (
 )
 
 _ROUNDS = 12
-_EXACT = 1e-11  # gap below which there is nothing to gain
+EXACT = 1e-11  # gap below which there is nothing to gain
 _PATIENCE = 3  # rounds without a smaller gap
 _REGULARISATION = 1e-11  # solves the system where rows repeat or the face leaves a freedom; repeated steps correct for it
 _LEAST_ENTRY = 1e-12  # smaller entries, relative to the largest, count as this large in the curvature of a norm
@@ -66,7 +66,7 @@ def polished(program: MarginProgram, point: PrimalDual, tol: float) -> tuple[Pri
     point = best
     for step in range(_ROUNDS):
         reached = gap_between(margin, bound) <= tol
-        if gap_between(margin, bound) <= _EXACT or (reached and step > 0) or misses == _PATIENCE:
+        if gap_between(margin, bound) <= EXACT or (reached and step > 0) or misses == _PATIENCE:
             break
         moved = newton_step(program, point, _CHEAP if reached else _MAX_UNKNOWNS)
         if moved is None:
@@ -74,7 +74,7 @@ def polished(program: MarginProgram, point: PrimalDual, tol: float) -> tuple[Pri
         point, new_margin, new_bound = _measured(program, moved)
         better = gap_between(max(margin, new_margin), min(bound, new_bound)) < gap_between(margin, bound)
         misses = 0 if better else misses + 1
-        helped |= better
+        helped |= new_margin > margin or new_bound < bound
         if new_margin > margin:
             best, margin = PrimalDual(point.coef, best.weights), new_margin
         if new_bound < bound:
@@ -83,12 +83,18 @@ def polished(program: MarginProgram, point: PrimalDual, tol: float) -> tuple[Pri
 
 
 def finished(program: MarginProgram, point: PrimalDual, tol: float) -> PrimalDual | None:
-    """The point after one Newton step, where that is cheap and proves a gap of tol; else None."""
-    moved = newton_step(program, _measured(program, point)[0], _CHEAP)
-    if moved is None:
-        return None
-    moved, margin, bound = _measured(program, moved)
-    return moved if gap_between(margin, bound) <= tol else None
+    """The point after Newton steps that prove a gap of tol; None where one is not cheap or does not lower the gap tenfold."""
+    point, margin, bound = _measured(program, point)
+    gap = gap_between(margin, bound)
+    while gap > tol:
+        moved = newton_step(program, point, _CHEAP)
+        if moved is None:
+            return None
+        point, margin, bound = _measured(program, moved)
+        last, gap = gap, gap_between(margin, bound)
+        if gap > max(tol, 0.1 * last):
+            return None
+    return point
 
 
 def _measured(program: MarginProgram, point: PrimalDual) -> tuple[PrimalDual, float, float]:
@@ -116,10 +122,12 @@ def newton_step(program: MarginProgram, point: PrimalDual, max_unknowns: int = _
     Returns
     -------
     PrimalDual or None
-        None where the point has no margin, and so no face to step on, or where the system is singular or too large. The step
-        may lead away: only its certificate tells.
+        None where features have scales, where the point has no margin, and so no face to step on, or where the system is
+        singular or too large. The step may lead away: only its certificate tells.
     """
-    norm, toll = LpNorm(program.p), LpNorm(program.dual_q)
+    norm, toll = program.norm, program.toll
+    if not isinstance(toll, LpNorm):
+        return None  # the faces here are those of norms that treat all features alike
     a = point.weights
     pull = program.rows.T @ a
     left = toll.dual.residual(pull, program.eps, norm.dual)  # what the adversary leaves of Z^T a
@@ -163,7 +171,7 @@ def _solve_conditions(
     """Newton's equations at (w, a) for a program of active rows only, on a face."""
     n, m = len(a), face.dimension
     # gamma ||w||_p^2 / 2 + eps ||w||_q*: its gradient, and its curvature as a diagonal plus a rank for each norm
-    u, diagonal, shrink = _derivatives(w, LpNorm(program.p))
+    u, diagonal, shrink = _derivatives(w, program.norm)
     gradient, diagonal, ranks = gamma * u, gamma * diagonal, [(u, gamma * (1 - shrink))]
     slope = np.zeros_like(w)
     if program.eps > 0:

@@ -14,7 +14,7 @@ from sklearn_robust.certificates import log_risk_bound, margin_certificate, prov
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.solvers._geometry import Geometry
-from sklearn_robust.solvers._solution import Recorder, Solution, problem_to_numpy, stack_solutions
+from sklearn_robust.solvers._solution import Recorder, Solution, Watch, problem_to_numpy, stack_solutions
 
 _CHECK_EVERY = 10  # iterations between certificates at first
 _CHECK_SHARE = 10  # later a tenth of the iterations so far: a path that converges slowly is certified rarely
@@ -92,6 +92,7 @@ class Stopping:
         End a problem at the first proof that its data are not robustly separable.
     record_every : int
     verbose : bool
+    watch : Watch or None
     """
 
     max_iter: int
@@ -100,6 +101,7 @@ class Stopping:
     stop_if_not_separable: bool
     record_every: int
     verbose: bool
+    watch: Watch | None = None
 
 
 def follow(path: Path, loss: MarginLoss, geometry: Geometry, stopping: Stopping, ids: np.ndarray | None = None) -> Solution:
@@ -131,14 +133,16 @@ def follow(path: Path, loss: MarginLoss, geometry: Geometry, stopping: Stopping,
         if iteration < check_at and not path.any_below(run.done_below):
             continue
         wait = max(_CHECK_EVERY, iteration // _CHECK_SHARE)
-        check_at = iteration + min(wait, stopping.record_every or wait)
+        check_at = min(iteration + run.recorder.soonest(wait), stopping.max_iter)
         running = run.check(iteration, path.iterate())
         if len(running) == 0:
             break
         if len(running) < path.problem.n_problems:
             path = path.select(running)
+        if run.stopped:
+            break
         path.demand(run.demanded)
-    return run.finish(k, path.iterate() if run.under_way else None, stopping.max_iter)
+    return run.finish(k, path.iterate() if run.under_way else None, iteration)
 
 
 @dataclass
@@ -180,7 +184,8 @@ class _Run:
     ) -> None:
         xp = namespace(problem.y)
         self.problem, self.geometry, self.loss, self.stopping = problem, geometry, loss, stopping
-        self.recorder = Recorder(stopping.record_every, stopping.verbose)
+        self.recorder = Recorder(stopping.record_every, stopping.verbose, stopping.watch)
+        self.stopped = False  # by the watch
         log_loss_tol = math.log(stopping.loss_tol) if stopping.loss_tol > 0 else -math.inf
         self.done_below = log_loss_tol - xp.log(problem.total_weight)
         starts = zip(ids.tolist(), self.done_below.tolist(), xp.exp(problem.log_weight), strict=True)
@@ -221,7 +226,8 @@ class _Run:
             done = log_risk < state.done_below or (separates and gap <= self.stopping.tol)
             stalled = step < _STALLED or speed == 0
             ended = done or stalled
-            if not separates and not done and (speed * size <= state.prove_below or stalled or near[i]):
+            close = size > 0 and speed * size <= state.prove_below  # the product says nothing at w = 0
+            if not separates and not done and (close or stalled or near[i]):
                 risk_gap, proof = self._risk_gap(i, now)
                 proven = bool(np.isfinite(proof).all())
                 done = risk_gap <= self.stopping.tol
@@ -232,10 +238,19 @@ class _Run:
                 self._store(i, at, iteration, converged=done)
             else:
                 running.append(i)
-        if self.recorder.due(iteration):
+        last = len(running) < len(self.under_way) or iteration == self.stopping.max_iter
+        if last or self.recorder.due(iteration):
             ids, upper = np.array([state.id for state in self.under_way]), np.array([state.bound for state in self.under_way])
-            self.recorder(
-                iteration, ids, log_risk=now.log_risk, margin=np.array(margins), margin_bound=upper, gap=np.array(gaps)
+            self.stopped = self.recorder(
+                iteration,
+                ids,
+                at.coef,
+                now.intercept,
+                last=last,
+                log_risk=now.log_risk,
+                margin=np.array(margins),
+                margin_bound=upper,
+                gap=np.array(gaps),
             )
         rows = np.array(running, dtype=int)
         if len(rows) < len(self.under_way):
@@ -243,17 +258,17 @@ class _Run:
             self.under_way, self.done_below = [self.under_way[i] for i in running], self.done_below[rows]
         return rows
 
-    def finish(self, k: int, at: Iterate | None, max_iter: int) -> Solution:
+    def finish(self, k: int, at: Iterate | None, iteration: int) -> Solution:
         """All solutions in order; what is still under way has not converged."""
         if at is not None:
-            for i, near in enumerate(self._near(max_iter, at)):
-                self._store(i, at, max_iter, converged=False, provable=near)
+            for i, near in enumerate(self._near(iteration, at)):
+                self._store(i, at, iteration, converged=False, provable=near)
         return stack_solutions([self.finished[i] for i in range(k)], self.recorder.history(k))
 
     def _near(self, iteration: int, at: Iterate) -> list[bool]:
         """Whether a proof that the data are not separable may be near, and worth its price."""
         threat, mass = self.problem.threat, namespace(at.coef).sum(at.now.weights, axis=-1)
-        near = threat.norm.value(at.pull) <= _NUDGE * threat.eps * mass
+        near = threat.norm.value(threat.reachable(at.pull)) <= _NUDGE * threat.eps * mass
         return [True] * len(self.under_way) if iteration > _PATIENCE else near.tolist()
 
     def _risk_gap(self, i: int, now: Evaluation) -> tuple[float, Array]:

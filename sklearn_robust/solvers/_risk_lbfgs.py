@@ -1,35 +1,48 @@
 """The minimiser of the log-risk by SciPy's L-BFGS-B, for more columns than a Hessian can hold, and where Newton stops short.
 
 The log-risk is smooth once the norm in it is: the l1 norm by splitting w = u - v with u, v >= 0 (q = inf), the maximum norm by
-w = t c with |c_j| <= 1 (q = 1), and the others away from w = 0.
+w = t c with |c_j| <= 1 (q = 1; w = t c / scale with scales), and the others away from w = 0.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import Bounds, OptimizeResult, minimize
+from scipy.optimize import OptimizeResult, fmin_l_bfgs_b
 
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.threats import LpBall
 
 _WIDE = 10_000  # columns from which the memory of L-BFGS is kept short: it holds that many predictors
 
 
-def _first_step(problem: RobustProblem, loss: MarginLoss) -> np.ndarray:
-    """A short step down from w = 0, where the norm has no gradient."""
-    at_origin = problem.evaluate(loss, np.zeros((1, problem.n_features)))
-    pull = problem.weighted_sum(at_origin.weights)
-    mass = np.sum(at_origin.weights)
+def _foot(problem: RobustProblem, loss: MarginLoss, max_iter: int) -> np.ndarray:
+    """The minimiser over the features that the adversary cannot touch; zero where there is none."""
+    coef, scale = np.zeros((1, problem.n_features)), problem.threat.scale
+    if scale is not None and not scale.all():
+        free = np.flatnonzero(scale == 0)
+        alone = replace(problem, X=problem.X[:, free], threat=LpBall(2, np.zeros(1)))
+        coef[:, free], _ = _descend(alone, loss, np.zeros((1, len(free))), max_iter, lambda *_: None)
+    return coef
+
+
+def _first_step(problem: RobustProblem, loss: MarginLoss, foot: np.ndarray) -> np.ndarray:
+    """The foot, where the norm has no gradient, after a short step down; the foot itself if it is the minimiser."""
+    at_foot = problem.evaluate(loss, foot)
+    pull = problem.weighted_sum(at_foot.weights)
+    mass = np.sum(at_foot.weights)
     down = problem.threat.norm.residual(pull, problem.threat.eps * mass, LpNorm(2))
+    down = problem.threat.reachable(down)
     step = 1 / (float(np.max(np.abs(down))) * _unit(problem) + np.finfo(float).tiny)
-    while down.any() and problem.evaluate(loss, step * down).log_risk[0] >= at_origin.log_risk[0] and step > 0:
+    while down.any() and problem.evaluate(loss, foot + step * down).log_risk[0] >= at_foot.log_risk[0] and step > 0:
         step *= 0.5
-    return step * down
+    return foot + step * down
 
 
 def lbfgs(
@@ -50,10 +63,13 @@ def lbfgs(
     coef, n_iter = start, 0
     if start.any():
         coef, n_iter = _descend(problem, loss, start, max_iter, record)
-    if not coef.any():  # where the norm has no gradient, and the form for q = 1 is stationary; a poor start can be drawn there
-        start = _first_step(problem, loss)
-        if start.any():  # otherwise zero is the minimiser
-            coef, n_iter = _descend(problem, loss, start, max_iter, record)
+    if problem.threat.dual_norm.value(coef)[0] == 0:
+        # where the norm has no gradient, and the form for q = 1 is stationary; a poor start can be drawn there
+        foot = _foot(problem, loss, max_iter)
+        start = _first_step(problem, loss, foot)
+        if not np.array_equal(start, foot):
+            return _descend(problem, loss, start, max_iter, record)
+        coef = foot  # the minimiser
     return coef, n_iter
 
 
@@ -66,32 +82,39 @@ def _descend(
 ) -> tuple[np.ndarray, int]:
     unit = _unit(problem)
     eps, d, start = problem.threat.eps / unit, problem.n_features, start * unit
+    scale = problem.threat.scale
     q = problem.threat.q if eps[0] > 0 else 2.0  # without an adversary the risk is smooth as it stands
     margins = np.empty(0)
 
     unpack: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     gradient: Callable[[np.ndarray, np.ndarray, float], np.ndarray]
-    bounds: Bounds | None
+    bounds: Sequence[tuple[float | None, float | None]] | None  # the tuples are shared: they are no memory to speak of
     if q == math.inf:
         x = np.concatenate([np.maximum(start[0], 0), np.maximum(-start[0], 0)])
-        bounds = Bounds(np.zeros(2 * d), np.full(2 * d, np.inf))
+        bounds = [(0.0, None)] * (2 * d)
+        weights = np.ones(1) if scale is None else np.tile(scale, 2)
+        total = np.sum if scale is None else weights.dot
 
         def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return x[None, :d] - x[None, d:], eps * np.sum(x)
+            return x[None, :d] - x[None, d:], eps * total(x)
 
         def gradient(x: np.ndarray, pull: np.ndarray, mass: float) -> np.ndarray:
-            return np.concatenate([-pull, pull]) + eps * mass
+            return np.concatenate([-pull, pull]) + eps * mass * weights
 
     elif q == 1:
-        size = np.max(np.abs(start))
-        x = np.concatenate([start[0] / size, [size]])
-        bounds = Bounds(np.append(np.full(d, -1.0), 0.0), np.append(np.ones(d), np.inf))
+        tied = np.ones(d, dtype=bool) if scale is None else scale > 0  # the others are free: w_j = c_j
+        units = 1.0 if scale is None else np.where(tied, scale, 1.0)
+        level = np.max(tied * units * np.abs(start)) or 1.0
+        x = np.append(np.where(tied, units * start[0] / level, start[0]), level)
+        free: list[tuple[float | None, float | None]] = [(None, None), (-1.0, 1.0)]
+        bounds = [*(free[in_ball] for in_ball in tied.tolist()), (0.0, None)]
 
         def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return x[None, d] * x[None, :d], eps * x[d]
+            return (np.where(tied, x[d], 1.0) * x[:d] / units)[None], eps * x[d]
 
         def gradient(x: np.ndarray, pull: np.ndarray, mass: float) -> np.ndarray:
-            return np.concatenate([-x[d] * pull, [-x[:d] @ pull + (eps * mass).item()]])
+            pull = pull / units
+            return np.append(np.where(tied, x[d], 1.0) * -pull, -(tied * x[:d]) @ pull + (eps * mass).item())
 
     else:
         x, bounds = start[0], None
@@ -119,17 +142,19 @@ def _descend(
         if margins.min() > 0:
             raise StopIteration  # the risk has no minimiser
 
-    options = {"maxiter": max_iter, "maxfun": 2 * max_iter, "ftol": 1e-15, "gtol": 1e-10, "maxcor": 20 if d <= _WIDE else 5}
-    result = minimize(
+    # not by `minimize`: it makes a tuple of two numbers for every coordinate, which outweighs sparse data
+    x, _, result = fmin_l_bfgs_b(
         log_risk,
         x,
-        jac=True,
-        method="L-BFGS-B",
         bounds=bounds,
         callback=after_iteration,
-        options=options,
+        maxiter=max_iter,
+        maxfun=2 * max_iter,
+        factr=1e-15 / np.finfo(float).eps,
+        pgtol=1e-10,
+        m=20 if d <= _WIDE else 4,
     )
-    return unpack(result.x)[0] / unit, int(result.nit)
+    return unpack(x)[0] / unit, int(result["nit"])
 
 
 def _unit(problem: RobustProblem) -> float:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import sparse
@@ -24,9 +25,11 @@ from scipy.linalg import LinAlgError, blas, lapack
 
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.scaled_norms import WeightedNorm
 
 _INSIDE = 1e-10  # share of eps by which the model's weights stay inside the ball, so that rounding does not decide
 _BLOCK_ENTRIES = 2**18  # of the rows at a time
+_ROUNDING = 1e-15  # of ties, where units were changed
 _SINGLE_FROM = 1e8  # products in a Gram matrix from which it is computed in single precision
 
 
@@ -140,7 +143,7 @@ def _products(
 
 def minimise_model(
     hessian: Curvature,
-    norm: LpNorm,
+    norm: LpNorm | WeightedNorm,
     eps: float,
     coef: np.ndarray,
     pull: np.ndarray,
@@ -154,7 +157,7 @@ def minimise_model(
     Parameters
     ----------
     hessian : Curvature
-    norm : LpNorm
+    norm : LpNorm or WeightedNorm
         Of the penalty, eps times the norm of the coefficients.
     eps : float
     coef, pull : ndarray of shape (f,)
@@ -178,8 +181,17 @@ def minimise_model(
     A.flat[:: len(A) + 1] += damping * diagonal
     p0 = pull - lean * hessian.tilt[:-1] + A @ coef - level * hessian.penalty
     rho0 = mass - lean * hessian.tilt[-1] + hessian.penalty @ coef - level * hessian.total
-    model = _Model(eps, norm, A, hessian.penalty, hessian.total, p0, float(rho0), (1 + damping) * diagonal)
-    x, settled = model.minimiser(coef, max_faces)
+    diagonal = (1 + damping) * diagonal
+    if isinstance(norm, LpNorm):
+        model = _Model(eps, norm, np.ones(len(p0), dtype=bool), A, hessian.penalty, hessian.total, p0, float(rho0), diagonal)
+        x, settled = model.minimiser(coef, max_faces)
+    else:  # in units in which the weights are 1, or 0
+        seen = norm.scale > 0
+        unit = np.where(seen, norm.scale, 1.0)
+        A, k, p0, diagonal = A / np.outer(unit, unit), hessian.penalty / unit, p0 / unit, diagonal / unit**2
+        model = _Model(eps, norm.plain, seen, A, k, hessian.total, p0, float(rho0), diagonal)
+        x, settled = model.minimiser(coef * unit, max_faces)
+        x = x / unit
     rise = eps * float(norm.value(x)) - level
     intercept = lean / hessian.lift - hessian.tilt[:-1] @ (x - coef) + hessian.tilt[-1] * rise
     return ModelStep(x, float(intercept), settled)
@@ -195,6 +207,7 @@ class _Model:
 
     eps: float
     norm: LpNorm
+    seen: np.ndarray  # (d,), bool: the coefficients whose norm it is
     A: np.ndarray
     k: np.ndarray
     kappa: float
@@ -206,10 +219,12 @@ class _Model:
         """The minimiser, and whether the search for it ended; x is the first guess."""
         if self.eps == 0:
             return self._solved(self._factor(self.A, self.k, x, 0.0, None), self.p0), True
-        if self.norm.dual.value(self.p0) <= self.eps * self.rho0:
-            return np.zeros_like(x), True
+        foot = self._foot()
+        p, bound = (self.p0, self.eps * self.rho0) if self.alike else self._pull(foot)[:2]
+        if self.norm.dual.value(self.seen * p) <= bound:
+            return foot, True
         if self.norm.p not in (1, math.inf):
-            return self._on_smooth_norm(x, max_faces)
+            return self._on_smooth_norm(x, foot, max_faces)
         read, solve = (self._signs, self._on_signs) if self.norm.p == 1 else (self._ties, self._on_ties)
         value, face, exact = self.value(x), np.empty(0), False
         for _ in range(max_faces):
@@ -222,12 +237,28 @@ class _Model:
             x = moved
         return x, False
 
+    @cached_property
+    def alike(self) -> bool:
+        """Whether the norm sees all coefficients."""
+        return bool(self.seen.all())
+
+    def _foot(self) -> np.ndarray:
+        """The minimiser over the coefficients that the norm does not see; zero where it sees them all."""
+        x = np.zeros_like(self.p0)
+        if not self.alike:
+            free = np.flatnonzero(~self.seen)
+            nothing = np.zeros(len(free))
+            factor = self._factor(self.A[np.ix_(free, free)], self.k[free], nothing, 0.0, None)
+            x[free] = self._solved(factor, self.p0[free])
+        return x
+
     def value(self, x: np.ndarray) -> float:
         """The model at x, less its value at zero."""
         nu = self.eps * self._size(x)
         return float(x @ (0.5 * (self.A @ x) - self.p0 - nu * self.k) + nu * (0.5 * self.kappa * nu + self.rho0))
 
     def _size(self, x: np.ndarray) -> float:
+        x = x if self.alike else self.seen * x
         if self.norm.p == 1:
             return float(np.abs(x).sum())
         return math.sqrt(x @ x) if self.norm.p == 2 else float(self.norm.value(x))
@@ -253,20 +284,20 @@ class _Model:
     def _signs(self, x: np.ndarray) -> np.ndarray:
         """l1: coordinates keep their signs; those at zero take the sign in which the weights pull them, if they pull enough."""
         p, bound, _ = self._pull(x)
-        return np.where(x != 0, np.sign(x), np.where(np.abs(p) > bound * (1 + 1e-12), np.sign(p), 0.0))
+        return np.where(x != 0, np.sign(x), np.where(np.abs(p) > bound * self.seen * (1 + 1e-12), np.sign(p), 0.0))
 
     def _on_signs(self, signs: np.ndarray) -> tuple[np.ndarray, _Clip]:
         free = np.flatnonzero(signs)
         target = np.zeros_like(signs)
-        slope = signs[free]
+        slope = self.seen[free] * signs[free]
         factor = self._factor(self.A[np.ix_(free, free)], self.k[free], slope, 0.0, None)
         target[free] = self._solved(factor, self.p0[free] - self.eps * self.rho0 * slope)
-        return target, lambda moved: np.where(moved * signs > 0, moved, 0.0)
+        return target, lambda moved: np.where((moved * signs > 0) | ~self.seen, moved, 0.0)
 
     def _ties(self, x: np.ndarray) -> np.ndarray:
         """Maximum norm: the signs of the coordinates tied at the largest size, unless the weights pull them back."""
         p, _, size = self._pull(x)
-        ties = np.where(np.abs(x) >= size, np.sign(x) if size > 0 else np.sign(p), 0.0)
+        ties = np.where(self.seen & (np.abs(x) >= size * (1 - _ROUNDING)), np.sign(x) if size > 0 else np.sign(p), 0.0)
         inward = ties * p < -1e-12 * np.abs(self.p0)
         if inward.sum() < np.count_nonzero(ties):
             ties[inward] = 0.0
@@ -286,25 +317,28 @@ class _Model:
 
         def clip(moved: np.ndarray) -> np.ndarray:
             level = max(float(np.max(moved * ties)), 0.0)
-            return np.where(ties != 0, level * ties, np.clip(moved, -level, level))
+            return np.where(ties != 0, level * ties, np.where(self.seen, np.clip(moved, -level, level), moved))
 
         return target, clip
 
-    def _on_smooth_norm(self, x: np.ndarray, max_faces: int) -> tuple[np.ndarray, bool]:
+    def _on_smooth_norm(self, x: np.ndarray, foot: np.ndarray, max_faces: int) -> tuple[np.ndarray, bool]:
         """1 < q < inf: Newton's method, that keeps its factor while it converges fast."""
-        value = self.value(x)
-        if value >= 0:  # no better than zero, where the norm has no curvature
-            down = self.norm.dual.residual(self.p0, self.eps * self.rho0, LpNorm(2))
-            x = (down @ down) / (down @ self.A @ down) * down
-            while self.value(x) >= 0 and x.any():
-                x = 0.5 * x
+        value, least = self.value(x), self.value(foot)
+        if value >= least:  # no better than where the norm is zero and has no curvature
+            p, bound, _ = self._pull(foot)
+            down = np.where(self.seen, self.norm.dual.residual(self.seen * p, bound, LpNorm(2)), p)
+            down = (down @ down) / (down @ self.A @ down) * down
+            while self.value(foot + down) >= least and down.any():
+                down = 0.5 * down
+            x = foot + down
             value = self.value(x)
         factor, last = None, math.inf
         for _ in range(4 * max_faces):
             p, pressure, size = self._pull(x)
-            slope = self.norm.dual.steepest_direction(x) if self.norm.p != 2 else x / size
+            seen = self.seen * x
+            slope = self.norm.dual.steepest_direction(seen) if self.norm.p != 2 else seen / size
             if factor is None:
-                ratio = np.maximum(np.abs(x) / size, 1e-10) ** (self.norm.p - 2)  # bounded where q > 2
+                ratio = self.seen * np.maximum(np.abs(seen) / size, 1e-10) ** (self.norm.p - 2)  # bounded where q > 2
                 factor = self._factor(self.A, self.k, slope, (self.norm.p - 1) * max(pressure, 0.0) / size, ratio)
             moved, value = self._downhill(x, x + self._solved(factor, p - pressure * slope), value, lambda moved: moved)
             change = math.sqrt(self.diagonal @ (moved - x) ** 2) / math.sqrt(self.diagonal @ moved**2)

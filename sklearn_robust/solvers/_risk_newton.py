@@ -88,6 +88,9 @@ class _Newton:
         self.y, self.log_weight = problem.y[0], problem.log_weight[0]
         self.used = self.log_weight > -math.inf
         self.eps, self.norm = float(problem.threat.eps[0]), problem.threat.dual_norm
+        self.scale = np.ones(problem.n_features) if problem.threat.scale is None else problem.threat.scale
+        # equalities, which the weights can obey up to rounding only
+        self.unreached = self.eps == 0 or not self.scale.all()
         centred = problem.fit_intercept and not sparse.issparse(problem.X)
         self.centre = problem.X.mean(axis=0, dtype=np.float64) if centred else np.zeros(problem.n_features)
         self.most_columns = _MOST_COLUMNS
@@ -167,10 +170,11 @@ class _Newton:
         if self.norm.p > 1 or self.eps == 0:
             return slice(None) if d <= self.most_columns else None
         size, in_use = np.abs(pull), at.coef != 0
-        wanted = in_use | (size > _NEAR * self.eps * at.weights.sum())
+        wanted = in_use | (size > _NEAR * self.eps * at.weights.sum() * self.scale)
         limit = max(_COLUMNS, 2 * int(in_use.sum()))
         if wanted.sum() > limit:  # those that pull most
-            order = np.argsort(np.where(in_use, math.inf, size))[::-1]
+            strength = size / np.where(self.scale > 0, self.scale, 1.0)
+            order = np.argsort(np.where(in_use | (self.scale == 0), math.inf, strength))[::-1]
             wanted = np.zeros(d, dtype=bool)
             wanted[order[:limit]] = True
         if not wanted.any():  # the model is then constant, and one column will do
@@ -186,7 +190,7 @@ class _Newton:
             return False
         left_out = np.ones(len(pull), dtype=bool)
         left_out[hessian.columns] = False
-        active = (at.coef != 0) | (np.abs(pull) > self.eps * at.weights.sum())
+        active = (at.coef != 0) | (np.abs(pull) > self.eps * at.weights.sum() * self.scale)
         return not np.any(active & left_out)
 
     def _target(
@@ -195,7 +199,15 @@ class _Newton:
         """The model's minimiser around a point, for these weights there, and whether it is exact; not evaluated yet."""
         columns = hessian.columns
         step = minimise_model(
-            hessian, self.norm, self.eps, at.coef[columns], pull[columns], weights.sum(), self.y @ weights, damping, max_faces
+            hessian,
+            self.norm.at(columns),
+            self.eps,
+            at.coef[columns],
+            pull[columns],
+            weights.sum(),
+            self.y @ weights,
+            damping,
+            max_faces,
         )
         coef = np.zeros_like(at.coef)
         coef[columns] = step.coef
@@ -255,7 +267,9 @@ class _Newton:
             if -math.expm1(bound - reached.log_risk) > self.tol:
                 return None  # even if they were feasible
             pull = self.problem.weighted_sum(feasible)
-            if self.norm.dual.value(pull)[0] <= self.eps or (self.eps == 0 and proves_not_separable(self.problem, feasible)[0]):
+            if self.norm.dual.value(pull)[0] <= self.eps or (
+                self.unreached and proves_not_separable(self.problem, feasible)[0]
+            ):
                 solution = self.certify(target.coef[None], feasible, near=target.intercept)
                 return solution if solution.gap[0] <= self.tol else None
             # what the Hessian's rounding has left of the violation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import sparse
@@ -67,7 +67,7 @@ def problem_to_numpy(problem: RobustProblem) -> RobustProblem:
         problem,
         X=problem.X if sparse.issparse(problem.X) else to_numpy(problem.X),
         y=to_numpy(problem.y),
-        threat=replace(problem.threat, eps=to_numpy(problem.threat.eps)),
+        threat=problem.threat.mapped(to_numpy),
         log_weight=to_numpy(problem.log_weight),
         total_weight=to_numpy(problem.total_weight),
     )
@@ -94,17 +94,44 @@ def stack_solutions(solutions: Sequence[Solution], history: dict[str, Any] | Non
     return Solution(**merged)
 
 
-class Recorder:
-    """Figures of the problems under way at chosen iterations, printed too if asked; nan once a problem has left the batch."""
+class Watch(Protocol):
+    """Who looks on while a solver iterates."""
 
-    def __init__(self, every: int, verbose: bool) -> None:
-        self.every, self.verbose, self._next = every, verbose, 0
+    every: int  # iterations between looks; 0 leaves them to the solver
+
+    def __call__(self, iteration: int, ids: np.ndarray, figures: dict[str, Array]) -> bool:
+        """Whether to stop; `figures` are coef, intercept and what is known of each problem under way."""
+        ...
+
+
+class Recorder:
+    """Figures of the problems under way at chosen iterations, printed too if asked; nan once a problem has left the batch.
+
+    A watch sees them at iterations of its own, and the predictors with them.
+    """
+
+    def __init__(self, every: int, verbose: bool, watch: Watch | None = None) -> None:
+        self.every, self.verbose, self.watch = every, verbose, watch
+        self.rewind()
         self._rows: list[tuple[int, np.ndarray, dict[str, np.ndarray]]] = []
 
-    def __call__(self, iteration: int, ids: np.ndarray, **figures: Array) -> None:
-        if not self.due(iteration):
-            return
-        self._next = self.every * (iteration // self.every + 1)
+    def __call__(
+        self, iteration: int, ids: np.ndarray, coef: Array, intercept: Array, *, last: bool = False, **figures: Array
+    ) -> bool:
+        """Take in an iteration, where it is due; whether the watch asks to stop.
+
+        The watch sees in any case the `last` iteration of a problem.
+        """
+        if self._record_due(iteration):
+            self._next = self.every * (iteration // self.every + 1)
+            self._record(iteration, ids, figures)
+        if self.watch is None or not (last or self._look_due(iteration)):
+            return False
+        every = self.watch.every
+        self._next_look = every * (iteration // every + 1) if every else iteration + max(1, iteration // 10)
+        return self.watch(iteration, ids, {"coef": coef, "intercept": intercept, **figures})
+
+    def _record(self, iteration: int, ids: np.ndarray, figures: dict[str, Array]) -> None:
         self._rows.append((iteration, ids, {name: to_numpy(value).copy() for name, value in figures.items()}))
         for i, problem in enumerate(ids if self.verbose else ()):
             print(
@@ -112,12 +139,22 @@ class Recorder:
             )
 
     def due(self, iteration: int) -> bool:
-        """Whether figures of this iteration would be recorded."""
+        """Whether figures of this iteration would be taken in."""
+        return self._record_due(iteration) or self._look_due(iteration)
+
+    def _record_due(self, iteration: int) -> bool:
         return self.every > 0 and iteration >= self._next
+
+    def _look_due(self, iteration: int) -> bool:
+        return self.watch is not None and iteration >= self._next_look
+
+    def soonest(self, wait: int) -> int:
+        """Iterations until the figures of a solver that would wait so many are next taken in."""
+        return min(wait, self.every or wait, (self.watch.every if self.watch is not None else 0) or wait)
 
     def rewind(self) -> None:
         """Begin at iteration 0 again, for the next of several problems solved one by one."""
-        self._next = 0
+        self._next = self._next_look = 0
 
     def history(self, k: int) -> dict[str, np.ndarray]:
         """Arrays of shape (t, k) by name, and "iteration" of shape (t,)."""

@@ -20,7 +20,7 @@ from sklearn_robust.certificates import margin_certificate, proves_separable, re
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm, shave_level
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.solvers._solution import Recorder, Solution, problem_to_numpy, stack_solutions
+from sklearn_robust.solvers._solution import Recorder, Solution, Watch, problem_to_numpy, stack_solutions
 
 _NUDGE = 1.1  # ||Z^T a||_q over eps up to which a proof of non-separability is tried from the weights
 _PATIENCE = 100  # iterations after which it is tried in any case
@@ -56,6 +56,7 @@ def accelerated_margin(
     tol: float = 1e-3,
     record_every: int = 0,
     verbose: bool = False,
+    watch: Watch | None = None,
 ) -> Solution:
     """The robust separator of largest margin in the p-norm, 1 < p <= 2, to a certified relative gap.
 
@@ -75,6 +76,8 @@ def accelerated_margin(
         Record margin, bound and gap every so many iterations; 0 records nothing.
     verbose : bool
         Print what is recorded.
+    watch : Watch, optional
+        Told predictors and figures at iterations of its choice; may stop the solver.
 
     Returns
     -------
@@ -92,11 +95,11 @@ def accelerated_margin(
             f"The accelerated solver needs a geometry p in (1, 2], got p={norm.p:g}. Use the solver 'steepest_descent' for the "
             "path of this geometry, or 'exact' for its limit."
         )
-    xp = namespace(problem.y)
+    xp, problem = namespace(problem.y), problem.simplified()
     k = problem.n_problems
     ids = np.arange(k)
     finished: dict[int, Solution] = {}
-    recorder = Recorder(record_every, verbose)
+    recorder = Recorder(record_every, verbose, watch)
     state = _start(problem, norm)
     entries = problem.X.data if sparse.issparse(problem.X) else problem.X
     # the dual's curvature never exceeds this; beyond it nothing but rounding refuses a step
@@ -105,7 +108,6 @@ def accelerated_margin(
     for iteration in range(1, max_iter + 1):
         state = _step(problem, norm, state, steepest)
         gap = relative_gap(state.margin, state.bound)
-        recorder(iteration, ids, margin=state.margin, margin_bound=state.bound, gap=gap)
         hopeful = state.bound <= 0
         done = hopeful | (gap <= tol)
         inseparable = np.zeros(len(ids), dtype=bool)
@@ -113,24 +115,37 @@ def accelerated_margin(
             prove_at *= 2
             near = (state.margin <= 0) & ~done
             if iteration < _PATIENCE:
-                near = near & (problem.threat.norm.value(state.pull) <= _NUDGE * problem.threat.eps)
+                size = problem.threat.norm.value(problem.threat.reachable(state.pull))
+                near = near & (size <= _NUDGE * problem.threat.eps)
             hopeful = hopeful | near
         for i in np.flatnonzero(to_numpy(hopeful)).tolist():
             proof = repaired_weights(_one(problem, i), to_numpy(state.weights[i : i + 1]))
             if np.isfinite(proof).all():
                 state.proof[i] = xp.asarray(proof[0], dtype=state.proof.dtype)
                 done[i] = inseparable[i] = True
+        stopped = recorder(
+            iteration,
+            ids,
+            state.coef,
+            state.intercept,
+            last=bool(xp.any(done)) or iteration == max_iter,
+            margin=state.margin,
+            margin_bound=state.bound,
+            gap=gap,
+        )
         if not bool(xp.any(done)):
+            if stopped:
+                break
             continue
         done = to_numpy(done)
         for i in np.flatnonzero(done).tolist():
             finished[int(ids[i])] = _solution(problem, loss, norm, state, i, iteration, tol, bool(inseparable[i]))
         running = xp.asarray(np.flatnonzero(~done))
         problem, state, ids = problem.select(running), state.rows(running), ids[~done]
-        if not len(ids):
+        if not len(ids) or stopped:
             break
     for i in range(len(ids)):
-        finished[int(ids[i])] = _solution(problem, loss, norm, state, i, max_iter, tol, False)
+        finished[int(ids[i])] = _solution(problem, loss, norm, state, i, iteration, tol, False)
     return stack_solutions([finished[i] for i in range(k)], recorder.history(k))
 
 

@@ -29,7 +29,7 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.solvers._descent import RulePath, State, Stopping, follow
 from sklearn_robust.solvers._geometry import Geometry
-from sklearn_robust.solvers._solution import Solution
+from sklearn_robust.solvers._solution import Solution, Watch
 
 _FIRST = 16.0  # c of the first step
 _GROWTH = 1.02  # of c; slow, since long steps early on cost margin at the end
@@ -48,6 +48,7 @@ def diagonal_descent(
     stop_if_not_separable: bool = False,
     record_every: int = 0,
     verbose: bool = False,
+    watch: Watch | None = None,
 ) -> Solution:
     """Train a diagonal network from the constant start init_scale / sqrt(2 d).
 
@@ -59,7 +60,7 @@ def diagonal_descent(
     depth : int, >= 2
         L above.
     init_scale : float
-    max_iter, loss_tol, tol, stop_if_not_separable, record_every, verbose
+    max_iter, loss_tol, tol, stop_if_not_separable, record_every, verbose, watch
         As in `steepest_descent`.
 
     Returns
@@ -67,11 +68,11 @@ def diagonal_descent(
     Solution
         Of the effective coefficients w; margins and gaps are measured in the 1-norm.
     """
-    xp = namespace(problem.y)
+    xp, problem = namespace(problem.y), problem.simplified()
     start = xp.full_like(problem.weighted_sum(problem.y), init_scale / math.sqrt(2 * problem.n_features))
     entries = problem.X.data if sparse.issparse(problem.X) else problem.X
     rule = _DiagonalDescent(depth, float(namespace(entries).max(namespace(entries).abs(entries))))
-    stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, verbose)
+    stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, verbose, watch)
     step = xp.full_like(problem.total_weight, _FIRST)
     path = RulePath(problem, loss, rule, (start, start), step, _GROWTH)
     return follow(path, loss, Geometry((LpNorm(1),) * problem.n_problems), stopping)
@@ -117,13 +118,18 @@ class _DiagonalDescent:
             power = 2 * self.depth - 2
             speed = self.depth * rate * (state[0] ** power + state[1] ** power)  # at which w falls, by velocity
             speed = xp.maximum(speed, 1e-20 * xp.max(speed, axis=-1, keepdims=True))
-            return -pull + _inf_norm_pull(coef + speed * pull, speed, toll)
+            ahead, scale = coef + speed * pull, problem.threat.scale
+            if scale is None:
+                return -pull + _inf_norm_pull(ahead, speed, toll)
+            speed = xp.where(scale > 0, scale**2 * speed, xp.ones_like(speed))
+            return -pull + scale * _inf_norm_pull(scale * ahead, speed, toll)
         if problem.threat.q != math.inf:
             return problem.threat.dual_norm.min_norm_subgradient(coef, -pull, toll, LpNorm(2))
         up, down = state
         # the velocity with which both halves end equal, if the subdifferential [-toll, toll] around -pull holds it
         landing = (up - down) / (rate * (up ** (self.depth - 1) + down ** (self.depth - 1)))
-        return xp.minimum(xp.maximum(landing, -pull - toll[:, None]), -pull + toll[:, None])
+        toll = toll[:, None] if problem.threat.scale is None else toll[:, None] * problem.threat.scale
+        return xp.minimum(xp.maximum(landing, -pull - toll), -pull + toll)
 
 
 def _inf_norm_pull(ahead: Array, speed: Array, toll: Array) -> Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers._risk_lbfgs import lbfgs
 from sklearn_robust.solvers._risk_newton import newton
-from sklearn_robust.solvers._solution import Recorder, Solution, stack_solutions
+from sklearn_robust.solvers._solution import Recorder, Solution, Watch, stack_solutions
 
 _MAX_NEWTON = 200
 
@@ -36,6 +37,7 @@ def minimise_robust_risk(
     proof: np.ndarray | None = None,
     record_every: int = 0,
     verbose: bool = False,
+    watch: Watch | None = None,
 ) -> Solution:
     """Minimise the robust risk of each problem; each should be known not to be robustly separable.
 
@@ -51,6 +53,8 @@ def minimise_robust_risk(
     tol : float
         Certified relative gap of the risk to reach.
     coef_init : ndarray of shape (k, d), optional
+        By default problems that differ in their radius alone form a path: the minimiser of each is where the next smaller
+        radius starts, and the largest radius starts at zero.
     proof : ndarray of shape (k, n), optional
         Weights that prove that the problems are not robustly separable: they help to certify the risk where the minimiser
         alone does not.
@@ -58,30 +62,41 @@ def minimise_robust_risk(
         Record log-risk, margin, bound and the certified gap of the risk every so many iterations; 0 records nothing.
     verbose : bool
         Print what is recorded.
+    watch : Watch, optional
+        Told predictors and figures at iterations of its choice; may stop the solver.
 
     Returns
     -------
     Solution
         A problem that turns out to be separable has `separable` True or None and has not converged.
     """
-    solutions = []
-    recorder = Recorder(record_every, verbose)
-    double = problem.in_double_arithmetic()  # whatever the data's type: it does not decide how exact the answer is
-    for i in range(problem.n_problems):
+    solutions: dict[int, Solution] = {}
+    recorder = Recorder(record_every, verbose, watch)
+    stopped = False
+    double = problem.simplified().in_double_arithmetic()  # whatever the data's type: it does not decide how exact the answer is
+    last: dict[int, np.ndarray] = {}  # minimiser of the same data at the radius before
+    for i in np.argsort(-problem.threat.eps, kind="stable").tolist():
         row = slice(i, i + 1)
         one = double.select(row)
         certify = partial(_certified, one, loss, norm, None if proof is None else proof[row], problem.y.dtype)
-
-        def record(iteration: int, coef: np.ndarray, i: int = i, certify: Callable[..., Solution] = certify) -> None:
-            if recorder.due(iteration):
-                state = certify(coef)
-                figures = {name: getattr(state, name) for name in ("log_risk", "margin", "margin_bound", "gap")}
-                recorder(iteration, np.array([i]), **figures)
-
         recorder.rewind()
-        start = np.zeros((1, problem.n_features)) if coef_init is None else coef_init[row].astype(np.float64)
-        solutions.append(_minimise_one(one, loss, max_iter, tol, start, certify, record))
-    return stack_solutions(solutions, recorder.history(problem.n_problems))
+        data = hash((one.y.tobytes(), one.log_weight.tobytes()))
+        start = last.get(data, np.zeros((1, problem.n_features))) if coef_init is None else coef_init[row].astype(np.float64)
+        if stopped:
+            solutions[i] = certify(start)
+            continue
+        solutions[i], stopped = _minimise_one(one, loss, max_iter, tol, start, certify, recorder, i)
+        if solutions[i].separable[0] is not None:
+            last[data] = solutions[i].coef.astype(np.float64)
+    return stack_solutions([solutions[i] for i in range(problem.n_problems)], recorder.history(problem.n_problems))
+
+
+class _Stopped(Exception):
+    """The watch asked to stop here."""
+
+    def __init__(self, iteration: int, coef: np.ndarray) -> None:
+        super().__init__()
+        self.iteration, self.coef = iteration, coef
 
 
 def _minimise_one(
@@ -91,20 +106,54 @@ def _minimise_one(
     tol: float,
     start: np.ndarray,
     certify: Callable[..., Solution],
-    record: Callable[[int, np.ndarray], None],
-) -> Solution:
-    second_order = partial(newton, problem, loss, tol=tol, certify=certify, record=record)
-    solution, coef, n_iter = second_order(start, max_iter=min(max_iter, _MAX_NEWTON))
-    if solution is None and n_iter < max_iter:
-        coef, more = lbfgs(problem, loss, coef, max_iter=max_iter - n_iter, record=record)
-        n_iter += more
-        solution, coef, more = second_order(coef, max_iter=min(max_iter - n_iter, _MAX_NEWTON))
-        n_iter += more
+    recorder: Recorder,
+    i: int,
+) -> tuple[Solution, bool]:
+    """The solution of problem i, and whether the watch has asked to stop."""
+
+    def told(iteration: int, state: Solution, *, last: bool = False) -> bool:
+        figures = {name: getattr(state, name) for name in ("log_risk", "margin", "margin_bound", "gap")}
+        return recorder(iteration, np.array([i]), state.coef, state.intercept, last=last, **figures)
+
+    def record(iteration: int, coef: np.ndarray) -> None:
+        if recorder.due(iteration) and told(iteration, certify(coef)):
+            raise _Stopped(iteration, coef)
+
+    try:
+        solution, coef, n_iter = _search(problem, loss, max_iter, tol, start, certify, record)
+    except _Stopped as stop:
+        return replace(certify(stop.coef), n_iter=np.array([stop.iteration])), True
     if solution is None:
         solution = certify(coef)
     solution.converged = solution.gap <= tol
     solution.n_iter = np.array([n_iter])
-    return solution
+    return solution, told(n_iter, solution, last=True)
+
+
+def _search(
+    problem: RobustProblem,
+    loss: MarginLoss,
+    max_iter: int,
+    tol: float,
+    start: np.ndarray,
+    certify: Callable[..., Solution],
+    record: Callable[[int, np.ndarray], None],
+) -> tuple[Solution | None, np.ndarray, int]:
+    """Newton's method, and where it stops short L-BFGS-B and Newton's method again."""
+    second_order = partial(newton, problem, loss, tol=tol, certify=certify)
+    solution, coef, n_iter = second_order(start, max_iter=min(max_iter, _MAX_NEWTON), record=record)
+    if solution is None and n_iter < max_iter:
+        coef, more = lbfgs(problem, loss, coef, max_iter=max_iter - n_iter, record=_counted_from(n_iter, record))
+        n_iter += more
+        solution, coef, more = second_order(
+            coef, max_iter=min(max_iter - n_iter, _MAX_NEWTON), record=_counted_from(n_iter, record)
+        )
+        n_iter += more
+    return solution, coef, n_iter
+
+
+def _counted_from(start: int, record: Callable[[int, np.ndarray], None]) -> Callable[[int, np.ndarray], None]:
+    return lambda iteration, coef: record(start + iteration, coef)
 
 
 def _certified(

@@ -29,7 +29,7 @@ from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.solvers._descent import Path, RulePath, State, Stopping, follow
 from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers._in_place import InPlacePath
-from sklearn_robust.solvers._solution import Solution
+from sklearn_robust.solvers._solution import Solution, Watch
 
 _GROWTH = 1.05  # of the adaptive step
 
@@ -47,6 +47,7 @@ def steepest_descent(
     coef_init: Array | None = None,
     record_every: int = 0,
     verbose: bool = False,
+    watch: Watch | None = None,
 ) -> Solution:
     r"""Follow the path of steepest descent of the robust risk.
 
@@ -60,7 +61,8 @@ def steepest_descent(
     step_size : "adaptive", "paper" or float
         Step on the log-risk. "adaptive" backtracks: a step is accepted if it brings half of the decrease that its slope
         promises; with loss_tol = 0, where the limit itself is wanted, the fraction 1 - min(1/2, gap), gap the certified
-        one: a step may waste no more than what is still open. "paper" is the constant 1/B^2, B = max |x_ij| + eps.
+        one: a step may waste no more than what is still open. "paper" is the constant 1/B^2,
+        :math:`B = \max_{ij} |x_{ij}| + \epsilon`.
     max_iter : int
         Passes over the data at most.
     loss_tol : float
@@ -77,11 +79,14 @@ def steepest_descent(
         Record log-risk, margin, bound and gap every so many iterations; 0 records nothing.
     verbose : bool
         Print what is recorded.
+    watch : Watch, optional
+        Told predictors and figures at iterations of its choice; may stop the solver.
 
     Returns
     -------
     Solution
     """
+    problem = problem.simplified()
     norms = [norm] * problem.n_problems if isinstance(norm, LpNorm) else list(norm)
     order = np.argsort([norm.p for norm in norms], kind="stable")  # problems of one geometry are computed together
     geometry, problem = Geometry(tuple(norms[i] for i in order)), problem.select(order)
@@ -89,11 +94,11 @@ def steepest_descent(
     zeros = xp.zeros((problem.n_problems, problem.n_features), dtype=problem.y.dtype, device=problem.y.device)
     coef = zeros if coef_init is None else xp.asarray(coef_init, dtype=problem.y.dtype)[order]
     step = _paper_step(problem) if isinstance(step_size, str) else xp.full_like(problem.total_weight, float(step_size))
-    stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, verbose)
+    stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, verbose, watch)
     growth = _GROWTH if step_size == "adaptive" else None
     rule = _SteepestDescent(geometry)
     path: Path
-    if isinstance(coef, np.ndarray):
+    if isinstance(coef, np.ndarray) and problem.threat.scale is None:
         path = InPlacePath(problem, loss, geometry, rule, coef, step, growth)
     else:
         path = RulePath(problem, loss, rule, (coef,), step, growth)
@@ -124,6 +129,12 @@ def descent_grid(
     Solution
         Of len(p) * len(eps) * k problems in this order; `coef.reshape(len(p), len(eps), k, d)` tells them apart.
 
+    Notes
+    -----
+    Each problem follows the path that it would take alone, up to rounding: a batch sums in another order. Adaptive steps work
+    at the edge of stability, where rounding grows with the iterations: after 500 steps margins were seen to differ from those
+    of single paths by 2e-2 (p = 2, float64; .2 in float32), for p = 1 by 2e-14 (2e-6). The certificate of each is its own.
+
     Examples
     --------
     >>> import numpy as np
@@ -144,11 +155,12 @@ def descent_grid(
 
 
 def _paper_step(problem: RobustProblem) -> Array:
-    """1 / B^2 of each problem, B = max |x_ij| + eps."""
+    """1 / B^2 of each problem, B = max |x_ij| + eps, with eps times the largest scale where features have scales."""
     xp = namespace(problem.y)
     entries = problem.X.data if sparse.issparse(problem.X) else problem.X
     largest = max(float(xp.max(entries)), -float(xp.min(entries)), 0.0) if entries.shape[0] else 0.0
-    reach = largest + problem.threat.eps
+    scale = problem.threat.scale
+    reach = largest + problem.threat.eps * (1 if scale is None else xp.max(scale))
     return 1 / xp.where(reach > 0, reach, xp.ones_like(reach)) ** 2
 
 
@@ -192,13 +204,17 @@ def _propose(problem: RobustProblem, norm: LpNorm, coef: Array, pull: Array, mas
 
 
 def _move(problem: RobustProblem, coef: Array, step: Array) -> Array:
-    """coef + step, stopped at the kinks of the penalty."""
-    xp = namespace(coef)
+    """coef + step, stopped at the kinks of the penalty; there is none for a feature that the adversary cannot touch."""
+    xp, scale = namespace(coef), problem.threat.scale
     moved = coef + step
     if problem.threat.q == math.inf:
-        return xp.where(coef * moved < 0, xp.zeros_like(moved), moved)
-    if problem.threat.q == 1:
+        crosses = coef * moved < 0
+        return xp.where(crosses if scale is None else crosses & (scale > 0), xp.zeros_like(moved), moved)
+    if problem.threat.q == 1 and scale is None:
         return _move_below_largest(xp, coef, moved)
+    if problem.threat.q == 1:
+        unit = xp.where(scale > 0, scale, xp.ones_like(scale))
+        return xp.where(scale > 0, _move_below_largest(xp, scale * coef, scale * moved) / unit, moved)
     return moved
 
 
@@ -218,17 +234,28 @@ def _move_below_largest(xp: Any, coef: Array, moved: Array) -> Array:
 def _steepest_direction(problem: RobustProblem, norm: LpNorm, coef: Array, pull: Array, velocity: Array) -> Array:
     """The unit vector along which the log-risk falls fastest, up to sign: the steepest direction of the velocity.
 
-    At w = 0 with 1 < q < inf the steepest direction of the velocity is not unique for p = 1 and inf. The one that descends
-    there is the gradient of the threat's norm at what the velocity lacks, delta = pull - residual.
+    Where the penalty has a kink the steepest direction of the velocity is not unique for p = 1 and inf, and not all descend.
+    The one that does is the gradient of the threat's norm at what the adversary takes there, delta = pull - residual. The
+    kinks are w = 0 with 1 < q < inf, and with scales, which break the symmetry of ties, also the ties of q = 1.
     """
-    xp = namespace(coef)
+    xp, threat = namespace(coef), problem.threat
     direction = norm.steepest_direction(velocity)
-    if not 1 < problem.threat.q < math.inf or 1 < norm.p < math.inf:
+    if 1 < norm.p < math.inf or threat.q == math.inf or (threat.q == 1 and threat.scale is None):
         return direction
-    origin = xp.all(coef == 0, axis=-1)
-    if not bool(xp.any(origin)):
+    taken = pull + velocity
+    if threat.q > 1:
+        first, at_kink = -threat.dual_norm.steepest_direction(taken), threat.dual_norm.value(coef) == 0
+    else:  # the ties grow together
+        unit = xp.where(threat.scale > 0, threat.scale, xp.ones_like(threat.scale))
+        first, at_kink = -xp.sign(taken) / unit, xp.any(taken != 0, axis=-1)
+    if not bool(xp.any(at_kink)):
         return direction
-    first = -problem.threat.dual_norm.steepest_direction(pull + velocity)
     size = norm.value(first)[:, None]
     first = first / xp.where(size > 0, size, xp.ones_like(size))
-    return xp.where(origin[:, None] & (size > 0), first, direction)
+    free = xp.where(first == 0, direction, xp.zeros_like(first))  # as steep, and the adversary takes nothing there
+    if norm.p == 1:
+        size = norm.value(free)[:, None]
+        first = xp.where(size > 0, free / xp.where(size > 0, size, xp.ones_like(size)), first)
+    else:
+        first = first + free
+    return xp.where(at_kink[:, None], first, direction)

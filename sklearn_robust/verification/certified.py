@@ -48,7 +48,7 @@ def certified_margins(
         Nested as you like, of Linear, Conv2d, ReLU, MaxPool2d, AvgPool2d, BatchNorm1d, BatchNorm2d, Flatten, Unflatten,
         Identity and Dropout. It is judged in evaluation mode, whatever mode it is in, and left as it is. Its scores are
         (n, K), or (n, 1) for two classes: f > 0 is class 1, and the margin is f or -f.
-    X : array-like or tensor of shape (n, *shape)
+    X : array-like or tensor of shape `(n, *shape)`
         Inputs of the module.
     y : array-like of shape (n,)
         Index of the true class of each sample, from 0.

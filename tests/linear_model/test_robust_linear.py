@@ -371,3 +371,12 @@ def test_large_noisy_data():
     model = RobustLinearClassifier(eps=0.02).fit(X, y)
     assert model.separable_ is False
     assert model.dual_gap_ <= 1e-6
+
+
+def test_data_proven_separable_are_screened_once(gaussian, monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("the minimiser of the risk has proven it")
+
+    monkeypatch.setattr("sklearn_robust.linear_model._fitting.accelerated_margin", refuse)
+    model = RobustLinearClassifier(eps=0.0).fit(*gaussian(60, 20))
+    assert model.separable_

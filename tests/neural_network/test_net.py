@@ -235,6 +235,29 @@ def test_early_stopping_returns_to_the_best_epoch():
     assert network.robust_score(X, flipped, attack="pgd", n_steps=3) > 0.3
 
 
+def test_early_stopping_keeps_the_weights_of_the_best_epoch_and_is_off_by_default():
+    X, y = blobs(n=90)
+    flipped = np.where(np.arange(90) % 4 == 0, NAMES[0], y)
+    states = []
+
+    class Keep:
+        def setup(self, estimator, context): ...
+        def teardown(self, estimator, context): ...
+        def on_fit_task_begin(self, estimator, context): ...
+        def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+            if context.task_name == "epoch":
+                states.append(copy.deepcopy(fitted_estimator.module_.state_dict()))
+
+    options = {"max_iter": 300, "n_iter_no_change": 5, "eps": 0.2}
+    network = quick(early_stopping=True, validation_fraction=0.3, **options).set_callbacks(Keep()).fit(X, flipped)
+    best = int(np.argmax(network.history_["validation_robust_accuracy"]))
+    assert best < len(states) - 1
+    for name, value in network.module_.state_dict().items():
+        assert torch.equal(value, states[best][name])
+    assert not all(torch.equal(value, states[-1][name]) for name, value in network.module_.state_dict().items())
+    assert "validation_robust_accuracy" not in quick(max_iter=2, tol=0).fit(X, flipped).history_
+
+
 def test_callbacks():
     X, y = blobs()
     monitor = ScoringMonitor(scoring="accuracy")

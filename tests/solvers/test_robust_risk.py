@@ -322,3 +322,20 @@ def test_single_precision_data_are_not_copied(gaussian, loss):
     np.testing.assert_allclose(double.signed_scores(coef), copied.signed_scores(coef), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(double.sizes(weights), weights @ np.abs(copied.X), rtol=1e-12)
     assert minimise_robust_risk(single, loss, EUCLIDEAN, tol=1e-6).gap[0] <= 1e-5
+
+
+@each_loss
+def test_along_radii_each_minimiser_starts_from_the_one_before(loss):
+    X, y = load_breast_cancer(return_X_y=True)
+    X, y = (X - X.mean(axis=0)) / X.std(axis=0), np.where(y == 1, 1.0, -1.0)
+    radii = [0.02, 0.1, 0.05, 0.2]  # in any order
+    labels = np.stack([y, np.where(X[:, 0] > 0, y, 1)])
+    problem = RobustProblem.from_data(X, labels, q=np.inf, eps=0, fit_intercept=True)
+    together = minimise_robust_risk(problem.at_radii(radii), loss, EUCLIDEAN, tol=1e-10)
+    iterations = 0
+    for j, radius in enumerate(radii):
+        alone = minimise_robust_risk(problem.at_radii([radius]), loss, EUCLIDEAN, tol=1e-10)
+        np.testing.assert_allclose(together.coef[2 * j : 2 * j + 2], alone.coef, atol=1e-4 * np.abs(alone.coef).max())
+        iterations += alone.n_iter.sum()
+    assert np.all(together.converged)
+    assert together.n_iter.sum() < 0.8 * iterations

@@ -1,0 +1,69 @@
+"""Sphinx configuration. Build: python -m sphinx -W --keep-going -b html docs docs/_build/html."""
+
+import os
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the examples are small: more threads only cost time
+
+import sklearn_robust
+
+project = "sklearn-robust"
+copyright = "The sklearn-robust developers"
+release = version = sklearn_robust.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",  # ships MathJax with the pages: formulas need no network
+    "numpydoc",
+    "myst_parser",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "_templates"]
+templates_path = ["_templates"]
+default_role = "py:obj"
+
+html_theme = "furo"
+html_title = f"sklearn-robust {release}"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
+html_show_sourcelink = False
+
+autosummary_generate = True
+autodoc_typehints = "none"  # the numpydoc sections say it better
+numpydoc_show_class_members = False  # the template of a class does
+
+myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+suppress_warnings = ["config.cache"]  # the gallery's order is a class
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "auto_examples",
+    "doc_module": ("sklearn_robust",),
+    "reference_url": {"sklearn_robust": None},
+    "abort_on_example_error": True,
+    "capture_repr": (),
+    "download_all_examples": False,
+    "show_memory": False,
+    "show_signature": False,
+}
+
+
+def _skip_foreign(app: Any, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out what our classes inherit from scikit-learn and torch: it is documented there."""
+    function = member.fget if isinstance(member, property) else getattr(member, "func", member)
+    home = getattr(function, "__module__", None)
+    return True if home is not None and not home.startswith("sklearn_robust") else None
+
+
+def _close_up(app: Any, name: str, source: list[str]) -> None:
+    """Drop the empty line that a doctest needs at the end of its block."""
+    source[0] = source[0].replace("\n\n```\n", "\n```\n")
+
+
+def setup(app: Any) -> None:
+    """Register what is above."""
+    app.connect("autodoc-skip-member", _skip_foreign)
+    app.connect("source-read", _close_up)

@@ -1,0 +1,213 @@
+"""The picture of a recorded fit on its way to the limit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils._optional_dependencies import check_matplotlib_support
+
+from sklearn_robust.callbacks import PathRecorder
+from sklearn_robust.inspection._implicit_bias import implicit_bias_report
+from sklearn_robust.inspection._style import style
+from sklearn_robust.separators import NotSeparableError, Separator
+
+_PANELS = {
+    "gap": ("certified gap", "log"),
+    "cosine": ("cosine to the exact separator", "linear"),
+    "log_risk": ("log of the mean robust loss", "linear"),
+}
+
+
+@dataclass(frozen=True)
+class ConvergenceCurve:
+    """One fit, or one class of a fit, in a `ConvergenceDisplay`.
+
+    Attributes
+    ----------
+    name : str
+    iteration : ndarray of shape (n_records,)
+    gap, cosine, log_risk : ndarray of shape (n_records,) or None
+        nan or inf where there is nothing to draw, None where nothing is known.
+    """
+
+    name: str
+    iteration: np.ndarray
+    gap: np.ndarray | None = None
+    cosine: np.ndarray | None = None
+    log_risk: np.ndarray | None = None
+
+
+class ConvergenceDisplay:
+    """Certified gap, cosine to the exact separator and loss of recorded fits against the iteration, a panel for each.
+
+    Use `from_estimator`, which fits and records, or `from_recorders`; all parameters are kept as attributes.
+
+    Parameters
+    ----------
+    curves : sequence of ConvergenceCurve
+
+    Attributes
+    ----------
+    axes_ : ndarray of matplotlib Axes
+    figure_ : matplotlib Figure
+    panels_ : list of str
+        What each axes shows, of "gap", "cosine" and "log_risk": what is known of any curve.
+    lines_ : dict of str to list of matplotlib Line2D
+        For each panel a line for each curve of which the panel's figure is known.
+
+    See Also
+    --------
+    sklearn_robust.PathRecorder : Records a fit.
+    sklearn_robust.implicit_bias_report : The end of the path in numbers.
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> matplotlib.use("agg")
+    >>> from sklearn_robust import ConvergenceDisplay, RobustLinearClassifier, make_teacher_classification
+    >>> X, y = make_teacher_classification(40, 80, random_state=0)
+    >>> model = RobustLinearClassifier(p_algo=2, eps=0.1, loss_tol=0)
+    >>> display = ConvergenceDisplay.from_estimator(model, X, y)
+    >>> display.panels_
+    ['gap', 'cosine', 'log_risk']
+    """
+
+    def __init__(self, curves: Sequence[ConvergenceCurve]) -> None:
+        self.curves = list(curves)
+
+    @classmethod
+    def from_estimator(cls, estimator: Any, X: Any, y: Any, *, name: str | None = None, axes: Any = None) -> Self:
+        """Fit a copy of a linear classifier of this library, and draw its path.
+
+        Parameters
+        ----------
+        estimator : RobustLinearClassifier or RobustDiagonalNet
+            Left as it is.
+        X : array-like or sparse array of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+        name : str, optional
+            In the legend; by default the estimator's class.
+        axes : sequence of matplotlib Axes, optional
+            One for each panel.
+
+        Returns
+        -------
+        ConvergenceDisplay
+            With the cosine to the exact separator, `min_norm_separator`, where the data are robustly separable.
+
+        Raises
+        ------
+        ValueError
+            If the fit does not iterate, as that with solver="exact".
+        """
+        recorder = PathRecorder(store_coef=True)
+        fitted = clone(estimator).set_callbacks(recorder).fit(X, y)
+        try:
+            reports = implicit_bias_report(fitted, X, y)
+        except NotSeparableError:
+            reports = []
+        separators = [report.separator for report in (reports if isinstance(reports, list) else [reports])]
+        name = type(estimator).__name__ if name is None else name
+        return cls.from_recorders({name: recorder}, separators={name: separators}, axes=axes)
+
+    @classmethod
+    def from_recorders(
+        cls,
+        recorders: Mapping[str, PathRecorder],
+        *,
+        separators: Mapping[str, Any] | None = None,
+        axes: Any = None,
+    ) -> Self:
+        """Draw recorded fits.
+
+        Parameters
+        ----------
+        recorders : dict of str to PathRecorder
+            After their fits. The names are those in the legend.
+        separators : dict of str to Separator or list of Separator, optional
+            The exact separator of some of the fits, by the same names; for several classes one for each, None where a class
+            has none. Their recorders must have `store_coef`.
+        axes : sequence of matplotlib Axes, optional
+            One for each panel.
+
+        Returns
+        -------
+        ConvergenceDisplay
+        """
+        separators = separators or {}
+        return cls([c for name, r in recorders.items() for c in _curves(name, r, separators.get(name))]).plot(axes)
+
+    def plot(self, axes: Any = None) -> Self:
+        """Draw the panels.
+
+        Parameters
+        ----------
+        axes : sequence of matplotlib Axes, optional
+            One for each panel of `panels_`; a new figure by default.
+
+        Returns
+        -------
+        ConvergenceDisplay
+            Itself.
+        """
+        check_matplotlib_support(f"{type(self).__name__}.plot")
+        self.panels_ = [panel for panel in _PANELS if any(getattr(curve, panel) is not None for curve in self.curves)]
+        if axes is None:
+            import matplotlib.pyplot as plt
+
+            size = (4 * len(self.panels_), 3.5)
+            _, axes = plt.subplots(1, len(self.panels_), figsize=size, layout="constrained", squeeze=False)
+        self.axes_ = np.atleast_1d(axes).ravel()
+        if len(self.axes_) != len(self.panels_):
+            raise ValueError(f"axes must hold one axes for each panel of {self.panels_}, got {len(self.axes_)}.")
+        self.lines_: dict[str, list[Any]] = {}
+        for ax, panel in zip(self.axes_, self.panels_, strict=True):
+            label, scale = _PANELS[panel]
+            self.lines_[panel] = []
+            for i, curve in enumerate(self.curves):
+                values = getattr(curve, panel)
+                if values is not None:
+                    self.lines_[panel] += ax.plot(curve.iteration, values, label=curve.name, **style(i))
+            ax.set(xlabel="iteration", ylabel=label, xscale="log", yscale=scale)
+        self.axes_[0].legend()
+        self.figure_ = self.axes_[0].figure
+        return self
+
+
+def _curves(name: str, recorder: PathRecorder, separators: Separator | list[Separator | None] | None) -> list[ConvergenceCurve]:
+    """A curve for each class of a recorded fit."""
+    history = recorder.history_
+    if not history:
+        raise ValueError(
+            f"The recorder {name!r} holds no path: it saw no fit, or one without iterations, such as solver='exact'."
+        )
+    iterations, gaps, log_risks = (np.atleast_2d(history[figure].T) for figure in ("iteration", "gap", "log_risk"))
+    exact = separators if isinstance(separators, list) else [separators]
+    exact = exact if len(exact) == len(gaps) else [None] * len(gaps)
+    return [
+        ConvergenceCurve(
+            name if len(gaps) == 1 else f"{name}, class {k}",
+            iteration,
+            gap=_known(np.where(gap > 0, gap, math.nan)),  # a gap of zero up to rounding has no logarithm
+            cosine=None if separator is None else _cosine(name, history, k, separator),
+            log_risk=_known(log_risk),
+        )
+        for k, (iteration, gap, log_risk, separator) in enumerate(zip(iterations, gaps, log_risks, exact, strict=True))
+    ]
+
+
+def _known(values: np.ndarray) -> np.ndarray | None:
+    return values if np.isfinite(values).any() else None
+
+
+def _cosine(name: str, history: dict[str, np.ndarray], k: int, separator: Separator) -> np.ndarray:
+    if "coef" not in history:
+        raise ValueError(f"The recorder {name!r} holds no coefficients to compare: use PathRecorder(store_coef=True).")
+    coef = history["coef"][:, k].astype(float)
+    with np.errstate(invalid="ignore"):
+        return coef @ separator.coef / (np.linalg.norm(coef, axis=1) * np.linalg.norm(separator.coef))

@@ -1,0 +1,330 @@
+"""The picture of robust accuracy against the radius of the adversary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length
+
+from sklearn_robust._parameters import check_exponent
+from sklearn_robust.inspection._style import axes_for, style
+from sklearn_robust.metrics import certified_radius
+from sklearn_robust.metrics._linear_view import is_linear, transformed, unwrapped
+from sklearn_robust.threats import check_radius
+
+_REACH = 0.95  # share of the radii that the default range of eps spans
+_POINTS, _NETWORK_POINTS = 201, 9  # in it
+
+
+@dataclass(frozen=True)
+class RobustAccuracyCurve:
+    """One line of a `RobustAccuracyDisplay`.
+
+    Attributes
+    ----------
+    name : str
+    eps : ndarray of shape (n_points,)
+    accuracy : ndarray of shape (n_points,)
+    low, high : ndarray of shape (n_points,) or None
+        The band around it, if any.
+    """
+
+    name: str
+    eps: np.ndarray
+    accuracy: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+
+class RobustAccuracyDisplay:
+    """Robust accuracy against the radius eps of the adversary, for one or several classifiers.
+
+    For linear classifiers each curve is exact. For networks of this library the line is what an attack leaves, the band
+    reaches down to what is proved: the robust accuracy lies inside. Use `from_estimator`, `from_estimators`,
+    `from_predictions` or `from_cv_results` to make one; all parameters are kept as attributes.
+
+    Parameters
+    ----------
+    curves : sequence of RobustAccuracyCurve
+    xlabel, ylabel : str
+        Of the axes.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    lines_ : list of matplotlib Line2D, one for each curve
+    bands_ : list of matplotlib artists or None, one for each curve
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> matplotlib.use("agg")
+    >>> from sklearn.datasets import load_breast_cancer
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklearn_robust import RobustAccuracyDisplay, RobustLinearClassifier
+    >>> X, y = load_breast_cancer(return_X_y=True)
+    >>> models = {"logistic": LogisticRegression(), "robust": RobustLinearClassifier(eps=0.2)}
+    >>> fitted = {name: make_pipeline(StandardScaler(), model).fit(X, y) for name, model in models.items()}
+    >>> display = RobustAccuracyDisplay.from_estimators(fitted, X, y)
+    >>> [line.get_label() for line in display.lines_]
+    ['logistic', 'robust']
+    """
+
+    def __init__(self, curves: Sequence[RobustAccuracyCurve], *, xlabel: str = "eps", ylabel: str = "robust accuracy") -> None:
+        self.curves, self.xlabel, self.ylabel = list(curves), xlabel, ylabel
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: Any,
+        *,
+        eps: Any = None,
+        q: float | None = None,
+        sample_weight: Any = None,
+        space: str = "model",
+        name: str | None = None,
+        ax: Any = None,
+        **options: Any,
+    ) -> Self:
+        """Draw the curve of a fitted classifier.
+
+        Parameters
+        ----------
+        estimator : fitted linear classifier or network, pipeline that ends in one, or search over either
+            Any that `robust_accuracy_score` takes.
+        X : array-like or sparse array of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+        eps : array-like of shape (n_points,), optional
+            The radii. By default from 0 to where only a twentieth of the samples withstands; for networks to twice the
+            training eps.
+        q : float, optional
+            Exponent of the norm that bounds the perturbation; by default the estimator's `q_pert`, or inf.
+        sample_weight : array-like of shape (n_samples,), optional
+        space : {"model", "input"}, default="model"
+            Where eps lives in a pipeline, as in `robust_accuracy_score`.
+        name : str, optional
+            In the legend; by default the estimator's class.
+        ax : matplotlib Axes, optional
+            New ones by default.
+        **options
+            Of `robust_bounds`, for networks.
+
+        Returns
+        -------
+        RobustAccuracyDisplay
+        """
+        name = type(unwrapped(estimator)[1]).__name__ if name is None else name
+        return cls.from_estimators(
+            {name: estimator}, X, y, eps=eps, q=q, sample_weight=sample_weight, space=space, ax=ax, **options
+        )
+
+    @classmethod
+    def from_estimators(
+        cls,
+        estimators: Mapping[str, Any],
+        X: Any,
+        y: Any,
+        *,
+        eps: Any = None,
+        q: float | None = None,
+        sample_weight: Any = None,
+        space: str = "model",
+        ax: Any = None,
+        **options: Any,
+    ) -> Self:
+        """Draw the curves of several fitted classifiers on the same data, in one axes.
+
+        Parameters
+        ----------
+        estimators : dict of str to fitted classifier
+            The names are those in the legend.
+        X, y, eps, q, sample_weight, space, ax, **options
+            As in `from_estimator`. By default q must be the same for all: name it otherwise.
+
+        Returns
+        -------
+        RobustAccuracyDisplay
+        """
+        classifiers = {name: unwrapped(estimator)[1] for name, estimator in estimators.items()}
+        q = check_exponent(_common_exponent(classifiers) if q is None else q, "q")
+        weights = _check_sample_weight(sample_weight, np.asarray(y), ensure_non_negative=True)
+        radii = {
+            name: certified_radius(estimator, X, y, q=q, space=space)
+            for name, estimator in estimators.items()
+            if is_linear(classifiers[name])
+        }
+        if eps is None and not radii:
+            grid = np.linspace(0, 2 * max(classifier.eps for classifier in classifiers.values()), _NETWORK_POINTS)
+        else:
+            grid = _radii_to_draw(eps, radii.values())
+        curves = [
+            RobustAccuracyCurve(name, grid, _survivors(radii[name], grid, weights))
+            if name in radii
+            else _bounds(name, estimator, X, y, grid, q, sample_weight, space, options)
+            for name, estimator in estimators.items()
+        ]
+        return cls(curves, xlabel=f"eps, radius in the {q:g}-norm").plot(ax)
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true: Any,
+        y_pred: Any,
+        radius: Any,
+        *,
+        eps: Any = None,
+        sample_weight: Any = None,
+        name: str = "classifier",
+        ax: Any = None,
+    ) -> Self:
+        """Draw the curve of predictions whose radius is known.
+
+        Parameters
+        ----------
+        y_true, y_pred : array-like of shape (n_samples,)
+        radius : array-like of shape (n_samples,)
+            The distance below which no perturbation changes the prediction, as `certified_radius(estimator, X)` returns: exact
+            for linear classifiers. From proofs for networks it is a lower bound, and the curve with it.
+        eps, sample_weight, ax
+            As in `from_estimator`.
+        name : str, default="classifier"
+
+        Returns
+        -------
+        RobustAccuracyDisplay
+        """
+        y_true, y_pred, radius = np.asarray(y_true), np.asarray(y_pred), np.asarray(radius, dtype=float)
+        check_consistent_length(y_true, y_pred, radius)
+        signed = np.where(y_true == y_pred, radius, -math.inf)
+        weights = _check_sample_weight(sample_weight, signed, ensure_non_negative=True)
+        grid = _radii_to_draw(eps, [signed])
+        return cls([RobustAccuracyCurve(name, grid, _survivors(signed, grid, weights))]).plot(ax)
+
+    @classmethod
+    def from_cv_results(cls, cv_results: Any, *, score: str = "score", ax: Any = None) -> Self:
+        """Draw the mean robust test score of a search against the training eps, with a line for each p.
+
+        Parameters
+        ----------
+        cv_results : dict, or fitted search with `cv_results_`
+            With one parameter named eps or ending in __eps and, where p was searched, one named p_algo or p. Where further
+            parameters were searched, the best mean score of each eps and p is drawn.
+        score : str, default="score"
+            Name of the scorer: "score", or a key of `scoring` where there were several.
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        RobustAccuracyDisplay
+            The bands are one standard deviation over the folds.
+
+        Raises
+        ------
+        ValueError
+            If the search was not over eps.
+        """
+        results = getattr(cv_results, "cv_results_", cv_results)
+        radii = _searched(results, ("eps",))
+        if radii is None:
+            raise ValueError(f"cv_results holds no parameter eps: it has {[k for k in results if k.startswith('param_')]}.")
+        geometries = _searched(results, ("p_algo", "p"))
+        mean, std = np.asarray(results[f"mean_test_{score}"]), np.asarray(results[f"std_test_{score}"])
+        curves = []
+        for p in [None] if geometries is None else np.unique(geometries):
+            best: dict[float, int] = {}
+            for i in range(len(mean)) if geometries is None else np.flatnonzero(geometries == p).tolist():
+                if radii[i] not in best or mean[i] > mean[best[radii[i]]]:
+                    best[radii[i]] = i
+            grid = np.array(sorted(best))
+            rows = [best[radius] for radius in grid]
+            name = "mean over the folds" if p is None else f"p = {p:g}"
+            curves.append(RobustAccuracyCurve(name, grid, mean[rows], mean[rows] - std[rows], mean[rows] + std[rows]))
+        return cls(curves, xlabel="training eps", ylabel="cross-validated robust accuracy").plot(ax)
+
+    def plot(self, ax: Any = None) -> Self:
+        """Draw the curves.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            New ones by default.
+
+        Returns
+        -------
+        RobustAccuracyDisplay
+            Itself.
+        """
+        ax = axes_for(f"{type(self).__name__}.plot", ax)
+        drawn = len(ax.lines)  # colours go on where those of another display in the same axes end
+        self.lines_, self.bands_ = [], []
+        for i, curve in enumerate(self.curves):
+            line_style = style(drawn + i)
+            marker = "o" if len(curve.eps) <= 2 * _NETWORK_POINTS else None
+            self.lines_ += ax.plot(curve.eps, curve.accuracy, label=curve.name, marker=marker, markersize=4, **line_style)
+            band = None
+            if curve.low is not None:
+                high = curve.accuracy if curve.high is None else curve.high
+                band = ax.fill_between(curve.eps, curve.low, high, color=line_style["color"], alpha=0.15, linewidth=0)
+            self.bands_.append(band)
+        ax.set(xlabel=self.xlabel, ylabel=self.ylabel)
+        ax.legend()
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+
+def _common_exponent(classifiers: Mapping[str, Any]) -> float:
+    """The q that the classifiers were trained against."""
+    exponents = {float(c.q_pert) for c in classifiers.values() if hasattr(c, "q_pert")} or {math.inf}
+    if len(exponents) > 1:
+        raise ValueError(f"q must be given: the estimators were trained against different ones, {sorted(exponents)}.")
+    return exponents.pop()
+
+
+def _radii_to_draw(eps: Any, radii: Any) -> np.ndarray:
+    """The radii given, or some that reach to where few samples withstand."""
+    if eps is not None:
+        return np.array([check_radius(float(value), "eps") for value in np.atleast_1d(eps)])
+    reach = [np.quantile(r[np.isfinite(r)], _REACH) for r in radii if np.isfinite(r).any()]
+    return np.linspace(0, max([float(x) for x in reach if x > 0], default=1.0), _POINTS)
+
+
+def _survivors(radii: np.ndarray, grid: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The weighted share of samples whose radius is above each of a grid."""
+    return np.array([np.average(radii > radius, weights=weights) for radius in grid])
+
+
+def _bounds(
+    name: str, estimator: Any, X: Any, y: Any, grid: np.ndarray, q: float, sample_weight: Any, space: str, options: Any
+) -> RobustAccuracyCurve:
+    """What an attack on a network leaves, and below it what is proved."""
+    steps, network = unwrapped(estimator)
+    if not hasattr(network, "robust_bounds"):
+        raise TypeError(
+            f"{type(network).__name__} is neither a linear classifier nor a network of this library: no bounds on its robust "
+            "accuracy are known. Use from_predictions with radii of your own."
+        )
+    if steps and space != "model":
+        raise ValueError(
+            f"space={space!r} is for linear classifiers: a network is attacked behind the pipeline, space='model'."
+        )
+    seen = transformed(steps, X)
+    pairs = [network.robust_bounds(seen, y, sample_weight, eps=float(radius), q=q, scale=None, **options) for radius in grid]
+    certified, attacked = np.transpose(pairs)
+    return RobustAccuracyCurve(name, grid, attacked, low=certified)
+
+
+def _searched(results: Mapping[str, Any], names: tuple[str, ...]) -> np.ndarray | None:
+    """The values of the parameter of this name, of the estimator or of a step of a pipeline."""
+    for key, values in results.items():
+        if key.startswith("param_") and key.removeprefix("param_").split("__")[-1] in names:
+            return np.array(list(values), dtype=float)
+    return None

@@ -1,0 +1,277 @@
+"""The picture of separators of two-dimensional data, and of what the adversary may do to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from sklearn.utils.validation import check_X_y
+
+from sklearn_robust._parameters import check_exponent
+from sklearn_robust.inspection._style import axes_for, style
+from sklearn_robust.metrics._linear_view import linear_view, unwrapped
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.separators import min_norm_separator
+from sklearn_robust.threats import check_radius
+
+_CORNERS = 256  # of the polygon that stands for a ball; a multiple of 8 holds the corners of every ball
+_CLASS_COLORS = ("#0072B2", "#D55E00")
+_CLASS_MARKERS = ("o", "s")
+
+
+class SeparatorDisplay:
+    """Two-dimensional data of two classes, the l_q ball around each sample, and lines that separate them.
+
+    A line that touches no ball classifies every sample robustly. Use `from_data` for the exact separators of several p,
+    `from_estimator` or `from_estimators` for fitted classifiers; all parameters are kept as attributes.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, 2)
+    y : ndarray of shape (n_samples,)
+        Two classes.
+    q : float
+    eps : float
+        The balls.
+    coef : ndarray of shape (n_lines, 2)
+    intercept : ndarray of shape (n_lines,)
+    names : sequence of str
+        Of the lines.
+    feature_names : sequence of two str, default=("$x_1$", "$x_2$")
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    lines_ : list of matplotlib AxLine
+        Where <w, x> + b = 0.
+    points_ : list of two matplotlib PathCollection
+    balls_ : list of two matplotlib PolyCollection, or None
+        Of each class; None where eps = 0 or they were not wanted.
+
+    References
+    ----------
+    Tsilivis, Frank, Srebro, Kempe, "The Price of Implicit Bias in Adversarially Robust Generalization", NeurIPS 2024,
+    Figure 1.
+
+    Examples
+    --------
+    >>> import matplotlib
+    >>> import numpy as np
+    >>> matplotlib.use("agg")
+    >>> from sklearn_robust import SeparatorDisplay
+    >>> X, y = np.array([[3.0, 1.0], [1.0, 2.0], [-2.0, -1.0]]), np.array([1, 1, 0])
+    >>> display = SeparatorDisplay.from_data(X, y, q=np.inf, eps=0.5)
+    >>> [line.get_label() for line in display.lines_]
+    ['p = 1', 'p = 2', 'p = inf']
+    """
+
+    def __init__(
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        *,
+        q: float,
+        eps: float,
+        coef: np.ndarray,
+        intercept: np.ndarray,
+        names: Sequence[str],
+        feature_names: Sequence[str] = ("$x_1$", "$x_2$"),
+    ) -> None:
+        self.X, self.y, self.q, self.eps = X, y, q, eps
+        self.coef, self.intercept, self.names, self.feature_names = coef, intercept, list(names), feature_names
+
+    @classmethod
+    def from_data(
+        cls,
+        X: Any,
+        y: Any,
+        *,
+        q: float = math.inf,
+        eps: float,
+        p: Sequence[float] = (1, 2, math.inf),
+        fit_intercept: bool = True,
+        ax: Any = None,
+    ) -> Self:
+        """Draw data and their exact robust separators of least p-norm.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, 2)
+        y : array-like of shape (n_samples,)
+            Two classes.
+        q : float, default=inf
+            Exponent of the norm that bounds the perturbation, in [1, inf].
+        eps : float
+            Its radius.
+        p : sequence of float, default=(1, 2, inf)
+            A line for each.
+        fit_intercept : bool, default=True
+            Otherwise the lines pass through the origin.
+        ax : matplotlib Axes, optional
+            New ones by default.
+
+        Returns
+        -------
+        SeparatorDisplay
+
+        Raises
+        ------
+        NotSeparableError
+            If no line separates the balls.
+        """
+        names = _feature_names(X)
+        X, y = _two_dimensional(X, y)
+        signs = np.where(y == np.unique(y)[1], 1.0, -1.0)
+        found = [min_norm_separator(X, signs, p=e, q=q, eps=eps, fit_intercept=fit_intercept) for e in p]
+        return cls(
+            X,
+            y,
+            q=check_exponent(q, "q"),
+            eps=check_radius(eps, "eps"),
+            coef=np.array([separator.coef for separator in found]),
+            intercept=np.array([separator.intercept for separator in found]),
+            names=[f"p = {e:g}" for e in p],
+            feature_names=names,
+        ).plot(ax)
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: Any,
+        *,
+        q: float | None = None,
+        eps: float | None = None,
+        name: str | None = None,
+        ax: Any = None,
+    ) -> Self:
+        """Draw data and the decision boundary of a fitted linear classifier.
+
+        Parameters
+        ----------
+        estimator : fitted linear classifier of two classes, alone or at the end of a pipeline
+            The data are drawn as it sees them, behind the transformers.
+        X : array-like of shape (n_samples, 2)
+        y : array-like of shape (n_samples,)
+        q, eps : float, optional
+            The balls; by default those of the estimator's threat, `q_pert` and `eps`, or none where it has none.
+        name : str, optional
+            In the legend; by default the estimator's class.
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        SeparatorDisplay
+        """
+        name = type(unwrapped(estimator)[1]).__name__ if name is None else name
+        return cls.from_estimators({name: estimator}, X, y, q=q, eps=eps, ax=ax)
+
+    @classmethod
+    def from_estimators(
+        cls,
+        estimators: Mapping[str, Any],
+        X: Any,
+        y: Any,
+        *,
+        q: float | None = None,
+        eps: float | None = None,
+        ax: Any = None,
+    ) -> Self:
+        """Draw data and the decision boundaries of several fitted linear classifiers.
+
+        Parameters
+        ----------
+        estimators : dict of str to fitted linear classifier
+            The names are those in the legend.
+        X, y, q, eps, ax
+            As in `from_estimator`; the threat, and what the data look like behind a pipeline, are those of the first.
+
+        Returns
+        -------
+        SeparatorDisplay
+        """
+        views = [linear_view(estimator, X, "model") for estimator in estimators.values()]
+        for name, view in zip(estimators, views, strict=True):
+            if view.coef.shape != (1, 2):
+                raise ValueError(
+                    f"The classifier {name!r} has coefficients of shape {view.coef.shape}: this picture is of two classes and "
+                    "two features, shape (1, 2)."
+                )
+        first = unwrapped(next(iter(estimators.values())))[1]
+        seen, y = _two_dimensional(views[0].X, y)
+        return cls(
+            seen,
+            y,
+            q=check_exponent(getattr(first, "q_pert", math.inf) if q is None else q, "q"),
+            eps=check_radius(getattr(first, "eps", 0.0) if eps is None else eps, "eps"),
+            coef=np.concatenate([view.coef for view in views]),
+            intercept=np.concatenate([view.intercept for view in views]),
+            names=list(estimators),
+            feature_names=_feature_names(X),
+        ).plot(ax)
+
+    def plot(self, ax: Any = None, *, balls: bool = True) -> Self:
+        """Draw data, balls and lines.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            New ones by default.
+        balls : bool, default=True
+
+        Returns
+        -------
+        SeparatorDisplay
+            Itself.
+        """
+        ax = axes_for(f"{type(self).__name__}.plot", ax)
+        from matplotlib.collections import PolyCollection
+
+        self.points_, drawn = [], []
+        for label, color, marker in zip(np.unique(self.y), _CLASS_COLORS, _CLASS_MARKERS, strict=True):
+            points = self.X[self.y == label]
+            self.points_.append(ax.scatter(*points.T, color=color, marker=marker, s=18, zorder=3, label=f"class {label}"))
+            if balls and self.eps > 0:
+                corners = points[:, None] + self.eps * unit_ball(self.q)
+                drawn.append(PolyCollection(list(corners), facecolor=color, edgecolor=color, alpha=0.25, zorder=2))
+                ax.add_collection(drawn[-1])
+        self.balls_ = drawn or None
+        reach = 1.5 * self.eps + 0.05 * np.ptp(self.X, axis=0).max()
+        low, high = self.X.min(axis=0) - reach, self.X.max(axis=0) + reach
+        ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+        ax.set(xlabel=self.feature_names[0], ylabel=self.feature_names[1])
+        self.lines_ = []
+        for i, (w, b, name) in enumerate(zip(self.coef, self.intercept, self.names, strict=True)):
+            if not w.any():
+                raise ValueError(f"The classifier {name!r} has no boundary to draw: its coefficients are zero.")
+            foot = (0.5 * (low + high) @ w + b) / (w @ w)  # from the middle of the picture, along w
+            start = 0.5 * (low + high) - foot * w
+            line_style = style(i, first_color=len(_CLASS_COLORS))  # the first are those of the classes
+            self.lines_.append(ax.axline(start, start + np.array([-w[1], w[0]]) / np.linalg.norm(w), label=name, **line_style))
+        ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0)  # beside the data, not on them
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+
+def unit_ball(q: float) -> np.ndarray:
+    """Points on the unit circle of the q-norm in the plane, in order."""
+    angles = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
+    directions = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    return directions / LpNorm(q).value(directions)[:, None]
+
+
+def _two_dimensional(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    X, y = check_X_y(X, y, dtype=np.float64)
+    classes = np.unique(y)
+    if X.shape[1] != 2 or len(classes) != 2:
+        raise ValueError(f"The picture is of two features and two classes, got {X.shape[1]} and {len(classes)}.")
+    return X, y
+
+
+def _feature_names(X: Any) -> Sequence[str]:
+    columns = getattr(X, "columns", None)
+    return ("$x_1$", "$x_2$") if columns is None or len(columns) != 2 else [str(name) for name in columns]

@@ -1,0 +1,247 @@
+"""Robust linear classifiers along a grid of radii and geometries, solved together."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from sklearn_robust._parameters import check_exponent
+from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
+from sklearn_robust.linear_model._watching import FitWatch
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.threats import check_radius
+
+_RISK_TOL = 1e-9  # of minimisers that start from one another: so close that it does not show from which
+
+
+@dataclass(frozen=True)
+class RobustLinearPath:
+    """Robust linear classifiers for every geometry p and every radius eps; what `robust_linear_path` returns.
+
+    The last axis but features counts the one-vs-rest problems: `n_problems` is 1 for two classes, else the number of classes.
+    `coef[i, j]` and `intercept[i, j]` are `coef_` and `intercept_` of `RobustLinearClassifier(p[i], q, eps[j])`.
+
+    Attributes
+    ----------
+    p : ndarray of shape (n_p,)
+    eps : ndarray of shape (n_eps,)
+        In the order given.
+    classes : ndarray of shape (n_classes,)
+    coef : ndarray of shape (n_p, n_eps, n_problems, n_features)
+    intercept : ndarray of shape (n_p, n_eps, n_problems)
+    margin : ndarray of shape (n_p, n_eps, n_problems)
+        Smallest robust margin of the training samples over the p-norm of w; positive if they are robustly separated.
+    margin_bound : ndarray of shape (n_p, n_eps, n_problems)
+        No linear classifier has a larger one; 0 where the data are not robustly separable.
+    dual_gap : ndarray of shape (n_p, n_eps, n_problems)
+        Separable: 1 - margin / margin_bound. Not separable: certified relative gap of the risk.
+    separable : ndarray of shape (n_p, n_eps, n_problems)
+        True or False, proven; None where undecided.
+    converged : bool ndarray of shape (n_p, n_eps, n_problems)
+        Whether the criterion of the solver was met.
+    n_iter : int ndarray of shape (n_p, n_eps, n_problems)
+    """
+
+    p: np.ndarray
+    eps: np.ndarray
+    classes: np.ndarray
+    coef: np.ndarray
+    intercept: np.ndarray
+    margin: np.ndarray
+    margin_bound: np.ndarray
+    dual_gap: np.ndarray
+    separable: np.ndarray
+    converged: np.ndarray
+    n_iter: np.ndarray
+
+
+def robust_linear_path(
+    X: Any,
+    y: Any,
+    *,
+    p: float | Sequence[float],
+    q: float,
+    eps: float | Sequence[float],
+    loss: str = "exponential",
+    solver: str = "auto",
+    scale: Any = None,
+    fit_intercept: bool = True,
+    sample_weight: Any = None,
+    class_weight: dict[Any, float] | str | None = None,
+    max_iter: int = 50_000,
+    loss_tol: float = 1e-3,
+    tol: float = 1e-3,
+    n_jobs: int | None = None,
+) -> RobustLinearPath:
+    r"""Robust linear classifiers for a sequence of radii, in one or several geometries.
+
+    For every p and eps, what steepest descent in the p-norm makes of the robust risk
+
+    .. math:: L(w, b) = \tfrac1n \sum_i \ell\big(y_i (\langle w, x_i\rangle + b) - \epsilon \|w\|_{q^*}\big).
+
+    Radii at which the data are not robustly separable have one minimiser of the risk for all p, which is computed once. At the
+    others the paths of all p and eps are followed as one batch.
+
+    Parameters
+    ----------
+    X : array-like or sparse array of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,)
+        Labels of two or more classes, of any type.
+    p : float or sequence of float
+        Geometries of the algorithm, in [1, inf].
+    q : float
+        Exponent of the norm that bounds the perturbation, in [1, inf].
+    eps : float or sequence of float
+        Radii of the perturbation, in the units of the features.
+    loss : {"exponential", "logistic"}, default="exponential"
+    solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
+    scale : array-like of shape (n_features,) or dict {feature name: float}, optional
+        How far the adversary can move each feature, as in `RobustLinearClassifier`.
+    fit_intercept : bool, default=True
+    sample_weight : array-like of shape (n_samples,), optional
+        Non-negative; a sample of weight zero is left out.
+    class_weight : dict, "balanced" or None, default=None
+    max_iter : int, default=50000
+    loss_tol : float, default=1e-3
+    tol : float, default=1e-3
+        These are the parameters of `RobustLinearClassifier`, to be looked up there.
+    n_jobs : int or None, default=None
+        Parallel jobs over exact separators.
+
+    Returns
+    -------
+    RobustLinearPath
+
+    Raises
+    ------
+    ValueError
+        If p, q or eps are out of their range or empty, or for a parameter that `RobustLinearClassifier` would refuse.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If some cells of the grid stopped before their criterion.
+
+    See Also
+    --------
+    RobustLinearClassifier : One cell of the grid, as an estimator.
+    RobustLinearClassifierCV : Chooses the cell by cross-validation.
+    separator_path : The exact separators along radii.
+
+    Notes
+    -----
+    Each cell is the answer of `RobustLinearClassifier` with the same parameters. Paths in a batch add up in another order than
+    alone: where the limit is not reached, a classifier may differ from the one fitted alone by the rounding that its steps
+    magnify (1e-3 of the largest coefficient was the most seen).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_breast_cancer
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklearn_robust import robust_linear_path
+    >>> X, y = load_breast_cancer(return_X_y=True)
+    >>> path = robust_linear_path(StandardScaler().fit_transform(X), y, p=2, q=np.inf, eps=[0.05, 0.1, 0.2, 0.4])
+    >>> path.coef.shape
+    (1, 4, 1, 30)
+    >>> np.count_nonzero(path.coef[0, :, 0], axis=1)  # fewer features the stronger the adversary
+    array([15, 10,  7,  4])
+    """
+    geometries, radii = check_exponents(p, "p"), check_radii(eps, "eps")
+    model = RobustLinearClassifier(
+        geometries[0],
+        q,
+        radii[0],
+        loss=loss,
+        solver=solver,
+        scale=scale,
+        fit_intercept=fit_intercept,
+        max_iter=max_iter,
+        loss_tol=loss_tol,
+        tol=tol,
+        class_weight=class_weight,
+        n_jobs=n_jobs,
+    )
+    path = path_of(model, X, y, sample_weight, geometries, radii)
+    if not path.converged.all():
+        warn_of_cells(path.converged, path.dual_gap, "robust_linear_path", model)
+    return path
+
+
+def path_of(
+    model: RobustLinearClassifier,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    p: Sequence[float],
+    eps: Sequence[float],
+    *,
+    radius_by_radius: bool = False,
+) -> RobustLinearPath:
+    """The grid of one estimator's fits, which differ in p and eps alone."""
+    for exponent in p:
+        model.set_params(p_algo=exponent)._check_parameters()
+    problem: RobustProblem = model._read(X, y, sample_weight, model.class_weight)
+    norms = [LpNorm(exponent) for exponent in p]
+    grid_problem = problem.at_radii(eps)
+    solutions = model._solve(
+        grid_problem, norms, FitWatch(model, None, grid_problem), risk_tol=_RISK_TOL, radius_by_radius=radius_by_radius
+    )
+
+    def grid(name: str) -> np.ndarray:
+        parts = np.stack([np.asarray(getattr(solution, name)) for solution in solutions])
+        return parts.reshape(len(p), len(eps), problem.n_problems, *parts.shape[2:])
+
+    return RobustLinearPath(
+        p=np.array(p),
+        eps=np.array(eps),
+        classes=model.classes_,
+        coef=grid("coef"),
+        intercept=grid("intercept"),
+        margin=grid("margin"),
+        margin_bound=grid("margin_bound"),
+        dual_gap=np.maximum(grid("gap"), 0),  # below zero only by rounding
+        separable=grid("separable"),
+        converged=grid("converged"),
+        n_iter=np.maximum(grid("n_iter"), 1),
+    )
+
+
+def check_exponents(values: Any, name: str) -> list[float]:
+    """One or several exponents, in the order given."""
+    return [check_exponent(value, name) for value in _several(values, name)]
+
+
+def check_radii(values: Any, name: str) -> list[float]:
+    """One or several radii, in the order given."""
+    return [check_radius(value, name) for value in _several(values, name)]
+
+
+def _several(values: Any, name: str) -> list[Any]:
+    if isinstance(values, Real | str):
+        return [values]
+    found = list(values) if np.iterable(values) else []
+    if not found:
+        raise ValueError(f"{name} must be a number or a non-empty sequence of numbers, got {values!r}.")
+    return found
+
+
+def warn_of_cells(converged: np.ndarray, gap: np.ndarray, what: str, model: RobustLinearClassifier) -> None:
+    """A ConvergenceWarning for what did not converge of many fits."""
+    late = ~converged
+    undecided = " (inf where separability is undecided)" if math.inf in gap[late] else ""
+    warnings.warn(
+        f"{what}: {late.sum()} of {late.size} fits stopped before they reached tol={model.tol!r} or "
+        f"loss_tol={model.loss_tol!r}; largest certified relative gap of theirs: {gap[late].max():.2g}{undecided}. To mend "
+        f"this, scale the features to similar sizes, increase max_iter={model.max_iter}, or accept a larger tol.",
+        ConvergenceWarning,
+        stacklevel=3,
+    )

@@ -1,0 +1,109 @@
+"""Radii worth training with, read off the data."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from sklearn_robust._parameters import check_exponent, check_number
+from sklearn_robust.linear_model._fitting import screened
+from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
+from sklearn_robust.linear_model._watching import FitWatch
+from sklearn_robust.losses import LOSSES
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.separators import max_margin
+
+_SMALLEST = 0.02  # radius of interest, of the largest
+_STEPS = 4  # between them, towards the decision whether the data are separable at the smallest
+
+
+def training_radii(
+    X: Any,
+    y: Any,
+    *,
+    q: float = math.inf,
+    n_eps: int = 8,
+    fit_intercept: bool = True,
+    sample_weight: Any = None,
+    scale: Any = None,
+) -> np.ndarray:
+    r"""Radii to choose the training eps from: the grid behind ``eps="auto"`` of `RobustLinearClassifierCV`.
+
+    Two radii are marks on the scale of the data. With :math:`g = \sum_i a_i y_i x_i`, :math:`a_i` the share of sample i in its
+    class over 2 (half the difference of the class means; without an intercept the mean of :math:`y_i x_i`),
+
+    .. math:: \epsilon_{\max} = \|g\|_q
+
+    is the radius from which on the minimiser of the robust risk is w = 0, and :math:`\epsilon^* \le \epsilon_{\max}`
+    (`max_margin`) the one below which the data are robustly separable.
+
+    Parameters
+    ----------
+    X : array-like or sparse array of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,)
+    q : float, default=inf
+        Exponent of the norm that bounds the perturbation, in [1, inf].
+    n_eps : int, default=8
+    fit_intercept : bool, default=True
+    sample_weight : array-like of shape (n_samples,), optional
+    scale : array-like of shape (n_features,) or dict {feature name: float}, optional
+        How far the adversary can move each feature, as in `RobustLinearClassifier`.
+
+    Returns
+    -------
+    ndarray of shape (n_eps,)
+        Ascending. If the data are separable at eps_max / 50, the first half lies evenly between 0 and eps*, and the rest
+        evenly on a logarithmic scale between eps* and eps_max; if eps* is not below eps_max, all lie evenly between 0 and
+        eps_max. Otherwise all lie evenly on a logarithmic scale from eps_max / 50 up to, and without, eps_max. One radius, 0,
+        if the class means coincide: no other one makes sense then.
+
+    Notes
+    -----
+    Close to eps* fits are slow and hardly depend on eps: where eps* is below eps_max / 50, no radius is put there.
+
+    With scales s the norm is that of g / s. Features that the adversary cannot touch are left out of it: eps_max is then a mark
+    on the scale of the others, and eps* may lie beyond it.
+
+    Several classes are one-vs-rest problems: eps* is the smallest of theirs, eps_max the largest. The robust risk is convex,
+    and at w = 0, with the best intercept, its weights are the :math:`a_i`, up to a factor: zero is in its subdifferential
+    there if and only if :math:`\|g\|_q \le \epsilon`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_breast_cancer
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklearn_robust import training_radii
+    >>> X, y = load_breast_cancer(return_X_y=True)
+    >>> training_radii(StandardScaler().fit_transform(X), y, n_eps=4).round(3)
+    array([0.016, 0.044, 0.116, 0.309])
+    """
+    model = RobustLinearClassifier(q_pert=check_exponent(q, "q"), fit_intercept=fit_intercept, scale=scale)
+    return radii_of(model._read(X, y, sample_weight), n_eps)
+
+
+def radii_of(problem: RobustProblem, n_eps: int) -> np.ndarray:
+    """Those of the data of a problem, whatever its own radii."""
+    check_number(n_eps, "n_eps", low=1, integer=True)
+    problem = problem.in_double_arithmetic()
+    weights = problem.balanced(np.exp(problem.log_weight))
+    threat = problem.threat
+    largest = float(threat.norm.value(threat.reachable(problem.weighted_sum(weights))).max())
+    if largest == 0:
+        return np.zeros(1)
+    smallest = _SMALLEST * largest
+    steps = np.geomspace(smallest, largest, _STEPS + 1)[:-1]  # a minimiser of the risk is near that at the next radius
+    tried = problem.at_radii(steps.tolist())
+    found = screened(tried, LOSSES["exponential"], LpNorm(2), FitWatch(None, None, tried), tol=1e-3)
+    if not all(separable is True for separable in found.separable[: problem.n_problems]):
+        return np.geomspace(smallest, largest, n_eps + 1)[:-1]
+    options = {"q": threat.q, "fit_intercept": problem.fit_intercept, "scale": threat.scale}
+    limit = min(max_margin(problem.X, y, **options).margin for y in problem.y)
+    if limit >= largest:
+        return largest * np.arange(1, n_eps + 1) / (n_eps + 1)
+    inside = n_eps // 2
+    return np.concatenate(
+        [limit * np.arange(1, inside + 1) / (inside + 1), np.geomspace(limit, largest, n_eps - inside + 2)[1:-1]]
+    )

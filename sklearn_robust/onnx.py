@@ -1,0 +1,90 @@
+"""Linear classifiers of this library in ONNX, through skl2onnx."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sklearn_robust.linear_model import MinNormRobustClassifier, RobustLinearClassifier
+from sklearn_robust.neural_network import RobustDiagonalNet
+
+__all__ = ["register_onnx_converters"]
+
+
+def register_onnx_converters() -> None:
+    """Teach skl2onnx to convert the linear classifiers of this library, alone and in pipelines.
+
+    Needs `pip install "sklearn-robust[interop]"`. Call it once, then use `skl2onnx.to_onnx` as for any classifier of
+    scikit-learn. A converted model returns labels and the probabilities of the classes; with the option raw_scores=True, and
+    for MinNormRobustClassifier, which has no probabilities, scores in their place: for two classes (-f, f), f the decision
+    function, for several the decision function.
+
+    Raises
+    ------
+    ImportError
+        If skl2onnx is not installed.
+
+    Notes
+    -----
+    The model computes in the precision of its input: float64 where the X given to `to_onnx` is float64, otherwise float32.
+
+    Examples
+    --------
+    >>> import pytest
+    >>> skl2onnx, onnxruntime = pytest.importorskip("skl2onnx"), pytest.importorskip("onnxruntime")
+    >>> from sklearn.datasets import load_breast_cancer
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklearn_robust import RobustLinearClassifier, register_onnx_converters
+    >>> register_onnx_converters()
+    >>> X, y = load_breast_cancer(return_X_y=True)
+    >>> model = make_pipeline(StandardScaler(), RobustLinearClassifier(eps=0.2)).fit(X, y)
+    >>> onnx = skl2onnx.to_onnx(model, X[:1], options={"zipmap": False})
+    >>> session = onnxruntime.InferenceSession(onnx.SerializeToString(), providers=["CPUExecutionProvider"])
+    >>> label, probability = session.run(None, {"X": X})
+    >>> bool((label == model.predict(X)).all())
+    True
+    """
+    try:
+        from skl2onnx import update_registered_converter
+        from skl2onnx.common.shape_calculator import calculate_linear_classifier_output_shapes
+    except ImportError as error:
+        raise ImportError('register_onnx_converters needs skl2onnx: pip install "sklearn-robust[interop]".') from error
+    options = {"zipmap": [True, False, "columns"], "raw_scores": [True, False], "nocl": [False]}
+    for estimator in (MinNormRobustClassifier, RobustDiagonalNet, RobustLinearClassifier):
+        alias = f"SklearnRobust{estimator.__name__}"
+        update_registered_converter(estimator, alias, calculate_linear_classifier_output_shapes, _convert, options=options)
+
+
+def _convert(scope: Any, operator: Any, container: Any) -> None:
+    """The graph of labels and of probabilities or scores."""
+    from skl2onnx.algebra import onnx_ops as ops
+    from skl2onnx.common.data_types import DoubleTensorType, guess_proto_type
+    from skl2onnx.proto import onnx_proto
+
+    estimator, X, opset = operator.raw_operator, operator.inputs[0], container.target_opset
+    double = isinstance(X.type, DoubleTensorType)
+    dtype, kind = (np.float64, guess_proto_type(X.type)) if double else (np.float32, onnx_proto.TensorProto.FLOAT)
+    coef, intercept = estimator.coef_.astype(dtype), estimator.intercept_.astype(dtype)
+    if len(coef) == 1:
+        coef, intercept = np.concatenate([-coef, coef]), np.concatenate([-intercept, intercept])
+    rows = ops.OnnxCast(X, to=kind, op_version=opset)
+    scores = ops.OnnxAdd(ops.OnnxMatMul(rows, coef.T, op_version=opset), intercept, op_version=opset)
+
+    classes = estimator.classes_
+    classes = classes.astype(np.int64) if classes.dtype.kind in "biuf" else classes.astype(str)
+    best = ops.OnnxArgMax(scores, axis=1, keepdims=0, op_version=opset)
+    label = ops.OnnxArrayFeatureExtractor(classes, best, op_version=1)
+    label = ops.OnnxReshape(label, np.array([-1]), op_version=opset, output_names=operator.outputs[:1])
+
+    raw = container.get_options(estimator, {"raw_scores": False})["raw_scores"]
+    if raw or not hasattr(estimator, "predict_proba"):
+        values = ops.OnnxIdentity(scores, op_version=opset, output_names=operator.outputs[1:])
+    else:
+        slope = np.array([2 if estimator.loss == "exponential" else 1], dtype=dtype)
+        shares = ops.OnnxSigmoid(ops.OnnxMul(scores, slope, op_version=opset), op_version=opset)
+        total = ops.OnnxReduceSum(shares, np.array([1]), keepdims=1, op_version=opset)
+        values = ops.OnnxDiv(shares, total, op_version=opset, output_names=operator.outputs[1:])
+    label.add_to(scope, container)
+    values.add_to(scope, container)

@@ -1,0 +1,210 @@
+"""Callbacks see every fit, alone and inside pipelines and searches, and change nothing that they do not ask for."""
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.callback import ProgressBar, ScoringMonitor
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_robust import (
+    MinNormRobustClassifier,
+    PathRecorder,
+    RobustDiagonalNet,
+    RobustLinearClassifier,
+    RobustLinearClassifierCV,
+    RobustMLPClassifier,
+    RobustNetClassifier,
+    make_robust_scorer,
+)
+from sklearn_robust.losses import LOSSES
+from sklearn_robust.problems import RobustProblem
+
+ITERATIVE = {
+    "steepest_descent": RobustLinearClassifier(solver="steepest_descent", eps=0.05),
+    "accelerated": RobustLinearClassifier(solver="accelerated", eps=0.05),
+    "diagonal_descent": RobustDiagonalNet(eps=0.05),
+    "robust_risk": RobustLinearClassifier(eps=1.0, loss="logistic"),
+}
+ESTIMATORS = [
+    *ITERATIVE.values(),
+    RobustLinearClassifier(solver="exact", eps=0.05),
+    MinNormRobustClassifier(eps=0.05),
+    RobustLinearClassifierCV(eps=[0.05, 0.1], threat_eps=0.05, cv=2, solver="exact"),
+    RobustMLPClassifier((5,), loss_tol=0.5, random_state=0),
+    RobustNetClassifier(loss_tol=0.5, random_state=0),
+]
+
+
+class Stop:
+    """Asks to stop at the second iteration of any solver."""
+
+    def __init__(self):
+        self.ended = 0
+
+    def setup(self, estimator, context): ...
+    def teardown(self, estimator, context):
+        self.torn_down = True
+
+    def on_fit_task_begin(self, estimator, context): ...
+    def on_fit_task_end(self, estimator, context):
+        self.ended += context.task_name == "iteration"
+        return self.ended >= 2
+
+
+@pytest.fixture
+def data(gaussian):
+    X, y = gaussian(40, 60, noise=0.5)
+    X[:, 0] += 0.3 * y
+    return X, y
+
+
+@pytest.fixture
+def inseparable(gaussian):
+    return gaussian(60, 8, noise=2.0)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: f"{type(e).__name__}-{getattr(e, 'solver', '')}")
+def test_scores_are_monitored_and_nothing_else_changes(estimator, data):
+    X, y = data
+    monitor = ScoringMonitor(scoring={"robust": make_robust_scorer(eps=0.05)} if hasattr(estimator, "_read") else "accuracy")
+    watched = clone(estimator).set_callbacks(monitor).fit(X, y)
+    alone = clone(estimator).fit(X, y)
+    np.testing.assert_array_equal(watched.decision_function(X), alone.decision_function(X))
+    assert watched.n_iter_ == alone.n_iter_
+    rows = monitor.get_logs().data
+    name = "robust" if "robust" in rows[0] else "accuracy"
+    assert len(rows) > 1 or getattr(estimator, "solver", "exact") == "exact"
+    threat = make_robust_scorer(eps=0.05)
+    last = [row for row in rows if row["task_name"] == "fit"][-1][name]
+    assert last == (threat(watched, X, y) if name == "robust" else watched.score(X, y))
+
+
+def test_a_search_that_does_not_refit_has_no_score_to_monitor(data):
+    monitor = ScoringMonitor(scoring="accuracy")
+    RobustLinearClassifierCV(eps=[0.05], threat_eps=0.05, cv=2, refit=False).set_callbacks(monitor).fit(*data)
+    with pytest.raises(ValueError, match="No logs to retrieve"):
+        monitor.get_logs()
+
+
+def test_sample_weights_reach_the_scores(data):
+    X, y = data
+    weight = np.where(y > 0, 3.0, 0.5)
+    monitor = ScoringMonitor(scoring="accuracy")
+    model = RobustLinearClassifier(eps=2.0).set_callbacks(monitor).fit(X, y, sample_weight=weight)
+    assert monitor.get_logs().data[0]["accuracy"] == pytest.approx(model.score(X, y, weight))
+    assert model.score(X, y, weight) != pytest.approx(model.score(X, y))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: f"{type(e).__name__}-{getattr(e, 'solver', '')}")
+def test_progress_bar(estimator, data, capsys):
+    X, y = data
+    clone(estimator).set_callbacks(ProgressBar()).fit(X, y)
+    assert f"{type(estimator).__name__} - fit" in capsys.readouterr().out
+
+
+def test_scikit_learn_hands_callbacks_through_pipelines_and_searches(data, capsys):
+    X, y = data
+    pipeline = make_pipeline(StandardScaler(), RobustLinearClassifier(loss="logistic"))
+    search = GridSearchCV(pipeline, {"robustlinearclassifier__eps": [0.05, 1.0]}, cv=2)
+    search.set_callbacks(ProgressBar(max_propagation_depth=None)).fit(X, y)
+    shown = capsys.readouterr().out
+    assert "GridSearchCV - fit" in shown
+    assert "RobustLinearClassifier - fit" in shown
+    monitor = ScoringMonitor(scoring={"score": make_robust_scorer(eps=0.05)})
+    pipeline[-1].set_callbacks(monitor)
+    GridSearchCV(pipeline, {"robustlinearclassifier__eps": [0.05, 1.0]}, cv=2).fit(X, y)
+    data = monitor.get_logs().data
+    ends = [row for row in data if row["task_name"] == "fit"]
+    assert len(ends) == 2 * 2 + 1  # folds and candidates, and the refit
+    assert all(0 <= row["score"] <= 1 for row in data)
+
+
+@pytest.mark.parametrize("name", ITERATIVE)
+@pytest.mark.parametrize("every", [None, 7])
+def test_the_record_is_the_path(name, every, data, inseparable):
+    X, y = inseparable if name == "robust_risk" else data
+    estimator = clone(ITERATIVE[name]) if name != "robust_risk" else RobustLinearClassifier(eps=0.1, loss="logistic")
+    recorder = PathRecorder(every=every, store_coef=True)
+    model = estimator.set_callbacks(recorder).fit(X, y)
+    assert recorder.solver_ == name
+    history = recorder.history_
+    assert (np.diff(history["iteration"]) > 0).all()
+    assert history["coef"].shape == (len(history["iteration"]), 1, X.shape[1])
+    assert (history["gap"] >= 0).all()
+    assert history["gap"][-1] == pytest.approx(model.dual_gap_, rel=1e-6, abs=1e-9)
+    assert history["iteration"][-1] == model.n_iter_
+    assert len(history["iteration"]) <= (60 if every is None else 2 + model.n_iter_ // every)
+    if name != "accelerated":  # whose direction has no loss
+        problem = RobustProblem.from_data(X, y, q=math.inf, eps=model.eps, fit_intercept=True)
+        loss = LOSSES[model.loss]
+        for log_risk, coef, intercept in zip(*(history[n] for n in ("log_risk", "coef", "intercept")), strict=True):
+            margins = problem.margins(coef, intercept)
+            assert log_risk == pytest.approx(loss.log_risk_and_weights(margins, problem.log_weight)[0][0], rel=1e-9)
+        assert history["log_risk"][-1] == pytest.approx(model.log_risk_)
+        np.testing.assert_allclose(history["coef"][-1], model.coef_, rtol=1e-12)
+    else:
+        assert np.isnan(history["log_risk"]).all()
+        cosine = history["coef"][-1, 0] @ model.coef_[0] / np.linalg.norm(history["coef"][-1, 0]) / np.linalg.norm(model.coef_)
+        assert cosine == pytest.approx(1)
+
+
+def test_the_record_of_several_classes(data):
+    X, _ = data
+    y = np.arange(len(X)) % 3
+    recorder = PathRecorder(store_coef=True)
+    model = RobustLinearClassifier(eps=0.02, solver="steepest_descent").set_callbacks(recorder).fit(X, y)
+    history = recorder.history_
+    assert history["coef"].shape == (len(history["iteration"]), *model.coef_.shape)
+    np.testing.assert_array_equal(history["iteration"][-1], model.n_iter_)
+    assert history["margin"].shape == (len(history["iteration"]), 3)
+    np.testing.assert_allclose(history["margin"][-1], model.margin_, rtol=1e-9)
+
+
+def test_a_record_begins_anew_with_every_fit_and_travels(data):
+    X, y = data
+    recorder = PathRecorder()
+    model = RobustLinearClassifier(eps=0.05, solver="steepest_descent").set_callbacks(recorder)
+    first = model.fit(X, y) and recorder.history_
+    again = model.fit(X, y) and recorder.history_
+    np.testing.assert_array_equal(first["gap"], again["gap"])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(recorder)).history_["gap"], again["gap"])
+    model.set_params(solver="exact").fit(X, y)
+    assert recorder.solver_ is None
+    assert recorder.history_ == {}
+
+
+@pytest.mark.parametrize("name", ITERATIVE)
+def test_a_callback_may_stop_any_solver(name, data, inseparable):
+    X, y = inseparable if name == "robust_risk" else data
+    estimator = clone(ITERATIVE[name]) if name != "robust_risk" else RobustLinearClassifier(eps=0.1, loss="logistic")
+    stop = Stop()
+    model = estimator.set_callbacks(stop).fit(X, y)  # without a warning: it was asked for
+    full = clone(estimator).set_callbacks().fit(X, y)
+    assert stop.ended == 2
+    assert stop.torn_down
+    assert model.n_iter_ < full.n_iter_
+    assert model.predict(X).shape == y.shape
+    assert not model.dual_gap_ < full.dual_gap_
+
+
+def test_a_stop_among_several_problems_leaves_the_rest_at_their_start(inseparable):
+    X, _ = inseparable
+    y = np.arange(len(X)) % 3
+    model = RobustLinearClassifier(eps=0.1, loss="logistic").set_callbacks(Stop()).fit(X, y)
+    assert model.coef_[0].any()
+    assert not model.coef_[1:].any()
+
+
+def test_messages():
+    with pytest.raises(ValueError, match="every must be an integer >= 1, got 0"):
+        PathRecorder(every=0)
+    with pytest.raises(TypeError, match=r"PathRecorder records the fits of linear classifiers .* RobustMLPClassifier"):
+        RobustMLPClassifier().set_callbacks(PathRecorder()).fit([[0.0], [1.0]], [0, 1])
+    with pytest.raises(TypeError, match="LogisticRegression"):
+        LogisticRegression().set_callbacks(PathRecorder()).fit([[0.0], [1.0]], [0, 1])

@@ -1,0 +1,135 @@
+"""The API reference has every public name, and public docstrings have the sections of numpydoc."""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+from numpydoc.validate import validate
+
+import sklearn_robust
+
+DOCS = Path(__file__).parent.parent / "docs"
+ROOMS = [
+    "attacks",
+    "datasets",
+    "inspection",
+    "linear_model",
+    "metrics",
+    "neural_network",
+    "separators",
+    "solvers",
+    "theory",
+    "verification",
+]
+MODULES = [
+    "attacks.linear",
+    "callbacks",
+    "certificates",
+    "losses",
+    "neural_network.modules",
+    "norms",
+    "onnx",
+    "problems",
+    "scaled_norms",
+    "threats",
+]
+EVERYWHERE = {
+    "GL03",  # no double blank lines
+    "GL06",  # no unknown section
+    "GL07",  # sections in the order of numpydoc
+    "GL08",  # there is a docstring
+    "SS03",  # the summary is a sentence
+    "PR02",  # no parameter is documented that there is not
+}
+FOR_USERS = {
+    "PR01",  # every parameter is documented
+    "RT01",  # what is returned is documented
+}
+BRIEF = (  # where a line often says it all, or scikit-learn is the caller
+    "PathRecorder.",
+    "callbacks.",
+    "certificates.",
+    "losses.",
+    "norms.",
+    "problems.",
+    "scaled_norms.",
+    "solvers.",
+    "threats.",
+)
+RESULTS = (  # made by the library: they have attributes, not parameters
+    "ImplicitBiasReport",
+    "NotSeparableError",
+    "RobustLinearPath",
+    "Separator",
+    "inspection.ConvergenceCurve",
+    "inspection.RobustAccuracyCurve",
+)
+
+
+def documented() -> list[str]:
+    """The names in the API reference, from the package on."""
+    lines = (DOCS / "api.rst").read_text().splitlines()
+    return [line.strip() for line in lines if re.fullmatch(r"   [A-Za-z_.]+", line)]
+
+
+def public_names(module: str) -> list[str]:
+    """`__all__`, or what a module without one defines."""
+    found = importlib.import_module(f"sklearn_robust.{module}")
+    if hasattr(found, "__all__"):  # which may pass on what others made
+        return [name for name in found.__all__ if getattr(found, name).__module__.startswith("sklearn_robust")]
+    return [
+        name
+        for name, value in vars(found).items()
+        if not name.startswith("_")
+        and (inspect.isclass(value) or inspect.isfunction(value))
+        and value.__module__ == found.__name__
+    ]
+
+
+def resolve(path: str) -> object:
+    """The object of a path such as attacks.linear.robust_margins."""
+    *modules, name = path.split(".")
+    return getattr(importlib.import_module(".".join(["sklearn_robust", *modules])), name)
+
+
+REFERENCE = {path: resolve(path) for path in documented()}
+
+
+def test_every_public_name_is_in_the_reference():
+    assert len(documented()) == len(REFERENCE)
+    assert set(sklearn_robust.__all__) <= set(REFERENCE)
+    for module in ROOMS + MODULES:
+        for name in public_names(module):
+            value = resolve(f"{module}.{name}")
+            assert any(value is other for other in REFERENCE.values()), f"{module}.{name} is not in docs/api.rst"
+
+
+def test_every_public_room_is_looked_at():
+    package = Path(sklearn_robust.__file__).parent
+    rooms = {path.parent.name for path in package.glob("*/__init__.py")}
+    modules = {path.stem for path in package.glob("[!_]*.py")}
+    assert rooms == set(ROOMS)
+    assert modules <= set(MODULES)
+
+
+def described() -> list[str]:
+    """Every name of the reference, and every public method that our classes define."""
+    paths = []
+    for path, value in REFERENCE.items():
+        paths.append(f"sklearn_robust.{path}")
+        if inspect.isclass(value):
+            ours = {name: m for c in value.__mro__ if c.__module__.startswith("sklearn_robust") for name, m in vars(c).items()}
+            methods = (name for name, m in ours.items() if inspect.isfunction(m) and not name.startswith("_"))
+            paths += [f"sklearn_robust.{path}.{name}" for name in methods]
+    return paths
+
+
+@pytest.mark.parametrize("path", described())
+def test_docstring_has_the_sections_of_numpydoc(path):
+    name = path.removeprefix("sklearn_robust.")
+    brief = name.startswith(BRIEF) or name in RESULTS
+    checks = EVERYWHERE if brief else EVERYWHERE | FOR_USERS
+    errors = [f"{code}: {text}" for code, text in validate(path)["errors"] if code in checks]
+    assert not errors

@@ -1,0 +1,154 @@
+"""The estimators among other libraries: frames, diagrams, routed metadata, skops and ONNX."""
+
+import sys
+
+import numpy as np
+import pytest
+import sklearn
+from sklearn.compose import ColumnTransformer
+from sklearn.datasets import load_iris
+from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_robust import (
+    MinNormRobustClassifier,
+    RobustDiagonalNet,
+    RobustLinearClassifier,
+    RobustMLPClassifier,
+    RobustNetClassifier,
+    make_robust_scorer,
+    register_onnx_converters,
+)
+from sklearn_robust._documentation import DOCS_URL
+
+NAMES = ["age", "income", "height", "weight"]
+LINEAR = [
+    RobustLinearClassifier(eps=0.1, loss="logistic"),
+    RobustLinearClassifier(eps=0.1),
+    RobustDiagonalNet(eps=0.1),
+    MinNormRobustClassifier(eps=0.1),
+]
+ALL = [*LINEAR, RobustMLPClassifier((5,), loss_tol=0.5, random_state=0), RobustNetClassifier(loss_tol=0.5, random_state=0)]
+
+
+def ids(estimator):
+    return f"{type(estimator).__name__}-{getattr(estimator, 'loss', '')}"
+
+
+@pytest.fixture
+def two():
+    """Two classes of flowers, robustly separable."""
+    X, y = load_iris(return_X_y=True)
+    keep = y < 2
+    return X[keep], np.array(["setosa", "versicolor"])[y[keep]]
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+@pytest.mark.parametrize("estimator", ALL, ids=ids)
+def test_frames(estimator, library, two):
+    X, y = two
+    frame = pytest.importorskip(library).DataFrame(dict(zip(NAMES, X.T, strict=True)))
+    labels = pytest.importorskip(library).Series(y)
+    plain, framed = sklearn.clone(estimator).fit(X, y), sklearn.clone(estimator).fit(frame, labels)
+    np.testing.assert_allclose(framed.decision_function(frame), plain.decision_function(X), rtol=1e-9)
+    assert framed.feature_names_in_.tolist() == NAMES
+    assert not hasattr(plain, "feature_names_in_")
+    with pytest.raises(ValueError, match="feature names should match"):
+        framed.predict(frame[NAMES[::-1]])
+    assert framed.robust_score(frame, labels) == plain.robust_score(X, y)
+    assert framed.certified_radius(frame).shape == (len(X),)
+    assert framed.perturb(frame, labels).shape == X.shape
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_transformers_before_us_may_put_out_frames(library, two):
+    X, y = two
+    frame = pytest.importorskip(library).DataFrame(dict(zip(NAMES, X.T, strict=True)))
+    columns = ColumnTransformer([("scale", StandardScaler(), ["income", "weight"])], verbose_feature_names_out=False)
+    pipeline = make_pipeline(columns, RobustLinearClassifier(eps=0.1)).set_output(transform=library).fit(frame, y)
+    assert pipeline[-1].feature_names_in_.tolist() == ["income", "weight"]
+    scorer = make_robust_scorer(eps=0.1)
+    assert scorer(pipeline, frame, y) == pipeline[-1].robust_score(pipeline[:-1].transform(frame), y)
+
+
+@pytest.mark.parametrize("estimator", ALL, ids=ids)
+def test_diagrams_link_to_our_documentation(estimator):
+    page = f"{DOCS_URL}/generated/sklearn_robust.{type(estimator).__name__}.html"
+    assert f'href="{page}"' in estimator._repr_html_()
+    inside = make_pipeline(StandardScaler(), estimator)._repr_html_()
+    assert f'href="{page}"' in inside
+    assert "https://scikit-learn.org" in inside  # of the scaler
+
+
+@pytest.mark.parametrize("estimator", [*LINEAR[:2], ALL[4]], ids=ids)
+def test_routed_sample_weights_train_and_score(estimator, two):
+    X, y = two
+    X = X + np.random.default_rng(0).normal(scale=1.0, size=X.shape)  # no longer separable: weights matter
+    weight = np.where(y == "setosa", 5.0, 0.2)
+    name = type(estimator).__name__.lower()
+    with sklearn.config_context(enable_metadata_routing=True):
+        routed = sklearn.clone(estimator).set_fit_request(sample_weight=True)
+        pipeline = make_pipeline(StandardScaler(), routed)
+        pipeline[0].set_fit_request(sample_weight=False)
+        pipeline.fit(X, y, sample_weight=weight)
+        scorer = make_robust_scorer(eps=0.1).set_score_request(sample_weight=True)
+        grid = {f"{name}__eps": [0.1, 0.5]}
+        search = GridSearchCV(pipeline, grid, scoring=scorer, cv=2).fit(X, y, sample_weight=weight)
+        scores = cross_validate(pipeline, X, y, scoring=scorer, cv=2, params={"sample_weight": weight})
+    Z = StandardScaler().fit_transform(X)
+    direct = sklearn.clone(estimator).fit(Z, y, sample_weight=weight)
+    np.testing.assert_allclose(pipeline.decision_function(X), direct.decision_function(Z), rtol=1e-6, atol=1e-9)
+    assert search.cv_results_["mean_test_score"][0] == pytest.approx(scores["test_score"].mean())
+    unweighted = sklearn.clone(estimator).fit(Z, y)
+    assert not np.allclose(unweighted.decision_function(Z), direct.decision_function(Z))
+
+
+@pytest.mark.parametrize("estimator", LINEAR, ids=ids)
+def test_skops(estimator, two):  # skops knows no torch: networks are saved by joblib or torch
+    io = pytest.importorskip("skops.io")
+    X, y = two
+    model = make_pipeline(StandardScaler(), sklearn.clone(estimator)).fit(X, y)
+    saved = io.dumps(model)
+    loaded = io.loads(saved, trusted=io.get_untrusted_types(data=saved))
+    np.testing.assert_array_equal(loaded.decision_function(X), model.decision_function(X))
+    assert loaded[-1].robust_score(X, y) == model[-1].robust_score(X, y)
+    assert loaded[-1].get_params().keys() == model[-1].get_params().keys()
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("words", [True, False])
+@pytest.mark.parametrize("estimator", LINEAR, ids=ids)
+@pytest.mark.filterwarnings("ignore::sklearn_robust.NotSeparableWarning")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_onnx(estimator, words, dtype, n_classes):
+    skl2onnx, onnxruntime = pytest.importorskip("skl2onnx"), pytest.importorskip("onnxruntime")
+    register_onnx_converters()
+    X, y = load_iris(return_X_y=True)
+    X, y = X[y < n_classes].astype(dtype), y[y < n_classes]
+    y = np.array(["setosa", "versicolor", "virginica"])[y] if words else 10 * y - 5
+    model = make_pipeline(StandardScaler(), sklearn.clone(estimator)).fit(X, y)
+
+    def run(**options):
+        onnx = skl2onnx.to_onnx(model, X[:1], options={id(model[-1]): {"zipmap": False, **options}})
+        session = onnxruntime.InferenceSession(onnx.SerializeToString(), providers=["CPUExecutionProvider"])
+        return session.run(None, {"X": X})
+
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == np.float32 else {"rtol": 1e-9, "atol": 1e-12}
+    labels, scores = run(raw_scores=True)
+    np.testing.assert_array_equal(labels, model.predict(X))
+    expected = model.decision_function(X)
+    np.testing.assert_allclose(scores[:, 1] if n_classes == 2 else scores, expected, **tolerance)
+    labels, values = run()
+    np.testing.assert_array_equal(labels, model.predict(X))
+    if hasattr(model, "predict_proba"):
+        np.testing.assert_allclose(values, model.predict_proba(X), **tolerance)
+    else:
+        np.testing.assert_array_equal(values, scores)
+
+
+def test_onnx_without_skl2onnx(monkeypatch):
+    monkeypatch.setitem(sys.modules, "skl2onnx", None)
+    with pytest.raises(ImportError, match="register_onnx_converters needs skl2onnx: pip install"):
+        register_onnx_converters()
