@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from networks import CNN_FULL as FULL
 from networks import CNN_QUICK as QUICK
+from networks import CNN_REPORTED as REPORTED
 from networks import GD, SD, comparison, run
 from runner import command_line, heat_map, save
 
@@ -23,4 +24,4 @@ def make(setting, out, jobs):
 
 
 if __name__ == "__main__":
-    command_line(__doc__, make, quick=QUICK, full=FULL)
+    command_line(__doc__, make, quick=QUICK, full=FULL, reported=REPORTED)

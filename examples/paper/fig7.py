@@ -3,6 +3,7 @@
 from along_training import training_figure
 from networks import MLP_FULL as FULL
 from networks import MLP_QUICK as QUICK
+from networks import MLP_REPORTED as REPORTED
 from runner import command_line
 
 
@@ -11,4 +12,4 @@ def make(setting, out, jobs):
 
 
 if __name__ == "__main__":
-    command_line(__doc__, make, quick=QUICK, full=FULL)
+    command_line(__doc__, make, quick=QUICK, full=FULL, reported=REPORTED)

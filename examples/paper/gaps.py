@@ -31,9 +31,11 @@ def gap_figure(setting, out, jobs, name, panels, shares):
         algorithms = [*PATHS, *OTHERS]
         if data != setting.dense:
             algorithms.remove(CD_CONSTANT)  # the constant step takes hundreds of thousands of iterations there
-        table = run(
-            setting, out, jobs, distributions=[(teacher, data)], algorithms=algorithms, shares=sorted(shares), ties=ties
-        )
+        samples = setting.samples
+        if ties == "negative":  # of many sparse samples some are opposite, both labelled -1: no line through 0 separates them
+            samples = [n for n in samples if n <= setting.n_features // 2]
+        cells = {"distributions": [(teacher, data)], "samples": samples, "shares": sorted(shares), "ties": ties}
+        table = run(setting, out, jobs, algorithms=algorithms, **cells)
         tables[title] = table
         for ax, share in zip(row, shares, strict=True):
             here = table[table.share == share]

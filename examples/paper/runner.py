@@ -76,11 +76,13 @@ def heat_map(ax, values, *, limit, title):
     return image
 
 
-def command_line(text, make, *, quick, full):
+def command_line(text, make, *, quick, full, reported=None):
     """Run `make(setting, out, jobs)` as the user asks for it; settings that have a `mnist` take a folder for it."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="minutes on two cores (default)")
+    size.add_argument("--quick", action="store_true", help="two minutes on two cores (default)")
+    if reported:
+        size.add_argument("--reported", action="store_true", help="the size that docs/reproduction.md reports")
     size.add_argument("--full", action="store_true", help="the size of the paper")
     parser.add_argument("--out", type=Path, default=Path("paper_results"), help="folder of tables and figures")
     parser.add_argument("--jobs", type=int, default=-1, help="processes; -1 is one a core")
@@ -88,7 +90,7 @@ def command_line(text, make, *, quick, full):
         parser.add_argument("--mnist", type=Path, help="folder with the MNIST test set, t10k-*-ubyte.gz (see networks.py)")
     arguments = parser.parse_args()
     mpl.use("agg")
-    setting = full if arguments.full else quick
+    setting = full if arguments.full else reported if getattr(arguments, "reported", False) else quick
     if getattr(arguments, "mnist", None):
         setting = replace(setting, mnist=arguments.mnist)
     make(setting, arguments.out, arguments.jobs)
