@@ -113,9 +113,8 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
     -----
     `score` is the accuracy without an adversary; `robust_score`, without arguments, that under the scoring threat.
 
-    Where the data are not separable, each minimiser of the risk starts from that at the next larger radius, and is certified
-    to 1e-9 of the risk; a fit of its own stops at min(tol, 1e-6). A sample that lies as close to the boundary as that may be
-    scored otherwise by GridSearchCV; with tol=1e-9 in both no score was seen to differ.
+    Where the data are not separable, each minimiser of the risk starts from that at the next larger radius. Like that of a fit
+    of its own it is certified to 1e-9 of the risk: only a sample that close to the boundary may be scored otherwise.
 
     The time that is saved is that of radii at which the data are not separable. At the others each candidate has its own path
     and separator, and takes the time of a fit of its own.

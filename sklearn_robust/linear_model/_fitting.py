@@ -25,7 +25,9 @@ from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.solvers import Solution, accelerated_margin, minimise_robust_risk
 from sklearn_robust.solvers._solution import solution_to_numpy
 
-RISK_TOL = 1e-6  # certified relative gap of every minimiser of the risk, unless a smaller one is asked for
+# certified relative gap of every minimiser of the risk, unless a smaller one is asked for: so small that it does not show where
+# the minimiser started, and a Newton step or two from a larger one
+_RISK_TOL = 1e-9
 _SCREEN_ITERATIONS = 500  # of the search for a proof of separability, or of its opposite
 
 
@@ -59,7 +61,6 @@ def screened(
     watching: FitWatch,
     *,
     tol: float,
-    risk_tol: float = RISK_TOL,
     verbose: int = 0,
 ) -> Solution:
     """Which problems are robustly separable, by the first proof.
@@ -71,7 +72,7 @@ def screened(
         return _separator_sought(problem, loss, norm)
     with watching.solver("robust_risk", np.arange(problem.n_problems)) as watch:
         solution = minimise_robust_risk(
-            problem, loss, norm, tol=min(tol, risk_tol), record_every=verbose, verbose=True, watch=watch
+            problem, loss, norm, tol=min(tol, _RISK_TOL), record_every=verbose, verbose=True, watch=watch
         )
     solution.converged = solution.gap <= tol
     undecided = np.flatnonzero([separable is None for separable in solution.separable])
@@ -151,7 +152,6 @@ def with_risk_minimisers(
     watching: FitWatch,
     *,
     tol: float,
-    risk_tol: float = RISK_TOL,
     start: np.ndarray | None = None,
     verbose: int = 0,
 ) -> Solution:
@@ -164,7 +164,7 @@ def with_risk_minimisers(
             problem.select(rows),
             loss,
             norm,
-            tol=min(tol, risk_tol),
+            tol=min(tol, _RISK_TOL),
             coef_init=None if start is None else start[rows],
             proof=proof,
             record_every=verbose,

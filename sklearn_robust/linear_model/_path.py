@@ -19,8 +19,6 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.threats import check_radius
 
-_RISK_TOL = 1e-9  # of minimisers that start from one another: so close that it does not show from which
-
 
 @dataclass(frozen=True)
 class RobustLinearPath:
@@ -192,9 +190,8 @@ def path_of(
     problem: RobustProblem = model._read(X, y, sample_weight, model.class_weight)
     norms = [LpNorm(exponent) for exponent in p]
     grid_problem = problem.at_radii(eps)
-    solutions = model._solve(
-        grid_problem, norms, FitWatch(model, None, grid_problem), risk_tol=_RISK_TOL, radius_by_radius=radius_by_radius
-    )
+    watching = FitWatch(model, None, grid_problem)
+    solutions = model._solve(grid_problem, norms, watching, radius_by_radius=radius_by_radius)
 
     def grid(name: str) -> np.ndarray:
         parts = np.stack([np.asarray(getattr(solution, name)) for solution in solutions])

@@ -16,7 +16,6 @@ from sklearn_robust._parameters import check_choice, check_exponent, check_numbe
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.linear_model._base import RobustLinearMixin, probabilities
 from sklearn_robust.linear_model._fitting import (
-    RISK_TOL,
     at_loss,
     in_geometry,
     on_device,
@@ -283,7 +282,6 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         watching: FitWatch,
         last_coef: np.ndarray | None = None,
         *,
-        risk_tol: float = RISK_TOL,
         radius_by_radius: bool = False,
     ) -> list[Solution]:
         """The solution in each geometry: separable problems by the solver chosen, others by the minimiser of the risk.
@@ -299,14 +297,13 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
             loss,
             watching=watching,
             tol=self.tol,
-            risk_tol=risk_tol,
             start=last_coef,
             verbose=self.verbose,
         )
         if self.solver == "accelerated":
             solutions = [self._accelerated(problem, tensors, norm, watching) for norm in norms]
         else:
-            shared = screened(tensors, loss, norms[0], watching, tol=self.tol, risk_tol=risk_tol, verbose=self.verbose)
+            shared = screened(tensors, loss, norms[0], watching, tol=self.tol, verbose=self.verbose)
             shared = minimised(norms[0], shared, unsolved(shared, False))
             solutions = [shared, *(in_geometry(shared, norm, measured_in=norms[0]) for norm in norms[1:])]
             small = problem.X.shape[0] * problem.n_features <= _AUTO_ENTRIES
