@@ -73,7 +73,7 @@ CNN_REPORTED = Setting(
     n_judged=100,
     loss_tol=1e-2,
 )
-CNN_QUICK = replace(CNN_REPORTED, name="cnn_quick", radii=(0.0, 0.1), n_seeds=1, max_epochs=300, channels=(4, 8), width=64)
+CNN_QUICK = replace(CNN_REPORTED, name="cnn_quick", radii=(0.0, 0.1), n_seeds=1, max_epochs=280, channels=(4, 8), width=64)
 CNN_FULL = Setting(
     "cnn_full",
     (100, 500, 1000, 5000),

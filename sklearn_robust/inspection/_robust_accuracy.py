@@ -107,7 +107,8 @@ class RobustAccuracyDisplay:
             The radii. By default from 0 to where only a twentieth of the samples withstands; for networks to twice the
             training eps.
         q : float, optional
-            Exponent of the norm that bounds the perturbation; by default the estimator's `q_pert`, or inf.
+            Exponent of the norm that bounds the perturbation; by default the estimator's `q_pert`, or inf. Every feature moves
+            alike: a `scale` of training is not part of this threat.
         sample_weight : array-like of shape (n_samples,), optional
         space : {"model", "input"}, default="model"
             Where eps lives in a pipeline, as in `robust_accuracy_score`.
