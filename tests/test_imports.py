@@ -20,6 +20,7 @@ ORDER = [
     "certificates",
     "_parameters",
     "_documentation",
+    "_fits",
     "solvers",
     "separators",
     "attacks",
