@@ -13,7 +13,7 @@ from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import _check_sample_weight
 
 from sklearn_robust._parameters import check_choice, check_exponent
-from sklearn_robust.attacks.linear import robust_margins, signed_distances
+from sklearn_robust.attacks.linear import boundary_distances, least_margins
 from sklearn_robust.metrics._linear_view import SPACES, LinearView, is_linear, linear_view, transformed, unwrapped
 from sklearn_robust.threats import LpBall, check_radius, check_scale
 
@@ -90,6 +90,7 @@ def robust_accuracy_score(
     0.819
     """
     eps, q = check_radius(eps, "eps"), check_exponent(q, "q")
+    check_choice(space, "space", SPACES)
     steps, classifier = unwrapped(estimator)
     if not is_linear(classifier) and hasattr(classifier, "robust_score") and (space == "model" or not steps):
         threat = {"eps": eps, "q": q}
@@ -104,7 +105,10 @@ def robust_accuracy_score(
 def is_robust(view: LinearView, y: Any, threat: LpBall) -> np.ndarray:
     """Which samples stay correctly classified, of shape (n,)."""
     index = view.class_index(y)
-    return (index >= 0) & (robust_margins(view.X, index, view.coef, view.intercept, threat) > 0)
+    right = index == view.predicted
+    if threat.eps == 0:  # a tie is what predict makes of it
+        return right
+    return right & (least_margins(view.scores(), index, view.rival_norms(index, threat), threat.eps) > 0)
 
 
 def certified_radius(
@@ -144,9 +148,12 @@ def certified_radius(
     """
     q = check_exponent(q, "q")
     view = linear_view(estimator, X, space)
-    index = None if y is None else view.class_index(y)
-    distances = signed_distances(view.X, index, view.coef, view.intercept, q, view.threat(q, 1.0, scale).scale)
-    return distances if index is None else np.where(index >= 0, distances, -math.inf)
+    index = view.predicted if y is None else view.class_index(y)
+    distances = boundary_distances(view.scores(), index, view.rival_norms(index, view.threat(q, 1.0, scale)))
+    # the sign says what predict answers, on the boundary too
+    below = -np.finfo(distances.dtype).tiny
+    signed = np.where(index == view.predicted, np.maximum(distances, 0), np.minimum(distances, below))
+    return np.where(index >= 0, signed, -math.inf)
 
 
 def make_robust_scorer(*, eps: float, q: float = math.inf, space: str = "model", scale: Any = None) -> RobustScorer:
@@ -198,8 +205,7 @@ class RobustScorer:
 
     def __init__(self, eps: float, q: float, space: str, scale: Any = None) -> None:
         self.eps, self.q, self.space, self.scale = eps, q, space, scale
-        self._request = MetadataRequest(owner=self)
-        self._request.score.add_request(param="sample_weight", alias=None)
+        self._sample_weight_request: bool | str | None = None
 
     def set_score_request(self, *, sample_weight: bool | str | None) -> RobustScorer:
         """Ask for sample weights where scikit-learn's metadata routing is enabled.
@@ -224,16 +230,27 @@ class RobustScorer:
                 "set_score_request needs metadata routing, which sklearn.set_config(enable_metadata_routing=True) enables. "
                 "Without it no request is needed: searches pass sample_weight to this scorer."
             )
-        self._request.score.add_request(param="sample_weight", alias=sample_weight)
+        MetadataRequest(owner=self).score.add_request(param="sample_weight", alias=sample_weight)  # refuses what is no request
+        self._sample_weight_request = sample_weight
         return self
 
     def get_metadata_routing(self) -> MetadataRequest:
         """What the scorer asks of metadata routing."""
-        return self._request
+        request = MetadataRequest(owner=self)
+        request.score.add_request(param="sample_weight", alias=self._sample_weight_request)
+        return request
 
     def _accept_sample_weight(self) -> bool:
         """What searches with several scorers ask."""
         return True
+
+    @property
+    def _score_func(self) -> Any:
+        """What searches over the threshold alone ask: they score labels, and know no classifier."""
+        raise AttributeError(
+            f"{self!r} scores a classifier, and has no score of predicted labels alone, by which TunedThresholdClassifierCV "
+            "tunes. Use GridSearchCV over the threshold of FixedThresholdClassifier with this scorer."
+        )
 
     def __call__(self, estimator: BaseEstimator, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Robust accuracy of a fitted estimator."""
