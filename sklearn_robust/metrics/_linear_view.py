@@ -76,12 +76,12 @@ class LinearView:
         """Index of each label in `classes`; -1 for labels that the classifier has never seen, which it always gets wrong."""
         y = column_or_1d(y)
         check_consistent_length(self.X, y)
-        assert_all_finite(y, input_name="y")
         labels, classes = y.tolist(), self.classes.tolist()
         kind = next((kind for kind in (str, Real) if isinstance(classes[0], kind)), type(classes[0]))
         for label in labels:
             if not isinstance(label, kind):
                 raise ValueError(f"y must hold labels of the type that was seen in fit, such as {classes[0]!r}, got {label!r}.")
+        assert_all_finite(y, input_name="y")
         return _positions(labels, self.classes)
 
     def seen_class_index(self, y: Any) -> np.ndarray:

@@ -38,7 +38,10 @@ def robust_accuracy_score(
     ----------
     estimator : fitted classifier
         One of this library, a linear classifier of scikit-learn (LogisticRegression, LinearSVC, SGDClassifier,
-        RidgeClassifier, Perceptron, ...), a pipeline that ends in one, or a search over any of these, nested at will.
+        RidgeClassifier, Perceptron, ...), a pipeline that ends in one, or a search over any of these, nested at will. Around
+        linear classifiers FrozenEstimator, FixedThresholdClassifier, TunedThresholdClassifierCV and OneVsRestClassifier, and
+        CalibratedClassifierCV of one classifier (ensemble=False or frozen) with method "sigmoid" or "temperature". Samplers
+        of imbalanced-learn are skipped, as predict skips them.
     X : array-like or sparse array of shape (n_samples, n_features)
     y : array-like of shape (n_samples,)
         True labels; one that the classifier has never seen counts as broken.
@@ -50,12 +53,12 @@ def robust_accuracy_score(
     space : {"model", "input"}, default="model"
         Where eps lives when the estimator is a pipeline. "model": the adversary moves what the last step sees, for
         example standardised features. "input": it moves the raw input; a scaler then turns eps into a radius per feature.
-        The transformers must be affine and elementwise (StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, feature
-        selection, a FunctionTransformer without function).
+        The transformers must be affine: those that `sklearn_robust.metrics.coef_on_input` knows. Columns that an encoder of
+        categories reads are out of the adversary's reach, and so are entries without a value, which an imputer fills.
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, relative to the others: the threat is
         :math:`\|\delta / s\|_q \le \epsilon`, and a feature of scale 0 is out of its reach. Features that a dict does not name
-        have 1, as all have by default. It lives in the space of eps.
+        have 1, as all have by default. It lives in the space of eps, in the order of the columns in fit.
 
     Returns
     -------
@@ -73,7 +76,8 @@ def robust_accuracy_score(
     Notes
     -----
     Several classes: the robust margin of (x, y) is :math:`\min_{k \ne y} f_y(x) - f_k(x) - \epsilon \|s (w_y - w_k)\|_{q^*}`,
-    with s = 1 where there is no scale. A sample whose margin is exactly zero counts as broken.
+    with s = 1 where there is no scale. At eps = 0 the score is the accuracy: a tie is what predict makes of it. At eps > 0 a
+    sample whose margin is exactly zero counts as broken.
 
     Examples
     --------
@@ -122,8 +126,8 @@ def certified_radius(
         As in `robust_accuracy_score`.
     X : array-like or sparse array of shape (n_samples, n_features)
     y : array-like of shape (n_samples,), optional
-        True labels: the distance is then negative where the prediction is wrong. By default that of the predicted class,
-        which is never negative.
+        True labels: the distance is then negative where the prediction is wrong, on the boundary too (by the smallest number
+        there is). By default that of the predicted class, which is never negative.
     q : float, default=inf
         Exponent of the norm in which the distance is measured, in [1, inf].
     space : {"model", "input"}, default="model"
