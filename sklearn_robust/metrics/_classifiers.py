@@ -169,8 +169,10 @@ def _(classifier: OneVsRestClassifier, few: Any) -> AffineScores:
     coef = np.concatenate([coef_before(part.steps, part.coef) for part in parts])
     if np.isnan(coef).any():
         raise TypeError("OneVsRestClassifier holds encoders of categories: put them before it, as a step of the pipeline.")
-    at_few = np.column_stack([_values(part, few) for part in parts])
-    intercept = (at_few - numeric(few) @ coef.T).mean(axis=0)
+    intercept = np.concatenate([part.intercept for part in parts])
+    if any(part.steps for part in parts):  # each with transformers of its own: scores are affine in what all of them read
+        at_few = np.column_stack([_values(part, few) for part in parts])
+        intercept = (at_few - numeric(few) @ coef.T).mean(axis=0)
     scores = AffineScores([], coef, intercept, classifier)
     if hasattr(classifier, "decision_function"):
         _check_scores(classifier, few, scores)

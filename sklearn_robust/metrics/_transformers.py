@@ -234,13 +234,12 @@ def missing_entries(X: Any, names: Any, used: np.ndarray) -> np.ndarray | None:
         X = X.toarray()
     columns = np.flatnonzero(used)
     if hasattr(X, "columns"):
-        order = list(range(len(used))) if names is None else [list(X.columns).index(name) for name in names]
-        parts = [np.asarray(_safe_indexing(X, order[j], axis=1)) for j in columns]
+        order = range(len(used)) if names is None else [list(X.columns).index(name) for name in names]
+        found = [_is_missing(np.asarray(_safe_indexing(X, order[j], axis=1))) for j in columns]
     else:
         X = X if isinstance(X, np.ndarray) else np.asarray(X, dtype=object)
-        parts = [X[:, j] for j in columns]
-    found = [_is_missing(part) for part in parts]
-    if not any(part.any() for part in found):
+        found = [_is_missing(X[:, j]) for j in columns] if X.dtype.kind != "f" or np.isnan(X).any() else []
+    if not any(column.any() for column in found):
         return None
     missing = np.zeros((len(found[0]), len(used)), dtype=bool)
     missing[:, columns] = np.column_stack(found)
