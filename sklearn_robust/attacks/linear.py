@@ -59,7 +59,7 @@ def rival_norms(coef: np.ndarray, threat: LpBall) -> np.ndarray:
 
 
 def _rival_margins(scores: np.ndarray, y: np.ndarray, norms: np.ndarray, eps: float) -> np.ndarray:
-    """Robust margin of each sample over each rival class, of shape (n, K); inf for its own class."""
+    """Robust margin of each sample over each rival class, of shape (n, K); inf for its own."""
     margins = _leads(scores, y) - eps * norms
     margins[np.arange(len(scores)), y] = math.inf
     return margins
@@ -91,7 +91,7 @@ def least_margins(scores: np.ndarray, y: np.ndarray, norms: np.ndarray, eps: flo
 
 
 def boundary_distances(scores: np.ndarray, y: np.ndarray, norms: np.ndarray) -> np.ndarray:
-    """Distance of each sample to the boundary of the region of class y, from its scores; negative outside of the region.
+    """Distance of each sample to the boundary of the region of class y, from its scores.
 
     Parameters
     ----------
@@ -101,11 +101,13 @@ def boundary_distances(scores: np.ndarray, y: np.ndarray, norms: np.ndarray) -> 
     Returns
     -------
     array of shape (n,)
-        inf where no rival can ever win, -inf where y never can, 0 at a tie.
+        Negative outside of the region; inf where no rival can ever win, -inf where y never can, 0 at
+        a tie.
     """
     leads = _leads(scores, y)
     with np.errstate(divide="ignore", invalid="ignore"):
-        distances = np.where(norms > 0, leads / norms, np.where(leads == 0, 0, np.copysign(math.inf, leads)))
+        where_none = np.where(leads == 0, 0, np.copysign(math.inf, leads))
+        distances = np.where(norms > 0, leads / norms, where_none)
     distances[np.arange(len(scores)), y] = math.inf
     return distances.min(axis=1)
 
@@ -143,8 +145,8 @@ def robustly_correct(X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndar
     Returns
     -------
     bool array of shape (n,)
-        At eps = 0 a tie is what predict makes of it, the first of the classes with the largest score; at eps > 0 it counts as
-        broken.
+        At eps = 0 a tie is what predict makes of it, the first of the classes with the largest
+        score; at eps > 0 it counts as broken.
     """
     right = class_scores(X, coef, intercept).argmax(axis=1) == y
     return right if threat.eps == 0 else right & (robust_margins(X, y, coef, intercept, threat) > 0)
@@ -170,7 +172,8 @@ def signed_distances(
     Returns
     -------
     array of shape (n,)
-        inf where no rival can ever win (coefficients that are equal where the adversary reaches, and a lower score).
+        inf where no rival can ever win: its coefficients are equal where the adversary reaches, and
+        its score is lower.
     """
     scores = class_scores(X, coef, intercept)
     y = scores.argmax(axis=1) if y is None else y

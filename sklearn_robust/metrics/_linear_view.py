@@ -1,4 +1,4 @@
-"""What a fitted linear classifier, alone or in pipelines, searches and wrappers, looks like to the adversary."""
+"""What a fitted linear classifier, alone or in pipelines and wrappers, is to the adversary."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sklearn.utils.validation import _get_feature_names
 
 from sklearn_robust._parameters import check_choice, read_scale
 from sklearn_robust.attacks.linear import class_scores, rival_norms
-from sklearn_robust.metrics._classifiers import deciding_scores, is_linear, numeric, unwrapped
+from sklearn_robust.metrics._classifiers import check_predictions, deciding_scores, is_linear, numeric, unwrapped
 from sklearn_robust.metrics._transformers import coef_before, missing_entries, transformed
 from sklearn_robust.threats import LpBall
 
@@ -24,7 +24,7 @@ SPACES = ("model", "input")
 
 @dataclass(frozen=True)
 class LinearView:
-    """A linear classifier, the data as it sees them, and what a perturbation in the space of the threat does to its scores.
+    """A linear classifier, the data as it sees them, and what a perturbation does to its scores.
 
     Attributes
     ----------
@@ -36,7 +36,8 @@ class LinearView:
     names : array of shape (m,) or None
         Of the features in the space of the threat, where they have names.
     reached : array of shape (K, m) or (1, m)
-        Coefficients of the scores as functions of a perturbation in that space, zero where it cannot reach; `coef` by default.
+        Coefficients of the scores as functions of a perturbation in that space, zero where it
+        cannot reach; `coef` by default.
     missing : bool array of shape (n, m) or None
         Entries without a value, which no perturbation changes.
     predicted : int array of shape (n,) or None
@@ -57,7 +58,7 @@ class LinearView:
             object.__setattr__(self, "reached", self.coef)
 
     def threat(self, q: float, eps: float, scale: Any) -> LpBall:
-        """The threat in its space; the scale is an array of shape (m,), a dict by feature name, or None."""
+        """The threat; the scale is an array of shape (m,), a dict by feature name, or None."""
         return LpBall(q, eps, read_scale(scale, self.reached.shape[1], self.names))
 
     def scores(self) -> np.ndarray:
@@ -73,11 +74,12 @@ class LinearView:
         return norms[pattern, index]
 
     def class_index(self, y: Any) -> np.ndarray:
-        """Index of each label in `classes`; -1 for labels that the classifier has never seen, which it always gets wrong."""
+        """Index of each label in `classes`; -1 for labels never seen, which are always wrong."""
         y = column_or_1d(y)
         check_consistent_length(self.X, y)
         labels, classes = y.tolist(), self.classes.tolist()
-        kind = next((kind for kind in (str, Real) if isinstance(classes[0], kind)), type(classes[0]))
+        kinds = [kind for kind in (str, Real) if isinstance(classes[0], kind)]
+        kind = kinds[0] if kinds else type(classes[0])
         for label in labels:
             if not isinstance(label, kind):
                 raise ValueError(f"y must hold labels of the type that was seen in fit, such as {classes[0]!r}, got {label!r}.")
@@ -104,27 +106,28 @@ def linear_view(estimator: BaseEstimator, X: Any, space: str) -> LinearView:
 
     Parameters
     ----------
-    estimator : fitted linear classifier, pipeline that ends in one, search over either, or a wrapper that keeps scores affine
-        Known wrappers are FrozenEstimator, FixedThresholdClassifier, TunedThresholdClassifierCV, OneVsRestClassifier, and
-        CalibratedClassifierCV of one classifier.
+    estimator : fitted linear classifier, pipeline that ends in one, search over either, or wrapper
+        Known wrappers are FrozenEstimator, FixedThresholdClassifier, TunedThresholdClassifierCV,
+        OneVsRestClassifier, and CalibratedClassifierCV of one classifier.
     X : array of shape (n, d)
         Input of the estimator.
     space : {"model", "input"}
-        "model": the threat moves what the last step of a pipeline sees. "input": it moves what the pipeline sees, and the
-        coefficients are pulled back through its transformers, which must be affine.
+        "model": the threat moves what the last step of a pipeline sees. "input": it moves what the
+        pipeline sees, and the coefficients are those on its input: its transformers must be affine.
 
     Raises
     ------
     TypeError
-        If the classifier is not linear, or a transformer between it and the threat is not known to be affine.
+        If the classifier is not linear, or a transformer between it and the threat is not known to
+        be affine.
     """
     check_choice(space, "space", SPACES)
-    few = _safe_indexing(indexable(X)[0], slice(16))  # rows of an array, frame, list or sparse X alike
+    few = _safe_indexing(indexable(X)[0], slice(16))  # rows of any kind of X
     scores = deciding_scores(estimator, few)
     steps, classifier = unwrapped(estimator)
     at_classifier = transformed(steps, X)
     predicted = _positions(classifier.predict(at_classifier).tolist(), classifier.classes_)
-    seen = transformed(scores.steps[len(steps) :], at_classifier)  # behind the steps inside wrappers too
+    seen = transformed(scores.steps[len(steps) :], at_classifier)  # behind steps in wrappers too
     if space == "model":
         names, reached, missing = _names(seen, scores.reader), scores.coef, None
     else:
@@ -132,10 +135,21 @@ def linear_view(estimator: BaseEstimator, X: Any, space: str) -> LinearView:
         reached = coef_before(scores.steps, scores.coef)
         reached = np.where(np.isnan(reached), 0, reached)
         missing = missing_entries(X, names, np.any(reached != 0, axis=0)) if scores.steps else None
-    return LinearView(numeric(seen), scores.coef, scores.intercept, classifier.classes_, names, reached, missing, predicted)
+    view = LinearView(
+        X=numeric(seen),
+        coef=scores.coef,
+        intercept=scores.intercept,
+        classes=classifier.classes_,
+        names=names,
+        reached=reached,
+        missing=missing,
+        predicted=predicted,
+    )
+    check_predictions(classifier, view.scores(), predicted)
+    return view
 
 
 def _names(X: Any, reader: Any) -> Any:
-    """The names of the features in the order of the fit: those of the first to read X, or those of X."""
+    """Names of the features in the order of the fit: those of the reader's, or else of X."""
     names = getattr(reader, "feature_names_in_", None)
     return _get_feature_names(X) if names is None else names

@@ -34,22 +34,24 @@ Steps = list[tuple[str, Any]]
 def coef_on_input(transformer: Any, coef: np.ndarray) -> np.ndarray:
     r"""Coefficients on the input of an affine transformer, from those on its output.
 
-    Behind :math:`T(x) = A x + c` the function :math:`\langle w, T(x)\rangle` has the coefficients :math:`A^T w`. With
-    `space="input"` the metrics call this for each step of a pipeline. Register a transformer of your own with
-    ``coef_on_input.register(YourTransformer)``.
+    Behind :math:`T(x) = A x + c` the function :math:`\langle w, T(x)\rangle` has the coefficients
+    :math:`A^T w`. With `space="input"` the metrics call this for each step of a pipeline. Register
+    a transformer of your own with ``coef_on_input.register(YourTransformer)``.
 
     Parameters
     ----------
     transformer : fitted transformer
-        Known are StandardScaler, MinMaxScaler, MaxAbsScaler and RobustScaler, PCA and TruncatedSVD, feature selection,
-        SimpleImputer, ColumnTransformer, Pipeline, FrozenEstimator, a FunctionTransformer without function, and the
-        encoders of categories OneHotEncoder, OrdinalEncoder and TargetEncoder.
+        Known are StandardScaler, MinMaxScaler, MaxAbsScaler and RobustScaler, PCA and TruncatedSVD,
+        feature selection, SimpleImputer, ColumnTransformer, Pipeline, FrozenEstimator, a
+        FunctionTransformer without function, and the encoders of categories OneHotEncoder,
+        OrdinalEncoder and TargetEncoder.
     coef : ndarray of shape (n_functions, n_features_out)
 
     Returns
     -------
     ndarray of shape (n_functions, n_features_in)
-        NaN in the columns that the adversary cannot move, as those that an encoder of categories reads.
+        NaN in the columns that the adversary cannot move, as those that an encoder of categories
+        reads.
 
     Raises
     ------
@@ -72,7 +74,8 @@ def coef_on_input(transformer: Any, coef: np.ndarray) -> np.ndarray:
     ... def _(transformer, coef):
     ...     return 2 * coef
     >>> X, y = np.array([[-1.0, 0.0], [1.0, 0.0]]), [0, 1]
-    >>> certified_radius(make_pipeline(Doubled(), LogisticRegression()).fit(X, y), X, space="input").round(3)
+    >>> model = make_pipeline(Doubled(), LogisticRegression()).fit(X, y)
+    >>> certified_radius(model, X, space="input").round(3)
     array([1., 1.])
     """
     raise _not_affine(transformer)
@@ -80,13 +83,17 @@ def coef_on_input(transformer: Any, coef: np.ndarray) -> np.ndarray:
 
 def _not_affine(transformer: Any, reason: str = "is not known to be affine") -> TypeError:
     return TypeError(
-        f"{type(transformer).__name__} {reason}, so a threat on the input has no closed form behind it. Use space='model', or "
-        "transformers that sklearn_robust.metrics.coef_on_input knows. One of your own can be registered there."
+        f"{type(transformer).__name__} {reason}, so a threat on the input has no closed form behind "
+        "it. Use space='model', or transformers that sklearn_robust.metrics.coef_on_input knows. One "
+        "of your own can be registered there."
     )
 
 
 def flat(steps: Steps) -> Iterator[tuple[str, Any]]:
-    """The transformers that predict uses, with those of nested pipelines in their place; samplers act in fit alone."""
+    """The transformers that predict uses, with those of nested pipelines in their place.
+
+    Samplers act in fit alone.
+    """
     for name, step in steps:
         if isinstance(step, Pipeline):
             yield from flat(step.steps)
@@ -192,10 +199,10 @@ def _(transformer: SimpleImputer, coef: np.ndarray) -> np.ndarray:
     kept = np.ones(transformer.n_features_in_, dtype=bool)
     if not transformer.keep_empty_features:  # a column that had no value in fit leaves the data
         kept = np.array([not is_missing(value) for value in transformer.statistics_])
-    values = _spread(coef[:, : kept.sum()], kept)  # indicators of missing values come last, and do not move
+    values = _spread(coef[:, : kept.sum()], kept)  # indicators come last, and do not move
     if not is_missing(transformer.missing_values) and np.any(np.nan_to_num(values) != 0):
-        reason = f"with missing_values={transformer.missing_values!r} takes a perturbed value for another: it is not affine"
-        raise _not_affine(transformer, reason)
+        marker = f"with missing_values={transformer.missing_values!r}"
+        raise _not_affine(transformer, f"{marker} takes a perturbed value for another: not affine")
     return values
 
 
@@ -215,11 +222,13 @@ def _spread(coef: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 def is_missing(value: Any) -> bool:
     """Whether a value is None, NaN or NA of pandas."""
-    return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and math.isnan(value))
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or type(value).__name__ == "NAType"
 
 
 def missing_entries(X: Any, names: Any, used: np.ndarray) -> np.ndarray | None:
-    """Which entries of X have no value, of shape (n, d), in the columns that are used; None where all have one.
+    """Which entries of X have no value, in the columns that are used.
 
     Parameters
     ----------
@@ -227,6 +236,10 @@ def missing_entries(X: Any, names: Any, used: np.ndarray) -> np.ndarray | None:
     names : array of shape (d,) or None
         Of the columns of X that are meant, where X is a frame.
     used : bool array of shape (d,)
+
+    Returns
+    -------
+    bool array of shape (n, d), or None where all have one
     """
     if sparse.issparse(X):
         if not _is_missing(X.tocsr().data).any():
@@ -234,11 +247,15 @@ def missing_entries(X: Any, names: Any, used: np.ndarray) -> np.ndarray | None:
         X = X.toarray()
     columns = np.flatnonzero(used)
     if hasattr(X, "columns"):
-        order = range(len(used)) if names is None else [list(X.columns).index(name) for name in names]
-        found = [_is_missing(np.asarray(_safe_indexing(X, order[j], axis=1))) for j in columns]
+        frame = list(X.columns)
+        order = list(range(len(used))) if names is None else [frame.index(name) for name in names]
+        parts = [np.asarray(_safe_indexing(X, order[j], axis=1)) for j in columns]
     else:
         X = X if isinstance(X, np.ndarray) else np.asarray(X, dtype=object)
-        found = [_is_missing(X[:, j]) for j in columns] if X.dtype.kind != "f" or np.isnan(X).any() else []
+        if X.dtype.kind == "f" and not np.isnan(X).any():
+            return None
+        parts = [X[:, j] for j in columns]
+    found = [_is_missing(part) for part in parts]
     if not any(column.any() for column in found):
         return None
     missing = np.zeros((len(found[0]), len(used)), dtype=bool)

@@ -171,8 +171,10 @@ WRAPPERS = {
         model, threshold=0.4, pos_label=0, response_method="decision_function"
     ),
     "automatic": lambda model: FixedThresholdClassifier(model),
-    "tuned": lambda model: TunedThresholdClassifierCV(model, scoring="balanced_accuracy", cv=3),
-    "tuned score": lambda model: TunedThresholdClassifierCV(model, scoring="f1", response_method="decision_function", cv=3),
+    "tuned": lambda model: TunedThresholdClassifierCV(model, scoring="balanced_accuracy", thresholds=20, cv=3),
+    "tuned score": lambda model: TunedThresholdClassifierCV(
+        model, scoring="f1", response_method="decision_function", thresholds=20, cv=3
+    ),
     "sigmoid": lambda model: CalibratedClassifierCV(model, ensemble=False, cv=3),
     "temperature": lambda model: CalibratedClassifierCV(model, method="temperature", ensemble=False, cv=3),
     "one vs rest": lambda model: OneVsRestClassifier(model),

@@ -231,6 +231,20 @@ def test_scorer_takes_sample_weights_by_metadata_routing():
     assert search.best_score_ != unweighted.best_score_
 
 
+class Cautious(LogisticRegression):
+    """It says the first class unless it is sure."""
+
+    def predict(self, X):
+        return self.classes_[(self.decision_function(X) > 1).astype(int)]
+
+
+def test_a_classifier_that_does_not_predict_by_its_scores_is_refused():
+    X, y = load_breast_cancer(return_X_y=True)
+    model = make_pipeline(StandardScaler(), Cautious()).fit(X, y)
+    with pytest.raises(TypeError, match="Cautious does not predict the class of its largest score"):
+        robust_accuracy_score(model, X, y, eps=0.1)
+
+
 def test_labels_never_seen_are_never_right():
     X, y = load_iris(return_X_y=True)
     model = LogisticRegression(max_iter=1000).fit(X[y > 0], y[y > 0])
