@@ -86,8 +86,7 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     if raw or not hasattr(estimator, "predict_proba"):
         values = ops.OnnxIdentity(scores, op_version=opset, output_names=operator.outputs[1:])
     else:
-        loss = getattr(estimator, "_loss", estimator.loss)  # that of the fit
-        slope = np.array([2 if loss == "exponential" else 1], dtype=dtype)
+        slope = np.array([2 if estimator.loss == "exponential" else 1], dtype=dtype)
         shares = ops.OnnxSigmoid(ops.OnnxMul(scores, slope, op_version=opset), op_version=opset)
         total = ops.OnnxReduceSum(shares, np.array([1]), keepdims=1, op_version=opset)
         values = ops.OnnxDiv(shares, total, op_version=opset, output_names=operator.outputs[1:])

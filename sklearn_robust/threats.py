@@ -121,14 +121,14 @@ def check_radius(eps: float, name: str) -> float:
 
 def check_scale(scale: Any, name: str) -> np.ndarray:
     """Validate a scale for each feature, given by a user under the parameter `name`; returns it as float64."""
-    message = f"{name} must hold a number >= 0 for each feature, got {scale!r}."
     try:
-        raw = np.asarray(to_numpy(scale) if is_array_api_obj(scale) else scale)
-        if raw.dtype.kind not in "biufO" or (raw.dtype.kind == "O" and not all(isinstance(x, Real) for x in raw.flat)):
-            raise ValueError(message)  # words and complex numbers, of which NumPy would make floats
-        values = raw.astype(np.float64)
+        given = np.asarray(to_numpy(scale) if is_array_api_obj(scale) else scale)
+        kind = given.dtype.kind
+        if kind not in "biufO" or (kind == "O" and any(isinstance(value, (str, bytes)) for value in given.flat)):
+            raise TypeError("A string, a complex number or a date is no scale.")
+        values = given.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(message) from error
+        raise ValueError(f"{name} must hold a number >= 0 for each feature, got {scale!r}.") from error
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(
             f"{name} must hold a number >= 0 for each feature, got an array of shape {values.shape}. To move every feature "
