@@ -308,6 +308,8 @@ def test_a_robust_score_cannot_tune_a_threshold_but_a_search_can():
     model = FixedThresholdClassifier(LogisticRegression())
     search = GridSearchCV(model, {"threshold": [0.3, 0.5, 0.7]}, scoring=scorer, cv=3).fit(X, y)
     assert search.score(X, y) == pytest.approx(enumerated(search, X, y, 0.2))
+    curve = RobustAccuracyDisplay.from_estimator(search, X, y, eps=[0.0, 0.2]).curves[0]
+    np.testing.assert_allclose(curve.accuracy, [np.mean(search.predict(X) == y), search.score(X, y)])
     assert np.ptp(search.cv_results_["mean_test_score"]) > 0
 
 
