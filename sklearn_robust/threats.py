@@ -122,8 +122,12 @@ def check_radius(eps: float, name: str) -> float:
 def check_scale(scale: Any, name: str) -> np.ndarray:
     """Validate a scale for each feature, given by a user under the parameter `name`; returns it as float64."""
     try:
-        values = np.asarray(to_numpy(scale) if is_array_api_obj(scale) else scale, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        given = np.asarray(to_numpy(scale) if is_array_api_obj(scale) else scale)
+        kind = given.dtype.kind
+        if kind not in "biufO" or (kind == "O" and any(isinstance(value, (str, bytes)) for value in given.flat)):
+            raise TypeError("A string, a complex number or a date is no scale.")
+        values = given.astype(np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name} must hold a number >= 0 for each feature, got {scale!r}.") from error
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(

@@ -299,8 +299,8 @@ def _radii_to_draw(eps: Any, radii: Any) -> np.ndarray:
 
 
 def _survivors(radii: np.ndarray, grid: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The weighted share of samples whose radius is above each of a grid."""
-    return np.array([np.average(radii > radius, weights=weights) for radius in grid])
+    """The weighted share of samples whose radius is above each of a grid; at 0, of those that are predicted rightly."""
+    return np.array([np.average(radii > radius if radius > 0 else radii >= 0, weights=weights) for radius in grid])
 
 
 def _bounds(
