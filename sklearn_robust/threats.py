@@ -39,10 +39,10 @@ class LpBall:
     --------
     >>> import numpy as np
     >>> from sklearn_robust.threats import LpBall
-    >>> LpBall(np.inf, 0.1).penalty(np.array([1.0, -2.0]))
-    np.float64(0.30000000000000004)
-    >>> LpBall(np.inf, 0.1, scale=[1.0, 0.0]).penalty(np.array([1.0, -2.0]))
-    np.float64(0.1)
+    >>> LpBall(np.inf, 0.5).penalty(np.array([1.0, -2.0]))
+    np.float64(1.5)
+    >>> LpBall(np.inf, 0.5, scale=[1.0, 0.0]).penalty(np.array([1.0, -2.0]))
+    np.float64(0.5)
     """
 
     q: float
