@@ -114,16 +114,31 @@ class LpBall:
 
 def check_radius(eps: float, name: str) -> float:
     """Validate a radius given by a user under the parameter `name`; returns it as a float."""
-    if isinstance(eps, bool) or not isinstance(eps, Real) or not 0 <= eps < math.inf:
+    radius = as_float(eps)
+    if not 0 <= radius < math.inf:
         raise ValueError(f"{name} must be a finite number >= 0, got {eps!r}. Use {name}=0 for training without an adversary.")
-    return float(eps)
+    return radius
+
+
+def as_float(value: Any) -> float:
+    """A real number as a float; nan for a boolean, a number too large for a float, and whatever is no number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
 
 
 def check_scale(scale: Any, name: str) -> np.ndarray:
     """Validate a scale for each feature, given by a user under the parameter `name`; returns it as float64."""
     try:
-        values = np.asarray(to_numpy(scale) if is_array_api_obj(scale) else scale, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        given = np.asarray(to_numpy(scale) if is_array_api_obj(scale) else scale)
+        kind = given.dtype.kind
+        if kind not in "biufO" or (kind == "O" and any(isinstance(value, (str, bytes)) for value in given.flat)):
+            raise TypeError("A string, a complex number or a date is no scale.")
+        values = given.astype(np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name} must hold a number >= 0 for each feature, got {scale!r}.") from error
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(

@@ -14,7 +14,7 @@ from sklearn.preprocessing import FunctionTransformer, MaxAbsScaler, MinMaxScale
 from sklearn.utils import _safe_indexing, assert_all_finite, check_array, check_consistent_length, column_or_1d, indexable
 from sklearn.utils.validation import _get_feature_names, check_is_fitted
 
-from sklearn_robust._parameters import check_choice, read_scale
+from sklearn_robust._parameters import check_choice, read_scale, refuse_lazy
 from sklearn_robust.threats import LpBall
 
 SPACES = ("model", "input")
@@ -46,6 +46,7 @@ class LinearView:
 
     def class_index(self, y: Any) -> np.ndarray:
         """Index of each label in `classes`; -1 for labels that the classifier has never seen, which it always gets wrong."""
+        refuse_lazy(y=y)
         y = column_or_1d(y)
         check_consistent_length(self.X, y)
         assert_all_finite(y, input_name="y")
@@ -116,6 +117,7 @@ def linear_view(estimator: BaseEstimator, X: Any, space: str) -> LinearView:
         If the classifier is not linear, or a transformer between it and the threat is not known to be affine.
     """
     check_choice(space, "space", SPACES)
+    refuse_lazy(X=X)
     steps, classifier = unwrapped(estimator)
     check_is_fitted(classifier)
     if not is_linear(classifier):

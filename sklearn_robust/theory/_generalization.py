@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.utils import check_array, check_consistent_length
 
-from sklearn_robust._parameters import check_exponent, check_number
+from sklearn_robust._parameters import check_exponent, check_number, refuse_lazy
 from sklearn_robust.metrics._linear_view import linear_view
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.threats import LpBall, check_radius
@@ -339,6 +339,7 @@ def _robust_margins(X: Any, y: Any, predictor: Any, threat: LpBall) -> tuple[Any
 
 
 def _samples(X: Any) -> Any:
+    refuse_lazy(X=X)
     return check_array(X, accept_sparse=("csr",), dtype=(np.float64, np.float32))
 
 
