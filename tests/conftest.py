@@ -15,6 +15,14 @@ settings.register_profile("search", deadline=None, print_blob=True, max_examples
 settings.load_profile("fixed")
 
 
+def pytest_report_teststatus(report):
+    """Name a test when it fails, not at the end."""
+    if report.failed:
+        category = "failed" if report.when == "call" else "error"
+        return category, f"\nFAILED {report.nodeid}\n", "FAILED"
+    return None
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Every test starts from the same state of the global generators, whatever ran before it."""
