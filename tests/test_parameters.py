@@ -12,11 +12,13 @@ from sklearn.linear_model import LogisticRegression
 from torch.utils.data import DataLoader, TensorDataset
 
 from sklearn_robust import (
+    RobustAccuracyDisplay,
     RobustDiagonalNet,
     RobustLinearClassifier,
     RobustLinearClassifierCV,
     RobustMLPClassifier,
     certified_radius,
+    margin_generalization_bound,
     min_norm_separator,
     robust_accuracy_score,
 )
@@ -175,6 +177,8 @@ TAKING_X_AND_Y = {
     "another library's score": lambda X, y: robust_accuracy_score(LogisticRegression().fit([[0], [1]], Y), X, y, eps=0),
     "radius": lambda X, y: certified_radius(MODEL, X, y),
     "worst points": MODEL.perturb,
+    "picture": lambda X, y: RobustAccuracyDisplay.from_estimator(MODEL, X, y),
+    "theory": lambda X, y: margin_generalization_bound(X, y, np.ones(1), r=2, eps=0, radius=1),
     "attack": lambda X, y: pgd(NETWORK, X, y, eps=0.1),
     "certified radius": lambda X, y: networks.certified_radius(NETWORK, X, y, q=2),
 }

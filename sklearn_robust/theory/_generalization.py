@@ -318,6 +318,7 @@ def _confidence(n: int, delta: float) -> float:
 
 def _robust_margins(X: Any, y: Any, predictor: Any, threat: LpBall) -> tuple[Any, NDArray[Any], NDArray[Any]]:
     """The samples as the predictor sees them, its coefficients, and its robust margins of shape (n,)."""
+    refuse_lazy(X=X, y=y)
     if hasattr(predictor, "fit"):
         view = linear_view(predictor, X, "model")
         if len(view.coef) > 1 or view.intercept[0] != 0:
