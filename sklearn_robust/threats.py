@@ -39,10 +39,10 @@ class LpBall:
     --------
     >>> import numpy as np
     >>> from sklearn_robust.threats import LpBall
-    >>> LpBall(np.inf, 0.1).penalty(np.array([1.0, -2.0]))
-    np.float64(0.30000000000000004)
-    >>> LpBall(np.inf, 0.1, scale=[1.0, 0.0]).penalty(np.array([1.0, -2.0]))
-    np.float64(0.1)
+    >>> LpBall(np.inf, 0.5).penalty(np.array([1.0, -2.0]))
+    np.float64(1.5)
+    >>> LpBall(np.inf, 0.5, scale=[1.0, 0.0]).penalty(np.array([1.0, -2.0]))
+    np.float64(0.5)
     """
 
     q: float
@@ -114,9 +114,20 @@ class LpBall:
 
 def check_radius(eps: float, name: str) -> float:
     """Validate a radius given by a user under the parameter `name`; returns it as a float."""
-    if isinstance(eps, bool) or not isinstance(eps, Real) or not 0 <= eps < math.inf:
+    radius = as_float(eps)
+    if not 0 <= radius < math.inf:
         raise ValueError(f"{name} must be a finite number >= 0, got {eps!r}. Use {name}=0 for training without an adversary.")
-    return float(eps)
+    return radius
+
+
+def as_float(value: Any) -> float:
+    """A real number as a float; nan for a boolean, a number too large for a float, and whatever is no number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
 
 
 def check_scale(scale: Any, name: str) -> np.ndarray:

@@ -16,7 +16,7 @@ from sklearn.utils import _safe_indexing, check_array, indexable
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from sklearn_robust._parameters import check_choice, check_exponent
+from sklearn_robust._parameters import check_choice, check_exponent, refuse_lazy
 from sklearn_robust.attacks.linear import robustly_correct
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.linear_model._base import RobustLinearMixin, probabilities
@@ -207,6 +207,7 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
         threat = self._threat(None, None, None)
         check_choice(self.refit, "refit", (True, False))
         p_algo, model = check_exponents(self.p_algo, "p_algo"), self._model()
+        refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         checked, y = validate_data(self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32))
         check_classification_targets(y)
         self.scale_ = self._scale(self.scale)

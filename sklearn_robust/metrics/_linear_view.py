@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import _safe_indexing, assert_all_finite, check_consistent_length, column_or_1d, indexable
 from sklearn.utils.validation import _get_feature_names
 
-from sklearn_robust._parameters import check_choice, read_scale
+from sklearn_robust._parameters import check_choice, read_scale, refuse_lazy
 from sklearn_robust.attacks.linear import class_scores, rival_norms
 from sklearn_robust.metrics._classifiers import check_predictions, deciding_scores, is_linear, numeric, unwrapped
 from sklearn_robust.metrics._transformers import coef_before, missing_entries, transformed
@@ -75,6 +75,7 @@ class LinearView:
 
     def class_index(self, y: Any) -> np.ndarray:
         """Index of each label in `classes`; -1 for labels never seen, which are always wrong."""
+        refuse_lazy(y=y)
         y = column_or_1d(y)
         check_consistent_length(self.X, y)
         labels, classes = y.tolist(), self.classes.tolist()
@@ -122,6 +123,7 @@ def linear_view(estimator: BaseEstimator, X: Any, space: str) -> LinearView:
         be affine.
     """
     check_choice(space, "space", SPACES)
+    refuse_lazy(X=X)
     few = _safe_indexing(indexable(X)[0], slice(16))  # rows of any kind of X
     scores = deciding_scores(estimator, few)
     steps, classifier = unwrapped(estimator)

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import _check_sample_weight
 
-from sklearn_robust._parameters import check_choice, check_exponent
+from sklearn_robust._parameters import check_choice, check_exponent, refuse_lazy
 from sklearn_robust.attacks.linear import boundary_distances, least_margins
 from sklearn_robust.metrics._linear_view import SPACES, LinearView, is_linear, linear_view, transformed, unwrapped
 from sklearn_robust.threats import LpBall, check_radius, check_scale
@@ -95,6 +95,7 @@ def robust_accuracy_score(
     """
     eps, q = check_radius(eps, "eps"), check_exponent(q, "q")
     check_choice(space, "space", SPACES)
+    refuse_lazy(X=X, y=y, sample_weight=sample_weight)
     steps, classifier = unwrapped(estimator)
     if not is_linear(classifier) and hasattr(classifier, "robust_score") and (space == "model" or not steps):
         threat = {"eps": eps, "q": q}
