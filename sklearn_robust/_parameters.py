@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_robust._array_api import as_float
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.threats import as_float, check_scale
+from sklearn_robust.threats import check_scale
 
 _IN_MEMORY = {  # by where a class is defined: what brings the data of its objects into memory
     "dask": "{name}.compute()",

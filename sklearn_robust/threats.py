@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import is_array_api_obj, is_torch_array
 
-from sklearn_robust._array_api import Array, like, namespace, to_numpy
+from sklearn_robust._array_api import Array, as_float, like, namespace, to_numpy
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.scaled_norms import ScaledNorm, WeightedNorm
 
@@ -118,16 +118,6 @@ def check_radius(eps: float, name: str) -> float:
     if not 0 <= radius < math.inf:
         raise ValueError(f"{name} must be a finite number >= 0, got {eps!r}. Use {name}=0 for training without an adversary.")
     return radius
-
-
-def as_float(value: Any) -> float:
-    """A real number as a float; nan for a boolean, a number too large for a float, and whatever is no number."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:
-        return math.nan
 
 
 def check_scale(scale: Any, name: str) -> np.ndarray:
