@@ -306,6 +306,16 @@ def test_bad_sample_weights_are_refused(weight, message):
 
 
 @pytest.mark.parametrize("classes", [2, 3])
+def test_without_labels_the_radius_is_that_of_the_prediction(classes):
+    X, y = load_iris(return_X_y=True)
+    X, y = X[y >= 3 - classes], y[y >= 3 - classes]
+    model = LogisticRegression(max_iter=1000).fit(X, y)
+    radius = certified_radius(model, X)
+    assert radius.min() >= 0
+    np.testing.assert_array_equal(radius, certified_radius(model, X, model.predict(X)))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
 def test_labels_that_were_never_seen_are_wrong_whatever_is_predicted(classes):
     X, y = np.eye(3)[:classes], np.arange(classes)
     model = LogisticRegression(C=1e3).fit(X, y)
