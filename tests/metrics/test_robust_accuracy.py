@@ -66,7 +66,18 @@ def test_equals_brute_force_on_iris(estimator, classes):
 
 
 @pytest.mark.parametrize(
-    "scaler", [StandardScaler(), StandardScaler(with_mean=False), MinMaxScaler(), MaxAbsScaler(), RobustScaler()]
+    "scaler",
+    [
+        StandardScaler(),
+        StandardScaler(with_mean=False),
+        StandardScaler(with_std=False),
+        MinMaxScaler(),
+        MaxAbsScaler(),
+        RobustScaler(),
+        RobustScaler(with_centering=False),
+        RobustScaler(with_scaling=False),
+    ],
+    ids=repr,
 )
 def test_input_space_moves_the_raw_features(scaler):
     X, y = load_iris(return_X_y=True)
@@ -315,6 +326,26 @@ def test_bad_sample_weights_are_refused(weight, message):
         robust_accuracy_score(model, X, y, eps=0.1, sample_weight=weight)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_without_labels_the_radius_is_that_of_the_prediction(classes):
+    X, y = load_iris(return_X_y=True)
+    X, y = X[y >= 3 - classes], y[y >= 3 - classes]
+    model = LogisticRegression(max_iter=1000).fit(X, y)
+    radius = certified_radius(model, X)
+    assert radius.min() >= 0
+    np.testing.assert_array_equal(radius, certified_radius(model, X, model.predict(X)))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_labels_that_were_never_seen_are_wrong_whatever_is_predicted(classes):
+    X, y = np.eye(3)[:classes], np.arange(classes)
+    model = LogisticRegression(C=1e3).fit(X, y)
+    for label in (-1, classes, 7):
+        for k in range(classes):  # every class is predicted once
+            assert robust_accuracy_score(model, X[[k]], [label], eps=0.01) == 0
+            assert robust_accuracy_score(model, X[[k]], [k], eps=0.01) == 1
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -323,8 +354,9 @@ def test_bad_sample_weights_are_refused(weight, message):
         (make_pipeline(Normalizer(), LogisticRegression()), "'normalizer'.*space='model'"),
         (make_pipeline(PolynomialFeatures(), LogisticRegression(max_iter=10_000)), "'polynomialfeatures'"),
         (make_pipeline(MinMaxScaler(clip=True), LogisticRegression()), "'minmaxscaler'"),
+        (make_pipeline(MaxAbsScaler(clip=True), LogisticRegression()), "'maxabsscaler'"),
     ],
-    ids=["forest", "svc", "normalizer", "polynomial", "clipped"],
+    ids=["forest", "svc", "normalizer", "polynomial", "clipped", "clipped at 1"],
 )
 def test_what_is_not_linear_is_refused(model, message):
     X, y = load_iris(return_X_y=True)
