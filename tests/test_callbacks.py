@@ -29,7 +29,7 @@ ITERATIVE = {
     "steepest_descent": RobustLinearClassifier(solver="steepest_descent", eps=0.05),
     "accelerated": RobustLinearClassifier(solver="accelerated", eps=0.05),
     "diagonal_descent": RobustDiagonalNet(eps=0.05),
-    "robust_risk": RobustLinearClassifier(eps=1.0, loss="logistic"),
+    "robust_risk": RobustLinearClassifier(eps=0.4, loss="logistic"),
 }
 ESTIMATORS = [
     *ITERATIVE.values(),
@@ -96,7 +96,7 @@ def test_sample_weights_reach_the_scores(data):
     X, y = data
     weight = np.where(y > 0, 3.0, 0.5)
     monitor = ScoringMonitor(scoring="accuracy")
-    model = RobustLinearClassifier(eps=2.0).set_callbacks(monitor).fit(X, y, sample_weight=weight)
+    model = RobustLinearClassifier(eps=0.4).set_callbacks(monitor).fit(X, y, sample_weight=weight)
     assert monitor.get_logs().data[0]["accuracy"] == pytest.approx(model.score(X, y, weight))
     assert model.score(X, y, weight) != pytest.approx(model.score(X, y))
 
@@ -111,14 +111,14 @@ def test_progress_bar(estimator, data, capsys):
 def test_scikit_learn_hands_callbacks_through_pipelines_and_searches(data, capsys):
     X, y = data
     pipeline = make_pipeline(StandardScaler(), RobustLinearClassifier(loss="logistic"))
-    search = GridSearchCV(pipeline, {"robustlinearclassifier__eps": [0.05, 1.0]}, cv=2)
+    search = GridSearchCV(pipeline, {"robustlinearclassifier__eps": [0.05, 0.4]}, cv=2)
     search.set_callbacks(ProgressBar(max_propagation_depth=None)).fit(X, y)
     shown = capsys.readouterr().out
     assert "GridSearchCV - fit" in shown
     assert "RobustLinearClassifier - fit" in shown
     monitor = ScoringMonitor(scoring={"score": make_robust_scorer(eps=0.05)})
     pipeline[-1].set_callbacks(monitor)
-    GridSearchCV(pipeline, {"robustlinearclassifier__eps": [0.05, 1.0]}, cv=2).fit(X, y)
+    GridSearchCV(pipeline, {"robustlinearclassifier__eps": [0.05, 0.4]}, cv=2).fit(X, y)
     data = monitor.get_logs().data
     ends = [row for row in data if row["task_name"] == "fit"]
     assert len(ends) == 2 * 2 + 1  # folds and candidates, and the refit

@@ -129,9 +129,9 @@ class InPlacePath:
         return bool((self.here.log_risk[:, 0] < log_risk).any())
 
     def iterate(self) -> Iterate:
-        """Where the problems are."""
+        """Where the problems are; what the scores have gathered in rounding ends here."""
         if self.by_column:
-            self._refresh()  # what the scores have gathered in rounding ends here
+            self._refresh()
         if self.stale:
             self._pull()
         here, shape, problem = self.here, self.shape, self.problem
@@ -146,6 +146,12 @@ class InPlacePath:
         now = Evaluation(intercept, shape.rows(margins), log_risk, shape.rows(weights))
         step = shape.array(self.step) / self.first_step
         return Iterate(shape.rows(here.coef).copy(), now, shape.rows(pull), speed, step)
+
+    def view(self) -> tuple[np.ndarray, Evaluation]:
+        """The coefficients and the loss at them, for a record: nothing of the path changes."""
+        shape, problem = self.shape, self.problem
+        coef, near = shape.rows(self.here.coef).copy(), shape.array(self.here.intercept).astype(problem.y.dtype)
+        return coef, problem.evaluate(self.loss, coef, near=near)
 
     def demand(self, share: np.ndarray) -> None:
         """From now on accept a trial if it brings this share (k,) of the decrease that its slope promises."""
