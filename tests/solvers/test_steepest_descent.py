@@ -7,11 +7,12 @@ import pytest
 import torch
 from scipy import sparse
 
-from sklearn_robust import max_margin, min_norm_separator
+from sklearn_robust import make_teacher_classification, max_margin, min_norm_separator
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import accelerated_margin, descent_grid, minimise_robust_risk, steepest_descent
+from sklearn_robust.solvers._batch import room_like
 from sklearn_robust.solvers.steepest_descent import _move
 
 EXPONENTS = (1, 2, math.inf)
@@ -282,3 +283,23 @@ def test_steps_that_overflow_are_evaluated_all_the_same(gaussian, dtype, fit_int
         margins = problem.margins(solution.coef, solution.intercept)
         log_risk, _ = LOSSES["exponential"].log_risk_and_weights(margins, problem.log_weight)
         np.testing.assert_allclose(solution.log_risk, log_risk, rtol=1e-3 if dtype == np.float32 else 1e-9, atol=1e-3)
+
+
+@pytest.mark.parametrize(("p", "q"), [(1, math.inf), (2, math.inf), (math.inf, math.inf), (3, 2)])
+def test_a_path_does_not_depend_on_where_its_vectors_lie(p, q):
+    X, y = make_teacher_classification(64, 256, teacher_sparsity=4, random_state=0)
+    problem, held, paths = problem_of(X, y, q=q, eps=0.07), [], []
+    for i in range(6):
+        held.append([np.zeros(1 + 13 * j) for j in range(3 * i)])  # other places for what is allocated next
+        paths.append(steepest_descent(problem, LOSSES["exponential"], LpNorm(p), loss_tol=0, max_iter=400).coef)
+    for path in paths[1:]:
+        np.testing.assert_array_equal(path, paths[0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("offset", [0, 1, 3, 6])
+def test_room_begins_where_vector_registers_do(dtype, offset):
+    room = room_like(np.zeros(31, dtype)[offset:])
+    assert room.shape == (31 - offset,)
+    assert room.dtype == dtype
+    assert room.ctypes.data % 64 == 0
