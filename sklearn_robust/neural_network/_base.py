@@ -132,6 +132,7 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         check_classification_targets(y)
         self.scale_ = self._scale(self.scale)
         self.threat_ = LpBall(self.q_pert, self.eps, self.scale_)
+        self._loss, self._clip = self.loss, self.clip
         weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
         used = weight > 0
         if not used.all():
