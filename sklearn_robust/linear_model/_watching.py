@@ -90,9 +90,13 @@ class _Printer:
 
     def __init__(self, fit: FitWatch, rows: np.ndarray) -> None:
         self.fit, self.rows, self.every = fit, rows, 0 if fit.verbose == 1 else 1
+        self.printed: dict[int, int] = {}  # the last iteration of each problem
 
     def __call__(self, iteration: int, ids: np.ndarray, figures: dict[str, Array]) -> bool:
         for i, row in enumerate(self.rows[ids].tolist()):
+            if self.printed.get(row) == iteration:
+                continue
+            self.printed[row] = iteration
             of_class = f", class {self.fit.classes[row]}" if self.fit.classes else ""
             shown = ", ".join(f"{n} {float(v[i]):.6g}" for n, v in figures.items() if n not in ("coef", "intercept"))
             self.fit.print(f"iteration {iteration}{of_class}: {shown}")
