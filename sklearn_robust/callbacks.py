@@ -104,7 +104,9 @@ class PathRecorder:
 
     Notes
     -----
-    A record changes no digit of the fit. Built on `sklearn.callback`, which is experimental in scikit-learn 1.9. For networks `history_` of the estimator is the
+    A record changes no digit of the fit.
+
+    Built on `sklearn.callback`, which is experimental in scikit-learn 1.9. For networks `history_` of the estimator is the
     record. A search with several processes fits copies of the recorder, whose records stay there.
 
     Examples

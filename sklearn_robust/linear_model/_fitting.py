@@ -242,21 +242,19 @@ def constant_radii(problem: RobustProblem) -> np.ndarray:
     return problem.threat.norm.value(problem.threat.reachable(problem.weighted_sum(weights)))
 
 
-def warn_where_constant(estimator: Any, problem: RobustProblem, solution: Solution) -> None:
-    """A ConstantClassifierWarning for the problems of which the adversary has left nothing, with the radius that does it."""
+def warn_if_constant(estimator: Any, problem: RobustProblem, solution: Solution) -> None:
+    """A ConstantClassifierWarning where the adversary has left nothing of any class, with the radius that does it."""
     radii, eps = constant_radii(problem.in_double_arithmetic()), problem.threat.eps
-    constant = np.flatnonzero(~solution.coef.any(axis=1) & (eps > 0) & (eps >= (1 - _RISK_TOL) * radii))
-    if not len(constant):
+    if solution.coef.any() or not (eps > 0).all() or (eps < (1 - _RISK_TOL) * radii).any():
         return
-    if len(radii) == 1:
-        of_class, radius = "", f"{radii[0]:.4g}"
-    else:
-        labels = [str(label) for label in positive_classes(estimator.classes_)]
-        of_class = f" of class {', '.join(labels[i] for i in constant)}"
-        radius = ", ".join(f"{radii[i]:.4g} (class {labels[i]})" for i in constant)
+    of_class = ""
+    if len(radii) > 1:
+        classes = positive_classes(estimator.classes_)
+        of_class = f" (by class: {', '.join(f'{label!s} {r:.4g}' for label, r in zip(classes, radii, strict=True))})"
     warnings.warn(
-        f"{type(estimator).__name__} learns nothing{of_class} at eps={estimator.eps:g}, q_pert={estimator.q_pert:g}: the "
-        f"coefficients are zero, as they are from the radius {radius} on. Use a smaller eps; training_radii proposes some.",
+        f"{type(estimator).__name__} learns nothing at eps={estimator.eps:g}, q_pert={estimator.q_pert:g}: all coefficients "
+        f"are zero, as they are from the radius {radii.max():.4g}{of_class} on. Use a smaller eps; training_radii proposes "
+        "some.",
         ConstantClassifierWarning,
         stacklevel=5,
     )

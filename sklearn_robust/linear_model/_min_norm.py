@@ -16,8 +16,8 @@ from sklearn_robust.linear_model._base import RobustLinearMixin, positive_classe
 from sklearn_robust.linear_model._fitting import (
     screened,
     unsolved,
+    warn_if_constant,
     warn_unless_converged,
-    warn_where_constant,
     with_exact_separators,
     with_risk_minimisers,
 )
@@ -181,7 +181,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
             solution = with_risk_minimisers(problem, loss, norm, solution, rows, watching, tol=max(tol, _RISK_TOL))
         if not watching.stopped:
             warn_unless_converged(self, solution)
-            warn_where_constant(self, problem, solution)
+            warn_if_constant(self, problem, solution)
         self._keep(solution)
         callbacks.end_fit()
         return self

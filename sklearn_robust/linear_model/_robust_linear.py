@@ -23,8 +23,8 @@ from sklearn_robust.linear_model._fitting import (
     replaced,
     screened,
     unsolved,
+    warn_if_constant,
     warn_unless_converged,
-    warn_where_constant,
     with_exact_separators,
     with_risk_minimisers,
 )
@@ -241,7 +241,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         (solution,) = self._solve(problem, [LpNorm(self.p_algo)], watching, last_coef)
         if not watching.stopped:
             warn_unless_converged(self, solution)
-            warn_where_constant(self, problem, solution)
+            warn_if_constant(self, problem, solution)
         self._keep(solution)
         callbacks.end_fit()
         return self

@@ -17,8 +17,8 @@ from sklearn_robust.linear_model._fitting import (
     replaced,
     screened,
     unsolved,
+    warn_if_constant,
     warn_unless_converged,
-    warn_where_constant,
     with_risk_minimisers,
 )
 from sklearn_robust.linear_model._watching import FitWatch
@@ -198,7 +198,7 @@ class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
         solution = with_risk_minimisers(problem, loss, LpNorm(1), solution, rows, watching, tol=self.tol)
         if not watching.stopped:
             warn_unless_converged(self, solution)
-            warn_where_constant(self, problem, solution)
+            warn_if_constant(self, problem, solution)
         self._keep(solution)
         callbacks.end_fit()
         return self
