@@ -61,28 +61,27 @@ def screened(
     watching: FitWatch,
     *,
     tol: float,
-    verbose: int = 0,
 ) -> Solution:
     """Which problems are robustly separable, by the first proof.
 
     Where more rows than twice the columns make it likely that none is, the minimisers of the risk are sought at once: they
     prove it, and are then found. What is still open is searched for a separator, in the geometry that decides fastest.
     """
+    rows = np.arange(problem.n_problems)
     if not isinstance(problem.y, np.ndarray) or problem.X.shape[0] <= 2 * problem.n_features:
-        return _separator_sought(problem, loss, norm)
-    with watching.solver("robust_risk", np.arange(problem.n_problems)) as watch:
-        solution = minimise_robust_risk(
-            problem, loss, norm, tol=min(tol, _RISK_TOL), record_every=verbose, verbose=True, watch=watch
-        )
+        return _separator_sought(problem, loss, norm, watching, rows)
+    with watching.solver("robust_risk", rows) as monitors:
+        solution = minimise_robust_risk(problem, loss, norm, tol=min(tol, _RISK_TOL), monitors=monitors)
     solution.converged = solution.gap <= tol
     undecided = np.flatnonzero([separable is None for separable in solution.separable])
     if not len(undecided) or watching.stopped:
         return solution
-    return replaced(solution, undecided, _separator_sought(problem.select(undecided), loss, norm))
+    return replaced(solution, undecided, _separator_sought(problem, loss, norm, watching, undecided))
 
 
-def _separator_sought(problem: RobustProblem, loss: MarginLoss, norm: LpNorm) -> Solution:
-    found = accelerated_margin(problem, loss, LpNorm(2), max_iter=_SCREEN_ITERATIONS, tol=1 - 1e-9)
+def _separator_sought(problem: RobustProblem, loss: MarginLoss, norm: LpNorm, watching: FitWatch, rows: np.ndarray) -> Solution:
+    with watching.stage("search for a separator", rows):
+        found = accelerated_margin(problem.select(rows), loss, LpNorm(2), max_iter=_SCREEN_ITERATIONS, tol=1 - 1e-9)
     solution = in_geometry(solution_to_numpy(found), norm, measured_in=LpNorm(2))
     solution.converged[:] = False  # only the sign of the margin was sought
     return solution
@@ -153,13 +152,12 @@ def with_risk_minimisers(
     *,
     tol: float,
     start: np.ndarray | None = None,
-    verbose: int = 0,
 ) -> Solution:
     """The solution with the minimisers of the risk of those of these problems that are found not to be separable."""
     if not len(rows) or watching.stopped:
         return solution
     proof = solution.weights[rows]
-    with watching.solver("robust_risk", rows) as watch:
+    with watching.solver("robust_risk", rows) as monitors:
         minimiser = minimise_robust_risk(
             problem.select(rows),
             loss,
@@ -167,9 +165,7 @@ def with_risk_minimisers(
             tol=min(tol, _RISK_TOL),
             coef_init=None if start is None else start[rows],
             proof=proof,
-            record_every=verbose,
-            verbose=True,
-            watch=watch,
+            monitors=monitors,
         )
     minimiser.converged = minimiser.gap <= tol
     # proven not to be separable before, if not again: the proof stays
@@ -231,6 +227,39 @@ def replaced(solution: Solution, rows: np.ndarray, part: Solution) -> Solution:
     return merged
 
 
+class ConstantClassifierWarning(UserWarning):
+    """The adversary leaves nothing to learn: the coefficients are zero, and the prediction is the same everywhere."""
+
+
+def constant_radii(problem: RobustProblem) -> np.ndarray:
+    r"""The least radius at which w = 0 minimises the risk of each problem, of shape (k,).
+
+    At w = 0, with the best intercept, the weights :math:`a_i` are the sample weights, each class scaled to sum 1/2. With
+    :math:`g = Z^T a`, zero is in the subdifferential if and only if :math:`\|g\|_q \le \epsilon`. Features that the adversary
+    cannot touch are left out.
+    """
+    weights = problem.balanced(np.exp(problem.log_weight))
+    return problem.threat.norm.value(problem.threat.reachable(problem.weighted_sum(weights)))
+
+
+def warn_if_constant(estimator: Any, problem: RobustProblem, solution: Solution) -> None:
+    """A ConstantClassifierWarning where the adversary has left nothing of any class, with the radius that does it."""
+    radii, eps = constant_radii(problem.in_double_arithmetic()), problem.threat.eps
+    if solution.coef.any() or not (eps > 0).all() or (eps < (1 - _RISK_TOL) * radii).any():
+        return
+    of_class = ""
+    if len(radii) > 1:
+        classes = positive_classes(estimator.classes_)
+        of_class = f" (by class: {', '.join(f'{label!s} {r:.4g}' for label, r in zip(classes, radii, strict=True))})"
+    warnings.warn(
+        f"{type(estimator).__name__} learns nothing at eps={estimator.eps:g}, q_pert={estimator.q_pert:g}: all coefficients "
+        f"are zero, as they are from the radius {radii.max():.4g}{of_class} on. Use a smaller eps; training_radii proposes "
+        "some.",
+        ConstantClassifierWarning,
+        stacklevel=5,
+    )
+
+
 def warn_unless_converged(estimator: Any, solution: Solution) -> None:
     """A ConvergenceWarning with the certified gaps that were reached, and what to do."""
     late = np.flatnonzero(~solution.converged)
@@ -251,5 +280,5 @@ def warn_unless_converged(estimator: Any, solution: Solution) -> None:
         f"{type(estimator).__name__} stopped before it reached {wanted}; certified relative gap by class: {reached}. To "
         f"mend this, {', '.join(remedies[:-1])}, or {remedies[-1]}.",
         ConvergenceWarning,
-        stacklevel=4,
+        stacklevel=5,
     )

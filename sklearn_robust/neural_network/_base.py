@@ -34,7 +34,7 @@ from sklearn_robust.neural_network._training import (
     step_size_rule,
 )
 from sklearn_robust.neural_network.optim import SteepestDescent
-from sklearn_robust.threats import check_radius
+from sklearn_robust.threats import LpBall, check_radius
 
 _PREDICTED_ROWS = 2048  # at a time: bounds the memory that activations take
 
@@ -132,6 +132,8 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), order="C", reset=not resume)
         check_classification_targets(y)
         self.scale_ = self._scale(self.scale)
+        self.threat_ = LpBall(self.q_pert, self.eps, self.scale_)
+        self._loss, self._clip = self.loss, self.clip
         weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
         used = weight > 0
         if not used.all():
