@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sklearn_robust._array_api import to_numpy
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
+from sklearn_robust.attacks._ball import check_clip
 from sklearn_robust.attacks._target import evaluating
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.verification.bounds import (
@@ -251,9 +252,14 @@ def _samples(X: Any, clip: tuple[Any, Any] | None, device: torch.device) -> tupl
     x = tensor(X)
     if not bool(torch.isfinite(x).all()):
         raise ValueError("X must be finite; it contains nan or inf.")
+    check_clip(clip)
     if clip is None:
         return x, None
-    box = tensor(clip[0]).expand(x.shape[1:]), tensor(clip[1]).expand(x.shape[1:])
+    try:
+        box = tensor(clip[0]).expand(x.shape[1:]), tensor(clip[1]).expand(x.shape[1:])
+    except RuntimeError as error:
+        message = f"clip must hold numbers, or arrays that broadcast to samples of shape {tuple(x.shape[1:])}, got {clip!r}."
+        raise ValueError(message) from error
     if not bool(((box[0] <= x) & (x <= box[1])).all()):
         raise ValueError(f"X must lie in the box clip={clip!r}, but spans [{float(x.min()):g}, {float(x.max()):g}].")
     return x, box

@@ -58,12 +58,12 @@ class Affine:
     def __init__(self, modules: list[nn.Module], unit: float) -> None:
         self.module = nn.Sequential(*modules)
         self.magnitude, self.absolute = copy.deepcopy(self.module), copy.deepcopy(self.module)  # |A| h and |A| h + |b|
-        for layer in (*self.magnitude, *self.absolute):
+        for layer in [*self.magnitude.children(), *self.absolute.children()]:
             for parameter in layer.parameters():
                 parameter.abs_()
             if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 cast(Tensor, layer.running_mean).abs_().neg_()  # it is subtracted
-        for layer in self.magnitude:
+        for layer in self.magnitude.children():
             if getattr(layer, "bias", None) is not None:
                 cast(Tensor, layer.bias).zero_()
             if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
@@ -231,7 +231,7 @@ def _applied(module: nn.Module, layer: str) -> nn.Module:
         raise TypeError(f"{layer} without running statistics mixes samples: use track_running_stats=True.")
     copied = copy.deepcopy(module).eval()
     if parametrize.is_parametrized(copied):  # remove_parametrizations would change the class, which the user's module shares
-        weights = {name: nn.Parameter(getattr(copied, name).detach()) for name in copied.parametrizations}
+        weights = {name: nn.Parameter(getattr(copied, name).detach()) for name in cast(nn.ModuleDict, copied.parametrizations)}
         copied.__class__ = parametrize.type_before_parametrizations(copied)
         del copied.parametrizations
         for name, weight in weights.items():
