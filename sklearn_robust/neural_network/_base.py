@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -27,7 +27,7 @@ from sklearn_robust.callbacks import CallbackSupportMixin, FitCallbacks, with_ca
 from sklearn_robust.neural_network._objective import NETWORK_LOSSES
 from sklearn_robust.neural_network._passes import Passes, passes
 from sklearn_robust.neural_network._progress import Progress
-from sklearn_robust.neural_network._robustness import RobustnessMixin
+from sklearn_robust.neural_network._robustness import RobustnessMixin, as_labels
 from sklearn_robust.neural_network._saving import as_arrays, as_tensors, copied, packed, unpacked
 from sklearn_robust.neural_network._training import (
     Epoch,
@@ -150,8 +150,7 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Validated rows (n, d), class indices and positive weights."""
         X, shape = as_rows(X)
-        y = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
-        X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), order="C", reset=not resume)
+        X, y = validate_data(self, X, as_labels(y), dtype=(np.float64, np.float32), order="C", reset=not resume)
         check_classification_targets(y)
         self.scale_ = self._scale(self.scale)
         self.threat_ = LpBall(self.q_pert, self.eps, self.scale_)
@@ -233,7 +232,7 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         if self.optimizer == "steepest_descent":
             automatic = "lr" not in options
             options = {"lr": 1.0, "normalized": self.p_algo > 2, **options}
-            descent = self._made(SteepestDescent, parameters, {"p": self.p_algo, **options})
+            descent = self._made(SteepestDescent, parameters, options, p=self.p_algo)
             rule = step_size_rule(descent, data.x, data.weight, self._start_size) if automatic else None
             optimizer: torch.optim.Optimizer = descent
         else:
@@ -244,9 +243,13 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         generator = torch.Generator().manual_seed(self._rng.randint(np.iinfo(np.int32).max))
         return optimizer, rule, generator
 
-    def _made(self, optimizer: Any, parameters: list[nn.Parameter], options: dict[str, Any]) -> Any:
+    def _made(self, kind: Any, parameters: list[nn.Parameter], options: dict[str, Any], **own: Any) -> Any:
+        """An optimiser of this kind, with the options of the user and our own."""
         try:
-            return optimizer(parameters, **options)
+            optimizer = kind(parameters, **own, **options)
+            if not isinstance(optimizer, torch.optim.Optimizer):
+                raise TypeError(f"it makes a {type(optimizer).__name__}, which is no torch.optim.Optimizer")
+            return optimizer
         except TypeError as error:
             raise ValueError(
                 f"optimizer_params={self.optimizer_params!r} and learning_rate={self.learning_rate!r} do not suit "
@@ -475,7 +478,7 @@ def inputs(module: nn.Module, rows: np.ndarray, shape: tuple[int, ...]) -> Tenso
 
 def check_sizes(value: Any, name: str, example: str) -> None:
     """A sequence of integers >= 1."""
-    if isinstance(value, (str, Mapping)) or not hasattr(value, "__len__") or np.ndim(value) != 1:
+    if isinstance(value, str) or not (isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim == 1)):
         raise ValueError(f"{name} must be a sequence of integers, got {value!r}. Use {example}.")
     for size in value:
         check_number(size, name, low=1, integer=True)
@@ -488,6 +491,8 @@ def find_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name or "cpu")
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={name!r} is not available: {error} Use None, 'cpu', or 'auto'.") from error
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(
+            f"device={name!r} is not available: {str(error).splitlines()[0]} Use None, 'cpu', or 'auto'."
+        ) from error
     return device

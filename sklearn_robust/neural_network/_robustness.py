@@ -210,17 +210,10 @@ class RobustnessMixin:
         """
         inputs, index, _ = self._judged(X, self.predict(X) if y is None else y)
         known = index >= 0
-        radii = np.zeros(len(index))
-        radii[known] = certified_radius(
-            self.module_,
-            inputs[known],
-            index[known],
-            q=self._threat_alike(None, q, scale).q,
-            clip=self._clip,
-            method=method,
-            max_radius=max_radius,
-            tol=tol,
-        )
+        radii, q = np.zeros(len(index)), self._threat_alike(None, q, scale).q
+        if known.any():
+            options: dict[str, Any] = {"method": method, "max_radius": max_radius, "tol": tol}
+            radii[known] = certified_radius(self.module_, inputs[known], index[known], q=q, clip=self._clip, **options)
         return radii
 
     def perturb(
@@ -277,20 +270,18 @@ class RobustnessMixin:
         inputs, index, _ = self._judged(X, y)
         threat, known = self._threat_alike(eps, q, scale), index >= 0
         proved = np.zeros(len(index), dtype=bool)
-        radius = threat.eps * (1 + _ROUNDING)
-        margins = certified_margins(
-            self.module_, inputs[known], index[known], eps=radius, q=threat.q, clip=self._clip, method=method
-        )
-        proved[known] = margins > 0
+        if known.any():
+            ball: dict[str, Any] = {"eps": threat.eps * (1 + _ROUNDING), "q": threat.q, "clip": self._clip}
+            proved[known] = certified_margins(self.module_, inputs[known], index[known], method=method, **ball) > 0
         return proved
 
     def _judged(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Inputs of the module, index of each label (-1 where it was never seen: always wrong), and labels."""
         check_is_fitted(self)
         rows = self._rows(X)
-        y = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+        y = column_or_1d(as_labels(y))
         index = LinearView(rows, np.empty((1, 0)), np.empty(0), self.classes_).class_index(y)
-        return rows.reshape(-1, *self.input_shape_), index, column_or_1d(y)
+        return rows.reshape(-1, *self.input_shape_), index, y
 
     def _threat(self, eps: float | None, q: float | None, scale: Any) -> LpBall:
         eps = self.threat_.eps if eps is None else check_radius(eps, "eps")
@@ -314,6 +305,19 @@ class RobustnessMixin:
             scale = np.asarray(scale.detach().cpu() if isinstance(scale, Tensor) else scale)
             scale = scale.reshape(-1) if scale.ndim > 1 else scale
         return read_scale(scale, self.n_features_in_, getattr(self, "feature_names_in_", None))
+
+
+def as_labels(y: Any) -> Any:
+    """Labels without missing ones, of which scikit-learn has no clear message where they are objects; tensors as arrays."""
+    y = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
+    labels = np.asarray(y)
+    objects = labels.ravel() if labels.ndim and labels.dtype == object else ()
+    missing = [label for label in objects if label is None or type(label).__name__ in ("NAType", "NaTType")]
+    if missing:
+        raise ValueError(
+            f"y must hold a label for each sample, but {len(missing)} are missing ({missing[0]!r}). Leave them out."
+        )
+    return y
 
 
 def weighted_share(chosen: np.ndarray, sample_weight: Any) -> float:
