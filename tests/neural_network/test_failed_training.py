@@ -1,4 +1,4 @@
-"""Fits that fail, are interrupted or are refused: the last fit stays whole; and what a fit hands on to scores."""
+"""What is refused, in fits and in scores, and what is left: the last fit whole, and scores by what it used."""
 
 import copy
 import functools
@@ -151,7 +151,9 @@ def test_a_partial_fit_that_is_interrupted_leaves_the_last_one_whole(armed):
 def test_a_first_fit_that_fails_is_no_fit(method, armed):
     X, y = data()
     for network in (net(device="nowhere"), RobustNetClassifier(nn.Linear(4, 7)), RobustNetClassifier(nn.Flatten())):
-        with pytest.raises(ValueError, match=r"not available|for 2 classes it must be|must have parameters that can be trained"):
+        with pytest.raises(
+            ValueError, match=r"not available|for 2 classes it must be|must have parameters that can be trained"
+        ):
             getattr(network, method)(X, y)
         assert not any(name.endswith("_") and not name.startswith("_") for name in vars(network))
         with pytest.raises(NotFittedError):
