@@ -105,7 +105,7 @@ def test_routed_sample_weights_train_and_score(estimator, two):
 
 
 @pytest.mark.parametrize("estimator", LINEAR, ids=ids)
-def test_skops(estimator, two):  # skops knows no torch: networks are saved by joblib or torch
+def test_skops(estimator, two):  # networks: tests/neural_network/test_saving.py
     io = pytest.importorskip("skops.io")
     X, y = two
     model = make_pipeline(StandardScaler(), sklearn.clone(estimator)).fit(X, y)

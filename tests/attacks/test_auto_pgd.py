@@ -81,7 +81,7 @@ def algorithm_1(batch, q, n_steps, checkpoints):
     return np.array(points), etas
 
 
-@pytest.mark.parametrize(("q", "seed"), [(2, 2), (2, 4), (2, 8), (math.inf, 0), (math.inf, 1), (math.inf, 2)])
+@pytest.mark.parametrize(("q", "seed"), [(2, 2), (2, 27), (2, 30), (math.inf, 0), (math.inf, 1), (math.inf, 2)])
 def test_points_and_steps_are_those_of_the_algorithm(q, seed):
     batch, start = Waves(q, seed), torch.zeros(1, 4, dtype=torch.float64)
     best = Best(start.clone(), torch.full((1,), math.inf, dtype=torch.float64), False)
