@@ -141,7 +141,7 @@ def homogeneity(module: nn.Module) -> int | None:
     int or None
     """
     neutral = (nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Flatten, nn.Unflatten, nn.MaxPool2d, nn.AvgPool2d)
-    if type(module) is not nn.Sequential or any(alteration(part) for part in module.modules()):
+    if type(module) is not nn.Sequential:
         return None
     depth = 0
     for layer in module:
@@ -149,7 +149,7 @@ def homogeneity(module: nn.Module) -> int | None:
             depth += 1
         elif type(layer) not in neutral:
             return None
-    return depth or None
+    return None if not depth or any(alteration(part) for part in module.modules()) else depth
 
 
 @torch.no_grad()
