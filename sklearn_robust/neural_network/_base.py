@@ -150,6 +150,8 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Validated rows (n, d), class indices and positive weights."""
         X, shape = as_rows(X)
+        if resume:
+            self._check_shape(shape)
         X, y = validate_data(self, X, as_labels(y), dtype=(np.float64, np.float32), order="C", reset=not resume)
         check_classification_targets(y)
         self.scale_ = self._scale(self.scale)
@@ -161,7 +163,8 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
             X, y, weight = self._weighted(X, y, weight * compute_sample_weight(self.class_weight, y).astype(X.dtype))
         if not resume:
             self.classes_ = np.unique(y if classes is None else classes)
-            self.input_shape_ = self._sample_shape(shape or X.shape[1:])
+            self._given_shape = shape or X.shape[1:]
+            self.input_shape_ = self._sample_shape(self._given_shape)
         elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
             raise ValueError(
                 f"classes={np.asarray(classes).tolist()} are not those of the first call, {self.classes_.tolist()}. Leave "
@@ -363,8 +366,18 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
 
     def _rows(self, X: Any) -> np.ndarray:
-        X, _ = as_rows(X)
+        X, shape = as_rows(X)
+        self._check_shape(shape)
         return validate_data(self, X, dtype=(np.float64, np.float32), order="C", reset=False)
+
+    def _check_shape(self, shape: tuple[int, ...] | None) -> None:
+        """Samples that are no rows must have the shape of those of the fit: channels last are not channels first."""
+        known = {self._given_shape, self.input_shape_}
+        if shape is not None and shape not in known and any(len(seen) > 1 for seen in known):
+            raise ValueError(
+                f"X has samples of shape {shape}, but {type(self).__name__} was fitted on those of {self._given_shape}: "
+                "transpose them, or pass flat rows in the order of the fit."
+            )
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict class labels.

@@ -407,6 +407,19 @@ def test_batch_norm_never_sees_a_single_sample(batch_size):
     assert [len(batch) for batch in epoch_batches(3, 1, torch.Generator().manual_seed(0))] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("estimator", [RobustMLPClassifier((4,), max_iter=1), RobustNetClassifier(max_iter=1)])
+def test_channels_last_are_not_taken_for_channels_first(estimator):
+    X, y = np.random.default_rng(0).standard_normal((10, 3, 4, 5)).astype("float32"), [0, 1] * 5
+    estimator = copy.deepcopy(estimator).fit(X, y)
+    last = X.transpose(0, 2, 3, 1)
+    for call in (estimator.predict, lambda X: estimator.robust_score(X, y), lambda X: estimator.partial_fit(X, y)):
+        with pytest.raises(ValueError, match=r"X has samples of shape \(4, 5, 3\), but .* was fitted on those of \(3, 4, 5\)"):
+            call(last)
+    np.testing.assert_array_equal(estimator.decision_function(X.reshape(10, 60)), estimator.decision_function(X))
+    flat = copy.deepcopy(estimator).fit(X.reshape(10, 60), y)
+    np.testing.assert_array_equal(flat.predict(X), flat.predict(X.reshape(10, 60)))
+
+
 def test_random_networks_have_certificates_below_their_attacks():
     for seed in range(6):
         X, y = data(30, seed)
