@@ -62,7 +62,7 @@ def packed(module: nn.Module) -> dict[str, Any]:
     layers = _layers(module)
     return {
         "structure": _without_data(module) if layers is None else layers,
-        "arrays": {name: tensor.detach().cpu().numpy() for name, tensor in _tensors(module).items()},
+        "arrays": {name: as_arrays(tensor) for name, tensor in _tensors(module).items()},
         "frozen": [name for name, parameter in module.named_parameters() if not parameter.requires_grad],
         "training": module.training,
     }
@@ -88,7 +88,8 @@ def copied(module: nn.Module) -> nn.Module:
 def as_arrays(value: Any) -> Any:
     """Tensors as arrays, anywhere in dicts, lists and tuples."""
     if isinstance(value, Tensor):
-        return value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # NumPy has no bfloat16
     return _mapped(as_arrays, value)
 
 

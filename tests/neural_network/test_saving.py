@@ -120,6 +120,14 @@ def test_modules_are_packed_and_unpacked(single):
     assert torch.equal(again.eval()(x), module.eval()(x))
 
 
+def test_modules_in_bfloat16_are_parameters_like_others():
+    estimator = RobustNetClassifier(sequence().bfloat16(), max_iter=1, random_state=0)
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((24, 16)), rng.integers(2, size=24)
+    again = pickle.loads(pickle.dumps(estimator))
+    np.testing.assert_array_equal(again.fit(X, y).decision_function(X), estimator.fit(X, y).decision_function(X))
+
+
 def hooked():
     module = sequence()
     module[0].register_forward_hook(print)
