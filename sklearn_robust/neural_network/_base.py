@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sklearn_robust._documentation import DocLinkMixin
 from sklearn_robust._fits import all_or_nothing
-from sklearn_robust._parameters import check_choice, check_exponent, check_number
+from sklearn_robust._parameters import check_choice, check_exponent, check_number, refuse_lazy
 from sklearn_robust.attacks._ball import check_clip
 from sklearn_robust.attacks._losses import logit_margins
 from sklearn_robust.attacks._target import evaluating
@@ -149,6 +149,7 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         self, X: Any, y: Any, sample_weight: Any, *, classes: Any, resume: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Validated rows (n, d), class indices and positive weights."""
+        refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         X, shape = as_rows(X)
         if resume:
             self._check_shape(shape)
@@ -366,6 +367,7 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
 
     def _rows(self, X: Any) -> np.ndarray:
+        refuse_lazy(X=X)
         X, shape = as_rows(X)
         self._check_shape(shape)
         return validate_data(self, X, dtype=(np.float64, np.float32), order="C", reset=False)

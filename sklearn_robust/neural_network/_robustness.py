@@ -10,7 +10,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import Tensor, nn
 
-from sklearn_robust._parameters import check_choice, check_exponent, read_scale
+from sklearn_robust._parameters import check_choice, check_exponent, read_scale, refuse_lazy
 from sklearn_robust.attacks.auto_pgd import apgd
 from sklearn_robust.attacks.gradient import pgd
 from sklearn_robust.metrics._linear_view import LinearView
@@ -278,6 +278,7 @@ class RobustnessMixin:
     def _judged(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Inputs of the module, index of each label (-1 where it was never seen: always wrong), and labels."""
         check_is_fitted(self)
+        refuse_lazy(y=y)
         rows = self._rows(X)
         y = column_or_1d(as_labels(y))
         index = LinearView(rows, np.empty((1, 0)), np.empty(0), self.classes_).class_index(y)

@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from sklearn_robust._array_api import to_numpy
-from sklearn_robust._parameters import check_choice, check_exponent, check_number
+from sklearn_robust._parameters import check_choice, check_exponent, check_number, refuse_lazy
 from sklearn_robust.attacks._ball import check_clip
 from sklearn_robust.attacks._target import evaluating
 from sklearn_robust.norms import LpNorm
@@ -218,6 +218,7 @@ def certified_radius(
     """
     check_number(max_radius, "max_radius", low=0, strict=True)
     check_number(tol, "tol", low=0, strict=True)
+    refuse_lazy(X=X, y=y)
     X, y = X if isinstance(X, Tensor) else np.asarray(X), np.asarray(y)
 
     def is_certified(rows: np.ndarray, radius: np.ndarray) -> np.ndarray:
@@ -252,6 +253,7 @@ def _samples(X: Any, clip: tuple[Any, Any] | None, device: torch.device) -> tupl
         values = values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.array(values, dtype=np.float64))
         return values.to(device, torch.float64)
 
+    refuse_lazy(X=X)
     x = tensor(X)
     if not bool(torch.isfinite(x).all()):
         raise ValueError("X must be finite; it contains nan or inf.")
