@@ -8,10 +8,11 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from sklearn.model_selection import GridSearchCV
 from torch import nn
 from torch.nn.utils import prune
 
-from sklearn_robust import RobustMLPClassifier, RobustNetClassifier
+from sklearn_robust import RobustMLPClassifier, RobustNetClassifier, make_robust_scorer
 from sklearn_robust.neural_network import madry_cnn
 from sklearn_robust.neural_network._saving import copied, packed, unpacked
 
@@ -84,9 +85,20 @@ def test_skops_saves_networks_of_common_layers(name):
     names = io.get_untrusted_types(data=saved)
     assert not any(name.startswith("torch.") and not name.startswith("torch.optim") for name in names)
     loaded = io.loads(saved, trusted=names)
-    assert loaded.robust_bounds(X, y, n_steps=5) == network.robust_bounds(X, y, n_steps=5) if name == "mlp" else True
+    assert loaded.robust_score(X, y, n_steps=5) == network.robust_score(X, y, n_steps=5)
     np.testing.assert_array_equal(loaded.predict_proba(X), network.predict_proba(X))
     assert train_alike(loaded, pickle.loads(pickle.dumps(network)), X, y)
+
+
+def test_skops_saves_searches_over_networks():
+    io = pytest.importorskip("skops.io")
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((24, 4)), rng.integers(2, size=24)
+    network = RobustMLPClassifier((4,), max_iter=2, random_state=0)
+    search = GridSearchCV(network, {"eps": [0.05, 0.1]}, scoring=make_robust_scorer(eps=0.1), cv=2).fit(X, y)
+    saved = io.dumps(search)
+    loaded = io.loads(saved, trusted=io.get_untrusted_types(data=saved))
+    np.testing.assert_array_equal(loaded.predict_proba(X), search.predict_proba(X))
 
 
 @pytest.mark.parametrize("name", PLAIN)
