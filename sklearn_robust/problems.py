@@ -135,6 +135,19 @@ class RobustProblem:
         threat = self.threat.mapped(lambda a: a.astype(np.float64))
         return replace(self, y=y, threat=threat, log_weight=log_weight, total_weight=total)
 
+    def in_extended_arithmetic(self) -> RobustProblem:
+        """The same problem, on a dense copy of X, in the longest floating point of the machine."""
+        long = np.longdouble
+        y, log_weight, total = (a.astype(long) for a in (self.y, self.log_weight, self.total_weight))
+        return replace(
+            self,
+            X=self.X.astype(long),
+            y=y,
+            threat=self.threat.mapped(lambda a: a.astype(long)),
+            log_weight=log_weight,
+            total_weight=total,
+        )
+
     def standardised(self) -> tuple[RobustProblem, float]:
         """The same problem in units of the rows' root mean square, centred where an intercept absorbs it; and that unit.
 
@@ -164,17 +177,19 @@ class RobustProblem:
             return sum((self.y[:, at] * weights[:, at]) @ rows for at, rows in self.double_blocks())
         return (self.y * weights) @ self.X
 
-    def sizes(self, weights: np.ndarray) -> np.ndarray:
+    def sizes(self, weights: Array) -> Array:
         """The sums of the sizes of the terms of `weighted_sum`, `a |X|`, (k, n) -> (k, d): their rounding scales with them."""
         if sparse.issparse(self.X):
             return np.ascontiguousarray((abs(self.X).T @ weights.T).T)
+        if not isinstance(self.X, np.ndarray) or self.X.dtype == weights.dtype == np.longdouble:
+            return weights @ abs(self.X)
         return sum(weights[:, at] @ np.abs(rows) for at, rows in self.double_blocks())
 
     def score_sizes(self, coef: Array) -> Array:
         """The sums of the sizes of the terms of `signed_scores`, `|X| |w|`, (k, d) -> (k, n)."""
         if sparse.issparse(self.X):
             return np.ascontiguousarray((abs(self.X) @ np.abs(coef).T).T)
-        if not isinstance(self.X, np.ndarray):
+        if not isinstance(self.X, np.ndarray) or self.X.dtype == coef.dtype == np.longdouble:
             return abs(coef) @ abs(self.X).T
         return np.concatenate([np.abs(coef) @ np.abs(rows).T for _, rows in self.double_blocks()], axis=1)
 

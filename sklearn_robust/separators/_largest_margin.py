@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import norm as sparse_norm
 
-from sklearn_robust.certificates import margin_bound, margin_rounding, repaired_weights
+from sklearn_robust.certificates import margin_certificate, repaired_weights
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._margin_program import (
@@ -21,6 +21,7 @@ from sklearn_robust.separators._margin_program import (
     SolverFailure,
     Vector,
     best_intercept,
+    feasible,
     gap_between,
 )
 from sklearn_robust.separators.cone_program import solve_cone_program
@@ -40,6 +41,8 @@ _TALL, _WIDE = 8, 4  # rows for each column, and columns for each row, from whic
 _LARGE = 500_000  # entries from which they do
 _FEW_COLUMNS = 128  # up to which active sets beat the interior-point method
 _MAX_RATIOS = 30  # of Dinkelbach's method, which converges superlinearly
+_ROUNDED = 1e-10  # share of rounding in a gap from which a certificate is worth extended arithmetic
+_MAX_EXTENDED = 1_000_000  # entries up to which it is cheap
 _MAX_DENSE = 30_000_000  # entries of a dense program
 
 Solver = Callable[[MarginProgram], PrimalDual]
@@ -47,7 +50,7 @@ Solver = Callable[[MarginProgram], PrimalDual]
 
 @dataclass(frozen=True)
 class Answer:
-    """A predictor and weights with the bounds they prove: margin <= largest margin <= bound.
+    """A predictor and weights with the bounds they prove, rounding charged to them: margin <= largest margin <= bound.
 
     Attributes
     ----------
@@ -57,8 +60,10 @@ class Answer:
     weights : ndarray of shape (n,)
         Feasible: on the simplex, and of equal class sums with an intercept.
     margin : float
-        Smallest robust margin over ||w||_p, -inf for w = 0; 0 where it is positive only by rounding.
+        Smallest robust margin over ||w||_p, -inf for w = 0.
     bound : float
+    rounding : float
+        What rounding adds to the gap at most.
     solver : str
         What the predictor came from.
     """
@@ -68,6 +73,7 @@ class Answer:
     weights: Vector
     margin: float
     bound: float
+    rounding: float
     solver: str
 
     @property
@@ -81,7 +87,8 @@ class Answer:
             return self
         primal = self if self.margin >= other.margin else other
         dual = self if self.bound <= other.bound else other
-        return Answer(primal.coef, primal.intercept, dual.weights, primal.margin, dual.bound, primal.solver)
+        rounding = max(self.rounding, other.rounding)
+        return Answer(primal.coef, primal.intercept, dual.weights, primal.margin, dual.bound, rounding, primal.solver)
 
 
 def largest_margin(problem: RobustProblem, norm: LpNorm, tol: float, *, start: Vector | None = None) -> Answer:
@@ -103,7 +110,7 @@ def largest_margin(problem: RobustProblem, norm: LpNorm, tol: float, *, start: V
             failures.append(f"{name}: {failure}")
             continue
         answer = polished_answer(problem, norm, program, point, name, tol).merged(answer)
-        if answer.gap <= tol or (answer.margin <= 0 and answer.bound <= _NOTHING * largest_row(problem, norm)):
+        if answer.gap - answer.rounding <= tol or (answer.margin <= 0 and answer.bound <= _NOTHING * largest_row(problem, norm)):
             break
     if answer is None:
         raise RuntimeError(f"No solver returned an answer ({'; '.join(failures)}). Rescale the features of X.")
@@ -202,29 +209,32 @@ def polished_answer(
 ) -> Answer:
     """What a solver's point proves after Newton steps from it; `program` is the scaled program of the problem."""
     answer = certify(problem, norm, point, solver)
-    if answer.gap <= EXACT:
+    if answer.gap - answer.rounding <= EXACT:
         return answer
     point, helped = polished(program, point, tol)
     return certify(problem, norm, point, f"{solver} + polish") if helped else answer
 
 
 def certify(problem: RobustProblem, norm: LpNorm, point: PrimalDual, solver: str) -> Answer:
-    """What a direction, with its best intercept, and weights, made feasible, prove."""
+    """What a direction, with its best intercept, and weights, made feasible, prove on the user's data."""
     coef, y = point.coef, problem.y[0]
-    intercept = best_intercept(problem.signed_scores(coef[None])[0], y) if problem.fit_intercept else 0.0
-    margins = problem.margins(coef[None], np.array([intercept]))
-    smallest, size = float(margins.min()), float(norm.value(coef))
-    margin = smallest / size if size > 0 else -math.inf
-    if (margins - margin_rounding(problem, coef[None], np.array([intercept]))).min() > 0:
-        coef, intercept = coef / smallest, intercept / smallest
-    else:
-        margin = min(margin, 0.0)
-    weights = np.maximum(point.weights, 0)
-    for members in (y > 0, y < 0) if problem.fit_intercept else (np.full(y.shape, True),):
-        if not weights[members].any():
-            weights[members] = 1.0
-    weights = problem.balanced(weights[None])
-    return Answer(coef, float(intercept), weights[0], margin, float(margin_bound(problem, norm, weights)[0]), solver)
+    scores = problem.signed_scores(coef[None])[0]
+    intercept = best_intercept(scores, y) if problem.fit_intercept else 0.0
+    smallest = float((scores + y * intercept).min() - problem.threat.penalty(coef[None])[0])
+    weights = feasible(point.weights, y if problem.fit_intercept else None)
+    if smallest > 0:
+        with np.errstate(over="ignore"):
+            scaled, moved = coef / smallest, intercept / smallest
+        if np.isfinite(scaled).all() and math.isfinite(moved):
+            coef, intercept = scaled, moved
+    point = coef[None], np.array([intercept]), weights[None]
+    proven = margin_certificate(problem, norm, *point)
+    if proven.rounding[0] > _ROUNDED and not sparse.issparse(problem.X) and problem.X.size <= _MAX_EXTENDED:
+        proven = margin_certificate(problem.in_extended_arithmetic(), norm, *(x.astype(np.longdouble) for x in point))
+    # in float64 the margin is rounded down and the bound up
+    margin, bound = np.nextafter(float(proven.margin[0]), -math.inf), np.nextafter(float(proven.bound[0]), math.inf)
+    bound = bound if proven.bound[0] > 0 else 0.0
+    return Answer(coef, float(intercept), weights, float(margin), float(bound), float(proven.rounding[0]), solver)
 
 
 def largest_row(problem: RobustProblem, norm: LpNorm) -> float:

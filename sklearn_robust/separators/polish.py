@@ -31,6 +31,7 @@ from sklearn_robust.separators._margin_program import (
     Vector,
     best_intercept,
     certified_margin,
+    feasible,
     gap_between,
 )
 
@@ -99,12 +100,7 @@ def finished(program: MarginProgram, point: PrimalDual, tol: float) -> PrimalDua
 
 def _measured(program: MarginProgram, point: PrimalDual) -> tuple[PrimalDual, float, float]:
     """The point with its weights made feasible, its margin and its bound."""
-    weights = np.maximum(point.weights, 0)
-    classes = [np.full(weights.shape, True)] if program.labels is None else [program.labels > 0, program.labels < 0]
-    for members in classes:
-        if not weights[members].any():
-            weights[members] = 1.0
-        weights[members] /= len(classes) * weights[members].sum()
+    weights = feasible(point.weights, program.labels)
     point = PrimalDual(point.coef, weights)
     return point, *certified_margin(program, point, program.rows @ point.coef, program.rows.T @ weights)
 
