@@ -28,9 +28,11 @@ from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.scaled_norms import ScaledNorm
+from sklearn_robust.scaled_norms import ScaledNorm, WeightedNorm
 
 _MAX_REPAIRS = 5
+_MOVED = 1e-12  # of Z^T a: what moving weights costs to where rounding vanishes
+_DEPENDENT = 1e-13  # relative singular value of conditions that repeat others
 _EXPONENT = 0.5 * float(np.finfo(np.float64).eps)
 _ROUNDING = 64 * np.finfo(np.float64).eps  # of a coordinate of Z^T a, relative to the terms that it sums
 
@@ -77,19 +79,19 @@ def sum_rounding(n_terms: int, dtype: Any, xp: Any = np) -> float:
     return 0.5 * float(xp.finfo(dtype).eps) * (8 + min(n_terms, 8 * math.sqrt(n_terms)))
 
 
-def norm_rounding(problem: RobustProblem, norm: LpNorm, dtype: Any, xp: Any = np) -> float:
+def norm_rounding(problem: RobustProblem, norm: LpNorm | WeightedNorm, dtype: Any, xp: Any = np) -> float:
     """What rounding adds to a norm of this problem at most, relative to it."""
     exact = {norm.p, problem.threat.q} <= {1, 2, math.inf}
     # dual exponents are rounded to float64, whatever the arithmetic
     return sum_rounding(problem.n_features, dtype, xp) + (0.0 if exact else _EXPONENT * math.log2(2 * problem.n_features))
 
 
-def robust_margin(problem: RobustProblem, norm: LpNorm, coef: Array, intercept: Array) -> Array:
+def robust_margin(problem: RobustProblem, norm: LpNorm | WeightedNorm, coef: Array, intercept: Array) -> Array:
     """min_i m_i(w) / ||w||_p of each predictor, less its rounding, of shape (k,); -inf for w = 0."""
     return _charged_margin(problem, norm, coef, intercept)[0]
 
 
-def _charged_margin(problem: RobustProblem, norm: LpNorm, coef: Array, intercept: Array) -> tuple[Array, Array]:
+def _charged_margin(problem: RobustProblem, norm: LpNorm | WeightedNorm, coef: Array, intercept: Array) -> tuple[Array, Array]:
     """The margin of each predictor less its rounding, and the rounding."""
     xp = namespace(coef)
     size = norm.value(coef)
@@ -101,7 +103,7 @@ def _charged_margin(problem: RobustProblem, norm: LpNorm, coef: Array, intercept
     return xp.where(size > 0, charged, xp.full_like(size, -math.inf)), smallest - charged
 
 
-def margin_bound(problem: RobustProblem, norm: LpNorm, weights: Array) -> Array:
+def margin_bound(problem: RobustProblem, norm: LpNorm | WeightedNorm, weights: Array) -> Array:
     """D(a) of shape (k,), plus its rounding: the distance, in the dual norm, from Z^T a to the threat's ball.
 
     Parameters
@@ -114,8 +116,8 @@ def margin_bound(problem: RobustProblem, norm: LpNorm, weights: Array) -> Array:
     return _charged_bound(problem, norm, weights)[0]
 
 
-def _charged_bound(problem: RobustProblem, norm: LpNorm, weights: Array) -> tuple[Array, Array]:
-    r"""D(a) plus its rounding, and the rounding.
+def _charged_bound(problem: RobustProblem, norm: LpNorm | WeightedNorm, weights: Array) -> tuple[Array, Array]:
+    r"""D(a) plus its rounding, and the share of rounding in it.
 
     The exact :math:`|Z^T a|` is at most the computed one plus its rounding, and D grows with every coordinate of it. The ball
     is a little smaller than the threat's: what the residual leaves out of it lies in the threat's, whatever rounding did.
@@ -124,13 +126,19 @@ def _charged_bound(problem: RobustProblem, norm: LpNorm, weights: Array) -> tupl
     of_norm = norm_rounding(problem, norm, weights.dtype, xp)
     of_sum = sum_rounding(weights.shape[-1], weights.dtype, xp) * problem.sizes(weights)
     pull = xp.abs(problem.weighted_sum(weights)) + of_sum
+    if isinstance(norm, WeightedNorm):
+        # its dual is infinite unless features of scale 0 cancel, which weights in floating point do but for rounding
+        fixed = norm.scale == 0
+        pull = xp.where(fixed & (pull <= _ROUNDING * problem.sizes(weights)), xp.zeros_like(pull), pull * (1 + fixed.any() * _MOVED))
     residual = threat.norm.residual(pull, threat.eps * (1 - of_norm), norm.dual)
     bound = norm.dual.value(residual) * (1 + of_norm)
-    return bound, xp.minimum(bound, norm.dual.value(of_sum + of_norm * pull))
+    known = (bound > 0) & (bound < math.inf)
+    share = norm.dual.value(of_sum + of_norm * pull) / xp.where(known, bound, xp.ones_like(bound))
+    return bound, xp.where(known, xp.minimum(share, xp.ones_like(share)), xp.zeros_like(share))
 
 
 def margin_certificate(
-    problem: RobustProblem, norm: LpNorm, coef: Array, intercept: Array, weights: Array
+    problem: RobustProblem, norm: LpNorm | WeightedNorm, coef: Array, intercept: Array, weights: Array
 ) -> MarginCertificate:
     """What predictors (k, d), (k,) and weights (k, n) prove; the weights are made feasible first.
 
@@ -151,7 +159,7 @@ def margin_certificate(
     xp = namespace(coef)
     margin, of_margin = _charged_margin(problem, norm, coef, intercept)
     bound, of_bound = _charged_bound(problem, norm, problem.balanced(weights))
-    rounding = (of_margin + of_bound) / xp.where(bound > 0, bound, xp.ones_like(bound))
+    rounding = of_margin / xp.where(bound > 0, bound, xp.ones_like(bound)) + of_bound
     return MarginCertificate(margin, bound, rounding)
 
 
@@ -196,6 +204,32 @@ def proves_not_separable(problem: RobustProblem, weights: Array) -> np.ndarray:
     if np.all(problem.threat.norm.value(pull) <= problem.threat.eps):
         return np.ones(len(pull), dtype=bool)
     return problem.threat.norm.value(np.maximum(pull - _ROUNDING * problem.sizes(weights), 0)) <= problem.threat.eps
+
+
+def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) -> Array:
+    r"""Feasible weights near the given ones of one problem, (n,), for which these coordinates of :math:`Z^T a` are rounding.
+
+    They change by :math:`\delta` of least :math:`\sum_i \delta_i^2 / a_i`: only weights that are positive move, and they stay so
+    where the change is small. The sums are taken in extended arithmetic.
+    """
+    if not len(features):
+        return weights
+    long = np.longdouble
+    columns = problem.X[:, features]
+    columns = columns.toarray() if sparse.issparse(columns) else columns
+    y = problem.y[0]
+    classes = np.stack([y > 0, y < 0], axis=1) if problem.fit_intercept else np.ones((len(y), 1))
+    terms = np.concatenate([columns * y[:, None], classes], axis=1).astype(long)
+    goal = np.concatenate([np.zeros(columns.shape[1]), np.full(classes.shape[1], 1 / classes.shape[1])])
+    moved = weights.astype(long)
+    for _ in range(_MAX_REPAIRS):
+        sizes = moved @ np.abs(terms)
+        sizes = np.where(sizes > 0, sizes, 1)
+        root = np.sqrt(moved)
+        lack = ((goal - moved @ terms) / sizes).astype(np.float64)
+        change = np.linalg.lstsq((root[:, None] * terms / sizes).T.astype(np.float64), lack, rcond=_DEPENDENT)[0]
+        moved = np.maximum(moved + root * change, 0)
+    return problem.balanced(moved.astype(np.float64)[None])[0] if all((moved @ classes) > 0) else weights
 
 
 def repaired_weights(problem: RobustProblem, weights: Array, interior: Array | None = None) -> Array:
