@@ -31,7 +31,7 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.scaled_norms import ScaledNorm, WeightedNorm
 
 _MAX_REPAIRS = 5
-_MOVED = 1e-12  # of Z^T a: what moving weights costs to where rounding vanishes
+_MOVED = 16  # times what is left of cancelled features: how far weights may be from those that cancel exactly
 _DEPENDENT = 1e-13  # relative singular value of conditions that repeat others
 _EXPONENT = 0.5 * float(np.finfo(np.float64).eps)
 _ROUNDING = 64 * np.finfo(np.float64).eps  # of a coordinate of Z^T a, relative to the terms that it sums
@@ -54,7 +54,7 @@ class MarginCertificate:
 
     margin: Array
     bound: Array
-    rounding: Array
+    rounding: Array | float = 0.0
 
     @property
     def gap(self) -> Array:
@@ -127,14 +127,24 @@ def _charged_bound(problem: RobustProblem, norm: LpNorm | WeightedNorm, weights:
     of_sum = sum_rounding(weights.shape[-1], weights.dtype, xp) * problem.sizes(weights)
     pull = xp.abs(problem.weighted_sum(weights)) + of_sum
     if isinstance(norm, WeightedNorm):
-        # its dual is infinite unless features of scale 0 cancel, which weights in floating point do but for rounding
-        fixed = norm.scale == 0
-        pull = xp.where(fixed & (pull <= _ROUNDING * problem.sizes(weights)), xp.zeros_like(pull), pull * (1 + fixed.any() * _MOVED))
+        pull = _cancelled(pull, problem.sizes(weights), norm.scale == 0)
     residual = threat.norm.residual(pull, threat.eps * (1 - of_norm), norm.dual)
     bound = norm.dual.value(residual) * (1 + of_norm)
     known = (bound > 0) & (bound < math.inf)
     share = norm.dual.value(of_sum + of_norm * pull) / xp.where(known, bound, xp.ones_like(bound))
     return bound, xp.where(known, xp.minimum(share, xp.ones_like(share)), xp.zeros_like(share))
+
+
+def _cancelled(pull: Array, terms: Array, fixed: Array) -> Array:
+    """|Z^T a| (k, d) at weights near the given ones that cancel the fixed features exactly, where but rounding is left of them.
+
+    The weights move by the share that is left, and so do the terms of the other features. In floating point no weights cancel
+    exactly, and without that the bound is infinite.
+    """
+    if not fixed.any():
+        return pull
+    share = np.max(np.where(fixed, pull, 0) / np.where(terms > 0, terms, 1), axis=-1, keepdims=True)
+    return np.where(share <= _ROUNDING, np.where(fixed, 0, pull + _MOVED * share * terms), pull)
 
 
 def margin_certificate(

@@ -248,8 +248,8 @@ def enough_left(norm: Any, a: Array, left: Array, radius: Array) -> Array:
     if not bool(xp.any(outside)):
         return left
     eps = xp.finfo(a.dtype).eps
-    # a difference is rounded relative to a: entries of which nothing is left have none, and stay zero
-    left = xp.where(outside & (left > 0), xp.minimum(a, left + eps * (a + 4 * taken)), left)
+    # where most of a is left the difference is rounded relative to a, not to what is taken
+    left = xp.where(outside & (taken < left), xp.minimum(a, left * (1 + 2 * eps)), left)
     taken = a - left
     size = norm.value(taken)[..., None]
     share = (1 - 4 * eps) * radius / xp.where(size > 0, size, xp.ones_like(size))

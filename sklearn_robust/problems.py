@@ -141,7 +141,7 @@ class RobustProblem:
         y, log_weight, total = (a.astype(long) for a in (self.y, self.log_weight, self.total_weight))
         return replace(
             self,
-            X=self.X.astype(long),
+            X=(self.X.toarray() if sparse.issparse(self.X) else self.X).astype(long),
             y=y,
             threat=self.threat.mapped(lambda a: a.astype(long)),
             log_weight=log_weight,
@@ -154,10 +154,10 @@ class RobustProblem:
         A predictor w of it stands for w / unit here. On NumPy or scipy.sparse data; sparse data are not centred.
         """
         if sparse.issparse(self.X):
-            centred, size = self.X, float(np.linalg.norm(self.X.data))
+            centred, size = self.X, _norm_of_entries(self.X.data)
         else:
             centred = self.X - self.X.mean(axis=0) if self.fit_intercept else self.X
-            size = float(np.linalg.norm(centred))
+            size = _norm_of_entries(centred)
         unit = size / math.sqrt(self.X.shape[0]) if size > 0 else 1.0
         return replace(self, X=centred / unit, threat=replace(self.threat, eps=self.threat.eps / unit)), unit
 
@@ -233,3 +233,11 @@ class RobustProblem:
         up = xp.where(self.y > 0, weights, xp.zeros_like(weights))
         down = weights - up
         return 0.5 * (up / xp.sum(up, axis=-1, keepdims=True) + down / xp.sum(down, axis=-1, keepdims=True))
+
+
+def _norm_of_entries(x: np.ndarray) -> float:
+    """The 2-norm of all entries; no square of one over- or underflows."""
+    largest = float(np.abs(x).max(initial=0.0))
+    if 1e-100 < largest < 1e100 or largest == 0:
+        return float(np.linalg.norm(x))
+    return largest * float(np.linalg.norm(x / largest))

@@ -254,7 +254,7 @@ def certify(problem: RobustProblem, norm: LpNorm | WeightedNorm, point: PrimalDu
             coef, intercept = scaled, moved
     point = coef[None], np.array([intercept]), weights[None]
     proven = margin_certificate(problem, norm, *point)
-    if proven.rounding[0] > _ROUNDED and not sparse.issparse(problem.X) and problem.X.size <= _MAX_EXTENDED:
+    if proven.rounding[0] > _ROUNDED and math.prod(problem.X.shape) <= _MAX_EXTENDED:
         proven = margin_certificate(problem.in_extended_arithmetic(), norm, *(x.astype(np.longdouble) for x in point))
     # in float64 the margin is rounded down and the bound up
     margin, bound = np.nextafter(float(proven.margin[0]), -math.inf), np.nextafter(float(proven.bound[0]), math.inf)

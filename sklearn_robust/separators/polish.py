@@ -244,7 +244,7 @@ class _Face:
             if exponent == 1:
                 zero |= size <= 1 - strength
             elif exponent == math.inf:
-                tied |= strength / strength.max() > 1 - size
+                tied |= strength > (1 - size) * strength.max()
         tied &= ~zero & (w != 0)
         return cls(np.flatnonzero(~zero & ~tied), np.flatnonzero(tied), np.sign(w[tied]), len(w))
 
