@@ -1,13 +1,13 @@
-"""Random separators, each margin and bound of which is recomputed in exact arithmetic: no number that is called proven is false.
+"""Random separators, each margin and bound of which is recomputed in exact arithmetic: nothing called proven is false.
 
 Twenty thousand problems: columns of sizes from 1e-8 to 1e8, exponents p and q from 1 to inf, radii from 1e-6 eps* to
-(1 - 1e-9) eps* and beyond it, scales with zeros, repeated rows, rows of zeros, integer grids, with and without intercept. The data,
-coefficients and weights of an answer are rational numbers: sums are computed with fractions, norms with 200 bits (mpmath).
+(1 - 1e-9) eps* and beyond it, scales with zeros, repeated rows, rows of zeros, integer grids, with and without intercept. The
+data, coefficients and weights of an answer are rational numbers: sums are computed with fractions, norms with 200 bits (mpmath).
 
     python benchmarks/separator_soak.py [--cases 20000] [--first 0] [--jobs 2]
 
-writes benchmarks/results/separator_soak.md. What is done is kept in `--store`, a line for every hundred problems: a run that was
-interrupted goes on from there. Delete the file when the library changes.
+writes benchmarks/results/separator_soak.md. What is done is kept in `--store`, a line for every hundred problems: a run that
+was interrupted goes on from there. Delete the file when the library changes.
 """
 
 import argparse
@@ -120,7 +120,9 @@ class Exact:
     def margin(self, coef, intercept, eps):
         """The smallest robust margin of a predictor."""
         w, b = exact(coef), Fraction(float(intercept))
-        scores = (sum(z * v for z, v in zip(row, w, strict=True)) + label * b for row, label in zip(self.rows, self.y, strict=True))
+        scores = (
+            sum(z * v for z, v in zip(row, w, strict=True)) + label * b for row, label in zip(self.rows, self.y, strict=True)
+        )
         return real(min(scores)) - mpmath.mpf(float(eps)) * self.damage(w)
 
     def damage(self, w):
@@ -165,8 +167,12 @@ class Exact:
             conditions.append([Fraction(int(side in (None, self.y[i]))) for i in support])
             goals.append(Fraction(1, 2) if self.fit_intercept else Fraction(1))
         weights = [a[i] for i in support]
-        lacks = [goal - sum(c * v for c, v in zip(row, weights, strict=True)) for row, goal in zip(conditions, goals, strict=True)]
-        gram = [[sum(r * c * v for r, c, v in zip(one, other, weights, strict=True)) for other in conditions] for one in conditions]
+        lacks = [
+            goal - sum(c * v for c, v in zip(row, weights, strict=True)) for row, goal in zip(conditions, goals, strict=True)
+        ]
+        gram = [
+            [sum(r * c * v for r, c, v in zip(one, other, weights, strict=True)) for other in conditions] for one in conditions
+        ]
         multipliers = solve(gram, lacks)
         if multipliers is None:
             return None
@@ -189,25 +195,20 @@ def long_to_mpmath(x):
 def solve(matrix, goal):
     """A solution of a system of fractions, whatever its rank; None where it has none."""
     rows = [[*row, v] for row, v in zip(matrix, goal, strict=True)]
-    m, pivots = len(rows), []
+    m = len(rows)
+    pivots = {}  # the row of each column that has one
     for column in range(m):
-        free = [i for i in range(m) if i not in pivots and rows[i][column] != 0]
-        if not free:
+        row = next((i for i in range(m) if i not in pivots.values() and rows[i][column] != 0), None)
+        if row is None:
             continue
-        pivot = free[0]
-        pivots.append(pivot)
-        rows[pivot] = [v / rows[pivot][column] for v in rows[pivot]]
+        pivots[column] = row
+        rows[row] = [v / rows[row][column] for v in rows[row]]
         for i in range(m):
-            if i != pivot and rows[i][column] != 0:
-                rows[i] = [v - rows[i][column] * u for v, u in zip(rows[i], rows[pivot], strict=True)]
-    if any(rows[i][-1] != 0 for i in range(m) if i not in pivots):
+            if i != row and rows[i][column] != 0:
+                rows[i] = [v - rows[i][column] * u for v, u in zip(rows[i], rows[row], strict=True)]
+    if any(rows[i][-1] != 0 for i in range(m) if i not in pivots.values()):
         return None
-    solution = [Fraction(0)] * m
-    for i in pivots:
-        solution[next(column for column in range(m) if rows[i][column] == 1 and sum(map(bool, (r[column] for r in rows))) == 1)] = (
-            rows[i][-1]
-        )
-    return solution
+    return [rows[pivots[column]][-1] if column in pivots else Fraction(0) for column in range(m)]
 
 
 # --- verdicts
@@ -287,7 +288,9 @@ def judge_separator(found, problem, s, warned):
         found.append(("wrong margin", f"{s.margin!r} above {mpmath.nstr(margin, 25)}"))
     bound = problem.distance_bound(problem.weighted_sum(problem.feasible(s.dual_coef)), s.p, s.eps)
     if s.margin_bound < bound or s.margin_bound < margin:
-        found.append(("wrong bound", f"{s.margin_bound!r} below {mpmath.nstr(bound, 25)} or the margin {mpmath.nstr(margin, 25)}"))
+        found.append(
+            ("wrong bound", f"{s.margin_bound!r} below {mpmath.nstr(bound, 25)} or the margin {mpmath.nstr(margin, 25)}")
+        )
     return "separator to tol" if s.relative_gap <= TOL else "separator with a warning"
 
 

@@ -54,7 +54,7 @@ class MarginCertificate:
 
     margin: Array
     bound: Array
-    rounding: Array | float = 0.0
+    rounding: Array = 0.0
 
     @property
     def gap(self) -> Array:
@@ -122,16 +122,16 @@ def _charged_bound(problem: RobustProblem, norm: LpNorm | WeightedNorm, weights:
     The exact :math:`|Z^T a|` is at most the computed one plus its rounding, and D grows with every coordinate of it. The ball
     is a little smaller than the threat's: what the residual leaves out of it lies in the threat's, whatever rounding did.
     """
-    xp, threat = namespace(weights), problem.threat
+    xp, threat, dual = namespace(weights), problem.threat, norm.dual
     of_norm = norm_rounding(problem, norm, weights.dtype, xp)
     of_sum = sum_rounding(weights.shape[-1], weights.dtype, xp) * problem.sizes(weights)
     pull = xp.abs(problem.weighted_sum(weights)) + of_sum
     if isinstance(norm, WeightedNorm):
         pull = _cancelled(pull, problem.sizes(weights), norm.scale == 0)
-    residual = threat.norm.residual(pull, threat.eps * (1 - of_norm), norm.dual)
-    bound = norm.dual.value(residual) * (1 + of_norm)
+    residual = threat.norm.residual(pull, threat.eps * (1 - of_norm), LpNorm(dual.p))  # eps is 0 where the norm has scales
+    bound = dual.value(residual) * (1 + of_norm)
     known = (bound > 0) & (bound < math.inf)
-    share = norm.dual.value(of_sum + of_norm * pull) / xp.where(known, bound, xp.ones_like(bound))
+    share = dual.value(of_sum + of_norm * pull) / xp.where(known, bound, xp.ones_like(bound))
     return bound, xp.where(known, xp.minimum(share, xp.ones_like(share)), xp.zeros_like(share))
 
 
@@ -219,7 +219,7 @@ def proves_not_separable(problem: RobustProblem, weights: Array) -> np.ndarray:
 def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) -> Array:
     r"""Feasible weights near the given ones of one problem, (n,), for which these coordinates of :math:`Z^T a` are rounding.
 
-    They change by :math:`\delta` of least :math:`\sum_i \delta_i^2 / a_i`: only weights that are positive move, and they stay so
+    They change by :math:`\delta` of least :math:`\sum_i \delta_i^2 / a_i`: only positive weights move, and they stay positive
     where the change is small. The sums are taken in extended arithmetic.
     """
     if not len(features):

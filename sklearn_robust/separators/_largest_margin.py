@@ -115,7 +115,8 @@ def largest_margin(problem: RobustProblem, norm: LpNorm, tol: float, *, start: V
             failures.append(f"{name}: {failure}")
             continue
         answer = polished_answer(problem, norm, program, point, name, tol).merged(answer)
-        if answer.gap - answer.rounding <= tol or (answer.margin <= 0 and answer.bound <= _NOTHING * largest_row(problem, norm)):
+        hopeless = answer.margin <= 0 and answer.bound <= _NOTHING * largest_row(problem, norm)
+        if hopeless or answer.gap - answer.rounding <= tol:  # nothing proves more than rounding allows
             break
     if answer is None:
         raise RuntimeError(f"No solver returned an answer ({'; '.join(failures)}). Rescale the features of X.")
@@ -252,10 +253,10 @@ def certify(problem: RobustProblem, norm: LpNorm | WeightedNorm, point: PrimalDu
             scaled, moved = coef / smallest, intercept / smallest
         if np.isfinite(scaled).all() and math.isfinite(moved):
             coef, intercept = scaled, moved
-    point = coef[None], np.array([intercept]), weights[None]
-    proven = margin_certificate(problem, norm, *point)
+    arrays = coef[None], np.array([intercept]), weights[None]
+    proven = margin_certificate(problem, norm, *arrays)
     if proven.rounding[0] > _ROUNDED and math.prod(problem.X.shape) <= _MAX_EXTENDED:
-        proven = margin_certificate(problem.in_extended_arithmetic(), norm, *(x.astype(np.longdouble) for x in point))
+        proven = margin_certificate(problem.in_extended_arithmetic(), norm, *(x.astype(np.longdouble) for x in arrays))
     # in float64 the margin is rounded down and the bound up
     margin, bound = np.nextafter(float(proven.margin[0]), -math.inf), np.nextafter(float(proven.bound[0]), math.inf)
     bound = bound if proven.bound[0] > 0 else 0.0

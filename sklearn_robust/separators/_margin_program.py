@@ -83,7 +83,7 @@ def best_intercept(scores: Vector, labels: Vector) -> float:
 
 
 def feasible(weights: Vector, labels: Vector | None) -> Vector:
-    """The weights with negative ones cut off, scaled to sum 1; with labels to sum 1/2 in each class, uniform where all are 0."""
+    """The weights, negative ones cut off, scaled to sum 1, with labels to 1/2 in each class; uniform where all are 0."""
     weights = np.maximum(weights, 0)
     classes = [np.full(weights.shape, True)] if labels is None else [labels > 0, labels < 0]
     for members in classes:

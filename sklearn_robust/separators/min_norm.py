@@ -52,9 +52,9 @@ class Separator:
     intercept : float
         b; 0 without an intercept.
     margin : float
-        :math:`\min_i m_i(w) / \|w\|_p`, in the units of the features: what this separator reaches.
+        :math:`\min_i m_i(w) / \|w\|_p` less its rounding, in the units of the features: what this separator reaches at least.
     margin_bound : float
-        D(dual_coef): no predictor has a larger margin.
+        D(dual_coef) plus its rounding: no predictor has a larger margin.
     relative_gap : float
         1 - margin / margin_bound. Where the margin is 0, margin_bound over the largest q-norm of a sample.
     dual_coef : ndarray of shape (n,)
@@ -334,8 +334,9 @@ def max_margin(
     Notes
     -----
     It is `min_norm_separator` with p = q* and eps = 0 [1]_. With scales the norm is :math:`\|s w\|_{q^*}`, which does not bound
-    coefficients of features of scale 0; where there are some, eps* is found as the largest ratio of margin and norm, by
-    Dinkelbach's method.
+    coefficients of features of scale 0; where there are some, and where features have sizes far apart, eps* is found as the
+    largest ratio of margin and norm, by Dinkelbach's method. The bound then holds for weights that cancel the features of scale 0
+    exactly, from which `dual_coef` differs by rounding.
 
     References
     ----------
@@ -406,8 +407,8 @@ def _problem(X: Any, y: Any, q: float, eps: float, fit_intercept: bool, scale: A
     largest = float(abs(X).max()) if math.prod(X.shape) else 0.0
     if largest > _LARGEST_ENTRY:
         raise ValueError(
-            f"X holds an entry of size {largest:.3g}: products of such numbers overflow. Divide the features by their sizes, and "
-            "treat as missing what numpy.nan_to_num has put in the place of infinities."
+            f"X holds an entry of size {largest:.3g}: products of such numbers overflow. Divide the features by their sizes, "
+            "and treat as missing what numpy.nan_to_num has put in the place of infinities."
         )
     scale, signs = read_scale(scale, X.shape[1], names), _signs(y, fit_intercept)
     return RobustProblem.from_data(X, signs, q=q, eps=eps, fit_intercept=fit_intercept, scale=scale)

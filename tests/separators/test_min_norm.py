@@ -650,7 +650,10 @@ def test_near_eps_star_the_gap_includes_rounding(share, fit_intercept):
         warnings.simplefilter("ignore", ConvergenceWarning)
         s = min_norm_separator(X, y, p=1, q=1, eps=share * star.margin, fit_intercept=fit_intercept)
     w = [Fraction(v) for v in s.coef]
-    scores = [int(label) * (sum(map(Fraction.__mul__, map(Fraction, x), w)) + Fraction(s.intercept)) for x, label in zip(X, y)]
+    scores = [
+        int(label) * (sum(map(Fraction.__mul__, map(Fraction, x), w)) + Fraction(s.intercept))
+        for x, label in zip(X, y, strict=True)
+    ]
     margin = (min(scores) - Fraction(s.eps) * max(map(abs, w))) / sum(map(abs, w))
     assert 0 < Fraction(s.margin) <= margin <= Fraction(s.margin_bound)
     assert s.relative_gap >= 1 - margin / Fraction(s.margin_bound)
