@@ -1,8 +1,8 @@
 """Random separators, each margin and bound of which is recomputed in exact arithmetic: nothing called proven is false.
 
 Twenty thousand problems: columns of sizes from 1e-8 to 1e8, exponents p and q from 1 to inf, radii from 1e-6 eps* to
-(1 - 1e-9) eps* and beyond it, scales with zeros, repeated rows, rows of zeros, integer grids, with and without intercept. The
-data, coefficients and weights of an answer are rational numbers: sums are computed with fractions, norms with 200 bits (mpmath).
+(1 - 1e-9) eps* and beyond it, scales with zeros, repeated rows, rows of zeros, integer grids, with and without intercept.
+The data, coefficients and weights of an answer are rational numbers: sums are computed with fractions, norms with 200 bits.
 
     python benchmarks/separator_soak.py [--cases 20000] [--first 0] [--jobs 2]
 
@@ -160,7 +160,7 @@ class Exact:
 
     def moved_to_zero(self, a, coordinates):
         """Weights near a for which these coordinates of Z^T a are zero, exactly; None where they are not all >= 0."""
-        support = [i for i, v in enumerate(a) if v > Fraction(1e-13) * max(a)]
+        support = [i for i, v in enumerate(a) if v > 0]
         conditions = [[self.rows[i][j] for i in support] for j in coordinates]
         goals = [Fraction(0) for _ in coordinates]
         for side in (1, -1) if self.fit_intercept else (None,):

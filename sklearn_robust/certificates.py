@@ -33,7 +33,7 @@ from sklearn_robust.scaled_norms import ScaledNorm, WeightedNorm
 _MAX_REPAIRS = 5
 _MOVED = 16  # times what is left of cancelled features: how far weights may be from those that cancel exactly
 _DEPENDENT = 1e-13  # relative singular value of conditions that repeat others
-_EXPONENT = 0.5 * float(np.finfo(np.float64).eps)
+_EXPONENT = 0.5 * float(np.finfo(np.float64).eps)  # rounding of an exponent
 _ROUNDING = 64 * np.finfo(np.float64).eps  # of a coordinate of Z^T a, relative to the terms that it sums
 
 
@@ -73,10 +73,10 @@ def relative_gap(margin: Array, bound: Array) -> Array:
 def sum_rounding(n_terms: int, dtype: Any, xp: Any = np) -> float:
     r"""What rounding adds to a sum of products at most, relative to the sum of the sizes of its terms.
 
-    The worst case is :math:`n u` with u half the machine epsilon. From 64 terms on it is :math:`8 \sqrt n u`, eight standard
-    deviations of independent errors. Eight further roundings stand for a norm, a scaling and a difference on the way.
+    The worst case is :math:`n u` with u half the machine epsilon. From 16 terms on it is :math:`4 \sqrt n u`, at least seven
+    standard deviations of independent roundings. Eight more stand for a norm, a scaling and a difference on the way.
     """
-    return 0.5 * float(xp.finfo(dtype).eps) * (8 + min(n_terms, 8 * math.sqrt(n_terms)))
+    return 0.5 * float(xp.finfo(dtype).eps) * (8 + min(n_terms, 4 * math.sqrt(n_terms)))
 
 
 def norm_rounding(problem: RobustProblem, norm: LpNorm | WeightedNorm, dtype: Any, xp: Any = np) -> float:
@@ -124,14 +124,15 @@ def _charged_bound(problem: RobustProblem, norm: LpNorm | WeightedNorm, weights:
     """
     xp, threat, dual = namespace(weights), problem.threat, norm.dual
     of_norm = norm_rounding(problem, norm, weights.dtype, xp)
-    of_sum = sum_rounding(weights.shape[-1], weights.dtype, xp) * problem.sizes(weights)
+    terms = problem.sizes(weights)
+    of_sum = sum_rounding(weights.shape[-1], weights.dtype, xp) * terms
     pull = xp.abs(problem.weighted_sum(weights)) + of_sum
     if isinstance(norm, WeightedNorm):
-        pull = _cancelled(pull, problem.sizes(weights), norm.scale == 0)
+        pull = _cancelled(pull, terms, norm.scale == 0)
     residual = threat.norm.residual(pull, threat.eps * (1 - of_norm), LpNorm(dual.p))  # eps is 0 where the norm has scales
     bound = dual.value(residual) * (1 + of_norm)
     known = (bound > 0) & (bound < math.inf)
-    share = dual.value(of_sum + of_norm * pull) / xp.where(known, bound, xp.ones_like(bound))
+    share = dual.value(of_sum + 2 * of_norm * pull) / xp.where(known, bound, xp.ones_like(bound))
     return bound, xp.where(known, xp.minimum(share, xp.ones_like(share)), xp.zeros_like(share))
 
 
@@ -199,10 +200,10 @@ def proves_separable(problem: RobustProblem, coef: Array, intercept: Array) -> A
 def margin_rounding(problem: RobustProblem, coef: Array, intercept: Array) -> Array:
     """What rounding may have added to each margin, of shape (k, n)."""
     xp = namespace(coef)
-    of_sum, penalty = sum_rounding(problem.n_features, coef.dtype, xp), problem.threat.penalty(coef)[:, None]
+    of_sum, penalty = sum_rounding(problem.n_terms, coef.dtype, xp), problem.threat.penalty(coef)[:, None]
     sizes = problem.score_sizes(coef) + xp.abs(intercept)[:, None] + penalty
     of_norm = norm_rounding(problem, problem.threat.dual_norm, coef.dtype, xp) - of_sum
-    return of_sum * sizes + of_norm * penalty
+    return of_sum * sizes + max(of_norm, 0.0) * penalty
 
 
 def proves_not_separable(problem: RobustProblem, weights: Array) -> np.ndarray:

@@ -104,6 +104,11 @@ class RobustProblem:
     def n_features(self) -> int:
         return int(self.X.shape[1])
 
+    @property
+    def n_terms(self) -> int:
+        """The most entries of a row, which a score sums."""
+        return int(self.X.count_nonzero(axis=1).max()) if sparse.issparse(self.X) else self.n_features
+
     def select(self, rows: Array) -> RobustProblem:
         """The problems at these indices."""
         threat = replace(self.threat, eps=self.threat.eps[rows])

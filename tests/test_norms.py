@@ -173,8 +173,8 @@ def test_residual_scales_with_its_arguments(q, r, scale):
 
 @settings(max_examples=300)
 @given(exponents, exponents, vectors(), vectors(), st.floats(1e-3, 20))
-@example(3, 1, np.array([0.0004, 0.00042, 100.0, 200.0]), np.array([0.0004, 0.0, 0.001, 0.001]), 1e-3)
-@example(1.5, 1, np.array([1e-5, 1e-5, 9.0, 10.0]), np.ones(4), 1e-3)
+@example(3, 1, np.array([0.0002, 9.0, 0.001, 9.0]), np.ones(4), 0.0015)
+@example(3, 1, np.array([8.0, 0.0006, 0.0002, 0.0001]), np.ones(4), 0.0012)
 def test_residual_is_no_larger_than_from_any_point_of_the_ball(q, r, g, other, radius):
     assume(LpNorm(q).value(other) > 0)
     point = other * min(1, radius / LpNorm(q).value(other))

@@ -335,8 +335,8 @@ def max_margin(
     -----
     It is `min_norm_separator` with p = q* and eps = 0 [1]_. With scales the norm is :math:`\|s w\|_{q^*}`, which does not bound
     coefficients of features of scale 0; where there are some, and where features have sizes far apart, eps* is found as the
-    largest ratio of margin and norm, by Dinkelbach's method. The bound then holds for weights that cancel the features of scale 0
-    exactly, from which `dual_coef` differs by rounding.
+    largest ratio of margin and norm, by Dinkelbach's method. The bound then holds for weights that cancel the features of
+    scale 0 exactly, from which `dual_coef` differs by rounding.
 
     References
     ----------
