@@ -40,6 +40,26 @@ _HOMES = {
     "register_onnx_converters": "onnx",
     "robust_generalization_bound": "theory",
 }
+_MODULES = {
+    "attacks",
+    "callbacks",
+    "certificates",
+    "datasets",
+    "inspection",
+    "linear_model",
+    "losses",
+    "metrics",
+    "neural_network",
+    "norms",
+    "onnx",
+    "problems",
+    "scaled_norms",
+    "separators",
+    "solvers",
+    "theory",
+    "threats",
+    "verification",
+}
 
 __all__ = [
     "ConvergenceDisplay",
@@ -108,7 +128,9 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name's room when the name is first used (PEP 562)."""
+    """Import a public module, or the module of a public name, when it is first used (PEP 562)."""
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
@@ -117,4 +139,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, *_MODULES})

@@ -1,7 +1,9 @@
-"""One way to the array namespace, for NumPy arrays and torch tensors."""
+"""One way to the array namespace, for NumPy arrays and torch tensors, and to a float."""
 
 from __future__ import annotations
 
+import math
+from numbers import Real
 from typing import Any
 
 import array_api_compat
@@ -33,3 +35,13 @@ def like(x: Array, values: np.ndarray) -> Array:
     if isinstance(x, np.ndarray):
         return values.astype(x.dtype, copy=False)
     return namespace(x).asarray(values, dtype=x.dtype, device=x.device)
+
+
+def as_float(value: Any) -> float:
+    """A real number as a float; nan for a boolean, a number too large for a float, and whatever is no number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan

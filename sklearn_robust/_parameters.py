@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
+from sklearn_robust._array_api import as_float
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.threats import check_scale
+
+_IN_MEMORY = {  # by where a class is defined: what brings the data of its objects into memory
+    "dask": "{name}.compute()",
+    "dask_expr": "{name}.compute()",
+    "distributed": "{name}.result()",
+    "polars.lazyframe": "{name}.collect()",
+    "pyspark": "{name}.toPandas()",
+    "torch.utils.data": "one tensor of all samples, such as torch.cat([batch for batch, _ in loader])",
+}
+
+
+def refuse_lazy(**data: Any) -> None:
+    """Refuse dask collections, lazy frames, loaders, iterators and paths, which would be loaded whole or misread."""
+    for name, value in data.items():
+        if isinstance(value, (str, bytes, os.PathLike)):
+            remedy = f"what the file holds, by numpy.load({name}), pandas.read_csv({name}) or another reader"
+        elif isinstance(value, Iterator):
+            remedy = f"list({name})"
+        else:
+            homes = [f"{cls.__module__}." for cls in type(value).__mro__]
+            found = [way for home, way in _IN_MEMORY.items() if any(where.startswith(f"{home}.") for where in homes)]
+            if not found:
+                continue
+            remedy = found[0].format(name=name)
+        kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+        raise TypeError(f"{name} must be an array or a frame in memory, got a {kind}. Use {remedy}.")
 
 
 def check_exponent(value: Any, name: str) -> float:
     """A norm's exponent in [1, inf], as a float."""
     try:
         return LpNorm(value).p
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         message = f"{name} must be a real number in [1, inf], got {value!r}. Use numpy.inf for the maximum norm."
         raise ValueError(message) from error
 
@@ -33,13 +62,8 @@ def check_number(value: Any, name: str, *, low: float, strict: bool = False, int
     """A finite number above (or at) a lower end."""
     kind: Any = Integral if integer else Real
     word = "an integer" if integer else "a finite number"
-    inside = (
-        isinstance(value, kind)
-        and not isinstance(value, bool)
-        and (low < value if strict else low <= value)
-        and value < float("inf")
-    )
-    if not inside:
+    number = as_float(value)  # nan, which no comparison holds for, unless it is a number
+    if not (isinstance(value, kind) and (low < number if strict else low <= number) and number < math.inf):
         raise ValueError(f"{name} must be {word} {'>' if strict else '>='} {low:g}, got {value!r}.")
 
 

@@ -86,8 +86,8 @@ class Logistic:
     --------
     >>> import numpy as np
     >>> log_risk, weights = Logistic().log_risk_and_weights(np.array([0.0, 0.0]), np.log([0.5, 0.5]))
-    >>> float(np.exp(log_risk))
-    0.6931471805599453
+    >>> round(float(np.exp(log_risk)), 4)
+    0.6931
     """
 
     name = "logistic"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
-from sklearn_robust.linear_model import MinNormRobustClassifier, RobustLinearClassifier
+from sklearn_robust.linear_model import MinNormRobustClassifier, RobustLinearClassifier, RobustLinearClassifierCV
 from sklearn_robust.neural_network import RobustDiagonalNet
 
 __all__ = ["register_onnx_converters"]
@@ -28,6 +29,8 @@ def register_onnx_converters() -> None:
     Notes
     -----
     The model computes in the precision of its input: float64 where the X given to `to_onnx` is float64, otherwise float32.
+    With float64 use the option zipmap=False, as for any classifier: ONNX's ZipMap, which makes a dict of the probabilities of
+    each sample, takes float32 alone, and onnxruntime loads no other.
 
     Examples
     --------
@@ -52,7 +55,7 @@ def register_onnx_converters() -> None:
     except ImportError as error:
         raise ImportError('register_onnx_converters needs skl2onnx: pip install "sklearn-robust[interop]".') from error
     options = {"zipmap": [True, False, "columns"], "raw_scores": [True, False], "nocl": [False]}
-    for estimator in (MinNormRobustClassifier, RobustDiagonalNet, RobustLinearClassifier):
+    for estimator in (MinNormRobustClassifier, RobustDiagonalNet, RobustLinearClassifier, RobustLinearClassifierCV):
         alias = f"SklearnRobust{estimator.__name__}"
         update_registered_converter(estimator, alias, calculate_linear_classifier_output_shapes, _convert, options=options)
 
@@ -64,6 +67,7 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     from skl2onnx.proto import onnx_proto
 
     estimator, X, opset = operator.raw_operator, operator.inputs[0], container.target_opset
+    check_is_fitted(estimator)
     double = isinstance(X.type, DoubleTensorType)
     dtype, kind = (np.float64, guess_proto_type(X.type)) if double else (np.float32, onnx_proto.TensorProto.FLOAT)
     coef, intercept = estimator.coef_.astype(dtype), estimator.intercept_.astype(dtype)

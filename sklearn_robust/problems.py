@@ -11,6 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from sklearn_robust._array_api import Array, like, namespace
+from sklearn_robust._parameters import refuse_lazy
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.threats import LpBall, check_radius, check_scale
 
@@ -78,6 +79,7 @@ class RobustProblem:
         scale: Any = None,
     ) -> RobustProblem:
         """From labels of shape (n,) or (k, n), one radius, non-negative weights of shape (n,) or (k, n), and scales (d,)."""
+        refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         xp = namespace(y)
         y = xp.astype(y if y.ndim == 2 else y[None, :], X.dtype)
         if y.shape[1] != X.shape[0] or not bool(xp.all(xp.abs(y) == 1)):

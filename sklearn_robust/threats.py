@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import is_array_api_obj, is_torch_array
 
-from sklearn_robust._array_api import Array, like, namespace, to_numpy
+from sklearn_robust._array_api import Array, as_float, like, namespace, to_numpy
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.scaled_norms import ScaledNorm, WeightedNorm
 
@@ -39,10 +39,10 @@ class LpBall:
     --------
     >>> import numpy as np
     >>> from sklearn_robust.threats import LpBall
-    >>> LpBall(np.inf, 0.1).penalty(np.array([1.0, -2.0]))
-    np.float64(0.30000000000000004)
-    >>> LpBall(np.inf, 0.1, scale=[1.0, 0.0]).penalty(np.array([1.0, -2.0]))
-    np.float64(0.1)
+    >>> LpBall(np.inf, 0.5).penalty(np.array([1.0, -2.0]))
+    np.float64(1.5)
+    >>> LpBall(np.inf, 0.5, scale=[1.0, 0.0]).penalty(np.array([1.0, -2.0]))
+    np.float64(0.5)
     """
 
     q: float
@@ -114,16 +114,21 @@ class LpBall:
 
 def check_radius(eps: float, name: str) -> float:
     """Validate a radius given by a user under the parameter `name`; returns it as a float."""
-    if isinstance(eps, bool) or not isinstance(eps, Real) or not 0 <= eps < math.inf:
+    radius = as_float(eps)
+    if not 0 <= radius < math.inf:
         raise ValueError(f"{name} must be a finite number >= 0, got {eps!r}. Use {name}=0 for training without an adversary.")
-    return float(eps)
+    return radius
 
 
 def check_scale(scale: Any, name: str) -> np.ndarray:
     """Validate a scale for each feature, given by a user under the parameter `name`; returns it as float64."""
     try:
-        values = np.asarray(to_numpy(scale) if is_array_api_obj(scale) else scale, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        given = np.asarray(to_numpy(scale) if is_array_api_obj(scale) else scale)
+        kind = given.dtype.kind
+        if kind not in "biufO" or (kind == "O" and any(isinstance(value, (str, bytes)) for value in given.flat)):
+            raise TypeError("A string, a complex number or a date is no scale.")
+        values = given.astype(np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name} must hold a number >= 0 for each feature, got {scale!r}.") from error
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(

@@ -1,12 +1,34 @@
 import os
+import sys
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two test processes share two cores; must precede NumPy's import
 
 import cvxpy as cp
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from sklearn_robust.norms import LpNorm
+
+settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("search", deadline=None, print_blob=True, max_examples=1000)  # --hypothesis-profile=search
+settings.load_profile("fixed")
+
+
+def pytest_report_teststatus(report):
+    """Name a test when it fails, not at the end."""
+    if report.failed:
+        category = "failed" if report.when == "call" else "error"
+        return category, f"\nFAILED {report.nodeid}\n", "FAILED"
+    return None
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test starts from the same state of the global generators, whatever ran before it."""
+    np.random.seed(0)  # noqa: NPY002  what scikit-learn draws from where random_state is None
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture

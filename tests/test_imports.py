@@ -15,10 +15,10 @@ ORDER = [
     "norms",
     "scaled_norms",
     "threats",
+    "_parameters",
     "losses",
     "problems",
     "certificates",
-    "_parameters",
     "_documentation",
     "_fits",
     "solvers",
@@ -85,6 +85,15 @@ def test_the_estimators_import_no_more_than_scikit_learn_does():
 
 def test_displays_import_matplotlib_only_to_draw():
     assert not modules_after("from sklearn_robust import RobustAccuracyDisplay, PathRecorder") & {"matplotlib", "torch"}
+
+
+def test_public_modules_are_imported_when_they_are_used():
+    public = {room(path) for path in PACKAGE.rglob("*.py") if not room(path).startswith("_")}
+    assert public <= set(dir(sklearn_robust))
+    code = "import sklearn_robust; [print(getattr(sklearn_robust, name).__name__) for name in sys.argv[1:]]"
+    run = [sys.executable, "-c", f"import sys; {code}", *sorted(public)]
+    found = subprocess.run(run, capture_output=True, text=True, check=True).stdout.split()
+    assert found == [f"sklearn_robust.{name}" for name in sorted(public)]
 
 
 def test_public_names_resolve_and_unknown_ones_do_not():

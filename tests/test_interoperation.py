@@ -1,12 +1,14 @@
 """The estimators among other libraries: frames, diagrams, routed metadata, skops and ONNX."""
 
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import sklearn
 from sklearn.compose import ColumnTransformer
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_breast_cancer, load_iris
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -15,6 +17,7 @@ from sklearn_robust import (
     MinNormRobustClassifier,
     RobustDiagonalNet,
     RobustLinearClassifier,
+    RobustLinearClassifierCV,
     RobustMLPClassifier,
     RobustNetClassifier,
     make_robust_scorer,
@@ -22,6 +25,7 @@ from sklearn_robust import (
 )
 from sklearn_robust._documentation import DOCS_URL
 
+PAGE = Path(__file__).parents[1] / "docs" / "guide" / "interoperation.md"
 NAMES = ["age", "income", "height", "weight"]
 LINEAR = [
     RobustLinearClassifier(eps=0.1, loss="logistic"),
@@ -104,22 +108,60 @@ def test_routed_sample_weights_train_and_score(estimator, two):
     assert not np.allclose(unweighted.decision_function(Z), direct.decision_function(Z))
 
 
-@pytest.mark.parametrize("estimator", LINEAR, ids=ids)
-def test_skops(estimator, two):  # skops knows no torch: networks are saved by joblib or torch
+SCALED = [sklearn.clone(estimator).set_params(scale=[1.0, 0.5, 2.0, 0.0]) for estimator in LINEAR]
+SEARCHED = [
+    RobustLinearClassifierCV(p_algo=2, eps=[0.1, 0.2], threat_eps=0.1, cv=3),
+    RobustLinearClassifierCV(p_algo=2, eps=[0.1, 0.2], threat_eps=0.1, scale=[1.0, 0.5, 2.0, 0.0], cv=3),
+    GridSearchCV(RobustLinearClassifier(), {"eps": [0.1, 0.2]}, scoring=make_robust_scorer(eps=0.1, space="input"), cv=3),
+    GridSearchCV(
+        RobustLinearClassifier(),
+        {"eps": [0.1, 0.2]},
+        scoring={"robust": make_robust_scorer(eps=0.1, q=2, scale=[1.0, 0.5, 2.0, 0.0]), "clean": "accuracy"},
+        refit="robust",
+        cv=3,
+    ),
+]
+
+
+@pytest.mark.parametrize("estimator", [*LINEAR, *SCALED, *SEARCHED], ids=ids)
+def test_skops(estimator, two):
     io = pytest.importorskip("skops.io")
     X, y = two
     model = make_pipeline(StandardScaler(), sklearn.clone(estimator)).fit(X, y)
+    if hasattr(model[-1], "robust_score"):
+        model[-1].robust_score(X, y)  # what is computed once and kept is saved too
     saved = io.dumps(model)
-    loaded = io.loads(saved, trusted=io.get_untrusted_types(data=saved))
+    types = io.get_untrusted_types(data=saved)
+    listed = re.findall(r'"(sklearn_robust\.[\w.]+)"', PAGE.read_text())
+    assert {name for name in types if name.startswith("sklearn_robust")} <= set(listed)
+    assert all(name.startswith(("sklearn.", "sklearn_robust.")) for name in types)
+    loaded = io.loads(saved, trusted=types)
     np.testing.assert_array_equal(loaded.decision_function(X), model.decision_function(X))
-    assert loaded[-1].robust_score(X, y) == model[-1].robust_score(X, y)
+    assert make_robust_scorer(eps=0.2)(loaded, X, y) == make_robust_scorer(eps=0.2)(model, X, y)
+    assert loaded.score(X, y) == model.score(X, y)
     assert loaded[-1].get_params().keys() == model[-1].get_params().keys()
+    if hasattr(model[-1], "scorer_"):
+        assert repr(loaded[-1].scorer_) == repr(model[-1].scorer_)
+    if hasattr(model[-1], "robust_score"):
+        assert loaded[-1].robust_score(X, y) == model[-1].robust_score(X, y)
+
+
+def test_skops_keeps_what_a_scorer_asks_of_metadata_routing():
+    io = pytest.importorskip("skops.io")
+    with sklearn.config_context(enable_metadata_routing=True):
+        scorer = make_robust_scorer(eps=0.1).set_score_request(sample_weight="importance")
+        loaded = io.loads(io.dumps(scorer), trusted=["sklearn_robust.metrics._robust_accuracy.RobustScorer"])
+        assert repr(loaded.get_metadata_routing()) == repr(scorer.get_metadata_routing())
+        assert "importance" in repr(loaded.get_metadata_routing())
+        with pytest.raises(ValueError, match="alias"):
+            scorer.set_score_request(sample_weight=3)
+        assert "importance" in repr(scorer.get_metadata_routing())
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("words", [True, False])
-@pytest.mark.parametrize("estimator", LINEAR, ids=ids)
+@pytest.mark.parametrize("estimator", [*LINEAR, *SEARCHED[:1]], ids=ids)
 @pytest.mark.filterwarnings("ignore::sklearn_robust.NotSeparableWarning")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_onnx(estimator, words, dtype, n_classes):
@@ -146,6 +188,18 @@ def test_onnx(estimator, words, dtype, n_classes):
         np.testing.assert_allclose(values, model.predict_proba(X), **tolerance)
     else:
         np.testing.assert_array_equal(values, scores)
+
+
+def test_the_onnx_recipe_of_the_guide_loads():
+    for module in ("skl2onnx", "onnxruntime"):
+        pytest.importorskip(module)
+    X, y = load_breast_cancer(return_X_y=True, as_frame=True)
+    X = (X - X.mean()) / X.std()
+    names = {"X": X, "model": RobustLinearClassifier(eps=0.2, loss="logistic").fit(X, y)}
+    (recipe,) = re.findall(r"\*\*ONNX\.\*\*.*?```\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    exec(recipe, names)
+    np.testing.assert_array_equal(names["label"], names["model"].predict(X))
+    np.testing.assert_allclose(names["probability"], names["model"].predict_proba(X), rtol=1e-9, atol=1e-12)
 
 
 def test_onnx_without_skl2onnx(monkeypatch):

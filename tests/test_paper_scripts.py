@@ -204,6 +204,68 @@ def test_a_killed_run_goes_on_where_it_stopped(script, tmp_path):
     assert len(calls) == 3
 
 
+@pytest.fixture
+def filled(script, tmp_path):
+    """A function that fills a table of three cells, of 1, 2 and 3 rows; the table's path; and the cells computed."""
+    runner, calls, path = script("runner"), [], tmp_path / "table.csv"
+
+    def compute(part):
+        calls.extend(part.a)
+        rows = [(a, b, step, a / 7 + b) for a, b in part.itertuples(index=False) for step in range(a)]
+        return pd.DataFrame(rows, columns=["a", "b", "step", "result"])
+
+    return lambda: runner.fill(path, runner.cells(a=[1, 2, 3], b=[0.1]), ["a"], compute, jobs=1), path, calls
+
+
+def test_a_table_cut_at_any_byte_is_mended(filled):
+    fill, path, calls = filled
+    whole, content = fill(), path.read_bytes()
+    last_row = content.rfind(b"\n", 0, -1)
+    for size in [*range(0, last_row, 20), *range(last_row, len(content), 3)]:
+        path.write_bytes(content[:size])
+        calls.clear()
+        pd.testing.assert_frame_equal(fill(), whole)
+        assert calls[-1] == 3  # the last cell had lost something
+        assert path.read_bytes() == content
+    calls.clear()
+    fill()
+    assert not calls
+
+
+def test_a_cell_that_lost_a_row_is_computed_again(filled):
+    fill, path, calls = filled
+    whole = fill()
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:2] + lines[3:]))
+    calls.clear()
+    found = fill()
+    assert calls == [2]
+    pd.testing.assert_frame_equal(found, whole)
+
+
+def test_a_table_that_counts_no_rows_is_left_alone(filled):
+    fill, path, _ = filled
+    path.write_text("a,b,step,result\n1,0.1,0,0.5\n")
+    with pytest.raises(ValueError, match="does not say how many rows a cell has"):
+        fill()
+    assert path.read_text().endswith("0.5\n")
+
+
+def test_a_run_killed_while_it_writes_leaves_the_table_whole(filled, monkeypatch):
+    fill, path, _ = filled
+    fill()
+    content = path.read_bytes()
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:4]))
+    shorter = path.read_bytes()
+    monkeypatch.setattr(pd.DataFrame, "to_csv", lambda self, file, **options: file.write_text("a,b") and 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fill()
+    assert path.read_bytes() == shorter
+    monkeypatch.undo()
+    fill()
+    assert path.read_bytes() == content
+
+
 def test_streamed_accuracies_agree_with_the_gaussian_integral(script):
     """Dense data: teacher and classifier score with a bivariate normal law, whose orthants have a closed form."""
     linear = script("linear")

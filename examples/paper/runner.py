@@ -1,6 +1,8 @@
 """A table of results that fills up cell by cell: in parallel, in any order, and on from where a killed run stopped."""
 
 import argparse
+import io
+import os
 import sys
 import time
 from dataclasses import replace
@@ -28,18 +30,42 @@ def fill(path, wanted, by, compute, *, jobs):
         Processes, -1 for one a core.
     """
     key = list(wanted.columns)
-    have = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=key)
-    missing = wanted[~wanted.set_index(key).index.isin(have.set_index(key).index)]
-    groups = [group for _, group in missing.groupby(by, sort=False)]
     path.parent.mkdir(parents=True, exist_ok=True)
+    missing = wanted[~among(wanted, read(path, key), key)]
+    groups = [group for _, group in missing.groupby(by, sort=False)]
     start = time.monotonic()
     results = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(compute)(group) for group in groups)
     for count, rows in enumerate(results, start=1):
-        rows.to_csv(path, mode="a", header=not path.exists(), index=False)
+        add(path, rows, key)
         elapsed = time.monotonic() - start
         left = elapsed / count * (len(groups) - count)
         print(f"{path.stem}: {count} of {len(groups)}, {elapsed:.0f} s, about {left:.0f} s left", file=sys.stderr)
-    return wanted.merge(pd.read_csv(path), on=key, how="left", validate="one_to_many")
+    return wanted.merge(read(path, key).drop(columns="rows"), on=key, how="left", validate="one_to_many")
+
+
+def read(path, key):
+    """The cells of a table that are whole: each row says how many its cell has, and a row that was cut has no end."""
+    text = path.read_text() if path.exists() else ""
+    lines = text[: text.rfind("\n") + 1]
+    table = pd.read_csv(io.StringIO(lines)) if lines else pd.DataFrame(columns=[*key, "rows"])
+    if "rows" not in table:
+        raise ValueError(f"{path} does not say how many rows a cell has. Move it away, or compute the table anew.")
+    return table[table.groupby(key).rows.transform("size") == table.rows]
+
+
+def add(path, rows, key):
+    """Put these cells into the table, in place of what it has of them; the file is whole at every moment."""
+    rows = rows.assign(rows=rows.groupby(key)[key[0]].transform("size"))
+    have = read(path, key)
+    have = have[~among(have, rows, key)]
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    (pd.concat([have, rows]) if len(have) else rows).to_csv(unfinished, index=False)
+    os.replace(unfinished, path)
+
+
+def among(cells, others, key):
+    """Which of the cells are among the others."""
+    return cells.set_index(key).index.isin(others.set_index(key).index)
 
 
 def cells(**values):

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sklearn_robust._parameters import refuse_lazy
+
 
 @dataclass(frozen=True)
 class Target:
@@ -39,6 +41,7 @@ class Target:
     @classmethod
     def of(cls, model: Any, X: Any, y: Any, device: Any = None) -> Target:
         """Read a module, an estimator with a `module_`, or a function or estimator that scores arrays."""
+        refuse_lazy(X=X, y=y)
         original = X if isinstance(X, Tensor) else np.asarray(X)
         module = getattr(model, "module_", model)
         if isinstance(module, nn.Module):

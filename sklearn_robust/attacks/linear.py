@@ -42,19 +42,74 @@ def _class_coef(coef: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros_like(coef), coef]) if len(coef) == 1 else coef
 
 
-def _rival_norms(coef: np.ndarray, threat: LpBall) -> np.ndarray:
-    """||w_j - w_k||_q* of shape (K, K)."""
+def rival_norms(coef: np.ndarray, threat: LpBall) -> np.ndarray:
+    """||s (w_j - w_k)||_q* of each pair of classes.
+
+    Parameters
+    ----------
+    coef : array of shape (K, d), or (1, d) for two classes
+    threat : LpBall
+
+    Returns
+    -------
+    array of shape (K, K)
+    """
     coef = _class_coef(coef)
     return np.stack([threat.dual_norm.value(w - coef) for w in coef])
 
 
-def _rival_margins(X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: LpBall) -> np.ndarray:
-    """Robust margin of each sample over each rival class, of shape (n, K); inf for its own class."""
-    scores = class_scores(X, coef, intercept)
-    rows = np.arange(len(scores))
-    margins = scores[rows, y][:, None] - scores - threat.eps * _rival_norms(coef, threat)[y]
-    margins[rows, y] = math.inf
+def _rival_margins(scores: np.ndarray, y: np.ndarray, norms: np.ndarray, eps: float) -> np.ndarray:
+    """Robust margin of each sample over each rival class, of shape (n, K); inf for its own."""
+    margins = _leads(scores, y) - eps * norms
+    margins[np.arange(len(scores)), y] = math.inf
     return margins
+
+
+def _leads(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """f_y - f_k of each sample and class."""
+    with np.errstate(invalid="ignore"):  # a threshold that is never reached is an infinite score
+        return scores[np.arange(len(scores)), y][:, None] - scores
+
+
+def least_margins(scores: np.ndarray, y: np.ndarray, norms: np.ndarray, eps: float) -> np.ndarray:
+    """Robust margin of each sample, from its scores.
+
+    Parameters
+    ----------
+    scores : array of shape (n, K)
+    y : int array of shape (n,)
+        Index of the true class.
+    norms : array of shape (n, K)
+        ||s (w_y - w_k)||_q* of each sample.
+    eps : float
+
+    Returns
+    -------
+    array of shape (n,)
+    """
+    return _rival_margins(scores, y, norms, eps).min(axis=1)
+
+
+def boundary_distances(scores: np.ndarray, y: np.ndarray, norms: np.ndarray) -> np.ndarray:
+    """Distance of each sample to the boundary of the region of class y, from its scores.
+
+    Parameters
+    ----------
+    scores, y, norms
+        As in `least_margins`.
+
+    Returns
+    -------
+    array of shape (n,)
+        Negative outside of the region; inf where no rival can ever win, -inf where y never can, 0 at
+        a tie.
+    """
+    leads = _leads(scores, y)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        where_none = np.where(leads == 0, 0, np.copysign(math.inf, leads))
+        distances = np.where(norms > 0, leads / norms, where_none)
+    distances[np.arange(len(scores)), y] = math.inf
+    return distances.min(axis=1)
 
 
 def robust_margins(X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: LpBall) -> np.ndarray:
@@ -74,7 +129,27 @@ def robust_margins(X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarra
     array of shape (n,)
         Positive exactly where no perturbation of the threat changes the decision away from y. A tie counts as broken.
     """
-    return _rival_margins(X, y, coef, intercept, threat).min(axis=1)
+    return least_margins(class_scores(X, coef, intercept), y, rival_norms(coef, threat)[y], threat.eps)
+
+
+def robustly_correct(X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: LpBall) -> np.ndarray:
+    """Which samples no perturbation of the threat moves out of their class.
+
+    Parameters
+    ----------
+    X, coef, intercept, threat
+        As in `robust_margins`.
+    y : int array of shape (n,)
+        Index of the true class of each sample; -1 for a class that is none of the classifier's.
+
+    Returns
+    -------
+    bool array of shape (n,)
+        At eps = 0 a tie is what predict makes of it, the first of the classes with the largest
+        score; at eps > 0 it counts as broken.
+    """
+    right = class_scores(X, coef, intercept).argmax(axis=1) == y
+    return right if threat.eps == 0 else right & (robust_margins(X, y, coef, intercept, threat) > 0)
 
 
 def signed_distances(
@@ -97,17 +172,12 @@ def signed_distances(
     Returns
     -------
     array of shape (n,)
-        inf where no rival can ever win (coefficients that are equal where the adversary reaches, and a lower score).
+        inf where no rival can ever win: its coefficients are equal where the adversary reaches, and
+        its score is lower.
     """
     scores = class_scores(X, coef, intercept)
-    rows = np.arange(len(scores))
     y = scores.argmax(axis=1) if y is None else y
-    lead = scores[rows, y][:, None] - scores
-    norms = _rival_norms(coef, LpBall(q, 1.0, scale))[y]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        distances = np.where(norms > 0, lead / norms, np.where(lead > 0, math.inf, -math.inf))
-    distances[rows, y] = math.inf
-    return distances.min(axis=1)
+    return boundary_distances(scores, y, rival_norms(coef, LpBall(q, 1.0, scale))[y])
 
 
 def worst_case_perturbations(X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: LpBall) -> np.ndarray:
@@ -122,6 +192,7 @@ def worst_case_perturbations(X: Any, y: np.ndarray, coef: np.ndarray, intercept:
     -------
     array of shape (n, d)
     """
-    rival = _rival_margins(X, y, coef, intercept, threat).argmin(axis=1)
+    norms = rival_norms(coef, threat)[y]
+    rival = _rival_margins(class_scores(X, coef, intercept), y, norms, threat.eps).argmin(axis=1)
     coef = _class_coef(coef)
     return -threat.perturbation(coef[y] - coef[rival])

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length
 
-from sklearn_robust._parameters import check_exponent
+from sklearn_robust._parameters import check_exponent, refuse_lazy
 from sklearn_robust.inspection._style import axes_for, style
 from sklearn_robust.metrics import certified_radius
 from sklearn_robust.metrics._linear_view import is_linear, transformed, unwrapped
@@ -157,6 +157,7 @@ class RobustAccuracyDisplay:
         """
         classifiers = {name: unwrapped(estimator)[1] for name, estimator in estimators.items()}
         q = check_exponent(_common_exponent(classifiers) if q is None else q, "q")
+        refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         weights = _check_sample_weight(sample_weight, np.asarray(y), ensure_non_negative=True)
         radii = {
             name: certified_radius(estimator, X, y, q=q, space=space)
@@ -203,6 +204,7 @@ class RobustAccuracyDisplay:
         -------
         RobustAccuracyDisplay
         """
+        refuse_lazy(y_true=y_true, y_pred=y_pred, radius=radius)
         y_true, y_pred, radius = np.asarray(y_true), np.asarray(y_pred), np.asarray(radius, dtype=float)
         check_consistent_length(y_true, y_pred, radius)
         signed = np.where(y_true == y_pred, radius, -math.inf)
@@ -299,8 +301,8 @@ def _radii_to_draw(eps: Any, radii: Any) -> np.ndarray:
 
 
 def _survivors(radii: np.ndarray, grid: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The weighted share of samples whose radius is above each of a grid."""
-    return np.array([np.average(radii > radius, weights=weights) for radius in grid])
+    """The weighted share of samples whose radius is above each of a grid; at 0, of those that are predicted rightly."""
+    return np.array([np.average(radii > radius if radius > 0 else radii >= 0, weights=weights) for radius in grid])
 
 
 def _bounds(

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.utils.validation import check_X_y
 
-from sklearn_robust._parameters import check_exponent
+from sklearn_robust._parameters import check_exponent, refuse_lazy
 from sklearn_robust.inspection._style import axes_for, style
 from sklearn_robust.metrics._linear_view import linear_view, unwrapped
 from sklearn_robust.norms import LpNorm
@@ -265,6 +265,7 @@ def unit_ball(q: float) -> np.ndarray:
 
 
 def _two_dimensional(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
+    refuse_lazy(X=X, y=y)
     X, y = check_X_y(X, y, dtype=np.float64)
     classes = np.unique(y)
     if X.shape[1] != 2 or len(classes) != 2:

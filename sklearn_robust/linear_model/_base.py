@@ -11,7 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from sklearn_robust._documentation import DocLinkMixin
-from sklearn_robust._parameters import check_exponent, check_number, read_scale
+from sklearn_robust._parameters import check_exponent, check_number, read_scale, refuse_lazy
 from sklearn_robust.attacks.linear import class_scores, worst_case_perturbations
 from sklearn_robust.callbacks import CallbackSupportMixin
 from sklearn_robust.metrics import certified_radius, robust_accuracy_score
@@ -46,6 +46,7 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, ClassifierMixin):
 
     def _read(self, X: Any, y: Any, sample_weight: Any, class_weight: Any = None) -> RobustProblem:
         """Validate the data; one problem for two classes, one against the rest for each of several."""
+        refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), order="C")
         check_classification_targets(y)
         self.scale_ = read_scale(self.scale, X.shape[1], getattr(self, "feature_names_in_", None))
@@ -112,6 +113,7 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, ClassifierMixin):
             Two classes: positive means the second class of `classes_`.
         """
         check_is_fitted(self)
+        refuse_lazy(X=X)
         X = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
         scores = class_scores(X, self.coef_, self.intercept_)
         return scores[:, 1] if len(self.coef_) == 1 else scores

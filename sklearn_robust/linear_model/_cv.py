@@ -16,8 +16,8 @@ from sklearn.utils import _safe_indexing, check_array, indexable
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from sklearn_robust._parameters import check_choice, check_exponent
-from sklearn_robust.attacks.linear import robust_margins
+from sklearn_robust._parameters import check_choice, check_exponent, refuse_lazy
+from sklearn_robust.attacks.linear import robustly_correct
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.linear_model._base import RobustLinearMixin, probabilities
 from sklearn_robust.linear_model._path import check_exponents, check_radii, path_of, warn_of_cells
@@ -207,6 +207,7 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
         threat = self._threat(None, None, None)
         check_choice(self.refit, "refit", (True, False))
         p_algo, model = check_exponents(self.p_algo, "p_algo"), self._model()
+        refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         checked, y = validate_data(self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32))
         check_classification_targets(y)
         self.scale_ = self._scale(self.scale)
@@ -302,8 +303,8 @@ def _cross_validated(
     index = LinearView(scored, path.coef[0, 0], path.intercept[0, 0], path.classes).class_index(_safe_indexing(y, test))
     weight = None if sample_weight is None else sample_weight[test]
     for cell in np.ndindex(scores.shape):
-        margins = robust_margins(scored, index, path.coef[cell], path.intercept[cell], threat)
-        scores[cell] = np.average((index >= 0) & (margins > 0), weights=weight)
+        robust = robustly_correct(scored, index, path.coef[cell], path.intercept[cell], threat)
+        scores[cell] = np.average(robust, weights=weight)
     fit_time, score_time = (np.array(seconds / scores.size) for seconds in (fitted - start, time.perf_counter() - fitted))
     return scores, fit_time, score_time, path.converged, path.dual_gap
 

@@ -89,7 +89,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
     >>> from sklearn_robust import MinNormRobustClassifier
     >>> X, y = np.array([[2.0, 1.0], [-2.0, 1.0]]), ["up", "down"]
     >>> model = MinNormRobustClassifier(p=1, eps=0.5).fit(X, y)
-    >>> model.classes_, model.coef_.round(3), round(model.margin_, 3)
+    >>> model.classes_, model.coef_.round(3) + 0.0, round(model.margin_, 3)
     (array(['down', 'up'], dtype='<U4'), array([[0.667, 0.   ]]), 1.5)
     """
 

@@ -1,37 +1,47 @@
-"""What a fitted linear classifier, alone or at the end of pipelines and searches, looks like to the adversary."""
+"""What a fitted linear classifier, alone or in pipelines and wrappers, is to the adversary."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.feature_selection import SelectorMixin
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import FunctionTransformer, MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
-from sklearn.utils import _safe_indexing, assert_all_finite, check_array, check_consistent_length, column_or_1d, indexable
-from sklearn.utils.validation import _get_feature_names, check_is_fitted
+from sklearn.utils import _safe_indexing, assert_all_finite, check_consistent_length, column_or_1d, indexable
+from sklearn.utils.validation import _get_feature_names
 
-from sklearn_robust._parameters import check_choice, read_scale
+from sklearn_robust._parameters import check_choice, read_scale, refuse_lazy
+from sklearn_robust.attacks.linear import class_scores, rival_norms
+from sklearn_robust.metrics._classifiers import check_predictions, deciding_scores, is_linear, numeric, unwrapped
+from sklearn_robust.metrics._transformers import coef_before, missing_entries, transformed
 from sklearn_robust.threats import LpBall
+
+__all__ = ["SPACES", "LinearView", "is_linear", "linear_view", "transformed", "unwrapped"]
 
 SPACES = ("model", "input")
 
 
 @dataclass(frozen=True)
 class LinearView:
-    """Coefficients in the space where the threat lives, and the data in that space.
+    """A linear classifier, the data as it sees them, and what a perturbation does to its scores.
 
     Attributes
     ----------
     X : array or sparse array of shape (n, d)
+        What the classifier sees.
     coef : array of shape (K, d), or (1, d) for two classes
     intercept : array of shape (K,) or (1,)
     classes : array of shape (K,)
-    names : array of shape (d,) or None
-        Of the features, where they have names.
+    names : array of shape (m,) or None
+        Of the features in the space of the threat, where they have names.
+    reached : array of shape (K, m) or (1, m)
+        Coefficients of the scores as functions of a perturbation in that space, zero where it
+        cannot reach; `coef` by default.
+    missing : bool array of shape (n, m) or None
+        Entries without a value, which no perturbation changes.
+    predicted : int array of shape (n,) or None
+        Index of the class that the classifier predicts.
     """
 
     X: Any
@@ -39,21 +49,43 @@ class LinearView:
     intercept: np.ndarray
     classes: np.ndarray
     names: Any = None
+    reached: Any = None
+    missing: np.ndarray | None = None
+    predicted: Any = None
+
+    def __post_init__(self) -> None:
+        if self.reached is None:
+            object.__setattr__(self, "reached", self.coef)
 
     def threat(self, q: float, eps: float, scale: Any) -> LpBall:
-        """The threat in this space; the scale is an array of shape (d,), a dict by feature name, or None."""
-        return LpBall(q, eps, read_scale(scale, self.coef.shape[1], self.names))
+        """The threat; the scale is an array of shape (m,), a dict by feature name, or None."""
+        return LpBall(q, eps, read_scale(scale, self.reached.shape[1], self.names))
+
+    def scores(self) -> np.ndarray:
+        """Scores of every class, of shape (n, K)."""
+        return class_scores(self.X, self.coef, self.intercept)
+
+    def rival_norms(self, index: np.ndarray, threat: LpBall) -> np.ndarray:
+        """||s (w_y - w_k)||_q* of each sample, over what can be moved in it; of shape (n, K)."""
+        if self.missing is None:
+            return rival_norms(self.reached, threat)[index]
+        patterns, pattern = np.unique(self.missing, axis=0, return_inverse=True)
+        norms = np.stack([rival_norms(np.where(fixed, 0, self.reached), threat) for fixed in patterns])
+        return norms[pattern, index]
 
     def class_index(self, y: Any) -> np.ndarray:
-        """Index of each label in `classes`; -1 for labels that the classifier has never seen, which it always gets wrong."""
+        """Index of each label in `classes`; -1 for labels never seen, which are always wrong."""
+        refuse_lazy(y=y)
         y = column_or_1d(y)
         check_consistent_length(self.X, y)
-        assert_all_finite(y, input_name="y")
         labels, classes = y.tolist(), self.classes.tolist()
-        if isinstance(labels[0], str) != isinstance(classes[0], str):
-            raise ValueError(f"y must hold labels of the type that was seen in fit, such as {classes[0]!r}, got {labels[0]!r}.")
-        position = {label: k for k, label in enumerate(classes)}
-        return np.array([position.get(label, -1) for label in labels])
+        kinds = [kind for kind in (str, Real) if isinstance(classes[0], kind)]
+        kind = kinds[0] if kinds else type(classes[0])
+        for label in labels:
+            if not isinstance(label, kind):
+                raise ValueError(f"y must hold labels of the type that was seen in fit, such as {classes[0]!r}, got {label!r}.")
+        assert_all_finite(y, input_name="y")
+        return _positions(labels, self.classes)
 
     def seen_class_index(self, y: Any) -> np.ndarray:
         """Index of each label in `classes`, where each must be one of them."""
@@ -64,124 +96,62 @@ class LinearView:
         return index
 
 
-def is_linear(classifier: BaseEstimator) -> bool:
-    """Whether the classifier, unwrapped, has linear coefficients."""
-    return all(hasattr(classifier, name) for name in ("coef_", "intercept_", "classes_"))
-
-
-def unwrapped(estimator: BaseEstimator) -> tuple[list[tuple[str, Any]], BaseEstimator]:
-    """The named transformers and the classifier at the end, through any nest of pipelines and searches."""
-    steps: list[tuple[str, Any]] = []
-    while True:
-        if hasattr(estimator, "best_estimator_"):
-            estimator = estimator.best_estimator_
-        elif isinstance(estimator, Pipeline):
-            steps += _flat(estimator.steps[:-1])
-            estimator = estimator.steps[-1][1]
-        else:
-            return steps, estimator
-
-
-def _flat(steps: list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """The transformers that do something, with those of nested pipelines in their place."""
-    for name, step in steps:
-        if isinstance(step, Pipeline):
-            yield from _flat(step.steps)
-        elif step not in (None, "passthrough"):
-            yield name, step
-
-
-def transformed(steps: list[tuple[str, Any]], X: Any) -> Any:
-    """What the classifier at the end sees."""
-    for _, transformer in steps:
-        X = transformer.transform(X)
-    return X
+def _positions(labels: list[Any], classes: np.ndarray) -> np.ndarray:
+    """The index of each label in the classes, -1 where it is none of them."""
+    position = {label: k for k, label in enumerate(classes.tolist())}
+    return np.array([position.get(label, -1) for label in labels])
 
 
 def linear_view(estimator: BaseEstimator, X: Any, space: str) -> LinearView:
-    """The linear model that a classifier or pipeline is, in "model" or "input" space.
+    """The linear model that a classifier or pipeline is, with a threat in "model" or "input" space.
 
     Parameters
     ----------
-    estimator : fitted linear classifier, pipeline that ends in one, or search over either
+    estimator : fitted linear classifier, pipeline that ends in one, search over either, or wrapper
+        Known wrappers are FrozenEstimator, FixedThresholdClassifier, TunedThresholdClassifierCV,
+        OneVsRestClassifier, and CalibratedClassifierCV of one classifier.
     X : array of shape (n, d)
         Input of the estimator.
     space : {"model", "input"}
-        "model": the threat moves what the last step of a pipeline sees. "input": it moves what the pipeline sees, and the
-        coefficients are pulled back through its transformers, which must be affine.
+        "model": the threat moves what the last step of a pipeline sees. "input": it moves what the
+        pipeline sees, and the coefficients are those on its input: its transformers must be affine.
 
     Raises
     ------
     TypeError
-        If the classifier is not linear, or a transformer between it and the threat is not known to be affine.
+        If the classifier is not linear, or a transformer between it and the threat is not known to
+        be affine.
     """
     check_choice(space, "space", SPACES)
+    refuse_lazy(X=X)
+    few = _safe_indexing(indexable(X)[0], slice(16))  # rows of any kind of X
+    scores = deciding_scores(estimator, few)
     steps, classifier = unwrapped(estimator)
-    check_is_fitted(classifier)
-    if not is_linear(classifier):
-        raise TypeError(
-            f"{type(classifier).__name__} is not a linear classifier: it has no coef_, intercept_ and classes_. Exact robust "
-            "accuracy exists for linear classifiers and pipelines that end in one."
-        )
-    seen = transformed(steps, X)
-    coef = np.atleast_2d(_dense(classifier.coef_))
-    intercept = np.broadcast_to(np.asarray(classifier.intercept_, dtype=coef.dtype), (len(coef),))
-    _check_scores(classifier, seen, coef, intercept)
+    at_classifier = transformed(steps, X)
+    predicted = _positions(classifier.predict(at_classifier).tolist(), classifier.classes_)
+    seen = transformed(scores.steps[len(steps) :], at_classifier)  # behind steps in wrappers too
     if space == "model":
-        return LinearView(_numeric(seen), coef, intercept, classifier.classes_, _names(seen, [classifier]))
-    for name, transformer in reversed(steps):
-        coef, intercept = _pull_back(name, transformer, coef, intercept)
-    return LinearView(_numeric(X), coef, intercept, classifier.classes_, _names(X, [step for _, step in steps] + [classifier]))
-
-
-def _names(X: Any, readers: list[Any]) -> Any:
-    """The names of the columns of X: its own, or those that the first to read it was fitted on."""
-    names = _get_feature_names(X)
-    return getattr(readers[0], "feature_names_in_", None) if names is None else names
-
-
-def _check_scores(classifier: BaseEstimator, X: Any, coef: np.ndarray, intercept: np.ndarray) -> None:
-    """A classifier with a coef_ that does not score by it (SVC with several classes) must not be called exact."""
-    few = _safe_indexing(indexable(X)[0], slice(16))  # rows of an array, frame, list or sparse X alike
-    scores = np.asarray(classifier.decision_function(few))
-    scores = scores.reshape(len(scores), -1)
-    expected = _numeric(few) @ coef.T + intercept
-    if scores.shape != expected.shape or not np.allclose(scores, expected, rtol=1e-3, atol=1e-6 * (1 + np.abs(expected).max())):
-        raise TypeError(
-            f"{type(classifier).__name__} does not score by <coef_, x> + intercept_: its robustness is not exact here."
-        )
-
-
-def _pull_back(name: str, transformer: Any, coef: np.ndarray, intercept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients on the input of an affine transformer, from those on its output."""
-    if isinstance(transformer, FunctionTransformer) and transformer.func is None:
-        return coef, intercept
-    if isinstance(transformer, SelectorMixin):
-        chosen = transformer.get_support()
-        spread = np.zeros((len(coef), len(chosen)), dtype=coef.dtype)
-        spread[:, chosen] = coef
-        return spread, intercept
-    if isinstance(transformer, MinMaxScaler) and not transformer.clip:
-        scale, shift = transformer.scale_, transformer.min_
-    elif isinstance(transformer, MaxAbsScaler) and not getattr(transformer, "clip", False):
-        scale, shift = 1 / transformer.scale_, 0.0
-    elif isinstance(transformer, StandardScaler):
-        scale = 1 / transformer.scale_ if transformer.scale_ is not None else np.ones(coef.shape[1])
-        shift = -transformer.mean_ * scale if transformer.with_mean else 0.0
-    elif isinstance(transformer, RobustScaler):
-        scale = 1 / transformer.scale_ if transformer.with_scaling else np.ones(coef.shape[1])
-        shift = -transformer.center_ * scale if transformer.with_centering else 0.0
+        names, reached, missing = _names(seen, scores.reader), scores.coef, None
     else:
-        raise TypeError(
-            f"The step {name!r} ({type(transformer).__name__}) is not known to be affine and elementwise, so a threat on the "
-            "input has no closed form behind it. Use space='model', or scale with StandardScaler, MinMaxScaler or MaxAbsScaler."
-        )
-    return coef * scale, intercept + coef @ np.broadcast_to(shift, coef.shape[1:])
+        names = _names(X, scores.steps[0][1] if scores.steps else scores.reader)
+        reached = coef_before(scores.steps, scores.coef)
+        reached = np.where(np.isnan(reached), 0, reached)
+        missing = missing_entries(X, names, np.any(reached != 0, axis=0)) if scores.steps else None
+    view = LinearView(
+        X=numeric(seen),
+        coef=scores.coef,
+        intercept=scores.intercept,
+        classes=classifier.classes_,
+        names=names,
+        reached=reached,
+        missing=missing,
+        predicted=predicted,
+    )
+    check_predictions(classifier, view.scores(), predicted)
+    return view
 
 
-def _numeric(X: Any) -> Any:
-    return check_array(X, accept_sparse=("csr", "csc"), dtype=(np.float64, np.float32))
-
-
-def _dense(coef: Any) -> np.ndarray:
-    return np.asarray(coef.toarray() if hasattr(coef, "toarray") else coef)
+def _names(X: Any, reader: Any) -> Any:
+    """Names of the features in the order of the fit: those of the reader's, or else of X."""
+    names = getattr(reader, "feature_names_in_", None)
+    return _get_feature_names(X) if names is None else names

@@ -12,8 +12,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import _check_sample_weight
 
-from sklearn_robust._parameters import check_choice, check_exponent
-from sklearn_robust.attacks.linear import robust_margins, signed_distances
+from sklearn_robust._parameters import check_choice, check_exponent, refuse_lazy
+from sklearn_robust.attacks.linear import boundary_distances, least_margins
 from sklearn_robust.metrics._linear_view import SPACES, LinearView, is_linear, linear_view, transformed, unwrapped
 from sklearn_robust.threats import LpBall, check_radius, check_scale
 
@@ -38,7 +38,10 @@ def robust_accuracy_score(
     ----------
     estimator : fitted classifier
         One of this library, a linear classifier of scikit-learn (LogisticRegression, LinearSVC, SGDClassifier,
-        RidgeClassifier, Perceptron, ...), a pipeline that ends in one, or a search over any of these, nested at will.
+        RidgeClassifier, Perceptron, ...), a pipeline that ends in one, or a search over any of these, nested at will. Around
+        linear classifiers FrozenEstimator, FixedThresholdClassifier, TunedThresholdClassifierCV and OneVsRestClassifier, and
+        CalibratedClassifierCV of one classifier (ensemble=False or frozen) with method "sigmoid" or "temperature". Samplers
+        of imbalanced-learn are skipped, as predict skips them.
     X : array-like or sparse array of shape (n_samples, n_features)
     y : array-like of shape (n_samples,)
         True labels; one that the classifier has never seen counts as broken.
@@ -50,12 +53,12 @@ def robust_accuracy_score(
     space : {"model", "input"}, default="model"
         Where eps lives when the estimator is a pipeline. "model": the adversary moves what the last step sees, for
         example standardised features. "input": it moves the raw input; a scaler then turns eps into a radius per feature.
-        The transformers must be affine and elementwise (StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler, feature
-        selection, a FunctionTransformer without function).
+        The transformers must be affine: those that `sklearn_robust.metrics.coef_on_input` knows. Columns that an encoder of
+        categories reads are out of the adversary's reach, and so are entries without a value, which an imputer fills.
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, relative to the others: the threat is
         :math:`\|\delta / s\|_q \le \epsilon`, and a feature of scale 0 is out of its reach. Features that a dict does not name
-        have 1, as all have by default. It lives in the space of eps.
+        have 1, as all have by default. It lives in the space of eps, in the order of the columns in fit.
 
     Returns
     -------
@@ -73,7 +76,8 @@ def robust_accuracy_score(
     Notes
     -----
     Several classes: the robust margin of (x, y) is :math:`\min_{k \ne y} f_y(x) - f_k(x) - \epsilon \|s (w_y - w_k)\|_{q^*}`,
-    with s = 1 where there is no scale. A sample whose margin is exactly zero counts as broken.
+    with s = 1 where there is no scale. At eps = 0 the score is the accuracy: a tie is what predict makes of it. At eps > 0 a
+    sample whose margin is exactly zero counts as broken.
 
     Examples
     --------
@@ -90,6 +94,8 @@ def robust_accuracy_score(
     0.819
     """
     eps, q = check_radius(eps, "eps"), check_exponent(q, "q")
+    check_choice(space, "space", SPACES)
+    refuse_lazy(X=X, y=y, sample_weight=sample_weight)
     steps, classifier = unwrapped(estimator)
     if not is_linear(classifier) and hasattr(classifier, "robust_score") and (space == "model" or not steps):
         threat = {"eps": eps, "q": q}
@@ -104,7 +110,10 @@ def robust_accuracy_score(
 def is_robust(view: LinearView, y: Any, threat: LpBall) -> np.ndarray:
     """Which samples stay correctly classified, of shape (n,)."""
     index = view.class_index(y)
-    return (index >= 0) & (robust_margins(view.X, index, view.coef, view.intercept, threat) > 0)
+    right = index == view.predicted
+    if threat.eps == 0:  # a tie is what predict makes of it
+        return right
+    return right & (least_margins(view.scores(), index, view.rival_norms(index, threat), threat.eps) > 0)
 
 
 def certified_radius(
@@ -118,8 +127,8 @@ def certified_radius(
         As in `robust_accuracy_score`.
     X : array-like or sparse array of shape (n_samples, n_features)
     y : array-like of shape (n_samples,), optional
-        True labels: the distance is then negative where the prediction is wrong. By default that of the predicted class,
-        which is never negative.
+        True labels: the distance is then negative where the prediction is wrong, on the boundary too (by the smallest number
+        there is). By default that of the predicted class, which is never negative.
     q : float, default=inf
         Exponent of the norm in which the distance is measured, in [1, inf].
     space : {"model", "input"}, default="model"
@@ -144,9 +153,12 @@ def certified_radius(
     """
     q = check_exponent(q, "q")
     view = linear_view(estimator, X, space)
-    index = None if y is None else view.class_index(y)
-    distances = signed_distances(view.X, index, view.coef, view.intercept, q, view.threat(q, 1.0, scale).scale)
-    return distances if index is None else np.where(index >= 0, distances, -math.inf)
+    index = view.predicted if y is None else view.class_index(y)
+    distances = boundary_distances(view.scores(), index, view.rival_norms(index, view.threat(q, 1.0, scale)))
+    # the sign says what predict answers, on the boundary too
+    below = -np.finfo(distances.dtype).tiny
+    signed = np.where(index == view.predicted, np.maximum(distances, 0), np.minimum(distances, below))
+    return np.where(index >= 0, signed, -math.inf)
 
 
 def make_robust_scorer(*, eps: float, q: float = math.inf, space: str = "model", scale: Any = None) -> RobustScorer:
@@ -198,8 +210,7 @@ class RobustScorer:
 
     def __init__(self, eps: float, q: float, space: str, scale: Any = None) -> None:
         self.eps, self.q, self.space, self.scale = eps, q, space, scale
-        self._request = MetadataRequest(owner=self)
-        self._request.score.add_request(param="sample_weight", alias=None)
+        self._sample_weight_request: bool | str | None = None
 
     def set_score_request(self, *, sample_weight: bool | str | None) -> RobustScorer:
         """Ask for sample weights where scikit-learn's metadata routing is enabled.
@@ -224,16 +235,27 @@ class RobustScorer:
                 "set_score_request needs metadata routing, which sklearn.set_config(enable_metadata_routing=True) enables. "
                 "Without it no request is needed: searches pass sample_weight to this scorer."
             )
-        self._request.score.add_request(param="sample_weight", alias=sample_weight)
+        MetadataRequest(owner=self).score.add_request(param="sample_weight", alias=sample_weight)  # refuses what is no request
+        self._sample_weight_request = sample_weight
         return self
 
     def get_metadata_routing(self) -> MetadataRequest:
         """What the scorer asks of metadata routing."""
-        return self._request
+        request = MetadataRequest(owner=self)
+        request.score.add_request(param="sample_weight", alias=self._sample_weight_request)
+        return request
 
     def _accept_sample_weight(self) -> bool:
         """What searches with several scorers ask."""
         return True
+
+    @property
+    def _score_func(self) -> Any:
+        """What searches over the threshold alone ask: they score labels, and know no classifier."""
+        raise AttributeError(
+            f"{self!r} scores a classifier, and has no score of predicted labels alone, by which TunedThresholdClassifierCV "
+            "tunes. Use GridSearchCV over the threshold of FixedThresholdClassifier with this scorer."
+        )
 
     def __call__(self, estimator: BaseEstimator, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Robust accuracy of a fitted estimator."""

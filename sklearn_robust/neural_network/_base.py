@@ -17,7 +17,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor, nn
 
 from sklearn_robust._documentation import DocLinkMixin
-from sklearn_robust._parameters import check_choice, check_exponent, check_number
+from sklearn_robust._parameters import check_choice, check_exponent, check_number, refuse_lazy
 from sklearn_robust.attacks._losses import logit_margins
 from sklearn_robust.callbacks import CallbackSupportMixin, FitCallbacks, with_callbacks
 from sklearn_robust.neural_network._objective import NETWORK_LOSSES
@@ -126,6 +126,7 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         self, X: Any, y: Any, sample_weight: Any, *, classes: Any, resume: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Validated rows (n, d), class indices and positive weights."""
+        refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         X, shape = as_rows(X)
         y = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
         X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), order="C", reset=not resume)
@@ -310,6 +311,7 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
 
     def _rows(self, X: Any) -> np.ndarray:
+        refuse_lazy(X=X)
         X, _ = as_rows(X)
         return validate_data(self, X, dtype=(np.float64, np.float32), order="C", reset=False)
 

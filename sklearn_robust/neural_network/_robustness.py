@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from torch import Tensor, nn
 
-from sklearn_robust._parameters import check_choice, read_scale
+from sklearn_robust._parameters import check_choice, read_scale, refuse_lazy
 from sklearn_robust.attacks.auto_pgd import apgd
 from sklearn_robust.attacks.gradient import pgd
 from sklearn_robust.threats import LpBall, check_radius
@@ -274,6 +274,7 @@ class RobustnessMixin:
     def _judged(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Inputs of the module, index of each label (-1 where it was never seen: always wrong), and labels."""
         check_is_fitted(self)
+        refuse_lazy(y=y)
         rows = self._rows(X)
         y = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
         check_consistent_length(rows, y)

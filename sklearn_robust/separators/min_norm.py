@@ -17,7 +17,7 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import _get_feature_names, check_X_y
 
-from sklearn_robust._parameters import check_exponent, read_scale
+from sklearn_robust._parameters import check_exponent, read_scale, refuse_lazy
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._largest_margin import (
@@ -401,6 +401,7 @@ def _check_tol(tol: float) -> float:
 
 
 def _problem(X: Any, y: Any, q: float, eps: float, fit_intercept: bool, scale: Any) -> RobustProblem:
+    refuse_lazy(X=X, y=y)
     names = _get_feature_names(X)
     X, y = check_X_y(X, y, accept_sparse=("csr", "csc"), dtype=np.float64)
     X = sparse.csr_array(X) if sparse.issparse(X) else X

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.utils import check_array, check_consistent_length
 
-from sklearn_robust._parameters import check_exponent, check_number
+from sklearn_robust._parameters import check_exponent, check_number, refuse_lazy
 from sklearn_robust.metrics._linear_view import linear_view
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.threats import LpBall, check_radius
@@ -318,6 +318,7 @@ def _confidence(n: int, delta: float) -> float:
 
 def _robust_margins(X: Any, y: Any, predictor: Any, threat: LpBall) -> tuple[Any, NDArray[Any], NDArray[Any]]:
     """The samples as the predictor sees them, its coefficients, and its robust margins of shape (n,)."""
+    refuse_lazy(X=X, y=y)
     if hasattr(predictor, "fit"):
         view = linear_view(predictor, X, "model")
         if len(view.coef) > 1 or view.intercept[0] != 0:
@@ -339,6 +340,7 @@ def _robust_margins(X: Any, y: Any, predictor: Any, threat: LpBall) -> tuple[Any
 
 
 def _samples(X: Any) -> Any:
+    refuse_lazy(X=X)
     return check_array(X, accept_sparse=("csr",), dtype=(np.float64, np.float32))
 
 

@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from sklearn_robust._array_api import to_numpy
-from sklearn_robust._parameters import check_choice, check_exponent, check_number
+from sklearn_robust._parameters import check_choice, check_exponent, check_number, refuse_lazy
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.verification.bounds import MAX_ENTRIES, input_bounds, interval_bound, largest_layer, linear_bound
 from sklearn_robust.verification.layers import Layer, read_network
@@ -197,6 +197,7 @@ def certified_radius(
     """
     check_number(max_radius, "max_radius", low=0, strict=True)
     check_number(tol, "tol", low=0, strict=True)
+    refuse_lazy(X=X, y=y)
     X, y = X if isinstance(X, Tensor) else np.asarray(X), np.asarray(y)
 
     def is_certified(rows: np.ndarray, radius: np.ndarray) -> np.ndarray:
@@ -231,6 +232,7 @@ def _samples(X: Any, clip: tuple[Any, Any] | None, device: torch.device) -> tupl
         values = values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.array(values, dtype=np.float64))
         return values.to(device, torch.float64)
 
+    refuse_lazy(X=X)
     x = tensor(X)
     if not bool(torch.isfinite(x).all()):
         raise ValueError("X must be finite; it contains nan or inf.")

@@ -66,7 +66,18 @@ def test_equals_brute_force_on_iris(estimator, classes):
 
 
 @pytest.mark.parametrize(
-    "scaler", [StandardScaler(), StandardScaler(with_mean=False), MinMaxScaler(), MaxAbsScaler(), RobustScaler()]
+    "scaler",
+    [
+        StandardScaler(),
+        StandardScaler(with_mean=False),
+        StandardScaler(with_std=False),
+        MinMaxScaler(),
+        MaxAbsScaler(),
+        RobustScaler(),
+        RobustScaler(with_centering=False),
+        RobustScaler(with_scaling=False),
+    ],
+    ids=repr,
 )
 def test_input_space_moves_the_raw_features(scaler):
     X, y = load_iris(return_X_y=True)
@@ -231,6 +242,20 @@ def test_scorer_takes_sample_weights_by_metadata_routing():
     assert search.best_score_ != unweighted.best_score_
 
 
+class Cautious(LogisticRegression):
+    """It says the first class unless it is sure."""
+
+    def predict(self, X):
+        return self.classes_[(self.decision_function(X) > 1).astype(int)]
+
+
+def test_a_classifier_that_does_not_predict_by_its_scores_is_refused():
+    X, y = load_breast_cancer(return_X_y=True)
+    model = make_pipeline(StandardScaler(), Cautious()).fit(X, y)
+    with pytest.raises(TypeError, match="Cautious does not predict the class of its largest score"):
+        robust_accuracy_score(model, X, y, eps=0.1)
+
+
 def test_labels_never_seen_are_never_right():
     X, y = load_iris(return_X_y=True)
     model = LogisticRegression(max_iter=1000).fit(X[y > 0], y[y > 0])
@@ -266,8 +291,15 @@ def test_labels_come_in_many_forms(convert):
         (np.zeros((150, 2), dtype=int), "should be a 1d array"),
         (np.r_[np.nan, np.zeros(149)], "y contains NaN"),
         (np.full(150, "0"), "y must hold labels of the type that was seen in fit, such as 0, got '0'"),
+        (
+            np.array([0] * 149 + [None], dtype=object),
+            "y must hold labels of the type that was seen in fit, such as 0, got None",
+        ),
+        (np.array([0] * 149 + ["0"], dtype=object), "y must hold labels of the type .*, got '0'"),
+        (pd.Series([0] * 149 + [pd.NA], dtype="Int64"), "y contains NaN|got <NA>"),
+        (np.full(150, 0j), "y must hold labels of the type .*, got 0j|Complex data not supported"),
     ],
-    ids=["short", "two columns", "nan", "strings"],
+    ids=["short", "two columns", "nan", "strings", "none", "mixed", "not available", "complex"],
 )
 def test_bad_labels_are_refused(y, message):
     X, target = load_iris(return_X_y=True)
@@ -294,6 +326,26 @@ def test_bad_sample_weights_are_refused(weight, message):
         robust_accuracy_score(model, X, y, eps=0.1, sample_weight=weight)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_without_labels_the_radius_is_that_of_the_prediction(classes):
+    X, y = load_iris(return_X_y=True)
+    X, y = X[y >= 3 - classes], y[y >= 3 - classes]
+    model = LogisticRegression(max_iter=1000).fit(X, y)
+    radius = certified_radius(model, X)
+    assert radius.min() >= 0
+    np.testing.assert_array_equal(radius, certified_radius(model, X, model.predict(X)))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_labels_that_were_never_seen_are_wrong_whatever_is_predicted(classes):
+    X, y = np.eye(3)[:classes], np.arange(classes)
+    model = LogisticRegression(C=1e3).fit(X, y)
+    for label in (-1, classes, 7):
+        for k in range(classes):  # every class is predicted once
+            assert robust_accuracy_score(model, X[[k]], [label], eps=0.01) == 0
+            assert robust_accuracy_score(model, X[[k]], [k], eps=0.01) == 1
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -302,8 +354,9 @@ def test_bad_sample_weights_are_refused(weight, message):
         (make_pipeline(Normalizer(), LogisticRegression()), "'normalizer'.*space='model'"),
         (make_pipeline(PolynomialFeatures(), LogisticRegression(max_iter=10_000)), "'polynomialfeatures'"),
         (make_pipeline(MinMaxScaler(clip=True), LogisticRegression()), "'minmaxscaler'"),
+        (make_pipeline(MaxAbsScaler(clip=True), LogisticRegression()), "'maxabsscaler'"),
     ],
-    ids=["forest", "svc", "normalizer", "polynomial", "clipped"],
+    ids=["forest", "svc", "normalizer", "polynomial", "clipped", "clipped at 1"],
 )
 def test_what_is_not_linear_is_refused(model, message):
     X, y = load_iris(return_X_y=True)
@@ -320,6 +373,10 @@ def test_what_is_not_linear_is_refused(model, message):
         ({"eps": 0.1, "q": 0.5}, r"q must be a real number in \[1, inf\], got 0.5"),
         ({"eps": 0.1, "q": "inf"}, r"q must be.* got 'inf'. Use numpy.inf"),
         ({"eps": 0.1, "space": "raw"}, r"space must be one of \['model', 'input'\], got 'raw'"),
+        ({"eps": 0.1, "space": ["input"]}, r"space must be one of \['model', 'input'\], got \['input'\]"),
+        ({"eps": 0.1, "scale": ["1", "2", "3", "4"]}, "scale must hold a number >= 0 for each feature, got"),
+        ({"eps": 0.1, "scale": np.ones(4, dtype=complex)}, "scale must hold a number >= 0 for each feature, got"),
+        ({"eps": 0.1, "scale": [1, 1, 1, 10**400]}, "scale must hold a number >= 0 for each feature, got"),
     ],
 )
 def test_bad_threats_are_refused(arguments, message):
@@ -329,6 +386,21 @@ def test_bad_threats_are_refused(arguments, message):
         robust_accuracy_score(model, X, y, **arguments)
     with pytest.raises(ValueError, match=message):
         make_robust_scorer(**arguments)
+
+
+def test_words_among_numbers_are_refused_where_the_labels_are_words():
+    X, y = load_iris(return_X_y=True)
+    model = RobustLinearClassifier().fit(X, np.array(["a", "b", "c"])[y])
+    for wrong in (None, 1, np.nan):
+        labels = np.array([*np.array(["a", "b", "c"])[y[:-1]], wrong], dtype=object)
+        with pytest.raises(ValueError, match=r"y (must hold labels of the type|contains NaN)"):
+            model.robust_score(X, labels)
+
+
+def test_a_network_in_no_pipeline_has_its_space_checked():
+    X, y = load_breast_cancer(return_X_y=True)
+    with pytest.raises(ValueError, match=r"space must be one of"):
+        robust_accuracy_score(Stump().fit(X, y), X, y, eps=0.1, space="raw")
 
 
 def test_the_exponent_is_reported_under_its_name():

@@ -66,6 +66,14 @@ def test_bounds_lie_above_the_complexity(kind, n, d, r):
     assert adversarial_rademacher_bound(X, r=r, eps=0.0) == rademacher_bound(X, r=r)
 
 
+def test_the_bound_of_strong_convexity_holds_up_to_r_2():
+    X = data("dense", 10, 100)
+    for r in (1.5, 1.95, 2):
+        dual = r / (r - 1)
+        expected = np.linalg.norm(X, ord=dual, axis=1).max() * math.sqrt((dual - 1) / 10)
+        assert math.isclose(rademacher_bound(X, r=r), expected)
+
+
 def test_bounds_are_tight_where_they_can_be():
     # orthogonal rows of equal norm: the signs do not matter for r = 2
     X = 3 * np.eye(16)
