@@ -28,26 +28,33 @@ from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.scaled_norms import ScaledNorm
+from sklearn_robust.scaled_norms import ScaledNorm, WeightedNorm
 
 _MAX_REPAIRS = 5
+_MOVED = 16  # times what is left of cancelled features: how far weights may be from those that cancel exactly
+_DEPENDENT = 1e-13  # relative singular value of conditions that repeat others
+_EXPONENT = 0.5 * float(np.finfo(np.float64).eps)  # rounding of an exponent
 _ROUNDING = 64 * np.finfo(np.float64).eps  # of a coordinate of Z^T a, relative to the terms that it sums
 
 
 @dataclass(frozen=True)
 class MarginCertificate:
-    """Lower and upper bound on the largest robust margin of each problem.
+    """Lower and upper bound on the largest robust margin of each problem, with their rounding charged to them.
 
     Attributes
     ----------
     margin : array of shape (k,)
-        min_i m_i(w) / ||w||_p of the predictor; positive if and only if it separates robustly.
+        At most min_i m_i(w) / ||w||_p of the predictor in exact arithmetic; positive only if it separates robustly.
     bound : array of shape (k,)
-        D(a): no predictor has a larger margin. Zero is a proof that the data are not robustly separable.
+        At least D(a) of weights that rounding separates from the given ones: no predictor has a larger margin. Zero is a proof
+        that the data are not robustly separable.
+    rounding : array of shape (k,)
+        The most that the charges add to the relative gap: no answer in this arithmetic proves a smaller one.
     """
 
     margin: Array
     bound: Array
+    rounding: Array = 0.0
 
     @property
     def gap(self) -> Array:
@@ -63,24 +70,88 @@ def relative_gap(margin: Array, bound: Array) -> Array:
     return xp.where(known, gap, xp.full_like(gap, math.inf))
 
 
-def robust_margin(problem: RobustProblem, norm: LpNorm, coef: Array, intercept: Array) -> Array:
-    """min_i m_i(w) / ||w||_p of each predictor, of shape (k,); -inf for w = 0."""
+def sum_rounding(n_terms: int, dtype: Any, xp: Any = np) -> float:
+    r"""What rounding adds to a sum of products at most, relative to the sum of the sizes of its terms.
+
+    The worst case is :math:`n u` with u half the machine epsilon. From 16 terms on it is :math:`4 \sqrt n u`, at least seven
+    standard deviations of independent roundings. Eight more stand for a norm, a scaling and a difference on the way.
+    """
+    return 0.5 * float(xp.finfo(dtype).eps) * (8 + min(n_terms, 4 * math.sqrt(n_terms)))
+
+
+def norm_rounding(problem: RobustProblem, norm: LpNorm | WeightedNorm, dtype: Any, xp: Any = np) -> float:
+    """What rounding adds to a norm of this problem at most, relative to it."""
+    exact = {norm.p, problem.threat.q} <= {1, 2, math.inf}
+    # dual exponents are rounded to float64, whatever the arithmetic
+    return sum_rounding(problem.n_features, dtype, xp) + (0.0 if exact else _EXPONENT * math.log2(2 * problem.n_features))
+
+
+def robust_margin(problem: RobustProblem, norm: LpNorm | WeightedNorm, coef: Array, intercept: Array) -> Array:
+    """min_i m_i(w) / ||w||_p of each predictor, less its rounding, of shape (k,); -inf for w = 0."""
+    return _charged_margin(problem, norm, coef, intercept)[0]
+
+
+def _charged_margin(problem: RobustProblem, norm: LpNorm | WeightedNorm, coef: Array, intercept: Array) -> tuple[Array, Array]:
+    """The margin of each predictor less its rounding, and the rounding."""
     xp = namespace(coef)
     size = norm.value(coef)
-    smallest = xp.min(problem.margins(coef, intercept), axis=-1)
-    return xp.where(size > 0, smallest / xp.where(size > 0, size, xp.ones_like(size)), xp.full_like(size, -math.inf))
+    unit = xp.where(size > 0, size, xp.ones_like(size))
+    margins = problem.margins(coef, intercept)
+    smallest = xp.min(margins, axis=-1) / unit
+    charged = xp.min(margins - margin_rounding(problem, coef, intercept), axis=-1) / unit
+    charged = charged - norm_rounding(problem, norm, coef.dtype, xp) * xp.abs(charged)
+    return xp.where(size > 0, charged, xp.full_like(size, -math.inf)), smallest - charged
 
 
-def margin_bound(problem: RobustProblem, norm: LpNorm, weights: Array) -> Array:
-    """D(a) of shape (k,): the distance, in the dual norm, from Z^T a to the threat's ball, for feasible weights (k, n)."""
-    residual = problem.threat.norm.residual(problem.weighted_sum(weights), problem.threat.eps, norm.dual)
-    return norm.dual.value(residual)
+def margin_bound(problem: RobustProblem, norm: LpNorm | WeightedNorm, weights: Array) -> Array:
+    """D(a) of shape (k,), plus its rounding: the distance, in the dual norm, from Z^T a to the threat's ball.
+
+    Parameters
+    ----------
+    problem : RobustProblem
+    norm : LpNorm
+    weights : array of shape (k, n)
+        Feasible, up to the rounding of their sums.
+    """
+    return _charged_bound(problem, norm, weights)[0]
+
+
+def _charged_bound(problem: RobustProblem, norm: LpNorm | WeightedNorm, weights: Array) -> tuple[Array, Array]:
+    r"""D(a) plus its rounding, and the share of rounding in it.
+
+    The exact :math:`|Z^T a|` is at most the computed one plus its rounding, and D grows with every coordinate of it. The ball
+    is a little smaller than the threat's: what the residual leaves out of it lies in the threat's, whatever rounding did.
+    """
+    xp, threat, dual = namespace(weights), problem.threat, norm.dual
+    of_norm = norm_rounding(problem, norm, weights.dtype, xp)
+    terms = problem.sizes(weights)
+    of_sum = sum_rounding(weights.shape[-1], weights.dtype, xp) * terms
+    pull = xp.abs(problem.weighted_sum(weights)) + of_sum
+    if isinstance(norm, WeightedNorm):
+        pull = _cancelled(pull, terms, norm.scale == 0)
+    residual = threat.norm.residual(pull, threat.eps * (1 - of_norm), LpNorm(dual.p))  # eps is 0 where the norm has scales
+    bound = dual.value(residual) * (1 + of_norm)
+    known = (bound > 0) & (bound < math.inf)
+    share = dual.value(of_sum + 2 * of_norm * pull) / xp.where(known, bound, xp.ones_like(bound))
+    return bound, xp.where(known, xp.minimum(share, xp.ones_like(share)), xp.zeros_like(share))
+
+
+def _cancelled(pull: Array, terms: Array, fixed: Array) -> Array:
+    """|Z^T a| (k, d) at weights near the given ones that cancel the fixed features exactly, where but rounding is left of them.
+
+    The weights move by the share that is left, and so do the terms of the other features. In floating point no weights cancel
+    exactly, and without that the bound is infinite.
+    """
+    if not fixed.any():
+        return pull
+    share = np.max(np.where(fixed, pull, 0) / np.where(terms > 0, terms, 1), axis=-1, keepdims=True)
+    return np.where(share <= _ROUNDING, np.where(fixed, 0, pull + _MOVED * share * terms), pull)
 
 
 def margin_certificate(
-    problem: RobustProblem, norm: LpNorm, coef: Array, intercept: Array, weights: Array
+    problem: RobustProblem, norm: LpNorm | WeightedNorm, coef: Array, intercept: Array, weights: Array
 ) -> MarginCertificate:
-    """Both sides for predictors (k, d), (k,) and weights (k, n); the weights are made feasible first.
+    """What predictors (k, d), (k,) and weights (k, n) prove; the weights are made feasible first.
 
     Parameters
     ----------
@@ -96,10 +167,11 @@ def margin_certificate(
     -------
     MarginCertificate
     """
-    return MarginCertificate(
-        margin=robust_margin(problem, norm, coef, intercept),
-        bound=margin_bound(problem, norm, problem.balanced(weights)),
-    )
+    xp = namespace(coef)
+    margin, of_margin = _charged_margin(problem, norm, coef, intercept)
+    bound, of_bound = _charged_bound(problem, norm, problem.balanced(weights))
+    rounding = of_margin / xp.where(bound > 0, bound, xp.ones_like(bound)) + of_bound
+    return MarginCertificate(margin, bound, rounding)
 
 
 def non_separability_slack(problem: RobustProblem, weights: Array) -> Array:
@@ -128,8 +200,10 @@ def proves_separable(problem: RobustProblem, coef: Array, intercept: Array) -> A
 def margin_rounding(problem: RobustProblem, coef: Array, intercept: Array) -> Array:
     """What rounding may have added to each margin, of shape (k, n)."""
     xp = namespace(coef)
-    sizes = problem.score_sizes(coef) + xp.abs(intercept)[:, None] + problem.threat.penalty(coef)[:, None]
-    return 16 * xp.finfo(coef.dtype).eps * sizes
+    of_sum, penalty = sum_rounding(problem.n_terms, coef.dtype, xp), problem.threat.penalty(coef)[:, None]
+    sizes = problem.score_sizes(coef) + xp.abs(intercept)[:, None] + penalty
+    of_norm = norm_rounding(problem, problem.threat.dual_norm, coef.dtype, xp) - of_sum
+    return of_sum * sizes + max(of_norm, 0.0) * penalty
 
 
 def proves_not_separable(problem: RobustProblem, weights: Array) -> np.ndarray:
@@ -141,6 +215,32 @@ def proves_not_separable(problem: RobustProblem, weights: Array) -> np.ndarray:
     if np.all(problem.threat.norm.value(pull) <= problem.threat.eps):
         return np.ones(len(pull), dtype=bool)
     return problem.threat.norm.value(np.maximum(pull - _ROUNDING * problem.sizes(weights), 0)) <= problem.threat.eps
+
+
+def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) -> Array:
+    r"""Feasible weights near the given ones of one problem, (n,), for which these coordinates of :math:`Z^T a` are rounding.
+
+    They change by :math:`\delta` of least :math:`\sum_i \delta_i^2 / a_i`: only positive weights move, and they stay positive
+    where the change is small. The sums are taken in extended arithmetic.
+    """
+    if not len(features):
+        return weights
+    long = np.longdouble
+    columns = problem.X[:, features]
+    columns = columns.toarray() if sparse.issparse(columns) else columns
+    y = problem.y[0]
+    classes = np.stack([y > 0, y < 0], axis=1) if problem.fit_intercept else np.ones((len(y), 1))
+    terms = np.concatenate([columns * y[:, None], classes], axis=1).astype(long)
+    goal = np.concatenate([np.zeros(columns.shape[1]), np.full(classes.shape[1], 1 / classes.shape[1])])
+    moved = weights.astype(long)
+    for _ in range(_MAX_REPAIRS):
+        sizes = moved @ np.abs(terms)
+        sizes = np.where(sizes > 0, sizes, 1)
+        root = np.sqrt(moved)
+        lack = ((goal - moved @ terms) / sizes).astype(np.float64)
+        change = np.linalg.lstsq((root[:, None] * terms / sizes).T.astype(np.float64), lack, rcond=_DEPENDENT)[0]
+        moved = np.maximum(moved + root * change, 0)
+    return problem.balanced(moved.astype(np.float64)[None])[0] if all((moved @ classes) > 0) else weights
 
 
 def repaired_weights(problem: RobustProblem, weights: Array, interior: Array | None = None) -> Array:

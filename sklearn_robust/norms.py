@@ -146,7 +146,8 @@ class LpNorm:
         r"""What the best point of the ball leaves of g: :math:`g - \delta`, with
         :math:`\delta \in \arg\min_{\|\delta\|_p \le \text{radius}} \|g - \delta\|_{\text{norm}}`.
 
-        Its norm is the distance of g to the ball. With a = \|g\| the residual is, coordinate by coordinate (q the exponent of
+        Its norm is the distance of g to the ball: g minus the residual lies in the ball up to the rounding of its norm, so that
+        the distance is never understated. With a = \|g\| the residual is, coordinate by coordinate (q the exponent of
         this ball, r that of `norm`),
 
         ==================  ====================================================================
@@ -183,7 +184,7 @@ class LpNorm:
             left = a - xp.minimum(a, cap_level(a, radius, q))
         else:
             left = power_split(a, radius, q, r)
-        return xp.sign(g) * left
+        return xp.sign(g) * enough_left(self, a, left, radius)
 
     def min_norm_subgradient(self, w: Array, g: Array, scale: Array | float, norm: LpNorm) -> Array:
         r"""The element of :math:`g + \text{scale}\,\partial\|w\|_p` that is least in `norm`.
@@ -223,6 +224,36 @@ class LpNorm:
         if bool(xp.all(size > 0)):
             return smooth
         return xp.where(size > 0, smooth, self.dual.residual(g, scale[..., 0], norm))
+
+
+def enough_left(norm: Any, a: Array, left: Array, radius: Array) -> Array:
+    """What is left of a >= 0, and more of it where rounding, or a root that was not found, puts a - left outside of the ball.
+
+    Parameters
+    ----------
+    norm : LpNorm or ScaledNorm
+        Of the ball.
+    a, left : array of shape (..., d)
+        With 0 <= left <= a.
+    radius : array of shape (..., 1), >= 0
+
+    Returns
+    -------
+    array of shape (..., d)
+    """
+    xp = namespace(a)
+    taken = a - left
+    size = norm.value(taken)[..., None]
+    outside = size > radius
+    if not bool(xp.any(outside)):
+        return left
+    eps = xp.finfo(a.dtype).eps
+    # where most of a is left the difference is rounded relative to a, not to what is taken
+    left = xp.where(outside & (taken < left), xp.minimum(a, left * (1 + 2 * eps)), left)
+    taken = a - left
+    size = norm.value(taken)[..., None]
+    share = (1 - 4 * eps) * radius / xp.where(size > 0, size, xp.ones_like(size))
+    return xp.where(size > radius * (1 + 64 * eps), a - taken * share, left)
 
 
 def shave_level(a: Array, radius: Array, q: float, rate: Array | None = None) -> Array:
@@ -282,25 +313,26 @@ def cap_level(a: Array, radius: Array, q: float, rate: Array | None = None) -> A
     array of shape (..., 1)
     """
     xp = namespace(a)
-    largest = xp.max(a, axis=-1, keepdims=True)
-    unit = xp.where(largest > 0, largest, xp.ones_like(largest))
+    # No entry of the result exceeds the radius: with it as the unit no power overflows, and what underflows is nothing beside 1
+    unit = xp.where(radius > 0, radius, xp.ones_like(radius))
+    sizes = xp.minimum(a, unit) / unit
     if rate is None:
-        sizes, rates = xp.sort(a, axis=-1) / unit, xp.ones_like(a)
+        sizes, rates = xp.sort(sizes, axis=-1), xp.ones_like(a)
     else:
-        order = xp.argsort(a / rate, axis=-1)
-        sizes, rates = (xp.take_along_axis(x, order, axis=-1) for x in (a / unit, xp.broadcast_to(rate, a.shape)))
+        order = xp.argsort(sizes / rate, axis=-1)
+        sizes, rates = (xp.take_along_axis(x, order, axis=-1) for x in (sizes, xp.broadcast_to(rate, a.shape)))
     powers, weights = sizes**q, rates**q
-    below = xp.cumulative_sum(powers, axis=-1) - powers  # of the entries before each one
-    capped = xp.cumulative_sum(weights, axis=-1)
-    capped = capped[..., -1:] - capped + weights  # of the entries that are capped where this one is
-    target = (radius / unit) ** q
-    # below + capped (a_j / rate_j)^q = ||min(a, t rate)||_q^q grows along the row; the first entry that reaches the target is
-    # capped
-    reaches = below + capped * (sizes / rates) ** q >= target
+    # of the entries before each one: no large power is added that is then subtracted
+    below = xp.cumulative_sum(powers, axis=-1)
+    below = xp.concat([xp.zeros_like(below[..., :1]), below[..., :-1]], axis=-1)
+    # of the entries that are capped where this one is
+    capped = xp.flip(xp.cumulative_sum(xp.flip(weights, axis=-1), axis=-1), axis=-1)
+    # below + capped t^q = ||min(a, t rate)||_q^q; the first entry that its own level does not reach is capped
+    levels = (_positive(xp, 1 - below) / at_least_tiny(capped)) ** (1 / q)
+    reaches = levels * rates <= sizes
     first = xp.argmax(xp.astype(reaches, xp.int8), axis=-1)[..., None]
-    left = _positive(xp, target - xp.take_along_axis(below, first, axis=-1))
-    t = unit * (left / xp.take_along_axis(capped, first, axis=-1)) ** (1 / q)
-    return xp.where(xp.any(reaches, axis=-1, keepdims=True), t, xp.full_like(t, math.inf))
+    t = xp.where(radius > 0, unit * xp.take_along_axis(levels, first, axis=-1), xp.zeros_like(unit))
+    return xp.where(xp.any(reaches, axis=-1, keepdims=True) | (radius <= 0), t, xp.full_like(t, math.inf))
 
 
 def power_split(a: Array, radius: Array, q: float, r: float, scale: Array | None = None) -> Array:
@@ -351,7 +383,7 @@ def power_split(a: Array, radius: Array, q: float, r: float, scale: Array | None
     leading = xp.argmax(a / unit, axis=-1)[..., None]
     level = -xp.take_along_axis(offset, leading, axis=-1)
     low, high = xp.full_like(level, -math.inf), xp.full_like(level, math.inf)
-    width = 1.0
+    width = max(1.0, q - 1, r - 1)  # of a level that changes log b by about 1
     for _ in range(2 * _MAX_NEWTON):
         b, left, log_slope = split(level)
         norm_b = LpNorm(q).value(b / unit)[..., None]
@@ -373,8 +405,6 @@ def power_split(a: Array, radius: Array, q: float, r: float, scale: Array | None
         if bool(xp.all((moved == level) | (error == 0))):
             break
         level = moved
-    outside = error > 32 * xp.finfo(a.dtype).eps  # never seen; but what is returned must lie in the ball
-    left = xp.where(outside, left + b * (1 - goal / at_least_tiny(norm_b)), left)
     return xp.where(inside, xp.zeros_like(a), xp.where(radius <= 0, a, left))
 
 

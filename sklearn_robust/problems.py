@@ -106,6 +106,11 @@ class RobustProblem:
     def n_features(self) -> int:
         return int(self.X.shape[1])
 
+    @property
+    def n_terms(self) -> int:
+        """The most entries of a row, which a score sums."""
+        return int(self.X.count_nonzero(axis=1).max()) if sparse.issparse(self.X) else self.n_features
+
     def select(self, rows: Array) -> RobustProblem:
         """The problems at these indices."""
         threat = replace(self.threat, eps=self.threat.eps[rows])
@@ -137,16 +142,29 @@ class RobustProblem:
         threat = self.threat.mapped(lambda a: a.astype(np.float64))
         return replace(self, y=y, threat=threat, log_weight=log_weight, total_weight=total)
 
+    def in_extended_arithmetic(self) -> RobustProblem:
+        """The same problem, on a dense copy of X, in the longest floating point of the machine."""
+        long = np.longdouble
+        y, log_weight, total = (a.astype(long) for a in (self.y, self.log_weight, self.total_weight))
+        return replace(
+            self,
+            X=(self.X.toarray() if sparse.issparse(self.X) else self.X).astype(long),
+            y=y,
+            threat=self.threat.mapped(lambda a: a.astype(long)),
+            log_weight=log_weight,
+            total_weight=total,
+        )
+
     def standardised(self) -> tuple[RobustProblem, float]:
         """The same problem in units of the rows' root mean square, centred where an intercept absorbs it; and that unit.
 
         A predictor w of it stands for w / unit here. On NumPy or scipy.sparse data; sparse data are not centred.
         """
         if sparse.issparse(self.X):
-            centred, size = self.X, float(np.linalg.norm(self.X.data))
+            centred, size = self.X, _norm_of_entries(self.X.data)
         else:
             centred = self.X - self.X.mean(axis=0) if self.fit_intercept else self.X
-            size = float(np.linalg.norm(centred))
+            size = _norm_of_entries(centred)
         unit = size / math.sqrt(self.X.shape[0]) if size > 0 else 1.0
         return replace(self, X=centred / unit, threat=replace(self.threat, eps=self.threat.eps / unit)), unit
 
@@ -166,17 +184,19 @@ class RobustProblem:
             return sum((self.y[:, at] * weights[:, at]) @ rows for at, rows in self.double_blocks())
         return (self.y * weights) @ self.X
 
-    def sizes(self, weights: np.ndarray) -> np.ndarray:
+    def sizes(self, weights: Array) -> Array:
         """The sums of the sizes of the terms of `weighted_sum`, `a |X|`, (k, n) -> (k, d): their rounding scales with them."""
         if sparse.issparse(self.X):
             return np.ascontiguousarray((abs(self.X).T @ weights.T).T)
+        if not isinstance(self.X, np.ndarray) or self.X.dtype == weights.dtype == np.longdouble:
+            return weights @ abs(self.X)
         return sum(weights[:, at] @ np.abs(rows) for at, rows in self.double_blocks())
 
     def score_sizes(self, coef: Array) -> Array:
         """The sums of the sizes of the terms of `signed_scores`, `|X| |w|`, (k, d) -> (k, n)."""
         if sparse.issparse(self.X):
             return np.ascontiguousarray((abs(self.X) @ np.abs(coef).T).T)
-        if not isinstance(self.X, np.ndarray):
+        if not isinstance(self.X, np.ndarray) or self.X.dtype == coef.dtype == np.longdouble:
             return abs(coef) @ abs(self.X).T
         return np.concatenate([np.abs(coef) @ np.abs(rows).T for _, rows in self.double_blocks()], axis=1)
 
@@ -220,3 +240,11 @@ class RobustProblem:
         up = xp.where(self.y > 0, weights, xp.zeros_like(weights))
         down = weights - up
         return 0.5 * (up / xp.sum(up, axis=-1, keepdims=True) + down / xp.sum(down, axis=-1, keepdims=True))
+
+
+def _norm_of_entries(x: np.ndarray) -> float:
+    """The 2-norm of all entries; no square of one over- or underflows."""
+    largest = float(np.abs(x).max(initial=0.0))
+    if 1e-100 < largest < 1e100 or largest == 0:
+        return float(np.linalg.norm(x))
+    return largest * float(np.linalg.norm(x / largest))

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sklearn_robust._array_api import Array, namespace
-from sklearn_robust.norms import LpNorm, cap_level, column, power_split, shave_level
+from sklearn_robust._array_api import Array, at_least_tiny, namespace
+from sklearn_robust.norms import LpNorm, cap_level, column, enough_left, power_split, shave_level
 
 _STEEPEST = 1e100  # rate of a feature beside the others from which it is never capped
 
@@ -127,11 +127,11 @@ class ScaledNorm:
             left = a - s * _greedy(xp, ratio, s, radius)
         elif r == 1:
             rate = (s / xp.max(s)) ** (1 / (q - 1))
-            rate = xp.maximum(rate, xp.full_like(rate, 1 / _STEEPEST))
+            rate = at_least_tiny(xp.maximum(rate, xp.full_like(rate, 1 / _STEEPEST)))
             left = a - s * xp.minimum(ratio, rate * cap_level(ratio, radius, q, rate))
         else:
             left = power_split(xp.where(movable, a, nothing), radius, q, r, s)
-        return xp.sign(g) * xp.where(movable, left, a)
+        return xp.sign(g) * enough_left(self, a, xp.where(movable, left, a), radius)
 
     def _movable(self, xp: Any) -> tuple[Array, Array]:
         """Which features can be moved, and the scale with 1 for the others."""
@@ -233,8 +233,8 @@ def _cap_rate(xp: Any, s: Array, r: float) -> Array:
     """s^(-1/(r-1)) of positive scales, up to a factor; 1 for r = inf."""
     if r == math.inf:
         return xp.ones_like(s)
-    rate = (s / xp.max(s)) ** (-1 / (r - 1))
-    return xp.minimum(rate, xp.full_like(rate, _STEEPEST))
+    steepness = -xp.log(s / xp.max(s)) / (r - 1)
+    return xp.exp(xp.minimum(steepness, xp.full_like(steepness, math.log(_STEEPEST))))
 
 
 def _greedy(xp: Any, room: Array, s: Array, budget: Array) -> Array:

@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import cvxpy as cp
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from scipy import sparse
 
 from sklearn_robust.certificates import (
     MarginCertificate,
+    cancelling_weights,
     log_risk_bound,
     margin_bound,
     margin_certificate,
@@ -97,6 +100,62 @@ def test_a_margin_that_is_positive_by_rounding_alone_proves_nothing(data):
     margins = problem.margins(tiny, like(np.array([-1e9, -1.0])))
     assert float(margins.min()) > -1
     assert proves_separable(problem, tiny, like(np.array([-1e9, -1.0]))).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("like", [np.asarray, torch.tensor], ids=["numpy", "torch"])
+def test_a_positive_margin_that_is_not_positive_in_exact_arithmetic_proves_nothing(like):
+    for x, w, b, eps in [(2.46, 2.11, 0.98, 2.9244549763033176), (1.46, 2.27, 0.71, 1.7727753303964757)]:
+        problem = RobustProblem.from_data(like([[x]]), like([1.0]), q=2, eps=eps, fit_intercept=True)
+        coef, intercept = like([[w]]), like([b])
+        assert x * w + b - eps * w > 0
+        assert Fraction(x) * Fraction(w) + Fraction(b) - Fraction(eps) * Fraction(w) <= 0
+        assert not proves_separable(problem, coef, intercept)[0]
+        assert robust_margin(problem, LpNorm(2), coef, intercept)[0] <= 0
+
+
+@each_intercept
+def test_no_margin_is_above_and_no_bound_below_its_exact_value(fit_intercept):
+    """For p = 1 and q = inf both are rational numbers."""
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        n, d = rng.integers(2, 6, size=2)
+        X, y = rng.standard_normal((n, d)), np.where(np.arange(n) % 2, 1.0, -1.0)
+        coef, intercept = rng.standard_normal(d), float(rng.standard_normal()) * fit_intercept
+        weights = rng.random(n)
+        rows, w, b = [[Fraction(v) for v in x] for x in X], [Fraction(v) for v in coef], Fraction(intercept)
+        a = [Fraction(v) for v in weights]
+        classes = [y > 0, y < 0] if fit_intercept else [y != 0]
+        totals = [len(classes) * sum(v for v, inside in zip(a, members, strict=True) if inside) for members in classes]
+        a = [v / totals[[bool(members[i]) for members in classes].index(True)] for i, v in enumerate(a)]
+        pull = [abs(sum(v * int(y[i]) * rows[i][j] for i, v in enumerate(a))) for j in range(d)]
+        eps = float(max(pull)) * rng.choice([0, 0.5, 1 - 1e-12, 1 - 1e-15])
+        scores = [int(label) * (sum(map(Fraction.__mul__, row, w)) + b) for label, row in zip(y, rows, strict=True)]
+        size = sum(map(abs, w))
+        problem = RobustProblem.from_data(X, y, q=np.inf, eps=eps, fit_intercept=fit_intercept)
+        proven = margin_certificate(problem, LpNorm(1), coef[None], np.array([intercept]), weights[None])
+        exact = min(scores) / size - Fraction(eps)
+        assert Fraction(proven.margin[0]) <= exact
+        assert Fraction(proven.bound[0]) >= max(pull) - Fraction(eps)
+        assert proven.margin[0] == pytest.approx(float(exact), abs=1e-13)  # the charge is no more than rounding
+        assert proven.bound[0] == pytest.approx(float(max(pull) - Fraction(eps)), abs=1e-13)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
+@each_intercept
+def test_cancelling_weights(gaussian, convert, fit_intercept):
+    X, _ = gaussian(12, 5)
+    X, y = X * [1.0, 1e6, 1e-6, 1.0, 1.0], np.where(np.arange(12) % 2, 1.0, -1.0)
+    problem = RobustProblem.from_data(convert(X), y, q=2, eps=0.0, fit_intercept=fit_intercept)
+    start = problem.balanced(np.random.default_rng(0).dirichlet(np.ones(12), 1))
+    exact = cancelling_weights(problem, start[0], np.array([1, 2]))
+    assert np.all(exact >= 0)
+    pull, terms = np.abs(problem.weighted_sum(exact[None])[0]), problem.sizes(exact[None])[0]
+    assert np.all(pull[[1, 2]] <= 1e-14 * terms[[1, 2]])
+    assert exact.sum() == pytest.approx(1, abs=1e-14)
+    assert not fit_intercept or exact @ y == pytest.approx(0, abs=1e-14)
+    near = cancelling_weights(problem, exact * (1 + 1e-6 * np.cos(np.arange(12))), np.array([1, 2]))
+    np.testing.assert_allclose(near, exact, rtol=1e-5)  # little is moved where there is little to cancel
+    np.testing.assert_array_equal(cancelling_weights(problem, start[0], np.array([], int)), start[0])
 
 
 @pytest.mark.parametrize("q", [1, 2, np.inf])

@@ -4,7 +4,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -173,12 +173,51 @@ def test_residual_scales_with_its_arguments(q, r, scale):
 
 @settings(max_examples=300)
 @given(exponents, exponents, vectors(), vectors(), st.floats(1e-3, 20))
+@example(3, 1, np.array([0.0002, 9.0, 0.001, 9.0]), np.ones(4), 0.0015)
+@example(3, 1, np.array([8.0, 0.0006, 0.0002, 0.0001]), np.ones(4), 0.0012)
 def test_residual_is_no_larger_than_from_any_point_of_the_ball(q, r, g, other, radius):
     assume(LpNorm(q).value(other) > 0)
     point = other * min(1, radius / LpNorm(q).value(other))
     residual = LpNorm(q).residual(g, radius, LpNorm(r))
     assert LpNorm(q).value(g - residual) <= radius * (1 + 1e-9)
     assert LpNorm(r).value(residual) <= LpNorm(r).value(g - point) * (1 + 1e-9) + 1e-9
+
+
+@pytest.mark.parametrize("q", [1, 1.5, 2, 3, 4, 10, np.inf])
+@pytest.mark.parametrize("r", [1, 1.5, 2, 3, np.inf])
+def test_residual_lies_in_a_ball_that_is_far_smaller_than_some_entries(q, r):
+    g = np.array([0.4, 0.42, 0.45, 1e5, 2e5])
+    residual = LpNorm(q).residual(g, 1.0, LpNorm(r))
+    assert LpNorm(q).value(g - residual) <= 1 + 1e-13
+    u = LpNorm(r).dual.steepest_direction(residual)
+    distance = LpNorm(r).value(residual)
+    if 1 < r < np.inf:  # elsewhere the direction is not unique
+        assert distance == pytest.approx(u @ g - LpNorm(q).dual.value(u), rel=1e-13)
+    if r == 1 < q:  # what is taken is as much as the sum of min(g, t) allows
+        taken = g - residual
+        level = taken.max()
+        np.testing.assert_allclose(taken, np.minimum(g, level), atol=1e-10)
+
+
+LARGE = [5, 10, 100, 1e4, 1e6]
+
+
+@pytest.mark.parametrize(("q", "r"), [(q, r) for q in LARGE for r in [1, 1.2, 2, *LARGE, np.inf]] + [(1.2, q) for q in LARGE])
+def test_large_exponents_neither_overflow_nor_leave_the_ball(q, r):
+    for g in ([0.3, -1.2, 0.7, 2.1, -0.05], [1e-8, 3.0, -2e8, 2e8]):
+        g, ball, norm = np.array(g), LpNorm(q), LpNorm(r)
+        for share in (1e-3, 0.4, 0.99):
+            radius = share * ball.value(g)
+            residual = ball.residual(g, radius, norm)
+            assert ball.value(g - residual) <= radius * (1 + 1e-12)
+            assert np.all(np.abs(residual) <= np.abs(g))
+            # the ball of this radius holds the q = inf ball of radius / d^(1/q), and lies in that of the radius
+            near, far = (LpNorm(np.inf).residual(g, radius * factor, norm) for factor in (1.0, len(g) ** (-1 / q)))
+            distance, tolerance = norm.value(residual), 1e-9 * norm.value(g)
+            assert norm.value(near) - tolerance <= distance <= norm.value(far) + tolerance
+            if 1 < r < np.inf and distance > tolerance:
+                u = norm.dual.steepest_direction(residual)
+                assert distance == pytest.approx(u @ g - radius * ball.dual.value(u), abs=tolerance)
 
 
 @settings(max_examples=200)

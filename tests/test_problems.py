@@ -177,3 +177,18 @@ def test_torch_equals_numpy(loss, dtype):
     for ours, reference in pairs:
         assert ours.dtype == dtype
         np.testing.assert_allclose(ours.numpy(), reference, **tolerance)
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+@pytest.mark.parametrize("size", [1e-200, 1.0, 1e200])
+def test_standardised_rows_have_root_mean_square_one_and_are_centred_where_an_intercept_absorbs_it(fit_intercept, size):
+    X = size * np.random.default_rng(0).normal([5.0, 0.0, -100.0], size=(20, 3))
+    y = np.where(np.arange(20) % 2, 1.0, -1.0)
+    problem = RobustProblem.from_data(X, y, q=2, eps=0.3 * size, fit_intercept=fit_intercept)
+    standardised, unit = problem.standardised()
+    assert np.linalg.norm(standardised.X) == pytest.approx(np.sqrt(20))
+    expected = X - X.mean(axis=0) if fit_intercept else X
+    np.testing.assert_allclose(standardised.X * unit, expected, rtol=1e-12)
+    np.testing.assert_allclose(standardised.threat.eps * unit, 0.3 * size)
+    if fit_intercept:
+        np.testing.assert_allclose(standardised.X.mean(axis=0), 0, atol=1e-12)

@@ -131,3 +131,14 @@ def test_batches_and_torch_agree_with_single_rows(q, r):
     np.testing.assert_allclose(on_torch.residual(*tensors[1:], norm), residual, atol=1e-12)
     np.testing.assert_allclose(on_torch.dual.min_norm_subgradient(*tensors, norm), subgradient, atol=1e-12)
     np.testing.assert_allclose(on_torch.dual.steepest_direction(tensors[1]), ball.dual.steepest_direction(g), atol=1e-13)
+
+
+@pytest.mark.parametrize("q", [1, 1.001, 1.5, 3, 1e4, np.inf])
+@pytest.mark.parametrize("r", [1, 1.001, 2, 1e4, np.inf])
+def test_extreme_exponents_and_scales_stay_in_the_ball(q, r):
+    s, g = np.array([1e-3, 1.0, 1e3, 0.0, 2.0]), np.array([1e5, -0.3, 1e-4, 0.5, 2e5])
+    ball = ScaledNorm(q, s)
+    radius = 1e-3 * ball.value(np.where(s > 0, g, 0))
+    residual = ball.residual(g, radius, LpNorm(r))
+    assert np.all(np.abs(residual) <= np.abs(g))
+    assert ball.value(g - residual) <= radius * (1 + 1e-12)

@@ -12,15 +12,17 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import norm as sparse_norm
 
-from sklearn_robust.certificates import margin_bound, margin_rounding, repaired_weights
+from sklearn_robust.certificates import cancelling_weights, margin_certificate
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.scaled_norms import WeightedNorm
 from sklearn_robust.separators._margin_program import (
     MarginProgram,
     PrimalDual,
     SolverFailure,
     Vector,
     best_intercept,
+    feasible,
     gap_between,
 )
 from sklearn_robust.separators.cone_program import solve_cone_program
@@ -40,6 +42,12 @@ _TALL, _WIDE = 8, 4  # rows for each column, and columns for each row, from whic
 _LARGE = 500_000  # entries from which they do
 _FEW_COLUMNS = 128  # up to which active sets beat the interior-point method
 _MAX_RATIOS = 30  # of Dinkelbach's method, which converges superlinearly
+_ROUNDED = 1e-10  # share of rounding in a gap from which a certificate is worth extended arithmetic
+_MAX_EXTENDED = 1_000_000  # entries up to which it is cheap
+_MAX_RATIO_ENTRIES = 100_000  # entries up to which it may refine other answers
+_SLOW_RATIO = 0.01  # of tol: the relative growth of the ratio that ends it
+_CANCELLING = 1e-6  # share of a coordinate of Z^T a in its terms below which weights may be moved to make it 0
+_BEYOND_RATIO = (0.5 * DEFAULT_TOL, 1e-6, 1e-4)
 _MAX_DENSE = 30_000_000  # entries of a dense program
 
 Solver = Callable[[MarginProgram], PrimalDual]
@@ -47,7 +55,7 @@ Solver = Callable[[MarginProgram], PrimalDual]
 
 @dataclass(frozen=True)
 class Answer:
-    """A predictor and weights with the bounds they prove: margin <= largest margin <= bound.
+    """A predictor and weights with the bounds they prove, rounding charged to them: margin <= largest margin <= bound.
 
     Attributes
     ----------
@@ -57,8 +65,10 @@ class Answer:
     weights : ndarray of shape (n,)
         Feasible: on the simplex, and of equal class sums with an intercept.
     margin : float
-        Smallest robust margin over ||w||_p, -inf for w = 0; 0 where it is positive only by rounding.
+        Smallest robust margin over ||w||_p, -inf for w = 0.
     bound : float
+    rounding : float
+        What rounding adds to the gap at most.
     solver : str
         What the predictor came from.
     """
@@ -68,6 +78,7 @@ class Answer:
     weights: Vector
     margin: float
     bound: float
+    rounding: float
     solver: str
 
     @property
@@ -81,7 +92,8 @@ class Answer:
             return self
         primal = self if self.margin >= other.margin else other
         dual = self if self.bound <= other.bound else other
-        return Answer(primal.coef, primal.intercept, dual.weights, primal.margin, dual.bound, primal.solver)
+        rounding = max(self.rounding, other.rounding)
+        return Answer(primal.coef, primal.intercept, dual.weights, primal.margin, dual.bound, rounding, primal.solver)
 
 
 def largest_margin(problem: RobustProblem, norm: LpNorm, tol: float, *, start: Vector | None = None) -> Answer:
@@ -103,7 +115,8 @@ def largest_margin(problem: RobustProblem, norm: LpNorm, tol: float, *, start: V
             failures.append(f"{name}: {failure}")
             continue
         answer = polished_answer(problem, norm, program, point, name, tol).merged(answer)
-        if answer.gap <= tol or (answer.margin <= 0 and answer.bound <= _NOTHING * largest_row(problem, norm)):
+        hopeless = answer.margin <= 0 and answer.bound <= _NOTHING * largest_row(problem, norm)
+        if hopeless or answer.gap - answer.rounding <= tol:  # nothing proves more than rounding allows
             break
     if answer is None:
         raise RuntimeError(f"No solver returned an answer ({'; '.join(failures)}). Rescale the features of X.")
@@ -115,46 +128,69 @@ def largest_distance(problem: RobustProblem, tol: float) -> Answer:
     plain = replace(problem, threat=LpBall(problem.threat.q, np.zeros(1)))
     scale = problem.threat.scale
     if scale is None:
-        return _largest_plain_distance(plain, tol)
-    if scale.all():  # the same in units of the scales
+        answer = _largest_plain_distance(plain, tol)
+    elif scale.all():  # the same in units of the scales
         answer = _largest_plain_distance(replace(plain, X=_over(plain.X, scale)), tol)
-        return replace(answer, coef=answer.coef / scale)
-    answer = _largest_plain_distance(plain, tol)
-    if answer.margin <= 0:  # separable for no scale
-        return answer
-    untouched = np.flatnonzero(scale == 0)
-    alone = _largest_plain_distance(replace(plain, X=plain.X[:, untouched]), tol)
-    if alone.margin > 0:
-        coef = np.zeros_like(scale)
-        coef[untouched] = alone.coef
-        return replace(alone, coef=coef, margin=math.inf, bound=math.inf)
-    return _largest_ratio(problem, answer.coef, tol)
+        answer = certify(plain, problem.threat.dual_norm, PrimalDual(answer.coef / scale, answer.weights), answer.solver)
+    else:
+        answer = _largest_plain_distance(plain, tol)
+        if answer.margin <= 0:  # separable for no scale
+            return answer
+        untouched = np.flatnonzero(scale == 0)
+        alone = _largest_plain_distance(replace(plain, X=plain.X[:, untouched]), tol)
+        if alone.margin > 0:
+            coef = np.zeros_like(scale)
+            coef[untouched] = alone.coef
+            return replace(alone, coef=coef, margin=math.inf, bound=math.inf)
+        return _largest_ratio(problem, answer, tol)
+    small = plain.X.shape[0] * plain.X.shape[1] <= _MAX_RATIO_ENTRIES
+    return _largest_ratio(problem, answer, tol) if answer.margin > 0 and answer.gap > tol and small else answer
 
 
-def _largest_ratio(problem: RobustProblem, coef: Vector, tol: float) -> Answer:
-    """eps* as the largest ratio of margin and ||s w||_q*, by Dinkelbach's method from separating coefficients.
+def _largest_ratio(problem: RobustProblem, start: Answer, tol: float) -> Answer:
+    """eps* as the largest ratio of margin and ||s w||_q*, by Dinkelbach's method from a separating predictor.
 
     The predictor of largest robust margin at the ratio of the last one has a larger ratio, until the weights that come with it
-    prove that none does.
+    prove that none does. That margin is taken with every feature in its own unit and max |w_j| = 1: features of scale 0, and of
+    sizes far apart, are as well behaved as others there.
     """
-    clean = replace(problem, threat=replace(problem.threat, eps=np.zeros(1)))
-    weights = np.full(problem.y.shape[1], 1.0)
-    best = certify(clean, LpNorm(2), PrimalDual(coef, weights), "largest ratio")
+    units = _column_sizes(problem)
+    scale = np.ones_like(units) if problem.threat.scale is None else problem.threat.scale
+    fixed = np.flatnonzero(scale == 0)
+    clean = replace(problem, threat=LpBall(problem.threat.q, np.zeros(1)))
+    norm = problem.threat.dual_norm
+    inner = replace(problem, X=_over(problem.X, units), threat=LpBall(problem.threat.q, 0.0, scale / units))
+
+    def at_radius(eps: float) -> Answer:
+        found = largest_margin(replace(inner, threat=replace(inner.threat, eps=np.array([eps]))), LpNorm(math.inf), tol)
+        return proven(found.coef / units, found.weights, f"{found.solver}, largest ratio")
+
+    def proven(coef: Vector, weights: Vector, solver: str) -> Answer:
+        """What a predictor and the better of the weights and of those proves that cancel what is small but for them."""
+        point = certify(clean, norm, PrimalDual(coef, cancelling_weights(clean, weights, fixed)), solver)
+        share = np.abs(clean.weighted_sum(weights[None])[0]) <= _CANCELLING * (weights @ abs(clean.X))
+        small = np.union1d(fixed, np.flatnonzero(share))
+        return certify(clean, norm, PrimalDual(coef, cancelling_weights(clean, weights, small)), solver).merged(point)
+
+    best = proven(start.coef, start.weights, start.solver)
     for _ in range(_MAX_RATIOS):
-        ratio = 1 / float(clean.threat.dual_norm.value(best.coef))  # its smallest margin is 1
-        found = largest_margin(replace(problem, threat=replace(problem.threat, eps=np.array([ratio]))), LpNorm(math.inf), tol)
-        point = certify(clean, LpNorm(2), PrimalDual(found.coef, found.weights), f"{found.solver}, largest ratio")
-        better = point.margin > 0 and 1 / float(clean.threat.dual_norm.value(point.coef)) > ratio
-        best, last = (point, ratio) if better else (best, ratio)
-        ratio = 1 / float(clean.threat.dual_norm.value(best.coef))
-        bound = ratio * (1 + 0.5 * tol)
-        beyond = replace(problem, threat=replace(problem.threat, eps=np.array([bound])))
-        proof = repaired_weights(beyond, found.weights[None])[0]
-        if np.isfinite(proof).all():
-            return replace(best, weights=proof, margin=ratio, bound=bound)
-        if ratio <= last:
+        last, best = best, at_radius(best.margin).merged(best)
+        if best.gap <= tol or best.margin <= last.margin * (1 + _SLOW_RATIO * tol):
             break
-    return replace(best, margin=ratio, bound=math.inf)
+    for beyond in _BEYOND_RATIO:  # weights that prove that nothing withstands a little more
+        if best.gap > tol:
+            best = best.merged(at_radius(best.margin * (1 + beyond)))
+    return best
+
+
+def _column_sizes(problem: RobustProblem) -> Vector:
+    """The 2-norm of each feature, centred where an intercept absorbs it; 1 for a feature that is constant then."""
+    X = problem.X
+    if sparse.issparse(X):
+        units = sparse_norm(X, axis=0)
+    else:
+        units = np.linalg.norm(X - X.mean(axis=0) if problem.fit_intercept else X, axis=0)
+    return np.where(units > 0, units, 1.0)
 
 
 def _over(X: Any, units: Vector) -> Any:
@@ -172,11 +208,8 @@ def _largest_plain_distance(clean: RobustProblem, tol: float) -> Answer:
     if answer.margin > 0:
         return answer
     # with every feature in its own unit: a small one may separate what large ones do not
-    X = clean.X
-    if clean.fit_intercept and not sparse.issparse(X):
-        X = X - X.mean(axis=0)
-    units = sparse_norm(X, axis=0) if sparse.issparse(X) else np.linalg.norm(X, axis=0)
-    units = np.where(units > 0, units, 1.0)
+    units = _column_sizes(clean)
+    X = clean.X - clean.X.mean(axis=0) if clean.fit_intercept and not sparse.issparse(clean.X) else clean.X
     scaled = replace(clean, X=_over(X, units))
     try:
         vertex = solve_linear_program(scaled_program(scaled, LpNorm(math.inf)))
@@ -202,29 +235,32 @@ def polished_answer(
 ) -> Answer:
     """What a solver's point proves after Newton steps from it; `program` is the scaled program of the problem."""
     answer = certify(problem, norm, point, solver)
-    if answer.gap <= EXACT:
+    if answer.gap - answer.rounding <= EXACT:
         return answer
     point, helped = polished(program, point, tol)
     return certify(problem, norm, point, f"{solver} + polish") if helped else answer
 
 
-def certify(problem: RobustProblem, norm: LpNorm, point: PrimalDual, solver: str) -> Answer:
-    """What a direction, with its best intercept, and weights, made feasible, prove."""
+def certify(problem: RobustProblem, norm: LpNorm | WeightedNorm, point: PrimalDual, solver: str) -> Answer:
+    """What a direction, with its best intercept, and weights, made feasible, prove on the user's data."""
     coef, y = point.coef, problem.y[0]
-    intercept = best_intercept(problem.signed_scores(coef[None])[0], y) if problem.fit_intercept else 0.0
-    margins = problem.margins(coef[None], np.array([intercept]))
-    smallest, size = float(margins.min()), float(norm.value(coef))
-    margin = smallest / size if size > 0 else -math.inf
-    if (margins - margin_rounding(problem, coef[None], np.array([intercept]))).min() > 0:
-        coef, intercept = coef / smallest, intercept / smallest
-    else:
-        margin = min(margin, 0.0)
-    weights = np.maximum(point.weights, 0)
-    for members in (y > 0, y < 0) if problem.fit_intercept else (np.full(y.shape, True),):
-        if not weights[members].any():
-            weights[members] = 1.0
-    weights = problem.balanced(weights[None])
-    return Answer(coef, float(intercept), weights[0], margin, float(margin_bound(problem, norm, weights)[0]), solver)
+    scores = problem.signed_scores(coef[None])[0]
+    intercept = best_intercept(scores, y) if problem.fit_intercept else 0.0
+    smallest = float((scores + y * intercept).min() - problem.threat.penalty(coef[None])[0])
+    weights = feasible(point.weights, y if problem.fit_intercept else None)
+    if smallest > 0:
+        with np.errstate(over="ignore"):
+            scaled, moved = coef / smallest, intercept / smallest
+        if np.isfinite(scaled).all() and math.isfinite(moved):
+            coef, intercept = scaled, moved
+    arrays = coef[None], np.array([intercept]), weights[None]
+    proven = margin_certificate(problem, norm, *arrays)
+    if proven.rounding[0] > _ROUNDED and math.prod(problem.X.shape) <= _MAX_EXTENDED:
+        proven = margin_certificate(problem.in_extended_arithmetic(), norm, *(x.astype(np.longdouble) for x in arrays))
+    # in float64 the margin is rounded down and the bound up
+    margin, bound = np.nextafter(float(proven.margin[0]), -math.inf), np.nextafter(float(proven.bound[0]), math.inf)
+    bound = bound if proven.bound[0] > 0 else 0.0
+    return Answer(coef, float(intercept), weights, float(margin), float(bound), float(proven.rounding[0]), solver)
 
 
 def largest_row(problem: RobustProblem, norm: LpNorm) -> float:

@@ -82,8 +82,20 @@ def best_intercept(scores: Vector, labels: Vector) -> float:
     return 0.5 * float(scores[labels < 0].min() - scores[labels > 0].min())
 
 
+def feasible(weights: Vector, labels: Vector | None) -> Vector:
+    """The weights, negative ones cut off, scaled to sum 1, with labels to 1/2 in each class; uniform where all are 0."""
+    weights = np.maximum(weights, 0)
+    classes = [np.full(weights.shape, True)] if labels is None else [labels > 0, labels < 0]
+    for members in classes:
+        largest = weights[members].max()
+        weights[members] = weights[members] / largest if largest > 0 else 1.0  # no sum under- or overflows
+        weights[members] /= len(classes) * weights[members].sum()
+    return weights
+
+
 def certified_margin(program: MarginProgram, point: PrimalDual, scores: Vector, pull: Vector) -> tuple[float, float]:
-    """What a point proves on the program's own rows: the margin that it has (<= 0: none) and the bound on every margin.
+    """What a point proves on the program's own rows but for rounding, which `certificates.margin_certificate` charges to what
+    leaves: the margin that it has (<= 0: none) and the bound on every margin.
 
     Parameters
     ----------

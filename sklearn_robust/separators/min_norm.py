@@ -31,10 +31,11 @@ from sklearn_robust.separators._largest_margin import (
     scaled_program,
 )
 from sklearn_robust.separators._margin_program import PrimalDual, Vector
-from sklearn_robust.threats import check_radius
+from sklearn_robust.threats import LpBall, check_radius
 
 _TOL_EPS_STAR = 1e-9  # gap to which eps* is computed where it decides separability
 _TOL_PROOF = 1e-6  # what ||Z^T a||_q may exceed eps by where eps equals eps*, relative to eps
+_LARGEST_ENTRY = 1e150  # of X: beyond it sums of products overflow
 _ROUNDING_PROOF = 1e-12  # and relative to the largest sample, for data that are not linearly separable at all
 
 
@@ -51,9 +52,9 @@ class Separator:
     intercept : float
         b; 0 without an intercept.
     margin : float
-        :math:`\min_i m_i(w) / \|w\|_p`, in the units of the features: what this separator reaches.
+        :math:`\min_i m_i(w) / \|w\|_p` less its rounding, in the units of the features: what this separator reaches at least.
     margin_bound : float
-        D(dual_coef): no predictor has a larger margin.
+        D(dual_coef) plus its rounding: no predictor has a larger margin.
     relative_gap : float
         1 - margin / margin_bound. Where the margin is 0, margin_bound over the largest q-norm of a sample.
     dual_coef : ndarray of shape (n,)
@@ -147,7 +148,7 @@ def min_norm_separator(
     NotSeparableError
         If no robust separator exists: eps >= eps*, up to the relative precision to which eps* is known.
     ValueError
-        If a parameter is out of its range, or y does not hold two classes.
+        If a parameter is out of its range, y does not hold two classes, or an entry of X is larger than 1e150.
     RuntimeError
         If every solver failed, or they neither found a separator nor proved that there is none.
 
@@ -278,6 +279,9 @@ def solve_separator(
 ) -> Separator:
     """`min_norm_separator` of a single problem in float64, without its warning: the gap reached is for the caller to judge."""
     answer = largest_margin(problem, norm, tol, start=start)
+    if problem.threat.eps[0] == 0 and answer.gap > tol:  # the largest distance in the norm p*, which has more ways to be found
+        clean = replace(problem, threat=LpBall(norm.dual.p, np.zeros(1)))
+        answer = largest_distance(clean, tol).merged(answer)
     if answer.margin <= 0:
         answer = _separator_near_eps_star(problem, norm, answer, tol)
     return _separator(problem, norm, answer, answer.gap)
@@ -330,8 +334,9 @@ def max_margin(
     Notes
     -----
     It is `min_norm_separator` with p = q* and eps = 0 [1]_. With scales the norm is :math:`\|s w\|_{q^*}`, which does not bound
-    coefficients of features of scale 0; where there are some, eps* is found as the largest ratio of margin and norm, by
-    Dinkelbach's method.
+    coefficients of features of scale 0; where there are some, and where features have sizes far apart, eps* is found as the
+    largest ratio of margin and norm, by Dinkelbach's method. The bound then holds for weights that cancel the features of
+    scale 0 exactly, from which `dual_coef` differs by rounding.
 
     References
     ----------
@@ -400,6 +405,12 @@ def _problem(X: Any, y: Any, q: float, eps: float, fit_intercept: bool, scale: A
     names = _get_feature_names(X)
     X, y = check_X_y(X, y, accept_sparse=("csr", "csc"), dtype=np.float64)
     X = sparse.csr_array(X) if sparse.issparse(X) else X
+    largest = float(abs(X).max()) if math.prod(X.shape) else 0.0
+    if largest > _LARGEST_ENTRY:
+        raise ValueError(
+            f"X holds an entry of size {largest:.3g}: products of such numbers overflow. Divide the features by their sizes, "
+            "and treat as missing what numpy.nan_to_num has put in the place of infinities."
+        )
     scale, signs = read_scale(scale, X.shape[1], names), _signs(y, fit_intercept)
     return RobustProblem.from_data(X, signs, q=q, eps=eps, fit_intercept=fit_intercept, scale=scale)
 

@@ -31,6 +31,7 @@ from sklearn_robust.separators._margin_program import (
     Vector,
     best_intercept,
     certified_margin,
+    feasible,
     gap_between,
 )
 
@@ -38,6 +39,7 @@ _ROUNDS = 12
 EXACT = 1e-11  # gap below which there is nothing to gain
 _PATIENCE = 3  # rounds without a smaller gap
 _REGULARISATION = 1e-11  # solves the system where rows repeat or the face leaves a freedom; repeated steps correct for it
+_EQUILIBRATIONS = 4  # each halves the exponents by which the units of features differ
 _LEAST_ENTRY = 1e-12  # smaller entries, relative to the largest, count as this large in the curvature of a norm
 _MAX_UNKNOWNS, _CHEAP = 6000, 400  # of the dense system, and how many cost next to nothing
 
@@ -99,12 +101,7 @@ def finished(program: MarginProgram, point: PrimalDual, tol: float) -> PrimalDua
 
 def _measured(program: MarginProgram, point: PrimalDual) -> tuple[PrimalDual, float, float]:
     """The point with its weights made feasible, its margin and its bound."""
-    weights = np.maximum(point.weights, 0)
-    classes = [np.full(weights.shape, True)] if program.labels is None else [program.labels > 0, program.labels < 0]
-    for members in classes:
-        if not weights[members].any():
-            weights[members] = 1.0
-        weights[members] /= len(classes) * weights[members].sum()
+    weights = feasible(point.weights, program.labels)
     point = PrimalDual(point.coef, weights)
     return point, *certified_margin(program, point, program.rows @ point.coef, program.rows.T @ weights)
 
@@ -188,8 +185,6 @@ def _solve_conditions(
     goal = np.zeros(rows.stop)
     unknown = np.arange(m)
     system[unknown, unknown] = face.gather(diagonal, squared=True)
-    unknown = np.arange(first)
-    system[unknown, unknown] += _REGULARISATION
     goal[:m] = face.gather(gradient - program.rows.T @ a)
     for k, (direction, size) in enumerate(ranks, start=first):
         system[:m, k] = system[k, :m] = face.gather(direction)
@@ -199,16 +194,32 @@ def _solve_conditions(
         system[rows, m] = program.labels
         goal[m] = -program.labels @ a
     system[:first, rows] = system[rows, :first].T
-    weights = np.arange(rows.start, rows.stop)
-    system[weights, weights] = -_REGULARISATION
     goal[rows] = slack
+    step = _solve_saddle_point(system, goal, first)
+    return None if step is None else PrimalDual(w - face.lift(step[:m]), a + step[rows])
+
+
+def _solve_saddle_point(system: Vector, goal: Vector, n_primal: int) -> Vector | None:
+    """The solution of a symmetric system, convex in its first unknowns and concave in the others; None where it is singular.
+
+    Features may have units of their own: a small system is divided by units that make the largest entry of each row 1.
+    """
+    units = np.ones(len(goal))
+    for _ in range(_EQUILIBRATIONS if len(goal) <= _CHEAP else 0):
+        largest = np.abs(system * units[:, None] * units).max(axis=1)
+        units /= np.sqrt(np.where(largest > 0, largest, 1.0))
+    system *= units[:, None]
+    system *= units
+    pivots = np.einsum("ii->i", system)
+    pivots[:n_primal] += _REGULARISATION
+    pivots[n_primal:] -= _REGULARISATION
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", LinAlgWarning)  # an inexact step is judged by its certificate
-            step = -solve(system, goal, assume_a="general", overwrite_a=True, check_finite=False)
+            step = units * solve(system, units * goal, assume_a="general", overwrite_a=True, check_finite=False)
     except LinAlgError:  # exactly singular
         return None
-    return PrimalDual(w + face.lift(step[:m]), a - step[rows]) if np.isfinite(step).all() else None
+    return step if np.isfinite(step).all() else None
 
 
 @dataclass(frozen=True)
@@ -233,7 +244,7 @@ class _Face:
             if exponent == 1:
                 zero |= size <= 1 - strength
             elif exponent == math.inf:
-                tied |= strength / strength.max() > 1 - size
+                tied |= strength > (1 - size) * strength.max()
         tied &= ~zero & (w != 0)
         return cls(np.flatnonzero(~zero & ~tied), np.flatnonzero(tied), np.sign(w[tied]), len(w))
 

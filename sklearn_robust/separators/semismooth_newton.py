@@ -21,6 +21,7 @@ from sklearn_robust.separators._margin_program import MarginProgram, PrimalDual,
 _MAX_ITER = 60
 _EXACT = 1e-12
 _RIDGE = 1e-10  # of the mean pivot: the system is singular where rows repeat
+_NOTHING = 1e-40  # norm of w beside the sum of weights, where rows are of size 1
 _MAX_HALVINGS = 40
 _DECREASE = 1e-4  # of the slope that a step must keep
 
@@ -51,8 +52,8 @@ def solve_semismooth_newton(program: MarginProgram, tol: float = 1e-9, start: Ve
     gram = None if eps > 0 else dsyrk(1.0, np.ascontiguousarray(Z).T, trans=1, lower=1)  # of all rows and features, once
     for _ in range(_MAX_ITER):
         square, mass = float(w @ w), float(weights.sum())
-        if square == 0:
-            return PrimalDual(w, weights)  # the weights prove that no separator exists
+        if square <= (_NOTHING * mass) ** 2:
+            return PrimalDual(w, weights)  # the weights prove that no separator exists, or only one of no margin to speak of
         scale = mass / square  # the best point of the ray through the weights
         weights, w, square, mass = scale * weights, scale * w, scale**2 * square, scale * mass
         margins = Z @ w - eps * np.abs(w).sum()

@@ -283,6 +283,6 @@ def _solution(
         margin_bound=xp.zeros_like(certificate.bound) if inseparable else certificate.bound,
         gap=xp.full_like(certificate.gap, math.inf) if inseparable else certificate.gap,
         separable=[False if inseparable else True if bool(proves_separable(one, coef, intercept)[0]) else None],
-        converged=np.array([not inseparable and bool(certificate.gap[0] <= tol)]),
+        converged=np.array([not inseparable and bool(certificate.gap[0] - certificate.rounding[0] <= tol)]),
         n_iter=np.array([iteration]),
     )

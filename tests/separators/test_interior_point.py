@@ -157,3 +157,19 @@ def test_certified_below_tol_ends_early(margin_program):
             patch.setattr(interior_point, "_step", counted)
             solve_interior_point(problem, tol)
         assert 4 <= len(calls) <= most
+
+
+@pytest.mark.parametrize(("p", "dual_q"), list(itertools.product(EXPONENTS, EXPONENTS)))
+def test_the_second_order_corrector_keeps_iterations_few(margin_program, largest_radius, monkeypatch, p, dual_q):
+    """Two programs together take 15 to 23 iterations; without the corrector's second-order terms half of the pairs pass 26."""
+    problems = []
+    for n, d in SHAPES:
+        eps = 0.0 if p == dual_q else 0.5 * largest_radius(n, d, dual_q)
+        problems.append(margin_program(n, d, p, dual_q, eps))
+    steps = []
+    original = interior_point._step
+    monkeypatch.setattr(interior_point, "finished", lambda *args: None)
+    monkeypatch.setattr(interior_point, "_step", lambda *args, **options: steps.append(1) or original(*args, **options))
+    for problem in problems:
+        solve_interior_point(problem, 1e-8)
+    assert len(steps) <= 25

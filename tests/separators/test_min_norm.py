@@ -3,6 +3,8 @@ import pickle
 import subprocess
 import sys
 import warnings
+from fractions import Fraction
+from pathlib import Path
 
 import cvxpy as cp
 import numpy as np
@@ -539,3 +541,119 @@ def test_each_engine_answers_where_it_fits(solver):
     s = min_norm_separator(X, y, p=p, q=INF, eps=0.01 if solver != "column sets" else 0.0)
     assert s.solver.startswith(solver)
     assert_certified(s, X, y, 1e-8)
+
+
+@pytest.mark.parametrize("q", [1, 2, 3, INF])
+def test_a_row_of_zeros_is_never_separable(q):
+    X, y = [[1.0, 0, 0], [0, 0, 0]], [1, -1]
+    star = max_margin(X, y, q=q)
+    assert (star.margin, star.relative_gap) == (0, 0)
+    for p in (1, 2, 3, INF):
+        with pytest.raises(NotSeparableError, match=r"only for eps < eps\* = 0\."):
+            min_norm_separator(X, y, p=p, q=q, eps=0.0)
+
+
+def test_a_feature_out_of_reach_that_separates_only_with_others():
+    X = np.array([[-1.0, 0, 0], [-2, 2, 0], [1, -2, 1], [0, -1, 1], [-1, -2, 1]])
+    y, scale = np.array([1, 1, -1, -1, -1]), [1.1, 1.7, 0.0]
+    star = max_margin(X, y, q=3, scale=scale)
+    assert_allclose([star.margin, star.margin_bound], 1 / 1.1, rtol=1e-8)
+    assert star.margin <= star.margin_bound
+    with pytest.raises(NotSeparableError) as caught:
+        min_norm_separator(X, y, p=2, q=3, eps=9.09, scale=scale)
+    assert caught.value.eps_star == pytest.approx(1 / 1.1, rel=1e-8)
+    assert min_norm_separator(X, y, p=2, q=3, eps=0.9, scale=scale).relative_gap <= 1e-8
+
+
+@pytest.mark.parametrize("p", [1, 2, INF])
+@pytest.mark.parametrize("q", [3, 4, 10])
+def test_a_bound_is_never_below_the_margin_where_a_few_features_are_far_larger_than_the_radius(p, q):
+    drawn = np.load(Path(__file__).parent / "data" / "bound_7x13.npz")
+    s = min_norm_separator(drawn["X"], drawn["y"], p=p, q=q, eps=float(drawn["eps"]))
+    assert s.margin <= s.margin_bound
+    assert s.relative_gap <= 1e-8
+    assert_certified(s, drawn["X"], drawn["y"], 1e-8)
+
+
+@pytest.mark.parametrize("size", [1e-250, 1e-160, 1e140])
+@pytest.mark.parametrize("q", [1, 3, INF])
+def test_data_of_any_size_are_solved_in_their_own_unit(q, size):
+    X, y = separable_data(10, 20)
+    plain = max_margin(X, y, q=q)
+    assert_allclose(max_margin(size * X, y, q=q).margin, size * plain.margin, rtol=1e-8)
+    s = min_norm_separator(size * X, y, p=2, q=q, eps=size * 0.5 * plain.margin)
+    assert_allclose(s.margin / size, min_norm_separator(X, y, p=2, q=q, eps=0.5 * plain.margin).margin, rtol=1e-8)
+
+
+def test_entries_whose_products_overflow_are_refused():
+    X, y = separable_data(10, 20)
+    for convert in (np.asarray, sparse.csr_array):
+        with pytest.raises(ValueError, match=r"entry of size 1\.8e\+308: products of such numbers overflow\. Divide"):
+            max_margin(convert(np.nan_to_num(np.where(X > 2, np.inf, X))), y, q=2)
+
+
+@pytest.mark.parametrize("q", [1.2, 2, INF])
+def test_features_of_sizes_far_apart(q):
+    """The features of size 1e8 are of no use for one sample: what separates it are those of size 1."""
+    X, y = separable_data(10, 8, seed=3)
+    X = np.vstack([X, np.r_[np.zeros(4), X[0, 4:]]]) * np.r_[np.full(4, 1e8), np.ones(4)]
+    y = np.append(y, y[0])
+    star = max_margin(X, y, q=q, tol=1e-6)
+    assert star.relative_gap <= 1e-6
+    s = min_norm_separator(X, y, p=LpNorm(q).dual.p, q=2, eps=0.0, tol=1e-6)
+    assert s.margin <= star.margin_bound
+    assert star.margin <= s.margin_bound
+
+
+@pytest.mark.parametrize("excess", [1e-5, 1e-3])
+def test_weights_that_nearly_prove_it_do_not_prove_that_data_are_not_separable(monkeypatch, excess):
+    from sklearn_robust.separators._margin_program import PrimalDual
+
+    # rows at distance 1 from the origin: ||Z^T a||_2 = 1 for any weights, eps* = 1
+    X, y = np.array([[1.0, 0.0]]), np.array([1])
+
+    def useless(program, *args, **options):
+        return PrimalDual(np.array([-1.0, 0.0]), np.ones(1))
+
+    replace_solvers(
+        monkeypatch, [*OWN_SOLVERS, "solve_linear_program", "solve_quadratic_program", "solve_cone_program"], useless
+    )
+    monkeypatch.setattr("sklearn_robust.separators._largest_margin.polished", lambda program, point, tol: (point, False))
+    with pytest.raises(RuntimeError, match="neither found a robust separator"):
+        min_norm_separator(X, y, p=2, q=2, eps=1 - excess)
+    with pytest.raises(NotSeparableError):
+        min_norm_separator(X, y, p=2, q=2, eps=1 + excess)
+
+
+def test_weights_that_leave_a_part_of_a_feature_do_not_prove_a_zero_margin(monkeypatch):
+    from sklearn_robust.separators._margin_program import PrimalDual
+
+    X, y = np.array([[1e6, 1e-4], [-1e6, 1e-4]]), np.array([1, 1])  # the second separates, by a margin of 1e-4
+
+    def useless(program, *args, **options):
+        return PrimalDual(np.zeros(2), np.array([0.5, 0.5 - 1e-12]))
+
+    replace_solvers(
+        monkeypatch, [*OWN_SOLVERS, "solve_linear_program", "solve_quadratic_program", "solve_cone_program"], useless
+    )
+    with pytest.warns(ConvergenceWarning, match="certified relative gap is 1,"):
+        assert max_margin(X, y, q=2).margin == 0
+
+
+@pytest.mark.parametrize("share", [1 - 1e-6, 1 - 1e-9])
+@pytest.mark.parametrize("fit_intercept", [False, True])
+def test_near_eps_star_the_gap_includes_rounding(share, fit_intercept):
+    """The margin is a small difference of large terms there; for p = q = 1 it is a rational number."""
+    X, y = separable_data(12, 6, seed=1)
+    star = max_margin(X, y, q=1, fit_intercept=fit_intercept)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        s = min_norm_separator(X, y, p=1, q=1, eps=share * star.margin, fit_intercept=fit_intercept)
+    w = [Fraction(v) for v in s.coef]
+    scores = [
+        int(label) * (sum(map(Fraction.__mul__, map(Fraction, x), w)) + Fraction(s.intercept))
+        for x, label in zip(X, y, strict=True)
+    ]
+    margin = (min(scores) - Fraction(s.eps) * max(map(abs, w))) / sum(map(abs, w))
+    assert 0 < Fraction(s.margin) <= margin <= Fraction(s.margin_bound)
+    assert s.relative_gap >= 1 - margin / Fraction(s.margin_bound)

@@ -155,7 +155,7 @@ def test_single_precision(gaussian, largest_margin, q, fit_intercept, share):
     problem = RobustProblem.from_data(X.astype(np.float32), y.astype(np.float32), q=q, eps=eps, fit_intercept=fit_intercept)
     solution = accelerated_margin(problem, LOSS, EUCLIDEAN, max_iter=5000)
     assert solution.coef.dtype == solution.intercept.dtype == solution.weights.dtype == np.float32
-    assert_proven(problem, EUCLIDEAN, solution, 1e-3)
+    assert_proven(problem, EUCLIDEAN, solution, 1e-3 + 5e-4)  # the path ends at 1e-3; rounding in single precision is charged
     exact = RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=fit_intercept)
     margin = robust_margin(exact, EUCLIDEAN, solution.coef.astype(float), solution.intercept.astype(float))
     assert margin[0] >= (1 - 2e-3) * gamma
