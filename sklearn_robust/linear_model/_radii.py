@@ -88,7 +88,7 @@ def radii_of(problem: RobustProblem, n_eps: int) -> np.ndarray:
     """Those of the data of a problem, whatever its own radii."""
     check_number(n_eps, "n_eps", low=1, integer=True)
     problem = problem.in_double_arithmetic()
-    weights = problem.balanced(np.exp(problem.log_weight))
+    weights = problem.class_shares()
     threat = problem.threat
     largest = float(threat.norm.value(threat.reachable(problem.weighted_sum(weights))).max())
     if largest == 0:

@@ -82,7 +82,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
     tol : float, default=1e-3
         Certified relative gap to reach: of the margin on separable data, of the risk otherwise.
     class_weight : dict, "balanced" or None, default=None
-        Weights of the classes, multiplied with the sample weights.
+        Weights of the classes, multiplied with the sample weights; "balanced" gives all classes the same sum of them.
     warm_start : bool, default=False
         Start from the coefficients of the last fit (steepest descent only).
     n_jobs : int or None, default=None
@@ -302,6 +302,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         )
         if self.solver == "accelerated":
             solutions = [self._accelerated(problem, tensors, norm, watching) for norm in norms]
+            exact = False
         else:
             shared = screened(tensors, loss, norms[0], watching, tol=self.tol, verbose=self.verbose)
             shared = minimised(norms[0], shared, unsolved(shared, False))
@@ -331,7 +332,8 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                     for norm, solution in zip(norms, solutions, strict=True)
                 ]
         return [
-            minimised(norm, solution, unsolved(solution, False, None)) for norm, solution in zip(norms, solutions, strict=True)
+            minimised(norm, solution, unsolved(solution, False, None), undecided=exact)
+            for norm, solution in zip(norms, solutions, strict=True)
         ]
 
     def _accelerated(self, problem: RobustProblem, tensors: RobustProblem, norm: LpNorm, watching: FitWatch) -> Solution:
