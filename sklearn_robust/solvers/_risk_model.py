@@ -35,6 +35,7 @@ _SINGLE_FROM = 1e8  # products in a Gram matrix from which it is computed in sin
 _LEAST_RATIO = 1e-100  # of a coordinate to the norm, in the norm's Hessian: a smaller one does not move in either case
 _CORNER = 1e-6  # of a coordinate to the norm, up to which it counts as next to zero
 _LEAST_PRESSURE = 1e-2  # eps rho in the norm's Hessian, relative to ||p||_q
+_STALLS = 2  # short steps that bring nothing
 _MAX_NEWTON = 100
 
 
@@ -61,7 +62,7 @@ class Curvature:
     tilt : ndarray of shape (f + 1,)
         y^T C (Z, 1) over y^T C y, the move of the intercept that a move of the others asks for; zero without an intercept.
     lift : float
-        y^T C y; inf without an intercept.
+        y^T C y; inf without an intercept, and where it has no curvature: it then stays.
     """
 
     columns: np.ndarray | slice
@@ -112,9 +113,10 @@ def curvature(
     gram -= np.outer(theta * pull, pull)
     by_penalty -= theta * mass * pull
     total = c.sum() - theta * mass**2
-    tilt, lift = np.zeros(len(pull) + 1), math.inf
-    if problem.fit_intercept:
-        lift = c.sum() - theta * lean**2
+    tilt, lift = np.zeros(len(pull) + 1), c.sum() - theta * lean**2
+    if not problem.fit_intercept or lift <= 0:
+        lift = math.inf
+    else:
         tilt = np.append(by_label - theta * lean * pull, c @ y - theta * lean * mass) / lift
         gram -= np.outer(lift * tilt[:-1], tilt[:-1])
         by_penalty -= lift * tilt[-1] * tilt[:-1]
@@ -238,6 +240,8 @@ class _Model:
                 return x, True
             target, clip = solve(face)
             moved, value = self._downhill(x, partial(_clipped, x, target, clip), value)
+            if moved is x:  # and would be again
+                break
             exact = np.array_equal(moved, target)
             x = moved
         return x, False
@@ -329,10 +333,10 @@ class _Model:
     def _on_smooth_norm(self, x: np.ndarray, foot: np.ndarray, max_steps: int) -> tuple[np.ndarray, bool]:
         """1 < q < inf: Newton's method, that keeps its factor while it converges fast."""
         value = self.value(x)
-        if value >= self.value(foot):  # no better than where the norm is zero and has no curvature
+        if self._size(x) == 0 or value >= self.value(foot):  # no better than where the norm is zero and has no curvature
             x = self._along_steepest_ray(foot)
             value = self.value(x)
-        factor, last = None, math.inf
+        factor, last, stalled = None, math.inf, 0
         for _ in range(max_steps):
             p, pressure, size = self._pull(x)
             seen = self.seen * x
@@ -349,12 +353,13 @@ class _Model:
                 growth = self.eps * float(slope @ step)
                 wanted += growth * self.k - self.A @ step - self.eps * float(self.kappa * growth - self.k @ step) * slope
                 ahead = partial(self._bent, x, step, slope, self.seen * wanted / weight, self.seen * p / weight)
-            change = math.sqrt(self.diagonal @ (ahead(1.0) - x) ** 2 / (self.diagonal @ x**2))
-            moved, value = self._downhill(x, ahead, value)
-            stuck, x = moved is x, moved
+            whole, before = ahead(1.0), value
+            change = math.sqrt(self.diagonal @ (whole - x) ** 2 / (self.diagonal @ x**2))
+            x, value = self._downhill(x, ahead, value)
             if change <= 1e-12:
                 return x, True
-            if stuck:
+            stalled += before - value <= 1e-12 * abs(value) and not np.array_equal(x, whole)
+            if stalled > _STALLS:
                 break
             if change > 0.2 * last:
                 factor = None
@@ -365,7 +370,10 @@ class _Model:
         """The minimiser on the ray from the foot along which the model falls most by the norm; it is quadratic there."""
         p, bound, _ = self._pull(foot)
         ray = self.norm.steepest_direction(self.seen * p)
-        bend = ray @ self.A @ ray + self.eps * (self.eps * self.kappa - 2 * (self.k @ ray))
+        terms = ray @ self.A @ ray, self.eps**2 * self.kappa, -2 * self.eps * (self.k @ ray)
+        bend = max(sum(terms), np.finfo(float).eps * sum(abs(term) for term in terms))
+        if bend == 0:
+            raise LinAlgError("The model has no curvature.")
         return foot + (p @ ray - bound) / bend * ray
 
     def _bent(
