@@ -142,7 +142,7 @@ def test_a_fold_whose_test_samples_weigh_nothing_is_named():
     weight = np.ones(len(y))
     weight[splits[1][1]] = 0
     model = RobustLinearClassifierCV(2, eps=[0.1, 0.2], threat_eps=0.1, cv=splits)
-    with pytest.raises(ValueError, match="sample_weight must be positive for a test .* zeros alone in fold 1"):
+    with pytest.raises(ValueError, match=r"sample_weight must be positive for a test .* zeros alone in fold 1"):
         model.fit(X, y, weight)
 
 
