@@ -10,7 +10,7 @@ from scipy.sparse import issparse
 from scipy.special import logsumexp
 from sklearn.base import ClassifierMixin
 from sklearn.linear_model._base import SparseCoefMixin
-from sklearn.utils import compute_sample_weight
+from sklearn.utils import compute_class_weight, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
@@ -35,6 +35,22 @@ def positive_classes(classes: np.ndarray) -> np.ndarray:
     return classes[1:] if len(classes) == 2 else classes
 
 
+def _of_positive_weight(X: Any, y: np.ndarray, weight: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
+    """The samples whose weight is not zero: one of weight zero is no sample, and constrains no margin."""
+    used = weight > 0
+    return (X, y, weight) if used.all() else (X[used], y[used], weight[used])
+
+
+def _class_weights(class_weight: dict[Any, float] | str, y: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
+    """The weight of each sample's class; "balanced" equals the classes' sums of sample weights, as in scikit-learn."""
+    if isinstance(class_weight, dict):
+        for label, value in class_weight.items():
+            check_number(value, f"class_weight[{label!r}]", low=0)
+        return compute_sample_weight(class_weight, y)
+    classes, index = np.unique(y, return_inverse=True)
+    return compute_class_weight(class_weight, classes=classes, y=y, sample_weight=sample_weight)[index]
+
+
 class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin):
     """Prediction, exact robustness and worst-case points, from `coef_`, `intercept_` and `classes_`."""
 
@@ -53,14 +69,10 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         self.scale_ = read_scale(self.scale, X.shape[1], getattr(self, "feature_names_in_", None))
         self.threat_ = LpBall(self.q_pert, self.eps, self.scale_)
         self._fit_intercept = self.fit_intercept
-        weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
+        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        X, y, weight = _of_positive_weight(X, y, weight)
         if class_weight is not None:
-            for label, value in class_weight.items() if isinstance(class_weight, dict) else ():
-                check_number(value, f"class_weight[{label!r}]", low=0)
-            weight = weight * compute_sample_weight(class_weight, y)
-        used = weight > 0  # a sample of weight zero is no sample: it constrains no margin
-        if not used.all():
-            X, y, weight = X[used], y[used], weight[used]
+            X, y, weight = _of_positive_weight(X, y, weight * _class_weights(class_weight, y, weight))
         self.classes_ = np.unique(y)
         if len(self.classes_) < 2:
             raise ValueError(
@@ -75,7 +87,7 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
             q=self.q_pert,
             eps=self.eps,
             fit_intercept=self.fit_intercept,
-            sample_weight=weight.astype(X.dtype),
+            sample_weight=weight,
             scale=self.scale_,
         )
 

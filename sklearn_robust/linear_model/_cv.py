@@ -206,7 +206,8 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         Raises
         ------
         ValueError
-            If threat_eps is missing, a parameter is out of its range, or a fold has training samples of one class only.
+            If threat_eps is missing, a parameter is out of its range, or a fold has training samples of one class only, or test
+            samples of weight zero only.
 
         Warns
         -----
@@ -233,6 +234,12 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
             eps = check_radii(self.eps, "eps")
         callbacks = FitCallbacks(self, X, y, sample_weight)
         splits = list(check_cv(self.cv, y, classifier=True).split(X, y, groups))
+        for i, (_, test) in enumerate(splits):
+            if sample_weight is not None and not sample_weight[test].any():
+                raise ValueError(
+                    f"sample_weight must be positive for a test sample of every fold, got zeros alone in fold {i} (of cv). "
+                    "Leave these samples out, or give a splitter whose folds mix them with others."
+                )
         folds = Parallel(n_jobs=self.n_jobs)(
             delayed(_cross_validated)(
                 clone(model), X, y, sample_weight, train, test, p_algo, eps, threat, f"{i} of {len(splits)}"

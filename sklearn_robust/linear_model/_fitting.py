@@ -50,7 +50,7 @@ def on_device(problem: RobustProblem, device: str | None) -> RobustProblem:
         y=tensor(problem.y),
         threat=problem.threat.mapped(tensor),
         log_weight=tensor(problem.log_weight),
-        total_weight=tensor(problem.total_weight),
+        log_total_weight=tensor(problem.log_total_weight),
     )
 
 
@@ -152,8 +152,13 @@ def with_risk_minimisers(
     *,
     tol: float,
     start: np.ndarray | None = None,
+    undecided: bool = False,
 ) -> Solution:
-    """The solution with the minimisers of the risk of those of these problems that are found not to be separable."""
+    """The solution with the minimisers of the risk of those of these problems that are found not to be separable.
+
+    With `undecided` also with the predictors that the search for a minimiser ended at, where separability stays open or is
+    only then found, if their risk is lower.
+    """
     if not len(rows) or watching.stopped:
         return solution
     proof = solution.weights[rows]
@@ -171,7 +176,11 @@ def with_risk_minimisers(
     # proven not to be separable before, if not again: the proof stays
     for j in np.flatnonzero([solution.separable[i] is False for i in rows] & ~np.isfinite(minimiser.gap)):
         minimiser.separable[j], minimiser.margin_bound[j], minimiser.weights[j] = False, 0.0, proof[j]
-    better = np.flatnonzero([flag is False for flag in minimiser.separable])
+    better = np.array([flag is False for flag in minimiser.separable])
+    if undecided:
+        was_open = np.array([solution.separable[i] is None for i in rows])
+        better |= was_open & (minimiser.log_risk < solution.log_risk[rows])
+    better = np.flatnonzero(better)
     return replaced(solution, rows[better], minimiser.rows(better))
 
 
@@ -203,14 +212,14 @@ def at_loss(problem: RobustProblem, loss: MarginLoss, solution: Solution, loss_t
 
         def excess(scale: float, one: RobustProblem = one, margins: np.ndarray = margins) -> float:
             log_risk = loss.log_risk_and_weights(scale * margins, one.log_weight)[0][0]
-            return float(log_risk + np.log(one.total_weight[0]) - math.log(loss_tol))
+            return float(log_risk + one.log_total_weight[0] - math.log(loss_tol))
 
         # exp(-scale * smallest margin) bounds every loss, so the upper end is past the root, or at it up to rounding
-        upper = max(1.0, (math.log(one.total_weight[0]) - math.log(loss_tol)) / margins.min())
+        upper = max(1.0, float(one.log_total_weight[0] - math.log(loss_tol)) / margins.min())
         scale = brentq(excess, 0.0, upper) if excess(0.0) > 0 > excess(upper) else upper
         solution.coef[row] *= scale
         solution.intercept[row] *= scale
-        solution.log_risk[row] = excess(scale) + math.log(loss_tol) - np.log(one.total_weight)
+        solution.log_risk[row] = excess(scale) + math.log(loss_tol) - one.log_total_weight
     return solution
 
 
@@ -238,8 +247,8 @@ def constant_radii(problem: RobustProblem) -> np.ndarray:
     :math:`g = Z^T a`, zero is in the subdifferential if and only if :math:`\|g\|_q \le \epsilon`. Features that the adversary
     cannot touch are left out.
     """
-    weights = problem.balanced(np.exp(problem.log_weight))
-    return problem.threat.norm.value(problem.threat.reachable(problem.weighted_sum(weights)))
+    weighted_sum = problem.weighted_sum(problem.class_shares())
+    return problem.threat.norm.value(problem.threat.reachable(weighted_sum))
 
 
 def warn_if_constant(estimator: Any, problem: RobustProblem, solution: Solution) -> None:

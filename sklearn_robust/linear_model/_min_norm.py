@@ -165,6 +165,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         if not watching.stopped:
             rows = np.flatnonzero([separable is not False for separable in solution.separable])
             solution = with_exact_separators(problem, loss, norm, solution, rows, loss_tol=0, tol=tol)
+        rows = unsolved(solution, None)
+        solution = with_risk_minimisers(problem, loss, norm, solution, rows, watching, tol=max(tol, _RISK_TOL), undecided=True)
         lacking = np.flatnonzero([separable is False for separable in solution.separable])
         if len(lacking) and self.not_separable == "raise":
             solve_separator(problem.select(lacking[:1]).as_float64(), norm)  # which raises, with eps* and the proof

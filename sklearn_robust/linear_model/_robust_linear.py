@@ -84,7 +84,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
     tol : float, default=1e-3
         Certified relative gap to reach: of the margin on separable data, of the risk otherwise.
     class_weight : dict, "balanced" or None, default=None
-        Weights of the classes, multiplied with the sample weights.
+        Weights of the classes, multiplied with the sample weights; "balanced" gives all classes the same sum of them.
     warm_start : bool, default=False
         Start from the coefficients of the last fit (steepest descent only).
     n_jobs : int or None, default=None
@@ -298,6 +298,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         )
         if self.solver == "accelerated":
             solutions = [self._accelerated(problem, tensors, norm, watching) for norm in norms]
+            exact = False
         else:
             shared = screened(tensors, loss, norms[0], watching, tol=self.tol)
             shared = minimised(norms[0], shared, unsolved(shared, False))
@@ -317,7 +318,8 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
                     self._with_exact(problem, norm, solution, watching) for norm, solution in zip(norms, solutions, strict=True)
                 ]
         return [
-            minimised(norm, solution, unsolved(solution, False, None)) for norm, solution in zip(norms, solutions, strict=True)
+            minimised(norm, solution, unsolved(solution, False, None), undecided=exact)
+            for norm, solution in zip(norms, solutions, strict=True)
         ]
 
     def _with_exact(self, problem: RobustProblem, norm: LpNorm, solution: Solution, watching: FitWatch) -> Solution:

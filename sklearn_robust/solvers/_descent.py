@@ -197,7 +197,7 @@ class _Run:
         self.recorder = Recorder(stopping.record_every, stopping.monitors)
         self.stopped = False  # by a monitor
         log_loss_tol = math.log(stopping.loss_tol) if stopping.loss_tol > 0 else -math.inf
-        self.done_below = log_loss_tol - xp.log(problem.total_weight)
+        self.done_below = log_loss_tol - problem.log_total_weight
         starts = zip(ids.tolist(), self.done_below.tolist(), xp.exp(problem.log_weight), strict=True)
         self.under_way = [_Problem(i, below, stopping.tol, math.inf, weights) for i, below, weights in starts]
         self.prove_next = _PROVE_FIRST  # iteration at which a proof is tried for all that do not separate

@@ -69,7 +69,7 @@ def problem_to_numpy(problem: RobustProblem) -> RobustProblem:
         y=to_numpy(problem.y),
         threat=problem.threat.mapped(to_numpy),
         log_weight=to_numpy(problem.log_weight),
-        total_weight=to_numpy(problem.total_weight),
+        log_total_weight=to_numpy(problem.log_total_weight),
     )
 
 

@@ -148,8 +148,7 @@ def accelerated_margin(
 
 
 def _start(problem: RobustProblem, norm: LpNorm) -> _State:
-    xp = namespace(problem.y)
-    weights = problem.balanced(xp.exp(problem.log_weight))
+    xp, weights = namespace(problem.y), problem.class_shares()
     pull = problem.weighted_sum(weights)
     value, _ = _half_square(problem, norm, pull)
     zero = xp.zeros_like(pull[:, 0])

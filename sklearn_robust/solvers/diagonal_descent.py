@@ -73,7 +73,7 @@ def diagonal_descent(
     entries = problem.X.data if sparse.issparse(problem.X) else problem.X
     rule = _DiagonalDescent(depth, float(namespace(entries).max(namespace(entries).abs(entries))))
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
-    step = xp.full_like(problem.total_weight, _FIRST)
+    step = xp.full_like(problem.log_total_weight, _FIRST)
     path = RulePath(problem, loss, rule, (start, start), step, _GROWTH)
     return follow(path, loss, Geometry((LpNorm(1),) * problem.n_problems), stopping)
 

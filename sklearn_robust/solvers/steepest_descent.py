@@ -90,7 +90,7 @@ def steepest_descent(
     xp = namespace(problem.y)
     zeros = xp.zeros((problem.n_problems, problem.n_features), dtype=problem.y.dtype, device=problem.y.device)
     coef = zeros if coef_init is None else xp.asarray(coef_init, dtype=problem.y.dtype)[order]
-    step = _paper_step(problem) if isinstance(step_size, str) else xp.full_like(problem.total_weight, float(step_size))
+    step = _paper_step(problem) if isinstance(step_size, str) else xp.full_like(problem.log_total_weight, float(step_size))
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
     growth = _GROWTH if step_size == "adaptive" else None
     rule = _SteepestDescent(geometry)

@@ -126,6 +126,26 @@ def test_auto_radii_come_from_the_data():
     np.testing.assert_array_equal(model.cv_results_["param_eps"].data, training_radii(X, y))
 
 
+def test_auto_radii_are_shares_of_the_distance_of_the_class_means():
+    X, y = breast_cancer()
+    half = 0.5 * np.abs(X[y == "benign"].mean(axis=0) - X[y == "malignant"].mean(axis=0)).max()
+    for unit in (1, 100):
+        model = RobustLinearClassifierCV(2, threat_eps=unit, cv=2).fit(unit * X, y)
+        expected = np.geomspace(half / 50, half, 9)[:-1]
+        np.testing.assert_allclose(model.cv_results_["param_eps"].data.astype(float) / unit, expected, rtol=1e-9)
+
+
+def test_a_fold_whose_test_samples_weigh_nothing_is_named():
+    X, y = breast_cancer()
+    halves = np.arange(len(y)) % 2 == 0
+    splits = [(np.flatnonzero(halves), np.flatnonzero(~halves)), (np.flatnonzero(~halves), np.flatnonzero(halves)[:9])]
+    weight = np.ones(len(y))
+    weight[splits[1][1]] = 0
+    model = RobustLinearClassifierCV(2, eps=[0.1, 0.2], threat_eps=0.1, cv=splits)
+    with pytest.raises(ValueError, match=r"sample_weight must be positive for a test .* zeros alone in fold 1"):
+        model.fit(X, y, weight)
+
+
 def test_what_is_fitted():
     X, y = wine()
     model = RobustLinearClassifierCV((1, 2), eps=(0.1, 0.5), threat_eps=0.4, cv=2, n_jobs=2).fit(X, y)
