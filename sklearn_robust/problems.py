@@ -168,10 +168,10 @@ class RobustProblem:
         A predictor w of it stands for w / unit here. On NumPy or scipy.sparse data; sparse data are not centred.
         """
         if sparse.issparse(self.X):
-            centred, size = self.X, _norm_of_entries(self.X.data)
+            centred, size = self.X, float(np.linalg.norm(self.X.data))
         else:
             centred = self.X - self.X.mean(axis=0) if self.fit_intercept else self.X
-            size = _norm_of_entries(centred)
+            size = float(np.linalg.norm(centred))
         unit = size / math.sqrt(self.X.shape[0]) if size > 0 else 1.0
         return replace(self, X=centred / unit, threat=replace(self.threat, eps=self.threat.eps / unit)), unit
 
@@ -272,11 +272,3 @@ def _check_sizes(X: Any) -> None:
             f"{1 / limit:.2g} and {limit:.2g}, got {largest:.4g}. Scale the features, for instance by a StandardScaler; where "
             "numpy.nan_to_num put such a number for a missing one, impute another."
         )
-
-
-def _norm_of_entries(x: np.ndarray) -> float:
-    """The 2-norm of all entries; no square of one over- or underflows."""
-    largest = float(np.abs(x).max(initial=0.0))
-    if 1e-100 < largest < 1e100 or largest == 0:
-        return float(np.linalg.norm(x))
-    return largest * float(np.linalg.norm(x / largest))
