@@ -21,6 +21,7 @@ ORDER = [
     "_parameters",
     "_documentation",
     "_fits",
+    "_interrupts",
     "solvers",
     "separators",
     "attacks",

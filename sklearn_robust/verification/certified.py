@@ -219,7 +219,7 @@ def certified_radius(
     while len(rows):
         certified = is_certified(rows, tried)
         low[rows[certified]], high[rows[~certified]] = tried[certified], tried[~certified]
-        rows = rows[high[rows] - low[rows] > tol]
+        rows = rows[high[rows] - low[rows] > np.maximum(tol, np.spacing(high[rows]))]  # no float lies between neighbours
         tried = (low[rows] + high[rows]) / 2
     return low
 

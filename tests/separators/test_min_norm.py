@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy import sparse
+from scipy.optimize import nnls
 from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
@@ -528,6 +529,27 @@ def test_nearest_point_of_the_hull():
     assert_certified(s, X, y, 1e-12)
     assert_allclose(s.margin + 0.1, norm((s.dual_coef * y) @ X, 2), rtol=1e-12)
     assert 0 < np.count_nonzero(s.dual_coef) <= 9
+
+
+def test_nearest_point_of_many_rows_is_found_on_sets_of_rows(monkeypatch):
+    from sklearn_robust.separators import nearest_point
+
+    sizes = []
+
+    def counted(A, b):
+        sizes.append(A.shape[1])
+        return nnls(A, b)
+
+    monkeypatch.setattr(nearest_point, "nnls", counted)
+    X, y = separable_data(20_000, 8)
+    for convert in (np.asarray, sparse.csr_array):
+        s = min_norm_separator(convert(X), y, p=2, q=2, eps=0.0)
+        assert s.solver == "nearest point"
+        assert_certified(s, X, y, 1e-12)
+    tied = np.vstack([np.eye(3), np.ones((500, 3)), np.eye(3)])  # many rows at one distance, and rows that repeat
+    assert_allclose(max_margin(tied, np.ones(506), q=2).margin, 1 / np.sqrt(3), rtol=1e-14)
+    assert max_margin(np.random.default_rng(0).normal(size=(20_000, 8)), y, q=2).margin == 0
+    assert max(sizes) < 100
 
 
 @pytest.mark.parametrize("solver", ["semismooth Newton", "row sets", "column sets", "interior point"])

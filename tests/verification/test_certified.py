@@ -242,6 +242,16 @@ def test_bad_brackets_are_refused(name):
         certified_radius(dense([2, 3, 1]), np.zeros((2, 2)), [0, 1], **{name: 0})
 
 
+@pytest.mark.parametrize(("max_radius", "tol"), [(1.0, 1e-300), (1e300, 1e-4)])
+def test_brackets_narrower_than_rounding_end(max_radius, tol):
+    with torch.no_grad():
+        net = dense([1, 1])
+        net[0].weight.fill_(3)
+        net[0].bias.fill_(0)
+    radius = certified_radius(net, [[1.0], [2.0]], [1, 1], max_radius=max_radius, tol=tol)
+    np.testing.assert_allclose(radius, np.minimum([1.0, 2.0], max_radius), rtol=1e-12, atol=tol)
+
+
 def test_unsupported_layers_are_named():
     with pytest.raises(TypeError, match="Tanh is not supported"):
         certified_margins(nn.Sequential(nn.Linear(2, 2), nn.Tanh()), np.zeros((1, 2)), [0], eps=0.1)
