@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.threats import check_scale
+from sklearn_robust.threats import check_scale, is_finite
 
 
 def check_exponent(value: Any, name: str) -> float:
     """A norm's exponent in [1, inf], as a float."""
     try:
         return LpNorm(value).p
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         message = f"{name} must be a real number in [1, inf], got {value!r}. Use numpy.inf for the maximum norm."
         raise ValueError(message) from error
 
@@ -37,7 +37,7 @@ def check_number(value: Any, name: str, *, low: float, strict: bool = False, int
         isinstance(value, kind)
         and not isinstance(value, bool)
         and (low < value if strict else low <= value)
-        and value < float("inf")
+        and is_finite(value)
     )
     if not inside:
         raise ValueError(f"{name} must be {word} {'>' if strict else '>='} {low:g}, got {value!r}.")

@@ -112,9 +112,17 @@ class LpBall:
         return eps * self.norm.steepest_direction(coef)
 
 
+def is_finite(value: Any) -> bool:
+    """Whether a real number is finite, and not beyond the floats as 10**400 is."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def check_radius(eps: float, name: str) -> float:
     """Validate a radius given by a user under the parameter `name`; returns it as a float."""
-    if isinstance(eps, bool) or not isinstance(eps, Real) or not 0 <= eps < math.inf:
+    if isinstance(eps, bool) or not isinstance(eps, Real) or not (eps >= 0 and is_finite(eps)):
         raise ValueError(f"{name} must be a finite number >= 0, got {eps!r}. Use {name}=0 for training without an adversary.")
     return float(eps)
 
@@ -122,8 +130,11 @@ def check_radius(eps: float, name: str) -> float:
 def check_scale(scale: Any, name: str) -> np.ndarray:
     """Validate a scale for each feature, given by a user under the parameter `name`; returns it as float64."""
     try:
-        values = np.asarray(to_numpy(scale) if is_array_api_obj(scale) else scale, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        values = np.asarray(to_numpy(scale) if is_array_api_obj(scale) else scale)
+        if values.dtype.kind not in "buif" and not all(isinstance(value, Real) for value in values.flat):
+            raise TypeError("not numbers")
+        values = values.astype(np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name} must hold a number >= 0 for each feature, got {scale!r}.") from error
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(

@@ -14,7 +14,7 @@ def test_exponents_become_floats(value):
     assert check_exponent(value, "q") == value
 
 
-@pytest.mark.parametrize("value", [0.5, -1, np.nan, "inf", "2", None, True, [2], np.array(2.0)])
+@pytest.mark.parametrize("value", [0.5, -1, np.nan, "inf", "2", None, True, [2], np.array(2.0), 10**400])
 def test_bad_exponents_are_refused(value):
     with pytest.raises(ValueError, match=r"q must be a real number in \[1, inf\], got .*Use numpy.inf"):
         check_exponent(value, "q")
@@ -33,6 +33,8 @@ def test_what_is_not_one_of_the_choices_is_refused(value):
 
 def test_numbers():
     check_number(np.float32(0.5), "tol", low=0)
+    with pytest.raises(ValueError, match="tol must be a finite number >= 0, got 1000"):
+        check_number(10**400, "tol", low=0)
     with pytest.raises(ValueError, match="tol must be a finite number > 0, got 0"):
         check_number(0, "tol", low=0, strict=True)
     with pytest.raises(ValueError, match=r"max_iter must be an integer >= 1, got 2\.0"):

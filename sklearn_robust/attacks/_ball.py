@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sklearn_robust._parameters import check_exponent
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.threats import check_radius, check_scale
 
@@ -42,7 +43,7 @@ class Ball:
     """
 
     def __init__(self, x: Tensor, q: float, eps: float, clip: tuple[Any, Any] | None = None, scale: Any | None = None) -> None:
-        self.x, self.norm, self.eps = x.flatten(1), LpNorm(q), check_radius(eps, "eps")
+        self.x, self.norm, self.eps = x.flatten(1), LpNorm(check_exponent(q, "q")), check_radius(eps, "eps")
         self.scale = None if scale is None else _scales(scale, self.x)
         self.box: tuple[Tensor, Tensor] | None = None
         unlimited = self.x.new_full((len(x), 1), math.inf)

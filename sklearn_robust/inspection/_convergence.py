@@ -14,7 +14,7 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn_robust.callbacks import PathRecorder
 from sklearn_robust.inspection._implicit_bias import implicit_bias_report
 from sklearn_robust.inspection._style import style
-from sklearn_robust.separators import NotSeparableError, Separator
+from sklearn_robust.separators import Separator
 
 _PANELS = {
     "gap": ("certified gap", "log"),
@@ -107,10 +107,7 @@ class ConvergenceDisplay:
         """
         recorder = PathRecorder(store_coef=True)
         fitted = clone(estimator).set_callbacks(recorder).fit(X, y)
-        try:
-            reports = implicit_bias_report(fitted, X, y)
-        except NotSeparableError:
-            reports = []
+        reports = implicit_bias_report(fitted, X, y)
         separators = [report.separator for report in (reports if isinstance(reports, list) else [reports])]
         name = type(estimator).__name__ if name is None else name
         return cls.from_recorders({name: recorder}, separators={name: separators}, axes=axes)

@@ -60,6 +60,14 @@ class RobustLinearPath:
     converged: np.ndarray
     n_iter: np.ndarray
 
+    def __repr__(self) -> str:
+        n_p, n_eps, n_problems, n_features = self.coef.shape
+        return (
+            f"RobustLinearPath({n_p} p x {n_eps} eps x {n_problems} problems of {n_features} features, "
+            f"p from {self.p.min():g} to {self.p.max():g}, eps from {self.eps.min():.4g} to {self.eps.max():.4g}, "
+            f"{int(self.converged.sum())} of {self.converged.size} fits converged)"
+        )
+
 
 def robust_linear_path(
     X: Any,

@@ -138,7 +138,7 @@ def _kept(program: MarginProgram, chosen: Vector, weights: Vector, scores: Vecto
     """
     carries = weights > _CARRIES * weights.max()
     order = np.lexsort([scores, ~carries])
-    return _keeping_both_classes(program, chosen[order], max(size, np.count_nonzero(carries)))
+    return _keeping_both_classes(program, chosen[order], max(size, int(carries.sum())))
 
 
 def _keeping_both_classes(program: MarginProgram, order: Vector, size: int) -> Vector:

@@ -244,10 +244,11 @@ def _samples(X: Any, clip: tuple[Any, Any] | None, device: torch.device) -> tupl
 
 def _radii(eps: Any, x: Tensor) -> Tensor:
     """The radius of each sample."""
-    radii = np.asarray(eps, dtype=np.float64)
-    if radii.shape not in ((), (len(x),)) or not np.all((radii >= 0) & (radii < math.inf)):
+    radii = np.asarray(to_numpy(eps) if isinstance(eps, Tensor) else eps)
+    numbers = radii.dtype.kind in "uif" and radii.shape in ((), (len(x),))
+    if not numbers or not np.all((radii >= 0) & (radii < math.inf)):
         raise ValueError(f"eps must be a finite number >= 0, or one for each of the {len(x)} samples, got {eps!r}.")
-    return torch.from_numpy(radii.copy()).to(x).expand(len(x))
+    return torch.from_numpy(radii.astype(np.float64)).to(x).expand(len(x))
 
 
 def _differences(layers: list[Layer], x: Tensor, y: ArrayLike) -> Tensor:

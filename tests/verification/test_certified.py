@@ -215,6 +215,9 @@ def test_better_bounds_certify_larger_radii():
     [
         ({"eps": -0.1}, r"eps must be a finite number >= 0, or one for each of the 2 samples, got -0\.1"),
         ({"eps": [0.1]}, "eps must be"),
+        ({"eps": True}, "eps must be"),
+        ({"eps": ["0", "1"]}, "eps must be"),
+        ({"eps": 10**400}, "eps must be"),
         ({"eps": math.inf}, "eps must be"),
         ({"q": 0.5}, r"q must be a real number in \[1, inf\], got 0\.5"),
         ({"method": "smoothing"}, "method must be one of .*'crown'.*got 'smoothing'"),
