@@ -293,7 +293,8 @@ def _common_exponent(classifiers: Mapping[str, Any]) -> float:
 def _radii_to_draw(eps: Any, radii: Any) -> np.ndarray:
     """The radii given, or some that reach to where few samples withstand."""
     if eps is not None:
-        return np.array([check_radius(float(value), "eps") for value in np.atleast_1d(eps)])
+        values = eps if np.iterable(eps) and not isinstance(eps, str) else [eps]
+        return np.array([check_radius(value, "eps") for value in values])
     reach = [np.quantile(r[np.isfinite(r)], _REACH) for r in radii if np.isfinite(r).any()]
     return np.linspace(0, max([float(x) for x in reach if x > 0], default=1.0), _POINTS)
 

@@ -161,7 +161,7 @@ def robust_linear_path(
     >>> np.count_nonzero(path.coef[0, :, 0], axis=1)  # fewer features the stronger the adversary
     array([15, 10,  7,  4])
     """
-    geometries, radii = check_exponents(p, "p"), check_radii(eps, "eps")
+    geometries, radii, q = check_exponents(p, "p"), check_radii(eps, "eps"), check_exponent(q, "q")
     model = RobustLinearClassifier(
         geometries[0],
         q,

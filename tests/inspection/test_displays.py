@@ -160,8 +160,9 @@ class TestRobustAccuracy:
             RobustAccuracyDisplay.from_estimator(KNeighborsClassifier().fit(X, y), X, y, eps=[0.1])
         with pytest.raises(ValueError, match="cv_results holds no parameter eps"):
             RobustAccuracyDisplay.from_cv_results({"param_C": [1.0], "mean_test_score": [1.0]})
-        with pytest.raises(ValueError, match="eps must be a finite number >= 0"):
-            RobustAccuracyDisplay.from_estimator(models["robust"], X, y, eps=[-0.1])
+        for eps in ([-0.1], [True], ["0.1"], [10**400], "0.1"):
+            with pytest.raises(ValueError, match="eps must be a finite number >= 0"):
+                RobustAccuracyDisplay.from_estimator(models["robust"], X, y, eps=eps)
 
 
 def test_without_matplotlib_the_message_is_that_of_scikit_learn(cancer, monkeypatch):
