@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.threats import check_scale, is_finite
+from sklearn_robust.threats import _is_finite, check_scale
 
 
 def check_exponent(value: Any, name: str) -> float:
@@ -37,7 +37,7 @@ def check_number(value: Any, name: str, *, low: float, strict: bool = False, int
         isinstance(value, kind)
         and not isinstance(value, bool)
         and (low < value if strict else low <= value)
-        and is_finite(value)
+        and _is_finite(value)
     )
     if not inside:
         raise ValueError(f"{name} must be {word} {'>' if strict else '>='} {low:g}, got {value!r}.")

@@ -112,7 +112,7 @@ class LpBall:
         return eps * self.norm.steepest_direction(coef)
 
 
-def is_finite(value: Any) -> bool:
+def _is_finite(value: Any) -> bool:
     """Whether a real number is finite, and not beyond the floats as 10**400 is."""
     try:
         return math.isfinite(value)
@@ -122,7 +122,7 @@ def is_finite(value: Any) -> bool:
 
 def check_radius(eps: float, name: str) -> float:
     """Validate a radius given by a user under the parameter `name`; returns it as a float."""
-    if isinstance(eps, bool) or not isinstance(eps, Real) or not (eps >= 0 and is_finite(eps)):
+    if isinstance(eps, bool) or not isinstance(eps, Real) or not (eps >= 0 and _is_finite(eps)):
         raise ValueError(f"{name} must be a finite number >= 0, got {eps!r}. Use {name}=0 for training without an adversary.")
     return float(eps)
 

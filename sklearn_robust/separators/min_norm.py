@@ -105,13 +105,17 @@ class NotSeparableError(ValueError):
     weights : ndarray of shape (n,)
         The proof: weights of the simplex (of equal class sums with an intercept) with :math:`\|Z^T a\|_q \le \epsilon`. Where
         eps equals eps_star, up to the relative precision of eps_star, and where it is 0 up to rounding.
+    fit_intercept : bool
+        Whether the intercept was free.
     """
 
-    def __init__(self, eps: float, eps_star: float, weights: Vector) -> None:
+    def __init__(self, eps: float, eps_star: float, weights: Vector, fit_intercept: bool = True) -> None:
         if eps_star > 0:
             reason, remedy = f"a robust separator exists only for eps < eps* = {eps_star:.8g}", "a smaller eps, or "
         else:
             reason, remedy = "they are not linearly separable, eps* = 0", ""
+        if not fit_intercept:
+            remedy += "fit_intercept=True, with which eps* may be larger, or "
         super().__init__(
             f"No linear predictor separates the classes with eps={eps:.8g}: {reason}. Use {remedy}RobustLinearClassifier, "
             "which minimises the robust risk instead."
@@ -119,9 +123,10 @@ class NotSeparableError(ValueError):
         self.eps = eps
         self.eps_star = eps_star
         self.weights = weights
+        self.fit_intercept = fit_intercept
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.eps, self.eps_star, self.weights)
+        return type(self), (self.eps, self.eps_star, self.weights, self.fit_intercept)
 
 
 def min_norm_separator(
@@ -400,7 +405,7 @@ def _separator_near_eps_star(problem: RobustProblem, norm: LpNorm, answer: Answe
             f"The solvers neither found a robust separator for eps={eps:.8g} nor proved that there is none: eps* lies between "
             f"{max(star.margin, 0.0):.8g} and {star.bound:.8g} ({star.solver}). Scale the features to similar sizes."
         )
-    raise NotSeparableError(eps, max(0.0, star.margin), proofs[proof])
+    raise NotSeparableError(eps, max(0.0, star.margin), proofs[proof], problem.fit_intercept)
 
 
 def _check_radii(eps: Any) -> list[float]:

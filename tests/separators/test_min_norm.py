@@ -192,7 +192,7 @@ def test_data_that_are_not_linearly_separable_have_margin_zero(q, fit_intercept)
     assert norm((star.dual_coef * y) @ X, q) < 1e-13
     assert_allclose(star.dual_coef.sum(), 1)
     for eps in (0.0, 0.1):
-        with pytest.raises(NotSeparableError, match=r"not linearly separable.*Use RobustLinearClassifier") as caught:
+        with pytest.raises(NotSeparableError, match=r"not linearly separable.*RobustLinearClassifier") as caught:
             min_norm_separator(X, y, p=2, q=q, eps=eps, fit_intercept=fit_intercept)
         assert caught.value.eps_star == 0
         assert_proof(caught.value, X, y, q, fit_intercept, slack=1e-11)
@@ -559,10 +559,21 @@ def test_representations_are_short():
 
 def test_a_smaller_eps_is_advised_only_where_it_helps():
     X, y = separable_data(20, 30)
-    with pytest.raises(NotSeparableError, match=r"eps\* = .* Use a smaller eps, or RobustLinearClassifier"):
+    with pytest.raises(NotSeparableError, match=r"eps\* = .* Use a smaller eps, or fit_intercept=True, with which"):
         min_norm_separator(X, y, p=2, q=INF, eps=100.0)
     with pytest.raises(NotSeparableError, match=r"not linearly separable, eps\* = 0\. Use RobustLinearClassifier"):
         min_norm_separator([[1.0], [1.0]], [1, -1], p=2, q=INF, eps=0.1, fit_intercept=True)
+
+
+def test_a_free_intercept_is_advised_where_it_is_fixed():
+    X, y = [[1.0], [2.0]], [-1, 1]  # separable by a line that does not pass through the origin
+    with pytest.raises(NotSeparableError, match=r"Use fit_intercept=True, .* or RobustLinearClassifier") as caught:
+        min_norm_separator(X, y, p=2, q=INF, eps=0.1)
+    assert pickle.loads(pickle.dumps(caught.value)).fit_intercept is False
+    assert min_norm_separator(X, y, p=2, q=INF, eps=0.1, fit_intercept=True).margin == pytest.approx(0.4)
+    with pytest.raises(NotSeparableError) as caught:
+        min_norm_separator(X, y, p=2, q=INF, eps=1.0, fit_intercept=True)
+    assert "fit_intercept" not in str(caught.value)
 
 
 def test_nearest_point_of_the_hull():
