@@ -60,6 +60,7 @@ for shift, colour, (name, model) in zip((-width / 2, width / 2), ("C0", "C2"), l
     weight = np.abs(model[-1].coef_).sum(axis=0)
     ax.barh(np.arange(X.shape[1]) + shift, weight / weight.sum(), height=width, color=colour, label=name)
 ax.set_yticks(range(X.shape[1]), [f"{name} (forged)" if name in forged else name for name in X.columns], fontsize="small")
-ax.set(xlabel="share of the coefficients' sizes", xlim=(0, 0.35))
-ax.legend(loc="upper right")
+ax.set(xlabel="share of the coefficients' sizes")
+ax.locator_params(axis="x", nbins=5)
+ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)  # above the bars
 plt.show()

@@ -1,6 +1,7 @@
 """A fit that fails, in whatever way, leaves the last one as it was; an estimator that was never fitted stays so."""
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -147,7 +148,10 @@ EVERY = [(estimator, way, error) for way, error, estimators in WAYS for estimato
 
 
 def name_of(value):
-    return " ".join(str(value).split()) if hasattr(value, "get_params") else getattr(value, "__name__", None)
+    """A name that is the same in every process: a function is printed with its address."""
+    if not hasattr(value, "get_params"):
+        return getattr(value, "__name__", None)
+    return re.sub(r" at 0x[0-9a-f]+", "", " ".join(str(value).split()))
 
 
 def state(model):

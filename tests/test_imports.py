@@ -21,6 +21,7 @@ ORDER = [
     "certificates",
     "_documentation",
     "_fits",
+    "_interrupts",
     "solvers",
     "separators",
     "attacks",

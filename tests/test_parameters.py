@@ -61,6 +61,8 @@ def test_what_is_not_one_of_the_choices_is_refused(value):
 
 def test_numbers():
     check_number(np.float32(0.5), "tol", low=0)
+    with pytest.raises(ValueError, match="tol must be a finite number >= 0, got 1000"):
+        check_number(10**400, "tol", low=0)
     with pytest.raises(ValueError, match="tol must be a finite number > 0, got 0"):
         check_number(0, "tol", low=0, strict=True)
     with pytest.raises(ValueError, match=r"max_iter must be an integer >= 1, got 2\.0"):

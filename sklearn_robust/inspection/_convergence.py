@@ -14,7 +14,7 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn_robust.callbacks import PathRecorder
 from sklearn_robust.inspection._implicit_bias import implicit_bias_report
 from sklearn_robust.inspection._style import style
-from sklearn_robust.separators import NotSeparableError, Separator
+from sklearn_robust.separators import Separator
 
 _PANELS = {
     "gap": ("certified gap", "log"),
@@ -45,7 +45,7 @@ class ConvergenceCurve:
 class ConvergenceDisplay:
     """Certified gap, cosine to the exact separator and loss of recorded fits against the iteration, a panel for each.
 
-    Use `from_estimator`, which fits and records, or `from_recorders`; all parameters are kept as attributes.
+    Use `from_estimator` or `from_estimators`, which fit and record, or `from_recorders`; all parameters are kept as attributes.
 
     Parameters
     ----------
@@ -105,15 +105,35 @@ class ConvergenceDisplay:
         ValueError
             If the fit does not iterate, as that with solver="exact".
         """
-        recorder = PathRecorder(store_coef=True)
-        fitted = clone(estimator).set_callbacks(recorder).fit(X, y)
-        try:
-            reports = implicit_bias_report(fitted, X, y)
-        except NotSeparableError:
-            reports = []
-        separators = [report.separator for report in (reports if isinstance(reports, list) else [reports])]
-        name = type(estimator).__name__ if name is None else name
-        return cls.from_recorders({name: recorder}, separators={name: separators}, axes=axes)
+        return cls.from_estimators({type(estimator).__name__ if name is None else name: estimator}, X, y, axes=axes)
+
+    @classmethod
+    def from_estimators(cls, estimators: Mapping[str, Any], X: Any, y: Any, *, axes: Any = None) -> Self:
+        """Fit copies of several linear classifiers of this library to the same data, and draw their paths.
+
+        Parameters
+        ----------
+        estimators : dict of str to RobustLinearClassifier or RobustDiagonalNet
+            Left as they are. The names are those in the legend.
+        X, y, axes
+            As in `from_estimator`.
+
+        Returns
+        -------
+        ConvergenceDisplay
+            Each with the cosine to its own exact separator.
+
+        Raises
+        ------
+        ValueError
+            If one of the fits does not iterate, as that with solver="exact".
+        """
+        recorders, separators = {}, {}
+        for name, estimator in estimators.items():
+            recorders[name] = PathRecorder(store_coef=True)
+            reports = implicit_bias_report(clone(estimator).set_callbacks(recorders[name]).fit(X, y), X, y)
+            separators[name] = [report.separator for report in (reports if isinstance(reports, list) else [reports])]
+        return cls.from_recorders(recorders, separators=separators, axes=axes)
 
     @classmethod
     def from_recorders(

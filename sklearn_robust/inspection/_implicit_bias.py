@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,8 @@ from sklearn_robust.threats import check_radius
 class ImplicitBiasReport:
     """How far one direction is from the robust separator of least p-norm.
 
-    Of several classes one may not be robustly separable from the rest: its separator is then None, and the figures that
-    compare with it are nan.
+    Where the data are not robustly separable there is no such separator: it is then None, and the figures that compare with
+    it are nan.
 
     Attributes
     ----------
@@ -41,6 +41,8 @@ class ImplicitBiasReport:
         The exact limit, if there is one.
     label : object
         The class that is separated from the rest.
+    eps_star : float or None
+        Without a separator, the radius below which there is one: 0 where the data are not linearly separable.
     """
 
     cosine: float
@@ -50,10 +52,19 @@ class ImplicitBiasReport:
     dual_gap: float
     separator: Separator | None
     label: Any
+    eps_star: float | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self})"
 
     def __str__(self) -> str:
+        if self.separator is None and self.eps_star:
+            return (
+                f"class {self.label} is not robustly separable from the rest, margin {self.margin:.4g}: a separator exists for "
+                f"eps < eps* = {self.eps_star:.4g}"
+            )
         if self.separator is None:
-            return f"class {self.label} is not robustly separable from the rest, margin {self.margin:.4g}"
+            return f"class {self.label} is not linearly separable from the rest, margin {self.margin:.4g}"
         return (
             f"cosine {self.cosine:.4f}, margin ratio {self.margin_ratio:.4f}, norm ratio {self.norm_ratio:.4f}, "
             f"certified gap {self.dual_gap:.2e} (p={self.separator.p:g}, q={self.separator.q:g}, eps={self.separator.eps:g})"
@@ -95,11 +106,10 @@ def implicit_bias_report(
     -------
     ImplicitBiasReport, or a list with one for each class against the rest where there are several
 
+        Of data that are not robustly separable at eps, the report has no separator, and eps* instead.
+
     Raises
     ------
-    NotSeparableError
-        If the data of two classes are not robustly separable at eps, so that no separator exists. Of several classes, the
-        report on one that is not has no separator.
     ValueError
         If p, q or eps is neither given nor known from the fit, or y does not fit the classes of the estimator.
 
@@ -138,13 +148,13 @@ def implicit_bias_report(
             separator = min_norm_separator(
                 view.X, signs, p=norm.p, q=threat.q, eps=threat.eps, fit_intercept=fit_intercept, scale=threat.scale
             )
-        except NotSeparableError:
-            if len(view.coef) == 1:
-                raise
-            separator = None
+            eps_star = None
+        except NotSeparableError as error:
+            separator, eps_star = None, error.eps_star
         size = float(norm.value(coef))
         smallest = float(np.min(signs * (view.X @ coef + intercept)) - threat.penalty(coef))
-        reports.append(_compare(coef, smallest / size if size > 0 else -math.inf, separator, label))
+        report = _compare(coef, smallest / size if size > 0 else -math.inf, separator, label)
+        reports.append(replace(report, eps_star=eps_star))
     return reports[0] if len(view.coef) == 1 else reports
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -228,7 +228,7 @@ class RobustAccuracyDisplay:
         Returns
         -------
         RobustAccuracyDisplay
-            The bands are one standard deviation over the folds.
+            The bands are one standard deviation over the folds. Those p that agree everywhere share a line.
 
         Raises
         ------
@@ -251,7 +251,7 @@ class RobustAccuracyDisplay:
             rows = [best[radius] for radius in grid]
             name = "mean over the folds" if p is None else f"p = {p:g}"
             curves.append(RobustAccuracyCurve(name, grid, mean[rows], mean[rows] - std[rows], mean[rows] + std[rows]))
-        return cls(curves, xlabel="training eps", ylabel="cross-validated robust accuracy").plot(ax)
+        return cls(_merged(curves), xlabel="training eps", ylabel="cross-validated robust accuracy").plot(ax)
 
     def plot(self, ax: Any = None) -> Self:
         """Draw the curves.
@@ -295,7 +295,8 @@ def _common_exponent(classifiers: Mapping[str, Any]) -> float:
 def _radii_to_draw(eps: Any, radii: Any) -> np.ndarray:
     """The radii given, or some that reach to where few samples withstand."""
     if eps is not None:
-        return np.array([check_radius(float(value), "eps") for value in np.atleast_1d(eps)])
+        values = eps if np.iterable(eps) and not isinstance(eps, str) else [eps]
+        return np.array([check_radius(value, "eps") for value in values])
     reach = [np.quantile(r[np.isfinite(r)], _REACH) for r in radii if np.isfinite(r).any()]
     return np.linspace(0, max([float(x) for x in reach if x > 0], default=1.0), _POINTS)
 
@@ -323,6 +324,23 @@ def _bounds(
     pairs = [network.robust_bounds(seen, y, sample_weight, eps=float(radius), q=q, scale=None, **options) for radius in grid]
     certified, attacked = np.transpose(pairs)
     return RobustAccuracyCurve(name, grid, attacked, low=certified)
+
+
+def _merged(curves: list[RobustAccuracyCurve]) -> list[RobustAccuracyCurve]:
+    """One curve, with all their names, for those that would lie on each other."""
+    merged: list[RobustAccuracyCurve] = []
+    for curve in curves:
+        same = [i for i, other in enumerate(merged) if _same_line(curve, other)]
+        if same:
+            merged[same[0]] = replace(merged[same[0]], name=f"{merged[same[0]].name}, {curve.name}")
+        else:
+            merged.append(curve)
+    return merged
+
+
+def _same_line(one: RobustAccuracyCurve, other: RobustAccuracyCurve) -> bool:
+    parts = ("eps", "accuracy", "low", "high")
+    return all(np.array_equal(getattr(one, part), getattr(other, part), equal_nan=True) for part in parts)
 
 
 def _searched(results: Mapping[str, Any], names: tuple[str, ...]) -> np.ndarray | None:

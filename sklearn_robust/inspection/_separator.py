@@ -228,7 +228,7 @@ class SeparatorDisplay:
         SeparatorDisplay
             Itself.
         """
-        ax = axes_for(f"{type(self).__name__}.plot", ax)
+        own_axes, ax = ax is None, axes_for(f"{type(self).__name__}.plot", ax)
         from matplotlib.collections import PolyCollection
 
         self.points_, drawn = [], []
@@ -252,7 +252,10 @@ class SeparatorDisplay:
             start = 0.5 * (low + high) - foot * w
             line_style = style(i, first_color=len(_CLASS_COLORS))  # the first are those of the classes
             self.lines_.append(ax.axline(start, start + np.array([-w[1], w[0]]) / np.linalg.norm(w), label=name, **line_style))
-        ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0)  # beside the data, not on them
+        if own_axes:
+            ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0)  # beside the data, not on them
+        else:
+            ax.legend(loc="best", fontsize="small")  # beside these axes there may be others
         self.ax_, self.figure_ = ax, ax.figure
         return self
 

@@ -60,6 +60,14 @@ class RobustLinearPath:
     converged: np.ndarray
     n_iter: np.ndarray
 
+    def __repr__(self) -> str:
+        n_p, n_eps, n_problems, n_features = self.coef.shape
+        return (
+            f"RobustLinearPath({n_p} p x {n_eps} eps x {n_problems} problems of {n_features} features, "
+            f"p from {self.p.min():g} to {self.p.max():g}, eps from {self.eps.min():.4g} to {self.eps.max():.4g}, "
+            f"{int(self.converged.sum())} of {self.converged.size} fits converged)"
+        )
+
 
 def robust_linear_path(
     X: Any,
@@ -153,7 +161,7 @@ def robust_linear_path(
     >>> np.count_nonzero(path.coef[0, :, 0], axis=1)  # fewer features the stronger the adversary
     array([15, 10,  7,  4])
     """
-    geometries, radii = check_exponents(p, "p"), check_radii(eps, "eps")
+    geometries, radii, q = check_exponents(p, "p"), check_radii(eps, "eps"), check_exponent(q, "q")
     model = RobustLinearClassifier(
         geometries[0],
         q,

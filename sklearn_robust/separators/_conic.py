@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
+from sklearn_robust._interrupts import interruptible
 from sklearn_robust.separators._margin_program import MarginProgram, PrimalDual, SolverFailure, Vector
 
 _TOLERANCE = 1e-12  # asked of clarabel; it stops earlier where rounding ends its progress, and the certificate decides
 _REGULARISATION = 1e-12  # of its linear systems; the default 1e-8 costs accuracy on features of unlike sizes
+_MAX_ITER = 200  # most programs need less than 50
 _STEP = 0.9  # of the way to the boundary; with the default 0.99 power cones were seen to stall far from the solution
 
 
@@ -69,9 +72,15 @@ class ConicProgram:
         settings.static_regularization_constant = _REGULARISATION
         settings.max_step_fraction = _STEP
         settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = _TOLERANCE
-        solution = clarabel.DefaultSolver(
-            sparse.csc_matrix(sparse.diags_array(squares)), c, A, b, self._cones, settings
-        ).solve()
+        settings.max_iter = _MAX_ITER
+        P = sparse.csc_matrix(sparse.diags_array(squares))
+
+        def solve(abandoned: Event) -> Any:
+            solver = clarabel.DefaultSolver(P, c, A, b, self._cones, settings)
+            solver.set_termination_callback(lambda _: abandoned.is_set())
+            return solver.solve()
+
+        solution = interruptible(solve)
         x, z = np.asarray(solution.x), np.asarray(solution.z)
         if not (np.isfinite(x).all() and np.isfinite(z).all()) or "Infeasible" in str(solution.status):
             raise SolverFailure(f"clarabel: {solution.status}")

@@ -12,9 +12,12 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import linprog
 
+from sklearn_robust._interrupts import interruptible
 from sklearn_robust.separators._margin_program import MarginProgram, PrimalDual, SolverFailure
 
-_FEASIBILITY = 1e-10  # the least that HiGHS accepts
+_TOLERANCES = (1e-10, 1e-7)  # the least that HiGHS accepts, and its default, for programs on which it cycles at the first
+_MAX_ITER = 20  # simplex iterations for each row and column; most programs need about one,
+_FEW_ITER = 20_000  # small ones near eps* a hundred: these take a fraction of a second
 
 
 def solve_linear_program(program: MarginProgram) -> PrimalDual:
@@ -32,7 +35,7 @@ def solve_linear_program(program: MarginProgram) -> PrimalDual:
     Raises
     ------
     SolverFailure
-        If HiGHS ends without a solution.
+        If HiGHS ends without a solution, or reaches its limit of iterations.
     """
     n, d = program.rows.shape
     attacked = program.eps > 0
@@ -61,14 +64,24 @@ def solve_linear_program(program: MarginProgram) -> PrimalDual:
     upper = np.full(A.shape[1], math.inf)
     if program.p == math.inf:
         upper[: 2 * d] = 1
-    result = linprog(
-        cost,
-        A_ub=A,
-        b_ub=np.concatenate(limits),
-        bounds=np.stack([lower, upper], axis=1),
-        method="highs",
-        options={"primal_feasibility_tolerance": _FEASIBILITY, "dual_feasibility_tolerance": _FEASIBILITY},
-    )
-    if result.x is None:
-        raise SolverFailure(f"HiGHS: {result.message}")
-    return PrimalDual(result.x[:d] - result.x[d : 2 * d], -result.ineqlin.marginals[:n])
+    arguments = {
+        "c": cost,
+        "A_ub": A,
+        "b_ub": np.concatenate(limits),
+        "bounds": np.stack([lower, upper], axis=1),
+    }
+    for tolerance in _TOLERANCES:
+        result = _solved_by_highs(arguments, tolerance)
+        if result.x is not None:
+            return PrimalDual(result.x[:d] - result.x[d : 2 * d], -result.ineqlin.marginals[:n])
+    raise SolverFailure(f"HiGHS: {result.message}")
+
+
+def _solved_by_highs(arguments: dict[str, Any], tolerance: float) -> Any:
+    """SciPy's result, whose x is None where the iterations did not suffice."""
+    options = {
+        "primal_feasibility_tolerance": tolerance,
+        "dual_feasibility_tolerance": tolerance,
+        "maxiter": max(_FEW_ITER, _MAX_ITER * sum(arguments["A_ub"].shape)),
+    }
+    return interruptible(lambda _: linprog(**arguments, method="highs", options=options))

@@ -17,7 +17,7 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import _get_feature_names, check_X_y
 
-from sklearn_robust._parameters import check_exponent, read_scale, refuse_lazy
+from sklearn_robust._parameters import check_choice, check_exponent, check_number, read_scale, refuse_lazy
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._largest_margin import (
@@ -84,6 +84,15 @@ class Separator:
     solver: str
     scale: Vector | None = None
 
+    def __repr__(self) -> str:
+        threat = f"p={self.p:g}, q={self.q:g}, eps={self.eps:.4g}"
+        figures = f"margin={self.margin:.4g}, relative_gap={self.relative_gap:.2g}"
+        used = f"{np.count_nonzero(self.coef)} of {len(self.coef)} features"
+        rows = f"{np.count_nonzero(self.dual_coef)} of {len(self.dual_coef)} samples"
+        return (
+            f"Separator({threat}, fit_intercept={self.fit_intercept}, {figures}, solver={self.solver!r}: uses {used}, {rows})"
+        )
+
 
 class NotSeparableError(ValueError):
     r"""No predictor classifies every sample rightly under every perturbation of size eps.
@@ -97,19 +106,28 @@ class NotSeparableError(ValueError):
     weights : ndarray of shape (n,)
         The proof: weights of the simplex (of equal class sums with an intercept) with :math:`\|Z^T a\|_q \le \epsilon`. Where
         eps equals eps_star, up to the relative precision of eps_star, and where it is 0 up to rounding.
+    fit_intercept : bool
+        Whether the intercept was free.
     """
 
-    def __init__(self, eps: float, eps_star: float, weights: Vector) -> None:
+    def __init__(self, eps: float, eps_star: float, weights: Vector, fit_intercept: bool = True) -> None:
+        if eps_star > 0:
+            reason, remedy = f"a robust separator exists only for eps < eps* = {eps_star:.8g}", "a smaller eps, or "
+        else:
+            reason, remedy = "they are not linearly separable, eps* = 0", ""
+        if not fit_intercept:
+            remedy += "fit_intercept=True, with which eps* may be larger, or "
         super().__init__(
-            f"No linear predictor separates the classes with eps={eps:.8g}: a robust separator exists only for eps < "
-            f"eps* = {eps_star:.8g}. Use a smaller eps, or RobustLinearClassifier, which minimises the robust risk instead."
+            f"No linear predictor separates the classes with eps={eps:.8g}: {reason}. Use {remedy}RobustLinearClassifier, "
+            "which minimises the robust risk instead."
         )
         self.eps = eps
         self.eps_star = eps_star
         self.weights = weights
+        self.fit_intercept = fit_intercept
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.eps, self.eps_star, self.weights)
+        return type(self), (self.eps, self.eps_star, self.weights, self.fit_intercept)
 
 
 def min_norm_separator(
@@ -131,7 +149,8 @@ def min_norm_separator(
     eps : float
         Radius of the perturbations, >= 0, in the units of the features.
     fit_intercept : bool, default=False
-        Whether b is free; it is not part of the norm. Otherwise b = 0.
+        Whether b is free; it is not part of the norm. Otherwise b = 0. The estimators have True: with a free b eps* is at
+        least as large.
     tol : float, default=1e-8
         Certified relative gap of the margin to reach.
     scale : array-like of shape (d,) or dict {feature name: float}, optional
@@ -188,7 +207,7 @@ def min_norm_separator(
     """
     norm = LpNorm(check_exponent(p, "p"))
     problem = _problem(X, y, check_exponent(q, "q"), check_radius(eps, "eps"), fit_intercept, scale)
-    tol = _check_tol(tol)
+    check_number(tol, "tol", low=0, strict=True)
     separator = solve_separator(problem, norm, tol)
     _warn_of_gap(separator.relative_gap, tol)
     return separator
@@ -211,7 +230,7 @@ def separator_path(
     eps : array-like of shape (k,)
         Radii of the perturbations, >= 0, in any order.
     fit_intercept : bool, default=False
-        Whether b is free.
+        Whether b is free. The estimators have True.
     tol : float, default=1e-8
         Certified relative gap of each margin to reach.
     scale : array-like of shape (d,) or dict {feature name: float}, optional
@@ -254,8 +273,8 @@ def separator_path(
     [3.0, 2.0, 1.0]
     """
     norm, q = LpNorm(check_exponent(p, "p")), check_exponent(q, "q")
-    radii = [check_radius(radius, "eps") for radius in np.asarray(eps, dtype=float).ravel().tolist()]
-    tol = _check_tol(tol)
+    radii = _check_radii(eps)
+    check_number(tol, "tol", low=0, strict=True)
     problem = _problem(X, y, q, 0.0, fit_intercept, scale)
     path: dict[float, Separator] = {}
     for radius in sorted(set(radii)):
@@ -304,7 +323,7 @@ def max_margin(
     q : float
         Exponent of the distance, in [1, inf].
     fit_intercept : bool, default=False
-        Whether b is free; otherwise b = 0.
+        Whether b is free; otherwise b = 0. The estimators have True: the eps* that matters to them is that of a free b.
     tol : float, default=1e-8
         Certified relative gap of the margin to reach.
     scale : array-like of shape (d,) or dict {feature name: float}, optional
@@ -353,7 +372,7 @@ def max_margin(
     """
     problem = _problem(X, y, check_exponent(q, "q"), 0.0, fit_intercept, scale)
     norm = LpNorm(problem.threat.q).dual
-    tol = _check_tol(tol)
+    check_number(tol, "tol", low=0, strict=True)
     answer = largest_distance(problem, tol)
     gap = 0.0 if answer.margin == math.inf else answer.gap
     if answer.margin <= 0:
@@ -391,17 +410,18 @@ def _separator_near_eps_star(problem: RobustProblem, norm: LpNorm, answer: Answe
             f"The solvers neither found a robust separator for eps={eps:.8g} nor proved that there is none: eps* lies between "
             f"{max(star.margin, 0.0):.8g} and {star.bound:.8g} ({star.solver}). Scale the features to similar sizes."
         )
-    raise NotSeparableError(eps, max(star.margin, 0.0), proofs[proof])
+    raise NotSeparableError(eps, max(0.0, star.margin), proofs[proof], problem.fit_intercept)
 
 
-def _check_tol(tol: float) -> float:
-    if not 0 < tol < math.inf:
-        raise ValueError(f"tol must be a finite number > 0, got {tol!r}.")
-    return float(tol)
+def _check_radii(eps: Any) -> list[float]:
+    if isinstance(eps, str) or not np.iterable(eps) or getattr(eps, "ndim", 1) != 1:
+        raise ValueError(f"eps must be a sequence of finite numbers >= 0, of shape (k,), got {eps!r}.")
+    return [check_radius(radius, "eps") for radius in eps]
 
 
 def _problem(X: Any, y: Any, q: float, eps: float, fit_intercept: bool, scale: Any) -> RobustProblem:
     refuse_lazy(X=X, y=y)
+    check_choice(fit_intercept, "fit_intercept", (True, False))
     names = _get_feature_names(X)
     X, y = check_X_y(X, y, accept_sparse=("csr", "csc"), dtype=np.float64)
     X = sparse.csr_array(X) if sparse.issparse(X) else X

@@ -28,6 +28,8 @@ _ROUGH = 1e-3  # gap of early rounds
 _FINE = 0.3  # of tol, in the last rounds
 _FEW = 0.02  # of min(n, d): so few violations that the set is nearly right
 _CROWDED = 0.05  # of d: so many violations that rows without weight make room
+_NOTHING = 1e-12  # bound, in units of the rows' root mean square, that is zero up to rounding
+_CARRIES = 1e-3  # of the largest weight, from which a row carries some
 
 
 def solve_on_row_sets(program: MarginProgram, tol: float = 1e-9) -> PrimalDual:
@@ -61,7 +63,7 @@ def solve_on_row_sets(program: MarginProgram, tol: float = 1e-9) -> PrimalDual:
         point = PrimalDual(small.coef, weights)
         scores = program.rows @ small.coef
         margin, bound = certified_margin(program, point, scores, small.weights @ part.rows)
-        if bound == 0 or gap_between(margin, bound) <= tol:
+        if bound <= _NOTHING or gap_between(margin, bound) <= tol:
             return point
         if program.labels is not None:
             scores = scores + program.labels * best_intercept(scores[chosen], program.labels[chosen])
@@ -71,7 +73,7 @@ def solve_on_row_sets(program: MarginProgram, tol: float = 1e-9) -> PrimalDual:
         if not len(violated) and rough < tol:
             return point  # as far as rounding allows
         if len(violated) > _CROWDED * d:
-            chosen = _keeping_both_classes(program, chosen[np.argsort(scores[chosen])], int(1.5 * d))
+            chosen = _kept(program, chosen, small.weights, scores[chosen], int(1.5 * d))
         chosen = np.concatenate([chosen, violated[np.argsort(scores[violated])][:d]])
         rough = _ROUGH if len(violated) > _FEW * min(n, d) else _FINE * tol
     raise SolverFailure("row sets: the gap was not reached")
@@ -108,7 +110,7 @@ def solve_on_column_sets(program: MarginProgram, tol: float = 1e-9) -> PrimalDua
         point, scores = PrimalDual(coef, small.weights), part.rows @ small.coef
         pull = small.weights @ program.rows
         margin, bound = certified_margin(program, point, scores, pull)
-        if bound == 0 or gap_between(margin, bound) <= tol:
+        if bound <= _NOTHING or gap_between(margin, bound) <= tol:
             return point
         # a feature that is not used may pull as much as the answer's bound (p = 1), or as the adversary (p = 2)
         strength = np.abs(pull) / small.weights.sum()
@@ -127,6 +129,16 @@ def _first_rows(program: MarginProgram, size: int) -> Vector:
     """Rows at random, the same at every call, of both classes."""
     order = np.random.default_rng(0).permutation(program.rows.shape[0])
     return _keeping_both_classes(program, order, size)
+
+
+def _kept(program: MarginProgram, chosen: Vector, weights: Vector, scores: Vector, size: int) -> Vector:
+    """The chosen rows that carry weight, and up to a size those of least score.
+
+    Without a row that carries weight the next bound would rise, and the row would come back.
+    """
+    carries = weights > _CARRIES * weights.max()
+    order = np.lexsort([scores, ~carries])
+    return _keeping_both_classes(program, chosen[order], max(size, int(carries.sum())))
 
 
 def _keeping_both_classes(program: MarginProgram, order: Vector, size: int) -> Vector:

@@ -241,7 +241,7 @@ def certified_radius(
     while len(rows):
         certified = is_certified(rows, tried)
         low[rows[certified]], high[rows[~certified]] = tried[certified], tried[~certified]
-        rows = rows[high[rows] - low[rows] > tol]
+        rows = rows[high[rows] - low[rows] > np.maximum(tol, np.spacing(high[rows]))]  # no float lies between neighbours
         tried = (low[rows] + high[rows]) / 2
     return low
 
@@ -272,11 +272,11 @@ def _samples(X: Any, clip: tuple[Any, Any] | None, device: torch.device) -> tupl
 
 def _radii(eps: Any, x: Tensor) -> Tensor:
     """The radius of each sample."""
-    given = np.asarray(eps)
+    given = np.asarray(to_numpy(eps) if isinstance(eps, Tensor) else eps)
     radii = given.astype(np.float64) if given.dtype.kind in "iuf" else np.full(given.shape, math.nan)
     if radii.shape not in ((), (len(x),)) or not np.all((radii >= 0) & (radii < math.inf)):
         raise ValueError(f"eps must be a finite number >= 0, or one for each of the {len(x)} samples, got {eps!r}.")
-    return torch.from_numpy(radii.copy()).to(x).expand(len(x))
+    return torch.from_numpy(radii.astype(np.float64)).to(x).expand(len(x))
 
 
 def _differences(layers: list[Layer], x: Tensor, y: ArrayLike) -> Tensor:

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from scipy import optimize, sparse
 from torch import Tensor
 
+from sklearn_robust._interrupts import interruptible
 from sklearn_robust.verification.bounds import Bounds
 from sklearn_robust.verification.layers import Affine, Layer, ReLU
 from sklearn_robust.verification.region import Region
@@ -82,19 +84,19 @@ class _Program:
                 break
             cost, binary = coefs[k] @ self.outputs, self.binary.copy()
             binary[self.last[1]] = cost[self.last[0]] < 0
-            result = optimize.milp(
-                cost,
-                integrality=binary,
-                bounds=self.box,
-                constraints=self.constraints,
-                options={"time_limit": max(deadline - time.monotonic(), 1e-3), "mip_rel_gap": 0},
-            )
+            result = self._solved_by_highs(cost, binary, max(deadline - time.monotonic(), 1e-3))
             bound = result.mip_dual_bound if binary.any() else result.fun
             if bound is not None:
                 proved[k] = max(known[k], bound + coefs[k] @ self.offset)
             done = done and result.status == _OPTIMAL
             smallest = min(smallest, proved[k])
         return float(smallest), done
+
+    def _solved_by_highs(self, cost: np.ndarray, binary: np.ndarray, time_limit: float) -> Any:
+        """SciPy's result."""
+        program = {"integrality": binary, "bounds": self.box, "constraints": self.constraints}
+        options = {"time_limit": time_limit, "mip_rel_gap": 0}
+        return interruptible(lambda _: optimize.milp(cost, **program, options=options))
 
 
 def _encode(matrices: list, bounds: list[tuple[np.ndarray, np.ndarray]], region: Region, i: int) -> _Program:

@@ -304,3 +304,10 @@ def test_messages():
         pgd(SVC(kernel="linear").fit(X, y), X, y, eps=0.1)
     with pytest.raises(ValueError, match="y must hold classes that the model knows"):
         pgd(LogisticRegression().fit(X, y), X, y + 1, eps=0.1)
+
+
+@pytest.mark.parametrize("attack", [pgd, apgd, square])
+@pytest.mark.parametrize("q", [0.5, "inf", True, None, 10**400])
+def test_exponents_are_named(attack, q):
+    with pytest.raises(ValueError, match=r"q must be a real number in \[1, inf\], got .*Use numpy.inf"):
+        attack(linear_module(2, 3), np.zeros((2, 3)), [0, 1], eps=0.1, q=q)

@@ -122,9 +122,11 @@ class TestRobustAccuracy:
         grid = {f"{step}eps": [0.3, 0.1], f"{step}p_algo": [1, 2], f"{step}fit_intercept": [True, False]}
         search = GridSearchCV(model, grid, scoring=make_robust_scorer(eps=0.2), cv=2).fit(X, y)
         display = RobustAccuracyDisplay.from_cv_results(search if as_search else search.cv_results_)
-        assert legend(display.ax_) == ["p = 1", "p = 2"]
+        assert ", ".join(legend(display.ax_)) == "p = 1, p = 2"  # in one line if they agree everywhere
         results = search.cv_results_
-        for p, line, curve in zip((1, 2), display.lines_, display.curves, strict=True):
+        for p in (1, 2):
+            line = next(line for line in display.lines_ if f"p = {p}" in line.get_label())
+            curve = display.curves[display.lines_.index(line)]
             for eps, shown in zip(*line.get_data(), strict=True):
                 same = (results[f"param_{step}eps"] == eps) & (results[f"param_{step}p_algo"] == p)
                 best = np.flatnonzero(same)[results["mean_test_score"][same].argmax()]
@@ -132,6 +134,17 @@ class TestRobustAccuracy:
                 std = (curve.high - curve.accuracy)[curve.eps == eps]
                 np.testing.assert_allclose(std, results["std_test_score"][best])
             np.testing.assert_array_equal(line.get_xdata(), [0.1, 0.3])
+
+    def test_lines_that_agree_are_one(self):
+        results = {
+            "param_eps": [0.1, 0.2] * 3,
+            "param_p_algo": [1, 1, 2, 2, np.inf, np.inf],
+            "mean_test_score": [0.5, 0.6, 0.5, 0.7, 0.5, 0.6],
+            "std_test_score": [0.1] * 6,
+        }
+        display = RobustAccuracyDisplay.from_cv_results(results)
+        assert legend(display.ax_) == ["p = 1, p = inf", "p = 2"]
+        np.testing.assert_array_equal([line.get_ydata() for line in display.lines_], [[0.5, 0.6], [0.5, 0.7]])
 
     def test_a_search_over_eps_alone_is_one_line(self, cancer):
         results = {"param_eps": [0.1, 0.2], "mean_test_robust": [0.5, 0.6], "std_test_robust": [0.1, 0.1]}
@@ -147,8 +160,9 @@ class TestRobustAccuracy:
             RobustAccuracyDisplay.from_estimator(KNeighborsClassifier().fit(X, y), X, y, eps=[0.1])
         with pytest.raises(ValueError, match="cv_results holds no parameter eps"):
             RobustAccuracyDisplay.from_cv_results({"param_C": [1.0], "mean_test_score": [1.0]})
-        with pytest.raises(ValueError, match="eps must be a finite number >= 0"):
-            RobustAccuracyDisplay.from_estimator(models["robust"], X, y, eps=[-0.1])
+        for eps in ([-0.1], [True], ["0.1"], [10**400], "0.1"):
+            with pytest.raises(ValueError, match="eps must be a finite number >= 0"):
+                RobustAccuracyDisplay.from_estimator(models["robust"], X, y, eps=eps)
 
 
 def test_without_matplotlib_the_message_is_that_of_scikit_learn(cancer, monkeypatch):
@@ -187,6 +201,17 @@ class TestSeparator:
         assert legend(display.ax_) == ["class down", "class up", "p = 1", "p = 2"]
         assert told_apart(display.lines_)
         np.testing.assert_array_equal(display.points_[1].get_offsets(), shifted[LABELS == "up"])
+
+    @pytest.mark.parametrize("layout", [None, "constrained"])
+    def test_legends_stay_in_their_panels(self, layout):
+        figure, axes = plt.subplots(1, 2, figsize=(8, 4), layout=layout)
+        for ax in axes:
+            SeparatorDisplay.from_data(PLANE, LABELS, eps=0.2, ax=ax)
+        figure.canvas.draw()
+        for ax in axes:
+            box, panel = ax.get_legend().get_window_extent(), ax.get_window_extent()
+            assert panel.x0 <= box.x0
+            assert box.x1 <= panel.x1
 
     def test_fitted_classifiers_behind_a_scaler(self):
         pd = pytest.importorskip("pandas")
@@ -250,6 +275,17 @@ class TestConvergence:
         X, y = gaussian(60, 8, noise=2.0)
         inseparable = ConvergenceDisplay.from_estimator(RobustLinearClassifier(eps=0.1), X, y)
         assert inseparable.panels_ == ["gap", "log_risk"]
+
+    def test_from_estimators_draws_each_beside_its_own_separator(self, gaussian):
+        X, y = gaussian(20, 40)
+        options = {"loss_tol": 0, "tol": 1e-2, "fit_intercept": False}
+        models = {f"p = {p}": RobustLinearClassifier(p, eps=0.05, **options) for p in (1, 2)}
+        display = ConvergenceDisplay.from_estimators(models, X, y)
+        assert legend(display.axes_[0]) == ["p = 1", "p = 2"]
+        for (name, model), curve in zip(models.items(), display.curves, strict=True):
+            alone = ConvergenceDisplay.from_estimator(model, X, y, name=name).curves[0]
+            np.testing.assert_array_equal(curve.cosine, alone.cosine)
+            np.testing.assert_array_equal(curve.gap, alone.gap)
 
     def test_a_curve_for_each_class_and_the_axes_given(self, gaussian):
         X, _ = gaussian(30, 60)

@@ -14,7 +14,6 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_robust import (
     MinNormRobustClassifier,
-    NotSeparableError,
     RobustDiagonalNet,
     RobustLinearClassifier,
     implicit_bias_report,
@@ -67,14 +66,29 @@ def test_several_classes_and_no_separator():
         assert report.separator is None
         assert report.margin == pytest.approx(expected)
         assert np.isnan([report.cosine, report.margin_ratio, report.norm_ratio, report.dual_gap]).all()
-        assert f"class {report.label} is not robustly separable" in str(report)
-    with pytest.raises(NotSeparableError):
-        implicit_bias_report(RobustLinearClassifier(eps=0.1).fit(X[y > 0], y[y > 0]), X[y > 0], y[y > 0])
+        assert f"class {report.label} is not linearly separable" in str(report)
+        assert report.eps_star == 0
+    assert separable.eps_star is None
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((30, 60)), np.arange(30) % 3
     reports = implicit_bias_report(RobustLinearClassifier(eps=0.05).fit(X, y), X, y)
     assert [report.label for report in reports] == [0, 1, 2]
     assert all(report.margin_ratio > 0.8 for report in reports)
+
+
+def test_two_classes_without_a_separator():
+    X, y = load_iris(return_X_y=True)
+    two = RobustLinearClassifier(eps=0.1).fit(X[y > 0], y[y > 0])
+    report = implicit_bias_report(two, X[y > 0], y[y > 0])
+    assert (report.separator, report.eps_star) == (None, 0)
+    assert report.margin == pytest.approx(two.margin_)
+    assert "smaller eps" not in str(report)
+    X, y = X[y < 2], y[y < 2]
+    star = max_margin(X, y, q=math.inf, fit_intercept=True).margin
+    report = implicit_bias_report(RobustLinearClassifier(eps=2 * star).fit(X, y), X, y)
+    assert report.eps_star == pytest.approx(star)
+    assert f"for eps < eps* = {star:.4g}" in repr(report)
+    assert len(repr(report)) < 200
 
 
 def test_a_zero_classifier(gaussian):

@@ -122,3 +122,17 @@ def test_radii_leave_out_samples_of_weight_zero(gaussian):
     X, y = gaussian(40, 5)
     weight = np.arange(40) % 2
     np.testing.assert_array_equal(training_radii(X, y, sample_weight=weight), training_radii(X[1::2], y[1::2]))
+
+
+def test_the_representation_is_short(gaussian):
+    X, y = gaussian(20, 40)
+    path = robust_linear_path(X, y, p=[1, 2], q=np.inf, eps=[0.0, 0.05, 0.1])
+    assert repr(path).startswith("RobustLinearPath(2 p x 3 eps x 1 problems of 40 features, p from 1 to 2, eps from 0 to 0.1")
+    assert len(repr(path)) < 250
+
+
+@pytest.mark.parametrize("q", [0.5, "2", True, 10**400])
+def test_a_bad_exponent_has_the_name_that_the_caller_used(gaussian, q):
+    X, y = gaussian(6, 8)
+    with pytest.raises(ValueError, match=r"^q must be a real number in"):
+        robust_linear_path(X, y, p=2, q=q, eps=0.1)

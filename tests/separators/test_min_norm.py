@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy import sparse
+from scipy.optimize import nnls
 from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
@@ -193,7 +194,7 @@ def test_data_that_are_not_linearly_separable_have_margin_zero(q, fit_intercept)
     assert norm((star.dual_coef * y) @ X, q) < 1e-13
     assert_allclose(star.dual_coef.sum(), 1)
     for eps in (0.0, 0.1):
-        with pytest.raises(NotSeparableError, match="Use a smaller eps, or RobustLinearClassifier") as caught:
+        with pytest.raises(NotSeparableError, match=r"not linearly separable.*RobustLinearClassifier") as caught:
             min_norm_separator(X, y, p=2, q=q, eps=eps, fit_intercept=fit_intercept)
         assert caught.value.eps_star == 0
         assert_proof(caught.value, X, y, q, fit_intercept, slack=1e-11)
@@ -418,7 +419,18 @@ def test_undecided_separability_is_not_called_non_separable(monkeypatch):
         ({"p": 0.5}, r"p must be a real number in \[1, inf\], got 0.5. Use numpy.inf"),
         ({"q": "inf"}, r"q must be a real number in \[1, inf\], got 'inf'"),
         ({"eps": -0.1}, r"eps must be a finite number >= 0, got -0.1"),
+        ({"eps": True}, r"eps must be a finite number >= 0, got True"),
+        ({"eps": 10**400}, r"eps must be a finite number >= 0, got 1000"),
         ({"tol": 0.0}, "tol must be a finite number > 0, got 0.0"),
+        ({"tol": True}, "tol must be a finite number > 0, got True"),
+        ({"tol": "a"}, "tol must be a finite number > 0, got 'a'"),
+        ({"fit_intercept": "yes"}, r"fit_intercept must be one of \[True, False\], got 'yes'"),
+        ({"fit_intercept": 2}, r"fit_intercept must be one of \[True, False\], got 2"),
+        ({"fit_intercept": None}, r"fit_intercept must be one of \[True, False\], got None"),
+        ({"scale": [1j]}, r"scale must hold a number >= 0 for each feature, got \[1j\]"),
+        ({"scale": np.array([1 + 1j])}, r"scale must hold a number >= 0 for each feature"),
+        ({"scale": ["1"]}, r"scale must hold a number >= 0 for each feature, got \['1'\]"),
+        ({"scale": [10**400]}, r"scale must hold a number >= 0 for each feature"),
         ({"y": [0, 1, 2, 0]}, "y must hold two classes, got 3"),
         ({"y": [1, 1, 1, 1], "fit_intercept": True}, "y must hold two classes, got only .*the intercept alone"),
         ({"y": [0, 0, 0, 0]}, "y holds only the class .*Use labels -1 and"),
@@ -523,6 +535,49 @@ def test_path_ends_at_the_largest_radius():
     assert separator_path(X, y, p=2, q=INF, eps=[]) == []
 
 
+@pytest.mark.parametrize("eps", [["0"], [True], [[0.1]], 0.1, "0.1", None, [None], [10**400]])
+def test_a_path_needs_radii(eps):
+    X, y = separable_data(6, 8)
+    with pytest.raises(ValueError, match=r"eps must be a (sequence of finite numbers >= 0|finite number >= 0),.*got"):
+        separator_path(X, y, p=2, q=INF, eps=eps)
+
+
+def test_the_path_and_eps_star_check_their_arguments():
+    X, y = separable_data(6, 8)
+    for function, arguments in ((separator_path, {"p": 2, "eps": [0.0]}), (max_margin, {})):
+        for name, value in (("fit_intercept", "yes"), ("tol", True), ("tol", "a"), ("scale", ["1"] * 8), ("q", "2")):
+            with pytest.raises(ValueError, match=f"{name} must"):
+                function(X, y, **{"q": INF, **arguments, name: value})
+
+
+def test_representations_are_short():
+    X, y = separable_data(20, 500)
+    s = min_norm_separator(X, y, p=1, q=INF, eps=0.1)
+    used = f"{np.count_nonzero(s.coef)} of 500 features"
+    assert repr(s).startswith("Separator(p=1, q=inf, eps=0.1, fit_intercept=False, margin=")
+    assert used in repr(s)
+    assert len(repr(s)) < 250
+
+
+def test_a_smaller_eps_is_advised_only_where_it_helps():
+    X, y = separable_data(20, 30)
+    with pytest.raises(NotSeparableError, match=r"eps\* = .* Use a smaller eps, or fit_intercept=True, with which"):
+        min_norm_separator(X, y, p=2, q=INF, eps=100.0)
+    with pytest.raises(NotSeparableError, match=r"not linearly separable, eps\* = 0\. Use RobustLinearClassifier"):
+        min_norm_separator([[1.0], [1.0]], [1, -1], p=2, q=INF, eps=0.1, fit_intercept=True)
+
+
+def test_a_free_intercept_is_advised_where_it_is_fixed():
+    X, y = [[1.0], [2.0]], [-1, 1]  # separable by a line that does not pass through the origin
+    with pytest.raises(NotSeparableError, match=r"Use fit_intercept=True, .* or RobustLinearClassifier") as caught:
+        min_norm_separator(X, y, p=2, q=INF, eps=0.1)
+    assert pickle.loads(pickle.dumps(caught.value)).fit_intercept is False
+    assert min_norm_separator(X, y, p=2, q=INF, eps=0.1, fit_intercept=True).margin == pytest.approx(0.4)
+    with pytest.raises(NotSeparableError) as caught:
+        min_norm_separator(X, y, p=2, q=INF, eps=1.0, fit_intercept=True)
+    assert "fit_intercept" not in str(caught.value)
+
+
 def test_nearest_point_of_the_hull():
     X, y = separable_data(80, 8)
     s = min_norm_separator(X, y, p=2, q=2, eps=0.1)
@@ -530,6 +585,27 @@ def test_nearest_point_of_the_hull():
     assert_certified(s, X, y, 1e-12)
     assert_allclose(s.margin + 0.1, norm((s.dual_coef * y) @ X, 2), rtol=1e-12)
     assert 0 < np.count_nonzero(s.dual_coef) <= 9
+
+
+def test_nearest_point_of_many_rows_is_found_on_sets_of_rows(monkeypatch):
+    from sklearn_robust.separators import nearest_point
+
+    sizes = []
+
+    def counted(A, b):
+        sizes.append(A.shape[1])
+        return nnls(A, b)
+
+    monkeypatch.setattr(nearest_point, "nnls", counted)
+    X, y = separable_data(20_000, 8)
+    for convert in (np.asarray, sparse.csr_array):
+        s = min_norm_separator(convert(X), y, p=2, q=2, eps=0.0)
+        assert s.solver == "nearest point"
+        assert_certified(s, X, y, 1e-12)
+    tied = np.vstack([np.eye(3), np.ones((500, 3)), np.eye(3)])  # many rows at one distance, and rows that repeat
+    assert_allclose(max_margin(tied, np.ones(506), q=2).margin, 1 / np.sqrt(3), rtol=1e-14)
+    assert max_margin(np.random.default_rng(0).normal(size=(20_000, 8)), y, q=2).margin == 0
+    assert max(sizes) < 100
 
 
 @pytest.mark.parametrize("solver", ["semismooth Newton", "row sets", "column sets", "interior point"])

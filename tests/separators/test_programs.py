@@ -1,13 +1,18 @@
+import warnings
+from pathlib import Path
+
 import clarabel
 import cvxpy as cp
 import numpy as np
 import pytest
 from scipy import sparse
 from scipy.optimize import OptimizeResult
+from sklearn.exceptions import ConvergenceWarning
 
+from sklearn_robust import MinNormRobustClassifier, RobustLinearClassifier, max_margin, separator_path
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.separators import linear_program, min_norm_separator
+from sklearn_robust.separators import _conic, linear_program, min_norm_separator
 from sklearn_robust.separators._largest_margin import scaled_program
 from sklearn_robust.separators._margin_program import (
     MarginProgram,
@@ -15,6 +20,7 @@ from sklearn_robust.separators._margin_program import (
     SolverFailure,
     best_intercept,
     certified_margin,
+    gap_between,
 )
 from sklearn_robust.separators.cone_program import solve_cone_program
 from sklearn_robust.separators.linear_program import solve_linear_program
@@ -76,12 +82,46 @@ def test_a_solver_without_an_answer_says_so(monkeypatch):
         def __init__(self, *args):
             pass
 
+        def set_termination_callback(self, callback):
+            pass
+
         def solve(self):
             return self
 
     monkeypatch.setattr(clarabel, "DefaultSolver", Broken)
     with pytest.raises(SolverFailure, match="clarabel: NumericalError"):
         solve_cone_program(program)
+
+
+def test_iterations_are_limited(monkeypatch):
+    program = MarginProgram(draw()[0], None, 1, 1, 0.0)
+    monkeypatch.setattr(linear_program, "_MAX_ITER", 0)
+    monkeypatch.setattr(linear_program, "_FEW_ITER", 1)
+    with pytest.raises(SolverFailure, match=r"HiGHS: Iteration limit reached"):
+        solve_linear_program(program)
+    monkeypatch.setattr(_conic, "_MAX_ITER", 3)
+    rough = solve_cone_program(program)
+    assert gap_between(*certified_margin(program, rough, program.rows @ rough.coef, rough.weights @ program.rows)) > 1e-8
+
+
+def test_a_program_on_which_highs_cycles_ends(monkeypatch):
+    """With eps* near 5e-7 HiGHS cycles at feasibilities below 1e-7: the gap is then large, certified and reported."""
+    data = np.load(Path(__file__).parent / "data" / "cycling_59x76.npz")
+    X, y = data["X"], data["y"]
+    calls = {
+        "separator": lambda: min_norm_separator(X, y, p=1, q=2, eps=0).relative_gap,
+        "path": lambda: separator_path(X, y, p=1, q=2, eps=[0])[0].relative_gap,
+        "eps*": lambda: max_margin(X, y, q=INF).relative_gap,
+        "separator by an estimator": lambda: MinNormRobustClassifier(1, 2, 0, fit_intercept=False).fit(X, y).dual_gap_,
+        "exact": lambda: RobustLinearClassifier(1, 2, 0, solver="exact", fit_intercept=False).fit(X, y).dual_gap_,
+    }
+    for name, call in calls.items():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            gap = call()
+        assert 0 <= gap < 1, name
+        assert {w.category for w in caught} <= {ConvergenceWarning}, name
+        assert bool(caught) == (gap > (1e-3 if name == "exact" else 1e-8)), name
 
 
 @pytest.mark.parametrize(("p", "q", "eps"), [(2, INF, 0.05), (1, 2, 0.05), (2, 2, 0.05), (1, INF, 0.05), (1.5, 3, 0.05)])

@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import working_sets
+from sklearn_robust.separators._largest_margin import scaled_program
 from sklearn_robust.separators._margin_program import SolverFailure
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.working_sets import solve_on_column_sets, solve_on_row_sets
@@ -66,6 +69,35 @@ def test_row_sets_hold_both_classes(margin_program, proven_gap):
 def test_a_set_that_is_not_separable_proves_it_for_all(margin_program, proven):
     problem = margin_program(1500, 12, 2.0, 1.0, 5.0)
     assert proven(problem, solve_on_row_sets(problem))[1] == 0
+
+
+@pytest.mark.parametrize(("n", "d", "seed", "q", "eps"), [(5000, 10, 4, INF, 0.02), (20_000, 20, 6, 2, 0.0)])
+def test_row_sets_do_not_cycle(proven_gap, n, d, seed, q, eps):
+    rng = np.random.default_rng(seed)
+    X, w = rng.normal(size=(n, d)), np.zeros(d)
+    w[:5] = 1
+    y = np.sign(X @ w)
+    X += 0.5 * np.outer(y, w) / (w @ w)
+    problem = RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=True)
+    program = scaled_program(problem, LpNorm(2))
+    assert proven_gap(program, solve_on_row_sets(program)) <= 1e-8
+
+
+def test_crowded_row_sets_keep_what_carries_weight(margin_program):
+    program = margin_program(30, 3, 2.0, 1.0, 0.0)
+    chosen, weights, scores = np.arange(10, 20), np.zeros(10), np.arange(10.0)
+    weights[6:] = [0.5, 0.3, 0.2, 1e-6]
+    assert sorted(working_sets._kept(program, chosen, weights, scores, 5)) == [10, 11, 16, 17, 18]
+    assert sorted(working_sets._kept(program, chosen, weights, scores, 2)) == [16, 17, 18]
+
+
+def test_data_that_nothing_separates_need_few_rounds(monkeypatch, proven):
+    sizes = sizes_solved(monkeypatch)
+    exact = np.random.default_rng(0).normal(size=(8000, 10))
+    X, y = np.round(4 * exact), np.sign(exact.sum(axis=1))
+    program = scaled_program(RobustProblem.from_data(X, y, q=INF, eps=0.0, fit_intercept=False), LpNorm(1))
+    assert proven(program, solve_on_row_sets(program))[1] <= 1e-9
+    assert len(sizes) < 25
 
 
 def test_too_few_rounds_are_a_failure(margin_program, monkeypatch):

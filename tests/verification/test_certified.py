@@ -215,6 +215,9 @@ def test_better_bounds_certify_larger_radii():
     [
         ({"eps": -0.1}, r"eps must be a finite number >= 0, or one for each of the 2 samples, got -0\.1"),
         ({"eps": [0.1]}, "eps must be"),
+        ({"eps": True}, "eps must be"),
+        ({"eps": ["0", "1"]}, "eps must be"),
+        ({"eps": 10**400}, "eps must be"),
         ({"eps": math.inf}, "eps must be"),
         ({"q": 0.5}, r"q must be a real number in \[1, inf\], got 0\.5"),
         ({"q": "two"}, r"q must be a real number in \[1, inf\], got 'two'"),
@@ -244,6 +247,16 @@ def test_bad_parameters_are_refused(changes, message):
 def test_bad_brackets_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be a finite number > 0, got 0"):
         certified_radius(dense([2, 3, 1]), np.zeros((2, 2)), [0, 1], **{name: 0})
+
+
+@pytest.mark.parametrize(("max_radius", "tol"), [(1.0, 1e-300), (1e300, 1e-4)])
+def test_brackets_narrower_than_rounding_end(max_radius, tol):
+    with torch.no_grad():
+        net = dense([1, 1])
+        net[0].weight.fill_(3)
+        net[0].bias.fill_(0)
+    radius = certified_radius(net, [[1.0], [2.0]], [1, 1], max_radius=max_radius, tol=tol)
+    np.testing.assert_allclose(radius, np.minimum([1.0, 2.0], max_radius), rtol=1e-12, atol=tol)
 
 
 def test_unsupported_layers_are_named():
