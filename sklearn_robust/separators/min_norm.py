@@ -374,24 +374,27 @@ def _separator_near_eps_star(problem: RobustProblem, norm: LpNorm, answer: Answe
     NotSeparableError
     """
     threat, eps = problem.threat, float(problem.threat.eps[0])
-    star = largest_distance(problem, min(tol, _TOL_EPS_STAR))
-    # below eps* its separator is robust, if not the one of least norm
-    start = certify(problem, norm, PrimalDual(star.coef, star.weights), f"{star.solver} for eps*")
-    if start.margin > 0:
-        best = start.merged(answer)
-        point = PrimalDual(best.coef, best.weights)
-        return polished_answer(problem, norm, scaled_program(problem, norm), point, best.solver, tol).merged(best)
-    proofs = np.stack([star.weights, answer.weights])
-    # each coordinate of Z^T a is known up to its own rounding: a small feature is not lost beside a large one
-    rounding = _ROUNDING_PROOF * (proofs @ abs(problem.X))
-    sizes = threat.norm.value(np.maximum(np.abs(problem.weighted_sum(proofs)) - rounding, 0))
-    proof = int(np.argmin(sizes))
-    if sizes[proof] > eps * (1 + _TOL_PROOF):
-        raise RuntimeError(
-            f"The solvers neither found a robust separator for eps={eps:.8g} nor proved that there is none: eps* lies between "
-            f"{max(star.margin, 0.0):.8g} and {star.bound:.8g} ({star.solver}). Scale the features to similar sizes."
-        )
-    raise NotSeparableError(eps, max(star.margin, 0.0), proofs[proof])
+    lower, upper, solver = 0.0, math.inf, ""
+    for precision in (min(tol, _TOL_EPS_STAR), DEFAULT_TOL):  # what stalls on the way to one may reach the other
+        star = largest_distance(problem, precision)
+        # below eps* its separator is robust, if not the one of least norm
+        start = certify(problem, norm, PrimalDual(star.coef, star.weights), f"{star.solver} for eps*")
+        if start.margin > 0:
+            best = start.merged(answer)
+            point = PrimalDual(best.coef, best.weights)
+            return polished_answer(problem, norm, scaled_program(problem, norm), point, best.solver, tol).merged(best)
+        lower, upper, solver = max(lower, star.margin), min(upper, star.bound), star.solver
+        proofs = np.stack([star.weights, answer.weights])
+        # each coordinate of Z^T a is known up to its own rounding: a small feature is not lost beside a large one
+        rounding = _ROUNDING_PROOF * (proofs @ abs(problem.X))
+        sizes = threat.norm.value(np.maximum(np.abs(problem.weighted_sum(proofs)) - rounding, 0))
+        proof = int(np.argmin(sizes))
+        if sizes[proof] <= eps * (1 + _TOL_PROOF):
+            raise NotSeparableError(eps, lower, proofs[proof])
+    raise RuntimeError(
+        f"The solvers neither found a robust separator for eps={eps:.8g} nor proved that there is none: eps* lies between "
+        f"{lower:.8g} and {upper:.8g} ({solver}). Scale the features to similar sizes."
+    )
 
 
 def _check_tol(tol: float) -> float:
