@@ -5,7 +5,7 @@ Who can tamper with what
 A forger sells wine under the name of a better grower. Colour, hue, acid and alcohol are easy to change; what the other
 laboratory measurements see is not. A scale for each feature says so: 1 for what the forger can move, by eps standard
 deviations, and 0 for what is out of reach. Three classifiers meet this forger: one trained without an adversary, one trained
-against an adversary who can move every measurement, and one that knows who can tamper with what.
+against an adversary who can move every measurement half as far, and one that knows who can tamper with what.
 """
 
 import matplotlib.pyplot as plt
@@ -33,14 +33,15 @@ def trained(eps, scale=None):
 
 models = {
     "no adversary": trained(0.0),
-    "an adversary who moves everything": trained(1.0),
+    "an adversary who moves everything, half as far": trained(0.5),
     "the forger, who moves four of thirteen": trained(1.0, scale),
 }
 
 # %%
-# Robust accuracy against the forger is exact for all three. At one standard deviation, training against an adversary who moves
-# everything leaves nothing to learn from: no measurement is safe from him. Ignoring the forger costs a third of the wines. The
-# classifier that knows which measurements to trust pays a few points of clean accuracy, and hardly any beyond.
+# Robust accuracy against the forger is exact for all three. Against an adversary who moves everything by one standard deviation
+# there is nothing to learn, no measurement is safe from him (such a fit warns); half as far leaves little to hold against the
+# forger. Ignoring him costs a third of the wines. The classifier that knows which measurements to trust pays a few points of
+# clean accuracy, and hardly any beyond.
 radii = np.linspace(0, 2, 21)
 fig, ax = plt.subplots(layout="constrained")
 for colour, (name, model) in zip(("C0", "C1", "C2"), models.items(), strict=True):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ConstantClassifierWarning": "linear_model",
     "MinNormRobustClassifier": "linear_model",
     "NotSeparableWarning": "linear_model",
     "RobustLinearClassifier": "linear_model",
@@ -62,6 +63,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "ConstantClassifierWarning",
     "ConvergenceDisplay",
     "ImplicitBiasReport",
     "MinNormRobustClassifier",
@@ -106,6 +108,7 @@ if TYPE_CHECKING:
         implicit_bias_report,
     )
     from sklearn_robust.linear_model import (
+        ConstantClassifierWarning,
         MinNormRobustClassifier,
         NotSeparableWarning,
         RobustLinearClassifier,

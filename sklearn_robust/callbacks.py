@@ -81,8 +81,8 @@ class PathRecorder:
     ----------
     every : int or None, default=None
         Iterations between records. None leaves it to the solver, which certifies where it is every 10 iterations at first and
-        later every tenth of the iterations so far: that costs nothing, and suits a logarithmic axis. The last iteration is
-        recorded in any case.
+        later every tenth of the iterations so far: that costs nothing, and suits a logarithmic axis. A record between two
+        certificates has the bound that is known by then. The last iteration is recorded in any case.
     store_coef : bool, default=False
         Whether to keep coefficients and intercepts, which `ConvergenceDisplay` needs for the cosine to the exact separator.
 
@@ -104,6 +104,8 @@ class PathRecorder:
 
     Notes
     -----
+    A record changes no digit of the fit.
+
     Built on `sklearn.callback`, which is experimental in scikit-learn 1.9. For networks `history_` of the estimator is the
     record. A search with several processes fits copies of the recorder, whose records stay there.
 

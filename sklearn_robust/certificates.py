@@ -371,5 +371,5 @@ def _tight_constraints(norm: LpNorm | ScaledNorm, pull: Array, eps: float, *, ne
 def log_risk_bound(problem: RobustProblem, loss: MarginLoss, weights: Array) -> Array:
     """A lower bound on the log-risk of every predictor, of shape (k,), from `repaired_weights`; -inf where they are nan."""
     proven = np.isfinite(weights[:, 0])
-    bound = loss.log_risk_bound(np.where(proven[:, None], weights, np.exp(problem.log_weight)), problem.log_weight)
+    bound = loss.log_risk_bound(np.where(proven[:, None], weights, problem.class_shares()), problem.log_weight)
     return np.where(proven, bound, -np.inf)

@@ -105,14 +105,17 @@ class Logistic:
         xp = namespace(margins)
         b = Exponential().intercept(margins, y, log_weight) if near is None else near
         low, high = xp.full_like(b, -math.inf), xp.full_like(b, math.inf)
-        positive, negative = xp.astype(y > 0, margins.dtype), xp.astype(y < 0, margins.dtype)
+        members = y > 0, y < 0
+        positive, negative = (xp.astype(of_class, margins.dtype) for of_class in members)
         reach = 4.0  # of a step while the bracket is open; it doubles
         for _ in range(_MAX_NEWTON):
             log_slope = _log_sigmoid(xp, -margins - y * b[..., None])
             weight = log_weight + log_slope
-            weight = xp.exp(weight - xp.max(weight, axis=-1, keepdims=True))
+            # each class relative to its largest weight: they may lie any orders apart
+            top = [_class_max(xp, weight, of_class) for of_class in members]
+            weight = xp.exp(weight - xp.where(members[0], top[0], top[1]))
             up, down = at_least_tiny(xp.vecdot(positive, weight)), at_least_tiny(xp.vecdot(negative, weight))
-            error = xp.log(up) - xp.log(down)  # decreasing in b
+            error = xp.log(up) - xp.log(down) + (top[0] - top[1])[..., 0]  # decreasing in b
             weight = -xp.expm1(log_slope) * weight  # sigmoid(m) = -d log a / d m
             rate = xp.vecdot(positive, weight) / up + xp.vecdot(negative, weight) / down
             low, high = xp.where(error > 0, b, low), xp.where(error < 0, b, high)
@@ -138,30 +141,29 @@ class Logistic:
         r"""log of max_c sum_i s_i H(c a_i / s_i) over scales c, H(t) = -t log t - (1-t) log(1-t) the binary entropy."""
         xp = namespace(weights)
         used = (log_weight > -math.inf) & (weights > 0)
-        s = xp.where(used, xp.exp(log_weight), xp.ones_like(weights))
-        ratio = xp.where(used, weights / s, xp.zeros_like(weights))
-        mass = xp.where(used, weights, xp.zeros_like(weights))
+        nothing = xp.zeros_like(weights)
+        mass = xp.where(used, weights, nothing)
+        log_ratio = xp.where(used, xp.log(xp.where(used, weights, nothing + 1)), nothing)
+        log_ratio = log_ratio - xp.where(used, log_weight, nothing)
 
         # concave in c, with t = c a / s: Newton in log c on its derivative sum_i a_i log((1 - t_i)/t_i), inside a bracket
-        high = -xp.log(xp.max(ratio, axis=-1, keepdims=True))
-        low = xp.full_like(high, -math.inf)
+        cap = -xp.max(xp.where(used, log_ratio, nothing - math.inf), axis=-1, keepdims=True)
+        high, low = cap, xp.full_like(cap, -math.inf)
         level = high - 0.7 if near is None else xp.minimum(near[..., None], high - 0.01)
         for _ in range(_MAX_NEWTON):
-            t = xp.where(used, xp.exp(level) * ratio, xp.full_like(ratio, 0.5))
-            left = at_least_tiny(1 - t)
-            slope = xp.sum(mass * (xp.log(left) - xp.log(t)), axis=-1, keepdims=True)
+            log_t = level + log_ratio
+            left = at_least_tiny(-xp.expm1(xp.minimum(log_t, nothing)))
+            slope = xp.sum(mass * (xp.log(left) - log_t), axis=-1, keepdims=True)
             low, high = xp.where(slope > 0, level, low), xp.where(slope < 0, level, high)
             moved = level + slope / xp.sum(mass / left, axis=-1, keepdims=True)
             moved = xp.where((moved > low) & (moved < high), moved, xp.where(moved <= low, low, 0.5 * (level + high)))
-            # any c bounds the risk, the best one to the square of its error
-            close = bool(xp.all(xp.abs(moved - level) <= 1e-8))
+            # any c bounds the risk, the best one to the square of its error, which counts beside the distance to the cap
+            close = bool(xp.all(xp.abs(moved - level) <= 1e-8 * (cap - level)))
             level = xp.where(slope == 0, level, moved)
             if close:
                 break
-        t = xp.exp(level) * ratio
-        inner = xp.where((t > 0) & (t < 1), t, xp.full_like(t, 0.5))
-        entropy = -inner * xp.log(inner) - (1 - inner) * xp.log1p(-inner)
-        return xp.log(xp.sum(xp.where((t > 0) & (t < 1), s * entropy, xp.zeros_like(t)), axis=-1))
+        # the best c may lie closer to the cap than numbers do
+        return xp.maximum(*(_entropy_bound(xp, c, mass, log_ratio)[..., 0] for c in (level, cap)))
 
 
 LOSSES: dict[str, MarginLoss] = {loss.name: loss for loss in (Exponential(), Logistic())}
@@ -181,3 +183,22 @@ def _class_logsumexp(xp: Any, values: Array, members: Array) -> Array:
     values = xp.where(members, values, xp.full_like(values, -math.inf))
     largest = xp.max(values, axis=-1, keepdims=True)
     return (largest + xp.log(xp.sum(xp.exp(values - largest), axis=-1, keepdims=True)))[..., 0]
+
+
+def _class_max(xp: Any, values: Array, members: Array) -> Array:
+    """The largest value in a class, (..., 1); 0 where there is none."""
+    largest = xp.max(xp.where(members, values, xp.full_like(values, -math.inf)), axis=-1, keepdims=True)
+    return xp.where(largest > -math.inf, largest, xp.zeros_like(largest))
+
+
+def _entropy_bound(xp: Any, log_c: Array, mass: Array, log_ratio: Array) -> Array:
+    """log of sum_i s_i H(t_i), t = c a / s, of shape (..., 1).
+
+    s H(t) = c a (-log t - (1 - t) log(1 - t) / t), whose last term is 1 at t = 0.
+    """
+    nothing = xp.zeros_like(mass)
+    log_t = xp.minimum(log_c + log_ratio, nothing)
+    t = at_least_tiny(xp.exp(log_t))
+    inner = xp.where(t < 1, t, nothing + 0.5)
+    rest = xp.where(t < 1, -(1 - inner) * xp.log1p(-inner) / inner, nothing)
+    return log_c + xp.log(at_least_tiny(xp.sum(mass * (rest - log_t), axis=-1, keepdims=True)))

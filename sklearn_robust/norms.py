@@ -358,6 +358,8 @@ def power_split(a: Array, radius: Array, q: float, r: float, scale: Array | None
     unit = 1.0 if scale is None else scale
     size = LpNorm(q).value(a / unit)[..., None]
     inside = radius >= size
+    if bool(xp.all(inside | (radius <= 0))):
+        return xp.where(inside, xp.zeros_like(a), a)
     goal = xp.where(inside | (radius <= 0), 0.5 * size, radius)  # a harmless goal where the answer is known
     goal = xp.where(size > 0, goal, xp.ones_like(goal))
     zero = a == 0
@@ -365,10 +367,11 @@ def power_split(a: Array, radius: Array, q: float, r: float, scale: Array | None
     if scale is not None:
         offset = offset - q * xp.log(scale)
 
-    def split(level: Array) -> tuple[Array, Array, Array]:
-        """Return b, a - b and d log b / d level."""
+    def split(level: Array, s: Array | None) -> tuple[Array, Array, Array, Array]:
+        """Return b, a - b, d log b / d level, and s, where the search of the next level starts."""
         target = level + offset
-        s = -target / xp.where(target > 0, xp.full_like(target, q - 1), xp.full_like(target, r - 1))
+        if s is None:
+            s = -target / xp.where(target > 0, xp.full_like(target, q - 1), xp.full_like(target, r - 1))
         for _ in range(_MAX_NEWTON):
             share = _sigmoid(xp, s)
             slope = -(r - 1) * share - (q - 1) * (1 - share)
@@ -377,15 +380,16 @@ def power_split(a: Array, radius: Array, q: float, r: float, scale: Array | None
             s = s - step
             if bool(xp.all(xp.abs(step) <= 4 * xp.finfo(a.dtype).eps * (1 + xp.abs(s)))):
                 break
-        return a * _sigmoid(xp, s), a * _sigmoid(xp, -s), _sigmoid(xp, -s) / slope
+        return a * _sigmoid(xp, s), a * _sigmoid(xp, -s), _sigmoid(xp, -s) / slope, s
 
+    start: Array | None = None
     # the level at which the largest entry is halved, more or less
     leading = xp.argmax(a / unit, axis=-1)[..., None]
     level = -xp.take_along_axis(offset, leading, axis=-1)
     low, high = xp.full_like(level, -math.inf), xp.full_like(level, math.inf)
     width = max(1.0, q - 1, r - 1)  # of a level that changes log b by about 1
     for _ in range(2 * _MAX_NEWTON):
-        b, left, log_slope = split(level)
+        b, left, log_slope, start = split(level, start)
         norm_b = LpNorm(q).value(b / unit)[..., None]
         error = xp.log(xp.where(size > 0, at_least_tiny(norm_b), goal)) - xp.log(goal)  # a row of zeros is solved
         if bool(xp.all(xp.abs(error) <= 8 * xp.finfo(a.dtype).eps)):

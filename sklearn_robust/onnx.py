@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from sklearn_robust.linear_model import MinNormRobustClassifier, RobustLinearClassifier, RobustLinearClassifierCV
+from sklearn_robust.linear_model._base import dense
 from sklearn_robust.neural_network import RobustDiagonalNet
 
 __all__ = ["register_onnx_converters"]
@@ -70,7 +71,8 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     check_is_fitted(estimator)
     double = isinstance(X.type, DoubleTensorType)
     dtype, kind = (np.float64, guess_proto_type(X.type)) if double else (np.float32, onnx_proto.TensorProto.FLOAT)
-    coef, intercept = estimator.coef_.astype(dtype), estimator.intercept_.astype(dtype)
+    coef: np.ndarray = dense(estimator.coef_).astype(dtype)
+    intercept: np.ndarray = estimator.intercept_.astype(dtype)
     if len(coef) == 1:
         coef, intercept = np.concatenate([-coef, coef]), np.concatenate([-intercept, intercept])
     rows = ops.OnnxCast(X, to=kind, op_version=opset)
@@ -86,7 +88,7 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     if raw or not hasattr(estimator, "predict_proba"):
         values = ops.OnnxIdentity(scores, op_version=opset, output_names=operator.outputs[1:])
     else:
-        slope = np.array([2 if estimator.loss == "exponential" else 1], dtype=dtype)
+        slope = np.array([2 if estimator._loss == "exponential" else 1], dtype=dtype)
         shares = ops.OnnxSigmoid(ops.OnnxMul(scores, slope, op_version=opset), op_version=opset)
         total = ops.OnnxReduceSum(shares, np.array([1]), keepdims=1, op_version=opset)
         values = ops.OnnxDiv(shares, total, op_version=opset, output_names=operator.outputs[1:])

@@ -53,8 +53,8 @@ class RobustProblem:
         With an eps of shape (k,).
     log_weight : array of shape (k, n)
         Logarithm of the sample weights, which sum to 1; -inf leaves a sample out.
-    total_weight : array of shape (k,)
-        Sum of the sample weights before they were scaled: the number of samples where all weigh 1.
+    log_total_weight : array of shape (k,)
+        Logarithm of the sum of the sample weights before they were scaled: of the number of samples where all weigh 1.
     fit_intercept : bool
         Whether predictors are <w, x> + b with a free, unpenalised b; otherwise b = 0.
     """
@@ -63,7 +63,7 @@ class RobustProblem:
     y: Array
     threat: LpBall
     log_weight: Array
-    total_weight: Array
+    log_total_weight: Array
     fit_intercept: bool
 
     @classmethod
@@ -85,18 +85,21 @@ class RobustProblem:
         if y.shape[1] != X.shape[0] or not bool(xp.all(xp.abs(y) == 1)):
             raise ValueError(f"y must hold {X.shape[0]} labels in {{-1, +1}} for each problem, got {y!r}.")
         weight = xp.ones_like(y) if sample_weight is None else xp.broadcast_to(sample_weight, y.shape)
-        total = xp.sum(weight, axis=-1)
-        if not bool(xp.all(weight >= 0) & xp.all(total > 0) & xp.all(total < math.inf)):
+        largest = xp.max(weight, axis=-1, keepdims=True)
+        if not bool(xp.all(weight >= 0) & xp.all(largest > 0) & xp.all(largest < math.inf)):
             raise ValueError(f"sample_weight must hold finite numbers >= 0, not all zero, got {sample_weight!r}.")
-        share = weight / total[:, None]
-        used = share > 0
-        log_weight = xp.where(used, xp.log(xp.where(used, share, xp.ones_like(share))), xp.full_like(y, -math.inf))
+        # in the log domain: weights of any orders side by side
+        used = weight > 0
+        log_weight = xp.where(used, xp.log(xp.where(used, weight, xp.ones_like(weight))), xp.full_like(weight, -math.inf))
+        log_total = xp.log(largest) + xp.log(xp.sum(weight / largest, axis=-1, keepdims=True))
+        log_weight, log_total = xp.astype(log_weight - log_total, y.dtype), xp.astype(log_total[:, 0], y.dtype)
+        _check_sizes(X)
         if scale is not None:
             scale = like(y, check_scale(scale, "scale"))
             if scale.shape[0] != X.shape[1]:
                 raise ValueError(f"scale must hold a number for each of the {X.shape[1]} features, got {scale.shape[0]}.")
         threat = LpBall(q, xp.full_like(y[:, 0], check_radius(eps, "eps")), scale)
-        return cls(X, y, threat, log_weight, total, fit_intercept)
+        return cls(X, y, threat, log_weight, log_total, fit_intercept)
 
     @property
     def n_problems(self) -> int:
@@ -115,7 +118,11 @@ class RobustProblem:
         """The problems at these indices."""
         threat = replace(self.threat, eps=self.threat.eps[rows])
         return replace(
-            self, y=self.y[rows], threat=threat, log_weight=self.log_weight[rows], total_weight=self.total_weight[rows]
+            self,
+            y=self.y[rows],
+            threat=threat,
+            log_weight=self.log_weight[rows],
+            log_total_weight=self.log_total_weight[rows],
         )
 
     def at_radii(self, eps: Sequence[float]) -> RobustProblem:
@@ -138,21 +145,21 @@ class RobustProblem:
         """The same problem on the same X, of which nothing is copied, with all that is computed from it in double precision."""
         if self.y.dtype == np.float64:
             return self
-        y, log_weight, total = (a.astype(np.float64) for a in (self.y, self.log_weight, self.total_weight))
+        y, log_weight, log_total = (a.astype(np.float64) for a in (self.y, self.log_weight, self.log_total_weight))
         threat = self.threat.mapped(lambda a: a.astype(np.float64))
-        return replace(self, y=y, threat=threat, log_weight=log_weight, total_weight=total)
+        return replace(self, y=y, threat=threat, log_weight=log_weight, log_total_weight=log_total)
 
     def in_extended_arithmetic(self) -> RobustProblem:
         """The same problem, on a dense copy of X, in the longest floating point of the machine."""
         long = np.longdouble
-        y, log_weight, total = (a.astype(long) for a in (self.y, self.log_weight, self.total_weight))
+        y, log_weight, log_total = (a.astype(long) for a in (self.y, self.log_weight, self.log_total_weight))
         return replace(
             self,
             X=(self.X.toarray() if sparse.issparse(self.X) else self.X).astype(long),
             y=y,
             threat=self.threat.mapped(lambda a: a.astype(long)),
             log_weight=log_weight,
-            total_weight=total,
+            log_total_weight=log_total,
         )
 
     def standardised(self) -> tuple[RobustProblem, float]:
@@ -161,10 +168,10 @@ class RobustProblem:
         A predictor w of it stands for w / unit here. On NumPy or scipy.sparse data; sparse data are not centred.
         """
         if sparse.issparse(self.X):
-            centred, size = self.X, _norm_of_entries(self.X.data)
+            centred, size = self.X, float(np.linalg.norm(self.X.data))
         else:
             centred = self.X - self.X.mean(axis=0) if self.fit_intercept else self.X
-            size = _norm_of_entries(centred)
+            size = float(np.linalg.norm(centred))
         unit = size / math.sqrt(self.X.shape[0]) if size > 0 else 1.0
         return replace(self, X=centred / unit, threat=replace(self.threat, eps=self.threat.eps / unit)), unit
 
@@ -241,10 +248,27 @@ class RobustProblem:
         down = weights - up
         return 0.5 * (up / xp.sum(up, axis=-1, keepdims=True) + down / xp.sum(down, axis=-1, keepdims=True))
 
+    def class_shares(self) -> Array:
+        """The sample weights, scaled to dual feasibility (k, n): those of the loss at w = 0 with the best intercept."""
+        xp = namespace(self.log_weight)
+        log_weight, never = self.log_weight, xp.full_like(self.log_weight, -math.inf)
+        for members in (self.y > 0, self.y < 0) if self.fit_intercept else (self.log_weight > -math.inf,):
+            largest = xp.max(xp.where(members, log_weight, never), axis=-1, keepdims=True)
+            log_weight = xp.where(members, log_weight - largest, log_weight)
+        return self.balanced(xp.exp(log_weight))
 
-def _norm_of_entries(x: np.ndarray) -> float:
-    """The 2-norm of all entries; no square of one over- or underflows."""
-    largest = float(np.abs(x).max(initial=0.0))
-    if 1e-100 < largest < 1e100 or largest == 0:
-        return float(np.linalg.norm(x))
-    return largest * float(np.linalg.norm(x / largest))
+
+def _check_sizes(X: Any) -> None:
+    """Raise where squares of the entries of X, and sums of them, leave the range of its type."""
+    entries = X.data if sparse.issparse(X) else X
+    xp = namespace(entries)
+    if 0 in entries.shape:
+        return
+    largest = max(float(xp.max(entries)), -float(xp.min(entries)))
+    limit = 1e-4 * math.sqrt(xp.finfo(entries.dtype).max)
+    if largest > limit or 0 < largest < 1 / limit:
+        raise ValueError(
+            f"X must hold numbers whose squares {entries.dtype} can hold: the largest of them in size must lie between "
+            f"{1 / limit:.2g} and {limit:.2g}, got {largest:.4g}. Scale the features, for instance by a StandardScaler; where "
+            "numpy.nan_to_num put such a number for a missing one, impute another."
+        )

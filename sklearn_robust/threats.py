@@ -57,6 +57,10 @@ class LpBall:
                 checked = check_scale(self.scale, "scale")
                 object.__setattr__(self, "scale", like(self.scale, checked) if is_torch_array(self.scale) else checked)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles hold q, eps and scale, not what was computed from them."""
+        return {"q": self.q, "eps": self.eps, "scale": self.scale}
+
     @cached_property
     def norm(self) -> LpNorm | ScaledNorm:
         """The norm that bounds the perturbation, ||delta / scale||_q."""

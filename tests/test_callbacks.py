@@ -29,7 +29,7 @@ ITERATIVE = {
     "steepest_descent": RobustLinearClassifier(solver="steepest_descent", eps=0.05),
     "accelerated": RobustLinearClassifier(solver="accelerated", eps=0.05),
     "diagonal_descent": RobustDiagonalNet(eps=0.05),
-    "robust_risk": RobustLinearClassifier(eps=1.0, loss="logistic"),
+    "robust_risk": RobustLinearClassifier(eps=0.4, loss="logistic"),
 }
 ESTIMATORS = [
     *ITERATIVE.values(),
@@ -85,6 +85,77 @@ def test_scores_are_monitored_and_nothing_else_changes(estimator, data):
     assert last == (threat(watched, X, y) if name == "robust" else watched.score(X, y))
 
 
+SHORT = {"eps": 0.05, "max_iter": 45, "tol": 1e-9}
+LINEAR = [
+    *(
+        {"p_algo": p, "q_pert": q, "loss_tol": loss_tol, "solver": "steepest_descent"}
+        for p, q in [(1, math.inf), (1, 2), (1, 1), (1.5, math.inf), (2, math.inf), (2, 2), (3, 3), (math.inf, math.inf)]
+        for loss_tol in (0, 1e-3)
+    ),
+    {"p_algo": 1, "loss_tol": 0, "solver": "steepest_descent", "loss": "logistic"},
+    {"p_algo": 2, "loss_tol": 0, "solver": "steepest_descent", "step_size": "paper"},
+    {"p_algo": 1, "loss_tol": 0, "solver": "steepest_descent", "device": "cpu"},
+    *({"p_algo": p, "loss_tol": loss_tol, "solver": "accelerated"} for p in (1.5, 2) for loss_tol in (0, 1e-3)),
+    {"p_algo": 1, "loss_tol": 0, "solver": "auto"},
+    {"p_algo": 1, "loss_tol": 0, "solver": "exact"},
+    {"p_algo": 1, "eps": 0.4, "loss": "logistic"},
+    {"p_algo": 1, "eps": 0.4},
+]
+WATCHED = [
+    *((RobustLinearClassifier(**{**SHORT, **options}), 2) for options in LINEAR),
+    *((RobustLinearClassifier(p_algo=p, solver="steepest_descent", loss_tol=0, **SHORT), 3) for p in (1, 2, 3)),
+    (RobustLinearClassifier(p_algo=1.5, solver="accelerated", **SHORT), 3),
+    (RobustLinearClassifier(eps=0.3, loss="logistic"), 3),
+    *((RobustDiagonalNet(depth=depth, loss_tol=loss_tol, **SHORT), 2) for depth in (2, 3) for loss_tol in (0, 1e-3)),
+    (MinNormRobustClassifier(eps=0.05), 2),
+    (MinNormRobustClassifier(p=1, eps=0.4), 2),
+    (
+        RobustLinearClassifierCV(
+            (1, 2), eps=[0.05, 0.1], threat_eps=0.05, cv=2, solver="steepest_descent", loss_tol=0, max_iter=45
+        ),
+        2,
+    ),
+]
+VERBOSE = [{"verbose": 1}, {"verbose": 2}]
+CALLBACKS = [
+    lambda: PathRecorder(every=1),
+    lambda: PathRecorder(every=7),
+    lambda: PathRecorder(store_coef=True),
+    ProgressBar,
+    lambda: ScoringMonitor(scoring={"robust": make_robust_scorer(eps=0.05)}),
+]
+
+
+def assert_equal_fits(one, other):
+    """Every fitted attribute, to the last bit; times and the estimators inside a search are no figures."""
+    names = {name for name in vars(one) if name.endswith("_") or name in ("_loss", "_p")}
+    assert names == {name for name in vars(other) if name.endswith("_") or name in ("_loss", "_p")}
+    for name in names - {"cv_results_", "refit_time_", "scorer_", "best_estimator_", "best_params_"}:
+        if name == "threat_":
+            assert vars(one.threat_) == vars(other.threat_)
+        else:
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+    if "cv_results_" in names:
+        np.testing.assert_array_equal(one.cv_results_["mean_test_score"], other.cv_results_["mean_test_score"])
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::sklearn_robust.NotSeparableWarning")
+@pytest.mark.parametrize(("estimator", "n_classes"), WATCHED, ids=lambda value: " ".join(str(value).split()))
+def test_looking_at_a_fit_does_not_change_it(estimator, n_classes, data):
+    X, y = data
+    if n_classes == 3:
+        y = y + 3 * (np.arange(len(X)) % 4 == 0)
+    alone = clone(estimator).fit(X, y)
+    for options in VERBOSE if "verbose" in estimator.get_params() else ():
+        assert_equal_fits(clone(estimator).set_params(**options).fit(X, y), alone)
+    for callback in CALLBACKS if estimator._reports_its_path else CALLBACKS[3:]:
+        assert_equal_fits(clone(estimator).set_callbacks(callback()).fit(X, y), alone)
+    if isinstance(estimator, RobustLinearClassifier):
+        recorder = PathRecorder(every=3)
+        assert_equal_fits(clone(estimator).set_params(verbose=1).set_callbacks(recorder).fit(X, y), alone)
+
+
 def test_a_search_that_does_not_refit_has_no_score_to_monitor(data):
     monitor = ScoringMonitor(scoring="accuracy")
     RobustLinearClassifierCV(eps=[0.05], threat_eps=0.05, cv=2, refit=False).set_callbacks(monitor).fit(*data)
@@ -96,7 +167,7 @@ def test_sample_weights_reach_the_scores(data):
     X, y = data
     weight = np.where(y > 0, 3.0, 0.5)
     monitor = ScoringMonitor(scoring="accuracy")
-    model = RobustLinearClassifier(eps=2.0).set_callbacks(monitor).fit(X, y, sample_weight=weight)
+    model = RobustLinearClassifier(eps=0.4).set_callbacks(monitor).fit(X, y, sample_weight=weight)
     assert monitor.get_logs().data[0]["accuracy"] == pytest.approx(model.score(X, y, weight))
     assert model.score(X, y, weight) != pytest.approx(model.score(X, y))
 
@@ -111,14 +182,14 @@ def test_progress_bar(estimator, data, capsys):
 def test_scikit_learn_hands_callbacks_through_pipelines_and_searches(data, capsys):
     X, y = data
     pipeline = make_pipeline(StandardScaler(), RobustLinearClassifier(loss="logistic"))
-    search = GridSearchCV(pipeline, {"robustlinearclassifier__eps": [0.05, 1.0]}, cv=2)
+    search = GridSearchCV(pipeline, {"robustlinearclassifier__eps": [0.05, 0.4]}, cv=2)
     search.set_callbacks(ProgressBar(max_propagation_depth=None)).fit(X, y)
     shown = capsys.readouterr().out
     assert "GridSearchCV - fit" in shown
     assert "RobustLinearClassifier - fit" in shown
     monitor = ScoringMonitor(scoring={"score": make_robust_scorer(eps=0.05)})
     pipeline[-1].set_callbacks(monitor)
-    GridSearchCV(pipeline, {"robustlinearclassifier__eps": [0.05, 1.0]}, cv=2).fit(X, y)
+    GridSearchCV(pipeline, {"robustlinearclassifier__eps": [0.05, 0.4]}, cv=2).fit(X, y)
     data = monitor.get_logs().data
     ends = [row for row in data if row["task_name"] == "fit"]
     assert len(ends) == 2 * 2 + 1  # folds and candidates, and the refit

@@ -124,7 +124,7 @@ SEARCHED = [
 
 
 @pytest.mark.parametrize("estimator", [*LINEAR, *SCALED, *SEARCHED], ids=ids)
-def test_skops(estimator, two):
+def test_skops(estimator, two):  # networks: tests/neural_network/test_saving.py
     io = pytest.importorskip("skops.io")
     X, y = two
     model = make_pipeline(StandardScaler(), sklearn.clone(estimator)).fit(X, y)

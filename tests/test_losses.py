@@ -273,3 +273,14 @@ def test_exponential_bound_is_the_divergence_from_the_sample_weights():
     assert LOSSES["exponential"].log_risk_bound(np.exp(log_weight), log_weight) == pytest.approx(0, abs=1e-15)
     one = np.eye(6)[2]
     assert LOSSES["exponential"].log_risk_bound(one, log_weight) == pytest.approx(log_weight[2], abs=1e-15)
+
+
+@each_loss
+def test_weights_of_any_orders_lie_side_by_side(loss):
+    """The bound of one class that weighs 1e-400 of the other: at w = 0 the intercept alone decides, and the bound is tight."""
+    y = np.array([1.0, 1, -1])
+    log_weight = np.array([-921.0, -922.0, 0.0])
+    b = loss.intercept(np.zeros(3), y, log_weight)
+    log_risk, weights = loss.log_risk_and_weights(y * b, log_weight)
+    assert weights @ y == pytest.approx(0, abs=1e-12 * weights.sum())
+    assert loss.log_risk_bound(weights / weights.sum(), log_weight, log_risk) == pytest.approx(log_risk, abs=1e-9)

@@ -87,7 +87,7 @@ def test_batched_equals_single():
         np.testing.assert_allclose(one.margins(coef[[k]], intercept[[k]]), problem.margins(coef, intercept)[[k]], atol=1e-14)
         np.testing.assert_allclose(one.weighted_sum(weights[[k]]), problem.weighted_sum(weights)[[k]], atol=1e-14)
         np.testing.assert_array_equal(one.log_weight, problem.log_weight[[k]])
-        assert one.total_weight == problem.total_weight[k]
+        assert one.log_total_weight == problem.log_total_weight[k]
     chosen = problem.select(np.array([2, 0]))
     np.testing.assert_array_equal(chosen.y, y[[2, 0]])
     assert (chosen.n_problems, chosen.n_features) == (2, 4)
@@ -98,7 +98,7 @@ def test_sample_weights_are_normalised_and_zero_leaves_a_sample_out():
     weight = np.array([1.0, 2.0, 0.0, 4.0, 1.0, 1.0, 1.0])
     problem = make(X, y, sample_weight=weight)
     np.testing.assert_allclose(np.exp(problem.log_weight), np.broadcast_to(weight / 10, y.shape), rtol=1e-15)
-    np.testing.assert_array_equal(problem.total_weight, [10, 10, 10])
+    np.testing.assert_allclose(problem.log_total_weight, np.log([10, 10, 10]))
     margins = problem.margins(coef, intercept)
     assert np.all(np.isposinf(margins[:, 2]))
     kept = weight > 0
@@ -180,7 +180,7 @@ def test_torch_equals_numpy(loss, dtype):
 
 
 @pytest.mark.parametrize("fit_intercept", [False, True])
-@pytest.mark.parametrize("size", [1e-200, 1.0, 1e200])
+@pytest.mark.parametrize("size", [1e-145, 1.0, 1e145])
 def test_standardised_rows_have_root_mean_square_one_and_are_centred_where_an_intercept_absorbs_it(fit_intercept, size):
     X = size * np.random.default_rng(0).normal([5.0, 0.0, -100.0], size=(20, 3))
     y = np.where(np.arange(20) % 2, 1.0, -1.0)
@@ -192,3 +192,27 @@ def test_standardised_rows_have_root_mean_square_one_and_are_centred_where_an_in
     np.testing.assert_allclose(standardised.threat.eps * unit, 0.3 * size)
     if fit_intercept:
         np.testing.assert_allclose(standardised.X.mean(axis=0), 0, atol=1e-12)
+
+
+def test_weights_beyond_the_range_of_their_sum_and_of_single_precision():
+    X, y, *_ = data(k=1)
+    expected = make(X, y)
+    for weight in (1e-320, 1e-50, 1e50, 1e308):
+        for dtype in (np.float64, np.float32):
+            problem = make(X.astype(dtype), y.astype(dtype), sample_weight=np.full(len(X), weight))
+            assert problem.log_weight.dtype == problem.log_total_weight.dtype == dtype
+            np.testing.assert_allclose(problem.log_weight, expected.log_weight, rtol=1e-6)
+            np.testing.assert_allclose(problem.log_total_weight, np.log(weight) + np.log(len(X)), rtol=1e-6)
+    problem = make(X, y, sample_weight=np.where(y[0] > 0, 1e-200, 1e200))
+    assert np.all(problem.log_weight > -np.inf)  # none is left out
+    expected = np.where(y > 0, 0.5 / np.sum(y > 0), 0.5 / np.sum(y < 0))
+    np.testing.assert_allclose(problem.class_shares(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(np.float64, 1e155), (np.float64, 1e-200), (np.float32, 1e20)])
+def test_numbers_whose_squares_leave_the_range_are_refused(dtype, size):
+    X, y, *_ = data(k=1)
+    for big in (dtype(size) * X.astype(dtype), sparse.csr_array(dtype(size) * X.astype(dtype))):
+        with pytest.raises(ValueError, match=r"X must hold numbers whose squares .* Scale the features"):
+            make(big, y)
+    assert make(0 * X, y).n_features == X.shape[1]

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sklearn_robust._parameters import check_exponent
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.threats import check_radius, check_scale
 
@@ -42,7 +43,8 @@ class Ball:
     """
 
     def __init__(self, x: Tensor, q: float, eps: float, clip: tuple[Any, Any] | None = None, scale: Any | None = None) -> None:
-        self.x, self.norm, self.eps = x.flatten(1), LpNorm(q), check_radius(eps, "eps")
+        check_clip(clip)
+        self.x, self.norm, self.eps = x.flatten(1), LpNorm(check_exponent(q, "q")), check_radius(eps, "eps")
         self.scale = None if scale is None else _scales(scale, self.x)
         self.box: tuple[Tensor, Tensor] | None = None
         unlimited = self.x.new_full((len(x), 1), math.inf)
@@ -185,9 +187,29 @@ class Ball:
         return torch.where(direction > 0, high, -low).clamp(min=0)
 
 
+def check_clip(clip: Any, *, numbers: bool = False) -> None:
+    """None, or the pair of lower and upper ends of a box; `numbers` allows no arrays."""
+    if clip is None:
+        return
+    try:
+        low, high = (np.asarray(end.detach().cpu() if isinstance(end, Tensor) else end) for end in clip)
+        real = low.dtype.kind in "iuf" and high.dtype.kind in "iuf"
+        valid = real and (bool(low < high) if numbers else bool((low <= high).all()))
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        kind = "numbers" if numbers else "numbers or arrays"
+        raise ValueError(f"clip must be None or a pair (low, high) of {kind} with low < high, got {clip!r}.")
+
+
 def _bound(bound: Any, x: Tensor) -> Tensor:
     """One side of the box, of shape (n, d)."""
-    return torch.as_tensor(bound, dtype=x.dtype, device=x.device).broadcast_to(x.shape).flatten(1)
+    try:
+        return torch.as_tensor(bound, dtype=x.dtype, device=x.device).broadcast_to(x.shape).flatten(1)
+    except RuntimeError as error:
+        shape = tuple(np.shape(bound))
+        message = f"clip must hold numbers, or arrays that broadcast to X of shape {tuple(x.shape)}, got shape {shape}."
+        raise ValueError(message) from error
 
 
 def _scales(scale: Any, x: Tensor) -> Tensor:

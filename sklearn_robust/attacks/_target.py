@@ -103,8 +103,9 @@ def evaluating(module: nn.Module | None) -> Iterator[None]:
 
 
 def _float_type(x: Any) -> torch.dtype:
-    double = x.dtype in (torch.float64, np.float64)
-    return torch.float64 if double else torch.float32
+    """The type to compute in: single precision for what is single or half, double for other numbers, as NumPy does."""
+    single = x.dtype in (torch.float32, torch.float16, torch.bfloat16, np.float32, np.float16)
+    return torch.float32 if single else torch.float64
 
 
 def as_tensor(x: Any, dtype: torch.dtype | None = None, device: Any = None) -> Tensor:

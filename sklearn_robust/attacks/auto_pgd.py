@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sklearn_robust._parameters import check_number
+from sklearn_robust._parameters import check_exponent, check_number
 from sklearn_robust.attacks._ball import Ball
 from sklearn_robust.attacks._search import Batch, Best, search
-from sklearn_robust.norms import LpNorm
 
 _MOMENTUM = 0.25  # share of the last move that is kept
 _SUCCESS_RATE = 0.75  # of the steps since the last checkpoint must have raised the loss, or the step is halved
@@ -80,7 +79,7 @@ def apgd(
     array([[0.5, 0. ]])
     """
     check_number(n_steps, "n_steps", low=1, integer=True)
-    climb = _climb_sparsely if LpNorm(q).p == 1 else _climb
+    climb = _climb_sparsely if check_exponent(q, "q") == 1 else _climb
 
     def run(batch: Batch, delta: Tensor, best: Best) -> None:
         climb(batch, delta, best, n_steps)

@@ -161,7 +161,8 @@ def pgd(
     Returns
     -------
     ndarray or Tensor of shape (n, ...)
-        Perturbed samples, in the type of X. They are inside the box, and :math:`\|x' - x\|_q \le \epsilon` up to a relative
+        Perturbed samples, in the type of X; where that is of integers, in the type of the module, float64 for linear
+        classifiers. They are inside the box, and :math:`\|x' - x\|_q \le \epsilon` up to a relative
         1e-6 in float32.
 
     See Also

@@ -12,7 +12,6 @@ from sklearn.base import BaseEstimator
 from sklearn_robust._parameters import check_exponent
 from sklearn_robust.linear_model._base import positive_classes
 from sklearn_robust.metrics._linear_view import linear_view, unwrapped
-from sklearn_robust.neural_network import RobustDiagonalNet
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators import NotSeparableError, Separator, min_norm_separator
 from sklearn_robust.threats import check_radius
@@ -87,7 +86,7 @@ def implicit_bias_report(
     y : array-like of shape (n_samples,)
         Labels of the training data: of every class of the estimator, and of no other.
     p, q, eps : float, optional
-        Geometry and threat; by default those of the estimator (p = 1 for RobustDiagonalNet).
+        Geometry and threat; by default those of the estimator's fit (p = 1 for RobustDiagonalNet).
     scale : "training", None, array-like of shape (n_features,) or dict {feature name: float}, default="training"
         How far the adversary can move each feature, in what the last step of a pipeline sees; by default as in training,
         None moves all alike.
@@ -102,7 +101,7 @@ def implicit_bias_report(
         If the data of two classes are not robustly separable at eps, so that no separator exists. Of several classes, the
         report on one that is not has no separator.
     ValueError
-        If p, q or eps is neither given nor a parameter of the estimator, or y does not fit the classes of the estimator.
+        If p, q or eps is neither given nor known from the fit, or y does not fit the classes of the estimator.
 
     Notes
     -----
@@ -120,13 +119,14 @@ def implicit_bias_report(
     """
     view = linear_view(estimator, X, "model")
     classifier = unwrapped(estimator)[1]
-    p = 1.0 if p is None and isinstance(classifier, RobustDiagonalNet) else _given(classifier, p, "p", ("p_algo", "p"))
-    norm = LpNorm(check_exponent(p, "p"))
-    q = check_exponent(_given(classifier, q, "q", ("q_pert",)), "q")
+    fitted = getattr(classifier, "threat_", None)
+    norm = LpNorm(check_exponent(_given(classifier, p, getattr(classifier, "_p", None), "p"), "p"))
+    q = check_exponent(_given(classifier, q, fitted and fitted.q, "q"), "q")
+    eps = check_radius(_given(classifier, eps, fitted and fitted.eps, "eps"), "eps")
     if isinstance(scale, str) and scale == "training":
-        scale = getattr(classifier, "scale_", None) if hasattr(classifier, "eps") else None
-    threat = view.threat(q, check_radius(_given(classifier, eps, "eps", ("eps",)), "eps"), scale)
-    fit_intercept = bool(getattr(classifier, "fit_intercept", True))
+        scale = fitted and fitted.scale
+    threat = view.threat(q, eps, scale)
+    fit_intercept = bool(getattr(classifier, "_fit_intercept", getattr(classifier, "fit_intercept", True)))
     labels = view.classes[view.seen_class_index(y)]
     missing = np.setdiff1d(view.classes, labels)
     if len(missing):
@@ -164,11 +164,8 @@ def _compare(coef: np.ndarray, margin: float, separator: Separator | None, label
     )
 
 
-def _given(estimator: BaseEstimator, value: float | None, name: str, attributes: tuple[str, ...]) -> float:
-    """The value given, or the estimator's parameter."""
-    if value is not None:
-        return value
-    for attribute in attributes:
-        if hasattr(estimator, attribute):
-            return getattr(estimator, attribute)
-    raise ValueError(f"{name} must be given: {type(estimator).__name__} has no parameter {' or '.join(attributes)}.")
+def _given(estimator: BaseEstimator, value: float | None, fitted: float | None, name: str) -> float:
+    """The value given, or that of the fit."""
+    if value is None and fitted is None:
+        raise ValueError(f"{name} must be given: {type(estimator).__name__} knows none from its fit.")
+    return fitted if value is None else value  # type: ignore[return-value]

@@ -107,8 +107,8 @@ class RobustAccuracyDisplay:
             The radii. By default from 0 to where only a twentieth of the samples withstands; for networks to twice the
             training eps.
         q : float, optional
-            Exponent of the norm that bounds the perturbation; by default the estimator's `q_pert`, or inf. Every feature moves
-            alike: a `scale` of training is not part of this threat.
+            Exponent of the norm that bounds the perturbation; by default that of the estimator's fit, or inf. Every feature
+            moves alike: a `scale` of training is not part of this threat.
         sample_weight : array-like of shape (n_samples,), optional
         space : {"model", "input"}, default="model"
             Where eps lives in a pipeline, as in `robust_accuracy_score`.
@@ -165,7 +165,7 @@ class RobustAccuracyDisplay:
             if is_linear(classifiers[name])
         }
         if eps is None and not radii:
-            grid = np.linspace(0, 2 * max(classifier.eps for classifier in classifiers.values()), _NETWORK_POINTS)
+            grid = np.linspace(0, 2 * max(classifier.threat_.eps for classifier in classifiers.values()), _NETWORK_POINTS)
         else:
             grid = _radii_to_draw(eps, radii.values())
         curves = [
@@ -286,7 +286,7 @@ class RobustAccuracyDisplay:
 
 def _common_exponent(classifiers: Mapping[str, Any]) -> float:
     """The q that the classifiers were trained against."""
-    exponents = {float(c.q_pert) for c in classifiers.values() if hasattr(c, "q_pert")} or {math.inf}
+    exponents = {c.threat_.q for c in classifiers.values() if hasattr(c, "threat_")} or {math.inf}
     if len(exponents) > 1:
         raise ValueError(f"q must be given: the estimators were trained against different ones, {sorted(exponents)}.")
     return exponents.pop()

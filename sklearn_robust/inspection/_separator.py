@@ -14,7 +14,7 @@ from sklearn_robust.inspection._style import axes_for, style
 from sklearn_robust.metrics._linear_view import linear_view, unwrapped
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators import min_norm_separator
-from sklearn_robust.threats import check_radius
+from sklearn_robust.threats import LpBall, check_radius
 
 _CORNERS = 256  # of the polygon that stands for a ball; a multiple of 8 holds the corners of every ball
 _CLASS_COLORS = ("#0072B2", "#D55E00")
@@ -158,7 +158,7 @@ class SeparatorDisplay:
         X : array-like of shape (n_samples, 2)
         y : array-like of shape (n_samples,)
         q, eps : float, optional
-            The balls; by default those of the estimator's threat, `q_pert` and `eps`, or none where it has none.
+            The balls; by default those of the estimator's `threat_`, or none where it has none.
         name : str, optional
             In the legend; by default the estimator's class.
         ax : matplotlib Axes, optional
@@ -201,13 +201,13 @@ class SeparatorDisplay:
                     f"The classifier {name!r} has coefficients of shape {view.coef.shape}: this picture is of two classes and "
                     "two features, shape (1, 2)."
                 )
-        first = unwrapped(next(iter(estimators.values())))[1]
+        threat = getattr(unwrapped(next(iter(estimators.values())))[1], "threat_", LpBall(math.inf, 0.0))
         seen, y = _two_dimensional(views[0].X, y)
         return cls(
             seen,
             y,
-            q=check_exponent(getattr(first, "q_pert", math.inf) if q is None else q, "q"),
-            eps=check_radius(getattr(first, "eps", 0.0) if eps is None else eps, "eps"),
+            q=check_exponent(threat.q if q is None else q, "q"),
+            eps=check_radius(threat.eps if eps is None else eps, "eps"),
             coef=np.concatenate([view.coef for view in views]),
             intercept=np.concatenate([view.intercept for view in views]),
             names=list(estimators),

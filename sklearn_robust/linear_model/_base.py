@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
+from scipy.sparse import issparse
+from scipy.special import logsumexp
 from sklearn.base import ClassifierMixin
-from sklearn.utils import compute_sample_weight
+from sklearn.linear_model._base import SparseCoefMixin
+from sklearn.utils import compute_class_weight, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
@@ -21,12 +25,9 @@ from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import LpBall, check_radius
 
 
-def probabilities(scores: np.ndarray, loss: str) -> np.ndarray:
-    """Class probabilities (n, K) under the loss: sigmoid(f), or sigmoid(2 f) for the exponential, scaled to sum 1."""
-    positive = np.exp(-np.logaddexp(0, -scores * (2 if loss == "exponential" else 1)))
-    if scores.ndim == 1:
-        return np.column_stack([1 - positive, positive])
-    return positive / positive.sum(axis=1, keepdims=True)
+def dense(coef: Any) -> np.ndarray:
+    """Coefficients as a dense array, after `sparsify` too."""
+    return coef.toarray() if issparse(coef) else coef
 
 
 def positive_classes(classes: np.ndarray) -> np.ndarray:
@@ -34,7 +35,23 @@ def positive_classes(classes: np.ndarray) -> np.ndarray:
     return classes[1:] if len(classes) == 2 else classes
 
 
-class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, ClassifierMixin):
+def _of_positive_weight(X: Any, y: np.ndarray, weight: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
+    """The samples whose weight is not zero: one of weight zero is no sample, and constrains no margin."""
+    used = weight > 0
+    return (X, y, weight) if used.all() else (X[used], y[used], weight[used])
+
+
+def _class_weights(class_weight: dict[Any, float] | str, y: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
+    """The weight of each sample's class; "balanced" equals the classes' sums of sample weights, as in scikit-learn."""
+    if isinstance(class_weight, dict):
+        for label, value in class_weight.items():
+            check_number(value, f"class_weight[{label!r}]", low=0)
+        return compute_sample_weight(class_weight, y)
+    classes, index = np.unique(y, return_inverse=True)
+    return compute_class_weight(class_weight, classes=classes, y=y, sample_weight=sample_weight)[index]
+
+
+class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin):
     """Prediction, exact robustness and worst-case points, from `coef_`, `intercept_` and `classes_`."""
 
     _reports_its_path = True  # to a PathRecorder
@@ -50,19 +67,18 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, ClassifierMixin):
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), order="C")
         check_classification_targets(y)
         self.scale_ = read_scale(self.scale, X.shape[1], getattr(self, "feature_names_in_", None))
-        weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
+        self.threat_ = LpBall(self.q_pert, self.eps, self.scale_)
+        self._fit_intercept = self.fit_intercept
+        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        X, y, weight = _of_positive_weight(X, y, weight)
         if class_weight is not None:
-            for label, value in class_weight.items() if isinstance(class_weight, dict) else ():
-                check_number(value, f"class_weight[{label!r}]", low=0)
-            weight = weight * compute_sample_weight(class_weight, y)
-        used = weight > 0  # a sample of weight zero is no sample: it constrains no margin
-        if not used.all():
-            X, y, weight = X[used], y[used], weight[used]
+            X, y, weight = _of_positive_weight(X, y, weight * _class_weights(class_weight, y, weight))
         self.classes_ = np.unique(y)
         if len(self.classes_) < 2:
             raise ValueError(
-                f"{type(self).__name__} needs samples of at least two classes with positive weight, got {len(self.classes_)} "
-                f"class: {self.classes_.tolist()}."
+                f"{type(self).__name__} needs samples of at least two classes in y, with positive sample_weight and "
+                f"class_weight, got {len(self.classes_)} class: {self.classes_.tolist()}. The risk of one class has no "
+                "minimiser: leave such data out."
             )
         signs = np.where(y == positive_classes(self.classes_)[:, None], 1, -1).astype(X.dtype)
         return RobustProblem.from_data(
@@ -71,7 +87,7 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, ClassifierMixin):
             q=self.q_pert,
             eps=self.eps,
             fit_intercept=self.fit_intercept,
-            sample_weight=weight.astype(X.dtype),
+            sample_weight=weight,
             scale=self.scale_,
         )
 
@@ -116,7 +132,7 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, ClassifierMixin):
         refuse_lazy(X=X)
         X = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
         scores = class_scores(X, self.coef_, self.intercept_)
-        return scores[:, 1] if len(self.coef_) == 1 else scores
+        return scores[:, 1] if self.coef_.shape[0] == 1 else scores
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict class labels.
@@ -211,11 +227,52 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, ClassifierMixin):
 
     def _threat(self, eps: float | None, q: float | None, scale: Any) -> LpBall:
         """That of training, unless others are given."""
-        eps = check_radius(self.eps if eps is None else eps, "eps")
-        return LpBall(check_exponent(self.q_pert if q is None else q, "q"), eps, self._scale(scale))
+        eps = self.threat_.eps if eps is None else check_radius(eps, "eps")
+        return LpBall(self.threat_.q if q is None else check_exponent(q, "q"), eps, self._scale(scale))
 
     def _scale(self, scale: Any) -> np.ndarray | None:
         """The scale of the features, that of training where it is asked for."""
         if isinstance(scale, str) and scale == "training":
-            return self.scale_
+            return self.threat_.scale
         return None if scale is None else read_scale(scale, self.n_features_in_, getattr(self, "feature_names_in_", None))
+
+
+class ProbabilityMixin:
+    """Class probabilities under the loss of the fit, from the decision function."""
+
+    _loss: str
+    decision_function: Callable[[Any], np.ndarray]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Class probabilities under the loss: sigmoid(f) for the logistic loss, sigmoid(2 f) for the exponential.
+
+        Parameters
+        ----------
+        X : array-like or sparse array of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Several classes: the one-vs-rest probabilities, scaled to sum 1.
+        """
+        return np.exp(self.predict_log_proba(X))
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        r"""Logarithms of the class probabilities, finite even where a probability itself is 0 or 1 in floating point.
+
+        With t = 1 for the logistic loss and t = 2 for the exponential, two classes have
+        :math:`\log \sigma(\mp t f) = -\log(1 + e^{\pm t f})`.
+
+        Parameters
+        ----------
+        X : array-like or sparse array of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        scores = self.decision_function(X) * (2 if self._loss == "exponential" else 1)
+        if scores.ndim == 1:
+            return -np.logaddexp(0, np.column_stack([scores, -scores]))
+        logs = -np.logaddexp(0, -scores)
+        return logs - logsumexp(logs, axis=1, keepdims=True)

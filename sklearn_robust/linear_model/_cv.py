@@ -16,10 +16,11 @@ from sklearn.utils import _safe_indexing, check_array, indexable
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
-from sklearn_robust._parameters import check_choice, check_exponent, refuse_lazy
+from sklearn_robust._fits import all_or_nothing
+from sklearn_robust._parameters import check_choice, check_exponent, check_number, refuse_lazy
 from sklearn_robust.attacks.linear import robustly_correct
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
-from sklearn_robust.linear_model._base import RobustLinearMixin, probabilities
+from sklearn_robust.linear_model._base import ProbabilityMixin, RobustLinearMixin
 from sklearn_robust.linear_model._path import check_exponents, check_radii, path_of, warn_of_cells
 from sklearn_robust.linear_model._radii import radii_of
 from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
@@ -29,6 +30,7 @@ from sklearn_robust.threats import LpBall, check_radius
 
 _AUTO_RADII = 8
 _FITTED = (
+    "_loss",
     "coef_",
     "intercept_",
     "classes_",
@@ -41,7 +43,7 @@ _FITTED = (
 )
 
 
-class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
+class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
     """`RobustLinearClassifier` with p_algo and eps chosen by cross-validation, under a threat that is fixed.
 
     The choice, and the scores, are those of `GridSearchCV` over p_algo and eps with ``make_robust_scorer(eps=threat_eps,
@@ -77,6 +79,8 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
         These are the parameters of `RobustLinearClassifier`, to be looked up there.
     n_jobs : int or None, default=None
         Parallel jobs over the folds.
+    verbose : int, default=0
+        0 prints nothing; otherwise a line for each fold, and what `RobustLinearClassifier` prints of the refit.
 
     Attributes
     ----------
@@ -100,6 +104,8 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
         Those of `best_estimator_`.
     scale_ : ndarray of shape (n_features,) or None
         The scale of each feature.
+    threat_ : LpBall
+        The threat that scored the candidates, with `q`, `eps` and `scale`; that of training is `best_estimator_.threat_`.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only where X has feature names that are all strings.
@@ -155,6 +161,7 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
         tol: float = 1e-3,
         class_weight: dict[Any, float] | str | None = None,
         n_jobs: int | None = None,
+        verbose: int = 0,
     ) -> None:
         self.p_algo = p_algo
         self.q_pert = q_pert
@@ -173,9 +180,11 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
         self.tol = tol
         self.class_weight = class_weight
         self.n_jobs = n_jobs
+        self.verbose = verbose
 
     _reports_its_path = False  # candidates are solved together
 
+    @all_or_nothing
     @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, groups: Any = None) -> Self:
         """Choose p_algo and eps, and fit the classifier with them.
@@ -197,21 +206,25 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If threat_eps is missing, a parameter is out of its range, or a fold has training samples of one class only.
+            If threat_eps is missing, a parameter is out of its range, or a fold has training samples of one class only, or test
+            samples of weight zero only.
 
         Warns
         -----
         ConvergenceWarning
             If some fits stopped before their criterion.
+        ConstantClassifierWarning
+            If the chosen eps is so large that nothing is learnt, with the radius from which on that is so.
         """
-        threat = self._threat(None, None, None)
+        threat = self._scoring_threat()
+        check_number(self.verbose, "verbose", low=0, integer=True)
         check_choice(self.refit, "refit", (True, False))
         p_algo, model = check_exponents(self.p_algo, "p_algo"), self._model()
         refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         checked, y = validate_data(self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32))
         check_classification_targets(y)
         self.scale_ = self._scale(self.scale)
-        threat = LpBall(threat.q, threat.eps, self.scale_)
+        threat = self.threat_ = LpBall(threat.q, threat.eps, self.scale_)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, checked, ensure_non_negative=True)
         X, y, sample_weight, groups = indexable(X, y, sample_weight, groups)
@@ -221,9 +234,17 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
             eps = check_radii(self.eps, "eps")
         callbacks = FitCallbacks(self, X, y, sample_weight)
         splits = list(check_cv(self.cv, y, classifier=True).split(X, y, groups))
+        for i, (_, test) in enumerate(splits):
+            if sample_weight is not None and not sample_weight[test].any():
+                raise ValueError(
+                    f"sample_weight must be positive for a test sample of every fold, got zeros alone in fold {i} (of cv). "
+                    "Leave these samples out, or give a splitter whose folds mix them with others."
+                )
         folds = Parallel(n_jobs=self.n_jobs)(
-            delayed(_cross_validated)(clone(model), X, y, sample_weight, train, test, p_algo, eps, threat)
-            for train, test in splits
+            delayed(_cross_validated)(
+                clone(model), X, y, sample_weight, train, test, p_algo, eps, threat, f"{i} of {len(splits)}"
+            )
+            for i, (train, test) in enumerate(splits, start=1)
         )
         scores, fit_times, score_times, converged, gaps = (np.stack(part, axis=-1) for part in zip(*folds, strict=True))
         self.n_splits_ = len(splits)
@@ -233,7 +254,7 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
         self.best_params_ = self.cv_results_["params"][self.best_index_]
         self.scorer_ = make_robust_scorer(eps=threat.eps, q=threat.q, scale=self.scale)
         if not converged.all():
-            warn_of_cells(converged, gaps, "RobustLinearClassifierCV", model)
+            warn_of_cells(converged, gaps, "RobustLinearClassifierCV", model, stacklevel=5)
         if self.refit:
             start = time.perf_counter()
             self.best_estimator_ = model.set_params(**self.best_params_).fit(X, y, sample_weight)
@@ -246,19 +267,6 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
         callbacks.end_fit(predicts=self.refit)
         return self
 
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Class probabilities under the loss, those of `best_estimator_`.
-
-        Parameters
-        ----------
-        X : array-like or sparse array of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-        """
-        return probabilities(self.decision_function(X), self.loss)
-
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "coef_")  # with refit=False there is nothing to predict with
 
@@ -268,17 +276,15 @@ class RobustLinearClassifierCV(RobustLinearMixin, BaseEstimator):
         shared = RobustLinearClassifier().get_params().keys() & self.get_params(deep=False).keys() - chosen
         return RobustLinearClassifier(**{name: getattr(self, name) for name in shared})
 
-    def _threat(self, eps: float | None, q: float | None, scale: Any) -> LpBall:
-        """The threat that scores, unless others are given."""
-        eps = self.threat_eps if eps is None else eps
-        if eps is None:
+    def _scoring_threat(self) -> LpBall:
+        """The threat that scores, without the scales of features."""
+        if self.threat_eps is None:
             raise ValueError(
                 "threat_eps must be given: the radius of the adversary that the classifier has to withstand, a finite number "
                 ">= 0, got None. It scores every candidate; the training radii to choose from are eps."
             )
-        own_q = self.q_pert if self.threat_q is None else self.threat_q
-        q = check_exponent(own_q if q is None else q, "threat_q")
-        return LpBall(q, check_radius(eps, "threat_eps"), self._scale(scale))
+        q = check_exponent(self.q_pert if self.threat_q is None else self.threat_q, "threat_q")
+        return LpBall(q, check_radius(self.threat_eps, "threat_eps"))
 
 
 def _cross_validated(
@@ -291,6 +297,7 @@ def _cross_validated(
     p_algo: list[float],
     eps: list[float],
     threat: LpBall,
+    fold: str,
 ) -> tuple[np.ndarray, ...]:
     """Of one fold: robust accuracies (n_p, n_eps), times of each fit and score, whether the fits converged, their gaps."""
     start = time.perf_counter()
@@ -305,7 +312,14 @@ def _cross_validated(
     for cell in np.ndindex(scores.shape):
         robust = robustly_correct(scored, index, path.coef[cell], path.intercept[cell], threat)
         scores[cell] = np.average(robust, weights=weight)
-    fit_time, score_time = (np.array(seconds / scores.size) for seconds in (fitted - start, time.perf_counter() - fitted))
+    scored_at = time.perf_counter()
+    fit_time, score_time = (np.array(seconds / scores.size) for seconds in (fitted - start, scored_at - fitted))
+    if model.verbose:
+        print(
+            f"RobustLinearClassifierCV: fold {fold}, {scores.size} candidates, best robust accuracy {scores.max():.3f}, "
+            f"{scored_at - start:.2f} s",
+            flush=True,
+        )
     return scores, fit_time, score_time, path.converged, path.dual_gap
 
 

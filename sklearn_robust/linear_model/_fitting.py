@@ -50,7 +50,7 @@ def on_device(problem: RobustProblem, device: str | None) -> RobustProblem:
         y=tensor(problem.y),
         threat=problem.threat.mapped(tensor),
         log_weight=tensor(problem.log_weight),
-        total_weight=tensor(problem.total_weight),
+        log_total_weight=tensor(problem.log_total_weight),
     )
 
 
@@ -61,28 +61,27 @@ def screened(
     watching: FitWatch,
     *,
     tol: float,
-    verbose: int = 0,
 ) -> Solution:
     """Which problems are robustly separable, by the first proof.
 
     Where more rows than twice the columns make it likely that none is, the minimisers of the risk are sought at once: they
     prove it, and are then found. What is still open is searched for a separator, in the geometry that decides fastest.
     """
+    rows = np.arange(problem.n_problems)
     if not isinstance(problem.y, np.ndarray) or problem.X.shape[0] <= 2 * problem.n_features:
-        return _separator_sought(problem, loss, norm)
-    with watching.solver("robust_risk", np.arange(problem.n_problems)) as watch:
-        solution = minimise_robust_risk(
-            problem, loss, norm, tol=min(tol, _RISK_TOL), record_every=verbose, verbose=True, watch=watch
-        )
+        return _separator_sought(problem, loss, norm, watching, rows)
+    with watching.solver("robust_risk", rows) as monitors:
+        solution = minimise_robust_risk(problem, loss, norm, tol=min(tol, _RISK_TOL), monitors=monitors)
     solution.converged = solution.gap <= tol
     undecided = np.flatnonzero([separable is None for separable in solution.separable])
     if not len(undecided) or watching.stopped:
         return solution
-    return replaced(solution, undecided, _separator_sought(problem.select(undecided), loss, norm))
+    return replaced(solution, undecided, _separator_sought(problem, loss, norm, watching, undecided))
 
 
-def _separator_sought(problem: RobustProblem, loss: MarginLoss, norm: LpNorm) -> Solution:
-    found = accelerated_margin(problem, loss, LpNorm(2), max_iter=_SCREEN_ITERATIONS, tol=1 - 1e-9)
+def _separator_sought(problem: RobustProblem, loss: MarginLoss, norm: LpNorm, watching: FitWatch, rows: np.ndarray) -> Solution:
+    with watching.stage("search for a separator", rows):
+        found = accelerated_margin(problem.select(rows), loss, LpNorm(2), max_iter=_SCREEN_ITERATIONS, tol=1 - 1e-9)
     solution = in_geometry(solution_to_numpy(found), norm, measured_in=LpNorm(2))
     solution.converged[:] = False  # only the sign of the margin was sought
     return solution
@@ -153,13 +152,17 @@ def with_risk_minimisers(
     *,
     tol: float,
     start: np.ndarray | None = None,
-    verbose: int = 0,
+    undecided: bool = False,
 ) -> Solution:
-    """The solution with the minimisers of the risk of those of these problems that are found not to be separable."""
+    """The solution with the minimisers of the risk of those of these problems that are found not to be separable.
+
+    With `undecided` also with the predictors that the search for a minimiser ended at, where separability stays open or is
+    only then found, if their risk is lower.
+    """
     if not len(rows) or watching.stopped:
         return solution
     proof = solution.weights[rows]
-    with watching.solver("robust_risk", rows) as watch:
+    with watching.solver("robust_risk", rows) as monitors:
         minimiser = minimise_robust_risk(
             problem.select(rows),
             loss,
@@ -167,15 +170,17 @@ def with_risk_minimisers(
             tol=min(tol, _RISK_TOL),
             coef_init=None if start is None else start[rows],
             proof=proof,
-            record_every=verbose,
-            verbose=True,
-            watch=watch,
+            monitors=monitors,
         )
     minimiser.converged = minimiser.gap <= tol
     # proven not to be separable before, if not again: the proof stays
     for j in np.flatnonzero([solution.separable[i] is False for i in rows] & ~np.isfinite(minimiser.gap)):
         minimiser.separable[j], minimiser.margin_bound[j], minimiser.weights[j] = False, 0.0, proof[j]
-    better = np.flatnonzero([flag is False for flag in minimiser.separable])
+    better = np.array([flag is False for flag in minimiser.separable])
+    if undecided:
+        was_open = np.array([solution.separable[i] is None for i in rows])
+        better |= was_open & (minimiser.log_risk < solution.log_risk[rows])
+    better = np.flatnonzero(better)
     return replaced(solution, rows[better], minimiser.rows(better))
 
 
@@ -207,14 +212,14 @@ def at_loss(problem: RobustProblem, loss: MarginLoss, solution: Solution, loss_t
 
         def excess(scale: float, one: RobustProblem = one, margins: np.ndarray = margins) -> float:
             log_risk = loss.log_risk_and_weights(scale * margins, one.log_weight)[0][0]
-            return float(log_risk + np.log(one.total_weight[0]) - math.log(loss_tol))
+            return float(log_risk + one.log_total_weight[0] - math.log(loss_tol))
 
         # exp(-scale * smallest margin) bounds every loss, so the upper end is past the root, or at it up to rounding
-        upper = max(1.0, (math.log(one.total_weight[0]) - math.log(loss_tol)) / margins.min())
+        upper = max(1.0, float(one.log_total_weight[0] - math.log(loss_tol)) / margins.min())
         scale = brentq(excess, 0.0, upper) if excess(0.0) > 0 > excess(upper) else upper
         solution.coef[row] *= scale
         solution.intercept[row] *= scale
-        solution.log_risk[row] = excess(scale) + math.log(loss_tol) - np.log(one.total_weight)
+        solution.log_risk[row] = excess(scale) + math.log(loss_tol) - one.log_total_weight
     return solution
 
 
@@ -229,6 +234,39 @@ def replaced(solution: Solution, rows: np.ndarray, part: Solution) -> Solution:
             values[i] = values[i] if value is None else value
         setattr(merged, f.name, values if f.name == "separable" else np.array(values))
     return merged
+
+
+class ConstantClassifierWarning(UserWarning):
+    """The adversary leaves nothing to learn: the coefficients are zero, and the prediction is the same everywhere."""
+
+
+def constant_radii(problem: RobustProblem) -> np.ndarray:
+    r"""The least radius at which w = 0 minimises the risk of each problem, of shape (k,).
+
+    At w = 0, with the best intercept, the weights :math:`a_i` are the sample weights, each class scaled to sum 1/2. With
+    :math:`g = Z^T a`, zero is in the subdifferential if and only if :math:`\|g\|_q \le \epsilon`. Features that the adversary
+    cannot touch are left out.
+    """
+    weighted_sum = problem.weighted_sum(problem.class_shares())
+    return problem.threat.norm.value(problem.threat.reachable(weighted_sum))
+
+
+def warn_if_constant(estimator: Any, problem: RobustProblem, solution: Solution) -> None:
+    """A ConstantClassifierWarning where the adversary has left nothing of any class, with the radius that does it."""
+    radii, eps = constant_radii(problem.in_double_arithmetic()), problem.threat.eps
+    if solution.coef.any() or not (eps > 0).all() or (eps < (1 - _RISK_TOL) * radii).any():
+        return
+    of_class = ""
+    if len(radii) > 1:
+        classes = positive_classes(estimator.classes_)
+        of_class = f" (by class: {', '.join(f'{label!s} {r:.4g}' for label, r in zip(classes, radii, strict=True))})"
+    warnings.warn(
+        f"{type(estimator).__name__} learns nothing at eps={estimator.eps:g}, q_pert={estimator.q_pert:g}: all coefficients "
+        f"are zero, as they are from the radius {radii.max():.4g}{of_class} on. Use a smaller eps; training_radii proposes "
+        "some.",
+        ConstantClassifierWarning,
+        stacklevel=5,
+    )
 
 
 def warn_unless_converged(estimator: Any, solution: Solution) -> None:
@@ -251,5 +289,5 @@ def warn_unless_converged(estimator: Any, solution: Solution) -> None:
         f"{type(estimator).__name__} stopped before it reached {wanted}; certified relative gap by class: {reached}. To "
         f"mend this, {', '.join(remedies[:-1])}, or {remedies[-1]}.",
         ConvergenceWarning,
-        stacklevel=4,
+        stacklevel=5,
     )

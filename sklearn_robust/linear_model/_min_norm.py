@@ -9,12 +9,14 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from sklearn_robust._fits import all_or_nothing
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.linear_model._base import RobustLinearMixin, positive_classes
 from sklearn_robust.linear_model._fitting import (
     screened,
     unsolved,
+    warn_if_constant,
     warn_unless_converged,
     with_exact_separators,
     with_risk_minimisers,
@@ -67,6 +69,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
     intercept_ : ndarray of shape (1,) or (n_classes,)
     scale_ : ndarray of shape (n_features,) or None
         The scale of each feature.
+    threat_ : LpBall
+        The threat of the fit, as in RobustLinearClassifier.
     classes_ : ndarray of shape (n_classes,)
     separable_ : bool or None
         Proven either way; None is undecided. This and the next figures are arrays with one entry a class where there are
@@ -112,6 +116,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         self.tol = tol
         self.not_separable = not_separable
 
+    @all_or_nothing
     @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit on training data.
@@ -139,6 +144,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
             With not_separable="warn", if no robust separator exists.
         ConvergenceWarning
             If the certified gap is above tol, or separability could not be decided.
+        ConstantClassifierWarning
+            If eps is so large that the minimiser of the risk is constant, with the radius from which on that is so.
         """
         check_exponent(self.p, "p")
         check_exponent(self.q_pert, "q_pert")
@@ -148,6 +155,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
             check_number(self.tol, "tol", low=0, strict=True)
         check_choice(self.not_separable, "not_separable", ("warn", "raise"))
         problem, loss, norm = self._read(X, y, sample_weight), LOSSES["exponential"], LpNorm(self.p)
+        self._p = self.p
         tol = self.tol
         if tol is None:
             tol = _FLOAT32_TOL if problem.y.dtype == np.float32 else DEFAULT_TOL
@@ -157,6 +165,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         if not watching.stopped:
             rows = np.flatnonzero([separable is not False for separable in solution.separable])
             solution = with_exact_separators(problem, loss, norm, solution, rows, loss_tol=0, tol=tol)
+        rows = unsolved(solution, None)
+        solution = with_risk_minimisers(problem, loss, norm, solution, rows, watching, tol=max(tol, _RISK_TOL), undecided=True)
         lacking = np.flatnonzero([separable is False for separable in solution.separable])
         if len(lacking) and self.not_separable == "raise":
             solve_separator(problem.select(lacking[:1]).as_float64(), norm)  # which raises, with eps* and the proof
@@ -167,12 +177,13 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
                 f"{', '.join(str(classes[i]) for i in lacking)} against the rest): fitted the minimiser of the exponential "
                 "robust risk instead. Use a smaller eps, or RobustLinearClassifier, whose job this is.",
                 NotSeparableWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
             rows = unsolved(solution, False, None)
             solution = with_risk_minimisers(problem, loss, norm, solution, rows, watching, tol=max(tol, _RISK_TOL))
         if not watching.stopped:
             warn_unless_converged(self, solution)
+            warn_if_constant(self, problem, solution)
         self._keep(solution)
         callbacks.end_fit()
         return self

@@ -231,7 +231,9 @@ def _several(values: Any, name: str) -> list[Any]:
     return found
 
 
-def warn_of_cells(converged: np.ndarray, gap: np.ndarray, what: str, model: RobustLinearClassifier) -> None:
+def warn_of_cells(
+    converged: np.ndarray, gap: np.ndarray, what: str, model: RobustLinearClassifier, *, stacklevel: int = 3
+) -> None:
     """A ConvergenceWarning for what did not converge of many fits."""
     late = ~converged
     undecided = " (inf where separability is undecided)" if math.inf in gap[late] else ""
@@ -240,5 +242,5 @@ def warn_of_cells(converged: np.ndarray, gap: np.ndarray, what: str, model: Robu
         f"loss_tol={model.loss_tol!r}; largest certified relative gap of theirs: {gap[late].max():.2g}{undecided}. To mend "
         f"this, scale the features to similar sizes, increase max_iter={model.max_iter}, or accept a larger tol.",
         ConvergenceWarning,
-        stacklevel=3,
+        stacklevel=stacklevel,
     )

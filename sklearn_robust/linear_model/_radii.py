@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sklearn_robust._parameters import check_exponent, check_number
-from sklearn_robust.linear_model._fitting import screened
+from sklearn_robust.linear_model._fitting import constant_radii, screened
 from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
 from sklearn_robust.linear_model._watching import FitWatch
 from sklearn_robust.losses import LOSSES
@@ -88,9 +88,7 @@ def radii_of(problem: RobustProblem, n_eps: int) -> np.ndarray:
     """Those of the data of a problem, whatever its own radii."""
     check_number(n_eps, "n_eps", low=1, integer=True)
     problem = problem.in_double_arithmetic()
-    weights = problem.balanced(np.exp(problem.log_weight))
-    threat = problem.threat
-    largest = float(threat.norm.value(threat.reachable(problem.weighted_sum(weights))).max())
+    threat, largest = problem.threat, float(constant_radii(problem).max())
     if largest == 0:
         return np.zeros(1)
     smallest = _SMALLEST * largest

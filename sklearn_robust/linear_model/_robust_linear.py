@@ -12,9 +12,10 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from sklearn_robust._array_api import like
+from sklearn_robust._fits import all_or_nothing
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
-from sklearn_robust.linear_model._base import RobustLinearMixin, probabilities
+from sklearn_robust.linear_model._base import ProbabilityMixin, RobustLinearMixin, dense, positive_classes
 from sklearn_robust.linear_model._fitting import (
     at_loss,
     in_geometry,
@@ -22,6 +23,7 @@ from sklearn_robust.linear_model._fitting import (
     replaced,
     screened,
     unsolved,
+    warn_if_constant,
     warn_unless_converged,
     with_exact_separators,
     with_risk_minimisers,
@@ -39,7 +41,7 @@ _AUTO_ITERATIONS = 2000  # of the path, before solver="auto" computes its limit
 _AUTO_ENTRIES = 10_000_000  # n * d up to which it does
 
 
-class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
+class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
     r"""Linear classifier trained against the worst perturbation of each sample.
 
     Minimises the robust risk
@@ -82,7 +84,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
     tol : float, default=1e-3
         Certified relative gap to reach: of the margin on separable data, of the risk otherwise.
     class_weight : dict, "balanced" or None, default=None
-        Weights of the classes, multiplied with the sample weights.
+        Weights of the classes, multiplied with the sample weights; "balanced" gives all classes the same sum of them.
     warm_start : bool, default=False
         Start from the coefficients of the last fit (steepest descent only).
     n_jobs : int or None, default=None
@@ -91,7 +93,9 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         None computes with NumPy; "cpu", "cuda" or "mps" with torch on that device (dense X; not for solver="exact"). The
         minimiser of the risk of data that are not separable is computed with NumPy always.
     verbose : int, default=0
-        Print loss, margin, bound and gap of the iterative solvers every so many iterations.
+        0 prints nothing. 1 prints a line where a stage of the fit begins and ends, and loss, margin, bound and gap of an
+        iterative solver where it certifies by itself: every 10 iterations at first, later every tenth of those so far. More
+        than 1 prints them at every iteration, which takes longer. What is printed changes no digit of the fit.
 
     Attributes
     ----------
@@ -100,6 +104,9 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
     intercept_ : ndarray of shape (1,) or (n_classes,)
     scale_ : ndarray of shape (n_features,) or None
         The scale of each feature.
+    threat_ : LpBall
+        The threat of the fit, with `q`, `eps` and `scale`: what `robust_score` and the like assume, whatever `set_params` has
+        changed since.
     classes_ : ndarray of shape (n_classes,)
     separable_ : bool or None
         Whether the training data are robustly separable, proven by the certificate; None is undecided. This and the next
@@ -191,6 +198,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         self.device = device
         self.verbose = verbose
 
+    @all_or_nothing
     @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit on training data.
@@ -211,15 +219,17 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         -----
         ConvergenceWarning
             If a solver stopped before its criterion, with the certified gap that it reached.
+        ConstantClassifierWarning
+            If eps is so large that nothing is learnt, with the radius from which on that is so.
         """
         self._check_parameters()
-        last_coef = getattr(self, "coef_", None) if self.warm_start else None
+        last_coef = dense(self.coef_) if self.warm_start and hasattr(self, "coef_") else None
         last_classes: Any = getattr(self, "classes_", ())
         problem = self._read(X, y, sample_weight, self.class_weight)
+        self._loss, self._p = self.loss, self.p_algo
         if last_coef is not None:
             needed, classes = (problem.n_problems, problem.n_features), self.classes_
             if last_coef.shape != needed or not np.array_equal(last_classes, classes):
-                self.classes_ = last_classes  # the last fit stays as it was
                 raise ValueError(
                     f"warm_start=True needs data like those of the last fit, whose coef_ has shape {last_coef.shape} and whose "
                     f"classes were {last_classes.tolist()}: these need {needed} and {classes.tolist()}. Fit with "
@@ -227,27 +237,14 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                 )
             last_coef = last_coef.astype(problem.y.dtype)
         callbacks = FitCallbacks(self, X, y, sample_weight)
-        watching = FitWatch(self, callbacks, problem)
+        watching = FitWatch(self, callbacks, problem, verbose=self.verbose, classes=positive_classes(self.classes_))
         (solution,) = self._solve(problem, [LpNorm(self.p_algo)], watching, last_coef)
         if not watching.stopped:
             warn_unless_converged(self, solution)
+            warn_if_constant(self, problem, solution)
         self._keep(solution)
         callbacks.end_fit()
         return self
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Class probabilities under the loss: sigmoid(f) for the logistic loss, sigmoid(2 f) for the exponential.
-
-        Parameters
-        ----------
-        X : array-like or sparse array of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-            Several classes: the one-vs-rest probabilities, scaled to sum 1.
-        """
-        return probabilities(self.decision_function(X), self.loss)
 
     def _check_parameters(self) -> None:
         check_exponent(self.p_algo, "p_algo")
@@ -298,12 +295,12 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
             watching=watching,
             tol=self.tol,
             start=last_coef,
-            verbose=self.verbose,
         )
         if self.solver == "accelerated":
             solutions = [self._accelerated(problem, tensors, norm, watching) for norm in norms]
+            exact = False
         else:
-            shared = screened(tensors, loss, norms[0], watching, tol=self.tol, verbose=self.verbose)
+            shared = screened(tensors, loss, norms[0], watching, tol=self.tol)
             shared = minimised(norms[0], shared, unsolved(shared, False))
             solutions = [shared, *(in_geometry(shared, norm, measured_in=norms[0]) for norm in norms[1:])]
             small = problem.X.shape[0] * problem.n_features <= _AUTO_ENTRIES
@@ -318,28 +315,25 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                 solutions = self._with_paths(tensors, norms, watching, solutions, batches, max_iter, last_coef)
             if exact and not watching.stopped:
                 solutions = [
-                    with_exact_separators(
-                        problem,
-                        loss,
-                        norm,
-                        solution,
-                        unsolved(solution, True, None),
-                        loss_tol=self.loss_tol,
-                        tol=self.tol,
-                        n_jobs=self.n_jobs,
-                    )
-                    for norm, solution in zip(norms, solutions, strict=True)
+                    self._with_exact(problem, norm, solution, watching) for norm, solution in zip(norms, solutions, strict=True)
                 ]
         return [
-            minimised(norm, solution, unsolved(solution, False, None)) for norm, solution in zip(norms, solutions, strict=True)
+            minimised(norm, solution, unsolved(solution, False, None), undecided=exact)
+            for norm, solution in zip(norms, solutions, strict=True)
         ]
+
+    def _with_exact(self, problem: RobustProblem, norm: LpNorm, solution: Solution, watching: FitWatch) -> Solution:
+        rows = unsolved(solution, True, None)
+        if not len(rows):
+            return solution
+        loss, loss_tol, tol = LOSSES[self.loss], self.loss_tol, self.tol
+        with watching.stage("exact separator", rows):
+            return with_exact_separators(problem, loss, norm, solution, rows, loss_tol=loss_tol, tol=tol, n_jobs=self.n_jobs)
 
     def _accelerated(self, problem: RobustProblem, tensors: RobustProblem, norm: LpNorm, watching: FitWatch) -> Solution:
         loss = LOSSES[self.loss]
-        with watching.solver("accelerated", np.arange(problem.n_problems)) as watch:
-            limit = accelerated_margin(
-                tensors, loss, norm, max_iter=self.max_iter, tol=self.tol, record_every=self.verbose, verbose=True, watch=watch
-            )
+        with watching.solver("accelerated", np.arange(problem.n_problems)) as monitors:
+            limit = accelerated_margin(tensors, loss, norm, max_iter=self.max_iter, tol=self.tol, monitors=monitors)
         return at_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
 
     def _with_paths(
@@ -356,7 +350,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
         solutions = list(solutions)
         for geometries, rows in batches:
             of_all = np.tile(rows, len(geometries))
-            with watching.solver("steepest_descent", of_all) as watch:
+            with watching.solver("steepest_descent", of_all) as monitors:
                 paths = steepest_descent(
                     tensors.select(of_all),
                     LOSSES[self.loss],
@@ -367,9 +361,7 @@ class RobustLinearClassifier(RobustLinearMixin, BaseEstimator):
                     tol=self.tol,
                     stop_if_not_separable=True,
                     coef_init=None if last_coef is None else like(tensors.y, last_coef[of_all]),
-                    record_every=self.verbose,
-                    verbose=True,
-                    watch=watch,
+                    monitors=monitors,
                 )
             paths = solution_to_numpy(paths)
             for i, part in zip(geometries, np.arange(len(of_all)).reshape(len(geometries), -1), strict=True):

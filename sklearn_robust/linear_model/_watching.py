@@ -1,7 +1,8 @@
-"""What callbacks see of a linear fit while its solvers iterate."""
+"""What callbacks, and the console, see of a linear fit while its solvers iterate."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,9 @@ import numpy as np
 from sklearn_robust._array_api import Array, to_numpy
 from sklearn_robust.callbacks import FitCallbacks
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.solvers._solution import Watch
+from sklearn_robust.solvers._solution import Monitor
+
+_NAMED = 5  # classes that a line names; more are counted
 
 
 class FitWatch:
@@ -24,6 +27,11 @@ class FitWatch:
         None where nobody is to look on.
     problem : RobustProblem
         All k of them.
+    verbose : int
+        0 prints nothing; 1 a line where a stage begins and ends, and the figures of its solver where it certifies by itself;
+        more than 1 those of each iteration.
+    classes : sequence of k labels, optional
+        The class that each of several problems separates from the rest, for what is printed.
 
     Attributes
     ----------
@@ -31,28 +39,73 @@ class FitWatch:
         Whether a callback has asked to stop.
     """
 
-    def __init__(self, estimator: Any, callbacks: FitCallbacks | None, problem: RobustProblem) -> None:
+    def __init__(
+        self, estimator: Any, callbacks: FitCallbacks | None, problem: RobustProblem, *, verbose: int = 0, classes: Any = ()
+    ) -> None:
         k, d, dtype = problem.n_problems, problem.n_features, problem.y.dtype
-        self.estimator, self.callbacks, self.stopped = estimator, callbacks, False
+        self.estimator, self.callbacks, self.stopped, self.verbose = estimator, callbacks, False, verbose
+        self.classes = [str(label) for label in classes] if k > 1 else []
         self.known = {"coef": np.zeros((k, d), dtype), "intercept": np.zeros(k, dtype), "n_iter": np.zeros(k, dtype=int)}
         self.known |= {name: np.full(k, np.nan) for name in ("log_risk", "margin", "margin_bound", "gap")}
 
     @contextmanager
-    def solver(self, name: str, rows: np.ndarray) -> Iterator[Watch | None]:
-        """The watch of a solver of the problems at these indices; None where nobody looks on."""
-        if self.callbacks is None or not self.callbacks.watched:
-            yield None
+    def stage(self, name: str, rows: np.ndarray) -> Iterator[None]:
+        """Print where a stage of the fit of the problems at these indices begins and ends, if asked."""
+        if not self.verbose:
+            yield
             return
-        task = self.callbacks.begin_solver(name)
-        yield _SolverWatch(self, self.callbacks, task, rows)
-        self.callbacks.end(task)
+        start = time.perf_counter()
+        self.print(f"{name} begins{self._of(rows)}")
+        yield
+        self.print(f"{name} ends after {time.perf_counter() - start:.2f} s")
+
+    @contextmanager
+    def solver(self, name: str, rows: np.ndarray) -> Iterator[list[Monitor]]:
+        """The stage of a solver of the problems at these indices, with those who look on."""
+        monitors: list[Monitor] = [_Printer(self, rows)] if self.verbose else []
+        with self.stage(name, rows):
+            if self.callbacks is None or not self.callbacks.watched:
+                yield monitors
+                return
+            task = self.callbacks.begin_solver(name)
+            yield [*monitors, _SolverWatch(self, self.callbacks, task, rows)]
+            self.callbacks.end(task)
+
+    def print(self, line: str) -> None:
+        """Print a line of this fit."""
+        print(f"{type(self.estimator).__name__}: {line}", flush=True)
+
+    def _of(self, rows: np.ndarray) -> str:
+        if not self.classes:
+            return ""
+        return f" of class {', '.join(self.classes[i] for i in rows)}" if len(rows) <= _NAMED else f" of {len(rows)} classes"
 
     def fitted(self) -> dict[str, Any]:
         """The estimator's attributes as if the fit had stopped here."""
         return self.estimator._fitted(**{name: value.copy() for name, value in self.known.items()})
 
 
+class _Printer:
+    """Prints the figures of a solver."""
+
+    def __init__(self, fit: FitWatch, rows: np.ndarray) -> None:
+        self.fit, self.rows, self.every = fit, rows, 0 if fit.verbose == 1 else 1
+        self.printed: dict[int, int] = {}  # the last iteration of each problem
+
+    def __call__(self, iteration: int, ids: np.ndarray, figures: dict[str, Array]) -> bool:
+        for i, row in enumerate(self.rows[ids].tolist()):
+            if self.printed.get(row) == iteration:
+                continue
+            self.printed[row] = iteration
+            of_class = f", class {self.fit.classes[row]}" if self.fit.classes else ""
+            shown = ", ".join(f"{n} {float(v[i]):.6g}" for n, v in figures.items() if n not in ("coef", "intercept"))
+            self.fit.print(f"iteration {iteration}{of_class}: {shown}")
+        return False
+
+
 class _SolverWatch:
+    """Shows the figures of a solver to the callbacks."""
+
     def __init__(self, fit: FitWatch, callbacks: FitCallbacks, task: Any, rows: np.ndarray) -> None:
         self.fit, self.callbacks, self.task, self.rows, self.every = fit, callbacks, task, rows, callbacks.every
 

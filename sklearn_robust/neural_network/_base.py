@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-import io
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 import torch
+from scipy.special import logsumexp
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, compute_sample_weight
@@ -17,13 +18,17 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from torch import Tensor, nn
 
 from sklearn_robust._documentation import DocLinkMixin
+from sklearn_robust._fits import all_or_nothing
 from sklearn_robust._parameters import check_choice, check_exponent, check_number, refuse_lazy
+from sklearn_robust.attacks._ball import check_clip
 from sklearn_robust.attacks._losses import logit_margins
+from sklearn_robust.attacks._target import evaluating
 from sklearn_robust.callbacks import CallbackSupportMixin, FitCallbacks, with_callbacks
 from sklearn_robust.neural_network._objective import NETWORK_LOSSES
 from sklearn_robust.neural_network._passes import Passes, passes
 from sklearn_robust.neural_network._progress import Progress
-from sklearn_robust.neural_network._robustness import RobustnessMixin
+from sklearn_robust.neural_network._robustness import RobustnessMixin, as_labels
+from sklearn_robust.neural_network._saving import as_arrays, as_tensors, copied, packed, unpacked
 from sklearn_robust.neural_network._training import (
     Epoch,
     InnerMaximisation,
@@ -34,7 +39,7 @@ from sklearn_robust.neural_network._training import (
     step_size_rule,
 )
 from sklearn_robust.neural_network.optim import SteepestDescent
-from sklearn_robust.threats import check_radius
+from sklearn_robust.threats import LpBall, check_radius
 
 _PREDICTED_ROWS = 2048  # at a time: bounds the memory that activations take
 
@@ -51,6 +56,7 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         """The shape in which the module takes one sample, given that of the data."""
         return (math.prod(shape),)
 
+    @all_or_nothing
     @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train on data, from new weights or, with `warm_start`, from those of the last fit.
@@ -67,6 +73,12 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         -------
         self
 
+        Raises
+        ------
+        ValueError
+            If parameters or data are not valid; with `warm_start`, also if y has other classes than in the last fit. The
+            estimator then stays as it was, as after every error and after Ctrl-C.
+
         Warns
         -----
         ConvergenceWarning
@@ -75,8 +87,12 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         self._check_parameters()
         resume = self.warm_start and hasattr(self, "module_")
         rows, index, weight = self._read(X, y, sample_weight, classes=None, resume=resume)
-        if not resume:
-            self._start(rows)
+        if resume and len(np.unique(index)) < len(self.classes_):
+            raise ValueError(
+                f"With warm_start=True y must have the classes of the last fit, {self.classes_.tolist()}, got "
+                f"{self.classes_[np.unique(index)].tolist()}. Use partial_fit, or warm_start=False."
+            )
+        self._resume() if resume else self._start(rows)
         held_out = None
         if self.early_stopping:
             seed = self._rng.randint(np.iinfo(np.int32).max)
@@ -90,6 +106,7 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         callbacks.end_fit()
         return self
 
+    @all_or_nothing
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """One more epoch on these data.
 
@@ -98,12 +115,19 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         X : array-like of shape (n_samples, n_features), or array or tensor of shape (n_samples, channels, height, width)
         y : array-like of shape (n_samples,)
         classes : array-like of shape (n_classes,), optional
-            All labels that will ever be seen; needed in the first call where y does not hold them all.
+            All labels that will ever be seen; needed in the first call where y does not hold them all. Later calls may leave
+            it out, and cannot change it.
         sample_weight : array-like of shape (n_samples,), optional
 
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            If parameters or data are not valid, or `classes` are not those of the first call. The estimator then stays as it
+            was, as after every error and after Ctrl-C.
         """
         self._check_parameters()
         if self.class_weight == "balanced":
@@ -112,8 +136,7 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
             )
         resume = hasattr(self, "module_")
         rows, index, weight = self._read(X, y, sample_weight, classes=classes, resume=resume)
-        if not resume:
-            self._start(rows)
+        self._resume() if resume else self._start(rows)
         data = self._samples(rows, index, weight)
         optimizer, rule, generator = self._ready(data)
         with seeded(self._rng.randint(np.iinfo(np.int32).max), data.x.device):
@@ -128,19 +151,26 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         """Validated rows (n, d), class indices and positive weights."""
         refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         X, shape = as_rows(X)
-        y = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
-        X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), order="C", reset=not resume)
+        if resume:
+            self._check_shape(shape)
+        X, y = validate_data(self, X, as_labels(y), dtype=(np.float64, np.float32), order="C", reset=not resume)
         check_classification_targets(y)
         self.scale_ = self._scale(self.scale)
+        self.threat_ = LpBall(self.q_pert, self.eps, self.scale_)
+        self._loss, self._clip = self.loss, self.clip
         weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
-        used = weight > 0
-        if not used.all():
-            X, y, weight = X[used], y[used], weight[used]
+        X, y, weight = self._weighted(X, y, weight)
         if self.class_weight is not None:
-            weight = weight * compute_sample_weight(self.class_weight, y).astype(X.dtype)
+            X, y, weight = self._weighted(X, y, weight * compute_sample_weight(self.class_weight, y).astype(X.dtype))
         if not resume:
             self.classes_ = np.unique(y if classes is None else classes)
-            self.input_shape_ = self._sample_shape(shape or X.shape[1:])
+            self._given_shape = shape or X.shape[1:]
+            self.input_shape_ = self._sample_shape(self._given_shape)
+        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+            raise ValueError(
+                f"classes={np.asarray(classes).tolist()} are not those of the first call, {self.classes_.tolist()}. Leave "
+                "classes out, or fit anew."
+            )
         if len(self.classes_) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs samples of at least two classes with positive weight, got "
@@ -151,35 +181,48 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
             raise ValueError(f"y holds labels that are not in classes_ {self.classes_.tolist()}: {unknown.tolist()}.")
         return X, np.searchsorted(self.classes_, y), weight
 
+    @staticmethod
+    def _weighted(X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The samples with positive weight."""
+        used = weight > 0
+        return (X, y, weight) if used.all() else (X[used], y[used], weight[used])
+
     def _start(self, rows: np.ndarray) -> None:
         """A new module and nothing remembered."""
-        self._rng = check_random_state(self.random_state)
+        rng = check_random_state(self.random_state)
         n_outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
-        module = self._new_module(self.input_shape_, n_outputs, self._rng.randint(np.iinfo(np.int32).max))
-        device = find_device(self.device)
-        dtype = torch.float64 if rows.dtype == np.float64 and device.type != "mps" else torch.float32
-        self.module_ = module.to(device=device, dtype=dtype)
-        self._optimizer_state = None, {}
-        self._start_size = sum(float(p.detach().norm()) ** 2 for p in self.module_.parameters())
-        self.n_iter_ = 0
-        self.history_: dict[str, list[float]] = {}
+        module = self._new_module(self.input_shape_, n_outputs, rng.randint(np.iinfo(np.int32).max))
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            raise ValueError(f"module must have parameters that can be trained, {type(module).__name__} has none.")
+        module = self._placed(module, torch.float64 if rows.dtype == np.float64 else torch.float32)
         with torch.no_grad():
-            shape = tuple(self.module_.eval()(self._tensor(rows[:1])).shape)
+            shape = tuple(module.eval()(inputs(module, rows[:1], self.input_shape_)).shape)
         allowed = ((1, 1), (1, 2)) if n_outputs == 1 else ((1, n_outputs),)
         if shape not in allowed:
             raise ValueError(
                 f"module maps one sample of shape {self.input_shape_} to an output of shape {shape}; for {len(self.classes_)} "
                 f"classes it must be one of {list(allowed)}."
             )
+        self._rng, self.module_ = rng, module
+        self._optimizer_state = None, {}
+        self._start_size = sum(float(p.detach().norm()) ** 2 for p in module.parameters())
+        self.n_iter_ = 0
+        self.history_: dict[str, list[float]] = {}
 
-    def _tensor(self, rows: np.ndarray) -> Tensor:
-        parameter = next(self.module_.parameters())
-        if not rows.flags.writeable:
-            rows = rows.copy()  # torch has no read-only tensors
-        return torch.as_tensor(rows, device=parameter.device, dtype=parameter.dtype).view(-1, *self.input_shape_)
+    def _resume(self) -> None:
+        """Copies of all that training changes in place: the last fit stays whole until this one has ended."""
+        self.module_ = self._placed(copied(self.module_), None)
+        optimizer, state = self._optimizer_state
+        self._optimizer_state = optimizer, copy.deepcopy(state)
+        self._rng, self.history_ = copy.deepcopy((self._rng, self.history_))
+
+    def _placed(self, module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+        """The module on the device of this fit, in this dtype, or in its own."""
+        device = find_device(self.device)
+        return module.to(device=device, dtype=torch.float32 if device.type == "mps" else dtype)
 
     def _samples(self, rows: np.ndarray, index: np.ndarray, weight: np.ndarray) -> Samples:
-        x = self._tensor(rows)
+        x = inputs(self.module_, rows, self.input_shape_)
         y, share = torch.as_tensor(index, device=x.device), torch.as_tensor(weight, device=x.device, dtype=x.dtype)
         return Samples(x, y, share, self._inner_maximisation().ball(x))
 
@@ -193,16 +236,29 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         if self.optimizer == "steepest_descent":
             automatic = "lr" not in options
             options = {"lr": 1.0, "normalized": self.p_algo > 2, **options}
-            descent = SteepestDescent(parameters, p=self.p_algo, **options)
+            descent = self._made(SteepestDescent, parameters, options, p=self.p_algo)
             rule = step_size_rule(descent, data.x, data.weight, self._start_size) if automatic else None
             optimizer: torch.optim.Optimizer = descent
         else:
-            optimizer = self.optimizer(parameters, **options)
+            optimizer = self._made(self.optimizer, parameters, options)
         last, state = self._optimizer_state
         if last == self.optimizer:  # its options are those of today
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         generator = torch.Generator().manual_seed(self._rng.randint(np.iinfo(np.int32).max))
         return optimizer, rule, generator
+
+    def _made(self, kind: Any, parameters: list[nn.Parameter], options: dict[str, Any], **own: Any) -> Any:
+        """An optimiser of this kind, with the options of the user and our own."""
+        try:
+            optimizer = kind(parameters, **own, **options)
+            if not isinstance(optimizer, torch.optim.Optimizer):
+                raise TypeError(f"it makes a {type(optimizer).__name__}, which is no torch.optim.Optimizer")
+            return optimizer
+        except TypeError as error:
+            raise ValueError(
+                f"optimizer_params={self.optimizer_params!r} and learning_rate={self.learning_rate!r} do not suit "
+                f"optimizer={self.optimizer!r}: {error}."
+            ) from error
 
     def _inner_maximisation(self) -> InnerMaximisation:
         steps = {"pgd": self.attack_steps, "fgsm": 1, None: 0}[self.attack]
@@ -231,7 +287,6 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
             before_step=rule,
             generator=generator,
         )
-        self.module_.eval()
         figures = {
             "log_risk": epoch.log_risk,
             "accuracy": epoch.accuracy,
@@ -301,8 +356,9 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
 
     def _scores(self, rows: np.ndarray) -> np.ndarray:
         """The decision function of validated rows."""
-        with torch.no_grad():
-            scores = torch.cat([self.module_(part) for part in self._tensor(rows).split(_PREDICTED_ROWS)]).cpu().numpy()
+        x = inputs(self.module_, rows, self.input_shape_)
+        with torch.no_grad(), evaluating(self.module_):
+            scores = torch.cat([self.module_(part) for part in x.split(_PREDICTED_ROWS)]).cpu().numpy()
         if len(self.classes_) > 2:
             return scores
         return scores[:, 0] if scores.shape[1] == 1 else scores[:, 1] - scores[:, 0]
@@ -312,8 +368,18 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
 
     def _rows(self, X: Any) -> np.ndarray:
         refuse_lazy(X=X)
-        X, _ = as_rows(X)
+        X, shape = as_rows(X)
+        self._check_shape(shape)
         return validate_data(self, X, dtype=(np.float64, np.float32), order="C", reset=False)
+
+    def _check_shape(self, shape: tuple[int, ...] | None) -> None:
+        """Samples that are no rows must have the shape of those of the fit: channels last are not channels first."""
+        known = {self._given_shape, self.input_shape_}
+        if shape is not None and shape not in known and any(len(seen) > 1 for seen in known):
+            raise ValueError(
+                f"X has samples of shape {shape}, but {type(self).__name__} was fitted on those of {self._given_shape}: "
+                "transpose them, or pass flat rows in the order of the fit."
+            )
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict class labels.
@@ -339,18 +405,38 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         -------
         ndarray of shape (n_samples, n_classes)
         """
-        scores = self.decision_function(X) * (2 if self.loss == "exponential" else 1)
+        return np.exp(self.predict_log_proba(X))
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Logarithms of the class probabilities, finite even where a probability itself is 0 or 1 in floating point.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or array or tensor of shape (n_samples, channels, height, width)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        scores = self.decision_function(X) * (2 if self._loss == "exponential" else 1)
         if scores.ndim == 1:
-            scores = np.column_stack([np.zeros_like(scores), scores])
-        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return shares / shares.sum(axis=1, keepdims=True)
+            return -np.logaddexp(0, np.column_stack([scores, -scores]))
+        return scores - logsumexp(scores, axis=1, keepdims=True)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles hold their tensors on the CPU, so that they load anywhere."""
+        """Copies and pickles hold modules and tensors as arrays, so that they load anywhere and equal ones hash alike."""
         state = super().__getstate__()
-        if "module_" in state and next(self.module_.parameters()).device.type != "cpu":
-            state = {**state, **on_cpu({name: state[name] for name in ("module_", "_optimizer_state")})}
-        return state
+        modules = {name: packed(state[name]) for name in ("module", "module_") if isinstance(state.get(name), nn.Module)}
+        if "_optimizer_state" in state:
+            modules["_optimizer_state"] = as_arrays(self._optimizer_state)
+        return {**state, **modules}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make modules and tensors of arrays."""
+        modules: dict[str, Any] = {n: unpacked(state[n]) for n in ("module", "module_") if isinstance(state.get(n), dict)}
+        if "_optimizer_state" in state:
+            modules["_optimizer_state"] = as_tensors(state["_optimizer_state"])
+        super().__setstate__({**state, **modules})
 
     def _check_parameters(self) -> None:
         check_exponent(self.p_algo, "p_algo")
@@ -363,11 +449,13 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         check_choice(self.attack_random_start, "attack_random_start", (True, False))
         if self.attack_step_size is not None:
             check_number(self.attack_step_size, "attack_step_size", low=0, strict=True)
-        if self.clip is not None and not (len(self.clip) == 2 and self.clip[0] < self.clip[1]):
-            raise ValueError(f"clip must be None or a pair (low, high) with low < high, got {self.clip!r}.")
+        check_clip(self.clip, numbers=True)
         if not callable(self.optimizer):
             check_choice(self.optimizer, "optimizer", ("steepest_descent",))
-        if self.learning_rate != "auto":
+        options = self.optimizer_params
+        if options is not None and not (isinstance(options, Mapping) and all(isinstance(name, str) for name in options)):
+            raise ValueError(f"optimizer_params must be None or a dict of parameters by name, got {options!r}.")
+        if not (isinstance(self.learning_rate, str) and self.learning_rate == "auto"):
             check_number(self.learning_rate, "learning_rate", low=0, strict=True)
         if self.batch_size is not None:
             check_number(self.batch_size, "batch_size", low=1, integer=True)
@@ -377,6 +465,10 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         check_number(self.n_iter_no_change, "n_iter_no_change", low=1, integer=True)
         check_choice(self.early_stopping, "early_stopping", (True, False))
         check_number(self.validation_fraction, "validation_fraction", low=0, strict=True)
+        if self.validation_fraction >= 1:
+            raise ValueError(f"validation_fraction must be a share in (0, 1), got {self.validation_fraction!r}.")
+        for label, value in self.class_weight.items() if isinstance(self.class_weight, dict) else ():
+            check_number(value, f"class_weight[{label!r}]", low=0)
         check_choice(self.warm_start, "warm_start", (True, False))
         check_number(self.verbose, "verbose", low=0, integer=True)
 
@@ -391,12 +483,20 @@ def as_rows(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     return X, None
 
 
-def on_cpu(value: Any) -> Any:
-    """A copy of anything that torch can save, with every tensor in it on the CPU."""
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, map_location="cpu", weights_only=False)
+def inputs(module: nn.Module, rows: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+    """Rows as the module takes them, each of this shape, in its dtype and on its device."""
+    parameter = next(module.parameters())
+    if not rows.flags.writeable:
+        rows = rows.copy()  # torch has no read-only tensors
+    return torch.as_tensor(rows, device=parameter.device, dtype=parameter.dtype).view(-1, *shape)
+
+
+def check_sizes(value: Any, name: str, example: str) -> None:
+    """A sequence of integers >= 1."""
+    if isinstance(value, str) or not (isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim == 1)):
+        raise ValueError(f"{name} must be a sequence of integers, got {value!r}. Use {example}.")
+    for size in value:
+        check_number(size, name, low=1, integer=True)
 
 
 def find_device(name: str | None) -> torch.device:
@@ -406,6 +506,8 @@ def find_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name or "cpu")
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device={name!r} is not available: {error} Use None, 'cpu', or 'auto'.") from error
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(
+            f"device={name!r} is not available: {str(error).splitlines()[0]} Use None, 'cpu', or 'auto'."
+        ) from error
     return device

@@ -8,14 +8,16 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from sklearn_robust._fits import all_or_nothing
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
-from sklearn_robust.linear_model._base import RobustLinearMixin, probabilities
+from sklearn_robust.linear_model._base import ProbabilityMixin, RobustLinearMixin, positive_classes
 from sklearn_robust.linear_model._fitting import (
     on_device,
     replaced,
     screened,
     unsolved,
+    warn_if_constant,
     warn_unless_converged,
     with_risk_minimisers,
 )
@@ -27,7 +29,7 @@ from sklearn_robust.solvers._solution import solution_to_numpy
 from sklearn_robust.threats import check_radius
 
 
-class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
+class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
     r"""Diagonal linear network trained against the worst perturbation of each sample.
 
     The network :math:`f(x) = \langle u_+^L - u_-^L, x\rangle + b` is linear in x, but gradient descent on its parameters u is
@@ -60,7 +62,7 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
     device : str or None, default=None
         None computes with NumPy; "cpu", "cuda" or "mps" with torch on that device (dense X).
     verbose : int, default=0
-        Print the progress every so many iterations.
+        As in RobustLinearClassifier.
 
     Attributes
     ----------
@@ -69,6 +71,8 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
     intercept_ : ndarray of shape (1,) or (n_classes,)
     scale_ : ndarray of shape (n_features,) or None
         The scale of each feature.
+    threat_ : LpBall
+        The threat of the fit, as in RobustLinearClassifier.
     classes_ : ndarray of shape (n_classes,)
     separable_ : bool or None
         Whether the training data are robustly separable, proven; None is undecided. This and the next figures are arrays
@@ -143,6 +147,7 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
         self.device = device
         self.verbose = verbose
 
+    @all_or_nothing
     @with_callbacks  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit on training data.
@@ -163,17 +168,20 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
         -----
         ConvergenceWarning
             If training stopped before its criterion, with the certified gap that it reached.
+        ConstantClassifierWarning
+            If eps is so large that nothing is learnt, with the radius from which on that is so.
         """
         self._check_parameters()
         problem = self._read(X, y, sample_weight, self.class_weight)
+        self._loss, self._p = self.loss, 1.0
         loss = LOSSES[self.loss]
         tensors = on_device(problem, self.device)
         callbacks = FitCallbacks(self, X, y, sample_weight)
-        watching = FitWatch(self, callbacks, problem)
-        solution = screened(tensors, loss, LpNorm(1), watching, tol=self.tol, verbose=self.verbose)
+        watching = FitWatch(self, callbacks, problem, verbose=self.verbose, classes=positive_classes(self.classes_))
+        solution = screened(tensors, loss, LpNorm(1), watching, tol=self.tol)
         rows = np.flatnonzero([separable is not False for separable in solution.separable])
         if len(rows) and not watching.stopped:
-            with watching.solver("diagonal_descent", rows) as watch:
+            with watching.solver("diagonal_descent", rows) as monitors:
                 path = diagonal_descent(
                     tensors.select(rows),
                     loss,
@@ -183,32 +191,17 @@ class RobustDiagonalNet(RobustLinearMixin, BaseEstimator):
                     loss_tol=self.loss_tol,
                     tol=self.tol,
                     stop_if_not_separable=True,
-                    record_every=self.verbose,
-                    verbose=True,
-                    watch=watch,
+                    monitors=monitors,
                 )
             solution = replaced(solution, rows, solution_to_numpy(path))
         rows = unsolved(solution, False, None)
-        solution = with_risk_minimisers(problem, loss, LpNorm(1), solution, rows, watching, tol=self.tol, verbose=self.verbose)
+        solution = with_risk_minimisers(problem, loss, LpNorm(1), solution, rows, watching, tol=self.tol)
         if not watching.stopped:
             warn_unless_converged(self, solution)
+            warn_if_constant(self, problem, solution)
         self._keep(solution)
         callbacks.end_fit()
         return self
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Class probabilities under the loss: sigmoid(f) for the logistic loss, sigmoid(2 f) for the exponential.
-
-        Parameters
-        ----------
-        X : array-like or sparse array of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-            Several classes: the one-vs-rest probabilities, scaled to sum 1.
-        """
-        return probabilities(self.decision_function(X), self.loss)
 
     def _check_parameters(self) -> None:
         check_exponent(self.q_pert, "q_pert")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sklearn_robust._parameters import check_choice, check_number
-from sklearn_robust.neural_network._base import RobustNetBase
+from sklearn_robust.neural_network._base import RobustNetBase, check_sizes
 from sklearn_robust.neural_network.modules import ACTIVATIONS, make_mlp
 
 
@@ -92,6 +92,9 @@ class RobustMLPClassifier(RobustNetBase):
     classes_ : ndarray of shape (n_classes,)
     scale_ : ndarray of shape (n_features,) or None
         The scale of each feature.
+    threat_ : LpBall
+        The threat of the fit: `q`, `eps` and `scale`. Scores, certificates and probabilities are those of the parameters of
+        the fit, `loss` and `clip` too; parameters that `set_params` changes take effect in the next fit.
     history_ : dict of lists, one entry an epoch since the weights were new
         "log_risk", the log of the mean robust loss; "accuracy" and "robust_accuracy" on the training samples, the latter under
         the inner maximisation, so an upper bound; "validation_robust_accuracy" with early stopping; for networks that are
@@ -205,10 +208,7 @@ class RobustMLPClassifier(RobustNetBase):
 
     def _check_parameters(self) -> None:
         super()._check_parameters()
-        if isinstance(self.hidden_layer_sizes, (str, int)):
-            raise ValueError(f"hidden_layer_sizes must be a sequence of integers, got {self.hidden_layer_sizes!r}. Use (100,).")
-        for size in self.hidden_layer_sizes:
-            check_number(size, "hidden_layer_sizes", low=1, integer=True)
+        check_sizes(self.hidden_layer_sizes, "hidden_layer_sizes", "(100,)")
         check_choice(self.activation, "activation", ACTIVATIONS)
         check_choice(self.bias, "bias", (True, False))
         check_number(self.init_scale, "init_scale", low=0, strict=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from collections.abc import Sequence
@@ -11,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sklearn_robust.neural_network._base import RobustNetBase
+from sklearn_robust.neural_network._base import RobustNetBase, check_sizes
+from sklearn_robust.neural_network._saving import copied
 from sklearn_robust.neural_network._training import seeded
 from sklearn_robust.neural_network.modules import make_mlp
 
@@ -26,7 +26,8 @@ class RobustNetClassifier(RobustNetBase):
     ----------
     module : class, function, torch.nn.Module or None, default=None
         A class or function is called for a new module, with those of the arguments `input_shape` (of one sample, a tuple) and
-        `n_outputs` that it names, as `madry_cnn` does; bind others with `functools.partial`. A module is copied, and trained
+        `n_outputs` that it names, as `madry_cnn` and `lambda input_shape, n_outputs: ...` do; bind others with
+        `functools.partial`. Arguments are passed by name, never by position. A module is copied, and trained
         on from its own weights. The module maps `(n, *input_shape)` to `(n, n_outputs)`; n_outputs is the number of classes,
         and 1 for two classes, where a module with two outputs is taken too. None is one hidden layer of 100 ReLUs.
     p_algo : float, default=2
@@ -93,6 +94,9 @@ class RobustNetClassifier(RobustNetBase):
     classes_ : ndarray of shape (n_classes,)
     scale_ : ndarray of shape (n_features,) or None
         The scale of each feature.
+    threat_ : LpBall
+        The threat of the fit: `q`, `eps` and `scale`. Scores, certificates and probabilities are those of the parameters of
+        the fit, `loss` and `clip` too; parameters that `set_params` changes take effect in the next fit.
     history_ : dict of lists, one entry an epoch since the weights were new
         "log_risk", the log of the mean robust loss; "accuracy" and "robust_accuracy" on the training samples, the latter under
         the inner maximisation, so an upper bound; "validation_robust_accuracy" with early stopping; for networks that are
@@ -203,10 +207,15 @@ class RobustNetClassifier(RobustNetBase):
         self.device = device
         self.verbose = verbose
 
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        if self.input_shape is not None:
+            check_sizes(self.input_shape, "input_shape", "(1, 28, 28)")
+
     def _sample_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if self.input_shape is None:
             return shape
-        wanted = tuple(int(size) for size in self.input_shape)
+        wanted = tuple(self.input_shape)
         if math.prod(wanted) != math.prod(shape):
             raise ValueError(
                 f"input_shape={self.input_shape!r} has {math.prod(wanted)} entries, a sample of X has {math.prod(shape)}."
@@ -219,15 +228,27 @@ class RobustNetClassifier(RobustNetBase):
             mlp = make_mlp(math.prod(input_shape), n_outputs, generator=generator)
             return mlp if len(input_shape) == 1 else nn.Sequential(nn.Flatten(), *mlp)
         if isinstance(self.module, nn.Module):
-            return copy.deepcopy(self.module)
+            return copied(self.module)
         if not callable(self.module):
             raise ValueError(
                 f"module must be a torch.nn.Module, a class or function that makes one, or None, got {self.module!r}."
             )
         known = {"input_shape": input_shape, "n_outputs": n_outputs}
         taken = inspect.signature(self.module).parameters
+        other = [name for name, parameter in taken.items() if name not in known and is_required(parameter)]
+        if other:
+            raise ValueError(
+                f"module={self.module!r} needs the arguments {other}. Only input_shape and n_outputs are passed, by name: name "
+                "them so, and bind others with functools.partial."
+            )
         with seeded(seed, torch.device("cpu")):
             module = self.module(**{name: value for name, value in known.items() if name in taken})
         if not isinstance(module, nn.Module):
             raise ValueError(f"module must make a torch.nn.Module, {self.module!r} made a {type(module).__name__}.")
         return module
+
+
+def is_required(parameter: inspect.Parameter) -> bool:
+    """Whether a call must give the parameter a value."""
+    open_ended = parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return parameter.default is inspect.Parameter.empty and not open_ended

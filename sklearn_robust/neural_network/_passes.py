@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from sklearn_robust.verification.layers import alteration
+
 Slopes = Callable[[Tensor], Tensor]
 
 
@@ -149,7 +151,7 @@ class ChainPasses:
 
 def _read_chain(module: nn.Module) -> tuple[list[nn.Linear], list[bool]] | None:
     """Linear layers, and whether a ReLU follows each; None for other modules, and for those that hooks may change."""
-    if type(module) is not nn.Sequential or any(_has_hooks(part) for part in module.modules()):
+    if type(module) is not nn.Sequential or not all(is_plain(part) for part in module.modules()):
         return None
     layers: list[nn.Linear] = []
     rectified: list[bool] = []
@@ -166,5 +168,6 @@ def _read_chain(module: nn.Module) -> tuple[list[nn.Linear], list[bool]] | None:
     return None if shared or not layers or rectified[-1] else (layers, rectified)
 
 
-def _has_hooks(part: nn.Module) -> bool:
-    return bool(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks)
+def is_plain(part: nn.Module) -> bool:
+    """Whether nothing but its type says what a module computes, and what its gradient is."""
+    return alteration(part) is None and not (part._backward_hooks or part._backward_pre_hooks)

@@ -6,16 +6,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from sklearn.utils import column_or_1d
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import Tensor, nn
 
-from sklearn_robust._parameters import check_choice, read_scale, refuse_lazy
+from sklearn_robust._parameters import check_choice, check_exponent, read_scale, refuse_lazy
 from sklearn_robust.attacks.auto_pgd import apgd
 from sklearn_robust.attacks.gradient import pgd
+from sklearn_robust.metrics._linear_view import LinearView
 from sklearn_robust.threats import LpBall, check_radius
 from sklearn_robust.verification import certified_margins, certified_radius
 
 _ATTACKS = {"apgd": apgd, "pgd": pgd}
+_ROUNDING = 1e-6  # share of the radius by which an attack in float32 may leave the ball
 
 
 class RobustnessMixin:
@@ -27,10 +30,8 @@ class RobustnessMixin:
     module_: nn.Module
     classes_: np.ndarray
     input_shape_: tuple[int, ...]
-    eps: float
-    q_pert: float
-    clip: tuple[float, float] | None
-    scale_: np.ndarray | None
+    threat_: LpBall
+    _clip: tuple[float, float] | None
     n_features_in_: int
     predict: Callable[[Any], np.ndarray]
     _rows: Callable[[Any], np.ndarray]
@@ -83,7 +84,7 @@ class RobustnessMixin:
             batch_size=batch_size,
             random_state=random_state,
         )
-        return float(np.average(kept, weights=sample_weight))
+        return weighted_share(kept, sample_weight)
 
     def certified_score(
         self,
@@ -121,7 +122,7 @@ class RobustnessMixin:
             If the module has a layer for which no bounds are known: it must be a `torch.nn.Sequential` of linear and
             convolutional layers, ReLUs and pooling.
         """
-        return float(np.average(self._certified(X, y, eps, q, scale, method), weights=sample_weight))
+        return weighted_share(self._certified(X, y, eps, q, scale, method), sample_weight)
 
     def robust_bounds(
         self,
@@ -149,22 +150,33 @@ class RobustnessMixin:
         Returns
         -------
         certified, attacked : float
+
+        Raises
+        ------
+        RuntimeError
+            If a sample is certified that the attack breaks: the certificates are then not those of the module.
         """
-        certified = self.certified_score(X, y, sample_weight, eps=eps, q=q, scale=scale, method=method)
-        attacked = self.robust_score(
+        certified = self._certified(X, y, eps, q, scale, method)
+        kept = self._survivors(
             X,
             y,
-            sample_weight,
-            eps=eps,
-            q=q,
-            scale=scale,
-            attack=attack,
+            eps,
+            q,
+            scale,
+            attack,
             n_steps=n_steps,
             n_restarts=n_restarts,
             batch_size=batch_size,
             random_state=random_state,
         )
-        return certified, attacked
+        crossed = np.count_nonzero(certified & ~kept)
+        if crossed:
+            raise RuntimeError(
+                f"{crossed} of {len(kept)} samples are certified and broken by the attack: certified accuracy would exceed "
+                "attacked accuracy. The certificates are not those of this module: it is misread, or its arithmetic is coarser "
+                "than the type of its parameters (TF32, autocast). Judge it on the CPU, and please report the module."
+            )
+        return weighted_share(certified, sample_weight), weighted_share(kept, sample_weight)
 
     def certified_radius(
         self,
@@ -198,17 +210,10 @@ class RobustnessMixin:
         """
         inputs, index, _ = self._judged(X, self.predict(X) if y is None else y)
         known = index >= 0
-        radii = np.zeros(len(index))
-        radii[known] = certified_radius(
-            self.module_,
-            inputs[known],
-            index[known],
-            q=self._threat_alike(None, q, scale).q,
-            clip=self.clip,
-            method=method,
-            max_radius=max_radius,
-            tol=tol,
-        )
+        radii, q = np.zeros(len(index)), self._threat_alike(None, q, scale).q
+        if known.any():
+            options: dict[str, Any] = {"method": method, "max_radius": max_radius, "tol": tol}
+            radii[known] = certified_radius(self.module_, inputs[known], index[known], q=q, clip=self._clip, **options)
         return radii
 
     def perturb(
@@ -247,7 +252,7 @@ class RobustnessMixin:
 
     def _attacked(self, inputs: np.ndarray, labels: np.ndarray, threat: LpBall, attack: str, **options: Any) -> np.ndarray:
         check_choice(attack, "attack", _ATTACKS)
-        ball = {"eps": threat.eps, "q": threat.q, "clip": self.clip, "scale": threat.scale}
+        ball = {"eps": threat.eps, "q": threat.q, "clip": self._clip, "scale": threat.scale}
         return _ATTACKS[attack](self, inputs, labels, **ball, **options)
 
     def _survivors(
@@ -265,10 +270,9 @@ class RobustnessMixin:
         inputs, index, _ = self._judged(X, y)
         threat, known = self._threat_alike(eps, q, scale), index >= 0
         proved = np.zeros(len(index), dtype=bool)
-        margins = certified_margins(
-            self.module_, inputs[known], index[known], eps=threat.eps, q=threat.q, clip=self.clip, method=method
-        )
-        proved[known] = margins > 0
+        if known.any():
+            ball: dict[str, Any] = {"eps": threat.eps * (1 + _ROUNDING), "q": threat.q, "clip": self._clip}
+            proved[known] = certified_margins(self.module_, inputs[known], index[known], method=method, **ball) > 0
         return proved
 
     def _judged(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -276,15 +280,13 @@ class RobustnessMixin:
         check_is_fitted(self)
         refuse_lazy(y=y)
         rows = self._rows(X)
-        y = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
-        check_consistent_length(rows, y)
-        index = np.minimum(np.searchsorted(self.classes_, y), len(self.classes_) - 1)
-        index = np.where(self.classes_[index] == y, index, -1)
+        y = column_or_1d(as_labels(y))
+        index = LinearView(rows, np.empty((1, 0)), np.empty(0), self.classes_).class_index(y)
         return rows.reshape(-1, *self.input_shape_), index, y
 
     def _threat(self, eps: float | None, q: float | None, scale: Any) -> LpBall:
-        eps = check_radius(self.eps if eps is None else eps, "eps")
-        return LpBall(self.q_pert if q is None else q, eps, self._scale(scale))
+        eps = self.threat_.eps if eps is None else check_radius(eps, "eps")
+        return LpBall(self.threat_.q if q is None else check_exponent(q, "q"), eps, self._scale(scale))
 
     def _threat_alike(self, eps: float | None, q: float | None, scale: Any) -> LpBall:
         """A threat that moves all features alike: certificates of networks are for those."""
@@ -299,8 +301,26 @@ class RobustnessMixin:
     def _scale(self, scale: Any) -> np.ndarray | None:
         """The scale of each feature, that of training where it is asked for; one of a sample's shape is laid flat."""
         if isinstance(scale, str) and scale == "training":
-            return self.scale_
+            return self.threat_.scale
         if scale is not None and not isinstance(scale, Mapping):
             scale = np.asarray(scale.detach().cpu() if isinstance(scale, Tensor) else scale)
             scale = scale.reshape(-1) if scale.ndim > 1 else scale
         return read_scale(scale, self.n_features_in_, getattr(self, "feature_names_in_", None))
+
+
+def as_labels(y: Any) -> Any:
+    """Labels without missing ones, of which scikit-learn has no clear message where they are objects; tensors as arrays."""
+    y = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
+    labels = np.asarray(y)
+    objects = labels.ravel() if labels.ndim and labels.dtype == object else ()
+    missing = [label for label in objects if label is None or type(label).__name__ in ("NAType", "NaTType")]
+    if missing:
+        raise ValueError(
+            f"y must hold a label for each sample, but {len(missing)} are missing ({missing[0]!r}). Leave them out."
+        )
+    return y
+
+
+def weighted_share(chosen: np.ndarray, sample_weight: Any) -> float:
+    """The share of the samples that are chosen."""
+    return float(np.average(chosen, weights=_check_sample_weight(sample_weight, chosen, ensure_non_negative=True)))

@@ -154,7 +154,7 @@ def run_epoch(
     before_step: Callable[[], None] | None = None,
     generator: torch.Generator | None = None,
 ) -> Epoch:
-    """One step of the optimiser on the log-risk of every batch.
+    """One step of the optimiser on the log-risk of every batch; the module is left in evaluation mode.
 
     Parameters
     ----------
@@ -176,31 +176,34 @@ def run_epoch(
     """
     clean, robust, margins, normalized = [], [], [], []
     network.module.train()
-    for rows in batches:
-        batch = samples.rows(rows)
-        worst, clean_margins = attack(network, batch, generator)
-        seen: list[Tensor] = []
+    try:
+        for rows in batches:
+            batch = samples.rows(rows)
+            worst, clean_margins = attack(network, batch, generator)
+            seen: list[Tensor] = []
 
-        def closure(worst: Tensor = worst, batch: Samples = batch, seen: list[Tensor] = seen) -> Tensor:
-            risks = []
+            def closure(worst: Tensor = worst, batch: Samples = batch, seen: list[Tensor] = seen) -> Tensor:
+                risks = []
 
-            def slopes(outputs: Tensor) -> Tensor:
-                log_risk, slopes = log_risk_and_slopes(loss, outputs, batch.y, batch.weight)
-                risks.append(log_risk)
-                return slopes
+                def slopes(outputs: Tensor) -> Tensor:
+                    log_risk, slopes = log_risk_and_slopes(loss, outputs, batch.y, batch.weight)
+                    risks.append(log_risk)
+                    return slopes
 
-            outputs = network.parameter_gradients(worst, slopes)
-            if not seen:  # the parameters are still those before the step
-                normalized.append(normalized_margins(network.module, float(logit_margins(outputs, batch.y).min())))
-            seen.append(outputs)
-            if before_step is not None:
-                before_step()
-            return risks[0]
+                outputs = network.parameter_gradients(worst, slopes)
+                if not seen:  # the parameters are still those before the step
+                    normalized.append(normalized_margins(network.module, float(logit_margins(outputs, batch.y).min())))
+                seen.append(outputs)
+                if before_step is not None:
+                    before_step()
+                return risks[0]
 
-        optimizer.step(closure)  # type: ignore[arg-type]
-        clean.append(clean_margins)
-        robust.append(logit_margins(seen[0], batch.y))
-        margins.append(soft_margins(seen[0], batch.y))
+            optimizer.step(closure)  # type: ignore[arg-type]
+            clean.append(clean_margins)
+            robust.append(logit_margins(seen[0], batch.y))
+            margins.append(soft_margins(seen[0], batch.y))
+    finally:
+        network.module.eval()  # after Ctrl-C too
     share = torch.cat([samples.weight[rows] for rows in batches])
     share = share / share.sum()
     log_risk, _ = loss.log_risk_and_weights(torch.cat(margins), torch.log(share))
@@ -213,10 +216,16 @@ def run_epoch(
 
 
 def epoch_batches(n: int, batch_size: int | None, generator: torch.Generator) -> Batches:
-    """All samples at once, or a random partition into batches."""
+    """All samples at once, or a random partition into batches; a single sample that is left joins the batch before it.
+
+    Batch norm has no variance for a batch of one.
+    """
     if batch_size is None or batch_size >= n:
         return [slice(None)]
-    return list(torch.randperm(n, generator=generator).split(batch_size))
+    batches = list(torch.randperm(n, generator=generator).split(batch_size))
+    if batch_size > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
 
 
 def step_size_rule(optimizer: SteepestDescent, x: Tensor, weight: Tensor, start: float) -> Callable[[], None]:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from sklearn_robust.verification.layers import alteration
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
@@ -139,15 +141,15 @@ def homogeneity(module: nn.Module) -> int | None:
     int or None
     """
     neutral = (nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Flatten, nn.Unflatten, nn.MaxPool2d, nn.AvgPool2d)
-    if not isinstance(module, nn.Sequential):
+    if type(module) is not nn.Sequential:
         return None
     depth = 0
     for layer in module:
-        if isinstance(layer, (nn.Linear, nn.Conv2d)) and layer.bias is None:
+        if type(layer) in (nn.Linear, nn.Conv2d) and layer.bias is None:
             depth += 1
-        elif not isinstance(layer, neutral):
+        elif type(layer) not in neutral:
             return None
-    return depth or None
+    return None if not depth or any(alteration(part) for part in module.modules()) else depth
 
 
 @torch.no_grad()

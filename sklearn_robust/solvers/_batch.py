@@ -20,8 +20,19 @@ from sklearn_robust.problems import RobustProblem
 
 Number = Any  # a float, or a column (k, 1) of float64
 
+_ALIGNMENT = 64  # bytes
 _SIGN = 2**19  # entries up to which a signed copy is worth the calls that it saves
 _TRANSPOSE = 2**21  # entries up to which several problems take a transposed copy
+
+
+def room_like(x: np.ndarray) -> np.ndarray:
+    """An uninitialised array like x that begins at a multiple of 64 bytes.
+
+    BLAS rounds a sum of absolute values by where its vector begins: the same fit could differ from call to call.
+    """
+    memory = np.empty(x.nbytes + _ALIGNMENT, dtype=np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
 
 
 class Shape(Protocol):

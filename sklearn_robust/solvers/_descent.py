@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, Self
 
@@ -14,7 +14,7 @@ from sklearn_robust.certificates import log_risk_bound, margin_certificate, prov
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.solvers._geometry import Geometry
-from sklearn_robust.solvers._solution import Recorder, Solution, Watch, problem_to_numpy, stack_solutions
+from sklearn_robust.solvers._solution import Monitor, Recorder, Solution, problem_to_numpy, stack_solutions
 
 _CHECK_EVERY = 10  # iterations between certificates at first
 _CHECK_SHARE = 10  # later a tenth of the iterations so far: a path that converges slowly is certified rarely
@@ -65,7 +65,11 @@ class Path(Protocol):
         ...
 
     def iterate(self) -> Iterate:
-        """Where the problems are."""
+        """Where the problems are; what has gathered in rounding may end here."""
+        ...
+
+    def view(self) -> tuple[Array, Evaluation]:
+        """The coefficients and the loss at them, for a record: nothing of the path changes."""
         ...
 
     def demand(self, share: Array) -> None:
@@ -91,8 +95,7 @@ class Stopping:
     stop_if_not_separable : bool
         End a problem at the first proof that its data are not robustly separable.
     record_every : int
-    verbose : bool
-    watch : Watch or None
+    monitors : sequence of Monitor
     """
 
     max_iter: int
@@ -100,14 +103,14 @@ class Stopping:
     tol: float
     stop_if_not_separable: bool
     record_every: int
-    verbose: bool
-    watch: Watch | None = None
+    monitors: Sequence[Monitor] = ()
 
 
 def follow(path: Path, loss: MarginLoss, geometry: Geometry, stopping: Stopping, ids: np.ndarray | None = None) -> Solution:
     """Follow a path to the end of each of its problems.
 
-    Certificates are taken every 10 iterations at first, later every tenth of the iterations so far, and with every record.
+    Certificates are taken every 10 iterations at first, later every tenth of the iterations so far. A record at another
+    iteration takes the bound that is known by then, and changes none of what follows.
     With loss_tol = 0, where the limit itself is wanted, a step must bring the share 1 - min(1/2, gap) of the decrease that
     its slope promises, gap the certified one: it may waste no more than what is still open. Otherwise it must bring half.
 
@@ -131,9 +134,12 @@ def follow(path: Path, loss: MarginLoss, geometry: Geometry, stopping: Stopping,
     for iteration in range(1, stopping.max_iter + 1):
         path.advance()
         if iteration < check_at and not path.any_below(run.done_below):
+            if run.recorder.asked_for(iteration):
+                run.show(iteration, *path.view())
+                if run.stopped:
+                    break
             continue
-        wait = max(_CHECK_EVERY, iteration // _CHECK_SHARE)
-        check_at = min(iteration + run.recorder.soonest(wait), stopping.max_iter)
+        check_at = min(iteration + max(_CHECK_EVERY, iteration // _CHECK_SHARE), stopping.max_iter)
         running = run.check(iteration, path.iterate())
         if len(running) == 0:
             break
@@ -172,6 +178,10 @@ class _Problem:
     proof: Array
     demanded: float = 0.5
 
+    def gap(self, margin: float) -> float:
+        """The relative gap between a margin and the bound; inf where they prove nothing."""
+        return 1 - margin / self.bound if margin >= 0 and self.bound > 0 else math.inf
+
 
 class _Run:
     """Certificates and stopping of the problems under way; a finished problem leaves the batch.
@@ -184,10 +194,10 @@ class _Run:
     ) -> None:
         xp = namespace(problem.y)
         self.problem, self.geometry, self.loss, self.stopping = problem, geometry, loss, stopping
-        self.recorder = Recorder(stopping.record_every, stopping.verbose, stopping.watch)
-        self.stopped = False  # by the watch
+        self.recorder = Recorder(stopping.record_every, stopping.monitors)
+        self.stopped = False  # by a monitor
         log_loss_tol = math.log(stopping.loss_tol) if stopping.loss_tol > 0 else -math.inf
-        self.done_below = log_loss_tol - xp.log(problem.total_weight)
+        self.done_below = log_loss_tol - problem.log_total_weight
         starts = zip(ids.tolist(), self.done_below.tolist(), xp.exp(problem.log_weight), strict=True)
         self.under_way = [_Problem(i, below, stopping.tol, math.inf, weights) for i, below, weights in starts]
         self.prove_next = _PROVE_FIRST  # iteration at which a proof is tried for all that do not separate
@@ -201,28 +211,22 @@ class _Run:
 
     def check(self, iteration: int, at: Iterate) -> np.ndarray:
         """Certify, store what is finished, and return the indices of the problems that go on."""
-        xp, now, threat = namespace(at.coef), at.now, self.problem.threat
-        direction = at.pull / xp.sum(now.weights, axis=-1, keepdims=True)
-        bounds = self.geometry.distance(threat, direction)
-        used = self.problem.log_weight > -math.inf
-        sizes, smallest = self.geometry.size(at.coef), xp.min(xp.where(used, now.margins, math.inf), axis=-1)
+        now = at.now
+        direction = at.pull / namespace(at.coef).sum(now.weights, axis=-1, keepdims=True)
+        bounds = self.geometry.distance(self.problem.threat, direction)
+        sizes, margins = self._sizes_and_margins(at.coef, now)
         near = [False] * len(self.under_way)
         if iteration >= self.prove_next:
             self.prove_next *= 2
             near = self._near(iteration, at)
-        figures = (x.tolist() for x in (sizes, smallest, bounds, now.log_risk, at.speed, at.step))
-        running, margins, gaps = [], [], []
+        figures = (sizes, margins, *(x.tolist() for x in (bounds, now.log_risk, at.speed, at.step)))
+        running = []
         for i, (state, size, margin, bound, log_risk, speed, step) in enumerate(zip(self.under_way, *figures, strict=True)):
             if bound < state.bound:
                 state.bound, state.proof = bound, now.weights[i]
-            margin = margin / size if size > 0 else margin
-            separates = margin > 0 and state.bound > 0
-            gap = 1 - margin / state.bound if margin >= 0 and state.bound > 0 else math.inf
+            separates, gap = margin > 0 and state.bound > 0, state.gap(margin)
             if self.stopping.loss_tol == 0:
                 state.demanded = 1 - min(max(gap, 0.0), 0.5)
-            margins.append(margin)
-            gaps.append(gap)
-
             done = log_risk < state.done_below or (separates and gap <= self.stopping.tol)
             stalled = step < _STALLED or speed == 0
             ended = done or stalled
@@ -240,23 +244,36 @@ class _Run:
                 running.append(i)
         last = len(running) < len(self.under_way) or iteration == self.stopping.max_iter
         if last or self.recorder.due(iteration):
-            ids, upper = np.array([state.id for state in self.under_way]), np.array([state.bound for state in self.under_way])
-            self.stopped = self.recorder(
-                iteration,
-                ids,
-                at.coef,
-                now.intercept,
-                last=last,
-                log_risk=now.log_risk,
-                margin=np.array(margins),
-                margin_bound=upper,
-                gap=np.array(gaps),
-            )
+            self._record(iteration, at.coef, now, margins, last=last)
         rows = np.array(running, dtype=int)
         if len(rows) < len(self.under_way):
             self.problem, self.geometry = self.problem.select(rows), self.geometry.select(rows)
             self.under_way, self.done_below = [self.under_way[i] for i in running], self.done_below[rows]
         return rows
+
+    def show(self, iteration: int, coef: Array, now: Evaluation) -> None:
+        """Record an iteration between certificates; what the run knows does not change."""
+        self._record(iteration, coef, now, self._sizes_and_margins(coef, now)[1])
+
+    def _sizes_and_margins(self, coef: Array, now: Evaluation) -> tuple[list[float], list[float]]:
+        """The size of each predictor, and its margin over this size where it has one."""
+        xp = namespace(coef)
+        smallest = xp.min(xp.where(self.problem.log_weight > -math.inf, now.margins, math.inf), axis=-1)
+        sizes = self.geometry.size(coef).tolist()
+        return sizes, [margin / size if size > 0 else margin for margin, size in zip(smallest.tolist(), sizes, strict=True)]
+
+    def _record(self, iteration: int, coef: Array, now: Evaluation, margins: list[float], *, last: bool = False) -> None:
+        self.stopped = self.recorder(
+            iteration,
+            np.array([state.id for state in self.under_way]),
+            coef,
+            now.intercept,
+            last=last,
+            log_risk=now.log_risk,
+            margin=np.array(margins),
+            margin_bound=np.array([state.bound for state in self.under_way]),
+            gap=np.array([state.gap(margin) for state, margin in zip(self.under_way, margins, strict=True)]),
+        )
 
     def finish(self, k: int, at: Iterate | None, iteration: int) -> Solution:
         """All solutions in order; what is still under way has not converged."""
@@ -382,6 +399,10 @@ class RulePath:
     def iterate(self) -> Iterate:
         """Where the problems are."""
         return Iterate(self.coef, self.now, self.pull, self.rule.speed(self.velocity), self.step / self.first_step)
+
+    def view(self) -> tuple[Array, Evaluation]:
+        """The coefficients and the loss at them, for a record: nothing of the path changes."""
+        return self.coef, self.now
 
     def demand(self, share: Array) -> None:
         """From now on accept a trial if it brings this share (k,) of the decrease that its slope promises."""

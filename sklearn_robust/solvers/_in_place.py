@@ -13,7 +13,7 @@ import numpy as np
 
 from sklearn_robust.losses import Exponential, MarginLoss
 from sklearn_robust.problems import Evaluation, RobustProblem
-from sklearn_robust.solvers._batch import Number, One, Several, SignedRows
+from sklearn_robust.solvers._batch import Number, One, Several, SignedRows, room_like
 from sklearn_robust.solvers._descent import SHRINK, Iterate, Rule
 from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers._short_cuts import Part, step_in_place
@@ -30,8 +30,9 @@ class _Point:
     penalty: Number
     total: Number
 
-    def __init__(self, coef: np.ndarray, scores: np.ndarray) -> None:
-        self.coef, self.scores, self.weights = coef, scores, np.empty_like(scores)
+    def __init__(self, coef: np.ndarray, y: np.ndarray) -> None:
+        self.coef, self.scores, self.weights = room_like(coef), room_like(y), room_like(y)
+        self.coef[...] = coef
 
 
 class InPlacePath:
@@ -84,9 +85,9 @@ class InPlacePath:
         shape = self.shape = One(dtype) if problem.n_problems == 1 else Several(problem.n_problems, dtype)
         self.eps, self.step, self.demanded = (shape.number(x) for x in (problem.threat.eps, step, demanded))
         coef = shape.vector(coef)
-        self.here, self.there = (_Point(coef.copy(), np.empty_like(shape.vector(problem.y))) for _ in range(2))
-        self.pull, self.work, self.other = (np.empty_like(coef) for _ in range(3))
-        self.flags, self.row = np.empty(coef.shape, dtype=bool), np.empty_like(self.here.scores)
+        self.here, self.there = (_Point(coef, shape.vector(problem.y)) for _ in range(2))
+        self.pull, self.work, self.other = (room_like(coef) for _ in range(3))
+        self.flags, self.row = np.empty(coef.shape, dtype=bool), room_like(self.here.scores)
         self.factor = shape.factor()
         room = self.pull, self.work, self.other, self.flags, shape.factor(), shape.factor()
         self.parts = [
@@ -129,9 +130,9 @@ class InPlacePath:
         return bool((self.here.log_risk[:, 0] < log_risk).any())
 
     def iterate(self) -> Iterate:
-        """Where the problems are."""
+        """Where the problems are; what the scores have gathered in rounding ends here."""
         if self.by_column:
-            self._refresh()  # what the scores have gathered in rounding ends here
+            self._refresh()
         if self.stale:
             self._pull()
         here, shape, problem = self.here, self.shape, self.problem
@@ -146,6 +147,12 @@ class InPlacePath:
         now = Evaluation(intercept, shape.rows(margins), log_risk, shape.rows(weights))
         step = shape.array(self.step) / self.first_step
         return Iterate(shape.rows(here.coef).copy(), now, shape.rows(pull), speed, step)
+
+    def view(self) -> tuple[np.ndarray, Evaluation]:
+        """The coefficients and the loss at them, for a record: nothing of the path changes."""
+        shape, problem = self.shape, self.problem
+        coef, near = shape.rows(self.here.coef).copy(), shape.array(self.here.intercept).astype(problem.y.dtype)
+        return coef, problem.evaluate(self.loss, coef, near=near)
 
     def demand(self, share: np.ndarray) -> None:
         """From now on accept a trial if it brings this share (k,) of the decrease that its slope promises."""

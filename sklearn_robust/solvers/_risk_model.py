@@ -17,11 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from scipy import sparse
 from scipy.linalg import LinAlgError, blas, lapack
+from scipy.special import expit
 
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -31,6 +32,11 @@ _INSIDE = 1e-10  # share of eps by which the model's weights stay inside the bal
 _BLOCK_ENTRIES = 2**18  # of the rows at a time
 _ROUNDING = 1e-15  # of ties, where units were changed
 _SINGLE_FROM = 1e8  # products in a Gram matrix from which it is computed in single precision
+_LEAST_RATIO = 1e-100  # of a coordinate to the norm, in the norm's Hessian: a smaller one does not move in either case
+_CORNER = 1e-6  # of a coordinate to the norm, up to which it counts as next to zero
+_LEAST_PRESSURE = 1e-2  # eps rho in the norm's Hessian, relative to ||p||_q
+_STALLS = 2  # short steps that bring nothing
+_MAX_NEWTON = 100
 
 
 _Clip = Callable[[np.ndarray], np.ndarray]
@@ -56,7 +62,7 @@ class Curvature:
     tilt : ndarray of shape (f + 1,)
         y^T C (Z, 1) over y^T C y, the move of the intercept that a move of the others asks for; zero without an intercept.
     lift : float
-        y^T C y; inf without an intercept.
+        y^T C y; inf without an intercept, and where it has no curvature: it then stays.
     """
 
     columns: np.ndarray | slice
@@ -107,9 +113,10 @@ def curvature(
     gram -= np.outer(theta * pull, pull)
     by_penalty -= theta * mass * pull
     total = c.sum() - theta * mass**2
-    tilt, lift = np.zeros(len(pull) + 1), math.inf
-    if problem.fit_intercept:
-        lift = c.sum() - theta * lean**2
+    tilt, lift = np.zeros(len(pull) + 1), c.sum() - theta * lean**2
+    if not problem.fit_intercept or lift <= 0:
+        lift = math.inf
+    else:
         tilt = np.append(by_label - theta * lean * pull, c @ y - theta * lean * mass) / lift
         gram -= np.outer(lift * tilt[:-1], tilt[:-1])
         by_penalty -= lift * tilt[-1] * tilt[:-1]
@@ -224,7 +231,7 @@ class _Model:
         if self.norm.dual.value(self.seen * p) <= bound:
             return foot, True
         if self.norm.p not in (1, math.inf):
-            return self._on_smooth_norm(x, foot, max_faces)
+            return self._on_smooth_norm(x, foot, 4 * max_faces)
         read, solve = (self._signs, self._on_signs) if self.norm.p == 1 else (self._ties, self._on_ties)
         value, face, exact = self.value(x), np.empty(0), False
         for _ in range(max_faces):
@@ -232,7 +239,9 @@ class _Model:
             if exact and np.array_equal(face, last):
                 return x, True
             target, clip = solve(face)
-            moved, value = self._downhill(x, target, value, clip)
+            moved, value = self._downhill(x, partial(_clipped, x, target, clip), value)
+            if moved is x:  # and would be again
+                break
             exact = np.array_equal(moved, target)
             x = moved
         return x, False
@@ -269,11 +278,11 @@ class _Model:
         nu = self.eps * size
         return self.p0 - self.A @ x + nu * self.k, self.eps * (self.rho0 - self.k @ x + self.kappa * nu), size
 
-    def _downhill(self, x: np.ndarray, target: np.ndarray, value: float, clip: _Clip) -> tuple[np.ndarray, float]:
-        """The point towards the target, clipped to its face, at which the model is no larger; and the model there."""
+    def _downhill(self, x: np.ndarray, ahead: Callable[[float], np.ndarray], value: float) -> tuple[np.ndarray, float]:
+        """The point ahead of x, by the whole step or a share of it, at which the model is no larger; and the model there."""
         share = 1.0
         while True:
-            moved = clip(target if share == 1 else x + share * (target - x))
+            moved = ahead(share)
             new = self.value(moved)
             if new <= value + 1e-14 * abs(value):
                 return moved, new
@@ -321,34 +330,74 @@ class _Model:
 
         return target, clip
 
-    def _on_smooth_norm(self, x: np.ndarray, foot: np.ndarray, max_faces: int) -> tuple[np.ndarray, bool]:
+    def _on_smooth_norm(self, x: np.ndarray, foot: np.ndarray, max_steps: int) -> tuple[np.ndarray, bool]:
         """1 < q < inf: Newton's method, that keeps its factor while it converges fast."""
-        value, least = self.value(x), self.value(foot)
-        if value >= least:  # no better than where the norm is zero and has no curvature
-            p, bound, _ = self._pull(foot)
-            down = np.where(self.seen, self.norm.dual.residual(self.seen * p, bound, LpNorm(2)), p)
-            down = (down @ down) / (down @ self.A @ down) * down
-            while self.value(foot + down) >= least and down.any():
-                down = 0.5 * down
-            x = foot + down
+        value = self.value(x)
+        if self._size(x) == 0 or value >= self.value(foot):  # no better than where the norm is zero and has no curvature
+            x = self._along_steepest_ray(foot)
             value = self.value(x)
-        factor, last = None, math.inf
-        for _ in range(4 * max_faces):
+        factor, last, stalled = None, math.inf, 0
+        for _ in range(max_steps):
             p, pressure, size = self._pull(x)
             seen = self.seen * x
             slope = self.norm.dual.steepest_direction(seen) if self.norm.p != 2 else seen / size
+            weight = max(pressure, _LEAST_PRESSURE * float(self.norm.dual.value(self.seen * p)))  # they agree at the minimiser
             if factor is None:
-                ratio = self.seen * np.maximum(np.abs(seen) / size, 1e-10) ** (self.norm.p - 2)  # bounded where q > 2
-                factor = self._factor(self.A, self.k, slope, (self.norm.p - 1) * max(pressure, 0.0) / size, ratio)
-            moved, value = self._downhill(x, x + self._solved(factor, p - pressure * slope), value, lambda moved: moved)
-            change = math.sqrt(self.diagonal @ (moved - x) ** 2) / math.sqrt(self.diagonal @ moved**2)
-            x = moved
+                ratio = self.seen * np.maximum(np.abs(seen) / size, _LEAST_RATIO) ** (self.norm.p - 2)
+                factor = self._factor(self.A, self.k, slope, (self.norm.p - 1) * weight / size, ratio)
+            wanted = p - pressure * slope
+            step = self._solved(factor, wanted)
+            if self.norm.p == 2:
+                ahead = partial(_straight, x, step)
+            else:
+                growth = self.eps * float(slope @ step)
+                wanted += growth * self.k - self.A @ step - self.eps * float(self.kappa * growth - self.k @ step) * slope
+                ahead = partial(self._bent, x, step, slope, self.seen * wanted / weight, self.seen * p / weight)
+            whole, before = ahead(1.0), value
+            change = math.sqrt(self.diagonal @ (whole - x) ** 2 / (self.diagonal @ x**2))
+            x, value = self._downhill(x, ahead, value)
             if change <= 1e-12:
                 return x, True
+            stalled += before - value <= 1e-12 * abs(value) and not np.array_equal(x, whole)
+            if stalled > _STALLS:
+                break
             if change > 0.2 * last:
                 factor = None
             last = change
         return x, False
+
+    def _along_steepest_ray(self, foot: np.ndarray) -> np.ndarray:
+        """The minimiser on the ray from the foot along which the model falls most by the norm; it is quadratic there."""
+        p, bound, _ = self._pull(foot)
+        ray = self.norm.steepest_direction(self.seen * p)
+        terms = ray @ self.A @ ray, self.eps**2 * self.kappa, -2 * self.eps * (self.k @ ray)
+        bend = max(sum(terms), np.finfo(float).eps * sum(abs(term) for term in terms))
+        if bend == 0:
+            raise LinAlgError("The model has no curvature.")
+        return foot + (p @ ray - bound) / bend * ray
+
+    def _bent(
+        self, x: np.ndarray, step: np.ndarray, slope: np.ndarray, turn: np.ndarray, pull: np.ndarray, share: float
+    ) -> np.ndarray:
+        """Ahead of x by a share of a step, on a curve along which the norm's gradient turns as Newton's method has it.
+
+        Let r = x / ||x|| and u the gradient, |u_j| = |r_j|^(q*-1). Where q is large u_j may be anything while r_j is next to
+        zero, where q is next to 1 the other way round. Their sum s moves straight, and r follows from it: the step of
+        Newton's method to first order, and far from the minimiser that of an active-set method.
+        """
+        size = self._size(x)
+        growth = float(slope @ step)
+        r = self.seen * x / size
+        s = r + slope
+        ahead = s + (self.seen * step - growth * r) / size + turn
+        # a coordinate that would leave zero starts where it is about to
+        corner = _CORNER ** (self.norm.p - 1)
+        leaves = (np.abs(s) < corner) & (np.sign(ahead) * pull > corner) & (np.abs(ahead) > corner)
+        s = np.where(leaves, np.sign(ahead) * corner, s)
+        s += share * (ahead - s)
+        r = np.sign(s) * _split_sum(np.abs(s), self.norm.p)
+        new_size = max(size + share * growth, 0.1 * size)
+        return np.where(self.seen, r * (new_size / float(self.norm.value(r))), x + share * step)
 
     def _factor(self, A: np.ndarray, k: np.ndarray, slope: np.ndarray, bend: float, ratio: np.ndarray | None) -> np.ndarray:
         """Cholesky factor of the model's Hessian where the norm has gradient slope.
@@ -367,3 +416,25 @@ class _Model:
     @staticmethod
     def _solved(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
         return lapack.dpotrs(factor, right, lower=1)[0]
+
+
+def _straight(x: np.ndarray, step: np.ndarray, share: float) -> np.ndarray:
+    return x + share * step
+
+
+def _clipped(x: np.ndarray, target: np.ndarray, clip: _Clip, share: float) -> np.ndarray:
+    return clip(target if share == 1 else x + share * (target - x))
+
+
+def _split_sum(s: np.ndarray, p: float) -> np.ndarray:
+    """The r >= 0 with r + r^(p-1) = s >= 0: Newton in log r on log(r + r^(p-1)) = log s, convex and increasing, from above."""
+    log_s = np.log(np.maximum(s, np.finfo(float).tiny))
+    level = np.minimum(log_s, log_s / (p - 1))
+    for _ in range(_MAX_NEWTON):
+        error = np.logaddexp(level, (p - 1) * level) - log_s
+        share = expit((2 - p) * level)  # of r in the sum
+        moved = level - np.maximum(error, 0) / (share + (1 - share) * (p - 1))
+        if np.all(moved >= level - 4 * np.finfo(float).eps * (1 + np.abs(level))):
+            break
+        level = moved
+    return np.where(s > 0, np.exp(level), 0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import sparse
@@ -25,7 +25,10 @@ _KEEP = 0.3  # decrease of what a step promises for which a dear Hessian is kept
 _CLOSE = 0.03  # promised decrease of the log-risk from which the weights may certify it
 _MAX_REFINEMENTS = 3
 _ROUNDING = 1e-14  # of a promise
+_FURTHEST = 1e3  # change of a margin in a step, beside the largest margin
 _LONGEST = 1024.0  # step, of the model's
+_FLAT = 1e-6  # curvature beside slope, of all samples: no step is that long
+_LOPSIDED = 0.5  # difference of the classes' weights, of their sum
 _FACES, _FACES_FAR = 100, 6  # to try in a model: near the minimiser, and far from it
 
 
@@ -97,6 +100,7 @@ class _Newton:
         if sparse.issparse(problem.X):  # a Hessian must not dwarf the data
             self.most_columns = min(_MOST_COLUMNS, max(_COLUMNS, int(math.sqrt(problem.X.nnz) / 2)))
         self.exact = False  # whether Gram matrices must be in double precision
+        self.cautious = False  # whether curvatures must not vanish
 
     def run(
         self, start: np.ndarray, max_iter: int, record: Callable[[int, np.ndarray], None]
@@ -116,7 +120,7 @@ class _Newton:
                     self.problem,
                     columns,
                     self.centre,
-                    self.loss.curvature(at.margins, at.weights),
+                    self._curvature(at),
                     at.weights,
                     pull,
                     exact=self.exact,
@@ -139,10 +143,12 @@ class _Newton:
             if moved is None:
                 if settled and promise <= _ROUNDING:
                     break
-                self.exact, hessian, damping = True, None, max(100 * damping, 1e-6)
+                damping = max(100 * damping, 1e-6) if self.cautious else damping
+                self.exact, self.cautious, hessian = True, True, None
                 continue
-            at = moved
+            at = self._balanced(moved)
             damping = max(damping / 10, _LEAST_DAMPING)
+            self.cautious &= promise > _CLOSE
             record(iteration, at.coef[None])
         if at.margins[self.used].min() > 0:
             return self.certify(at.coef[None], near=at.intercept), at.coef[None], iteration
@@ -163,6 +169,13 @@ class _Newton:
         return _Point(
             coef, intercept, scores[0] + intercept * self.y, float(penalty[0]), float(now.log_risk[0]), now.weights[0]
         )
+
+    def _curvature(self, at: _Point) -> np.ndarray:
+        """Those of the loss, which vanish far on the wrong side: there those of a parabola of which a step crosses zero."""
+        c = self.loss.curvature(at.margins, at.weights)
+        if self.cautious or c.sum() <= _FLAT * at.weights.sum():
+            return np.maximum(c, at.weights / (1 + np.maximum(-at.margins, 0)))
+        return c
 
     def _columns(self, at: _Point, pull: np.ndarray) -> np.ndarray | slice | None:
         """The columns of the next Hessian; None where there are too many for one."""
@@ -225,15 +238,18 @@ class _Newton:
         if not promise > 0:
             return None
         rounding = 8 * np.finfo(float).eps * (1 + abs(at.log_risk))
-        share = 1.0
-        while share > 1e-6:
+        # where one sample has all the weight the log-risk has no curvature, and the model no end
+        furthest = _FURTHEST * (1 + float(np.abs(at.margins[self.used]).max()))
+        change = float(np.abs(target.margins - at.margins)[self.used].max())
+        first = share = furthest / change if change > furthest else 1.0
+        while share > 1e-6 * first:
             found = self._between(at, target, share)
             if found.log_risk <= at.log_risk - 1e-3 * share * promise + (rounding if promise < 1e-8 else 0.0):
                 break
             share *= 0.5
         else:
             return None
-        while 1 <= share < _LONGEST and promise > 0.1 and found.margins[self.used].min() <= 0:
+        while first <= share < _LONGEST * first and promise > 0.1 and found.margins[self.used].min() <= 0:
             share *= 2  # a risk that falls without end wants longer and longer steps
             further = self._between(at, target, share)
             if further.log_risk >= found.log_risk:
@@ -251,6 +267,14 @@ class _Newton:
         intercept = at.intercept + share * (target.intercept - at.intercept)
         log_risk, weights = self.loss.log_risk_and_weights(scores - penalty, self.log_weight)
         return _Point(coef, intercept, scores, penalty, float(log_risk), weights)
+
+    def _balanced(self, at: _Point) -> _Point:
+        """The point, with its best intercept where one class has most of the weight: the model knows little of the other."""
+        if not self.problem.fit_intercept or abs(self.y @ at.weights) <= _LOPSIDED * at.weights.sum():
+            return at
+        rise = float(self.loss.intercept(at.margins[None], self.y[None], self.log_weight[None], np.zeros(1))[0])
+        raised = replace(at, scores=at.scores + rise * self.y, intercept=at.intercept + rise)
+        return self._between(raised, raised, 1.0)
 
     def _certified(self, hessian: Curvature, at: _Point, target: _Point, damping: float) -> Solution | None:
         """The target with the model's weights as its proof, if that reaches the tolerance."""

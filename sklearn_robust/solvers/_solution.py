@@ -69,7 +69,7 @@ def problem_to_numpy(problem: RobustProblem) -> RobustProblem:
         y=to_numpy(problem.y),
         threat=problem.threat.mapped(to_numpy),
         log_weight=to_numpy(problem.log_weight),
-        total_weight=to_numpy(problem.total_weight),
+        log_total_weight=to_numpy(problem.log_total_weight),
     )
 
 
@@ -94,67 +94,68 @@ def stack_solutions(solutions: Sequence[Solution], history: dict[str, Any] | Non
     return Solution(**merged)
 
 
-class Watch(Protocol):
+class Monitor(Protocol):
     """Who looks on while a solver iterates."""
 
-    every: int  # iterations between looks; 0 leaves them to the solver
+    every: int  # iterations between looks; 0 looks only where the solver certifies by itself
 
     def __call__(self, iteration: int, ids: np.ndarray, figures: dict[str, Array]) -> bool:
         """Whether to stop; `figures` are coef, intercept and what is known of each problem under way."""
         ...
 
 
-class Recorder:
-    """Figures of the problems under way at chosen iterations, printed too if asked; nan once a problem has left the batch.
+@dataclass
+class _Schedule:
+    """The iterations of a record: the first, then each multiple of `every`, or where it is 0 every tenth of those so far."""
 
-    A watch sees them at iterations of its own, and the predictors with them.
+    every: int
+    due_at: int = 0
+
+    def passed(self, iteration: int) -> None:
+        """Set the next iteration after this one."""
+        every = self.every
+        self.due_at = every * (iteration // every + 1) if every else iteration + max(1, iteration // 10)
+
+
+class Recorder:
+    """Figures of the problems under way at chosen iterations; nan once a problem has left the batch.
+
+    Monitors see them at iterations of their own, and the predictors with them.
     """
 
-    def __init__(self, every: int, verbose: bool, watch: Watch | None = None) -> None:
-        self.every, self.verbose, self.watch = every, verbose, watch
+    def __init__(self, every: int, monitors: Sequence[Monitor] = ()) -> None:
+        self.every, self.monitors = every, monitors
         self.rewind()
         self._rows: list[tuple[int, np.ndarray, dict[str, np.ndarray]]] = []
 
     def __call__(
         self, iteration: int, ids: np.ndarray, coef: Array, intercept: Array, *, last: bool = False, **figures: Array
     ) -> bool:
-        """Take in an iteration, where it is due; whether the watch asks to stop.
+        """Take in an iteration, where it is due; whether a monitor asks to stop.
 
-        The watch sees in any case the `last` iteration of a problem.
+        The monitors see in any case the `last` iteration of a problem.
         """
-        if self._record_due(iteration):
-            self._next = self.every * (iteration // self.every + 1)
-            self._record(iteration, ids, figures)
-        if self.watch is None or not (last or self._look_due(iteration)):
-            return False
-        every = self.watch.every
-        self._next_look = every * (iteration // every + 1) if every else iteration + max(1, iteration // 10)
-        return self.watch(iteration, ids, {"coef": coef, "intercept": intercept, **figures})
-
-    def _record(self, iteration: int, ids: np.ndarray, figures: dict[str, Array]) -> None:
-        self._rows.append((iteration, ids, {name: to_numpy(value).copy() for name, value in figures.items()}))
-        for i, problem in enumerate(ids if self.verbose else ()):
-            print(
-                f"iteration {iteration}, problem {problem}: " + ", ".join(f"{n} {float(v[i]):.6g}" for n, v in figures.items())
-            )
+        if self.every and iteration >= self._history.due_at:
+            self._history.passed(iteration)
+            self._rows.append((iteration, ids, {name: to_numpy(value).copy() for name, value in figures.items()}))
+        stop = False
+        for monitor, schedule in zip(self.monitors, self._schedules, strict=True):
+            if last or iteration >= schedule.due_at:
+                schedule.passed(iteration)
+                stop |= monitor(iteration, ids, {"coef": coef, "intercept": intercept, **figures})
+        return stop
 
     def due(self, iteration: int) -> bool:
         """Whether figures of this iteration would be taken in."""
-        return self._record_due(iteration) or self._look_due(iteration)
+        return self.asked_for(iteration) or any(iteration >= schedule.due_at for schedule in self._schedules)
 
-    def _record_due(self, iteration: int) -> bool:
-        return self.every > 0 and iteration >= self._next
-
-    def _look_due(self, iteration: int) -> bool:
-        return self.watch is not None and iteration >= self._next_look
-
-    def soonest(self, wait: int) -> int:
-        """Iterations until the figures of a solver that would wait so many are next taken in."""
-        return min(wait, self.every or wait, (self.watch.every if self.watch is not None else 0) or wait)
+    def asked_for(self, iteration: int) -> bool:
+        """Whether they would be taken in even where the solver does not certify by itself."""
+        return any(schedule.every and iteration >= schedule.due_at for schedule in (self._history, *self._schedules))
 
     def rewind(self) -> None:
         """Begin at iteration 0 again, for the next of several problems solved one by one."""
-        self._next = self._next_look = 0
+        self._history, self._schedules = _Schedule(self.every), [_Schedule(monitor.every) for monitor in self.monitors]
 
     def history(self, k: int) -> dict[str, np.ndarray]:
         """Arrays of shape (t, k) by name, and "iteration" of shape (t,)."""

@@ -10,6 +10,7 @@ backtracking and adaptive restart, therefore carries a certificate at every iter
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -20,7 +21,7 @@ from sklearn_robust.certificates import margin_certificate, proves_separable, re
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm, shave_level
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.solvers._solution import Recorder, Solution, Watch, problem_to_numpy, stack_solutions
+from sklearn_robust.solvers._solution import Monitor, Recorder, Solution, problem_to_numpy, stack_solutions
 
 _NUDGE = 1.1  # ||Z^T a||_q over eps up to which a proof of non-separability is tried from the weights
 _PATIENCE = 100  # iterations after which it is tried in any case
@@ -55,8 +56,7 @@ def accelerated_margin(
     max_iter: int = 10_000,
     tol: float = 1e-3,
     record_every: int = 0,
-    verbose: bool = False,
-    watch: Watch | None = None,
+    monitors: Sequence[Monitor] = (),
 ) -> Solution:
     """The robust separator of largest margin in the p-norm, 1 < p <= 2, to a certified relative gap.
 
@@ -74,10 +74,8 @@ def accelerated_margin(
         Certified relative gap of the margin to reach.
     record_every : int
         Record margin, bound and gap every so many iterations; 0 records nothing.
-    verbose : bool
-        Print what is recorded.
-    watch : Watch, optional
-        Told predictors and figures at iterations of its choice; may stop the solver.
+    monitors : sequence of Monitor, optional
+        Shown predictors and figures at iterations of their choice. They change no iteration; each may stop the solver.
 
     Returns
     -------
@@ -99,7 +97,7 @@ def accelerated_margin(
     k = problem.n_problems
     ids = np.arange(k)
     finished: dict[int, Solution] = {}
-    recorder = Recorder(record_every, verbose, watch)
+    recorder = Recorder(record_every, monitors)
     state = _start(problem, norm)
     entries = problem.X.data if sparse.issparse(problem.X) else problem.X
     # the dual's curvature never exceeds this; beyond it nothing but rounding refuses a step
@@ -150,8 +148,7 @@ def accelerated_margin(
 
 
 def _start(problem: RobustProblem, norm: LpNorm) -> _State:
-    xp = namespace(problem.y)
-    weights = problem.balanced(xp.exp(problem.log_weight))
+    xp, weights = namespace(problem.y), problem.class_shares()
     pull = problem.weighted_sum(weights)
     value, _ = _half_square(problem, norm, pull)
     zero = xp.zeros_like(pull[:, 0])

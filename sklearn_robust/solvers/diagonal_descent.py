@@ -17,6 +17,7 @@ path follow the flow:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -29,7 +30,7 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.solvers._descent import RulePath, State, Stopping, follow
 from sklearn_robust.solvers._geometry import Geometry
-from sklearn_robust.solvers._solution import Solution, Watch
+from sklearn_robust.solvers._solution import Monitor, Solution
 
 _FIRST = 16.0  # c of the first step
 _GROWTH = 1.02  # of c; slow, since long steps early on cost margin at the end
@@ -47,8 +48,7 @@ def diagonal_descent(
     tol: float = 1e-3,
     stop_if_not_separable: bool = False,
     record_every: int = 0,
-    verbose: bool = False,
-    watch: Watch | None = None,
+    monitors: Sequence[Monitor] = (),
 ) -> Solution:
     """Train a diagonal network from the constant start init_scale / sqrt(2 d).
 
@@ -60,7 +60,7 @@ def diagonal_descent(
     depth : int, >= 2
         L above.
     init_scale : float
-    max_iter, loss_tol, tol, stop_if_not_separable, record_every, verbose, watch
+    max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors
         As in `steepest_descent`.
 
     Returns
@@ -72,8 +72,8 @@ def diagonal_descent(
     start = xp.full_like(problem.weighted_sum(problem.y), init_scale / math.sqrt(2 * problem.n_features))
     entries = problem.X.data if sparse.issparse(problem.X) else problem.X
     rule = _DiagonalDescent(depth, float(namespace(entries).max(namespace(entries).abs(entries))))
-    stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, verbose, watch)
-    step = xp.full_like(problem.total_weight, _FIRST)
+    stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
+    step = xp.full_like(problem.log_total_weight, _FIRST)
     path = RulePath(problem, loss, rule, (start, start), step, _GROWTH)
     return follow(path, loss, Geometry((LpNorm(1),) * problem.n_problems), stopping)
 

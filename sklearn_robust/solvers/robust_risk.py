@@ -7,7 +7,7 @@ stops short.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers._risk_lbfgs import lbfgs
 from sklearn_robust.solvers._risk_newton import newton
-from sklearn_robust.solvers._solution import Recorder, Solution, Watch, stack_solutions
+from sklearn_robust.solvers._solution import Monitor, Recorder, Solution, stack_solutions
 
 _MAX_NEWTON = 200
 
@@ -36,8 +36,7 @@ def minimise_robust_risk(
     coef_init: np.ndarray | None = None,
     proof: np.ndarray | None = None,
     record_every: int = 0,
-    verbose: bool = False,
-    watch: Watch | None = None,
+    monitors: Sequence[Monitor] = (),
 ) -> Solution:
     """Minimise the robust risk of each problem; each should be known not to be robustly separable.
 
@@ -60,10 +59,8 @@ def minimise_robust_risk(
         alone does not.
     record_every : int
         Record log-risk, margin, bound and the certified gap of the risk every so many iterations; 0 records nothing.
-    verbose : bool
-        Print what is recorded.
-    watch : Watch, optional
-        Told predictors and figures at iterations of its choice; may stop the solver.
+    monitors : sequence of Monitor, optional
+        Shown predictors and figures at iterations of their choice. They change no iteration; each may stop the solver.
 
     Returns
     -------
@@ -71,7 +68,7 @@ def minimise_robust_risk(
         A problem that turns out to be separable has `separable` True or None and has not converged.
     """
     solutions: dict[int, Solution] = {}
-    recorder = Recorder(record_every, verbose, watch)
+    recorder = Recorder(record_every, monitors)
     stopped = False
     double = problem.simplified().in_double_arithmetic()  # whatever the data's type: it does not decide how exact the answer is
     last: dict[int, np.ndarray] = {}  # minimiser of the same data at the radius before
@@ -92,7 +89,7 @@ def minimise_robust_risk(
 
 
 class _Stopped(Exception):
-    """The watch asked to stop here."""
+    """A monitor asked to stop here."""
 
     def __init__(self, iteration: int, coef: np.ndarray) -> None:
         super().__init__()
@@ -109,7 +106,7 @@ def _minimise_one(
     recorder: Recorder,
     i: int,
 ) -> tuple[Solution, bool]:
-    """The solution of problem i, and whether the watch has asked to stop."""
+    """The solution of problem i, and whether a monitor has asked to stop."""
 
     def told(iteration: int, state: Solution, *, last: bool = False) -> bool:
         figures = {name: getattr(state, name) for name in ("log_risk", "margin", "margin_bound", "gap")}

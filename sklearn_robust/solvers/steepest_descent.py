@@ -29,7 +29,7 @@ from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.solvers._descent import Path, RulePath, State, Stopping, follow
 from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers._in_place import InPlacePath
-from sklearn_robust.solvers._solution import Solution, Watch
+from sklearn_robust.solvers._solution import Monitor, Solution
 
 _GROWTH = 1.05  # of the adaptive step
 
@@ -46,8 +46,7 @@ def steepest_descent(
     stop_if_not_separable: bool = False,
     coef_init: Array | None = None,
     record_every: int = 0,
-    verbose: bool = False,
-    watch: Watch | None = None,
+    monitors: Sequence[Monitor] = (),
 ) -> Solution:
     r"""Follow the path of steepest descent of the robust risk.
 
@@ -77,10 +76,8 @@ def steepest_descent(
         Start; zero by default.
     record_every : int
         Record log-risk, margin, bound and gap every so many iterations; 0 records nothing.
-    verbose : bool
-        Print what is recorded.
-    watch : Watch, optional
-        Told predictors and figures at iterations of its choice; may stop the solver.
+    monitors : sequence of Monitor, optional
+        Shown predictors and figures at iterations of their choice. They change no iteration; each may stop the solver.
 
     Returns
     -------
@@ -93,8 +90,8 @@ def steepest_descent(
     xp = namespace(problem.y)
     zeros = xp.zeros((problem.n_problems, problem.n_features), dtype=problem.y.dtype, device=problem.y.device)
     coef = zeros if coef_init is None else xp.asarray(coef_init, dtype=problem.y.dtype)[order]
-    step = _paper_step(problem) if isinstance(step_size, str) else xp.full_like(problem.total_weight, float(step_size))
-    stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, verbose, watch)
+    step = _paper_step(problem) if isinstance(step_size, str) else xp.full_like(problem.log_total_weight, float(step_size))
+    stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
     growth = _GROWTH if step_size == "adaptive" else None
     rule = _SteepestDescent(geometry)
     path: Path

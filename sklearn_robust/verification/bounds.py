@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sklearn_robust.verification.layers import Affine, Layer
+from sklearn_robust.verification.layers import Affine, Layer, MaxPool
 from sklearn_robust.verification.region import Region, box_minimum
 
 MAX_ENTRIES = 2**23  # of the coefficients in memory at one time
@@ -54,6 +54,20 @@ def linear_bound(layers: list[Layer], bounds: Bounds, region: Region, coef: Tens
     for layer, (lower, upper) in zip(reversed(layers), reversed(bounds), strict=True):
         coef, constant = layer.backward(coef, constant, lower, upper)
     return region.minimum(coef) + constant
+
+
+def output_rounding(layers: list[Layer], bounds: Bounds) -> Tensor:
+    r"""How far rounding can move each output of the network as it runs from that of exact arithmetic, (n, K).
+
+    With e the bound so far, :math:`|A| e + |\rho|` after an affine layer; ReLU and maximum add nothing.
+    """
+    rounding = torch.zeros_like(bounds[0][0])
+    for layer, (lower, upper) in zip(layers, bounds, strict=True):
+        if isinstance(layer, Affine):
+            rounding = layer.magnitude(rounding) + layer.rounding(lower, upper)
+        elif isinstance(layer, MaxPool):
+            rounding = layer(rounding)
+    return rounding
 
 
 def largest_layer(layers: list[Layer], x: Tensor) -> int:

@@ -14,13 +14,24 @@ from torch import Tensor, nn
 
 from sklearn_robust._array_api import to_numpy
 from sklearn_robust._parameters import check_choice, check_exponent, check_number, refuse_lazy
+from sklearn_robust.attacks._ball import check_clip
+from sklearn_robust.attacks._target import evaluating
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.verification.bounds import MAX_ENTRIES, input_bounds, interval_bound, largest_layer, linear_bound
+from sklearn_robust.verification.bounds import (
+    MAX_ENTRIES,
+    input_bounds,
+    interval_bound,
+    largest_layer,
+    linear_bound,
+    output_rounding,
+)
 from sklearn_robust.verification.layers import Layer, read_network
 from sklearn_robust.verification.mixed_integer import exact_margins
-from sklearn_robust.verification.region import Region
+from sklearn_robust.verification.region import Region, products
 
 METHODS = ("interval", "crown-ibp", "crown", "exact")
+_SOLVER_TOLERANCE = 1e-6  # to which the mixed-integer solver holds constraints and optimality
+_READ_ON = 16  # samples, on which what was read of a module is compared with what it computes
 
 
 def certified_margins(
@@ -47,7 +58,9 @@ def certified_margins(
     module : torch.nn.Sequential
         Nested as you like, of Linear, Conv2d, ReLU, MaxPool2d, AvgPool2d, BatchNorm1d, BatchNorm2d, Flatten, Unflatten,
         Identity and Dropout. It is judged in evaluation mode, whatever mode it is in, and left as it is. Its scores are
-        (n, K), or (n, 1) for two classes: f > 0 is class 1, and the margin is f or -f.
+        (n, K), or (n, 1) for two classes: f > 0 is class 1, and the margin is f or -f. Weights may be those of
+        `torch.nn.utils.parametrize`, as of `torch.nn.utils.parametrizations.weight_norm`. A module with forward hooks, and so
+        with those of `torch.nn.utils.prune` until `prune.remove`, is refused: a hook may change anything.
     X : array-like or tensor of shape `(n, *shape)`
         Inputs of the module.
     y : array-like of shape (n,)
@@ -77,7 +90,8 @@ def certified_margins(
     Raises
     ------
     TypeError
-        If a layer is not supported; the message names it.
+        If a layer is not supported, or a hook, a `forward` of its own or a parameter that is not known may change what it
+        computes; the message names layer and cause. Also if the module's scores on X are not those that its layers give.
 
     Warns
     -----
@@ -86,9 +100,12 @@ def certified_margins(
 
     Notes
     -----
-    Proved means: in float64 arithmetic, without directed rounding. The relative error is some 1e-15 times the width of the
-    layers, and a network that runs in float32 may itself differ from the one that is judged here by 1e-7. The mixed-integer
-    solver (HiGHS) holds constraints and optimality to about 1e-6.
+    Proved means: of the network as it runs, in the type of its parameters. Its rounding, and that of the bounds, which are
+    computed in float64, are charged to the margin: a sum of m products, in any order, has a relative error of at most
+    :math:`(1 + u)^m - 1` in the products' sizes, with unit roundoff u. Arithmetic that is coarser than the parameters' type
+    (TF32 on GPUs, autocast, fast convolutions by Winograd's method) is not covered. For networks on images in float32 the
+    charge is some thousandths of the scores; `module.double()` has next to none. The mixed-integer solver (HiGHS) holds
+    constraints and optimality to about 1e-6, which is charged too.
 
     For q < inf with `clip` the linear bounds use the better of ball and box, not their intersection.
 
@@ -119,10 +136,11 @@ def certified_margins(
     check_number(time_limit, "time_limit", low=0, strict=True)
     if method == "exact" and norm.p not in (1, math.inf):
         raise ValueError(f"method='exact' supports q = 1 and q = inf, where the threat is a polytope, got q={q!r}.")
-    layers = read_network(module)
+    layers = read_network(module, torch.float32 if getattr(X, "dtype", None) in (torch.float32, np.float32) else torch.float64)
     x, box = _samples(X, clip, next((p.device for p in module.parameters() if p.device.type != "mps"), torch.device("cpu")))
     radius = _radii(eps, x)
     differences = _differences(layers, x, y)
+    _check_reading(module, layers, x)
     if batch_size is None:
         batch_size = max(1, MAX_ENTRIES // (differences.shape[1] * largest_layer(layers, x)))
     check_number(batch_size, "batch_size", low=1, integer=True)
@@ -136,6 +154,9 @@ def certified_margins(
             lower = torch.maximum(lower, linear_bound(layers, bounds, region, differences[rows]))
         if method == "exact":
             least, late = exact_margins(layers, bounds, region, differences[rows], lower, time_limit)
+            charge = products(differences[rows].abs(), output_rounding(layers, bounds)).amax(dim=1)
+            charge += _SOLVER_TOLERANCE * (1 + least.abs())
+            least = torch.maximum(least - charge, lower.amin(dim=1))
             unsolved += late
         else:
             least = lower.amin(dim=1)
@@ -236,9 +257,14 @@ def _samples(X: Any, clip: tuple[Any, Any] | None, device: torch.device) -> tupl
     x = tensor(X)
     if not bool(torch.isfinite(x).all()):
         raise ValueError("X must be finite; it contains nan or inf.")
+    check_clip(clip)
     if clip is None:
         return x, None
-    box = tensor(clip[0]).expand(x.shape[1:]), tensor(clip[1]).expand(x.shape[1:])
+    try:
+        box = tensor(clip[0]).expand(x.shape[1:]), tensor(clip[1]).expand(x.shape[1:])
+    except RuntimeError as error:
+        message = f"clip must hold numbers, or arrays that broadcast to samples of shape {tuple(x.shape[1:])}, got {clip!r}."
+        raise ValueError(message) from error
     if not bool(((box[0] <= x) & (x <= box[1])).all()):
         raise ValueError(f"X must lie in the box clip={clip!r}, but spans [{float(x.min()):g}, {float(x.max()):g}].")
     return x, box
@@ -246,7 +272,8 @@ def _samples(X: Any, clip: tuple[Any, Any] | None, device: torch.device) -> tupl
 
 def _radii(eps: Any, x: Tensor) -> Tensor:
     """The radius of each sample."""
-    radii = np.asarray(eps, dtype=np.float64)
+    given = np.asarray(eps)
+    radii = given.astype(np.float64) if given.dtype.kind in "iuf" else np.full(given.shape, math.nan)
     if radii.shape not in ((), (len(x),)) or not np.all((radii >= 0) & (radii < math.inf)):
         raise ValueError(f"eps must be a finite number >= 0, or one for each of the {len(x)} samples, got {eps!r}.")
     return torch.from_numpy(radii.copy()).to(x).expand(len(x))
@@ -269,3 +296,18 @@ def _differences(layers: list[Layer], x: Tensor, y: ArrayLike) -> Tensor:
     scores_of = torch.eye(n_outputs, dtype=x.dtype, device=x.device)
     rivals = (true.unsqueeze(1) + torch.arange(1, n_outputs, device=x.device)) % n_outputs
     return scores_of[true].unsqueeze(1) - scores_of[rivals]
+
+
+def _check_reading(module: nn.Module, layers: list[Layer], x: Tensor) -> None:
+    """The module must compute what its layers say, up to rounding, on some of the samples."""
+    few = x[:_READ_ON]
+    read, like = few, next((p for p in module.parameters() if p.is_floating_point()), x)
+    for layer in layers:
+        read = layer(read)
+    with torch.no_grad(), evaluating(module):
+        scores = module(few.to(like)).to(read)
+    if scores.shape != read.shape or not torch.allclose(scores, read, rtol=1e-2, atol=1e-2 * float(read.abs().max())):
+        raise TypeError(
+            f"{type(module).__name__} does not compute what its layers say: something that is not seen in them changes its "
+            "scores, or its arithmetic is too coarse. No bounds are known for it. Use plain layers, or module.double()."
+        )

@@ -5,6 +5,13 @@ r"""A network as a list of layers, each of which knows two things about its outp
 `backward`: a linear lower bound moves from output to input. Given coefficients c and constants b, it returns c', b' with
 :math:`\langle c, h'\rangle + b \ge \langle c', h\rangle + b'` wherever l <= h <= u.
 
+Both hold for the network as it runs. In floating point an affine layer computes :math:`h' = A h + b + \rho` with, for sums of
+m products in any order and unit roundoff u,
+
+.. math:: |\rho| \le \big((1 + u)^m - 1\big)\, (|A| |h| + |b|),
+
+so that :math:`\rho` is bounded like any other perturbation. ReLU and maximum are exact.
+
 Shapes: bounds are (n, \*shape) for n samples; coefficients are (n, s, \*shape) and constants (n, s) for s linear functions of
 each sample, with n = 1 where they are the same for all samples.
 """
@@ -13,49 +20,79 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules import module as torch_module
+from torch.nn.utils import parametrize
+
+from sklearn_robust.verification.region import products
 
 _MIXING = (nn.Linear, nn.Conv2d, nn.AvgPool2d)
 _AFFINE = (*_MIXING, nn.BatchNorm1d, nn.BatchNorm2d, nn.Flatten, nn.Unflatten)
 _IDENTITY = (nn.Identity, nn.Dropout, nn.Dropout2d)  # of a network that predicts
 _SUPPORTED = (nn.Sequential, *_AFFINE, *_IDENTITY, nn.ReLU, nn.MaxPool2d)
+_WEIGHTED = (nn.Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)
+_DOUBLE = 2.0**-53  # unit roundoff of float64
+_EXTRA_TERMS = 32  # roundings of a bound beyond those of its sums: of the region, of the lines around a ReLU
 
 
 class Affine:
-    """Linear, convolutional, averaging, normalising and reshaping layers in a row: h' = A h + b.
+    """Linear, convolutional, averaging, normalising and reshaping layers in a row: h' = A h + b + rho.
 
     Nothing but the modules themselves is needed: A^T c is the derivative of <c, A h + b>, and |A| is the same row of modules
     with the absolute values of their weights.
+
+    Parameters
+    ----------
+    modules : list of torch.nn.Module
+        In float64.
+    unit : float
+        Unit roundoff of the arithmetic in which the network runs.
     """
 
-    def __init__(self, modules: list[nn.Module]) -> None:
+    def __init__(self, modules: list[nn.Module], unit: float) -> None:
         self.module = nn.Sequential(*modules)
-        self.magnitude = copy.deepcopy(self.module)
-        for layer in self.magnitude.modules():
-            for name, parameter in layer.named_parameters(recurse=False):
-                parameter.copy_(parameter.abs() if name == "weight" else torch.zeros_like(parameter))
+        self.magnitude, self.absolute = copy.deepcopy(self.module), copy.deepcopy(self.module)  # |A| h and |A| h + |b|
+        for layer in [*self.magnitude.children(), *self.absolute.children()]:
+            for parameter in layer.parameters():
+                parameter.abs_()
+            if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                cast(Tensor, layer.running_mean).abs_().neg_()  # it is subtracted
+        for layer in self.magnitude.children():
+            if getattr(layer, "bias", None) is not None:
+                cast(Tensor, layer.bias).zero_()
             if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 cast(Tensor, layer.running_mean).zero_()
         self.mixes = sum(isinstance(layer, _MIXING) for layer in modules)
+        self.unit, self.terms = unit, sum(_terms(layer) for layer in modules)
 
     def __call__(self, h: Tensor) -> Tensor:
         return self.module(h)
 
+    def rounding(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """The largest |rho| over l <= h <= u: rounding of the network, and of the bounds computed here in float64."""
+        size = self.absolute(torch.maximum(lower.abs(), upper.abs()))
+        in_bounds = 2 * (self.terms + lower[0].numel() + size[0].numel()) + _EXTRA_TERMS
+        return (math.expm1(self.unit * self.terms) + math.expm1(_DOUBLE * in_bounds)) * size
+
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """Exact for each unit if only one layer of the row mixes units."""
+        """Exact for each unit, but for rounding, if only one layer of the row mixes units."""
         centre, radius = self.module((lower + upper) / 2), self.magnitude((upper - lower) / 2)
+        radius = radius + self.rounding(lower, upper)
         return centre - radius, centre + radius
 
     def backward(self, coef: Tensor, constant: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """Exact: c' = A^T c, b' = b + <c, A 0 + b>."""
+        """Exact, but for rounding: c' = A^T c, b' = b + <c, A 0 + b> - <|c|, |rho|>."""
         offset, transpose, *_ = torch.func.vjp(self.module, torch.zeros_like(lower[:1]))
         (pulled,) = torch.vmap(transpose)(coef.flatten(0, 1).unsqueeze(1))
-        return pulled.view(*coef.shape[:2], *lower.shape[1:]), constant + coef.flatten(2) @ offset.flatten()
+        rounding = products(coef.abs().flatten(2), self.rounding(lower, upper).flatten(1))
+        constant = constant + coef.flatten(2) @ offset.flatten() - rounding
+        return pulled.view(*coef.shape[:2], *lower.shape[1:]), constant
 
 
 class ReLU:
@@ -122,45 +159,101 @@ class MaxPool:
 Layer = Affine | ReLU | MaxPool
 
 
-def read_network(module: nn.Module) -> list[Layer]:
+def read_network(module: nn.Module, dtype: torch.dtype = torch.float64) -> list[Layer]:
     """The layers of a network in evaluation mode, as copies in float64; the module itself is left as it is.
+
+    Weights are those that the module applies: those of `torch.nn.utils.parametrize` are computed.
 
     Parameters
     ----------
     module : torch.nn.Sequential
         Nested as you like; or a single layer.
+    dtype : torch.dtype, default=torch.float64
+        The type in which a module without parameters runs.
 
     Raises
     ------
     TypeError
-        If the module or one of its layers is not supported.
+        If the module or one of its layers is not supported, or something may change what it computes.
     """
     layers: list[Layer] = []
-    for affine, row in itertools.groupby(_leaves(module), key=lambda leaf: type(leaf) in _AFFINE):
+    kinds = [parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()]
+    unit = max(torch.finfo(kind).eps / 2 for kind in kinds or [dtype])
+    for affine, row in itertools.groupby(list(_leaves(module, "")), key=lambda leaf: type(leaf) in _AFFINE):
         if affine:
-            layers.append(Affine([_in_float64(leaf) for leaf in row]))
+            layers.append(Affine(list(row), unit))
         else:
             layers += [ReLU() if type(leaf) is nn.ReLU else MaxPool(cast(nn.MaxPool2d, leaf)) for leaf in row]
     return layers
 
 
-def _leaves(module: nn.Module) -> Iterator[nn.Module]:
-    """The layers that do something when the network predicts, in order."""
-    if type(module).forward is nn.Sequential.forward:
-        for child in module.children():
-            yield from _leaves(child)
-    elif type(module) not in _SUPPORTED:
+def alteration(module: nn.Module) -> str | None:
+    """What may keep a module, its parts aside, from computing what its type says it computes; None if nothing does."""
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        return "a forward hook on all modules"
+    hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    if hooks:
+        names = ", ".join(sorted({getattr(hook, "__name__", type(hook).__name__) for hook in hooks}))
+        return f"a forward hook ({names})"
+    kind = parametrize.type_before_parametrizations(module)
+    base = nn.Sequential if issubclass(kind, nn.Sequential) else kind  # a subclass of it may build, and not compute
+    replaced = [
+        name for name in ("forward", "__call__", "__iter__") if getattr(kind, name, None) is not getattr(base, name, None)
+    ]
+    replaced += [name for name in ("forward", "__call__") if name in vars(module)]
+    return f"a {replaced[0]} of its own" if replaced else None
+
+
+def _leaves(module: nn.Module, name: str) -> Iterator[nn.Module]:
+    """The layers that do something when the network predicts, in order, as copies in float64."""
+    kind = parametrize.type_before_parametrizations(module)
+    layer = f"Layer {name!r}: {kind.__name__}" if name else kind.__name__
+    if kind not in _SUPPORTED and not issubclass(kind, nn.Sequential):
         names = ", ".join(kind.__name__ for kind in _SUPPORTED)
-        raise TypeError(f"{type(module).__name__} is not supported: no bounds are known for it. Supported are {names}.")
-    elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.running_mean is None:
-        raise TypeError(f"{type(module).__name__} without running statistics mixes samples: use track_running_stats=True.")
-    elif type(module) not in _IDENTITY:
-        yield module
+        raise TypeError(f"{layer} is not supported: no bounds are known for it. Supported are {names}.")
+    altered = alteration(module)
+    if altered:
+        raise TypeError(
+            f"{layer} has {altered}, so that no bounds are known for it. Remove what was added (torch.nn.utils.prune.remove, "
+            "remove_weight_norm, remove_spectral_norm, or the remove() of a hook's handle), or use "
+            "torch.nn.utils.parametrizations, whose weights are read."
+        )
+    if issubclass(kind, nn.Sequential):
+        for child_name, child in module.named_children():
+            yield from _leaves(child, f"{name}.{child_name}" if name else child_name)
+    elif kind not in _IDENTITY:
+        yield _applied(module, layer)
 
 
-def _in_float64(module: nn.Module) -> nn.Module:
-    copied = copy.deepcopy(module).eval().requires_grad_(False)
-    return (copied.cpu() if any(p.device.type == "mps" for p in copied.parameters()) else copied).double()  # mps has no float64
+def _applied(module: nn.Module, layer: str) -> nn.Module:
+    """A copy in evaluation mode and float64, whose parameters are the weights that it applies."""
+    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) and module.running_mean is None:
+        raise TypeError(f"{layer} without running statistics mixes samples: use track_running_stats=True.")
+    copied = copy.deepcopy(module).eval()
+    if parametrize.is_parametrized(copied):  # remove_parametrizations would change the class, which the user's module shares
+        weights = {name: nn.Parameter(getattr(copied, name).detach()) for name in cast(nn.ModuleDict, copied.parametrizations)}
+        copied.__class__ = parametrize.type_before_parametrizations(copied)
+        del copied.parametrizations
+        for name, weight in weights.items():
+            copied.register_parameter(name, weight)
+    known, found = {"weight", "bias"} if type(copied) in _WEIGHTED else set(), set(copied._parameters)
+    if found != known:
+        strange = sorted(found ^ known)
+        raise TypeError(f"{layer} has parameters that are not known, or lacks those that are: {strange}. Use a plain layer.")
+    copied = copied.requires_grad_(False)
+    on_mps = any(parameter.device.type == "mps" for parameter in copied.parameters())
+    return (copied.cpu() if on_mps else copied).double()  # mps has no float64
+
+
+def _terms(layer: nn.Module) -> int:
+    """How many roundings an output of the layer goes through: those of its sum, of the bias, and of the input's type."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features + 4
+    if isinstance(layer, nn.Conv2d):
+        return layer.weight[0].numel() + 4
+    if isinstance(layer, nn.AvgPool2d):
+        return math.prod(_pair(layer.kernel_size)) + 4
+    return 8 if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)) else 0
 
 
 def _pair(value: Any) -> tuple[int, int]:

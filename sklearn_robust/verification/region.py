@@ -67,7 +67,7 @@ class Region:
             return over_box
         c = coef.flatten(2)
         size = self._movable_size(c) if self.clipped else self.norm.dual.value(c)
-        over_ball = _products(c, self.x.flatten(1)) - self.eps.unsqueeze(1) * size
+        over_ball = products(c, self.x.flatten(1)) - self.eps.unsqueeze(1) * size
         return torch.maximum(over_box, over_ball) if self.clipped else over_ball
 
     def _movable_size(self, c: Tensor) -> Tensor:
@@ -79,15 +79,15 @@ class Region:
         scale = c.abs().amax(dim=2)
         c = c / torch.where(scale > 0, scale, 1).unsqueeze(2)  # no power overflows
         falls, rises = c.clamp(min=0) ** p, (-c).clamp(min=0) ** p  # products: no array of n times s times d entries
-        return scale * (_products(falls, down.to(c.dtype)) + _products(rises, up.to(c.dtype))) ** (1 / p)
+        return scale * (products(falls, down.to(c.dtype)) + products(rises, up.to(c.dtype))) ** (1 / p)
 
 
 def box_minimum(coef: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """The least <c, h> over lower <= h <= upper, of shape (n, s), for coef (n, s, *shape) or (1, s, *shape)."""
     c = coef.flatten(2)
-    return _products(c, ((lower + upper) / 2).flatten(1)) - _products(c.abs(), ((upper - lower) / 2).flatten(1))
+    return products(c, ((lower + upper) / 2).flatten(1)) - products(c.abs(), ((upper - lower) / 2).flatten(1))
 
 
-def _products(coef: Tensor, x: Tensor) -> Tensor:
-    """<c, x> of each sample and function, (n, s)."""
+def products(coef: Tensor, x: Tensor) -> Tensor:
+    """<c, x> of each sample and function, (n, s), for coef (n or 1, s, d) and x (n, d)."""
     return x @ coef[0].T if len(coef) == 1 else torch.einsum("nsd,nd->ns", coef, x)

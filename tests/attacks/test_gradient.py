@@ -184,6 +184,51 @@ def test_tensors_and_arrays(attack):
     np.testing.assert_allclose(array, single, atol=1e-6)
 
 
+@pytest.mark.parametrize("given", [np.int64, np.int32, np.uint8, bool])
+def test_integers_are_attacked_in_the_type_of_the_model(given):
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 2, size=(30, 4)).astype(given)
+    y = (X[:, 0] + 2 * X[:, 1].astype(int) + rng.integers(2, size=30) > 1).astype(int)
+    model = LogisticRegression().fit(X, y)
+    moved = pgd(model, X, y, eps=0.1)
+    assert moved.dtype == np.float64
+    np.testing.assert_array_equal(moved, pgd(model, X.astype(float), y, eps=0.1))
+    assert pgd(model, torch.as_tensor(X), y, eps=0.1).dtype == torch.float64
+    for dtype in (torch.float32, torch.float64):
+        assert pgd(relu_net(4, 2, dtype=dtype), torch.as_tensor(X), y, eps=0.1).dtype == dtype
+
+
+def test_random_search_is_not_exact_on_linear_classifiers():
+    rng = np.random.default_rng(2)
+    X = rng.normal(size=(50, 4))
+    y = (X[:, 0] > 0).astype(int)
+    model = LogisticRegression().fit(X, y)
+    worst = {}
+    for attack in (pgd, apgd, square):
+        options = {"n_queries": 20, "random_state": 0, "stop_when_broken": False} if attack is square else {}
+        moved = attack(model, X, y, eps=0.4, q=2, **options)
+        worst[attack] = np.where(y, 1, -1) * model.decision_function(moved)
+    np.testing.assert_array_equal(worst[pgd], worst[apgd])
+    assert np.all(worst[square] >= worst[pgd] - 1e-12)
+    assert worst[square].mean() > worst[pgd].mean() + 1e-3
+
+
+@pytest.mark.parametrize("attack", [pgd, apgd, square, "linear"])
+def test_exponents_and_boxes_of_the_wrong_kind_are_named(attack):
+    X, y = np.random.default_rng(0).normal(size=(20, 4)), [0, 1] * 10
+    model = relu_net(4, 2)
+    if attack == "linear":
+        model, attack = LogisticRegression().fit(X, y), pgd
+    for q in ("two", None, True, 0.5, math.nan, [2]):
+        with pytest.raises(ValueError, match=r"q must be a real number in \[1, inf\], got"):
+            attack(model, X, y, eps=0.1, q=q)
+    for clip in (3, "ab", (0,), (0, None), (0, math.nan), (1, 0), (np.zeros(4), "a"), (-9, np.zeros(4) - 10)):
+        with pytest.raises(ValueError, match="clip must be None or a pair"):
+            attack(model, X, y, eps=0.1, clip=clip)
+    with pytest.raises(ValueError, match=r"clip must hold numbers, or arrays that broadcast to X of shape \(20, 4\)"):
+        attack(model, X, y, eps=0.1, clip=(np.zeros(3) - 9, np.zeros(3) + 9))
+
+
 def test_estimators_with_a_module_use_their_own_labels():
     class Fitted:
         module_, classes_ = relu_net(3, 3), np.array(["ant", "bee", "cat"])

@@ -73,7 +73,7 @@ def assert_same(grid, ours):
         (breast_cancer, [0.0, 0.02, 0.1, 0.3], 0.2, math.inf, "exponential"),
         (breast_cancer, [0.02, 0.05, 0.1, 0.3], 0.2, math.inf, "logistic"),
         (wine, [0.0, 0.2, 0.5], 0.5, 2, "exponential"),
-        (wine, [0.2, 0.5, 0.8], 0.5, 2, "logistic"),
+        (wine, [0.2, 0.5, 0.6], 0.5, 2, "logistic"),
         (digits, [0.05, 0.1, 0.2], 0.1, math.inf, "exponential"),
     ],
 )
@@ -124,6 +124,26 @@ def test_auto_radii_come_from_the_data():
     X, y = wine()
     model = RobustLinearClassifierCV(2, threat_eps=0.3, cv=2).fit(X, y)
     np.testing.assert_array_equal(model.cv_results_["param_eps"].data, training_radii(X, y))
+
+
+def test_auto_radii_are_shares_of_the_distance_of_the_class_means():
+    X, y = breast_cancer()
+    half = 0.5 * np.abs(X[y == "benign"].mean(axis=0) - X[y == "malignant"].mean(axis=0)).max()
+    for unit in (1, 100):
+        model = RobustLinearClassifierCV(2, threat_eps=unit, cv=2).fit(unit * X, y)
+        expected = np.geomspace(half / 50, half, 9)[:-1]
+        np.testing.assert_allclose(model.cv_results_["param_eps"].data.astype(float) / unit, expected, rtol=1e-9)
+
+
+def test_a_fold_whose_test_samples_weigh_nothing_is_named():
+    X, y = breast_cancer()
+    halves = np.arange(len(y)) % 2 == 0
+    splits = [(np.flatnonzero(halves), np.flatnonzero(~halves)), (np.flatnonzero(~halves), np.flatnonzero(halves)[:9])]
+    weight = np.ones(len(y))
+    weight[splits[1][1]] = 0
+    model = RobustLinearClassifierCV(2, eps=[0.1, 0.2], threat_eps=0.1, cv=splits)
+    with pytest.raises(ValueError, match=r"sample_weight must be positive for a test .* zeros alone in fold 1"):
+        model.fit(X, y, weight)
 
 
 def test_what_is_fitted():

@@ -280,7 +280,7 @@ def test_weights_of_samples_and_classes():
     balanced = RobustLinearClassifier(eps=0.2, class_weight="balanced").fit(X[uneven], y[uneven])
     by_hand = RobustLinearClassifier(eps=0.2).fit(X[uneven], y[uneven], sample_weight=np.where(y[uneven] == 2, 3.0, 0.6))
     np.testing.assert_allclose(balanced.coef_, by_hand.coef_, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"at least two classes with positive weight, got 1 class: \[1\]"):
+    with pytest.raises(ValueError, match=r"with positive sample_weight and class_weight, got 1 class: \[1\]"):
         RobustLinearClassifier().fit(X, y, sample_weight=(y == 1).astype(float))
 
 

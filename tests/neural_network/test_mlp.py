@@ -180,7 +180,7 @@ def test_torch_optimisers(optimizer):
         ({"p_algo": 0}, "p_algo must be a real number"),
         ({"loss": "hinge"}, "loss must be one of"),
         ({"attack": "square"}, "attack must be one of"),
-        ({"clip": (1, 0)}, r"clip must be None or a pair \(low, high\) with low < high, got \(1, 0\)"),
+        ({"clip": (1, 0)}, r"clip must be None or a pair \(low, high\) of numbers with low < high, got \(1, 0\)"),
         ({"optimizer": "sgd"}, "optimizer must be one of"),
         ({"learning_rate": 0}, "learning_rate must be a finite number > 0"),
         ({"batch_size": 0}, "batch_size must be an integer >= 1"),

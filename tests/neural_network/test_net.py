@@ -18,7 +18,6 @@ from torch import nn
 from sklearn_robust import RobustMLPClassifier, RobustNetClassifier, robust_accuracy_score
 from sklearn_robust.attacks import pgd
 from sklearn_robust.neural_network import madry_cnn
-from sklearn_robust.neural_network._base import on_cpu
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 NAMES = np.array(["ash", "beech", "cedar"])
@@ -175,15 +174,6 @@ def test_copies_and_pickles_predict_alike_and_train_on_alike():
     assert not hasattr(clone(network), "module_")
     with pytest.raises(NotFittedError):
         clone(network).predict(X)
-
-
-def test_what_a_pickle_holds_is_a_faithful_copy():
-    X, y = blobs()
-    network = quick(optimizer=torch.optim.Adam).fit(X, y)
-    module, (optimizer, state) = on_cpu((network.module_, network._optimizer_state))
-    assert optimizer is torch.optim.Adam
-    torch.testing.assert_close(module.state_dict(), network.module_.state_dict(), rtol=0, atol=0)
-    torch.testing.assert_close(state, network._optimizer_state[1], rtol=0, atol=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

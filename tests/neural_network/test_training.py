@@ -176,3 +176,19 @@ def test_normalised_margins():
     for name, r in (("margin_l1", 1), ("margin_l2", 2), ("margin_linf", math.inf)):
         assert margins[name] == pytest.approx(0.6 / np.linalg.norm(theta, r) ** 2)
     assert normalized_margins(draw()[0], 0.6) == {}
+
+
+def test_an_epoch_that_is_interrupted_leaves_the_module_in_evaluation_mode():
+    network, x, y = draw()
+    optimizer, attack = SteepestDescent(network.parameters(), lr=0.01), InnerMaximisation(math.inf, 0.1, n_steps=1)
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    run = {"loss": NETWORK_LOSSES["logistic"], "attack": attack}
+    with pytest.raises(KeyboardInterrupt):
+        run_epoch(passes(network), optimizer, samples(attack, x, y), ALL, before_step=interrupted, **run)
+    assert not any(part.training for part in network.modules())
+    network.train()
+    run_epoch(passes(network), optimizer, samples(attack, x, y), ALL, **run)
+    assert not any(part.training for part in network.modules())

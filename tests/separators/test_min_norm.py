@@ -575,7 +575,7 @@ def test_a_bound_is_never_below_the_margin_where_a_few_features_are_far_larger_t
     assert_certified(s, drawn["X"], drawn["y"], 1e-8)
 
 
-@pytest.mark.parametrize("size", [1e-250, 1e-160, 1e140])
+@pytest.mark.parametrize("size", [1e-145, 1e140])
 @pytest.mark.parametrize("q", [1, 3, INF])
 def test_data_of_any_size_are_solved_in_their_own_unit(q, size):
     X, y = separable_data(10, 20)

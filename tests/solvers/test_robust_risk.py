@@ -253,6 +253,35 @@ def test_where_newton_gives_up_lbfgs_takes_over(gaussian, monkeypatch, loss, q):
     assert solution.n_iter[0] > 5
 
 
+@each_loss
+@pytest.mark.parametrize("shape", [(40, 3), (100, 20), (200, 50)], ids=str)
+def test_no_exponent_takes_many_more_evaluations_than_two(monkeypatch, loss, shape):
+    """Where q is large or next to 1, the norm's curvature is nothing on one side of a kink and endless on the other."""
+    monkeypatch.setattr(robust_risk, "lbfgs", lambda *args, **kwargs: pytest.fail("the fallback was called"))
+    evaluations, most = 0, 10**9
+    value, factor = _risk_model._Model.value, _risk_model._Model._factor
+
+    def counted(function):
+        def call(*args):
+            nonlocal evaluations
+            evaluations += 1
+            assert evaluations <= most
+            return function(*args)
+
+        return call
+
+    monkeypatch.setattr(_risk_model._Model, "value", counted(value))
+    monkeypatch.setattr(_risk_model._Model, "_factor", counted(factor))
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal(shape), np.where(rng.standard_normal(shape[0]) > 0, 1.0, -1.0)
+    for q in (2, 1.01, 1.05, 1.2, 5, 8, 10, 15, 20, 30, 50, 100, 1e4, 1e6):
+        evaluations = 0
+        problem = RobustProblem.from_data(X, y, q=q, eps=0.1, fit_intercept=True)
+        assert_proven(problem, loss, minimise_robust_risk(problem, loss, EUCLIDEAN, tol=1e-9))
+        if q == 2:
+            most = 10 * evaluations
+
+
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 def test_too_many_columns_for_a_hessian_go_to_lbfgs(gaussian, monkeypatch, q):
     monkeypatch.setattr(_risk_newton, "_MOST_COLUMNS", 3)

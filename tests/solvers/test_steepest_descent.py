@@ -7,12 +7,16 @@ import pytest
 import torch
 from scipy import sparse
 
-from sklearn_robust import max_margin, min_norm_separator
+from sklearn_robust import make_teacher_classification, max_margin, min_norm_separator
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import accelerated_margin, descent_grid, minimise_robust_risk, steepest_descent
-from sklearn_robust.solvers.steepest_descent import _move
+from sklearn_robust.solvers._batch import room_like
+from sklearn_robust.solvers._descent import RulePath
+from sklearn_robust.solvers._geometry import Geometry
+from sklearn_robust.solvers._in_place import InPlacePath, _Point
+from sklearn_robust.solvers.steepest_descent import _move, _SteepestDescent
 
 EXPONENTS = (1, 2, math.inf)
 
@@ -282,3 +286,68 @@ def test_steps_that_overflow_are_evaluated_all_the_same(gaussian, dtype, fit_int
         margins = problem.margins(solution.coef, solution.intercept)
         log_risk, _ = LOSSES["exponential"].log_risk_and_weights(margins, problem.log_weight)
         np.testing.assert_allclose(solution.log_risk, log_risk, rtol=1e-3 if dtype == np.float32 else 1e-9, atol=1e-3)
+
+
+@pytest.mark.parametrize(("p", "q"), [(1, math.inf), (2, math.inf), (math.inf, math.inf), (3, 2)])
+def test_a_path_does_not_depend_on_where_its_vectors_lie(p, q):
+    X, y = make_teacher_classification(64, 256, teacher_sparsity=4, random_state=0)
+    problem, held, paths = problem_of(X, y, q=q, eps=0.07), [], []
+    for i in range(6):
+        held.append([np.zeros(1 + 13 * j) for j in range(3 * i)])  # other places for what is allocated next
+        paths.append(steepest_descent(problem, LOSSES["exponential"], LpNorm(p), loss_tol=0, max_iter=400).coef)
+    for path in paths[1:]:
+        np.testing.assert_array_equal(path, paths[0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("offset", [0, 1, 3, 6])
+def test_room_begins_where_vector_registers_do(dtype, offset):
+    room = room_like(np.zeros(31, dtype)[offset:])
+    assert room.shape == (31 - offset,)
+    assert room.dtype == dtype
+    assert room.ctypes.data % 64 == 0
+
+
+@pytest.mark.parametrize(("p", "q", "eps"), [(1, math.inf, 0.07), (math.inf, math.inf, 0.07), (2, 2, 0.3), (3, 1, 0.3)])
+def test_steps_that_waste_no_more_than_what_is_open_come_closer_to_the_limit(p, q, eps, monkeypatch):
+    X, y = make_teacher_classification(40, 80, teacher_sparsity=4, random_state=0)
+
+    def gap(loss_tol, max_iter=1000):
+        solution = steepest_descent(
+            problem_of(X, y, q=q, eps=eps), LOSSES["exponential"], LpNorm(p), loss_tol=loss_tol, tol=1e-9, max_iter=max_iter
+        )
+        return solution.gap[0]
+
+    limit, path = gap(0), gap(1e-3)
+    for way in (InPlacePath, RulePath):
+        monkeypatch.setattr(way, "demand", lambda self, share: None)  # half of the promised decrease, always
+    assert limit < 0.85 * gap(0)
+    assert path == gap(1e-3)  # which ends long before the limit, and takes long steps
+
+
+@pytest.mark.parametrize("p", EXPONENTS)
+@pytest.mark.parametrize("q", [2, math.inf])
+@pytest.mark.parametrize("n_problems", [1, 3])
+@pytest.mark.parametrize("layout", ["dense", "sparse"])
+def test_a_step_in_closed_form_is_that_of_the_rule(gaussian, p, q, n_problems, layout):
+    X, y = gaussian(15, 9)
+    labels = np.stack([y, -y, np.where(np.arange(15) % 3, y, -y)])[:n_problems]
+    problem = problem_of(X if layout == "dense" else sparse.csr_array(X), labels, q=q, eps=0.2)
+    geometry, rng = Geometry((LpNorm(p),) * n_problems), np.random.default_rng(0)
+    for size in (0.0, 1e-3, 1.0):  # at zero, where steps would cross it, and far from it
+        coef = size * rng.standard_normal((n_problems, 9)) * (rng.random((n_problems, 9)) < 0.7)
+        path = InPlacePath(
+            problem, LOSSES["exponential"], geometry, _SteepestDescent(geometry), coef, np.full(n_problems, 0.05), None
+        )
+        path._pull()
+        here, closed, ruled = path.here, path.there, _Point(path.here.coef, path.here.scores)
+        promised = path._step_by_short_cuts(here, closed)
+        if size == 0 and q == 2:
+            assert promised is None
+            continue
+        speed = path.iterate().speed
+        np.testing.assert_allclose(path._step_by_rule(here, ruled), promised, rtol=1e-9)
+        np.testing.assert_allclose(path.iterate().speed, speed, rtol=1e-9)
+        np.testing.assert_allclose(closed.coef, ruled.coef, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(closed.scores, ruled.scores, rtol=1e-9, atol=1e-12)
+        assert not np.array_equal(closed.coef, here.coef)

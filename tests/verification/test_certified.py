@@ -55,7 +55,7 @@ def convolutional(n_outputs):
 )
 def test_no_point_of_the_threat_has_a_smaller_margin(lowest_margin, seed, hidden, n_outputs, eps, q, clip):
     torch.manual_seed(seed)
-    net = dense([4, *hidden, n_outputs], nested=bool(hidden))
+    net = dense([4, *hidden, n_outputs], nested=bool(hidden)).double()
     rng = np.random.default_rng(seed)
     X, y = rng.uniform(size=(5, 4)), rng.integers(max(n_outputs, 2), size=5)
     found = lowest_margin(copy.deepcopy(net), X, y, eps=eps, q=q, clip=clip, n_steps=8)
@@ -159,7 +159,7 @@ def test_the_module_is_judged_in_evaluation_mode_and_left_as_it_is():
         assert part.requires_grad
         assert part.grad is not None
     scores = net.eval()(torch.as_tensor(X, dtype=torch.float32)).detach().numpy()
-    np.testing.assert_allclose(margins, (scores[:, 0] - scores[:, 1]) * np.where(y, -1, 1), atol=1e-6)
+    np.testing.assert_allclose(margins, (scores[:, 0] - scores[:, 1]) * np.where(y, -1, 1), atol=1e-5)
 
 
 # --- radii
@@ -217,6 +217,10 @@ def test_better_bounds_certify_larger_radii():
         ({"eps": [0.1]}, "eps must be"),
         ({"eps": math.inf}, "eps must be"),
         ({"q": 0.5}, r"q must be a real number in \[1, inf\], got 0\.5"),
+        ({"q": "two"}, r"q must be a real number in \[1, inf\], got 'two'"),
+        ({"clip": 3}, r"clip must be None or a pair \(low, high\) of numbers or arrays with low < high, got 3"),
+        ({"clip": (0, math.nan)}, "clip must be None or a pair"),
+        ({"clip": (np.zeros(3), np.ones(3))}, r"clip must hold numbers, or arrays that broadcast to samples of shape \(2,\)"),
         ({"method": "smoothing"}, "method must be one of .*'crown'.*got 'smoothing'"),
         ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
         ({"time_limit": 0}, "time_limit must be a finite number > 0, got 0"),

@@ -71,7 +71,7 @@ def test_equals_brute_force_on_tiny_networks(sizes, q, clip):
         else:
             differences = np.eye(sizes[-1])[y[i]] - np.delete(np.eye(sizes[-1]), y[i], axis=0)
         brute = min(least_over_patterns(net, X[i], c, eps=0.7, q=q, clip=clip) for c in differences)
-        assert exact[i] == pytest.approx(brute, abs=1e-6)
+        assert brute - 1e-5 * (1 + abs(brute)) <= exact[i] <= brute  # the solver's tolerance is charged
 
 
 def test_the_rival_with_the_lowest_linear_bound_need_not_be_the_worst():
