@@ -168,9 +168,15 @@ class Exact:
             if lack == 0 or slope == 0:
                 break
             share = max(share - lack / slope, mpmath.mpf(-1))
+        return min(self.distance(a, left, dual(p), eps, moved) for moved in (mpmath.mpf(0), share))
+
+    def distance(self, a, left, r, eps, share):
+        """The r-norm of what a point of the ball leaves of a, (1 + share) times `left`; the point shrinks to the sphere."""
         left = [(1 + share) * v if s > 0 else v for v, s in zip(left, self.scale, strict=True)]
-        inside = eps / (outside(0) + eps) if outside(0) > 0 else mpmath.mpf(1)
-        return norm([x - inside * max(x - v, 0) for x, v in zip(a, left, strict=True)], dual(p))
+        taken = [max(x - v, 0) for x, v in zip(a, left, strict=True)]
+        size = norm([t / real(s) for t, s in zip(taken, self.scale, strict=True) if s > 0], self.q)
+        inside = min(mpmath.mpf(1), eps / size) if size > 0 else mpmath.mpf(0)
+        return norm([x - inside * t for x, t in zip(a, taken, strict=True)], r)
 
     def moved_to_zero(self, a, coordinates):
         """Weights near a for which these coordinates of Z^T a are zero, exactly; None where they are not all >= 0."""

@@ -35,7 +35,6 @@ from sklearn_robust.threats import LpBall, check_radius
 
 _TOL_EPS_STAR = 1e-9  # gap to which eps* is computed where it decides separability
 _TOL_PROOF = 1e-6  # what ||Z^T a||_q may exceed eps by where eps equals eps*, relative to eps
-_LARGEST_ENTRY = 1e150  # of X: beyond it sums of products overflow
 _ROUNDING_PROOF = 1e-12  # and relative to the largest sample, for data that are not linearly separable at all
 
 
@@ -148,7 +147,7 @@ def min_norm_separator(
     NotSeparableError
         If no robust separator exists: eps >= eps*, up to the relative precision to which eps* is known.
     ValueError
-        If a parameter is out of its range, y does not hold two classes, or an entry of X is larger than 1e150.
+        If a parameter is out of its range, y does not hold two classes, or the squares of X's entries leave float64.
     RuntimeError
         If every solver failed, or they neither found a separator nor proved that there is none.
 
@@ -408,12 +407,6 @@ def _problem(X: Any, y: Any, q: float, eps: float, fit_intercept: bool, scale: A
     names = _get_feature_names(X)
     X, y = check_X_y(X, y, accept_sparse=("csr", "csc"), dtype=np.float64)
     X = sparse.csr_array(X) if sparse.issparse(X) else X
-    largest = float(abs(X).max()) if math.prod(X.shape) else 0.0
-    if largest > _LARGEST_ENTRY:
-        raise ValueError(
-            f"X holds an entry of size {largest:.3g}: products of such numbers overflow. Divide the features by their sizes, "
-            "and treat as missing what numpy.nan_to_num has put in the place of infinities."
-        )
     scale, signs = read_scale(scale, X.shape[1], names), _signs(y, fit_intercept)
     return RobustProblem.from_data(X, signs, q=q, eps=eps, fit_intercept=fit_intercept, scale=scale)
 

@@ -83,3 +83,16 @@ def test_tol_is_the_gap_that_is_accepted():
     single = MinNormRobustClassifier(eps=0).fit(scale(X).astype(np.float32), y)  # silent: to the rounding of float32
     assert single.coef_.dtype == np.float32
     assert single.dual_gap_ <= 1e-3
+
+
+def test_near_eps_star_the_estimator_reports_what_the_separator_proves():
+    """A margin of 1e-8 eps* would be lost in the rounding of double precision."""
+    rng = np.random.default_rng(0)
+    X, w = rng.normal(size=(20, 8)), rng.normal(size=8)
+    y = np.where(X @ w > 0, 1, -1)
+    X += 0.4 * np.outer(y, w) / np.linalg.norm(w)
+    eps = (1 - 1e-8) * max_margin(X, y, q=2, fit_intercept=True).margin
+    separator = min_norm_separator(X, y, p=1, q=2, eps=eps, fit_intercept=True, tol=1e-2)
+    model = MinNormRobustClassifier(p=1, q_pert=2, eps=eps, tol=1e-2).fit(X, y)
+    assert model.margin_ == separator.margin > 0
+    assert model.dual_gap_ == pytest.approx(separator.relative_gap, abs=1e-12)
