@@ -11,6 +11,9 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 RUNS, CASES = 20, 30
 
+# the recomputation starts from points that are exact in extended arithmetic, which some machines lack
+pytestmark = pytest.mark.skipif(np.finfo(np.longdouble).eps > 1e-18, reason="long double is double here")
+
 
 @pytest.fixture(scope="module")
 def soak():
