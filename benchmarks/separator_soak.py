@@ -152,11 +152,31 @@ class Exact:
         scale = np.array([float(s) for s in self.scale], np.longdouble)
         ball = LpNorm(self.q) if (scale == 1).all() else ScaledNorm(self.q, scale)
         left = ball.residual(scaled[None], radius, LpNorm(p).dual)[0]
-        taken = [mpmath.mpf(0) if r == v else long_to_mpmath(v) - long_to_mpmath(r) for v, r in zip(scaled, left, strict=True)]
-        taken = [real(unit) * v for v in taken]
-        size = norm([v / real(s) for v, s in zip(taken, self.scale, strict=True) if s > 0], self.q)
-        onto = mpmath.mpf(float(eps)) / size if size > 0 else mpmath.mpf(0)  # a point of the sphere, up to rounding before
-        return norm([max(abs(real(v)) - onto * abs(t), mpmath.mpf(0)) for v, t in zip(g, taken, strict=True)], dual(p))
+        a = [abs(real(v)) for v in g]
+        left = [abs(long_to_mpmath(v)) * real(unit) if s > 0 else x for v, s, x in zip(left, self.scale, a, strict=True)]
+        eps = mpmath.mpf(float(eps))
+
+        def outside(share):
+            """What the point that leaves (1 + share) times as much lacks to the sphere."""
+            taken = [max(x - (1 + share) * v, 0) / real(s) for x, v, s in zip(a, left, self.scale, strict=True) if s > 0]
+            return norm(taken, self.q) - eps
+
+        share, step = mpmath.mpf(0), mpmath.mpf(2) ** -60
+        for _ in range(6):  # Newton's method: rounding put the point a little beside the sphere
+            lack = outside(share)
+            slope = (outside(share + step) - lack) / step
+            if lack == 0 or slope == 0:
+                break
+            share = max(share - lack / slope, mpmath.mpf(-1))
+        return min(self.distance(a, left, dual(p), eps, moved) for moved in (mpmath.mpf(0), share))
+
+    def distance(self, a, left, r, eps, share):
+        """The r-norm of what a point of the ball leaves of a, (1 + share) times `left`; the point shrinks to the sphere."""
+        left = [(1 + share) * v if s > 0 else v for v, s in zip(left, self.scale, strict=True)]
+        taken = [max(x - v, 0) for x, v in zip(a, left, strict=True)]
+        size = norm([t / real(s) for t, s in zip(taken, self.scale, strict=True) if s > 0], self.q)
+        inside = min(mpmath.mpf(1), eps / size) if size > 0 else mpmath.mpf(0)
+        return norm([x - inside * t for x, t in zip(a, taken, strict=True)], r)
 
     def moved_to_zero(self, a, coordinates):
         """Weights near a for which these coordinates of Z^T a are zero, exactly; None where they are not all >= 0."""

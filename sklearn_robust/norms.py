@@ -328,8 +328,8 @@ def cap_level(a: Array, radius: Array, q: float, rate: Array | None = None) -> A
     # of the entries that are capped where this one is
     capped = xp.flip(xp.cumulative_sum(xp.flip(weights, axis=-1), axis=-1), axis=-1)
     # below + capped t^q = ||min(a, t rate)||_q^q; the first entry that its own level does not reach is capped
-    levels = (_positive(xp, 1 - below) / at_least_tiny(capped)) ** (1 / q)
-    reaches = levels * rates <= sizes
+    levels = (_positive(xp, 1 - below) / at_least_tiny(capped)) ** (xp.ones_like(radius) / q)
+    reaches = levels * rates <= sizes * (1 + 8 * xp.finfo(a.dtype).eps)  # an entry as large as the radius may reach it alone
     first = xp.argmax(xp.astype(reaches, xp.int8), axis=-1)[..., None]
     t = xp.where(radius > 0, unit * xp.take_along_axis(levels, first, axis=-1), xp.zeros_like(unit))
     return xp.where(xp.any(reaches, axis=-1, keepdims=True) | (radius <= 0), t, xp.full_like(t, math.inf))

@@ -142,3 +142,14 @@ def test_extreme_exponents_and_scales_stay_in_the_ball(q, r):
     residual = ball.residual(g, radius, LpNorm(r))
     assert np.all(np.abs(residual) <= np.abs(g))
     assert ball.value(g - residual) <= radius * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.longdouble])
+def test_one_feature_that_fills_the_ball_alone(dtype):
+    """What is left is what exceeds the radius, and nothing of the others."""
+    s = np.array([23.70084922, 0.02984976, 1.44764646, 10.93306774, 0.10462172, 0.77682676], dtype)
+    g = np.array([3.72508143e02, 1.29297441e06, 4.18752628e-05, 3.17840472e06, 2.37970202e-08, 2.53570584e-06], dtype)
+    radius = np.array([42882919.96085633], dtype)
+    residual = ScaledNorm(10, s).residual(g[None], radius, LpNorm(1))[0]
+    np.testing.assert_array_equal(np.delete(residual, 1), 0)
+    np.testing.assert_allclose(float(residual[1]), 1.29297441e06 - 0.02984976 * 42882919.96085633, rtol=1e-10)

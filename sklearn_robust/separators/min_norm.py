@@ -35,7 +35,6 @@ from sklearn_robust.threats import LpBall, check_radius
 
 _TOL_EPS_STAR = 1e-9  # gap to which eps* is computed where it decides separability
 _TOL_PROOF = 1e-6  # what ||Z^T a||_q may exceed eps by where eps equals eps*, relative to eps
-_LARGEST_ENTRY = 1e150  # of X: beyond it sums of products overflow
 _ROUNDING_PROOF = 1e-12  # and relative to the largest sample, for data that are not linearly separable at all
 
 
@@ -167,7 +166,7 @@ def min_norm_separator(
     NotSeparableError
         If no robust separator exists: eps >= eps*, up to the relative precision to which eps* is known.
     ValueError
-        If a parameter is out of its range, y does not hold two classes, or an entry of X is larger than 1e150.
+        If a parameter is out of its range, y does not hold two classes, or the squares of X's entries leave float64.
     RuntimeError
         If every solver failed, or they neither found a separator nor proved that there is none.
 
@@ -393,24 +392,27 @@ def _separator_near_eps_star(problem: RobustProblem, norm: LpNorm, answer: Answe
     NotSeparableError
     """
     threat, eps = problem.threat, float(problem.threat.eps[0])
-    star = largest_distance(problem, min(tol, _TOL_EPS_STAR))
-    # below eps* its separator is robust, if not the one of least norm
-    start = certify(problem, norm, PrimalDual(star.coef, star.weights), f"{star.solver} for eps*")
-    if start.margin > 0:
-        best = start.merged(answer)
-        point = PrimalDual(best.coef, best.weights)
-        return polished_answer(problem, norm, scaled_program(problem, norm), point, best.solver, tol).merged(best)
-    proofs = np.stack([star.weights, answer.weights])
-    # each coordinate of Z^T a is known up to its own rounding: a small feature is not lost beside a large one
-    rounding = _ROUNDING_PROOF * (proofs @ abs(problem.X))
-    sizes = threat.norm.value(np.maximum(np.abs(problem.weighted_sum(proofs)) - rounding, 0))
-    proof = int(np.argmin(sizes))
-    if sizes[proof] > eps * (1 + _TOL_PROOF):
-        raise RuntimeError(
-            f"The solvers neither found a robust separator for eps={eps:.8g} nor proved that there is none: eps* lies between "
-            f"{max(star.margin, 0.0):.8g} and {star.bound:.8g} ({star.solver}). Scale the features to similar sizes."
-        )
-    raise NotSeparableError(eps, max(0.0, star.margin), proofs[proof], problem.fit_intercept)
+    lower, upper, solver = 0.0, math.inf, ""
+    for precision in (min(tol, _TOL_EPS_STAR), DEFAULT_TOL):  # what stalls on the way to one may reach the other
+        star = largest_distance(problem, precision)
+        # below eps* its separator is robust, if not the one of least norm
+        start = certify(problem, norm, PrimalDual(star.coef, star.weights), f"{star.solver} for eps*")
+        if start.margin > 0:
+            best = start.merged(answer)
+            point = PrimalDual(best.coef, best.weights)
+            return polished_answer(problem, norm, scaled_program(problem, norm), point, best.solver, tol).merged(best)
+        lower, upper, solver = max(lower, star.margin), min(upper, star.bound), star.solver
+        proofs = np.stack([star.weights, answer.weights])
+        # each coordinate of Z^T a is known up to its own rounding: a small feature is not lost beside a large one
+        rounding = _ROUNDING_PROOF * (proofs @ abs(problem.X))
+        sizes = threat.norm.value(np.maximum(np.abs(problem.weighted_sum(proofs)) - rounding, 0))
+        proof = int(np.argmin(sizes))
+        if sizes[proof] <= eps * (1 + _TOL_PROOF):
+            raise NotSeparableError(eps, lower, proofs[proof], problem.fit_intercept)
+    raise RuntimeError(
+        f"The solvers neither found a robust separator for eps={eps:.8g} nor proved that there is none: eps* lies between "
+        f"{lower:.8g} and {upper:.8g} ({solver}). Scale the features to similar sizes."
+    )
 
 
 def _check_radii(eps: Any) -> list[float]:
@@ -425,12 +427,6 @@ def _problem(X: Any, y: Any, q: float, eps: float, fit_intercept: bool, scale: A
     names = _get_feature_names(X)
     X, y = check_X_y(X, y, accept_sparse=("csr", "csc"), dtype=np.float64)
     X = sparse.csr_array(X) if sparse.issparse(X) else X
-    largest = float(abs(X).max()) if math.prod(X.shape) else 0.0
-    if largest > _LARGEST_ENTRY:
-        raise ValueError(
-            f"X holds an entry of size {largest:.3g}: products of such numbers overflow. Divide the features by their sizes, "
-            "and treat as missing what numpy.nan_to_num has put in the place of infinities."
-        )
     scale, signs = read_scale(scale, X.shape[1], names), _signs(y, fit_intercept)
     return RobustProblem.from_data(X, signs, q=q, eps=eps, fit_intercept=fit_intercept, scale=scale)
 

@@ -83,3 +83,17 @@ def test_tol_is_the_gap_that_is_accepted():
     single = MinNormRobustClassifier(eps=0).fit(scale(X).astype(np.float32), y)  # silent: to the rounding of float32
     assert single.coef_.dtype == np.float32
     assert single.dual_gap_ <= 1e-3
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).eps > 1e-18, reason="long double is double here")
+def test_near_eps_star_the_estimator_reports_what_the_separator_proves():
+    """Rounding of double precision is 8e-5 of a margin of 1e-10 eps*."""
+    rng = np.random.default_rng(0)
+    X, w = rng.normal(size=(20, 8)), rng.normal(size=8)
+    y = np.where(X @ w > 0, 1, -1)
+    X += 0.4 * np.outer(y, w) / np.linalg.norm(w)
+    eps = (1 - 1e-10) * max_margin(X, y, q=2, fit_intercept=True).margin
+    separator = min_norm_separator(X, y, p=1, q=2, eps=eps, fit_intercept=True, tol=1e-2)
+    model = MinNormRobustClassifier(p=1, q_pert=2, eps=eps, tol=1e-2).fit(X, y)
+    assert model.margin_ == pytest.approx(separator.margin, rel=1e-5)
+    assert 0 < model.dual_gap_ < 1e-5
