@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Real
 from typing import Any
 
-from sklearn_robust._array_api import Array, at_least_tiny, namespace
+from sklearn_robust._array_api import Array, as_float, at_least_tiny, namespace
 
 _MAX_NEWTON = 100  # every scalar equation below is convex or bracketed: convergence takes far fewer steps
 
@@ -44,11 +43,12 @@ class LpNorm:
     p: float
 
     def __post_init__(self) -> None:
-        if isinstance(self.p, bool) or not isinstance(self.p, Real) or not self.p >= 1:
+        p = as_float(self.p)
+        if not p >= 1:
             raise ValueError(
                 f"A norm's exponent must be a real number in [1, inf], got {self.p!r}. Use numpy.inf for the maximum norm."
             )
-        object.__setattr__(self, "p", float(self.p))
+        object.__setattr__(self, "p", p)
 
     @cached_property
     def dual(self) -> LpNorm:
