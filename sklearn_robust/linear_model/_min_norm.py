@@ -175,7 +175,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
             warnings.warn(
                 f"The data are not robustly separable at eps={self.eps:g}, q_pert={self.q_pert:g} (class "
                 f"{', '.join(str(classes[i]) for i in lacking)} against the rest): fitted the minimiser of the exponential "
-                "robust risk instead. Use RobustLinearClassifier, whose job this is, or an eps below eps*, the margin of max_margin.",
+                "robust risk instead. Use RobustLinearClassifier, whose job this is, or an eps below the margin of max_margin.",
                 NotSeparableWarning,
                 stacklevel=4,
             )
