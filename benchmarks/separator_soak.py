@@ -155,6 +155,10 @@ class Exact:
         a = [abs(real(v)) for v in g]
         left = [abs(long_to_mpmath(v)) * real(unit) if s > 0 else x for v, s, x in zip(left, self.scale, a, strict=True)]
         eps = mpmath.mpf(float(eps))
+        if (
+            norm([x / real(s) for x, s in zip(a, self.scale, strict=True) if s > 0], self.q) <= eps
+        ):  # all that can move is taken
+            return norm([mpmath.mpf(0) if s > 0 else x for x, s in zip(a, self.scale, strict=True)], dual(p))
 
         def outside(share):
             """What the point that leaves (1 + share) times as much lacks to the sphere."""
