@@ -63,11 +63,17 @@ class MarginCertificate:
 
 
 def relative_gap(margin: Array, bound: Array) -> Array:
-    """1 - margin / bound: the margin is at least (1 - gap) times the largest. inf where it is negative or nothing is known."""
+    """1 - margin / bound: the margin is at least (1 - gap) times the largest, of shape (k,), or a float for floats.
+
+    It is 1 where the margin is 0, 0 where rounding puts it above the bound or both are inf, and inf where it is negative or the
+    bound is 0: nothing separates then.
+    """
     xp = namespace(margin)
-    known = (bound > 0) & (margin >= 0)
-    gap = 1 - margin / xp.where(known, bound, xp.ones_like(bound))
-    return xp.where(known, gap, xp.full_like(gap, math.inf))
+    known = (margin >= 0) & (bound > 0)
+    below = known & (margin < bound)
+    gap = 1 - xp.where(below, margin, 1.0) / xp.where(below, bound, 1.0)
+    gap = xp.where(known, gap, math.inf)
+    return float(gap) if isinstance(margin, float) else gap
 
 
 def sum_rounding(n_terms: int, dtype: Any, xp: Any = np) -> float:

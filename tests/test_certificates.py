@@ -15,6 +15,7 @@ from sklearn_robust.certificates import (
     non_separability_slack,
     proves_not_separable,
     proves_separable,
+    relative_gap,
     repaired_weights,
     robust_margin,
 )
@@ -87,6 +88,23 @@ def test_robust_margin_of_the_zero_predictor_and_of_a_known_one():
 def test_gap_is_infinite_where_nothing_is_known():
     certificate = MarginCertificate(margin=np.array([0.5, 0.0, -1.0, -1.0]), bound=np.array([1.0, 2.0, 2.0, 0.0]))
     np.testing.assert_array_equal(certificate.gap, [0.5, 1.0, np.inf, np.inf])
+
+
+def test_gap_of_numbers_of_infinite_sides_and_of_a_margin_that_rounding_puts_above_the_bound():
+    inf = np.inf
+    pairs = {
+        (1.0, 2.0): 0.5,
+        (0.0, 2.0): 1.0,
+        (0.0, 0.0): inf,
+        (1.0, inf): 1.0,
+        (inf, inf): 0.0,
+        (2.0, 2 - 1e-15): 0.0,
+        (-inf, inf): inf,
+    }
+    for (margin, bound), gap in pairs.items():
+        assert relative_gap(margin, bound) == gap
+    for like in (np.array, torch.tensor):
+        assert relative_gap(*(like(side) for side in zip(*pairs, strict=True))).tolist() == list(pairs.values())
 
 
 @pytest.mark.parametrize("data", [np.asarray, sparse.csr_array, torch.from_numpy], ids=["numpy", "sparse", "torch"])

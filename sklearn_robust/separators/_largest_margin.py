@@ -12,7 +12,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import norm as sparse_norm
 
-from sklearn_robust.certificates import cancelling_weights, margin_certificate
+from sklearn_robust.certificates import cancelling_weights, margin_certificate, relative_gap
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.scaled_norms import WeightedNorm
@@ -23,7 +23,6 @@ from sklearn_robust.separators._margin_program import (
     Vector,
     best_intercept,
     feasible,
-    gap_between,
 )
 from sklearn_robust.separators.cone_program import solve_cone_program
 from sklearn_robust.separators.interior_point import solve_interior_point
@@ -84,7 +83,7 @@ class Answer:
     @property
     def gap(self) -> float:
         """Relative gap of the margin; inf where there is none."""
-        return gap_between(self.margin, self.bound)
+        return relative_gap(self.margin, self.bound)
 
     def merged(self, other: Answer | None) -> Answer:
         """The better predictor with the better proof."""

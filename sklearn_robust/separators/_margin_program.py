@@ -115,11 +115,6 @@ def certified_margin(program: MarginProgram, point: PrimalDual, scores: Vector, 
             share = np.where(program.labels > 0, 0.5 / up, 0.5 / (1 - up))
             pull = (point.weights * share) @ program.rows
     size = norm.value(point.coef)
-    margin = (scores.min() - program.eps * toll.value(point.coef)) / size - program.shift if size > 0 else 0.0
+    margin = (scores.min() - program.eps * toll.value(point.coef)) / size - program.shift if size > 0 else -math.inf
     bound = norm.dual.value(toll.dual.residual(pull / total, program.eps, norm.dual)) - program.shift
     return float(margin), max(0.0, float(bound))
-
-
-def gap_between(margin: float, bound: float) -> float:
-    """The relative gap of a margin; inf where there is none."""
-    return max(0.0, 1 - margin / bound) if margin > 0 and bound > 0 else math.inf

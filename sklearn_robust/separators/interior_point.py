@@ -12,13 +12,13 @@ import math
 import numpy as np
 from scipy.linalg import LinAlgError
 
+from sklearn_robust.certificates import relative_gap
 from sklearn_robust.separators._margin_program import (
     MarginProgram,
     PrimalDual,
     SolverFailure,
     Vector,
     certified_margin,
-    gap_between,
 )
 from sklearn_robust.separators._newton_system import NewtonSystem
 from sklearn_robust.separators._split_program import SplitProgram, State
@@ -65,9 +65,10 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> PrimalDua
         if iteration >= _FIRST_CERTIFICATE:
             point = PrimalDual(form.coef(state), weights)
             margin, bound = certified_margin(program, point, form.unit * scores, scale * pull)
+            reached = relative_gap(margin, bound)
             misses += 1
-            if gap_between(margin, bound) < gap or (gap == math.inf and bound <= least):
-                best, least, gap, misses = point, bound, gap_between(margin, bound), 0
+            if reached < gap or (gap == math.inf and bound <= least):
+                best, least, gap, misses = point, bound, reached, 0
             if gap <= tol or least == 0 or misses == _PATIENCE:
                 break
             if gap <= ripe and misses == 0:

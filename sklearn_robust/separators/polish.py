@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.linalg import LinAlgError, LinAlgWarning, solve
 
+from sklearn_robust.certificates import relative_gap
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators._margin_program import (
     MarginProgram,
@@ -32,7 +33,6 @@ from sklearn_robust.separators._margin_program import (
     best_intercept,
     certified_margin,
     feasible,
-    gap_between,
 )
 
 _ROUNDS = 12
@@ -67,14 +67,14 @@ def polished(program: MarginProgram, point: PrimalDual, tol: float) -> tuple[Pri
     (best, margin, bound), helped, misses = _measured(program, point), False, 0
     point = best
     for step in range(_ROUNDS):
-        reached = gap_between(margin, bound) <= tol
-        if gap_between(margin, bound) <= EXACT or (reached and step > 0) or misses == _PATIENCE:
+        reached = relative_gap(margin, bound) <= tol
+        if relative_gap(margin, bound) <= EXACT or (reached and step > 0) or misses == _PATIENCE:
             break
         moved = newton_step(program, point, _CHEAP if reached else _MAX_UNKNOWNS)
         if moved is None:
             break
         point, new_margin, new_bound = _measured(program, moved)
-        better = gap_between(max(margin, new_margin), min(bound, new_bound)) < gap_between(margin, bound)
+        better = relative_gap(max(margin, new_margin), min(bound, new_bound)) < relative_gap(margin, bound)
         misses = 0 if better else misses + 1
         helped |= new_margin > margin or new_bound < bound
         if new_margin > margin:
@@ -87,13 +87,13 @@ def polished(program: MarginProgram, point: PrimalDual, tol: float) -> tuple[Pri
 def finished(program: MarginProgram, point: PrimalDual, tol: float) -> PrimalDual | None:
     """The point after Newton steps that prove a gap of tol; None where one is not cheap or does not lower the gap tenfold."""
     point, margin, bound = _measured(program, point)
-    gap = gap_between(margin, bound)
+    gap = relative_gap(margin, bound)
     while gap > tol:
         moved = newton_step(program, point, _CHEAP)
         if moved is None:
             return None
         point, margin, bound = _measured(program, moved)
-        last, gap = gap, gap_between(margin, bound)
+        last, gap = gap, relative_gap(margin, bound)
         if gap > max(tol, 0.1 * last):
             return None
     return point

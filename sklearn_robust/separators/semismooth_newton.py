@@ -16,7 +16,8 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.linalg.blas import dsyrk
 
-from sklearn_robust.separators._margin_program import MarginProgram, PrimalDual, SolverFailure, Vector, gap_between
+from sklearn_robust.certificates import relative_gap
+from sklearn_robust.separators._margin_program import MarginProgram, PrimalDual, SolverFailure, Vector
 
 _MAX_ITER = 60
 _EXACT = 1e-12
@@ -58,7 +59,7 @@ def solve_semismooth_newton(program: MarginProgram, tol: float = 1e-9, start: Ve
         weights, w, square, mass = scale * weights, scale * w, scale**2 * square, scale * mass
         margins = Z @ w - eps * np.abs(w).sum()
         size = np.sqrt(square)
-        gap = gap_between(float(margins.min()) / size, size / mass)
+        gap = relative_gap(float(margins.min()) / size, size / mass)
         if gap <= _EXACT or reached:
             return PrimalDual(w, weights)
         reached = gap <= tol  # one more step makes it exact

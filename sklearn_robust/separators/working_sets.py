@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from sklearn_robust.certificates import relative_gap
 from sklearn_robust.separators._margin_program import (
     MarginProgram,
     PrimalDual,
@@ -18,7 +19,6 @@ from sklearn_robust.separators._margin_program import (
     Vector,
     best_intercept,
     certified_margin,
-    gap_between,
 )
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.polish import polished
@@ -63,7 +63,7 @@ def solve_on_row_sets(program: MarginProgram, tol: float = 1e-9) -> PrimalDual:
         point = PrimalDual(small.coef, weights)
         scores = program.rows @ small.coef
         margin, bound = certified_margin(program, point, scores, small.weights @ part.rows)
-        if bound <= _NOTHING or gap_between(margin, bound) <= tol:
+        if bound <= _NOTHING or relative_gap(margin, bound) <= tol:
             return point
         if program.labels is not None:
             scores = scores + program.labels * best_intercept(scores[chosen], program.labels[chosen])
@@ -110,7 +110,7 @@ def solve_on_column_sets(program: MarginProgram, tol: float = 1e-9) -> PrimalDua
         point, scores = PrimalDual(coef, small.weights), part.rows @ small.coef
         pull = small.weights @ program.rows
         margin, bound = certified_margin(program, point, scores, pull)
-        if bound <= _NOTHING or gap_between(margin, bound) <= tol:
+        if bound <= _NOTHING or relative_gap(margin, bound) <= tol:
             return point
         # a feature that is not used may pull as much as the answer's bound (p = 1), or as the adversary (p = 2)
         strength = np.abs(pull) / small.weights.sum()

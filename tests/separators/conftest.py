@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from sklearn_robust.separators._margin_program import MarginProgram, certified_margin, gap_between
+from sklearn_robust.certificates import relative_gap
+from sklearn_robust.separators._margin_program import MarginProgram, certified_margin
 
 
 def draw_program(n, d, p, dual_q, eps, *, intercept=False, seed=0):
@@ -28,7 +29,7 @@ def proven():
 
 @pytest.fixture
 def proven_gap(proven):
-    return lambda program, point: gap_between(*proven(program, point))
+    return lambda program, point: relative_gap(*proven(program, point))
 
 
 @pytest.fixture
