@@ -234,9 +234,8 @@ def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) 
     long = np.longdouble
     columns = problem.X[:, features]
     columns = columns.toarray() if sparse.issparse(columns) else columns
-    y = problem.y[0]
-    classes = np.stack([y > 0, y < 0], axis=1) if problem.fit_intercept else np.ones((len(y), 1))
-    terms = np.concatenate([columns * y[:, None], classes], axis=1).astype(long)
+    classes = np.concatenate(problem.classes).T
+    terms = np.concatenate([columns * problem.y[0][:, None], classes], axis=1).astype(long)
     goal = np.concatenate([np.zeros(columns.shape[1]), np.full(classes.shape[1], 1 / classes.shape[1])])
     moved = weights.astype(long)
     for _ in range(_MAX_REPAIRS):
@@ -324,8 +323,7 @@ def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> 
         else:
             tight, change = _tight_constraints(threat.norm, pull, inner, near=10 * max(size - eps, 0.0))
         moved = np.maximum(repaired + _lightest_change(problem, repaired[0], tight, change), 0)
-        classes = (problem.y > 0, problem.y < 0) if problem.fit_intercept else (np.isfinite(problem.y),)
-        if not all(moved[members].any() for members in classes):
+        if not all(moved[members].any() for members in problem.classes):
             break
         repaired = problem.balanced(moved)  # negative entries are cut off: the caller checks whether that matters
     return repaired
@@ -333,8 +331,7 @@ def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> 
 
 def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change: Array) -> Array:
     """The delta with tight @ Z^T delta = change, sum zero (in each class), and least sum of delta^2 / weights; by lsmr."""
-    y, root = problem.y[0], np.sqrt(weights)
-    totals = np.stack([y > 0, y < 0] if problem.fit_intercept else [np.ones_like(root)])
+    root, totals = np.sqrt(weights), np.concatenate(problem.classes)
     spread = tight.T
 
     def matvec(x: Array) -> Array:

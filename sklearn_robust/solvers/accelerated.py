@@ -238,16 +238,12 @@ def _best_intercept(problem: RobustProblem, norm: LpNorm, coef: Array, scores: A
 def _project(problem: RobustProblem, x: Array) -> Array:
     """The Euclidean projection on the feasible weights: the simplex, or a simplex of mass 1/2 for each class."""
     xp = namespace(x)
-    never = xp.full_like(x, -math.inf)
-    x = xp.where(problem.log_weight > -math.inf, x, never)
-    one = xp.ones_like(x[:, :1])
-    if not problem.fit_intercept:
-        level = shave_level(x, one, 1.0)
-    else:
-        up = shave_level(xp.where(problem.y > 0, x, never), 0.5 * one, 1.0)
-        down = shave_level(xp.where(problem.y < 0, x, never), 0.5 * one, 1.0)
-        level = xp.where(problem.y > 0, up, down)
-    return xp.maximum(x - level, xp.zeros_like(x))
+    projected = zero = xp.zeros_like(x)
+    for members in problem.classes:
+        total = xp.ones_like(x[:, :1]) / len(problem.classes)
+        level = shave_level(xp.where(members, x, -math.inf), total, 1.0)
+        projected = xp.where(members, xp.maximum(x - level, zero), projected)
+    return projected
 
 
 def _one(problem: RobustProblem, i: int) -> RobustProblem:

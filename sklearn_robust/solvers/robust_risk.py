@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_robust._array_api import at_least_tiny
 from sklearn_robust.certificates import proves_separable, repaired_weights
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
@@ -176,8 +175,8 @@ def _certified(
     if weights is None and smallest[0] <= 0:
         weights = repaired_weights(problem, now.weights, proof)
         proven = bool(np.isfinite(weights).all())
-    if not proven:  # no weights of a class vanish, however large the margins
-        weights = problem.balanced(np.where(problem.log_weight > -math.inf, at_least_tiny(now.weights), 0.0))
+    if not proven:
+        weights = problem.balanced(now.weights)
     excess = now.log_risk - loss.log_risk_bound(weights, problem.log_weight, now.log_risk) if proven else np.full(1, np.inf)
     separable = False if proven else True if smallest[0] > 0 and proves_separable(problem, coef, now.intercept)[0] else None
     return Solution(
