@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from sklearn_robust._array_api import Array, namespace, to_numpy
-from sklearn_robust.certificates import log_risk_bound, margin_certificate, proves_separable, repaired_weights
+from sklearn_robust.certificates import certify, log_risk_bound, proves_separable, repaired_weights
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.solvers._geometry import Geometry
@@ -301,7 +301,7 @@ class _Run:
         one, norm = self.problem.select(row), self.geometry.norms[i]
         coef, intercept = at.coef[row], at.now.intercept[row]
         proof = self.under_way[i].proof[None]
-        certificate = margin_certificate(one, norm, coef, intercept, proof)
+        certificate = certify(one, norm, coef, proof, intercept)
         solution = Solution(
             coef=coef,
             intercept=intercept,

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace, to_numpy
-from sklearn_robust.certificates import margin_certificate, proves_separable, relative_gap, repaired_weights
+from sklearn_robust.certificates import certify, proves_separable, relative_gap, repaired_weights
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm, shave_level
 from sklearn_robust.problems import RobustProblem
@@ -267,7 +267,7 @@ def _solution(
     if state.margin[i] > 0:
         scale = (state.margin[row] * norm.value(coef))[:, None]
         coef, intercept = coef / scale, intercept / scale[:, 0]
-    certificate = margin_certificate(one, norm, coef, intercept, state.proof[row])
+    certificate = certify(one, norm, coef, state.proof[row], intercept)
     log_risk, _ = loss.log_risk_and_weights(one.margins(coef, intercept), one.log_weight)
     return Solution(
         coef=coef,
