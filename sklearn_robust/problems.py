@@ -265,8 +265,9 @@ def feasible_weights(weights: Array, classes: Sequence[Array]) -> Array:
     for members in classes:
         part = xp.where(members, xp.maximum(weights, zero), zero)
         largest = xp.max(part, axis=-1, keepdims=True)
-        # no sum of the ratios under- or overflows
-        part = xp.where(largest == 0, xp.astype(members, part.dtype), part / xp.where(largest == 0, 1.0, largest))
+        # in units of a power of two, which rounds nothing, no sum under- or overflows
+        unit = 2.0 ** xp.floor(xp.log2(xp.where(largest > 0, largest, 1.0)))
+        part = xp.where(largest == 0, xp.astype(members, part.dtype), part / unit)
         feasible = feasible + part / (len(classes) * xp.sum(part, axis=-1, keepdims=True))
     return feasible
 
