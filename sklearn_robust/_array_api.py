@@ -13,8 +13,8 @@ Array = Any  # a NumPy array or a torch tensor
 
 
 def namespace(*arrays: Array) -> Any:
-    """The array-API namespace; NumPy's own, which needs no wrapper, for NumPy arrays."""
-    if isinstance(arrays[0], (np.ndarray, np.generic)):
+    """The array-API namespace; NumPy's own, which needs no wrapper, for NumPy arrays and floats."""
+    if isinstance(arrays[0], (np.ndarray, np.generic, float)):
         return np
     return array_api_compat.array_namespace(*arrays)
 

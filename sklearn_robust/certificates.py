@@ -17,7 +17,8 @@ logistic risk.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,40 +35,84 @@ _MAX_REPAIRS = 5
 _MOVED = 16  # times what is left of cancelled features: how far weights may be from those that cancel exactly
 _DEPENDENT = 1e-13  # relative singular value of conditions that repeat others
 _EXPONENT = 0.5 * float(np.finfo(np.float64).eps)  # rounding of an exponent
+_ROUNDED = 1e-10  # share of rounding in a gap from which a certificate is worth extended arithmetic
+_MAX_EXTENDED = 1_000_000  # entries up to which it is cheap
 _ROUNDING = 64 * np.finfo(np.float64).eps  # of a coordinate of Z^T a, relative to the terms that it sums
 
 
 @dataclass(frozen=True)
-class MarginCertificate:
-    """Lower and upper bound on the largest robust margin of each problem, with their rounding charged to them.
+class Point:
+    """Predictors and weights of k problems; of a single one the arrays lack their first axis.
+
+    Attributes
+    ----------
+    coef : array of shape (k, d)
+    weights : array of shape (k, n)
+        Dual weights of the samples.
+    intercept : array of shape (k,) or None
+        None where coef is a direction only, and the best intercept is meant.
+    """
+
+    coef: Array
+    weights: Array
+    intercept: Array = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certified(Point):
+    """A point with feasible weights, and what it proves: the largest robust margin lies between `margin` and `bound`.
 
     Attributes
     ----------
     margin : array of shape (k,)
-        At most min_i m_i(w) / ||w||_p of the predictor in exact arithmetic; positive only if it separates robustly.
+        At most min_i m_i(w) / ||w||_p of the predictor in exact arithmetic; positive only if it separates robustly, -inf for
+        w = 0.
     bound : array of shape (k,)
         At least D(a) of weights that rounding separates from the given ones: no predictor has a larger margin. Zero is a proof
         that the data are not robustly separable.
     rounding : array of shape (k,)
         The most that the charges add to the relative gap: no answer in this arithmetic proves a smaller one.
+    solver : str
+        What the predictor came from.
     """
 
     margin: Array
     bound: Array
     rounding: Array = 0.0
+    solver: str = ""
 
     @property
     def gap(self) -> Array:
         """Relative gap 1 - margin / bound; see `relative_gap`."""
         return relative_gap(self.margin, self.bound)
 
+    def single(self, solver: str) -> Certified:
+        """The same of a single problem, k = 1, without the first axis, and the solver's name."""
+        numbers = (float(x[0]) for x in (self.intercept, self.margin, self.bound, self.rounding))
+        intercept, margin, bound, rounding = numbers
+        return Certified(self.coef[0], self.weights[0], intercept, margin=margin, bound=bound, rounding=rounding, solver=solver)
+
+    def merged(self, other: Certified | None) -> Certified:
+        """The better predictor with the better proof, of a single problem."""
+        if other is None:
+            return self
+        primal = self if self.margin >= other.margin else other
+        dual = self if self.bound <= other.bound else other
+        return replace(primal, weights=dual.weights, bound=dual.bound, rounding=max(self.rounding, other.rounding))
+
 
 def relative_gap(margin: Array, bound: Array) -> Array:
-    """1 - margin / bound: the margin is at least (1 - gap) times the largest. inf where it is negative or nothing is known."""
+    """1 - margin / bound: the margin is at least (1 - gap) times the largest, of shape (k,), or a float for floats.
+
+    It is 1 where the margin is 0, 0 where rounding puts it above the bound or both are inf, and inf where it is negative or the
+    bound is 0: nothing separates then.
+    """
     xp = namespace(margin)
-    known = (bound > 0) & (margin >= 0)
-    gap = 1 - margin / xp.where(known, bound, xp.ones_like(bound))
-    return xp.where(known, gap, xp.full_like(gap, math.inf))
+    known = (margin >= 0) & (bound > 0)
+    below = known & (margin < bound)
+    gap = 1 - xp.where(below, margin, 1.0) / xp.where(below, bound, 1.0)
+    gap = xp.where(known, gap, math.inf)
+    return float(gap) if isinstance(margin, float) else gap
 
 
 def sum_rounding(n_terms: int, dtype: Any, xp: Any = np) -> float:
@@ -86,21 +131,45 @@ def norm_rounding(problem: RobustProblem, norm: LpNorm | WeightedNorm, dtype: An
     return sum_rounding(problem.n_features, dtype, xp) + (0.0 if exact else _EXPONENT * math.log2(2 * problem.n_features))
 
 
-def robust_margin(problem: RobustProblem, norm: LpNorm | WeightedNorm, coef: Array, intercept: Array) -> Array:
-    """min_i m_i(w) / ||w||_p of each predictor, less its rounding, of shape (k,); -inf for w = 0."""
-    return _charged_margin(problem, norm, coef, intercept)[0]
+def best_intercept(scores: Array, classes: Sequence[Array]) -> tuple[Array, Array]:
+    """The b that makes the smallest of scores + y b largest, and that smallest, of shape (...,) for scores (..., n).
+
+    b levels the two classes; it is 0 where there is but one.
+    """
+    xp = namespace(scores)
+    smallest = [xp.min(xp.where(members, scores, math.inf), axis=-1) for members in classes]
+    if len(smallest) == 1:
+        return xp.zeros_like(smallest[0]), smallest[0]
+    up, down = smallest
+    return 0.5 * (down - up), 0.5 * (down + up)
 
 
-def _charged_margin(problem: RobustProblem, norm: LpNorm | WeightedNorm, coef: Array, intercept: Array) -> tuple[Array, Array]:
+def over_size(smallest: Array, size: Array) -> Array:
+    """The margin in a norm: the smallest margin over the size of the predictor, -inf for w = 0."""
+    xp = namespace(size)
+    return xp.where(size > 0, smallest / xp.where(size > 0, size, 1.0), -math.inf)
+
+
+def robust_margin(
+    problem: RobustProblem, norm: LpNorm | WeightedNorm, coef: Array, intercept: Array, margins: Array | None = None
+) -> Array:
+    """min_i m_i(w) / ||w||_p of each predictor, less its rounding, of shape (k,); -inf for w = 0.
+
+    The `margins` (k, n) need not be computed again where they are known.
+    """
+    return _charged_margin(problem, norm, coef, intercept, margins)[0]
+
+
+def _charged_margin(
+    problem: RobustProblem, norm: LpNorm | WeightedNorm, coef: Array, intercept: Array, margins: Array | None = None
+) -> tuple[Array, Array]:
     """The margin of each predictor less its rounding, and the rounding."""
-    xp = namespace(coef)
-    size = norm.value(coef)
-    unit = xp.where(size > 0, size, xp.ones_like(size))
-    margins = problem.margins(coef, intercept)
-    smallest = xp.min(margins, axis=-1) / unit
-    charged = xp.min(margins - margin_rounding(problem, coef, intercept), axis=-1) / unit
+    xp, size = namespace(coef), norm.value(coef)
+    margins = problem.margins(coef, intercept) if margins is None else margins
+    charged = over_size(xp.min(margins - margin_rounding(problem, coef, intercept), axis=-1), size)
     charged = charged - norm_rounding(problem, norm, coef.dtype, xp) * xp.abs(charged)
-    return xp.where(size > 0, charged, xp.full_like(size, -math.inf)), smallest - charged
+    known = size > 0
+    return charged, xp.where(known, over_size(xp.min(margins, axis=-1), size) - xp.where(known, charged, 0.0), 0.0)
 
 
 def margin_bound(problem: RobustProblem, norm: LpNorm | WeightedNorm, weights: Array) -> Array:
@@ -148,10 +217,16 @@ def _cancelled(pull: Array, terms: Array, fixed: Array) -> Array:
     return np.where(share <= _ROUNDING, np.where(fixed, 0, pull + _MOVED * share * terms), pull)
 
 
-def margin_certificate(
-    problem: RobustProblem, norm: LpNorm | WeightedNorm, coef: Array, intercept: Array, weights: Array
-) -> MarginCertificate:
-    """What predictors (k, d), (k,) and weights (k, n) prove; the weights are made feasible first.
+def certify(
+    problem: RobustProblem,
+    norm: LpNorm | WeightedNorm,
+    coef: Array,
+    weights: Array,
+    intercept: Array | None = None,
+    *,
+    extended: bool = False,
+) -> Certified:
+    """What predictors and weights prove, with all rounding charged; the weights are made feasible first.
 
     Parameters
     ----------
@@ -159,19 +234,62 @@ def margin_certificate(
     norm : LpNorm
         The geometry p in which the margin is measured.
     coef : array of shape (k, d)
-    intercept : array of shape (k,)
     weights : array of shape (k, n)
-        Any non-negative weights; they are scaled to the simplex (per class with an intercept).
+        Negative ones are cut off, and the others scaled to the simplex (per class with an intercept).
+    intercept : array of shape (k,), optional
+        Without it coef is a direction: the predictor has the best intercept, and a smallest robust margin of 1 where that is
+        positive.
+    extended : bool, default=False
+        Whether float64 data of moderate size are certified in extended arithmetic where rounding shows in the gap.
 
     Returns
     -------
-    MarginCertificate
+    Certified
+        The predictors and feasible weights that the figures belong to.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_robust.certificates import certify
+    >>> from sklearn_robust.norms import LpNorm
+    >>> from sklearn_robust.problems import RobustProblem
+    >>> X, y = np.array([[3.0, 1.0], [-3.0, 1.0]]), np.array([1.0, -1.0])
+    >>> problem = RobustProblem.from_data(X, y, q=2, eps=1.0, fit_intercept=False)
+    >>> proven = certify(problem, LpNorm(2), coef=np.array([[1.0, 0.0]]), weights=np.array([[1.0, 1.0]]))
+    >>> proven.margin.round(6), proven.bound.round(6), proven.coef
+    (array([2.]), array([2.]), array([[0.5, 0. ]]))
     """
     xp = namespace(coef)
+    if intercept is None:
+        coef, intercept = _predictor(problem, coef)
+    weights = problem.balanced(weights)
     margin, of_margin = _charged_margin(problem, norm, coef, intercept)
-    bound, of_bound = _charged_bound(problem, norm, problem.balanced(weights))
-    rounding = of_margin / xp.where(bound > 0, bound, xp.ones_like(bound)) + of_bound
-    return MarginCertificate(margin, bound, rounding)
+    bound, of_bound = _charged_bound(problem, norm, weights)
+    rounding = of_margin / xp.where(bound > 0, bound, 1.0) + of_bound
+    proven = Certified(coef, weights, intercept, margin=margin, bound=bound, rounding=rounding)
+    if not extended or not float(xp.max(rounding)) > _ROUNDED or math.prod(problem.X.shape) > _MAX_EXTENDED:
+        return proven
+    arrays = (array.astype(np.longdouble) for array in (coef, weights, intercept))
+    finer = certify(problem.in_extended_arithmetic(), norm, *arrays)
+    # in float64 the margin is rounded down and the bound up
+    margin, bound, rounding = (figure.astype(np.float64) for figure in (finer.margin, finer.bound, finer.rounding))
+    bound = np.where(finer.bound > 0, np.nextafter(bound, math.inf), 0.0)
+    return replace(proven, margin=np.nextafter(margin, -math.inf), bound=bound, rounding=rounding)
+
+
+def _predictor(problem: RobustProblem, direction: Array) -> tuple[Array, Array]:
+    """Directions (k, d) with their best intercept, scaled to a smallest robust margin of 1 where it is positive.
+
+    Where the quotient overflows they keep their size.
+    """
+    xp = namespace(direction)
+    intercept, smallest = best_intercept(problem.signed_scores(direction), problem.classes)
+    smallest = smallest - problem.threat.penalty(direction)
+    unit = xp.where(smallest > 0, smallest, 1.0)
+    with np.errstate(over="ignore"):
+        coef, moved = direction / unit[:, None], intercept / unit
+    finite = xp.all(xp.isfinite(coef), axis=-1) & xp.isfinite(moved)
+    return xp.where(finite[:, None], coef, direction), xp.where(finite, moved, intercept)
 
 
 def non_separability_slack(problem: RobustProblem, weights: Array) -> Array:
@@ -228,9 +346,8 @@ def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) 
     long = np.longdouble
     columns = problem.X[:, features]
     columns = columns.toarray() if sparse.issparse(columns) else columns
-    y = problem.y[0]
-    classes = np.stack([y > 0, y < 0], axis=1) if problem.fit_intercept else np.ones((len(y), 1))
-    terms = np.concatenate([columns * y[:, None], classes], axis=1).astype(long)
+    classes = np.concatenate(problem.classes).T
+    terms = np.concatenate([columns * problem.y[0][:, None], classes], axis=1).astype(long)
     goal = np.concatenate([np.zeros(columns.shape[1]), np.full(classes.shape[1], 1 / classes.shape[1])])
     moved = weights.astype(long)
     for _ in range(_MAX_REPAIRS):
@@ -318,8 +435,7 @@ def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> 
         else:
             tight, change = _tight_constraints(threat.norm, pull, inner, near=10 * max(size - eps, 0.0))
         moved = np.maximum(repaired + _lightest_change(problem, repaired[0], tight, change), 0)
-        classes = (problem.y > 0, problem.y < 0) if problem.fit_intercept else (np.isfinite(problem.y),)
-        if not all(moved[members].any() for members in classes):
+        if not all(moved[members].any() for members in problem.classes):
             break
         repaired = problem.balanced(moved)  # negative entries are cut off: the caller checks whether that matters
     return repaired
@@ -327,8 +443,7 @@ def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> 
 
 def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change: Array) -> Array:
     """The delta with tight @ Z^T delta = change, sum zero (in each class), and least sum of delta^2 / weights; by lsmr."""
-    y, root = problem.y[0], np.sqrt(weights)
-    totals = np.stack([y > 0, y < 0] if problem.fit_intercept else [np.ones_like(root)])
+    root, totals = np.sqrt(weights), np.concatenate(problem.classes)
     spread = tight.T
 
     def matvec(x: Array) -> Array:

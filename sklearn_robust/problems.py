@@ -238,24 +238,38 @@ class RobustProblem:
             intercept = namespace(scores).zeros_like(margins[:, 0])
         return Evaluation(intercept, margins, *loss.log_risk_and_weights(margins, self.log_weight))
 
+    @property
+    def classes(self) -> tuple[Array, ...]:
+        """Masks (k, n) of samples whose dual weights have one sum: each class where the intercept is free, otherwise all."""
+        used = self.log_weight > -math.inf
+        return (used & (self.y > 0), used & (self.y < 0)) if self.fit_intercept else (used,)
+
     def balanced(self, weights: Array) -> Array:
         """Weights scaled to dual feasibility: >= 0, of sum 1, and with an intercept of sum 1/2 in each class."""
-        xp = namespace(weights)
-        weights = xp.maximum(weights, xp.zeros_like(weights))
-        if not self.fit_intercept:
-            return weights / xp.sum(weights, axis=-1, keepdims=True)
-        up = xp.where(self.y > 0, weights, xp.zeros_like(weights))
-        down = weights - up
-        return 0.5 * (up / xp.sum(up, axis=-1, keepdims=True) + down / xp.sum(down, axis=-1, keepdims=True))
+        return feasible_weights(weights, self.classes)
 
     def class_shares(self) -> Array:
         """The sample weights, scaled to dual feasibility (k, n): those of the loss at w = 0 with the best intercept."""
         xp = namespace(self.log_weight)
         log_weight, never = self.log_weight, xp.full_like(self.log_weight, -math.inf)
-        for members in (self.y > 0, self.y < 0) if self.fit_intercept else (self.log_weight > -math.inf,):
+        for members in self.classes:
             largest = xp.max(xp.where(members, log_weight, never), axis=-1, keepdims=True)
             log_weight = xp.where(members, log_weight - largest, log_weight)
         return self.balanced(xp.exp(log_weight))
+
+
+def feasible_weights(weights: Array, classes: Sequence[Array]) -> Array:
+    """Weights (..., n), negative ones cut off, scaled to equal sums over these classes, of total 1; uniform where all are 0."""
+    xp = namespace(weights)
+    feasible = zero = xp.zeros_like(weights)
+    for members in classes:
+        part = xp.where(members, xp.maximum(weights, zero), zero)
+        largest = xp.max(part, axis=-1, keepdims=True)
+        # in units of a power of two, which rounds nothing, no sum under- or overflows
+        unit = 2.0 ** xp.floor(xp.log2(xp.where(largest > 0, largest, 1.0)))
+        part = xp.where(largest == 0, xp.astype(members, part.dtype), part / unit)
+        feasible = feasible + part / (len(classes) * xp.sum(part, axis=-1, keepdims=True))
+    return feasible
 
 
 def _check_sizes(X: Any) -> None:

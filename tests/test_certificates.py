@@ -7,14 +7,14 @@ import torch
 from scipy import sparse
 
 from sklearn_robust.certificates import (
-    MarginCertificate,
     cancelling_weights,
+    certify,
     log_risk_bound,
     margin_bound,
-    margin_certificate,
     non_separability_slack,
     proves_not_separable,
     proves_separable,
+    relative_gap,
     repaired_weights,
     robust_margin,
 )
@@ -44,7 +44,7 @@ def test_margin_is_below_gamma_and_bound_is_above(gaussian, largest_margin, p, q
     # predictors around the mean difference, so that some of them separate
     coef = X.T @ y / len(y) + 0.3 * rng.standard_normal((40, X.shape[1]))
     intercept = 0.1 * rng.standard_normal(40) * fit_intercept
-    certificate = margin_certificate(problem, LpNorm(p), coef, intercept, weights)
+    certificate = certify(problem, LpNorm(p), coef, weights, intercept)
     assert np.all(certificate.margin <= gamma + 1e-6)
     assert np.all(certificate.bound >= gamma - 1e-6)
     positive = certificate.margin >= 0
@@ -69,7 +69,7 @@ def test_both_sides_meet_at_the_optimum(gaussian, largest_margin, p, q, fit_inte
     eps = 0.5 * largest_margin(X, y, p=LpNorm(q).dual.p, q=q, eps=0, fit_intercept=fit_intercept)
     coef, intercept, gamma, weights = optimum(X, y, p, q, eps, fit_intercept)
     problem = RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=fit_intercept)
-    certificate = margin_certificate(problem, LpNorm(p), coef[None], np.array([intercept]), weights[None])
+    certificate = certify(problem, LpNorm(p), coef[None], weights[None], np.array([intercept]))
     assert certificate.margin[0] == pytest.approx(gamma, rel=1e-5)
     assert certificate.bound[0] == pytest.approx(gamma, rel=1e-5)
     assert abs(certificate.gap[0]) <= 1e-5
@@ -85,8 +85,25 @@ def test_robust_margin_of_the_zero_predictor_and_of_a_known_one():
 
 
 def test_gap_is_infinite_where_nothing_is_known():
-    certificate = MarginCertificate(margin=np.array([0.5, 0.0, -1.0, -1.0]), bound=np.array([1.0, 2.0, 2.0, 0.0]))
-    np.testing.assert_array_equal(certificate.gap, [0.5, 1.0, np.inf, np.inf])
+    gap = relative_gap(np.array([0.5, 0.0, -1.0, -1.0]), np.array([1.0, 2.0, 2.0, 0.0]))
+    np.testing.assert_array_equal(gap, [0.5, 1.0, np.inf, np.inf])
+
+
+def test_gap_of_numbers_of_infinite_sides_and_of_a_margin_that_rounding_puts_above_the_bound():
+    inf = np.inf
+    pairs = {
+        (1.0, 2.0): 0.5,
+        (0.0, 2.0): 1.0,
+        (0.0, 0.0): inf,
+        (1.0, inf): 1.0,
+        (inf, inf): 0.0,
+        (2.0, 2 - 1e-15): 0.0,
+        (-inf, inf): inf,
+    }
+    for (margin, bound), gap in pairs.items():
+        assert relative_gap(margin, bound) == gap
+    for like in (np.array, torch.tensor):
+        assert relative_gap(*(like(side) for side in zip(*pairs, strict=True))).tolist() == list(pairs.values())
 
 
 @pytest.mark.parametrize("data", [np.asarray, sparse.csr_array, torch.from_numpy], ids=["numpy", "sparse", "torch"])
@@ -132,7 +149,7 @@ def test_no_margin_is_above_and_no_bound_below_its_exact_value(fit_intercept):
         scores = [int(label) * (sum(map(Fraction.__mul__, row, w)) + b) for label, row in zip(y, rows, strict=True)]
         size = sum(map(abs, w))
         problem = RobustProblem.from_data(X, y, q=np.inf, eps=eps, fit_intercept=fit_intercept)
-        proven = margin_certificate(problem, LpNorm(1), coef[None], np.array([intercept]), weights[None])
+        proven = certify(problem, LpNorm(1), coef[None], weights[None], np.array([intercept]))
         exact = min(scores) / size - Fraction(eps)
         assert Fraction(proven.margin[0]) <= exact
         assert Fraction(proven.bound[0]) >= max(pull) - Fraction(eps)
@@ -175,17 +192,32 @@ def test_no_slack_where_the_data_are_separable_and_none_missing_where_they_are_n
 
 
 @pytest.mark.parametrize("q", [1, 2, np.inf])
-def test_margin_certificate_of_torch_tensors(gaussian, q):
+@pytest.mark.parametrize("direction", [False, True], ids=["predictor", "direction"])
+def test_certificates_of_torch_tensors(gaussian, q, direction):
     X, y = gaussian(10, 14)
     rng = np.random.default_rng(0)
-    arrays = [rng.standard_normal((1, 14)), rng.standard_normal(1), rng.dirichlet(np.ones(10), 1)]
+    arrays = [rng.standard_normal((2, 14)), rng.dirichlet(np.ones(10), 2), rng.standard_normal(2)]
+    y, arrays = np.stack([y, -y]), arrays[:2] if direction else arrays
     ours = RobustProblem.from_data(torch.from_numpy(X), torch.from_numpy(y), q=q, eps=0.1, fit_intercept=True)
     theirs = RobustProblem.from_data(X, y, q=q, eps=0.1, fit_intercept=True)
-    tensor = margin_certificate(ours, LpNorm(1.5), *(torch.from_numpy(a) for a in arrays))
-    expected = margin_certificate(theirs, LpNorm(1.5), *arrays)
-    np.testing.assert_allclose(tensor.margin.numpy(), expected.margin, rtol=1e-12)
-    np.testing.assert_allclose(tensor.bound.numpy(), expected.bound, rtol=1e-12)
-    np.testing.assert_allclose(tensor.gap.numpy(), expected.gap, rtol=1e-12)
+    tensor = certify(ours, LpNorm(1.5), *(torch.from_numpy(a) for a in arrays))
+    expected = certify(theirs, LpNorm(1.5), *arrays)
+    for name in ("coef", "weights", "intercept", "margin", "bound", "gap"):
+        np.testing.assert_allclose(getattr(tensor, name).numpy(), getattr(expected, name), rtol=1e-12)
+
+
+def test_a_direction_gets_the_best_intercept_and_a_smallest_margin_of_one(gaussian):
+    X, y = gaussian(10, 14)
+    problem = RobustProblem.from_data(X, np.stack([y, -y]), q=2, eps=0.1, fit_intercept=True)
+    coef = np.tile(3 * X.T @ y, (2, 1))
+    proven = certify(problem, LpNorm(1), coef, -np.ones((2, 10)))  # weights that are all cut off are uniform in each class
+    scores = y * (X @ proven.coef[0] + proven.intercept[0]) - 0.1 * np.linalg.norm(proven.coef[0])
+    np.testing.assert_allclose([scores[y > 0].min(), scores[y < 0].min()], 1.0)
+    np.testing.assert_array_equal(proven.coef[1], coef[1])  # it does not separate
+    assert proven.margin[1] < 0 < proven.margin[0] == pytest.approx(1 / np.abs(proven.coef[0]).sum())
+    np.testing.assert_allclose(proven.weights, np.where(y > 0, 0.5 / sum(y > 0), 0.5 / sum(y < 0))[None].repeat(2, 0))
+    large = certify(problem, LpNorm(1), 1e-200 * coef, -np.ones((2, 10)))
+    np.testing.assert_allclose(large.margin, proven.margin)
 
 
 # --- risk

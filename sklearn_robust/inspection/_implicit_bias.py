@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.utils import check_array
 
 from sklearn_robust._parameters import check_exponent
+from sklearn_robust.certificates import relative_gap, robust_margin
 from sklearn_robust.linear_model._base import positive_classes
 from sklearn_robust.metrics._linear_view import linear_view, unwrapped
 from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import NotSeparableError, Separator, min_norm_separator
 from sklearn_robust.threats import check_radius
 
@@ -36,7 +39,7 @@ class ImplicitBiasReport:
         p-norm of the classifier, scaled to a smallest robust margin of 1, over that of the separator; inf without a
         positive margin.
     dual_gap : float
-        Certified relative gap 1 - margin / bound, with the bound that the separator's weights prove.
+        Certified relative gap 1 - margin / bound, with the bound that the separator's weights prove; inf for a negative margin.
     separator : Separator or None
         The exact limit, if there is one.
     label : object
@@ -141,6 +144,7 @@ def implicit_bias_report(
     missing = np.setdiff1d(view.classes, labels)
     if len(missing):
         raise ValueError(f"y has no sample of the classes {missing.tolist()}: the report compares with the training data.")
+    data = check_array(view.X, accept_sparse=("csr",), dtype=(np.float64, np.float32))
     reports = []
     for label, coef, intercept in zip(positive_classes(view.classes), view.coef.astype(float), view.intercept, strict=True):
         signs = np.where(labels == label, 1.0, -1.0)
@@ -151,9 +155,11 @@ def implicit_bias_report(
             eps_star = None
         except NotSeparableError as error:
             separator, eps_star = None, error.eps_star
-        size = float(norm.value(coef))
-        smallest = float(np.min(signs * (view.X @ coef + intercept)) - threat.penalty(coef))
-        report = _compare(coef, smallest / size if size > 0 else -math.inf, separator, label)
+        problem = RobustProblem.from_data(
+            data, signs, q=threat.q, eps=threat.eps, fit_intercept=fit_intercept, scale=threat.scale
+        )
+        margin = float(robust_margin(problem, norm, coef[None], np.array([intercept], dtype=float))[0])
+        report = _compare(coef, margin, separator, label)
         reports.append(replace(report, eps_star=eps_star))
     return reports[0] if len(view.coef) == 1 else reports
 
@@ -168,7 +174,7 @@ def _compare(coef: np.ndarray, margin: float, separator: Separator | None, label
         margin=margin,
         margin_ratio=margin / separator.margin,
         norm_ratio=separator.margin / margin if margin > 0 else math.inf,
-        dual_gap=1 - margin / separator.margin_bound,
+        dual_gap=relative_gap(margin, separator.margin_bound),
         separator=separator,
         label=label,
     )

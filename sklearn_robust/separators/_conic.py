@@ -11,7 +11,8 @@ import numpy as np
 from scipy import sparse
 
 from sklearn_robust._interrupts import interruptible
-from sklearn_robust.separators._margin_program import MarginProgram, PrimalDual, SolverFailure, Vector
+from sklearn_robust.certificates import Point
+from sklearn_robust.separators._margin_program import MarginProgram, SolverFailure, Vector
 
 _TOLERANCE = 1e-12  # asked of clarabel; it stops earlier where rounding ends its progress, and the certificate decides
 _REGULARISATION = 1e-12  # of its linear systems; the default 1e-8 costs accuracy on features of unlike sizes
@@ -87,7 +88,7 @@ class ConicProgram:
         return x, z
 
 
-def solve_margin_program(program: MarginProgram, *, quadratic: bool) -> PrimalDual:
+def solve_margin_program(program: MarginProgram, *, quadratic: bool) -> Point:
     r"""The margin program by clarabel; `quadratic`, for p = 2, minimises :math:`\tfrac12 \|w\|_2^2 - \gamma`.
 
     Both have the same direction, and in both the multipliers of the margins sum to 1.
@@ -114,7 +115,7 @@ def solve_margin_program(program: MarginProgram, *, quadratic: bool) -> PrimalDu
         conic.add_rows([clarabel.ZeroConeT(1)], [(unit, np.ones((1, 1)))], -np.ones(1))
         _bound_norm(conic, w, unit, program.p)
     x, z = conic.solve()
-    return PrimalDual(x[w], z[:n])
+    return Point(x[w], z[:n])
 
 
 def _bound_norm(conic: ConicProgram, w: slice, tau: slice, r: float, scale: Vector | None = None) -> None:

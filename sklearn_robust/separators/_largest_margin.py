@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,18 +12,14 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import norm as sparse_norm
 
-from sklearn_robust.certificates import cancelling_weights, margin_certificate
+from sklearn_robust.certificates import Certified, Point, cancelling_weights, certify
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.scaled_norms import WeightedNorm
 from sklearn_robust.separators._margin_program import (
     MarginProgram,
-    PrimalDual,
     SolverFailure,
     Vector,
-    best_intercept,
-    feasible,
-    gap_between,
 )
 from sklearn_robust.separators.cone_program import solve_cone_program
 from sklearn_robust.separators.interior_point import solve_interior_point
@@ -42,61 +38,16 @@ _TALL, _WIDE = 8, 4  # rows for each column, and columns for each row, from whic
 _LARGE = 500_000  # entries from which they do
 _FEW_COLUMNS = 128  # up to which active sets beat the interior-point method
 _MAX_RATIOS = 30  # of Dinkelbach's method, which converges superlinearly
-_ROUNDED = 1e-10  # share of rounding in a gap from which a certificate is worth extended arithmetic
-_MAX_EXTENDED = 1_000_000  # entries up to which it is cheap
 _MAX_RATIO_ENTRIES = 100_000  # entries up to which it may refine other answers
 _SLOW_RATIO = 0.01  # of tol: the relative growth of the ratio that ends it
 _CANCELLING = 1e-6  # share of a coordinate of Z^T a in its terms below which weights may be moved to make it 0
 _BEYOND_RATIO = (0.5 * DEFAULT_TOL, 1e-6, 1e-4)
 _MAX_DENSE = 30_000_000  # entries of a dense program
 
-Solver = Callable[[MarginProgram], PrimalDual]
+Solver = Callable[[MarginProgram], Point]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A predictor and weights with the bounds they prove, rounding charged to them: margin <= largest margin <= bound.
-
-    Attributes
-    ----------
-    coef : ndarray of shape (d,)
-        With a smallest robust margin of 1 where that is positive.
-    intercept : float
-    weights : ndarray of shape (n,)
-        Feasible: on the simplex, and of equal class sums with an intercept.
-    margin : float
-        Smallest robust margin over ||w||_p, -inf for w = 0.
-    bound : float
-    rounding : float
-        What rounding adds to the gap at most.
-    solver : str
-        What the predictor came from.
-    """
-
-    coef: Vector
-    intercept: float
-    weights: Vector
-    margin: float
-    bound: float
-    rounding: float
-    solver: str
-
-    @property
-    def gap(self) -> float:
-        """Relative gap of the margin; inf where there is none."""
-        return gap_between(self.margin, self.bound)
-
-    def merged(self, other: Answer | None) -> Answer:
-        """The better predictor with the better proof."""
-        if other is None:
-            return self
-        primal = self if self.margin >= other.margin else other
-        dual = self if self.bound <= other.bound else other
-        rounding = max(self.rounding, other.rounding)
-        return Answer(primal.coef, primal.intercept, dual.weights, primal.margin, dual.bound, rounding, primal.solver)
-
-
-def largest_margin(problem: RobustProblem, norm: LpNorm, tol: float, *, start: Vector | None = None) -> Answer:
+def largest_margin(problem: RobustProblem, norm: LpNorm, tol: float, *, start: Vector | None = None) -> Certified:
     """Ask one solver after another, polish, and stop at a certified gap of tol, or where the margin is as good as zero.
 
     `start` are weights of shape (n,) that may be near those of the answer.
@@ -123,7 +74,7 @@ def largest_margin(problem: RobustProblem, norm: LpNorm, tol: float, *, start: V
     return answer
 
 
-def largest_distance(problem: RobustProblem, tol: float) -> Answer:
+def largest_distance(problem: RobustProblem, tol: float) -> Certified:
     """eps*: the largest ||s w||_q* margin without adversary; inf where features of scale 0 alone separate."""
     plain = replace(problem, threat=LpBall(problem.threat.q, np.zeros(1)))
     scale = problem.threat.scale
@@ -131,7 +82,7 @@ def largest_distance(problem: RobustProblem, tol: float) -> Answer:
         answer = _largest_plain_distance(plain, tol)
     elif scale.all():  # the same in units of the scales
         answer = _largest_plain_distance(replace(plain, X=_over(plain.X, scale)), tol)
-        answer = certify(plain, problem.threat.dual_norm, PrimalDual(answer.coef / scale, answer.weights), answer.solver)
+        answer = proven(plain, problem.threat.dual_norm, Point(answer.coef / scale, answer.weights), answer.solver)
     else:
         answer = _largest_plain_distance(plain, tol)
         if answer.margin <= 0:  # separable for no scale
@@ -147,7 +98,7 @@ def largest_distance(problem: RobustProblem, tol: float) -> Answer:
     return _largest_ratio(problem, answer, tol) if answer.margin > 0 and answer.gap > tol and small else answer
 
 
-def _largest_ratio(problem: RobustProblem, start: Answer, tol: float) -> Answer:
+def _largest_ratio(problem: RobustProblem, start: Certified, tol: float) -> Certified:
     """eps* as the largest ratio of margin and ||s w||_q*, by Dinkelbach's method from a separating predictor.
 
     The predictor of largest robust margin at the ratio of the last one has a larger ratio, until the weights that come with it
@@ -161,18 +112,18 @@ def _largest_ratio(problem: RobustProblem, start: Answer, tol: float) -> Answer:
     norm = problem.threat.dual_norm
     inner = replace(problem, X=_over(problem.X, units), threat=LpBall(problem.threat.q, 0.0, scale / units))
 
-    def at_radius(eps: float) -> Answer:
+    def at_radius(eps: float) -> Certified:
         found = largest_margin(replace(inner, threat=replace(inner.threat, eps=np.array([eps]))), LpNorm(math.inf), tol)
-        return proven(found.coef / units, found.weights, f"{found.solver}, largest ratio")
+        return cancelled(found.coef / units, found.weights, f"{found.solver}, largest ratio")
 
-    def proven(coef: Vector, weights: Vector, solver: str) -> Answer:
+    def cancelled(coef: Vector, weights: Vector, solver: str) -> Certified:
         """What a predictor and the better of the weights and of those proves that cancel what is small but for them."""
-        point = certify(clean, norm, PrimalDual(coef, cancelling_weights(clean, weights, fixed)), solver)
+        point = proven(clean, norm, Point(coef, cancelling_weights(clean, weights, fixed)), solver)
         share = np.abs(clean.weighted_sum(weights[None])[0]) <= _CANCELLING * (weights @ abs(clean.X))
         small = np.union1d(fixed, np.flatnonzero(share))
-        return certify(clean, norm, PrimalDual(coef, cancelling_weights(clean, weights, small)), solver).merged(point)
+        return proven(clean, norm, Point(coef, cancelling_weights(clean, weights, small)), solver).merged(point)
 
-    best = proven(start.coef, start.weights, start.solver)
+    best = cancelled(start.coef, start.weights, start.solver)
     for _ in range(_MAX_RATIOS):
         last, best = best, at_radius(best.margin).merged(best)
         if best.gap <= tol or best.margin <= last.margin * (1 + _SLOW_RATIO * tol):
@@ -198,7 +149,7 @@ def _over(X: Any, units: Vector) -> Any:
     return sparse.csr_array(X / units) if sparse.issparse(X) else X / units
 
 
-def _largest_plain_distance(clean: RobustProblem, tol: float) -> Answer:
+def _largest_plain_distance(clean: RobustProblem, tol: float) -> Certified:
     """The largest margin without adversary in the norm q*; a linear program has the last word where it is 0.
 
     Whether data are linearly separable does not depend on the norm, and a vertex proves that they are not up to rounding.
@@ -215,7 +166,7 @@ def _largest_plain_distance(clean: RobustProblem, tol: float) -> Answer:
         vertex = solve_linear_program(scaled_program(scaled, LpNorm(math.inf)))
     except SolverFailure:
         return answer
-    vertex = PrimalDual(vertex.coef / units, vertex.weights)
+    vertex = Point(vertex.coef / units, vertex.weights)
     found = polished_answer(clean, norm, scaled_program(clean, norm), vertex, "linear program", tol)
     best = found.merged(answer)
     if best.margin <= 0 and _imbalance(clean, found.weights) < _imbalance(clean, best.weights):
@@ -231,36 +182,19 @@ def _imbalance(problem: RobustProblem, weights: Vector) -> float:
 
 
 def polished_answer(
-    problem: RobustProblem, norm: LpNorm, program: MarginProgram, point: PrimalDual, solver: str, tol: float
-) -> Answer:
+    problem: RobustProblem, norm: LpNorm, program: MarginProgram, point: Point, solver: str, tol: float
+) -> Certified:
     """What a solver's point proves after Newton steps from it; `program` is the scaled program of the problem."""
-    answer = certify(problem, norm, point, solver)
+    answer = proven(problem, norm, point, solver)
     if answer.gap - answer.rounding <= EXACT:
         return answer
     point, helped = polished(program, point, tol)
-    return certify(problem, norm, point, f"{solver} + polish") if helped else answer
+    return proven(problem, norm, point, f"{solver} + polish") if helped else answer
 
 
-def certify(problem: RobustProblem, norm: LpNorm | WeightedNorm, point: PrimalDual, solver: str) -> Answer:
+def proven(problem: RobustProblem, norm: LpNorm | WeightedNorm, point: Point, solver: str) -> Certified:
     """What a direction, with its best intercept, and weights, made feasible, prove on the user's data."""
-    coef, y = point.coef, problem.y[0]
-    scores = problem.signed_scores(coef[None])[0]
-    intercept = best_intercept(scores, y) if problem.fit_intercept else 0.0
-    smallest = float((scores + y * intercept).min() - problem.threat.penalty(coef[None])[0])
-    weights = feasible(point.weights, y if problem.fit_intercept else None)
-    if smallest > 0:
-        with np.errstate(over="ignore"):
-            scaled, moved = coef / smallest, intercept / smallest
-        if np.isfinite(scaled).all() and math.isfinite(moved):
-            coef, intercept = scaled, moved
-    arrays = coef[None], np.array([intercept]), weights[None]
-    proven = margin_certificate(problem, norm, *arrays)
-    if proven.rounding[0] > _ROUNDED and math.prod(problem.X.shape) <= _MAX_EXTENDED:
-        proven = margin_certificate(problem.in_extended_arithmetic(), norm, *(x.astype(np.longdouble) for x in arrays))
-    # in float64 the margin is rounded down and the bound up
-    margin, bound = np.nextafter(float(proven.margin[0]), -math.inf), np.nextafter(float(proven.bound[0]), math.inf)
-    bound = bound if proven.bound[0] > 0 else 0.0
-    return Answer(coef, float(intercept), weights, float(margin), float(bound), float(proven.rounding[0]), solver)
+    return certify(problem, norm, point.coef[None], point.weights[None], extended=True).single(solver)
 
 
 def largest_row(problem: RobustProblem, norm: LpNorm) -> float:
@@ -288,14 +222,14 @@ def scaled_program(problem: RobustProblem, norm: LpNorm) -> MarginProgram:
     return MarginProgram(rows, labels, norm.p, dual_q, eps)
 
 
-def solve_out_of_reach(program: MarginProgram) -> PrimalDual:
+def solve_out_of_reach(program: MarginProgram) -> Point:
     """The separator that uses only features of scale 0: the answer where the adversary is strong enough to spoil the others."""
     reach = np.flatnonzero(program.scale == 0)
     alone = replace(program, rows=program.rows[:, reach], eps=0.0, scale=None)
     point, _ = polished(alone, solve_interior_point(alone), DEFAULT_TOL)
     coef = np.zeros(program.rows.shape[1])
     coef[reach] = point.coef
-    return PrimalDual(coef, point.weights)
+    return Point(coef, point.weights)
 
 
 def _solvers(program: MarginProgram, tol: float, start: Vector | None) -> list[tuple[str, Solver]]:

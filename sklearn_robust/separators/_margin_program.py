@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from sklearn_robust.certificates import Certified, Point, best_intercept, over_size
 from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import feasible_weights
 from sklearn_robust.scaled_norms import WeightedNorm
 
 Vector = NDArray[np.float64]
 
-_BALANCE = 1e-14  # difference of the classes' shares that is rounding
+_BALANCE = 2e-14  # difference of the classes' shares, relative to their sum, that is rounding
 
 
 @dataclass(frozen=True)
@@ -61,65 +62,44 @@ class MarginProgram:
         """The norm by which the adversary lowers margins, ||s w||_q*."""
         return LpNorm(self.dual_q) if self.scale is None else WeightedNorm(self.dual_q, self.scale)
 
+    @cached_property
+    def classes(self) -> tuple[Any, ...]:
+        """Masks of the rows whose weights have one sum: each class where the intercept is free, otherwise all."""
+        return (np.full(self.rows.shape[0], True),) if self.labels is None else (self.labels > 0, self.labels < 0)
+
     def dense(self) -> MarginProgram:
         """The same program with its rows as an ndarray."""
         return replace(self, rows=self.rows.toarray()) if sparse.issparse(self.rows) else self
 
+    def levelled(self, scores: Vector) -> Vector:
+        """The scores with the best intercept."""
+        return scores if self.labels is None else scores + self.labels * best_intercept(scores, self.classes)[0]
 
-class PrimalDual(NamedTuple):
-    """A direction w of shape (d,) and weights of shape (n,), as exact as the solver made them."""
+    def certify(self, point: Point, scores: Vector | None = None, weighted_sum: Vector | None = None) -> Certified:
+        """What a point proves on the program's own rows but for rounding: `certificates.certify` charges it to what leaves.
 
-    coef: Vector
-    weights: Vector
+        Parameters
+        ----------
+        point : Point
+            Of any scale; its intercept is the best one.
+        scores : ndarray of shape (n,), optional
+            Rows times coef, where they are known.
+        weighted_sum : ndarray of shape (d,), optional
+            Weights times rows, where they are known. The weights are then positive.
+        """
+        norm, weights = self.norm, point.weights
+        scores = self.rows @ point.coef if scores is None else scores
+        shares = [float(weights[members].sum()) for members in self.classes]
+        total = sum(shares)
+        # the weights bound nothing before each class has half of them
+        if weighted_sum is None or abs(len(shares) * shares[0] - total) > _BALANCE * total:
+            weights, total = feasible_weights(weights, self.classes), 1.0
+            weighted_sum = self.rows.T @ weights
+        intercept, smallest = best_intercept(scores, self.classes)
+        margin = over_size(smallest - self.eps * self.toll.value(point.coef), norm.value(point.coef)) - self.shift
+        bound = norm.dual.value(self.toll.dual.residual(weighted_sum / total, self.eps, norm.dual)) - self.shift
+        return Certified(point.coef, weights / total, intercept, margin=float(margin), bound=max(0.0, float(bound)))
 
 
 class SolverFailure(RuntimeError):
     """A solver that ended without an answer; the message holds its status."""
-
-
-def best_intercept(scores: Vector, labels: Vector) -> float:
-    """The b that makes the smallest of scores + labels b largest: it levels the two classes."""
-    return 0.5 * float(scores[labels < 0].min() - scores[labels > 0].min())
-
-
-def feasible(weights: Vector, labels: Vector | None) -> Vector:
-    """The weights, negative ones cut off, scaled to sum 1, with labels to 1/2 in each class; uniform where all are 0."""
-    weights = np.maximum(weights, 0)
-    classes = [np.full(weights.shape, True)] if labels is None else [labels > 0, labels < 0]
-    for members in classes:
-        largest = weights[members].max()
-        weights[members] = weights[members] / largest if largest > 0 else 1.0  # no sum under- or overflows
-        weights[members] /= len(classes) * weights[members].sum()
-    return weights
-
-
-def certified_margin(program: MarginProgram, point: PrimalDual, scores: Vector, pull: Vector) -> tuple[float, float]:
-    """What a point proves on the program's own rows but for rounding, which `certificates.margin_certificate` charges to what
-    leaves: the margin that it has (<= 0: none) and the bound on every margin.
-
-    Parameters
-    ----------
-    program : MarginProgram
-    point : PrimalDual
-        Of any scale; the weights are positive.
-    scores : ndarray of shape (n,)
-        Rows times coef.
-    pull : ndarray of shape (d,)
-        Weights times rows.
-    """
-    norm, toll, total = program.norm, program.toll, point.weights.sum()
-    if program.labels is not None:
-        scores = scores + program.labels * best_intercept(scores, program.labels)
-        up = point.weights[program.labels > 0].sum() / total
-        if abs(up - 0.5) > _BALANCE:  # the weights bound nothing before each class has half of them
-            share = np.where(program.labels > 0, 0.5 / up, 0.5 / (1 - up))
-            pull = (point.weights * share) @ program.rows
-    size = norm.value(point.coef)
-    margin = (scores.min() - program.eps * toll.value(point.coef)) / size - program.shift if size > 0 else 0.0
-    bound = norm.dual.value(toll.dual.residual(pull / total, program.eps, norm.dual)) - program.shift
-    return float(margin), max(0.0, float(bound))
-
-
-def gap_between(margin: float, bound: float) -> float:
-    """The relative gap of a margin; inf where there is none."""
-    return max(0.0, 1 - margin / bound) if margin > 0 and bound > 0 else math.inf

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from sklearn_robust.certificates import Point
 from sklearn_robust.separators._conic import solve_margin_program
-from sklearn_robust.separators._margin_program import MarginProgram, PrimalDual
+from sklearn_robust.separators._margin_program import MarginProgram
 
 
-def solve_cone_program(program: MarginProgram) -> PrimalDual:
+def solve_cone_program(program: MarginProgram) -> Point:
     """Solve with clarabel.
 
     Parameters
@@ -15,7 +16,7 @@ def solve_cone_program(program: MarginProgram) -> PrimalDual:
 
     Returns
     -------
-    PrimalDual
+    Point
 
     Raises
     ------

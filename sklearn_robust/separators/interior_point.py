@@ -12,13 +12,11 @@ import math
 import numpy as np
 from scipy.linalg import LinAlgError
 
+from sklearn_robust.certificates import Point
 from sklearn_robust.separators._margin_program import (
     MarginProgram,
-    PrimalDual,
     SolverFailure,
     Vector,
-    certified_margin,
-    gap_between,
 )
 from sklearn_robust.separators._newton_system import NewtonSystem
 from sklearn_robust.separators._split_program import SplitProgram, State
@@ -35,7 +33,7 @@ _TO_BOUNDARY, _CAUTIOUS = 0.9995, 0.99  # of the way to the boundary, with littl
 _MUCH_CENTRING = 0.01
 
 
-def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> PrimalDual:
+def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> Point:
     """Solve to a certified relative gap of tol, or as far as rounding allows.
 
     Parameters
@@ -46,7 +44,7 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> PrimalDua
 
     Returns
     -------
-    PrimalDual
+    Point
         The iterate of least certified gap, or where none had a margin, of least bound: a bound of zero proves that no robust
         separator exists.
 
@@ -63,11 +61,12 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> PrimalDua
         weights = state.multipliers[form.margins]
         scores, pull = form.rows @ form.difference(state.coordinates), weights @ form.rows
         if iteration >= _FIRST_CERTIFICATE:
-            point = PrimalDual(form.coef(state), weights)
-            margin, bound = certified_margin(program, point, form.unit * scores, scale * pull)
+            point = Point(form.coef(state), weights)
+            proven = program.certify(point, form.unit * scores, scale * pull)
+            reached = proven.gap
             misses += 1
-            if gap_between(margin, bound) < gap or (gap == math.inf and bound <= least):
-                best, least, gap, misses = point, bound, gap_between(margin, bound), 0
+            if reached < gap or (gap == math.inf and proven.bound <= least):
+                best, least, gap, misses = point, proven.bound, reached, 0
             if gap <= tol or least == 0 or misses == _PATIENCE:
                 break
             if gap <= ripe and misses == 0:

@@ -13,14 +13,15 @@ from scipy import sparse
 from scipy.optimize import linprog
 
 from sklearn_robust._interrupts import interruptible
-from sklearn_robust.separators._margin_program import MarginProgram, PrimalDual, SolverFailure
+from sklearn_robust.certificates import Point
+from sklearn_robust.separators._margin_program import MarginProgram, SolverFailure
 
 _TOLERANCES = (1e-10, 1e-7)  # the least that HiGHS accepts, and its default, for programs on which it cycles at the first
 _MAX_ITER = 20  # simplex iterations for each row and column; most programs need about one,
 _FEW_ITER = 20_000  # small ones near eps* a hundred: these take a fraction of a second
 
 
-def solve_linear_program(program: MarginProgram) -> PrimalDual:
+def solve_linear_program(program: MarginProgram) -> Point:
     """Solve with HiGHS.
 
     Parameters
@@ -30,7 +31,7 @@ def solve_linear_program(program: MarginProgram) -> PrimalDual:
 
     Returns
     -------
-    PrimalDual
+    Point
 
     Raises
     ------
@@ -73,7 +74,7 @@ def solve_linear_program(program: MarginProgram) -> PrimalDual:
     for tolerance in _TOLERANCES:
         result = _solved_by_highs(arguments, tolerance)
         if result.x is not None:
-            return PrimalDual(result.x[:d] - result.x[d : 2 * d], -result.ineqlin.marginals[:n])
+            return Point(result.x[:d] - result.x[d : 2 * d], -result.ineqlin.marginals[:n])
     raise SolverFailure(f"HiGHS: {result.message}")
 
 

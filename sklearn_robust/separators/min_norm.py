@@ -18,19 +18,19 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import _get_feature_names, check_X_y
 
 from sklearn_robust._parameters import check_choice, check_exponent, check_number, read_scale, refuse_lazy
+from sklearn_robust.certificates import Certified, Point
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._largest_margin import (
     DEFAULT_TOL,
-    Answer,
-    certify,
     largest_distance,
     largest_margin,
     largest_row,
     polished_answer,
+    proven,
     scaled_program,
 )
-from sklearn_robust.separators._margin_program import PrimalDual, Vector
+from sklearn_robust.separators._margin_program import Vector
 from sklearn_robust.threats import LpBall, check_radius
 
 _TOL_EPS_STAR = 1e-9  # gap to which eps* is computed where it decides separability
@@ -384,7 +384,7 @@ def max_margin(
     return _separator(problem, norm, answer, gap)
 
 
-def _separator_near_eps_star(problem: RobustProblem, norm: LpNorm, answer: Answer, tol: float) -> Answer:
+def _separator_near_eps_star(problem: RobustProblem, norm: LpNorm, answer: Certified, tol: float) -> Certified:
     """Where the solvers found no robust separator: eps* decides whether there is one, and then provides one.
 
     Raises
@@ -396,10 +396,10 @@ def _separator_near_eps_star(problem: RobustProblem, norm: LpNorm, answer: Answe
     for precision in (min(tol, _TOL_EPS_STAR), DEFAULT_TOL):  # what stalls on the way to one may reach the other
         star = largest_distance(problem, precision)
         # below eps* its separator is robust, if not the one of least norm
-        start = certify(problem, norm, PrimalDual(star.coef, star.weights), f"{star.solver} for eps*")
+        start = proven(problem, norm, Point(star.coef, star.weights), f"{star.solver} for eps*")
         if start.margin > 0:
             best = start.merged(answer)
-            point = PrimalDual(best.coef, best.weights)
+            point = Point(best.coef, best.weights)
             return polished_answer(problem, norm, scaled_program(problem, norm), point, best.solver, tol).merged(best)
         lower, upper, solver = max(lower, star.margin), min(upper, star.bound), star.solver
         proofs = np.stack([star.weights, answer.weights])
@@ -461,7 +461,7 @@ def _warn_of_gap(gap: float, tol: float) -> None:
         )
 
 
-def _separator(problem: RobustProblem, norm: LpNorm, answer: Answer, gap: float) -> Separator:
+def _separator(problem: RobustProblem, norm: LpNorm, answer: Certified, gap: float) -> Separator:
     threat = problem.threat
     return Separator(
         coef=answer.coef,

@@ -19,13 +19,14 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import nnls
 
-from sklearn_robust.separators._margin_program import MarginProgram, PrimalDual, SolverFailure, Vector
+from sklearn_robust.certificates import Point
+from sklearn_robust.separators._margin_program import MarginProgram, SolverFailure, Vector
 
 _MAX_ROUNDS = 100  # most programs need less than 10
 _EXACT = 1e-13  # share of its distance by which a row may lie nearer than the plane
 
 
-def solve_nearest_point(program: MarginProgram) -> PrimalDual:
+def solve_nearest_point(program: MarginProgram) -> Point:
     """Solve with SciPy.
 
     Parameters
@@ -35,7 +36,7 @@ def solve_nearest_point(program: MarginProgram) -> PrimalDual:
 
     Returns
     -------
-    PrimalDual
+    Point
         Exact up to rounding, or the best that the rounds reached.
 
     Raises
@@ -54,7 +55,7 @@ def solve_nearest_point(program: MarginProgram) -> PrimalDual:
         distance = float(np.linalg.norm(coef)) / total
         if distance >= least:  # by rounding: the last point is as near
             break
-        least, point = distance, PrimalDual(coef, np.zeros(n))
+        least, point = distance, Point(coef, np.zeros(n))
         point.weights[chosen] = found
         scores, level = program.rows @ coef, coef @ coef / total
         violated = np.flatnonzero(scores < (1 - _EXACT) * level)

@@ -24,15 +24,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.linalg import LinAlgError, LinAlgWarning, solve
 
+from sklearn_robust.certificates import Point
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators._margin_program import (
     MarginProgram,
-    PrimalDual,
     Vector,
-    best_intercept,
-    certified_margin,
-    feasible,
-    gap_between,
 )
 
 _ROUNDS = 12
@@ -44,7 +40,7 @@ _LEAST_ENTRY = 1e-12  # smaller entries, relative to the largest, count as this 
 _MAX_UNKNOWNS, _CHEAP = 6000, 400  # of the dense system, and how many cost next to nothing
 
 
-def polished(program: MarginProgram, point: PrimalDual, tol: float) -> tuple[PrimalDual, bool]:
+def polished(program: MarginProgram, point: Point, tol: float) -> tuple[Point, bool]:
     """The best of a point and of Newton steps from it, which end at a gap of tol or where they no longer help.
 
     Where the system is small one step is made in any case: a gap is quadratic in the error of the coefficients, so that they
@@ -53,72 +49,58 @@ def polished(program: MarginProgram, point: PrimalDual, tol: float) -> tuple[Pri
     Parameters
     ----------
     program : MarginProgram
-    point : PrimalDual
+    point : Point
         Of any scale.
     tol : float
 
     Returns
     -------
-    PrimalDual
+    Point
         Coefficients and weights may come from different steps: each is the best that was seen.
     bool
         Whether a step helped.
     """
-    (best, margin, bound), helped, misses = _measured(program, point), False, 0
-    point = best
+    first = best = point = program.certify(point)
+    misses = 0
     for step in range(_ROUNDS):
-        reached = gap_between(margin, bound) <= tol
-        if gap_between(margin, bound) <= EXACT or (reached and step > 0) or misses == _PATIENCE:
+        reached = best.gap <= tol
+        if best.gap <= EXACT or (reached and step > 0) or misses == _PATIENCE:
             break
         moved = newton_step(program, point, _CHEAP if reached else _MAX_UNKNOWNS)
         if moved is None:
             break
-        point, new_margin, new_bound = _measured(program, moved)
-        better = gap_between(max(margin, new_margin), min(bound, new_bound)) < gap_between(margin, bound)
-        misses = 0 if better else misses + 1
-        helped |= new_margin > margin or new_bound < bound
-        if new_margin > margin:
-            best, margin = PrimalDual(point.coef, best.weights), new_margin
-        if new_bound < bound:
-            best, bound = PrimalDual(best.coef, point.weights), new_bound
-    return best, helped
+        point, last = program.certify(moved), best
+        best = last.merged(point)
+        misses = 0 if best.gap < last.gap else misses + 1
+    return best, best.margin > first.margin or best.bound < first.bound
 
 
-def finished(program: MarginProgram, point: PrimalDual, tol: float) -> PrimalDual | None:
+def finished(program: MarginProgram, point: Point, tol: float) -> Point | None:
     """The point after Newton steps that prove a gap of tol; None where one is not cheap or does not lower the gap tenfold."""
-    point, margin, bound = _measured(program, point)
-    gap = gap_between(margin, bound)
-    while gap > tol:
+    point = program.certify(point)
+    while point.gap > tol:
         moved = newton_step(program, point, _CHEAP)
         if moved is None:
             return None
-        point, margin, bound = _measured(program, moved)
-        last, gap = gap, gap_between(margin, bound)
-        if gap > max(tol, 0.1 * last):
+        last, point = point.gap, program.certify(moved)
+        if point.gap > max(tol, 0.1 * last):
             return None
     return point
 
 
-def _measured(program: MarginProgram, point: PrimalDual) -> tuple[PrimalDual, float, float]:
-    """The point with its weights made feasible, its margin and its bound."""
-    weights = feasible(point.weights, program.labels)
-    point = PrimalDual(point.coef, weights)
-    return point, *certified_margin(program, point, program.rows @ point.coef, program.rows.T @ weights)
-
-
-def newton_step(program: MarginProgram, point: PrimalDual, max_unknowns: int = _MAX_UNKNOWNS) -> PrimalDual | None:
+def newton_step(program: MarginProgram, point: Point, max_unknowns: int = _MAX_UNKNOWNS) -> Point | None:
     """One Newton step on the face that a point lies next to.
 
     Parameters
     ----------
     program : MarginProgram
-    point : PrimalDual
+    point : Point
         Of any scale; its weights are feasible (>= 0, of sum 1, and of equal class sums with an intercept).
     max_unknowns : int
 
     Returns
     -------
-    PrimalDual or None
+    Point or None
         None where features have scales, where the point has no margin, and so no face to step on, or where the system is
         singular or too large. The step may lead away: only its certificate tells.
     """
@@ -143,10 +125,7 @@ def newton_step(program: MarginProgram, point: PrimalDual, max_unknowns: int = _
         return None
     w = w / norm.value(w)
 
-    scores = program.rows @ w
-    if program.labels is not None:
-        scores = scores + program.labels * best_intercept(scores, program.labels)
-    margins = scores - program.eps * toll.value(w)
+    margins = program.levelled(program.rows @ w) - program.eps * toll.value(w)
     gamma = a @ margins
     slack = margins - gamma
     active = np.flatnonzero(a * max(gamma, slack.max()) > slack * a.max())
@@ -159,12 +138,10 @@ def newton_step(program: MarginProgram, point: PrimalDual, max_unknowns: int = _
         return None
     weights = np.zeros_like(a)
     weights[active] = step.weights
-    return PrimalDual(step.coef, weights)
+    return Point(step.coef, weights)
 
 
-def _solve_conditions(
-    program: MarginProgram, w: Vector, a: Vector, face: _Face, gamma: float, slack: Vector
-) -> PrimalDual | None:
+def _solve_conditions(program: MarginProgram, w: Vector, a: Vector, face: _Face, gamma: float, slack: Vector) -> Point | None:
     """Newton's equations at (w, a) for a program of active rows only, on a face."""
     n, m = len(a), face.dimension
     # gamma ||w||_p^2 / 2 + eps ||w||_q*: its gradient, and its curvature as a diagonal plus a rank for each norm
@@ -196,7 +173,7 @@ def _solve_conditions(
     system[:first, rows] = system[rows, :first].T
     goal[rows] = slack
     step = _solve_saddle_point(system, goal, first)
-    return None if step is None else PrimalDual(w - face.lift(step[:m]), a + step[rows])
+    return None if step is None else Point(w - face.lift(step[:m]), a + step[rows])
 
 
 def _solve_saddle_point(system: Vector, goal: Vector, n_primal: int) -> Vector | None:

@@ -5,11 +5,12 @@ With another q the adversary's norm is a cone, and the objective stays quadratic
 
 from __future__ import annotations
 
+from sklearn_robust.certificates import Point
 from sklearn_robust.separators._conic import solve_margin_program
-from sklearn_robust.separators._margin_program import MarginProgram, PrimalDual
+from sklearn_robust.separators._margin_program import MarginProgram
 
 
-def solve_quadratic_program(program: MarginProgram) -> PrimalDual:
+def solve_quadratic_program(program: MarginProgram) -> Point:
     """Solve with clarabel.
 
     Parameters
@@ -19,7 +20,7 @@ def solve_quadratic_program(program: MarginProgram) -> PrimalDual:
 
     Returns
     -------
-    PrimalDual
+    Point
 
     Raises
     ------

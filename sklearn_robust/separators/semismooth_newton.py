@@ -16,7 +16,8 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.linalg.blas import dsyrk
 
-from sklearn_robust.separators._margin_program import MarginProgram, PrimalDual, SolverFailure, Vector, gap_between
+from sklearn_robust.certificates import Point, relative_gap
+from sklearn_robust.separators._margin_program import MarginProgram, SolverFailure, Vector
 
 _MAX_ITER = 60
 _EXACT = 1e-12
@@ -26,7 +27,7 @@ _MAX_HALVINGS = 40
 _DECREASE = 1e-4  # of the slope that a step must keep
 
 
-def solve_semismooth_newton(program: MarginProgram, tol: float = 1e-9, start: Vector | None = None) -> PrimalDual:
+def solve_semismooth_newton(program: MarginProgram, tol: float = 1e-9, start: Vector | None = None) -> Point:
     """Solve to a certified relative gap of tol.
 
     Parameters
@@ -39,7 +40,7 @@ def solve_semismooth_newton(program: MarginProgram, tol: float = 1e-9, start: Ve
 
     Returns
     -------
-    PrimalDual
+    Point
 
     Raises
     ------
@@ -53,21 +54,21 @@ def solve_semismooth_newton(program: MarginProgram, tol: float = 1e-9, start: Ve
     for _ in range(_MAX_ITER):
         square, mass = float(w @ w), float(weights.sum())
         if square <= (_NOTHING * mass) ** 2:
-            return PrimalDual(w, weights)  # the weights prove that no separator exists, or only one of no margin to speak of
+            return Point(w, weights)  # the weights prove that no separator exists, or only one of no margin to speak of
         scale = mass / square  # the best point of the ray through the weights
         weights, w, square, mass = scale * weights, scale * w, scale**2 * square, scale * mass
         margins = Z @ w - eps * np.abs(w).sum()
         size = np.sqrt(square)
-        gap = gap_between(float(margins.min()) / size, size / mass)
+        gap = relative_gap(float(margins.min()) / size, size / mass)
         if gap <= _EXACT or reached:
-            return PrimalDual(w, weights)
+            return Point(w, weights)
         reached = gap <= tol  # one more step makes it exact
         gradient = margins - 1
         free = (weights > 0) | (gradient < 0)
         step = _newton_step(_used_gram(Z, w, eps, free) if gram is None else gram[np.ix_(free, free)], gradient[free])
         moved = _line_search(Z, eps, weights, gradient, free, step, 0.5 * square - mass)
         if moved is None and reached:  # rounding alone is left
-            return PrimalDual(w, weights)
+            return Point(w, weights)
         if moved is None:
             raise SolverFailure("semismooth Newton: no step decreases the dual")
         weights, w = moved

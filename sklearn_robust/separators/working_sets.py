@@ -11,14 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from sklearn_robust.certificates import Point, best_intercept
 from sklearn_robust.separators._margin_program import (
     MarginProgram,
-    PrimalDual,
     SolverFailure,
     Vector,
-    best_intercept,
-    certified_margin,
-    gap_between,
 )
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.polish import polished
@@ -32,7 +29,7 @@ _NOTHING = 1e-12  # bound, in units of the rows' root mean square, that is zero 
 _CARRIES = 1e-3  # of the largest weight, from which a row carries some
 
 
-def solve_on_row_sets(program: MarginProgram, tol: float = 1e-9) -> PrimalDual:
+def solve_on_row_sets(program: MarginProgram, tol: float = 1e-9) -> Point:
     """Solve a program with many more rows than columns by the interior-point method on sets of rows.
 
     Parameters
@@ -44,7 +41,7 @@ def solve_on_row_sets(program: MarginProgram, tol: float = 1e-9) -> PrimalDual:
 
     Returns
     -------
-    PrimalDual
+    Point
 
     Raises
     ------
@@ -60,13 +57,13 @@ def solve_on_row_sets(program: MarginProgram, tol: float = 1e-9) -> PrimalDual:
         small, _ = polished(part, solve_interior_point(part, rough), rough)
         weights = np.zeros(n)
         weights[chosen] = small.weights
-        point = PrimalDual(small.coef, weights)
+        point = Point(small.coef, weights)
         scores = program.rows @ small.coef
-        margin, bound = certified_margin(program, point, scores, small.weights @ part.rows)
-        if bound <= _NOTHING or gap_between(margin, bound) <= tol:
+        proven = program.certify(point, scores, small.weights @ part.rows)
+        if proven.bound <= _NOTHING or proven.gap <= tol:
             return point
         if program.labels is not None:
-            scores = scores + program.labels * best_intercept(scores[chosen], program.labels[chosen])
+            scores = scores + program.labels * best_intercept(scores[chosen], part.classes)[0]
         inside = np.zeros(n, dtype=bool)
         inside[chosen] = True
         violated = np.flatnonzero(~inside & (scores < scores[chosen].min()))
@@ -79,7 +76,7 @@ def solve_on_row_sets(program: MarginProgram, tol: float = 1e-9) -> PrimalDual:
     raise SolverFailure("row sets: the gap was not reached")
 
 
-def solve_on_column_sets(program: MarginProgram, tol: float = 1e-9) -> PrimalDual:
+def solve_on_column_sets(program: MarginProgram, tol: float = 1e-9) -> Point:
     """Solve a program with many more columns than rows by the interior-point method on sets of columns.
 
     Parameters
@@ -91,7 +88,7 @@ def solve_on_column_sets(program: MarginProgram, tol: float = 1e-9) -> PrimalDua
 
     Returns
     -------
-    PrimalDual
+    Point
 
     Raises
     ------
@@ -107,14 +104,14 @@ def solve_on_column_sets(program: MarginProgram, tol: float = 1e-9) -> PrimalDua
         small, _ = polished(part, solve_interior_point(part, rough), rough)
         coef = np.zeros(d)
         coef[chosen] = small.coef
-        point, scores = PrimalDual(coef, small.weights), part.rows @ small.coef
+        point, scores = Point(coef, small.weights), part.rows @ small.coef
         pull = small.weights @ program.rows
-        margin, bound = certified_margin(program, point, scores, pull)
-        if bound <= _NOTHING or gap_between(margin, bound) <= tol:
+        proven = program.certify(point, scores, pull)
+        if proven.bound <= _NOTHING or proven.gap <= tol:
             return point
         # a feature that is not used may pull as much as the answer's bound (p = 1), or as the adversary (p = 2)
         strength = np.abs(pull) / small.weights.sum()
-        allowed = certified_margin(part, small, scores, pull[chosen])[1] if program.p == 1 else program.eps
+        allowed = part.certify(small, scores, pull[chosen]).bound if program.p == 1 else program.eps
         strength[chosen] = 0
         violated = np.flatnonzero(strength > allowed)
         if not len(violated) and rough < tol:

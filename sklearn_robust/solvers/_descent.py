@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from sklearn_robust._array_api import Array, namespace, to_numpy
-from sklearn_robust.certificates import log_risk_bound, margin_certificate, proves_separable, repaired_weights
+from sklearn_robust.certificates import certify, log_risk_bound, over_size, relative_gap, repaired_weights
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.solvers._geometry import Geometry
@@ -163,10 +163,8 @@ class _Problem:
         Log-risk below which it is done.
     prove_below : float
         Speed times size below which a proof of the risk is tried.
-    bound : float
-        Least upper bound on its margin so far.
     proof : array of shape (n,)
-        The weights that prove it.
+        The weights that prove the least bound on its margin so far.
     demanded : float
         Share of the promised decrease that a step must bring.
     """
@@ -174,13 +172,8 @@ class _Problem:
     id: int
     done_below: float
     prove_below: float
-    bound: float
     proof: Array
     demanded: float = 0.5
-
-    def gap(self, margin: float) -> float:
-        """The relative gap between a margin and the bound; inf where they prove nothing."""
-        return 1 - margin / self.bound if margin >= 0 and self.bound > 0 else math.inf
 
 
 class _Run:
@@ -199,7 +192,8 @@ class _Run:
         log_loss_tol = math.log(stopping.loss_tol) if stopping.loss_tol > 0 else -math.inf
         self.done_below = log_loss_tol - problem.log_total_weight
         starts = zip(ids.tolist(), self.done_below.tolist(), xp.exp(problem.log_weight), strict=True)
-        self.under_way = [_Problem(i, below, stopping.tol, math.inf, weights) for i, below, weights in starts]
+        self.under_way = [_Problem(i, below, stopping.tol, weights) for i, below, weights in starts]
+        self.bounds = np.full(problem.n_problems, math.inf)  # the least on each margin so far
         self.prove_next = _PROVE_FIRST  # iteration at which a proof is tried for all that do not separate
         self.finished: dict[int, Solution] = {}
 
@@ -213,25 +207,30 @@ class _Run:
         """Certify, store what is finished, and return the indices of the problems that go on."""
         now = at.now
         direction = at.pull / namespace(at.coef).sum(now.weights, axis=-1, keepdims=True)
-        bounds = self.geometry.distance(self.problem.threat, direction)
+        bounds = _in_double(self.geometry.distance(self.problem.threat, direction))
+        tighter = bounds < self.bounds
+        self.bounds = np.where(tighter, bounds, self.bounds)
         sizes, margins = self._sizes_and_margins(at.coef, now)
+        gaps = relative_gap(margins, self.bounds)
         near = [False] * len(self.under_way)
         if iteration >= self.prove_next:
             self.prove_next *= 2
             near = self._near(iteration, at)
-        figures = (sizes, margins, *(x.tolist() for x in (bounds, now.log_risk, at.speed, at.step)))
+        separates = (margins > 0) & (self.bounds > 0)
+        figures = (x.tolist() for x in (tighter, separates, gaps, sizes, now.log_risk, at.speed, at.step))
         running = []
-        for i, (state, size, margin, bound, log_risk, speed, step) in enumerate(zip(self.under_way, *figures, strict=True)):
-            if bound < state.bound:
-                state.bound, state.proof = bound, now.weights[i]
-            separates, gap = margin > 0 and state.bound > 0, state.gap(margin)
+        for i, (state, new, separate, gap, size, log_risk, speed, step) in enumerate(
+            zip(self.under_way, *figures, strict=True)
+        ):
+            if new:
+                state.proof = now.weights[i]
             if self.stopping.loss_tol == 0:
-                state.demanded = 1 - min(max(gap, 0.0), 0.5)
-            done = log_risk < state.done_below or (separates and gap <= self.stopping.tol)
+                state.demanded = 1 - min(gap, 0.5)
+            done = log_risk < state.done_below or gap <= self.stopping.tol
             stalled = step < _STALLED or speed == 0
             ended = done or stalled
             close = size > 0 and speed * size <= state.prove_below  # the product says nothing at w = 0
-            if not separates and not done and (close or stalled or near[i]):
+            if not separate and not done and (close or stalled or near[i]):
                 risk_gap, proof = self._risk_gap(i, now)
                 proven = bool(np.isfinite(proof).all())
                 done = risk_gap <= self.stopping.tol
@@ -249,20 +248,21 @@ class _Run:
         if len(rows) < len(self.under_way):
             self.problem, self.geometry = self.problem.select(rows), self.geometry.select(rows)
             self.under_way, self.done_below = [self.under_way[i] for i in running], self.done_below[rows]
+            self.bounds = self.bounds[rows]
         return rows
 
     def show(self, iteration: int, coef: Array, now: Evaluation) -> None:
         """Record an iteration between certificates; what the run knows does not change."""
         self._record(iteration, coef, now, self._sizes_and_margins(coef, now)[1])
 
-    def _sizes_and_margins(self, coef: Array, now: Evaluation) -> tuple[list[float], list[float]]:
-        """The size of each predictor, and its margin over this size where it has one."""
+    def _sizes_and_margins(self, coef: Array, now: Evaluation) -> tuple[np.ndarray, np.ndarray]:
+        """The size of each predictor and its margin, without the charge for rounding."""
         xp = namespace(coef)
         smallest = xp.min(xp.where(self.problem.log_weight > -math.inf, now.margins, math.inf), axis=-1)
-        sizes = self.geometry.size(coef).tolist()
-        return sizes, [margin / size if size > 0 else margin for margin, size in zip(smallest.tolist(), sizes, strict=True)]
+        sizes = _in_double(self.geometry.size(coef))
+        return sizes, over_size(_in_double(smallest), sizes)
 
-    def _record(self, iteration: int, coef: Array, now: Evaluation, margins: list[float], *, last: bool = False) -> None:
+    def _record(self, iteration: int, coef: Array, now: Evaluation, margins: np.ndarray, *, last: bool = False) -> None:
         self.stopped = self.recorder(
             iteration,
             np.array([state.id for state in self.under_way]),
@@ -270,9 +270,9 @@ class _Run:
             now.intercept,
             last=last,
             log_risk=now.log_risk,
-            margin=np.array(margins),
-            margin_bound=np.array([state.bound for state in self.under_way]),
-            gap=np.array([state.gap(margin) for state, margin in zip(self.under_way, margins, strict=True)]),
+            margin=margins,
+            margin_bound=self.bounds.copy(),
+            gap=relative_gap(margins, self.bounds),
         )
 
     def finish(self, k: int, at: Iterate | None, iteration: int) -> Solution:
@@ -300,29 +300,32 @@ class _Run:
         row = slice(i, i + 1)
         one, norm = self.problem.select(row), self.geometry.norms[i]
         coef, intercept = at.coef[row], at.now.intercept[row]
-        proof = self.under_way[i].proof[None]
-        certificate = margin_certificate(one, norm, coef, intercept, proof)
+        proven = certify(one, norm, coef, self.under_way[i].proof[None], intercept)
         solution = Solution(
             coef=coef,
             intercept=intercept,
-            weights=one.balanced(proof),
+            weights=proven.weights,
             log_risk=at.now.log_risk[row],
-            margin=certificate.margin,
-            margin_bound=certificate.bound,
-            gap=certificate.gap,
+            margin=proven.margin,
+            margin_bound=proven.bound,
+            gap=proven.gap,
             separable=[True],
             converged=np.array([converged]),
             n_iter=np.array([iteration]),
         )
-        if not bool(proves_separable(one, coef, intercept)[0]):
+        if not bool(proven.margin[0] > 0):
             solution.separable = [None]
-            gap, proof = self._risk_gap(i, at.now) if provable else (math.inf, proof * math.nan)
-            if np.isfinite(to_numpy(proof)).all():
+            gap, proof = self._risk_gap(i, at.now) if provable else (math.inf, None)
+            if proof is not None and np.isfinite(proof).all():
                 solution.separable = [False]
                 solution.margin_bound = xp.zeros_like(solution.margin_bound)
                 solution.gap = xp.full_like(solution.gap, gap)
                 solution.weights = xp.asarray(proof, dtype=coef.dtype)
         self.finished[self.under_way[i].id] = solution
+
+
+def _in_double(x: Array) -> np.ndarray:
+    return to_numpy(x).astype(np.float64, copy=False)
 
 
 class Rule(Protocol):

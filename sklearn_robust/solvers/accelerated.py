@@ -17,7 +17,7 @@ import numpy as np
 from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace, to_numpy
-from sklearn_robust.certificates import margin_certificate, proves_separable, relative_gap, repaired_weights
+from sklearn_robust.certificates import best_intercept, certify, over_size, relative_gap, repaired_weights
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm, shave_level
 from sklearn_robust.problems import RobustProblem
@@ -178,7 +178,8 @@ def _step(problem: RobustProblem, norm: LpNorm, state: _State, steepest: float) 
     xp = namespace(state.weights)
     value, coef = _half_square(problem, norm, state.ahead_pull)
     scores = problem.signed_scores(coef)
-    intercept, margin = _best_intercept(problem, norm, coef, scores)
+    intercept, smallest = best_intercept(scores, problem.classes)
+    margin = over_size(smallest - problem.threat.penalty(coef), norm.value(coef))
     better = margin > state.margin
     # the distance is a difference, and known only to the rounding of what it is a difference of
     distance = xp.sqrt(2 * value)
@@ -218,36 +219,15 @@ def _step(problem: RobustProblem, norm: LpNorm, state: _State, steepest: float) 
     )
 
 
-def _best_intercept(problem: RobustProblem, norm: LpNorm, coef: Array, scores: Array) -> tuple[Array, Array]:
-    """The intercept that makes the smallest margin largest, (k,), and that margin over ||w||_p, (k,)."""
-    xp = namespace(coef)
-    never = xp.full_like(scores, math.inf)
-    used = problem.log_weight > -math.inf
-    if problem.fit_intercept:
-        up = xp.min(xp.where(used & (problem.y > 0), scores, never), axis=-1)
-        down = xp.min(xp.where(used & (problem.y < 0), scores, never), axis=-1)
-        intercept, smallest = 0.5 * (down - up), 0.5 * (down + up)
-    else:
-        smallest = xp.min(xp.where(used, scores, never), axis=-1)
-        intercept = xp.zeros_like(smallest)
-    size = norm.value(coef)
-    margin = (smallest - problem.threat.penalty(coef)) / xp.where(size > 0, size, xp.ones_like(size))
-    return intercept, xp.where(size > 0, margin, xp.full_like(margin, -math.inf))
-
-
 def _project(problem: RobustProblem, x: Array) -> Array:
     """The Euclidean projection on the feasible weights: the simplex, or a simplex of mass 1/2 for each class."""
     xp = namespace(x)
-    never = xp.full_like(x, -math.inf)
-    x = xp.where(problem.log_weight > -math.inf, x, never)
-    one = xp.ones_like(x[:, :1])
-    if not problem.fit_intercept:
-        level = shave_level(x, one, 1.0)
-    else:
-        up = shave_level(xp.where(problem.y > 0, x, never), 0.5 * one, 1.0)
-        down = shave_level(xp.where(problem.y < 0, x, never), 0.5 * one, 1.0)
-        level = xp.where(problem.y > 0, up, down)
-    return xp.maximum(x - level, xp.zeros_like(x))
+    projected = zero = xp.zeros_like(x)
+    for members in problem.classes:
+        total = xp.ones_like(x[:, :1]) / len(problem.classes)
+        level = shave_level(xp.where(members, x, -math.inf), total, 1.0)
+        projected = xp.where(members, xp.maximum(x - level, zero), projected)
+    return projected
 
 
 def _one(problem: RobustProblem, i: int) -> RobustProblem:
@@ -267,21 +247,17 @@ def _solution(
     """Problem i, scaled to margin 1 and certified afresh."""
     xp = namespace(state.coef)
     one, row = problem.select(slice(i, i + 1)), slice(i, i + 1)
-    coef, intercept = state.coef[row], state.intercept[row]
-    if state.margin[i] > 0:
-        scale = (state.margin[row] * norm.value(coef))[:, None]
-        coef, intercept = coef / scale, intercept / scale[:, 0]
-    certificate = margin_certificate(one, norm, coef, intercept, state.proof[row])
-    log_risk, _ = loss.log_risk_and_weights(one.margins(coef, intercept), one.log_weight)
+    proven = certify(one, norm, state.coef[row], state.proof[row])
+    log_risk, _ = loss.log_risk_and_weights(one.margins(proven.coef, proven.intercept), one.log_weight)
     return Solution(
-        coef=coef,
-        intercept=intercept,
-        weights=one.balanced(state.proof[row]),
+        coef=proven.coef,
+        intercept=proven.intercept,
+        weights=proven.weights,
         log_risk=log_risk,
-        margin=certificate.margin,
-        margin_bound=xp.zeros_like(certificate.bound) if inseparable else certificate.bound,
-        gap=xp.full_like(certificate.gap, math.inf) if inseparable else certificate.gap,
-        separable=[False if inseparable else True if bool(proves_separable(one, coef, intercept)[0]) else None],
-        converged=np.array([not inseparable and bool(certificate.gap[0] - certificate.rounding[0] <= tol)]),
+        margin=proven.margin,
+        margin_bound=xp.zeros_like(proven.bound) if inseparable else proven.bound,
+        gap=xp.full_like(proven.gap, math.inf) if inseparable else proven.gap,
+        separable=[False if inseparable else True if bool(proven.margin[0] > 0) else None],
+        converged=np.array([not inseparable and bool(proven.gap[0] - proven.rounding[0] <= tol)]),
         n_iter=np.array([iteration]),
     )

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_robust._array_api import at_least_tiny
-from sklearn_robust.certificates import proves_separable, repaired_weights
+from sklearn_robust.certificates import over_size, repaired_weights, robust_margin
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -169,17 +168,18 @@ def _certified(
     """
     coef = coef.astype(dtype).astype(np.float64)
     now = problem.evaluate(loss, coef, near=None if near is None else np.array([near]))
-    size = norm.value(coef)
-    smallest = np.min(now.margins, axis=-1, where=problem.log_weight > -math.inf, initial=math.inf)
-    margin = np.where(size > 0, smallest / np.where(size > 0, size, 1.0), -math.inf)
+    used = np.where(problem.log_weight > -math.inf, now.margins, math.inf)
+    margin = over_size(used.min(axis=-1), norm.value(coef))
+    if margin[0] > 0:  # a proof of separability, if it withstands its rounding
+        margin = robust_margin(problem, norm, coef, now.intercept, used)
     proven = weights is not None
-    if weights is None and smallest[0] <= 0:
+    if weights is None and margin[0] <= 0:
         weights = repaired_weights(problem, now.weights, proof)
         proven = bool(np.isfinite(weights).all())
-    if not proven:  # no weights of a class vanish, however large the margins
-        weights = problem.balanced(np.where(problem.log_weight > -math.inf, at_least_tiny(now.weights), 0.0))
+    if not proven:
+        weights = problem.balanced(now.weights)
     excess = now.log_risk - loss.log_risk_bound(weights, problem.log_weight, now.log_risk) if proven else np.full(1, np.inf)
-    separable = False if proven else True if smallest[0] > 0 and proves_separable(problem, coef, now.intercept)[0] else None
+    separable = False if proven else True if margin[0] > 0 else None
     return Solution(
         coef=coef.astype(dtype),
         intercept=now.intercept.astype(dtype),

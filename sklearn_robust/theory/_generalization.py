@@ -16,8 +16,10 @@ from scipy import sparse
 from sklearn.utils import check_array, check_consistent_length
 
 from sklearn_robust._parameters import check_exponent, check_number, refuse_lazy
+from sklearn_robust.certificates import robust_margin
 from sklearn_robust.metrics._linear_view import linear_view
 from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
 from sklearn_robust.threats import LpBall, check_radius
 
 _ROWS = 4096  # of sparse data, made dense at a time
@@ -217,12 +219,13 @@ def margin_generalization_bound(
     0.4
     """
     check_number(rho, "rho", low=0, strict=True)
-    X, coef, margins = _robust_margins(X, y, predictor, LpBall(check_exponent(q, "q"), check_radius(eps, "eps")))
+    problem, coef, margins = _robust_margins(X, y, predictor, q, eps)
     size = float(LpNorm(check_exponent(r, "r")).value(coef))
     if size > radius * (1 + 1e-12):
         raise ValueError(f"The predictor's {r:g}-norm is {size:.6g}, above radius={radius:g}. Use a larger radius, or scale w.")
     ramp = float(np.clip(1 - margins / rho, 0, 1).mean())
-    return ramp + 2 / rho * adversarial_rademacher_bound(X, r=r, eps=eps, q=q, radius=radius) + _confidence(len(margins), delta)
+    complexity = adversarial_rademacher_bound(problem.X, r=r, eps=eps, q=q, radius=radius)
+    return ramp + 2 / rho * complexity + _confidence(len(margins), delta)
 
 
 def robust_generalization_bound(
@@ -297,16 +300,15 @@ def robust_generalization_bound(
     >>> l1 < l2
     True
     """
-    threat = LpBall(check_exponent(q, "q"), check_radius(eps, "eps"))
-    X, coef, margins = _robust_margins(X, y, predictor, threat)
-    smallest = margins.min()
-    if smallest <= 0:
+    problem, coef, margins = _robust_margins(X, y, predictor, q, eps)
+    margin = float(robust_margin(problem, LpNorm(check_exponent(r, "r")), coef[None], np.zeros(1), margins[None])[0])
+    if margin <= 0:
         raise ValueError(
             f"The predictor does not separate the sample robustly with eps={eps:g}: its smallest robust margin is "
-            f"{smallest:.4g}. Use a smaller eps, or margin_generalization_bound."
+            f"{margins.min():.4g}. Use a smaller eps, or margin_generalization_bound."
         )
-    radius = float(LpNorm(check_exponent(r, "r")).value(coef) / smallest)
-    return 2 * adversarial_rademacher_bound(X, r=r, eps=eps, q=q, radius=radius) + _confidence(len(margins), delta)
+    complexity = adversarial_rademacher_bound(problem.X, r=r, eps=eps, q=q, radius=1 / margin)
+    return 2 * complexity + _confidence(len(margins), delta)
 
 
 def _confidence(n: int, delta: float) -> float:
@@ -316,8 +318,11 @@ def _confidence(n: int, delta: float) -> float:
     return 3 * math.sqrt(math.log(2 / delta) / (2 * n))
 
 
-def _robust_margins(X: Any, y: Any, predictor: Any, threat: LpBall) -> tuple[Any, NDArray[Any], NDArray[Any]]:
+def _robust_margins(
+    X: Any, y: Any, predictor: Any, q: float, eps: float
+) -> tuple[RobustProblem, NDArray[np.float64], NDArray[np.float64]]:
     """The samples as the predictor sees them, its coefficients, and its robust margins of shape (n,)."""
+    q, eps = check_exponent(q, "q"), check_radius(eps, "eps")
     refuse_lazy(X=X, y=y)
     if hasattr(predictor, "fit"):
         view = linear_view(predictor, X, "model")
@@ -326,7 +331,7 @@ def _robust_margins(X: Any, y: Any, predictor: Any, threat: LpBall) -> tuple[Any
                 f"The bounds are for two classes and no intercept, got {len(view.classes)} classes and intercept "
                 f"{view.intercept.tolist()}. Use fit_intercept=False, and one class against the rest."
             )
-        X, coef = view.X, view.coef[0]
+        X, coef = _samples(view.X), view.coef[0].astype(float)
         signs = 2 * view.seen_class_index(y) - 1
     else:
         X, signs = _samples(X), np.asarray(y)
@@ -336,7 +341,8 @@ def _robust_margins(X: Any, y: Any, predictor: Any, threat: LpBall) -> tuple[Any
         if not np.isin(signs, [-1, 1]).all():
             raise ValueError(f"y must hold labels in {{-1, +1}} where the predictor is a vector, got {np.unique(signs)}.")
     check_consistent_length(X, signs)
-    return X, coef, signs * (X @ coef) - threat.penalty(coef)
+    problem = RobustProblem.from_data(X, signs, q=q, eps=eps, fit_intercept=False)
+    return problem, coef, problem.margins(coef[None], np.zeros(1))[0]
 
 
 def _samples(X: Any) -> Any:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sklearn_robust.separators._margin_program import MarginProgram, certified_margin, gap_between
+from sklearn_robust.separators._margin_program import MarginProgram
 
 
 def draw_program(n, d, p, dual_q, eps, *, intercept=False, seed=0):
@@ -23,12 +23,17 @@ def margin_program():
 @pytest.fixture
 def proven():
     """A function that returns the margin and the bound that a point proves."""
-    return lambda program, point: certified_margin(program, point, program.rows @ point.coef, program.rows.T @ point.weights)
+
+    def sides(program, point):
+        certified = program.certify(point, weighted_sum=program.rows.T @ point.weights)
+        return certified.margin, certified.bound
+
+    return sides
 
 
 @pytest.fixture
-def proven_gap(proven):
-    return lambda program, point: gap_between(*proven(program, point))
+def proven_gap():
+    return lambda program, point: program.certify(point).gap
 
 
 @pytest.fixture

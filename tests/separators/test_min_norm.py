@@ -20,6 +20,7 @@ from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 
+from sklearn_robust.certificates import Point
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators import NotSeparableError, max_margin, min_norm_separator, separator_path
 from sklearn_robust.separators._margin_program import SolverFailure
@@ -399,11 +400,9 @@ def test_failing_solvers_are_named(monkeypatch):
 
 
 def test_undecided_separability_is_not_called_non_separable(monkeypatch):
-    from sklearn_robust.separators._margin_program import PrimalDual
-
     def useless(program, **options):
         n, d = program.rows.shape
-        return PrimalDual(np.zeros(d), np.full(n, 1 / n))
+        return Point(np.zeros(d), np.full(n, 1 / n))
 
     X, y = separable_data(20, 5)
     replace_solvers(
@@ -683,13 +682,11 @@ def test_features_of_sizes_far_apart(q):
 
 @pytest.mark.parametrize("excess", [1e-5, 1e-3])
 def test_weights_that_nearly_prove_it_do_not_prove_that_data_are_not_separable(monkeypatch, excess):
-    from sklearn_robust.separators._margin_program import PrimalDual
-
     # rows at distance 1 from the origin: ||Z^T a||_2 = 1 for any weights, eps* = 1
     X, y = np.array([[1.0, 0.0]]), np.array([1])
 
     def useless(program, *args, **options):
-        return PrimalDual(np.array([-1.0, 0.0]), np.ones(1))
+        return Point(np.array([-1.0, 0.0]), np.ones(1))
 
     replace_solvers(
         monkeypatch, [*OWN_SOLVERS, "solve_linear_program", "solve_quadratic_program", "solve_cone_program"], useless
@@ -702,12 +699,10 @@ def test_weights_that_nearly_prove_it_do_not_prove_that_data_are_not_separable(m
 
 
 def test_weights_that_leave_a_part_of_a_feature_do_not_prove_a_zero_margin(monkeypatch):
-    from sklearn_robust.separators._margin_program import PrimalDual
-
     X, y = np.array([[1e6, 1e-4], [-1e6, 1e-4]]), np.array([1, 1])  # the second separates, by a margin of 1e-4
 
     def useless(program, *args, **options):
-        return PrimalDual(np.zeros(2), np.array([0.5, 0.5 - 1e-12]))
+        return Point(np.zeros(2), np.array([0.5, 0.5 - 1e-12]))
 
     replace_solvers(
         monkeypatch, [*OWN_SOLVERS, "solve_linear_program", "solve_quadratic_program", "solve_cone_program"], useless

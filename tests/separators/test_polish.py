@@ -3,11 +3,11 @@ import itertools
 import numpy as np
 import pytest
 
+from sklearn_robust.certificates import Point
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import min_norm_separator
-from sklearn_robust.separators._largest_margin import certify, scaled_program
-from sklearn_robust.separators._margin_program import PrimalDual
+from sklearn_robust.separators._largest_margin import proven, scaled_program
 from sklearn_robust.separators.polish import newton_step, polished
 
 INF = np.inf
@@ -25,7 +25,7 @@ def disturbed_solution(p, q, n, d, fit_intercept, noise=1e-7):
     problem = RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=fit_intercept)
     coef = solution.coef + noise * np.abs(solution.coef).max() * rng.normal(size=d)
     weights = solution.dual_coef + noise * rng.random(size=n)
-    return problem, PrimalDual(coef, problem.balanced(weights[None])[0])
+    return problem, Point(coef, problem.balanced(weights[None])[0])
 
 
 @pytest.mark.parametrize("fit_intercept", [False, True])
@@ -33,19 +33,19 @@ def disturbed_solution(p, q, n, d, fit_intercept, noise=1e-7):
 @pytest.mark.parametrize(("p", "q"), [*itertools.product([1, 2, INF], [1, 2, INF]), (1.5, 3), (3, 1.5)])
 def test_polish_makes_a_rough_solution_exact(p, q, n, d, fit_intercept):
     problem, rough = disturbed_solution(p, q, n, d, fit_intercept)
-    assert certify(problem, LpNorm(p), rough, "disturbed").gap > 1e-9
+    assert proven(problem, LpNorm(p), rough, "disturbed").gap > 1e-9
     point, helped = polished(scaled_program(problem, LpNorm(p)), rough, 1e-11)
     assert helped
-    assert certify(problem, LpNorm(p), point, "polished").gap <= 1e-11
+    assert proven(problem, LpNorm(p), point, "polished").gap <= 1e-11
 
 
 def test_polish_never_returns_less_than_it_was_given():
     problem, _ = disturbed_solution(2, INF, 12, 25, False)
     rng = np.random.default_rng(1)
     for _ in range(20):
-        start = PrimalDual(rng.normal(size=25), rng.random(12))
+        start = Point(rng.normal(size=25), rng.random(12))
         point, _ = polished(scaled_program(problem, LpNorm(2)), start, 1e-11)
-        before, after = (certify(problem, LpNorm(2), one, "") for one in (start, point))
+        before, after = (proven(problem, LpNorm(2), one, "") for one in (start, point))
         assert after.margin >= before.margin
         assert after.bound <= before.bound * (1 + 1e-15)
 
@@ -53,6 +53,6 @@ def test_polish_never_returns_less_than_it_was_given():
 def test_no_step_without_a_margin():
     problem, rough = disturbed_solution(2, INF, 12, 25, False)
     program = scaled_program(problem, LpNorm(2))
-    assert newton_step(program, PrimalDual(np.zeros(25), rough.weights)) is None
+    assert newton_step(program, Point(np.zeros(25), rough.weights)) is None
     too_strong = RobustProblem.from_data(problem.X, problem.y, q=INF, eps=1e3, fit_intercept=False)
     assert newton_step(scaled_program(too_strong, LpNorm(2)), rough) is None

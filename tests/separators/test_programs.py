@@ -10,17 +10,14 @@ from scipy.optimize import OptimizeResult
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_robust import MinNormRobustClassifier, RobustLinearClassifier, max_margin, separator_path
+from sklearn_robust.certificates import Point, best_intercept
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import _conic, linear_program, min_norm_separator
 from sklearn_robust.separators._largest_margin import scaled_program
 from sklearn_robust.separators._margin_program import (
     MarginProgram,
-    PrimalDual,
     SolverFailure,
-    best_intercept,
-    certified_margin,
-    gap_between,
 )
 from sklearn_robust.separators.cone_program import solve_cone_program
 from sklearn_robust.separators.linear_program import solve_linear_program
@@ -44,7 +41,8 @@ def draw(seed=0):
 @pytest.mark.parametrize(("solve", "p", "r"), [*LINEAR, *QUADRATIC, *CONE])
 def test_margin_and_multipliers_solve_the_program(solve, p, r, eps, fit_intercept, convert):
     Z, y = draw()
-    w, a = solve(MarginProgram(convert(Z), y if fit_intercept else None, p, r, eps))
+    point = solve(MarginProgram(convert(Z), y if fit_intercept else None, p, r, eps))
+    w, a = point.coef, point.weights
     v, b = cp.Variable(20), cp.Variable()
     margins = Z @ v + (cp.multiply(y, b * np.ones(15)) if fit_intercept else 0) - eps * cp.norm(v, r)
     oracle = cp.Problem(cp.Maximize(cp.min(margins)), [cp.norm(v, p) <= 1]).solve(solver="CLARABEL")
@@ -59,14 +57,14 @@ def test_margin_and_multipliers_solve_the_program(solve, p, r, eps, fit_intercep
         assert np.linalg.norm(Z.T @ a, ord=LpNorm(r).dual.p) <= 10
         return
     scores = Z @ w / size
-    scores = scores + y * best_intercept(scores, y) if fit_intercept else scores
+    scores = scores + y * best_intercept(scores, (y > 0, y < 0))[0] if fit_intercept else scores
     np.testing.assert_allclose(scores.min() - eps * np.linalg.norm(w, ord=r) / size, oracle, rtol=1e-5)
 
 
 def test_best_intercept_levels_the_classes():
     scores, y = np.array([3.0, 1.0, 5.0, 4.0]), np.array([1.0, 1, -1, -1])
-    b = best_intercept(scores, y)
-    np.testing.assert_allclose([(scores + y * b)[:2].min(), (scores + y * b)[2:].min()], 2.5)
+    b, smallest = best_intercept(scores, (y > 0, y < 0))
+    np.testing.assert_allclose([(scores + y * b)[:2].min(), (scores + y * b)[2:].min(), smallest], 2.5)
 
 
 def test_a_solver_without_an_answer_says_so(monkeypatch):
@@ -101,7 +99,7 @@ def test_iterations_are_limited(monkeypatch):
         solve_linear_program(program)
     monkeypatch.setattr(_conic, "_MAX_ITER", 3)
     rough = solve_cone_program(program)
-    assert gap_between(*certified_margin(program, rough, program.rows @ rough.coef, rough.weights @ program.rows)) > 1e-8
+    assert program.certify(rough).gap > 1e-8
 
 
 def test_a_program_on_which_highs_cycles_ends(monkeypatch):
@@ -136,9 +134,10 @@ def test_what_any_point_proves_encloses_the_largest_margin(p, q, eps, margin_pro
     rng = np.random.default_rng(0)
     for noise in (0.0, 1e-3, 1.0):  # weights whose classes are not of equal sum
         weights = best.dual_coef * np.where(y > 0, 1 + noise, 1.0) + noise * rng.random(30) / 30
-        point = PrimalDual(best.coef + noise * rng.normal(size=10), weights)
-        margin, bound = certified_margin(program, point, program.rows @ point.coef, weights @ program.rows)
-        assert margin * unit <= best.margin * (1 + 1e-8)
-        assert bound * unit >= best.margin * (1 - 1e-8)
-        if not noise:
-            np.testing.assert_allclose([margin * unit, bound * unit], best.margin, rtol=1e-7)
+        point = Point(best.coef + noise * rng.normal(size=10), weights)
+        known = program.certify(point, program.rows @ point.coef, weights @ program.rows)
+        for proven in (program.certify(point), known):
+            assert proven.margin * unit <= best.margin * (1 + 1e-8)
+            assert proven.bound * unit >= best.margin * (1 - 1e-8)
+            if not noise:
+                np.testing.assert_allclose([proven.margin * unit, proven.bound * unit], best.margin, rtol=1e-7)

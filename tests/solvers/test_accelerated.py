@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from sklearn_robust.certificates import margin_certificate, non_separability_slack, robust_margin
+from sklearn_robust.certificates import certify, non_separability_slack, robust_margin
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -25,7 +25,7 @@ def assert_proven(problem, norm, solution, tol):
     k = problem.n_problems
     assert solution.separable == [True] * k
     assert np.all(np.asarray(solution.converged))
-    certificate = margin_certificate(problem, norm, solution.coef, solution.intercept, solution.weights)
+    certificate = certify(problem, norm, solution.coef, solution.weights, solution.intercept)
     np.testing.assert_allclose(np.asarray(solution.margin), np.asarray(certificate.margin), rtol=1e-5)
     np.testing.assert_allclose(np.asarray(solution.margin_bound), np.asarray(certificate.bound), rtol=1e-5)
     np.testing.assert_allclose(np.asarray(solution.gap), 1 - np.asarray(solution.margin / solution.margin_bound), atol=1e-6)
