@@ -21,12 +21,11 @@ from sklearn_robust.separators._margin_program import (
     SolverFailure,
     Vector,
 )
-from sklearn_robust.separators.cone_program import solve_cone_program
+from sklearn_robust.separators.cone_program import solve_cone_program, solve_quadratic_program
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.linear_program import solve_linear_program
 from sklearn_robust.separators.nearest_point import solve_nearest_point
 from sklearn_robust.separators.polish import EXACT, polished
-from sklearn_robust.separators.quadratic_program import solve_quadratic_program
 from sklearn_robust.separators.semismooth_newton import solve_semismooth_newton
 from sklearn_robust.separators.working_sets import solve_on_column_sets, solve_on_row_sets
 from sklearn_robust.threats import LpBall
