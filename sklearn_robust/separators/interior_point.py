@@ -20,7 +20,7 @@ from sklearn_robust.separators._margin_program import (
 )
 from sklearn_robust.separators._newton_system import NewtonSystem
 from sklearn_robust.separators._split_program import SplitProgram, State
-from sklearn_robust.separators.polish import finished
+from sklearn_robust.separators.polish import polished
 
 _MAX_ITER = 80
 _PATIENCE = 10  # iterations without a smaller gap
@@ -70,8 +70,8 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> Point:
             if gap <= tol or least == 0 or misses == _PATIENCE:
                 break
             if gap <= ripe and misses == 0:
-                end = finished(program, point, tol)
-                if end is not None:
+                end, _ = polished(program, point, tol, sure=True)
+                if end.gap <= tol:
                     return end
                 ripe = _RIPER * gap
         # far beyond the precision of float64 nothing is finite any more: the best iterate is then already known
