@@ -62,6 +62,11 @@ class MarginProgram:
         """The norm by which the adversary lowers margins, ||s w||_q*."""
         return LpNorm(self.dual_q) if self.scale is None else WeightedNorm(self.dual_q, self.scale)
 
+    @property
+    def soft_threshold(self) -> bool:
+        """Whether w is a soft threshold of Z^T a: p = 2, against l_inf perturbations of equal scales or none."""
+        return self.scale is None and self.p == 2 and (self.eps == 0 or self.dual_q == 1)
+
     @cached_property
     def classes(self) -> tuple[Any, ...]:
         """Masks of the rows whose weights have one sum: each class where the intercept is free, otherwise all."""

@@ -27,10 +27,16 @@ _PATIENCE = 10  # iterations without a smaller gap
 _FIRST_CERTIFICATE = 4  # earlier iterates have no margin
 _EARLY = 1e-1  # gap above which the linear systems are not refined while all goes well
 _LATE = 1e-3  # gap below which they are refined twice
+_MAX_DENSE = 30_000_000  # entries of a dense program
 _RIPE = 1e-4  # gap below which the face of the solution may be known
 _RIPER = 1e-2  # of the gap at which it was not: the next attempt
 _TO_BOUNDARY, _CAUTIOUS = 0.9995, 0.99  # of the way to the boundary, with little and with much centring
 _MUCH_CENTRING = 0.01
+
+
+def suits(program: MarginProgram) -> bool:
+    """Any program whose rows fit in memory as a dense array."""
+    return math.prod(program.rows.shape) <= _MAX_DENSE
 
 
 def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> Point:

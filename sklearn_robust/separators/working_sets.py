@@ -20,6 +20,8 @@ from sklearn_robust.separators._margin_program import (
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.polish import polished
 
+_TALL, _WIDE = 8, 4  # rows for each column, and columns for each row, from which working sets pay
+_LARGE = 500_000  # entries from which they do
 _MAX_ROUNDS = 40
 _ROUGH = 1e-3  # gap of early rounds
 _FINE = 0.3  # of tol, in the last rounds
@@ -27,6 +29,19 @@ _FEW = 0.02  # of min(n, d): so few violations that the set is nearly right
 _CROWDED = 0.05  # of d: so many violations that rows without weight make room
 _NOTHING = 1e-12  # bound, in units of the rows' root mean square, that is zero up to rounding
 _CARRIES = 1e-3  # of the largest weight, from which a row carries some
+
+
+def suits_row_sets(program: MarginProgram) -> bool:
+    """Many entries, and many more rows than columns."""
+    n, d = program.rows.shape
+    return n * d >= _LARGE and n > _TALL * d
+
+
+def suits_column_sets(program: MarginProgram) -> bool:
+    """Many entries, many more columns than rows, and a solution that uses few of them."""
+    n, d = program.rows.shape
+    few_used = program.scale is None and (program.p == 1 or (program.soft_threshold and program.eps > 0))
+    return n * d >= _LARGE and d > _WIDE * n and few_used
 
 
 def solve_on_row_sets(program: MarginProgram, tol: float = 1e-9) -> Point:

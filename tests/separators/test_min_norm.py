@@ -400,7 +400,7 @@ def test_failing_solvers_are_named(monkeypatch):
 
 
 def test_undecided_separability_is_not_called_non_separable(monkeypatch):
-    def useless(program, **options):
+    def useless(program, *args, **options):
         n, d = program.rows.shape
         return Point(np.zeros(d), np.full(n, 1 / n))
 
