@@ -177,8 +177,8 @@ def _largest_plain_distance(clean: RobustProblem, tol: float) -> Certified:
 def _imbalance(problem: RobustProblem, weights: Vector) -> float:
     """The largest coordinate of Z^T a relative to the terms that it sums: rounding if a proves that nothing separates."""
     terms = weights @ abs(problem.X)
-    pull = np.abs(problem.weighted_sum(weights[None])[0])
-    return float(np.max(pull / np.where(terms > 0, terms, 1.0)))
+    weighted_sum = np.abs(problem.weighted_sum(weights[None])[0])
+    return float(np.max(weighted_sum / np.where(terms > 0, terms, 1.0)))
 
 
 def polished_answer(

@@ -65,10 +65,10 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> Point:
     state, best, least, gap, misses, ripe = form.start(), None, math.inf, math.inf, 0, _RIPE
     for iteration in range(_MAX_ITER):
         weights = state.multipliers[form.margins]
-        scores, pull = form.rows @ form.difference(state.coordinates), weights @ form.rows
+        scores, weighted_sum = form.rows @ form.difference(state.coordinates), weights @ form.rows
         if iteration >= _FIRST_CERTIFICATE:
             point = Point(form.coef(state), weights)
-            proven = program.certify(point, form.unit * scores, scale * pull)
+            proven = program.certify(point, form.unit * scores, scale * weighted_sum)
             reached = proven.gap
             misses += 1
             if reached < gap or (gap == math.inf and proven.bound <= least):
@@ -84,7 +84,7 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> Point:
         with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
             try:
                 easy = _EARLY < gap < math.inf and misses == 0
-                state = _step(form, state, scores, pull, refinements=0 if easy else 1 if gap > _LATE else 2)
+                state = _step(form, state, scores, weighted_sum, refinements=0 if easy else 1 if gap > _LATE else 2)
             except LinAlgError:
                 break
         if not all(np.isfinite(part).all() for part in state):
@@ -94,9 +94,9 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> Point:
     return best
 
 
-def _step(form: SplitProgram, state: State, scores: Vector, pull: Vector, refinements: int) -> State:
+def _step(form: SplitProgram, state: State, scores: Vector, weighted_sum: Vector, refinements: int) -> State:
     """Predictor and corrector from one iterate."""
-    system = NewtonSystem(form, state, scores, pull, refine=refinements > 0)
+    system = NewtonSystem(form, state, scores, weighted_sum, refine=refinements > 0)
     products = state.slacks * state.multipliers
     affine = system.direction(-products, refinements=0)
     primal, dual = (min(1.0, length) for length in _lengths(form, state, affine))

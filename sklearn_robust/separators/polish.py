@@ -96,8 +96,8 @@ def newton_step(program: MarginProgram, point: Point, max_unknowns: int = _MAX_U
     if not isinstance(toll, LpNorm):
         return None  # the faces here are those of norms that treat all features alike
     a = point.weights
-    pull = program.rows.T @ a
-    left = toll.dual.residual(pull, program.eps, norm.dual)  # what the adversary leaves of Z^T a
+    weighted_sum = program.rows.T @ a
+    left = toll.dual.residual(weighted_sum, program.eps, norm.dual)  # what the adversary leaves of Z^T a
     distance = norm.dual.value(left)
     if distance == 0 or not point.coef.any():
         return None
@@ -106,7 +106,7 @@ def newton_step(program: MarginProgram, point: Point, max_unknowns: int = _MAX_U
     w = norm.steepest_direction(left) if 1 < program.p < math.inf else point.coef
     faces = [(program.p, left / distance)]
     if program.eps > 0:
-        faces.append((program.dual_q, (pull - left) / program.eps))
+        faces.append((program.dual_q, (weighted_sum - left) / program.eps))
     face = _Face.next_to(w, faces)
     w = face.lift(face.mean(w))
     if not w.any():

@@ -84,10 +84,10 @@ def solve_semismooth_newton(program: MarginProgram, tol: float = 1e-9, start: Ve
 
 def _primal(Z: Vector, weights: Vector, eps: float) -> Vector:
     """w(l), the gradient of the dual norm term."""
-    pull = weights @ Z
+    weighted_sum = weights @ Z
     if eps == 0:
-        return pull
-    return pull - np.clip(pull, -eps * weights.sum(), eps * weights.sum())
+        return weighted_sum
+    return weighted_sum - np.clip(weighted_sum, -eps * weights.sum(), eps * weights.sum())
 
 
 def _used_gram(Z: Vector, w: Vector, eps: float, free: Vector) -> Vector:

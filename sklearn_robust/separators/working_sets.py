@@ -120,13 +120,13 @@ def solve_on_column_sets(program: MarginProgram, tol: float = 1e-9) -> Point:
         coef = np.zeros(d)
         coef[chosen] = small.coef
         point, scores = Point(coef, small.weights), part.rows @ small.coef
-        pull = small.weights @ program.rows
-        proven = program.certify(point, scores, pull)
+        weighted_sum = small.weights @ program.rows
+        proven = program.certify(point, scores, weighted_sum)
         if proven.bound <= _NOTHING or proven.gap <= tol:
             return point
-        # a feature that is not used may pull as much as the answer's bound (p = 1), or as the adversary (p = 2)
-        strength = np.abs(pull) / small.weights.sum()
-        allowed = part.certify(small, scores, pull[chosen]).bound if program.p == 1 else program.eps
+        # the weighted sum of an unused feature may be as large as the answer's bound (p = 1), or as eps (p = 2)
+        strength = np.abs(weighted_sum) / small.weights.sum()
+        allowed = part.certify(small, scores, weighted_sum[chosen]).bound if program.p == 1 else program.eps
         strength[chosen] = 0
         violated = np.flatnonzero(strength > allowed)
         if not len(violated) and rough < tol:
