@@ -58,7 +58,7 @@ class MarginProgram:
         return LpNorm(self.p)
 
     @cached_property
-    def toll(self) -> LpNorm | WeightedNorm:
+    def penalty_norm(self) -> LpNorm | WeightedNorm:
         """The norm by which the adversary lowers margins, ||s w||_q*."""
         return LpNorm(self.dual_q) if self.scale is None else WeightedNorm(self.dual_q, self.scale)
 
@@ -101,8 +101,8 @@ class MarginProgram:
             weights, total = feasible_weights(weights, self.classes), 1.0
             weighted_sum = self.rows.T @ weights
         intercept, smallest = best_intercept(scores, self.classes)
-        margin = over_size(smallest - self.eps * self.toll.value(point.coef), norm.value(point.coef)) - self.shift
-        bound = norm.dual.value(self.toll.dual.residual(weighted_sum / total, self.eps, norm.dual)) - self.shift
+        margin = over_size(smallest - self.eps * self.penalty_norm.value(point.coef), norm.value(point.coef)) - self.shift
+        bound = norm.dual.value(self.penalty_norm.dual.residual(weighted_sum / total, self.eps, norm.dual)) - self.shift
         return Certified(point.coef, weights / total, intercept, margin=float(margin), bound=max(0.0, float(bound)))
 
 

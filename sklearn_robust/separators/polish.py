@@ -92,12 +92,12 @@ def newton_step(program: MarginProgram, point: Point, max_unknowns: int = _MAX_U
         None where features have scales, where the point has no margin, and so no face to step on, or where the system is
         singular or too large. The step may lead away: only its certificate tells.
     """
-    norm, toll = program.norm, program.toll
-    if not isinstance(toll, LpNorm):
+    norm, penalty_norm = program.norm, program.penalty_norm
+    if not isinstance(penalty_norm, LpNorm):
         return None  # the faces here are those of norms that treat all features alike
     a = point.weights
     weighted_sum = program.rows.T @ a
-    left = toll.dual.residual(weighted_sum, program.eps, norm.dual)  # what the adversary leaves of Z^T a
+    left = penalty_norm.dual.residual(weighted_sum, program.eps, norm.dual)  # what the adversary leaves of Z^T a
     distance = norm.dual.value(left)
     if distance == 0 or not point.coef.any():
         return None
@@ -113,7 +113,7 @@ def newton_step(program: MarginProgram, point: Point, max_unknowns: int = _MAX_U
         return None
     w = w / norm.value(w)
 
-    margins = program.levelled(program.rows @ w) - program.eps * toll.value(w)
+    margins = program.levelled(program.rows @ w) - program.eps * penalty_norm.value(w)
     gamma = a @ margins
     slack = margins - gamma
     active = np.flatnonzero(a * max(gamma, slack.max()) > slack * a.max())

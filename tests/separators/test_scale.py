@@ -122,7 +122,7 @@ def test_a_uniform_scale_is_a_radius(c):
     assert scaled.eps == 0.1
     program = scaled_program(_problem(X, y, np.inf, 0.1, False, np.full(12, c)), LpNorm(2))
     assert program.scale is None
-    assert replace(program, scale=np.ones(12)).toll.value(X[0]) == program.toll.value(X[0])
+    assert replace(program, scale=np.ones(12)).penalty_norm.value(X[0]) == program.penalty_norm.value(X[0])
 
 
 def test_data_that_nothing_separates_are_proven_so_whatever_the_scale():
