@@ -88,8 +88,7 @@ class Certified(Point):
 
     def single(self, solver: str) -> Certified:
         """The same of a single problem, k = 1, without the first axis, and the solver's name."""
-        numbers = (float(x[0]) for x in (self.intercept, self.margin, self.bound, self.rounding))
-        intercept, margin, bound, rounding = numbers
+        intercept, margin, bound, rounding = (float(x[0]) for x in (self.intercept, self.margin, self.bound, self.rounding))
         return Certified(self.coef[0], self.weights[0], intercept, margin=margin, bound=bound, rounding=rounding, solver=solver)
 
     def merged(self, other: Certified | None) -> Certified:
