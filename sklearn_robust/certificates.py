@@ -88,8 +88,7 @@ class Certified(Point):
 
     def single(self, solver: str) -> Certified:
         """The same of a single problem, k = 1, without the first axis, and the solver's name."""
-        numbers = (float(x[0]) for x in (self.intercept, self.margin, self.bound, self.rounding))
-        intercept, margin, bound, rounding = numbers
+        intercept, margin, bound, rounding = (float(x[0]) for x in (self.intercept, self.margin, self.bound, self.rounding))
         return Certified(self.coef[0], self.weights[0], intercept, margin=margin, bound=bound, rounding=rounding, solver=solver)
 
     def merged(self, other: Certified | None) -> Certified:
@@ -195,26 +194,28 @@ def _charged_bound(problem: RobustProblem, norm: LpNorm | WeightedNorm, weights:
     of_norm = norm_rounding(problem, norm, weights.dtype, xp)
     terms = problem.sizes(weights)
     of_sum = sum_rounding(weights.shape[-1], weights.dtype, xp) * terms
-    pull = xp.abs(problem.weighted_sum(weights)) + of_sum
+    weighted_sum = xp.abs(problem.weighted_sum(weights)) + of_sum
     if isinstance(norm, WeightedNorm):
-        pull = _cancelled(pull, terms, norm.scale == 0)
-    residual = threat.norm.residual(pull, threat.eps * (1 - of_norm), LpNorm(dual.p))  # eps is 0 where the norm has scales
+        weighted_sum = _cancelled(weighted_sum, terms, norm.scale == 0)
+    residual = threat.norm.residual(
+        weighted_sum, threat.eps * (1 - of_norm), LpNorm(dual.p)
+    )  # eps is 0 where the norm has scales
     bound = dual.value(residual) * (1 + of_norm)
     known = (bound > 0) & (bound < math.inf)
-    share = dual.value(of_sum + 2 * of_norm * pull) / xp.where(known, bound, xp.ones_like(bound))
+    share = dual.value(of_sum + 2 * of_norm * weighted_sum) / xp.where(known, bound, xp.ones_like(bound))
     return bound, xp.where(known, xp.minimum(share, xp.ones_like(share)), xp.zeros_like(share))
 
 
-def _cancelled(pull: Array, terms: Array, fixed: Array) -> Array:
+def _cancelled(weighted_sum: Array, terms: Array, fixed: Array) -> Array:
     """|Z^T a| (k, d) at weights near the given ones that cancel the fixed features exactly, where but rounding is left of them.
 
     The weights move by the share that is left, and so do the terms of the other features. In floating point no weights cancel
     exactly, and without that the bound is infinite.
     """
     if not fixed.any():
-        return pull
-    share = np.max(np.where(fixed, pull, 0) / np.where(terms > 0, terms, 1), axis=-1, keepdims=True)
-    return np.where(share <= _ROUNDING, np.where(fixed, 0, pull + _MOVED * share * terms), pull)
+        return weighted_sum
+    share = np.max(np.where(fixed, weighted_sum, 0) / np.where(terms > 0, terms, 1), axis=-1, keepdims=True)
+    return np.where(share <= _ROUNDING, np.where(fixed, 0, weighted_sum + _MOVED * share * terms), weighted_sum)
 
 
 def certify(
@@ -299,11 +300,13 @@ def non_separability_slack(problem: RobustProblem, weights: Array) -> Array:
 
 def _without_dust(problem: RobustProblem, weights: Array) -> Array:
     """Z^T a, with zero for features out of the adversary's reach where nothing but rounding is left of them."""
-    pull = problem.weighted_sum(weights)
-    reachable = problem.threat.reachable(pull)
-    if reachable is pull:
-        return pull
-    return np.where((reachable != pull) & (np.abs(pull) <= _ROUNDING * problem.sizes(weights)), 0.0, pull)
+    weighted_sum = problem.weighted_sum(weights)
+    reachable = problem.threat.reachable(weighted_sum)
+    if reachable is weighted_sum:
+        return weighted_sum
+    return np.where(
+        (reachable != weighted_sum) & (np.abs(weighted_sum) <= _ROUNDING * problem.sizes(weights)), 0.0, weighted_sum
+    )
 
 
 def proves_separable(problem: RobustProblem, coef: Array, intercept: Array) -> Array:
@@ -329,10 +332,10 @@ def proves_not_separable(problem: RobustProblem, weights: Array) -> np.ndarray:
 
     Each coordinate of Z^T a is known up to its own rounding: a small feature is not lost beside a large one.
     """
-    pull = np.abs(problem.weighted_sum(weights))
-    if np.all(problem.threat.norm.value(pull) <= problem.threat.eps):
-        return np.ones(len(pull), dtype=bool)
-    return problem.threat.norm.value(np.maximum(pull - _ROUNDING * problem.sizes(weights), 0)) <= problem.threat.eps
+    weighted_sum = np.abs(problem.weighted_sum(weights))
+    if np.all(problem.threat.norm.value(weighted_sum) <= problem.threat.eps):
+        return np.ones(len(weighted_sum), dtype=bool)
+    return problem.threat.norm.value(np.maximum(weighted_sum - _ROUNDING * problem.sizes(weights), 0)) <= problem.threat.eps
 
 
 def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) -> Array:
@@ -424,16 +427,19 @@ def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> 
     inner = eps * (1 - 1e-12)  # a hair inside the ball, so that rounding does not decide
     repaired = problem.balanced(weights)
     for _ in range(1 if straight and threat.scale is None else _MAX_REPAIRS):
-        pull = _without_dust(problem, repaired)[0]
-        if threat.norm.value(pull) <= eps:
+        weighted_sum = _without_dust(problem, repaired)[0]
+        if threat.norm.value(weighted_sum) <= eps:
             break
-        reachable = threat.reachable(pull)
+        reachable = threat.reachable(weighted_sum)
         size = threat.norm.value(reachable)
         if straight:
-            tight, goal = sparse.eye_array(len(pull), format="csr"), reachable * min(inner / size if size > 0 else 1.0, 1.0)
-            change = goal - pull
+            tight, goal = (
+                sparse.eye_array(len(weighted_sum), format="csr"),
+                reachable * min(inner / size if size > 0 else 1.0, 1.0),
+            )
+            change = goal - weighted_sum
         else:
-            tight, change = _tight_constraints(threat.norm, pull, inner, near=10 * max(size - eps, 0.0))
+            tight, change = _tight_constraints(threat.norm, weighted_sum, inner, near=10 * max(size - eps, 0.0))
         moved = np.maximum(repaired + _lightest_change(problem, repaired[0], tight, change), 0)
         if not all(moved[members].any() for members in problem.classes):
             break
@@ -459,28 +465,28 @@ def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change:
     return root * lsmr(operator, goal, atol=tiny, btol=tiny, conlim=0, maxiter=5 * len(goal))[0]
 
 
-def _tight_constraints(norm: LpNorm | ScaledNorm, pull: Array, eps: float, *, near: float) -> tuple[Any, Array]:
+def _tight_constraints(norm: LpNorm | ScaledNorm, weighted_sum: Array, eps: float, *, near: float) -> tuple[Any, Array]:
     """Linear functions of Z^T a, as rows, that hold its norm at eps while its pattern stays, and the change each needs."""
-    d = len(pull)
+    d = len(weighted_sum)
     if isinstance(norm, ScaledNorm):  # those of the scaled features, and zero for the others
         movable = np.flatnonzero(norm.scale)
         ratios = sparse.csr_array((1 / norm.scale[movable], (np.arange(len(movable)), movable)), shape=(len(movable), d))
-        rows, change = _tight_constraints(norm.plain, ratios @ pull, eps, near=near)
+        rows, change = _tight_constraints(norm.plain, ratios @ weighted_sum, eps, near=near)
         fixed = np.flatnonzero(norm.scale == 0)
         unit = sparse.csr_array((np.ones(len(fixed)), (np.arange(len(fixed)), fixed)), shape=(len(fixed), d))
-        return sparse.vstack([sparse.csr_array(rows) @ ratios, unit], format="csr"), np.append(change, -pull[fixed])
+        return sparse.vstack([sparse.csr_array(rows) @ ratios, unit], format="csr"), np.append(change, -weighted_sum[fixed])
     if norm.p == math.inf:  # the largest entries, each at the bound
-        at = np.flatnonzero(np.abs(pull) > eps - near)
-        rows = sparse.csr_array((np.sign(pull[at]), (np.arange(len(at)), at)), shape=(len(at), d))
-        return rows, np.minimum(eps - np.abs(pull[at]), 0)
+        at = np.flatnonzero(np.abs(weighted_sum) > eps - near)
+        rows = sparse.csr_array((np.sign(weighted_sum[at]), (np.arange(len(at)), at)), shape=(len(at), d))
+        return rows, np.minimum(eps - np.abs(weighted_sum[at]), 0)
     if norm.p > 1:  # smooth: its gradient
-        return norm.dual.steepest_direction(pull)[None], np.array([min(eps - norm.value(pull), 0.0)])
-    small = np.abs(pull) <= near  # q = 1: the entries near zero go there, the others keep their signs
+        return norm.dual.steepest_direction(weighted_sum)[None], np.array([min(eps - norm.value(weighted_sum), 0.0)])
+    small = np.abs(weighted_sum) <= near  # q = 1: the entries near zero go there, the others keep their signs
     at = np.flatnonzero(small)
     zeroed = sparse.csr_array((np.ones(len(at)), (np.arange(len(at)), at)), shape=(len(at), d))
-    signs = np.where(small, 0.0, np.sign(pull))
+    signs = np.where(small, 0.0, np.sign(weighted_sum))
     rows = sparse.vstack([sparse.csr_array(signs[None]), zeroed], format="csr")
-    return rows, np.append(min(eps - signs @ pull, 0), -pull[at])
+    return rows, np.append(min(eps - signs @ weighted_sum, 0), -weighted_sum[at])
 
 
 def log_risk_bound(problem: RobustProblem, loss: MarginLoss, weights: Array) -> Array:

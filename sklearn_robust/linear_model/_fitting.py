@@ -126,10 +126,11 @@ def _exact_separator(problem: RobustProblem, loss: MarginLoss, norm: LpNorm, tol
         # the certificate is that of the coefficients as the user sees them
         coef, intercept = found.coef[None].astype(dtype).astype(float), np.array([found.intercept], dtype).astype(float)
         weights, bound, separable = found.dual_coef[None], found.margin_bound, True
-    # near eps* the separator's own margin, in extended arithmetic, has less rounding to charge
-    margin, margin_bound = robust_margin(double, norm, coef, intercept), np.array([bound])
+    margin_bound = np.array([bound])
     if separable and (coef[0] == found.coef).all() and intercept[0] == found.intercept:
         margin = np.array([found.margin])
+    else:
+        margin = robust_margin(double, norm, coef, intercept)
     gap = relative_gap(margin, margin_bound)
     return Solution(
         coef=coef.astype(dtype),

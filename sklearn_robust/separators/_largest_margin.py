@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -16,35 +15,34 @@ from sklearn_robust.certificates import Certified, Point, cancelling_weights, ce
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.scaled_norms import WeightedNorm
+from sklearn_robust.separators import interior_point, linear_program, nearest_point, semismooth_newton
 from sklearn_robust.separators._margin_program import (
     MarginProgram,
     SolverFailure,
     Vector,
 )
-from sklearn_robust.separators.cone_program import solve_cone_program
+from sklearn_robust.separators.cone_program import solve_cone_program, solve_quadratic_program
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.linear_program import solve_linear_program
 from sklearn_robust.separators.nearest_point import solve_nearest_point
 from sklearn_robust.separators.polish import EXACT, polished
-from sklearn_robust.separators.quadratic_program import solve_quadratic_program
 from sklearn_robust.separators.semismooth_newton import solve_semismooth_newton
-from sklearn_robust.separators.working_sets import solve_on_column_sets, solve_on_row_sets
+from sklearn_robust.separators.working_sets import (
+    solve_on_column_sets,
+    solve_on_row_sets,
+    suits_column_sets,
+    suits_row_sets,
+)
 from sklearn_robust.threats import LpBall
 
 DEFAULT_TOL = 1e-8  # certified relative gap of a separator
 
 _NOTHING = 1e-12  # bound, over the largest ||z_i||_p*, below which data without a positive margin so far are hardly separable
-_TALL, _WIDE = 8, 4  # rows for each column, and columns for each row, from which working sets pay
-_LARGE = 500_000  # entries from which they do
-_FEW_COLUMNS = 128  # up to which active sets beat the interior-point method
 _MAX_RATIOS = 30  # of Dinkelbach's method, which converges superlinearly
 _MAX_RATIO_ENTRIES = 100_000  # entries up to which it may refine other answers
 _SLOW_RATIO = 0.01  # of tol: the relative growth of the ratio that ends it
 _CANCELLING = 1e-6  # share of a coordinate of Z^T a in its terms below which weights may be moved to make it 0
 _BEYOND_RATIO = (0.5 * DEFAULT_TOL, 1e-6, 1e-4)
-_MAX_DENSE = 30_000_000  # entries of a dense program
-
-Solver = Callable[[MarginProgram], Point]
 
 
 def largest_margin(problem: RobustProblem, norm: LpNorm, tol: float, *, start: Vector | None = None) -> Certified:
@@ -59,13 +57,15 @@ def largest_margin(problem: RobustProblem, norm: LpNorm, tol: float, *, start: V
     """
     program = scaled_program(problem, norm)
     answer, failures = None, []
-    for name, solve in _solvers(program, tol, start):
-        try:
-            point = solve(program)
-        except SolverFailure as failure:
-            failures.append(f"{name}: {failure}")
+    for engine in _ENGINES:
+        if not engine.suits(program):
             continue
-        answer = polished_answer(problem, norm, program, point, name, tol).merged(answer)
+        try:
+            point = engine.solve(program, tol, start)
+        except SolverFailure as failure:
+            failures.append(f"{engine.name}: {failure}")
+            continue
+        answer = polished_answer(problem, norm, program, point, engine.name, tol).merged(answer)
         hopeless = answer.margin <= 0 and answer.bound <= _NOTHING * largest_row(problem, norm)
         if hopeless or answer.gap - answer.rounding <= tol:  # nothing proves more than rounding allows
             break
@@ -177,8 +177,8 @@ def _largest_plain_distance(clean: RobustProblem, tol: float) -> Certified:
 def _imbalance(problem: RobustProblem, weights: Vector) -> float:
     """The largest coordinate of Z^T a relative to the terms that it sums: rounding if a proves that nothing separates."""
     terms = weights @ abs(problem.X)
-    pull = np.abs(problem.weighted_sum(weights[None])[0])
-    return float(np.max(pull / np.where(terms > 0, terms, 1.0)))
+    weighted_sum = np.abs(problem.weighted_sum(weights[None])[0])
+    return float(np.max(weighted_sum / np.where(terms > 0, terms, 1.0)))
 
 
 def polished_answer(
@@ -222,6 +222,10 @@ def scaled_program(problem: RobustProblem, norm: LpNorm) -> MarginProgram:
     return MarginProgram(rows, labels, norm.p, dual_q, eps)
 
 
+def _some_out_of_reach(program: MarginProgram) -> bool:
+    return program.scale is not None and not program.scale.all()
+
+
 def solve_out_of_reach(program: MarginProgram) -> Point:
     """The separator that uses only features of scale 0: the answer where the adversary is strong enough to spoil the others."""
     reach = np.flatnonzero(program.scale == 0)
@@ -232,27 +236,25 @@ def solve_out_of_reach(program: MarginProgram) -> Point:
     return Point(coef, point.weights)
 
 
-def _solvers(program: MarginProgram, tol: float, start: Vector | None) -> list[tuple[str, Solver]]:
-    """The solvers that fit: those of this library, fastest first, then the general ones of HiGHS and clarabel."""
-    n, d = program.rows.shape
-    p, linear_penalty = program.p, program.eps == 0 or program.dual_q in (1, math.inf)
-    alike = program.scale is None
-    threshold = alike and p == 2 and (program.eps == 0 or program.dual_q == 1)  # w is a soft threshold of Z^T a
-    solvers: list[tuple[str, Solver]] = []
-    if threshold and program.labels is None and n <= d and not sparse.issparse(program.rows):
-        solvers.append(("semismooth Newton", partial(solve_semismooth_newton, tol=tol, start=start)))
-    elif threshold and program.eps == 0 and program.labels is None and d <= _FEW_COLUMNS:
-        solvers.append(("nearest point", solve_nearest_point))
-    if n * d >= _LARGE and n > _TALL * d:
-        solvers.append(("row sets", partial(solve_on_row_sets, tol=tol)))
-    elif n * d >= _LARGE and d > _WIDE * n and alike and (p == 1 or (threshold and program.eps > 0)):
-        solvers.append(("column sets", partial(solve_on_column_sets, tol=tol)))
-    if n * d <= _MAX_DENSE:
-        solvers.append(("interior point", partial(solve_interior_point, tol=tol)))
-    if program.scale is not None and not program.scale.all():
-        solvers.append(("features out of reach", solve_out_of_reach))
-    if p in (1, math.inf) and linear_penalty:
-        solvers.append(("linear program", solve_linear_program))
-    elif p == 2:
-        solvers.append(("quadratic program", solve_quadratic_program))
-    return [*solvers, ("cone program", solve_cone_program)]
+class Engine(NamedTuple):
+    """A solver of margin programs: name, programs that it suits, and its call with a tolerance and weights to start from."""
+
+    name: str
+    suits: Callable[[MarginProgram], bool]
+    solve: Callable[[MarginProgram, float, Vector | None], Point]
+
+
+# in the order in which they are asked: those of this library, fastest first, then the general ones of HiGHS and clarabel
+_ENGINES = [
+    Engine(
+        "semismooth Newton", semismooth_newton.suits, lambda program, tol, start: solve_semismooth_newton(program, tol, start)
+    ),
+    Engine("nearest point", nearest_point.suits, lambda program, *_: solve_nearest_point(program)),
+    Engine("row sets", suits_row_sets, lambda program, tol, _: solve_on_row_sets(program, tol)),
+    Engine("column sets", suits_column_sets, lambda program, tol, _: solve_on_column_sets(program, tol)),
+    Engine("interior point", interior_point.suits, lambda program, tol, _: solve_interior_point(program, tol)),
+    Engine("features out of reach", _some_out_of_reach, lambda program, *_: solve_out_of_reach(program)),
+    Engine("linear program", linear_program.suits, lambda program, *_: solve_linear_program(program)),
+    Engine("quadratic program", lambda program: program.p == 2, lambda program, *_: solve_quadratic_program(program)),
+    Engine("cone program", lambda program: True, lambda program, *_: solve_cone_program(program)),
+]

@@ -58,9 +58,14 @@ class MarginProgram:
         return LpNorm(self.p)
 
     @cached_property
-    def toll(self) -> LpNorm | WeightedNorm:
+    def penalty_norm(self) -> LpNorm | WeightedNorm:
         """The norm by which the adversary lowers margins, ||s w||_q*."""
         return LpNorm(self.dual_q) if self.scale is None else WeightedNorm(self.dual_q, self.scale)
+
+    @property
+    def soft_threshold(self) -> bool:
+        """Whether w is a soft threshold of Z^T a: p = 2, against l_inf perturbations of equal scales or none."""
+        return self.scale is None and self.p == 2 and (self.eps == 0 or self.dual_q == 1)
 
     @cached_property
     def classes(self) -> tuple[Any, ...]:
@@ -96,8 +101,8 @@ class MarginProgram:
             weights, total = feasible_weights(weights, self.classes), 1.0
             weighted_sum = self.rows.T @ weights
         intercept, smallest = best_intercept(scores, self.classes)
-        margin = over_size(smallest - self.eps * self.toll.value(point.coef), norm.value(point.coef)) - self.shift
-        bound = norm.dual.value(self.toll.dual.residual(weighted_sum / total, self.eps, norm.dual)) - self.shift
+        margin = over_size(smallest - self.eps * self.penalty_norm.value(point.coef), norm.value(point.coef)) - self.shift
+        bound = norm.dual.value(self.penalty_norm.dual.residual(weighted_sum / total, self.eps, norm.dual)) - self.shift
         return Certified(point.coef, weights / total, intercept, margin=float(margin), bound=max(0.0, float(bound)))
 
 

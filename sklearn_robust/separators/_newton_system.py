@@ -32,7 +32,7 @@ class NewtonSystem:
     state : State
     scores : ndarray of shape (n,)
         Rows times difference of the coordinates.
-    pull : ndarray of shape (d,)
+    weighted_sum : ndarray of shape (d,)
         Weights times rows.
     refine : bool
         Whether the elimination of the scalars is refined.
@@ -43,7 +43,9 @@ class NewtonSystem:
         If the matrix is not positive definite up to rounding.
     """
 
-    def __init__(self, program: SplitProgram, state: State, scores: Vector, pull: Vector, *, refine: bool = True) -> None:
+    def __init__(
+        self, program: SplitProgram, state: State, scores: Vector, weighted_sum: Vector, *, refine: bool = True
+    ) -> None:
         self.program, self.state = program, state
         x, scalars = state.coordinates, state.scalars
         d, m = program.rows.shape[1], len(scalars)
@@ -53,7 +55,7 @@ class NewtonSystem:
         self.coupling: Vector | None = None  # of u_j and v_j by caps, on top of the diagonal P
         self.B, self.C = np.zeros((m, len(x))), np.zeros((m, m))
         # what the iterate lacks: of stationarity in x, of the margins' definition, of stationarity in the scalars
-        self.lack_x = program.spread(-pull)
+        self.lack_x = program.spread(-weighted_sum)
         self.lack_margins = scores + program.border @ scalars - state.slacks[program.margins]
         self.lack_scalars = -(weights @ program.border)
         self.lack_scalars[GAMMA] -= 1

@@ -137,9 +137,9 @@ class SplitProgram:
         d = self.rows.shape[1]
         return x[:d] + x[d:]
 
-    def spread(self, pull: Vector) -> Vector:
+    def spread(self, weighted_sum: Vector) -> Vector:
         """The transpose of `difference`: (..., d) -> (..., 2 d)."""
-        return np.concatenate([pull, -pull], axis=-1) if self.split else pull
+        return np.concatenate([weighted_sum, -weighted_sum], axis=-1) if self.split else weighted_sum
 
     def coef(self, state: State) -> Vector:
         """The w that an iterate stands for."""

@@ -20,17 +20,23 @@ from sklearn_robust.separators._margin_program import (
 )
 from sklearn_robust.separators._newton_system import NewtonSystem
 from sklearn_robust.separators._split_program import SplitProgram, State
-from sklearn_robust.separators.polish import finished
+from sklearn_robust.separators.polish import polished
 
 _MAX_ITER = 80
 _PATIENCE = 10  # iterations without a smaller gap
 _FIRST_CERTIFICATE = 4  # earlier iterates have no margin
 _EARLY = 1e-1  # gap above which the linear systems are not refined while all goes well
 _LATE = 1e-3  # gap below which they are refined twice
+_MAX_DENSE = 30_000_000  # entries of a dense program
 _RIPE = 1e-4  # gap below which the face of the solution may be known
 _RIPER = 1e-2  # of the gap at which it was not: the next attempt
 _TO_BOUNDARY, _CAUTIOUS = 0.9995, 0.99  # of the way to the boundary, with little and with much centring
 _MUCH_CENTRING = 0.01
+
+
+def suits(program: MarginProgram) -> bool:
+    """Any program whose rows fit in memory as a dense array."""
+    return math.prod(program.rows.shape) <= _MAX_DENSE
 
 
 def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> Point:
@@ -59,10 +65,10 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> Point:
     state, best, least, gap, misses, ripe = form.start(), None, math.inf, math.inf, 0, _RIPE
     for iteration in range(_MAX_ITER):
         weights = state.multipliers[form.margins]
-        scores, pull = form.rows @ form.difference(state.coordinates), weights @ form.rows
+        scores, weighted_sum = form.rows @ form.difference(state.coordinates), weights @ form.rows
         if iteration >= _FIRST_CERTIFICATE:
             point = Point(form.coef(state), weights)
-            proven = program.certify(point, form.unit * scores, scale * pull)
+            proven = program.certify(point, form.unit * scores, scale * weighted_sum)
             reached = proven.gap
             misses += 1
             if reached < gap or (gap == math.inf and proven.bound <= least):
@@ -70,15 +76,15 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> Point:
             if gap <= tol or least == 0 or misses == _PATIENCE:
                 break
             if gap <= ripe and misses == 0:
-                end = finished(program, point, tol)
-                if end is not None:
+                end, _ = polished(program, point, tol, sure=True)
+                if end.gap <= tol:
                     return end
                 ripe = _RIPER * gap
         # far beyond the precision of float64 nothing is finite any more: the best iterate is then already known
         with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
             try:
                 easy = _EARLY < gap < math.inf and misses == 0
-                state = _step(form, state, scores, pull, refinements=0 if easy else 1 if gap > _LATE else 2)
+                state = _step(form, state, scores, weighted_sum, refinements=0 if easy else 1 if gap > _LATE else 2)
             except LinAlgError:
                 break
         if not all(np.isfinite(part).all() for part in state):
@@ -88,9 +94,9 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> Point:
     return best
 
 
-def _step(form: SplitProgram, state: State, scores: Vector, pull: Vector, refinements: int) -> State:
+def _step(form: SplitProgram, state: State, scores: Vector, weighted_sum: Vector, refinements: int) -> State:
     """Predictor and corrector from one iterate."""
-    system = NewtonSystem(form, state, scores, pull, refine=refinements > 0)
+    system = NewtonSystem(form, state, scores, weighted_sum, refine=refinements > 0)
     products = state.slacks * state.multipliers
     affine = system.direction(-products, refinements=0)
     primal, dual = (min(1.0, length) for length in _lengths(form, state, affine))

@@ -21,6 +21,11 @@ _MAX_ITER = 20  # simplex iterations for each row and column; most programs need
 _FEW_ITER = 20_000  # small ones near eps* a hundred: these take a fraction of a second
 
 
+def suits(program: MarginProgram) -> bool:
+    """p in {1, inf}, and q in {1, inf} or no adversary."""
+    return program.p in (1, math.inf) and (program.eps == 0 or program.dual_q in (1, math.inf))
+
+
 def solve_linear_program(program: MarginProgram) -> Point:
     """Solve with HiGHS.
 

@@ -377,8 +377,8 @@ def max_margin(
     if answer.margin <= 0:
         answer = replace(answer, coef=np.zeros_like(answer.coef), intercept=0.0, margin=0.0)
         gap = answer.bound / max(largest_row(problem, norm), answer.bound, np.finfo(np.float64).tiny)
-        pull = np.abs(problem.weighted_sum(answer.weights[None])[0])
-        if np.any(pull > _TOL_PROOF * (answer.weights @ abs(problem.X))):
+        weighted_sum = np.abs(problem.weighted_sum(answer.weights[None])[0])
+        if np.any(weighted_sum > _TOL_PROOF * (answer.weights @ abs(problem.X))):
             gap = 1.0  # one feature alone may still separate: the zero is not proven
     _warn_of_gap(gap, tol)
     return _separator(problem, norm, answer, gap)

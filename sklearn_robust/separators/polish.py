@@ -24,23 +24,21 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.linalg import LinAlgError, LinAlgWarning, solve
 
-from sklearn_robust.certificates import Point
+from sklearn_robust.certificates import Certified, Point
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.separators._margin_program import (
-    MarginProgram,
-    Vector,
-)
+from sklearn_robust.separators._margin_program import MarginProgram, Vector
 
 _ROUNDS = 12
 EXACT = 1e-11  # gap below which there is nothing to gain
 _PATIENCE = 3  # rounds without a smaller gap
+_SURE = 0.1  # of the gap that a step leaves at most where the face is right
 _REGULARISATION = 1e-11  # solves the system where rows repeat or the face leaves a freedom; repeated steps correct for it
 _EQUILIBRATIONS = 4  # each halves the exponents by which the units of features differ
 _LEAST_ENTRY = 1e-12  # smaller entries, relative to the largest, count as this large in the curvature of a norm
 _MAX_UNKNOWNS, _CHEAP = 6000, 400  # of the dense system, and how many cost next to nothing
 
 
-def polished(program: MarginProgram, point: Point, tol: float) -> tuple[Point, bool]:
+def polished(program: MarginProgram, point: Point, tol: float, *, sure: bool = False) -> tuple[Certified, bool]:
     """The best of a point and of Newton steps from it, which end at a gap of tol or where they no longer help.
 
     Where the system is small one step is made in any case: a gap is quadratic in the error of the coefficients, so that they
@@ -52,40 +50,30 @@ def polished(program: MarginProgram, point: Point, tol: float) -> tuple[Point, b
     point : Point
         Of any scale.
     tol : float
+    sure : bool, default=False
+        Whether a step must be cheap and lower the gap tenfold, as it does where the face is right.
 
     Returns
     -------
-    Point
+    Certified
         Coefficients and weights may come from different steps: each is the best that was seen.
     bool
         Whether a step helped.
     """
     first = best = point = program.certify(point)
+    patience, factor = (1, _SURE) if sure else (_PATIENCE, 1.0)
     misses = 0
     for step in range(_ROUNDS):
         reached = best.gap <= tol
-        if best.gap <= EXACT or (reached and step > 0) or misses == _PATIENCE:
+        if best.gap <= EXACT or (reached and step > 0) or misses == patience:
             break
-        moved = newton_step(program, point, _CHEAP if reached else _MAX_UNKNOWNS)
+        moved = newton_step(program, point, _CHEAP if reached or sure else _MAX_UNKNOWNS)
         if moved is None:
             break
         point, last = program.certify(moved), best
         best = last.merged(point)
-        misses = 0 if best.gap < last.gap else misses + 1
+        misses = 0 if best.gap < factor * last.gap else misses + 1
     return best, best.margin > first.margin or best.bound < first.bound
-
-
-def finished(program: MarginProgram, point: Point, tol: float) -> Point | None:
-    """The point after Newton steps that prove a gap of tol; None where one is not cheap or does not lower the gap tenfold."""
-    point = program.certify(point)
-    while point.gap > tol:
-        moved = newton_step(program, point, _CHEAP)
-        if moved is None:
-            return None
-        last, point = point.gap, program.certify(moved)
-        if point.gap > max(tol, 0.1 * last):
-            return None
-    return point
 
 
 def newton_step(program: MarginProgram, point: Point, max_unknowns: int = _MAX_UNKNOWNS) -> Point | None:
@@ -104,12 +92,12 @@ def newton_step(program: MarginProgram, point: Point, max_unknowns: int = _MAX_U
         None where features have scales, where the point has no margin, and so no face to step on, or where the system is
         singular or too large. The step may lead away: only its certificate tells.
     """
-    norm, toll = program.norm, program.toll
-    if not isinstance(toll, LpNorm):
+    norm, penalty_norm = program.norm, program.penalty_norm
+    if not isinstance(penalty_norm, LpNorm):
         return None  # the faces here are those of norms that treat all features alike
     a = point.weights
-    pull = program.rows.T @ a
-    left = toll.dual.residual(pull, program.eps, norm.dual)  # what the adversary leaves of Z^T a
+    weighted_sum = program.rows.T @ a
+    left = penalty_norm.dual.residual(weighted_sum, program.eps, norm.dual)  # what the adversary leaves of Z^T a
     distance = norm.dual.value(left)
     if distance == 0 or not point.coef.any():
         return None
@@ -118,14 +106,14 @@ def newton_step(program: MarginProgram, point: Point, max_unknowns: int = _MAX_U
     w = norm.steepest_direction(left) if 1 < program.p < math.inf else point.coef
     faces = [(program.p, left / distance)]
     if program.eps > 0:
-        faces.append((program.dual_q, (pull - left) / program.eps))
+        faces.append((program.dual_q, (weighted_sum - left) / program.eps))
     face = _Face.next_to(w, faces)
     w = face.lift(face.mean(w))
     if not w.any():
         return None
     w = w / norm.value(w)
 
-    margins = program.levelled(program.rows @ w) - program.eps * toll.value(w)
+    margins = program.levelled(program.rows @ w) - program.eps * penalty_norm.value(w)
     gamma = a @ margins
     slack = margins - gamma
     active = np.flatnonzero(a * max(gamma, slack.max()) > slack * a.max())

@@ -13,6 +13,7 @@ steps where the samples are no more than the features and eps is not close to ep
 from __future__ import annotations
 
 import numpy as np
+from scipy import sparse
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.linalg.blas import dsyrk
 
@@ -25,6 +26,12 @@ _RIDGE = 1e-10  # of the mean pivot: the system is singular where rows repeat
 _NOTHING = 1e-40  # norm of w beside the sum of weights, where rows are of size 1
 _MAX_HALVINGS = 40
 _DECREASE = 1e-4  # of the slope that a step must keep
+
+
+def suits(program: MarginProgram) -> bool:
+    """No more samples than features, dense, no intercept, p = 2, and q = inf or no adversary."""
+    n, d = program.rows.shape
+    return program.soft_threshold and program.labels is None and n <= d and not sparse.issparse(program.rows)
 
 
 def solve_semismooth_newton(program: MarginProgram, tol: float = 1e-9, start: Vector | None = None) -> Point:
@@ -77,10 +84,10 @@ def solve_semismooth_newton(program: MarginProgram, tol: float = 1e-9, start: Ve
 
 def _primal(Z: Vector, weights: Vector, eps: float) -> Vector:
     """w(l), the gradient of the dual norm term."""
-    pull = weights @ Z
+    weighted_sum = weights @ Z
     if eps == 0:
-        return pull
-    return pull - np.clip(pull, -eps * weights.sum(), eps * weights.sum())
+        return weighted_sum
+    return weighted_sum - np.clip(weighted_sum, -eps * weights.sum(), eps * weights.sum())
 
 
 def _used_gram(Z: Vector, w: Vector, eps: float, free: Vector) -> Vector:

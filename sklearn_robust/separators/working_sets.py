@@ -20,6 +20,8 @@ from sklearn_robust.separators._margin_program import (
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.polish import polished
 
+_TALL, _WIDE = 8, 4  # rows for each column, and columns for each row, from which working sets pay
+_LARGE = 500_000  # entries from which they do
 _MAX_ROUNDS = 40
 _ROUGH = 1e-3  # gap of early rounds
 _FINE = 0.3  # of tol, in the last rounds
@@ -27,6 +29,19 @@ _FEW = 0.02  # of min(n, d): so few violations that the set is nearly right
 _CROWDED = 0.05  # of d: so many violations that rows without weight make room
 _NOTHING = 1e-12  # bound, in units of the rows' root mean square, that is zero up to rounding
 _CARRIES = 1e-3  # of the largest weight, from which a row carries some
+
+
+def suits_row_sets(program: MarginProgram) -> bool:
+    """Many entries, and many more rows than columns."""
+    n, d = program.rows.shape
+    return n * d >= _LARGE and n > _TALL * d
+
+
+def suits_column_sets(program: MarginProgram) -> bool:
+    """Many entries, many more columns than rows, and a solution that uses few of them."""
+    n, d = program.rows.shape
+    few_used = program.scale is None and (program.p == 1 or (program.soft_threshold and program.eps > 0))
+    return n * d >= _LARGE and d > _WIDE * n and few_used
 
 
 def solve_on_row_sets(program: MarginProgram, tol: float = 1e-9) -> Point:
@@ -105,13 +120,13 @@ def solve_on_column_sets(program: MarginProgram, tol: float = 1e-9) -> Point:
         coef = np.zeros(d)
         coef[chosen] = small.coef
         point, scores = Point(coef, small.weights), part.rows @ small.coef
-        pull = small.weights @ program.rows
-        proven = program.certify(point, scores, pull)
+        weighted_sum = small.weights @ program.rows
+        proven = program.certify(point, scores, weighted_sum)
         if proven.bound <= _NOTHING or proven.gap <= tol:
             return point
-        # a feature that is not used may pull as much as the answer's bound (p = 1), or as the adversary (p = 2)
-        strength = np.abs(pull) / small.weights.sum()
-        allowed = part.certify(small, scores, pull[chosen]).bound if program.p == 1 else program.eps
+        # the weighted sum of an unused feature may be as large as the answer's bound (p = 1), or as eps (p = 2)
+        strength = np.abs(weighted_sum) / small.weights.sum()
+        allowed = part.certify(small, scores, weighted_sum[chosen]).bound if program.p == 1 else program.eps
         strength[chosen] = 0
         violated = np.flatnonzero(strength > allowed)
         if not len(violated) and rough < tol:

@@ -33,9 +33,9 @@ class _State:
     """What the method knows of each problem; the first axis is the problem."""
 
     weights: Array  # (k, n) on the simplex
-    pull: Array  # (k, d) Z^T weights
+    weighted_sum: Array  # (k, d) Z^T weights
     ahead: Array  # (k, n) extrapolated weights
-    ahead_pull: Array  # (k, d)
+    ahead_sum: Array  # (k, d)
     momentum: Array  # (k,) Nesterov's t
     curvature: Array  # (k,)
     coef: Array  # (k, d) best predictor so far
@@ -113,7 +113,7 @@ def accelerated_margin(
             prove_at *= 2
             near = (state.margin <= 0) & ~done
             if iteration < _PATIENCE:
-                size = problem.threat.norm.value(problem.threat.reachable(state.pull))
+                size = problem.threat.norm.value(problem.threat.reachable(state.weighted_sum))
                 near = near & (size <= _NUDGE * problem.threat.eps)
             hopeful = hopeful | near
         for i in np.flatnonzero(to_numpy(hopeful)).tolist():
@@ -149,17 +149,17 @@ def accelerated_margin(
 
 def _start(problem: RobustProblem, norm: LpNorm) -> _State:
     xp, weights = namespace(problem.y), problem.class_shares()
-    pull = problem.weighted_sum(weights)
-    value, _ = _half_square(problem, norm, pull)
-    zero = xp.zeros_like(pull[:, 0])
+    weighted_sum = problem.weighted_sum(weights)
+    value, _ = _half_square(problem, norm, weighted_sum)
+    zero = xp.zeros_like(weighted_sum[:, 0])
     return _State(
         weights=weights,
-        pull=pull,
+        weighted_sum=weighted_sum,
         ahead=weights,
-        ahead_pull=pull,
+        ahead_sum=weighted_sum,
         momentum=zero + 1,
         curvature=zero + 1,
-        coef=xp.zeros_like(pull),
+        coef=xp.zeros_like(weighted_sum),
         intercept=zero,
         margin=zero - math.inf,
         proof=weights,
@@ -167,29 +167,29 @@ def _start(problem: RobustProblem, norm: LpNorm) -> _State:
     )
 
 
-def _half_square(problem: RobustProblem, norm: LpNorm, pull: Array) -> tuple[Array, Array]:
-    """D^2/2 of shape (k,) and its derivative by pull = Z^T a, the primal predictor of shape (k, d)."""
-    left = problem.threat.norm.residual(pull, problem.threat.eps, norm.dual)
+def _half_square(problem: RobustProblem, norm: LpNorm, weighted_sum: Array) -> tuple[Array, Array]:
+    """D^2/2 of shape (k,) and its derivative by the weighted sum Z^T a, the primal predictor of shape (k, d)."""
+    left = problem.threat.norm.residual(weighted_sum, problem.threat.eps, norm.dual)
     distance = norm.dual.value(left)
     return 0.5 * distance**2, distance[:, None] * norm.steepest_direction(left)
 
 
 def _step(problem: RobustProblem, norm: LpNorm, state: _State, steepest: float) -> _State:
     xp = namespace(state.weights)
-    value, coef = _half_square(problem, norm, state.ahead_pull)
+    value, coef = _half_square(problem, norm, state.ahead_sum)
     scores = problem.signed_scores(coef)
     intercept, smallest = best_intercept(scores, problem.classes)
     margin = over_size(smallest - problem.threat.penalty(coef), norm.value(coef))
     better = margin > state.margin
     # the distance is a difference, and known only to the rounding of what it is a difference of
     distance = xp.sqrt(2 * value)
-    rounding = 8 * xp.finfo(value.dtype).eps * distance * (norm.dual.value(state.ahead_pull) + distance)
+    rounding = 8 * xp.finfo(value.dtype).eps * distance * (norm.dual.value(state.ahead_sum) + distance)
 
     curvature = _RELAX * state.curvature
     while True:
         weights = _project(problem, state.ahead - scores / curvature[:, None])
-        pull = problem.weighted_sum(weights)
-        new_value, _ = _half_square(problem, norm, pull)
+        weighted_sum = problem.weighted_sum(weights)
+        new_value, _ = _half_square(problem, norm, weighted_sum)
         move = weights - state.ahead
         model = value + xp.sum(scores * move, axis=-1) + 0.5 * curvature * xp.sum(move * move, axis=-1)
         refused = (new_value > model + rounding) & (curvature < steepest)
@@ -206,9 +206,9 @@ def _step(problem: RobustProblem, norm: LpNorm, state: _State, steepest: float) 
     beta = ((momentum - 1) / next_momentum)[:, None]
     return _State(
         weights=weights,
-        pull=pull,
+        weighted_sum=weighted_sum,
         ahead=weights + beta * forward,
-        ahead_pull=pull + beta * (pull - state.pull),
+        ahead_sum=weighted_sum + beta * (weighted_sum - state.weighted_sum),
         momentum=next_momentum,
         curvature=curvature,
         coef=xp.where(better[:, None], coef, state.coef),

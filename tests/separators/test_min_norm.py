@@ -382,7 +382,7 @@ def replace_solvers(monkeypatch, names, solver):
 
 
 def test_failing_solvers_are_named(monkeypatch):
-    from sklearn_robust.separators import _conic
+    from sklearn_robust.separators import cone_program
 
     def fail(*args, **kwargs):
         raise SolverFailure("out of luck")
@@ -393,14 +393,14 @@ def test_failing_solvers_are_named(monkeypatch):
         s = min_norm_separator(X, y, p=1, q=INF, eps=0.05)
         assert s.solver.startswith(solver)
         assert_certified(s, X, y, 1e-8)
-    monkeypatch.setattr(_conic.ConicProgram, "solve", fail)
+    monkeypatch.setattr(cone_program.ConicProgram, "solve", fail)
     message = "interior point: out of luck; linear program: out of luck; cone program: out of luck"
     with pytest.raises(RuntimeError, match=message):
         min_norm_separator(X, y, p=1, q=INF, eps=0.05)
 
 
 def test_undecided_separability_is_not_called_non_separable(monkeypatch):
-    def useless(program, **options):
+    def useless(program, *args, **options):
         n, d = program.rows.shape
         return Point(np.zeros(d), np.full(n, 1 / n))
 

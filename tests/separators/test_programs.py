@@ -13,15 +13,14 @@ from sklearn_robust import MinNormRobustClassifier, RobustLinearClassifier, max_
 from sklearn_robust.certificates import Point, best_intercept
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.separators import _conic, linear_program, min_norm_separator
+from sklearn_robust.separators import cone_program, linear_program, min_norm_separator
 from sklearn_robust.separators._largest_margin import scaled_program
 from sklearn_robust.separators._margin_program import (
     MarginProgram,
     SolverFailure,
 )
-from sklearn_robust.separators.cone_program import solve_cone_program
+from sklearn_robust.separators.cone_program import solve_cone_program, solve_quadratic_program
 from sklearn_robust.separators.linear_program import solve_linear_program
-from sklearn_robust.separators.quadratic_program import solve_quadratic_program
 
 INF = np.inf
 LINEAR = [(solve_linear_program, p, r) for p in (1, INF) for r in (1, INF)]
@@ -97,7 +96,7 @@ def test_iterations_are_limited(monkeypatch):
     monkeypatch.setattr(linear_program, "_FEW_ITER", 1)
     with pytest.raises(SolverFailure, match=r"HiGHS: Iteration limit reached"):
         solve_linear_program(program)
-    monkeypatch.setattr(_conic, "_MAX_ITER", 3)
+    monkeypatch.setattr(cone_program, "_MAX_ITER", 3)
     rough = solve_cone_program(program)
     assert program.certify(rough).gap > 1e-8
 

@@ -12,11 +12,10 @@ from sklearn_robust.certificates import proves_not_separable, repaired_weights
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators import NotSeparableError, max_margin, min_norm_separator, separator_path
 from sklearn_robust.separators._largest_margin import scaled_program
-from sklearn_robust.separators.cone_program import solve_cone_program
+from sklearn_robust.separators.cone_program import solve_cone_program, solve_quadratic_program
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.linear_program import solve_linear_program
 from sklearn_robust.separators.min_norm import _problem
-from sklearn_robust.separators.quadratic_program import solve_quadratic_program
 
 EXPONENTS = [1, 1.5, 2, np.inf]
 PAIRS = [(p, q) for p in EXPONENTS for q in EXPONENTS]
@@ -123,7 +122,7 @@ def test_a_uniform_scale_is_a_radius(c):
     assert scaled.eps == 0.1
     program = scaled_program(_problem(X, y, np.inf, 0.1, False, np.full(12, c)), LpNorm(2))
     assert program.scale is None
-    assert replace(program, scale=np.ones(12)).toll.value(X[0]) == program.toll.value(X[0])
+    assert replace(program, scale=np.ones(12)).penalty_norm.value(X[0]) == program.penalty_norm.value(X[0])
 
 
 def test_data_that_nothing_separates_are_proven_so_whatever_the_scale():
