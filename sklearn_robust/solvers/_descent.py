@@ -61,7 +61,7 @@ class Path(Protocol):
         ...
 
     def any_below(self, log_risk: Array) -> bool:
-        """Whether the log-risk of a problem is below its entry of this array (k,)."""
+        """Whether the log-risk of a problem is at most its entry of this array (k,)."""
         ...
 
     def iterate(self) -> Iterate:
@@ -222,13 +222,13 @@ class _Run:
         figures = (sizes, margins, *(x.tolist() for x in (bounds, now.log_risk, at.speed, at.step)))
         running = []
         for i, (state, size, margin, bound, log_risk, speed, step) in enumerate(zip(self.under_way, *figures, strict=True)):
-            if bound < state.bound:
+            if bound < state.bound and log_risk > -math.inf:  # weights of a risk of zero are no feasible ones
                 state.bound, state.proof = bound, now.weights[i]
             separates, gap = margin > 0 and state.bound > 0, state.gap(margin)
             if self.stopping.loss_tol == 0:
                 state.demanded = 1 - min(max(gap, 0.0), 0.5)
             done = log_risk < state.done_below or (separates and gap <= self.stopping.tol)
-            stalled = step < _STALLED or speed == 0
+            stalled = step < _STALLED or speed == 0 or log_risk == -math.inf
             ended = done or stalled
             close = size > 0 and speed * size <= state.prove_below  # the product says nothing at w = 0
             if not separates and not done and (close or stalled or near[i]):
@@ -393,8 +393,8 @@ class RulePath:
         self.pull = self.problem.weighted_sum(self.now.weights)
 
     def any_below(self, log_risk: Array) -> bool:
-        """Whether the log-risk of a problem is below its entry of this array (k,)."""
-        return bool(namespace(log_risk).any(self.now.log_risk < log_risk))
+        """Whether the log-risk of a problem is at most its entry of this array (k,)."""
+        return bool(namespace(log_risk).any(self.now.log_risk <= log_risk))
 
     def iterate(self) -> Iterate:
         """Where the problems are."""
