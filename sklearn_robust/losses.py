@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import numpy as np
+
 from sklearn_robust._array_api import Array, at_least_tiny, namespace
 
 _MAX_NEWTON = 100
@@ -25,8 +27,8 @@ class MarginLoss(Protocol):
 
     A loss that has probabilities says which: it has either the number `log_odds_slope`, t where
     :math:`\log \tfrac{P(y = 1 | f)}{P(y = -1 | f)} = t f` for the score f that minimises the risk of a sample, or a method
-    ``log_odds(scores)`` that returns this logarithm, of any form. A loss without both has no probabilities, nor have estimators
-    with it.
+    ``log_odds(scores)`` that returns this logarithm, of any form. It is :math:`\log \ell'(-f) / \ell'(f)`, and `check_loss`
+    holds it against that. A loss without both has no probabilities, nor have estimators with it.
     """
 
     name: str
@@ -189,7 +191,7 @@ def check_loss(value: Any, name: str, losses: Mapping[str, MarginLoss] = LOSSES)
     Raises
     ------
     ValueError
-        If the value is neither; it names what an object lacks.
+        If the value is neither, with what an object lacks; or if its log-odds are not those of its slopes.
     """
     if isinstance(value, str) and value in losses:
         return losses[value]
@@ -201,6 +203,14 @@ def check_loss(value: Any, name: str, losses: Mapping[str, MarginLoss] = LOSSES)
         raise ValueError(f"{choices}, got {value!r}.")
     if lacking:
         raise ValueError(f"{choices}, but {value!r} lacks {', '.join(lacking)}. Add it: see sklearn_robust.losses.MarginLoss.")
+    if has_probabilities(value):
+        score = np.array([0.5])
+        claimed, derived = log_odds(value, score).item(), _slope_ratio(value, score).item()
+        if not math.isclose(claimed, derived, rel_tol=1e-6):
+            raise ValueError(
+                f"{name}={value!r} claims log-odds {claimed:.6g} at the score 0.5, where its slopes give {derived:.6g}. "
+                "Correct its log_odds_slope or log_odds, or set log_odds_slope=None for a loss without probabilities."
+            )
     return copy.deepcopy(value)
 
 
@@ -223,6 +233,15 @@ def log_odds(loss: MarginLoss, scores: Array) -> Array:
     """The log-odds of the positive class, in the shape of the scores, of a loss that has probabilities."""
     slope = log_odds_slope(loss)
     return loss.log_odds(scores) if slope is None else slope * scores  # type: ignore[attr-defined]
+
+
+def _slope_ratio(loss: MarginLoss, scores: np.ndarray) -> np.ndarray:
+    """log of l'(-f) / l'(f), of shape (n,): the log-odds under which the conditional risk P l(f) + (1 - P) l(-f) is least."""
+    margins = np.stack([-scores, scores])[..., None]
+    log_loss, ratio = loss.log_risk_and_weights(margins, np.zeros_like(margins))  # the ratio is that of slope and loss
+    against, in_favour = log_loss + np.log(ratio[..., 0])
+    odds: np.ndarray = against - in_favour
+    return odds
 
 
 def _log_sigmoid(xp: Any, x: Array) -> Array:

@@ -405,6 +405,21 @@ def test_onnx(estimator):
         run(curved)
 
 
+class Forgetful(Sharp):
+    """Its parent's parent speaks of odds that are not its own."""
+
+    def __init__(self, beta, slope=2.0):
+        super().__init__(beta)
+        self.log_odds_slope = slope
+
+
+def test_odds_that_are_not_those_of_the_slopes_are_refused():
+    X, y = OVERLAPPING
+    with pytest.raises(ValueError, match=r"loss=.*Forgetful.* claims log-odds 1 at the score 0.5, where its slopes give 3\."):
+        RobustLinearClassifier(eps=0.1, loss=Forgetful(3.0)).fit(X, y)
+    assert not hasattr(RobustLinearClassifier(eps=0.1, loss=Forgetful(3.0, None)).fit(X, y), "predict_proba")
+
+
 class Half:
     name = "half"
 
