@@ -185,13 +185,16 @@ _MEMBERS = ("name", "log_risk_and_weights", "intercept", "curvature", "log_risk_
 LOSSES: dict[str, MarginLoss] = {loss.name: loss for loss in (Exponential(), Logistic())}
 
 
-def check_loss(value: Any, name: str, losses: Mapping[str, MarginLoss] = LOSSES) -> MarginLoss:
+def check_loss(value: Any, name: str, losses: Mapping[str, MarginLoss] = LOSSES, *, like: Array | None = None) -> MarginLoss:
     """The loss of this name, or a copy of a loss of one's own: what is done to the object later changes no fit before.
+
+    With an array `like` the loss must compute on arrays of its kind.
 
     Raises
     ------
     ValueError
-        If the value is neither, with what an object lacks; or if its log-odds are not those of its slopes.
+        If the value is neither, with what an object lacks; or if its log-odds are not those of its slopes, or it does not
+        compute on the arrays.
     """
     if isinstance(value, str) and value in losses:
         return losses[value]
@@ -203,6 +206,14 @@ def check_loss(value: Any, name: str, losses: Mapping[str, MarginLoss] = LOSSES)
         raise ValueError(f"{choices}, got {value!r}.")
     if lacking:
         raise ValueError(f"{choices}, but {value!r} lacks {', '.join(lacking)}. Add it: see sklearn_robust.losses.MarginLoss.")
+    if like is not None and not isinstance(like, np.ndarray):
+        try:
+            value.log_risk_and_weights(0 * like, 0 * like)
+        except Exception as error:
+            raise ValueError(
+                f"{name}={value!r} must compute on torch tensors, for networks and with a device, and raises "
+                f"{type(error).__name__} on them. Take its functions from array_api_compat.array_namespace(margins)."
+            ) from error
     if has_probabilities(value):
         score = np.array([0.5])
         claimed, derived = log_odds(value, score).item(), _slope_ratio(value, score).item()

@@ -2,6 +2,8 @@
 
 import math
 import pickle
+import re
+from pathlib import Path
 
 import cvxpy as cp
 import numpy as np
@@ -15,6 +17,7 @@ from sklearn.datasets import make_blobs
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import FixedThresholdClassifier, GridSearchCV
 
+import sklearn_robust
 from sklearn_robust import (
     RobustDiagonalNet,
     RobustLinearClassifier,
@@ -108,6 +111,10 @@ class Sharp(Exponential):
         return self.beta * weights
 
 
+def name_of(estimator):
+    return type(estimator).__name__
+
+
 LOSS = SquaredHinge()
 SOLVERS = ("auto", "steepest_descent", "accelerated", "exact")
 LINEAR = [
@@ -116,8 +123,8 @@ LINEAR = [
     RobustLinearClassifierCV(p_algo=2, eps=[0.1, 0.2], threat_eps=0.1, cv=2),
 ]
 NETWORKS = [RobustMLPClassifier((6,), eps=0.1, random_state=0), RobustNetClassifier(eps=0.1, random_state=0)]
-each_linear = pytest.mark.parametrize("estimator", LINEAR, ids=lambda e: type(e).__name__)
-each_estimator = pytest.mark.parametrize("estimator", [*LINEAR, *NETWORKS], ids=lambda e: type(e).__name__)
+each_linear = pytest.mark.parametrize("estimator", LINEAR, ids=name_of)
+each_estimator = pytest.mark.parametrize("estimator", [*LINEAR, *NETWORKS], ids=name_of)
 
 
 def blobs(distance, n_classes=2, n=40):
@@ -339,7 +346,7 @@ def test_thresholds_on_probabilities_need_a_known_inverse():
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
-@pytest.mark.parametrize("estimator", NETWORKS, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("estimator", NETWORKS, ids=name_of)
 def test_networks_learn(estimator, n_classes):
     X, y = blobs(9.0, n_classes)
     network = clone(estimator).set_params(loss=LOSS, loss_tol=1e-2).fit(X, y)  # without a warning
@@ -418,6 +425,24 @@ def test_odds_that_are_not_those_of_the_slopes_are_refused():
     with pytest.raises(ValueError, match=r"loss=.*Forgetful.* claims log-odds 1 at the score 0.5, where its slopes give 3\."):
         RobustLinearClassifier(eps=0.1, loss=Forgetful(3.0)).fit(X, y)
     assert not hasattr(RobustLinearClassifier(eps=0.1, loss=Forgetful(3.0, None)).fit(X, y), "predict_proba")
+
+
+class OfNumPy(Silent):
+    def log_risk_and_weights(self, margins, log_weight):
+        largest = np.max(margins, axis=-1, keepdims=True)  # which torch does not understand
+        return super().log_risk_and_weights(margins + 0 * largest, log_weight)
+
+
+@pytest.mark.parametrize("estimator", [*NETWORKS, *(clone(e).set_params(device="cpu") for e in LINEAR[:2])], ids=name_of)
+def test_a_loss_for_numpy_alone_is_refused_where_torch_computes(estimator):
+    with pytest.raises(ValueError, match=r"loss=.*OfNumPy.* must compute on torch tensors.*array_namespace"):
+        clone(estimator).set_params(loss=OfNumPy()).fit(*APART)
+
+
+def test_no_module_but_that_of_the_losses_asks_which_loss_it_has():
+    question = re.compile(r'[!=]= "(?:exponential|logistic|cross_entropy)"|isinstance\(.*(?:Exponential|Logistic)\b')
+    for path in Path(sklearn_robust.__file__).parent.rglob("*.py"):
+        assert path.name == "losses.py" or not question.search(path.read_text()), path
 
 
 class Half:

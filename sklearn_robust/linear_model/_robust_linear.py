@@ -288,8 +288,8 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         risk, and the products with X along their paths. Paths that are followed radius by radius, and geometry by geometry,
         are those of fits of their own, to the last digit.
         """
-        self._loss = check_loss(self.loss, "loss")
         tensors = on_device(problem, self.device)
+        self._loss = check_loss(self.loss, "loss", like=tensors.y)
         minimised = partial(
             with_risk_minimisers,
             problem,

@@ -160,7 +160,8 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         check_classification_targets(y)
         self.scale_ = self._scale(self.scale)
         self.threat_ = LpBall(self.q_pert, self.eps, self.scale_)
-        self._loss, self._clip = check_loss(self.loss, "loss", NETWORK_LOSSES), self.clip
+        self._loss = check_loss(self.loss, "loss", NETWORK_LOSSES, like=torch.zeros(2))
+        self._clip = self.clip
         weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
         X, y, weight = self._weighted(X, y, weight)
         if self.class_weight is not None:

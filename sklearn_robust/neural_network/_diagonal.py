@@ -173,9 +173,9 @@ class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
         """
         self._check_parameters()
         problem = self._read(X, y, sample_weight, self.class_weight)
-        loss, self._p = check_loss(self.loss, "loss"), 1.0
-        self._loss = loss
         tensors = on_device(problem, self.device)
+        loss = self._loss = check_loss(self.loss, "loss", like=tensors.y)
+        self._p = 1.0
         callbacks = FitCallbacks(self, X, y, sample_weight)
         watching = FitWatch(self, callbacks, problem, verbose=self.verbose, classes=positive_classes(self.classes_))
         solution = screened(tensors, loss, LpNorm(1), watching, tol=self.tol)
