@@ -283,7 +283,8 @@ class ProbabilityMixin:
         -------
         ndarray of shape (n_samples, n_classes)
         """
-        odds = log_odds(self._loss, self.decision_function(X))
+        scores = self.decision_function(X)
+        odds = log_odds(self._loss, scores)
         if odds.ndim == 1:
             return -np.logaddexp(0, np.column_stack([odds, -odds]))
         logs = -np.logaddexp(0, -odds)
