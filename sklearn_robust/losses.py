@@ -7,8 +7,12 @@ weights :math:`a_i = -\partial \log L / \partial m_i \ge 0` that its gradient pu
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Mapping
 from typing import Any, Protocol
+
+import numpy as np
 
 from sklearn_robust._array_api import Array, at_least_tiny, namespace
 
@@ -16,16 +20,25 @@ _MAX_NEWTON = 100
 
 
 class MarginLoss(Protocol):
-    """A convex decreasing loss of the margin whose tail is exponential."""
+    r"""A convex decreasing loss of the margin that tends to zero, and has a slope at zero.
+
+    Every estimator takes one in place of a name. The path of a loss whose tail is exponential tends to the robust separator;
+    that of a loss that reaches zero ends there, and the separator is computed directly.
+
+    A loss that has probabilities says which: it has either the number `log_odds_slope`, t where
+    :math:`\log \tfrac{P(y = 1 | f)}{P(y = -1 | f)} = t f` for the score f that minimises the risk of a sample, or a method
+    ``log_odds(scores)`` that returns this logarithm, of any form. It is :math:`\log \ell'(-f) / \ell'(f)`, and `check_loss`
+    holds it against that. A loss without both has no probabilities, nor have estimators with it.
+    """
 
     name: str
 
     def log_risk_and_weights(self, margins: Array, log_weight: Array) -> tuple[Array, Array]:
-        """log L of shape (...) and the weights a of shape (..., n)."""
+        """log L of shape (...) and the weights a of shape (..., n); where L is zero, -inf and the sample weights s."""
         ...
 
     def intercept(self, margins: Array, y: Array, log_weight: Array, near: Array | None = None) -> Array:
-        """The b of shape (...) that minimises the risk of the margins m + y b; then sum_i a_i y_i = 0."""
+        """A b of shape (...) that minimises the risk of the margins m + y b; then sum_i a_i y_i = 0, unless L is zero."""
         ...
 
     def curvature(self, margins: Array, weights: Array) -> Array:
@@ -51,6 +64,7 @@ class Exponential:
     """
 
     name = "exponential"
+    log_odds_slope = 2.0
 
     def log_risk_and_weights(self, margins: Array, log_weight: Array) -> tuple[Array, Array]:
         """log L of shape (...) and the weights a of shape (..., n)."""
@@ -91,6 +105,7 @@ class Logistic:
     """
 
     name = "logistic"
+    log_odds_slope = 1.0
 
     def log_risk_and_weights(self, margins: Array, log_weight: Array) -> tuple[Array, Array]:
         """log L of shape (...) and the weights a = s sigmoid(-m) / L of shape (..., n)."""
@@ -166,7 +181,78 @@ class Logistic:
         return xp.maximum(*(_entropy_bound(xp, c, mass, log_ratio)[..., 0] for c in (level, cap)))
 
 
+_MEMBERS = ("name", "log_risk_and_weights", "intercept", "curvature", "log_risk_bound")
 LOSSES: dict[str, MarginLoss] = {loss.name: loss for loss in (Exponential(), Logistic())}
+
+
+def check_loss(value: Any, name: str, losses: Mapping[str, MarginLoss] = LOSSES, *, like: Array | None = None) -> MarginLoss:
+    """The loss of this name, or a copy of a loss of one's own: what is done to the object later changes no fit before.
+
+    With an array `like` the loss must compute on arrays of its kind.
+
+    Raises
+    ------
+    ValueError
+        If the value is neither, with what an object lacks; or if its log-odds are not those of its slopes, or it does not
+        compute on the arrays.
+    """
+    if isinstance(value, str) and value in losses:
+        return losses[value]
+    choices = f"{name} must be one of {list(losses)} or a MarginLoss"
+    lacking = [member for member in _MEMBERS if not hasattr(value, member)]
+    if isinstance(value, type):
+        raise ValueError(f"{choices}, got the class {value.__name__}. Use an instance, {value.__name__}(...).")
+    if lacking == list(_MEMBERS):
+        raise ValueError(f"{choices}, got {value!r}.")
+    if lacking:
+        raise ValueError(f"{choices}, but {value!r} lacks {', '.join(lacking)}. Add it: see sklearn_robust.losses.MarginLoss.")
+    if like is not None and not isinstance(like, np.ndarray):
+        try:
+            value.log_risk_and_weights(0 * like, 0 * like)
+        except Exception as error:
+            raise ValueError(
+                f"{name}={value!r} must compute on torch tensors, for networks and with a device, and raises "
+                f"{type(error).__name__} on them. Take its functions from array_api_compat.array_namespace(margins)."
+            ) from error
+    if has_probabilities(value):
+        score = np.array([0.5])
+        claimed, derived = log_odds(value, score).item(), _slope_ratio(value, score).item()
+        if not math.isclose(claimed, derived, rel_tol=1e-6):
+            raise ValueError(
+                f"{name}={value!r} claims log-odds {claimed:.6g} at the score 0.5, where its slopes give {derived:.6g}. "
+                "Correct its log_odds_slope or log_odds, or set log_odds_slope=None for a loss without probabilities."
+            )
+    return copy.deepcopy(value)
+
+
+def is_exponential(loss: MarginLoss) -> bool:
+    """Whether formulas of exp(-m) may take the place of the methods of a loss; a subclass may have others."""
+    return type(loss) is Exponential
+
+
+def log_odds_slope(loss: MarginLoss) -> float | None:
+    """t where the log-odds of a score f are t f; None where they are no multiple of it, or the loss has none."""
+    return getattr(loss, "log_odds_slope", None)
+
+
+def has_probabilities(loss: MarginLoss) -> bool:
+    """Whether the scores of a loss have log-odds."""
+    return log_odds_slope(loss) is not None or hasattr(loss, "log_odds")
+
+
+def log_odds(loss: MarginLoss, scores: Array) -> Array:
+    """The log-odds of the positive class, in the shape of the scores, of a loss that has probabilities."""
+    slope = log_odds_slope(loss)
+    return loss.log_odds(scores) if slope is None else slope * scores  # type: ignore[attr-defined]
+
+
+def _slope_ratio(loss: MarginLoss, scores: np.ndarray) -> np.ndarray:
+    """log of l'(-f) / l'(f), of shape (n,): the log-odds under which the conditional risk P l(f) + (1 - P) l(-f) is least."""
+    margins = np.stack([-scores, scores])[..., None]
+    log_loss, ratio = loss.log_risk_and_weights(margins, np.zeros_like(margins))  # the ratio is that of slope and loss
+    against, in_favour = log_loss + np.log(ratio[..., 0])
+    odds: np.ndarray = against - in_favour
+    return odds
 
 
 def _log_sigmoid(xp: Any, x: Array) -> Array:

@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_robust.linear_model import MinNormRobustClassifier, RobustLinearClassifier, RobustLinearClassifierCV
 from sklearn_robust.linear_model._base import dense
+from sklearn_robust.losses import log_odds_slope
 from sklearn_robust.neural_network import RobustDiagonalNet
 
 __all__ = ["register_onnx_converters"]
@@ -19,8 +20,9 @@ def register_onnx_converters() -> None:
 
     Needs `pip install "sklearn-robust[interop]"`. Call it once, then use `skl2onnx.to_onnx` as for any classifier of
     scikit-learn. A converted model returns labels and the probabilities of the classes; with the option raw_scores=True, and
-    for MinNormRobustClassifier, which has no probabilities, scores in their place: for two classes (-f, f), f the decision
-    function, for several the decision function.
+    for an estimator without probabilities, such as MinNormRobustClassifier, scores in their place: for two classes (-f, f), f
+    the decision function, for several the decision function. Probabilities of a loss of one's own convert where it has a
+    `log_odds_slope`.
 
     Raises
     ------
@@ -88,8 +90,13 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     if raw or not hasattr(estimator, "predict_proba"):
         values = ops.OnnxIdentity(scores, op_version=opset, output_names=operator.outputs[1:])
     else:
-        slope = np.array([2 if estimator._loss == "exponential" else 1], dtype=dtype)
-        shares = ops.OnnxSigmoid(ops.OnnxMul(scores, slope, op_version=opset), op_version=opset)
+        slope = log_odds_slope(estimator._loss)
+        if slope is None:
+            raise TypeError(
+                f"The probabilities of loss {estimator._loss.name!r} have no form in ONNX: it has no log_odds_slope. Convert "
+                "with the option raw_scores=True."
+            )
+        shares = ops.OnnxSigmoid(ops.OnnxMul(scores, np.array([slope], dtype=dtype), op_version=opset), op_version=opset)
         total = ops.OnnxReduceSum(shares, np.array([1]), keepdims=1, op_version=opset)
         values = ops.OnnxDiv(shares, total, op_version=opset, output_names=operator.outputs[1:])
     label.add_to(scope, container)

@@ -11,6 +11,7 @@ from scipy.special import logsumexp
 from sklearn.base import ClassifierMixin
 from sklearn.linear_model._base import SparseCoefMixin
 from sklearn.utils import compute_class_weight, compute_sample_weight
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
@@ -18,6 +19,7 @@ from sklearn_robust._documentation import DocLinkMixin
 from sklearn_robust._parameters import check_exponent, check_number, read_scale, refuse_lazy
 from sklearn_robust.attacks.linear import class_scores, worst_case_perturbations
 from sklearn_robust.callbacks import CallbackSupportMixin
+from sklearn_robust.losses import MarginLoss, has_probabilities, log_odds
 from sklearn_robust.metrics import certified_radius, robust_accuracy_score
 from sklearn_robust.metrics._linear_view import linear_view
 from sklearn_robust.problems import RobustProblem
@@ -237,14 +239,23 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         return None if scale is None else read_scale(scale, self.n_features_in_, getattr(self, "feature_names_in_", None))
 
 
+def loss_has_probabilities(estimator: Any) -> bool:
+    """Whether the loss of the fit, or before it that of the parameter, has probabilities; every name has them."""
+    loss = getattr(estimator, "_loss", estimator.loss)
+    return isinstance(loss, str) or has_probabilities(loss)
+
+
 class ProbabilityMixin:
     """Class probabilities under the loss of the fit, from the decision function."""
 
-    _loss: str
+    _loss: MarginLoss
     decision_function: Callable[[Any], np.ndarray]
 
+    @available_if(loss_has_probabilities)  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities under the loss: sigmoid(f) for the logistic loss, sigmoid(2 f) for the exponential.
+
+        There is no such method with a loss that has no probabilities.
 
         Parameters
         ----------
@@ -257,11 +268,12 @@ class ProbabilityMixin:
         """
         return np.exp(self.predict_log_proba(X))
 
+    @available_if(loss_has_probabilities)  # type: ignore[untyped-decorator]
     def predict_log_proba(self, X: Any) -> np.ndarray:
         r"""Logarithms of the class probabilities, finite even where a probability itself is 0 or 1 in floating point.
 
-        With t = 1 for the logistic loss and t = 2 for the exponential, two classes have
-        :math:`\log \sigma(\mp t f) = -\log(1 + e^{\pm t f})`.
+        With r(f) the log-odds under the loss, f for the logistic and 2 f for the exponential, two classes have
+        :math:`\log \sigma(\mp r) = -\log(1 + e^{\pm r})`.
 
         Parameters
         ----------
@@ -271,8 +283,10 @@ class ProbabilityMixin:
         -------
         ndarray of shape (n_samples, n_classes)
         """
-        scores = self.decision_function(X) * (2 if self._loss == "exponential" else 1)
-        if scores.ndim == 1:
-            return -np.logaddexp(0, np.column_stack([scores, -scores]))
-        logs = -np.logaddexp(0, -scores)
+        scores = self.decision_function(X)
+        odds = log_odds(self._loss, scores)
+        if odds.ndim == 1:
+            return -np.logaddexp(0, np.column_stack([odds, -odds]))
+        logs = -np.logaddexp(0, -odds)
+        logs[np.isneginf(logs).all(axis=1)] = 0.0  # no class is likelier than another
         return logs - logsumexp(logs, axis=1, keepdims=True)

@@ -24,6 +24,7 @@ from sklearn_robust.linear_model._base import ProbabilityMixin, RobustLinearMixi
 from sklearn_robust.linear_model._path import check_exponents, check_radii, path_of, warn_of_cells
 from sklearn_robust.linear_model._radii import radii_of
 from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
+from sklearn_robust.losses import MarginLoss
 from sklearn_robust.metrics import make_robust_scorer
 from sklearn_robust.metrics._linear_view import LinearView
 from sklearn_robust.threats import LpBall, check_radius
@@ -66,7 +67,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         As in `GridSearchCV`: an integer counts stratified folds.
     refit : bool, default=True
         Whether to fit the chosen candidate on all data. Without it there are scores, but no classifier.
-    loss : {"exponential", "logistic"}, default="exponential"
+    loss : {"exponential", "logistic"} or MarginLoss, default="exponential"
     solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, in training and in scoring alike; as in `RobustLinearClassifier`.
@@ -151,7 +152,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         threat_q: float | None = None,
         cv: Any = 5,
         refit: bool = True,
-        loss: str = "exponential",
+        loss: str | MarginLoss = "exponential",
         solver: str = "auto",
         scale: Any = None,
         fit_intercept: bool = True,

@@ -28,6 +28,7 @@ from sklearn_robust.solvers._solution import solution_to_numpy
 # certified relative gap of every minimiser of the risk, unless a smaller one is asked for: so small that it does not show where
 # the minimiser started, and a Newton step or two from a larger one
 _RISK_TOL = 1e-9
+_LARGEST_MARGIN = 1e9  # to which a separator is scaled at most, however slowly its loss falls
 _SCREEN_ITERATIONS = 500  # of the search for a proof of separability, or of its opposite
 
 
@@ -218,8 +219,10 @@ def at_loss(problem: RobustProblem, loss: MarginLoss, solution: Solution, loss_t
             log_risk = loss.log_risk_and_weights(scale * margins, one.log_weight)[0][0]
             return float(log_risk + one.log_total_weight[0] - math.log(loss_tol))
 
-        # exp(-scale * smallest margin) bounds every loss, so the upper end is past the root, or at it up to rounding
+        # where exp(-scale * smallest margin) bounds the loss, the upper end is past the root, or at it up to rounding
         upper = max(1.0, float(one.log_total_weight[0] - math.log(loss_tol)) / margins.min())
+        while excess(upper) > 1e-5 and upper * margins.min() < _LARGEST_MARGIN:
+            upper *= 2
         scale = brentq(excess, 0.0, upper) if excess(0.0) > 0 > excess(upper) else upper
         solution.coef[row] *= scale
         solution.intercept[row] *= scale

@@ -15,6 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn_robust._parameters import check_exponent
 from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
 from sklearn_robust.linear_model._watching import FitWatch
+from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.threats import check_radius
@@ -76,7 +77,7 @@ def robust_linear_path(
     p: float | Sequence[float],
     q: float,
     eps: float | Sequence[float],
-    loss: str = "exponential",
+    loss: str | MarginLoss = "exponential",
     solver: str = "auto",
     scale: Any = None,
     fit_intercept: bool = True,
@@ -107,7 +108,7 @@ def robust_linear_path(
         Exponent of the norm that bounds the perturbation, in [1, inf].
     eps : float or sequence of float
         Radii of the perturbation, in the units of the features.
-    loss : {"exponential", "logistic"}, default="exponential"
+    loss : {"exponential", "logistic"} or MarginLoss, default="exponential"
     solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, as in `RobustLinearClassifier`.

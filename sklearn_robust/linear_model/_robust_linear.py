@@ -29,7 +29,7 @@ from sklearn_robust.linear_model._fitting import (
     with_risk_minimisers,
 )
 from sklearn_robust.linear_model._watching import FitWatch
-from sklearn_robust.losses import LOSSES
+from sklearn_robust.losses import MarginLoss, check_loss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import Solution, accelerated_margin, steepest_descent
@@ -59,8 +59,9 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         Exponent of the norm that bounds the perturbation, in [1, inf].
     eps : float, default=0.1
         Radius of the perturbation, in the units of the features that the classifier sees.
-    loss : {"exponential", "logistic"}, default="exponential"
-        Loss of the margin. Both have the same limit on separable data.
+    loss : {"exponential", "logistic"} or MarginLoss, default="exponential"
+        Loss of the margin. Both names have the same limit on separable data. An object is a loss of one's own, of which
+        `losses.MarginLoss` says what it needs.
     solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
         "steepest_descent" follows the path and stops on `loss_tol` or `tol`. "accelerated" (1 < p_algo <= 2) goes to the same
         limit by Nesterov's method on the dual. "exact" returns the limit itself, from linear, quadratic or cone programs.
@@ -167,7 +168,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         q_pert: float = math.inf,
         eps: float = 0.1,
         *,
-        loss: str = "exponential",
+        loss: str | MarginLoss = "exponential",
         solver: str = "auto",
         scale: Any = None,
         fit_intercept: bool = True,
@@ -226,7 +227,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         last_coef = dense(self.coef_) if self.warm_start and hasattr(self, "coef_") else None
         last_classes: Any = getattr(self, "classes_", ())
         problem = self._read(X, y, sample_weight, self.class_weight)
-        self._loss, self._p = self.loss, self.p_algo
+        self._p = self.p_algo
         if last_coef is not None:
             needed, classes = (problem.n_problems, problem.n_features), self.classes_
             if last_coef.shape != needed or not np.array_equal(last_classes, classes):
@@ -250,7 +251,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         check_exponent(self.p_algo, "p_algo")
         check_exponent(self.q_pert, "q_pert")
         check_radius(self.eps, "eps")
-        check_choice(self.loss, "loss", LOSSES)
+        check_loss(self.loss, "loss")
         check_choice(self.solver, "solver", _SOLVERS)
         check_choice(self.fit_intercept, "fit_intercept", (True, False))
         check_choice(self.warm_start, "warm_start", (True, False))
@@ -287,11 +288,12 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         risk, and the products with X along their paths. Paths that are followed radius by radius, and geometry by geometry,
         are those of fits of their own, to the last digit.
         """
-        loss, tensors = LOSSES[self.loss], on_device(problem, self.device)
+        tensors = on_device(problem, self.device)
+        self._loss = check_loss(self.loss, "loss", like=tensors.y)
         minimised = partial(
             with_risk_minimisers,
             problem,
-            loss,
+            self._loss,
             watching=watching,
             tol=self.tol,
             start=last_coef,
@@ -300,7 +302,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
             solutions = [self._accelerated(problem, tensors, norm, watching) for norm in norms]
             exact = False
         else:
-            shared = screened(tensors, loss, norms[0], watching, tol=self.tol)
+            shared = screened(tensors, self._loss, norms[0], watching, tol=self.tol)
             shared = minimised(norms[0], shared, unsolved(shared, False))
             solutions = [shared, *(in_geometry(shared, norm, measured_in=norms[0]) for norm in norms[1:])]
             small = problem.X.shape[0] * problem.n_features <= _AUTO_ENTRIES
@@ -326,12 +328,12 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         rows = unsolved(solution, True, None)
         if not len(rows):
             return solution
-        loss, loss_tol, tol = LOSSES[self.loss], self.loss_tol, self.tol
+        loss, loss_tol, tol = self._loss, self.loss_tol, self.tol
         with watching.stage("exact separator", rows):
             return with_exact_separators(problem, loss, norm, solution, rows, loss_tol=loss_tol, tol=tol, n_jobs=self.n_jobs)
 
     def _accelerated(self, problem: RobustProblem, tensors: RobustProblem, norm: LpNorm, watching: FitWatch) -> Solution:
-        loss = LOSSES[self.loss]
+        loss = self._loss
         with watching.solver("accelerated", np.arange(problem.n_problems)) as monitors:
             limit = accelerated_margin(tensors, loss, norm, max_iter=self.max_iter, tol=self.tol, monitors=monitors)
         return at_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
@@ -353,7 +355,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
             with watching.solver("steepest_descent", of_all) as monitors:
                 paths = steepest_descent(
                     tensors.select(of_all),
-                    LOSSES[self.loss],
+                    self._loss,
                     [norms[i] for i in geometries for _ in rows],
                     step_size=self.step_size,
                     max_iter=max_iter,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import singledispatch
+from functools import partial, singledispatch
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_robust.losses import log_odds_slope
 from sklearn_robust.metrics._transformers import Steps, coef_before, flat, transformed
 
 _SATURATED = 30.0  # sigmoids of scores above it differ by less than 1e-13
@@ -35,15 +36,15 @@ class AffineScores:
     coef : array of shape (K, d), or (1, d) for two classes
     intercept : array of shape (K,) or (1,)
     reader : the classifier that reads z
-    score_at : callable
-        The score of the second of two classes at which its probability is the one given.
+    score_at : callable or None
+        The score of the second of two classes at which its probability is the one given; None where it is not known.
     """
 
     steps: Steps
     coef: np.ndarray
     intercept: np.ndarray
     reader: Any
-    score_at: Callable[[Any], Any] = logit
+    score_at: Callable[[Any], Any] | None = logit
 
 
 def unwrapped(estimator: BaseEstimator) -> tuple[Steps, BaseEstimator]:
@@ -226,23 +227,25 @@ def _score_at(probability: float, scores: AffineScores) -> float:
     """The score from which the probability is at least the one given."""
     if probability <= 0:
         return -math.inf
-    return math.inf if probability > 1 else float(scores.score_at(probability))
+    return math.inf if probability > 1 else float(scores.score_at(probability))  # type: ignore[misc]  # its link is checked
 
 
-def _inverse_link(classifier: Any) -> Callable[[Any], Any]:
-    """The score at which a linear classifier gives a probability to the second of two classes."""
-    loss = getattr(classifier, "_loss", getattr(classifier, "loss", None))  # that of the fit
-    if loss == "modified_huber":
-        return _linear_link
-    return _half_logit if loss == "exponential" else logit
+def _inverse_link(classifier: Any) -> Callable[[Any], Any] | None:
+    """The score at which a linear classifier gives a probability to the second of two classes; None where it is not known."""
+    loss: Any = getattr(classifier, "_loss", None)  # that of the fit, where the classifier is of this library
+    if hasattr(loss, "log_risk_and_weights"):
+        slope = log_odds_slope(loss)
+        return None if slope is None else partial(_scaled_logit, slope=slope)
+    named = getattr(classifier, "loss", None)
+    return _linear_link if isinstance(named, str) and named == "modified_huber" else logit
 
 
 def _linear_link(probability: Any) -> Any:
     return 2 * probability - 1
 
 
-def _half_logit(probability: Any) -> Any:
-    return logit(probability) / 2
+def _scaled_logit(probability: Any, slope: float) -> Any:
+    return logit(probability) / slope
 
 
 def _check_link(estimator: Any, scores: AffineScores, few: Any) -> None:
@@ -250,7 +253,7 @@ def _check_link(estimator: Any, scores: AffineScores, few: Any) -> None:
     f = _values(scores, few)[:, 0]
     probability = np.asarray(estimator.predict_proba(few), dtype=float)[:, 1]
     inside = (probability > 1e-3) & (probability < 1 - 1e-3)
-    if not np.allclose(scores.score_at(probability[inside]), f[inside], rtol=1e-3, atol=1e-3):
+    if scores.score_at is None or not np.allclose(scores.score_at(probability[inside]), f[inside], rtol=1e-3, atol=1e-3):
         raise TypeError(
             f"{type(estimator).__name__} does not give probabilities by a known function of its "
             "score, so a threshold on them has no closed form. Use "

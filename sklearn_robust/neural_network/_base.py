@@ -9,10 +9,10 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from scipy.special import logsumexp
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, compute_sample_weight
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor, nn
@@ -24,7 +24,9 @@ from sklearn_robust.attacks._ball import check_clip
 from sklearn_robust.attacks._losses import logit_margins
 from sklearn_robust.attacks._target import evaluating
 from sklearn_robust.callbacks import CallbackSupportMixin, FitCallbacks, with_callbacks
-from sklearn_robust.neural_network._objective import NETWORK_LOSSES
+from sklearn_robust.linear_model._base import loss_has_probabilities
+from sklearn_robust.losses import MarginLoss, check_loss, log_odds
+from sklearn_robust.neural_network._objective import NETWORK_LOSSES, class_log_probabilities
 from sklearn_robust.neural_network._passes import Passes, passes
 from sklearn_robust.neural_network._progress import Progress
 from sklearn_robust.neural_network._robustness import RobustnessMixin, as_labels
@@ -47,6 +49,7 @@ _PREDICTED_ROWS = 2048  # at a time: bounds the memory that activations take
 class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator):
     """Training and prediction of a torch module; subclasses say which module, in `_new_module`."""
 
+    _loss: MarginLoss
     _optimizer_state: tuple[Any, dict[Any, Any]]  # the optimiser, and what it remembers of each parameter
 
     def _new_module(self, input_shape: tuple[int, ...], n_outputs: int, seed: int) -> nn.Module:
@@ -157,7 +160,8 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         check_classification_targets(y)
         self.scale_ = self._scale(self.scale)
         self.threat_ = LpBall(self.q_pert, self.eps, self.scale_)
-        self._loss, self._clip = self.loss, self.clip
+        self._loss = check_loss(self.loss, "loss", NETWORK_LOSSES, like=torch.zeros(2))
+        self._clip = self.clip
         weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
         X, y, weight = self._weighted(X, y, weight)
         if self.class_weight is not None:
@@ -282,7 +286,7 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
             optimizer,
             data,
             epoch_batches(len(data.x), self.batch_size, generator),
-            loss=NETWORK_LOSSES[self.loss],
+            loss=self._loss,
             attack=self._inner_maximisation(),
             before_step=rule,
             generator=generator,
@@ -394,8 +398,11 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         """
         return self._labels(self.decision_function(X))
 
+    @available_if(loss_has_probabilities)  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities under the loss: the softmax of the scores, of twice the scores for the exponential loss.
+
+        There is no such method with a loss that has no probabilities.
 
         Parameters
         ----------
@@ -407,6 +414,7 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         """
         return np.exp(self.predict_log_proba(X))
 
+    @available_if(loss_has_probabilities)  # type: ignore[untyped-decorator]
     def predict_log_proba(self, X: Any) -> np.ndarray:
         """Logarithms of the class probabilities, finite even where a probability itself is 0 or 1 in floating point.
 
@@ -418,10 +426,11 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         -------
         ndarray of shape (n_samples, n_classes)
         """
-        scores = self.decision_function(X) * (2 if self._loss == "exponential" else 1)
-        if scores.ndim == 1:
-            return -np.logaddexp(0, np.column_stack([scores, -scores]))
-        return scores - logsumexp(scores, axis=1, keepdims=True)
+        scores = self.decision_function(X)
+        if scores.ndim > 1:
+            return class_log_probabilities(self._loss, torch.from_numpy(scores)).numpy()
+        odds = log_odds(self._loss, scores)
+        return -np.logaddexp(0, np.column_stack([odds, -odds]))
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles hold modules and tensors as arrays, so that they load anywhere and equal ones hash alike."""
@@ -442,7 +451,7 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         check_exponent(self.p_algo, "p_algo")
         check_exponent(self.q_pert, "q_pert")
         check_radius(self.eps, "eps")
-        check_choice(self.loss, "loss", NETWORK_LOSSES)
+        check_loss(self.loss, "loss", NETWORK_LOSSES)
         check_choice(self.attack, "attack", ("pgd", "fgsm", None))
         check_number(self.attack_steps, "attack_steps", low=1, integer=True)
         check_number(self.attack_restarts, "attack_restarts", low=1, integer=True)

@@ -22,7 +22,7 @@ from sklearn_robust.linear_model._fitting import (
     with_risk_minimisers,
 )
 from sklearn_robust.linear_model._watching import FitWatch
-from sklearn_robust.losses import LOSSES
+from sklearn_robust.losses import MarginLoss, check_loss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.solvers import diagonal_descent
 from sklearn_robust.solvers._solution import solution_to_numpy
@@ -49,7 +49,7 @@ class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
         Every parameter starts at init_scale / sqrt(2 n_features).
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, as in RobustLinearClassifier.
-    loss : {"exponential", "logistic"}, default="exponential"
+    loss : {"exponential", "logistic"} or MarginLoss, default="exponential"
     fit_intercept : bool, default=True
         The intercept is not part of the network, and minimised over exactly at every step.
     max_iter : int, default=50000
@@ -124,7 +124,7 @@ class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
         depth: int = 2,
         init_scale: float = 1e-3,
         scale: Any = None,
-        loss: str = "exponential",
+        loss: str | MarginLoss = "exponential",
         fit_intercept: bool = True,
         max_iter: int = 50_000,
         loss_tol: float = 1e-3,
@@ -173,9 +173,9 @@ class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
         """
         self._check_parameters()
         problem = self._read(X, y, sample_weight, self.class_weight)
-        self._loss, self._p = self.loss, 1.0
-        loss = LOSSES[self.loss]
         tensors = on_device(problem, self.device)
+        loss = self._loss = check_loss(self.loss, "loss", like=tensors.y)
+        self._p = 1.0
         callbacks = FitCallbacks(self, X, y, sample_weight)
         watching = FitWatch(self, callbacks, problem, verbose=self.verbose, classes=positive_classes(self.classes_))
         solution = screened(tensors, loss, LpNorm(1), watching, tol=self.tol)
@@ -208,7 +208,7 @@ class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
         check_radius(self.eps, "eps")
         check_number(self.depth, "depth", low=2, integer=True)
         check_number(self.init_scale, "init_scale", low=0, strict=True)
-        check_choice(self.loss, "loss", LOSSES)
+        check_loss(self.loss, "loss")
         check_choice(self.fit_intercept, "fit_intercept", (True, False))
         check_number(self.max_iter, "max_iter", low=1, integer=True)
         check_number(self.loss_tol, "loss_tol", low=0)

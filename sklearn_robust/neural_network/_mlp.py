@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sklearn_robust._parameters import check_choice, check_number
+from sklearn_robust.losses import MarginLoss
 from sklearn_robust.neural_network._base import RobustNetBase, check_sizes
 from sklearn_robust.neural_network.modules import ACTIVATIONS, make_mlp
 
@@ -37,7 +38,7 @@ class RobustMLPClassifier(RobustNetBase):
         False with "relu" gives the homogeneous networks of the theory.
     init_scale : float, default=1.0
         Weights and biases start uniform on :math:`\pm \text{init\_scale} / \sqrt{\text{inputs of the layer}}`.
-    loss : {"logistic", "exponential", "cross_entropy"}, default="logistic"
+    loss : {"logistic", "exponential", "cross_entropy"} or MarginLoss, default="logistic"
         Of the margin. "cross_entropy" is another name of "logistic": with several classes that is what it is.
     learning_rate : float or "auto", default="auto"
         "auto": for steepest descent with p_algo <= 2, a rate that follows the norm of the parameters; with p_algo > 2, a
@@ -151,7 +152,7 @@ class RobustMLPClassifier(RobustNetBase):
         activation: str = "relu",
         bias: bool = True,
         init_scale: float = 1.0,
-        loss: str = "logistic",
+        loss: str | MarginLoss = "logistic",
         learning_rate: float | str = "auto",
         batch_size: int | None = None,
         max_iter: int = 300,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sklearn_robust.losses import MarginLoss
 from sklearn_robust.neural_network._base import RobustNetBase, check_sizes
 from sklearn_robust.neural_network._saving import copied
 from sklearn_robust.neural_network._training import seeded
@@ -39,7 +40,7 @@ class RobustNetClassifier(RobustNetBase):
         Radius of the perturbation, in the units of the features that the classifier sees.
     input_shape : sequence of int or None, default=None
         The shape in which the module takes one sample, such as (1, 28, 28) where X has flat rows of 784; None: as in X.
-    loss : {"logistic", "exponential", "cross_entropy"}, default="logistic"
+    loss : {"logistic", "exponential", "cross_entropy"} or MarginLoss, default="logistic"
         Of the margin. "cross_entropy" is another name of "logistic": with several classes that is what it is.
     learning_rate : float or "auto", default="auto"
         "auto": for steepest descent with p_algo <= 2, a rate that follows the norm of the parameters; with p_algo > 2, a
@@ -154,7 +155,7 @@ class RobustNetClassifier(RobustNetBase):
         eps: float = 0.1,
         *,
         input_shape: Sequence[int] | None = None,
-        loss: str = "logistic",
+        loss: str | MarginLoss = "logistic",
         learning_rate: float | str = "auto",
         batch_size: int | None = None,
         max_iter: int = 300,

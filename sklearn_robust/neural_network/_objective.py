@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from scipy.optimize import minimize
 from torch import Tensor
 
 from sklearn_robust.losses import LOSSES, MarginLoss
@@ -49,3 +51,43 @@ def log_risk_and_slopes(loss: MarginLoss, outputs: Tensor, y: Tensor, weight: Te
     """
     log_risk, pull = loss.log_risk_and_weights(soft_margins(outputs, y), torch.log(weight / weight.sum()))
     return log_risk, margin_slopes(outputs, y) * -pull[:, None]
+
+
+def constant_log_risk(loss: MarginLoss, class_weight: np.ndarray) -> float:
+    r"""The least log-risk of constant scores, :math:`\log \sum_k \pi_k\, \ell(m_k)`, from the weight of each class.
+
+    It is the logarithm of the entropy of the classes for the logistic loss, and :math:`\log((\sum_k \sqrt{\pi_k})^2 - 1)` for
+    the exponential loss.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(constant_log_risk(LOSSES["exponential"], np.array([50.0, 50.0])), 6)
+    0.0
+    """
+    share = torch.from_numpy(class_weight[class_weight > 0] / class_weight.sum()).double()
+    classes = torch.arange(len(share))
+    if len(share) == 1:
+        return -math.inf
+
+    def log_risk(scores: np.ndarray) -> tuple[float, np.ndarray]:
+        outputs = torch.from_numpy(scores).expand(len(scores), -1)
+        log_risk, slopes = log_risk_and_slopes(loss, outputs, classes, share)
+        return float(log_risk), slopes.sum(dim=0).numpy()
+
+    return float(minimize(log_risk, share.log().numpy(), jac=True, method="L-BFGS-B", options={"ftol": 1e-12}).fun)
+
+
+def class_log_probabilities(loss: MarginLoss, outputs: Tensor) -> Tensor:
+    r"""Logarithms of the probabilities of several classes whose conditional risk these outputs minimise, of shape (n, K).
+
+    Where :math:`\sum_k P_k\, \ell(m_k)` is least over the outputs, :math:`P_k \propto e^{2 f_k - m_k} / |\ell'(m_k)|`. This is
+    the softmax of f for the logistic loss, and of 2 f for the exponential loss.
+    """
+    classes = torch.arange(outputs.shape[1])
+    margins = torch.stack([soft_margins(outputs, k.expand(len(outputs))) for k in classes], dim=1)
+    log_loss, ratio = loss.log_risk_and_weights(margins[..., None], torch.zeros_like(margins)[..., None])
+    logs = 2 * outputs - margins - log_loss - torch.log(ratio[..., 0])
+    sure = logs == math.inf  # the loss has no slope there
+    logs = torch.where(sure.any(dim=1, keepdim=True), torch.log(sure.to(logs)), logs)
+    return logs.log_softmax(dim=1)

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
+from sklearn_robust.neural_network._objective import constant_log_risk
 from sklearn_robust.neural_network._training import Epoch
 
 _LEARNT = 0.05  # fall of the log-risk below that of constant scores, from which on a plateau counts
@@ -32,7 +33,7 @@ class Progress:
 
     def __init__(self, settings: Any, y: Tensor, weight: Tensor) -> None:
         self.settings = settings
-        self.constant = constant_log_risk(settings.loss, np.bincount(y.cpu().numpy(), weight.cpu().numpy()))
+        self.constant = constant_log_risk(settings._loss, np.bincount(y.cpu().numpy(), weight.cpu().numpy()))
         self.best = -math.inf  # of the validation score, or of minus the log-risk
         self.waited = 0
         self.ended = False
@@ -40,7 +41,7 @@ class Progress:
     def note(self, epoch: Epoch, score: float | None) -> bool:
         """Take in an epoch and its validation score, if any; returns whether its score is the best so far."""
         self.last = epoch
-        if not math.isfinite(epoch.log_risk):
+        if not epoch.log_risk < math.inf:
             self._warn(f"the robust risk became {epoch.log_risk} on the log scale. Scale the features, or lower learning_rate.")
             self.ended = True
             return False
@@ -51,7 +52,8 @@ class Progress:
             self.best = value
         endless = score is None and self.settings.tol == 0
         self.waited = 0 if better or endless or epoch.log_risk > self.constant - _LEARNT else self.waited + 1
-        reached = self.settings.loss_tol > 0 and epoch.log_risk < math.log(self.settings.loss_tol)
+        loss_tol = self.settings.loss_tol
+        reached = epoch.log_risk < math.log(loss_tol) if loss_tol > 0 else epoch.log_risk == -math.inf
         self.ended = reached or self.waited >= self.settings.n_iter_no_change
         return better and score is not None
 
@@ -65,21 +67,3 @@ class Progress:
 
     def _warn(self, message: str) -> None:
         warnings.warn(f"{type(self.settings).__name__}: {message}", ConvergenceWarning, stacklevel=6)
-
-
-def constant_log_risk(loss: str, class_weight: np.ndarray) -> float:
-    r"""The log-risk of the best constant scores, from the weight of each class, in shares :math:`\pi_k`.
-
-    Logistic loss: the log of the entropy of the classes. Exponential loss: :math:`\log((\sum_k \sqrt{\pi_k})^2 - 1)`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> round(constant_log_risk("exponential", np.array([50.0, 50.0])), 6)
-    0.0
-    """
-    share = class_weight[class_weight > 0] / class_weight.sum()
-    if len(share) == 1:
-        return -math.inf
-    risk = np.sqrt(share).sum() ** 2 - 1 if loss == "exponential" else -(share @ np.log(share))
-    return math.log(risk)

@@ -61,7 +61,7 @@ class Path(Protocol):
         ...
 
     def any_below(self, log_risk: Array) -> bool:
-        """Whether the log-risk of a problem is below its entry of this array (k,)."""
+        """Whether the log-risk of a problem is at most its entry of this array (k,)."""
         ...
 
     def iterate(self) -> Iterate:
@@ -208,7 +208,8 @@ class _Run:
         now = at.now
         direction = at.pull / namespace(at.coef).sum(now.weights, axis=-1, keepdims=True)
         bounds = _in_double(self.geometry.distance(self.problem.threat, direction))
-        tighter = bounds < self.bounds
+        # weights of a risk of zero are no feasible ones
+        tighter = (bounds < self.bounds) & (_in_double(now.log_risk) > -math.inf)
         self.bounds = np.where(tighter, bounds, self.bounds)
         sizes, margins = self._sizes_and_margins(at.coef, now)
         gaps = relative_gap(margins, self.bounds)
@@ -227,7 +228,7 @@ class _Run:
             if self.stopping.loss_tol == 0:
                 state.demanded = 1 - min(gap, 0.5)
             done = log_risk < state.done_below or gap <= self.stopping.tol
-            stalled = step < _STALLED or speed == 0
+            stalled = step < _STALLED or speed == 0 or log_risk == -math.inf
             ended = done or stalled
             close = size > 0 and speed * size <= state.prove_below  # the product says nothing at w = 0
             if not separate and not done and (close or stalled or near[i]):
@@ -396,8 +397,8 @@ class RulePath:
         self.pull = self.problem.weighted_sum(self.now.weights)
 
     def any_below(self, log_risk: Array) -> bool:
-        """Whether the log-risk of a problem is below its entry of this array (k,)."""
-        return bool(namespace(log_risk).any(self.now.log_risk < log_risk))
+        """Whether the log-risk of a problem is at most its entry of this array (k,)."""
+        return bool(namespace(log_risk).any(self.now.log_risk <= log_risk))
 
     def iterate(self) -> Iterate:
         """Where the problems are."""

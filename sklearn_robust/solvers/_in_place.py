@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from sklearn_robust.losses import Exponential, MarginLoss
+from sklearn_robust.losses import MarginLoss, is_exponential
 from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.solvers._batch import Number, One, Several, SignedRows, room_like
 from sklearn_robust.solvers._descent import SHRINK, Iterate, Rule
@@ -99,7 +99,7 @@ class InPlacePath:
         exponents = {part.p for part in self.parts}
         self.short_cuts = problem.threat.q in (2, math.inf) and exponents <= {1, 2, math.inf}
         self.by_column = self.short_cuts and 1 in exponents and not self.signed_rows.sparse
-        self.exponential = isinstance(self.loss, Exponential)
+        self.exponential = is_exponential(self.loss)
         equal = (problem.log_weight == problem.log_weight[:, :1]).all()
         self.log_share = shape.number(problem.log_weight[:, 0]) if equal else 0 * self.step
         self.log_weight = None if equal else shape.vector(problem.log_weight)
@@ -124,10 +124,10 @@ class InPlacePath:
         self.here, self.there, self.stale = there, here, True
 
     def any_below(self, log_risk: np.ndarray) -> bool:
-        """Whether the log-risk of a problem is below its entry of this array (k,)."""
+        """Whether the log-risk of a problem is at most its entry of this array (k,)."""
         if isinstance(self.here.log_risk, float):
-            return bool(self.here.log_risk < log_risk[0])
-        return bool((self.here.log_risk[:, 0] < log_risk).any())
+            return bool(self.here.log_risk <= log_risk[0])
+        return bool((self.here.log_risk[:, 0] <= log_risk).any())
 
     def iterate(self) -> Iterate:
         """Where the problems are; what the scores have gathered in rounding ends here."""

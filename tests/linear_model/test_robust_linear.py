@@ -343,7 +343,7 @@ def test_verbose_prints_the_figures(gaussian, capsys):
         ({"q_pert": math.nan}, "q_pert must be a real number"),
         ({"eps": -0.1}, "eps must be a finite number >= 0, got -0.1"),
         ({"eps": math.inf}, "eps must be a finite number"),
-        ({"loss": "hinge"}, r"loss must be one of \['exponential', 'logistic'\], got 'hinge'"),
+        ({"loss": "hinge"}, r"loss must be one of \['exponential', 'logistic'\] or a MarginLoss, got 'hinge'"),
         ({"solver": "sgd"}, "solver must be one of"),
         ({"step_size": "big"}, "step_size must be one of"),
         ({"step_size": 0.0}, "step_size must be a finite number > 0"),

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from sklearn_robust import RobustMLPClassifier, RobustNetClassifier
+from sklearn_robust.losses import LOSSES
 from sklearn_robust.neural_network._training import epoch_batches, seeded
 from sklearn_robust.neural_network.modules import homogeneity, make_mlp
 from sklearn_robust.threats import LpBall
@@ -244,7 +245,7 @@ def test_scores_are_those_of_the_threat_the_loss_and_the_clip_of_the_fit():
     assert scaled.set_params(scale=np.zeros(4)).robust_score(X, y, n_steps=10) == before
     network.set_params(scale=None).partial_fit(X, y)
     assert network.threat_ == LpBall(math.inf, 0.4)
-    assert network._loss == "logistic"
+    assert network._loss is LOSSES["logistic"]
 
 
 def test_bounds_that_cross_are_an_error(monkeypatch):

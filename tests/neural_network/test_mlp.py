@@ -21,8 +21,7 @@ from sklearn_robust import (
     robust_accuracy_score,
 )
 from sklearn_robust.losses import LOSSES
-from sklearn_robust.neural_network._objective import soft_margins
-from sklearn_robust.neural_network._progress import constant_log_risk
+from sklearn_robust.neural_network._objective import constant_log_risk, soft_margins
 
 # one step of length eps is the exact worst case of a linear module
 TO_THE_LIMIT = {"loss": "exponential", "attack": "fgsm", "bias": False, "tol": 0.0, "random_state": 0}
@@ -130,7 +129,7 @@ def test_risk_of_the_best_constant_scores(shares, loss):
         return float(LOSSES[loss].log_risk_and_weights(soft_margins(outputs, y).numpy(), uniform)[0])
 
     found = optimize.minimize(log_risk, np.zeros(len(shares)), method="BFGS")
-    assert constant_log_risk(loss, np.array(shares)) == pytest.approx(found.fun, abs=1e-6)
+    assert constant_log_risk(LOSSES[loss], np.array(shares)) == pytest.approx(found.fun, abs=1e-6)
 
 
 @pytest.mark.parametrize("loss", ["logistic", "exponential", "cross_entropy"])
