@@ -12,9 +12,10 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 
 from sklearn_robust._parameters import check_choice, check_number
-from sklearn_robust.attacks._ball import Ball
 from sklearn_robust.attacks._losses import LOSSES, logit_margins, top_rivals
 from sklearn_robust.attacks._target import Target, as_tensor, check_labels, evaluating
+from sklearn_robust.regions import Region
+from sklearn_robust.threats import check_radius
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Batch:
     """Some samples under attack: where they may go, and what a point does to the classifier. Points are rows."""
 
     target: Target
-    ball: Ball
+    ball: Region
     y: Tensor
     loss: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     rival: Tensor | None
@@ -90,6 +91,7 @@ def search(
     device: Any,
 ) -> Any:
     """Let `climb(batch, start, best)` improve the best points of every batch, from every start and towards every target."""
+    check_radius(eps, "eps")
     check_choice(loss, "loss", LOSSES)
     for count, name in ((n_restarts, "n_restarts"), (n_targets, "n_targets"), (batch_size, "batch_size")):
         if count is not None:
@@ -99,7 +101,7 @@ def search(
     target = Target.of(model, X, y, device)
     if target.module is None:
         raise TypeError(f"{type(model).__name__} has no input gradient: pass a torch.nn.Module, or use attacks.square.")
-    ball = Ball(target.X, q, eps, clip, scale)
+    ball = Region(target.X, q, eps, clip, scale)
     generator = torch_generator(random_state)
     with torch.no_grad(), evaluating(target.module):
         logits = torch.cat([target.scores(x) for x in target.X.split(batch_size or len(target.X))])
@@ -126,7 +128,7 @@ def answer(target: Target, points: Tensor, q: float, eps: float, clip: tuple[Any
     points = points.to(x.device)
     if x.is_floating_point() and x.dtype != points.dtype:
         moved = points.to(x.dtype) - target.X.to(x)
-        points = Ball(x, q, eps, clip, scale).settled(moved.flatten(1)).view(x.shape)
+        points = Region(x, q, eps, clip, scale).settled(moved.flatten(1)).view(x.shape)
     return points if isinstance(target.original, Tensor) else points.numpy()
 
 
@@ -138,7 +140,7 @@ def is_linear(model: Any) -> bool:
 def linear_worst_case(model: Any, X: Any, y: Any, *, q: float, eps: float, clip: tuple[Any, Any] | None, scale: Any) -> Any:
     """The exact attack on a linear classifier: one linear function to maximise for each rival class."""
     target = Target.of(model, X, y)
-    ball, y = Ball(target.X, q, eps, clip, scale), target.y
+    ball, y = Region(target.X, q, eps, clip, scale), target.y
     coef, intercept = (as_tensor(np.asarray(a)).to(ball.x) for a in (model.coef_, model.intercept_))
     coef, intercept = torch.atleast_2d(coef), torch.atleast_1d(intercept)
     few = target.X[:16]

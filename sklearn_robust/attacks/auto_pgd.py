@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sklearn_robust._parameters import check_exponent, check_number
-from sklearn_robust.attacks._ball import Ball
 from sklearn_robust.attacks._search import Batch, Best, search
+from sklearn_robust.regions import Region
 
 _MOMENTUM = 0.25  # share of the last move that is kept
 _SUCCESS_RATE = 0.75  # of the steps since the last checkpoint must have raised the loss, or the step is halved
@@ -153,7 +153,7 @@ def _climb_sparsely(batch: Batch, delta: Tensor, best: Best, n_steps: int) -> No
         _look(batch, batch.ball.farthest(top.gradient), best)
 
 
-def _climb_stage(batch: Batch, ball: Ball, delta: Tensor, best: Best | None, n_steps: int) -> _Top:
+def _climb_stage(batch: Batch, ball: Region, delta: Tensor, best: Best | None, n_steps: int) -> _Top:
     """The highest point in this ball; each step moves the k coordinates of the largest derivatives that are free."""
     d, delta = delta.shape[1], ball.project(delta)
     value, gradient = _look(batch, delta, best)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from sklearn_robust._parameters import check_number
-from sklearn_robust.attacks._ball import Ball
 from sklearn_robust.attacks._search import Batch, Best, search
+from sklearn_robust.regions import Region
 from sklearn_robust.threats import check_radius
 
 
@@ -79,7 +79,7 @@ def projected_ascent(
     >>> projected_ascent(lambda x: x @ w, torch.zeros(1, 3), q=1, eps=3.0, clip=(-1, 1))
     tensor([[ 1., -1.,  1.]])
     """
-    ball = Ball(x.detach(), q, eps, clip, scale)
+    ball = Region(x.detach(), q, check_radius(eps, "eps"), clip, scale)
 
     def gradient(points: Tensor) -> Tensor:
         return input_gradient(objective, points.view(x.shape)).flatten(1)
@@ -88,7 +88,7 @@ def projected_ascent(
     return ascend(gradient, ball, start, n_steps=n_steps, length=checked_step(step_size, eps, n_steps)).view(x.shape)
 
 
-def ascend(gradient: Callable[[Tensor], Tensor], ball: Ball, points: Tensor, *, n_steps: int, length: float) -> Tensor:
+def ascend(gradient: Callable[[Tensor], Tensor], ball: Region, points: Tensor, *, n_steps: int, length: float) -> Tensor:
     """Points of the ball after some steepest steps; `gradient` maps rows to rows, and both arrays may be overwritten."""
     for _ in range(n_steps):
         points = ball.climb(points, gradient(points), length)
@@ -129,7 +129,7 @@ def pgd(
     eps : float
         Radius, in the units of X.
     q : float, default=inf
-        Exponent of the norm that bounds the perturbation, in [1, inf]; 1, 2 or inf with a box.
+        Exponent of the norm that bounds the perturbation, in [1, inf]; 1, 2 or inf with a box, unless the classifier is linear.
     clip : pair (low, high) of numbers or arrays that broadcast to X, optional
         The box that the perturbed samples stay in. It must hold X.
     scale : array-like of shape (d,) or of the shape of a sample, optional

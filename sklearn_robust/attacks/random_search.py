@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from sklearn_robust._parameters import check_number
-from sklearn_robust.attacks._ball import Ball
 from sklearn_robust.attacks._losses import logit_margins
 from sklearn_robust.attacks._search import Best, answer, torch_generator
 from sklearn_robust.attacks._target import Target, check_labels, evaluating
+from sklearn_robust.regions import Region
+from sklearn_robust.threats import check_radius
 
 _HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # shares of the budget after which windows halve
 
@@ -79,11 +80,12 @@ def square(
     >>> square(scores, np.array([[0.2, 0.0]]), [1], eps=0.25, random_state=0)
     array([[-0.05,  0.25]])
     """
+    check_radius(eps, "eps")
     check_number(n_queries, "n_queries", low=1, integer=True)
     if not 0 < window <= 1:
         raise ValueError(f"window must be a share in (0, 1], got {window!r}.")
     target = Target.of(model, X, y, device)
-    ball = Ball(target.X, q, eps, clip, scale)
+    ball = Region(target.X, q, eps, clip, scale)
     if ball.norm.p not in (1, 2, math.inf):
         raise ValueError(f"q must be 1, 2 or numpy.inf for the Square Attack, got {q!r}. Use pgd or apgd for another q.")
     generator = torch_generator(random_state)
@@ -164,7 +166,7 @@ class _Draw:
         return (torch.arange(size) >= first) & (torch.arange(size) < first + length)
 
 
-def _move_budget(delta: Tensor, signs: Tensor, receiving: Tensor, giving: Tensor, portion: Tensor, ball: Ball) -> Tensor:
+def _move_budget(delta: Tensor, signs: Tensor, receiving: Tensor, giving: Tensor, portion: Tensor, ball: Region) -> Tensor:
     """Move a portion of what two windows spend of the radius, and what nothing spends, to random signs in one of them."""
     q, tiny = ball.norm.p, torch.finfo(delta.dtype).tiny
 

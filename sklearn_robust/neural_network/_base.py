@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from sklearn_robust._documentation import DocLinkMixin
 from sklearn_robust._fits import all_or_nothing
 from sklearn_robust._parameters import check_choice, check_exponent, check_number, refuse_lazy
-from sklearn_robust.attacks._ball import check_clip
 from sklearn_robust.attacks._losses import logit_margins
 from sklearn_robust.attacks._target import evaluating
 from sklearn_robust.callbacks import CallbackSupportMixin, FitCallbacks, with_callbacks
@@ -39,6 +38,7 @@ from sklearn_robust.neural_network._training import (
     step_size_rule,
 )
 from sklearn_robust.neural_network.optim import SteepestDescent
+from sklearn_robust.regions import check_clip
 from sklearn_robust.threats import LpBall, check_radius
 
 _PREDICTED_ROWS = 2048  # at a time: bounds the memory that activations take

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sklearn_robust.attacks._ball import Ball
 from sklearn_robust.attacks._losses import logit_margins
 from sklearn_robust.attacks._target import evaluating
 from sklearn_robust.attacks.gradient import ascend, checked_step
@@ -21,6 +20,7 @@ from sklearn_robust.neural_network._passes import Passes
 from sklearn_robust.neural_network.modules import homogeneity
 from sklearn_robust.neural_network.optim import SteepestDescent
 from sklearn_robust.norms import LpNorm
+from sklearn_robust.regions import Region
 
 Batches = list[Tensor | slice]
 
@@ -37,14 +37,14 @@ class Samples:
     y : int tensor of shape (n,)
         Index of the class.
     weight : tensor of shape (n,), > 0
-    ball : Ball
+    ball : Region
         Where the adversary may move x.
     """
 
     x: Tensor
     y: Tensor
     weight: Tensor
-    ball: Ball
+    ball: Region
 
     def rows(self, rows: Tensor | slice) -> Samples:
         """Some of the samples."""
@@ -82,9 +82,9 @@ class InnerMaximisation:
     random_start: bool = False
     scale: Any = None
 
-    def ball(self, x: Tensor) -> Ball:
+    def ball(self, x: Tensor) -> Region:
         """Where the samples may go."""
-        return Ball(x, self.q, self.eps, self.clip, self.scale)
+        return Region(x, self.q, self.eps, self.clip, self.scale)
 
     @torch.no_grad()
     def __call__(self, network: Passes, samples: Samples, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
