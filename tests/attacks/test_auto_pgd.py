@@ -31,7 +31,7 @@ class Waves:
     def __init__(self, q, seed):
         rng = np.random.default_rng(seed)
         self.frequency, self.height = rng.uniform(1, 6, 4), rng.standard_normal(4)
-        self.ball, self.asked = Region(torch.zeros(1, 4, dtype=torch.float64), q, 1.0), []
+        self.region, self.asked = Region(torch.zeros(1, 4, dtype=torch.float64), q, 1.0), []
 
     def loss(self, x):
         return float(self.height @ np.sin(self.frequency * x + 1)), self.height * self.frequency * np.cos(
