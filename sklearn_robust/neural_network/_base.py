@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sklearn_robust._documentation import DocLinkMixin
 from sklearn_robust._fits import all_or_nothing
-from sklearn_robust._parameters import check_choice, check_exponent, check_number, refuse_lazy
+from sklearn_robust._parameters import check_choice, check_device, check_exponent, check_number, refuse_lazy
 from sklearn_robust.attacks._losses import logit_margins
 from sklearn_robust.attacks._search import Settings
 from sklearn_robust.attacks._target import evaluating
@@ -503,11 +503,5 @@ def find_device(name: str | None) -> torch.device:
     """The device of that name; None is the CPU, "auto" the best that is there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name or "cpu")
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(
-            f"device={name!r} is not available: {str(error).splitlines()[0]} Use None, 'cpu', or 'auto'."
-        ) from error
-    return device
+    check_device(name)
+    return torch.device(name or "cpu")

@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from sklearn.utils import column_or_1d
+from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import Tensor, nn
 
-from sklearn_robust._parameters import check_choice, check_exponent, read_scale, refuse_lazy
+from sklearn_robust._parameters import check_choice, check_exponent, class_index, read_scale, refuse_lazy
 from sklearn_robust.attacks.auto_pgd import apgd
 from sklearn_robust.attacks.gradient import pgd
-from sklearn_robust.metrics._linear_view import LinearView
 from sklearn_robust.threats import LpBall, check_radius
 from sklearn_robust.verification import certified_margins, certified_radius
 
@@ -283,7 +282,8 @@ class RobustnessMixin:
         refuse_lazy(y=y)
         rows = self._rows(X)
         y = column_or_1d(as_labels(y))
-        index = LinearView(rows, np.empty((1, 0)), np.empty(0), self.classes_).class_index(y)
+        check_consistent_length(rows, y)
+        index = class_index(y, self.classes_)
         return rows.reshape(-1, *self.input_shape_), index, y
 
     def _threat(self, eps: float | None, q: float | None, scale: Any) -> LpBall:
