@@ -54,6 +54,7 @@ _MODULES = {
     "norms",
     "onnx",
     "problems",
+    "regions",
     "scaled_norms",
     "separators",
     "solvers",

@@ -9,6 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from sklearn.utils import assert_all_finite, column_or_1d
 
 from sklearn_robust._array_api import as_float
 from sklearn_robust.norms import LpNorm
@@ -88,6 +89,30 @@ def read_scale(scale: Any, n_features: int, feature_names: Any = None) -> np.nda
     return values
 
 
+def class_index(y: Any, classes: np.ndarray) -> np.ndarray:
+    """Index of each label in the classes of a fit; -1 for labels never seen, which are always wrong."""
+    refuse_lazy(y=y)
+    y = column_or_1d(y)
+    labels, known = y.tolist(), np.asarray(classes).tolist()
+    kinds = [kind for kind in (str, Real) if isinstance(known[0], kind)]
+    kind = kinds[0] if kinds else type(known[0])
+    for label in labels:
+        if not isinstance(label, kind):
+            raise ValueError(f"y must hold labels of the type that was seen in fit, such as {known[0]!r}, got {label!r}.")
+    assert_all_finite(y, input_name="y")
+    position = {label: k for k, label in enumerate(known)}
+    return np.array([position.get(label, -1) for label in labels], dtype=np.int64)
+
+
+def seen_class_index(y: Any, classes: np.ndarray) -> np.ndarray:
+    """Index of each label in the classes of a fit, where each must be one of them."""
+    index = class_index(y, classes)
+    if np.any(index < 0):
+        unseen = sorted(set(column_or_1d(y)[index < 0].tolist()), key=str)
+        raise ValueError(f"y holds labels that were not seen in fit: {unseen}. Those seen are {np.asarray(classes).tolist()}.")
+    return index
+
+
 def check_device(device: Any) -> None:
     """None, or a device that torch can compute on here."""
     if device is None:
@@ -101,6 +126,6 @@ def check_device(device: Any) -> None:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         raise ValueError(
-            f"device={device!r} is not available: {str(error).splitlines()[0]}. Use device=None for NumPy, 'cpu', or an "
+            f"device={device!r} is not available: {str(error).splitlines()[0]}. Use device=None, 'cpu', or an "
             "accelerator that torch finds on this machine, such as 'cuda'."
         ) from error

@@ -32,6 +32,7 @@ MODULES = [
     "norms",
     "onnx",
     "problems",
+    "regions",
     "scaled_norms",
     "threats",
 ]
@@ -54,6 +55,7 @@ BRIEF = (  # where a line often says it all, or scikit-learn is the caller
     "losses.",
     "norms.",
     "problems.",
+    "regions.",
     "scaled_norms.",
     "solvers.",
     "threats.",

@@ -24,6 +24,7 @@ ORDER = [
     "_interrupts",
     "solvers",
     "separators",
+    "regions",
     "attacks",
     "verification",
     "metrics",

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sklearn_robust._parameters import refuse_lazy
+from sklearn_robust._parameters import refuse_lazy, seen_class_index
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,10 @@ class Target:
 
 def label_index(y: Any, classes: Any) -> np.ndarray:
     """Index of each label in `classes`; labels that are indices already where there are no classes."""
-    y = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+    y = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
     if classes is not None:
-        index = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
-        if not np.array_equal(np.asarray(classes)[index], y):
-            raise ValueError(f"y must hold classes that the model knows, {list(classes)}.")
-        return index
+        return seen_class_index(y, classes)
+    y = np.asarray(y)
     if y.ndim != 1 or y.dtype.kind not in "iub" or (len(y) and y.min() < 0):
         raise ValueError(
             "y must hold class indices 0, ..., K-1, one a sample (for a network with one output: 1 where it is positive)."

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sklearn_robust._parameters import check_exponent, check_number
-from sklearn_robust.attacks._ball import Ball
-from sklearn_robust.attacks._search import Batch, Best, search
+from sklearn_robust.attacks._search import Batch, Best, Settings, search
+from sklearn_robust.regions import Region
 
 _MOMENTUM = 0.25  # share of the last move that is kept
 _SUCCESS_RATE = 0.75  # of the steps since the last checkpoint must have raised the loss, or the step is halved
@@ -84,17 +84,13 @@ def apgd(
     def run(batch: Batch, delta: Tensor, best: Best) -> None:
         climb(batch, delta, best, n_steps)
 
-    return search(
-        run,
-        model,
-        X,
-        y,
-        loss=loss,
-        n_targets=n_targets,
+    settings = Settings(
         q=q,
         eps=eps,
         clip=clip,
         scale=scale,
+        loss=loss,
+        n_targets=n_targets,
         n_restarts=n_restarts,
         random_start=random_start,
         stop_when_broken=stop_when_broken,
@@ -102,6 +98,7 @@ def apgd(
         random_state=random_state,
         device=device,
     )
+    return search(run, model, X, y, settings)
 
 
 class _Top:
@@ -119,18 +116,18 @@ class _Top:
 
 def _climb(batch: Batch, delta: Tensor, best: Best, n_steps: int) -> None:
     """Croce and Hein 2020, Algorithm 1."""
-    ball = batch.ball
+    region = batch.region
     value, gradient = _look(batch, delta, best)
     top, last = _Top(delta, value, gradient), delta
-    step = torch.full_like(delta[:, :1], 2 * ball.eps)
+    step = torch.full_like(delta[:, :1], 2 * region.eps)
     rises, checked, top_then, halved = torch.zeros_like(value), 0, top.value, torch.ones_like(value, dtype=torch.bool)
     checkpoints = _checkpoints(n_steps)
     for k in range(1, n_steps + 1):
         if best.final:
             return
-        ahead = ball.project(ball.step(delta, gradient, step))
+        ahead = region.project(region.step(delta, gradient, step))
         momentum = _MOMENTUM if k > 1 else 0.0
-        last, delta = delta, ball.project(delta + (1 - momentum) * (ahead - delta) + momentum * (delta - last))
+        last, delta = delta, region.project(delta + (1 - momentum) * (ahead - delta) + momentum * (delta - last))
         before = value
         value, gradient = _look(batch, delta, best)
         top.update(delta, value, gradient)
@@ -147,34 +144,34 @@ def _climb(batch: Batch, delta: Tensor, best: Best, n_steps: int) -> None:
 def _climb_sparsely(batch: Batch, delta: Tensor, best: Best, n_steps: int) -> None:
     """Croce and Hein 2021: in a ball of three times the radius, then of twice, then in the ball itself."""
     for factor in (3, 2):
-        delta = _climb_stage(batch, batch.ball.grown(factor), delta, None, n_steps // 3).delta
-    top = _climb_stage(batch, batch.ball, delta, best, n_steps - 2 * (n_steps // 3))
+        delta = _climb_stage(batch, batch.region.grown(factor), delta, None, n_steps // 3).delta
+    top = _climb_stage(batch, batch.region, delta, best, n_steps - 2 * (n_steps // 3))
     if not best.final:  # the worst point of the loss as linear as it is there: steps circle around such corners
-        _look(batch, batch.ball.farthest(top.gradient), best)
+        _look(batch, batch.region.farthest(top.gradient), best)
 
 
-def _climb_stage(batch: Batch, ball: Ball, delta: Tensor, best: Best | None, n_steps: int) -> _Top:
+def _climb_stage(batch: Batch, region: Region, delta: Tensor, best: Best | None, n_steps: int) -> _Top:
     """The highest point in this ball; each step moves the k coordinates of the largest derivatives that are free."""
-    d, delta = delta.shape[1], ball.project(delta)
+    d, delta = delta.shape[1], region.project(delta)
     value, gradient = _look(batch, delta, best)
     top = _Top(delta, value, gradient)
-    step = torch.full_like(delta[:, :1], ball.eps)
+    step = torch.full_like(delta[:, :1], region.eps)
     sparsity = _count(delta) / 1.5
     every = max(math.ceil(0.12 * n_steps), 1)
     for k in range(1, n_steps + 1):
         if best is not None and best.final:
             break
-        size = torch.where(ball.room(gradient, delta) > 0, gradient.abs(), 0)
+        size = torch.where(region.room(gradient, delta) > 0, gradient.abs(), 0)
         count = sparsity.floor().clamp(1, d).long()
         level = size.topk(int(count.max()), dim=1).values.gather(1, count - 1)
         sign = gradient.sign() * (size >= level) * (size > 0)
-        delta = ball.project(delta + step * sign / sign.abs().sum(1, keepdim=True).clamp(min=1))
+        delta = region.project(delta + step * sign / sign.abs().sum(1, keepdim=True).clamp(min=1))
         value, gradient = _look(batch, delta, best)
         top.update(delta, value, gradient)
         if k % every == 0:
             fewer = _count(top.delta) / 1.5
             settled = fewer >= 0.95 * sparsity
-            step = torch.where(settled, (step / 1.5).clamp(min=ball.eps / 20), ball.eps)
+            step = torch.where(settled, (step / 1.5).clamp(min=region.eps / 20), region.eps)
             sparsity, delta, gradient = fewer, top.delta, top.gradient
     return top
 
@@ -186,7 +183,7 @@ def _count(delta: Tensor) -> Tensor:
 
 def _look(batch: Batch, delta: Tensor, best: Best | None) -> tuple[Tensor, Tensor]:
     """The loss and its gradient at a perturbation; the point is kept if it is the best, where one is looked for."""
-    points = batch.ball.place(delta)
+    points = batch.region.place(delta)
     value, gradient, margins = batch.evaluate(points)
     if best is not None:
         best.update(points, margins)

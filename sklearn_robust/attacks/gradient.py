@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from sklearn_robust._parameters import check_number
-from sklearn_robust.attacks._ball import Ball
-from sklearn_robust.attacks._search import Batch, Best, search
+from sklearn_robust.attacks._search import Batch, Best, Settings, search
+from sklearn_robust.regions import Region
 from sklearn_robust.threats import check_radius
 
 
@@ -79,20 +79,20 @@ def projected_ascent(
     >>> projected_ascent(lambda x: x @ w, torch.zeros(1, 3), q=1, eps=3.0, clip=(-1, 1))
     tensor([[ 1., -1.,  1.]])
     """
-    ball = Ball(x.detach(), q, eps, clip, scale)
+    region = Region(x.detach(), q, check_radius(eps, "eps"), clip, scale)
 
     def gradient(points: Tensor) -> Tensor:
         return input_gradient(objective, points.view(x.shape)).flatten(1)
 
-    start = ball.place(ball.random(generator)) if random_start else ball.x.clone()
-    return ascend(gradient, ball, start, n_steps=n_steps, length=checked_step(step_size, eps, n_steps)).view(x.shape)
+    start = region.place(region.random(generator)) if random_start else region.x.clone()
+    return ascend(gradient, region, start, n_steps=n_steps, length=checked_step(step_size, eps, n_steps)).view(x.shape)
 
 
-def ascend(gradient: Callable[[Tensor], Tensor], ball: Ball, points: Tensor, *, n_steps: int, length: float) -> Tensor:
+def ascend(gradient: Callable[[Tensor], Tensor], region: Region, points: Tensor, *, n_steps: int, length: float) -> Tensor:
     """Points of the ball after some steepest steps; `gradient` maps rows to rows, and both arrays may be overwritten."""
     for _ in range(n_steps):
-        points = ball.climb(points, gradient(points), length)
-    return points if ball.norm.p == math.inf else ball.settled(points - ball.x)
+        points = region.climb(points, gradient(points), length)
+    return points if region.norm.p == math.inf else region.settled(points - region.x)
 
 
 def pgd(
@@ -129,7 +129,7 @@ def pgd(
     eps : float
         Radius, in the units of X.
     q : float, default=inf
-        Exponent of the norm that bounds the perturbation, in [1, inf]; 1, 2 or inf with a box.
+        Exponent of the norm that bounds the perturbation, in [1, inf]; 1, 2 or inf with a box, unless the classifier is linear.
     clip : pair (low, high) of numbers or arrays that broadcast to X, optional
         The box that the perturbed samples stay in. It must hold X.
     scale : array-like of shape (d,) or of the shape of a sample, optional
@@ -187,26 +187,22 @@ def pgd(
 
     def climb(batch: Batch, delta: Tensor, best: Best) -> None:
         for _ in range(n_steps):
-            points = batch.ball.place(delta)
+            points = batch.region.place(delta)
             _, gradient, margins = batch.evaluate(points)
             best.update(points, margins)
             if best.final:
                 return
-            delta = batch.ball.project(batch.ball.step(delta, gradient, step))
-        points = batch.ball.place(delta)
+            delta = batch.region.project(batch.region.step(delta, gradient, step))
+        points = batch.region.place(delta)
         best.update(points, batch.margins(points))
 
-    return search(
-        climb,
-        model,
-        X,
-        y,
-        loss=loss,
-        n_targets=n_targets,
+    settings = Settings(
         q=q,
         eps=eps,
         clip=clip,
         scale=scale,
+        loss=loss,
+        n_targets=n_targets,
         n_restarts=n_restarts,
         random_start=random_start,
         stop_when_broken=stop_when_broken,
@@ -214,6 +210,7 @@ def pgd(
         random_state=random_state,
         device=device,
     )
+    return search(climb, model, X, y, settings)
 
 
 def input_gradient(objective: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

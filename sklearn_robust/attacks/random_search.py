@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from sklearn_robust._parameters import check_number
-from sklearn_robust.attacks._ball import Ball
 from sklearn_robust.attacks._losses import logit_margins
-from sklearn_robust.attacks._search import Best, answer, torch_generator
+from sklearn_robust.attacks._search import Best, Settings, answer
 from sklearn_robust.attacks._target import Target, check_labels, evaluating
+from sklearn_robust.regions import Region
 
 _HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # shares of the budget after which windows halve
 
@@ -79,14 +79,24 @@ def square(
     >>> square(scores, np.array([[0.2, 0.0]]), [1], eps=0.25, random_state=0)
     array([[-0.05,  0.25]])
     """
+    settings = Settings(
+        q=q,
+        eps=eps,
+        clip=clip,
+        scale=scale,
+        stop_when_broken=stop_when_broken,
+        batch_size=batch_size,
+        random_state=random_state,
+        device=device,
+    )
     check_number(n_queries, "n_queries", low=1, integer=True)
     if not 0 < window <= 1:
         raise ValueError(f"window must be a share in (0, 1], got {window!r}.")
     target = Target.of(model, X, y, device)
-    ball = Ball(target.X, q, eps, clip, scale)
-    if ball.norm.p not in (1, 2, math.inf):
+    region = settings.region(target.X)
+    if region.norm.p not in (1, 2, math.inf):
         raise ValueError(f"q must be 1, 2 or numpy.inf for the Square Attack, got {q!r}. Use pgd or apgd for another q.")
-    generator = torch_generator(random_state)
+    generator = settings.generator()
 
     def margins(points: Tensor, rows: Tensor) -> Tensor:
         x = points.view(len(points), *target.X.shape[1:]).split(batch_size or len(points))
@@ -96,8 +106,8 @@ def square(
 
     with torch.no_grad(), evaluating(target.module):
         everything = torch.arange(len(target.X), device=target.X.device)
-        best = Best(ball.x.clone(), margins(ball.x, everything), stop_when_broken)
-        current = Best(torch.zeros_like(ball.x), best.margins.clone(), stop_when_broken)  # perturbations
+        best = Best(region.x.clone(), margins(region.x, everything), stop_when_broken)
+        current = Best(torch.zeros_like(region.x), best.margins.clone(), stop_when_broken)  # perturbations
         draw = _Draw(target.X, generator)
         for query in range(n_queries):
             if current.final:
@@ -105,22 +115,22 @@ def square(
             share = window / 2 ** sum(query >= past * n_queries for past in _HALVINGS)
             signs, receiving = draw.stripes() if query == 0 else draw.signs(), draw.window(share)
             giving, portion = draw.window(share), draw.portion()
-            signs = ball.movable(signs)
+            signs = region.movable(signs)
             rows = current.open()
-            here, delta = ball.rows(rows), current.points[rows]
+            here, delta = region.rows(rows), current.points[rows]
             if query == 0:
-                moved = signs[rows] * (ball.eps / here.norm.value(signs[rows])[:, None].clamp(min=1))
-            elif ball.norm.p == math.inf:
-                moved = torch.where(receiving[rows], signs[rows] * ball.eps, delta)
+                moved = signs[rows] * (region.eps / here.norm.value(signs[rows])[:, None].clamp(min=1))
+            elif region.norm.p == math.inf:
+                moved = torch.where(receiving[rows], signs[rows] * region.eps, delta)
             else:
-                moved = _move_budget(delta, signs[rows], receiving[rows], giving[rows], portion[rows], ball)
+                moved = _move_budget(delta, signs[rows], receiving[rows], giving[rows], portion[rows], region)
             moved = here.project(moved)
             found = margins(here.place(moved), rows)
             if query == 0:  # the search starts here, even where the sample itself is better
                 current.margins[rows] = math.inf
             current.update(moved, found, rows)
-        best.update(ball.place(current.points), current.margins)
-    return answer(target, best.points.view(target.X.shape), q, eps, clip, scale)
+        best.update(region.place(current.points), current.margins)
+    return answer(target, best.points.view(target.X.shape), settings)
 
 
 class _Draw:
@@ -164,13 +174,13 @@ class _Draw:
         return (torch.arange(size) >= first) & (torch.arange(size) < first + length)
 
 
-def _move_budget(delta: Tensor, signs: Tensor, receiving: Tensor, giving: Tensor, portion: Tensor, ball: Ball) -> Tensor:
+def _move_budget(delta: Tensor, signs: Tensor, receiving: Tensor, giving: Tensor, portion: Tensor, region: Region) -> Tensor:
     """Move a portion of what two windows spend of the radius, and what nothing spends, to random signs in one of them."""
-    q, tiny = ball.norm.p, torch.finfo(delta.dtype).tiny
+    q, tiny = region.norm.p, torch.finfo(delta.dtype).tiny
 
     def normalised(x: Tensor) -> Tensor:
-        return x / ball.norm.value(x)[:, None].clamp(min=tiny)
+        return x / region.norm.value(x)[:, None].clamp(min=tiny)
 
     kept = delta.masked_fill(receiving | giving, 0)
-    budget = (ball.eps**q - ball.norm.value(kept)[:, None] ** q).clamp(min=0) ** (1 / q)
+    budget = (region.eps**q - region.norm.value(kept)[:, None] ** q).clamp(min=0) ** (1 / q)
     return kept + budget * normalised((1 - portion) * normalised(delta - kept) + portion * normalised(signs * receiving))

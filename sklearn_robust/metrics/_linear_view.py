@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils import _safe_indexing, assert_all_finite, check_consistent_length, column_or_1d, indexable
+from sklearn.utils import _safe_indexing, check_consistent_length, indexable
 from sklearn.utils.validation import _get_feature_names
 
-from sklearn_robust._parameters import check_choice, read_scale, refuse_lazy
+from sklearn_robust._parameters import check_choice, class_index, read_scale, refuse_lazy, seen_class_index
 from sklearn_robust.attacks.linear import class_scores, rival_norms
 from sklearn_robust.metrics._classifiers import check_predictions, deciding_scores, is_linear, numeric, unwrapped
 from sklearn_robust.metrics._transformers import coef_before, missing_entries, transformed
@@ -74,32 +73,16 @@ class LinearView:
         return norms[pattern, index]
 
     def class_index(self, y: Any) -> np.ndarray:
-        """Index of each label in `classes`; -1 for labels never seen, which are always wrong."""
-        refuse_lazy(y=y)
-        y = column_or_1d(y)
-        check_consistent_length(self.X, y)
-        labels, classes = y.tolist(), self.classes.tolist()
-        kinds = [kind for kind in (str, Real) if isinstance(classes[0], kind)]
-        kind = kinds[0] if kinds else type(classes[0])
-        for label in labels:
-            if not isinstance(label, kind):
-                raise ValueError(f"y must hold labels of the type that was seen in fit, such as {classes[0]!r}, got {label!r}.")
-        assert_all_finite(y, input_name="y")
-        return _positions(labels, self.classes)
-
-    def seen_class_index(self, y: Any) -> np.ndarray:
-        """Index of each label in `classes`, where each must be one of them."""
-        index = self.class_index(y)
-        if np.any(index < 0):
-            unseen = sorted(set(column_or_1d(y)[index < 0].tolist()), key=str)
-            raise ValueError(f"y holds labels that were not seen in fit: {unseen}. Those seen are {self.classes.tolist()}.")
+        """Index of each sample's label in `classes`; -1 for labels never seen."""
+        index = class_index(y, self.classes)
+        check_consistent_length(self.X, index)
         return index
 
-
-def _positions(labels: list[Any], classes: np.ndarray) -> np.ndarray:
-    """The index of each label in the classes, -1 where it is none of them."""
-    position = {label: k for k, label in enumerate(classes.tolist())}
-    return np.array([position.get(label, -1) for label in labels])
+    def seen_class_index(self, y: Any) -> np.ndarray:
+        """Index of each sample's label in `classes`, where each must be one of them."""
+        index = seen_class_index(y, self.classes)
+        check_consistent_length(self.X, index)
+        return index
 
 
 def linear_view(estimator: BaseEstimator, X: Any, space: str) -> LinearView:
@@ -128,7 +111,7 @@ def linear_view(estimator: BaseEstimator, X: Any, space: str) -> LinearView:
     scores = deciding_scores(estimator, few)
     steps, classifier = unwrapped(estimator)
     at_classifier = transformed(steps, X)
-    predicted = _positions(classifier.predict(at_classifier).tolist(), classifier.classes_)
+    predicted = class_index(classifier.predict(at_classifier), classifier.classes_)
     seen = transformed(scores.steps[len(steps) :], at_classifier)  # behind steps in wrappers too
     if space == "model":
         names, reached, missing = _names(seen, scores.reader), scores.coef, None

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from sklearn_robust._documentation import DocLinkMixin
 from sklearn_robust._fits import all_or_nothing
-from sklearn_robust._parameters import check_choice, check_exponent, check_number, refuse_lazy
-from sklearn_robust.attacks._ball import check_clip
+from sklearn_robust._parameters import check_choice, check_device, check_exponent, check_number, refuse_lazy
 from sklearn_robust.attacks._losses import logit_margins
+from sklearn_robust.attacks._search import Settings
 from sklearn_robust.attacks._target import evaluating
 from sklearn_robust.callbacks import CallbackSupportMixin, FitCallbacks, with_callbacks
 from sklearn_robust.linear_model._base import loss_has_probabilities
@@ -41,6 +41,7 @@ from sklearn_robust.neural_network._training import (
     step_size_rule,
 )
 from sklearn_robust.neural_network.optim import SteepestDescent
+from sklearn_robust.regions import check_clip
 from sklearn_robust.threats import LpBall, check_radius
 
 _PREDICTED_ROWS = 2048  # at a time: bounds the memory that activations take
@@ -228,7 +229,7 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
     def _samples(self, rows: np.ndarray, index: np.ndarray, weight: np.ndarray) -> Samples:
         x = inputs(self.module_, rows, self.input_shape_)
         y, share = torch.as_tensor(index, device=x.device), torch.as_tensor(weight, device=x.device, dtype=x.dtype)
-        return Samples(x, y, share, self._inner_maximisation().ball(x))
+        return Samples(x, y, share, self._inner_maximisation().settings.region(x))
 
     def _ready(self, data: Samples) -> tuple[torch.optim.Optimizer, Any, torch.Generator]:
         """The optimiser as the last call left it, its step rule, and a generator for this call."""
@@ -267,16 +268,15 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
     def _inner_maximisation(self) -> InnerMaximisation:
         steps = {"pgd": self.attack_steps, "fgsm": 1, None: 0}[self.attack]
         step_size = self.eps if self.attack == "fgsm" else self.attack_step_size
-        return InnerMaximisation(
-            self.q_pert,
-            self.eps,
-            self.clip,
-            steps,
-            step_size,
-            self.attack_restarts,
-            self.attack_random_start,
-            self.scale_,
+        settings = Settings(
+            q=self.q_pert,
+            eps=self.eps,
+            clip=self.clip,
+            scale=self.scale_,
+            n_restarts=self.attack_restarts,
+            random_start=self.attack_random_start,
         )
+        return InnerMaximisation(settings, steps, step_size)
 
     def _one_epoch(
         self, network: Passes, data: Samples, optimizer: torch.optim.Optimizer, rule: Any, generator: torch.Generator
@@ -512,11 +512,5 @@ def find_device(name: str | None) -> torch.device:
     """The device of that name; None is the CPU, "auto" the best that is there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name or "cpu")
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(
-            f"device={name!r} is not available: {str(error).splitlines()[0]} Use None, 'cpu', or 'auto'."
-        ) from error
-    return device
+    check_device(name)
+    return torch.device(name or "cpu")

@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from sklearn.utils import column_or_1d
+from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import Tensor, nn
 
-from sklearn_robust._parameters import check_choice, check_exponent, read_scale, refuse_lazy
+from sklearn_robust._parameters import check_choice, check_exponent, class_index, read_scale, refuse_lazy
 from sklearn_robust.attacks.auto_pgd import apgd
 from sklearn_robust.attacks.gradient import pgd
-from sklearn_robust.metrics._linear_view import LinearView
 from sklearn_robust.threats import LpBall, check_radius
 from sklearn_robust.verification import certified_margins, certified_radius
 
@@ -106,9 +105,8 @@ class RobustnessMixin:
         sample_weight : array-like of shape (n_samples,), optional
         eps, q : float, optional
             The threat; that of training by default. `clip` holds here too.
-        scale : "training" or None, default="training"
-            No certificate of networks knows scales yet: an estimator trained with one needs scale=None here, and is then
-            judged by the adversary who moves all features alike.
+        scale : "training", None, array-like of shape (n_features,) or of a sample, or dict, default="training"
+            As in `robust_score`.
         method : {"interval", "crown-ibp", "crown", "exact"}, default="crown"
             As in `sklearn_robust.verification.certified_margins`.
 
@@ -198,9 +196,8 @@ class RobustnessMixin:
             True labels: the radius is then 0 where the prediction is wrong. By default the predicted ones.
         q : float, optional
             Exponent of the norm; that of training by default. `clip` holds here too.
-        scale : "training" or None, default="training"
-            No certificate of networks knows scales yet: an estimator trained with one needs scale=None here, and is then
-            judged by the adversary who moves all features alike.
+        scale : "training", None, array-like of shape (n_features,) or of a sample, or dict, default="training"
+            As in `robust_score`; the radius is in units of it.
         method, max_radius, tol
             As in `sklearn_robust.verification.certified_radius`.
 
@@ -210,10 +207,11 @@ class RobustnessMixin:
         """
         inputs, index, _ = self._judged(X, self.predict(X) if y is None else y)
         known = index >= 0
-        radii, q = np.zeros(len(index)), self._threat_alike(None, q, scale).q
+        radii, threat = np.zeros(len(index)), self._threat(None, q, scale)
         if known.any():
             options: dict[str, Any] = {"method": method, "max_radius": max_radius, "tol": tol}
-            radii[known] = certified_radius(self.module_, inputs[known], index[known], q=q, clip=self._clip, **options)
+            ball: dict[str, Any] = {"q": threat.q, "clip": self._clip, "scale": threat.scale}
+            radii[known] = certified_radius(self.module_, inputs[known], index[known], **ball, **options)
         return radii
 
     def perturb(
@@ -252,8 +250,11 @@ class RobustnessMixin:
 
     def _attacked(self, inputs: np.ndarray, labels: np.ndarray, threat: LpBall, attack: str, **options: Any) -> np.ndarray:
         check_choice(attack, "attack", _ATTACKS)
-        ball = {"eps": threat.eps, "q": threat.q, "clip": self._clip, "scale": threat.scale}
-        return _ATTACKS[attack](self, inputs, labels, **ball, **options)
+        return _ATTACKS[attack](self, inputs, labels, **self._ball(threat), **options)
+
+    def _ball(self, threat: LpBall) -> dict[str, Any]:
+        """The threat in the box of training, as attacks and certificates take it."""
+        return {"eps": threat.eps, "q": threat.q, "clip": self._clip, "scale": threat.scale}
 
     def _survivors(
         self, X: Any, y: Any, eps: float | None, q: float | None, scale: Any, attack: str, **options: Any
@@ -268,10 +269,10 @@ class RobustnessMixin:
 
     def _certified(self, X: Any, y: Any, eps: float | None, q: float | None, scale: Any, method: str) -> np.ndarray:
         inputs, index, _ = self._judged(X, y)
-        threat, known = self._threat_alike(eps, q, scale), index >= 0
+        threat, known = self._threat(eps, q, scale), index >= 0
         proved = np.zeros(len(index), dtype=bool)
         if known.any():
-            ball: dict[str, Any] = {"eps": threat.eps * (1 + _ROUNDING), "q": threat.q, "clip": self._clip}
+            ball = {**self._ball(threat), "eps": threat.eps * (1 + _ROUNDING)}
             proved[known] = certified_margins(self.module_, inputs[known], index[known], method=method, **ball) > 0
         return proved
 
@@ -281,22 +282,13 @@ class RobustnessMixin:
         refuse_lazy(y=y)
         rows = self._rows(X)
         y = column_or_1d(as_labels(y))
-        index = LinearView(rows, np.empty((1, 0)), np.empty(0), self.classes_).class_index(y)
+        check_consistent_length(rows, y)
+        index = class_index(y, self.classes_)
         return rows.reshape(-1, *self.input_shape_), index, y
 
     def _threat(self, eps: float | None, q: float | None, scale: Any) -> LpBall:
         eps = self.threat_.eps if eps is None else check_radius(eps, "eps")
         return LpBall(self.threat_.q if q is None else check_exponent(q, "q"), eps, self._scale(scale))
-
-    def _threat_alike(self, eps: float | None, q: float | None, scale: Any) -> LpBall:
-        """A threat that moves all features alike: certificates of networks are for those."""
-        threat = self._threat(eps, q, scale)
-        if threat.scale is not None:
-            raise ValueError(
-                f"scale={scale!r} has no certificate for networks. Use robust_score, whose attack knows scales, or scale=None, "
-                "which certifies against an adversary who moves all features alike."
-            )
-        return threat
 
     def _scale(self, scale: Any) -> np.ndarray | None:
         """The scale of each feature, that of training where it is asked for; one of a sample's shape is laid flat."""

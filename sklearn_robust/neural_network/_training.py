@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sklearn_robust.attacks._ball import Ball
 from sklearn_robust.attacks._losses import logit_margins
+from sklearn_robust.attacks._search import Settings
 from sklearn_robust.attacks._target import evaluating
 from sklearn_robust.attacks.gradient import ascend, checked_step
 from sklearn_robust.losses import MarginLoss
@@ -21,6 +20,7 @@ from sklearn_robust.neural_network._passes import Passes
 from sklearn_robust.neural_network.modules import homogeneity
 from sklearn_robust.neural_network.optim import SteepestDescent
 from sklearn_robust.norms import LpNorm
+from sklearn_robust.regions import Region
 
 Batches = list[Tensor | slice]
 
@@ -37,18 +37,18 @@ class Samples:
     y : int tensor of shape (n,)
         Index of the class.
     weight : tensor of shape (n,), > 0
-    ball : Ball
+    region : Region
         Where the adversary may move x.
     """
 
     x: Tensor
     y: Tensor
     weight: Tensor
-    ball: Ball
+    region: Region
 
     def rows(self, rows: Tensor | slice) -> Samples:
         """Some of the samples."""
-        return Samples(self.x[rows], self.y[rows], self.weight[rows], self.ball.rows(rows))
+        return Samples(self.x[rows], self.y[rows], self.weight[rows], self.region.rows(rows))
 
 
 @dataclass(frozen=True)
@@ -57,34 +57,17 @@ class InnerMaximisation:
 
     Parameters
     ----------
-    q, eps : float
-        The threat: an l_q ball of radius eps.
-    clip : (float, float) or None
-        Range that perturbed features stay in.
+    settings : Settings
+        Of the threat, the restarts and the start: the worst point of several ascents is kept, sample by sample.
     n_steps : int
         0 leaves the samples where they are.
     step_size : float or None
         None: the ascent's own default.
-    n_restarts : int
-        The worst point of several ascents is kept, sample by sample.
-    random_start : bool
-        Whether to start at a random point of the ball; later restarts always do.
-    scale : ndarray of shape (d,) or None
-        Of each feature's perturbation.
     """
 
-    q: float
-    eps: float
-    clip: tuple[float, float] | None = None
+    settings: Settings
     n_steps: int = 10
     step_size: float | None = None
-    n_restarts: int = 1
-    random_start: bool = False
-    scale: Any = None
-
-    def ball(self, x: Tensor) -> Ball:
-        """Where the samples may go."""
-        return Ball(x, self.q, self.eps, self.clip, self.scale)
 
     @torch.no_grad()
     def __call__(self, network: Passes, samples: Samples, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -92,7 +75,7 @@ class InnerMaximisation:
 
         The module is attacked in evaluation mode, where no sample depends on its batch.
         """
-        x, y, ball = samples.x, samples.y, samples.ball
+        x, y, region = samples.x, samples.y, samples.region
         seen: list[Tensor] = []
         single = (1 - 2 * y)[:, None].to(x)  # the slopes of a single output do not depend on it
 
@@ -105,18 +88,18 @@ class InnerMaximisation:
             return gradient.flatten(1)
 
         def ascended(random_start: bool) -> Tensor:
-            start = ball.place(ball.random(generator)) if random_start else ball.x.clone()
-            length = checked_step(self.step_size, self.eps, self.n_steps)
-            return ascend(gradient, ball, start, n_steps=self.n_steps, length=length).view(x.shape)
+            start = region.place(region.random(generator)) if random_start else region.x.clone()
+            length = checked_step(self.step_size, self.settings.eps, self.n_steps)
+            return ascend(gradient, region, start, n_steps=self.n_steps, length=length).view(x.shape)
 
         with evaluating(network.module):
-            active = self.n_steps > 0 and self.eps > 0
-            if not active or self.random_start:
+            active = self.n_steps > 0 and self.settings.eps > 0
+            if not active or self.settings.random_start:
                 seen.append(network.outputs(x))
             worst = x
             if active:
-                worst = ascended(self.random_start)
-                for _ in range(self.n_restarts - 1):
+                worst = ascended(self.settings.random_start)
+                for _ in range(self.settings.n_restarts - 1):
                     other = ascended(True)
                     better = soft_margins(network.outputs(other), y) < soft_margins(network.outputs(worst), y)
                     worst = torch.where(better.view(-1, *[1] * (x.ndim - 1)), other, worst)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from sklearn_robust.regions import Region, box_minimum
 from sklearn_robust.verification.layers import Affine, Layer, MaxPool
-from sklearn_robust.verification.region import Region, box_minimum
 
 MAX_ENTRIES = 2**23  # of the coefficients in memory at one time
 
@@ -29,10 +31,10 @@ def input_bounds(layers: list[Layer], region: Region, *, linear: bool) -> Bounds
     -------
     list of pairs of tensors of shape (n, *shape)
     """
-    bounds: Bounds = [(region.lower, region.upper)]
+    bounds: Bounds = [region.ends]
     for depth, layer in enumerate(layers[:-1], start=1):
         lower, upper = layer.interval(*bounds[-1])
-        exact = depth == 1 and region.is_box and isinstance(layer, Affine) and layer.mixes <= 1
+        exact = depth == 1 and region.norm.p == math.inf and isinstance(layer, Affine) and layer.mixes <= 1
         if isinstance(layer, Affine) and (linear or depth == 1) and not exact:
             least, largest = _unit_bounds(layers[:depth], bounds, region, lower.shape[1:])
             lower, upper = torch.maximum(lower, least), torch.minimum(upper, largest)
@@ -82,7 +84,7 @@ def largest_layer(layers: list[Layer], x: Tensor) -> int:
 def _unit_bounds(layers: list[Layer], bounds: Bounds, region: Region, shape: torch.Size) -> tuple[Tensor, Tensor]:
     """Linear lower and upper bounds of each unit of the last layer's output, a few units at a time."""
     n_units = shape.numel()
-    step = max(1, MAX_ENTRIES // (2 * len(region.x) * largest_layer(layers, region.x)))
+    step = max(1, MAX_ENTRIES // (2 * len(region.x) * largest_layer(layers, bounds[0][0])))
     least, largest = [], []
     for start in range(0, n_units, step):
         units = torch.arange(start, min(start + step, n_units), device=region.x.device)

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from sklearn_robust._array_api import to_numpy
 from sklearn_robust._parameters import check_choice, check_exponent, check_number, refuse_lazy
-from sklearn_robust.attacks._ball import check_clip
 from sklearn_robust.attacks._target import evaluating
-from sklearn_robust.norms import LpNorm
+from sklearn_robust.regions import Region, products
 from sklearn_robust.verification.bounds import (
     MAX_ENTRIES,
     input_bounds,
@@ -27,7 +26,6 @@ from sklearn_robust.verification.bounds import (
 )
 from sklearn_robust.verification.layers import Layer, read_network
 from sklearn_robust.verification.mixed_integer import exact_margins
-from sklearn_robust.verification.region import Region, products
 
 METHODS = ("interval", "crown-ibp", "crown", "exact")
 _SOLVER_TOLERANCE = 1e-6  # to which the mixed-integer solver holds constraints and optimality
@@ -42,13 +40,14 @@ def certified_margins(
     eps: float | ArrayLike,
     q: float = math.inf,
     clip: tuple[Any, Any] | None = None,
+    scale: Any = None,
     method: str = "crown",
     batch_size: int | None = None,
     time_limit: float = 60.0,
 ) -> np.ndarray:
     r"""Lower bounds on the worst-case margins of a ReLU network.
 
-    .. math:: m_i \;\le\; \min_{x'} \min_{k \ne y_i} f_{y_i}(x') - f_k(x'), \qquad \|x' - x_i\|_q \le \epsilon, \quad
+    .. math:: m_i \;\le\; \min_{x'} \min_{k \ne y_i} f_{y_i}(x') - f_k(x'), \qquad \|(x' - x_i) / s\|_q \le \epsilon, \quad
         \text{low} \le x' \le \text{high}.
 
     A positive one proves that no perturbation of the threat changes the decision away from y.
@@ -70,7 +69,10 @@ def certified_margins(
     q : float, default=inf
         Exponent of the norm that bounds the perturbation, in [1, inf].
     clip : (low, high), optional
-        The box that perturbed inputs keep to, such as (0, 1) for pixels: numbers, or arrays that broadcast to `shape`.
+        The box that perturbed inputs keep to, such as (0, 1) for pixels: numbers, or arrays that broadcast to X.
+    scale : array-like of shape (d,) or of `shape`, optional
+        How far the adversary can move each feature, relative to the others: s above, 1 by default. A feature of scale 0 does
+        not move.
     method : {"interval", "crown-ibp", "crown", "exact"}, default="crown"
         From the cheapest to the tightest. "interval" propagates intervals. "crown-ibp" pulls linear bounds on the margin back
         to the input, with intervals for the hidden units. "crown" bounds the hidden units in that way too, which for deep
@@ -107,7 +109,7 @@ def certified_margins(
     charge is some thousandths of the scores; `module.double()` has next to none. The mixed-integer solver (HiGHS) holds
     constraints and optimality to about 1e-6, which is charged too.
 
-    For q < inf with `clip` the linear bounds use the better of ball and box, not their intersection.
+    Linear bounds on the input are minimised over ball and box together, exactly but for rounding, for every q.
 
     References
     ----------
@@ -131,14 +133,14 @@ def certified_margins(
     crown [0.1]
     exact [0.1]
     """
-    norm = LpNorm(check_exponent(q, "q"))
+    check_exponent(q, "q")
     check_choice(method, "method", METHODS)
     check_number(time_limit, "time_limit", low=0, strict=True)
-    if method == "exact" and norm.p not in (1, math.inf):
+    if method == "exact" and q not in (1, math.inf):
         raise ValueError(f"method='exact' supports q = 1 and q = inf, where the threat is a polytope, got q={q!r}.")
     layers = read_network(module, torch.float32 if getattr(X, "dtype", None) in (torch.float32, np.float32) else torch.float64)
-    x, box = _samples(X, clip, next((p.device for p in module.parameters() if p.device.type != "mps"), torch.device("cpu")))
-    radius = _radii(eps, x)
+    x = _samples(X, next((p.device for p in module.parameters() if p.device.type != "mps"), torch.device("cpu")))
+    threats = Region(x, q, _radii(eps, x), clip, scale)
     differences = _differences(layers, x, y)
     _check_reading(module, layers, x)
     if batch_size is None:
@@ -147,7 +149,7 @@ def certified_margins(
 
     margins, unsolved = [], 0
     for rows in torch.arange(len(x), device=x.device).split(batch_size):
-        region = Region.around(x[rows], radius[rows], norm, box)
+        region = threats.rows(rows)
         bounds = input_bounds(layers, region, linear=method in ("crown", "exact"))
         lower = interval_bound(layers, bounds, region, differences[rows])
         if method != "interval":
@@ -178,6 +180,7 @@ def certified_radius(
     *,
     q: float = math.inf,
     clip: tuple[Any, Any] | None = None,
+    scale: Any = None,
     method: str = "crown",
     max_radius: float = 1.0,
     tol: float = 1e-4,
@@ -188,12 +191,12 @@ def certified_radius(
 
     Parameters
     ----------
-    module, X, y, q, clip, method, batch_size, time_limit
+    module, X, y, q, clip, scale, method, batch_size, time_limit
         As in `certified_margins`.
     max_radius : float, default=1.0
         Larger radii are not looked for.
     tol : float, default=1e-4
-        Width of the last bracket, in the units of X.
+        Width of the last bracket, in the units of eps.
 
     Returns
     -------
@@ -229,6 +232,7 @@ def certified_radius(
             eps=radius,
             q=q,
             clip=clip,
+            scale=scale,
             method=method,
             batch_size=batch_size,
             time_limit=time_limit,
@@ -246,28 +250,13 @@ def certified_radius(
     return low
 
 
-def _samples(X: Any, clip: tuple[Any, Any] | None, device: torch.device) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """Inputs and box in float64 on the network's device."""
-
-    def tensor(values: Any) -> Tensor:
-        values = values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.array(values, dtype=np.float64))
-        return values.to(device, torch.float64)
-
+def _samples(X: Any, device: torch.device) -> Tensor:
+    """Inputs in float64 on the network's device."""
     refuse_lazy(X=X)
-    x = tensor(X)
+    x = X.detach() if isinstance(X, Tensor) else torch.from_numpy(np.array(X, dtype=np.float64))
     if not bool(torch.isfinite(x).all()):
         raise ValueError("X must be finite; it contains nan or inf.")
-    check_clip(clip)
-    if clip is None:
-        return x, None
-    try:
-        box = tensor(clip[0]).expand(x.shape[1:]), tensor(clip[1]).expand(x.shape[1:])
-    except RuntimeError as error:
-        message = f"clip must hold numbers, or arrays that broadcast to samples of shape {tuple(x.shape[1:])}, got {clip!r}."
-        raise ValueError(message) from error
-    if not bool(((box[0] <= x) & (x <= box[1])).all()):
-        raise ValueError(f"X must lie in the box clip={clip!r}, but spans [{float(x.min()):g}, {float(x.max()):g}].")
-    return x, box
+    return x.to(device, torch.float64)
 
 
 def _radii(eps: Any, x: Tensor) -> Tensor:

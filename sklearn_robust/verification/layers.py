@@ -30,7 +30,7 @@ from torch.nn import functional
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import parametrize
 
-from sklearn_robust.verification.region import products
+from sklearn_robust.regions import products
 
 _MIXING = (nn.Linear, nn.Conv2d, nn.AvgPool2d)
 _AFFINE = (*_MIXING, nn.BatchNorm1d, nn.BatchNorm2d, nn.Flatten, nn.Unflatten)

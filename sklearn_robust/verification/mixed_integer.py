@@ -20,9 +20,9 @@ from scipy import optimize, sparse
 from torch import Tensor
 
 from sklearn_robust._interrupts import interruptible
+from sklearn_robust.regions import Region
 from sklearn_robust.verification.bounds import Bounds
 from sklearn_robust.verification.layers import Affine, Layer, ReLU
-from sklearn_robust.verification.region import Region
 
 _OPTIMAL = 0  # scipy.optimize.milp's status
 
@@ -111,19 +111,23 @@ def _encode(matrices: list, bounds: list[tuple[np.ndarray, np.ndarray]], region:
         np.flatnonzero((lower < 0) & (upper > 0)) if matrix is None else np.empty(0, int)
         for matrix, (lower, upper) in zip(matrices, bounds, strict=True)
     ]
-    parts = 1 if region.is_box else 2
+    is_box = region.norm.p == np.inf
+    parts = 1 if is_box else 2
     n_moves = parts * len(x)
     n_variables = n_moves + 2 * sum(map(len, undecided))
     low, high, binary = np.zeros(n_variables), np.ones(n_variables), np.zeros(n_variables)
     h, h0 = np.eye(len(x), n_variables), x
     constraints = []
-    if region.is_box:
+    if is_box:
         low[:n_moves], high[:n_moves] = move_low, move_high
     else:
         h[:, len(x) : n_moves] = -np.eye(len(x))
         high[:n_moves] = np.concatenate([move_high, -move_low])
-        length = (np.arange(n_variables) < n_moves).astype(float)
-        constraints.append(optimize.LinearConstraint(length, -np.inf, float(region.eps[i])))
+        scale = np.ones(len(x)) if region.scale is None else _flat(region.scale)
+        largest = scale.max()  # the unit of the constraint, whose tolerance is then that of the widest move
+        length = np.zeros(n_variables)
+        length[:n_moves] = np.tile(np.divide(largest, scale, out=np.zeros_like(scale), where=scale > 0), 2)
+        constraints.append(optimize.LinearConstraint(length, -np.inf, largest * float(region.rows(slice(i, i + 1)).eps)))
     column, last = n_moves, np.empty((2, 0), int)
     for matrix, (lower, upper), units in zip(matrices, bounds, undecided, strict=True):
         if matrix is not None:

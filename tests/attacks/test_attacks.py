@@ -3,7 +3,9 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 from sklearn_robust import attacks
 
@@ -34,3 +36,12 @@ def test_public_names_resolve_and_unknown_ones_do_not():
     assert set(attacks.__all__) <= set(dir(attacks))
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = attacks.no_such_name
+
+
+@pytest.mark.parametrize("attack", [attacks.apgd, attacks.pgd, attacks.square])
+@pytest.mark.parametrize(
+    ("name", "bad"), [("eps", torch.full((3,), 0.1)), ("eps", -1.0), ("batch_size", 0), ("batch_size", 1.5)]
+)
+def test_all_attacks_check_what_they_share(attack, name, bad):
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        attack(torch.nn.Linear(2, 1), np.zeros((3, 2), np.float32), [0, 1, 1], **{"eps": 0.1, name: bad})

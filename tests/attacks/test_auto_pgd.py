@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from sklearn_robust.attacks import apgd, pgd
-from sklearn_robust.attacks._ball import Ball
 from sklearn_robust.attacks._losses import dlr, logit_margins
 from sklearn_robust.attacks._search import Best
 from sklearn_robust.attacks.auto_pgd import _checkpoints, _climb
+from sklearn_robust.regions import Region
 
 RADII = {1: 2.0, 2: 0.5, math.inf: 0.08}
 
@@ -31,7 +31,7 @@ class Waves:
     def __init__(self, q, seed):
         rng = np.random.default_rng(seed)
         self.frequency, self.height = rng.uniform(1, 6, 4), rng.standard_normal(4)
-        self.ball, self.asked = Ball(torch.zeros(1, 4, dtype=torch.float64), q, 1.0), []
+        self.region, self.asked = Region(torch.zeros(1, 4, dtype=torch.float64), q, 1.0), []
 
     def loss(self, x):
         return float(self.height @ np.sin(self.frequency * x + 1)), self.height * self.frequency * np.cos(

@@ -302,7 +302,7 @@ def test_messages():
     X, y = rng.normal(size=(30, 3)), np.arange(30) % 3
     with pytest.raises(TypeError, match="does not score by"):
         pgd(SVC(kernel="linear").fit(X, y), X, y, eps=0.1)
-    with pytest.raises(ValueError, match="y must hold classes that the model knows"):
+    with pytest.raises(ValueError, match="y holds labels that were not seen in fit"):
         pgd(LogisticRegression().fit(X, y), X, y + 1, eps=0.1)
 
 

@@ -10,10 +10,10 @@ from scipy.optimize import LinearConstraint, minimize
 from sklearn.linear_model import LogisticRegression
 
 from sklearn_robust.attacks import apgd, pgd, projected_ascent, square
-from sklearn_robust.attacks._ball import Ball
 from sklearn_robust.attacks.linear import worst_case_perturbations
 from sklearn_robust.metrics import robust_accuracy_score
 from sklearn_robust.neural_network import RobustMLPClassifier, RobustNetClassifier
+from sklearn_robust.regions import Region
 from sklearn_robust.threats import LpBall
 
 EXPONENTS = [1, 2, math.inf]
@@ -61,7 +61,7 @@ def test_attacks_stay_in_the_scaled_ball_and_the_box_and_do_harm(attack, q, clip
 
 @pytest.mark.parametrize("q", EXPONENTS)
 def test_random_starts_do_not_spend_on_what_cannot_move(q):
-    ball = Ball(torch.zeros(2000, 5, dtype=torch.float64), q, 2.0, scale=SCALE)
+    ball = Region(torch.zeros(2000, 5, dtype=torch.float64), q, 2.0, scale=SCALE)
     points = ball.place(ball.random(torch.Generator().manual_seed(0))).numpy()
     assert np.all(points[:, ~MOVABLE] == 0)
     reach = sizes(points, 0, q)
@@ -143,10 +143,13 @@ def test_networks_train_and_are_judged_by_their_scale(q):
     assert np.all(sizes(moved, X, q, scale) <= 0.2 * (1 + 1e-9))
     assert model.robust_score(X, y, scale=None, n_steps=10) <= model.robust_score(X, y, n_steps=10)
     assert model.robust_score(X, y, scale=np.zeros(5), n_steps=10) == model.score(X, y)
-    for judge in (model.certified_score, model.certified_radius, model.robust_bounds):
-        with pytest.raises(ValueError, match=r"no certificate for networks. Use robust_score, .* or scale=None"):
-            judge(X, y)
-    assert 0 <= model.certified_score(X, y, scale=None) <= model.robust_score(X, y, scale=None)
+    for judged in ("training", None, 2 * scale):
+        certified, attacked = model.robust_bounds(X, y, scale=judged, n_steps=10)
+        assert 0 <= certified <= attacked
+    assert model.certified_score(X, y, scale=None) <= model.certified_score(X, y)
+    assert model.certified_score(X, y, scale=np.zeros(5)) == model.score(X, y)
+    radius = model.certified_radius(X, y, max_radius=100)
+    np.testing.assert_allclose(model.certified_radius(X, y, scale=2 * scale, max_radius=50), radius / 2, atol=1e-4)
 
 
 def test_a_network_trained_with_scale_zero_is_trained_without_adversary():

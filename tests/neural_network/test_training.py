@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sklearn_robust.attacks._search import Settings
 from sklearn_robust.neural_network import SteepestDescent
 from sklearn_robust.neural_network._objective import NETWORK_LOSSES, log_risk_and_slopes, soft_margins
 from sklearn_robust.neural_network._passes import AutogradPasses, passes
@@ -27,8 +28,12 @@ def seeded():
     return torch.Generator().manual_seed(0)
 
 
+def maximisation(q, eps, *, n_steps=10, **settings):
+    return InnerMaximisation(Settings(q=q, eps=eps, **settings), n_steps)
+
+
 def samples(attack, x, y, weight=None):
-    return Samples(x, y, torch.ones(len(x), dtype=x.dtype) if weight is None else weight, attack.ball(x))
+    return Samples(x, y, torch.ones(len(x), dtype=x.dtype) if weight is None else weight, attack.settings.region(x))
 
 
 def attacked(attack, network, x, y, generator=None):
@@ -90,7 +95,7 @@ def test_nothing_underflows_where_the_risk_does(loss):
 def test_inner_maximisation_of_a_linear_module_is_its_closed_form(q):
     network = make_mlp(5, 1, (), generator=torch.Generator().manual_seed(0)).double()
     _, x, y = draw()
-    worst, clean = attacked(InnerMaximisation(q, 0.3, n_steps=30), network, x, y)
+    worst, clean = attacked(maximisation(q, 0.3, n_steps=30), network, x, y)
     sign = (2 * y - 1).double()
     torch.testing.assert_close(clean, (network(x)[:, 0] * sign).detach())
     fall = 0.3 * LpNorm(q).dual.value(network[0].weight.detach())
@@ -102,7 +107,7 @@ def test_restarts_only_help_and_keep_the_box():
     network[0].weight.data *= 4
     x = torch.sigmoid(x)
     one, many = (
-        attacked(InnerMaximisation(math.inf, 0.3, (0.0, 1.0), n_restarts=k), network, x, y, seeded())[0] for k in (1, 5)
+        attacked(maximisation(math.inf, 0.3, clip=(0.0, 1.0), n_restarts=k), network, x, y, seeded())[0] for k in (1, 5)
     )
     margins = [soft_margins(network(points), y).detach() for points in (one, many)]
     assert bool((margins[1] <= margins[0]).all())
@@ -115,7 +120,7 @@ def test_the_module_is_attacked_in_evaluation_mode_and_left_as_it_was():
     network, x, y = draw()
     network = torch.nn.Sequential(network[0], torch.nn.BatchNorm1d(7), torch.nn.Dropout(0.5), *network[1:]).double()
     network.train()
-    attack = InnerMaximisation(math.inf, 0.1)
+    attack = maximisation(math.inf, 0.1)
     whole, _ = attacked(attack, network, x, y)
     assert network.training
     assert network[1].training
@@ -139,7 +144,10 @@ class Products(TorchDispatchMode):
 @pytest.mark.parametrize("kind", [passes, AutogradPasses])
 def test_attack_steps_form_no_weight_gradient(kind):
     network, x, y = draw(n=10, d=20, classes=3)
-    optimizer, attack = SteepestDescent(network.parameters(), lr=0.01), InnerMaximisation(math.inf, 0.1, n_steps=10)
+    optimizer, attack = (
+        SteepestDescent(network.parameters(), lr=0.01),
+        maximisation(math.inf, 0.1, n_steps=10),
+    )
     with Products() as products:
         run_epoch(kind(network), optimizer, samples(attack, x, y), ALL, loss=NETWORK_LOSSES["logistic"], attack=attack)
     first, second = 2 * 10 * 20 * 7, 2 * 10 * 7 * 3  # of one product with each layer
@@ -180,7 +188,10 @@ def test_normalised_margins():
 
 def test_an_epoch_that_is_interrupted_leaves_the_module_in_evaluation_mode():
     network, x, y = draw()
-    optimizer, attack = SteepestDescent(network.parameters(), lr=0.01), InnerMaximisation(math.inf, 0.1, n_steps=1)
+    optimizer, attack = (
+        SteepestDescent(network.parameters(), lr=0.01),
+        maximisation(math.inf, 0.1, n_steps=1),
+    )
 
     def interrupted():
         raise KeyboardInterrupt

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sklearn_robust.attacks.linear import robust_margins, signed_distances
+from sklearn_robust.norms import LpNorm
 from sklearn_robust.threats import LpBall
 from sklearn_robust.verification import certified_margins, certified_radius
 
@@ -162,6 +163,57 @@ def test_the_module_is_judged_in_evaluation_mode_and_left_as_it_is():
     np.testing.assert_allclose(margins, (scores[:, 0] - scores[:, 1]) * np.where(y, -1, 1), atol=1e-5)
 
 
+@pytest.mark.parametrize(("q", "expected"), [(1, 1.2), (2, 0.7268), (math.inf, 0.5)])
+@pytest.mark.parametrize("method", METHODS)
+def test_ball_and_box_are_not_judged_apart(method, q, expected):
+    """At q = 1 and 2 the box stops x_2 before the ball does, and x_1 takes what is left of the radius."""
+    net = nn.Linear(3, 1, bias=False).double()
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[3.0, 4.0, 1.0]]))
+    margins = certified_margins(net, [[0.2, 0.3, 0.9]], [1], eps=0.4, q=q, clip=(0, 1), method=method)
+    np.testing.assert_allclose(margins, [expected], atol=1e-4)
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+@pytest.mark.parametrize("method", [*METHODS, "exact"])
+@pytest.mark.parametrize("q", [1, 2, math.inf])
+def test_a_scale_is_another_unit_of_each_feature(q, method, clipped):
+    """x = s u: the network of u, in its own box, has the same margins without a scale."""
+    if method == "exact" and q == 2:
+        return
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    scale, X, y = np.array([0.5, 1.0, 2.0, 4.0]), rng.uniform(size=(6, 4)), rng.integers(3, size=6)
+    net = dense([4, 6, 5, 3]).double()
+    in_units = copy.deepcopy(net)
+    with torch.no_grad():
+        in_units[0].weight.mul_(torch.as_tensor(scale))
+    expected = certified_margins(
+        in_units, X / scale, y, eps=0.3, q=q, clip=(0 / scale, 1 / scale) if clipped else None, method=method
+    )
+    margins = certified_margins(net, X, y, eps=0.3, q=q, clip=(0, 1) if clipped else None, scale=scale, method=method)
+    np.testing.assert_allclose(margins, expected, atol=1e-5 if method == "exact" else 1e-11)
+
+
+@pytest.mark.parametrize("method", [*METHODS, "exact"])
+@pytest.mark.parametrize("q", [1, 1.5, 2, 3, math.inf])
+def test_no_point_of_a_scaled_threat_has_a_smaller_margin(q, method):
+    if method == "exact" and q not in (1, math.inf):
+        return
+    for seed in range(5):
+        torch.manual_seed(seed)
+        rng = np.random.default_rng(seed)
+        scale = rng.permutation([0.0, 0.01, 1.0, 30.0])
+        net, X, y = dense([4, 8, 6, 3]).double(), rng.uniform(size=(4, 4)), rng.integers(3, size=4)
+        margins = certified_margins(net, X, y, eps=0.5, q=q, clip=(0, 1), scale=scale, method=method)
+        noise = rng.standard_normal((4000, 4, 4))
+        moves = 0.5 * scale * LpNorm(q).steepest_direction(noise)
+        scores = net(torch.as_tensor(np.clip(X + moves, 0, 1))).detach().numpy()
+        true = np.take_along_axis(scores, np.broadcast_to(y[:, None], (4000, 4, 1)), axis=2)
+        leads = np.where(np.arange(3) == y[:, None], np.inf, true - scores).min(axis=2)
+        assert np.all(margins <= leads.min(axis=0) + 1e-9)
+
+
 # --- radii
 
 
@@ -223,11 +275,13 @@ def test_better_bounds_certify_larger_radii():
         ({"q": "two"}, r"q must be a real number in \[1, inf\], got 'two'"),
         ({"clip": 3}, r"clip must be None or a pair \(low, high\) of numbers or arrays with low < high, got 3"),
         ({"clip": (0, math.nan)}, "clip must be None or a pair"),
-        ({"clip": (np.zeros(3), np.ones(3))}, r"clip must hold numbers, or arrays that broadcast to samples of shape \(2,\)"),
+        ({"clip": (np.zeros(3), np.ones(3))}, r"clip must hold numbers, or arrays that broadcast to X of shape \(2, 2\)"),
+        ({"scale": [1.0]}, "scale must hold a number for each of the 2 features, got 1"),
+        ({"scale": [1.0, -1.0]}, "scale must hold"),
         ({"method": "smoothing"}, "method must be one of .*'crown'.*got 'smoothing'"),
         ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
         ({"time_limit": 0}, "time_limit must be a finite number > 0, got 0"),
-        ({"X": np.array([[0.0, 2.0], [0.0, 0.0]])}, r"X must lie in the box clip=\(0, 1\), but spans \[0, 2\]"),
+        ({"X": np.array([[0.0, 2.0], [0.0, 0.0]])}, r"clip must hold every sample .*X spans \[0, 2\]\. Widen clip=\(0, 1\)"),
         ({"X": np.array([[0.0, math.nan], [0.0, 0.0]])}, "X must be finite"),
         ({"y": [0, 2]}, "y must hold the class of each of the 2 samples, as an integer from 0 to 1"),
         ({"y": [-1, 1]}, "y must hold"),

@@ -11,11 +11,10 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from sklearn_robust.norms import LpNorm
+from sklearn_robust.regions import Region
 from sklearn_robust.verification import certified_margins, certified_radius
 from sklearn_robust.verification.bounds import input_bounds, output_rounding
 from sklearn_robust.verification.layers import Affine, read_network
-from sklearn_robust.verification.region import Region
 
 METHODS = ["interval", "crown-ibp", "crown", "exact"]
 
@@ -241,7 +240,7 @@ def test_rounding_of_a_network_is_within_what_is_charged(dtype):
     net = net.to(dtype).eval()
     x = 100 + torch.randn(50, 200, dtype=torch.float64)
     layers = read_network(net)
-    region = Region.around(x, torch.zeros(50, dtype=torch.float64), LpNorm(2), None)
+    region = Region(x, 2, 0.0)
     charged = output_rounding(layers, input_bounds(layers, region, linear=False))
     exact = x
     for layer in layers:

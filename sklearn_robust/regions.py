@@ -1,7 +1,8 @@
-r"""Where a perturbation may go: an l_q ball, cut by the box that the perturbed point must stay in.
+r"""Where an adversary may move each sample: an l_q ball, cut by the box that the perturbed sample must stay in.
 
-For q in {1, 2, inf} both questions an attack asks have exact answers: which allowed move raises a linear function most, and
-which allowed perturbation is nearest to a given one. Other q are answered without a box.
+Attacks ask for the allowed perturbation that raises a linear function most, and for the one that is nearest to a given one.
+Certificates ask for the least value of a linear function. All have exact answers, the nearest one for q in {1, 2, inf}, or
+without a box.
 
 Where features have scales, a perturbation is kept in units of them: :math:`\delta = (x' - x) / s`. The ball is then an
 l_q ball as ever, the box is another box, and nothing else changes; a feature of scale 0 does not move.
@@ -23,9 +24,11 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.threats import check_radius, check_scale
 
 _MAX_NEWTON = 100  # both scalar equations below are piecewise linear: a few steps end them
+_LEVEL_TOL = 1e-9  # of the radius in `support`, which changes by the square of it
+_PART = 2**16  # entries at a time in `minimum`: its many passes stay in the cache
 
 
-class Ball:
+class Region:
     r"""The perturbations of each row of x with :math:`\|\delta\|_q \le \epsilon` and :math:`low \le x + s \delta \le high`.
 
     Parameters
@@ -34,17 +37,20 @@ class Ball:
         Samples of any shape; perturbations are rows, of shape (n, d).
     q : float
         Exponent in [1, inf].
-    eps : float
-        Radius, >= 0.
+    eps : float, or Tensor of shape (n,)
+        Radius, >= 0; attacks take one number.
     clip : pair (low, high) of numbers or arrays that broadcast to x, or None
         The box. It must hold x.
     scale : array-like of shape (d,), or of the shape of a sample, or None
         The unit of each feature's perturbation; 1 by default.
     """
 
-    def __init__(self, x: Tensor, q: float, eps: float, clip: tuple[Any, Any] | None = None, scale: Any | None = None) -> None:
+    def __init__(
+        self, x: Tensor, q: float, eps: float | Tensor, clip: tuple[Any, Any] | None = None, scale: Any | None = None
+    ) -> None:
         check_clip(clip)
-        self.x, self.norm, self.eps = x.flatten(1), LpNorm(check_exponent(q, "q")), check_radius(eps, "eps")
+        self.shape, self.x, self.norm = x.shape[1:], x.flatten(1), LpNorm(check_exponent(q, "q"))
+        self.eps: Any = eps.reshape(-1, 1) if isinstance(eps, Tensor) else check_radius(eps, "eps")
         self.scale = None if scale is None else _scales(scale, self.x)
         self.box: tuple[Tensor, Tensor] | None = None
         unlimited = self.x.new_full((len(x), 1), math.inf)
@@ -52,17 +58,16 @@ class Ball:
         if clip is not None:
             low, high = clip
             self.box = _bound(low, x), _bound(high, x)
-            if self.norm.p not in (1, 2, math.inf):
-                raise ValueError(f"clip goes with q = 1, 2 or inf, got q={self.norm.p:g}. Use one of these, or clip=None.")
             self.low, self.high = (self.in_units(bound - self.x) for bound in self.box)
             if bool((self.box[0] > self.x).any()) or bool((self.box[1] < self.x).any()):
                 raise ValueError(
-                    "clip must hold every sample before it is perturbed: some are outside. Widen clip, or scale X."
+                    f"clip must hold every sample before it is perturbed, but X spans [{float(x.min()):g}, "
+                    f"{float(x.max()):g}]. Widen clip={clip!r}, or scale X."
                 )
         if self.norm.p == math.inf:
             self.low, self.high = self.low.clamp(min=-self.eps), self.high.clamp(max=self.eps)
 
-    def rows(self, rows: Tensor | slice) -> Ball:
+    def rows(self, rows: Tensor | slice) -> Region:
         """The perturbations of some of the samples."""
         if rows == slice(None):
             return self
@@ -71,9 +76,10 @@ class Ball:
         part.x = self.x[rows]
         part.box = None if self.box is None else (self.box[0][rows], self.box[1][rows])
         part.low, part.high = self.low[rows], self.high[rows]
+        part.eps = self.eps[rows] if isinstance(self.eps, Tensor) else self.eps
         return part
 
-    def grown(self, factor: float) -> Ball:
+    def grown(self, factor: float) -> Region:
         """The ball, q < inf, of a larger radius, in the same box."""
         wide = copy.copy(self)
         wide.eps = factor * self.eps
@@ -88,8 +94,78 @@ class Ball:
             return torch.where(gradient > 0, self.high, self.low) * (gradient != 0)
         if self.box is None:
             return self.norm.steepest_direction(gradient) * self.eps
-        fill = _capped_ray if self.norm.p == 2 else _best_coordinates
-        return gradient.sign() * fill(gradient.abs(), self.room(gradient), self.eps)
+        size, room = gradient.abs(), self.room(gradient)
+        if self.norm.p == 1:
+            return gradient.sign() * _best_coordinates(size, room, self.eps)
+        size = (size / _at_least_tiny(size.amax(1, keepdim=True), size)) ** (1 / (self.norm.p - 1))
+        return gradient.sign() * _capped_ray(size, room, self.eps, self.norm.p)
+
+    def support(self, gradient: Tensor) -> Tensor:
+        r"""How far a linear function rises at most, of shape (n,): exact up to rounding, and never below for another reason.
+
+        By weak duality, with the room r_j of each coordinate in the direction of g_j, for every v
+
+        .. math:: \max_\delta \langle g, \delta\rangle \;\le\; \epsilon \|v\|_{q^*} + \sum_j r_j |\,|g_j| - v_j|.
+
+        Equality holds at :math:`v_j = \min(|g_j|, \tau r_j^{q-1})` with the level :math:`\tau` at which `farthest` stops.
+        """
+        if self.norm.p == math.inf:
+            return (gradient * self.farthest(gradient)).sum(1)
+        if self.box is None:
+            return self._radius_times(self.norm.dual.value(gradient))
+        size, room = gradient.abs(), self.room(gradient).clamp(max=self.eps)
+        largest = _at_least_tiny(size.amax(1, keepdim=True), size)
+        size = size / largest
+        if self.norm.p == 1:
+            filled = _best_coordinates(size, room, self.eps)
+            level = torch.where(filled > 0, size, math.inf).amin(1, keepdim=True)
+            spared = torch.where(size > 0, room, 0).sum(1, keepdim=True) <= self.eps  # the box alone stops every coordinate
+            kept = torch.minimum(size, torch.where(spared, 0, level))
+        else:
+            q, share = self.norm.p, room / _at_least_tiny(self.eps, room)
+            slopes, caps = size**self.norm.dual.p, share**q
+            t = _ray_length(slopes, caps, tol=_LEVEL_TOL)
+            moving = (slopes * t < caps) & (size > 0)
+            level = torch.where(moving.any(1, keepdim=True), _at_least_tiny(t, t) ** (-1 / self.norm.dual.p), 0)
+            kept = torch.minimum(size, share ** (q - 1) * level)
+        return largest[:, 0] * (self._radius_times(self.norm.dual.value(kept)) + (room * (size - kept)).sum(1))
+
+    def _radius_times(self, values: Tensor) -> Tensor:
+        """The radii times values of shape (n,)."""
+        return (self.eps * values[:, None])[:, 0]
+
+    def minimum(self, coef: Tensor) -> Tensor:
+        """The least <c, x'> over the perturbed samples x': exact up to rounding, and never above for another reason.
+
+        Parameters
+        ----------
+        coef : Tensor of shape (n, s, ...), or (1, s, ...) for the same s functions on all samples
+
+        Returns
+        -------
+        Tensor of shape (n, s)
+        """
+        if self.norm.p == math.inf:
+            return box_minimum(coef, *self.ends)
+        coef = coef.flatten(2)
+        centre, coef = products(coef, self.x), self.pulled(coef)
+        if self.box is None:
+            return centre - self.eps * self.norm.dual.value(coef)
+        n, s, d = len(self.x), *coef.shape[1:]
+        taken = []
+        for pairs in torch.arange(n * s, device=coef.device).split(max(1, _PART // d)):
+            rows, functions = pairs // s, pairs % s
+            taken.append(self.rows(rows).support(-coef[rows if len(coef) > 1 else 0, functions]))
+        return centre - torch.cat(taken).view(n, s)
+
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The smallest box around the perturbed samples: its ends, in the shape of the samples."""
+        reach = self.eps if self.scale is None else self.scale * self.eps
+        ends = self.x - reach, self.x + reach
+        if self.box is not None:
+            ends = torch.maximum(ends[0], self.box[0]), torch.minimum(ends[1], self.box[1])
+        return ends[0].view(-1, *self.shape), ends[1].view(-1, *self.shape)
 
     def step(self, delta: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
         """delta after a steepest step of this q-norm, not yet projected.
@@ -108,6 +184,8 @@ class Ball:
 
     def project(self, delta: Tensor) -> Tensor:
         """The allowed perturbation that is nearest to delta in the Euclidean norm."""
+        if self.box is not None and self.norm.p not in (1, 2, math.inf):
+            raise ValueError(f"clip goes with q = 1, 2 or inf, got q={self.norm.p:g}. Use one of these, or clip=None.")
         if self.norm.p == math.inf:
             return delta.clamp(self.low, self.high)
         if self.box is None and self.norm.p == 2:
@@ -226,25 +304,46 @@ def _sizes(rows: Tensor) -> Tensor:
     return torch.linalg.vector_norm(rows, dim=1, keepdim=True)
 
 
-def _capped_ray(size: Tensor, room: Tensor, radius: float) -> Tensor:
-    """min(s size, room) with the s >= 0 that makes its 2-norm the radius; all the room if that is less.
+def box_minimum(coef: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """The least <c, h> over lower <= h <= upper, of shape (n, s), for coef (n, s, *shape) or (1, s, *shape)."""
+    c = coef.flatten(2)
+    return products(c, ((lower + upper) / 2).flatten(1)) - products(c.abs(), ((upper - lower) / 2).flatten(1))
 
-    In t = s^2 the squared norm is concave and piecewise linear: Newton's method from t = 0 stays left of the root and ends
-    on its piece.
+
+def products(coef: Tensor, x: Tensor) -> Tensor:
+    """<c, x> of each sample and function, (n, s), for coef (n or 1, s, d) and x (n, d)."""
+    return x @ coef[0].T if len(coef) == 1 else torch.einsum("nsd,nd->ns", coef, x)
+
+
+def _at_least_tiny(x: Any, like: Tensor) -> Any:
+    """x, and the smallest normal number of the type of `like` where that is larger."""
+    tiny = torch.finfo(like.dtype).tiny
+    return x.clamp(min=tiny) if isinstance(x, Tensor) else max(x, tiny)
+
+
+def _capped_ray(size: Tensor, room: Tensor, radius: float, q: float = 2) -> Tensor:
+    """min(s size, room) with the s >= 0 that makes its q-norm the radius; all the room if that is less."""
+    size = size / _at_least_tiny(size.amax(1, keepdim=True), size)
+    t = _ray_length(size**q, (room / _at_least_tiny(radius, room)) ** q)
+    return torch.minimum(radius * t ** (1 / q) * size, room)
+
+
+def _ray_length(slopes: Tensor, caps: Tensor, tol: float = 0.0) -> Tensor:
+    """The t >= 0 at which min(t slopes, caps) sums to 1, of shape (n, 1); one that reaches all caps if they are less.
+
+    The sum is concave and piecewise linear in t: Newton's method from t = 0 stays left of the root and ends on its piece.
     """
-    tiny = torch.finfo(size.dtype).tiny
-    size = size / size.amax(1, keepdim=True).clamp(min=tiny)
-    slopes, caps = size**2, (room / max(radius, tiny)) ** 2
-    t = torch.zeros_like(size[:, :1])
+    tiny = torch.finfo(slopes.dtype).tiny
+    t = torch.zeros_like(slopes[:, :1])
     for _ in range(_MAX_NEWTON):
         reached = slopes * t
         slope = (slopes * (reached < caps)).sum(1, keepdim=True)
         left = 1 - torch.minimum(reached, caps).sum(1, keepdim=True)
-        moved = torch.where(slope > 0, t + left / slope.clamp(min=tiny), t)
+        moved = torch.where((slope > 0) & (left > tol), t + left / slope.clamp(min=tiny), t)
         if bool((moved <= t).all()):
             break
         t = torch.maximum(t, moved)
-    return torch.minimum(radius * t.sqrt() * size, room)
+    return t
 
 
 def _best_coordinates(size: Tensor, room: Tensor, radius: float | Tensor) -> Tensor:
