@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ class Certified(Point):
     rounding: Array = 0.0
     solver: str = ""
 
-    @property
+    @cached_property
     def gap(self) -> Array:
         """Relative gap 1 - margin / bound; see `relative_gap`."""
         return relative_gap(self.margin, self.bound)
