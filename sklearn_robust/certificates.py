@@ -198,10 +198,14 @@ def _charged_bound(problem: RobustProblem, norm: LpNorm | WeightedNorm, weights:
     weighted_sum = xp.abs(problem.weighted_sum(weights)) + of_sum
     if isinstance(norm, WeightedNorm):
         weighted_sum = _cancelled(weighted_sum, terms, norm.scale == 0)
-    residual = threat.norm.residual(
-        weighted_sum, threat.eps * (1 - of_norm), LpNorm(dual.p)
-    )  # eps is 0 where the norm has scales
-    bound = dual.value(residual) * (1 + of_norm)
+    radius = threat.eps * (1 - of_norm)  # 0 where the norm has scales
+    left = threat.norm.residual(weighted_sum, radius, LpNorm(dual.p))
+    taken = weighted_sum - left
+    size = threat.norm.value(taken)
+    # a residual lies in the ball up to some rounding of its own: what exceeds the radius is given back
+    inside = xp.where(size > radius, radius / xp.where(size > 0, size, xp.ones_like(size)), 1.0)[:, None]
+    left = xp.where(inside < 1, weighted_sum - inside * taken, left)
+    bound = dual.value(left) * (1 + of_norm)
     known = (bound > 0) & (bound < math.inf)
     share = dual.value(of_sum + 2 * of_norm * weighted_sum) / xp.where(known, bound, xp.ones_like(bound))
     return bound, xp.where(known, xp.minimum(share, xp.ones_like(share)), xp.zeros_like(share))

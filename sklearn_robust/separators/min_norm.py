@@ -18,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import _get_feature_names, check_X_y
 
 from sklearn_robust._parameters import check_choice, check_exponent, check_number, read_scale, refuse_lazy
-from sklearn_robust.certificates import Certified, Point
+from sklearn_robust.certificates import Certified, Point, cancelling_weights
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._largest_margin import (
@@ -393,6 +393,8 @@ def _separator_near_eps_star(problem: RobustProblem, norm: LpNorm, answer: Certi
     """
     threat, eps = problem.threat, float(problem.threat.eps[0])
     lower, upper, solver = 0.0, math.inf, ""
+    untouched = np.flatnonzero(threat.scale == 0) if threat.scale is not None else np.empty(0, int)
+    proof, size = answer.weights, math.inf
     for precision in (min(tol, _TOL_EPS_STAR), DEFAULT_TOL):  # what stalls on the way to one may reach the other
         star = largest_distance(problem, precision)
         # below eps* its separator is robust, if not the one of least norm
@@ -402,13 +404,16 @@ def _separator_near_eps_star(problem: RobustProblem, norm: LpNorm, answer: Certi
             point = Point(best.coef, best.weights)
             return polished_answer(problem, norm, scaled_program(problem, norm), point, best.solver, tol).merged(best)
         lower, upper, solver = max(lower, star.margin), min(upper, star.bound), star.solver
-        proofs = np.stack([star.weights, answer.weights])
+        found = [proof, star.weights, answer.weights]
+        proofs = np.stack(found + [cancelling_weights(problem, weights, untouched) for weights in found])
         # each coordinate of Z^T a is known up to its own rounding: a small feature is not lost beside a large one
         rounding = _ROUNDING_PROOF * (proofs @ abs(problem.X))
         sizes = threat.norm.value(np.maximum(np.abs(problem.weighted_sum(proofs)) - rounding, 0))
-        proof = int(np.argmin(sizes))
-        if sizes[proof] <= eps * (1 + _TOL_PROOF):
-            raise NotSeparableError(eps, lower, proofs[proof], problem.fit_intercept)
+        proof, size = proofs[np.argmin(sizes)], sizes.min()
+        if size <= eps:
+            raise NotSeparableError(eps, lower, proof, problem.fit_intercept)
+    if size <= eps * (1 + _TOL_PROOF) and lower <= eps:
+        raise NotSeparableError(eps, lower, proof, problem.fit_intercept)
     raise RuntimeError(
         f"The solvers neither found a robust separator for eps={eps:.8g} nor proved that there is none: eps* lies between "
         f"{lower:.8g} and {upper:.8g} ({solver}). Scale the features to similar sizes."
