@@ -305,7 +305,7 @@ def _sizes(rows: Tensor) -> Tensor:
 
 
 def box_minimum(coef: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """The least <c, h> over lower <= h <= upper, of shape (n, s), for coef (n, s, *shape) or (1, s, *shape)."""
+    """The least <c, h> over lower <= h <= upper, of shape (n, s), for coef of shape (n, s, ...) or (1, s, ...)."""
     c = coef.flatten(2)
     return products(c, ((lower + upper) / 2).flatten(1)) - products(c.abs(), ((upper - lower) / 2).flatten(1))
 
