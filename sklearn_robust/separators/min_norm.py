@@ -412,7 +412,7 @@ def _separator_near_eps_star(problem: RobustProblem, norm: LpNorm, answer: Certi
         proof, size = proofs[np.argmin(sizes)], sizes.min()
         if size <= eps:
             raise NotSeparableError(eps, lower, proof, problem.fit_intercept)
-    if size <= eps * (1 + _TOL_PROOF) and lower <= eps:
+    if size <= eps * (1 + _TOL_EPS_STAR) and lower <= eps:
         raise NotSeparableError(eps, lower, proof, problem.fit_intercept)
     raise RuntimeError(
         f"The solvers neither found a robust separator for eps={eps:.8g} nor proved that there is none: eps* lies between "
