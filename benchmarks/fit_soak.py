@@ -205,8 +205,8 @@ def main() -> None:
     seconds = time.process_time() - start
     text = (
         f"# Random fits\n\n{harness.machine(['numpy', 'scipy', 'scikit-learn'])}\n\n{options.fits} random fits (seeds "
-        f"{options.first} to {options.first + options.fits - 1}), {seconds:.0f} s of CPU time; {told} warned of a gap that they "
-        "did not reach.\n\n"
+        f"{options.first} to {options.first + options.fits - 1}), {seconds:.0f} s of CPU time; {told} warned of a gap that "
+        "they did not reach.\n\n"
     )
     rows = [[name, str(counts[name])] for name in COUNTED]
     harness.write("fit_soak.md", text + harness.table(["fits with", "number"], rows))
