@@ -203,9 +203,13 @@ def main() -> None:
     start = time.process_time()
     counts, told = soak(range(options.first, options.first + options.fits))
     seconds = time.process_time() - start
-    rows = [[name, counts[name]] for name in COUNTED]
-    lines = [f"{options.fits} random fits, {seconds:.0f} s of CPU time; {told} warned of a gap that they did not reach.", ""]
-    harness.write("fit_soak.md", "Random fits", "\n".join(lines) + harness.table(["fits with", "number"], rows))
+    text = (
+        f"# Random fits\n\n{harness.machine(['numpy', 'scipy', 'scikit-learn'])}\n\n{options.fits} random fits (seeds "
+        f"{options.first} to {options.first + options.fits - 1}), {seconds:.0f} s of CPU time; {told} warned of a gap that "
+        "they did not reach.\n\n"
+    )
+    rows = [[name, str(counts[name])] for name in COUNTED]
+    harness.write("fit_soak.md", text + harness.table(["fits with", "number"], rows))
 
 
 if __name__ == "__main__":
