@@ -215,7 +215,7 @@ def margins_as_it_runs(net, points, y):
 
 def test_random_modules_are_refused_or_never_certified_beyond_their_worst_point():
     refused = 0
-    for seed in range(150):
+    for seed in range(90):
         net, X, y = random_module(seed)
         rng = np.random.default_rng(seed)
         eps, q = rng.choice([0.0, 1e-3, 0.1, 1.0]), rng.choice([1, 2, math.inf])
@@ -230,7 +230,7 @@ def test_random_modules_are_refused_or_never_certified_beyond_their_worst_point(
         found = np.min([margins_as_it_runs(net, part, y) for part in points], axis=0)
         for method, margins in proved.items():
             assert np.all(margins <= found), (seed, method, margins - found)
-    assert 20 < refused < 60
+    assert 12 < refused < 40
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
