@@ -33,9 +33,9 @@ from sklearn_robust.separators._largest_margin import (
 from sklearn_robust.separators._margin_program import Vector
 from sklearn_robust.threats import LpBall, check_radius
 
-_TOL_EPS_STAR = 1e-9  # gap to which eps* is computed where it decides separability
-_TOL_PROOF = 1e-6  # what ||Z^T a||_q may exceed eps by where eps equals eps*, relative to eps
-_ROUNDING_PROOF = 1e-12  # and relative to the largest sample, for data that are not linearly separable at all
+_TOL_EPS_STAR = 1e-9  # gap to which eps* is computed, and what ||Z^T a||_q may exceed eps by where eps equals eps*
+_TOL_PROOF = 1e-6  # size of a coordinate of Z^T a, relative to the terms that it sums, up to which eps* = 0 is proven
+_ROUNDING_PROOF = 1e-12  # of a coordinate of Z^T a, relative to the terms that it sums
 
 
 @dataclass(frozen=True)

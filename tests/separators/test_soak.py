@@ -33,7 +33,9 @@ def test_random_separators_are_what_they_claim(soak, run):
     assert answers["separator to tol"] + answers["beyond eps*"] >= 0.7 * CASES
 
 
-@pytest.mark.parametrize("case", [25, 283, 630, 971, 1196, 1923, 5065, 7165, 7518, 8130, 12534, 1729, 10718, 16100, 16165, 17457])
+@pytest.mark.parametrize(
+    "case", [25, 283, 630, 971, 1196, 1923, 5065, 7165, 7518, 8130, 12534, 1729, 10718, 16100, 16165, 17457]
+)
 def test_what_was_found_stays_mended(soak, case):
     faults, _ = soak.run_case(case)
     assert not faults
