@@ -1,6 +1,7 @@
 """What the benchmarks share: one thread, a clock with a limit, the machine in a line, and tables.
 
-Times are CPU times of a process with one thread, which other work on the machine disturbs least; limits are of wall time.
+Times are CPU times of a process with one thread, which other work on the machine disturbs least;
+limits are of wall time.
 
 Import it before NumPy: BLAS reads the number of threads when it is loaded.
 """
@@ -44,10 +45,11 @@ class Measurement:
 
 
 def measure(build: Callable[[], Callable[[], Any]], limit: float = 60.0) -> Measurement:
-    """Time the callable that `build` returns, in a process of its own that is ended when a run passes the limit.
+    """Time the callable that `build` returns, in a process of its own that is ended when a run
+    passes the limit.
 
-    What `build` does (a warm-up, matrices in the solver's form) is not timed. The process is forked: this one should not have
-    started threads.
+    What `build` does (a warm-up, matrices in the solver's form) is not timed. The process is
+    forked: this one should not have started threads.
     """
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -106,14 +108,26 @@ def machine(packages: Iterable[str]) -> str:
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":")[1].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if line.startswith("model name")
+        ]
         processor = names[0] if names else processor
-    blas = [f"{pool['internal_api']} {pool['version']} ({pool.get('architecture', '?')})" for pool in threadpool_info()]
+    blas = [
+        f"{pool['internal_api']} {pool['version']} ({pool.get('architecture', '?')})"
+        for pool in threadpool_info()
+    ]
     threads = max((pool["num_threads"] for pool in threadpool_info()), default=1)
-    forced = "".join(f", {name}={os.environ[name]}" for name in sorted(os.environ) if name.startswith("OPENBLAS_CORE"))
+    forced = "".join(
+        f", {name}={os.environ[name]}"
+        for name in sorted(os.environ)
+        if name.startswith("OPENBLAS_CORE")
+    )
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     return (
-        f"{processor}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} at the start; {threads} thread(s); "
+        f"{processor}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} at the start; "
+        f"{threads} thread(s); "
         f"{', '.join(sorted(set(blas)))}{forced}; Python {platform.python_version()}, {versions}."
     )
 

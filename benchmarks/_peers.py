@@ -1,4 +1,5 @@
-"""Minimum-norm robust separators as programs for general solvers, each written in every form that was seen to suit one.
+"""Minimum-norm robust separators as programs for general solvers, each written in every form that
+was seen to suit one.
 
 Z are the signed rows. Forms of the same separator, up to scale:
 
@@ -6,12 +7,13 @@ Z are the signed rows. Forms of the same separator, up to scale:
 - absolute: w free and t >= |w|;
 - direct: w free, for norms that need no more;
 - dual: one variable a sample (and w beside it where the objective is quadratic);
-- Gram, reduced: for p = 2 and eps = 0, the dual on Z Z^T, and w restricted to the span of the rows; there are also
-  non-negative least squares and support vector machines of nearly infinite cost.
+- Gram, reduced: for p = 2 and eps = 0, the dual on Z Z^T, and w restricted to the span of the rows;
+  there are also non-negative least squares and support vector machines of nearly infinite cost.
 
-For p = inf the margin is maximised over the unit box; otherwise the norm is minimised at margin 1. The matrices are made
-before the clock starts, in the solver's own layout; only what replaces part of a solver's work (Gram matrix, QR) is timed.
-Solvers keep their default tolerances, except SCS, whose defaults are far from 1e-6.
+For p = inf the margin is maximised over the unit box; otherwise the norm is minimised at margin 1.
+The matrices are made before the clock starts, in the solver's own layout; only what replaces part
+of a solver's work (Gram matrix, QR) is timed. Solvers keep their default tolerances, except SCS,
+whose defaults are far from 1e-6.
 """
 
 import math
@@ -35,7 +37,8 @@ class TooLarge(Exception):
 
 @dataclass
 class Program:
-    """Minimise 1/2 |x[square]|^2 + cost.x with low <= G x <= high, lower <= x <= upper and x[radius] >= |x[ball]|."""
+    """Minimise 1/2 |x[square]|^2 + cost.x with low <= G x <= high, lower <= x <= upper and
+    x[radius] >= |x[ball]|."""
 
     cost: np.ndarray
     G: Any
@@ -59,7 +62,11 @@ def split(Z: np.ndarray, p: float, q: float, eps: float) -> Program:
     extra = {}
     if q == 2 and eps > 0:
         blocks.append(np.full((n, 1), -eps))
-        cost, upper, extra = np.append(cost, 0.0), np.append(upper, math.inf), {"ball": slice(0, 2 * d), "radius": 2 * d}
+        cost, upper, extra = (
+            np.append(cost, 0.0),
+            np.append(upper, math.inf),
+            {"ball": slice(0, 2 * d), "radius": 2 * d},
+        )
     if p == math.inf:
         blocks.append(-np.ones((n, 1)))
         cost, upper = np.append(cost, -1.0), np.append(upper, math.inf)
@@ -91,7 +98,11 @@ def absolute(Z: np.ndarray, p: float, q: float, eps: float) -> Program:
         ]
     )
     cost = np.concatenate(
-        [np.zeros(d), np.full(d, 1.0 if p == 1 else 0.0), np.full(int(one_more), -1.0 if p == math.inf else 0.0)]
+        [
+            np.zeros(d),
+            np.full(d, 1.0 if p == 1 else 0.0),
+            np.full(int(one_more), -1.0 if p == math.inf else 0.0),
+        ]
     )
     return Program(
         cost,
@@ -100,7 +111,11 @@ def absolute(Z: np.ndarray, p: float, q: float, eps: float) -> Program:
         np.full(n + 2 * d, math.inf),
         np.full(len(cost), -math.inf),
         np.concatenate(
-            [np.full(d, math.inf), np.full(d, 1.0 if p == math.inf else math.inf), np.full(int(one_more), math.inf)]
+            [
+                np.full(d, math.inf),
+                np.full(d, 1.0 if p == math.inf else math.inf),
+                np.full(int(one_more), math.inf),
+            ]
         ),
         lambda x: x[:d],
         square=slice(0, d) if p == 2 else None,
@@ -114,11 +129,29 @@ def direct(Z: np.ndarray, p: float, q: float, eps: float) -> Program:
     n, d = Z.shape
     if eps == 0:
         free = np.full(d, math.inf)
-        return Program(np.zeros(d), Z, np.ones(n), np.full(n, math.inf), -free, free, lambda x: x, square=slice(0, d))
+        return Program(
+            np.zeros(d),
+            Z,
+            np.ones(n),
+            np.full(n, math.inf),
+            -free,
+            free,
+            lambda x: x,
+            square=slice(0, d),
+        )
     one, free = np.ones((d, 1)), np.full(d + 1, math.inf)
     G = np.block([[Z, np.full((n, 1), -eps)], [-np.eye(d), one], [np.eye(d), one]])
     low = np.concatenate([np.ones(n), np.zeros(2 * d)])
-    return Program(np.zeros(d + 1), G, low, np.full(n + 2 * d, math.inf), -free, free, lambda x: x[:d], square=slice(0, d))
+    return Program(
+        np.zeros(d + 1),
+        G,
+        low,
+        np.full(n + 2 * d, math.inf),
+        -free,
+        free,
+        lambda x: x[:d],
+        square=slice(0, d),
+    )
 
 
 def dual(Z: np.ndarray, p: float, q: float, eps: float) -> Program:
@@ -139,7 +172,9 @@ def dual(Z: np.ndarray, p: float, q: float, eps: float) -> Program:
     if eps == 0:
         G, low, high = sparse.hstack([sparse.csr_array(Z.T), minus]), np.zeros(d), np.zeros(d)
     else:
-        G = sparse.vstack([sparse.hstack([sparse.csr_array(Z.T + sign * eps), minus]) for sign in (-1, 1)])
+        G = sparse.vstack(
+            [sparse.hstack([sparse.csr_array(Z.T + sign * eps), minus]) for sign in (-1, 1)]
+        )
         low = np.concatenate([np.full(d, -math.inf), np.zeros(d)])
         high = np.concatenate([np.zeros(d), np.full(d, math.inf)])
     return Program(
@@ -158,7 +193,8 @@ def dual(Z: np.ndarray, p: float, q: float, eps: float) -> Program:
 
 
 def highs(program: Program, method: str) -> Solve:
-    """Without presolve and crossover, which only cost time on dense rows; `linprog` runs HiGHS with both."""
+    """Without presolve and crossover, which only cost time on dense rows; `linprog` runs HiGHS with
+    both."""
     import highspy
 
     G = sparse.csc_array(program.G)
@@ -169,7 +205,13 @@ def highs(program: Program, method: str) -> Solve:
     lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
     lp.a_matrix_.start_, lp.a_matrix_.index_, lp.a_matrix_.value_ = G.indptr, G.indices, G.data
 
-    options = {"output_flag": False, "threads": 1, "solver": method, "presolve": "off", "run_crossover": "off"}
+    options = {
+        "output_flag": False,
+        "threads": 1,
+        "solver": method,
+        "presolve": "off",
+        "run_crossover": "off",
+    }
 
     def solve() -> np.ndarray:
         model = highspy.Highs()
@@ -178,7 +220,9 @@ def highs(program: Program, method: str) -> Solve:
         model.passModel(lp)
         model.run()
         solution = model.getSolution()
-        return program.coef(np.array(solution.row_dual if program.from_multipliers else solution.col_value))
+        return program.coef(
+            np.array(solution.row_dual if program.from_multipliers else solution.col_value)
+        )
 
     return solve
 
@@ -188,7 +232,9 @@ def linprog(program: Program) -> Solve:
 
     assert np.isinf(program.high).all()
     A, b, bounds = -program.G, -program.low, np.stack([program.lower, program.upper], axis=1)
-    return lambda: program.coef(scipy_linprog(program.cost, A_ub=A, b_ub=b, bounds=bounds, method="highs").x)
+    return lambda: program.coef(
+        scipy_linprog(program.cost, A_ub=A, b_ub=b, bounds=bounds, method="highs").x
+    )
 
 
 def piqp(program: Program, *, dense: bool) -> Solve:
@@ -207,16 +253,27 @@ def piqp(program: Program, *, dense: bool) -> Solve:
 
     def solve() -> np.ndarray:
         solver = package.DenseSolver() if dense else package.SparseSolver()
-        solver.setup(P, program.cost, G=G, h_l=program.low, h_u=program.high, x_l=program.lower, x_u=program.upper)
+        solver.setup(
+            P,
+            program.cost,
+            G=G,
+            h_l=program.low,
+            h_u=program.high,
+            x_l=program.lower,
+            x_u=program.upper,
+        )
         solver.solve()
         result = solver.result
-        return program.coef(np.array(result.z_l - result.z_u if program.from_multipliers else result.x))
+        return program.coef(
+            np.array(result.z_l - result.z_u if program.from_multipliers else result.x)
+        )
 
     return solve
 
 
 def _conic(program: Program) -> tuple[Any, np.ndarray, tuple[int, int, int]]:
-    """A x + slack = b with slacks zero, then >= 0, then in one second-order cone; and their numbers."""
+    """A x + slack = b with slacks zero, then >= 0, then in one second-order cone; and their
+    numbers."""
     G, identity = sparse.csr_array(program.G), sparse.eye_array(len(program.cost), format="csr")
     equal = program.low == program.high
     parts = [(G[equal], program.high[equal])]
@@ -241,7 +298,8 @@ def _quadratic(program: Program) -> Any:
 
 
 def _coef_of(program: Program, x: np.ndarray, multipliers: np.ndarray) -> np.ndarray:
-    """For the dual form, rows are bounded from both sides: all upper bounds come first, then all lower ones."""
+    """For the dual form, rows are bounded from both sides: all upper bounds come first, then all
+    lower ones."""
     if not program.from_multipliers:
         return program.coef(np.array(x))
     rows = len(program.low)
@@ -274,7 +332,9 @@ def scs(program: Program) -> Solve:
     cones = {"z": zero, "l": positive, "q": [cone] if cone else []}
 
     def solve() -> np.ndarray:
-        solver = package.SCS(data, cones, eps_abs=1e-8, eps_rel=1e-8, max_iters=10**7, verbose=False)
+        solver = package.SCS(
+            data, cones, eps_abs=1e-8, eps_rel=1e-8, max_iters=10**7, verbose=False
+        )
         solution = solver.solve()
         return _coef_of(program, solution["x"], solution["y"])
 
@@ -292,13 +352,19 @@ def ecos(program: Program) -> Solve:
         members = np.arange(len(cost))[program.square]
         rows = sparse.eye_array(len(cost) + 1, format="csr")[np.r_[len(cost), members]]
         A = sparse.vstack([sparse.hstack([A, sparse.csr_array((A.shape[0], 1))]), -rows])
-        b, cost, cones = np.append(b, np.zeros(len(members) + 1)), np.append(cost, 1.0), [*cones, len(members) + 1]
+        b, cost, cones = (
+            np.append(b, np.zeros(len(members) + 1)),
+            np.append(cost, 1.0),
+            [*cones, len(members) + 1],
+        )
     A = sparse.csr_matrix(A)
     equalities = {"A": sparse.csc_matrix(A[:zero]), "b": b[:zero]} if zero else {}
     G, h = sparse.csc_matrix(A[zero:]), b[zero:]
 
     def solve() -> np.ndarray:
-        solution = package.solve(cost, G, h, {"l": positive, "q": cones}, **equalities, verbose=False)
+        solution = package.solve(
+            cost, G, h, {"l": positive, "q": cones}, **equalities, verbose=False
+        )
         return _coef_of(program, solution["x"][: len(program.cost)], solution["z"])
 
     return solve
@@ -336,7 +402,9 @@ def piqp_reduced(Z: np.ndarray) -> Solve:
     def solve() -> np.ndarray:
         Q, R = qr(Z.T, mode="economic")
         solver = package.DenseSolver()
-        solver.setup(np.asfortranarray(np.eye(n)), np.zeros(n), G=np.asfortranarray(R.T), h_l=np.ones(n))
+        solver.setup(
+            np.asfortranarray(np.eye(n)), np.zeros(n), G=np.asfortranarray(R.T), h_l=np.ones(n)
+        )
         solver.solve()
         return Q @ np.array(solver.result.x)
 
@@ -353,7 +421,9 @@ def linear_svc(Z: np.ndarray) -> Solve:
     from sklearn.svm import LinearSVC
 
     X, y = labelled(Z)
-    model = LinearSVC(loss="hinge", C=SVM_COST, fit_intercept=False, tol=1e-10, max_iter=10**7, random_state=0)
+    model = LinearSVC(
+        loss="hinge", C=SVM_COST, fit_intercept=False, tol=1e-10, max_iter=10**7, random_state=0
+    )
     return lambda: model.fit(X, y).coef_[0]
 
 
@@ -440,7 +510,9 @@ def peers(p: float, q: float) -> dict[str, Callable[[np.ndarray, float], Solve]]
     built: dict[str, Callable[[np.ndarray, float], Solve]] = {}
     for solver, forms in _ALL_FORMS[p, q].items():
         for form in forms:
-            built[f"{solver}, {form}"] = lambda Z, eps, solver=solver, form=form: _SOLVERS[solver](_FORMS[form](Z, p, q, eps))
+            built[f"{solver}, {form}"] = lambda Z, eps, solver=solver, form=form: _SOLVERS[solver](
+                _FORMS[form](Z, p, q, eps)
+            )
     if (p, q) == (2, 2):
         built["piqp dense, Gram"] = lambda Z, eps: piqp_gram(Z)
         built["piqp dense, reduced"] = lambda Z, eps: piqp_reduced(Z)

@@ -1,18 +1,22 @@
 """Claim: an epoch of adversarial training costs hardly more than its matrix products.
 
-Network 784-784-1 without biases, full batch, PGD-10 in l_inf, pixels kept in [0, 1], float32, one thread. An epoch needs 10
-products forward and 10 back to the input for the attack, then one forward and one for the weight gradient. In the same run:
+Network 784-784-1 without biases, full batch, PGD-10 in l_inf, pixels kept in [0, 1], float32, one
+thread. An epoch needs 10 products forward and 10 back to the input for the attack, then one forward
+and one for the weight gradient. In the same run:
 
 - products: these 22 products and nothing else;
 - ours: `RobustMLPClassifier.fit`, all included, with its history and its checks;
 - torchattacks, ART: their PGD with the same steps, then the same training step by hand;
-- by hand: the loop that is usually written, where `loss.backward()` forms weight gradients in every attack step too.
+- by hand: the loop that is usually written, where `loss.backward()` forms weight gradients in every
+  attack step too.
 
-Runs alternate. The figures are medians over the rounds: of CPU milliseconds an epoch, and of the ratio to the products of the
-same round. Peers that are not installed are skipped. torchattacks pins an old `requests`, which this does not need:
-`pip install ".[bench]"`, then `pip install --no-deps torchattacks`.
+Runs alternate. The figures are medians over the rounds: of CPU milliseconds an epoch, and of the
+ratio to the products of the same round. Peers that are not installed are skipped. torchattacks pins
+an old `requests`, which this does not need: `pip install ".[bench]"`, then `pip install --no-deps
+torchattacks`.
 
-    env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE OMP_NUM_THREADS=1 python benchmarks/adversarial_training.py
+    env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE OMP_NUM_THREADS=1 python
+    benchmarks/adversarial_training.py
 """
 
 import importlib
@@ -67,9 +71,12 @@ def ours(x, y, p):
 
 
 def trained(x, y, attack):
-    """The usual training step on the points of an attack: `attack(network, loss, logits)` makes a function of x."""
+    """The usual training step on the points of an attack: `attack(network, loss, logits)` makes a
+    function of x."""
     network = torch.nn.Sequential(
-        torch.nn.Linear(784, WIDTH, bias=False), torch.nn.ReLU(), torch.nn.Linear(WIDTH, 1, bias=False)
+        torch.nn.Linear(784, WIDTH, bias=False),
+        torch.nn.ReLU(),
+        torch.nn.Linear(WIDTH, 1, bias=False),
     )
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
     sign = 2.0 * y - 1
@@ -107,7 +114,9 @@ def by_hand(network, loss):
         for _ in range(STEPS):
             points.requires_grad_()
             loss(points).backward()
-            points = torch.clamp(points.detach() + STEP * points.grad.sign(), x - EPS, x + EPS).clamp(0, 1)
+            points = torch.clamp(
+                points.detach() + STEP * points.grad.sign(), x - EPS, x + EPS
+            ).clamp(0, 1)
         return points
 
     return perturb
@@ -137,14 +146,23 @@ def with_art(y):
             device_type="cpu",
         )
         pgd = evasion.ProjectedGradientDescentPyTorch(
-            model, norm=np.inf, eps=EPS, eps_step=STEP, max_iter=STEPS, batch_size=len(y), verbose=False
+            model,
+            norm=np.inf,
+            eps=EPS,
+            eps_step=STEP,
+            max_iter=STEPS,
+            batch_size=len(y),
+            verbose=False,
         )
         return lambda x: torch.from_numpy(pgd.generate(x.numpy(), y.numpy()))
 
     return attack
 
 
-PEERS = {"torchattacks": ("torchattacks", with_torchattacks), "ART": ("adversarial-robustness-toolbox", with_art)}
+PEERS = {
+    "torchattacks": ("torchattacks", with_torchattacks),
+    "ART": ("adversarial-robustness-toolbox", with_art),
+}
 
 
 def versions():
@@ -166,7 +184,11 @@ def main():
     for n, epochs in EPOCHS.items():
         X = (rng.random((n, 784)) * (rng.random((n, 784)) < 0.2)).astype(np.float32)
         x, y = torch.from_numpy(X), torch.from_numpy(rng.integers(0, 2, n))
-        runs = {"products": products(x), "ours, p = 2": ours(X, y.numpy(), 2), "ours, p = inf": ours(X, y.numpy(), math.inf)}
+        runs = {
+            "products": products(x),
+            "ours, p = 2": ours(X, y.numpy(), 2),
+            "ours, p = inf": ours(X, y.numpy(), math.inf),
+        }
         for name, (_, attack) in PEERS.items():
             try:
                 runs[name] = trained(x, y, attack(y))

@@ -1,8 +1,9 @@
-"""Claims: a batch of paths costs little more than its products; a path of one problem too; adaptive steps save steps.
+"""Claims: a batch of paths costs little more than its products; a path of one problem too; adaptive
+steps save steps.
 
-Gaussian data of d = 512 features labelled by a Gaussian teacher, exponential loss, no intercept, one thread. Seconds are those
-of the processor, medians over alternating runs; "products" are `X @ w` and `a @ X`, each called by itself, with k = 20 rows for
-a batch.
+Gaussian data of d = 512 features labelled by a Gaussian teacher, exponential loss, no intercept,
+one thread. Seconds are those of the processor, medians over alternating runs; "products" are `X @
+w` and `a @ X`, each called by itself, with k = 20 rows for a batch.
 
     env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/descent_paths.py
 
@@ -35,7 +36,10 @@ def alternate(*runs):
     """The median seconds of each, from runs in turn."""
     for run in runs:
         run()
-    return [median(times) for times in zip(*([seconds(run) for run in runs] for _ in range(ROUNDS)), strict=True)]
+    return [
+        median(times)
+        for times in zip(*([seconds(run) for run in runs] for _ in range(ROUNDS)), strict=True)
+    ]
 
 
 def draw(n, dtype=np.float64):
@@ -80,7 +84,11 @@ def a_single_path():
     head = [
         "p, q",
         "n",
-        *(f"{name}, float{bits}" for bits in (64, 32) for name in ("products (us)", "step (us)", "rate reached")),
+        *(
+            f"{name}, float{bits}"
+            for bits in (64, 32)
+            for name in ("products (us)", "step (us)", "rate reached")
+        ),
     ]
     return ["## One path beside its two products", "", harness.table(head, rows)]
 
@@ -90,14 +98,20 @@ def a_batch():
     for p in ([2], [1], [1, 2]):
         for dtype in (np.float64, np.float32):
             X, y = draw(256, dtype)
-            radii = np.linspace(0, 0.9 * max_margin(*draw(256), q=math.inf).margin, 20 // len(p)).tolist()
+            radii = np.linspace(
+                0, 0.9 * max_margin(*draw(256), q=math.inf).margin, 20 // len(p)
+            ).tolist()
             options = {"loss_tol": 1e-3, "max_iter": 500}
 
             def batch(X=X, y=y, p=p, radii=radii, options=options):
                 return descent_grid(problem_of(X, y), LOSS, p, radii, **options)
 
             def singles(X=X, y=y, p=p, radii=radii, options=options):
-                return [steepest_descent(problem_of(X, y, eps=e), LOSS, LpNorm(one), **options) for one in p for e in radii]
+                return [
+                    steepest_descent(problem_of(X, y, eps=e), LOSS, LpNorm(one), **options)
+                    for one in p
+                    for e in radii
+                ]
 
             together, alone = batch(), singles()
             away = max(abs(together.margin[i] / one.margin[0] - 1) for i, one in enumerate(alone))
@@ -141,14 +155,23 @@ def steps_saved():
                 record_every=10,
             )
             gap, iteration = path.history["gap"][:, 0], path.history["iteration"]
-            firsts = [str(iteration[np.argmax(gap <= goal)]) if (gap <= goal).any() else "-" for goal in (0.5, 0.1, 0.05, 0.01)]
+            firsts = [
+                str(iteration[np.argmax(gap <= goal)]) if (gap <= goal).any() else "-"
+                for goal in (0.5, 0.1, 0.05, 0.01)
+            ]
             rows.append([f"{p:g}", step_size, *firsts, f"{path.gap[0]:.1e}"])
-    head = ["p", "step", *(f"to a gap of {goal}" for goal in (0.5, 0.1, 0.05, 0.01)), "gap at 30 000 steps or 1e-3"]
+    head = [
+        "p",
+        "step",
+        *(f"to a gap of {goal}" for goal in (0.5, 0.1, 0.05, 0.01)),
+        "gap at 30 000 steps or 1e-3",
+    ]
     return ["## Steps to a certified gap, n = 100, q = inf, eps*/2", "", harness.table(head, rows)]
 
 
 def the_exact_separator():
-    """How many steps of the path the exact separator costs: what an accelerated method for p = 1 and inf would have to beat."""
+    """How many steps of the path the exact separator costs: what an accelerated method for p = 1
+    and inf would have to beat."""
     X, y = draw(100)
     eps = max_margin(X, y, q=math.inf).margin / 2
     rows = []
@@ -156,7 +179,9 @@ def the_exact_separator():
         problem = problem_of(X, y, eps=eps)
         exact, path = alternate(
             lambda p=p: min_norm_separator(X, y, p=p, q=math.inf, eps=eps),
-            lambda p=p, problem=problem: steepest_descent(problem, LOSS, LpNorm(p), loss_tol=0, tol=0, max_iter=2000),
+            lambda p=p, problem=problem: steepest_descent(
+                problem, LOSS, LpNorm(p), loss_tol=0, tol=0, max_iter=2000
+            ),
         )
         gap = min_norm_separator(X, y, p=p, q=math.inf, eps=eps).relative_gap
         rows.append([f"{p:g}", f"{1e3 * exact:.1f}", f"{gap:.0e}", f"{exact / path * 2000:.0f}"])
@@ -168,7 +193,8 @@ if __name__ == "__main__":
     lines = [
         "# Paths of descent\n",
         harness.machine(("numpy", "scipy")) + "\n",
-        "By `benchmarks/descent_paths.py`. A path's time holds its set-up, certificates and the last proof of separability or",
+        "By `benchmarks/descent_paths.py`. A path's time holds its set-up, certificates and the "
+        "last proof of separability or",
         "of its opposite.\n",
     ]
     for part in (steps_saved, the_exact_separator, a_batch, a_single_path):

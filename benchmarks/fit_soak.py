@@ -1,8 +1,9 @@
-"""Claim: no fit of a linear model leaves a RuntimeWarning, an unexpected error, a gap in silence, or takes 20 seconds.
+"""Claim: no fit of a linear model leaves a RuntimeWarning, an unexpected error, a gap in silence,
+or takes 20 seconds.
 
-Random small problems that are ill-scaled, weighted or degenerate: columns from 1e-8 to 1e8, weights from 1e-12 to 1e12,
-duplicated, zero and constant rows and columns, integer grids; every estimator, solver and loss. What a fit claims is
-recomputed from its coefficients.
+Random small problems that are ill-scaled, weighted or degenerate: columns from 1e-8 to 1e8, weights
+from 1e-12 to 1e12, duplicated, zero and constant rows and columns, integer grids; every estimator,
+solver and loss. What a fit claims is recomputed from its coefficients.
 
     python benchmarks/fit_soak.py --fits 3000
 """
@@ -30,14 +31,28 @@ from sklearn_robust import (
 
 EXPONENTS = (1, 1.2, 1.5, 2, 3, 4, 10, 50, math.inf)
 LIMIT = 20.0  # seconds
-COUNTED = ("RuntimeWarning", "unexpected error", "gap above tol in silence", "false claim", f"call over {LIMIT:.0f} s")
-EXPECTED_ERRORS = ("at least two classes", "X must hold numbers whose squares", "sample_weight must be positive for a test")
+COUNTED = (
+    "RuntimeWarning",
+    "unexpected error",
+    "gap above tol in silence",
+    "false claim",
+    f"call over {LIMIT:.0f} s",
+)
+EXPECTED_ERRORS = (
+    "at least two classes",
+    "X must hold numbers whose squares",
+    "sample_weight must be positive for a test",
+)
 
 
 def data(rng):
     """X, y and sample weights, or None."""
     n, d = int(rng.integers(4, 41)), int(rng.integers(1, 13))
-    X = rng.integers(-2, 3, (n, d)).astype(float) if rng.random() < 0.25 else rng.standard_normal((n, d))
+    X = (
+        rng.integers(-2, 3, (n, d)).astype(float)
+        if rng.random() < 0.25
+        else rng.standard_normal((n, d))
+    )
     noise = rng.choice([0.0, 0.3, 3.0])
     score = X @ rng.standard_normal(d) + noise * rng.standard_normal(n)
     classes = 2 if rng.random() < 0.85 else 3
@@ -52,14 +67,21 @@ def data(rng):
         X[:, rng.integers(d)] = rng.standard_normal()
     if rng.random() < 0.2:
         rows = rng.integers(n, size=n)
-        X, y = np.vstack([X, X[rows]]), np.append(y, y[rows] if rng.random() < 0.5 else rng.permutation(y))
+        X, y = (
+            np.vstack([X, X[rows]]),
+            np.append(y, y[rows] if rng.random() < 0.5 else rng.permutation(y)),
+        )
     if rng.random() < 0.2:
         X += 10 ** rng.uniform(0, 4)
     if rng.random() < 0.4:
         X = X * 10 ** rng.uniform(-8, 8, X.shape[1])
     weight = None
     if rng.random() < 0.5:
-        weight = 10 ** rng.uniform(-12, 12, len(y)) if rng.random() < 0.6 else rng.integers(0, 3, len(y)).astype(float)
+        weight = (
+            10 ** rng.uniform(-12, 12, len(y))
+            if rng.random() < 0.6
+            else rng.integers(0, 3, len(y)).astype(float)
+        )
     kind = rng.random()
     X = X.astype(np.float32) if kind < 0.2 else sparse.csr_array(X) if kind < 0.3 else X
     return X, y, weight
@@ -79,11 +101,16 @@ def draw(seed):
         "max_iter": 2000 if rng.random() < 0.9 else 20_000,
         "loss_tol": rng.choice([1e-3, 0.0]).item(),
         "class_weight": "balanced" if rng.random() < 0.2 else None,
-        "scale": 10 ** rng.uniform(-3, 3, X.shape[1]) * (rng.random(X.shape[1]) < 0.8) if rng.random() < 0.15 else None,
+        "scale": 10 ** rng.uniform(-3, 3, X.shape[1]) * (rng.random(X.shape[1]) < 0.8)
+        if rng.random() < 0.15
+        else None,
     }
-    solver = rng.choice(["auto", "steepest_descent", "exact", *(["accelerated"] if 1 < p <= 2 else [])]).item()
+    solver = rng.choice(
+        ["auto", "steepest_descent", "exact", *(["accelerated"] if 1 < p <= 2 else [])]
+    ).item()
     name = rng.choice(
-        ["RobustLinearClassifier", "robust_linear_path", "CV", "RobustDiagonalNet", "MinNorm"], p=[0.5, 0.1, 0.1, 0.15, 0.15]
+        ["RobustLinearClassifier", "robust_linear_path", "CV", "RobustDiagonalNet", "MinNorm"],
+        p=[0.5, 0.1, 0.1, 0.15, 0.15],
     )
     if name in ("robust_linear_path", "CV"):  # many fits
         shared["max_iter"] = 500
@@ -95,43 +122,64 @@ def draw(seed):
     elif name == "RobustDiagonalNet":
         model = RobustDiagonalNet(q, eps, depth=int(rng.integers(2, 4)), **shared)
     elif name == "MinNorm":
-        model = MinNormRobustClassifier(p, q, eps, scale=shared["scale"], fit_intercept=shared["fit_intercept"])
+        model = MinNormRobustClassifier(
+            p, q, eps, scale=shared["scale"], fit_intercept=shared["fit_intercept"]
+        )
     else:
 
         def follow():
-            path = robust_linear_path(X, y, p=p, q=q, eps=[eps, eps / 3], solver=solver, sample_weight=weight, **shared)
+            path = robust_linear_path(
+                X, y, p=p, q=q, eps=[eps, eps / 3], solver=solver, sample_weight=weight, **shared
+            )
             return [] if path.converged.all() else ["not converged"]
 
-        return f"robust_linear_path(p={p}, q={q}, eps={eps!r}, solver={solver!r}, **{shared})", follow
+        return (
+            f"robust_linear_path(p={p}, q={q}, eps={eps!r}, solver={solver!r}, **{shared})",
+            follow,
+        )
 
     def fit():
         return claims(model.fit(X, y, weight), dense, y, weight)
 
     return (
-        f"{model!r}, {X.dtype} {X.shape}, weights {'of any order' if weight is not None and weight.max() > 10 else 'even'}",
+        f"{model!r}, {X.dtype} {X.shape}, weights "
+        f"{'of any order' if weight is not None and weight.max() > 10 else 'even'}",
         fit,
     )
 
 
 def claims(model, X, y, weight):
-    """What is wrong with what a fit says about itself, and "not converged" where a gap is above tol."""
+    """What is wrong with what a fit says about itself, and "not converged" where a gap is above
+    tol."""
     single = getattr(model, "best_estimator_", model)
     problems = []
     used = np.ones(len(y), bool) if weight is None else weight > 0
     classes = model.classes_[1:] if len(model.classes_) == 2 else model.classes_
-    figures = [np.atleast_1d(getattr(model, f"{name}_")) for name in ("separable", "margin", "dual_gap", "log_risk")]
+    figures = [
+        np.atleast_1d(getattr(model, f"{name}_"))
+        for name in ("separable", "margin", "dual_gap", "log_risk")
+    ]
     tol = getattr(single, "tol", None) or (1e-3 if X.dtype == np.float32 else 1e-8)
     for k, (separable, margin, gap, log_risk) in enumerate(zip(*figures, strict=True)):
         coef, b = model.coef_[k].astype(np.longdouble), np.longdouble(model.intercept_[k])
         signs = np.where(y[used] == classes[k], 1, -1)
         scores = signs * (X[used].astype(np.longdouble) @ coef + b)
         scale = 1 if model.scale_ is None else model.scale_.astype(np.longdouble)
-        dual = 1 if single.q_pert == math.inf else math.inf if single.q_pert == 1 else single.q_pert / (single.q_pert - 1)
+        dual = (
+            1
+            if single.q_pert == math.inf
+            else math.inf
+            if single.q_pert == 1
+            else single.q_pert / (single.q_pert - 1)
+        )
         largest = np.abs(scale * coef).max()
         penalty = largest * np.linalg.norm(scale * coef / largest, dual) if largest > 0 else 0
         margins = scores - np.longdouble(single.eps) * penalty
         if (margin > 0) != (margins.min() > 0) and abs(margins).max() > 0:
-            problems.append(f"false claim: margin_ is {margin}, and the smallest robust margin {float(margins.min())}")
+            problems.append(
+                f"false claim: margin_ is {margin}, and the smallest robust margin "
+                f"{float(margins.min())}"
+            )
         if separable and getattr(single, "loss_tol", 0) > 0:
             # "balanced" leaves the sum of the weights as it is
             total = np.log(used.sum() if weight is None else weight[used].sum())
@@ -174,7 +222,10 @@ def run(seed):
             problems.append(COUNTED[4])
     for warning in caught:
         if issubclass(warning.category, RuntimeWarning):
-            found.append(f"RuntimeWarning: {warning.message} ({warning.filename.rpartition('/')[2]}:{warning.lineno})")
+            found.append(
+                f"RuntimeWarning: {warning.message} "
+                f"({warning.filename.rpartition('/')[2]}:{warning.lineno})"
+            )
     told = any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
     found += [problem for problem in problems if problem != "not converged"]
     if "not converged" in problems and not told:
@@ -183,12 +234,15 @@ def run(seed):
 
 
 def soak(seeds, out=print):
-    """Run the fits of these seeds; the counts of what was found, by name, and of the fits that warned of their gap."""
+    """Run the fits of these seeds; the counts of what was found, by name, and of the fits that
+    warned of their gap."""
     counts, told = Counter(), 0
     for seed in seeds:
         description, found, warned = run(seed)
         told += warned
-        for name in {next(name for name in COUNTED if problem.startswith(name)) for problem in found}:
+        for name in {
+            next(name for name in COUNTED if problem.startswith(name)) for problem in found
+        }:
             counts[name] += 1
         if found:
             out(f"{seed}: {description}\n    " + "\n    ".join(found))
@@ -204,8 +258,10 @@ def main() -> None:
     counts, told = soak(range(options.first, options.first + options.fits))
     seconds = time.process_time() - start
     text = (
-        f"# Random fits\n\n{harness.machine(['numpy', 'scipy', 'scikit-learn'])}\n\n{options.fits} random fits (seeds "
-        f"{options.first} to {options.first + options.fits - 1}), {seconds:.0f} s of CPU time; {told} warned of a gap that "
+        f"# Random fits\n\n{harness.machine(['numpy', 'scipy', 'scikit-learn'])}\n\n{options.fits} "
+        f"random fits (seeds "
+        f"{options.first} to {options.first + options.fits - 1}), {seconds:.0f} s of CPU time; "
+        f"{told} warned of a gap that "
         "they did not reach.\n\n"
     )
     rows = [[name, str(counts[name])] for name in COUNTED]

@@ -1,4 +1,5 @@
-"""Claim: the import is that of scikit-learn and nothing more, and the first fit costs no compilation.
+"""Claim: the import is that of scikit-learn and nothing more, and the first fit costs no
+compilation.
 
 Fresh processes, medians of 5, in turns.
 
@@ -57,7 +58,9 @@ for _ in range(6):
 
 def fresh(code: str) -> list[float]:
     """The numbers that this code prints in a new interpreter."""
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     return [float(line) for line in printed.split()]
 
 
@@ -69,7 +72,9 @@ def main() -> None:
             times += fresh(IMPORT.format(module))
         for name, (statement, fit) in FITS.items():
             fits[name].append(fresh(FIT.format(statement, fit)))
-    import_lines = [[f"`import {module}`", harness.seconds(median(times))] for module, times in imports.items()]
+    import_lines = [
+        [f"`import {module}`", harness.seconds(median(times))] for module, times in imports.items()
+    ]
     fit_lines = []
     for name, runs in fits.items():
         first, second = median(run[0] for run in runs), median(run[1] for run in runs)
@@ -81,7 +86,8 @@ def main() -> None:
             harness.machine(["numpy", "scipy", "scikit-learn", "torch", "cvxpy"]) + "\n",
             f"Fresh processes, medians of {ROUNDS}; files already in the cache of the system.\n",
             harness.table(["", "seconds"], import_lines),
-            "Gaussian data, 100 x 512, with a Gaussian teacher; the modules that a fit imports late are in its first time.\n",
+            "Gaussian data, 100 x 512, with a Gaussian teacher; the modules that a fit imports "
+            "late are in its first time.\n",
             harness.table(["", "first fit (ms)", "second (ms)", "third to sixth (ms)"], fit_lines),
         ]
     )

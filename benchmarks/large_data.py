@@ -1,7 +1,8 @@
 """Time and memory of two large fits of RobustLinearClassifier, each in a fresh process, one thread.
 
-1 000 000 x 100 dense in single precision, and 200 000 x 50 000 sparse at density 1e-4. Memory is the peak resident size during
-the fit less the resident size before it: the data themselves are not in it. The aim is 2.5 times the data.
+1 000 000 x 100 dense in single precision, and 200 000 x 50 000 sparse at density 1e-4. Memory is
+the peak resident size during the fit less the resident size before it: the data themselves are not
+in it. The aim is 2.5 times the data.
 
     python benchmarks/large_data.py
 
@@ -18,7 +19,18 @@ from scipy import sparse
 
 from sklearn_robust import RobustLinearClassifier
 
-HEADER = ["data", "eps", "loss", "wall, s", "CPU, s", "certified gap", "nonzero", "data, MB", "extra peak, MB", "extra / data"]
+HEADER = [
+    "data",
+    "eps",
+    "loss",
+    "wall, s",
+    "CPU, s",
+    "certified gap",
+    "nonzero",
+    "data, MB",
+    "extra peak, MB",
+    "extra / data",
+]
 CASES = [
     ("dense", 0.02, "exponential"),
     ("dense", 0.02, "logistic"),
@@ -34,7 +46,11 @@ def resident(key):
 
 
 def dense(rng, n=1_000_000, d=100, block=10_000):
-    X, y, teacher = np.empty((n, d), np.float32), np.empty(n, int), rng.standard_normal(d) / np.sqrt(d)
+    X, y, teacher = (
+        np.empty((n, d), np.float32),
+        np.empty(n, int),
+        rng.standard_normal(d) / np.sqrt(d),
+    )
     for start in range(0, n, block):
         at = slice(start, start + block)
         X[at] = rng.standard_normal((block, d))
@@ -43,14 +59,17 @@ def dense(rng, n=1_000_000, d=100, block=10_000):
 
 
 def thin(rng, n=200_000, d=50_000):
-    X = sparse.random_array((n, d), density=1e-4, rng=rng, format="csr", data_sampler=rng.standard_normal)
+    X = sparse.random_array(
+        (n, d), density=1e-4, rng=rng, format="csr", data_sampler=rng.standard_normal
+    )
     y = (X @ rng.standard_normal(d) + rng.standard_normal(n) > 0).astype(int)
     return X, y, X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
 
 
 def fit(kind, eps, loss):
     rng = np.random.default_rng(0)
-    RobustLinearClassifier().fit(rng.standard_normal((30, 3)), np.arange(30) % 2)  # all imports are done
+    # all imports are done
+    RobustLinearClassifier().fit(rng.standard_normal((30, 3)), np.arange(30) % 2)
     X, y, size = dense(rng) if kind == "dense" else thin(rng)
     with open("/proc/self/clear_refs", "w") as marks:
         marks.write("5")  # the peak from here on
@@ -59,21 +78,26 @@ def fit(kind, eps, loss):
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     extra = resident("VmHWM") - before
     print(
-        f"{kind} {X.shape[0]} x {X.shape[1]} | {eps:g} | {loss} | {seconds:.1f} | {cpu:.1f} | {model.dual_gap_:.0e} "
-        f"| {np.count_nonzero(model.coef_)} | {size / 1e6:.0f} | {extra / 1e6:.0f} | {extra / size:.2f}"
+        f"{kind} {X.shape[0]} x {X.shape[1]} | {eps:g} | {loss} | {seconds:.1f} | {cpu:.1f} | "
+        f"{model.dual_gap_:.0e} "
+        f"| {np.count_nonzero(model.coef_)} | {size / 1e6:.0f} | {extra / 1e6:.0f} | "
+        f"{extra / size:.2f}"
     )
 
 
 def main():
     rows = []
     for case in CASES:
-        run = subprocess.run([sys.executable, __file__, *map(str, case)], check=True, capture_output=True, text=True)
+        run = subprocess.run(
+            [sys.executable, __file__, *map(str, case)], check=True, capture_output=True, text=True
+        )
         print(run.stdout, end="", flush=True)
         rows.append(run.stdout.strip().split(" | "))
     text = [
         "# Two large fits\n",
         harness.machine(("numpy", "scipy", "scikit-learn")) + "\n",
-        "By `benchmarks/large_data.py`, single runs. Memory: peak in the fit less resident size before it, data excluded.\n",
+        "By `benchmarks/large_data.py`, single runs. Memory: peak in the fit less resident size "
+        "before it, data excluded.\n",
         harness.table(HEADER, rows),
     ]
     harness.write("large_data.md", "\n".join(text))

@@ -1,16 +1,19 @@
-"""The minimiser of the robust risk beside its peers, to a relative accuracy of 1e-6: one thread, one process, in turns,
+"""The minimiser of the robust risk beside its peers, to a relative accuracy of 1e-6: one thread,
+one process, in turns,
 in CPU time, which other work on the machine disturbs least.
 
 Run as `python benchmarks/robust_risk.py`; it writes benchmarks/results/robust_risk.md. Peers:
 
-- L-BFGS-B of SciPy on split variables (w = u - v with u, v >= 0 for q = inf; w = t c with |c_j| <= 1 for q = 1).
-- Accelerated projected gradient on the epigraph, min loss(Z w - eps t) over the cone ||w||_q* <= t (Ribeiro et al., AISTATS
-  2025, arXiv 2410.12677), with backtracking and adaptive restart.
+- L-BFGS-B of SciPy on split variables (w = u - v with u, v >= 0 for q = inf; w = t c with |c_j| <=
+  1 for q = 1).
+- Accelerated projected gradient on the epigraph, min loss(Z w - eps t) over the cone ||w||_q* <= t
+  (Ribeiro et al., AISTATS 2025, arXiv 2410.12677), with backtracking and adaptive restart.
 - CVXPY with Clarabel at its default tolerances.
 
-Ours certifies its accuracy, and its time includes that. The first two peers know no accuracy of their own: they are told the
-risk to reach ("told"), and stop at the first evaluation that does, which no user could. L-BFGS-B is also timed with its own
-stopping rule ("own"), at the loosest ftol in 1e-5, 1e-6, ... that turns out to be accurate enough.
+Ours certifies its accuracy, and its time includes that. The first two peers know no accuracy of
+their own: they are told the risk to reach ("told"), and stop at the first evaluation that does,
+which no user could. L-BFGS-B is also timed with its own stopping rule ("own"), at the loosest ftol
+in 1e-5, 1e-6, ... that turns out to be accurate enough.
 """
 
 import argparse
@@ -31,7 +34,17 @@ from sklearn_robust.solvers import minimise_robust_risk
 
 ACCURACY = 1e-6
 RADII = {math.inf: (0.05, 0.2), 2: (0.1, 0.5), 1: (0.3, 1.0)}
-HEADER = ["data", "q", "loss", "eps", "ours, ms", "certified gap", "true gap", "L-BFGS-B own, ms", "told, ms"]
+HEADER = [
+    "data",
+    "q",
+    "loss",
+    "eps",
+    "ours, ms",
+    "certified gap",
+    "true gap",
+    "L-BFGS-B own, ms",
+    "told, ms",
+]
 HEADER += ["accelerated gradient told, ms", "CVXPY, ms", "own / ours", "told / ours"]
 
 
@@ -49,7 +62,9 @@ def digits():
 def gaussian(n, d):
     rng = np.random.default_rng(0)
     X = rng.standard_normal((n, d))
-    return X, np.where(X @ rng.standard_normal(d) / math.sqrt(d) + rng.standard_normal(n) > 0, 1.0, -1.0)
+    return X, np.where(
+        X @ rng.standard_normal(d) / math.sqrt(d) + rng.standard_normal(n) > 0, 1.0, -1.0
+    )
 
 
 DATA = {
@@ -61,7 +76,8 @@ DATA = {
 
 
 class Risk:
-    """The log of the exponential risk, or the logistic risk, of margins y (X w + b) - eps t, with its gradient."""
+    """The log of the exponential risk, or the logistic risk, of margins y (X w + b) - eps t, with
+    its gradient."""
 
     def __init__(self, X, y, loss, q, eps, goal):
         self.X, self.y, self.loss, self.q, self.eps, self.goal = X, y, loss, q, eps, goal
@@ -102,8 +118,12 @@ def lbfgs(risk, *, ftol=0.0, told=False):
             return np.concatenate([by_w + by_t, by_t - by_w, [by_b]])
 
     elif risk.q == 1:
-        pull = -risk.value_and_gradient(np.zeros(d), 0.0, 0.0)[1]  # from zero, where this form is stationary, it cannot start
-        start, bounds = np.concatenate([np.sign(pull), [0, 0.1]]), [(-1, 1)] * d + [(None, None), (0, None)]
+        # from zero, where this form is stationary, it cannot start
+        pull = -risk.value_and_gradient(np.zeros(d), 0.0, 0.0)[1]
+        start, bounds = (
+            np.concatenate([np.sign(pull), [0, 0.1]]),
+            [(-1, 1)] * d + [(None, None), (0, None)],
+        )
 
         def unpack(x):
             return x[-1] * x[:d], x[d], x[-1]
@@ -169,7 +189,13 @@ def accelerated_projected_gradient(risk, max_iter=50_000):
             b_new = b_ahead - by_b / curvature
             new = risk.value(w_new, b_new, t_new)[0]
             dw, db, dt = w_new - w_ahead, b_new - b_ahead, t_new - t_ahead
-            bound = value + by_w @ dw + by_b * db + by_t * dt + curvature / 2 * (dw @ dw + db**2 + dt**2)
+            bound = (
+                value
+                + by_w @ dw
+                + by_b * db
+                + by_t * dt
+                + curvature / 2 * (dw @ dw + db**2 + dt**2)
+            )
             if new <= bound + 1e-15 * abs(value):
                 break
             curvature *= 2
@@ -180,7 +206,11 @@ def accelerated_projected_gradient(risk, max_iter=50_000):
         next_momentum = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
         beta = (momentum - 1) / next_momentum
         momentum = next_momentum
-        w_ahead, b_ahead, t_ahead = w_new + beta * (w_new - w), b_new + beta * (b_new - b), t_new + beta * (t_new - t)
+        w_ahead, b_ahead, t_ahead = (
+            w_new + beta * (w_new - w),
+            b_new + beta * (b_new - b),
+            t_new + beta * (t_new - t),
+        )
         w, b, t = w_new, b_new, t_new
     return new
 
@@ -224,7 +254,9 @@ def row(name, X, y, q, loss, eps, repeats, with_cvxpy):
             if solve:
                 seconds, answers[key] = timed(solve)
                 times[key].append(seconds)
-    median = {key: float(np.median(values)) if values else math.inf for key, values in times.items()}
+    median = {
+        key: float(np.median(values)) if values else math.inf for key, values in times.items()
+    }
     for key in ("told", "gradient"):
         if answers[key] > goal:
             median[key] = math.inf  # it stopped short
@@ -234,7 +266,10 @@ def row(name, X, y, q, loss, eps, repeats, with_cvxpy):
             cone = timed(lambda: by_cvxpy(X, y, loss, q, eps))[0]
     solution = answers["ours"]
     error = -math.expm1(least - float(solution.log_risk[0]))
-    peer_own, peer_told = min(median["own"], median["gradient"]), min(median["told"], median["gradient"])
+    peer_own, peer_told = (
+        min(median["own"], median["gradient"]),
+        min(median["told"], median["gradient"]),
+    )
 
     def show(seconds):
         return "-" if math.isinf(seconds) else f"{1e3 * seconds:.1f}"
@@ -243,13 +278,26 @@ def row(name, X, y, q, loss, eps, repeats, with_cvxpy):
         value = peer / median["ours"]
         return f"{value:.1f}" if value >= 1 else f"**{value:.1f}**"
 
-    cells = [name, f"{q:g}", loss, f"{eps:g}", show(median["ours"]), f"{solution.gap[0]:.0e}", f"{max(error, 0):.0e}"]
-    cells += [show(median[key]) for key in ("own", "told", "gradient")] + [show(cone) if with_cvxpy else "", ratio(peer_own)]
+    cells = [
+        name,
+        f"{q:g}",
+        loss,
+        f"{eps:g}",
+        show(median["ours"]),
+        f"{solution.gap[0]:.0e}",
+        f"{max(error, 0):.0e}",
+    ]
+    cells += [show(median[key]) for key in ("own", "told", "gradient")] + [
+        show(cone) if with_cvxpy else "",
+        ratio(peer_own),
+    ]
     return [*cells, ratio(peer_told)]
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--data", nargs="*", default=list(DATA))
     parser.add_argument("--no-cvxpy", action="store_true", help="leave out the slowest peer")
@@ -262,7 +310,9 @@ def main():
             for loss in LOSSES:
                 for eps in radii:
                     small = X.size < 100_000
-                    cells = row(name, X, y, q, loss, eps, options.repeats, small and not options.no_cvxpy)
+                    cells = row(
+                        name, X, y, q, loss, eps, options.repeats, small and not options.no_cvxpy
+                    )
                     if cells:
                         rows.append(cells)
                         print(" | ".join(cells), flush=True)
@@ -272,9 +322,12 @@ def main():
         "# Minimisers of the robust risk\n",
         harness.machine(("numpy", "scipy", "scikit-learn", "cvxpy")) + "\n",
         f"By `benchmarks/robust_risk.py`: CPU time, medians of {options.repeats} runs.",
-        "Relative accuracy 1e-6: certified for ours, within its time; known only to the table for the others. 'own': L-BFGS-B "
-        "with the loosest ftol that was accurate enough; 'told': stopped by the answer. '-': stopped short of the accuracy. "
-        "The last columns divide the fastest peer's time by ours, with L-BFGS-B's own stop and told; bold where ours is "
+        "Relative accuracy 1e-6: certified for ours, within its time; known only to the table for "
+        "the others. 'own': L-BFGS-B "
+        "with the loosest ftol that was accurate enough; 'told': stopped by the answer. '-': "
+        "stopped short of the accuracy. "
+        "The last columns divide the fastest peer's time by ours, with L-BFGS-B's own stop and "
+        "told; bold where ours is "
         "slower.\n",
         harness.table(HEADER, rows),
     ]

@@ -11,11 +11,16 @@ from pathlib import Path
 import _harness  # noqa: F401  one thread, for the scripts too
 
 HERE = Path(__file__).parent
-EXTRA = {"separators.py": [["--plots", "--limit", "20"]]}  # further runs of a script, with these options
+# further runs of a script, with these options
+EXTRA = {"separators.py": [["--plots", "--limit", "20"]]}
 
 
 def main() -> None:
-    scripts = [path for path in sorted(HERE.glob("*.py")) if not path.name.startswith("_") and path.name != Path(__file__).name]
+    scripts = [
+        path
+        for path in sorted(HERE.glob("*.py"))
+        if not path.name.startswith("_") and path.name != Path(__file__).name
+    ]
     failed = []
     for script in scripts:
         for options in [[], *EXTRA.get(script.name, [])]:

@@ -1,13 +1,16 @@
-"""Random separators, each margin and bound of which is recomputed in exact arithmetic: nothing called proven is false.
+"""Random separators, each margin and bound of which is recomputed in exact arithmetic: nothing
+called proven is false.
 
-Twenty thousand problems: columns of sizes from 1e-8 to 1e8, exponents p and q from 1 to inf, radii from 1e-6 eps* to
-(1 - 1e-9) eps* and beyond it, scales with zeros, repeated rows, rows of zeros, integer grids, with and without intercept.
-The data, coefficients and weights of an answer are rational numbers: sums are computed with fractions, norms with 200 bits.
+Twenty thousand problems: columns of sizes from 1e-8 to 1e8, exponents p and q from 1 to inf, radii
+from 1e-6 eps* to (1 - 1e-9) eps* and beyond it, scales with zeros, repeated rows, rows of zeros,
+integer grids, with and without intercept. The data, coefficients and weights of an answer are
+rational numbers: sums are computed with fractions, norms with 200 bits.
 
     python benchmarks/separator_soak.py [--cases 20000] [--first 0] [--jobs 2]
 
-writes benchmarks/results/separator_soak.md. What is done is kept in `--store`, a line for every hundred problems: a run that
-was interrupted goes on from there. Delete the file when the library changes.
+writes benchmarks/results/separator_soak.md. What is done is kept in `--store`, a line for every
+hundred problems: a run that was interrupted goes on from there. Delete the file when the library
+changes.
 """
 
 import argparse
@@ -34,14 +37,18 @@ BELOW = [0, 1e-6, 1e-3, 0.3, 0.7, 0.9, 0.99, 1 - 1e-4, 1 - 1e-6, 1 - 1e-9]  # of
 BEYOND = [1 + 1e-6, 1.01, 2]
 TOL = 1e-8
 SLOW = 20.0  # seconds
-PROOF = 1e-12  # rounding of a coordinate of Z^T a that proves non-separability, relative to the terms that it sums
+# rounding of a coordinate of Z^T a that proves non-separability, relative to the terms that it sums
+PROOF = 1e-12
 FAULTS = {
     "wrong margin": "a margin above that of the predictor",
     "wrong bound": "a bound below D(a), or below a margin",
     "wrong proof": "NotSeparableError without proof, or where a robust separator is known",
     "silent gap": "a gap above tol without a warning, or one that is not 1 - margin / bound",
     "RuntimeWarning": "any warning but ConvergenceWarning",
-    "exception": "any exception but NotSeparableError, and RuntimeError where eps lies between the bounds of eps*",
+    "exception": (
+        "any exception but NotSeparableError, and RuntimeError where eps lies between the bounds "
+        "of eps*"
+    ),
     "slow": "a call that took more than 20 s",
 }
 UNDECIDED = "undecided, and said so: eps between the bounds of eps*"
@@ -52,7 +59,8 @@ mpmath.mp.prec = 200
 
 
 def draw(case):
-    """A problem: X, y, scale, p, q, whether there is an intercept, and the radius as a share of eps*."""
+    """A problem: X, y, scale, p, q, whether there is an intercept, and the radius as a share of
+    eps*."""
     rng = np.random.default_rng([20, case])
     n, d = rng.integers(2, 13), rng.integers(1, 11)
     if rng.random() < 0.3:
@@ -95,7 +103,8 @@ def dual(r):
 
 
 def norm(x, r):
-    """The norm of fractions, or of 200-bit numbers, with an exponent that is inf or a rational number."""
+    """The norm of fractions, or of 200-bit numbers, with an exponent that is inf or a rational
+    number."""
     x = [real(abs(v)) if isinstance(v, Fraction) else abs(v) for v in x]
     largest = max(x, default=mpmath.mpf(0))
     if largest == 0 or r == np.inf:
@@ -121,7 +130,8 @@ class Exact:
         """The smallest robust margin of a predictor."""
         w, b = exact(coef), Fraction(float(intercept))
         scores = (
-            sum(z * v for z, v in zip(row, w, strict=True)) + label * b for row, label in zip(self.rows, self.y, strict=True)
+            sum(z * v for z, v in zip(row, w, strict=True)) + label * b
+            for row, label in zip(self.rows, self.y, strict=True)
         )
         return real(min(scores)) - mpmath.mpf(float(eps)) * self.damage(w)
 
@@ -133,17 +143,30 @@ class Exact:
         """The weights scaled to the simplex, per class with an intercept."""
         a = exact(weights)
         classes = [1, -1] if self.fit_intercept else [None]
-        sums = {side: sum(v for v, label in zip(a, self.y, strict=True) if side in (None, label)) for side in classes}
-        return [v / (len(classes) * sums[label if self.fit_intercept else None]) for v, label in zip(a, self.y, strict=True)]
+        sums = {
+            side: sum(v for v, label in zip(a, self.y, strict=True) if side in (None, label))
+            for side in classes
+        }
+        return [
+            v / (len(classes) * sums[label if self.fit_intercept else None])
+            for v, label in zip(a, self.y, strict=True)
+        ]
 
     def weighted_sum(self, a):
-        return [sum(v * row[j] for v, row in zip(a, self.rows, strict=True)) for j in range(len(self.scale))]
+        return [
+            sum(v * row[j] for v, row in zip(a, self.rows, strict=True))
+            for j in range(len(self.scale))
+        ]
 
     def terms(self, a):
-        return [sum(v * abs(row[j]) for v, row in zip(a, self.rows, strict=True)) for j in range(len(self.scale))]
+        return [
+            sum(v * abs(row[j]) for v, row in zip(a, self.rows, strict=True))
+            for j in range(len(self.scale))
+        ]
 
     def distance_bound(self, g, p, eps):
-        """The distance in the norm p* from g to a point of the threat's ball that is all but the nearest: no less than D(a)."""
+        """The distance in the norm p* from g to a point of the threat's ball that is all but the
+        nearest: no less than D(a)."""
         unit = max(abs(v) for v in g)
         if unit == 0:
             return mpmath.mpf(0)
@@ -153,16 +176,25 @@ class Exact:
         ball = LpNorm(self.q) if (scale == 1).all() else ScaledNorm(self.q, scale)
         left = ball.residual(scaled[None], radius, LpNorm(p).dual)[0]
         a = [abs(real(v)) for v in g]
-        left = [abs(long_to_mpmath(v)) * real(unit) if s > 0 else x for v, s, x in zip(left, self.scale, a, strict=True)]
+        left = [
+            abs(long_to_mpmath(v)) * real(unit) if s > 0 else x
+            for v, s, x in zip(left, self.scale, a, strict=True)
+        ]
         eps = mpmath.mpf(float(eps))
         if (
             norm([x / real(s) for x, s in zip(a, self.scale, strict=True) if s > 0], self.q) <= eps
         ):  # all that can move is taken
-            return norm([mpmath.mpf(0) if s > 0 else x for x, s in zip(a, self.scale, strict=True)], dual(p))
+            return norm(
+                [mpmath.mpf(0) if s > 0 else x for x, s in zip(a, self.scale, strict=True)], dual(p)
+            )
 
         def outside(share):
             """What the point that leaves (1 + share) times as much lacks to the sphere."""
-            taken = [max(x - (1 + share) * v, 0) / real(s) for x, v, s in zip(a, left, self.scale, strict=True) if s > 0]
+            taken = [
+                max(x - (1 + share) * v, 0) / real(s)
+                for x, v, s in zip(a, left, self.scale, strict=True)
+                if s > 0
+            ]
             return norm(taken, self.q) - eps
 
         share, step = mpmath.mpf(0), mpmath.mpf(2) ** -60
@@ -175,7 +207,8 @@ class Exact:
         return min(self.distance(a, left, dual(p), eps, moved) for moved in (mpmath.mpf(0), share))
 
     def distance(self, a, left, r, eps, share):
-        """The r-norm of what a point of the ball leaves of a, (1 + share) times `left`; the point shrinks to the sphere."""
+        """The r-norm of what a point of the ball leaves of a, (1 + share) times `left`; the point
+        shrinks to the sphere."""
         left = [(1 + share) * v if s > 0 else v for v, s in zip(left, self.scale, strict=True)]
         taken = [max(x - v, 0) for x, v in zip(a, left, strict=True)]
         size = norm([t / real(s) for t, s in zip(taken, self.scale, strict=True) if s > 0], self.q)
@@ -183,7 +216,8 @@ class Exact:
         return norm([x - inside * t for x, t in zip(a, taken, strict=True)], r)
 
     def moved_to_zero(self, a, coordinates):
-        """Weights near a for which these coordinates of Z^T a are zero, exactly; None where they are not all >= 0."""
+        """Weights near a for which these coordinates of Z^T a are zero, exactly; None where they
+        are not all >= 0."""
         support = [i for i, v in enumerate(a) if v > 0]
         conditions = [[self.rows[i][j] for i in support] for j in coordinates]
         goals = [Fraction(0) for _ in coordinates]
@@ -192,17 +226,24 @@ class Exact:
             goals.append(Fraction(1, 2) if self.fit_intercept else Fraction(1))
         weights = [a[i] for i in support]
         lacks = [
-            goal - sum(c * v for c, v in zip(row, weights, strict=True)) for row, goal in zip(conditions, goals, strict=True)
+            goal - sum(c * v for c, v in zip(row, weights, strict=True))
+            for row, goal in zip(conditions, goals, strict=True)
         ]
         gram = [
-            [sum(r * c * v for r, c, v in zip(one, other, weights, strict=True)) for other in conditions] for one in conditions
+            [
+                sum(r * c * v for r, c, v in zip(one, other, weights, strict=True))
+                for other in conditions
+            ]
+            for one in conditions
         ]
         multipliers = solve(gram, lacks)
         if multipliers is None:
             return None
         moved = [Fraction(0)] * len(a)
         for k, i in enumerate(support):
-            moved[i] = weights[k] * (1 + sum(m * row[k] for m, row in zip(multipliers, conditions, strict=True)))
+            moved[i] = weights[k] * (
+                1 + sum(m * row[k] for m, row in zip(multipliers, conditions, strict=True))
+            )
         return moved if min(moved) >= 0 else None
 
 
@@ -239,7 +280,8 @@ def solve(matrix, goal):
 
 
 def watched(found, function, *arguments, **options):
-    """The answer of a call, or its NotSeparableError, and whether it warned of its gap; faults are added to `found`."""
+    """The answer of a call, or its NotSeparableError, and whether it warned of its gap; faults are
+    added to `found`."""
     start = time.perf_counter()
     answer = None
     with warnings.catch_warnings(record=True) as caught:
@@ -258,15 +300,25 @@ def watched(found, function, *arguments, **options):
         found.append(("slow", f"{function.__name__}: {time.perf_counter() - start:.0f} s"))
     strange = [w for w in caught if w.category is not ConvergenceWarning]
     if strange:
-        found.append(("RuntimeWarning", f"{function.__name__}: {strange[0].message} {strange[0].filename}:{strange[0].lineno}"))
+        found.append(
+            (
+                "RuntimeWarning",
+                f"{function.__name__}: {strange[0].message} "
+                f"{strange[0].filename}:{strange[0].lineno}",
+            )
+        )
     return answer, len(strange) < len(caught)
 
 
 def judge_gap(found, s, warned):
     if s.margin in (0, np.inf):
         return
-    if abs(s.relative_gap - (1 - s.margin / s.margin_bound)) > 1e-12 or (s.relative_gap > TOL and not warned):
-        found.append(("silent gap", f"gap {s.relative_gap}, margin {s.margin!r}, bound {s.margin_bound!r}"))
+    if abs(s.relative_gap - (1 - s.margin / s.margin_bound)) > 1e-12 or (
+        s.relative_gap > TOL and not warned
+    ):
+        found.append(
+            ("silent gap", f"gap {s.relative_gap}, margin {s.margin!r}, bound {s.margin_bound!r}")
+        )
 
 
 def judge_largest(found, problem, s, warned):
@@ -275,7 +327,10 @@ def judge_largest(found, problem, s, warned):
     if s.margin == 0:
         a = problem.feasible(s.dual_coef)
         proven = problem.moved_to_zero(a, range(len(problem.scale))) is not None
-        small = all(abs(g) <= Fraction(PROOF) * t for g, t in zip(problem.weighted_sum(a), problem.terms(a), strict=True))
+        small = all(
+            abs(g) <= Fraction(PROOF) * t
+            for g, t in zip(problem.weighted_sum(a), problem.terms(a), strict=True)
+        )
         if not (proven or small or warned):
             found.append(("wrong proof", "max_margin: zero without proof"))
         return "not separable, exact proof" if proven else "not separable, proof up to rounding"
@@ -300,7 +355,9 @@ def judge_largest(found, problem, s, warned):
         if s.margin_bound < bound:
             found.append(("wrong bound", f"max_margin: {s.margin_bound!r} below {bound}"))
     if s.margin_bound < margin / damage:
-        found.append(("wrong bound", f"max_margin: {s.margin_bound!r} below the margin {margin / damage}"))
+        found.append(
+            ("wrong bound", f"max_margin: {s.margin_bound!r} below the margin {margin / damage}")
+        )
     return "eps* to tol" if s.relative_gap <= TOL else "eps* with a warning"
 
 
@@ -313,7 +370,11 @@ def judge_separator(found, problem, s, warned):
     bound = problem.distance_bound(problem.weighted_sum(problem.feasible(s.dual_coef)), s.p, s.eps)
     if s.margin_bound < bound or s.margin_bound < margin:
         found.append(
-            ("wrong bound", f"{s.margin_bound!r} below {mpmath.nstr(bound, 25)} or the margin {mpmath.nstr(margin, 25)}")
+            (
+                "wrong bound",
+                f"{s.margin_bound!r} below {mpmath.nstr(bound, 25)} or the margin "
+                f"{mpmath.nstr(margin, 25)}",
+            )
         )
     return "separator to tol" if s.relative_gap <= TOL else "separator with a warning"
 
@@ -321,7 +382,10 @@ def judge_separator(found, problem, s, warned):
 def judge_proof(found, problem, error, star):
     """Judge a NotSeparableError."""
     a = problem.feasible(error.weights)
-    slack = [max(abs(g) - Fraction(PROOF) * t, 0) for g, t in zip(problem.weighted_sum(a), problem.terms(a), strict=True)]
+    slack = [
+        max(abs(g) - Fraction(PROOF) * t, 0)
+        for g, t in zip(problem.weighted_sum(a), problem.terms(a), strict=True)
+    ]
     inside = all(v == 0 for v, s in zip(slack, problem.scale, strict=True) if s == 0)
     size = norm([v / s for v, s in zip(slack, problem.scale, strict=True) if s > 0], problem.q)
     if not inside or size > mpmath.mpf(error.eps) * (1 + mpmath.mpf(1e-9)):
@@ -332,7 +396,8 @@ def judge_proof(found, problem, error, star):
 
 
 def run_case(case):
-    """The faults of one problem, as pairs of a kind and a description, and what its answers are counted as."""
+    """The faults of one problem, as pairs of a kind and a description, and what its answers are
+    counted as."""
     X, y, scale, p, q, fit_intercept, share = draw(case)
     problem, found, counted = Exact(X, y, scale, q, fit_intercept), [], []
     options = {"q": q, "fit_intercept": fit_intercept, "scale": scale, "tol": TOL}
@@ -348,7 +413,12 @@ def run_case(case):
     elif isinstance(answer, RuntimeError):
         counted.append(UNDECIDED)
         if not star.margin <= eps <= star.margin_bound:
-            found.append(("exception", f"eps={eps!r} is decided by {star.margin!r} <= eps* <= {star.margin_bound!r}"))
+            found.append(
+                (
+                    "exception",
+                    f"eps={eps!r} is decided by {star.margin!r} <= eps* <= {star.margin_bound!r}",
+                )
+            )
     elif answer is not None:
         counted.append(judge_separator(found, problem, answer, warned))
         if answer.eps >= star.margin_bound or star.margin == 0:
@@ -367,23 +437,45 @@ def run_chunk(first):
         times.append(time.process_time() - start)
         faults += [(case, *fault) for fault in found]
         counts.update(counted)
-    return {"first": first, "faults": faults, "counts": counts, "seconds": sum(times), "longest": max(times)}
+    return {
+        "first": first,
+        "faults": faults,
+        "counts": counts,
+        "seconds": sum(times),
+        "longest": max(times),
+    }
 
 
 def table(chunks):
     cases = CHUNK * len(chunks)
     faults = Counter(kind for chunk in chunks for _, kind, _ in chunk["faults"])
     counts = sum((Counter(chunk["counts"]) for chunk in chunks), Counter())
-    lines = ["# Separators recomputed in exact arithmetic", "", (__doc__ or "").split("\n\n")[1], ""]
-    lines += [f"{cases} problems, two calls each, {sum(c['seconds'] for c in chunks):.0f} s of CPU in all.", ""]
+    lines = [
+        "# Separators recomputed in exact arithmetic",
+        "",
+        (__doc__ or "").split("\n\n")[1],
+        "",
+    ]
+    lines += [
+        f"{cases} problems, two calls each, {sum(c['seconds'] for c in chunks):.0f} s of CPU in "
+        f"all.",
+        "",
+    ]
     lines += ["| fault | what counts | number |", "|---|---|---|"]
     lines += [f"| {kind} | {meaning} | {faults[kind]} |" for kind, meaning in FAULTS.items()]
-    lines += ["", "| answer | number |", "|---|---|", *(f"| {name} | {counts[name]} |" for name in sorted(counts))]
+    lines += [
+        "",
+        "| answer | number |",
+        "|---|---|",
+        *(f"| {name} | {counts[name]} |" for name in sorted(counts)),
+    ]
     return "\n".join(lines) + "\n"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
@@ -393,7 +485,10 @@ def main():
     wanted = range(arguments.first, arguments.first + arguments.cases, CHUNK)
     done = {}
     if arguments.store.exists():
-        done = {chunk["first"]: chunk for chunk in map(json.loads, arguments.store.read_text().splitlines())}
+        done = {
+            chunk["first"]: chunk
+            for chunk in map(json.loads, arguments.store.read_text().splitlines())
+        }
     left = [first for first in wanted if first not in done]
     with ProcessPoolExecutor(arguments.jobs) as pool, arguments.store.open("a") as store:
         for chunk in pool.map(run_chunk, left):

@@ -1,12 +1,15 @@
-"""Aim: exact robust separators, certified to 1e-8, sooner than from any general solver; the tables tell where it is reached.
+"""Aim: exact robust separators, certified to 1e-8, sooner than from any general solver; the tables
+tell where it is reached.
 
-For every case (p, q) and data set: `min_norm_separator` (the public call with all it does) against every general solver in
-every form of `_peers.py`. The accuracy of every answer, ours too, is recomputed here with plain NumPy: the relative gap of the
-margin of its w to the bound that our dual weights prove. The ratio is to the fastest peer whose gap is at most 1e-6.
+For every case (p, q) and data set: `min_norm_separator` (the public call with all it does) against
+every general solver in every form of `_peers.py`. The accuracy of every answer, ours too, is
+recomputed here with plain NumPy: the relative gap of the margin of its w to the bound that our dual
+weights prove. The ratio is to the fastest peer whose gap is at most 1e-6.
 
     env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/separators.py
 
-Options: `--data` and `--case` choose cells, `--limit` the seconds a run may take, `--plots` draws time against n and d instead.
+Options: `--data` and `--case` choose cells, `--limit` the seconds a run may take, `--plots` draws
+time against n and d instead.
 """
 
 import argparse
@@ -28,7 +31,8 @@ PACKAGES = ("numpy", "scipy", "scikit-learn", "highspy", "piqp", "clarabel", "ec
 
 @dataclass(frozen=True)
 class Case:
-    """eps = share * eps*; 0 where p and q are dual, for there eps changes nothing. Targets: ratios to reach, by data set."""
+    """eps = share * eps*; 0 where p and q are dual, for there eps changes nothing. Targets: ratios
+    to reach, by data set."""
 
     p: float
     q: float
@@ -65,7 +69,8 @@ SVC_TARGETS = {("2,2", "g100x512"): 3.0}  # to LinearSVC alone
 
 @cache
 def signed_rows(name: str) -> np.ndarray:
-    """gNxD: Gaussian with a Gaussian teacher; sNxD: the same, moved apart along it by a margin; digits38: digits 3 and 8."""
+    """gNxD: Gaussian with a Gaussian teacher; sNxD: the same, moved apart along it by a margin;
+    digits38: digits 3 and 8."""
     if name == "digits38":
         from sklearn.datasets import load_digits
 
@@ -92,7 +97,8 @@ def margin(Z: np.ndarray, w: np.ndarray, p: float, q: float, eps: float) -> floa
 
 
 def bound(Z: np.ndarray, weights: np.ndarray, p: float, q: float, eps: float) -> float:
-    """min |g - delta|_p* over |delta|_q <= eps, g = Z^T a: no margin is larger. Residuals in closed form or by bisection."""
+    """min |g - delta|_p* over |delta|_q <= eps, g = Z^T a: no margin is larger. Residuals in closed
+    form or by bisection."""
     assert weights.min() >= 0
     g = np.abs((weights / weights.sum()) @ Z)
     dual_p = dual_exponent(p)
@@ -104,14 +110,18 @@ def bound(Z: np.ndarray, weights: np.ndarray, p: float, q: float, eps: float) ->
     low, high = 0.0, float(g.max())
     for _ in range(200):
         level = (low + high) / 2
-        low, high = (level, high) if np.linalg.norm(np.maximum(g - level, 0), q) > eps else (low, level)
+        low, high = (
+            (level, high) if np.linalg.norm(np.maximum(g - level, 0), q) > eps else (low, level)
+        )
     return float(np.linalg.norm(np.minimum(g, high), dual_p))  # from the feasible side
 
 
 # ---- runs
 
 
-def our_solve(Z: np.ndarray, p: float, q: float, eps: float) -> Callable[[], tuple[np.ndarray, np.ndarray, str]]:
+def our_solve(
+    Z: np.ndarray, p: float, q: float, eps: float
+) -> Callable[[], tuple[np.ndarray, np.ndarray, str]]:
     from sklearn_robust.separators import min_norm_separator
 
     X, y = _peers.labelled(Z)
@@ -127,7 +137,9 @@ def eps_star(Z: np.ndarray, q: float) -> float:
     """In a process of its own: this one starts no threads."""
     from sklearn_robust.separators import max_margin
 
-    return harness.measure(lambda: lambda: max_margin(*_peers.labelled(Z), q=q).margin, limit=600).answer
+    return harness.measure(
+        lambda: lambda: max_margin(*_peers.labelled(Z), q=q).margin, limit=600
+    ).answer
 
 
 @cache
@@ -137,7 +149,13 @@ def warm_up_problem(q: float, share: float) -> tuple[np.ndarray, float]:
     return Z, share * eps_star(Z, q) if share else 0.0
 
 
-def timed(make: Callable[[np.ndarray, float], Callable[[], Any]], Z: np.ndarray, case: Case, eps: float, limit: float) -> Any:
+def timed(
+    make: Callable[[np.ndarray, float], Callable[[], Any]],
+    Z: np.ndarray,
+    case: Case,
+    eps: float,
+    limit: float,
+) -> Any:
     small, small_eps = warm_up_problem(case.q, case.share)
 
     def build() -> Callable[[], Any]:
@@ -177,8 +195,19 @@ def run_cell(case: Case, data: str, limit: float, only: list[str] | None = None)
     def row(solver: str, measurement: harness.Measurement, w: np.ndarray | None) -> Row:
         gap = math.nan if w is None else 1 - margin(Z, w, p, q, eps) / best
         if gap < -1e-12:
-            raise AssertionError(f"{solver} beats our bound on {case.name}, {data}: relative gap {gap}")
-        return Row(case.key, data, eps, solver, measurement.median, len(measurement.seconds), gap, measurement.failure)
+            raise AssertionError(
+                f"{solver} beats our bound on {case.name}, {data}: relative gap {gap}"
+            )
+        return Row(
+            case.key,
+            data,
+            eps,
+            solver,
+            measurement.median,
+            len(measurement.seconds),
+            gap,
+            measurement.failure,
+        )
 
     rows = [row(f"ours ({stage})", ours, coef)]
     for name, make in _peers.peers(p, q).items():
@@ -206,14 +235,30 @@ def cell_line(case: Case, rows: list[Row], limit: float) -> list[str]:
     target = case.targets.get(ours.data)
     ratio = (peer.seconds if peer else limit) / ours.seconds
     text = f"{'' if peer else '> '}{ratio:.3g}x"
-    verdict = "met" if target and ratio >= target else "missed" if peer else "not decided in the limit"
+    verdict = (
+        "met" if target and ratio >= target else "missed" if peer else "not decided in the limit"
+    )
     met = "-" if target is None else f"{target:g}x {verdict}"
     other = (
-        f"{peer.solver} | {harness.seconds(peer.seconds)} | {peer.gap:.0e}" if peer else f"none within 1e-6 | > {limit:g} | -"
+        f"{peer.solver} | {harness.seconds(peer.seconds)} | {peer.gap:.0e}"
+        if peer
+        else f"none within 1e-6 | > {limit:g} | -"
     )
     stage = ours.solver.removeprefix("ours (").removesuffix(")")
-    line = [case.name, ours.data, harness.seconds(ours.seconds), f"{ours.gap:.0e}", stage, *other.split(" | "), text, met]
-    svc_target, svc = SVC_TARGETS.get((case.key, ours.data)), [row for row in rows if row.solver == "LinearSVC" and row.runs]
+    line = [
+        case.name,
+        ours.data,
+        harness.seconds(ours.seconds),
+        f"{ours.gap:.0e}",
+        stage,
+        *other.split(" | "),
+        text,
+        met,
+    ]
+    svc_target, svc = (
+        SVC_TARGETS.get((case.key, ours.data)),
+        [row for row in rows if row.solver == "LinearSVC" and row.runs],
+    )
     if svc_target and svc:
         line[-1] += f"; to LinearSVC {svc[0].seconds / ours.seconds:.3g}x of {svc_target:g}x"
     return [harness.bold(entry) for entry in line] if ratio < 1 or ours.gap > TOL else line
@@ -223,13 +268,29 @@ def report(cells: list[tuple[Case, list[Row]]], paths: str, limit: float) -> str
     parts = [
         "# Exact separators: time to a certified separator\n",
         harness.machine(PACKAGES) + "\n",
-        "CPU seconds, one thread: medians of 5 runs where one takes less than 1 s, of 3 below 20 s, else one run. "
-        f"A process for each solver, warmed up on 40 x 30; a run is ended after {limit:g} s of wall time. Ours: "
-        "`min_norm_separator(X, y, p, q, eps, tol=1e-8)`, all included; peers from matrices in their own layout. "
-        "Gap: relative, of the margin of the solver's w to the bound of our dual weights, recomputed in NumPy. "
-        "Fastest peer: of those with a gap of at most 1e-6. Bold: we are slower than it, or above 1e-8.\n",
+        "CPU seconds, one thread: medians of 5 runs where one takes less than 1 s, of 3 below 20 "
+        "s, else one run. "
+        f"A process for each solver, warmed up on 40 x 30; a run is ended after {limit:g} s of "
+        f"wall time. Ours: "
+        "`min_norm_separator(X, y, p, q, eps, tol=1e-8)`, all included; peers from matrices in "
+        "their own layout. "
+        "Gap: relative, of the margin of the solver's w to the bound of our dual weights, "
+        "recomputed in NumPy. "
+        "Fastest peer: of those with a gap of at most 1e-6. Bold: we are slower than it, or above "
+        "1e-8.\n",
         harness.table(
-            ["case (p, q)", "data", "ours (s)", "gap", "ours ended in", "fastest peer", "peer (s)", "gap", "ratio", "target"],
+            [
+                "case (p, q)",
+                "data",
+                "ours (s)",
+                "gap",
+                "ours ended in",
+                "fastest peer",
+                "peer (s)",
+                "gap",
+                "ratio",
+                "target",
+            ],
             [cell_line(case, rows, limit) for case, rows in cells],
         ),
         *(["## A path of 20 radii\n", paths] if paths else []),
@@ -238,12 +299,18 @@ def report(cells: list[tuple[Case, list[Row]]], paths: str, limit: float) -> str
     ]
     for case in dict.fromkeys(case.name for case, _ in cells):
         mine = [rows for one, rows in cells if one.name == case]
-        names = dict.fromkeys("ours" if row is rows[0] else row.solver for rows in mine for row in rows)
+        names = dict.fromkeys(
+            "ours" if row is rows[0] else row.solver for rows in mine for row in rows
+        )
         lines = []
         for name in names:
             line = [name]
             for rows in mine:
-                row = rows[0] if name == "ours" else next(row for row in rows[1:] if row.solver == name)
+                row = (
+                    rows[0]
+                    if name == "ours"
+                    else next(row for row in rows[1:] if row.solver == name)
+                )
                 line.append(shown(row, limit) + (f" ({row.gap:.0e})" if row.runs else ""))
             lines.append(line)
         parts += [f"### {case}\n", harness.table(["", *(rows[0].data for rows in mine)], lines)]
@@ -254,7 +321,8 @@ def report(cells: list[tuple[Case, list[Row]]], paths: str, limit: float) -> str
 
 
 def path_line(data: str) -> list[str]:
-    """Twenty radii in one call, twenty in a loop, and the largest alone, in turns in one process."""
+    """Twenty radii in one call, twenty in a loop, and the largest alone, in turns in one
+    process."""
     from sklearn_robust.separators import min_norm_separator, separator_path
 
     Z = signed_rows(data)
@@ -276,7 +344,9 @@ def path_line(data: str) -> list[str]:
             min_norm_separator(X, y, p=2, q=math.inf, eps=radii[-1], tol=TOL)
             marks.append(clock() - start)
             gaps = [
-                1 - margin(Z, s.coef, 2, math.inf, s.eps) / bound(Z, s.dual_coef, 2, math.inf, s.eps) for s in (*path, *cold)
+                1
+                - margin(Z, s.coef, 2, math.inf, s.eps) / bound(Z, s.dual_coef, 2, math.inf, s.eps)
+                for s in (*path, *cold)
             ]
             past.append(marks)
             return np.median(past, axis=0), max(gaps)
@@ -310,7 +380,10 @@ def path_table(data: list[str]) -> str:
     chosen = [name for name in ("g100x512", "g500x2000") if name in data]
     if not chosen:
         return ""
-    text = "`separator_path` with p = 2, q = inf and eps = 0 to .95 eps*; the path should cost less than 4 cold solves.\n\n"
+    text = (
+        "`separator_path` with p = 2, q = inf and eps = 0 to .95 eps*; the path should cost less "
+        "than 4 cold solves.\n\n"
+    )
     return text + harness.table(header, [path_line(name) for name in chosen])
 
 
@@ -324,7 +397,8 @@ PLOT_SIZES = (50, 100, 200, 500, 1000, 2000, 5000, 10000)
 
 
 def plots(sizes: list[int], limit: float) -> None:
-    """Time against n at d = 500 and against d at n = 500; a peer that ran into the limit is not asked for larger sizes."""
+    """Time against n at d = 500 and against d at n = 500; a peer that ran into the limit is not
+    asked for larger sizes."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -342,25 +416,50 @@ def plots(sizes: list[int], limit: float) -> None:
                 best = fastest(rows)
                 ours.append(rows[0].seconds)
                 peer.append(best.seconds if best else math.nan)
-                lines.append([case.key, rows[0].data, rows[0].seconds, rows[0].gap, best.solver if best else "", peer[-1]])
+                lines.append(
+                    [
+                        case.key,
+                        rows[0].data,
+                        rows[0].seconds,
+                        rows[0].gap,
+                        best.solver if best else "",
+                        peer[-1],
+                    ]
+                )
                 signed_rows.cache_clear()
             axis.loglog(sizes, ours, "o-", label="sklearn_robust")
             axis.loglog(sizes, peer, "s--", label="fastest peer")
-            axis.set(xlabel=f"{unknown}  ({'d' if unknown == 'n' else 'n'} = 500)", ylabel="seconds", title=case.name)
+            axis.set(
+                xlabel=f"{unknown}  ({'d' if unknown == 'n' else 'n'} = 500)",
+                ylabel="seconds",
+                title=case.name,
+            )
             axis.grid(alpha=0.3)
             axis.legend()
     harness.RESULTS.mkdir(exist_ok=True)
     figure.savefig(harness.RESULTS / "separators_scaling.png", dpi=100)
-    harness.write_csv("separators_scaling.csv", ["case", "data", "ours", "gap", "peer", "peer_seconds"], lines)
+    harness.write_csv(
+        "separators_scaling.csv", ["case", "data", "ours", "gap", "peer", "peer_seconds"], lines
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", nargs="+", default=list(DATA), help="data sets; others in the form gNxD or sNxD")
-    parser.add_argument("--case", nargs="+", default=[case.key for case in CASES], help="such as 2,inf")
+    parser.add_argument(
+        "--data", nargs="+", default=list(DATA), help="data sets; others in the form gNxD or sNxD"
+    )
+    parser.add_argument(
+        "--case", nargs="+", default=[case.key for case in CASES], help="such as 2,inf"
+    )
     parser.add_argument("--peers", nargs="+", help="such as 'piqp dense, split'; all if not given")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds a run")
-    parser.add_argument("--plots", nargs="*", type=int, metavar="SIZE", help="instead of tables: n and d at these sizes")
+    parser.add_argument(
+        "--plots",
+        nargs="*",
+        type=int,
+        metavar="SIZE",
+        help="instead of tables: n and d at these sizes",
+    )
     parser.add_argument("--name", default="separators", help="of the results")
     options = parser.parse_args()
     if options.plots is not None:
@@ -377,7 +476,9 @@ def main() -> None:
     cells.sort(key=lambda cell: CASES.index(cell[0]))
     harness.write(f"{options.name}.md", report(cells, path_table(options.data), options.limit))
     harness.write_csv(
-        f"{options.name}.csv", list(Row.__dataclass_fields__), [list(vars(row).values()) for _, rows in cells for row in rows]
+        f"{options.name}.csv",
+        list(Row.__dataclass_fields__),
+        [list(vars(row).values()) for _, rows in cells for row in rows],
     )
 
 

@@ -51,7 +51,9 @@ sphinx_gallery_conf = {
 }
 
 
-def _skip_foreign(app: Any, what: str, name: str, member: Any, skip: bool, options: Any) -> bool | None:
+def _skip_foreign(
+    app: Any, what: str, name: str, member: Any, skip: bool, options: Any
+) -> bool | None:
     """Leave out what our classes inherit from scikit-learn and torch: it is documented there."""
     function = member.fget if isinstance(member, property) else getattr(member, "func", member)
     home = getattr(function, "__module__", None)

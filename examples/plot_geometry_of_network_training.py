@@ -2,11 +2,12 @@
 Gradient descent and sign descent of a network
 ==============================================
 
-Two ways to train the same network robustly: steepest descent in the geometry of the 2-norm (gradient descent) and of the
-inf-norm (sign descent). On MNIST, 2 against 7, with 100 training images and an adversary who moves every pixel by up to 0.15,
-both end with every training image classified robustly, under the attack that trains them. On unseen images sign descent was the
-more robust for two of three seeds, by 4 to 6 points, and as accurate on clean images: a tendency, not a theorem. The small
-digits that come with scikit-learn, used where MNIST cannot be had, show less.
+Two ways to train the same network robustly: steepest descent in the geometry of the 2-norm
+(gradient descent) and of the inf-norm (sign descent). On MNIST, 2 against 7, with 100 training
+images and an adversary who moves every pixel by up to 0.15, both end with every training image
+classified robustly, under the attack that trains them. On unseen images sign descent was the more
+robust for two of three seeds, by 4 to 6 points, and as accurate on clean images: a tendency, not a
+theorem. The small digits that come with scikit-learn, used where MNIST cannot be had, show less.
 """
 
 import math
@@ -20,7 +21,8 @@ from sklearn_robust import RobustMLPClassifier
 
 
 def images():
-    """MNIST, or its small cousin where there is no network: rows of pixels in [0, 1], and labels."""
+    """MNIST, or its small cousin where there is no network: rows of pixels in [0, 1], and
+    labels."""
     try:
         with warnings.catch_warnings(action="ignore"):  # the warning that there is no network
             X, y = fetch_openml("mnist_784", return_X_y=True, as_frame=False, n_retries=1)
@@ -37,7 +39,8 @@ def images():
 
 
 # %%
-# A homogeneous network: one hidden layer, ReLU, no bias. `loss_tol` ends training soon after the last image is robust.
+# A homogeneous network: one hidden layer, ReLU, no bias. `loss_tol` ends training soon after the
+# last image is robust.
 X, y = images()
 X, y = X[np.isin(y, (2, 7))], y[np.isin(y, (2, 7))]
 eps, n_train = 0.15 if X.shape[1] == 784 else 0.1, 100
@@ -62,7 +65,8 @@ for seed in range(3):
         networks.append((seed, p, network, X[test], y[test]))
         robust, clean = network.history_["robust_accuracy"][-1], network.score(X[test], y[test])
         print(
-            f"seed {seed}, p = {p:<3}: {network.n_iter_} epochs, robust on {robust:.0%} in training; test accuracy {clean:.3f}"
+            f"seed {seed}, p = {p:<3}: {network.n_iter_} epochs, robust on {robust:.0%} in "
+            f"training; test accuracy {clean:.3f}"
         )
 
 # %%
@@ -72,7 +76,9 @@ radii = np.linspace(0, eps, 4)
 for seed, p, network, X_test, y_test in networks:
     style = {"color": "C0" if p == 2 else "C1", "alpha": 0.7}
     left.plot(network.history_["robust_accuracy"], **style)
-    certified, attacked = np.transpose([network.robust_bounds(X_test, y_test, eps=r, n_steps=30) for r in radii])
+    certified, attacked = np.transpose(
+        [network.robust_bounds(X_test, y_test, eps=r, n_steps=30) for r in radii]
+    )
     right.plot(radii, attacked, **style, label=f"p = {p:g}" if seed == 0 else None)
     right.plot(radii, certified, **style, linestyle=":")
 left.set(xlabel="epoch", ylabel="robust training accuracy (PGD-10)", xscale="log")

@@ -2,10 +2,10 @@
 Which separator is robust?
 ==========================
 
-Two features, eight samples, and an adversary who moves every sample inside a square (q = inf). A line classifies a sample
-robustly if it does not touch the square. Many lines touch none: the one of least 1-norm, 2-norm or inf-norm is where
-coordinate, gradient or sign descent ends. Against a small adversary they differ;
-large squares leave room for one line only.
+Two features, eight samples, and an adversary who moves every sample inside a square (q = inf). A
+line classifies a sample robustly if it does not touch the square. Many lines touch none: the one of
+least 1-norm, 2-norm or inf-norm is where coordinate, gradient or sign descent ends. Against a small
+adversary they differ; large squares leave room for one line only.
 """
 
 import matplotlib.pyplot as plt
@@ -15,7 +15,18 @@ from sklearn_robust import SeparatorDisplay, max_margin
 
 # %%
 # The first feature decides, the second is noise.
-X = np.array([[1.7, -0.3], [1.1, -0.1], [2.2, -1.6], [2.0, -1.9], [-2.7, 1.0], [-0.7, 0.7], [-2.4, -0.4], [-1.7, 0.1]])
+X = np.array(
+    [
+        [1.7, -0.3],
+        [1.1, -0.1],
+        [2.2, -1.6],
+        [2.0, -1.9],
+        [-2.7, 1.0],
+        [-0.7, 0.7],
+        [-2.4, -0.4],
+        [-1.7, 0.1],
+    ]
+)
 y = np.array([1, 1, 1, 1, 0, 0, 0, 0])
 eps_star = max_margin(X, y, q=np.inf, fit_intercept=True).margin
 

@@ -1,4 +1,6 @@
-"""scikit-learn estimators that are trained against worst-case perturbations, with proof of how good the answer is."""
+"""scikit-learn estimators that are trained against worst-case perturbations, with proof of how good
+the answer is.
+"""
 
 from __future__ import annotations
 
@@ -119,9 +121,19 @@ if TYPE_CHECKING:
         training_radii,
     )
     from sklearn_robust.metrics import certified_radius, make_robust_scorer, robust_accuracy_score
-    from sklearn_robust.neural_network import RobustDiagonalNet, RobustMLPClassifier, RobustNetClassifier
+    from sklearn_robust.neural_network import (
+        RobustDiagonalNet,
+        RobustMLPClassifier,
+        RobustNetClassifier,
+    )
     from sklearn_robust.onnx import register_onnx_converters
-    from sklearn_robust.separators import NotSeparableError, Separator, max_margin, min_norm_separator, separator_path
+    from sklearn_robust.separators import (
+        NotSeparableError,
+        Separator,
+        max_margin,
+        min_norm_separator,
+        separator_path,
+    )
     from sklearn_robust.theory import (
         adversarial_rademacher_bound,
         margin_generalization_bound,

@@ -1,6 +1,8 @@
-"""`python -m sklearn_robust`: what robust training buys on real data, and the price of implicit bias, on one screen.
+"""`python -m sklearn_robust`: what robust training buys on real data, and the price of implicit
+bias, on one screen.
 
-Exit codes: 0 success, 2 wrong arguments, 130 interrupted; any other failure ends with its traceback and 1.
+Exit codes: 0 success, 2 wrong arguments, 130 interrupted; any other failure ends with its traceback
+and 1.
 """
 
 from __future__ import annotations
@@ -50,24 +52,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sklearn_robust",
-        description="Clean and exact robust accuracy of linear classifiers on real data, and the directions that steepest "
+        description="Clean and exact robust accuracy of linear classifiers on real data, and the "
+        "directions that steepest "
         "descent takes against the exact robust separators.",
     )
-    parser.add_argument("--dataset", choices=("breast_cancer", "digits38"), default="breast_cancer", help="real data to use")
-    parser.add_argument("--q", type=_exponent, default=math.inf, help="norm of the perturbation, in [1, inf] (default: inf)")
+    parser.add_argument(
+        "--dataset",
+        choices=("breast_cancer", "digits38"),
+        default="breast_cancer",
+        help="real data to use",
+    )
+    parser.add_argument(
+        "--q",
+        type=_exponent,
+        default=math.inf,
+        help="norm of the perturbation, in [1, inf] (default: inf)",
+    )
     parser.add_argument(
         "--eps",
         type=_radius,
         nargs="+",
-        help="radii of the threat that scores (default: 0.2 0.4 standard deviations, or 0.1 0.2 of the pixels' range [0, 1])",
+        help=(
+            "radii of the threat that scores (default: 0.2 0.4 standard deviations, or 0.1 0.2 of "
+            "the pixels' range [0, 1])"
+        ),
     )
     parser.add_argument(
         "--grid",
         type=_radius,
         nargs="+",
-        help="training radii to choose from (default: 0.25, 0.5, 0.75, 1 and 1.25 times each threat radius)",
+        help=(
+            "training radii to choose from (default: 0.25, 0.5, 0.75, 1 and 1.25 times each threat "
+            "radius)"
+        ),
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of folds and synthetic data (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of folds and synthetic data (default: 0)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress display")
     return parser
 
@@ -95,9 +116,13 @@ class Progress:
     def __call__(self, steps: list[Any], label: str) -> Iterator[Any]:
         for i, step in enumerate(steps):
             if not self.silent:
-                line = f"[{i + 1}/{len(steps)}] {label} ({time.perf_counter() - self.started:.0f} s)"
+                line = (
+                    f"[{i + 1}/{len(steps)}] {label} ({time.perf_counter() - self.started:.0f} s)"
+                )
                 print(
-                    f"\r{line:<78}" if sys.stderr.isatty() else line, end="" if sys.stderr.isatty() else "\n", file=sys.stderr
+                    f"\r{line:<78}" if sys.stderr.isatty() else line,
+                    end="" if sys.stderr.isatty() else "\n",
+                    file=sys.stderr,
                 )
                 sys.stderr.flush()
             yield step
@@ -112,26 +137,48 @@ def _load(name: str) -> tuple[np.ndarray, np.ndarray, Any, str]:
     """Data, labels, the transformer that brings them to the scale of eps, and a line about them."""
     if name == "breast_cancer":
         X, y = load_breast_cancer(return_X_y=True)
-        return X, y, StandardScaler(), "breast_cancer, 569 x 30; eps in standard deviations of each feature"
+        return (
+            X,
+            y,
+            StandardScaler(),
+            "breast_cancer, 569 x 30; eps in standard deviations of each feature",
+        )
     X, y = load_digits(return_X_y=True)
     chosen = np.isin(y, (3, 8))
-    return X[chosen] / 16, y[chosen], FunctionTransformer(), "digits 3 against 8, 357 x 64; eps in the pixels' range [0, 1]"
+    return (
+        X[chosen] / 16,
+        y[chosen],
+        FunctionTransformer(),
+        "digits 3 against 8, 357 x 64; eps in the pixels' range [0, 1]",
+    )
 
 
-def _candidates(scaler: Any, arguments: argparse.Namespace, eps: float) -> list[tuple[str, Any, dict[str, list[float]]]]:
+def _candidates(
+    scaler: Any, arguments: argparse.Namespace, eps: float
+) -> list[tuple[str, Any, dict[str, list[float]]]]:
     """Name, pipeline and grid of every classifier of the table."""
-    grid = arguments.grid or sorted({round(share * eps, 10) for share in (0.25, 0.5, 0.75, 1.0, 1.25)})
+    grid = arguments.grid or sorted(
+        {round(share * eps, 10) for share in (0.25, 0.5, 0.75, 1.0, 1.25)}
+    )
     penalties = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
     logistic, svc = LogisticRegression(max_iter=5000), LinearSVC(dual=True, max_iter=50_000)
     candidates: list[tuple[str, Any, dict[str, list[float]]]] = [
         ("LogisticRegression", make_pipeline(scaler, logistic), {}),
-        ("LogisticRegression, C tuned", make_pipeline(scaler, logistic), {"logisticregression__C": penalties}),
+        (
+            "LogisticRegression, C tuned",
+            make_pipeline(scaler, logistic),
+            {"logisticregression__C": penalties},
+        ),
         ("LinearSVC, C tuned", make_pipeline(scaler, svc), {"linearsvc__C": penalties}),
     ]
     for p in GEOMETRIES:
         robust = RobustLinearClassifier(p_algo=p, q_pert=arguments.q, loss="logistic")
         candidates.append(
-            (f"RobustLinearClassifier, p={p:g}", make_pipeline(scaler, robust), {"robustlinearclassifier__eps": grid})
+            (
+                f"RobustLinearClassifier, p={p:g}",
+                make_pipeline(scaler, robust),
+                {"robustlinearclassifier__eps": grid},
+            )
         )
     return candidates
 
@@ -141,17 +188,29 @@ def _real_data(arguments: argparse.Namespace, progress: Progress) -> None:
     radii = arguments.eps or ([0.2, 0.4] if arguments.dataset == "breast_cancer" else [0.1, 0.2])
     inner = StratifiedKFold(3, shuffle=True, random_state=arguments.seed)
     outer = StratifiedKFold(5, shuffle=True, random_state=arguments.seed + 1)
-    steps = [(eps, *candidate) for eps in radii for candidate in _candidates(scaler, arguments, eps)]
+    steps = [
+        (eps, *candidate) for eps in radii for candidate in _candidates(scaler, arguments, eps)
+    ]
     rows = []
     for eps, name, model, grid in progress(steps, f"grid searches on {arguments.dataset}"):
         scorer = make_robust_scorer(eps=eps, q=arguments.q)
-        search = GridSearchCV(model, grid, scoring=scorer, cv=inner, n_jobs=-1) if grid else clone(model)
-        scores = cross_validate(search, X, y, cv=outer, scoring={"clean": "accuracy", "robust": scorer})
+        search = (
+            GridSearchCV(model, grid, scoring=scorer, cv=inner, n_jobs=-1) if grid else clone(model)
+        )
+        scores = cross_validate(
+            search, X, y, cv=outer, scoring={"clean": "accuracy", "robust": scorer}
+        )
         clean, robust = (100 * scores[f"test_{kind}"].mean() for kind in ("clean", "robust"))
         rows.append((f"{eps:g}", name, f"{clean:.1f}", f"{robust:.1f}"))
     print(f"Robust accuracy on {about}; q={arguments.q:g}.")
-    print("Test folds of 5; hyper-parameters by GridSearchCV on the training folds, scored by the same threat.")
-    print("Where no robust separator exists, as mostly here, the robust risk has one minimiser, the same for every p.\n")
+    print(
+        "Test folds of 5; hyper-parameters by GridSearchCV on the training folds, scored by the "
+        "same threat."
+    )
+    print(
+        "Where no robust separator exists, as mostly here, the robust risk has one minimiser, the "
+        "same for every p.\n"
+    )
     _table(("eps", "classifier", "clean %", "robust %"), rows)
 
 
@@ -160,11 +219,15 @@ def _implicit_bias(arguments: argparse.Namespace, progress: Progress) -> None:
     X, y, teacher = make_teacher_classification(
         n, d, teacher_sparsity=sparsity, return_teacher=True, random_state=arguments.seed
     )
-    X_test, y_test = make_teacher_classification(20_000, d, teacher=teacher, random_state=arguments.seed + 1)
+    X_test, y_test = make_teacher_classification(
+        20_000, d, teacher=teacher, random_state=arguments.seed + 1
+    )
     eps = max_margin(X, y, q=arguments.q).margin / 4
     rows = []
     for p in progress(list(GEOMETRIES), "steepest descent and exact separators"):
-        path = RobustLinearClassifier(p_algo=p, q_pert=arguments.q, eps=eps, fit_intercept=False).fit(X, y)
+        path = RobustLinearClassifier(
+            p_algo=p, q_pert=arguments.q, eps=eps, fit_intercept=False
+        ).fit(X, y)
         report = implicit_bias_report(path, X, y)
         assert isinstance(report, ImplicitBiasReport)  # two classes: one report
         limit = clone(path).set_params(solver="exact").fit(X, y)
@@ -179,12 +242,24 @@ def _implicit_bias(arguments: argparse.Namespace, progress: Progress) -> None:
                 f"{100 * limit.robust_score(X_test, y_test):.1f}",
             )
         )
-    print(f"\nThe price of implicit bias: Gaussian data, n={n}, d={d}, teacher with about {sparsity} non-zero weights,")
     print(
-        f"q={arguments.q:g}, eps = eps*/4 = {eps:.3g}. All geometries fit the training data robustly; "
+        f"\nThe price of implicit bias: Gaussian data, n={n}, d={d}, teacher with about {sparsity} "
+        f"non-zero weights,"
+    )
+    print(
+        f"q={arguments.q:g}, eps = eps*/4 = {eps:.3g}. All geometries fit the training data "
+        f"robustly; "
         "they do not generalise alike.\n"
     )
-    head = ("p", "cosine", "margin ratio", "certified gap", "robust train %", "robust test %", "of the exact limit")
+    head = (
+        "p",
+        "cosine",
+        "margin ratio",
+        "certified gap",
+        "robust train %",
+        "robust test %",
+        "of the exact limit",
+    )
     _table(head, rows)
 
 

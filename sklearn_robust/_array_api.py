@@ -25,7 +25,9 @@ def to_numpy(x: Array) -> np.ndarray:
 
 
 def at_least_tiny(x: Array) -> Array:
-    """x, and the smallest normal number where it is smaller: what a logarithm or a quotient needs."""
+    """x, and the smallest normal number where it is smaller: what a logarithm or a quotient
+    needs.
+    """
     xp = namespace(x)
     return xp.maximum(x, xp.full_like(x, xp.finfo(x.dtype).tiny))
 
@@ -38,7 +40,9 @@ def like(x: Array, values: np.ndarray) -> Array:
 
 
 def as_float(value: Any) -> float:
-    """A real number as a float; nan for a boolean, a number too large for a float, and whatever is no number."""
+    """A real number as a float; nan for a boolean, a number too large for a float, and whatever is
+    no number.
+    """
     if isinstance(value, bool) or not isinstance(value, Real):
         return math.nan
     try:

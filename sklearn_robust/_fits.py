@@ -10,10 +10,11 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def all_or_nothing(fit: Method) -> Method:
-    """Decorate a method that fits: where it raises, the estimator keeps the attributes of its last fit.
+    """Decorate a method that fits: where it raises, the estimator keeps the attributes of its last
+    fit.
 
-    It restores which objects the attributes are, not what is in them: a fit builds new arrays and modules, and changes none of
-    the last fit's in place.
+    It restores which objects the attributes are, not what is in them: a fit builds new arrays and
+    modules, and changes none of the last fit's in place.
     """
 
     @wraps(fit)

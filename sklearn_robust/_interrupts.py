@@ -12,7 +12,9 @@ from weakref import WeakSet
 
 Result = TypeVar("Result")
 
-_SLICE = 0.2  # seconds that the main thread waits before it looks for Ctrl-C, where waiting is not interrupted by it
+# seconds that the main thread waits before it looks for Ctrl-C, where waiting is not interrupted by
+# it
+_SLICE = 0.2
 _GRACE = 2  # seconds that the end of the process waits for a solver that nobody waits for any more
 
 _threads: WeakSet[threading.Thread] = WeakSet()
@@ -24,15 +26,16 @@ def interruptible(compute: Callable[[threading.Event], Result]) -> Result:
     Parameters
     ----------
     compute : callable
-        Of an event that is set once nobody waits for the result: a solver that can be stopped asks for it. Any other runs
-        on until its own limit, so it must have one.
+        Of an event that is set once nobody waits for the result: a solver that can be stopped asks
+        for it. Any other runs on until its own limit, so it must have one.
 
     Returns
     -------
     object
     """
     abandoned = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # Python hears Ctrl-C in the main thread only
+    # Python hears Ctrl-C in the main thread only
+    if threading.current_thread() is not threading.main_thread():
         return compute(abandoned)
     result: Future[Result] = Future()
 

@@ -1,4 +1,6 @@
-"""Checks of the parameters that users set, with messages that name the parameter, its value and the remedy."""
+"""Checks of the parameters that users set, with messages that name the parameter, its value and the
+remedy.
+"""
 
 from __future__ import annotations
 
@@ -21,25 +23,38 @@ _IN_MEMORY = {  # by where a class is defined: what brings the data of its objec
     "distributed": "{name}.result()",
     "polars.lazyframe": "{name}.collect()",
     "pyspark": "{name}.toPandas()",
-    "torch.utils.data": "one tensor of all samples, such as torch.cat([batch for batch, _ in loader])",
+    "torch.utils.data": (
+        "one tensor of all samples, such as torch.cat([batch for batch, _ in loader])"
+    ),
 }
 
 
 def refuse_lazy(**data: Any) -> None:
-    """Refuse dask collections, lazy frames, loaders, iterators and paths, which would be loaded whole or misread."""
+    """Refuse dask collections, lazy frames, loaders, iterators and paths, which would be loaded
+    whole or misread.
+    """
     for name, value in data.items():
         if isinstance(value, (str, bytes, os.PathLike)):
-            remedy = f"what the file holds, by numpy.load({name}), pandas.read_csv({name}) or another reader"
+            remedy = (
+                f"what the file holds, by numpy.load({name}), pandas.read_csv({name}) or another "
+                f"reader"
+            )
         elif isinstance(value, Iterator):
             remedy = f"list({name})"
         else:
             homes = [f"{cls.__module__}." for cls in type(value).__mro__]
-            found = [way for home, way in _IN_MEMORY.items() if any(where.startswith(f"{home}.") for where in homes)]
+            found = [
+                way
+                for home, way in _IN_MEMORY.items()
+                if any(where.startswith(f"{home}.") for where in homes)
+            ]
             if not found:
                 continue
             remedy = found[0].format(name=name)
         kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-        raise TypeError(f"{name} must be an array or a frame in memory, got a {kind}. Use {remedy}.")
+        raise TypeError(
+            f"{name} must be an array or a frame in memory, got a {kind}. Use {remedy}."
+        )
 
 
 def check_exponent(value: Any, name: str) -> float:
@@ -47,50 +62,71 @@ def check_exponent(value: Any, name: str) -> float:
     try:
         return LpNorm(value).p
     except (ValueError, OverflowError) as error:
-        message = f"{name} must be a real number in [1, inf], got {value!r}. Use numpy.inf for the maximum norm."
+        message = (
+            f"{name} must be a real number in [1, inf], got {value!r}. Use numpy.inf for the "
+            f"maximum norm."
+        )
         raise ValueError(message) from error
 
 
 def check_choice(value: Any, name: str, choices: Iterable[Any]) -> None:
     """One of a few values."""
     choices = list(choices)
-    value = bool(value) if isinstance(value, np.bool_) else value  # a search over an array of booleans sets these
-    if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
+    # a search over an array of booleans sets these
+    value = bool(value) if isinstance(value, np.bool_) else value
+    if not any(
+        value is choice or (isinstance(value, str) and value == choice) for choice in choices
+    ):
         raise ValueError(f"{name} must be one of {choices}, got {value!r}.")
 
 
-def check_number(value: Any, name: str, *, low: float, strict: bool = False, integer: bool = False) -> None:
+def check_number(
+    value: Any, name: str, *, low: float, strict: bool = False, integer: bool = False
+) -> None:
     """A finite number above (or at) a lower end."""
     kind: Any = Integral if integer else Real
     word = "an integer" if integer else "a finite number"
     number = as_float(value)  # nan, which no comparison holds for, unless it is a number
-    if not (isinstance(value, kind) and (low < number if strict else low <= number) and number < math.inf):
+    if not (
+        isinstance(value, kind)
+        and (low < number if strict else low <= number)
+        and number < math.inf
+    ):
         raise ValueError(f"{name} must be {word} {'>' if strict else '>='} {low:g}, got {value!r}.")
 
 
 def read_scale(scale: Any, n_features: int, feature_names: Any = None) -> np.ndarray | None:
-    """The scale of each feature, of shape (n_features,); from a dict by name, where features that it leaves out have 1."""
+    """The scale of each feature, of shape (n_features,); from a dict by name, where features that
+    it leaves out have 1.
+    """
     if scale is None:
         return None
     if isinstance(scale, Mapping):
         if feature_names is None:
             raise ValueError(
-                f"scale={scale!r} names features, but X has no feature names. Use a frame with named columns, or an array of "
+                f"scale={scale!r} names features, but X has no feature names. Use a frame with "
+                f"named columns, or an array of "
                 f"shape ({n_features},)."
             )
         names = list(feature_names)
         unknown = [name for name in scale if name not in names]
         if unknown:
-            raise ValueError(f"scale names features that X does not have: {unknown}. Its features are {names}.")
+            raise ValueError(
+                f"scale names features that X does not have: {unknown}. Its features are {names}."
+            )
         scale = [scale.get(name, 1.0) for name in names]
     values = check_scale(scale, "scale")
     if len(values) != n_features:
-        raise ValueError(f"scale must hold a number for each of the {n_features} features, got {len(values)}.")
+        raise ValueError(
+            f"scale must hold a number for each of the {n_features} features, got {len(values)}."
+        )
     return values
 
 
 def class_index(y: Any, classes: np.ndarray) -> np.ndarray:
-    """Index of each label in the classes of a fit; -1 for labels never seen, which are always wrong."""
+    """Index of each label in the classes of a fit; -1 for labels never seen, which are always
+    wrong.
+    """
     refuse_lazy(y=y)
     y = column_or_1d(y)
     labels, known = y.tolist(), np.asarray(classes).tolist()
@@ -98,7 +134,10 @@ def class_index(y: Any, classes: np.ndarray) -> np.ndarray:
     kind = kinds[0] if kinds else type(known[0])
     for label in labels:
         if not isinstance(label, kind):
-            raise ValueError(f"y must hold labels of the type that was seen in fit, such as {known[0]!r}, got {label!r}.")
+            raise ValueError(
+                f"y must hold labels of the type that was seen in fit, such as {known[0]!r}, got "
+                f"{label!r}."
+            )
     assert_all_finite(y, input_name="y")
     position = {label: k for k, label in enumerate(known)}
     return np.array([position.get(label, -1) for label in labels], dtype=np.int64)
@@ -109,7 +148,10 @@ def seen_class_index(y: Any, classes: np.ndarray) -> np.ndarray:
     index = class_index(y, classes)
     if np.any(index < 0):
         unseen = sorted(set(column_or_1d(y)[index < 0].tolist()), key=str)
-        raise ValueError(f"y holds labels that were not seen in fit: {unseen}. Those seen are {np.asarray(classes).tolist()}.")
+        raise ValueError(
+            f"y holds labels that were not seen in fit: {unseen}. Those seen are "
+            f"{np.asarray(classes).tolist()}."
+        )
     return index
 
 
@@ -120,12 +162,16 @@ def check_device(device: Any) -> None:
     try:
         import torch
     except ImportError as error:
-        message = f'device={device!r} needs PyTorch: pip install "sklearn-robust[torch]". Or use device=None, for NumPy.'
+        message = (
+            f'device={device!r} needs PyTorch: pip install "sklearn-robust[torch]". Or use '
+            f"device=None, for NumPy."
+        )
         raise ImportError(message) from error
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         raise ValueError(
-            f"device={device!r} is not available: {str(error).splitlines()[0]}. Use device=None, 'cpu', or an "
+            f"device={device!r} is not available: {str(error).splitlines()[0]}. Use device=None, "
+            f"'cpu', or an "
             "accelerator that torch finds on this machine, such as 'cuda'."
         ) from error

@@ -1,17 +1,20 @@
 r"""Proofs of how good an answer is, from the answer alone.
 
-**Margin.** For weights a of the simplex (with an intercept also :math:`\sum_i a_i y_i = 0`) and :math:`g = Z^T a`, the largest
-robust margin :math:`\gamma = \max_{\|w\|_p \le 1} \min_i z_i \cdot w - \epsilon \|w\|_{q^*}` obeys
+**Margin.** For weights a of the simplex (with an intercept also :math:`\sum_i a_i y_i = 0`) and
+:math:`g = Z^T a`, the largest robust margin :math:`\gamma = \max_{\|w\|_p \le 1} \min_i z_i \cdot w
+- \epsilon \|w\|_{q^*}` obeys
 
-.. math:: \min_i m_i(w) / \|w\|_p \;\le\; \gamma \;\le\; D(a) = \min_{\|\delta\|_q \le \epsilon} \|g - \delta\|_{p^*},
+.. math:: \min_i m_i(w) / \|w\|_p \;\le\; \gamma \;\le\; D(a) = \min_{\|\delta\|_q \le \epsilon} \|g
+- \delta\|_{p^*},
 
-with equality at the optimum. :math:`\|Z^T a\|_q \le \epsilon` proves that no robust separator exists. Where features have
-scales s, the norms of the threat are :math:`\|s w\|_{q^*}` and :math:`\|\delta / s\|_q`: a proof of non-separability then has
-:math:`(Z^T a)_j = 0`, up to rounding, for the features that the adversary cannot touch.
+with equality at the optimum. :math:`\|Z^T a\|_q \le \epsilon` proves that no robust separator
+exists. Where features have scales s, the norms of the threat are :math:`\|s w\|_{q^*}` and
+:math:`\|\delta / s\|_q`: a proof of non-separability then has :math:`(Z^T a)_j = 0`, up to
+rounding, for the features that the adversary cannot touch.
 
-**Risk.** Where none exists the risk has a minimiser; weights with :math:`\|Z^T a\|_q \le \epsilon \sum_i a_i` bound it from
-below by Fenchel duality: :math:`-KL(a \| s)` bounds the log of the exponential risk, :math:`\sum_i s_i H(a_i / s_i)` the
-logistic risk.
+**Risk.** Where none exists the risk has a minimiser; weights with :math:`\|Z^T a\|_q \le \epsilon
+\sum_i a_i` bound it from below by Fenchel duality: :math:`-KL(a \| s)` bounds the log of the
+exponential risk, :math:`\sum_i s_i H(a_i / s_i)` the logistic risk.
 """
 
 from __future__ import annotations
@@ -33,12 +36,14 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.scaled_norms import ScaledNorm, WeightedNorm
 
 _MAX_REPAIRS = 5
-_MOVED = 16  # times what is left of cancelled features: how far weights may be from those that cancel exactly
+# times what is left of cancelled features: how far weights may be from those that cancel exactly
+_MOVED = 16
 _DEPENDENT = 1e-13  # relative singular value of conditions that repeat others
 _EXPONENT = 0.5 * float(np.finfo(np.float64).eps)  # rounding of an exponent
 _ROUNDED = 1e-10  # share of rounding in a gap from which a certificate is worth extended arithmetic
 _MAX_EXTENDED = 1_000_000  # entries up to which it is cheap
-_ROUNDING = 64 * np.finfo(np.float64).eps  # of a coordinate of Z^T a, relative to the terms that it sums
+# of a coordinate of Z^T a, relative to the terms that it sums
+_ROUNDING = 64 * np.finfo(np.float64).eps
 
 
 @dataclass(frozen=True)
@@ -61,18 +66,20 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Certified(Point):
-    """A point with feasible weights, and what it proves: the largest robust margin lies between `margin` and `bound`.
+    """A point with feasible weights, and what it proves: the largest robust margin lies between
+    `margin` and `bound`.
 
     Attributes
     ----------
     margin : array of shape (k,)
-        At most min_i m_i(w) / ||w||_p of the predictor in exact arithmetic; positive only if it separates robustly, -inf for
-        w = 0.
+        At most min_i m_i(w) / ||w||_p of the predictor in exact arithmetic; positive only if it
+        separates robustly, -inf for w = 0.
     bound : array of shape (k,)
-        At least D(a) of weights that rounding separates from the given ones: no predictor has a larger margin. Zero is a proof
-        that the data are not robustly separable.
+        At least D(a) of weights that rounding separates from the given ones: no predictor has a
+        larger margin. Zero is a proof that the data are not robustly separable.
     rounding : array of shape (k,)
-        The most that the charges add to the relative gap: no answer in this arithmetic proves a smaller one.
+        The most that the charges add to the relative gap: no answer in this arithmetic proves a
+        smaller one.
     solver : str
         What the predictor came from.
     """
@@ -89,8 +96,18 @@ class Certified(Point):
 
     def single(self, solver: str) -> Certified:
         """The same of a single problem, k = 1, without the first axis, and the solver's name."""
-        intercept, margin, bound, rounding = (float(x[0]) for x in (self.intercept, self.margin, self.bound, self.rounding))
-        return Certified(self.coef[0], self.weights[0], intercept, margin=margin, bound=bound, rounding=rounding, solver=solver)
+        intercept, margin, bound, rounding = (
+            float(x[0]) for x in (self.intercept, self.margin, self.bound, self.rounding)
+        )
+        return Certified(
+            self.coef[0],
+            self.weights[0],
+            intercept,
+            margin=margin,
+            bound=bound,
+            rounding=rounding,
+            solver=solver,
+        )
 
     def merged(self, other: Certified | None) -> Certified:
         """The better predictor with the better proof, of a single problem."""
@@ -98,14 +115,20 @@ class Certified(Point):
             return self
         primal = self if self.margin >= other.margin else other
         dual = self if self.bound <= other.bound else other
-        return replace(primal, weights=dual.weights, bound=dual.bound, rounding=max(self.rounding, other.rounding))
+        return replace(
+            primal,
+            weights=dual.weights,
+            bound=dual.bound,
+            rounding=max(self.rounding, other.rounding),
+        )
 
 
 def relative_gap(margin: Array, bound: Array) -> Array:
-    """1 - margin / bound: the margin is at least (1 - gap) times the largest, of shape (k,), or a float for floats.
+    """1 - margin / bound: the margin is at least (1 - gap) times the largest, of shape (k,), or a
+    float for floats.
 
-    It is 1 where the margin is 0, 0 where rounding puts it above the bound or both are inf, and inf where it is negative or the
-    bound is 0: nothing separates then.
+    It is 1 where the margin is 0, 0 where rounding puts it above the bound or both are inf, and inf
+    where it is negative or the bound is 0: nothing separates then.
     """
     xp = namespace(margin)
     known = (margin >= 0) & (bound > 0)
@@ -116,23 +139,30 @@ def relative_gap(margin: Array, bound: Array) -> Array:
 
 
 def sum_rounding(n_terms: int, dtype: Any, xp: Any = np) -> float:
-    r"""What rounding adds to a sum of products at most, relative to the sum of the sizes of its terms.
+    r"""What rounding adds to a sum of products at most, relative to the sum of the sizes of its
+    terms.
 
-    The worst case is :math:`n u` with u half the machine epsilon. From 16 terms on it is :math:`4 \sqrt n u`, at least seven
-    standard deviations of independent roundings. Eight more stand for a norm, a scaling and a difference on the way.
+    The worst case is :math:`n u` with u half the machine epsilon. From 16 terms on it is :math:`4
+    \sqrt n u`, at least seven standard deviations of independent roundings. Eight more stand for a
+    norm, a scaling and a difference on the way.
     """
     return 0.5 * float(xp.finfo(dtype).eps) * (8 + min(n_terms, 4 * math.sqrt(n_terms)))
 
 
-def norm_rounding(problem: RobustProblem, norm: LpNorm | WeightedNorm, dtype: Any, xp: Any = np) -> float:
+def norm_rounding(
+    problem: RobustProblem, norm: LpNorm | WeightedNorm, dtype: Any, xp: Any = np
+) -> float:
     """What rounding adds to a norm of this problem at most, relative to it."""
     exact = {norm.p, problem.threat.q} <= {1, 2, math.inf}
     # dual exponents are rounded to float64, whatever the arithmetic
-    return sum_rounding(problem.n_features, dtype, xp) + (0.0 if exact else _EXPONENT * math.log2(2 * problem.n_features))
+    return sum_rounding(problem.n_features, dtype, xp) + (
+        0.0 if exact else _EXPONENT * math.log2(2 * problem.n_features)
+    )
 
 
 def best_intercept(scores: Array, classes: Sequence[Array]) -> tuple[Array, Array]:
-    """The b that makes the smallest of scores + y b largest, and that smallest, of shape (...,) for scores (..., n).
+    """The b that makes the smallest of scores + y b largest, and that smallest, of shape (...,) for
+    scores (..., n).
 
     b levels the two classes; it is 0 where there is but one.
     """
@@ -151,7 +181,11 @@ def over_size(smallest: Array, size: Array) -> Array:
 
 
 def robust_margin(
-    problem: RobustProblem, norm: LpNorm | WeightedNorm, coef: Array, intercept: Array, margins: Array | None = None
+    problem: RobustProblem,
+    norm: LpNorm | WeightedNorm,
+    coef: Array,
+    intercept: Array,
+    margins: Array | None = None,
 ) -> Array:
     """min_i m_i(w) / ||w||_p of each predictor, less its rounding, of shape (k,); -inf for w = 0.
 
@@ -161,7 +195,11 @@ def robust_margin(
 
 
 def _charged_margin(
-    problem: RobustProblem, norm: LpNorm | WeightedNorm, coef: Array, intercept: Array, margins: Array | None = None
+    problem: RobustProblem,
+    norm: LpNorm | WeightedNorm,
+    coef: Array,
+    intercept: Array,
+    margins: Array | None = None,
 ) -> tuple[Array, Array]:
     """The margin of each predictor less its rounding, and the rounding."""
     xp, size = namespace(coef), norm.value(coef)
@@ -169,11 +207,14 @@ def _charged_margin(
     charged = over_size(xp.min(margins - margin_rounding(problem, coef, intercept), axis=-1), size)
     charged = charged - norm_rounding(problem, norm, coef.dtype, xp) * xp.abs(charged)
     known = size > 0
-    return charged, xp.where(known, over_size(xp.min(margins, axis=-1), size) - xp.where(known, charged, 0.0), 0.0)
+    return charged, xp.where(
+        known, over_size(xp.min(margins, axis=-1), size) - xp.where(known, charged, 0.0), 0.0
+    )
 
 
 def margin_bound(problem: RobustProblem, norm: LpNorm | WeightedNorm, weights: Array) -> Array:
-    """D(a) of shape (k,), plus its rounding: the distance, in the dual norm, from Z^T a to the threat's ball.
+    """D(a) of shape (k,), plus its rounding: the distance, in the dual norm, from Z^T a to the
+    threat's ball.
 
     Parameters
     ----------
@@ -185,11 +226,14 @@ def margin_bound(problem: RobustProblem, norm: LpNorm | WeightedNorm, weights: A
     return _charged_bound(problem, norm, weights)[0]
 
 
-def _charged_bound(problem: RobustProblem, norm: LpNorm | WeightedNorm, weights: Array) -> tuple[Array, Array]:
+def _charged_bound(
+    problem: RobustProblem, norm: LpNorm | WeightedNorm, weights: Array
+) -> tuple[Array, Array]:
     r"""D(a) plus its rounding, and the share of rounding in it.
 
-    The exact :math:`|Z^T a|` is at most the computed one plus its rounding, and D grows with every coordinate of it. The ball
-    is a little smaller than the threat's: what the residual leaves out of it lies in the threat's, whatever rounding did.
+    The exact :math:`|Z^T a|` is at most the computed one plus its rounding, and D grows with every
+    coordinate of it. The ball is a little smaller than the threat's: what the residual leaves out
+    of it lies in the threat's, whatever rounding did.
     """
     xp, threat, dual = namespace(weights), problem.threat, norm.dual
     of_norm = norm_rounding(problem, norm, weights.dtype, xp)
@@ -202,25 +246,35 @@ def _charged_bound(problem: RobustProblem, norm: LpNorm | WeightedNorm, weights:
     left = threat.norm.residual(weighted_sum, radius, LpNorm(dual.p))
     taken = weighted_sum - left
     size = threat.norm.value(taken)
-    # a residual lies in the ball up to some rounding of its own: what exceeds the radius is given back
-    inside = xp.where(size > radius, radius / xp.where(size > 0, size, xp.ones_like(size)), 1.0)[:, None]
+    # a residual lies in the ball up to some rounding of its own: what exceeds the radius is given
+    # back
+    inside = xp.where(size > radius, radius / xp.where(size > 0, size, xp.ones_like(size)), 1.0)[
+        :, None
+    ]
     left = xp.where(inside < 1, weighted_sum - inside * taken, left)
     bound = dual.value(left) * (1 + of_norm)
     known = (bound > 0) & (bound < math.inf)
-    share = dual.value(of_sum + 2 * of_norm * weighted_sum) / xp.where(known, bound, xp.ones_like(bound))
+    share = dual.value(of_sum + 2 * of_norm * weighted_sum) / xp.where(
+        known, bound, xp.ones_like(bound)
+    )
     return bound, xp.where(known, xp.minimum(share, xp.ones_like(share)), xp.zeros_like(share))
 
 
 def _cancelled(weighted_sum: Array, terms: Array, fixed: Array) -> Array:
-    """|Z^T a| (k, d) at weights near the given ones that cancel the fixed features exactly, where but rounding is left of them.
+    """|Z^T a| (k, d) at weights near the given ones that cancel the fixed features exactly, where
+    but rounding is left of them.
 
-    The weights move by the share that is left, and so do the terms of the other features. In floating point no weights cancel
-    exactly, and without that the bound is infinite.
+    The weights move by the share that is left, and so do the terms of the other features. In
+    floating point no weights cancel exactly, and without that the bound is infinite.
     """
     if not fixed.any():
         return weighted_sum
-    share = np.max(np.where(fixed, weighted_sum, 0) / np.where(terms > 0, terms, 1), axis=-1, keepdims=True)
-    return np.where(share <= _ROUNDING, np.where(fixed, 0, weighted_sum + _MOVED * share * terms), weighted_sum)
+    share = np.max(
+        np.where(fixed, weighted_sum, 0) / np.where(terms > 0, terms, 1), axis=-1, keepdims=True
+    )
+    return np.where(
+        share <= _ROUNDING, np.where(fixed, 0, weighted_sum + _MOVED * share * terms), weighted_sum
+    )
 
 
 def certify(
@@ -232,7 +286,8 @@ def certify(
     *,
     extended: bool = False,
 ) -> Certified:
-    """What predictors and weights prove, with all rounding charged; the weights are made feasible first.
+    """What predictors and weights prove, with all rounding charged; the weights are made feasible
+    first.
 
     Parameters
     ----------
@@ -241,12 +296,14 @@ def certify(
         The geometry p in which the margin is measured.
     coef : array of shape (k, d)
     weights : array of shape (k, n)
-        Negative ones are cut off, and the others scaled to the simplex (per class with an intercept).
+        Negative ones are cut off, and the others scaled to the simplex (per class with an
+        intercept).
     intercept : array of shape (k,), optional
-        Without it coef is a direction: the predictor has the best intercept, and a smallest robust margin of 1 where that is
-        positive.
+        Without it coef is a direction: the predictor has the best intercept, and a smallest robust
+        margin of 1 where that is positive.
     extended : bool, default=False
-        Whether float64 data of moderate size are certified in extended arithmetic where rounding shows in the gap.
+        Whether float64 data of moderate size are certified in extended arithmetic where rounding
+        shows in the gap.
 
     Returns
     -------
@@ -261,7 +318,9 @@ def certify(
     >>> from sklearn_robust.problems import RobustProblem
     >>> X, y = np.array([[3.0, 1.0], [-3.0, 1.0]]), np.array([1.0, -1.0])
     >>> problem = RobustProblem.from_data(X, y, q=2, eps=1.0, fit_intercept=False)
-    >>> proven = certify(problem, LpNorm(2), coef=np.array([[1.0, 0.0]]), weights=np.array([[1.0, 1.0]]))
+    >>> proven = certify(
+    ...     problem, LpNorm(2), coef=np.array([[1.0, 0.0]]), weights=np.array([[1.0, 1.0]])
+    ... )
     >>> proven.margin.round(6), proven.bound.round(6), proven.coef
     (array([2.]), array([2.]), array([[0.5, 0. ]]))
     """
@@ -273,18 +332,25 @@ def certify(
     bound, of_bound = _charged_bound(problem, norm, weights)
     rounding = of_margin / xp.where(bound > 0, bound, 1.0) + of_bound
     proven = Certified(coef, weights, intercept, margin=margin, bound=bound, rounding=rounding)
-    if not extended or not float(xp.max(rounding)) > _ROUNDED or math.prod(problem.X.shape) > _MAX_EXTENDED:
+    if (
+        not extended
+        or not float(xp.max(rounding)) > _ROUNDED
+        or math.prod(problem.X.shape) > _MAX_EXTENDED
+    ):
         return proven
     arrays = (array.astype(np.longdouble) for array in (coef, weights, intercept))
     finer = certify(problem.in_extended_arithmetic(), norm, *arrays)
     # in float64 the margin is rounded down and the bound up
-    margin, bound, rounding = (figure.astype(np.float64) for figure in (finer.margin, finer.bound, finer.rounding))
+    margin, bound, rounding = (
+        figure.astype(np.float64) for figure in (finer.margin, finer.bound, finer.rounding)
+    )
     bound = np.where(finer.bound > 0, np.nextafter(bound, math.inf), 0.0)
     return replace(proven, margin=np.nextafter(margin, -math.inf), bound=bound, rounding=rounding)
 
 
 def _predictor(problem: RobustProblem, direction: Array) -> tuple[Array, Array]:
-    """Directions (k, d) with their best intercept, scaled to a smallest robust margin of 1 where it is positive.
+    """Directions (k, d) with their best intercept, scaled to a smallest robust margin of 1 where it
+    is positive.
 
     Where the quotient overflows they keep their size.
     """
@@ -299,55 +365,77 @@ def _predictor(problem: RobustProblem, direction: Array) -> tuple[Array, Array]:
 
 
 def non_separability_slack(problem: RobustProblem, weights: Array) -> Array:
-    """eps - ||Z^T a||_q of shape (k,), for feasible weights; >= 0 proves that no robust separator exists."""
+    """eps - ||Z^T a||_q of shape (k,), for feasible weights; >= 0 proves that no robust separator
+    exists.
+    """
     return problem.threat.eps - problem.threat.norm.value(_without_dust(problem, weights))
 
 
 def _without_dust(problem: RobustProblem, weights: Array) -> Array:
-    """Z^T a, with zero for features out of the adversary's reach where nothing but rounding is left of them."""
+    """Z^T a, with zero for features out of the adversary's reach where nothing but rounding is left
+    of them.
+    """
     weighted_sum = problem.weighted_sum(weights)
     reachable = problem.threat.reachable(weighted_sum)
     if reachable is weighted_sum:
         return weighted_sum
     return np.where(
-        (reachable != weighted_sum) & (np.abs(weighted_sum) <= _ROUNDING * problem.sizes(weights)), 0.0, weighted_sum
+        (reachable != weighted_sum) & (np.abs(weighted_sum) <= _ROUNDING * problem.sizes(weights)),
+        0.0,
+        weighted_sum,
     )
 
 
 def proves_separable(problem: RobustProblem, coef: Array, intercept: Array) -> Array:
-    """Whether each predictor's smallest robust margin is positive beyond rounding; bool of shape (k,).
+    """Whether each predictor's smallest robust margin is positive beyond rounding; bool of shape
+    (k,).
 
     A margin is a sum of terms, and known up to the rounding of their sizes.
     """
     xp = namespace(coef)
-    return xp.min(problem.margins(coef, intercept) - margin_rounding(problem, coef, intercept), axis=-1) > 0
+    return (
+        xp.min(
+            problem.margins(coef, intercept) - margin_rounding(problem, coef, intercept), axis=-1
+        )
+        > 0
+    )
 
 
 def margin_rounding(problem: RobustProblem, coef: Array, intercept: Array) -> Array:
     """What rounding may have added to each margin, of shape (k, n)."""
     xp = namespace(coef)
-    of_sum, penalty = sum_rounding(problem.n_terms, coef.dtype, xp), problem.threat.penalty(coef)[:, None]
+    of_sum, penalty = (
+        sum_rounding(problem.n_terms, coef.dtype, xp),
+        problem.threat.penalty(coef)[:, None],
+    )
     sizes = problem.score_sizes(coef) + xp.abs(intercept)[:, None] + penalty
     of_norm = norm_rounding(problem, problem.threat.dual_norm, coef.dtype, xp) - of_sum
     return of_sum * sizes + max(of_norm, 0.0) * penalty
 
 
 def proves_not_separable(problem: RobustProblem, weights: Array) -> np.ndarray:
-    """Whether each row of feasible weights (k, n) has ||Z^T a||_q <= eps up to rounding, in float64; bool of shape (k,).
+    """Whether each row of feasible weights (k, n) has ||Z^T a||_q <= eps up to rounding, in
+    float64; bool of shape (k,).
 
-    Each coordinate of Z^T a is known up to its own rounding: a small feature is not lost beside a large one.
+    Each coordinate of Z^T a is known up to its own rounding: a small feature is not lost beside a
+    large one.
     """
     weighted_sum = np.abs(problem.weighted_sum(weights))
     if np.all(problem.threat.norm.value(weighted_sum) <= problem.threat.eps):
         return np.ones(len(weighted_sum), dtype=bool)
-    return problem.threat.norm.value(np.maximum(weighted_sum - _ROUNDING * problem.sizes(weights), 0)) <= problem.threat.eps
+    return (
+        problem.threat.norm.value(np.maximum(weighted_sum - _ROUNDING * problem.sizes(weights), 0))
+        <= problem.threat.eps
+    )
 
 
 def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) -> Array:
-    r"""Feasible weights near the given ones of one problem, (n,), for which these coordinates of :math:`Z^T a` are rounding.
+    r"""Feasible weights near the given ones of one problem, (n,), for which these coordinates of
+    :math:`Z^T a` are rounding.
 
-    They change by :math:`\delta` of least :math:`\sum_i \delta_i^2 / a_i`: only positive weights move, and they stay positive
-    where the change is small. The sums are taken in extended arithmetic.
+    They change by :math:`\delta` of least :math:`\sum_i \delta_i^2 / a_i`: only positive weights
+    move, and they stay positive where the change is small. The sums are taken in extended
+    arithmetic.
     """
     if not len(features):
         return weights
@@ -356,24 +444,36 @@ def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) 
     columns = columns.toarray() if sparse.issparse(columns) else columns
     classes = np.concatenate(problem.classes).T
     terms = np.concatenate([columns * problem.y[0][:, None], classes], axis=1).astype(long)
-    goal = np.concatenate([np.zeros(columns.shape[1]), np.full(classes.shape[1], 1 / classes.shape[1])])
+    goal = np.concatenate(
+        [np.zeros(columns.shape[1]), np.full(classes.shape[1], 1 / classes.shape[1])]
+    )
     moved = weights.astype(long)
     for _ in range(_MAX_REPAIRS):
         sizes = moved @ np.abs(terms)
         sizes = np.where(sizes > 0, sizes, 1)
         root = np.sqrt(moved)
         lack = ((goal - moved @ terms) / sizes).astype(np.float64)
-        change = np.linalg.lstsq((root[:, None] * terms / sizes).T.astype(np.float64), lack, rcond=_DEPENDENT)[0]
+        change = np.linalg.lstsq(
+            (root[:, None] * terms / sizes).T.astype(np.float64), lack, rcond=_DEPENDENT
+        )[0]
         moved = np.maximum(moved + root * change, 0)
-    return problem.balanced(moved.astype(np.float64)[None])[0] if all((moved @ classes) > 0) else weights
+    return (
+        problem.balanced(moved.astype(np.float64)[None])[0]
+        if all((moved @ classes) > 0)
+        else weights
+    )
 
 
-def repaired_weights(problem: RobustProblem, weights: Array, interior: Array | None = None) -> Array:
-    r"""The weights moved the little that makes :math:`\|Z^T a\|_q \le \epsilon` true; nan where that takes more than a little.
+def repaired_weights(
+    problem: RobustProblem, weights: Array, interior: Array | None = None
+) -> Array:
+    r"""The weights moved the little that makes :math:`\|Z^T a\|_q \le \epsilon` true; nan where
+    that takes more than a little.
 
-    Near the minimiser of the risk the weights violate the inequality slightly. The correction :math:`\delta` that mends it
-    with :math:`\sum_i \delta_i = 0` (in each class, with an intercept) and least :math:`\sum_i \delta_i^2 / a_i` keeps small
-    weights small, so that a + delta stays non-negative.
+    Near the minimiser of the risk the weights violate the inequality slightly. The correction
+    :math:`\delta` that mends it with :math:`\sum_i \delta_i = 0` (in each class, with an intercept)
+    and least :math:`\sum_i \delta_i^2 / a_i` keeps small weights small, so that a + delta stays
+    non-negative.
 
     Parameters
     ----------
@@ -382,8 +482,8 @@ def repaired_weights(problem: RobustProblem, weights: Array, interior: Array | N
     weights : ndarray of shape (k, n)
         Non-negative; scaled to the simplex (per class with an intercept) first.
     interior : ndarray of shape (k, n), optional
-        Weights that obey the inequality with room to spare. Where the correction fails, as much of them is mixed in as
-        makes it true.
+        Weights that obey the inequality with room to spare. Where the correction fails, as much of
+        them is mixed in as makes it true.
 
     Returns
     -------
@@ -403,11 +503,20 @@ def repaired_weights(problem: RobustProblem, weights: Array, interior: Array | N
 
 
 def _mix(problem: RobustProblem, weights: Array, interior: Array) -> Array:
-    """Just enough of the interior weights in the weights of one problem, (1, n), to obey the inequality."""
+    """Just enough of the interior weights in the weights of one problem, (1, n), to obey the
+    inequality.
+    """
     weights, interior = problem.balanced(weights), problem.balanced(interior)
-    violation, room = -non_separability_slack(problem, weights), non_separability_slack(problem, interior)
+    violation, room = (
+        -non_separability_slack(problem, weights),
+        non_separability_slack(problem, interior),
+    )
     if not room > 0 or violation == math.inf:
-        return interior if proves_not_separable(problem, interior)[0] else np.full_like(weights, np.nan)
+        return (
+            interior
+            if proves_not_separable(problem, interior)[0]
+            else np.full_like(weights, np.nan)
+        )
     share = np.clip(violation / (violation + room), 0, 1)[:, None]
     mixed = (1 - share) * weights + share * interior
     return mixed if proves_not_separable(problem, mixed)[0] else interior
@@ -416,7 +525,8 @@ def _mix(problem: RobustProblem, weights: Array, interior: Array) -> Array:
 def _repair(problem: RobustProblem, weights: Array) -> Array:
     """Repaired weights of one problem, (1, n)."""
     threat = problem.threat
-    straight = problem.n_features + 2 <= weights.shape[1] or threat.eps[0] == 0  # enough weights to move Z^T a anywhere
+    # enough weights to move Z^T a anywhere
+    straight = problem.n_features + 2 <= weights.shape[1] or threat.eps[0] == 0
     alike = threat.scale is None or threat.scale.all()
     # with equalities to meet, the few weights that a vertex has move along its face first
     for way in (straight,) if alike or not straight else (False, True):
@@ -427,7 +537,9 @@ def _repair(problem: RobustProblem, weights: Array) -> Array:
 
 
 def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> Array:
-    """The weights moved to where Z^T a is inside the ball: straight towards its centre, or along the face of its norm."""
+    """The weights moved to where Z^T a is inside the ball: straight towards its centre, or along
+    the face of its norm.
+    """
     threat, eps = problem.threat, problem.threat.eps[0]
     inner = eps * (1 - 1e-12)  # a hair inside the ball, so that rounding does not decide
     repaired = problem.balanced(weights)
@@ -444,49 +556,73 @@ def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> 
             )
             change = goal - weighted_sum
         else:
-            tight, change = _tight_constraints(threat.norm, weighted_sum, inner, near=10 * max(size - eps, 0.0))
+            tight, change = _tight_constraints(
+                threat.norm, weighted_sum, inner, near=10 * max(size - eps, 0.0)
+            )
         moved = np.maximum(repaired + _lightest_change(problem, repaired[0], tight, change), 0)
         if not all(moved[members].any() for members in problem.classes):
             break
-        repaired = problem.balanced(moved)  # negative entries are cut off: the caller checks whether that matters
+        # negative entries are cut off: the caller checks whether that matters
+        repaired = problem.balanced(moved)
     return repaired
 
 
 def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change: Array) -> Array:
-    """The delta with tight @ Z^T delta = change, sum zero (in each class), and least sum of delta^2 / weights; by lsmr."""
+    """The delta with tight @ Z^T delta = change, sum zero (in each class), and least sum of delta^2
+    / weights; by lsmr.
+    """
     root, totals = np.sqrt(weights), np.concatenate(problem.classes)
     spread = tight.T
 
     def matvec(x: Array) -> Array:
-        return np.concatenate([tight @ problem.weighted_sum((root * x)[None])[0], totals @ (root * x)])
+        return np.concatenate(
+            [tight @ problem.weighted_sum((root * x)[None])[0], totals @ (root * x)]
+        )
 
     def rmatvec(v: Array) -> Array:
         m = tight.shape[0]
         return root * (problem.signed_scores((spread @ v[:m])[None])[0] + v[m:] @ totals)
 
     goal = np.concatenate([change, np.zeros(len(totals))])
-    operator = LinearOperator((len(goal), len(root)), matvec=matvec, rmatvec=rmatvec, dtype=np.float64)
+    operator = LinearOperator(
+        (len(goal), len(root)), matvec=matvec, rmatvec=rmatvec, dtype=np.float64
+    )
     tiny = np.finfo(np.float64).eps
     return root * lsmr(operator, goal, atol=tiny, btol=tiny, conlim=0, maxiter=5 * len(goal))[0]
 
 
-def _tight_constraints(norm: LpNorm | ScaledNorm, weighted_sum: Array, eps: float, *, near: float) -> tuple[Any, Array]:
-    """Linear functions of Z^T a, as rows, that hold its norm at eps while its pattern stays, and the change each needs."""
+def _tight_constraints(
+    norm: LpNorm | ScaledNorm, weighted_sum: Array, eps: float, *, near: float
+) -> tuple[Any, Array]:
+    """Linear functions of Z^T a, as rows, that hold its norm at eps while its pattern stays, and
+    the change each needs.
+    """
     d = len(weighted_sum)
     if isinstance(norm, ScaledNorm):  # those of the scaled features, and zero for the others
         movable = np.flatnonzero(norm.scale)
-        ratios = sparse.csr_array((1 / norm.scale[movable], (np.arange(len(movable)), movable)), shape=(len(movable), d))
+        ratios = sparse.csr_array(
+            (1 / norm.scale[movable], (np.arange(len(movable)), movable)), shape=(len(movable), d)
+        )
         rows, change = _tight_constraints(norm.plain, ratios @ weighted_sum, eps, near=near)
         fixed = np.flatnonzero(norm.scale == 0)
-        unit = sparse.csr_array((np.ones(len(fixed)), (np.arange(len(fixed)), fixed)), shape=(len(fixed), d))
-        return sparse.vstack([sparse.csr_array(rows) @ ratios, unit], format="csr"), np.append(change, -weighted_sum[fixed])
+        unit = sparse.csr_array(
+            (np.ones(len(fixed)), (np.arange(len(fixed)), fixed)), shape=(len(fixed), d)
+        )
+        return sparse.vstack([sparse.csr_array(rows) @ ratios, unit], format="csr"), np.append(
+            change, -weighted_sum[fixed]
+        )
     if norm.p == math.inf:  # the largest entries, each at the bound
         at = np.flatnonzero(np.abs(weighted_sum) > eps - near)
-        rows = sparse.csr_array((np.sign(weighted_sum[at]), (np.arange(len(at)), at)), shape=(len(at), d))
+        rows = sparse.csr_array(
+            (np.sign(weighted_sum[at]), (np.arange(len(at)), at)), shape=(len(at), d)
+        )
         return rows, np.minimum(eps - np.abs(weighted_sum[at]), 0)
     if norm.p > 1:  # smooth: its gradient
-        return norm.dual.steepest_direction(weighted_sum)[None], np.array([min(eps - norm.value(weighted_sum), 0.0)])
-    small = np.abs(weighted_sum) <= near  # q = 1: the entries near zero go there, the others keep their signs
+        return norm.dual.steepest_direction(weighted_sum)[None], np.array(
+            [min(eps - norm.value(weighted_sum), 0.0)]
+        )
+    # q = 1: the entries near zero go there, the others keep their signs
+    small = np.abs(weighted_sum) <= near
     at = np.flatnonzero(small)
     zeroed = sparse.csr_array((np.ones(len(at)), (np.arange(len(at)), at)), shape=(len(at), d))
     signs = np.where(small, 0.0, np.sign(weighted_sum))
@@ -495,7 +631,11 @@ def _tight_constraints(norm: LpNorm | ScaledNorm, weighted_sum: Array, eps: floa
 
 
 def log_risk_bound(problem: RobustProblem, loss: MarginLoss, weights: Array) -> Array:
-    """A lower bound on the log-risk of every predictor, of shape (k,), from `repaired_weights`; -inf where they are nan."""
+    """A lower bound on the log-risk of every predictor, of shape (k,), from `repaired_weights`;
+    -inf where they are nan.
+    """
     proven = np.isfinite(weights[:, 0])
-    bound = loss.log_risk_bound(np.where(proven[:, None], weights, problem.class_shares()), problem.log_weight)
+    bound = loss.log_risk_bound(
+        np.where(proven[:, None], weights, problem.class_shares()), problem.log_weight
+    )
     return np.where(proven, bound, -np.inf)

@@ -1,8 +1,9 @@
 r"""Margin losses, in the log domain: nothing underflows however large the margins grow.
 
-A loss l turns margins into the risk :math:`L(m) = \sum_i s_i\, l(m_i)` (s the sample weights, of sum 1) and into the
-weights :math:`a_i = -\partial \log L / \partial m_i \ge 0` that its gradient puts on the samples. All arrays have shape
-(..., n); leading axes are independent problems, and a log weight of -inf leaves a sample out.
+A loss l turns margins into the risk :math:`L(m) = \sum_i s_i\, l(m_i)` (s the sample weights, of
+sum 1) and into the weights :math:`a_i = -\partial \log L / \partial m_i \ge 0` that its gradient
+puts on the samples. All arrays have shape (..., n); leading axes are independent problems, and a
+log weight of -inf leaves a sample out.
 """
 
 from __future__ import annotations
@@ -22,31 +23,43 @@ _MAX_NEWTON = 100
 class MarginLoss(Protocol):
     r"""A convex decreasing loss of the margin that tends to zero, and has a slope at zero.
 
-    Every estimator takes one in place of a name. The path of a loss whose tail is exponential tends to the robust separator;
-    that of a loss that reaches zero ends there, and the separator is computed directly.
+    Every estimator takes one in place of a name. The path of a loss whose tail is exponential tends
+    to the robust separator; that of a loss that reaches zero ends there, and the separator is
+    computed directly.
 
     A loss that has probabilities says which: it has either the number `log_odds_slope`, t where
-    :math:`\log \tfrac{P(y = 1 | f)}{P(y = -1 | f)} = t f` for the score f that minimises the risk of a sample, or a method
-    ``log_odds(scores)`` that returns this logarithm, of any form. It is :math:`\log \ell'(-f) / \ell'(f)`, and `check_loss`
-    holds it against that. A loss without both has no probabilities, nor have estimators with it.
+    :math:`\log \tfrac{P(y = 1 | f)}{P(y = -1 | f)} = t f` for the score f that minimises the risk
+    of a sample, or a method ``log_odds(scores)`` that returns this logarithm, of any form. It is
+    :math:`\log \ell'(-f) / \ell'(f)`, and `check_loss` holds it against that. A loss without both
+    has no probabilities, nor have estimators with it.
     """
 
     name: str
 
     def log_risk_and_weights(self, margins: Array, log_weight: Array) -> tuple[Array, Array]:
-        """log L of shape (...) and the weights a of shape (..., n); where L is zero, -inf and the sample weights s."""
+        """log L of shape (...) and the weights a of shape (..., n); where L is zero, -inf and the
+        sample weights s.
+        """
         ...
 
-    def intercept(self, margins: Array, y: Array, log_weight: Array, near: Array | None = None) -> Array:
-        """A b of shape (...) that minimises the risk of the margins m + y b; then sum_i a_i y_i = 0, unless L is zero."""
+    def intercept(
+        self, margins: Array, y: Array, log_weight: Array, near: Array | None = None
+    ) -> Array:
+        """A b of shape (...) that minimises the risk of the margins m + y b; then sum_i a_i y_i =
+        0, unless L is zero.
+        """
         ...
 
     def curvature(self, margins: Array, weights: Array) -> Array:
-        """Second derivatives l''(m_i) s_i / L, of shape (..., n): the Hessian of L over L, in the margins."""
+        """Second derivatives l''(m_i) s_i / L, of shape (..., n): the Hessian of L over L, in the
+        margins.
+        """
         ...
 
     def log_risk_bound(self, weights: Array, log_weight: Array, near: Array | None = None) -> Array:
-        """Fenchel's lower bound on log L over all predictors, from dual-feasible weights of sum 1; near a guess of it."""
+        """Fenchel's lower bound on log L over all predictors, from dual-feasible weights of sum 1;
+        near a guess of it.
+        """
         ...
 
 
@@ -58,7 +71,8 @@ class Exponential:
     Examples
     --------
     >>> import numpy as np
-    >>> log_risk, weights = Exponential().log_risk_and_weights(np.array([2000.0, 2000.0]), np.log([0.5, 0.5]))
+    >>> log_risk, weights = Exponential().log_risk_and_weights(
+    ...     np.array([2000.0, 2000.0]), np.log([0.5, 0.5]))
     >>> float(log_risk), weights
     (-2000.0, array([0.5, 0.5]))
     """
@@ -75,7 +89,9 @@ class Exponential:
         total = xp.sum(weights, axis=-1, keepdims=True)
         return (largest + xp.log(total))[..., 0], weights / total
 
-    def intercept(self, margins: Array, y: Array, log_weight: Array, near: Array | None = None) -> Array:
+    def intercept(
+        self, margins: Array, y: Array, log_weight: Array, near: Array | None = None
+    ) -> Array:
         """The exact minimiser b = (log S+ - log S-)/2, S± the sums of s exp(-m) over each class."""
         xp = namespace(margins)
         losses = log_weight - margins
@@ -89,7 +105,9 @@ class Exponential:
         """-KL(a || s): the log-risk of no predictor is lower."""
         xp = namespace(weights)
         used = weights > 0
-        ratio = xp.log(xp.where(used, weights, xp.ones_like(weights))) - xp.where(used, log_weight, xp.zeros_like(weights))
+        ratio = xp.log(xp.where(used, weights, xp.ones_like(weights))) - xp.where(
+            used, log_weight, xp.zeros_like(weights)
+        )
         return -xp.sum(weights * ratio, axis=-1)
 
 
@@ -99,7 +117,8 @@ class Logistic:
     Examples
     --------
     >>> import numpy as np
-    >>> log_risk, weights = Logistic().log_risk_and_weights(np.array([0.0, 0.0]), np.log([0.5, 0.5]))
+    >>> log_risk, weights = Logistic().log_risk_and_weights(
+    ...     np.array([0.0, 0.0]), np.log([0.5, 0.5]))
     >>> round(float(np.exp(log_risk)), 4)
     0.6931
     """
@@ -115,8 +134,12 @@ class Logistic:
         log_risk = largest + xp.log(xp.sum(xp.exp(losses - largest), axis=-1, keepdims=True))
         return log_risk[..., 0], xp.exp(log_weight + _log_sigmoid(xp, -margins) - log_risk)
 
-    def intercept(self, margins: Array, y: Array, log_weight: Array, near: Array | None = None) -> Array:
-        """The minimiser b, by Newton on log A+(b) - log A-(b) = 0, A± the weight that the loss puts on each class."""
+    def intercept(
+        self, margins: Array, y: Array, log_weight: Array, near: Array | None = None
+    ) -> Array:
+        """The minimiser b, by Newton on log A+(b) - log A-(b) = 0, A± the weight that the loss puts
+        on each class.
+        """
         xp = namespace(margins)
         b = Exponential().intercept(margins, y, log_weight) if near is None else near
         low, high = xp.full_like(b, -math.inf), xp.full_like(b, math.inf)
@@ -129,7 +152,10 @@ class Logistic:
             # each class relative to its largest weight: they may lie any orders apart
             top = [_class_max(xp, weight, of_class) for of_class in members]
             weight = xp.exp(weight - xp.where(members[0], top[0], top[1]))
-            up, down = at_least_tiny(xp.vecdot(positive, weight)), at_least_tiny(xp.vecdot(negative, weight))
+            up, down = (
+                at_least_tiny(xp.vecdot(positive, weight)),
+                at_least_tiny(xp.vecdot(negative, weight)),
+            )
             error = xp.log(up) - xp.log(down) + (top[0] - top[1])[..., 0]  # decreasing in b
             weight = -xp.expm1(log_slope) * weight  # sigmoid(m) = -d log a / d m
             rate = xp.vecdot(positive, weight) / up + xp.vecdot(negative, weight) / down
@@ -139,7 +165,8 @@ class Logistic:
             moved = b + xp.clip(error / xp.maximum(rate, xp.full_like(rate, 1e-20)), -reach, reach)
             reach *= 2
             moved = xp.where((moved >= low) & (moved <= high) | ~bracketed, moved, middle)
-            # the curvature of the error is at most 1/2: after a step s the classes differ by a share of s^2/4 at most
+            # the curvature of the error is at most 1/2: after a step s the classes differ by a
+            # share of s^2/4 at most
             tiny = xp.finfo(b.dtype).eps
             converged = xp.abs(moved - b) <= tiny**0.5 + 4 * tiny * xp.abs(b)
             b = moved
@@ -153,7 +180,9 @@ class Logistic:
         return weights * xp.exp(_log_sigmoid(xp, margins))
 
     def log_risk_bound(self, weights: Array, log_weight: Array, near: Array | None = None) -> Array:
-        r"""log of max_c sum_i s_i H(c a_i / s_i) over scales c, H(t) = -t log t - (1-t) log(1-t) the binary entropy."""
+        r"""log of max_c sum_i s_i H(c a_i / s_i) over scales c, H(t) = -t log t - (1-t) log(1-t)
+        the binary entropy.
+        """
         xp = namespace(weights)
         used = (log_weight > -math.inf) & (weights > 0)
         nothing = xp.zeros_like(weights)
@@ -161,7 +190,8 @@ class Logistic:
         log_ratio = xp.where(used, xp.log(xp.where(used, weights, nothing + 1)), nothing)
         log_ratio = log_ratio - xp.where(used, log_weight, nothing)
 
-        # concave in c, with t = c a / s: Newton in log c on its derivative sum_i a_i log((1 - t_i)/t_i), inside a bracket
+        # concave in c, with t = c a / s: Newton in log c on its derivative sum_i a_i log((1 -
+        # t_i)/t_i), inside a bracket
         cap = -xp.max(xp.where(used, log_ratio, nothing - math.inf), axis=-1, keepdims=True)
         high, low = cap, xp.full_like(cap, -math.inf)
         level = high - 0.7 if near is None else xp.minimum(near[..., None], high - 0.01)
@@ -171,8 +201,13 @@ class Logistic:
             slope = xp.sum(mass * (xp.log(left) - log_t), axis=-1, keepdims=True)
             low, high = xp.where(slope > 0, level, low), xp.where(slope < 0, level, high)
             moved = level + slope / xp.sum(mass / left, axis=-1, keepdims=True)
-            moved = xp.where((moved > low) & (moved < high), moved, xp.where(moved <= low, low, 0.5 * (level + high)))
-            # any c bounds the risk, the best one to the square of its error, which counts beside the distance to the cap
+            moved = xp.where(
+                (moved > low) & (moved < high),
+                moved,
+                xp.where(moved <= low, low, 0.5 * (level + high)),
+            )
+            # any c bounds the risk, the best one to the square of its error, which counts beside
+            # the distance to the cap
             close = bool(xp.all(xp.abs(moved - level) <= 1e-8 * (cap - level)))
             level = xp.where(slope == 0, level, moved)
             if close:
@@ -185,53 +220,69 @@ _MEMBERS = ("name", "log_risk_and_weights", "intercept", "curvature", "log_risk_
 LOSSES: dict[str, MarginLoss] = {loss.name: loss for loss in (Exponential(), Logistic())}
 
 
-def check_loss(value: Any, name: str, losses: Mapping[str, MarginLoss] = LOSSES, *, like: Array | None = None) -> MarginLoss:
-    """The loss of this name, or a copy of a loss of one's own: what is done to the object later changes no fit before.
+def check_loss(
+    value: Any, name: str, losses: Mapping[str, MarginLoss] = LOSSES, *, like: Array | None = None
+) -> MarginLoss:
+    """The loss of this name, or a copy of a loss of one's own: what is done to the object later
+    changes no fit before.
 
     With an array `like` the loss must compute on arrays of its kind.
 
     Raises
     ------
     ValueError
-        If the value is neither, with what an object lacks; or if its log-odds are not those of its slopes, or it does not
-        compute on the arrays.
+        If the value is neither, with what an object lacks; or if its log-odds are not those of its
+        slopes, or it does not compute on the arrays.
     """
     if isinstance(value, str) and value in losses:
         return losses[value]
     choices = f"{name} must be one of {list(losses)} or a MarginLoss"
     lacking = [member for member in _MEMBERS if not hasattr(value, member)]
     if isinstance(value, type):
-        raise ValueError(f"{choices}, got the class {value.__name__}. Use an instance, {value.__name__}(...).")
+        raise ValueError(
+            f"{choices}, got the class {value.__name__}. Use an instance, {value.__name__}(...)."
+        )
     if lacking == list(_MEMBERS):
         raise ValueError(f"{choices}, got {value!r}.")
     if lacking:
-        raise ValueError(f"{choices}, but {value!r} lacks {', '.join(lacking)}. Add it: see sklearn_robust.losses.MarginLoss.")
+        raise ValueError(
+            f"{choices}, but {value!r} lacks {', '.join(lacking)}. Add it: see "
+            f"sklearn_robust.losses.MarginLoss."
+        )
     if like is not None and not isinstance(like, np.ndarray):
         try:
             value.log_risk_and_weights(0 * like, 0 * like)
         except Exception as error:
             raise ValueError(
-                f"{name}={value!r} must compute on torch tensors, for networks and with a device, and raises "
-                f"{type(error).__name__} on them. Take its functions from array_api_compat.array_namespace(margins)."
+                f"{name}={value!r} must compute on torch tensors, for networks and with a device, "
+                f"and raises "
+                f"{type(error).__name__} on them. Take its functions from "
+                f"array_api_compat.array_namespace(margins)."
             ) from error
     if has_probabilities(value):
         score = np.array([0.5])
         claimed, derived = log_odds(value, score).item(), _slope_ratio(value, score).item()
         if not math.isclose(claimed, derived, rel_tol=1e-6):
             raise ValueError(
-                f"{name}={value!r} claims log-odds {claimed:.6g} at the score 0.5, where its slopes give {derived:.6g}. "
-                "Correct its log_odds_slope or log_odds, or set log_odds_slope=None for a loss without probabilities."
+                f"{name}={value!r} claims log-odds {claimed:.6g} at the score 0.5, where its "
+                f"slopes give {derived:.6g}. "
+                "Correct its log_odds_slope or log_odds, or set log_odds_slope=None for a loss "
+                "without probabilities."
             )
     return copy.deepcopy(value)
 
 
 def is_exponential(loss: MarginLoss) -> bool:
-    """Whether formulas of exp(-m) may take the place of the methods of a loss; a subclass may have others."""
+    """Whether formulas of exp(-m) may take the place of the methods of a loss; a subclass may have
+    others.
+    """
     return type(loss) is Exponential
 
 
 def log_odds_slope(loss: MarginLoss) -> float | None:
-    """t where the log-odds of a score f are t f; None where they are no multiple of it, or the loss has none."""
+    """t where the log-odds of a score f are t f; None where they are no multiple of it, or the loss
+    has none.
+    """
     return getattr(loss, "log_odds_slope", None)
 
 
@@ -241,15 +292,20 @@ def has_probabilities(loss: MarginLoss) -> bool:
 
 
 def log_odds(loss: MarginLoss, scores: Array) -> Array:
-    """The log-odds of the positive class, in the shape of the scores, of a loss that has probabilities."""
+    """The log-odds of the positive class, in the shape of the scores, of a loss that has
+    probabilities.
+    """
     slope = log_odds_slope(loss)
     return loss.log_odds(scores) if slope is None else slope * scores  # type: ignore[attr-defined]
 
 
 def _slope_ratio(loss: MarginLoss, scores: np.ndarray) -> np.ndarray:
-    """log of l'(-f) / l'(f), of shape (n,): the log-odds under which the conditional risk P l(f) + (1 - P) l(-f) is least."""
+    """log of l'(-f) / l'(f), of shape (n,): the log-odds under which the conditional risk P l(f) +
+    (1 - P) l(-f) is least.
+    """
     margins = np.stack([-scores, scores])[..., None]
-    log_loss, ratio = loss.log_risk_and_weights(margins, np.zeros_like(margins))  # the ratio is that of slope and loss
+    # the ratio is that of slope and loss
+    log_loss, ratio = loss.log_risk_and_weights(margins, np.zeros_like(margins))
     against, in_favour = log_loss + np.log(ratio[..., 0])
     odds: np.ndarray = against - in_favour
     return odds
@@ -273,7 +329,9 @@ def _class_logsumexp(xp: Any, values: Array, members: Array) -> Array:
 
 def _class_max(xp: Any, values: Array, members: Array) -> Array:
     """The largest value in a class, (..., 1); 0 where there is none."""
-    largest = xp.max(xp.where(members, values, xp.full_like(values, -math.inf)), axis=-1, keepdims=True)
+    largest = xp.max(
+        xp.where(members, values, xp.full_like(values, -math.inf)), axis=-1, keepdims=True
+    )
     return xp.where(largest > -math.inf, largest, xp.zeros_like(largest))
 
 

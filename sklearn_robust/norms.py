@@ -1,7 +1,8 @@
 """The l_p norms and the operations on them that robust training is made of.
 
-Everything works on the last axis, for NumPy arrays and torch tensors alike; leading axes are a batch of independent
-problems. `LpNorm` is used in two roles: as the geometry `p` of an algorithm and as the ball `q` of a perturbation.
+Everything works on the last axis, for NumPy arrays and torch tensors alike; leading axes are a
+batch of independent problems. `LpNorm` is used in two roles: as the geometry `p` of an algorithm
+and as the ball `q` of a perturbation.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 
 from sklearn_robust._array_api import Array, as_float, at_least_tiny, namespace
 
-_MAX_NEWTON = 100  # every scalar equation below is convex or bracketed: convergence takes far fewer steps
+# every scalar equation below is convex or bracketed: convergence takes far fewer steps
+_MAX_NEWTON = 100
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class LpNorm:
         p = as_float(self.p)
         if not p >= 1:
             raise ValueError(
-                f"A norm's exponent must be a real number in [1, inf], got {self.p!r}. Use numpy.inf for the maximum norm."
+                f"A norm's exponent must be a real number in [1, inf], got {self.p!r}. Use "
+                f"numpy.inf for the maximum norm."
             )
         object.__setattr__(self, "p", p)
 
@@ -78,17 +81,20 @@ class LpNorm:
         largest = xp.max(xp.abs(x), axis=-1)
         if self.p == math.inf:
             return largest
-        scale = xp.where(largest > 0, largest, xp.ones_like(largest))  # no power overflows or underflows
+        # no power overflows or underflows
+        scale = xp.where(largest > 0, largest, xp.ones_like(largest))
         x = x / scale[..., None]
         if self.p == 2:
             return scale * xp.sqrt(xp.sum(x * x, axis=-1))
         return scale * xp.sum(xp.abs(x) ** self.p, axis=-1) ** (1 / self.p)
 
     def steepest_direction(self, g: Array) -> Array:
-        r"""A point of :math:`\arg\max_{\|u\|_p \le 1} \langle u, g \rangle`; it is also a subgradient of the dual norm at g.
+        r"""A point of :math:`\arg\max_{\|u\|_p \le 1} \langle u, g \rangle`; it is also a
+        subgradient of the dual norm at g.
 
-        p = 2 gives the normalised gradient, p = inf its signs, p = 1 the largest coordinate. Where the maximiser is not
-        unique the symmetric one is taken: 0 for zero entries (p = inf), equal mass on tied coordinates (p = 1).
+        p = 2 gives the normalised gradient, p = inf its signs, p = 1 the largest coordinate. Where
+        the maximiser is not unique the symmetric one is taken: 0 for zero entries (p = inf), equal
+        mass on tied coordinates (p = 1).
 
         Parameters
         ----------
@@ -129,7 +135,8 @@ class LpNorm:
     def prox(self, x: Array, scale: Array | float = 1.0) -> Array:
         r"""The proximal point :math:`\arg\min_u \tfrac12 \|u - x\|_2^2 + \text{scale} \|u\|_p`.
 
-        By Moreau's identity it is what the Euclidean projection on the dual ball of that radius leaves of x.
+        By Moreau's identity it is what the Euclidean projection on the dual ball of that radius
+        leaves of x.
 
         Parameters
         ----------
@@ -146,9 +153,9 @@ class LpNorm:
         r"""What the best point of the ball leaves of g: :math:`g - \delta`, with
         :math:`\delta \in \arg\min_{\|\delta\|_p \le \text{radius}} \|g - \delta\|_{\text{norm}}`.
 
-        Its norm is the distance of g to the ball: g minus the residual lies in the ball up to the rounding of its norm, so that
-        the distance is never understated. With a = \|g\| the residual is, coordinate by coordinate (q the exponent of
-        this ball, r that of `norm`),
+        Its norm is the distance of g to the ball: g minus the residual lies in the ball up to the
+        rounding of its norm, so that the distance is never understated. With a = \|g\| the residual
+        is, coordinate by coordinate (q the exponent of this ball, r that of `norm`),
 
         ==================  ====================================================================
         q = inf             (a - radius)_+
@@ -189,9 +196,9 @@ class LpNorm:
     def min_norm_subgradient(self, w: Array, g: Array, scale: Array | float, norm: LpNorm) -> Array:
         r"""The element of :math:`g + \text{scale}\,\partial\|w\|_p` that is least in `norm`.
 
-        This is the velocity that a gradient flow follows where the penalty has a kink: at w = 0, at zero entries (p = 1)
-        and at tied largest entries (p = inf). Any other element, such as the one that automatic differentiation picks, can
-        stall there.
+        This is the velocity that a gradient flow follows where the penalty has a kink: at w = 0, at
+        zero entries (p = 1) and at tied largest entries (p = inf). Any other element, such as the
+        one that automatic differentiation picks, can stall there.
 
         Parameters
         ----------
@@ -214,7 +221,8 @@ class LpNorm:
             return xp.where(w == 0, soft, g + scale * xp.sign(w))
         size = xp.max(xp.abs(w), axis=-1, keepdims=True)
         if self.p == math.inf:
-            # the subdifferential spreads the scale over the tied coordinates: it levels the entries that want to grow most
+            # the subdifferential spreads the scale over the tied coordinates: it levels the entries
+            # that want to grow most
             tied = xp.abs(w) >= size * (1 - 16 * xp.finfo(w.dtype).eps)
             growth = xp.where(tied, -g * xp.sign(w), xp.full_like(g, -math.inf))
             levelled = xp.minimum(growth, shave_level(growth, scale, 1.0))
@@ -227,7 +235,8 @@ class LpNorm:
 
 
 def enough_left(norm: Any, a: Array, left: Array, radius: Array) -> Array:
-    """What is left of a >= 0, and more of it where rounding, or a root that was not found, puts a - left outside of the ball.
+    """What is left of a >= 0, and more of it where rounding, or a root that was not found, puts a -
+    left outside of the ball.
 
     Parameters
     ----------
@@ -259,8 +268,8 @@ def enough_left(norm: Any, a: Array, left: Array, radius: Array) -> Array:
 def shave_level(a: Array, radius: Array, q: float, rate: Array | None = None) -> Array:
     r"""The level t with :math:`\|(a - t\,\text{rate})_+\|_q` = radius, per row.
 
-    With rate = 1, the default, and q = 1 this is the projection on a simplex. Newton's method on a convex decreasing
-    function, from the left: it never overshoots and, for q = 1, ends.
+    With rate = 1, the default, and q = 1 this is the projection on a simplex. Newton's method on a
+    convex decreasing function, from the left: it never overshoots and, for q = 1, ends.
 
     Parameters
     ----------
@@ -298,7 +307,8 @@ def shave_level(a: Array, radius: Array, q: float, rate: Array | None = None) ->
 
 
 def cap_level(a: Array, radius: Array, q: float, rate: Array | None = None) -> Array:
-    """The level t with ||min(a, t rate)||_q = radius, per row; inf where radius >= ||a||_q. Exact, from the sorted entries.
+    """The level t with ||min(a, t rate)||_q = radius, per row; inf where radius >= ||a||_q. Exact,
+    from the sorted entries.
 
     Parameters
     ----------
@@ -313,34 +323,43 @@ def cap_level(a: Array, radius: Array, q: float, rate: Array | None = None) -> A
     array of shape (..., 1)
     """
     xp = namespace(a)
-    # No entry of the result exceeds the radius: with it as the unit no power overflows, and what underflows is nothing beside 1
+    # No entry of the result exceeds the radius: with it as the unit no power overflows, and what
+    # underflows is nothing beside 1
     unit = xp.where(radius > 0, radius, xp.ones_like(radius))
     sizes = xp.minimum(a, unit) / unit
     if rate is None:
         sizes, rates = xp.sort(sizes, axis=-1), xp.ones_like(a)
     else:
         order = xp.argsort(sizes / rate, axis=-1)
-        sizes, rates = (xp.take_along_axis(x, order, axis=-1) for x in (sizes, xp.broadcast_to(rate, a.shape)))
+        sizes, rates = (
+            xp.take_along_axis(x, order, axis=-1) for x in (sizes, xp.broadcast_to(rate, a.shape))
+        )
     powers, weights = sizes**q, rates**q
     # of the entries before each one: no large power is added that is then subtracted
     below = xp.cumulative_sum(powers, axis=-1)
     below = xp.concat([xp.zeros_like(below[..., :1]), below[..., :-1]], axis=-1)
     # of the entries that are capped where this one is
     capped = xp.flip(xp.cumulative_sum(xp.flip(weights, axis=-1), axis=-1), axis=-1)
-    # below + capped t^q = ||min(a, t rate)||_q^q; the first entry that its own level does not reach is capped
+    # below + capped t^q = ||min(a, t rate)||_q^q; the first entry that its own level does not reach
+    # is capped
     levels = (_positive(xp, 1 - below) / at_least_tiny(capped)) ** (xp.ones_like(radius) / q)
-    reaches = levels * rates <= sizes * (1 + 8 * xp.finfo(a.dtype).eps)  # an entry as large as the radius may reach it alone
+    # an entry as large as the radius may reach it alone
+    reaches = levels * rates <= sizes * (1 + 8 * xp.finfo(a.dtype).eps)
     first = xp.argmax(xp.astype(reaches, xp.int8), axis=-1)[..., None]
     t = xp.where(radius > 0, unit * xp.take_along_axis(levels, first, axis=-1), xp.zeros_like(unit))
-    return xp.where(xp.any(reaches, axis=-1, keepdims=True) | (radius <= 0), t, xp.full_like(t, math.inf))
+    return xp.where(
+        xp.any(reaches, axis=-1, keepdims=True) | (radius <= 0), t, xp.full_like(t, math.inf)
+    )
 
 
 def power_split(a: Array, radius: Array, q: float, r: float, scale: Array | None = None) -> Array:
-    """What the point b of the ball ||b / scale||_q <= radius that is nearest in the r-norm leaves of a >= 0, 1 < q, r < inf.
+    """What the point b of the ball ||b / scale||_q <= radius that is nearest in the r-norm leaves
+    of a >= 0, 1 < q, r < inf.
 
-    With b = a sigmoid(s), stationarity (a - b)^(r-1) = mu b^(q-1) / scale^q is one monotone equation a coordinate,
-    -(r-1) softplus(s) + (q-1) softplus(-s) = log mu + (q-r) log a - q log scale, whose left side is convex or concave: Newton
-    converges from anywhere. The norm of b decreases in log mu: Newton again, inside a bracket.
+    With b = a sigmoid(s), stationarity (a - b)^(r-1) = mu b^(q-1) / scale^q is one monotone
+    equation a coordinate, -(r-1) softplus(s) + (q-1) softplus(-s) = log mu + (q-r) log a - q log
+    scale, whose left side is convex or concave: Newton converges from anywhere. The norm of b
+    decreases in log mu: Newton again, inside a bracket.
 
     Parameters
     ----------
@@ -360,7 +379,8 @@ def power_split(a: Array, radius: Array, q: float, r: float, scale: Array | None
     inside = radius >= size
     if bool(xp.all(inside | (radius <= 0))):
         return xp.where(inside, xp.zeros_like(a), a)
-    goal = xp.where(inside | (radius <= 0), 0.5 * size, radius)  # a harmless goal where the answer is known
+    # a harmless goal where the answer is known
+    goal = xp.where(inside | (radius <= 0), 0.5 * size, radius)
     goal = xp.where(size > 0, goal, xp.ones_like(goal))
     zero = a == 0
     offset = (q - r) * xp.log(xp.where(zero, xp.ones_like(a), a))
@@ -371,7 +391,9 @@ def power_split(a: Array, radius: Array, q: float, r: float, scale: Array | None
         """Return b, a - b, d log b / d level, and s, where the search of the next level starts."""
         target = level + offset
         if s is None:
-            s = -target / xp.where(target > 0, xp.full_like(target, q - 1), xp.full_like(target, r - 1))
+            s = -target / xp.where(
+                target > 0, xp.full_like(target, q - 1), xp.full_like(target, r - 1)
+            )
         for _ in range(_MAX_NEWTON):
             share = _sigmoid(xp, s)
             slope = -(r - 1) * share - (q - 1) * (1 - share)
@@ -391,7 +413,8 @@ def power_split(a: Array, radius: Array, q: float, r: float, scale: Array | None
     for _ in range(2 * _MAX_NEWTON):
         b, left, log_slope, start = split(level, start)
         norm_b = LpNorm(q).value(b / unit)[..., None]
-        error = xp.log(xp.where(size > 0, at_least_tiny(norm_b), goal)) - xp.log(goal)  # a row of zeros is solved
+        # a row of zeros is solved
+        error = xp.log(xp.where(size > 0, at_least_tiny(norm_b), goal)) - xp.log(goal)
         if bool(xp.all(xp.abs(error) <= 8 * xp.finfo(a.dtype).eps)):
             break
         low, high = xp.where(error > 0, level, low), xp.where(error < 0, level, high)
@@ -404,7 +427,9 @@ def power_split(a: Array, radius: Array, q: float, r: float, scale: Array | None
         width *= 2
         middle = xp.where(closed, middle, xp.where(error > 0, level + width, level - width))
         # where the slope underflows nothing is known but the bracket
-        usable = (slope < -1e-10) & (moved > low) & (moved < high) & (xp.abs(moved - level) <= width)
+        usable = (
+            (slope < -1e-10) & (moved > low) & (moved < high) & (xp.abs(moved - level) <= width)
+        )
         moved = xp.where(usable, moved, middle)
         if bool(xp.all((moved == level) | (error == 0))):
             break

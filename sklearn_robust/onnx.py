@@ -7,7 +7,11 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_robust.linear_model import MinNormRobustClassifier, RobustLinearClassifier, RobustLinearClassifierCV
+from sklearn_robust.linear_model import (
+    MinNormRobustClassifier,
+    RobustLinearClassifier,
+    RobustLinearClassifierCV,
+)
 from sklearn_robust.linear_model._base import dense
 from sklearn_robust.losses import log_odds_slope
 from sklearn_robust.neural_network import RobustDiagonalNet
@@ -18,11 +22,12 @@ __all__ = ["register_onnx_converters"]
 def register_onnx_converters() -> None:
     """Teach skl2onnx to convert the linear classifiers of this library, alone and in pipelines.
 
-    Needs `pip install "sklearn-robust[interop]"`. Call it once, then use `skl2onnx.to_onnx` as for any classifier of
-    scikit-learn. A converted model returns labels and the probabilities of the classes; with the option raw_scores=True, and
-    for an estimator without probabilities, such as MinNormRobustClassifier, scores in their place: for two classes (-f, f), f
-    the decision function, for several the decision function. Probabilities of a loss of one's own convert where it has a
-    `log_odds_slope`.
+    Needs `pip install "sklearn-robust[interop]"`. Call it once, then use `skl2onnx.to_onnx` as for
+    any classifier of scikit-learn. A converted model returns labels and the probabilities of the
+    classes; with the option raw_scores=True, and for an estimator without probabilities, such as
+    MinNormRobustClassifier, scores in their place: for two classes (-f, f), f the decision
+    function, for several the decision function. Probabilities of a loss of one's own convert where
+    it has a `log_odds_slope`.
 
     Raises
     ------
@@ -31,9 +36,10 @@ def register_onnx_converters() -> None:
 
     Notes
     -----
-    The model computes in the precision of its input: float64 where the X given to `to_onnx` is float64, otherwise float32.
-    With float64 use the option zipmap=False, as for any classifier: ONNX's ZipMap, which makes a dict of the probabilities of
-    each sample, takes float32 alone, and onnxruntime loads no other.
+    The model computes in the precision of its input: float64 where the X given to `to_onnx` is
+    float64, otherwise float32. With float64 use the option zipmap=False, as for any classifier:
+    ONNX's ZipMap, which makes a dict of the probabilities of each sample, takes float32 alone, and
+    onnxruntime loads no other.
 
     Examples
     --------
@@ -47,7 +53,8 @@ def register_onnx_converters() -> None:
     >>> X, y = load_breast_cancer(return_X_y=True)
     >>> model = make_pipeline(StandardScaler(), RobustLinearClassifier(eps=0.2)).fit(X, y)
     >>> onnx = skl2onnx.to_onnx(model, X[:1], options={"zipmap": False})
-    >>> session = onnxruntime.InferenceSession(onnx.SerializeToString(), providers=["CPUExecutionProvider"])
+    >>> session = onnxruntime.InferenceSession(
+    ...     onnx.SerializeToString(), providers=["CPUExecutionProvider"])
     >>> label, probability = session.run(None, {"X": X})
     >>> bool((label == model.predict(X)).all())
     True
@@ -56,11 +63,20 @@ def register_onnx_converters() -> None:
         from skl2onnx import update_registered_converter
         from skl2onnx.common.shape_calculator import calculate_linear_classifier_output_shapes
     except ImportError as error:
-        raise ImportError('register_onnx_converters needs skl2onnx: pip install "sklearn-robust[interop]".') from error
+        raise ImportError(
+            'register_onnx_converters needs skl2onnx: pip install "sklearn-robust[interop]".'
+        ) from error
     options = {"zipmap": [True, False, "columns"], "raw_scores": [True, False], "nocl": [False]}
-    for estimator in (MinNormRobustClassifier, RobustDiagonalNet, RobustLinearClassifier, RobustLinearClassifierCV):
+    for estimator in (
+        MinNormRobustClassifier,
+        RobustDiagonalNet,
+        RobustLinearClassifier,
+        RobustLinearClassifierCV,
+    ):
         alias = f"SklearnRobust{estimator.__name__}"
-        update_registered_converter(estimator, alias, calculate_linear_classifier_output_shapes, _convert, options=options)
+        update_registered_converter(
+            estimator, alias, calculate_linear_classifier_output_shapes, _convert, options=options
+        )
 
 
 def _convert(scope: Any, operator: Any, container: Any) -> None:
@@ -72,19 +88,27 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     estimator, X, opset = operator.raw_operator, operator.inputs[0], container.target_opset
     check_is_fitted(estimator)
     double = isinstance(X.type, DoubleTensorType)
-    dtype, kind = (np.float64, guess_proto_type(X.type)) if double else (np.float32, onnx_proto.TensorProto.FLOAT)
+    dtype, kind = (
+        (np.float64, guess_proto_type(X.type))
+        if double
+        else (np.float32, onnx_proto.TensorProto.FLOAT)
+    )
     coef: np.ndarray = dense(estimator.coef_).astype(dtype)
     intercept: np.ndarray = estimator.intercept_.astype(dtype)
     if len(coef) == 1:
         coef, intercept = np.concatenate([-coef, coef]), np.concatenate([-intercept, intercept])
     rows = ops.OnnxCast(X, to=kind, op_version=opset)
-    scores = ops.OnnxAdd(ops.OnnxMatMul(rows, coef.T, op_version=opset), intercept, op_version=opset)
+    scores = ops.OnnxAdd(
+        ops.OnnxMatMul(rows, coef.T, op_version=opset), intercept, op_version=opset
+    )
 
     classes = estimator.classes_
     classes = classes.astype(np.int64) if classes.dtype.kind in "biuf" else classes.astype(str)
     best = ops.OnnxArgMax(scores, axis=1, keepdims=0, op_version=opset)
     label = ops.OnnxArrayFeatureExtractor(classes, best, op_version=1)
-    label = ops.OnnxReshape(label, np.array([-1]), op_version=opset, output_names=operator.outputs[:1])
+    label = ops.OnnxReshape(
+        label, np.array([-1]), op_version=opset, output_names=operator.outputs[:1]
+    )
 
     raw = container.get_options(estimator, {"raw_scores": False})["raw_scores"]
     if raw or not hasattr(estimator, "predict_proba"):
@@ -93,10 +117,13 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
         slope = log_odds_slope(estimator._loss)
         if slope is None:
             raise TypeError(
-                f"The probabilities of loss {estimator._loss.name!r} have no form in ONNX: it has no log_odds_slope. Convert "
+                f"The probabilities of loss {estimator._loss.name!r} have no form in ONNX: it has "
+                f"no log_odds_slope. Convert "
                 "with the option raw_scores=True."
             )
-        shares = ops.OnnxSigmoid(ops.OnnxMul(scores, np.array([slope], dtype=dtype), op_version=opset), op_version=opset)
+        shares = ops.OnnxSigmoid(
+            ops.OnnxMul(scores, np.array([slope], dtype=dtype), op_version=opset), op_version=opset
+        )
         total = ops.OnnxReduceSum(shares, np.array([1]), keepdims=1, op_version=opset)
         values = ops.OnnxDiv(shares, total, op_version=opset, output_names=operator.outputs[1:])
     label.add_to(scope, container)

@@ -1,4 +1,6 @@
-"""Robust linear problems: signed data, the threat and the sample weights, for k problems that share X."""
+"""Robust linear problems: signed data, the threat and the sample weights, for k problems that share
+X.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from sklearn_robust._parameters import refuse_lazy
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.threats import LpBall, check_radius, check_scale
 
-_BLOCK_ENTRIES = 2**18  # of X at a time where a copy is needed: two megabytes, about a processor's cache
+# of X at a time where a copy is needed: two megabytes, about a processor's cache
+_BLOCK_ENTRIES = 2**18
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class RobustProblem:
-    r"""k binary problems on the same rows X: labels, weights and radii differ, one matrix product serves them all.
+    r"""k binary problems on the same rows X: labels, weights and radii differ, one matrix product
+    serves them all.
 
     The signed rows :math:`z_i = y_i x_i` are never formed.
 
@@ -54,7 +58,8 @@ class RobustProblem:
     log_weight : array of shape (k, n)
         Logarithm of the sample weights, which sum to 1; -inf leaves a sample out.
     log_total_weight : array of shape (k,)
-        Logarithm of the sum of the sample weights before they were scaled: of the number of samples where all weigh 1.
+        Logarithm of the sum of the sample weights before they were scaled: of the number of samples
+        where all weigh 1.
     fit_intercept : bool
         Whether predictors are <w, x> + b with a free, unpenalised b; otherwise b = 0.
     """
@@ -78,26 +83,44 @@ class RobustProblem:
         sample_weight: Array | None = None,
         scale: Any = None,
     ) -> RobustProblem:
-        """From labels of shape (n,) or (k, n), one radius, non-negative weights of shape (n,) or (k, n), and scales (d,)."""
+        """From labels of shape (n,) or (k, n), one radius, non-negative weights of shape (n,) or
+        (k, n), and scales (d,).
+        """
         refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         xp = namespace(y)
         y = xp.astype(y if y.ndim == 2 else y[None, :], X.dtype)
         if y.shape[1] != X.shape[0] or not bool(xp.all(xp.abs(y) == 1)):
-            raise ValueError(f"y must hold {X.shape[0]} labels in {{-1, +1}} for each problem, got {y!r}.")
-        weight = xp.ones_like(y) if sample_weight is None else xp.broadcast_to(sample_weight, y.shape)
+            raise ValueError(
+                f"y must hold {X.shape[0]} labels in {{-1, +1}} for each problem, got {y!r}."
+            )
+        weight = (
+            xp.ones_like(y) if sample_weight is None else xp.broadcast_to(sample_weight, y.shape)
+        )
         largest = xp.max(weight, axis=-1, keepdims=True)
         if not bool(xp.all(weight >= 0) & xp.all(largest > 0) & xp.all(largest < math.inf)):
-            raise ValueError(f"sample_weight must hold finite numbers >= 0, not all zero, got {sample_weight!r}.")
+            raise ValueError(
+                f"sample_weight must hold finite numbers >= 0, not all zero, got {sample_weight!r}."
+            )
         # in the log domain: weights of any orders side by side
         used = weight > 0
-        log_weight = xp.where(used, xp.log(xp.where(used, weight, xp.ones_like(weight))), xp.full_like(weight, -math.inf))
+        log_weight = xp.where(
+            used,
+            xp.log(xp.where(used, weight, xp.ones_like(weight))),
+            xp.full_like(weight, -math.inf),
+        )
         log_total = xp.log(largest) + xp.log(xp.sum(weight / largest, axis=-1, keepdims=True))
-        log_weight, log_total = xp.astype(log_weight - log_total, y.dtype), xp.astype(log_total[:, 0], y.dtype)
+        log_weight, log_total = (
+            xp.astype(log_weight - log_total, y.dtype),
+            xp.astype(log_total[:, 0], y.dtype),
+        )
         _check_sizes(X)
         if scale is not None:
             scale = like(y, check_scale(scale, "scale"))
             if scale.shape[0] != X.shape[1]:
-                raise ValueError(f"scale must hold a number for each of the {X.shape[1]} features, got {scale.shape[0]}.")
+                raise ValueError(
+                    f"scale must hold a number for each of the {X.shape[1]} features, got "
+                    f"{scale.shape[0]}."
+                )
         threat = LpBall(q, xp.full_like(y[:, 0], check_radius(eps, "eps")), scale)
         return cls(X, y, threat, log_weight, log_total, fit_intercept)
 
@@ -112,7 +135,9 @@ class RobustProblem:
     @property
     def n_terms(self) -> int:
         """The most entries of a row, which a score sums."""
-        return int(self.X.count_nonzero(axis=1).max()) if sparse.issparse(self.X) else self.n_features
+        return (
+            int(self.X.count_nonzero(axis=1).max()) if sparse.issparse(self.X) else self.n_features
+        )
 
     def select(self, rows: Array) -> RobustProblem:
         """The problems at these indices."""
@@ -130,7 +155,9 @@ class RobustProblem:
         xp, k = namespace(self.y), self.n_problems
         rows = np.tile(np.arange(k), len(eps))
         problem = self.select(rows)
-        radii = xp.concat([xp.full_like(self.threat.eps, check_radius(radius, "eps")) for radius in eps])
+        radii = xp.concat(
+            [xp.full_like(self.threat.eps, check_radius(radius, "eps")) for radius in eps]
+        )
         return replace(problem, threat=replace(self.threat, eps=radii))
 
     def simplified(self) -> RobustProblem:
@@ -142,17 +169,23 @@ class RobustProblem:
         return replace(self.in_double_arithmetic(), X=self.X.astype(np.float64, copy=False))
 
     def in_double_arithmetic(self) -> RobustProblem:
-        """The same problem on the same X, of which nothing is copied, with all that is computed from it in double precision."""
+        """The same problem on the same X, of which nothing is copied, with all that is computed
+        from it in double precision.
+        """
         if self.y.dtype == np.float64:
             return self
-        y, log_weight, log_total = (a.astype(np.float64) for a in (self.y, self.log_weight, self.log_total_weight))
+        y, log_weight, log_total = (
+            a.astype(np.float64) for a in (self.y, self.log_weight, self.log_total_weight)
+        )
         threat = self.threat.mapped(lambda a: a.astype(np.float64))
         return replace(self, y=y, threat=threat, log_weight=log_weight, log_total_weight=log_total)
 
     def in_extended_arithmetic(self) -> RobustProblem:
         """The same problem, on a dense copy of X, in the longest floating point of the machine."""
         long = np.longdouble
-        y, log_weight, log_total = (a.astype(long) for a in (self.y, self.log_weight, self.log_total_weight))
+        y, log_weight, log_total = (
+            a.astype(long) for a in (self.y, self.log_weight, self.log_total_weight)
+        )
         return replace(
             self,
             X=(self.X.toarray() if sparse.issparse(self.X) else self.X).astype(long),
@@ -163,9 +196,11 @@ class RobustProblem:
         )
 
     def standardised(self) -> tuple[RobustProblem, float]:
-        """The same problem in units of the rows' root mean square, centred where an intercept absorbs it; and that unit.
+        """The same problem in units of the rows' root mean square, centred where an intercept
+        absorbs it; and that unit.
 
-        A predictor w of it stands for w / unit here. On NumPy or scipy.sparse data; sparse data are not centred.
+        A predictor w of it stands for w / unit here. On NumPy or scipy.sparse data; sparse data are
+        not centred.
         """
         if sparse.issparse(self.X):
             centred, size = self.X, float(np.linalg.norm(self.X.data))
@@ -173,14 +208,18 @@ class RobustProblem:
             centred = self.X - self.X.mean(axis=0) if self.fit_intercept else self.X
             size = float(np.linalg.norm(centred))
         unit = size / math.sqrt(self.X.shape[0]) if size > 0 else 1.0
-        return replace(self, X=centred / unit, threat=replace(self.threat, eps=self.threat.eps / unit)), unit
+        return replace(
+            self, X=centred / unit, threat=replace(self.threat, eps=self.threat.eps / unit)
+        ), unit
 
     def signed_scores(self, coef: Array) -> Array:
         """Z w, the margins without adversary and intercept: (k, d) -> (k, n)."""
         if sparse.issparse(self.X):
             return self.y * np.ascontiguousarray((self.X @ coef.T).T)
         if self.X.dtype != coef.dtype:
-            return self.y * np.concatenate([coef @ rows.T for _, rows in self.double_blocks()], axis=1)
+            return self.y * np.concatenate(
+                [coef @ rows.T for _, rows in self.double_blocks()], axis=1
+            )
         return self.y * (coef @ self.X.T)
 
     def weighted_sum(self, weights: Array) -> Array:
@@ -192,7 +231,9 @@ class RobustProblem:
         return (self.y * weights) @ self.X
 
     def sizes(self, weights: Array) -> Array:
-        """The sums of the sizes of the terms of `weighted_sum`, `a |X|`, (k, n) -> (k, d): their rounding scales with them."""
+        """The sums of the sizes of the terms of `weighted_sum`, `a |X|`, (k, n) -> (k, d): their
+        rounding scales with them.
+        """
         if sparse.issparse(self.X):
             return np.ascontiguousarray((abs(self.X).T @ weights.T).T)
         if not isinstance(self.X, np.ndarray) or self.X.dtype == weights.dtype == np.longdouble:
@@ -205,31 +246,53 @@ class RobustProblem:
             return np.ascontiguousarray((abs(self.X) @ np.abs(coef).T).T)
         if not isinstance(self.X, np.ndarray) or self.X.dtype == coef.dtype == np.longdouble:
             return abs(coef) @ abs(self.X).T
-        return np.concatenate([np.abs(coef) @ np.abs(rows).T for _, rows in self.double_blocks()], axis=1)
+        return np.concatenate(
+            [np.abs(coef) @ np.abs(rows).T for _, rows in self.double_blocks()], axis=1
+        )
 
     def double_blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """The rows of a dense X in double precision, a block at a time, and where each lies: X is never copied whole."""
+        """The rows of a dense X in double precision, a block at a time, and where each lies: X is
+        never copied whole.
+        """
         length = max(1, _BLOCK_ENTRIES // max(1, self.n_features))
         for start in range(0, self.X.shape[0], length):
             at = slice(start, start + length)
             yield at, self.X[at].astype(np.float64, copy=False)
 
     def margins(self, coef: Array, intercept: Array) -> Array:
-        """Robust margins y (<w, x> + b) - eps ||w||_q*: (k, d), (k,) -> (k, n); inf for samples of weight zero."""
+        """Robust margins y (<w, x> + b) - eps ||w||_q*: (k, d), (k,) -> (k, n); inf for samples of
+        weight zero.
+        """
         xp = namespace(coef)
-        m = self.signed_scores(coef) + self.y * intercept[:, None] - self.threat.penalty(coef)[:, None]
+        m = (
+            self.signed_scores(coef)
+            + self.y * intercept[:, None]
+            - self.threat.penalty(coef)[:, None]
+        )
         return xp.where(self.log_weight > -math.inf, m, xp.full_like(m, math.inf))
 
-    def evaluate(self, loss: MarginLoss, coef: Array, *, near: Array | None = None, penalty: Array | None = None) -> Evaluation:
+    def evaluate(
+        self,
+        loss: MarginLoss,
+        coef: Array,
+        *,
+        near: Array | None = None,
+        penalty: Array | None = None,
+    ) -> Evaluation:
         """The robust loss at (k, d) coefficients, minimised exactly over the intercept.
 
-        `near` (k,) is a guess of the intercept; `penalty` (k,) replaces eps ||w||_q* where a solver keeps its own.
+        `near` (k,) is a guess of the intercept; `penalty` (k,) replaces eps ||w||_q* where a solver
+        keeps its own.
         """
         penalty = self.threat.penalty(coef) if penalty is None else penalty
         return self.evaluate_scores(loss, self.signed_scores(coef), penalty, near=near)
 
-    def evaluate_scores(self, loss: MarginLoss, scores: Array, penalty: Array, *, near: Array | None = None) -> Evaluation:
-        """The robust loss from Z w of shape (k, n) and eps ||w||_q* of shape (k,), minimised exactly over the intercept."""
+    def evaluate_scores(
+        self, loss: MarginLoss, scores: Array, penalty: Array, *, near: Array | None = None
+    ) -> Evaluation:
+        """The robust loss from Z w of shape (k, n) and eps ||w||_q* of shape (k,), minimised
+        exactly over the intercept.
+        """
         margins = scores - penalty[:, None]
         if self.fit_intercept:
             intercept = loss.intercept(margins, self.y, self.log_weight, near)
@@ -240,16 +303,22 @@ class RobustProblem:
 
     @property
     def classes(self) -> tuple[Array, ...]:
-        """Masks (k, n) of samples whose dual weights have one sum: each class where the intercept is free, otherwise all."""
+        """Masks (k, n) of samples whose dual weights have one sum: each class where the intercept
+        is free, otherwise all.
+        """
         used = self.log_weight > -math.inf
         return (used & (self.y > 0), used & (self.y < 0)) if self.fit_intercept else (used,)
 
     def balanced(self, weights: Array) -> Array:
-        """Weights scaled to dual feasibility: >= 0, of sum 1, and with an intercept of sum 1/2 in each class."""
+        """Weights scaled to dual feasibility: >= 0, of sum 1, and with an intercept of sum 1/2 in
+        each class.
+        """
         return feasible_weights(weights, self.classes)
 
     def class_shares(self) -> Array:
-        """The sample weights, scaled to dual feasibility (k, n): those of the loss at w = 0 with the best intercept."""
+        """The sample weights, scaled to dual feasibility (k, n): those of the loss at w = 0 with
+        the best intercept.
+        """
         xp = namespace(self.log_weight)
         log_weight, never = self.log_weight, xp.full_like(self.log_weight, -math.inf)
         for members in self.classes:
@@ -259,7 +328,9 @@ class RobustProblem:
 
 
 def feasible_weights(weights: Array, classes: Sequence[Array]) -> Array:
-    """Weights (..., n), negative ones cut off, scaled to equal sums over these classes, of total 1; uniform where all are 0."""
+    """Weights (..., n), negative ones cut off, scaled to equal sums over these classes, of total 1;
+    uniform where all are 0.
+    """
     xp = namespace(weights)
     feasible = zero = xp.zeros_like(weights)
     for members in classes:
@@ -282,7 +353,9 @@ def _check_sizes(X: Any) -> None:
     limit = 1e-4 * math.sqrt(xp.finfo(entries.dtype).max)
     if largest > limit or 0 < largest < 1 / limit:
         raise ValueError(
-            f"X must hold numbers whose squares {entries.dtype} can hold: the largest of them in size must lie between "
-            f"{1 / limit:.2g} and {limit:.2g}, got {largest:.4g}. Scale the features, for instance by a StandardScaler; where "
+            f"X must hold numbers whose squares {entries.dtype} can hold: the largest of them in "
+            f"size must lie between "
+            f"{1 / limit:.2g} and {limit:.2g}, got {largest:.4g}. Scale the features, for instance "
+            f"by a StandardScaler; where "
             "numpy.nan_to_num put such a number for a missing one, impute another."
         )

@@ -1,11 +1,13 @@
-r"""Where an adversary may move each sample: an l_q ball, cut by the box that the perturbed sample must stay in.
+r"""Where an adversary may move each sample: an l_q ball, cut by the box that the perturbed sample
+must stay in.
 
-Attacks ask for the allowed perturbation that raises a linear function most, and for the one that is nearest to a given one.
-Certificates ask for the least value of a linear function. All have exact answers, the nearest one for q in {1, 2, inf}, or
-without a box.
+Attacks ask for the allowed perturbation that raises a linear function most, and for the one that is
+nearest to a given one. Certificates ask for the least value of a linear function. All have exact
+answers, the nearest one for q in {1, 2, inf}, or without a box.
 
-Where features have scales, a perturbation is kept in units of them: :math:`\delta = (x' - x) / s`. The ball is then an
-l_q ball as ever, the box is another box, and nothing else changes; a feature of scale 0 does not move.
+Where features have scales, a perturbation is kept in units of them: :math:`\delta = (x' - x) / s`.
+The ball is then an l_q ball as ever, the box is another box, and nothing else changes; a feature of
+scale 0 does not move.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ _PART = 2**16  # entries at a time in `minimum`: its many passes stay in the cac
 
 
 class Region:
-    r"""The perturbations of each row of x with :math:`\|\delta\|_q \le \epsilon` and :math:`low \le x + s \delta \le high`.
+    r"""The perturbations of each row of x with :math:`\|\delta\|_q \le \epsilon` and :math:`low \le
+    x + s \delta \le high`.
 
     Parameters
     ----------
@@ -46,7 +49,12 @@ class Region:
     """
 
     def __init__(
-        self, x: Tensor, q: float, eps: float | Tensor, clip: tuple[Any, Any] | None = None, scale: Any | None = None
+        self,
+        x: Tensor,
+        q: float,
+        eps: float | Tensor,
+        clip: tuple[Any, Any] | None = None,
+        scale: Any | None = None,
     ) -> None:
         check_clip(clip)
         self.shape, self.x, self.norm = x.shape[1:], x.flatten(1), LpNorm(check_exponent(q, "q"))
@@ -61,7 +69,8 @@ class Region:
             self.low, self.high = (self.in_units(bound - self.x) for bound in self.box)
             if bool((self.box[0] > self.x).any()) or bool((self.box[1] < self.x).any()):
                 raise ValueError(
-                    f"clip must hold every sample before it is perturbed, but X spans [{float(x.min()):g}, "
+                    f"clip must hold every sample before it is perturbed, but X spans "
+                    f"[{float(x.min()):g}, "
                     f"{float(x.max()):g}]. Widen clip={clip!r}, or scale X."
                 )
         if self.norm.p == math.inf:
@@ -86,7 +95,8 @@ class Region:
         return wide
 
     def farthest(self, gradient: Tensor) -> Tensor:
-        r"""The allowed perturbation that raises a linear function most: the worst case of a linear classifier.
+        r"""The allowed perturbation that raises a linear function most: the worst case of a linear
+        classifier.
 
         A coordinate that meets the box leaves what it cannot use to the others.
         """
@@ -101,13 +111,16 @@ class Region:
         return gradient.sign() * _capped_ray(size, room, self.eps, self.norm.p)
 
     def support(self, gradient: Tensor) -> Tensor:
-        r"""How far a linear function rises at most, of shape (n,): exact up to rounding, and never below for another reason.
+        r"""How far a linear function rises at most, of shape (n,): exact up to rounding, and never
+        below for another reason.
 
         By weak duality, with the room r_j of each coordinate in the direction of g_j, for every v
 
-        .. math:: \max_\delta \langle g, \delta\rangle \;\le\; \epsilon \|v\|_{q^*} + \sum_j r_j |\,|g_j| - v_j|.
+        .. math:: \max_\delta \langle g, \delta\rangle \;\le\; \epsilon \|v\|_{q^*} + \sum_j r_j
+        |\,|g_j| - v_j|.
 
-        Equality holds at :math:`v_j = \min(|g_j|, \tau r_j^{q-1})` with the level :math:`\tau` at which `farthest` stops.
+        Equality holds at :math:`v_j = \min(|g_j|, \tau r_j^{q-1})` with the level :math:`\tau` at
+        which `farthest` stops.
         """
         if self.norm.p == math.inf:
             return (gradient * self.farthest(gradient)).sum(1)
@@ -119,23 +132,29 @@ class Region:
         if self.norm.p == 1:
             filled = _best_coordinates(size, room, self.eps)
             level = torch.where(filled > 0, size, math.inf).amin(1, keepdim=True)
-            spared = torch.where(size > 0, room, 0).sum(1, keepdim=True) <= self.eps  # the box alone stops every coordinate
+            # the box alone stops every coordinate
+            spared = torch.where(size > 0, room, 0).sum(1, keepdim=True) <= self.eps
             kept = torch.minimum(size, torch.where(spared, 0, level))
         else:
             q, share = self.norm.p, room / _at_least_tiny(self.eps, room)
             slopes, caps = size**self.norm.dual.p, share**q
             t = _ray_length(slopes, caps, tol=_LEVEL_TOL)
             moving = (slopes * t < caps) & (size > 0)
-            level = torch.where(moving.any(1, keepdim=True), _at_least_tiny(t, t) ** (-1 / self.norm.dual.p), 0)
+            level = torch.where(
+                moving.any(1, keepdim=True), _at_least_tiny(t, t) ** (-1 / self.norm.dual.p), 0
+            )
             kept = torch.minimum(size, share ** (q - 1) * level)
-        return largest[:, 0] * (self._radius_times(self.norm.dual.value(kept)) + (room * (size - kept)).sum(1))
+        return largest[:, 0] * (
+            self._radius_times(self.norm.dual.value(kept)) + (room * (size - kept)).sum(1)
+        )
 
     def _radius_times(self, values: Tensor) -> Tensor:
         """The radii times values of shape (n,)."""
         return (self.eps * values[:, None])[:, 0]
 
     def minimum(self, coef: Tensor) -> Tensor:
-        """The least <c, x'> over the perturbed samples x': exact up to rounding, and never above for another reason.
+        """The least <c, x'> over the perturbed samples x': exact up to rounding, and never above
+        for another reason.
 
         Parameters
         ----------
@@ -170,42 +189,62 @@ class Region:
     def step(self, delta: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
         """delta after a steepest step of this q-norm, not yet projected.
 
-        For q = 1 it moves the coordinate of the largest derivative, and the next best where the box stops that one. For other
-        q, where every coordinate moves, meeting the box is left to the projection.
+        For q = 1 it moves the coordinate of the largest derivative, and the next best where the box
+        stops that one. For other q, where every coordinate moves, meeting the box is left to the
+        projection.
         """
         if self.norm.p == math.inf:
             return delta + gradient.sign() * length
         if self.norm.p == 1 and self.box is not None:
-            return delta + gradient.sign() * _best_coordinates(gradient.abs(), self.room(gradient, delta), length)
-        if self.norm.p == 2:  # as steepest_direction does, in fewer passes: this is the inner loop of training
-            gradient = gradient / gradient.abs().amax(1, keepdim=True).clamp(min=torch.finfo(gradient.dtype).tiny)
+            return delta + gradient.sign() * _best_coordinates(
+                gradient.abs(), self.room(gradient, delta), length
+            )
+        # as steepest_direction does, in fewer passes: this is the inner loop of training
+        if self.norm.p == 2:
+            gradient = gradient / gradient.abs().amax(1, keepdim=True).clamp(
+                min=torch.finfo(gradient.dtype).tiny
+            )
             return delta + gradient * (length / _sizes(gradient).clamp(min=1))
         return delta + self.norm.steepest_direction(gradient) * length
 
     def project(self, delta: Tensor) -> Tensor:
         """The allowed perturbation that is nearest to delta in the Euclidean norm."""
         if self.box is not None and self.norm.p not in (1, 2, math.inf):
-            raise ValueError(f"clip goes with q = 1, 2 or inf, got q={self.norm.p:g}. Use one of these, or clip=None.")
+            raise ValueError(
+                f"clip goes with q = 1, 2 or inf, got q={self.norm.p:g}. Use one of these, or "
+                f"clip=None."
+            )
         if self.norm.p == math.inf:
             return delta.clamp(self.low, self.high)
         if self.box is None and self.norm.p == 2:
-            return delta * (self.eps / _sizes(delta).clamp(min=torch.finfo(delta.dtype).tiny)).clamp(max=1)
+            return delta * (
+                self.eps / _sizes(delta).clamp(min=torch.finfo(delta.dtype).tiny)
+            ).clamp(max=1)
         if self.box is None and self.norm.p != 1:
             return self.norm.project(delta, self.eps)
         size, room = delta.abs(), self.room(delta)
-        # a ray that leaves the origin along delta and slides along the box passes through the projection
-        size = torch.minimum(size, _capped_ray(size, room, self.eps)) if self.norm.p == 2 else _shaved(size, room, self.eps)
+        # a ray that leaves the origin along delta and slides along the box passes through the
+        # projection
+        size = (
+            torch.minimum(size, _capped_ray(size, room, self.eps))
+            if self.norm.p == 2
+            else _shaved(size, room, self.eps)
+        )
         return delta.sign() * size
 
     def climb(self, points: Tensor, gradient: Tensor, length: float) -> Tensor:
-        """Rows of points after a steepest step and the projection. Overwrites what it is given: inner loops live here."""
+        """Rows of points after a steepest step and the projection. Overwrites what it is given:
+        inner loops live here.
+        """
         if self.norm.p == math.inf:
             if self.scale is None:
                 points.add_(gradient.sign_(), alpha=length)
             else:
                 points.addcmul_(gradient.sign_(), self.scale, value=length)
             return torch.clamp(points, *self.corners, out=points)
-        delta = self.project(self.step(self.in_units(points - self.x), self.pulled(gradient), length))
+        delta = self.project(
+            self.step(self.in_units(points - self.x), self.pulled(gradient), length)
+        )
         return self.x + (delta if self.scale is None else self.scale * delta)
 
     def in_units(self, move: Tensor) -> Tensor:
@@ -218,11 +257,15 @@ class Region:
 
     @functools.cached_property
     def corners(self) -> tuple[Tensor, Tensor]:
-        """For q = inf: the least and the largest value of each coordinate of the perturbed rows, rounded inwards."""
+        """For q = inf: the least and the largest value of each coordinate of the perturbed rows,
+        rounded inwards.
+        """
         return self.place(self.low), self.place(self.high)
 
     def place(self, delta: Tensor) -> Tensor:
-        """The perturbed rows x + s delta, rounded towards x, so that rounding leaves neither the ball nor the box."""
+        """The perturbed rows x + s delta, rounded towards x, so that rounding leaves neither the
+        ball nor the box.
+        """
         return self.settled(delta if self.scale is None else self.scale * delta)
 
     def settled(self, move: Tensor) -> Tensor:
@@ -261,7 +304,9 @@ class Region:
 
     def room(self, direction: Tensor, start: Tensor | None = None) -> Tensor:
         """How far each coordinate may go in the direction's sign, from `start`."""
-        low, high = (self.low, self.high) if start is None else (self.low - start, self.high - start)
+        low, high = (
+            (self.low, self.high) if start is None else (self.low - start, self.high - start)
+        )
         return torch.where(direction > 0, high, -low).clamp(min=0)
 
 
@@ -270,23 +315,32 @@ def check_clip(clip: Any, *, numbers: bool = False) -> None:
     if clip is None:
         return
     try:
-        low, high = (np.asarray(end.detach().cpu() if isinstance(end, Tensor) else end) for end in clip)
+        low, high = (
+            np.asarray(end.detach().cpu() if isinstance(end, Tensor) else end) for end in clip
+        )
         real = low.dtype.kind in "iuf" and high.dtype.kind in "iuf"
         valid = real and (bool(low < high) if numbers else bool((low <= high).all()))
     except (TypeError, ValueError):
         valid = False
     if not valid:
         kind = "numbers" if numbers else "numbers or arrays"
-        raise ValueError(f"clip must be None or a pair (low, high) of {kind} with low < high, got {clip!r}.")
+        raise ValueError(
+            f"clip must be None or a pair (low, high) of {kind} with low < high, got {clip!r}."
+        )
 
 
 def _bound(bound: Any, x: Tensor) -> Tensor:
     """One side of the box, of shape (n, d)."""
     try:
-        return torch.as_tensor(bound, dtype=x.dtype, device=x.device).broadcast_to(x.shape).flatten(1)
+        return (
+            torch.as_tensor(bound, dtype=x.dtype, device=x.device).broadcast_to(x.shape).flatten(1)
+        )
     except RuntimeError as error:
         shape = tuple(np.shape(bound))
-        message = f"clip must hold numbers, or arrays that broadcast to X of shape {tuple(x.shape)}, got shape {shape}."
+        message = (
+            f"clip must hold numbers, or arrays that broadcast to X of shape {tuple(x.shape)}, got "
+            f"shape {shape}."
+        )
         raise ValueError(message) from error
 
 
@@ -295,7 +349,9 @@ def _scales(scale: Any, x: Tensor) -> Tensor:
     values = scale.detach().cpu().numpy() if isinstance(scale, Tensor) else np.asarray(scale)
     values = check_scale(values.reshape(-1), "scale")
     if len(values) != x.shape[1]:
-        raise ValueError(f"scale must hold a number for each of the {x.shape[1]} features, got {len(values)}.")
+        raise ValueError(
+            f"scale must hold a number for each of the {x.shape[1]} features, got {len(values)}."
+        )
     return torch.as_tensor(values, dtype=x.dtype, device=x.device)
 
 
@@ -305,9 +361,13 @@ def _sizes(rows: Tensor) -> Tensor:
 
 
 def box_minimum(coef: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """The least <c, h> over lower <= h <= upper, of shape (n, s), for coef of shape (n, s, ...) or (1, s, ...)."""
+    """The least <c, h> over lower <= h <= upper, of shape (n, s), for coef of shape (n, s, ...) or
+    (1, s, ...).
+    """
     c = coef.flatten(2)
-    return products(c, ((lower + upper) / 2).flatten(1)) - products(c.abs(), ((upper - lower) / 2).flatten(1))
+    return products(c, ((lower + upper) / 2).flatten(1)) - products(
+        c.abs(), ((upper - lower) / 2).flatten(1)
+    )
 
 
 def products(coef: Tensor, x: Tensor) -> Tensor:
@@ -322,16 +382,20 @@ def _at_least_tiny(x: Any, like: Tensor) -> Any:
 
 
 def _capped_ray(size: Tensor, room: Tensor, radius: float, q: float = 2) -> Tensor:
-    """min(s size, room) with the s >= 0 that makes its q-norm the radius; all the room if that is less."""
+    """min(s size, room) with the s >= 0 that makes its q-norm the radius; all the room if that is
+    less.
+    """
     size = size / _at_least_tiny(size.amax(1, keepdim=True), size)
     t = _ray_length(size**q, (room / _at_least_tiny(radius, room)) ** q)
     return torch.minimum(radius * t ** (1 / q) * size, room)
 
 
 def _ray_length(slopes: Tensor, caps: Tensor, tol: float = 0.0) -> Tensor:
-    """The t >= 0 at which min(t slopes, caps) sums to 1, of shape (n, 1); one that reaches all caps if they are less.
+    """The t >= 0 at which min(t slopes, caps) sums to 1, of shape (n, 1); one that reaches all caps
+    if they are less.
 
-    The sum is concave and piecewise linear in t: Newton's method from t = 0 stays left of the root and ends on its piece.
+    The sum is concave and piecewise linear in t: Newton's method from t = 0 stays left of the root
+    and ends on its piece.
     """
     tiny = torch.finfo(slopes.dtype).tiny
     t = torch.zeros_like(slopes[:, :1])
@@ -350,14 +414,18 @@ def _best_coordinates(size: Tensor, room: Tensor, radius: float | Tensor) -> Ten
     """Spend the radius on the largest entries, each up to its room."""
     d, k = size.shape[1], 16
     room = torch.where(size > 0, room.clamp(max=radius), 0)
-    while True:  # a few entries nearly always suffice, and a full sort costs more than a small network's gradient
+    # a few entries nearly always suffice, and a full sort costs more than a small network's
+    # gradient
+    while True:
         top, index = torch.where(room > 0, size, 0).topk(min(k, d), dim=1)
         caps = room.gather(1, index)
         spent = caps.cumsum(1)
         if k >= d or bool(((spent[:, -1:] >= radius) | (top[:, -1:] == 0)).all()):
             break
         k *= 4
-    return torch.zeros_like(size).scatter(1, index, torch.minimum(caps, (radius - spent + caps).clamp(min=0)))
+    return torch.zeros_like(size).scatter(
+        1, index, torch.minimum(caps, (radius - spent + caps).clamp(min=0))
+    )
 
 
 def _shaved(size: Tensor, room: Tensor, radius: float) -> Tensor:

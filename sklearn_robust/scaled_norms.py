@@ -1,8 +1,10 @@
-r"""Norms with a scale for every feature: the ball of an adversary who may move some features further than others.
+r"""Norms with a scale for every feature: the ball of an adversary who may move some features
+further than others.
 
-:math:`\|x / s\|_q` bounds the perturbation and :math:`\|s w\|_{q^*}` measures its damage; each is the other's dual. A feature
-of scale 0 cannot be moved: the first is infinite where :math:`x_j \ne 0 = s_j`, the second is a seminorm that does not see it.
-Both have the methods of `norms.LpNorm` that threats use.
+:math:`\|x / s\|_q` bounds the perturbation and :math:`\|s w\|_{q^*}` measures its damage; each is
+the other's dual. A feature of scale 0 cannot be moved: the first is infinite where :math:`x_j \ne 0
+= s_j`, the second is a seminorm that does not see it. Both have the methods of `norms.LpNorm` that
+threats use.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ _STEEPEST = 1e100  # rate of a feature beside the others from which it is never 
 
 @dataclass(frozen=True, eq=False)
 class ScaledNorm:
-    r"""The norm :math:`\|x / s\|_q`, with :math:`0 / 0 = 0`: infinite where a feature of scale 0 is not zero.
+    r"""The norm :math:`\|x / s\|_q`, with :math:`0 / 0 = 0`: infinite where a feature of scale 0 is
+    not zero.
 
     Parameters
     ----------
@@ -64,7 +67,8 @@ class ScaledNorm:
         return xp.where(xp.any(~movable & (x != 0), axis=-1), xp.full_like(size, math.inf), size)
 
     def steepest_direction(self, g: Array) -> Array:
-        """A point of the unit ball at which <u, g> is largest, scale u with u that of the plain norm at scale g.
+        """A point of the unit ball at which <u, g> is largest, scale u with u that of the plain
+        norm at scale g.
 
         Parameters
         ----------
@@ -77,25 +81,30 @@ class ScaledNorm:
         return self.scale * self.plain.steepest_direction(self.scale * g)
 
     def project(self, x: Array, radius: Array | float = 1.0) -> Array:
-        """The Euclidean projection of x on the ball of the given radius: a number, or an array of shape (...)."""
+        """The Euclidean projection of x on the ball of the given radius: a number, or an array of
+        shape (...).
+        """
         return x - self.residual(x, radius, LpNorm(2))
 
     def residual(self, g: Array, radius: Array | float, norm: LpNorm) -> Array:
         r"""What the best point of the ball leaves of g: :math:`g - \delta`, with
-        :math:`\delta \in \arg\min_{\|\delta / s\|_q \le \text{radius}} \|g - \delta\|_{\text{norm}}`.
+        :math:`\delta \in \arg\min_{\|\delta / s\|_q \le \text{radius}} \|g -
+        \delta\|_{\text{norm}}`.
 
-        With a = \|g\| the residual is, coordinate by coordinate (q the exponent of this ball, r that of `norm`),
+        With a = \|g\| the residual is, coordinate by coordinate (q the exponent of this ball, r
+        that of `norm`),
 
-        ================  ======================================================================================
+        ================  ========================================================================
         q = inf           (a - radius s)_+
-        r = inf           min(a, t) with \|\|(a - t)_+ / s\|\|_q = radius, and t >= a_j where s_j = 0
+        r = inf           min(a, t) at \|\|(a - t)_+ / s\|\|_q = radius, t >= a_j where s_j = 0
         q = 1, r > 1      min(a, t s^(-1/(r-1))) with \|\|(a - that) / s\|\|_1 = radius
-        q = r = 1         a - b, b what the radius pays for in the order of falling s, at the price 1 / s
+        q = r = 1         a - b, b bought in the order of falling s at the price 1 / s
         r = 1             a - min(a, t s^(q*)) with \|\|min(a, t s^(q*)) / s\|\|_q = radius
         otherwise         a - b with (a - b)^(r-1) = mu b^(q-1) / s^q, \|\|b / s\|\|_q = radius
-        ================  ======================================================================================
+        ================  ========================================================================
 
-        and a where s = 0. They are the stationarity conditions of a convex problem that is separable but for one multiplier.
+        and a where s = 0. They are the stationarity conditions of a convex problem that is
+        separable but for one multiplier.
 
         Parameters
         ----------
@@ -121,7 +130,11 @@ class ScaledNorm:
             rate = _cap_rate(xp, s, r)
             never = xp.full_like(a, -math.inf)
             level = shave_level(xp.where(movable, ratio, never), radius, q, rate / s)
-            fixed = xp.max(xp.where(movable, nothing, a), axis=-1, keepdims=True) if r == math.inf else nothing[..., :1]
+            fixed = (
+                xp.max(xp.where(movable, nothing, a), axis=-1, keepdims=True)
+                if r == math.inf
+                else nothing[..., :1]
+            )
             left = xp.minimum(a, xp.maximum(level, fixed) * rate)
         elif q == 1:
             left = a - s * _greedy(xp, ratio, s, radius)
@@ -179,7 +192,8 @@ class WeightedNorm:
         return self.plain.value(self.scale * w)
 
     def steepest_direction(self, g: Array) -> Array:
-        """A subgradient at g of the dual norm; zero for features of scale 0, which no bounded point can move.
+        """A subgradient at g of the dual norm; zero for features of scale 0, which no bounded point
+        can move.
 
         Parameters
         ----------
@@ -191,14 +205,21 @@ class WeightedNorm:
         """
         xp = namespace(g)
         movable, s = self.dual._movable(xp)
-        return xp.where(movable, self.plain.steepest_direction(xp.where(movable, g / s, xp.zeros_like(g))) / s, 0 * g)
+        return xp.where(
+            movable,
+            self.plain.steepest_direction(xp.where(movable, g / s, xp.zeros_like(g))) / s,
+            0 * g,
+        )
 
     def prox(self, w: Array, scale: Array | float = 1.0) -> Array:
-        r"""The point :math:`\arg\min_u \tfrac12 \|u - w\|_2^2 + \text{scale} \|s u\|_p`; scale is a number or (...)."""
+        r"""The point :math:`\arg\min_u \tfrac12 \|u - w\|_2^2 + \text{scale} \|s u\|_p`; scale is a
+        number or (...).
+        """
         return self.dual.residual(w, scale, LpNorm(2))
 
     def min_norm_subgradient(self, w: Array, g: Array, scale: Array | float, norm: LpNorm) -> Array:
-        r"""The element of :math:`g + \text{scale}\,\partial\|s w\|_p` that is least in `norm`, as that of `LpNorm`.
+        r"""The element of :math:`g + \text{scale}\,\partial\|s w\|_p` that is least in `norm`, as
+        that of `LpNorm`.
 
         Parameters
         ----------
@@ -221,7 +242,11 @@ class WeightedNorm:
         if self.p == math.inf:
             tied = (sizes >= size * (1 - 16 * xp.finfo(w.dtype).eps)) & (self.scale > 0)
             growth = xp.where(tied, -g * xp.sign(w), nothing)
-            smooth = xp.where(tied, -xp.sign(w) * _levelled(xp, growth, tied, self.dual._movable(xp)[1], scale, norm.p), g)
+            smooth = xp.where(
+                tied,
+                -xp.sign(w) * _levelled(xp, growth, tied, self.dual._movable(xp)[1], scale, norm.p),
+                g,
+            )
         else:
             smooth = g + scale * self.dual.steepest_direction(w)
         if bool(xp.all(size > 0)):
@@ -238,7 +263,9 @@ def _cap_rate(xp: Any, s: Array, r: float) -> Array:
 
 
 def _greedy(xp: Any, room: Array, s: Array, budget: Array) -> Array:
-    """Spend the budget (..., 1) on the coordinates of largest s first, each up to its room (..., d)."""
+    """Spend the budget (..., 1) on the coordinates of largest s first, each up to its room (...,
+    d).
+    """
     order = xp.broadcast_to(xp.argsort(-s), room.shape)
     room = xp.take_along_axis(room, order, axis=-1)
     before = xp.cumulative_sum(room, axis=-1) - room
@@ -247,10 +274,14 @@ def _greedy(xp: Any, room: Array, s: Array, budget: Array) -> Array:
 
 
 def _levelled(xp: Any, growth: Array, tied: Array, s: Array, budget: Array, r: float) -> Array:
-    """The least v in the r-norm with v = growth - s spent on the tied entries, spent >= 0 of sum budget (..., 1)."""
+    """The least v in the r-norm with v = growth - s spent on the tied entries, spent >= 0 of sum
+    budget (..., 1).
+    """
     if r > 1:
         rate = _cap_rate(xp, s, r)
-        level = shave_level(xp.where(tied, growth / s, xp.full_like(growth, -math.inf)), budget, 1.0, rate / s)
+        level = shave_level(
+            xp.where(tied, growth / s, xp.full_like(growth, -math.inf)), budget, 1.0, rate / s
+        )
         return xp.minimum(growth, level * rate)
     nothing = xp.zeros_like(growth)
     spent = _greedy(xp, xp.where(tied, xp.maximum(growth, nothing) / s, nothing), s, budget)

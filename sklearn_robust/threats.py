@@ -1,4 +1,6 @@
-"""What the adversary may do: move each sample anywhere in an l_q ball of radius eps, some features further than others."""
+"""What the adversary may do: move each sample anywhere in an l_q ball of radius eps, some features
+further than others.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +21,24 @@ from sklearn_robust.scaled_norms import ScaledNorm, WeightedNorm
 
 @dataclass(frozen=True)
 class LpBall:
-    r"""The threat :math:`\{\delta : \|\delta / s\|_q \le \epsilon\}`, and what it does to a linear predictor.
+    r"""The threat :math:`\{\delta : \|\delta / s\|_q \le \epsilon\}`, and what it does to a linear
+    predictor.
 
-    For w and a sample (x, y) with y in {-1, +1} the worst case has a closed form, with q* the dual exponent:
-    :math:`\min_{\|\delta / s\|_q \le \epsilon} y \langle w, x + \delta\rangle
-    = y \langle w, x\rangle - \epsilon \|s w\|_{q^*}`.
+    For w and a sample (x, y) with y in {-1, +1} the worst case has a closed form, with q* the dual
+    exponent: :math:`\min_{\|\delta / s\|_q \le \epsilon} y \langle w, x + \delta\rangle = y \langle
+    w, x\rangle - \epsilon \|s w\|_{q^*}`.
 
     Parameters
     ----------
     q : float
         Exponent of the perturbation's norm, in [1, inf].
     eps : float or array of shape (k,)
-        Radius, >= 0, in the units of the features; an array holds one radius for each of k problems.
+        Radius, >= 0, in the units of the features; an array holds one radius for each of k
+        problems.
     scale : array of shape (d,), optional
-        The scale s_j >= 0 of each feature: how far the adversary can move it, relative to the others. A feature of scale 0 is
-        out of its reach: :math:`\delta_j = 0`. Every feature has 1 by default.
+        The scale s_j >= 0 of each feature: how far the adversary can move it, relative to the
+        others. A feature of scale 0 is out of its reach: :math:`\delta_j = 0`. Every feature has 1
+        by default.
 
     Examples
     --------
@@ -55,7 +60,11 @@ class LpBall:
             object.__setattr__(self, "eps", check_radius(self.eps, "eps"))
             if self.scale is not None:
                 checked = check_scale(self.scale, "scale")
-                object.__setattr__(self, "scale", like(self.scale, checked) if is_torch_array(self.scale) else checked)
+                object.__setattr__(
+                    self,
+                    "scale",
+                    like(self.scale, checked) if is_torch_array(self.scale) else checked,
+                )
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles hold q, eps and scale, not what was computed from them."""
@@ -76,14 +85,18 @@ class LpBall:
         return x if self.scale is None else namespace(x).where(self.scale > 0, x, 0 * x)
 
     def simplified(self) -> LpBall:
-        """The same threat without a scale where all features have the same: it is then part of the radius."""
+        """The same threat without a scale where all features have the same: it is then part of the
+        radius.
+        """
         if self.scale is None or bool((self.scale != self.scale[0]).any()):
             return self
         return replace(self, eps=self.eps * self.scale[0], scale=None)
 
     def mapped(self, function: Callable[[Array], Array]) -> LpBall:
         """The threat with the function of its arrays: on another device, or of another type."""
-        return replace(self, eps=function(self.eps), scale=None if self.scale is None else function(self.scale))
+        return replace(
+            self, eps=function(self.eps), scale=None if self.scale is None else function(self.scale)
+        )
 
     def penalty(self, coef: Array) -> Array:
         """The margin that the adversary takes, eps ||scale w||_q*.
@@ -99,10 +112,12 @@ class LpBall:
         return self.eps * self.dual_norm.value(coef)
 
     def perturbation(self, coef: Array) -> Array:
-        r"""The perturbation of size eps that raises <w, x> most; a sample of label y is attacked by -y times it.
+        r"""The perturbation of size eps that raises <w, x> most; a sample of label y is attacked by
+        -y times it.
 
-        It is the same for every x and does not depend on the size of w. q = inf: eps sign(w); q = 2: eps w / ||w||_2;
-        q = 1: all of eps on the largest entries of w. With a scale s it is s times the one for s w.
+        It is the same for every x and does not depend on the size of w. q = inf: eps sign(w); q =
+        2: eps w / ||w||_2; q = 1: all of eps on the largest entries of w. With a scale s it is s
+        times the one for s w.
 
         Parameters
         ----------
@@ -120,29 +135,40 @@ def check_radius(eps: float, name: str) -> float:
     """Validate a radius given by a user under the parameter `name`; returns it as a float."""
     radius = as_float(eps)
     if not 0 <= radius < math.inf:
-        raise ValueError(f"{name} must be a finite number >= 0, got {eps!r}. Use {name}=0 for training without an adversary.")
+        raise ValueError(
+            f"{name} must be a finite number >= 0, got {eps!r}. Use {name}=0 for training without "
+            f"an adversary."
+        )
     return radius
 
 
 def check_scale(scale: Any, name: str) -> np.ndarray:
-    """Validate a scale for each feature, given by a user under the parameter `name`; returns it as float64."""
+    """Validate a scale for each feature, given by a user under the parameter `name`; returns it as
+    float64.
+    """
     try:
         given = np.asarray(to_numpy(scale) if is_array_api_obj(scale) else scale)
         kind = given.dtype.kind
-        if kind not in "biufO" or (kind == "O" and any(isinstance(value, (str, bytes)) for value in given.flat)):
+        if kind not in "biufO" or (
+            kind == "O" and any(isinstance(value, (str, bytes)) for value in given.flat)
+        ):
             raise TypeError("A string, a complex number or a date is no scale.")
         values = given.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{name} must hold a number >= 0 for each feature, got {scale!r}.") from error
+        raise ValueError(
+            f"{name} must hold a number >= 0 for each feature, got {scale!r}."
+        ) from error
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(
-            f"{name} must hold a number >= 0 for each feature, got an array of shape {values.shape}. To move every feature "
+            f"{name} must hold a number >= 0 for each feature, got an array of shape "
+            f"{values.shape}. To move every feature "
             "alike leave it out, and set eps."
         )
     bad = np.flatnonzero(~((values >= 0) & (values < math.inf)))
     if len(bad):
         raise ValueError(
-            f"{name} must hold finite numbers >= 0, got {values[bad[0]]:g} for feature {bad[0]}. Use 0 for a feature that the "
+            f"{name} must hold finite numbers >= 0, got {values[bad[0]]:g} for feature {bad[0]}. "
+            f"Use 0 for a feature that the "
             "adversary cannot touch."
         )
     return values

@@ -1,7 +1,8 @@
 import os
 import sys
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two test processes share two cores; must precede NumPy's import
+# two test processes share two cores; must precede NumPy's import
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import cvxpy as cp
 import numpy as np
@@ -11,7 +12,8 @@ from hypothesis import settings
 from sklearn_robust.norms import LpNorm
 
 settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True)
-settings.register_profile("search", deadline=None, print_blob=True, max_examples=1000)  # --hypothesis-profile=search
+# --hypothesis-profile=search
+settings.register_profile("search", deadline=None, print_blob=True, max_examples=1000)
 settings.load_profile("fixed")
 
 
@@ -33,7 +35,8 @@ def seeded():
 
 @pytest.fixture
 def gaussian():
-    """A function that draws Gaussian points labelled by a linear teacher, so that they are separable if n is small."""
+    """A function that draws Gaussian points labelled by a linear teacher, so that they are
+    separable if n is small."""
 
     def draw(n, d, *, seed=0, noise=0.0):
         rng = np.random.default_rng(seed)
@@ -51,7 +54,11 @@ def largest_margin():
 
     def solve(X, y, *, p, q, eps, fit_intercept=False):
         w, b = cp.Variable(X.shape[1]), cp.Variable()
-        margins = cp.multiply(y, X @ w + (b if fit_intercept else 0)) - eps * cp.norm(w, LpNorm(q).dual.p)
-        return cp.Problem(cp.Maximize(cp.min(margins)), [cp.norm(w, p) <= 1]).solve(solver=cp.CLARABEL)
+        margins = cp.multiply(y, X @ w + (b if fit_intercept else 0)) - eps * cp.norm(
+            w, LpNorm(q).dual.p
+        )
+        return cp.Problem(cp.Maximize(cp.min(margins)), [cp.norm(w, p) <= 1]).solve(
+            solver=cp.CLARABEL
+        )
 
     return solve

@@ -1,4 +1,5 @@
-"""Callbacks see every fit, alone and inside pipelines and searches, and change nothing that they do not ask for."""
+"""Callbacks see every fit, alone and inside pipelines and searches, and change nothing that they do
+not ask for."""
 
 import math
 import pickle
@@ -69,10 +70,16 @@ def inseparable(gaussian):
     return gaussian(60, 8, noise=2.0)
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: f"{type(e).__name__}-{getattr(e, 'solver', '')}")
+@pytest.mark.parametrize(
+    "estimator", ESTIMATORS, ids=lambda e: f"{type(e).__name__}-{getattr(e, 'solver', '')}"
+)
 def test_scores_are_monitored_and_nothing_else_changes(estimator, data):
     X, y = data
-    monitor = ScoringMonitor(scoring={"robust": make_robust_scorer(eps=0.05)} if hasattr(estimator, "_read") else "accuracy")
+    monitor = ScoringMonitor(
+        scoring={"robust": make_robust_scorer(eps=0.05)}
+        if hasattr(estimator, "_read")
+        else "accuracy"
+    )
     watched = clone(estimator).set_callbacks(monitor).fit(X, y)
     alone = clone(estimator).fit(X, y)
     np.testing.assert_array_equal(watched.decision_function(X), alone.decision_function(X))
@@ -89,13 +96,26 @@ SHORT = {"eps": 0.05, "max_iter": 45, "tol": 1e-9}
 LINEAR = [
     *(
         {"p_algo": p, "q_pert": q, "loss_tol": loss_tol, "solver": "steepest_descent"}
-        for p, q in [(1, math.inf), (1, 2), (1, 1), (1.5, math.inf), (2, math.inf), (2, 2), (3, 3), (math.inf, math.inf)]
+        for p, q in [
+            (1, math.inf),
+            (1, 2),
+            (1, 1),
+            (1.5, math.inf),
+            (2, math.inf),
+            (2, 2),
+            (3, 3),
+            (math.inf, math.inf),
+        ]
         for loss_tol in (0, 1e-3)
     ),
     {"p_algo": 1, "loss_tol": 0, "solver": "steepest_descent", "loss": "logistic"},
     {"p_algo": 2, "loss_tol": 0, "solver": "steepest_descent", "step_size": "paper"},
     {"p_algo": 1, "loss_tol": 0, "solver": "steepest_descent", "device": "cpu"},
-    *({"p_algo": p, "loss_tol": loss_tol, "solver": "accelerated"} for p in (1.5, 2) for loss_tol in (0, 1e-3)),
+    *(
+        {"p_algo": p, "loss_tol": loss_tol, "solver": "accelerated"}
+        for p in (1.5, 2)
+        for loss_tol in (0, 1e-3)
+    ),
     {"p_algo": 1, "loss_tol": 0, "solver": "auto"},
     {"p_algo": 1, "loss_tol": 0, "solver": "exact"},
     {"p_algo": 1, "eps": 0.4, "loss": "logistic"},
@@ -103,15 +123,28 @@ LINEAR = [
 ]
 WATCHED = [
     *((RobustLinearClassifier(**{**SHORT, **options}), 2) for options in LINEAR),
-    *((RobustLinearClassifier(p_algo=p, solver="steepest_descent", loss_tol=0, **SHORT), 3) for p in (1, 2, 3)),
+    *(
+        (RobustLinearClassifier(p_algo=p, solver="steepest_descent", loss_tol=0, **SHORT), 3)
+        for p in (1, 2, 3)
+    ),
     (RobustLinearClassifier(p_algo=1.5, solver="accelerated", **SHORT), 3),
     (RobustLinearClassifier(eps=0.3, loss="logistic"), 3),
-    *((RobustDiagonalNet(depth=depth, loss_tol=loss_tol, **SHORT), 2) for depth in (2, 3) for loss_tol in (0, 1e-3)),
+    *(
+        (RobustDiagonalNet(depth=depth, loss_tol=loss_tol, **SHORT), 2)
+        for depth in (2, 3)
+        for loss_tol in (0, 1e-3)
+    ),
     (MinNormRobustClassifier(eps=0.05), 2),
     (MinNormRobustClassifier(p=1, eps=0.4), 2),
     (
         RobustLinearClassifierCV(
-            (1, 2), eps=[0.05, 0.1], threat_eps=0.05, cv=2, solver="steepest_descent", loss_tol=0, max_iter=45
+            (1, 2),
+            eps=[0.05, 0.1],
+            threat_eps=0.05,
+            cv=2,
+            solver="steepest_descent",
+            loss_tol=0,
+            max_iter=45,
         ),
         2,
     ),
@@ -127,21 +160,32 @@ CALLBACKS = [
 
 
 def assert_equal_fits(one, other):
-    """Every fitted attribute, to the last bit; times and the estimators inside a search are no figures."""
+    """Every fitted attribute, to the last bit; times and the estimators inside a search are no
+    figures."""
     names = {name for name in vars(one) if name.endswith("_") or name in ("_loss", "_p")}
     assert names == {name for name in vars(other) if name.endswith("_") or name in ("_loss", "_p")}
-    for name in names - {"cv_results_", "refit_time_", "scorer_", "best_estimator_", "best_params_"}:
+    for name in names - {
+        "cv_results_",
+        "refit_time_",
+        "scorer_",
+        "best_estimator_",
+        "best_params_",
+    }:
         if name == "threat_":
             assert vars(one.threat_) == vars(other.threat_)
         else:
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
     if "cv_results_" in names:
-        np.testing.assert_array_equal(one.cv_results_["mean_test_score"], other.cv_results_["mean_test_score"])
+        np.testing.assert_array_equal(
+            one.cv_results_["mean_test_score"], other.cv_results_["mean_test_score"]
+        )
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore::sklearn_robust.NotSeparableWarning")
-@pytest.mark.parametrize(("estimator", "n_classes"), WATCHED, ids=lambda value: " ".join(str(value).split()))
+@pytest.mark.parametrize(
+    ("estimator", "n_classes"), WATCHED, ids=lambda value: " ".join(str(value).split())
+)
 def test_looking_at_a_fit_does_not_change_it(estimator, n_classes, data):
     X, y = data
     if n_classes == 3:
@@ -153,12 +197,16 @@ def test_looking_at_a_fit_does_not_change_it(estimator, n_classes, data):
         assert_equal_fits(clone(estimator).set_callbacks(callback()).fit(X, y), alone)
     if isinstance(estimator, RobustLinearClassifier):
         recorder = PathRecorder(every=3)
-        assert_equal_fits(clone(estimator).set_params(verbose=1).set_callbacks(recorder).fit(X, y), alone)
+        assert_equal_fits(
+            clone(estimator).set_params(verbose=1).set_callbacks(recorder).fit(X, y), alone
+        )
 
 
 def test_a_search_that_does_not_refit_has_no_score_to_monitor(data):
     monitor = ScoringMonitor(scoring="accuracy")
-    RobustLinearClassifierCV(eps=[0.05], threat_eps=0.05, cv=2, refit=False).set_callbacks(monitor).fit(*data)
+    RobustLinearClassifierCV(eps=[0.05], threat_eps=0.05, cv=2, refit=False).set_callbacks(
+        monitor
+    ).fit(*data)
     with pytest.raises(ValueError, match="No logs to retrieve"):
         monitor.get_logs()
 
@@ -172,7 +220,9 @@ def test_sample_weights_reach_the_scores(data):
     assert model.score(X, y, weight) != pytest.approx(model.score(X, y))
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda e: f"{type(e).__name__}-{getattr(e, 'solver', '')}")
+@pytest.mark.parametrize(
+    "estimator", ESTIMATORS, ids=lambda e: f"{type(e).__name__}-{getattr(e, 'solver', '')}"
+)
 def test_progress_bar(estimator, data, capsys):
     X, y = data
     clone(estimator).set_callbacks(ProgressBar()).fit(X, y)
@@ -200,7 +250,11 @@ def test_scikit_learn_hands_callbacks_through_pipelines_and_searches(data, capsy
 @pytest.mark.parametrize("every", [None, 7])
 def test_the_record_is_the_path(name, every, data, inseparable):
     X, y = inseparable if name == "robust_risk" else data
-    estimator = clone(ITERATIVE[name]) if name != "robust_risk" else RobustLinearClassifier(eps=0.1, loss="logistic")
+    estimator = (
+        clone(ITERATIVE[name])
+        if name != "robust_risk"
+        else RobustLinearClassifier(eps=0.1, loss="logistic")
+    )
     recorder = PathRecorder(every=every, store_coef=True)
     model = estimator.set_callbacks(recorder).fit(X, y)
     assert recorder.solver_ == name
@@ -214,14 +268,23 @@ def test_the_record_is_the_path(name, every, data, inseparable):
     if name != "accelerated":  # whose direction has no loss
         problem = RobustProblem.from_data(X, y, q=math.inf, eps=model.eps, fit_intercept=True)
         loss = LOSSES[model.loss]
-        for log_risk, coef, intercept in zip(*(history[n] for n in ("log_risk", "coef", "intercept")), strict=True):
+        for log_risk, coef, intercept in zip(
+            *(history[n] for n in ("log_risk", "coef", "intercept")), strict=True
+        ):
             margins = problem.margins(coef, intercept)
-            assert log_risk == pytest.approx(loss.log_risk_and_weights(margins, problem.log_weight)[0][0], rel=1e-9)
+            assert log_risk == pytest.approx(
+                loss.log_risk_and_weights(margins, problem.log_weight)[0][0], rel=1e-9
+            )
         assert history["log_risk"][-1] == pytest.approx(model.log_risk_)
         np.testing.assert_allclose(history["coef"][-1], model.coef_, rtol=1e-12)
     else:
         assert np.isnan(history["log_risk"]).all()
-        cosine = history["coef"][-1, 0] @ model.coef_[0] / np.linalg.norm(history["coef"][-1, 0]) / np.linalg.norm(model.coef_)
+        cosine = (
+            history["coef"][-1, 0]
+            @ model.coef_[0]
+            / np.linalg.norm(history["coef"][-1, 0])
+            / np.linalg.norm(model.coef_)
+        )
         assert cosine == pytest.approx(1)
 
 
@@ -229,7 +292,11 @@ def test_the_record_of_several_classes(data):
     X, _ = data
     y = np.arange(len(X)) % 3
     recorder = PathRecorder(store_coef=True)
-    model = RobustLinearClassifier(eps=0.02, solver="steepest_descent").set_callbacks(recorder).fit(X, y)
+    model = (
+        RobustLinearClassifier(eps=0.02, solver="steepest_descent")
+        .set_callbacks(recorder)
+        .fit(X, y)
+    )
     history = recorder.history_
     assert history["coef"].shape == (len(history["iteration"]), *model.coef_.shape)
     np.testing.assert_array_equal(history["iteration"][-1], model.n_iter_)
@@ -244,7 +311,9 @@ def test_a_record_begins_anew_with_every_fit_and_travels(data):
     first = model.fit(X, y) and recorder.history_
     again = model.fit(X, y) and recorder.history_
     np.testing.assert_array_equal(first["gap"], again["gap"])
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(recorder)).history_["gap"], again["gap"])
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(recorder)).history_["gap"], again["gap"]
+    )
     model.set_params(solver="exact").fit(X, y)
     assert recorder.solver_ is None
     assert recorder.history_ == {}
@@ -253,7 +322,11 @@ def test_a_record_begins_anew_with_every_fit_and_travels(data):
 @pytest.mark.parametrize("name", ITERATIVE)
 def test_a_callback_may_stop_any_solver(name, data, inseparable):
     X, y = inseparable if name == "robust_risk" else data
-    estimator = clone(ITERATIVE[name]) if name != "robust_risk" else RobustLinearClassifier(eps=0.1, loss="logistic")
+    estimator = (
+        clone(ITERATIVE[name])
+        if name != "robust_risk"
+        else RobustLinearClassifier(eps=0.1, loss="logistic")
+    )
     stop = Stop()
     model = estimator.set_callbacks(stop).fit(X, y)  # without a warning: it was asked for
     full = clone(estimator).set_callbacks().fit(X, y)
@@ -275,7 +348,10 @@ def test_a_stop_among_several_problems_leaves_the_rest_at_their_start(inseparabl
 def test_messages():
     with pytest.raises(ValueError, match="every must be an integer >= 1, got 0"):
         PathRecorder(every=0)
-    with pytest.raises(TypeError, match=r"PathRecorder records the fits of linear classifiers .* RobustMLPClassifier"):
+    with pytest.raises(
+        TypeError,
+        match=r"PathRecorder records the fits of linear classifiers .* RobustMLPClassifier",
+    ):
         RobustMLPClassifier().set_callbacks(PathRecorder()).fit([[0.0], [1.0]], [0, 1])
     with pytest.raises(TypeError, match="LogisticRegression"):
         LogisticRegression().set_callbacks(PathRecorder()).fit([[0.0], [1.0]], [0, 1])

@@ -21,7 +21,9 @@ ESTIMATORS = [
     RobustLinearClassifier(solver="exact"),
     RobustLinearClassifier(q_pert=1, device="cpu"),
     RobustLinearClassifierCV(p_algo=2, cv=2, solver="exact", threat_eps=0.1),
-    RobustLinearClassifierCV((1, 2), eps=(0.05, 0.1), threat_eps=0.1, threat_q=2, cv=2, solver="exact", loss="logistic"),
+    RobustLinearClassifierCV(
+        (1, 2), eps=(0.05, 0.1), threat_eps=0.1, threat_q=2, cv=2, solver="exact", loss="logistic"
+    ),
     MinNormRobustClassifier(),
     RobustDiagonalNet(),
     RobustDiagonalNet(depth=3, q_pert=2, loss="logistic"),

@@ -80,7 +80,11 @@ def public_names(module: str) -> list[str]:
     """`__all__`, or what a module without one defines."""
     found = importlib.import_module(f"sklearn_robust.{module}")
     if hasattr(found, "__all__"):  # which may pass on what others made
-        return [name for name in found.__all__ if getattr(found, name).__module__.startswith("sklearn_robust")]
+        return [
+            name
+            for name in found.__all__
+            if getattr(found, name).__module__.startswith("sklearn_robust")
+        ]
     return [
         name
         for name, value in vars(found).items()
@@ -105,7 +109,9 @@ def test_every_public_name_is_in_the_reference():
     for module in ROOMS + MODULES:
         for name in public_names(module):
             value = resolve(f"{module}.{name}")
-            assert any(value is other for other in REFERENCE.values()), f"{module}.{name} is not in docs/api.rst"
+            assert any(value is other for other in REFERENCE.values()), (
+                f"{module}.{name} is not in docs/api.rst"
+            )
 
 
 def test_every_public_room_is_looked_at():
@@ -122,8 +128,17 @@ def described() -> list[str]:
     for path, value in REFERENCE.items():
         paths.append(f"sklearn_robust.{path}")
         if inspect.isclass(value):
-            ours = {name: m for c in value.__mro__ if c.__module__.startswith("sklearn_robust") for name, m in vars(c).items()}
-            methods = (name for name, m in ours.items() if inspect.isfunction(m) and not name.startswith("_"))
+            ours = {
+                name: m
+                for c in value.__mro__
+                if c.__module__.startswith("sklearn_robust")
+                for name, m in vars(c).items()
+            }
+            methods = (
+                name
+                for name, m in ours.items()
+                if inspect.isfunction(m) and not name.startswith("_")
+            )
             paths += [f"sklearn_robust.{path}.{name}" for name in methods]
     return paths
 

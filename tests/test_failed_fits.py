@@ -1,4 +1,5 @@
-"""A fit that fails, in whatever way, leaves the last one as it was; an estimator that was never fitted stays so."""
+"""A fit that fails, in whatever way, leaves the last one as it was; an estimator that was never
+fitted stays so."""
 
 import math
 import re
@@ -25,7 +26,9 @@ from sklearn_robust.problems import RobustProblem
 
 
 def with_dropout(input_shape, n_outputs):
-    return torch.nn.Sequential(torch.nn.Linear(*input_shape, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, n_outputs))
+    return torch.nn.Sequential(
+        torch.nn.Linear(*input_shape, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, n_outputs)
+    )
 
 
 NETWORK = {"max_iter": 2, "batch_size": 8, "loss_tol": 0, "random_state": 0}
@@ -43,9 +46,15 @@ NETWORKS = [
     RobustNetClassifier(with_dropout, **NETWORK),
 ]
 rng = np.random.default_rng(0)
-FIRST = pd.DataFrame(rng.standard_normal((24, 2)), columns=["height", "weight"]), np.repeat(["cat", "dog"], 12)
+FIRST = (
+    pd.DataFrame(rng.standard_normal((24, 2)), columns=["height", "weight"]),
+    np.repeat(["cat", "dog"], 12),
+)
 FIRST[0].iloc[12:, 0] += 6.0
-NEXT = pd.DataFrame(rng.standard_normal((30, 3)), columns=["a", "b", "c"]), np.repeat(["no", "yes"], 15)
+NEXT = (
+    pd.DataFrame(rng.standard_normal((30, 3)), columns=["a", "b", "c"]),
+    np.repeat(["no", "yes"], 15),
+)
 NEXT[0].iloc[15:, 0] += 6.0
 
 
@@ -83,7 +92,11 @@ def not_separable(model, monkeypatch):
 
 def interrupted(model, monkeypatch, error=KeyboardInterrupt):
     """In the middle of what the fit computes."""
-    owner, name = (SteepestDescent, "step") if hasattr(model, "batch_size") else (RobustProblem, "signed_scores")
+    owner, name = (
+        (SteepestDescent, "step")
+        if hasattr(model, "batch_size")
+        else (RobustProblem, "signed_scores")
+    )
     calls, original = iter(range(1000)), getattr(owner, name)
 
     def stops(*args, **kwargs):
@@ -158,7 +171,11 @@ def state(model):
     """What a fitted estimator answers, and its public attributes."""
     X, y = FIRST
     options = {"n_steps": 5} if hasattr(model, "module_") else {}
-    figures = {name: np.array(value) for name, value in vars(model).items() if name.endswith("_") and np.ndim(value) < 3}
+    figures = {
+        name: np.array(value)
+        for name, value in vars(model).items()
+        if name.endswith("_") and np.ndim(value) < 3
+    }
     figures = {name: value for name, value in figures.items() if value.dtype != object}
     return {
         "scores": model.decision_function(X),
@@ -197,7 +214,11 @@ def test_a_failed_fit_leaves_the_last_one(estimator, way, error, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize(("estimator", "way", "error"), [case for case in EVERY if "warm" not in case[1].__name__], ids=name_of)
+@pytest.mark.parametrize(
+    ("estimator", "way", "error"),
+    [case for case in EVERY if "warm" not in case[1].__name__],
+    ids=name_of,
+)
 def test_a_first_fit_that_fails_is_no_fit(estimator, way, error, monkeypatch):
     model = clone(estimator)
     arguments = {"X": NEXT[0], "y": NEXT[1], **way(model, monkeypatch)}
@@ -228,7 +249,9 @@ def test_a_failed_partial_fit_leaves_the_last_one(estimator, way, monkeypatch):
 
 
 def test_the_labels_of_a_failed_fit_do_not_name_the_last_coefficients():
-    model = MinNormRobustClassifier(eps=0.1, not_separable="raise").fit([[0.0], [1.0]], ["cat", "dog"])
+    model = MinNormRobustClassifier(eps=0.1, not_separable="raise").fit(
+        [[0.0], [1.0]], ["cat", "dog"]
+    )
     with pytest.raises(NotSeparableError):
         model.fit([[0.0], [1.0], [2.0]], ["no", "yes", "no"])
     assert model.predict([[0.0], [1.0]]).tolist() == ["cat", "dog"]

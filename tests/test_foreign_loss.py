@@ -31,11 +31,16 @@ from sklearn_robust import (
     robust_linear_path,
 )
 from sklearn_robust.losses import LOSSES, Exponential
-from sklearn_robust.neural_network._objective import class_log_probabilities, constant_log_risk, soft_margins
+from sklearn_robust.neural_network._objective import (
+    class_log_probabilities,
+    constant_log_risk,
+    soft_margins,
+)
 
 
 class Silent:
-    """l(m) = max(0, 1 - m)^2: no tail, and no weight on margins beyond 1; it says nothing of probabilities."""
+    """l(m) = max(0, 1 - m)^2: no tail, and no weight on margins beyond 1; it says nothing of
+    probabilities."""
 
     name = "silent squared hinge"
 
@@ -49,7 +54,8 @@ class Silent:
         return log_risk[..., 0], xp.where(positive, 2 * share * short / risk, share)
 
     def intercept(self, margins, y, log_weight, near=None):
-        """The mean of the kinks of the samples that are short of margin 1, found by Newton's method in a bracket."""
+        """The mean of the kinks of the samples that are short of margin 1, found by Newton's method
+        in a bracket."""
         xp = array_namespace(margins)
         share, kinks = xp.exp(log_weight), y * (1 - margins)
         low, high = xp.min(kinks, axis=-1), xp.max(kinks, axis=-1)
@@ -68,10 +74,15 @@ class Silent:
     def curvature(self, margins, weights):
         xp = array_namespace(margins)
         short = margins < 1
-        return xp.where(short, weights / xp.where(short, 1 - margins, xp.ones_like(margins)), xp.zeros_like(margins))
+        return xp.where(
+            short,
+            weights / xp.where(short, 1 - margins, xp.ones_like(margins)),
+            xp.zeros_like(margins),
+        )
 
     def log_risk_bound(self, weights, log_weight, near=None):
-        """max_c c - c^2 Q / 4, Q = sum_i a_i^2 / s_i: the conjugate of the loss at -t is t^2/4 - t."""
+        """max_c c - c^2 Q / 4, Q = sum_i a_i^2 / s_i: the conjugate of the loss at -t is t^2/4 -
+        t."""
         xp = array_namespace(weights)
         used = weights > 0
         share = xp.exp(xp.where(used, log_weight, xp.zeros_like(log_weight)))
@@ -84,11 +95,16 @@ class SquaredHinge(Silent):
     name = "squared hinge"
 
     def log_odds(self, scores):
-        """P(y = 1 | f) = (1 + f) / 2 between -1 and 1, where the risk of a sample is least at 2 P - 1."""
+        """P(y = 1 | f) = (1 + f) / 2 between -1 and 1, where the risk of a sample is least at 2 P -
+        1."""
         xp = array_namespace(scores)
         inside = xp.abs(scores) < 1
-        certain = xp.where(scores > 0, xp.full_like(scores, math.inf), xp.full_like(scores, -math.inf))
-        return xp.where(inside, 2 * xp.atanh(xp.where(inside, scores, xp.zeros_like(scores))), certain)
+        certain = xp.where(
+            scores > 0, xp.full_like(scores, math.inf), xp.full_like(scores, -math.inf)
+        )
+        return xp.where(
+            inside, 2 * xp.atanh(xp.where(inside, scores, xp.zeros_like(scores))), certain
+        )
 
 
 class Sharp(Exponential):
@@ -122,7 +138,10 @@ LINEAR = [
     RobustDiagonalNet(eps=0.1),
     RobustLinearClassifierCV(p_algo=2, eps=[0.1, 0.2], threat_eps=0.1, cv=2),
 ]
-NETWORKS = [RobustMLPClassifier((6,), eps=0.1, random_state=0), RobustNetClassifier(eps=0.1, random_state=0)]
+NETWORKS = [
+    RobustMLPClassifier((6,), eps=0.1, random_state=0),
+    RobustNetClassifier(eps=0.1, random_state=0),
+]
 each_linear = pytest.mark.parametrize("estimator", LINEAR, ids=name_of)
 each_estimator = pytest.mark.parametrize("estimator", [*LINEAR, *NETWORKS], ids=name_of)
 
@@ -140,7 +159,9 @@ def least_risk(X, y, eps, weight=None):
     w, b = cp.Variable(X.shape[1]), cp.Variable()
     margins = cp.multiply(np.where(y == y.max(), 1.0, -1.0), X @ w + b) - eps * cp.norm1(w)
     weight = np.full(len(y), 1 / len(y)) if weight is None else weight / weight.sum()
-    return cp.Problem(cp.Minimize(weight @ cp.square(cp.pos(1 - margins)))).solve(solver=cp.CLARABEL)
+    return cp.Problem(cp.Minimize(weight @ cp.square(cp.pos(1 - margins)))).solve(
+        solver=cp.CLARABEL
+    )
 
 
 # --- linear classifiers
@@ -153,7 +174,9 @@ def test_inseparable_data_have_the_least_risk(solver, kind):
     weight = np.arange(1.0, len(y) + 1) if kind == "weighted" else None
     data = {"sparse": sparse.csr_array(X), "single": X.astype(np.float32)}.get(kind, X)
     device = "cpu" if kind == "torch" and solver != "exact" else None
-    model = RobustLinearClassifier(eps=0.1, loss=LOSS, solver=solver, device=device).fit(data, y, weight)
+    model = RobustLinearClassifier(eps=0.1, loss=LOSS, solver=solver, device=device).fit(
+        data, y, weight
+    )
     assert model.separable_ is False
     assert model.dual_gap_ < 1e-6
     assert np.exp(model.log_risk_) == pytest.approx(least_risk(X, y, 0.1, weight), rel=1e-6)
@@ -165,10 +188,13 @@ def test_a_path_to_separable_data_ends_cleanly(solver, p):
     if solver == "accelerated" and not 1 < p <= 2:
         pytest.skip("not its geometry")
     X, y = APART
-    model = RobustLinearClassifier(p, eps=0.1, loss=LOSS, solver=solver).fit(X, y)  # without a warning
+    # without a warning
+    model = RobustLinearClassifier(p, eps=0.1, loss=LOSS, solver=solver).fit(X, y)
     assert model.separable_ is True
     assert np.exp(model.log_risk_) * len(y) <= 1.001e-3
-    largest = 1 / np.linalg.norm(min_norm_separator(X, y, p=p, q=np.inf, eps=0.1, fit_intercept=True).coef, p)
+    largest = 1 / np.linalg.norm(
+        min_norm_separator(X, y, p=p, q=np.inf, eps=0.1, fit_intercept=True).coef, p
+    )
     assert model.margin_ <= largest * (1 + 1e-9) <= model.margin_bound_ * (1 + 2e-9)
     assert model.robust_score(X, y) == 1
 
@@ -176,25 +202,33 @@ def test_a_path_to_separable_data_ends_cleanly(solver, p):
 def test_the_limit_does_not_depend_on_the_loss():
     X, y = APART
     ours, exponential = (
-        RobustLinearClassifier(eps=0.1, loss=loss, solver="exact", loss_tol=0).fit(X, y) for loss in (LOSS, "exponential")
+        RobustLinearClassifier(eps=0.1, loss=loss, solver="exact", loss_tol=0).fit(X, y)
+        for loss in (LOSS, "exponential")
     )
     np.testing.assert_allclose(ours.coef_, exponential.coef_, rtol=1e-6)
-    followed = RobustLinearClassifier(eps=0.1, loss=LOSS, loss_tol=0).fit(X, y)  # to zero, and then the limit
+    # to zero, and then the limit
+    followed = RobustLinearClassifier(eps=0.1, loss=LOSS, loss_tol=0).fit(X, y)
     np.testing.assert_allclose(followed.coef_, exponential.coef_, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-    "estimator", [RobustLinearClassifier(eps=0.1, solver="steepest_descent"), LINEAR[1]], ids=["linear", "diagonal"]
+    "estimator",
+    [RobustLinearClassifier(eps=0.1, solver="steepest_descent"), LINEAR[1]],
+    ids=["linear", "diagonal"],
 )
 def test_a_path_whose_loss_has_reached_zero_says_how_far_the_limit_is(estimator):
     X, y = APART
-    with pytest.warns(ConvergenceWarning, match=r"stopped before it reached tol=0.001 or loss_tol=0"):
+    with pytest.warns(
+        ConvergenceWarning, match=r"stopped before it reached tol=0.001 or loss_tol=0"
+    ):
         model = clone(estimator).set_params(loss=LOSS, loss_tol=0).fit(X, y)
     assert model.n_iter_ < 1000
     assert model.log_risk_ == -math.inf
     assert 1e-3 < model.dual_gap_ < 1
     p = getattr(model, "p_algo", 1)
-    largest = 1 / np.linalg.norm(min_norm_separator(X, y, p=p, q=np.inf, eps=0.1, fit_intercept=True).coef, p)
+    largest = 1 / np.linalg.norm(
+        min_norm_separator(X, y, p=p, q=np.inf, eps=0.1, fit_intercept=True).coef, p
+    )
     assert model.margin_ <= largest <= model.margin_bound_
 
 
@@ -205,7 +239,10 @@ def test_several_classes(estimator, distance):
     model = clone(estimator).set_params(loss=LOSS).fit(X, y)
     if distance == 1:
         assert not model.separable_.any()
-        expected = [least_risk(X, y == k, getattr(model, "best_params_", {"eps": 0.1})["eps"]) for k in range(3)]
+        expected = [
+            least_risk(X, y == k, getattr(model, "best_params_", {"eps": 0.1})["eps"])
+            for k in range(3)
+        ]
         np.testing.assert_allclose(np.exp(model.log_risk_), expected, rtol=1e-6)
     else:
         assert model.separable_.all()
@@ -233,22 +270,33 @@ def test_the_path_is_that_of_single_fits():
 def test_a_search_over_losses():
     X, y = OVERLAPPING
     losses = ["exponential", LOSS, Silent()]
-    search = GridSearchCV(RobustLinearClassifier(eps=0.1), {"loss": losses}, scoring=make_robust_scorer(eps=0.1), cv=2).fit(
-        X, y
-    )
+    search = GridSearchCV(
+        RobustLinearClassifier(eps=0.1), {"loss": losses}, scoring=make_robust_scorer(eps=0.1), cv=2
+    ).fit(X, y)
     alone = [
-        GridSearchCV(RobustLinearClassifier(eps=0.1, loss=loss), {"eps": [0.1]}, scoring=make_robust_scorer(eps=0.1), cv=2)
+        GridSearchCV(
+            RobustLinearClassifier(eps=0.1, loss=loss),
+            {"eps": [0.1]},
+            scoring=make_robust_scorer(eps=0.1),
+            cv=2,
+        )
         for loss in losses
     ]
-    np.testing.assert_array_equal(search.cv_results_["mean_test_score"], [one.fit(X, y).best_score_ for one in alone])
+    np.testing.assert_array_equal(
+        search.cv_results_["mean_test_score"], [one.fit(X, y).best_score_ for one in alone]
+    )
 
 
 def test_the_cross_validated_classifier_is_a_search():
     X, y = OVERLAPPING
     radii = [0.05, 0.3]
     ours = RobustLinearClassifierCV(p_algo=2, eps=radii, threat_eps=0.1, loss=LOSS, cv=2).fit(X, y)
-    grid = GridSearchCV(RobustLinearClassifier(loss=LOSS), {"eps": radii}, scoring=make_robust_scorer(eps=0.1), cv=2).fit(X, y)
-    np.testing.assert_array_equal(ours.cv_results_["mean_test_score"], grid.cv_results_["mean_test_score"])
+    grid = GridSearchCV(
+        RobustLinearClassifier(loss=LOSS), {"eps": radii}, scoring=make_robust_scorer(eps=0.1), cv=2
+    ).fit(X, y)
+    np.testing.assert_array_equal(
+        ours.cv_results_["mean_test_score"], grid.cv_results_["mean_test_score"]
+    )
     np.testing.assert_allclose(ours.coef_, grid.best_estimator_.coef_, rtol=1e-9)
 
 
@@ -256,8 +304,12 @@ def test_a_subclass_of_the_exponential_loss_is_not_mistaken_for_it():
     X, y = APART
     plain = RobustLinearClassifier(eps=0.1, solver="steepest_descent", loss_tol=1e-4).fit(X, y)
     for beta in (0.5, 3.0):
-        sharp = RobustLinearClassifier(eps=0.1, solver="steepest_descent", loss=Sharp(beta), loss_tol=1e-4).fit(X, y)
-        assert sharp.log_risk_ == pytest.approx(Sharp(beta).log_risk_and_weights(robust_margins(sharp, X, y), uniform(y))[0])
+        sharp = RobustLinearClassifier(
+            eps=0.1, solver="steepest_descent", loss=Sharp(beta), loss_tol=1e-4
+        ).fit(X, y)
+        assert sharp.log_risk_ == pytest.approx(
+            Sharp(beta).log_risk_and_weights(robust_margins(sharp, X, y), uniform(y))[0]
+        )
         assert sharp.margin_ == pytest.approx(plain.margin_, rel=0.1)
 
 
@@ -268,7 +320,9 @@ def test_separators_are_scaled_to_loss_tol_however_slowly_a_loss_falls():
 
 
 def robust_margins(model, X, y):
-    return np.where(y == 1, 1, -1) * model.decision_function(X) - model.eps * np.abs(model.coef_).sum()
+    return (
+        np.where(y == 1, 1, -1) * model.decision_function(X) - model.eps * np.abs(model.coef_).sum()
+    )
 
 
 def uniform(y):
@@ -284,7 +338,9 @@ def test_the_probabilities_of_the_squared_hinge(estimator):
     model = clone(estimator).set_params(loss=LOSS).fit(X, y)
     X = np.vstack([X, 10 * X])
     expected = np.clip((1 + model.decision_function(X)) / 2, 0, 1)
-    np.testing.assert_allclose(model.predict_proba(X), np.column_stack([1 - expected, expected]), atol=1e-12)
+    np.testing.assert_allclose(
+        model.predict_proba(X), np.column_stack([1 - expected, expected]), atol=1e-12
+    )
     assert (np.isin(expected, [0, 1])).any()
 
 
@@ -307,11 +363,15 @@ def test_probabilities_of_several_classes_are_those_whose_risk_the_scores_minimi
     expected = np.random.default_rng(0).dirichlet(np.ones(n_classes), 3)
 
     def risk(scores, share):
-        margins = soft_margins(torch.from_numpy(scores).expand(n_classes, -1), torch.arange(n_classes))
+        margins = soft_margins(
+            torch.from_numpy(scores).expand(n_classes, -1), torch.arange(n_classes)
+        )
         return float(loss.log_risk_and_weights(margins, torch.from_numpy(np.log(share)))[0])
 
     for share in expected:
-        found = optimize.minimize(risk, np.log(share) / 2, args=(share,), method="BFGS", options={"gtol": 1e-8})
+        found = optimize.minimize(
+            risk, np.log(share) / 2, args=(share,), method="BFGS", options={"gtol": 1e-8}
+        )
         logs = class_log_probabilities(loss, torch.from_numpy(found.x[None])).numpy()
         np.testing.assert_allclose(np.exp(logs[0]), share, atol=1e-5)
         assert constant_log_risk(loss, 7 * share) == pytest.approx(found.fun, abs=1e-7)
@@ -321,7 +381,9 @@ def test_probabilities_of_the_named_losses_are_a_softmax():
     scores = np.array([[1.0, 2.0, -3.0], [500.0, -500.0, 0.0], [80.0, 80.0, 80.0]])
     for loss in LOSSES.values():
         logs = class_log_probabilities(loss, torch.from_numpy(scores)).numpy()
-        np.testing.assert_allclose(np.exp(logs), softmax(loss.log_odds_slope * scores, axis=1), rtol=1e-12, atol=1e-300)
+        np.testing.assert_allclose(
+            np.exp(logs), softmax(loss.log_odds_slope * scores, axis=1), rtol=1e-12, atol=1e-300
+        )
         assert np.isfinite(logs).all()
 
 
@@ -332,12 +394,19 @@ def test_a_class_beyond_the_last_margin_is_certain():
 
 def test_thresholds_on_probabilities_need_a_known_inverse():
     X, y = OVERLAPPING
-    known = FixedThresholdClassifier(RobustLinearClassifier(eps=0.1, loss=Sharp(3.0)), threshold=0.7).fit(X, y)
+    known = FixedThresholdClassifier(
+        RobustLinearClassifier(eps=0.1, loss=Sharp(3.0)), threshold=0.7
+    ).fit(X, y)
     score = robust_accuracy_score(known, X, y, eps=0.1)
     inner = known.estimator_
-    lead = np.where(y == 1, 1, -1) * (inner.decision_function(X) - np.log(0.7 / 0.3) / 6) - 0.1 * np.abs(inner.coef_).sum()
+    lead = (
+        np.where(y == 1, 1, -1) * (inner.decision_function(X) - np.log(0.7 / 0.3) / 6)
+        - 0.1 * np.abs(inner.coef_).sum()
+    )
     assert score == pytest.approx((lead > 0).mean())
-    unknown = FixedThresholdClassifier(RobustLinearClassifier(eps=0.1, loss=LOSS), threshold=0.7).fit(X, y)
+    unknown = FixedThresholdClassifier(
+        RobustLinearClassifier(eps=0.1, loss=LOSS), threshold=0.7
+    ).fit(X, y)
     with pytest.raises(TypeError, match="known function of its score"):
         robust_accuracy_score(unknown, X, y, eps=0.1)
 
@@ -357,7 +426,9 @@ def test_networks_learn(estimator, n_classes):
 
 def test_a_network_whose_risk_is_zero_has_ended():
     X, y = blobs(30.0)
-    network = RobustMLPClassifier((6,), eps=0.1, loss=LOSS, loss_tol=0, tol=0, random_state=0).fit(X, y)
+    network = RobustMLPClassifier((6,), eps=0.1, loss=LOSS, loss_tol=0, tol=0, random_state=0).fit(
+        X, y
+    )
     assert network.loss_ == 0
     assert network.n_iter_ < network.max_iter
 
@@ -365,7 +436,9 @@ def test_a_network_whose_risk_is_zero_has_ended():
 def test_a_network_that_has_learnt_nothing_is_on_no_plateau():
     X, y = blobs(0.0)
     with pytest.warns(ConvergenceWarning, match="max_iter=30"):
-        RobustNetClassifier(eps=5.0, loss=LOSS, max_iter=30, n_iter_no_change=3, learning_rate=1e-6, random_state=0).fit(X, y)
+        RobustNetClassifier(
+            eps=5.0, loss=LOSS, max_iter=30, n_iter_no_change=3, learning_rate=1e-6, random_state=0
+        ).fit(X, y)
 
 
 # --- among others
@@ -397,7 +470,9 @@ def test_onnx(estimator):
 
     def run(model, **options):
         onnx = skl2onnx.to_onnx(model, X[:1], options={id(model): {"zipmap": False, **options}})
-        session = onnxruntime.InferenceSession(onnx.SerializeToString(), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            onnx.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
         return session.run(None, {"X": X})
 
     right = clone(estimator).set_params(loss=Sharp(1.5)).fit(X, y)
@@ -408,7 +483,9 @@ def test_onnx(estimator):
     labels, scores = run(curved, raw_scores=True)
     np.testing.assert_array_equal(labels, curved.predict(X))
     np.testing.assert_allclose(scores[:, 1], curved.decision_function(X), rtol=1e-9)
-    with pytest.raises(TypeError, match=r"loss 'squared hinge' have no form in ONNX.*raw_scores=True"):
+    with pytest.raises(
+        TypeError, match=r"loss 'squared hinge' have no form in ONNX.*raw_scores=True"
+    ):
         run(curved)
 
 
@@ -422,9 +499,14 @@ class Forgetful(Sharp):
 
 def test_odds_that_are_not_those_of_the_slopes_are_refused():
     X, y = OVERLAPPING
-    with pytest.raises(ValueError, match=r"loss=.*Forgetful.* claims log-odds 1 at the score 0.5, where its slopes give 3\."):
+    with pytest.raises(
+        ValueError,
+        match=r"loss=.*Forgetful.* claims log-odds 1 at the score 0.5, where its slopes give 3\.",
+    ):
         RobustLinearClassifier(eps=0.1, loss=Forgetful(3.0)).fit(X, y)
-    assert not hasattr(RobustLinearClassifier(eps=0.1, loss=Forgetful(3.0, None)).fit(X, y), "predict_proba")
+    assert not hasattr(
+        RobustLinearClassifier(eps=0.1, loss=Forgetful(3.0, None)).fit(X, y), "predict_proba"
+    )
 
 
 class OfNumPy(Silent):
@@ -433,14 +515,20 @@ class OfNumPy(Silent):
         return super().log_risk_and_weights(margins + 0 * largest, log_weight)
 
 
-@pytest.mark.parametrize("estimator", [*NETWORKS, *(clone(e).set_params(device="cpu") for e in LINEAR[:2])], ids=name_of)
+@pytest.mark.parametrize(
+    "estimator", [*NETWORKS, *(clone(e).set_params(device="cpu") for e in LINEAR[:2])], ids=name_of
+)
 def test_a_loss_for_numpy_alone_is_refused_where_torch_computes(estimator):
-    with pytest.raises(ValueError, match=r"loss=.*OfNumPy.* must compute on torch tensors.*array_namespace"):
+    with pytest.raises(
+        ValueError, match=r"loss=.*OfNumPy.* must compute on torch tensors.*array_namespace"
+    ):
         clone(estimator).set_params(loss=OfNumPy()).fit(*APART)
 
 
 def test_no_module_but_that_of_the_losses_asks_which_loss_it_has():
-    question = re.compile(r'[!=]= "(?:exponential|logistic|cross_entropy)"|isinstance\(.*(?:Exponential|Logistic)\b')
+    question = re.compile(
+        r'[!=]= "(?:exponential|logistic|cross_entropy)"|isinstance\(.*(?:Exponential|Logistic)\b'
+    )
     for path in Path(sklearn_robust.__file__).parent.rglob("*.py"):
         assert path.name == "losses.py" or not question.search(path.read_text()), path
 

@@ -47,11 +47,19 @@ def room(path: Path) -> str:
 def imported_rooms(path: Path) -> set[str]:
     rooms = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "sklearn_robust":
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] == "sklearn_robust"
+        ):
             parts = node.module.split(".")
             rooms.add(parts[1] if len(parts) > 1 else "__init__")
         elif isinstance(node, ast.Import):
-            rooms |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("sklearn_robust.")}
+            rooms |= {
+                alias.name.split(".")[1]
+                for alias in node.names
+                if alias.name.startswith("sklearn_robust.")
+            }
     return rooms
 
 
@@ -59,7 +67,9 @@ def test_every_room_has_its_place():
     assert {room(path) for path in PACKAGE.rglob("*.py")} == set(ORDER)
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
 def test_imports_point_down(path):
     here = room(path)
     for other in imported_rooms(path):
@@ -79,20 +89,27 @@ def test_the_package_imports_nothing_until_a_name_is_used():
 
 def test_the_estimators_import_no_more_than_scikit_learn_does():
     base = modules_after(
-        "import sklearn.linear_model, sklearn.pipeline, sklearn.preprocessing, sklearn.feature_selection, scipy.optimize"
+        "import sklearn.linear_model, sklearn.pipeline, sklearn.preprocessing, "
+        "sklearn.feature_selection, scipy.optimize"
     )
     loaded = modules_after("from sklearn_robust import RobustLinearClassifier")
     assert loaded - base <= {"sklearn_robust", "array_api_compat"}
 
 
 def test_displays_import_matplotlib_only_to_draw():
-    assert not modules_after("from sklearn_robust import RobustAccuracyDisplay, PathRecorder") & {"matplotlib", "torch"}
+    assert not modules_after("from sklearn_robust import RobustAccuracyDisplay, PathRecorder") & {
+        "matplotlib",
+        "torch",
+    }
 
 
 def test_public_modules_are_imported_when_they_are_used():
     public = {room(path) for path in PACKAGE.rglob("*.py") if not room(path).startswith("_")}
     assert public <= set(dir(sklearn_robust))
-    code = "import sklearn_robust; [print(getattr(sklearn_robust, name).__name__) for name in sys.argv[1:]]"
+    code = (
+        "import sklearn_robust; [print(getattr(sklearn_robust, name).__name__) for name in "
+        "sys.argv[1:]]"
+    )
     run = [sys.executable, "-c", f"import sys; {code}", *sorted(public)]
     found = subprocess.run(run, capture_output=True, text=True, check=True).stdout.split()
     assert found == [f"sklearn_robust.{name}" for name in sorted(public)]

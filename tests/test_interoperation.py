@@ -33,7 +33,11 @@ LINEAR = [
     RobustDiagonalNet(eps=0.1),
     MinNormRobustClassifier(eps=0.1),
 ]
-ALL = [*LINEAR, RobustMLPClassifier((5,), loss_tol=0.5, random_state=0), RobustNetClassifier(loss_tol=0.5, random_state=0)]
+ALL = [
+    *LINEAR,
+    RobustMLPClassifier((5,), loss_tol=0.5, random_state=0),
+    RobustNetClassifier(loss_tol=0.5, random_state=0),
+]
 
 
 def ids(estimator):
@@ -55,7 +59,9 @@ def test_frames(estimator, library, two):
     frame = pytest.importorskip(library).DataFrame(dict(zip(NAMES, X.T, strict=True)))
     labels = pytest.importorskip(library).Series(y)
     plain, framed = sklearn.clone(estimator).fit(X, y), sklearn.clone(estimator).fit(frame, labels)
-    np.testing.assert_allclose(framed.decision_function(frame), plain.decision_function(X), rtol=1e-9)
+    np.testing.assert_allclose(
+        framed.decision_function(frame), plain.decision_function(X), rtol=1e-9
+    )
     assert framed.feature_names_in_.tolist() == NAMES
     assert not hasattr(plain, "feature_names_in_")
     with pytest.raises(ValueError, match="feature names should match"):
@@ -69,11 +75,19 @@ def test_frames(estimator, library, two):
 def test_transformers_before_us_may_put_out_frames(library, two):
     X, y = two
     frame = pytest.importorskip(library).DataFrame(dict(zip(NAMES, X.T, strict=True)))
-    columns = ColumnTransformer([("scale", StandardScaler(), ["income", "weight"])], verbose_feature_names_out=False)
-    pipeline = make_pipeline(columns, RobustLinearClassifier(eps=0.1)).set_output(transform=library).fit(frame, y)
+    columns = ColumnTransformer(
+        [("scale", StandardScaler(), ["income", "weight"])], verbose_feature_names_out=False
+    )
+    pipeline = (
+        make_pipeline(columns, RobustLinearClassifier(eps=0.1))
+        .set_output(transform=library)
+        .fit(frame, y)
+    )
     assert pipeline[-1].feature_names_in_.tolist() == ["income", "weight"]
     scorer = make_robust_scorer(eps=0.1)
-    assert scorer(pipeline, frame, y) == pipeline[-1].robust_score(pipeline[:-1].transform(frame), y)
+    assert scorer(pipeline, frame, y) == pipeline[-1].robust_score(
+        pipeline[:-1].transform(frame), y
+    )
 
 
 @pytest.mark.parametrize("estimator", ALL, ids=ids)
@@ -88,7 +102,8 @@ def test_diagrams_link_to_our_documentation(estimator):
 @pytest.mark.parametrize("estimator", [*LINEAR[:2], ALL[4]], ids=ids)
 def test_routed_sample_weights_train_and_score(estimator, two):
     X, y = two
-    X = X + np.random.default_rng(0).normal(scale=1.0, size=X.shape)  # no longer separable: weights matter
+    # no longer separable: weights matter
+    X = X + np.random.default_rng(0).normal(scale=1.0, size=X.shape)
     weight = np.where(y == "setosa", 5.0, 0.2)
     name = type(estimator).__name__.lower()
     with sklearn.config_context(enable_metadata_routing=True):
@@ -99,10 +114,14 @@ def test_routed_sample_weights_train_and_score(estimator, two):
         scorer = make_robust_scorer(eps=0.1).set_score_request(sample_weight=True)
         grid = {f"{name}__eps": [0.1, 0.5]}
         search = GridSearchCV(pipeline, grid, scoring=scorer, cv=2).fit(X, y, sample_weight=weight)
-        scores = cross_validate(pipeline, X, y, scoring=scorer, cv=2, params={"sample_weight": weight})
+        scores = cross_validate(
+            pipeline, X, y, scoring=scorer, cv=2, params={"sample_weight": weight}
+        )
     Z = StandardScaler().fit_transform(X)
     direct = sklearn.clone(estimator).fit(Z, y, sample_weight=weight)
-    np.testing.assert_allclose(pipeline.decision_function(X), direct.decision_function(Z), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        pipeline.decision_function(X), direct.decision_function(Z), rtol=1e-6, atol=1e-9
+    )
     assert search.cv_results_["mean_test_score"][0] == pytest.approx(scores["test_score"].mean())
     unweighted = sklearn.clone(estimator).fit(Z, y)
     assert not np.allclose(unweighted.decision_function(Z), direct.decision_function(Z))
@@ -111,12 +130,22 @@ def test_routed_sample_weights_train_and_score(estimator, two):
 SCALED = [sklearn.clone(estimator).set_params(scale=[1.0, 0.5, 2.0, 0.0]) for estimator in LINEAR]
 SEARCHED = [
     RobustLinearClassifierCV(p_algo=2, eps=[0.1, 0.2], threat_eps=0.1, cv=3),
-    RobustLinearClassifierCV(p_algo=2, eps=[0.1, 0.2], threat_eps=0.1, scale=[1.0, 0.5, 2.0, 0.0], cv=3),
-    GridSearchCV(RobustLinearClassifier(), {"eps": [0.1, 0.2]}, scoring=make_robust_scorer(eps=0.1, space="input"), cv=3),
+    RobustLinearClassifierCV(
+        p_algo=2, eps=[0.1, 0.2], threat_eps=0.1, scale=[1.0, 0.5, 2.0, 0.0], cv=3
+    ),
     GridSearchCV(
         RobustLinearClassifier(),
         {"eps": [0.1, 0.2]},
-        scoring={"robust": make_robust_scorer(eps=0.1, q=2, scale=[1.0, 0.5, 2.0, 0.0]), "clean": "accuracy"},
+        scoring=make_robust_scorer(eps=0.1, space="input"),
+        cv=3,
+    ),
+    GridSearchCV(
+        RobustLinearClassifier(),
+        {"eps": [0.1, 0.2]},
+        scoring={
+            "robust": make_robust_scorer(eps=0.1, q=2, scale=[1.0, 0.5, 2.0, 0.0]),
+            "clean": "accuracy",
+        },
         refit="robust",
         cv=3,
     ),
@@ -150,7 +179,9 @@ def test_skops_keeps_what_a_scorer_asks_of_metadata_routing():
     io = pytest.importorskip("skops.io")
     with sklearn.config_context(enable_metadata_routing=True):
         scorer = make_robust_scorer(eps=0.1).set_score_request(sample_weight="importance")
-        loaded = io.loads(io.dumps(scorer), trusted=["sklearn_robust.metrics._robust_accuracy.RobustScorer"])
+        loaded = io.loads(
+            io.dumps(scorer), trusted=["sklearn_robust.metrics._robust_accuracy.RobustScorer"]
+        )
         assert repr(loaded.get_metadata_routing()) == repr(scorer.get_metadata_routing())
         assert "importance" in repr(loaded.get_metadata_routing())
         with pytest.raises(ValueError, match="alias"):
@@ -174,10 +205,14 @@ def test_onnx(estimator, words, dtype, n_classes):
 
     def run(**options):
         onnx = skl2onnx.to_onnx(model, X[:1], options={id(model[-1]): {"zipmap": False, **options}})
-        session = onnxruntime.InferenceSession(onnx.SerializeToString(), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            onnx.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
         return session.run(None, {"X": X})
 
-    tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == np.float32 else {"rtol": 1e-9, "atol": 1e-12}
+    tolerance = (
+        {"rtol": 1e-4, "atol": 1e-4} if dtype == np.float32 else {"rtol": 1e-9, "atol": 1e-12}
+    )
     labels, scores = run(raw_scores=True)
     np.testing.assert_array_equal(labels, model.predict(X))
     expected = model.decision_function(X)
@@ -199,7 +234,9 @@ def test_the_onnx_recipe_of_the_guide_loads():
     (recipe,) = re.findall(r"\*\*ONNX\.\*\*.*?```\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     exec(recipe, names)
     np.testing.assert_array_equal(names["label"], names["model"].predict(X))
-    np.testing.assert_allclose(names["probability"], names["model"].predict_proba(X), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        names["probability"], names["model"].predict_proba(X), rtol=1e-9, atol=1e-12
+    )
 
 
 def test_onnx_without_skl2onnx(monkeypatch):

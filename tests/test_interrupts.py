@@ -27,8 +27,8 @@ network = torch.nn.Sequential(torch.nn.Linear(60, 300), torch.nn.ReLU(), torch.n
 X, y = rng.uniform(size=(1, 60)), [1]
 solvers = {
     "HiGHS, linear": lambda: solve_linear_program(MarginProgram(Z, None, 1.0, 1.0, 0.0)),
-    "HiGHS, mixed-integer": lambda: certified_margins(network, X, y, eps=0.5, method="exact", time_limit=1e6),
-    "clarabel": lambda: solve_cone_program(MarginProgram(Z, None, 1.5, 1.5, 0.0)),
+    "HiGHS, mixed-integer": lambda: certified_margins(network, X, y, eps=0.5, method="exact",
+    time_limit=1e6), "clarabel": lambda: solve_cone_program(MarginProgram(Z, None, 1.5, 1.5, 0.0)),
 }
 
 
@@ -56,7 +56,9 @@ os._exit(0)  # without waiting for the solvers that run on to their limits
 def test_ctrl_c_is_heard_during_library_solvers():
     code = INTERRUPTED.replace("PATIENCE", str(PATIENCE))
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines() == [f"{name} heard it" for name in ("HiGHS, linear", "HiGHS, mixed-integer", "clarabel")]
+    assert run.stdout.splitlines() == [
+        f"{name} heard it" for name in ("HiGHS, linear", "HiGHS, mixed-integer", "clarabel")
+    ]
 
 
 def test_results_errors_and_settings_pass_through():
@@ -92,7 +94,9 @@ def test_solvers_are_told_that_nobody_waits(monkeypatch):
 
 def test_other_threads_hear_no_ctrl_c_and_need_no_thread():
     found = []
-    caller = threading.Thread(target=lambda: found.append(interruptible(lambda _: threading.current_thread())))
+    caller = threading.Thread(
+        target=lambda: found.append(interruptible(lambda _: threading.current_thread()))
+    )
     caller.start()
     caller.join()
     assert found == [caller]

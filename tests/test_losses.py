@@ -29,11 +29,14 @@ def uniform(n, dtype=np.float64):
 def test_log_risk_equals_the_formula(loss):
     margins, log_weight, _ = sample()
     log_risk, _ = loss.log_risk_and_weights(margins, log_weight)
-    assert log_risk == pytest.approx(np.log(np.sum(np.exp(log_weight) * NAIVE[loss.name](margins))), abs=1e-13)
+    assert log_risk == pytest.approx(
+        np.log(np.sum(np.exp(log_weight) * NAIVE[loss.name](margins))), abs=1e-13
+    )
 
 
 def derivatives(function, margins, h=1e-5):
-    """Central differences of a vector function of the margins: row j is the derivative by margin j."""
+    """Central differences of a vector function of the margins: row j is the derivative by margin
+    j."""
     steps = h * np.eye(len(margins))
     return np.array([(function(margins + e) - function(margins - e)) / (2 * h) for e in steps])
 
@@ -73,7 +76,9 @@ def test_extreme_margins_neither_underflow_nor_overflow(loss, size, dtype, libra
     if size > 0 or loss.name == "exponential":
         expected = -size + np.log((2 + smaller) / 3)
         np.testing.assert_allclose(
-            weights, np.array([1, 1, smaller]) / (2 + smaller), rtol=1e-3 if dtype == np.float32 else 1e-9
+            weights,
+            np.array([1, 1, smaller]) / (2 + smaller),
+            rtol=1e-3 if dtype == np.float32 else 1e-9,
         )
     else:
         expected = np.log(-size - 1 / 3)
@@ -102,7 +107,9 @@ def test_sample_weights_are_repetitions(loss):
     assert log_risk == pytest.approx(expected, abs=1e-14)
     np.testing.assert_allclose(np.repeat(weights / counts, counts), expected_weights, rtol=1e-13)
     intercept = loss.intercept(margins, y, np.log(counts / counts.sum()))
-    assert intercept == pytest.approx(loss.intercept(repeated, np.repeat(y, counts), uniform(counts.sum())), abs=1e-12)
+    assert intercept == pytest.approx(
+        loss.intercept(repeated, np.repeat(y, counts), uniform(counts.sum())), abs=1e-12
+    )
 
 
 @each_loss
@@ -134,7 +141,9 @@ def test_intercept_minimises_the_risk_and_balances_the_weights(loss, shift, near
     _, weights = loss.log_risk_and_weights(margins + y * b, log_weight)
     assert weights @ y == pytest.approx(0, abs=1e-12)
     best = minimize_scalar(
-        lambda b: loss.log_risk_and_weights(margins + y * b, log_weight)[0], bounds=(-30, 30), options={"xatol": 1e-10}
+        lambda b: loss.log_risk_and_weights(margins + y * b, log_weight)[0],
+        bounds=(-30, 30),
+        options={"xatol": 1e-10},
     )
     assert b == pytest.approx(best.x, abs=1e-6)
 
@@ -155,7 +164,9 @@ def balance_error(loss, margins, y, log_weight, near=None):
 def test_intercept_balances_any_margins(loss, margins, positive, near):
     y = np.where(np.arange(6) < positive, 1.0, -1.0) * np.ones((2, 1))
     near = None if near is None else np.full(2, near)
-    assert np.all(balance_error(loss, margins, y, np.broadcast_to(uniform(6), y.shape), near) <= 1e-9)
+    assert np.all(
+        balance_error(loss, margins, y, np.broadcast_to(uniform(6), y.shape), near) <= 1e-9
+    )
 
 
 @each_loss
@@ -168,7 +179,8 @@ def test_intercept_balances_margins_with_a_distant_outlier(loss, size):
 
 @each_loss
 def test_intercept_of_large_separated_margins(loss):
-    """Both classes far on the right side, unequally: the intercept puts the boundary between them."""
+    """Both classes far on the right side, unequally: the intercept puts the boundary between
+    them."""
     margins = np.array([9000.0, 9001.0, 1000.0, 1001.0])
     y = np.array([1.0, 1, -1, -1])
     assert loss.intercept(margins, y, uniform(4)) == pytest.approx(-4000, abs=1e-6)
@@ -179,13 +191,18 @@ def test_intercept_of_large_separated_margins(loss):
 def test_torch_equals_numpy(loss, dtype):
     margins, log_weight, y = sample()
     tensors = [torch.as_tensor(a, dtype=dtype) for a in (margins, log_weight, y)]
-    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-13}
+    tolerance = (
+        {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-13}
+    )
     log_risk, weights = loss.log_risk_and_weights(margins, log_weight)
     torch_log_risk, torch_weights = loss.log_risk_and_weights(*tensors[:2])
     pairs = [
         (torch_log_risk, log_risk),
         (torch_weights, weights),
-        (loss.intercept(tensors[0], tensors[2], tensors[1]), loss.intercept(margins, y, log_weight)),
+        (
+            loss.intercept(tensors[0], tensors[2], tensors[1]),
+            loss.intercept(margins, y, log_weight),
+        ),
         (loss.curvature(tensors[0], torch_weights), loss.curvature(margins, weights)),
         (loss.log_risk_bound(torch_weights, tensors[1]), loss.log_risk_bound(weights, log_weight)),
     ]
@@ -199,13 +216,20 @@ def test_batched_equals_single(loss):
     batch = [np.stack(rows) for rows in zip(sample(seed=0), sample(seed=1), strict=True)]
     margins, log_weight, y = batch
     log_risk, weights = loss.log_risk_and_weights(margins, log_weight)
-    intercept, bound = loss.intercept(margins, y, log_weight), loss.log_risk_bound(weights, log_weight)
+    intercept, bound = (
+        loss.intercept(margins, y, log_weight),
+        loss.log_risk_bound(weights, log_weight),
+    )
     for i in range(2):
         single, single_weights = loss.log_risk_and_weights(margins[i], log_weight[i])
         assert log_risk[i] == pytest.approx(single, abs=1e-14)
         np.testing.assert_allclose(weights[i], single_weights, rtol=1e-13)
-        assert intercept[i] == pytest.approx(loss.intercept(margins[i], y[i], log_weight[i]), abs=1e-12)
-        assert bound[i] == pytest.approx(loss.log_risk_bound(single_weights, log_weight[i]), abs=1e-12)
+        assert intercept[i] == pytest.approx(
+            loss.intercept(margins[i], y[i], log_weight[i]), abs=1e-12
+        )
+        assert bound[i] == pytest.approx(
+            loss.log_risk_bound(single_weights, log_weight[i]), abs=1e-12
+        )
 
 
 # --- the bound from dual weights
@@ -220,7 +244,9 @@ def least_log_risk(loss, Z, share):
     """min over w of the log-risk of the margins Z w, by a cone solver."""
     w = cp.Variable(Z.shape[1])
     if loss.name == "exponential":
-        return cp.Problem(cp.Minimize(cp.log_sum_exp(np.log(share) - Z @ w))).solve(solver=cp.CLARABEL)
+        return cp.Problem(cp.Minimize(cp.log_sum_exp(np.log(share) - Z @ w))).solve(
+            solver=cp.CLARABEL
+        )
     return np.log(cp.Problem(cp.Minimize(share @ cp.logistic(-Z @ w))).solve(solver=cp.CLARABEL))
 
 
@@ -252,7 +278,9 @@ def test_log_risk_bound_is_tight_at_the_minimiser(loss, seed):
     log_risk, weights = loss.log_risk_and_weights(Z @ w, np.log(share))
     assert np.abs(Z.T @ weights).max() <= 1e-10
     assert log_risk == pytest.approx(least_log_risk(loss, Z, share), abs=1e-6)
-    assert loss.log_risk_bound(weights / weights.sum(), np.log(share)) == pytest.approx(log_risk, abs=1e-12)
+    assert loss.log_risk_bound(weights / weights.sum(), np.log(share)) == pytest.approx(
+        log_risk, abs=1e-12
+    )
 
 
 def test_log_risk_bound_of_the_logistic_loss_takes_the_best_scale():
@@ -265,22 +293,31 @@ def test_log_risk_bound_of_the_logistic_loss_takes_the_best_scale():
 
     scales = np.linspace(0, 1, 20001)[1:-1] / np.max(weights / share)
     best = max(entropy(c) for c in scales)
-    assert LOSSES["logistic"].log_risk_bound(weights, log_weight) == pytest.approx(np.log(best), abs=1e-8)
+    assert LOSSES["logistic"].log_risk_bound(weights, log_weight) == pytest.approx(
+        np.log(best), abs=1e-8
+    )
 
 
 def test_exponential_bound_is_the_divergence_from_the_sample_weights():
     _, log_weight, _ = sample(6)
-    assert LOSSES["exponential"].log_risk_bound(np.exp(log_weight), log_weight) == pytest.approx(0, abs=1e-15)
+    assert LOSSES["exponential"].log_risk_bound(np.exp(log_weight), log_weight) == pytest.approx(
+        0, abs=1e-15
+    )
     one = np.eye(6)[2]
-    assert LOSSES["exponential"].log_risk_bound(one, log_weight) == pytest.approx(log_weight[2], abs=1e-15)
+    assert LOSSES["exponential"].log_risk_bound(one, log_weight) == pytest.approx(
+        log_weight[2], abs=1e-15
+    )
 
 
 @each_loss
 def test_weights_of_any_orders_lie_side_by_side(loss):
-    """The bound of one class that weighs 1e-400 of the other: at w = 0 the intercept alone decides, and the bound is tight."""
+    """The bound of one class that weighs 1e-400 of the other: at w = 0 the intercept alone decides,
+    and the bound is tight."""
     y = np.array([1.0, 1, -1])
     log_weight = np.array([-921.0, -922.0, 0.0])
     b = loss.intercept(np.zeros(3), y, log_weight)
     log_risk, weights = loss.log_risk_and_weights(y * b, log_weight)
     assert weights @ y == pytest.approx(0, abs=1e-12 * weights.sum())
-    assert loss.log_risk_bound(weights / weights.sum(), log_weight, log_risk) == pytest.approx(log_risk, abs=1e-9)
+    assert loss.log_risk_bound(weights / weights.sum(), log_weight, log_risk) == pytest.approx(
+        log_risk, abs=1e-9
+    )

@@ -20,7 +20,9 @@ def test_a_small_run_prints_both_tables(capsys):
     assert captured.err == ""
 
 
-@pytest.mark.parametrize("arguments", [["--q", "0.5"], ["--eps", "-1"], ["--dataset", "mnist"], ["--grid", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [["--q", "0.5"], ["--eps", "-1"], ["--dataset", "mnist"], ["--grid", "x"]]
+)
 def test_wrong_arguments_exit_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
@@ -29,5 +31,10 @@ def test_wrong_arguments_exit_with_2(arguments, capsys):
 
 
 def test_help():
-    run = subprocess.run([sys.executable, "-m", "sklearn_robust", "--help"], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "sklearn_robust", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert "--dataset" in run.stdout

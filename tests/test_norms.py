@@ -89,8 +89,12 @@ def test_steepest_direction_attains_the_dual_norm(p, g, scale):
 
 
 def test_steepest_direction_is_symmetric_where_it_is_not_unique():
-    np.testing.assert_allclose(LpNorm(1).steepest_direction(np.array([2.0, -2.0, 1.0])), [0.5, -0.5, 0])
-    np.testing.assert_array_equal(LpNorm(np.inf).steepest_direction(np.array([2.0, 0.0, -1.0])), [1, 0, -1])
+    np.testing.assert_allclose(
+        LpNorm(1).steepest_direction(np.array([2.0, -2.0, 1.0])), [0.5, -0.5, 0]
+    )
+    np.testing.assert_array_equal(
+        LpNorm(np.inf).steepest_direction(np.array([2.0, 0.0, -1.0])), [1, 0, -1]
+    )
 
 
 @pytest.mark.parametrize("p", EXPONENTS)
@@ -108,7 +112,9 @@ def test_projection_is_the_nearest_point_of_the_ball(p, x, radius):
     x = np.array(x)
     projected = LpNorm(p).project(x, radius)
     assert LpNorm(p).value(projected) <= radius * (1 + 1e-12)
-    assert np.linalg.norm(x - projected) == pytest.approx(distance_to_ball(x, radius, p, 2), abs=1e-6)
+    assert np.linalg.norm(x - projected) == pytest.approx(
+        distance_to_ball(x, radius, p, 2), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("p", EXPONENTS)
@@ -148,7 +154,9 @@ def test_residual_is_the_least_over_the_ball(q, r, g):
     for radius in (0.25, 0.8 * LpNorm(q).value(g)):
         residual = LpNorm(q).residual(g, radius, LpNorm(r))
         assert LpNorm(q).value(g - residual) <= radius * (1 + 1e-12)
-        assert LpNorm(r).value(residual) == pytest.approx(distance_to_ball(g, radius, q, r), abs=2e-6)
+        assert LpNorm(r).value(residual) == pytest.approx(
+            distance_to_ball(g, radius, q, r), abs=2e-6
+        )
 
 
 @pytest.mark.parametrize(("q", "r"), PAIRS)
@@ -156,8 +164,12 @@ def test_residual_is_the_least_over_the_ball(q, r, g):
 def test_residual_at_the_ends_of_the_radius(q, r, g):
     g, norm = np.array(g), LpNorm(q)
     np.testing.assert_allclose(norm.residual(g, 0.0, LpNorm(r)), g, rtol=1e-15)
-    np.testing.assert_array_equal(norm.residual(g, 1.01 * norm.value(g), LpNorm(r)), np.zeros_like(g))
-    np.testing.assert_allclose(norm.residual(g, norm.value(g), LpNorm(r)), np.zeros_like(g), atol=1e-13)
+    np.testing.assert_array_equal(
+        norm.residual(g, 1.01 * norm.value(g), LpNorm(r)), np.zeros_like(g)
+    )
+    np.testing.assert_allclose(
+        norm.residual(g, norm.value(g), LpNorm(r)), np.zeros_like(g), atol=1e-13
+    )
     np.testing.assert_array_equal(norm.residual(0 * g, 0.3, LpNorm(r)), np.zeros_like(g))
     np.testing.assert_array_equal(norm.residual(0 * g, 0.0, LpNorm(r)), np.zeros_like(g))
 
@@ -202,7 +214,10 @@ def test_residual_lies_in_a_ball_that_is_far_smaller_than_some_entries(q, r):
 LARGE = [5, 10, 100, 1e4, 1e6]
 
 
-@pytest.mark.parametrize(("q", "r"), [(q, r) for q in LARGE for r in [1, 1.2, 2, *LARGE, np.inf]] + [(1.2, q) for q in LARGE])
+@pytest.mark.parametrize(
+    ("q", "r"),
+    [(q, r) for q in LARGE for r in [1, 1.2, 2, *LARGE, np.inf]] + [(1.2, q) for q in LARGE],
+)
 def test_large_exponents_neither_overflow_nor_leave_the_ball(q, r):
     for g in ([0.3, -1.2, 0.7, 2.1, -0.05], [1e-8, 3.0, -2e8, 2e8]):
         g, ball, norm = np.array(g), LpNorm(q), LpNorm(r)
@@ -211,8 +226,12 @@ def test_large_exponents_neither_overflow_nor_leave_the_ball(q, r):
             residual = ball.residual(g, radius, norm)
             assert ball.value(g - residual) <= radius * (1 + 1e-12)
             assert np.all(np.abs(residual) <= np.abs(g))
-            # the ball of this radius holds the q = inf ball of radius / d^(1/q), and lies in that of the radius
-            near, far = (LpNorm(np.inf).residual(g, radius * factor, norm) for factor in (1.0, len(g) ** (-1 / q)))
+            # the ball of this radius holds the q = inf ball of radius / d^(1/q), and lies in that
+            # of the radius
+            near, far = (
+                LpNorm(np.inf).residual(g, radius * factor, norm)
+                for factor in (1.0, len(g) ** (-1 / q))
+            )
             distance, tolerance = norm.value(residual), 1e-9 * norm.value(g)
             assert norm.value(near) - tolerance <= distance <= norm.value(far) + tolerance
             if 1 < r < np.inf and distance > tolerance:
@@ -223,7 +242,8 @@ def test_large_exponents_neither_overflow_nor_leave_the_ball(q, r):
 @settings(max_examples=200)
 @given(st.floats(1.05, 20), st.floats(1.5, 20), vectors(6), st.floats(0.01, 0.99))
 def test_residual_satisfies_duality_for_odd_exponents(q, r, g, share):
-    """The distance is max <u, g> - radius ||u||_q* over ||u||_r* <= 1: the residual's steepest direction attains it."""
+    """The distance is max <u, g> - radius ||u||_q* over ||u||_r* <= 1: the residual's steepest
+    direction attains it."""
     assume(LpNorm(q).value(g) > 0)
     radius = share * LpNorm(q).value(g)
     residual = LpNorm(q).residual(g, radius, LpNorm(r))
@@ -235,7 +255,8 @@ def test_residual_satisfies_duality_for_odd_exponents(q, r, g, share):
 
 
 def test_residual_of_a_ball_that_is_nearly_the_cross_polytope():
-    """The split between the coordinates is all but discontinuous there: Newton's method alone crawls."""
+    """The split between the coordinates is all but discontinuous there: Newton's method alone
+    crawls."""
     g, q, r = np.array([0.0, 3, 4, 4, 5, 5]), LpNorm(1.0625), LpNorm(12)
     radius = q.value(g) / 64
     residual = q.residual(g, radius, r)
@@ -248,7 +269,9 @@ def test_shave_level_solves_its_equation(q):
     a = np.random.default_rng(1).standard_normal((5, 8))
     radius = np.array([1e-9, 0.1, 1.0, 5.0, 100.0])[:, None]
     above = np.maximum(a - shave_level(a, radius, q), 0)
-    np.testing.assert_allclose(np.linalg.norm(above, q, axis=-1), radius[:, 0], rtol=1e-6, atol=1e-15)
+    np.testing.assert_allclose(
+        np.linalg.norm(above, q, axis=-1), radius[:, 0], rtol=1e-6, atol=1e-15
+    )
 
 
 def test_shave_level_of_no_radius_is_the_largest_entry_and_skips_minus_infinity():
@@ -280,10 +303,16 @@ def least_subgradient_norm(w, g, scale, p, r):
             if p == 1:
                 in_subdifferential = [cp.abs(s) <= 1, signed[w != 0] == 1]
             else:
-                in_subdifferential = [signed[top] >= 0, cp.sum(signed[top]) == 1, cp.multiply(~top, s) == 0]
+                in_subdifferential = [
+                    signed[top] >= 0,
+                    cp.sum(signed[top]) == 1,
+                    cp.multiply(~top, s) == 0,
+                ]
         else:
             in_subdifferential = [s == np.sign(w) * (np.abs(w) / np.linalg.norm(w, p)) ** (p - 1)]
-    return cp.Problem(cp.Minimize(cp.norm(g + scale * s, r)), in_subdifferential).solve(solver=cp.CLARABEL)
+    return cp.Problem(cp.Minimize(cp.norm(g + scale * s, r)), in_subdifferential).solve(
+        solver=cp.CLARABEL
+    )
 
 
 @pytest.mark.parametrize(("p", "r"), PAIRS)
@@ -296,14 +325,18 @@ def test_min_norm_subgradient(p, r, w):
         s = (v - g) / scale
         assert norm.dual.value(s) <= 1 + 1e-12
         assert s @ w == pytest.approx(norm.value(w), abs=1e-12)
-        assert LpNorm(r).value(v) == pytest.approx(least_subgradient_norm(w, g, scale, p, r), abs=2e-6)
+        assert LpNorm(r).value(v) == pytest.approx(
+            least_subgradient_norm(w, g, scale, p, r), abs=2e-6
+        )
 
 
 @pytest.mark.parametrize("p", EXPONENTS)
 @pytest.mark.parametrize("w", POINTS.values(), ids=POINTS)
 def test_min_norm_subgradient_without_penalty_is_the_gradient(p, w):
     g = np.array([1.0, -2.0, 0.0, 0.5])
-    np.testing.assert_allclose(LpNorm(p).min_norm_subgradient(np.array(w), g, 0.0, LpNorm(2)), g, rtol=1e-15)
+    np.testing.assert_allclose(
+        LpNorm(p).min_norm_subgradient(np.array(w), g, 0.0, LpNorm(2)), g, rtol=1e-15
+    )
 
 
 # --- batches, dtypes, torch
@@ -317,7 +350,9 @@ OPERATIONS = {
     "residual 1.5": lambda n, x, radius: n.residual(x, radius, LpNorm(1.5)),
     "residual inf": lambda n, x, radius: n.residual(x, radius, LpNorm(np.inf)),
     "residual 1": lambda n, x, radius: n.residual(x, radius, LpNorm(1)),
-    "min_norm_subgradient": lambda n, x, radius: n.min_norm_subgradient(x, 0.5 - x, radius, LpNorm(3)),
+    "min_norm_subgradient": lambda n, x, radius: n.min_norm_subgradient(
+        x, 0.5 - x, radius, LpNorm(3)
+    ),
 }
 
 
@@ -336,7 +371,9 @@ def test_batched_equals_single(p, name):
     apply = OPERATIONS[name]
     together = apply(LpNorm(p), x, radius)
     for i in range(len(x)):
-        np.testing.assert_allclose(together[i], apply(LpNorm(p), x[i], float(radius[i])), rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(
+            together[i], apply(LpNorm(p), x[i], float(radius[i])), rtol=1e-10, atol=1e-12
+        )
     stacked = apply(LpNorm(p), x.reshape(2, 3, 5), radius.reshape(2, 3))
     np.testing.assert_allclose(stacked.reshape(together.shape), together, rtol=1e-10, atol=1e-12)
 

@@ -1,4 +1,5 @@
-"""Every script that reproduces a figure or table of the paper runs at a tiny size, and shows the paper's main effects."""
+"""Every script that reproduces a figure or table of the paper runs at a tiny size, and shows the
+paper's main effects."""
 
 import importlib
 import math
@@ -78,7 +79,10 @@ def assert_figure(out, name):
 
 
 def robust_accuracy(table, algorithm, share):
-    return 100 * table[(table.algorithm == algorithm) & (table.share == share)].robust_test_accuracy.mean()
+    return (
+        100
+        * table[(table.algorithm == algorithm) & (table.share == share)].robust_test_accuracy.mean()
+    )
 
 
 def test_fig1_top(script, out):
@@ -98,7 +102,9 @@ def test_fig2_left_coordinate_descent_is_ahead_with_a_sparse_teacher(script, tin
     linear = script("linear")
     (table,) = script("fig2_left").make(tiny, out, 1).values()
     assert robust_accuracy(table, linear.CD, 0.5) > robust_accuracy(table, linear.GD, 0.5) + 10
-    assert robust_accuracy(table, linear.DIAGONAL, 0.5) > robust_accuracy(table, linear.GD, 0.5) + 10
+    assert (
+        robust_accuracy(table, linear.DIAGONAL, 0.5) > robust_accuracy(table, linear.GD, 0.5) + 10
+    )
     assert (table.robust_train_accuracy[table.algorithm != linear.CLEAN_LIMIT] == 1).all()
     assert_figure(out, "fig2_left")
 
@@ -128,14 +134,18 @@ def test_fig6(script, tiny, out):
 def test_table1(script, tiny, out):
     verdicts = script("table1").make(tiny, out, 1)
     assert len(verdicts) == 4 * 2 * 2 * 2  # cases, samples, draws, eps
-    sparse_dense = verdicts[(verdicts.teacher_sparsity == 2) & (verdicts.data_sparsity == 48) & (verdicts.share == 0.5)]
+    sparse_dense = verdicts[
+        (verdicts.teacher_sparsity == 2) & (verdicts.data_sparsity == 48) & (verdicts.share == 0.5)
+    ]
     assert sparse_dense["measured, trained: points"].mean() > 10
     assert np.isfinite(verdicts["bound: r=2 / r=1"]).all()
 
 
 def test_theorems(script, out):
     module = script("theorems")
-    setting = module.Setting(n_samples=12, n_features=20, max_iter=1000, wide_samples=15, wide_features=40)
+    setting = module.Setting(
+        n_samples=12, n_features=20, max_iter=1000, wide_samples=15, wide_features=40
+    )
     table = module.make(setting, out, 1).set_index(["experiment", "quantity"]).sort_index()
     assert table.loc["theorem_4_3", "margin ratio"].value.between(0.8, 1 + 1e-6).all()
     assert len(table.loc["theorem_4_3", "cosine"]) == 9
@@ -206,15 +216,22 @@ def test_a_killed_run_goes_on_where_it_stopped(script, tmp_path):
 
 @pytest.fixture
 def filled(script, tmp_path):
-    """A function that fills a table of three cells, of 1, 2 and 3 rows; the table's path; and the cells computed."""
+    """A function that fills a table of three cells, of 1, 2 and 3 rows; the table's path; and the
+    cells computed."""
     runner, calls, path = script("runner"), [], tmp_path / "table.csv"
 
     def compute(part):
         calls.extend(part.a)
-        rows = [(a, b, step, a / 7 + b) for a, b in part.itertuples(index=False) for step in range(a)]
+        rows = [
+            (a, b, step, a / 7 + b) for a, b in part.itertuples(index=False) for step in range(a)
+        ]
         return pd.DataFrame(rows, columns=["a", "b", "step", "result"])
 
-    return lambda: runner.fill(path, runner.cells(a=[1, 2, 3], b=[0.1]), ["a"], compute, jobs=1), path, calls
+    return (
+        lambda: runner.fill(path, runner.cells(a=[1, 2, 3], b=[0.1]), ["a"], compute, jobs=1),
+        path,
+        calls,
+    )
 
 
 def test_a_table_cut_at_any_byte_is_mended(filled):
@@ -257,7 +274,9 @@ def test_a_run_killed_while_it_writes_leaves_the_table_whole(filled, monkeypatch
     content = path.read_bytes()
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:4]))
     shorter = path.read_bytes()
-    monkeypatch.setattr(pd.DataFrame, "to_csv", lambda self, file, **options: file.write_text("a,b") and 1 / 0)
+    monkeypatch.setattr(
+        pd.DataFrame, "to_csv", lambda self, file, **options: file.write_text("a,b") and 1 / 0
+    )
     with pytest.raises(ZeroDivisionError):
         fill()
     assert path.read_bytes() == shorter
@@ -267,15 +286,25 @@ def test_a_run_killed_while_it_writes_leaves_the_table_whole(filled, monkeypatch
 
 
 def test_streamed_accuracies_agree_with_the_gaussian_integral(script):
-    """Dense data: teacher and classifier score with a bivariate normal law, whose orthants have a closed form."""
+    """Dense data: teacher and classifier score with a bivariate normal law, whose orthants have a
+    closed form."""
     linear = script("linear")
     setting = linear.Setting("check", n_features=32, n_test=200_000)
-    data_set = {"teacher_sparsity": 32, "data_sparsity": 32, "ties": "redraw", "n_samples": 20, "draw": 0}
+    data_set = {
+        "teacher_sparsity": 32,
+        "data_sparsity": 32,
+        "ties": "redraw",
+        "n_samples": 20,
+        "draw": 0,
+    }
     X, _, teacher = linear.training_data(setting, data_set)
     coef = teacher + np.random.default_rng(0).standard_normal(32)
     threat = linear.LpBall(math.inf, np.array([0.1]))
     parts = list(linear.test_data(setting, data_set, teacher))
-    found = sum(linear.outcomes(coef[None], threat, *part).sum(axis=1) for part in parts)[:, 0] / setting.n_test
+    found = (
+        sum(linear.outcomes(coef[None], threat, *part).sum(axis=1) for part in parts)[:, 0]
+        / setting.n_test
+    )
     cosine = teacher @ coef / np.linalg.norm(teacher) / np.linalg.norm(coef)
     law = multivariate_normal(cov=[[1, cosine], [cosine, 1]])
     shift = 0.1 * np.abs(coef).sum() / np.linalg.norm(coef)
@@ -288,6 +317,17 @@ def test_streamed_accuracies_agree_with_the_gaussian_integral(script):
 
 
 def test_every_script_is_tested():
-    tested = {"fig1_top", "fig1_bottom", "fig2_left", "fig2_right", "fig3_left", "fig3_right", "fig5", "fig6", "fig7", "fig8"}
+    tested = {
+        "fig1_top",
+        "fig1_bottom",
+        "fig2_left",
+        "fig2_right",
+        "fig3_left",
+        "fig3_right",
+        "fig5",
+        "fig6",
+        "fig7",
+        "fig8",
+    }
     shared = {"runner", "linear", "gaps", "heat_maps", "networks", "along_training", "images"}
     assert {path.stem for path in FOLDER.glob("*.py")} == tested | shared | {"table1", "theorems"}

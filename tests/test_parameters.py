@@ -42,9 +42,13 @@ def test_exponents_become_floats(value):
     assert check_exponent(value, "q") == value
 
 
-@pytest.mark.parametrize("value", [0.5, -1, np.nan, "inf", "2", None, True, [2], np.array(2.0), 2 + 0j, 10**400])
+@pytest.mark.parametrize(
+    "value", [0.5, -1, np.nan, "inf", "2", None, True, [2], np.array(2.0), 2 + 0j, 10**400]
+)
 def test_bad_exponents_are_refused(value):
-    with pytest.raises(ValueError, match=r"q must be a real number in \[1, inf\], got .*Use numpy.inf"):
+    with pytest.raises(
+        ValueError, match=r"q must be a real number in \[1, inf\], got .*Use numpy.inf"
+    ):
         check_exponent(value, "q")
 
 
@@ -69,10 +73,24 @@ def test_numbers():
         check_number(2.0, "max_iter", low=1, integer=True)
 
 
-NO_NUMBERS = [np.True_, False, "0.1", b"1", None, [0.1], 0.1 + 0j, np.array(0.1), 10**400, np.longdouble("1e400"), math.nan]
+NO_NUMBERS = [
+    np.True_,
+    False,
+    "0.1",
+    b"1",
+    None,
+    [0.1],
+    0.1 + 0j,
+    np.array(0.1),
+    10**400,
+    np.longdouble("1e400"),
+    math.nan,
+]
 
 
-@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: f"{type(value).__name__} {value!r:.10}")
+@pytest.mark.parametrize(
+    "value", NO_NUMBERS, ids=lambda value: f"{type(value).__name__} {value!r:.10}"
+)
 def test_what_is_no_finite_number_is_refused(value):
     message = r"eps must be a finite number >= 0, got "
     with pytest.raises(ValueError, match=message):
@@ -105,7 +123,9 @@ def test_what_holds_other_things_than_numbers_is_no_scale(scale):
         check_scale(scale, "scale")
 
 
-@pytest.mark.parametrize("scale", [[True, False], np.array([1, 0], dtype=object), polars.Series([1, 0]), np.int8([1, 0])])
+@pytest.mark.parametrize(
+    "scale", [[True, False], np.array([1, 0], dtype=object), polars.Series([1, 0]), np.int8([1, 0])]
+)
 def test_scales_become_floats(scale):
     np.testing.assert_array_equal(check_scale(scale, "scale"), [1.0, 0.0])
 
@@ -113,14 +133,18 @@ def test_scales_become_floats(scale):
 def test_no_device_needs_no_torch(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)  # import torch now fails
     check_device(None)
-    with pytest.raises(ImportError, match=r"device='cpu' needs PyTorch: pip install \"sklearn-robust\[torch\]\""):
+    with pytest.raises(
+        ImportError, match=r"device='cpu' needs PyTorch: pip install \"sklearn-robust\[torch\]\""
+    ):
         check_device("cpu")
 
 
 def test_devices():
     check_device("cpu")
     for device in ("cuda:77", "nonsense", "meta", 99, [1]):
-        with pytest.raises(ValueError, match=r"device=.* is not available: .*Use device=None") as error:
+        with pytest.raises(
+            ValueError, match=r"device=.* is not available: .*Use device=None"
+        ) as error:
             check_device(device)
         assert repr(device) in str(error.value)
 
@@ -131,21 +155,34 @@ def collection(module):
     def load(self, *args, **kwargs):
         raise AssertionError("loaded whole")
 
-    return type("Collection", (), {"__module__": module, "__array__": load, "__len__": load, "__getitem__": load})()
+    return type(
+        "Collection",
+        (),
+        {"__module__": module, "__array__": load, "__len__": load, "__getitem__": load},
+    )()
 
 
 PAIRS = TensorDataset(torch.zeros(2, 1), torch.zeros(2))
 LAZY = {
-    "dask array": (collection("dask.array.core"), r"got a dask.array.core.Collection. Use X.compute\(\)\."),
+    "dask array": (
+        collection("dask.array.core"),
+        r"got a dask.array.core.Collection. Use X.compute\(\)\.",
+    ),
     "dask frame": (collection("dask.dataframe.dask_expr._collection"), r"Use X.compute\(\)\."),
     "dask future": (collection("distributed.client"), r"Use X.result\(\)\."),
     "spark frame": (collection("pyspark.sql.dataframe"), r"Use X.toPandas\(\)\."),
-    "polars lazy frame": (polars.LazyFrame({"a": [0.0, 1.0]}), r"got a polars.*LazyFrame. Use X.collect\(\)\."),
+    "polars lazy frame": (
+        polars.LazyFrame({"a": [0.0, 1.0]}),
+        r"got a polars.*LazyFrame. Use X.collect\(\)\.",
+    ),
     "torch loader": (DataLoader(PAIRS), r"DataLoader. Use one tensor of all samples"),
     "torch data set": (PAIRS, r"TensorDataset. Use one tensor of all samples"),
     "generator": ((row for row in [[0.0], [1.0]]), r"got a generator. Use list\(X\)"),
     "zip": (zip([0.0], [1.0], strict=True), r"got a zip. Use list\(X\)"),
-    "path": (Path("data.csv"), r"Path. Use what the file holds, by numpy.load\(X\), pandas.read_csv\(X\)"),
+    "path": (
+        Path("data.csv"),
+        r"Path. Use what the file holds, by numpy.load\(X\), pandas.read_csv\(X\)",
+    ),
     "name of a file": ("data.npy", r"got a str. Use what the file holds"),
 }
 
@@ -158,7 +195,15 @@ def test_data_elsewhere_is_refused_before_it_is_loaded(name):
 
 
 def test_data_in_memory_are_not_refused():
-    frames = polars.DataFrame({"a": [0.0]}), torch.zeros(2), np.zeros(2), [[0.0]], range(3), None, memoryview(b"ab")
+    frames = (
+        polars.DataFrame({"a": [0.0]}),
+        torch.zeros(2),
+        np.zeros(2),
+        [[0.0]],
+        range(3),
+        None,
+        memoryview(b"ab"),
+    )
     for value in frames:
         refuse_lazy(X=value)
 
@@ -176,7 +221,9 @@ TAKING_X_AND_Y = {
     "separator": lambda X, y: min_norm_separator(X, y, p=2, q=2, eps=0),
     "problem": lambda X, y: RobustProblem.from_data(X, y, q=2, eps=0, fit_intercept=False),
     "robust score": MODEL.robust_score,
-    "another library's score": lambda X, y: robust_accuracy_score(LogisticRegression().fit([[0], [1]], Y), X, y, eps=0),
+    "another library's score": lambda X, y: robust_accuracy_score(
+        LogisticRegression().fit([[0], [1]], Y), X, y, eps=0
+    ),
     "radius": lambda X, y: certified_radius(MODEL, X, y),
     "worst points": MODEL.perturb,
     "picture": lambda X, y: RobustAccuracyDisplay.from_estimator(MODEL, X, y),
@@ -189,9 +236,13 @@ TAKING_X_AND_Y = {
 @pytest.mark.parametrize("name", TAKING_X_AND_Y)
 def test_every_door_refuses_data_elsewhere(name):
     lazy = collection("dask.array.core")
-    with pytest.raises(TypeError, match=r"X must be an array or a frame in memory, .*Use X.compute"):
+    with pytest.raises(
+        TypeError, match=r"X must be an array or a frame in memory, .*Use X.compute"
+    ):
         TAKING_X_AND_Y[name](lazy, SIGNS if name == "problem" else Y)
-    with pytest.raises(TypeError, match=r"y must be an array or a frame in memory, .*Use y.compute"):
+    with pytest.raises(
+        TypeError, match=r"y must be an array or a frame in memory, .*Use y.compute"
+    ):
         TAKING_X_AND_Y[name](X, lazy)
 
 
@@ -199,7 +250,13 @@ def test_what_takes_X_alone_refuses_data_elsewhere():
     network = RobustMLPClassifier((2,), max_iter=1, loss_tol=1e9, random_state=0)
     network.fit(X, Y)
     margins = lambda lazy: networks.certified_margins(NETWORK, lazy, Y, eps=0.1)  # noqa: E731
-    for function in (MODEL.predict, MODEL.predict_proba, network.predict, margins, lambda lazy: rademacher_bound(lazy, r=2)):
+    for function in (
+        MODEL.predict,
+        MODEL.predict_proba,
+        network.predict,
+        margins,
+        lambda lazy: rademacher_bound(lazy, r=2),
+    ):
         with pytest.raises(TypeError, match="X must be an array or a frame in memory"):
             function(collection("dask.array.core"))
     for score in (network.robust_score, network.certified_score):

@@ -26,14 +26,20 @@ def test_margins_and_weighted_sum_equal_loops(q):
     X, y, coef, intercept, weights = data()
     problem = make(X, y, q=q)
     dual = {1: np.inf, 1.5: 3, 2: 2, np.inf: 1}[q]
-    margins, sums, scores = problem.margins(coef, intercept), problem.weighted_sum(weights), problem.signed_scores(coef)
+    margins, sums, scores = (
+        problem.margins(coef, intercept),
+        problem.weighted_sum(weights),
+        problem.signed_scores(coef),
+    )
     for k in range(len(y)):
         for i in range(len(X)):
             score = y[k, i] * sum(X[i, j] * coef[k, j] for j in range(X.shape[1]))
             assert scores[k, i] == pytest.approx(score, abs=1e-14)
             robust = score + y[k, i] * intercept[k] - 0.3 * np.linalg.norm(coef[k], dual)
             assert margins[k, i] == pytest.approx(robust, abs=1e-13)
-        np.testing.assert_allclose(sums[k], sum(weights[k, i] * y[k, i] * X[i] for i in range(len(X))), atol=1e-14)
+        np.testing.assert_allclose(
+            sums[k], sum(weights[k, i] * y[k, i] * X[i] for i in range(len(X))), atol=1e-14
+        )
 
 
 @each_loss
@@ -41,7 +47,11 @@ def test_margins_and_weighted_sum_equal_loops(q):
 def test_sparse_equals_dense(loss, convert):
     X, y, coef, intercept, weights = data()
     dense, compressed = make(X, y), make(convert(X), y)
-    for method, arguments in [("margins", (coef, intercept)), ("weighted_sum", (weights,)), ("signed_scores", (coef,))]:
+    for method, arguments in [
+        ("margins", (coef, intercept)),
+        ("weighted_sum", (weights,)),
+        ("signed_scores", (coef,)),
+    ]:
         ours = getattr(compressed, method)(*arguments)
         assert type(ours) is np.ndarray
         np.testing.assert_allclose(ours, getattr(dense, method)(*arguments), atol=1e-14)
@@ -62,7 +72,9 @@ def test_evaluate_is_the_loss_at_the_best_intercept(loss, fit_intercept):
     if fit_intercept:
         np.testing.assert_allclose(np.sum(now.weights * y, axis=1), 0, atol=1e-12)
         for shift in (-0.1, 0.1):
-            worse, _ = loss.log_risk_and_weights(problem.margins(coef, now.intercept + shift), problem.log_weight)
+            worse, _ = loss.log_risk_and_weights(
+                problem.margins(coef, now.intercept + shift), problem.log_weight
+            )
             assert np.all(worse > now.log_risk)
     else:
         np.testing.assert_array_equal(now.intercept, np.zeros(3))
@@ -84,8 +96,14 @@ def test_batched_equals_single():
     problem = make(X, y, sample_weight=np.arange(1.0, 8.0))
     for k in range(len(y)):
         one = problem.select(slice(k, k + 1))
-        np.testing.assert_allclose(one.margins(coef[[k]], intercept[[k]]), problem.margins(coef, intercept)[[k]], atol=1e-14)
-        np.testing.assert_allclose(one.weighted_sum(weights[[k]]), problem.weighted_sum(weights)[[k]], atol=1e-14)
+        np.testing.assert_allclose(
+            one.margins(coef[[k]], intercept[[k]]),
+            problem.margins(coef, intercept)[[k]],
+            atol=1e-14,
+        )
+        np.testing.assert_allclose(
+            one.weighted_sum(weights[[k]]), problem.weighted_sum(weights)[[k]], atol=1e-14
+        )
         np.testing.assert_array_equal(one.log_weight, problem.log_weight[[k]])
         assert one.log_total_weight == problem.log_total_weight[k]
     chosen = problem.select(np.array([2, 0]))
@@ -97,7 +115,9 @@ def test_sample_weights_are_normalised_and_zero_leaves_a_sample_out():
     X, y, coef, intercept, _ = data()
     weight = np.array([1.0, 2.0, 0.0, 4.0, 1.0, 1.0, 1.0])
     problem = make(X, y, sample_weight=weight)
-    np.testing.assert_allclose(np.exp(problem.log_weight), np.broadcast_to(weight / 10, y.shape), rtol=1e-15)
+    np.testing.assert_allclose(
+        np.exp(problem.log_weight), np.broadcast_to(weight / 10, y.shape), rtol=1e-15
+    )
     np.testing.assert_allclose(problem.log_total_weight, np.log([10, 10, 10]))
     margins = problem.margins(coef, intercept)
     assert np.all(np.isposinf(margins[:, 2]))
@@ -105,7 +125,9 @@ def test_sample_weights_are_normalised_and_zero_leaves_a_sample_out():
     without = make(X[kept], y[:, kept], sample_weight=weight[kept])
     np.testing.assert_allclose(margins[:, kept], without.margins(coef, intercept), atol=1e-14)
     for loss in LOSSES.values():
-        np.testing.assert_allclose(problem.evaluate(loss, coef).log_risk, without.evaluate(loss, coef).log_risk, atol=1e-14)
+        np.testing.assert_allclose(
+            problem.evaluate(loss, coef).log_risk, without.evaluate(loss, coef).log_risk, atol=1e-14
+        )
 
 
 def test_one_row_of_labels_is_one_problem():
@@ -118,7 +140,9 @@ def test_one_row_of_labels_is_one_problem():
 def test_integer_labels_do_not_round_the_radius():
     X, y, coef, intercept, _ = data()
     problem = make(X, y.astype(int), eps=0.3)
-    np.testing.assert_array_equal(problem.margins(coef, intercept), make(X, y, eps=0.3).margins(coef, intercept))
+    np.testing.assert_array_equal(
+        problem.margins(coef, intercept), make(X, y, eps=0.3).margins(coef, intercept)
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,7 +162,9 @@ def test_integer_labels_do_not_round_the_radius():
 def test_bad_data_are_refused(arguments, message, convert):
     X, y, *_ = data()
     arguments = {"X": X, "y": y, **arguments}
-    arguments = {name: value if name == "eps" else convert(value) for name, value in arguments.items()}
+    arguments = {
+        name: value if name == "eps" else convert(value) for name, value in arguments.items()
+    }
     with pytest.raises(ValueError, match=message):
         make(**arguments)
 
@@ -154,7 +180,8 @@ def test_balanced_weights_are_feasible(fit_intercept):
     if fit_intercept:
         np.testing.assert_allclose(np.sum(weights * y, axis=1), 0, atol=1e-15)
         up = (raw > 0) & (y > 0)
-        np.testing.assert_allclose((weights / raw)[0, up[0]], (weights / raw)[0, up[0]][0])  # scaled, not otherwise changed
+        # scaled, not otherwise changed
+        np.testing.assert_allclose((weights / raw)[0, up[0]], (weights / raw)[0, up[0]][0])
     else:
         positive = np.maximum(raw, 0)
         np.testing.assert_allclose(weights, positive / positive.sum(axis=1, keepdims=True))
@@ -165,14 +192,24 @@ def test_balanced_weights_are_feasible(fit_intercept):
 def test_torch_equals_numpy(loss, dtype):
     X, y, coef, intercept, weights = data()
     expected = make(X, y)
-    X, y, coef, intercept, weights = (torch.as_tensor(a, dtype=dtype) for a in (X, y, coef, intercept, weights))
+    X, y, coef, intercept, weights = (
+        torch.as_tensor(a, dtype=dtype) for a in (X, y, coef, intercept, weights)
+    )
     problem = make(X, y)
-    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-13}
+    tolerance = (
+        {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-13}
+    )
     pairs = [
-        (problem.margins(coef, intercept), expected.margins(coef.double().numpy(), intercept.double().numpy())),
+        (
+            problem.margins(coef, intercept),
+            expected.margins(coef.double().numpy(), intercept.double().numpy()),
+        ),
         (problem.weighted_sum(weights), expected.weighted_sum(weights.double().numpy())),
         (problem.balanced(weights), expected.balanced(weights.double().numpy())),
-        (problem.evaluate(loss, coef).log_risk, expected.evaluate(loss, coef.double().numpy()).log_risk),
+        (
+            problem.evaluate(loss, coef).log_risk,
+            expected.evaluate(loss, coef.double().numpy()).log_risk,
+        ),
     ]
     for ours, reference in pairs:
         assert ours.dtype == dtype
@@ -181,7 +218,9 @@ def test_torch_equals_numpy(loss, dtype):
 
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize("size", [1e-145, 1.0, 1e145])
-def test_standardised_rows_have_root_mean_square_one_and_are_centred_where_an_intercept_absorbs_it(fit_intercept, size):
+def test_standardised_rows_have_root_mean_square_one_and_are_centred_where_an_intercept_absorbs_it(
+    fit_intercept, size
+):
     X = size * np.random.default_rng(0).normal([5.0, 0.0, -100.0], size=(20, 3))
     y = np.where(np.arange(20) % 2, 1.0, -1.0)
     problem = RobustProblem.from_data(X, y, q=2, eps=0.3 * size, fit_intercept=fit_intercept)
@@ -202,17 +241,23 @@ def test_weights_beyond_the_range_of_their_sum_and_of_single_precision():
             problem = make(X.astype(dtype), y.astype(dtype), sample_weight=np.full(len(X), weight))
             assert problem.log_weight.dtype == problem.log_total_weight.dtype == dtype
             np.testing.assert_allclose(problem.log_weight, expected.log_weight, rtol=1e-6)
-            np.testing.assert_allclose(problem.log_total_weight, np.log(weight) + np.log(len(X)), rtol=1e-6)
+            np.testing.assert_allclose(
+                problem.log_total_weight, np.log(weight) + np.log(len(X)), rtol=1e-6
+            )
     problem = make(X, y, sample_weight=np.where(y[0] > 0, 1e-200, 1e200))
     assert np.all(problem.log_weight > -np.inf)  # none is left out
     expected = np.where(y > 0, 0.5 / np.sum(y > 0), 0.5 / np.sum(y < 0))
     np.testing.assert_allclose(problem.class_shares(), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize(("dtype", "size"), [(np.float64, 1e155), (np.float64, 1e-200), (np.float32, 1e20)])
+@pytest.mark.parametrize(
+    ("dtype", "size"), [(np.float64, 1e155), (np.float64, 1e-200), (np.float32, 1e20)]
+)
 def test_numbers_whose_squares_leave_the_range_are_refused(dtype, size):
     X, y, *_ = data(k=1)
     for big in (dtype(size) * X.astype(dtype), sparse.csr_array(dtype(size) * X.astype(dtype))):
-        with pytest.raises(ValueError, match=r"X must hold numbers whose squares .* Scale the features"):
+        with pytest.raises(
+            ValueError, match=r"X must hold numbers whose squares .* Scale the features"
+        ):
             make(big, y)
     assert make(0 * X, y).n_features == X.shape[1]

@@ -1,4 +1,5 @@
-"""A ball cut by a box: projection, steepest step, the farthest point, and the least value of linear functions."""
+"""A ball cut by a box: projection, steepest step, the farthest point, and the least value of linear
+functions."""
 
 import math
 
@@ -17,7 +18,8 @@ SCALE = np.array([1.0, 0.0, 2.0, 0.5, 1e-3, 30.0])
 
 
 def draw(seed, n=6, d=5, dtype=torch.float64):
-    """Points in the unit box, some of them on its faces, and directions of varied size with zeros and ties."""
+    """Points in the unit box, some of them on its faces, and directions of varied size with zeros
+    and ties."""
     rng = np.random.default_rng(seed)
     x = np.clip(rng.uniform(-0.3, 1.3, (n, d)), 0, 1)
     v = rng.normal(size=(n, d)) * 10.0 ** rng.uniform(-2, 1, (n, 1))
@@ -57,12 +59,21 @@ def test_a_steepest_l1_step_in_a_box_solves_its_program(length):
 
 @pytest.mark.parametrize("q", QS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@given(seed=st.integers(0, 10**6), eps=st.floats(0, 5), scale=st.sampled_from([1e-3, 1.0, 1e3]), d=st.integers(1, 40))
+@given(
+    seed=st.integers(0, 10**6),
+    eps=st.floats(0, 5),
+    scale=st.sampled_from([1e-3, 1.0, 1e3]),
+    d=st.integers(1, 40),
+)
 @settings(max_examples=60, deadline=None)
 def test_nothing_leaves_the_ball_or_the_box(q, dtype, seed, eps, scale, d):
     x, v = draw(seed, d=d, dtype=dtype)
     ball = Region(x, q, eps, (0, 1))
-    moves = ball.project(scale * v), ball.farthest(v), ball.random(torch.Generator().manual_seed(seed))
+    moves = (
+        ball.project(scale * v),
+        ball.farthest(v),
+        ball.random(torch.Generator().manual_seed(seed)),
+    )
     for delta in (*moves, ball.project(ball.step(moves[0], v, 0.3 * eps))):
         point = ball.place(delta)
         assert point.min() >= 0
@@ -77,7 +88,9 @@ def test_nothing_leaves_the_ball_or_the_box(q, dtype, seed, eps, scale, d):
 def test_projection_is_idempotent_and_a_box_far_away_changes_nothing(q, seed, eps):
     x, v = draw(seed)
     free = Region(x, q, eps)
-    torch.testing.assert_close(Region(x, q, eps, (-1e3, 1e3)).project(v), free.norm.project(v, eps), atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(
+        Region(x, q, eps, (-1e3, 1e3)).project(v), free.norm.project(v, eps), atol=1e-12, rtol=1e-12
+    )
     for ball in (free, Region(x, q, eps, (0, 1))):
         once = ball.project(v)
         torch.testing.assert_close(ball.project(once), once, atol=1e-12, rtol=1e-12)
@@ -129,7 +142,9 @@ def test_over_the_ball_alone_the_farthest_point_attains_it(q, scaled):
         points = region.place(region.farthest(region.pulled(-coef[:, s].flatten(1))))
         attained = (coef[:, s].flatten(1) * points).sum(1)
         torch.testing.assert_close(region.minimum(coef)[:, s], attained, atol=1e-12, rtol=0)
-    torch.testing.assert_close(region.minimum(coef[:1]), region.minimum(coef[:1].expand(6, -1, -1, -1)))
+    torch.testing.assert_close(
+        region.minimum(coef[:1]), region.minimum(coef[:1].expand(6, -1, -1, -1))
+    )
 
 
 @pytest.mark.parametrize("scaled", [False, True])
@@ -141,11 +156,19 @@ def test_over_ball_and_box_together_it_is_exact(q, clip, scaled):
     least = region.minimum(coef)
     for s in range(4):
         points = region.place(region.farthest(region.pulled(-coef[:, s].flatten(1))))
-        torch.testing.assert_close(least[:, s], (coef[:, s].flatten(1) * points).sum(1), atol=1e-11, rtol=0)
-    torch.testing.assert_close(region.minimum(coef[:1]), region.minimum(coef[:1].expand(6, -1, -1, -1)))
+        torch.testing.assert_close(
+            least[:, s], (coef[:, s].flatten(1) * points).sum(1), atol=1e-11, rtol=0
+        )
+    torch.testing.assert_close(
+        region.minimum(coef[:1]), region.minimum(coef[:1].expand(6, -1, -1, -1))
+    )
     noise = torch.as_tensor(np.random.default_rng(1).standard_normal((500, 6, 6)))
     directions = torch.cat([noise, -region.pulled(coef.flatten(2)).transpose(0, 1)])
-    moves = eps.view(-1, 1) * region.norm.steepest_direction(directions) * (1 if scale is None else torch.as_tensor(scale))
+    moves = (
+        eps.view(-1, 1)
+        * region.norm.steepest_direction(directions)
+        * (1 if scale is None else torch.as_tensor(scale))
+    )
     points = (x.flatten(1) + moves).clamp(*clip)  # towards x: this stays in the ball
     values = torch.einsum("nsd,mnd->mns", coef.flatten(2), points)
     assert torch.all(values >= least - 1e-12)
@@ -155,13 +178,20 @@ def test_over_ball_and_box_together_it_is_exact(q, clip, scaled):
 @pytest.mark.parametrize("q", EXPONENTS)
 def test_over_ball_and_box_it_is_the_value_of_the_program(q, scaled):
     x, coef, eps, scale = draw_functions(scaled)
-    x, coef, unit = x.flatten(1).numpy(), coef.flatten(2).numpy(), np.ones(6) if scale is None else scale
+    x, coef, unit = (
+        x.flatten(1).numpy(),
+        coef.flatten(2).numpy(),
+        np.ones(6) if scale is None else scale,
+    )
     least = Region(torch.as_tensor(x), q, eps, (0, 1), scale).minimum(torch.as_tensor(coef))
     for i in range(1, 6):
         for s in range(4):
             u = cp.Variable(6)
             point = x[i] + cp.multiply(unit, u)
-            program = cp.Problem(cp.Minimize(coef[i, s] @ point), [cp.norm(u, q) <= float(eps[i]), point >= 0, point <= 1])
+            program = cp.Problem(
+                cp.Minimize(coef[i, s] @ point),
+                [cp.norm(u, q) <= float(eps[i]), point >= 0, point <= 1],
+            )
             assert program.solve(solver=cp.CLARABEL) == pytest.approx(float(least[i, s]), abs=1e-5)
 
 
@@ -174,13 +204,21 @@ def test_over_ball_and_box_it_is_the_value_of_the_program(q, scaled):
 @settings(max_examples=150, deadline=None)
 def test_no_allowed_point_has_a_smaller_value(q, seed, eps, size):
     rng = np.random.default_rng(seed)
-    x, coef = torch.as_tensor(rng.uniform(size=(4, 6))), torch.as_tensor(size * rng.standard_normal((4, 3, 6)))
+    x, coef = (
+        torch.as_tensor(rng.uniform(size=(4, 6))),
+        torch.as_tensor(size * rng.standard_normal((4, 3, 6))),
+    )
     x[0, :3], x[1, 3:] = 0.0, 1.0
     scale = rng.choice([0.0, 1e-8, 1.0, 5.0], size=6)
     region = Region(x, q, eps, (0, 1), scale)
     least = region.minimum(coef)
     assert torch.isfinite(least).all()
-    directions = torch.cat([torch.as_tensor(rng.standard_normal((50, 4, 6))), -region.pulled(coef / size).transpose(0, 1)])
+    directions = torch.cat(
+        [
+            torch.as_tensor(rng.standard_normal((50, 4, 6))),
+            -region.pulled(coef / size).transpose(0, 1),
+        ]
+    )
     moves = eps * region.norm.steepest_direction(directions)
     points = (x + torch.as_tensor(scale) * moves).clamp(0, 1)
     values = torch.einsum("nsd,mnd->mns", coef / size, points)
@@ -195,4 +233,6 @@ def test_moves_that_the_box_forbids_cost_nothing(q, loss):
     coef = torch.tensor([[[3.0, 4.0, 5.0], [-3.0, 5.0, -4.0]]], dtype=torch.float64)
     expected = torch.tensor([[0.0, -loss]], dtype=torch.float64)
     torch.testing.assert_close(Region(x, q, 1.0, (0, 1)).minimum(coef), expected)
-    torch.testing.assert_close(Region(x + 1, q, 1.0, (0, 1)).minimum(-coef), expected - coef.sum(dim=2))
+    torch.testing.assert_close(
+        Region(x + 1, q, 1.0, (0, 1)).minimum(-coef), expected - coef.sum(dim=2)
+    )

@@ -17,7 +17,8 @@ SCALES = {
 
 
 def solved_distance(g, radius, s, q, r):
-    """min ||g - delta||_r over ||delta / s||_q <= radius, by a cone solver: with delta = s u nothing is divided by."""
+    """min ||g - delta||_r over ||delta / s||_q <= radius, by a cone solver: with delta = s u
+    nothing is divided by."""
     u = cp.Variable(len(g))
     problem = cp.Problem(cp.Minimize(cp.norm(g - cp.multiply(s, u), r)), [cp.norm(u, q) <= radius])
     return problem.solve(solver=cp.CLARABEL)
@@ -29,7 +30,9 @@ def test_residual_is_the_distance_to_the_ball(q, r, s):
     for radius in (0.2, 1.0, 4.0):
         residual = ScaledNorm(q, s).residual(G, radius, LpNorm(r))
         assert ScaledNorm(q, s).value(G - residual) <= radius * (1 + 1e-12)
-        assert LpNorm(r).value(residual) == pytest.approx(solved_distance(G, radius, s, q, r), abs=1e-6)
+        assert LpNorm(r).value(residual) == pytest.approx(
+            solved_distance(G, radius, s, q, r), abs=1e-6
+        )
         np.testing.assert_array_equal(residual[s == 0], G[s == 0])
 
 
@@ -44,7 +47,9 @@ def test_a_uniform_scale_is_a_radius(q, r, c):
         residual, expected = norm.value(residual), norm.value(expected)
     np.testing.assert_allclose(residual, expected, atol=1e-13)
     np.testing.assert_allclose(scaled.value(g), LpNorm(q).value(g) / c, atol=1e-14)
-    np.testing.assert_allclose(scaled.steepest_direction(g), c * LpNorm(q).steepest_direction(g), atol=1e-14)
+    np.testing.assert_allclose(
+        scaled.steepest_direction(g), c * LpNorm(q).steepest_direction(g), atol=1e-14
+    )
     for w in (G, np.round(G), np.zeros(6)):
         if q == r == 1:
             continue
@@ -53,7 +58,9 @@ def test_a_uniform_scale_is_a_radius(q, r, c):
             LpNorm(q).dual.min_norm_subgradient(w, -G, 0.8 * c, norm),
             atol=1e-12,
         )
-        np.testing.assert_allclose(scaled.dual.prox(w, 0.8), LpNorm(q).dual.prox(w, 0.8 * c), atol=1e-13)
+        np.testing.assert_allclose(
+            scaled.dual.prox(w, 0.8), LpNorm(q).dual.prox(w, 0.8 * c), atol=1e-13
+        )
 
 
 @pytest.mark.parametrize(("q", "r"), PAIRS)
@@ -64,7 +71,9 @@ def test_a_scale_of_zero_is_the_limit_of_tiny_ones(q, r):
     assert LpNorm(r).value(ScaledNorm(q, tiny).residual(G, 0.7, LpNorm(r))) == pytest.approx(
         LpNorm(r).value(expected), rel=1e-6
     )
-    assert ScaledNorm(q, tiny).dual.value(G) == pytest.approx(ScaledNorm(q, s).dual.value(G), rel=1e-7)
+    assert ScaledNorm(q, tiny).dual.value(G) == pytest.approx(
+        ScaledNorm(q, s).dual.value(G), rel=1e-7
+    )
 
 
 @pytest.mark.parametrize("q", EXPONENTS)
@@ -86,19 +95,24 @@ def test_norms_are_dual(q, s):
 @pytest.mark.parametrize("s", SCALES.values(), ids=SCALES)
 def test_projection_is_the_nearest_point(q, s):
     projected = ScaledNorm(q, s).project(G, 0.6)
-    assert np.linalg.norm(G - projected) == pytest.approx(solved_distance(G, 0.6, s, q, 2), abs=1e-6)
+    assert np.linalg.norm(G - projected) == pytest.approx(
+        solved_distance(G, 0.6, s, q, 2), abs=1e-6
+    )
 
 
 KINKS = {
     "zero": np.zeros(6),
     "sparse": np.array([0.0, 1.0, 0.0, -0.4, 0.0, 0.0]),
-    "tied": np.array([1.0, 5.0, -0.5, 1 / 0.7, 3.0, -0.3]),  # scale w is tied where the second scale is not zero
+    # scale w is tied where the second scale is not zero
+    "tied": np.array([1.0, 5.0, -0.5, 1 / 0.7, 3.0, -0.3]),
     "immutable only": np.array([0.0, 1.0, 0.0, 0.0, -2.0, 0.0]),
 }
 
 
 @pytest.mark.parametrize("w", KINKS.values(), ids=KINKS)
-@pytest.mark.parametrize("s", [SCALES["zeros"], np.array([1.0, 0.2, 2.0, 0.7, 0.0, 1.0])], ids=["zeros", "one zero"])
+@pytest.mark.parametrize(
+    "s", [SCALES["zeros"], np.array([1.0, 0.2, 2.0, 0.7, 0.0, 1.0])], ids=["zeros", "one zero"]
+)
 @pytest.mark.parametrize(("p", "r"), PAIRS)
 def test_subgradient_is_the_least_one(p, r, w, s):
     norm, penalty = LpNorm(r), WeightedNorm(p, s)
@@ -112,7 +126,8 @@ def test_subgradient_is_the_least_one(p, r, w, s):
         u = cp.Variable(6)  # a subgradient is s u, with u in the dual ball, and touches
         touches = cp.sum(cp.multiply(u, s * w)) >= penalty.value(w) - 1e-9
         problem = cp.Problem(
-            cp.Minimize(cp.norm(G + scale * cp.multiply(s, u), r)), [cp.norm(u, LpNorm(p).dual.p) <= 1, touches]
+            cp.Minimize(cp.norm(G + scale * cp.multiply(s, u), r)),
+            [cp.norm(u, LpNorm(p).dual.p) <= 1, touches],
         )
         assert norm.value(v) == pytest.approx(problem.solve(solver=cp.CLARABEL), abs=2e-5 * scale)
 
@@ -120,17 +135,31 @@ def test_subgradient_is_the_least_one(p, r, w, s):
 @pytest.mark.parametrize(("q", "r"), PAIRS)
 def test_batches_and_torch_agree_with_single_rows(q, r):
     rng = np.random.default_rng(0)
-    g, w, radius, s = rng.standard_normal((4, 6)), np.round(rng.standard_normal((4, 6))), rng.random(4), SCALES["zeros"]
+    g, w, radius, s = (
+        rng.standard_normal((4, 6)),
+        np.round(rng.standard_normal((4, 6))),
+        rng.random(4),
+        SCALES["zeros"],
+    )
     ball, norm = ScaledNorm(q, s), LpNorm(r)
     on_torch = ScaledNorm(q, torch.tensor(s))
-    residual, subgradient = ball.residual(g, radius, norm), ball.dual.min_norm_subgradient(w, g, radius, norm)
+    residual, subgradient = (
+        ball.residual(g, radius, norm),
+        ball.dual.min_norm_subgradient(w, g, radius, norm),
+    )
     for i in range(4):
         np.testing.assert_allclose(residual[i], ball.residual(g[i], radius[i], norm), atol=1e-13)
-        np.testing.assert_allclose(subgradient[i], ball.dual.min_norm_subgradient(w[i], g[i], radius[i], norm), atol=1e-13)
+        np.testing.assert_allclose(
+            subgradient[i], ball.dual.min_norm_subgradient(w[i], g[i], radius[i], norm), atol=1e-13
+        )
     tensors = [torch.tensor(x) for x in (w, g, radius)]
     np.testing.assert_allclose(on_torch.residual(*tensors[1:], norm), residual, atol=1e-12)
-    np.testing.assert_allclose(on_torch.dual.min_norm_subgradient(*tensors, norm), subgradient, atol=1e-12)
-    np.testing.assert_allclose(on_torch.dual.steepest_direction(tensors[1]), ball.dual.steepest_direction(g), atol=1e-13)
+    np.testing.assert_allclose(
+        on_torch.dual.min_norm_subgradient(*tensors, norm), subgradient, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        on_torch.dual.steepest_direction(tensors[1]), ball.dual.steepest_direction(g), atol=1e-13
+    )
 
 
 @pytest.mark.parametrize("q", [1, 1.001, 1.5, 3, 1e4, np.inf])
@@ -148,8 +177,20 @@ def test_extreme_exponents_and_scales_stay_in_the_ball(q, r):
 def test_one_feature_that_fills_the_ball_alone(dtype):
     """What is left is what exceeds the radius, and nothing of the others."""
     s = np.array([23.70084922, 0.02984976, 1.44764646, 10.93306774, 0.10462172, 0.77682676], dtype)
-    g = np.array([3.72508143e02, 1.29297441e06, 4.18752628e-05, 3.17840472e06, 2.37970202e-08, 2.53570584e-06], dtype)
+    g = np.array(
+        [
+            3.72508143e02,
+            1.29297441e06,
+            4.18752628e-05,
+            3.17840472e06,
+            2.37970202e-08,
+            2.53570584e-06,
+        ],
+        dtype,
+    )
     radius = np.array([42882919.96085633], dtype)
     residual = ScaledNorm(10, s).residual(g[None], radius, LpNorm(1))[0]
     np.testing.assert_array_equal(np.delete(residual, 1), 0)
-    np.testing.assert_allclose(float(residual[1]), 1.29297441e06 - 0.02984976 * 42882919.96085633, rtol=1e-10)
+    np.testing.assert_allclose(
+        float(residual[1]), 1.29297441e06 - 0.02984976 * 42882919.96085633, rtol=1e-10
+    )

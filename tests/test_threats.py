@@ -37,7 +37,9 @@ def test_euclidean_penalty_is_analytic():
 def test_documented_perturbations():
     np.testing.assert_allclose(LpBall(np.inf, 0.1).perturbation(W), [0.1, -0.1, 0, 0.1])
     np.testing.assert_allclose(LpBall(1, 0.1).perturbation(W), [0, -0.1, 0, 0])
-    np.testing.assert_allclose(LpBall(1, 0.1).perturbation(np.array([1.0, -1.0, 0.0])), [0.05, -0.05, 0])
+    np.testing.assert_allclose(
+        LpBall(1, 0.1).perturbation(np.array([1.0, -1.0, 0.0])), [0.05, -0.05, 0]
+    )
 
 
 entries = st.floats(-100, 100).map(lambda v: 0.0 if abs(v) < 1e-6 else v)
@@ -56,7 +58,11 @@ def test_perturbation_has_the_radius_and_attains_the_penalty(q, w, eps):
     assert delta @ w == pytest.approx(ball.penalty(w), rel=1e-11, abs=1e-300)
 
 
-@given(st.sampled_from(EXPONENTS), arrays(np.float64, 3, elements=entries), arrays(np.float64, 3, elements=entries))
+@given(
+    st.sampled_from(EXPONENTS),
+    arrays(np.float64, 3, elements=entries),
+    arrays(np.float64, 3, elements=entries),
+)
 def test_no_perturbation_of_the_ball_does_more_damage(q, w, direction):
     assume(np.any(direction))
     delta = 0.7 * direction / np.linalg.norm(direction, q)
@@ -79,15 +85,21 @@ def test_one_radius_per_problem(q):
     for i in range(3):
         single = LpBall(q, eps[i])
         assert ball.penalty(coef)[i] == pytest.approx(single.penalty(coef[i]), rel=1e-14)
-        np.testing.assert_allclose(ball.perturbation(coef)[i], single.perturbation(coef[i]), rtol=1e-14)
+        np.testing.assert_allclose(
+            ball.perturbation(coef)[i], single.perturbation(coef[i]), rtol=1e-14
+        )
 
 
 @pytest.mark.parametrize("q", EXPONENTS)
 def test_torch_equals_numpy(q):
     eps, coef = np.array([0.1, 2.0]), np.random.default_rng(0).standard_normal((2, 4))
     numpy_ball, torch_ball = LpBall(q, eps), LpBall(q, torch.from_numpy(eps))
-    np.testing.assert_allclose(torch_ball.penalty(torch.from_numpy(coef)), numpy_ball.penalty(coef), rtol=1e-13)
-    np.testing.assert_allclose(torch_ball.perturbation(torch.from_numpy(coef)), numpy_ball.perturbation(coef), rtol=1e-13)
+    np.testing.assert_allclose(
+        torch_ball.penalty(torch.from_numpy(coef)), numpy_ball.penalty(coef), rtol=1e-13
+    )
+    np.testing.assert_allclose(
+        torch_ball.perturbation(torch.from_numpy(coef)), numpy_ball.perturbation(coef), rtol=1e-13
+    )
 
 
 def test_norms_are_dual():
@@ -102,7 +114,9 @@ def test_invalid_radius_is_refused(eps):
 
 
 def test_invalid_radius_is_reported_under_the_users_name():
-    with pytest.raises(ValueError, match=r"radius must be a finite number >= 0, got -1.*Use radius=0"):
+    with pytest.raises(
+        ValueError, match=r"radius must be a finite number >= 0, got -1.*Use radius=0"
+    ):
         check_radius(-1, "radius")
 
 
@@ -127,7 +141,9 @@ SCALE = np.array([1.0, 0.5, 3.0, 0.0])
 def test_a_scaled_ball_is_the_image_of_the_plain_one(q):
     ball, plain = LpBall(q, 0.3, SCALE), LpBall(q, 0.3)
     assert ball.penalty(W) == pytest.approx(plain.penalty(SCALE * W), rel=1e-14)
-    np.testing.assert_allclose(ball.perturbation(W), SCALE * plain.perturbation(SCALE * W), rtol=1e-14)
+    np.testing.assert_allclose(
+        ball.perturbation(W), SCALE * plain.perturbation(SCALE * W), rtol=1e-14
+    )
     assert ball.norm.value(ball.perturbation(W)) == pytest.approx(0.3, rel=1e-13)
     assert ball.perturbation(W)[3] == 0
     assert ball.penalty(np.array([0.0, 0.0, 0.0, 5.0])) == 0

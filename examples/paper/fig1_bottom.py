@@ -1,4 +1,5 @@
-"""Figure 1, bottom: dense teacher, dense data. Without an adversary the algorithms generalise alike; with one, gradient descent
+"""Figure 1, bottom: dense teacher, dense data. Without an adversary the algorithms generalise
+alike; with one, gradient descent
 pays for its implicit bias."""
 
 from gaps import gap_figure

@@ -1,6 +1,8 @@
-"""Figure 1, top: the separator with the largest l2 distance is not the one that withstands an l_inf adversary.
+"""Figure 1, top: the separator with the largest l2 distance is not the one that withstands an l_inf
+adversary.
 
-Two features, few samples. Both separators are exact; the robust error is over fresh samples, each with its l_inf box.
+Two features, few samples. Both separators are exact; the robust error is over fresh samples, each
+with its l_inf box.
 """
 
 import math
@@ -46,7 +48,11 @@ def make(setting, out, jobs):
                 ax.scatter(*points[labels == label].T, marker=marker, color=colour, alpha=alpha)
         for point, label in zip(X_test, y_test, strict=True):
             corner, width = point - setting.eps, 2 * setting.eps
-            ax.add_patch(Rectangle(corner, width, width, fill=False, color="C3" if label < 0 else "C0", alpha=0.25))
+            ax.add_patch(
+                Rectangle(
+                    corner, width, width, fill=False, color="C3" if label < 0 else "C0", alpha=0.25
+                )
+            )
     axes[0].set_ylabel("$x_2$")
     save(figure, out, "fig1_top")
     return table
@@ -57,7 +63,10 @@ def compare(setting, draw):
     X, y = sample(setting.n_samples, draw)
     X_test, y_test = sample(setting.n_test, draw, role=1)
     threat = LpBall(math.inf, setting.eps)
-    scores = {name: np.mean(y_test * (X_test @ w) > threat.penalty(w)) for name, w in separators(X, y).items()}
+    scores = {
+        name: np.mean(y_test * (X_test @ w) > threat.penalty(w))
+        for name, w in separators(X, y).items()
+    }
     return {"draw": draw, **scores}
 
 
@@ -71,7 +80,9 @@ def sample(n, draw, role=0):
     """Two classes a distance apart in the first feature, spread in the second."""
     rng = np.random.default_rng((draw, role))
     y = rng.permutation(np.where(np.arange(n) < n // 2, -1, 1))
-    return y[:, None] * TEACHER * rng.uniform(0.8, 3.0, (n, 1)) + np.outer(rng.uniform(-2.5, 2.5, n), [0, 1]), y
+    return y[:, None] * TEACHER * rng.uniform(0.8, 3.0, (n, 1)) + np.outer(
+        rng.uniform(-2.5, 2.5, n), [0, 1]
+    ), y
 
 
 if __name__ == "__main__":

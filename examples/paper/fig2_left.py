@@ -1,4 +1,5 @@
-"""Figure 2, left: sparse teacher, dense data. Coordinate descent is ahead without an adversary, and more so with one."""
+"""Figure 2, left: sparse teacher, dense data. Coordinate descent is ahead without an adversary, and
+more so with one."""
 
 from gaps import gap_figure
 from linear import FULL, QUICK

@@ -1,6 +1,8 @@
-"""Figure 2, right: for which sparsities of teacher and data, and for which eps, coordinate descent generalises better.
+"""Figure 2, right: for which sparsities of teacher and data, and for which eps, coordinate descent
+generalises better.
 
-A second figure follows dense teacher and data up to eps*, where all algorithms end at one separator.
+A second figure follows dense teacher and data up to eps*, where all algorithms end at one
+separator.
 """
 
 import matplotlib.pyplot as plt
@@ -16,7 +18,8 @@ def make(setting, out, jobs):
 
 
 def rise_and_fall(setting, out, jobs):
-    """Robust test accuracy of CD less that of GD against eps, for the fewest samples; prints and returns it."""
+    """Robust test accuracy of CD less that of GD against eps, for the fewest samples; prints and
+    returns it."""
     table = run(
         setting,
         out,
@@ -26,17 +29,36 @@ def rise_and_fall(setting, out, jobs):
         shares=(*setting.shares, 0.98),
         samples=setting.samples[:1],
     )
-    accuracy = 100 * table.pivot_table(index=["share", "draw"], columns="algorithm", values="robust_test_accuracy")
-    lead = {"trained": accuracy[CD] - accuracy[GD], "exact limits": accuracy[L1_LIMIT] - accuracy[L2_LIMIT]}
+    accuracy = 100 * table.pivot_table(
+        index=["share", "draw"], columns="algorithm", values="robust_test_accuracy"
+    )
+    lead = {
+        "trained": accuracy[CD] - accuracy[GD],
+        "exact limits": accuracy[L1_LIMIT] - accuracy[L2_LIMIT],
+    }
     figure, ax = plt.subplots(figsize=(5, 3.5), layout="constrained")
     for (name, values), style in zip(lead.items(), ("-", ":"), strict=True):
-        curve(ax, values.rename("lead").reset_index(), "share", "lead", label=name, marker="o", linestyle=style)
+        curve(
+            ax,
+            values.rename("lead").reset_index(),
+            "share",
+            "lead",
+            label=name,
+            marker="o",
+            linestyle=style,
+        )
     ax.axhline(0, color="black", linewidth=0.5)
-    ax.set(xlabel="eps / eps*", ylabel="robust test accuracy\nof CD (p = 1) less GD (p = 2), points")
+    ax.set(
+        xlabel="eps / eps*", ylabel="robust test accuracy\nof CD (p = 1) less GD (p = 2), points"
+    )
     ax.legend()
     save(figure, out, "fig2_right_eps")
     for name, values in lead.items():
-        print(name, values.groupby("share").agg(["mean", "min", "max"]).round(1).T.to_string(), sep="\n")
+        print(
+            name,
+            values.groupby("share").agg(["mean", "min", "max"]).round(1).T.to_string(),
+            sep="\n",
+        )
     return {name: values.groupby("share").apply(np.mean) for name, values in lead.items()}
 
 

@@ -1,4 +1,5 @@
-"""Figure 3, left: fully connected networks, MNIST 2 against 7, trained by gradient descent and by sign descent."""
+"""Figure 3, left: fully connected networks, MNIST 2 against 7, trained by gradient descent and by
+sign descent."""
 
 from along_training import training_figure
 from networks import MLP_FULL as FULL
@@ -9,7 +10,9 @@ from runner import command_line
 
 def make(setting, out, jobs):
     radii = (setting.radii[0], setting.radii[1])
-    return training_figure(setting, out, jobs, "fig3_left", samples=setting.samples[-1:], radii=radii)
+    return training_figure(
+        setting, out, jobs, "fig3_left", samples=setting.samples[-1:], radii=radii
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Figure 5: as Figure 2 left for sparse data, with a dense and with a sparse teacher.
 
-With both sparse nearly every sample is a tie, <w*, x> = 0. Drawing ties again and labelling them negative, as the public script
-of the paper does, make two different tasks of it: both are shown.
+With both sparse nearly every sample is a tie, <w*, x> = 0. Drawing ties again and labelling them
+negative, as the public script of the paper does, make two different tasks of it: both are shown.
 """
 
 from gaps import gap_figure

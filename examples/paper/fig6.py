@@ -1,4 +1,5 @@
-"""Figure 6: as Figure 2 right, judged without adversary: what robust training with each algorithm does to clean accuracy."""
+"""Figure 6: as Figure 2 right, judged without adversary: what robust training with each algorithm
+does to clean accuracy."""
 
 from heat_maps import heat_map_figure
 from linear import FULL, QUICK

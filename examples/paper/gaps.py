@@ -5,11 +5,17 @@ from linear import CD, CD_CONSTANT, CLEAN_LIMIT, DIAGONAL, GD, L1_LIMIT, L2_LIMI
 from runner import curve, save
 
 PATHS = {CD: "C0", GD: "C1", DIAGONAL: "C2"}
-OTHERS = {L1_LIMIT: ("C0", ":"), L2_LIMIT: ("C1", ":"), CD_CONSTANT: ("C0", "--"), CLEAN_LIMIT: ("grey", "--")}
+OTHERS = {
+    L1_LIMIT: ("C0", ":"),
+    L2_LIMIT: ("C1", ":"),
+    CD_CONSTANT: ("C0", "--"),
+    CLEAN_LIMIT: ("grey", "--"),
+}
 
 
 def gap_figure(setting, out, jobs, name, panels, shares):
-    """One row of panels for each (distribution, ties), one column for each eps; prints means and returns the table.
+    """One row of panels for each (distribution, ties), one column for each eps; prints means and
+    returns the table.
 
     Parameters
     ----------
@@ -30,18 +36,32 @@ def gap_figure(setting, out, jobs, name, panels, shares):
     for row, (title, (teacher, data, ties)) in zip(axes, panels.items(), strict=True):
         algorithms = [*PATHS, *OTHERS]
         if data != setting.dense:
-            algorithms.remove(CD_CONSTANT)  # the constant step takes hundreds of thousands of iterations there
+            # the constant step takes hundreds of thousands of iterations there
+            algorithms.remove(CD_CONSTANT)
         samples = setting.samples
-        if ties == "negative":  # of many sparse samples some are opposite, both labelled -1: no line through 0 separates them
+        # of many sparse samples some are opposite, both labelled -1: no line through 0 separates
+        # them
+        if ties == "negative":
             samples = [n for n in samples if n <= setting.n_features // 2]
-        cells = {"distributions": [(teacher, data)], "samples": samples, "shares": sorted(shares), "ties": ties}
+        cells = {
+            "distributions": [(teacher, data)],
+            "samples": samples,
+            "shares": sorted(shares),
+            "ties": ties,
+        }
         table = run(setting, out, jobs, algorithms=algorithms, **cells)
         tables[title] = table
         for ax, share in zip(row, shares, strict=True):
             here = table[table.share == share]
             for algorithm, colour in PATHS.items():
                 curve(
-                    ax, here[here.algorithm == algorithm], "n_samples", "robust_gap", color=colour, marker="o", label=algorithm
+                    ax,
+                    here[here.algorithm == algorithm],
+                    "n_samples",
+                    "robust_gap",
+                    color=colour,
+                    marker="o",
+                    label=algorithm,
                 )
             for algorithm, (colour, line) in OTHERS.items():
                 mean = here[here.algorithm == algorithm].groupby("n_samples").robust_gap.mean()
@@ -55,7 +75,9 @@ def gap_figure(setting, out, jobs, name, panels, shares):
         ax.set_title(f"eps = {share:g} eps*")
     for ax in axes[-1]:
         ax.set_xlabel("samples")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
+    )
     save(figure, out, name)
     return tables
 

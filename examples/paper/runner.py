@@ -1,4 +1,5 @@
-"""A table of results that fills up cell by cell: in parallel, in any order, and on from where a killed run stopped."""
+"""A table of results that fills up cell by cell: in parallel, in any order, and on from where a
+killed run stopped."""
 
 import argparse
 import io
@@ -14,7 +15,8 @@ from joblib import Parallel, delayed
 
 
 def fill(path, wanted, by, compute, *, jobs):
-    """Compute what the table at `path` lacks of the wanted cells, append it there, and return the wanted rows.
+    """Compute what the table at `path` lacks of the wanted cells, append it there, and return the
+    wanted rows.
 
     Parameters
     ----------
@@ -25,7 +27,8 @@ def fill(path, wanted, by, compute, *, jobs):
     by : list of str
         Cells that agree in these columns are computed together, the first ones first.
     compute : function
-        From the missing cells of one group to a table of them with their results, one row or more a cell.
+        From the missing cells of one group to a table of them with their results, one row or more a
+        cell.
     jobs : int
         Processes, -1 for one a core.
     """
@@ -34,27 +37,39 @@ def fill(path, wanted, by, compute, *, jobs):
     missing = wanted[~among(wanted, read(path, key), key)]
     groups = [group for _, group in missing.groupby(by, sort=False)]
     start = time.monotonic()
-    results = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(compute)(group) for group in groups)
+    results = Parallel(n_jobs=jobs, return_as="generator_unordered")(
+        delayed(compute)(group) for group in groups
+    )
     for count, rows in enumerate(results, start=1):
         add(path, rows, key)
         elapsed = time.monotonic() - start
         left = elapsed / count * (len(groups) - count)
-        print(f"{path.stem}: {count} of {len(groups)}, {elapsed:.0f} s, about {left:.0f} s left", file=sys.stderr)
-    return wanted.merge(read(path, key).drop(columns="rows"), on=key, how="left", validate="one_to_many")
+        print(
+            f"{path.stem}: {count} of {len(groups)}, {elapsed:.0f} s, about {left:.0f} s left",
+            file=sys.stderr,
+        )
+    return wanted.merge(
+        read(path, key).drop(columns="rows"), on=key, how="left", validate="one_to_many"
+    )
 
 
 def read(path, key):
-    """The cells of a table that are whole: each row says how many its cell has, and a row that was cut has no end."""
+    """The cells of a table that are whole: each row says how many its cell has, and a row that was
+    cut has no end."""
     text = path.read_text() if path.exists() else ""
     lines = text[: text.rfind("\n") + 1]
     table = pd.read_csv(io.StringIO(lines)) if lines else pd.DataFrame(columns=[*key, "rows"])
     if "rows" not in table:
-        raise ValueError(f"{path} does not say how many rows a cell has. Move it away, or compute the table anew.")
+        raise ValueError(
+            f"{path} does not say how many rows a cell has. Move it away, or compute the table "
+            f"anew."
+        )
     return table[table.groupby(key).rows.transform("size") == table.rows]
 
 
 def add(path, rows, key):
-    """Put these cells into the table, in place of what it has of them; the file is whole at every moment."""
+    """Put these cells into the table, in place of what it has of them; the file is whole at every
+    moment."""
     rows = rows.assign(rows=rows.groupby(key)[key[0]].transform("size"))
     have = read(path, key)
     have = have[~among(have, rows, key)]
@@ -70,7 +85,9 @@ def among(cells, others, key):
 
 def cells(**values):
     """Every combination, as a table; the last name varies fastest."""
-    index = pd.MultiIndex.from_product([list(value) for value in values.values()], names=list(values))
+    index = pd.MultiIndex.from_product(
+        [list(value) for value in values.values()], names=list(values)
+    )
     return index.to_frame(index=False)
 
 
@@ -94,7 +111,12 @@ def heat_map(ax, values, *, limit, title):
     """Values by rows and columns of a table, blue where positive."""
     image = ax.imshow(values.to_numpy(), cmap="RdBu", vmin=-limit, vmax=limit)
     ax.set(title=title, xticks=range(values.shape[1]), yticks=range(values.shape[0]))
-    ax.set(xticklabels=values.columns, yticklabels=values.index, xlabel=values.columns.name, ylabel=values.index.name)
+    ax.set(
+        xticklabels=values.columns,
+        yticklabels=values.index,
+        xlabel=values.columns.name,
+        ylabel=values.index.name,
+    )
     for i, row in enumerate(values.to_numpy()):
         for j, value in enumerate(row):
             colour = "white" if abs(value) > 0.6 * limit else "black"
@@ -103,20 +125,33 @@ def heat_map(ax, values, *, limit, title):
 
 
 def command_line(text, make, *, quick, full, reported=None):
-    """Run `make(setting, out, jobs)` as the user asks for it; settings that have a `mnist` take a folder for it."""
-    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run `make(setting, out, jobs)` as the user asks for it; settings that have a `mnist` take a
+    folder for it."""
+    parser = argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="two minutes on two cores (default)")
     if reported:
-        size.add_argument("--reported", action="store_true", help="the size that docs/reproduction.md reports")
+        size.add_argument(
+            "--reported", action="store_true", help="the size that docs/reproduction.md reports"
+        )
     size.add_argument("--full", action="store_true", help="the size of the paper")
-    parser.add_argument("--out", type=Path, default=Path("paper_results"), help="folder of tables and figures")
+    parser.add_argument(
+        "--out", type=Path, default=Path("paper_results"), help="folder of tables and figures"
+    )
     parser.add_argument("--jobs", type=int, default=-1, help="processes; -1 is one a core")
     if hasattr(quick, "mnist"):
-        parser.add_argument("--mnist", type=Path, help="folder with the MNIST test set, t10k-*-ubyte.gz (see networks.py)")
+        parser.add_argument(
+            "--mnist",
+            type=Path,
+            help="folder with the MNIST test set, t10k-*-ubyte.gz (see networks.py)",
+        )
     arguments = parser.parse_args()
     mpl.use("agg")
-    setting = full if arguments.full else reported if getattr(arguments, "reported", False) else quick
+    setting = (
+        full if arguments.full else reported if getattr(arguments, "reported", False) else quick
+    )
     if getattr(arguments, "mnist", None):
         setting = replace(setting, mnist=arguments.mnist)
     make(setting, arguments.out, arguments.jobs)

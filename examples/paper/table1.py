@@ -3,7 +3,8 @@ r"""Table 1: which regularisation for which sparsity of teacher and data.
 Three verdicts for each case, r = 1 less r = 2, positive where r = 1 is better:
 
 - theory: the paper's leading terms, divided by each other;
-- bound: Proposition 3.2 with its constants, for the robust separators of least r-norm of the sample;
+- bound: Proposition 3.2 with its constants, for the robust separators of least r-norm of the
+  sample;
 - measured: gap of gradient descent less gap of coordinate descent, and of the exact limits.
 """
 
@@ -55,19 +56,23 @@ def make(setting, out, jobs):
     verdicts = pd.DataFrame(rows)
     verdicts.to_csv(out / "table1.csv", index=False)
     by = ["teacher_sparsity", "data_sparsity", "share"]
-    print(verdicts.drop(columns=["ties", "n_samples", "draw"]).groupby(by).mean().round(2).to_string())
+    print(
+        verdicts.drop(columns=["ties", "n_samples", "draw"]).groupby(by).mean().round(2).to_string()
+    )
     return verdicts
 
 
 def bound(setting, data_set, r, eps):
-    """Proposition 3.2 for the robust separators whose r-norm is the least that the sample allows."""
+    """Proposition 3.2 for the robust separators whose r-norm is the least that the sample
+    allows."""
     X, y, _ = training_data(setting, data_set)
     separator = min_norm_separator(X, y, p=r, q=math.inf, eps=eps)
     return robust_generalization_bound(X, y, separator.coef, r=r, eps=eps)
 
 
 def leading_term(setting, data_set, r, eps):
-    """||w*||_r (|X|_r* sqrt(2 log 2d if r = 1) + eps max(d^(1 - 1/r), 1) / 2) for entries of size 1."""
+    """||w*||_r (|X|_r* sqrt(2 log 2d if r = 1) + eps max(d^(1 - 1/r), 1) / 2) for entries of size
+    1."""
     d, teacher, data = setting.n_features, data_set["teacher_sparsity"], data_set["data_sparsity"]
     if r == 1:
         return teacher * (math.sqrt(2 * math.log(2 * d)) + eps / 2)

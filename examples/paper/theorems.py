@@ -1,12 +1,14 @@
-"""The theorems of the paper as experiments; every claim is checked against exact separators and printed as numbers.
+"""The theorems of the paper as experiments; every claim is checked against exact separators and
+printed as numbers.
 
 theorem_4_3     the path of steepest descent reaches the largest robust margin, for all nine (p, q)
 corollary_4_5   with p = q* the direction of the separator does not depend on eps
 lemma_c_4       near eps* all p have the same separator
 lemma_c_2       margin and dual bound of a path enclose the largest margin from its first steps on
 remark_4_4      separator and mixed-norm problem have the same value, with weight eps / gamma
-proposition_4_8 gradient descent in a diagonal network reaches the l1 separator, against iterations and init scale
-large_eps       coordinate descent near eps* with autograd's subgradient and with the one of minimum norm
+proposition_4_8 gradient descent in a diagonal network reaches the l1 separator, against iterations
+and init scale large_eps       coordinate descent near eps* with autograd's subgradient and with the
+one of minimum norm
 """
 
 import itertools
@@ -20,7 +22,12 @@ from joblib import Parallel, delayed
 from linear import robust_problem
 from runner import command_line, save
 
-from sklearn_robust import make_teacher_classification, max_margin, min_norm_separator, mixed_norm_weight
+from sklearn_robust import (
+    make_teacher_classification,
+    max_margin,
+    min_norm_separator,
+    mixed_norm_weight,
+)
 from sklearn_robust.certificates import robust_margin
 from sklearn_robust.losses import Exponential
 from sklearn_robust.norms import LpNorm
@@ -44,21 +51,43 @@ QUICK, FULL = Setting(), Setting(n_draws=3, max_iter=100_000)
 
 def make(setting, out, jobs):
     """All rows of all experiments, as one tidy table, and one figure."""
-    experiments = (theorem_4_3, corollary_4_5, lemma_c_4, lemma_c_2, remark_4_4, proposition_4_8, large_eps)
+    experiments = (
+        theorem_4_3,
+        corollary_4_5,
+        lemma_c_4,
+        lemma_c_2,
+        remark_4_4,
+        proposition_4_8,
+        large_eps,
+    )
     work = [(experiment, draw) for draw in range(setting.n_draws) for experiment in experiments]
-    results = Parallel(n_jobs=jobs)(delayed(rows_of)(experiment, setting, draw) for experiment, draw in work)
+    results = Parallel(n_jobs=jobs)(
+        delayed(rows_of)(experiment, setting, draw) for experiment, draw in work
+    )
     parts = [
         pd.DataFrame(rows).assign(experiment=experiment.__name__, draw=draw)
         for (experiment, draw), rows in zip(work, results, strict=True)
     ]
     table = pd.concat(parts, ignore_index=True)
-    table = table[["experiment", "draw", "p", "q", "share", "variant", "iteration", "quantity", "value"]]
+    table = table[
+        ["experiment", "draw", "p", "q", "share", "variant", "iteration", "quantity", "value"]
+    ]
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / "theorems.csv", index=False)
     for name, part in table.groupby("experiment", sort=False):
-        by = [column for column in ("p", "q", "variant", "share", "iteration") if part[column].notna().any()]
+        by = [
+            column
+            for column in ("p", "q", "variant", "share", "iteration")
+            if part[column].notna().any()
+        ]
         print(f"\n{name}: mean over {setting.n_draws} draws")
-        print(part.groupby([*by, "quantity"], dropna=False).value.mean().unstack().round(4).to_string())
+        print(
+            part.groupby([*by, "quantity"], dropna=False)
+            .value.mean()
+            .unstack()
+            .round(4)
+            .to_string()
+        )
     draw_figure(table, out)
     return table
 
@@ -68,13 +97,16 @@ def rows_of(experiment, setting, draw):
 
 
 def theorem_4_3(setting, draw):
-    """Margin of the trained predictor over the largest one, and its cosine with the exact separator, at eps*/2."""
+    """Margin of the trained predictor over the largest one, and its cosine with the exact
+    separator, at eps*/2."""
     X, y = sample(setting, draw)
     for p, q in itertools.product(NORMS, NORMS):
         eps = 0.5 * max_margin(X, y, q=q).margin
         problem, norm = robust_problem(X, y, [eps], q), LpNorm(p)
         exact = min_norm_separator(X, y, p=p, q=q, eps=eps)
-        solution = steepest_descent(problem, Exponential(), norm, loss_tol=0, tol=1e-3, max_iter=setting.max_iter)
+        solution = steepest_descent(
+            problem, Exponential(), norm, loss_tol=0, tol=1e-3, max_iter=setting.max_iter
+        )
         row = {"p": p, "q": q, "share": 0.5, "iteration": int(solution.n_iter[0])}
         yield {**row, "quantity": "margin ratio", "value": solution.margin[0] / exact.margin}
         yield {**row, "quantity": "cosine", "value": cosine(solution.coef[0], exact.coef)}
@@ -86,7 +118,12 @@ def corollary_4_5(setting, draw):
     for p, q, share in itertools.product(NORMS, NORMS, (0.25, 0.5, 0.75, 0.95)):
         eps = share * max_margin(X, y, q=q).margin
         start, exact = (min_norm_separator(X, y, p=p, q=q, eps=e).coef for e in (0.0, eps))
-        row = {"p": p, "q": q, "share": share, "variant": "p = q*" if LpNorm(q).dual.p == p else "p != q*"}
+        row = {
+            "p": p,
+            "q": q,
+            "share": share,
+            "variant": "p = q*" if LpNorm(q).dual.p == p else "p != q*",
+        }
         yield {**row, "quantity": "cosine with eps = 0", "value": cosine(exact, start)}
 
 
@@ -95,7 +132,9 @@ def lemma_c_4(setting, draw):
     X, y = sample(setting, draw)
     eps_star = max_margin(X, y, q=math.inf).margin
     for share in (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999):
-        coefs = [min_norm_separator(X, y, p=p, q=math.inf, eps=share * eps_star).coef for p in NORMS]
+        coefs = [
+            min_norm_separator(X, y, p=p, q=math.inf, eps=share * eps_star).coef for p in NORMS
+        ]
         least = min(cosine(a, b) for a, b in itertools.combinations(coefs, 2))
         yield {"q": math.inf, "share": share, "quantity": "least cosine among p", "value": least}
 
@@ -110,12 +149,22 @@ def lemma_c_2(setting, draw):
     history = steepest_descent(problem, Exponential(), LpNorm(2), **options).history
     shown = np.unique(np.geomspace(1, len(history["iteration"]), 6).astype(int)) - 1
     for column, quantity in (("margin", "margin / largest"), ("margin_bound", "bound / largest")):
-        for iteration, value in zip(history["iteration"][shown], history[column][shown, 0], strict=True):
-            yield {"p": 2, "q": math.inf, "share": 0.5, "iteration": iteration, "quantity": quantity, "value": value / largest}
+        for iteration, value in zip(
+            history["iteration"][shown], history[column][shown, 0], strict=True
+        ):
+            yield {
+                "p": 2,
+                "q": math.inf,
+                "share": 0.5,
+                "iteration": iteration,
+                "quantity": quantity,
+                "value": value / largest,
+            }
 
 
 def remark_4_4(setting, draw):
-    """Value of the mixed-norm problem at the separator, and what its dual weights prove; both times gamma, so 1 if exact."""
+    """Value of the mixed-norm problem at the separator, and what its dual weights prove; both times
+    gamma, so 1 if exact."""
     X, y = sample(setting, draw)
     for p, q, share in itertools.product((1, 2, math.inf), (1, 2, math.inf), (0.25, 0.5, 0.9)):
         eps = share * max_margin(X, y, q=q).margin
@@ -123,9 +172,12 @@ def remark_4_4(setting, draw):
         exact = min_norm_separator(X, y, p=p, q=q, eps=eps)
         w = exact.coef / np.min(y * (X @ exact.coef))  # clean margins of at least 1
         value = LpNorm(p).value(w) + weight * LpNorm(q).dual.value(w)
-        # weights c a, a of sum 1, are dual feasible if the p*-distance of c Z^T a to the q-ball of radius lambda is at most 1
+        # weights c a, a of sum 1, are dual feasible if the p*-distance of c Z^T a to the q-ball of
+        # radius lambda is at most 1
         pull = (exact.dual_coef * y) @ X
-        c = 1 / LpNorm(p).dual.value(LpNorm(q).residual(pull, weight * exact.margin, LpNorm(p).dual))
+        c = 1 / LpNorm(p).dual.value(
+            LpNorm(q).residual(pull, weight * exact.margin, LpNorm(p).dual)
+        )
         row = {"p": p, "q": q, "share": share}
         yield {**row, "quantity": "lambda", "value": weight}
         yield {**row, "quantity": "value times gamma", "value": value * exact.margin}
@@ -133,21 +185,31 @@ def remark_4_4(setting, draw):
 
 
 def proposition_4_8(setting, draw):
-    """Margin ratio and cosine of the diagonal network with the l1 separator, against iterations and init scale."""
+    """Margin ratio and cosine of the diagonal network with the l1 separator, against iterations and
+    init scale."""
     X, y = wide_sample(setting, draw)
     eps = 0.5 * max_margin(X, y, q=math.inf).margin
     exact = min_norm_separator(X, y, p=1, q=math.inf, eps=eps)
     problem = robust_problem(X, y, [eps])
     for alpha in (1e-1, 1e-3, 1e-5):
         for max_iter in (setting.max_iter // 100, setting.max_iter // 10, setting.max_iter):
-            solution = diagonal_descent(problem, Exponential(), init_scale=alpha, loss_tol=0, tol=1e-4, max_iter=max_iter)
-            row = {"p": 1, "q": math.inf, "share": 0.5, "variant": f"init {alpha:g}", "iteration": max_iter}
+            solution = diagonal_descent(
+                problem, Exponential(), init_scale=alpha, loss_tol=0, tol=1e-4, max_iter=max_iter
+            )
+            row = {
+                "p": 1,
+                "q": math.inf,
+                "share": 0.5,
+                "variant": f"init {alpha:g}",
+                "iteration": max_iter,
+            }
             yield {**row, "quantity": "margin ratio", "value": solution.margin[0] / exact.margin}
             yield {**row, "quantity": "cosine", "value": cosine(solution.coef[0], exact.coef)}
 
 
 def large_eps(setting, draw):
-    """Margin ratio and active coordinates of coordinate descent, with two subgradients at w_j = 0."""
+    """Margin ratio and active coordinates of coordinate descent, with two subgradients at w_j =
+    0."""
     X, y = wide_sample(setting, draw)
     eps_star = max_margin(X, y, q=math.inf).margin
     for share in (0.5, 0.95):
@@ -157,18 +219,29 @@ def large_eps(setting, draw):
             options = {"loss_tol": 0, "tol": 1e-4, "max_iter": max_iter}
             coefs = {
                 "autograd": autograd_descent(problem, max_iter),
-                "minimum norm": steepest_descent(problem, Exponential(), LpNorm(1), step_size="paper", **options).coef,
-                "minimum norm, adaptive step": steepest_descent(problem, Exponential(), LpNorm(1), **options).coef,
+                "minimum norm": steepest_descent(
+                    problem, Exponential(), LpNorm(1), step_size="paper", **options
+                ).coef,
+                "minimum norm, adaptive step": steepest_descent(
+                    problem, Exponential(), LpNorm(1), **options
+                ).coef,
             }
             for variant, coef in coefs.items():
-                row = {"p": 1, "q": math.inf, "share": share, "variant": variant, "iteration": max_iter}
+                row = {
+                    "p": 1,
+                    "q": math.inf,
+                    "share": share,
+                    "variant": variant,
+                    "iteration": max_iter,
+                }
                 ratio = robust_margin(problem, LpNorm(1), coef, np.zeros(1))[0] / largest
                 yield {**row, "quantity": "margin ratio", "value": ratio}
                 yield {**row, "quantity": "active coordinates", "value": np.count_nonzero(coef)}
 
 
 def autograd_descent(problem, max_iter):
-    """Coordinate descent as automatic differentiation gives it: the derivative of |w_j| at zero is zero."""
+    """Coordinate descent as automatic differentiation gives it: the derivative of |w_j| at zero is
+    zero."""
     loss, coef = Exponential(), np.zeros((1, problem.n_features))
     eps = problem.threat.eps[0]
     step = 1 / (np.abs(problem.X).max() + eps) ** 2
@@ -185,7 +258,9 @@ def sample(setting, draw):
 
 
 def wide_sample(setting, draw):
-    return sample(replace(setting, n_samples=setting.wide_samples, n_features=setting.wide_features), draw)
+    return sample(
+        replace(setting, n_samples=setting.wide_samples, n_features=setting.wide_features), draw
+    )
 
 
 def cosine(a, b):
@@ -200,7 +275,9 @@ def draw_figure(table, out):
     near.semilogx(1 - part.index, part, marker="o")
     near.set(title="Lemma C.4: least cosine among p = 1, 2, inf", xlabel="1 - eps / eps*")
 
-    part = table[(table.experiment == "remark_4_4") & (table.quantity == "lambda") & np.isinf(table.q)]
+    part = table[
+        (table.experiment == "remark_4_4") & (table.quantity == "lambda") & np.isinf(table.q)
+    ]
     for p, values in part.groupby("p"):
         mean = values.groupby("share").value.mean()
         mixed.semilogy(mean.index, mean, marker="o", label=f"p = {p:g}")
@@ -210,13 +287,16 @@ def draw_figure(table, out):
     for variant, values in part.groupby("variant"):
         mean = values.groupby("iteration").value.mean()
         network.semilogx(mean.index, mean, marker="o", label=variant)
-    network.set(title="Proposition 4.8: l1 margin of the diagonal network", xlabel="iterations", ylim=(0, 1))
+    network.set(
+        title="Proposition 4.8: l1 margin of the diagonal network", xlabel="iterations", ylim=(0, 1)
+    )
 
     part = table[(table.experiment == "large_eps") & (table.quantity == "active coordinates")]
     for (variant, share), values in part.groupby(["variant", "share"]):
         mean = values.groupby("iteration").value.mean()
         large.semilogx(mean.index, mean, marker="o", label=f"{variant}, eps = {share:g} eps*")
-    large.set(title="Coordinate descent: active coordinates", xlabel="iterations", ylim=(0, 500))  # room for the legend
+    # room for the legend
+    large.set(title="Coordinate descent: active coordinates", xlabel="iterations", ylim=(0, 500))
     for ax in (mixed, network, large):
         ax.legend(fontsize=8)
     save(figure, out, "theorems")

@@ -1,11 +1,18 @@
-"""Attacks: closed form for linear models (`attacks.linear`); by gradients or scores, with torch, for networks."""
+"""Attacks: closed form for linear models (`attacks.linear`); by gradients or scores, with torch,
+for networks.
+"""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-_HOMES = {"apgd": "auto_pgd", "pgd": "gradient", "projected_ascent": "gradient", "square": "random_search"}
+_HOMES = {
+    "apgd": "auto_pgd",
+    "pgd": "gradient",
+    "projected_ascent": "gradient",
+    "square": "random_search",
+}
 
 __all__ = ["apgd", "pgd", "projected_ascent", "square"]
 
@@ -24,7 +31,9 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        raise ImportError(f'{name} needs PyTorch. Install it with: pip install "sklearn-robust[torch]"') from error
+        raise ImportError(
+            f'{name} needs PyTorch. Install it with: pip install "sklearn-robust[torch]"'
+        ) from error
     globals()[name] = value
     return value
 

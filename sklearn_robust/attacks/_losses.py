@@ -1,7 +1,7 @@
 """What an attack maximises: losses of logits, each of its own sample.
 
-Logits have shape (n, K), or (n,) or (n, 1) for two classes, where one output f stands for the logits (0, f). The label y and
-the rival are int tensors of shape (n,).
+Logits have shape (n, K), or (n,) or (n, 1) for two classes, where one output f stands for the
+logits (0, f). The label y and the rival are int tensors of shape (n,).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from torch.nn import functional
 
 
 def logit_margins(logits: Tensor, y: Tensor) -> Tensor:
-    """The lead of the true class over its best rival, of shape (n,); the sample is broken where it is not positive.
+    """The lead of the true class over its best rival, of shape (n,); the sample is broken where it
+    is not positive.
 
     Parameters
     ----------
@@ -39,7 +40,9 @@ def margin(logits: Tensor, y: Tensor, rival: Tensor | None = None) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, y: Tensor, rival: Tensor | None = None) -> Tensor:
-    """The logistic loss of the true class, or minus that of the rival. Its gradient vanishes where the network is sure."""
+    """The logistic loss of the true class, or minus that of the rival. Its gradient vanishes where
+    the network is sure.
+    """
     if _is_single(logits):
         return functional.softplus(-logit_margins(logits, y))
     if rival is None:
@@ -48,10 +51,12 @@ def cross_entropy(logits: Tensor, y: Tensor, rival: Tensor | None = None) -> Ten
 
 
 def dlr(logits: Tensor, y: Tensor, rival: Tensor | None = None) -> Tensor:
-    """Minus the margin over the lead of the first logit on the third: invariant to shift and scale of the logits.
+    """Minus the margin over the lead of the first logit on the third: invariant to shift and scale
+    of the logits.
 
-    With a rival, the third and fourth logits are averaged, so that the loss has no constant piece. Two logits have no such
-    lead; minus the margin is then taken, whose scale does not matter to steps of a given length.
+    With a rival, the third and fourth logits are averaged, so that the loss has no constant piece.
+    Two logits have no such lead; minus the margin is then taken, whose scale does not matter to
+    steps of a given length.
     """
     lead = margin(logits, y, rival)
     if _is_single(logits) or logits.shape[1] == 2:

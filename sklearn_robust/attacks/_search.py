@@ -1,4 +1,6 @@
-"""What the gradient attacks share: restarts, batches, the best point seen, and the exact answer for linear classifiers."""
+"""What the gradient attacks share: restarts, batches, the best point seen, and the exact answer for
+linear classifiers.
+"""
 
 from __future__ import annotations
 
@@ -49,12 +51,16 @@ class Settings:
 
     def generator(self) -> torch.Generator:
         """A generator on the CPU, so that a seed means the same on every device."""
-        return torch.Generator().manual_seed(int(check_random_state(self.random_state).randint(2**31 - 1)))
+        return torch.Generator().manual_seed(
+            int(check_random_state(self.random_state).randint(2**31 - 1))
+        )
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some samples under attack: where they may go, and what a point does to the classifier. Points are rows."""
+    """Some samples under attack: where they may go, and what a point does to the classifier. Points
+    are rows.
+    """
 
     target: Target
     region: Region
@@ -69,18 +75,24 @@ class Batch:
             logits = self.target.scores(x)
             value = self.loss(logits, self.y, self.rival)
             (gradient,) = torch.autograd.grad(value.sum(), x)
-        return value.detach(), self.region.pulled(gradient.flatten(1)), logit_margins(logits.detach(), self.y)
+        return (
+            value.detach(),
+            self.region.pulled(gradient.flatten(1)),
+            logit_margins(logits.detach(), self.y),
+        )
 
     def margins(self, points: Tensor) -> Tensor:
         """The margins alone."""
-        return logit_margins(self.target.scores(points.view(len(points), *self.target.X.shape[1:])), self.y)
+        return logit_margins(
+            self.target.scores(points.view(len(points), *self.target.X.shape[1:])), self.y
+        )
 
 
 class Best:
     """The point of least margin seen of each sample.
 
-    Where `freeze`, a point that breaks its sample is final: then the answer does not depend on the other samples of a batch,
-    which may go on.
+    Where `freeze`, a point that breaks its sample is final: then the answer does not depend on the
+    other samples of a batch, which may go on.
     """
 
     def __init__(self, points: Tensor, margins: Tensor, freeze: bool) -> None:
@@ -105,28 +117,51 @@ class Best:
         return worthwhile.nonzero()[:, 0]
 
 
-def search(climb: Callable[[Batch, Tensor, Best], None], model: Any, X: Any, y: Any, settings: Settings) -> Any:
-    """Let `climb(batch, start, best)` improve the best points of every batch, from every start and towards every target."""
+def search(
+    climb: Callable[[Batch, Tensor, Best], None], model: Any, X: Any, y: Any, settings: Settings
+) -> Any:
+    """Let `climb(batch, start, best)` improve the best points of every batch, from every start and
+    towards every target.
+    """
     if is_linear(model):
         return linear_worst_case(model, X, y, settings)
     target = Target.of(model, X, y, settings.device)
     if target.module is None:
-        raise TypeError(f"{type(model).__name__} has no input gradient: pass a torch.nn.Module, or use attacks.square.")
-    region, generator, freeze = settings.region(target.X), settings.generator(), settings.stop_when_broken
+        raise TypeError(
+            f"{type(model).__name__} has no input gradient: pass a torch.nn.Module, or use "
+            f"attacks.square."
+        )
+    region, generator, freeze = (
+        settings.region(target.X),
+        settings.generator(),
+        settings.stop_when_broken,
+    )
     with torch.no_grad(), evaluating(target.module):
-        logits = torch.cat([target.scores(x) for x in target.X.split(settings.batch_size or len(target.X))])
+        logits = torch.cat(
+            [target.scores(x) for x in target.X.split(settings.batch_size or len(target.X))]
+        )
         check_labels(target.y, logits)
         best = Best(region.x.clone(), logit_margins(logits, target.y), freeze)
-        rivals = [None] if settings.n_targets is None else top_rivals(logits, target.y, settings.n_targets)
+        rivals = (
+            [None]
+            if settings.n_targets is None
+            else top_rivals(logits, target.y, settings.n_targets)
+        )
         for restart in range(settings.n_restarts):
-            start = region.random(generator) if restart or settings.random_start else torch.zeros_like(region.x)
+            start = (
+                region.random(generator)
+                if restart or settings.random_start
+                else torch.zeros_like(region.x)
+            )
             for rival in rivals:
                 rows = best.open()
                 for part in rows.split(settings.batch_size or max(len(rows), 1)):
                     if not len(part):
                         continue
                     towards = None if rival is None else rival[part]
-                    batch = Batch(target, region.rows(part), target.y[part], LOSSES[settings.loss], towards)
+                    batch = Batch(
+                        target, region.rows(part), target.y[part], LOSSES[settings.loss], towards
+                    )
                     found = Best(best.points[part], best.margins[part], freeze)
                     climb(batch, start[part], found)
                     best.update(found.points, found.margins, part)
@@ -134,7 +169,9 @@ def search(climb: Callable[[Batch, Tensor, Best], None], model: Any, X: Any, y: 
 
 
 def answer(target: Target, points: Tensor, settings: Settings) -> Any:
-    """Perturbed points in the type of the X that was given, inside ball and box in that type too."""
+    """Perturbed points in the type of the X that was given, inside ball and box in that type
+    too.
+    """
     x = as_tensor(target.original)
     points = points.to(x.device)
     if x.is_floating_point() and x.dtype != points.dtype:
@@ -145,23 +182,35 @@ def answer(target: Target, points: Tensor, settings: Settings) -> Any:
 
 def is_linear(model: Any) -> bool:
     """Whether the worst case of this classifier has a closed form."""
-    return all(hasattr(model, name) for name in ("coef_", "intercept_", "classes_")) and not hasattr(model, "module_")
+    return all(
+        hasattr(model, name) for name in ("coef_", "intercept_", "classes_")
+    ) and not hasattr(model, "module_")
 
 
 def linear_worst_case(model: Any, X: Any, y: Any, settings: Settings) -> Any:
-    """The exact attack on a linear classifier: one linear function to maximise for each rival class."""
+    """The exact attack on a linear classifier: one linear function to maximise for each rival
+    class.
+    """
     target = Target.of(model, X, y)
     region, y = settings.region(target.X), target.y
-    coef, intercept = (as_tensor(np.asarray(a)).to(region.x) for a in (model.coef_, model.intercept_))
+    coef, intercept = (
+        as_tensor(np.asarray(a)).to(region.x) for a in (model.coef_, model.intercept_)
+    )
     coef, intercept = torch.atleast_2d(coef), torch.atleast_1d(intercept)
     few = target.X[:16]
     given = target.scores(few).reshape(len(few), -1).to(coef)
     if given.shape[1] != len(coef) or not torch.allclose(
         given, few @ coef.T + intercept, rtol=1e-3, atol=1e-3 * float(given.abs().max())
     ):
-        raise TypeError(f"{type(model).__name__} does not score by <coef_, x> + intercept_: its worst case is not known here.")
+        raise TypeError(
+            f"{type(model).__name__} does not score by <coef_, x> + intercept_: its worst case is "
+            f"not known here."
+        )
     if len(coef) == 1:
-        coef, intercept = torch.cat([torch.zeros_like(coef), coef]), torch.cat([torch.zeros_like(intercept), intercept])
+        coef, intercept = (
+            torch.cat([torch.zeros_like(coef), coef]),
+            torch.cat([torch.zeros_like(intercept), intercept]),
+        )
     best = Best(region.x.clone(), torch.full_like(region.x[:, 0], torch.inf), freeze=False)
     for rival in range(len(coef)):
         points = region.place(region.farthest(region.pulled(coef[rival] - coef[y])))

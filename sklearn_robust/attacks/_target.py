@@ -40,12 +40,17 @@ class Target:
 
     @classmethod
     def of(cls, model: Any, X: Any, y: Any, device: Any = None) -> Target:
-        """Read a module, an estimator with a `module_`, or a function or estimator that scores arrays."""
+        """Read a module, an estimator with a `module_`, or a function or estimator that scores
+        arrays.
+        """
         refuse_lazy(X=X, y=y)
         original = X if isinstance(X, Tensor) else np.asarray(X)
         module = getattr(model, "module_", model)
         if isinstance(module, nn.Module):
-            first = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0, dtype=_float_type(original)))
+            first = next(
+                (p for p in module.parameters() if p.is_floating_point()),
+                torch.empty(0, dtype=_float_type(original)),
+            )
             if device is not None and torch.device(device) != first.device:
                 module = copy.deepcopy(module).to(device)  # the user's module stays where it is
             tensor = as_tensor(original, first.dtype, device or first.device)
@@ -58,24 +63,30 @@ class Target:
                 return torch.as_tensor(np.asarray(function(x.numpy())))
         else:
             raise TypeError(
-                f"{type(model).__name__} cannot be attacked: pass a torch.nn.Module, a fitted network of this library or a "
+                f"{type(model).__name__} cannot be attacked: pass a torch.nn.Module, a fitted "
+                f"network of this library or a "
                 "fitted linear classifier (coef_, intercept_, classes_)."
             )
         index = label_index(y, getattr(model, "classes_", None))
         if len(index) != len(tensor):
-            raise ValueError(f"X and y must have one entry a sample each, got {len(tensor)} and {len(index)}.")
+            raise ValueError(
+                f"X and y must have one entry a sample each, got {len(tensor)} and {len(index)}."
+            )
         return cls(scores, tensor, torch.as_tensor(index, device=tensor.device), original, module)
 
 
 def label_index(y: Any, classes: Any) -> np.ndarray:
-    """Index of each label in `classes`; labels that are indices already where there are no classes."""
+    """Index of each label in `classes`; labels that are indices already where there are no
+    classes.
+    """
     y = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
     if classes is not None:
         return seen_class_index(y, classes)
     y = np.asarray(y)
     if y.ndim != 1 or y.dtype.kind not in "iub" or (len(y) and y.min() < 0):
         raise ValueError(
-            "y must hold class indices 0, ..., K-1, one a sample (for a network with one output: 1 where it is positive)."
+            "y must hold class indices 0, ..., K-1, one a sample (for a network with one output: 1 "
+            "where it is positive)."
         )
     return y.astype(np.int64)
 
@@ -101,7 +112,9 @@ def evaluating(module: nn.Module | None) -> Iterator[None]:
 
 
 def _float_type(x: Any) -> torch.dtype:
-    """The type to compute in: single precision for what is single or half, double for other numbers, as NumPy does."""
+    """The type to compute in: single precision for what is single or half, double for other
+    numbers, as NumPy does.
+    """
     single = x.dtype in (torch.float32, torch.float16, torch.bfloat16, np.float32, np.float16)
     return torch.float32 if single else torch.float64
 

@@ -14,7 +14,8 @@ from sklearn_robust.attacks._search import Batch, Best, Settings, search
 from sklearn_robust.regions import Region
 
 _MOMENTUM = 0.25  # share of the last move that is kept
-_SUCCESS_RATE = 0.75  # of the steps since the last checkpoint must have raised the loss, or the step is halved
+# of the steps since the last checkpoint must have raised the loss, or the step is halved
+_SUCCESS_RATE = 0.75
 
 
 def apgd(
@@ -36,18 +37,21 @@ def apgd(
     random_state: Any = None,
     device: Any = None,
 ) -> Any:
-    r"""Auto-PGD: steepest ascent with momentum, whose step is halved, from the best point so far, when it no longer pays.
+    r"""Auto-PGD: steepest ascent with momentum, whose step is halved, from the best point so far,
+    when it no longer pays.
 
     Parameters
     ----------
-    model, X, y, eps, q, clip, scale, n_restarts, random_start, stop_when_broken, batch_size, random_state, device
+    model, X, y, eps, q, clip, scale, n_restarts, random_start, stop_when_broken
+        As in `pgd`.
+    batch_size, random_state, device
         As in `pgd`.
     n_steps : int, default=100
     loss : {"margin", "cross_entropy", "dlr"}, default="margin"
         What is maximised, as in `pgd`.
     n_targets : int, optional
-        Attack towards each of the n_targets best rival classes in turn. The attack known as targeted APGD has loss="dlr" and
-        n_targets=9.
+        Attack towards each of the n_targets best rival classes in turn. The attack known as
+        targeted APGD has loss="dlr" and n_targets=9.
 
     Returns
     -------
@@ -56,18 +60,21 @@ def apgd(
 
     Notes
     -----
-    The first step is 2 eps long. At checkpoints, ever closer together, a sample's step is halved and its search goes on from
-    its best point if fewer than three quarters of the last steps raised the loss, or if neither the step nor the best loss has
-    changed since the last checkpoint (Croce and Hein 2020). For q = 1 a step moves only the coordinates of the largest
-    derivatives, by equal amounts; how many follows the sparsity of the best perturbation, and the step shrinks from eps while
-    that settles. The first third of the steps searches a ball of radius 3 eps, the second one of 2 eps; the next starts at the
-    projection of the best point (Croce and Hein 2021; a search starts with one coordinate, which found worse points than the
-    fifth of all that is taken there). Like every attack it can end at a local maximum: restarts and targets find worse points.
+    The first step is 2 eps long. At checkpoints, ever closer together, a sample's step is halved
+    and its search goes on from its best point if fewer than three quarters of the last steps raised
+    the loss, or if neither the step nor the best loss has changed since the last checkpoint (Croce
+    and Hein 2020). For q = 1 a step moves only the coordinates of the largest derivatives, by equal
+    amounts; how many follows the sparsity of the best perturbation, and the step shrinks from eps
+    while that settles. The first third of the steps searches a ball of radius 3 eps, the second one
+    of 2 eps; the next starts at the projection of the best point (Croce and Hein 2021; a search
+    starts with one coordinate, which found worse points than the fifth of all that is taken there).
+    Like every attack it can end at a local maximum: restarts and targets find worse points.
 
     References
     ----------
-    Croce, Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks", ICML 2020,
-    Algorithm 1. Croce, Hein, "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers", ICML 2021.
+    Croce, Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
+    parameter-free attacks", ICML 2020, Algorithm 1. Croce, Hein, "Mind the box: l1-APGD for sparse
+    adversarial attacks on image classifiers", ICML 2021.
 
     Examples
     --------
@@ -75,7 +82,8 @@ def apgd(
     >>> from sklearn_robust.attacks import apgd
     >>> network = torch.nn.Linear(2, 2, bias=False)
     >>> network.weight.data[:] = torch.tensor([[1.0, -2.0], [0.0, 0.0]])
-    >>> apgd(network, np.array([[0.5, 0.5]]), [1], eps=0.5, q=1, clip=(0, 1), loss="dlr", stop_when_broken=False)
+    >>> apgd(network, np.array([[0.5, 0.5]]), [1], eps=0.5, q=1,
+    ...     clip=(0, 1), loss="dlr", stop_when_broken=False)
     array([[0.5, 0. ]])
     """
     check_number(n_steps, "n_steps", low=1, integer=True)
@@ -120,14 +128,22 @@ def _climb(batch: Batch, delta: Tensor, best: Best, n_steps: int) -> None:
     value, gradient = _look(batch, delta, best)
     top, last = _Top(delta, value, gradient), delta
     step = torch.full_like(delta[:, :1], 2 * region.eps)
-    rises, checked, top_then, halved = torch.zeros_like(value), 0, top.value, torch.ones_like(value, dtype=torch.bool)
+    rises, checked, top_then, halved = (
+        torch.zeros_like(value),
+        0,
+        top.value,
+        torch.ones_like(value, dtype=torch.bool),
+    )
     checkpoints = _checkpoints(n_steps)
     for k in range(1, n_steps + 1):
         if best.final:
             return
         ahead = region.project(region.step(delta, gradient, step))
         momentum = _MOMENTUM if k > 1 else 0.0
-        last, delta = delta, region.project(delta + (1 - momentum) * (ahead - delta) + momentum * (delta - last))
+        last, delta = (
+            delta,
+            region.project(delta + (1 - momentum) * (ahead - delta) + momentum * (delta - last)),
+        )
         before = value
         value, gradient = _look(batch, delta, best)
         top.update(delta, value, gradient)
@@ -136,22 +152,33 @@ def _climb(batch: Batch, delta: Tensor, best: Best, n_steps: int) -> None:
             stalled = ~halved & (top.value <= top_then)
             halved = (rises < _SUCCESS_RATE * (k - checked)) | stalled
             step = torch.where(halved[:, None], step / 2, step)
-            delta, last = (torch.where(halved[:, None], top.delta, old) for old in (delta, last))  # no momentum after a jump
-            gradient, value = torch.where(halved[:, None], top.gradient, gradient), torch.where(halved, top.value, value)
+            # no momentum after a jump
+            delta, last = (torch.where(halved[:, None], top.delta, old) for old in (delta, last))
+            gradient, value = (
+                torch.where(halved[:, None], top.gradient, gradient),
+                torch.where(halved, top.value, value),
+            )
             rises, checked, top_then = torch.zeros_like(rises), k, top.value
 
 
 def _climb_sparsely(batch: Batch, delta: Tensor, best: Best, n_steps: int) -> None:
-    """Croce and Hein 2021: in a ball of three times the radius, then of twice, then in the ball itself."""
+    """Croce and Hein 2021: in a ball of three times the radius, then of twice, then in the ball
+    itself.
+    """
     for factor in (3, 2):
         delta = _climb_stage(batch, batch.region.grown(factor), delta, None, n_steps // 3).delta
     top = _climb_stage(batch, batch.region, delta, best, n_steps - 2 * (n_steps // 3))
-    if not best.final:  # the worst point of the loss as linear as it is there: steps circle around such corners
+    # the worst point of the loss as linear as it is there: steps circle around such corners
+    if not best.final:
         _look(batch, batch.region.farthest(top.gradient), best)
 
 
-def _climb_stage(batch: Batch, region: Region, delta: Tensor, best: Best | None, n_steps: int) -> _Top:
-    """The highest point in this ball; each step moves the k coordinates of the largest derivatives that are free."""
+def _climb_stage(
+    batch: Batch, region: Region, delta: Tensor, best: Best | None, n_steps: int
+) -> _Top:
+    """The highest point in this ball; each step moves the k coordinates of the largest derivatives
+    that are free.
+    """
     d, delta = delta.shape[1], region.project(delta)
     value, gradient = _look(batch, delta, best)
     top = _Top(delta, value, gradient)
@@ -182,7 +209,9 @@ def _count(delta: Tensor) -> Tensor:
 
 
 def _look(batch: Batch, delta: Tensor, best: Best | None) -> tuple[Tensor, Tensor]:
-    """The loss and its gradient at a perturbation; the point is kept if it is the best, where one is looked for."""
+    """The loss and its gradient at a perturbation; the point is kept if it is the best, where one
+    is looked for.
+    """
     points = batch.region.place(delta)
     value, gradient, margins = batch.evaluate(points)
     if best is not None:

@@ -1,8 +1,8 @@
 r"""Attacks that follow the input gradient of a network: steepest ascent, projected.
 
-The adversary of a sample maximises an objective over :math:`\|\delta\|_q \le \epsilon`, where the perturbed sample may have to
-stay in a box (pixels in [0, 1]). What an attack finds bounds the robust margin from above; only a certificate bounds it from
-below.
+The adversary of a sample maximises an objective over :math:`\|\delta\|_q \le \epsilon`, where the
+perturbed sample may have to stay in a box (pixels in [0, 1]). What an attack finds bounds the
+robust margin from above; only a certificate bounds it from below.
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ def projected_ascent(
 ) -> Tensor:
     r"""Maximise an objective around each sample, by steps in the steepest direction and projection.
 
-    .. math:: x \leftarrow \Pi\Big(x + \eta \arg\max_{\|u\|_q \le 1} \langle u, \nabla f(x) \rangle\Big),
+    .. math:: x \leftarrow \Pi\Big(x + \eta \arg\max_{\|u\|_q \le 1} \langle u, \nabla f(x)
+    \rangle\Big),
 
-    with :math:`\Pi` the Euclidean projection on the ball of radius eps around the sample, cut by the box: of both at once,
-    not of one after the other. A step does one forward pass and one backward pass to the input. Parameters get no gradients.
+    with :math:`\Pi` the Euclidean projection on the ball of radius eps around the sample, cut by
+    the box: of both at once, not of one after the other. A step does one forward pass and one
+    backward pass to the input. Parameters get no gradients.
 
     Parameters
     ----------
@@ -54,8 +56,8 @@ def projected_ascent(
         The box that the perturbed samples stay in. It must hold x.
     scale : array-like of shape (d,) or of the shape of a sample, optional
         How far the adversary can move each feature, relative to the others: the threat is
-        :math:`\|\delta / s\|_q \le \epsilon`, and a feature of scale 0 does not move. Steps and projections are taken in
-        units of the scales.
+        :math:`\|\delta / s\|_q \le \epsilon`, and a feature of scale 0 does not move. Steps and
+        projections are taken in units of the scales.
     n_steps : int, default=10
     step_size : float, optional
         q-norm of a step; 2.5 eps / n_steps by default.
@@ -85,11 +87,22 @@ def projected_ascent(
         return input_gradient(objective, points.view(x.shape)).flatten(1)
 
     start = region.place(region.random(generator)) if random_start else region.x.clone()
-    return ascend(gradient, region, start, n_steps=n_steps, length=checked_step(step_size, eps, n_steps)).view(x.shape)
+    return ascend(
+        gradient, region, start, n_steps=n_steps, length=checked_step(step_size, eps, n_steps)
+    ).view(x.shape)
 
 
-def ascend(gradient: Callable[[Tensor], Tensor], region: Region, points: Tensor, *, n_steps: int, length: float) -> Tensor:
-    """Points of the ball after some steepest steps; `gradient` maps rows to rows, and both arrays may be overwritten."""
+def ascend(
+    gradient: Callable[[Tensor], Tensor],
+    region: Region,
+    points: Tensor,
+    *,
+    n_steps: int,
+    length: float,
+) -> Tensor:
+    """Points of the ball after some steepest steps; `gradient` maps rows to rows, and both arrays
+    may be overwritten.
+    """
     for _ in range(n_steps):
         points = region.climb(points, gradient(points), length)
     return points if region.norm.p == math.inf else region.settled(points - region.x)
@@ -120,22 +133,24 @@ def pgd(
     Parameters
     ----------
     model : torch.nn.Module, fitted network or fitted linear classifier
-        A module gives logits of shape (n, K), or (n,) or (n, 1) for two classes (class 1 where positive); it is attacked as in
-        eval mode, and left as it was. An estimator with a `module_` is attacked through it. An estimator with `coef_`,
-        `intercept_` and `classes_` is not searched: its exact worst case is returned.
+        A module gives logits of shape (n, K), or (n,) or (n, 1) for two classes (class 1 where
+        positive); it is attacked as in eval mode, and left as it was. An estimator with a `module_`
+        is attacked through it. An estimator with `coef_`, `intercept_` and `classes_` is not
+        searched: its exact worst case is returned.
     X : ndarray or Tensor of shape (n, ...)
     y : int array of shape (n,)
         Class indices 0, ..., K-1 for a module; labels for an estimator.
     eps : float
         Radius, in the units of X.
     q : float, default=inf
-        Exponent of the norm that bounds the perturbation, in [1, inf]; 1, 2 or inf with a box, unless the classifier is linear.
+        Exponent of the norm that bounds the perturbation, in [1, inf]; 1, 2 or inf with a box,
+        unless the classifier is linear.
     clip : pair (low, high) of numbers or arrays that broadcast to X, optional
         The box that the perturbed samples stay in. It must hold X.
     scale : array-like of shape (d,) or of the shape of a sample, optional
         How far the adversary can move each feature, relative to the others: the threat is
-        :math:`\|\delta / s\|_q \le \epsilon`, and a feature of scale 0 does not move. Steps and projections are taken in
-        units of the scales.
+        :math:`\|\delta / s\|_q \le \epsilon`, and a feature of scale 0 does not move. Steps and
+        projections are taken in units of the scales.
     n_steps : int, default=10
     step_size : float, optional
         q-norm of a step; 2.5 eps / n_steps by default.
@@ -143,16 +158,18 @@ def pgd(
         The first start is the sample itself, unless `random_start`; the others are random.
     random_start : bool, default=False
     loss : {"margin", "cross_entropy", "dlr"}, default="margin"
-        What is maximised. Points are judged by their margin in any case. "cross_entropy" has vanishing gradients where the
-        network is sure; "dlr" is the margin divided by the lead of the first logit on the third.
+        What is maximised. Points are judged by their margin in any case. "cross_entropy" has
+        vanishing gradients where the network is sure; "dlr" is the margin divided by the lead of
+        the first logit on the third.
     n_targets : int, optional
-        Attack towards each of the n_targets best rival classes in turn, from every start. By default towards any rival at once,
-        which can end at a worse one.
+        Attack towards each of the n_targets best rival classes in turn, from every start. By
+        default towards any rival at once, which can end at a worse one.
     stop_when_broken : bool, default=True
         Leave a sample alone as soon as it is misclassified. False goes on to the least margin.
     batch_size : int, optional
-        Samples attacked at once; all by default. The result does not depend on it, up to rounding in the model: in float32 that
-        can differ with the size of a batch, and send a long search to another point.
+        Samples attacked at once; all by default. The result does not depend on it, up to rounding
+        in the model: in float32 that can differ with the size of a batch, and send a long search to
+        another point.
     random_state : int, RandomState or None
         For the random starts.
     device : str or torch.device, optional
@@ -161,9 +178,9 @@ def pgd(
     Returns
     -------
     ndarray or Tensor of shape (n, ...)
-        Perturbed samples, in the type of X; where that is of integers, in the type of the module, float64 for linear
-        classifiers. They are inside the box, and :math:`\|x' - x\|_q \le \epsilon` up to a relative
-        1e-6 in float32.
+        Perturbed samples, in the type of X; where that is of integers, in the type of the module,
+        float64 for linear classifiers. They are inside the box, and :math:`\|x' - x\|_q \le
+        \epsilon` up to a relative 1e-6 in float32.
 
     See Also
     --------
@@ -172,7 +189,8 @@ def pgd(
 
     References
     ----------
-    Madry, Makelov, Schmidt, Tsipras, Vladu, "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018.
+    Madry, Makelov, Schmidt, Tsipras, Vladu, "Towards Deep Learning Models Resistant to Adversarial
+    Attacks", ICLR 2018.
 
     Examples
     --------

@@ -1,11 +1,13 @@
 r"""The exact attack on a linear classifier, for two and for several classes.
 
-Scores are :math:`f_k(x) = \langle w_k, x\rangle + b_k`. The adversary picks one rival class, so the robust margin of (x, y) is
+Scores are :math:`f_k(x) = \langle w_k, x\rangle + b_k`. The adversary picks one rival class, so the
+robust margin of (x, y) is
 
 .. math:: \min_{k \ne y}\; f_y(x) - f_k(x) - \epsilon \|w_y - w_k\|_{q^*},
 
-exactly, with :math:`\|s (w_y - w_k)\|_{q^*}` where features have scales s, and (x, y) is robustly classified if and only if it
-is positive. Two classes are scored by one function f, as in scikit-learn: f > 0 is the second class, and the scores are (0, f).
+exactly, with :math:`\|s (w_y - w_k)\|_{q^*}` where features have scales s, and (x, y) is robustly
+classified if and only if it is positive. Two classes are scored by one function f, as in
+scikit-learn: f > 0 is the second class, and the scores are (0, f).
 """
 
 from __future__ import annotations
@@ -101,8 +103,8 @@ def boundary_distances(scores: np.ndarray, y: np.ndarray, norms: np.ndarray) -> 
     Returns
     -------
     array of shape (n,)
-        Negative outside of the region; inf where no rival can ever win, -inf where y never can, 0 at
-        a tie.
+        Negative outside of the region; inf where no rival can ever win, -inf where y never can, 0
+        at a tie.
     """
     leads = _leads(scores, y)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -112,7 +114,9 @@ def boundary_distances(scores: np.ndarray, y: np.ndarray, norms: np.ndarray) -> 
     return distances.min(axis=1)
 
 
-def robust_margins(X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: LpBall) -> np.ndarray:
+def robust_margins(
+    X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: LpBall
+) -> np.ndarray:
     """Robust margin of each sample, in units of the scores.
 
     Parameters
@@ -127,12 +131,17 @@ def robust_margins(X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarra
     Returns
     -------
     array of shape (n,)
-        Positive exactly where no perturbation of the threat changes the decision away from y. A tie counts as broken.
+        Positive exactly where no perturbation of the threat changes the decision away from y. A tie
+        counts as broken.
     """
-    return least_margins(class_scores(X, coef, intercept), y, rival_norms(coef, threat)[y], threat.eps)
+    return least_margins(
+        class_scores(X, coef, intercept), y, rival_norms(coef, threat)[y], threat.eps
+    )
 
 
-def robustly_correct(X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: LpBall) -> np.ndarray:
+def robustly_correct(
+    X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: LpBall
+) -> np.ndarray:
     """Which samples no perturbation of the threat moves out of their class.
 
     Parameters
@@ -153,9 +162,15 @@ def robustly_correct(X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndar
 
 
 def signed_distances(
-    X: Any, y: np.ndarray | None, coef: np.ndarray, intercept: np.ndarray, q: float, scale: np.ndarray | None = None
+    X: Any,
+    y: np.ndarray | None,
+    coef: np.ndarray,
+    intercept: np.ndarray,
+    q: float,
+    scale: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Distance of each sample to the boundary of the region of class y (negative outside it), ||delta / scale||_q.
+    """Distance of each sample to the boundary of the region of class y (negative outside it),
+    ||delta / scale||_q.
 
     Parameters
     ----------
@@ -180,7 +195,9 @@ def signed_distances(
     return boundary_distances(scores, y, rival_norms(coef, LpBall(q, 1.0, scale))[y])
 
 
-def worst_case_perturbations(X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: LpBall) -> np.ndarray:
+def worst_case_perturbations(
+    X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: LpBall
+) -> np.ndarray:
     """The perturbation, of q-norm eps, that makes each sample's margin least.
 
     Parameters

@@ -1,4 +1,6 @@
-"""The Square Attack: random search that sees scores only, so that vanishing or misleading gradients do not stop it."""
+"""The Square Attack: random search that sees scores only, so that vanishing or misleading gradients
+do not stop it.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from sklearn_robust.attacks._search import Best, Settings, answer
 from sklearn_robust.attacks._target import Target, check_labels, evaluating
 from sklearn_robust.regions import Region
 
-_HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)  # shares of the budget after which windows halve
+# shares of the budget after which windows halve
+_HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
 def square(
@@ -33,13 +36,14 @@ def square(
     random_state: Any = None,
     device: Any = None,
 ) -> Any:
-    r"""Square Attack: change a random window of each sample, and keep the change if the margin falls.
+    r"""Square Attack: change a random window of each sample, and keep the change if the margin
+    falls.
 
     Parameters
     ----------
     model : torch.nn.Module, fitted classifier or callable
-        As in `pgd`; or any function from an ndarray like X to scores of shape (n, K), or (n,) or (n, 1) for two classes; or a
-        classifier with a `decision_function`.
+        As in `pgd`; or any function from an ndarray like X to scores of shape (n, K), or (n,) or
+        (n, 1) for two classes; or a classifier with a `decision_function`.
     X : ndarray or Tensor of shape (n, d), or (n, channels, height, width)
         Windows are squares of pixels for images, and random subsets of the features otherwise.
     y, eps, stop_when_broken, batch_size, random_state, device
@@ -61,14 +65,15 @@ def square(
 
     Notes
     -----
-    q = inf is the published attack: a window gets the values :math:`\pm\epsilon`, one sign a channel (one a feature for flat
-    samples). For q = 1 and 2 a simpler search of the same kind is done: of the budget of two random windows, a random portion
-    is moved to random signs in one of them; what the box cuts off is not given back at once.
+    q = inf is the published attack: a window gets the values :math:`\pm\epsilon`, one sign a
+    channel (one a feature for flat samples). For q = 1 and 2 a simpler search of the same kind is
+    done: of the budget of two random windows, a random portion is moved to random signs in one of
+    them; what the box cuts off is not given back at once.
 
     References
     ----------
-    Andriushchenko, Croce, Flammarion, Hein, "Square Attack: a query-efficient black-box adversarial attack via random search",
-    ECCV 2020.
+    Andriushchenko, Croce, Flammarion, Hein, "Square Attack: a query-efficient black-box adversarial
+    attack via random search", ECCV 2020.
 
     Examples
     --------
@@ -95,7 +100,10 @@ def square(
     target = Target.of(model, X, y, device)
     region = settings.region(target.X)
     if region.norm.p not in (1, 2, math.inf):
-        raise ValueError(f"q must be 1, 2 or numpy.inf for the Square Attack, got {q!r}. Use pgd or apgd for another q.")
+        raise ValueError(
+            f"q must be 1, 2 or numpy.inf for the Square Attack, got {q!r}. Use pgd or apgd for "
+            f"another q."
+        )
     generator = settings.generator()
 
     def margins(points: Tensor, rows: Tensor) -> Tensor:
@@ -107,7 +115,8 @@ def square(
     with torch.no_grad(), evaluating(target.module):
         everything = torch.arange(len(target.X), device=target.X.device)
         best = Best(region.x.clone(), margins(region.x, everything), stop_when_broken)
-        current = Best(torch.zeros_like(region.x), best.margins.clone(), stop_when_broken)  # perturbations
+        # perturbations
+        current = Best(torch.zeros_like(region.x), best.margins.clone(), stop_when_broken)
         draw = _Draw(target.X, generator)
         for query in range(n_queries):
             if current.final:
@@ -119,11 +128,15 @@ def square(
             rows = current.open()
             here, delta = region.rows(rows), current.points[rows]
             if query == 0:
-                moved = signs[rows] * (region.eps / here.norm.value(signs[rows])[:, None].clamp(min=1))
+                moved = signs[rows] * (
+                    region.eps / here.norm.value(signs[rows])[:, None].clamp(min=1)
+                )
             elif region.norm.p == math.inf:
                 moved = torch.where(receiving[rows], signs[rows] * region.eps, delta)
             else:
-                moved = _move_budget(delta, signs[rows], receiving[rows], giving[rows], portion[rows], region)
+                moved = _move_budget(
+                    delta, signs[rows], receiving[rows], giving[rows], portion[rows], region
+                )
             moved = here.project(moved)
             found = margins(here.place(moved), rows)
             if query == 0:  # the search starts here, even where the sample itself is better
@@ -134,7 +147,9 @@ def square(
 
 
 class _Draw:
-    """Random signs and windows of shape (n, d), for all samples at once: what one gets does not depend on the others."""
+    """Random signs and windows of shape (n, d), for all samples at once: what one gets does not
+    depend on the others.
+    """
 
     def __init__(self, X: Tensor, generator: torch.Generator) -> None:
         self.X, self.generator = X, generator
@@ -166,7 +181,11 @@ class _Draw:
             mask = inside[0][:, None, :, None] & inside[1][:, None, None, :]
             return mask.to(self.X.device).expand(self.X.shape).flatten(1)
         n, d = len(self.X), self.X[0].numel()
-        chosen = torch.rand((n, d), generator=self.generator).topk(max(round(share * d), 1), dim=1).indices
+        chosen = (
+            torch.rand((n, d), generator=self.generator)
+            .topk(max(round(share * d), 1), dim=1)
+            .indices
+        )
         return torch.zeros((n, d), dtype=torch.bool).scatter(1, chosen, True).to(self.X.device)
 
     def _interval(self, n: int, size: int, length: int) -> Tensor:
@@ -174,8 +193,12 @@ class _Draw:
         return (torch.arange(size) >= first) & (torch.arange(size) < first + length)
 
 
-def _move_budget(delta: Tensor, signs: Tensor, receiving: Tensor, giving: Tensor, portion: Tensor, region: Region) -> Tensor:
-    """Move a portion of what two windows spend of the radius, and what nothing spends, to random signs in one of them."""
+def _move_budget(
+    delta: Tensor, signs: Tensor, receiving: Tensor, giving: Tensor, portion: Tensor, region: Region
+) -> Tensor:
+    """Move a portion of what two windows spend of the radius, and what nothing spends, to random
+    signs in one of them.
+    """
     q, tiny = region.norm.p, torch.finfo(delta.dtype).tiny
 
     def normalised(x: Tensor) -> Tensor:
@@ -183,4 +206,6 @@ def _move_budget(delta: Tensor, signs: Tensor, receiving: Tensor, giving: Tensor
 
     kept = delta.masked_fill(receiving | giving, 0)
     budget = (region.eps**q - region.norm.value(kept)[:, None] ** q).clamp(min=0) ** (1 / q)
-    return kept + budget * normalised((1 - portion) * normalised(delta - kept) + portion * normalised(signs * receiving))
+    return kept + budget * normalised(
+        (1 - portion) * normalised(delta - kept) + portion * normalised(signs * receiving)
+    )

@@ -23,9 +23,9 @@ def make_teacher_classification(
 ) -> tuple[np.ndarray, ...]:
     """Samples labelled by the sign of <w*, x>, for dense or sparse teachers w* and samples x.
 
-    A dense vector has independent N(0, 1) entries. A k-sparse one has independent entries in {-1, 0, 1} with probabilities
-    k/2d, 1 - k/d, k/2d, so k non-zero entries on average; all-zero vectors are redrawn. Teacher and samples come from
-    independent random streams.
+    A dense vector has independent N(0, 1) entries. A k-sparse one has independent entries in {-1,
+    0, 1} with probabilities k/2d, 1 - k/d, k/2d, so k non-zero entries on average; all-zero vectors
+    are redrawn. Teacher and samples come from independent random streams.
 
     Parameters
     ----------
@@ -37,10 +37,11 @@ def make_teacher_classification(
     data_sparsity : int, optional
         k of the samples; None is dense.
     teacher : array of shape (n_features,), optional
-        Label by this teacher instead of drawing one. Draw a test set with the teacher of the training set and another
-        random_state.
+        Label by this teacher instead of drawing one. Draw a test set with the teacher of the
+        training set and another random_state.
     ties : {"redraw", "negative"}, default="redraw"
-        What to do with samples on the teacher's hyperplane, <w*, x> = 0: draw them again, or label them -1.
+        What to do with samples on the teacher's hyperplane, <w*, x> = 0: draw them again, or label
+        them -1.
     return_teacher : bool, default=False
     random_state : int, RandomState instance or None, default=None
 
@@ -54,8 +55,8 @@ def make_teacher_classification(
 
     Notes
     -----
-    The four distributions of Tsilivis et al. 2024, section 5.1 and appendix F.1. With sparse teacher and sparse data most
-    samples are ties, so the rule for them decides what the task is.
+    The four distributions of Tsilivis et al. 2024, section 5.1 and appendix F.1. With sparse
+    teacher and sparse data most samples are ties, so the rule for them decides what the task is.
 
     Examples
     --------
@@ -70,22 +71,41 @@ def make_teacher_classification(
     check_number(n_samples, "n_samples", low=1, integer=True)
     check_number(n_features, "n_features", low=1, integer=True)
     check_choice(ties, "ties", ("redraw", "negative"))
-    for name, sparsity in (("teacher_sparsity", teacher_sparsity), ("data_sparsity", data_sparsity)):
+    for name, sparsity in (
+        ("teacher_sparsity", teacher_sparsity),
+        ("data_sparsity", data_sparsity),
+    ):
         if sparsity is not None:
             check_number(sparsity, name, low=1, integer=True)
             if sparsity > n_features:
-                raise ValueError(f"{name} must be at most n_features={n_features}, got {sparsity}. Use None for dense vectors.")
+                raise ValueError(
+                    f"{name} must be at most n_features={n_features}, got {sparsity}. Use None for "
+                    f"dense vectors."
+                )
     if teacher is not None and teacher_sparsity is not None:
         raise ValueError(
-            f"teacher_sparsity={teacher_sparsity} is for a teacher that is drawn. Use None where teacher is given."
+            f"teacher_sparsity={teacher_sparsity} is for a teacher that is drawn. Use None where "
+            f"teacher is given."
         )
     seeds = check_random_state(random_state).randint(np.iinfo(np.int32).max, size=2)
-    teacher_stream, data_stream = (np.random.default_rng(seed) for seed in np.random.SeedSequence(seeds.tolist()).spawn(2))
+    teacher_stream, data_stream = (
+        np.random.default_rng(seed) for seed in np.random.SeedSequence(seeds.tolist()).spawn(2)
+    )
     if teacher is None:
         teacher = _without_zero_rows(teacher_stream, 1, n_features, teacher_sparsity)[0]
-    teacher = check_array(teacher, dtype=float, ensure_2d=False, allow_nd=True, ensure_min_samples=0, input_name="teacher")
+    teacher = check_array(
+        teacher,
+        dtype=float,
+        ensure_2d=False,
+        allow_nd=True,
+        ensure_min_samples=0,
+        input_name="teacher",
+    )
     if teacher.shape != (n_features,) or not teacher.any():
-        raise ValueError(f"teacher must be a non-zero vector of shape ({n_features},), got shape {teacher.shape}.")
+        raise ValueError(
+            f"teacher must be a non-zero vector of shape ({n_features},), got shape "
+            f"{teacher.shape}."
+        )
 
     if ties == "redraw":
         X = _without_ties(data_stream, n_samples, teacher, data_sparsity)
@@ -95,17 +115,24 @@ def make_teacher_classification(
     return (X, y, teacher) if return_teacher else (X, y)
 
 
-def _without_ties(stream: np.random.Generator, n: int, teacher: np.ndarray, sparsity: int | None) -> np.ndarray:
+def _without_ties(
+    stream: np.random.Generator, n: int, teacher: np.ndarray, sparsity: int | None
+) -> np.ndarray:
     """n vectors, none of them on the teacher's hyperplane."""
     X = _entries(stream, n, len(teacher), sparsity)
-    support = np.flatnonzero(teacher)  # ties depend on these entries alone, and only they are drawn again
+    # ties depend on these entries alone, and only they are drawn again
+    support = np.flatnonzero(teacher)
     tied = np.arange(n)
     while (tied := tied[X[tied[:, None], support] @ teacher[support] == 0]).size:
-        X[tied[:, None], support] = _entries(stream, tied.size, support.size, sparsity, share_of=len(teacher))
+        X[tied[:, None], support] = _entries(
+            stream, tied.size, support.size, sparsity, share_of=len(teacher)
+        )
     return X
 
 
-def _without_zero_rows(stream: np.random.Generator, n: int, d: int, sparsity: int | None) -> np.ndarray:
+def _without_zero_rows(
+    stream: np.random.Generator, n: int, d: int, sparsity: int | None
+) -> np.ndarray:
     """n vectors, dense or sparse, none of them zero."""
     X = _entries(stream, n, d, sparsity)
     while (empty := np.flatnonzero(~X.any(axis=1))).size:
@@ -113,8 +140,12 @@ def _without_zero_rows(stream: np.random.Generator, n: int, d: int, sparsity: in
     return X
 
 
-def _entries(stream: np.random.Generator, n: int, d: int, sparsity: int | None, share_of: int | None = None) -> np.ndarray:
-    """Independent entries: normal, or non-zero signs with probability sparsity / share_of (d by default)."""
+def _entries(
+    stream: np.random.Generator, n: int, d: int, sparsity: int | None, share_of: int | None = None
+) -> np.ndarray:
+    """Independent entries: normal, or non-zero signs with probability sparsity / share_of (d by
+    default).
+    """
     if sparsity is None:
         return stream.standard_normal((n, d))
     share = sparsity / (share_of or d)

@@ -1,4 +1,6 @@
-"""Inspection: pictures of robustness and of training, and how far a fitted classifier is from the limit of theory."""
+"""Inspection: pictures of robustness and of training, and how far a fitted classifier is from the
+limit of theory.
+"""
 
 from sklearn_robust.inspection._convergence import ConvergenceCurve, ConvergenceDisplay
 from sklearn_robust.inspection._implicit_bias import ImplicitBiasReport, implicit_bias_report

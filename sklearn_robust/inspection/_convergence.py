@@ -43,9 +43,11 @@ class ConvergenceCurve:
 
 
 class ConvergenceDisplay:
-    """Certified gap, cosine to the exact separator and loss of recorded fits against the iteration, a panel for each.
+    """Certified gap, cosine to the exact separator and loss of recorded fits against the iteration,
+    a panel for each.
 
-    Use `from_estimator` or `from_estimators`, which fit and record, or `from_recorders`; all parameters are kept as attributes.
+    Use `from_estimator` or `from_estimators`, which fit and record, or `from_recorders`; all
+    parameters are kept as attributes.
 
     Parameters
     ----------
@@ -69,7 +71,8 @@ class ConvergenceDisplay:
     --------
     >>> import matplotlib
     >>> matplotlib.use("agg")
-    >>> from sklearn_robust import ConvergenceDisplay, RobustLinearClassifier, make_teacher_classification
+    >>> from sklearn_robust import ConvergenceDisplay, RobustLinearClassifier
+    >>> from sklearn_robust import make_teacher_classification
     >>> X, y = make_teacher_classification(40, 80, random_state=0)
     >>> model = RobustLinearClassifier(p_algo=2, eps=0.1, loss_tol=0)
     >>> display = ConvergenceDisplay.from_estimator(model, X, y)
@@ -81,7 +84,9 @@ class ConvergenceDisplay:
         self.curves = list(curves)
 
     @classmethod
-    def from_estimator(cls, estimator: Any, X: Any, y: Any, *, name: str | None = None, axes: Any = None) -> Self:
+    def from_estimator(
+        cls, estimator: Any, X: Any, y: Any, *, name: str | None = None, axes: Any = None
+    ) -> Self:
         """Fit a copy of a linear classifier of this library, and draw its path.
 
         Parameters
@@ -98,18 +103,24 @@ class ConvergenceDisplay:
         Returns
         -------
         ConvergenceDisplay
-            With the cosine to the exact separator, `min_norm_separator`, where the data are robustly separable.
+            With the cosine to the exact separator, `min_norm_separator`, where the data are
+            robustly separable.
 
         Raises
         ------
         ValueError
             If the fit does not iterate, as that with solver="exact".
         """
-        return cls.from_estimators({type(estimator).__name__ if name is None else name: estimator}, X, y, axes=axes)
+        return cls.from_estimators(
+            {type(estimator).__name__ if name is None else name: estimator}, X, y, axes=axes
+        )
 
     @classmethod
-    def from_estimators(cls, estimators: Mapping[str, Any], X: Any, y: Any, *, axes: Any = None) -> Self:
-        """Fit copies of several linear classifiers of this library to the same data, and draw their paths.
+    def from_estimators(
+        cls, estimators: Mapping[str, Any], X: Any, y: Any, *, axes: Any = None
+    ) -> Self:
+        """Fit copies of several linear classifiers of this library to the same data, and draw their
+        paths.
 
         Parameters
         ----------
@@ -131,8 +142,12 @@ class ConvergenceDisplay:
         recorders, separators = {}, {}
         for name, estimator in estimators.items():
             recorders[name] = PathRecorder(store_coef=True)
-            reports = implicit_bias_report(clone(estimator).set_callbacks(recorders[name]).fit(X, y), X, y)
-            separators[name] = [report.separator for report in (reports if isinstance(reports, list) else [reports])]
+            reports = implicit_bias_report(
+                clone(estimator).set_callbacks(recorders[name]).fit(X, y), X, y
+            )
+            separators[name] = [
+                report.separator for report in (reports if isinstance(reports, list) else [reports])
+            ]
         return cls.from_recorders(recorders, separators=separators, axes=axes)
 
     @classmethod
@@ -150,8 +165,8 @@ class ConvergenceDisplay:
         recorders : dict of str to PathRecorder
             After their fits. The names are those in the legend.
         separators : dict of str to Separator or list of Separator, optional
-            The exact separator of some of the fits, by the same names; for several classes one for each, None where a class
-            has none. Their recorders must have `store_coef`.
+            The exact separator of some of the fits, by the same names; for several classes one for
+            each, None where a class has none. Their recorders must have `store_coef`.
         axes : sequence of matplotlib Axes, optional
             One for each panel.
 
@@ -160,7 +175,9 @@ class ConvergenceDisplay:
         ConvergenceDisplay
         """
         separators = separators or {}
-        return cls([c for name, r in recorders.items() for c in _curves(name, r, separators.get(name))]).plot(axes)
+        return cls(
+            [c for name, r in recorders.items() for c in _curves(name, r, separators.get(name))]
+        ).plot(axes)
 
     def plot(self, axes: Any = None) -> Self:
         """Draw the panels.
@@ -176,15 +193,23 @@ class ConvergenceDisplay:
             Itself.
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")
-        self.panels_ = [panel for panel in _PANELS if any(getattr(curve, panel) is not None for curve in self.curves)]
+        self.panels_ = [
+            panel
+            for panel in _PANELS
+            if any(getattr(curve, panel) is not None for curve in self.curves)
+        ]
         if axes is None:
             import matplotlib.pyplot as plt
 
             size = (4 * len(self.panels_), 3.5)
-            _, axes = plt.subplots(1, len(self.panels_), figsize=size, layout="constrained", squeeze=False)
+            _, axes = plt.subplots(
+                1, len(self.panels_), figsize=size, layout="constrained", squeeze=False
+            )
         self.axes_ = np.atleast_1d(axes).ravel()
         if len(self.axes_) != len(self.panels_):
-            raise ValueError(f"axes must hold one axes for each panel of {self.panels_}, got {len(self.axes_)}.")
+            raise ValueError(
+                f"axes must hold one axes for each panel of {self.panels_}, got {len(self.axes_)}."
+            )
         self.lines_: dict[str, list[Any]] = {}
         for ax, panel in zip(self.axes_, self.panels_, strict=True):
             label, scale = _PANELS[panel]
@@ -192,32 +217,42 @@ class ConvergenceDisplay:
             for i, curve in enumerate(self.curves):
                 values = getattr(curve, panel)
                 if values is not None:
-                    self.lines_[panel] += ax.plot(curve.iteration, values, label=curve.name, **style(i))
+                    self.lines_[panel] += ax.plot(
+                        curve.iteration, values, label=curve.name, **style(i)
+                    )
             ax.set(xlabel="iteration", ylabel=label, xscale="log", yscale=scale)
         self.axes_[0].legend()
         self.figure_ = self.axes_[0].figure
         return self
 
 
-def _curves(name: str, recorder: PathRecorder, separators: Separator | list[Separator | None] | None) -> list[ConvergenceCurve]:
+def _curves(
+    name: str, recorder: PathRecorder, separators: Separator | list[Separator | None] | None
+) -> list[ConvergenceCurve]:
     """A curve for each class of a recorded fit."""
     history = recorder.history_
     if not history:
         raise ValueError(
-            f"The recorder {name!r} holds no path: it saw no fit, or one without iterations, such as solver='exact'."
+            f"The recorder {name!r} holds no path: it saw no fit, or one without iterations, such "
+            f"as solver='exact'."
         )
-    iterations, gaps, log_risks = (np.atleast_2d(history[figure].T) for figure in ("iteration", "gap", "log_risk"))
+    iterations, gaps, log_risks = (
+        np.atleast_2d(history[figure].T) for figure in ("iteration", "gap", "log_risk")
+    )
     exact = separators if isinstance(separators, list) else [separators]
     exact = exact if len(exact) == len(gaps) else [None] * len(gaps)
     return [
         ConvergenceCurve(
             name if len(gaps) == 1 else f"{name}, class {k}",
             iteration,
-            gap=_known(np.where(gap > 0, gap, math.nan)),  # a gap of zero up to rounding has no logarithm
+            # a gap of zero up to rounding has no logarithm
+            gap=_known(np.where(gap > 0, gap, math.nan)),
             cosine=None if separator is None else _cosine(name, history, k, separator),
             log_risk=_known(log_risk),
         )
-        for k, (iteration, gap, log_risk, separator) in enumerate(zip(iterations, gaps, log_risks, exact, strict=True))
+        for k, (iteration, gap, log_risk, separator) in enumerate(
+            zip(iterations, gaps, log_risks, exact, strict=True)
+        )
     ]
 
 
@@ -227,7 +262,12 @@ def _known(values: np.ndarray) -> np.ndarray | None:
 
 def _cosine(name: str, history: dict[str, np.ndarray], k: int, separator: Separator) -> np.ndarray:
     if "coef" not in history:
-        raise ValueError(f"The recorder {name!r} holds no coefficients to compare: use PathRecorder(store_coef=True).")
+        raise ValueError(
+            f"The recorder {name!r} holds no coefficients to compare: use "
+            f"PathRecorder(store_coef=True)."
+        )
     coef = history["coef"][:, k].astype(float)
     with np.errstate(invalid="ignore"):
-        return coef @ separator.coef / (np.linalg.norm(coef, axis=1) * np.linalg.norm(separator.coef))
+        return (
+            coef @ separator.coef / (np.linalg.norm(coef, axis=1) * np.linalg.norm(separator.coef))
+        )

@@ -43,9 +43,10 @@ class RobustAccuracyCurve:
 class RobustAccuracyDisplay:
     """Robust accuracy against the radius eps of the adversary, for one or several classifiers.
 
-    For linear classifiers each curve is exact. For networks of this library the line is what an attack leaves, the band
-    reaches down to what is proved: the robust accuracy lies inside. Use `from_estimator`, `from_estimators`,
-    `from_predictions` or `from_cv_results` to make one; all parameters are kept as attributes.
+    For linear classifiers each curve is exact. For networks of this library the line is what an
+    attack leaves, the band reaches down to what is proved: the robust accuracy lies inside. Use
+    `from_estimator`, `from_estimators`, `from_predictions` or `from_cv_results` to make one; all
+    parameters are kept as attributes.
 
     Parameters
     ----------
@@ -71,13 +72,22 @@ class RobustAccuracyDisplay:
     >>> from sklearn_robust import RobustAccuracyDisplay, RobustLinearClassifier
     >>> X, y = load_breast_cancer(return_X_y=True)
     >>> models = {"logistic": LogisticRegression(), "robust": RobustLinearClassifier(eps=0.2)}
-    >>> fitted = {name: make_pipeline(StandardScaler(), model).fit(X, y) for name, model in models.items()}
+    >>> fitted = {
+    ...     name: make_pipeline(StandardScaler(), model).fit(X, y)
+    ...     for name, model in models.items()
+    ... }
     >>> display = RobustAccuracyDisplay.from_estimators(fitted, X, y)
     >>> [line.get_label() for line in display.lines_]
     ['logistic', 'robust']
     """
 
-    def __init__(self, curves: Sequence[RobustAccuracyCurve], *, xlabel: str = "eps", ylabel: str = "robust accuracy") -> None:
+    def __init__(
+        self,
+        curves: Sequence[RobustAccuracyCurve],
+        *,
+        xlabel: str = "eps",
+        ylabel: str = "robust accuracy",
+    ) -> None:
         self.curves, self.xlabel, self.ylabel = list(curves), xlabel, ylabel
 
     @classmethod
@@ -99,16 +109,17 @@ class RobustAccuracyDisplay:
 
         Parameters
         ----------
-        estimator : fitted linear classifier or network, pipeline that ends in one, or search over either
+        estimator : fitted linear classifier or network, pipeline or search that ends in one
             Any that `robust_accuracy_score` takes.
         X : array-like or sparse array of shape (n_samples, n_features)
         y : array-like of shape (n_samples,)
         eps : array-like of shape (n_points,), optional
-            The radii. By default from 0 to where only a twentieth of the samples withstands; for networks to twice the
-            training eps.
+            The radii. By default from 0 to where only a twentieth of the samples withstands; for
+            networks to twice the training eps.
         q : float, optional
-            Exponent of the norm that bounds the perturbation; by default that of the estimator's fit, or inf. Every feature
-            moves alike: a `scale` of training is not part of this threat.
+            Exponent of the norm that bounds the perturbation; by default that of the estimator's
+            fit, or inf. Every feature moves alike: a `scale` of training is not part of this
+            threat.
         sample_weight : array-like of shape (n_samples,), optional
         space : {"model", "input"}, default="model"
             Where eps lives in a pipeline, as in `robust_accuracy_score`.
@@ -125,7 +136,15 @@ class RobustAccuracyDisplay:
         """
         name = type(unwrapped(estimator)[1]).__name__ if name is None else name
         return cls.from_estimators(
-            {name: estimator}, X, y, eps=eps, q=q, sample_weight=sample_weight, space=space, ax=ax, **options
+            {name: estimator},
+            X,
+            y,
+            eps=eps,
+            q=q,
+            sample_weight=sample_weight,
+            space=space,
+            ax=ax,
+            **options,
         )
 
     @classmethod
@@ -165,7 +184,11 @@ class RobustAccuracyDisplay:
             if is_linear(classifiers[name])
         }
         if eps is None and not radii:
-            grid = np.linspace(0, 2 * max(classifier.threat_.eps for classifier in classifiers.values()), _NETWORK_POINTS)
+            grid = np.linspace(
+                0,
+                2 * max(classifier.threat_.eps for classifier in classifiers.values()),
+                _NETWORK_POINTS,
+            )
         else:
             grid = _radii_to_draw(eps, radii.values())
         curves = [
@@ -194,8 +217,9 @@ class RobustAccuracyDisplay:
         ----------
         y_true, y_pred : array-like of shape (n_samples,)
         radius : array-like of shape (n_samples,)
-            The distance below which no perturbation changes the prediction, as `certified_radius(estimator, X)` returns: exact
-            for linear classifiers. From proofs for networks it is a lower bound, and the curve with it.
+            The distance below which no perturbation changes the prediction, as
+            `certified_radius(estimator, X)` returns: exact for linear classifiers. From proofs for
+            networks it is a lower bound, and the curve with it.
         eps, sample_weight, ax
             As in `from_estimator`.
         name : str, default="classifier"
@@ -205,7 +229,11 @@ class RobustAccuracyDisplay:
         RobustAccuracyDisplay
         """
         refuse_lazy(y_true=y_true, y_pred=y_pred, radius=radius)
-        y_true, y_pred, radius = np.asarray(y_true), np.asarray(y_pred), np.asarray(radius, dtype=float)
+        y_true, y_pred, radius = (
+            np.asarray(y_true),
+            np.asarray(y_pred),
+            np.asarray(radius, dtype=float),
+        )
         check_consistent_length(y_true, y_pred, radius)
         signed = np.where(y_true == y_pred, radius, -math.inf)
         weights = _check_sample_weight(sample_weight, signed, ensure_non_negative=True)
@@ -214,13 +242,15 @@ class RobustAccuracyDisplay:
 
     @classmethod
     def from_cv_results(cls, cv_results: Any, *, score: str = "score", ax: Any = None) -> Self:
-        """Draw the mean robust test score of a search against the training eps, with a line for each p.
+        """Draw the mean robust test score of a search against the training eps, with a line for
+        each p.
 
         Parameters
         ----------
         cv_results : dict, or fitted search with `cv_results_`
-            With one parameter named eps or ending in __eps and, where p was searched, one named p_algo or p. Where further
-            parameters were searched, the best mean score of each eps and p is drawn.
+            With one parameter named eps or ending in __eps and, where p was searched, one named
+            p_algo or p. Where further parameters were searched, the best mean score of each eps and
+            p is drawn.
         score : str, default="score"
             Name of the scorer: "score", or a key of `scoring` where there were several.
         ax : matplotlib Axes, optional
@@ -228,7 +258,8 @@ class RobustAccuracyDisplay:
         Returns
         -------
         RobustAccuracyDisplay
-            The bands are one standard deviation over the folds. Those p that agree everywhere share a line.
+            The bands are one standard deviation over the folds. Those p that agree everywhere share
+            a line.
 
         Raises
         ------
@@ -238,20 +269,34 @@ class RobustAccuracyDisplay:
         results = getattr(cv_results, "cv_results_", cv_results)
         radii = _searched(results, ("eps",))
         if radii is None:
-            raise ValueError(f"cv_results holds no parameter eps: it has {[k for k in results if k.startswith('param_')]}.")
+            raise ValueError(
+                f"cv_results holds no parameter eps: it has "
+                f"{[k for k in results if k.startswith('param_')]}."
+            )
         geometries = _searched(results, ("p_algo", "p"))
-        mean, std = np.asarray(results[f"mean_test_{score}"]), np.asarray(results[f"std_test_{score}"])
+        mean, std = (
+            np.asarray(results[f"mean_test_{score}"]),
+            np.asarray(results[f"std_test_{score}"]),
+        )
         curves = []
         for p in [None] if geometries is None else np.unique(geometries):
             best: dict[float, int] = {}
-            for i in range(len(mean)) if geometries is None else np.flatnonzero(geometries == p).tolist():
+            for i in (
+                range(len(mean)) if geometries is None else np.flatnonzero(geometries == p).tolist()
+            ):
                 if radii[i] not in best or mean[i] > mean[best[radii[i]]]:
                     best[radii[i]] = i
             grid = np.array(sorted(best))
             rows = [best[radius] for radius in grid]
             name = "mean over the folds" if p is None else f"p = {p:g}"
-            curves.append(RobustAccuracyCurve(name, grid, mean[rows], mean[rows] - std[rows], mean[rows] + std[rows]))
-        return cls(_merged(curves), xlabel="training eps", ylabel="cross-validated robust accuracy").plot(ax)
+            curves.append(
+                RobustAccuracyCurve(
+                    name, grid, mean[rows], mean[rows] - std[rows], mean[rows] + std[rows]
+                )
+            )
+        return cls(
+            _merged(curves), xlabel="training eps", ylabel="cross-validated robust accuracy"
+        ).plot(ax)
 
     def plot(self, ax: Any = None) -> Self:
         """Draw the curves.
@@ -272,11 +317,20 @@ class RobustAccuracyDisplay:
         for i, curve in enumerate(self.curves):
             line_style = style(drawn + i)
             marker = "o" if len(curve.eps) <= 2 * _NETWORK_POINTS else None
-            self.lines_ += ax.plot(curve.eps, curve.accuracy, label=curve.name, marker=marker, markersize=4, **line_style)
+            self.lines_ += ax.plot(
+                curve.eps,
+                curve.accuracy,
+                label=curve.name,
+                marker=marker,
+                markersize=4,
+                **line_style,
+            )
             band = None
             if curve.low is not None:
                 high = curve.accuracy if curve.high is None else curve.high
-                band = ax.fill_between(curve.eps, curve.low, high, color=line_style["color"], alpha=0.15, linewidth=0)
+                band = ax.fill_between(
+                    curve.eps, curve.low, high, color=line_style["color"], alpha=0.15, linewidth=0
+                )
             self.bands_.append(band)
         ax.set(xlabel=self.xlabel, ylabel=self.ylabel)
         ax.legend()
@@ -288,7 +342,10 @@ def _common_exponent(classifiers: Mapping[str, Any]) -> float:
     """The q that the classifiers were trained against."""
     exponents = {c.threat_.q for c in classifiers.values() if hasattr(c, "threat_")} or {math.inf}
     if len(exponents) > 1:
-        raise ValueError(f"q must be given: the estimators were trained against different ones, {sorted(exponents)}.")
+        raise ValueError(
+            f"q must be given: the estimators were trained against different ones, "
+            f"{sorted(exponents)}."
+        )
     return exponents.pop()
 
 
@@ -302,26 +359,46 @@ def _radii_to_draw(eps: Any, radii: Any) -> np.ndarray:
 
 
 def _survivors(radii: np.ndarray, grid: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The weighted share of samples whose radius is above each of a grid; at 0, of those that are predicted rightly."""
-    return np.array([np.average(radii > radius if radius > 0 else radii >= 0, weights=weights) for radius in grid])
+    """The weighted share of samples whose radius is above each of a grid; at 0, of those that are
+    predicted rightly.
+    """
+    return np.array(
+        [
+            np.average(radii > radius if radius > 0 else radii >= 0, weights=weights)
+            for radius in grid
+        ]
+    )
 
 
 def _bounds(
-    name: str, estimator: Any, X: Any, y: Any, grid: np.ndarray, q: float, sample_weight: Any, space: str, options: Any
+    name: str,
+    estimator: Any,
+    X: Any,
+    y: Any,
+    grid: np.ndarray,
+    q: float,
+    sample_weight: Any,
+    space: str,
+    options: Any,
 ) -> RobustAccuracyCurve:
     """What an attack on a network leaves, and below it what is proved."""
     steps, network = unwrapped(estimator)
     if not hasattr(network, "robust_bounds"):
         raise TypeError(
-            f"{type(network).__name__} is neither a linear classifier nor a network of this library: no bounds on its robust "
+            f"{type(network).__name__} is neither a linear classifier nor a network of this "
+            f"library: no bounds on its robust "
             "accuracy are known. Use from_predictions with radii of your own."
         )
     if steps and space != "model":
         raise ValueError(
-            f"space={space!r} is for linear classifiers: a network is attacked behind the pipeline, space='model'."
+            f"space={space!r} is for linear classifiers: a network is attacked behind the "
+            f"pipeline, space='model'."
         )
     seen = transformed(steps, X)
-    pairs = [network.robust_bounds(seen, y, sample_weight, eps=float(radius), q=q, scale=None, **options) for radius in grid]
+    pairs = [
+        network.robust_bounds(seen, y, sample_weight, eps=float(radius), q=q, scale=None, **options)
+        for radius in grid
+    ]
     certified, attacked = np.transpose(pairs)
     return RobustAccuracyCurve(name, grid, attacked, low=certified)
 
@@ -340,7 +417,9 @@ def _merged(curves: list[RobustAccuracyCurve]) -> list[RobustAccuracyCurve]:
 
 def _same_line(one: RobustAccuracyCurve, other: RobustAccuracyCurve) -> bool:
     parts = ("eps", "accuracy", "low", "high")
-    return all(np.array_equal(getattr(one, part), getattr(other, part), equal_nan=True) for part in parts)
+    return all(
+        np.array_equal(getattr(one, part), getattr(other, part), equal_nan=True) for part in parts
+    )
 
 
 def _searched(results: Mapping[str, Any], names: tuple[str, ...]) -> np.ndarray | None:

@@ -16,16 +16,19 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators import min_norm_separator
 from sklearn_robust.threats import LpBall, check_radius
 
-_CORNERS = 256  # of the polygon that stands for a ball; a multiple of 8 holds the corners of every ball
+# of the polygon that stands for a ball; a multiple of 8 holds the corners of every ball
+_CORNERS = 256
 _CLASS_COLORS = ("#0072B2", "#D55E00")
 _CLASS_MARKERS = ("o", "s")
 
 
 class SeparatorDisplay:
-    """Two-dimensional data of two classes, the l_q ball around each sample, and lines that separate them.
+    """Two-dimensional data of two classes, the l_q ball around each sample, and lines that separate
+    them.
 
-    A line that touches no ball classifies every sample robustly. Use `from_data` for the exact separators of several p,
-    `from_estimator` or `from_estimators` for fitted classifiers; all parameters are kept as attributes.
+    A line that touches no ball classifies every sample robustly. Use `from_data` for the exact
+    separators of several p, `from_estimator` or `from_estimators` for fitted classifiers; all
+    parameters are kept as attributes.
 
     Parameters
     ----------
@@ -53,8 +56,8 @@ class SeparatorDisplay:
 
     References
     ----------
-    Tsilivis, Frank, Srebro, Kempe, "The Price of Implicit Bias in Adversarially Robust Generalization", NeurIPS 2024,
-    Figure 1.
+    Tsilivis, Frank, Srebro, Kempe, "The Price of Implicit Bias in Adversarially Robust
+    Generalization", NeurIPS 2024, Figure 1.
 
     Examples
     --------
@@ -81,7 +84,12 @@ class SeparatorDisplay:
         feature_names: Sequence[str] = ("$x_1$", "$x_2$"),
     ) -> None:
         self.X, self.y, self.q, self.eps = X, y, q, eps
-        self.coef, self.intercept, self.names, self.feature_names = coef, intercept, list(names), feature_names
+        self.coef, self.intercept, self.names, self.feature_names = (
+            coef,
+            intercept,
+            list(names),
+            feature_names,
+        )
 
     @classmethod
     def from_data(
@@ -125,7 +133,9 @@ class SeparatorDisplay:
         names = _feature_names(X)
         X, y = _two_dimensional(X, y)
         signs = np.where(y == np.unique(y)[1], 1.0, -1.0)
-        found = [min_norm_separator(X, signs, p=e, q=q, eps=eps, fit_intercept=fit_intercept) for e in p]
+        found = [
+            min_norm_separator(X, signs, p=e, q=q, eps=eps, fit_intercept=fit_intercept) for e in p
+        ]
         return cls(
             X,
             y,
@@ -188,7 +198,8 @@ class SeparatorDisplay:
         estimators : dict of str to fitted linear classifier
             The names are those in the legend.
         X, y, q, eps, ax
-            As in `from_estimator`; the threat, and what the data look like behind a pipeline, are those of the first.
+            As in `from_estimator`; the threat, and what the data look like behind a pipeline, are
+            those of the first.
 
         Returns
         -------
@@ -198,10 +209,13 @@ class SeparatorDisplay:
         for name, view in zip(estimators, views, strict=True):
             if view.coef.shape != (1, 2):
                 raise ValueError(
-                    f"The classifier {name!r} has coefficients of shape {view.coef.shape}: this picture is of two classes and "
+                    f"The classifier {name!r} has coefficients of shape {view.coef.shape}: this "
+                    f"picture is of two classes and "
                     "two features, shape (1, 2)."
                 )
-        threat = getattr(unwrapped(next(iter(estimators.values())))[1], "threat_", LpBall(math.inf, 0.0))
+        threat = getattr(
+            unwrapped(next(iter(estimators.values())))[1], "threat_", LpBall(math.inf, 0.0)
+        )
         seen, y = _two_dimensional(views[0].X, y)
         return cls(
             seen,
@@ -232,12 +246,22 @@ class SeparatorDisplay:
         from matplotlib.collections import PolyCollection
 
         self.points_, drawn = [], []
-        for label, color, marker in zip(np.unique(self.y), _CLASS_COLORS, _CLASS_MARKERS, strict=True):
+        for label, color, marker in zip(
+            np.unique(self.y), _CLASS_COLORS, _CLASS_MARKERS, strict=True
+        ):
             points = self.X[self.y == label]
-            self.points_.append(ax.scatter(*points.T, color=color, marker=marker, s=18, zorder=3, label=f"class {label}"))
+            self.points_.append(
+                ax.scatter(
+                    *points.T, color=color, marker=marker, s=18, zorder=3, label=f"class {label}"
+                )
+            )
             if balls and self.eps > 0:
                 corners = points[:, None] + self.eps * unit_ball(self.q)
-                drawn.append(PolyCollection(list(corners), facecolor=color, edgecolor=color, alpha=0.25, zorder=2))
+                drawn.append(
+                    PolyCollection(
+                        list(corners), facecolor=color, edgecolor=color, alpha=0.25, zorder=2
+                    )
+                )
                 ax.add_collection(drawn[-1])
         self.balls_ = drawn or None
         reach = 1.5 * self.eps + 0.05 * np.ptp(self.X, axis=0).max()
@@ -247,13 +271,24 @@ class SeparatorDisplay:
         self.lines_ = []
         for i, (w, b, name) in enumerate(zip(self.coef, self.intercept, self.names, strict=True)):
             if not w.any():
-                raise ValueError(f"The classifier {name!r} has no boundary to draw: its coefficients are zero.")
+                raise ValueError(
+                    f"The classifier {name!r} has no boundary to draw: its coefficients are zero."
+                )
             foot = (0.5 * (low + high) @ w + b) / (w @ w)  # from the middle of the picture, along w
             start = 0.5 * (low + high) - foot * w
-            line_style = style(i, first_color=len(_CLASS_COLORS))  # the first are those of the classes
-            self.lines_.append(ax.axline(start, start + np.array([-w[1], w[0]]) / np.linalg.norm(w), label=name, **line_style))
+            # the first are those of the classes
+            line_style = style(i, first_color=len(_CLASS_COLORS))
+            self.lines_.append(
+                ax.axline(
+                    start,
+                    start + np.array([-w[1], w[0]]) / np.linalg.norm(w),
+                    label=name,
+                    **line_style,
+                )
+            )
         if own_axes:
-            ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0)  # beside the data, not on them
+            # beside the data, not on them
+            ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0)
         else:
             ax.legend(loc="best", fontsize="small")  # beside these axes there may be others
         self.ax_, self.figure_ = ax, ax.figure
@@ -272,10 +307,16 @@ def _two_dimensional(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     X, y = check_X_y(X, y, dtype=np.float64)
     classes = np.unique(y)
     if X.shape[1] != 2 or len(classes) != 2:
-        raise ValueError(f"The picture is of two features and two classes, got {X.shape[1]} and {len(classes)}.")
+        raise ValueError(
+            f"The picture is of two features and two classes, got {X.shape[1]} and {len(classes)}."
+        )
     return X, y
 
 
 def _feature_names(X: Any) -> Sequence[str]:
     columns = getattr(X, "columns", None)
-    return ("$x_1$", "$x_2$") if columns is None or len(columns) != 2 else [str(name) for name in columns]
+    return (
+        ("$x_1$", "$x_2$")
+        if columns is None or len(columns) != 2
+        else [str(name) for name in columns]
+    )

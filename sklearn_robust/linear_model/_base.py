@@ -37,36 +37,53 @@ def positive_classes(classes: np.ndarray) -> np.ndarray:
     return classes[1:] if len(classes) == 2 else classes
 
 
-def _of_positive_weight(X: Any, y: np.ndarray, weight: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
-    """The samples whose weight is not zero: one of weight zero is no sample, and constrains no margin."""
+def _of_positive_weight(
+    X: Any, y: np.ndarray, weight: np.ndarray
+) -> tuple[Any, np.ndarray, np.ndarray]:
+    """The samples whose weight is not zero: one of weight zero is no sample, and constrains no
+    margin.
+    """
     used = weight > 0
     return (X, y, weight) if used.all() else (X[used], y[used], weight[used])
 
 
-def _class_weights(class_weight: dict[Any, float] | str, y: np.ndarray, sample_weight: np.ndarray) -> np.ndarray:
-    """The weight of each sample's class; "balanced" equals the classes' sums of sample weights, as in scikit-learn."""
+def _class_weights(
+    class_weight: dict[Any, float] | str, y: np.ndarray, sample_weight: np.ndarray
+) -> np.ndarray:
+    """The weight of each sample's class; "balanced" equals the classes' sums of sample weights, as
+    in scikit-learn.
+    """
     if isinstance(class_weight, dict):
         for label, value in class_weight.items():
             check_number(value, f"class_weight[{label!r}]", low=0)
         return compute_sample_weight(class_weight, y)
     classes, index = np.unique(y, return_inverse=True)
-    return compute_class_weight(class_weight, classes=classes, y=y, sample_weight=sample_weight)[index]
+    return compute_class_weight(class_weight, classes=classes, y=y, sample_weight=sample_weight)[
+        index
+    ]
 
 
 class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin):
-    """Prediction, exact robustness and worst-case points, from `coef_`, `intercept_` and `classes_`."""
+    """Prediction, exact robustness and worst-case points, from `coef_`, `intercept_` and
+    `classes_`.
+    """
 
     _reports_its_path = True  # to a PathRecorder
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = getattr(self, "device", None) is None  # torch computes on dense data
+        # torch computes on dense data
+        tags.input_tags.sparse = getattr(self, "device", None) is None
         return tags
 
     def _read(self, X: Any, y: Any, sample_weight: Any, class_weight: Any = None) -> RobustProblem:
-        """Validate the data; one problem for two classes, one against the rest for each of several."""
+        """Validate the data; one problem for two classes, one against the rest for each of
+        several.
+        """
         refuse_lazy(X=X, y=y, sample_weight=sample_weight)
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), order="C")
+        X, y = validate_data(
+            self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), order="C"
+        )
         check_classification_targets(y)
         self.scale_ = read_scale(self.scale, X.shape[1], getattr(self, "feature_names_in_", None))
         self.threat_ = LpBall(self.q_pert, self.eps, self.scale_)
@@ -74,12 +91,16 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         X, y, weight = _of_positive_weight(X, y, weight)
         if class_weight is not None:
-            X, y, weight = _of_positive_weight(X, y, weight * _class_weights(class_weight, y, weight))
+            X, y, weight = _of_positive_weight(
+                X, y, weight * _class_weights(class_weight, y, weight)
+            )
         self.classes_ = np.unique(y)
         if len(self.classes_) < 2:
             raise ValueError(
-                f"{type(self).__name__} needs samples of at least two classes in y, with positive sample_weight and "
-                f"class_weight, got {len(self.classes_)} class: {self.classes_.tolist()}. The risk of one class has no "
+                f"{type(self).__name__} needs samples of at least two classes in y, with positive "
+                f"sample_weight and "
+                f"class_weight, got {len(self.classes_)} class: {self.classes_.tolist()}. The risk "
+                f"of one class has no "
                 "minimiser: leave such data out."
             )
         signs = np.where(y == positive_classes(self.classes_)[:, None], 1, -1).astype(X.dtype)
@@ -96,15 +117,27 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
     def _keep(self, solution: Solution) -> Self:
         """Store a solution."""
         names = ("coef", "intercept", "n_iter", "log_risk", "margin", "margin_bound", "gap")
-        for name, value in self._fitted(**{name: getattr(solution, name) for name in names}).items():
+        for name, value in self._fitted(
+            **{name: getattr(solution, name) for name in names}
+        ).items():
             setattr(self, name, value)
         self.separable_ = self._per_class(
             np.array(solution.separable, dtype=None if None not in solution.separable else object)
         )
         return self
 
-    def _fitted(self, *, coef: np.ndarray, intercept: np.ndarray, n_iter: np.ndarray, gap: np.ndarray, **figures: Any) -> Any:
-        """Attributes by name; figures are numbers for two classes and arrays with one entry a class for several."""
+    def _fitted(
+        self,
+        *,
+        coef: np.ndarray,
+        intercept: np.ndarray,
+        n_iter: np.ndarray,
+        gap: np.ndarray,
+        **figures: Any,
+    ) -> Any:
+        """Attributes by name; figures are numbers for two classes and arrays with one entry a class
+        for several.
+        """
         return {
             "coef_": coef,
             "intercept_": intercept,
@@ -148,7 +181,9 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         ndarray of shape (n_samples,)
         """
         scores = self.decision_function(X)
-        return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
+        return self.classes_[
+            (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
+        ]
 
     def robust_score(
         self,
@@ -160,7 +195,8 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         q: float | None = None,
         scale: Any = "training",
     ) -> float:
-        """Exact robust accuracy: the fraction of samples that no perturbation of the threat makes wrong.
+        """Exact robust accuracy: the fraction of samples that no perturbation of the threat makes
+        wrong.
 
         Parameters
         ----------
@@ -169,8 +205,9 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         sample_weight : array-like of shape (n_samples,), optional
         eps, q : float, optional
             The threat; that of training by default.
-        scale : "training", None, array-like of shape (n_features,) or dict {feature name: float}, default="training"
-            How far the adversary can move each feature, as in training by default; None moves all alike.
+        scale : "training", None, array-like of shape (n_features,) or dict, default="training"
+            How far the adversary can move each feature, as in training by default; None moves all
+            alike.
 
         Returns
         -------
@@ -178,10 +215,15 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         """
         check_is_fitted(self)
         threat = self._threat(eps, q, scale)
-        return robust_accuracy_score(self, X, y, eps=threat.eps, q=threat.q, sample_weight=sample_weight, scale=threat.scale)
+        return robust_accuracy_score(
+            self, X, y, eps=threat.eps, q=threat.q, sample_weight=sample_weight, scale=threat.scale
+        )
 
-    def certified_radius(self, X: Any, y: Any = None, *, q: float | None = None, scale: Any = "training") -> np.ndarray:
-        """l_q distance of each sample to the decision boundary; with y, negative where the prediction is wrong.
+    def certified_radius(
+        self, X: Any, y: Any = None, *, q: float | None = None, scale: Any = "training"
+    ) -> np.ndarray:
+        """l_q distance of each sample to the decision boundary; with y, negative where the
+        prediction is wrong.
 
         Parameters
         ----------
@@ -189,8 +231,9 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         y : array-like of shape (n_samples,), optional
         q : float, optional
             Exponent of the norm; that of training by default.
-        scale : "training", None, array-like of shape (n_features,) or dict {feature name: float}, default="training"
-            How far the adversary can move each feature, as in training by default; None moves all alike.
+        scale : "training", None, array-like of shape (n_features,) or dict, default="training"
+            How far the adversary can move each feature, as in training by default; None moves all
+            alike.
 
         Returns
         -------
@@ -202,7 +245,13 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         return certified_radius(self, X, y, q=threat.q, scale=threat.scale)
 
     def perturb(
-        self, X: Any, y: Any, *, eps: float | None = None, q: float | None = None, scale: Any = "training"
+        self,
+        X: Any,
+        y: Any,
+        *,
+        eps: float | None = None,
+        q: float | None = None,
+        scale: Any = "training",
     ) -> np.ndarray:
         """The worst-case points: each sample moved by the perturbation that makes its margin least.
 
@@ -213,8 +262,9 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
             True labels, each one of `classes_`.
         eps, q : float, optional
             The threat; that of training by default.
-        scale : "training", None, array-like of shape (n_features,) or dict {feature name: float}, default="training"
-            How far the adversary can move each feature, as in training by default; None moves all alike.
+        scale : "training", None, array-like of shape (n_features,) or dict, default="training"
+            How far the adversary can move each feature, as in training by default; None moves all
+            alike.
 
         Returns
         -------
@@ -224,23 +274,33 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         check_is_fitted(self)
         threat = self._threat(eps, q, scale)
         view = linear_view(self, X, "model")
-        moves = worst_case_perturbations(view.X, view.seen_class_index(y), view.coef, view.intercept, threat)
+        moves = worst_case_perturbations(
+            view.X, view.seen_class_index(y), view.coef, view.intercept, threat
+        )
         return (view.X.toarray() if hasattr(view.X, "toarray") else view.X) + moves
 
     def _threat(self, eps: float | None, q: float | None, scale: Any) -> LpBall:
         """That of training, unless others are given."""
         eps = self.threat_.eps if eps is None else check_radius(eps, "eps")
-        return LpBall(self.threat_.q if q is None else check_exponent(q, "q"), eps, self._scale(scale))
+        return LpBall(
+            self.threat_.q if q is None else check_exponent(q, "q"), eps, self._scale(scale)
+        )
 
     def _scale(self, scale: Any) -> np.ndarray | None:
         """The scale of the features, that of training where it is asked for."""
         if isinstance(scale, str) and scale == "training":
             return self.threat_.scale
-        return None if scale is None else read_scale(scale, self.n_features_in_, getattr(self, "feature_names_in_", None))
+        return (
+            None
+            if scale is None
+            else read_scale(scale, self.n_features_in_, getattr(self, "feature_names_in_", None))
+        )
 
 
 def loss_has_probabilities(estimator: Any) -> bool:
-    """Whether the loss of the fit, or before it that of the parameter, has probabilities; every name has them."""
+    """Whether the loss of the fit, or before it that of the parameter, has probabilities; every
+    name has them.
+    """
     loss = getattr(estimator, "_loss", estimator.loss)
     return isinstance(loss, str) or has_probabilities(loss)
 
@@ -253,7 +313,8 @@ class ProbabilityMixin:
 
     @available_if(loss_has_probabilities)  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Class probabilities under the loss: sigmoid(f) for the logistic loss, sigmoid(2 f) for the exponential.
+        """Class probabilities under the loss: sigmoid(f) for the logistic loss, sigmoid(2 f) for
+        the exponential.
 
         There is no such method with a loss that has no probabilities.
 
@@ -270,10 +331,11 @@ class ProbabilityMixin:
 
     @available_if(loss_has_probabilities)  # type: ignore[untyped-decorator]
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        r"""Logarithms of the class probabilities, finite even where a probability itself is 0 or 1 in floating point.
+        r"""Logarithms of the class probabilities, finite even where a probability itself is 0 or 1
+        in floating point.
 
-        With r(f) the log-odds under the loss, f for the logistic and 2 f for the exponential, two classes have
-        :math:`\log \sigma(\mp r) = -\log(1 + e^{\pm r})`.
+        With r(f) the log-odds under the loss, f for the logistic and 2 f for the exponential, two
+        classes have :math:`\log \sigma(\mp r) = -\log(1 + e^{\pm r})`.
 
         Parameters
         ----------

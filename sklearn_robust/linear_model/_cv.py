@@ -45,10 +45,12 @@ _FITTED = (
 
 
 class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
-    """`RobustLinearClassifier` with p_algo and eps chosen by cross-validation, under a threat that is fixed.
+    """`RobustLinearClassifier` with p_algo and eps chosen by cross-validation, under a threat that
+    is fixed.
 
-    The choice, and the scores, are those of `GridSearchCV` over p_algo and eps with ``make_robust_scorer(eps=threat_eps,
-    q=threat_q)``, in a fraction of the time: all candidates of a fold are solved together.
+    The choice, and the scores, are those of `GridSearchCV` over p_algo and eps with
+    ``make_robust_scorer(eps=threat_eps, q=threat_q)``, in a fraction of the time: all candidates of
+    a fold are solved together.
 
     Parameters
     ----------
@@ -59,18 +61,20 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
     eps : "auto", float or sequence of float, default="auto"
         Training radii to choose from. "auto" takes eight from the data: `training_radii`.
     threat_eps : float
-        Radius of the adversary that scores the candidates; must be given. It is what the classifier has to withstand, and is
-        no hyper-parameter: the best training radius is often another.
+        Radius of the adversary that scores the candidates; must be given. It is what the classifier
+        has to withstand, and is no hyper-parameter: the best training radius is often another.
     threat_q : float, default=None
         Exponent of the scoring adversary's norm; q_pert by default.
     cv : int, splitter or iterable of (train, test), default=5
         As in `GridSearchCV`: an integer counts stratified folds.
     refit : bool, default=True
-        Whether to fit the chosen candidate on all data. Without it there are scores, but no classifier.
+        Whether to fit the chosen candidate on all data. Without it there are scores, but no
+        classifier.
     loss : {"exponential", "logistic"} or MarginLoss, default="exponential"
     solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
-        How far the adversary can move each feature, in training and in scoring alike; as in `RobustLinearClassifier`.
+        How far the adversary can move each feature, in training and in scoring alike; as in
+        `RobustLinearClassifier`.
     fit_intercept : bool, default=True
     step_size : {"adaptive", "paper"} or float, default="adaptive"
     max_iter : int, default=50000
@@ -81,14 +85,15 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
     n_jobs : int or None, default=None
         Parallel jobs over the folds.
     verbose : int, default=0
-        0 prints nothing; otherwise a line for each fold, and what `RobustLinearClassifier` prints of the refit.
+        0 prints nothing; otherwise a line for each fold, and what `RobustLinearClassifier` prints
+        of the refit.
 
     Attributes
     ----------
     cv_results_ : dict of str to array
-        As in `GridSearchCV`: params, param_eps, param_p_algo, split0_test_score and so on, mean_test_score, std_test_score,
-        rank_test_score, and the times of fits and scores. Candidates of a fold are solved together: each is given an equal
-        part of that time.
+        As in `GridSearchCV`: params, param_eps, param_p_algo, split0_test_score and so on,
+        mean_test_score, std_test_score, rank_test_score, and the times of fits and scores.
+        Candidates of a fold are solved together: each is given an equal part of that time.
     best_params_ : dict
     best_score_ : float
         Mean robust accuracy of the best candidate on the left-out folds.
@@ -106,7 +111,8 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
     scale_ : ndarray of shape (n_features,) or None
         The scale of each feature.
     threat_ : LpBall
-        The threat that scored the candidates, with `q`, `eps` and `scale`; that of training is `best_estimator_.threat_`.
+        The threat that scored the candidates, with `q`, `eps` and `scale`; that of training is
+        `best_estimator_.threat_`.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only where X has feature names that are all strings.
@@ -118,16 +124,18 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
 
     Notes
     -----
-    `score` is the accuracy without an adversary; `robust_score`, without arguments, that under the scoring threat.
+    `score` is the accuracy without an adversary; `robust_score`, without arguments, that under the
+    scoring threat.
 
-    Where the data are not separable, each minimiser of the risk starts from that at the next larger radius. Like that of a fit
-    of its own it is certified to 1e-9 of the risk: only a sample that close to the boundary may be scored otherwise.
+    Where the data are not separable, each minimiser of the risk starts from that at the next larger
+    radius. Like that of a fit of its own it is certified to 1e-9 of the risk: only a sample that
+    close to the boundary may be scored otherwise.
 
-    The time that is saved is that of radii at which the data are not separable. At the others each candidate has its own path
-    and separator, and takes the time of a fit of its own.
+    The time that is saved is that of radii at which the data are not separable. At the others each
+    candidate has its own path and separator, and takes the time of a fit of its own.
 
-    In a pipeline, put the scaler before: it is then fitted once on the data of all folds. Where the folds must not share it,
-    search over the pipeline with `GridSearchCV`.
+    In a pipeline, put the scaler before: it is then fitted once on the data of all folds. Where the
+    folds must not share it, search over the pipeline with `GridSearchCV`.
 
     Examples
     --------
@@ -135,7 +143,8 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
     >>> from sklearn.preprocessing import StandardScaler
     >>> from sklearn_robust import RobustLinearClassifierCV
     >>> X, y = load_breast_cancer(return_X_y=True)
-    >>> model = RobustLinearClassifierCV(threat_eps=0.2, loss="logistic").fit(StandardScaler().fit_transform(X), y)
+    >>> model = RobustLinearClassifierCV(
+    ...     threat_eps=0.2, loss="logistic").fit(StandardScaler().fit_transform(X), y)
     >>> {name: round(value, 3) for name, value in model.best_params_.items()}
     {'eps': 0.309, 'p_algo': 1.0}
     >>> round(model.best_score_, 3)
@@ -196,7 +205,8 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         y : array-like of shape (n_samples,)
             Labels of two or more classes, of any type.
         sample_weight : array-like of shape (n_samples,), optional
-            Non-negative. They weigh the training samples, and the scored ones too, as in `GridSearchCV`.
+            Non-negative. They weigh the training samples, and the scored ones too, as in
+            `GridSearchCV`.
         groups : array-like of shape (n_samples,), optional
             For splitters that keep groups together.
 
@@ -207,15 +217,16 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         Raises
         ------
         ValueError
-            If threat_eps is missing, a parameter is out of its range, or a fold has training samples of one class only, or test
-            samples of weight zero only.
+            If threat_eps is missing, a parameter is out of its range, or a fold has training
+            samples of one class only, or test samples of weight zero only.
 
         Warns
         -----
         ConvergenceWarning
             If some fits stopped before their criterion.
         ConstantClassifierWarning
-            If the chosen eps is so large that nothing is learnt, with the radius from which on that is so.
+            If the chosen eps is so large that nothing is learnt, with the radius from which on that
+            is so.
         """
         threat = self._scoring_threat()
         check_number(self.verbose, "verbose", low=0, integer=True)
@@ -230,7 +241,9 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
             sample_weight = _check_sample_weight(sample_weight, checked, ensure_non_negative=True)
         X, y, sample_weight, groups = indexable(X, y, sample_weight, groups)
         if isinstance(self.eps, str) and self.eps == "auto":
-            eps = radii_of(clone(model)._read(X, y, sample_weight, self.class_weight), _AUTO_RADII).tolist()
+            eps = radii_of(
+                clone(model)._read(X, y, sample_weight, self.class_weight), _AUTO_RADII
+            ).tolist()
         else:
             eps = check_radii(self.eps, "eps")
         callbacks = FitCallbacks(self, X, y, sample_weight)
@@ -238,16 +251,28 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         for i, (_, test) in enumerate(splits):
             if sample_weight is not None and not sample_weight[test].any():
                 raise ValueError(
-                    f"sample_weight must be positive for a test sample of every fold, got zeros alone in fold {i} (of cv). "
+                    f"sample_weight must be positive for a test sample of every fold, got zeros "
+                    f"alone in fold {i} (of cv). "
                     "Leave these samples out, or give a splitter whose folds mix them with others."
                 )
         folds = Parallel(n_jobs=self.n_jobs)(
             delayed(_cross_validated)(
-                clone(model), X, y, sample_weight, train, test, p_algo, eps, threat, f"{i} of {len(splits)}"
+                clone(model),
+                X,
+                y,
+                sample_weight,
+                train,
+                test,
+                p_algo,
+                eps,
+                threat,
+                f"{i} of {len(splits)}",
             )
             for i, (train, test) in enumerate(splits, start=1)
         )
-        scores, fit_times, score_times, converged, gaps = (np.stack(part, axis=-1) for part in zip(*folds, strict=True))
+        scores, fit_times, score_times, converged, gaps = (
+            np.stack(part, axis=-1) for part in zip(*folds, strict=True)
+        )
         self.n_splits_ = len(splits)
         self.cv_results_ = _results(p_algo, eps, scores, fit_times, score_times)
         self.best_index_ = int(self.cv_results_["rank_test_score"].argmin())
@@ -274,15 +299,20 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
     def _model(self) -> RobustLinearClassifier:
         """A candidate: what is not chosen is the same for all."""
         chosen = {"p_algo", "eps", "n_jobs"}
-        shared = RobustLinearClassifier().get_params().keys() & self.get_params(deep=False).keys() - chosen
+        shared = (
+            RobustLinearClassifier().get_params().keys()
+            & self.get_params(deep=False).keys() - chosen
+        )
         return RobustLinearClassifier(**{name: getattr(self, name) for name in shared})
 
     def _scoring_threat(self) -> LpBall:
         """The threat that scores, without the scales of features."""
         if self.threat_eps is None:
             raise ValueError(
-                "threat_eps must be given: the radius of the adversary that the classifier has to withstand, a finite number "
-                ">= 0, got None. It scores every candidate; the training radii to choose from are eps."
+                "threat_eps must be given: the radius of the adversary that the classifier has to "
+                "withstand, a finite number "
+                ">= 0, got None. It scores every candidate; the training radii to choose from are "
+                "eps."
             )
         q = check_exponent(self.q_pert if self.threat_q is None else self.threat_q, "threat_q")
         return LpBall(q, check_radius(self.threat_eps, "threat_eps"))
@@ -300,24 +330,41 @@ def _cross_validated(
     threat: LpBall,
     fold: str,
 ) -> tuple[np.ndarray, ...]:
-    """Of one fold: robust accuracies (n_p, n_eps), times of each fit and score, whether the fits converged, their gaps."""
+    """Of one fold: robust accuracies (n_p, n_eps), times of each fit and score, whether the fits
+    converged, their gaps.
+    """
     start = time.perf_counter()
     weight = None if sample_weight is None else sample_weight[train]
     # a batch of paths adds up in another order, which some samples would show
-    path = path_of(model, _safe_indexing(X, train), _safe_indexing(y, train), weight, p_algo, eps, radius_by_radius=True)
+    path = path_of(
+        model,
+        _safe_indexing(X, train),
+        _safe_indexing(y, train),
+        weight,
+        p_algo,
+        eps,
+        radius_by_radius=True,
+    )
     fitted = time.perf_counter()
-    scored = check_array(_safe_indexing(X, test), accept_sparse="csr", dtype=(np.float64, np.float32))
+    scored = check_array(
+        _safe_indexing(X, test), accept_sparse="csr", dtype=(np.float64, np.float32)
+    )
     scores = np.empty((len(p_algo), len(eps)))
-    index = LinearView(scored, path.coef[0, 0], path.intercept[0, 0], path.classes).class_index(_safe_indexing(y, test))
+    index = LinearView(scored, path.coef[0, 0], path.intercept[0, 0], path.classes).class_index(
+        _safe_indexing(y, test)
+    )
     weight = None if sample_weight is None else sample_weight[test]
     for cell in np.ndindex(scores.shape):
         robust = robustly_correct(scored, index, path.coef[cell], path.intercept[cell], threat)
         scores[cell] = np.average(robust, weights=weight)
     scored_at = time.perf_counter()
-    fit_time, score_time = (np.array(seconds / scores.size) for seconds in (fitted - start, scored_at - fitted))
+    fit_time, score_time = (
+        np.array(seconds / scores.size) for seconds in (fitted - start, scored_at - fitted)
+    )
     if model.verbose:
         print(
-            f"RobustLinearClassifierCV: fold {fold}, {scores.size} candidates, best robust accuracy {scores.max():.3f}, "
+            f"RobustLinearClassifierCV: fold {fold}, {scores.size} candidates, best robust "
+            f"accuracy {scores.max():.3f}, "
             f"{scored_at - start:.2f} s",
             flush=True,
         )
@@ -325,9 +372,15 @@ def _cross_validated(
 
 
 def _results(
-    p_algo: list[float], eps: list[float], scores: np.ndarray, fit_times: np.ndarray, score_times: np.ndarray
+    p_algo: list[float],
+    eps: list[float],
+    scores: np.ndarray,
+    fit_times: np.ndarray,
+    score_times: np.ndarray,
 ) -> dict[str, Any]:
-    """`cv_results_` in the form of GridSearchCV, from scores of shape (n_p, n_eps, n_splits) and times (n_splits,)."""
+    """`cv_results_` in the form of GridSearchCV, from scores of shape (n_p, n_eps, n_splits) and
+    times (n_splits,).
+    """
     params = list(ParameterGrid({"p_algo": p_algo, "eps": eps}))  # eps varies slowest
     scores = scores.swapaxes(0, 1).reshape(len(params), -1)
     results: dict[str, Any] = {}
@@ -341,6 +394,10 @@ def _results(
     results["params"] = params
     results |= {f"split{i}_test_score": scores[:, i] for i in range(scores.shape[1])}
     results["mean_test_score"] = np.average(scores, axis=1)
-    results["std_test_score"] = np.sqrt(np.average((scores - results["mean_test_score"][:, None]) ** 2, axis=1))
-    results["rank_test_score"] = rankdata(-results["mean_test_score"], method="min").astype(np.int32)
+    results["std_test_score"] = np.sqrt(
+        np.average((scores - results["mean_test_score"][:, None]) ** 2, axis=1)
+    )
+    results["rank_test_score"] = rankdata(-results["mean_test_score"], method="min").astype(
+        np.int32
+    )
     return results

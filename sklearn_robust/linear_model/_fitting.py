@@ -1,4 +1,6 @@
-"""The steps that the fits of linear predictors share: device, separability, the minimiser of the risk, warnings."""
+"""The steps that the fits of linear predictors share: device, separability, the minimiser of the
+risk, warnings.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.solvers import Solution, accelerated_margin, minimise_robust_risk
 from sklearn_robust.solvers._solution import solution_to_numpy
 
-# certified relative gap of every minimiser of the risk, unless a smaller one is asked for: so small that it does not show where
-# the minimiser started, and a Newton step or two from a larger one
+# certified relative gap of every minimiser of the risk, unless a smaller one is asked for: so small
+# that it does not show where the minimiser started, and a Newton step or two from a larger one
 _RISK_TOL = 1e-9
 _LARGEST_MARGIN = 1e9  # to which a separator is scaled at most, however slowly its loss falls
 _SCREEN_ITERATIONS = 500  # of the search for a proof of separability, or of its opposite
@@ -38,7 +40,9 @@ def on_device(problem: RobustProblem, device: str | None) -> RobustProblem:
     if device is None:
         return problem
     if sparse.issparse(problem.X):
-        raise ValueError(f"device={device!r} needs dense data, got a sparse X. Use device=None, or X.toarray().")
+        raise ValueError(
+            f"device={device!r} needs dense data, got a sparse X. Use device=None, or X.toarray()."
+        )
     import torch
 
     def tensor(x: np.ndarray) -> torch.Tensor:
@@ -65,24 +69,33 @@ def screened(
 ) -> Solution:
     """Which problems are robustly separable, by the first proof.
 
-    Where more rows than twice the columns make it likely that none is, the minimisers of the risk are sought at once: they
-    prove it, and are then found. What is still open is searched for a separator, in the geometry that decides fastest.
+    Where more rows than twice the columns make it likely that none is, the minimisers of the risk
+    are sought at once: they prove it, and are then found. What is still open is searched for a
+    separator, in the geometry that decides fastest.
     """
     rows = np.arange(problem.n_problems)
     if not isinstance(problem.y, np.ndarray) or problem.X.shape[0] <= 2 * problem.n_features:
         return _separator_sought(problem, loss, norm, watching, rows)
     with watching.solver("robust_risk", rows) as monitors:
-        solution = minimise_robust_risk(problem, loss, norm, tol=min(tol, _RISK_TOL), monitors=monitors)
+        solution = minimise_robust_risk(
+            problem, loss, norm, tol=min(tol, _RISK_TOL), monitors=monitors
+        )
     solution.converged = solution.gap <= tol
     undecided = np.flatnonzero([separable is None for separable in solution.separable])
     if not len(undecided) or watching.stopped:
         return solution
-    return replaced(solution, undecided, _separator_sought(problem, loss, norm, watching, undecided))
+    return replaced(
+        solution, undecided, _separator_sought(problem, loss, norm, watching, undecided)
+    )
 
 
-def _separator_sought(problem: RobustProblem, loss: MarginLoss, norm: LpNorm, watching: FitWatch, rows: np.ndarray) -> Solution:
+def _separator_sought(
+    problem: RobustProblem, loss: MarginLoss, norm: LpNorm, watching: FitWatch, rows: np.ndarray
+) -> Solution:
     with watching.stage("search for a separator", rows):
-        found = accelerated_margin(problem.select(rows), loss, LpNorm(2), max_iter=_SCREEN_ITERATIONS, tol=1 - 1e-9)
+        found = accelerated_margin(
+            problem.select(rows), loss, LpNorm(2), max_iter=_SCREEN_ITERATIONS, tol=1 - 1e-9
+        )
     solution = in_geometry(solution_to_numpy(found), norm, measured_in=LpNorm(2))
     solution.converged[:] = False  # only the sign of the margin was sought
     return solution
@@ -104,15 +117,23 @@ def with_exact_separators(
     Where the programs fail, or end further from the limit, what the solution holds stays.
     """
     ones = [problem.select(slice(i, i + 1)) for i in rows]
-    answers = Parallel(n_jobs=n_jobs)(delayed(_exact_separator)(one, loss, norm, tol) for one in ones)
+    answers = Parallel(n_jobs=n_jobs)(
+        delayed(_exact_separator)(one, loss, norm, tol) for one in ones
+    )
     for i, one, answer in zip(rows.tolist(), ones, answers, strict=True):
-        if answer is not None and not (answer.separable[0] and solution.separable[i] and solution.gap[i] < answer.gap[0]):
+        if answer is not None and not (
+            answer.separable[0] and solution.separable[i] and solution.gap[i] < answer.gap[0]
+        ):
             solution = replaced(solution, np.array([i]), at_loss(one, loss, answer, loss_tol))
     return solution
 
 
-def _exact_separator(problem: RobustProblem, loss: MarginLoss, norm: LpNorm, tol: float) -> Solution | None:
-    """The exact separator of one problem, or the proof that there is none; None where the programs fail to decide."""
+def _exact_separator(
+    problem: RobustProblem, loss: MarginLoss, norm: LpNorm, tol: float
+) -> Solution | None:
+    """The exact separator of one problem, or the proof that there is none; None where the programs
+    fail to decide.
+    """
     double, dtype = problem.as_float64(), problem.y.dtype
     coef, intercept, bound, separable = np.zeros((1, problem.n_features)), np.zeros(1), 0.0, False
     try:
@@ -125,7 +146,10 @@ def _exact_separator(problem: RobustProblem, loss: MarginLoss, norm: LpNorm, tol
         return None
     else:
         # the certificate is that of the coefficients as the user sees them
-        coef, intercept = found.coef[None].astype(dtype).astype(float), np.array([found.intercept], dtype).astype(float)
+        coef, intercept = (
+            found.coef[None].astype(dtype).astype(float),
+            np.array([found.intercept], dtype).astype(float),
+        )
         weights, bound, separable = found.dual_coef[None], found.margin_bound, True
     margin_bound = np.array([bound])
     if separable and (coef[0] == found.coef).all() and intercept[0] == found.intercept:
@@ -137,7 +161,9 @@ def _exact_separator(problem: RobustProblem, loss: MarginLoss, norm: LpNorm, tol
         coef=coef.astype(dtype),
         intercept=intercept.astype(dtype),
         weights=weights,
-        log_risk=loss.log_risk_and_weights(double.margins(coef, intercept), double.log_weight)[0].astype(dtype),
+        log_risk=loss.log_risk_and_weights(double.margins(coef, intercept), double.log_weight)[
+            0
+        ].astype(dtype),
         margin=margin.astype(dtype),
         margin_bound=margin_bound.astype(dtype),
         gap=gap,
@@ -159,10 +185,11 @@ def with_risk_minimisers(
     start: np.ndarray | None = None,
     undecided: bool = False,
 ) -> Solution:
-    """The solution with the minimisers of the risk of those of these problems that are found not to be separable.
+    """The solution with the minimisers of the risk of those of these problems that are found not to
+    be separable.
 
-    With `undecided` also with the predictors that the search for a minimiser ended at, where separability stays open or is
-    only then found, if their risk is lower.
+    With `undecided` also with the predictors that the search for a minimiser ended at, where
+    separability stays open or is only then found, if their risk is lower.
     """
     if not len(rows) or watching.stopped:
         return solution
@@ -179,8 +206,14 @@ def with_risk_minimisers(
         )
     minimiser.converged = minimiser.gap <= tol
     # proven not to be separable before, if not again: the proof stays
-    for j in np.flatnonzero([solution.separable[i] is False for i in rows] & ~np.isfinite(minimiser.gap)):
-        minimiser.separable[j], minimiser.margin_bound[j], minimiser.weights[j] = False, 0.0, proof[j]
+    for j in np.flatnonzero(
+        [solution.separable[i] is False for i in rows] & ~np.isfinite(minimiser.gap)
+    ):
+        minimiser.separable[j], minimiser.margin_bound[j], minimiser.weights[j] = (
+            False,
+            0.0,
+            proof[j],
+        )
     better = np.array([flag is False for flag in minimiser.separable])
     if undecided:
         was_open = np.array([solution.separable[i] is None for i in rows])
@@ -190,7 +223,9 @@ def with_risk_minimisers(
 
 
 def in_geometry(solution: Solution, norm: LpNorm, *, measured_in: LpNorm) -> Solution:
-    """The same predictors with margins measured in this norm, and no longer in that one: the bounds on those end."""
+    """The same predictors with margins measured in this norm, and no longer in that one: the bounds
+    on those end.
+    """
     size, new_size = measured_in.value(solution.coef), norm.value(solution.coef)
     ratio = np.divide(size, new_size, out=np.ones_like(size), where=new_size > 0)
     open_ended = np.array([separable is not False for separable in solution.separable])
@@ -208,8 +243,12 @@ def unsolved(solution: Solution, *separable: bool | None) -> np.ndarray:
     return np.flatnonzero([flag in separable for flag in solution.separable] & ~solution.converged)
 
 
-def at_loss(problem: RobustProblem, loss: MarginLoss, solution: Solution, loss_tol: float) -> Solution:
-    """Separators scaled so that the sum of their robust losses is loss_tol, where steepest descent stops."""
+def at_loss(
+    problem: RobustProblem, loss: MarginLoss, solution: Solution, loss_tol: float
+) -> Solution:
+    """Separators scaled so that the sum of their robust losses is loss_tol, where steepest descent
+    stops.
+    """
     for i in np.flatnonzero(solution.margin > 0) if loss_tol > 0 else ():
         one = problem.select(slice(i, i + 1))
         row = slice(i, i + 1)
@@ -219,7 +258,8 @@ def at_loss(problem: RobustProblem, loss: MarginLoss, solution: Solution, loss_t
             log_risk = loss.log_risk_and_weights(scale * margins, one.log_weight)[0][0]
             return float(log_risk + one.log_total_weight[0] - math.log(loss_tol))
 
-        # where exp(-scale * smallest margin) bounds the loss, the upper end is past the root, or at it up to rounding
+        # where exp(-scale * smallest margin) bounds the loss, the upper end is past the root, or at
+        # it up to rounding
         upper = max(1.0, float(one.log_total_weight[0] - math.log(loss_tol)) / margins.min())
         while excess(upper) > 1e-5 and upper * margins.min() < _LARGEST_MARGIN:
             upper *= 2
@@ -231,7 +271,9 @@ def at_loss(problem: RobustProblem, loss: MarginLoss, solution: Solution, loss_t
 
 
 def replaced(solution: Solution, rows: np.ndarray, part: Solution) -> Solution:
-    """The solution with these problems' parts in it; what was proven about separability stays proven."""
+    """The solution with these problems' parts in it; what was proven about separability stays
+    proven.
+    """
     merged = replace(solution, separable=list(solution.separable))
     for f in fields(Solution):
         if f.name == "history":
@@ -244,32 +286,41 @@ def replaced(solution: Solution, rows: np.ndarray, part: Solution) -> Solution:
 
 
 class ConstantClassifierWarning(UserWarning):
-    """The adversary leaves nothing to learn: the coefficients are zero, and the prediction is the same everywhere."""
+    """The adversary leaves nothing to learn: the coefficients are zero, and the prediction is the
+    same everywhere.
+    """
 
 
 def constant_radii(problem: RobustProblem) -> np.ndarray:
     r"""The least radius at which w = 0 minimises the risk of each problem, of shape (k,).
 
-    At w = 0, with the best intercept, the weights :math:`a_i` are the sample weights, each class scaled to sum 1/2. With
-    :math:`g = Z^T a`, zero is in the subdifferential if and only if :math:`\|g\|_q \le \epsilon`. Features that the adversary
-    cannot touch are left out.
+    At w = 0, with the best intercept, the weights :math:`a_i` are the sample weights, each class
+    scaled to sum 1/2. With :math:`g = Z^T a`, zero is in the subdifferential if and only if
+    :math:`\|g\|_q \le \epsilon`. Features that the adversary cannot touch are left out.
     """
     weighted_sum = problem.weighted_sum(problem.class_shares())
     return problem.threat.norm.value(problem.threat.reachable(weighted_sum))
 
 
 def warn_if_constant(estimator: Any, problem: RobustProblem, solution: Solution) -> None:
-    """A ConstantClassifierWarning where the adversary has left nothing of any class, with the radius that does it."""
+    """A ConstantClassifierWarning where the adversary has left nothing of any class, with the
+    radius that does it.
+    """
     radii, eps = constant_radii(problem.in_double_arithmetic()), problem.threat.eps
     if solution.coef.any() or not (eps > 0).all() or (eps < (1 - _RISK_TOL) * radii).any():
         return
     of_class = ""
     if len(radii) > 1:
         classes = positive_classes(estimator.classes_)
-        of_class = f" (by class: {', '.join(f'{label!s} {r:.4g}' for label, r in zip(classes, radii, strict=True))})"
+        of_class = (
+            f" (by class: "
+            f"{', '.join(f'{label!s} {r:.4g}' for label, r in zip(classes, radii, strict=True))})"
+        )
     warnings.warn(
-        f"{type(estimator).__name__} learns nothing at eps={estimator.eps:g}, q_pert={estimator.q_pert:g}: all coefficients "
-        f"are zero, as they are from the radius {radii.max():.4g}{of_class} on. Use a smaller eps; training_radii proposes "
+        f"{type(estimator).__name__} learns nothing at eps={estimator.eps:g}, "
+        f"q_pert={estimator.q_pert:g}: all coefficients "
+        f"are zero, as they are from the radius {radii.max():.4g}{of_class} on. Use a smaller eps; "
+        f"training_radii proposes "
         "some.",
         ConstantClassifierWarning,
         stacklevel=5,
@@ -283,17 +334,23 @@ def warn_unless_converged(estimator: Any, solution: Solution) -> None:
         return
     classes = positive_classes(estimator.classes_)
     reached = ", ".join(
-        f"{classes[i]!s}: {solution.gap[i]:.2g}{' (separability undecided)' if solution.separable[i] is None else ''}"
+        f"{classes[i]!s}: {solution.gap[i]:.2g}"
+        + (" (separability undecided)" if solution.separable[i] is None else "")
         for i in late
     )
-    wanted = " or ".join(f"{name}={getattr(estimator, name)!r}" for name in ("tol", "loss_tol") if hasattr(estimator, name))
+    wanted = " or ".join(
+        f"{name}={getattr(estimator, name)!r}"
+        for name in ("tol", "loss_tol")
+        if hasattr(estimator, name)
+    )
     remedies = ["scale the features to similar sizes", "move eps", "accept a larger tol"]
     if (solution.n_iter[late] >= getattr(estimator, "max_iter", math.inf)).any():
         remedies.insert(0, f"increase max_iter={estimator.max_iter}")
     if getattr(estimator, "solver", "exact") in ("steepest_descent", "accelerated"):
         remedies.insert(0, "use solver='exact'")
     warnings.warn(
-        f"{type(estimator).__name__} stopped before it reached {wanted}; certified relative gap by class: {reached}. To "
+        f"{type(estimator).__name__} stopped before it reached {wanted}; certified relative gap by "
+        f"class: {reached}. To "
         f"mend this, {', '.join(remedies[:-1])}, or {remedies[-1]}.",
         ConvergenceWarning,
         stacklevel=5,

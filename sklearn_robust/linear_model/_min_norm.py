@@ -33,14 +33,18 @@ _RISK_TOL = 1e-6  # certified relative gap of the risk, where there is no separa
 
 
 class NotSeparableWarning(UserWarning):
-    """The training data are not robustly separable at this eps: what was fitted is not a separator."""
+    """The training data are not robustly separable at this eps: what was fitted is not a
+    separator.
+    """
 
 
 class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
-    r"""The robust separator of least p-norm: the limit of steepest descent in the p-norm on the robust risk.
+    r"""The robust separator of least p-norm: the limit of steepest descent in the p-norm on the
+    robust risk.
 
-    Solves :math:`\min \|w\|_p` subject to :math:`y_i (\langle w, x_i\rangle + b) - \epsilon \|w\|_{q^*} \ge 1` for every
-    sample, exactly (`min_norm_separator`), one class against the rest where there are several.
+    Solves :math:`\min \|w\|_p` subject to :math:`y_i (\langle w, x_i\rangle + b) - \epsilon
+    \|w\|_{q^*} \ge 1` for every sample, exactly (`min_norm_separator`), one class against the rest
+    where there are several.
 
     Parameters
     ----------
@@ -52,15 +56,17 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         Radius of the perturbation, in the units of the features.
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, relative to the others: the threat is
-        :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty :math:`\epsilon \|s w\|_{q^*}`. A
-        feature of scale 0 is out of its reach. Features that a dict does not name have 1, as all have by default.
+        :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty
+        :math:`\epsilon \|s w\|_{q^*}`. A feature of scale 0 is out of its reach. Features that a
+        dict does not name have 1, as all have by default.
     fit_intercept : bool, default=True
     tol : float, default=None
-        Certified relative gap of the margin to reach. None is 1e-8, as in `min_norm_separator`, and 1e-3 for float32 data, to
-        which the coefficients are rounded.
+        Certified relative gap of the margin to reach. None is 1e-8, as in `min_norm_separator`, and
+        1e-3 for float32 data, to which the coefficients are rounded.
     not_separable : {"warn", "raise"}, default="warn"
-        What to do where no robust separator exists: "warn" with NotSeparableWarning and fit what steepest descent then tends
-        to, the minimiser of the exponential robust risk, or "raise" NotSeparableError, which carries the proof.
+        What to do where no robust separator exists: "warn" with NotSeparableWarning and fit what
+        steepest descent then tends to, the minimiser of the exponential robust risk, or "raise"
+        NotSeparableError, which carries the proof.
 
     Attributes
     ----------
@@ -73,8 +79,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         The threat of the fit, as in RobustLinearClassifier.
     classes_ : ndarray of shape (n_classes,)
     separable_ : bool or None
-        Proven either way; None is undecided. This and the next figures are arrays with one entry a class where there are
-        several.
+        Proven either way; None is undecided. This and the next figures are arrays with one entry a
+        class where there are several.
     margin_, margin_bound_, dual_gap_ : float
         The largest robust margin in the p-norm, its certified bound, and their relative gap.
     log_risk_ : float
@@ -85,7 +91,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
 
     See Also
     --------
-    RobustLinearClassifier : The path to this limit; the estimator to choose where data are not separable.
+    RobustLinearClassifier : The path to this limit; the estimator to choose where data are not
+        separable.
 
     Examples
     --------
@@ -127,7 +134,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         y : array-like of shape (n_samples,)
             Labels of two or more classes, of any type.
         sample_weight : array-like of shape (n_samples,), optional
-            Non-negative; a sample of weight zero is left out. The other weights matter only where there is no separator.
+            Non-negative; a sample of weight zero is left out. The other weights matter only where
+            there is no separator.
 
         Returns
         -------
@@ -145,7 +153,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         ConvergenceWarning
             If the certified gap is above tol, or separability could not be decided.
         ConstantClassifierWarning
-            If eps is so large that the minimiser of the risk is constant, with the radius from which on that is so.
+            If eps is so large that the minimiser of the risk is constant, with the radius from
+            which on that is so.
         """
         check_exponent(self.p, "p")
         check_exponent(self.q_pert, "q_pert")
@@ -164,23 +173,33 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         solution = screened(problem, loss, norm, watching, tol=max(tol, _RISK_TOL))
         if not watching.stopped:
             rows = np.flatnonzero([separable is not False for separable in solution.separable])
-            solution = with_exact_separators(problem, loss, norm, solution, rows, loss_tol=0, tol=tol)
+            solution = with_exact_separators(
+                problem, loss, norm, solution, rows, loss_tol=0, tol=tol
+            )
         rows = unsolved(solution, None)
-        solution = with_risk_minimisers(problem, loss, norm, solution, rows, watching, tol=max(tol, _RISK_TOL), undecided=True)
+        solution = with_risk_minimisers(
+            problem, loss, norm, solution, rows, watching, tol=max(tol, _RISK_TOL), undecided=True
+        )
         lacking = np.flatnonzero([separable is False for separable in solution.separable])
         if len(lacking) and self.not_separable == "raise":
-            solve_separator(problem.select(lacking[:1]).as_float64(), norm)  # which raises, with eps* and the proof
+            # which raises, with eps* and the proof
+            solve_separator(problem.select(lacking[:1]).as_float64(), norm)
         if len(lacking):
             classes = positive_classes(self.classes_)
             warnings.warn(
-                f"The data are not robustly separable at eps={self.eps:g}, q_pert={self.q_pert:g} (class "
-                f"{', '.join(str(classes[i]) for i in lacking)} against the rest): fitted the minimiser of the exponential "
-                "robust risk instead. Use RobustLinearClassifier, whose job this is, or an eps below the margin of max_margin.",
+                f"The data are not robustly separable at eps={self.eps:g}, q_pert={self.q_pert:g} "
+                f"(class "
+                f"{', '.join(str(classes[i]) for i in lacking)} against the rest): fitted the "
+                f"minimiser of the exponential "
+                "robust risk instead. Use RobustLinearClassifier, whose job this is, or an eps "
+                "below the margin of max_margin.",
                 NotSeparableWarning,
                 stacklevel=4,
             )
             rows = unsolved(solution, False, None)
-            solution = with_risk_minimisers(problem, loss, norm, solution, rows, watching, tol=max(tol, _RISK_TOL))
+            solution = with_risk_minimisers(
+                problem, loss, norm, solution, rows, watching, tol=max(tol, _RISK_TOL)
+            )
         if not watching.stopped:
             warn_unless_converged(self, solution)
             warn_if_constant(self, problem, solution)

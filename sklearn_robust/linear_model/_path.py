@@ -23,10 +23,12 @@ from sklearn_robust.threats import check_radius
 
 @dataclass(frozen=True)
 class RobustLinearPath:
-    """Robust linear classifiers for every geometry p and every radius eps; what `robust_linear_path` returns.
+    """Robust linear classifiers for every geometry p and every radius eps; what
+    `robust_linear_path` returns.
 
-    The last axis but features counts the one-vs-rest problems: `n_problems` is 1 for two classes, else the number of classes.
-    `coef[i, j]` and `intercept[i, j]` are `coef_` and `intercept_` of `RobustLinearClassifier(p[i], q, eps[j])`.
+    The last axis but features counts the one-vs-rest problems: `n_problems` is 1 for two classes,
+    else the number of classes. `coef[i, j]` and `intercept[i, j]` are `coef_` and `intercept_` of
+    `RobustLinearClassifier(p[i], q, eps[j])`.
 
     Attributes
     ----------
@@ -37,7 +39,8 @@ class RobustLinearPath:
     coef : ndarray of shape (n_p, n_eps, n_problems, n_features)
     intercept : ndarray of shape (n_p, n_eps, n_problems)
     margin : ndarray of shape (n_p, n_eps, n_problems)
-        Smallest robust margin of the training samples over the p-norm of w; positive if they are robustly separated.
+        Smallest robust margin of the training samples over the p-norm of w; positive if they are
+        robustly separated.
     margin_bound : ndarray of shape (n_p, n_eps, n_problems)
         No linear classifier has a larger one; 0 where the data are not robustly separable.
     dual_gap : ndarray of shape (n_p, n_eps, n_problems)
@@ -64,8 +67,10 @@ class RobustLinearPath:
     def __repr__(self) -> str:
         n_p, n_eps, n_problems, n_features = self.coef.shape
         return (
-            f"RobustLinearPath({n_p} p x {n_eps} eps x {n_problems} problems of {n_features} features, "
-            f"p from {self.p.min():g} to {self.p.max():g}, eps from {self.eps.min():.4g} to {self.eps.max():.4g}, "
+            f"RobustLinearPath({n_p} p x {n_eps} eps x {n_problems} problems of {n_features} "
+            f"features, "
+            f"p from {self.p.min():g} to {self.p.max():g}, eps from {self.eps.min():.4g} to "
+            f"{self.eps.max():.4g}, "
             f"{int(self.converged.sum())} of {self.converged.size} fits converged)"
         )
 
@@ -92,10 +97,11 @@ def robust_linear_path(
 
     For every p and eps, what steepest descent in the p-norm makes of the robust risk
 
-    .. math:: L(w, b) = \tfrac1n \sum_i \ell\big(y_i (\langle w, x_i\rangle + b) - \epsilon \|w\|_{q^*}\big).
+    .. math:: L(w, b) = \tfrac1n \sum_i \ell\big(y_i (\langle w, x_i\rangle + b) - \epsilon
+    \|w\|_{q^*}\big).
 
-    Radii at which the data are not robustly separable have one minimiser of the risk for all p, which is computed once. At the
-    others the paths of all p and eps are followed as one batch.
+    Radii at which the data are not robustly separable have one minimiser of the risk for all p,
+    which is computed once. At the others the paths of all p and eps are followed as one batch.
 
     Parameters
     ----------
@@ -130,7 +136,8 @@ def robust_linear_path(
     Raises
     ------
     ValueError
-        If p, q or eps are out of their range or empty, or for a parameter that `RobustLinearClassifier` would refuse.
+        If p, q or eps are out of their range or empty, or for a parameter that
+        `RobustLinearClassifier` would refuse.
 
     Warns
     -----
@@ -145,9 +152,10 @@ def robust_linear_path(
 
     Notes
     -----
-    Each cell is the answer of `RobustLinearClassifier` with the same parameters. Paths in a batch add up in another order than
-    alone: where the limit is not reached, a classifier may differ from the one fitted alone by the rounding that its steps
-    magnify (1e-3 of the largest coefficient was the most seen).
+    Each cell is the answer of `RobustLinearClassifier` with the same parameters. Paths in a batch
+    add up in another order than alone: where the limit is not reached, a classifier may differ from
+    the one fitted alone by the rounding that its steps magnify (1e-3 of the largest coefficient was
+    the most seen).
 
     Examples
     --------
@@ -156,7 +164,8 @@ def robust_linear_path(
     >>> from sklearn.preprocessing import StandardScaler
     >>> from sklearn_robust import robust_linear_path
     >>> X, y = load_breast_cancer(return_X_y=True)
-    >>> path = robust_linear_path(StandardScaler().fit_transform(X), y, p=2, q=np.inf, eps=[0.05, 0.1, 0.2, 0.4])
+    >>> path = robust_linear_path(StandardScaler().fit_transform(X), y, p=2,
+    ...     q=np.inf, eps=[0.05, 0.1, 0.2, 0.4])
     >>> path.coef.shape
     (1, 4, 1, 30)
     >>> np.count_nonzero(path.coef[0, :, 0], axis=1)  # fewer features the stronger the adversary
@@ -236,20 +245,30 @@ def _several(values: Any, name: str) -> list[Any]:
         return [values]
     found = list(values) if np.iterable(values) else []
     if not found:
-        raise ValueError(f"{name} must be a number or a non-empty sequence of numbers, got {values!r}.")
+        raise ValueError(
+            f"{name} must be a number or a non-empty sequence of numbers, got {values!r}."
+        )
     return found
 
 
 def warn_of_cells(
-    converged: np.ndarray, gap: np.ndarray, what: str, model: RobustLinearClassifier, *, stacklevel: int = 3
+    converged: np.ndarray,
+    gap: np.ndarray,
+    what: str,
+    model: RobustLinearClassifier,
+    *,
+    stacklevel: int = 3,
 ) -> None:
     """A ConvergenceWarning for what did not converge of many fits."""
     late = ~converged
     undecided = " (inf where separability is undecided)" if math.inf in gap[late] else ""
     warnings.warn(
-        f"{what}: {late.sum()} of {late.size} fits stopped before they reached tol={model.tol!r} or "
-        f"loss_tol={model.loss_tol!r}; largest certified relative gap of theirs: {gap[late].max():.2g}{undecided}. To mend "
-        f"this, scale the features to similar sizes, increase max_iter={model.max_iter}, or accept a larger tol.",
+        f"{what}: {late.sum()} of {late.size} fits stopped before they reached tol={model.tol!r} "
+        f"or "
+        f"loss_tol={model.loss_tol!r}; largest certified relative gap of theirs: "
+        f"{gap[late].max():.2g}{undecided}. To mend "
+        f"this, scale the features to similar sizes, increase max_iter={model.max_iter}, or accept "
+        f"a larger tol.",
         ConvergenceWarning,
         stacklevel=stacklevel,
     )

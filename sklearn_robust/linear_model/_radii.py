@@ -30,15 +30,17 @@ def training_radii(
     sample_weight: Any = None,
     scale: Any = None,
 ) -> np.ndarray:
-    r"""Radii to choose the training eps from: the grid behind ``eps="auto"`` of `RobustLinearClassifierCV`.
+    r"""Radii to choose the training eps from: the grid behind ``eps="auto"`` of
+    `RobustLinearClassifierCV`.
 
-    Two radii are marks on the scale of the data. With :math:`g = \sum_i a_i y_i x_i`, :math:`a_i` the share of sample i in its
-    class over 2 (half the difference of the class means; without an intercept the mean of :math:`y_i x_i`),
+    Two radii are marks on the scale of the data. With :math:`g = \sum_i a_i y_i x_i`, :math:`a_i`
+    the share of sample i in its class over 2 (half the difference of the class means; without an
+    intercept the mean of :math:`y_i x_i`),
 
     .. math:: \epsilon_{\max} = \|g\|_q
 
-    is the radius from which on the minimiser of the robust risk is w = 0, and :math:`\epsilon^* \le \epsilon_{\max}`
-    (`max_margin`) the one below which the data are robustly separable.
+    is the radius from which on the minimiser of the robust risk is w = 0, and :math:`\epsilon^* \le
+    \epsilon_{\max}` (`max_margin`) the one below which the data are robustly separable.
 
     Parameters
     ----------
@@ -55,21 +57,24 @@ def training_radii(
     Returns
     -------
     ndarray of shape (n_eps,)
-        Ascending. If the data are separable at eps_max / 50, the first half lies evenly between 0 and eps*, and the rest
-        evenly on a logarithmic scale between eps* and eps_max; if eps* is not below eps_max, all lie evenly between 0 and
-        eps_max. Otherwise all lie evenly on a logarithmic scale from eps_max / 50 up to, and without, eps_max. One radius, 0,
-        if the class means coincide: no other one makes sense then.
+        Ascending. If the data are separable at eps_max / 50, the first half lies evenly between 0
+        and eps*, and the rest evenly on a logarithmic scale between eps* and eps_max; if eps* is
+        not below eps_max, all lie evenly between 0 and eps_max. Otherwise all lie evenly on a
+        logarithmic scale from eps_max / 50 up to, and without, eps_max. One radius, 0, if the class
+        means coincide: no other one makes sense then.
 
     Notes
     -----
-    Close to eps* fits are slow and hardly depend on eps: where eps* is below eps_max / 50, no radius is put there.
+    Close to eps* fits are slow and hardly depend on eps: where eps* is below eps_max / 50, no
+    radius is put there.
 
-    With scales s the norm is that of g / s. Features that the adversary cannot touch are left out of it: eps_max is then a mark
-    on the scale of the others, and eps* may lie beyond it.
+    With scales s the norm is that of g / s. Features that the adversary cannot touch are left out
+    of it: eps_max is then a mark on the scale of the others, and eps* may lie beyond it.
 
-    Several classes are one-vs-rest problems: eps* is the smallest of theirs, eps_max the largest. The robust risk is convex,
-    and at w = 0, with the best intercept, its weights are the :math:`a_i`, up to a factor: zero is in its subdifferential
-    there if and only if :math:`\|g\|_q \le \epsilon`.
+    Several classes are one-vs-rest problems: eps* is the smallest of theirs, eps_max the largest.
+    The robust risk is convex, and at w = 0, with the best intercept, its weights are the
+    :math:`a_i`, up to a factor: zero is in its subdifferential there if and only if :math:`\|g\|_q
+    \le \epsilon`.
 
     Examples
     --------
@@ -80,7 +85,9 @@ def training_radii(
     >>> training_radii(StandardScaler().fit_transform(X), y, n_eps=4).round(3)
     array([0.016, 0.044, 0.116, 0.309])
     """
-    model = RobustLinearClassifier(q_pert=check_exponent(q, "q"), fit_intercept=fit_intercept, scale=scale)
+    model = RobustLinearClassifier(
+        q_pert=check_exponent(q, "q"), fit_intercept=fit_intercept, scale=scale
+    )
     return radii_of(model._read(X, y, sample_weight), n_eps)
 
 
@@ -92,7 +99,8 @@ def radii_of(problem: RobustProblem, n_eps: int) -> np.ndarray:
     if largest == 0:
         return np.zeros(1)
     smallest = _SMALLEST * largest
-    steps = np.geomspace(smallest, largest, _STEPS + 1)[:-1]  # a minimiser of the risk is near that at the next radius
+    # a minimiser of the risk is near that at the next radius
+    steps = np.geomspace(smallest, largest, _STEPS + 1)[:-1]
     tried = problem.at_radii(steps.tolist())
     found = screened(tried, LOSSES["exponential"], LpNorm(2), FitWatch(None, None, tried), tol=1e-3)
     if not all(separable is True for separable in found.separable[: problem.n_problems]):
@@ -103,5 +111,8 @@ def radii_of(problem: RobustProblem, n_eps: int) -> np.ndarray:
         return largest * np.arange(1, n_eps + 1) / (n_eps + 1)
     inside = n_eps // 2
     return np.concatenate(
-        [limit * np.arange(1, inside + 1) / (inside + 1), np.geomspace(limit, largest, n_eps - inside + 2)[1:-1]]
+        [
+            limit * np.arange(1, inside + 1) / (inside + 1),
+            np.geomspace(limit, largest, n_eps - inside + 2)[1:-1],
+        ]
     )

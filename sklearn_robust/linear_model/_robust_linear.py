@@ -15,7 +15,12 @@ from sklearn_robust._array_api import like
 from sklearn_robust._fits import all_or_nothing
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
-from sklearn_robust.linear_model._base import ProbabilityMixin, RobustLinearMixin, dense, positive_classes
+from sklearn_robust.linear_model._base import (
+    ProbabilityMixin,
+    RobustLinearMixin,
+    dense,
+    positive_classes,
+)
 from sklearn_robust.linear_model._fitting import (
     at_loss,
     in_geometry,
@@ -45,58 +50,67 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
     r"""Linear classifier trained against the worst perturbation of each sample.
 
     Minimises the robust risk
-    :math:`L(w, b) = \tfrac1n \sum_i \ell\big(y_i (\langle w, x_i\rangle + b) - \epsilon \|w\|_{q^*}\big)`,
-    the risk at the worst point of the l_q ball of radius eps around each sample, by steepest descent in the geometry of the
-    p-norm. Where the data are robustly separable the path tends in direction to the robust separator of least p-norm; where
-    they are not, the risk has a minimiser, the same for every p. Either way the fit carries a certificate, `dual_gap_`.
+    :math:`L(w, b) = \tfrac1n \sum_i \ell\big(y_i (\langle w, x_i\rangle + b) - \epsilon
+    \|w\|_{q^*}\big)`, the risk at the worst point of the l_q ball of radius eps around each sample,
+    by steepest descent in the geometry of the p-norm. Where the data are robustly separable the
+    path tends in direction to the robust separator of least p-norm; where they are not, the risk
+    has a minimiser, the same for every p. Either way the fit carries a certificate, `dual_gap_`.
 
     Parameters
     ----------
     p_algo : float, default=2
-        Geometry of the algorithm, in [1, inf]: 1 coordinate descent, 2 gradient descent, `numpy.inf` sign descent. It
-        decides which of the separating directions the path tends to, and with it how well the classifier generalises.
+        Geometry of the algorithm, in [1, inf]: 1 coordinate descent, 2 gradient descent,
+        `numpy.inf` sign descent. It decides which of the separating directions the path tends to,
+        and with it how well the classifier generalises.
     q_pert : float, default=inf
         Exponent of the norm that bounds the perturbation, in [1, inf].
     eps : float, default=0.1
         Radius of the perturbation, in the units of the features that the classifier sees.
     loss : {"exponential", "logistic"} or MarginLoss, default="exponential"
-        Loss of the margin. Both names have the same limit on separable data. An object is a loss of one's own, of which
-        `losses.MarginLoss` says what it needs.
+        Loss of the margin. Both names have the same limit on separable data. An object is a loss of
+        one's own, of which `losses.MarginLoss` says what it needs.
     solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
-        "steepest_descent" follows the path and stops on `loss_tol` or `tol`. "accelerated" (1 < p_algo <= 2) goes to the same
-        limit by Nesterov's method on the dual. "exact" returns the limit itself, from linear, quadratic or cone programs.
-        "auto" is steepest descent, and "exact" for data of up to 10 million entries whose path has not stopped after 2000
-        iterations: data so close to inseparable that the path is slow and its limit hardly depends on p. All return the
-        minimiser of the robust risk for data that are not robustly separable.
+        "steepest_descent" follows the path and stops on `loss_tol` or `tol`. "accelerated" (1 <
+        p_algo <= 2) goes to the same limit by Nesterov's method on the dual. "exact" returns the
+        limit itself, from linear, quadratic or cone programs. "auto" is steepest descent, and
+        "exact" for data of up to 10 million entries whose path has not stopped after 2000
+        iterations: data so close to inseparable that the path is slow and its limit hardly depends
+        on p. All return the minimiser of the robust risk for data that are not robustly separable.
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, relative to the others: the threat is
-        :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty :math:`\epsilon \|s w\|_{q^*}`. A
-        feature of scale 0 is out of its reach. Features that a dict does not name have 1, as all have by default.
+        :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty
+        :math:`\epsilon \|s w\|_{q^*}`. A feature of scale 0 is out of its reach. Features that a
+        dict does not name have 1, as all have by default.
     fit_intercept : bool, default=True
         The intercept is not penalised, and minimised over exactly at every step.
     step_size : {"adaptive", "paper"} or float, default="adaptive"
-        Step of steepest descent on the logarithm of the risk: backtracking, the constant of the paper, or a number.
+        Step of steepest descent on the logarithm of the risk: backtracking, the constant of the
+        paper, or a number.
     max_iter : int, default=50000
         Iterations of the solver at most.
     loss_tol : float, default=1e-3
-        Steepest descent on separable data stops when the sum of the robust losses falls below this, as in the paper, unless
-        the certified gap is below `tol` before; the other solvers scale their separator to this sum. 0 trains on until the
-        certified gap is below `tol`, and scales separators to a smallest robust margin of 1.
+        Steepest descent on separable data stops when the sum of the robust losses falls below this,
+        as in the paper, unless the certified gap is below `tol` before; the other solvers scale
+        their separator to this sum. 0 trains on until the certified gap is below `tol`, and scales
+        separators to a smallest robust margin of 1.
     tol : float, default=1e-3
         Certified relative gap to reach: of the margin on separable data, of the risk otherwise.
     class_weight : dict, "balanced" or None, default=None
-        Weights of the classes, multiplied with the sample weights; "balanced" gives all classes the same sum of them.
+        Weights of the classes, multiplied with the sample weights; "balanced" gives all classes the
+        same sum of them.
     warm_start : bool, default=False
         Start from the coefficients of the last fit (steepest descent only).
     n_jobs : int or None, default=None
         Parallel jobs over the classes for the exact solver.
     device : str or None, default=None
-        None computes with NumPy; "cpu", "cuda" or "mps" with torch on that device (dense X; not for solver="exact"). The
-        minimiser of the risk of data that are not separable is computed with NumPy always.
+        None computes with NumPy; "cpu", "cuda" or "mps" with torch on that device (dense X; not for
+        solver="exact"). The minimiser of the risk of data that are not separable is computed with
+        NumPy always.
     verbose : int, default=0
-        0 prints nothing. 1 prints a line where a stage of the fit begins and ends, and loss, margin, bound and gap of an
-        iterative solver where it certifies by itself: every 10 iterations at first, later every tenth of those so far. More
-        than 1 prints them at every iteration, which takes longer. What is printed changes no digit of the fit.
+        0 prints nothing. 1 prints a line where a stage of the fit begins and ends, and loss,
+        margin, bound and gap of an iterative solver where it certifies by itself: every 10
+        iterations at first, later every tenth of those so far. More than 1 prints them at every
+        iteration, which takes longer. What is printed changes no digit of the fit.
 
     Attributes
     ----------
@@ -106,23 +120,26 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
     scale_ : ndarray of shape (n_features,) or None
         The scale of each feature.
     threat_ : LpBall
-        The threat of the fit, with `q`, `eps` and `scale`: what `robust_score` and the like assume, whatever `set_params` has
-        changed since.
+        The threat of the fit, with `q`, `eps` and `scale`: what `robust_score` and the like assume,
+        whatever `set_params` has changed since.
     classes_ : ndarray of shape (n_classes,)
     separable_ : bool or None
-        Whether the training data are robustly separable, proven by the certificate; None is undecided. This and the next
-        figures are arrays with one entry a class where there are several.
+        Whether the training data are robustly separable, proven by the certificate; None is
+        undecided. This and the next figures are arrays with one entry a class where there are
+        several.
     margin_ : float
-        Smallest robust margin of the training samples over the p-norm of w; positive if they are robustly separated.
+        Smallest robust margin of the training samples over the p-norm of w; positive if they are
+        robustly separated.
     margin_bound_ : float
         No linear classifier has a larger one.
     dual_gap_ : float
-        Separable: `1 - margin_ / margin_bound_`, how far the path stopped from its limit. Not separable: certified relative
-        gap of the risk, 1 - (lower bound) / risk.
+        Separable: `1 - margin_ / margin_bound_`, how far the path stopped from its limit. Not
+        separable: certified relative gap of the risk, 1 - (lower bound) / risk.
     log_risk_ : float
         Logarithm of the mean robust loss of the training samples.
     n_iter_ : int
-        Iterations of the solver that gave the answer: the path, the minimiser of the risk, or 1 for an exact separator.
+        Iterations of the solver that gave the answer: the path, the minimiser of the risk, or 1 for
+        an exact separator.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only where X has feature names that are all strings.
@@ -134,16 +151,17 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
 
     Notes
     -----
-    In a pipeline eps lives in the space of the last step: after a StandardScaler it counts standard deviations. See
-    `sklearn_robust.robust_accuracy_score` for the exact score in the space of the raw input.
+    In a pipeline eps lives in the space of the last step: after a StandardScaler it counts standard
+    deviations. See `sklearn_robust.robust_accuracy_score` for the exact score in the space of the
+    raw input.
 
-    For several classes the robust decision (`robust_score`, `perturb`, `certified_radius`) is exact, by pairs of classes,
-    while training is one-vs-rest.
+    For several classes the robust decision (`robust_score`, `perturb`, `certified_radius`) is
+    exact, by pairs of classes, while training is one-vs-rest.
 
     References
     ----------
-    Tsilivis, Frank, Srebro, Kempe, "The Price of Implicit Bias in Adversarially Robust Generalization", NeurIPS 2024,
-    equations 3 and 25, Theorem 4.3.
+    Tsilivis, Frank, Srebro, Kempe, "The Price of Implicit Bias in Adversarially Robust
+    Generalization", NeurIPS 2024, equations 3 and 25, Theorem 4.3.
 
     Examples
     --------
@@ -232,13 +250,17 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
             needed, classes = (problem.n_problems, problem.n_features), self.classes_
             if last_coef.shape != needed or not np.array_equal(last_classes, classes):
                 raise ValueError(
-                    f"warm_start=True needs data like those of the last fit, whose coef_ has shape {last_coef.shape} and whose "
-                    f"classes were {last_classes.tolist()}: these need {needed} and {classes.tolist()}. Fit with "
+                    f"warm_start=True needs data like those of the last fit, whose coef_ has shape "
+                    f"{last_coef.shape} and whose "
+                    f"classes were {last_classes.tolist()}: these need {needed} and "
+                    f"{classes.tolist()}. Fit with "
                     "warm_start=False."
                 )
             last_coef = last_coef.astype(problem.y.dtype)
         callbacks = FitCallbacks(self, X, y, sample_weight)
-        watching = FitWatch(self, callbacks, problem, verbose=self.verbose, classes=positive_classes(self.classes_))
+        watching = FitWatch(
+            self, callbacks, problem, verbose=self.verbose, classes=positive_classes(self.classes_)
+        )
         (solution,) = self._solve(problem, [LpNorm(self.p_algo)], watching, last_coef)
         if not watching.stopped:
             warn_unless_converged(self, solution)
@@ -265,11 +287,13 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         check_number(self.verbose, "verbose", low=0, integer=True)
         if self.solver == "exact" and self.device is not None:
             raise ValueError(
-                f"device={self.device!r} is not for solver='exact', whose programs run on the CPU. Use device=None."
+                f"device={self.device!r} is not for solver='exact', whose programs run on the CPU. "
+                f"Use device=None."
             )
         if self.solver == "accelerated" and not 1 < self.p_algo <= 2:
             raise ValueError(
-                f"solver='accelerated' needs p_algo in (1, 2], got p_algo={self.p_algo!r}. Use solver='steepest_descent' for "
+                f"solver='accelerated' needs p_algo in (1, 2], got p_algo={self.p_algo!r}. Use "
+                f"solver='steepest_descent' for "
                 "the path of this geometry or solver='exact' for its limit."
             )
 
@@ -282,11 +306,13 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         *,
         radius_by_radius: bool = False,
     ) -> list[Solution]:
-        """The solution in each geometry: separable problems by the solver chosen, others by the minimiser of the risk.
+        """The solution in each geometry: separable problems by the solver chosen, others by the
+        minimiser of the risk.
 
-        The geometries share what does not depend on them: the decision whether problems are separable, the minimisers of the
-        risk, and the products with X along their paths. Paths that are followed radius by radius, and geometry by geometry,
-        are those of fits of their own, to the last digit.
+        The geometries share what does not depend on them: the decision whether problems are
+        separable, the minimisers of the risk, and the products with X along their paths. Paths that
+        are followed radius by radius, and geometry by geometry, are those of fits of their own, to
+        the last digit.
         """
         tensors = on_device(problem, self.device)
         self._loss = check_loss(self.loss, "loss", like=tensors.y)
@@ -304,7 +330,10 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         else:
             shared = screened(tensors, self._loss, norms[0], watching, tol=self.tol)
             shared = minimised(norms[0], shared, unsolved(shared, False))
-            solutions = [shared, *(in_geometry(shared, norm, measured_in=norms[0]) for norm in norms[1:])]
+            solutions = [
+                shared,
+                *(in_geometry(shared, norm, measured_in=norms[0]) for norm in norms[1:]),
+            ]
             small = problem.X.shape[0] * problem.n_features <= _AUTO_ENTRIES
             exact = self.solver == "exact" or (self.solver == "auto" and small)
             rows = unsolved(shared, True, None)
@@ -312,30 +341,43 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
                 max_iter = min(self.max_iter, _AUTO_ITERATIONS) if exact else self.max_iter
                 batches = [(list(range(len(norms))), rows)]
                 if radius_by_radius:
-                    of_radius = np.split(rows, np.flatnonzero(np.diff(problem.threat.eps[rows])) + 1)
+                    of_radius = np.split(
+                        rows, np.flatnonzero(np.diff(problem.threat.eps[rows])) + 1
+                    )
                     batches = [([i], part) for i in range(len(norms)) for part in of_radius]
-                solutions = self._with_paths(tensors, norms, watching, solutions, batches, max_iter, last_coef)
+                solutions = self._with_paths(
+                    tensors, norms, watching, solutions, batches, max_iter, last_coef
+                )
             if exact and not watching.stopped:
                 solutions = [
-                    self._with_exact(problem, norm, solution, watching) for norm, solution in zip(norms, solutions, strict=True)
+                    self._with_exact(problem, norm, solution, watching)
+                    for norm, solution in zip(norms, solutions, strict=True)
                 ]
         return [
             minimised(norm, solution, unsolved(solution, False, None), undecided=exact)
             for norm, solution in zip(norms, solutions, strict=True)
         ]
 
-    def _with_exact(self, problem: RobustProblem, norm: LpNorm, solution: Solution, watching: FitWatch) -> Solution:
+    def _with_exact(
+        self, problem: RobustProblem, norm: LpNorm, solution: Solution, watching: FitWatch
+    ) -> Solution:
         rows = unsolved(solution, True, None)
         if not len(rows):
             return solution
         loss, loss_tol, tol = self._loss, self.loss_tol, self.tol
         with watching.stage("exact separator", rows):
-            return with_exact_separators(problem, loss, norm, solution, rows, loss_tol=loss_tol, tol=tol, n_jobs=self.n_jobs)
+            return with_exact_separators(
+                problem, loss, norm, solution, rows, loss_tol=loss_tol, tol=tol, n_jobs=self.n_jobs
+            )
 
-    def _accelerated(self, problem: RobustProblem, tensors: RobustProblem, norm: LpNorm, watching: FitWatch) -> Solution:
+    def _accelerated(
+        self, problem: RobustProblem, tensors: RobustProblem, norm: LpNorm, watching: FitWatch
+    ) -> Solution:
         loss = self._loss
         with watching.solver("accelerated", np.arange(problem.n_problems)) as monitors:
-            limit = accelerated_margin(tensors, loss, norm, max_iter=self.max_iter, tol=self.tol, monitors=monitors)
+            limit = accelerated_margin(
+                tensors, loss, norm, max_iter=self.max_iter, tol=self.tol, monitors=monitors
+            )
         return at_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
 
     def _with_paths(
@@ -348,7 +390,9 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         max_iter: int,
         last_coef: np.ndarray | None,
     ) -> list[Solution]:
-        """The solutions with the paths of each batch: of some geometries, by their index, and problems."""
+        """The solutions with the paths of each batch: of some geometries, by their index, and
+        problems.
+        """
         solutions = list(solutions)
         for geometries, rows in batches:
             of_all = np.tile(rows, len(geometries))
@@ -366,6 +410,8 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
                     monitors=monitors,
                 )
             paths = solution_to_numpy(paths)
-            for i, part in zip(geometries, np.arange(len(of_all)).reshape(len(geometries), -1), strict=True):
+            for i, part in zip(
+                geometries, np.arange(len(of_all)).reshape(len(geometries), -1), strict=True
+            ):
                 solutions[i] = replaced(solutions[i], rows, paths.rows(part))
         return solutions

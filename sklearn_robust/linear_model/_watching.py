@@ -18,7 +18,8 @@ _NAMED = 5  # classes that a line names; more are counted
 
 
 class FitWatch:
-    """Passes what solvers report of the k problems of a fit on to its callbacks, as the attributes of a fitted estimator.
+    """Passes what solvers report of the k problems of a fit on to its callbacks, as the attributes
+    of a fitted estimator.
 
     Parameters
     ----------
@@ -28,8 +29,8 @@ class FitWatch:
     problem : RobustProblem
         All k of them.
     verbose : int
-        0 prints nothing; 1 a line where a stage begins and ends, and the figures of its solver where it certifies by itself;
-        more than 1 those of each iteration.
+        0 prints nothing; 1 a line where a stage begins and ends, and the figures of its solver
+        where it certifies by itself; more than 1 those of each iteration.
     classes : sequence of k labels, optional
         The class that each of several problems separates from the rest, for what is printed.
 
@@ -40,17 +41,36 @@ class FitWatch:
     """
 
     def __init__(
-        self, estimator: Any, callbacks: FitCallbacks | None, problem: RobustProblem, *, verbose: int = 0, classes: Any = ()
+        self,
+        estimator: Any,
+        callbacks: FitCallbacks | None,
+        problem: RobustProblem,
+        *,
+        verbose: int = 0,
+        classes: Any = (),
     ) -> None:
         k, d, dtype = problem.n_problems, problem.n_features, problem.y.dtype
-        self.estimator, self.callbacks, self.stopped, self.verbose = estimator, callbacks, False, verbose
+        self.estimator, self.callbacks, self.stopped, self.verbose = (
+            estimator,
+            callbacks,
+            False,
+            verbose,
+        )
         self.classes = [str(label) for label in classes] if k > 1 else []
-        self.known = {"coef": np.zeros((k, d), dtype), "intercept": np.zeros(k, dtype), "n_iter": np.zeros(k, dtype=int)}
-        self.known |= {name: np.full(k, np.nan) for name in ("log_risk", "margin", "margin_bound", "gap")}
+        self.known = {
+            "coef": np.zeros((k, d), dtype),
+            "intercept": np.zeros(k, dtype),
+            "n_iter": np.zeros(k, dtype=int),
+        }
+        self.known |= {
+            name: np.full(k, np.nan) for name in ("log_risk", "margin", "margin_bound", "gap")
+        }
 
     @contextmanager
     def stage(self, name: str, rows: np.ndarray) -> Iterator[None]:
-        """Print where a stage of the fit of the problems at these indices begins and ends, if asked."""
+        """Print where a stage of the fit of the problems at these indices begins and ends, if
+        asked.
+        """
         if not self.verbose:
             yield
             return
@@ -78,7 +98,11 @@ class FitWatch:
     def _of(self, rows: np.ndarray) -> str:
         if not self.classes:
             return ""
-        return f" of class {', '.join(self.classes[i] for i in rows)}" if len(rows) <= _NAMED else f" of {len(rows)} classes"
+        return (
+            f" of class {', '.join(self.classes[i] for i in rows)}"
+            if len(rows) <= _NAMED
+            else f" of {len(rows)} classes"
+        )
 
     def fitted(self) -> dict[str, Any]:
         """The estimator's attributes as if the fit had stopped here."""
@@ -98,7 +122,11 @@ class _Printer:
                 continue
             self.printed[row] = iteration
             of_class = f", class {self.fit.classes[row]}" if self.fit.classes else ""
-            shown = ", ".join(f"{n} {float(v[i]):.6g}" for n, v in figures.items() if n not in ("coef", "intercept"))
+            shown = ", ".join(
+                f"{n} {float(v[i]):.6g}"
+                for n, v in figures.items()
+                if n not in ("coef", "intercept")
+            )
             self.fit.print(f"iteration {iteration}{of_class}: {shown}")
         return False
 
@@ -107,7 +135,13 @@ class _SolverWatch:
     """Shows the figures of a solver to the callbacks."""
 
     def __init__(self, fit: FitWatch, callbacks: FitCallbacks, task: Any, rows: np.ndarray) -> None:
-        self.fit, self.callbacks, self.task, self.rows, self.every = fit, callbacks, task, rows, callbacks.every
+        self.fit, self.callbacks, self.task, self.rows, self.every = (
+            fit,
+            callbacks,
+            task,
+            rows,
+            callbacks.every,
+        )
 
     def __call__(self, iteration: int, ids: np.ndarray, figures: dict[str, Array]) -> bool:
         at = self.rows[ids]

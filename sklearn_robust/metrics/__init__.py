@@ -1,6 +1,10 @@
 """Metrics: exact robust accuracy, certified radius, and a scorer for scikit-learn's searches."""
 
-from sklearn_robust.metrics._robust_accuracy import certified_radius, make_robust_scorer, robust_accuracy_score
+from sklearn_robust.metrics._robust_accuracy import (
+    certified_radius,
+    make_robust_scorer,
+    robust_accuracy_score,
+)
 from sklearn_robust.metrics._transformers import coef_on_input
 
 __all__ = ["certified_radius", "coef_on_input", "make_robust_scorer", "robust_accuracy_score"]

@@ -1,4 +1,6 @@
-"""The affine scores by which a fitted classifier decides, through pipelines, searches and wrappers."""
+"""The affine scores by which a fitted classifier decides, through pipelines, searches and
+wrappers.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ class AffineScores:
     intercept : array of shape (K,) or (1,)
     reader : the classifier that reads z
     score_at : callable or None
-        The score of the second of two classes at which its probability is the one given; None where it is not known.
+        The score of the second of two classes at which its probability is the one given; None where
+        it is not known.
     """
 
     steps: Steps
@@ -179,11 +182,17 @@ def _check_classes(classes: np.ndarray, part: Any) -> None:
 def _(classifier: OneVsRestClassifier, few: Any) -> AffineScores:
     check_is_fitted(classifier)
     if classifier.multilabel_:
-        raise TypeError("OneVsRestClassifier was fitted on several labels a sample: robust accuracy is of one label a sample.")
+        raise TypeError(
+            "OneVsRestClassifier was fitted on several labels a sample: robust accuracy is of one "
+            "label a sample."
+        )
     parts = [_affine_scores(part, few) for part in classifier.estimators_]
     coef = np.concatenate([coef_before(part.steps, part.coef) for part in parts])
     if np.isnan(coef).any():
-        raise TypeError("OneVsRestClassifier holds encoders of categories: put them before it, as a step of the pipeline.")
+        raise TypeError(
+            "OneVsRestClassifier holds encoders of categories: put them before it, as a step of "
+            "the pipeline."
+        )
     intercept = np.concatenate([part.intercept for part in parts])
     if any(part.steps for part in parts):  # transformers of its own for each class
         at_few = np.column_stack([_values(part, few) for part in parts])
@@ -231,8 +240,11 @@ def _score_at(probability: float, scores: AffineScores) -> float:
 
 
 def _inverse_link(classifier: Any) -> Callable[[Any], Any] | None:
-    """The score at which a linear classifier gives a probability to the second of two classes; None where it is not known."""
-    loss: Any = getattr(classifier, "_loss", None)  # that of the fit, where the classifier is of this library
+    """The score at which a linear classifier gives a probability to the second of two classes; None
+    where it is not known.
+    """
+    # that of the fit, where the classifier is of this library
+    loss: Any = getattr(classifier, "_loss", None)
     if hasattr(loss, "log_risk_and_weights"):
         slope = log_odds_slope(loss)
         return None if slope is None else partial(_scaled_logit, slope=slope)
@@ -253,7 +265,9 @@ def _check_link(estimator: Any, scores: AffineScores, few: Any) -> None:
     f = _values(scores, few)[:, 0]
     probability = np.asarray(estimator.predict_proba(few), dtype=float)[:, 1]
     inside = (probability > 1e-3) & (probability < 1 - 1e-3)
-    if scores.score_at is None or not np.allclose(scores.score_at(probability[inside]), f[inside], rtol=1e-3, atol=1e-3):
+    if scores.score_at is None or not np.allclose(
+        scores.score_at(probability[inside]), f[inside], rtol=1e-3, atol=1e-3
+    ):
         raise TypeError(
             f"{type(estimator).__name__} does not give probabilities by a known function of its "
             "score, so a threshold on them has no closed form. Use "
@@ -272,7 +286,8 @@ def _check_scores(classifier: BaseEstimator, few: Any, scores: AffineScores) -> 
     atol = 1e-6 * (1 + np.abs(expected).max())
     if values.shape != expected.shape or not np.allclose(values, expected, rtol=1e-3, atol=atol):
         raise TypeError(
-            f"{type(classifier).__name__} does not score by <coef_, x> + intercept_: its robustness is not exact here."
+            f"{type(classifier).__name__} does not score by <coef_, x> + intercept_: its "
+            f"robustness is not exact here."
         )
 
 
@@ -300,7 +315,8 @@ def check_predictions(classifier: BaseEstimator, scores: np.ndarray, predicted: 
     saturated = np.minimum(np.abs(largest[finite]), np.abs(own[finite])) > _SATURATED
     if np.any(lower & ~saturated):
         raise TypeError(
-            f"{type(classifier).__name__} does not predict the class of its largest score: its robustness is not exact here."
+            f"{type(classifier).__name__} does not predict the class of its largest score: its "
+            f"robustness is not exact here."
         )
 
 

@@ -10,9 +10,21 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import _safe_indexing, check_consistent_length, indexable
 from sklearn.utils.validation import _get_feature_names
 
-from sklearn_robust._parameters import check_choice, class_index, read_scale, refuse_lazy, seen_class_index
+from sklearn_robust._parameters import (
+    check_choice,
+    class_index,
+    read_scale,
+    refuse_lazy,
+    seen_class_index,
+)
 from sklearn_robust.attacks.linear import class_scores, rival_norms
-from sklearn_robust.metrics._classifiers import check_predictions, deciding_scores, is_linear, numeric, unwrapped
+from sklearn_robust.metrics._classifiers import (
+    check_predictions,
+    deciding_scores,
+    is_linear,
+    numeric,
+    unwrapped,
+)
 from sklearn_robust.metrics._transformers import coef_before, missing_entries, transformed
 from sklearn_robust.threats import LpBall
 
@@ -69,7 +81,9 @@ class LinearView:
         if self.missing is None:
             return rival_norms(self.reached, threat)[index]
         patterns, pattern = np.unique(self.missing, axis=0, return_inverse=True)
-        norms = np.stack([rival_norms(np.where(fixed, 0, self.reached), threat) for fixed in patterns])
+        norms = np.stack(
+            [rival_norms(np.where(fixed, 0, self.reached), threat) for fixed in patterns]
+        )
         return norms[pattern, index]
 
     def class_index(self, y: Any) -> np.ndarray:

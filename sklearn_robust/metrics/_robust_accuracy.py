@@ -1,4 +1,6 @@
-"""Exact robust accuracy and certified radius of linear classifiers, and a scorer that fixes the threat."""
+"""Exact robust accuracy and certified radius of linear classifiers, and a scorer that fixes the
+threat.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,14 @@ from sklearn.utils.validation import _check_sample_weight
 
 from sklearn_robust._parameters import check_choice, check_exponent, refuse_lazy
 from sklearn_robust.attacks.linear import boundary_distances, least_margins
-from sklearn_robust.metrics._linear_view import SPACES, LinearView, is_linear, linear_view, transformed, unwrapped
+from sklearn_robust.metrics._linear_view import (
+    SPACES,
+    LinearView,
+    is_linear,
+    linear_view,
+    transformed,
+    unwrapped,
+)
 from sklearn_robust.threats import LpBall, check_radius, check_scale
 
 
@@ -31,17 +40,19 @@ def robust_accuracy_score(
 ) -> float:
     r"""Fraction of samples that stay correctly classified under every perturbation of the threat.
 
-    For a linear classifier it is exact: the worst case over :math:`\|\delta\|_q \le \epsilon` has a closed form, for two
-    classes and for several. For a network of this library it is what an attack leaves, an upper bound: its `robust_score`.
+    For a linear classifier it is exact: the worst case over :math:`\|\delta\|_q \le \epsilon` has a
+    closed form, for two classes and for several. For a network of this library it is what an attack
+    leaves, an upper bound: its `robust_score`.
 
     Parameters
     ----------
     estimator : fitted classifier
-        One of this library, a linear classifier of scikit-learn (LogisticRegression, LinearSVC, SGDClassifier,
-        RidgeClassifier, Perceptron, ...), a pipeline that ends in one, or a search over any of these, nested at will. Around
-        linear classifiers FrozenEstimator, FixedThresholdClassifier, TunedThresholdClassifierCV and OneVsRestClassifier, and
-        CalibratedClassifierCV of one classifier (ensemble=False or frozen) with method "sigmoid" or "temperature". Samplers
-        of imbalanced-learn are skipped, as predict skips them.
+        One of this library, a linear classifier of scikit-learn (LogisticRegression, LinearSVC,
+        SGDClassifier, RidgeClassifier, Perceptron, ...), a pipeline that ends in one, or a search
+        over any of these, nested at will. Around linear classifiers FrozenEstimator,
+        FixedThresholdClassifier, TunedThresholdClassifierCV and OneVsRestClassifier, and
+        CalibratedClassifierCV of one classifier (ensemble=False or frozen) with method "sigmoid" or
+        "temperature". Samplers of imbalanced-learn are skipped, as predict skips them.
     X : array-like or sparse array of shape (n_samples, n_features)
     y : array-like of shape (n_samples,)
         True labels; one that the classifier has never seen counts as broken.
@@ -51,14 +62,17 @@ def robust_accuracy_score(
         Exponent of the norm that bounds the perturbation, in [1, inf].
     sample_weight : array-like of shape (n_samples,), optional
     space : {"model", "input"}, default="model"
-        Where eps lives when the estimator is a pipeline. "model": the adversary moves what the last step sees, for
-        example standardised features. "input": it moves the raw input; a scaler then turns eps into a radius per feature.
-        The transformers must be affine: those that `sklearn_robust.metrics.coef_on_input` knows. Columns that an encoder of
-        categories reads are out of the adversary's reach, and so are entries without a value, which an imputer fills.
+        Where eps lives when the estimator is a pipeline. "model": the adversary moves what the last
+        step sees, for example standardised features. "input": it moves the raw input; a scaler then
+        turns eps into a radius per feature. The transformers must be affine: those that
+        `sklearn_robust.metrics.coef_on_input` knows. Columns that an encoder of categories reads
+        are out of the adversary's reach, and so are entries without a value, which an imputer
+        fills.
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, relative to the others: the threat is
-        :math:`\|\delta / s\|_q \le \epsilon`, and a feature of scale 0 is out of its reach. Features that a dict does not name
-        have 1, as all have by default. It lives in the space of eps, in the order of the columns in fit.
+        :math:`\|\delta / s\|_q \le \epsilon`, and a feature of scale 0 is out of its reach.
+        Features that a dict does not name have 1, as all have by default. It lives in the space of
+        eps, in the order of the columns in fit.
 
     Returns
     -------
@@ -68,16 +82,18 @@ def robust_accuracy_score(
     Raises
     ------
     TypeError
-        If the classifier is not linear and has no `robust_score`, or if a transformer between it and the threat is not affine.
+        If the classifier is not linear and has no `robust_score`, or if a transformer between it
+        and the threat is not affine.
     ValueError
-        If eps, q, space or scale is not one of the values above, labels are missing or of another type than in training, or
-        sample_weight has negative entries or only zeros.
+        If eps, q, space or scale is not one of the values above, labels are missing or of another
+        type than in training, or sample_weight has negative entries or only zeros.
 
     Notes
     -----
-    Several classes: the robust margin of (x, y) is :math:`\min_{k \ne y} f_y(x) - f_k(x) - \epsilon \|s (w_y - w_k)\|_{q^*}`,
-    with s = 1 where there is no scale. At eps = 0 the score is the accuracy: a tie is what predict makes of it. At eps > 0 a
-    sample whose margin is exactly zero counts as broken.
+    Several classes: the robust margin of (x, y) is :math:`\min_{k \ne y} f_y(x) - f_k(x) - \epsilon
+    \|s (w_y - w_k)\|_{q^*}`, with s = 1 where there is no scale. At eps = 0 the score is the
+    accuracy: a tie is what predict makes of it. At eps > 0 a sample whose margin is exactly zero
+    counts as broken.
 
     Examples
     --------
@@ -97,14 +113,25 @@ def robust_accuracy_score(
     check_choice(space, "space", SPACES)
     refuse_lazy(X=X, y=y, sample_weight=sample_weight)
     steps, classifier = unwrapped(estimator)
-    if not is_linear(classifier) and hasattr(classifier, "robust_score") and (space == "model" or not steps):
+    if (
+        not is_linear(classifier)
+        and hasattr(classifier, "robust_score")
+        and (space == "model" or not steps)
+    ):
         threat = {"eps": eps, "q": q}
-        if scale is not None or hasattr(classifier, "scale_"):  # one that was trained with scales is told if there are none
+        # one that was trained with scales is told if there are none
+        if scale is not None or hasattr(classifier, "scale_"):
             threat["scale"] = scale
-        return float(classifier.robust_score(transformed(steps, X), y, sample_weight=sample_weight, **threat))
+        return float(
+            classifier.robust_score(transformed(steps, X), y, sample_weight=sample_weight, **threat)
+        )
     view = linear_view(estimator, X, space)
     robust = is_robust(view, y, view.threat(q, eps, scale))
-    return float(np.average(robust, weights=_check_sample_weight(sample_weight, robust, ensure_non_negative=True)))
+    return float(
+        np.average(
+            robust, weights=_check_sample_weight(sample_weight, robust, ensure_non_negative=True)
+        )
+    )
 
 
 def is_robust(view: LinearView, y: Any, threat: LpBall) -> np.ndarray:
@@ -113,11 +140,19 @@ def is_robust(view: LinearView, y: Any, threat: LpBall) -> np.ndarray:
     right = index == view.predicted
     if threat.eps == 0:  # a tie is what predict makes of it
         return right
-    return right & (least_margins(view.scores(), index, view.rival_norms(index, threat), threat.eps) > 0)
+    return right & (
+        least_margins(view.scores(), index, view.rival_norms(index, threat), threat.eps) > 0
+    )
 
 
 def certified_radius(
-    estimator: BaseEstimator, X: Any, y: Any = None, *, q: float = math.inf, space: str = "model", scale: Any = None
+    estimator: BaseEstimator,
+    X: Any,
+    y: Any = None,
+    *,
+    q: float = math.inf,
+    space: str = "model",
+    scale: Any = None,
 ) -> np.ndarray:
     r"""l_q distance of each sample to the decision boundary of a linear classifier.
 
@@ -127,8 +162,9 @@ def certified_radius(
         As in `robust_accuracy_score`.
     X : array-like or sparse array of shape (n_samples, n_features)
     y : array-like of shape (n_samples,), optional
-        True labels: the distance is then negative where the prediction is wrong, on the boundary too (by the smallest number
-        there is). By default that of the predicted class, which is never negative.
+        True labels: the distance is then negative where the prediction is wrong, on the boundary
+        too (by the smallest number there is). By default that of the predicted class, which is
+        never negative.
     q : float, default=inf
         Exponent of the norm in which the distance is measured, in [1, inf].
     space : {"model", "input"}, default="model"
@@ -139,8 +175,8 @@ def certified_radius(
     Returns
     -------
     ndarray of shape (n_samples,)
-        No perturbation of smaller norm changes the decision; inf if none at all does, as where the classifier uses only
-        features of scale 0.
+        No perturbation of smaller norm changes the decision; inf if none at all does, as where the
+        classifier uses only features of scale 0.
 
     Examples
     --------
@@ -154,18 +190,24 @@ def certified_radius(
     q = check_exponent(q, "q")
     view = linear_view(estimator, X, space)
     index = view.predicted if y is None else view.class_index(y)
-    distances = boundary_distances(view.scores(), index, view.rival_norms(index, view.threat(q, 1.0, scale)))
+    distances = boundary_distances(
+        view.scores(), index, view.rival_norms(index, view.threat(q, 1.0, scale))
+    )
     # the sign says what predict answers, on the boundary too
     below = -np.finfo(distances.dtype).tiny
-    signed = np.where(index == view.predicted, np.maximum(distances, 0), np.minimum(distances, below))
+    signed = np.where(
+        index == view.predicted, np.maximum(distances, 0), np.minimum(distances, below)
+    )
     return np.where(index >= 0, signed, -math.inf)
 
 
-def make_robust_scorer(*, eps: float, q: float = math.inf, space: str = "model", scale: Any = None) -> RobustScorer:
+def make_robust_scorer(
+    *, eps: float, q: float = math.inf, space: str = "model", scale: Any = None
+) -> RobustScorer:
     """A scorer of robust accuracy, for `scoring=` in GridSearchCV, cross_validate and the like.
 
-    The threat is the one named here, whatever eps the estimator was trained with: a search over the training eps is then
-    scored by one and the same adversary.
+    The threat is the one named here, whatever eps the estimator was trained with: a search over the
+    training eps is then scored by one and the same adversary.
 
     Parameters
     ----------
@@ -182,7 +224,8 @@ def make_robust_scorer(*, eps: float, q: float = math.inf, space: str = "model",
 
     Notes
     -----
-    `sklearn.callback.ScoringMonitor` takes it under a name: `ScoringMonitor(scoring={"robust": make_robust_scorer(eps=0.1)})`.
+    `sklearn.callback.ScoringMonitor` takes it under a name: `ScoringMonitor(scoring={"robust":
+    make_robust_scorer(eps=0.1)})`.
 
     Examples
     --------
@@ -228,14 +271,17 @@ class RobustScorer:
         Raises
         ------
         RuntimeError
-            Where metadata routing is not enabled: sample weights are then passed on without a request.
+            Where metadata routing is not enabled: sample weights are then passed on without a
+            request.
         """
         if not get_config()["enable_metadata_routing"]:
             raise RuntimeError(
-                "set_score_request needs metadata routing, which sklearn.set_config(enable_metadata_routing=True) enables. "
+                "set_score_request needs metadata routing, which "
+                "sklearn.set_config(enable_metadata_routing=True) enables. "
                 "Without it no request is needed: searches pass sample_weight to this scorer."
             )
-        MetadataRequest(owner=self).score.add_request(param="sample_weight", alias=sample_weight)  # refuses what is no request
+        # refuses what is no request
+        MetadataRequest(owner=self).score.add_request(param="sample_weight", alias=sample_weight)
         self._sample_weight_request = sample_weight
         return self
 
@@ -253,14 +299,25 @@ class RobustScorer:
     def _score_func(self) -> Any:
         """What searches over the threshold alone ask: they score labels, and know no classifier."""
         raise AttributeError(
-            f"{self!r} scores a classifier, and has no score of predicted labels alone, by which TunedThresholdClassifierCV "
-            "tunes. Use GridSearchCV over the threshold of FixedThresholdClassifier with this scorer."
+            f"{self!r} scores a classifier, and has no score of predicted labels alone, by which "
+            f"TunedThresholdClassifierCV "
+            "tunes. Use GridSearchCV over the threshold of FixedThresholdClassifier with this "
+            "scorer."
         )
 
-    def __call__(self, estimator: BaseEstimator, X: Any, y: Any, sample_weight: Any = None) -> float:
+    def __call__(
+        self, estimator: BaseEstimator, X: Any, y: Any, sample_weight: Any = None
+    ) -> float:
         """Robust accuracy of a fitted estimator."""
         return robust_accuracy_score(
-            estimator, X, y, eps=self.eps, q=self.q, sample_weight=sample_weight, space=self.space, scale=self.scale
+            estimator,
+            X,
+            y,
+            eps=self.eps,
+            q=self.q,
+            sample_weight=sample_weight,
+            space=self.space,
+            scale=self.scale,
         )
 
     def __repr__(self) -> str:

@@ -83,8 +83,10 @@ def coef_on_input(transformer: Any, coef: np.ndarray) -> np.ndarray:
 
 def _not_affine(transformer: Any, reason: str = "is not known to be affine") -> TypeError:
     return TypeError(
-        f"{type(transformer).__name__} {reason}, so a threat on the input has no closed form behind "
-        "it. Use space='model', or transformers that sklearn_robust.metrics.coef_on_input knows. One "
+        f"{type(transformer).__name__} {reason}, so a threat on the input has no closed form "
+        f"behind "
+        "it. Use space='model', or transformers that sklearn_robust.metrics.coef_on_input knows. "
+        "One "
         "of your own can be registered there."
     )
 

@@ -14,7 +14,13 @@ _HOMES = {
     "madry_cnn": "modules",
 }
 
-__all__ = ["RobustDiagonalNet", "RobustMLPClassifier", "RobustNetClassifier", "SteepestDescent", "madry_cnn"]
+__all__ = [
+    "RobustDiagonalNet",
+    "RobustMLPClassifier",
+    "RobustNetClassifier",
+    "SteepestDescent",
+    "madry_cnn",
+]
 
 if TYPE_CHECKING:
     from sklearn_robust.neural_network._mlp import RobustMLPClassifier
@@ -32,7 +38,9 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        raise ImportError(f'{name} needs PyTorch. Install it with: pip install "sklearn-robust[torch]"') from error
+        raise ImportError(
+            f'{name} needs PyTorch. Install it with: pip install "sklearn-robust[torch]"'
+        ) from error
     globals()[name] = value
     return value
 

@@ -19,7 +19,13 @@ from torch import Tensor, nn
 
 from sklearn_robust._documentation import DocLinkMixin
 from sklearn_robust._fits import all_or_nothing
-from sklearn_robust._parameters import check_choice, check_device, check_exponent, check_number, refuse_lazy
+from sklearn_robust._parameters import (
+    check_choice,
+    check_device,
+    check_exponent,
+    check_number,
+    refuse_lazy,
+)
 from sklearn_robust.attacks._losses import logit_margins
 from sklearn_robust.attacks._search import Settings
 from sklearn_robust.attacks._target import evaluating
@@ -47,11 +53,14 @@ from sklearn_robust.threats import LpBall, check_radius
 _PREDICTED_ROWS = 2048  # at a time: bounds the memory that activations take
 
 
-class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator):
+class RobustNetBase(
+    RobustnessMixin, DocLinkMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator
+):
     """Training and prediction of a torch module; subclasses say which module, in `_new_module`."""
 
     _loss: MarginLoss
-    _optimizer_state: tuple[Any, dict[Any, Any]]  # the optimiser, and what it remembers of each parameter
+    # the optimiser, and what it remembers of each parameter
+    _optimizer_state: tuple[Any, dict[Any, Any]]
 
     def _new_module(self, input_shape: tuple[int, ...], n_outputs: int, seed: int) -> nn.Module:
         raise NotImplementedError
@@ -67,7 +76,7 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or array or tensor of shape (n_samples, channels, height, width)
+        X : array-like of shape (n_samples, n_features) or (n_samples, channels, height, width)
         y : array-like of shape (n_samples,)
             Labels of two or more classes, of any type.
         sample_weight : array-like of shape (n_samples,), optional
@@ -80,8 +89,9 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         Raises
         ------
         ValueError
-            If parameters or data are not valid; with `warm_start`, also if y has other classes than in the last fit. The
-            estimator then stays as it was, as after every error and after Ctrl-C.
+            If parameters or data are not valid; with `warm_start`, also if y has other classes than
+            in the last fit. The estimator then stays as it was, as after every error and after
+            Ctrl-C.
 
         Warns
         -----
@@ -93,7 +103,8 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         rows, index, weight = self._read(X, y, sample_weight, classes=None, resume=resume)
         if resume and len(np.unique(index)) < len(self.classes_):
             raise ValueError(
-                f"With warm_start=True y must have the classes of the last fit, {self.classes_.tolist()}, got "
+                f"With warm_start=True y must have the classes of the last fit, "
+                f"{self.classes_.tolist()}, got "
                 f"{self.classes_[np.unique(index)].tolist()}. Use partial_fit, or warm_start=False."
             )
         self._resume() if resume else self._start(rows)
@@ -101,7 +112,10 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         if self.early_stopping:
             seed = self._rng.randint(np.iinfo(np.int32).max)
             kept, left = train_test_split(
-                np.arange(len(rows)), test_size=self.validation_fraction, stratify=index, random_state=seed
+                np.arange(len(rows)),
+                test_size=self.validation_fraction,
+                stratify=index,
+                random_state=seed,
             )
             held_out = self._samples(rows[left], index[left], weight[left])
             rows, index, weight = rows[kept], index[kept], weight[kept]
@@ -116,11 +130,11 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or array or tensor of shape (n_samples, channels, height, width)
+        X : array-like of shape (n_samples, n_features) or (n_samples, channels, height, width)
         y : array-like of shape (n_samples,)
         classes : array-like of shape (n_classes,), optional
-            All labels that will ever be seen; needed in the first call where y does not hold them all. Later calls may leave
-            it out, and cannot change it.
+            All labels that will ever be seen; needed in the first call where y does not hold them
+            all. Later calls may leave it out, and cannot change it.
         sample_weight : array-like of shape (n_samples,), optional
 
         Returns
@@ -130,13 +144,14 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         Raises
         ------
         ValueError
-            If parameters or data are not valid, or `classes` are not those of the first call. The estimator then stays as it
-            was, as after every error and after Ctrl-C.
+            If parameters or data are not valid, or `classes` are not those of the first call. The
+            estimator then stays as it was, as after every error and after Ctrl-C.
         """
         self._check_parameters()
         if self.class_weight == "balanced":
             raise ValueError(
-                "class_weight='balanced' is not known to partial_fit. Pass sample_weight, or class_weight as a dict."
+                "class_weight='balanced' is not known to partial_fit. Pass sample_weight, or "
+                "class_weight as a dict."
             )
         resume = hasattr(self, "module_")
         rows, index, weight = self._read(X, y, sample_weight, classes=classes, resume=resume)
@@ -157,7 +172,9 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         X, shape = as_rows(X)
         if resume:
             self._check_shape(shape)
-        X, y = validate_data(self, X, as_labels(y), dtype=(np.float64, np.float32), order="C", reset=not resume)
+        X, y = validate_data(
+            self, X, as_labels(y), dtype=(np.float64, np.float32), order="C", reset=not resume
+        )
         check_classification_targets(y)
         self.scale_ = self._scale(self.scale)
         self.threat_ = LpBall(self.q_pert, self.eps, self.scale_)
@@ -166,28 +183,37 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
         X, y, weight = self._weighted(X, y, weight)
         if self.class_weight is not None:
-            X, y, weight = self._weighted(X, y, weight * compute_sample_weight(self.class_weight, y).astype(X.dtype))
+            X, y, weight = self._weighted(
+                X, y, weight * compute_sample_weight(self.class_weight, y).astype(X.dtype)
+            )
         if not resume:
             self.classes_ = np.unique(y if classes is None else classes)
             self._given_shape = shape or X.shape[1:]
             self.input_shape_ = self._sample_shape(self._given_shape)
         elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
             raise ValueError(
-                f"classes={np.asarray(classes).tolist()} are not those of the first call, {self.classes_.tolist()}. Leave "
+                f"classes={np.asarray(classes).tolist()} are not those of the first call, "
+                f"{self.classes_.tolist()}. Leave "
                 "classes out, or fit anew."
             )
         if len(self.classes_) < 2:
             raise ValueError(
-                f"{type(self).__name__} needs samples of at least two classes with positive weight, got "
+                f"{type(self).__name__} needs samples of at least two classes with positive "
+                f"weight, got "
                 f"{len(self.classes_)} class: {self.classes_.tolist()}."
             )
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
-            raise ValueError(f"y holds labels that are not in classes_ {self.classes_.tolist()}: {unknown.tolist()}.")
+            raise ValueError(
+                f"y holds labels that are not in classes_ {self.classes_.tolist()}: "
+                f"{unknown.tolist()}."
+            )
         return X, np.searchsorted(self.classes_, y), weight
 
     @staticmethod
-    def _weighted(X: np.ndarray, y: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _weighted(
+        X: np.ndarray, y: np.ndarray, weight: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The samples with positive weight."""
         used = weight > 0
         return (X, y, weight) if used.all() else (X[used], y[used], weight[used])
@@ -198,14 +224,18 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         n_outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
         module = self._new_module(self.input_shape_, n_outputs, rng.randint(np.iinfo(np.int32).max))
         if not any(parameter.requires_grad for parameter in module.parameters()):
-            raise ValueError(f"module must have parameters that can be trained, {type(module).__name__} has none.")
+            raise ValueError(
+                f"module must have parameters that can be trained, {type(module).__name__} has "
+                f"none."
+            )
         module = self._placed(module, torch.float64 if rows.dtype == np.float64 else torch.float32)
         with torch.no_grad():
             shape = tuple(module.eval()(inputs(module, rows[:1], self.input_shape_)).shape)
         allowed = ((1, 1), (1, 2)) if n_outputs == 1 else ((1, n_outputs),)
         if shape not in allowed:
             raise ValueError(
-                f"module maps one sample of shape {self.input_shape_} to an output of shape {shape}; for {len(self.classes_)} "
+                f"module maps one sample of shape {self.input_shape_} to an output of shape "
+                f"{shape}; for {len(self.classes_)} "
                 f"classes it must be one of {list(allowed)}."
             )
         self._rng, self.module_ = rng, module
@@ -215,7 +245,9 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         self.history_: dict[str, list[float]] = {}
 
     def _resume(self) -> None:
-        """Copies of all that training changes in place: the last fit stays whole until this one has ended."""
+        """Copies of all that training changes in place: the last fit stays whole until this one has
+        ended.
+        """
         self.module_ = self._placed(copied(self.module_), None)
         optimizer, state = self._optimizer_state
         self._optimizer_state = optimizer, copy.deepcopy(state)
@@ -228,12 +260,17 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
 
     def _samples(self, rows: np.ndarray, index: np.ndarray, weight: np.ndarray) -> Samples:
         x = inputs(self.module_, rows, self.input_shape_)
-        y, share = torch.as_tensor(index, device=x.device), torch.as_tensor(weight, device=x.device, dtype=x.dtype)
+        y, share = (
+            torch.as_tensor(index, device=x.device),
+            torch.as_tensor(weight, device=x.device, dtype=x.dtype),
+        )
         return Samples(x, y, share, self._inner_maximisation().settings.region(x))
 
     def _ready(self, data: Samples) -> tuple[torch.optim.Optimizer, Any, torch.Generator]:
         """The optimiser as the last call left it, its step rule, and a generator for this call."""
-        parameters = [parameter for parameter in self.module_.parameters() if parameter.requires_grad]
+        parameters = [
+            parameter for parameter in self.module_.parameters() if parameter.requires_grad
+        ]
         options = dict(self.optimizer_params or {})
         if self.learning_rate != "auto":
             options["lr"] = self.learning_rate
@@ -242,7 +279,11 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
             automatic = "lr" not in options
             options = {"lr": 1.0, "normalized": self.p_algo > 2, **options}
             descent = self._made(SteepestDescent, parameters, options, p=self.p_algo)
-            rule = step_size_rule(descent, data.x, data.weight, self._start_size) if automatic else None
+            rule = (
+                step_size_rule(descent, data.x, data.weight, self._start_size)
+                if automatic
+                else None
+            )
             optimizer: torch.optim.Optimizer = descent
         else:
             optimizer = self._made(self.optimizer, parameters, options)
@@ -252,16 +293,21 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         generator = torch.Generator().manual_seed(self._rng.randint(np.iinfo(np.int32).max))
         return optimizer, rule, generator
 
-    def _made(self, kind: Any, parameters: list[nn.Parameter], options: dict[str, Any], **own: Any) -> Any:
+    def _made(
+        self, kind: Any, parameters: list[nn.Parameter], options: dict[str, Any], **own: Any
+    ) -> Any:
         """An optimiser of this kind, with the options of the user and our own."""
         try:
             optimizer = kind(parameters, **own, **options)
             if not isinstance(optimizer, torch.optim.Optimizer):
-                raise TypeError(f"it makes a {type(optimizer).__name__}, which is no torch.optim.Optimizer")
+                raise TypeError(
+                    f"it makes a {type(optimizer).__name__}, which is no torch.optim.Optimizer"
+                )
             return optimizer
         except TypeError as error:
             raise ValueError(
-                f"optimizer_params={self.optimizer_params!r} and learning_rate={self.learning_rate!r} do not suit "
+                f"optimizer_params={self.optimizer_params!r} and "
+                f"learning_rate={self.learning_rate!r} do not suit "
                 f"optimizer={self.optimizer!r}: {error}."
             ) from error
 
@@ -279,7 +325,12 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         return InnerMaximisation(settings, steps, step_size)
 
     def _one_epoch(
-        self, network: Passes, data: Samples, optimizer: torch.optim.Optimizer, rule: Any, generator: torch.Generator
+        self,
+        network: Passes,
+        data: Samples,
+        optimizer: torch.optim.Optimizer,
+        rule: Any,
+        generator: torch.Generator,
     ) -> Epoch:
         epoch = run_epoch(
             network,
@@ -327,7 +378,8 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
                     best_state = copy.deepcopy(self.module_.state_dict())
                 if self.verbose and self.n_iter_ % self.verbose == 0:
                     print(
-                        f"epoch {self.n_iter_}: log-risk {epoch.log_risk:.4f}, accuracy {epoch.accuracy:.3f}, "
+                        f"epoch {self.n_iter_}: log-risk {epoch.log_risk:.4f}, accuracy "
+                        f"{epoch.accuracy:.3f}, "
                         f"robust accuracy {epoch.robust_accuracy:.3f}"
                     )
                 if callbacks.end(task, {"module_": self.module_, "n_iter_": self.n_iter_}):
@@ -348,7 +400,7 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or array or tensor of shape (n_samples, channels, height, width)
+        X : array-like of shape (n_samples, n_features) or (n_samples, channels, height, width)
 
         Returns
         -------
@@ -362,13 +414,17 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         """The decision function of validated rows."""
         x = inputs(self.module_, rows, self.input_shape_)
         with torch.no_grad(), evaluating(self.module_):
-            scores = torch.cat([self.module_(part) for part in x.split(_PREDICTED_ROWS)]).cpu().numpy()
+            scores = (
+                torch.cat([self.module_(part) for part in x.split(_PREDICTED_ROWS)]).cpu().numpy()
+            )
         if len(self.classes_) > 2:
             return scores
         return scores[:, 0] if scores.shape[1] == 1 else scores[:, 1] - scores[:, 0]
 
     def _labels(self, scores: np.ndarray) -> np.ndarray:
-        return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)]
+        return self.classes_[
+            (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
+        ]
 
     def _rows(self, X: Any) -> np.ndarray:
         refuse_lazy(X=X)
@@ -377,11 +433,14 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         return validate_data(self, X, dtype=(np.float64, np.float32), order="C", reset=False)
 
     def _check_shape(self, shape: tuple[int, ...] | None) -> None:
-        """Samples that are no rows must have the shape of those of the fit: channels last are not channels first."""
+        """Samples that are no rows must have the shape of those of the fit: channels last are not
+        channels first.
+        """
         known = {self._given_shape, self.input_shape_}
         if shape is not None and shape not in known and any(len(seen) > 1 for seen in known):
             raise ValueError(
-                f"X has samples of shape {shape}, but {type(self).__name__} was fitted on those of {self._given_shape}: "
+                f"X has samples of shape {shape}, but {type(self).__name__} was fitted on those of "
+                f"{self._given_shape}: "
                 "transpose them, or pass flat rows in the order of the fit."
             )
 
@@ -390,7 +449,7 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or array or tensor of shape (n_samples, channels, height, width)
+        X : array-like of shape (n_samples, n_features) or (n_samples, channels, height, width)
 
         Returns
         -------
@@ -400,13 +459,14 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
 
     @available_if(loss_has_probabilities)  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Class probabilities under the loss: the softmax of the scores, of twice the scores for the exponential loss.
+        """Class probabilities under the loss: the softmax of the scores, of twice the scores for
+        the exponential loss.
 
         There is no such method with a loss that has no probabilities.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or array or tensor of shape (n_samples, channels, height, width)
+        X : array-like of shape (n_samples, n_features) or (n_samples, channels, height, width)
 
         Returns
         -------
@@ -416,11 +476,12 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
 
     @available_if(loss_has_probabilities)  # type: ignore[untyped-decorator]
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Logarithms of the class probabilities, finite even where a probability itself is 0 or 1 in floating point.
+        """Logarithms of the class probabilities, finite even where a probability itself is 0 or 1
+        in floating point.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or array or tensor of shape (n_samples, channels, height, width)
+        X : array-like of shape (n_samples, n_features) or (n_samples, channels, height, width)
 
         Returns
         -------
@@ -433,16 +494,24 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         return -np.logaddexp(0, np.column_stack([odds, -odds]))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles hold modules and tensors as arrays, so that they load anywhere and equal ones hash alike."""
+        """Copies and pickles hold modules and tensors as arrays, so that they load anywhere and
+        equal ones hash alike.
+        """
         state = super().__getstate__()
-        modules = {name: packed(state[name]) for name in ("module", "module_") if isinstance(state.get(name), nn.Module)}
+        modules = {
+            name: packed(state[name])
+            for name in ("module", "module_")
+            if isinstance(state.get(name), nn.Module)
+        }
         if "_optimizer_state" in state:
             modules["_optimizer_state"] = as_arrays(self._optimizer_state)
         return {**state, **modules}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make modules and tensors of arrays."""
-        modules: dict[str, Any] = {n: unpacked(state[n]) for n in ("module", "module_") if isinstance(state.get(n), dict)}
+        modules: dict[str, Any] = {
+            n: unpacked(state[n]) for n in ("module", "module_") if isinstance(state.get(n), dict)
+        }
         if "_optimizer_state" in state:
             modules["_optimizer_state"] = as_tensors(state["_optimizer_state"])
         super().__setstate__({**state, **modules})
@@ -462,8 +531,12 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         if not callable(self.optimizer):
             check_choice(self.optimizer, "optimizer", ("steepest_descent",))
         options = self.optimizer_params
-        if options is not None and not (isinstance(options, Mapping) and all(isinstance(name, str) for name in options)):
-            raise ValueError(f"optimizer_params must be None or a dict of parameters by name, got {options!r}.")
+        if options is not None and not (
+            isinstance(options, Mapping) and all(isinstance(name, str) for name in options)
+        ):
+            raise ValueError(
+                f"optimizer_params must be None or a dict of parameters by name, got {options!r}."
+            )
         if not (isinstance(self.learning_rate, str) and self.learning_rate == "auto"):
             check_number(self.learning_rate, "learning_rate", low=0, strict=True)
         if self.batch_size is not None:
@@ -475,15 +548,21 @@ class RobustNetBase(RobustnessMixin, DocLinkMixin, CallbackSupportMixin, Classif
         check_choice(self.early_stopping, "early_stopping", (True, False))
         check_number(self.validation_fraction, "validation_fraction", low=0, strict=True)
         if self.validation_fraction >= 1:
-            raise ValueError(f"validation_fraction must be a share in (0, 1), got {self.validation_fraction!r}.")
-        for label, value in self.class_weight.items() if isinstance(self.class_weight, dict) else ():
+            raise ValueError(
+                f"validation_fraction must be a share in (0, 1), got {self.validation_fraction!r}."
+            )
+        for label, value in (
+            self.class_weight.items() if isinstance(self.class_weight, dict) else ()
+        ):
             check_number(value, f"class_weight[{label!r}]", low=0)
         check_choice(self.warm_start, "warm_start", (True, False))
         check_number(self.verbose, "verbose", low=0, integer=True)
 
 
 def as_rows(X: Any) -> tuple[Any, tuple[int, ...] | None]:
-    """Data as rows that scikit-learn can validate, and the shape of one sample if it was not a row."""
+    """Data as rows that scikit-learn can validate, and the shape of one sample if it was not a
+    row.
+    """
     if isinstance(X, Tensor):
         X = X.detach().cpu()
         X = (X if X.dtype in (torch.float64, torch.float32) else X.float()).numpy()
@@ -502,7 +581,9 @@ def inputs(module: nn.Module, rows: np.ndarray, shape: tuple[int, ...]) -> Tenso
 
 def check_sizes(value: Any, name: str, example: str) -> None:
     """A sequence of integers >= 1."""
-    if isinstance(value, str) or not (isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim == 1)):
+    if isinstance(value, str) or not (
+        isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim == 1)
+    ):
         raise ValueError(f"{name} must be a sequence of integers, got {value!r}. Use {example}.")
     for size in value:
         check_number(size, name, low=1, integer=True)
@@ -511,6 +592,12 @@ def check_sizes(value: Any, name: str, example: str) -> None:
 def find_device(name: str | None) -> torch.device:
     """The device of that name; None is the CPU, "auto" the best that is there."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
     check_device(name)
     return torch.device(name or "cpu")

@@ -32,10 +32,11 @@ from sklearn_robust.threats import check_radius
 class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
     r"""Diagonal linear network trained against the worst perturbation of each sample.
 
-    The network :math:`f(x) = \langle u_+^L - u_-^L, x\rangle + b` is linear in x, but gradient descent on its parameters u is
-    not gradient descent on :math:`w = u_+^L - u_-^L`: for depth L = 2 it tends to the robust separator of least 1-norm, as
-    coordinate descent does, in far fewer iterations. It minimises the robust risk
-    :math:`\tfrac1n \sum_i \ell\big(y_i f(x_i) - \epsilon \|w\|_{q^*}\big)`.
+    The network :math:`f(x) = \langle u_+^L - u_-^L, x\rangle + b` is linear in x, but gradient
+    descent on its parameters u is not gradient descent on :math:`w = u_+^L - u_-^L`: for depth L =
+    2 it tends to the robust separator of least 1-norm, as coordinate descent does, in far fewer
+    iterations. It minimises the robust risk :math:`\tfrac1n \sum_i \ell\big(y_i f(x_i) - \epsilon
+    \|w\|_{q^*}\big)`.
 
     Parameters
     ----------
@@ -55,7 +56,8 @@ class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
     max_iter : int, default=50000
         Iterations at most.
     loss_tol : float, default=1e-3
-        Training on separable data stops when the sum of the robust losses falls below this; 0 trains on to `tol`.
+        Training on separable data stops when the sum of the robust losses falls below this; 0
+        trains on to `tol`.
     tol : float, default=1e-3
         Certified relative gap to reach: of the l1 margin on separable data, of the risk otherwise.
     class_weight : dict, "balanced" or None, default=None
@@ -75,8 +77,8 @@ class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
         The threat of the fit, as in RobustLinearClassifier.
     classes_ : ndarray of shape (n_classes,)
     separable_ : bool or None
-        Whether the training data are robustly separable, proven; None is undecided. This and the next figures are arrays
-        with one entry a class where there are several.
+        Whether the training data are robustly separable, proven; None is undecided. This and the
+        next figures are arrays with one entry a class where there are several.
     margin_, margin_bound_ : float
         Smallest robust margin over the 1-norm of w, and what no predictor exceeds.
     dual_gap_ : float
@@ -93,21 +95,22 @@ class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
 
     Notes
     -----
-    Judge the limit by the margin ratio, not by the cosine, which stays lower. For depth > 2 the flow prefers sparser
-    solutions than the 1-norm does, and the certificate stays one against the largest l1 margin; from a small start it
-    may not leave the neighbourhood of zero when eps is close to the largest that can be separated; such a fit warns.
-    Where the data are not robustly separable the risk has one minimiser, whatever the parametrisation: it is computed
-    directly.
+    Judge the limit by the margin ratio, not by the cosine, which stays lower. For depth > 2 the
+    flow prefers sparser solutions than the 1-norm does, and the certificate stays one against the
+    largest l1 margin; from a small start it may not leave the neighbourhood of zero when eps is
+    close to the largest that can be separated; such a fit warns. Where the data are not robustly
+    separable the risk has one minimiser, whatever the parametrisation: it is computed directly.
 
     References
     ----------
-    Tsilivis, Frank, Srebro, Kempe, "The Price of Implicit Bias in Adversarially Robust Generalization", NeurIPS 2024,
-    section 4.2 and Proposition 4.8.
+    Tsilivis, Frank, Srebro, Kempe, "The Price of Implicit Bias in Adversarially Robust
+    Generalization", NeurIPS 2024, section 4.2 and Proposition 4.8.
 
     Examples
     --------
     >>> from sklearn_robust import RobustDiagonalNet, make_teacher_classification
-    >>> X, y, teacher = make_teacher_classification(64, 256, teacher_sparsity=4, return_teacher=True, random_state=0)
+    >>> X, y, teacher = make_teacher_classification(
+    ...     64, 256, teacher_sparsity=4, return_teacher=True, random_state=0)
     >>> X_test, y_test = make_teacher_classification(5000, 256, teacher=teacher, random_state=1)
     >>> network = RobustDiagonalNet(eps=0.1, fit_intercept=False).fit(X, y)
     >>> network.robust_score(X, y)
@@ -177,7 +180,9 @@ class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
         loss = self._loss = check_loss(self.loss, "loss", like=tensors.y)
         self._p = 1.0
         callbacks = FitCallbacks(self, X, y, sample_weight)
-        watching = FitWatch(self, callbacks, problem, verbose=self.verbose, classes=positive_classes(self.classes_))
+        watching = FitWatch(
+            self, callbacks, problem, verbose=self.verbose, classes=positive_classes(self.classes_)
+        )
         solution = screened(tensors, loss, LpNorm(1), watching, tol=self.tol)
         rows = np.flatnonzero([separable is not False for separable in solution.separable])
         if len(rows) and not watching.stopped:
@@ -195,7 +200,9 @@ class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
                 )
             solution = replaced(solution, rows, solution_to_numpy(path))
         rows = unsolved(solution, False, None)
-        solution = with_risk_minimisers(problem, loss, LpNorm(1), solution, rows, watching, tol=self.tol)
+        solution = with_risk_minimisers(
+            problem, loss, LpNorm(1), solution, rows, watching, tol=self.tol
+        )
         if not watching.stopped:
             warn_unless_converged(self, solution)
             warn_if_constant(self, problem, solution)

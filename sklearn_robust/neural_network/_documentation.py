@@ -1,4 +1,6 @@
-"""What the docstrings of the networks have in common: sections that a line such as `<threat>` stands for."""
+"""What the docstrings of the networks have in common: sections that a line such as `<threat>`
+stands for.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +13,22 @@ Class = TypeVar("Class", bound=type)
 _SECTIONS = {
     "threat": r"""
     p_algo : float, default=2
-        Geometry of the algorithm, in [1, inf]: 2 gradient descent, `numpy.inf` sign descent, 1 descent in one coordinate at a
-        time, which suits small networks only.
+        Geometry of the algorithm, in [1, inf]: 2 gradient descent, `numpy.inf` sign descent, 1
+        descent in one coordinate at a time, which suits small networks only.
     q_pert : float, default=inf
-        Exponent of the norm that bounds the perturbation, in [1, inf]; with `clip` one of 1, 2 and inf.
+        Exponent of the norm that bounds the perturbation, in [1, inf]; with `clip` one of 1, 2 and
+        inf.
     eps : float, default=0.1
         Radius of the perturbation, in the units of the features that the classifier sees.
 """,
     "training": r"""
     loss : {"logistic", "exponential", "cross_entropy"} or MarginLoss, default="logistic"
-        Of the margin. "cross_entropy" is another name of "logistic": with several classes that is what it is.
+        Of the margin. "cross_entropy" is another name of "logistic": with several classes that is
+        what it is.
     learning_rate : float or "auto", default="auto"
-        "auto": for steepest descent with p_algo <= 2, a rate that follows the norm of the parameters; with p_algo > 2, a
-        constant rate; both scaled to the features (see Notes). For another optimiser, its own default.
+        "auto": for steepest descent with p_algo <= 2, a rate that follows the norm of the
+        parameters; with p_algo > 2, a constant rate; both scaled to the features (see Notes). For
+        another optimiser, its own default.
     batch_size : int or None, default=None
         None takes each step on all samples.
     max_iter : int, default=300
@@ -31,31 +36,35 @@ _SECTIONS = {
     loss_tol : float, default=1e-3
         Training stops when the mean robust loss falls below this.
     tol : float, default=2e-2
-        Training stops when the log of the mean robust loss has fallen by less than this in `n_iter_no_change` epochs; 0 trains
-        on to `loss_tol`. The rule rests while the risk is not below that of constant scores, where networks may stay for long
-        before they learn.
+        Training stops when the log of the mean robust loss has fallen by less than this in
+        `n_iter_no_change` epochs; 0 trains on to `loss_tol`. The rule rests while the risk is not
+        below that of constant scores, where networks may stay for long before they learn.
     n_iter_no_change : int, default=20
     optimizer : "steepest_descent" or callable, default="steepest_descent"
-        `SteepestDescent` in the geometry of p_algo, or any class of torch optimisers, which p_algo then does not affect.
+        `SteepestDescent` in the geometry of p_algo, or any class of torch optimisers, which p_algo
+        then does not affect.
     optimizer_params : dict or None, default=None
         Further parameters of the optimiser, such as {"momentum": 0.9}.
     attack : {"pgd", "fgsm"} or None, default="pgd"
-        The inner maximisation: projected steepest ascent, a single step of it of length eps, or none.
+        The inner maximisation: projected steepest ascent, a single step of it of length eps, or
+        none.
     attack_steps : int, default=10
     attack_step_size : float or None, default=None
         In the units of the features; None is 2.5 eps / attack_steps.
     attack_restarts : int, default=1
-        The worst point of so many ascents is kept; the second and later ones start at random points.
+        The worst point of so many ascents is kept; the second and later ones start at random
+        points.
     attack_random_start : bool, default=False
     clip : (float, float) or None, default=None
-        Range that perturbed features stay in, such as (0, 1) for pixels, in training and in judging alike.
-    scale : array-like of shape (n_features,) or of a sample, or dict {feature name: float}, optional
+        Range that perturbed features stay in, such as (0, 1) for pixels, in training and in judging
+        alike.
+    scale : array-like of shape (n_features,) or of a sample, or dict, optional
         How far the adversary can move each feature, relative to the others: the threat is
-        :math:`\|\delta / s\|_q \le \epsilon`, and a feature of scale 0 does not move. Features that a dict does not name have
-        1, as all have by default.
+        :math:`\|\delta / s\|_q \le \epsilon`, and a feature of scale 0 does not move. Features that
+        a dict does not name have 1, as all have by default.
     early_stopping : bool, default=False
-        Hold out `validation_fraction` of the samples, stop when robust accuracy on them has not risen for
-        `n_iter_no_change` epochs, and go back to the best epoch. `tol` has then no part.
+        Hold out `validation_fraction` of the samples, stop when robust accuracy on them has not
+        risen for `n_iter_no_change` epochs, and go back to the best epoch. `tol` has then no part.
     validation_fraction : float, default=0.1
     class_weight : dict, "balanced" or None, default=None
     warm_start : bool, default=False
@@ -63,7 +72,8 @@ _SECTIONS = {
     random_state : int, RandomState or None, default=None
         For initial weights, batches and random starts. torch's global seed is left as it was.
     device : str or None, default=None
-        None is the CPU; "cuda", "mps"; "auto" takes the best there is. Copies and pickles are on the CPU.
+        None is the CPU; "cuda", "mps"; "auto" takes the best there is. Copies and pickles are on
+        the CPU.
     verbose : int, default=0
         Print the progress every so many epochs.
 """,
@@ -74,13 +84,15 @@ _SECTIONS = {
     scale_ : ndarray of shape (n_features,) or None
         The scale of each feature.
     threat_ : LpBall
-        The threat of the fit: `q`, `eps` and `scale`. Scores, certificates and probabilities are those of the parameters of
-        the fit, `loss` and `clip` too; parameters that `set_params` changes take effect in the next fit.
+        The threat of the fit: `q`, `eps` and `scale`. Scores, certificates and probabilities are
+        those of the parameters of the fit, `loss` and `clip` too; parameters that `set_params`
+        changes take effect in the next fit.
     history_ : dict of lists, one entry an epoch since the weights were new
-        "log_risk", the log of the mean robust loss; "accuracy" and "robust_accuracy" on the training samples, the latter under
-        the inner maximisation, so an upper bound; "validation_robust_accuracy" with early stopping; for networks that are
-        homogeneous of degree L in their parameters, "margin_l1", "margin_l2", "margin_linf": the least robust margin over
-        :math:`\|\theta\|_r^L`. Each batch is seen before its own step.
+        "log_risk", the log of the mean robust loss; "accuracy" and "robust_accuracy" on the
+        training samples, the latter under the inner maximisation, so an upper bound;
+        "validation_robust_accuracy" with early stopping; for networks that are homogeneous of
+        degree L in their parameters, "margin_l1", "margin_l2", "margin_linf": the least robust
+        margin over :math:`\|\theta\|_r^L`. Each batch is seen before its own step.
     loss_ : float
         The mean robust loss in the last epoch.
     n_iter_ : int
@@ -92,20 +104,23 @@ _SECTIONS = {
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
 """,
     "notes": r"""
-    Steps are on the gradient of the log of the robust risk, so none stalls as the risk becomes small. For p_algo <= 2 the
-    automatic rate falls as the norm of the parameters and the squared norm of the samples grow, and lets the log-risk fall by
-    about 1/2 a step at most; for p_algo > 2 steps have p-norm :math:`0.03 / (1 + \text{mean} \|x_i\|_{p^*})`. Features should
-    be of comparable scale. Deep networks train faster with p_algo = inf or with `torch.optim.Adam`.
+    Steps are on the gradient of the log of the robust risk, so none stalls as the risk becomes
+    small. For p_algo <= 2 the automatic rate falls as the norm of the parameters and the squared
+    norm of the samples grow, and lets the log-risk fall by about 1/2 a step at most; for p_algo > 2
+    steps have p-norm :math:`0.03 / (1 + \text{mean} \|x_i\|_{p^*})`. Features should be of
+    comparable scale. Deep networks train faster with p_algo = inf or with `torch.optim.Adam`.
 
-    PGD only finds some perturbation, so training accuracy under it is not proof: `robust_bounds` encloses the robust accuracy
-    between a certificate and a strong attack. The inner maximisation sees the module in evaluation mode.
+    PGD only finds some perturbation, so training accuracy under it is not proof: `robust_bounds`
+    encloses the robust accuracy between a certificate and a strong attack. The inner maximisation
+    sees the module in evaluation mode.
 """,
 }
 
 
 def with_shared_sections(cls: Class) -> Class:
     """The class, whose docstring has the shared sections in place of their names."""
-    doc = inspect.cleandoc(cls.__doc__ or "")  # Python 3.13 takes the indent off, earlier ones do not
+    # Python 3.13 takes the indent off, earlier ones do not
+    doc = inspect.cleandoc(cls.__doc__ or "")
     for name, text in _SECTIONS.items():
         doc = doc.replace(f"<{name}>", textwrap.dedent(text).strip("\n"))
     cls.__doc__ = doc

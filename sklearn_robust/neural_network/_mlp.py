@@ -19,9 +19,10 @@ from sklearn_robust.neural_network.modules import ACTIVATIONS, make_mlp
 class RobustMLPClassifier(RobustNetBase):
     r"""Fully connected network trained against the worst perturbation of each sample.
 
-    Minimises the robust risk :math:`\tfrac1n \sum_i \max_{\|\delta\|_q \le \epsilon} \ell(m(x_i + \delta, y_i))`, the inner
-    maximum by projected ascent, the outer minimum by steepest descent in the geometry of the p-norm over all parameters. The
-    margin m is :math:`\pm f` for two classes, scored by one output, and :math:`f_y - \log \sum_{k \ne y} e^{f_k}` for several.
+    Minimises the robust risk :math:`\tfrac1n \sum_i \max_{\|\delta\|_q \le \epsilon} \ell(m(x_i +
+    \delta, y_i))`, the inner maximum by projected ascent, the outer minimum by steepest descent in
+    the geometry of the p-norm over all parameters. The margin m is :math:`\pm f` for two classes,
+    scored by one output, and :math:`f_y - \log \sum_{k \ne y} e^{f_k}` for several.
 
     Parameters
     ----------
@@ -33,7 +34,8 @@ class RobustMLPClassifier(RobustNetBase):
     bias : bool, default=True
         False with "relu" gives the homogeneous networks of the theory.
     init_scale : float, default=1.0
-        Weights and biases start uniform on :math:`\pm \text{init\_scale} / \sqrt{\text{inputs of the layer}}`.
+        Weights and biases start uniform on :math:`\pm \text{init\_scale} / \sqrt{\text{inputs of
+        the layer}}`.
     <training>
 
     Attributes
@@ -50,9 +52,10 @@ class RobustMLPClassifier(RobustNetBase):
 
     References
     ----------
-    Tsilivis, Frank, Srebro, Kempe, "The Price of Implicit Bias in Adversarially Robust Generalization", NeurIPS 2024,
-    section 5. Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018. Tsilivis, Vardi,
-    Kempe, "Flavors of Margin: Implicit Bias of Steepest Descent in Homogeneous Neural Networks", 2024 (normalised margins).
+    Tsilivis, Frank, Srebro, Kempe, "The Price of Implicit Bias in Adversarially Robust
+    Generalization", NeurIPS 2024, section 5. Madry et al., "Towards deep learning models resistant
+    to adversarial attacks", ICLR 2018. Tsilivis, Vardi, Kempe, "Flavors of Margin: Implicit Bias of
+    Steepest Descent in Homogeneous Neural Networks", 2024 (normalised margins).
 
     Examples
     --------
@@ -137,7 +140,9 @@ class RobustMLPClassifier(RobustNetBase):
         check_choice(self.bias, "bias", (True, False))
         check_number(self.init_scale, "init_scale", low=0, strict=True)
 
-    def _new_module(self, input_shape: tuple[int, ...], n_outputs: int, seed: int) -> torch.nn.Module:
+    def _new_module(
+        self, input_shape: tuple[int, ...], n_outputs: int, seed: int
+    ) -> torch.nn.Module:
         return make_mlp(
             input_shape[0],
             n_outputs,

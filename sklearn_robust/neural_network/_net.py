@@ -22,20 +22,24 @@ from sklearn_robust.neural_network.modules import make_mlp
 class RobustNetClassifier(RobustNetBase):
     r"""A torch module trained against the worst perturbation of each sample.
 
-    Minimises the robust risk :math:`\tfrac1n \sum_i \max_{\|\delta\|_q \le \epsilon} \ell(m(x_i + \delta, y_i))`, the inner
-    maximum by projected ascent, the outer minimum by steepest descent in the geometry of the p-norm over all parameters.
+    Minimises the robust risk :math:`\tfrac1n \sum_i \max_{\|\delta\|_q \le \epsilon} \ell(m(x_i +
+    \delta, y_i))`, the inner maximum by projected ascent, the outer minimum by steepest descent in
+    the geometry of the p-norm over all parameters.
 
     Parameters
     ----------
     module : class, function, torch.nn.Module or None, default=None
-        A class or function is called for a new module, with those of the arguments `input_shape` (of one sample, a tuple) and
-        `n_outputs` that it names, as `madry_cnn` and `lambda input_shape, n_outputs: ...` do; bind others with
-        `functools.partial`. Arguments are passed by name, never by position. A module is copied, and trained
-        on from its own weights. The module maps `(n, *input_shape)` to `(n, n_outputs)`; n_outputs is the number of classes,
-        and 1 for two classes, where a module with two outputs is taken too. None is one hidden layer of 100 ReLUs.
+        A class or function is called for a new module, with those of the arguments `input_shape`
+        (of one sample, a tuple) and `n_outputs` that it names, as `madry_cnn` and `lambda
+        input_shape, n_outputs: ...` do; bind others with `functools.partial`. Arguments are passed
+        by name, never by position. A module is copied, and trained on from its own weights. The
+        module maps `(n, *input_shape)` to `(n, n_outputs)`; n_outputs is the number of classes, and
+        1 for two classes, where a module with two outputs is taken too. None is one hidden layer of
+        100 ReLUs.
     <threat>
     input_shape : sequence of int or None, default=None
-        The shape in which the module takes one sample, such as (1, 28, 28) where X has flat rows of 784; None: as in X.
+        The shape in which the module takes one sample, such as (1, 28, 28) where X has flat rows of
+        784; None: as in X.
     <training>
 
     Attributes
@@ -53,8 +57,9 @@ class RobustNetClassifier(RobustNetBase):
 
     References
     ----------
-    Tsilivis, Frank, Srebro, Kempe, "The Price of Implicit Bias in Adversarially Robust Generalization", NeurIPS 2024,
-    section 5. Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
+    Tsilivis, Frank, Srebro, Kempe, "The Price of Implicit Bias in Adversarially Robust
+    Generalization", NeurIPS 2024, section 5. Madry et al., "Towards deep learning models resistant
+    to adversarial attacks", ICLR 2018.
 
     Examples
     --------
@@ -65,7 +70,8 @@ class RobustNetClassifier(RobustNetBase):
     >>> X, y = load_digits(n_class=2, return_X_y=True)
     >>> images = (X / 16).astype("float32").reshape(-1, 1, 8, 8)
     >>> small = functools.partial(madry_cnn, channels=(4, 8), width=16)
-    >>> network = RobustNetClassifier(small, eps=0.1, clip=(0, 1), batch_size=60, loss_tol=0.3, random_state=0)
+    >>> network = RobustNetClassifier(
+    ...     small, eps=0.1, clip=(0, 1), batch_size=60, loss_tol=0.3, random_state=0)
     >>> network.fit(images, y).robust_score(images, y) > 0.9
     True
     """
@@ -142,7 +148,8 @@ class RobustNetClassifier(RobustNetBase):
         wanted = tuple(self.input_shape)
         if math.prod(wanted) != math.prod(shape):
             raise ValueError(
-                f"input_shape={self.input_shape!r} has {math.prod(wanted)} entries, a sample of X has {math.prod(shape)}."
+                f"input_shape={self.input_shape!r} has {math.prod(wanted)} entries, a sample of X "
+                f"has {math.prod(shape)}."
             )
         return wanted
 
@@ -155,20 +162,29 @@ class RobustNetClassifier(RobustNetBase):
             return copied(self.module)
         if not callable(self.module):
             raise ValueError(
-                f"module must be a torch.nn.Module, a class or function that makes one, or None, got {self.module!r}."
+                f"module must be a torch.nn.Module, a class or function that makes one, or None, "
+                f"got {self.module!r}."
             )
         known = {"input_shape": input_shape, "n_outputs": n_outputs}
         taken = inspect.signature(self.module).parameters
-        other = [name for name, parameter in taken.items() if name not in known and is_required(parameter)]
+        other = [
+            name
+            for name, parameter in taken.items()
+            if name not in known and is_required(parameter)
+        ]
         if other:
             raise ValueError(
-                f"module={self.module!r} needs the arguments {other}. Only input_shape and n_outputs are passed, by name: name "
+                f"module={self.module!r} needs the arguments {other}. Only input_shape and "
+                f"n_outputs are passed, by name: name "
                 "them so, and bind others with functools.partial."
             )
         with seeded(seed, torch.device("cpu")):
             module = self.module(**{name: value for name, value in known.items() if name in taken})
         if not isinstance(module, nn.Module):
-            raise ValueError(f"module must make a torch.nn.Module, {self.module!r} made a {type(module).__name__}.")
+            raise ValueError(
+                f"module must make a torch.nn.Module, {self.module!r} made a "
+                f"{type(module).__name__}."
+            )
         return module
 
 

@@ -1,8 +1,9 @@
 r"""Margins of a network's outputs, and the robust risk as a function of them.
 
-Several classes: :math:`m = f_y - \log \sum_{k \ne y} e^{f_k}`, the smooth form of the lead over the best rival, for which
-:math:`\log(1 + e^{-m})` is the cross-entropy and :math:`e^{-m} = \sum_{k \ne y} e^{f_k - f_y}`. Two classes scored by one
-output f (as everywhere in scikit-learn, f > 0 is the second class): :math:`m = \pm f`.
+Several classes: :math:`m = f_y - \log \sum_{k \ne y} e^{f_k}`, the smooth form of the lead over the
+best rival, for which :math:`\log(1 + e^{-m})` is the cross-entropy and :math:`e^{-m} = \sum_{k \ne
+y} e^{f_k - f_y}`. Two classes scored by one output f (as everywhere in scikit-learn, f > 0 is the
+second class): :math:`m = \pm f`.
 """
 
 from __future__ import annotations
@@ -43,21 +44,27 @@ def margin_slopes(outputs: Tensor, y: Tensor) -> Tensor:
     return (-rivals).scatter_(1, y[:, None], 1.0)
 
 
-def log_risk_and_slopes(loss: MarginLoss, outputs: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    r"""The log-risk :math:`\log \sum_i s_i\, \ell(m_i)`, s the weights scaled to sum 1, and its derivatives in the outputs.
+def log_risk_and_slopes(
+    loss: MarginLoss, outputs: Tensor, y: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""The log-risk :math:`\log \sum_i s_i\, \ell(m_i)`, s the weights scaled to sum 1, and its
+    derivatives in the outputs.
 
-    Its derivative in the margins is minus the weights of a softmax (exponential loss) or their logistic kin: nothing
-    underflows however small the risk is.
+    Its derivative in the margins is minus the weights of a softmax (exponential loss) or their
+    logistic kin: nothing underflows however small the risk is.
     """
-    log_risk, pull = loss.log_risk_and_weights(soft_margins(outputs, y), torch.log(weight / weight.sum()))
+    log_risk, pull = loss.log_risk_and_weights(
+        soft_margins(outputs, y), torch.log(weight / weight.sum())
+    )
     return log_risk, margin_slopes(outputs, y) * -pull[:, None]
 
 
 def constant_log_risk(loss: MarginLoss, class_weight: np.ndarray) -> float:
-    r"""The least log-risk of constant scores, :math:`\log \sum_k \pi_k\, \ell(m_k)`, from the weight of each class.
+    r"""The least log-risk of constant scores, :math:`\log \sum_k \pi_k\, \ell(m_k)`, from the
+    weight of each class.
 
-    It is the logarithm of the entropy of the classes for the logistic loss, and :math:`\log((\sum_k \sqrt{\pi_k})^2 - 1)` for
-    the exponential loss.
+    It is the logarithm of the entropy of the classes for the logistic loss, and :math:`\log((\sum_k
+    \sqrt{\pi_k})^2 - 1)` for the exponential loss.
 
     Examples
     --------
@@ -75,18 +82,26 @@ def constant_log_risk(loss: MarginLoss, class_weight: np.ndarray) -> float:
         log_risk, slopes = log_risk_and_slopes(loss, outputs, classes, share)
         return float(log_risk), slopes.sum(dim=0).numpy()
 
-    return float(minimize(log_risk, share.log().numpy(), jac=True, method="L-BFGS-B", options={"ftol": 1e-12}).fun)
+    return float(
+        minimize(
+            log_risk, share.log().numpy(), jac=True, method="L-BFGS-B", options={"ftol": 1e-12}
+        ).fun
+    )
 
 
 def class_log_probabilities(loss: MarginLoss, outputs: Tensor) -> Tensor:
-    r"""Logarithms of the probabilities of several classes whose conditional risk these outputs minimise, of shape (n, K).
+    r"""Logarithms of the probabilities of several classes whose conditional risk these outputs
+    minimise, of shape (n, K).
 
-    Where :math:`\sum_k P_k\, \ell(m_k)` is least over the outputs, :math:`P_k \propto e^{2 f_k - m_k} / |\ell'(m_k)|`. This is
-    the softmax of f for the logistic loss, and of 2 f for the exponential loss.
+    Where :math:`\sum_k P_k\, \ell(m_k)` is least over the outputs, :math:`P_k \propto e^{2 f_k -
+    m_k} / |\ell'(m_k)|`. This is the softmax of f for the logistic loss, and of 2 f for the
+    exponential loss.
     """
     classes = torch.arange(outputs.shape[1])
     margins = torch.stack([soft_margins(outputs, k.expand(len(outputs))) for k in classes], dim=1)
-    log_loss, ratio = loss.log_risk_and_weights(margins[..., None], torch.zeros_like(margins)[..., None])
+    log_loss, ratio = loss.log_risk_and_weights(
+        margins[..., None], torch.zeros_like(margins)[..., None]
+    )
     logs = 2 * outputs - margins - log_loss - torch.log(ratio[..., 0])
     sure = logs == math.inf  # the loss has no slope there
     logs = torch.where(sure.any(dim=1, keepdim=True), torch.log(sure.to(logs)), logs)

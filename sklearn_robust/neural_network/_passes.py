@@ -1,7 +1,8 @@
 """Forward and backward passes through a network: by autograd, and by hand where that is faster.
 
-Both kinds answer the same two questions, given a function from outputs of shape (n, K) to the slopes of an objective there:
-its gradient in the inputs, which an attack follows, and its gradients in the parameters, which an optimiser follows.
+Both kinds answer the same two questions, given a function from outputs of shape (n, K) to the
+slopes of an objective there: its gradient in the inputs, which an attack follows, and its gradients
+in the parameters, which an optimiser follows.
 """
 
 from __future__ import annotations
@@ -74,10 +75,11 @@ class AutogradPasses:
 class ChainPasses:
     """Passes through linear layers with ReLUs between them.
 
-    Autograd makes new arrays in every pass. In the inner loop of training that costs as much as a fifth of the matrix products;
-    here the arrays between the layers are made once. Whole fits with ten attack steps (one thread, medians of eight) are
-    shorter by a factor of 1.2 on digits (64-100-10 and 64-100-1), 1.3 on digits in batches of 64, 1.2 on 784-200-10 in batches
-    of 100, and 1.02 to 1.08 where each step takes all of 1000 such samples.
+    Autograd makes new arrays in every pass. In the inner loop of training that costs as much as a
+    fifth of the matrix products; here the arrays between the layers are made once. Whole fits with
+    ten attack steps (one thread, medians of eight) are shorter by a factor of 1.2 on digits
+    (64-100-10 and 64-100-1), 1.3 on digits in batches of 64, 1.2 on 784-200-10 in batches of 100,
+    and 1.02 to 1.08 where each step takes all of 1000 such samples.
 
     Parameters
     ----------
@@ -134,7 +136,9 @@ class ChainPasses:
         return values
 
     def _pull_back(self, depth: int, pull: Tensor, inputs: Tensor) -> Tensor:
-        """The gradient in a layer's inputs, or in what a ReLU made of them; overwrites rectified inputs."""
+        """The gradient in a layer's inputs, or in what a ReLU made of them; overwrites rectified
+        inputs.
+        """
         weight = self.layers[depth].weight
         out = self._array("pull", depth, pull, weight.shape[1])
         if len(weight) == 1:
@@ -152,7 +156,9 @@ class ChainPasses:
 
 
 def _read_chain(module: nn.Module) -> tuple[list[nn.Linear], list[bool]] | None:
-    """Linear layers, and whether a ReLU follows each; None for other modules, and for those that hooks may change."""
+    """Linear layers, and whether a ReLU follows each; None for other modules, and for those that
+    hooks may change.
+    """
     if type(module) is not nn.Sequential or not all(is_plain(part) for part in module.modules()):
         return None
     layers: list[nn.Linear] = []
@@ -163,7 +169,9 @@ def _read_chain(module: nn.Module) -> tuple[list[nn.Linear], list[bool]] | None:
             rectified.append(False)
         elif type(part) is nn.ReLU and layers:
             rectified[-1] = True
-        elif not (type(part) is nn.Flatten and not layers and (part.start_dim, part.end_dim) == (1, -1)):
+        elif not (
+            type(part) is nn.Flatten and not layers and (part.start_dim, part.end_dim) == (1, -1)
+        ):
             return None
     parameters = [id(parameter) for layer in layers for parameter in layer.parameters()]
     shared = len(set(parameters)) < len(parameters)

@@ -19,10 +19,11 @@ _LEARNT = 0.05  # fall of the log-risk below that of constant scores, from which
 class Progress:
     """Decides when training has ended, and says so if it has not.
 
-    It ends when the mean robust loss falls below `loss_tol`; or, with early stopping, when robust accuracy on held-out samples
-    has not risen for `n_iter_no_change` epochs; or, without, when the log-risk has fallen by less than `tol` in as many epochs.
-    Both rules wait until the training risk is below that of the best constant scores: networks can stay there for long before
-    they learn.
+    It ends when the mean robust loss falls below `loss_tol`; or, with early stopping, when robust
+    accuracy on held-out samples has not risen for `n_iter_no_change` epochs; or, without, when the
+    log-risk has fallen by less than `tol` in as many epochs. Both rules wait until the training
+    risk is below that of the best constant scores: networks can stay there for long before they
+    learn.
 
     Parameters
     ----------
@@ -33,16 +34,23 @@ class Progress:
 
     def __init__(self, settings: Any, y: Tensor, weight: Tensor) -> None:
         self.settings = settings
-        self.constant = constant_log_risk(settings._loss, np.bincount(y.cpu().numpy(), weight.cpu().numpy()))
+        self.constant = constant_log_risk(
+            settings._loss, np.bincount(y.cpu().numpy(), weight.cpu().numpy())
+        )
         self.best = -math.inf  # of the validation score, or of minus the log-risk
         self.waited = 0
         self.ended = False
 
     def note(self, epoch: Epoch, score: float | None) -> bool:
-        """Take in an epoch and its validation score, if any; returns whether its score is the best so far."""
+        """Take in an epoch and its validation score, if any; returns whether its score is the best
+        so far.
+        """
         self.last = epoch
         if not epoch.log_risk < math.inf:
-            self._warn(f"the robust risk became {epoch.log_risk} on the log scale. Scale the features, or lower learning_rate.")
+            self._warn(
+                f"the robust risk became {epoch.log_risk} on the log scale. Scale the features, or "
+                f"lower learning_rate."
+            )
             self.ended = True
             return False
         value = -epoch.log_risk if score is None else score
@@ -51,19 +59,27 @@ class Progress:
         if better:
             self.best = value
         endless = score is None and self.settings.tol == 0
-        self.waited = 0 if better or endless or epoch.log_risk > self.constant - _LEARNT else self.waited + 1
+        self.waited = (
+            0 if better or endless or epoch.log_risk > self.constant - _LEARNT else self.waited + 1
+        )
         loss_tol = self.settings.loss_tol
-        reached = epoch.log_risk < math.log(loss_tol) if loss_tol > 0 else epoch.log_risk == -math.inf
+        reached = (
+            epoch.log_risk < math.log(loss_tol) if loss_tol > 0 else epoch.log_risk == -math.inf
+        )
         self.ended = reached or self.waited >= self.settings.n_iter_no_change
         return better and score is not None
 
     def warn_unless_ended(self) -> None:
         if not self.ended:
             self._warn(
-                f"max_iter={self.settings.max_iter} epochs ended before loss_tol or a plateau was reached: log-risk "
-                f"{self.last.log_risk:.3g}, robust training accuracy {self.last.robust_accuracy:.3f}. Increase max_iter, or "
+                f"max_iter={self.settings.max_iter} epochs ended before loss_tol or a plateau was "
+                f"reached: log-risk "
+                f"{self.last.log_risk:.3g}, robust training accuracy "
+                f"{self.last.robust_accuracy:.3f}. Increase max_iter, or "
                 "loosen loss_tol or tol."
             )
 
     def _warn(self, message: str) -> None:
-        warnings.warn(f"{type(self.settings).__name__}: {message}", ConvergenceWarning, stacklevel=6)
+        warnings.warn(
+            f"{type(self.settings).__name__}: {message}", ConvergenceWarning, stacklevel=6
+        )

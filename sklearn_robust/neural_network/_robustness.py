@@ -10,7 +10,13 @@ from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from torch import Tensor, nn
 
-from sklearn_robust._parameters import check_choice, check_exponent, class_index, read_scale, refuse_lazy
+from sklearn_robust._parameters import (
+    check_choice,
+    check_exponent,
+    class_index,
+    read_scale,
+    refuse_lazy,
+)
 from sklearn_robust.attacks.auto_pgd import apgd
 from sklearn_robust.attacks.gradient import pgd
 from sklearn_robust.threats import LpBall, check_radius
@@ -56,13 +62,14 @@ class RobustnessMixin:
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or array or tensor of shape (n_samples, channels, height, width)
+        X : array-like of shape (n_samples, n_features) or (n_samples, channels, height, width)
         y : array-like of shape (n_samples,)
         sample_weight : array-like of shape (n_samples,), optional
         eps, q : float, optional
             The threat; that of training by default. `clip` holds here too.
-        scale : "training", None, array-like of shape (n_features,) or of a sample, or dict, default="training"
-            How far the adversary can move each feature, as in training by default; None moves all alike.
+        scale : "training", None, array-like (n_features,) or of a sample, dict, default="training"
+            How far the adversary can move each feature, as in training by default; None moves all
+            alike.
         attack : {"apgd", "pgd"}, default="apgd"
         n_steps, n_restarts, batch_size, random_state
             As in `sklearn_robust.attacks.pgd`.
@@ -100,12 +107,12 @@ class RobustnessMixin:
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or array or tensor of shape (n_samples, channels, height, width)
+        X : array-like of shape (n_samples, n_features) or (n_samples, channels, height, width)
         y : array-like of shape (n_samples,)
         sample_weight : array-like of shape (n_samples,), optional
         eps, q : float, optional
             The threat; that of training by default. `clip` holds here too.
-        scale : "training", None, array-like of shape (n_features,) or of a sample, or dict, default="training"
+        scale : "training", None, array-like (n_features,) or of a sample, dict, default="training"
             As in `robust_score`.
         method : {"interval", "crown-ibp", "crown", "exact"}, default="crown"
             As in `sklearn_robust.verification.certified_margins`.
@@ -117,8 +124,8 @@ class RobustnessMixin:
         Raises
         ------
         TypeError
-            If the module has a layer for which no bounds are known: it must be a `torch.nn.Sequential` of linear and
-            convolutional layers, ReLUs and pooling.
+            If the module has a layer for which no bounds are known: it must be a
+            `torch.nn.Sequential` of linear and convolutional layers, ReLUs and pooling.
         """
         return weighted_share(self._certified(X, y, eps, q, scale, method), sample_weight)
 
@@ -142,7 +149,9 @@ class RobustnessMixin:
 
         Parameters
         ----------
-        X, y, sample_weight, eps, q, scale, attack, method, n_steps, n_restarts, batch_size, random_state
+        X, y, sample_weight, eps, q, scale, attack, method, n_steps, n_restarts
+            As in `robust_score` and `certified_score`.
+        batch_size, random_state
             As in `robust_score` and `certified_score`.
 
         Returns
@@ -152,7 +161,8 @@ class RobustnessMixin:
         Raises
         ------
         RuntimeError
-            If a sample is certified that the attack breaks: the certificates are then not those of the module.
+            If a sample is certified that the attack breaks: the certificates are then not those of
+            the module.
         """
         certified = self._certified(X, y, eps, q, scale, method)
         kept = self._survivors(
@@ -170,9 +180,12 @@ class RobustnessMixin:
         crossed = np.count_nonzero(certified & ~kept)
         if crossed:
             raise RuntimeError(
-                f"{crossed} of {len(kept)} samples are certified and broken by the attack: certified accuracy would exceed "
-                "attacked accuracy. The certificates are not those of this module: it is misread, or its arithmetic is coarser "
-                "than the type of its parameters (TF32, autocast). Judge it on the CPU, and please report the module."
+                f"{crossed} of {len(kept)} samples are certified and broken by the attack: "
+                f"certified accuracy would exceed "
+                "attacked accuracy. The certificates are not those of this module: it is misread, "
+                "or its arithmetic is coarser "
+                "than the type of its parameters (TF32, autocast). Judge it on the CPU, and please "
+                "report the module."
             )
         return weighted_share(certified, sample_weight), weighted_share(kept, sample_weight)
 
@@ -191,12 +204,13 @@ class RobustnessMixin:
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or array or tensor of shape (n_samples, channels, height, width)
+        X : array-like of shape (n_samples, n_features) or (n_samples, channels, height, width)
         y : array-like of shape (n_samples,), optional
-            True labels: the radius is then 0 where the prediction is wrong. By default the predicted ones.
+            True labels: the radius is then 0 where the prediction is wrong. By default the
+            predicted ones.
         q : float, optional
             Exponent of the norm; that of training by default. `clip` holds here too.
-        scale : "training", None, array-like of shape (n_features,) or of a sample, or dict, default="training"
+        scale : "training", None, array-like (n_features,) or of a sample, dict, default="training"
             As in `robust_score`; the radius is in units of it.
         method, max_radius, tol
             As in `sklearn_robust.verification.certified_radius`.
@@ -211,7 +225,9 @@ class RobustnessMixin:
         if known.any():
             options: dict[str, Any] = {"method": method, "max_radius": max_radius, "tol": tol}
             ball: dict[str, Any] = {"q": threat.q, "clip": self._clip, "scale": threat.scale}
-            radii[known] = certified_radius(self.module_, inputs[known], index[known], **ball, **options)
+            radii[known] = certified_radius(
+                self.module_, inputs[known], index[known], **ball, **options
+            )
         return radii
 
     def perturb(
@@ -232,7 +248,7 @@ class RobustnessMixin:
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or array or tensor of shape (n_samples, channels, height, width)
+        X : array-like of shape (n_samples, n_features) or (n_samples, channels, height, width)
         y : array-like of shape (n_samples,)
             True labels, each one of `classes_`.
         eps, q, scale, attack, n_steps, n_restarts, batch_size, random_state
@@ -241,14 +257,22 @@ class RobustnessMixin:
         Returns
         -------
         ndarray
-            In the shape of X. A sample that is broken on the way is left at the point that breaks it.
+            In the shape of X. A sample that is broken on the way is left at the point that breaks
+            it.
         """
         inputs, _, labels = self._judged(X, y)
-        options = {"n_steps": n_steps, "n_restarts": n_restarts, "batch_size": batch_size, "random_state": random_state}
+        options = {
+            "n_steps": n_steps,
+            "n_restarts": n_restarts,
+            "batch_size": batch_size,
+            "random_state": random_state,
+        }
         points = self._attacked(inputs, labels, self._threat(eps, q, scale), attack, **options)
         return points.reshape(X.shape if getattr(X, "ndim", 2) > 2 else (len(inputs), -1))
 
-    def _attacked(self, inputs: np.ndarray, labels: np.ndarray, threat: LpBall, attack: str, **options: Any) -> np.ndarray:
+    def _attacked(
+        self, inputs: np.ndarray, labels: np.ndarray, threat: LpBall, attack: str, **options: Any
+    ) -> np.ndarray:
         check_choice(attack, "attack", _ATTACKS)
         return _ATTACKS[attack](self, inputs, labels, **self._ball(threat), **options)
 
@@ -257,27 +281,44 @@ class RobustnessMixin:
         return {"eps": threat.eps, "q": threat.q, "clip": self._clip, "scale": threat.scale}
 
     def _survivors(
-        self, X: Any, y: Any, eps: float | None, q: float | None, scale: Any, attack: str, **options: Any
+        self,
+        X: Any,
+        y: Any,
+        eps: float | None,
+        q: float | None,
+        scale: Any,
+        attack: str,
+        **options: Any,
     ) -> np.ndarray:
         """Which samples are classified rightly, at the point where the attack leaves them."""
         inputs, index, labels = self._judged(X, y)
-        kept = (index >= 0) & (self._labels(self._scores(inputs)) == labels)  # inputs without the names of a frame
+        # inputs without the names of a frame
+        kept = (index >= 0) & (self._labels(self._scores(inputs)) == labels)
         if kept.any():
-            points = self._attacked(inputs[kept], labels[kept], self._threat(eps, q, scale), attack, **options)
+            points = self._attacked(
+                inputs[kept], labels[kept], self._threat(eps, q, scale), attack, **options
+            )
             kept[kept] = self._labels(self._scores(points)) == labels[kept]
         return kept
 
-    def _certified(self, X: Any, y: Any, eps: float | None, q: float | None, scale: Any, method: str) -> np.ndarray:
+    def _certified(
+        self, X: Any, y: Any, eps: float | None, q: float | None, scale: Any, method: str
+    ) -> np.ndarray:
         inputs, index, _ = self._judged(X, y)
         threat, known = self._threat(eps, q, scale), index >= 0
         proved = np.zeros(len(index), dtype=bool)
         if known.any():
             ball = {**self._ball(threat), "eps": threat.eps * (1 + _ROUNDING)}
-            proved[known] = certified_margins(self.module_, inputs[known], index[known], method=method, **ball) > 0
+            proved[known] = (
+                certified_margins(self.module_, inputs[known], index[known], method=method, **ball)
+                > 0
+            )
         return proved
 
     def _judged(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Inputs of the module, index of each label (-1 where it was never seen: always wrong), and labels."""
+        """Inputs of the module, index of each label (-1 where it was never seen: always wrong), and
+        labels.
+        """
         check_is_fitted(self)
         refuse_lazy(y=y)
         rows = self._rows(X)
@@ -288,10 +329,14 @@ class RobustnessMixin:
 
     def _threat(self, eps: float | None, q: float | None, scale: Any) -> LpBall:
         eps = self.threat_.eps if eps is None else check_radius(eps, "eps")
-        return LpBall(self.threat_.q if q is None else check_exponent(q, "q"), eps, self._scale(scale))
+        return LpBall(
+            self.threat_.q if q is None else check_exponent(q, "q"), eps, self._scale(scale)
+        )
 
     def _scale(self, scale: Any) -> np.ndarray | None:
-        """The scale of each feature, that of training where it is asked for; one of a sample's shape is laid flat."""
+        """The scale of each feature, that of training where it is asked for; one of a sample's
+        shape is laid flat.
+        """
         if isinstance(scale, str) and scale == "training":
             return self.threat_.scale
         if scale is not None and not isinstance(scale, Mapping):
@@ -301,18 +346,27 @@ class RobustnessMixin:
 
 
 def as_labels(y: Any) -> Any:
-    """Labels without missing ones, of which scikit-learn has no clear message where they are objects; tensors as arrays."""
+    """Labels without missing ones, of which scikit-learn has no clear message where they are
+    objects; tensors as arrays.
+    """
     y = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
     labels = np.asarray(y)
     objects = labels.ravel() if labels.ndim and labels.dtype == object else ()
-    missing = [label for label in objects if label is None or type(label).__name__ in ("NAType", "NaTType")]
+    missing = [
+        label for label in objects if label is None or type(label).__name__ in ("NAType", "NaTType")
+    ]
     if missing:
         raise ValueError(
-            f"y must hold a label for each sample, but {len(missing)} are missing ({missing[0]!r}). Leave them out."
+            f"y must hold a label for each sample, but {len(missing)} are missing "
+            f"({missing[0]!r}). Leave them out."
         )
     return y
 
 
 def weighted_share(chosen: np.ndarray, sample_weight: Any) -> float:
     """The share of the samples that are chosen."""
-    return float(np.average(chosen, weights=_check_sample_weight(sample_weight, chosen, ensure_non_negative=True)))
+    return float(
+        np.average(
+            chosen, weights=_check_sample_weight(sample_weight, chosen, ensure_non_negative=True)
+        )
+    )

@@ -1,8 +1,9 @@
 """Modules as names and numbers: what copies, pickles and files of skops hold of them.
 
-A module is a structure, and arrays of its parameters and buffers. The structure of a `torch.nn.Sequential` of common layers is
-a list of their names and options, so that anything that saves dicts and arrays saves the network. That of any other module is a
-copy of the module without the data of its tensors, which needs pickle.
+A module is a structure, and arrays of its parameters and buffers. The structure of a
+`torch.nn.Sequential` of common layers is a list of their names and options, so that anything that
+saves dicts and arrays saves the network. That of any other module is a copy of the module without
+the data of its tensors, which needs pickle.
 """
 
 from __future__ import annotations
@@ -35,7 +36,14 @@ _OPTIONS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.BatchNorm1d: _BATCH_NORM,
     nn.BatchNorm2d: _BATCH_NORM,
     nn.MaxPool2d: ("kernel_size", "stride", "padding", "dilation", "return_indices", "ceil_mode"),
-    nn.AvgPool2d: ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+    nn.AvgPool2d: (
+        "kernel_size",
+        "stride",
+        "padding",
+        "ceil_mode",
+        "count_include_pad",
+        "divisor_override",
+    ),
     nn.Flatten: ("start_dim", "end_dim"),
     nn.Dropout: ("p", "inplace"),
     nn.ReLU: ("inplace",),
@@ -57,13 +65,16 @@ def packed(module: nn.Module) -> dict[str, Any]:
     Returns
     -------
     dict
-        "structure", "arrays", the names of the "frozen" parameters, and whether the module is "training".
+        "structure", "arrays", the names of the "frozen" parameters, and whether the module is
+        "training".
     """
     layers = _layers(module)
     return {
         "structure": _without_data(module) if layers is None else layers,
         "arrays": {name: as_arrays(tensor) for name, tensor in _tensors(module).items()},
-        "frozen": [name for name, parameter in module.named_parameters() if not parameter.requires_grad],
+        "frozen": [
+            name for name, parameter in module.named_parameters() if not parameter.requires_grad
+        ],
         "training": module.training,
     }
 
@@ -71,17 +82,27 @@ def packed(module: nn.Module) -> dict[str, Any]:
 def unpacked(state: dict[str, Any]) -> nn.Module:
     """The module of a dict that `packed` made, on the CPU."""
     structure = state["structure"]
-    skeleton = structure if isinstance(structure, nn.Module) else _sequential(structure).train(state["training"])
+    skeleton = (
+        structure
+        if isinstance(structure, nn.Module)
+        else _sequential(structure).train(state["training"])
+    )
     data: dict[int, Any] = {}
     for name, tensor in _tensors(skeleton).items():
         value = torch.from_numpy(np.array(state["arrays"][name]))
         is_parameter = isinstance(tensor, nn.Parameter)
-        data[id(tensor)] = nn.Parameter(value, requires_grad=name not in state["frozen"]) if is_parameter else value
+        data[id(tensor)] = (
+            nn.Parameter(value, requires_grad=name not in state["frozen"])
+            if is_parameter
+            else value
+        )
     return copy.deepcopy(skeleton, data)
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A copy, of a module too that keeps results of its last pass, as those of `torch.nn.utils.prune` do."""
+    """A copy, of a module too that keeps results of its last pass, as those of
+    `torch.nn.utils.prune` do.
+    """
     return copy.deepcopy(module, _results(module))
 
 
@@ -89,7 +110,8 @@ def as_arrays(value: Any) -> Any:
     """Tensors as arrays, anywhere in dicts, lists and tuples."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
-        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # NumPy has no bfloat16
+        # NumPy has no bfloat16
+        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     return _mapped(as_arrays, value)
 
 
@@ -103,7 +125,9 @@ def as_tensors(value: Any) -> Any:
 def _mapped(function: Any, value: Any) -> Any:
     if isinstance(value, dict):
         return {key: function(entry) for key, entry in value.items()}
-    return type(value)(function(entry) for entry in value) if type(value) in (list, tuple) else value
+    return (
+        type(value)(function(entry) for entry in value) if type(value) in (list, tuple) else value
+    )
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -111,33 +135,49 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _results(module: nn.Module) -> dict[int, Any]:
-    """Copies of the tensors with a history among the attributes of a module and its parts, by id."""
+    """Copies of the tensors with a history among the attributes of a module and its parts, by
+    id.
+    """
     attributes = [value for part in module.modules() for value in vars(part).values()]
-    return {id(value): value.detach().clone() for value in attributes if isinstance(value, Tensor) and not value.is_leaf}
+    return {
+        id(value): value.detach().clone()
+        for value in attributes
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
 
 
 def _without_data(module: nn.Module) -> nn.Module:
     empty: dict[int, Any] = _results(module)
     for tensor in _tensors(module).values():
         like = torch.empty_like(tensor, device="meta")
-        empty[id(tensor)] = nn.Parameter(like, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else like
+        empty[id(tensor)] = (
+            nn.Parameter(like, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else like
+        )
     return copy.deepcopy(module, empty)
 
 
 def _layers(module: nn.Module) -> Layers | None:
-    """The kind and options of each layer of a plain sequence of common ones; None for other modules."""
+    """The kind and options of each layer of a plain sequence of common ones; None for other
+    modules.
+    """
     if type(module) is not nn.Sequential or any(type(layer) not in _OPTIONS for layer in module):
         return None
-    layers = [(type(layer).__name__, {name: _option(layer, name) for name in _OPTIONS[type(layer)]}) for layer in module]
+    layers = [
+        (type(layer).__name__, {name: _option(layer, name) for name in _OPTIONS[type(layer)]})
+        for layer in module
+    ]
     parts, same = list(module.modules()), list(_sequential(layers).modules())
     plain = len(parts) == len(same) and all(  # a layer that occurs twice is one part
         is_plain(part)
         and part.training == module.training
         and vars(part).keys() == vars(like).keys()
-        and {n: t.shape for n, t in _tensors(part).items()} == {n: t.shape for n, t in _tensors(like).items()}
+        and {n: t.shape for n, t in _tensors(part).items()}
+        == {n: t.shape for n, t in _tensors(like).items()}
         for part, like in zip(parts, same, strict=True)
     )
-    tied = len(dict(module.named_parameters())) < len(list(module.named_parameters(remove_duplicate=False)))
+    tied = len(dict(module.named_parameters())) < len(
+        list(module.named_parameters(remove_duplicate=False))
+    )
     return layers if plain and not tied else None
 
 

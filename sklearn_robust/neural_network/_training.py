@@ -15,7 +15,11 @@ from sklearn_robust.attacks._search import Settings
 from sklearn_robust.attacks._target import evaluating
 from sklearn_robust.attacks.gradient import ascend, checked_step
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.neural_network._objective import log_risk_and_slopes, margin_slopes, soft_margins
+from sklearn_robust.neural_network._objective import (
+    log_risk_and_slopes,
+    margin_slopes,
+    soft_margins,
+)
 from sklearn_robust.neural_network._passes import Passes
 from sklearn_robust.neural_network.modules import homogeneity
 from sklearn_robust.neural_network.optim import SteepestDescent
@@ -24,7 +28,8 @@ from sklearn_robust.regions import Region
 
 Batches = list[Tensor | slice]
 
-_PART = 2**17  # entries at a time: a pass over a large array from memory costs several times one in the cache
+# entries at a time: a pass over a large array from memory costs several times one in the cache
+_PART = 2**17
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,8 @@ class InnerMaximisation:
     Parameters
     ----------
     settings : Settings
-        Of the threat, the restarts and the start: the worst point of several ascents is kept, sample by sample.
+        Of the threat, the restarts and the start: the worst point of several ascents is kept,
+        sample by sample.
     n_steps : int
         0 leaves the samples where they are.
     step_size : float or None
@@ -70,7 +76,9 @@ class InnerMaximisation:
     step_size: float | None = None
 
     @torch.no_grad()
-    def __call__(self, network: Passes, samples: Samples, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, network: Passes, samples: Samples, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The perturbed samples, and the margins of the clean ones, of shape (n,).
 
         The module is attacked in evaluation mode, where no sample depends on its batch.
@@ -90,7 +98,9 @@ class InnerMaximisation:
         def ascended(random_start: bool) -> Tensor:
             start = region.place(region.random(generator)) if random_start else region.x.clone()
             length = checked_step(self.step_size, self.settings.eps, self.n_steps)
-            return ascend(gradient, region, start, n_steps=self.n_steps, length=length).view(x.shape)
+            return ascend(gradient, region, start, n_steps=self.n_steps, length=length).view(
+                x.shape
+            )
 
         with evaluating(network.module):
             active = self.n_steps > 0 and self.settings.eps > 0
@@ -101,7 +111,9 @@ class InnerMaximisation:
                 worst = ascended(self.settings.random_start)
                 for _ in range(self.settings.n_restarts - 1):
                     other = ascended(True)
-                    better = soft_margins(network.outputs(other), y) < soft_margins(network.outputs(worst), y)
+                    better = soft_margins(network.outputs(other), y) < soft_margins(
+                        network.outputs(worst), y
+                    )
                     worst = torch.where(better.view(-1, *[1] * (x.ndim - 1)), other, worst)
         return worst, logit_margins(seen[0], y)  # an ascent without a random start begins at x
 
@@ -137,7 +149,8 @@ def run_epoch(
     before_step: Callable[[], None] | None = None,
     generator: torch.Generator | None = None,
 ) -> Epoch:
-    """One step of the optimiser on the log-risk of every batch; the module is left in evaluation mode.
+    """One step of the optimiser on the log-risk of every batch; the module is left in evaluation
+    mode.
 
     Parameters
     ----------
@@ -165,7 +178,9 @@ def run_epoch(
             worst, clean_margins = attack(network, batch, generator)
             seen: list[Tensor] = []
 
-            def closure(worst: Tensor = worst, batch: Samples = batch, seen: list[Tensor] = seen) -> Tensor:
+            def closure(
+                worst: Tensor = worst, batch: Samples = batch, seen: list[Tensor] = seen
+            ) -> Tensor:
                 risks = []
 
                 def slopes(outputs: Tensor) -> Tensor:
@@ -175,7 +190,11 @@ def run_epoch(
 
                 outputs = network.parameter_gradients(worst, slopes)
                 if not seen:  # the parameters are still those before the step
-                    normalized.append(normalized_margins(network.module, float(logit_margins(outputs, batch.y).min())))
+                    normalized.append(
+                        normalized_margins(
+                            network.module, float(logit_margins(outputs, batch.y).min())
+                        )
+                    )
                 seen.append(outputs)
                 if before_step is not None:
                     before_step()
@@ -194,12 +213,15 @@ def run_epoch(
         log_risk=float(log_risk),
         robust_accuracy=float(share[torch.cat(robust) > 0].sum()),
         accuracy=float(share[torch.cat(clean) > 0].sum()),
-        normalized_margins={name: min(values[name] for values in normalized) for name in normalized[0]},
+        normalized_margins={
+            name: min(values[name] for values in normalized) for name in normalized[0]
+        },
     )
 
 
 def epoch_batches(n: int, batch_size: int | None, generator: torch.Generator) -> Batches:
-    """All samples at once, or a random partition into batches; a single sample that is left joins the batch before it.
+    """All samples at once, or a random partition into batches; a single sample that is left joins
+    the batch before it.
 
     Batch norm has no variance for a batch of one.
     """
@@ -211,22 +233,30 @@ def epoch_batches(n: int, batch_size: int | None, generator: torch.Generator) ->
     return batches
 
 
-def step_size_rule(optimizer: SteepestDescent, x: Tensor, weight: Tensor, start: float) -> Callable[[], None]:
-    r"""The automatic step size of steepest descent, as a function to call between the gradient g and the step.
+def step_size_rule(
+    optimizer: SteepestDescent, x: Tensor, weight: Tensor, start: float
+) -> Callable[[], None]:
+    r"""The automatic step size of steepest descent, as a function to call between the gradient g
+    and the step.
 
-    Unnormalised steps (p <= 2), from parameters :math:`\theta_0` with :math:`\|\theta_0\|_2^2` = start:
+    Unnormalised steps (p <= 2), from parameters :math:`\theta_0` with :math:`\|\theta_0\|_2^2` =
+    start:
 
-    .. math:: \eta = \min\Big(\frac{1.5}{R^2 \max(1, S / 10)},\; \frac{1}{2 \|g\|_{p^*}^2}\Big), \qquad
+    .. math:: \eta = \min\Big(\frac{1.5}{R^2 \max(1, S / 10)},\; \frac{1}{2 \|g\|_{p^*}^2}\Big),
+    \qquad
         S = \|\theta\|_2^2 - \|\theta_0\|_2^2 + \min(\|\theta_0\|_2^2, 30),
 
-    with R^2 = 1 + the (weighted) mean of :math:`\|x_i\|_2^2`. The first follows the curvature of the log-risk of a network with
-    one hidden layer, of the order :math:`R^2 \|\theta\|^2`, to which the initial weights of a wide network add less than their
-    norm says. (A single layer has curvature R^2; the max is then left out.) The second lets the log-risk fall by 1/2 a step at
-    most: it bounds the step of deeper networks, where the margins have grown. Momentum mu multiplies both by 1 - mu. With twice
-    these steps training is chaotic: rounding alone decides where it ends.
+    with R^2 = 1 + the (weighted) mean of :math:`\|x_i\|_2^2`. The first follows the curvature of
+    the log-risk of a network with one hidden layer, of the order :math:`R^2 \|\theta\|^2`, to which
+    the initial weights of a wide network add less than their norm says. (A single layer has
+    curvature R^2; the max is then left out.) The second lets the log-risk fall by 1/2 a step at
+    most: it bounds the step of deeper networks, where the margins have grown. Momentum mu
+    multiplies both by 1 - mu. With twice these steps training is chaotic: rounding alone decides
+    where it ends.
 
-    Normalised steps: the constant :math:`\eta = 0.03 / (1 + \text{mean} \|x_i\|_{p^*})`, which bounds what one step adds to the
-    input of any unit. The constants were found by experiment, on images, tabular data and synthetic data.
+    Normalised steps: the constant :math:`\eta = 0.03 / (1 + \text{mean} \|x_i\|_{p^*})`, which
+    bounds what one step adds to the input of any unit. The constants were found by experiment, on
+    images, tabular data and synthetic data.
     """
     dual, share = LpNorm(optimizer.p).dual, weight / weight.sum()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -240,7 +270,11 @@ def step_size_rule(optimizer: SteepestDescent, x: Tensor, weight: Tensor, start:
     def set_rate() -> None:
         eta = rate
         if not optimizer.normalized:
-            growth = (sizes(parameters, (2,))[0] ** 2 - start + min(start, 30.0)) / 10 if layered else 0.0
+            growth = (
+                (sizes(parameters, (2,))[0] ** 2 - start + min(start, 30.0)) / 10
+                if layered
+                else 0.0
+            )
             slope = sizes([p.grad for p in parameters if p.grad is not None], (dual.p,))[0] ** 2
             eta = min(rate / max(1.0, growth), 0.5 / slope if slope > 0 else math.inf)
         for group in optimizer.param_groups:
@@ -251,7 +285,8 @@ def step_size_rule(optimizer: SteepestDescent, x: Tensor, weight: Tensor, start:
 
 def sizes(tensors: list[Tensor], exponents: tuple[float, ...]) -> list[float]:
     """The r-norm of all entries together, for each exponent r."""
-    parts = [part for t in tensors for part in t.detach().reshape(-1).split(_PART)]  # each is in the cache for all exponents
+    # each is in the cache for all exponents
+    parts = [part for t in tensors for part in t.detach().reshape(-1).split(_PART)]
     norms = torch.stack([_size(part, r) for part in parts for r in exponents]).view(len(parts), -1)
     return [float(torch.linalg.vector_norm(norms[:, i], r)) for i, r in enumerate(exponents)]
 
@@ -267,7 +302,9 @@ def _size(part: Tensor, r: float) -> Tensor:
 
 @torch.no_grad()
 def normalized_margins(module: nn.Module, least_margin: float) -> dict[str, float]:
-    r"""The least margin over :math:`\|\theta\|_r^L`, r = 1, 2, inf, of a network homogeneous of degree L, else none."""
+    r"""The least margin over :math:`\|\theta\|_r^L`, r = 1, 2, inf, of a network homogeneous of
+    degree L, else none.
+    """
     depth = homogeneity(module)
     if depth is None:
         return {}
@@ -278,7 +315,9 @@ def normalized_margins(module: nn.Module, least_margin: float) -> dict[str, floa
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """torch's global generators start at `seed` inside and are afterwards as they were: for layers that draw from them."""
+    """torch's global generators start at `seed` inside and are afterwards as they were: for layers
+    that draw from them.
+    """
     on_cuda = device.type == "cuda"
     with torch.random.fork_rng(devices=[device] if on_cuda else []):
         torch.default_generator.manual_seed(seed)

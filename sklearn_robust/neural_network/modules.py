@@ -32,7 +32,8 @@ def make_mlp(
 ) -> nn.Sequential:
     r"""A fully connected network on flat inputs.
 
-    Every weight and bias starts uniform on :math:`\pm \text{init_scale} / \sqrt{\text{number of inputs of its layer}}`.
+    Every weight and bias starts uniform on :math:`\pm \text{init_scale} / \sqrt{\text{number of
+    inputs of its layer}}`.
 
     Parameters
     ----------
@@ -63,7 +64,11 @@ def make_mlp(
     sizes = [n_inputs, *hidden_layer_sizes, n_outputs]
     layers: list[nn.Module] = []
     for n_in, n_out in itertools.pairwise(sizes):
-        layers += [_uniform(nn.utils.skip_init(nn.Linear, n_in, n_out, bias=bias), n_in, init_scale, generator)]
+        layers += [
+            _uniform(
+                nn.utils.skip_init(nn.Linear, n_in, n_out, bias=bias), n_in, init_scale, generator
+            )
+        ]
         layers += [ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])
 
@@ -100,7 +105,8 @@ def madry_cnn(
 
     References
     ----------
-    Madry, Makelov, Schmidt, Tsipras, Vladu, "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
+    Madry, Makelov, Schmidt, Tsipras, Vladu, "Towards deep learning models resistant to adversarial
+    attacks", ICLR 2018.
 
     Examples
     --------
@@ -111,7 +117,8 @@ def madry_cnn(
     """
     if len(input_shape) != 3 or input_shape[1] % 4 or input_shape[2] % 4:
         raise ValueError(
-            f"input_shape must be (channels, height, width), height and width multiples of 4, got {tuple(input_shape)!r}."
+            f"input_shape must be (channels, height, width), height and width multiples of 4, got "
+            f"{tuple(input_shape)!r}."
         )
     n_channels, height, breadth = input_shape
     first, second = channels
@@ -120,17 +127,33 @@ def madry_cnn(
     conv2 = nn.utils.skip_init(nn.Conv2d, first, second, 5, padding=2, bias=bias)
     hidden = nn.utils.skip_init(nn.Linear, flat, width, bias=bias)
     output = nn.utils.skip_init(nn.Linear, width, n_outputs, bias=bias)
-    for layer, n_in in ((conv1, 25 * n_channels), (conv2, 25 * first), (hidden, flat), (output, width)):
+    for layer, n_in in (
+        (conv1, 25 * n_channels),
+        (conv2, 25 * first),
+        (hidden, flat),
+        (output, width),
+    ):
         _uniform(layer, n_in, init_scale, generator)
     return nn.Sequential(
-        conv1, nn.ReLU(), nn.MaxPool2d(2), conv2, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), hidden, nn.ReLU(), output
-    )  # fmt: skip
+        conv1,
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        conv2,
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        hidden,
+        nn.ReLU(),
+        output,
+    )
 
 
 def homogeneity(module: nn.Module) -> int | None:
-    """The L with f(x; c theta) = c^L f(x; theta) for all c > 0; None if the module is not known to be homogeneous.
+    """The L with f(x; c theta) = c^L f(x; theta) for all c > 0; None if the module is not known to
+    be homogeneous.
 
-    Known are chains of linear and convolutional layers without biases, ReLUs, pooling and flattening.
+    Known are chains of linear and convolutional layers without biases, ReLUs, pooling and
+    flattening.
 
     Parameters
     ----------
@@ -140,7 +163,15 @@ def homogeneity(module: nn.Module) -> int | None:
     -------
     int or None
     """
-    neutral = (nn.ReLU, nn.LeakyReLU, nn.Identity, nn.Flatten, nn.Unflatten, nn.MaxPool2d, nn.AvgPool2d)
+    neutral = (
+        nn.ReLU,
+        nn.LeakyReLU,
+        nn.Identity,
+        nn.Flatten,
+        nn.Unflatten,
+        nn.MaxPool2d,
+        nn.AvgPool2d,
+    )
     if type(module) is not nn.Sequential:
         return None
     depth = 0
@@ -153,7 +184,9 @@ def homogeneity(module: nn.Module) -> int | None:
 
 
 @torch.no_grad()
-def _uniform(layer: nn.Module, n_in: int, scale: float, generator: torch.Generator | None) -> nn.Module:
+def _uniform(
+    layer: nn.Module, n_in: int, scale: float, generator: torch.Generator | None
+) -> nn.Module:
     bound = scale / math.sqrt(n_in)
     for parameter in layer.parameters():
         _: Tensor = parameter.uniform_(-bound, bound, generator=generator)

@@ -19,8 +19,8 @@ class SteepestDescent(torch.optim.Optimizer):
     With g the gradient over all parameters and p* the dual exponent, one step is
 
     .. math::
-        \theta \leftarrow \theta - \eta \, s \, u, \qquad u \in \arg\max_{\|u\|_p \le 1} \langle u, g \rangle,
-        \qquad s = \|g\|_{p^*} \text{ (or 1 if normalized)}.
+        \theta \leftarrow \theta - \eta \, s \, u, \qquad u \in \arg\max_{\|u\|_p \le 1} \langle u,
+        g \rangle, \qquad s = \|g\|_{p^*} \text{ (or 1 if normalized)}.
 
     p = 2 is gradient descent, p = inf sign descent, p = 1 greedy coordinate descent.
 
@@ -37,23 +37,25 @@ class SteepestDescent(torch.optim.Optimizer):
     momentum : float, default=0.0
         Factor, in [0, 1), of the running sum of gradients that replaces g, as in torch's SGD.
     norm_over : {"all", "tensor"}, default="all"
-        "all" takes the norm over all parameters of all groups together, as one vector: p = 1 then moves one coordinate of one
-        tensor. "tensor" takes it over each tensor alone.
+        "all" takes the norm over all parameters of all groups together, as one vector: p = 1 then
+        moves one coordinate of one tensor. "tensor" takes it over each tensor alone.
 
     Raises
     ------
     ValueError
-        If a parameter is out of range, or a group sets `p`, `normalized` or `norm_over`, which hold for all groups.
+        If a parameter is out of range, or a group sets `p`, `normalized` or `norm_over`, which hold
+        for all groups.
 
     Notes
     -----
-    For p = 2, unnormalised, a step equals that of `torch.optim.SGD`. Where the steepest direction is not unique the symmetric
-    one is taken: zero for zero entries (p = inf), equal mass on tied coordinates (p = 1).
+    For p = 2, unnormalised, a step equals that of `torch.optim.SGD`. Where the steepest direction
+    is not unique the symmetric one is taken: zero for zero entries (p = inf), equal mass on tied
+    coordinates (p = 1).
 
     References
     ----------
-    Tsilivis, Frank, Srebro, Kempe, "The Price of Implicit Bias in Adversarially Robust Generalization", NeurIPS 2024,
-    section 4.
+    Tsilivis, Frank, Srebro, Kempe, "The Price of Implicit Bias in Adversarially Robust
+    Generalization", NeurIPS 2024, section 4.
 
     Examples
     --------
@@ -95,7 +97,8 @@ class SteepestDescent(torch.optim.Optimizer):
         common = {"p", "normalized", "norm_over"} & set(param_group)
         if common:
             raise ValueError(
-                f"A parameter group sets {sorted(common)}, which hold for all groups. Pass them to SteepestDescent."
+                f"A parameter group sets {sorted(common)}, which hold for all groups. Pass them to "
+                f"SteepestDescent."
             )
         super().add_param_group(param_group)
         group = self.param_groups[-1]
@@ -128,14 +131,19 @@ class SteepestDescent(torch.optim.Optimizer):
             for parameter in group["params"]
             if parameter.grad is not None
         ]
-        for (parameter, lr, _), direction in zip(moved, self._directions([g for *_, g in moved]), strict=True):
+        for (parameter, lr, _), direction in zip(
+            moved, self._directions([g for *_, g in moved]), strict=True
+        ):
             parameter.add_(direction, alpha=-lr)
         return loss
 
     def _with_momentum(self, parameter: Tensor, momentum: float) -> Tensor:
         gradient: Tensor = parameter.grad  # type: ignore[assignment]
         if gradient.is_sparse:
-            raise ValueError("SteepestDescent needs dense gradients; use sparse=False in the embedding that made this one.")
+            raise ValueError(
+                "SteepestDescent needs dense gradients; use sparse=False in the embedding that "
+                "made this one."
+            )
         if momentum == 0:
             return gradient
         state = self.state[parameter]
@@ -146,10 +154,16 @@ class SteepestDescent(torch.optim.Optimizer):
         return state["momentum_buffer"]
 
     def _directions(self, gradients: list[Tensor]) -> list[Tensor]:
-        """Steepest directions, scaled by the dual norm of the gradient unless normalised, in the shapes of the gradients."""
+        """Steepest directions, scaled by the dual norm of the gradient unless normalised, in the
+        shapes of the gradients.
+        """
         if self.p == 2 and not self.normalized:
             return gradients
-        if self.norm_over == "tensor" or len(gradients) <= 1 or (self.p == math.inf and self.normalized):
+        if (
+            self.norm_over == "tensor"
+            or len(gradients) <= 1
+            or (self.p == math.inf and self.normalized)
+        ):
             return [self._steepest(g.flatten()).view_as(g) for g in gradients]
         joint = self._steepest(torch.cat([g.flatten() for g in gradients]))
         parts = joint.split([g.numel() for g in gradients])

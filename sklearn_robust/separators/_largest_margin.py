@@ -1,4 +1,6 @@
-"""The largest robust margin of a problem: which solver to ask, and what its answer proves on the user's own data."""
+"""The largest robust margin of a problem: which solver to ask, and what its answer proves on the
+user's own data.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,12 @@ from sklearn_robust.certificates import Certified, Point, cancelling_weights, ce
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.scaled_norms import WeightedNorm
-from sklearn_robust.separators import interior_point, linear_program, nearest_point, semismooth_newton
+from sklearn_robust.separators import (
+    interior_point,
+    linear_program,
+    nearest_point,
+    semismooth_newton,
+)
 from sklearn_robust.separators._margin_program import (
     MarginProgram,
     SolverFailure,
@@ -37,16 +44,22 @@ from sklearn_robust.threats import LpBall
 
 DEFAULT_TOL = 1e-8  # certified relative gap of a separator
 
-_NOTHING = 1e-12  # bound, over the largest ||z_i||_p*, below which data without a positive margin so far are hardly separable
+# bound, over the largest ||z_i||_p*, below which data without a positive margin so far are hardly
+# separable
+_NOTHING = 1e-12
 _MAX_RATIOS = 30  # of Dinkelbach's method, which converges superlinearly
 _MAX_RATIO_ENTRIES = 100_000  # entries up to which it may refine other answers
 _SLOW_RATIO = 0.01  # of tol: the relative growth of the ratio that ends it
-_CANCELLING = 1e-6  # share of a coordinate of Z^T a in its terms below which weights may be moved to make it 0
+# share of a coordinate of Z^T a in its terms below which weights may be moved to make it 0
+_CANCELLING = 1e-6
 _BEYOND_RATIO = (0.5 * DEFAULT_TOL, 1e-6, 1e-4)
 
 
-def largest_margin(problem: RobustProblem, norm: LpNorm, tol: float, *, start: Vector | None = None) -> Certified:
-    """Ask one solver after another, polish, and stop at a certified gap of tol, or where the margin is as good as zero.
+def largest_margin(
+    problem: RobustProblem, norm: LpNorm, tol: float, *, start: Vector | None = None
+) -> Certified:
+    """Ask one solver after another, polish, and stop at a certified gap of tol, or where the margin
+    is as good as zero.
 
     `start` are weights of shape (n,) that may be near those of the answer.
 
@@ -67,22 +80,32 @@ def largest_margin(problem: RobustProblem, norm: LpNorm, tol: float, *, start: V
             continue
         answer = polished_answer(problem, norm, program, point, engine.name, tol).merged(answer)
         hopeless = answer.margin <= 0 and answer.bound <= _NOTHING * largest_row(problem, norm)
-        if hopeless or answer.gap - answer.rounding <= tol:  # nothing proves more than rounding allows
+        # nothing proves more than rounding allows
+        if hopeless or answer.gap - answer.rounding <= tol:
             break
     if answer is None:
-        raise RuntimeError(f"No solver returned an answer ({'; '.join(failures)}). Rescale the features of X.")
+        raise RuntimeError(
+            f"No solver returned an answer ({'; '.join(failures)}). Rescale the features of X."
+        )
     return answer
 
 
 def largest_distance(problem: RobustProblem, tol: float) -> Certified:
-    """eps*: the largest ||s w||_q* margin without adversary; inf where features of scale 0 alone separate."""
+    """eps*: the largest ||s w||_q* margin without adversary; inf where features of scale 0 alone
+    separate.
+    """
     plain = replace(problem, threat=LpBall(problem.threat.q, np.zeros(1)))
     scale = problem.threat.scale
     if scale is None:
         answer = _largest_plain_distance(plain, tol)
     elif scale.all():  # the same in units of the scales
         answer = _largest_plain_distance(replace(plain, X=_over(plain.X, scale)), tol)
-        answer = proven(plain, problem.threat.dual_norm, Point(answer.coef / scale, answer.weights), answer.solver)
+        answer = proven(
+            plain,
+            problem.threat.dual_norm,
+            Point(answer.coef / scale, answer.weights),
+            answer.solver,
+        )
     else:
         answer = _largest_plain_distance(plain, tol)
         if answer.margin <= 0:  # separable for no scale
@@ -95,33 +118,49 @@ def largest_distance(problem: RobustProblem, tol: float) -> Certified:
             return replace(alone, coef=coef, margin=math.inf, bound=math.inf)
         return _largest_ratio(problem, answer, tol)
     small = plain.X.shape[0] * plain.X.shape[1] <= _MAX_RATIO_ENTRIES
-    return _largest_ratio(problem, answer, tol) if answer.margin > 0 and answer.gap > tol and small else answer
+    return (
+        _largest_ratio(problem, answer, tol)
+        if answer.margin > 0 and answer.gap > tol and small
+        else answer
+    )
 
 
 def _largest_ratio(problem: RobustProblem, start: Certified, tol: float) -> Certified:
-    """eps* as the largest ratio of margin and ||s w||_q*, by Dinkelbach's method from a separating predictor.
+    """eps* as the largest ratio of margin and ||s w||_q*, by Dinkelbach's method from a separating
+    predictor.
 
-    The predictor of largest robust margin at the ratio of the last one has a larger ratio, until the weights that come with it
-    prove that none does. That margin is taken with every feature in its own unit and max |w_j| = 1: features of scale 0, and of
-    sizes far apart, are as well behaved as others there.
+    The predictor of largest robust margin at the ratio of the last one has a larger ratio, until
+    the weights that come with it prove that none does. That margin is taken with every feature in
+    its own unit and max |w_j| = 1: features of scale 0, and of sizes far apart, are as well behaved
+    as others there.
     """
     units = _column_sizes(problem)
     scale = np.ones_like(units) if problem.threat.scale is None else problem.threat.scale
     fixed = np.flatnonzero(scale == 0)
     clean = replace(problem, threat=LpBall(problem.threat.q, np.zeros(1)))
     norm = problem.threat.dual_norm
-    inner = replace(problem, X=_over(problem.X, units), threat=LpBall(problem.threat.q, 0.0, scale / units))
+    inner = replace(
+        problem, X=_over(problem.X, units), threat=LpBall(problem.threat.q, 0.0, scale / units)
+    )
 
     def at_radius(eps: float) -> Certified:
-        found = largest_margin(replace(inner, threat=replace(inner.threat, eps=np.array([eps]))), LpNorm(math.inf), tol)
+        found = largest_margin(
+            replace(inner, threat=replace(inner.threat, eps=np.array([eps]))), LpNorm(math.inf), tol
+        )
         return cancelled(found.coef / units, found.weights, f"{found.solver}, largest ratio")
 
     def cancelled(coef: Vector, weights: Vector, solver: str) -> Certified:
-        """What a predictor and the better of the weights and of those proves that cancel what is small but for them."""
+        """What a predictor and the better of the weights and of those proves that cancel what is
+        small but for them.
+        """
         point = proven(clean, norm, Point(coef, cancelling_weights(clean, weights, fixed)), solver)
-        share = np.abs(clean.weighted_sum(weights[None])[0]) <= _CANCELLING * (weights @ abs(clean.X))
+        share = np.abs(clean.weighted_sum(weights[None])[0]) <= _CANCELLING * (
+            weights @ abs(clean.X)
+        )
         small = np.union1d(fixed, np.flatnonzero(share))
-        return proven(clean, norm, Point(coef, cancelling_weights(clean, weights, small)), solver).merged(point)
+        return proven(
+            clean, norm, Point(coef, cancelling_weights(clean, weights, small)), solver
+        ).merged(point)
 
     best = cancelled(start.coef, start.weights, start.solver)
     for _ in range(_MAX_RATIOS):
@@ -135,7 +174,9 @@ def _largest_ratio(problem: RobustProblem, start: Certified, tol: float) -> Cert
 
 
 def _column_sizes(problem: RobustProblem) -> Vector:
-    """The 2-norm of each feature, centred where an intercept absorbs it; 1 for a feature that is constant then."""
+    """The 2-norm of each feature, centred where an intercept absorbs it; 1 for a feature that is
+    constant then.
+    """
     X = problem.X
     if sparse.issparse(X):
         units = sparse_norm(X, axis=0)
@@ -150,9 +191,11 @@ def _over(X: Any, units: Vector) -> Any:
 
 
 def _largest_plain_distance(clean: RobustProblem, tol: float) -> Certified:
-    """The largest margin without adversary in the norm q*; a linear program has the last word where it is 0.
+    """The largest margin without adversary in the norm q*; a linear program has the last word where
+    it is 0.
 
-    Whether data are linearly separable does not depend on the norm, and a vertex proves that they are not up to rounding.
+    Whether data are linearly separable does not depend on the norm, and a vertex proves that they
+    are not up to rounding.
     """
     norm = LpNorm(clean.threat.q).dual
     answer = largest_margin(clean, norm, tol)
@@ -160,7 +203,11 @@ def _largest_plain_distance(clean: RobustProblem, tol: float) -> Certified:
         return answer
     # with every feature in its own unit: a small one may separate what large ones do not
     units = _column_sizes(clean)
-    X = clean.X - clean.X.mean(axis=0) if clean.fit_intercept and not sparse.issparse(clean.X) else clean.X
+    X = (
+        clean.X - clean.X.mean(axis=0)
+        if clean.fit_intercept and not sparse.issparse(clean.X)
+        else clean.X
+    )
     scaled = replace(clean, X=_over(X, units))
     try:
         vertex = solve_linear_program(scaled_program(scaled, LpNorm(math.inf)))
@@ -175,16 +222,25 @@ def _largest_plain_distance(clean: RobustProblem, tol: float) -> Certified:
 
 
 def _imbalance(problem: RobustProblem, weights: Vector) -> float:
-    """The largest coordinate of Z^T a relative to the terms that it sums: rounding if a proves that nothing separates."""
+    """The largest coordinate of Z^T a relative to the terms that it sums: rounding if a proves that
+    nothing separates.
+    """
     terms = weights @ abs(problem.X)
     weighted_sum = np.abs(problem.weighted_sum(weights[None])[0])
     return float(np.max(weighted_sum / np.where(terms > 0, terms, 1.0)))
 
 
 def polished_answer(
-    problem: RobustProblem, norm: LpNorm, program: MarginProgram, point: Point, solver: str, tol: float
+    problem: RobustProblem,
+    norm: LpNorm,
+    program: MarginProgram,
+    point: Point,
+    solver: str,
+    tol: float,
 ) -> Certified:
-    """What a solver's point proves after Newton steps from it; `program` is the scaled program of the problem."""
+    """What a solver's point proves after Newton steps from it; `program` is the scaled program of
+    the problem.
+    """
     answer = proven(problem, norm, point, solver)
     if answer.gap - answer.rounding <= EXACT:
         return answer
@@ -192,9 +248,15 @@ def polished_answer(
     return proven(problem, norm, point, f"{solver} + polish") if helped else answer
 
 
-def proven(problem: RobustProblem, norm: LpNorm | WeightedNorm, point: Point, solver: str) -> Certified:
-    """What a direction, with its best intercept, and weights, made feasible, prove on the user's data."""
-    return certify(problem, norm, point.coef[None], point.weights[None], extended=True).single(solver)
+def proven(
+    problem: RobustProblem, norm: LpNorm | WeightedNorm, point: Point, solver: str
+) -> Certified:
+    """What a direction, with its best intercept, and weights, made feasible, prove on the user's
+    data.
+    """
+    return certify(problem, norm, point.coef[None], point.weights[None], extended=True).single(
+        solver
+    )
 
 
 def largest_row(problem: RobustProblem, norm: LpNorm) -> float:
@@ -205,15 +267,23 @@ def largest_row(problem: RobustProblem, norm: LpNorm) -> float:
     largest = float(entries.max())
     if norm.dual.p == math.inf or largest == 0:
         return largest
-    return float(largest * (entries / largest).power(norm.dual.p).sum(axis=1).max() ** (1 / norm.dual.p))
+    return float(
+        largest * (entries / largest).power(norm.dual.p).sum(axis=1).max() ** (1 / norm.dual.p)
+    )
 
 
 def scaled_program(problem: RobustProblem, norm: LpNorm) -> MarginProgram:
-    """The problem as solvers like it: in units of the rows' root mean square, and centred where that changes nothing."""
+    """The problem as solvers like it: in units of the rows' root mean square, and centred where
+    that changes nothing.
+    """
     problem, _ = problem.simplified().standardised()
     threat, y = problem.threat, problem.y[0]
     eps, dual_q = float(threat.eps[0]), threat.dual_norm.p
-    rows = sparse.csr_array(sparse.diags_array(y) @ problem.X) if sparse.issparse(problem.X) else y[:, None] * problem.X
+    rows = (
+        sparse.csr_array(sparse.diags_array(y) @ problem.X)
+        if sparse.issparse(problem.X)
+        else y[:, None] * problem.X
+    )
     labels = y if problem.fit_intercept else None
     if threat.scale is not None and eps > 0:
         return MarginProgram(rows, labels, norm.p, dual_q, eps, scale=threat.scale)
@@ -227,7 +297,9 @@ def _some_out_of_reach(program: MarginProgram) -> bool:
 
 
 def solve_out_of_reach(program: MarginProgram) -> Point:
-    """The separator that uses only features of scale 0: the answer where the adversary is strong enough to spoil the others."""
+    """The separator that uses only features of scale 0: the answer where the adversary is strong
+    enough to spoil the others.
+    """
     reach = np.flatnonzero(program.scale == 0)
     alone = replace(program, rows=program.rows[:, reach], eps=0.0, scale=None)
     point, _ = polished(alone, solve_interior_point(alone), DEFAULT_TOL)
@@ -237,24 +309,43 @@ def solve_out_of_reach(program: MarginProgram) -> Point:
 
 
 class Engine(NamedTuple):
-    """A solver of margin programs: name, programs that it suits, and its call with a tolerance and weights to start from."""
+    """A solver of margin programs: name, programs that it suits, and its call with a tolerance and
+    weights to start from.
+    """
 
     name: str
     suits: Callable[[MarginProgram], bool]
     solve: Callable[[MarginProgram, float, Vector | None], Point]
 
 
-# in the order in which they are asked: those of this library, fastest first, then the general ones of HiGHS and clarabel
+# in the order in which they are asked: those of this library, fastest first, then the general ones
+# of HiGHS and clarabel
 _ENGINES = [
     Engine(
-        "semismooth Newton", semismooth_newton.suits, lambda program, tol, start: solve_semismooth_newton(program, tol, start)
+        "semismooth Newton",
+        semismooth_newton.suits,
+        lambda program, tol, start: solve_semismooth_newton(program, tol, start),
     ),
     Engine("nearest point", nearest_point.suits, lambda program, *_: solve_nearest_point(program)),
     Engine("row sets", suits_row_sets, lambda program, tol, _: solve_on_row_sets(program, tol)),
-    Engine("column sets", suits_column_sets, lambda program, tol, _: solve_on_column_sets(program, tol)),
-    Engine("interior point", interior_point.suits, lambda program, tol, _: solve_interior_point(program, tol)),
-    Engine("features out of reach", _some_out_of_reach, lambda program, *_: solve_out_of_reach(program)),
-    Engine("linear program", linear_program.suits, lambda program, *_: solve_linear_program(program)),
-    Engine("quadratic program", lambda program: program.p == 2, lambda program, *_: solve_quadratic_program(program)),
+    Engine(
+        "column sets", suits_column_sets, lambda program, tol, _: solve_on_column_sets(program, tol)
+    ),
+    Engine(
+        "interior point",
+        interior_point.suits,
+        lambda program, tol, _: solve_interior_point(program, tol),
+    ),
+    Engine(
+        "features out of reach", _some_out_of_reach, lambda program, *_: solve_out_of_reach(program)
+    ),
+    Engine(
+        "linear program", linear_program.suits, lambda program, *_: solve_linear_program(program)
+    ),
+    Engine(
+        "quadratic program",
+        lambda program: program.p == 2,
+        lambda program, *_: solve_quadratic_program(program),
+    ),
     Engine("cone program", lambda program: True, lambda program, *_: solve_cone_program(program)),
 ]

@@ -22,10 +22,11 @@ _BALANCE = 2e-14  # difference of the classes' shares, relative to their sum, th
 
 @dataclass(frozen=True)
 class MarginProgram:
-    r"""Maximise :math:`\gamma` with :math:`z_i \cdot w + y_i b - \epsilon \|s w\|_{q^*} \ge \gamma`, :math:`\|w\|_p \le 1`.
+    r"""Maximise :math:`\gamma` with :math:`z_i \cdot w + y_i b - \epsilon \|s w\|_{q^*} \ge
+    \gamma`, :math:`\|w\|_p \le 1`.
 
-    It is feasible and bounded whatever the data: at :math:`\epsilon \ge \epsilon^*` its solution is w = 0. The multipliers of
-    its n rows are the weights of the simplex that bound the margin.
+    It is feasible and bounded whatever the data: at :math:`\epsilon \ge \epsilon^*` its solution is
+    w = 0. The multipliers of its n rows are the weights of the simplex that bound the margin.
 
     Attributes
     ----------
@@ -39,7 +40,8 @@ class MarginProgram:
         The exponent q*; of no account where eps = 0.
     eps : float
     shift : float
-        Where p = q* the adversary lowers every margin of a unit vector by its radius: eps is then 0 and the radius stands here.
+        Where p = q* the adversary lowers every margin of a unit vector by its radius: eps is then 0
+        and the radius stands here.
     scale : ndarray of shape (d,) or None
         The s_j >= 0, not all of them equal; None is 1.
     """
@@ -64,13 +66,21 @@ class MarginProgram:
 
     @property
     def soft_threshold(self) -> bool:
-        """Whether w is a soft threshold of Z^T a: p = 2, against l_inf perturbations of equal scales or none."""
+        """Whether w is a soft threshold of Z^T a: p = 2, against l_inf perturbations of equal
+        scales or none.
+        """
         return self.scale is None and self.p == 2 and (self.eps == 0 or self.dual_q == 1)
 
     @cached_property
     def classes(self) -> tuple[Any, ...]:
-        """Masks of the rows whose weights have one sum: each class where the intercept is free, otherwise all."""
-        return (np.full(self.rows.shape[0], True),) if self.labels is None else (self.labels > 0, self.labels < 0)
+        """Masks of the rows whose weights have one sum: each class where the intercept is free,
+        otherwise all.
+        """
+        return (
+            (np.full(self.rows.shape[0], True),)
+            if self.labels is None
+            else (self.labels > 0, self.labels < 0)
+        )
 
     def dense(self) -> MarginProgram:
         """The same program with its rows as an ndarray."""
@@ -78,10 +88,17 @@ class MarginProgram:
 
     def levelled(self, scores: Vector) -> Vector:
         """The scores with the best intercept."""
-        return scores if self.labels is None else scores + self.labels * best_intercept(scores, self.classes)[0]
+        return (
+            scores
+            if self.labels is None
+            else scores + self.labels * best_intercept(scores, self.classes)[0]
+        )
 
-    def certify(self, point: Point, scores: Vector | None = None, weighted_sum: Vector | None = None) -> Certified:
-        """What a point proves on the program's own rows but for rounding: `certificates.certify` charges it to what leaves.
+    def certify(
+        self, point: Point, scores: Vector | None = None, weighted_sum: Vector | None = None
+    ) -> Certified:
+        """What a point proves on the program's own rows but for rounding: `certificates.certify`
+        charges it to what leaves.
 
         Parameters
         ----------
@@ -101,9 +118,25 @@ class MarginProgram:
             weights, total = feasible_weights(weights, self.classes), 1.0
             weighted_sum = self.rows.T @ weights
         intercept, smallest = best_intercept(scores, self.classes)
-        margin = over_size(smallest - self.eps * self.penalty_norm.value(point.coef), norm.value(point.coef)) - self.shift
-        bound = norm.dual.value(self.penalty_norm.dual.residual(weighted_sum / total, self.eps, norm.dual)) - self.shift
-        return Certified(point.coef, weights / total, intercept, margin=float(margin), bound=max(0.0, float(bound)))
+        margin = (
+            over_size(
+                smallest - self.eps * self.penalty_norm.value(point.coef), norm.value(point.coef)
+            )
+            - self.shift
+        )
+        bound = (
+            norm.dual.value(
+                self.penalty_norm.dual.residual(weighted_sum / total, self.eps, norm.dual)
+            )
+            - self.shift
+        )
+        return Certified(
+            point.coef,
+            weights / total,
+            intercept,
+            margin=float(margin),
+            bound=max(0.0, float(bound)),
+        )
 
 
 class SolverFailure(RuntimeError):

@@ -2,11 +2,13 @@ r"""Newton's equations of the interior-point method at one iterate, and their so
 
 For the coordinates x, the weights a and the scalars t they read
 
-.. math:: P \Delta x - J^T \Delta a + B^T \Delta t = f, \quad J \Delta x + E \Delta a + G \Delta t = h, \quad
+.. math:: P \Delta x - J^T \Delta a + B^T \Delta t = f, \quad J \Delta x + E \Delta a + G \Delta t =
+h, \quad
    B \Delta x - G^T \Delta a + C \Delta t = g,
 
-J = (Z, -Z), P a 2 x 2 block for every feature, E diagonal. What is left after eliminating x (n <= d) or a (n > d) is positive
-definite of size min(n, d); the scalars are a border of at most five columns.
+J = (Z, -Z), P a 2 x 2 block for every feature, E diagonal. What is left after eliminating x (n <=
+d) or a (n > d) is positive definite of size min(n, d); the scalars are a border of at most five
+columns.
 """
 
 from __future__ import annotations
@@ -44,7 +46,13 @@ class NewtonSystem:
     """
 
     def __init__(
-        self, program: SplitProgram, state: State, scores: Vector, weighted_sum: Vector, *, refine: bool = True
+        self,
+        program: SplitProgram,
+        state: State,
+        scores: Vector,
+        weighted_sum: Vector,
+        *,
+        refine: bool = True,
     ) -> None:
         self.program, self.state = program, state
         x, scalars = state.coordinates, state.scalars
@@ -54,7 +62,8 @@ class NewtonSystem:
         self.P = np.zeros_like(x)
         self.coupling: Vector | None = None  # of u_j and v_j by caps, on top of the diagonal P
         self.B, self.C = np.zeros((m, len(x))), np.zeros((m, m))
-        # what the iterate lacks: of stationarity in x, of the margins' definition, of stationarity in the scalars
+        # what the iterate lacks: of stationarity in x, of the margins' definition, of stationarity
+        # in the scalars
         self.lack_x = program.spread(-weighted_sum)
         self.lack_margins = scores + program.border @ scalars - state.slacks[program.margins]
         self.lack_scalars = -(weights @ program.border)
@@ -79,7 +88,11 @@ class NewtonSystem:
         bound, state = self.program.bounds[k], self.state
         slack, multiplier = state.slacks[bound.pairs], state.multipliers[bound.pairs]
         stiffness, scale = multiplier / slack, bound.scale
-        self.lack_caps[k] = self.program.radius_of(bound, state) - self.program.total(scale * state.coordinates) - slack
+        self.lack_caps[k] = (
+            self.program.radius_of(bound, state)
+            - self.program.total(scale * state.coordinates)
+            - slack
+        )
         self.lack_x += scale * np.tile(multiplier, 2)
         coupling = scale[: len(slack)] ** 2 * stiffness
         self.coupling = coupling if self.coupling is None else self.coupling + coupling
@@ -89,9 +102,16 @@ class NewtonSystem:
             self.C[bound.radius, bound.radius] += stiffness.sum()
 
     def _add_power(self, k: int) -> None:
-        r"""F(x, t) + slack = 0 with the perspective :math:`F = \sum_j (s_j x_j)^e / (d e t^{e-1}) - t / e`."""
+        r"""F(x, t) + slack = 0 with the perspective :math:`F = \sum_j (s_j x_j)^e / (d e t^{e-1}) -
+        t / e`.
+        """
         bound, state = self.program.bounds[k], self.state
-        e, t, tau, j = bound.exponent, self.program.radius_of(bound, state), state.scalars[bound.multiplier], bound.multiplier
+        e, t, tau, j = (
+            bound.exponent,
+            self.program.radius_of(bound, state),
+            state.scalars[bound.multiplier],
+            bound.multiplier,
+        )
         x, slack = state.coordinates, state.slacks[bound.pairs][0]
         d = self.program.rows.shape[1]
         scale = bound.scale[: len(x)]
@@ -113,11 +133,17 @@ class NewtonSystem:
                 self.C[s, s] += tau * (e - 1) * mean / t
 
     def _factorise(self, refine: bool) -> None:
-        """The inverse of P, the Cholesky factor of the core, and the Schur complement of the border."""
+        """The inverse of P, the Cholesky factor of the core, and the Schur complement of the
+        border.
+        """
         program, rows = self.program, self.program.rows
         if program.split:
             d = rows.shape[1]
-            u, v, k = self.P[:d], self.P[d:], np.zeros(d) if self.coupling is None else self.coupling
+            u, v, k = (
+                self.P[:d],
+                self.P[d:],
+                np.zeros(d) if self.coupling is None else self.coupling,
+            )
             det = u * v + k * (u + v)
             self.inverse: Vector = np.concatenate([v + k, u + k]) / np.tile(det, 2)
             self.crossed: Vector = np.tile(-k / det, 2)
@@ -137,21 +163,31 @@ class NewtonSystem:
         if info != 0:
             raise LinAlgError("the core is not positive definite")
 
-        self.border_a = self._solve_core(program.difference(self._apply_inverse(self.B)), program.border.T, refine=refine)
+        self.border_a = self._solve_core(
+            program.difference(self._apply_inverse(self.B)), program.border.T, refine=refine
+        )
         self.border_x = -self._apply_inverse(self.B + program.spread(self.border_a @ rows))
-        *self.schur, info = dgetrf(self.C + self.B @ self.border_x.T + program.border.T @ self.border_a.T)
+        *self.schur, info = dgetrf(
+            self.C + self.B @ self.border_x.T + program.border.T @ self.border_a.T
+        )
         if info != 0:
             raise LinAlgError("the border is singular")
 
     def _weighted_rows(self) -> Vector:
-        """E^-1/2 Z without rows whose part in Z^T E^-1 Z is small beside H^-1: refinement makes up for what they would add."""
+        """E^-1/2 Z without rows whose part in Z^T E^-1 Z is small beside H^-1: refinement makes up
+        for what they would add.
+        """
         rows, weight = self.program.rows, 1 / self.E
         part = np.sort(weight * self.program.squares)
-        light = part[min(int(np.searchsorted(np.cumsum(part), _LIGHT * np.min(1 / self.H))), len(part) - 1)]
+        light = part[
+            min(int(np.searchsorted(np.cumsum(part), _LIGHT * np.min(1 / self.H))), len(part) - 1)
+        ]
         heavy = np.flatnonzero(weight * self.program.squares >= light)
         if len(heavy) == len(rows):
             return np.multiply(rows, np.sqrt(weight)[:, None], out=self.program.workspace)
-        weighted = np.take(rows, heavy, axis=0, out=self.program.workspace[: len(heavy)], mode="clip")
+        weighted = np.take(
+            rows, heavy, axis=0, out=self.program.workspace[: len(heavy)], mode="clip"
+        )
         weighted *= np.sqrt(weight[heavy])[:, None]
         return weighted
 
@@ -167,7 +203,11 @@ class NewtonSystem:
         rows = self.program.rows
         if self.dual:
             a = self._core_inverse(h - w @ rows.T)
-            return a + self._core_inverse(h - (w + self.H * (a @ rows)) @ rows.T - self.E * a) if refine else a
+            return (
+                a + self._core_inverse(h - (w + self.H * (a @ rows)) @ rows.T - self.E * a)
+                if refine
+                else a
+            )
         step = self._core_inverse(w / self.H + (h / self.E) @ rows)
         a = (h - step @ rows.T) / self.E
         if not refine:
@@ -178,7 +218,9 @@ class NewtonSystem:
     def _core_inverse(self, b: Vector) -> Vector:
         return dpotrs(self.core, b.T, lower=1)[0].T
 
-    def _solve_once(self, f: Vector, h: Vector, g: Vector, *, refine: bool) -> tuple[Vector, Vector, Vector]:
+    def _solve_once(
+        self, f: Vector, h: Vector, g: Vector, *, refine: bool
+    ) -> tuple[Vector, Vector, Vector]:
         program = self.program
         x = self._apply_inverse(f)
         a = self._solve_core(program.difference(x), h, refine=refine)
@@ -186,7 +228,9 @@ class NewtonSystem:
         t: Vector = dgetrs(*self.schur, g - self.B @ x + a @ program.border)[0]
         return x + t @ self.border_x, a - t @ self.border_a, t
 
-    def _solve(self, f: Vector, h: Vector, g: Vector, refinements: int) -> tuple[Vector, Vector, Vector]:
+    def _solve(
+        self, f: Vector, h: Vector, g: Vector, refinements: int
+    ) -> tuple[Vector, Vector, Vector]:
         """The solution, refined.
 
         Raises
@@ -203,7 +247,12 @@ class NewtonSystem:
             lack_f = f - self.P * x + program.spread(a @ program.rows) - t @ self.B
             if self.coupling is not None:
                 lack_f -= np.tile(self.coupling * program.total(x), 2)
-            more = self._solve_once(lack_f, lack_h, g - self.B @ x + a @ program.border - self.C @ t, refine=not self.dual)
+            more = self._solve_once(
+                lack_f,
+                lack_h,
+                g - self.B @ x + a @ program.border - self.C @ t,
+                refine=not self.dual,
+            )
             x, a, t = x + more[0], a + more[1], t + more[2]
         return x, a, t
 
@@ -221,7 +270,9 @@ class NewtonSystem:
                 g[bound.multiplier] -= target[bound.pairs][0] / state.scalars[bound.multiplier]
                 continue
             stiffness = multipliers[bound.pairs] / slacks[bound.pairs]
-            pushes[k] = stiffness * (target[bound.pairs] / multipliers[bound.pairs] - self.lack_caps[k])
+            pushes[k] = stiffness * (
+                target[bound.pairs] / multipliers[bound.pairs] - self.lack_caps[k]
+            )
             f -= bound.scale * np.tile(pushes[k], 2)
             if bound.radius is not None:
                 g[bound.radius] += pushes[k].sum()
@@ -235,8 +286,12 @@ class NewtonSystem:
             if bound.multiplier is not None:
                 dual[bound.pairs] = t[bound.multiplier]
             else:
-                growth = program.total(bound.scale * x) - (0.0 if bound.radius is None else t[bound.radius])
-                dual[bound.pairs] = pushes[k] + multipliers[bound.pairs] / slacks[bound.pairs] * growth
+                growth = program.total(bound.scale * x) - (
+                    0.0 if bound.radius is None else t[bound.radius]
+                )
+                dual[bound.pairs] = (
+                    pushes[k] + multipliers[bound.pairs] / slacks[bound.pairs] * growth
+                )
         primal = (target - slacks * dual) / multipliers
         if program.split:
             primal[program.coordinates] = x

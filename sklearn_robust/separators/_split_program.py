@@ -1,14 +1,16 @@
-r"""The margin program in the form that the interior-point method takes: coordinates, complementary pairs and a few scalars.
+r"""The margin program in the form that the interior-point method takes: coordinates, complementary
+pairs and a few scalars.
 
 With :math:`w = u - v`, :math:`x = (u, v) \ge 0` and both norms taken of x,
 
-.. math:: \max \; \gamma \quad \text{s.t.} \quad z_i \cdot (u - v) + y_i b - \epsilon s - \gamma = \sigma_i, \quad
+.. math:: \max \; \gamma \quad \text{s.t.} \quad z_i \cdot (u - v) + y_i b - \epsilon s - \gamma =
+\sigma_i, \quad
    \|x\|_p \le 1, \quad \|x\|_{q^*} \le s, \quad x, \sigma \ge 0.
 
 At a solution no coordinate has both u and v, so the norms are those of w. For p = 2 the objective
-:math:`\gamma - \tfrac12 \|x\|_2^2` takes the place of the first bound; where no norm has a kink, w is not split. The rows are
-divided by their root mean square and by sqrt(d), and norms are power means, so that coordinates, margins and scalars are all of
-order 1.
+:math:`\gamma - \tfrac12 \|x\|_2^2` takes the place of the first bound; where no norm has a kink, w
+is not split. The rows are divided by their root mean square and by sqrt(d), and norms are power
+means, so that coordinates, margins and scalars are all of order 1.
 """
 
 from __future__ import annotations
@@ -22,12 +24,15 @@ import numpy as np
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators._margin_program import MarginProgram, Vector
 
-GAMMA = 0  # the first scalar; b and s follow where they are free, then the multipliers of power bounds
+# the first scalar; b and s follow where they are free, then the multipliers of power bounds
+GAMMA = 0
 
 
 @dataclass(frozen=True)
 class Bound:
-    """M_e(s x) <= t, the power mean over d features: sum (s x)^e / d <= t^e, or s_j (u_j + v_j) <= t where e = inf."""
+    """M_e(s x) <= t, the power mean over d features: sum (s x)^e / d <= t^e, or s_j (u_j + v_j) <=
+    t where e = inf.
+    """
 
     exponent: float
     radius: int | None  # the scalar t; None where t = 1
@@ -43,8 +48,8 @@ class State(NamedTuple):
     ----------
     coordinates : ndarray of shape (2 d,), u and then v, or of shape (d,) where w is not split
     slacks, multipliers : ndarray of shape (n_pairs,)
-        Positive, complementary at a solution: coordinates (where they are split) and their reduced costs, the sigma_i and the
-        weights a_i, the slacks of the bounds and their multipliers.
+        Positive, complementary at a solution: coordinates (where they are split) and their reduced
+        costs, the sigma_i and the weights a_i, the slacks of the bounds and their multipliers.
     scalars : ndarray of shape (n_scalars,)
     """
 
@@ -87,7 +92,9 @@ class SplitProgram:
         if program.scale is not None:  # of power mean 1, or of maximum 1
             mean = float(LpNorm(program.dual_q).value(program.scale)) / d ** (1 / program.dual_q)
             scale, eps = program.scale / mean, eps * mean
-        norms: list[tuple[float, int | None, Vector]] = [] if quadratic else [(program.p, None, ones)]
+        norms: list[tuple[float, int | None, Vector]] = (
+            [] if quadratic else [(program.p, None, ones)]
+        )
         norms += [(program.dual_q, radius, scale)] if attacked else []
         for exponent, t, s in norms:
             capped = exponent == math.inf
@@ -133,13 +140,17 @@ class SplitProgram:
         return x[..., :d] - x[..., d:] if self.split else x
 
     def total(self, x: Vector) -> Vector:
-        """The u + v of coordinates, or anything else of this shape, that are split: (2 d,) -> (d,)."""
+        """The u + v of coordinates, or anything else of this shape, that are split: (2 d,) ->
+        (d,).
+        """
         d = self.rows.shape[1]
         return x[:d] + x[d:]
 
     def spread(self, weighted_sum: Vector) -> Vector:
         """The transpose of `difference`: (..., d) -> (..., 2 d)."""
-        return np.concatenate([weighted_sum, -weighted_sum], axis=-1) if self.split else weighted_sum
+        return (
+            np.concatenate([weighted_sum, -weighted_sum], axis=-1) if self.split else weighted_sum
+        )
 
     def coef(self, state: State) -> Vector:
         """The w that an iterate stands for."""
@@ -149,7 +160,9 @@ class SplitProgram:
         return 1.0 if bound.radius is None else float(state.scalars[bound.radius])
 
     def start(self) -> State:
-        """A point inside every bound, with weights and reduced costs of the size that their sums ask for."""
+        """A point inside every bound, with weights and reduced costs of the size that their sums
+        ask for.
+        """
         n, d = self.rows.shape
         size = 0.25 if self.bounds and self.bounds[0].exponent == math.inf else 1.0
         if self.bounds and self.bounds[0].radius is None and size == 1:
@@ -160,11 +173,18 @@ class SplitProgram:
         multipliers[self.margins] = 1 / n
         for bound in self.bounds:
             if bound.radius is not None:
-                scalars[bound.radius] = 2 * size * 2 ** (1 / bound.exponent if bound.exponent < math.inf else 1)
+                scalars[bound.radius] = (
+                    2 * size * 2 ** (1 / bound.exponent if bound.exponent < math.inf else 1)
+                )
             t = 1.0 if bound.radius is None else scalars[bound.radius]
             slacks[bound.pairs] = 0.5 * t
             if bound.exponent == math.inf:
                 multipliers[bound.pairs] = 1 / d
             else:
                 scalars[bound.multiplier] = 1.0
-        return State(np.full(2 * d if self.split else d, size if self.split else 0.0), slacks, multipliers, scalars)
+        return State(
+            np.full(2 * d if self.split else d, size if self.split else 0.0),
+            slacks,
+            multipliers,
+            scalars,
+        )

@@ -1,7 +1,9 @@
-r"""The largest margin as a cone program, or for p = 2 as a quadratic one, written block by block and handed to clarabel.
+r"""The largest margin as a cone program, or for p = 2 as a quadratic one, written block by block
+and handed to clarabel.
 
-The cone program has second-order cones for exponent 2 and power cones for the rest. For p = 2 the minimiser of
-:math:`\tfrac12 \|w\|_2^2 - \gamma` has the same direction, and in both the multipliers of the margins sum to 1.
+The cone program has second-order cones for exponent 2 and power cones for the rest. For p = 2 the
+minimiser of :math:`\tfrac12 \|w\|_2^2 - \gamma` has the same direction, and in both the multipliers
+of the margins sum to 1.
 """
 
 from __future__ import annotations
@@ -18,15 +20,20 @@ from sklearn_robust._interrupts import interruptible
 from sklearn_robust.certificates import Point
 from sklearn_robust.separators._margin_program import MarginProgram, SolverFailure, Vector
 
-_TOLERANCE = 1e-12  # asked of clarabel; it stops earlier where rounding ends its progress, and the certificate decides
-_REGULARISATION = 1e-12  # of its linear systems; the default 1e-8 costs accuracy on features of unlike sizes
+# asked of clarabel; it stops earlier where rounding ends its progress, and the certificate decides
+_TOLERANCE = 1e-12
+# of its linear systems; the default 1e-8 costs accuracy on features of unlike sizes
+_REGULARISATION = 1e-12
 _MAX_ITER = 200  # most programs need less than 50
-_STEP = 0.9  # of the way to the boundary; with the default 0.99 power cones were seen to stall far from the solution
+# of the way to the boundary; with the default 0.99 power cones were seen to stall far from the
+# solution
+_STEP = 0.9
 
 
 @dataclass
 class ConicProgram:
-    r"""Minimise :math:`\tfrac12 \sum_j P_j x_j^2 + c \cdot x` subject to :math:`A x + b` in a product of cones.
+    r"""Minimise :math:`\tfrac12 \sum_j P_j x_j^2 + c \cdot x` subject to :math:`A x + b` in a
+    product of cones.
 
     Columns are added first come, first served; each block of rows names the columns it touches.
     """
@@ -87,7 +94,9 @@ class ConicProgram:
 
         solution = interruptible(solve)
         x, z = np.asarray(solution.x), np.asarray(solution.z)
-        if not (np.isfinite(x).all() and np.isfinite(z).all()) or "Infeasible" in str(solution.status):
+        if not (np.isfinite(x).all() and np.isfinite(z).all()) or "Infeasible" in str(
+            solution.status
+        ):
             raise SolverFailure(f"clarabel: {solution.status}")
         return x, z
 
@@ -142,7 +151,9 @@ def solve_quadratic_program(program: MarginProgram) -> Point:
 
 
 def _with_margins(program: MarginProgram) -> tuple[ConicProgram, slice, int]:
-    """The program that maximises the smallest of n margins, its columns w, which are still unbounded, and n."""
+    """The program that maximises the smallest of n margins, its columns w, which are still
+    unbounded, and n.
+    """
     import clarabel
 
     n, d = program.rows.shape
@@ -161,31 +172,49 @@ def _with_margins(program: MarginProgram) -> tuple[ConicProgram, slice, int]:
     return conic, w, n
 
 
-def _bound_norm(conic: ConicProgram, w: slice, tau: slice, r: float, scale: Vector | None = None) -> None:
-    """Add ||scale w||_r <= tau: linear rows for r in {1, inf}, a second-order cone for 2, else a power cone a coordinate."""
+def _bound_norm(
+    conic: ConicProgram, w: slice, tau: slice, r: float, scale: Vector | None = None
+) -> None:
+    """Add ||scale w||_r <= tau: linear rows for r in {1, inf}, a second-order cone for 2, else a
+    power cone a coordinate.
+    """
     import clarabel
 
     d = w.stop - w.start
-    scaled = sparse.eye_array(d, format="csr") if scale is None else sparse.csr_array(sparse.diags_array(scale))
+    scaled = (
+        sparse.eye_array(d, format="csr")
+        if scale is None
+        else sparse.csr_array(sparse.diags_array(scale))
+    )
     if scale is not None:  # a feature of scale 0 needs no row
         scaled = scaled[np.flatnonzero(scale)]
         d = scaled.shape[0]
     identity, ones = sparse.eye_array(d), np.ones((d, 1))
     if r == math.inf:
         for sign in (1.0, -1.0):
-            conic.add_rows([clarabel.NonnegativeConeT(d)], [(tau, ones), (w, sign * scaled)], np.zeros(d))
+            conic.add_rows(
+                [clarabel.NonnegativeConeT(d)], [(tau, ones), (w, sign * scaled)], np.zeros(d)
+            )
         return
     if r == 2:
         first, rest = np.eye(d + 1, 1), sparse.eye_array(d + 1, d, k=-1)
-        conic.add_rows([clarabel.SecondOrderConeT(d + 1)], [(tau, first), (w, rest @ scaled)], np.zeros(d + 1))
+        conic.add_rows(
+            [clarabel.SecondOrderConeT(d + 1)], [(tau, first), (w, rest @ scaled)], np.zeros(d + 1)
+        )
         return
     t = conic.add_columns(d)
     if r == 1:
         for sign in (1.0, -1.0):
-            conic.add_rows([clarabel.NonnegativeConeT(d)], [(t, identity), (w, sign * scaled)], np.zeros(d))
+            conic.add_rows(
+                [clarabel.NonnegativeConeT(d)], [(t, identity), (w, sign * scaled)], np.zeros(d)
+            )
     else:  # |w_j| <= t_j^(1/r) tau^(1-1/r): with sum t_j <= tau this is sum |w_j|^r <= tau^r
         place = [sparse.kron(identity, np.eye(3, 1, -k)) for k in range(3)]
         conic.add_rows(
-            [clarabel.PowerConeT(1 / r)] * d, [(t, place[0]), (tau, place[1] @ ones), (w, place[2] @ scaled)], np.zeros(3 * d)
+            [clarabel.PowerConeT(1 / r)] * d,
+            [(t, place[0]), (tau, place[1] @ ones), (w, place[2] @ scaled)],
+            np.zeros(3 * d),
         )
-    conic.add_rows([clarabel.NonnegativeConeT(1)], [(tau, np.ones((1, 1))), (t, -ones.T)], np.zeros(1))
+    conic.add_rows(
+        [clarabel.NonnegativeConeT(1)], [(tau, np.ones((1, 1))), (t, -ones.T)], np.zeros(1)
+    )

@@ -1,8 +1,9 @@
 r"""A dense primal-dual interior-point method for the margin program, for every p and q.
 
-Mehrotra's predictor and corrector on the form of `_split_program`, with the linear algebra of `_newton_system`: one weighted
-symmetric product and one Cholesky factor of size min(n, d) an iteration. The program is feasible and bounded at every eps, also
-beyond eps*, where its solution is w = 0: no case is special. Every iterate is certified, and the best one is returned.
+Mehrotra's predictor and corrector on the form of `_split_program`, with the linear algebra of
+`_newton_system`: one weighted symmetric product and one Cholesky factor of size min(n, d) an
+iteration. The program is feasible and bounded at every eps, also beyond eps*, where its solution is
+w = 0: no case is special. Every iterate is certified, and the best one is returned.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ _LATE = 1e-3  # gap below which they are refined twice
 _MAX_DENSE = 30_000_000  # entries of a dense program
 _RIPE = 1e-4  # gap below which the face of the solution may be known
 _RIPER = 1e-2  # of the gap at which it was not: the next attempt
-_TO_BOUNDARY, _CAUTIOUS = 0.9995, 0.99  # of the way to the boundary, with little and with much centring
+# of the way to the boundary, with little and with much centring
+_TO_BOUNDARY, _CAUTIOUS = 0.9995, 0.99
 _MUCH_CENTRING = 0.01
 
 
@@ -51,8 +53,8 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> Point:
     Returns
     -------
     Point
-        The iterate of least certified gap, or where none had a margin, of least bound: a bound of zero proves that no robust
-        separator exists.
+        The iterate of least certified gap, or where none had a margin, of least bound: a bound of
+        zero proves that no robust separator exists.
 
     Raises
     ------
@@ -80,11 +82,18 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> Point:
                 if end.gap <= tol:
                     return end
                 ripe = _RIPER * gap
-        # far beyond the precision of float64 nothing is finite any more: the best iterate is then already known
+        # far beyond the precision of float64 nothing is finite any more: the best iterate is then
+        # already known
         with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
             try:
                 easy = _EARLY < gap < math.inf and misses == 0
-                state = _step(form, state, scores, weighted_sum, refinements=0 if easy else 1 if gap > _LATE else 2)
+                state = _step(
+                    form,
+                    state,
+                    scores,
+                    weighted_sum,
+                    refinements=0 if easy else 1 if gap > _LATE else 2,
+                )
             except LinAlgError:
                 break
         if not all(np.isfinite(part).all() for part in state):
@@ -94,7 +103,9 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> Point:
     return best
 
 
-def _step(form: SplitProgram, state: State, scores: Vector, weighted_sum: Vector, refinements: int) -> State:
+def _step(
+    form: SplitProgram, state: State, scores: Vector, weighted_sum: Vector, refinements: int
+) -> State:
     """Predictor and corrector from one iterate."""
     system = NewtonSystem(form, state, scores, weighted_sum, refine=refinements > 0)
     products = state.slacks * state.multipliers
@@ -110,7 +121,9 @@ def _step(form: SplitProgram, state: State, scores: Vector, weighted_sum: Vector
     scalars = state.scalars + primal * step.scalars
     for bound in form.bounds:
         if bound.multiplier is not None:
-            scalars[bound.multiplier] = state.scalars[bound.multiplier] + dual * step.scalars[bound.multiplier]
+            scalars[bound.multiplier] = (
+                state.scalars[bound.multiplier] + dual * step.scalars[bound.multiplier]
+            )
     return State(
         state.coordinates + primal * step.coordinates,
         state.slacks + primal * step.slacks,

@@ -1,6 +1,7 @@
 r"""The largest margin as a linear program: p in {1, inf}, and q in {1, inf} or no adversary.
 
-The norms are linear in :math:`w = u - v` with :math:`u, v \ge 0`, for at a solution no coordinate has both.
+The norms are linear in :math:`w = u - v` with :math:`u, v \ge 0`, for at a solution no coordinate
+has both.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from sklearn_robust._interrupts import interruptible
 from sklearn_robust.certificates import Point
 from sklearn_robust.separators._margin_program import MarginProgram, SolverFailure
 
-_TOLERANCES = (1e-10, 1e-7)  # the least that HiGHS accepts, and its default, for programs on which it cycles at the first
+# the least that HiGHS accepts, and its default, for programs on which it cycles at the first
+_TOLERANCES = (1e-10, 1e-7)
 _MAX_ITER = 20  # simplex iterations for each row and column; most programs need about one,
 _FEW_ITER = 20_000  # small ones near eps* a hundred: these take a fraction of a second
 
@@ -50,7 +52,9 @@ def solve_linear_program(program: MarginProgram) -> Point:
     total = np.ones((1, 2 * d))
 
     # columns u (d), v (d), b if it is free, gamma, and s >= ||w||_q* under attack; rows A x <= b
-    blocks: list[list[Any]] = [[split, -labels, np.ones((n, 1)), np.full((n, int(attacked)), program.eps)]]
+    blocks: list[list[Any]] = [
+        [split, -labels, np.ones((n, 1)), np.full((n, int(attacked)), program.eps)]
+    ]
     limits = [np.zeros(n)]
     if program.p == 1:
         blocks.append([total, None, None, None])
@@ -62,7 +66,9 @@ def solve_linear_program(program: MarginProgram) -> Point:
         blocks.append([bounded, None, None, -np.ones((bounded.shape[0], 1))])
         limits.append(np.zeros(bounded.shape[0]))
 
-    A = sparse.block_array([[block if block is None else sparse.csr_array(block) for block in row] for row in blocks])
+    A = sparse.block_array(
+        [[block if block is None else sparse.csr_array(block) for block in row] for row in blocks]
+    )
     n_free = labels.shape[1] + 1
     cost = np.zeros(A.shape[1])
     cost[2 * d + n_free - 1] = -1

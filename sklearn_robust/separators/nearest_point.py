@@ -1,14 +1,16 @@
-r"""The separator of largest l_2 margin as the nearest point of a convex hull, by SciPy's non-negative least squares.
+r"""The separator of largest l_2 margin as the nearest point of a convex hull, by SciPy's
+non-negative least squares.
 
-The dual of the program with p = 2 and no adversary looks for the point of the convex hull of the signed rows that is nearest to
-the origin. With weights of any sum,
+The dual of the program with p = 2 and no adversary looks for the point of the convex hull of the
+signed rows that is nearest to the origin. With weights of any sum,
 
 .. math:: \min_{l \ge 0} \; \|Z^T l\|_2^2 + \big(\textstyle\sum_i l_i - 1\big)^2,
 
-has the same solution up to scale: on the ray of weights t a, a in the simplex, the least value is an increasing function of
-:math:`\|Z^T a\|_2`. The active-set method of Lawson and Hanson ends exactly, after about as many steps as rows carry weight. At
-most d + 1 do, so it runs on sets of rows: those with weight, and those that lie nearer to the origin than the plane through the
-nearest point. From set to set the distance falls, so that no set comes twice.
+has the same solution up to scale: on the ray of weights t a, a in the simplex, the least value is
+an increasing function of :math:`\|Z^T a\|_2`. The active-set method of Lawson and Hanson ends
+exactly, after about as many steps as rows carry weight. At most d + 1 do, so it runs on sets of
+rows: those with weight, and those that lie nearer to the origin than the plane through the nearest
+point. From set to set the distance falls, so that no set comes twice.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ _EXACT = 1e-13  # share of its distance by which a row may lie nearer than the p
 
 
 def suits(program: MarginProgram) -> bool:
-    """Few features, no adversary, no intercept, and p = 2; the semismooth Newton method takes dense rows no more than them."""
+    """Few features, no adversary, no intercept, and p = 2; the semismooth Newton method takes dense
+    rows no more than them.
+    """
     n, d = program.rows.shape
     plain = program.soft_threshold and program.eps == 0 and program.labels is None
     return plain and d <= _FEW_COLUMNS and (n > d or sparse.issparse(program.rows))

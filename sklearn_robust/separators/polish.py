@@ -1,13 +1,15 @@
-r"""Newton's method on the optimality conditions: from a solver's answer to one that is exact up to rounding.
+r"""Newton's method on the optimality conditions: from a solver's answer to one that is exact up to
+rounding.
 
-At the solution of the margin program the rows that carry weight have one margin :math:`\gamma`, and w lies on a face of the
-norms: a 1-norm holds coordinates at zero, a maximum norm ties coordinates in absolute value. On that face, :math:`w = B\theta`,
-both norms are smooth, and for the active rows the optimality conditions are equations,
+At the solution of the margin program the rows that carry weight have one margin :math:`\gamma`, and
+w lies on a face of the norms: a 1-norm holds coordinates at zero, a maximum norm ties coordinates
+in absolute value. On that face, :math:`w = B\theta`, both norms are smooth, and for the active rows
+the optimality conditions are equations,
 
 .. math::
 
-    B^T \big( \gamma \nabla \tfrac12 \|w\|_p^2 + \epsilon \nabla \|w\|_{q^*} - Z^T a \big) = 0, \quad y^T a = 0, \quad
-    z_i \cdot w + y_i b - \epsilon \|w\|_{q^*} = \gamma.
+    B^T \big( \gamma \nabla \tfrac12 \|w\|_p^2 + \epsilon \nabla \|w\|_{q^*} - Z^T a \big) = 0,
+    \quad y^T a = 0, \quad z_i \cdot w + y_i b - \epsilon \|w\|_{q^*} = \gamma.
 
 One linear system then serves linear, quadratic and cone programs alike.
 """
@@ -32,17 +34,22 @@ _ROUNDS = 12
 EXACT = 1e-11  # gap below which there is nothing to gain
 _PATIENCE = 3  # rounds without a smaller gap
 _SURE = 0.1  # of the gap that a step leaves at most where the face is right
-_REGULARISATION = 1e-11  # solves the system where rows repeat or the face leaves a freedom; repeated steps correct for it
+# solves the system where rows repeat or the face leaves a freedom; repeated steps correct for it
+_REGULARISATION = 1e-11
 _EQUILIBRATIONS = 4  # each halves the exponents by which the units of features differ
-_LEAST_ENTRY = 1e-12  # smaller entries, relative to the largest, count as this large in the curvature of a norm
+# smaller entries, relative to the largest, count as this large in the curvature of a norm
+_LEAST_ENTRY = 1e-12
 _MAX_UNKNOWNS, _CHEAP = 6000, 400  # of the dense system, and how many cost next to nothing
 
 
-def polished(program: MarginProgram, point: Point, tol: float, *, sure: bool = False) -> tuple[Certified, bool]:
-    """The best of a point and of Newton steps from it, which end at a gap of tol or where they no longer help.
+def polished(
+    program: MarginProgram, point: Point, tol: float, *, sure: bool = False
+) -> tuple[Certified, bool]:
+    """The best of a point and of Newton steps from it, which end at a gap of tol or where they no
+    longer help.
 
-    Where the system is small one step is made in any case: a gap is quadratic in the error of the coefficients, so that they
-    are less exact than it tells, and zeros become exact.
+    Where the system is small one step is made in any case: a gap is quadratic in the error of the
+    coefficients, so that they are less exact than it tells, and zeros become exact.
 
     Parameters
     ----------
@@ -76,33 +83,39 @@ def polished(program: MarginProgram, point: Point, tol: float, *, sure: bool = F
     return best, best.margin > first.margin or best.bound < first.bound
 
 
-def newton_step(program: MarginProgram, point: Point, max_unknowns: int = _MAX_UNKNOWNS) -> Point | None:
+def newton_step(
+    program: MarginProgram, point: Point, max_unknowns: int = _MAX_UNKNOWNS
+) -> Point | None:
     """One Newton step on the face that a point lies next to.
 
     Parameters
     ----------
     program : MarginProgram
     point : Point
-        Of any scale; its weights are feasible (>= 0, of sum 1, and of equal class sums with an intercept).
+        Of any scale; its weights are feasible (>= 0, of sum 1, and of equal class sums with an
+        intercept).
     max_unknowns : int
 
     Returns
     -------
     Point or None
-        None where features have scales, where the point has no margin, and so no face to step on, or where the system is
-        singular or too large. The step may lead away: only its certificate tells.
+        None where features have scales, where the point has no margin, and so no face to step on,
+        or where the system is singular or too large. The step may lead away: only its certificate
+        tells.
     """
     norm, penalty_norm = program.norm, program.penalty_norm
     if not isinstance(penalty_norm, LpNorm):
         return None  # the faces here are those of norms that treat all features alike
     a = point.weights
     weighted_sum = program.rows.T @ a
-    left = penalty_norm.dual.residual(weighted_sum, program.eps, norm.dual)  # what the adversary leaves of Z^T a
+    # what the adversary leaves of Z^T a
+    left = penalty_norm.dual.residual(weighted_sum, program.eps, norm.dual)
     distance = norm.dual.value(left)
     if distance == 0 or not point.coef.any():
         return None
 
-    # The weights imply subgradients of both norms, which choose the face, and w itself where the norm p is smooth
+    # The weights imply subgradients of both norms, which choose the face, and w itself where the
+    # norm p is smooth
     w = norm.steepest_direction(left) if 1 < program.p < math.inf else point.coef
     faces = [(program.p, left / distance)]
     if program.eps > 0:
@@ -129,10 +142,13 @@ def newton_step(program: MarginProgram, point: Point, max_unknowns: int = _MAX_U
     return Point(step.coef, weights)
 
 
-def _solve_conditions(program: MarginProgram, w: Vector, a: Vector, face: _Face, gamma: float, slack: Vector) -> Point | None:
+def _solve_conditions(
+    program: MarginProgram, w: Vector, a: Vector, face: _Face, gamma: float, slack: Vector
+) -> Point | None:
     """Newton's equations at (w, a) for a program of active rows only, on a face."""
     n, m = len(a), face.dimension
-    # gamma ||w||_p^2 / 2 + eps ||w||_q*: its gradient, and its curvature as a diagonal plus a rank for each norm
+    # gamma ||w||_p^2 / 2 + eps ||w||_q*: its gradient, and its curvature as a diagonal plus a rank
+    # for each norm
     u, diagonal, shrink = _derivatives(w, program.norm)
     gradient, diagonal, ranks = gamma * u, gamma * diagonal, [(u, gamma * (1 - shrink))]
     slope = np.zeros_like(w)
@@ -143,7 +159,8 @@ def _solve_conditions(program: MarginProgram, w: Vector, a: Vector, face: _Face,
         ranks.append((v, -weight * shrink))
     ranks = [(direction, size) for direction, size in ranks if size != 0]
 
-    # unknowns: the face's m coordinates, the intercept where it is free, one for each rank, and the n weights
+    # unknowns: the face's m coordinates, the intercept where it is free, one for each rank, and the
+    # n weights
     first = m + (program.labels is not None)
     rows = slice(first + len(ranks), first + len(ranks) + n)
     system = np.zeros((rows.stop, rows.stop))
@@ -165,9 +182,11 @@ def _solve_conditions(program: MarginProgram, w: Vector, a: Vector, face: _Face,
 
 
 def _solve_saddle_point(system: Vector, goal: Vector, n_primal: int) -> Vector | None:
-    """The solution of a symmetric system, convex in its first unknowns and concave in the others; None where it is singular.
+    """The solution of a symmetric system, convex in its first unknowns and concave in the others;
+    None where it is singular.
 
-    Features may have units of their own: a small system is divided by units that make the largest entry of each row 1.
+    Features may have units of their own: a small system is divided by units that make the largest
+    entry of each row 1.
     """
     units = np.ones(len(goal))
     for _ in range(_EQUILIBRATIONS if len(goal) <= _CHEAP else 0):
@@ -180,8 +199,11 @@ def _solve_saddle_point(system: Vector, goal: Vector, n_primal: int) -> Vector |
     pivots[n_primal:] -= _REGULARISATION
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", LinAlgWarning)  # an inexact step is judged by its certificate
-            step = units * solve(system, units * goal, assume_a="general", overwrite_a=True, check_finite=False)
+            # an inexact step is judged by its certificate
+            warnings.simplefilter("ignore", LinAlgWarning)
+            step = units * solve(
+                system, units * goal, assume_a="general", overwrite_a=True, check_finite=False
+            )
     except LinAlgError:  # exactly singular
         return None
     return step if np.isfinite(step).all() else None
@@ -189,7 +211,9 @@ def _solve_saddle_point(system: Vector, goal: Vector, n_primal: int) -> Vector |
 
 @dataclass(frozen=True)
 class _Face:
-    """Vectors that share zero coordinates, and tied ones with their signs: one unknown for each free one, one for the tied."""
+    """Vectors that share zero coordinates, and tied ones with their signs: one unknown for each
+    free one, one for the tied.
+    """
 
     free: NDArray[np.intp]
     tied: NDArray[np.intp]
@@ -200,7 +224,8 @@ class _Face:
     def next_to(cls, w: Vector, faces: list[tuple[float, Vector]]) -> _Face:
         """The face for exponents and subgradients at w.
 
-        A coordinate is at zero, or tied, if its subgradient is further from leaving the face than its entry.
+        A coordinate is at zero, or tied, if its subgradient is further from leaving the face than
+        its entry.
         """
         size = np.abs(w) / np.abs(w).max()
         zero, tied = np.zeros(w.shape, dtype=bool), np.zeros(w.shape, dtype=bool)
@@ -218,7 +243,9 @@ class _Face:
         return len(self.free) + bool(len(self.tied))
 
     def gather(self, x: Any, *, squared: bool = False) -> Vector:
-        """B^T x along the last axis, from (..., d) to (..., dimension); with `squared` the diagonal of B^T diag(x) B."""
+        """B^T x along the last axis, from (..., d) to (..., dimension); with `squared` the diagonal
+        of B^T diag(x) B.
+        """
         free = x[..., self.free]
         free = free.toarray() if sparse.issparse(free) else free
         if not len(self.tied):

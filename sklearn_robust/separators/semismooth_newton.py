@@ -1,13 +1,16 @@
-r"""The separator of least 2-norm against l_inf perturbations, or none, by a semismooth Newton method that ends exactly.
+r"""The separator of least 2-norm against l_inf perturbations, or none, by a semismooth Newton
+method that ends exactly.
 
-The dual of :math:`\min \tfrac12 \|w\|_2^2` subject to :math:`z_i \cdot w - \epsilon \|w\|_1 \ge 1` has one unknown a sample,
+The dual of :math:`\min \tfrac12 \|w\|_2^2` subject to :math:`z_i \cdot w - \epsilon \|w\|_1 \ge 1`
+has one unknown a sample,
 
 .. math:: \min_{l \ge 0} \; \tfrac12 \|w(l)\|_2^2 - \sum_i l_i, \qquad
    w(l) = \mathrm{soft}\big(Z^T l, \; \epsilon \textstyle\sum_i l_i\big),
 
-piecewise quadratic with gradient :math:`z_i \cdot w - \epsilon \|w\|_1 - 1`. A Newton step solves a system over the samples
-that carry weight and the features that w uses; once both sets are right the next step is the solution. It takes a handful of
-steps where the samples are no more than the features and eps is not close to eps*.
+piecewise quadratic with gradient :math:`z_i \cdot w - \epsilon \|w\|_1 - 1`. A Newton step solves a
+system over the samples that carry weight and the features that w uses; once both sets are right the
+next step is the solution. It takes a handful of steps where the samples are no more than the
+features and eps is not close to eps*.
 """
 
 from __future__ import annotations
@@ -31,10 +34,17 @@ _DECREASE = 1e-4  # of the slope that a step must keep
 def suits(program: MarginProgram) -> bool:
     """No more samples than features, dense, no intercept, p = 2, and q = inf or no adversary."""
     n, d = program.rows.shape
-    return program.soft_threshold and program.labels is None and n <= d and not sparse.issparse(program.rows)
+    return (
+        program.soft_threshold
+        and program.labels is None
+        and n <= d
+        and not sparse.issparse(program.rows)
+    )
 
 
-def solve_semismooth_newton(program: MarginProgram, tol: float = 1e-9, start: Vector | None = None) -> Point:
+def solve_semismooth_newton(
+    program: MarginProgram, tol: float = 1e-9, start: Vector | None = None
+) -> Point:
     """Solve to a certified relative gap of tol.
 
     Parameters
@@ -52,16 +62,19 @@ def solve_semismooth_newton(program: MarginProgram, tol: float = 1e-9, start: Ve
     Raises
     ------
     SolverFailure
-        If the gap is not reached: near eps*, or with more samples than features, the interior-point method is the better one.
+        If the gap is not reached: near eps*, or with more samples than features, the interior-point
+        method is the better one.
     """
     Z, eps = program.rows, program.eps
     weights = np.full(len(Z), 1 / len(Z)) if start is None else start
     w, reached = _primal(Z, weights, eps), False
-    gram = None if eps > 0 else dsyrk(1.0, np.ascontiguousarray(Z).T, trans=1, lower=1)  # of all rows and features, once
+    # of all rows and features, once
+    gram = None if eps > 0 else dsyrk(1.0, np.ascontiguousarray(Z).T, trans=1, lower=1)
     for _ in range(_MAX_ITER):
         square, mass = float(w @ w), float(weights.sum())
         if square <= (_NOTHING * mass) ** 2:
-            return Point(w, weights)  # the weights prove that no separator exists, or only one of no margin to speak of
+            # the weights prove that no separator exists, or only one of no margin to speak of
+            return Point(w, weights)
         scale = mass / square  # the best point of the ray through the weights
         weights, w, square, mass = scale * weights, scale * w, scale**2 * square, scale * mass
         margins = Z @ w - eps * np.abs(w).sum()
@@ -72,7 +85,10 @@ def solve_semismooth_newton(program: MarginProgram, tol: float = 1e-9, start: Ve
         reached = gap <= tol  # one more step makes it exact
         gradient = margins - 1
         free = (weights > 0) | (gradient < 0)
-        step = _newton_step(_used_gram(Z, w, eps, free) if gram is None else gram[np.ix_(free, free)], gradient[free])
+        step = _newton_step(
+            _used_gram(Z, w, eps, free) if gram is None else gram[np.ix_(free, free)],
+            gradient[free],
+        )
         moved = _line_search(Z, eps, weights, gradient, free, step, 0.5 * square - mass)
         if moved is None and reached:  # rounding alone is left
             return Point(w, weights)
@@ -91,7 +107,9 @@ def _primal(Z: Vector, weights: Vector, eps: float) -> Vector:
 
 
 def _used_gram(Z: Vector, w: Vector, eps: float, free: Vector) -> Vector:
-    """Products of the rows that carry weight, in the features that w uses, less what the adversary takes; lower triangle."""
+    """Products of the rows that carry weight, in the features that w uses, less what the adversary
+    takes; lower triangle.
+    """
     used = np.flatnonzero(w)
     rows = (Z if free.all() else Z[free]).take(used, axis=1)
     rows -= eps * np.sign(w[used])
@@ -99,7 +117,9 @@ def _used_gram(Z: Vector, w: Vector, eps: float, free: Vector) -> Vector:
 
 
 def _newton_step(gram: Vector, gradient: Vector) -> Vector:
-    """The step of the free weights that would make their margins 1 if the features in use stayed the same."""
+    """The step of the free weights that would make their margins 1 if the features in use stayed
+    the same.
+    """
     pivots = np.einsum("ii->i", gram)
     pivots += _RIDGE * pivots.mean()
     try:
@@ -110,15 +130,25 @@ def _newton_step(gram: Vector, gradient: Vector) -> Vector:
 
 
 def _line_search(
-    Z: Vector, eps: float, weights: Vector, gradient: Vector, free: Vector, step: Vector, value: float
+    Z: Vector,
+    eps: float,
+    weights: Vector,
+    gradient: Vector,
+    free: Vector,
+    step: Vector,
+    value: float,
 ) -> tuple[Vector, Vector] | None:
-    """Weights, and their w, after as much of the step, projected on l >= 0, as decreases the dual; None where none does."""
+    """Weights, and their w, after as much of the step, projected on l >= 0, as decreases the dual;
+    None where none does.
+    """
     length = 1.0
     for _ in range(_MAX_HALVINGS):
         moved = weights.copy()
         moved[free] = np.maximum(weights[free] + length * step, 0)
         w = _primal(Z, moved, eps)
-        if 0.5 * float(w @ w) - moved.sum() <= value + _DECREASE * float(gradient @ (moved - weights)):
+        if 0.5 * float(w @ w) - moved.sum() <= value + _DECREASE * float(
+            gradient @ (moved - weights)
+        ):
             return moved, w
         length *= 0.5
     return None

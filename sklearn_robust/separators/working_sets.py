@@ -1,8 +1,10 @@
-r"""Programs with far more rows than columns, or far more columns than rows, from a sequence of small ones.
+r"""Programs with far more rows than columns, or far more columns than rows, from a sequence of
+small ones.
 
-Few samples carry weight at a solution, and for p = 1, or p = 2 against l_inf perturbations, few features are used. The
-program is solved on a set of rows (or columns) that is likely to hold them, its answer is certified on all of them, and the set
-takes in what the answer violates, until the certificate holds. Early rounds are solved roughly.
+Few samples carry weight at a solution, and for p = 1, or p = 2 against l_inf perturbations, few
+features are used. The program is solved on a set of rows (or columns) that is likely to hold them,
+its answer is certified on all of them, and the set takes in what the answer violates, until the
+certificate holds. Early rounds are solved roughly.
 """
 
 from __future__ import annotations
@@ -40,12 +42,15 @@ def suits_row_sets(program: MarginProgram) -> bool:
 def suits_column_sets(program: MarginProgram) -> bool:
     """Many entries, many more columns than rows, and a solution that uses few of them."""
     n, d = program.rows.shape
-    few_used = program.scale is None and (program.p == 1 or (program.soft_threshold and program.eps > 0))
+    few_used = program.scale is None and (
+        program.p == 1 or (program.soft_threshold and program.eps > 0)
+    )
     return n * d >= _LARGE and d > _WIDE * n and few_used
 
 
 def solve_on_row_sets(program: MarginProgram, tol: float = 1e-9) -> Point:
-    """Solve a program with many more rows than columns by the interior-point method on sets of rows.
+    """Solve a program with many more rows than columns by the interior-point method on sets of
+    rows.
 
     Parameters
     ----------
@@ -92,7 +97,8 @@ def solve_on_row_sets(program: MarginProgram, tol: float = 1e-9) -> Point:
 
 
 def solve_on_column_sets(program: MarginProgram, tol: float = 1e-9) -> Point:
-    """Solve a program with many more columns than rows by the interior-point method on sets of columns.
+    """Solve a program with many more columns than rows by the interior-point method on sets of
+    columns.
 
     Parameters
     ----------
@@ -124,9 +130,14 @@ def solve_on_column_sets(program: MarginProgram, tol: float = 1e-9) -> Point:
         proven = program.certify(point, scores, weighted_sum)
         if proven.bound <= _NOTHING or proven.gap <= tol:
             return point
-        # the weighted sum of an unused feature may be as large as the answer's bound (p = 1), or as eps (p = 2)
+        # the weighted sum of an unused feature may be as large as the answer's bound (p = 1), or as
+        # eps (p = 2)
         strength = np.abs(weighted_sum) / small.weights.sum()
-        allowed = part.certify(small, scores, weighted_sum[chosen]).bound if program.p == 1 else program.eps
+        allowed = (
+            part.certify(small, scores, weighted_sum[chosen]).bound
+            if program.p == 1
+            else program.eps
+        )
         strength[chosen] = 0
         violated = np.flatnonzero(strength > allowed)
         if not len(violated) and rough < tol:
@@ -143,7 +154,9 @@ def _first_rows(program: MarginProgram, size: int) -> Vector:
     return _keeping_both_classes(program, order, size)
 
 
-def _kept(program: MarginProgram, chosen: Vector, weights: Vector, scores: Vector, size: int) -> Vector:
+def _kept(
+    program: MarginProgram, chosen: Vector, weights: Vector, scores: Vector, size: int
+) -> Vector:
     """The chosen rows that carry weight, and up to a size those of least score.
 
     Without a row that carries weight the next bound would rise, and the row would come back.
@@ -154,7 +167,9 @@ def _kept(program: MarginProgram, chosen: Vector, weights: Vector, scores: Vecto
 
 
 def _keeping_both_classes(program: MarginProgram, order: Vector, size: int) -> Vector:
-    """The first rows in this order; with an intercept the first of each class too, without which nothing bounds it."""
+    """The first rows in this order; with an intercept the first of each class too, without which
+    nothing bounds it.
+    """
     chosen = order[:size]
     if program.labels is not None:
         for side in (-1, 1):

@@ -6,4 +6,11 @@ from sklearn_robust.solvers.diagonal_descent import diagonal_descent
 from sklearn_robust.solvers.robust_risk import minimise_robust_risk
 from sklearn_robust.solvers.steepest_descent import descent_grid, steepest_descent
 
-__all__ = ["Solution", "accelerated_margin", "descent_grid", "diagonal_descent", "minimise_robust_risk", "steepest_descent"]
+__all__ = [
+    "Solution",
+    "accelerated_margin",
+    "descent_grid",
+    "diagonal_descent",
+    "minimise_robust_risk",
+    "steepest_descent",
+]

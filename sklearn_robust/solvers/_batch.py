@@ -1,8 +1,9 @@
-"""One problem or several in the same formulas: how a batch keeps its vectors and numbers, and multiplies with shared data.
+"""One problem or several in the same formulas: how a batch keeps its vectors and numbers, and
+multiplies with shared data.
 
-The vectors of one problem are one-dimensional and its numbers are floats; those of several are rows (k, m) and columns (k, 1).
-A number enters arithmetic with vectors through a factor: an array of the vectors' type, with no axes or with shape (k, 1), that
-is filled anew each time.
+The vectors of one problem are one-dimensional and its numbers are floats; those of several are rows
+(k, m) and columns (k, 1). A number enters arithmetic with vectors through a factor: an array of the
+vectors' type, with no axes or with shape (k, 1), that is filled anew each time.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ _TRANSPOSE = 2**21  # entries up to which several problems take a transposed cop
 def room_like(x: np.ndarray) -> np.ndarray:
     """An uninitialised array like x that begins at a multiple of 64 bytes.
 
-    BLAS rounds a sum of absolute values by where its vector begins: the same fit could differ from call to call.
+    BLAS rounds a sum of absolute values by where its vector begins: the same fit could differ from
+    call to call.
     """
     memory = np.empty(x.nbytes + _ALIGNMENT, dtype=np.uint8)
     start = -memory.ctypes.data % _ALIGNMENT
@@ -196,8 +198,8 @@ class SignedRows:
     ----------
     X : array of shape (n, d)
     transposed : array of shape (d, n)
-        A contiguous copy for several problems on small dense data: the product with the rows of their coefficients is a third
-        faster.
+        A contiguous copy for several problems on small dense data: the product with the rows of
+        their coefficients is a third faster.
     y : array of shape (k, n) or None
         None where X is a signed copy: small dense data, and labels that all problems share.
     """

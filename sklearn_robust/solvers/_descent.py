@@ -10,21 +10,38 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from sklearn_robust._array_api import Array, namespace, to_numpy
-from sklearn_robust.certificates import certify, log_risk_bound, over_size, relative_gap, repaired_weights
+from sklearn_robust.certificates import (
+    certify,
+    log_risk_bound,
+    over_size,
+    relative_gap,
+    repaired_weights,
+)
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.solvers._geometry import Geometry
-from sklearn_robust.solvers._solution import Monitor, Recorder, Solution, problem_to_numpy, stack_solutions
+from sklearn_robust.solvers._solution import (
+    Monitor,
+    Recorder,
+    Solution,
+    problem_to_numpy,
+    stack_solutions,
+)
 
 _CHECK_EVERY = 10  # iterations between certificates at first
-_CHECK_SHARE = 10  # later a tenth of the iterations so far: a path that converges slowly is certified rarely
-_PROVE_FIRST = 64  # iteration of the first attempt to prove that the data are not separable; later ones at its doubles
+# later a tenth of the iterations so far: a path that converges slowly is certified rarely
+_CHECK_SHARE = 10
+# iteration of the first attempt to prove that the data are not separable; later ones at its doubles
+_PROVE_FIRST = 64
 _NUDGE = 1.1  # ||Z^T a||_q over eps up to which it is made
-_PATIENCE = 4000  # iterations after which it is made in any case: it costs as much as a thousand of them
-_STALLED = 1e-12  # the adaptive step, relative to the first, below which rounding alone refuses steps
+# iterations after which it is made in any case: it costs as much as a thousand of them
+_PATIENCE = 4000
+# the adaptive step, relative to the first, below which rounding alone refuses steps
+_STALLED = 1e-12
 SHRINK = 0.7  # of the adaptive step after a refused trial
 
-State = tuple[Array, ...]  # the parameters of the k problems under way; the first axis of each array is the problem
+# the parameters of the k problems under way; the first axis of each array is the problem
+State = tuple[Array, ...]
 
 
 @dataclass
@@ -73,7 +90,9 @@ class Path(Protocol):
         ...
 
     def demand(self, share: Array) -> None:
-        """From now on accept a trial if it brings this share (k,) of the decrease that its slope promises."""
+        """From now on accept a trial if it brings this share (k,) of the decrease that its slope
+        promises.
+        """
         ...
 
     def select(self, rows: np.ndarray) -> Self:
@@ -106,13 +125,20 @@ class Stopping:
     monitors: Sequence[Monitor] = ()
 
 
-def follow(path: Path, loss: MarginLoss, geometry: Geometry, stopping: Stopping, ids: np.ndarray | None = None) -> Solution:
+def follow(
+    path: Path,
+    loss: MarginLoss,
+    geometry: Geometry,
+    stopping: Stopping,
+    ids: np.ndarray | None = None,
+) -> Solution:
     """Follow a path to the end of each of its problems.
 
-    Certificates are taken every 10 iterations at first, later every tenth of the iterations so far. A record at another
-    iteration takes the bound that is known by then, and changes none of what follows.
-    With loss_tol = 0, where the limit itself is wanted, a step must bring the share 1 - min(1/2, gap) of the decrease that
-    its slope promises, gap the certified one: it may waste no more than what is still open. Otherwise it must bring half.
+    Certificates are taken every 10 iterations at first, later every tenth of the iterations so far.
+    A record at another iteration takes the bound that is known by then, and changes none of what
+    follows. With loss_tol = 0, where the limit itself is wanted, a step must bring the share 1 -
+    min(1/2, gap) of the decrease that its slope promises, gap the certified one: it may waste no
+    more than what is still open. Otherwise it must bring half.
 
     Parameters
     ----------
@@ -183,7 +209,12 @@ class _Run:
     """
 
     def __init__(
-        self, problem: RobustProblem, geometry: Geometry, loss: MarginLoss, stopping: Stopping, ids: np.ndarray
+        self,
+        problem: RobustProblem,
+        geometry: Geometry,
+        loss: MarginLoss,
+        stopping: Stopping,
+        ids: np.ndarray,
     ) -> None:
         xp = namespace(problem.y)
         self.problem, self.geometry, self.loss, self.stopping = problem, geometry, loss, stopping
@@ -191,10 +222,13 @@ class _Run:
         self.stopped = False  # by a monitor
         log_loss_tol = math.log(stopping.loss_tol) if stopping.loss_tol > 0 else -math.inf
         self.done_below = log_loss_tol - problem.log_total_weight
-        starts = zip(ids.tolist(), self.done_below.tolist(), xp.exp(problem.log_weight), strict=True)
+        starts = zip(
+            ids.tolist(), self.done_below.tolist(), xp.exp(problem.log_weight), strict=True
+        )
         self.under_way = [_Problem(i, below, stopping.tol, weights) for i, below, weights in starts]
         self.bounds = np.full(problem.n_problems, math.inf)  # the least on each margin so far
-        self.prove_next = _PROVE_FIRST  # iteration at which a proof is tried for all that do not separate
+        # iteration at which a proof is tried for all that do not separate
+        self.prove_next = _PROVE_FIRST
         self.finished: dict[int, Solution] = {}
 
     @property
@@ -218,7 +252,9 @@ class _Run:
             self.prove_next *= 2
             near = self._near(iteration, at)
         separates = (margins > 0) & (self.bounds > 0)
-        figures = (x.tolist() for x in (tighter, separates, gaps, sizes, now.log_risk, at.speed, at.step))
+        figures = (
+            x.tolist() for x in (tighter, separates, gaps, sizes, now.log_risk, at.speed, at.step)
+        )
         running = []
         for i, (state, new, separate, gap, size, log_risk, speed, step) in enumerate(
             zip(self.under_way, *figures, strict=True)
@@ -230,7 +266,8 @@ class _Run:
             done = log_risk < state.done_below or gap <= self.stopping.tol
             stalled = step < _STALLED or speed == 0 or log_risk == -math.inf
             ended = done or stalled
-            close = size > 0 and speed * size <= state.prove_below  # the product says nothing at w = 0
+            # the product says nothing at w = 0
+            close = size > 0 and speed * size <= state.prove_below
             if not separate and not done and (close or stalled or near[i]):
                 risk_gap, proof = self._risk_gap(i, now)
                 proven = bool(np.isfinite(proof).all())
@@ -248,7 +285,10 @@ class _Run:
         rows = np.array(running, dtype=int)
         if len(rows) < len(self.under_way):
             self.problem, self.geometry = self.problem.select(rows), self.geometry.select(rows)
-            self.under_way, self.done_below = [self.under_way[i] for i in running], self.done_below[rows]
+            self.under_way, self.done_below = (
+                [self.under_way[i] for i in running],
+                self.done_below[rows],
+            )
             self.bounds = self.bounds[rows]
         return rows
 
@@ -259,11 +299,21 @@ class _Run:
     def _sizes_and_margins(self, coef: Array, now: Evaluation) -> tuple[np.ndarray, np.ndarray]:
         """The size of each predictor and its margin, without the charge for rounding."""
         xp = namespace(coef)
-        smallest = xp.min(xp.where(self.problem.log_weight > -math.inf, now.margins, math.inf), axis=-1)
+        smallest = xp.min(
+            xp.where(self.problem.log_weight > -math.inf, now.margins, math.inf), axis=-1
+        )
         sizes = _in_double(self.geometry.size(coef))
         return sizes, over_size(_in_double(smallest), sizes)
 
-    def _record(self, iteration: int, coef: Array, now: Evaluation, margins: np.ndarray, *, last: bool = False) -> None:
+    def _record(
+        self,
+        iteration: int,
+        coef: Array,
+        now: Evaluation,
+        margins: np.ndarray,
+        *,
+        last: bool = False,
+    ) -> None:
         self.stopped = self.recorder(
             iteration,
             np.array([state.id for state in self.under_way]),
@@ -290,13 +340,17 @@ class _Run:
         return [True] * len(self.under_way) if iteration > _PATIENCE else near.tolist()
 
     def _risk_gap(self, i: int, now: Evaluation) -> tuple[float, Array]:
-        """The certified relative gap of the risk of problem i, inf without a proof of non-separability, and that proof."""
+        """The certified relative gap of the risk of problem i, inf without a proof of
+        non-separability, and that proof.
+        """
         one = problem_to_numpy(self.problem.select(slice(i, i + 1)))
         proof = repaired_weights(one, to_numpy(now.weights[i : i + 1]))
         excess = float(now.log_risk[i]) - log_risk_bound(one, self.loss, proof)[0]
         return float(-np.expm1(-excess)), proof
 
-    def _store(self, i: int, at: Iterate, iteration: int, *, converged: bool, provable: bool = True) -> None:
+    def _store(
+        self, i: int, at: Iterate, iteration: int, *, converged: bool, provable: bool = True
+    ) -> None:
         xp = namespace(at.coef)
         row = slice(i, i + 1)
         one, norm = self.problem.select(row), self.geometry.norms[i]
@@ -337,9 +391,17 @@ class Rule(Protocol):
         ...
 
     def propose(
-        self, problem: RobustProblem, state: State, coef: Array, now: Evaluation, pull: Array, step: Array
+        self,
+        problem: RobustProblem,
+        state: State,
+        coef: Array,
+        now: Evaluation,
+        pull: Array,
+        step: Array,
     ) -> tuple[State, Array]:
-        """The parameters after a step of this size (k,), and the subgradient (k, d) of the log-risk that it follows."""
+        """The parameters after a step of this size (k,), and the subgradient (k, d) of the log-risk
+        that it follows.
+        """
         ...
 
     def select(self, rows: np.ndarray) -> Self:
@@ -364,12 +426,18 @@ class RulePath:
     step : array of shape (k,)
         First step.
     growth : float or None
-        Factor on the step after an accepted trial; a refused one shrinks it by 0.7. None keeps the step constant and accepts
-        every trial.
+        Factor on the step after an accepted trial; a refused one shrinks it by 0.7. None keeps the
+        step constant and accepts every trial.
     """
 
     def __init__(
-        self, problem: RobustProblem, loss: MarginLoss, rule: Rule, state: State, step: Array, growth: float | None
+        self,
+        problem: RobustProblem,
+        loss: MarginLoss,
+        rule: Rule,
+        state: State,
+        step: Array,
+        growth: float | None,
     ) -> None:
         self.problem, self.loss, self.rule, self.growth = problem, loss, rule, growth
         self.state, self.step, self.first_step = state, step, step
@@ -382,7 +450,9 @@ class RulePath:
     def advance(self) -> None:
         """One trial step of every problem, accepted if it descends enough."""
         xp = namespace(self.coef)
-        trial, self.velocity = self.rule.propose(self.problem, self.state, self.coef, self.now, self.pull, self.step)
+        trial, self.velocity = self.rule.propose(
+            self.problem, self.state, self.coef, self.now, self.pull, self.step
+        )
         coef = self.rule.coef(trial)
         then = self.problem.evaluate(self.loss, coef, near=self.now.intercept)
         if self.growth is None:
@@ -391,7 +461,9 @@ class RulePath:
             promised = xp.sum(self.velocity * (self.coef - coef), axis=-1)
             accepted = then.log_risk <= self.now.log_risk - self.demanded * promised
             self.step = xp.where(accepted, self.growth * self.step, SHRINK * self.step)
-            self.state = tuple(_pick(xp, accepted, new, old) for new, old in zip(trial, self.state, strict=True))
+            self.state = tuple(
+                _pick(xp, accepted, new, old) for new, old in zip(trial, self.state, strict=True)
+            )
             self.coef = _pick(xp, accepted, coef, self.coef)
             self.now = _each(lambda new, old: _pick(xp, accepted, new, old), then, self.now)
         self.pull = self.problem.weighted_sum(self.now.weights)
@@ -402,14 +474,22 @@ class RulePath:
 
     def iterate(self) -> Iterate:
         """Where the problems are."""
-        return Iterate(self.coef, self.now, self.pull, self.rule.speed(self.velocity), self.step / self.first_step)
+        return Iterate(
+            self.coef,
+            self.now,
+            self.pull,
+            self.rule.speed(self.velocity),
+            self.step / self.first_step,
+        )
 
     def view(self) -> tuple[Array, Evaluation]:
         """The coefficients and the loss at them, for a record: nothing of the path changes."""
         return self.coef, self.now
 
     def demand(self, share: Array) -> None:
-        """From now on accept a trial if it brings this share (k,) of the decrease that its slope promises."""
+        """From now on accept a trial if it brings this share (k,) of the decrease that its slope
+        promises.
+        """
         self.demanded = share
 
     def select(self, rows: np.ndarray) -> Self:
@@ -431,4 +511,6 @@ def _pick(xp: Any, accepted: Array, new: Array, old: Array) -> Array:
 
 def _each(function: Callable[..., Array], *evaluations: Evaluation) -> Evaluation:
     """The function of each field."""
-    return Evaluation(*(function(*(getattr(e, f.name) for e in evaluations)) for f in fields(Evaluation)))
+    return Evaluation(
+        *(function(*(getattr(e, f.name) for e in evaluations)) for f in fields(Evaluation))
+    )

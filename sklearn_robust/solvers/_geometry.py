@@ -16,7 +16,8 @@ from sklearn_robust.threats import LpBall
 
 @dataclass(frozen=True)
 class Geometry:
-    """The norms of k problems. Neighbours of equal p are computed together, so problems are best sorted by p.
+    """The norms of k problems. Neighbours of equal p are computed together, so problems are best
+    sorted by p.
 
     Attributes
     ----------
@@ -49,7 +50,11 @@ class Geometry:
 
     def distance(self, threat: LpBall, pull: Array) -> Array:
         """The distance of each row to the threat's ball in the dual norm: (k, d) -> (k,)."""
-        return self._rowwise(lambda norm, rows: norm.dual.value(threat.norm.residual(pull[rows], threat.eps[rows], norm.dual)))
+        return self._rowwise(
+            lambda norm, rows: norm.dual.value(
+                threat.norm.residual(pull[rows], threat.eps[rows], norm.dual)
+            )
+        )
 
     def _rowwise(self, function: Callable[[LpNorm, slice], Array]) -> Array:
         parts = [function(norm, rows) for norm, rows in self.groups]

@@ -1,7 +1,9 @@
-"""The path of steepest descent on NumPy data, in place and in few calls: an iteration is little more than its two products.
+"""The path of steepest descent on NumPy data, in place and in few calls: an iteration is little
+more than its two products.
 
-For the exponential loss the weights are exp(-m_i) over the risk before the step: they need no shift of their own, their sum is
-the quotient of the two risks, and a step takes the pull Z^T a by weights that are not normalised.
+For the exponential loss the weights are exp(-m_i) over the risk before the step: they need no shift
+of their own, their sum is the quotient of the two risks, and a step takes the pull Z^T a by weights
+that are not normalised.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class _Point:
 
 
 class InPlacePath:
-    """k problems under way, from coefficients of shape (k, d); the methods are those of `_descent.Path`.
+    """k problems under way, from coefficients of shape (k, d); the methods are those of
+    `_descent.Path`.
 
     Parameters
     ----------
@@ -50,8 +53,8 @@ class InPlacePath:
     step : ndarray of shape (k,)
         First step.
     growth : float or None
-        Factor on the step after an accepted trial; a refused one shrinks it by 0.7. None keeps the step constant and accepts
-        every trial.
+        Factor on the step after an accepted trial; a refused one shrinks it by 0.7. None keeps the
+        step constant and accepts every trial.
     """
 
     stale: bool  # whether the pull is that of weights before these
@@ -68,7 +71,9 @@ class InPlacePath:
     ) -> None:
         self.loss, self.growth, self.first_step = loss, growth, step
         self.signed_rows = SignedRows.of(problem)
-        self._open(problem, geometry, rule, coef, np.zeros_like(step), step, np.full_like(step, 0.5))
+        self._open(
+            problem, geometry, rule, coef, np.zeros_like(step), step, np.full_like(step, 0.5)
+        )
 
     def _open(
         self,
@@ -82,8 +87,12 @@ class InPlacePath:
     ) -> None:
         self.problem, self.geometry, self.rule = problem, geometry, rule
         dtype = problem.y.dtype
-        shape = self.shape = One(dtype) if problem.n_problems == 1 else Several(problem.n_problems, dtype)
-        self.eps, self.step, self.demanded = (shape.number(x) for x in (problem.threat.eps, step, demanded))
+        shape = self.shape = (
+            One(dtype) if problem.n_problems == 1 else Several(problem.n_problems, dtype)
+        )
+        self.eps, self.step, self.demanded = (
+            shape.number(x) for x in (problem.threat.eps, step, demanded)
+        )
         coef = shape.vector(coef)
         self.here, self.there = (_Point(coef, shape.vector(problem.y)) for _ in range(2))
         self.pull, self.work, self.other = (room_like(coef) for _ in range(3))
@@ -91,7 +100,8 @@ class InPlacePath:
         self.factor = shape.factor()
         room = self.pull, self.work, self.other, self.flags, shape.factor(), shape.factor()
         self.parts = [
-            Part(norm.p, problem.threat.q, rows, shape, *(shape.part(x, rows) for x in room)) for norm, rows in geometry.groups
+            Part(norm.p, problem.threat.q, rows, shape, *(shape.part(x, rows) for x in room))
+            for norm, rows in geometry.groups
         ]
         self.velocity: np.ndarray | None = None
         self.speed = 0 * self.step
@@ -136,7 +146,9 @@ class InPlacePath:
         if self.stale:
             self._pull()
         here, shape, problem = self.here, self.shape, self.problem
-        intercept, log_risk = (shape.array(x).astype(problem.y.dtype) for x in (here.intercept, here.log_risk))
+        intercept, log_risk = (
+            shape.array(x).astype(problem.y.dtype) for x in (here.intercept, here.log_risk)
+        )
         self.factor[...] = here.penalty
         margins = here.scores - self.factor
         if problem.fit_intercept:
@@ -151,17 +163,24 @@ class InPlacePath:
     def view(self) -> tuple[np.ndarray, Evaluation]:
         """The coefficients and the loss at them, for a record: nothing of the path changes."""
         shape, problem = self.shape, self.problem
-        coef, near = shape.rows(self.here.coef).copy(), shape.array(self.here.intercept).astype(problem.y.dtype)
+        coef, near = (
+            shape.rows(self.here.coef).copy(),
+            shape.array(self.here.intercept).astype(problem.y.dtype),
+        )
         return coef, problem.evaluate(self.loss, coef, near=near)
 
     def demand(self, share: np.ndarray) -> None:
-        """From now on accept a trial if it brings this share (k,) of the decrease that its slope promises."""
+        """From now on accept a trial if it brings this share (k,) of the decrease that its slope
+        promises.
+        """
         self.demanded = self.shape.number(share)
 
     def select(self, rows: np.ndarray) -> Self:
         """The path of the problems at these indices."""
         coef = self.shape.rows(self.here.coef)[rows]
-        intercept, step, demanded = (self.shape.array(x)[rows] for x in (self.here.intercept, self.step, self.demanded))
+        intercept, step, demanded = (
+            self.shape.array(x)[rows] for x in (self.here.intercept, self.step, self.demanded)
+        )
         self.first_step, self.signed_rows = self.first_step[rows], self.signed_rows.select(rows)
         parts = self.problem.select(rows), self.geometry.select(rows), self.rule.select(rows)
         self._open(*parts, coef, intercept, step, demanded)
@@ -179,7 +198,9 @@ class InPlacePath:
         self.stale = True
 
     def _accepts(self, here: _Point, there: _Point, promised: Number, growth: float) -> bool:
-        """Adapt the steps; False if no trial is accepted, else `there` holds what each problem goes on from."""
+        """Adapt the steps; False if no trial is accepted, else `there` holds what each problem goes
+        on from.
+        """
         if isinstance(promised, float):
             if there.log_risk <= here.log_risk - self.demanded * promised:
                 self.step *= growth
@@ -245,23 +266,31 @@ class InPlacePath:
     def _evaluate_with_shift(self, there: _Point, here: _Point) -> None:
         """The same for any loss and any distance between the two."""
         shape = self.shape
-        near, penalty = (shape.array(x).astype(self.pull.dtype) for x in (here.intercept, there.penalty))
+        near, penalty = (
+            shape.array(x).astype(self.pull.dtype) for x in (here.intercept, there.penalty)
+        )
         now = self.problem.evaluate_scores(self.loss, shape.rows(there.scores), penalty, near=near)
         there.weights[...] = shape.vector(now.weights)
         there.log_risk, there.intercept = shape.number(now.log_risk), shape.number(now.intercept)
         there.mass = shape.number(now.weights.sum(axis=1))
         there.total = 0 * there.mass + 1
 
-    # -- steps: they set the coefficients and scores of `there` and return the decrease that the slope promises
+    # -- steps: they set the coefficients and scores of `there` and return the decrease that the
+    # slope promises
 
     def _step_by_rule(self, here: _Point, there: _Point) -> Number:
         """Any step, as the rule proposes it."""
         shape, dtype = self.shape, self.pull.dtype
-        total, step = shape.array(here.total).astype(dtype)[:, None], shape.array(self.step).astype(dtype)
+        total, step = (
+            shape.array(here.total).astype(dtype)[:, None],
+            shape.array(self.step).astype(dtype),
+        )
         coef, weights = shape.rows(here.coef), shape.rows(here.weights) / total
         none = np.empty(0)
         now = Evaluation(intercept=none, margins=none, log_risk=none, weights=weights)
-        (moved,), self.velocity = self.rule.propose(self.problem, (coef,), coef, now, shape.rows(self.pull) / total, step)
+        (moved,), self.velocity = self.rule.propose(
+            self.problem, (coef,), coef, now, shape.rows(self.pull) / total, step
+        )
         there.coef[...] = shape.vector(moved)
         self.signed_rows.scores(there.coef, slice(None), out=there.scores)
         np.subtract(here.coef, there.coef, out=self.work)
@@ -270,14 +299,25 @@ class InPlacePath:
     def _step_by_short_cuts(self, here: _Point, there: _Point) -> Number | None:
         """The step of every part; None where one has no short cut."""
         self.velocity = None
-        state = here.coef, there.coef, here.scores, there.scores, here.total, self.eps * here.mass, self.step
+        state = (
+            here.coef,
+            there.coef,
+            here.scores,
+            there.scores,
+            here.total,
+            self.eps * here.mass,
+            self.step,
+        )
         if len(self.parts) == 1:
             taken = self._step_of(self.parts[0], *state)
             if taken is None:
                 return None
             promised, self.speed = taken
             return promised
-        steps = [self._step_of(part, *(self.shape.part(x, part.rows) for x in state)) for part in self.parts]
+        steps = [
+            self._step_of(part, *(self.shape.part(x, part.rows) for x in state))
+            for part in self.parts
+        ]
         if None in steps:
             return None
         promised, self.speed = (np.concatenate(numbers) for numbers in zip(*steps, strict=True))

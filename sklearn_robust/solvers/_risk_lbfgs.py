@@ -1,7 +1,9 @@
-"""The minimiser of the log-risk by SciPy's L-BFGS-B, for more columns than a Hessian can hold, and where Newton stops short.
+"""The minimiser of the log-risk by SciPy's L-BFGS-B, for more columns than a Hessian can hold, and
+where Newton stops short.
 
-The log-risk is smooth once the norm in it is: the l1 norm by splitting w = u - v with u, v >= 0 (q = inf), the maximum norm by
-w = t c with |c_j| <= 1 (q = 1; w = t c / scale with scales), and the others away from w = 0.
+The log-risk is smooth once the norm in it is: the l1 norm by splitting w = u - v with u, v >= 0 (q
+= inf), the maximum norm by w = t c with |c_j| <= 1 (q = 1; w = t c / scale with scales), and the
+others away from w = 0.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.threats import LpBall
 
-_WIDE = 10_000  # columns from which the memory of L-BFGS is kept short: it holds that many predictors
+# columns from which the memory of L-BFGS is kept short: it holds that many predictors
+_WIDE = 10_000
 
 
 def _foot(problem: RobustProblem, loss: MarginLoss, max_iter: int) -> np.ndarray:
@@ -28,19 +31,27 @@ def _foot(problem: RobustProblem, loss: MarginLoss, max_iter: int) -> np.ndarray
     if scale is not None and not scale.all():
         free = np.flatnonzero(scale == 0)
         alone = replace(problem, X=problem.X[:, free], threat=LpBall(2, np.zeros(1)))
-        coef[:, free], _ = _descend(alone, loss, np.zeros((1, len(free))), max_iter, lambda *_: None)
+        coef[:, free], _ = _descend(
+            alone, loss, np.zeros((1, len(free))), max_iter, lambda *_: None
+        )
     return coef
 
 
 def _first_step(problem: RobustProblem, loss: MarginLoss, foot: np.ndarray) -> np.ndarray:
-    """The foot, where the norm has no gradient, after a short step down; the foot itself if it is the minimiser."""
+    """The foot, where the norm has no gradient, after a short step down; the foot itself if it is
+    the minimiser.
+    """
     at_foot = problem.evaluate(loss, foot)
     pull = problem.weighted_sum(at_foot.weights)
     mass = np.sum(at_foot.weights)
     down = problem.threat.norm.residual(pull, problem.threat.eps * mass, LpNorm(2))
     down = problem.threat.reachable(down)
     step = 1 / (float(np.max(np.abs(down))) * _unit(problem) + np.finfo(float).tiny)
-    while down.any() and problem.evaluate(loss, foot + step * down).log_risk[0] >= at_foot.log_risk[0] and step > 0:
+    while (
+        down.any()
+        and problem.evaluate(loss, foot + step * down).log_risk[0] >= at_foot.log_risk[0]
+        and step > 0
+    ):
         step *= 0.5
     return foot + step * down
 
@@ -64,7 +75,8 @@ def lbfgs(
     if start.any():
         coef, n_iter = _descend(problem, loss, start, max_iter, record)
     if problem.threat.dual_norm.value(coef)[0] == 0:
-        # where the norm has no gradient, and the form for q = 1 is stationary; a poor start can be drawn there
+        # where the norm has no gradient, and the form for q = 1 is stationary; a poor start can be
+        # drawn there
         foot = _foot(problem, loss, max_iter)
         start = _first_step(problem, loss, foot)
         if not np.array_equal(start, foot):
@@ -83,12 +95,14 @@ def _descend(
     unit = _unit(problem)
     eps, d, start = problem.threat.eps / unit, problem.n_features, start * unit
     scale = problem.threat.scale
-    q = problem.threat.q if eps[0] > 0 else 2.0  # without an adversary the risk is smooth as it stands
+    # without an adversary the risk is smooth as it stands
+    q = problem.threat.q if eps[0] > 0 else 2.0
     margins = np.empty(0)
 
     unpack: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
     gradient: Callable[[np.ndarray, np.ndarray, float], np.ndarray]
-    bounds: Sequence[tuple[float | None, float | None]] | None  # the tuples are shared: they are no memory to speak of
+    # the tuples are shared: they are no memory to speak of
+    bounds: Sequence[tuple[float | None, float | None]] | None
     if q == math.inf:
         x = np.concatenate([np.maximum(start[0], 0), np.maximum(-start[0], 0)])
         bounds = [(0.0, None)] * (2 * d)
@@ -102,7 +116,8 @@ def _descend(
             return np.concatenate([-pull, pull]) + eps * mass * weights
 
     elif q == 1:
-        tied = np.ones(d, dtype=bool) if scale is None else scale > 0  # the others are free: w_j = c_j
+        # the others are free: w_j = c_j
+        tied = np.ones(d, dtype=bool) if scale is None else scale > 0
         units = 1.0 if scale is None else np.where(tied, scale, 1.0)
         level = np.max(tied * units * np.abs(start)) or 1.0
         x = np.append(np.where(tied, units * start[0] / level, start[0]), level)
@@ -114,7 +129,9 @@ def _descend(
 
         def gradient(x: np.ndarray, pull: np.ndarray, mass: float) -> np.ndarray:
             pull = pull / units
-            return np.append(np.where(tied, x[d], 1.0) * -pull, -(tied * x[:d]) @ pull + (eps * mass).item())
+            return np.append(
+                np.where(tied, x[d], 1.0) * -pull, -(tied * x[:d]) @ pull + (eps * mass).item()
+            )
 
     else:
         x, bounds = start[0], None
@@ -142,7 +159,8 @@ def _descend(
         if margins.min() > 0:
             raise StopIteration  # the risk has no minimiser
 
-    # not by `minimize`: it makes a tuple of two numbers for every coordinate, which outweighs sparse data
+    # not by `minimize`: it makes a tuple of two numbers for every coordinate, which outweighs
+    # sparse data
     x, _, result = fmin_l_bfgs_b(
         log_risk,
         x,
@@ -158,7 +176,9 @@ def _descend(
 
 
 def _unit(problem: RobustProblem) -> float:
-    """The rows' root mean square around their mean, where an intercept absorbs it: the scale on which coefficients are even."""
+    """The rows' root mean square around their mean, where an intercept absorbs it: the scale on
+    which coefficients are even.
+    """
     X, n = problem.X, problem.X.shape[0]
     square = float(np.linalg.norm(X.data if sparse.issparse(X) else X)) ** 2 / n
     if problem.fit_intercept and not sparse.issparse(X):

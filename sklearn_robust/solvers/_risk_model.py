@@ -1,15 +1,18 @@
 r"""The quadratic model of the log-risk around a predictor, and its minimiser.
 
-In the margins the log-risk has gradient -a and, nearly, Hessian C = diag(c) - theta a a^T. With the margins' change
-:math:`\delta = Z u + y \beta - \nu`, where w moves by u, the intercept by beta and the penalty
-:math:`\epsilon \|w\|_{q^*}` by nu, the model is :math:`-a \cdot \delta + \tfrac12 \delta^T C \delta`: the norm in it is exact.
+In the margins the log-risk has gradient -a and, nearly, Hessian C = diag(c) - theta a a^T. With the
+margins' change :math:`\delta = Z u + y \beta - \nu`, where w moves by u, the intercept by beta and
+the penalty :math:`\epsilon \|w\|_{q^*}` by nu, the model is :math:`-a \cdot \delta + \tfrac12
+\delta^T C \delta`: the norm in it is exact.
 
-At its minimiser the weights :math:`a' = a - C \delta` obey :math:`\|Z^T a'\|_q \le \epsilon \sum_i a'_i` and
-:math:`y \cdot a' = 0`: they are dual feasible. So each Newton step brings the weights that certify it.
+At its minimiser the weights :math:`a' = a - C \delta` obey :math:`\|Z^T a'\|_q \le \epsilon \sum_i
+a'_i` and :math:`y \cdot a' = 0`: they are dual feasible. So each Newton step brings the weights
+that certify it.
 
-The minimiser lies on a face of the norm, on which the norm is smooth: the nonzero coordinates and their signs (q = inf), the
-coordinates tied at the largest size and their signs (q = 1), everything (1 < q < inf). An active-set method finds it: solve on
-a face, read off the next one from the signs of the optimality conditions, until it stays.
+The minimiser lies on a face of the norm, on which the norm is smooth: the nonzero coordinates and
+their signs (q = inf), the coordinates tied at the largest size and their signs (q = 1), everything
+(1 < q < inf). An active-set method finds it: solve on a face, read off the next one from the signs
+of the optimality conditions, until it stays.
 """
 
 from __future__ import annotations
@@ -28,11 +31,13 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.scaled_norms import WeightedNorm
 
-_INSIDE = 1e-10  # share of eps by which the model's weights stay inside the ball, so that rounding does not decide
+# share of eps by which the model's weights stay inside the ball, so that rounding does not decide
+_INSIDE = 1e-10
 _BLOCK_ENTRIES = 2**18  # of the rows at a time
 _ROUNDING = 1e-15  # of ties, where units were changed
 _SINGLE_FROM = 1e8  # products in a Gram matrix from which it is computed in single precision
-_LEAST_RATIO = 1e-100  # of a coordinate to the norm, in the norm's Hessian: a smaller one does not move in either case
+# of a coordinate to the norm, in the norm's Hessian: a smaller one does not move in either case
+_LEAST_RATIO = 1e-100
 _CORNER = 1e-6  # of a coordinate to the norm, up to which it counts as next to zero
 _LEAST_PRESSURE = 1e-2  # eps rho in the norm's Hessian, relative to ||p||_q
 _STALLS = 2  # short steps that bring nothing
@@ -44,7 +49,8 @@ _Clip = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Curvature:
-    """The Hessian of the log-risk by the coefficients of some columns, the intercept and the penalty.
+    """The Hessian of the log-risk by the coefficients of some columns, the intercept and the
+    penalty.
 
     Attributes
     ----------
@@ -60,7 +66,8 @@ class Curvature:
     total : float
         1^T C 1.
     tilt : ndarray of shape (f + 1,)
-        y^T C (Z, 1) over y^T C y, the move of the intercept that a move of the others asks for; zero without an intercept.
+        y^T C (Z, 1) over y^T C y, the move of the intercept that a move of the others asks for;
+        zero without an intercept.
     lift : float
         y^T C y; inf without an intercept, and where it has no curvature: it then stays.
     """
@@ -82,7 +89,9 @@ class Curvature:
 
 @dataclass(frozen=True)
 class ModelStep:
-    """The minimiser of a model: coefficients of its columns, the intercept's change, and whether it is exact."""
+    """The minimiser of a model: coefficients of its columns, the intercept's change, and whether it
+    is exact.
+    """
 
     coef: np.ndarray
     intercept: float
@@ -101,11 +110,12 @@ def curvature(
 ) -> Curvature:
     """The Hessian at weights a with Z^T a = pull and curvatures c.
 
-    `centre` is subtracted from the rows, which an intercept absorbs: no digits are lost to a large mean. `exact` asks for
-    double precision however long it takes.
+    `centre` is subtracted from the rows, which an intercept absorbs: no digits are lost to a large
+    mean. `exact` asks for double precision however long it takes.
     """
     y = problem.y[0]
-    # the largest theta that leaves C positive semidefinite; it is 1 for the exponential loss, whose log-risk has this Hessian
+    # the largest theta that leaves C positive semidefinite; it is 1 for the exponential loss, whose
+    # log-risk has this Hessian
     theta = 1 / max(1.0, float(np.sum(a * (a / np.maximum(c, np.finfo(float).tiny)))))
     gram, by_label, by_penalty = _products(problem, columns, centre[columns], c, exact=exact)
     mass, lean = a.sum(), y @ a
@@ -126,14 +136,23 @@ def curvature(
 
 
 def _products(
-    problem: RobustProblem, columns: np.ndarray | slice, centre: np.ndarray, c: np.ndarray, *, exact: bool
+    problem: RobustProblem,
+    columns: np.ndarray | slice,
+    centre: np.ndarray,
+    c: np.ndarray,
+    *,
+    exact: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Z^T diag(c) times Z, y and 1, on these columns of the centred rows."""
     y, X, f = problem.y[0], problem.X, len(centre)
     if sparse.issparse(X):
         X = X[:, columns]
         weighted = X.multiply(c[:, None]).T.tocsr()
-        gram, by_label, by_penalty = (weighted @ X).toarray().astype(np.float64), weighted @ np.ones_like(c), weighted @ y
+        gram, by_label, by_penalty = (
+            (weighted @ X).toarray().astype(np.float64),
+            weighted @ np.ones_like(c),
+            weighted @ y,
+        )
         return gram, by_label, by_penalty
     kind = np.float64 if exact or f * f * X.shape[0] < _SINGLE_FROM else np.float32
     gram, by_label, by_penalty = np.zeros((f, f)), np.zeros(f), np.zeros(f)
@@ -159,7 +178,8 @@ def minimise_model(
     damping: float,
     max_faces: int,
 ) -> ModelStep:
-    """The minimiser of the model around coef, for weights a with Z^T a = pull, sum mass and y.a = lean.
+    """The minimiser of the model around coef, for weights a with Z^T a = pull, sum mass and y.a =
+    lean.
 
     Parameters
     ----------
@@ -190,12 +210,27 @@ def minimise_model(
     rho0 = mass - lean * hessian.tilt[-1] + hessian.penalty @ coef - level * hessian.total
     diagonal = (1 + damping) * diagonal
     if isinstance(norm, LpNorm):
-        model = _Model(eps, norm, np.ones(len(p0), dtype=bool), A, hessian.penalty, hessian.total, p0, float(rho0), diagonal)
+        model = _Model(
+            eps,
+            norm,
+            np.ones(len(p0), dtype=bool),
+            A,
+            hessian.penalty,
+            hessian.total,
+            p0,
+            float(rho0),
+            diagonal,
+        )
         x, settled = model.minimiser(coef, max_faces)
     else:  # in units in which the weights are 1, or 0
         seen = norm.scale > 0
         unit = np.where(seen, norm.scale, 1.0)
-        A, k, p0, diagonal = A / np.outer(unit, unit), hessian.penalty / unit, p0 / unit, diagonal / unit**2
+        A, k, p0, diagonal = (
+            A / np.outer(unit, unit),
+            hessian.penalty / unit,
+            p0 / unit,
+            diagonal / unit**2,
+        )
         model = _Model(eps, norm.plain, seen, A, k, hessian.total, p0, float(rho0), diagonal)
         x, settled = model.minimiser(coef * unit, max_faces)
         x = x / unit
@@ -208,8 +243,8 @@ def minimise_model(
 class _Model:
     """A model in the coefficients x alone.
 
-    At x of penalty nu the weights have Z^T a' = p = p0 - A x + k nu and sum a' = rho = rho0 - k.x + kappa nu, and x is optimal
-    where p is in eps rho times the subdifferential of the norm at x.
+    At x of penalty nu the weights have Z^T a' = p = p0 - A x + k nu and sum a' = rho = rho0 - k.x +
+    kappa nu, and x is optimal where p is in eps rho times the subdifferential of the norm at x.
     """
 
     eps: float
@@ -232,7 +267,9 @@ class _Model:
             return foot, True
         if self.norm.p not in (1, math.inf):
             return self._on_smooth_norm(x, foot, 4 * max_faces)
-        read, solve = (self._signs, self._on_signs) if self.norm.p == 1 else (self._ties, self._on_ties)
+        read, solve = (
+            (self._signs, self._on_signs) if self.norm.p == 1 else (self._ties, self._on_ties)
+        )
         value, face, exact = self.value(x), np.empty(0), False
         for _ in range(max_faces):
             last, face = face, read(x)
@@ -252,7 +289,9 @@ class _Model:
         return bool(self.seen.all())
 
     def _foot(self) -> np.ndarray:
-        """The minimiser over the coefficients that the norm does not see; zero where it sees them all."""
+        """The minimiser over the coefficients that the norm does not see; zero where it sees them
+        all.
+        """
         x = np.zeros_like(self.p0)
         if not self.alike:
             free = np.flatnonzero(~self.seen)
@@ -264,7 +303,10 @@ class _Model:
     def value(self, x: np.ndarray) -> float:
         """The model at x, less its value at zero."""
         nu = self.eps * self._size(x)
-        return float(x @ (0.5 * (self.A @ x) - self.p0 - nu * self.k) + nu * (0.5 * self.kappa * nu + self.rho0))
+        return float(
+            x @ (0.5 * (self.A @ x) - self.p0 - nu * self.k)
+            + nu * (0.5 * self.kappa * nu + self.rho0)
+        )
 
     def _size(self, x: np.ndarray) -> float:
         x = x if self.alike else self.seen * x
@@ -276,10 +318,18 @@ class _Model:
         """Of the weights at x: p and eps rho; and the norm of x."""
         size = self._size(x)
         nu = self.eps * size
-        return self.p0 - self.A @ x + nu * self.k, self.eps * (self.rho0 - self.k @ x + self.kappa * nu), size
+        return (
+            self.p0 - self.A @ x + nu * self.k,
+            self.eps * (self.rho0 - self.k @ x + self.kappa * nu),
+            size,
+        )
 
-    def _downhill(self, x: np.ndarray, ahead: Callable[[float], np.ndarray], value: float) -> tuple[np.ndarray, float]:
-        """The point ahead of x, by the whole step or a share of it, at which the model is no larger; and the model there."""
+    def _downhill(
+        self, x: np.ndarray, ahead: Callable[[float], np.ndarray], value: float
+    ) -> tuple[np.ndarray, float]:
+        """The point ahead of x, by the whole step or a share of it, at which the model is no
+        larger; and the model there.
+        """
         share = 1.0
         while True:
             moved = ahead(share)
@@ -291,9 +341,15 @@ class _Model:
                 return x, value
 
     def _signs(self, x: np.ndarray) -> np.ndarray:
-        """l1: coordinates keep their signs; those at zero take the sign in which the weights pull them, if they pull enough."""
+        """l1: coordinates keep their signs; those at zero take the sign in which the weights pull
+        them, if they pull enough.
+        """
         p, bound, _ = self._pull(x)
-        return np.where(x != 0, np.sign(x), np.where(np.abs(p) > bound * self.seen * (1 + 1e-12), np.sign(p), 0.0))
+        return np.where(
+            x != 0,
+            np.sign(x),
+            np.where(np.abs(p) > bound * self.seen * (1 + 1e-12), np.sign(p), 0.0),
+        )
 
     def _on_signs(self, signs: np.ndarray) -> tuple[np.ndarray, _Clip]:
         free = np.flatnonzero(signs)
@@ -304,9 +360,15 @@ class _Model:
         return target, lambda moved: np.where((moved * signs > 0) | ~self.seen, moved, 0.0)
 
     def _ties(self, x: np.ndarray) -> np.ndarray:
-        """Maximum norm: the signs of the coordinates tied at the largest size, unless the weights pull them back."""
+        """Maximum norm: the signs of the coordinates tied at the largest size, unless the weights
+        pull them back.
+        """
         p, _, size = self._pull(x)
-        ties = np.where(self.seen & (np.abs(x) >= size * (1 - _ROUNDING)), np.sign(x) if size > 0 else np.sign(p), 0.0)
+        ties = np.where(
+            self.seen & (np.abs(x) >= size * (1 - _ROUNDING)),
+            np.sign(x) if size > 0 else np.sign(p),
+            0.0,
+        )
         inward = ties * p < -1e-12 * np.abs(self.p0)
         if inward.sum() < np.count_nonzero(ties):
             ties[inward] = 0.0
@@ -316,24 +378,36 @@ class _Model:
         free = np.flatnonzero(ties == 0)
         across = self.A @ ties
         A = np.empty((len(free) + 1,) * 2)
-        A[0, 0], A[0, 1:], A[1:, 0], A[1:, 1:] = ties @ across, across[free], across[free], self.A[np.ix_(free, free)]
+        A[0, 0], A[0, 1:], A[1:, 0], A[1:, 1:] = (
+            ties @ across,
+            across[free],
+            across[free],
+            self.A[np.ix_(free, free)],
+        )
         slope = np.zeros(len(A))
         slope[0] = 1.0
         factor = self._factor(A, np.append(self.k @ ties, self.k[free]), slope, 0.0, None)
-        found = self._solved(factor, np.append(self.p0 @ ties, self.p0[free]) - self.eps * self.rho0 * slope)
+        found = self._solved(
+            factor, np.append(self.p0 @ ties, self.p0[free]) - self.eps * self.rho0 * slope
+        )
         target = found[0] * ties
         target[free] = found[1:]
 
         def clip(moved: np.ndarray) -> np.ndarray:
             level = max(float(np.max(moved * ties)), 0.0)
-            return np.where(ties != 0, level * ties, np.where(self.seen, np.clip(moved, -level, level), moved))
+            return np.where(
+                ties != 0, level * ties, np.where(self.seen, np.clip(moved, -level, level), moved)
+            )
 
         return target, clip
 
-    def _on_smooth_norm(self, x: np.ndarray, foot: np.ndarray, max_steps: int) -> tuple[np.ndarray, bool]:
+    def _on_smooth_norm(
+        self, x: np.ndarray, foot: np.ndarray, max_steps: int
+    ) -> tuple[np.ndarray, bool]:
         """1 < q < inf: Newton's method, that keeps its factor while it converges fast."""
         value = self.value(x)
-        if self._size(x) == 0 or value >= self.value(foot):  # no better than where the norm is zero and has no curvature
+        # no better than where the norm is zero and has no curvature
+        if self._size(x) == 0 or value >= self.value(foot):
             x = self._along_steepest_ray(foot)
             value = self.value(x)
         factor, last, stalled = None, math.inf, 0
@@ -341,18 +415,29 @@ class _Model:
             p, pressure, size = self._pull(x)
             seen = self.seen * x
             slope = self.norm.dual.steepest_direction(seen) if self.norm.p != 2 else seen / size
-            weight = max(pressure, _LEAST_PRESSURE * float(self.norm.dual.value(self.seen * p)))  # they agree at the minimiser
+            # they agree at the minimiser
+            weight = max(pressure, _LEAST_PRESSURE * float(self.norm.dual.value(self.seen * p)))
             if factor is None:
-                ratio = self.seen * np.maximum(np.abs(seen) / size, _LEAST_RATIO) ** (self.norm.p - 2)
-                factor = self._factor(self.A, self.k, slope, (self.norm.p - 1) * weight / size, ratio)
+                ratio = self.seen * np.maximum(np.abs(seen) / size, _LEAST_RATIO) ** (
+                    self.norm.p - 2
+                )
+                factor = self._factor(
+                    self.A, self.k, slope, (self.norm.p - 1) * weight / size, ratio
+                )
             wanted = p - pressure * slope
             step = self._solved(factor, wanted)
             if self.norm.p == 2:
                 ahead = partial(_straight, x, step)
             else:
                 growth = self.eps * float(slope @ step)
-                wanted += growth * self.k - self.A @ step - self.eps * float(self.kappa * growth - self.k @ step) * slope
-                ahead = partial(self._bent, x, step, slope, self.seen * wanted / weight, self.seen * p / weight)
+                wanted += (
+                    growth * self.k
+                    - self.A @ step
+                    - self.eps * float(self.kappa * growth - self.k @ step) * slope
+                )
+                ahead = partial(
+                    self._bent, x, step, slope, self.seen * wanted / weight, self.seen * p / weight
+                )
             whole, before = ahead(1.0), value
             change = math.sqrt(self.diagonal @ (whole - x) ** 2 / (self.diagonal @ x**2))
             x, value = self._downhill(x, ahead, value)
@@ -367,7 +452,9 @@ class _Model:
         return x, False
 
     def _along_steepest_ray(self, foot: np.ndarray) -> np.ndarray:
-        """The minimiser on the ray from the foot along which the model falls most by the norm; it is quadratic there."""
+        """The minimiser on the ray from the foot along which the model falls most by the norm; it
+        is quadratic there.
+        """
         p, bound, _ = self._pull(foot)
         ray = self.norm.steepest_direction(self.seen * p)
         terms = ray @ self.A @ ray, self.eps**2 * self.kappa, -2 * self.eps * (self.k @ ray)
@@ -377,13 +464,21 @@ class _Model:
         return foot + (p @ ray - bound) / bend * ray
 
     def _bent(
-        self, x: np.ndarray, step: np.ndarray, slope: np.ndarray, turn: np.ndarray, pull: np.ndarray, share: float
+        self,
+        x: np.ndarray,
+        step: np.ndarray,
+        slope: np.ndarray,
+        turn: np.ndarray,
+        pull: np.ndarray,
+        share: float,
     ) -> np.ndarray:
-        """Ahead of x by a share of a step, on a curve along which the norm's gradient turns as Newton's method has it.
+        """Ahead of x by a share of a step, on a curve along which the norm's gradient turns as
+        Newton's method has it.
 
-        Let r = x / ||x|| and u the gradient, |u_j| = |r_j|^(q*-1). Where q is large u_j may be anything while r_j is next to
-        zero, where q is next to 1 the other way round. Their sum s moves straight, and r follows from it: the step of
-        Newton's method to first order, and far from the minimiser that of an active-set method.
+        Let r = x / ||x|| and u the gradient, |u_j| = |r_j|^(q*-1). Where q is large u_j may be
+        anything while r_j is next to zero, where q is next to 1 the other way round. Their sum s
+        moves straight, and r follows from it: the step of Newton's method to first order, and far
+        from the minimiser that of an active-set method.
         """
         size = self._size(x)
         growth = float(slope @ step)
@@ -399,13 +494,16 @@ class _Model:
         new_size = max(size + share * growth, 0.1 * size)
         return np.where(self.seen, r * (new_size / float(self.norm.value(r))), x + share * step)
 
-    def _factor(self, A: np.ndarray, k: np.ndarray, slope: np.ndarray, bend: float, ratio: np.ndarray | None) -> np.ndarray:
+    def _factor(
+        self, A: np.ndarray, k: np.ndarray, slope: np.ndarray, bend: float, ratio: np.ndarray | None
+    ) -> np.ndarray:
         """Cholesky factor of the model's Hessian where the norm has gradient slope.
 
         The norm's own Hessian, times eps rho, is bend (diag(ratio) - slope slope^T).
         """
         across = 0.5 * (self.eps**2 * self.kappa - bend) * slope - self.eps * k
-        matrix = blas.dsyr2(1.0, slope, across, a=A.T, lower=1)  # a copy, of which one triangle counts
+        # a copy, of which one triangle counts
+        matrix = blas.dsyr2(1.0, slope, across, a=A.T, lower=1)
         if ratio is not None:
             matrix.T.flat[:: len(A) + 1] += bend * ratio
         factor, info = lapack.dpotrf(matrix, lower=1, overwrite_a=1)
@@ -427,7 +525,9 @@ def _clipped(x: np.ndarray, target: np.ndarray, clip: _Clip, share: float) -> np
 
 
 def _split_sum(s: np.ndarray, p: float) -> np.ndarray:
-    """The r >= 0 with r + r^(p-1) = s >= 0: Newton in log r on log(r + r^(p-1)) = log s, convex and increasing, from above."""
+    """The r >= 0 with r + r^(p-1) = s >= 0: Newton in log r on log(r + r^(p-1)) = log s, convex and
+    increasing, from above.
+    """
     log_s = np.log(np.maximum(s, np.finfo(float).tiny))
     level = np.minimum(log_s, log_s / (p - 1))
     for _ in range(_MAX_NEWTON):

@@ -1,4 +1,6 @@
-"""Newton's method on the log-risk: the quadratic model's minimiser, a line search, and the certificate that comes with it."""
+"""Newton's method on the log-risk: the quadratic model's minimiser, a line search, and the
+certificate that comes with it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from sklearn_robust.solvers._risk_model import Curvature, curvature, minimise_mo
 from sklearn_robust.solvers._solution import Solution
 
 _LEAST_DAMPING, _MOST_DAMPING = 1e-10, 1e4
-_NEAR = 0.9  # of the largest pull that leaves a coefficient at zero: from there on a column is in the Hessian
+# of the largest pull that leaves a coefficient at zero: from there on a column is in the Hessian
+_NEAR = 0.9
 _COLUMNS = 400  # of a Hessian, beside those in use
 _MOST_COLUMNS = 3000
 _CHEAP = 1e7  # products in a Gram matrix that cost less than one more iteration
@@ -34,7 +37,9 @@ _FACES, _FACES_FAR = 100, 6  # to try in a model: near the minimiser, and far fr
 
 @dataclass
 class _Point:
-    """A predictor of one problem and what the loss makes of it; margins and scores are those of signed rows, (n,)."""
+    """A predictor of one problem and what the loss makes of it; margins and scores are those of
+    signed rows, (n,).
+    """
 
     coef: np.ndarray
     intercept: float
@@ -70,14 +75,16 @@ def newton(
     tol : float
         Certified gap of the risk to reach.
     certify : callable
-        The solution of coefficients (1, d), with the gap that weights (1, n) prove if they are given.
+        The solution of coefficients (1, d), with the gap that weights (1, n) prove if they are
+        given.
     record : callable
         Called with the iteration and the coefficients (1, d).
 
     Returns
     -------
     solution : Solution or None
-        It reached tol, or separates the data; None where the method stops short of both, or has too many columns.
+        It reached tol, or separates the data; None where the method stops short of both, or has too
+        many columns.
     coef : ndarray of shape (1, d)
         The last iterate.
     n_iter : int
@@ -86,16 +93,22 @@ def newton(
 
 
 class _Newton:
-    def __init__(self, problem: RobustProblem, loss: MarginLoss, tol: float, certify: Callable[..., Solution]) -> None:
+    def __init__(
+        self, problem: RobustProblem, loss: MarginLoss, tol: float, certify: Callable[..., Solution]
+    ) -> None:
         self.problem, self.loss, self.tol, self.certify = problem, loss, tol, certify
         self.y, self.log_weight = problem.y[0], problem.log_weight[0]
         self.used = self.log_weight > -math.inf
         self.eps, self.norm = float(problem.threat.eps[0]), problem.threat.dual_norm
-        self.scale = np.ones(problem.n_features) if problem.threat.scale is None else problem.threat.scale
+        self.scale = (
+            np.ones(problem.n_features) if problem.threat.scale is None else problem.threat.scale
+        )
         # equalities, which the weights can obey up to rounding only
         self.unreached = self.eps == 0 or not self.scale.all()
         centred = problem.fit_intercept and not sparse.issparse(problem.X)
-        self.centre = problem.X.mean(axis=0, dtype=np.float64) if centred else np.zeros(problem.n_features)
+        self.centre = (
+            problem.X.mean(axis=0, dtype=np.float64) if centred else np.zeros(problem.n_features)
+        )
         self.most_columns = _MOST_COLUMNS
         if sparse.issparse(problem.X):  # a Hessian must not dwarf the data
             self.most_columns = min(_MOST_COLUMNS, max(_COLUMNS, int(math.sqrt(problem.X.nnz) / 2)))
@@ -128,12 +141,20 @@ class _Newton:
             expected = promise
             try:
                 target, settled = self._target(
-                    hessian, at, at.weights, pull, damping, _FACES if promise <= _CLOSE else _FACES_FAR
+                    hessian,
+                    at,
+                    at.weights,
+                    pull,
+                    damping,
+                    _FACES if promise <= _CLOSE else _FACES_FAR,
                 )
             except LinAlgError:
                 self.exact, hessian, damping = True, None, max(100 * damping, 1e-6)
                 continue
-            promise = float(at.weights @ (target.scores - at.scores) - at.weights.sum() * (target.penalty - at.penalty))
+            promise = float(
+                at.weights @ (target.scores - at.scores)
+                - at.weights.sum() * (target.penalty - at.penalty)
+            )
             if settled and promise <= _CLOSE:
                 solution = self._certified(hessian, at, target, damping)
                 if solution is not None:
@@ -167,11 +188,18 @@ class _Newton:
         now = self.problem.evaluate_scores(self.loss, scores, penalty, near=near)
         intercept = float(now.intercept[0])
         return _Point(
-            coef, intercept, scores[0] + intercept * self.y, float(penalty[0]), float(now.log_risk[0]), now.weights[0]
+            coef,
+            intercept,
+            scores[0] + intercept * self.y,
+            float(penalty[0]),
+            float(now.log_risk[0]),
+            now.weights[0],
         )
 
     def _curvature(self, at: _Point) -> np.ndarray:
-        """Those of the loss, which vanish far on the wrong side: there those of a parabola of which a step crosses zero."""
+        """Those of the loss, which vanish far on the wrong side: there those of a parabola of which
+        a step crosses zero.
+        """
         c = self.loss.curvature(at.margins, at.weights)
         if self.cautious or c.sum() <= _FLAT * at.weights.sum():
             return np.maximum(c, at.weights / (1 + np.maximum(-at.margins, 0)))
@@ -198,7 +226,9 @@ class _Newton:
         return slice(None) if len(chosen) > 0.7 * d or d <= 100 else chosen
 
     def _covers(self, hessian: Curvature, at: _Point, pull: np.ndarray) -> bool:
-        """Whether a Hessian is dear enough to be kept, and has every column that is in use or wants to be."""
+        """Whether a Hessian is dear enough to be kept, and has every column that is in use or wants
+        to be.
+        """
         if len(hessian.coef) ** 2 * len(self.y) < _CHEAP:
             return False
         left_out = np.ones(len(pull), dtype=bool)
@@ -207,9 +237,17 @@ class _Newton:
         return not np.any(active & left_out)
 
     def _target(
-        self, hessian: Curvature, at: _Point, weights: np.ndarray, pull: np.ndarray, damping: float, max_faces: int
+        self,
+        hessian: Curvature,
+        at: _Point,
+        weights: np.ndarray,
+        pull: np.ndarray,
+        damping: float,
+        max_faces: int,
     ) -> tuple[_Point, bool]:
-        """The model's minimiser around a point, for these weights there, and whether it is exact; not evaluated yet."""
+        """The model's minimiser around a point, for these weights there, and whether it is exact;
+        not evaluated yet.
+        """
         columns = hessian.columns
         step = minimise_model(
             hessian,
@@ -226,15 +264,23 @@ class _Newton:
         coef[columns] = step.coef
         change = self._scores(coef - at.coef, columns) + step.intercept * self.y
         penalty = self.eps * float(self.norm.value(coef))
-        return _Point(coef, at.intercept + step.intercept, at.scores + change, penalty, math.nan, weights), step.settled
+        return _Point(
+            coef, at.intercept + step.intercept, at.scores + change, penalty, math.nan, weights
+        ), step.settled
 
     def _scores(self, coef: np.ndarray, columns: np.ndarray | slice) -> np.ndarray:
-        if isinstance(columns, slice) or 4 * len(columns) > len(coef) or not sparse.issparse(self.problem.X):
+        if (
+            isinstance(columns, slice)
+            or 4 * len(columns) > len(coef)
+            or not sparse.issparse(self.problem.X)
+        ):
             return self.problem.signed_scores(coef[None])[0]
         return self.y * (self.problem.X[:, columns] @ coef[columns])
 
     def _search(self, at: _Point, target: _Point, promise: float) -> _Point | None:
-        """The point towards the target, or beyond it, where the log-risk falls by enough; None if there is none."""
+        """The point towards the target, or beyond it, where the log-risk falls by enough; None if
+        there is none.
+        """
         if not promise > 0:
             return None
         rounding = 8 * np.finfo(float).eps * (1 + abs(at.log_risk))
@@ -244,12 +290,18 @@ class _Newton:
         first = share = furthest / change if change > furthest else 1.0
         while share > 1e-6 * first:
             found = self._between(at, target, share)
-            if found.log_risk <= at.log_risk - 1e-3 * share * promise + (rounding if promise < 1e-8 else 0.0):
+            if found.log_risk <= at.log_risk - 1e-3 * share * promise + (
+                rounding if promise < 1e-8 else 0.0
+            ):
                 break
             share *= 0.5
         else:
             return None
-        while first <= share < _LONGEST * first and promise > 0.1 and found.margins[self.used].min() <= 0:
+        while (
+            first <= share < _LONGEST * first
+            and promise > 0.1
+            and found.margins[self.used].min() <= 0
+        ):
             share *= 2  # a risk that falls without end wants longer and longer steps
             further = self._between(at, target, share)
             if further.log_risk >= found.log_risk:
@@ -269,14 +321,25 @@ class _Newton:
         return _Point(coef, intercept, scores, penalty, float(log_risk), weights)
 
     def _balanced(self, at: _Point) -> _Point:
-        """The point, with its best intercept where one class has most of the weight: the model knows little of the other."""
-        if not self.problem.fit_intercept or abs(self.y @ at.weights) <= _LOPSIDED * at.weights.sum():
+        """The point, with its best intercept where one class has most of the weight: the model
+        knows little of the other.
+        """
+        if (
+            not self.problem.fit_intercept
+            or abs(self.y @ at.weights) <= _LOPSIDED * at.weights.sum()
+        ):
             return at
-        rise = float(self.loss.intercept(at.margins[None], self.y[None], self.log_weight[None], np.zeros(1))[0])
+        rise = float(
+            self.loss.intercept(at.margins[None], self.y[None], self.log_weight[None], np.zeros(1))[
+                0
+            ]
+        )
         raised = replace(at, scores=at.scores + rise * self.y, intercept=at.intercept + rise)
         return self._between(raised, raised, 1.0)
 
-    def _certified(self, hessian: Curvature, at: _Point, target: _Point, damping: float) -> Solution | None:
+    def _certified(
+        self, hessian: Curvature, at: _Point, target: _Point, damping: float
+    ) -> Solution | None:
         """The target with the model's weights as its proof, if that reaches the tolerance."""
         weights = at.weights
         for _ in range(_MAX_REFINEMENTS):

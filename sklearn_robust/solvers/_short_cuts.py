@@ -1,8 +1,10 @@
-r"""Steps of steepest descent in place, for p = 1, 2 and inf against q = 2 and inf: those of `steepest_descent`, in few calls.
+r"""Steps of steepest descent in place, for p = 1, 2 and inf against q = 2 and inf: those of
+`steepest_descent`, in few calls.
 
-Each step takes the problems of one p from `coef` to `moved` along the pull :math:`Z^T a`. The path keeps :math:`Z^T a` by
-weights of sum `total` times the mass that is meant, and `toll` is eps times this mass. A step is None where there is no short
-cut: at w = 0 against q = 2, and where coordinates tie for p = 1.
+Each step takes the problems of one p from `coef` to `moved` along the pull :math:`Z^T a`. The path
+keeps :math:`Z^T a` by weights of sum `total` times the mass that is meant, and `toll` is eps times
+this mass. A step is None where there is no short cut: at w = 0 against q = 2, and where coordinates
+tie for p = 1.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ import numpy as np
 
 from sklearn_robust.solvers._batch import Number, Shape
 
-# the decrease of the log-risk that the slope promises; the speed, the dual norm of the subgradient that was followed; where
-# only one coordinate moved, which and how far
+# the decrease of the log-risk that the slope promises; the speed, the dual norm of the subgradient
+# that was followed; where only one coordinate moved, which and how far
 Step = tuple[Number, Number, Any, Number]
 
 
@@ -48,17 +50,25 @@ class Part:
     low: np.ndarray
 
 
-def step_in_place(part: Part, coef: np.ndarray, moved: np.ndarray, total: Number, toll: Number, step: Number) -> Step | None:
+def step_in_place(
+    part: Part, coef: np.ndarray, moved: np.ndarray, total: Number, toll: Number, step: Number
+) -> Step | None:
     """One step of every problem of the part, into `moved`."""
     if part.p == 2 and part.q == math.inf:
         return _proximal_step(part, coef, moved, total, toll, step)
     if not _velocity(part, coef, total, toll, spare=moved):
         return None
-    return {1: _coordinate_step, 2: _gradient_step, math.inf: _sign_step}[part.p](part, coef, moved, step)
+    return {1: _coordinate_step, 2: _gradient_step, math.inf: _sign_step}[part.p](
+        part, coef, moved, step
+    )
 
 
-def _proximal_step(part: Part, coef: np.ndarray, moved: np.ndarray, total: Number, toll: Number, step: Number) -> Step:
-    """p = 2, q = inf: a step along the pull, then the soft threshold, the proximal step of the penalty."""
+def _proximal_step(
+    part: Part, coef: np.ndarray, moved: np.ndarray, total: Number, toll: Number, step: Number
+) -> Step:
+    """p = 2, q = inf: a step along the pull, then the soft threshold, the proximal step of the
+    penalty.
+    """
     shape, work, cut = part.shape, part.work, step * toll
     np.copyto(moved, coef)
     shape.add(moved, step / total, part.pull)
@@ -115,8 +125,12 @@ def _coordinate_step(part: Part, coef: np.ndarray, moved: np.ndarray, step: Numb
     return -slope * change, speed, j, change
 
 
-def _velocity(part: Part, coef: np.ndarray, total: Number, toll: Number, *, spare: np.ndarray) -> bool:
-    """The subgradient of the log-risk of least size, into part.work; False where there is no short cut."""
+def _velocity(
+    part: Part, coef: np.ndarray, total: Number, toll: Number, *, spare: np.ndarray
+) -> bool:
+    """The subgradient of the log-risk of least size, into part.work; False where there is no short
+    cut.
+    """
     shape, velocity = part.shape, part.work
     part.high[...] = toll
     if part.q == math.inf:
@@ -124,7 +138,8 @@ def _velocity(part: Part, coef: np.ndarray, total: Number, toll: Number, *, spar
         part.low[...] = 1 / total
         np.multiply(part.pull, part.low, pull)
         part.low[...] = -toll
-        np.minimum(pull, part.high, out=velocity)  # at zero the penalty cancels of the pull what it can
+        # at zero the penalty cancels of the pull what it can
+        np.minimum(pull, part.high, out=velocity)
         np.maximum(velocity, part.low, out=velocity)
         np.sign(coef, spare)
         np.multiply(spare, part.high, spare)

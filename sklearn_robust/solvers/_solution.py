@@ -22,7 +22,8 @@ class Solution:
     coef : array of shape (k, d)
     intercept : array of shape (k,)
     weights : array of shape (k, n)
-        Dual weights, of sum 1, that prove `margin_bound` (separable) or the bound on the risk (not separable).
+        Dual weights, of sum 1, that prove `margin_bound` (separable) or the bound on the risk (not
+        separable).
     log_risk : array of shape (k,)
         Logarithm of the robust risk (the weighted mean of the losses).
     margin : array of shape (k,)
@@ -30,7 +31,8 @@ class Solution:
     margin_bound : array of shape (k,)
         No predictor has a larger margin; 0 where the data are proven not to be robustly separable.
     gap : array of shape (k,)
-        Separable: 1 - margin / margin_bound. Not separable: 1 - (lower bound on the risk) / risk; inf if nothing is proven.
+        Separable: 1 - margin / margin_bound. Not separable: 1 - (lower bound on the risk) / risk;
+        inf if nothing is proven.
     separable : list of k of {True, False, None}
         True and False are proven, by the predictor and by the weights; None is undecided.
     converged : array of shape (k,)
@@ -54,9 +56,14 @@ class Solution:
 
     def rows(self, rows: np.ndarray) -> Solution:
         """The solution of the problems at these indices, without history."""
-        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "history"}
+        parts: dict[str, Any] = {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name != "history"
+        }
         separable = [self.separable[i] for i in rows]
-        return Solution(**{name: part[rows] for name, part in parts.items() if name != "separable"}, separable=separable)
+        return Solution(
+            **{name: part[rows] for name, part in parts.items() if name != "separable"},
+            separable=separable,
+        )
 
 
 def problem_to_numpy(problem: RobustProblem) -> RobustProblem:
@@ -80,7 +87,9 @@ def solution_to_numpy(solution: Solution) -> Solution:
     return replace(solution, **changes)
 
 
-def stack_solutions(solutions: Sequence[Solution], history: dict[str, Any] | None = None) -> Solution:
+def stack_solutions(
+    solutions: Sequence[Solution], history: dict[str, Any] | None = None
+) -> Solution:
     """One solution of k problems from k solutions of one."""
     merged: dict[str, Any] = {}
     for f in fields(Solution):
@@ -100,13 +109,17 @@ class Monitor(Protocol):
     every: int  # iterations between looks; 0 looks only where the solver certifies by itself
 
     def __call__(self, iteration: int, ids: np.ndarray, figures: dict[str, Array]) -> bool:
-        """Whether to stop; `figures` are coef, intercept and what is known of each problem under way."""
+        """Whether to stop; `figures` are coef, intercept and what is known of each problem under
+        way.
+        """
         ...
 
 
 @dataclass
 class _Schedule:
-    """The iterations of a record: the first, then each multiple of `every`, or where it is 0 every tenth of those so far."""
+    """The iterations of a record: the first, then each multiple of `every`, or where it is 0 every
+    tenth of those so far.
+    """
 
     every: int
     due_at: int = 0
@@ -114,11 +127,14 @@ class _Schedule:
     def passed(self, iteration: int) -> None:
         """Set the next iteration after this one."""
         every = self.every
-        self.due_at = every * (iteration // every + 1) if every else iteration + max(1, iteration // 10)
+        self.due_at = (
+            every * (iteration // every + 1) if every else iteration + max(1, iteration // 10)
+        )
 
 
 class Recorder:
-    """Figures of the problems under way at chosen iterations; nan once a problem has left the batch.
+    """Figures of the problems under way at chosen iterations; nan once a problem has left the
+    batch.
 
     Monitors see them at iterations of their own, and the predictors with them.
     """
@@ -129,7 +145,14 @@ class Recorder:
         self._rows: list[tuple[int, np.ndarray, dict[str, np.ndarray]]] = []
 
     def __call__(
-        self, iteration: int, ids: np.ndarray, coef: Array, intercept: Array, *, last: bool = False, **figures: Array
+        self,
+        iteration: int,
+        ids: np.ndarray,
+        coef: Array,
+        intercept: Array,
+        *,
+        last: bool = False,
+        **figures: Array,
     ) -> bool:
         """Take in an iteration, where it is due; whether a monitor asks to stop.
 
@@ -137,7 +160,9 @@ class Recorder:
         """
         if self.every and iteration >= self._history.due_at:
             self._history.passed(iteration)
-            self._rows.append((iteration, ids, {name: to_numpy(value).copy() for name, value in figures.items()}))
+            self._rows.append(
+                (iteration, ids, {name: to_numpy(value).copy() for name, value in figures.items()})
+            )
         stop = False
         for monitor, schedule in zip(self.monitors, self._schedules, strict=True):
             if last or iteration >= schedule.due_at:
@@ -147,15 +172,23 @@ class Recorder:
 
     def due(self, iteration: int) -> bool:
         """Whether figures of this iteration would be taken in."""
-        return self.asked_for(iteration) or any(iteration >= schedule.due_at for schedule in self._schedules)
+        return self.asked_for(iteration) or any(
+            iteration >= schedule.due_at for schedule in self._schedules
+        )
 
     def asked_for(self, iteration: int) -> bool:
         """Whether they would be taken in even where the solver does not certify by itself."""
-        return any(schedule.every and iteration >= schedule.due_at for schedule in (self._history, *self._schedules))
+        return any(
+            schedule.every and iteration >= schedule.due_at
+            for schedule in (self._history, *self._schedules)
+        )
 
     def rewind(self) -> None:
         """Begin at iteration 0 again, for the next of several problems solved one by one."""
-        self._history, self._schedules = _Schedule(self.every), [_Schedule(monitor.every) for monitor in self.monitors]
+        self._history, self._schedules = (
+            _Schedule(self.every),
+            [_Schedule(monitor.every) for monitor in self.monitors],
+        )
 
     def history(self, k: int) -> dict[str, np.ndarray]:
         """Arrays of shape (t, k) by name, and "iteration" of shape (t,)."""

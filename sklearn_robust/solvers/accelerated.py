@@ -1,10 +1,12 @@
-r"""The limit of the path, faster: accelerated gradient descent on the dual of the largest robust margin.
+r"""The limit of the path, faster: accelerated gradient descent on the dual of the largest robust
+margin.
 
-The margin's upper bound :math:`D(a) = \min_{\|\delta\|_q \le \epsilon} \|Z^T a - \delta\|_{p^*}` is tight at its minimiser.
-For 1 < p <= 2 its square is smooth in the weights a of the samples, and its gradient holds the primal predictor:
-:math:`\nabla \tfrac12 D^2(a) = Z w`, with w the steepest direction in the p-norm of what the adversary leaves of
-:math:`Z^T a`, scaled by D. Nesterov's method over the simplex (two simplices, one a class, for a free intercept), with
-backtracking and adaptive restart, therefore carries a certificate at every iteration: margin(w) <= gamma <= D(a).
+The margin's upper bound :math:`D(a) = \min_{\|\delta\|_q \le \epsilon} \|Z^T a - \delta\|_{p^*}` is
+tight at its minimiser. For 1 < p <= 2 its square is smooth in the weights a of the samples, and its
+gradient holds the primal predictor: :math:`\nabla \tfrac12 D^2(a) = Z w`, with w the steepest
+direction in the p-norm of what the adversary leaves of :math:`Z^T a`, scaled by D. Nesterov's
+method over the simplex (two simplices, one a class, for a free intercept), with backtracking and
+adaptive restart, therefore carries a certificate at every iteration: margin(w) <= gamma <= D(a).
 """
 
 from __future__ import annotations
@@ -17,15 +19,29 @@ import numpy as np
 from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace, to_numpy
-from sklearn_robust.certificates import best_intercept, certify, over_size, relative_gap, repaired_weights
+from sklearn_robust.certificates import (
+    best_intercept,
+    certify,
+    over_size,
+    relative_gap,
+    repaired_weights,
+)
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm, shave_level
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.solvers._solution import Monitor, Recorder, Solution, problem_to_numpy, stack_solutions
+from sklearn_robust.solvers._solution import (
+    Monitor,
+    Recorder,
+    Solution,
+    problem_to_numpy,
+    stack_solutions,
+)
 
-_NUDGE = 1.1  # ||Z^T a||_q over eps up to which a proof of non-separability is tried from the weights
+# ||Z^T a||_q over eps up to which a proof of non-separability is tried from the weights
+_NUDGE = 1.1
 _PATIENCE = 100  # iterations after which it is tried in any case
-_RELAX = 0.9  # of the curvature estimate at each iteration, before backtracking doubles it where needed
+# of the curvature estimate at each iteration, before backtracking doubles it where needed
+_RELAX = 0.9
 
 
 @dataclass
@@ -58,30 +74,35 @@ def accelerated_margin(
     record_every: int = 0,
     monitors: Sequence[Monitor] = (),
 ) -> Solution:
-    """The robust separator of largest margin in the p-norm, 1 < p <= 2, to a certified relative gap.
+    """The robust separator of largest margin in the p-norm, 1 < p <= 2, to a certified relative
+    gap.
 
     Parameters
     ----------
     problem : RobustProblem
         k problems; each stops on its own.
     loss : MarginLoss
-        Only evaluated for `log_risk`: the limit is the same for every loss with an exponential tail.
+        Only evaluated for `log_risk`: the limit is the same for every loss with an exponential
+        tail.
     norm : LpNorm
         The geometry p, in (1, 2].
     max_iter : int
-        Iterations at most, of two products with X each (one more where backtracking refuses a step).
+        Iterations at most, of two products with X each (one more where backtracking refuses a
+        step).
     tol : float
         Certified relative gap of the margin to reach.
     record_every : int
         Record margin, bound and gap every so many iterations; 0 records nothing.
     monitors : sequence of Monitor, optional
-        Shown predictors and figures at iterations of their choice. They change no iteration; each may stop the solver.
+        Shown predictors and figures at iterations of their choice. They change no iteration; each
+        may stop the solver.
 
     Returns
     -------
     Solution
-        Coefficients are scaled to a smallest robust margin of 1. A problem proven not to be robustly separable stops with
-        `separable` False and has not converged: its risk has a minimiser, see `minimise_robust_risk`.
+        Coefficients are scaled to a smallest robust margin of 1. A problem proven not to be
+        robustly separable stops with `separable` False and has not converged: its risk has a
+        minimiser, see `minimise_robust_risk`.
 
     Raises
     ------
@@ -90,7 +111,8 @@ def accelerated_margin(
     """
     if not 1 < norm.p <= 2:
         raise ValueError(
-            f"The accelerated solver needs a geometry p in (1, 2], got p={norm.p:g}. Use the solver 'steepest_descent' for the "
+            f"The accelerated solver needs a geometry p in (1, 2], got p={norm.p:g}. Use the "
+            f"solver 'steepest_descent' for the "
             "path of this geometry, or 'exact' for its limit."
         )
     xp, problem = namespace(problem.y), problem.simplified()
@@ -109,7 +131,8 @@ def accelerated_margin(
         hopeful = state.bound <= 0
         done = hopeful | (gap <= tol)
         inseparable = np.zeros(len(ids), dtype=bool)
-        if iteration == prove_at:  # where the bound only tends to zero, the weights need a nudge to prove it
+        # where the bound only tends to zero, the weights need a nudge to prove it
+        if iteration == prove_at:
             prove_at *= 2
             near = (state.margin <= 0) & ~done
             if iteration < _PATIENCE:
@@ -137,7 +160,9 @@ def accelerated_margin(
             continue
         done = to_numpy(done)
         for i in np.flatnonzero(done).tolist():
-            finished[int(ids[i])] = _solution(problem, loss, norm, state, i, iteration, tol, bool(inseparable[i]))
+            finished[int(ids[i])] = _solution(
+                problem, loss, norm, state, i, iteration, tol, bool(inseparable[i])
+            )
         running = xp.asarray(np.flatnonzero(~done))
         problem, state, ids = problem.select(running), state.rows(running), ids[~done]
         if not len(ids) or stopped:
@@ -168,7 +193,9 @@ def _start(problem: RobustProblem, norm: LpNorm) -> _State:
 
 
 def _half_square(problem: RobustProblem, norm: LpNorm, weighted_sum: Array) -> tuple[Array, Array]:
-    """D^2/2 of shape (k,) and its derivative by the weighted sum Z^T a, the primal predictor of shape (k, d)."""
+    """D^2/2 of shape (k,) and its derivative by the weighted sum Z^T a, the primal predictor of
+    shape (k, d).
+    """
     left = problem.threat.norm.residual(weighted_sum, problem.threat.eps, norm.dual)
     distance = norm.dual.value(left)
     return 0.5 * distance**2, distance[:, None] * norm.steepest_direction(left)
@@ -183,7 +210,9 @@ def _step(problem: RobustProblem, norm: LpNorm, state: _State, steepest: float) 
     better = margin > state.margin
     # the distance is a difference, and known only to the rounding of what it is a difference of
     distance = xp.sqrt(2 * value)
-    rounding = 8 * xp.finfo(value.dtype).eps * distance * (norm.dual.value(state.ahead_sum) + distance)
+    rounding = (
+        8 * xp.finfo(value.dtype).eps * distance * (norm.dual.value(state.ahead_sum) + distance)
+    )
 
     curvature = _RELAX * state.curvature
     while True:
@@ -191,7 +220,9 @@ def _step(problem: RobustProblem, norm: LpNorm, state: _State, steepest: float) 
         weighted_sum = problem.weighted_sum(weights)
         new_value, _ = _half_square(problem, norm, weighted_sum)
         move = weights - state.ahead
-        model = value + xp.sum(scores * move, axis=-1) + 0.5 * curvature * xp.sum(move * move, axis=-1)
+        model = (
+            value + xp.sum(scores * move, axis=-1) + 0.5 * curvature * xp.sum(move * move, axis=-1)
+        )
         refused = (new_value > model + rounding) & (curvature < steepest)
         if not bool(xp.any(refused)):
             break
@@ -220,7 +251,9 @@ def _step(problem: RobustProblem, norm: LpNorm, state: _State, steepest: float) 
 
 
 def _project(problem: RobustProblem, x: Array) -> Array:
-    """The Euclidean projection on the feasible weights: the simplex, or a simplex of mass 1/2 for each class."""
+    """The Euclidean projection on the feasible weights: the simplex, or a simplex of mass 1/2 for
+    each class.
+    """
     xp = namespace(x)
     projected = zero = xp.zeros_like(x)
     for members in problem.classes:
@@ -248,7 +281,9 @@ def _solution(
     xp = namespace(state.coef)
     one, row = problem.select(slice(i, i + 1)), slice(i, i + 1)
     proven = certify(one, norm, state.coef[row], state.proof[row])
-    log_risk, _ = loss.log_risk_and_weights(one.margins(proven.coef, proven.intercept), one.log_weight)
+    log_risk, _ = loss.log_risk_and_weights(
+        one.margins(proven.coef, proven.intercept), one.log_weight
+    )
     return Solution(
         coef=proven.coef,
         intercept=proven.intercept,

@@ -1,17 +1,18 @@
-r"""Gradient descent in a diagonal network, :math:`f(x) = \langle u_+^L - u_-^L, x\rangle`, on the robust risk.
+r"""Gradient descent in a diagonal network, :math:`f(x) = \langle u_+^L - u_-^L, x\rangle`, on the
+robust risk.
 
-The network is linear in x, so the worst case has a closed form in :math:`w = u_+^L - u_-^L`; but gradient descent moves u, and
-for L = 2 that drives w to the robust separator of least 1-norm, since
-:math:`\min \tfrac12 \|u\|_2^2 = \tfrac12 \min \|w\|_1` (Tsilivis et al. 2024, Proposition 4.8). Three rules make the discrete
-path follow the flow:
+The network is linear in x, so the worst case has a closed form in :math:`w = u_+^L - u_-^L`; but
+gradient descent moves u, and for L = 2 that drives w to the robust separator of least 1-norm, since
+:math:`\min \tfrac12 \|u\|_2^2 = \tfrac12 \min \|w\|_1` (Tsilivis et al. 2024, Proposition 4.8).
+Three rules make the discrete path follow the flow:
 
 - the step on the log-risk is c over a bound on its curvature, which grows with the parameters,
-  :math:`\eta = c / (L^2 B^2 (\|u_+\|_{2L-2}^{2L-2} + \|u_-\|_{2L-2}^{2L-2}) + L (L-1) \|g\|_\infty \max u^{L-2})`,
-  B the largest entry of X and g = Z^T a; c adapts by backtracking;
-- the update multiplies by exp(+-h), so that u stays positive and, for L = 2, u_+ u_- constant as in the flow: the sign of a
-  coordinate can always come back;
-- the subgradient of the penalty is the implicit one, of the point where the step ends: against q = inf the step lands on
-  w_j = 0 where it can, against q = 1 on ties of the largest |w_j|.
+  :math:`\eta = c / (L^2 B^2 (\|u_+\|_{2L-2}^{2L-2} + \|u_-\|_{2L-2}^{2L-2}) + L (L-1) \|g\|_\infty
+  \max u^{L-2})`, B the largest entry of X and g = Z^T a; c adapts by backtracking;
+- the update multiplies by exp(+-h), so that u stays positive and, for L = 2, u_+ u_- constant as in
+  the flow: the sign of a coordinate can always come back;
+- the subgradient of the penalty is the implicit one, of the point where the step ends: against q =
+  inf the step lands on w_j = 0 where it can, against q = 1 on ties of the largest |w_j|.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def diagonal_descent(
         Of the effective coefficients w; margins and gaps are measured in the 1-norm.
     """
     xp, problem = namespace(problem.y), problem.simplified()
-    start = xp.full_like(problem.weighted_sum(problem.y), init_scale / math.sqrt(2 * problem.n_features))
+    start = xp.full_like(
+        problem.weighted_sum(problem.y), init_scale / math.sqrt(2 * problem.n_features)
+    )
     entries = problem.X.data if sparse.issparse(problem.X) else problem.X
     rule = _DiagonalDescent(depth, float(namespace(entries).max(namespace(entries).abs(entries))))
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
@@ -89,7 +92,13 @@ class _DiagonalDescent:
         return state[0] ** self.depth - state[1] ** self.depth
 
     def propose(
-        self, problem: RobustProblem, state: State, coef: Array, now: Evaluation, pull: Array, step: Array
+        self,
+        problem: RobustProblem,
+        state: State,
+        coef: Array,
+        now: Evaluation,
+        pull: Array,
+        step: Array,
     ) -> tuple[State, Array]:
         xp = namespace(coef)
         up, down = state
@@ -100,8 +109,12 @@ class _DiagonalDescent:
         curvature = depth**2 * self.largest_entry**2 * sizes + bend
         rate = (depth * step / xp.where(curvature > 0, curvature, xp.ones_like(curvature)))[:, None]
         velocity = self._velocity(problem, state, coef, now, pull, rate)
-        raised = up * xp.exp(-xp.clip(rate * up ** (depth - 2) * velocity, -_LARGEST_CHANGE, _LARGEST_CHANGE))
-        lowered = down * xp.exp(xp.clip(rate * down ** (depth - 2) * velocity, -_LARGEST_CHANGE, _LARGEST_CHANGE))
+        raised = up * xp.exp(
+            -xp.clip(rate * up ** (depth - 2) * velocity, -_LARGEST_CHANGE, _LARGEST_CHANGE)
+        )
+        lowered = down * xp.exp(
+            xp.clip(rate * down ** (depth - 2) * velocity, -_LARGEST_CHANGE, _LARGEST_CHANGE)
+        )
         return (raised, lowered), velocity
 
     def select(self, rows: np.ndarray) -> Self:
@@ -110,13 +123,24 @@ class _DiagonalDescent:
     def speed(self, velocity: Array) -> Array:
         return LpNorm(1).dual.value(velocity)
 
-    def _velocity(self, problem: RobustProblem, state: State, coef: Array, now: Evaluation, pull: Array, rate: Array) -> Array:
-        """The subgradient by w: implicit for the 1-norm and the inf-norm, of least 2-norm for the smoother ones between."""
+    def _velocity(
+        self,
+        problem: RobustProblem,
+        state: State,
+        coef: Array,
+        now: Evaluation,
+        pull: Array,
+        rate: Array,
+    ) -> Array:
+        """The subgradient by w: implicit for the 1-norm and the inf-norm, of least 2-norm for the
+        smoother ones between.
+        """
         xp = namespace(coef)
         toll = problem.threat.eps * xp.sum(now.weights, axis=-1)
         if problem.threat.q == 1:
             power = 2 * self.depth - 2
-            speed = self.depth * rate * (state[0] ** power + state[1] ** power)  # at which w falls, by velocity
+            # at which w falls, by velocity
+            speed = self.depth * rate * (state[0] ** power + state[1] ** power)
             speed = xp.maximum(speed, 1e-20 * xp.max(speed, axis=-1, keepdims=True))
             ahead, scale = coef + speed * pull, problem.threat.scale
             if scale is None:
@@ -126,14 +150,18 @@ class _DiagonalDescent:
         if problem.threat.q != math.inf:
             return problem.threat.dual_norm.min_norm_subgradient(coef, -pull, toll, LpNorm(2))
         up, down = state
-        # the velocity with which both halves end equal, if the subdifferential [-toll, toll] around -pull holds it
+        # the velocity with which both halves end equal, if the subdifferential [-toll, toll] around
+        # -pull holds it
         landing = (up - down) / (rate * (up ** (self.depth - 1) + down ** (self.depth - 1)))
-        toll = toll[:, None] if problem.threat.scale is None else toll[:, None] * problem.threat.scale
+        toll = (
+            toll[:, None] if problem.threat.scale is None else toll[:, None] * problem.threat.scale
+        )
         return xp.minimum(xp.maximum(landing, -pull - toll), -pull + toll)
 
 
 def _inf_norm_pull(ahead: Array, speed: Array, toll: Array) -> Array:
-    r"""The s that clips w' = ahead - speed s to [-t, t], with :math:`\|s\|_1` = toll: toll times a subgradient of the
+    r"""The s that clips w' = ahead - speed s to [-t, t], with :math:`\|s\|_1` = toll: toll times a
+    subgradient of the
     inf-norm at w'. Where toll suffices to bring all of w' to zero, t = 0.
     """
     xp = namespace(ahead)
@@ -141,6 +169,9 @@ def _inf_norm_pull(ahead: Array, speed: Array, toll: Array) -> Array:
     order = xp.argsort(-size, axis=-1)
     sorted_size = xp.take_along_axis(size, order, axis=-1)
     mass = xp.take_along_axis(1 / speed, order, axis=-1)
-    levels = (xp.cumulative_sum(sorted_size * mass, axis=-1) - toll[:, None]) / xp.cumulative_sum(mass, axis=-1)
-    level = xp.max(xp.clip(levels, 0, None), axis=-1)[:, None]  # the sums over fewer or more coordinates lie below
+    levels = (xp.cumulative_sum(sorted_size * mass, axis=-1) - toll[:, None]) / xp.cumulative_sum(
+        mass, axis=-1
+    )
+    # the sums over fewer or more coordinates lie below
+    level = xp.max(xp.clip(levels, 0, None), axis=-1)[:, None]
     return xp.sign(ahead) * xp.clip(size - level, 0, None) / speed

@@ -1,7 +1,8 @@
-r"""The minimiser of the robust risk where the data are not robustly separable: a finite, certified solution.
+r"""The minimiser of the robust risk where the data are not robustly separable: a finite, certified
+solution.
 
-Newton's method on the log-risk comes with the weights that certify it. L-BFGS-B takes over for too many columns, and where it
-stops short.
+Newton's method on the log-risk comes with the weights that certify it. L-BFGS-B takes over for too
+many columns, and where it stops short.
 """
 
 from __future__ import annotations
@@ -51,15 +52,17 @@ def minimise_robust_risk(
     tol : float
         Certified relative gap of the risk to reach.
     coef_init : ndarray of shape (k, d), optional
-        By default problems that differ in their radius alone form a path: the minimiser of each is where the next smaller
-        radius starts, and the largest radius starts at zero.
+        By default problems that differ in their radius alone form a path: the minimiser of each is
+        where the next smaller radius starts, and the largest radius starts at zero.
     proof : ndarray of shape (k, n), optional
-        Weights that prove that the problems are not robustly separable: they help to certify the risk where the minimiser
-        alone does not.
+        Weights that prove that the problems are not robustly separable: they help to certify the
+        risk where the minimiser alone does not.
     record_every : int
-        Record log-risk, margin, bound and the certified gap of the risk every so many iterations; 0 records nothing.
+        Record log-risk, margin, bound and the certified gap of the risk every so many iterations; 0
+        records nothing.
     monitors : sequence of Monitor, optional
-        Shown predictors and figures at iterations of their choice. They change no iteration; each may stop the solver.
+        Shown predictors and figures at iterations of their choice. They change no iteration; each
+        may stop the solver.
 
     Returns
     -------
@@ -69,22 +72,32 @@ def minimise_robust_risk(
     solutions: dict[int, Solution] = {}
     recorder = Recorder(record_every, monitors)
     stopped = False
-    double = problem.simplified().in_double_arithmetic()  # whatever the data's type: it does not decide how exact the answer is
+    double = (
+        problem.simplified().in_double_arithmetic()
+    )  # whatever the data's type: it does not decide how exact the answer is
     last: dict[int, np.ndarray] = {}  # minimiser of the same data at the radius before
     for i in np.argsort(-problem.threat.eps, kind="stable").tolist():
         row = slice(i, i + 1)
         one = double.select(row)
-        certify = partial(_certified, one, loss, norm, None if proof is None else proof[row], problem.y.dtype)
+        certify = partial(
+            _certified, one, loss, norm, None if proof is None else proof[row], problem.y.dtype
+        )
         recorder.rewind()
         data = hash((one.y.tobytes(), one.log_weight.tobytes()))
-        start = last.get(data, np.zeros((1, problem.n_features))) if coef_init is None else coef_init[row].astype(np.float64)
+        start = (
+            last.get(data, np.zeros((1, problem.n_features)))
+            if coef_init is None
+            else coef_init[row].astype(np.float64)
+        )
         if stopped:
             solutions[i] = certify(start)
             continue
         solutions[i], stopped = _minimise_one(one, loss, max_iter, tol, start, certify, recorder, i)
         if solutions[i].separable[0] is not None:
             last[data] = solutions[i].coef.astype(np.float64)
-    return stack_solutions([solutions[i] for i in range(problem.n_problems)], recorder.history(problem.n_problems))
+    return stack_solutions(
+        [solutions[i] for i in range(problem.n_problems)], recorder.history(problem.n_problems)
+    )
 
 
 class _Stopped(Exception):
@@ -108,7 +121,9 @@ def _minimise_one(
     """The solution of problem i, and whether a monitor has asked to stop."""
 
     def told(iteration: int, state: Solution, *, last: bool = False) -> bool:
-        figures = {name: getattr(state, name) for name in ("log_risk", "margin", "margin_bound", "gap")}
+        figures = {
+            name: getattr(state, name) for name in ("log_risk", "margin", "margin_bound", "gap")
+        }
         return recorder(iteration, np.array([i]), state.coef, state.intercept, last=last, **figures)
 
     def record(iteration: int, coef: np.ndarray) -> None:
@@ -139,7 +154,9 @@ def _search(
     second_order = partial(newton, problem, loss, tol=tol, certify=certify)
     solution, coef, n_iter = second_order(start, max_iter=min(max_iter, _MAX_NEWTON), record=record)
     if solution is None and n_iter < max_iter:
-        coef, more = lbfgs(problem, loss, coef, max_iter=max_iter - n_iter, record=_counted_from(n_iter, record))
+        coef, more = lbfgs(
+            problem, loss, coef, max_iter=max_iter - n_iter, record=_counted_from(n_iter, record)
+        )
         n_iter += more
         solution, coef, more = second_order(
             coef, max_iter=min(max_iter - n_iter, _MAX_NEWTON), record=_counted_from(n_iter, record)
@@ -148,7 +165,9 @@ def _search(
     return solution, coef, n_iter
 
 
-def _counted_from(start: int, record: Callable[[int, np.ndarray], None]) -> Callable[[int, np.ndarray], None]:
+def _counted_from(
+    start: int, record: Callable[[int, np.ndarray], None]
+) -> Callable[[int, np.ndarray], None]:
     return lambda iteration, coef: record(start + iteration, coef)
 
 
@@ -162,7 +181,8 @@ def _certified(
     weights: np.ndarray | None = None,
     near: float | None = None,
 ) -> Solution:
-    """The predictor, rounded to dtype, with its margin, and with 1 - (lower bound on the risk) / risk.
+    """The predictor, rounded to dtype, with its margin, and with 1 - (lower bound on the risk) /
+    risk.
 
     `weights` (1, n) are dual feasible; without them those of the predictor are repaired.
     """
@@ -178,7 +198,11 @@ def _certified(
         proven = bool(np.isfinite(weights).all())
     if not proven:
         weights = problem.balanced(now.weights)
-    excess = now.log_risk - loss.log_risk_bound(weights, problem.log_weight, now.log_risk) if proven else np.full(1, np.inf)
+    excess = (
+        now.log_risk - loss.log_risk_bound(weights, problem.log_weight, now.log_risk)
+        if proven
+        else np.full(1, np.inf)
+    )
     separable = False if proven else True if margin[0] > 0 else None
     return Solution(
         coef=coef.astype(dtype),

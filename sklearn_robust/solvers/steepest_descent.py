@@ -1,15 +1,18 @@
-r"""Steepest descent in the p-norm on the robust risk: the path whose limit is the robust separator of least p-norm.
+r"""Steepest descent in the p-norm on the robust risk: the path whose limit is the robust separator
+of least p-norm.
 
-One step is :math:`w \leftarrow w - \eta \|v\|_{p^*} u`, with v the subgradient of the log-risk that is least in the dual
-norm and u its steepest direction in the p-norm: p = 2 is gradient descent, p = 1 coordinate descent, p = inf sign descent
-(Tsilivis et al. 2024, eq. 25 and Theorem 4.3). Working on log L changes the clock of the path, not the path, and nothing
-underflows. Two rules keep the discrete path on the flow where the penalty eps ||w||_q* has kinks: v is the minimum-norm
-subgradient, and no step jumps over a kink - a coordinate that would change sign stops at zero (q = inf), one that would
-overtake the largest stops level with it (q = 1). For p = 2 and q = inf the proximal step does both: the soft threshold
-follows the step along the pull.
+One step is :math:`w \leftarrow w - \eta \|v\|_{p^*} u`, with v the subgradient of the log-risk that
+is least in the dual norm and u its steepest direction in the p-norm: p = 2 is gradient descent, p =
+1 coordinate descent, p = inf sign descent (Tsilivis et al. 2024, eq. 25 and Theorem 4.3). Working
+on log L changes the clock of the path, not the path, and nothing underflows. Two rules keep the
+discrete path on the flow where the penalty eps ||w||_q* has kinks: v is the minimum-norm
+subgradient, and no step jumps over a kink - a coordinate that would change sign stops at zero (q =
+inf), one that would overtake the largest stops level with it (q = 1). For p = 2 and q = inf the
+proximal step does both: the soft threshold follows the step along the pull.
 
-The adaptive step is the line search: for p = 1 a step by the curvature of each coordinate saved no steps beside it. Paths for
-p = 1 and inf are not accelerated (Wang et al. 2023, arXiv 2305.17544): the exact separator takes the time of 500 steps.
+The adaptive step is the line search: for p = 1 a step by the curvature of each coordinate saved no
+steps beside it. Paths for p = 1 and inf are not accelerated (Wang et al. 2023, arXiv 2305.17544):
+the exact separator takes the time of 500 steps.
 """
 
 from __future__ import annotations
@@ -58,26 +61,28 @@ def steepest_descent(
     norm : LpNorm or sequence of k LpNorm
         The geometry p, of all problems or of each.
     step_size : "adaptive", "paper" or float
-        Step on the log-risk. "adaptive" backtracks: a step is accepted if it brings half of the decrease that its slope
-        promises; with loss_tol = 0, where the limit itself is wanted, the fraction 1 - min(1/2, gap), gap the certified
-        one: a step may waste no more than what is still open. "paper" is the constant 1/B^2,
-        :math:`B = \max_{ij} |x_{ij}| + \epsilon`.
+        Step on the log-risk. "adaptive" backtracks: a step is accepted if it brings half of the
+        decrease that its slope promises; with loss_tol = 0, where the limit itself is wanted, the
+        fraction 1 - min(1/2, gap), gap the certified one: a step may waste no more than what is
+        still open. "paper" is the constant 1/B^2, :math:`B = \max_{ij} |x_{ij}| + \epsilon`.
     max_iter : int
         Passes over the data at most.
     loss_tol : float
         A problem is done when the sum of its robust losses falls below this; 0 trains on to `tol`.
     tol : float
-        A problem is done when its certified gap falls below this: of the margin where the data are robustly separable, of
-        the risk where they are not.
+        A problem is done when its certified gap falls below this: of the margin where the data are
+        robustly separable, of the risk where they are not.
     stop_if_not_separable : bool
-        Stop a problem as soon as its data are proven not to be robustly separable: its limit, the minimiser of the risk, is
-        then the same for every geometry, and `minimise_robust_risk` reaches it faster.
+        Stop a problem as soon as its data are proven not to be robustly separable: its limit, the
+        minimiser of the risk, is then the same for every geometry, and `minimise_robust_risk`
+        reaches it faster.
     coef_init : array of shape (k, d), optional
         Start; zero by default.
     record_every : int
         Record log-risk, margin, bound and gap every so many iterations; 0 records nothing.
     monitors : sequence of Monitor, optional
-        Shown predictors and figures at iterations of their choice. They change no iteration; each may stop the solver.
+        Shown predictors and figures at iterations of their choice. They change no iteration; each
+        may stop the solver.
 
     Returns
     -------
@@ -85,12 +90,19 @@ def steepest_descent(
     """
     problem = problem.simplified()
     norms = [norm] * problem.n_problems if isinstance(norm, LpNorm) else list(norm)
-    order = np.argsort([norm.p for norm in norms], kind="stable")  # problems of one geometry are computed together
+    # problems of one geometry are computed together
+    order = np.argsort([norm.p for norm in norms], kind="stable")
     geometry, problem = Geometry(tuple(norms[i] for i in order)), problem.select(order)
     xp = namespace(problem.y)
-    zeros = xp.zeros((problem.n_problems, problem.n_features), dtype=problem.y.dtype, device=problem.y.device)
+    zeros = xp.zeros(
+        (problem.n_problems, problem.n_features), dtype=problem.y.dtype, device=problem.y.device
+    )
     coef = zeros if coef_init is None else xp.asarray(coef_init, dtype=problem.y.dtype)[order]
-    step = _paper_step(problem) if isinstance(step_size, str) else xp.full_like(problem.log_total_weight, float(step_size))
+    step = (
+        _paper_step(problem)
+        if isinstance(step_size, str)
+        else xp.full_like(problem.log_total_weight, float(step_size))
+    )
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
     growth = _GROWTH if step_size == "adaptive" else None
     rule = _SteepestDescent(geometry)
@@ -105,7 +117,11 @@ def steepest_descent(
 
 
 def descent_grid(
-    problem: RobustProblem, loss: MarginLoss, p: Sequence[float], eps: Sequence[float], **options: Any
+    problem: RobustProblem,
+    loss: MarginLoss,
+    p: Sequence[float],
+    eps: Sequence[float],
+    **options: Any,
 ) -> Solution:
     """The paths of every geometry at every radius on the same data, as one batch.
 
@@ -124,13 +140,15 @@ def descent_grid(
     Returns
     -------
     Solution
-        Of len(p) * len(eps) * k problems in this order; `coef.reshape(len(p), len(eps), k, d)` tells them apart.
+        Of len(p) * len(eps) * k problems in this order; `coef.reshape(len(p), len(eps), k, d)`
+        tells them apart.
 
     Notes
     -----
-    Each problem follows the path that it would take alone, up to rounding: a batch sums in another order. Adaptive steps work
-    at the edge of stability, where rounding grows with the iterations: after 500 steps margins were seen to differ from those
-    of single paths by 2e-2 (p = 2, float64; .2 in float32), for p = 1 by 2e-14 (2e-6). The certificate of each is its own.
+    Each problem follows the path that it would take alone, up to rounding: a batch sums in another
+    order. Adaptive steps work at the edge of stability, where rounding grows with the iterations:
+    after 500 steps margins were seen to differ from those of single paths by 2e-2 (p = 2, float64;
+    .2 in float32), for p = 1 by 2e-14 (2e-6). The certificate of each is its own.
 
     Examples
     --------
@@ -152,7 +170,9 @@ def descent_grid(
 
 
 def _paper_step(problem: RobustProblem) -> Array:
-    """1 / B^2 of each problem, B = max |x_ij| + eps, with eps times the largest scale where features have scales."""
+    """1 / B^2 of each problem, B = max |x_ij| + eps, with eps times the largest scale where
+    features have scales.
+    """
     xp = namespace(problem.y)
     entries = problem.X.data if sparse.issparse(problem.X) else problem.X
     largest = max(float(xp.max(entries)), -float(xp.min(entries)), 0.0) if entries.shape[0] else 0.0
@@ -171,7 +191,13 @@ class _SteepestDescent:
         return state[0]
 
     def propose(
-        self, problem: RobustProblem, state: State, coef: Array, now: Evaluation, pull: Array, step: Array
+        self,
+        problem: RobustProblem,
+        state: State,
+        coef: Array,
+        now: Evaluation,
+        pull: Array,
+        step: Array,
     ) -> tuple[State, Array]:
         xp = namespace(coef)
         mass = xp.sum(now.weights, axis=-1)
@@ -179,7 +205,11 @@ class _SteepestDescent:
             _propose(problem.select(rows), norm, coef[rows], pull[rows], mass[rows], step[rows])
             for norm, rows in self.geometry.groups
         ]
-        moved, velocity = parts[0] if len(parts) == 1 else (xp.concat(part, axis=0) for part in zip(*parts, strict=True))
+        moved, velocity = (
+            parts[0]
+            if len(parts) == 1
+            else (xp.concat(part, axis=0) for part in zip(*parts, strict=True))
+        )
         return (moved,), velocity
 
     def select(self, rows: np.ndarray) -> Self:
@@ -189,34 +219,48 @@ class _SteepestDescent:
         return self.geometry.speed(velocity)
 
 
-def _propose(problem: RobustProblem, norm: LpNorm, coef: Array, pull: Array, mass: Array, step: Array) -> tuple[Array, Array]:
+def _propose(
+    problem: RobustProblem, norm: LpNorm, coef: Array, pull: Array, mass: Array, step: Array
+) -> tuple[Array, Array]:
     """The coefficients after a step, and the velocity."""
     if norm.p == 2 and problem.threat.q == math.inf:
-        moved = problem.threat.dual_norm.prox(coef + step[:, None] * pull, step * problem.threat.eps * mass)
+        moved = problem.threat.dual_norm.prox(
+            coef + step[:, None] * pull, step * problem.threat.eps * mass
+        )
         return moved, (coef - moved) / step[:, None]
-    velocity = problem.threat.dual_norm.min_norm_subgradient(coef, -pull, problem.threat.eps * mass, norm.dual)
+    velocity = problem.threat.dual_norm.min_norm_subgradient(
+        coef, -pull, problem.threat.eps * mass, norm.dual
+    )
     direction = _steepest_direction(problem, norm, coef, pull, velocity)
     length = step * norm.dual.value(velocity)
     return _move(problem, coef, -length[:, None] * direction), velocity
 
 
 def _move(problem: RobustProblem, coef: Array, step: Array) -> Array:
-    """coef + step, stopped at the kinks of the penalty; there is none for a feature that the adversary cannot touch."""
+    """coef + step, stopped at the kinks of the penalty; there is none for a feature that the
+    adversary cannot touch.
+    """
     xp, scale = namespace(coef), problem.threat.scale
     moved = coef + step
     if problem.threat.q == math.inf:
         crosses = coef * moved < 0
-        return xp.where(crosses if scale is None else crosses & (scale > 0), xp.zeros_like(moved), moved)
+        return xp.where(
+            crosses if scale is None else crosses & (scale > 0), xp.zeros_like(moved), moved
+        )
     if problem.threat.q == 1 and scale is None:
         return _move_below_largest(xp, coef, moved)
     if problem.threat.q == 1:
         unit = xp.where(scale > 0, scale, xp.ones_like(scale))
-        return xp.where(scale > 0, _move_below_largest(xp, scale * coef, scale * moved) / unit, moved)
+        return xp.where(
+            scale > 0, _move_below_largest(xp, scale * coef, scale * moved) / unit, moved
+        )
     return moved
 
 
 def _move_below_largest(xp: Any, coef: Array, moved: Array) -> Array:
-    """No coordinate overtakes the largest within one step; those that reach it end exactly level."""
+    """No coordinate overtakes the largest within one step; those that reach it end exactly
+    level.
+    """
     before, after = xp.abs(coef), xp.abs(moved)
     size = xp.max(before, axis=-1, keepdims=True)
     top = before >= size * (1 - 16 * xp.finfo(coef.dtype).eps)
@@ -228,12 +272,16 @@ def _move_below_largest(xp: Any, coef: Array, moved: Array) -> Array:
     return xp.where(size > 0, xp.sign(moved) * after, moved)
 
 
-def _steepest_direction(problem: RobustProblem, norm: LpNorm, coef: Array, pull: Array, velocity: Array) -> Array:
-    """The unit vector along which the log-risk falls fastest, up to sign: the steepest direction of the velocity.
+def _steepest_direction(
+    problem: RobustProblem, norm: LpNorm, coef: Array, pull: Array, velocity: Array
+) -> Array:
+    """The unit vector along which the log-risk falls fastest, up to sign: the steepest direction of
+    the velocity.
 
-    Where the penalty has a kink the steepest direction of the velocity is not unique for p = 1 and inf, and not all descend.
-    The one that does is the gradient of the threat's norm at what the adversary takes there, delta = pull - residual. The
-    kinks are w = 0 with 1 < q < inf, and with scales, which break the symmetry of ties, also the ties of q = 1.
+    Where the penalty has a kink the steepest direction of the velocity is not unique for p = 1 and
+    inf, and not all descend. The one that does is the gradient of the threat's norm at what the
+    adversary takes there, delta = pull - residual. The kinks are w = 0 with 1 < q < inf, and with
+    scales, which break the symmetry of ties, also the ties of q = 1.
     """
     xp, threat = namespace(coef), problem.threat
     direction = norm.steepest_direction(velocity)
@@ -241,7 +289,10 @@ def _steepest_direction(problem: RobustProblem, norm: LpNorm, coef: Array, pull:
         return direction
     taken = pull + velocity
     if threat.q > 1:
-        first, at_kink = -threat.dual_norm.steepest_direction(taken), threat.dual_norm.value(coef) == 0
+        first, at_kink = (
+            -threat.dual_norm.steepest_direction(taken),
+            threat.dual_norm.value(coef) == 0,
+        )
     else:  # the ties grow together
         unit = xp.where(threat.scale > 0, threat.scale, xp.ones_like(threat.scale))
         first, at_kink = -xp.sign(taken) / unit, xp.any(taken != 0, axis=-1)
@@ -249,7 +300,8 @@ def _steepest_direction(problem: RobustProblem, norm: LpNorm, coef: Array, pull:
         return direction
     size = norm.value(first)[:, None]
     first = first / xp.where(size > 0, size, xp.ones_like(size))
-    free = xp.where(first == 0, direction, xp.zeros_like(first))  # as steep, and the adversary takes nothing there
+    # as steep, and the adversary takes nothing there
+    free = xp.where(first == 0, direction, xp.zeros_like(first))
     if norm.p == 1:
         size = norm.value(free)[:, None]
         first = xp.where(size > 0, free / xp.where(size > 0, size, xp.ones_like(size)), first)

@@ -1,4 +1,6 @@
-"""The paper's theory in numbers: bounds on robust generalisation, and the mixed norm that robust ERM minimises."""
+"""The paper's theory in numbers: bounds on robust generalisation, and the mixed norm that robust
+ERM minimises.
+"""
 
 from sklearn_robust.theory._generalization import (
     adversarial_rademacher_bound,

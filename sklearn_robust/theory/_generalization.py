@@ -1,8 +1,10 @@
-r"""Bounds on the robust risk of linear predictors, from Rademacher complexity (Tsilivis et al. 2024, section 3).
+r"""Bounds on the robust risk of linear predictors, from Rademacher complexity (Tsilivis et al.
+2024, section 3).
 
-The class is :math:`\{x \mapsto \langle w, x\rangle : \|w\|_r \le W\}`. Its empirical Rademacher complexity on n samples,
-:math:`\hat R = \tfrac1n E_\sigma \sup_w \sum_i \sigma_i \langle w, x_i\rangle`, measures how well it fits random signs; the
-adversarial one, :math:`\tilde R`, puts the worst case over :math:`\|\delta\|_q \le \epsilon` in the place of each value.
+The class is :math:`\{x \mapsto \langle w, x\rangle : \|w\|_r \le W\}`. Its empirical Rademacher
+complexity on n samples, :math:`\hat R = \tfrac1n E_\sigma \sup_w \sum_i \sigma_i \langle w,
+x_i\rangle`, measures how well it fits random signs; the adversarial one, :math:`\tilde R`, puts the
+worst case over :math:`\|\delta\|_q \le \epsilon` in the place of each value.
 """
 
 from __future__ import annotations
@@ -59,12 +61,13 @@ def rademacher_bound(X: Any, *, r: float, radius: float = 1.0) -> float:
 
     Notes
     -----
-    r = 1 is Massart's lemma; 1 < r <= 2 the strong convexity of :math:`\tfrac12 \|w\|_r^2` [1]_; r >= 2 the case r = 2 with
-    :math:`\|w\|_2 \le d^{1/2 - 1/r} \|w\|_r`.
+    r = 1 is Massart's lemma; 1 < r <= 2 the strong convexity of :math:`\tfrac12 \|w\|_r^2` [1]_; r
+    >= 2 the case r = 2 with :math:`\|w\|_2 \le d^{1/2 - 1/r} \|w\|_r`.
 
     References
     ----------
-    .. [1] S. Kakade, K. Sridharan, A. Tewari. On the complexity of linear prediction: risk bounds, margin bounds, and
+    .. [1] S. Kakade, K. Sridharan, A. Tewari. On the complexity of linear prediction: risk bounds,
+    margin bounds, and
        regularization. NIPS 2008.
 
     Examples
@@ -87,13 +90,16 @@ def rademacher_bound(X: Any, *, r: float, radius: float = 1.0) -> float:
     return radius * _largest_norm(X, LpNorm(2)) * d ** (0.5 - 1 / r) / math.sqrt(n)
 
 
-def adversarial_rademacher_bound(X: Any, *, r: float, eps: float, q: float = math.inf, radius: float = 1.0) -> float:
+def adversarial_rademacher_bound(
+    X: Any, *, r: float, eps: float, q: float = math.inf, radius: float = 1.0
+) -> float:
     r"""Upper bound on the adversarial Rademacher complexity of linear predictors in an r-norm ball.
 
     .. math:: \tilde R \;\le\; \hat R + \frac{\epsilon W}{2 \sqrt n} \max(d^{1/q^* - 1/r}, 1),
 
-    where :math:`\tilde R = \tfrac1n E_\sigma \sup_{\|w\|_r \le W} \sum_i \sigma_i (y_i \langle w, x_i\rangle - \epsilon
-    \|w\|_{q^*})`. The dimension enters where r > q*: against q = inf for every r but 1.
+    where :math:`\tilde R = \tfrac1n E_\sigma \sup_{\|w\|_r \le W} \sum_i \sigma_i (y_i \langle w,
+    x_i\rangle - \epsilon \|w\|_{q^*})`. The dimension enters where r > q*: against q = inf for
+    every r but 1.
 
     Parameters
     ----------
@@ -118,13 +124,14 @@ def adversarial_rademacher_bound(X: Any, *, r: float, eps: float, q: float = mat
 
     Notes
     -----
-    Eq. 6 of [1]_, after Awasthi, Frank, Mohri (2020), with the bound of `rademacher_bound` on :math:`\hat R`: the adversary
-    takes :math:`\epsilon \|w\|_{q^*}`, at most :math:`\epsilon W \max(d^{1/q^* - 1/r}, 1)`, and
-    :math:`E (-\tfrac1n \sum_i \sigma_i)_+ \le 1 / (2 \sqrt n)`.
+    Eq. 6 of [1]_, after Awasthi, Frank, Mohri (2020), with the bound of `rademacher_bound` on
+    :math:`\hat R`: the adversary takes :math:`\epsilon \|w\|_{q^*}`, at most :math:`\epsilon W
+    \max(d^{1/q^* - 1/r}, 1)`, and :math:`E (-\tfrac1n \sum_i \sigma_i)_+ \le 1 / (2 \sqrt n)`.
 
     References
     ----------
-    .. [1] N. Tsilivis, N. Frank, N. Srebro, J. Kempe. The price of implicit bias in adversarially robust generalization.
+    .. [1] N. Tsilivis, N. Frank, N. Srebro, J. Kempe. The price of implicit bias in adversarially
+    robust generalization.
        NeurIPS 2024.
 
     Examples
@@ -140,7 +147,8 @@ def adversarial_rademacher_bound(X: Any, *, r: float, eps: float, q: float = mat
     clean = rademacher_bound(X, r=r, radius=radius)
     threat = LpBall(check_exponent(q, "q"), check_radius(eps, "eps"))
     n, d = np.shape(X)
-    damage = max(d ** (1 / threat.dual_norm.p - 1 / r), 1.0)  # of the q*-norm of a predictor over its r-norm
+    # of the q*-norm of a predictor over its r-norm
+    damage = max(d ** (1 / threat.dual_norm.p - 1 / r), 1.0)
     return clean + threat.eps * radius * damage / (2 * math.sqrt(n))
 
 
@@ -160,7 +168,8 @@ def margin_generalization_bound(
 
     With probability 1 - delta over the sample, for every w with :math:`\|w\|_r \le W` at once,
 
-    .. math:: P(\text{robust error}) \;\le\; \frac1n \sum_i \phi_\rho(m_i(w)) + \frac{2}{\rho} \tilde R
+    .. math:: P(\text{robust error}) \;\le\; \frac1n \sum_i \phi_\rho(m_i(w)) + \frac{2}{\rho}
+    \tilde R
         + 3 \sqrt{\frac{\log(2/\delta)}{2n}}, \qquad \phi_\rho(m) = \min(1, \max(0, 1 - m/\rho)),
 
     with the robust margins :math:`m_i(w) = y_i \langle w, x_i\rangle - \epsilon \|w\|_{q^*}`.
@@ -171,7 +180,8 @@ def margin_generalization_bound(
     y : array-like of shape (n,)
         Labels: in {-1, +1} for a vector, those of the estimator otherwise.
     predictor : array-like of shape (d,), or fitted linear classifier
-        w, or a classifier of two classes without intercept; in a pipeline what its last step sees counts.
+        w, or a classifier of two classes without intercept; in a pipeline what its last step sees
+        counts.
     r : float
         Exponent of the norm that bounds the predictors, in [1, inf].
     eps : float
@@ -193,7 +203,8 @@ def margin_generalization_bound(
     Raises
     ------
     ValueError
-        If a parameter is out of its range, the r-norm of the predictor exceeds the radius, or it has an intercept.
+        If a parameter is out of its range, the r-norm of the predictor exceeds the radius, or it
+        has an intercept.
 
     See Also
     --------
@@ -205,7 +216,8 @@ def margin_generalization_bound(
 
     References
     ----------
-    .. [1] N. Tsilivis, N. Frank, N. Srebro, J. Kempe. The price of implicit bias in adversarially robust generalization.
+    .. [1] N. Tsilivis, N. Frank, N. Srebro, J. Kempe. The price of implicit bias in adversarially
+    robust generalization.
        NeurIPS 2024.
 
     Examples
@@ -222,28 +234,41 @@ def margin_generalization_bound(
     problem, coef, margins = _robust_margins(X, y, predictor, q, eps)
     size = float(LpNorm(check_exponent(r, "r")).value(coef))
     if size > radius * (1 + 1e-12):
-        raise ValueError(f"The predictor's {r:g}-norm is {size:.6g}, above radius={radius:g}. Use a larger radius, or scale w.")
+        raise ValueError(
+            f"The predictor's {r:g}-norm is {size:.6g}, above radius={radius:g}. Use a larger "
+            f"radius, or scale w."
+        )
     ramp = float(np.clip(1 - margins / rho, 0, 1).mean())
     complexity = adversarial_rademacher_bound(problem.X, r=r, eps=eps, q=q, radius=radius)
     return ramp + 2 / rho * complexity + _confidence(len(margins), delta)
 
 
 def robust_generalization_bound(
-    X: Any, y: Any, predictor: Any, *, r: float, eps: float, q: float = math.inf, delta: float = 0.05
+    X: Any,
+    y: Any,
+    predictor: Any,
+    *,
+    r: float,
+    eps: float,
+    q: float = math.inf,
+    delta: float = 0.05,
 ) -> float:
-    r"""Bound on the robust risk of whatever separates the sample robustly with an r-norm as small as this predictor's.
+    r"""Bound on the robust risk of whatever separates the sample robustly with an r-norm as small
+    as this predictor's.
 
-    Scale w* to :math:`\min_i y_i \langle w^*, x_i\rangle - \epsilon \|w^*\|_{q^*} = 1`. With probability 1 - delta every robust
-    separator of the sample, with margin 1 and no larger r-norm, has the robust risk
+    Scale w* to :math:`\min_i y_i \langle w^*, x_i\rangle - \epsilon \|w^*\|_{q^*} = 1`. With
+    probability 1 - delta every robust separator of the sample, with margin 1 and no larger r-norm,
+    has the robust risk
 
-    .. math:: P(\text{robust error}) \;\le\; 2 \tilde R + 3 \sqrt{\frac{\log(2/\delta)}{2n}}, \qquad W = \|w^*\|_r,
+    .. math:: P(\text{robust error}) \;\le\; 2 \tilde R + 3 \sqrt{\frac{\log(2/\delta)}{2n}}, \qquad
+    W = \|w^*\|_r,
 
-    which against q = inf is
+    which against q = inf is, with :math:`t = 3 \sqrt{\log(2/\delta)/2n}`,
 
-    =======  ============================================================================================================
-    r = 1    :math:`\tfrac{2 \|w^*\|_1}{\sqrt n} (|X|_\infty \sqrt{2 \log 2d} + \epsilon/2) + 3 \sqrt{\log(2/\delta)/2n}`
-    r = 2    :math:`\tfrac{2 \|w^*\|_2}{\sqrt n} (|X|_2 + \epsilon \sqrt d / 2) + 3 \sqrt{\log(2/\delta)/2n}`
-    =======  ============================================================================================================
+    =====  ========================================================================
+    r = 1  :math:`2 \|w^*\|_1 (|X|_\infty \sqrt{2 \log 2d} + \epsilon/2) / \sqrt n + t`
+    r = 2  :math:`2 \|w^*\|_2 (|X|_2 + \epsilon \sqrt d / 2) / \sqrt n + t`
+    =====  ========================================================================
 
     Parameters
     ----------
@@ -251,10 +276,11 @@ def robust_generalization_bound(
     y : array-like of shape (n,)
         Labels: in {-1, +1} for a vector, those of the estimator otherwise.
     predictor : array-like of shape (d,), or fitted linear classifier
-        The teacher w*, on any scale, or a classifier of two classes without intercept; in a pipeline what its last step sees
-        counts.
+        The teacher w*, on any scale, or a classifier of two classes without intercept; in a
+        pipeline what its last step sees counts.
     r : float
-        Exponent of the norm that bounds the predictors, in [1, inf]: p of the algorithm whose limit is judged.
+        Exponent of the norm that bounds the predictors, in [1, inf]: p of the algorithm whose limit
+        is judged.
     eps : float
         Radius of the perturbations, >= 0.
     q : float, default=inf
@@ -265,26 +291,31 @@ def robust_generalization_bound(
     Returns
     -------
     float
-        May exceed 1, and then says nothing about the risk; the order of two geometries is what it is for.
+        May exceed 1, and then says nothing about the risk; the order of two geometries is what it
+        is for.
 
     Raises
     ------
     ValueError
-        If a parameter is out of its range, the predictor does not separate the sample robustly, or it has an intercept.
+        If a parameter is out of its range, the predictor does not separate the sample robustly, or
+        it has an intercept.
 
     See Also
     --------
-    margin_generalization_bound : For predictors that do not separate, and for a radius fixed beforehand.
+    margin_generalization_bound : For predictors that do not separate, and for a radius fixed
+        beforehand.
 
     Notes
     -----
-    Proposition 3.2 of [1]_; general r by `adversarial_rademacher_bound`. It is a statement about a radius W fixed before the
-    data were seen. Here W is read off the sample, as the paper does when it compares regimes: of a teacher whose margin
-    holds for the whole distribution this changes little, of a fitted estimator it makes a figure to compare, not a guarantee.
+    Proposition 3.2 of [1]_; general r by `adversarial_rademacher_bound`. It is a statement about a
+    radius W fixed before the data were seen. Here W is read off the sample, as the paper does when
+    it compares regimes: of a teacher whose margin holds for the whole distribution this changes
+    little, of a fitted estimator it makes a figure to compare, not a guarantee.
 
     References
     ----------
-    .. [1] N. Tsilivis, N. Frank, N. Srebro, J. Kempe. The price of implicit bias in adversarially robust generalization.
+    .. [1] N. Tsilivis, N. Frank, N. Srebro, J. Kempe. The price of implicit bias in adversarially
+    robust generalization.
        NeurIPS 2024.
 
     Examples
@@ -301,10 +332,15 @@ def robust_generalization_bound(
     True
     """
     problem, coef, margins = _robust_margins(X, y, predictor, q, eps)
-    margin = float(robust_margin(problem, LpNorm(check_exponent(r, "r")), coef[None], np.zeros(1), margins[None])[0])
+    margin = float(
+        robust_margin(
+            problem, LpNorm(check_exponent(r, "r")), coef[None], np.zeros(1), margins[None]
+        )[0]
+    )
     if margin <= 0:
         raise ValueError(
-            f"The predictor does not separate the sample robustly with eps={eps:g}: its smallest robust margin is "
+            f"The predictor does not separate the sample robustly with eps={eps:g}: its smallest "
+            f"robust margin is "
             f"{margins.min():.4g}. Use a smaller eps, or margin_generalization_bound."
         )
     complexity = adversarial_rademacher_bound(problem.X, r=r, eps=eps, q=q, radius=1 / margin)
@@ -321,15 +357,19 @@ def _confidence(n: int, delta: float) -> float:
 def _robust_margins(
     X: Any, y: Any, predictor: Any, q: float, eps: float
 ) -> tuple[RobustProblem, NDArray[np.float64], NDArray[np.float64]]:
-    """The samples as the predictor sees them, its coefficients, and its robust margins of shape (n,)."""
+    """The samples as the predictor sees them, its coefficients, and its robust margins of shape
+    (n,).
+    """
     q, eps = check_exponent(q, "q"), check_radius(eps, "eps")
     refuse_lazy(X=X, y=y)
     if hasattr(predictor, "fit"):
         view = linear_view(predictor, X, "model")
         if len(view.coef) > 1 or view.intercept[0] != 0:
             raise ValueError(
-                f"The bounds are for two classes and no intercept, got {len(view.classes)} classes and intercept "
-                f"{view.intercept.tolist()}. Use fit_intercept=False, and one class against the rest."
+                f"The bounds are for two classes and no intercept, got {len(view.classes)} classes "
+                f"and intercept "
+                f"{view.intercept.tolist()}. Use fit_intercept=False, and one class against the "
+                f"rest."
             )
         X, coef = _samples(view.X), view.coef[0].astype(float)
         signs = 2 * view.seen_class_index(y) - 1
@@ -337,9 +377,15 @@ def _robust_margins(
         X, signs = _samples(X), np.asarray(y)
         coef = check_array(predictor, ensure_2d=False, dtype=float, input_name="predictor")
         if coef.shape != (X.shape[1],):
-            raise ValueError(f"predictor must have shape ({X.shape[1]},), one weight a feature, got {coef.shape}.")
+            raise ValueError(
+                f"predictor must have shape ({X.shape[1]},), one weight a feature, got "
+                f"{coef.shape}."
+            )
         if not np.isin(signs, [-1, 1]).all():
-            raise ValueError(f"y must hold labels in {{-1, +1}} where the predictor is a vector, got {np.unique(signs)}.")
+            raise ValueError(
+                f"y must hold labels in {{-1, +1}} where the predictor is a vector, got "
+                f"{np.unique(signs)}."
+            )
     check_consistent_length(X, signs)
     problem = RobustProblem.from_data(X, signs, q=q, eps=eps, fit_intercept=False)
     return problem, coef, problem.margins(coef[None], np.zeros(1))[0]
@@ -352,4 +398,6 @@ def _samples(X: Any) -> Any:
 
 def _largest_norm(X: Any, norm: LpNorm) -> float:
     parts = (X[i : i + _ROWS] for i in range(0, X.shape[0], _ROWS))
-    return max(float(norm.value(part.toarray() if sparse.issparse(part) else part).max()) for part in parts)
+    return max(
+        float(norm.value(part.toarray() if sparse.issparse(part) else part).max()) for part in parts
+    )

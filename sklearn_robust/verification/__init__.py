@@ -3,7 +3,9 @@
 try:
     import torch as _torch  # noqa: F401
 except ImportError as error:  # pragma: no cover
-    raise ImportError('Proofs for networks need PyTorch: python -m pip install "sklearn-robust[torch]"') from error
+    raise ImportError(
+        'Proofs for networks need PyTorch: python -m pip install "sklearn-robust[torch]"'
+    ) from error
 
 from sklearn_robust.verification.certified import certified_margins, certified_radius
 

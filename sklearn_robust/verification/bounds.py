@@ -24,8 +24,8 @@ def input_bounds(layers: list[Layer], region: Region, *, linear: bool) -> Bounds
     region : Region
         Of n samples.
     linear : bool
-        Whether to tighten the intervals of deeper layers by linear bounds. Those of the first affine layer are exact
-        either way, in any norm.
+        Whether to tighten the intervals of deeper layers by linear bounds. Those of the first
+        affine layer are exact either way, in any norm.
 
     Returns
     -------
@@ -34,7 +34,12 @@ def input_bounds(layers: list[Layer], region: Region, *, linear: bool) -> Bounds
     bounds: Bounds = [region.ends]
     for depth, layer in enumerate(layers[:-1], start=1):
         lower, upper = layer.interval(*bounds[-1])
-        exact = depth == 1 and region.norm.p == math.inf and isinstance(layer, Affine) and layer.mixes <= 1
+        exact = (
+            depth == 1
+            and region.norm.p == math.inf
+            and isinstance(layer, Affine)
+            and layer.mixes <= 1
+        )
         if isinstance(layer, Affine) and (linear or depth == 1) and not exact:
             least, largest = _unit_bounds(layers[:depth], bounds, region, lower.shape[1:])
             lower, upper = torch.maximum(lower, least), torch.minimum(upper, largest)
@@ -43,7 +48,9 @@ def input_bounds(layers: list[Layer], region: Region, *, linear: bool) -> Bounds
 
 
 def interval_bound(layers: list[Layer], bounds: Bounds, region: Region, coef: Tensor) -> Tensor:
-    """A lower bound on <c, f(x')> from the bounds on the last layer's input, (n, s), for coef of shape (n, s, K)."""
+    """A lower bound on <c, f(x')> from the bounds on the last layer's input, (n, s), for coef of
+    shape (n, s, K).
+    """
     if len(layers) == 1:
         return linear_bound(layers, bounds, region, coef)
     coef, constant = layers[-1].backward(coef, coef.new_zeros(1, 1), *bounds[-1])
@@ -51,7 +58,9 @@ def interval_bound(layers: list[Layer], bounds: Bounds, region: Region, coef: Te
 
 
 def linear_bound(layers: list[Layer], bounds: Bounds, region: Region, coef: Tensor) -> Tensor:
-    """A lower bound on <c, f(x')> from a linear bound pulled back to the input, (n, s), for coef (n or 1, s, *shape)."""
+    """A lower bound on <c, f(x')> from a linear bound pulled back to the input, (n, s), for coef (n
+    or 1, s, *shape).
+    """
     constant = coef.new_zeros(1, 1)
     for layer, (lower, upper) in zip(reversed(layers), reversed(bounds), strict=True):
         coef, constant = layer.backward(coef, constant, lower, upper)
@@ -59,9 +68,11 @@ def linear_bound(layers: list[Layer], bounds: Bounds, region: Region, coef: Tens
 
 
 def output_rounding(layers: list[Layer], bounds: Bounds) -> Tensor:
-    r"""How far rounding can move each output of the network as it runs from that of exact arithmetic, (n, K).
+    r"""How far rounding can move each output of the network as it runs from that of exact
+    arithmetic, (n, K).
 
-    With e the bound so far, :math:`|A| e + |\rho|` after an affine layer; ReLU and maximum add nothing.
+    With e the bound so far, :math:`|A| e + |\rho|` after an affine layer; ReLU and maximum add
+    nothing.
     """
     rounding = torch.zeros_like(bounds[0][0])
     for layer, (lower, upper) in zip(layers, bounds, strict=True):
@@ -81,8 +92,12 @@ def largest_layer(layers: list[Layer], x: Tensor) -> int:
     return widest
 
 
-def _unit_bounds(layers: list[Layer], bounds: Bounds, region: Region, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """Linear lower and upper bounds of each unit of the last layer's output, a few units at a time."""
+def _unit_bounds(
+    layers: list[Layer], bounds: Bounds, region: Region, shape: torch.Size
+) -> tuple[Tensor, Tensor]:
+    """Linear lower and upper bounds of each unit of the last layer's output, a few units at a
+    time.
+    """
     n_units = shape.numel()
     step = max(1, MAX_ENTRIES // (2 * len(region.x) * largest_layer(layers, bounds[0][0])))
     least, largest = [], []

@@ -47,7 +47,8 @@ def certified_margins(
 ) -> np.ndarray:
     r"""Lower bounds on the worst-case margins of a ReLU network.
 
-    .. math:: m_i \;\le\; \min_{x'} \min_{k \ne y_i} f_{y_i}(x') - f_k(x'), \qquad \|(x' - x_i) / s\|_q \le \epsilon, \quad
+    .. math:: m_i \;\le\; \min_{x'} \min_{k \ne y_i} f_{y_i}(x') - f_k(x'), \qquad \|(x' - x_i) /
+    s\|_q \le \epsilon, \quad
         \text{low} \le x' \le \text{high}.
 
     A positive one proves that no perturbation of the threat changes the decision away from y.
@@ -55,11 +56,13 @@ def certified_margins(
     Parameters
     ----------
     module : torch.nn.Sequential
-        Nested as you like, of Linear, Conv2d, ReLU, MaxPool2d, AvgPool2d, BatchNorm1d, BatchNorm2d, Flatten, Unflatten,
-        Identity and Dropout. It is judged in evaluation mode, whatever mode it is in, and left as it is. Its scores are
-        (n, K), or (n, 1) for two classes: f > 0 is class 1, and the margin is f or -f. Weights may be those of
-        `torch.nn.utils.parametrize`, as of `torch.nn.utils.parametrizations.weight_norm`. A module with forward hooks, and so
-        with those of `torch.nn.utils.prune` until `prune.remove`, is refused: a hook may change anything.
+        Nested as you like, of Linear, Conv2d, ReLU, MaxPool2d, AvgPool2d, BatchNorm1d, BatchNorm2d,
+        Flatten, Unflatten, Identity and Dropout. It is judged in evaluation mode, whatever mode it
+        is in, and left as it is. Its scores are (n, K), or (n, 1) for two classes: f > 0 is class
+        1, and the margin is f or -f. Weights may be those of `torch.nn.utils.parametrize`, as of
+        `torch.nn.utils.parametrizations.weight_norm`. A module with forward hooks, and so with
+        those of `torch.nn.utils.prune` until `prune.remove`, is refused: a hook may change
+        anything.
     X : array-like or tensor of shape `(n, *shape)`
         Inputs of the module.
     y : array-like of shape (n,)
@@ -69,19 +72,22 @@ def certified_margins(
     q : float, default=inf
         Exponent of the norm that bounds the perturbation, in [1, inf].
     clip : (low, high), optional
-        The box that perturbed inputs keep to, such as (0, 1) for pixels: numbers, or arrays that broadcast to X.
+        The box that perturbed inputs keep to, such as (0, 1) for pixels: numbers, or arrays that
+        broadcast to X.
     scale : array-like of shape (d,) or of `shape`, optional
-        How far the adversary can move each feature, relative to the others: s above, 1 by default. A feature of scale 0 does
-        not move.
+        How far the adversary can move each feature, relative to the others: s above, 1 by default.
+        A feature of scale 0 does not move.
     method : {"interval", "crown-ibp", "crown", "exact"}, default="crown"
-        From the cheapest to the tightest. "interval" propagates intervals. "crown-ibp" pulls linear bounds on the margin back
-        to the input, with intervals for the hidden units. "crown" bounds the hidden units in that way too, which for deep
-        convolutional networks costs far more. Each result is at least that of intervals. "exact" solves a mixed-integer
-        program for each sample and class, with q = inf or 1 and without max pooling. It suits some tens of inputs and up to
-        about a hundred units whose sign can change: seen, 64 inputs and 100 units, under 3 s a sample. With 784 inputs most
-        samples can run into `time_limit`.
+        From the cheapest to the tightest. "interval" propagates intervals. "crown-ibp" pulls linear
+        bounds on the margin back to the input, with intervals for the hidden units. "crown" bounds
+        the hidden units in that way too, which for deep convolutional networks costs far more. Each
+        result is at least that of intervals. "exact" solves a mixed-integer program for each sample
+        and class, with q = inf or 1 and without max pooling. It suits some tens of inputs and up to
+        about a hundred units whose sign can change: seen, 64 inputs and 100 units, under 3 s a
+        sample. With 784 inputs most samples can run into `time_limit`.
     batch_size : int, optional
-        Samples at a time; the result does not depend on it. By default few enough to keep the memory small.
+        Samples at a time; the result does not depend on it. By default few enough to keep the
+        memory small.
     time_limit : float, default=60
         Seconds for each sample with method="exact".
 
@@ -92,31 +98,36 @@ def certified_margins(
     Raises
     ------
     TypeError
-        If a layer is not supported, or a hook, a `forward` of its own or a parameter that is not known may change what it
-        computes; the message names layer and cause. Also if the module's scores on X are not those that its layers give.
+        If a layer is not supported, or a hook, a `forward` of its own or a parameter that is not
+        known may change what it computes; the message names layer and cause. Also if the module's
+        scores on X are not those that its layers give.
 
     Warns
     -----
     ConvergenceWarning
-        If method="exact" ran out of time for some samples: their entries are the lower bounds proved until then.
+        If method="exact" ran out of time for some samples: their entries are the lower bounds
+        proved until then.
 
     Notes
     -----
-    Proved means: of the network as it runs, in the type of its parameters. Its rounding, and that of the bounds, which are
-    computed in float64, are charged to the margin: a sum of m products, in any order, has a relative error of at most
-    :math:`(1 + u)^m - 1` in the products' sizes, with unit roundoff u. Arithmetic that is coarser than the parameters' type
-    (TF32 on GPUs, autocast, fast convolutions by Winograd's method) is not covered. For networks on images in float32 the
-    charge is some thousandths of the scores; `module.double()` has next to none. The mixed-integer solver (HiGHS) holds
-    constraints and optimality to about 1e-6, which is charged too.
+    Proved means: of the network as it runs, in the type of its parameters. Its rounding, and that
+    of the bounds, which are computed in float64, are charged to the margin: a sum of m products, in
+    any order, has a relative error of at most :math:`(1 + u)^m - 1` in the products' sizes, with
+    unit roundoff u. Arithmetic that is coarser than the parameters' type (TF32 on GPUs, autocast,
+    fast convolutions by Winograd's method) is not covered. For networks on images in float32 the
+    charge is some thousandths of the scores; `module.double()` has next to none. The mixed-integer
+    solver (HiGHS) holds constraints and optimality to about 1e-6, which is charged too.
 
-    Linear bounds on the input are minimised over ball and box together, exactly but for rounding, for every q.
+    Linear bounds on the input are minimised over ball and box together, exactly but for rounding,
+    for every q.
 
     References
     ----------
-    Gowal et al., "On the effectiveness of interval bound propagation for training verifiably robust models", 2018. Zhang,
-    Weng, Chen, Hsieh, Daniel, "Efficient neural network robustness certification with general activation functions",
-    NeurIPS 2018 (the adaptive lower line). Zhang et al., "Towards stable and efficient training of verifiably robust neural
-    networks", ICLR 2020 (crown-ibp). Tjeng, Xiao, Tedrake, "Evaluating robustness of neural networks with mixed integer
+    Gowal et al., "On the effectiveness of interval bound propagation for training verifiably robust
+    models", 2018. Zhang, Weng, Chen, Hsieh, Daniel, "Efficient neural network robustness
+    certification with general activation functions", NeurIPS 2018 (the adaptive lower line). Zhang
+    et al., "Towards stable and efficient training of verifiably robust neural networks", ICLR 2020
+    (crown-ibp). Tjeng, Xiao, Tedrake, "Evaluating robustness of neural networks with mixed integer
     programming", ICLR 2019, equation 6.
 
     Examples
@@ -125,10 +136,12 @@ def certified_margins(
     >>> from sklearn_robust.verification import certified_margins
     >>> network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU(), torch.nn.Linear(2, 1))
     >>> with torch.no_grad():
-    ...     for parameter, value in zip(network.parameters(), ([[1, 1], [1, -1]], [0, 0], [[1, -1]], [-0.5])):
+    ...     values = [[1, 1], [1, -1]], [0, 0], [[1, -1]], [-0.5]
+    ...     for parameter, value in zip(network.parameters(), values):
     ...         _ = parameter.copy_(torch.tensor(value))
     >>> for method in ("interval", "crown", "exact"):
-    ...     print(method, certified_margins(network, [[1.0, 0.5]], [1], eps=0.2, method=method).round(2))
+    ...     margins = certified_margins(network, [[1.0, 0.5]], [1], eps=0.2, method=method)
+    ...     print(method, margins.round(2))
     interval [-0.3]
     crown [0.1]
     exact [0.1]
@@ -137,9 +150,22 @@ def certified_margins(
     check_choice(method, "method", METHODS)
     check_number(time_limit, "time_limit", low=0, strict=True)
     if method == "exact" and q not in (1, math.inf):
-        raise ValueError(f"method='exact' supports q = 1 and q = inf, where the threat is a polytope, got q={q!r}.")
-    layers = read_network(module, torch.float32 if getattr(X, "dtype", None) in (torch.float32, np.float32) else torch.float64)
-    x = _samples(X, next((p.device for p in module.parameters() if p.device.type != "mps"), torch.device("cpu")))
+        raise ValueError(
+            f"method='exact' supports q = 1 and q = inf, where the threat is a polytope, got "
+            f"q={q!r}."
+        )
+    layers = read_network(
+        module,
+        torch.float32
+        if getattr(X, "dtype", None) in (torch.float32, np.float32)
+        else torch.float64,
+    )
+    x = _samples(
+        X,
+        next(
+            (p.device for p in module.parameters() if p.device.type != "mps"), torch.device("cpu")
+        ),
+    )
     threats = Region(x, q, _radii(eps, x), clip, scale)
     differences = _differences(layers, x, y)
     _check_reading(module, layers, x)
@@ -155,7 +181,9 @@ def certified_margins(
         if method != "interval":
             lower = torch.maximum(lower, linear_bound(layers, bounds, region, differences[rows]))
         if method == "exact":
-            least, late = exact_margins(layers, bounds, region, differences[rows], lower, time_limit)
+            least, late = exact_margins(
+                layers, bounds, region, differences[rows], lower, time_limit
+            )
             charge = products(differences[rows].abs(), output_rounding(layers, bounds)).amax(dim=1)
             charge += _SOLVER_TOLERANCE * (1 + least.abs())
             least = torch.maximum(least - charge, lower.amin(dim=1))
@@ -165,7 +193,8 @@ def certified_margins(
         margins.append(to_numpy(least))
     if unsolved:
         warnings.warn(
-            f"{unsolved} of {len(x)} samples were not solved within {time_limit:g} seconds each; their margins are lower "
+            f"{unsolved} of {len(x)} samples were not solved within {time_limit:g} seconds each; "
+            f"their margins are lower "
             "bounds. Increase time_limit.",
             ConvergenceWarning,
             stacklevel=2,
@@ -201,13 +230,13 @@ def certified_radius(
     Returns
     -------
     ndarray of shape (n,)
-        The lower end of the bracket: the certified margin at this radius is positive. 0 where the clean prediction is wrong,
-        `max_radius` where that is certified.
+        The lower end of the bracket: the certified margin at this radius is positive. 0 where the
+        clean prediction is wrong, `max_radius` where that is certified.
 
     Notes
     -----
-    Linear bounds need not fall steadily with eps, so that a larger radius may by chance be certified too; what is returned
-    is proved either way.
+    Linear bounds need not fall steadily with eps, so that a larger radius may by chance be
+    certified too; what is returned is proved either way.
 
     Examples
     --------
@@ -245,7 +274,8 @@ def certified_radius(
     while len(rows):
         certified = is_certified(rows, tried)
         low[rows[certified]], high[rows[~certified]] = tried[certified], tried[~certified]
-        rows = rows[high[rows] - low[rows] > np.maximum(tol, np.spacing(high[rows]))]  # no float lies between neighbours
+        # no float lies between neighbours
+        rows = rows[high[rows] - low[rows] > np.maximum(tol, np.spacing(high[rows]))]
         tried = (low[rows] + high[rows]) / 2
     return low
 
@@ -262,23 +292,40 @@ def _samples(X: Any, device: torch.device) -> Tensor:
 def _radii(eps: Any, x: Tensor) -> Tensor:
     """The radius of each sample."""
     given = np.asarray(to_numpy(eps) if isinstance(eps, Tensor) else eps)
-    radii = given.astype(np.float64) if given.dtype.kind in "iuf" else np.full(given.shape, math.nan)
+    radii = (
+        given.astype(np.float64) if given.dtype.kind in "iuf" else np.full(given.shape, math.nan)
+    )
     if radii.shape not in ((), (len(x),)) or not np.all((radii >= 0) & (radii < math.inf)):
-        raise ValueError(f"eps must be a finite number >= 0, or one for each of the {len(x)} samples, got {eps!r}.")
+        raise ValueError(
+            f"eps must be a finite number >= 0, or one for each of the {len(x)} samples, got "
+            f"{eps!r}."
+        )
     return torch.from_numpy(radii.astype(np.float64)).to(x).expand(len(x))
 
 
 def _differences(layers: list[Layer], x: Tensor, y: ArrayLike) -> Tensor:
-    """The differences of scores f_y - f_k that decide each sample, as rows of shape (n, K - 1, K); +-f for one output."""
+    """The differences of scores f_y - f_k that decide each sample, as rows of shape (n, K - 1, K);
+    +-f for one output.
+    """
     scores = x[:1]
     for layer in layers:
         scores = layer(scores)
     if scores.ndim != 2:
-        raise ValueError(f"The module must return scores of shape (n, n_outputs), got {tuple(scores.shape)} for one sample.")
+        raise ValueError(
+            f"The module must return scores of shape (n, n_outputs), got {tuple(scores.shape)} for "
+            f"one sample."
+        )
     n_outputs, labels = scores.shape[1], np.asarray(y)
     n_classes = max(n_outputs, 2)
-    if labels.shape != (len(x),) or labels.dtype.kind not in "iub" or not np.all((labels >= 0) & (labels < n_classes)):
-        raise ValueError(f"y must hold the class of each of the {len(x)} samples, as an integer from 0 to {n_classes - 1}.")
+    if (
+        labels.shape != (len(x),)
+        or labels.dtype.kind not in "iub"
+        or not np.all((labels >= 0) & (labels < n_classes))
+    ):
+        raise ValueError(
+            f"y must hold the class of each of the {len(x)} samples, as an integer from 0 to "
+            f"{n_classes - 1}."
+        )
     true = torch.from_numpy(labels.astype(np.int64)).to(x.device)
     if n_outputs == 1:
         return (2.0 * true - 1).to(x.dtype).view(-1, 1, 1)
@@ -295,8 +342,12 @@ def _check_reading(module: nn.Module, layers: list[Layer], x: Tensor) -> None:
         read = layer(read)
     with torch.no_grad(), evaluating(module):
         scores = module(few.to(like)).to(read)
-    if scores.shape != read.shape or not torch.allclose(scores, read, rtol=1e-2, atol=1e-2 * float(read.abs().max())):
+    if scores.shape != read.shape or not torch.allclose(
+        scores, read, rtol=1e-2, atol=1e-2 * float(read.abs().max())
+    ):
         raise TypeError(
-            f"{type(module).__name__} does not compute what its layers say: something that is not seen in them changes its "
-            "scores, or its arithmetic is too coarse. No bounds are known for it. Use plain layers, or module.double()."
+            f"{type(module).__name__} does not compute what its layers say: something that is not "
+            f"seen in them changes its "
+            "scores, or its arithmetic is too coarse. No bounds are known for it. Use plain "
+            "layers, or module.double()."
         )

@@ -1,11 +1,12 @@
 r"""The exact worst case of a ReLU network over a polytope, by a mixed-integer linear program.
 
-The units whose sign is fixed over the region are linear and cost nothing. Each other unit :math:`a = \max(h, 0)`,
-:math:`l \le h \le u`, gets a binary z that says whether it is active:
+The units whose sign is fixed over the region are linear and cost nothing. Each other unit :math:`a
+= \max(h, 0)`, :math:`l \le h \le u`, gets a binary z that says whether it is active:
 
 .. math:: a \ge h, \quad a \ge 0, \quad a \le h - l (1 - z), \quad a \le u z.
 
-A unit of the last hidden layer that the objective pushes down needs none: the least a is max(h, 0) anyway.
+A unit of the last hidden layer that the objective pushes down needs none: the least a is max(h, 0)
+anyway.
 """
 
 from __future__ import annotations
@@ -28,7 +29,12 @@ _OPTIMAL = 0  # scipy.optimize.milp's status
 
 
 def exact_margins(
-    layers: list[Layer], bounds: Bounds, region: Region, coef: Tensor, known: Tensor, time_limit: float
+    layers: list[Layer],
+    bounds: Bounds,
+    region: Region,
+    coef: Tensor,
+    known: Tensor,
+    time_limit: float,
 ) -> tuple[Tensor, int]:
     """The least of the linear functions <c, f(x')> over each region.
 
@@ -56,7 +62,9 @@ def exact_margins(
     known_arrays, coefs = known.cpu().numpy(), coef.cpu().numpy()
     minimum, solved = [], []
     for i in range(len(coefs)):
-        program = _encode(matrices, [(_flat(lower[i]), _flat(upper[i])) for lower, upper in bounds], region, i)
+        program = _encode(
+            matrices, [(_flat(lower[i]), _flat(upper[i])) for lower, upper in bounds], region, i
+        )
         value, done = program.minimum(coefs[i], known_arrays[i], time_limit)
         minimum.append(value)
         solved.append(done)
@@ -65,17 +73,24 @@ def exact_margins(
 
 @dataclass
 class _Program:
-    """Outputs f = A v + b of variables v that are boxed, partly binary, and obey linear inequalities."""
+    """Outputs f = A v + b of variables v that are boxed, partly binary, and obey linear
+    inequalities.
+    """
 
     outputs: np.ndarray
     offset: np.ndarray
     box: optimize.Bounds
     binary: np.ndarray
-    last: np.ndarray  # the columns of value and binary of the last hidden layer's undecided units, (2, k)
+    # the columns of value and binary of the last hidden layer's undecided units, (2, k)
+    last: np.ndarray
     constraints: list[optimize.LinearConstraint]
 
-    def minimum(self, coefs: np.ndarray, known: np.ndarray, time_limit: float) -> tuple[float, bool]:
-        """The least of the functions <c, f>, or what is proved of it; functions known to lie above the least are left out."""
+    def minimum(
+        self, coefs: np.ndarray, known: np.ndarray, time_limit: float
+    ) -> tuple[float, bool]:
+        """The least of the functions <c, f>, or what is proved of it; functions known to lie above
+        the least are left out.
+        """
         deadline = time.monotonic() + time_limit
         proved, done = known.copy(), True
         smallest = np.inf
@@ -99,11 +114,14 @@ class _Program:
         return interruptible(lambda _: optimize.milp(cost, **program, options=options))
 
 
-def _encode(matrices: list, bounds: list[tuple[np.ndarray, np.ndarray]], region: Region, i: int) -> _Program:
-    """The network on the region of sample i. Each layer's input is h v + h0, for the variables v of the program.
+def _encode(
+    matrices: list, bounds: list[tuple[np.ndarray, np.ndarray]], region: Region, i: int
+) -> _Program:
+    """The network on the region of sample i. Each layer's input is h v + h0, for the variables v of
+    the program.
 
-    The variables are the move of the input (q = 1: its positive and negative parts), then value and binary of each
-    undecided unit.
+    The variables are the move of the input (q = 1: its positive and negative parts), then value and
+    binary of each undecided unit.
     """
     x = _flat(region.x[i])
     move_low, move_high = bounds[0][0] - x, bounds[0][1] - x
@@ -124,16 +142,25 @@ def _encode(matrices: list, bounds: list[tuple[np.ndarray, np.ndarray]], region:
         h[:, len(x) : n_moves] = -np.eye(len(x))
         high[:n_moves] = np.concatenate([move_high, -move_low])
         scale = np.ones(len(x)) if region.scale is None else _flat(region.scale)
-        largest = scale.max()  # the unit of the constraint, whose tolerance is then that of the widest move
+        # the unit of the constraint, whose tolerance is then that of the widest move
+        largest = scale.max()
         length = np.zeros(n_variables)
-        length[:n_moves] = np.tile(np.divide(largest, scale, out=np.zeros_like(scale), where=scale > 0), 2)
-        constraints.append(optimize.LinearConstraint(length, -np.inf, largest * float(region.rows(slice(i, i + 1)).eps)))
+        length[:n_moves] = np.tile(
+            np.divide(largest, scale, out=np.zeros_like(scale), where=scale > 0), 2
+        )
+        constraints.append(
+            optimize.LinearConstraint(
+                length, -np.inf, largest * float(region.rows(slice(i, i + 1)).eps)
+            )
+        )
     column, last = n_moves, np.empty((2, 0), int)
     for matrix, (lower, upper), units in zip(matrices, bounds, undecided, strict=True):
         if matrix is not None:
             h, h0 = matrix[0] @ h, matrix[0] @ h0 + matrix[1]
             continue
-        value, switch = np.eye(2 * len(units), n_variables, k=column).reshape(2, len(units), n_variables)
+        value, switch = np.eye(2 * len(units), n_variables, k=column).reshape(
+            2, len(units), n_variables
+        )
         lowest, highest = lower[units], upper[units]
         for rows, most in (
             (h[units] - value, -h0[units]),  # a >= h
@@ -157,7 +184,9 @@ def _matrix(layer: Layer, lower: Tensor) -> tuple[np.ndarray, np.ndarray] | None
     if not isinstance(layer, Affine):
         raise TypeError("method='exact' supports no MaxPool2d. Use method='crown'.")
     outputs = layer(torch.zeros_like(lower[:1]))
-    identity = torch.eye(outputs.numel(), dtype=lower.dtype, device=lower.device).view(1, -1, *outputs.shape[1:])
+    identity = torch.eye(outputs.numel(), dtype=lower.dtype, device=lower.device).view(
+        1, -1, *outputs.shape[1:]
+    )
     rows, _ = layer.backward(identity, identity.new_zeros(1, 1), lower, lower)
     return rows[0].flatten(1).cpu().numpy(), _flat(outputs)
 

@@ -11,11 +11,15 @@ from sklearn_robust import attacks
 
 
 def run(code):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def test_the_closed_form_needs_no_torch():
-    assert run("import sys, sklearn_robust.attacks.linear; print('torch' in sys.modules)") == "False\n"
+    assert (
+        run("import sys, sklearn_robust.attacks.linear; print('torch' in sys.modules)") == "False\n"
+    )
 
 
 def test_a_missing_torch_is_explained():
@@ -40,8 +44,14 @@ def test_public_names_resolve_and_unknown_ones_do_not():
 
 @pytest.mark.parametrize("attack", [attacks.apgd, attacks.pgd, attacks.square])
 @pytest.mark.parametrize(
-    ("name", "bad"), [("eps", torch.full((3,), 0.1)), ("eps", -1.0), ("batch_size", 0), ("batch_size", 1.5)]
+    ("name", "bad"),
+    [("eps", torch.full((3,), 0.1)), ("eps", -1.0), ("batch_size", 0), ("batch_size", 1.5)],
 )
 def test_all_attacks_check_what_they_share(attack, name, bad):
     with pytest.raises(ValueError, match=f"{name} must be"):
-        attack(torch.nn.Linear(2, 1), np.zeros((3, 2), np.float32), [0, 1, 1], **{"eps": 0.1, name: bad})
+        attack(
+            torch.nn.Linear(2, 1),
+            np.zeros((3, 2), np.float32),
+            [0, 1, 1],
+            **{"eps": 0.1, name: bad},
+        )

@@ -26,7 +26,8 @@ def test_checkpoints_are_those_of_the_paper():
 
 
 class Waves:
-    """A batch of one sample at 0 whose loss is a sum of waves: it has many local maxima. Keeps the points that it is asked."""
+    """A batch of one sample at 0 whose loss is a sum of waves: it has many local maxima. Keeps the
+    points that it is asked."""
 
     def __init__(self, q, seed):
         rng = np.random.default_rng(seed)
@@ -34,9 +35,9 @@ class Waves:
         self.region, self.asked = Region(torch.zeros(1, 4, dtype=torch.float64), q, 1.0), []
 
     def loss(self, x):
-        return float(self.height @ np.sin(self.frequency * x + 1)), self.height * self.frequency * np.cos(
-            self.frequency * x + 1
-        )
+        return float(
+            self.height @ np.sin(self.frequency * x + 1)
+        ), self.height * self.frequency * np.cos(self.frequency * x + 1)
 
     def evaluate(self, points):
         self.asked.append(points[0].numpy().copy())
@@ -46,14 +47,17 @@ class Waves:
 
 
 def algorithm_1(batch, q, n_steps, checkpoints):
-    """Croce and Hein (2020), Algorithm 1, with its constants written out, for one sample; the points in turn and the steps."""
+    """Croce and Hein (2020), Algorithm 1, with its constants written out, for one sample; the
+    points in turn and the steps."""
     alpha, rho, eta = 0.75, 0.75, 2.0
 
     def project(x):
         return np.clip(x, -1, 1) if q == math.inf else x / max(1, np.linalg.norm(x))
 
     def moved(x, gradient):
-        return project(x + eta * (np.sign(gradient) if q == math.inf else gradient / np.linalg.norm(gradient)))
+        return project(
+            x + eta * (np.sign(gradient) if q == math.inf else gradient / np.linalg.norm(gradient))
+        )
 
     x = previous = best = np.zeros(4)
     value, gradient = batch.loss(x)
@@ -81,7 +85,9 @@ def algorithm_1(batch, q, n_steps, checkpoints):
     return np.array(points), etas
 
 
-@pytest.mark.parametrize(("q", "seed"), [(2, 2), (2, 27), (2, 30), (math.inf, 0), (math.inf, 1), (math.inf, 2)])
+@pytest.mark.parametrize(
+    ("q", "seed"), [(2, 2), (2, 27), (2, 30), (math.inf, 0), (math.inf, 1), (math.inf, 2)]
+)
 def test_points_and_steps_are_those_of_the_algorithm(q, seed):
     batch, start = Waves(q, seed), torch.zeros(1, 4, dtype=torch.float64)
     best = Best(start.clone(), torch.full((1,), math.inf, dtype=torch.float64), False)
@@ -106,7 +112,9 @@ def test_apgd_finds_at_least_what_pgd_finds(q, digits):
     assert 10 < plain < 90
     assert auto <= plain
     plain = (margins(net, pgd(net, X, y, n_targets=9, **threat), y) > 0).sum()
-    targeted = (margins(net, apgd(net, X, y, n_steps=50, loss="dlr", n_targets=9, **threat), y) > 0).sum()
+    targeted = (
+        margins(net, apgd(net, X, y, n_steps=50, loss="dlr", n_targets=9, **threat), y) > 0
+    ).sum()
     assert targeted <= plain
 
 
@@ -123,7 +131,18 @@ def test_apgd_goes_as_low_as_a_long_search(q, digits):
     net, X, y = digits
     threat = {"eps": RADII[q], "q": q, "clip": (0, 1), "stop_when_broken": False}
     long = margins(
-        net, pgd(net, X[:30], y[:30], n_steps=300, step_size=RADII[q] / 20, n_restarts=2, random_state=0, **threat), y[:30]
+        net,
+        pgd(
+            net,
+            X[:30],
+            y[:30],
+            n_steps=300,
+            step_size=RADII[q] / 20,
+            n_restarts=2,
+            random_state=0,
+            **threat,
+        ),
+        y[:30],
     )
     auto = margins(net, apgd(net, X[:30], y[:30], n_steps=100, **threat), y[:30])
     assert np.median(auto - long) <= 0.01 * np.abs(long).mean()
@@ -132,7 +151,10 @@ def test_apgd_goes_as_low_as_a_long_search(q, digits):
 @pytest.mark.parametrize("n_classes", [2, 3, 10])
 def test_dlr_is_the_margin_up_to_a_positive_factor_free_of_scale_and_shift(n_classes):
     generator = torch.Generator().manual_seed(0)
-    logits, y = torch.randn(20, n_classes, generator=generator), torch.randint(n_classes, (20,), generator=generator)
+    logits, y = (
+        torch.randn(20, n_classes, generator=generator),
+        torch.randint(n_classes, (20,), generator=generator),
+    )
     assert torch.equal(dlr(logits, y) > 0, logit_margins(logits, y) < 0)
     if n_classes > 2:
         torch.testing.assert_close(dlr(5 * logits + 3, y), dlr(logits, y))

@@ -28,7 +28,10 @@ def linear_module(n_outputs, d, *, seed=0, dtype=torch.float64):
 
 
 def relu_net(d, n_outputs, *, width=8, seed=0, dtype=torch.float64):
-    first, last = linear_module(width, d, seed=seed, dtype=dtype), linear_module(n_outputs, width, seed=seed + 1, dtype=dtype)
+    first, last = (
+        linear_module(width, d, seed=seed, dtype=dtype),
+        linear_module(n_outputs, width, seed=seed + 1, dtype=dtype),
+    )
     return torch.nn.Sequential(first, torch.nn.ReLU(), last)
 
 
@@ -42,14 +45,27 @@ ASCENTS = {pgd: {"n_steps": 40, "step_size": 0.3}, apgd: {"n_steps": 60}}
 
 @pytest.mark.parametrize("attack", ASCENTS)
 @pytest.mark.parametrize("q", QS)
-@pytest.mark.parametrize(("n_outputs", "loss"), [(1, "margin"), (1, "cross_entropy"), (2, "dlr"), (4, "margin")])
+@pytest.mark.parametrize(
+    ("n_outputs", "loss"), [(1, "margin"), (1, "cross_entropy"), (2, "dlr"), (4, "margin")]
+)
 @pytest.mark.parametrize("random_start", [False, True])
 def test_linear_modules_are_solved(attack, q, n_outputs, loss, random_start):
     module = linear_module(n_outputs, 6)
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(30, 6)), rng.integers(max(n_outputs, 2), size=30)
     start = {"random_start": random_start, "random_state": 0}
-    points = attack(module, X, y, eps=0.3, q=q, loss=loss, n_targets=3, stop_when_broken=False, **start, **ASCENTS[attack])
+    points = attack(
+        module,
+        X,
+        y,
+        eps=0.3,
+        q=q,
+        loss=loss,
+        n_targets=3,
+        stop_when_broken=False,
+        **start,
+        **ASCENTS[attack],
+    )
     coef, intercept = module.weight.detach().numpy(), module.bias.detach().numpy()
     exact = robust_margins(X, y, coef, intercept, LpBall(q, 0.3))
     np.testing.assert_allclose(margins(module, points, y), exact, atol=1e-5)
@@ -63,13 +79,30 @@ def test_linear_modules_are_solved_in_a_box(attack, q):
     X, y = rng.uniform(size=(60, 8)), rng.integers(3, size=60)
     model = LogisticRegression(C=100).fit(X, y)
     module = linear_module(3, 8)
-    module.weight.data, module.bias.data = torch.as_tensor(model.coef_), torch.as_tensor(model.intercept_)
+    module.weight.data, module.bias.data = (
+        torch.as_tensor(model.coef_),
+        torch.as_tensor(model.intercept_),
+    )
     clip = (np.zeros(8), np.linspace(1, 2, 8))
-    long = {"step_size": 0.3} if attack is pgd and q == 2 else {}  # l1 steps this long would circle around the corner
+    # l1 steps this long would circle around the corner
+    long = {"step_size": 0.3} if attack is pgd and q == 2 else {}
     exact = margins(module, attack(model, X, y, eps=0.7, q=q, clip=clip), y)
-    found = attack(module, X, y, eps=0.7, q=q, clip=clip, n_targets=2, stop_when_broken=False, n_steps=200, **long)
+    found = attack(
+        module,
+        X,
+        y,
+        eps=0.7,
+        q=q,
+        clip=clip,
+        n_targets=2,
+        stop_when_broken=False,
+        n_steps=200,
+        **long,
+    )
     np.testing.assert_allclose(margins(module, found, y), exact, atol=1e-5)
-    assert np.all(exact >= robust_margins(X, y, model.coef_, model.intercept_, LpBall(q, 0.7)) - 1e-12)
+    assert np.all(
+        exact >= robust_margins(X, y, model.coef_, model.intercept_, LpBall(q, 0.7)) - 1e-12
+    )
 
 
 @pytest.mark.parametrize("q", [1, 2, 3, math.inf])
@@ -97,7 +130,17 @@ def test_brute_force_in_the_plane(attack, q, n_outputs, clip):
     grid = 0.5 * np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
     grid = grid[np.linalg.norm(grid, q, axis=1) <= 0.5]
     found = attack(
-        net, X, y, eps=0.5, q=q, clip=clip, n_steps=30, n_restarts=8, n_targets=2, stop_when_broken=False, random_state=0
+        net,
+        X,
+        y,
+        eps=0.5,
+        q=q,
+        clip=clip,
+        n_steps=30,
+        n_restarts=8,
+        n_targets=2,
+        stop_when_broken=False,
+        random_state=0,
     )
     gaps = []
     for x, label, margin in zip(X, y, margins(net, found, y), strict=True):
@@ -114,16 +157,34 @@ SETTINGS = {pgd: {"n_steps": 4}, apgd: {"n_steps": 6}, square: {"n_queries": 8}}
 
 @pytest.mark.parametrize("attack", SETTINGS)
 @pytest.mark.parametrize("q", QS)
-@given(seed=st.integers(0, 10**6), eps=st.floats(0, 3), image=st.booleans(), single=st.booleans(), box=st.booleans())
+@given(
+    seed=st.integers(0, 10**6),
+    eps=st.floats(0, 3),
+    image=st.booleans(),
+    single=st.booleans(),
+    box=st.booleans(),
+)
 @settings(max_examples=12, deadline=None)
 def test_points_stay_in_the_ball_and_the_box(attack, q, seed, eps, image, single, box):
     rng = np.random.default_rng(seed)
     X = np.clip(rng.uniform(-0.3, 1.3, (4, 2, 3, 3) if image else (4, 18)), 0, 1)
     X = X.astype(np.float32 if single else np.float64)
-    net = torch.nn.Sequential(torch.nn.Flatten(), relu_net(18, 3, seed=seed % 7, dtype=torch.float32))
+    net = torch.nn.Sequential(
+        torch.nn.Flatten(), relu_net(18, 3, seed=seed % 7, dtype=torch.float32)
+    )
     y = rng.integers(3, size=4)
     more = SETTINGS[attack] | ({} if attack is square else {"n_restarts": 2})
-    points = attack(net, X, y, eps=eps, q=q, clip=(0, 1) if box else None, random_state=seed, stop_when_broken=False, **more)
+    points = attack(
+        net,
+        X,
+        y,
+        eps=eps,
+        q=q,
+        clip=(0, 1) if box else None,
+        random_state=seed,
+        stop_when_broken=False,
+        **more,
+    )
     assert points.shape == X.shape
     assert points.dtype == X.dtype
     if box:
@@ -144,7 +205,9 @@ def test_batches_and_seeds(attack, q, stop_when_broken, digits):
 
     def run(batch_size, seed):
         kwargs = {"eps": eps, "q": q, "clip": (0, 1), "stop_when_broken": stop_when_broken}
-        return attack(net, X[:20], y[:20], batch_size=batch_size, random_state=seed, **kwargs, **more)
+        return attack(
+            net, X[:20], y[:20], batch_size=batch_size, random_state=seed, **kwargs, **more
+        )
 
     whole = run(None, 0)
     np.testing.assert_allclose(run(7, 0), whole, atol=1e-9)
@@ -155,7 +218,9 @@ def test_batches_and_seeds(attack, q, stop_when_broken, digits):
 
 @pytest.mark.parametrize("attack", SETTINGS)
 def test_the_module_is_left_as_it_was(attack):
-    net = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.BatchNorm1d(5), torch.nn.Dropout(), torch.nn.Linear(5, 2))
+    net = torch.nn.Sequential(
+        torch.nn.Linear(4, 5), torch.nn.BatchNorm1d(5), torch.nn.Dropout(), torch.nn.Linear(5, 2)
+    )
     net[2].eval()
     net[0].bias.requires_grad_(False)
     state, modes = copy.deepcopy(net.state_dict()), [m.training for m in net.modules()]
@@ -205,7 +270,11 @@ def test_random_search_is_not_exact_on_linear_classifiers():
     model = LogisticRegression().fit(X, y)
     worst = {}
     for attack in (pgd, apgd, square):
-        options = {"n_queries": 20, "random_state": 0, "stop_when_broken": False} if attack is square else {}
+        options = (
+            {"n_queries": 20, "random_state": 0, "stop_when_broken": False}
+            if attack is square
+            else {}
+        )
         moved = attack(model, X, y, eps=0.4, q=2, **options)
         worst[attack] = np.where(y, 1, -1) * model.decision_function(moved)
     np.testing.assert_array_equal(worst[pgd], worst[apgd])
@@ -222,10 +291,22 @@ def test_exponents_and_boxes_of_the_wrong_kind_are_named(attack):
     for q in ("two", None, True, 0.5, math.nan, [2]):
         with pytest.raises(ValueError, match=r"q must be a real number in \[1, inf\], got"):
             attack(model, X, y, eps=0.1, q=q)
-    for clip in (3, "ab", (0,), (0, None), (0, math.nan), (1, 0), (np.zeros(4), "a"), (-9, np.zeros(4) - 10)):
+    for clip in (
+        3,
+        "ab",
+        (0,),
+        (0, None),
+        (0, math.nan),
+        (1, 0),
+        (np.zeros(4), "a"),
+        (-9, np.zeros(4) - 10),
+    ):
         with pytest.raises(ValueError, match="clip must be None or a pair"):
             attack(model, X, y, eps=0.1, clip=clip)
-    with pytest.raises(ValueError, match=r"clip must hold numbers, or arrays that broadcast to X of shape \(20, 4\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"clip must hold numbers, or arrays that broadcast to X of shape \(20, 4\)",
+    ):
         attack(model, X, y, eps=0.1, clip=(np.zeros(3) - 9, np.zeros(3) + 9))
 
 
@@ -234,13 +315,17 @@ def test_estimators_with_a_module_use_their_own_labels():
         module_, classes_ = relu_net(3, 3), np.array(["ant", "bee", "cat"])
 
     X, y = np.random.default_rng(0).normal(size=(9, 3)), np.arange(9) % 3
-    np.testing.assert_array_equal(pgd(Fitted(), X, Fitted.classes_[y], eps=0.2), pgd(Fitted.module_, X, y, eps=0.2))
+    np.testing.assert_array_equal(
+        pgd(Fitted(), X, Fitted.classes_[y], eps=0.2), pgd(Fitted.module_, X, y, eps=0.2)
+    )
 
 
 def test_the_best_iterate_is_kept_and_broken_samples_are_left_alone(digits):
     net, X, y = digits
     wild = {"eps": 0.1, "clip": (0, 1), "step_size": 0.2, "n_steps": 9}  # overshoots
-    last = projected_ascent(lambda x: -logit_margins(net(x), torch.as_tensor(y)), torch.as_tensor(X), q=math.inf, **wild)
+    last = projected_ascent(
+        lambda x: -logit_margins(net(x), torch.as_tensor(y)), torch.as_tensor(X), q=math.inf, **wild
+    )
     best = margins(net, pgd(net, X, y, stop_when_broken=False, **wild), y)
     assert np.all(best <= margins(net, last, y))
     first = margins(net, pgd(net, X, y, **wild), y)
@@ -251,7 +336,10 @@ def test_the_best_iterate_is_kept_and_broken_samples_are_left_alone(digits):
 
 
 def test_a_step_is_one_forward_and_one_backward_pass_to_the_input():
-    calls, weight = [], torch.nn.Parameter(torch.randn(3, generator=torch.Generator().manual_seed(0)))
+    calls, weight = (
+        [],
+        torch.nn.Parameter(torch.randn(3, generator=torch.Generator().manual_seed(0))),
+    )
 
     def objective(x):
         calls.append(x.shape)
@@ -272,7 +360,9 @@ def test_random_starts_follow_the_generator():
 
     def run(seed):
         generator = torch.Generator().manual_seed(seed)
-        return projected_ascent(flat, torch.zeros(3, 5), q=2, eps=1.0, random_start=True, generator=generator)
+        return projected_ascent(
+            flat, torch.zeros(3, 5), q=2, eps=1.0, random_start=True, generator=generator
+        )
 
     assert torch.equal(run(0), run(0))
     assert not torch.equal(run(0), run(1))
@@ -309,5 +399,7 @@ def test_messages():
 @pytest.mark.parametrize("attack", [pgd, apgd, square])
 @pytest.mark.parametrize("q", [0.5, "inf", True, None, 10**400])
 def test_exponents_are_named(attack, q):
-    with pytest.raises(ValueError, match=r"q must be a real number in \[1, inf\], got .*Use numpy.inf"):
+    with pytest.raises(
+        ValueError, match=r"q must be a real number in \[1, inf\], got .*Use numpy.inf"
+    ):
         attack(linear_module(2, 3), np.zeros((2, 3)), [0, 1], eps=0.1, q=q)

@@ -6,7 +6,12 @@ import math
 import numpy as np
 import pytest
 
-from sklearn_robust.attacks.linear import class_scores, robust_margins, signed_distances, worst_case_perturbations
+from sklearn_robust.attacks.linear import (
+    class_scores,
+    robust_margins,
+    signed_distances,
+    worst_case_perturbations,
+)
 from sklearn_robust.threats import LpBall
 
 N, D = 40, 5
@@ -24,7 +29,12 @@ def model(request):
     rng = np.random.default_rng(request.param)
     k = request.param
     n_classes = max(k, 2)
-    return rng.normal(size=(N, D)), rng.integers(n_classes, size=N), rng.normal(size=(k, D)), rng.normal(size=k)
+    return (
+        rng.normal(size=(N, D)),
+        rng.integers(n_classes, size=N),
+        rng.normal(size=(k, D)),
+        rng.normal(size=k),
+    )
 
 
 @pytest.mark.parametrize("q", [1, math.inf])
@@ -69,8 +79,12 @@ def test_the_distance_is_where_the_margin_vanishes(model, q):
     correct = class_scores(X, coef, intercept).argmax(axis=1) == y
     np.testing.assert_array_equal(radius > 0, correct)
     for i in np.flatnonzero(correct):
-        just_inside = robust_margins(X[i : i + 1], y[i : i + 1], coef, intercept, LpBall(q, radius[i] * (1 - 1e-9)))
-        just_outside = robust_margins(X[i : i + 1], y[i : i + 1], coef, intercept, LpBall(q, radius[i] * (1 + 1e-9)))
+        just_inside = robust_margins(
+            X[i : i + 1], y[i : i + 1], coef, intercept, LpBall(q, radius[i] * (1 - 1e-9))
+        )
+        just_outside = robust_margins(
+            X[i : i + 1], y[i : i + 1], coef, intercept, LpBall(q, radius[i] * (1 + 1e-9))
+        )
         assert just_inside > 0 > just_outside
     assert np.all(signed_distances(X, None, coef, intercept, q) >= 0)
 

@@ -42,7 +42,10 @@ def test_it_sees_through_masked_gradients(q, image, digits):
     clean = broken(masked, X, y)
     threat = {"eps": RADII[q], "q": q, "clip": (0, 1)}
     np.testing.assert_array_equal(broken(masked, pgd(masked, X, y, **threat), y), clean)
-    assert broken(masked, square(masked, X, y, n_queries=300, random_state=0, **threat), y).mean() > clean.mean() + 0.3
+    assert (
+        broken(masked, square(masked, X, y, n_queries=300, random_state=0, **threat), y).mean()
+        > clean.mean() + 0.3
+    )
 
 
 @pytest.mark.parametrize("q", [1, 2, math.inf])
@@ -50,7 +53,16 @@ def test_it_comes_near_the_closed_form_on_linear_scores(q):
     rng = np.random.default_rng(0)
     coef, X, y = rng.normal(size=(1, 6)), rng.normal(size=(20, 6)), rng.integers(2, size=20)
     exact = robust_margins(X, y, coef, np.zeros(1), LpBall(q, 0.5))
-    found = square(lambda x: x @ coef[0], X, y, eps=0.5, q=q, n_queries=600, stop_when_broken=False, random_state=0)
+    found = square(
+        lambda x: x @ coef[0],
+        X,
+        y,
+        eps=0.5,
+        q=q,
+        n_queries=600,
+        stop_when_broken=False,
+        random_state=0,
+    )
     clean, reached = (np.where(y > 0, 1, -1) * (x @ coef[0]) for x in (X, found))
     assert np.all(reached >= exact - 1e-12)
     assert np.all(clean - reached >= 0.9 * (clean - exact))
@@ -64,7 +76,14 @@ def test_it_attacks_any_classifier():
     found = square(machine, X, y, eps=0.5, n_queries=100, random_state=0)
     assert machine.score(found, y) < machine.score(X, y) - 0.3
     neighbours = KNeighborsClassifier().fit(X, y == "out")
-    found = square(neighbours.predict_proba, X, (y == "out").astype(int), eps=0.5, n_queries=100, random_state=0)
+    found = square(
+        neighbours.predict_proba,
+        X,
+        (y == "out").astype(int),
+        eps=0.5,
+        n_queries=100,
+        random_state=0,
+    )
     assert neighbours.score(found, y == "out") < neighbours.score(X, y == "out") - 0.3
 
 

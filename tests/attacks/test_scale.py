@@ -35,7 +35,9 @@ def data(n=30, seed=0):
 
 def network(seed=0, n_outputs=2):
     torch.manual_seed(seed)
-    return torch.nn.Sequential(torch.nn.Linear(5, 16), torch.nn.ReLU(), torch.nn.Linear(16, n_outputs)).double()
+    return torch.nn.Sequential(
+        torch.nn.Linear(5, 16), torch.nn.ReLU(), torch.nn.Linear(16, n_outputs)
+    ).double()
 
 
 @pytest.mark.parametrize("clip", [None, (0, 1)])
@@ -46,7 +48,9 @@ def test_attacks_stay_in_the_scaled_ball_and_the_box_and_do_harm(attack, q, clip
     net = network()
     with torch.no_grad():
         y = net(torch.tensor(X)).argmax(1).numpy()  # so that every sample is right at first
-    moved = attack(net, X, y, eps=0.3, q=q, clip=clip, scale=SCALE, random_state=0, stop_when_broken=False)
+    moved = attack(
+        net, X, y, eps=0.3, q=q, clip=clip, scale=SCALE, random_state=0, stop_when_broken=False
+    )
     np.testing.assert_array_equal(moved[:, ~MOVABLE], X[:, ~MOVABLE])
     assert np.all(sizes(moved, X, q) <= 0.3 * (1 + 1e-9))
     if clip is not None:
@@ -66,7 +70,8 @@ def test_random_starts_do_not_spend_on_what_cannot_move(q):
     assert np.all(points[:, ~MOVABLE] == 0)
     reach = sizes(points, 0, q)
     assert np.all(reach <= 2 * (1 + 1e-12))
-    assert np.median(reach) == pytest.approx(2 * 0.5 ** (1 / 3), rel=0.03)  # uniform in three dimensions
+    # uniform in three dimensions
+    assert np.median(reach) == pytest.approx(2 * 0.5 ** (1 / 3), rel=0.03)
 
 
 @pytest.mark.parametrize("q", EXPONENTS)
@@ -88,7 +93,9 @@ def test_linear_classifiers_get_their_exact_worst_case(q):
     moved = pgd(model, X, y, eps=0.3, q=q, scale=SCALE)
     exact = X + worst_case_perturbations(X, y, model.coef_, model.intercept_, LpBall(q, 0.3, SCALE))
     sign = 2 * y - 1
-    np.testing.assert_allclose(sign * model.decision_function(moved), sign * model.decision_function(exact), atol=1e-9)
+    np.testing.assert_allclose(
+        sign * model.decision_function(moved), sign * model.decision_function(exact), atol=1e-9
+    )
     boxed = pgd(model, X, y, eps=0.3, q=q, scale=SCALE, clip=(0, 1))
     assert boxed.min() >= 0
     assert boxed.max() <= 1
@@ -102,7 +109,12 @@ def test_linear_classifiers_get_their_exact_worst_case(q):
         elif q == 2:
             constraints.append({"type": "ineq", "fun": lambda u: 0.09 - u @ u})
         bounds = [(-0.3, 0.3)] * 5
-        worst = minimize(lambda u, i=i: sign[i] * (w @ (SCALE * u)), np.zeros(5), bounds=bounds, constraints=constraints)
+        worst = minimize(
+            lambda u, i=i: sign[i] * (w @ (SCALE * u)),
+            np.zeros(5),
+            bounds=bounds,
+            constraints=constraints,
+        )
         assert sign[i] * (w @ (boxed[i] - X[i])) <= worst.fun + 1e-6
 
 
@@ -116,10 +128,20 @@ def test_projected_ascent_takes_scales_of_a_sample_shape():
 @pytest.mark.parametrize("q", EXPONENTS)
 def test_float32_points_stay_inside_in_their_own_type(q):
     X, y = data()
-    moved = pgd(network().float(), X.astype(np.float32), y, eps=0.3, q=q, scale=SCALE, stop_when_broken=False)
+    moved = pgd(
+        network().float(),
+        X.astype(np.float32),
+        y,
+        eps=0.3,
+        q=q,
+        scale=SCALE,
+        stop_when_broken=False,
+    )
     assert moved.dtype == np.float32
     np.testing.assert_array_equal(moved[:, ~MOVABLE], X.astype(np.float32)[:, ~MOVABLE])
-    assert np.all(sizes(moved.astype(float), X.astype(np.float32).astype(float), q) <= 0.3 * (1 + 1e-6))
+    assert np.all(
+        sizes(moved.astype(float), X.astype(np.float32).astype(float), q) <= 0.3 * (1 + 1e-6)
+    )
 
 
 @pytest.mark.parametrize("bad", [np.ones(4), -np.ones(5), 2.0, [np.nan] * 5])
@@ -134,7 +156,15 @@ def test_bad_scales_are_refused(attack, bad):
 def test_networks_train_and_are_judged_by_their_scale(q):
     X, y = data(60)
     scale = np.array([0.0, 1.0, 1.0, 1.0, 1.0])
-    options = {"q_pert": q, "eps": 0.2, "max_iter": 15, "loss_tol": 0, "tol": 0, "n_iter_no_change": 100, "random_state": 0}
+    options = {
+        "q_pert": q,
+        "eps": 0.2,
+        "max_iter": 15,
+        "loss_tol": 0,
+        "tol": 0,
+        "n_iter_no_change": 100,
+        "random_state": 0,
+    }
     model = RobustMLPClassifier((8,), scale=scale, **options)
     with pytest.warns(match="max_iter"):
         model.fit(X, y)
@@ -149,7 +179,9 @@ def test_networks_train_and_are_judged_by_their_scale(q):
     assert model.certified_score(X, y, scale=None) <= model.certified_score(X, y)
     assert model.certified_score(X, y, scale=np.zeros(5)) == model.score(X, y)
     radius = model.certified_radius(X, y, max_radius=100)
-    np.testing.assert_allclose(model.certified_radius(X, y, scale=2 * scale, max_radius=50), radius / 2, atol=1e-4)
+    np.testing.assert_allclose(
+        model.certified_radius(X, y, scale=2 * scale, max_radius=50), radius / 2, atol=1e-4
+    )
 
 
 def test_a_network_trained_with_scale_zero_is_trained_without_adversary():
@@ -162,11 +194,17 @@ def test_a_network_trained_with_scale_zero_is_trained_without_adversary():
     for model in models:
         with pytest.warns(match="max_iter"):
             model.fit(X, y)
-    np.testing.assert_allclose(models[0].decision_function(X), models[1].decision_function(X), rtol=1e-12)
+    np.testing.assert_allclose(
+        models[0].decision_function(X), models[1].decision_function(X), rtol=1e-12
+    )
 
 
 def test_scores_of_networks_name_their_scale_and_not_that_of_training():
     X, y = data(60)
-    model = RobustMLPClassifier((8,), eps=0.1, scale=np.zeros(5), loss_tol=0.5, max_iter=300, random_state=0).fit(X, y)
+    model = RobustMLPClassifier(
+        (8,), eps=0.1, scale=np.zeros(5), loss_tol=0.5, max_iter=300, random_state=0
+    ).fit(X, y)
     assert robust_accuracy_score(model, X, y, eps=0.1) == model.robust_score(X, y, scale=None)
-    assert robust_accuracy_score(model, X, y, eps=0.1) < robust_accuracy_score(model, X, y, eps=0.1, scale=np.zeros(5))
+    assert robust_accuracy_score(model, X, y, eps=0.1) < robust_accuracy_score(
+        model, X, y, eps=0.1, scale=np.zeros(5)
+    )

@@ -44,8 +44,15 @@ def _close_figures():
 @pytest.fixture(scope="module")
 def cancer():
     X, y = load_breast_cancer(return_X_y=True)
-    models = {"logistic": LogisticRegression(C=0.1), "robust": RobustLinearClassifier(eps=0.2, q_pert=2)}
-    return X, y, {name: make_pipeline(StandardScaler(), model).fit(X, y) for name, model in models.items()}
+    models = {
+        "logistic": LogisticRegression(C=0.1),
+        "robust": RobustLinearClassifier(eps=0.2, q_pert=2),
+    }
+    return (
+        X,
+        y,
+        {name: make_pipeline(StandardScaler(), model).fit(X, y) for name, model in models.items()},
+    )
 
 
 def legend(ax):
@@ -54,7 +61,9 @@ def legend(ax):
 
 def told_apart(lines):
     styles = [(to_hex(line.get_color()), line.get_linestyle()) for line in lines]
-    return len({color for color, _ in styles}) == len({str(dash) for _, dash in styles}) == len(styles)
+    return (
+        len({color for color, _ in styles}) == len({str(dash) for _, dash in styles}) == len(styles)
+    )
 
 
 class TestRobustAccuracy:
@@ -62,9 +71,14 @@ class TestRobustAccuracy:
     def test_the_curves_are_the_exact_scores(self, cancer, space):
         X, y, models = cancer
         eps, weight = [0.0, 0.05, 0.3], np.arange(len(y)) % 3
-        display = RobustAccuracyDisplay.from_estimators(models, X, y, eps=eps, q=2, sample_weight=weight, space=space)
+        display = RobustAccuracyDisplay.from_estimators(
+            models, X, y, eps=eps, q=2, sample_weight=weight, space=space
+        )
         for line, model in zip(display.lines_, models.values(), strict=True):
-            exact = [robust_accuracy_score(model, X, y, eps=e, q=2, sample_weight=weight, space=space) for e in eps]
+            exact = [
+                robust_accuracy_score(model, X, y, eps=e, q=2, sample_weight=weight, space=space)
+                for e in eps
+            ]
             np.testing.assert_allclose(line.get_ydata(), exact, rtol=1e-12)
             np.testing.assert_array_equal(line.get_xdata(), eps)
         assert legend(display.ax_) == list(models)
@@ -82,7 +96,10 @@ class TestRobustAccuracy:
     def test_several_displays_share_the_axes_given(self, cancer):
         X, y, models = cancer
         figure, ax = plt.subplots()
-        displays = [RobustAccuracyDisplay.from_estimator(m, X, y, q=2, name=n, ax=ax) for n, m in models.items()]
+        displays = [
+            RobustAccuracyDisplay.from_estimator(m, X, y, q=2, name=n, ax=ax)
+            for n, m in models.items()
+        ]
         assert all(display.ax_ is ax and display.figure_ is figure for display in displays)
         assert told_apart([line for display in displays for line in display.lines_])
         assert legend(ax) == list(models)
@@ -102,14 +119,18 @@ class TestRobustAccuracy:
         band = display.bands_[0].get_paths()[0].vertices
         assert {*bounds.ravel().tolist()} <= {*band[:, 1].tolist()}
         assert display.bands_[1] is None
-        alone = RobustAccuracyDisplay.from_estimator(network, X, y, attack="pgd", n_steps=1, method="interval")
+        alone = RobustAccuracyDisplay.from_estimator(
+            network, X, y, attack="pgd", n_steps=1, method="interval"
+        )
         assert alone.lines_[0].get_xdata()[-1] == pytest.approx(0.2)
 
     def test_from_predictions(self, cancer):
         X, y, models = cancer
         model = models["logistic"]
         radius = certified_radius(model, X, q=2)
-        display = RobustAccuracyDisplay.from_predictions(y, model.predict(X), radius, eps=[0, 0.2], name="mine")
+        display = RobustAccuracyDisplay.from_predictions(
+            y, model.predict(X), radius, eps=[0, 0.2], name="mine"
+        )
         exact = [robust_accuracy_score(model, X, y, eps=e, q=2) for e in (0, 0.2)]
         np.testing.assert_allclose(display.lines_[0].get_ydata(), exact)
         assert legend(display.ax_) == ["mine"]
@@ -119,10 +140,15 @@ class TestRobustAccuracy:
         X, y, _ = cancer
         model = make_pipeline(StandardScaler(), RobustLinearClassifier(loss="logistic", tol=1e-2))
         step = "robustlinearclassifier__"
-        grid = {f"{step}eps": [0.3, 0.1], f"{step}p_algo": [1, 2], f"{step}fit_intercept": [True, False]}
+        grid = {
+            f"{step}eps": [0.3, 0.1],
+            f"{step}p_algo": [1, 2],
+            f"{step}fit_intercept": [True, False],
+        }
         search = GridSearchCV(model, grid, scoring=make_robust_scorer(eps=0.2), cv=2).fit(X, y)
         display = RobustAccuracyDisplay.from_cv_results(search if as_search else search.cv_results_)
-        assert ", ".join(legend(display.ax_)) == "p = 1, p = 2"  # in one line if they agree everywhere
+        # in one line if they agree everywhere
+        assert ", ".join(legend(display.ax_)) == "p = 1, p = 2"
         results = search.cv_results_
         for p in (1, 2):
             line = next(line for line in display.lines_ if f"p = {p}" in line.get_label())
@@ -144,19 +170,30 @@ class TestRobustAccuracy:
         }
         display = RobustAccuracyDisplay.from_cv_results(results)
         assert legend(display.ax_) == ["p = 1, p = inf", "p = 2"]
-        np.testing.assert_array_equal([line.get_ydata() for line in display.lines_], [[0.5, 0.6], [0.5, 0.7]])
+        np.testing.assert_array_equal(
+            [line.get_ydata() for line in display.lines_], [[0.5, 0.6], [0.5, 0.7]]
+        )
 
     def test_a_search_over_eps_alone_is_one_line(self, cancer):
-        results = {"param_eps": [0.1, 0.2], "mean_test_robust": [0.5, 0.6], "std_test_robust": [0.1, 0.1]}
+        results = {
+            "param_eps": [0.1, 0.2],
+            "mean_test_robust": [0.5, 0.6],
+            "std_test_robust": [0.1, 0.1],
+        }
         display = RobustAccuracyDisplay.from_cv_results(results, score="robust")
         np.testing.assert_array_equal(display.lines_[0].get_ydata(), [0.5, 0.6])
 
     def test_messages(self, cancer):
         X, y, models = cancer
-        two = {"a": models["robust"], "b": RobustLinearClassifier(eps=0.2).fit(StandardScaler().fit_transform(X), y)}
+        two = {
+            "a": models["robust"],
+            "b": RobustLinearClassifier(eps=0.2).fit(StandardScaler().fit_transform(X), y),
+        }
         with pytest.raises(ValueError, match=r"q must be given: .* different ones, \[2.0, inf\]"):
             RobustAccuracyDisplay.from_estimators(two, X, y)
-        with pytest.raises(TypeError, match="KNeighborsClassifier is neither a linear classifier nor a network"):
+        with pytest.raises(
+            TypeError, match="KNeighborsClassifier is neither a linear classifier nor a network"
+        ):
             RobustAccuracyDisplay.from_estimator(KNeighborsClassifier().fit(X, y), X, y, eps=[0.1])
         with pytest.raises(ValueError, match="cv_results holds no parameter eps"):
             RobustAccuracyDisplay.from_cv_results({"param_C": [1.0], "mean_test_score": [1.0]})
@@ -182,7 +219,9 @@ class TestSeparator:
         signs = np.where(LABELS == "up", 1, -1)
         eps = 0.6 * max_margin(PLANE, signs, q=q, fit_intercept=True).margin
         display = SeparatorDisplay.from_data(PLANE, LABELS, q=q, eps=eps)
-        corners = [np.stack([path.vertices[:-1] for path in ball.get_paths()]) for ball in display.balls_]
+        corners = [
+            np.stack([path.vertices[:-1] for path in ball.get_paths()]) for ball in display.balls_
+        ]
         for label, polygons in zip(("down", "up"), corners, strict=True):
             sizes = LpNorm(q).value(polygons - PLANE[label == LABELS][:, None])
             np.testing.assert_allclose(sizes, eps)
@@ -216,14 +255,20 @@ class TestSeparator:
     def test_fitted_classifiers_behind_a_scaler(self):
         pd = pytest.importorskip("pandas")
         frame = pd.DataFrame(PLANE, columns=["height", "weight"])
-        robust = make_pipeline(StandardScaler(), RobustLinearClassifier(eps=0.1, q_pert=2)).fit(frame, LABELS)
+        robust = make_pipeline(StandardScaler(), RobustLinearClassifier(eps=0.1, q_pert=2)).fit(
+            frame, LABELS
+        )
         plain = make_pipeline(StandardScaler(), LogisticRegression()).fit(frame, LABELS)
         figure, ax = plt.subplots()
-        display = SeparatorDisplay.from_estimators({"robust": robust, "plain": plain}, frame, LABELS, ax=ax)
+        display = SeparatorDisplay.from_estimators(
+            {"robust": robust, "plain": plain}, frame, LABELS, ax=ax
+        )
         assert display.ax_ is ax
         assert display.figure_ is figure
         assert (display.q, display.eps) == (2, 0.1)
-        np.testing.assert_array_equal(display.coef, np.concatenate([robust[-1].coef_, plain[-1].coef_]))
+        np.testing.assert_array_equal(
+            display.coef, np.concatenate([robust[-1].coef_, plain[-1].coef_])
+        )
         np.testing.assert_allclose(display.X, StandardScaler().fit_transform(PLANE))
         assert (ax.get_xlabel(), ax.get_ylabel()) == ("height", "weight")
         bare = SeparatorDisplay.from_estimator(plain, frame, LABELS)
@@ -237,7 +282,9 @@ class TestSeparator:
         with pytest.raises(NotSeparableError):
             SeparatorDisplay.from_data(PLANE, LABELS, eps=5.0)
         three = LogisticRegression().fit(PLANE, [0, 1, 2, 0, 1, 2])
-        with pytest.raises(ValueError, match=r"classifier 'three' has coefficients of shape \(3, 2\)"):
+        with pytest.raises(
+            ValueError, match=r"classifier 'three' has coefficients of shape \(3, 2\)"
+        ):
             SeparatorDisplay.from_estimators({"three": three}, PLANE, LABELS)
 
     def test_the_unit_ball_has_its_corners(self):
@@ -249,14 +296,24 @@ class TestConvergence:
     def test_the_lines_are_the_record(self, gaussian):
         X, y = gaussian(30, 60)
         recorder = PathRecorder(store_coef=True)
-        model = RobustLinearClassifier(eps=0.1, loss_tol=0, tol=1e-2, fit_intercept=False).set_callbacks(recorder).fit(X, y)
+        model = (
+            RobustLinearClassifier(eps=0.1, loss_tol=0, tol=1e-2, fit_intercept=False)
+            .set_callbacks(recorder)
+            .fit(X, y)
+        )
         separator = min_norm_separator(X, y, p=2, q=np.inf, eps=0.1)
-        display = ConvergenceDisplay.from_recorders({"path": recorder}, separators={"path": separator})
+        display = ConvergenceDisplay.from_recorders(
+            {"path": recorder}, separators={"path": separator}
+        )
         assert display.panels_ == ["gap", "cosine", "log_risk"]
         history = recorder.history_
         for panel in display.panels_:
-            np.testing.assert_array_equal(display.lines_[panel][0].get_xdata(), history["iteration"])
-        np.testing.assert_array_equal(display.lines_["log_risk"][0].get_ydata(), history["log_risk"])
+            np.testing.assert_array_equal(
+                display.lines_[panel][0].get_xdata(), history["iteration"]
+            )
+        np.testing.assert_array_equal(
+            display.lines_["log_risk"][0].get_ydata(), history["log_risk"]
+        )
         np.testing.assert_array_equal(display.lines_["gap"][0].get_ydata(), history["gap"])
         cosine = display.lines_["cosine"][0].get_ydata()
         w = model.coef_[0]
@@ -302,14 +359,20 @@ class TestConvergence:
 
     def test_an_accelerated_fit_has_no_loss(self, gaussian):
         X, y = gaussian(30, 60)
-        display = ConvergenceDisplay.from_estimator(RobustLinearClassifier(solver="accelerated", eps=0.1), X, y)
+        display = ConvergenceDisplay.from_estimator(
+            RobustLinearClassifier(solver="accelerated", eps=0.1), X, y
+        )
         assert display.panels_ == ["gap", "cosine"]
-        with pytest.raises(ValueError, match=r"one axes for each panel of \['gap', 'cosine'\], got 1"):
+        with pytest.raises(
+            ValueError, match=r"one axes for each panel of \['gap', 'cosine'\], got 1"
+        ):
             display.plot(plt.subplots()[1])
 
     def test_messages(self, gaussian):
         X, y = gaussian(20, 40)
-        with pytest.raises(ValueError, match="'RobustLinearClassifier' holds no path: it saw no fit"):
+        with pytest.raises(
+            ValueError, match="'RobustLinearClassifier' holds no path: it saw no fit"
+        ):
             ConvergenceDisplay.from_estimator(RobustLinearClassifier(solver="exact"), X, y)
         recorder = PathRecorder()
         RobustLinearClassifier().set_callbacks(recorder).fit(X, y)

@@ -40,7 +40,9 @@ def test_figures_by_hand(gaussian):
     report = implicit_bias_report(path, X, y)
     assert report.margin == pytest.approx(path.margin_)
     w = path.coef_[0] / (path.margin_ * LpNorm(1).value(path.coef_[0]))  # scaled to margin 1
-    assert report.norm_ratio == pytest.approx(LpNorm(1).value(w) / LpNorm(1).value(report.separator.coef))
+    assert report.norm_ratio == pytest.approx(
+        LpNorm(1).value(w) / LpNorm(1).value(report.separator.coef)
+    )
     assert report.margin_ratio == pytest.approx(1 / report.norm_ratio)
     assert 0 < report.margin_ratio < 1
     other = implicit_bias_report(path, X, y, p=2, eps=0.0)
@@ -65,7 +67,9 @@ def test_several_classes_and_no_separator():
     for report, expected in zip(others, model.margin_[1:], strict=True):
         assert report.separator is None
         assert report.margin == pytest.approx(expected)
-        assert np.isnan([report.cosine, report.margin_ratio, report.norm_ratio, report.dual_gap]).all()
+        assert np.isnan(
+            [report.cosine, report.margin_ratio, report.norm_ratio, report.dual_gap]
+        ).all()
         assert f"class {report.label} is not linearly separable" in str(report)
         assert report.eps_star == 0
     assert separable.eps_star is None
@@ -104,7 +108,11 @@ def test_searches_lists_and_nested_pipelines(gaussian):
     X, y = gaussian(20, 40)
     plain = str(implicit_bias_report(RobustLinearClassifier(eps=0.05).fit(X, y), X, y))
     search = GridSearchCV(RobustLinearClassifier(), {"eps": [0.05]}, cv=2)
-    for model in (search, make_pipeline("passthrough", search), make_pipeline(make_pipeline("passthrough", search))):
+    for model in (
+        search,
+        make_pipeline("passthrough", search),
+        make_pipeline(make_pipeline("passthrough", search)),
+    ):
         assert str(implicit_bias_report(model.fit(X, y), X.tolist(), y.tolist())) == plain
 
 
@@ -128,5 +136,8 @@ def test_labels_must_be_those_of_the_training_data(gaussian):
 
 
 def test_the_report_needs_no_torch():
-    code = "import sys; from sklearn_robust import implicit_bias_report; assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from sklearn_robust import implicit_bias_report; assert 'torch' not in "
+        "sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

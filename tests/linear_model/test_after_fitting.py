@@ -33,9 +33,16 @@ LINEAR = [
     RobustLinearClassifier(eps=0.05, scale=[2.0, 1.0, 1.0, 1.0, 0.5]),
     RobustDiagonalNet(eps=0.05, scale=[2.0, 1.0, 1.0, 1.0, 0.5]),
     MinNormRobustClassifier(eps=0.05, scale=[2.0, 1.0, 1.0, 1.0, 0.5]),
-    RobustLinearClassifierCV(2, eps=[0.05, 0.1], threat_eps=0.05, cv=2, scale=[2.0, 1.0, 1.0, 1.0, 0.5]),
+    RobustLinearClassifierCV(
+        2, eps=[0.05, 0.1], threat_eps=0.05, cv=2, scale=[2.0, 1.0, 1.0, 1.0, 0.5]
+    ),
 ]
-KINDS = [RobustLinearClassifier, RobustDiagonalNet, MinNormRobustClassifier, RobustLinearClassifierCV]
+KINDS = [
+    RobustLinearClassifier,
+    RobustDiagonalNet,
+    MinNormRobustClassifier,
+    RobustLinearClassifierCV,
+]
 
 
 @pytest.fixture
@@ -69,7 +76,15 @@ def test_new_parameters_wait_for_the_next_fit(estimator, apart):
     assert (model.threat_.q, model.threat_.eps) == (math.inf, 0.05)
     np.testing.assert_array_equal(model.threat_.scale, [2.0, 1.0, 1.0, 1.0, 0.5])
     np.testing.assert_array_equal(model.threat_.scale, model.scale_)
-    new = {"q_pert": 2, "eps": 0.4, "scale": None, "loss": "logistic", "p_algo": 1, "p": 1, "fit_intercept": False}
+    new = {
+        "q_pert": 2,
+        "eps": 0.4,
+        "scale": None,
+        "loss": "logistic",
+        "p_algo": 1,
+        "p": 1,
+        "fit_intercept": False,
+    }
     new |= {"threat_eps": 0.4, "threat_q": 2}
     model.set_params(**{name: value for name, value in new.items() if name in model.get_params()})
     for name, value in answers(model, X, y).items():
@@ -97,10 +112,13 @@ def test_probabilities_have_logarithms_where_they_are_0_and_1(kind, loss, apart)
     model.intercept_[:] = 0.0
     scores = model.decision_function(X) * (2 if loss == "exponential" else 1)
     logs, shares = model.predict_log_proba(X), model.predict_proba(X)
-    np.testing.assert_allclose(logs, -np.logaddexp(0, np.column_stack([scores, -scores])), rtol=1e-12)
+    np.testing.assert_allclose(
+        logs, -np.logaddexp(0, np.column_stack([scores, -scores])), rtol=1e-12
+    )
     np.testing.assert_array_equal(shares, np.exp(logs))
     assert np.isfinite(logs).all()
-    assert (shares[30:] == 0).any(axis=1).sum() == (np.abs(scores[30:]) > 746).sum()  # as far as numbers reach
+    # as far as numbers reach
+    assert (shares[30:] == 0).any(axis=1).sum() == (np.abs(scores[30:]) > 746).sum()
     moderate = (np.abs(scores) > 40) & (np.abs(scores) < 700)
     assert moderate.any()
     assert (shares[moderate] > 0).all()  # where 1 - p is 0
@@ -109,10 +127,16 @@ def test_probabilities_have_logarithms_where_they_are_0_and_1(kind, loss, apart)
 def test_probabilities_of_several_classes_where_all_scores_are_low(apart):
     X, _ = apart
     model = RobustLinearClassifier(eps=0.1, loss="logistic").fit(X, np.arange(30) % 3)
-    model.coef_[:], model.intercept_[:] = [[-1, 0, 0, 0, 0], [0, -1, 0, 0, 0], [-1, -1, 0, 0, 0]], 0.0
-    X = np.array([[1000.0, 1001, 0, 0, 0], [900, 1000, 0, 0, 0], [1, 2, 0, 0, 0]])  # no sigmoid of the first two is above 0
+    model.coef_[:], model.intercept_[:] = (
+        [[-1, 0, 0, 0, 0], [0, -1, 0, 0, 0], [-1, -1, 0, 0, 0]],
+        0.0,
+    )
+    # no sigmoid of the first two is above 0
+    X = np.array([[1000.0, 1001, 0, 0, 0], [900, 1000, 0, 0, 0], [1, 2, 0, 0, 0]])
     logs = model.predict_log_proba(X)
-    np.testing.assert_allclose(logs[0], [-np.log1p(np.exp(-1)), -1 - np.log1p(np.exp(-1)), -1001 - np.log1p(np.exp(-1))])
+    np.testing.assert_allclose(
+        logs[0], [-np.log1p(np.exp(-1)), -1 - np.log1p(np.exp(-1)), -1001 - np.log1p(np.exp(-1))]
+    )
     np.testing.assert_allclose(logs[1], [0, -100, -1000], atol=1e-9)
     shares = 1 / (1 + np.exp([1.0, 2.0, 3.0]))
     np.testing.assert_allclose(model.predict_proba(X)[2], shares / shares.sum(), rtol=1e-12)
@@ -134,15 +158,24 @@ def test_sparse_coefficients_answer_as_dense_ones(estimator, n_classes, apart):
     X, y = apart
     if n_classes == 3:
         X, y = np.vstack([X, X[:15] + 9 * np.eye(5)[1]]), np.append(y, np.full(15, 7.0))
-    model = clone(estimator).set_params(eps=[0.05] if isinstance(estimator, RobustLinearClassifierCV) else 0.05).fit(X, y)
+    model = (
+        clone(estimator)
+        .set_params(eps=[0.05] if isinstance(estimator, RobustLinearClassifierCV) else 0.05)
+        .fit(X, y)
+    )
     dense = {name: getattr(model, name)(X) for name in ("decision_function", "predict")}
-    dense |= {name: getattr(model, name)(X, y) for name in ("robust_score", "certified_radius", "perturb", "score")}
+    dense |= {
+        name: getattr(model, name)(X, y)
+        for name in ("robust_score", "certified_radius", "perturb", "score")
+    }
     coef = model.coef_
     assert model.sparsify() is model
     assert sparse.issparse(model.coef_)
     for name in ("decision_function", "predict"):
         np.testing.assert_allclose(getattr(model, name)(X), dense[name], rtol=1e-12)
-        np.testing.assert_allclose(getattr(model, name)(sparse.csr_array(X)), dense[name], rtol=1e-12)
+        np.testing.assert_allclose(
+            getattr(model, name)(sparse.csr_array(X)), dense[name], rtol=1e-12
+        )
     for name in ("robust_score", "certified_radius", "perturb", "score"):
         np.testing.assert_allclose(getattr(model, name)(X, y), dense[name], rtol=1e-12)
     np.testing.assert_array_equal(model.densify().coef_, coef)
@@ -150,12 +183,16 @@ def test_sparse_coefficients_answer_as_dense_ones(estimator, n_classes, apart):
 
 def test_a_warm_start_from_sparse_coefficients(apart):
     X, y = apart
-    model = RobustLinearClassifier(1, eps=0.05, warm_start=True, solver="steepest_descent").fit(X, y)
+    model = RobustLinearClassifier(1, eps=0.05, warm_start=True, solver="steepest_descent").fit(
+        X, y
+    )
     again = clone(model).fit(X, y).sparsify().fit(X, y)
     np.testing.assert_array_equal(again.coef_, model.fit(X, y).coef_)
 
 
-@pytest.mark.parametrize("kind", [RobustLinearClassifier, RobustDiagonalNet, MinNormRobustClassifier])
+@pytest.mark.parametrize(
+    "kind", [RobustLinearClassifier, RobustDiagonalNet, MinNormRobustClassifier]
+)
 @pytest.mark.parametrize("q", [1, 2, 3, math.inf])
 @pytest.mark.parametrize("fit_intercept", [True, False])
 @pytest.mark.filterwarnings("ignore::sklearn_robust.NotSeparableWarning")
@@ -166,11 +203,14 @@ def test_a_radius_at_which_nothing_is_learnt_is_named(kind, q, fit_intercept, ga
     up, down = (y > 0).mean(), (y < 0).mean()
     share = np.where(y > 0, 0.5 / up, 0.5 / down) / 30 if fit_intercept else np.full(30, 1 / 30)
     radius = np.linalg.norm((share * y) @ X, ord=q)
-    with pytest.warns(ConstantClassifierWarning, match=f"learns nothing at eps=.* from the radius {radius:.4g} on") as caught:
+    with pytest.warns(
+        ConstantClassifierWarning, match=f"learns nothing at eps=.* from the radius {radius:.4g} on"
+    ) as caught:
         model = kind(q_pert=q, eps=1.001 * radius, fit_intercept=fit_intercept).fit(X, y)
     assert caught[0].filename == __file__
     assert not model.coef_.any()
-    assert kind(q_pert=q, eps=0.99 * radius, fit_intercept=fit_intercept).fit(X, y).coef_.any()  # and no warning
+    # and no warning
+    assert kind(q_pert=q, eps=0.99 * radius, fit_intercept=fit_intercept).fit(X, y).coef_.any()
 
 
 def test_the_radius_is_that_of_weights_scales_and_classes(gaussian):
@@ -183,10 +223,12 @@ def test_the_radius_is_that_of_weights_scales_and_classes(gaussian):
     share = np.where(y > 0, weight / weight[y > 0].sum(), weight / weight[y < 0].sum()) / 2
     radius = np.abs((share * y) @ X)[:2] / scale[:2]
     model = RobustLinearClassifier(eps=1.01 * radius.max(), scale=scale, loss="logistic")
-    assert model.fit(X, label, sample_weight=weight).coef_[0, 2] != 0  # what nobody can touch is learnt from
+    # what nobody can touch is learnt from
+    assert model.fit(X, label, sample_weight=weight).coef_[0, 2] != 0
     several = np.where(np.arange(60) % 3 == 0, "other", label)
     with pytest.warns(
-        ConstantClassifierWarning, match=r"learns nothing at eps=50.* radius \S+ \(by class: no \S+, other \S+, yes \S+\) on"
+        ConstantClassifierWarning,
+        match=r"learns nothing at eps=50.* radius \S+ \(by class: no \S+, other \S+, yes \S+\) on",
     ):
         RobustLinearClassifier(eps=50.0).fit(X, several)
 
@@ -195,18 +237,24 @@ def test_no_warning_where_one_class_of_several_is_learnt():
     X = np.concatenate([np.linspace(start, start + 1, 10) for start in (-5, 0, 5)])[:, None]
     y = np.repeat(["low", "middle", "high"], 10)
     model = RobustLinearClassifier(eps=1.0, loss="logistic").fit(X, y)
-    assert model.coef_.any(axis=1).tolist() == [True, True, False]  # no line separates the middle from both
+    # no line separates the middle from both
+    assert model.coef_.any(axis=1).tolist() == [True, True, False]
 
 
 def test_the_search_warns_of_what_it_chose(apart):
     X, y = apart
     with pytest.warns(ConstantClassifierWarning):
         RobustLinearClassifierCV(2, eps=[50.0, 60.0], threat_eps=0.1, cv=2).fit(X, y)
-    RobustLinearClassifierCV(2, eps=[0.1, 50.0], threat_eps=0.1, cv=2).fit(X, y)  # nothing that matters
+    # nothing that matters
+    RobustLinearClassifierCV(2, eps=[0.1, 50.0], threat_eps=0.1, cv=2).fit(X, y)
 
 
 def test_no_warning_without_an_adversary():
-    assert not RobustLinearClassifier(eps=0.0, max_iter=1).fit(np.zeros((4, 2)), [0, 1, 0, 1]).coef_.any()
+    assert (
+        not RobustLinearClassifier(eps=0.0, max_iter=1)
+        .fit(np.zeros((4, 2)), [0, 1, 0, 1])
+        .coef_.any()
+    )
 
 
 def test_the_named_radius_is_the_end_of_training_radii(apart):
@@ -218,10 +266,15 @@ def test_the_named_radius_is_the_end_of_training_radii(apart):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn_robust.NotSeparableWarning")  # of bags before
-@pytest.mark.parametrize("estimator", [LINEAR[0], LINEAR[1], LINEAR[2]], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "estimator", [LINEAR[0], LINEAR[1], LINEAR[2]], ids=lambda e: type(e).__name__
+)
 def test_one_class_is_refused_by_name(estimator, apart):
     X, y = apart
-    message = r"at least two classes in y, with positive sample_weight and class_weight, got 1 class: \[1.0\]"
+    message = (
+        r"at least two classes in y, with positive sample_weight and class_weight, got 1 class: "
+        r"\[1.0\]"
+    )
     with pytest.raises(ValueError, match=message):
         clone(estimator).fit(X, y, sample_weight=(y > 0).astype(float))
     with pytest.raises(ValueError, match=message):
@@ -237,21 +290,29 @@ def lines(capsys):
 
 def test_verbose_prints_stages_and_what_the_solver_certifies(capsys):
     X, y = make_teacher_classification(30, 60, random_state=0)
-    model = RobustLinearClassifier(math.inf, eps=0.1, solver="steepest_descent", loss_tol=0, tol=1e-6, max_iter=300)
+    model = RobustLinearClassifier(
+        math.inf, eps=0.1, solver="steepest_descent", loss_tol=0, tol=1e-6, max_iter=300
+    )
     with pytest.warns(ConvergenceWarning):
         model.set_params(verbose=1).fit(X, y)
     printed = lines(capsys)
     assert "RobustLinearClassifier: search for a separator begins" in printed
     assert "RobustLinearClassifier: steepest_descent begins" in printed
-    assert re.fullmatch(r"RobustLinearClassifier: steepest_descent ends after \d+\.\d\d s", printed[-1])
+    assert re.fullmatch(
+        r"RobustLinearClassifier: steepest_descent ends after \d+\.\d\d s", printed[-1]
+    )
     figures = [line for line in printed if "iteration" in line]
     assert 15 <= len(figures) <= 40
     assert re.fullmatch(
-        r"RobustLinearClassifier: iteration 300: log_risk \S+, margin \S+, margin_bound \S+, gap \S+", figures[-1]
+        r"RobustLinearClassifier: iteration 300: log_risk \S+, margin \S+, margin_bound \S+, gap "
+        r"\S+",
+        figures[-1],
     )
     with pytest.warns(ConvergenceWarning):
         model.set_params(verbose=2).fit(X, y)
-    iterations = [int(re.search(r"iteration (\d+)", line)[1]) for line in lines(capsys) if "iteration" in line]
+    iterations = [
+        int(re.search(r"iteration (\d+)", line)[1]) for line in lines(capsys) if "iteration" in line
+    ]
     assert iterations == list(range(1, 301))
     with pytest.warns(ConvergenceWarning):
         model.set_params(verbose=0).fit(X, y)
@@ -264,7 +325,9 @@ def test_verbose_names_classes(apart, capsys):
     RobustLinearClassifier(eps=0.3, verbose=1, loss="logistic").fit(X, y)
     printed = lines(capsys)
     assert "RobustLinearClassifier: robust_risk begins of class blue, green, red" in printed
-    assert {re.search(r"class (\w+): log_risk", line)[1] for line in printed if "log_risk" in line} == {"red", "green", "blue"}
+    assert {
+        re.search(r"class (\w+): log_risk", line)[1] for line in printed if "log_risk" in line
+    } == {"red", "green", "blue"}
     y = np.arange(30) % 6
     RobustLinearClassifier(eps=0.05, verbose=1, loss="logistic").fit(X, y)
     assert "RobustLinearClassifier: robust_risk begins of 6 classes" in lines(capsys)

@@ -43,7 +43,9 @@ def searches(X, y, p_algo, eps, *, threat_eps, threat_q, cv, fit=None, weight=No
         scoring=make_robust_scorer(eps=threat_eps, q=threat_q),
         cv=cv,
     )
-    ours = RobustLinearClassifierCV(p_algo, eps=eps, threat_eps=threat_eps, threat_q=threat_q, cv=cv, **options)
+    ours = RobustLinearClassifierCV(
+        p_algo, eps=eps, threat_eps=threat_eps, threat_q=threat_q, cv=cv, **options
+    )
     arguments = {} if weight is None else {"sample_weight": weight}
     return grid.fit(X, y, **arguments, **(fit or {})), ours.fit(X, y, **arguments, **(fit or {}))
 
@@ -79,7 +81,11 @@ def assert_same(grid, ours):
 )
 def test_the_search_is_that_of_grid_search(load, eps, threat_eps, threat_q, loss):
     X, y = load()
-    assert_same(*searches(X, y, [1, 2, math.inf], eps, threat_eps=threat_eps, threat_q=threat_q, cv=3, loss=loss))
+    assert_same(
+        *searches(
+            X, y, [1, 2, math.inf], eps, threat_eps=threat_eps, threat_q=threat_q, cv=3, loss=loss
+        )
+    )
 
 
 def test_weights_splitters_and_options():
@@ -101,20 +107,45 @@ def test_weights_splitters_and_options():
     )
     assert_same(
         *searches(
-            X, y, [1, 2], [0.1, 0.4], threat_eps=0.2, threat_q=2, cv=GroupKFold(3), fit={"groups": np.arange(len(y)) // 50},
-            q_pert=2, class_weight="balanced", loss="logistic",
+            X,
+            y,
+            [1, 2],
+            [0.1, 0.4],
+            threat_eps=0.2,
+            threat_q=2,
+            cv=GroupKFold(3),
+            fit={"groups": np.arange(len(y)) // 50},
+            q_pert=2,
+            class_weight="balanced",
+            loss="logistic",
         )
-    )  # fmt: skip
-    assert_same(*searches(sparse.csr_array(X), y, [2], [0.1, 0.4], threat_eps=0.2, threat_q=math.inf, cv=list(cv.split(X))[:2]))
+    )
+    assert_same(
+        *searches(
+            sparse.csr_array(X),
+            y,
+            [2],
+            [0.1, 0.4],
+            threat_eps=0.2,
+            threat_q=math.inf,
+            cv=list(cv.split(X))[:2],
+        )
+    )
 
 
 @pytest.mark.parametrize("frames", ["pandas", "polars"])
 def test_frames(frames):
     library = pytest.importorskip(frames)
     X, y = wine()
-    frame = library.DataFrame(X, **{"columns" if frames == "pandas" else "schema": [f"x{i}" for i in range(X.shape[1])]})
+    frame = library.DataFrame(
+        X, **{"columns" if frames == "pandas" else "schema": [f"x{i}" for i in range(X.shape[1])]}
+    )
     model = RobustLinearClassifierCV(2, eps=(0.2, 0.5), threat_eps=0.3).fit(frame, y)
-    assert model.feature_names_in_.tolist() == model.best_estimator_.feature_names_in_.tolist() == list(frame.columns)
+    assert (
+        model.feature_names_in_.tolist()
+        == model.best_estimator_.feature_names_in_.tolist()
+        == list(frame.columns)
+    )
     plain = RobustLinearClassifierCV(2, eps=(0.2, 0.5), threat_eps=0.3).fit(X, y)
     np.testing.assert_array_equal(model.coef_, plain.coef_)
     np.testing.assert_array_equal(model.predict(frame), plain.predict(X))
@@ -132,27 +163,38 @@ def test_auto_radii_are_shares_of_the_distance_of_the_class_means():
     for unit in (1, 100):
         model = RobustLinearClassifierCV(2, threat_eps=unit, cv=2).fit(unit * X, y)
         expected = np.geomspace(half / 50, half, 9)[:-1]
-        np.testing.assert_allclose(model.cv_results_["param_eps"].data.astype(float) / unit, expected, rtol=1e-9)
+        np.testing.assert_allclose(
+            model.cv_results_["param_eps"].data.astype(float) / unit, expected, rtol=1e-9
+        )
 
 
 def test_a_fold_whose_test_samples_weigh_nothing_is_named():
     X, y = breast_cancer()
     halves = np.arange(len(y)) % 2 == 0
-    splits = [(np.flatnonzero(halves), np.flatnonzero(~halves)), (np.flatnonzero(~halves), np.flatnonzero(halves)[:9])]
+    splits = [
+        (np.flatnonzero(halves), np.flatnonzero(~halves)),
+        (np.flatnonzero(~halves), np.flatnonzero(halves)[:9]),
+    ]
     weight = np.ones(len(y))
     weight[splits[1][1]] = 0
     model = RobustLinearClassifierCV(2, eps=[0.1, 0.2], threat_eps=0.1, cv=splits)
-    with pytest.raises(ValueError, match=r"sample_weight must be positive for a test .* zeros alone in fold 1"):
+    with pytest.raises(
+        ValueError, match=r"sample_weight must be positive for a test .* zeros alone in fold 1"
+    ):
         model.fit(X, y, weight)
 
 
 def test_what_is_fitted():
     X, y = wine()
-    model = RobustLinearClassifierCV((1, 2), eps=(0.1, 0.5), threat_eps=0.4, cv=2, n_jobs=2).fit(X, y)
+    model = RobustLinearClassifierCV((1, 2), eps=(0.1, 0.5), threat_eps=0.4, cv=2, n_jobs=2).fit(
+        X, y
+    )
     alone = RobustLinearClassifier(**model.best_params_).fit(X, y)
     np.testing.assert_array_equal(model.coef_, alone.coef_)
     np.testing.assert_array_equal(model.predict_proba(X), alone.predict_proba(X))
-    assert model.robust_score(X, y) == alone.robust_score(X, y, eps=0.4) == model.scorer_(model, X, y)
+    assert (
+        model.robust_score(X, y) == alone.robust_score(X, y, eps=0.4) == model.scorer_(model, X, y)
+    )
     assert model.robust_score(X, y, eps=0.1) == robust_accuracy_score(alone, X, y, eps=0.1)
     assert model.score(X, y) == alone.score(X, y)
     np.testing.assert_array_equal(model.perturb(X, y), alone.perturb(X, y, eps=0.4))
@@ -182,7 +224,9 @@ def test_metadata_routing_brings_weights_and_groups():
     plain = RobustLinearClassifierCV(2, eps=(0.2, 0.5), threat_eps=0.4, cv=GroupKFold(3))
     plain.fit(StandardScaler().fit_transform(X), y, sample_weight=weight, groups=groups)
     np.testing.assert_array_equal(routed[-1].coef_, plain.coef_)
-    np.testing.assert_array_equal(routed[-1].cv_results_["mean_test_score"], plain.cv_results_["mean_test_score"])
+    np.testing.assert_array_equal(
+        routed[-1].cv_results_["mean_test_score"], plain.cv_results_["mean_test_score"]
+    )
 
 
 def test_messages(gaussian):
@@ -201,7 +245,13 @@ def test_messages(gaussian):
         RobustLinearClassifierCV(threat_eps=0.1, cv=KFold(2)).fit(X, np.arange(40) < 20)
     with pytest.warns(ConvergenceWarning) as caught:
         RobustLinearClassifierCV(
-            2, eps=(0.0, 0.01), threat_eps=0.1, solver="steepest_descent", max_iter=2, cv=StratifiedKFold(2), refit=False
+            2,
+            eps=(0.0, 0.01),
+            threat_eps=0.1,
+            solver="steepest_descent",
+            max_iter=2,
+            cv=StratifiedKFold(2),
+            refit=False,
         ).fit(*gaussian(20, 50))
     assert len(caught) == 1  # one for all folds
     assert "RobustLinearClassifierCV: 4 of 4 fits stopped" in str(caught[0].message)

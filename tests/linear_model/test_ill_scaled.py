@@ -1,4 +1,5 @@
-"""Fits of data whose features and weights span many orders, or that are degenerate: certified, or refused by name."""
+"""Fits of data whose features and weights span many orders, or that are degenerate: certified, or
+refused by name."""
 
 import importlib
 import sys
@@ -30,10 +31,15 @@ def noisy(seed, n=30, d=3):
     return X, (X[:, 0] + rng.standard_normal(n) > 0).astype(int), rng
 
 
-@pytest.mark.parametrize(("seed", "q", "log_risk"), [(3, np.inf, -17.07), (24, 1, -26.328), (0, 2, -17.45)])
+@pytest.mark.parametrize(
+    ("seed", "q", "log_risk"), [(3, np.inf, -17.07), (24, 1, -26.328), (0, 2, -17.45)]
+)
 def test_logistic_risk_with_weights_over_24_orders(seed, q, log_risk):
     X, y, rng = noisy(seed)
-    model = RobustLinearClassifier(q_pert=q, loss="logistic").fit(X, y, 10.0 ** rng.uniform(-12, 12, len(y)))  # silent
+    # silent
+    model = RobustLinearClassifier(q_pert=q, loss="logistic").fit(
+        X, y, 10.0 ** rng.uniform(-12, 12, len(y))
+    )
     assert model.separable_ is False
     assert model.dual_gap_ <= 1e-3
     assert model.log_risk_ == pytest.approx(log_risk, abs=0.01)
@@ -82,13 +88,19 @@ def test_all_the_weight_in_one_class():
 def test_numbers_that_cannot_be_squared_are_refused(fit, value):
     X, y, _ = noisy(0)
     X[3, 2] = value
-    with pytest.raises(ValueError, match=r"X must hold numbers whose squares float64 can hold.*got 1[.e].*Scale the features"):
+    with pytest.raises(
+        ValueError,
+        match=r"X must hold numbers whose squares float64 can hold.*got 1[.e].*Scale the features",
+    ):
         fit(X, y)
 
 
-@pytest.mark.parametrize("estimator", [RobustLinearClassifier(), RobustDiagonalNet()], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "estimator", [RobustLinearClassifier(), RobustDiagonalNet()], ids=lambda e: type(e).__name__
+)
 def test_balanced_classes_count_sample_weights(estimator):
-    """As scikit-learn does: repeated samples are weighted ones, and samples of weight zero count for nothing."""
+    """As scikit-learn does: repeated samples are weighted ones, and samples of weight zero count
+    for nothing."""
     X, y, rng = noisy(1)
     counts = rng.integers(0, 4, len(y))
     estimator.set_params(class_weight="balanced", loss="logistic")
@@ -98,10 +110,14 @@ def test_balanced_classes_count_sample_weights(estimator):
     if isinstance(estimator, RobustLinearClassifier):
         estimator.set_params(eps=0.0)
         theirs = LogisticRegression(C=np.inf, class_weight="balanced", tol=1e-10).fit(X, y, counts)
-        np.testing.assert_allclose(estimator.fit(X, y, counts).intercept_, theirs.intercept_, atol=1e-4)
+        np.testing.assert_allclose(
+            estimator.fit(X, y, counts).intercept_, theirs.intercept_, atol=1e-4
+        )
 
 
-@pytest.mark.parametrize("estimator", [RobustLinearClassifier(solver="exact"), MinNormRobustClassifier()])
+@pytest.mark.parametrize(
+    "estimator", [RobustLinearClassifier(solver="exact"), MinNormRobustClassifier()]
+)
 def test_where_nothing_is_decided_the_predictor_of_least_risk_is_kept(monkeypatch, estimator):
     def fail(*args, **kwargs):
         raise RuntimeError("No solver returned an answer")
@@ -123,7 +139,8 @@ def test_random_fits(monkeypatch):
     fit_soak = importlib.import_module("fit_soak")
     lines = []
     counts, told = fit_soak.soak(range(40), lines.append)
-    assert not any(counts[name] for name in fit_soak.COUNTED[:-1]), "\n".join(lines)  # the last is time
+    # the last is time
+    assert not any(counts[name] for name in fit_soak.COUNTED[:-1]), "\n".join(lines)
     assert told < 15
     for name in ("fit_soak", "_harness"):
         del sys.modules[name]

@@ -80,7 +80,8 @@ def test_tol_is_the_gap_that_is_accepted():
     assert MinNormRobustClassifier(eps=0, tol=1e-6).fit(X, y).dual_gap_ <= 1e-6
     with pytest.warns(ConvergenceWarning, match="tol=1e-15"):
         MinNormRobustClassifier(eps=0, tol=1e-15).fit(X, y)
-    single = MinNormRobustClassifier(eps=0).fit(scale(X).astype(np.float32), y)  # silent: to the rounding of float32
+    # silent: to the rounding of float32
+    single = MinNormRobustClassifier(eps=0).fit(scale(X).astype(np.float32), y)
     assert single.coef_.dtype == np.float32
     assert single.dual_gap_ <= 1e-3
 

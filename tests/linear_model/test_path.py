@@ -44,11 +44,19 @@ def test_several_classes_and_solvers(solver):
     p = (1.5, 2)
     path = robust_linear_path(X, y, p=p, q=math.inf, eps=(0.05, 0.3), solver=solver)
     assert path.coef.shape == (2, 2, 3, X.shape[1])
-    assert path.intercept.shape == path.margin.shape == path.separable.shape == path.n_iter.shape == (2, 2, 3)
+    assert (
+        path.intercept.shape
+        == path.margin.shape
+        == path.separable.shape
+        == path.n_iter.shape
+        == (2, 2, 3)
+    )
     assert path.separable.tolist() == [[[True] * 3, [False] * 3]] * 2
     for i, j in np.ndindex(2, 2):
         alone = RobustLinearClassifier(p[i], eps=path.eps[j], solver=solver).fit(X, y)
-        np.testing.assert_allclose(path.coef[i, j], alone.coef_, atol=2e-3 * np.abs(alone.coef_).max())
+        np.testing.assert_allclose(
+            path.coef[i, j], alone.coef_, atol=2e-3 * np.abs(alone.coef_).max()
+        )
         np.testing.assert_allclose(path.margin[i, j], alone.margin_, rtol=2e-2)
     # the minimiser of the risk does not depend on p, its margin does
     np.testing.assert_array_equal(path.coef[0, 1], path.coef[1, 1])
@@ -71,22 +79,32 @@ def test_sparse_single_precision_and_scalars(gaussian):
 def test_weights_are_those_of_repeated_samples(gaussian):
     X, y = gaussian(60, 5, noise=0.5)
     weight = np.arange(60) % 3
-    weighted = robust_linear_path(X, y, p=(1, 2), q=2, eps=(0.1, 0.5), sample_weight=weight, tol=1e-10)
-    repeated = robust_linear_path(X.repeat(weight, axis=0), y.repeat(weight), p=(1, 2), q=2, eps=(0.1, 0.5), tol=1e-10)
+    weighted = robust_linear_path(
+        X, y, p=(1, 2), q=2, eps=(0.1, 0.5), sample_weight=weight, tol=1e-10
+    )
+    repeated = robust_linear_path(
+        X.repeat(weight, axis=0), y.repeat(weight), p=(1, 2), q=2, eps=(0.1, 0.5), tol=1e-10
+    )
     np.testing.assert_allclose(weighted.coef, repeated.coef, atol=1e-5)
 
 
 def test_messages(gaussian):
     X, y = gaussian(30, 40)
-    with pytest.raises(ValueError, match=r"eps must be a number or a non-empty sequence of numbers, got \[\]"):
+    with pytest.raises(
+        ValueError, match=r"eps must be a number or a non-empty sequence of numbers, got \[\]"
+    ):
         robust_linear_path(X, y, p=2, q=2, eps=[])
     with pytest.raises(ValueError, match="eps must be a finite number >= 0, got -1"):
         robust_linear_path(X, y, p=2, q=2, eps=[0, -1])
     with pytest.raises(ValueError, match=r"p must be a real number in \[1, inf\], got 0.5"):
         robust_linear_path(X, y, p=[2, 0.5], q=2, eps=0)
-    with pytest.raises(ValueError, match=r"solver='accelerated' needs p_algo in \(1, 2\], got p_algo=1"):
+    with pytest.raises(
+        ValueError, match=r"solver='accelerated' needs p_algo in \(1, 2\], got p_algo=1"
+    ):
         robust_linear_path(X, y, p=[2, 1], q=2, eps=0, solver="accelerated")
-    with pytest.warns(ConvergenceWarning, match="robust_linear_path: 2 of 2 fits stopped before they reached tol"):
+    with pytest.warns(
+        ConvergenceWarning, match="robust_linear_path: 2 of 2 fits stopped before they reached tol"
+    ):
         robust_linear_path(X, y, p=[1, 2], q=2, eps=0, solver="steepest_descent", max_iter=3)
 
 
@@ -99,7 +117,9 @@ def test_no_classifier_is_left_at_the_end_of_the_radii(q, loss, fit_intercept):
     assert len(radii) == 100
     assert (np.diff(radii) > 0).all()
     end = radii[-1] ** 2 / radii[-2]  # the next of a geometric sequence
-    path = robust_linear_path(X, y, p=2, q=q, eps=[radii[-1], 1.001 * end], loss=loss, fit_intercept=fit_intercept)
+    path = robust_linear_path(
+        X, y, p=2, q=q, eps=[radii[-1], 1.001 * end], loss=loss, fit_intercept=fit_intercept
+    )
     assert path.coef[0, 0].any()
     assert not path.coef[0, 1].any()
 
@@ -121,13 +141,17 @@ def test_radii_where_means_coincide():
 def test_radii_leave_out_samples_of_weight_zero(gaussian):
     X, y = gaussian(40, 5)
     weight = np.arange(40) % 2
-    np.testing.assert_array_equal(training_radii(X, y, sample_weight=weight), training_radii(X[1::2], y[1::2]))
+    np.testing.assert_array_equal(
+        training_radii(X, y, sample_weight=weight), training_radii(X[1::2], y[1::2])
+    )
 
 
 def test_the_representation_is_short(gaussian):
     X, y = gaussian(20, 40)
     path = robust_linear_path(X, y, p=[1, 2], q=np.inf, eps=[0.0, 0.05, 0.1])
-    assert repr(path).startswith("RobustLinearPath(2 p x 3 eps x 1 problems of 40 features, p from 1 to 2, eps from 0 to 0.1")
+    assert repr(path).startswith(
+        "RobustLinearPath(2 p x 3 eps x 1 problems of 40 features, p from 1 to 2, eps from 0 to 0.1"
+    )
     assert len(repr(path)) < 250
 
 

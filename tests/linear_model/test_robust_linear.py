@@ -28,7 +28,12 @@ from sklearn_robust import (
 )
 
 GEOMETRIES = (1, 2, math.inf)
-REAL_DATA = {"breast_cancer": load_breast_cancer, "wine": load_wine, "iris": load_iris, "digits": load_digits}
+REAL_DATA = {
+    "breast_cancer": load_breast_cancer,
+    "wine": load_wine,
+    "iris": load_iris,
+    "digits": load_digits,
+}
 
 
 @pytest.fixture(params=REAL_DATA)
@@ -46,15 +51,23 @@ def test_default_fit_of_real_data_is_silent_and_certified(real_data, p, loss):
     assert set(separable.tolist()) <= {True, False}
     assert np.all(gap[~separable] <= 1e-3)
     assert np.all(gap[separable] < 0.5)
-    assert np.all(np.atleast_1d(model.margin_) <= np.atleast_1d(model.margin_bound_)) or not separable.any()
+    assert (
+        np.all(np.atleast_1d(model.margin_) <= np.atleast_1d(model.margin_bound_))
+        or not separable.any()
+    )
     assert model.robust_score(X, y) > 0.6
 
 
 def test_robust_training_beats_clean_training_on_real_data():
     X, y = load_breast_cancer(return_X_y=True)
     scorer = make_robust_scorer(eps=0.4)
-    models = {eps: make_pipeline(StandardScaler(), RobustLinearClassifier(eps=eps, loss="logistic")) for eps in (0.01, 0.4)}
-    robust = {eps: cross_val_score(model, X, y, scoring=scorer).mean() for eps, model in models.items()}
+    models = {
+        eps: make_pipeline(StandardScaler(), RobustLinearClassifier(eps=eps, loss="logistic"))
+        for eps in (0.01, 0.4)
+    }
+    robust = {
+        eps: cross_val_score(model, X, y, scoring=scorer).mean() for eps, model in models.items()
+    }
     assert robust[0.4] > robust[0.01] + 0.2
 
 
@@ -79,7 +92,10 @@ def test_solvers_agree_where_data_are_separable(gaussian, q, fit_intercept):
 def test_solvers_agree_where_data_are_not_separable(loss):
     X, y = load_iris(return_X_y=True)
     X = scale(X)
-    models = [RobustLinearClassifier(2, 2, 0.2, loss=loss, solver=s).fit(X, y) for s in ("auto", "accelerated", "exact")]
+    models = [
+        RobustLinearClassifier(2, 2, 0.2, loss=loss, solver=s).fit(X, y)
+        for s in ("auto", "accelerated", "exact")
+    ]
     for model in models:
         assert model.separable_.tolist() == [True, False, False]
         np.testing.assert_allclose(model.coef_[1:], models[0].coef_[1:], rtol=1e-3)
@@ -147,7 +163,8 @@ def test_float32_data_are_certified_too(q):
     assert model.separable_ is False
     assert model.dual_gap_ <= 1e-3
     assert model.coef_.dtype == np.float32
-    eps = 1.001 * max_margin(X, y, q=q, fit_intercept=True).margin  # coefficients so large that float32 does not hold them
+    # coefficients so large that float32 does not hold them
+    eps = 1.001 * max_margin(X, y, q=q, fit_intercept=True).margin
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = RobustLinearClassifier(q_pert=q, eps=eps).fit(X, y)
@@ -161,13 +178,19 @@ def test_float32_data_are_certified_too(q):
 def test_the_unit_of_the_data_does_not_matter(eps, unit):
     X, y = load_breast_cancer(return_X_y=True)
     X = scale(X)
-    model, other = (RobustLinearClassifier(eps=eps * u, solver="exact").fit(X * u, y) for u in (1.0, unit))
+    model, other = (
+        RobustLinearClassifier(eps=eps * u, solver="exact").fit(X * u, y) for u in (1.0, unit)
+    )
     assert other.separable_ is model.separable_
-    np.testing.assert_allclose(other.coef_ * unit, model.coef_, rtol=1e-3, atol=1e-5 * np.abs(model.coef_).max())
+    np.testing.assert_allclose(
+        other.coef_ * unit, model.coef_, rtol=1e-3, atol=1e-5 * np.abs(model.coef_).max()
+    )
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-12])
-@pytest.mark.parametrize(("large", "small", "offset"), [(1e4, 1e-10, 0.0), (1e6, 1e-6, 0.0), (1e6, 1e-5, 1.7e9)])
+@pytest.mark.parametrize(
+    ("large", "small", "offset"), [(1e4, 1e-10, 0.0), (1e6, 1e-6, 0.0), (1e6, 1e-5, 1.7e9)]
+)
 def test_a_small_feature_that_separates_is_found_beside_large_ones(large, small, offset, eps):
     y = np.arange(60) % 2
     noise = large * np.random.default_rng(0).standard_normal(60) + offset
@@ -204,7 +227,9 @@ def test_robust_score_perturb_and_radius_agree_for_several_classes():
     brute = np.all([model.predict(X + 0.2 * s) == names for s in signs], axis=0)
     np.testing.assert_array_equal(brute, survived)
     assert model.robust_score(X, names, eps=0.0) == model.score(X, names)
-    assert model.robust_score(X, names, eps=0.1, q=2) == robust_accuracy_score(model, X, names, eps=0.1, q=2)
+    assert model.robust_score(X, names, eps=0.1, q=2) == robust_accuracy_score(
+        model, X, names, eps=0.1, q=2
+    )
     with pytest.raises(ValueError, match="not seen in fit: \\['daisy'\\]"):
         model.perturb(X[:1], ["daisy"])
 
@@ -228,7 +253,9 @@ def test_sparse_data_give_what_dense_data_give(solver):
     for convert in (sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array):
         model = RobustLinearClassifier(eps=0.02, solver=solver).fit(convert(X), y)
         np.testing.assert_allclose(model.coef_, dense.coef_, rtol=1e-5, atol=1e-8)
-        np.testing.assert_allclose(model.decision_function(convert(X)), dense.decision_function(X), rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(
+            model.decision_function(convert(X)), dense.decision_function(X), rtol=1e-5, atol=1e-7
+        )
         assert model.robust_score(convert(X), y) == dense.robust_score(X, y)
 
 
@@ -249,11 +276,15 @@ def test_float32_stays_float32():
     wide, y_wide = make_teacher_classification(30, 60, random_state=0)
     for data, labels in ((X, y), (wide, y_wide)):
         for solver in ("auto", "accelerated", "exact"):
-            single = RobustLinearClassifier(eps=0.05, solver=solver).fit(data.astype(np.float32), labels)
+            single = RobustLinearClassifier(eps=0.05, solver=solver).fit(
+                data.astype(np.float32), labels
+            )
             double = RobustLinearClassifier(eps=0.05, solver=solver).fit(data, labels)
             assert single.coef_.dtype == single.intercept_.dtype == np.float32
             assert single.separable_ == double.separable_
-            assert single.robust_score(data, labels) == pytest.approx(double.robust_score(data, labels), abs=0.02)
+            assert single.robust_score(data, labels) == pytest.approx(
+                double.robust_score(data, labels), abs=0.02
+            )
 
 
 def test_frames_and_feature_names():
@@ -261,7 +292,9 @@ def test_frames_and_feature_names():
     y = y.map({0: "x", 1: "y", 2: "z"})
     from_pandas = RobustLinearClassifier().fit(X, y)
     assert from_pandas.feature_names_in_.tolist() == X.columns.tolist()
-    from_polars = RobustLinearClassifier().fit(pl.DataFrame(X.to_dict("list")), pl.Series(y.tolist()))
+    from_polars = RobustLinearClassifier().fit(
+        pl.DataFrame(X.to_dict("list")), pl.Series(y.tolist())
+    )
     np.testing.assert_allclose(from_polars.coef_, from_pandas.coef_)
     assert from_polars.predict(pl.DataFrame(X.to_dict("list")))[0] in ("x", "y", "z")
     with pytest.raises(ValueError, match="feature names"):
@@ -278,9 +311,13 @@ def test_weights_of_samples_and_classes():
     np.testing.assert_allclose(weighted.coef_, kept.coef_, rtol=1e-6)
     uneven = np.r_[0:50, 50:60]
     balanced = RobustLinearClassifier(eps=0.2, class_weight="balanced").fit(X[uneven], y[uneven])
-    by_hand = RobustLinearClassifier(eps=0.2).fit(X[uneven], y[uneven], sample_weight=np.where(y[uneven] == 2, 3.0, 0.6))
+    by_hand = RobustLinearClassifier(eps=0.2).fit(
+        X[uneven], y[uneven], sample_weight=np.where(y[uneven] == 2, 3.0, 0.6)
+    )
     np.testing.assert_allclose(balanced.coef_, by_hand.coef_, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"with positive sample_weight and class_weight, got 1 class: \[1\]"):
+    with pytest.raises(
+        ValueError, match=r"with positive sample_weight and class_weight, got 1 class: \[1\]"
+    ):
         RobustLinearClassifier().fit(X, y, sample_weight=(y == 1).astype(float))
 
 
@@ -313,7 +350,12 @@ def test_grid_search_in_a_pipeline_over_eps():
     chosen = np.isin(y, (3, 8))
     X, y = X[chosen] / 16, y[chosen]
     model = make_pipeline(StandardScaler(with_std=False), RobustLinearClassifier(loss="logistic"))
-    search = GridSearchCV(model, {"robustlinearclassifier__eps": [0.01, 0.1, 0.15]}, scoring=make_robust_scorer(eps=0.1), cv=3)
+    search = GridSearchCV(
+        model,
+        {"robustlinearclassifier__eps": [0.01, 0.1, 0.15]},
+        scoring=make_robust_scorer(eps=0.1),
+        cv=3,
+    )
     search.fit(X, y)
     assert search.best_params_["robustlinearclassifier__eps"] > 0.01
     assert search.best_score_ > 0.82
@@ -322,7 +364,9 @@ def test_grid_search_in_a_pipeline_over_eps():
 def test_a_fit_that_stops_early_warns_with_its_gap(gaussian):
     X, y = gaussian(20, 40)
     model = RobustLinearClassifier(p_algo=1, eps=0.05, solver="steepest_descent", max_iter=5)
-    with pytest.warns(ConvergenceWarning, match="use solver='exact', increase max_iter=5, ") as record:
+    with pytest.warns(
+        ConvergenceWarning, match="use solver='exact', increase max_iter=5, "
+    ) as record:
         model.fit(X, y)
     assert f"{model.dual_gap_:.2g}" in str(record[0].message)
     assert model.separable_ is True  # known before the path began
@@ -343,14 +387,20 @@ def test_verbose_prints_the_figures(gaussian, capsys):
         ({"q_pert": math.nan}, "q_pert must be a real number"),
         ({"eps": -0.1}, "eps must be a finite number >= 0, got -0.1"),
         ({"eps": math.inf}, "eps must be a finite number"),
-        ({"loss": "hinge"}, r"loss must be one of \['exponential', 'logistic'\] or a MarginLoss, got 'hinge'"),
+        (
+            {"loss": "hinge"},
+            r"loss must be one of \['exponential', 'logistic'\] or a MarginLoss, got 'hinge'",
+        ),
         ({"solver": "sgd"}, "solver must be one of"),
         ({"step_size": "big"}, "step_size must be one of"),
         ({"step_size": 0.0}, "step_size must be a finite number > 0"),
         ({"max_iter": 0}, "max_iter must be an integer >= 1, got 0"),
         ({"tol": -1}, "tol must be a finite number >= 0"),
         ({"fit_intercept": "yes"}, "fit_intercept must be one of"),
-        ({"solver": "accelerated", "p_algo": 1}, r"solver='accelerated' needs p_algo in \(1, 2\], got p_algo=1"),
+        (
+            {"solver": "accelerated", "p_algo": 1},
+            r"solver='accelerated' needs p_algo in \(1, 2\], got p_algo=1",
+        ),
         ({"solver": "exact", "device": "cpu"}, "device='cpu' is not for solver='exact'"),
     ],
 )

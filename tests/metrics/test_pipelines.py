@@ -1,4 +1,5 @@
-"""Robust accuracy of the pipelines that people have, against enumeration of the corners of the ball."""
+"""Robust accuracy of the pipelines that people have, against enumeration of the corners of the
+ball."""
 
 import itertools
 import math
@@ -73,9 +74,17 @@ def people(library="pandas", missing=True):
     """Numbers with gaps, words with gaps, and a code that is a category though it is a number."""
     rng = np.random.default_rng(0)
     n = 120
-    age, income, height = 20 + 50 * rng.random(n), 1000 * rng.lognormal(1, 0.5, n), rng.normal(170, 10, n)
+    age, income, height = (
+        20 + 50 * rng.random(n),
+        1000 * rng.lognormal(1, 0.5, n),
+        rng.normal(170, 10, n),
+    )
     city, code = rng.choice(["Bonn", "Kiel", "Ulm"], n).astype(object), rng.integers(1, 4, n)
-    y = np.where((age - 45) / 15 + (income - 3000) / 2000 + (city == "Ulm") + rng.normal(0, 0.5, n) > 0.3, "yes", "no")
+    y = np.where(
+        (age - 45) / 15 + (income - 3000) / 2000 + (city == "Ulm") + rng.normal(0, 0.5, n) > 0.3,
+        "yes",
+        "no",
+    )
     if missing:
         for column in (age, income, height):
             column[rng.random(n) < 0.15] = np.nan
@@ -89,7 +98,9 @@ def moved(X, move, columns):
     if isinstance(X, pd.DataFrame):
         return X.assign(**{name: X[name] + step for name, step in zip(columns, move, strict=True)})
     if isinstance(X, pl.DataFrame):
-        return X.with_columns(**{name: X[name] + step for name, step in zip(columns, move, strict=True)})
+        return X.with_columns(
+            **{name: X[name] + step for name, step in zip(columns, move, strict=True)}
+        )
     X = X.copy()
     X[:, columns] += move
     return X
@@ -105,10 +116,13 @@ def enumerated(model, X, y, eps, q=math.inf, columns=None, scale=1.0):
 
 
 def check_both_spaces(model, inner, transform, X, y, radii):
-    """Exact in the space of the input and in that of what the classifier sees; eps = 0 is accuracy."""
+    """Exact in the space of the input and in that of what the classifier sees; eps = 0 is
+    accuracy."""
     for space, eps in zip(("model", "input"), radii, strict=True):
         classifier, data = (model, X) if space == "input" else (inner, transform(X))
-        exact = {q: robust_accuracy_score(model, X, y, eps=eps, q=q, space=space) for q in DIRECTIONS}
+        exact = {
+            q: robust_accuracy_score(model, X, y, eps=eps, q=q, space=space) for q in DIRECTIONS
+        }
         for q in DIRECTIONS:
             assert exact[q] == pytest.approx(enumerated(classifier, data, y, eps, q))
         accuracy = np.mean(model.predict(X) == y)
@@ -117,7 +131,9 @@ def check_both_spaces(model, inner, transform, X, y, radii):
         radius = certified_radius(model, X, y, space=space)
         assert np.mean(radius > eps) == pytest.approx(exact[math.inf])
         np.testing.assert_array_equal(radius >= 0, model.predict(X) == y)
-        np.testing.assert_array_equal(certified_radius(model, X, space=space)[radius >= 0], radius[radius >= 0])
+        np.testing.assert_array_equal(
+            certified_radius(model, X, space=space)[radius >= 0], radius[radius >= 0]
+        )
 
 
 SCALERS = {
@@ -149,12 +165,21 @@ def test_affine_transformers(scaler):
         lambda model: CalibratedClassifierCV(model, ensemble=False),
         lambda model: CalibratedClassifierCV(model, method="temperature", ensemble=False),
         lambda model: CalibratedClassifierCV(
-            FrozenEstimator(model.fit(StandardScaler().fit_transform(few_wines()[0]), few_wines()[1]))
+            FrozenEstimator(
+                model.fit(StandardScaler().fit_transform(few_wines()[0]), few_wines()[1])
+            )
         ),
         lambda model: OneVsRestClassifier(CalibratedClassifierCV(model, ensemble=False)),
         lambda model: OneVsRestClassifier(GridSearchCV(model, {"C": [0.3]})),
     ],
-    ids=["one vs rest", "sigmoid", "temperature", "frozen", "calibrated one vs rest", "searched one vs rest"],
+    ids=[
+        "one vs rest",
+        "sigmoid",
+        "temperature",
+        "frozen",
+        "calibrated one vs rest",
+        "searched one vs rest",
+    ],
 )
 def test_wrappers_of_several_classes(make):
     X, y = few_wines()
@@ -166,17 +191,23 @@ def test_wrappers_of_several_classes(make):
 WRAPPERS = {
     "probability": lambda model: FixedThresholdClassifier(model, threshold=0.7, pos_label=1),
     "first class": lambda model: FixedThresholdClassifier(model, threshold=0.7, pos_label=0),
-    "score": lambda model: FixedThresholdClassifier(model, threshold=0.4, response_method="decision_function"),
+    "score": lambda model: FixedThresholdClassifier(
+        model, threshold=0.4, response_method="decision_function"
+    ),
     "score of first": lambda model: FixedThresholdClassifier(
         model, threshold=0.4, pos_label=0, response_method="decision_function"
     ),
     "automatic": lambda model: FixedThresholdClassifier(model),
-    "tuned": lambda model: TunedThresholdClassifierCV(model, scoring="balanced_accuracy", thresholds=20, cv=3),
+    "tuned": lambda model: TunedThresholdClassifierCV(
+        model, scoring="balanced_accuracy", thresholds=20, cv=3
+    ),
     "tuned score": lambda model: TunedThresholdClassifierCV(
         model, scoring="f1", response_method="decision_function", thresholds=20, cv=3
     ),
     "sigmoid": lambda model: CalibratedClassifierCV(model, ensemble=False, cv=3),
-    "temperature": lambda model: CalibratedClassifierCV(model, method="temperature", ensemble=False, cv=3),
+    "temperature": lambda model: CalibratedClassifierCV(
+        model, method="temperature", ensemble=False, cv=3
+    ),
     "one vs rest": lambda model: OneVsRestClassifier(model),
     "threshold of sigmoid": lambda model: FixedThresholdClassifier(
         CalibratedClassifierCV(model, ensemble=False, cv=3), threshold=0.3
@@ -184,8 +215,12 @@ WRAPPERS = {
     "sigmoid of threshold": lambda model: CalibratedClassifierCV(
         FixedThresholdClassifier(model, threshold=0.9), ensemble=False, cv=3
     ),
-    "one vs rest of threshold": lambda model: OneVsRestClassifier(FixedThresholdClassifier(model, threshold=0.9)),
-    "threshold of one vs rest": lambda model: FixedThresholdClassifier(OneVsRestClassifier(model), threshold=0.7),
+    "one vs rest of threshold": lambda model: OneVsRestClassifier(
+        FixedThresholdClassifier(model, threshold=0.9)
+    ),
+    "threshold of one vs rest": lambda model: FixedThresholdClassifier(
+        OneVsRestClassifier(model), threshold=0.7
+    ),
 }
 
 
@@ -232,12 +267,16 @@ LINKS = [
 @pytest.mark.filterwarnings("ignore::sklearn_robust.NotSeparableWarning")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("threshold", [0.2, 0.8])
-@pytest.mark.parametrize("classifier", LINKS, ids=lambda c: f"{type(c).__name__}-{getattr(c, 'loss', '')}")
+@pytest.mark.parametrize(
+    "classifier", LINKS, ids=lambda c: f"{type(c).__name__}-{getattr(c, 'loss', '')}"
+)
 def test_thresholds_on_probabilities_of_every_link(classifier, threshold):
     X, y = few_tumours()
     X = StandardScaler().fit_transform(X)
     model = FixedThresholdClassifier(classifier, threshold=threshold).fit(X, y)
-    assert robust_accuracy_score(model, X, y, eps=0.1) == pytest.approx(enumerated(model, X, y, 0.1))
+    assert robust_accuracy_score(model, X, y, eps=0.1) == pytest.approx(
+        enumerated(model, X, y, 0.1)
+    )
     np.testing.assert_array_equal(certified_radius(model, X, y) >= 0, model.predict(X) == y)
 
 
@@ -249,7 +288,9 @@ def test_a_threshold_that_decides_alone(threshold, share):
     expected = np.mean(y == share)
     for eps in (0.0, 0.3, 100.0):
         assert robust_accuracy_score(model, X, y, eps=eps) == expected
-    np.testing.assert_array_equal(certified_radius(model, X, y), np.where(y == share, math.inf, -math.inf))
+    np.testing.assert_array_equal(
+        certified_radius(model, X, y), np.where(y == share, math.inf, -math.inf)
+    )
 
 
 def test_a_prefit_threshold_and_scale_by_name():
@@ -277,8 +318,14 @@ ONE_AMONG_FIVE = "probabilities of 5 classifiers.*ensemble=False"
     ("model", "message"),
     [
         (CalibratedClassifierCV(LogisticRegression()), ONE_AMONG_FIVE),
-        (CalibratedClassifierCV(LogisticRegression(), method="isotonic", ensemble=False), "'sigmoid' or 'temperature'"),
-        (FixedThresholdClassifier(Fancy(), threshold=0.3), "known function of its score.*response_method"),
+        (
+            CalibratedClassifierCV(LogisticRegression(), method="isotonic", ensemble=False),
+            "'sigmoid' or 'temperature'",
+        ),
+        (
+            FixedThresholdClassifier(Fancy(), threshold=0.3),
+            "known function of its score.*response_method",
+        ),
     ],
     ids=["ensemble", "isotonic", "link"],
 )
@@ -303,13 +350,18 @@ def test_a_robust_score_cannot_tune_a_threshold_but_a_search_can():
     X, y = few_tumours()
     X = StandardScaler().fit_transform(X)
     scorer = make_robust_scorer(eps=0.2)
-    with pytest.raises(AttributeError, match=r"no score of predicted labels alone.*GridSearchCV.*FixedThresholdClassifier"):
+    with pytest.raises(
+        AttributeError,
+        match=r"no score of predicted labels alone.*GridSearchCV.*FixedThresholdClassifier",
+    ):
         TunedThresholdClassifierCV(LogisticRegression(), scoring=scorer).fit(X, y)
     model = FixedThresholdClassifier(LogisticRegression())
     search = GridSearchCV(model, {"threshold": [0.3, 0.5, 0.7]}, scoring=scorer, cv=3).fit(X, y)
     assert search.score(X, y) == pytest.approx(enumerated(search, X, y, 0.2))
     curve = RobustAccuracyDisplay.from_estimator(search, X, y, eps=[0.0, 0.2]).curves[0]
-    np.testing.assert_allclose(curve.accuracy, [np.mean(search.predict(X) == y), search.score(X, y)])
+    np.testing.assert_allclose(
+        curve.accuracy, [np.mean(search.predict(X) == y), search.score(X, y)]
+    )
     assert np.ptp(search.cv_results_["mean_test_score"]) > 0
 
 
@@ -325,15 +377,23 @@ def columns_of(encoder, library):
     gap = np.nan if library == "pandas" else None  # in a column of words
     numbers = make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler())
     words = make_pipeline(SimpleImputer(missing_values=gap, strategy="most_frequent"), encoder)
-    parts = [("numbers", numbers, ["income", "age"]), ("words", words, ["city"]), ("code", encoder, ["code"])]
+    parts = [
+        ("numbers", numbers, ["income", "age"]),
+        ("words", words, ["city"]),
+        ("code", encoder, ["code"]),
+    ]
     return ColumnTransformer([*parts, ("in its unit", SimpleImputer(), ["height"])])
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
-@pytest.mark.parametrize("encoder", ENCODERS, ids=lambda e: f"{type(e).__name__}-{getattr(e, 'drop', '')}")
+@pytest.mark.parametrize(
+    "encoder", ENCODERS, ids=lambda e: f"{type(e).__name__}-{getattr(e, 'drop', '')}"
+)
 def test_columns_of_numbers_and_categories_with_missing_values(encoder, library):
     X, y = people(library)
-    model = make_pipeline(columns_of(encoder, library), MinMaxScaler(), LogisticRegression(C=5, max_iter=1000)).fit(X, y)
+    model = make_pipeline(
+        columns_of(encoder, library), MinMaxScaler(), LogisticRegression(C=5, max_iter=1000)
+    ).fit(X, y)
     scale = {"age": 3.0, "income": 100.0, "height": 2.0}
     steps = np.array(list(scale.values()))
     for q in DIRECTIONS:
@@ -341,7 +401,9 @@ def test_columns_of_numbers_and_categories_with_missing_values(encoder, library)
         assert exact == pytest.approx(enumerated(model, X, y, 1.0, q, list(scale), steps))
         assert 0 < exact < model.score(X, y)
     shuffled = X[["height", "code", "city", "income", "age"]]
-    assert robust_accuracy_score(model, shuffled, y, eps=1.0, q=1, space="input", scale=scale) == exact
+    assert (
+        robust_accuracy_score(model, shuffled, y, eps=1.0, q=1, space="input", scale=scale) == exact
+    )
     inside = np.asarray(model[:-1].transform(X))
     for eps in (0.0, 0.02):
         expected = enumerated(model[-1], inside, y, eps, q=1)
@@ -351,7 +413,9 @@ def test_columns_of_numbers_and_categories_with_missing_values(encoder, library)
 def test_what_has_no_value_cannot_be_moved():
     X = np.array([[-1.0, 0.0], [1.0, 0.0], [np.nan, 2.0], [3.0, np.nan], [np.nan, np.nan]])
     y = [0, 1, 1, 1, 1]
-    model = make_pipeline(SimpleImputer(strategy="constant", fill_value=0.5), LogisticRegression()).fit(X, y)
+    model = make_pipeline(
+        SimpleImputer(strategy="constant", fill_value=0.5), LogisticRegression()
+    ).fit(X, y)
     (w,), b = model[-1].coef_, model[-1].intercept_[0]
     scores = model.decision_function(X)
     norms = np.array([abs(w).sum(), abs(w).sum(), abs(w[1]), abs(w[0])])
@@ -364,7 +428,9 @@ def test_what_has_no_value_cannot_be_moved():
 
 def test_a_column_that_an_encoder_reads_is_out_of_reach_for_scalers_too():
     X, y = people(missing=False)
-    twice = make_column_transformer((OneHotEncoder(), ["code"]), (StandardScaler(), ["code", "age"]))
+    twice = make_column_transformer(
+        (OneHotEncoder(), ["code"]), (StandardScaler(), ["code", "age"])
+    )
     model = make_pipeline(twice, LogisticRegression()).fit(X, y)
     expected = certified_radius(model, X, space="input", scale={"code": 0.0})
     np.testing.assert_array_equal(certified_radius(model, X, space="input"), expected)
@@ -383,11 +449,20 @@ def test_a_column_without_any_value_leaves_the_data():
 @pytest.mark.parametrize(
     ("transformer", "message"),
     [
-        (Normalizer(), "Step 'normalizer': Normalizer is not known to be affine.*space='model'.*coef_on_input"),
+        (
+            Normalizer(),
+            "Step 'normalizer': Normalizer is not known to be affine.*space='model'.*coef_on_input",
+        ),
         (KBinsDiscretizer(4), "KBinsDiscretizer is not known"),
         (KNNImputer(), "KNNImputer is not known"),
-        (SimpleImputer(missing_values=-1.0), r"missing_values=-1.0 takes a perturbed value for another"),
-        (make_column_transformer((Normalizer(), [0, 1])), "Step 'columntransformer': Step 'normalizer': Normalizer"),
+        (
+            SimpleImputer(missing_values=-1.0),
+            r"missing_values=-1.0 takes a perturbed value for another",
+        ),
+        (
+            make_column_transformer((Normalizer(), [0, 1])),
+            "Step 'columntransformer': Step 'normalizer': Normalizer",
+        ),
     ],
     ids=["normalizer", "bins", "neighbours", "minus one", "inside columns"],
 )
@@ -433,7 +508,10 @@ def test_samplers_are_skipped_as_predict_skips_them():
     under = pytest.importorskip("imblearn.under_sampling")
     X, y = few_tumours()
     samplers = over.SMOTE(random_state=0), under.RandomUnderSampler(random_state=0)
-    for steps in ([StandardScaler(), samplers[0]], [samplers[0], MinMaxScaler(), samplers[1], StandardScaler()]):
+    for steps in (
+        [StandardScaler(), samplers[0]],
+        [samplers[0], MinMaxScaler(), samplers[1], StandardScaler()],
+    ):
         model = sampling.make_pipeline(*steps, LogisticRegression()).fit(X, y)
         exact = robust_accuracy_score(model, X, y, eps=0.2, space="input")
         assert exact == pytest.approx(enumerated(model, X, y, 0.2))
@@ -448,12 +526,20 @@ def test_samplers_are_skipped_as_predict_skips_them():
 @pytest.mark.parametrize("constant", ["zero coefficients", "ties"])
 def test_at_zero_a_tie_is_what_predict_makes_of_it(constant, n_classes):
     y = np.tile(np.array(["a", "b", "c"])[:n_classes], 20)
-    X = np.random.default_rng(0).normal(size=(len(y), 2)) if constant == "zero coefficients" else np.zeros((len(y), 2))
+    X = (
+        np.random.default_rng(0).normal(size=(len(y), 2))
+        if constant == "zero coefficients"
+        else np.zeros((len(y), 2))
+    )
     model = LogisticRegression().fit(np.random.default_rng(1).normal(size=(len(y), 2)), y)
     model.coef_ = np.zeros_like(model.coef_) if constant == "zero coefficients" else model.coef_
     model.intercept_ = np.zeros_like(model.intercept_)
     assert model.score(X, y) == pytest.approx(1 / n_classes)
-    assert robust_accuracy_score(model, X, y, eps=0.0) == model.score(X, y) == make_robust_scorer(eps=0.0)(model, X, y)
+    assert (
+        robust_accuracy_score(model, X, y, eps=0.0)
+        == model.score(X, y)
+        == make_robust_scorer(eps=0.0)(model, X, y)
+    )
     assert robust_accuracy_score(model, X, y, eps=1e-9) == 0
     radius = certified_radius(model, X, y)
     np.testing.assert_array_equal(radius >= 0, model.predict(X) == y)
@@ -477,7 +563,9 @@ def test_a_threshold_is_reached_by_a_tie():
 def test_the_search_over_eps_scores_ties_as_predict_does(n_classes):
     y = np.tile(np.arange(n_classes), 12)
     X = np.random.default_rng(0).normal(size=(len(y), 2))
-    model = RobustLinearClassifierCV(p_algo=2, eps=[50.0], threat_eps=0.0, loss="logistic", cv=3).fit(X, y)
+    model = RobustLinearClassifierCV(
+        p_algo=2, eps=[50.0], threat_eps=0.0, loss="logistic", cv=3
+    ).fit(X, y)
     assert not model.coef_.any()
     folds = cross_val_score(model.best_estimator_, X, y, cv=3)
     assert model.best_score_ == pytest.approx(folds.mean())
@@ -497,7 +585,9 @@ def test_at_a_radius_above_zero_a_tie_counts_as_broken(flip):
 
 
 @pytest.mark.parametrize("kind", ["two", "several"])
-@pytest.mark.parametrize("classifier", [LinearSVC(), RobustLinearClassifier(eps=0.1, loss="logistic")])
+@pytest.mark.parametrize(
+    "classifier", [LinearSVC(), RobustLinearClassifier(eps=0.1, loss="logistic")]
+)
 def test_without_an_adversary_robust_accuracy_is_accuracy(classifier, kind):
     X, y = load_iris(return_X_y=True)
     y = np.minimum(y, 1) if kind == "two" else y

@@ -1,4 +1,5 @@
-"""Exact robust accuracy of this library's and scikit-learn's classifiers, in model and input space."""
+"""Exact robust accuracy of this library's and scikit-learn's classifiers, in model and input
+space."""
 
 import itertools
 import math
@@ -30,7 +31,12 @@ from sklearn.preprocessing import (
 )
 from sklearn.svm import SVC, LinearSVC
 
-from sklearn_robust import RobustLinearClassifier, certified_radius, make_robust_scorer, robust_accuracy_score
+from sklearn_robust import (
+    RobustLinearClassifier,
+    certified_radius,
+    make_robust_scorer,
+    robust_accuracy_score,
+)
 
 LINEAR = [
     LogisticRegression(max_iter=1000),
@@ -54,14 +60,19 @@ def brute_force(model, X, y, moves):
 @pytest.mark.parametrize("classes", [2, 3])
 def test_equals_brute_force_on_iris(estimator, classes):
     X, y = load_iris(return_X_y=True)
-    X, y = StandardScaler().fit_transform(X[y >= 3 - classes]), np.array(["a", "b", "c"])[y[y >= 3 - classes]]
+    X, y = (
+        StandardScaler().fit_transform(X[y >= 3 - classes]),
+        np.array(["a", "b", "c"])[y[y >= 3 - classes]],
+    )
     model = estimator.fit(X, y)
     signs = np.array(list(itertools.product([-1.0, 1.0], repeat=4)))
     for eps in (0.0, 0.1, 0.3):
         exact = robust_accuracy_score(model, X, y, eps=eps)
         assert exact == pytest.approx(brute_force(model, X, y, eps * signs))
         corners = np.concatenate([np.eye(4), -np.eye(4)])
-        assert robust_accuracy_score(model, X, y, eps=eps, q=1) == pytest.approx(brute_force(model, X, y, eps * corners))
+        assert robust_accuracy_score(model, X, y, eps=eps, q=1) == pytest.approx(
+            brute_force(model, X, y, eps * corners)
+        )
     assert 0 < robust_accuracy_score(model, X, y, eps=0.3) < model.score(X, y)
 
 
@@ -115,7 +126,15 @@ CONTAINERS = {
     "Fortran": np.asfortranarray,
     **{
         name: getattr(sparse, name)
-        for name in ("csr_array", "csc_matrix", "coo_matrix", "coo_array", "bsr_array", "lil_array", "dok_array")
+        for name in (
+            "csr_array",
+            "csc_matrix",
+            "coo_matrix",
+            "coo_array",
+            "bsr_array",
+            "lil_array",
+            "dok_array",
+        )
     },
 }
 
@@ -126,12 +145,17 @@ def test_every_container_that_fit_takes_gives_the_same_figures(convert):
     plain = RobustLinearClassifier(eps=0.2).fit(X, y)
     model = RobustLinearClassifier(eps=0.2).fit(convert(X), y)
     assert model.robust_score(convert(X), y.tolist()) == pytest.approx(plain.robust_score(X, y))
-    np.testing.assert_allclose(model.certified_radius(convert(X), y.tolist()), plain.certified_radius(X, y), rtol=1e-4)
+    np.testing.assert_allclose(
+        model.certified_radius(convert(X), y.tolist()), plain.certified_radius(X, y), rtol=1e-4
+    )
     np.testing.assert_allclose(model.perturb(convert(X), y.tolist()), plain.perturb(X, y))
     pipeline = make_pipeline(MaxAbsScaler(), LogisticRegression()).fit(convert(X), y)
     same = make_pipeline(MaxAbsScaler(), LogisticRegression()).fit(X, y)
     for space in ("model", "input"):
-        np.testing.assert_allclose(certified_radius(pipeline, convert(X), space=space), certified_radius(same, X, space=space))
+        np.testing.assert_allclose(
+            certified_radius(pipeline, convert(X), space=space),
+            certified_radius(same, X, space=space),
+        )
 
 
 def test_a_read_only_row_of_float16_and_no_row():
@@ -147,22 +171,44 @@ def test_a_read_only_row_of_float16_and_no_row():
 
 def test_nested_pipelines_and_searches_are_unwrapped():
     X, y = load_iris(return_X_y=True)
-    flat = make_pipeline(StandardScaler(), MinMaxScaler(), SelectKBest(k=3), RobustLinearClassifier()).fit(X, y)
+    flat = make_pipeline(
+        StandardScaler(), MinMaxScaler(), SelectKBest(k=3), RobustLinearClassifier()
+    ).fit(X, y)
     search = GridSearchCV(RobustLinearClassifier(), {"eps": [0.1]}, cv=3)
     nests = [
         make_pipeline(
-            make_pipeline(StandardScaler(), MinMaxScaler()), make_pipeline(SelectKBest(k=3), RobustLinearClassifier())
+            make_pipeline(StandardScaler(), MinMaxScaler()),
+            make_pipeline(SelectKBest(k=3), RobustLinearClassifier()),
         ),
-        make_pipeline(StandardScaler(), MinMaxScaler(), FunctionTransformer(), "passthrough", SelectKBest(k=3), search),
-        GridSearchCV(make_pipeline(StandardScaler(), MinMaxScaler(), SelectKBest(), search), {"selectkbest__k": [3]}, cv=3),
-        make_pipeline(make_pipeline(StandardScaler(), "passthrough"), MinMaxScaler(), make_pipeline(SelectKBest(k=3), search)),
+        make_pipeline(
+            StandardScaler(),
+            MinMaxScaler(),
+            FunctionTransformer(),
+            "passthrough",
+            SelectKBest(k=3),
+            search,
+        ),
+        GridSearchCV(
+            make_pipeline(StandardScaler(), MinMaxScaler(), SelectKBest(), search),
+            {"selectkbest__k": [3]},
+            cv=3,
+        ),
+        make_pipeline(
+            make_pipeline(StandardScaler(), "passthrough"),
+            MinMaxScaler(),
+            make_pipeline(SelectKBest(k=3), search),
+        ),
     ]
     for nest in nests:
         nest.fit(X, y)
         for space in ("model", "input"):
             threat = {"eps": 0.02, "q": 2, "space": space}
-            assert make_robust_scorer(**threat)(nest, X, y) == robust_accuracy_score(flat, X, y, **threat)
-            np.testing.assert_allclose(certified_radius(nest, X, space=space), certified_radius(flat, X, space=space))
+            assert make_robust_scorer(**threat)(nest, X, y) == robust_accuracy_score(
+                flat, X, y, **threat
+            )
+            np.testing.assert_allclose(
+                certified_radius(nest, X, space=space), certified_radius(flat, X, space=space)
+            )
 
 
 def test_a_function_is_not_taken_for_the_identity():
@@ -174,7 +220,8 @@ def test_a_function_is_not_taken_for_the_identity():
 
 
 class Stump(ClassifierMixin, BaseEstimator):
-    """Not linear, and knows its own robust score: the share of samples further than eps from zero."""
+    """Not linear, and knows its own robust score: the share of samples further than eps from
+    zero."""
 
     def fit(self, X, y):
         self.classes_ = np.unique(y)
@@ -193,7 +240,9 @@ def test_a_classifier_that_scores_itself_is_asked_in_pipelines_and_searches_too(
     expected = robust_accuracy_score(Stump().fit(inside, y), inside, y, eps=0.3)
     assert expected == np.mean(np.abs(inside[:, 0]) > 0.3)
     model = make_pipeline(StandardScaler(), Stump()).fit(X, y)
-    search = GridSearchCV(model, {"standardscaler__with_mean": [True]}, scoring=make_robust_scorer(eps=0.3)).fit(X, y)
+    search = GridSearchCV(
+        model, {"standardscaler__with_mean": [True]}, scoring=make_robust_scorer(eps=0.3)
+    ).fit(X, y)
     assert robust_accuracy_score(model, X, y, eps=0.3) == search.score(X, y) == expected
     with pytest.raises(TypeError, match="Stump is not a linear classifier"):
         robust_accuracy_score(model, X, y, eps=0.3, space="input")
@@ -203,10 +252,16 @@ def test_scorer_serves_searches_and_fixes_the_threat():
     X, y = load_breast_cancer(return_X_y=True)
     scorer = make_robust_scorer(eps=0.3)
     model = make_pipeline(StandardScaler(), RobustLinearClassifier(loss="logistic"))
-    search = GridSearchCV(model, {"robustlinearclassifier__eps": [0.0, 0.3]}, scoring=scorer, cv=3).fit(X, y)
+    search = GridSearchCV(
+        model, {"robustlinearclassifier__eps": [0.0, 0.3]}, scoring=scorer, cv=3
+    ).fit(X, y)
     assert search.best_params_ == {"robustlinearclassifier__eps": 0.3}
-    assert robust_accuracy_score(search, X, y, eps=0.3) == scorer(search, X, y) == search.score(X, y)
-    scores = cross_validate(search.best_estimator_, X, y, scoring={"robust": scorer, "clean": "accuracy"}, cv=3)
+    assert (
+        robust_accuracy_score(search, X, y, eps=0.3) == scorer(search, X, y) == search.score(X, y)
+    )
+    scores = cross_validate(
+        search.best_estimator_, X, y, scoring={"robust": scorer, "clean": "accuracy"}, cv=3
+    )
     assert np.all(scores["test_robust"] < scores["test_clean"])
     assert pickle.loads(pickle.dumps(scorer))(search, X, y) == scorer(search, X, y)
     assert repr(scorer) == "make_robust_scorer(eps=0.3, q=inf, space='model')"
@@ -218,9 +273,15 @@ def test_searches_pass_sample_weights_to_each_of_several_scorers():
     X, y = load_iris(return_X_y=True)
     weight = np.where(y == 2, 5.0, 1.0)
     scorer = make_robust_scorer(eps=0.3)
-    search = GridSearchCV(RobustLinearClassifier(), {"eps": [0.1, 0.3]}, scoring=scorer, cv=3).fit(X, y, sample_weight=weight)
+    search = GridSearchCV(RobustLinearClassifier(), {"eps": [0.1, 0.3]}, scoring=scorer, cv=3).fit(
+        X, y, sample_weight=weight
+    )
     several = GridSearchCV(
-        RobustLinearClassifier(), {"eps": [0.1, 0.3]}, scoring={"robust": scorer, "clean": "accuracy"}, refit="robust", cv=3
+        RobustLinearClassifier(),
+        {"eps": [0.1, 0.3]},
+        scoring={"robust": scorer, "clean": "accuracy"},
+        refit="robust",
+        cv=3,
     ).fit(X, y, sample_weight=weight)
     assert several.best_score_ == search.best_score_
 
@@ -232,13 +293,21 @@ def test_scorer_takes_sample_weights_by_metadata_routing():
         make_robust_scorer(eps=0.3).set_score_request(sample_weight=True)
     with config_context(enable_metadata_routing=True):
         scorer = make_robust_scorer(eps=0.3).set_score_request(sample_weight=True)
-        assert repr(pickle.loads(pickle.dumps(scorer)).get_metadata_routing()) == repr(scorer.get_metadata_routing())
+        assert repr(pickle.loads(pickle.dumps(scorer)).get_metadata_routing()) == repr(
+            scorer.get_metadata_routing()
+        )
         model = RobustLinearClassifier().set_fit_request(sample_weight=True)
-        search = GridSearchCV(model, {"eps": [0.1, 0.3]}, scoring=scorer, cv=3).fit(X, y, sample_weight=weight)
+        search = GridSearchCV(model, {"eps": [0.1, 0.3]}, scoring=scorer, cv=3).fit(
+            X, y, sample_weight=weight
+        )
         plain = make_robust_scorer(eps=0.3).set_score_request(sample_weight=False)
-        unweighted = GridSearchCV(model, {"eps": [0.1, 0.3]}, scoring=plain, cv=3).fit(X, y, sample_weight=weight)
+        unweighted = GridSearchCV(model, {"eps": [0.1, 0.3]}, scoring=plain, cv=3).fit(
+            X, y, sample_weight=weight
+        )
         with pytest.raises(UnsetMetadataPassedError):
-            GridSearchCV(model, {"eps": [0.1]}, scoring=make_robust_scorer(eps=0.3)).fit(X, y, sample_weight=weight)
+            GridSearchCV(model, {"eps": [0.1]}, scoring=make_robust_scorer(eps=0.3)).fit(
+                X, y, sample_weight=weight
+            )
     assert search.best_score_ != unweighted.best_score_
 
 
@@ -280,7 +349,9 @@ def test_labels_come_in_many_forms(convert):
     X, y = load_iris(return_X_y=True)
     model = RobustLinearClassifier().fit(X, y)
     assert model.robust_score(X, convert(y)) == model.robust_score(X, y)
-    np.testing.assert_array_equal(model.certified_radius(X, convert(y)), model.certified_radius(X, y))
+    np.testing.assert_array_equal(
+        model.certified_radius(X, convert(y)), model.certified_radius(X, y)
+    )
     np.testing.assert_array_equal(model.perturb(X, convert(y)), model.perturb(X, y))
 
 
@@ -290,7 +361,10 @@ def test_labels_come_in_many_forms(convert):
         (np.zeros(10, dtype=int), "inconsistent numbers of samples"),
         (np.zeros((150, 2), dtype=int), "should be a 1d array"),
         (np.r_[np.nan, np.zeros(149)], "y contains NaN"),
-        (np.full(150, "0"), "y must hold labels of the type that was seen in fit, such as 0, got '0'"),
+        (
+            np.full(150, "0"),
+            "y must hold labels of the type that was seen in fit, such as 0, got '0'",
+        ),
         (
             np.array([0] * 149 + [None], dtype=object),
             "y must hold labels of the type that was seen in fit, such as 0, got None",
@@ -352,7 +426,10 @@ def test_labels_that_were_never_seen_are_wrong_whatever_is_predicted(classes):
         (RandomForestClassifier(n_estimators=2), "not a linear classifier"),
         (SVC(kernel="linear"), "does not score by"),
         (make_pipeline(Normalizer(), LogisticRegression()), "'normalizer'.*space='model'"),
-        (make_pipeline(PolynomialFeatures(), LogisticRegression(max_iter=10_000)), "'polynomialfeatures'"),
+        (
+            make_pipeline(PolynomialFeatures(), LogisticRegression(max_iter=10_000)),
+            "'polynomialfeatures'",
+        ),
         (make_pipeline(MinMaxScaler(clip=True), LogisticRegression()), "'minmaxscaler'"),
         (make_pipeline(MaxAbsScaler(clip=True), LogisticRegression()), "'maxabsscaler'"),
     ],
@@ -373,10 +450,22 @@ def test_what_is_not_linear_is_refused(model, message):
         ({"eps": 0.1, "q": 0.5}, r"q must be a real number in \[1, inf\], got 0.5"),
         ({"eps": 0.1, "q": "inf"}, r"q must be.* got 'inf'. Use numpy.inf"),
         ({"eps": 0.1, "space": "raw"}, r"space must be one of \['model', 'input'\], got 'raw'"),
-        ({"eps": 0.1, "space": ["input"]}, r"space must be one of \['model', 'input'\], got \['input'\]"),
-        ({"eps": 0.1, "scale": ["1", "2", "3", "4"]}, "scale must hold a number >= 0 for each feature, got"),
-        ({"eps": 0.1, "scale": np.ones(4, dtype=complex)}, "scale must hold a number >= 0 for each feature, got"),
-        ({"eps": 0.1, "scale": [1, 1, 1, 10**400]}, "scale must hold a number >= 0 for each feature, got"),
+        (
+            {"eps": 0.1, "space": ["input"]},
+            r"space must be one of \['model', 'input'\], got \['input'\]",
+        ),
+        (
+            {"eps": 0.1, "scale": ["1", "2", "3", "4"]},
+            "scale must hold a number >= 0 for each feature, got",
+        ),
+        (
+            {"eps": 0.1, "scale": np.ones(4, dtype=complex)},
+            "scale must hold a number >= 0 for each feature, got",
+        ),
+        (
+            {"eps": 0.1, "scale": [1, 1, 1, 10**400]},
+            "scale must hold a number >= 0 for each feature, got",
+        ),
     ],
 )
 def test_bad_threats_are_refused(arguments, message):

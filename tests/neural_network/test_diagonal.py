@@ -21,7 +21,9 @@ from sklearn_robust.solvers.diagonal_descent import _inf_norm_pull
 
 
 def test_behaves_like_coordinate_descent_on_unseen_data():
-    X, y, teacher = make_teacher_classification(64, 512, teacher_sparsity=4, return_teacher=True, random_state=0)
+    X, y, teacher = make_teacher_classification(
+        64, 512, teacher_sparsity=4, return_teacher=True, random_state=0
+    )
     X_test, y_test = make_teacher_classification(5000, 512, teacher=teacher, random_state=1)
     eps = max_margin(X, y, q=math.inf).margin / 4
     network = RobustDiagonalNet(eps=eps, fit_intercept=False).fit(X, y)
@@ -72,8 +74,15 @@ def test_data_formats_and_copies():
     X, y = make_teacher_classification(40, 60, data_sparsity=10, random_state=0)
     dense = RobustDiagonalNet(eps=0.02).fit(X, y)
     assert dense.separable_ is True
-    np.testing.assert_allclose(RobustDiagonalNet(eps=0.02).fit(sparse.csr_array(X), y).coef_, dense.coef_, rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(RobustDiagonalNet(eps=0.02, device="cpu").fit(X, y).coef_, dense.coef_, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(
+        RobustDiagonalNet(eps=0.02).fit(sparse.csr_array(X), y).coef_,
+        dense.coef_,
+        rtol=1e-3,
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(
+        RobustDiagonalNet(eps=0.02, device="cpu").fit(X, y).coef_, dense.coef_, rtol=1e-3, atol=1e-6
+    )
     single = RobustDiagonalNet(eps=0.02).fit(X.astype(np.float32), y)
     assert single.coef_.dtype == np.float32
     assert single.score(X, y) == 1

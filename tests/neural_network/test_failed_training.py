@@ -1,4 +1,5 @@
-"""What is refused, in fits and in scores, and what is left: the last fit whole, and scores by what it used."""
+"""What is refused, in fits and in scores, and what is left: the last fit whole, and scores by what
+it used."""
 
 import copy
 import functools
@@ -34,7 +35,13 @@ class Layers(nn.Sequential):
     armed = False
 
     def __init__(self, input_shape, n_outputs):
-        super().__init__(nn.Linear(*input_shape, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.ReLU(), nn.Linear(6, n_outputs))
+        super().__init__(
+            nn.Linear(*input_shape, 6),
+            nn.BatchNorm1d(6),
+            nn.Dropout(0.5),
+            nn.ReLU(),
+            nn.Linear(6, n_outputs),
+        )
 
     def forward(self, x):
         if Layers.armed and self.training and self[1].num_batches_tracked > 2:
@@ -86,7 +93,14 @@ def image(network, X):
         copy.deepcopy(network._optimizer_state),
         network._rng.get_state(legacy=False)["state"]["key"].copy(),
         copy.deepcopy(network.history_),
-        (network.n_iter_, network.n_features_in_, network.classes_.tolist(), network.threat_, network._loss, network._clip),
+        (
+            network.n_iter_,
+            network.n_features_in_,
+            network.classes_.tolist(),
+            network.threat_,
+            network._loss,
+            network._clip,
+        ),
         [part.training for part in network.module_.modules()],
     )
 
@@ -106,7 +120,11 @@ def frame_of_names(X, y):
 
 FAILURES = {
     "interrupted in an epoch": ({}, None, KeyboardInterrupt),
-    "a callback that raises": ({}, Failing(ZeroDivisionError("of the callback")), ZeroDivisionError),
+    "a callback that raises": (
+        {},
+        Failing(ZeroDivisionError("of the callback")),
+        ZeroDivisionError,
+    ),
     "out of memory": ({}, Failing(MemoryError()), MemoryError),
     "an absent device": ({"device": "nowhere"}, None, ValueError),
     "an optimiser that refuses": ({"optimizer_params": {"lr": -1.0}}, None, ValueError),
@@ -133,7 +151,8 @@ def test_a_fit_that_fails_leaves_the_last_one_whole(how, warm_start, armed):
     network.set_params(**twin.get_params())
     if callback is not None:
         network.set_callbacks()
-    assert_same(image(network.fit(X, y), X), image(twin.fit(X, y), X))  # and it trains on as if nothing had been
+    # and it trains on as if nothing had been
+    assert_same(image(network.fit(X, y), X), image(twin.fit(X, y), X))
 
 
 def test_a_partial_fit_that_is_interrupted_leaves_the_last_one_whole(armed):
@@ -151,9 +170,16 @@ def test_a_partial_fit_that_is_interrupted_leaves_the_last_one_whole(armed):
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 def test_a_first_fit_that_fails_is_no_fit(method, armed):
     X, y = data()
-    for network in (net(device="nowhere"), RobustNetClassifier(nn.Linear(4, 7)), RobustNetClassifier(nn.Flatten())):
+    for network in (
+        net(device="nowhere"),
+        RobustNetClassifier(nn.Linear(4, 7)),
+        RobustNetClassifier(nn.Flatten()),
+    ):
         with pytest.raises(
-            ValueError, match=r"not available|for 2 classes it must be|must have parameters that can be trained"
+            ValueError,
+            match=(
+                r"not available|for 2 classes it must be|must have parameters that can be trained"
+            ),
         ):
             getattr(network, method)(X, y)
         assert not any(name.endswith("_") and not name.startswith("_") for name in vars(network))
@@ -196,27 +222,39 @@ def test_modules_that_keep_results_of_their_last_pass_are_copied():
         return module
 
     options = {"max_iter": 2, "random_state": 0, "warm_start": True}
-    for network in (RobustNetClassifier(pruned, **options), RobustNetClassifier(pruned((4,), 1), **options)):
+    for network in (
+        RobustNetClassifier(pruned, **options),
+        RobustNetClassifier(pruned((4,), 1), **options),
+    ):
         zeros = network.fit(X, y).module_[0].weight_mask == 0
         assert torch.all(network.fit(X, y).module_[0].weight[zeros] == 0)
-        np.testing.assert_array_equal(copy.deepcopy(network).decision_function(X), network.decision_function(X))
+        np.testing.assert_array_equal(
+            copy.deepcopy(network).decision_function(X), network.decision_function(X)
+        )
 
 
 def test_classes_cannot_change():
     X, y = data()
     network = net(warm_start=True).fit(X, y)
     for labels, message in (
-        (np.where(y == "yes", "ja", y), r"labels that are not in classes_ \['no', 'yes'\]: \['ja'\]"),
+        (
+            np.where(y == "yes", "ja", y),
+            r"labels that are not in classes_ \['no', 'yes'\]: \['ja'\]",
+        ),
         (
             np.full(len(y), "no"),
-            r"the classes of the last fit, \['no', 'yes'\], got \['no'\]. Use partial_fit, or warm_start=F",
+            r"the classes of the last fit, \['no', 'yes'\], got \['no'\]. Use partial_fit, or "
+            r"warm_start=F",
         ),
     ):
         with pytest.raises(ValueError, match=message):
             network.fit(X, labels)
     one = np.flatnonzero(y == "no")
     assert network.partial_fit(X[one], y[one]).partial_fit(X, y, classes=["yes", "no"]).n_iter_ == 6
-    with pytest.raises(ValueError, match=r"classes=\['no', 'yes', 'maybe'\] are not those of the first call, \['no', 'yes'\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"classes=\['no', 'yes', 'maybe'\] are not those of the first call, \['no', 'yes'\]",
+    ):
         network.partial_fit(X, y, classes=["no", "yes", "maybe"])
 
 
@@ -227,14 +265,24 @@ def test_scores_are_those_of_the_threat_the_loss_and_the_clip_of_the_fit():
     X, y = data(80)
     X = 1 / (1 + np.exp(-X))
     scale = np.array([1.0, 1.0, 0.5, 2.0])
-    network = RobustMLPClassifier((8,), eps=0.1, q_pert=2, clip=(0, 1), loss="exponential", max_iter=40, random_state=0)
+    network = RobustMLPClassifier(
+        (8,), eps=0.1, q_pert=2, clip=(0, 1), loss="exponential", max_iter=40, random_state=0
+    )
     scaled = RobustMLPClassifier((8,), eps=0.1, scale=scale, max_iter=40, random_state=0).fit(X, y)
     network.fit(X, y)
     assert network.threat_ == LpBall(2, 0.1)
 
     def figures():
-        bounds, radius = network.robust_bounds(X, y, n_steps=10), network.certified_radius(X, y, tol=1e-2)
-        return [*bounds, *radius, *network.predict_proba(X).ravel(), *network.perturb(X, y, n_steps=5).ravel()]
+        bounds, radius = (
+            network.robust_bounds(X, y, n_steps=10),
+            network.certified_radius(X, y, tol=1e-2),
+        )
+        return [
+            *bounds,
+            *radius,
+            *network.predict_proba(X).ravel(),
+            *network.perturb(X, y, n_steps=5).ravel(),
+        ]
 
     before = figures()
     network.set_params(eps=0.4, q_pert=math.inf, clip=(-1, 2), loss="logistic", scale=scale)
@@ -255,9 +303,13 @@ def test_bounds_that_cross_are_an_error(monkeypatch):
     assert certified <= attacked < 1
     broken = round((1 - attacked) * len(X))
     monkeypatch.setattr(
-        "sklearn_robust.neural_network._robustness.certified_margins", lambda module, inputs, index, **_: np.ones(len(inputs))
+        "sklearn_robust.neural_network._robustness.certified_margins",
+        lambda module, inputs, index, **_: np.ones(len(inputs)),
     )
-    with pytest.raises(RuntimeError, match=f"{broken} of 40 samples are certified and broken by the attack.*misread"):
+    with pytest.raises(
+        RuntimeError,
+        match=f"{broken} of 40 samples are certified and broken by the attack.*misread",
+    ):
         network.robust_bounds(X, y)
 
 
@@ -273,7 +325,10 @@ def test_networks_with_hooks_have_attacks_and_no_certificate():
 def test_normalised_margins_are_those_of_plain_modules():
     module = make_mlp(4, 1, (5,), bias=False)
     assert homogeneity(module) == 2
-    assert homogeneity(nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 1, bias=False)))) is None
+    assert (
+        homogeneity(nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 1, bias=False))))
+        is None
+    )
     module[0].register_forward_pre_hook(lambda module, args: None)
     assert homogeneity(module) is None
 
@@ -305,14 +360,22 @@ BAD_LABELS = {
 @pytest.fixture(scope="module")
 def fitted():
     X, y = data()
-    return RobustMLPClassifier((8,), eps=0.1, max_iter=20, random_state=0).fit(X, (y == "yes").astype(int))
+    return RobustMLPClassifier((8,), eps=0.1, max_iter=20, random_state=0).fit(
+        X, (y == "yes").astype(int)
+    )
 
 
 @pytest.mark.parametrize("kind", BAD_LABELS)
 def test_labels_are_validated_when_scoring(kind, fitted):
     y, message = BAD_LABELS[kind]
     X, _ = data()
-    for score in (fitted.robust_score, fitted.certified_score, fitted.robust_bounds, fitted.perturb, fitted.certified_radius):
+    for score in (
+        fitted.robust_score,
+        fitted.certified_score,
+        fitted.robust_bounds,
+        fitted.perturb,
+        fitted.certified_radius,
+    ):
         with pytest.raises(ValueError, match=message):
             score(X, y)
     if kind not in ("words", "complex"):
@@ -349,19 +412,40 @@ def test_weights_are_validated_when_scoring(weight, message, fitted):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"class_weight": {"no": -1, "yes": 1}}, r"class_weight\['no'\] must be a finite number >= 0, got -1"),
-        ({"class_weight": {"no": 0, "yes": 1}}, "needs samples of at least two classes with positive weight"),
+        (
+            {"class_weight": {"no": -1, "yes": 1}},
+            r"class_weight\['no'\] must be a finite number >= 0, got -1",
+        ),
+        (
+            {"class_weight": {"no": 0, "yes": 1}},
+            "needs samples of at least two classes with positive weight",
+        ),
         ({"validation_fraction": 2}, r"validation_fraction must be a share in \(0, 1\), got 2"),
-        ({"clip": 3}, r"clip must be None or a pair \(low, high\) of numbers with low < high, got 3"),
+        (
+            {"clip": 3},
+            r"clip must be None or a pair \(low, high\) of numbers with low < high, got 3",
+        ),
         ({"clip": "ab"}, "clip must be None or a pair"),
         ({"clip": (0, None)}, "clip must be None or a pair"),
         ({"clip": (math.nan, 1)}, "clip must be None or a pair"),
         ({"clip": ([-9] * 4, [9] * 4)}, "clip must be None or a pair"),
-        ({"optimizer_params": [1]}, r"optimizer_params must be None or a dict of parameters by name, got \[1\]"),
+        (
+            {"optimizer_params": [1]},
+            r"optimizer_params must be None or a dict of parameters by name, got \[1\]",
+        ),
         ({"optimizer_params": {3: 1}}, "optimizer_params must be None or a dict"),
-        ({"optimizer_params": {"speed": 1}}, "optimizer_params={'speed': 1} .* do not suit optimizer='steepest_descent'"),
-        ({"optimizer_params": {"p": 3}}, "do not suit optimizer='steepest_descent'.*multiple values"),
-        ({"optimizer": torch.optim.Adam, "optimizer_params": {"speed": 1}}, "do not suit optimizer=<class .*Adam"),
+        (
+            {"optimizer_params": {"speed": 1}},
+            "optimizer_params={'speed': 1} .* do not suit optimizer='steepest_descent'",
+        ),
+        (
+            {"optimizer_params": {"p": 3}},
+            "do not suit optimizer='steepest_descent'.*multiple values",
+        ),
+        (
+            {"optimizer": torch.optim.Adam, "optimizer_params": {"speed": 1}},
+            "do not suit optimizer=<class .*Adam",
+        ),
         ({"optimizer": lambda parameters: 3}, "makes a int, which is no torch.optim.Optimizer"),
         ({"learning_rate": "fast"}, "learning_rate must be a finite number > 0, got 'fast'"),
         ({"device": [1]}, r"device=\[1\] is not available"),
@@ -374,20 +458,32 @@ def test_parameters_of_the_wrong_kind_are_named(parameters, message):
             estimator.fit(X, y)
 
 
-@pytest.mark.parametrize("sizes", [3.5, None, "12", {3: 4}, {3}, np.int64(3), (True,), (2.0,), [[3], [3, 4]], (-2, -2), (0,)])
+@pytest.mark.parametrize(
+    "sizes",
+    [3.5, None, "12", {3: 4}, {3}, np.int64(3), (True,), (2.0,), [[3], [3, 4]], (-2, -2), (0,)],
+)
 def test_sizes_of_the_wrong_kind_are_named(sizes):
     X, y = data()
-    with pytest.raises(ValueError, match=r"hidden_layer_sizes must be a(n integer >= 1| sequence of integers), got"):
+    with pytest.raises(
+        ValueError, match=r"hidden_layer_sizes must be a(n integer >= 1| sequence of integers), got"
+    ):
         RobustMLPClassifier(sizes).fit(X, y)
     if sizes is not None:
-        with pytest.raises(ValueError, match=r"input_shape must be a(n integer >= 1| sequence of integers), got"):
+        with pytest.raises(
+            ValueError, match=r"input_shape must be a(n integer >= 1| sequence of integers), got"
+        ):
             RobustNetClassifier(input_shape=sizes).fit(X, y)
 
 
-@pytest.mark.parametrize("module", [lambda i, o: nn.Linear(*i, o), nn.Linear, lambda input_shape, width: nn.Linear(4, 1)])
+@pytest.mark.parametrize(
+    "module", [lambda i, o: nn.Linear(*i, o), nn.Linear, lambda input_shape, width: nn.Linear(4, 1)]
+)
 def test_arguments_of_a_module_are_passed_by_name(module):
     X, y = data()
-    with pytest.raises(ValueError, match=r"needs the arguments \['.*Only input_shape and n_outputs are passed, by name"):
+    with pytest.raises(
+        ValueError,
+        match=r"needs the arguments \['.*Only input_shape and n_outputs are passed, by name",
+    ):
         RobustNetClassifier(module).fit(X, y)
     for works in (
         lambda input_shape, n_outputs: nn.Linear(*input_shape, n_outputs),
@@ -401,22 +497,39 @@ def test_arguments_of_a_module_are_passed_by_name(module):
 @pytest.mark.parametrize("batch_size", [3, 13, 39])
 def test_batch_norm_never_sees_a_single_sample(batch_size):
     X, y = data()  # 40 samples
-    sizes = [len(batch) for batch in epoch_batches(40, batch_size, torch.Generator().manual_seed(0))]
+    sizes = [
+        len(batch) for batch in epoch_batches(40, batch_size, torch.Generator().manual_seed(0))
+    ]
     assert sum(sizes) == 40
     assert min(sizes) > 1
     net(batch_size=batch_size, max_iter=2).fit(X, y)
-    assert [len(batch) for batch in epoch_batches(3, 1, torch.Generator().manual_seed(0))] == [1, 1, 1]
+    assert [len(batch) for batch in epoch_batches(3, 1, torch.Generator().manual_seed(0))] == [
+        1,
+        1,
+        1,
+    ]
 
 
-@pytest.mark.parametrize("estimator", [RobustMLPClassifier((4,), max_iter=1), RobustNetClassifier(max_iter=1)])
+@pytest.mark.parametrize(
+    "estimator", [RobustMLPClassifier((4,), max_iter=1), RobustNetClassifier(max_iter=1)]
+)
 def test_channels_last_are_not_taken_for_channels_first(estimator):
     X, y = np.random.default_rng(0).standard_normal((10, 3, 4, 5)).astype("float32"), [0, 1] * 5
     estimator = copy.deepcopy(estimator).fit(X, y)
     last = X.transpose(0, 2, 3, 1)
-    for call in (estimator.predict, lambda X: estimator.robust_score(X, y), lambda X: estimator.partial_fit(X, y)):
-        with pytest.raises(ValueError, match=r"X has samples of shape \(4, 5, 3\), but .* was fitted on those of \(3, 4, 5\)"):
+    for call in (
+        estimator.predict,
+        lambda X: estimator.robust_score(X, y),
+        lambda X: estimator.partial_fit(X, y),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=r"X has samples of shape \(4, 5, 3\), but .* was fitted on those of \(3, 4, 5\)",
+        ):
             call(last)
-    np.testing.assert_array_equal(estimator.decision_function(X.reshape(10, 60)), estimator.decision_function(X))
+    np.testing.assert_array_equal(
+        estimator.decision_function(X.reshape(10, 60)), estimator.decision_function(X)
+    )
     flat = copy.deepcopy(estimator).fit(X.reshape(10, 60), y)
     np.testing.assert_array_equal(flat.predict(X), flat.predict(X.reshape(10, 60)))
 
@@ -427,11 +540,22 @@ def test_random_networks_have_certificates_below_their_attacks():
         rng = np.random.default_rng(seed)
         X = X.astype(rng.choice(["float32", "float64"]))
         with seeded(seed, torch.device("cpu")):
-            module = nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 6)), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 1))
-        network = RobustNetClassifier(module, max_iter=10, learning_rate=0.1, random_state=seed).fit(X, y)
+            module = nn.Sequential(
+                parametrizations.weight_norm(nn.Linear(4, 6)),
+                nn.BatchNorm1d(6),
+                nn.ReLU(),
+                nn.Linear(6, 1),
+            )
+        network = RobustNetClassifier(
+            module, max_iter=10, learning_rate=0.1, random_state=seed
+        ).fit(X, y)
         for eps, q in ((0.0, 2), (0.05, math.inf), (0.2, 1), (0.2, 2)):
             for method in ("interval", "crown"):
-                certified, attacked = network.robust_bounds(X, y, eps=eps, q=q, method=method, n_steps=20)
+                certified, attacked = network.robust_bounds(
+                    X, y, eps=eps, q=q, method=method, n_steps=20
+                )
                 assert certified <= attacked
         margins = certified_margins(network.module_, X, (y == "yes").astype(int), eps=0.0)
-        np.testing.assert_allclose(margins, network.decision_function(X) * np.where(y == "yes", 1, -1), atol=1e-3)
+        np.testing.assert_allclose(
+            margins, network.decision_function(X) * np.where(y == "yes", 1, -1), atol=1e-3
+        )

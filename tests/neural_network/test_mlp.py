@@ -24,7 +24,13 @@ from sklearn_robust.losses import LOSSES
 from sklearn_robust.neural_network._objective import constant_log_risk, soft_margins
 
 # one step of length eps is the exact worst case of a linear module
-TO_THE_LIMIT = {"loss": "exponential", "attack": "fgsm", "bias": False, "tol": 0.0, "random_state": 0}
+TO_THE_LIMIT = {
+    "loss": "exponential",
+    "attack": "fgsm",
+    "bias": False,
+    "tol": 0.0,
+    "random_state": 0,
+}
 
 
 def robust_margin(w, X, y, eps):
@@ -62,9 +68,18 @@ def as_pixels(X):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_robust_training_pays_on_digits():
     X, y = load_digits(return_X_y=True)
-    X, X_test, y, y_test = train_test_split(X, y, random_state=0, stratify=y, train_size=600, test_size=300)
+    X, X_test, y, y_test = train_test_split(
+        X, y, random_state=0, stratify=y, train_size=600, test_size=300
+    )
     network = RobustMLPClassifier(
-        (60,), math.inf, clip=(0, 1), batch_size=50, attack_steps=5, max_iter=50, loss_tol=0.05, random_state=0
+        (60,),
+        math.inf,
+        clip=(0, 1),
+        batch_size=50,
+        attack_steps=5,
+        max_iter=50,
+        loss_tol=0.05,
+        random_state=0,
     )
     model = make_pipeline(FunctionTransformer(as_pixels), network)
     grid = {"robustmlpclassifier__eps": [0.0, 0.1]}
@@ -76,7 +91,11 @@ def test_robust_training_pays_on_digits():
     for pipeline in (search.best_estimator_, clean):
         certified, attacked = pipeline[-1].robust_bounds(as_pixels(X_test), y_test, eps=0.1)
         assert certified <= attacked <= pipeline.score(X_test, y_test)
-        assert attacked == robust_accuracy_score(pipeline, X_test, y_test, eps=0.1) == threat(pipeline, X_test, y_test)
+        assert (
+            attacked
+            == robust_accuracy_score(pipeline, X_test, y_test, eps=0.1)
+            == threat(pipeline, X_test, y_test)
+        )
         bounds.append((certified, attacked))
     assert bounds[0][0] > bounds[1][0] + 0.15
     assert bounds[0][1] > bounds[1][1] + 0.07
@@ -88,7 +107,14 @@ def test_history_of_a_homogeneous_network():
     network = RobustMLPClassifier((20,), bias=False, random_state=0, loss_tol=1e-2).fit(X, y)
     history = network.history_
     assert {len(values) for values in history.values()} == {network.n_iter_}
-    assert set(history) == {"log_risk", "accuracy", "robust_accuracy", "margin_l1", "margin_l2", "margin_linf"}
+    assert set(history) == {
+        "log_risk",
+        "accuracy",
+        "robust_accuracy",
+        "margin_l1",
+        "margin_l2",
+        "margin_linf",
+    }
     assert history["log_risk"][-1] < math.log(1e-2) <= history["log_risk"][-2]
     assert network.loss_ == pytest.approx(math.exp(history["log_risk"][-1]))
     assert history["margin_l2"][-1] > history["margin_l2"][0]
@@ -100,7 +126,9 @@ def test_history_of_a_homogeneous_network():
 def test_small_initial_weights_are_not_taken_for_a_plateau():
     X, y = make_moons(60, noise=0.1, random_state=0)
     options = {"eps": 0.05, "init_scale": 1e-4, "max_iter": 150, "learning_rate": 1e-3}
-    with pytest.warns(ConvergenceWarning, match=r"max_iter=150 epochs ended before .* log-risk -0.36"):
+    with pytest.warns(
+        ConvergenceWarning, match=r"max_iter=150 epochs ended before .* log-risk -0.36"
+    ):
         network = RobustMLPClassifier((20,), random_state=0, **options).fit(X, y)
     assert network.n_iter_ == 150
     assert np.ptp(network.history_["log_risk"]) < 0.02
@@ -115,7 +143,9 @@ def test_a_risk_that_is_not_finite_ends_training():
 def test_neither_are_the_shares_of_the_classes():
     X, y = make_moons((20, 60), noise=0.1, random_state=0)
     with pytest.warns(ConvergenceWarning):
-        RobustMLPClassifier((20,), init_scale=1e-2, max_iter=100, learning_rate=0.05, random_state=0).fit(X, y)
+        RobustMLPClassifier(
+            (20,), init_scale=1e-2, max_iter=100, learning_rate=0.05, random_state=0
+        ).fit(X, y)
 
 
 @pytest.mark.parametrize("shares", [[1, 1], [1, 3], [1, 2, 5]])
@@ -126,7 +156,9 @@ def test_risk_of_the_best_constant_scores(shares, loss):
 
     def log_risk(scores):
         outputs = torch.from_numpy(np.tile(scores, (len(y), 1)))
-        return float(LOSSES[loss].log_risk_and_weights(soft_margins(outputs, y).numpy(), uniform)[0])
+        return float(
+            LOSSES[loss].log_risk_and_weights(soft_margins(outputs, y).numpy(), uniform)[0]
+        )
 
     found = optimize.minimize(log_risk, np.zeros(len(shares)), method="BFGS")
     assert constant_log_risk(LOSSES[loss], np.array(shares)) == pytest.approx(found.fun, abs=1e-6)
@@ -137,16 +169,22 @@ def test_risk_of_the_best_constant_scores(shares, loss):
 def test_losses_and_probabilities(loss, centers):
     X, y = make_blobs(90, centers=centers, random_state=3)
     X = (X - X.mean(0)) / X.std(0)
-    network = RobustMLPClassifier((10,), eps=0.05, loss=loss, attack_steps=3, loss_tol=0.2, max_iter=400, random_state=0).fit(
-        X, y
-    )
+    network = RobustMLPClassifier(
+        (10,), eps=0.05, loss=loss, attack_steps=3, loss_tol=0.2, max_iter=400, random_state=0
+    ).fit(X, y)
     probabilities = network.predict_proba(X)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
     np.testing.assert_array_equal(probabilities.argmax(axis=1), network.predict(X))
     assert network.score(X, y) > 0.85
     if loss == "logistic":
         named = RobustMLPClassifier(
-            (10,), eps=0.05, loss="cross_entropy", attack_steps=3, loss_tol=0.2, max_iter=400, random_state=0
+            (10,),
+            eps=0.05,
+            loss="cross_entropy",
+            attack_steps=3,
+            loss_tol=0.2,
+            max_iter=400,
+            random_state=0,
         ).fit(X, y)
         np.testing.assert_array_equal(named.predict_proba(X), probabilities)
 
@@ -164,14 +202,22 @@ def test_other_inner_maximisations(attack):
 def test_torch_optimisers(optimizer):
     X, y = make_blobs(60, centers=2, random_state=0)
     X = (X - X.mean(0)) / X.std(0)
-    options = {"optimizer": optimizer, "optimizer_params": {"lr": 0.05}, "loss_tol": 0.2, "random_state": 0}
+    options = {
+        "optimizer": optimizer,
+        "optimizer_params": {"lr": 0.05},
+        "loss_tol": 0.2,
+        "random_state": 0,
+    }
     assert RobustMLPClassifier((10,), **options).fit(X, y).score(X, y) > 0.9
 
 
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"hidden_layer_sizes": 100}, r"hidden_layer_sizes must be a sequence of integers, got 100. Use \(100,\)"),
+        (
+            {"hidden_layer_sizes": 100},
+            r"hidden_layer_sizes must be a sequence of integers, got 100. Use \(100,\)",
+        ),
         ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes must be an integer >= 1, got 0"),
         ({"activation": "sine"}, "activation must be one of"),
         ({"init_scale": 0.0}, "init_scale must be a finite number > 0"),
@@ -179,7 +225,10 @@ def test_torch_optimisers(optimizer):
         ({"p_algo": 0}, "p_algo must be a real number"),
         ({"loss": "hinge"}, "loss must be one of"),
         ({"attack": "square"}, "attack must be one of"),
-        ({"clip": (1, 0)}, r"clip must be None or a pair \(low, high\) of numbers with low < high, got \(1, 0\)"),
+        (
+            {"clip": (1, 0)},
+            r"clip must be None or a pair \(low, high\) of numbers with low < high, got \(1, 0\)",
+        ),
         ({"optimizer": "sgd"}, "optimizer must be one of"),
         ({"learning_rate": 0}, "learning_rate must be a finite number > 0"),
         ({"batch_size": 0}, "batch_size must be an integer >= 1"),

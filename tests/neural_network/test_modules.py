@@ -24,14 +24,19 @@ def test_initial_values_fill_their_range_and_follow_the_generator():
             assert bound * 0.95 < float(layer.weight.detach().abs().max()) <= bound
             assert float(layer.bias.detach().abs().max()) <= bound
     again = make_mlp(400, 3, (100, 50), init_scale=0.3, generator=seeded())
-    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True)
+    )
 
 
 def test_the_network_of_madry():
     network = madry_cnn(generator=seeded())
     assert sum(p.numel() for p in network.parameters()) == 3_274_634
     assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
-    assert madry_cnn((3, 8, 12), 1, channels=(2, 4), width=5)(torch.zeros(2, 3, 8, 12)).shape == (2, 1)
+    assert madry_cnn((3, 8, 12), 1, channels=(2, 4), width=5)(torch.zeros(2, 3, 8, 12)).shape == (
+        2,
+        1,
+    )
     with pytest.raises(ValueError, match=r"multiples of 4, got \(1, 27, 27\)"):
         madry_cnn((1, 27, 27))
 

@@ -1,4 +1,5 @@
-"""RobustNetClassifier: modules of every kind, data of every kind, and the contract of an estimator."""
+"""RobustNetClassifier: modules of every kind, data of every kind, and the contract of an
+estimator."""
 
 import copy
 import functools
@@ -43,18 +44,29 @@ class Plain(nn.Module):
 
 class Noisy(nn.Sequential):
     def __init__(self, input_shape, n_outputs):
-        super().__init__(nn.Linear(*input_shape, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.ReLU(), nn.Linear(8, n_outputs))
+        super().__init__(
+            nn.Linear(*input_shape, 8),
+            nn.BatchNorm1d(8),
+            nn.Dropout(0.3),
+            nn.ReLU(),
+            nn.Linear(8, n_outputs),
+        )
 
 
 def weights(network):
     return torch.cat([p.detach().flatten() for p in network.module_.parameters()])
 
 
-@pytest.mark.parametrize("module", [None, Plain, Plain(), Noisy, functools.partial(Noisy, n_outputs=3)])
+@pytest.mark.parametrize(
+    "module", [None, Plain, Plain(), Noisy, functools.partial(Noisy, n_outputs=3)]
+)
 def test_modules_of_every_kind(module):
     X, y = blobs()
     state = torch.get_rng_state()
-    first, second = (quick(module=module, attack_random_start=True, batch_size=16, max_iter=40).fit(X, y) for _ in range(2))
+    first, second = (
+        quick(module=module, attack_random_start=True, batch_size=16, max_iter=40).fit(X, y)
+        for _ in range(2)
+    )
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(weights(first), weights(second))
     assert first.score(X, y) > 0.8
@@ -83,7 +95,9 @@ SMALL_CNN = functools.partial(madry_cnn, channels=(4, 4), width=16)
 
 def test_images(images):
     X, y = images
-    network = quick(module=SMALL_CNN, p_algo=math.inf, clip=(0, 1), batch_size=15, eps=0.05, max_iter=50).fit(X, y)
+    network = quick(
+        module=SMALL_CNN, p_algo=math.inf, clip=(0, 1), batch_size=15, eps=0.05, max_iter=50
+    ).fit(X, y)
     assert network.score(X, y) > 0.9
     certified, attacked = network.robust_bounds(X, y, n_steps=20)
     assert certified <= attacked <= network.score(X, y)
@@ -92,10 +106,14 @@ def test_images(images):
     assert np.abs(points - X).max() <= 0.05 + 1e-6
     assert points.min() >= 0
     flat = clone(network).set_params(input_shape=(1, 8, 8)).fit(X.reshape(len(X), -1), y)
-    np.testing.assert_array_equal(flat.decision_function(X.reshape(len(X), -1)), network.decision_function(X))
+    np.testing.assert_array_equal(
+        flat.decision_function(X.reshape(len(X), -1)), network.decision_function(X)
+    )
     assert (flat.n_features_in_, flat.input_shape_) == (64, (1, 8, 8))
     tensors = clone(network).fit(torch.from_numpy(X), y)
-    np.testing.assert_array_equal(tensors.predict_proba(torch.from_numpy(X)), network.predict_proba(X))
+    np.testing.assert_array_equal(
+        tensors.predict_proba(torch.from_numpy(X)), network.predict_proba(X)
+    )
     mlp = RobustMLPClassifier((8,), max_iter=2).fit(X, y)
     assert mlp.input_shape_ == (64,)
 
@@ -120,13 +138,21 @@ def test_zero_weight_is_no_sample_and_two_is_twice(centers):
     X, y = blobs(centers)
     weight = np.tile([0.0, 1.0, 2.0], 20)
     weighted = quick(early_stopping=True, batch_size=7).fit(X, y, sample_weight=weight)
-    left = quick(early_stopping=True, batch_size=7).fit(X[weight > 0], y[weight > 0], sample_weight=weight[weight > 0])
+    left = quick(early_stopping=True, batch_size=7).fit(
+        X[weight > 0], y[weight > 0], sample_weight=weight[weight > 0]
+    )
     np.testing.assert_array_equal(weighted.decision_function(X), left.decision_function(X))
-    repeated = quick().fit(np.repeat(X, weight.astype(int), axis=0), np.repeat(y, weight.astype(int)))
-    np.testing.assert_allclose(quick().fit(X, y, sample_weight=weight).decision_function(X), repeated.decision_function(X))
+    repeated = quick().fit(
+        np.repeat(X, weight.astype(int), axis=0), np.repeat(y, weight.astype(int))
+    )
+    np.testing.assert_allclose(
+        quick().fit(X, y, sample_weight=weight).decision_function(X), repeated.decision_function(X)
+    )
     balanced = quick(class_weight="balanced").fit(X[:45], y[:45], sample_weight=weight[:45])
     used = weight[:45] > 0
-    again = quick(class_weight="balanced").fit(X[:45][used], y[:45][used], sample_weight=weight[:45][used])
+    again = quick(class_weight="balanced").fit(
+        X[:45][used], y[:45][used], sample_weight=weight[:45][used]
+    )
     np.testing.assert_array_equal(balanced.decision_function(X), again.decision_function(X))
 
 
@@ -189,7 +215,13 @@ def test_saved_on_a_gpu_loads_on_a_cpu():
 @pytest.mark.parametrize("optimizer", ["steepest_descent", torch.optim.Adam])
 def test_partial_fit_and_warm_start_go_on_where_training_was(optimizer):
     X, y = blobs()
-    options = {"optimizer": optimizer, "tol": 0.0, "loss_tol": 0.0, "max_iter": 4, "learning_rate": 1e-3}
+    options = {
+        "optimizer": optimizer,
+        "tol": 0.0,
+        "loss_tol": 0.0,
+        "max_iter": 4,
+        "learning_rate": 1e-3,
+    }
     whole = quick(**options).fit(X, y)
     parts = quick(**options)
     for _ in range(4):
@@ -201,7 +233,8 @@ def test_partial_fit_and_warm_start_go_on_where_training_was(optimizer):
     assert len(warm.history_["log_risk"]) == 4
     slow = clone(whole).set_params(warm_start=True).fit(X, y)
     before = weights(slow).clone()
-    slow.set_params(learning_rate=1e-12).fit(X, y)  # what is remembered does not override new settings
+    # what is remembered does not override new settings
+    slow.set_params(learning_rate=1e-12).fit(X, y)
     torch.testing.assert_close(weights(slow), before)
 
 
@@ -218,7 +251,9 @@ def test_partial_fit_knows_its_classes():
 def test_early_stopping_returns_to_the_best_epoch():
     X, y = blobs(n=90)
     flipped = np.where(np.arange(90) % 4 == 0, NAMES[0], y)
-    network = quick(early_stopping=True, validation_fraction=0.3, max_iter=300, n_iter_no_change=5, eps=0.2).fit(X, flipped)
+    network = quick(
+        early_stopping=True, validation_fraction=0.3, max_iter=300, n_iter_no_change=5, eps=0.2
+    ).fit(X, flipped)
     scores = network.history_["validation_robust_accuracy"]
     assert len(scores) == network.n_iter_ < 300
     assert int(np.argmax(scores)) < len(scores) - 5 or len(scores) == 300
@@ -239,12 +274,18 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch_and_is_off_by_defaul
                 states.append(copy.deepcopy(fitted_estimator.module_.state_dict()))
 
     options = {"max_iter": 300, "n_iter_no_change": 5, "eps": 0.2}
-    network = quick(early_stopping=True, validation_fraction=0.3, **options).set_callbacks(Keep()).fit(X, flipped)
+    network = (
+        quick(early_stopping=True, validation_fraction=0.3, **options)
+        .set_callbacks(Keep())
+        .fit(X, flipped)
+    )
     best = int(np.argmax(network.history_["validation_robust_accuracy"]))
     assert best < len(states) - 1
     for name, value in network.module_.state_dict().items():
         assert torch.equal(value, states[best][name])
-    assert not all(torch.equal(value, states[-1][name]) for name, value in network.module_.state_dict().items())
+    assert not all(
+        torch.equal(value, states[-1][name]) for name, value in network.module_.state_dict().items()
+    )
     assert "validation_robust_accuracy" not in quick(max_iter=2, tol=0).fit(X, flipped).history_
 
 
@@ -269,22 +310,34 @@ def test_callbacks():
 def test_verbose_prints_every_so_many_epochs(capsys):
     X, y = blobs()
     quick(verbose=5).fit(X, y)
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["epoch 5", "epoch 10", "epoch 15"]
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
+        "epoch 5",
+        "epoch 10",
+        "epoch 15",
+    ]
 
 
 @pytest.mark.filterwarnings("default")
 def test_a_fit_that_is_cut_short_warns():
     X, y = blobs()
-    with pytest.warns(ConvergenceWarning, match=r"max_iter=2 epochs ended before .* robust training accuracy"):
+    with pytest.warns(
+        ConvergenceWarning, match=r"max_iter=2 epochs ended before .* robust training accuracy"
+    ):
         quick(max_iter=2).fit(X, y)
 
 
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"module": 3}, "module must be a torch.nn.Module, a class or function that makes one, or None, got 3"),
+        (
+            {"module": 3},
+            "module must be a torch.nn.Module, a class or function that makes one, or None, got 3",
+        ),
         ({"module": lambda: 3}, "module must make a torch.nn.Module"),
-        ({"module": nn.Linear(4, 5)}, r"output of shape \(1, 5\); for 3 classes it must be one of \[\(1, 3\)\]"),
+        (
+            {"module": nn.Linear(4, 5)},
+            r"output of shape \(1, 5\); for 3 classes it must be one of \[\(1, 3\)\]",
+        ),
         ({"input_shape": (1, 5)}, r"input_shape=\(1, 5\) has 5 entries, a sample of X has 4"),
         ({"q_pert": 3, "clip": (-9, 9)}, "clip goes with q = 1, 2 or inf"),
     ],

@@ -1,4 +1,5 @@
-"""SteepestDescent: the direction, against its definition; the step, against torch's SGD; the contract of an optimiser."""
+"""SteepestDescent: the direction, against its definition; the step, against torch's SGD; the
+contract of an optimiser."""
 
 import copy
 import math
@@ -16,7 +17,10 @@ EXPONENTS = [1, 1.5, 2, 3, math.inf]
 
 def parameters(seed=0, shapes=((3, 4), (5,), (2, 1, 2))):
     generator = torch.Generator().manual_seed(seed)
-    made = [torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64)) for shape in shapes]
+    made = [
+        torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float64))
+        for shape in shapes
+    ]
     for parameter in made:
         parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
     return made
@@ -38,14 +42,19 @@ def test_direction_is_the_steepest_over_all_parameters(p):
     direction, gradient = step_of(p, normalized=True)
     norm = LpNorm(p)
     assert norm.value(direction) == pytest.approx(1)
-    assert direction @ gradient == pytest.approx(norm.dual.value(gradient))  # Hölder's bound, which no unit vector exceeds
+    # Hölder's bound, which no unit vector exceeds
+    assert direction @ gradient == pytest.approx(norm.dual.value(gradient))
 
 
 def test_direction_against_a_solver():
     direction, gradient = step_of(3, normalized=True)
     ball = optimize.NonlinearConstraint(lambda u: np.sum(np.abs(u) ** 3), 0, 1)
     found = optimize.minimize(
-        lambda u: -u @ gradient, 0.1 * gradient, jac=lambda u: -gradient, constraints=[ball], method="SLSQP"
+        lambda u: -u @ gradient,
+        0.1 * gradient,
+        jac=lambda u: -gradient,
+        constraints=[ball],
+        method="SLSQP",
     )
     assert direction @ gradient == pytest.approx(-found.fun, rel=1e-5)
 
@@ -66,14 +75,18 @@ def test_per_tensor_norms(p):
     params = parameters()
     direction, _ = step_of(p, params, normalized=True, norm_over="tensor")
     for part, parameter in zip(np.split(direction, [12, 17]), params, strict=True):
-        np.testing.assert_allclose(part, LpNorm(p).steepest_direction(parameter.grad.flatten().numpy()))
+        np.testing.assert_allclose(
+            part, LpNorm(p).steepest_direction(parameter.grad.flatten().numpy())
+        )
 
 
 def descend(optimizer, params, steps=20):
     target = [torch.linspace(-1, 1, q.numel(), dtype=q.dtype).view_as(q) for q in params]
     for _ in range(steps):
         optimizer.zero_grad()
-        sum(((q - t) ** 4).sum() + (q**2).sum() for q, t in zip(params, target, strict=True)).backward()
+        sum(
+            ((q - t) ** 4).sum() + (q**2).sum() for q, t in zip(params, target, strict=True)
+        ).backward()
         optimizer.step()
     return flat(params)
 
@@ -89,10 +102,14 @@ def test_equals_sgd_for_p_2(momentum):
 def test_groups_have_their_own_rates_and_share_one_norm():
     first, second = parameters(shapes=((3,), (4,)))
     before = first.detach().clone(), second.detach().clone()
-    SteepestDescent([{"params": [first]}, {"params": [second], "lr": 0.5}], lr=0.1, p=3, normalized=True).step()
+    SteepestDescent(
+        [{"params": [first]}, {"params": [second], "lr": 0.5}], lr=0.1, p=3, normalized=True
+    ).step()
     gradient = flat([first.grad, second.grad])
     direction = LpNorm(3).steepest_direction(gradient)
-    moved = np.concatenate([(before[0] - first).detach() / 0.1, (before[1] - second).detach() / 0.5])
+    moved = np.concatenate(
+        [(before[0] - first).detach() / 0.1, (before[1] - second).detach() / 0.5]
+    )
     np.testing.assert_allclose(moved, direction)
 
 

@@ -12,7 +12,9 @@ from sklearn_robust.neural_network.modules import madry_cnn, make_mlp
 
 
 def chain(*hidden, outputs=1, bias=True, first=()):
-    mlp = make_mlp(12, outputs, hidden, bias=bias, generator=torch.Generator().manual_seed(0)).double()
+    mlp = make_mlp(
+        12, outputs, hidden, bias=bias, generator=torch.Generator().manual_seed(0)
+    ).double()
     return nn.Sequential(*first, *mlp)
 
 
@@ -23,7 +25,9 @@ CHAINS = {
     "deep": chain(9, 7, 8, outputs=4),
     "narrow": chain(9, 1, 5, outputs=3),
     "images": chain(9, outputs=3, first=[nn.Flatten()]),
-    "no ReLU": nn.Sequential(*(part for part in chain(9, 7, outputs=2) if isinstance(part, nn.Linear))),
+    "no ReLU": nn.Sequential(
+        *(part for part in chain(9, 7, outputs=2) if isinstance(part, nn.Linear))
+    ),
     "frozen": chain(9, 7),
 }
 CHAINS["frozen"][0].weight.requires_grad_(False)
@@ -36,7 +40,9 @@ def test_gradients_are_those_of_autograd(module):
     assert isinstance(by_hand, ChainPasses)
     generator = torch.Generator().manual_seed(1)
     for n in (6, 11, 4, 4):  # memory is used again
-        x = torch.randn(n, *((3, 4) if isinstance(module[0], nn.Flatten) else (12,)), generator=generator).double()
+        x = torch.randn(
+            n, *((3, 4) if isinstance(module[0], nn.Flatten) else (12,)), generator=generator
+        ).double()
         y = torch.arange(n) % max(module[-1].out_features, 2)
         expected, pulled = auto.input_gradient(x, lambda f, y=y: margin_slopes(f, y))
         given = x.clone()
@@ -62,15 +68,21 @@ def hooked(module):
 
 OTHERS = {
     "hook": hooked(chain(5)),
-    "weight norm": nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(12, 5)), nn.ReLU(), nn.Linear(5, 1)),
+    "weight norm": nn.Sequential(
+        nn.utils.parametrizations.weight_norm(nn.Linear(12, 5)), nn.ReLU(), nn.Linear(5, 1)
+    ),
     "other activation": make_mlp(12, 1, (5,), activation="tanh"),
     "first a ReLU": nn.Sequential(nn.ReLU(), nn.Linear(12, 1)),
     "last a ReLU": nn.Sequential(nn.Linear(12, 1), nn.ReLU()),
     "convolutions": madry_cnn((1, 4, 4), 1, channels=(2, 2), width=4),
-    "own forward": type("Own", (nn.Sequential,), {"forward": lambda self, x: 2 * self[0](x)})(nn.Linear(12, 1)),
+    "own forward": type("Own", (nn.Sequential,), {"forward": lambda self, x: 2 * self[0](x)})(
+        nn.Linear(12, 1)
+    ),
     "empty": nn.Sequential(),
 }
-OTHERS["shared"] = nn.Sequential(nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 1))
+OTHERS["shared"] = nn.Sequential(
+    nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 1)
+)
 OTHERS["shared"][2].weight = OTHERS["shared"][0].weight
 
 
@@ -81,7 +93,9 @@ def test_other_modules_go_by_autograd(module):
 
 @pytest.mark.parametrize("classes", [2, 5])
 def test_slopes_of_the_soft_margin(classes):
-    outputs = torch.randn(7, 1 if classes == 2 else classes, dtype=torch.float64, requires_grad=True)
+    outputs = torch.randn(
+        7, 1 if classes == 2 else classes, dtype=torch.float64, requires_grad=True
+    )
     y = torch.arange(7) % classes
     (expected,) = torch.autograd.grad(soft_margins(outputs, y).sum(), outputs)
     torch.testing.assert_close(margin_slopes(outputs.detach(), y), expected)

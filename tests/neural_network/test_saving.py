@@ -35,7 +35,13 @@ class Tied(nn.Module):
 
 def sequence():
     return nn.Sequential(
-        nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.LeakyReLU(0.2), nn.Linear(8, 4), nn.GELU(), nn.Linear(4, 1)
+        nn.Linear(16, 8),
+        nn.BatchNorm1d(8),
+        nn.Dropout(0.1),
+        nn.LeakyReLU(0.2),
+        nn.Linear(8, 4),
+        nn.GELU(),
+        nn.Linear(4, 1),
     )
 
 
@@ -43,24 +49,33 @@ PLAIN = {
     "mlp": RobustMLPClassifier((5,), optimizer_params={"momentum": 0.9}),
     "tanh": RobustMLPClassifier((5, 4), activation="tanh", bias=False, optimizer=torch.optim.Adam),
     "default module": RobustNetClassifier(),
-    "convolutional": RobustNetClassifier(functools.partial(madry_cnn, channels=(2, 3), width=4), input_shape=(1, 4, 4)),
+    "convolutional": RobustNetClassifier(
+        functools.partial(madry_cnn, channels=(2, 3), width=4), input_shape=(1, 4, 4)
+    ),
     "batch norm": RobustNetClassifier(sequence),
     "a module as parameter": RobustNetClassifier(sequence()),
 }
-FOREIGN = {"tied": RobustNetClassifier(Tied), "nested": RobustNetClassifier(nn.Sequential(sequence()))}
+FOREIGN = {
+    "tied": RobustNetClassifier(Tied),
+    "nested": RobustNetClassifier(nn.Sequential(sequence())),
+}
 ALL = {**PLAIN, **FOREIGN}
 
 
 def fitted(name, n_classes=2):
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((24, 16)), rng.integers(n_classes, size=24)
-    estimator = copy.deepcopy(ALL[name]).set_params(max_iter=3, batch_size=8, eps=0.01, random_state=0, warm_start=True)
+    estimator = copy.deepcopy(ALL[name]).set_params(
+        max_iter=3, batch_size=8, eps=0.01, random_state=0, warm_start=True
+    )
     return estimator.fit(X, y), X, y
 
 
 def train_alike(one, other, X, y):
     np.testing.assert_array_equal(one.decision_function(X), other.decision_function(X))
-    np.testing.assert_array_equal(one.fit(X, y).decision_function(X), other.fit(X, y).decision_function(X))
+    np.testing.assert_array_equal(
+        one.fit(X, y).decision_function(X), other.fit(X, y).decision_function(X)
+    )
     return True
 
 
@@ -70,9 +85,12 @@ def test_pickles_and_copies_predict_and_train_on_alike(name):
     saved = pickle.dumps(network)
     for other in (pickle.loads(saved), copy.deepcopy(network)):
         assert other.history_ == network.history_
-        assert [part.training for part in other.module_.modules()] == [part.training for part in network.module_.modules()]
+        assert [part.training for part in other.module_.modules()] == [
+            part.training for part in network.module_.modules()
+        ]
         assert train_alike(pickle.loads(saved), other, X, y)
-        assert not np.array_equal(other.decision_function(X), network.decision_function(X))  # no memory is shared
+        # no memory is shared
+        assert not np.array_equal(other.decision_function(X), network.decision_function(X))
     if name == "tied":
         assert other.module_.one.weight is other.module_.two.weight
 
@@ -83,7 +101,9 @@ def test_skops_saves_networks_of_common_layers(name):
     network, X, y = fitted(name, n_classes=2)
     saved = io.dumps(network)
     names = io.get_untrusted_types(data=saved)
-    assert not any(name.startswith("torch.") and not name.startswith("torch.optim") for name in names)
+    assert not any(
+        name.startswith("torch.") and not name.startswith("torch.optim") for name in names
+    )
     loaded = io.loads(saved, trusted=names)
     assert loaded.robust_score(X, y, n_steps=5) == network.robust_score(X, y, n_steps=5)
     np.testing.assert_array_equal(loaded.predict_proba(X), network.predict_proba(X))
@@ -95,7 +115,9 @@ def test_skops_saves_searches_over_networks():
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((24, 4)), rng.integers(2, size=24)
     network = RobustMLPClassifier((4,), max_iter=2, random_state=0)
-    search = GridSearchCV(network, {"eps": [0.05, 0.1]}, scoring=make_robust_scorer(eps=0.1), cv=2).fit(X, y)
+    search = GridSearchCV(
+        network, {"eps": [0.05, 0.1]}, scoring=make_robust_scorer(eps=0.1), cv=2
+    ).fit(X, y)
     saved = io.dumps(search)
     loaded = io.loads(saved, trusted=io.get_untrusted_types(data=saved))
     np.testing.assert_array_equal(loaded.predict_proba(X), search.predict_proba(X))
@@ -137,7 +159,9 @@ def test_modules_in_bfloat16_are_parameters_like_others():
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((24, 16)), rng.integers(2, size=24)
     again = pickle.loads(pickle.dumps(estimator))
-    np.testing.assert_array_equal(again.fit(X, y).decision_function(X), estimator.fit(X, y).decision_function(X))
+    np.testing.assert_array_equal(
+        again.fit(X, y).decision_function(X), estimator.fit(X, y).decision_function(X)
+    )
 
 
 def hooked():
@@ -170,10 +194,14 @@ def test_modules_with_more_than_their_layers_are_kept_whole(make):
     assert type(state["structure"]) is type(module)
     assert all(parameter.is_meta for parameter in state["structure"].parameters())
     again = unpacked(state)
-    assert [part.training for part in again.modules()] == [part.training for part in module.modules()]
+    assert [part.training for part in again.modules()] == [
+        part.training for part in module.modules()
+    ]
     torch.testing.assert_close(again.state_dict(), module.state_dict(), rtol=0, atol=0)
     assert len(list(again.parameters())) == len(list(module.parameters()))
-    assert [len(part._forward_hooks) for part in again.modules()] == [len(part._forward_hooks) for part in module.modules()]
+    assert [len(part._forward_hooks) for part in again.modules()] == [
+        len(part._forward_hooks) for part in module.modules()
+    ]
     assert getattr(again, "author", None) == getattr(module, "author", None)
 
 

@@ -1,4 +1,5 @@
-"""The mathematics of one step: the log-risk and its gradient, the inner maximisation, the step rule."""
+"""The mathematics of one step: the log-risk and its gradient, the inner maximisation, the step
+rule."""
 
 import math
 
@@ -9,7 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sklearn_robust.attacks._search import Settings
 from sklearn_robust.neural_network import SteepestDescent
-from sklearn_robust.neural_network._objective import NETWORK_LOSSES, log_risk_and_slopes, soft_margins
+from sklearn_robust.neural_network._objective import (
+    NETWORK_LOSSES,
+    log_risk_and_slopes,
+    soft_margins,
+)
 from sklearn_robust.neural_network._passes import AutogradPasses, passes
 from sklearn_robust.neural_network._training import (
     InnerMaximisation,
@@ -33,7 +38,12 @@ def maximisation(q, eps, *, n_steps=10, **settings):
 
 
 def samples(attack, x, y, weight=None):
-    return Samples(x, y, torch.ones(len(x), dtype=x.dtype) if weight is None else weight, attack.settings.region(x))
+    return Samples(
+        x,
+        y,
+        torch.ones(len(x), dtype=x.dtype) if weight is None else weight,
+        attack.settings.region(x),
+    )
 
 
 def attacked(attack, network, x, y, generator=None):
@@ -73,22 +83,32 @@ def test_gradient_of_the_log_risk_against_finite_differences(classes, loss):
     def log_risk():
         return float(log_risk_and_slopes(NETWORK_LOSSES[loss], network(x).detach(), y, weight)[0])
 
-    passes(network).parameter_gradients(x, lambda f: log_risk_and_slopes(NETWORK_LOSSES[loss], f, y, weight)[1])
+    passes(network).parameter_gradients(
+        x, lambda f: log_risk_and_slopes(NETWORK_LOSSES[loss], f, y, weight)[1]
+    )
     gradient, base = parameter.grad.clone(), parameter.detach().clone()
-    direction = torch.randn(base.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    direction = torch.randn(
+        base.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     values = []
     for step in (1e-6, -1e-6):
         parameter.data = base + step * direction
         values.append(log_risk())
-    assert (values[0] - values[1]) / 2e-6 == pytest.approx(float((gradient * direction).sum()), rel=1e-6)
+    assert (values[0] - values[1]) / 2e-6 == pytest.approx(
+        float((gradient * direction).sum()), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("loss", ["exponential", "logistic"])
 def test_nothing_underflows_where_the_risk_does(loss):
     outputs = torch.tensor([[3000.0], [3001.0]])
-    value, slopes = log_risk_and_slopes(NETWORK_LOSSES[loss], outputs, torch.tensor([1, 1]), torch.ones(2))
+    value, slopes = log_risk_and_slopes(
+        NETWORK_LOSSES[loss], outputs, torch.tensor([1, 1]), torch.ones(2)
+    )
     assert float(value) == pytest.approx(-3000 + math.log((1 + math.exp(-1)) / 2), abs=1e-3)
-    torch.testing.assert_close(slopes[:, 0], -torch.softmax(torch.tensor([0.0, -1.0]), 0), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        slopes[:, 0], -torch.softmax(torch.tensor([0.0, -1.0]), 0), rtol=1e-3, atol=0
+    )
 
 
 @pytest.mark.parametrize("q", [1, 2, math.inf])
@@ -99,7 +119,9 @@ def test_inner_maximisation_of_a_linear_module_is_its_closed_form(q):
     sign = (2 * y - 1).double()
     torch.testing.assert_close(clean, (network(x)[:, 0] * sign).detach())
     fall = 0.3 * LpNorm(q).dual.value(network[0].weight.detach())
-    torch.testing.assert_close((network(worst)[:, 0] * sign).detach(), clean - fall, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(
+        (network(worst)[:, 0] * sign).detach(), clean - fall, rtol=1e-5, atol=1e-8
+    )
 
 
 def test_restarts_only_help_and_keep_the_box():
@@ -107,7 +129,10 @@ def test_restarts_only_help_and_keep_the_box():
     network[0].weight.data *= 4
     x = torch.sigmoid(x)
     one, many = (
-        attacked(maximisation(math.inf, 0.3, clip=(0.0, 1.0), n_restarts=k), network, x, y, seeded())[0] for k in (1, 5)
+        attacked(
+            maximisation(math.inf, 0.3, clip=(0.0, 1.0), n_restarts=k), network, x, y, seeded()
+        )[0]
+        for k in (1, 5)
     )
     margins = [soft_margins(network(points), y).detach() for points in (one, many)]
     assert bool((margins[1] <= margins[0]).all())
@@ -118,14 +143,18 @@ def test_restarts_only_help_and_keep_the_box():
 
 def test_the_module_is_attacked_in_evaluation_mode_and_left_as_it_was():
     network, x, y = draw()
-    network = torch.nn.Sequential(network[0], torch.nn.BatchNorm1d(7), torch.nn.Dropout(0.5), *network[1:]).double()
+    network = torch.nn.Sequential(
+        network[0], torch.nn.BatchNorm1d(7), torch.nn.Dropout(0.5), *network[1:]
+    ).double()
     network.train()
     attack = maximisation(math.inf, 0.1)
     whole, _ = attacked(attack, network, x, y)
     assert network.training
     assert network[1].training
     assert int(network[1].num_batches_tracked) == 0
-    parts = torch.cat([attacked(attack, network, x[rows], y[rows])[0] for rows in (slice(0, 5), slice(5, 12))])
+    parts = torch.cat(
+        [attacked(attack, network, x[rows], y[rows])[0] for rows in (slice(0, 5), slice(5, 12))]
+    )
     torch.testing.assert_close(whole, parts)
 
 
@@ -149,17 +178,27 @@ def test_attack_steps_form_no_weight_gradient(kind):
         maximisation(math.inf, 0.1, n_steps=10),
     )
     with Products() as products:
-        run_epoch(kind(network), optimizer, samples(attack, x, y), ALL, loss=NETWORK_LOSSES["logistic"], attack=attack)
+        run_epoch(
+            kind(network),
+            optimizer,
+            samples(attack, x, y),
+            ALL,
+            loss=NETWORK_LOSSES["logistic"],
+            attack=attack,
+        )
     first, second = 2 * 10 * 20 * 7, 2 * 10 * 7 * 3  # of one product with each layer
     attack = 10 * (2 * first + 2 * second)
-    assert products.flops == attack + 2 * first + 3 * second  # the second layer also hands its gradient down
+    # the second layer also hands its gradient down
+    assert products.flops == attack + 2 * first + 3 * second
 
 
 @pytest.mark.parametrize(("p", "momentum"), [(2, 0.0), (2, 0.9), (1.5, 0.0), (math.inf, 0.0)])
 @pytest.mark.parametrize("start", [2.0, 70.0])
 def test_step_rule(p, momentum, start):
     network, x, y = draw()
-    optimizer = SteepestDescent(network.parameters(), lr=1.0, p=p, normalized=p > 2, momentum=momentum)
+    optimizer = SteepestDescent(
+        network.parameters(), lr=1.0, p=p, normalized=p > 2, momentum=momentum
+    )
     ones, loss = torch.ones(12, dtype=torch.float64), NETWORK_LOSSES["exponential"]
     passes(network).parameter_gradients(x, lambda f: log_risk_and_slopes(loss, f, y, ones)[1])
     weight = torch.linspace(1, 2, 12, dtype=torch.float64)
@@ -171,7 +210,9 @@ def test_step_rule(p, momentum, start):
         expected = 0.03 / (1 + float(share @ x.abs().sum(1)))
     else:
         expected = min(
-            1.5 / (1 + float(share @ (x**2).sum(1))) / max(1, (float(theta @ theta) - start + min(start, 30)) / 10),
+            1.5
+            / (1 + float(share @ (x**2).sum(1)))
+            / max(1, (float(theta @ theta) - start + min(start, 30)) / 10),
             0.5 / float(LpNorm(p).dual.value(gradient)) ** 2,
         )
     assert optimizer.param_groups[0]["lr"] == pytest.approx(expected * (1 - momentum))
@@ -198,7 +239,9 @@ def test_an_epoch_that_is_interrupted_leaves_the_module_in_evaluation_mode():
 
     run = {"loss": NETWORK_LOSSES["logistic"], "attack": attack}
     with pytest.raises(KeyboardInterrupt):
-        run_epoch(passes(network), optimizer, samples(attack, x, y), ALL, before_step=interrupted, **run)
+        run_epoch(
+            passes(network), optimizer, samples(attack, x, y), ALL, before_step=interrupted, **run
+        )
     assert not any(part.training for part in network.modules())
     network.train()
     run_epoch(passes(network), optimizer, samples(attack, x, y), ALL, **run)

@@ -20,7 +20,9 @@ SHAPES = [(20, 45), (45, 20)]
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(("n", "d"), SHAPES)
 @pytest.mark.parametrize(("p", "dual_q"), list(itertools.product(EXPONENTS, EXPONENTS)))
-def test_every_pair_reaches_its_gap(margin_program, largest_radius, proven_gap, p, dual_q, n, d, intercept):
+def test_every_pair_reaches_its_gap(
+    margin_program, largest_radius, proven_gap, p, dual_q, n, d, intercept
+):
     star = largest_radius(n, d, dual_q, intercept=intercept)
     for share in (0.0, 0.5, 0.95):
         if p == dual_q and share:
@@ -30,15 +32,20 @@ def test_every_pair_reaches_its_gap(margin_program, largest_radius, proven_gap, 
 
 
 @pytest.mark.parametrize(("p", "dual_q"), [(1.0, INF), (2.0, 1.0), (INF, 1.0), (1.5, 2.0)])
-def test_beyond_the_largest_radius_the_weights_prove_it(margin_program, largest_radius, proven, p, dual_q):
+def test_beyond_the_largest_radius_the_weights_prove_it(
+    margin_program, largest_radius, proven, p, dual_q
+):
     problem = margin_program(20, 45, p, dual_q, 1.01 * largest_radius(20, 45, dual_q))
     point = solve_interior_point(problem)
     assert proven(problem, point)[1] == 0
-    assert LpNorm(dual_q).dual.value(point.weights @ problem.rows / point.weights.sum()) <= problem.eps
+    assert (
+        LpNorm(dual_q).dual.value(point.weights @ problem.rows / point.weights.sum()) <= problem.eps
+    )
 
 
 def conditions(form, state):
-    """Every optimality condition of a state, complementarity aside, written without any elimination."""
+    """Every optimality condition of a state, complementarity aside, written without any
+    elimination."""
     x, t, a = state.coordinates, state.scalars, state.multipliers[form.margins]
     d = form.rows.shape[1]
     in_x = form.spread(-(a @ form.rows)) + (x / d if form.quadratic else 0.0)
@@ -56,7 +63,9 @@ def conditions(form, state):
             by_radius = -multiplier.sum()
         else:
             e, tau = bound.exponent, t[bound.multiplier]
-            others.append(np.array([np.sum(x**e) / (d * e * radius ** (e - 1)) - radius / e + slack[0]]))
+            others.append(
+                np.array([np.sum(x**e) / (d * e * radius ** (e - 1)) - radius / e + slack[0]])
+            )
             in_x = in_x + tau * (x / radius) ** (e - 1) / d
             by_radius = tau * (-(e - 1) / e * np.sum((x / radius) ** e) / d - 1 / e)
         if bound.radius is not None:
@@ -64,14 +73,26 @@ def conditions(form, state):
     for bound in form.bounds:
         if bound.multiplier is not None:
             in_t[bound.multiplier] = 0  # its equation is the bound itself, in `others`
-    return np.concatenate([in_x, form.rows @ form.difference(x) + form.border @ t - state.slacks[form.margins], in_t, *others])
+    return np.concatenate(
+        [
+            in_x,
+            form.rows @ form.difference(x) + form.border @ t - state.slacks[form.margins],
+            in_t,
+            *others,
+        ]
+    )
 
 
 def random_state(form, rng):
     start = form.start()
     scalars = start.scalars + 0.3 * rng.random(len(start.scalars))
-    slacks, multipliers = 0.5 + rng.random(form.n_pairs), (0.5 + rng.random(form.n_pairs)) / form.n_pairs
-    coordinates = slacks[form.coordinates] if form.split else rng.normal(size=len(start.coordinates))
+    slacks, multipliers = (
+        0.5 + rng.random(form.n_pairs),
+        (0.5 + rng.random(form.n_pairs)) / form.n_pairs,
+    )
+    coordinates = (
+        slacks[form.coordinates] if form.split else rng.normal(size=len(start.coordinates))
+    )
     for bound in form.bounds:
         if bound.multiplier is not None:
             multipliers[bound.pairs] = scalars[bound.multiplier]
@@ -86,21 +107,27 @@ def test_direction_solves_the_linearised_conditions(margin_program, p, dual_q, n
     form = SplitProgram.of(margin_program(n, d, p, dual_q, 0.1, intercept=intercept))
     state = random_state(form, rng)
     weights = state.multipliers[form.margins]
-    system = NewtonSystem(form, state, form.rows @ form.difference(state.coordinates), weights @ form.rows)
+    system = NewtonSystem(
+        form, state, form.rows @ form.difference(state.coordinates), weights @ form.rows
+    )
     target = 0.1 * rng.normal(size=form.n_pairs) / form.n_pairs
     step = system.direction(target, refinements=1)
     linear = state.slacks * step.multipliers + state.multipliers * step.slacks
     np.testing.assert_allclose(linear, target, atol=1e-12)
 
     def at(h):
-        return conditions(form, State(*(part + h * move for part, move in zip(state, step, strict=True))))
+        return conditions(
+            form, State(*(part + h * move for part, move in zip(state, step, strict=True)))
+        )
 
     here, h = conditions(form, state), 1e-5
     slope = (at(h) - at(-h)) / (2 * h)
     np.testing.assert_allclose(slope, -here, atol=1e-7 * np.abs(here).max())
 
 
-def test_refinement_that_diverges_ends_the_method_with_its_best_iterate(margin_program, proven_gap, monkeypatch):
+def test_refinement_that_diverges_ends_the_method_with_its_best_iterate(
+    margin_program, proven_gap, monkeypatch
+):
     problem = margin_program(20, 45, 1.0, 1.0, 0.0)
     steps = itertools.count()
     original = NewtonSystem._solve
@@ -139,7 +166,9 @@ def test_light_rows_change_nothing_but_the_cost(margin_program, monkeypatch):
 
 
 def assert_same(one, other):
-    np.testing.assert_allclose(one.coef / np.linalg.norm(one.coef), other.coef / np.linalg.norm(other.coef), atol=1e-4)
+    np.testing.assert_allclose(
+        one.coef / np.linalg.norm(one.coef), other.coef / np.linalg.norm(other.coef), atol=1e-4
+    )
 
 
 def test_certified_below_tol_ends_early(margin_program):
@@ -160,8 +189,11 @@ def test_certified_below_tol_ends_early(margin_program):
 
 
 @pytest.mark.parametrize(("p", "dual_q"), list(itertools.product(EXPONENTS, EXPONENTS)))
-def test_the_second_order_corrector_keeps_iterations_few(margin_program, largest_radius, monkeypatch, p, dual_q):
-    """Two programs together take 15 to 23 iterations; without the corrector's second-order terms half of the pairs pass 26."""
+def test_the_second_order_corrector_keeps_iterations_few(
+    margin_program, largest_radius, monkeypatch, p, dual_q
+):
+    """Two programs together take 15 to 23 iterations; without the corrector's second-order terms
+    half of the pairs pass 26."""
     problems = []
     for n, d in SHAPES:
         eps = 0.0 if p == dual_q else 0.5 * largest_radius(n, d, dual_q)
@@ -169,7 +201,11 @@ def test_the_second_order_corrector_keeps_iterations_few(margin_program, largest
     steps = []
     original = interior_point._step
     monkeypatch.setattr(interior_point, "_RIPE", 0.0)  # to the end without Newton steps on a face
-    monkeypatch.setattr(interior_point, "_step", lambda *args, **options: steps.append(1) or original(*args, **options))
+    monkeypatch.setattr(
+        interior_point,
+        "_step",
+        lambda *args, **options: steps.append(1) or original(*args, **options),
+    )
     for problem in problems:
         solve_interior_point(problem, 1e-8)
     assert len(steps) <= 25

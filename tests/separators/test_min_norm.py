@@ -22,7 +22,12 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_robust.certificates import Point
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.separators import NotSeparableError, max_margin, min_norm_separator, separator_path
+from sklearn_robust.separators import (
+    NotSeparableError,
+    max_margin,
+    min_norm_separator,
+    separator_path,
+)
 from sklearn_robust.separators._margin_program import SolverFailure
 
 INF = np.inf
@@ -56,7 +61,8 @@ def distance_to_ball(g, q, eps, r):
 
 
 def assert_certified(s, X, y, tol):
-    """Recompute both sides of the certificate from the coefficients, the intercept and the weights alone."""
+    """Recompute both sides of the certificate from the coefficients, the intercept and the weights
+    alone."""
     X = X.toarray() if sparse.issparse(X) else np.asarray(X)
     margins = y * (X @ s.coef + s.intercept) - s.eps * norm(s.coef, dual(s.q))
     assert_allclose(margins.min(), 1, rtol=1e-6)
@@ -70,7 +76,8 @@ def assert_certified(s, X, y, tol):
         assert s.intercept == 0
     g = (a * y) @ X
     residual = LpNorm(s.q).residual(g, s.eps, LpNorm(dual(s.p)))
-    assert norm(g - residual, s.q) <= s.eps * (1 + 1e-9) + 1e-12  # a feasible delta: its distance is an upper bound
+    # a feasible delta: its distance is an upper bound
+    assert norm(g - residual, s.q) <= s.eps * (1 + 1e-9) + 1e-12
     assert_allclose(norm(residual, dual(s.p)), s.margin_bound, rtol=1e-8)
     assert s.relative_gap <= tol
     assert_allclose(s.relative_gap, max(0, 1 - s.margin / s.margin_bound), atol=1e-12)
@@ -132,7 +139,9 @@ def test_both_sides_of_eps_star(p, q, fit_intercept):
     star = max_margin(X, y, q=q, fit_intercept=fit_intercept, tol=1e-9)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        below = min_norm_separator(X, y, p=p, q=q, eps=(1 - 1e-6) * star.margin, fit_intercept=fit_intercept)
+        below = min_norm_separator(
+            X, y, p=p, q=q, eps=(1 - 1e-6) * star.margin, fit_intercept=fit_intercept
+        )
     assert below.margin > 0
     assert_certified(below, X, y, 1e-2)
     above = (1 + 1e-6) * star.margin
@@ -195,7 +204,9 @@ def test_data_that_are_not_linearly_separable_have_margin_zero(q, fit_intercept)
     assert norm((star.dual_coef * y) @ X, q) < 1e-13
     assert_allclose(star.dual_coef.sum(), 1)
     for eps in (0.0, 0.1):
-        with pytest.raises(NotSeparableError, match=r"not linearly separable.*RobustLinearClassifier") as caught:
+        with pytest.raises(
+            NotSeparableError, match=r"not linearly separable.*RobustLinearClassifier"
+        ) as caught:
             min_norm_separator(X, y, p=2, q=q, eps=eps, fit_intercept=fit_intercept)
         assert caught.value.eps_star == 0
         assert_proof(caught.value, X, y, q, fit_intercept, slack=1e-11)
@@ -308,7 +319,9 @@ def test_real_data(name, p, q):
     star = max_margin(X, y, q=q, fit_intercept=True)
     assert_certified(star, X, y, 1e-8)
     for eps in (0.0, 0.5 * star.margin):
-        assert_certified(min_norm_separator(X, y, p=p, q=q, eps=eps, fit_intercept=True), X, y, 1e-6)
+        assert_certified(
+            min_norm_separator(X, y, p=p, q=q, eps=eps, fit_intercept=True), X, y, 1e-6
+        )
 
 
 @pytest.mark.parametrize("q", [1, 2, 3, INF])
@@ -352,14 +365,18 @@ def test_perturbation_is_the_worst_case(q):
     s = min_norm_separator(X, y, p=2, q=q, eps=0.05)
     assert_allclose(norm(s.perturbation, q), 0.05)
     attacked = X - np.outer(y, s.perturbation)
-    assert_allclose(y * (attacked @ s.coef), y * (X @ s.coef) - 0.05 * norm(s.coef, dual(q)), rtol=1e-9)
+    assert_allclose(
+        y * (attacked @ s.coef), y * (X @ s.coef) - 0.05 * norm(s.coef, dual(q)), rtol=1e-9
+    )
     assert_allclose((y * (attacked @ s.coef)).min(), 1)
 
 
 def test_a_gap_above_the_tolerance_warns_and_returns_the_separator():
     data = load_breast_cancer()  # sizes from 1e-3 to 1e3, and a margin of 4e-5
     y = np.where(data.target == 1, 1.0, -1.0)
-    with pytest.warns(ConvergenceWarning, match=r"relative gap is .*, above tol=1e-14. Scale the features"):
+    with pytest.warns(
+        ConvergenceWarning, match=r"relative gap is .*, above tol=1e-14. Scale the features"
+    ):
         s = min_norm_separator(data.data, y, p=2, q=INF, eps=1e-5, fit_intercept=True, tol=1e-14)
     assert s.relative_gap > 1e-14
     assert_certified(s, data.data, y, 1e-3)
@@ -388,7 +405,10 @@ def test_failing_solvers_are_named(monkeypatch):
         raise SolverFailure("out of luck")
 
     X, y = separable_data(20, 5)
-    for names, solver in (OWN_SOLVERS, "linear program"), (("solve_linear_program",), "cone program"):
+    for names, solver in (
+        (OWN_SOLVERS, "linear program"),
+        (("solve_linear_program",), "cone program"),
+    ):
         replace_solvers(monkeypatch, names, fail)
         s = min_norm_separator(X, y, p=1, q=INF, eps=0.05)
         assert s.solver.startswith(solver)
@@ -406,9 +426,13 @@ def test_undecided_separability_is_not_called_non_separable(monkeypatch):
 
     X, y = separable_data(20, 5)
     replace_solvers(
-        monkeypatch, [*OWN_SOLVERS, "solve_linear_program", "solve_quadratic_program", "solve_cone_program"], useless
+        monkeypatch,
+        [*OWN_SOLVERS, "solve_linear_program", "solve_quadratic_program", "solve_cone_program"],
+        useless,
     )
-    with pytest.raises(RuntimeError, match=r"neither found a robust separator for eps=0\.05 nor proved"):
+    with pytest.raises(
+        RuntimeError, match=r"neither found a robust separator for eps=0\.05 nor proved"
+    ):
         min_norm_separator(X, y, p=2, q=INF, eps=0.05)
 
 
@@ -431,14 +455,23 @@ def test_undecided_separability_is_not_called_non_separable(monkeypatch):
         ({"scale": ["1"]}, r"scale must hold a number >= 0 for each feature, got \['1'\]"),
         ({"scale": [10**400]}, r"scale must hold a number >= 0 for each feature"),
         ({"y": [0, 1, 2, 0]}, "y must hold two classes, got 3"),
-        ({"y": [1, 1, 1, 1], "fit_intercept": True}, "y must hold two classes, got only .*the intercept alone"),
+        (
+            {"y": [1, 1, 1, 1], "fit_intercept": True},
+            "y must hold two classes, got only .*the intercept alone",
+        ),
         ({"y": [0, 0, 0, 0]}, "y holds only the class .*Use labels -1 and"),
         ({"y": list("aaaa")}, "y holds only the class .*Use labels -1 and"),
         ({"X": [[np.nan], [1], [2], [3]]}, "NaN"),
     ],
 )
 def test_invalid_input(change, message):
-    arguments = {"X": [[-2.0], [-1.0], [1.0], [2.0]], "y": [-1, -1, 1, 1], "p": 2, "q": 2, "eps": 0.1} | change
+    arguments = {
+        "X": [[-2.0], [-1.0], [1.0], [2.0]],
+        "y": [-1, -1, 1, 1],
+        "p": 2,
+        "q": 2,
+        "eps": 0.1,
+    } | change
     with pytest.raises(ValueError, match=message):
         min_norm_separator(arguments.pop("X"), arguments.pop("y"), **arguments)
 
@@ -480,7 +513,9 @@ def test_small_problems_are_decided_and_certified(seed, n, d, p, q, share, fit_i
 def test_a_small_feature_that_separates_is_found_beside_large_ones(q, convert):
     y = np.repeat([-1, 1], 30)
     X = np.column_stack([1e4 * np.random.default_rng(0).standard_normal(60), 1e-10 * y])
-    assert max_margin(convert(X), y, q=q, fit_intercept=True, tol=1e-2).margin == pytest.approx(1e-10, rel=1e-2)
+    assert max_margin(convert(X), y, q=q, fit_intercept=True, tol=1e-2).margin == pytest.approx(
+        1e-10, rel=1e-2
+    )
     separator = min_norm_separator(convert(X), y, p=2, q=q, eps=1e-12, fit_intercept=True, tol=1e-2)
     assert separator.margin == pytest.approx(0.99e-10, rel=1e-2)
 
@@ -496,7 +531,9 @@ def test_a_zero_margin_that_is_not_proven_warns(monkeypatch):
         assert max_margin(X, y, q=2, fit_intercept=True).margin == 0
 
 
-@pytest.mark.parametrize(("p", "q", "fit_intercept"), [(2, INF, False), (2, INF, True), (1, 2, False), (2, 2, False)])
+@pytest.mark.parametrize(
+    ("p", "q", "fit_intercept"), [(2, INF, False), (2, INF, True), (1, 2, False), (2, 2, False)]
+)
 def test_path_is_what_single_radii_give(p, q, fit_intercept):
     X, y = separable_data(24, 60)
     star = max_margin(X, y, q=q, fit_intercept=fit_intercept).margin
@@ -516,7 +553,9 @@ def test_path_starts_from_the_radius_before(monkeypatch):
     radii = np.linspace(0, 0.95, 20) * max_margin(X, y, q=INF).margin
     steps = []
     original = semismooth_newton._newton_step
-    monkeypatch.setattr(semismooth_newton, "_newton_step", lambda *args: steps.append(1) or original(*args))
+    monkeypatch.setattr(
+        semismooth_newton, "_newton_step", lambda *args: steps.append(1) or original(*args)
+    )
     separator_path(X, y, p=2, q=INF, eps=radii)
     warm = len(steps)
     for eps in radii:
@@ -537,14 +576,23 @@ def test_path_ends_at_the_largest_radius():
 @pytest.mark.parametrize("eps", [["0"], [True], [[0.1]], 0.1, "0.1", None, [None], [10**400]])
 def test_a_path_needs_radii(eps):
     X, y = separable_data(6, 8)
-    with pytest.raises(ValueError, match=r"eps must be a (sequence of finite numbers >= 0|finite number >= 0),.*got"):
+    with pytest.raises(
+        ValueError,
+        match=r"eps must be a (sequence of finite numbers >= 0|finite number >= 0),.*got",
+    ):
         separator_path(X, y, p=2, q=INF, eps=eps)
 
 
 def test_the_path_and_eps_star_check_their_arguments():
     X, y = separable_data(6, 8)
     for function, arguments in ((separator_path, {"p": 2, "eps": [0.0]}), (max_margin, {})):
-        for name, value in (("fit_intercept", "yes"), ("tol", True), ("tol", "a"), ("scale", ["1"] * 8), ("q", "2")):
+        for name, value in (
+            ("fit_intercept", "yes"),
+            ("tol", True),
+            ("tol", "a"),
+            ("scale", ["1"] * 8),
+            ("q", "2"),
+        ):
             with pytest.raises(ValueError, match=f"{name} must"):
                 function(X, y, **{"q": INF, **arguments, name: value})
 
@@ -560,18 +608,26 @@ def test_representations_are_short():
 
 def test_a_smaller_eps_is_advised_only_where_it_helps():
     X, y = separable_data(20, 30)
-    with pytest.raises(NotSeparableError, match=r"eps\* = .* Use a smaller eps, or fit_intercept=True, with which"):
+    with pytest.raises(
+        NotSeparableError, match=r"eps\* = .* Use a smaller eps, or fit_intercept=True, with which"
+    ):
         min_norm_separator(X, y, p=2, q=INF, eps=100.0)
-    with pytest.raises(NotSeparableError, match=r"not linearly separable, eps\* = 0\. Use RobustLinearClassifier"):
+    with pytest.raises(
+        NotSeparableError, match=r"not linearly separable, eps\* = 0\. Use RobustLinearClassifier"
+    ):
         min_norm_separator([[1.0], [1.0]], [1, -1], p=2, q=INF, eps=0.1, fit_intercept=True)
 
 
 def test_a_free_intercept_is_advised_where_it_is_fixed():
     X, y = [[1.0], [2.0]], [-1, 1]  # separable by a line that does not pass through the origin
-    with pytest.raises(NotSeparableError, match=r"Use fit_intercept=True, .* or RobustLinearClassifier") as caught:
+    with pytest.raises(
+        NotSeparableError, match=r"Use fit_intercept=True, .* or RobustLinearClassifier"
+    ) as caught:
         min_norm_separator(X, y, p=2, q=INF, eps=0.1)
     assert pickle.loads(pickle.dumps(caught.value)).fit_intercept is False
-    assert min_norm_separator(X, y, p=2, q=INF, eps=0.1, fit_intercept=True).margin == pytest.approx(0.4)
+    assert min_norm_separator(
+        X, y, p=2, q=INF, eps=0.1, fit_intercept=True
+    ).margin == pytest.approx(0.4)
     with pytest.raises(NotSeparableError) as caught:
         min_norm_separator(X, y, p=2, q=INF, eps=1.0, fit_intercept=True)
     assert "fit_intercept" not in str(caught.value)
@@ -601,17 +657,22 @@ def test_nearest_point_of_many_rows_is_found_on_sets_of_rows(monkeypatch):
         s = min_norm_separator(convert(X), y, p=2, q=2, eps=0.0)
         assert s.solver == "nearest point"
         assert_certified(s, X, y, 1e-12)
-    tied = np.vstack([np.eye(3), np.ones((500, 3)), np.eye(3)])  # many rows at one distance, and rows that repeat
+    # many rows at one distance, and rows that repeat
+    tied = np.vstack([np.eye(3), np.ones((500, 3)), np.eye(3)])
     assert_allclose(max_margin(tied, np.ones(506), q=2).margin, 1 / np.sqrt(3), rtol=1e-14)
     assert max_margin(np.random.default_rng(0).normal(size=(20_000, 8)), y, q=2).margin == 0
     assert max(sizes) < 100
 
 
-@pytest.mark.parametrize("solver", ["semismooth Newton", "row sets", "column sets", "interior point"])
+@pytest.mark.parametrize(
+    "solver", ["semismooth Newton", "row sets", "column sets", "interior point"]
+)
 def test_each_engine_answers_where_it_fits(solver):
-    n, d, p = {"row sets": (9000, 60, 2), "column sets": (40, 13_000, 1), "interior point": (60, 20, 2)}.get(
-        solver, (20, 60, 2)
-    )
+    n, d, p = {
+        "row sets": (9000, 60, 2),
+        "column sets": (40, 13_000, 1),
+        "interior point": (60, 20, 2),
+    }.get(solver, (20, 60, 2))
     X, y = separable_data(n, d)
     s = min_norm_separator(X, y, p=p, q=INF, eps=0.01 if solver != "column sets" else 0.0)
     assert s.solver.startswith(solver)
@@ -642,7 +703,9 @@ def test_a_feature_out_of_reach_that_separates_only_with_others():
 
 @pytest.mark.parametrize("p", [1, 2, INF])
 @pytest.mark.parametrize("q", [3, 4, 10])
-def test_a_bound_is_never_below_the_margin_where_a_few_features_are_far_larger_than_the_radius(p, q):
+def test_a_bound_is_never_below_the_margin_where_a_few_features_are_far_larger_than_the_radius(
+    p, q
+):
     drawn = np.load(Path(__file__).parent / "data" / "bound_7x13.npz")
     s = min_norm_separator(drawn["X"], drawn["y"], p=p, q=q, eps=float(drawn["eps"]))
     assert s.margin <= s.margin_bound
@@ -657,19 +720,26 @@ def test_data_of_any_size_are_solved_in_their_own_unit(q, size):
     plain = max_margin(X, y, q=q)
     assert_allclose(max_margin(size * X, y, q=q).margin, size * plain.margin, rtol=1e-8)
     s = min_norm_separator(size * X, y, p=2, q=q, eps=size * 0.5 * plain.margin)
-    assert_allclose(s.margin / size, min_norm_separator(X, y, p=2, q=q, eps=0.5 * plain.margin).margin, rtol=1e-8)
+    assert_allclose(
+        s.margin / size,
+        min_norm_separator(X, y, p=2, q=q, eps=0.5 * plain.margin).margin,
+        rtol=1e-8,
+    )
 
 
 def test_entries_whose_squares_overflow_are_refused():
     X, y = separable_data(10, 20)
     for convert in (np.asarray, sparse.csr_array):
-        with pytest.raises(ValueError, match=r"X must hold numbers whose squares float64 can hold.*impute"):
+        with pytest.raises(
+            ValueError, match=r"X must hold numbers whose squares float64 can hold.*impute"
+        ):
             max_margin(convert(np.nan_to_num(np.where(X > 2, np.inf, X))), y, q=2)
 
 
 @pytest.mark.parametrize("q", [1.2, 2, INF])
 def test_features_of_sizes_far_apart(q):
-    """The features of size 1e8 are of no use for one sample: what separates it are those of size 1."""
+    """The features of size 1e8 are of no use for one sample: what separates it are those of size
+    1."""
     X, y = separable_data(10, 8, seed=3)
     X = np.vstack([X, np.r_[np.zeros(4), X[0, 4:]]]) * np.r_[np.full(4, 1e8), np.ones(4)]
     y = np.append(y, y[0])
@@ -689,9 +759,14 @@ def test_weights_that_nearly_prove_it_do_not_prove_that_data_are_not_separable(m
         return Point(np.array([-1.0, 0.0]), np.ones(1))
 
     replace_solvers(
-        monkeypatch, [*OWN_SOLVERS, "solve_linear_program", "solve_quadratic_program", "solve_cone_program"], useless
+        monkeypatch,
+        [*OWN_SOLVERS, "solve_linear_program", "solve_quadratic_program", "solve_cone_program"],
+        useless,
     )
-    monkeypatch.setattr("sklearn_robust.separators._largest_margin.polished", lambda program, point, tol: (point, False))
+    monkeypatch.setattr(
+        "sklearn_robust.separators._largest_margin.polished",
+        lambda program, point, tol: (point, False),
+    )
     with pytest.raises(RuntimeError, match="neither found a robust separator"):
         min_norm_separator(X, y, p=2, q=2, eps=1 - excess)
     with pytest.raises(NotSeparableError):
@@ -699,13 +774,16 @@ def test_weights_that_nearly_prove_it_do_not_prove_that_data_are_not_separable(m
 
 
 def test_weights_that_leave_a_part_of_a_feature_do_not_prove_a_zero_margin(monkeypatch):
-    X, y = np.array([[1e6, 1e-4], [-1e6, 1e-4]]), np.array([1, 1])  # the second separates, by a margin of 1e-4
+    # the second separates, by a margin of 1e-4
+    X, y = np.array([[1e6, 1e-4], [-1e6, 1e-4]]), np.array([1, 1])
 
     def useless(program, *args, **options):
         return Point(np.zeros(2), np.array([0.5, 0.5 - 1e-12]))
 
     replace_solvers(
-        monkeypatch, [*OWN_SOLVERS, "solve_linear_program", "solve_quadratic_program", "solve_cone_program"], useless
+        monkeypatch,
+        [*OWN_SOLVERS, "solve_linear_program", "solve_quadratic_program", "solve_cone_program"],
+        useless,
     )
     with pytest.warns(ConvergenceWarning, match="certified relative gap is 1,"):
         assert max_margin(X, y, q=2).margin == 0
@@ -714,7 +792,8 @@ def test_weights_that_leave_a_part_of_a_feature_do_not_prove_a_zero_margin(monke
 @pytest.mark.parametrize("share", [1 - 1e-6, 1 - 1e-9])
 @pytest.mark.parametrize("fit_intercept", [False, True])
 def test_near_eps_star_the_gap_includes_rounding(share, fit_intercept):
-    """The margin is a small difference of large terms there; for p = q = 1 it is a rational number."""
+    """The margin is a small difference of large terms there; for p = q = 1 it is a rational
+    number."""
     X, y = separable_data(12, 6, seed=1)
     star = max_margin(X, y, q=1, fit_intercept=fit_intercept)
     with warnings.catch_warnings():

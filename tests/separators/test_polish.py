@@ -14,7 +14,8 @@ INF = np.inf
 
 
 def disturbed_solution(p, q, n, d, fit_intercept, noise=1e-7):
-    """A problem, and its solution with relative errors, as an interior-point method that stops early leaves it."""
+    """A problem, and its solution with relative errors, as an interior-point method that stops
+    early leaves it."""
     rng = np.random.default_rng(0)
     w = rng.normal(size=d)
     y = np.where(np.arange(n) % 2, 1.0, -1.0)
@@ -30,7 +31,9 @@ def disturbed_solution(p, q, n, d, fit_intercept, noise=1e-7):
 
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize(("n", "d"), [(12, 25), (40, 6)])
-@pytest.mark.parametrize(("p", "q"), [*itertools.product([1, 2, INF], [1, 2, INF]), (1.5, 3), (3, 1.5)])
+@pytest.mark.parametrize(
+    ("p", "q"), [*itertools.product([1, 2, INF], [1, 2, INF]), (1.5, 3), (3, 1.5)]
+)
 def test_polish_makes_a_rough_solution_exact(p, q, n, d, fit_intercept):
     problem, rough = disturbed_solution(p, q, n, d, fit_intercept)
     assert proven(problem, LpNorm(p), rough, "disturbed").gap > 1e-9

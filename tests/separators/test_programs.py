@@ -9,7 +9,12 @@ from scipy import sparse
 from scipy.optimize import OptimizeResult
 from sklearn.exceptions import ConvergenceWarning
 
-from sklearn_robust import MinNormRobustClassifier, RobustLinearClassifier, max_margin, separator_path
+from sklearn_robust import (
+    MinNormRobustClassifier,
+    RobustLinearClassifier,
+    max_margin,
+    separator_path,
+)
 from sklearn_robust.certificates import Point, best_intercept
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -43,7 +48,9 @@ def test_margin_and_multipliers_solve_the_program(solve, p, r, eps, fit_intercep
     point = solve(MarginProgram(convert(Z), y if fit_intercept else None, p, r, eps))
     w, a = point.coef, point.weights
     v, b = cp.Variable(20), cp.Variable()
-    margins = Z @ v + (cp.multiply(y, b * np.ones(15)) if fit_intercept else 0) - eps * cp.norm(v, r)
+    margins = (
+        Z @ v + (cp.multiply(y, b * np.ones(15)) if fit_intercept else 0) - eps * cp.norm(v, r)
+    )
     oracle = cp.Problem(cp.Maximize(cp.min(margins)), [cp.norm(v, p) <= 1]).solve(solver="CLARABEL")
     rough = 1e-3 if eps == 10 else 1e-8
     np.testing.assert_allclose(a.sum(), 1, atol=rough)
@@ -57,13 +64,17 @@ def test_margin_and_multipliers_solve_the_program(solve, p, r, eps, fit_intercep
         return
     scores = Z @ w / size
     scores = scores + y * best_intercept(scores, (y > 0, y < 0))[0] if fit_intercept else scores
-    np.testing.assert_allclose(scores.min() - eps * np.linalg.norm(w, ord=r) / size, oracle, rtol=1e-5)
+    np.testing.assert_allclose(
+        scores.min() - eps * np.linalg.norm(w, ord=r) / size, oracle, rtol=1e-5
+    )
 
 
 def test_best_intercept_levels_the_classes():
     scores, y = np.array([3.0, 1.0, 5.0, 4.0]), np.array([1.0, 1, -1, -1])
     b, smallest = best_intercept(scores, (y > 0, y < 0))
-    np.testing.assert_allclose([(scores + y * b)[:2].min(), (scores + y * b)[2:].min(), smallest], 2.5)
+    np.testing.assert_allclose(
+        [(scores + y * b)[:2].min(), (scores + y * b)[2:].min(), smallest], 2.5
+    )
 
 
 def test_a_solver_without_an_answer_says_so(monkeypatch):
@@ -102,15 +113,20 @@ def test_iterations_are_limited(monkeypatch):
 
 
 def test_a_program_on_which_highs_cycles_ends(monkeypatch):
-    """With eps* near 5e-7 HiGHS cycles at feasibilities below 1e-7: the gap is then large, certified and reported."""
+    """With eps* near 5e-7 HiGHS cycles at feasibilities below 1e-7: the gap is then large,
+    certified and reported."""
     data = np.load(Path(__file__).parent / "data" / "cycling_59x76.npz")
     X, y = data["X"], data["y"]
     calls = {
         "separator": lambda: min_norm_separator(X, y, p=1, q=2, eps=0).relative_gap,
         "path": lambda: separator_path(X, y, p=1, q=2, eps=[0])[0].relative_gap,
         "eps*": lambda: max_margin(X, y, q=INF).relative_gap,
-        "separator by an estimator": lambda: MinNormRobustClassifier(1, 2, 0, fit_intercept=False).fit(X, y).dual_gap_,
-        "exact": lambda: RobustLinearClassifier(1, 2, 0, solver="exact", fit_intercept=False).fit(X, y).dual_gap_,
+        "separator by an estimator": lambda: (
+            MinNormRobustClassifier(1, 2, 0, fit_intercept=False).fit(X, y).dual_gap_
+        ),
+        "exact": lambda: (
+            RobustLinearClassifier(1, 2, 0, solver="exact", fit_intercept=False).fit(X, y).dual_gap_
+        ),
     }
     for name, call in calls.items():
         with warnings.catch_warnings(record=True) as caught:
@@ -121,7 +137,9 @@ def test_a_program_on_which_highs_cycles_ends(monkeypatch):
         assert bool(caught) == (gap > (1e-3 if name == "exact" else 1e-8)), name
 
 
-@pytest.mark.parametrize(("p", "q", "eps"), [(2, INF, 0.05), (1, 2, 0.05), (2, 2, 0.05), (1, INF, 0.05), (1.5, 3, 0.05)])
+@pytest.mark.parametrize(
+    ("p", "q", "eps"), [(2, INF, 0.05), (1, 2, 0.05), (2, 2, 0.05), (1, INF, 0.05), (1.5, 3, 0.05)]
+)
 def test_what_any_point_proves_encloses_the_largest_margin(p, q, eps, margin_program):
     drawn = margin_program(30, 10, p, 1.0, 0.0, intercept=True)
     y = drawn.labels
@@ -139,4 +157,6 @@ def test_what_any_point_proves_encloses_the_largest_margin(p, q, eps, margin_pro
             assert proven.margin * unit <= best.margin * (1 + 1e-8)
             assert proven.bound * unit >= best.margin * (1 - 1e-8)
             if not noise:
-                np.testing.assert_allclose([proven.margin * unit, proven.bound * unit], best.margin, rtol=1e-7)
+                np.testing.assert_allclose(
+                    [proven.margin * unit, proven.bound * unit], best.margin, rtol=1e-7
+                )

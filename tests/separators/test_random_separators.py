@@ -1,4 +1,5 @@
-"""Two thousand random separators: no certificate is ever wrong, and a gap above the promise is always warned of."""
+"""Two thousand random separators: no certificate is ever wrong, and a gap above the promise is
+always warned of."""
 
 import math
 import warnings
@@ -20,7 +21,8 @@ def norm(x, r):
 
 
 def draw(rng):
-    """Data of many kinds: signs, unlike scales, repeated rows, repeated and zero columns, sparse; separable or not."""
+    """Data of many kinds: signs, unlike scales, repeated rows, repeated and zero columns, sparse;
+    separable or not."""
     n, d = rng.integers(1, 60, size=2)
     X, y = rng.normal(size=(n, d)), np.where(rng.random(n) > 0.5, 1.0, -1.0)
     kind = rng.integers(6)
@@ -79,6 +81,8 @@ def test_no_certificate_is_wrong(run):
                 continue
         assert share < 1
         assert_certified(s, X, y)
-        assert {warning.category for warning in caught} == ({ConvergenceWarning} if s.relative_gap > 1e-8 else set())
+        assert {warning.category for warning in caught} == (
+            {ConvergenceWarning} if s.relative_gap > 1e-8 else set()
+        )
         within += s.relative_gap <= 1e-8
     assert within >= 0.95 * PROBLEMS  # 10 of the 2000 missed when this was written, all warned

@@ -1,4 +1,5 @@
-"""Separators against an adversary with a budget for each feature: certified, and against a cone solver."""
+"""Separators against an adversary with a budget for each feature: certified, and against a cone
+solver."""
 
 from dataclasses import replace
 
@@ -10,7 +11,12 @@ from scipy import sparse
 
 from sklearn_robust.certificates import proves_not_separable, repaired_weights
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.separators import NotSeparableError, max_margin, min_norm_separator, separator_path
+from sklearn_robust.separators import (
+    NotSeparableError,
+    max_margin,
+    min_norm_separator,
+    separator_path,
+)
 from sklearn_robust.separators._largest_margin import scaled_program
 from sklearn_robust.separators.cone_program import solve_cone_program, solve_quadratic_program
 from sklearn_robust.separators.interior_point import solve_interior_point
@@ -31,7 +37,9 @@ def draw(n, d, seed=0):
 def eps_star(X, y, q, scale):
     w, margin = cp.Variable(X.shape[1]), cp.Variable()
     unit = cp.norm(cp.multiply(scale, w), LpNorm(q).dual.p) <= 1
-    return cp.Problem(cp.Maximize(margin), [cp.multiply(y, X @ w) >= margin, unit]).solve(solver=cp.CLARABEL)
+    return cp.Problem(cp.Maximize(margin), [cp.multiply(y, X @ w) >= margin, unit]).solve(
+        solver=cp.CLARABEL
+    )
 
 
 @pytest.mark.parametrize(("p", "q"), PAIRS)
@@ -59,11 +67,15 @@ def test_largest_distance_is_that_of_a_cone_solver_and_decides(q, fit_intercept)
     weights = np.append(scale, 0.0) if fit_intercept else scale
     assert found.margin == pytest.approx(eps_star(columns, y, q, weights), rel=1e-6)
     assert found.relative_gap <= 1e-8
-    inside = min_norm_separator(X, y, p=2, q=q, eps=0.9 * found.margin, scale=scale, fit_intercept=fit_intercept)
+    inside = min_norm_separator(
+        X, y, p=2, q=q, eps=0.9 * found.margin, scale=scale, fit_intercept=fit_intercept
+    )
     assert 0 < inside.margin <= inside.margin_bound
     assert inside.relative_gap <= 1e-8
     with pytest.raises(NotSeparableError) as error:
-        min_norm_separator(X, y, p=2, q=q, eps=1.001 * found.margin, scale=scale, fit_intercept=fit_intercept)
+        min_norm_separator(
+            X, y, p=2, q=q, eps=1.001 * found.margin, scale=scale, fit_intercept=fit_intercept
+        )
     pull = (error.value.weights * y) @ X
     assert np.abs(pull[scale == 0]).max() <= 1e-13
     assert np.linalg.norm(pull[scale > 0] / scale[scale > 0], q) <= 1.001 * found.margin
@@ -106,23 +118,29 @@ def test_path_sparse_data_and_names_agree():
     table = pd.DataFrame(X, columns=[f"x{j}" for j in range(12)])
     names = {f"x{j}": s for j, s in enumerate(scale) if s != 1}
     expected = min_norm_separator(X, y, p=1, q=np.inf, eps=0.1, scale=scale).margin
-    assert min_norm_separator(table, y, p=1, q=np.inf, eps=0.1, scale=names).margin == pytest.approx(expected, rel=1e-8)
-    assert min_norm_separator(sparse.csr_array(X), y, p=1, q=np.inf, eps=0.1, scale=scale).margin == pytest.approx(
-        expected, rel=1e-8
-    )
+    assert min_norm_separator(
+        table, y, p=1, q=np.inf, eps=0.1, scale=names
+    ).margin == pytest.approx(expected, rel=1e-8)
+    assert min_norm_separator(
+        sparse.csr_array(X), y, p=1, q=np.inf, eps=0.1, scale=scale
+    ).margin == pytest.approx(expected, rel=1e-8)
 
 
 @pytest.mark.parametrize("c", [0.5, 1.0])
 def test_a_uniform_scale_is_a_radius(c):
     X, y, _ = draw(20, 12)
-    assert max_margin(X, y, q=2, scale=np.full(12, c)).margin == pytest.approx(max_margin(X, y, q=2).margin / c, rel=1e-8)
+    assert max_margin(X, y, q=2, scale=np.full(12, c)).margin == pytest.approx(
+        max_margin(X, y, q=2).margin / c, rel=1e-8
+    )
     scaled = min_norm_separator(X, y, p=2, q=np.inf, eps=0.1, scale=np.full(12, c))
     plain = min_norm_separator(X, y, p=2, q=np.inf, eps=0.1 * c)
     np.testing.assert_allclose(scaled.coef, plain.coef, rtol=1e-9)
     assert scaled.eps == 0.1
     program = scaled_program(_problem(X, y, np.inf, 0.1, False, np.full(12, c)), LpNorm(2))
     assert program.scale is None
-    assert replace(program, scale=np.ones(12)).penalty_norm.value(X[0]) == program.penalty_norm.value(X[0])
+    assert replace(program, scale=np.ones(12)).penalty_norm.value(
+        X[0]
+    ) == program.penalty_norm.value(X[0])
 
 
 def test_data_that_nothing_separates_are_proven_so_whatever_the_scale():
@@ -140,7 +158,8 @@ def test_the_few_weights_of_a_vertex_are_repaired_along_its_face(q):
     star = max_margin(X, y, q=q, scale=scale)
     problem = _problem(X, y, q, star.margin * (1 + 1e-6), False, scale)
     weights = np.where(star.dual_coef > 1e-9, star.dual_coef, 0)
-    assert np.count_nonzero(weights) < 25  # too few to move Z^T a straight to the centre of the ball
+    # too few to move Z^T a straight to the centre of the ball
+    assert np.count_nonzero(weights) < 25
     weights = weights * (1 + 1e-8 * np.random.default_rng(0).standard_normal(60))
     assert not proves_not_separable(problem, problem.balanced(weights[None]))[0]
     assert proves_not_separable(problem, repaired_weights(problem, weights[None]))[0]

@@ -10,17 +10,23 @@ from sklearn_robust.separators.semismooth_newton import solve_semismooth_newton
 def count_steps(monkeypatch):
     steps = []
     original = semismooth_newton._newton_step
-    monkeypatch.setattr(semismooth_newton, "_newton_step", lambda *args: steps.append(1) or original(*args))
+    monkeypatch.setattr(
+        semismooth_newton, "_newton_step", lambda *args: steps.append(1) or original(*args)
+    )
     return steps
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9])
-def test_ends_exactly_where_the_interior_point_method_tends_to(margin_program, largest_radius, proven_gap, share):
+def test_ends_exactly_where_the_interior_point_method_tends_to(
+    margin_program, largest_radius, proven_gap, share
+):
     problem = margin_program(25, 60, 2.0, 1.0, share * largest_radius(25, 60, 1.0))
     point = solve_semismooth_newton(problem, 1e-9)
     assert proven_gap(problem, point) <= 1e-9
     other = solve_interior_point(problem, 1e-11)
-    np.testing.assert_allclose(point.coef / np.abs(point.coef).sum(), other.coef / np.abs(other.coef).sum(), atol=1e-6)
+    np.testing.assert_allclose(
+        point.coef / np.abs(point.coef).sum(), other.coef / np.abs(other.coef).sum(), atol=1e-6
+    )
 
 
 def test_weights_of_a_smaller_radius_save_steps(margin_program, largest_radius, monkeypatch):

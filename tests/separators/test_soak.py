@@ -1,4 +1,5 @@
-"""A part of the soak of the benchmarks: no margin is above, and no bound below, what exact arithmetic makes of it."""
+"""A part of the soak of the benchmarks: no margin is above, and no bound below, what exact
+arithmetic makes of it."""
 
 import importlib
 import sys
@@ -11,8 +12,11 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 RUNS, CASES = 20, 30
 
-# the recomputation starts from points that are exact in extended arithmetic, which some machines lack
-pytestmark = pytest.mark.skipif(np.finfo(np.longdouble).eps > 1e-18, reason="long double is double here")
+# the recomputation starts from points that are exact in extended arithmetic, which some machines
+# lack
+pytestmark = pytest.mark.skipif(
+    np.finfo(np.longdouble).eps > 1e-18, reason="long double is double here"
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +38,25 @@ def test_random_separators_are_what_they_claim(soak, run):
 
 
 @pytest.mark.parametrize(
-    "case", [25, 283, 630, 971, 1196, 1923, 5065, 7165, 7518, 8130, 12534, 1729, 10718, 16100, 16165, 17457]
+    "case",
+    [
+        25,
+        283,
+        630,
+        971,
+        1196,
+        1923,
+        5065,
+        7165,
+        7518,
+        8130,
+        12534,
+        1729,
+        10718,
+        16100,
+        16165,
+        17457,
+    ],
 )
 def test_what_was_found_stays_mended(soak, case):
     faults, _ = soak.run_case(case)
@@ -48,7 +70,12 @@ def test_the_soak_finds_what_is_false(soak, monkeypatch):
         X, y, found = np.array([[3.0, 1.0], [-4.0, 1.0]]), np.array([1.0, -1.0]), []
         s = soak.min_norm_separator(X, y, p=2, q=np.inf, eps=1.0)
         problem = soak.Exact(X, y, None, np.inf, False)
-        soak.judge_separator(found, problem, replace(s, **{name: change(s) for name, change in changes.items()}), False)
+        soak.judge_separator(
+            found,
+            problem,
+            replace(s, **{name: change(s) for name, change in changes.items()}),
+            False,
+        )
         return {kind for kind, _ in found}
 
     assert judged() == set()

@@ -27,15 +27,20 @@ def sizes_solved(monkeypatch):
 
 
 def assert_same_direction(one, other):
-    np.testing.assert_allclose(one.coef / np.linalg.norm(one.coef), other.coef / np.linalg.norm(other.coef), atol=1e-4)
+    np.testing.assert_allclose(
+        one.coef / np.linalg.norm(one.coef), other.coef / np.linalg.norm(other.coef), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(
-    ("p", "dual_q", "eps"), [(1.0, 1.0, 0.0), (2.0, 1.0, 0.05), (INF, 1.0, 0.05), (1.0, 2.0, 0.1), (2.0, 2.0, 0.0)]
+    ("p", "dual_q", "eps"),
+    [(1.0, 1.0, 0.0), (2.0, 1.0, 0.05), (INF, 1.0, 0.05), (1.0, 2.0, 0.1), (2.0, 2.0, 0.0)],
 )
-def test_row_sets_agree_with_all_rows(margin_program, proven_gap, monkeypatch, p, dual_q, eps, intercept, convert):
+def test_row_sets_agree_with_all_rows(
+    margin_program, proven_gap, monkeypatch, p, dual_q, eps, intercept, convert
+):
     problem = margin_program(1500, 12, p, dual_q, eps, intercept=intercept)
     sizes = sizes_solved(monkeypatch)
     point = solve_on_row_sets(replace(problem, rows=convert(problem.rows)), 1e-8)
@@ -47,8 +52,12 @@ def test_row_sets_agree_with_all_rows(margin_program, proven_gap, monkeypatch, p
 
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
 @pytest.mark.parametrize("intercept", [False, True])
-@pytest.mark.parametrize(("p", "dual_q", "eps"), [(1.0, 1.0, 0.0), (1.0, 2.0, 0.5), (1.0, INF, 1.0), (2.0, 1.0, 0.1)])
-def test_column_sets_agree_with_all_columns(margin_program, proven_gap, monkeypatch, p, dual_q, eps, intercept, convert):
+@pytest.mark.parametrize(
+    ("p", "dual_q", "eps"), [(1.0, 1.0, 0.0), (1.0, 2.0, 0.5), (1.0, INF, 1.0), (2.0, 1.0, 0.1)]
+)
+def test_column_sets_agree_with_all_columns(
+    margin_program, proven_gap, monkeypatch, p, dual_q, eps, intercept, convert
+):
     problem = margin_program(12, 1500, p, dual_q, eps, intercept=intercept)
     sizes = sizes_solved(monkeypatch)
     point = solve_on_column_sets(replace(problem, rows=convert(problem.rows)), 1e-8)
@@ -71,7 +80,9 @@ def test_a_set_that_is_not_separable_proves_it_for_all(margin_program, proven):
     assert proven(problem, solve_on_row_sets(problem))[1] == 0
 
 
-@pytest.mark.parametrize(("n", "d", "seed", "q", "eps"), [(5000, 10, 4, INF, 0.02), (20_000, 20, 6, 2, 0.0)])
+@pytest.mark.parametrize(
+    ("n", "d", "seed", "q", "eps"), [(5000, 10, 4, INF, 0.02), (20_000, 20, 6, 2, 0.0)]
+)
 def test_row_sets_do_not_cycle(proven_gap, n, d, seed, q, eps):
     rng = np.random.default_rng(seed)
     X, w = rng.normal(size=(n, d)), np.zeros(d)
@@ -95,7 +106,9 @@ def test_data_that_nothing_separates_need_few_rounds(monkeypatch, proven):
     sizes = sizes_solved(monkeypatch)
     exact = np.random.default_rng(0).normal(size=(8000, 10))
     X, y = np.round(4 * exact), np.sign(exact.sum(axis=1))
-    program = scaled_program(RobustProblem.from_data(X, y, q=INF, eps=0.0, fit_intercept=False), LpNorm(1))
+    program = scaled_program(
+        RobustProblem.from_data(X, y, q=INF, eps=0.0, fit_intercept=False), LpNorm(1)
+    )
     assert proven(program, solve_on_row_sets(program))[1] <= 1e-9
     assert len(sizes) < 25
 

@@ -11,7 +11,9 @@ from sklearn_robust.solvers.accelerated import accelerated_margin
 
 LOSS = LOSSES["exponential"]
 EUCLIDEAN = LpNorm(2)
-each_intercept = pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "no intercept"])
+each_intercept = pytest.mark.parametrize(
+    "fit_intercept", [True, False], ids=["intercept", "no intercept"]
+)
 each_q = pytest.mark.parametrize("q", [1, 2, np.inf])
 
 
@@ -26,9 +28,15 @@ def assert_proven(problem, norm, solution, tol):
     assert solution.separable == [True] * k
     assert np.all(np.asarray(solution.converged))
     certificate = certify(problem, norm, solution.coef, solution.weights, solution.intercept)
-    np.testing.assert_allclose(np.asarray(solution.margin), np.asarray(certificate.margin), rtol=1e-5)
-    np.testing.assert_allclose(np.asarray(solution.margin_bound), np.asarray(certificate.bound), rtol=1e-5)
-    np.testing.assert_allclose(np.asarray(solution.gap), 1 - np.asarray(solution.margin / solution.margin_bound), atol=1e-6)
+    np.testing.assert_allclose(
+        np.asarray(solution.margin), np.asarray(certificate.margin), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        np.asarray(solution.margin_bound), np.asarray(certificate.bound), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        np.asarray(solution.gap), 1 - np.asarray(solution.margin / solution.margin_bound), atol=1e-6
+    )
     assert np.all(np.asarray(solution.gap) <= tol)
     smallest = np.asarray(problem.margins(solution.coef, solution.intercept)).min(axis=1)
     np.testing.assert_allclose(smallest, 1, rtol=1e-4)  # the scale of the predictor
@@ -66,14 +74,17 @@ def test_value_equals_the_cone_solver(gaussian, largest_margin, p, q, fit_interc
 @each_q
 def test_high_accuracy(gaussian, largest_margin, q):
     X, y = gaussian(12, 20)
-    problem = RobustProblem.from_data(X, y, q=q, eps=0.5 * radius(largest_margin, X, y, q), fit_intercept=False)
+    problem = RobustProblem.from_data(
+        X, y, q=q, eps=0.5 * radius(largest_margin, X, y, q), fit_intercept=False
+    )
     solution = accelerated_margin(problem, LOSS, EUCLIDEAN, tol=1e-8, max_iter=20_000)
     assert_proven(problem, EUCLIDEAN, solution, 1e-8)
 
 
 @pytest.mark.parametrize(("q", "share"), [(1, 0.99), (2, 0.99), (2, 0.999), (np.inf, 0.99)])
 def test_close_to_the_largest_radius(gaussian, largest_margin, q, share):
-    """The distance to the ball is a small difference of large numbers there: rounding must not refuse every step."""
+    """The distance to the ball is a small difference of large numbers there: rounding must not
+    refuse every step."""
     X, y = gaussian(30, 60)
     eps = share * radius(largest_margin, X, y, q)
     problem = RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=False)
@@ -85,7 +96,9 @@ def test_close_to_the_largest_radius(gaussian, largest_margin, q, share):
 @each_intercept
 @pytest.mark.parametrize("shape", [(40, 5), (15, 30)], ids=["few features", "many features"])
 @pytest.mark.parametrize("factor", [1.02, 1.5])
-def test_non_separable_data_are_proven_to_be(gaussian, largest_margin, q, fit_intercept, shape, factor):
+def test_non_separable_data_are_proven_to_be(
+    gaussian, largest_margin, q, fit_intercept, shape, factor
+):
     X, y = gaussian(*shape)
     eps = factor * radius(largest_margin, X, y, q, fit_intercept) + 1e-3
     problem = RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=fit_intercept)
@@ -132,7 +145,8 @@ def test_batched_equals_single(gaussian, largest_margin, q):
         assert together.n_iter[k] == one.n_iter[0]
         np.testing.assert_allclose(together.coef[k], one.coef[0], rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(together.margin[k], one.margin[0], rtol=1e-9)
-    np.testing.assert_allclose(together.coef[2], -together.coef[0], rtol=1e-6, atol=1e-9)  # opposite labels
+    # opposite labels
+    np.testing.assert_allclose(together.coef[2], -together.coef[0], rtol=1e-6, atol=1e-9)
 
 
 def test_a_batch_keeps_separable_and_other_problems_apart(gaussian):
@@ -152,12 +166,17 @@ def test_single_precision(gaussian, largest_margin, q, fit_intercept, share):
     X, y = gaussian(30, 60)
     eps = share * radius(largest_margin, X, y, q, fit_intercept)
     gamma = largest_margin(X, y, p=2, q=q, eps=eps, fit_intercept=fit_intercept)
-    problem = RobustProblem.from_data(X.astype(np.float32), y.astype(np.float32), q=q, eps=eps, fit_intercept=fit_intercept)
+    problem = RobustProblem.from_data(
+        X.astype(np.float32), y.astype(np.float32), q=q, eps=eps, fit_intercept=fit_intercept
+    )
     solution = accelerated_margin(problem, LOSS, EUCLIDEAN, max_iter=5000)
     assert solution.coef.dtype == solution.intercept.dtype == solution.weights.dtype == np.float32
-    assert_proven(problem, EUCLIDEAN, solution, 1e-3 + 5e-4)  # the path ends at 1e-3; rounding in single precision is charged
+    # the path ends at 1e-3; rounding in single precision is charged
+    assert_proven(problem, EUCLIDEAN, solution, 1e-3 + 5e-4)
     exact = RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=fit_intercept)
-    margin = robust_margin(exact, EUCLIDEAN, solution.coef.astype(float), solution.intercept.astype(float))
+    margin = robust_margin(
+        exact, EUCLIDEAN, solution.coef.astype(float), solution.intercept.astype(float)
+    )
     assert margin[0] >= (1 - 2e-3) * gamma
 
 
@@ -167,7 +186,9 @@ def test_torch_equals_numpy(gaussian, largest_margin, dtype, q):
     X, y = gaussian(14, 25)
     labels = np.stack([y, np.roll(y, 5)])
     eps = 0.5 * radius(largest_margin, X, y, q, True)
-    expected = accelerated_margin(RobustProblem.from_data(X, labels, q=q, eps=eps, fit_intercept=True), LOSS, EUCLIDEAN)
+    expected = accelerated_margin(
+        RobustProblem.from_data(X, labels, q=q, eps=eps, fit_intercept=True), LOSS, EUCLIDEAN
+    )
     tensors = torch.as_tensor(X, dtype=dtype), torch.as_tensor(labels, dtype=dtype)
     problem = RobustProblem.from_data(*tensors, q=q, eps=eps, fit_intercept=True)
     solution = accelerated_margin(problem, LOSS, EUCLIDEAN)
@@ -182,7 +203,9 @@ def test_torch_equals_numpy(gaussian, largest_margin, dtype, q):
 
 def test_torch_proves_that_data_are_not_separable(gaussian):
     X, y = gaussian(60, 4, noise=3.0)
-    problem = RobustProblem.from_data(torch.from_numpy(X), torch.from_numpy(y), q=2, eps=0.1, fit_intercept=True)
+    problem = RobustProblem.from_data(
+        torch.from_numpy(X), torch.from_numpy(y), q=2, eps=0.1, fit_intercept=True
+    )
     solution = accelerated_margin(problem, LOSS, EUCLIDEAN)
     assert solution.separable == [False]
     assert non_separability_slack(problem, solution.weights)[0] >= -1e-12
@@ -194,7 +217,9 @@ def test_sparse_equals_dense(gaussian, largest_margin, q):
     X = X * (np.random.default_rng(0).uniform(size=X.shape) < 0.5)
     eps = 0.5 * radius(largest_margin, X, y, q, True)
     solutions = [
-        accelerated_margin(RobustProblem.from_data(data, y, q=q, eps=eps, fit_intercept=True), LOSS, EUCLIDEAN)
+        accelerated_margin(
+            RobustProblem.from_data(data, y, q=q, eps=eps, fit_intercept=True), LOSS, EUCLIDEAN
+        )
         for data in (X, sparse.csr_array(X))
     ]
     np.testing.assert_allclose(solutions[1].coef, solutions[0].coef, rtol=1e-6, atol=1e-9)
@@ -208,8 +233,12 @@ def test_samples_of_weight_zero_are_left_out(gaussian, fit_intercept):
     y_wrong = np.where(weight > 0, y, -y)  # they would change the separator
     kept = weight > 0
     arguments = {"q": np.inf, "eps": 0.05, "fit_intercept": fit_intercept}
-    with_zeros = accelerated_margin(RobustProblem.from_data(X, y_wrong, sample_weight=weight, **arguments), LOSS, EUCLIDEAN)
-    without = accelerated_margin(RobustProblem.from_data(X[kept], y[kept], **arguments), LOSS, EUCLIDEAN)
+    with_zeros = accelerated_margin(
+        RobustProblem.from_data(X, y_wrong, sample_weight=weight, **arguments), LOSS, EUCLIDEAN
+    )
+    without = accelerated_margin(
+        RobustProblem.from_data(X[kept], y[kept], **arguments), LOSS, EUCLIDEAN
+    )
     np.testing.assert_allclose(with_zeros.coef, without.coef, rtol=1e-6, atol=1e-9)
     np.testing.assert_array_equal(with_zeros.weights[0, ~kept], 0)
 
@@ -236,4 +265,6 @@ def test_the_loss_only_reports_the_risk(gaussian, loss):
     solution = accelerated_margin(problem, loss, EUCLIDEAN)
     np.testing.assert_array_equal(solution.coef, accelerated_margin(problem, LOSS, EUCLIDEAN).coef)
     margins = problem.margins(solution.coef, solution.intercept)
-    np.testing.assert_allclose(solution.log_risk, loss.log_risk_and_weights(margins, problem.log_weight)[0], rtol=1e-12)
+    np.testing.assert_allclose(
+        solution.log_risk, loss.log_risk_and_weights(margins, problem.log_weight)[0], rtol=1e-12
+    )

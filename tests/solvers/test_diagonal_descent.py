@@ -15,12 +15,16 @@ from sklearn_robust.solvers.diagonal_descent import _DiagonalDescent
 def paper_problem(share, teacher_sparsity=None):
     X, y = make_teacher_classification(64, 512, teacher_sparsity=teacher_sparsity, random_state=0)
     largest = max_margin(X, y, q=math.inf).margin
-    problem = RobustProblem.from_data(X, y.astype(float), q=math.inf, eps=share * largest, fit_intercept=False)
+    problem = RobustProblem.from_data(
+        X, y.astype(float), q=math.inf, eps=share * largest, fit_intercept=False
+    )
     return problem, largest * (1 - share)  # p = q*: the largest l1 margin is eps* - eps
 
 
 @pytest.mark.parametrize("teacher_sparsity", [None, 4])
-@pytest.mark.parametrize(("share", "iterations"), [(0, 300), (0.25, 500), (0.5, 1100), (0.75, 6100)])
+@pytest.mark.parametrize(
+    ("share", "iterations"), [(0, 300), (0.25, 500), (0.5, 1100), (0.75, 6100)]
+)
 def test_reaches_the_loss_within_few_iterations(share, iterations, teacher_sparsity):
     problem, gamma = paper_problem(share, teacher_sparsity)
     solution = diagonal_descent(problem, LOSSES["exponential"], record_every=1)
@@ -64,11 +68,15 @@ def test_velocity_is_the_gradient_in_the_parameters(gaussian):
         coef = rule.coef(state)
         now = problem.evaluate(loss, coef)
         tiny = np.array([1e-7])
-        (up, down), velocity = rule.propose(problem, state, coef, now, problem.weighted_sum(now.weights), tiny)
+        (up, down), velocity = rule.propose(
+            problem, state, coef, now, problem.weighted_sum(now.weights), tiny
+        )
         for j in range(5):
             bumped = (state[0] + 1e-6 * np.eye(5)[j], state[1])
             slope = (log_risk(bumped) - log_risk(state)) / 1e-6
-            assert slope == pytest.approx(depth * state[0][0, j] ** (depth - 1) * velocity[0, j], rel=1e-4, abs=1e-6)
+            assert slope == pytest.approx(
+                depth * state[0][0, j] ** (depth - 1) * velocity[0, j], rel=1e-4, abs=1e-6
+            )
         # a small step is a gradient step on both halves, with one rate
         rates = np.concatenate(
             [
@@ -81,10 +89,14 @@ def test_velocity_is_the_gradient_in_the_parameters(gaussian):
 
 
 def test_implicit_step_lands_on_zero():
-    problem = RobustProblem.from_data(np.eye(2), np.ones(2), q=math.inf, eps=10.0, fit_intercept=False)
+    problem = RobustProblem.from_data(
+        np.eye(2), np.ones(2), q=math.inf, eps=10.0, fit_intercept=False
+    )
     rule = _DiagonalDescent(2, 1.0)
     state = (np.array([[0.3, 1.0]]), np.array([[0.29, 0.1]]))
     coef = rule.coef(state)
     now = problem.evaluate(LOSSES["exponential"], coef)
-    trial, _ = rule.propose(problem, state, coef, now, problem.weighted_sum(now.weights), np.array([1.0]))
+    trial, _ = rule.propose(
+        problem, state, coef, now, problem.weighted_sum(now.weights), np.array([1.0])
+    )
     assert abs(rule.coef(trial)[0, 0]) < 1e-5 < abs(coef[0, 0])  # up to the curvature of exp

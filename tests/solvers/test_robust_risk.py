@@ -12,7 +12,9 @@ from sklearn_robust.solvers import _risk_model, _risk_newton, robust_risk
 from sklearn_robust.solvers.robust_risk import minimise_robust_risk
 
 each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-each_intercept = pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "no intercept"])
+each_intercept = pytest.mark.parametrize(
+    "fit_intercept", [True, False], ids=["intercept", "no intercept"]
+)
 EUCLIDEAN = LpNorm(2)
 
 
@@ -21,9 +23,13 @@ def least_log_risk(X, y, loss, q, eps, *, fit_intercept=True, share=None):
     share = np.full(len(y), 1 / len(y)) if share is None else share
     X, y, share = X[share > 0], y[share > 0], share[share > 0]
     w, b = cp.Variable(X.shape[1]), cp.Variable()
-    margins = cp.multiply(y, X @ w + (b if fit_intercept else 0)) - eps * cp.norm(w, LpNorm(q).dual.p)
+    margins = cp.multiply(y, X @ w + (b if fit_intercept else 0)) - eps * cp.norm(
+        w, LpNorm(q).dual.p
+    )
     if loss.name == "exponential":
-        return cp.Problem(cp.Minimize(cp.log_sum_exp(np.log(share) - margins))).solve(solver=cp.CLARABEL)
+        return cp.Problem(cp.Minimize(cp.log_sum_exp(np.log(share) - margins))).solve(
+            solver=cp.CLARABEL
+        )
     return np.log(cp.Problem(cp.Minimize(share @ cp.logistic(-margins))).solve(solver=cp.CLARABEL))
 
 
@@ -45,15 +51,19 @@ def assert_proven(problem, loss, solution):
 
 
 def check(X, y, loss, q, eps, *, fit_intercept=True, sample_weight=None, tol=1e-8):
-    """Minimise, compare with the cone solver, and check the proof; returns the problem and the solution."""
-    problem = RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=fit_intercept, sample_weight=sample_weight)
+    """Minimise, compare with the cone solver, and check the proof; returns the problem and the
+    solution."""
+    problem = RobustProblem.from_data(
+        X, y, q=q, eps=eps, fit_intercept=fit_intercept, sample_weight=sample_weight
+    )
     solution = minimise_robust_risk(problem, loss, EUCLIDEAN, tol=tol)
     assert_proven(problem, loss, solution)
     assert solution.gap[0] <= tol
     share = np.exp(problem.log_weight[0])
     dense = X.toarray() if sparse.issparse(X) else X
     least = least_log_risk(dense, y, loss, q, eps, fit_intercept=fit_intercept, share=share)
-    # within 1e-6 of the oracle, and the true gap is below the reported one, up to the oracle's own accuracy
+    # within 1e-6 of the oracle, and the true gap is below the reported one, up to the oracle's own
+    # accuracy
     assert solution.log_risk[0] == pytest.approx(least, abs=1e-6)
     assert -np.expm1(least - solution.log_risk[0]) <= solution.gap[0] + 1e-7
     return problem, solution
@@ -76,7 +86,8 @@ def test_more_features_than_samples(gaussian, largest_margin, loss, q):
     check(X, y, loss, q, 1.05 * radius)
 
 
-# at eps = 0.2 the cone solver calls its answer inaccurate; it is right to the digits that are compared
+# at eps = 0.2 the cone solver calls its answer inaccurate; it is right to the digits that are
+# compared
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
 @each_loss
 @pytest.mark.parametrize("q", [2, np.inf])
@@ -90,7 +101,9 @@ def test_breast_cancer(loss, q, eps):
 def test_digits():
     X, target = load_digits(return_X_y=True)
     used = (target == 3) | (target == 8)
-    problem, solution = check(X[used] / 16, np.where(target[used] == 3, 1.0, -1.0), LOSSES["logistic"], np.inf, 0.2)
+    problem, solution = check(
+        X[used] / 16, np.where(target[used] == 3, 1.0, -1.0), LOSSES["logistic"], np.inf, 0.2
+    )
     # pixels that are blank in every image get no weight, and the proof of it is exact
     np.testing.assert_array_equal(solution.coef[0, np.ptp(problem.X, axis=0) == 0], 0)
 
@@ -122,7 +135,9 @@ def test_sample_weights(gaussian, loss, q):
     assert np.any(weight == 0)
     _, solution = check(X, y, loss, q, 0.1, sample_weight=weight)
     repeats = weight.astype(int)
-    repeated = RobustProblem.from_data(np.repeat(X, repeats, axis=0), np.repeat(y, repeats), q=q, eps=0.1, fit_intercept=True)
+    repeated = RobustProblem.from_data(
+        np.repeat(X, repeats, axis=0), np.repeat(y, repeats), q=q, eps=0.1, fit_intercept=True
+    )
     expected = minimise_robust_risk(repeated, loss, EUCLIDEAN)
     assert solution.log_risk[0] == pytest.approx(expected.log_risk[0], abs=1e-8)
     np.testing.assert_allclose(solution.coef, expected.coef, atol=1e-3)
@@ -176,14 +191,19 @@ def test_a_separable_problem_is_not_claimed_to_be_solved(gaussian, largest_margi
     assert not solution.converged[0]
     assert solution.gap[0] == np.inf or solution.gap[0] >= 1 - 1e-12
     assert solution.margin[0] > 0
-    assert solution.margin[0] <= largest_margin(X, y, p=2, q=q, eps=0.5 * radius, fit_intercept=True) + 1e-6
+    assert (
+        solution.margin[0]
+        <= largest_margin(X, y, p=2, q=q, eps=0.5 * radius, fit_intercept=True) + 1e-6
+    )
 
 
 @each_loss
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 def test_single_precision(gaussian, loss, q):
     X, y = gaussian(40, 5, noise=2.0)
-    problem = RobustProblem.from_data(X.astype(np.float32), y.astype(np.float32), q=q, eps=0.1, fit_intercept=True)
+    problem = RobustProblem.from_data(
+        X.astype(np.float32), y.astype(np.float32), q=q, eps=0.1, fit_intercept=True
+    )
     solution = minimise_robust_risk(problem, loss, EUCLIDEAN)
     assert solution.coef.dtype == solution.intercept.dtype == np.float32
     assert solution.weights.dtype == np.float64  # a proof is not rounded
@@ -195,7 +215,8 @@ def test_single_precision(gaussian, loss, q):
 @each_loss
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 def test_the_certified_gap_reaches_the_tolerance(gaussian, loss, q, seed):
-    """The bound is off by as much as the weights are: the last digits need more than the risk itself can show."""
+    """The bound is off by as much as the weights are: the last digits need more than the risk
+    itself can show."""
     X, y = gaussian(40, 5, seed=seed, noise=2.0)
     problem = RobustProblem.from_data(X, y, q=q, eps=0.1, fit_intercept=True)
     solution = minimise_robust_risk(problem, loss, EUCLIDEAN)
@@ -207,7 +228,8 @@ def test_iteration_limit_is_respected_and_its_gap_is_honest(gaussian):
     X, y = gaussian(60, 8, noise=2.0)
     problem = RobustProblem.from_data(X, y, q=np.inf, eps=0.05, fit_intercept=True)
     loss = LOSSES["exponential"]
-    solution = minimise_robust_risk(problem, loss, EUCLIDEAN, max_iter=1, tol=1.0)  # any gap will do: no Newton steps
+    # any gap will do: no Newton steps
+    solution = minimise_robust_risk(problem, loss, EUCLIDEAN, max_iter=1, tol=1.0)
     assert solution.n_iter[0] <= 1
     least = least_log_risk(X, y, loss, np.inf, 0.05)
     true_gap = -np.expm1(least - solution.log_risk[0])
@@ -238,7 +260,9 @@ def test_records_its_way_on_request(gaussian):
 @each_intercept
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 def test_newton_alone_certifies(gaussian, monkeypatch, loss, fit_intercept, q):
-    monkeypatch.setattr(robust_risk, "lbfgs", lambda *args, **kwargs: pytest.fail("the fallback was called"))
+    monkeypatch.setattr(
+        robust_risk, "lbfgs", lambda *args, **kwargs: pytest.fail("the fallback was called")
+    )
     X, y = gaussian(60, 8, noise=2.0)
     _, solution = check(X, y, loss, q, 0.1, fit_intercept=fit_intercept)
     assert solution.n_iter[0] <= 15
@@ -247,7 +271,9 @@ def test_newton_alone_certifies(gaussian, monkeypatch, loss, fit_intercept, q):
 @each_loss
 @pytest.mark.parametrize("q", [1, 1.5, 2, 3, np.inf])
 def test_where_newton_gives_up_lbfgs_takes_over(gaussian, monkeypatch, loss, q):
-    monkeypatch.setattr(robust_risk, "newton", lambda problem, loss, start, **kwargs: (None, start, 0))
+    monkeypatch.setattr(
+        robust_risk, "newton", lambda problem, loss, start, **kwargs: (None, start, 0)
+    )
     X, y = gaussian(60, 8, noise=2.0)
     _, solution = check(X, y, loss, q, 0.1, tol=1e-5)
     assert solution.n_iter[0] > 5
@@ -256,8 +282,11 @@ def test_where_newton_gives_up_lbfgs_takes_over(gaussian, monkeypatch, loss, q):
 @each_loss
 @pytest.mark.parametrize("shape", [(40, 3), (100, 20), (200, 50)], ids=str)
 def test_no_exponent_takes_many_more_evaluations_than_two(monkeypatch, loss, shape):
-    """Where q is large or next to 1, the norm's curvature is nothing on one side of a kink and endless on the other."""
-    monkeypatch.setattr(robust_risk, "lbfgs", lambda *args, **kwargs: pytest.fail("the fallback was called"))
+    """Where q is large or next to 1, the norm's curvature is nothing on one side of a kink and
+    endless on the other."""
+    monkeypatch.setattr(
+        robust_risk, "lbfgs", lambda *args, **kwargs: pytest.fail("the fallback was called")
+    )
     evaluations, most = 0, 10**9
     value, factor = _risk_model._Model.value, _risk_model._Model._factor
 
@@ -301,7 +330,16 @@ def test_hessians_in_single_precision_certify_too(gaussian, monkeypatch, loss, q
 @each_loss
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 @pytest.mark.parametrize(
-    "data", ["zero column", "doubled columns", "doubled rows", "signs", "one feature", "conflict", "scales"]
+    "data",
+    [
+        "zero column",
+        "doubled columns",
+        "doubled rows",
+        "signs",
+        "one feature",
+        "conflict",
+        "scales",
+    ],
 )
 def test_degenerate_data(gaussian, loss, q, data):
     X, y = gaussian(40, 5, noise=3.0)
@@ -332,7 +370,9 @@ def test_degenerate_data(gaussian, loss, q, data):
 @each_loss
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 def test_one_sample_of_each_class_on_top_of_each_other(loss, q):
-    problem = RobustProblem.from_data(np.ones((2, 3)), np.array([1.0, -1.0]), q=q, eps=0.1, fit_intercept=True)
+    problem = RobustProblem.from_data(
+        np.ones((2, 3)), np.array([1.0, -1.0]), q=q, eps=0.1, fit_intercept=True
+    )
     solution = minimise_robust_risk(problem, loss, EUCLIDEAN)
     assert_proven(problem, loss, solution)
     np.testing.assert_array_equal(solution.coef, 0)
@@ -341,14 +381,20 @@ def test_one_sample_of_each_class_on_top_of_each_other(loss, q):
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_single_precision_data_are_not_copied(gaussian, loss):
     X, y = gaussian(500, 20, noise=3.0)
-    single = RobustProblem.from_data(X.astype(np.float32), y.astype(np.float32), q=np.inf, eps=0.1, fit_intercept=True)
+    single = RobustProblem.from_data(
+        X.astype(np.float32), y.astype(np.float32), q=np.inf, eps=0.1, fit_intercept=True
+    )
     double = single.in_double_arithmetic()
     assert double.X is single.X
     weights = np.random.default_rng(0).dirichlet(np.ones(500), 1)
     copied = single.as_float64()
-    np.testing.assert_allclose(double.weighted_sum(weights), copied.weighted_sum(weights), rtol=1e-12)
+    np.testing.assert_allclose(
+        double.weighted_sum(weights), copied.weighted_sum(weights), rtol=1e-12
+    )
     coef = np.random.default_rng(1).standard_normal((1, 20))
-    np.testing.assert_allclose(double.signed_scores(coef), copied.signed_scores(coef), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(
+        double.signed_scores(coef), copied.signed_scores(coef), rtol=1e-12, atol=1e-12
+    )
     np.testing.assert_allclose(double.sizes(weights), weights @ np.abs(copied.X), rtol=1e-12)
     assert minimise_robust_risk(single, loss, EUCLIDEAN, tol=1e-6).gap[0] <= 1e-5
 
@@ -364,7 +410,9 @@ def test_along_radii_each_minimiser_starts_from_the_one_before(loss):
     iterations = 0
     for j, radius in enumerate(radii):
         alone = minimise_robust_risk(problem.at_radii([radius]), loss, EUCLIDEAN, tol=1e-10)
-        np.testing.assert_allclose(together.coef[2 * j : 2 * j + 2], alone.coef, atol=1e-4 * np.abs(alone.coef).max())
+        np.testing.assert_allclose(
+            together.coef[2 * j : 2 * j + 2], alone.coef, atol=1e-4 * np.abs(alone.coef).max()
+        )
         iterations += alone.n_iter.sum()
     assert np.all(together.converged)
     assert together.n_iter.sum() < 0.8 * iterations

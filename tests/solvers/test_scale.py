@@ -22,7 +22,9 @@ def separable(q, **options):
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((20, 40)), np.sign(rng.standard_normal(20))
     scale = rng.choice([0.0, 0.5, 1.0, 2.0], 40)
-    return RobustProblem.from_data(X, y, q=q, eps=RADIUS[q], fit_intercept=False, scale=scale, **options)
+    return RobustProblem.from_data(
+        X, y, q=q, eps=RADIUS[q], fit_intercept=False, scale=scale, **options
+    )
 
 
 def noisy(q, eps, scale, fit_intercept=True):
@@ -34,7 +36,9 @@ def noisy(q, eps, scale, fit_intercept=True):
 
 def largest_margin(problem, p):
     w, margin = cp.Variable(problem.n_features), cp.Variable()
-    penalty = problem.threat.eps[0] * cp.norm(cp.multiply(problem.threat.scale, w), problem.threat.dual_norm.p)
+    penalty = problem.threat.eps[0] * cp.norm(
+        cp.multiply(problem.threat.scale, w), problem.threat.dual_norm.p
+    )
     rows = [cp.multiply(problem.y[0], problem.X @ w) - penalty >= margin, cp.norm(w, p) <= 1]
     return cp.Problem(cp.Maximize(margin), rows).solve(solver=cp.CLARABEL)
 
@@ -43,7 +47,9 @@ def largest_margin(problem, p):
 @pytest.mark.parametrize("q", EXPONENTS)
 def test_descent_tends_to_the_largest_margin_of_every_pair(p, q):
     problem = separable(q)
-    solution = steepest_descent(problem, EXPONENTIAL, LpNorm(p), max_iter=1000, loss_tol=0, tol=0.05)
+    solution = steepest_descent(
+        problem, EXPONENTIAL, LpNorm(p), max_iter=1000, loss_tol=0, tol=0.05
+    )
     largest = largest_margin(problem, p)
     assert 0.75 * largest <= solution.margin[0] <= largest * (1 + 1e-6)
     assert solution.margin_bound[0] >= largest * (1 - 1e-6)
@@ -71,7 +77,10 @@ def test_descent_on_torch_takes_the_same_steps(q):
         scale=torch.tensor(problem.threat.scale),
     )
     for p in (1, 2, np.inf):
-        ours, theirs = (steepest_descent(each, EXPONENTIAL, LpNorm(p), max_iter=15, loss_tol=0) for each in (problem, tensors))
+        ours, theirs = (
+            steepest_descent(each, EXPONENTIAL, LpNorm(p), max_iter=15, loss_tol=0)
+            for each in (problem, tensors)
+        )
         np.testing.assert_allclose(theirs.coef, ours.coef, rtol=1e-7, atol=1e-10)
 
 

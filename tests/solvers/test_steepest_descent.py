@@ -11,7 +11,12 @@ from sklearn_robust import make_teacher_classification, max_margin, min_norm_sep
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.solvers import accelerated_margin, descent_grid, minimise_robust_risk, steepest_descent
+from sklearn_robust.solvers import (
+    accelerated_margin,
+    descent_grid,
+    minimise_robust_risk,
+    steepest_descent,
+)
 from sklearn_robust.solvers._batch import room_like
 from sklearn_robust.solvers._descent import RulePath
 from sklearn_robust.solvers._geometry import Geometry
@@ -22,7 +27,9 @@ EXPONENTS = (1, 2, math.inf)
 
 
 def problem_of(X, y, *, q, eps, fit_intercept=False, sample_weight=None):
-    return RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=fit_intercept, sample_weight=sample_weight)
+    return RobustProblem.from_data(
+        X, y, q=q, eps=eps, fit_intercept=fit_intercept, sample_weight=sample_weight
+    )
 
 
 @pytest.mark.parametrize("p", EXPONENTS)
@@ -33,7 +40,12 @@ def test_every_pair_descends_and_approaches_the_exact_separator(gaussian, p, q, 
     eps = share * max_margin(X, y, q=q).margin
     exact = min_norm_separator(X, y, p=p, q=q, eps=eps)
     solution = steepest_descent(
-        problem_of(X, y, q=q, eps=eps), LOSSES["exponential"], LpNorm(p), loss_tol=0, max_iter=3000, record_every=10
+        problem_of(X, y, q=q, eps=eps),
+        LOSSES["exponential"],
+        LpNorm(p),
+        loss_tol=0,
+        max_iter=3000,
+        record_every=10,
     )
     assert np.all(np.diff(solution.history["log_risk"][:, 0]) <= 0)
     assert np.all(np.diff(solution.history["margin_bound"][:, 0]) <= 0)
@@ -43,10 +55,16 @@ def test_every_pair_descends_and_approaches_the_exact_separator(gaussian, p, q, 
     if solution.margin[0] > 0:
         assert solution.margin[0] >= (1 - solution.gap[0]) * exact.margin * (1 - 1e-9)
     if share <= 0.5:
-        assert solution.margin[0] > (0.75 if p == q == 1 else 0.85) * exact.margin  # (1, 1) moves along ever more ties
+        # (1, 1) moves along ever more ties
+        assert solution.margin[0] > (0.75 if p == q == 1 else 0.85) * exact.margin
         assert solution.gap[0] < (0.35 if p == q == 1 else 0.2)
     if p == 2 and share <= 0.5:  # where the separator is unique the direction converges too
-        cosine = solution.coef[0] @ exact.coef / np.linalg.norm(solution.coef) / np.linalg.norm(exact.coef)
+        cosine = (
+            solution.coef[0]
+            @ exact.coef
+            / np.linalg.norm(solution.coef)
+            / np.linalg.norm(exact.coef)
+        )
         assert 1 - cosine <= solution.gap[0]
 
 
@@ -66,16 +84,21 @@ def test_reported_gap_holds_against_the_exact_separator(p, q, fit_intercept, n, 
         exact = min_norm_separator(X, y, p=p, q=q, eps=eps, fit_intercept=fit_intercept)
         assert exact.relative_gap <= 1e-6
         problem = problem_of(X, y, q=q, eps=eps, fit_intercept=fit_intercept)
-        solution = steepest_descent(problem, LOSSES["exponential"], LpNorm(p), loss_tol=0, max_iter=600)
+        solution = steepest_descent(
+            problem, LOSSES["exponential"], LpNorm(p), loss_tol=0, max_iter=600
+        )
         assert solution.margin[0] <= exact.margin_bound * (1 + 1e-9)
         assert solution.margin_bound[0] >= exact.margin * (1 - 1e-9)
         if solution.margin[0] > 0:
             assert solution.margin[0] >= (1 - solution.gap[0]) * exact.margin * (1 - 1e-9)
         if p == 2:
             limit = accelerated_margin(problem, LOSSES["exponential"], LpNorm(p), tol=1e-3)
-            cosine = limit.coef[0] @ exact.coef / np.linalg.norm(limit.coef) / np.linalg.norm(exact.coef)
+            cosine = (
+                limit.coef[0] @ exact.coef / np.linalg.norm(limit.coef) / np.linalg.norm(exact.coef)
+            )
             assert limit.gap[0] <= 1e-3
-            assert cosine >= 1 - 1e-3  # margins are concave on the unit ball: the gap bounds 1 - cosine
+            # margins are concave on the unit ball: the gap bounds 1 - cosine
+            assert cosine >= 1 - 1e-3
 
 
 @pytest.mark.parametrize("p", [1.5, 3.0])
@@ -83,7 +106,9 @@ def test_reported_gap_holds_against_the_exact_separator(p, q, fit_intercept, n, 
 def test_general_exponents(gaussian, p, q):
     X, y = gaussian(15, 30)
     eps = 0.5 * max_margin(X, y, q=q).margin
-    solution = steepest_descent(problem_of(X, y, q=q, eps=eps), LOSSES["logistic"], LpNorm(p), loss_tol=0, max_iter=2000)
+    solution = steepest_descent(
+        problem_of(X, y, q=q, eps=eps), LOSSES["logistic"], LpNorm(p), loss_tol=0, max_iter=2000
+    )
     assert solution.margin[0] > 0.9 * min_norm_separator(X, y, p=p, q=q, eps=eps).margin
 
 
@@ -91,12 +116,15 @@ def test_coordinate_descent_at_large_eps_where_the_naive_subgradient_stalls(gaus
     X, y = gaussian(60, 200)
     eps = 0.95 * max_margin(X, y, q=math.inf).margin
     problem = problem_of(X, y, q=math.inf, eps=eps)
-    solution = steepest_descent(problem, LOSSES["exponential"], LpNorm(1), loss_tol=0, max_iter=4000, record_every=10)
+    solution = steepest_descent(
+        problem, LOSSES["exponential"], LpNorm(1), loss_tol=0, max_iter=4000, record_every=10
+    )
     log_risk = solution.history["log_risk"][:, 0]
     assert np.all(np.diff(log_risk) <= 0)
     assert log_risk[-1] < log_risk[len(log_risk) // 2] - 0.05  # still falling in the second half
 
-    # coordinate descent with the subgradient of automatic differentiation, sign(0) = 0, at the step of the paper
+    # coordinate descent with the subgradient of automatic differentiation, sign(0) = 0, at the step
+    # of the paper
     coef, naive = np.zeros((1, 200)), []
     step = 1 / (np.abs(X).max() + eps) ** 2
     for _ in range(4000):
@@ -136,7 +164,9 @@ def test_data_that_are_not_separable_end_at_the_minimiser_of_the_risk(gaussian, 
 def test_stops_at_the_proof_of_non_separability_on_request(gaussian):
     X, y = gaussian(80, 4, noise=2.0)
     problem = problem_of(X, y, q=2, eps=0.1)
-    solution = steepest_descent(problem, LOSSES["exponential"], LpNorm(2), tol=1e-12, stop_if_not_separable=True)
+    solution = steepest_descent(
+        problem, LOSSES["exponential"], LpNorm(2), tol=1e-12, stop_if_not_separable=True
+    )
     assert solution.separable == [False]
     assert solution.margin_bound[0] == 0
     assert LpNorm(2).value(problem.weighted_sum(solution.weights))[0] <= 0.1
@@ -145,10 +175,18 @@ def test_stops_at_the_proof_of_non_separability_on_request(gaussian):
 def test_a_batch_gives_what_its_problems_give_alone(gaussian):
     X, y = gaussian(40, 60)
     labels = np.stack([y, np.where(X[:, 0] > 0, 1.0, -1.0), np.where(X[:, 1] > 0.5, 1.0, -1.0)])
-    batch = steepest_descent(problem_of(X, labels, q=math.inf, eps=0.02, fit_intercept=True), LOSSES["logistic"], LpNorm(2))
+    batch = steepest_descent(
+        problem_of(X, labels, q=math.inf, eps=0.02, fit_intercept=True),
+        LOSSES["logistic"],
+        LpNorm(2),
+    )
     assert len(set(batch.n_iter.tolist())) > 1  # they stop on their own
     for i, signs in enumerate(labels):
-        alone = steepest_descent(problem_of(X, signs, q=math.inf, eps=0.02, fit_intercept=True), LOSSES["logistic"], LpNorm(2))
+        alone = steepest_descent(
+            problem_of(X, signs, q=math.inf, eps=0.02, fit_intercept=True),
+            LOSSES["logistic"],
+            LpNorm(2),
+        )
         np.testing.assert_allclose(batch.coef[i], alone.coef[0], rtol=1e-6)
         assert batch.gap[i] == pytest.approx(alone.gap[0], rel=1e-6)
 
@@ -157,7 +195,9 @@ def test_warm_start_goes_on_from_where_the_last_path_stopped(gaussian):
     X, y = gaussian(30, 60)
     problem = problem_of(X, y, q=math.inf, eps=0.05)
     first = steepest_descent(problem, LOSSES["exponential"], LpNorm(1), loss_tol=1e-3)
-    more = steepest_descent(problem, LOSSES["exponential"], LpNorm(1), loss_tol=1e-5, coef_init=first.coef)
+    more = steepest_descent(
+        problem, LOSSES["exponential"], LpNorm(1), loss_tol=1e-5, coef_init=first.coef
+    )
     cold = steepest_descent(problem, LOSSES["exponential"], LpNorm(1), loss_tol=1e-5)
     assert more.n_iter[0] < cold.n_iter[0]
     assert more.log_risk[0] < first.log_risk[0]
@@ -167,12 +207,16 @@ def test_warm_start_goes_on_from_where_the_last_path_stopped(gaussian):
 def test_constant_steps_on_the_log_risk(gaussian, step_size):
     X, y = gaussian(20, 40)
     problem = problem_of(X, y, q=math.inf, eps=0.02)
-    one = steepest_descent(problem, LOSSES["exponential"], LpNorm(2), step_size=step_size, max_iter=1)
+    one = steepest_descent(
+        problem, LOSSES["exponential"], LpNorm(2), step_size=step_size, max_iter=1
+    )
     step = 0.01 if step_size == 0.01 else 1 / (np.abs(X).max() + 0.02) ** 2
     pull = (y[:, None] * X).mean(axis=0)
     velocity = np.sign(pull) * np.maximum(np.abs(pull) - 0.02, 0)
     np.testing.assert_allclose(one.coef[0], step * velocity, atol=1e-15)
-    many = steepest_descent(problem, LOSSES["exponential"], LpNorm(2), step_size=step_size, max_iter=5000)
+    many = steepest_descent(
+        problem, LOSSES["exponential"], LpNorm(2), step_size=step_size, max_iter=5000
+    )
     assert many.separable == [True]
 
 
@@ -190,9 +234,16 @@ def test_no_step_jumps_over_a_kink():
 def test_sample_weights_are_repetitions(gaussian):
     X, y = gaussian(25, 50)
     weight = np.random.default_rng(0).integers(1, 4, size=25)
-    weighted = problem_of(X, y, q=math.inf, eps=0.02, fit_intercept=True, sample_weight=weight.astype(float))
-    repeated = problem_of(np.repeat(X, weight, axis=0), np.repeat(y, weight), q=math.inf, eps=0.02, fit_intercept=True)
-    one, other = (steepest_descent(problem, LOSSES["exponential"], LpNorm(2)) for problem in (weighted, repeated))
+    weighted = problem_of(
+        X, y, q=math.inf, eps=0.02, fit_intercept=True, sample_weight=weight.astype(float)
+    )
+    repeated = problem_of(
+        np.repeat(X, weight, axis=0), np.repeat(y, weight), q=math.inf, eps=0.02, fit_intercept=True
+    )
+    one, other = (
+        steepest_descent(problem, LOSSES["exponential"], LpNorm(2))
+        for problem in (weighted, repeated)
+    )
     np.testing.assert_allclose(one.coef, other.coef, rtol=1e-8)
     assert one.n_iter == other.n_iter
 
@@ -221,9 +272,13 @@ def test_leaves_the_origin_at_large_eps(gaussian, p, q):
         (3, "logistic", False, np.float64),
     ],
 )
-def test_a_grid_of_radii_and_geometries_gives_what_single_fits_give(gaussian, q, loss, fit_intercept, dtype):
+def test_a_grid_of_radii_and_geometries_gives_what_single_fits_give(
+    gaussian, q, loss, fit_intercept, dtype
+):
     X, y = (array.astype(dtype) for array in gaussian(30, 40))
-    radii = [share * max_margin(X, y, q=q, fit_intercept=fit_intercept).margin for share in (0.4, 0)]
+    radii = [
+        share * max_margin(X, y, q=q, fit_intercept=fit_intercept).margin for share in (0.4, 0)
+    ]
     exponents = [2, 1.5, math.inf, 1]
     problem = problem_of(X, np.stack([y, -y]), q=q, eps=0, fit_intercept=fit_intercept)
     grid = descent_grid(problem, LOSSES[loss], exponents, radii, loss_tol=0.1, max_iter=200)
@@ -237,11 +292,15 @@ def test_a_grid_of_radii_and_geometries_gives_what_single_fits_give(gaussian, q,
                 assert grid.separable[i] == alone.separable[0]
                 if dtype == np.float32:  # rounding may refuse a step in one and not in the other
                     assert abs(grid.n_iter[i] - alone.n_iter[0]) <= 5
-                    np.testing.assert_allclose(grid.margin[i], alone.margin[0], rtol=0.05, atol=0.01)
+                    np.testing.assert_allclose(
+                        grid.margin[i], alone.margin[0], rtol=0.05, atol=0.01
+                    )
                     continue
                 assert grid.n_iter[i] == alone.n_iter[0]
                 np.testing.assert_allclose(grid.coef[i], alone.coef[0], rtol=1e-6, atol=1e-9)
-                np.testing.assert_allclose(grid.intercept[i], alone.intercept[0], rtol=1e-6, atol=1e-9)
+                np.testing.assert_allclose(
+                    grid.intercept[i], alone.intercept[0], rtol=1e-6, atol=1e-9
+                )
                 np.testing.assert_allclose(grid.margin[i], alone.margin[0], rtol=1e-6)
 
 
@@ -255,11 +314,24 @@ def test_steps_in_place_are_those_of_the_rule(gaussian, p, q, fit_intercept, n_p
     labels = np.tile(y, (n_problems, 1))
     arrays = problem_of(X, labels, q=q, eps=0.05, fit_intercept=fit_intercept, sample_weight=weight)
     tensors = problem_of(
-        *map(torch.as_tensor, (X, labels)), q=q, eps=0.05, fit_intercept=fit_intercept, sample_weight=torch.as_tensor(weight)
+        *map(torch.as_tensor, (X, labels)),
+        q=q,
+        eps=0.05,
+        fit_intercept=fit_intercept,
+        sample_weight=torch.as_tensor(weight),
     )
-    sparse_arrays = problem_of(sparse.csr_array(X), labels, q=q, eps=0.05, fit_intercept=fit_intercept, sample_weight=weight)
+    sparse_arrays = problem_of(
+        sparse.csr_array(X),
+        labels,
+        q=q,
+        eps=0.05,
+        fit_intercept=fit_intercept,
+        sample_weight=weight,
+    )
     solutions = [
-        steepest_descent(problem, LOSSES["exponential"], LpNorm(p), loss_tol=0, max_iter=25, record_every=5)
+        steepest_descent(
+            problem, LOSSES["exponential"], LpNorm(p), loss_tol=0, max_iter=25, record_every=5
+        )
         for problem in (arrays, tensors, sparse_arrays)
     ]  # not for long: steps at the edge of stability magnify rounding
     for other in solutions[1:]:
@@ -269,8 +341,11 @@ def test_steps_in_place_are_those_of_the_rule(gaussian, p, q, fit_intercept, n_p
 
 
 def test_coordinates_that_tie_move_together():
-    X, y = np.array([[1.0, 1.0, 0.2], [1.0, 1.0, -0.2]]), np.ones(2)  # the first two columns are one
-    solution = steepest_descent(problem_of(X, y, q=math.inf, eps=0.1), LOSSES["exponential"], LpNorm(1), loss_tol=1e-2)
+    # the first two columns are one
+    X, y = np.array([[1.0, 1.0, 0.2], [1.0, 1.0, -0.2]]), np.ones(2)
+    solution = steepest_descent(
+        problem_of(X, y, q=math.inf, eps=0.1), LOSSES["exponential"], LpNorm(1), loss_tol=1e-2
+    )
     assert solution.coef[0, 0] == solution.coef[0, 1] > 0
 
 
@@ -282,10 +357,14 @@ def test_steps_that_overflow_are_evaluated_all_the_same(gaussian, dtype, fit_int
     X, labels = (1e4 * X).astype(dtype), np.tile(y.astype(dtype), (n_problems, 1))
     problem = problem_of(X, labels, q=math.inf, eps=200.0, fit_intercept=fit_intercept)
     for step_size in (1.0, "adaptive"):
-        solution = steepest_descent(problem, LOSSES["exponential"], LpNorm(2), step_size=step_size, max_iter=50, loss_tol=0)
+        solution = steepest_descent(
+            problem, LOSSES["exponential"], LpNorm(2), step_size=step_size, max_iter=50, loss_tol=0
+        )
         margins = problem.margins(solution.coef, solution.intercept)
         log_risk, _ = LOSSES["exponential"].log_risk_and_weights(margins, problem.log_weight)
-        np.testing.assert_allclose(solution.log_risk, log_risk, rtol=1e-3 if dtype == np.float32 else 1e-9, atol=1e-3)
+        np.testing.assert_allclose(
+            solution.log_risk, log_risk, rtol=1e-3 if dtype == np.float32 else 1e-9, atol=1e-3
+        )
 
 
 @pytest.mark.parametrize(("p", "q"), [(1, math.inf), (2, math.inf), (math.inf, math.inf), (3, 2)])
@@ -293,8 +372,13 @@ def test_a_path_does_not_depend_on_where_its_vectors_lie(p, q):
     X, y = make_teacher_classification(64, 256, teacher_sparsity=4, random_state=0)
     problem, held, paths = problem_of(X, y, q=q, eps=0.07), [], []
     for i in range(6):
-        held.append([np.zeros(1 + 13 * j) for j in range(3 * i)])  # other places for what is allocated next
-        paths.append(steepest_descent(problem, LOSSES["exponential"], LpNorm(p), loss_tol=0, max_iter=400).coef)
+        # other places for what is allocated next
+        held.append([np.zeros(1 + 13 * j) for j in range(3 * i)])
+        paths.append(
+            steepest_descent(
+                problem, LOSSES["exponential"], LpNorm(p), loss_tol=0, max_iter=400
+            ).coef
+        )
     for path in paths[1:]:
         np.testing.assert_array_equal(path, paths[0])
 
@@ -308,19 +392,29 @@ def test_room_begins_where_vector_registers_do(dtype, offset):
     assert room.ctypes.data % 64 == 0
 
 
-@pytest.mark.parametrize(("p", "q", "eps"), [(1, math.inf, 0.07), (math.inf, math.inf, 0.07), (2, 2, 0.3), (3, 1, 0.3)])
-def test_steps_that_waste_no_more_than_what_is_open_come_closer_to_the_limit(p, q, eps, monkeypatch):
+@pytest.mark.parametrize(
+    ("p", "q", "eps"), [(1, math.inf, 0.07), (math.inf, math.inf, 0.07), (2, 2, 0.3), (3, 1, 0.3)]
+)
+def test_steps_that_waste_no_more_than_what_is_open_come_closer_to_the_limit(
+    p, q, eps, monkeypatch
+):
     X, y = make_teacher_classification(40, 80, teacher_sparsity=4, random_state=0)
 
     def gap(loss_tol, max_iter=1000):
         solution = steepest_descent(
-            problem_of(X, y, q=q, eps=eps), LOSSES["exponential"], LpNorm(p), loss_tol=loss_tol, tol=1e-9, max_iter=max_iter
+            problem_of(X, y, q=q, eps=eps),
+            LOSSES["exponential"],
+            LpNorm(p),
+            loss_tol=loss_tol,
+            tol=1e-9,
+            max_iter=max_iter,
         )
         return solution.gap[0]
 
     limit, path = gap(0), gap(1e-3)
     for way in (InPlacePath, RulePath):
-        monkeypatch.setattr(way, "demand", lambda self, share: None)  # half of the promised decrease, always
+        # half of the promised decrease, always
+        monkeypatch.setattr(way, "demand", lambda self, share: None)
     assert limit < 0.85 * gap(0)
     assert path == gap(1e-3)  # which ends long before the limit, and takes long steps
 
@@ -337,7 +431,13 @@ def test_a_step_in_closed_form_is_that_of_the_rule(gaussian, p, q, n_problems, l
     for size in (0.0, 1e-3, 1.0):  # at zero, where steps would cross it, and far from it
         coef = size * rng.standard_normal((n_problems, 9)) * (rng.random((n_problems, 9)) < 0.7)
         path = InPlacePath(
-            problem, LOSSES["exponential"], geometry, _SteepestDescent(geometry), coef, np.full(n_problems, 0.05), None
+            problem,
+            LOSSES["exponential"],
+            geometry,
+            _SteepestDescent(geometry),
+            coef,
+            np.full(n_problems, 0.05),
+            None,
         )
         path._pull()
         here, closed, ruled = path.here, path.there, _Point(path.here.coef, path.here.scores)

@@ -1,4 +1,5 @@
-"""Bounds on complexity lie above Monte Carlo estimates of it, and bounds on the risk above the risk."""
+"""Bounds on complexity lie above Monte Carlo estimates of it, and bounds on the risk above the
+risk."""
 
 import math
 
@@ -30,10 +31,12 @@ def data(kind, n, d, seed=0):
 
 
 def complexity(X, r, eps=0.0, n_draws=4000, seed=0):
-    """Monte Carlo estimate of E sup over the unit r-ball of mean_i s_i (z_i.w - eps ||w||_1), and its standard error.
+    """Monte Carlo estimate of E sup over the unit r-ball of mean_i s_i (z_i.w - eps ||w||_1), and
+    its standard error.
 
-    With s the mean of the signs and g = Z^T signs / n the supremum is the r*-norm of (|g| - eps s)_+: for s > 0 the distance of
-    g to the l_inf ball of radius eps s, for s < 0 the largest r*-norm that a perturbation of size eps |s| can give g.
+    With s the mean of the signs and g = Z^T signs / n the supremum is the r*-norm of (|g| - eps
+    s)_+: for s > 0 the distance of g to the l_inf ball of radius eps s, for s < 0 the largest
+    r*-norm that a perturbation of size eps |s| can give g.
     """
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(n_draws, len(X)))
     pull = np.abs(signs @ X) / len(X)
@@ -78,7 +81,8 @@ def test_bounds_are_tight_where_they_can_be():
     # orthogonal rows of equal norm: the signs do not matter for r = 2
     X = 3 * np.eye(16)
     assert math.isclose(complexity(X, 2)[0], rademacher_bound(X, r=2))
-    # the adversary's term, with all of it in the signs' mean: within the constant sqrt(2/pi) of the bound
+    # the adversary's term, with all of it in the signs' mean: within the constant sqrt(2/pi) of the
+    # bound
     estimate, _ = complexity(np.zeros((400, 50)), 2, eps=1.0)
     assert 0.75 < estimate / adversarial_rademacher_bound(np.zeros((400, 50)), r=2, eps=1.0) <= 1
 
@@ -88,21 +92,37 @@ def test_bounds_are_tight_where_they_can_be():
 def test_the_adversary_term_for_every_pair_of_norms(q, r):
     d, dual = 50, LpNorm(q).dual
     extra = adversarial_rademacher_bound(np.zeros((25, d)), r=r, eps=2.0, q=q, radius=3.0)
-    w = np.random.default_rng(0).standard_normal((1000, d)) * np.random.default_rng(1).choice([0, 1], size=(1000, d))
+    w = np.random.default_rng(0).standard_normal((1000, d)) * np.random.default_rng(1).choice(
+        [0, 1], size=(1000, d)
+    )
     candidates = np.concatenate([w, np.eye(d), np.ones((1, d))])
-    largest = (dual.value(candidates) / LpNorm(r).value(candidates)).max()  # reached by a unit vector or by equal entries
+    # reached by a unit vector or by equal entries
+    largest = (dual.value(candidates) / LpNorm(r).value(candidates)).max()
     np.testing.assert_allclose(extra, 2.0 * 3.0 * largest / (2 * 5))
 
 
 def test_the_two_formulas_of_proposition_3_2():
-    X, y, teacher = make_teacher_classification(30, 64, teacher_sparsity=3, return_teacher=True, random_state=0)
+    X, y, teacher = make_teacher_classification(
+        30, 64, teacher_sparsity=3, return_teacher=True, random_state=0
+    )
     w = teacher / (np.min(y * (X @ teacher)) - 0.01 * np.abs(teacher).sum())
     confidence = 3 * math.sqrt(math.log(2 / 0.05) / 60)
-    r1 = 2 * np.abs(w).sum() * (np.abs(X).max() * math.sqrt(2 * math.log(128)) + 0.005) / math.sqrt(30) + confidence
-    r2 = 2 * np.linalg.norm(w) * (np.linalg.norm(X, axis=1).max() + 0.005 * 8) / math.sqrt(30) + confidence
+    r1 = (
+        2
+        * np.abs(w).sum()
+        * (np.abs(X).max() * math.sqrt(2 * math.log(128)) + 0.005)
+        / math.sqrt(30)
+        + confidence
+    )
+    r2 = (
+        2 * np.linalg.norm(w) * (np.linalg.norm(X, axis=1).max() + 0.005 * 8) / math.sqrt(30)
+        + confidence
+    )
     assert math.isclose(robust_generalization_bound(X, y, teacher, r=1, eps=0.01), r1)
     assert math.isclose(robust_generalization_bound(X, y, 7 * teacher, r=2, eps=0.01), r2)
-    assert math.isclose(robust_generalization_bound(sparse.csr_array(X), y, teacher, r=2, eps=0.01), r2)
+    assert math.isclose(
+        robust_generalization_bound(sparse.csr_array(X), y, teacher, r=2, eps=0.01), r2
+    )
     # it is Theorem 3.1 at rho = 1 without empirical loss
     theorem = margin_generalization_bound(X, y, w, r=2, eps=0.01, radius=np.linalg.norm(w))
     assert math.isclose(theorem, r2)
@@ -112,7 +132,9 @@ def test_the_two_formulas_of_proposition_3_2():
 def test_theorem_3_1_bounds_the_robust_risk(seed):
     rng = np.random.default_rng(seed)
     X, y, teacher = make_teacher_classification(200, 10, return_teacher=True, random_state=seed)
-    X_test, y_test = make_teacher_classification(20_000, 10, teacher=teacher, random_state=seed + 100)
+    X_test, y_test = make_teacher_classification(
+        20_000, 10, teacher=teacher, random_state=seed + 100
+    )
     w = rng.standard_normal(10)
     w = 0.3 * w / np.linalg.norm(w)
     risk = np.mean(y_test * (X_test @ w) - 0.1 * np.abs(w).sum() <= 0)
@@ -128,7 +150,9 @@ def test_an_estimator_counts_by_its_coefficients():
     scaled = make_pipeline(StandardScaler(), model).fit(X, named)
     Z = scaled[0].transform(X)
     of_pipeline = robust_generalization_bound(X, named, scaled, r=2, eps=0.05)
-    assert math.isclose(of_pipeline, robust_generalization_bound(Z, y, scaled[1].coef_[0], r=2, eps=0.05))
+    assert math.isclose(
+        of_pipeline, robust_generalization_bound(Z, y, scaled[1].coef_[0], r=2, eps=0.05)
+    )
 
 
 @pytest.mark.parametrize(

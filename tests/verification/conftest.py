@@ -18,7 +18,8 @@ def margins_of(network, x, y):
 
 @pytest.fixture(scope="session")
 def lowest_margin():
-    """A function that searches the threat for a small margin: random points, extreme points and projected descent."""
+    """A function that searches the threat for a small margin: random points, extreme points and
+    projected descent."""
 
     def search(network, X, y, *, eps, q, clip=None, seed=0, n_steps=20, n_points=40):
         norm, rng = LpNorm(q), np.random.default_rng(seed)
@@ -34,7 +35,8 @@ def lowest_margin():
 
         def in_threat(moves):
             points = flat.unsqueeze(1) + moves
-            return points if clip is None else points.clamp(*clip)  # towards x: this stays in the ball
+            # towards x: this stays in the ball
+            return points if clip is None else points.clamp(*clip)
 
         points = in_threat(eps * moves)
         lowest = torch.full((n,), torch.inf, dtype=torch.float64)

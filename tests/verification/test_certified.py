@@ -1,4 +1,5 @@
-"""Certified margins and radii: never above what an attack finds, exact where a closed form exists."""
+"""Certified margins and radii: never above what an attack finds, exact where a closed form
+exists."""
 
 import copy
 import itertools
@@ -24,7 +25,11 @@ def dense(sizes, *, nested=False):
     layers = []
     for n_in, n_out in itertools.pairwise(sizes):
         layers += [nn.Linear(n_in, n_out), nn.ReLU()]
-    return nn.Sequential(nn.Sequential(*layers[:2]), nn.Dropout(), *layers[2:-1]) if nested else nn.Sequential(*layers[:-1])
+    return (
+        nn.Sequential(nn.Sequential(*layers[:2]), nn.Dropout(), *layers[2:-1])
+        if nested
+        else nn.Sequential(*layers[:-1])
+    )
 
 
 def convolutional(n_outputs):
@@ -54,13 +59,18 @@ def convolutional(n_outputs):
     q=st.sampled_from(EXPONENTS),
     clip=st.sampled_from([None, (0.0, 1.0)]),
 )
-def test_no_point_of_the_threat_has_a_smaller_margin(lowest_margin, seed, hidden, n_outputs, eps, q, clip):
+def test_no_point_of_the_threat_has_a_smaller_margin(
+    lowest_margin, seed, hidden, n_outputs, eps, q, clip
+):
     torch.manual_seed(seed)
     net = dense([4, *hidden, n_outputs], nested=bool(hidden)).double()
     rng = np.random.default_rng(seed)
     X, y = rng.uniform(size=(5, 4)), rng.integers(max(n_outputs, 2), size=5)
     found = lowest_margin(copy.deepcopy(net), X, y, eps=eps, q=q, clip=clip, n_steps=8)
-    proved = {method: certified_margins(net, X, y, eps=eps, q=q, clip=clip, method=method) for method in METHODS}
+    proved = {
+        method: certified_margins(net, X, y, eps=eps, q=q, clip=clip, method=method)
+        for method in METHODS
+    }
     for margins in proved.values():
         assert np.all(margins <= found + 1e-9)
         if eps == 0:
@@ -98,30 +108,44 @@ def test_linear_networks_have_the_closed_form(method, q, n_outputs):
     one = nn.Linear(5, n_outputs).double()
     coef, intercept = one.weight.detach().numpy(), one.bias.detach().numpy()
     expected = robust_margins(X, y, coef, intercept, LpBall(q, 0.3))
-    np.testing.assert_allclose(certified_margins(one, X, y, eps=0.3, q=q, method=method), expected, atol=1e-13)
+    np.testing.assert_allclose(
+        certified_margins(one, X, y, eps=0.3, q=q, method=method), expected, atol=1e-13
+    )
 
     two = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, n_outputs)).double()
     coef = (two[1].weight @ two[0].weight).detach().numpy()
     intercept = two(torch.zeros(1, 5).double()).detach().numpy()[0]
     expected = robust_margins(X, y, coef, intercept, LpBall(q, 0.3))
-    np.testing.assert_allclose(certified_margins(two, X, y, eps=0.3, q=q, method=method), expected, atol=1e-13)
+    np.testing.assert_allclose(
+        certified_margins(two, X, y, eps=0.3, q=q, method=method), expected, atol=1e-13
+    )
 
 
 @pytest.mark.parametrize("q", EXPONENTS)
-@pytest.mark.parametrize("affine", [(nn.Linear(5, 7),), (nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 7))], ids=len)
+@pytest.mark.parametrize(
+    "affine", [(nn.Linear(5, 7),), (nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 7))], ids=len
+)
 def test_intervals_of_the_first_hidden_layer_are_exact_in_every_norm(affine, q):
     torch.manual_seed(0)
     first, last = nn.Sequential(*affine).double().eval(), nn.Linear(7, 1).double()
     X = np.random.default_rng(0).standard_normal((6, 5))
     with torch.no_grad():
-        offset, values = first(torch.zeros(1, 5).double()).numpy(), first(torch.as_tensor(X)).numpy()
+        offset, values = (
+            first(torch.zeros(1, 5).double()).numpy(),
+            first(torch.as_tensor(X)).numpy(),
+        )
         weight = first(torch.eye(5).double()).numpy().T - offset.T
         v, b = last.weight.numpy()[0], last.bias.numpy()
     reach = 0.2 * np.linalg.norm(weight, LpBall(q, 0.2).dual_norm.p, axis=1)
-    expected = np.minimum(v * np.maximum(values - reach, 0), v * np.maximum(values + reach, 0)).sum(axis=1) + b
+    expected = (
+        np.minimum(v * np.maximum(values - reach, 0), v * np.maximum(values + reach, 0)).sum(axis=1)
+        + b
+    )
     net = nn.Sequential(first, nn.ReLU(), last)
     np.testing.assert_allclose(
-        certified_margins(net, X, np.ones(6, int), eps=0.2, q=q, method="interval"), expected, atol=1e-13
+        certified_margins(net, X, np.ones(6, int), eps=0.2, q=q, method="interval"),
+        expected,
+        atol=1e-13,
     )
 
 
@@ -133,9 +157,15 @@ def test_batches_devices_and_formats_do_not_matter():
     whole = certified_margins(net, X, y, eps=0.1)
     assert whole.dtype == np.float64
     for batch_size in (1, 5, 100):
-        np.testing.assert_allclose(certified_margins(net, X, y, eps=0.1, batch_size=batch_size), whole, atol=1e-14)
-    np.testing.assert_array_equal(certified_margins(net, torch.as_tensor(X), torch.as_tensor(y), eps=np.full(13, 0.1)), whole)
-    np.testing.assert_array_equal(certified_margins(net, X.tolist(), y.tolist(), eps=0.1, clip=(-9.0, np.full(6, 9.0))), whole)
+        np.testing.assert_allclose(
+            certified_margins(net, X, y, eps=0.1, batch_size=batch_size), whole, atol=1e-14
+        )
+    np.testing.assert_array_equal(
+        certified_margins(net, torch.as_tensor(X), torch.as_tensor(y), eps=np.full(13, 0.1)), whole
+    )
+    np.testing.assert_array_equal(
+        certified_margins(net, X.tolist(), y.tolist(), eps=0.1, clip=(-9.0, np.full(6, 9.0))), whole
+    )
 
 
 def test_few_units_at_a_time_give_the_same_bounds(monkeypatch):
@@ -148,7 +178,9 @@ def test_few_units_at_a_time_give_the_same_bounds(monkeypatch):
 
 def test_the_module_is_judged_in_evaluation_mode_and_left_as_it_is():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 2))
+    net = nn.Sequential(
+        nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 2)
+    )
     net(torch.randn(30, 4)).sum().backward()
     before = copy.deepcopy(net)
     X, y = np.random.default_rng(0).uniform(size=(5, 4)), [0, 1, 0, 1, 0]
@@ -160,17 +192,22 @@ def test_the_module_is_judged_in_evaluation_mode_and_left_as_it_is():
         assert part.requires_grad
         assert part.grad is not None
     scores = net.eval()(torch.as_tensor(X, dtype=torch.float32)).detach().numpy()
-    np.testing.assert_allclose(margins, (scores[:, 0] - scores[:, 1]) * np.where(y, -1, 1), atol=1e-5)
+    np.testing.assert_allclose(
+        margins, (scores[:, 0] - scores[:, 1]) * np.where(y, -1, 1), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(("q", "expected"), [(1, 1.2), (2, 0.7268), (math.inf, 0.5)])
 @pytest.mark.parametrize("method", METHODS)
 def test_ball_and_box_are_not_judged_apart(method, q, expected):
-    """At q = 1 and 2 the box stops x_2 before the ball does, and x_1 takes what is left of the radius."""
+    """At q = 1 and 2 the box stops x_2 before the ball does, and x_1 takes what is left of the
+    radius."""
     net = nn.Linear(3, 1, bias=False).double()
     with torch.no_grad():
         net.weight.copy_(torch.tensor([[3.0, 4.0, 1.0]]))
-    margins = certified_margins(net, [[0.2, 0.3, 0.9]], [1], eps=0.4, q=q, clip=(0, 1), method=method)
+    margins = certified_margins(
+        net, [[0.2, 0.3, 0.9]], [1], eps=0.4, q=q, clip=(0, 1), method=method
+    )
     np.testing.assert_allclose(margins, [expected], atol=1e-4)
 
 
@@ -189,9 +226,17 @@ def test_a_scale_is_another_unit_of_each_feature(q, method, clipped):
     with torch.no_grad():
         in_units[0].weight.mul_(torch.as_tensor(scale))
     expected = certified_margins(
-        in_units, X / scale, y, eps=0.3, q=q, clip=(0 / scale, 1 / scale) if clipped else None, method=method
+        in_units,
+        X / scale,
+        y,
+        eps=0.3,
+        q=q,
+        clip=(0 / scale, 1 / scale) if clipped else None,
+        method=method,
     )
-    margins = certified_margins(net, X, y, eps=0.3, q=q, clip=(0, 1) if clipped else None, scale=scale, method=method)
+    margins = certified_margins(
+        net, X, y, eps=0.3, q=q, clip=(0, 1) if clipped else None, scale=scale, method=method
+    )
     np.testing.assert_allclose(margins, expected, atol=1e-5 if method == "exact" else 1e-11)
 
 
@@ -205,7 +250,9 @@ def test_no_point_of_a_scaled_threat_has_a_smaller_margin(q, method):
         rng = np.random.default_rng(seed)
         scale = rng.permutation([0.0, 0.01, 1.0, 30.0])
         net, X, y = dense([4, 8, 6, 3]).double(), rng.uniform(size=(4, 4)), rng.integers(3, size=4)
-        margins = certified_margins(net, X, y, eps=0.5, q=q, clip=(0, 1), scale=scale, method=method)
+        margins = certified_margins(
+            net, X, y, eps=0.5, q=q, clip=(0, 1), scale=scale, method=method
+        )
         noise = rng.standard_normal((4000, 4, 4))
         moves = 0.5 * scale * LpNorm(q).steepest_direction(noise)
         scores = net(torch.as_tensor(np.clip(X + moves, 0, 1))).detach().numpy()
@@ -252,7 +299,9 @@ def test_better_bounds_certify_larger_radii():
     rng = np.random.default_rng(0)
     X, net = rng.uniform(size=(8, 4)), dense([4, 10, 6, 2])
     y = net(torch.as_tensor(X, dtype=torch.float32)).argmax(dim=1).numpy()
-    interval, crown, exact = (certified_radius(net, X, y, method=m, tol=1e-3) for m in ("interval", "crown", "exact"))
+    interval, crown, exact = (
+        certified_radius(net, X, y, method=m, tol=1e-3) for m in ("interval", "crown", "exact")
+    )
     assert np.all(interval <= crown + 1e-3)
     assert np.all(crown <= exact + 1e-3)
     assert interval.mean() < 0.8 * crown.mean()
@@ -265,7 +314,10 @@ def test_better_bounds_certify_larger_radii():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"eps": -0.1}, r"eps must be a finite number >= 0, or one for each of the 2 samples, got -0\.1"),
+        (
+            {"eps": -0.1},
+            r"eps must be a finite number >= 0, or one for each of the 2 samples, got -0\.1",
+        ),
         ({"eps": [0.1]}, "eps must be"),
         ({"eps": True}, "eps must be"),
         ({"eps": ["0", "1"]}, "eps must be"),
@@ -273,17 +325,30 @@ def test_better_bounds_certify_larger_radii():
         ({"eps": math.inf}, "eps must be"),
         ({"q": 0.5}, r"q must be a real number in \[1, inf\], got 0\.5"),
         ({"q": "two"}, r"q must be a real number in \[1, inf\], got 'two'"),
-        ({"clip": 3}, r"clip must be None or a pair \(low, high\) of numbers or arrays with low < high, got 3"),
+        (
+            {"clip": 3},
+            r"clip must be None or a pair \(low, high\) of numbers or arrays with low < high, got "
+            r"3",
+        ),
         ({"clip": (0, math.nan)}, "clip must be None or a pair"),
-        ({"clip": (np.zeros(3), np.ones(3))}, r"clip must hold numbers, or arrays that broadcast to X of shape \(2, 2\)"),
+        (
+            {"clip": (np.zeros(3), np.ones(3))},
+            r"clip must hold numbers, or arrays that broadcast to X of shape \(2, 2\)",
+        ),
         ({"scale": [1.0]}, "scale must hold a number for each of the 2 features, got 1"),
         ({"scale": [1.0, -1.0]}, "scale must hold"),
         ({"method": "smoothing"}, "method must be one of .*'crown'.*got 'smoothing'"),
         ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
         ({"time_limit": 0}, "time_limit must be a finite number > 0, got 0"),
-        ({"X": np.array([[0.0, 2.0], [0.0, 0.0]])}, r"clip must hold every sample .*X spans \[0, 2\]\. Widen clip=\(0, 1\)"),
+        (
+            {"X": np.array([[0.0, 2.0], [0.0, 0.0]])},
+            r"clip must hold every sample .*X spans \[0, 2\]\. Widen clip=\(0, 1\)",
+        ),
         ({"X": np.array([[0.0, math.nan], [0.0, 0.0]])}, "X must be finite"),
-        ({"y": [0, 2]}, "y must hold the class of each of the 2 samples, as an integer from 0 to 1"),
+        (
+            {"y": [0, 2]},
+            "y must hold the class of each of the 2 samples, as an integer from 0 to 1",
+        ),
         ({"y": [-1, 1]}, "y must hold"),
         ({"y": [0.0, 1.0]}, "y must hold"),
         ({"y": [0]}, "y must hold"),
@@ -291,7 +356,13 @@ def test_better_bounds_certify_larger_radii():
     ],
 )
 def test_bad_parameters_are_refused(changes, message):
-    good = {"module": dense([2, 3, 1]), "X": np.zeros((2, 2)), "y": [0, 1], "eps": 0.1, "clip": (0, 1)}
+    good = {
+        "module": dense([2, 3, 1]),
+        "X": np.zeros((2, 2)),
+        "y": [0, 1],
+        "eps": 0.1,
+        "clip": (0, 1),
+    }
     certified_margins(**good)
     with pytest.raises(ValueError, match=message):
         certified_margins(**{**good, **changes})

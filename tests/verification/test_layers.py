@@ -36,7 +36,10 @@ LAYERS = {
     "relu": (lambda: nn.ReLU(), (6,)),
     "pool": (lambda: nn.MaxPool2d(2), IMAGE),
     "overlapping pool": (lambda: nn.MaxPool2d(3, stride=2, padding=1), IMAGE),
-    "dilated, oblong pool": (lambda: nn.MaxPool2d((2, 3), stride=(1, 2), dilation=(2, 1), padding=(1, 0)), IMAGE),
+    "dilated, oblong pool": (
+        lambda: nn.MaxPool2d((2, 3), stride=(1, 2), dilation=(2, 1), padding=(1, 0)),
+        IMAGE,
+    ),
     "ceiled pool": (lambda: nn.MaxPool2d(2, ceil_mode=True), IMAGE),
 }
 
@@ -48,7 +51,9 @@ def case(request):
     module, shape = LAYERS[request.param]
     (layer,) = read_network(module().double())
     centre, radius = torch.randn(2, 4, *shape, dtype=torch.float64)
-    radius = radius.abs() * torch.tensor([0.0, 0.1, 1.0, 3.0], dtype=torch.float64).view(-1, *[1] * len(shape))
+    radius = radius.abs() * torch.tensor([0.0, 0.1, 1.0, 3.0], dtype=torch.float64).view(
+        -1, *[1] * len(shape)
+    )
     share = torch.rand(300, 1, *shape, dtype=torch.float64) * 2 - 1
     share[:150] = share[:150].sign()
     return layer, centre - radius, centre + radius, centre + share * radius
@@ -83,7 +88,10 @@ def test_linear_bounds_hold(case, shared):
     constant = torch.randn(len(coef), 7, dtype=torch.float64)
     pulled, offset = layer.backward(coef, constant, lower, upper)
     value = torch.einsum("nsd,mnd->mns", coef.flatten(2).expand(4, -1, -1), outputs) + constant
-    bound = torch.einsum("nsd,mnd->mns", pulled.flatten(2).expand(4, -1, -1), points.flatten(2)) + offset
+    bound = (
+        torch.einsum("nsd,mnd->mns", pulled.flatten(2).expand(4, -1, -1), points.flatten(2))
+        + offset
+    )
     assert torch.all(value >= bound - 1e-11)
     torch.testing.assert_close(value[:, 0], bound[:, 0])  # exact where the input is known
     if isinstance(layer, Affine):
@@ -91,7 +99,10 @@ def test_linear_bounds_hold(case, shared):
 
 
 def test_the_chord_and_the_adaptive_line():
-    lower, upper = torch.tensor([[-1.0, -1.0, 1.0, -2.0, 0.0]]), torch.tensor([[3.0, 0.5, 2.0, -1.0, 0.0]])
+    lower, upper = (
+        torch.tensor([[-1.0, -1.0, 1.0, -2.0, 0.0]]),
+        torch.tensor([[3.0, 0.5, 2.0, -1.0, 0.0]]),
+    )
     coef, constant = ReLU().backward(-torch.ones(1, 1, 5), torch.zeros(1, 1), lower, upper)
     torch.testing.assert_close(coef[0, 0], -torch.tensor([3 / 4, 1 / 3, 1, 0, 0]))
     torch.testing.assert_close(constant[0, 0], -torch.tensor(3 / 4 + 1 / 3))
@@ -100,18 +111,33 @@ def test_the_chord_and_the_adaptive_line():
     assert constant == 0
 
 
-@pytest.mark.parametrize("upper", [[0.9, 2.0, 0.5, 0.0], [0.9, 2.0, 1.1, 0.0], [0.9, 1.0, 1.1, 0.0]], ids=str)
+@pytest.mark.parametrize(
+    "upper", [[0.9, 2.0, 0.5, 0.0], [0.9, 2.0, 1.1, 0.0], [0.9, 1.0, 1.1, 0.0]], ids=str
+)
 def test_a_window_with_one_dominating_entry_is_linear(upper):
-    lower, upper = torch.tensor([0.0, 1.0, -1.0, -1.0]).view(1, 1, 2, 2), torch.tensor(upper).view(1, 1, 2, 2)
-    coef, constant = MaxPool(nn.MaxPool2d(2)).backward(-torch.ones(1, 1, 1, 1, 1), torch.zeros(1, 1), lower, upper)
+    lower, upper = (
+        torch.tensor([0.0, 1.0, -1.0, -1.0]).view(1, 1, 2, 2),
+        torch.tensor(upper).view(1, 1, 2, 2),
+    )
+    coef, constant = MaxPool(nn.MaxPool2d(2)).backward(
+        -torch.ones(1, 1, 1, 1, 1), torch.zeros(1, 1), lower, upper
+    )
     dominates = upper[0, 0, 1, 0] < 1  # no other entry can exceed the second one
-    torch.testing.assert_close(coef.flatten(), torch.tensor([0.0, -1, 0, 0]) if dominates else torch.zeros(4))
+    torch.testing.assert_close(
+        coef.flatten(), torch.tensor([0.0, -1, 0, 0]) if dominates else torch.zeros(4)
+    )
     assert constant == (0 if dominates else -upper.max())
 
 
 def test_networks_are_read_in_order_and_rows_of_affine_layers_joined():
     module = nn.Sequential(
-        nn.Sequential(nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 3, 3), batch_norm(nn.BatchNorm2d), nn.Identity(), nn.ReLU()),
+        nn.Sequential(
+            nn.Unflatten(1, (1, 4, 4)),
+            nn.Conv2d(1, 3, 3),
+            batch_norm(nn.BatchNorm2d),
+            nn.Identity(),
+            nn.ReLU(),
+        ),
         nn.Sequential(nn.MaxPool2d(2), nn.ReLU(), nn.Dropout()),
         nn.Flatten(),
         nn.Linear(3, 2),
@@ -126,14 +152,26 @@ def test_networks_are_read_in_order_and_rows_of_affine_layers_joined():
 
 
 def test_the_module_is_left_as_it_is():
-    module = nn.Sequential(nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(12, 2))
+    module = nn.Sequential(
+        nn.Conv2d(1, 3, 2),
+        nn.BatchNorm2d(3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(),
+        nn.Linear(12, 2),
+    )
     module(torch.randn(4, 1, 3, 3)).sum().backward()
     before = copy.deepcopy(module.state_dict())
     layers = read_network(module)
-    layers[0].backward(torch.ones(1, 1, 3, 2, 2).double(), torch.zeros(1, 1), *torch.zeros(2, 1, 1, 3, 3).double())
+    layers[0].backward(
+        torch.ones(1, 1, 3, 2, 2).double(), torch.zeros(1, 1), *torch.zeros(2, 1, 1, 3, 3).double()
+    )
     layers[0].interval(*torch.zeros(2, 1, 1, 3, 3).double())
     assert all(part.training for part in module.modules())
-    assert all(p.dtype == torch.float32 and p.requires_grad and p.grad is not None for p in module.parameters())
+    assert all(
+        p.dtype == torch.float32 and p.requires_grad and p.grad is not None
+        for p in module.parameters()
+    )
     for name, value in module.state_dict().items():
         assert torch.equal(value, before[name])
 
@@ -144,15 +182,28 @@ class Residual(nn.Sequential):
 
 
 @pytest.mark.parametrize(
-    "layer", [nn.Sigmoid(), nn.LeakyReLU(), nn.MultiheadAttention(4, 1), nn.LazyLinear(2), nn.Conv1d(1, 1, 1)]
+    "layer",
+    [
+        nn.Sigmoid(),
+        nn.LeakyReLU(),
+        nn.MultiheadAttention(4, 1),
+        nn.LazyLinear(2),
+        nn.Conv1d(1, 1, 1),
+    ],
 )
 def test_unsupported_layers_are_named(layer):
     with pytest.raises(
-        TypeError, match=rf"Layer '1\.0': {type(layer).__name__} is not supported.*Supported are Sequential, Linear.*ReLU"
+        TypeError,
+        match=(
+            rf"Layer '1\.0': {type(layer).__name__} is not supported.*Supported are Sequential, "
+            rf"Linear.*ReLU"
+        ),
     ):
         read_network(nn.Sequential(nn.Linear(4, 4), nn.Sequential(layer)))
 
 
 def test_batch_norm_that_mixes_samples_is_refused():
-    with pytest.raises(TypeError, match=r"BatchNorm1d without running statistics.*track_running_stats=True"):
+    with pytest.raises(
+        TypeError, match=r"BatchNorm1d without running statistics.*track_running_stats=True"
+    ):
         read_network(nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False)))

@@ -23,12 +23,20 @@ def network(*sizes, seed=0):
 
 
 def least_over_patterns(net, x, difference, *, eps, q, clip):
-    """min of difference @ f over the threat: one linear program for each activation pattern of the hidden units."""
-    weights = [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in net if isinstance(layer, nn.Linear)]
+    """min of difference @ f over the threat: one linear program for each activation pattern of the
+    hidden units."""
+    weights = [
+        (layer.weight.detach().numpy(), layer.bias.detach().numpy())
+        for layer in net
+        if isinstance(layer, nn.Linear)
+    ]
     d = len(x)
-    low, high = (np.full(d, -np.inf), np.full(d, np.inf)) if clip is None else (clip[0] - x, clip[1] - x)
+    low, high = (
+        (np.full(d, -np.inf), np.full(d, np.inf)) if clip is None else (clip[0] - x, clip[1] - x)
+    )
     reach = np.minimum(np.concatenate([high, -low]), eps)
-    parts = np.hstack([np.eye(d), -np.eye(d)])  # the move is its positive part less its negative part
+    # the move is its positive part less its negative part
+    parts = np.hstack([np.eye(d), -np.eye(d)])
     least = np.inf
     widths = [len(b) for _, b in weights[:-1]]
     for pattern in itertools.product([0, 1], repeat=sum(widths)):
@@ -71,7 +79,8 @@ def test_equals_brute_force_on_tiny_networks(sizes, q, clip):
         else:
             differences = np.eye(sizes[-1])[y[i]] - np.delete(np.eye(sizes[-1]), y[i], axis=0)
         brute = min(least_over_patterns(net, X[i], c, eps=0.7, q=q, clip=clip) for c in differences)
-        assert brute - 1e-5 * (1 + abs(brute)) <= exact[i] <= brute  # the solver's tolerance is charged
+        # the solver's tolerance is charged
+        assert brute - 1e-5 * (1 + abs(brute)) <= exact[i] <= brute
 
 
 def test_the_rival_with_the_lowest_linear_bound_need_not_be_the_worst():
@@ -84,7 +93,9 @@ def test_the_rival_with_the_lowest_linear_bound_need_not_be_the_worst():
     grid = 0.7 * np.array(list(itertools.product(np.linspace(-1, 1, 101), repeat=2)))
     scores = net(torch.as_tensor(X[:, None] + grid)).detach().numpy()
     true = np.take_along_axis(scores, y[:, None, None], axis=2)
-    margins = np.where(np.arange(6) == y[:, None, None], np.inf, true - scores).min(axis=2).min(axis=1)
+    margins = (
+        np.where(np.arange(6) == y[:, None, None], np.inf, true - scores).min(axis=2).min(axis=1)
+    )
     assert np.all(exact <= margins + 1e-6)
     np.testing.assert_allclose(exact, margins, atol=0.1)
 
@@ -106,7 +117,8 @@ def test_lies_between_linear_bounds_and_attacks_on_digits(lowest_margin):
         found = lowest_margin(net, X, y, eps=eps, q=math.inf, clip=(0, 1), n_steps=60)
         assert np.all(exact >= crown)
         assert np.all(exact <= found + 1e-6)
-        assert np.sum(found - exact < 1e-4) >= 10  # the search finds the worst point of nearly every image
+        # the search finds the worst point of nearly every image
+        assert np.sum(found - exact < 1e-4) >= 10
         assert np.any(exact > crown + 1e-3)
 
 
@@ -115,7 +127,8 @@ def test_without_time_it_returns_a_valid_bound_and_says_so():
     X, y = np.random.default_rng(0).uniform(size=(3, 40)), [0, 1, 1]
     crown = certified_margins(net, X, y, eps=0.3)
     with pytest.warns(
-        ConvergenceWarning, match=r"3 of 3 samples were not solved within 0\.1 seconds each.*Increase time_limit"
+        ConvergenceWarning,
+        match=r"3 of 3 samples were not solved within 0\.1 seconds each.*Increase time_limit",
     ):
         bound = certified_margins(net, X, y, eps=0.3, method="exact", time_limit=0.1)
     assert np.all(bound >= crown)
@@ -126,7 +139,9 @@ def test_without_time_it_returns_a_valid_bound_and_says_so():
 
 def test_what_it_does_not_support_is_named():
     pool = nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.MaxPool2d(2), nn.Flatten())
-    with pytest.raises(TypeError, match=r"method='exact' supports no MaxPool2d\. Use method='crown'"):
+    with pytest.raises(
+        TypeError, match=r"method='exact' supports no MaxPool2d\. Use method='crown'"
+    ):
         certified_margins(pool, np.zeros((1, 4)), [0], eps=0.1, method="exact")
     with pytest.raises(ValueError, match=r"method='exact' supports q = 1 and q = inf.*got q=2"):
         certified_margins(network(2, 3, 1), np.zeros((1, 2)), [0], eps=0.1, q=2, method="exact")

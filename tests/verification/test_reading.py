@@ -1,4 +1,5 @@
-"""What a certificate is computed from: the weights that a module applies, as it runs; or it is refused by name."""
+"""What a certificate is computed from: the weights that a module applies, as it runs; or it is
+refused by name."""
 
 import copy
 import functools
@@ -58,7 +59,8 @@ class Half(nn.Module):
 
 
 def alter(net, how):
-    """Change what the first layer of a network computes; returns the network and the cause that is named."""
+    """Change what the first layer of a network computes; returns the network and the cause that is
+    named."""
     layer = net[0]
     if how == "forward hook":
         layer.register_forward_hook(add(-1.0))
@@ -76,7 +78,9 @@ def alter(net, how):
     elif how in ("weight_norm", "spectral_norm"):
         old(how, layer)
     elif how == "a forward of its own":
-        net[0] = Doubled(layer.in_features, layer.out_features, bias=layer.bias is not None).to(layer.weight)
+        net[0] = Doubled(layer.in_features, layer.out_features, bias=layer.bias is not None).to(
+            layer.weight
+        )
     elif how == "a forward on the instance":
         layer.forward = functools.partial(torch.add, torch.ones(1))
     elif how == "a parameter":
@@ -128,14 +132,18 @@ def test_pruning_made_permanent_is_certified(method):
     for layer in (net[0], net[2]):
         prune.identity(layer, "weight")
         prune.remove(layer, "weight")
-    np.testing.assert_allclose(certified_margins(net, [[1.0]], [1], eps=0.5, method=method), [-0.4], atol=1e-5)
+    np.testing.assert_allclose(
+        certified_margins(net, [[1.0]], [1], eps=0.5, method=method), [-0.4], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("form", ["weight_norm", "spectral_norm", "orthogonal", "half"])
 def test_parametrised_weights_are_those_that_the_layer_applies(form, method):
     torch.manual_seed(0)
-    plain, net = (nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2)).double() for _ in range(2))
+    plain, net = (
+        nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2)).double() for _ in range(2)
+    )
     for layer in (net[0], net[2]):
         if form == "half":
             parametrize.register_parametrization(layer, "weight", Half())
@@ -149,7 +157,9 @@ def test_parametrised_weights_are_those_that_the_layer_applies(form, method):
     X, y = np.random.default_rng(0).standard_normal((6, 3)), [0, 1] * 3
     state = copy.deepcopy(net.state_dict())
     expected = certified_margins(plain, X, y, eps=0.2, method=method)
-    np.testing.assert_allclose(certified_margins(net.train(), X, y, eps=0.2, method=method), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        certified_margins(net.train(), X, y, eps=0.2, method=method), expected, atol=1e-12
+    )
     assert net.training
     assert parametrize.is_parametrized(net[0], "weight")
     assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
@@ -199,7 +209,11 @@ def random_module(seed):
             prune.remove(net[0], "weight")
     if rng.integers(2):
         net = net.double()
-    return net, rng.standard_normal((4, n_in)) * 10.0 ** rng.integers(-1, 2), rng.integers(max(n_outputs, 2), size=4)
+    return (
+        net,
+        rng.standard_normal((4, n_in)) * 10.0 ** rng.integers(-1, 2),
+        rng.integers(max(n_outputs, 2), size=4),
+    )
 
 
 def margins_as_it_runs(net, points, y):
@@ -220,12 +234,21 @@ def test_random_modules_are_refused_or_never_certified_beyond_their_worst_point(
         rng = np.random.default_rng(seed)
         eps, q = rng.choice([0.0, 1e-3, 0.1, 1.0]), rng.choice([1, 2, math.inf])
         try:
-            proved = {method: certified_margins(net, X, y, eps=eps, q=q, method=method) for method in METHODS[:3]}
+            proved = {
+                method: certified_margins(net, X, y, eps=eps, q=q, method=method)
+                for method in METHODS[:3]
+            }
         except TypeError:
             refused += 1
             continue
-        moves = rng.standard_normal((200, *X.shape)) if q == 2 else rng.laplace(size=(200, *X.shape))
-        moves = np.sign(moves) if q == math.inf else moves / np.linalg.norm(moves, q, axis=2, keepdims=True)
+        moves = (
+            rng.standard_normal((200, *X.shape)) if q == 2 else rng.laplace(size=(200, *X.shape))
+        )
+        moves = (
+            np.sign(moves)
+            if q == math.inf
+            else moves / np.linalg.norm(moves, q, axis=2, keepdims=True)
+        )
         points = X + eps * moves * rng.choice([0.0, 0.5, 1.0], size=(200, 1, 1))
         found = np.min([margins_as_it_runs(net, part, y) for part in points], axis=0)
         for method, margins in proved.items():
@@ -236,7 +259,14 @@ def test_random_modules_are_refused_or_never_certified_beyond_their_worst_point(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rounding_of_a_network_is_within_what_is_charged(dtype):
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(200, 150), nn.BatchNorm1d(150), nn.ReLU(), nn.Linear(150, 100), nn.ReLU(), nn.Linear(100, 3))
+    net = nn.Sequential(
+        nn.Linear(200, 150),
+        nn.BatchNorm1d(150),
+        nn.ReLU(),
+        nn.Linear(150, 100),
+        nn.ReLU(),
+        nn.Linear(100, 3),
+    )
     net = net.to(dtype).eval()
     x = 100 + torch.randn(50, 200, dtype=torch.float64)
     layers = read_network(net)
@@ -262,12 +292,18 @@ def test_a_margin_that_rounding_decides_is_not_certified():
         net.bias.fill_(1e-3)
     X = np.array([[3e7, -3e7]])
     for method in METHODS:
-        assert certified_margins(net, X, [1], eps=0.0, method=method) < 0 < certified_margins(net.double(), X, [1], eps=0.0)
+        assert (
+            certified_margins(net, X, [1], eps=0.0, method=method)
+            < 0
+            < certified_margins(net.double(), X, [1], eps=0.0)
+        )
         net.float()
     assert certified_radius(net, X, [1]) == 0
 
 
 @pytest.mark.parametrize("eps", [True, [True], "0.1", ["a"], None, 1j, math.nan])
 def test_radii_that_are_no_numbers_are_refused(eps):
-    with pytest.raises(ValueError, match="eps must be a finite number >= 0, or one for each of the 1 samples"):
+    with pytest.raises(
+        ValueError, match="eps must be a finite number >= 0, or one for each of the 1 samples"
+    ):
         certified_margins(one_unit(), [[1.0]], [1], eps=eps)
