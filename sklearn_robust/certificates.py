@@ -242,7 +242,7 @@ def _charged_bound(
     weighted_sum = xp.abs(problem.weighted_sum(weights)) + of_sum
     if isinstance(norm, WeightedNorm):
         weighted_sum = _cancelled(weighted_sum, terms, norm.scale == 0)
-    radius = threat.eps * (1 - of_norm)  # 0 where the norm has scales
+    radius = problem.radius * (1 - of_norm)  # 0 where the norm has scales
     left = threat.norm.residual(weighted_sum, radius, LpNorm(dual.p))
     taken = weighted_sum - left
     size = threat.norm.value(taken)
@@ -356,7 +356,7 @@ def _predictor(problem: RobustProblem, direction: Array) -> tuple[Array, Array]:
     """
     xp = namespace(direction)
     intercept, smallest = best_intercept(problem.signed_scores(direction), problem.classes)
-    smallest = smallest - problem.threat.penalty(direction)
+    smallest = smallest - problem.penalty(direction)
     unit = xp.where(smallest > 0, smallest, 1.0)
     with np.errstate(over="ignore"):
         coef, moved = direction / unit[:, None], intercept / unit
@@ -368,7 +368,7 @@ def non_separability_slack(problem: RobustProblem, weights: Array) -> Array:
     """eps - ||Z^T a||_q of shape (k,), for feasible weights; >= 0 proves that no robust separator
     exists.
     """
-    return problem.threat.eps - problem.threat.norm.value(_without_dust(problem, weights))
+    return problem.radius - problem.threat.norm.value(_without_dust(problem, weights))
 
 
 def _without_dust(problem: RobustProblem, weights: Array) -> Array:
@@ -406,7 +406,7 @@ def margin_rounding(problem: RobustProblem, coef: Array, intercept: Array) -> Ar
     xp = namespace(coef)
     of_sum, penalty = (
         sum_rounding(problem.n_terms, coef.dtype, xp),
-        problem.threat.penalty(coef)[:, None],
+        problem.penalty(coef)[:, None],
     )
     sizes = problem.score_sizes(coef) + xp.abs(intercept)[:, None] + penalty
     of_norm = norm_rounding(problem, problem.threat.dual_norm, coef.dtype, xp) - of_sum
@@ -421,11 +421,11 @@ def proves_not_separable(problem: RobustProblem, weights: Array) -> np.ndarray:
     large one.
     """
     weighted_sum = np.abs(problem.weighted_sum(weights))
-    if np.all(problem.threat.norm.value(weighted_sum) <= problem.threat.eps):
+    if np.all(problem.threat.norm.value(weighted_sum) <= problem.radius):
         return np.ones(len(weighted_sum), dtype=bool)
     return (
         problem.threat.norm.value(np.maximum(weighted_sum - _ROUNDING * problem.sizes(weights), 0))
-        <= problem.threat.eps
+        <= problem.radius
     )
 
 
@@ -526,7 +526,7 @@ def _repair(problem: RobustProblem, weights: Array) -> Array:
     """Repaired weights of one problem, (1, n)."""
     threat = problem.threat
     # enough weights to move Z^T a anywhere
-    straight = problem.n_features + 2 <= weights.shape[1] or threat.eps[0] == 0
+    straight = problem.n_features + 2 <= weights.shape[1] or problem.radius[0] == 0
     alike = threat.scale is None or threat.scale.all()
     # with equalities to meet, the few weights that a vertex has move along its face first
     for way in (straight,) if alike or not straight else (False, True):
@@ -540,7 +540,7 @@ def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> 
     """The weights moved to where Z^T a is inside the ball: straight towards its centre, or along
     the face of its norm.
     """
-    threat, eps = problem.threat, problem.threat.eps[0]
+    threat, eps = problem.threat, problem.radius[0]
     inner = eps * (1 - 1e-12)  # a hair inside the ball, so that rounding does not decide
     repaired = problem.balanced(weights)
     for _ in range(1 if straight and threat.scale is None else _MAX_REPAIRS):

@@ -186,7 +186,7 @@ class Logistic:
         xp = namespace(weights)
         used = (log_weight > -math.inf) & (weights > 0)
         nothing = xp.zeros_like(weights)
-        mass = xp.where(used, weights, nothing)
+        used_weights = xp.where(used, weights, nothing)
         log_ratio = xp.where(used, xp.log(xp.where(used, weights, nothing + 1)), nothing)
         log_ratio = log_ratio - xp.where(used, log_weight, nothing)
 
@@ -198,9 +198,9 @@ class Logistic:
         for _ in range(_MAX_NEWTON):
             log_t = level + log_ratio
             left = at_least_tiny(-xp.expm1(xp.minimum(log_t, nothing)))
-            slope = xp.sum(mass * (xp.log(left) - log_t), axis=-1, keepdims=True)
+            slope = xp.sum(used_weights * (xp.log(left) - log_t), axis=-1, keepdims=True)
             low, high = xp.where(slope > 0, level, low), xp.where(slope < 0, level, high)
-            moved = level + slope / xp.sum(mass / left, axis=-1, keepdims=True)
+            moved = level + slope / xp.sum(used_weights / left, axis=-1, keepdims=True)
             moved = xp.where(
                 (moved > low) & (moved < high),
                 moved,
@@ -213,7 +213,9 @@ class Logistic:
             if close:
                 break
         # the best c may lie closer to the cap than numbers do
-        return xp.maximum(*(_entropy_bound(xp, c, mass, log_ratio)[..., 0] for c in (level, cap)))
+        return xp.maximum(
+            *(_entropy_bound(xp, c, used_weights, log_ratio)[..., 0] for c in (level, cap))
+        )
 
 
 _MEMBERS = ("name", "log_risk_and_weights", "intercept", "curvature", "log_risk_bound")
@@ -335,14 +337,16 @@ def _class_max(xp: Any, values: Array, members: Array) -> Array:
     return xp.where(largest > -math.inf, largest, xp.zeros_like(largest))
 
 
-def _entropy_bound(xp: Any, log_c: Array, mass: Array, log_ratio: Array) -> Array:
+def _entropy_bound(xp: Any, log_c: Array, used_weights: Array, log_ratio: Array) -> Array:
     """log of sum_i s_i H(t_i), t = c a / s, of shape (..., 1).
 
     s H(t) = c a (-log t - (1 - t) log(1 - t) / t), whose last term is 1 at t = 0.
     """
-    nothing = xp.zeros_like(mass)
+    nothing = xp.zeros_like(used_weights)
     log_t = xp.minimum(log_c + log_ratio, nothing)
     t = at_least_tiny(xp.exp(log_t))
     inner = xp.where(t < 1, t, nothing + 0.5)
     rest = xp.where(t < 1, -(1 - inner) * xp.log1p(-inner) / inner, nothing)
-    return log_c + xp.log(at_least_tiny(xp.sum(mass * (rest - log_t), axis=-1, keepdims=True)))
+    return log_c + xp.log(
+        at_least_tiny(xp.sum(used_weights * (rest - log_t), axis=-1, keepdims=True))
+    )

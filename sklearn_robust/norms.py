@@ -196,9 +196,9 @@ class LpNorm:
     def min_norm_subgradient(self, w: Array, g: Array, scale: Array | float, norm: LpNorm) -> Array:
         r"""The element of :math:`g + \text{scale}\,\partial\|w\|_p` that is least in `norm`.
 
-        This is the velocity that a gradient flow follows where the penalty has a kink: at w = 0, at
-        zero entries (p = 1) and at tied largest entries (p = inf). Any other element, such as the
-        one that automatic differentiation picks, can stall there.
+        This is the subgradient that a gradient flow follows where the penalty has a kink: at w = 0,
+        at zero entries (p = 1) and at tied largest entries (p = inf). Any other element, such as
+        the one that automatic differentiation picks, can stall there.
 
         Parameters
         ----------

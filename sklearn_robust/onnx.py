@@ -12,7 +12,7 @@ from sklearn_robust.linear_model import (
     RobustLinearClassifier,
     RobustLinearClassifierCV,
 )
-from sklearn_robust.linear_model._base import dense
+from sklearn_robust.linear_model.base import dense
 from sklearn_robust.losses import log_odds_slope
 from sklearn_robust.neural_network import RobustDiagonalNet
 

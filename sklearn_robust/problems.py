@@ -5,7 +5,7 @@ X.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,7 +54,9 @@ class RobustProblem:
     y : array of shape (k, n)
         Labels in {-1, +1}, of X's dtype.
     threat : LpBall
-        With an eps of shape (k,).
+        The set of perturbations for radius 1.
+    radius : array of shape (k,)
+        The radius of each problem: its set is radius times the threat.
     log_weight : array of shape (k, n)
         Logarithm of the sample weights, which sum to 1; -inf leaves a sample out.
     log_total_weight : array of shape (k,)
@@ -67,6 +69,7 @@ class RobustProblem:
     X: Any
     y: Array
     threat: LpBall
+    radius: Array
     log_weight: Array
     log_total_weight: Array
     fit_intercept: bool
@@ -121,8 +124,8 @@ class RobustProblem:
                     f"scale must hold a number for each of the {X.shape[1]} features, got "
                     f"{scale.shape[0]}."
                 )
-        threat = LpBall(q, xp.full_like(y[:, 0], check_radius(eps, "eps")), scale)
-        return cls(X, y, threat, log_weight, log_total, fit_intercept)
+        radius = xp.full_like(y[:, 0], check_radius(eps, "eps"))
+        return cls(X, y, LpBall(q, 1.0, scale), radius, log_weight, log_total, fit_intercept)
 
     @property
     def n_problems(self) -> int:
@@ -141,11 +144,10 @@ class RobustProblem:
 
     def select(self, rows: Array) -> RobustProblem:
         """The problems at these indices."""
-        threat = replace(self.threat, eps=self.threat.eps[rows])
         return replace(
             self,
             y=self.y[rows],
-            threat=threat,
+            radius=self.radius[rows],
             log_weight=self.log_weight[rows],
             log_total_weight=self.log_total_weight[rows],
         )
@@ -156,13 +158,33 @@ class RobustProblem:
         rows = np.tile(np.arange(k), len(eps))
         problem = self.select(rows)
         radii = xp.concat(
-            [xp.full_like(self.threat.eps, check_radius(radius, "eps")) for radius in eps]
+            [xp.full_like(self.radius, check_radius(radius, "eps")) for radius in eps]
         )
-        return replace(problem, threat=replace(self.threat, eps=radii))
+        return replace(problem, radius=radii)
+
+    def mapped(self, function: Callable[[Array], Array], X: Any = None) -> RobustProblem:
+        """The same problem with the function of its arrays: on another device, or of another type.
+
+        X is replaced by the one that is given, if any, and else stays as it is.
+        """
+        return replace(
+            self,
+            X=self.X if X is None else X,
+            y=function(self.y),
+            threat=self.threat.mapped(function),
+            radius=function(self.radius),
+            log_weight=function(self.log_weight),
+            log_total_weight=function(self.log_total_weight),
+        )
 
     def simplified(self) -> RobustProblem:
         """The same problem without a scale where all features have the same."""
-        return self if self.threat.scale is None else replace(self, threat=self.threat.simplified())
+        threat, factor = self.threat.simplified()
+        return (
+            self
+            if threat is self.threat
+            else replace(self, threat=threat, radius=factor * self.radius)
+        )
 
     def as_float64(self) -> RobustProblem:
         """The same problem, on NumPy or scipy.sparse data, in double precision."""
@@ -174,26 +196,12 @@ class RobustProblem:
         """
         if self.y.dtype == np.float64:
             return self
-        y, log_weight, log_total = (
-            a.astype(np.float64) for a in (self.y, self.log_weight, self.log_total_weight)
-        )
-        threat = self.threat.mapped(lambda a: a.astype(np.float64))
-        return replace(self, y=y, threat=threat, log_weight=log_weight, log_total_weight=log_total)
+        return self.mapped(lambda array: array.astype(np.float64))
 
     def in_extended_arithmetic(self) -> RobustProblem:
         """The same problem, on a dense copy of X, in the longest floating point of the machine."""
-        long = np.longdouble
-        y, log_weight, log_total = (
-            a.astype(long) for a in (self.y, self.log_weight, self.log_total_weight)
-        )
-        return replace(
-            self,
-            X=(self.X.toarray() if sparse.issparse(self.X) else self.X).astype(long),
-            y=y,
-            threat=self.threat.mapped(lambda a: a.astype(long)),
-            log_weight=log_weight,
-            log_total_weight=log_total,
-        )
+        X = self.X.toarray() if sparse.issparse(self.X) else self.X
+        return self.mapped(lambda array: array.astype(np.longdouble), X.astype(np.longdouble))
 
     def standardised(self) -> tuple[RobustProblem, float]:
         """The same problem in units of the rows' root mean square, centred where an intercept
@@ -208,9 +216,7 @@ class RobustProblem:
             centred = self.X - self.X.mean(axis=0) if self.fit_intercept else self.X
             size = float(np.linalg.norm(centred))
         unit = size / math.sqrt(self.X.shape[0]) if size > 0 else 1.0
-        return replace(
-            self, X=centred / unit, threat=replace(self.threat, eps=self.threat.eps / unit)
-        ), unit
+        return replace(self, X=centred / unit, radius=self.radius / unit), unit
 
     def signed_scores(self, coef: Array) -> Array:
         """Z w, the margins without adversary and intercept: (k, d) -> (k, n)."""
@@ -259,16 +265,20 @@ class RobustProblem:
             at = slice(start, start + length)
             yield at, self.X[at].astype(np.float64, copy=False)
 
+    def penalty(self, coef: Array) -> Array:
+        """The margin that the adversary takes, radius ||w||_q*: (k, d) -> (k,)."""
+        return self.radius * self.threat.penalty(coef)
+
+    def perturbation(self, coef: Array) -> Array:
+        """The perturbation of each problem's set that raises <w, x> most: (k, d) -> (k, d)."""
+        return self.radius[:, None] * self.threat.perturbation(coef)
+
     def margins(self, coef: Array, intercept: Array) -> Array:
         """Robust margins y (<w, x> + b) - eps ||w||_q*: (k, d), (k,) -> (k, n); inf for samples of
         weight zero.
         """
         xp = namespace(coef)
-        m = (
-            self.signed_scores(coef)
-            + self.y * intercept[:, None]
-            - self.threat.penalty(coef)[:, None]
-        )
+        m = self.signed_scores(coef) + self.y * intercept[:, None] - self.penalty(coef)[:, None]
         return xp.where(self.log_weight > -math.inf, m, xp.full_like(m, math.inf))
 
     def evaluate(
@@ -284,7 +294,7 @@ class RobustProblem:
         `near` (k,) is a guess of the intercept; `penalty` (k,) replaces eps ||w||_q* where a solver
         keeps its own.
         """
-        penalty = self.threat.penalty(coef) if penalty is None else penalty
+        penalty = self.penalty(coef) if penalty is None else penalty
         return self.evaluate_scores(loss, self.signed_scores(coef), penalty, near=near)
 
     def evaluate_scores(

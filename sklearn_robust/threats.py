@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -32,9 +31,8 @@ class LpBall:
     ----------
     q : float
         Exponent of the perturbation's norm, in [1, inf].
-    eps : float or array of shape (k,)
-        Radius, >= 0, in the units of the features; an array holds one radius for each of k
-        problems.
+    eps : float
+        Radius, >= 0, in the units of the features.
     scale : array of shape (d,), optional
         The scale s_j >= 0 of each feature: how far the adversary can move it, relative to the
         others. A feature of scale 0 is out of its reach: :math:`\delta_j = 0`. Every feature has 1
@@ -51,20 +49,15 @@ class LpBall:
     """
 
     q: float
-    eps: Any  # float or array
+    eps: float
     scale: Any = None  # array
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "q", LpNorm(self.q).p)
-        if not is_array_api_obj(self.eps) or isinstance(self.eps, Real):
-            object.__setattr__(self, "eps", check_radius(self.eps, "eps"))
-            if self.scale is not None:
-                checked = check_scale(self.scale, "scale")
-                object.__setattr__(
-                    self,
-                    "scale",
-                    like(self.scale, checked) if is_torch_array(self.scale) else checked,
-                )
+        object.__setattr__(self, "eps", check_radius(self.eps, "eps"))
+        if self.scale is not None:
+            checked = check_scale(self.scale, "scale")
+            object.__setattr__(self, "scale", _of_type(self.scale, checked))
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles hold q, eps and scale, not what was computed from them."""
@@ -84,19 +77,15 @@ class LpBall:
         """x with zero in place of the features that the adversary cannot touch."""
         return x if self.scale is None else namespace(x).where(self.scale > 0, x, 0 * x)
 
-    def simplified(self) -> LpBall:
-        """The same threat without a scale where all features have the same: it is then part of the
-        radius.
-        """
+    def simplified(self) -> tuple[LpBall, Any]:
+        """The same threat without a scale where all features have the same, and that scale."""
         if self.scale is None or bool((self.scale != self.scale[0]).any()):
-            return self
-        return replace(self, eps=self.eps * self.scale[0], scale=None)
+            return self, 1.0
+        return replace(self, scale=None), self.scale[0]
 
     def mapped(self, function: Callable[[Array], Array]) -> LpBall:
-        """The threat with the function of its arrays: on another device, or of another type."""
-        return replace(
-            self, eps=function(self.eps), scale=None if self.scale is None else function(self.scale)
-        )
+        """The threat with the function of its scale: on another device, or of another type."""
+        return self if self.scale is None else replace(self, scale=function(self.scale))
 
     def penalty(self, coef: Array) -> Array:
         """The margin that the adversary takes, eps ||scale w||_q*.
@@ -127,8 +116,15 @@ class LpBall:
         -------
         array of shape (..., d)
         """
-        eps = self.eps[..., None] if is_array_api_obj(self.eps) and self.eps.ndim else self.eps
-        return eps * self.norm.steepest_direction(coef)
+        return self.eps * self.norm.steepest_direction(coef)
+
+
+def _of_type(given: Any, checked: np.ndarray) -> Array:
+    """The checked values in the floating type, and on the device, of the given ones."""
+    if is_torch_array(given):
+        return like(given, checked)
+    kept = isinstance(given, np.ndarray) and given.dtype.kind == "f"
+    return checked.astype(given.dtype) if kept else checked
 
 
 def check_radius(eps: float, name: str) -> float:

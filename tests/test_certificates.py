@@ -176,8 +176,10 @@ def test_no_margin_is_above_and_no_bound_below_its_exact_value(fit_intercept):
             v / totals[[bool(members[i]) for members in classes].index(True)]
             for i, v in enumerate(a)
         ]
-        pull = [abs(sum(v * int(y[i]) * rows[i][j] for i, v in enumerate(a))) for j in range(d)]
-        eps = float(max(pull)) * rng.choice([0, 0.5, 1 - 1e-12, 1 - 1e-15])
+        weighted_sum = [
+            abs(sum(v * int(y[i]) * rows[i][j] for i, v in enumerate(a))) for j in range(d)
+        ]
+        eps = float(max(weighted_sum)) * rng.choice([0, 0.5, 1 - 1e-12, 1 - 1e-15])
         scores = [
             int(label) * (sum(map(Fraction.__mul__, row, w)) + b)
             for label, row in zip(y, rows, strict=True)
@@ -187,10 +189,10 @@ def test_no_margin_is_above_and_no_bound_below_its_exact_value(fit_intercept):
         proven = certify(problem, LpNorm(1), coef[None], weights[None], np.array([intercept]))
         exact = min(scores) / size - Fraction(eps)
         assert Fraction(proven.margin[0]) <= exact
-        assert Fraction(proven.bound[0]) >= max(pull) - Fraction(eps)
+        assert Fraction(proven.bound[0]) >= max(weighted_sum) - Fraction(eps)
         # the charge is no more than rounding
         assert proven.margin[0] == pytest.approx(float(exact), abs=1e-13)
-        assert proven.bound[0] == pytest.approx(float(max(pull) - Fraction(eps)), abs=1e-13)
+        assert proven.bound[0] == pytest.approx(float(max(weighted_sum) - Fraction(eps)), abs=1e-13)
 
 
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
@@ -202,8 +204,11 @@ def test_cancelling_weights(gaussian, convert, fit_intercept):
     start = problem.balanced(np.random.default_rng(0).dirichlet(np.ones(12), 1))
     exact = cancelling_weights(problem, start[0], np.array([1, 2]))
     assert np.all(exact >= 0)
-    pull, terms = np.abs(problem.weighted_sum(exact[None])[0]), problem.sizes(exact[None])[0]
-    assert np.all(pull[[1, 2]] <= 1e-14 * terms[[1, 2]])
+    weighted_sum, terms = (
+        np.abs(problem.weighted_sum(exact[None])[0]),
+        problem.sizes(exact[None])[0],
+    )
+    assert np.all(weighted_sum[[1, 2]] <= 1e-14 * terms[[1, 2]])
     assert exact.sum() == pytest.approx(1, abs=1e-14)
     assert not fit_intercept or exact @ y == pytest.approx(0, abs=1e-14)
     near = cancelling_weights(problem, exact * (1 + 1e-6 * np.cos(np.arange(12))), np.array([1, 2]))

@@ -15,7 +15,7 @@ INTERRUPTED = """
 import os, signal, threading, time
 import numpy as np
 import torch
-from sklearn_robust.separators._margin_program import MarginProgram
+from sklearn_robust.separators._max_margin_form import MaxMarginForm
 from sklearn_robust.separators.cone_program import solve_cone_program
 from sklearn_robust.separators.linear_program import solve_linear_program
 from sklearn_robust.verification import certified_margins
@@ -26,9 +26,9 @@ Z = rng.normal(size=(1500, 1000))
 network = torch.nn.Sequential(torch.nn.Linear(60, 300), torch.nn.ReLU(), torch.nn.Linear(300, 1))
 X, y = rng.uniform(size=(1, 60)), [1]
 solvers = {
-    "HiGHS, linear": lambda: solve_linear_program(MarginProgram(Z, None, 1.0, 1.0, 0.0)),
+    "HiGHS, linear": lambda: solve_linear_program(MaxMarginForm(Z, None, 1.0, 1.0, 0.0)),
     "HiGHS, mixed-integer": lambda: certified_margins(network, X, y, eps=0.5, method="exact",
-    time_limit=1e6), "clarabel": lambda: solve_cone_program(MarginProgram(Z, None, 1.5, 1.5, 0.0)),
+    time_limit=1e6), "clarabel": lambda: solve_cone_program(MaxMarginForm(Z, None, 1.5, 1.5, 0.0)),
 }
 
 

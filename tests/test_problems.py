@@ -5,6 +5,7 @@ from scipy import sparse
 
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.threats import LpBall
 
 each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 
@@ -85,9 +86,9 @@ def test_evaluate_uses_a_solvers_own_penalty(loss):
     X, y, coef, _, _ = data()
     problem = make(X, y, fit_intercept=False)
     expected = problem.evaluate(loss, coef).log_risk
-    same = problem.evaluate(loss, coef, penalty=problem.threat.penalty(coef))
+    same = problem.evaluate(loss, coef, penalty=problem.penalty(coef))
     np.testing.assert_array_equal(same.log_risk, expected)
-    larger = problem.evaluate(loss, coef, penalty=problem.threat.penalty(coef) + 1)
+    larger = problem.evaluate(loss, coef, penalty=problem.penalty(coef) + 1)
     np.testing.assert_allclose(larger.margins, same.margins - 1, atol=1e-14)
 
 
@@ -134,7 +135,7 @@ def test_one_row_of_labels_is_one_problem():
     X, y, *_ = data()
     problem = make(X, y[0])
     assert problem.y.shape == problem.log_weight.shape == (1, 7)
-    np.testing.assert_array_equal(problem.threat.eps, [0.3])
+    np.testing.assert_array_equal(problem.radius, [0.3])
 
 
 def test_integer_labels_do_not_round_the_radius():
@@ -228,7 +229,7 @@ def test_standardised_rows_have_root_mean_square_one_and_are_centred_where_an_in
     assert np.linalg.norm(standardised.X) == pytest.approx(np.sqrt(20))
     expected = X - X.mean(axis=0) if fit_intercept else X
     np.testing.assert_allclose(standardised.X * unit, expected, rtol=1e-12)
-    np.testing.assert_allclose(standardised.threat.eps * unit, 0.3 * size)
+    np.testing.assert_allclose(standardised.radius * unit, 0.3 * size)
     if fit_intercept:
         np.testing.assert_allclose(standardised.X.mean(axis=0), 0, atol=1e-12)
 
@@ -261,3 +262,16 @@ def test_numbers_whose_squares_leave_the_range_are_refused(dtype, size):
         ):
             make(big, y)
     assert make(0 * X, y).n_features == X.shape[1]
+
+
+@pytest.mark.parametrize("q", [1, 1.5, 2, np.inf])
+def test_each_problem_has_a_radius_of_its_own(q):
+    X, y, eps = np.ones((2, 4)), np.array([1.0, -1.0]), [0.0, 0.1, 2.0]
+    problem = RobustProblem.from_data(X, y, q=q, eps=1.0, fit_intercept=False).at_radii(eps)
+    coef = np.random.default_rng(0).standard_normal((3, 4))
+    for i, radius in enumerate(eps):
+        ball = LpBall(q, radius)
+        assert problem.penalty(coef)[i] == pytest.approx(ball.penalty(coef[i]), rel=1e-14)
+        np.testing.assert_allclose(
+            problem.perturbation(coef)[i], ball.perturbation(coef[i]), rtol=1e-14
+        )

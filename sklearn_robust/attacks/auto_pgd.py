@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sklearn_robust._parameters import check_exponent, check_number
-from sklearn_robust.attacks._search import Batch, Best, Settings, search
+from sklearn_robust.attacks.search import Batch, Best, Settings, search
 from sklearn_robust.regions import Region
 
 _MOMENTUM = 0.25  # share of the last move that is kept

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sklearn_robust._parameters import check_number
-from sklearn_robust.attacks._search import Batch, Best, Settings, search
+from sklearn_robust.attacks.search import Batch, Best, Settings, search
 from sklearn_robust.regions import Region
 from sklearn_robust.threats import check_radius
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sklearn_robust._parameters import check_number
-from sklearn_robust.attacks._losses import logit_margins
-from sklearn_robust.attacks._search import Best, Settings, answer
-from sklearn_robust.attacks._target import Target, check_labels, evaluating
+from sklearn_robust.attacks.losses import logit_margins
+from sklearn_robust.attacks.search import Best, Settings, answer
+from sklearn_robust.attacks.target import Target, check_labels, evaluating
 from sklearn_robust.regions import Region
 
 # shares of the budget after which windows halve

@@ -12,8 +12,8 @@ from sklearn.utils import check_array
 
 from sklearn_robust._parameters import check_exponent
 from sklearn_robust.certificates import relative_gap, robust_margin
-from sklearn_robust.linear_model._base import positive_classes
-from sklearn_robust.metrics._linear_view import linear_view, unwrapped
+from sklearn_robust.linear_model.base import positive_classes
+from sklearn_robust.metrics.linear_view import linear_view, unwrapped
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import NotSeparableError, Separator, min_norm_separator

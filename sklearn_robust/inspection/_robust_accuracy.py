@@ -13,7 +13,7 @@ from sklearn.utils.validation import _check_sample_weight, check_consistent_leng
 from sklearn_robust._parameters import check_exponent, refuse_lazy
 from sklearn_robust.inspection._style import axes_for, style
 from sklearn_robust.metrics import certified_radius
-from sklearn_robust.metrics._linear_view import is_linear, transformed, unwrapped
+from sklearn_robust.metrics.linear_view import is_linear, transformed, unwrapped
 from sklearn_robust.threats import check_radius
 
 _REACH = 0.95  # share of the radii that the default range of eps spans

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_X_y
 
 from sklearn_robust._parameters import check_exponent, refuse_lazy
 from sklearn_robust.inspection._style import axes_for, style
-from sklearn_robust.metrics._linear_view import linear_view, unwrapped
+from sklearn_robust.metrics.linear_view import linear_view, unwrapped
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators import min_norm_separator
 from sklearn_robust.threats import LpBall, check_radius
@@ -274,8 +274,10 @@ class SeparatorDisplay:
                 raise ValueError(
                     f"The classifier {name!r} has no boundary to draw: its coefficients are zero."
                 )
-            foot = (0.5 * (low + high) @ w + b) / (w @ w)  # from the middle of the picture, along w
-            start = 0.5 * (low + high) - foot * w
+            offset = (0.5 * (low + high) @ w + b) / (
+                w @ w
+            )  # from the middle of the picture, along w
+            start = 0.5 * (low + high) - offset * w
             # the first are those of the classes
             line_style = style(i, first_color=len(_CLASS_COLORS))
             self.lines_.append(

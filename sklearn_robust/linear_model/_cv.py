@@ -20,13 +20,13 @@ from sklearn_robust._fits import all_or_nothing
 from sklearn_robust._parameters import check_choice, check_exponent, check_number, refuse_lazy
 from sklearn_robust.attacks.linear import robustly_correct
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
-from sklearn_robust.linear_model._base import ProbabilityMixin, RobustLinearMixin
 from sklearn_robust.linear_model._path import check_exponents, check_radii, path_of, warn_of_cells
 from sklearn_robust.linear_model._radii import radii_of
 from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
+from sklearn_robust.linear_model.base import ProbabilityMixin, RobustLinearMixin
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.metrics import make_robust_scorer
-from sklearn_robust.metrics._linear_view import LinearView
+from sklearn_robust.metrics.linear_view import LinearView
 from sklearn_robust.threats import LpBall, check_radius
 
 _AUTO_RADII = 8

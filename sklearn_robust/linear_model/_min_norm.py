@@ -12,19 +12,19 @@ from sklearn.base import BaseEstimator
 from sklearn_robust._fits import all_or_nothing
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
-from sklearn_robust.linear_model._base import RobustLinearMixin, positive_classes
-from sklearn_robust.linear_model._fitting import (
-    screened,
-    unsolved,
+from sklearn_robust.linear_model.base import RobustLinearMixin, positive_classes
+from sklearn_robust.linear_model.fitting import (
+    decide_separability,
+    open_problems,
     warn_if_constant,
     warn_unless_converged,
     with_exact_separators,
     with_risk_minimisers,
 )
-from sklearn_robust.linear_model._watching import FitWatch
+from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.separators._largest_margin import DEFAULT_TOL
+from sklearn_robust.separators._engine_choice import DEFAULT_TOL
 from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.threats import check_radius
 
@@ -169,16 +169,16 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         if tol is None:
             tol = _FLOAT32_TOL if problem.y.dtype == np.float32 else DEFAULT_TOL
         callbacks = FitCallbacks(self, X, y, sample_weight)
-        watching = FitWatch(self, callbacks, problem)
-        solution = screened(problem, loss, norm, watching, tol=max(tol, _RISK_TOL))
-        if not watching.stopped:
+        monitor = FitMonitor(self, callbacks, problem)
+        solution = decide_separability(problem, loss, norm, monitor, tol=max(tol, _RISK_TOL))
+        if not monitor.stopped:
             rows = np.flatnonzero([separable is not False for separable in solution.separable])
             solution = with_exact_separators(
                 problem, loss, norm, solution, rows, loss_tol=0, tol=tol
             )
-        rows = unsolved(solution, None)
+        rows = open_problems(solution, None)
         solution = with_risk_minimisers(
-            problem, loss, norm, solution, rows, watching, tol=max(tol, _RISK_TOL), undecided=True
+            problem, loss, norm, solution, rows, monitor, tol=max(tol, _RISK_TOL), undecided=True
         )
         lacking = np.flatnonzero([separable is False for separable in solution.separable])
         if len(lacking) and self.not_separable == "raise":
@@ -196,11 +196,11 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
                 NotSeparableWarning,
                 stacklevel=4,
             )
-            rows = unsolved(solution, False, None)
+            rows = open_problems(solution, False, None)
             solution = with_risk_minimisers(
-                problem, loss, norm, solution, rows, watching, tol=max(tol, _RISK_TOL)
+                problem, loss, norm, solution, rows, monitor, tol=max(tol, _RISK_TOL)
             )
-        if not watching.stopped:
+        if not monitor.stopped:
             warn_unless_converged(self, solution)
             warn_if_constant(self, problem, solution)
         self._keep(solution)

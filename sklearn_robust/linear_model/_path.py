@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_robust._parameters import check_exponent
 from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
-from sklearn_robust.linear_model._watching import FitWatch
+from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -208,8 +208,8 @@ def path_of(
     problem: RobustProblem = model._read(X, y, sample_weight, model.class_weight)
     norms = [LpNorm(exponent) for exponent in p]
     grid_problem = problem.at_radii(eps)
-    watching = FitWatch(model, None, grid_problem)
-    solutions = model._solve(grid_problem, norms, watching, radius_by_radius=radius_by_radius)
+    monitor = FitMonitor(model, None, grid_problem)
+    solutions = model._solve(grid_problem, norms, monitor, radius_by_radius=radius_by_radius)
 
     def grid(name: str) -> np.ndarray:
         parts = np.stack([np.asarray(getattr(solution, name)) for solution in solutions])

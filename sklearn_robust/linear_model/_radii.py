@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from sklearn_robust._parameters import check_exponent, check_number
-from sklearn_robust.linear_model._fitting import constant_radii, screened
 from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
-from sklearn_robust.linear_model._watching import FitWatch
+from sklearn_robust.linear_model.fitting import constant_radii, decide_separability
+from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -102,7 +102,9 @@ def radii_of(problem: RobustProblem, n_eps: int) -> np.ndarray:
     # a minimiser of the risk is near that at the next radius
     steps = np.geomspace(smallest, largest, _STEPS + 1)[:-1]
     tried = problem.at_radii(steps.tolist())
-    found = screened(tried, LOSSES["exponential"], LpNorm(2), FitWatch(None, None, tried), tol=1e-3)
+    found = decide_separability(
+        tried, LOSSES["exponential"], LpNorm(2), FitMonitor(None, None, tried), tol=1e-3
+    )
     if not all(separable is True for separable in found.separable[: problem.n_problems]):
         return np.geomspace(smallest, largest, n_eps + 1)[:-1]
     options = {"q": threat.q, "fit_intercept": problem.fit_intercept, "scale": threat.scale}

@@ -15,30 +15,30 @@ from sklearn_robust._array_api import like
 from sklearn_robust._fits import all_or_nothing
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
-from sklearn_robust.linear_model._base import (
+from sklearn_robust.linear_model.base import (
     ProbabilityMixin,
     RobustLinearMixin,
     dense,
     positive_classes,
 )
-from sklearn_robust.linear_model._fitting import (
-    at_loss,
-    in_geometry,
+from sklearn_robust.linear_model.fitting import (
+    decide_separability,
     on_device,
-    replaced,
-    screened,
-    unsolved,
+    open_problems,
+    remeasured,
+    replace_rows,
+    scale_to_loss,
     warn_if_constant,
     warn_unless_converged,
     with_exact_separators,
     with_risk_minimisers,
 )
-from sklearn_robust.linear_model._watching import FitWatch
+from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.losses import MarginLoss, check_loss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import Solution, accelerated_margin, steepest_descent
-from sklearn_robust.solvers._solution import solution_to_numpy
+from sklearn_robust.solvers.solution import solution_to_numpy
 from sklearn_robust.threats import check_radius
 
 _SOLVERS = ("auto", "steepest_descent", "accelerated", "exact")
@@ -258,11 +258,11 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
                 )
             last_coef = last_coef.astype(problem.y.dtype)
         callbacks = FitCallbacks(self, X, y, sample_weight)
-        watching = FitWatch(
+        monitor = FitMonitor(
             self, callbacks, problem, verbose=self.verbose, classes=positive_classes(self.classes_)
         )
-        (solution,) = self._solve(problem, [LpNorm(self.p_algo)], watching, last_coef)
-        if not watching.stopped:
+        (solution,) = self._solve(problem, [LpNorm(self.p_algo)], monitor, last_coef)
+        if not monitor.stopped:
             warn_unless_converged(self, solution)
             warn_if_constant(self, problem, solution)
         self._keep(solution)
@@ -301,7 +301,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         self,
         problem: RobustProblem,
         norms: Sequence[LpNorm],
-        watching: FitWatch,
+        monitor: FitMonitor,
         last_coef: np.ndarray | None = None,
         *,
         radius_by_radius: bool = False,
@@ -320,71 +320,69 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
             with_risk_minimisers,
             problem,
             self._loss,
-            watching=watching,
+            monitor=monitor,
             tol=self.tol,
             start=last_coef,
         )
         if self.solver == "accelerated":
-            solutions = [self._accelerated(problem, tensors, norm, watching) for norm in norms]
+            solutions = [self._accelerated(problem, tensors, norm, monitor) for norm in norms]
             exact = False
         else:
-            shared = screened(tensors, self._loss, norms[0], watching, tol=self.tol)
-            shared = minimised(norms[0], shared, unsolved(shared, False))
+            shared = decide_separability(tensors, self._loss, norms[0], monitor, tol=self.tol)
+            shared = minimised(norms[0], shared, open_problems(shared, False))
             solutions = [
                 shared,
-                *(in_geometry(shared, norm, measured_in=norms[0]) for norm in norms[1:]),
+                *(remeasured(shared, norm, measured_in=norms[0]) for norm in norms[1:]),
             ]
             small = problem.X.shape[0] * problem.n_features <= _AUTO_ENTRIES
             exact = self.solver == "exact" or (self.solver == "auto" and small)
-            rows = unsolved(shared, True, None)
-            if len(rows) and self.solver != "exact" and not watching.stopped:
+            rows = open_problems(shared, True, None)
+            if len(rows) and self.solver != "exact" and not monitor.stopped:
                 max_iter = min(self.max_iter, _AUTO_ITERATIONS) if exact else self.max_iter
                 batches = [(list(range(len(norms))), rows)]
                 if radius_by_radius:
-                    of_radius = np.split(
-                        rows, np.flatnonzero(np.diff(problem.threat.eps[rows])) + 1
-                    )
+                    of_radius = np.split(rows, np.flatnonzero(np.diff(problem.radius[rows])) + 1)
                     batches = [([i], part) for i in range(len(norms)) for part in of_radius]
                 solutions = self._with_paths(
-                    tensors, norms, watching, solutions, batches, max_iter, last_coef
+                    tensors, norms, monitor, solutions, batches, max_iter, last_coef
                 )
-            if exact and not watching.stopped:
+            if exact and not monitor.stopped:
                 solutions = [
-                    self._with_exact(problem, norm, solution, watching)
+                    self._with_exact(problem, norm, solution, monitor)
                     for norm, solution in zip(norms, solutions, strict=True)
                 ]
         return [
-            minimised(norm, solution, unsolved(solution, False, None), undecided=exact)
+            minimised(norm, solution, open_problems(solution, False, None), undecided=exact)
             for norm, solution in zip(norms, solutions, strict=True)
         ]
 
     def _with_exact(
-        self, problem: RobustProblem, norm: LpNorm, solution: Solution, watching: FitWatch
+        self, problem: RobustProblem, norm: LpNorm, solution: Solution, monitor: FitMonitor
     ) -> Solution:
-        rows = unsolved(solution, True, None)
+        rows = open_problems(solution, True, None)
         if not len(rows):
             return solution
         loss, loss_tol, tol = self._loss, self.loss_tol, self.tol
-        with watching.stage("exact separator", rows):
+        with monitor.stage("exact separator", rows):
             return with_exact_separators(
                 problem, loss, norm, solution, rows, loss_tol=loss_tol, tol=tol, n_jobs=self.n_jobs
             )
 
     def _accelerated(
-        self, problem: RobustProblem, tensors: RobustProblem, norm: LpNorm, watching: FitWatch
+        self, problem: RobustProblem, tensors: RobustProblem, norm: LpNorm, monitor: FitMonitor
     ) -> Solution:
         loss = self._loss
-        with watching.solver("accelerated", np.arange(problem.n_problems)) as monitors:
+        with monitor.solver("accelerated", np.arange(problem.n_problems)) as monitors:
             limit = accelerated_margin(
                 tensors, loss, norm, max_iter=self.max_iter, tol=self.tol, monitors=monitors
             )
-        return at_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
+        return scale_to_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
 
     def _with_paths(
         self,
         tensors: RobustProblem,
         norms: Sequence[LpNorm],
-        watching: FitWatch,
+        monitor: FitMonitor,
         solutions: list[Solution],
         batches: list[tuple[list[int], np.ndarray]],
         max_iter: int,
@@ -396,7 +394,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         solutions = list(solutions)
         for geometries, rows in batches:
             of_all = np.tile(rows, len(geometries))
-            with watching.solver("steepest_descent", of_all) as monitors:
+            with monitor.solver("steepest_descent", of_all) as monitors:
                 paths = steepest_descent(
                     tensors.select(of_all),
                     self._loss,
@@ -413,5 +411,5 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
             for i, part in zip(
                 geometries, np.arange(len(of_all)).reshape(len(geometries), -1), strict=True
             ):
-                solutions[i] = replaced(solutions[i], rows, paths.rows(part))
+                solutions[i] = replace_rows(solutions[i], rows, paths.rows(part))
         return solutions

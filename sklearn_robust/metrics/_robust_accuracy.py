@@ -16,7 +16,7 @@ from sklearn.utils.validation import _check_sample_weight
 
 from sklearn_robust._parameters import check_choice, check_exponent, refuse_lazy
 from sklearn_robust.attacks.linear import boundary_distances, least_margins
-from sklearn_robust.metrics._linear_view import (
+from sklearn_robust.metrics.linear_view import (
     SPACES,
     LinearView,
     is_linear,

@@ -26,11 +26,11 @@ from sklearn_robust._parameters import (
     check_number,
     refuse_lazy,
 )
-from sklearn_robust.attacks._losses import logit_margins
-from sklearn_robust.attacks._search import Settings
-from sklearn_robust.attacks._target import evaluating
+from sklearn_robust.attacks.losses import logit_margins
+from sklearn_robust.attacks.search import Settings
+from sklearn_robust.attacks.target import evaluating
 from sklearn_robust.callbacks import CallbackSupportMixin, FitCallbacks, with_callbacks
-from sklearn_robust.linear_model._base import loss_has_probabilities
+from sklearn_robust.linear_model.base import loss_has_probabilities
 from sklearn_robust.losses import MarginLoss, check_loss, log_odds
 from sklearn_robust.neural_network._objective import NETWORK_LOSSES, class_log_probabilities
 from sklearn_robust.neural_network._passes import Passes, passes

@@ -11,21 +11,21 @@ from sklearn.base import BaseEstimator
 from sklearn_robust._fits import all_or_nothing
 from sklearn_robust._parameters import check_choice, check_exponent, check_number
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
-from sklearn_robust.linear_model._base import ProbabilityMixin, RobustLinearMixin, positive_classes
-from sklearn_robust.linear_model._fitting import (
+from sklearn_robust.linear_model.base import ProbabilityMixin, RobustLinearMixin, positive_classes
+from sklearn_robust.linear_model.fitting import (
+    decide_separability,
     on_device,
-    replaced,
-    screened,
-    unsolved,
+    open_problems,
+    replace_rows,
     warn_if_constant,
     warn_unless_converged,
     with_risk_minimisers,
 )
-from sklearn_robust.linear_model._watching import FitWatch
+from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.losses import MarginLoss, check_loss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.solvers import diagonal_descent
-from sklearn_robust.solvers._solution import solution_to_numpy
+from sklearn_robust.solvers.solution import solution_to_numpy
 from sklearn_robust.threats import check_radius
 
 
@@ -180,13 +180,13 @@ class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
         loss = self._loss = check_loss(self.loss, "loss", like=tensors.y)
         self._p = 1.0
         callbacks = FitCallbacks(self, X, y, sample_weight)
-        watching = FitWatch(
+        monitor = FitMonitor(
             self, callbacks, problem, verbose=self.verbose, classes=positive_classes(self.classes_)
         )
-        solution = screened(tensors, loss, LpNorm(1), watching, tol=self.tol)
+        solution = decide_separability(tensors, loss, LpNorm(1), monitor, tol=self.tol)
         rows = np.flatnonzero([separable is not False for separable in solution.separable])
-        if len(rows) and not watching.stopped:
-            with watching.solver("diagonal_descent", rows) as monitors:
+        if len(rows) and not monitor.stopped:
+            with monitor.solver("diagonal_descent", rows) as monitors:
                 path = diagonal_descent(
                     tensors.select(rows),
                     loss,
@@ -198,12 +198,12 @@ class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
                     stop_if_not_separable=True,
                     monitors=monitors,
                 )
-            solution = replaced(solution, rows, solution_to_numpy(path))
-        rows = unsolved(solution, False, None)
+            solution = replace_rows(solution, rows, solution_to_numpy(path))
+        rows = open_problems(solution, False, None)
         solution = with_risk_minimisers(
-            problem, loss, LpNorm(1), solution, rows, watching, tol=self.tol
+            problem, loss, LpNorm(1), solution, rows, monitor, tol=self.tol
         )
-        if not watching.stopped:
+        if not monitor.stopped:
             warn_unless_converged(self, solution)
             warn_if_constant(self, problem, solution)
         self._keep(solution)

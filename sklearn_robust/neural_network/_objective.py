@@ -53,10 +53,10 @@ def log_risk_and_slopes(
     Its derivative in the margins is minus the weights of a softmax (exponential loss) or their
     logistic kin: nothing underflows however small the risk is.
     """
-    log_risk, pull = loss.log_risk_and_weights(
+    log_risk, weighted_sum = loss.log_risk_and_weights(
         soft_margins(outputs, y), torch.log(weight / weight.sum())
     )
-    return log_risk, margin_slopes(outputs, y) * -pull[:, None]
+    return log_risk, margin_slopes(outputs, y) * -weighted_sum[:, None]
 
 
 def constant_log_risk(loss: MarginLoss, class_weight: np.ndarray) -> float:

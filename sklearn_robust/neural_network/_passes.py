@@ -102,24 +102,24 @@ class ChainPasses:
     def input_gradient(self, x: Tensor, slopes: Slopes) -> tuple[Tensor, Tensor]:
         """Outputs, and the gradient in x, which lasts until the next pass."""
         *inputs, outputs = self._forward(x)
-        pull = slopes(outputs)
+        weighted_sum = slopes(outputs)
         for depth in reversed(range(len(self.layers))):
-            pull = self._pull_back(depth, pull, inputs[depth])
-        return outputs, pull.view(x.shape)
+            weighted_sum = self._pull_back(depth, weighted_sum, inputs[depth])
+        return outputs, weighted_sum.view(x.shape)
 
     @torch.no_grad()
     def parameter_gradients(self, x: Tensor, slopes: Slopes) -> Tensor:
         """Outputs; the gradients replace those that the parameters hold."""
         *inputs, outputs = self._forward(x)
-        pull = slopes(outputs)
+        weighted_sum = slopes(outputs)
         for depth in reversed(range(len(self.layers))):
             layer = self.layers[depth]
             if layer.weight.requires_grad:
-                layer.weight.grad = torch.mm(pull.t(), inputs[depth], out=layer.weight.grad)
+                layer.weight.grad = torch.mm(weighted_sum.t(), inputs[depth], out=layer.weight.grad)
             if layer.bias is not None and layer.bias.requires_grad:
-                layer.bias.grad = pull.sum(dim=0)
+                layer.bias.grad = weighted_sum.sum(dim=0)
             if depth > 0:
-                pull = self._pull_back(depth, pull, inputs[depth])
+                weighted_sum = self._pull_back(depth, weighted_sum, inputs[depth])
         return outputs
 
     def _forward(self, x: Tensor) -> list[Tensor]:
@@ -135,16 +135,16 @@ class ChainPasses:
             values.append(out.relu_() if rectified else out)
         return values
 
-    def _pull_back(self, depth: int, pull: Tensor, inputs: Tensor) -> Tensor:
+    def _pull_back(self, depth: int, weighted_sum: Tensor, inputs: Tensor) -> Tensor:
         """The gradient in a layer's inputs, or in what a ReLU made of them; overwrites rectified
         inputs.
         """
         weight = self.layers[depth].weight
-        out = self._array("pull", depth, pull, weight.shape[1])
+        out = self._array("weighted_sum", depth, weighted_sum, weight.shape[1])
         if len(weight) == 1:
-            torch.mul(pull, weight, out=out)  # an outer product, at which mm is slow
+            torch.mul(weighted_sum, weight, out=out)  # an outer product, at which mm is slow
         else:
-            torch.mm(pull, weight, out=out)
+            torch.mm(weighted_sum, weight, out=out)
         return out.mul_(inputs.sign_()) if depth > 0 and self.rectified[depth - 1] else out
 
     def _array(self, kind: str, depth: int, like: Tensor, width: int) -> Tensor:

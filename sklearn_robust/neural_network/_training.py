@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sklearn_robust.attacks._losses import logit_margins
-from sklearn_robust.attacks._search import Settings
-from sklearn_robust.attacks._target import evaluating
 from sklearn_robust.attacks.gradient import ascend, checked_step
+from sklearn_robust.attacks.losses import logit_margins
+from sklearn_robust.attacks.search import Settings
+from sklearn_robust.attacks.target import evaluating
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.neural_network._objective import (
     log_risk_and_slopes,

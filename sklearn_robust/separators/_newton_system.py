@@ -18,8 +18,8 @@ from scipy.linalg import LinAlgError
 from scipy.linalg.blas import dsyrk
 from scipy.linalg.lapack import dgetrf, dgetrs, dpotrf, dpotrs
 
-from sklearn_robust.separators._margin_program import Vector
-from sklearn_robust.separators._split_program import GAMMA, SplitProgram, State
+from sklearn_robust.separators._max_margin_form import Vector
+from sklearn_robust.separators._standard_form import GAMMA, StandardForm, State
 
 _LIGHT = 1e-3  # share of a diagonal that is left to refinement
 _RIDGE = 1e-14  # of each pivot: they span many orders of magnitude
@@ -30,7 +30,7 @@ class NewtonSystem:
 
     Parameters
     ----------
-    program : SplitProgram
+    program : StandardForm
     state : State
     scores : ndarray of shape (n,)
         Rows times difference of the coordinates.
@@ -47,7 +47,7 @@ class NewtonSystem:
 
     def __init__(
         self,
-        program: SplitProgram,
+        program: StandardForm,
         state: State,
         scores: Vector,
         weighted_sum: Vector,

@@ -18,7 +18,7 @@ from scipy import sparse
 
 from sklearn_robust._interrupts import interruptible
 from sklearn_robust.certificates import Point
-from sklearn_robust.separators._margin_program import MarginProgram, SolverFailure, Vector
+from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure, Vector
 
 # asked of clarabel; it stops earlier where rounding ends its progress, and the certificate decides
 _TOLERANCE = 1e-12
@@ -101,12 +101,12 @@ class ConicProgram:
         return x, z
 
 
-def solve_cone_program(program: MarginProgram) -> Point:
+def solve_cone_program(program: MaxMarginForm) -> Point:
     """Solve with clarabel, for any p and q.
 
     Parameters
     ----------
-    program : MarginProgram
+    program : MaxMarginForm
 
     Returns
     -------
@@ -127,12 +127,12 @@ def solve_cone_program(program: MarginProgram) -> Point:
     return Point(x[w], z[:n])
 
 
-def solve_quadratic_program(program: MarginProgram) -> Point:
+def solve_quadratic_program(program: MaxMarginForm) -> Point:
     """Solve with clarabel, for p = 2; with q other than 1 and inf the adversary's norm is a cone.
 
     Parameters
     ----------
-    program : MarginProgram
+    program : MaxMarginForm
         With p = 2.
 
     Returns
@@ -150,7 +150,7 @@ def solve_quadratic_program(program: MarginProgram) -> Point:
     return Point(x[w], z[:n])
 
 
-def _with_margins(program: MarginProgram) -> tuple[ConicProgram, slice, int]:
+def _with_margins(program: MaxMarginForm) -> tuple[ConicProgram, slice, int]:
     """The program that maximises the smallest of n margins, its columns w, which are still
     unbounded, and n.
     """

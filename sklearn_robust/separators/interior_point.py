@@ -1,6 +1,6 @@
 r"""A dense primal-dual interior-point method for the margin program, for every p and q.
 
-Mehrotra's predictor and corrector on the form of `_split_program`, with the linear algebra of
+Mehrotra's predictor and corrector on the form of `_standard_form`, with the linear algebra of
 `_newton_system`: one weighted symmetric product and one Cholesky factor of size min(n, d) an
 iteration. The program is feasible and bounded at every eps, also beyond eps*, where its solution is
 w = 0: no case is special. Every iterate is certified, and the best one is returned.
@@ -14,14 +14,14 @@ import numpy as np
 from scipy.linalg import LinAlgError
 
 from sklearn_robust.certificates import Point
-from sklearn_robust.separators._margin_program import (
-    MarginProgram,
+from sklearn_robust.separators._max_margin_form import (
+    MaxMarginForm,
     SolverFailure,
     Vector,
 )
 from sklearn_robust.separators._newton_system import NewtonSystem
-from sklearn_robust.separators._split_program import SplitProgram, State
-from sklearn_robust.separators.polish import polished
+from sklearn_robust.separators._standard_form import StandardForm, State
+from sklearn_robust.separators.refinement import refined
 
 _MAX_ITER = 80
 _PATIENCE = 10  # iterations without a smaller gap
@@ -36,17 +36,17 @@ _TO_BOUNDARY, _CAUTIOUS = 0.9995, 0.99
 _MUCH_CENTRING = 0.01
 
 
-def suits(program: MarginProgram) -> bool:
+def suits(program: MaxMarginForm) -> bool:
     """Any program whose rows fit in memory as a dense array."""
     return math.prod(program.rows.shape) <= _MAX_DENSE
 
 
-def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> Point:
+def solve_interior_point(program: MaxMarginForm, tol: float = 1e-9) -> Point:
     """Solve to a certified relative gap of tol, or as far as rounding allows.
 
     Parameters
     ----------
-    program : MarginProgram
+    program : MaxMarginForm
         Sparse rows are made dense.
     tol : float
 
@@ -62,7 +62,7 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> Point:
         If no iterate is finite.
     """
     program = program.dense()
-    form = SplitProgram.of(program)
+    form = StandardForm.of(program)
     scale = form.unit * math.sqrt(program.rows.shape[1])
     state, best, least, gap, misses, ripe = form.start(), None, math.inf, math.inf, 0, _RIPE
     for iteration in range(_MAX_ITER):
@@ -78,7 +78,7 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> Point:
             if gap <= tol or least == 0 or misses == _PATIENCE:
                 break
             if gap <= ripe and misses == 0:
-                end, _ = polished(program, point, tol, sure=True)
+                end, _ = refined(program, point, tol, sure=True)
                 if end.gap <= tol:
                     return end
                 ripe = _RIPER * gap
@@ -104,7 +104,7 @@ def solve_interior_point(program: MarginProgram, tol: float = 1e-9) -> Point:
 
 
 def _step(
-    form: SplitProgram, state: State, scores: Vector, weighted_sum: Vector, refinements: int
+    form: StandardForm, state: State, scores: Vector, weighted_sum: Vector, refinements: int
 ) -> State:
     """Predictor and corrector from one iterate."""
     system = NewtonSystem(form, state, scores, weighted_sum, refine=refinements > 0)
@@ -132,7 +132,7 @@ def _step(
     )
 
 
-def _lengths(form: SplitProgram, state: State, step: State) -> tuple[float, float]:
+def _lengths(form: StandardForm, state: State, step: State) -> tuple[float, float]:
     """How far the primal and the dual part may go until something positive reaches zero."""
     shrinking = float(np.max(-step.slacks / state.slacks))
     if form.radius is not None:

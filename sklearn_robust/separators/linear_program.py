@@ -15,7 +15,7 @@ from scipy.optimize import linprog
 
 from sklearn_robust._interrupts import interruptible
 from sklearn_robust.certificates import Point
-from sklearn_robust.separators._margin_program import MarginProgram, SolverFailure
+from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure
 
 # the least that HiGHS accepts, and its default, for programs on which it cycles at the first
 _TOLERANCES = (1e-10, 1e-7)
@@ -23,17 +23,17 @@ _MAX_ITER = 20  # simplex iterations for each row and column; most programs need
 _FEW_ITER = 20_000  # small ones near eps* a hundred: these take a fraction of a second
 
 
-def suits(program: MarginProgram) -> bool:
+def suits(program: MaxMarginForm) -> bool:
     """p in {1, inf}, and q in {1, inf} or no adversary."""
     return program.p in (1, math.inf) and (program.eps == 0 or program.dual_q in (1, math.inf))
 
 
-def solve_linear_program(program: MarginProgram) -> Point:
+def solve_linear_program(program: MaxMarginForm) -> Point:
     """Solve with HiGHS.
 
     Parameters
     ----------
-    program : MarginProgram
+    program : MaxMarginForm
         With p in {1, inf}, and dual_q in {1, inf} or eps = 0.
 
     Returns

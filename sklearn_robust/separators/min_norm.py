@@ -29,16 +29,16 @@ from sklearn_robust._parameters import (
 from sklearn_robust.certificates import Certified, Point, cancelling_weights
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.separators._largest_margin import (
+from sklearn_robust.separators._engine_choice import (
     DEFAULT_TOL,
     largest_distance,
     largest_margin,
     largest_row,
-    polished_answer,
     proven,
+    refined_answer,
     scaled_program,
 )
-from sklearn_robust.separators._margin_program import Vector
+from sklearn_robust.separators._max_margin_form import Vector
 from sklearn_robust.threats import LpBall, check_radius
 
 # gap to which eps* is computed, and what ||Z^T a||_q may exceed eps by where eps equals eps*
@@ -328,7 +328,7 @@ def separator_path(
     problem = _problem(X, y, q, 0.0, fit_intercept, scale)
     path: dict[float, Separator] = {}
     for radius in sorted(set(radii)):
-        at_radius = replace(problem, threat=replace(problem.threat, eps=np.array([radius])))
+        at_radius = replace(problem, radius=np.array([radius]))
         path[radius] = solve_separator(
             at_radius, norm, tol, start=_extrapolated(list(path.values())[-2:], radius)
         )
@@ -353,8 +353,8 @@ def solve_separator(
     """
     answer = largest_margin(problem, norm, tol, start=start)
     # the largest distance in the norm p*, which has more ways to be found
-    if problem.threat.eps[0] == 0 and answer.gap > tol:
-        clean = replace(problem, threat=LpBall(norm.dual.p, np.zeros(1)))
+    if problem.radius[0] == 0 and answer.gap > tol:
+        clean = replace(problem, threat=LpBall(norm.dual.p, 1.0))
         answer = largest_distance(clean, tol).merged(answer)
     if answer.margin <= 0:
         answer = _separator_near_eps_star(problem, norm, answer, tol)
@@ -464,7 +464,7 @@ def _separator_near_eps_star(
     ------
     NotSeparableError
     """
-    threat, eps = problem.threat, float(problem.threat.eps[0])
+    threat, eps = problem.threat, float(problem.radius[0])
     lower, upper, solver = 0.0, math.inf, ""
     untouched = np.flatnonzero(threat.scale == 0) if threat.scale is not None else np.empty(0, int)
     proof, size = answer.weights, math.inf
@@ -476,7 +476,7 @@ def _separator_near_eps_star(
         if start.margin > 0:
             best = start.merged(answer)
             point = Point(best.coef, best.weights)
-            return polished_answer(
+            return refined_answer(
                 problem, norm, scaled_program(problem, norm), point, best.solver, tol
             ).merged(best)
         lower, upper, solver = max(lower, star.margin), min(upper, star.bound), star.solver
@@ -565,10 +565,10 @@ def _separator(problem: RobustProblem, norm: LpNorm, answer: Certified, gap: flo
         margin_bound=answer.bound,
         relative_gap=gap,
         dual_coef=answer.weights,
-        perturbation=threat.perturbation(answer.coef[None])[0],
+        perturbation=problem.perturbation(answer.coef[None])[0],
         p=norm.p,
         q=threat.q,
-        eps=float(threat.eps[0]),
+        eps=float(problem.radius[0]),
         fit_intercept=problem.fit_intercept,
         solver=answer.solver,
         scale=threat.scale,

@@ -22,14 +22,14 @@ from scipy import sparse
 from scipy.optimize import nnls
 
 from sklearn_robust.certificates import Point
-from sklearn_robust.separators._margin_program import MarginProgram, SolverFailure, Vector
+from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure, Vector
 
 _FEW_COLUMNS = 128  # up to which active sets beat the interior-point method
 _MAX_ROUNDS = 100  # most programs need less than 10
 _EXACT = 1e-13  # share of its distance by which a row may lie nearer than the plane
 
 
-def suits(program: MarginProgram) -> bool:
+def suits(program: MaxMarginForm) -> bool:
     """Few features, no adversary, no intercept, and p = 2; the semismooth Newton method takes dense
     rows no more than them.
     """
@@ -38,12 +38,12 @@ def suits(program: MarginProgram) -> bool:
     return plain and d <= _FEW_COLUMNS and (n > d or sparse.issparse(program.rows))
 
 
-def solve_nearest_point(program: MarginProgram) -> Point:
+def solve_nearest_point(program: MaxMarginForm) -> Point:
     """Solve with SciPy.
 
     Parameters
     ----------
-    program : MarginProgram
+    program : MaxMarginForm
         With p = 2, no adversary and no intercept. Dense or sparse.
 
     Returns

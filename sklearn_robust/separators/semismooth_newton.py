@@ -21,7 +21,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.linalg.blas import dsyrk
 
 from sklearn_robust.certificates import Point, relative_gap
-from sklearn_robust.separators._margin_program import MarginProgram, SolverFailure, Vector
+from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure, Vector
 
 _MAX_ITER = 60
 _EXACT = 1e-12
@@ -31,7 +31,7 @@ _MAX_HALVINGS = 40
 _DECREASE = 1e-4  # of the slope that a step must keep
 
 
-def suits(program: MarginProgram) -> bool:
+def suits(program: MaxMarginForm) -> bool:
     """No more samples than features, dense, no intercept, p = 2, and q = inf or no adversary."""
     n, d = program.rows.shape
     return (
@@ -43,13 +43,13 @@ def suits(program: MarginProgram) -> bool:
 
 
 def solve_semismooth_newton(
-    program: MarginProgram, tol: float = 1e-9, start: Vector | None = None
+    program: MaxMarginForm, tol: float = 1e-9, start: Vector | None = None
 ) -> Point:
     """Solve to a certified relative gap of tol.
 
     Parameters
     ----------
-    program : MarginProgram
+    program : MaxMarginForm
         Dense, with p = 2, no intercept, and dual_q = 1 or eps = 0.
     tol : float
     start : ndarray of shape (n,), optional
@@ -71,15 +71,20 @@ def solve_semismooth_newton(
     # of all rows and features, once
     gram = None if eps > 0 else dsyrk(1.0, np.ascontiguousarray(Z).T, trans=1, lower=1)
     for _ in range(_MAX_ITER):
-        square, mass = float(w @ w), float(weights.sum())
-        if square <= (_NOTHING * mass) ** 2:
+        square, total_weight = float(w @ w), float(weights.sum())
+        if square <= (_NOTHING * total_weight) ** 2:
             # the weights prove that no separator exists, or only one of no margin to speak of
             return Point(w, weights)
-        scale = mass / square  # the best point of the ray through the weights
-        weights, w, square, mass = scale * weights, scale * w, scale**2 * square, scale * mass
+        scale = total_weight / square  # the best point of the ray through the weights
+        weights, w, square, total_weight = (
+            scale * weights,
+            scale * w,
+            scale**2 * square,
+            scale * total_weight,
+        )
         margins = Z @ w - eps * np.abs(w).sum()
         size = np.sqrt(square)
-        gap = relative_gap(float(margins.min()) / size, size / mass)
+        gap = relative_gap(float(margins.min()) / size, size / total_weight)
         if gap <= _EXACT or reached:
             return Point(w, weights)
         reached = gap <= tol  # one more step makes it exact
@@ -89,7 +94,7 @@ def solve_semismooth_newton(
             _used_gram(Z, w, eps, free) if gram is None else gram[np.ix_(free, free)],
             gradient[free],
         )
-        moved = _line_search(Z, eps, weights, gradient, free, step, 0.5 * square - mass)
+        moved = _line_search(Z, eps, weights, gradient, free, step, 0.5 * square - total_weight)
         if moved is None and reached:  # rounding alone is left
             return Point(w, weights)
         if moved is None:

@@ -14,13 +14,13 @@ from dataclasses import replace
 import numpy as np
 
 from sklearn_robust.certificates import Point, best_intercept
-from sklearn_robust.separators._margin_program import (
-    MarginProgram,
+from sklearn_robust.separators._max_margin_form import (
+    MaxMarginForm,
     SolverFailure,
     Vector,
 )
 from sklearn_robust.separators.interior_point import solve_interior_point
-from sklearn_robust.separators.polish import polished
+from sklearn_robust.separators.refinement import refined
 
 _TALL, _WIDE = 8, 4  # rows for each column, and columns for each row, from which working sets pay
 _LARGE = 500_000  # entries from which they do
@@ -33,13 +33,13 @@ _NOTHING = 1e-12  # bound, in units of the rows' root mean square, that is zero 
 _CARRIES = 1e-3  # of the largest weight, from which a row carries some
 
 
-def suits_row_sets(program: MarginProgram) -> bool:
+def suits_row_sets(program: MaxMarginForm) -> bool:
     """Many entries, and many more rows than columns."""
     n, d = program.rows.shape
     return n * d >= _LARGE and n > _TALL * d
 
 
-def suits_column_sets(program: MarginProgram) -> bool:
+def suits_column_sets(program: MaxMarginForm) -> bool:
     """Many entries, many more columns than rows, and a solution that uses few of them."""
     n, d = program.rows.shape
     few_used = program.scale is None and (
@@ -48,13 +48,13 @@ def suits_column_sets(program: MarginProgram) -> bool:
     return n * d >= _LARGE and d > _WIDE * n and few_used
 
 
-def solve_on_row_sets(program: MarginProgram, tol: float = 1e-9) -> Point:
+def solve_on_row_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
     """Solve a program with many more rows than columns by the interior-point method on sets of
     rows.
 
     Parameters
     ----------
-    program : MarginProgram
+    program : MaxMarginForm
         Dense or sparse.
     tol : float
         Certified relative gap on all rows.
@@ -74,7 +74,7 @@ def solve_on_row_sets(program: MarginProgram, tol: float = 1e-9) -> Point:
     for _ in range(_MAX_ROUNDS):
         labels = None if program.labels is None else program.labels[chosen]
         part = replace(program, rows=program.rows[chosen], labels=labels).dense()
-        small, _ = polished(part, solve_interior_point(part, rough), rough)
+        small, _ = refined(part, solve_interior_point(part, rough), rough)
         weights = np.zeros(n)
         weights[chosen] = small.weights
         point = Point(small.coef, weights)
@@ -96,13 +96,13 @@ def solve_on_row_sets(program: MarginProgram, tol: float = 1e-9) -> Point:
     raise SolverFailure("row sets: the gap was not reached")
 
 
-def solve_on_column_sets(program: MarginProgram, tol: float = 1e-9) -> Point:
+def solve_on_column_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
     """Solve a program with many more columns than rows by the interior-point method on sets of
     columns.
 
     Parameters
     ----------
-    program : MarginProgram
+    program : MaxMarginForm
         With p = 1, or with p = 2, dual_q = 1 and eps > 0; dense or sparse.
     tol : float
         Certified relative gap with all columns.
@@ -122,7 +122,7 @@ def solve_on_column_sets(program: MarginProgram, tol: float = 1e-9) -> Point:
     rough = _ROUGH
     for _ in range(_MAX_ROUNDS):
         part = replace(program, rows=program.rows[:, chosen]).dense()
-        small, _ = polished(part, solve_interior_point(part, rough), rough)
+        small, _ = refined(part, solve_interior_point(part, rough), rough)
         coef = np.zeros(d)
         coef[chosen] = small.coef
         point, scores = Point(coef, small.weights), part.rows @ small.coef
@@ -148,14 +148,14 @@ def solve_on_column_sets(program: MarginProgram, tol: float = 1e-9) -> Point:
     raise SolverFailure("column sets: the gap was not reached")
 
 
-def _first_rows(program: MarginProgram, size: int) -> Vector:
+def _first_rows(program: MaxMarginForm, size: int) -> Vector:
     """Rows at random, the same at every call, of both classes."""
     order = np.random.default_rng(0).permutation(program.rows.shape[0])
     return _keeping_both_classes(program, order, size)
 
 
 def _kept(
-    program: MarginProgram, chosen: Vector, weights: Vector, scores: Vector, size: int
+    program: MaxMarginForm, chosen: Vector, weights: Vector, scores: Vector, size: int
 ) -> Vector:
     """The chosen rows that carry weight, and up to a size those of least score.
 
@@ -166,7 +166,7 @@ def _kept(
     return _keeping_both_classes(program, chosen[order], max(size, int(carries.sum())))
 
 
-def _keeping_both_classes(program: MarginProgram, order: Vector, size: int) -> Vector:
+def _keeping_both_classes(program: MaxMarginForm, order: Vector, size: int) -> Vector:
     """The first rows in this order; with an intercept the first of each class too, without which
     nothing bounds it.
     """

@@ -1,10 +1,10 @@
 """Solvers: paths of descent, their accelerated limit, and the minimiser of the robust risk."""
 
-from sklearn_robust.solvers._solution import Solution
 from sklearn_robust.solvers.accelerated import accelerated_margin
-from sklearn_robust.solvers.diagonal_descent import diagonal_descent
+from sklearn_robust.solvers.diagonal import diagonal_descent
 from sklearn_robust.solvers.robust_risk import minimise_robust_risk
-from sklearn_robust.solvers.steepest_descent import descent_grid, steepest_descent
+from sklearn_robust.solvers.solution import Solution
+from sklearn_robust.solvers.steepest import descent_grid, steepest_descent
 
 __all__ = [
     "Solution",

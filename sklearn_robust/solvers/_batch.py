@@ -239,7 +239,7 @@ class SignedRows:
         if self.y is not None:
             out *= self.y[0] if coef.ndim == 1 else self.y[rows]
 
-    def pull(self, weights: np.ndarray, *, work: np.ndarray, out: np.ndarray) -> None:
+    def weighted_sum(self, weights: np.ndarray, *, work: np.ndarray, out: np.ndarray) -> None:
         """Z^T a."""
         if self.y is not None:
             weights = np.multiply(weights, self.y[0] if weights.ndim == 1 else self.y, out=work)

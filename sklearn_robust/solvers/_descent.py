@@ -20,7 +20,7 @@ from sklearn_robust.certificates import (
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.solvers._geometry import Geometry
-from sklearn_robust.solvers._solution import (
+from sklearn_robust.solvers.solution import (
     Monitor,
     Recorder,
     Solution,
@@ -53,9 +53,9 @@ class Iterate:
     coef : array of shape (k, d)
     now : Evaluation
         At `coef`.
-    pull : array of shape (k, d)
+    weighted_sum : array of shape (k, d)
         Z^T a.
-    speed : array of shape (k,)
+    subgradient_norm : array of shape (k,)
         Dual norm of the last subgradient that a step followed.
     step : array of shape (k,)
         Step size, relative to the first.
@@ -63,8 +63,8 @@ class Iterate:
 
     coef: Array
     now: Evaluation
-    pull: Array
-    speed: Array
+    weighted_sum: Array
+    subgradient_norm: Array
     step: Array
 
 
@@ -89,7 +89,7 @@ class Path(Protocol):
         """The coefficients and the loss at them, for a record: nothing of the path changes."""
         ...
 
-    def demand(self, share: Array) -> None:
+    def require_decrease(self, share: Array) -> None:
         """From now on accept a trial if it brings this share (k,) of the decrease that its slope
         promises.
         """
@@ -173,7 +173,7 @@ def follow(
             path = path.select(running)
         if run.stopped:
             break
-        path.demand(run.demanded)
+        path.require_decrease(run.sufficient_decrease)
     return run.finish(k, path.iterate() if run.under_way else None, iteration)
 
 
@@ -191,15 +191,15 @@ class _Problem:
         Speed times size below which a proof of the risk is tried.
     proof : array of shape (n,)
         The weights that prove the least bound on its margin so far.
-    demanded : float
-        Share of the promised decrease that a step must bring.
+    sufficient_decrease : float
+        Share of the predicted_decrease decrease that a step must bring.
     """
 
     id: int
     done_below: float
     prove_below: float
     proof: Array
-    demanded: float = 0.5
+    sufficient_decrease: float = 0.5
 
 
 class _Run:
@@ -232,16 +232,18 @@ class _Run:
         self.finished: dict[int, Solution] = {}
 
     @property
-    def demanded(self) -> Array:
-        """Share (k,) of the promised decrease that a step must bring."""
+    def sufficient_decrease(self) -> Array:
+        """Share (k,) of the predicted_decrease decrease that a step must bring."""
         xp = namespace(self.done_below)
-        return xp.asarray([state.demanded for state in self.under_way], dtype=self.done_below.dtype)
+        return xp.asarray(
+            [state.sufficient_decrease for state in self.under_way], dtype=self.done_below.dtype
+        )
 
     def check(self, iteration: int, at: Iterate) -> np.ndarray:
         """Certify, store what is finished, and return the indices of the problems that go on."""
         now = at.now
-        direction = at.pull / namespace(at.coef).sum(now.weights, axis=-1, keepdims=True)
-        bounds = _in_double(self.geometry.distance(self.problem.threat, direction))
+        direction = at.weighted_sum / namespace(at.coef).sum(now.weights, axis=-1, keepdims=True)
+        bounds = _in_double(self.geometry.distance(self.problem, direction))
         # weights of a risk of zero are no feasible ones
         tighter = (bounds < self.bounds) & (_in_double(now.log_risk) > -math.inf)
         self.bounds = np.where(tighter, bounds, self.bounds)
@@ -253,21 +255,22 @@ class _Run:
             near = self._near(iteration, at)
         separates = (margins > 0) & (self.bounds > 0)
         figures = (
-            x.tolist() for x in (tighter, separates, gaps, sizes, now.log_risk, at.speed, at.step)
+            x.tolist()
+            for x in (tighter, separates, gaps, sizes, now.log_risk, at.subgradient_norm, at.step)
         )
         running = []
-        for i, (state, new, separate, gap, size, log_risk, speed, step) in enumerate(
+        for i, (state, new, separate, gap, size, log_risk, subgradient_norm, step) in enumerate(
             zip(self.under_way, *figures, strict=True)
         ):
             if new:
                 state.proof = now.weights[i]
             if self.stopping.loss_tol == 0:
-                state.demanded = 1 - min(gap, 0.5)
+                state.sufficient_decrease = 1 - min(gap, 0.5)
             done = log_risk < state.done_below or gap <= self.stopping.tol
-            stalled = step < _STALLED or speed == 0 or log_risk == -math.inf
+            stalled = step < _STALLED or subgradient_norm == 0 or log_risk == -math.inf
             ended = done or stalled
             # the product says nothing at w = 0
-            close = size > 0 and speed * size <= state.prove_below
+            close = size > 0 and subgradient_norm * size <= state.prove_below
             if not separate and not done and (close or stalled or near[i]):
                 risk_gap, proof = self._risk_gap(i, now)
                 proven = bool(np.isfinite(proof).all())
@@ -335,8 +338,12 @@ class _Run:
 
     def _near(self, iteration: int, at: Iterate) -> list[bool]:
         """Whether a proof that the data are not separable may be near, and worth its price."""
-        threat, mass = self.problem.threat, namespace(at.coef).sum(at.now.weights, axis=-1)
-        near = threat.norm.value(threat.reachable(at.pull)) <= _NUDGE * threat.eps * mass
+        threat = self.problem.threat
+        total_weight = namespace(at.coef).sum(at.now.weights, axis=-1)
+        near = (
+            threat.norm.value(threat.reachable(at.weighted_sum))
+            <= _NUDGE * self.problem.radius * total_weight
+        )
         return [True] * len(self.under_way) if iteration > _PATIENCE else near.tolist()
 
     def _risk_gap(self, i: int, now: Evaluation) -> tuple[float, Array]:
@@ -396,7 +403,7 @@ class Rule(Protocol):
         state: State,
         coef: Array,
         now: Evaluation,
-        pull: Array,
+        weighted_sum: Array,
         step: Array,
     ) -> tuple[State, Array]:
         """The parameters after a step of this size (k,), and the subgradient (k, d) of the log-risk
@@ -408,7 +415,7 @@ class Rule(Protocol):
         """The rule for the problems at these indices."""
         ...
 
-    def speed(self, velocity: Array) -> Array:
+    def subgradient_norm(self, subgradient: Array) -> Array:
         """The dual norm of the subgradients: (k, d) -> (k,)."""
         ...
 
@@ -443,30 +450,32 @@ class RulePath:
         self.state, self.step, self.first_step = state, step, step
         self.coef = rule.coef(state)
         self.now = problem.evaluate(loss, self.coef)
-        self.pull = problem.weighted_sum(self.now.weights)
-        self.velocity = namespace(step).zeros_like(self.coef)
-        self.demanded = namespace(step).full_like(step, 0.5)
+        self.weighted_sum = problem.weighted_sum(self.now.weights)
+        self.subgradient = namespace(step).zeros_like(self.coef)
+        self.sufficient_decrease = namespace(step).full_like(step, 0.5)
 
     def advance(self) -> None:
         """One trial step of every problem, accepted if it descends enough."""
         xp = namespace(self.coef)
-        trial, self.velocity = self.rule.propose(
-            self.problem, self.state, self.coef, self.now, self.pull, self.step
+        trial, self.subgradient = self.rule.propose(
+            self.problem, self.state, self.coef, self.now, self.weighted_sum, self.step
         )
         coef = self.rule.coef(trial)
         then = self.problem.evaluate(self.loss, coef, near=self.now.intercept)
         if self.growth is None:
             self.state, self.coef, self.now = trial, coef, then
         else:
-            promised = xp.sum(self.velocity * (self.coef - coef), axis=-1)
-            accepted = then.log_risk <= self.now.log_risk - self.demanded * promised
+            predicted_decrease = xp.sum(self.subgradient * (self.coef - coef), axis=-1)
+            accepted = (
+                then.log_risk <= self.now.log_risk - self.sufficient_decrease * predicted_decrease
+            )
             self.step = xp.where(accepted, self.growth * self.step, SHRINK * self.step)
             self.state = tuple(
                 _pick(xp, accepted, new, old) for new, old in zip(trial, self.state, strict=True)
             )
             self.coef = _pick(xp, accepted, coef, self.coef)
             self.now = _each(lambda new, old: _pick(xp, accepted, new, old), then, self.now)
-        self.pull = self.problem.weighted_sum(self.now.weights)
+        self.weighted_sum = self.problem.weighted_sum(self.now.weights)
 
     def any_below(self, log_risk: Array) -> bool:
         """Whether the log-risk of a problem is at most its entry of this array (k,)."""
@@ -477,8 +486,8 @@ class RulePath:
         return Iterate(
             self.coef,
             self.now,
-            self.pull,
-            self.rule.speed(self.velocity),
+            self.weighted_sum,
+            self.rule.subgradient_norm(self.subgradient),
             self.step / self.first_step,
         )
 
@@ -486,18 +495,25 @@ class RulePath:
         """The coefficients and the loss at them, for a record: nothing of the path changes."""
         return self.coef, self.now
 
-    def demand(self, share: Array) -> None:
+    def require_decrease(self, share: Array) -> None:
         """From now on accept a trial if it brings this share (k,) of the decrease that its slope
         promises.
         """
-        self.demanded = share
+        self.sufficient_decrease = share
 
     def select(self, rows: np.ndarray) -> Self:
         """The path of the problems at these indices."""
         self.problem, self.rule = self.problem.select(rows), self.rule.select(rows)
         self.state = tuple(array[rows] for array in self.state)
         self.now = _each(lambda array: array[rows], self.now)
-        for name in ("step", "first_step", "coef", "pull", "velocity", "demanded"):
+        for name in (
+            "step",
+            "first_step",
+            "coef",
+            "weighted_sum",
+            "subgradient",
+            "sufficient_decrease",
+        ):
             setattr(self, name, getattr(self, name)[rows])
         return self
 

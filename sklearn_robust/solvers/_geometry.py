@@ -11,7 +11,7 @@ import numpy as np
 
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.threats import LpBall
+from sklearn_robust.problems import RobustProblem
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class Geometry:
         """||w||_p of each row: (k, d) -> (k,)."""
         return self._rowwise(lambda norm, rows: norm.value(coef[rows]))
 
-    def speed(self, velocity: Array) -> Array:
+    def subgradient_norm(self, subgradient: Array) -> Array:
         """||v||_p* of each row: (k, d) -> (k,)."""
-        return self._rowwise(lambda norm, rows: norm.dual.value(velocity[rows]))
+        return self._rowwise(lambda norm, rows: norm.dual.value(subgradient[rows]))
 
-    def distance(self, threat: LpBall, pull: Array) -> Array:
+    def distance(self, problem: RobustProblem, weighted_sum: Array) -> Array:
         """The distance of each row to the threat's ball in the dual norm: (k, d) -> (k,)."""
         return self._rowwise(
             lambda norm, rows: norm.dual.value(
-                threat.norm.residual(pull[rows], threat.eps[rows], norm.dual)
+                problem.threat.norm.residual(weighted_sum[rows], problem.radius[rows], norm.dual)
             )
         )
 

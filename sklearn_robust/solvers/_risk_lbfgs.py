@@ -25,35 +25,37 @@ from sklearn_robust.threats import LpBall
 _WIDE = 10_000
 
 
-def _foot(problem: RobustProblem, loss: MarginLoss, max_iter: int) -> np.ndarray:
+def _unpenalised_minimiser(problem: RobustProblem, loss: MarginLoss, max_iter: int) -> np.ndarray:
     """The minimiser over the features that the adversary cannot touch; zero where there is none."""
     coef, scale = np.zeros((1, problem.n_features)), problem.threat.scale
     if scale is not None and not scale.all():
         free = np.flatnonzero(scale == 0)
-        alone = replace(problem, X=problem.X[:, free], threat=LpBall(2, np.zeros(1)))
+        alone = replace(problem, X=problem.X[:, free], threat=LpBall(2, 1.0), radius=np.zeros(1))
         coef[:, free], _ = _descend(
             alone, loss, np.zeros((1, len(free))), max_iter, lambda *_: None
         )
     return coef
 
 
-def _first_step(problem: RobustProblem, loss: MarginLoss, foot: np.ndarray) -> np.ndarray:
-    """The foot, where the norm has no gradient, after a short step down; the foot itself if it is
+def _first_step(problem: RobustProblem, loss: MarginLoss, unpenalised: np.ndarray) -> np.ndarray:
+    """The unpenalised, where the norm has no gradient, after a short step down; the unpenalised
+    itself if it is
     the minimiser.
     """
-    at_foot = problem.evaluate(loss, foot)
-    pull = problem.weighted_sum(at_foot.weights)
-    mass = np.sum(at_foot.weights)
-    down = problem.threat.norm.residual(pull, problem.threat.eps * mass, LpNorm(2))
+    at_unpenalised = problem.evaluate(loss, unpenalised)
+    weighted_sum = problem.weighted_sum(at_unpenalised.weights)
+    total_weight = np.sum(at_unpenalised.weights)
+    down = problem.threat.norm.residual(weighted_sum, problem.radius * total_weight, LpNorm(2))
     down = problem.threat.reachable(down)
     step = 1 / (float(np.max(np.abs(down))) * _unit(problem) + np.finfo(float).tiny)
     while (
         down.any()
-        and problem.evaluate(loss, foot + step * down).log_risk[0] >= at_foot.log_risk[0]
+        and problem.evaluate(loss, unpenalised + step * down).log_risk[0]
+        >= at_unpenalised.log_risk[0]
         and step > 0
     ):
         step *= 0.5
-    return foot + step * down
+    return unpenalised + step * down
 
 
 def lbfgs(
@@ -77,11 +79,11 @@ def lbfgs(
     if problem.threat.dual_norm.value(coef)[0] == 0:
         # where the norm has no gradient, and the form for q = 1 is stationary; a poor start can be
         # drawn there
-        foot = _foot(problem, loss, max_iter)
-        start = _first_step(problem, loss, foot)
-        if not np.array_equal(start, foot):
+        unpenalised = _unpenalised_minimiser(problem, loss, max_iter)
+        start = _first_step(problem, loss, unpenalised)
+        if not np.array_equal(start, unpenalised):
             return _descend(problem, loss, start, max_iter, record)
-        coef = foot  # the minimiser
+        coef = unpenalised  # the minimiser
     return coef, n_iter
 
 
@@ -93,7 +95,7 @@ def _descend(
     record: Callable[[int, np.ndarray], None],
 ) -> tuple[np.ndarray, int]:
     unit = _unit(problem)
-    eps, d, start = problem.threat.eps / unit, problem.n_features, start * unit
+    eps, d, start = problem.radius / unit, problem.n_features, start * unit
     scale = problem.threat.scale
     # without an adversary the risk is smooth as it stands
     q = problem.threat.q if eps[0] > 0 else 2.0
@@ -112,8 +114,8 @@ def _descend(
         def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return x[None, :d] - x[None, d:], eps * total(x)
 
-        def gradient(x: np.ndarray, pull: np.ndarray, mass: float) -> np.ndarray:
-            return np.concatenate([-pull, pull]) + eps * mass * weights
+        def gradient(x: np.ndarray, weighted_sum: np.ndarray, total_weight: float) -> np.ndarray:
+            return np.concatenate([-weighted_sum, weighted_sum]) + eps * total_weight * weights
 
     elif q == 1:
         # the others are free: w_j = c_j
@@ -127,28 +129,29 @@ def _descend(
         def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return (np.where(tied, x[d], 1.0) * x[:d] / units)[None], eps * x[d]
 
-        def gradient(x: np.ndarray, pull: np.ndarray, mass: float) -> np.ndarray:
-            pull = pull / units
+        def gradient(x: np.ndarray, weighted_sum: np.ndarray, total_weight: float) -> np.ndarray:
+            weighted_sum = weighted_sum / units
             return np.append(
-                np.where(tied, x[d], 1.0) * -pull, -(tied * x[:d]) @ pull + (eps * mass).item()
+                np.where(tied, x[d], 1.0) * -weighted_sum,
+                -(tied * x[:d]) @ weighted_sum + (eps * total_weight).item(),
             )
 
     else:
         x, bounds = start[0], None
 
         def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return x[None], problem.threat.penalty(x[None] / unit)
+            return x[None], problem.penalty(x[None] / unit)
 
-        def gradient(x: np.ndarray, pull: np.ndarray, mass: float) -> np.ndarray:
-            return -pull + mass / unit * problem.threat.perturbation(x[None])[0]
+        def gradient(x: np.ndarray, weighted_sum: np.ndarray, total_weight: float) -> np.ndarray:
+            return -weighted_sum + total_weight / unit * problem.perturbation(x[None])[0]
 
     def log_risk(x: np.ndarray) -> tuple[float, np.ndarray]:
         coef, penalty = unpack(x)
         nonlocal margins
         now = problem.evaluate(loss, coef / unit, penalty=penalty)
         margins = now.margins
-        pull = problem.weighted_sum(now.weights)[0] / unit
-        return float(now.log_risk[0]), gradient(x, pull, now.weights.sum())
+        weighted_sum = problem.weighted_sum(now.weights)[0] / unit
+        return float(now.log_risk[0]), gradient(x, weighted_sum, now.weights.sum())
 
     iteration = 0
 

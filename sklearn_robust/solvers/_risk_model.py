@@ -65,10 +65,10 @@ class Curvature:
         Z^T C 1.
     total : float
         1^T C 1.
-    tilt : ndarray of shape (f + 1,)
+    label_row : ndarray of shape (f + 1,)
         y^T C (Z, 1) over y^T C y, the move of the intercept that a move of the others asks for;
         zero without an intercept.
-    lift : float
+    label_curvature : float
         y^T C y; inf without an intercept, and where it has no curvature: it then stays.
     """
 
@@ -79,8 +79,8 @@ class Curvature:
     coef: np.ndarray
     penalty: np.ndarray
     total: float
-    tilt: np.ndarray
-    lift: float
+    label_row: np.ndarray
+    label_curvature: float
 
     def apply(self, change: np.ndarray) -> np.ndarray:
         """C times a change of the margins."""
@@ -104,11 +104,11 @@ def curvature(
     centre: np.ndarray,
     c: np.ndarray,
     a: np.ndarray,
-    pull: np.ndarray,
+    weighted_sum: np.ndarray,
     *,
     exact: bool,
 ) -> Curvature:
-    """The Hessian at weights a with Z^T a = pull and curvatures c.
+    """The Hessian at weights a with Z^T a = weighted_sum and curvatures c.
 
     `centre` is subtracted from the rows, which an intercept absorbs: no digits are lost to a large
     mean. `exact` asks for double precision however long it takes.
@@ -118,21 +118,27 @@ def curvature(
     # log-risk has this Hessian
     theta = 1 / max(1.0, float(np.sum(a * (a / np.maximum(c, np.finfo(float).tiny)))))
     gram, by_label, by_penalty = _products(problem, columns, centre[columns], c, exact=exact)
-    mass, lean = a.sum(), y @ a
-    pull = pull[columns] - lean * centre[columns]
-    gram -= np.outer(theta * pull, pull)
-    by_penalty -= theta * mass * pull
-    total = c.sum() - theta * mass**2
-    tilt, lift = np.zeros(len(pull) + 1), c.sum() - theta * lean**2
-    if not problem.fit_intercept or lift <= 0:
-        lift = math.inf
+    total_weight, label_sum = a.sum(), y @ a
+    weighted_sum = weighted_sum[columns] - label_sum * centre[columns]
+    gram -= np.outer(theta * weighted_sum, weighted_sum)
+    by_penalty -= theta * total_weight * weighted_sum
+    total = c.sum() - theta * total_weight**2
+    label_row, label_curvature = np.zeros(len(weighted_sum) + 1), c.sum() - theta * label_sum**2
+    if not problem.fit_intercept or label_curvature <= 0:
+        label_curvature = math.inf
     else:
-        tilt = np.append(by_label - theta * lean * pull, c @ y - theta * lean * mass) / lift
-        gram -= np.outer(lift * tilt[:-1], tilt[:-1])
-        by_penalty -= lift * tilt[-1] * tilt[:-1]
-        total -= lift * tilt[-1] ** 2
-        tilt[:-1] += centre[columns]
-    return Curvature(columns, c, a, theta, gram, by_penalty, total, tilt, lift)
+        label_row = (
+            np.append(
+                by_label - theta * label_sum * weighted_sum,
+                c @ y - theta * label_sum * total_weight,
+            )
+            / label_curvature
+        )
+        gram -= np.outer(label_curvature * label_row[:-1], label_row[:-1])
+        by_penalty -= label_curvature * label_row[-1] * label_row[:-1]
+        total -= label_curvature * label_row[-1] ** 2
+        label_row[:-1] += centre[columns]
+    return Curvature(columns, c, a, theta, gram, by_penalty, total, label_row, label_curvature)
 
 
 def _products(
@@ -172,14 +178,15 @@ def minimise_model(
     norm: LpNorm | WeightedNorm,
     eps: float,
     coef: np.ndarray,
-    pull: np.ndarray,
-    mass: float,
-    lean: float,
+    weighted_sum: np.ndarray,
+    total_weight: float,
+    label_sum: float,
     damping: float,
     max_faces: int,
 ) -> ModelStep:
-    """The minimiser of the model around coef, for weights a with Z^T a = pull, sum mass and y.a =
-    lean.
+    """The minimiser of the model around coef, for weights a with Z^T a = weighted_sum, sum
+    total_weight and y.a =
+    label_sum.
 
     Parameters
     ----------
@@ -187,9 +194,9 @@ def minimise_model(
     norm : LpNorm or WeightedNorm
         Of the penalty, eps times the norm of the coefficients.
     eps : float
-    coef, pull : ndarray of shape (f,)
+    coef, weighted_sum : ndarray of shape (f,)
         On the columns of the Hessian.
-    mass, lean : float
+    total_weight, label_sum : float
     damping : float
         Levenberg's: this share of the Hessian's diagonal is added to it.
     max_faces : int
@@ -206,8 +213,13 @@ def minimise_model(
     diagonal = np.where(diagonal > 0, diagonal, 1.0)
     A = hessian.coef.copy()
     A.flat[:: len(A) + 1] += damping * diagonal
-    p0 = pull - lean * hessian.tilt[:-1] + A @ coef - level * hessian.penalty
-    rho0 = mass - lean * hessian.tilt[-1] + hessian.penalty @ coef - level * hessian.total
+    p0 = weighted_sum - label_sum * hessian.label_row[:-1] + A @ coef - level * hessian.penalty
+    rho0 = (
+        total_weight
+        - label_sum * hessian.label_row[-1]
+        + hessian.penalty @ coef
+        - level * hessian.total
+    )
     diagonal = (1 + damping) * diagonal
     if isinstance(norm, LpNorm):
         model = _Model(
@@ -235,7 +247,11 @@ def minimise_model(
         x, settled = model.minimiser(coef * unit, max_faces)
         x = x / unit
     rise = eps * float(norm.value(x)) - level
-    intercept = lean / hessian.lift - hessian.tilt[:-1] @ (x - coef) + hessian.tilt[-1] * rise
+    intercept = (
+        label_sum / hessian.label_curvature
+        - hessian.label_row[:-1] @ (x - coef)
+        + hessian.label_row[-1] * rise
+    )
     return ModelStep(x, float(intercept), settled)
 
 
@@ -261,12 +277,14 @@ class _Model:
         """The minimiser, and whether the search for it ended; x is the first guess."""
         if self.eps == 0:
             return self._solved(self._factor(self.A, self.k, x, 0.0, None), self.p0), True
-        foot = self._foot()
-        p, bound = (self.p0, self.eps * self.rho0) if self.alike else self._pull(foot)[:2]
+        unpenalised = self._unpenalised_minimiser()
+        p, bound = (
+            (self.p0, self.eps * self.rho0) if self.alike else self._weighted_sum(unpenalised)[:2]
+        )
         if self.norm.dual.value(self.seen * p) <= bound:
-            return foot, True
+            return unpenalised, True
         if self.norm.p not in (1, math.inf):
-            return self._on_smooth_norm(x, foot, 4 * max_faces)
+            return self._on_smooth_norm(x, unpenalised, 4 * max_faces)
         read, solve = (
             (self._signs, self._on_signs) if self.norm.p == 1 else (self._ties, self._on_ties)
         )
@@ -288,7 +306,7 @@ class _Model:
         """Whether the norm sees all coefficients."""
         return bool(self.seen.all())
 
-    def _foot(self) -> np.ndarray:
+    def _unpenalised_minimiser(self) -> np.ndarray:
         """The minimiser over the coefficients that the norm does not see; zero where it sees them
         all.
         """
@@ -314,7 +332,7 @@ class _Model:
             return float(np.abs(x).sum())
         return math.sqrt(x @ x) if self.norm.p == 2 else float(self.norm.value(x))
 
-    def _pull(self, x: np.ndarray) -> tuple[np.ndarray, float, float]:
+    def _weighted_sum(self, x: np.ndarray) -> tuple[np.ndarray, float, float]:
         """Of the weights at x: p and eps rho; and the norm of x."""
         size = self._size(x)
         nu = self.eps * size
@@ -341,10 +359,11 @@ class _Model:
                 return x, value
 
     def _signs(self, x: np.ndarray) -> np.ndarray:
-        """l1: coordinates keep their signs; those at zero take the sign in which the weights pull
-        them, if they pull enough.
+        """l1: coordinates keep their signs; those at zero take the sign in which the weights
+        weighted_sum
+        them, if they weighted_sum enough.
         """
-        p, bound, _ = self._pull(x)
+        p, bound, _ = self._weighted_sum(x)
         return np.where(
             x != 0,
             np.sign(x),
@@ -361,9 +380,9 @@ class _Model:
 
     def _ties(self, x: np.ndarray) -> np.ndarray:
         """Maximum norm: the signs of the coordinates tied at the largest size, unless the weights
-        pull them back.
+        weighted_sum them back.
         """
-        p, _, size = self._pull(x)
+        p, _, size = self._weighted_sum(x)
         ties = np.where(
             self.seen & (np.abs(x) >= size * (1 - _ROUNDING)),
             np.sign(x) if size > 0 else np.sign(p),
@@ -402,17 +421,17 @@ class _Model:
         return target, clip
 
     def _on_smooth_norm(
-        self, x: np.ndarray, foot: np.ndarray, max_steps: int
+        self, x: np.ndarray, unpenalised: np.ndarray, max_steps: int
     ) -> tuple[np.ndarray, bool]:
         """1 < q < inf: Newton's method, that keeps its factor while it converges fast."""
         value = self.value(x)
         # no better than where the norm is zero and has no curvature
-        if self._size(x) == 0 or value >= self.value(foot):
-            x = self._along_steepest_ray(foot)
+        if self._size(x) == 0 or value >= self.value(unpenalised):
+            x = self._along_steepest_ray(unpenalised)
             value = self.value(x)
         factor, last, stalled = None, math.inf, 0
         for _ in range(max_steps):
-            p, pressure, size = self._pull(x)
+            p, pressure, size = self._weighted_sum(x)
             seen = self.seen * x
             slope = self.norm.dual.steepest_direction(seen) if self.norm.p != 2 else seen / size
             # they agree at the minimiser
@@ -451,17 +470,18 @@ class _Model:
             last = change
         return x, False
 
-    def _along_steepest_ray(self, foot: np.ndarray) -> np.ndarray:
-        """The minimiser on the ray from the foot along which the model falls most by the norm; it
+    def _along_steepest_ray(self, unpenalised: np.ndarray) -> np.ndarray:
+        """The minimiser on the ray from the unpenalised along which the model falls most by the
+        norm; it
         is quadratic there.
         """
-        p, bound, _ = self._pull(foot)
+        p, bound, _ = self._weighted_sum(unpenalised)
         ray = self.norm.steepest_direction(self.seen * p)
         terms = ray @ self.A @ ray, self.eps**2 * self.kappa, -2 * self.eps * (self.k @ ray)
-        bend = max(sum(terms), np.finfo(float).eps * sum(abs(term) for term in terms))
-        if bend == 0:
+        norm_curvature = max(sum(terms), np.finfo(float).eps * sum(abs(term) for term in terms))
+        if norm_curvature == 0:
             raise LinAlgError("The model has no curvature.")
-        return foot + (p @ ray - bound) / bend * ray
+        return unpenalised + (p @ ray - bound) / norm_curvature * ray
 
     def _bent(
         self,
@@ -469,7 +489,7 @@ class _Model:
         step: np.ndarray,
         slope: np.ndarray,
         turn: np.ndarray,
-        pull: np.ndarray,
+        weighted_sum: np.ndarray,
         share: float,
     ) -> np.ndarray:
         """Ahead of x by a share of a step, on a curve along which the norm's gradient turns as
@@ -487,7 +507,11 @@ class _Model:
         ahead = s + (self.seen * step - growth * r) / size + turn
         # a coordinate that would leave zero starts where it is about to
         corner = _CORNER ** (self.norm.p - 1)
-        leaves = (np.abs(s) < corner) & (np.sign(ahead) * pull > corner) & (np.abs(ahead) > corner)
+        leaves = (
+            (np.abs(s) < corner)
+            & (np.sign(ahead) * weighted_sum > corner)
+            & (np.abs(ahead) > corner)
+        )
         s = np.where(leaves, np.sign(ahead) * corner, s)
         s += share * (ahead - s)
         r = np.sign(s) * _split_sum(np.abs(s), self.norm.p)
@@ -495,17 +519,22 @@ class _Model:
         return np.where(self.seen, r * (new_size / float(self.norm.value(r))), x + share * step)
 
     def _factor(
-        self, A: np.ndarray, k: np.ndarray, slope: np.ndarray, bend: float, ratio: np.ndarray | None
+        self,
+        A: np.ndarray,
+        k: np.ndarray,
+        slope: np.ndarray,
+        norm_curvature: float,
+        ratio: np.ndarray | None,
     ) -> np.ndarray:
         """Cholesky factor of the model's Hessian where the norm has gradient slope.
 
-        The norm's own Hessian, times eps rho, is bend (diag(ratio) - slope slope^T).
+        The norm's own Hessian, times eps rho, is norm_curvature (diag(ratio) - slope slope^T).
         """
-        across = 0.5 * (self.eps**2 * self.kappa - bend) * slope - self.eps * k
+        across = 0.5 * (self.eps**2 * self.kappa - norm_curvature) * slope - self.eps * k
         # a copy, of which one triangle counts
         matrix = blas.dsyr2(1.0, slope, across, a=A.T, lower=1)
         if ratio is not None:
-            matrix.T.flat[:: len(A) + 1] += bend * ratio
+            matrix.T.flat[:: len(A) + 1] += norm_curvature * ratio
         factor, info = lapack.dpotrf(matrix, lower=1, overwrite_a=1)
         if info != 0:
             raise LinAlgError("The model's Hessian is not positive definite on this face.")

@@ -16,18 +16,19 @@ from sklearn_robust.certificates import proves_not_separable
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers._risk_model import Curvature, curvature, minimise_model
-from sklearn_robust.solvers._solution import Solution
+from sklearn_robust.solvers.solution import Solution
 
 _LEAST_DAMPING, _MOST_DAMPING = 1e-10, 1e4
-# of the largest pull that leaves a coefficient at zero: from there on a column is in the Hessian
+# of the largest weighted_sum that leaves a coefficient at zero: from there on a column is in the
+# Hessian
 _NEAR = 0.9
 _COLUMNS = 400  # of a Hessian, beside those in use
 _MOST_COLUMNS = 3000
 _CHEAP = 1e7  # products in a Gram matrix that cost less than one more iteration
 _KEEP = 0.3  # decrease of what a step promises for which a dear Hessian is kept
-_CLOSE = 0.03  # promised decrease of the log-risk from which the weights may certify it
+_CLOSE = 0.03  # predicted_decrease decrease of the log-risk from which the weights may certify it
 _MAX_REFINEMENTS = 3
-_ROUNDING = 1e-14  # of a promise
+_ROUNDING = 1e-14  # of a predicted_decrease
 _FURTHEST = 1e3  # change of a margin in a step, beside the largest margin
 _LONGEST = 1024.0  # step, of the model's
 _FLAT = 1e-6  # curvature beside slope, of all samples: no step is that long
@@ -99,7 +100,7 @@ class _Newton:
         self.problem, self.loss, self.tol, self.certify = problem, loss, tol, certify
         self.y, self.log_weight = problem.y[0], problem.log_weight[0]
         self.used = self.log_weight > -math.inf
-        self.eps, self.norm = float(problem.threat.eps[0]), problem.threat.dual_norm
+        self.eps, self.norm = float(problem.radius[0]), problem.threat.dual_norm
         self.scale = (
             np.ones(problem.n_features) if problem.threat.scale is None else problem.threat.scale
         )
@@ -119,57 +120,65 @@ class _Newton:
         self, start: np.ndarray, max_iter: int, record: Callable[[int, np.ndarray], None]
     ) -> tuple[Solution | None, np.ndarray, int]:
         at = self._start(start)
-        damping, promise, expected = _LEAST_DAMPING, math.inf, math.inf
+        damping, predicted_decrease, expected = _LEAST_DAMPING, math.inf, math.inf
         hessian: Curvature | None = None
         iteration = 0
         while iteration < max_iter and damping < _MOST_DAMPING and at.margins[self.used].min() <= 0:
             iteration += 1
-            pull = self.problem.weighted_sum(at.weights[None])[0]
-            columns = self._columns(at, pull)
+            weighted_sum = self.problem.weighted_sum(at.weights[None])[0]
+            columns = self._columns(at, weighted_sum)
             if columns is None:
                 break
-            if hessian is None or promise > _KEEP * expected or not self._covers(hessian, at, pull):
+            if (
+                hessian is None
+                or predicted_decrease > _KEEP * expected
+                or not self._covers(hessian, at, weighted_sum)
+            ):
                 hessian = curvature(
                     self.problem,
                     columns,
                     self.centre,
                     self._curvature(at),
                     at.weights,
-                    pull,
+                    weighted_sum,
                     exact=self.exact,
                 )
-            expected = promise
+            expected = predicted_decrease
             try:
                 target, settled = self._target(
                     hessian,
                     at,
                     at.weights,
-                    pull,
+                    weighted_sum,
                     damping,
-                    _FACES if promise <= _CLOSE else _FACES_FAR,
+                    _FACES if predicted_decrease <= _CLOSE else _FACES_FAR,
                 )
             except LinAlgError:
                 self.exact, hessian, damping = True, None, max(100 * damping, 1e-6)
                 continue
-            promise = float(
+            predicted_decrease = float(
                 at.weights @ (target.scores - at.scores)
                 - at.weights.sum() * (target.penalty - at.penalty)
             )
-            if settled and promise <= _CLOSE:
+            if settled and predicted_decrease <= _CLOSE:
                 solution = self._certified(hessian, at, target, damping)
                 if solution is not None:
                     record(iteration, target.coef[None])
                     return solution, target.coef[None], iteration
-            moved = self._search(at, target, promise) if settled or promise > _ROUNDING else None
+            moved = (
+                self._search(at, target, predicted_decrease)
+                if settled or predicted_decrease > _ROUNDING
+                else None
+            )
             if moved is None:
-                if settled and promise <= _ROUNDING:
+                if settled and predicted_decrease <= _ROUNDING:
                     break
                 damping = max(100 * damping, 1e-6) if self.cautious else damping
                 self.exact, self.cautious, hessian = True, True, None
                 continue
             at = self._balanced(moved)
             damping = max(damping / 10, _LEAST_DAMPING)
-            self.cautious &= promise > _CLOSE
+            self.cautious &= predicted_decrease > _CLOSE
             record(iteration, at.coef[None])
         if at.margins[self.used].min() > 0:
             return self.certify(at.coef[None], near=at.intercept), at.coef[None], iteration
@@ -184,7 +193,7 @@ class _Newton:
             up = float(share @ (self.y > 0))
             odds = math.log(up / (1 - up)) if self.problem.fit_intercept and 0 < up < 1 else 0.0
             scores, near = np.zeros((1, len(self.y))), np.array([odds])
-        penalty = self.problem.threat.penalty(start)
+        penalty = self.problem.penalty(start)
         now = self.problem.evaluate_scores(self.loss, scores, penalty, near=near)
         intercept = float(now.intercept[0])
         return _Point(
@@ -205,15 +214,15 @@ class _Newton:
             return np.maximum(c, at.weights / (1 + np.maximum(-at.margins, 0)))
         return c
 
-    def _columns(self, at: _Point, pull: np.ndarray) -> np.ndarray | slice | None:
+    def _columns(self, at: _Point, weighted_sum: np.ndarray) -> np.ndarray | slice | None:
         """The columns of the next Hessian; None where there are too many for one."""
-        d = len(pull)
+        d = len(weighted_sum)
         if self.norm.p > 1 or self.eps == 0:
             return slice(None) if d <= self.most_columns else None
-        size, in_use = np.abs(pull), at.coef != 0
+        size, in_use = np.abs(weighted_sum), at.coef != 0
         wanted = in_use | (size > _NEAR * self.eps * at.weights.sum() * self.scale)
         limit = max(_COLUMNS, 2 * int(in_use.sum()))
-        if wanted.sum() > limit:  # those that pull most
+        if wanted.sum() > limit:  # those that weighted_sum most
             strength = size / np.where(self.scale > 0, self.scale, 1.0)
             order = np.argsort(np.where(in_use | (self.scale == 0), math.inf, strength))[::-1]
             wanted = np.zeros(d, dtype=bool)
@@ -225,15 +234,15 @@ class _Newton:
             return None
         return slice(None) if len(chosen) > 0.7 * d or d <= 100 else chosen
 
-    def _covers(self, hessian: Curvature, at: _Point, pull: np.ndarray) -> bool:
+    def _covers(self, hessian: Curvature, at: _Point, weighted_sum: np.ndarray) -> bool:
         """Whether a Hessian is dear enough to be kept, and has every column that is in use or wants
         to be.
         """
         if len(hessian.coef) ** 2 * len(self.y) < _CHEAP:
             return False
-        left_out = np.ones(len(pull), dtype=bool)
+        left_out = np.ones(len(weighted_sum), dtype=bool)
         left_out[hessian.columns] = False
-        active = (at.coef != 0) | (np.abs(pull) > self.eps * at.weights.sum() * self.scale)
+        active = (at.coef != 0) | (np.abs(weighted_sum) > self.eps * at.weights.sum() * self.scale)
         return not np.any(active & left_out)
 
     def _target(
@@ -241,7 +250,7 @@ class _Newton:
         hessian: Curvature,
         at: _Point,
         weights: np.ndarray,
-        pull: np.ndarray,
+        weighted_sum: np.ndarray,
         damping: float,
         max_faces: int,
     ) -> tuple[_Point, bool]:
@@ -254,7 +263,7 @@ class _Newton:
             self.norm.at(columns),
             self.eps,
             at.coef[columns],
-            pull[columns],
+            weighted_sum[columns],
             weights.sum(),
             self.y @ weights,
             damping,
@@ -277,11 +286,11 @@ class _Newton:
             return self.problem.signed_scores(coef[None])[0]
         return self.y * (self.problem.X[:, columns] @ coef[columns])
 
-    def _search(self, at: _Point, target: _Point, promise: float) -> _Point | None:
+    def _search(self, at: _Point, target: _Point, predicted_decrease: float) -> _Point | None:
         """The point towards the target, or beyond it, where the log-risk falls by enough; None if
         there is none.
         """
-        if not promise > 0:
+        if not predicted_decrease > 0:
             return None
         rounding = 8 * np.finfo(float).eps * (1 + abs(at.log_risk))
         # where one sample has all the weight the log-risk has no curvature, and the model no end
@@ -290,8 +299,8 @@ class _Newton:
         first = share = furthest / change if change > furthest else 1.0
         while share > 1e-6 * first:
             found = self._between(at, target, share)
-            if found.log_risk <= at.log_risk - 1e-3 * share * promise + (
-                rounding if promise < 1e-8 else 0.0
+            if found.log_risk <= at.log_risk - 1e-3 * share * predicted_decrease + (
+                rounding if predicted_decrease < 1e-8 else 0.0
             ):
                 break
             share *= 0.5
@@ -299,7 +308,7 @@ class _Newton:
             return None
         while (
             first <= share < _LONGEST * first
-            and promise > 0.1
+            and predicted_decrease > 0.1
             and found.margins[self.used].min() <= 0
         ):
             share *= 2  # a risk that falls without end wants longer and longer steps
@@ -353,8 +362,8 @@ class _Newton:
             bound = float(self.loss.log_risk_bound(feasible, self.problem.log_weight, near)[0])
             if -math.expm1(bound - reached.log_risk) > self.tol:
                 return None  # even if they were feasible
-            pull = self.problem.weighted_sum(feasible)
-            if self.norm.dual.value(pull)[0] <= self.eps or (
+            weighted_sum = self.problem.weighted_sum(feasible)
+            if self.norm.dual.value(weighted_sum)[0] <= self.eps or (
                 self.unreached and proves_not_separable(self.problem, feasible)[0]
             ):
                 solution = self.certify(target.coef[None], feasible, near=target.intercept)
@@ -362,7 +371,7 @@ class _Newton:
             # what the Hessian's rounding has left of the violation
             at, weights = target, feasible[0]
             try:
-                target, _ = self._target(hessian, target, weights, pull[0], damping, _FACES)
+                target, _ = self._target(hessian, target, weights, weighted_sum[0], damping, _FACES)
             except LinAlgError:
                 return None
         return None

@@ -29,7 +29,7 @@ from sklearn_robust.certificates import (
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm, shave_level
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.solvers._solution import (
+from sklearn_robust.solvers.solution import (
     Monitor,
     Recorder,
     Solution,
@@ -137,7 +137,7 @@ def accelerated_margin(
             near = (state.margin <= 0) & ~done
             if iteration < _PATIENCE:
                 size = problem.threat.norm.value(problem.threat.reachable(state.weighted_sum))
-                near = near & (size <= _NUDGE * problem.threat.eps)
+                near = near & (size <= _NUDGE * problem.radius)
             hopeful = hopeful | near
         for i in np.flatnonzero(to_numpy(hopeful)).tolist():
             proof = repaired_weights(_one(problem, i), to_numpy(state.weights[i : i + 1]))
@@ -196,7 +196,7 @@ def _half_square(problem: RobustProblem, norm: LpNorm, weighted_sum: Array) -> t
     """D^2/2 of shape (k,) and its derivative by the weighted sum Z^T a, the primal predictor of
     shape (k, d).
     """
-    left = problem.threat.norm.residual(weighted_sum, problem.threat.eps, norm.dual)
+    left = problem.threat.norm.residual(weighted_sum, problem.radius, norm.dual)
     distance = norm.dual.value(left)
     return 0.5 * distance**2, distance[:, None] * norm.steepest_direction(left)
 
@@ -206,7 +206,7 @@ def _step(problem: RobustProblem, norm: LpNorm, state: _State, steepest: float) 
     value, coef = _half_square(problem, norm, state.ahead_sum)
     scores = problem.signed_scores(coef)
     intercept, smallest = best_intercept(scores, problem.classes)
-    margin = over_size(smallest - problem.threat.penalty(coef), norm.value(coef))
+    margin = over_size(smallest - problem.penalty(coef), norm.value(coef))
     better = margin > state.margin
     # the distance is a difference, and known only to the rounding of what it is a difference of
     distance = xp.sqrt(2 * value)
@@ -251,7 +251,8 @@ def _step(problem: RobustProblem, norm: LpNorm, state: _State, steepest: float) 
 
 
 def _project(problem: RobustProblem, x: Array) -> Array:
-    """The Euclidean projection on the feasible weights: the simplex, or a simplex of mass 1/2 for
+    """The Euclidean projection on the feasible weights: the simplex, or a simplex of total_weight
+    1/2 for
     each class.
     """
     xp = namespace(x)

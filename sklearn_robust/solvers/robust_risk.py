@@ -21,7 +21,7 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers._risk_lbfgs import lbfgs
 from sklearn_robust.solvers._risk_newton import newton
-from sklearn_robust.solvers._solution import Monitor, Recorder, Solution, stack_solutions
+from sklearn_robust.solvers.solution import Monitor, Recorder, Solution, stack_solutions
 
 _MAX_NEWTON = 200
 
@@ -76,7 +76,7 @@ def minimise_robust_risk(
         problem.simplified().in_double_arithmetic()
     )  # whatever the data's type: it does not decide how exact the answer is
     last: dict[int, np.ndarray] = {}  # minimiser of the same data at the radius before
-    for i in np.argsort(-problem.threat.eps, kind="stable").tolist():
+    for i in np.argsort(-problem.radius, kind="stable").tolist():
         row = slice(i, i + 1)
         one = double.select(row)
         certify = partial(
@@ -120,14 +120,14 @@ def _minimise_one(
 ) -> tuple[Solution, bool]:
     """The solution of problem i, and whether a monitor has asked to stop."""
 
-    def told(iteration: int, state: Solution, *, last: bool = False) -> bool:
+    def report(iteration: int, state: Solution, *, last: bool = False) -> bool:
         figures = {
             name: getattr(state, name) for name in ("log_risk", "margin", "margin_bound", "gap")
         }
         return recorder(iteration, np.array([i]), state.coef, state.intercept, last=last, **figures)
 
     def record(iteration: int, coef: np.ndarray) -> None:
-        if recorder.due(iteration) and told(iteration, certify(coef)):
+        if recorder.due(iteration) and report(iteration, certify(coef)):
             raise _Stopped(iteration, coef)
 
     try:
@@ -138,7 +138,7 @@ def _minimise_one(
         solution = certify(coef)
     solution.converged = solution.gap <= tol
     solution.n_iter = np.array([n_iter])
-    return solution, told(n_iter, solution, last=True)
+    return solution, report(n_iter, solution, last=True)
 
 
 def _search(

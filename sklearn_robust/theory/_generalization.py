@@ -19,7 +19,7 @@ from sklearn.utils import check_array, check_consistent_length
 
 from sklearn_robust._parameters import check_exponent, check_number, refuse_lazy
 from sklearn_robust.certificates import robust_margin
-from sklearn_robust.metrics._linear_view import linear_view
+from sklearn_robust.metrics.linear_view import linear_view
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.threats import LpBall, check_radius

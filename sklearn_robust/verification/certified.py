@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sklearn_robust._array_api import to_numpy
 from sklearn_robust._parameters import check_choice, check_exponent, check_number, refuse_lazy
-from sklearn_robust.attacks._target import evaluating
+from sklearn_robust.attacks.target import evaluating
 from sklearn_robust.regions import Region, products
 from sklearn_robust.verification.bounds import (
     MAX_ENTRIES,

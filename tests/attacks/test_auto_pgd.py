@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from sklearn_robust.attacks import apgd, pgd
-from sklearn_robust.attacks._losses import dlr, logit_margins
-from sklearn_robust.attacks._search import Best
 from sklearn_robust.attacks.auto_pgd import _checkpoints, _climb
+from sklearn_robust.attacks.losses import dlr, logit_margins
+from sklearn_robust.attacks.search import Best
 from sklearn_robust.regions import Region
 
 RADII = {1: 2.0, 2: 0.5, math.inf: 0.08}

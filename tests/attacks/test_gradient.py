@@ -12,8 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
 from sklearn_robust.attacks import apgd, pgd, projected_ascent, square
-from sklearn_robust.attacks._losses import logit_margins
 from sklearn_robust.attacks.linear import robust_margins
+from sklearn_robust.attacks.losses import logit_margins
 from sklearn_robust.threats import LpBall
 
 QS = [1, 2, math.inf]

@@ -9,8 +9,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 
 from sklearn_robust.attacks import pgd, square
-from sklearn_robust.attacks._losses import logit_margins
 from sklearn_robust.attacks.linear import robust_margins
+from sklearn_robust.attacks.losses import logit_margins
 from sklearn_robust.threats import LpBall
 
 RADII = {1: 3.0, 2: 0.8, math.inf: 0.12}

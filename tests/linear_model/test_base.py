@@ -6,7 +6,7 @@ from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV
 
 from sklearn_robust import RobustDiagonalNet, RobustLinearClassifier
-from sklearn_robust.linear_model._base import positive_classes
+from sklearn_robust.linear_model.base import positive_classes
 
 
 def test_each_row_of_coefficients_stands_for_a_class():

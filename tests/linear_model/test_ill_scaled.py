@@ -67,8 +67,10 @@ def test_all_the_weight_in_one_class():
     X, y, _ = noisy(0)
     problem = RobustProblem.from_data(X, 2.0 * y - 1, q=np.inf, eps=0.1, fit_intercept=True)
     weights = np.eye(len(y))[np.flatnonzero(y)[0]]
-    pull = problem.weighted_sum(weights[None])[0]
-    hessian = curvature(problem, slice(None), X.mean(axis=0), weights, weights, pull, exact=True)
+    weighted_sum = problem.weighted_sum(weights[None])[0]
+    hessian = curvature(
+        problem, slice(None), X.mean(axis=0), weights, weights, weighted_sum, exact=True
+    )
     assert np.isfinite(hessian.coef).all()
     assert np.isfinite(hessian.tilt).all()
 
@@ -126,7 +128,7 @@ def test_where_nothing_is_decided_the_predictor_of_least_risk_is_kept(monkeypatc
     X = rng.standard_normal((30, 20))
     y = np.where(X[:, 0] > 0, 1, -1)
     eps = max_margin(X, y, q=np.inf, fit_intercept=True).margin  # neither side can be proven
-    monkeypatch.setattr("sklearn_robust.linear_model._fitting.solve_separator", fail)
+    monkeypatch.setattr("sklearn_robust.linear_model.fitting.solve_separator", fail)
     with pytest.warns(ConvergenceWarning, match="separability undecided"):
         model = estimator.set_params(eps=eps).fit(X, y)
     assert model.separable_ is None

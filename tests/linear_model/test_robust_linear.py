@@ -126,7 +126,7 @@ def test_where_the_programs_fail_the_path_stays_and_warns(gaussian, monkeypatch)
     def fail(*args, **kwargs):
         raise RuntimeError("No solver returned an answer")
 
-    monkeypatch.setattr("sklearn_robust.linear_model._fitting.solve_separator", fail)
+    monkeypatch.setattr("sklearn_robust.linear_model.fitting.solve_separator", fail)
     X, y = gaussian(100, 30)
     X = X + 0.02 * y[:, None]
     eps = 0.995 * max_margin(X, y, q=math.inf, fit_intercept=True).margin
@@ -427,6 +427,6 @@ def test_data_proven_separable_are_screened_once(gaussian, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("the minimiser of the risk has proven it")
 
-    monkeypatch.setattr("sklearn_robust.linear_model._fitting.accelerated_margin", refuse)
+    monkeypatch.setattr("sklearn_robust.linear_model.fitting.accelerated_margin", refuse)
     model = RobustLinearClassifier(eps=0.0).fit(*gaussian(60, 20))
     assert model.separable_

@@ -53,7 +53,7 @@ def test_gradients_are_those_of_autograd(module):
         torch.testing.assert_close(by_hand.outputs(x), expected)
         auto.parameter_gradients(x, lambda f, y=y: margin_slopes(f, y))
         wanted = [None if p.grad is None else p.grad.clone() for p in module.parameters()]
-        for last in (None, torch.nan):  # gradients are replaced, not added up
+        for last in (None, torch.nan):  # gradients are replace_rows, not added up
             for p in module.parameters():
                 p.grad = None if last is None or p.grad is None else torch.full_like(p, last)
             by_hand.parameter_gradients(x, lambda f, y=y: margin_slopes(f, y))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sklearn_robust.attacks._search import Settings
+from sklearn_robust.attacks.search import Settings
 from sklearn_robust.neural_network import SteepestDescent
 from sklearn_robust.neural_network._objective import (
     NETWORK_LOSSES,

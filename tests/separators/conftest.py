@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sklearn_robust.separators._margin_program import MarginProgram
+from sklearn_robust.separators._max_margin_form import MaxMarginForm
 
 
 def draw_program(n, d, p, dual_q, eps, *, intercept=False, seed=0):
@@ -11,7 +11,7 @@ def draw_program(n, d, p, dual_q, eps, *, intercept=False, seed=0):
     w /= np.linalg.norm(w)
     rows = rng.normal(size=(n, d))
     rows += np.outer(1 + rng.random(n) - rows @ w, w)  # w has a margin of 1 at least
-    return MarginProgram(rows, y if intercept else None, p, dual_q, eps)
+    return MaxMarginForm(rows, y if intercept else None, p, dual_q, eps)
 
 
 @pytest.fixture

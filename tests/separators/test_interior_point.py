@@ -7,9 +7,9 @@ from scipy.linalg import LinAlgError
 
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators import _newton_system, interior_point
-from sklearn_robust.separators._margin_program import SolverFailure
+from sklearn_robust.separators._max_margin_form import SolverFailure
 from sklearn_robust.separators._newton_system import NewtonSystem
-from sklearn_robust.separators._split_program import SplitProgram, State
+from sklearn_robust.separators._standard_form import StandardForm, State
 from sklearn_robust.separators.interior_point import solve_interior_point
 
 INF = math.inf
@@ -104,7 +104,7 @@ def random_state(form, rng):
 @pytest.mark.parametrize(("p", "dual_q"), list(itertools.product(EXPONENTS, EXPONENTS)))
 def test_direction_solves_the_linearised_conditions(margin_program, p, dual_q, n, d, intercept):
     rng = np.random.default_rng(0)
-    form = SplitProgram.of(margin_program(n, d, p, dual_q, 0.1, intercept=intercept))
+    form = StandardForm.of(margin_program(n, d, p, dual_q, 0.1, intercept=intercept))
     state = random_state(form, rng)
     weights = state.multipliers[form.margins]
     system = NewtonSystem(

@@ -28,7 +28,7 @@ from sklearn_robust.separators import (
     min_norm_separator,
     separator_path,
 )
-from sklearn_robust.separators._margin_program import SolverFailure
+from sklearn_robust.separators._max_margin_form import SolverFailure
 
 INF = np.inf
 PAIRS = list(itertools.product([1, 2, INF], [1, 2, INF]))
@@ -392,10 +392,10 @@ OWN_SOLVERS = (
 
 
 def replace_solvers(monkeypatch, names, solver):
-    from sklearn_robust.separators import _largest_margin
+    from sklearn_robust.separators import _engine_choice
 
     for name in names:
-        monkeypatch.setattr(_largest_margin, name, solver)
+        monkeypatch.setattr(_engine_choice, name, solver)
 
 
 def test_failing_solvers_are_named(monkeypatch):
@@ -526,7 +526,7 @@ def test_a_zero_margin_that_is_not_proven_warns(monkeypatch):
 
     y = np.repeat([-1, 1], 30)
     X = np.column_stack([1e4 * np.random.default_rng(0).standard_normal(60), 1e-10 * y])
-    monkeypatch.setattr("sklearn_robust.separators._largest_margin.solve_linear_program", fail)
+    monkeypatch.setattr("sklearn_robust.separators._engine_choice.solve_linear_program", fail)
     with pytest.warns(ConvergenceWarning, match="certified relative gap is 1,"):
         assert max_margin(X, y, q=2, fit_intercept=True).margin == 0
 
@@ -764,7 +764,7 @@ def test_weights_that_nearly_prove_it_do_not_prove_that_data_are_not_separable(m
         useless,
     )
     monkeypatch.setattr(
-        "sklearn_robust.separators._largest_margin.polished",
+        "sklearn_robust.separators._engine_choice.refined",
         lambda program, point, tol: (point, False),
     )
     with pytest.raises(RuntimeError, match="neither found a robust separator"):

@@ -19,9 +19,9 @@ from sklearn_robust.certificates import Point, best_intercept
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import cone_program, linear_program, min_norm_separator
-from sklearn_robust.separators._largest_margin import scaled_program
-from sklearn_robust.separators._margin_program import (
-    MarginProgram,
+from sklearn_robust.separators._engine_choice import scaled_program
+from sklearn_robust.separators._max_margin_form import (
+    MaxMarginForm,
     SolverFailure,
 )
 from sklearn_robust.separators.cone_program import solve_cone_program, solve_quadratic_program
@@ -45,7 +45,7 @@ def draw(seed=0):
 @pytest.mark.parametrize(("solve", "p", "r"), [*LINEAR, *QUADRATIC, *CONE])
 def test_margin_and_multipliers_solve_the_program(solve, p, r, eps, fit_intercept, convert):
     Z, y = draw()
-    point = solve(MarginProgram(convert(Z), y if fit_intercept else None, p, r, eps))
+    point = solve(MaxMarginForm(convert(Z), y if fit_intercept else None, p, r, eps))
     w, a = point.coef, point.weights
     v, b = cp.Variable(20), cp.Variable()
     margins = (
@@ -78,7 +78,7 @@ def test_best_intercept_levels_the_classes():
 
 
 def test_a_solver_without_an_answer_says_so(monkeypatch):
-    program = MarginProgram(draw()[0], None, 1, 1, 0.0)
+    program = MaxMarginForm(draw()[0], None, 1, 1, 0.0)
     ended = OptimizeResult(x=None, message="Time limit reached.")
     monkeypatch.setattr(linear_program, "linprog", lambda *args, **kwargs: ended)
     with pytest.raises(SolverFailure, match=r"HiGHS: Time limit reached\."):
@@ -102,7 +102,7 @@ def test_a_solver_without_an_answer_says_so(monkeypatch):
 
 
 def test_iterations_are_limited(monkeypatch):
-    program = MarginProgram(draw()[0], None, 1, 1, 0.0)
+    program = MaxMarginForm(draw()[0], None, 1, 1, 0.0)
     monkeypatch.setattr(linear_program, "_MAX_ITER", 0)
     monkeypatch.setattr(linear_program, "_FEW_ITER", 1)
     with pytest.raises(SolverFailure, match=r"HiGHS: Iteration limit reached"):

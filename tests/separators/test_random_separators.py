@@ -50,10 +50,10 @@ def assert_certified(s, X, y):
     assert (a >= 0).all()
     assert math.isclose(a.sum(), 1, rel_tol=1e-10)
     assert not s.fit_intercept or abs(a @ y) < 1e-12
-    pull = (a * y) @ X
-    left = LpNorm(s.q).residual(pull, s.eps, LpNorm(s.p).dual)
+    weighted_sum = (a * y) @ X
+    left = LpNorm(s.q).residual(weighted_sum, s.eps, LpNorm(s.p).dual)
     # any delta in the ball bounds every margin, the best or not
-    assert norm(pull - left, s.q) <= s.eps * (1 + 1e-9) + 1e-12 * norm(pull, s.q)
+    assert norm(weighted_sum - left, s.q) <= s.eps * (1 + 1e-9) + 1e-12 * norm(weighted_sum, s.q)
     assert norm(left, LpNorm(s.p).dual.p) <= s.margin_bound * (1 + 1e-7)
     assert math.isclose(s.relative_gap, max(0, 1 - s.margin / s.margin_bound), abs_tol=1e-10)
 
@@ -75,8 +75,8 @@ def test_no_certificate_is_wrong(run):
                 s = min_norm_separator(X, y, p=p, q=q, eps=eps, fit_intercept=fit_intercept)
             except NotSeparableError as error:
                 assert share > 1 or star.margin == 0
-                pull, terms = (error.weights * y) @ X, error.weights @ np.abs(X)
-                assert norm(pull, q) <= eps * (1 + 1e-6) + 1e-12 * norm(terms, q)
+                weighted_sum, terms = (error.weights * y) @ X, error.weights @ np.abs(X)
+                assert norm(weighted_sum, q) <= eps * (1 + 1e-6) + 1e-12 * norm(terms, q)
                 within += 1
                 continue
         assert share < 1

@@ -17,7 +17,7 @@ from sklearn_robust.separators import (
     min_norm_separator,
     separator_path,
 )
-from sklearn_robust.separators._largest_margin import scaled_program
+from sklearn_robust.separators._engine_choice import scaled_program
 from sklearn_robust.separators.cone_program import solve_cone_program, solve_quadratic_program
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.linear_program import solve_linear_program
@@ -76,9 +76,9 @@ def test_largest_distance_is_that_of_a_cone_solver_and_decides(q, fit_intercept)
         min_norm_separator(
             X, y, p=2, q=q, eps=1.001 * found.margin, scale=scale, fit_intercept=fit_intercept
         )
-    pull = (error.value.weights * y) @ X
-    assert np.abs(pull[scale == 0]).max() <= 1e-13
-    assert np.linalg.norm(pull[scale > 0] / scale[scale > 0], q) <= 1.001 * found.margin
+    weighted_sum = (error.value.weights * y) @ X
+    assert np.abs(weighted_sum[scale == 0]).max() <= 1e-13
+    assert np.linalg.norm(weighted_sum[scale > 0] / scale[scale > 0], q) <= 1.001 * found.margin
 
 
 @pytest.mark.parametrize("q", EXPONENTS)

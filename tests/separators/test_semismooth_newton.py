@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sklearn_robust.separators import semismooth_newton
-from sklearn_robust.separators._margin_program import SolverFailure
+from sklearn_robust.separators._max_margin_form import SolverFailure
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.semismooth_newton import solve_semismooth_newton
 

@@ -7,8 +7,8 @@ from scipy import sparse
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import working_sets
-from sklearn_robust.separators._largest_margin import scaled_program
-from sklearn_robust.separators._margin_program import SolverFailure
+from sklearn_robust.separators._engine_choice import scaled_program
+from sklearn_robust.separators._max_margin_form import SolverFailure
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.working_sets import solve_on_column_sets, solve_on_row_sets
 

@@ -9,7 +9,7 @@ from sklearn_robust import make_teacher_classification, max_margin
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import diagonal_descent
-from sklearn_robust.solvers.diagonal_descent import _DiagonalDescent
+from sklearn_robust.solvers.diagonal import _DiagonalDescent
 
 
 def paper_problem(share, teacher_sparsity=None):
@@ -68,20 +68,20 @@ def test_velocity_is_the_gradient_in_the_parameters(gaussian):
         coef = rule.coef(state)
         now = problem.evaluate(loss, coef)
         tiny = np.array([1e-7])
-        (up, down), velocity = rule.propose(
+        (up, down), subgradient = rule.propose(
             problem, state, coef, now, problem.weighted_sum(now.weights), tiny
         )
         for j in range(5):
             bumped = (state[0] + 1e-6 * np.eye(5)[j], state[1])
             slope = (log_risk(bumped) - log_risk(state)) / 1e-6
             assert slope == pytest.approx(
-                depth * state[0][0, j] ** (depth - 1) * velocity[0, j], rel=1e-4, abs=1e-6
+                depth * state[0][0, j] ** (depth - 1) * subgradient[0, j], rel=1e-4, abs=1e-6
             )
         # a small step is a gradient step on both halves, with one rate
         rates = np.concatenate(
             [
-                (state[0] - up) / (depth * state[0] ** (depth - 1) * velocity),
-                (down - state[1]) / (depth * state[1] ** (depth - 1) * velocity),
+                (state[0] - up) / (depth * state[0] ** (depth - 1) * subgradient),
+                (down - state[1]) / (depth * state[1] ** (depth - 1) * subgradient),
             ]
         )
         np.testing.assert_allclose(rates, rates[0, 0], rtol=1e-4)

@@ -11,7 +11,7 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import accelerated_margin, minimise_robust_risk, steepest_descent
 from sklearn_robust.solvers._risk_lbfgs import lbfgs
-from sklearn_robust.solvers.diagonal_descent import diagonal_descent
+from sklearn_robust.solvers.diagonal import diagonal_descent
 
 EXPONENTS = [1, 1.5, 2, np.inf]
 RADIUS = {1: 2.0, 1.5: 1.2, 2: 0.8, np.inf: 0.15}
@@ -36,7 +36,7 @@ def noisy(q, eps, scale, fit_intercept=True):
 
 def largest_margin(problem, p):
     w, margin = cp.Variable(problem.n_features), cp.Variable()
-    penalty = problem.threat.eps[0] * cp.norm(
+    penalty = problem.radius[0] * cp.norm(
         cp.multiply(problem.threat.scale, w), problem.threat.dual_norm.p
     )
     rows = [cp.multiply(problem.y[0], problem.X @ w) - penalty >= margin, cp.norm(w, p) <= 1]
@@ -102,8 +102,8 @@ def test_newton_certifies_the_minimiser_of_the_risk(q, scale, name, eps):
     assert solution.n_iter[0] <= 20
     assert solution.separable == [False]
     assert proves_not_separable(problem, solution.weights)[0]
-    pull = problem.weighted_sum(solution.weights)[0]
-    assert np.abs(pull[scale == 0]).max(initial=0) <= 1e-14
+    weighted_sum = problem.weighted_sum(solution.weights)[0]
+    assert np.abs(weighted_sum[scale == 0]).max(initial=0) <= 1e-14
     # no step downhill is left: a subgradient vanishes
     now = problem.evaluate(LOSSES[name], solution.coef)
     slope = problem.threat.dual_norm.min_norm_subgradient(

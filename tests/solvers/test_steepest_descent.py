@@ -19,9 +19,9 @@ from sklearn_robust.solvers import (
 )
 from sklearn_robust.solvers._batch import room_like
 from sklearn_robust.solvers._descent import RulePath
+from sklearn_robust.solvers._fast_path import FastPath, _Point
 from sklearn_robust.solvers._geometry import Geometry
-from sklearn_robust.solvers._in_place import InPlacePath, _Point
-from sklearn_robust.solvers.steepest_descent import _move, _SteepestDescent
+from sklearn_robust.solvers.steepest import _move, _SteepestDescent
 
 EXPONENTS = (1, 2, math.inf)
 
@@ -211,9 +211,9 @@ def test_constant_steps_on_the_log_risk(gaussian, step_size):
         problem, LOSSES["exponential"], LpNorm(2), step_size=step_size, max_iter=1
     )
     step = 0.01 if step_size == 0.01 else 1 / (np.abs(X).max() + 0.02) ** 2
-    pull = (y[:, None] * X).mean(axis=0)
-    velocity = np.sign(pull) * np.maximum(np.abs(pull) - 0.02, 0)
-    np.testing.assert_allclose(one.coef[0], step * velocity, atol=1e-15)
+    weighted_sum = (y[:, None] * X).mean(axis=0)
+    subgradient = np.sign(weighted_sum) * np.maximum(np.abs(weighted_sum) - 0.02, 0)
+    np.testing.assert_allclose(one.coef[0], step * subgradient, atol=1e-15)
     many = steepest_descent(
         problem, LOSSES["exponential"], LpNorm(2), step_size=step_size, max_iter=5000
     )
@@ -412,9 +412,9 @@ def test_steps_that_waste_no_more_than_what_is_open_come_closer_to_the_limit(
         return solution.gap[0]
 
     limit, path = gap(0), gap(1e-3)
-    for way in (InPlacePath, RulePath):
+    for way in (FastPath, RulePath):
         # half of the promised decrease, always
-        monkeypatch.setattr(way, "demand", lambda self, share: None)
+        monkeypatch.setattr(way, "require_decrease", lambda self, share: None)
     assert limit < 0.85 * gap(0)
     assert path == gap(1e-3)  # which ends long before the limit, and takes long steps
 
@@ -430,7 +430,7 @@ def test_a_step_in_closed_form_is_that_of_the_rule(gaussian, p, q, n_problems, l
     geometry, rng = Geometry((LpNorm(p),) * n_problems), np.random.default_rng(0)
     for size in (0.0, 1e-3, 1.0):  # at zero, where steps would cross it, and far from it
         coef = size * rng.standard_normal((n_problems, 9)) * (rng.random((n_problems, 9)) < 0.7)
-        path = InPlacePath(
+        path = FastPath(
             problem,
             LOSSES["exponential"],
             geometry,
@@ -439,15 +439,15 @@ def test_a_step_in_closed_form_is_that_of_the_rule(gaussian, p, q, n_problems, l
             np.full(n_problems, 0.05),
             None,
         )
-        path._pull()
+        path._weighted_sum()
         here, closed, ruled = path.here, path.there, _Point(path.here.coef, path.here.scores)
-        promised = path._step_by_short_cuts(here, closed)
+        promised = path._step_in_closed_form(here, closed)
         if size == 0 and q == 2:
             assert promised is None
             continue
-        speed = path.iterate().speed
+        subgradient_norm = path.iterate().subgradient_norm
         np.testing.assert_allclose(path._step_by_rule(here, ruled), promised, rtol=1e-9)
-        np.testing.assert_allclose(path.iterate().speed, speed, rtol=1e-9)
+        np.testing.assert_allclose(path.iterate().subgradient_norm, subgradient_norm, rtol=1e-9)
         np.testing.assert_allclose(closed.coef, ruled.coef, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(closed.scores, ruled.scores, rtol=1e-9, atol=1e-12)
         assert not np.array_equal(closed.coef, here.coef)

@@ -39,8 +39,8 @@ def complexity(X, r, eps=0.0, n_draws=4000, seed=0):
     r*-norm that a perturbation of size eps |s| can give g.
     """
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(n_draws, len(X)))
-    pull = np.abs(signs @ X) / len(X)
-    values = LpNorm(r).dual.value(np.maximum(pull - eps * signs.mean(axis=1)[:, None], 0))
+    weighted_sum = np.abs(signs @ X) / len(X)
+    values = LpNorm(r).dual.value(np.maximum(weighted_sum - eps * signs.mean(axis=1)[:, None], 0))
     return values.mean(), values.std() / math.sqrt(n_draws)
 
 
@@ -51,8 +51,8 @@ def test_the_supremum_of_the_estimate_by_brute_force():
     for r in (1, 2, math.inf):
         unit = w / LpNorm(r).value(w)[:, None]
         found = ((unit @ X.T - 0.3 * np.abs(unit).sum(axis=1)[:, None]) @ signs).max() / 6
-        pull = np.abs(signs @ X) / 6
-        supremum = LpNorm(r).dual.value(np.maximum(pull - 0.3 * signs.mean(), 0))
+        weighted_sum = np.abs(signs @ X) / 6
+        supremum = LpNorm(r).dual.value(np.maximum(weighted_sum - 0.3 * signs.mean(), 0))
         assert found <= supremum + 1e-12
         assert max(found, 0) > 0.95 * supremum
 

@@ -31,7 +31,7 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.solvers._descent import RulePath, State, Stopping, follow
 from sklearn_robust.solvers._geometry import Geometry
-from sklearn_robust.solvers._solution import Monitor, Solution
+from sklearn_robust.solvers.solution import Monitor, Solution
 
 _FIRST = 16.0  # c of the first step
 _GROWTH = 1.02  # of c; slow, since long steps early on cost margin at the end
@@ -97,7 +97,7 @@ class _DiagonalDescent:
         state: State,
         coef: Array,
         now: Evaluation,
-        pull: Array,
+        weighted_sum: Array,
         step: Array,
     ) -> tuple[State, Array]:
         xp = namespace(coef)
@@ -105,73 +105,84 @@ class _DiagonalDescent:
         depth = self.depth
         sizes = xp.sum(up ** (2 * depth - 2) + down ** (2 * depth - 2), axis=-1)
         largest = xp.max(xp.maximum(up, down), axis=-1)
-        bend = depth * (depth - 1) * xp.max(xp.abs(pull), axis=-1) * largest ** (depth - 2)
-        curvature = depth**2 * self.largest_entry**2 * sizes + bend
+        of_depth = (
+            depth * (depth - 1) * xp.max(xp.abs(weighted_sum), axis=-1) * largest ** (depth - 2)
+        )
+        curvature = depth**2 * self.largest_entry**2 * sizes + of_depth
         rate = (depth * step / xp.where(curvature > 0, curvature, xp.ones_like(curvature)))[:, None]
-        velocity = self._velocity(problem, state, coef, now, pull, rate)
+        subgradient = self._subgradient(problem, state, coef, now, weighted_sum, rate)
         raised = up * xp.exp(
-            -xp.clip(rate * up ** (depth - 2) * velocity, -_LARGEST_CHANGE, _LARGEST_CHANGE)
+            -xp.clip(rate * up ** (depth - 2) * subgradient, -_LARGEST_CHANGE, _LARGEST_CHANGE)
         )
         lowered = down * xp.exp(
-            xp.clip(rate * down ** (depth - 2) * velocity, -_LARGEST_CHANGE, _LARGEST_CHANGE)
+            xp.clip(rate * down ** (depth - 2) * subgradient, -_LARGEST_CHANGE, _LARGEST_CHANGE)
         )
-        return (raised, lowered), velocity
+        return (raised, lowered), subgradient
 
     def select(self, rows: np.ndarray) -> Self:
         return self
 
-    def speed(self, velocity: Array) -> Array:
-        return LpNorm(1).dual.value(velocity)
+    def subgradient_norm(self, subgradient: Array) -> Array:
+        return LpNorm(1).dual.value(subgradient)
 
-    def _velocity(
+    def _subgradient(
         self,
         problem: RobustProblem,
         state: State,
         coef: Array,
         now: Evaluation,
-        pull: Array,
+        weighted_sum: Array,
         rate: Array,
     ) -> Array:
         """The subgradient by w: implicit for the 1-norm and the inf-norm, of least 2-norm for the
         smoother ones between.
         """
         xp = namespace(coef)
-        toll = problem.threat.eps * xp.sum(now.weights, axis=-1)
+        penalty_weight = problem.radius * xp.sum(now.weights, axis=-1)
         if problem.threat.q == 1:
             power = 2 * self.depth - 2
-            # at which w falls, by velocity
-            speed = self.depth * rate * (state[0] ** power + state[1] ** power)
-            speed = xp.maximum(speed, 1e-20 * xp.max(speed, axis=-1, keepdims=True))
-            ahead, scale = coef + speed * pull, problem.threat.scale
+            # at which w falls, by subgradient
+            rates = self.depth * rate * (state[0] ** power + state[1] ** power)
+            rates = xp.maximum(rates, 1e-20 * xp.max(rates, axis=-1, keepdims=True))
+            ahead, scale = coef + rates * weighted_sum, problem.threat.scale
             if scale is None:
-                return -pull + _inf_norm_pull(ahead, speed, toll)
-            speed = xp.where(scale > 0, scale**2 * speed, xp.ones_like(speed))
-            return -pull + scale * _inf_norm_pull(scale * ahead, speed, toll)
+                return -weighted_sum + _inf_norm_subgradient(ahead, rates, penalty_weight)
+            rates = xp.where(scale > 0, scale**2 * rates, xp.ones_like(rates))
+            return -weighted_sum + scale * _inf_norm_subgradient(
+                scale * ahead, rates, penalty_weight
+            )
         if problem.threat.q != math.inf:
-            return problem.threat.dual_norm.min_norm_subgradient(coef, -pull, toll, LpNorm(2))
+            return problem.threat.dual_norm.min_norm_subgradient(
+                coef, -weighted_sum, penalty_weight, LpNorm(2)
+            )
         up, down = state
-        # the velocity with which both halves end equal, if the subdifferential [-toll, toll] around
-        # -pull holds it
+        # the subgradient with which both halves end equal, if the subdifferential [-penalty_weight,
+        # penalty_weight] around -weighted_sum holds it
         landing = (up - down) / (rate * (up ** (self.depth - 1) + down ** (self.depth - 1)))
-        toll = (
-            toll[:, None] if problem.threat.scale is None else toll[:, None] * problem.threat.scale
+        penalty_weight = (
+            penalty_weight[:, None]
+            if problem.threat.scale is None
+            else penalty_weight[:, None] * problem.threat.scale
         )
-        return xp.minimum(xp.maximum(landing, -pull - toll), -pull + toll)
+        return xp.minimum(
+            xp.maximum(landing, -weighted_sum - penalty_weight), -weighted_sum + penalty_weight
+        )
 
 
-def _inf_norm_pull(ahead: Array, speed: Array, toll: Array) -> Array:
-    r"""The s that clips w' = ahead - speed s to [-t, t], with :math:`\|s\|_1` = toll: toll times a
+def _inf_norm_subgradient(ahead: Array, rates: Array, penalty_weight: Array) -> Array:
+    r"""The s that clips w' = ahead - rates s to [-t, t], with :math:`\|s\|_1` = penalty_weight:
+    penalty_weight times a
     subgradient of the
-    inf-norm at w'. Where toll suffices to bring all of w' to zero, t = 0.
+    inf-norm at w'. Where penalty_weight suffices to bring all of w' to zero, t = 0.
     """
     xp = namespace(ahead)
     size = xp.abs(ahead)
     order = xp.argsort(-size, axis=-1)
     sorted_size = xp.take_along_axis(size, order, axis=-1)
-    mass = xp.take_along_axis(1 / speed, order, axis=-1)
-    levels = (xp.cumulative_sum(sorted_size * mass, axis=-1) - toll[:, None]) / xp.cumulative_sum(
-        mass, axis=-1
-    )
+    inverse = xp.take_along_axis(1 / rates, order, axis=-1)
+    levels = (
+        xp.cumulative_sum(sorted_size * inverse, axis=-1) - penalty_weight[:, None]
+    ) / xp.cumulative_sum(inverse, axis=-1)
     # the sums over fewer or more coordinates lie below
     level = xp.max(xp.clip(levels, 0, None), axis=-1)[:, None]
-    return xp.sign(ahead) * xp.clip(size - level, 0, None) / speed
+    return xp.sign(ahead) * xp.clip(size - level, 0, None) / rates

@@ -21,7 +21,7 @@ from sklearn_robust.attacks.linear import class_scores, worst_case_perturbations
 from sklearn_robust.callbacks import CallbackSupportMixin
 from sklearn_robust.losses import MarginLoss, has_probabilities, log_odds
 from sklearn_robust.metrics import certified_radius, robust_accuracy_score
-from sklearn_robust.metrics._linear_view import linear_view
+from sklearn_robust.metrics.linear_view import linear_view
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import LpBall, check_radius

@@ -28,7 +28,7 @@ from scipy.linalg import LinAlgError, LinAlgWarning, solve
 
 from sklearn_robust.certificates import Certified, Point
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.separators._margin_program import MarginProgram, Vector
+from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
 
 _ROUNDS = 12
 EXACT = 1e-11  # gap below which there is nothing to gain
@@ -42,8 +42,8 @@ _LEAST_ENTRY = 1e-12
 _MAX_UNKNOWNS, _CHEAP = 6000, 400  # of the dense system, and how many cost next to nothing
 
 
-def polished(
-    program: MarginProgram, point: Point, tol: float, *, sure: bool = False
+def refined(
+    program: MaxMarginForm, point: Point, tol: float, *, sure: bool = False
 ) -> tuple[Certified, bool]:
     """The best of a point and of Newton steps from it, which end at a gap of tol or where they no
     longer help.
@@ -53,7 +53,7 @@ def polished(
 
     Parameters
     ----------
-    program : MarginProgram
+    program : MaxMarginForm
     point : Point
         Of any scale.
     tol : float
@@ -84,13 +84,13 @@ def polished(
 
 
 def newton_step(
-    program: MarginProgram, point: Point, max_unknowns: int = _MAX_UNKNOWNS
+    program: MaxMarginForm, point: Point, max_unknowns: int = _MAX_UNKNOWNS
 ) -> Point | None:
     """One Newton step on the face that a point lies next to.
 
     Parameters
     ----------
-    program : MarginProgram
+    program : MaxMarginForm
     point : Point
         Of any scale; its weights are feasible (>= 0, of sum 1, and of equal class sums with an
         intercept).
@@ -121,7 +121,7 @@ def newton_step(
     if program.eps > 0:
         faces.append((program.dual_q, (weighted_sum - left) / program.eps))
     face = _Face.next_to(w, faces)
-    w = face.lift(face.mean(w))
+    w = face.expand(face.mean(w))
     if not w.any():
         return None
     w = w / norm.value(w)
@@ -143,7 +143,7 @@ def newton_step(
 
 
 def _solve_conditions(
-    program: MarginProgram, w: Vector, a: Vector, face: _Face, gamma: float, slack: Vector
+    program: MaxMarginForm, w: Vector, a: Vector, face: _Face, gamma: float, slack: Vector
 ) -> Point | None:
     """Newton's equations at (w, a) for a program of active rows only, on a face."""
     n, m = len(a), face.dimension
@@ -178,7 +178,7 @@ def _solve_conditions(
     system[:first, rows] = system[rows, :first].T
     goal[rows] = slack
     step = _solve_saddle_point(system, goal, first)
-    return None if step is None else Point(w - face.lift(step[:m]), a + step[rows])
+    return None if step is None else Point(w - face.expand(step[:m]), a + step[rows])
 
 
 def _solve_saddle_point(system: Vector, goal: Vector, n_primal: int) -> Vector | None:
@@ -253,7 +253,7 @@ class _Face:
         tied = x[..., self.tied] @ (self.signs**2 if squared else self.signs)
         return np.concatenate([free, np.asarray(tied)[..., None]], axis=-1)
 
-    def lift(self, theta: Vector) -> Vector:
+    def expand(self, theta: Vector) -> Vector:
         """B theta."""
         w = np.zeros(self.n_features)
         w[self.free] = theta[: len(self.free)]

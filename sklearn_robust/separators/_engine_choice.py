@@ -23,8 +23,8 @@ from sklearn_robust.separators import (
     nearest_point,
     semismooth_newton,
 )
-from sklearn_robust.separators._margin_program import (
-    MarginProgram,
+from sklearn_robust.separators._max_margin_form import (
+    MaxMarginForm,
     SolverFailure,
     Vector,
 )
@@ -32,7 +32,7 @@ from sklearn_robust.separators.cone_program import solve_cone_program, solve_qua
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.linear_program import solve_linear_program
 from sklearn_robust.separators.nearest_point import solve_nearest_point
-from sklearn_robust.separators.polish import EXACT, polished
+from sklearn_robust.separators.refinement import EXACT, refined
 from sklearn_robust.separators.semismooth_newton import solve_semismooth_newton
 from sklearn_robust.separators.working_sets import (
     solve_on_column_sets,
@@ -58,7 +58,7 @@ _BEYOND_RATIO = (0.5 * DEFAULT_TOL, 1e-6, 1e-4)
 def largest_margin(
     problem: RobustProblem, norm: LpNorm, tol: float, *, start: Vector | None = None
 ) -> Certified:
-    """Ask one solver after another, polish, and stop at a certified gap of tol, or where the margin
+    """Ask one solver after another, refine, and stop at a certified gap of tol, or where the margin
     is as good as zero.
 
     `start` are weights of shape (n,) that may be near those of the answer.
@@ -78,7 +78,7 @@ def largest_margin(
         except SolverFailure as failure:
             failures.append(f"{engine.name}: {failure}")
             continue
-        answer = polished_answer(problem, norm, program, point, engine.name, tol).merged(answer)
+        answer = refined_answer(problem, norm, program, point, engine.name, tol).merged(answer)
         hopeless = answer.margin <= 0 and answer.bound <= _NOTHING * largest_row(problem, norm)
         # nothing proves more than rounding allows
         if hopeless or answer.gap - answer.rounding <= tol:
@@ -94,7 +94,7 @@ def largest_distance(problem: RobustProblem, tol: float) -> Certified:
     """eps*: the largest ||s w||_q* margin without adversary; inf where features of scale 0 alone
     separate.
     """
-    plain = replace(problem, threat=LpBall(problem.threat.q, np.zeros(1)))
+    plain = replace(problem, threat=LpBall(problem.threat.q, 1.0), radius=np.zeros(1))
     scale = problem.threat.scale
     if scale is None:
         answer = _largest_plain_distance(plain, tol)
@@ -137,16 +137,14 @@ def _largest_ratio(problem: RobustProblem, start: Certified, tol: float) -> Cert
     units = _column_sizes(problem)
     scale = np.ones_like(units) if problem.threat.scale is None else problem.threat.scale
     fixed = np.flatnonzero(scale == 0)
-    clean = replace(problem, threat=LpBall(problem.threat.q, np.zeros(1)))
+    clean = replace(problem, threat=LpBall(problem.threat.q, 1.0), radius=np.zeros(1))
     norm = problem.threat.dual_norm
     inner = replace(
-        problem, X=_over(problem.X, units), threat=LpBall(problem.threat.q, 0.0, scale / units)
+        problem, X=_over(problem.X, units), threat=LpBall(problem.threat.q, 1.0, scale / units)
     )
 
     def at_radius(eps: float) -> Certified:
-        found = largest_margin(
-            replace(inner, threat=replace(inner.threat, eps=np.array([eps]))), LpNorm(math.inf), tol
-        )
+        found = largest_margin(replace(inner, radius=np.array([eps])), LpNorm(math.inf), tol)
         return cancelled(found.coef / units, found.weights, f"{found.solver}, largest ratio")
 
     def cancelled(coef: Vector, weights: Vector, solver: str) -> Certified:
@@ -214,7 +212,7 @@ def _largest_plain_distance(clean: RobustProblem, tol: float) -> Certified:
     except SolverFailure:
         return answer
     vertex = Point(vertex.coef / units, vertex.weights)
-    found = polished_answer(clean, norm, scaled_program(clean, norm), vertex, "linear program", tol)
+    found = refined_answer(clean, norm, scaled_program(clean, norm), vertex, "linear program", tol)
     best = found.merged(answer)
     if best.margin <= 0 and _imbalance(clean, found.weights) < _imbalance(clean, best.weights):
         best = replace(best, weights=found.weights, bound=found.bound)
@@ -230,10 +228,10 @@ def _imbalance(problem: RobustProblem, weights: Vector) -> float:
     return float(np.max(weighted_sum / np.where(terms > 0, terms, 1.0)))
 
 
-def polished_answer(
+def refined_answer(
     problem: RobustProblem,
     norm: LpNorm,
-    program: MarginProgram,
+    program: MaxMarginForm,
     point: Point,
     solver: str,
     tol: float,
@@ -244,8 +242,8 @@ def polished_answer(
     answer = proven(problem, norm, point, solver)
     if answer.gap - answer.rounding <= EXACT:
         return answer
-    point, helped = polished(program, point, tol)
-    return proven(problem, norm, point, f"{solver} + polish") if helped else answer
+    point, helped = refined(program, point, tol)
+    return proven(problem, norm, point, f"{solver} + refinement") if helped else answer
 
 
 def proven(
@@ -272,13 +270,13 @@ def largest_row(problem: RobustProblem, norm: LpNorm) -> float:
     )
 
 
-def scaled_program(problem: RobustProblem, norm: LpNorm) -> MarginProgram:
+def scaled_program(problem: RobustProblem, norm: LpNorm) -> MaxMarginForm:
     """The problem as solvers like it: in units of the rows' root mean square, and centred where
     that changes nothing.
     """
     problem, _ = problem.simplified().standardised()
     threat, y = problem.threat, problem.y[0]
-    eps, dual_q = float(threat.eps[0]), threat.dual_norm.p
+    eps, dual_q = float(problem.radius[0]), threat.dual_norm.p
     rows = (
         sparse.csr_array(sparse.diags_array(y) @ problem.X)
         if sparse.issparse(problem.X)
@@ -286,23 +284,23 @@ def scaled_program(problem: RobustProblem, norm: LpNorm) -> MarginProgram:
     )
     labels = y if problem.fit_intercept else None
     if threat.scale is not None and eps > 0:
-        return MarginProgram(rows, labels, norm.p, dual_q, eps, scale=threat.scale)
+        return MaxMarginForm(rows, labels, norm.p, dual_q, eps, scale=threat.scale)
     if math.isclose(norm.p, dual_q, rel_tol=1e-12):
-        return MarginProgram(rows, labels, norm.p, dual_q, 0.0, shift=eps)
-    return MarginProgram(rows, labels, norm.p, dual_q, eps)
+        return MaxMarginForm(rows, labels, norm.p, dual_q, 0.0, shift=eps)
+    return MaxMarginForm(rows, labels, norm.p, dual_q, eps)
 
 
-def _some_out_of_reach(program: MarginProgram) -> bool:
+def _some_out_of_reach(program: MaxMarginForm) -> bool:
     return program.scale is not None and not program.scale.all()
 
 
-def solve_out_of_reach(program: MarginProgram) -> Point:
+def solve_out_of_reach(program: MaxMarginForm) -> Point:
     """The separator that uses only features of scale 0: the answer where the adversary is strong
     enough to spoil the others.
     """
     reach = np.flatnonzero(program.scale == 0)
     alone = replace(program, rows=program.rows[:, reach], eps=0.0, scale=None)
-    point, _ = polished(alone, solve_interior_point(alone), DEFAULT_TOL)
+    point, _ = refined(alone, solve_interior_point(alone), DEFAULT_TOL)
     coef = np.zeros(program.rows.shape[1])
     coef[reach] = point.coef
     return Point(coef, point.weights)
@@ -314,8 +312,8 @@ class Engine(NamedTuple):
     """
 
     name: str
-    suits: Callable[[MarginProgram], bool]
-    solve: Callable[[MarginProgram, float, Vector | None], Point]
+    suits: Callable[[MaxMarginForm], bool]
+    solve: Callable[[MaxMarginForm, float, Vector | None], Point]
 
 
 # in the order in which they are asked: those of this library, fastest first, then the general ones

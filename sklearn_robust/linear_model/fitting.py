@@ -17,15 +17,15 @@ from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_robust._parameters import check_device
 from sklearn_robust.certificates import proves_not_separable, relative_gap, robust_margin
-from sklearn_robust.linear_model._base import positive_classes
-from sklearn_robust.linear_model._watching import FitWatch
+from sklearn_robust.linear_model.base import positive_classes
+from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import NotSeparableError
 from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.solvers import Solution, accelerated_margin, minimise_robust_risk
-from sklearn_robust.solvers._solution import solution_to_numpy
+from sklearn_robust.solvers.solution import solution_to_numpy
 
 # certified relative gap of every minimiser of the risk, unless a smaller one is asked for: so small
 # that it does not show where the minimiser started, and a Newton step or two from a larger one
@@ -49,21 +49,14 @@ def on_device(problem: RobustProblem, device: str | None) -> RobustProblem:
         x = x if x.flags.writeable else x.copy()  # torch has no read-only tensors
         return torch.as_tensor(x, dtype=torch.float32 if device == "mps" else None, device=device)
 
-    return replace(
-        problem,
-        X=tensor(problem.X),
-        y=tensor(problem.y),
-        threat=problem.threat.mapped(tensor),
-        log_weight=tensor(problem.log_weight),
-        log_total_weight=tensor(problem.log_total_weight),
-    )
+    return problem.mapped(tensor, tensor(problem.X))
 
 
-def screened(
+def decide_separability(
     problem: RobustProblem,
     loss: MarginLoss,
     norm: LpNorm,
-    watching: FitWatch,
+    monitor: FitMonitor,
     *,
     tol: float,
 ) -> Solution:
@@ -75,28 +68,28 @@ def screened(
     """
     rows = np.arange(problem.n_problems)
     if not isinstance(problem.y, np.ndarray) or problem.X.shape[0] <= 2 * problem.n_features:
-        return _separator_sought(problem, loss, norm, watching, rows)
-    with watching.solver("robust_risk", rows) as monitors:
+        return _separator_sought(problem, loss, norm, monitor, rows)
+    with monitor.solver("robust_risk", rows) as monitors:
         solution = minimise_robust_risk(
             problem, loss, norm, tol=min(tol, _RISK_TOL), monitors=monitors
         )
     solution.converged = solution.gap <= tol
     undecided = np.flatnonzero([separable is None for separable in solution.separable])
-    if not len(undecided) or watching.stopped:
+    if not len(undecided) or monitor.stopped:
         return solution
-    return replaced(
-        solution, undecided, _separator_sought(problem, loss, norm, watching, undecided)
+    return replace_rows(
+        solution, undecided, _separator_sought(problem, loss, norm, monitor, undecided)
     )
 
 
 def _separator_sought(
-    problem: RobustProblem, loss: MarginLoss, norm: LpNorm, watching: FitWatch, rows: np.ndarray
+    problem: RobustProblem, loss: MarginLoss, norm: LpNorm, monitor: FitMonitor, rows: np.ndarray
 ) -> Solution:
-    with watching.stage("search for a separator", rows):
+    with monitor.stage("search for a separator", rows):
         found = accelerated_margin(
             problem.select(rows), loss, LpNorm(2), max_iter=_SCREEN_ITERATIONS, tol=1 - 1e-9
         )
-    solution = in_geometry(solution_to_numpy(found), norm, measured_in=LpNorm(2))
+    solution = remeasured(solution_to_numpy(found), norm, measured_in=LpNorm(2))
     solution.converged[:] = False  # only the sign of the margin was sought
     return solution
 
@@ -124,7 +117,9 @@ def with_exact_separators(
         if answer is not None and not (
             answer.separable[0] and solution.separable[i] and solution.gap[i] < answer.gap[0]
         ):
-            solution = replaced(solution, np.array([i]), at_loss(one, loss, answer, loss_tol))
+            solution = replace_rows(
+                solution, np.array([i]), scale_to_loss(one, loss, answer, loss_tol)
+            )
     return solution
 
 
@@ -179,7 +174,7 @@ def with_risk_minimisers(
     norm: LpNorm,
     solution: Solution,
     rows: np.ndarray,
-    watching: FitWatch,
+    monitor: FitMonitor,
     *,
     tol: float,
     start: np.ndarray | None = None,
@@ -191,10 +186,10 @@ def with_risk_minimisers(
     With `undecided` also with the predictors that the search for a minimiser ended at, where
     separability stays open or is only then found, if their risk is lower.
     """
-    if not len(rows) or watching.stopped:
+    if not len(rows) or monitor.stopped:
         return solution
     proof = solution.weights[rows]
-    with watching.solver("robust_risk", rows) as monitors:
+    with monitor.solver("robust_risk", rows) as monitors:
         minimiser = minimise_robust_risk(
             problem.select(rows),
             loss,
@@ -219,10 +214,10 @@ def with_risk_minimisers(
         was_open = np.array([solution.separable[i] is None for i in rows])
         better |= was_open & (minimiser.log_risk < solution.log_risk[rows])
     better = np.flatnonzero(better)
-    return replaced(solution, rows[better], minimiser.rows(better))
+    return replace_rows(solution, rows[better], minimiser.rows(better))
 
 
-def in_geometry(solution: Solution, norm: LpNorm, *, measured_in: LpNorm) -> Solution:
+def remeasured(solution: Solution, norm: LpNorm, *, measured_in: LpNorm) -> Solution:
     """The same predictors with margins measured in this norm, and no longer in that one: the bounds
     on those end.
     """
@@ -238,12 +233,12 @@ def in_geometry(solution: Solution, norm: LpNorm, *, measured_in: LpNorm) -> Sol
     )
 
 
-def unsolved(solution: Solution, *separable: bool | None) -> np.ndarray:
+def open_problems(solution: Solution, *separable: bool | None) -> np.ndarray:
     """The problems that have not converged, and whose separability is one of these."""
     return np.flatnonzero([flag in separable for flag in solution.separable] & ~solution.converged)
 
 
-def at_loss(
+def scale_to_loss(
     problem: RobustProblem, loss: MarginLoss, solution: Solution, loss_tol: float
 ) -> Solution:
     """Separators scaled so that the sum of their robust losses is loss_tol, where steepest descent
@@ -270,7 +265,7 @@ def at_loss(
     return solution
 
 
-def replaced(solution: Solution, rows: np.ndarray, part: Solution) -> Solution:
+def replace_rows(solution: Solution, rows: np.ndarray, part: Solution) -> Solution:
     """The solution with these problems' parts in it; what was proven about separability stays
     proven.
     """
@@ -306,7 +301,7 @@ def warn_if_constant(estimator: Any, problem: RobustProblem, solution: Solution)
     """A ConstantClassifierWarning where the adversary has left nothing of any class, with the
     radius that does it.
     """
-    radii, eps = constant_radii(problem.in_double_arithmetic()), problem.threat.eps
+    radii, eps = constant_radii(problem.in_double_arithmetic()), problem.radius
     if solution.coef.any() or not (eps > 0).all() or (eps < (1 - _RISK_TOL) * radii).any():
         return
     of_class = ""

@@ -70,13 +70,8 @@ def problem_to_numpy(problem: RobustProblem) -> RobustProblem:
     """The same problem on NumPy (or scipy.sparse) arrays."""
     if isinstance(problem.y, np.ndarray):
         return problem
-    return replace(
-        problem,
-        X=problem.X if sparse.issparse(problem.X) else to_numpy(problem.X),
-        y=to_numpy(problem.y),
-        threat=problem.threat.mapped(to_numpy),
-        log_weight=to_numpy(problem.log_weight),
-        log_total_weight=to_numpy(problem.log_total_weight),
+    return problem.mapped(
+        to_numpy, problem.X if sparse.issparse(problem.X) else to_numpy(problem.X)
     )
 
 

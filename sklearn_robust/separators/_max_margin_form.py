@@ -21,7 +21,7 @@ _BALANCE = 2e-14  # difference of the classes' shares, relative to their sum, th
 
 
 @dataclass(frozen=True)
-class MarginProgram:
+class MaxMarginForm:
     r"""Maximise :math:`\gamma` with :math:`z_i \cdot w + y_i b - \epsilon \|s w\|_{q^*} \ge
     \gamma`, :math:`\|w\|_p \le 1`.
 
@@ -82,7 +82,7 @@ class MarginProgram:
             else (self.labels > 0, self.labels < 0)
         )
 
-    def dense(self) -> MarginProgram:
+    def dense(self) -> MaxMarginForm:
         """The same program with its rows as an ndarray."""
         return replace(self, rows=self.rows.toarray()) if sparse.issparse(self.rows) else self
 

@@ -7,8 +7,8 @@ from sklearn_robust.certificates import Point
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import min_norm_separator
-from sklearn_robust.separators._largest_margin import proven, scaled_program
-from sklearn_robust.separators.polish import newton_step, polished
+from sklearn_robust.separators._engine_choice import proven, scaled_program
+from sklearn_robust.separators.refinement import newton_step, refined
 
 INF = np.inf
 
@@ -34,20 +34,20 @@ def disturbed_solution(p, q, n, d, fit_intercept, noise=1e-7):
 @pytest.mark.parametrize(
     ("p", "q"), [*itertools.product([1, 2, INF], [1, 2, INF]), (1.5, 3), (3, 1.5)]
 )
-def test_polish_makes_a_rough_solution_exact(p, q, n, d, fit_intercept):
+def test_refinement_makes_a_rough_solution_exact(p, q, n, d, fit_intercept):
     problem, rough = disturbed_solution(p, q, n, d, fit_intercept)
     assert proven(problem, LpNorm(p), rough, "disturbed").gap > 1e-9
-    point, helped = polished(scaled_program(problem, LpNorm(p)), rough, 1e-11)
+    point, helped = refined(scaled_program(problem, LpNorm(p)), rough, 1e-11)
     assert helped
-    assert proven(problem, LpNorm(p), point, "polished").gap <= 1e-11
+    assert proven(problem, LpNorm(p), point, "refined").gap <= 1e-11
 
 
-def test_polish_never_returns_less_than_it_was_given():
+def test_refinement_never_returns_less_than_it_was_given():
     problem, _ = disturbed_solution(2, INF, 12, 25, False)
     rng = np.random.default_rng(1)
     for _ in range(20):
         start = Point(rng.normal(size=25), rng.random(12))
-        point, _ = polished(scaled_program(problem, LpNorm(2)), start, 1e-11)
+        point, _ = refined(scaled_program(problem, LpNorm(2)), start, 1e-11)
         before, after = (proven(problem, LpNorm(2), one, "") for one in (start, point))
         assert after.margin >= before.margin
         assert after.bound <= before.bound * (1 + 1e-15)

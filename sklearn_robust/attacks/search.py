@@ -14,8 +14,8 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 
 from sklearn_robust._parameters import check_choice, check_number
-from sklearn_robust.attacks._losses import LOSSES, logit_margins, top_rivals
-from sklearn_robust.attacks._target import Target, as_tensor, check_labels, evaluating
+from sklearn_robust.attacks.losses import LOSSES, logit_margins, top_rivals
+from sklearn_robust.attacks.target import Target, as_tensor, check_labels, evaluating
 from sklearn_robust.regions import Region
 from sklearn_robust.threats import check_radius
 

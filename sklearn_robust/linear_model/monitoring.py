@@ -12,12 +12,12 @@ import numpy as np
 from sklearn_robust._array_api import Array, to_numpy
 from sklearn_robust.callbacks import FitCallbacks
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.solvers._solution import Monitor
+from sklearn_robust.solvers.solution import Monitor
 
 _NAMED = 5  # classes that a line names; more are counted
 
 
-class FitWatch:
+class FitMonitor:
     """Passes what solvers report of the k problems of a fit on to its callbacks, as the attributes
     of a fitted estimator.
 
@@ -88,7 +88,7 @@ class FitWatch:
                 yield monitors
                 return
             task = self.callbacks.begin_solver(name)
-            yield [*monitors, _SolverWatch(self, self.callbacks, task, rows)]
+            yield [*monitors, _SolverMonitor(self, self.callbacks, task, rows)]
             self.callbacks.end(task)
 
     def print(self, line: str) -> None:
@@ -112,7 +112,7 @@ class FitWatch:
 class _Printer:
     """Prints the figures of a solver."""
 
-    def __init__(self, fit: FitWatch, rows: np.ndarray) -> None:
+    def __init__(self, fit: FitMonitor, rows: np.ndarray) -> None:
         self.fit, self.rows, self.every = fit, rows, 0 if fit.verbose == 1 else 1
         self.printed: dict[int, int] = {}  # the last iteration of each problem
 
@@ -131,10 +131,12 @@ class _Printer:
         return False
 
 
-class _SolverWatch:
+class _SolverMonitor:
     """Shows the figures of a solver to the callbacks."""
 
-    def __init__(self, fit: FitWatch, callbacks: FitCallbacks, task: Any, rows: np.ndarray) -> None:
+    def __init__(
+        self, fit: FitMonitor, callbacks: FitCallbacks, task: Any, rows: np.ndarray
+    ) -> None:
         self.fit, self.callbacks, self.task, self.rows, self.every = (
             fit,
             callbacks,

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.separators._margin_program import MarginProgram, Vector
+from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
 
 # the first scalar; b and s follow where they are free, then the multipliers of power bounds
 GAMMA = 0
@@ -60,7 +60,7 @@ class State(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SplitProgram:
+class StandardForm:
     """The parts of the program that stay fixed, and where each lies."""
 
     rows: Vector  # (n, d), C-contiguous
@@ -77,7 +77,7 @@ class SplitProgram:
     unit: float  # a row of `rows` is a row of the program over unit * sqrt(d)
 
     @classmethod
-    def of(cls, program: MarginProgram) -> SplitProgram:
+    def of(cls, program: MaxMarginForm) -> StandardForm:
         n, d = program.rows.shape
         unit = float(np.linalg.norm(program.rows)) / math.sqrt(n) or 1.0
         attacked, quadratic = bool(program.eps > 0), program.p == 2

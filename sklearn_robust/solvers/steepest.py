@@ -8,7 +8,7 @@ on log L changes the clock of the path, not the path, and nothing underflows. Tw
 discrete path on the flow where the penalty eps ||w||_q* has kinks: v is the minimum-norm
 subgradient, and no step jumps over a kink - a coordinate that would change sign stops at zero (q =
 inf), one that would overtake the largest stops level with it (q = 1). For p = 2 and q = inf the
-proximal step does both: the soft threshold follows the step along the pull.
+proximal step does both: the soft threshold follows the step along the weighted_sum.
 
 The adaptive step is the line search: for p = 1 a step by the curvature of each coordinate saved no
 steps beside it. Paths for p = 1 and inf are not accelerated (Wang et al. 2023, arXiv 2305.17544):
@@ -30,9 +30,9 @@ from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.solvers._descent import Path, RulePath, State, Stopping, follow
+from sklearn_robust.solvers._fast_path import FastPath
 from sklearn_robust.solvers._geometry import Geometry
-from sklearn_robust.solvers._in_place import InPlacePath
-from sklearn_robust.solvers._solution import Monitor, Solution
+from sklearn_robust.solvers.solution import Monitor, Solution
 
 _GROWTH = 1.05  # of the adaptive step
 
@@ -108,7 +108,7 @@ def steepest_descent(
     rule = _SteepestDescent(geometry)
     path: Path
     if isinstance(coef, np.ndarray) and problem.threat.scale is None:
-        path = InPlacePath(problem, loss, geometry, rule, coef, step, growth)
+        path = FastPath(problem, loss, geometry, rule, coef, step, growth)
     else:
         path = RulePath(problem, loss, rule, (coef,), step, growth)
     # a trial step may raise the risk beyond all numbers, and is evaluated anew then
@@ -177,7 +177,7 @@ def _paper_step(problem: RobustProblem) -> Array:
     entries = problem.X.data if sparse.issparse(problem.X) else problem.X
     largest = max(float(xp.max(entries)), -float(xp.min(entries)), 0.0) if entries.shape[0] else 0.0
     scale = problem.threat.scale
-    reach = largest + problem.threat.eps * (1 if scale is None else xp.max(scale))
+    reach = largest + problem.radius * (1 if scale is None else xp.max(scale))
     return 1 / xp.where(reach > 0, reach, xp.ones_like(reach)) ** 2
 
 
@@ -196,44 +196,56 @@ class _SteepestDescent:
         state: State,
         coef: Array,
         now: Evaluation,
-        pull: Array,
+        weighted_sum: Array,
         step: Array,
     ) -> tuple[State, Array]:
         xp = namespace(coef)
-        mass = xp.sum(now.weights, axis=-1)
+        total_weight = xp.sum(now.weights, axis=-1)
         parts = [
-            _propose(problem.select(rows), norm, coef[rows], pull[rows], mass[rows], step[rows])
+            _propose(
+                problem.select(rows),
+                norm,
+                coef[rows],
+                weighted_sum[rows],
+                total_weight[rows],
+                step[rows],
+            )
             for norm, rows in self.geometry.groups
         ]
-        moved, velocity = (
+        moved, subgradient = (
             parts[0]
             if len(parts) == 1
             else (xp.concat(part, axis=0) for part in zip(*parts, strict=True))
         )
-        return (moved,), velocity
+        return (moved,), subgradient
 
     def select(self, rows: np.ndarray) -> Self:
         return type(self)(self.geometry.select(rows))
 
-    def speed(self, velocity: Array) -> Array:
-        return self.geometry.speed(velocity)
+    def subgradient_norm(self, subgradient: Array) -> Array:
+        return self.geometry.subgradient_norm(subgradient)
 
 
 def _propose(
-    problem: RobustProblem, norm: LpNorm, coef: Array, pull: Array, mass: Array, step: Array
+    problem: RobustProblem,
+    norm: LpNorm,
+    coef: Array,
+    weighted_sum: Array,
+    total_weight: Array,
+    step: Array,
 ) -> tuple[Array, Array]:
-    """The coefficients after a step, and the velocity."""
+    """The coefficients after a step, and the subgradient."""
     if norm.p == 2 and problem.threat.q == math.inf:
         moved = problem.threat.dual_norm.prox(
-            coef + step[:, None] * pull, step * problem.threat.eps * mass
+            coef + step[:, None] * weighted_sum, step * problem.radius * total_weight
         )
         return moved, (coef - moved) / step[:, None]
-    velocity = problem.threat.dual_norm.min_norm_subgradient(
-        coef, -pull, problem.threat.eps * mass, norm.dual
+    subgradient = problem.threat.dual_norm.min_norm_subgradient(
+        coef, -weighted_sum, problem.radius * total_weight, norm.dual
     )
-    direction = _steepest_direction(problem, norm, coef, pull, velocity)
-    length = step * norm.dual.value(velocity)
-    return _move(problem, coef, -length[:, None] * direction), velocity
+    direction = _steepest_direction(problem, norm, coef, weighted_sum, subgradient)
+    length = step * norm.dual.value(subgradient)
+    return _move(problem, coef, -length[:, None] * direction), subgradient
 
 
 def _move(problem: RobustProblem, coef: Array, step: Array) -> Array:
@@ -273,21 +285,21 @@ def _move_below_largest(xp: Any, coef: Array, moved: Array) -> Array:
 
 
 def _steepest_direction(
-    problem: RobustProblem, norm: LpNorm, coef: Array, pull: Array, velocity: Array
+    problem: RobustProblem, norm: LpNorm, coef: Array, weighted_sum: Array, subgradient: Array
 ) -> Array:
     """The unit vector along which the log-risk falls fastest, up to sign: the steepest direction of
-    the velocity.
+    the subgradient.
 
-    Where the penalty has a kink the steepest direction of the velocity is not unique for p = 1 and
-    inf, and not all descend. The one that does is the gradient of the threat's norm at what the
-    adversary takes there, delta = pull - residual. The kinks are w = 0 with 1 < q < inf, and with
-    scales, which break the symmetry of ties, also the ties of q = 1.
+    Where the penalty has a kink the steepest direction of the subgradient is not unique for p = 1
+    and inf, and not all descend. The one that does is the gradient of the threat's norm at what the
+    adversary takes there, delta = weighted_sum - residual. The kinks are w = 0 with 1 < q < inf,
+    and with scales, which break the symmetry of ties, also the ties of q = 1.
     """
     xp, threat = namespace(coef), problem.threat
-    direction = norm.steepest_direction(velocity)
+    direction = norm.steepest_direction(subgradient)
     if 1 < norm.p < math.inf or threat.q == math.inf or (threat.q == 1 and threat.scale is None):
         return direction
-    taken = pull + velocity
+    taken = weighted_sum + subgradient
     if threat.q > 1:
         first, at_kink = (
             -threat.dual_norm.steepest_direction(taken),

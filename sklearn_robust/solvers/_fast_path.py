@@ -2,8 +2,8 @@
 more than its two products.
 
 For the exponential loss the weights are exp(-m_i) over the risk before the step: they need no shift
-of their own, their sum is the quotient of the two risks, and a step takes the pull Z^T a by weights
-that are not normalised.
+of their own, their sum is the quotient of the two risks, and a step takes the weighted_sum Z^T a by
+weights that are not normalised.
 """
 
 from __future__ import annotations
@@ -16,19 +16,30 @@ import numpy as np
 from sklearn_robust.losses import MarginLoss, is_exponential
 from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.solvers._batch import Number, One, Several, SignedRows, room_like
+from sklearn_robust.solvers._closed_form_steps import Part, closed_form_step
 from sklearn_robust.solvers._descent import SHRINK, Iterate, Rule
 from sklearn_robust.solvers._geometry import Geometry
-from sklearn_robust.solvers._short_cuts import Part, step_in_place
 
 
 class _Point:
-    """Predictors and the robust loss at them; the dual weights are weights / total, of sum mass."""
+    """Predictors and the robust loss at them; the dual weights are weights / total, of sum
+    total_weight.
+    """
 
-    __slots__ = ("coef", "intercept", "log_risk", "mass", "penalty", "scores", "total", "weights")
+    __slots__ = (
+        "coef",
+        "intercept",
+        "log_risk",
+        "penalty",
+        "scores",
+        "total",
+        "total_weight",
+        "weights",
+    )
 
     intercept: Number
     log_risk: Number
-    mass: Number
+    total_weight: Number
     penalty: Number
     total: Number
 
@@ -37,7 +48,7 @@ class _Point:
         self.coef[...] = coef
 
 
-class InPlacePath:
+class FastPath:
     """k problems under way, from coefficients of shape (k, d); the methods are those of
     `_descent.Path`.
 
@@ -57,7 +68,7 @@ class InPlacePath:
         step constant and accepts every trial.
     """
 
-    stale: bool  # whether the pull is that of weights before these
+    stale: bool  # whether the weighted_sum is that of weights before these
 
     def __init__(
         self,
@@ -83,32 +94,32 @@ class InPlacePath:
         coef: np.ndarray,
         intercept: np.ndarray,
         step: np.ndarray,
-        demanded: np.ndarray,
+        sufficient_decrease: np.ndarray,
     ) -> None:
         self.problem, self.geometry, self.rule = problem, geometry, rule
         dtype = problem.y.dtype
         shape = self.shape = (
             One(dtype) if problem.n_problems == 1 else Several(problem.n_problems, dtype)
         )
-        self.eps, self.step, self.demanded = (
-            shape.number(x) for x in (problem.threat.eps, step, demanded)
+        self.eps, self.step, self.sufficient_decrease = (
+            shape.number(x) for x in (problem.radius, step, sufficient_decrease)
         )
         coef = shape.vector(coef)
         self.here, self.there = (_Point(coef, shape.vector(problem.y)) for _ in range(2))
-        self.pull, self.work, self.other = (room_like(coef) for _ in range(3))
+        self.weighted_sum, self.work, self.other = (room_like(coef) for _ in range(3))
         self.flags, self.row = np.empty(coef.shape, dtype=bool), room_like(self.here.scores)
         self.factor = shape.factor()
-        room = self.pull, self.work, self.other, self.flags, shape.factor(), shape.factor()
+        room = self.weighted_sum, self.work, self.other, self.flags, shape.factor(), shape.factor()
         self.parts = [
             Part(norm.p, problem.threat.q, rows, shape, *(shape.part(x, rows) for x in room))
             for norm, rows in geometry.groups
         ]
-        self.velocity: np.ndarray | None = None
-        self.speed = 0 * self.step
+        self.subgradient: np.ndarray | None = None
+        self.subgradient_norm = 0 * self.step
 
         exponents = {part.p for part in self.parts}
-        self.short_cuts = problem.threat.q in (2, math.inf) and exponents <= {1, 2, math.inf}
-        self.by_column = self.short_cuts and 1 in exponents and not self.signed_rows.sparse
+        self.closed_form = problem.threat.q in (2, math.inf) and exponents <= {1, 2, math.inf}
+        self.by_column = self.closed_form and 1 in exponents and not self.signed_rows.sparse
         self.exponential = is_exponential(self.loss)
         equal = (problem.log_weight == problem.log_weight[:, :1]).all()
         self.log_share = shape.number(problem.log_weight[:, 0]) if equal else 0 * self.step
@@ -124,12 +135,14 @@ class InPlacePath:
         """One trial step of every problem, accepted if it descends enough."""
         here, there = self.here, self.there
         if self.stale:
-            self._pull()
-        promised = self._step_by_short_cuts(here, there) if self.short_cuts else None
-        if promised is None:
-            promised = self._step_by_rule(here, there)
+            self._weighted_sum()
+        predicted_decrease = self._step_in_closed_form(here, there) if self.closed_form else None
+        if predicted_decrease is None:
+            predicted_decrease = self._step_by_rule(here, there)
         self._evaluate(there, here)
-        if self.growth is not None and not self._accepts(here, there, promised, self.growth):
+        if self.growth is not None and not self._accepts(
+            here, there, predicted_decrease, self.growth
+        ):
             return
         self.here, self.there, self.stale = there, here, True
 
@@ -144,7 +157,7 @@ class InPlacePath:
         if self.by_column:
             self._refresh()
         if self.stale:
-            self._pull()
+            self._weighted_sum()
         here, shape, problem = self.here, self.shape, self.problem
         intercept, log_risk = (
             shape.array(x).astype(problem.y.dtype) for x in (here.intercept, here.log_risk)
@@ -154,11 +167,17 @@ class InPlacePath:
         if problem.fit_intercept:
             shape.add(margins, here.intercept, self.y)
         self.factor[...] = 1 / here.total
-        weights, pull = here.weights * self.factor, self.pull * self.factor
-        speed = shape.array(self.speed) if self.velocity is None else self.rule.speed(self.velocity)
+        weights, weighted_sum = here.weights * self.factor, self.weighted_sum * self.factor
+        subgradient_norm = (
+            shape.array(self.subgradient_norm)
+            if self.subgradient is None
+            else self.rule.subgradient_norm(self.subgradient)
+        )
         now = Evaluation(intercept, shape.rows(margins), log_risk, shape.rows(weights))
         step = shape.array(self.step) / self.first_step
-        return Iterate(shape.rows(here.coef).copy(), now, shape.rows(pull), speed, step)
+        return Iterate(
+            shape.rows(here.coef).copy(), now, shape.rows(weighted_sum), subgradient_norm, step
+        )
 
     def view(self) -> tuple[np.ndarray, Evaluation]:
         """The coefficients and the loss at them, for a record: nothing of the path changes."""
@@ -169,25 +188,26 @@ class InPlacePath:
         )
         return coef, problem.evaluate(self.loss, coef, near=near)
 
-    def demand(self, share: np.ndarray) -> None:
+    def require_decrease(self, share: np.ndarray) -> None:
         """From now on accept a trial if it brings this share (k,) of the decrease that its slope
         promises.
         """
-        self.demanded = self.shape.number(share)
+        self.sufficient_decrease = self.shape.number(share)
 
     def select(self, rows: np.ndarray) -> Self:
         """The path of the problems at these indices."""
         coef = self.shape.rows(self.here.coef)[rows]
-        intercept, step, demanded = (
-            self.shape.array(x)[rows] for x in (self.here.intercept, self.step, self.demanded)
+        intercept, step, sufficient_decrease = (
+            self.shape.array(x)[rows]
+            for x in (self.here.intercept, self.step, self.sufficient_decrease)
         )
         self.first_step, self.signed_rows = self.first_step[rows], self.signed_rows.select(rows)
         parts = self.problem.select(rows), self.geometry.select(rows), self.rule.select(rows)
-        self._open(*parts, coef, intercept, step, demanded)
+        self._open(*parts, coef, intercept, step, sufficient_decrease)
         return self
 
-    def _pull(self) -> None:
-        self.signed_rows.pull(self.here.weights, work=self.row, out=self.pull)
+    def _weighted_sum(self) -> None:
+        self.signed_rows.weighted_sum(self.here.weights, work=self.row, out=self.weighted_sum)
         self.stale = False
 
     def _refresh(self) -> None:
@@ -197,17 +217,21 @@ class InPlacePath:
         self._evaluate_with_shift(self.here, self.here)
         self.stale = True
 
-    def _accepts(self, here: _Point, there: _Point, promised: Number, growth: float) -> bool:
+    def _accepts(
+        self, here: _Point, there: _Point, predicted_decrease: Number, growth: float
+    ) -> bool:
         """Adapt the steps; False if no trial is accepted, else `there` holds what each problem goes
         on from.
         """
-        if isinstance(promised, float):
-            if there.log_risk <= here.log_risk - self.demanded * promised:
+        if isinstance(predicted_decrease, float):
+            if there.log_risk <= here.log_risk - self.sufficient_decrease * predicted_decrease:
                 self.step *= growth
                 return True
             self.step *= SHRINK
             return False
-        refused = np.flatnonzero(~(there.log_risk <= here.log_risk - self.demanded * promised))
+        refused = np.flatnonzero(
+            ~(there.log_risk <= here.log_risk - self.sufficient_decrease * predicted_decrease)
+        )
         self.step *= growth
         if len(refused):
             self.step[refused] *= SHRINK / growth
@@ -223,7 +247,7 @@ class InPlacePath:
             return self.eps * shape.size(coef)
         if q == 2 and self._is_usual(square := shape.dot(coef, coef)):
             return self.eps * shape.sqrt(square)
-        return shape.number(self.problem.threat.penalty(shape.rows(coef)))
+        return shape.number(self.problem.penalty(shape.rows(coef)))
 
     def _evaluate(self, there: _Point, here: _Point) -> None:
         """The robust loss at `there`, from its scores and the loss at `here`."""
@@ -255,7 +279,7 @@ class InPlacePath:
             np.multiply(weights, self.row, weights)
             there.intercept = here.intercept - shape.log(ratio)
             total = 2 * shape.sqrt(up * down)
-        there.total, there.mass = total, here.mass
+        there.total, there.total_weight = total, here.total_weight
         there.log_risk = here.log_risk + shape.log(total)
         return None
 
@@ -267,20 +291,20 @@ class InPlacePath:
         """The same for any loss and any distance between the two."""
         shape = self.shape
         near, penalty = (
-            shape.array(x).astype(self.pull.dtype) for x in (here.intercept, there.penalty)
+            shape.array(x).astype(self.weighted_sum.dtype) for x in (here.intercept, there.penalty)
         )
         now = self.problem.evaluate_scores(self.loss, shape.rows(there.scores), penalty, near=near)
         there.weights[...] = shape.vector(now.weights)
         there.log_risk, there.intercept = shape.number(now.log_risk), shape.number(now.intercept)
-        there.mass = shape.number(now.weights.sum(axis=1))
-        there.total = 0 * there.mass + 1
+        there.total_weight = shape.number(now.weights.sum(axis=1))
+        there.total = 0 * there.total_weight + 1
 
     # -- steps: they set the coefficients and scores of `there` and return the decrease that the
     # slope promises
 
     def _step_by_rule(self, here: _Point, there: _Point) -> Number:
         """Any step, as the rule proposes it."""
-        shape, dtype = self.shape, self.pull.dtype
+        shape, dtype = self.shape, self.weighted_sum.dtype
         total, step = (
             shape.array(here.total).astype(dtype)[:, None],
             shape.array(self.step).astype(dtype),
@@ -288,40 +312,42 @@ class InPlacePath:
         coef, weights = shape.rows(here.coef), shape.rows(here.weights) / total
         none = np.empty(0)
         now = Evaluation(intercept=none, margins=none, log_risk=none, weights=weights)
-        (moved,), self.velocity = self.rule.propose(
-            self.problem, (coef,), coef, now, shape.rows(self.pull) / total, step
+        (moved,), self.subgradient = self.rule.propose(
+            self.problem, (coef,), coef, now, shape.rows(self.weighted_sum) / total, step
         )
         there.coef[...] = shape.vector(moved)
         self.signed_rows.scores(there.coef, slice(None), out=there.scores)
         np.subtract(here.coef, there.coef, out=self.work)
-        return shape.dot(shape.vector(self.velocity), self.work)
+        return shape.dot(shape.vector(self.subgradient), self.work)
 
-    def _step_by_short_cuts(self, here: _Point, there: _Point) -> Number | None:
+    def _step_in_closed_form(self, here: _Point, there: _Point) -> Number | None:
         """The step of every part; None where one has no short cut."""
-        self.velocity = None
+        self.subgradient = None
         state = (
             here.coef,
             there.coef,
             here.scores,
             there.scores,
             here.total,
-            self.eps * here.mass,
+            self.eps * here.total_weight,
             self.step,
         )
         if len(self.parts) == 1:
             taken = self._step_of(self.parts[0], *state)
             if taken is None:
                 return None
-            promised, self.speed = taken
-            return promised
+            predicted_decrease, self.subgradient_norm = taken
+            return predicted_decrease
         steps = [
             self._step_of(part, *(self.shape.part(x, part.rows) for x in state))
             for part in self.parts
         ]
         if None in steps:
             return None
-        promised, self.speed = (np.concatenate(numbers) for numbers in zip(*steps, strict=True))
-        return promised
+        predicted_decrease, self.subgradient_norm = (
+            np.concatenate(numbers) for numbers in zip(*steps, strict=True)
+        )
+        return predicted_decrease
 
     def _step_of(
         self,
@@ -331,17 +357,17 @@ class InPlacePath:
         scores: np.ndarray,
         new_scores: np.ndarray,
         total: Number,
-        toll: Number,
+        penalty_weight: Number,
         step: Number,
     ) -> tuple[Number, Number] | None:
-        """Promised decrease and speed of the step of one part."""
-        taken = step_in_place(part, coef, moved, total, toll, step)
+        """Promised decrease and subgradient_norm of the step of one part."""
+        taken = closed_form_step(part, coef, moved, total, penalty_weight, step)
         if taken is None:
             return None
-        promised, speed, coordinate, change = taken
+        predicted_decrease, subgradient_norm, coordinate, change = taken
         if coordinate is None or not self.by_column:
             self.signed_rows.scores(moved, part.rows, out=new_scores)
         else:
             np.copyto(new_scores, scores)
             self.shape.add(new_scores, change, self.signed_rows.columns(coordinate, part.rows))
-        return promised, speed
+        return predicted_decrease, subgradient_norm
