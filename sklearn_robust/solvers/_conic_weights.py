@@ -77,9 +77,9 @@ def slots_of(problem: RobustProblem) -> list[Slot]:
 class MarginMap:
     r"""M = [Z, y, -R], the map from (w, b, t) to the margins of one problem.
 
-    Its coordinates are (r w, b + centre.w, r t), in which the columns of M are of order 1: r, the
-    `unit`, is the root mean square of the rows around their mean, `centre`, which an intercept
-    absorbs.
+    Its coordinates are (units * w, b + centre.w, unit t), in which the columns of M are of order
+    1: `units` are the columns' root mean squares around their means, `centre`, which an intercept
+    absorbs, and `unit` is that of the rows.
     """
 
     def __init__(self, problem: RobustProblem, slots: Sequence[Slot]) -> None:
@@ -89,27 +89,34 @@ class MarginMap:
         self.centre = (
             problem.X.mean(axis=0, dtype=np.float64) if centred else np.zeros(self.n_features)
         )
-        self.unit = self._root_mean_square()
+        self.units = self._root_mean_squares()
+        self.unit = float(np.linalg.norm(self.units)) or 1.0
+        self.units[self.units == 0] = self.unit
         labels = [self.y[:, None]] if problem.fit_intercept else []
         radii = [-slot.radius[:, None] / self.unit for slot in slots]
         # the columns beside those of Z
         self.side = np.hstack([np.empty((n, 0)), *labels, *radii])
         self.n_columns = self.n_features + self.side.shape[1]
 
-    def _root_mean_square(self) -> float:
+    def _root_mean_squares(self) -> np.ndarray:
         X, n = self.problem.X, self.problem.X.shape[0]
-        square = float(np.linalg.norm(X.data if sparse.issparse(X) else X)) ** 2 / n
-        square = max(square - float(self.centre @ self.centre), 1e-12 * square)
-        return math.sqrt(square) if square > 0 else 1.0
+        if sparse.issparse(X):
+            squares = np.asarray(X.multiply(X).sum(axis=0), dtype=np.float64).ravel()
+        else:
+            squares = np.zeros(self.n_features)
+            for _, rows in self.problem.double_blocks():
+                squares += np.sum((rows - self.centre) ** 2, axis=0)
+        roots: np.ndarray = np.sqrt(squares / n)
+        return roots
 
     def coordinates(self, coef: np.ndarray, intercept: float, levels: np.ndarray) -> np.ndarray:
         """x of a predictor (w, b) and t, `levels`."""
         moved = [intercept + self.centre @ coef] if self.problem.fit_intercept else []
-        return np.concatenate([self.unit * coef, moved, self.unit * levels])
+        return np.concatenate([self.units * coef, moved, self.unit * levels])
 
     def coef(self, x: np.ndarray) -> np.ndarray:
         """w of x."""
-        return x[: self.n_features] / self.unit
+        return x[: self.n_features] / self.units
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """M x, of shape (n,)."""
@@ -121,7 +128,7 @@ class MarginMap:
         """M^T a."""
         weighted_sum = self.problem.weighted_sum(weights[None])[0]
         centred = weighted_sum - (self.y @ weights) * self.centre
-        return np.append(centred / self.unit, weights @ self.side)
+        return np.append(centred / self.units, weights @ self.side)
 
     def curved(self, c: np.ndarray) -> np.ndarray:
         """M^T diag(c) M."""
@@ -135,7 +142,7 @@ class MarginMap:
                 rows = block - self.centre
                 gram += (c[at, None] * rows).T @ rows
                 across += side[:, at] @ rows
-        gram, across = gram / self.unit**2, across / self.unit
+        gram, across = gram / np.outer(self.units, self.units), across / self.units
         return np.block([[gram, across.T], [across, (self.side.T * c) @ self.side]])
 
 
@@ -296,7 +303,7 @@ class DualWeights:
         free = len(hessian.curved) - len(self.slots)
         T = np.vstack([np.eye(free), np.zeros((len(self.slots), free))])
         for row, slot, point in zip(T[free:], self.slots, perturbations, strict=True):
-            row[: self.map.n_features] = slot.sign * point.u
+            row[: self.map.n_features] = slot.sign * point.u * self.map.unit / self.map.units
         gram = T.T @ hessian.curved @ T
         size = np.sqrt(np.maximum(np.diag(gram), 0))
         size[size == 0] = 1.0

@@ -319,11 +319,14 @@ class _ConicNewton:
 class _StepProgram:
     r"""The cone program of a step: its rows, which do not change, and what its solution says.
 
-    The columns are x = (w, b, t), and the :math:`\lambda` of each slot.
+    The columns are x = (w, b, t) in the coordinates of the map of the margins, and the
+    :math:`\lambda` of each slot in the unit of t.
     """
 
     def __init__(self, slots: Sequence[Slot], of_margins: MarginMap) -> None:
         self.n = of_margins.n_columns
+        self.scale = of_margins.units / of_margins.unit
+        rescaled = sparse.diags_array(self.scale)
         d, first_t = of_margins.n_features, self.n - len(slots)
         starts = np.cumsum([self.n, *(len(slot.rows.h) for slot in slots)]).tolist()
         self.n_columns = starts[-1]
@@ -332,7 +335,9 @@ class _StepProgram:
         self.equalities: list[tuple[slice, slice]] = []  # the rows of E and of F of each slot
         for slot, start in zip(slots, starts, strict=False):
             E, F = slot.rows.E, slot.rows.F
-            of_E = self._add("zero", d, (E.T, start), (-slot.sign * sparse.eye_array(d), 0))
+            of_E = self._add(
+                "zero", d, (rescaled @ E.T, start), (-slot.sign * sparse.eye_array(d), 0)
+            )
             self.equalities.append((of_E, self._add("zero", F.shape[1], (F.T, start))))
         self.levels: list[slice] = []  # the row h.lambda <= t of each slot
         for k, (slot, start) in enumerate(zip(slots, starts, strict=False)):
@@ -371,5 +376,5 @@ class _StepProgram:
         perturbations = []
         for (of_E, of_F), level in zip(self.equalities, self.levels, strict=True):
             tau = max(float(z[level][0]), np.finfo(float).tiny)
-            perturbations.append(Perturbation(-z[of_E] / tau, -z[of_F] / tau))
+            perturbations.append(Perturbation(-self.scale * z[of_E] / tau, -z[of_F] / tau))
         return x[: self.n], perturbations
