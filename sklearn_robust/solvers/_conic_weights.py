@@ -77,9 +77,9 @@ def slots_of(problem: RobustProblem) -> list[Slot]:
 class MarginMap:
     r"""M = [Z, y, -R], the map from (w, b, t) to the margins of one problem.
 
-    Its coordinates are (units * w, b + centre.w, unit t), in which the columns of M are of order
-    1: `units` are the columns' root mean squares around their means, `centre`, which an intercept
-    absorbs, and `unit` is that of the rows.
+    Its coordinates are (units * w, b + centre.w, reach * t), in which the columns of M are of order
+    1: `units` are the root mean squares of the columns of Z around their means, `centre`, which an
+    intercept absorbs, and `reach` is the largest radius in each slot.
     """
 
     def __init__(self, problem: RobustProblem, slots: Sequence[Slot]) -> None:
@@ -90,10 +90,12 @@ class MarginMap:
             problem.X.mean(axis=0, dtype=np.float64) if centred else np.zeros(self.n_features)
         )
         self.units = self._root_mean_squares()
-        self.unit = float(np.linalg.norm(self.units)) or 1.0
-        self.units[self.units == 0] = self.unit
+        self.units[self.units == 0] = float(np.max(self.units)) or 1.0
+        self.reach = np.array([np.max(slot.radius) for slot in slots])
         labels = [self.y[:, None]] if problem.fit_intercept else []
-        radii = [-slot.radius[:, None] / self.unit for slot in slots]
+        radii = [
+            -slot.radius[:, None] / reach for slot, reach in zip(slots, self.reach, strict=True)
+        ]
         # the columns beside those of Z
         self.side = np.hstack([np.empty((n, 0)), *labels, *radii])
         self.n_columns = self.n_features + self.side.shape[1]
@@ -112,7 +114,7 @@ class MarginMap:
     def coordinates(self, coef: np.ndarray, intercept: float, levels: np.ndarray) -> np.ndarray:
         """x of a predictor (w, b) and t, `levels`."""
         moved = [intercept + self.centre @ coef] if self.problem.fit_intercept else []
-        return np.concatenate([self.units * coef, moved, self.unit * levels])
+        return np.concatenate([self.units * coef, moved, self.reach * levels])
 
     def coef(self, x: np.ndarray) -> np.ndarray:
         """w of x."""
@@ -302,8 +304,10 @@ class DualWeights:
         """
         free = len(hessian.curved) - len(self.slots)
         T = np.vstack([np.eye(free), np.zeros((len(self.slots), free))])
-        for row, slot, point in zip(T[free:], self.slots, perturbations, strict=True):
-            row[: self.map.n_features] = slot.sign * point.u * self.map.unit / self.map.units
+        for row, slot, reach, point in zip(
+            T[free:], self.slots, self.map.reach, perturbations, strict=True
+        ):
+            row[: self.map.n_features] = reach * slot.sign * point.u / self.map.units
         gram = T.T @ hessian.curved @ T
         size = np.sqrt(np.maximum(np.diag(gram), 0))
         size[size == 0] = 1.0

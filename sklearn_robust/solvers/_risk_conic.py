@@ -319,25 +319,23 @@ class _ConicNewton:
 class _StepProgram:
     r"""The cone program of a step: its rows, which do not change, and what its solution says.
 
-    The columns are x = (w, b, t) in the coordinates of the map of the margins, and the
-    :math:`\lambda` of each slot in the unit of t.
+    The columns are x = (w, b, t), in the coordinates of the map of the margins, and the
+    :math:`\lambda` of each slot, in the unit of t.
     """
 
     def __init__(self, slots: Sequence[Slot], of_margins: MarginMap) -> None:
         self.n = of_margins.n_columns
-        self.scale = of_margins.units / of_margins.unit
-        rescaled = sparse.diags_array(self.scale)
+        # of the rows E^T lambda = g w of each slot
+        self.scales = [of_margins.units / reach for reach in of_margins.reach]
         d, first_t = of_margins.n_features, self.n - len(slots)
         starts = np.cumsum([self.n, *(len(slot.rows.h) for slot in slots)]).tolist()
         self.n_columns = starts[-1]
         self.cones: list[tuple[str, int]] = []
         self._rows: list[Any] = []
         self.equalities: list[tuple[slice, slice]] = []  # the rows of E and of F of each slot
-        for slot, start in zip(slots, starts, strict=False):
-            E, F = slot.rows.E, slot.rows.F
-            of_E = self._add(
-                "zero", d, (rescaled @ E.T, start), (-slot.sign * sparse.eye_array(d), 0)
-            )
+        for slot, start, scale in zip(slots, starts, self.scales, strict=False):
+            E, F = sparse.diags_array(scale) @ slot.rows.E.T, slot.rows.F
+            of_E = self._add("zero", d, (E, start), (-slot.sign * sparse.eye_array(d), 0))
             self.equalities.append((of_E, self._add("zero", F.shape[1], (F.T, start))))
         self.levels: list[slice] = []  # the row h.lambda <= t of each slot
         for k, (slot, start) in enumerate(zip(slots, starts, strict=False)):
@@ -374,7 +372,9 @@ class _StepProgram:
         q, b = np.append(linear, np.zeros(rest)), np.zeros(self.A.shape[0])
         x, z = solve_program(P, q, self.A, b, self.cones)
         perturbations = []
-        for (of_E, of_F), level in zip(self.equalities, self.levels, strict=True):
+        for (of_E, of_F), level, scale in zip(
+            self.equalities, self.levels, self.scales, strict=True
+        ):
             tau = max(float(z[level][0]), np.finfo(float).tiny)
-            perturbations.append(Perturbation(-self.scale * z[of_E] / tau, -z[of_F] / tau))
+            perturbations.append(Perturbation(-scale * z[of_E] / tau, -z[of_F] / tau))
         return x[: self.n], perturbations
