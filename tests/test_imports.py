@@ -17,6 +17,7 @@ ORDER = [
     "threats",
     "_parameters",
     "losses",
+    "rows",
     "problems",
     "certificates",
     "_documentation",
