@@ -33,6 +33,7 @@ MODULES = [
     "onnx",
     "problems",
     "regions",
+    "rows",
     "scaled_norms",
     "threats",
 ]
@@ -56,6 +57,7 @@ BRIEF = (  # where a line often says it all, or scikit-learn is the caller
     "norms.",
     "problems.",
     "regions.",
+    "rows.",
     "scaled_norms.",
     "solvers.",
     "threats.",
