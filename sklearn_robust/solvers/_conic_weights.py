@@ -25,6 +25,7 @@ from scipy import sparse
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import DenseRows, GramRows, SparseRows
 from sklearn_robust.solvers._conic_sets import (
     SHARES,
     TERM_ROUNDING,
@@ -64,6 +65,17 @@ class Perturbation:
     s: np.ndarray
 
 
+def moments_of(problem: RobustProblem) -> GramRows:
+    """The rows of the problem, where they have moments."""
+    if not isinstance(problem.rows, GramRows):
+        raise ValueError(
+            f"The minimiser of the robust risk for threat={type(problem.threat).__name__} needs "
+            f"the moments of GramRows, which X={type(problem.X).__name__} does not offer: write "
+            f"them, or use an LpBall."
+        )
+    return problem.rows
+
+
 def slots_of(problem: RobustProblem) -> list[Slot]:
     """The slots of one problem: one, as its set is symmetric and shared by all samples; none where
     the radius is 0.
@@ -84,12 +96,10 @@ class MarginMap:
 
     def __init__(self, problem: RobustProblem, slots: Sequence[Slot]) -> None:
         self.problem, self.y = problem, problem.y[0]
+        self.rows = moments_of(problem)
         n, self.n_features = problem.X.shape
-        centred = problem.fit_intercept and not sparse.issparse(problem.X)
-        self.centre = (
-            problem.X.mean(axis=0, dtype=np.float64) if centred else np.zeros(self.n_features)
-        )
-        self.units = self._root_mean_squares()
+        self.centre = self.rows.mean() if problem.fit_intercept else np.zeros(self.n_features)
+        self.units = np.sqrt(np.diag(self._gram(np.full(n, 1 / n))))
         self.units[self.units == 0] = float(np.max(self.units)) or 1.0
         self.reach = np.array([np.max(slot.radius) for slot in slots])
         labels = [self.y[:, None]] if problem.fit_intercept else []
@@ -100,16 +110,11 @@ class MarginMap:
         self.side = np.hstack([np.empty((n, 0)), *labels, *radii])
         self.n_columns = self.n_features + self.side.shape[1]
 
-    def _root_mean_squares(self) -> np.ndarray:
-        X, n = self.problem.X, self.problem.X.shape[0]
-        if sparse.issparse(X):
-            squares = np.asarray(X.multiply(X).sum(axis=0), dtype=np.float64).ravel()
-        else:
-            squares = np.zeros(self.n_features)
-            for _, rows in self.problem.double_blocks():
-                squares += np.sum((rows - self.centre) ** 2, axis=0)
-        roots: np.ndarray = np.sqrt(squares / n)
-        return roots
+    def _gram(self, c: np.ndarray) -> np.ndarray:
+        """Z^T diag(c) Z of the centred rows."""
+        every = slice(None)
+        gram: np.ndarray = self.rows.weighted_gram(every, self.centre, c, self.y, exact=True)[0]
+        return gram
 
     def coordinates(self, coef: np.ndarray, intercept: float, levels: np.ndarray) -> np.ndarray:
         """x of a predictor (w, b) and t, `levels`."""
@@ -134,17 +139,10 @@ class MarginMap:
 
     def curved(self, c: np.ndarray) -> np.ndarray:
         """M^T diag(c) M."""
-        X, d, side = self.problem.X, self.n_features, self.side.T * (self.y * c)
-        if sparse.issparse(X):
-            gram = (X.multiply(c[:, None]).T @ X).toarray()
-            across = (X.T @ side.T).T
-        else:
-            gram, across = np.zeros((d, d)), np.zeros((len(side), d))
-            for at, block in self.problem.double_blocks():
-                rows = block - self.centre
-                gram += (c[at, None] * rows).T @ rows
-                across += side[:, at] @ rows
-        gram, across = gram / np.outer(self.units, self.units), across / self.units
+        gram = self._gram(c) / np.outer(self.units, self.units)
+        side = self.side.T * (self.y * c)
+        across = self.problem.rows.weighted_sum(side) - np.outer(side.sum(axis=1), self.centre)
+        across = across / self.units
         return np.block([[gram, across.T], [across, (self.side.T * c) @ self.side]])
 
 
@@ -327,7 +325,7 @@ class DualWeights:
         It is linear in a, :math:`p_k = (R_k \cdot a) u_k` and the same multiple of :math:`s_k`.
         """
         used = np.flatnonzero(self.problem.log_weight[0] > -math.inf)
-        if not self.slots:
+        if not self.slots or not isinstance(self.problem.rows, (DenseRows, SparseRows)):
             return None
         y, n = self.problem.y[0, used], len(used)
         Z = sparse.csr_array(self.problem.X[used]).multiply(y[:, None])

@@ -46,6 +46,7 @@ from sklearn_robust.solvers._conic_weights import (
     slots_of,
 )
 from sklearn_robust.solvers.solution import Solution
+from sklearn_robust.threats import ConicThreat, require
 
 # Levenberg's damping, as a share of the Hessian's diagonal
 _LEAST_DAMPING = 1e-10
@@ -77,7 +78,7 @@ def conic_newton(
     Parameters
     ----------
     problem : RobustProblem
-        One problem, in double arithmetic, on NumPy or scipy.sparse data.
+        One problem, in double arithmetic, on rows with moments (`GramRows`).
     loss : MarginLoss
     start : ndarray of shape (1, d)
     max_iter : int
@@ -98,11 +99,17 @@ def conic_newton(
         The last iterate.
     n_iter : int
 
+    Raises
+    ------
+    ValueError
+        Where the threat has no `conic`, or the rows have no moments.
+
     Warns
     -----
     ConvergenceWarning
         Where clarabel fails at every damping of the step.
     """
+    require(problem.threat, ConicThreat, "the minimiser of the robust risk")
     return _ConicNewton(problem, loss, tol, certify).run(start, max_iter, record)
 
 
