@@ -203,12 +203,16 @@ class InteriorSet:
         rows = replace(rows, h=rows.h / self.size)
         try:
             point, depth = rows.deepest_point()
+            reason = "they contradict each other"
         except SolverFailure as failure:
+            point, depth = np.empty(0), -np.inf
+            reason = str(failure)
+        if depth < -_NO_INTERIOR:
             raise ValueError(
                 f"threat.conic() must describe a set that holds 0, got rows without a point "
-                f"({failure}) of threat={type(threat).__name__}: with K the product of its cones, "
-                f"h - F s must be in K for some s."
-            ) from failure
+                f"({reason}) of threat={type(threat).__name__}: h - F s must be in the cones for "
+                f"some s."
+            )
         while depth <= _NO_INTERIOR:
             d = rows.E.shape[1]
             low = rows.slack(point[:d], point[d:]) <= _TIGHT

@@ -71,7 +71,7 @@ def conic_newton(
     max_iter: int,
     tol: float,
     certify: Callable[..., Solution],
-    record: Callable[[int, np.ndarray], None],
+    record: Callable[..., None],
 ) -> tuple[Solution | None, np.ndarray, int]:
     """Minimise the log-risk of one problem whose threat is a `ConicThreat`.
 
@@ -88,7 +88,8 @@ def conic_newton(
         The solution of coefficients (1, d), with the gap that weights (1, n) prove if they are
         given.
     record : callable
-        Called with the iteration and the coefficients (1, d).
+        Called with the iteration, the coefficients (1, d), and weights (1, n) where they prove a
+        gap.
 
     Returns
     -------
@@ -159,7 +160,7 @@ class _ConicNewton:
         self.dual = DualWeights(problem, self.slots, self.map)
 
     def run(
-        self, start: np.ndarray, max_iter: int, record: Callable[[int, np.ndarray], None]
+        self, start: np.ndarray, max_iter: int, record: Callable[..., None]
     ) -> tuple[Solution | None, np.ndarray, int]:
         at = self._evaluated(start[0], self.problem.signed_scores(start)[0], None)
         best: _Proven | None = None
@@ -180,7 +181,7 @@ class _ConicNewton:
             if decrease <= _CLOSE:
                 best = self._better(best, hessian, at, target, reached, last=decrease <= self.tol)
                 if best is not None and best.gap <= self.tol:
-                    record(iteration, best.coef[None])
+                    record(iteration, best.coef[None], best.weights[None])
                     break
             moved = self._search(at, target, reached, decrease)
             if moved is None:
