@@ -27,11 +27,11 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import DenseRows, GramRows, SparseRows
 from sklearn_robust.solvers._conic_sets import (
-    SHARES,
     TERM_ROUNDING,
     ConicRows,
     InteriorSet,
     SolverFailure,
+    least_share,
     solve_program,
 )
 from sklearn_robust.threats import support
@@ -206,7 +206,8 @@ class DualWeights:
         inner, inner_points = self._interior
         points = inner_points if perturbations is None else perturbations
         shares = np.array([[slot.radius @ a for a in (feasible, inner)] for slot in self.slots])
-        for share in SHARES:
+
+        def mixture(share: float) -> tuple[np.ndarray, list[Perturbation]]:
             mixed = (1 - share) * feasible + share * inner
             mixed_points = []
             for point, other, (outer_part, inner_part) in zip(
@@ -218,9 +219,10 @@ class DualWeights:
                     for mine, theirs in ((point.u, other.u), (point.s, other.s))
                 )
                 mixed_points.append(Perturbation(u, s))
-            if self._hold(mixed, self._matched(mixed, mixed_points)):
-                return mixed
-        return None
+            return mixed, self._matched(mixed, mixed_points)
+
+        share = least_share(lambda share: self._hold(*mixture(share)))
+        return None if share is None else mixture(share)[0]
 
     def _balanced(self, weights: np.ndarray) -> np.ndarray | None:
         """The weights, negative ones cut off, scaled to dual feasibility; None where a class has

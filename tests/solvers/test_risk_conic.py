@@ -236,6 +236,17 @@ def test_noisy_data(gaussian, loss, fit_intercept, name):
 
 @each_loss
 @each_threat
+def test_rows_that_span_the_features_need_no_interior_weights(gaussian, monkeypatch, loss, name):
+    """Their program has a column for each sample: moving the weights is cheaper."""
+    monkeypatch.setattr(
+        _conic_weights.DualWeights, "_interior", property(lambda self: pytest.fail("computed"))
+    )
+    X, y = gaussian(200, 6, noise=2.0)
+    check(X, y, loss, threats(6)[name])
+
+
+@each_loss
+@each_threat
 def test_sample_weights_and_sparse_rows(gaussian, loss, name):
     X, y = gaussian(60, 6, noise=2.0)
     rng = np.random.default_rng(0)
