@@ -37,7 +37,9 @@ from sklearn_robust.solvers._conic_sets import (
 from sklearn_robust.threats import support
 
 _MAX_REPAIRS = 4  # most weights need one or two
-_DEPENDENT = 1e-13  # added to the unit diagonal of a Gram matrix whose columns may depend
+_MOST_CUT = 0.01  # sum of negative weights, of all, beyond which a repair has failed
+# share of the largest in a diagonal that is added to it where columns may depend on each other
+_DEPENDENT = 1e-13
 _NO_ROOM = 1e-9  # slack, relative to the radii, below which no weights lie in the interior
 
 
@@ -191,7 +193,10 @@ class DualWeights:
                 Perturbation(*slot.set.moved_inside(point.u, point.s))
                 for slot, point in zip(self.slots, perturbations, strict=True)
             ]
-            feasible = self._balanced(self._cancelling(hessian, feasible, perturbations))
+            moved = self._cancelling(hessian, feasible, perturbations)
+            if -np.sum(np.minimum(moved, 0)) > _MOST_CUT:
+                return None
+            feasible = self._balanced(moved)
         return None
 
     def mixed(
@@ -309,12 +314,10 @@ class DualWeights:
         ):
             row[: self.map.n_features] = reach * slot.sign * point.u / self.map.units
         gram = T.T @ hessian.curved @ T
-        size = np.sqrt(np.maximum(np.diag(gram), 0))
-        size[size == 0] = 1.0
-        gram /= np.outer(size, size)
-        gram.flat[:: free + 1] += _DEPENDENT
+        # columns of next to no size, as of a feature that is 0 in all samples, stay out of it
+        gram.flat[:: free + 1] += _DEPENDENT * np.max(np.diag(gram))
         try:
-            x = cho_solve(cho_factor(gram), T.T @ self.map.adjoint(weights) / size) / size
+            x = cho_solve(cho_factor(gram), T.T @ self.map.adjoint(weights))
         except LinAlgError:
             return weights
         return weights - hessian.c * self.map.forward(T @ x)
