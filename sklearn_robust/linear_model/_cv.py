@@ -17,13 +17,20 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from sklearn_robust._fits import all_or_nothing
-from sklearn_robust._parameters import check_choice, check_exponent, check_number, refuse_lazy
+from sklearn_robust._parameters import (
+    check_choice,
+    check_exponent,
+    check_exponents,
+    check_number,
+    check_radii,
+    refuse_lazy,
+)
 from sklearn_robust.attacks.linear import robustly_correct
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
-from sklearn_robust.linear_model._path import check_exponents, check_radii, path_of, warn_of_cells
-from sklearn_robust.linear_model._radii import radii_of
+from sklearn_robust.linear_model._path import solve_grid, warn_of_cells
+from sklearn_robust.linear_model._radii import choose_radii
 from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
-from sklearn_robust.linear_model.base import ProbabilityMixin, RobustLinearMixin
+from sklearn_robust.linear_model.base import ProbabilityMixin, RobustLinearMixin, read_problem
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.metrics import make_robust_scorer
 from sklearn_robust.metrics.linear_view import LinearView
@@ -81,7 +88,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
     loss_tol : float, default=1e-3
     tol : float, default=1e-3
     class_weight : dict, "balanced" or None, default=None
-        These are the parameters of `RobustLinearClassifier`, to be looked up there.
+        See `RobustLinearClassifier` for these parameters.
     n_jobs : int or None, default=None
         Parallel jobs over the folds.
     verbose : int, default=0
@@ -231,7 +238,8 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         threat = self._scoring_threat()
         check_number(self.verbose, "verbose", low=0, integer=True)
         check_choice(self.refit, "refit", (True, False))
-        p_algo, model = check_exponents(self.p_algo, "p_algo"), self._model()
+        p_algo = check_exponents(self.p_algo, "p_algo")
+        model = self._model()
         refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         checked, y = validate_data(self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32))
         check_classification_targets(y)
@@ -241,9 +249,8 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
             sample_weight = _check_sample_weight(sample_weight, checked, ensure_non_negative=True)
         X, y, sample_weight, groups = indexable(X, y, sample_weight, groups)
         if isinstance(self.eps, str) and self.eps == "auto":
-            eps = radii_of(
-                clone(model)._read(X, y, sample_weight, self.class_weight), _AUTO_RADII
-            ).tolist()
+            problem = read_problem(clone(model), X, y, sample_weight, self.class_weight)
+            eps = choose_radii(problem, _AUTO_RADII).tolist()
         else:
             eps = check_radii(self.eps, "eps")
         callbacks = FitCallbacks(self, X, y, sample_weight)
@@ -336,14 +343,14 @@ def _cross_validated(
     start = time.perf_counter()
     weight = None if sample_weight is None else sample_weight[train]
     # a batch of paths adds up in another order, which some samples would show
-    path = path_of(
+    path = solve_grid(
         model,
         _safe_indexing(X, train),
         _safe_indexing(y, train),
         weight,
         p_algo,
         eps,
-        radius_by_radius=True,
+        batched=False,
     )
     fitted = time.perf_counter()
     scored = check_array(

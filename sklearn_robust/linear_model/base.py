@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
@@ -63,6 +63,67 @@ def _class_weights(
     ]
 
 
+def read_problem(
+    estimator: RobustLinearMixin, X: Any, y: Any, sample_weight: Any, class_weight: Any = None
+) -> RobustProblem:
+    """Validate training data, and store what they say of the estimator: `classes_`, `scale_`,
+    `threat_` and the names of features.
+
+    Returns
+    -------
+    RobustProblem
+        One problem for two classes, one class against the rest for each of several.
+    """
+    refuse_lazy(X=X, y=y, sample_weight=sample_weight)
+    X, y = validate_data(
+        estimator, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), order="C"
+    )
+    check_classification_targets(y)
+    names = getattr(estimator, "feature_names_in_", None)
+    estimator.scale_ = read_scale(estimator.scale, X.shape[1], names)
+    estimator.threat_ = LpBall(estimator.q_pert, estimator.eps, estimator.scale_)
+    estimator._fit_intercept = estimator.fit_intercept
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    X, y, weight = _of_positive_weight(X, y, weight)
+    if class_weight is not None:
+        X, y, weight = _of_positive_weight(X, y, weight * _class_weights(class_weight, y, weight))
+    estimator.classes_ = np.unique(y)
+    if len(estimator.classes_) < 2:
+        raise ValueError(
+            f"{type(estimator).__name__} needs samples of at least two classes in y, with positive "
+            f"sample_weight and class_weight, got {len(estimator.classes_)} class: "
+            f"{estimator.classes_.tolist()}. The risk of one class has no minimiser: leave such "
+            "data out."
+        )
+    signs = np.where(y == positive_classes(estimator.classes_)[:, None], 1, -1).astype(X.dtype)
+    return RobustProblem.from_data(
+        X,
+        signs,
+        q=estimator.q_pert,
+        eps=estimator.eps,
+        fit_intercept=estimator.fit_intercept,
+        sample_weight=weight,
+        scale=estimator.scale_,
+    )
+
+
+def store_solution(estimator: RobustLinearMixin, solution: Solution) -> None:
+    """The attributes of a fitted estimator, from the solution of its problems."""
+    names = ("coef", "intercept", "n_iter", "log_risk", "margin", "margin_bound", "gap")
+    fitted = estimator._fitted(**{name: getattr(solution, name) for name in names})
+    for name, value in fitted.items():
+        setattr(estimator, name, value)
+    dtype = object if None in solution.separable else None
+    estimator.separable_ = _per_class(np.array(solution.separable, dtype=dtype))
+
+
+def _per_class(values: np.ndarray) -> Any:
+    """A number for two classes, one for each of several."""
+    if len(values) > 1:
+        return values
+    return values[0].item() if isinstance(values[0], np.generic) else values[0]
+
+
 class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin):
     """Prediction, exact robustness and worst-case points, from `coef_`, `intercept_` and
     `classes_`.
@@ -76,56 +137,6 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         tags.input_tags.sparse = getattr(self, "device", None) is None
         return tags
 
-    def _read(self, X: Any, y: Any, sample_weight: Any, class_weight: Any = None) -> RobustProblem:
-        """Validate the data; one problem for two classes, one against the rest for each of
-        several.
-        """
-        refuse_lazy(X=X, y=y, sample_weight=sample_weight)
-        X, y = validate_data(
-            self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), order="C"
-        )
-        check_classification_targets(y)
-        self.scale_ = read_scale(self.scale, X.shape[1], getattr(self, "feature_names_in_", None))
-        self.threat_ = LpBall(self.q_pert, self.eps, self.scale_)
-        self._fit_intercept = self.fit_intercept
-        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        X, y, weight = _of_positive_weight(X, y, weight)
-        if class_weight is not None:
-            X, y, weight = _of_positive_weight(
-                X, y, weight * _class_weights(class_weight, y, weight)
-            )
-        self.classes_ = np.unique(y)
-        if len(self.classes_) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs samples of at least two classes in y, with positive "
-                f"sample_weight and "
-                f"class_weight, got {len(self.classes_)} class: {self.classes_.tolist()}. The risk "
-                f"of one class has no "
-                "minimiser: leave such data out."
-            )
-        signs = np.where(y == positive_classes(self.classes_)[:, None], 1, -1).astype(X.dtype)
-        return RobustProblem.from_data(
-            X,
-            signs,
-            q=self.q_pert,
-            eps=self.eps,
-            fit_intercept=self.fit_intercept,
-            sample_weight=weight,
-            scale=self.scale_,
-        )
-
-    def _keep(self, solution: Solution) -> Self:
-        """Store a solution."""
-        names = ("coef", "intercept", "n_iter", "log_risk", "margin", "margin_bound", "gap")
-        for name, value in self._fitted(
-            **{name: getattr(solution, name) for name in names}
-        ).items():
-            setattr(self, name, value)
-        self.separable_ = self._per_class(
-            np.array(solution.separable, dtype=None if None not in solution.separable else object)
-        )
-        return self
-
     def _fitted(
         self,
         *,
@@ -134,22 +145,17 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         n_iter: np.ndarray,
         gap: np.ndarray,
         **figures: Any,
-    ) -> Any:
+    ) -> dict[str, Any]:
         """Attributes by name; figures are numbers for two classes and arrays with one entry a class
         for several.
         """
         return {
             "coef_": coef,
             "intercept_": intercept,
-            "n_iter_": self._per_class(np.maximum(n_iter, 1)),
-            "dual_gap_": self._per_class(np.maximum(gap, 0)),  # below zero only by rounding
-            **{f"{name}_": self._per_class(value) for name, value in figures.items()},
+            "n_iter_": _per_class(np.maximum(n_iter, 1)),
+            "dual_gap_": _per_class(np.maximum(gap, 0)),  # below zero only by rounding
+            **{f"{name}_": _per_class(value) for name, value in figures.items()},
         }
-
-    def _per_class(self, values: np.ndarray) -> Any:
-        if len(values) > 1:
-            return values
-        return values[0].item() if isinstance(values[0], np.generic) else values[0]
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Scores <w, x> + b.
