@@ -60,12 +60,12 @@ def test_bad_parameters_are_refused(parameters, message):
 
 
 def test_undecided_is_not_called_inseparable(monkeypatch):
-    from sklearn_robust.linear_model import _fitting
+    from sklearn_robust.linear_model import fitting
 
     def undecided(*args, **options):
         raise RuntimeError("neither a separator nor a proof")
 
-    monkeypatch.setattr(_fitting, "solve_separator", undecided)
+    monkeypatch.setattr(fitting, "solve_separator", undecided)
     X, y = load_breast_cancer(return_X_y=True)
     X = scale(X)
     eps = max_margin(X, y, q=math.inf, fit_intercept=True).margin
