@@ -10,12 +10,41 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from sklearn_robust._array_api import Array, as_float, at_least_tiny, namespace
 
 # every scalar equation below is convex or bracketed: convergence takes far fewer steps
 _MAX_NEWTON = 100
+
+
+class Norm(Protocol):
+    r"""A norm that serves as the geometry of steepest descent and of margins.
+
+    A norm of one's own has these four members and depends on the sizes of the entries alone,
+    :math:`\|x\| = \|\,|x|\,\|`. Arrays are (..., d), and every leading index is a problem.
+    """
+
+    @property
+    def dual(self) -> Norm:
+        r"""The dual norm :math:`\|g\|_* = \max_{\|u\| \le 1} \langle u, g \rangle`."""
+        ...
+
+    def value(self, x: Array, /) -> Array:
+        """The norm along the last axis: (..., d) -> (...)."""
+        ...
+
+    def steepest_direction(self, g: Array, /) -> Array:
+        r"""A point of :math:`\arg\max_{\|u\| \le 1} \langle u, g \rangle`, zero where g is:
+        (..., d) -> (..., d).
+        """
+        ...
+
+    def project(self, x: Array, radius: Array | float = 1.0, /) -> Array:
+        """The Euclidean projection on the ball of this radius, a number or (...): (..., d) -> (...,
+        d).
+        """
+        ...
 
 
 @dataclass(frozen=True)

@@ -211,6 +211,17 @@ class WeightedNorm:
             0 * g,
         )
 
+    def project(self, w: Array, radius: Array | float = 1.0) -> Array:
+        """The Euclidean projection of w on the ball of the given radius, a number or (...).
+
+        The ball bounds the features of positive scale as that of `ScaledNorm` at 1 / scale does; a
+        feature of scale 0 is free.
+        """
+        xp = namespace(w)
+        movable, s = self.dual._movable(xp)
+        bounded = xp.where(movable, w, xp.zeros_like(w))
+        return w - ScaledNorm(self.p, 1 / s).residual(bounded, radius, LpNorm(2))
+
     def prox(self, w: Array, scale: Array | float = 1.0) -> Array:
         r"""The point :math:`\arg\min_u \tfrac12 \|u - w\|_2^2 + \text{scale} \|s u\|_p`; scale is a
         number or (...).
