@@ -1,4 +1,4 @@
-"""The robust linear classifier: one loss, one threat, one geometry, one solver."""
+"""The robust linear classifier: one threat, one loss, one geometry, one solver."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
 from sklearn_robust.losses import MarginLoss, check_loss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.solvers import Solution
-from sklearn_robust.threats import check_radius
+from sklearn_robust.threats import Threat, check_radius, is_ball, require_ball
 
 _AUTO_ITERATIONS = 2000  # of the path, before solver="auto" computes its limit
 _AUTO_ENTRIES = 10_000_000  # n * d up to which it does
@@ -95,6 +95,12 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty
         :math:`\epsilon \|s w\|_{q^*}`. A feature of scale 0 is out of its reach. Features that a
         dict does not name have 1, as all have by default.
+    threat : Threat, optional
+        The set of perturbations as an object; it takes the place of q_pert, eps and scale, and
+        scale must not be given beside it. An `LpBall` is the same as its q, eps and scale. A set of
+        one's own must be symmetric, and `threats.Threat` says what it needs; it is for
+        solver="auto", which then never computes exact separators, "steepest_descent" and
+        "accelerated".
     fit_intercept : bool, default=True
         The intercept is not penalised, and minimised over exactly at every step.
     step_size : {"adaptive", "paper"} or float, default="adaptive"
@@ -132,10 +138,10 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         Several classes are trained one against the rest.
     intercept_ : ndarray of shape (1,) or (n_classes,)
     scale_ : ndarray of shape (n_features,) or None
-        The scale of each feature.
-    threat_ : LpBall
-        The threat of the fit, with `q`, `eps` and `scale`: what `robust_score` and the like assume,
-        whatever `set_params` has changed since.
+        The scale of each feature of a ball.
+    threat_ : LpBall or Threat
+        The threat of the fit, a ball with `q`, `eps` and `scale` or the object given: what
+        `robust_score` and the like assume, whatever `set_params` has changed since.
     classes_ : ndarray of shape (n_classes,)
     separable_ : bool or None
         Whether the training data are robustly separable, proven by the certificate; None is
@@ -203,6 +209,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         loss: str | MarginLoss = "exponential",
         solver: str = "auto",
         scale: Any = None,
+        threat: Threat | None = None,
         fit_intercept: bool = True,
         step_size: float | str = "adaptive",
         max_iter: int = 50_000,
@@ -220,6 +227,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         self.loss = loss
         self.solver = solver
         self.scale = scale
+        self.threat = threat
         self.fit_intercept = fit_intercept
         self.step_size = step_size
         self.max_iter = max_iter
@@ -279,6 +287,8 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
 def check_settings(model: RobustLinearClassifier) -> None:
     """Refuse parameters that are out of their range, or that do not go together."""
     check_parameters(model, _PARAMETERS)
+    if model.solver == "exact" and model.threat is not None:
+        require_ball(model.threat, "solver='exact'")
     if model.solver == "exact" and model.device is not None:
         raise ValueError(
             f"device={model.device!r} is not for solver='exact', whose programs run on the CPU. "
@@ -307,7 +317,8 @@ def solve(
     a fit of its own, to the last digit.
     """
     small = fit.problem.X.shape[0] * fit.problem.n_features <= _AUTO_ENTRIES
-    exact = model.solver == "exact" or (model.solver == "auto" and small)
+    limits_known = is_ball(fit.problem.threat)
+    exact = model.solver == "exact" or (model.solver == "auto" and small and limits_known)
     loss_tol = model.loss_tol
     if model.solver == "accelerated":
         solutions = [

@@ -34,6 +34,7 @@ from sklearn_robust.solvers import (
     steepest_descent,
 )
 from sklearn_robust.solvers.solution import solution_to_numpy
+from sklearn_robust.threats import ProximalThreat, check_threat, is_ball, offers
 
 # certified relative gap of every minimiser of the risk, unless a smaller one is asked for: so small
 # that it does not show where the minimiser started, and a Newton step or two from a larger one
@@ -96,15 +97,19 @@ class Fit:
         """
         problem = self.tensors
         everything = np.arange(problem.n_problems)
-        if not isinstance(problem.y, np.ndarray) or problem.X.shape[0] <= 2 * problem.n_features:
+        # the search for separators projects on the threat
+        searches = is_ball(problem.threat) or offers(problem.threat, ProximalThreat)
+        tall = isinstance(problem.y, np.ndarray) and problem.X.shape[0] > 2 * problem.n_features
+        if searches and not tall:
             return self._seek_separators(norm, everything)
+        problem = self.problem
         with self.monitor.solver("robust_risk", everything) as monitors:
             solution = minimise_robust_risk(
                 problem, self.loss, norm, tol=min(self.tol, RISK_TOL), monitors=monitors
             )
         solution.converged = solution.gap <= self.tol
         undecided = np.flatnonzero([separable is None for separable in solution.separable])
-        if not len(undecided) or self.monitor.stopped:
+        if not len(undecided) or self.monitor.stopped or not searches:
             return solution
         return update_problems(solution, undecided, self._seek_separators(norm, undecided))
 
@@ -250,7 +255,17 @@ def on_device(problem: RobustProblem, device: str | None) -> RobustProblem:
         x = x if x.flags.writeable else x.copy()  # torch has no read-only tensors
         return torch.as_tensor(x, dtype=torch.float32 if device == "mps" else None, device=device)
 
-    return problem.mapped(tensor, tensor(problem.X))
+    tensors = problem.mapped(tensor, tensor(problem.X))
+    if not is_ball(problem.threat):
+        try:
+            check_threat(tensors.threat, tensors.X[:1])
+        except (TypeError, AttributeError, RuntimeError) as error:
+            raise ValueError(
+                f"threat={type(problem.threat).__name__} must compute on torch tensors for "
+                f"device={device!r}, and raises {type(error).__name__} on them. Give it a method "
+                "mapped(function), or use device=None."
+            ) from error
+    return tensors
 
 
 def _find_separator(

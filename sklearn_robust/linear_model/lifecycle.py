@@ -16,6 +16,7 @@ from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import Solution
+from sklearn_robust.threats import ProximalThreat, gauge, is_ball, offers, reachable
 
 
 def begin_fit(
@@ -82,28 +83,42 @@ def constant_radii(problem: RobustProblem) -> np.ndarray:
     r"""The least radius at which w = 0 minimises the risk of each problem, of shape (k,).
 
     At w = 0, with the best intercept, the weights :math:`a_i` are the sample weights, each class
-    scaled to sum 1/2. With :math:`g = Z^T a`, zero is in the subdifferential if and only if
-    :math:`\|g\|_q \le \epsilon`. Features that the adversary cannot touch are left out.
+    scaled to sum 1/2. With :math:`g = Z^T a`, zero is in the subdifferential if and only if g is in
+    the radius times the threat: for a ball if :math:`\|g\|_q \le \epsilon`. Features that the
+    adversary cannot touch are left out.
     """
     weighted_sum = problem.weighted_sum(problem.class_shares())
-    return problem.threat.norm.value(problem.threat.reachable(weighted_sum))
+    return gauge(problem.threat, reachable(problem.threat, weighted_sum))
 
 
 def warn_if_constant(estimator: Any, problem: RobustProblem, solution: Solution) -> None:
     """A ConstantClassifierWarning where all coefficients are zero because of the radius, with the
     radius from which on they are.
     """
-    radii, eps = constant_radii(problem.in_double_arithmetic()), problem.radius
-    if solution.coef.any() or not (eps > 0).all() or (eps < (1 - RISK_TOL) * radii).any():
+    ball = is_ball(problem.threat)
+    if solution.coef.any() or not (problem.radius > 0).all():
+        return
+    if not (ball or offers(problem.threat, ProximalThreat)):
+        return  # the radius is not known
+    radii = constant_radii(problem.in_double_arithmetic())
+    if (problem.radius < (1 - RISK_TOL) * radii).any():
         return
     of_class = ""
     if len(radii) > 1:
         by_class = zip(positive_classes(estimator.classes_), radii, strict=True)
         of_class = f" (by class: {', '.join(f'{label!s} {r:.4g}' for label, r in by_class)})"
+    threat = estimator.threat_
+    if ball:
+        where = f"eps={threat.eps:g}, q_pert={threat.q:g}"
+        limit = "the radius"
+        remedy = "Use a smaller eps; training_radii proposes some."
+    else:
+        where = f"threat={type(threat).__name__}"
+        limit = "the multiple of the threat"
+        remedy = "Use a smaller set."
     warnings.warn(
-        f"{type(estimator).__name__} learns nothing at eps={estimator.eps:g}, "
-        f"q_pert={estimator.q_pert:g}: all coefficients are zero, as they are from the radius "
-        f"{radii.max():.4g}{of_class} on. Use a smaller eps; training_radii proposes some.",
+        f"{type(estimator).__name__} learns nothing at {where}: all coefficients are zero, as they "
+        f"are from {limit} {radii.max():.4g}{of_class} on. {remedy}",
         ConstantClassifierWarning,
         stacklevel=6,
     )
