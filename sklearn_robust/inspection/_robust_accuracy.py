@@ -356,8 +356,9 @@ def _threat_to_draw(classifiers: Mapping[str, Any], q: Any, threat: Threat | Non
         foreign = [one for one in trained if not is_ball(one)]
         exponents = {one.q for one in trained if is_ball(one)}
         if len({id(one) for one in foreign}) + len(exponents) > 1:
+            missing = "threat" if foreign else "q"
             raise ValueError(
-                "q or threat must be given: the estimators were trained against different ones, "
+                f"{missing} must be given: the estimators were trained against different ones, "
                 f"{[*sorted(exponents), *(type(one).__name__ for one in foreign)]}."
             )
         if foreign:
