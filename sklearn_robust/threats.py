@@ -29,6 +29,7 @@ from sklearn_robust.splitting import nearest_residual
 
 _BLOCK_ENTRIES = 2**18  # of a matrix of unit vectors that is formed at a time
 _MAX_GAUGE = 100  # hyperplanes that bound a gauge; a polytope of few facets needs few
+_NEAR = 10  # times the excess over the radius: how far from a face an entry is still on it
 _EQUAL = 64  # machine epsilons: two numbers that differ by less, relative to the larger, are equal
 
 
@@ -204,6 +205,33 @@ def inside(threat: Any, x: Array, radius: Array | float = 1.0, room: Array | flo
     return xp.all(xp.abs(x - threat.project(x, radius)) <= room, axis=-1)
 
 
+def inner_point(threat: Any, x: np.ndarray, radius: float) -> np.ndarray:
+    r"""A point of :math:`\text{radius} \cdot U` near x, of shape (d,): its projection, or the one
+    that the threat names.
+    """
+    if hasattr(threat, "inner_point"):
+        return threat.inner_point(x, radius)
+    return threat.project(x, radius)
+
+
+def face(threat: Any, x: np.ndarray, radius: float) -> tuple[Any, np.ndarray]:
+    r"""Linear functions of x, of shape (d,), that hold it in :math:`\text{radius} \cdot U` near
+    where it is, and the change that each needs.
+
+    Without a closed form it is the hyperplane that separates x from its projection.
+
+    Returns
+    -------
+    rows : array or scipy.sparse array of shape (m, d)
+    change : ndarray of shape (m,)
+    """
+    if hasattr(threat, "face"):
+        return threat.face(x, radius)
+    normal = x - threat.project(x, radius)
+    size = np.linalg.norm(normal)
+    return normal[None] / size if size > 0 else normal[None], np.array([-size])
+
+
 def residual(threat: Any, g: Array, radius: Array | float, norm: Norm) -> Array:
     r"""g minus the point of :math:`\text{radius} \cdot U` that is nearest to g in `norm`.
 
@@ -356,16 +384,37 @@ def _missing(threat: Any, protocol: type) -> list[str]:
 
 
 def _capital(subject: str) -> str:
-    return subject[0].upper() + subject[1:]
+    """The subject at the head of a sentence; names of functions stay as they are."""
+    return subject if "_" in subject.split()[0] else subject[0].upper() + subject[1:]
 
 
 def _name(threat: Any) -> str:
+    """The threat in a message."""
     return repr(threat) if is_ball(threat) else type(threat).__name__
 
 
-def check_threat(threat: Any, like: Array) -> None:
-    """Refuse what is no symmetric threat on vectors such as `like`, of shape (1, d)."""
-    if _missing(threat, Threat):
+def unit_threat(threat: Any, one: Array) -> tuple[Threat, float]:
+    """The set for radius 1, on vectors such as `one`, of shape (1, d), and the radius.
+
+    A ball is split into its unit ball and its radius; another threat has radius 1 as it stands.
+    """
+    if not is_ball(threat):
+        check_threat(threat, one)
+        return threat, 1.0
+    if threat.scale is None:
+        return LpBall(threat.q, 1.0), threat.eps
+    scale = like(one, check_scale(threat.scale, "scale"))
+    if scale.shape[0] != one.shape[1]:
+        raise ValueError(
+            f"scale must hold a number for each of the {one.shape[1]} features, got "
+            f"{scale.shape[0]}."
+        )
+    return LpBall(threat.q, 1.0, scale), threat.eps
+
+
+def check_threat(threat: Any, one: Array) -> None:
+    """Refuse what is no symmetric threat on vectors such as `one`, of shape (1, d)."""
+    if isinstance(threat, type) or not offers(threat, Threat):
         raise ValueError(
             f"threat must be an LpBall or an object with `symmetric` and `worst(v)`, got "
             f"{threat!r}: for an l_q ball use LpBall(q, eps)."
@@ -375,12 +424,12 @@ def check_threat(threat: Any, like: Array) -> None:
             f"threat must be symmetric, with -delta for every delta, got threat={_name(threat)} of "
             f"symmetric={threat.symmetric!r}: use the smallest symmetric set that holds it."
         )
-    worst = threat.worst(like)
-    if getattr(worst, "shape", None) != like.shape:
+    shape = getattr(threat.worst(one), "shape", None)
+    if shape != one.shape:
         raise ValueError(
-            f"threat.worst must return an array of the shape of its argument, {like.shape}, got "
-            f"{getattr(worst, 'shape', worst)} of threat={_name(threat)}: give it the "
-            f"{like.shape[-1]} features of X."
+            f"threat.worst must return an array of the shape of its argument, {tuple(one.shape)}, "
+            f"got {shape and tuple(shape)} of threat={_name(threat)}: give it the {one.shape[1]} "
+            f"features of X."
         )
 
 
@@ -513,6 +562,21 @@ class LpBall:
     def project(self, x: Array, radius: Array | float = 1.0) -> Array:
         """The Euclidean projection on radius times the ball; radius is a number or (...)."""
         return self.norm.project(x, self.eps * radius)
+
+    def inner_point(self, x: np.ndarray, radius: float) -> np.ndarray:
+        """x moved straight towards the centre to the boundary, of one x (d,), with zero for
+        features that the adversary cannot touch.
+        """
+        movable, size = self.reachable(x), self.norm.value(self.reachable(x))
+        return movable * min(self.eps * radius / size if size > 0 else 1.0, 1.0)
+
+    def face(self, x: np.ndarray, radius: float) -> tuple[Any, np.ndarray]:
+        """Linear functions of one x (d,) that hold its norm at the radius while its pattern stays,
+        and the change each needs; see `LpNorm.face`.
+        """
+        bound = self.eps * radius
+        excess = max(self.norm.value(self.reachable(x)) - bound, 0.0)
+        return self.norm.face(x, bound, near=_NEAR * excess)
 
     def residual(self, g: Array, radius: Array | float, norm: Any) -> Array:
         """g minus the nearest point, in an l_p norm, of radius times the ball; see `LpNorm`."""
