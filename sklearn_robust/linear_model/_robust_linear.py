@@ -29,12 +29,20 @@ from sklearn_robust.linear_model.base import (
 from sklearn_robust.linear_model.fitting import Batch, Fit, convert_margins
 from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
 from sklearn_robust.losses import MarginLoss, check_loss
-from sklearn_robust.norms import LpNorm
+from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import Threat, check_radius, is_ball, require_ball
 
 _AUTO_ITERATIONS = 2000  # of the path, before solver="auto" computes its limit
 _AUTO_ENTRIES = 10_000_000  # n * d up to which it does
+
+
+def read_geometry(p_algo: Any, name: str = "p_algo") -> Norm:
+    """The norm of an exponent in [1, inf], or the norm that is given as an object."""
+    if all(hasattr(p_algo, member) for member in ("value", "dual", "steepest_direction")):
+        norm: Norm = p_algo
+        return norm
+    return LpNorm(check_exponent(p_algo, name))
 
 
 def _check_step_size(value: Any, name: str) -> None:
@@ -45,7 +53,7 @@ def _check_step_size(value: Any, name: str) -> None:
 
 
 _PARAMETERS: dict[str, Check] = {
-    "p_algo": check_exponent,
+    "p_algo": read_geometry,
     "q_pert": check_exponent,
     "eps": check_radius,
     "loss": check_loss,
@@ -72,10 +80,11 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
 
     Parameters
     ----------
-    p_algo : float, default=2
+    p_algo : float or Norm, default=2
         Geometry of the algorithm, in [1, inf]: 1 coordinate descent, 2 gradient descent,
         `numpy.inf` sign descent. It decides which of the separating directions the path tends to,
-        and with it how well the classifier generalises.
+        and with it how well the classifier generalises. An object is a norm of one's own, of which
+        `norms.Norm` says what it needs, for steepest descent.
     q_pert : float, default=inf
         Exponent of the norm that bounds the perturbation, in [1, inf].
     eps : float, default=0.1
@@ -202,7 +211,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
 
     def __init__(
         self,
-        p_algo: float = 2,
+        p_algo: float | Norm = 2,
         q_pert: float = math.inf,
         eps: float = 0.1,
         *,
@@ -267,7 +276,8 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         warm = self.warm_start and hasattr(self, "coef_")
         last = (dense(self.coef_), self.classes_) if warm else None
         problem = read_problem(self, X, y, sample_weight, self.class_weight)
-        self._p = self.p_algo
+        norm = read_geometry(self.p_algo)
+        self._p = norm.p if isinstance(norm, LpNorm) else None
         fit = begin_fit(
             self,
             problem,
@@ -279,7 +289,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
             last=last,
         )
         self._loss = fit.loss
-        (solution,) = solve(self, fit, [LpNorm(self.p_algo)])
+        (solution,) = solve(self, fit, [norm])
         end_fit(self, fit, solution)
         return self
 
@@ -294,7 +304,13 @@ def check_settings(model: RobustLinearClassifier) -> None:
             f"device={model.device!r} is not for solver='exact', whose programs run on the CPU. "
             "Use device=None."
         )
-    if model.solver == "accelerated" and not 1 < model.p_algo <= 2:
+    norm = read_geometry(model.p_algo)
+    if model.solver == "exact" and not isinstance(norm, LpNorm):
+        raise ValueError(
+            f"solver='exact' needs an exponent p_algo in [1, inf], got p_algo={norm!r}. Use "
+            "solver='steepest_descent' for the path in this norm."
+        )
+    if model.solver == "accelerated" and not (isinstance(norm, LpNorm) and 1 < norm.p <= 2):
         raise ValueError(
             f"solver='accelerated' needs p_algo in (1, 2], got p_algo={model.p_algo!r}. Use "
             "solver='steepest_descent' for the path of this geometry or solver='exact' for its "
@@ -305,7 +321,7 @@ def check_settings(model: RobustLinearClassifier) -> None:
 def solve(
     model: RobustLinearClassifier,
     fit: Fit,
-    norms: Sequence[LpNorm],
+    norms: Sequence[Norm],
     batches: Sequence[Batch] | None = None,
 ) -> list[Solution]:
     """The solution in each geometry: separable problems by the solver chosen, others by the
@@ -317,7 +333,7 @@ def solve(
     a fit of its own, to the last digit.
     """
     small = fit.problem.X.shape[0] * fit.problem.n_features <= _AUTO_ENTRIES
-    limits_known = is_ball(fit.problem.threat)
+    limits_known = is_ball(fit.problem.threat) and all(isinstance(norm, LpNorm) for norm in norms)
     exact = model.solver == "exact" or (model.solver == "auto" and small and limits_known)
     loss_tol = model.loss_tol
     if model.solver == "accelerated":

@@ -34,7 +34,14 @@ from sklearn_robust.solvers import (
     steepest_descent,
 )
 from sklearn_robust.solvers.solution import solution_to_numpy
-from sklearn_robust.threats import ProximalThreat, check_threat, is_ball, offers
+from sklearn_robust.threats import (
+    ConicThreat,
+    ProximalThreat,
+    check_threat,
+    is_ball,
+    offers,
+    require,
+)
 
 # certified relative gap of every minimiser of the risk, unless a smaller one is asked for: so small
 # that it does not show where the minimiser started, and a Newton step or two from a larger one
@@ -43,6 +50,7 @@ _LARGEST_MARGIN = 1e9  # to which a separator is scaled at most, however slowly 
 _SEARCH_ITERATIONS = 500  # of the search for a proof of separability, or of its opposite
 _SEARCH_TOL = 1 - 1e-9  # relative gap at which that search stops: only the margin's sign matters
 
+Geometry = Any  # a Norm; exact separators need an LpNorm
 # the paths that are followed together: of the geometries at these indices, and of these problems
 Batch = tuple[Sequence[int], np.ndarray]
 
@@ -88,33 +96,41 @@ class Fit:
         tensors = on_device(problem, device)
         return cls(problem, tensors, check_loss(loss, "loss", like=tensors.y), tol, monitor, start)
 
-    def decide_separability(self, norm: LpNorm) -> Solution:
+    @property
+    def has_minimiser(self) -> bool:
+        """Whether `minimise_robust_risk` serves this threat; where it does not, the path goes on to
+        the minimiser of the risk.
+        """
+        threat = self.problem.threat
+        return is_ball(threat) or offers(threat, ConicThreat)
+
+    def decide_separability(self, norm: Geometry) -> Solution:
         """Which problems are robustly separable, by the first proof.
 
         Where more rows than twice the columns make it likely that none is, the minimisers of the
         risk are sought at once: they prove it, and are then found. For what is still open a
         separator is sought, in the geometry that decides fastest.
         """
-        problem = self.tensors
-        everything = np.arange(problem.n_problems)
-        # the search for separators projects on the threat
-        searches = is_ball(problem.threat) or offers(problem.threat, ProximalThreat)
-        tall = isinstance(problem.y, np.ndarray) and problem.X.shape[0] > 2 * problem.n_features
-        if searches and not tall:
-            return self._seek_separators(norm, everything)
         problem = self.problem
-        with self.monitor.solver("robust_risk", everything) as monitors:
+        rows = np.arange(problem.n_problems)
+        projects = offers(problem.threat, ProximalThreat)
+        in_memory = self.tensors is problem
+        tall = in_memory and problem.X.shape[0] > 2 * problem.n_features
+        if not self.has_minimiser or (projects and not tall):
+            return self._seek_separators(norm, rows)
+        with self.monitor.solver("robust_risk", rows) as monitors:
             solution = minimise_robust_risk(
                 problem, self.loss, norm, tol=min(self.tol, RISK_TOL), monitors=monitors
             )
         solution.converged = solution.gap <= self.tol
         undecided = np.flatnonzero([separable is None for separable in solution.separable])
-        if not len(undecided) or self.monitor.stopped or not searches:
+        if not len(undecided) or self.monitor.stopped or not projects:
             return solution
         return update_problems(solution, undecided, self._seek_separators(norm, undecided))
 
-    def _seek_separators(self, norm: LpNorm, rows: np.ndarray) -> Solution:
+    def _seek_separators(self, norm: Geometry, rows: np.ndarray) -> Solution:
         """A first separator of each of these problems, or a proof that there is none."""
+        require(self.problem.threat, ProximalThreat, "the search for a separator")
         euclidean = LpNorm(2)
         with self.monitor.stage("search for a separator", rows):
             found = accelerated_margin(
@@ -130,7 +146,7 @@ class Fit:
 
     def follow_paths(
         self,
-        norms: Sequence[LpNorm],
+        norms: Sequence[Geometry],
         solutions: Sequence[Solution],
         batches: Sequence[Batch],
         *,
@@ -140,10 +156,14 @@ class Fit:
     ) -> list[Solution]:
         """The solution in each geometry with the paths of steepest descent of the open problems
         that are not proven to be inseparable, batch by batch.
+
+        Where there is no other minimiser of the risk, those that are go on to it, too.
         """
         solutions = list(solutions)
+        followed = (True, None) if self.has_minimiser else (True, None, False)
         for geometries, members in batches:
-            rows = np.intersect1d(members, find_open_problems(solutions[geometries[0]], True, None))
+            still_open = find_open_problems(solutions[geometries[0]], *followed)
+            rows = np.intersect1d(members, still_open)
             if not len(rows) or self.monitor.stopped:
                 continue
             repeated = np.tile(rows, len(geometries))
@@ -157,7 +177,7 @@ class Fit:
                     max_iter=max_iter,
                     loss_tol=loss_tol,
                     tol=self.tol,
-                    stop_if_not_separable=True,
+                    stop_if_not_separable=self.has_minimiser,
                     coef_init=start,
                     monitors=monitors,
                 )
@@ -167,7 +187,7 @@ class Fit:
                 solutions[i] = update_problems(solutions[i], rows, paths.rows(part))
         return solutions
 
-    def ascend_dual(self, norm: LpNorm, *, max_iter: int, loss_tol: float) -> Solution:
+    def ascend_dual(self, norm: Geometry, *, max_iter: int, loss_tol: float) -> Solution:
         """The limit of the path of every problem, by the accelerated method."""
         with self.monitor.solver("accelerated", np.arange(self.problem.n_problems)) as monitors:
             limit = accelerated_margin(
@@ -176,7 +196,7 @@ class Fit:
         return scale_to_loss(self.problem, self.loss, solution_to_numpy(limit), loss_tol)
 
     def separate(
-        self, norm: LpNorm, solution: Solution, *, loss_tol: float, n_jobs: int | None = None
+        self, norm: Geometry, solution: Solution, *, loss_tol: float, n_jobs: int | None = None
     ) -> Solution:
         """The solution with the exact separators of the open problems that are not proven to be
         inseparable, or with the proof that there is none.
@@ -203,7 +223,7 @@ class Fit:
         return solution
 
     def minimise_risk(
-        self, norm: LpNorm, solution: Solution, *separable: bool | None, accept: bool = False
+        self, norm: Geometry, solution: Solution, *separable: bool | None, accept: bool = False
     ) -> Solution:
         """The solution with the minimisers of the risk of the open problems whose separability is
         one of these, where they are then found not to be separable.
@@ -212,7 +232,7 @@ class Fit:
         separability stays open or is only then found, if their risk is lower.
         """
         rows = find_open_problems(solution, *separable)
-        if not len(rows) or self.monitor.stopped:
+        if not len(rows) or self.monitor.stopped or not self.has_minimiser:
             return solution
         proof = solution.weights[rows]
         with self.monitor.solver("robust_risk", rows) as monitors:
@@ -269,7 +289,7 @@ def on_device(problem: RobustProblem, device: str | None) -> RobustProblem:
 
 
 def _find_separator(
-    problem: RobustProblem, loss: MarginLoss, norm: LpNorm, tol: float
+    problem: RobustProblem, loss: MarginLoss, norm: Geometry, tol: float
 ) -> Solution | None:
     """The exact separator of one problem, or the proof that there is none; None where the programs
     fail to decide.
@@ -314,7 +334,7 @@ def _find_separator(
     )
 
 
-def convert_margins(solution: Solution, norm: LpNorm, *, measured_in: LpNorm) -> Solution:
+def convert_margins(solution: Solution, norm: Geometry, *, measured_in: Geometry) -> Solution:
     """The same predictors with margins over this norm of w, and no longer over that one: the bounds
     on those end.
     """

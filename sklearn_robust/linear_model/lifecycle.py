@@ -143,7 +143,8 @@ def warn_unless_converged(estimator: Any, solution: Solution) -> None:
     remedies = ["scale the features to similar sizes", "move eps", "accept a larger tol"]
     if (solution.n_iter[late] >= getattr(estimator, "max_iter", math.inf)).any():
         remedies.insert(0, f"increase max_iter={estimator.max_iter}")
-    if getattr(estimator, "solver", "exact") in ("steepest_descent", "accelerated"):
+    iterative = getattr(estimator, "solver", "exact") in ("steepest_descent", "accelerated")
+    if iterative and is_ball(estimator.threat_):
         remedies.insert(0, "use solver='exact'")
     warnings.warn(
         f"{type(estimator).__name__} stopped before it reached {goal}; certified relative gap by "
