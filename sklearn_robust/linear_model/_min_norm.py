@@ -23,10 +23,11 @@ from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.linear_model.base import RobustLinearMixin, positive_classes, read_problem
 from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.separators._engine_choice import DEFAULT_TOL
 from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.threats import check_radius
 
+# certified relative gap of the margin that is reached by default
+_FLOAT64_TOL = 1e-8  # as in min_norm_separator
 _FLOAT32_TOL = 1e-3  # of coefficients that are rounded to float32
 _RISK_TOL = 1e-6  # certified relative gap of the risk, where there is no separator
 
@@ -176,7 +177,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         self._p = self.p
         tol = self.tol
         if tol is None:
-            tol = _FLOAT32_TOL if problem.y.dtype == np.float32 else DEFAULT_TOL
+            tol = _FLOAT32_TOL if problem.y.dtype == np.float32 else _FLOAT64_TOL
         fit = begin_fit(
             self,
             problem,
