@@ -34,6 +34,7 @@ MODULES = [
     "problems",
     "regions",
     "scaled_norms",
+    "splitting",
     "threats",
 ]
 EVERYWHERE = {
