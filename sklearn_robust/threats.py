@@ -132,12 +132,12 @@ def support_sizes(threat: Threat, v: Array) -> Array:
     return xp.sum(xp.abs(v * threat.worst(v)), axis=-1)
 
 
-def largest_entry(threat: Any, like: Array) -> float:
+def reach(threat: Any, like: Array) -> float:
     r"""The largest entry in size of a perturbation, :math:`\max_j \sigma(e_j)`, of a symmetric
     threat on vectors such as `like`, of shape (1, d).
     """
-    if hasattr(threat, "largest_entry"):
-        return float(threat.largest_entry())
+    if hasattr(threat, "reach"):
+        return float(threat.reach())
     xp, d = namespace(like), like.shape[-1]
     rows = max(1, _BLOCK_ENTRIES // d)
     return max(
@@ -549,7 +549,7 @@ class LpBall:
         xp = namespace(x)
         return xp.where(size > 0, xp.full_like(size, math.inf), xp.zeros_like(size))
 
-    def largest_entry(self) -> float:
+    def reach(self) -> float:
         """The largest entry in size of a point of the ball, eps times the largest scale."""
         return self.eps * (1.0 if self.scale is None else float(self.scale.max()))
 

@@ -117,7 +117,7 @@ def test_functions_that_are_derived_equal_the_closed_forms_of_the_ball():
     np.testing.assert_array_equal(
         threats.inside(box, x, radius, room), ball.inside(x, radius, room)
     )
-    assert threats.largest_entry(box, x[:1]) == ball.largest_entry() == 2.0
+    assert threats.reach(box, x[:1]) == ball.reach() == 2.0
     for p in (1, 2, 3, math.inf):
         np.testing.assert_allclose(
             threats.residual(box, x, radius, LpNorm(p)), ball.residual(x, radius, LpNorm(p))
