@@ -18,6 +18,7 @@ ORDER = [
     "threats",
     "_parameters",
     "losses",
+    "rows",
     "problems",
     "certificates",
     "_documentation",

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
+from sklearn_robust.rows import largest_entry
 from sklearn_robust.solvers._descent import Path, RulePath, State, Stopping, follow
 from sklearn_robust.solvers._fast_path import FastPath
 from sklearn_robust.solvers._geometry import Geometry
@@ -37,8 +37,8 @@ from sklearn_robust.threats import (
     ProximalThreat,
     descent_direction,
     is_ball,
-    largest_entry,
     min_norm_subgradient,
+    reach,
     require,
     residual,
     takes_proximal_steps,
@@ -185,11 +185,9 @@ def _paper_step(problem: RobustProblem) -> Array:
     of the threat: 1 for a ball, its largest scale where features have scales.
     """
     xp = namespace(problem.y)
-    entries = problem.X.data if sparse.issparse(problem.X) else problem.X
-    largest = max(float(xp.max(entries)), -float(xp.min(entries)), 0.0) if entries.shape[0] else 0.0
     one = xp.ones((1, problem.n_features), dtype=problem.y.dtype, device=problem.y.device)
-    reach = largest + problem.radius * largest_entry(problem.threat, one)
-    return 1 / xp.where(reach > 0, reach, xp.ones_like(reach)) ** 2
+    bound = largest_entry(problem.rows) + problem.radius * reach(problem.threat, one)
+    return 1 / xp.where(bound > 0, bound, xp.ones_like(bound)) ** 2
 
 
 def _require_steps(problem: RobustProblem, norms: Sequence[LpNorm]) -> None:
