@@ -17,7 +17,8 @@ from sklearn_robust.metrics.linear_view import is_linear, transformed, unwrapped
 from sklearn_robust.threats import LpBall, Threat, check_radius, is_ball, require_ball
 
 _REACH = 0.95  # share of the radii that the default range of eps spans
-_POINTS, _NETWORK_POINTS = 201, 9  # in it
+_POINTS = 201  # in that range, for linear classifiers
+_NETWORK_POINTS = 9  # for networks, where each takes an attack
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,9 @@ class RobustAccuracyCurve:
 class RobustAccuracyDisplay:
     """Robust accuracy against the radius eps of the adversary, for one or several classifiers.
 
-    For linear classifiers each curve is exact. For networks of this library the line is what an
-    attack leaves, the band reaches down to what is proved: the robust accuracy lies inside. Use
+    For linear classifiers each curve is exact. For networks of this library the line is the
+    accuracy under an attack, the band reaches down to the certified one: the robust accuracy lies
+    inside. Use
     `from_estimator`, `from_estimators`, `from_predictions` or `from_cv_results` to make one; all
     parameters are kept as attributes.
 
@@ -399,7 +401,7 @@ def _bounds(
     space: str,
     options: Any,
 ) -> RobustAccuracyCurve:
-    """What an attack on a network leaves, and below it what is proved."""
+    """The accuracy of a network under an attack, and below it the certified one."""
     steps, network = unwrapped(estimator)
     if not hasattr(network, "robust_bounds"):
         raise TypeError(

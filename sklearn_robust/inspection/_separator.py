@@ -16,7 +16,7 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators import min_norm_separator
 from sklearn_robust.threats import LpBall, Threat, check_radius, is_ball
 
-# of the polygon that stands for a ball; a multiple of 8 holds the corners of every ball
+# corners of the polygon that stands for a ball; a multiple of 8 holds the corners of every ball
 _CORNERS = 256
 _CLASS_COLORS = ("#0072B2", "#D55E00")
 _CLASS_MARKERS = ("o", "s")
@@ -252,50 +252,24 @@ class SeparatorDisplay:
         from matplotlib.collections import PolyCollection
 
         outline = self._outline()
+        reach = 1.5 * np.abs(outline).max() + 0.05 * np.ptp(self.X, axis=0).max()
+        low, high = self.X.min(axis=0) - reach, self.X.max(axis=0) + reach
+        ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+        ax.set(xlabel=self.feature_names[0], ylabel=self.feature_names[1])
         self.points_ = []
         drawn = []
         for label, color, marker in zip(
             np.unique(self.y), _CLASS_COLORS, _CLASS_MARKERS, strict=True
         ):
             points = self.X[self.y == label]
-            self.points_.append(
-                ax.scatter(
-                    *points.T, color=color, marker=marker, s=18, zorder=3, label=f"class {label}"
-                )
-            )
+            look = {"color": color, "marker": marker, "s": 18, "zorder": 3}
+            self.points_.append(ax.scatter(*points.T, label=f"class {label}", **look))
             if balls and outline.any():
-                corners = points[:, None] + outline
-                drawn.append(
-                    PolyCollection(
-                        list(corners), facecolor=color, edgecolor=color, alpha=0.25, zorder=2
-                    )
-                )
+                look = {"facecolor": color, "edgecolor": color, "alpha": 0.25, "zorder": 2}
+                drawn.append(PolyCollection(list(points[:, None] + outline), **look))
                 ax.add_collection(drawn[-1])
         self.balls_ = drawn or None
-        reach = 1.5 * np.abs(outline).max() + 0.05 * np.ptp(self.X, axis=0).max()
-        low, high = self.X.min(axis=0) - reach, self.X.max(axis=0) + reach
-        ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
-        ax.set(xlabel=self.feature_names[0], ylabel=self.feature_names[1])
-        self.lines_ = []
-        for i, (w, b, name) in enumerate(zip(self.coef, self.intercept, self.names, strict=True)):
-            if not w.any():
-                raise ValueError(
-                    f"The classifier {name!r} has no boundary to draw: its coefficients are zero."
-                )
-            offset = (0.5 * (low + high) @ w + b) / (
-                w @ w
-            )  # from the middle of the picture, along w
-            start = 0.5 * (low + high) - offset * w
-            # the first are those of the classes
-            line_style = style(i, first_color=len(_CLASS_COLORS))
-            self.lines_.append(
-                ax.axline(
-                    start,
-                    start + np.array([-w[1], w[0]]) / np.linalg.norm(w),
-                    label=name,
-                    **line_style,
-                )
-            )
+        self.lines_ = [self._draw_line(ax, i, 0.5 * (low + high)) for i in range(len(self.coef))]
         if own_axes:
             # beside the data, not on them
             ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0)
@@ -303,6 +277,23 @@ class SeparatorDisplay:
             ax.legend(loc="best", fontsize="small")  # beside these axes there may be others
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+    def _draw_line(self, ax: Any, i: int, middle: np.ndarray) -> Any:
+        """The line <w, x> + b = 0 of the i-th classifier, through its point nearest to the middle
+        of the picture.
+        """
+        w = self.coef[i]
+        if not w.any():
+            raise ValueError(
+                f"The classifier {self.names[i]!r} has no boundary to draw: its coefficients are "
+                "zero."
+            )
+        start = middle - (middle @ w + self.intercept[i]) / (w @ w) * w
+        end = start + np.array([-w[1], w[0]]) / np.linalg.norm(w)
+        # the first colours are those of the classes
+        return ax.axline(
+            start, end, label=self.names[i], **style(i, first_color=len(_CLASS_COLORS))
+        )
 
     def _outline(self) -> np.ndarray:
         """The corners of the polygon around each sample, of shape (n_corners, 2)."""

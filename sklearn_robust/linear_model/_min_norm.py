@@ -28,7 +28,7 @@ from sklearn_robust.threats import check_radius
 
 # certified relative gap of the margin that is reached by default
 _FLOAT64_TOL = 1e-8  # as in min_norm_separator
-_FLOAT32_TOL = 1e-3  # of coefficients that are rounded to float32
+_FLOAT32_TOL = 1e-3  # where the coefficients are rounded to float32
 _RISK_TOL = 1e-6  # certified relative gap of the risk, where there is no separator
 
 

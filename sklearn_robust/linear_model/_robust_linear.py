@@ -33,8 +33,8 @@ from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import Threat, check_radius, is_ball, require_ball
 
-_AUTO_ITERATIONS = 2000  # of the path, before solver="auto" computes its limit
-_AUTO_ENTRIES = 10_000_000  # n * d up to which it does
+_AUTO_ITERATIONS = 2000  # iterations of the path before solver="auto" computes its limit
+_AUTO_ENTRIES = 10_000_000  # entries of X up to which it does
 
 
 def read_geometry(p_algo: Any, name: str = "p_algo") -> Norm:

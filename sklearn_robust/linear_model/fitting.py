@@ -46,8 +46,8 @@ from sklearn_robust.threats import (
 # certified relative gap of every minimiser of the risk, unless a smaller one is asked for: so small
 # that it does not show where the minimiser started, and a Newton step or two from a larger one
 RISK_TOL = 1e-9
-_LARGEST_MARGIN = 1e9  # to which a separator is scaled at most, however slowly its loss falls
-_SEARCH_ITERATIONS = 500  # of the search for a proof of separability, or of its opposite
+_LARGEST_MARGIN = 1e9  # smallest margin to which a separator is scaled at most
+_SEARCH_ITERATIONS = 500  # limit of the search for a proof of separability, or of its opposite
 _SEARCH_TOL = 1 - 1e-9  # relative gap at which that search stops: only the margin's sign matters
 
 Geometry = Any  # a Norm; exact separators need an LpNorm

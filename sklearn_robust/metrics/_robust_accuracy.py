@@ -42,8 +42,8 @@ def robust_accuracy_score(
     r"""Fraction of samples that stay correctly classified under every perturbation of the threat.
 
     For a linear classifier it is exact: the worst case over :math:`\|\delta\|_q \le \epsilon` has a
-    closed form, for two classes and for several. For a network of this library it is what an attack
-    leaves, an upper bound: its `robust_score`.
+    closed form, for two classes and for several. For a network of this library it is its
+    `robust_score`, the accuracy under an attack and so an upper bound.
 
     Parameters
     ----------
@@ -128,7 +128,8 @@ def robust_accuracy_score(
         and (space == "model" or not steps)
     ):
         if is_ball(threat):
-            eps, q, scale = threat.eps, threat.q, threat.scale
+            eps = threat.eps
+            q, scale = threat.q, threat.scale
         elif threat is not None:
             raise ValueError(
                 f"threat={type(threat).__name__} is for linear classifiers, got "

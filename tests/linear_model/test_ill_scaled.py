@@ -140,9 +140,9 @@ def test_random_fits(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     fit_soak = importlib.import_module("fit_soak")
     lines = []
-    counts, told = fit_soak.soak(range(40), lines.append)
+    counts, lines_printed = fit_soak.soak(range(40), lines.append)
     # the last is time
     assert not any(counts[name] for name in fit_soak.COUNTED[:-1]), "\n".join(lines)
-    assert told < 15
+    assert lines_printed < 15
     for name in ("fit_soak", "_harness"):
         del sys.modules[name]
