@@ -29,7 +29,7 @@ from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
-from sklearn_robust.solvers._descent import RulePath, State, Stopping, follow
+from sklearn_robust.solvers._descent import DescentRun, RulePath, State, Stopping, follow
 from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers.solution import Monitor, Solution
 
@@ -78,7 +78,8 @@ def diagonal_descent(
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
     step = xp.full_like(problem.log_total_weight, _FIRST)
     path = RulePath(problem, loss, rule, (start, start), step, _GROWTH)
-    return follow(path, loss, Geometry((LpNorm(1),) * problem.n_problems), stopping)
+    geometry = Geometry((LpNorm(1),) * problem.n_problems)
+    return follow(path, DescentRun(problem, stopping, loss, geometry))
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,14 @@ from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
-from sklearn_robust.solvers._descent import Path, RulePath, State, Stopping, follow
+from sklearn_robust.solvers._descent import (
+    DescentPath,
+    DescentRun,
+    RulePath,
+    State,
+    Stopping,
+    follow,
+)
 from sklearn_robust.solvers._fast_path import FastPath
 from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers.solution import Monitor, Solution
@@ -106,14 +113,14 @@ def steepest_descent(
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
     growth = _GROWTH if step_size == "adaptive" else None
     rule = _SteepestDescent(geometry)
-    path: Path
+    path: DescentPath
     if isinstance(coef, np.ndarray) and problem.threat.scale is None:
         path = FastPath(problem, loss, geometry, rule, coef, step, growth)
     else:
         path = RulePath(problem, loss, rule, (coef,), step, growth)
     # a trial step may raise the risk beyond all numbers, and is evaluated anew then
     with np.errstate(over="ignore", invalid="ignore"):
-        return follow(path, loss, geometry, stopping, order)
+        return follow(path, DescentRun(problem, stopping, loss, geometry, order))
 
 
 def descent_grid(
