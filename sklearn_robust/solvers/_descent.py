@@ -28,6 +28,7 @@ from sklearn_robust.solvers.solution import (
     problem_to_numpy,
     stack_solutions,
 )
+from sklearn_robust.threats import inside, reachable
 
 # When certificates are taken, in iterations: at first every 10, later whenever another tenth of
 # those so far has passed. A path that converges slowly is certified rarely.
@@ -279,8 +280,8 @@ class Run(Generic[P]):
             return np.ones(len(self.ids), dtype=bool)
         threat = self.problem.threat
         total_weight = namespace(at.coef).sum(at.weights, axis=-1)
-        size = threat.norm.value(threat.reachable(at.weighted_sum))
-        return to_numpy(size <= _NEAR_PROOF * self.problem.radius * total_weight)
+        radius = _NEAR_PROOF * self.problem.radius * total_weight
+        return to_numpy(inside(threat, reachable(threat, at.weighted_sum), radius))
 
     def finish(self, iteration: int, path: P) -> Solution:
         """All solutions in order; what is still under way has not converged."""

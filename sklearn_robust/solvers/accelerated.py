@@ -31,11 +31,8 @@ from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm, shave_level
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers._descent import Run, Stopping, follow
-from sklearn_robust.solvers.solution import (
-    Monitor,
-    Solution,
-    problem_to_numpy,
-)
+from sklearn_robust.solvers.solution import Monitor, Solution, problem_to_numpy
+from sklearn_robust.threats import ProximalThreat, has_exponent, require, residual
 
 # factor on the estimate of the curvature at each iteration, before backtracking doubles it where
 # needed
@@ -132,14 +129,15 @@ def accelerated_margin(
     Raises
     ------
     ValueError
-        If p is not in (1, 2].
+        If p is not in (1, 2], or the threat has no Euclidean projection.
     """
-    if not 1 < norm.p <= 2:
+    if not (has_exponent(norm) and 1 < norm.p <= 2):
+        given = f"p={norm.p:g}" if has_exponent(norm) else type(norm).__name__
         raise ValueError(
-            f"The accelerated solver needs a geometry p in (1, 2], got p={norm.p:g}. Use the "
-            f"solver 'steepest_descent' for the "
-            "path of this geometry, or 'exact' for its limit."
+            f"The accelerated solver needs a geometry p in (1, 2], got {given}. Use the solver "
+            f"'steepest_descent' for the path of this geometry, or 'exact' for its limit."
         )
+    require(problem.threat, ProximalThreat, "the accelerated solver")
     problem = problem.simplified()
     stopping = Stopping(max_iter, 0.0, tol, True, record_every, monitors)
     return follow(_AscentPath(problem, norm), _AscentRun(problem, stopping, loss, norm))
@@ -264,7 +262,7 @@ def _half_square(problem: RobustProblem, norm: LpNorm, weighted_sum: Array) -> t
     """D^2/2 of shape (k,) and its derivative by the weighted sum Z^T a, the primal predictor of
     shape (k, d).
     """
-    left = problem.threat.norm.residual(weighted_sum, problem.radius, norm.dual)
+    left = residual(problem.threat, weighted_sum, problem.radius, norm.dual)
     distance = norm.dual.value(left)
     return 0.5 * distance**2, distance[:, None] * norm.steepest_direction(left)
 

@@ -32,6 +32,7 @@ from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.solvers._descent import DescentRun, RulePath, State, Stopping, follow
 from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers.solution import Monitor, Solution
+from sklearn_robust.threats import require_ball
 
 _FIRST = 16.0  # c of the first step
 _GROWTH = 1.02  # of c; slow, since long steps early on cost margin at the end
@@ -69,6 +70,7 @@ def diagonal_descent(
     Solution
         Of the effective coefficients w; margins and gaps are measured in the 1-norm.
     """
+    require_ball(problem.threat, "the diagonal parametrisation")
     xp, problem = namespace(problem.y), problem.simplified()
     start = xp.full_like(
         problem.weighted_sum(problem.y), init_scale / math.sqrt(2 * problem.n_features)
