@@ -561,7 +561,7 @@ def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> 
     """
     threat, radius = problem.threat, problem.radius[0]
     inner = radius * (1 - _INSIDE)
-    repaired = problem.balanced(weights)
+    repaired, tight = problem.balanced(weights), None
     for _ in range(_MAX_REPAIRS):
         weighted_sum = _without_dust(problem, repaired)[0]
         if inside(threat, weighted_sum, radius):
@@ -570,7 +570,7 @@ def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> 
             tight = sparse.eye_array(len(weighted_sum), format="csr")
             change = inner_point(threat, weighted_sum, inner) - weighted_sum
         else:
-            tight, change = face(threat, weighted_sum, inner)
+            tight, change = face(threat, weighted_sum, inner, tight)
         moved = np.maximum(repaired + _lightest_change(problem, repaired[0], tight, change), 0)
         if not all(moved[members].any() for members in problem.classes):
             break

@@ -5,16 +5,17 @@ X.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust._parameters import refuse_lazy
 from sklearn_robust.losses import MarginLoss
+from sklearn_robust.rows import Rows, as_rows, largest_entry, require_array
 from sklearn_robust.threats import (
     LpBall,
     Threat,
@@ -24,9 +25,6 @@ from sklearn_robust.threats import (
     support,
     unit_threat,
 )
-
-# of X at a time where a copy is needed: two megabytes, about a processor's cache
-_BLOCK_ENTRIES = 2**18
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,8 @@ class RobustProblem:
 
     Attributes
     ----------
-    X : array or scipy.sparse array of shape (n, d)
+    X : array or scipy.sparse array of shape (n, d), or Rows
+        Rows of a kind of your own offer the products of `sklearn_robust.rows.Rows`.
     y : array of shape (k, n)
         Labels in {-1, +1}, of X's dtype.
     threat : Threat
@@ -147,11 +146,16 @@ class RobustProblem:
             xp.astype(log_weight - log_total, y.dtype),
             xp.astype(log_total[:, 0], y.dtype),
         )
-        _check_sizes(X)
+        _check_range(as_rows(X), xp)
         one = xp.ones((1, X.shape[1]), dtype=y.dtype, device=y.device)
         threat, radius = unit_threat(_chosen_threat(threat, q, eps, scale), one)
         radii = xp.full_like(y[:, 0], radius)
         return cls(X, y, threat, radii, log_weight, log_total, fit_intercept)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The products with X, whatever holds it."""
+        return as_rows(self.X)
 
     @property
     def n_problems(self) -> int:
@@ -163,10 +167,8 @@ class RobustProblem:
 
     @property
     def n_terms(self) -> int:
-        """The most entries of a row, which a score sums."""
-        return (
-            int(self.X.count_nonzero(axis=1).max()) if sparse.issparse(self.X) else self.n_features
-        )
+        """The most products that a score sums."""
+        return self.rows.n_terms
 
     def select(self, rows: Array) -> RobustProblem:
         """The problems at these indices."""
@@ -217,7 +219,8 @@ class RobustProblem:
 
     def as_float64(self) -> RobustProblem:
         """The same problem, on NumPy or scipy.sparse data, in double precision."""
-        return replace(self.in_double_arithmetic(), X=self.X.astype(np.float64, copy=False))
+        X = require_array(self.rows, "A problem in float64").as_type(np.float64)
+        return replace(self.in_double_arithmetic(), X=X)
 
     def in_double_arithmetic(self) -> RobustProblem:
         """The same problem on the same X, of which nothing is copied, with all that is computed
@@ -229,8 +232,8 @@ class RobustProblem:
 
     def in_extended_arithmetic(self) -> RobustProblem:
         """The same problem, on a dense copy of X, in the longest floating point of the machine."""
-        X = self.X.toarray() if sparse.issparse(self.X) else self.X
-        return self.mapped(lambda array: array.astype(np.longdouble), X.astype(np.longdouble))
+        X = require_array(self.rows, "Extended arithmetic").extended()
+        return self.mapped(lambda array: array.astype(np.longdouble), X)
 
     def standardised(self) -> tuple[RobustProblem, float]:
         """The same problem in units of the rows' root mean square, centred where an intercept
@@ -239,60 +242,27 @@ class RobustProblem:
         A predictor w of it stands for w / unit here. On NumPy or scipy.sparse data; sparse data are
         not centred.
         """
-        if sparse.issparse(self.X):
-            centred, size = self.X, float(np.linalg.norm(self.X.data))
-        else:
-            centred = self.X - self.X.mean(axis=0) if self.fit_intercept else self.X
-            size = float(np.linalg.norm(centred))
-        unit = size / math.sqrt(self.X.shape[0]) if size > 0 else 1.0
-        return replace(self, X=centred / unit, radius=self.radius / unit), unit
+        rows = require_array(self.rows, "A standardised problem")
+        X, unit = rows.standardised(centred=self.fit_intercept)
+        return replace(self, X=X, radius=self.radius / unit), unit
 
     def signed_scores(self, coef: Array) -> Array:
         """Z w, the margins without adversary and intercept: (k, d) -> (k, n)."""
-        if sparse.issparse(self.X):
-            return self.y * np.ascontiguousarray((self.X @ coef.T).T)
-        if self.X.dtype != coef.dtype:
-            return self.y * np.concatenate(
-                [coef @ rows.T for _, rows in self.double_blocks()], axis=1
-            )
-        return self.y * (coef @ self.X.T)
+        return self.y * self.rows.scores(coef)
 
     def weighted_sum(self, weights: Array) -> Array:
         """Z^T a, the weighted sum of the signed rows: (k, n) -> (k, d)."""
-        if sparse.issparse(self.X):
-            return np.ascontiguousarray((self.X.T @ (self.y * weights).T).T)
-        if self.X.dtype != weights.dtype:
-            return sum((self.y[:, at] * weights[:, at]) @ rows for at, rows in self.double_blocks())
-        return (self.y * weights) @ self.X
+        return self.rows.weighted_sum(self.y * weights)
 
     def sizes(self, weights: Array) -> Array:
         """The sums of the sizes of the terms of `weighted_sum`, `a |X|`, (k, n) -> (k, d): their
         rounding scales with them.
         """
-        if sparse.issparse(self.X):
-            return np.ascontiguousarray((abs(self.X).T @ weights.T).T)
-        if not isinstance(self.X, np.ndarray) or self.X.dtype == weights.dtype == np.longdouble:
-            return weights @ abs(self.X)
-        return sum(weights[:, at] @ np.abs(rows) for at, rows in self.double_blocks())
+        return self.rows.sum_sizes(weights)
 
     def score_sizes(self, coef: Array) -> Array:
         """The sums of the sizes of the terms of `signed_scores`, `|X| |w|`, (k, d) -> (k, n)."""
-        if sparse.issparse(self.X):
-            return np.ascontiguousarray((abs(self.X) @ np.abs(coef).T).T)
-        if not isinstance(self.X, np.ndarray) or self.X.dtype == coef.dtype == np.longdouble:
-            return abs(coef) @ abs(self.X).T
-        return np.concatenate(
-            [np.abs(coef) @ np.abs(rows).T for _, rows in self.double_blocks()], axis=1
-        )
-
-    def double_blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """The rows of a dense X in double precision, a block at a time, and where each lies: X is
-        never copied whole.
-        """
-        length = max(1, _BLOCK_ENTRIES // max(1, self.n_features))
-        for start in range(0, self.X.shape[0], length):
-            at = slice(start, start + length)
-            yield at, self.X[at].astype(np.float64, copy=False)
+        return self.rows.score_sizes(coef)
 
     def penalty(self, coef: Array) -> Array:
         r"""The margin that the adversary takes, :math:`\text{radius}\,\sigma(w)`, for a ball radius
@@ -396,19 +366,14 @@ def _chosen_threat(threat: Any, q: Any, eps: Any, scale: Any) -> Any:
     return threat
 
 
-def _check_sizes(X: Any) -> None:
+def _check_range(rows: Rows, xp: Any) -> None:
     """Raise where squares of the entries of X, and sums of them, leave the range of its type."""
-    entries = X.data if sparse.issparse(X) else X
-    xp = namespace(entries)
-    if 0 in entries.shape:
-        return
-    largest = max(float(xp.max(entries)), -float(xp.min(entries)))
-    limit = 1e-4 * math.sqrt(xp.finfo(entries.dtype).max)
+    largest = largest_entry(rows)
+    limit = 1e-4 * math.sqrt(xp.finfo(rows.dtype).max)
     if largest > limit or 0 < largest < 1 / limit:
         raise ValueError(
-            f"X must hold numbers whose squares {entries.dtype} can hold: the largest of them in "
-            f"size must lie between "
-            f"{1 / limit:.2g} and {limit:.2g}, got {largest:.4g}. Scale the features, for instance "
-            f"by a StandardScaler; where "
-            "numpy.nan_to_num put such a number for a missing one, impute another."
+            f"X must hold numbers whose squares {rows.dtype} can hold: the largest of them in size "
+            f"must lie between {1 / limit:.2g} and {limit:.2g}, got {largest:.4g}. Scale the "
+            f"features, for instance by a StandardScaler; where numpy.nan_to_num put such a number "
+            f"for a missing one, impute another."
         )

@@ -132,12 +132,12 @@ def support_sizes(threat: Threat, v: Array) -> Array:
     return xp.sum(xp.abs(v * threat.worst(v)), axis=-1)
 
 
-def largest_entry(threat: Any, like: Array) -> float:
+def reach(threat: Any, like: Array) -> float:
     r"""The largest entry in size of a perturbation, :math:`\max_j \sigma(e_j)`, of a symmetric
     threat on vectors such as `like`, of shape (1, d).
     """
-    if hasattr(threat, "largest_entry"):
-        return float(threat.largest_entry())
+    if hasattr(threat, "reach"):
+        return float(threat.reach())
     xp, d = namespace(like), like.shape[-1]
     rows = max(1, _BLOCK_ENTRIES // d)
     return max(
@@ -214,11 +214,20 @@ def inner_point(threat: Any, x: np.ndarray, radius: float) -> np.ndarray:
     return threat.project(x, radius)
 
 
-def face(threat: Any, x: np.ndarray, radius: float) -> tuple[Any, np.ndarray]:
-    r"""Linear functions of x, of shape (d,), that hold it in :math:`\text{radius} \cdot U` near
-    where it is, and the change that each needs.
+def face(threat: Any, x: np.ndarray, radius: float, met: Any = None) -> tuple[Any, np.ndarray]:
+    r"""Linear functions of x that hold it in :math:`\text{radius} \cdot U` near where it is, and
+    the change that each needs.
 
-    Without a closed form it is the hyperplane that separates x from its projection.
+    Without a closed form they are the hyperplane with the normal v that separates x from its
+    projection, :math:`\langle v, x \rangle \le \text{radius}\,\sigma(v)`, and those met before.
+
+    Parameters
+    ----------
+    threat : ProximalThreat
+    x : ndarray of shape (d,)
+    radius : float
+    met : array or scipy.sparse array, optional
+        The rows at the points x before, where one is moved into the set step by step.
 
     Returns
     -------
@@ -229,7 +238,9 @@ def face(threat: Any, x: np.ndarray, radius: float) -> tuple[Any, np.ndarray]:
         return threat.face(x, radius)
     normal = x - threat.project(x, radius)
     size = np.linalg.norm(normal)
-    return normal[None] / size if size > 0 else normal[None], np.array([-size])
+    row = normal[None] / (size if size > 0 else 1.0)
+    rows = row if met is None else np.concatenate([met, row])
+    return rows, np.minimum(radius * support(threat, rows) - rows @ x, 0)
 
 
 def residual(threat: Any, g: Array, radius: Array | float, norm: Norm) -> Array:
@@ -312,6 +323,11 @@ def rounds_powers(threat: Any, norm: Norm) -> bool:
     """Whether an exponent other than 1, 2 and inf, itself rounded, enters norms of this problem."""
     exponents = {getattr(part, "p", 2.0) for part in (norm, getattr(threat, "norm", norm))}
     return not exponents <= {1, 2, math.inf}
+
+
+def radius_of(threat: Any) -> float:
+    """The radius of a threat: `eps` of an l_q ball, 1 of another set, which stands for itself."""
+    return float(threat.eps) if is_ball(threat) else 1.0
 
 
 def is_ball(threat: Any) -> TypeGuard[LpBall]:
@@ -538,7 +554,7 @@ class LpBall:
         xp = namespace(x)
         return xp.where(size > 0, xp.full_like(size, math.inf), xp.zeros_like(size))
 
-    def largest_entry(self) -> float:
+    def reach(self) -> float:
         """The largest entry in size of a point of the ball, eps times the largest scale."""
         return self.eps * (1.0 if self.scale is None else float(self.scale.max()))
 
@@ -710,7 +726,7 @@ def _of_type(given: Any, checked: np.ndarray) -> Array:
     return checked.astype(given.dtype) if kept else checked
 
 
-def check_radius(eps: float, name: str) -> float:
+def check_radius(eps: Any, name: str) -> float:
     """Validate a radius given by a user under the parameter `name`; returns it as a float."""
     radius = as_float(eps)
     if not 0 <= radius < math.inf:
