@@ -31,12 +31,14 @@ from scipy.sparse.linalg import LinearOperator, lsmr
 
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.norms import LpNorm
+from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.scaled_norms import ScaledNorm, WeightedNorm
+from sklearn_robust.scaled_norms import WeightedNorm
 from sklearn_robust.threats import (
+    face,
     gauge,
     has_exponent,
+    inner_point,
     inside,
     is_ball,
     reachable,
@@ -160,9 +162,7 @@ def sum_rounding(n_terms: int, dtype: Any, xp: Any = np) -> float:
     return 0.5 * float(xp.finfo(dtype).eps) * (8 + min(n_terms, 4 * math.sqrt(n_terms)))
 
 
-def norm_rounding(
-    problem: RobustProblem, norm: LpNorm | WeightedNorm, dtype: Any, xp: Any = np
-) -> float:
+def norm_rounding(problem: RobustProblem, norm: Norm, dtype: Any, xp: Any = np) -> float:
     """What rounding adds to a norm, or to the threat's support function, of this problem at most,
     relative to the sizes of their terms.
     """
@@ -195,7 +195,7 @@ def over_size(smallest: Array, size: Array) -> Array:
 
 def robust_margin(
     problem: RobustProblem,
-    norm: LpNorm | WeightedNorm,
+    norm: Norm,
     coef: Array,
     intercept: Array,
     margins: Array | None = None,
@@ -209,7 +209,7 @@ def robust_margin(
 
 def _charged_margin(
     problem: RobustProblem,
-    norm: LpNorm | WeightedNorm,
+    norm: Norm,
     coef: Array,
     intercept: Array,
     margins: Array | None = None,
@@ -225,7 +225,7 @@ def _charged_margin(
     )
 
 
-def margin_bound(problem: RobustProblem, norm: LpNorm | WeightedNorm, weights: Array) -> Array:
+def margin_bound(problem: RobustProblem, norm: Norm, weights: Array) -> Array:
     """D(a) of shape (k,), plus its rounding: the distance, in the dual norm, from Z^T a to the
     threat's set.
 
@@ -239,9 +239,7 @@ def margin_bound(problem: RobustProblem, norm: LpNorm | WeightedNorm, weights: A
     return _charged_bound(problem, norm, weights)[0]
 
 
-def _charged_bound(
-    problem: RobustProblem, norm: LpNorm | WeightedNorm, weights: Array
-) -> tuple[Array, Array]:
+def _charged_bound(problem: RobustProblem, norm: Norm, weights: Array) -> tuple[Array, Array]:
     r"""D(a) plus its rounding, and the share of rounding in it.
 
     The exact :math:`|Z^T a|` is at most the computed one plus its rounding. In a ball, D grows with
@@ -303,7 +301,7 @@ def _cancelled(weighted_sum: Array, terms: Array, fixed: Array) -> Array:
 
 def certify(
     problem: RobustProblem,
-    norm: LpNorm | WeightedNorm,
+    norm: Norm,
     coef: Array,
     weights: Array,
     intercept: Array | None = None,
@@ -547,69 +545,32 @@ def _repair(problem: RobustProblem, weights: Array) -> Array:
     """Repaired weights of one problem, (1, n)."""
     # enough weights to move Z^T a anywhere
     straight = problem.n_features + 2 <= weights.shape[1] or problem.radius[0] == 0
-    if is_ball(problem.threat):
-        scale, move = problem.threat.scale, _moved_into_ball
-        alike = scale is None or scale.all()
-    else:
-        move, alike = _moved_into_set, False
+    ones = np.ones(problem.n_features)
+    alike = bool(np.all(reachable(problem.threat, ones) == ones))
     # with equalities to meet, the few weights that a vertex has move along its face first
     for way in (straight,) if alike or not straight else (False, True):
-        repaired = move(problem, weights, straight=way)
+        repaired = _moved_inside(problem, weights, straight=way)
         if proves_not_separable(problem, repaired)[0]:
             return repaired
     return np.full_like(weights, np.nan)
 
 
-def _moved_into_set(problem: RobustProblem, weights: Array, *, straight: bool) -> Array:
-    """The weights moved to where Z^T a is in the threat's set: to its projection on the set, or
-    below the hyperplanes that separate the two, as many as were met.
+def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> Array:
+    """The weights moved to where Z^T a is in the threat's set: straight to a point of it, or along
+    the face that is nearest.
     """
-    threat, inner = problem.threat, problem.radius * (1 - _INSIDE)
-    repaired = problem.balanced(weights)
-    normals, levels = np.empty((0, problem.n_features)), np.empty(0)
+    threat, radius = problem.threat, problem.radius[0]
+    inner = radius * (1 - _INSIDE)
+    repaired, tight = problem.balanced(weights), None
     for _ in range(_MAX_REPAIRS):
-        weighted_sum = problem.weighted_sum(repaired)
-        goal = threat.project(weighted_sum, inner)
-        normal = weighted_sum - goal
-        size = np.linalg.norm(normal)
-        if size == 0:
-            break
-        normals = np.vstack([normals, normal / size])
-        levels = np.append(levels, (goal @ normals[-1])[0])
-        if straight:
-            tight, change = sparse.eye_array(problem.n_features, format="csr"), -normal[0]
-        else:
-            tight, change = normals, np.minimum(levels - normals @ weighted_sum[0], 0)
-        moved = np.maximum(repaired + _lightest_change(problem, repaired[0], tight, change), 0)
-        if not all(moved[members].any() for members in problem.classes):
-            break
-        repaired = problem.balanced(moved)
-    return repaired
-
-
-def _moved_into_ball(problem: RobustProblem, weights: Array, *, straight: bool) -> Array:
-    """The weights moved to where Z^T a is inside the ball: straight towards its centre, or along
-    the face of its norm.
-    """
-    threat, eps = problem.threat, problem.radius[0]
-    inner = eps * (1 - _INSIDE)
-    repaired = problem.balanced(weights)
-    for _ in range(1 if straight and threat.scale is None else _MAX_REPAIRS):
         weighted_sum = _without_dust(problem, repaired)[0]
-        if threat.norm.value(weighted_sum) <= eps:
+        if inside(threat, weighted_sum, radius):
             break
-        movable = reachable(threat, weighted_sum)
-        size = threat.norm.value(movable)
         if straight:
-            tight, goal = (
-                sparse.eye_array(len(weighted_sum), format="csr"),
-                movable * min(inner / size if size > 0 else 1.0, 1.0),
-            )
-            change = goal - weighted_sum
+            tight = sparse.eye_array(len(weighted_sum), format="csr")
+            change = inner_point(threat, weighted_sum, inner) - weighted_sum
         else:
-            tight, change = _tight_constraints(
-                threat.norm, weighted_sum, inner, near=10 * max(size - eps, 0.0)
-            )
+            tight, change = face(threat, weighted_sum, inner, tight)
         moved = np.maximum(repaired + _lightest_change(problem, repaired[0], tight, change), 0)
         if not all(moved[members].any() for members in problem.classes):
             break
@@ -640,45 +601,6 @@ def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change:
     )
     tiny = np.finfo(np.float64).eps
     return root * lsmr(operator, goal, atol=tiny, btol=tiny, conlim=0, maxiter=5 * len(goal))[0]
-
-
-def _tight_constraints(
-    norm: LpNorm | ScaledNorm, weighted_sum: Array, eps: float, *, near: float
-) -> tuple[Any, Array]:
-    """Linear functions of Z^T a, as rows, that hold its norm at eps while its pattern stays, and
-    the change each needs.
-    """
-    d = len(weighted_sum)
-    if isinstance(norm, ScaledNorm):  # those of the scaled features, and zero for the others
-        movable = np.flatnonzero(norm.scale)
-        ratios = sparse.csr_array(
-            (1 / norm.scale[movable], (np.arange(len(movable)), movable)), shape=(len(movable), d)
-        )
-        rows, change = _tight_constraints(norm.plain, ratios @ weighted_sum, eps, near=near)
-        fixed = np.flatnonzero(norm.scale == 0)
-        unit = sparse.csr_array(
-            (np.ones(len(fixed)), (np.arange(len(fixed)), fixed)), shape=(len(fixed), d)
-        )
-        return sparse.vstack([sparse.csr_array(rows) @ ratios, unit], format="csr"), np.append(
-            change, -weighted_sum[fixed]
-        )
-    if norm.p == math.inf:  # the largest entries, each at the bound
-        at = np.flatnonzero(np.abs(weighted_sum) > eps - near)
-        rows = sparse.csr_array(
-            (np.sign(weighted_sum[at]), (np.arange(len(at)), at)), shape=(len(at), d)
-        )
-        return rows, np.minimum(eps - np.abs(weighted_sum[at]), 0)
-    if norm.p > 1:  # smooth: its gradient
-        return norm.dual.steepest_direction(weighted_sum)[None], np.array(
-            [min(eps - norm.value(weighted_sum), 0.0)]
-        )
-    # q = 1: the entries near zero go there, the others keep their signs
-    small = np.abs(weighted_sum) <= near
-    at = np.flatnonzero(small)
-    zeroed = sparse.csr_array((np.ones(len(at)), (np.arange(len(at)), at)), shape=(len(at), d))
-    signs = np.where(small, 0.0, np.sign(weighted_sum))
-    rows = sparse.vstack([sparse.csr_array(signs[None]), zeroed], format="csr")
-    return rows, np.append(min(eps - signs @ weighted_sum, 0), -weighted_sum[at])
 
 
 def log_risk_bound(problem: RobustProblem, loss: MarginLoss, weights: Array) -> Array:

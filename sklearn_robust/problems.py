@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_robust._array_api import Array, like, namespace
+from sklearn_robust._array_api import Array, namespace
 from sklearn_robust._parameters import refuse_lazy
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.rows import Rows, as_rows, largest_entry, require_array
@@ -20,11 +20,10 @@ from sklearn_robust.threats import (
     LpBall,
     Threat,
     check_radius,
-    check_scale,
-    check_threat,
     is_ball,
     mapped,
     support,
+    unit_threat,
 )
 
 
@@ -148,7 +147,8 @@ class RobustProblem:
             xp.astype(log_total[:, 0], y.dtype),
         )
         _check_range(as_rows(X), xp)
-        threat, radius = _unit_threat(_chosen_threat(threat, q, eps, scale), y, X.shape[1])
+        one = xp.ones((1, X.shape[1]), dtype=y.dtype, device=y.device)
+        threat, radius = unit_threat(_chosen_threat(threat, q, eps, scale), one)
         radii = xp.full_like(y[:, 0], radius)
         return cls(X, y, threat, radii, log_weight, log_total, fit_intercept)
 
@@ -364,22 +364,6 @@ def _chosen_threat(threat: Any, q: Any, eps: Any, scale: Any) -> Any:
             f"threat={threat!r}, q={q!r}, eps={eps!r}, scale={scale!r}: leave out one or the other."
         )
     return threat
-
-
-def _unit_threat(threat: Any, y: Array, n_features: int) -> tuple[Threat, float]:
-    """The set for radius 1, in the arithmetic of y, and the radius."""
-    if not is_ball(threat):
-        xp = namespace(y)
-        check_threat(threat, xp.ones((1, n_features), dtype=y.dtype, device=y.device))
-        return threat, 1.0
-    if threat.scale is None:
-        return LpBall(threat.q, 1.0), threat.eps
-    scale = like(y, check_scale(threat.scale, "scale"))
-    if scale.shape[0] != n_features:
-        raise ValueError(
-            f"scale must hold a number for each of the {n_features} features, got {scale.shape[0]}."
-        )
-    return LpBall(threat.q, 1.0, scale), threat.eps
 
 
 def _check_range(rows: Rows, xp: Any) -> None:

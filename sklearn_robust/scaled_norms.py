@@ -14,8 +14,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from scipy import sparse
+
 from sklearn_robust._array_api import Array, at_least_tiny, namespace
-from sklearn_robust.norms import LpNorm, cap_level, column, enough_left, power_split, shave_level
+from sklearn_robust.norms import (
+    LpNorm,
+    cap_level,
+    column,
+    enough_left,
+    power_split,
+    shave_level,
+    unit_rows,
+)
 
 _STEEPEST = 1e100  # rate of a feature beside the others from which it is never capped
 
@@ -145,6 +156,17 @@ class ScaledNorm:
         else:
             left = power_split(xp.where(movable, a, nothing), radius, q, r, s)
         return xp.sign(g) * enough_left(self, a, xp.where(movable, left, a), radius)
+
+    def face(self, x: np.ndarray, radius: float, near: float) -> tuple[Any, np.ndarray]:
+        """Linear functions of one x (d,) that hold its norm at the radius, as those of
+        `LpNorm.face` for x / scale, and zero for the features that cannot be moved.
+        """
+        movable, fixed = np.flatnonzero(self.scale > 0), np.flatnonzero(self.scale == 0)
+        ratios = unit_rows(movable, 1 / self.scale[movable], len(x))
+        rows, change = self.plain.face(ratios @ x, radius, near)
+        zeroed = unit_rows(fixed, np.ones(len(fixed)), len(x))
+        rows = sparse.vstack([sparse.csr_array(rows) @ ratios, zeroed], format="csr")
+        return rows, np.append(change, -x[fixed])
 
     def _movable(self, xp: Any) -> tuple[Array, Array]:
         """Which features can be moved, and the scale with 1 for the others."""

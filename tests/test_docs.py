@@ -21,6 +21,7 @@ ROOMS = [
     "separators",
     "solvers",
     "theory",
+    "threats",
     "verification",
 ]
 MODULES = [
@@ -35,7 +36,7 @@ MODULES = [
     "regions",
     "rows",
     "scaled_norms",
-    "threats",
+    "splitting",
 ]
 EVERYWHERE = {
     "GL03",  # no double blank lines
