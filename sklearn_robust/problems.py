@@ -88,7 +88,8 @@ class RobustProblem:
         """From labels of shape (n,) or (k, n), one radius, non-negative weights of shape (n,) or
         (k, n), and scales (d,).
         """
-        refuse_lazy(X=X, y=y, sample_weight=sample_weight)
+        refuse_lazy(y=y, sample_weight=sample_weight)
+        rows = as_rows(X)
         xp = namespace(y)
         y = xp.astype(y if y.ndim == 2 else y[None, :], X.dtype)
         if y.shape[1] != X.shape[0] or not bool(xp.all(xp.abs(y) == 1)):
@@ -115,7 +116,7 @@ class RobustProblem:
             xp.astype(log_weight - log_total, y.dtype),
             xp.astype(log_total[:, 0], y.dtype),
         )
-        _check_range(as_rows(X), xp)
+        _check_range(rows, xp)
         if scale is not None:
             scale = like(y, check_scale(scale, "scale"))
             if scale.shape[0] != X.shape[1]:

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace, to_numpy
 from sklearn_robust.certificates import (
@@ -29,6 +28,7 @@ from sklearn_robust.certificates import (
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm, shave_level
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import squared_norm_bound
 from sklearn_robust.solvers.solution import (
     Monitor,
     Recorder,
@@ -121,9 +121,8 @@ def accelerated_margin(
     finished: dict[int, Solution] = {}
     recorder = Recorder(record_every, monitors)
     state = _start(problem, norm)
-    entries = problem.X.data if sparse.issparse(problem.X) else problem.X
     # the dual's curvature never exceeds this; beyond it nothing but rounding refuses a step
-    steepest = (norm.dual.p - 1) * float(namespace(entries).linalg.vector_norm(entries)) ** 2
+    steepest = (norm.dual.p - 1) * squared_norm_bound(problem.rows)
     prove_at = 16
     for iteration in range(1, max_iter + 1):
         state = _step(problem, norm, state, steepest)

@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
+from sklearn_robust.rows import ArrayRows, largest_entry
 from sklearn_robust.solvers._descent import Path, RulePath, State, Stopping, follow
 from sklearn_robust.solvers._fast_path import FastPath
 from sklearn_robust.solvers._geometry import Geometry
@@ -107,7 +107,7 @@ def steepest_descent(
     growth = _GROWTH if step_size == "adaptive" else None
     rule = _SteepestDescent(geometry)
     path: Path
-    if isinstance(coef, np.ndarray) and problem.threat.scale is None:
+    if isinstance(problem.rows, ArrayRows) and problem.threat.scale is None:
         path = FastPath(problem, loss, geometry, rule, coef, step, growth)
     else:
         path = RulePath(problem, loss, rule, (coef,), step, growth)
@@ -174,10 +174,8 @@ def _paper_step(problem: RobustProblem) -> Array:
     features have scales.
     """
     xp = namespace(problem.y)
-    entries = problem.X.data if sparse.issparse(problem.X) else problem.X
-    largest = max(float(xp.max(entries)), -float(xp.min(entries)), 0.0) if entries.shape[0] else 0.0
     scale = problem.threat.scale
-    reach = largest + problem.radius * (1 if scale is None else xp.max(scale))
+    reach = largest_entry(problem.rows) + problem.radius * (1 if scale is None else xp.max(scale))
     return 1 / xp.where(reach > 0, reach, xp.ones_like(reach)) ** 2
 
 
