@@ -73,7 +73,7 @@ def decide_separability(
         solution = minimise_robust_risk(
             problem, loss, norm, tol=min(tol, _RISK_TOL), monitors=monitors
         )
-    solution.converged = solution.gap <= tol
+    solution = replace(solution, converged=solution.gap <= tol)
     undecided = np.flatnonzero([separable is None for separable in solution.separable])
     if not len(undecided) or monitor.stopped:
         return solution
@@ -199,7 +199,7 @@ def with_risk_minimisers(
             proof=proof,
             monitors=monitors,
         )
-    minimiser.converged = minimiser.gap <= tol
+    minimiser = replace(minimiser, converged=minimiser.gap <= tol)
     # proven not to be separable before, if not again: the proof stays
     for j in np.flatnonzero(
         [solution.separable[i] is False for i in rows] & ~np.isfinite(minimiser.gap)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -376,13 +376,16 @@ class _Run:
             n_iter=np.array([iteration]),
         )
         if not bool(proven.margin[0] > 0):
-            solution.separable = [None]
+            solution = replace(solution, separable=[None])
             gap, proof = self._risk_gap(i, at.now) if provable else (math.inf, None)
             if proof is not None and np.isfinite(proof).all():
-                solution.separable = [False]
-                solution.margin_bound = xp.zeros_like(solution.margin_bound)
-                solution.gap = xp.full_like(solution.gap, gap)
-                solution.weights = xp.asarray(proof, dtype=coef.dtype)
+                solution = replace(
+                    solution,
+                    separable=[False],
+                    margin_bound=xp.zeros_like(solution.margin_bound),
+                    gap=xp.full_like(solution.gap, gap),
+                    weights=xp.asarray(proof, dtype=coef.dtype),
+                )
         self.finished[self.under_way[i].id] = solution
 
 
