@@ -12,11 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_robust._array_api import Array, like, namespace
+from sklearn_robust._array_api import Array, namespace
 from sklearn_robust._parameters import refuse_lazy
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.rows import Rows, as_rows, largest_entry, require_array
-from sklearn_robust.threats import LpBall, check_radius, check_scale
+from sklearn_robust.threats import (
+    LpBall,
+    Threat,
+    check_radius,
+    is_ball,
+    mapped,
+    support,
+    unit_threat,
+)
 
 
 @dataclass(frozen=True)
@@ -52,8 +60,8 @@ class RobustProblem:
         Rows of a kind of your own offer the products of `sklearn_robust.rows.Rows`.
     y : array of shape (k, n)
         Labels in {-1, +1}, of X's dtype.
-    threat : LpBall
-        The set of perturbations for radius 1.
+    threat : Threat
+        The set of perturbations for radius 1; of an l_q ball the unit ball.
     radius : array of shape (k,)
         The radius of each problem: its set is radius times the threat.
     log_weight : array of shape (k, n)
@@ -67,7 +75,7 @@ class RobustProblem:
 
     X: Any
     y: Array
-    threat: LpBall
+    threat: Any  # Threat
     radius: Array
     log_weight: Array
     log_total_weight: Array
@@ -79,14 +87,37 @@ class RobustProblem:
         X: Any,
         y: Array,
         *,
-        q: float,
-        eps: float,
+        threat: Threat | None = None,
+        q: float | None = None,
+        eps: float | None = None,
+        scale: Any = None,
         fit_intercept: bool,
         sample_weight: Array | None = None,
-        scale: Any = None,
     ) -> RobustProblem:
-        """From labels of shape (n,) or (k, n), one radius, non-negative weights of shape (n,) or
-        (k, n), and scales (d,).
+        r"""Labelled rows and what the adversary may do to them.
+
+        Parameters
+        ----------
+        X : array or scipy.sparse array of shape (n, d), or Rows
+        y : array of shape (n,) or (k, n)
+            Labels in {-1, +1}.
+        threat : Threat, optional
+            The set of perturbations, in the units of X. An `LpBall` is split into its unit ball and
+            its radius; any other set must be symmetric, and has radius 1 as it stands.
+        q, eps, scale : float, float and array of shape (d,), optional
+            In place of a threat: those of `LpBall(q, eps, scale)`.
+        fit_intercept : bool
+        sample_weight : array of shape (n,) or (k, n), optional
+            Finite numbers >= 0, not all zero; 1 by default.
+
+        Returns
+        -------
+        RobustProblem
+
+        Raises
+        ------
+        ValueError
+            Where labels, weights, threat or the sizes of the entries of X are unfit.
         """
         refuse_lazy(y=y, sample_weight=sample_weight)
         rows = as_rows(X)
@@ -117,15 +148,10 @@ class RobustProblem:
             xp.astype(log_total[:, 0], y.dtype),
         )
         _check_range(rows, xp)
-        if scale is not None:
-            scale = like(y, check_scale(scale, "scale"))
-            if scale.shape[0] != X.shape[1]:
-                raise ValueError(
-                    f"scale must hold a number for each of the {X.shape[1]} features, got "
-                    f"{scale.shape[0]}."
-                )
-        radius = xp.full_like(y[:, 0], check_radius(eps, "eps"))
-        return cls(X, y, LpBall(q, 1.0, scale), radius, log_weight, log_total, fit_intercept)
+        one = xp.ones((1, X.shape[1]), dtype=y.dtype, device=y.device)
+        threat, radius = unit_threat(_chosen_threat(threat, q, eps, scale), one)
+        radii = xp.full_like(y[:, 0], radius)
+        return cls(X, y, threat, radii, log_weight, log_total, fit_intercept)
 
     @cached_property
     def rows(self) -> Rows:
@@ -156,7 +182,10 @@ class RobustProblem:
         )
 
     def at_radii(self, eps: Sequence[float]) -> RobustProblem:
-        """Each problem at each of these radii, radius by radius: len(eps) * k problems."""
+        """Each problem at each of these radii, radius by radius: len(eps) * k problems.
+
+        A radius multiplies the set: the unit ball, or another threat as it stands.
+        """
         xp, k = namespace(self.y), self.n_problems
         rows = np.tile(np.arange(k), len(eps))
         problem = self.select(rows)
@@ -174,7 +203,7 @@ class RobustProblem:
             self,
             X=self.X if X is None else X,
             y=function(self.y),
-            threat=self.threat.mapped(function),
+            threat=mapped(self.threat, function),
             radius=function(self.radius),
             log_weight=function(self.log_weight),
             log_total_weight=function(self.log_total_weight),
@@ -182,12 +211,12 @@ class RobustProblem:
 
     def simplified(self) -> RobustProblem:
         """The same problem without a scale where all features have the same."""
+        if not is_ball(self.threat):
+            return self
         threat, factor = self.threat.simplified()
-        return (
-            self
-            if threat is self.threat
-            else replace(self, threat=threat, radius=factor * self.radius)
-        )
+        if threat is self.threat:
+            return self
+        return replace(self, threat=threat, radius=factor * self.radius)
 
     def as_float64(self) -> RobustProblem:
         """The same problem, on NumPy or scipy.sparse data, in double precision."""
@@ -237,15 +266,17 @@ class RobustProblem:
         return self.rows.score_sizes(coef)
 
     def penalty(self, coef: Array) -> Array:
-        """The margin that the adversary takes, radius ||w||_q*: (k, d) -> (k,)."""
-        return self.radius * self.threat.penalty(coef)
+        r"""The margin that the adversary takes, :math:`\text{radius}\,\sigma(w)`, for a ball radius
+        ||w||_q*: (k, d) -> (k,).
+        """
+        return self.radius * support(self.threat, coef)
 
     def perturbation(self, coef: Array) -> Array:
         """The perturbation of each problem's set that raises <w, x> most: (k, d) -> (k, d)."""
-        return self.radius[:, None] * self.threat.perturbation(coef)
+        return self.radius[:, None] * self.threat.worst(coef)
 
     def margins(self, coef: Array, intercept: Array) -> Array:
-        """Robust margins y (<w, x> + b) - eps ||w||_q*: (k, d), (k,) -> (k, n); inf for samples of
+        """Robust margins y (<w, x> + b) - penalty(w): (k, d), (k,) -> (k, n); inf for samples of
         weight zero.
         """
         xp = namespace(coef)
@@ -262,8 +293,8 @@ class RobustProblem:
     ) -> Evaluation:
         """The robust loss at (k, d) coefficients, minimised exactly over the intercept.
 
-        `near` (k,) is a guess of the intercept; `penalty` (k,) replaces eps ||w||_q* where a solver
-        keeps its own.
+        `near` (k,) is a guess of the intercept; `penalty` (k,) replaces `penalty(coef)` where a
+        solver keeps its own.
         """
         penalty = self.penalty(coef) if penalty is None else penalty
         return self.evaluate_scores(loss, self.signed_scores(coef), penalty, near=near)
@@ -271,8 +302,8 @@ class RobustProblem:
     def evaluate_scores(
         self, loss: MarginLoss, scores: Array, penalty: Array, *, near: Array | None = None
     ) -> Evaluation:
-        """The robust loss from Z w of shape (k, n) and eps ||w||_q* of shape (k,), minimised
-        exactly over the intercept.
+        """The robust loss from Z w of shape (k, n) and the penalty of shape (k,), minimised exactly
+        over the intercept.
         """
         margins = scores - penalty[:, None]
         if self.fit_intercept:
@@ -322,6 +353,18 @@ def feasible_weights(weights: Array, classes: Sequence[Array]) -> Array:
         part = xp.where(largest == 0, xp.astype(members, part.dtype), part / unit)
         feasible = feasible + part / (len(classes) * xp.sum(part, axis=-1, keepdims=True))
     return feasible
+
+
+def _chosen_threat(threat: Any, q: Any, eps: Any, scale: Any) -> Any:
+    """The threat, or the ball of q, eps and scale: one of the two is given."""
+    if threat is None and q is not None and eps is not None:
+        return LpBall(q, eps, scale)
+    if threat is None or not (q is None and eps is None and scale is None):
+        raise ValueError(
+            f"RobustProblem.from_data needs either threat, or q and eps with or without scale, got "
+            f"threat={threat!r}, q={q!r}, eps={eps!r}, scale={scale!r}: leave out one or the other."
+        )
+    return threat
 
 
 def _check_range(rows: Rows, xp: Any) -> None:

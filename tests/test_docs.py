@@ -35,6 +35,7 @@ MODULES = [
     "regions",
     "rows",
     "scaled_norms",
+    "splitting",
     "threats",
 ]
 EVERYWHERE = {

@@ -14,6 +14,7 @@ ORDER = [
     "_array_api",
     "norms",
     "scaled_norms",
+    "splitting",
     "threats",
     "_parameters",
     "losses",

@@ -3,7 +3,7 @@ solution.
 
 Newton's method on the log-risk comes with the weights that certify it. L-BFGS-B takes over for too
 many columns, for rows that offer products only, and where Newton's method stops short. Both serve
-l_q balls.
+l_q balls; for any other conic set the step of Newton's method is a cone program.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from sklearn_robust.certificates import over_size, repaired_weights, robust_marg
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.solvers._risk_conic import conic_newton
 from sklearn_robust.solvers._risk_lbfgs import lbfgs
 from sklearn_robust.solvers._risk_newton import newton
 from sklearn_robust.solvers.solution import Monitor, Recorder, Solution, stack_solutions
+from sklearn_robust.threats import ProximalThreat, is_ball, offers
 
 _MAX_NEWTON = 200  # iterations of Newton's method before L-BFGS-B takes over; a few are usual
 
@@ -195,7 +197,7 @@ class _OneProblem:
     def _search(self, start: np.ndarray) -> tuple[Solution | None, np.ndarray, int]:
         """Newton's method, and where it stops short L-BFGS-B and Newton's method again."""
         solution, coef, n_iter = self._newton(start, before=0)
-        if solution is None and n_iter < self.max_iter:
+        if solution is None and n_iter < self.max_iter and is_ball(self.problem.threat):
             coef, more = lbfgs(
                 self.problem,
                 self.loss,
@@ -210,7 +212,8 @@ class _OneProblem:
 
     def _newton(self, start: np.ndarray, *, before: int) -> tuple[Solution | None, np.ndarray, int]:
         """Newton's method, after so many iterations of others."""
-        return newton(
+        method = newton if is_ball(self.problem.threat) else conic_newton
+        return method(
             self.problem,
             self.loss,
             start,
@@ -246,7 +249,7 @@ class _OneProblem:
         margin = over_size(used.min(axis=-1), self.norm.value(coef))
         if margin[0] > 0:  # a proof of separability, if it withstands its rounding
             margin = robust_margin(problem, self.norm, coef, now.intercept, used)
-        if weights is None and margin[0] <= 0:
+        if weights is None and margin[0] <= 0 and offers(problem.threat, ProximalThreat):
             weights = repaired_weights(problem, now.weights, self.proof)
         if weights is not None and np.isfinite(weights).all():
             bound = loss.log_risk_bound(weights, problem.log_weight, now.log_risk)
