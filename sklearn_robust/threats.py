@@ -325,6 +325,11 @@ def rounds_powers(threat: Any, norm: Norm) -> bool:
     return not exponents <= {1, 2, math.inf}
 
 
+def radius_of(threat: Any) -> float:
+    """The radius of a threat: `eps` of an l_q ball, 1 of another set, which stands for itself."""
+    return float(threat.eps) if is_ball(threat) else 1.0
+
+
 def is_ball(threat: Any) -> TypeGuard[LpBall]:
     """Whether the threat is an l_q ball of this library."""
     return isinstance(threat, LpBall)
@@ -721,7 +726,7 @@ def _of_type(given: Any, checked: np.ndarray) -> Array:
     return checked.astype(given.dtype) if kept else checked
 
 
-def check_radius(eps: float, name: str) -> float:
+def check_radius(eps: Any, name: str) -> float:
     """Validate a radius given by a user under the parameter `name`; returns it as a float."""
     radius = as_float(eps)
     if not 0 <= radius < math.inf:

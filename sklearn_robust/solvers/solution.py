@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace, to_numpy
-from sklearn_robust.certificates import Point
+from sklearn_robust.certificates import Certified, Point
 from sklearn_robust.problems import RobustProblem
 
 
@@ -52,6 +52,46 @@ class Solution(Point):
     converged: Array
     n_iter: Array
     history: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        proven: Certified,
+        log_risk: Array,
+        *,
+        separable: bool | None,
+        converged: bool,
+        n_iter: int,
+    ) -> Solution:
+        """The solution of one problem, k = 1, from what its point proves."""
+        return cls(
+            coef=proven.coef,
+            intercept=proven.intercept,
+            weights=proven.weights,
+            log_risk=log_risk,
+            margin=proven.margin,
+            margin_bound=proven.bound,
+            gap=proven.gap,
+            separable=[separable],
+            converged=np.array([converged]),
+            n_iter=np.array([n_iter]),
+        )
+
+    def not_separable(
+        self, gap: float, weights: Array | None = None, *, converged: bool
+    ) -> Solution:
+        """The same predictor of one problem, proven not to be robustly separable: its bound is 0,
+        and its gap that of the risk.
+        """
+        xp = namespace(self.coef)
+        return replace(
+            self,
+            weights=self.weights if weights is None else weights,
+            margin_bound=xp.zeros_like(self.margin_bound),
+            gap=xp.full_like(self.gap, gap),
+            separable=[False],
+            converged=np.array([converged]),
+        )
 
     def rows(self, rows: np.ndarray) -> Solution:
         """The solution of the problems at these indices, without history."""
