@@ -27,7 +27,7 @@ from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.problems import Evaluation, RobustProblem
-from sklearn_robust.rows import largest_entry
+from sklearn_robust.rows import ArrayRows, largest_entry
 from sklearn_robust.solvers._descent import (
     DescentPath,
     DescentRun,
@@ -126,7 +126,8 @@ def steepest_descent(
     growth = _GROWTH if step_size == "adaptive" else None
     rule = _SteepestDescent(geometry)
     path: DescentPath
-    if isinstance(coef, np.ndarray) and is_ball(problem.threat) and problem.threat.scale is None:
+    plain = is_ball(problem.threat) and problem.threat.scale is None
+    if isinstance(problem.rows, ArrayRows) and plain:
         path = FastPath(problem, loss, geometry, rule, coef, step, growth)
     else:
         path = RulePath(problem, loss, rule, (coef,), step, growth)
