@@ -17,11 +17,12 @@ from scipy import sparse
 
 from sklearn_robust._interrupts import interruptible
 
-# asked of clarabel; it stops earlier where rounding ends its progress, and a certificate decides
+# gaps and residuals that clarabel is to reach, absolute and relative; it stops earlier where
+# rounding ends its progress, and a certificate decides
 _TOLERANCE = 1e-10
-_MAX_ITER = 100  # most programs need less than 30
+_MAX_ITER = 100  # iterations of clarabel; most programs need less than 30
 
-# of a sum, relative to the sizes of its terms
+# what rounding adds to a sum at most, relative to the sizes of its terms
 TERM_ROUNDING = 64 * float(np.finfo(np.float64).eps)
 # shares of an interior point that are tried to move another into a set
 _SHARES = [0.0, *np.geomspace(1e-13, 1.0, 40).tolist()]

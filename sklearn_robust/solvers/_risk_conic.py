@@ -48,18 +48,25 @@ from sklearn_robust.solvers.solution import Solution
 from sklearn_robust.threats import ConicThreat, require
 
 # Levenberg's damping, as a share of the Hessian's diagonal
-_LEAST_DAMPING = 1e-10
-_RETRY_DAMPING = 1e-6  # after the first step that fails, and then 100 times more each time
-_MOST_DAMPING = 1e4
+_LEAST_DAMPING = 1e-10  # at the start, and the least that accepted steps lead back to
+_MOST_DAMPING = 1e4  # the method ends from here on
+_DAMPED = 1e-6  # least damping after a failure
+_RAISE = 100  # factor after a failure
+_LOWER = 10  # divisor after an accepted step
 
-# of the predicted decrease of the log-risk
-_CLOSE = 0.03  # from which on the weights may certify a step
-_ROUNDING = 1e-14  # a decrease that the log-risk does not show
-_SUFFICIENT = 1e-3  # share of it that a step must reach
+# decreases of the log-risk that a model predicts
+_FAR = 0.1  # more than this: longer steps than the model's are tried
+_CLOSE = 0.03  # at most this: the model's weights may certify the risk
+_DIGITS = 1e-8  # less than this: the rounding of the log-risk hides the decrease, and is granted
+_ROUNDING = 1e-14  # at most this: rounding alone, and the method ends
 
-_FURTHEST = 1e3  # change of a margin in a step, beside the largest margin
-_LONGEST = 1024.0  # step, of the model's, while the risk falls without end
-_FLAT = 1e-6  # curvature beside slope, of all samples: no step is that long
+# the line search along the model's step
+_SUFFICIENT = 1e-3  # sufficient decrease: this share of the predicted decrease
+_SHORTEST = 1e-6  # least step, relative to the first
+_LONGEST = 1024.0  # largest step, relative to the first
+_FURTHEST = 1e3  # largest change of a margin in the first step, relative to 1 + the largest margin
+
+_FLAT = 1e-6  # curvature over total weight, up to which a step would be longer than is sensible
 
 
 def conic_newton(
@@ -170,7 +177,7 @@ class _ConicNewton:
             try:
                 target = self._target(hessian, at, damping)
             except SolverFailure as failure:
-                damping = max(100 * damping, _RETRY_DAMPING)
+                damping = max(_RAISE * damping, _DAMPED)
                 if damping > _MOST_DAMPING:
                     self._warn(failure)
                     break
@@ -186,9 +193,9 @@ class _ConicNewton:
             if moved is None:
                 if decrease <= _ROUNDING or damping > _MOST_DAMPING:
                     break
-                damping = max(100 * damping, _RETRY_DAMPING)
+                damping = max(_RAISE * damping, _DAMPED)
                 continue
-            at, damping = moved, max(damping / 10, _LEAST_DAMPING)
+            at, damping = moved, max(damping / _LOWER, _LEAST_DAMPING)
             record(iteration, at.coef[None])
         return self._solution(at, best), at.coef[None], iteration
 
@@ -269,17 +276,17 @@ class _ConicNewton:
         """
         if not decrease > 0:
             return None
-        rounding = 8 * np.finfo(float).eps * (1 + abs(at.log_risk)) if decrease < 1e-8 else 0.0
+        rounding = 8 * np.finfo(float).eps * (1 + abs(at.log_risk)) if decrease < _DIGITS else 0.0
         furthest = _FURTHEST * (1 + float(np.abs(at.margins[self.used]).max()))
         change = float(np.abs(target.change[self.used]).max())
         first = share = furthest / change if change > furthest else 1.0
         found = reached if share == 1 else self._between(at, target, share)
         while not found.log_risk <= at.log_risk - _SUFFICIENT * share * decrease + rounding:
             share *= 0.5
-            if share <= 1e-6 * first:
+            if share <= _SHORTEST * first:
                 return None
             found = self._between(at, target, share)
-        while first <= share < _LONGEST * first and decrease > 0.1 and not self._separates(found):
+        while first <= share < _LONGEST * first and decrease > _FAR and not self._separates(found):
             share *= 2  # a risk that falls without end needs longer and longer steps
             further = self._between(at, target, share)
             if not further.log_risk < found.log_risk:
@@ -332,7 +339,7 @@ class _StepProgram:
 
     def __init__(self, slots: Sequence[Slot], of_margins: MarginMap) -> None:
         self.n = of_margins.n_columns
-        # of the rows E^T lambda = g w of each slot
+        # the scales of the rows E^T lambda = g w of each slot
         self.scales = [of_margins.units / reach for reach in of_margins.reach]
         d, first_t = of_margins.n_features, self.n - len(slots)
         starts = np.cumsum([self.n, *(len(slot.rows.h) for slot in slots)]).tolist()
