@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 
 from sklearn_robust import make_teacher_classification, max_margin
-from sklearn_robust.certificates import certify
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.solvers import accelerated_margin, steepest_descent
-from sklearn_robust.solvers._geometry import Geometry, neighbours
+from sklearn_robust.solvers import steepest_descent
 
 GROUP = 3  # features of a group
 EXPONENTIAL = LOSSES["exponential"]
@@ -103,14 +101,18 @@ def test_the_path_and_its_certificate(norm, q, fit_intercept):
     solution = steepest_descent(
         problem, EXPONENTIAL, norm, loss_tol=0, tol=0.15, max_iter=600, record_every=20
     )
-    history = {name: figures[:, 0] for name, figures in solution.history.items() if name != "iteration"}
+    history = {
+        name: figures[:, 0] for name, figures in solution.history.items() if name != "iteration"
+    }
     assert np.all(np.diff(history["log_risk"]) <= 0)
     # the certificate encloses the largest margin, all along and at the end
     assert np.all(history["margin"] <= largest * (1 + 1e-6))
     assert np.all(history["margin_bound"] >= largest * (1 - 1e-6))
     smallest = problem.margins(solution.coef, solution.intercept).min()
     assert solution.margin[0] == pytest.approx(smallest / norm.value(solution.coef)[0], rel=1e-9)
-    assert (1 - solution.gap[0]) * largest * (1 - 1e-6) <= solution.margin[0] <= largest * (1 + 1e-6)
+    assert (
+        (1 - solution.gap[0]) * largest * (1 - 1e-6) <= solution.margin[0] <= largest * (1 + 1e-6)
+    )
     print(norm, q, fit_intercept, solution.gap, solution.n_iter, largest)
     assert solution.separable == [True]
     assert solution.gap[0] < 0.3

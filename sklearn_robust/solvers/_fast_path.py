@@ -15,10 +15,12 @@ import numpy as np
 
 from sklearn_robust.losses import MarginLoss, is_exponential
 from sklearn_robust.problems import Evaluation, RobustProblem
+from sklearn_robust.rows import DenseRows, SparseRows
 from sklearn_robust.solvers._batch import Number, One, Several, SignedRows, room_like
 from sklearn_robust.solvers._closed_form_steps import Part, closed_form_step
 from sklearn_robust.solvers._descent import SHRINK, Iterate, Rule
 from sklearn_robust.solvers._geometry import Geometry
+from sklearn_robust.threats import is_ball
 
 
 class _Point:
@@ -59,7 +61,7 @@ class FastPath:
     loss : MarginLoss
     geometry : Geometry
     rule : Rule
-        Of steepest descent in this geometry; it proposes the steps that have no short cut.
+        Of steepest descent in this geometry; it proposes the steps that have no closed form.
     coef : ndarray of shape (k, d)
     step : ndarray of shape (k,)
         First step.
@@ -85,6 +87,12 @@ class FastPath:
         self._open(
             problem, geometry, rule, coef, np.zeros_like(step), step, np.full_like(step, 0.5)
         )
+
+    @staticmethod
+    def serves(problem: RobustProblem) -> bool:
+        """Whether the threat is an l_q ball without scales, and X a NumPy or scipy.sparse array."""
+        ball = is_ball(problem.threat) and problem.threat.scale is None
+        return ball and isinstance(problem.rows, DenseRows | SparseRows)
 
     def _open(
         self,
