@@ -15,7 +15,7 @@ import numpy as np
 
 from sklearn_robust.losses import MarginLoss, is_exponential
 from sklearn_robust.problems import Evaluation, RobustProblem
-from sklearn_robust.rows import DenseRows, SparseRows
+from sklearn_robust.rows import ArrayRows
 from sklearn_robust.solvers._batch import Number, One, Several, SignedRows, room_like
 from sklearn_robust.solvers._closed_form_steps import Part, closed_form_step
 from sklearn_robust.solvers._descent import SHRINK, Iterate, Rule
@@ -92,7 +92,7 @@ class FastPath:
     def serves(problem: RobustProblem) -> bool:
         """Whether the threat is an l_q ball without scales, and X a NumPy or scipy.sparse array."""
         ball = is_ball(problem.threat) and problem.threat.scale is None
-        return ball and isinstance(problem.rows, DenseRows | SparseRows)
+        return ball and isinstance(problem.rows, ArrayRows)
 
     def _open(
         self,
