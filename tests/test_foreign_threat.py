@@ -135,7 +135,7 @@ def test_splitting_finds_the_nearest_point(q, r, like):
         like(np.array([0, 0.5, 1, 50.0])),
         LpNorm(r),
     )
-    found = splitting.nearest_residual(lambda x: ball.project(x, radius), g, norm)
+    found = splitting.split(lambda x: ball.project(x, radius), g, norm)[0]
     closed = ball.residual(g, radius, norm)
     np.testing.assert_allclose(norm.value(found), norm.value(closed), rtol=1e-8, atol=1e-12)
     assert bool((ball.gauge(g - found) <= radius * (1 + 1e-12)).all())
@@ -168,9 +168,12 @@ def test_the_least_subgradient_in_a_foreign_norm_is_found_by_splitting(q):
     w[2, :4] = [2.0, -2.0, 2.0, -2.0]
     g, radius, norm = rng.normal(size=(3, 6)), np.array([0.3, 0.6, 0.9]), Foreign()
     ball = LpBall(q, 1.0)
-    found = threats.min_norm_subgradient(ball, w, g, radius, norm)
-    closed = threats.min_norm_subgradient(ball, w, g, radius, norm.norm)
-    np.testing.assert_allclose(norm.value(found), norm.value(closed), rtol=1e-9)
+    found, direction = threats.steepest_subgradient(ball, w, g, radius, norm)
+    closed, _ = threats.steepest_subgradient(ball, w, g, radius, norm.norm)
+    size = norm.dual.value(found)
+    np.testing.assert_allclose(size, norm.dual.value(closed), rtol=1e-9)
+    np.testing.assert_allclose(np.sum(found * direction, axis=-1), size, rtol=1e-9)
+    np.testing.assert_allclose(norm.value(direction), 1.0)
 
 
 def test_projection_on_the_ball_of_a_weighted_norm():

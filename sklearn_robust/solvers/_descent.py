@@ -546,7 +546,7 @@ class RulePath:
                 _pick(xp, accepted, new, old) for new, old in zip(trial, self.state, strict=True)
             )
             self.coef = _pick(xp, accepted, coef, self.coef)
-            self.now = _each(lambda new, old: _pick(xp, accepted, new, old), then, self.now)
+            self.now = evaluations(lambda new, old: _pick(xp, accepted, new, old), then, self.now)
         self.weighted_sum = self.problem.weighted_sum(self.now.weights)
 
     def any_below(self, log_risk: Array) -> bool:
@@ -577,7 +577,7 @@ class RulePath:
         """The path of the problems at these indices."""
         self.problem, self.rule = self.problem.select(rows), self.rule.select(rows)
         self.state = tuple(array[rows] for array in self.state)
-        self.now = _each(lambda array: array[rows], self.now)
+        self.now = evaluations(lambda array: array[rows], self.now)
         for name in (
             "step",
             "first_step",
@@ -597,8 +597,8 @@ def _pick(xp: Any, accepted: Array, new: Array, old: Array) -> Array:
     return xp.where(accepted[:, None] if new.ndim == 2 else accepted, new, old)
 
 
-def _each(function: Callable[..., Array], *evaluations: Evaluation) -> Evaluation:
-    """The function of each field."""
+def evaluations(function: Callable[..., Array], *evaluations: Evaluation) -> Evaluation:
+    """The function of each field of these evaluations."""
     return Evaluation(
         *(function(*(getattr(e, f.name) for e in evaluations)) for f in fields(Evaluation))
     )
