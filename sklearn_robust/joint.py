@@ -1,0 +1,500 @@
+r"""Several classes as one problem: the robust margins between all pairs of classes, and their risk.
+
+For classes :math:`1..K`, coefficients :math:`W \in \mathbb{R}^{K \times d}` with rows :math:`w_k`
+and intercepts b, the robust margin of sample i against the rival class :math:`k \ne y_i` is
+
+.. math:: m_{ik} = \langle w_{y_i} - w_k, x_i \rangle + b_{y_i} - b_k - \sigma(w_{y_i} - w_k),
+
+with :math:`\sigma` the support function of the threat, for a ball :math:`\epsilon \|\cdot\|_{q^*}`.
+The robust margin of the sample is :math:`\min_k m_{ik}`, exactly: the adversary picks one rival.
+
+**Loss.** A margin loss l judges the soft minimum :math:`\mu_i = -\log \sum_{k \ne y_i} e^{-m_{ik}}`
+of the margins: the risk is :math:`L = \sum_i s_i\, l(\mu_i)`, convex in (W, b) and in the scores
+and pair penalties :math:`t_{lk} = \sigma(w_l - w_k)`, in which it increases.
+
+=============  ============================================================================
+exponential    :math:`\sum_i s_i \sum_{k \ne y_i} e^{-m_{ik}}`
+logistic       :math:`\sum_i s_i \log(1 + \sum_{k \ne y_i} e^{-m_{ik}})`: without adversary the
+               cross-entropy of multinomial logistic regression, with one an upper bound of the
+               worst-case cross-entropy
+=============  ============================================================================
+
+With two classes this is the binary risk of :math:`w = w_1 - w_0`. W and b are defined up to a
+common shift of all rows; here :math:`\sum_k b_k = 0`.
+
+**Layout.** Arrays over classes and samples are (K, n), as the products of `sklearn_robust.rows`
+are. An evaluation holds one of them: what else is needed exists for a block of samples at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from sklearn_robust._array_api import Array, like, namespace, to_numpy
+from sklearn_robust.balancing import balancing_potentials
+from sklearn_robust.losses import MarginLoss, is_exponential
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import Rows, as_rows
+from sklearn_robust.threats import Threat, support
+
+# entries of an array over classes and samples, or pairs and features, that exist at a time: two
+# megabytes in float64
+_BLOCK_ENTRIES = 2**18
+_MAX_NEWTON = 100  # steps for the intercepts
+_REACH = 4.0  # size to which the first step of the intercepts is held, about; it doubles
+# machine epsilons added to a Hessian of unit diagonal: classes far below the risk do not move
+_RIDGE = 16
+
+
+@dataclass(frozen=True)
+class JointEvaluation:
+    r"""The joint robust loss at one predictor.
+
+    Attributes
+    ----------
+    intercept : array of shape (K,)
+        Of sum 0.
+    soft_margins : array of shape (n,)
+        :math:`\mu_i = -\log \sum_{k \ne y_i} e^{-m_{ik}}`, within log(K - 1) below the robust
+        margin.
+    log_risk : array of shape ()
+    weights : array of shape (K, n)
+        :math:`a_{ik} = -\partial \log L / \partial m_{ik} \ge 0`, zero at the true class. Of sum 1
+        for the exponential loss.
+    """
+
+    intercept: Array
+    soft_margins: Array
+    log_risk: Array
+    weights: Array
+
+
+@dataclass(frozen=True)
+class JointProblem:
+    r"""One problem of K classes: rows, labels, weights and what the adversary may do.
+
+    Attributes
+    ----------
+    X : array or scipy.sparse array of shape (n, d), or Rows
+    y : array of int of shape (n,)
+        Classes 0..K-1.
+    n_classes : int
+        K >= 2.
+    threat : Threat
+        The set of perturbations for radius 1; of an l_q ball the unit ball.
+    radius : float
+    log_weight : array of shape (n,)
+        Logarithm of the sample weights, which sum to 1; -inf leaves a sample out. Its type is that
+        of all that is computed.
+    log_total_weight : float
+        Logarithm of the sum of the sample weights before they were scaled.
+    fit_intercept : bool
+        Whether b is free and unpenalised; otherwise b = 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_robust.joint import JointProblem
+    >>> from sklearn_robust.losses import LOSSES
+    >>> X = np.array([[2.0, 0.0], [0.0, 2.0], [-2.0, -2.0]])
+    >>> problem = JointProblem.from_data(
+    ...     X, np.array([0, 1, 2]), q=np.inf, eps=0.5, fit_intercept=False)
+    >>> problem.robust_margins(np.eye(3)[:, :2], np.zeros(3))
+    array([1. , 1. , 1.5])
+    >>> log_risk = problem.evaluate(LOSSES["logistic"], np.zeros((3, 2))).log_risk
+    >>> print(np.exp(log_risk).round(6), np.log(3).round(6))
+    1.098612 1.098612
+    """
+
+    X: Any
+    y: Array
+    n_classes: int
+    threat: Any  # Threat
+    radius: float
+    log_weight: Array
+    log_total_weight: float
+    fit_intercept: bool
+
+    @classmethod
+    def from_data(
+        cls,
+        X: Any,
+        y: Array,
+        *,
+        threat: Threat | None = None,
+        q: float | None = None,
+        eps: float | None = None,
+        scale: Any = None,
+        fit_intercept: bool,
+        sample_weight: Array | None = None,
+    ) -> JointProblem:
+        r"""Labelled rows and what the adversary may do to them.
+
+        Parameters
+        ----------
+        X : array or scipy.sparse array of shape (n, d), or Rows
+        y : array of int of shape (n,)
+            Classes 0..K-1, of which each has a sample of positive weight.
+        threat : Threat, optional
+            The set of perturbations, in the units of X. An `LpBall` is split into its unit ball and
+            its radius; any other set must be symmetric, and has radius 1 as it stands.
+        q, eps, scale : float, float and array of shape (d,), optional
+            In place of a threat: those of `LpBall(q, eps, scale)`.
+        fit_intercept : bool
+        sample_weight : array of shape (n,), optional
+            Finite numbers >= 0, not all zero; 1 by default.
+
+        Returns
+        -------
+        JointProblem
+
+        Raises
+        ------
+        ValueError
+            Where labels, weights, threat or the sizes of the entries of X are unfit.
+        """
+        xp = namespace(y)
+        if y.ndim != 1 or y.shape[0] != X.shape[0] or not xp.isdtype(y.dtype, "integral"):
+            raise ValueError(
+                f"y must hold {X.shape[0]} classes as integers from 0 on, got {y!r}. Encode labels "
+                f"by numpy.unique(y, return_inverse=True)."
+            )
+        used = y if sample_weight is None else y[sample_weight > 0]
+        classes = np.unique(to_numpy(used))
+        if len(classes) < 2 or classes[0] != 0 or classes[-1] != len(classes) - 1:
+            raise ValueError(
+                f"y must hold at least two classes 0..K-1, each with a sample of positive weight, "
+                f"got {classes.tolist()}. Encode labels by numpy.unique(y, return_inverse=True)."
+            )
+        # class 0 against the rest: the checks, weights and the unit set are those of two classes
+        signs = xp.where(y == 0, 1, -1)
+        binary = RobustProblem.from_data(
+            X,
+            signs,
+            threat=threat,
+            q=q,
+            eps=eps,
+            scale=scale,
+            fit_intercept=fit_intercept,
+            sample_weight=sample_weight,
+        )
+        return cls(
+            X,
+            y,
+            len(classes),
+            binary.threat,
+            float(binary.radius[0]),
+            binary.log_weight[0],
+            float(binary.log_total_weight[0]),
+            fit_intercept,
+        )
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The products with X, whatever holds it."""
+        return as_rows(self.X)
+
+    @property
+    def n_features(self) -> int:
+        return int(self.X.shape[1])
+
+    @property
+    def n_terms(self) -> int:
+        """The most products that a score sums."""
+        return self.rows.n_terms
+
+    @cached_property
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """The classes l < k of the K(K-1)/2 pairs."""
+        low, high = np.triu_indices(self.n_classes, 1)
+        return low, high
+
+    def at_radius(self, radius: float) -> JointProblem:
+        """The same problem at another radius."""
+        return replace(self, radius=float(radius))
+
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
+        """The samples, a block at a time: their places, and 0, 1, .. for the entries of a block."""
+        xp, n = namespace(self.y), self.y.shape[0]
+        length = max(1, _BLOCK_ENTRIES // self.n_classes)
+        for start in range(0, n, length):
+            stop = min(start + length, n)
+            yield slice(start, stop), xp.arange(stop - start, device=self.y.device)
+
+    def scores(self, coef: Array) -> Array:
+        """W X^T without the intercepts: (K, d) -> (K, n)."""
+        return self.rows.scores(coef)
+
+    def pair_supports(self, coef: Array) -> Array:
+        r"""The support function of the unit set, :math:`\sigma(w_l - w_k)` for the pairs l < k:
+        (K, d) -> (K(K-1)/2,); for the unit ball :math:`\|w_l - w_k\|_{q^*}`.
+        """
+        xp, (low, high) = namespace(coef), self.pairs
+        length = max(1, _BLOCK_ENTRIES // self.n_features)
+        parts = [
+            support(self.threat, coef[low[at]] - coef[high[at]])
+            for at in (slice(i, i + length) for i in range(0, len(low), length))
+        ]
+        return xp.concat(parts)
+
+    def penalties(self, coef: Array) -> Array:
+        r"""The pair penalties :math:`\text{radius}\,\sigma(w_l - w_k)`, symmetric: (K, d) -> (K,
+        K).
+        """
+        return self.symmetric(self.radius * self.pair_supports(coef))
+
+    def symmetric(self, values: Array) -> Array:
+        """The symmetric matrix, zero on its diagonal, of a value for each pair l < k: -> (K, K)."""
+        xp, (low, high) = namespace(values), self.pairs
+        K = self.n_classes
+        matrix = xp.zeros((K, K), dtype=values.dtype, device=values.device)
+        matrix[low, high] = values
+        matrix[high, low] = values
+        return matrix
+
+    def robust_margins(self, coef: Array, intercept: Array) -> Array:
+        r"""The robust margins :math:`\min_k m_{ik}`: (K, d), (K,) -> (n,); inf for samples of
+        weight zero.
+        """
+        xp, scores, penalties = namespace(coef), self.scores(coef), self.penalties(coef)
+        smallest = xp.full_like(self.log_weight, math.inf)
+        for at, places in self.blocks():
+            losses = self._losses(scores, penalties, intercept, at, places)
+            smallest[at] = -xp.max(losses, axis=0)
+        return xp.where(self.log_weight > -math.inf, smallest, xp.full_like(smallest, math.inf))
+
+    def evaluate(
+        self,
+        loss: MarginLoss,
+        coef: Array,
+        intercept: Array | None = None,
+        *,
+        near: Array | None = None,
+    ) -> JointEvaluation:
+        """The joint robust loss at coefficients (K, d).
+
+        Parameters
+        ----------
+        loss : MarginLoss
+        coef : array of shape (K, d)
+        intercept : array of shape (K,), optional
+            Without it the best one.
+        near : array of shape (K,), optional
+            A guess of the best intercept.
+
+        Returns
+        -------
+        JointEvaluation
+        """
+        scores, penalties = self.scores(coef), self.penalties(coef)
+        return self.evaluate_scores(loss, scores, penalties, intercept, near=near, overwrite=True)
+
+    def evaluate_scores(
+        self,
+        loss: MarginLoss,
+        scores: Array,
+        penalties: Array,
+        intercept: Array | None = None,
+        *,
+        near: Array | None = None,
+        overwrite: bool = False,
+    ) -> JointEvaluation:
+        """The joint robust loss at scores (K, n) and pair penalties (K, K).
+
+        Parameters
+        ----------
+        loss : MarginLoss
+        scores : array of shape (K, n)
+            W X^T, without intercepts.
+        penalties : array of shape (K, K)
+            Symmetric; the diagonal is not read.
+        intercept, near : array of shape (K,), optional
+            See `evaluate`.
+        overwrite : bool, default=False
+            Whether the weights may take the place of the scores in memory.
+
+        Returns
+        -------
+        JointEvaluation
+        """
+        xp = namespace(scores)
+        if intercept is None:
+            intercept = xp.zeros_like(scores[:, 0])
+            if self.fit_intercept:
+                intercept = self.best_intercept(loss, scores, penalties, near)
+        weights = scores if overwrite else xp.empty_like(scores)
+        soft_margins = xp.empty_like(self.log_weight)
+        for at, places in self.blocks():
+            losses = self._losses(scores, penalties, intercept, at, places)
+            soft_margins[at], weights[:, at] = _soft_minimum(losses)
+        log_risk, of_sample = loss.log_risk_and_weights(soft_margins, self.log_weight)
+        weights *= of_sample
+        return JointEvaluation(intercept, soft_margins, log_risk, weights)
+
+    def best_intercept(
+        self, loss: MarginLoss, scores: Array, penalties: Array, near: Array | None = None
+    ) -> Array:
+        r"""The intercepts (K,) of sum 0 that minimise the risk of scores (K, n) and pair penalties
+        (K, K).
+
+        The exponential risk is :math:`\sum_{l \ne k} C_{lk} e^{b_k - b_l}` with :math:`C_{lk}` the
+        risk of class l against k: matrix balancing gives b. For another loss Newton's method starts
+        from there or from 0, whichever has the lower risk, or from `near`. It ends where the
+        classes balance, :math:`\sum_{i: y_i = l, k} a_{ik} = \sum_{i: y_i \ne l} a_{il}`.
+        """
+        xp = namespace(scores)
+        starts = [xp.zeros_like(scores[:, 0]) if near is None else near - near.mean()]
+        if near is None or is_exponential(loss):
+            log_risks = self._pair_log_risks(scores, penalties)
+            starts.append(like(scores, -balancing_potentials(log_risks)))
+            if is_exponential(loss):
+                return starts[-1]
+        models = [self._intercept_model(loss, scores, penalties, b) for b in starts]
+        least = int(np.argmin([float(model[0]) for model in models]))
+        b, (log_risk, gradient, hessian) = starts[least], models[least]
+        reach, tiny = _REACH, float(xp.finfo(b.dtype).eps)
+        for _ in range(_MAX_NEWTON):
+            step = like(b, _newton_step(to_numpy(gradient), to_numpy(hessian), reach))
+            change = float(xp.max(xp.abs(step)))
+            new = self._intercept_model(loss, scores, penalties, b + step)
+            lower = float(new[0]) <= float(log_risk) + 4 * tiny * max(1.0, abs(float(log_risk)))
+            if lower:
+                b, (log_risk, gradient, hessian) = b + step, new
+            # Newton's method squares the error
+            if change <= tiny**0.5 + 4 * tiny * float(xp.max(xp.abs(b))):
+                break
+            reach = 2 * max(reach, change) if lower else change / 4
+        return b - b.mean()
+
+    def weighted_sum(self, weights: Array) -> Array:
+        r"""The weighted sum :math:`G = \sum_{ik} a_{ik} (e_{y_i} - e_k) x_i^T`, minus the gradient
+        of the log-risk without penalties: (K, n) -> (K, d).
+
+        The entries of the weights at the true class are written to for the product, and put back.
+        """
+        xp = namespace(weights)
+        places = xp.arange(self.y.shape[0], device=self.y.device)
+        weights[self.y, places] = -xp.sum(weights, axis=0)
+        try:
+            return -self.rows.weighted_sum(weights)
+        finally:
+            weights[self.y, places] = xp.zeros_like(weights[0])
+
+    def class_sums(self, values: Array) -> Array:
+        r""":math:`C_{lk} = \sum_{i: y_i = l} v_{ik}`, the sums over the samples of each class:
+        (K, n) -> (K, K).
+        """
+        xp, K = namespace(values), self.n_classes
+        sums = xp.zeros((K, K), dtype=values.dtype, device=values.device)
+        classes = xp.arange(K, device=self.y.device)[:, None]
+        for at, _ in self.blocks():
+            members = xp.astype(self.y[at] == classes, values.dtype)
+            sums += members @ values[:, at].T
+        return sums
+
+    def pair_weights(self, weights: Array) -> Array:
+        r""":math:`A_{lk} = C_{lk} + C_{kl}`, the weight between two classes, symmetric: (K, n) ->
+        (K, K). The derivative of the log-risk by the penalty of a pair is :math:`A_{lk}`.
+        """
+        sums = self.class_sums(weights)
+        return sums + sums.T
+
+    def _losses(
+        self, scores: Array, penalties: Array, intercept: Array, at: slice, places: Array
+    ) -> Array:
+        """-m_ik on a block of samples, (K, m); -inf at the true class."""
+        y = self.y[at]
+        losses = scores[:, at] + intercept[:, None]
+        losses = losses - losses[y, places]
+        losses += penalties[:, y]
+        losses[y, places] = -math.inf
+        return losses
+
+    def _intercept_model(
+        self, loss: MarginLoss, scores: Array, penalties: Array, b: Array
+    ) -> tuple[Array, Array, Array]:
+        r"""The log-risk at intercepts b, and its gradient (K,) and Hessian (K, K) over the risk.
+
+        With shares :math:`\pi_i` of the rivals, weights :math:`a_i` of the samples, curvatures
+        :math:`c_i` of the loss and :math:`r_i = e_{y_i} - \pi_i` they are :math:`-\sum_i a_i r_i`
+        and :math:`\sum_i c_i r_i r_i^T + a_i (\operatorname{diag} \pi_i - \pi_i \pi_i^T)`.
+        """
+        xp = namespace(scores)
+        soft_margins = xp.empty_like(self.log_weight)
+        for at, places in self.blocks():
+            losses = self._losses(scores, penalties, b, at, places)
+            soft_margins[at] = _soft_minimum(losses)[0]
+        log_risk, weights = loss.log_risk_and_weights(soft_margins, self.log_weight)
+        curvatures = loss.curvature(soft_margins, weights)
+        gradient, hessian = xp.zeros_like(b), xp.zeros_like(penalties)
+        for at, places in self.blocks():
+            shares = _soft_minimum(self._losses(scores, penalties, b, at, places))[1]
+            weighted = weights[at] * shares
+            hessian -= weighted @ shares.T
+            of_rival = xp.sum(weighted, axis=1)
+            hessian += of_rival * xp.eye(len(b), dtype=b.dtype, device=b.device)
+            shares = -shares
+            shares[self.y[at], places] = 1.0
+            gradient -= shares @ weights[at]
+            hessian += (curvatures[at] * shares) @ shares.T
+        return log_risk, gradient, hessian
+
+    def _pair_log_risks(self, scores: Array, penalties: Array) -> np.ndarray:
+        r""":math:`\log C_{lk}`, :math:`C_{lk} = \sum_{i: y_i = l} s_i e^{-m_{ik}}` at b = 0, of
+        shape (K, K); -inf on the diagonal.
+        """
+        xp, K = namespace(scores), self.n_classes
+        zero = xp.zeros_like(scores[:, 0])
+        tops = np.full((K, K), -math.inf)
+        sums = np.zeros((K, K))
+        for at, places in self.blocks():
+            logs = self._losses(scores, penalties, zero, at, places) + self.log_weight[at]
+            block, y = to_numpy(logs), to_numpy(self.y[at])
+            order = np.argsort(y, kind="stable")
+            classes, starts = np.unique(y[order], return_index=True)
+            block = block[:, order]
+            top = np.maximum(np.maximum.reduceat(block, starts, axis=1).T, tops[classes])
+            unit = np.where(top > -math.inf, top, 0.0)
+            block = np.exp(block - np.repeat(unit, np.diff(starts, append=len(y)), axis=0).T)
+            old = sums[classes] * np.exp(tops[classes] - unit)
+            sums[classes] = old + np.add.reduceat(block, starts, axis=1).T
+            tops[classes] = top
+        known = sums > 0
+        return np.where(
+            known, np.log(np.where(known, sums, 1.0)) + np.where(known, tops, 0), -np.inf
+        )
+
+
+def _soft_minimum(losses: Array) -> tuple[Array, Array]:
+    """The soft minimum of the margins -losses (K, m), of shape (m,), and its gradient (K, m), the
+    shares of the rivals.
+    """
+    xp = namespace(losses)
+    largest = xp.max(losses, axis=0)
+    shares = xp.exp(losses - largest)
+    total = xp.sum(shares, axis=0)
+    shares /= total
+    return -(largest + xp.log(total)), shares
+
+
+def _newton_step(gradient: np.ndarray, hessian: np.ndarray, reach: float) -> np.ndarray:
+    """The Newton step of sum 0; where the slope of a class would lead farther than `reach` its
+    curvature is raised. The null vector 1 is made regular.
+    """
+    gradient, hessian = gradient.astype(np.float64), hessian.astype(np.float64)
+    limits = np.finfo(np.float64)
+    diagonal = np.diag(hessian)
+    raised = np.maximum(np.abs(gradient) / reach - diagonal, 0)
+    size = np.sqrt(np.maximum(diagonal + raised, limits.tiny))
+    unit = size / np.linalg.norm(size)
+    # in units of the diagonal
+    matrix = hessian / np.outer(size, size) + np.outer(unit, unit)
+    matrix += np.diag(raised / size**2 + _RIDGE * limits.eps)
+    step: np.ndarray = -np.linalg.solve(matrix, gradient / size) / size
+    return step - step.mean()
