@@ -45,10 +45,13 @@ _HOMES = {
 }
 _MODULES = {
     "attacks",
+    "balancing",
     "callbacks",
     "certificates",
     "datasets",
     "inspection",
+    "joint",
+    "joint_certificates",
     "linear_model",
     "losses",
     "metrics",
@@ -63,6 +66,7 @@ _MODULES = {
     "solvers",
     "theory",
     "threats",
+    "total_variation",
     "verification",
 }
 

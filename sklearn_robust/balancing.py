@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
 _MAX_STEPS = 200
 # of |log of row sum over column sum|: rounding of sums of some terms, in machine epsilons
@@ -61,6 +63,37 @@ def balancing_potentials(log_entries: np.ndarray) -> np.ndarray:
             new, new_jacobian = _imbalance(log_entries, moved)
         g, imbalance, jacobian = moved - moved.mean(), new, new_jacobian
     return g
+
+
+def balancing_factors(entries: np.ndarray) -> np.ndarray:
+    r"""The factors :math:`e^{g_l - g_k}` that balance a matrix, and zero for entries that no
+    balanced matrix keeps.
+
+    An entry is kept iff a cycle of positive entries leads through it: within each strongly
+    connected part of the graph the matrix is balanced on its own.
+
+    Parameters
+    ----------
+    entries : ndarray of shape (K, K)
+        >= 0; the diagonal is ignored.
+
+    Returns
+    -------
+    ndarray of shape (K, K)
+        Zero on the diagonal.
+    """
+    entries = np.where(np.eye(len(entries), dtype=bool), 0.0, entries)
+    parts = connected_components(sparse.csr_array(entries > 0), connection="strong")[1]
+    factors = np.zeros_like(entries)
+    for part in range(parts.max() + 1):
+        members = np.flatnonzero(parts == part)
+        if len(members) == 1:
+            continue
+        block = entries[np.ix_(members, members)]
+        log_block = np.where(block > 0, np.log(np.where(block > 0, block, 1.0)), -math.inf)
+        g = balancing_potentials(log_block)
+        factors[np.ix_(members, members)] = np.where(block > 0, np.exp(g[:, None] - g), 0.0)
+    return factors
 
 
 def _imbalance(log_entries: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,7 @@ are. An evaluation holds one of them: what else is needed exists for a block of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 
 from sklearn_robust._array_api import Array, like, namespace, to_numpy
-from sklearn_robust.balancing import balancing_potentials
+from sklearn_robust.balancing import balancing_factors, balancing_potentials
 from sklearn_robust.losses import MarginLoss, is_exponential
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import Rows, as_rows
@@ -46,6 +46,7 @@ from sklearn_robust.threats import Threat, support
 # entries of an array over classes and samples, or pairs and features, that exist at a time: two
 # megabytes in float64
 _BLOCK_ENTRIES = 2**18
+_ALL = slice(None)
 _MAX_NEWTON = 100  # steps for the intercepts
 _REACH = 4.0  # size to which the first step of the intercepts is held, about; it doubles
 # machine epsilons added to a Hessian of unit diagonal: classes far below the risk do not move
@@ -231,23 +232,23 @@ class JointProblem:
         """W X^T without the intercepts: (K, d) -> (K, n)."""
         return self.rows.scores(coef)
 
-    def pair_supports(self, coef: Array) -> Array:
-        r"""The support function of the unit set, :math:`\sigma(w_l - w_k)` for the pairs l < k:
-        (K, d) -> (K(K-1)/2,); for the unit ball :math:`\|w_l - w_k\|_{q^*}`.
-        """
-        xp, (low, high) = namespace(coef), self.pairs
+    def pair_blocks(self) -> Iterator[slice]:
+        """The pairs, as many at a time as have an array over the features of moderate size."""
         length = max(1, _BLOCK_ENTRIES // self.n_features)
-        parts = [
-            support(self.threat, coef[low[at]] - coef[high[at]])
-            for at in (slice(i, i + length) for i in range(0, len(low), length))
-        ]
-        return xp.concat(parts)
+        for start in range(0, len(self.pairs[0]), length):
+            yield slice(start, start + length)
 
-    def penalties(self, coef: Array) -> Array:
+    def pair_differences(self, coef: Array, at: slice = _ALL) -> Array:
+        """w_l - w_k for the pairs l < k, or a block of them: (K, d) -> (K(K-1)/2, d)."""
+        low, high = self.pairs
+        return coef[low[at]] - coef[high[at]]
+
+    def penalties(self, coef: Array, of: Callable[[Any, Array], Array] = support) -> Array:
         r"""The pair penalties :math:`\text{radius}\,\sigma(w_l - w_k)`, symmetric: (K, d) -> (K,
-        K).
+        K). Another function `of` threat and differences takes the place of the support function.
         """
-        return self.symmetric(self.radius * self.pair_supports(coef))
+        parts = [of(self.threat, self.pair_differences(coef, at)) for at in self.pair_blocks()]
+        return self.symmetric(self.radius * namespace(coef).concat(parts))
 
     def symmetric(self, values: Array) -> Array:
         """The symmetric matrix, zero on its diagonal, of a value for each pair l < k: -> (K, K)."""
@@ -258,16 +259,33 @@ class JointProblem:
         matrix[high, low] = values
         return matrix
 
-    def robust_margins(self, coef: Array, intercept: Array) -> Array:
+    def robust_margins(
+        self, coef: Array, intercept: Array, penalties: Array | None = None
+    ) -> Array:
         r"""The robust margins :math:`\min_k m_{ik}`: (K, d), (K,) -> (n,); inf for samples of
-        weight zero.
+        weight zero. Penalties (K, K) replace `penalties(coef)`.
         """
-        xp, scores, penalties = namespace(coef), self.scores(coef), self.penalties(coef)
+        xp, scores = namespace(coef), self.scores(coef)
+        penalties = self.penalties(coef) if penalties is None else penalties
         smallest = xp.full_like(self.log_weight, math.inf)
         for at, places in self.blocks():
             losses = self._losses(scores, penalties, intercept, at, places)
             smallest[at] = -xp.max(losses, axis=0)
         return xp.where(self.log_weight > -math.inf, smallest, xp.full_like(smallest, math.inf))
+
+    def pair_margins(self, scores: Array, penalties: Array) -> np.ndarray:
+        """The smallest margin of each class against each rival, without intercepts: (K, n), (K, K)
+        -> (K, K); inf on the diagonal.
+        """
+        K, zero = self.n_classes, namespace(scores).zeros_like(scores[:, 0])
+        smallest = np.full((K, K), math.inf)
+        for at, places in self.blocks():
+            losses = self._losses(scores, penalties, zero, at, places)
+            losses[:, self.log_weight[at] == -math.inf] = -math.inf
+            order, classes, starts = _by_class(to_numpy(self.y[at]))
+            largest = np.maximum.reduceat(to_numpy(losses)[:, order], starts, axis=1).T
+            smallest[classes] = np.minimum(smallest[classes], -largest)
+        return smallest
 
     def evaluate(
         self,
@@ -374,17 +392,59 @@ class JointProblem:
 
     def weighted_sum(self, weights: Array) -> Array:
         r"""The weighted sum :math:`G = \sum_{ik} a_{ik} (e_{y_i} - e_k) x_i^T`, minus the gradient
-        of the log-risk without penalties: (K, n) -> (K, d).
+        of the log-risk at fixed penalties: (K, n) -> (K, d).
 
         The entries of the weights at the true class are written to for the product, and put back.
+        """
+        return -self._product(self.rows.weighted_sum, weights)
+
+    def sizes(self, weights: Array) -> Array:
+        """The sums of the sizes of the terms of `weighted_sum`, (K, n) -> (K, d): their rounding
+        scales with them.
+        """
+        return self._product(self.rows.sum_sizes, weights)
+
+    def _product(self, product: Callable[[Array], Array], weights: Array) -> Array:
+        """The product with the weights of the rivals less the sum of the weights at the true
+        class.
         """
         xp = namespace(weights)
         places = xp.arange(self.y.shape[0], device=self.y.device)
         weights[self.y, places] = -xp.sum(weights, axis=0)
         try:
-            return -self.rows.weighted_sum(weights)
+            return product(weights)
         finally:
             weights[self.y, places] = xp.zeros_like(weights[0])
+
+    def balanced(self, weights: Array) -> Array:
+        r"""Weights (K, n) scaled to dual feasibility: >= 0, zero at the true class, of sum 1, and
+        with an intercept :math:`\sum_{i: y_i = l, k} a_{ik} = \sum_{i: y_i \ne l} a_{il}` for each
+        class l.
+
+        The balance is that of the matrix :math:`C_{lk} = \sum_{i: y_i = l} a_{ik}`: weights are
+        multiplied by :math:`e^{g_l - g_k}`. Pairs of classes that no cycle joins are set to 0.
+        Where nothing is left the weights are uniform within each class.
+        """
+        xp = namespace(weights)
+        positive = xp.empty_like(weights)
+        used = self.log_weight > -math.inf
+        for at, places in self.blocks():
+            block = xp.where(used[at], weights[:, at], 0.0)
+            block[self.y[at], places] = 0.0
+            positive[:, at] = xp.maximum(block, xp.zeros_like(block))
+        largest = float(xp.max(positive))
+        if not largest > 0:
+            return self._uniform_weights()
+        positive /= largest
+        if self.fit_intercept:
+            factors = balancing_factors(to_numpy(self.class_sums(positive)).astype(np.float64))
+            if not factors.any():
+                return self._uniform_weights()
+            scaled = like(positive, factors / factors.max())
+            for at, _ in self.blocks():
+                positive[:, at] *= scaled[self.y[at]].T
+        positive /= xp.sum(positive)
+        return positive
 
     def class_sums(self, values: Array) -> Array:
         r""":math:`C_{lk} = \sum_{i: y_i = l} v_{ik}`, the sums over the samples of each class:
@@ -392,10 +452,13 @@ class JointProblem:
         """
         xp, K = namespace(values), self.n_classes
         sums = xp.zeros((K, K), dtype=values.dtype, device=values.device)
-        classes = xp.arange(K, device=self.y.device)[:, None]
         for at, _ in self.blocks():
-            members = xp.astype(self.y[at] == classes, values.dtype)
-            sums += members @ values[:, at].T
+            if xp is np:
+                order, classes, starts = _by_class(self.y[at])
+                sums[classes] += np.add.reduceat(values[:, at][:, order], starts, axis=1).T
+            else:
+                members = self.y[at] == xp.arange(K, device=self.y.device)[:, None]
+                sums += xp.astype(members, values.dtype) @ values[:, at].T
         return sums
 
     def pair_weights(self, weights: Array) -> Array:
@@ -404,6 +467,16 @@ class JointProblem:
         """
         sums = self.class_sums(weights)
         return sums + sums.T
+
+    def _uniform_weights(self) -> Array:
+        """Feasible weights (K, n): alike for all pairs of classes and all samples of a class."""
+        xp, K = namespace(self.log_weight), self.n_classes
+        classes = xp.arange(K, device=self.y.device)[:, None]
+        members = xp.astype(
+            (self.y == classes) & (self.log_weight > -math.inf), self.log_weight.dtype
+        )
+        share = (1 / xp.sum(members, axis=1))[self.y] * xp.sum(members, axis=0) / (K * (K - 1))
+        return xp.where(self.y == classes, xp.zeros_like(members), share)
 
     def _losses(
         self, scores: Array, penalties: Array, intercept: Array, at: slice, places: Array
@@ -455,13 +528,11 @@ class JointProblem:
         sums = np.zeros((K, K))
         for at, places in self.blocks():
             logs = self._losses(scores, penalties, zero, at, places) + self.log_weight[at]
-            block, y = to_numpy(logs), to_numpy(self.y[at])
-            order = np.argsort(y, kind="stable")
-            classes, starts = np.unique(y[order], return_index=True)
-            block = block[:, order]
+            order, classes, starts = _by_class(to_numpy(self.y[at]))
+            block = to_numpy(logs)[:, order]
             top = np.maximum(np.maximum.reduceat(block, starts, axis=1).T, tops[classes])
             unit = np.where(top > -math.inf, top, 0.0)
-            block = np.exp(block - np.repeat(unit, np.diff(starts, append=len(y)), axis=0).T)
+            block = np.exp(block - np.repeat(unit, np.diff(starts, append=len(order)), axis=0).T)
             old = sums[classes] * np.exp(tops[classes] - unit)
             sums[classes] = old + np.add.reduceat(block, starts, axis=1).T
             tops[classes] = top
@@ -469,6 +540,13 @@ class JointProblem:
         return np.where(
             known, np.log(np.where(known, sums, 1.0)) + np.where(known, tops, 0), -np.inf
         )
+
+
+def _by_class(y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The order that sorts samples by class, the classes that there are, and where each begins."""
+    order = np.argsort(y, kind="stable")
+    classes, starts = np.unique(y[order], return_index=True)
+    return order, classes, starts
 
 
 def _soft_minimum(losses: Array) -> tuple[Array, Array]:

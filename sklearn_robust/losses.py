@@ -101,14 +101,22 @@ class Exponential:
         """Second derivatives l''(m_i) s_i / L = a_i."""
         return weights
 
-    def log_risk_bound(self, weights: Array, log_weight: Array, near: Array | None = None) -> Array:
-        """-KL(a || s): the log-risk of no predictor is lower."""
+    def log_risk_bound(
+        self,
+        weights: Array,
+        log_weight: Array,
+        near: Array | None = None,
+        entropy: Array | float = 0.0,
+    ) -> Array:
+        """-KL(a || s), plus the entropy of rivals where there are several: the log-risk of no
+        predictor is lower.
+        """
         xp = namespace(weights)
         used = weights > 0
         ratio = xp.log(xp.where(used, weights, xp.ones_like(weights))) - xp.where(
             used, log_weight, xp.zeros_like(weights)
         )
-        return -xp.sum(weights * ratio, axis=-1)
+        return entropy - xp.sum(weights * ratio, axis=-1)
 
 
 class Logistic:
@@ -179,9 +187,15 @@ class Logistic:
         xp = namespace(margins)
         return weights * xp.exp(_log_sigmoid(xp, margins))
 
-    def log_risk_bound(self, weights: Array, log_weight: Array, near: Array | None = None) -> Array:
+    def log_risk_bound(
+        self,
+        weights: Array,
+        log_weight: Array,
+        near: Array | None = None,
+        entropy: Array | float = 0.0,
+    ) -> Array:
         r"""log of max_c sum_i s_i H(c a_i / s_i) over scales c, H(t) = -t log t - (1-t) log(1-t)
-        the binary entropy.
+        the binary entropy; plus c times the entropy of rivals where there are several.
         """
         xp = namespace(weights)
         used = (log_weight > -math.inf) & (weights > 0)
@@ -198,7 +212,7 @@ class Logistic:
         for _ in range(_MAX_NEWTON):
             log_t = level + log_ratio
             left = at_least_tiny(-xp.expm1(xp.minimum(log_t, nothing)))
-            slope = xp.sum(used_weights * (xp.log(left) - log_t), axis=-1, keepdims=True)
+            slope = xp.sum(used_weights * (xp.log(left) - log_t), axis=-1, keepdims=True) + entropy
             low, high = xp.where(slope > 0, level, low), xp.where(slope < 0, level, high)
             moved = level + slope / xp.sum(used_weights / left, axis=-1, keepdims=True)
             moved = xp.where(
@@ -214,7 +228,7 @@ class Logistic:
                 break
         # the best c may lie closer to the cap than numbers do
         return xp.maximum(
-            *(_entropy_bound(xp, c, used_weights, log_ratio)[..., 0] for c in (level, cap))
+            *(_entropy_bound(xp, c, used_weights, log_ratio, entropy)[..., 0] for c in (level, cap))
         )
 
 
@@ -337,8 +351,10 @@ def _class_max(xp: Any, values: Array, members: Array) -> Array:
     return xp.where(largest > -math.inf, largest, xp.zeros_like(largest))
 
 
-def _entropy_bound(xp: Any, log_c: Array, used_weights: Array, log_ratio: Array) -> Array:
-    """log of sum_i s_i H(t_i), t = c a / s, of shape (..., 1).
+def _entropy_bound(
+    xp: Any, log_c: Array, used_weights: Array, log_ratio: Array, entropy: Array | float
+) -> Array:
+    """log of sum_i s_i H(t_i) + c entropy, t = c a / s, of shape (..., 1).
 
     s H(t) = c a (-log t - (1 - t) log(1 - t) / t), whose last term is 1 at t = 0.
     """
@@ -348,5 +364,5 @@ def _entropy_bound(xp: Any, log_c: Array, used_weights: Array, log_ratio: Array)
     inner = xp.where(t < 1, t, nothing + 0.5)
     rest = xp.where(t < 1, -(1 - inner) * xp.log1p(-inner) / inner, nothing)
     return log_c + xp.log(
-        at_least_tiny(xp.sum(used_weights * (rest - log_t), axis=-1, keepdims=True))
+        at_least_tiny(xp.sum(used_weights * (rest - log_t), axis=-1, keepdims=True) + entropy)
     )

@@ -21,6 +21,7 @@ ORDER = [
     "rows",
     "problems",
     "balancing",
+    "total_variation",
     "joint",
     "certificates",
     "joint_certificates",

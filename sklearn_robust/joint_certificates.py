@@ -1,0 +1,578 @@
+r"""Proofs of how good an answer is for several classes trained jointly, from the answer alone.
+
+For weights :math:`a_{ik} \ge 0` of the rivals, of sum 1 (with intercepts, the classes balance:
+:math:`\sum_{i: y_i = l, k} a_{ik} = \sum_{i: y_i \ne l} a_{il}`), let :math:`G = \sum_{ik} a_{ik}
+(e_{y_i} - e_k) x_i^T` and :math:`A_{lk}` the weight between classes l and k. The adversary of a
+pair has perturbations :math:`\delta_{lk} \in A_{lk}\,\text{radius}\,U`, for a ball
+:math:`\|\delta_{lk}\|_q \le \epsilon A_{lk}`, which take the **flow** :math:`\sum_{l<k} (e_l - e_k)
+\delta_{lk}^T`.
+
+**Margin.** The largest margin :math:`\gamma = \max_{\|W\|_p \le 1} \min_{ik} m_{ik}` in an
+entrywise norm obeys
+
+.. math:: \min_{ik} m_{ik} / \|W\|_p \;\le\; \gamma \;\le\; D(a) = \min_{\delta} \Big\| G -
+    \sum_{l<k} (e_l - e_k) \delta_{lk}^T \Big\|_{p^*},
+
+and every admissible :math:`\delta` gives a bound.
+
+**Risk.** D(a) = 0 proves that no robust separator exists. The same weights bound the risk from
+below by Fenchel duality, with :math:`\beta_{ik} = a_{ik} / s_i`: the log of the exponential risk by
+:math:`-\sum_{ik} a_{ik} \log \beta_{ik}`, the logistic risk by :math:`\sum_i s_i H(c \beta_i)` for
+any scale c with :math:`c \sum_k \beta_{ik} \le 1`, H the entropy of :math:`(\beta_i, 1 - \sum_k
+\beta_{ik})`.
+
+**Perturbations.** For q = inf and up to 12 classes D(a) is exact: features separate, and each is a
+distance to the flows of a graph (`sklearn_robust.total_variation`). Otherwise perturbations of the
+pairs are needed, points of U that start from those of the predictor, :math:`\arg\max_{\delta \in U}
+\langle w_l - w_k, \delta \rangle`, or from a solver.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sklearn_robust._array_api import Array, like, namespace, to_numpy
+from sklearn_robust.certificates import Certified, over_size, sum_rounding
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.losses import Exponential, Logistic, MarginLoss
+from sklearn_robust.norms import LpNorm, Norm
+from sklearn_robust.threats import (
+    ProximalThreat,
+    gauge,
+    is_ball,
+    offers,
+    reachable,
+    rounds_powers,
+    support_sizes,
+)
+from sklearn_robust.total_variation import MAX_CLASSES, cut_excess, total_variation_prox
+
+# of a sum of terms, relative to their sizes: what a proof of non-separability calls rounding
+_ROUNDING = 64 * float(np.finfo(np.float64).eps)
+_EXPONENT = 0.5 * float(np.finfo(np.float64).eps)  # rounding of an exponent
+_REPAIRS = 3  # rounds in which what is left of G is spread over the pairs
+_SPREAD = 1e-3  # share of its capacity that a pair without room takes part with
+_WITH_ENTROPY = (Exponential, Logistic)  # losses whose bound takes the entropy of the rivals
+_PROJECTIONS = 200  # steps of the accelerated projected gradient for the distance
+
+
+@dataclass(frozen=True)
+class WeightedSums:
+    """What feasible weights prove by.
+
+    Attributes
+    ----------
+    weighted_sum : ndarray of shape (K, d)
+        G.
+    sizes : ndarray of shape (K, d)
+        The sums of the sizes of its terms.
+    capacities : ndarray of shape (K(K-1)/2,)
+        radius times A_lk for the pairs l < k.
+    """
+
+    weighted_sum: np.ndarray
+    sizes: np.ndarray
+    capacities: np.ndarray
+
+
+def weighted_sums(problem: JointProblem, weights: Array) -> WeightedSums:
+    """G, the sizes of its terms and the capacities of the pairs, in float64, of weights (K, n)."""
+    pairs = to_numpy(problem.pair_weights(weights))[problem.pairs]
+    return WeightedSums(
+        to_numpy(problem.weighted_sum(weights)).astype(np.float64),
+        to_numpy(problem.sizes(weights)).astype(np.float64),
+        problem.radius * pairs.astype(np.float64),
+    )
+
+
+def by_cuts(problem: JointProblem) -> bool:
+    """Whether proofs need no perturbations: for the ball q = inf and up to 12 classes."""
+    threat = problem.threat
+    return is_ball(threat) and threat.q == math.inf and problem.n_classes <= MAX_CLASSES
+
+
+def pair_perturbations(problem: JointProblem, coef: Array) -> np.ndarray:
+    """The points of the unit set that the adversary of each pair takes, (K(K-1)/2, d)."""
+    worst = problem.threat.worst(problem.pair_differences(coef))
+    return to_numpy(worst).astype(np.float64)
+
+
+def flow(perturbations: np.ndarray, n_classes: int) -> np.ndarray:
+    r""":math:`\sum_{l<k} (e_l - e_k) \delta_{lk}^T`: (K(K-1)/2, d) -> (K, d)."""
+    total = np.zeros((n_classes, perturbations.shape[1]))
+    start = 0
+    for c in range(n_classes - 1):
+        stop = start + n_classes - 1 - c
+        total[c] += perturbations[start:stop].sum(axis=0)
+        total[c + 1 :] -= perturbations[start:stop]
+        start = stop
+    return total
+
+
+# --- margin
+
+
+def certify(
+    problem: JointProblem,
+    norm: Norm,
+    coef: Array,
+    weights: Array,
+    intercept: Array | None = None,
+    *,
+    perturbations: np.ndarray | None = None,
+) -> Certified:
+    """What a predictor and weights prove, with all rounding charged; the weights are made feasible
+    first.
+
+    Parameters
+    ----------
+    problem : JointProblem
+    norm : Norm
+        The entrywise geometry p in which the margin is measured, on the K d coefficients.
+    coef : array of shape (K, d)
+    weights : array of shape (K, n)
+        Made feasible by `JointProblem.balanced`.
+    intercept : array of shape (K,), optional
+        Without it coef is a direction: the predictor has the best intercepts, and a smallest robust
+        margin of 1 where that is positive.
+    perturbations : ndarray of shape (K(K-1)/2, d), optional
+        Points of the unit set for the pairs, from which the bound starts; by default those of coef.
+        Not read for q = inf and up to 12 classes.
+
+    Returns
+    -------
+    Certified
+        Of arrays (K, d), (K, n) and (K,), with margin, bound and rounding as floats.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_robust.joint import JointProblem
+    >>> from sklearn_robust.joint_certificates import certify
+    >>> from sklearn_robust.norms import LpNorm
+    >>> X, y = np.array([[3.0, 1.0], [-3.0, 1.0]]), np.array([0, 1])
+    >>> problem = JointProblem.from_data(X, y, q=2, eps=1.0, fit_intercept=False)
+    >>> proven = certify(
+    ...     problem, LpNorm(2), np.array([[1.0, 0.0], [-1.0, 0.0]]), np.array([[0.0, 1], [1, 0]]))
+    >>> round(proven.margin**2, 6), round(proven.bound**2, 6), proven.coef[0]
+    (8.0, 8.0, array([0.25, 0.  ]))
+    """
+    if intercept is None:
+        coef, intercept = _predictor(problem, coef)
+    weights = problem.balanced(weights)
+    margin, of_margin = _charged_margin(problem, norm, coef, intercept)
+    if perturbations is None and not by_cuts(problem):
+        perturbations = pair_perturbations(problem, coef)
+    bound, of_bound = _charged_bound(problem, norm, weights, perturbations)
+    rounding = of_margin / (bound if bound > 0 else 1.0) + of_bound
+    return Certified(coef, weights, intercept, margin=margin, bound=bound, rounding=rounding)
+
+
+def best_intercept(pair_margins: np.ndarray) -> tuple[np.ndarray, float]:
+    r"""The b of sum 0 that makes the smallest of :math:`M_{lk} + b_l - b_k` largest, and that
+    smallest.
+
+    It is the least mean of a cycle of classes (R. Karp, A characterization of the minimum cycle
+    mean in a digraph, Discrete Mathematics 23, 1978), and b the lengths of shortest paths.
+
+    Parameters
+    ----------
+    pair_margins : ndarray of shape (K, K)
+        The smallest margins of the samples of class l against k; the diagonal is ignored.
+
+    Returns
+    -------
+    intercept : ndarray of shape (K,)
+    smallest : float
+    """
+    lengths = np.array(pair_margins, dtype=np.float64)
+    np.fill_diagonal(lengths, math.inf)
+    n_classes = len(lengths)
+    walks = np.full((n_classes + 1, n_classes), math.inf)
+    walks[0] = 0.0
+    for steps in range(n_classes):
+        walks[steps + 1] = np.min(walks[steps][:, None] + lengths, axis=0)
+    remaining = n_classes - np.arange(n_classes)[:, None]
+    smallest = float(np.min(np.max((walks[-1] - walks[:-1]) / remaining, axis=0)))
+    potentials = np.zeros(n_classes)
+    for _ in range(n_classes):
+        reached = np.min(potentials[:, None] + lengths - smallest, axis=0)
+        if np.all(reached >= potentials):
+            break
+        potentials = np.minimum(potentials, reached)
+    intercept = potentials - potentials.mean()
+    return intercept, float(np.min(lengths + intercept[:, None] - intercept))
+
+
+def _predictor(problem: JointProblem, direction: Array) -> tuple[Array, Array]:
+    """A direction (K, d) with its best intercepts, scaled to a smallest robust margin of 1 where it
+    is positive and the quotient finite.
+    """
+    margins = problem.pair_margins(problem.scores(direction), problem.penalties(direction))
+    if problem.fit_intercept:
+        intercept, smallest = best_intercept(margins)
+    else:
+        intercept, smallest = np.zeros(len(margins)), float(margins.min())
+    moved = like(direction, intercept)
+    xp = namespace(direction)
+    with np.errstate(over="ignore"):
+        scaled = (direction / smallest, moved / smallest) if smallest > 0 else (direction, moved)
+    finite = all(bool(xp.all(xp.isfinite(array))) for array in scaled)
+    return scaled if finite else (direction, moved)
+
+
+def robust_margin(problem: JointProblem, norm: Norm, coef: Array, intercept: Array) -> float:
+    """min_ik m_ik / ||W||_p, less its rounding; -inf for W = 0."""
+    return _charged_margin(problem, norm, coef, intercept)[0]
+
+
+def _charged_margin(
+    problem: JointProblem, norm: Norm, coef: Array, intercept: Array
+) -> tuple[float, float]:
+    """The margin less its rounding, and the rounding."""
+    xp, size = namespace(coef), norm.value(coef.reshape(-1))
+    if not float(size) > 0:
+        return -math.inf, 0.0
+    smallest = over_size(xp.min(problem.robust_margins(coef, intercept)), size)
+    charged = over_size(xp.min(_low_margins(problem, coef, intercept)), size)
+    charged = charged - _norm_rounding(problem, norm, coef.dtype, xp) * xp.abs(charged)
+    return float(charged), float(smallest - charged)
+
+
+def _low_margins(problem: JointProblem, coef: Array, intercept: Array) -> Array:
+    r"""The robust margins (n,) less their rounding.
+
+    The scores of both classes of a pair are sums of terms of sizes at most :math:`\max_k |w_k|
+    |x_i|`.
+    """
+    xp = namespace(coef)
+    of_sum = sum_rounding(problem.n_terms, coef.dtype, xp)
+    of_norm = sum_rounding(problem.n_features, coef.dtype, xp)
+    if rounds_powers(problem.threat, LpNorm(2)):
+        of_norm += _EXPONENT * math.log2(2 * problem.n_features)
+    penalties = problem.penalties(coef) + (of_sum + of_norm) * problem.penalties(
+        coef, support_sizes
+    )
+    sizes = problem.rows.score_sizes(xp.max(xp.abs(coef), axis=0)[None])[0]
+    margins = problem.robust_margins(coef, intercept, penalties)
+    return margins - 2 * of_sum * (sizes + xp.max(xp.abs(intercept)))
+
+
+def proves_separable(problem: JointProblem, coef: Array, intercept: Array) -> bool:
+    """Whether the predictor's smallest robust margin is positive beyond rounding."""
+    return bool(namespace(coef).min(_low_margins(problem, coef, intercept)) > 0)
+
+
+def margin_bound(
+    problem: JointProblem,
+    norm: Norm,
+    weights: Array,
+    perturbations: np.ndarray | None = None,
+) -> float:
+    """D(a) plus its rounding, for feasible weights (K, n); see `certify`.
+
+    Without perturbations, where they are needed, those of the origin are taken: none.
+    """
+    return _charged_bound(problem, norm, weights, perturbations)[0]
+
+
+def _charged_bound(
+    problem: JointProblem, norm: Norm, weights: Array, perturbations: np.ndarray | None
+) -> tuple[float, float]:
+    """D(a) plus its rounding, and the share of rounding in it."""
+    sums, dual = weighted_sums(problem, weights), norm.dual
+    n_samples, xp = weights.shape[1], namespace(weights)
+    of_sum = sum_rounding(n_samples, weights.dtype, xp) * sums.sizes
+    of_norm = _norm_rounding(problem, norm, np.float64, np)
+    bound, share = math.inf, 0.0
+    for left, of_flow in _residuals(problem, sums, perturbations):
+        charge = of_sum + of_flow
+        value = float(dual.value((np.abs(left) + charge).reshape(-1))) * (1 + of_norm)
+        if value < bound:
+            bound = value
+            share = min(1.0, float(dual.value(charge.reshape(-1))) / value + of_norm)
+    return bound, share
+
+
+def _residuals(
+    problem: JointProblem, sums: WeightedSums, perturbations: np.ndarray | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What admissible flows leave of G, (K, d), each with the size of its error.
+
+    A flow that exceeds every cut by at most v is within v, class by class, of one that exceeds
+    none: pairs of capacities larger by v / (K - 1) carry it.
+    """
+    tiny, n_classes = float(np.finfo(np.float64).eps), problem.n_classes
+    if by_cuts(problem):
+        capacities = _feature_capacities(problem, sums.capacities)
+        left = total_variation_prox(sums.weighted_sum, capacities)
+        excess, _ = cut_excess(sums.weighted_sum - left, capacities)
+        # cuts are sums of K terms of G and of K^2 capacities
+        terms = np.abs(sums.weighted_sum).sum(axis=0) + capacities.sum(axis=0)
+        yield left, np.maximum(excess, 0) + n_classes * tiny * terms
+        return
+    shape = (len(sums.capacities), problem.n_features)
+    start = np.zeros(shape) if perturbations is None else perturbations
+    moved = sums.capacities[:, None] * start
+    for nearest in (False, True):
+        if nearest:
+            if not offers(problem.threat, ProximalThreat):
+                return
+            moved = _nearest(problem, sums, moved)
+        inner = _shrunk(problem, sums.capacities, moved)
+        of_flow = n_classes * tiny * (flow_sizes(inner, n_classes) + np.abs(sums.weighted_sum))
+        yield sums.weighted_sum - flow(inner, n_classes), of_flow
+
+
+def flow_sizes(perturbations: np.ndarray, n_classes: int) -> np.ndarray:
+    r""":math:`\sum_k |\delta_{lk}|` of shape (K, d), the sizes of the terms of `flow`."""
+    low, high = np.triu_indices(n_classes, 1)
+    sizes = np.zeros((n_classes, perturbations.shape[1]))
+    np.add.at(sizes, low, np.abs(perturbations))
+    np.add.at(sizes, high, np.abs(perturbations))
+    return sizes
+
+
+def _shrunk(problem: JointProblem, capacities: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """The perturbations (K(K-1)/2, d) scaled back into capacities (K(K-1)/2,) times the unit set,
+    beyond rounding.
+    """
+    sizes = _gauge(problem, moved) * (1 + sum_rounding(problem.n_features, np.float64))
+    share = np.where(sizes > capacities, capacities / np.where(sizes > 0, sizes, 1.0), 1.0)
+    return share[:, None] * reachable(problem.threat, moved)
+
+
+def _gauge(problem: JointProblem, moved: np.ndarray) -> np.ndarray:
+    """The gauge of each pair, (K(K-1)/2,), of the features that the adversary can move."""
+    sizes: np.ndarray = gauge(problem.threat, reachable(problem.threat, moved))
+    return sizes
+
+
+def _nearest(problem: JointProblem, sums: WeightedSums, moved: np.ndarray) -> np.ndarray:
+    """Perturbations whose flow is nearer to G in the 2-norm, by accelerated projected gradient; the
+    Laplacian of the complete graph has norm K.
+    """
+    n_classes = problem.n_classes
+    low, high = problem.pairs
+    ahead, momentum = moved, 1.0
+    for _ in range(_PROJECTIONS):
+        left = sums.weighted_sum - flow(ahead, n_classes)
+        step = ahead + (left[low] - left[high]) / n_classes
+        new = problem.threat.project(step, sums.capacities)
+        # restart where the step turns back
+        if np.vdot(ahead - new, new - moved) > 0:
+            momentum = 1.0
+        grown = 0.5 * (1 + math.sqrt(1 + 4 * momentum**2))
+        ahead = new + (momentum - 1) / grown * (new - moved)
+        moved, momentum = new, grown
+    return moved
+
+
+# --- non-separability and risk
+
+
+@dataclass(frozen=True)
+class Feasibility:
+    """How near weights are to a proof that the data are not robustly separable.
+
+    Attributes
+    ----------
+    ratio : float
+        The largest share of its capacity that a cut or a pair must carry; at most 1 is a proof, up
+        to rounding.
+    perturbations : ndarray of shape (K(K-1)/2, d) or None
+        Multiples of the unit set's points that prove it, None where cuts do.
+    """
+
+    ratio: float
+    perturbations: np.ndarray | None = None
+
+    @property
+    def proven(self) -> bool:
+        """Whether no robust separator exists, up to rounding."""
+        return self.ratio <= 1 + _ROUNDING
+
+
+def feasibility(
+    problem: JointProblem,
+    weights: Array,
+    perturbations: np.ndarray | None = None,
+    *,
+    search: bool = False,
+) -> Feasibility:
+    r"""Whether G is a flow of the pairs.
+
+    For q = inf and up to 12 classes: :math:`|\sum_{l \in S} G_{lj}| \le \epsilon s_j \sum_{l \in S,
+    k \notin S} A_{lk}` for all sets S of classes and features j. Otherwise the perturbations are
+    repaired: what they leave of G, R, is spread over the pairs by :math:`c_{lk} (u_l - u_k)` with u
+    the solution of :math:`L_c u = R` for the Laplacian of c, the room that is left to each pair.
+
+    Parameters
+    ----------
+    problem : JointProblem
+    weights : array of shape (K, n)
+        Feasible.
+    perturbations : ndarray of shape (K(K-1)/2, d), optional
+        Points of the unit set for the pairs, from which the repair starts; those that are worst for
+        the predictor of the weights are nearly right. Zero by default.
+    search : bool, default=False
+        Whether others are looked for, by projections, where the repair of these fails.
+
+    Returns
+    -------
+    Feasibility
+    """
+    sums = weighted_sums(problem, weights)
+    if by_cuts(problem):
+        return Feasibility(_largest_ratio(problem, sums))
+    first = repaired(problem, sums, perturbations)
+    if first.proven or not search or not offers(problem.threat, ProximalThreat):
+        return first
+    shape = (len(sums.capacities), problem.n_features)
+    start = np.zeros(shape) if perturbations is None else perturbations
+    capacities = sums.capacities
+    nearest = _nearest(problem, sums, capacities[:, None] * start)
+    second = repaired(problem, sums, _over(nearest, capacities))
+    return second if second.ratio < first.ratio else first
+
+
+def _largest_ratio(problem: JointProblem, sums: WeightedSums) -> float:
+    """The largest ratio of a cut; 1 for cuts exceeded by no more than rounding."""
+    capacities = _feature_capacities(problem, sums.capacities)
+    excess, ratio = cut_excess(sums.weighted_sum, capacities)
+    room = _ROUNDING * sums.sizes.sum(axis=0)
+    return float(np.max(np.where(excess <= room, np.minimum(ratio, 1.0), ratio)))
+
+
+def _feature_capacities(problem: JointProblem, capacities: np.ndarray) -> np.ndarray:
+    """The capacities of the pairs in each feature for q = inf, (K(K-1)/2, d), or (K(K-1)/2, 1)."""
+    scale = problem.threat.scale
+    return capacities[:, None] * (1.0 if scale is None else to_numpy(scale))
+
+
+def repaired(
+    problem: JointProblem, sums: WeightedSums, perturbations: np.ndarray | None = None
+) -> Feasibility:
+    """Perturbations whose flow is G, and how much of the pairs' capacities they take; see
+    `feasibility`.
+    """
+    capacities, n_classes = sums.capacities, problem.n_classes
+    shape = (len(capacities), problem.n_features)
+    unit = np.zeros(shape) if perturbations is None else perturbations
+    moved = capacities[:, None] * reachable(problem.threat, unit)
+    low, high = problem.pairs
+    for _ in range(_REPAIRS):
+        left = sums.weighted_sum - flow(moved, n_classes)
+        room = np.maximum(_room(problem, capacities, moved), 0) + _SPREAD * capacities[:, None]
+        u = _laplacian_solution(room, left)
+        moved = moved + reachable(problem.threat, room * (u[low] - u[high]))
+    left = np.abs(sums.weighted_sum - flow(moved, n_classes))
+    terms = sums.sizes + n_classes * flow_sizes(moved, n_classes)
+    if np.any(left > _ROUNDING * terms):
+        return Feasibility(math.inf)
+    sizes = _gauge(problem, moved)
+    ratios = np.where(sizes > 0, sizes, 0) / np.where(capacities > 0, capacities, 1)
+    ratios = np.where((capacities == 0) & (sizes > 0), math.inf, ratios)
+    return Feasibility(float(ratios.max()), _over(moved, capacities))
+
+
+def _over(moved: np.ndarray, capacities: np.ndarray) -> np.ndarray:
+    """Perturbations (K(K-1)/2, d) over the capacities of their pairs, 0 for pairs without any."""
+    over: np.ndarray = np.where(
+        capacities[:, None] > 0, moved / np.where(capacities > 0, capacities, 1.0)[:, None], 0.0
+    )
+    return over
+
+
+def _room(problem: JointProblem, capacities: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """The capacities that are left, (K(K-1)/2, d) for q = inf, otherwise (K(K-1)/2, 1)."""
+    threat = problem.threat
+    if is_ball(threat) and threat.q == math.inf:
+        return _feature_capacities(problem, capacities) - np.abs(moved)
+    return (capacities - _gauge(problem, moved))[:, None]
+
+
+def _laplacian_solution(conductances: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """The u (K, d) of the Laplacian equations L u = left, with conductances (K(K-1)/2, d) or
+    (K(K-1)/2, 1) of the pairs.
+    """
+    n_classes, n_systems = len(left), conductances.shape[1]
+    low, high = np.triu_indices(n_classes, 1)
+    matrix = np.zeros((n_systems, n_classes, n_classes))
+    matrix[:, low, high] = matrix[:, high, low] = -conductances.T
+    diagonal = -matrix.sum(axis=2)
+    # in units of the diagonal, with the null vector 1 made regular
+    size = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))[:, :, None]
+    unit = size / np.linalg.norm(size, axis=1, keepdims=True)
+    matrix = matrix / (size * size.mT) + unit * unit.mT
+    matrix += (1 + 4 * np.finfo(np.float64).eps) * np.eye(n_classes)
+    goal = left[None] if n_systems == 1 else left.T[:, :, None]
+    u = np.linalg.solve(matrix, goal / size) / size
+    solution: np.ndarray = u[0] if n_systems == 1 else u[:, :, 0].T
+    return solution
+
+
+def log_risk_bound(
+    problem: JointProblem,
+    loss: MarginLoss,
+    weights: Array,
+    perturbations: np.ndarray | None = None,
+    *,
+    search: bool = False,
+) -> float:
+    r"""A lower bound on the log-risk of every predictor; -inf where the weights prove none.
+
+    With shares :math:`\pi_i` of the rivals in the weight :math:`a_i` of a sample it is the bound of
+    two classes for the weights :math:`a_i`, to which :math:`c \sum_i a_i H(\pi_i)` is added.
+
+    Parameters
+    ----------
+    problem : JointProblem
+    loss : MarginLoss
+        The exponential or the logistic loss; the bound of another is right but leaves out the
+        entropy of the rivals.
+    weights : array of shape (K, n)
+        Feasible; see `JointProblem.balanced`.
+    perturbations, search
+        See `feasibility`.
+
+    Returns
+    -------
+    float
+    """
+    if not feasibility(problem, weights, perturbations, search=search).proven:
+        return -math.inf
+    return entropy_bound(problem, loss, weights)
+
+
+def entropy_bound(problem: JointProblem, loss: MarginLoss, weights: Array) -> float:
+    """The bound of `log_risk_bound` for weights (K, n) whose G is a flow of the pairs."""
+    xp = namespace(weights)
+    of_sample = xp.sum(weights, axis=0)
+    entropy = 0.0
+    for at, _ in problem.blocks():
+        block = weights[:, at]
+        used = block > 0
+        share = block / xp.where(of_sample[at] > 0, of_sample[at], 1.0)
+        logs = xp.log(xp.where(used, share, 1.0))
+        entropy -= float(xp.sum(block * logs))
+    if type(loss) in _WITH_ENTROPY:
+        bound = loss.log_risk_bound(  # type: ignore[call-arg]
+            of_sample, problem.log_weight, entropy=entropy
+        )
+        return float(bound)
+    return float(loss.log_risk_bound(of_sample, problem.log_weight))
+
+
+def _norm_rounding(problem: JointProblem, norm: Norm, dtype: Any, xp: Any) -> float:
+    """What rounding adds to a norm of K d entries at most, relative to it."""
+    n_entries = problem.n_classes * problem.n_features
+    rounding = sum_rounding(n_entries, dtype, xp)
+    if rounds_powers(problem.threat, norm):
+        rounding += _EXPONENT * math.log2(2 * n_entries)
+    return rounding
