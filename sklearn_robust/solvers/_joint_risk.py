@@ -1,0 +1,358 @@
+r"""The minimiser of the joint robust risk of several classes, certified.
+
+With :math:`t_{lk} = \|s (w_l - w_k)\|_{q^*}` the risk is a smooth convex function of the scores and
+of t, in which it increases; a primal-dual interior point minimises it under the cones :math:`t_{lk}
+\ge \|s (w_l - w_k)\|_{q^*}`:
+
+1. L-BFGS on a smoothed risk finds the start (`_joint_start`).
+2. The slacks and multipliers of the cones start at those of the smoothing, with one :math:`\mu` for
+   each pair (`_joint_cones`).
+3. A step solves the Newton system for smaller products of slacks and multipliers (`_joint_newton`).
+4. The weights at each iterate bound the risk from below (`_joint_bounds`); the method ends at a gap
+   of tol, or where all margins are positive.
+
+The condition :math:`\epsilon A_{lk} = \lambda_{lk}` on the multipliers is taken with :math:`(1 -
+\tau) \epsilon`, so that iterates become strictly feasible for the bound at :math:`\epsilon`;
+:math:`\tau` falls with the gap, of which it costs a tenth.
+
+It serves l_q balls with q = 1, 2 and inf, up to some thousand coefficients. Elsewhere L-BFGS
+minimises the smoothed risk at the radius :math:`(1 - \tau) \epsilon`, with the same bounds at
+:math:`\epsilon`, for smaller and smaller :math:`\tau` and smoothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.losses import MarginLoss
+from sklearn_robust.rows import DenseRows, SparseRows
+from sklearn_robust.solvers._joint_bounds import DualBounds
+from sklearn_robust.solvers._joint_cones import CONES, PairCones, Scaling
+from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint
+from sklearn_robust.solvers._joint_newton import NewtonSystems
+from sklearn_robust.solvers._joint_start import PairDifferences, descend, smoothed_norms
+from sklearn_robust.threats import require_ball
+
+_SMOOTHING = 0.03  # of the norms at the start, in units of the data
+_START_ITERATIONS = 60  # of L-BFGS on the smoothed risk
+_MOST_UNKNOWNS = 3000  # a dense factor of more would outweigh all else
+_REDUCTION = 0.15  # of the products after a long step
+_CAUTIOUS_REDUCTION = 0.4  # and after a short one
+_LONG = 0.7  # share of a step to the boundary from which it counts as long
+_BIAS = 0.1  # share of the sum of products that shrinking the dual cone costs
+_MOST_SHRINK = 0.2  # largest relative shrinking of the dual cone
+_LEAST_MULTIPLIER = 1e-12  # of a pair, relative to the largest, at the start
+_SPENT = 1e-3  # products that sum to this share of the gap asked for cannot improve the bound
+_MAX_HALVINGS = 30  # of a step without cones
+
+_SHRINKS = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)  # of the radius, one stage of L-BFGS each
+_SMOOTHING_OF_SHRINK = 0.3  # smoothing in a stage, in units of the data, relative to the shrinking
+_STAGE_ITERATIONS = 300
+
+
+@dataclass(frozen=True)
+class JointSolution:
+    """The predictor at which a solver ended, and what is proven about it.
+
+    Attributes
+    ----------
+    coef : ndarray of shape (K, d)
+        Of column sums 0.
+    intercept : ndarray of shape (K,)
+        Of sum 0.
+    weights : ndarray of shape (K, n)
+        Dual weights, of sum 1: they prove the bound where there is one, and are those of the loss
+        otherwise.
+    log_risk : float
+        Logarithm of the robust risk.
+    bound : float
+        A lower bound on the log-risk of every predictor; -inf if nothing is proven.
+    gap : float
+        1 - exp(bound - log_risk); 1 if nothing is proven.
+    separable : {True, False, None}
+        Whether the data are robustly separable: True is proven by the predictor, False by the
+        weights.
+    n_iter : int
+        Iterations of L-BFGS and Newton steps.
+    """
+
+    coef: np.ndarray
+    intercept: np.ndarray
+    weights: np.ndarray
+    log_risk: float
+    bound: float
+    gap: float
+    separable: bool | None
+    n_iter: int
+
+
+def minimise_joint_risk(
+    problem: JointProblem,
+    loss: MarginLoss,
+    *,
+    tol: float = 1e-6,
+    max_iter: int = 100,
+    start: tuple[np.ndarray, np.ndarray] | None = None,
+) -> JointSolution:
+    r"""Minimise the joint robust risk, or find a predictor that separates the classes.
+
+    Parameters
+    ----------
+    problem : JointProblem
+        On NumPy or scipy.sparse data or rows of one's own, against an l_q ball.
+    loss : MarginLoss
+        Exponential or logistic.
+    tol : float, default=1e-6
+        Certified relative gap of the risk to reach.
+    max_iter : int, default=100
+        Newton steps at most; L-BFGS has at most 20 iterations for each of them.
+    start : tuple of ndarray of shape (K, d), (K,), optional
+        Coefficients and intercepts to start from, in place of 0.
+
+    Returns
+    -------
+    JointSolution
+        Its gap may exceed tol where max_iter or rounding ended the method.
+
+    Raises
+    ------
+    ValueError
+        If the threat is not an l_q ball.
+    """
+    require_ball(problem.threat, "the minimiser of the joint risk")
+    # trial points may overflow: they are judged by their value
+    with np.errstate(all="ignore"):
+        return _Minimisation(_in_double_arithmetic(problem), loss, tol).run(max_iter, start)
+
+
+class _Minimisation:
+    """One run.
+
+    Attributes
+    ----------
+    coef : ndarray of shape (K, d + 1)
+        The current predictor, in units of the model.
+    log_risk : float
+        Of the best predictor; an upper bound of it.
+    """
+
+    def __init__(self, problem: JointProblem, loss: MarginLoss, tol: float) -> None:
+        self.problem = problem
+        self.model = JointModel(problem, loss)
+        self.differences = PairDifferences(self.model)
+        self.bounds = DualBounds(self.model, self.differences)
+        self.tol = tol
+        self.coef = np.zeros((problem.n_classes, problem.n_features + 1))
+        self.n_iter = 0
+
+    def run(self, max_iter: int, start: tuple[np.ndarray, np.ndarray] | None) -> JointSolution:
+        """Start, then the interior point where it serves, or L-BFGS in stages."""
+        if start is not None:
+            self.coef = self.model.from_predictor(*start)
+        unknowns = self.coef.size + len(self.model.low)
+        serves = (
+            isinstance(self.problem.rows, DenseRows | SparseRows)
+            and (self.problem.threat.q in CONES or not len(self.model.low))
+            and unknowns <= _MOST_UNKNOWNS
+        )
+        if serves:
+            self._descend(_SMOOTHING, 0.0, min(_START_ITERATIONS, 20 * max_iter))
+            self._interior_point(max_iter)
+        else:
+            self._stages(20 * max_iter)
+        return self._solution()
+
+    def _descend(
+        self, smoothing: float, shrink: float, max_iter: int
+    ) -> tuple[RiskPoint, np.ndarray]:
+        """L-BFGS on the smoothed risk."""
+        self.coef, point, slopes, n_iter = descend(
+            self.model,
+            self.differences,
+            self.coef,
+            smoothing=smoothing,
+            shrink=shrink,
+            max_iter=max_iter,
+            stop=_separates,
+        )
+        self.n_iter += n_iter
+        return point, slopes
+
+    # -- the interior point
+
+    def _interior_point(self, max_iter: int) -> None:
+        systems = NewtonSystems(self.model, self.differences)
+        cones = self._cones()
+        long_step = True
+        for _ in range(max_iter):
+            at = self.model.at(self.coef, self._norms(cones))
+            if _separates(at):
+                return
+            self._bound(at, cones)
+            products = float(cones.products().sum()) if cones is not None else math.inf
+            if self._reached(at) or products <= _SPENT * self.tol * _size(at):
+                return
+            self.n_iter += 1
+            if cones is None:
+                if not self._newton_step(systems, at):
+                    return
+                continue
+            length = self._cone_step(systems, at, cones, long_step)
+            if length is None:
+                return
+            long_step = length >= _LONG
+        self._bound(self.model.at(self.coef, self._norms(cones)), cones)
+
+    def _cones(self) -> PairCones | None:
+        """The cones with slacks and multipliers of the smoothed risk; None without adversary."""
+        D = self.differences.of(self.coef)
+        if not D.size:
+            return None
+        norms = smoothed_norms(D, self.problem.threat.dual_norm.p, _SMOOTHING)[0]
+        multipliers = self.model.at(self.coef, norms).gradient.pairs
+        least = max(_LEAST_MULTIPLIER * float(multipliers.max()), np.finfo(float).tiny)
+        cone = CONES[self.problem.threat.q]
+        return cone(D, np.maximum(multipliers, least), _SMOOTHING)  # type: ignore[call-arg]
+
+    def _norms(self, cones: PairCones | None) -> np.ndarray:
+        return np.zeros(len(self.model.low)) if cones is None else cones.t
+
+    def _bound(self, at: RiskPoint, cones: PairCones | None) -> None:
+        """Try the weights at a point for the lower bound."""
+        slopes = np.zeros((0, 0))
+        if cones is not None:
+            delta, multipliers = cones.multipliers
+            slopes = delta / multipliers[:, None]
+        self.bounds.update(at.weights, slopes)
+
+    def _reached(self, at: RiskPoint) -> bool:
+        """Whether the predictor's risk is within tol of the bound."""
+        bound = self.bounds.bound
+        if bound == -math.inf:
+            return False
+        if at.log_risk - bound <= self.tol:
+            return True
+        # t exceeds the norms: the risk is convex in it, and not lower than its tangent
+        norms = self._true_norms()
+        tangent = at.value - float(at.gradient.pairs @ (at.pairs - norms))
+        log_tangent = tangent if self.model.logarithmic else math.log(max(tangent, 1e-300))
+        if log_tangent - bound > self.tol:
+            return False
+        return self.model.at(self.coef, norms).log_risk - bound <= self.tol
+
+    def _true_norms(self) -> np.ndarray:
+        D = self.differences.of(self.coef)
+        norm = self.problem.threat.dual_norm.p
+        return np.linalg.norm(D, norm, axis=1) if D.size else np.zeros(len(D))
+
+    def _newton_step(self, systems: NewtonSystems, at: RiskPoint) -> bool:
+        """Newton's method where there is no adversary; whether it can go on."""
+        if not systems.factorise(at, None):
+            return False
+        step = systems.solve(at.gradient * -1.0)
+        length = 1.0
+        for _ in range(_MAX_HALVINGS):
+            moved = self.coef + length * step.coef
+            value = self.model.at(moved, at.pairs).value
+            # rounding is granted
+            if value <= at.value + 1e-14 * max(1.0, abs(at.value)):
+                self.coef = moved
+                return True
+            length *= 0.5
+        return False
+
+    def _cone_step(
+        self, systems: NewtonSystems, at: RiskPoint, cones: PairCones, long_step: bool
+    ) -> float | None:
+        """One step of the interior point; the shorter of its two lengths, None where it fails."""
+        products = cones.products()
+        bias = _BIAS * float(products.sum()) / max(float(at.gradient.pairs @ cones.t), 1e-300)
+        shrink = min(_MOST_SHRINK, bias)
+        mu = (_REDUCTION if long_step else _CAUTIOUS_REDUCTION) * products / cones.degree
+        scaling = cones.scaling(mu)
+        if not systems.factorise(at, scaling):
+            return None
+        step, changes, lengths = self._solve(systems, at, cones, scaling, shrink)
+        if min(lengths) < _LONG:
+            corrected = cones.corrected(changes, step.pairs)
+            if corrected is not None:
+                other = self._solve(systems, at, cones, corrected, shrink)
+                if sum(other[2]) > sum(lengths):
+                    step, changes, lengths = other
+                else:
+                    cones.scaling(mu)
+        if not (min(lengths) > 0 and np.isfinite(step.coef).all()):
+            return None
+        primal = cones.move(changes, step.pairs)
+        self.coef = self.coef + primal * step.coef
+        return min(lengths)
+
+    def _solve(
+        self,
+        systems: NewtonSystems,
+        at: RiskPoint,
+        cones: PairCones,
+        scaling: Scaling,
+        shrink: float,
+    ) -> tuple[Direction, np.ndarray, tuple[float, float]]:
+        """The step for the force of a scaling, its differences, and how far the cones allow it."""
+        force = self.differences.adjoint(scaling.force, self.coef.shape)
+        by_pair = (1 - shrink) * at.gradient.pairs + scaling.force_of_pair
+        step = systems.solve(Direction(-(at.gradient.coef + force), -by_pair))
+        changes = self.differences.of(step.coef)
+        return step, changes, cones.lengths(changes, step.pairs)
+
+    # -- L-BFGS in stages
+
+    def _stages(self, max_iter: int) -> None:
+        """L-BFGS at a radius that approaches the problem's, until the bound closes the gap."""
+        for shrink in _SHRINKS:
+            left = min(_STAGE_ITERATIONS, max_iter - self.n_iter)
+            if left <= 0:
+                return
+            point, slopes = self._descend(_SMOOTHING_OF_SHRINK * shrink, shrink, left)
+            if _separates(point):
+                return
+            self.bounds.update(point.weights, slopes)
+            risk = self.model.at(self.coef, self._true_norms()).log_risk
+            if risk - self.bounds.bound <= self.tol:
+                return
+
+    # -- the end
+
+    def _solution(self) -> JointSolution:
+        """What is proven about the predictor, in the units of the rows."""
+        problem, bounds = self.problem, self.bounds
+        coef, intercept = self.model.predictor(self.coef)
+        now = problem.evaluate(self.model.loss, coef, near=intercept)
+        log_risk = float(now.log_risk)
+        margins = problem.robust_margins(coef, now.intercept)
+        separable: bool | None = True if bool(margins.min() > 0) else None
+        if separable is None and bounds.weights is not None:
+            separable = False
+        weights = problem.balanced(now.weights) if bounds.weights is None else bounds.weights
+        gap = 1.0 if bounds.bound == -math.inf else -math.expm1(min(bounds.bound - log_risk, 0.0))
+        return JointSolution(
+            coef, now.intercept, weights, log_risk, bounds.bound, gap, separable, self.n_iter
+        )
+
+
+def _separates(point: RiskPoint) -> bool:
+    """Whether all margins are positive."""
+    return point.smallest_margin > 0
+
+
+def _size(at: RiskPoint) -> float:
+    """What a gap in the value of the risk is relative to."""
+    return max(abs(at.value), np.finfo(float).tiny) if at.value != at.log_risk else 1.0
+
+
+def _in_double_arithmetic(problem: JointProblem) -> JointProblem:
+    threat = problem.threat
+    if threat.scale is not None:
+        threat = replace(threat, scale=np.asarray(threat.scale, dtype=np.float64))
+    return replace(problem, threat=threat, log_weight=problem.log_weight.astype(np.float64))

@@ -1,0 +1,156 @@
+r"""Quasi-Newton descent on a smoothed joint risk: the start of the interior point, and the method
+where it does not serve.
+
+Each norm of a pair is replaced by a smooth one that is larger by an amount in proportion to
+:math:`\beta`, so that the smoothed risk bounds the risk from above:
+
+=========  =====================================================================
+q = 1      :math:`\beta \log \sum_j 2 \cosh(D_j / \beta)`
+else       :math:`\|e\|_{q^*}` with :math:`e_j = \sqrt{D_j^2 + \beta^2}`; for
+           q = 2 one :math:`\beta^2` is added for all features together
+=========  =====================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from scipy.optimize import OptimizeResult, fmin_l_bfgs_b
+
+from sklearn_robust.solvers._joint_model import JointModel, RiskPoint
+
+_PAIRS = 10  # pairs of differences that L-BFGS keeps
+
+
+def smoothed_norms(D: np.ndarray, dual_q: float, smoothing: float) -> tuple[np.ndarray, np.ndarray]:
+    """Smooth upper bounds (P,) of the dual norms of the rows of D (P, d), and their gradients."""
+    if dual_q == math.inf:
+        size = np.abs(D)
+        largest = size.max(axis=1, keepdims=True)
+        up = np.exp((size - largest) / smoothing)
+        down = np.exp((-size - largest) / smoothing)
+        total = (up + down).sum(axis=1, keepdims=True)
+        norms = largest + smoothing * np.log(total)
+        return norms[:, 0], np.sign(D) * (up - down) / total
+    if dual_q == 2:
+        norms = np.sqrt(np.einsum("pd,pd->p", D, D) + smoothing**2)
+        return norms, D / norms[:, None]
+    size = np.sqrt(D**2 + smoothing**2)
+    if dual_q == 1:
+        return size.sum(axis=1), D / size
+    largest = size.max(axis=1, keepdims=True)
+    powers = (size / largest) ** (dual_q - 1)
+    total = np.einsum("pd,pd->p", powers, size / largest)
+    norms = largest[:, 0] * total ** (1 / dual_q)
+    slopes = powers * (D / size) / total[:, None] ** (1 - 1 / dual_q)
+    return norms, slopes
+
+
+class PairDifferences:
+    """The scaled differences D of the pairs of classes, on the features that the adversary reaches.
+
+    Parameters
+    ----------
+    model : JointModel
+
+    Attributes
+    ----------
+    columns : ndarray of int of shape (r,)
+        The features that the adversary reaches.
+    scale : ndarray of shape (r,)
+    incidence : ndarray of shape (P, K)
+        1 and -1 at the classes of each pair.
+    """
+
+    def __init__(self, model: JointModel) -> None:
+        scale = model.problem.threat.scale
+        scale = np.ones(model.problem.n_features) if scale is None else np.asarray(scale, float)
+        self.columns = np.flatnonzero(scale > 0)
+        self.scale = scale[self.columns]
+        self.incidence = np.zeros((len(model.low), model.problem.n_classes))
+        pairs = np.arange(len(model.low))
+        self.incidence[pairs, model.low] = 1.0
+        self.incidence[pairs, model.high] = -1.0
+
+    def of(self, coef: np.ndarray) -> np.ndarray:
+        """(K, d + 1) -> (P, r)."""
+        differences: np.ndarray = self.incidence @ (coef[:, self.columns] * self.scale)
+        return differences
+
+    def adjoint(self, by_difference: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """(P, r) -> (K, d + 1)."""
+        coef = np.zeros(shape)
+        coef[:, self.columns] = (self.incidence.T @ by_difference) * self.scale
+        return coef
+
+
+def descend(
+    model: JointModel,
+    differences: PairDifferences,
+    coef: np.ndarray,
+    *,
+    smoothing: float,
+    shrink: float = 0.0,
+    max_iter: int,
+    stop: Callable[[RiskPoint], bool],
+) -> tuple[np.ndarray, RiskPoint, np.ndarray, int]:
+    """L-BFGS on the smoothed risk at the radius times 1 - shrink.
+
+    Parameters
+    ----------
+    model : JointModel
+    differences : PairDifferences
+    coef : ndarray of shape (K, d + 1)
+        The start.
+    smoothing : float
+        In units of the scaled coefficients of the model.
+    shrink : float
+    max_iter : int
+    stop : callable
+        Ends the descent after an iteration with this point.
+
+    Returns
+    -------
+    coef : ndarray of shape (K, d + 1)
+    point : RiskPoint
+        The smoothed risk at the end, with the smoothed norms in place of the norms.
+    slopes : ndarray of shape (P, r)
+        The gradients of the smoothed norms.
+    n_iter : int
+    """
+    dual_q = model.problem.threat.dual_norm.p
+    shape = coef.shape
+    last: dict[bytes, RiskPoint] = {}
+
+    def evaluate(at: np.ndarray) -> tuple[RiskPoint, np.ndarray, np.ndarray]:
+        norms, slopes = smoothed_norms(differences.of(at), dual_q, smoothing)
+        point = model.at(at, (1 - shrink) * norms)
+        by_difference = (1 - shrink) * point.gradient.pairs[:, None] * slopes
+        return point, slopes, point.gradient.coef + differences.adjoint(by_difference, shape)
+
+    def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
+        point, _, gradient = evaluate(x.reshape(shape))
+        last.clear()
+        last[x.tobytes()] = point
+        return point.value, gradient.ravel()
+
+    def after_iteration(intermediate_result: OptimizeResult) -> None:
+        point = last.get(intermediate_result.x.tobytes())
+        if point is not None and stop(point):
+            raise StopIteration
+
+    x, _, result = fmin_l_bfgs_b(
+        objective,
+        coef.ravel(),
+        callback=after_iteration,
+        maxiter=max_iter,
+        maxfun=2 * max_iter,
+        factr=10.0,
+        pgtol=0.0,
+        m=_PAIRS,
+    )
+    end = x.reshape(shape)
+    point, slopes, _ = evaluate(end)
+    return end, point, slopes, int(result["nit"])

@@ -1,0 +1,222 @@
+"""The minimiser of the joint risk of several classes, against a conic solver and its own bound."""
+
+import math
+import warnings
+
+import cvxpy as cp
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.datasets import load_digits, load_wine, make_blobs
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.losses import LOSSES
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.solvers._joint_risk import minimise_joint_risk
+from sklearn_robust.solvers.robust_risk import minimise_robust_risk
+
+TOL = 1e-6
+EPS = {1.0: 0.8, 1.5: 0.6, 2.0: 0.5, 3.0: 0.4, math.inf: 0.3}
+
+
+def overlapping(n_classes, n_features=4, n=40, seed=0):
+    """Blobs that overlap, with a sample of each class."""
+    X, y = make_blobs(
+        n, n_features, centers=n_classes, cluster_std=3.0, center_box=(-2, 2), random_state=seed
+    )
+    return X, y
+
+
+def conic_risk(problem, loss):
+    """The least log-risk (exponential) or risk (logistic) by cvxpy."""
+    X = problem.X.toarray() if sparse.issparse(problem.X) else np.asarray(problem.X, float)
+    K, (n, d) = problem.n_classes, X.shape
+    threat = problem.threat
+    scale = np.ones(d) if threat.scale is None else np.asarray(threat.scale)
+    dual_q = threat.dual_norm.p
+    W, b, t = cp.Variable((K, d)), cp.Variable(K), cp.Variable((K, K), symmetric=True)
+    constraints = [cp.sum(b) == 0] if problem.fit_intercept else [b == 0]
+    for low, high in zip(*problem.pairs, strict=True):
+        difference = cp.multiply(scale, W[low] - W[high])
+        constraints.append(t[low, high] >= cp.pnorm(difference, dual_q))
+    used = np.flatnonzero(problem.log_weight > -np.inf)
+    share, losses = np.exp(problem.log_weight), []
+    for i in used:
+        own = problem.y[i]
+        rivals = [k for k in range(K) if k != own]
+        scores = cp.hstack(
+            [(W[k] - W[own]) @ X[i] + b[k] - b[own] + problem.radius * t[own, k] for k in rivals]
+        )
+        if loss == "logistic":
+            losses.append(share[i] * cp.log_sum_exp(cp.hstack([0, scores])))
+        else:
+            losses.append(problem.log_weight[i] + scores)
+    risk = cp.sum(losses) if loss == "logistic" else cp.log_sum_exp(cp.hstack(losses))
+    program = cp.Problem(cp.Minimize(risk), constraints)
+    program.solve(solver=cp.CLARABEL, tol_gap_rel=1e-8, tol_gap_abs=1e-8, tol_feas=1e-8)
+    return program.value
+
+
+def value(log_risk, loss):
+    return math.exp(log_risk) if loss == "logistic" else log_risk
+
+
+def check(problem, loss, tol=TOL):
+    """The solution is certified, and agrees with the conic solver from both sides."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        solution = minimise_joint_risk(problem, LOSSES[loss], tol=tol)
+    least = conic_risk(problem, loss)
+    assert solution.separable is False
+    assert 0 <= solution.gap <= tol
+    assert solution.gap == pytest.approx(-math.expm1(solution.bound - solution.log_risk), abs=1e-12)
+    # the conic solver's value is right to some digits less than its tolerance
+    assert value(solution.log_risk, loss) >= least - 1e-7
+    assert value(solution.bound, loss) <= least + 1e-7
+    assert value(solution.log_risk, loss) == pytest.approx(least, rel=2 * tol, abs=2 * tol)
+    evaluated = problem.evaluate(LOSSES[loss], solution.coef, solution.intercept)
+    assert float(evaluated.log_risk) == pytest.approx(solution.log_risk, abs=1e-12)
+    return solution
+
+
+@pytest.mark.parametrize("loss", ["exponential", "logistic"])
+@pytest.mark.parametrize("q", [1.0, 2.0, math.inf])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("n_classes", [3, 5])
+def test_agrees_with_a_conic_solver(loss, q, fit_intercept, n_classes):
+    X, y = overlapping(n_classes)
+    problem = JointProblem.from_data(X, y, q=q, eps=EPS[q], fit_intercept=fit_intercept)
+    solution = check(problem, loss)
+    np.testing.assert_allclose(solution.coef.sum(axis=0), 0, atol=1e-10)
+    assert abs(solution.intercept.sum()) <= 1e-10
+    if not fit_intercept:
+        assert not solution.intercept.any()
+
+
+@pytest.mark.parametrize("loss", ["exponential", "logistic"])
+@pytest.mark.parametrize("q", [1.0, 2.0, math.inf])
+def test_weights_scale_and_sparse_rows(loss, q):
+    X, y = overlapping(3, seed=1)
+    weight = np.random.default_rng(0).uniform(0.2, 2, len(y))
+    weight[5] = 0
+    rows = np.where(np.abs(X) > 0.5, X, 0)
+    given = dict(
+        q=q,
+        eps=EPS[q],
+        scale=np.array([1.0, 0.5, 2.0, 1.0]),
+        sample_weight=weight,
+        fit_intercept=True,
+    )
+    dense = check(JointProblem.from_data(rows, y, **given), loss)
+    thin = check(JointProblem.from_data(sparse.csr_array(rows), y, **given), loss)
+    assert dense.log_risk == pytest.approx(thin.log_risk, abs=2 * TOL)
+
+
+@pytest.mark.parametrize("loss", ["exponential", "logistic"])
+@pytest.mark.parametrize("q", [1.0, 2.0, math.inf])
+def test_features_out_of_reach(loss, q):
+    X, y = overlapping(3, seed=2)
+    scale = np.array([1.0, 0.0, 1.0, 1.0])
+    check(JointProblem.from_data(X, y, q=q, eps=EPS[q], scale=scale, fit_intercept=True), loss)
+
+
+@pytest.mark.parametrize("loss", ["exponential", "logistic"])
+def test_without_adversary(loss):
+    X, y = overlapping(3, seed=3)
+    check(JointProblem.from_data(X, y, q=2.0, eps=0.0, fit_intercept=True), loss)
+
+
+@pytest.mark.parametrize("loss", ["exponential", "logistic"])
+@pytest.mark.parametrize("q", [1.5, 3.0])
+def test_other_exponents_report_an_honest_gap(loss, q):
+    X, y = overlapping(3)
+    problem = JointProblem.from_data(X, y, q=q, eps=EPS[q], fit_intercept=True)
+    solution = minimise_joint_risk(problem, LOSSES[loss], tol=1e-3)
+    least = conic_risk(problem, loss)
+    assert solution.separable is False
+    assert solution.gap <= 1e-3
+    assert value(solution.bound, loss) <= least + 1e-7
+    assert value(solution.log_risk, loss) >= least - 1e-7
+
+
+@pytest.mark.parametrize("loss", ["exponential", "logistic"])
+@pytest.mark.parametrize(("q", "eps"), [(math.inf, 0.2), (math.inf, 0.5), (2.0, 0.5), (1.0, 2.0)])
+def test_wine(loss, q, eps):
+    X, y = load_wine(return_X_y=True)
+    X = StandardScaler().fit_transform(X)
+    problem = JointProblem.from_data(X, y, q=q, eps=eps, fit_intercept=True)
+    solution = minimise_joint_risk(problem, LOSSES[loss], tol=TOL)
+    assert solution.separable is False
+    assert solution.gap <= TOL
+    published = {(math.inf, 0.2): 0.114946, (math.inf, 0.5): 0.641650, (2.0, 0.5): 0.094345}
+    if loss == "logistic" and (q, eps) in published:
+        assert math.exp(solution.log_risk) == pytest.approx(published[q, eps], rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["exponential", "logistic"])
+@pytest.mark.parametrize("q", [1.0, 2.0, math.inf])
+def test_two_classes_are_the_binary_problem(loss, q):
+    X, y = overlapping(2)
+    joint = JointProblem.from_data(X, y, q=q, eps=EPS[q], fit_intercept=True)
+    solution = minimise_joint_risk(joint, LOSSES[loss], tol=TOL)
+    binary = RobustProblem.from_data(
+        X, np.where(y == 1, 1.0, -1.0), q=q, eps=EPS[q], fit_intercept=True
+    )
+    expected = minimise_robust_risk(binary, LOSSES[loss], LpNorm(2), tol=1e-8)
+    assert solution.gap <= TOL
+    assert solution.log_risk == pytest.approx(float(expected.log_risk[0]), abs=2 * TOL)
+    difference = solution.coef[1] - solution.coef[0]
+    np.testing.assert_allclose(difference, expected.coef[0], rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("q", [1.0, 1.5, 2.0, math.inf])
+def test_separable_data_end_at_once(q):
+    X, y = make_blobs(60, 4, centers=3, cluster_std=0.5, random_state=0)
+    problem = JointProblem.from_data(X, y, q=q, eps=0.1, fit_intercept=True)
+    solution = minimise_joint_risk(problem, LOSSES["exponential"])
+    assert solution.separable is True
+    assert solution.n_iter <= 60
+    assert problem.robust_margins(solution.coef, solution.intercept).min() > 0
+    assert solution.bound == -math.inf
+    assert solution.gap == 1
+
+
+def test_a_limit_ends_it_with_an_honest_gap():
+    X, y = overlapping(5)
+    problem = JointProblem.from_data(X, y, q=math.inf, eps=0.3, fit_intercept=True)
+    solution = minimise_joint_risk(problem, LOSSES["logistic"], tol=1e-12, max_iter=1)
+    assert solution.gap > 1e-12
+    assert solution.bound <= conic_risk(problem, "logistic")
+
+
+def test_a_start_at_the_minimiser_takes_few_iterations():
+    X, y = overlapping(5)
+    problem = JointProblem.from_data(X, y, q=2.0, eps=0.5, fit_intercept=True)
+    first = minimise_joint_risk(problem, LOSSES["logistic"])
+    again = minimise_joint_risk(problem, LOSSES["logistic"], start=(first.coef, first.intercept))
+    assert again.gap <= TOL
+    assert again.n_iter < first.n_iter
+
+
+def test_single_precision_rows():
+    X, y = overlapping(3)
+    problem = JointProblem.from_data(
+        X.astype(np.float32), y, q=math.inf, eps=0.3, fit_intercept=True
+    )
+    exact = JointProblem.from_data(
+        X.astype(np.float32).astype(float), y, q=math.inf, eps=0.3, fit_intercept=True
+    )
+    solution = minimise_joint_risk(problem, LOSSES["logistic"])
+    assert solution.gap <= TOL
+    expected = minimise_joint_risk(exact, LOSSES["logistic"]).log_risk
+    assert solution.log_risk == pytest.approx(expected, abs=2 * TOL)
+
+
+def test_digits():
+    X, y = load_digits(return_X_y=True)
+    problem = JointProblem.from_data(X / 16, y, q=math.inf, eps=0.1, fit_intercept=True)
+    solution = minimise_joint_risk(problem, LOSSES["logistic"], tol=1e-4)
+    assert solution.gap <= 1e-4
+    assert math.exp(solution.log_risk) == pytest.approx(0.858241, rel=1e-4)
