@@ -473,7 +473,8 @@ def repaired(
         moved = moved + reachable(problem.threat, room * (u[low] - u[high]))
     left = np.abs(sums.weighted_sum - flow(moved, n_classes))
     terms = sums.sizes + n_classes * flow_sizes(moved, n_classes)
-    if np.any(left > _ROUNDING * terms):
+    # of a feature: the solver rounds it in all classes together
+    if np.any(left > _ROUNDING * terms.sum(axis=0)):
         return Feasibility(math.inf)
     sizes = _gauge(problem, moved)
     ratios = np.where(sizes > 0, sizes, 0) / np.where(capacities > 0, capacities, 1)
