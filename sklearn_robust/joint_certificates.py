@@ -364,12 +364,15 @@ def _nearest(problem: JointProblem, sums: WeightedSums, moved: np.ndarray) -> np
         left = sums.weighted_sum - flow(ahead, n_classes)
         step = ahead + (left[low] - left[high]) / n_classes
         new = problem.threat.project(step, sums.capacities)
+        change = np.abs(new - moved).max(axis=1)
         # restart where the step turns back
         if np.vdot(ahead - new, new - moved) > 0:
             momentum = 1.0
         grown = 0.5 * (1 + math.sqrt(1 + 4 * momentum**2))
         ahead = new + (momentum - 1) / grown * (new - moved)
         moved, momentum = new, grown
+        if np.all(change <= _EXPONENT * sums.capacities):
+            break
     return moved
 
 
