@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -246,6 +247,46 @@ class Region:
             self.step(self.in_units(points - self.x), self.pulled(gradient), length)
         )
         return self.x + (delta if self.scale is None else self.scale * delta)
+
+    def ascend(
+        self,
+        evaluate: Callable[[Tensor], tuple[Any, Tensor]],
+        points: Tensor,
+        *,
+        n_steps: int,
+        length: float,
+    ) -> tuple[Tensor, Any]:
+        r"""Projected steepest ascent, :math:`x \leftarrow \Pi(x + \eta \arg\max_{\|u\|_q \le 1}
+        \langle u, \nabla f(x) \rangle)`.
+
+        Parameters
+        ----------
+        evaluate : callable
+            From points in the shape of the samples to what is to be known of them, such as the
+            values of f, and the gradient of f.
+        points : Tensor of shape (n, d)
+            Rows of the region; they are overwritten, and the gradients too.
+        n_steps : int
+            At least 1.
+        length : float
+            The q-norm of a step, :math:`\eta`.
+
+        Returns
+        -------
+        points : Tensor of shape (n, d)
+            The last rows, in the region.
+        known : Any
+            What `evaluate` said of the first points.
+        """
+        shape = (len(points), *self.shape)
+        seen = []
+        for _ in range(n_steps):
+            known, gradient = evaluate(points.view(shape))
+            seen.append(known)
+            points = self.climb(points, gradient.flatten(1), length)
+        # a climb rounds towards x for q = inf only
+        last = points if self.norm.p == math.inf else self.settled(points - self.x)
+        return last, seen[0]
 
     def in_units(self, move: Tensor) -> Tensor:
         """A move of x in units of the scales; 0 where nothing can move."""
