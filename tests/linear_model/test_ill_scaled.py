@@ -72,7 +72,7 @@ def test_all_the_weight_in_one_class():
         problem, slice(None), X.mean(axis=0), weights, weights, weighted_sum, exact=True
     )
     assert np.isfinite(hessian.coef).all()
-    assert np.isfinite(hessian.tilt).all()
+    assert np.isfinite(hessian.label_row).all()
 
 
 @pytest.mark.parametrize("value", [1.7976931348623157e308, 1e155])
@@ -140,9 +140,9 @@ def test_random_fits(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     fit_soak = importlib.import_module("fit_soak")
     lines = []
-    counts, told = fit_soak.soak(range(40), lines.append)
+    counts, lines_printed = fit_soak.soak(range(40), lines.append)
     # the last is time
     assert not any(counts[name] for name in fit_soak.COUNTED[:-1]), "\n".join(lines)
-    assert told < 15
+    assert lines_printed < 15
     for name in ("fit_soak", "_harness"):
         del sys.modules[name]
