@@ -58,7 +58,9 @@ class Region:
         scale: Any | None = None,
     ) -> None:
         check_clip(clip)
-        self.shape, self.x, self.norm = x.shape[1:], x.flatten(1), LpNorm(check_exponent(q, "q"))
+        self.shape = x.shape[1:]
+        self.x = x.flatten(1)
+        self.norm = LpNorm(check_exponent(q, "q"))
         self.eps: Any = eps.reshape(-1, 1) if isinstance(eps, Tensor) else check_radius(eps, "eps")
         self.scale = None if scale is None else _scales(scale, self.x)
         self.box: tuple[Tensor, Tensor] | None = None
@@ -171,7 +173,8 @@ class Region:
         centre, coef = products(coef, self.x), self.pulled(coef)
         if self.box is None:
             return centre - self.eps * self.norm.dual.value(coef)
-        n, s, d = len(self.x), *coef.shape[1:]
+        n, d = self.x.shape
+        s = coef.shape[1]
         taken = []
         for pairs in torch.arange(n * s, device=coef.device).split(max(1, _PART // d)):
             rows, functions = pairs // s, pairs % s
@@ -351,7 +354,7 @@ class Region:
         return torch.where(direction > 0, high, -low).clamp(min=0)
 
 
-def check_clip(clip: Any, *, numbers: bool = False) -> None:
+def check_clip(clip: Any, name: str = "clip", *, numbers: bool = False) -> None:
     """None, or the pair of lower and upper ends of a box; `numbers` allows no arrays."""
     if clip is None:
         return
@@ -366,7 +369,7 @@ def check_clip(clip: Any, *, numbers: bool = False) -> None:
     if not valid:
         kind = "numbers" if numbers else "numbers or arrays"
         raise ValueError(
-            f"clip must be None or a pair (low, high) of {kind} with low < high, got {clip!r}."
+            f"{name} must be None or a pair (low, high) of {kind} with low < high, got {clip!r}."
         )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -20,13 +20,7 @@ from torch import Tensor, nn
 
 from sklearn_robust._documentation import DocLinkMixin
 from sklearn_robust._fits import all_or_nothing
-from sklearn_robust._parameters import (
-    check_choice,
-    check_device,
-    check_exponent,
-    check_number,
-    refuse_lazy,
-)
+from sklearn_robust._parameters import Check, check_device, check_parameters, refuse_lazy
 from sklearn_robust.attacks.target import evaluating
 from sklearn_robust.callbacks import CallbackSupportMixin, FitCallbacks, with_callbacks
 from sklearn_robust.linear_model.base import loss_has_probabilities
@@ -37,8 +31,8 @@ from sklearn_robust.neural_network._progress import VALIDATION, Progress
 from sklearn_robust.neural_network._robustness import RobustnessMixin, as_labels
 from sklearn_robust.neural_network._saving import as_arrays, as_tensors, copied, packed, unpacked
 from sklearn_robust.neural_network._training import Figures, Trainer, seeded
-from sklearn_robust.regions import Region, check_clip
-from sklearn_robust.threats import LpBall, check_radius
+from sklearn_robust.regions import Region
+from sklearn_robust.threats import LpBall
 
 _PREDICTED_ROWS = 2048  # at a time: bounds the memory that activations take
 
@@ -48,6 +42,7 @@ class RobustNetBase(
 ):
     """Training and prediction of a torch module; subclasses say which module, in `_new_module`."""
 
+    _ranges: ClassVar[dict[str, Check]]
     _loss: MarginLoss
     # the optimiser, and what it remembers of each parameter
     _optimizer_state: tuple[Any, dict[Any, Any]]
@@ -88,7 +83,7 @@ class RobustNetBase(
         ConvergenceWarning
             If training ended at `max_iter`, before `loss_tol` or a plateau was reached.
         """
-        self._check_parameters()
+        check_parameters(self, self._ranges)
         resume = self.warm_start and hasattr(self, "module_")
         rows, index, weight = self._read(X, y, sample_weight, classes=None, resume=resume)
         if resume and len(np.unique(index)) < len(self.classes_):
@@ -137,7 +132,7 @@ class RobustNetBase(
             If parameters or data are not valid, or `classes` are not those of the first call. The
             estimator then stays as it was, as after every error and after Ctrl-C.
         """
-        self._check_parameters()
+        check_parameters(self, self._ranges)
         if self.class_weight == "balanced":
             raise ValueError(
                 "class_weight='balanced' is not known to partial_fit. Pass sample_weight, or "
@@ -424,48 +419,6 @@ class RobustNetBase(
             modules["_optimizer_state"] = as_tensors(state["_optimizer_state"])
         super().__setstate__({**state, **modules})
 
-    def _check_parameters(self) -> None:
-        check_exponent(self.p_algo, "p_algo")
-        check_exponent(self.q_pert, "q_pert")
-        check_radius(self.eps, "eps")
-        check_loss(self.loss, "loss", NETWORK_LOSSES)
-        check_choice(self.attack, "attack", ("pgd", "fgsm", None))
-        check_number(self.attack_steps, "attack_steps", low=1, integer=True)
-        check_number(self.attack_restarts, "attack_restarts", low=1, integer=True)
-        check_choice(self.attack_random_start, "attack_random_start", (True, False))
-        if self.attack_step_size is not None:
-            check_number(self.attack_step_size, "attack_step_size", low=0, strict=True)
-        check_clip(self.clip, numbers=True)
-        if not callable(self.optimizer):
-            check_choice(self.optimizer, "optimizer", ("steepest_descent",))
-        options = self.optimizer_params
-        if options is not None and not (
-            isinstance(options, Mapping) and all(isinstance(name, str) for name in options)
-        ):
-            raise ValueError(
-                f"optimizer_params must be None or a dict of parameters by name, got {options!r}."
-            )
-        if not (isinstance(self.learning_rate, str) and self.learning_rate == "auto"):
-            check_number(self.learning_rate, "learning_rate", low=0, strict=True)
-        if self.batch_size is not None:
-            check_number(self.batch_size, "batch_size", low=1, integer=True)
-        check_number(self.max_iter, "max_iter", low=1, integer=True)
-        check_number(self.loss_tol, "loss_tol", low=0)
-        check_number(self.tol, "tol", low=0)
-        check_number(self.n_iter_no_change, "n_iter_no_change", low=1, integer=True)
-        check_choice(self.early_stopping, "early_stopping", (True, False))
-        check_number(self.validation_fraction, "validation_fraction", low=0, strict=True)
-        if self.validation_fraction >= 1:
-            raise ValueError(
-                f"validation_fraction must be a share in (0, 1), got {self.validation_fraction!r}."
-            )
-        for label, value in (
-            self.class_weight.items() if isinstance(self.class_weight, dict) else ()
-        ):
-            check_number(value, f"class_weight[{label!r}]", low=0)
-        check_choice(self.warm_start, "warm_start", (True, False))
-        check_number(self.verbose, "verbose", low=0, integer=True)
-
 
 def as_rows(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     """Data as rows that scikit-learn can validate, and the shape of one sample if it was not a
@@ -485,16 +438,6 @@ def inputs(module: nn.Module, rows: np.ndarray, shape: tuple[int, ...]) -> Tenso
     if not rows.flags.writeable:
         rows = rows.copy()  # torch has no read-only tensors
     return torch.as_tensor(rows, device=parameter.device, dtype=parameter.dtype).view(-1, *shape)
-
-
-def check_sizes(value: Any, name: str, example: str) -> None:
-    """A sequence of integers >= 1."""
-    if isinstance(value, str) or not (
-        isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim == 1)
-    ):
-        raise ValueError(f"{name} must be a sequence of integers, got {value!r}. Use {example}.")
-    for size in value:
-        check_number(size, name, low=1, integer=True)
 
 
 def find_device(name: str | None) -> torch.device:

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -107,7 +107,7 @@ class Trainer:
         self.network.module.train()
         units = margin_units(self.network.module, self.degree)
         evaluations: list[tuple[Tensor, Tensor]] = []
-        closure = functools.partial(self._evaluate, replace(batch, x=worst), evaluations)
+        closure = functools.partial(self._evaluate, worst, batch, evaluations)
         self.optimizer.step(closure)  # type: ignore[arg-type]
         outputs, log_risk = evaluations[0]  # at the parameters before the step
         margins = logit_margins(outputs, batch.y)
@@ -119,10 +119,12 @@ class Trainer:
         least = float(margins.min())
         return {**figures, **{name: least / unit for name, unit in units.items()}}
 
-    def _evaluate(self, batch: Samples, evaluations: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """The log-risk, whose gradient is left in the parameters; what the optimiser asks for."""
+    def _evaluate(
+        self, points: Tensor, batch: Samples, evaluations: list[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """The log-risk at the perturbed samples, whose gradient is left in the parameters."""
         risk = functools.partial(log_risk_and_slopes, self.loss, y=batch.y, weight=batch.weight)
-        outputs, log_risk = self.network.parameter_gradients(batch.x, risk)
+        outputs, log_risk = self.network.parameter_gradients(points, risk)
         evaluations.append((outputs, log_risk))
         if self.set_step_size is not None:
             self.set_step_size()
