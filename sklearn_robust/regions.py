@@ -170,7 +170,8 @@ class Region:
         if self.norm.p == math.inf:
             return box_minimum(coef, *self.ends)
         coef = coef.flatten(2)
-        centre, coef = products(coef, self.x), self.pulled(coef)
+        centre = products(coef, self.x)
+        coef = self.gradient_in_units(coef)
         if self.box is None:
             return centre - self.eps * self.norm.dual.value(coef)
         n, d = self.x.shape
@@ -247,7 +248,7 @@ class Region:
                 points.addcmul_(gradient.sign_(), self.scale, value=length)
             return torch.clamp(points, *self.corners, out=points)
         delta = self.project(
-            self.step(self.in_units(points - self.x), self.pulled(gradient), length)
+            self.step(self.in_units(points - self.x), self.gradient_in_units(gradient), length)
         )
         return self.x + (delta if self.scale is None else self.scale * delta)
 
@@ -295,8 +296,8 @@ class Region:
         """A move of x in units of the scales; 0 where nothing can move."""
         return move if self.scale is None else torch.where(self.scale > 0, move / self.scale, 0)
 
-    def pulled(self, gradient: Tensor) -> Tensor:
-        """The gradient in the perturbation, from that in x."""
+    def gradient_in_units(self, gradient: Tensor) -> Tensor:
+        """The gradient in the perturbation in units of the scales, from that in x."""
         return gradient if self.scale is None else self.scale * gradient
 
     @functools.cached_property

@@ -128,15 +128,15 @@ class Batch:
 
     def evaluate(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The loss, its gradient in the perturbation, and the margins, at rows of points."""
+        seen = []
 
-        def loss(logits: Tensor) -> Tensor:
-            return self.loss(logits, self.y, self.rival)
+        def objective(x: Tensor) -> Tensor:
+            seen.append(self.target.score(x))
+            return self.loss(seen[0], self.y, self.rival)
 
-        def slopes(logits: Tensor) -> Tensor:
-            return input_gradient(loss, logits, torch.ones_like)[1]
-
-        logits, gradient = input_gradient(self.target.score, points, slopes)
-        return loss(logits), self.region.pulled(gradient), logit_margins(logits, self.y)
+        value, gradient = input_gradient(objective, points, torch.ones_like)
+        margins = logit_margins(seen[0].detach(), self.y)
+        return value, self.region.gradient_in_units(gradient), margins
 
     def margins(self, points: Tensor) -> Tensor:
         """The margins alone."""
@@ -284,7 +284,7 @@ def linear_worst_case(model: Any, X: Any, y: Any, settings: Settings) -> Any:
     for rival in range(len(coef)):
         # the margin over the rival: <w_y - w_k, x'> + b_y - b_k
         lead = coef[y] - coef[rival]
-        points = region.place(region.farthest(region.pulled(-lead)))
+        points = region.place(region.farthest(region.gradient_in_units(-lead)))
         margins = (points * lead).sum(1) + intercept[y] - intercept[rival]
         best.update(points, margins.masked_fill(y == rival, torch.inf))
     return answer(target, best.points, settings)

@@ -227,7 +227,7 @@ class RobustNetBase(
         self.history_: dict[str, list[float]] = {}
 
     def _resume(self) -> None:
-        """Copies of all that training changes in place: the last fit stays whole until this one has
+        """Copies of all that training overwrites: the last fit stays whole until this one has
         ended.
         """
         self.module_ = self._placed(copied(self.module_), None)

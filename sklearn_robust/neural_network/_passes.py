@@ -76,9 +76,9 @@ class ChainPasses:
 
     Autograd makes new arrays in every pass. In the inner loop of training that costs as much as a
     fifth of the matrix products; here the arrays between the layers are made once. Whole fits with
-    ten attack steps (one thread, medians of eight) are shorter by a factor of 1.2 on digits
-    (64-100-10 and 64-100-1), 1.3 on digits in batches of 64, 1.2 on 784-200-10 in batches of 100,
-    and 1.02 to 1.08 where each step takes all of 1000 such samples.
+    ten attack steps (one thread, medians of eight) are shorter by a factor of 1.17 to 1.35 on
+    digits (64-100-10 and 64-100-1, also in batches of 100), of 1.2 on 784-200-10 in batches of 100,
+    and of 1.02 to 1.08 where each step takes all of 1000 such samples.
 
     Parameters
     ----------

@@ -82,8 +82,8 @@ def certified_margins(
         How far the adversary can move each feature, relative to the others: s above, 1 by default.
         A feature of scale 0 does not move.
     method : {"interval", "crown-ibp", "crown", "exact"}, default="crown"
-        From the cheapest to the tightest. "interval" propagates intervals. "crown-ibp" pulls linear
-        bounds on the margin back to the input, with intervals for the hidden units. "crown" bounds
+        From the cheapest to the tightest. "interval" propagates intervals. "crown-ibp" moves linear
+        bounds on the margin to the input, with intervals for the hidden units. "crown" bounds
         the hidden units in that way too, which for deep convolutional networks costs far more. Each
         result is at least that of intervals. "exact" solves a mixed-integer program for each sample
         and class, with q = inf or 1 and without max pooling. It suits some tens of inputs and up to
@@ -281,14 +281,14 @@ class _Verifier:
         regions = Region(self.x, self.q, radii, self.clip, self.scale)
         chosen = np.arange(len(self.x)) if rows is None else rows
         margins = []
-        unsolved = 0
+        unfinished = 0
         for part in torch.as_tensor(chosen, device=self.x.device).split(self.batch_size):
             least, late = self._least(regions.rows(part), self.differences[part])
             margins.append(to_numpy(least))
-            unsolved += late
-        if unsolved:
+            unfinished += late
+        if unfinished:
             warnings.warn(
-                f"{unsolved} of {len(chosen)} samples were not solved within {self.time_limit:g} "
+                f"{unfinished} of {len(chosen)} samples were not solved within {self.time_limit:g} "
                 f"seconds each; their margins are lower bounds. Increase time_limit.",
                 ConvergenceWarning,
                 stacklevel=3,

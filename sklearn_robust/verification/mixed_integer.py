@@ -55,7 +55,7 @@ def exact_margins(
     -------
     minimum : tensor of shape (n,)
         Where the time did not suffice, the lower bound that was proved.
-    unsolved : int
+    unfinished : int
         Number of samples where it did not.
     """
     matrices = [_matrix(layer, lower) for layer, (lower, _) in zip(layers, bounds, strict=True)]
