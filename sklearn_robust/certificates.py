@@ -31,7 +31,7 @@ from scipy.sparse.linalg import LinearOperator, lsmr
 
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.norms import LpNorm
+from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.scaled_norms import WeightedNorm
 from sklearn_robust.threats import (
@@ -162,9 +162,7 @@ def sum_rounding(n_terms: int, dtype: Any, xp: Any = np) -> float:
     return 0.5 * float(xp.finfo(dtype).eps) * (8 + min(n_terms, 4 * math.sqrt(n_terms)))
 
 
-def norm_rounding(
-    problem: RobustProblem, norm: LpNorm | WeightedNorm, dtype: Any, xp: Any = np
-) -> float:
+def norm_rounding(problem: RobustProblem, norm: Norm, dtype: Any, xp: Any = np) -> float:
     """What rounding adds to a norm, or to the threat's support function, of this problem at most,
     relative to the sizes of their terms.
     """
@@ -197,7 +195,7 @@ def over_size(smallest: Array, size: Array) -> Array:
 
 def robust_margin(
     problem: RobustProblem,
-    norm: LpNorm | WeightedNorm,
+    norm: Norm,
     coef: Array,
     intercept: Array,
     margins: Array | None = None,
@@ -211,7 +209,7 @@ def robust_margin(
 
 def _charged_margin(
     problem: RobustProblem,
-    norm: LpNorm | WeightedNorm,
+    norm: Norm,
     coef: Array,
     intercept: Array,
     margins: Array | None = None,
@@ -227,7 +225,7 @@ def _charged_margin(
     )
 
 
-def margin_bound(problem: RobustProblem, norm: LpNorm | WeightedNorm, weights: Array) -> Array:
+def margin_bound(problem: RobustProblem, norm: Norm, weights: Array) -> Array:
     """D(a) of shape (k,), plus its rounding: the distance, in the dual norm, from Z^T a to the
     threat's set.
 
@@ -241,9 +239,7 @@ def margin_bound(problem: RobustProblem, norm: LpNorm | WeightedNorm, weights: A
     return _charged_bound(problem, norm, weights)[0]
 
 
-def _charged_bound(
-    problem: RobustProblem, norm: LpNorm | WeightedNorm, weights: Array
-) -> tuple[Array, Array]:
+def _charged_bound(problem: RobustProblem, norm: Norm, weights: Array) -> tuple[Array, Array]:
     r"""D(a) plus its rounding, and the share of rounding in it.
 
     The exact :math:`|Z^T a|` is at most the computed one plus its rounding. In a ball, D grows with
@@ -305,7 +301,7 @@ def _cancelled(weighted_sum: Array, terms: Array, fixed: Array) -> Array:
 
 def certify(
     problem: RobustProblem,
-    norm: LpNorm | WeightedNorm,
+    norm: Norm,
     coef: Array,
     weights: Array,
     intercept: Array | None = None,

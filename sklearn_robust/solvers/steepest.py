@@ -25,19 +25,27 @@ import numpy as np
 
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.norms import LpNorm
+from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.rows import largest_entry
-from sklearn_robust.solvers._descent import Path, RulePath, State, Stopping, follow
+from sklearn_robust.solvers._descent import (
+    DescentPath,
+    DescentRun,
+    RulePath,
+    State,
+    Stopping,
+    follow,
+)
 from sklearn_robust.solvers._fast_path import FastPath
-from sklearn_robust.solvers._geometry import Geometry
+from sklearn_robust.solvers._geometry import Geometry, neighbours
 from sklearn_robust.solvers.solution import Monitor, Solution
+from sklearn_robust.splitting import split
 from sklearn_robust.threats import (
     KinkedThreat,
     ProximalThreat,
     descent_direction,
+    has_exponent,
     is_ball,
-    min_norm_subgradient,
     reach,
     require,
     residual,
@@ -50,7 +58,7 @@ _GROWTH = 1.05  # of the adaptive step
 def steepest_descent(
     problem: RobustProblem,
     loss: MarginLoss,
-    norm: LpNorm | Sequence[LpNorm],
+    norm: Norm | Sequence[Norm],
     *,
     step_size: float | str = "adaptive",
     max_iter: int = 50_000,
@@ -68,8 +76,8 @@ def steepest_descent(
     problem : RobustProblem
         k problems; each stops on its own.
     loss : MarginLoss
-    norm : LpNorm or sequence of k LpNorm
-        The geometry p, of all problems or of each.
+    norm : Norm or sequence of k Norm
+        The geometry of all problems or of each: an `LpNorm`, or a norm of one's own.
     step_size : "adaptive", "paper" or float
         Step on the log-risk. "adaptive" backtracks: a step is accepted if it brings half of the
         decrease that its slope promises; with loss_tol = 0, where the limit itself is wanted, the
@@ -99,10 +107,10 @@ def steepest_descent(
     Solution
     """
     problem = problem.simplified()
-    norms = [norm] * problem.n_problems if isinstance(norm, LpNorm) else list(norm)
+    norms = list(norm) if isinstance(norm, Sequence) else [norm] * problem.n_problems
     _require_steps(problem, norms)
     # problems of one geometry are computed together
-    order = np.argsort([norm.p for norm in norms], kind="stable")
+    order = neighbours(norms)
     geometry, problem = Geometry(tuple(norms[i] for i in order)), problem.select(order)
     xp = namespace(problem.y)
     zeros = xp.zeros(
@@ -117,14 +125,14 @@ def steepest_descent(
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
     growth = _GROWTH if step_size == "adaptive" else None
     rule = _SteepestDescent(geometry)
-    path: Path
+    path: DescentPath
     if isinstance(coef, np.ndarray) and is_ball(problem.threat) and problem.threat.scale is None:
         path = FastPath(problem, loss, geometry, rule, coef, step, growth)
     else:
         path = RulePath(problem, loss, rule, (coef,), step, growth)
     # a trial step may raise the risk beyond all numbers, and is evaluated anew then
     with np.errstate(over="ignore", invalid="ignore"):
-        return follow(path, loss, geometry, stopping, order)
+        return follow(path, DescentRun(problem, stopping, loss, geometry, order))
 
 
 def descent_grid(
@@ -190,7 +198,7 @@ def _paper_step(problem: RobustProblem) -> Array:
     return 1 / xp.where(bound > 0, bound, xp.ones_like(bound)) ** 2
 
 
-def _require_steps(problem: RobustProblem, norms: Sequence[LpNorm]) -> None:
+def _require_steps(problem: RobustProblem, norms: Sequence[Norm]) -> None:
     """Refuse a threat without the methods of a step in one of the norms."""
     for norm in norms:
         proximal = takes_proximal_steps(problem.threat, norm)
@@ -245,7 +253,7 @@ class _SteepestDescent:
 
 def _propose(
     problem: RobustProblem,
-    norm: LpNorm,
+    norm: Norm,
     coef: Array,
     weighted_sum: Array,
     total_weight: Array,
@@ -259,8 +267,30 @@ def _propose(
         moved = residual(threat, ahead, step * penalty_weight, norm)
         return moved, (coef - moved) / step[:, None]
     # w <- w - eta |v|_* u with v in -Z^T a + eps d sigma(w)
-    subgradient = min_norm_subgradient(threat, coef, -weighted_sum, penalty_weight, norm.dual)
-    taken = weighted_sum + subgradient
-    direction = descent_direction(threat, coef, subgradient, taken, norm)
+    subgradient, direction = _steepest_subgradient(
+        threat, coef, -weighted_sum, penalty_weight, norm
+    )
     length = step * norm.dual.value(subgradient)
     return threat.stop_at_kinks(coef, coef - length[:, None] * direction), subgradient
+
+
+def _steepest_subgradient(
+    threat: Any, w: Array, g: Array, radius: Array, norm: Norm
+) -> tuple[Array, Array]:
+    r"""The element of :math:`g + \text{radius}\,\partial \sigma(w)` that is least in the dual norm,
+    and the direction of unit norm in which the log-risk rises fastest.
+
+    In a norm that is not of this library both come from splitting on the face
+    :math:`\text{radius}\,\partial \sigma(w)`: at a kink not every steepest direction of the least
+    subgradient descends, and the normal of the face does.
+    """
+    if has_exponent(norm):
+        subgradient = threat.min_norm_subgradient(w, g, radius, norm.dual)
+        return subgradient, descent_direction(threat, w, subgradient, subgradient - g, norm)
+
+    def project(x: Array) -> Array:
+        # -delta nearest to x for delta on the face: x plus the least element of the face moved by
+        # -x, with the sign of the other
+        return x - threat.min_norm_subgradient(w, x, radius, LpNorm(2))
+
+    return split(project, g, norm.dual)
