@@ -139,7 +139,7 @@ def test_over_the_ball_alone_the_farthest_point_attains_it(q, scaled):
     x, coef, eps, scale = draw_functions(scaled)
     region = Region(x, q, eps, scale=scale)
     for s in range(4):
-        points = region.place(region.farthest(region.pulled(-coef[:, s].flatten(1))))
+        points = region.place(region.farthest(region.gradient_in_units(-coef[:, s].flatten(1))))
         attained = (coef[:, s].flatten(1) * points).sum(1)
         torch.testing.assert_close(region.minimum(coef)[:, s], attained, atol=1e-12, rtol=0)
     torch.testing.assert_close(
@@ -155,7 +155,7 @@ def test_over_ball_and_box_together_it_is_exact(q, clip, scaled):
     region = Region(x, q, eps, clip, scale)
     least = region.minimum(coef)
     for s in range(4):
-        points = region.place(region.farthest(region.pulled(-coef[:, s].flatten(1))))
+        points = region.place(region.farthest(region.gradient_in_units(-coef[:, s].flatten(1))))
         torch.testing.assert_close(
             least[:, s], (coef[:, s].flatten(1) * points).sum(1), atol=1e-11, rtol=0
         )
@@ -163,7 +163,7 @@ def test_over_ball_and_box_together_it_is_exact(q, clip, scaled):
         region.minimum(coef[:1]), region.minimum(coef[:1].expand(6, -1, -1, -1))
     )
     noise = torch.as_tensor(np.random.default_rng(1).standard_normal((500, 6, 6)))
-    directions = torch.cat([noise, -region.pulled(coef.flatten(2)).transpose(0, 1)])
+    directions = torch.cat([noise, -region.gradient_in_units(coef.flatten(2)).transpose(0, 1)])
     moves = (
         eps.view(-1, 1)
         * region.norm.steepest_direction(directions)
@@ -216,7 +216,7 @@ def test_no_allowed_point_has_a_smaller_value(q, seed, eps, size):
     directions = torch.cat(
         [
             torch.as_tensor(rng.standard_normal((50, 4, 6))),
-            -region.pulled(coef / size).transpose(0, 1),
+            -region.gradient_in_units(coef / size).transpose(0, 1),
         ]
     )
     moves = eps * region.norm.steepest_direction(directions)

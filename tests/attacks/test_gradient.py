@@ -1,4 +1,4 @@
-"""Attacks by gradients against closed forms, brute force and their own promises."""
+"""Attacks by gradients against closed forms, brute force and what their documentation says."""
 
 import copy
 import math

@@ -15,8 +15,10 @@ from torch.nn.utils import parametrizations, prune
 
 from sklearn_robust import RobustMLPClassifier, RobustNetClassifier
 from sklearn_robust.losses import LOSSES
-from sklearn_robust.neural_network._training import epoch_batches, seeded
+from sklearn_robust.neural_network._inner_maximisation import Samples
+from sklearn_robust.neural_network._training import seeded
 from sklearn_robust.neural_network.modules import homogeneity, make_mlp
+from sklearn_robust.regions import Region
 from sklearn_robust.threats import LpBall
 from sklearn_robust.verification import certified_margins
 
@@ -494,20 +496,20 @@ def test_arguments_of_a_module_are_passed_by_name(module):
         assert RobustNetClassifier(works, max_iter=1).fit(X, y).n_iter_ == 1
 
 
+def batch_sizes(n, batch_size):
+    x = torch.zeros(n, 1)
+    samples = Samples(x, torch.arange(n), torch.ones(n), Region(x, math.inf, 0.1))
+    return [len(b.x) for b in samples.batches(batch_size, torch.Generator().manual_seed(0))]
+
+
 @pytest.mark.parametrize("batch_size", [3, 13, 39])
 def test_batch_norm_never_sees_a_single_sample(batch_size):
     X, y = data()  # 40 samples
-    sizes = [
-        len(batch) for batch in epoch_batches(40, batch_size, torch.Generator().manual_seed(0))
-    ]
+    sizes = batch_sizes(40, batch_size)
     assert sum(sizes) == 40
     assert min(sizes) > 1
     net(batch_size=batch_size, max_iter=2).fit(X, y)
-    assert [len(batch) for batch in epoch_batches(3, 1, torch.Generator().manual_seed(0))] == [
-        1,
-        1,
-        1,
-    ]
+    assert batch_sizes(3, 1) == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
