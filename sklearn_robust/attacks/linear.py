@@ -204,7 +204,7 @@ def signed_distances(
     q : float
         Exponent of the perturbation's norm.
     scale : array of shape (d,), optional
-        Of each feature.
+        The scale of each feature.
 
     Returns
     -------

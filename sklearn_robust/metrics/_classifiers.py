@@ -237,7 +237,9 @@ def _score_at(probability: float, scores: AffineScores) -> float:
     """The score from which the probability is at least the one given."""
     if probability <= 0:
         return -math.inf
-    return math.inf if probability > 1 else float(scores.score_at(probability))  # type: ignore[misc]  # its link is checked
+    if probability > 1:
+        return math.inf
+    return float(scores.score_at(probability))  # type: ignore[misc]  # its link is checked
 
 
 def _inverse_link(classifier: Any) -> Callable[[Any], Any] | None:

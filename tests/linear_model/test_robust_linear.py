@@ -423,7 +423,7 @@ def test_large_noisy_data():
     assert model.dual_gap_ <= 1e-6
 
 
-def test_data_proven_separable_are_screened_once(gaussian, monkeypatch):
+def test_data_proven_separable_are_decided_once(gaussian, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("the minimiser of the risk has proven it")
 

@@ -200,7 +200,7 @@ def test_clones_copies_and_searches(cancer):
     ("options", "message"),
     [
         ({"scale": np.ones(40)}, "threat takes the place of q_pert, eps and scale"),
-        ({"solver": "exact"}, "olver='exact' serves l_q balls only, got threat=Projected"),
+        ({"solver": "exact"}, "he exact solver serves l_q balls only, got threat=Projected"),
         ({"p_algo": 1}, r"teepest_descent in LpNorm\(p=1.0\) needs .*min_norm_subgradient"),
         ({"threat": Worst(np.ones(40))}, "needs project of a threat, which threat=Worst"),
         ({"threat": Projected(np.ones(7))}, "could not be broadcast|give it the 40 features"),
