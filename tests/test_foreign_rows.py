@@ -192,6 +192,8 @@ def test_the_rows_written_here_keep_the_protocol(make, tmp_path):
 @each_rows
 def test_the_mean_square_is_estimated_within_a_factor_of_four(make, tmp_path, centred):
     rows = make(tmp_path)
+    if make is low_rank:  # far from zero
+        rows = LowRank(rows.A + 5, rows.B)
     expected = mean_square(as_rows(rows.formed().astype(np.float64)), centred=centred)
     assert 0.25 < mean_square(rows, centred=centred) / expected < 4
 
