@@ -21,6 +21,7 @@ ROOMS = [
     "separators",
     "solvers",
     "theory",
+    "threats",
     "verification",
 ]
 MODULES = [
@@ -36,7 +37,6 @@ MODULES = [
     "rows",
     "scaled_norms",
     "splitting",
-    "threats",
 ]
 EVERYWHERE = {
     "GL03",  # no double blank lines
