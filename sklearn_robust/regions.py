@@ -26,7 +26,7 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.threats import check_radius, check_scale
 
 _MAX_NEWTON = 100  # both scalar equations below are piecewise linear: a few steps end them
-_LEVEL_TOL = 1e-9  # of the radius in `support`, which changes by the square of it
+_LEVEL_TOL = 1e-9  # relative error of the level in `support`, which changes by its square
 _PART = 2**16  # entries at a time in `minimum`: its many passes stay in the cache
 
 
@@ -57,7 +57,8 @@ class Region:
         scale: Any | None = None,
     ) -> None:
         check_clip(clip)
-        self.shape, self.x, self.norm = x.shape[1:], x.flatten(1), LpNorm(check_exponent(q, "q"))
+        self.shape, self.x = x.shape[1:], x.flatten(1)
+        self.norm = LpNorm(check_exponent(q, "q"))
         self.eps: Any = eps.reshape(-1, 1) if isinstance(eps, Tensor) else check_radius(eps, "eps")
         self.scale = None if scale is None else _scales(scale, self.x)
         self.box: tuple[Tensor, Tensor] | None = None
@@ -170,7 +171,8 @@ class Region:
         centre, coef = products(coef, self.x), self.pulled(coef)
         if self.box is None:
             return centre - self.eps * self.norm.dual.value(coef)
-        n, s, d = len(self.x), *coef.shape[1:]
+        n = len(self.x)
+        s, d = coef.shape[1:]
         taken = []
         for pairs in torch.arange(n * s, device=coef.device).split(max(1, _PART // d)):
             rows, functions = pairs // s, pairs % s
