@@ -49,7 +49,7 @@ from sklearn_robust.threats import (
     takes_proximal_steps,
 )
 
-_GROWTH = 1.05  # of the adaptive step
+_GROWTH = 1.05  # factor on the adaptive step after an accepted trial
 
 
 def steepest_descent(
