@@ -141,3 +141,17 @@ class MaxMarginForm:
 
 class SolverFailure(RuntimeError):
     """A solver that ended without an answer; the message holds its status."""
+
+
+@dataclass
+class Places:
+    """Consecutive places in an array: each call takes those after the last."""
+
+    size: int = 0
+
+    def take(self, count: int) -> slice:
+        self.size += count
+        return slice(self.size - count, self.size)
+
+    def take_one(self) -> int:
+        return self.take(1).start
