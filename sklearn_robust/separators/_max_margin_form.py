@@ -1,7 +1,11 @@
-"""The program that every exact solver here takes, in one form, and what it hands back."""
+"""The max-margin form: the program that every exact solver here takes.
+
+It reads the exponent q and the scales of the threat, and so serves l_q balls only.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,7 +16,7 @@ from scipy import sparse
 
 from sklearn_robust.certificates import Certified, Point, best_intercept, over_size
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.problems import feasible_weights
+from sklearn_robust.problems import RobustProblem, feasible_weights
 from sklearn_robust.scaled_norms import WeightedNorm
 
 Vector = NDArray[np.float64]
@@ -53,6 +57,25 @@ class MaxMarginForm:
     eps: float
     shift: float = 0.0
     scale: Vector | None = None
+
+    @classmethod
+    def of(cls, problem: RobustProblem, norm: LpNorm) -> MaxMarginForm:
+        """The form of a single problem with an l_q ball, in units of the rows' root mean square,
+        and centred where an intercept absorbs it.
+        """
+        problem, _ = problem.simplified().standardised()
+        threat, labels, eps = problem.threat, problem.y[0], float(problem.radius[0])
+        if sparse.issparse(problem.X):
+            rows = sparse.csr_array(sparse.diags_array(labels) @ problem.X)
+        else:
+            rows = labels[:, None] * problem.X
+        dual_q, scale = threat.dual_norm.p, threat.scale if eps > 0 else None
+        shift = 0.0
+        if scale is None and math.isclose(norm.p, dual_q, rel_tol=1e-12):
+            eps, shift = 0.0, eps
+        return cls(
+            rows, labels if problem.fit_intercept else None, norm.p, dual_q, eps, shift, scale
+        )
 
     @cached_property
     def norm(self) -> LpNorm:

@@ -392,10 +392,11 @@ OWN_SOLVERS = (
 
 
 def replace_solvers(monkeypatch, names, solver):
-    from sklearn_robust.separators import _engine_choice
+    from sklearn_robust.separators import _engine_choice, critical_radius
 
     for name in names:
         monkeypatch.setattr(_engine_choice, name, solver)
+        monkeypatch.setattr(critical_radius, name, solver, raising=False)
 
 
 def test_failing_solvers_are_named(monkeypatch):
@@ -526,7 +527,7 @@ def test_a_zero_margin_that_is_not_proven_warns(monkeypatch):
 
     y = np.repeat([-1, 1], 30)
     X = np.column_stack([1e4 * np.random.default_rng(0).standard_normal(60), 1e-10 * y])
-    monkeypatch.setattr("sklearn_robust.separators._engine_choice.solve_linear_program", fail)
+    monkeypatch.setattr("sklearn_robust.separators.critical_radius.solve_linear_program", fail)
     with pytest.warns(ConvergenceWarning, match="certified relative gap is 1,"):
         assert max_margin(X, y, q=2, fit_intercept=True).margin == 0
 
