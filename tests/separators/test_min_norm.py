@@ -527,7 +527,7 @@ def test_a_zero_margin_that_is_not_proven_warns(monkeypatch):
 
     y = np.repeat([-1, 1], 30)
     X = np.column_stack([1e4 * np.random.default_rng(0).standard_normal(60), 1e-10 * y])
-    monkeypatch.setattr("sklearn_robust.separators.critical_radius.solve_linear_program", fail)
+    replace_solvers(monkeypatch, ["solve_linear_program"], fail)
     with pytest.warns(ConvergenceWarning, match="certified relative gap is 1,"):
         assert max_margin(X, y, q=2, fit_intercept=True).margin == 0
 
