@@ -33,7 +33,9 @@ MODULES = [
     "onnx",
     "problems",
     "regions",
+    "rows",
     "scaled_norms",
+    "splitting",
     "threats",
 ]
 EVERYWHERE = {
@@ -56,6 +58,7 @@ BRIEF = (  # where a line often says it all, or scikit-learn is the caller
     "norms.",
     "problems.",
     "regions.",
+    "rows.",
     "scaled_norms.",
     "solvers.",
     "threats.",

@@ -27,6 +27,7 @@ from sklearn_robust.solvers.solution import (
     problem_to_numpy,
     stack_solutions,
 )
+from sklearn_robust.threats import inside, reachable
 
 _CHECK_EVERY = 10  # iterations between certificates at first
 # later a tenth of the iterations so far: a path that converges slowly is certified rarely
@@ -340,9 +341,10 @@ class _Run:
         """Whether a proof that the data are not separable may be near, and worth its price."""
         threat = self.problem.threat
         total_weight = namespace(at.coef).sum(at.now.weights, axis=-1)
-        near = (
-            threat.norm.value(threat.reachable(at.weighted_sum))
-            <= _NUDGE * self.problem.radius * total_weight
+        near = inside(
+            threat,
+            reachable(threat, at.weighted_sum),
+            _NUDGE * self.problem.radius * total_weight,
         )
         return [True] * len(self.under_way) if iteration > _PATIENCE else near.tolist()
 

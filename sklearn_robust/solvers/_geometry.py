@@ -12,6 +12,7 @@ import numpy as np
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.threats import residual
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Geometry:
         return self._rowwise(lambda norm, rows: norm.dual.value(subgradient[rows]))
 
     def distance(self, problem: RobustProblem, weighted_sum: Array) -> Array:
-        """The distance of each row to the threat's ball in the dual norm: (k, d) -> (k,)."""
+        """The distance of each row to the threat's set in the dual norm: (k, d) -> (k,)."""
         return self._rowwise(
             lambda norm, rows: norm.dual.value(
-                problem.threat.norm.residual(weighted_sum[rows], problem.radius[rows], norm.dual)
+                residual(problem.threat, weighted_sum[rows], problem.radius[rows], norm.dual)
             )
         )
 
