@@ -18,8 +18,11 @@ from sklearn_robust.certificates import Certified, Point, best_intercept, over_s
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem, feasible_weights
 from sklearn_robust.scaled_norms import WeightedNorm
+from sklearn_robust.threats import require_ball
 
 Vector = NDArray[np.float64]
+
+SOLVER = "an exact separator"  # what serves l_q balls only, in messages
 
 _BALANCE = 2e-14  # difference of the classes' shares, relative to their sum, that is rounding
 
@@ -63,14 +66,15 @@ class MaxMarginForm:
         """The form of a single problem with an l_q ball, in units of the rows' root mean square,
         and centred where an intercept absorbs it.
         """
+        require_ball(problem.threat, SOLVER)
         problem, _ = problem.simplified().standardised()
-        threat, labels, eps = problem.threat, problem.y[0], float(problem.radius[0])
+        labels, eps = problem.y[0], float(problem.radius[0])
         if sparse.issparse(problem.X):
             rows = sparse.csr_array(sparse.diags_array(labels) @ problem.X)
         else:
             rows = labels[:, None] * problem.X
-        dual_q, scale = threat.dual_norm.p, threat.scale if eps > 0 else None
-        shift = 0.0
+        dual_q, shift = problem.threat.dual_norm.p, 0.0
+        scale = problem.threat.scale if eps > 0 else None
         if scale is None and math.isclose(norm.p, dual_q, rel_tol=1e-12):
             eps, shift = 0.0, eps
         return cls(

@@ -1,4 +1,7 @@
-"""eps*: the largest radius at which a robust separator exists, with the separator that shows it."""
+"""eps*: the largest radius below which a robust separator exists, with the separator that shows it.
+
+It is known for l_q balls only.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,15 @@ from sklearn_robust.separators._engine_choice import (
     largest_sample_norm,
     maximise_margin,
 )
-from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure, Vector
+from sklearn_robust.separators._max_margin_form import (
+    SOLVER,
+    MaxMarginForm,
+    SolverFailure,
+    Vector,
+)
 from sklearn_robust.separators.linear_program import solve_linear_program
 from sklearn_robust.separators.separator import Separator, read_problem, warn_of_gap
-from sklearn_robust.threats import LpBall
+from sklearn_robust.threats import LpBall, require_ball
 
 # size of a coordinate of Z^T a, relative to the terms that it sums, up to which eps* = 0 is proven
 _TOL_PROOF = 1e-6
@@ -137,7 +145,8 @@ def largest_distance(problem: RobustProblem, tol: float) -> Certified:
     """eps*: the largest ||s w||_q* margin without adversary; inf where features of scale 0 alone
     separate.
     """
-    plain, scale = _without_adversary(problem), problem.threat.scale
+    scale = require_ball(problem.threat, SOLVER).scale
+    plain = _without_adversary(problem)
     if scale is not None and not scale.all():
         return _largest_distance_with_fixed_features(problem, plain, tol)
     if scale is None:

@@ -1,8 +1,8 @@
 r"""Minimum-norm robust separators: the predictor that robust training with the geometry p tends to,
-solved exactly.
+solved exactly, against l_q balls.
 
-Every answer is certified on the user's own data before it leaves: its margin is measured, and the
-solver's multipliers are turned into a bound that no other predictor can exceed. What the solver
+Every answer is certified on the user's own data before it is returned: its margin is measured, and
+the solver's multipliers are turned into a bound that no other predictor can exceed. What the solver
 claims about itself is not used.
 """
 

@@ -1,5 +1,5 @@
 """The answer of the exact solvers as the user sees it: a separator with its proof, or the error
-where there is none.
+where there is none. The threat is an l_q ball.
 """
 
 from __future__ import annotations
