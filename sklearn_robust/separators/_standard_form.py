@@ -239,22 +239,19 @@ class StandardForm:
                 return CapBound(pairs.take(d), scale, radius)
             return PowerBound(pairs.take(1), scale, radius, exponent, scalars.take_one())
 
-        ones, eps = np.ones(d), program.eps
-        bounds = [] if quadratic else [bound(program.p, ones, None)]
+        # scales of power mean 1, or of maximum 1, in a bound; the mean goes into eps
+        scale = np.ones(d) if program.scale is None else program.scale
+        mean = float(LpNorm(program.dual_q).value(scale)) / d ** (1 / program.dual_q)
+        bounds = [] if quadratic else [bound(program.p, np.ones(d), None)]
         if attacked:
-            scale = ones
-            if program.scale is not None:  # of power mean 1, or of maximum 1
-                size = float(LpNorm(program.dual_q).value(program.scale))
-                mean = size / d ** (1 / program.dual_q)
-                scale, eps = program.scale / mean, eps * mean
-            bounds.append(bound(program.dual_q, scale, radius))
+            bounds.append(bound(program.dual_q, scale / mean, radius))
 
         border = np.zeros((n, scalars.size))
         border[:, gamma] = -1
         if intercept is not None:
             border[:, intercept] = program.labels
         if radius is not None:
-            border[:, radius] = -eps * d ** (1 / program.dual_q - 0.5) / unit
+            border[:, radius] = -program.eps * mean * d ** (1 / program.dual_q - 0.5) / unit
         rows = np.ascontiguousarray(program.rows) / (unit * math.sqrt(d))
         return cls(
             rows=rows,
