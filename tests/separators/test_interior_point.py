@@ -9,7 +9,12 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators import _newton_system, interior_point
 from sklearn_robust.separators._max_margin_form import SolverFailure
 from sklearn_robust.separators._newton_system import NewtonSystem
-from sklearn_robust.separators._standard_form import StandardForm, State
+from sklearn_robust.separators._standard_form import (
+    CapBound,
+    PowerBound,
+    StandardForm,
+    State,
+)
 from sklearn_robust.separators.interior_point import solve_interior_point
 
 INF = math.inf
@@ -48,18 +53,18 @@ def conditions(form, state):
     elimination."""
     x, t, a = state.coordinates, state.scalars, state.multipliers[form.margins]
     d = form.rows.shape[1]
-    in_x = form.spread(-(a @ form.rows)) + (x / d if form.quadratic else 0.0)
+    in_x = -np.outer(form.signs, a @ form.rows) + (x / d if form.quadratic else 0.0)
     in_t = -(a @ form.border)
     in_t[0] -= 1
     if form.split:
-        in_x = in_x - state.multipliers[form.coordinates]
+        in_x = in_x - state.multipliers[form.coordinates].reshape(2, d)
     others = []
     for bound in form.bounds:
         radius = 1.0 if bound.radius is None else t[bound.radius]
         slack, multiplier = state.slacks[bound.pairs], state.multipliers[bound.pairs]
-        if bound.multiplier is None:
-            others.append(radius - x[:d] - x[d:] - slack)
-            in_x = in_x + np.tile(multiplier, 2)
+        if isinstance(bound, CapBound):
+            others.append(radius - x[0] - x[1] - slack)
+            in_x = in_x + multiplier
             by_radius = -multiplier.sum()
         else:
             e, tau = bound.exponent, t[bound.multiplier]
@@ -70,13 +75,11 @@ def conditions(form, state):
             by_radius = tau * (-(e - 1) / e * np.sum((x / radius) ** e) / d - 1 / e)
         if bound.radius is not None:
             in_t[bound.radius] += by_radius
-    for bound in form.bounds:
-        if bound.multiplier is not None:
-            in_t[bound.multiplier] = 0  # its equation is the bound itself, in `others`
+    in_t[form.dual_scalars] = 0  # their equations are the bounds themselves, in `others`
     return np.concatenate(
         [
-            in_x,
-            form.rows @ form.difference(x) + form.border @ t - state.slacks[form.margins],
+            in_x.ravel(),
+            form.rows @ (form.signs @ x) + form.border @ t - state.slacks[form.margins],
             in_t,
             *others,
         ]
@@ -86,15 +89,12 @@ def conditions(form, state):
 def random_state(form, rng):
     start = form.start()
     scalars = start.scalars + 0.3 * rng.random(len(start.scalars))
-    slacks, multipliers = (
-        0.5 + rng.random(form.n_pairs),
-        (0.5 + rng.random(form.n_pairs)) / form.n_pairs,
-    )
-    coordinates = (
-        slacks[form.coordinates] if form.split else rng.normal(size=len(start.coordinates))
-    )
+    slacks = 0.5 + rng.random(form.n_pairs)
+    multipliers = (0.5 + rng.random(form.n_pairs)) / form.n_pairs
+    shape = start.coordinates.shape
+    coordinates = slacks[form.coordinates].reshape(shape) if form.split else rng.normal(size=shape)
     for bound in form.bounds:
-        if bound.multiplier is not None:
+        if isinstance(bound, PowerBound):
             multipliers[bound.pairs] = scalars[bound.multiplier]
     return State(coordinates, slacks, multipliers, scalars)
 
@@ -107,11 +107,12 @@ def test_direction_solves_the_linearised_conditions(margin_program, p, dual_q, n
     form = StandardForm.of(margin_program(n, d, p, dual_q, 0.1, intercept=intercept))
     state = random_state(form, rng)
     weights = state.multipliers[form.margins]
-    system = NewtonSystem(
-        form, state, form.rows @ form.difference(state.coordinates), weights @ form.rows
-    )
+    scores = form.rows @ (form.signs @ state.coordinates)
+    equations = form.equations(state, scores, weights @ form.rows)
     target = 0.1 * rng.normal(size=form.n_pairs) / form.n_pairs
-    step = system.direction(target, refinements=1)
+    right = form.right_side(equations, target, state)
+    solution = NewtonSystem(form, equations).solve(right, refinements=1)
+    step = form.step(solution, target, state)
     linear = state.slacks * step.multipliers + state.multipliers * step.slacks
     np.testing.assert_allclose(linear, target, atol=1e-12)
 
@@ -130,14 +131,14 @@ def test_refinement_that_diverges_ends_the_method_with_its_best_iterate(
 ):
     problem = margin_program(20, 45, 1.0, 1.0, 0.0)
     steps = itertools.count()
-    original = NewtonSystem._solve
+    original = NewtonSystem.solve
 
     def failing(self, *args):
         if next(steps) >= 12:
             raise LinAlgError("refinement diverges")
         return original(self, *args)
 
-    monkeypatch.setattr(NewtonSystem, "_solve", failing)
+    monkeypatch.setattr(NewtonSystem, "solve", failing)
     gap = proven_gap(problem, solve_interior_point(problem, 1e-12))
     assert 1e-12 < gap < 1
 

@@ -22,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_robust.certificates import Point
 from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import (
     NotSeparableError,
     max_margin,
@@ -29,6 +30,8 @@ from sklearn_robust.separators import (
     separator_path,
 )
 from sklearn_robust.separators._max_margin_form import SolverFailure
+from sklearn_robust.separators.critical_radius import largest_distance
+from sklearn_robust.separators.min_norm import solve_separator
 
 INF = np.inf
 PAIRS = list(itertools.product([1, 2, INF], [1, 2, INF]))
@@ -392,10 +395,11 @@ OWN_SOLVERS = (
 
 
 def replace_solvers(monkeypatch, names, solver):
-    from sklearn_robust.separators import _engine_choice
+    from sklearn_robust.separators import _engine_choice, critical_radius
 
     for name in names:
         monkeypatch.setattr(_engine_choice, name, solver)
+        monkeypatch.setattr(critical_radius, name, solver, raising=False)
 
 
 def test_failing_solvers_are_named(monkeypatch):
@@ -518,17 +522,6 @@ def test_a_small_feature_that_separates_is_found_beside_large_ones(q, convert):
     )
     separator = min_norm_separator(convert(X), y, p=2, q=q, eps=1e-12, fit_intercept=True, tol=1e-2)
     assert separator.margin == pytest.approx(0.99e-10, rel=1e-2)
-
-
-def test_a_zero_margin_that_is_not_proven_warns(monkeypatch):
-    def fail(program):
-        raise SolverFailure("out of luck")
-
-    y = np.repeat([-1, 1], 30)
-    X = np.column_stack([1e4 * np.random.default_rng(0).standard_normal(60), 1e-10 * y])
-    monkeypatch.setattr("sklearn_robust.separators._engine_choice.solve_linear_program", fail)
-    with pytest.warns(ConvergenceWarning, match="certified relative gap is 1,"):
-        assert max_margin(X, y, q=2, fit_intercept=True).margin == 0
 
 
 @pytest.mark.parametrize(
@@ -773,7 +766,10 @@ def test_weights_that_nearly_prove_it_do_not_prove_that_data_are_not_separable(m
         min_norm_separator(X, y, p=2, q=2, eps=1 + excess)
 
 
-def test_weights_that_leave_a_part_of_a_feature_do_not_prove_a_zero_margin(monkeypatch):
+@pytest.mark.parametrize("program_fails", [False, True])
+def test_weights_that_leave_a_part_of_a_feature_do_not_prove_a_zero_margin(
+    monkeypatch, program_fails
+):
     # the second separates, by a margin of 1e-4
     X, y = np.array([[1e6, 1e-4], [-1e6, 1e-4]]), np.array([1, 1])
 
@@ -785,8 +781,30 @@ def test_weights_that_leave_a_part_of_a_feature_do_not_prove_a_zero_margin(monke
         [*OWN_SOLVERS, "solve_linear_program", "solve_quadratic_program", "solve_cone_program"],
         useless,
     )
+    if program_fails:
+
+        def fail(program):
+            raise SolverFailure("out of luck")
+
+        replace_solvers(monkeypatch, ["solve_linear_program"], fail)
     with pytest.warns(ConvergenceWarning, match="certified relative gap is 1,"):
         assert max_margin(X, y, q=2).margin == 0
+
+
+def test_a_threat_that_is_no_ball_is_refused_by_name():
+    class Box:
+        symmetric = True
+
+        def worst(self, v):
+            return np.sign(v)
+
+    X, y = separable_data(6, 8)
+    problem = RobustProblem.from_data(X, y, threat=Box(), fit_intercept=False)
+    refused = "An exact separator serves l_q balls only, got threat=Box: use an LpBall"
+    with pytest.raises(ValueError, match=refused):
+        solve_separator(problem, LpNorm(2))
+    with pytest.raises(ValueError, match=refused):
+        largest_distance(problem, 1e-8)
 
 
 @pytest.mark.parametrize("share", [1 - 1e-6, 1 - 1e-9])

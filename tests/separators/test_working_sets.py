@@ -7,8 +7,7 @@ from scipy import sparse
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import working_sets
-from sklearn_robust.separators._engine_choice import scaled_program
-from sklearn_robust.separators._max_margin_form import SolverFailure
+from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.working_sets import solve_on_column_sets, solve_on_row_sets
 
@@ -90,7 +89,7 @@ def test_row_sets_do_not_cycle(proven_gap, n, d, seed, q, eps):
     y = np.sign(X @ w)
     X += 0.5 * np.outer(y, w) / (w @ w)
     problem = RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=True)
-    program = scaled_program(problem, LpNorm(2))
+    program = MaxMarginForm.of(problem, LpNorm(2))
     assert proven_gap(program, solve_on_row_sets(program)) <= 1e-8
 
 
@@ -106,7 +105,7 @@ def test_data_that_nothing_separates_need_few_rounds(monkeypatch, proven):
     sizes = sizes_solved(monkeypatch)
     exact = np.random.default_rng(0).normal(size=(8000, 10))
     X, y = np.round(4 * exact), np.sign(exact.sum(axis=1))
-    program = scaled_program(
+    program = MaxMarginForm.of(
         RobustProblem.from_data(X, y, q=INF, eps=0.0, fit_intercept=False), LpNorm(1)
     )
     assert proven(program, solve_on_row_sets(program))[1] <= 1e-9
