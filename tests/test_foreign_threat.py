@@ -11,7 +11,7 @@ import torch
 from array_api_compat import array_namespace
 from scipy import sparse
 
-from sklearn_robust import splitting, threats
+from sklearn_robust import RobustLinearClassifier, splitting, threats
 from sklearn_robust.certificates import (
     certify,
     log_risk_bound,
@@ -24,7 +24,12 @@ from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.scaled_norms import ScaledNorm, WeightedNorm
-from sklearn_robust.solvers import steepest_descent
+from sklearn_robust.solvers import (
+    accelerated_margin,
+    diagonal_descent,
+    minimise_robust_risk,
+    steepest_descent,
+)
 from sklearn_robust.threats import LpBall
 
 LOSS = LOSSES["exponential"]
@@ -135,7 +140,7 @@ def test_splitting_finds_the_nearest_point(q, r, like):
         like(np.array([0, 0.5, 1, 50.0])),
         LpNorm(r),
     )
-    found = splitting.nearest_residual(lambda x: ball.project(x, radius), g, norm)
+    found = splitting.split(lambda x: ball.project(x, radius), g, norm)[0]
     closed = ball.residual(g, radius, norm)
     np.testing.assert_allclose(norm.value(found), norm.value(closed), rtol=1e-8, atol=1e-12)
     assert bool((ball.gauge(g - found) <= radius * (1 + 1e-12)).all())
@@ -168,9 +173,12 @@ def test_the_least_subgradient_in_a_foreign_norm_is_found_by_splitting(q):
     w[2, :4] = [2.0, -2.0, 2.0, -2.0]
     g, radius, norm = rng.normal(size=(3, 6)), np.array([0.3, 0.6, 0.9]), Foreign()
     ball = LpBall(q, 1.0)
-    found = threats.min_norm_subgradient(ball, w, g, radius, norm)
-    closed = threats.min_norm_subgradient(ball, w, g, radius, norm.norm)
-    np.testing.assert_allclose(norm.value(found), norm.value(closed), rtol=1e-9)
+    found, direction = threats.steepest_subgradient(ball, w, g, radius, norm)
+    closed, _ = threats.steepest_subgradient(ball, w, g, radius, norm.norm)
+    size = norm.dual.value(found)
+    np.testing.assert_allclose(size, norm.dual.value(closed), rtol=1e-9)
+    np.testing.assert_allclose(np.sum(found * direction, axis=-1), size, rtol=1e-9)
+    np.testing.assert_allclose(norm.value(direction), 1.0)
 
 
 def test_projection_on_the_ball_of_a_weighted_norm():
@@ -394,6 +402,86 @@ def test_a_ball_without_cones_says_so(ball):
     assert not threats.offers(ball, threats.ConicThreat)
     with pytest.raises(ValueError, match="The conic Newton method needs conic of a threat, which"):
         threats.require(ball, threats.ConicThreat, "the conic Newton method")
+
+
+def test_the_accelerated_solver_treats_the_box_as_the_ball():
+    found, expected = (
+        accelerated_margin(problem, LOSS, LpNorm(2), tol=1e-2) for problem in pair(*data())
+    )
+    assert found.separable == expected.separable == [True]
+    np.testing.assert_allclose(found.margin, expected.margin, rtol=1e-6)
+    np.testing.assert_allclose(found.margin_bound, expected.margin_bound, rtol=1e-6)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_the_minimiser_of_the_risk_of_the_box_is_that_of_the_ball(convert, loss):
+    X, y, b = data(80, 8, noise=2.0)
+    found, expected = (
+        minimise_robust_risk(problem, loss, LpNorm(2)) for problem in pair(convert(X), y, b + 0.05)
+    )
+    assert found.separable == expected.separable == [False]
+    assert found.gap[0] < 1e-8
+    np.testing.assert_allclose(found.coef, expected.coef, atol=1e-3)
+    np.testing.assert_allclose(found.log_risk, expected.log_risk, atol=1e-8)
+
+
+@pytest.mark.parametrize("solver", ["auto", "steepest_descent"])
+@pytest.mark.parametrize(("n", "d"), [(30, 40), (80, 8)], ids=["separable", "not separable"])
+def test_a_classifier_takes_the_box(solver, n, d):
+    X, y, b = data(n, d, noise=0.3 if n < d else 2.0)
+    options = {"loss": "logistic", "solver": solver, "loss_tol": 0.1}
+    found, expected = (
+        RobustLinearClassifier(threat=threat, **options).fit(X, y)
+        for threat in (Box(b), LpBall(math.inf, 1.0, b))
+    )
+    assert found.separable_ == expected.separable_
+    np.testing.assert_allclose(found.margin_, expected.margin_, rtol=1e-2)
+    assert found.robust_score(X, y) == expected.robust_score(X, y)
+
+
+NEEDS = "of a threat, which threat=Worst does not offer"
+BALLS = "serves l_q balls only, got threat="
+
+
+@pytest.mark.parametrize(
+    ("threat", "solve", "message"),
+    [
+        (
+            Worst,
+            lambda problem: accelerated_margin(problem, LOSS, LpNorm(2)),
+            f"The accelerated solver needs project {NEEDS}",
+        ),
+        (
+            Worst,
+            lambda problem: minimise_robust_risk(problem, LOSS, LpNorm(2)),
+            f"The minimiser of the robust risk needs conic {NEEDS}",
+        ),
+        (
+            Box,
+            lambda problem: diagonal_descent(problem, LOSS),
+            f"The diagonal parametrisation {BALLS}Box: use an LpBall, or steepest_descent.",
+        ),
+    ],
+)
+def test_other_solvers_that_need_more_refuse_in_one_sentence(threat, solve, message):
+    X, y, b = data()
+    problem = RobustProblem.from_data(X, y, threat=threat(b), fit_intercept=True)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        solve(problem)
+
+
+@pytest.mark.parametrize(
+    ("threat", "options", "message"),
+    [
+        (Worst, {}, f"The search for a separator needs project {NEEDS}"),
+        (Box, {"solver": "exact"}, f"solver='exact' {BALLS}Box"),
+    ],
+)
+def test_a_classifier_refuses_in_one_sentence(threat, options, message):
+    X, y, b = data()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        RobustLinearClassifier(threat=threat(b), **options).fit(X, y)
 
 
 def test_engines_for_balls_refuse_another_threat():

@@ -262,11 +262,16 @@ class SeparatorDisplay:
             np.unique(self.y), _CLASS_COLORS, _CLASS_MARKERS, strict=True
         ):
             points = self.X[self.y == label]
-            look = {"color": color, "marker": marker, "s": 18, "zorder": 3}
-            self.points_.append(ax.scatter(*points.T, label=f"class {label}", **look))
+            self.points_.append(
+                ax.scatter(
+                    *points.T, color=color, marker=marker, s=18, zorder=3, label=f"class {label}"
+                )
+            )
             if balls and outline.any():
-                look = {"facecolor": color, "edgecolor": color, "alpha": 0.25, "zorder": 2}
-                drawn.append(PolyCollection(list(points[:, None] + outline), **look))
+                sets = list(points[:, None] + outline)
+                drawn.append(
+                    PolyCollection(sets, facecolor=color, edgecolor=color, alpha=0.25, zorder=2)
+                )
                 ax.add_collection(drawn[-1])
         self.balls_ = drawn or None
         self.lines_ = [self._draw_line(ax, i, 0.5 * (low + high)) for i in range(len(self.coef))]

@@ -122,7 +122,7 @@ class Fit:
             solution = minimise_robust_risk(
                 problem, self.loss, norm, tol=min(self.tol, RISK_TOL), monitors=monitors
             )
-        solution.converged = solution.gap <= self.tol
+        solution = replace(solution, converged=solution.gap <= self.tol)
         undecided = np.flatnonzero([separable is None for separable in solution.separable])
         if not len(undecided) or self.monitor.stopped or not projects:
             return solution
@@ -245,7 +245,7 @@ class Fit:
                 proof=proof,
                 monitors=monitors,
             )
-        minimiser.converged = minimiser.gap <= self.tol
+        minimiser = replace(minimiser, converged=minimiser.gap <= self.tol)
         proven = np.array([solution.separable[i] is False for i in rows])
         # proven not to be separable before, if not again: the proof stays
         for j in np.flatnonzero(proven & ~np.isfinite(minimiser.gap)):
@@ -389,12 +389,12 @@ def update_problems(solution: Solution, rows: np.ndarray, part: Solution) -> Sol
     """The solution with those of these problems in place of its own; what was proven about
     separability stays proven.
     """
-    merged = replace(solution, separable=list(solution.separable))
+    merged: dict[str, Any] = {}
     for f in fields(Solution):
         if f.name == "history":
             continue
-        values: list[Any] = list(getattr(merged, f.name))
+        values: list[Any] = list(getattr(solution, f.name))
         for i, value in zip(rows.tolist(), getattr(part, f.name), strict=True):
             values[i] = values[i] if value is None else value
-        setattr(merged, f.name, values if f.name == "separable" else np.array(values))
-    return merged
+        merged[f.name] = values if f.name == "separable" else np.array(values)
+    return replace(solution, **merged)

@@ -27,17 +27,19 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import DenseRows, GramRows, SparseRows
 from sklearn_robust.solvers._conic_sets import (
-    SHARES,
     TERM_ROUNDING,
     ConicRows,
     InteriorSet,
     SolverFailure,
+    least_share,
     solve_program,
 )
 from sklearn_robust.threats import support
 
 _MAX_REPAIRS = 4  # most weights need one or two
-_DEPENDENT = 1e-13  # added to the unit diagonal of a Gram matrix whose columns may depend
+_MOST_CUT = 0.01  # sum of negative weights, of all, beyond which a repair has failed
+# share of the largest in a diagonal that is added to it where columns may depend on each other
+_DEPENDENT = 1e-13
 _NO_ROOM = 1e-9  # slack, relative to the radii, below which no weights lie in the interior
 
 
@@ -191,7 +193,10 @@ class DualWeights:
                 Perturbation(*slot.set.moved_inside(point.u, point.s))
                 for slot, point in zip(self.slots, perturbations, strict=True)
             ]
-            feasible = self._balanced(self._cancelling(hessian, feasible, perturbations))
+            moved = self._cancelling(hessian, feasible, perturbations)
+            if -np.sum(np.minimum(moved, 0)) > _MOST_CUT:
+                return None
+            feasible = self._balanced(moved)
         return None
 
     def mixed(
@@ -206,7 +211,8 @@ class DualWeights:
         inner, inner_points = self._interior
         points = inner_points if perturbations is None else perturbations
         shares = np.array([[slot.radius @ a for a in (feasible, inner)] for slot in self.slots])
-        for share in SHARES:
+
+        def mixture(share: float) -> tuple[np.ndarray, list[Perturbation]]:
             mixed = (1 - share) * feasible + share * inner
             mixed_points = []
             for point, other, (outer_part, inner_part) in zip(
@@ -218,9 +224,10 @@ class DualWeights:
                     for mine, theirs in ((point.u, other.u), (point.s, other.s))
                 )
                 mixed_points.append(Perturbation(u, s))
-            if self._hold(mixed, self._matched(mixed, mixed_points)):
-                return mixed
-        return None
+            return mixed, self._matched(mixed, mixed_points)
+
+        share = least_share(lambda share: self._hold(*mixture(share)))
+        return None if share is None else mixture(share)[0]
 
     def _balanced(self, weights: np.ndarray) -> np.ndarray | None:
         """The weights, negative ones cut off, scaled to dual feasibility; None where a class has
@@ -307,12 +314,10 @@ class DualWeights:
         ):
             row[: self.map.n_features] = reach * slot.sign * point.u / self.map.units
         gram = T.T @ hessian.curved @ T
-        size = np.sqrt(np.maximum(np.diag(gram), 0))
-        size[size == 0] = 1.0
-        gram /= np.outer(size, size)
-        gram.flat[:: free + 1] += _DEPENDENT
+        # columns of next to no size, as of a feature that is 0 in all samples, stay out of it
+        gram.flat[:: free + 1] += _DEPENDENT * np.max(np.diag(gram))
         try:
-            x = cho_solve(cho_factor(gram), T.T @ self.map.adjoint(weights) / size) / size
+            x = cho_solve(cho_factor(gram), T.T @ self.map.adjoint(weights))
         except LinAlgError:
             return weights
         return weights - hessian.c * self.map.forward(T @ x)

@@ -436,7 +436,6 @@ class DescentRun(Run[DescentPath]):
 
     def solution(self, i: int, iteration: int, at: Iterate, converged: bool | None) -> Solution:
         """Problem i with what its least bound proves, or the proof that it is not separable."""
-        xp = namespace(at.coef)
         row = slice(i, i + 1)
         proven = certify(
             self.problem.select(row),
@@ -445,30 +444,21 @@ class DescentRun(Run[DescentPath]):
             self.proofs[row],
             at.intercept[row],
         )
-        solution = Solution(
-            coef=at.coef[row],
-            intercept=at.intercept[row],
-            weights=proven.weights,
-            log_risk=at.now.log_risk[row],
-            margin=proven.margin,
-            margin_bound=proven.bound,
-            gap=proven.gap,
-            separable=[True],
-            converged=np.array([bool(converged)]),
-            n_iter=np.array([iteration]),
+        separable = True if bool(proven.margin[0] > 0) else None
+        solution = Solution.of(
+            proven,
+            at.now.log_risk[row],
+            separable=separable,
+            converged=bool(converged),
+            n_iter=iteration,
         )
-        if bool(proven.margin[0] > 0):
-            return solution
-        solution.separable = [None]
-        if converged is None and not self.near_proof(iteration, at)[i]:
+        if separable or (converged is None and not self.near_proof(iteration, at)[i]):
             return solution
         gap, proof = self._risk_gap(i, at.now)
-        if np.isfinite(proof).all():
-            solution.separable = [False]
-            solution.margin_bound = xp.zeros_like(solution.margin_bound)
-            solution.gap = xp.full_like(solution.gap, gap)
-            solution.weights = xp.asarray(proof, dtype=at.coef.dtype)
-        return solution
+        if not np.isfinite(proof).all():
+            return solution
+        weights = namespace(at.coef).asarray(proof, dtype=at.coef.dtype)
+        return solution.not_separable(gap, weights, converged=bool(converged))
 
 
 def _in_double(x: Array) -> np.ndarray:

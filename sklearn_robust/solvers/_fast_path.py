@@ -16,7 +16,7 @@ import numpy as np
 from sklearn_robust.losses import MarginLoss, is_exponential
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
-from sklearn_robust.rows import DenseRows, SparseRows
+from sklearn_robust.rows import ArrayRows
 from sklearn_robust.solvers._closed_form_steps import Room, closed_form_step
 from sklearn_robust.solvers._descent import SHRINK, Iterate, Rule, evaluations
 from sklearn_robust.solvers._geometry import Geometry
@@ -30,7 +30,7 @@ def serves(problem: RobustProblem, geometry: Geometry) -> bool:
     """
     threat = problem.threat
     return (
-        isinstance(problem.rows, (DenseRows, SparseRows))
+        isinstance(problem.rows, ArrayRows)
         and is_ball(threat)
         and threat.scale is None
         and all(isinstance(norm, LpNorm) for norm in geometry.norms)

@@ -28,7 +28,6 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -71,7 +70,7 @@ def conic_newton(
     max_iter: int,
     tol: float,
     certify: Callable[..., Solution],
-    record: Callable[[int, np.ndarray], None],
+    record: Callable[..., None],
 ) -> tuple[Solution | None, np.ndarray, int]:
     """Minimise the log-risk of one problem whose threat is a `ConicThreat`.
 
@@ -88,7 +87,8 @@ def conic_newton(
         The solution of coefficients (1, d), with the gap that weights (1, n) prove if they are
         given.
     record : callable
-        Called with the iteration and the coefficients (1, d).
+        Called with the iteration, the coefficients (1, d), and weights (1, n) where they prove a
+        gap.
 
     Returns
     -------
@@ -159,7 +159,7 @@ class _ConicNewton:
         self.dual = DualWeights(problem, self.slots, self.map)
 
     def run(
-        self, start: np.ndarray, max_iter: int, record: Callable[[int, np.ndarray], None]
+        self, start: np.ndarray, max_iter: int, record: Callable[..., None]
     ) -> tuple[Solution | None, np.ndarray, int]:
         at = self._evaluated(start[0], self.problem.signed_scores(start)[0], None)
         best: _Proven | None = None
@@ -180,7 +180,7 @@ class _ConicNewton:
             if decrease <= _CLOSE:
                 best = self._better(best, hessian, at, target, reached, last=decrease <= self.tol)
                 if best is not None and best.gap <= self.tol:
-                    record(iteration, best.coef[None])
+                    record(iteration, best.coef[None], best.weights[None])
                     break
             moved = self._search(at, target, reached, decrease)
             if moved is None:
@@ -338,33 +338,42 @@ class _StepProgram:
         starts = np.cumsum([self.n, *(len(slot.rows.h) for slot in slots)]).tolist()
         self.n_columns = starts[-1]
         self.cones: list[tuple[str, int]] = []
-        self._rows: list[Any] = []
+        nothing = np.empty(0, dtype=int)
+        self._entries = [(nothing, nothing, np.empty(0))]  # row, column, number
         self.equalities: list[tuple[slice, slice]] = []  # the rows of E and of F of each slot
         for slot, start, scale in zip(slots, starts, self.scales, strict=False):
-            E, F = sparse.diags_array(scale) @ slot.rows.E.T, slot.rows.F
-            of_E = self._add("zero", d, (E, start), (-slot.sign * sparse.eye_array(d), 0))
-            self.equalities.append((of_E, self._add("zero", F.shape[1], (F.T, start))))
-        self.levels: list[slice] = []  # the row h.lambda <= t of each slot
+            E, F = slot.rows.E.tocoo(), slot.rows.F.tocoo()
+            columns = np.arange(d)
+            by_lambda = E.col, E.row + start, scale[E.col] * E.data
+            of_E = self._add("zero", d, by_lambda, (columns, columns, np.full(d, -slot.sign)))
+            of_F = self._add("zero", F.shape[1], (F.col, F.row + start, F.data))
+            self.equalities.append((of_E, of_F))
+        self.levels: list[int] = []  # the row h.lambda <= t of each slot
         for k, (slot, start) in enumerate(zip(slots, starts, strict=False)):
-            below = (slot.rows.h[None], start), (-np.ones((1, 1)), first_t + k)
-            self.levels.append(self._add("nonnegative", 1, *below))
+            columns = np.append(start + np.arange(len(slot.rows.h)), first_t + k)
+            entries = np.zeros(len(columns), dtype=int), columns, np.append(slot.rows.h, -1.0)
+            self.levels.append(self._add("nonnegative", 1, entries).start)
         for slot, start in zip(slots, starts, strict=False):
             for kind, at in slot.rows.blocks:
                 if kind != "zero":  # whose multipliers are free
-                    size = at.stop - at.start
-                    self._add(kind, size, (-sparse.eye_array(size), start + at.start))
-        empty = sparse.csc_array((0, self.n_columns))
-        self.A = sparse.vstack([empty, *self._rows], format="csc")
+                    rows = np.arange(at.stop - at.start)
+                    self._add(kind, len(rows), (rows, rows + start + at.start, -np.ones(len(rows))))
+        n_rows = sum(size for _, size in self.cones)
+        rows, columns, data = (np.concatenate(parts) for parts in zip(*self._entries, strict=True))
+        self.A = sparse.csc_matrix((data, (rows, columns)), shape=(n_rows, self.n_columns))
+        # the upper triangle of a Hessian, column by column
+        self._columns, self._rows = np.tril_indices(self.n)
+        ends = np.cumsum(np.arange(1, self.n + 1))
+        self._ends = np.concatenate([[0], ends, np.full(self.n_columns - self.n, ends[-1])])
 
-    def _add(self, kind: str, size: int, *blocks: tuple[Any, int]) -> slice:
-        """Add rows in a cone, the sum of matrices that each start at a column; where they lie."""
+    def _add(
+        self, kind: str, size: int, *entries: tuple[np.ndarray, np.ndarray, np.ndarray]
+    ) -> slice:
+        """Add rows in a cone by their entries: row among these, column, and number; where the rows
+        lie.
+        """
         first = sum(size for _, size in self.cones)
-        total = sparse.csr_array((size, self.n_columns))
-        for matrix, column in blocks:
-            entries = sparse.coo_array(matrix)
-            place = entries.row, entries.col + column
-            total += sparse.coo_array((entries.data, place), shape=total.shape)
-        self._rows.append(total)
+        self._entries += [(rows + first, columns, data) for rows, columns, data in entries]
         self.cones.append((kind, size))
         return slice(first, first + size)
 
@@ -374,14 +383,14 @@ class _StepProgram:
         """The minimiser x of x.H x / 2 + linear.x over the conic rows, and the perturbation of each
         slot.
         """
-        rest = self.n_columns - self.n
-        P = sparse.block_diag([hessian, sparse.csr_array((rest, rest))], format="csc")
-        q, b = np.append(linear, np.zeros(rest)), np.zeros(self.A.shape[0])
+        upper = hessian[self._rows, self._columns], self._rows, self._ends
+        P = sparse.csc_matrix(upper, shape=(self.n_columns, self.n_columns))
+        q, b = np.append(linear, np.zeros(self.n_columns - self.n)), np.zeros(self.A.shape[0])
         x, z = solve_program(P, q, self.A, b, self.cones)
         perturbations = []
         for (of_E, of_F), level, scale in zip(
             self.equalities, self.levels, self.scales, strict=True
         ):
-            tau = max(float(z[level][0]), np.finfo(float).tiny)
+            tau = max(float(z[level]), np.finfo(float).tiny)
             perturbations.append(Perturbation(-scale * z[of_E] / tau, -z[of_F] / tau))
         return x[: self.n], perturbations

@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
+from sklearn_robust.rows import largest_entry
 from sklearn_robust.solvers._descent import DescentRun, RulePath, State, Stopping, follow
 from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers.solution import Monitor, Solution
@@ -75,8 +75,7 @@ def diagonal_descent(
     start = xp.full_like(
         problem.weighted_sum(problem.y), init_scale / math.sqrt(2 * problem.n_features)
     )
-    entries = problem.X.data if sparse.issparse(problem.X) else problem.X
-    rule = _DiagonalDescent(depth, float(namespace(entries).max(namespace(entries).abs(entries))))
+    rule = _DiagonalDescent(depth, largest_entry(problem.rows))
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
     step = xp.full_like(problem.log_total_weight, _FIRST)
     path = RulePath(problem, loss, rule, (start, start), step, _GROWTH)

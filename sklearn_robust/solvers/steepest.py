@@ -39,15 +39,13 @@ from sklearn_robust.solvers._descent import (
 from sklearn_robust.solvers._fast_path import FastPaths, serves
 from sklearn_robust.solvers._geometry import Geometry, neighbours
 from sklearn_robust.solvers.solution import Monitor, Solution
-from sklearn_robust.splitting import split
 from sklearn_robust.threats import (
     KinkedThreat,
     ProximalThreat,
-    descent_direction,
-    has_exponent,
     reach,
     require,
     residual,
+    steepest_subgradient,
     takes_proximal_steps,
 )
 
@@ -263,30 +261,6 @@ def _propose(
         moved = residual(threat, ahead, step * penalty_weight, norm)
         return moved, (coef - moved) / step[:, None]
     # w <- w - eta |v|_* u with v in -Z^T a + eps d sigma(w)
-    subgradient, direction = _steepest_subgradient(
-        threat, coef, -weighted_sum, penalty_weight, norm
-    )
+    subgradient, direction = steepest_subgradient(threat, coef, -weighted_sum, penalty_weight, norm)
     length = step * norm.dual.value(subgradient)
     return threat.stop_at_kinks(coef, coef - length[:, None] * direction), subgradient
-
-
-def _steepest_subgradient(
-    threat: Any, w: Array, g: Array, radius: Array, norm: Norm
-) -> tuple[Array, Array]:
-    r"""The element of :math:`g + \text{radius}\,\partial \sigma(w)` that is least in the dual norm,
-    and the direction of unit norm in which the log-risk rises fastest.
-
-    In a norm that is not of this library both come from splitting on the face
-    :math:`\text{radius}\,\partial \sigma(w)`: at a kink not every steepest direction of the least
-    subgradient descends, and the normal of the face does.
-    """
-    if has_exponent(norm):
-        subgradient = threat.min_norm_subgradient(w, g, radius, norm.dual)
-        return subgradient, descent_direction(threat, w, subgradient, subgradient - g, norm)
-
-    def project(x: Array) -> Array:
-        # -delta nearest to x for delta on the face: x plus the least element of the face moved by
-        # -x, with the sign of the other
-        return x - threat.min_norm_subgradient(w, x, radius, LpNorm(2))
-
-    return split(project, g, norm.dual)
