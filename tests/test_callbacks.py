@@ -70,6 +70,7 @@ def inseparable(gaussian):
     return gaussian(60, 8, noise=2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "estimator", ESTIMATORS, ids=lambda e: f"{type(e).__name__}-{getattr(e, 'solver', '')}"
 )
@@ -80,16 +81,16 @@ def test_scores_are_monitored_and_nothing_else_changes(estimator, data):
         if hasattr(estimator, "_read")
         else "accuracy"
     )
-    watched = clone(estimator).set_callbacks(monitor).fit(X, y)
+    monitored = clone(estimator).set_callbacks(monitor).fit(X, y)
     alone = clone(estimator).fit(X, y)
-    np.testing.assert_array_equal(watched.decision_function(X), alone.decision_function(X))
-    assert watched.n_iter_ == alone.n_iter_
+    np.testing.assert_array_equal(monitored.decision_function(X), alone.decision_function(X))
+    assert monitored.n_iter_ == alone.n_iter_
     rows = monitor.get_logs().data
     name = "robust" if "robust" in rows[0] else "accuracy"
     assert len(rows) > 1 or getattr(estimator, "solver", "exact") == "exact"
     threat = make_robust_scorer(eps=0.05)
     last = [row for row in rows if row["task_name"] == "fit"][-1][name]
-    assert last == (threat(watched, X, y) if name == "robust" else watched.score(X, y))
+    assert last == (threat(monitored, X, y) if name == "robust" else monitored.score(X, y))
 
 
 SHORT = {"eps": 0.05, "max_iter": 45, "tol": 1e-9}
@@ -121,7 +122,7 @@ LINEAR = [
     {"p_algo": 1, "eps": 0.4, "loss": "logistic"},
     {"p_algo": 1, "eps": 0.4},
 ]
-WATCHED = [
+MONITORED = [
     *((RobustLinearClassifier(**{**SHORT, **options}), 2) for options in LINEAR),
     *(
         (RobustLinearClassifier(p_algo=p, solver="steepest_descent", loss_tol=0, **SHORT), 3)
@@ -181,10 +182,11 @@ def assert_equal_fits(one, other):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore::sklearn_robust.NotSeparableWarning")
 @pytest.mark.parametrize(
-    ("estimator", "n_classes"), WATCHED, ids=lambda value: " ".join(str(value).split())
+    ("estimator", "n_classes"), MONITORED, ids=lambda value: " ".join(str(value).split())
 )
 def test_looking_at_a_fit_does_not_change_it(estimator, n_classes, data):
     X, y = data
