@@ -57,6 +57,7 @@ _MODULES = {
     "onnx",
     "problems",
     "regions",
+    "rows",
     "scaled_norms",
     "separators",
     "solvers",

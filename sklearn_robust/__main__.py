@@ -111,7 +111,8 @@ class Progress:
     """One line on standard error: what runs now, how far it is, and the time since the start."""
 
     def __init__(self, *, silent: bool) -> None:
-        self.silent, self.started = silent, time.perf_counter()
+        self.silent = silent
+        self.started = time.perf_counter()
 
     def __call__(self, steps: list[Any], label: str) -> Iterator[Any]:
         for i, step in enumerate(steps):
@@ -161,7 +162,8 @@ def _candidates(
         {round(share * eps, 10) for share in (0.25, 0.5, 0.75, 1.0, 1.25)}
     )
     penalties = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
-    logistic, svc = LogisticRegression(max_iter=5000), LinearSVC(dual=True, max_iter=50_000)
+    logistic = LogisticRegression(max_iter=5000)
+    svc = LinearSVC(dual=True, max_iter=50_000)
     candidates: list[tuple[str, Any, dict[str, list[float]]]] = [
         ("LogisticRegression", make_pipeline(scaler, logistic), {}),
         (
@@ -215,7 +217,8 @@ def _real_data(arguments: argparse.Namespace, progress: Progress) -> None:
 
 
 def _implicit_bias(arguments: argparse.Namespace, progress: Progress) -> None:
-    n, d, sparsity = 64, 512, 4
+    n, d = 64, 512
+    sparsity = 4
     X, y, teacher = make_teacher_classification(
         n, d, teacher_sparsity=sparsity, return_teacher=True, random_state=arguments.seed
     )

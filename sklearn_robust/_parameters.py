@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -15,7 +15,9 @@ from sklearn.utils import assert_all_finite, column_or_1d
 
 from sklearn_robust._array_api import as_float
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.threats import check_scale
+from sklearn_robust.threats import check_radius, check_scale
+
+Check = Callable[[Any, str], Any]  # refuses a value, given with the name of its parameter
 
 _IN_MEMORY = {  # by where a class is defined: what brings the data of its objects into memory
     "dask": "{name}.compute()",
@@ -93,6 +95,40 @@ def check_number(
         and number < math.inf
     ):
         raise ValueError(f"{name} must be {word} {'>' if strict else '>='} {low:g}, got {value!r}.")
+
+
+def check_parameters(estimator: Any, checks: Mapping[str, Check]) -> None:
+    """Refuse the first parameter of an estimator that is out of its range.
+
+    Parameters
+    ----------
+    estimator : object
+    checks : dict of str to callable
+        For each parameter a function of its value and its name, which raises.
+    """
+    for name, check in checks.items():
+        check(getattr(estimator, name), name)
+
+
+def check_exponents(values: Any, name: str) -> list[float]:
+    """One or several exponents in [1, inf], in the order given."""
+    return [check_exponent(value, name) for value in _one_or_several(values, name)]
+
+
+def check_radii(values: Any, name: str) -> list[float]:
+    """One or several radii >= 0, in the order given."""
+    return [check_radius(value, name) for value in _one_or_several(values, name)]
+
+
+def _one_or_several(values: Any, name: str) -> list[Any]:
+    if isinstance(values, Real | str):
+        return [values]
+    found = list(values) if np.iterable(values) else []
+    if not found:
+        raise ValueError(
+            f"{name} must be a number or a non-empty sequence of numbers, got {values!r}."
+        )
+    return found
 
 
 def read_scale(scale: Any, n_features: int, feature_names: Any = None) -> np.ndarray | None:

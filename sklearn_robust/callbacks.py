@@ -43,7 +43,7 @@ class FitCallbacks:
         self._callbacks = getattr(estimator, "_skl_callbacks", ())
 
     @property
-    def watched(self) -> bool:
+    def monitored(self) -> bool:
         """Whether there are callbacks."""
         return bool(self._callbacks)
 
@@ -155,7 +155,8 @@ class PathRecorder:
         if every is not None:
             check_number(every, "every", low=1, integer=True)
         check_choice(store_coef, "store_coef", (True, False))
-        self.every, self.store_coef = every, store_coef
+        self.every = every
+        self.store_coef = store_coef
         self._begin(None)
 
     def _begin(self, solver: str | None) -> None:
@@ -176,9 +177,8 @@ class PathRecorder:
         if not getattr(estimator, "_reports_its_path", False):
             raise TypeError(
                 f"PathRecorder records the fits of linear classifiers of this library, got "
-                f"{type(estimator).__name__}. For "
-                "networks use their history_, for classifiers in a pipeline set it on the last "
-                "step."
+                f"{type(estimator).__name__}. For networks use their history_, for classifiers in "
+                "a pipeline set it on the last step."
             )
         self._begin(None)
 
@@ -201,7 +201,8 @@ class PathRecorder:
             row[name] = getattr(fitted_estimator, f"{name}_")
         row["gap"] = fitted_estimator.dual_gap_
         if self.store_coef:
-            row["coef"], row["intercept"] = fitted_estimator.coef_, fitted_estimator.intercept_
+            row["coef"] = fitted_estimator.coef_
+            row["intercept"] = fitted_estimator.intercept_
         if self._rows and np.array_equal(self._rows[-1]["iteration"], row["iteration"]):
             self._rows.pop()  # the end of a solver may come with a sharper certificate
         self._rows.append(row)

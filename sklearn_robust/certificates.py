@@ -31,11 +31,24 @@ from scipy.sparse.linalg import LinearOperator, lsmr
 
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.norms import LpNorm
+from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.scaled_norms import ScaledNorm, WeightedNorm
+from sklearn_robust.scaled_norms import WeightedNorm
+from sklearn_robust.threats import (
+    face,
+    gauge,
+    has_exponent,
+    inner_point,
+    inside,
+    is_ball,
+    reachable,
+    residual,
+    rounds_powers,
+    support_sizes,
+)
 
 _MAX_REPAIRS = 5
+_INSIDE = 1e-12  # share of the radius by which repaired weights are aimed inside the set
 # times what is left of cancelled features: how far weights may be from those that cancel exactly
 _MOVED = 16
 _DEPENDENT = 1e-13  # relative singular value of conditions that repeat others
@@ -149,15 +162,15 @@ def sum_rounding(n_terms: int, dtype: Any, xp: Any = np) -> float:
     return 0.5 * float(xp.finfo(dtype).eps) * (8 + min(n_terms, 4 * math.sqrt(n_terms)))
 
 
-def norm_rounding(
-    problem: RobustProblem, norm: LpNorm | WeightedNorm, dtype: Any, xp: Any = np
-) -> float:
-    """What rounding adds to a norm of this problem at most, relative to it."""
-    exact = {norm.p, problem.threat.q} <= {1, 2, math.inf}
-    # dual exponents are rounded to float64, whatever the arithmetic
-    return sum_rounding(problem.n_features, dtype, xp) + (
-        0.0 if exact else _EXPONENT * math.log2(2 * problem.n_features)
-    )
+def norm_rounding(problem: RobustProblem, norm: Norm, dtype: Any, xp: Any = np) -> float:
+    """What rounding adds to a norm, or to the threat's support function, of this problem at most,
+    relative to the sizes of their terms.
+    """
+    rounding = sum_rounding(problem.n_features, dtype, xp)
+    if rounds_powers(problem.threat, norm):
+        # dual exponents are rounded to float64, whatever the arithmetic
+        rounding += _EXPONENT * math.log2(2 * problem.n_features)
+    return rounding
 
 
 def best_intercept(scores: Array, classes: Sequence[Array]) -> tuple[Array, Array]:
@@ -182,7 +195,7 @@ def over_size(smallest: Array, size: Array) -> Array:
 
 def robust_margin(
     problem: RobustProblem,
-    norm: LpNorm | WeightedNorm,
+    norm: Norm,
     coef: Array,
     intercept: Array,
     margins: Array | None = None,
@@ -196,7 +209,7 @@ def robust_margin(
 
 def _charged_margin(
     problem: RobustProblem,
-    norm: LpNorm | WeightedNorm,
+    norm: Norm,
     coef: Array,
     intercept: Array,
     margins: Array | None = None,
@@ -212,9 +225,9 @@ def _charged_margin(
     )
 
 
-def margin_bound(problem: RobustProblem, norm: LpNorm | WeightedNorm, weights: Array) -> Array:
+def margin_bound(problem: RobustProblem, norm: Norm, weights: Array) -> Array:
     """D(a) of shape (k,), plus its rounding: the distance, in the dual norm, from Z^T a to the
-    threat's ball.
+    threat's set.
 
     Parameters
     ----------
@@ -226,38 +239,47 @@ def margin_bound(problem: RobustProblem, norm: LpNorm | WeightedNorm, weights: A
     return _charged_bound(problem, norm, weights)[0]
 
 
-def _charged_bound(
-    problem: RobustProblem, norm: LpNorm | WeightedNorm, weights: Array
-) -> tuple[Array, Array]:
+def _charged_bound(problem: RobustProblem, norm: Norm, weights: Array) -> tuple[Array, Array]:
     r"""D(a) plus its rounding, and the share of rounding in it.
 
-    The exact :math:`|Z^T a|` is at most the computed one plus its rounding, and D grows with every
-    coordinate of it. The ball is a little smaller than the threat's: what the residual leaves out
-    of it lies in the threat's, whatever rounding did.
+    The exact :math:`|Z^T a|` is at most the computed one plus its rounding. In a ball, D grows with
+    every coordinate of it; in another set the norm of the rounding is added. The set is a little
+    smaller than the threat's: what the residual leaves out of it lies in the threat's, whatever
+    rounding did.
     """
     xp, threat, dual = namespace(weights), problem.threat, norm.dual
     of_norm = norm_rounding(problem, norm, weights.dtype, xp)
     terms = problem.sizes(weights)
     of_sum = sum_rounding(weights.shape[-1], weights.dtype, xp) * terms
-    weighted_sum = xp.abs(problem.weighted_sum(weights)) + of_sum
+    weighted_sum = problem.weighted_sum(weights)
+    if is_ball(threat) and has_exponent(norm):
+        weighted_sum, beyond = xp.abs(weighted_sum) + of_sum, xp.zeros_like(of_sum)
+    else:
+        beyond = of_sum
     if isinstance(norm, WeightedNorm):
         weighted_sum = _cancelled(weighted_sum, terms, norm.scale == 0)
     radius = problem.radius * (1 - of_norm)  # 0 where the norm has scales
-    left = threat.norm.residual(weighted_sum, radius, LpNorm(dual.p))
-    taken = weighted_sum - left
-    size = threat.norm.value(taken)
-    # a residual lies in the ball up to some rounding of its own: what exceeds the radius is given
-    # back
-    inside = xp.where(size > radius, radius / xp.where(size > 0, size, xp.ones_like(size)), 1.0)[
-        :, None
-    ]
-    left = xp.where(inside < 1, weighted_sum - inside * taken, left)
-    bound = dual.value(left) * (1 + of_norm)
+    left = residual(threat, weighted_sum, radius, dual)
+    if hasattr(threat, "gauge"):
+        left = _given_back(threat, weighted_sum, left, radius)
+    bound = (dual.value(left) + dual.value(beyond)) * (1 + of_norm)
     known = (bound > 0) & (bound < math.inf)
-    share = dual.value(of_sum + 2 * of_norm * weighted_sum) / xp.where(
+    share = dual.value(of_sum + 2 * of_norm * xp.abs(weighted_sum)) / xp.where(
         known, bound, xp.ones_like(bound)
     )
     return bound, xp.where(known, xp.minimum(share, xp.ones_like(share)), xp.zeros_like(share))
+
+
+def _given_back(threat: Any, weighted_sum: Array, left: Array, radius: Array) -> Array:
+    """The residual, with what it leaves out of the set scaled back into it: it lies in the set up
+    to some rounding of its own.
+    """
+    xp = namespace(left)
+    taken = weighted_sum - left
+    size = threat.gauge(taken)
+    share = xp.where(size > radius, radius / xp.where(size > 0, size, xp.ones_like(size)), 1.0)
+    share = share[:, None]
+    return xp.where(share < 1, weighted_sum - share * taken, left)
 
 
 def _cancelled(weighted_sum: Array, terms: Array, fixed: Array) -> Array:
@@ -279,7 +301,7 @@ def _cancelled(weighted_sum: Array, terms: Array, fixed: Array) -> Array:
 
 def certify(
     problem: RobustProblem,
-    norm: LpNorm | WeightedNorm,
+    norm: Norm,
     coef: Array,
     weights: Array,
     intercept: Array | None = None,
@@ -336,6 +358,7 @@ def certify(
         not extended
         or not float(xp.max(rounding)) > _ROUNDED
         or math.prod(problem.X.shape) > _MAX_EXTENDED
+        or not is_ball(problem.threat)  # another set may compute in float64
     ):
         return proven
     arrays = (array.astype(np.longdouble) for array in (coef, weights, intercept))
@@ -365,10 +388,10 @@ def _predictor(problem: RobustProblem, direction: Array) -> tuple[Array, Array]:
 
 
 def non_separability_slack(problem: RobustProblem, weights: Array) -> Array:
-    """eps - ||Z^T a||_q of shape (k,), for feasible weights; >= 0 proves that no robust separator
-    exists.
+    r"""radius - gauge(Z^T a) of shape (k,), for a ball :math:`\epsilon - \|Z^T a\|_q`, for feasible
+    weights; >= 0 proves that no robust separator exists.
     """
-    return problem.radius - problem.threat.norm.value(_without_dust(problem, weights))
+    return problem.radius - gauge(problem.threat, _without_dust(problem, weights))
 
 
 def _without_dust(problem: RobustProblem, weights: Array) -> Array:
@@ -376,11 +399,11 @@ def _without_dust(problem: RobustProblem, weights: Array) -> Array:
     of them.
     """
     weighted_sum = problem.weighted_sum(weights)
-    reachable = problem.threat.reachable(weighted_sum)
-    if reachable is weighted_sum:
+    movable = reachable(problem.threat, weighted_sum)
+    if movable is weighted_sum:
         return weighted_sum
     return np.where(
-        (reachable != weighted_sum) & (np.abs(weighted_sum) <= _ROUNDING * problem.sizes(weights)),
+        (movable != weighted_sum) & (np.abs(weighted_sum) <= _ROUNDING * problem.sizes(weights)),
         0.0,
         weighted_sum,
     )
@@ -404,29 +427,25 @@ def proves_separable(problem: RobustProblem, coef: Array, intercept: Array) -> A
 def margin_rounding(problem: RobustProblem, coef: Array, intercept: Array) -> Array:
     """What rounding may have added to each margin, of shape (k, n)."""
     xp = namespace(coef)
-    of_sum, penalty = (
-        sum_rounding(problem.n_terms, coef.dtype, xp),
-        problem.penalty(coef)[:, None],
-    )
+    of_sum = sum_rounding(problem.n_terms, coef.dtype, xp)
+    penalty = (problem.radius * support_sizes(problem.threat, coef))[:, None]
     sizes = problem.score_sizes(coef) + xp.abs(intercept)[:, None] + penalty
-    of_norm = norm_rounding(problem, problem.threat.dual_norm, coef.dtype, xp) - of_sum
+    of_norm = norm_rounding(problem, LpNorm(2), coef.dtype, xp) - of_sum
     return of_sum * sizes + max(of_norm, 0.0) * penalty
 
 
 def proves_not_separable(problem: RobustProblem, weights: Array) -> np.ndarray:
-    """Whether each row of feasible weights (k, n) has ||Z^T a||_q <= eps up to rounding, in
-    float64; bool of shape (k,).
+    r"""Whether each row of feasible weights (k, n) has Z^T a in the threat's set, for a ball
+    :math:`\|Z^T a\|_q \le \epsilon`, up to rounding, in float64; bool of shape (k,).
 
     Each coordinate of Z^T a is known up to its own rounding: a small feature is not lost beside a
     large one.
     """
-    weighted_sum = np.abs(problem.weighted_sum(weights))
-    if np.all(problem.threat.norm.value(weighted_sum) <= problem.radius):
+    weighted_sum = problem.weighted_sum(weights)
+    if np.all(inside(problem.threat, weighted_sum, problem.radius)):
         return np.ones(len(weighted_sum), dtype=bool)
-    return (
-        problem.threat.norm.value(np.maximum(weighted_sum - _ROUNDING * problem.sizes(weights), 0))
-        <= problem.radius
-    )
+    room = _ROUNDING * problem.sizes(weights)
+    return inside(problem.threat, weighted_sum, problem.radius, room)
 
 
 def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) -> Array:
@@ -467,10 +486,10 @@ def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) 
 def repaired_weights(
     problem: RobustProblem, weights: Array, interior: Array | None = None
 ) -> Array:
-    r"""The weights moved the little that makes :math:`\|Z^T a\|_q \le \epsilon` true; nan where
-    that takes more than a little.
+    r"""The weights moved the little that takes :math:`Z^T a` into the threat's set, for a ball
+    :math:`\|Z^T a\|_q \le \epsilon`; nan where that takes more than a little.
 
-    Near the minimiser of the risk the weights violate the inequality slightly. The correction
+    Near the minimiser of the risk the weights violate this slightly. The correction
     :math:`\delta` that mends it with :math:`\sum_i \delta_i = 0` (in each class, with an intercept)
     and least :math:`\sum_i \delta_i^2 / a_i` keeps small weights small, so that a + delta stays
     non-negative.
@@ -524,10 +543,10 @@ def _mix(problem: RobustProblem, weights: Array, interior: Array) -> Array:
 
 def _repair(problem: RobustProblem, weights: Array) -> Array:
     """Repaired weights of one problem, (1, n)."""
-    threat = problem.threat
     # enough weights to move Z^T a anywhere
     straight = problem.n_features + 2 <= weights.shape[1] or problem.radius[0] == 0
-    alike = threat.scale is None or threat.scale.all()
+    ones = np.ones(problem.n_features)
+    alike = bool(np.all(reachable(problem.threat, ones) == ones))
     # with equalities to meet, the few weights that a vertex has move along its face first
     for way in (straight,) if alike or not straight else (False, True):
         repaired = _moved_inside(problem, weights, straight=way)
@@ -537,28 +556,21 @@ def _repair(problem: RobustProblem, weights: Array) -> Array:
 
 
 def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> Array:
-    """The weights moved to where Z^T a is inside the ball: straight towards its centre, or along
-    the face of its norm.
+    """The weights moved to where Z^T a is in the threat's set: straight to a point of it, or along
+    the face that is nearest.
     """
-    threat, eps = problem.threat, problem.radius[0]
-    inner = eps * (1 - 1e-12)  # a hair inside the ball, so that rounding does not decide
-    repaired = problem.balanced(weights)
-    for _ in range(1 if straight and threat.scale is None else _MAX_REPAIRS):
+    threat, radius = problem.threat, problem.radius[0]
+    inner = radius * (1 - _INSIDE)
+    repaired, tight = problem.balanced(weights), None
+    for _ in range(_MAX_REPAIRS):
         weighted_sum = _without_dust(problem, repaired)[0]
-        if threat.norm.value(weighted_sum) <= eps:
+        if inside(threat, weighted_sum, radius):
             break
-        reachable = threat.reachable(weighted_sum)
-        size = threat.norm.value(reachable)
         if straight:
-            tight, goal = (
-                sparse.eye_array(len(weighted_sum), format="csr"),
-                reachable * min(inner / size if size > 0 else 1.0, 1.0),
-            )
-            change = goal - weighted_sum
+            tight = sparse.eye_array(len(weighted_sum), format="csr")
+            change = inner_point(threat, weighted_sum, inner) - weighted_sum
         else:
-            tight, change = _tight_constraints(
-                threat.norm, weighted_sum, inner, near=10 * max(size - eps, 0.0)
-            )
+            tight, change = face(threat, weighted_sum, inner, tight)
         moved = np.maximum(repaired + _lightest_change(problem, repaired[0], tight, change), 0)
         if not all(moved[members].any() for members in problem.classes):
             break
@@ -589,45 +601,6 @@ def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change:
     )
     tiny = np.finfo(np.float64).eps
     return root * lsmr(operator, goal, atol=tiny, btol=tiny, conlim=0, maxiter=5 * len(goal))[0]
-
-
-def _tight_constraints(
-    norm: LpNorm | ScaledNorm, weighted_sum: Array, eps: float, *, near: float
-) -> tuple[Any, Array]:
-    """Linear functions of Z^T a, as rows, that hold its norm at eps while its pattern stays, and
-    the change each needs.
-    """
-    d = len(weighted_sum)
-    if isinstance(norm, ScaledNorm):  # those of the scaled features, and zero for the others
-        movable = np.flatnonzero(norm.scale)
-        ratios = sparse.csr_array(
-            (1 / norm.scale[movable], (np.arange(len(movable)), movable)), shape=(len(movable), d)
-        )
-        rows, change = _tight_constraints(norm.plain, ratios @ weighted_sum, eps, near=near)
-        fixed = np.flatnonzero(norm.scale == 0)
-        unit = sparse.csr_array(
-            (np.ones(len(fixed)), (np.arange(len(fixed)), fixed)), shape=(len(fixed), d)
-        )
-        return sparse.vstack([sparse.csr_array(rows) @ ratios, unit], format="csr"), np.append(
-            change, -weighted_sum[fixed]
-        )
-    if norm.p == math.inf:  # the largest entries, each at the bound
-        at = np.flatnonzero(np.abs(weighted_sum) > eps - near)
-        rows = sparse.csr_array(
-            (np.sign(weighted_sum[at]), (np.arange(len(at)), at)), shape=(len(at), d)
-        )
-        return rows, np.minimum(eps - np.abs(weighted_sum[at]), 0)
-    if norm.p > 1:  # smooth: its gradient
-        return norm.dual.steepest_direction(weighted_sum)[None], np.array(
-            [min(eps - norm.value(weighted_sum), 0.0)]
-        )
-    # q = 1: the entries near zero go there, the others keep their signs
-    small = np.abs(weighted_sum) <= near
-    at = np.flatnonzero(small)
-    zeroed = sparse.csr_array((np.ones(len(at)), (np.arange(len(at)), at)), shape=(len(at), d))
-    signs = np.where(small, 0.0, np.sign(weighted_sum))
-    rows = sparse.vstack([sparse.csr_array(signs[None]), zeroed], format="csr")
-    return rows, np.append(min(eps - signs @ weighted_sum, 0), -weighted_sum[at])
 
 
 def log_risk_bound(problem: RobustProblem, loss: MarginLoss, weights: Array) -> Array:

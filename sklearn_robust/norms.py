@@ -10,12 +10,44 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
+from scipy import sparse
 
 from sklearn_robust._array_api import Array, as_float, at_least_tiny, namespace
 
 # every scalar equation below is convex or bracketed: convergence takes far fewer steps
 _MAX_NEWTON = 100
+
+
+class Norm(Protocol):
+    r"""A norm that serves as the geometry of steepest descent and of margins.
+
+    A norm of one's own has these four members and depends on the sizes of the entries alone,
+    :math:`\|x\| = \|\,|x|\,\|`. Arrays are (..., d), and every leading index is a problem.
+    """
+
+    @property
+    def dual(self) -> Norm:
+        r"""The dual norm :math:`\|g\|_* = \max_{\|u\| \le 1} \langle u, g \rangle`."""
+        ...
+
+    def value(self, x: Array, /) -> Array:
+        """The norm along the last axis: (..., d) -> (...)."""
+        ...
+
+    def steepest_direction(self, g: Array, /) -> Array:
+        r"""A point of :math:`\arg\max_{\|u\| \le 1} \langle u, g \rangle`, zero where g is:
+        (..., d) -> (..., d).
+        """
+        ...
+
+    def project(self, x: Array, radius: Array | float = 1.0, /) -> Array:
+        """The Euclidean projection on the ball of this radius, a number or (...): (..., d) -> (...,
+        d).
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -192,6 +224,25 @@ class LpNorm:
         else:
             left = power_split(a, radius, q, r)
         return xp.sign(g) * enough_left(self, a, left, radius)
+
+    def face(self, x: np.ndarray, radius: float, near: float) -> tuple[Any, np.ndarray]:
+        """Linear functions of one x (d,), as rows, that hold its norm at the radius while its
+        pattern stays, and the change each needs; entries within `near` of the face are on it.
+
+        NumPy only. Returns rows (m, d), sparse or not, and changes (m,).
+        """
+        sizes, signs = np.abs(x), np.sign(x)
+        if self.p == math.inf:  # the largest entries, each at the bound
+            at = np.flatnonzero(sizes > radius - near)
+            return unit_rows(at, signs[at], len(x)), np.minimum(radius - sizes[at], 0)
+        if self.p > 1:  # smooth: its gradient
+            gradient = self.dual.steepest_direction(x)
+            return gradient[None], np.array([min(radius - self.value(x), 0.0)])
+        # p = 1: the entries near zero go there, the others keep their signs
+        small = sizes <= near
+        at, signs = np.flatnonzero(small), np.where(small, 0.0, signs)
+        rows = [sparse.csr_array(signs[None]), unit_rows(at, np.ones(len(at)), len(x))]
+        return sparse.vstack(rows, format="csr"), np.append(min(radius - signs @ x, 0), -x[at])
 
     def min_norm_subgradient(self, w: Array, g: Array, scale: Array | float, norm: LpNorm) -> Array:
         r"""The element of :math:`g + \text{scale}\,\partial\|w\|_p` that is least in `norm`.
@@ -435,6 +486,11 @@ def power_split(a: Array, radius: Array, q: float, r: float, scale: Array | None
             break
         level = moved
     return xp.where(inside, xp.zeros_like(a), xp.where(radius <= 0, a, left))
+
+
+def unit_rows(at: np.ndarray, values: np.ndarray, d: int) -> sparse.csr_array:
+    """A row of length d for each of these columns, with its value there."""
+    return sparse.csr_array((values, (np.arange(len(at)), at)), shape=(len(at), d))
 
 
 def _positive(xp: Any, x: Array) -> Array:

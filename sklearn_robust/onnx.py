@@ -85,7 +85,9 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     from skl2onnx.common.data_types import DoubleTensorType, guess_proto_type
     from skl2onnx.proto import onnx_proto
 
-    estimator, X, opset = operator.raw_operator, operator.inputs[0], container.target_opset
+    estimator = operator.raw_operator
+    X = operator.inputs[0]
+    opset = container.target_opset
     check_is_fitted(estimator)
     double = isinstance(X.type, DoubleTensorType)
     dtype, kind = (
@@ -96,7 +98,8 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     coef: np.ndarray = dense(estimator.coef_).astype(dtype)
     intercept: np.ndarray = estimator.intercept_.astype(dtype)
     if len(coef) == 1:
-        coef, intercept = np.concatenate([-coef, coef]), np.concatenate([-intercept, intercept])
+        coef = np.concatenate([-coef, coef])
+        intercept = np.concatenate([-intercept, intercept])
     rows = ops.OnnxCast(X, to=kind, op_version=opset)
     scores = ops.OnnxAdd(
         ops.OnnxMatMul(rows, coef.T, op_version=opset), intercept, op_version=opset
@@ -118,8 +121,7 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
         if slope is None:
             raise TypeError(
                 f"The probabilities of loss {estimator._loss.name!r} have no form in ONNX: it has "
-                f"no log_odds_slope. Convert "
-                "with the option raw_scores=True."
+                "no log_odds_slope. Convert with the option raw_scores=True."
             )
         shares = ops.OnnxSigmoid(
             ops.OnnxMul(scores, np.array([slope], dtype=dtype), op_version=opset), op_version=opset

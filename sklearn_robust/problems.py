@@ -5,20 +5,26 @@ X.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
-from sklearn_robust._array_api import Array, like, namespace
+from sklearn_robust._array_api import Array, namespace
 from sklearn_robust._parameters import refuse_lazy
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.threats import LpBall, check_radius, check_scale
-
-# of X at a time where a copy is needed: two megabytes, about a processor's cache
-_BLOCK_ENTRIES = 2**18
+from sklearn_robust.rows import Rows, as_rows, largest_entry, require_array
+from sklearn_robust.threats import (
+    LpBall,
+    Threat,
+    check_radius,
+    is_ball,
+    mapped,
+    support,
+    unit_threat,
+)
 
 
 @dataclass(frozen=True)
@@ -50,11 +56,12 @@ class RobustProblem:
 
     Attributes
     ----------
-    X : array or scipy.sparse array of shape (n, d)
+    X : array or scipy.sparse array of shape (n, d), or Rows
+        Rows of a kind of your own offer the products of `sklearn_robust.rows.Rows`.
     y : array of shape (k, n)
         Labels in {-1, +1}, of X's dtype.
-    threat : LpBall
-        The set of perturbations for radius 1.
+    threat : Threat
+        The set of perturbations for radius 1; of an l_q ball the unit ball.
     radius : array of shape (k,)
         The radius of each problem: its set is radius times the threat.
     log_weight : array of shape (k, n)
@@ -68,7 +75,7 @@ class RobustProblem:
 
     X: Any
     y: Array
-    threat: LpBall
+    threat: Any  # Threat
     radius: Array
     log_weight: Array
     log_total_weight: Array
@@ -80,14 +87,37 @@ class RobustProblem:
         X: Any,
         y: Array,
         *,
-        q: float,
-        eps: float,
+        threat: Threat | None = None,
+        q: float | None = None,
+        eps: float | None = None,
+        scale: Any = None,
         fit_intercept: bool,
         sample_weight: Array | None = None,
-        scale: Any = None,
     ) -> RobustProblem:
-        """From labels of shape (n,) or (k, n), one radius, non-negative weights of shape (n,) or
-        (k, n), and scales (d,).
+        r"""Labelled rows and what the adversary may do to them.
+
+        Parameters
+        ----------
+        X : array or scipy.sparse array of shape (n, d)
+        y : array of shape (n,) or (k, n)
+            Labels in {-1, +1}.
+        threat : Threat, optional
+            The set of perturbations, in the units of X. An `LpBall` is split into its unit ball and
+            its radius; any other set must be symmetric, and has radius 1 as it stands.
+        q, eps, scale : float, float and array of shape (d,), optional
+            In place of a threat: those of `LpBall(q, eps, scale)`.
+        fit_intercept : bool
+        sample_weight : array of shape (n,) or (k, n), optional
+            Finite numbers >= 0, not all zero; 1 by default.
+
+        Returns
+        -------
+        RobustProblem
+
+        Raises
+        ------
+        ValueError
+            Where labels, weights, threat or the sizes of the entries of X are unfit.
         """
         refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         xp = namespace(y)
@@ -116,16 +146,16 @@ class RobustProblem:
             xp.astype(log_weight - log_total, y.dtype),
             xp.astype(log_total[:, 0], y.dtype),
         )
-        _check_sizes(X)
-        if scale is not None:
-            scale = like(y, check_scale(scale, "scale"))
-            if scale.shape[0] != X.shape[1]:
-                raise ValueError(
-                    f"scale must hold a number for each of the {X.shape[1]} features, got "
-                    f"{scale.shape[0]}."
-                )
-        radius = xp.full_like(y[:, 0], check_radius(eps, "eps"))
-        return cls(X, y, LpBall(q, 1.0, scale), radius, log_weight, log_total, fit_intercept)
+        _check_range(as_rows(X), xp)
+        one = xp.ones((1, X.shape[1]), dtype=y.dtype, device=y.device)
+        threat, radius = unit_threat(_chosen_threat(threat, q, eps, scale), one)
+        radii = xp.full_like(y[:, 0], radius)
+        return cls(X, y, threat, radii, log_weight, log_total, fit_intercept)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The products with X, whatever holds it."""
+        return as_rows(self.X)
 
     @property
     def n_problems(self) -> int:
@@ -137,10 +167,8 @@ class RobustProblem:
 
     @property
     def n_terms(self) -> int:
-        """The most entries of a row, which a score sums."""
-        return (
-            int(self.X.count_nonzero(axis=1).max()) if sparse.issparse(self.X) else self.n_features
-        )
+        """The most products that a score sums."""
+        return self.rows.n_terms
 
     def select(self, rows: Array) -> RobustProblem:
         """The problems at these indices."""
@@ -153,7 +181,10 @@ class RobustProblem:
         )
 
     def at_radii(self, eps: Sequence[float]) -> RobustProblem:
-        """Each problem at each of these radii, radius by radius: len(eps) * k problems."""
+        """Each problem at each of these radii, radius by radius: len(eps) * k problems.
+
+        A radius multiplies the set: the unit ball, or another threat as it stands.
+        """
         xp, k = namespace(self.y), self.n_problems
         rows = np.tile(np.arange(k), len(eps))
         problem = self.select(rows)
@@ -171,7 +202,7 @@ class RobustProblem:
             self,
             X=self.X if X is None else X,
             y=function(self.y),
-            threat=self.threat.mapped(function),
+            threat=mapped(self.threat, function),
             radius=function(self.radius),
             log_weight=function(self.log_weight),
             log_total_weight=function(self.log_total_weight),
@@ -179,16 +210,17 @@ class RobustProblem:
 
     def simplified(self) -> RobustProblem:
         """The same problem without a scale where all features have the same."""
+        if not is_ball(self.threat):
+            return self
         threat, factor = self.threat.simplified()
-        return (
-            self
-            if threat is self.threat
-            else replace(self, threat=threat, radius=factor * self.radius)
-        )
+        if threat is self.threat:
+            return self
+        return replace(self, threat=threat, radius=factor * self.radius)
 
     def as_float64(self) -> RobustProblem:
         """The same problem, on NumPy or scipy.sparse data, in double precision."""
-        return replace(self.in_double_arithmetic(), X=self.X.astype(np.float64, copy=False))
+        X = require_array(self.rows, "A problem in float64").as_type(np.float64)
+        return replace(self.in_double_arithmetic(), X=X)
 
     def in_double_arithmetic(self) -> RobustProblem:
         """The same problem on the same X, of which nothing is copied, with all that is computed
@@ -200,8 +232,8 @@ class RobustProblem:
 
     def in_extended_arithmetic(self) -> RobustProblem:
         """The same problem, on a dense copy of X, in the longest floating point of the machine."""
-        X = self.X.toarray() if sparse.issparse(self.X) else self.X
-        return self.mapped(lambda array: array.astype(np.longdouble), X.astype(np.longdouble))
+        X = require_array(self.rows, "Extended arithmetic").extended()
+        return self.mapped(lambda array: array.astype(np.longdouble), X)
 
     def standardised(self) -> tuple[RobustProblem, float]:
         """The same problem in units of the rows' root mean square, centred where an intercept
@@ -210,71 +242,40 @@ class RobustProblem:
         A predictor w of it stands for w / unit here. On NumPy or scipy.sparse data; sparse data are
         not centred.
         """
-        if sparse.issparse(self.X):
-            centred, size = self.X, float(np.linalg.norm(self.X.data))
-        else:
-            centred = self.X - self.X.mean(axis=0) if self.fit_intercept else self.X
-            size = float(np.linalg.norm(centred))
-        unit = size / math.sqrt(self.X.shape[0]) if size > 0 else 1.0
-        return replace(self, X=centred / unit, radius=self.radius / unit), unit
+        rows = require_array(self.rows, "A standardised problem")
+        X, unit = rows.standardised(centred=self.fit_intercept)
+        return replace(self, X=X, radius=self.radius / unit), unit
 
     def signed_scores(self, coef: Array) -> Array:
         """Z w, the margins without adversary and intercept: (k, d) -> (k, n)."""
-        if sparse.issparse(self.X):
-            return self.y * np.ascontiguousarray((self.X @ coef.T).T)
-        if self.X.dtype != coef.dtype:
-            return self.y * np.concatenate(
-                [coef @ rows.T for _, rows in self.double_blocks()], axis=1
-            )
-        return self.y * (coef @ self.X.T)
+        return self.y * self.rows.scores(coef)
 
     def weighted_sum(self, weights: Array) -> Array:
         """Z^T a, the weighted sum of the signed rows: (k, n) -> (k, d)."""
-        if sparse.issparse(self.X):
-            return np.ascontiguousarray((self.X.T @ (self.y * weights).T).T)
-        if self.X.dtype != weights.dtype:
-            return sum((self.y[:, at] * weights[:, at]) @ rows for at, rows in self.double_blocks())
-        return (self.y * weights) @ self.X
+        return self.rows.weighted_sum(self.y * weights)
 
     def sizes(self, weights: Array) -> Array:
         """The sums of the sizes of the terms of `weighted_sum`, `a |X|`, (k, n) -> (k, d): their
         rounding scales with them.
         """
-        if sparse.issparse(self.X):
-            return np.ascontiguousarray((abs(self.X).T @ weights.T).T)
-        if not isinstance(self.X, np.ndarray) or self.X.dtype == weights.dtype == np.longdouble:
-            return weights @ abs(self.X)
-        return sum(weights[:, at] @ np.abs(rows) for at, rows in self.double_blocks())
+        return self.rows.sum_sizes(weights)
 
     def score_sizes(self, coef: Array) -> Array:
         """The sums of the sizes of the terms of `signed_scores`, `|X| |w|`, (k, d) -> (k, n)."""
-        if sparse.issparse(self.X):
-            return np.ascontiguousarray((abs(self.X) @ np.abs(coef).T).T)
-        if not isinstance(self.X, np.ndarray) or self.X.dtype == coef.dtype == np.longdouble:
-            return abs(coef) @ abs(self.X).T
-        return np.concatenate(
-            [np.abs(coef) @ np.abs(rows).T for _, rows in self.double_blocks()], axis=1
-        )
-
-    def double_blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """The rows of a dense X in double precision, a block at a time, and where each lies: X is
-        never copied whole.
-        """
-        length = max(1, _BLOCK_ENTRIES // max(1, self.n_features))
-        for start in range(0, self.X.shape[0], length):
-            at = slice(start, start + length)
-            yield at, self.X[at].astype(np.float64, copy=False)
+        return self.rows.score_sizes(coef)
 
     def penalty(self, coef: Array) -> Array:
-        """The margin that the adversary takes, radius ||w||_q*: (k, d) -> (k,)."""
-        return self.radius * self.threat.penalty(coef)
+        r"""The margin that the adversary takes, :math:`\text{radius}\,\sigma(w)`, for a ball radius
+        ||w||_q*: (k, d) -> (k,).
+        """
+        return self.radius * support(self.threat, coef)
 
     def perturbation(self, coef: Array) -> Array:
         """The perturbation of each problem's set that raises <w, x> most: (k, d) -> (k, d)."""
-        return self.radius[:, None] * self.threat.perturbation(coef)
+        return self.radius[:, None] * self.threat.worst(coef)
 
     def margins(self, coef: Array, intercept: Array) -> Array:
-        """Robust margins y (<w, x> + b) - eps ||w||_q*: (k, d), (k,) -> (k, n); inf for samples of
+        """Robust margins y (<w, x> + b) - penalty(w): (k, d), (k,) -> (k, n); inf for samples of
         weight zero.
         """
         xp = namespace(coef)
@@ -291,8 +292,8 @@ class RobustProblem:
     ) -> Evaluation:
         """The robust loss at (k, d) coefficients, minimised exactly over the intercept.
 
-        `near` (k,) is a guess of the intercept; `penalty` (k,) replaces eps ||w||_q* where a solver
-        keeps its own.
+        `near` (k,) is a guess of the intercept; `penalty` (k,) replaces `penalty(coef)` where a
+        solver keeps its own.
         """
         penalty = self.penalty(coef) if penalty is None else penalty
         return self.evaluate_scores(loss, self.signed_scores(coef), penalty, near=near)
@@ -300,8 +301,8 @@ class RobustProblem:
     def evaluate_scores(
         self, loss: MarginLoss, scores: Array, penalty: Array, *, near: Array | None = None
     ) -> Evaluation:
-        """The robust loss from Z w of shape (k, n) and eps ||w||_q* of shape (k,), minimised
-        exactly over the intercept.
+        """The robust loss from Z w of shape (k, n) and the penalty of shape (k,), minimised exactly
+        over the intercept.
         """
         margins = scores - penalty[:, None]
         if self.fit_intercept:
@@ -353,19 +354,26 @@ def feasible_weights(weights: Array, classes: Sequence[Array]) -> Array:
     return feasible
 
 
-def _check_sizes(X: Any) -> None:
+def _chosen_threat(threat: Any, q: Any, eps: Any, scale: Any) -> Any:
+    """The threat, or the ball of q, eps and scale: one of the two is given."""
+    if threat is None and q is not None and eps is not None:
+        return LpBall(q, eps, scale)
+    if threat is None or not (q is None and eps is None and scale is None):
+        raise ValueError(
+            f"RobustProblem.from_data needs either threat, or q and eps with or without scale, got "
+            f"threat={threat!r}, q={q!r}, eps={eps!r}, scale={scale!r}: leave out one or the other."
+        )
+    return threat
+
+
+def _check_range(rows: Rows, xp: Any) -> None:
     """Raise where squares of the entries of X, and sums of them, leave the range of its type."""
-    entries = X.data if sparse.issparse(X) else X
-    xp = namespace(entries)
-    if 0 in entries.shape:
-        return
-    largest = max(float(xp.max(entries)), -float(xp.min(entries)))
-    limit = 1e-4 * math.sqrt(xp.finfo(entries.dtype).max)
+    largest = largest_entry(rows)
+    limit = 1e-4 * math.sqrt(xp.finfo(rows.dtype).max)
     if largest > limit or 0 < largest < 1 / limit:
         raise ValueError(
-            f"X must hold numbers whose squares {entries.dtype} can hold: the largest of them in "
-            f"size must lie between "
-            f"{1 / limit:.2g} and {limit:.2g}, got {largest:.4g}. Scale the features, for instance "
-            f"by a StandardScaler; where "
-            "numpy.nan_to_num put such a number for a missing one, impute another."
+            f"X must hold numbers whose squares {rows.dtype} can hold: the largest of them in size "
+            f"must lie between {1 / limit:.2g} and {limit:.2g}, got {largest:.4g}. Scale the "
+            f"features, for instance by a StandardScaler; where numpy.nan_to_num put such a number "
+            f"for a missing one, impute another."
         )

@@ -14,8 +14,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from scipy import sparse
+
 from sklearn_robust._array_api import Array, at_least_tiny, namespace
-from sklearn_robust.norms import LpNorm, cap_level, column, enough_left, power_split, shave_level
+from sklearn_robust.norms import (
+    LpNorm,
+    cap_level,
+    column,
+    enough_left,
+    power_split,
+    shave_level,
+    unit_rows,
+)
 
 _STEEPEST = 1e100  # rate of a feature beside the others from which it is never capped
 
@@ -146,6 +157,17 @@ class ScaledNorm:
             left = power_split(xp.where(movable, a, nothing), radius, q, r, s)
         return xp.sign(g) * enough_left(self, a, xp.where(movable, left, a), radius)
 
+    def face(self, x: np.ndarray, radius: float, near: float) -> tuple[Any, np.ndarray]:
+        """Linear functions of one x (d,) that hold its norm at the radius, as those of
+        `LpNorm.face` for x / scale, and zero for the features that cannot be moved.
+        """
+        movable, fixed = np.flatnonzero(self.scale > 0), np.flatnonzero(self.scale == 0)
+        ratios = unit_rows(movable, 1 / self.scale[movable], len(x))
+        rows, change = self.plain.face(ratios @ x, radius, near)
+        zeroed = unit_rows(fixed, np.ones(len(fixed)), len(x))
+        rows = sparse.vstack([sparse.csr_array(rows) @ ratios, zeroed], format="csr")
+        return rows, np.append(change, -x[fixed])
+
     def _movable(self, xp: Any) -> tuple[Array, Array]:
         """Which features can be moved, and the scale with 1 for the others."""
         movable = self.scale > 0
@@ -210,6 +232,17 @@ class WeightedNorm:
             self.plain.steepest_direction(xp.where(movable, g / s, xp.zeros_like(g))) / s,
             0 * g,
         )
+
+    def project(self, w: Array, radius: Array | float = 1.0) -> Array:
+        """The Euclidean projection of w on the ball of the given radius, a number or (...).
+
+        The ball bounds the features of positive scale as that of `ScaledNorm` at 1 / scale does; a
+        feature of scale 0 is free.
+        """
+        xp = namespace(w)
+        movable, s = self.dual._movable(xp)
+        bounded = xp.where(movable, w, xp.zeros_like(w))
+        return w - ScaledNorm(self.p, 1 / s).residual(bounded, radius, LpNorm(2))
 
     def prox(self, w: Array, scale: Array | float = 1.0) -> Array:
         r"""The point :math:`\arg\min_u \tfrac12 \|u - w\|_2^2 + \text{scale} \|s u\|_p`; scale is a

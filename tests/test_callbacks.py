@@ -78,7 +78,7 @@ def test_scores_are_monitored_and_nothing_else_changes(estimator, data):
     X, y = data
     monitor = ScoringMonitor(
         scoring={"robust": make_robust_scorer(eps=0.05)}
-        if hasattr(estimator, "_read")
+        if hasattr(estimator, "robust_score")
         else "accuracy"
     )
     monitored = clone(estimator).set_callbacks(monitor).fit(X, y)

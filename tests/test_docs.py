@@ -21,6 +21,7 @@ ROOMS = [
     "separators",
     "solvers",
     "theory",
+    "threats",
     "verification",
 ]
 MODULES = [
@@ -33,8 +34,9 @@ MODULES = [
     "onnx",
     "problems",
     "regions",
+    "rows",
     "scaled_norms",
-    "threats",
+    "splitting",
 ]
 EVERYWHERE = {
     "GL03",  # no double blank lines
@@ -56,6 +58,7 @@ BRIEF = (  # where a line often says it all, or scikit-learn is the caller
     "norms.",
     "problems.",
     "regions.",
+    "rows.",
     "scaled_norms.",
     "solvers.",
     "threats.",

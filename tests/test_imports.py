@@ -14,9 +14,11 @@ ORDER = [
     "_array_api",
     "norms",
     "scaled_norms",
+    "splitting",
     "threats",
     "_parameters",
     "losses",
+    "rows",
     "problems",
     "certificates",
     "_documentation",
@@ -121,3 +123,50 @@ def test_public_names_resolve_and_unknown_ones_do_not():
     assert set(sklearn_robust.__all__) <= set(dir(sklearn_robust))
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = sklearn_robust.no_such_name
+
+
+def package_of(module: str) -> str:
+    """The package of a module below sklearn_robust, by its dotted name; "" for top-level ones."""
+    parts = module.split(".")[1:]
+    return parts[0] if parts and (PACKAGE / parts[0]).is_dir() else ""
+
+
+def imported_modules(path: Path) -> set[str]:
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sklearn_robust"):
+            modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            modules |= {a.name for a in node.names if a.name.startswith("sklearn_robust.")}
+    return modules
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_private_names_stay_in_their_package(path):
+    here = path.relative_to(PACKAGE).parts[0]
+    for module in imported_modules(path):
+        package = package_of(module)
+        inside = module.split(".")[2:]
+        if package not in ("", here):
+            assert not any(name.startswith("_") for name in inside), (
+                f"{path} imports {module}, private to {package}"
+            )
+
+
+@pytest.mark.parametrize("package", sorted(p.parent.name for p in PACKAGE.glob("*/__init__.py")))
+def test_no_name_of_a_package_hides_one_of_its_modules(package):
+    modules = {path.stem for path in (PACKAGE / package).glob("*.py")}
+    names = set()
+    for node in ast.walk(ast.parse((PACKAGE / package / "__init__.py").read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+    assert not modules & names
+
+
+def test_no_name_of_the_library_hides_one_of_its_modules():
+    modules = {room(path) for path in PACKAGE.rglob("*.py")}
+    assert not modules & set(sklearn_robust.__all__)

@@ -141,6 +141,24 @@ def test_one_scale_for_all_is_part_of_the_radius():
     assert different.simplified() == (different, 1)
 
 
+@pytest.mark.parametrize(
+    ("q", "scale", "w", "moved", "stopped"),
+    [
+        (np.inf, None, [1.0, -1.0, 0.0], [-2.0, -0.5, 2.0], [0.0, -0.5, 2.0]),
+        (np.inf, [1.0, 1.0, 0.0], [1.0, -1.0, 1.0], [-2.0, -0.5, -2.0], [0.0, -0.5, -2.0]),
+        # the second stops level with the largest
+        (1, None, [2.0, -1.0, 0.5], [2.0, -4.0, 0.6], [2.0, -2.0, 0.6]),
+        # the largest stops level with the second
+        (1, None, [2.0, -1.5, 0.5], [1.0, -1.5, 0.5], [1.5, -1.5, 0.5]),
+        (1, [1.0, 2.0, 0.0], [2.0, -0.5, 0.5], [2.0, -4.0, 9.0], [2.0, -1.0, 9.0]),
+        (2, None, [2.0, -1.0, 0.5], [-2.0, -4.0, 0.6], [-2.0, -4.0, 0.6]),
+    ],
+)
+def test_no_step_jumps_over_a_kink(q, scale, w, moved, stopped):
+    ball = LpBall(q, 0.1, scale)
+    np.testing.assert_allclose(ball.stop_at_kinks(np.array(w), np.array(moved)), stopped)
+
+
 def test_scales_keep_their_kind():
     assert isinstance(LpBall(2, 0.3, [1, 0]).scale, np.ndarray)
     tensor = torch.tensor([1.0, 0.0], dtype=torch.float32)

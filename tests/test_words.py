@@ -55,7 +55,7 @@ PUBLIC = re.compile(r"PathRecorders?|recorders?(?![A-Za-z])")
 
 
 def files(suffixes: set[str]) -> list[Path]:
-    """The project's files with these suffixes, without those that the documentation's build makes."""
+    """The project's files with these suffixes, without those that the documentation builds."""
     found = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
     for folder in FOLDERS:
         found += (ROOT / folder).rglob("*")

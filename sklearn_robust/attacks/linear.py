@@ -5,9 +5,10 @@ robust margin of (x, y) is
 
 .. math:: \min_{k \ne y}\; f_y(x) - f_k(x) - \epsilon \|w_y - w_k\|_{q^*},
 
-exactly, with :math:`\|s (w_y - w_k)\|_{q^*}` where features have scales s, and (x, y) is robustly
-classified if and only if it is positive. Two classes are scored by one function f, as in
-scikit-learn: f > 0 is the second class, and the scores are (0, f).
+exactly, with :math:`\|s (w_y - w_k)\|_{q^*}` where features have scales s, and with the support
+function :math:`\sigma(w_y - w_k)` in place of the penalty against another threat. (x, y) is
+robustly classified if and only if the margin is positive. Two classes are scored by one function f,
+as in scikit-learn: f > 0 is the second class, and the scores are (0, f).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.extmath import safe_sparse_dot
 
-from sklearn_robust.threats import LpBall
+from sklearn_robust.threats import LpBall, Threat, is_ball, radius_of, support
 
 
 def class_scores(X: Any, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
@@ -44,20 +45,23 @@ def _class_coef(coef: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros_like(coef), coef]) if len(coef) == 1 else coef
 
 
-def rival_norms(coef: np.ndarray, threat: LpBall) -> np.ndarray:
-    """||s (w_j - w_k)||_q* of each pair of classes.
+def rival_norms(coef: np.ndarray, threat: Threat) -> np.ndarray:
+    r"""||s (w_j - w_k)||_q* of each pair of classes, whatever the radius of the ball; of another
+    threat its support function :math:`\sigma(w_j - w_k)`.
 
     Parameters
     ----------
     coef : array of shape (K, d), or (1, d) for two classes
-    threat : LpBall
+    threat : Threat
 
     Returns
     -------
     array of shape (K, K)
     """
     coef = _class_coef(coef)
-    return np.stack([threat.dual_norm.value(w - coef) for w in coef])
+    if is_ball(threat):
+        return np.stack([threat.dual_norm.value(w - coef) for w in coef])
+    return np.stack([support(threat, w - coef) for w in coef])
 
 
 def _rival_margins(scores: np.ndarray, y: np.ndarray, norms: np.ndarray, eps: float) -> np.ndarray:
@@ -82,8 +86,9 @@ def least_margins(scores: np.ndarray, y: np.ndarray, norms: np.ndarray, eps: flo
     y : int array of shape (n,)
         Index of the true class.
     norms : array of shape (n, K)
-        ||s (w_y - w_k)||_q* of each sample.
+        ||s (w_y - w_k)||_q* of each sample, as `rival_norms` returns them.
     eps : float
+        The radius of the threat.
 
     Returns
     -------
@@ -115,7 +120,7 @@ def boundary_distances(scores: np.ndarray, y: np.ndarray, norms: np.ndarray) -> 
 
 
 def robust_margins(
-    X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: LpBall
+    X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: Threat
 ) -> np.ndarray:
     """Robust margin of each sample, in units of the scores.
 
@@ -126,7 +131,7 @@ def robust_margins(
         Index of the true class of each sample.
     coef : array of shape (K, d), or (1, d) for two classes
     intercept : array of shape (K,) or (1,)
-    threat : LpBall
+    threat : Threat
 
     Returns
     -------
@@ -135,12 +140,12 @@ def robust_margins(
         counts as broken.
     """
     return least_margins(
-        class_scores(X, coef, intercept), y, rival_norms(coef, threat)[y], threat.eps
+        class_scores(X, coef, intercept), y, rival_norms(coef, threat)[y], radius_of(threat)
     )
 
 
 def robustly_correct(
-    X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: LpBall
+    X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: Threat
 ) -> np.ndarray:
     """Which samples no perturbation of the threat moves out of their class.
 
@@ -158,7 +163,9 @@ def robustly_correct(
         score; at eps > 0 it counts as broken.
     """
     right = class_scores(X, coef, intercept).argmax(axis=1) == y
-    return right if threat.eps == 0 else right & (robust_margins(X, y, coef, intercept, threat) > 0)
+    if radius_of(threat) == 0:
+        return right
+    return right & (robust_margins(X, y, coef, intercept, threat) > 0)
 
 
 def signed_distances(
@@ -196,9 +203,9 @@ def signed_distances(
 
 
 def worst_case_perturbations(
-    X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: LpBall
+    X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: Threat
 ) -> np.ndarray:
-    """The perturbation, of q-norm eps, that makes each sample's margin least.
+    """The perturbation of the threat that makes each sample's margin least.
 
     Parameters
     ----------
@@ -210,6 +217,7 @@ def worst_case_perturbations(
     array of shape (n, d)
     """
     norms = rival_norms(coef, threat)[y]
-    rival = _rival_margins(class_scores(X, coef, intercept), y, norms, threat.eps).argmin(axis=1)
+    scores = class_scores(X, coef, intercept)
+    rival = _rival_margins(scores, y, norms, radius_of(threat)).argmin(axis=1)
     coef = _class_coef(coef)
-    return -threat.perturbation(coef[y] - coef[rival])
+    return -threat.worst(coef[y] - coef[rival])

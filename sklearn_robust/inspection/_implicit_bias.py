@@ -17,7 +17,7 @@ from sklearn_robust.metrics.linear_view import linear_view, unwrapped
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import NotSeparableError, Separator, min_norm_separator
-from sklearn_robust.threats import check_radius
+from sklearn_robust.threats import check_radius, is_ball
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,7 @@ class ImplicitBiasReport:
         if self.separator is None and self.eps_star:
             return (
                 f"class {self.label} is not robustly separable from the rest, margin "
-                f"{self.margin:.4g}: a separator exists for "
-                f"eps < eps* = {self.eps_star:.4g}"
+                f"{self.margin:.4g}: a separator exists for eps < eps* = {self.eps_star:.4g}"
             )
         if self.separator is None:
             return (
@@ -77,9 +76,8 @@ class ImplicitBiasReport:
             )
         return (
             f"cosine {self.cosine:.4f}, margin ratio {self.margin_ratio:.4f}, norm ratio "
-            f"{self.norm_ratio:.4f}, "
-            f"certified gap {self.dual_gap:.2e} (p={self.separator.p:g}, q={self.separator.q:g}, "
-            f"eps={self.separator.eps:g})"
+            f"{self.norm_ratio:.4f}, certified gap {self.dual_gap:.2e} (p={self.separator.p:g}, "
+            f"q={self.separator.q:g}, eps={self.separator.eps:g})"
         )
 
 
@@ -110,7 +108,8 @@ def implicit_bias_report(
     y : array-like of shape (n_samples,)
         Labels of the training data: of every class of the estimator, and of no other.
     p, q, eps : float, optional
-        Geometry and threat; by default those of the estimator's fit (p = 1 for RobustDiagonalNet).
+        Geometry and threat, an l_q ball; by default those of the estimator's fit (p = 1 for
+        RobustDiagonalNet).
     scale : "training", None, array-like of shape (n_features,) or dict, default="training"
         How far the adversary can move each feature, in what the last step of a pipeline sees; by
         default as in training, None moves all alike.
@@ -125,8 +124,8 @@ def implicit_bias_report(
     Raises
     ------
     ValueError
-        If p, q or eps is neither given nor known from the fit, or y does not fit the classes of the
-        estimator.
+        If p, q or eps is neither given nor known from the fit, as q and eps are not of a threat
+        that is no l_q ball, or if y does not fit the classes of the estimator.
 
     Notes
     -----
@@ -145,13 +144,15 @@ def implicit_bias_report(
     """
     view = linear_view(estimator, X, "model")
     classifier = unwrapped(estimator)[1]
-    fitted = getattr(classifier, "threat_", None)
+    trained = getattr(classifier, "threat_", None)
+    fitted = trained if is_ball(trained) else None
+    fitted_q, fitted_eps = (None, None) if fitted is None else (fitted.q, fitted.eps)
     norm = LpNorm(check_exponent(_given(classifier, p, getattr(classifier, "_p", None), "p"), "p"))
-    q = check_exponent(_given(classifier, q, fitted and fitted.q, "q"), "q")
-    eps = check_radius(_given(classifier, eps, fitted and fitted.eps, "eps"), "eps")
+    q = check_exponent(_given(classifier, q, fitted_q, "q"), "q")
+    eps = check_radius(_given(classifier, eps, fitted_eps, "eps"), "eps")
     if isinstance(scale, str) and scale == "training":
-        scale = fitted and fitted.scale
-    threat = view.threat(q, eps, scale)
+        scale = None if fitted is None else fitted.scale
+    threat = view.ball(q, eps, scale)
     fit_intercept = bool(
         getattr(classifier, "_fit_intercept", getattr(classifier, "fit_intercept", True))
     )
@@ -181,12 +182,9 @@ def implicit_bias_report(
             eps_star = None
         except NotSeparableError as error:
             separator, eps_star = None, error.eps_star
-        problem = RobustProblem.from_data(
-            data, signs, q=threat.q, eps=threat.eps, fit_intercept=fit_intercept, scale=threat.scale
-        )
-        margin = float(
-            robust_margin(problem, norm, coef[None], np.array([intercept], dtype=float))[0]
-        )
+        problem = RobustProblem.from_data(data, signs, threat=threat, fit_intercept=fit_intercept)
+        at = np.array([intercept], dtype=float)
+        margin = float(robust_margin(problem, norm, coef[None], at)[0])
         report = _compare(coef, margin, separator, label)
         reports.append(replace(report, eps_star=eps_star))
     return reports[0] if len(view.coef) == 1 else reports

@@ -14,10 +14,11 @@ from sklearn_robust._parameters import check_exponent, refuse_lazy
 from sklearn_robust.inspection._style import axes_for, style
 from sklearn_robust.metrics import certified_radius
 from sklearn_robust.metrics.linear_view import is_linear, transformed, unwrapped
-from sklearn_robust.threats import check_radius
+from sklearn_robust.threats import LpBall, Threat, check_radius, is_ball, require_ball
 
 _REACH = 0.95  # share of the radii that the default range of eps spans
-_POINTS, _NETWORK_POINTS = 201, 9  # in it
+_POINTS = 201  # in that range, for linear classifiers
+_NETWORK_POINTS = 9  # for networks, where each takes an attack
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,9 @@ class RobustAccuracyCurve:
 class RobustAccuracyDisplay:
     """Robust accuracy against the radius eps of the adversary, for one or several classifiers.
 
-    For linear classifiers each curve is exact. For networks of this library the line is what an
-    attack leaves, the band reaches down to what is proved: the robust accuracy lies inside. Use
+    For linear classifiers each curve is exact. For networks of this library the line is the
+    accuracy under an attack, the band reaches down to the certified one: the robust accuracy lies
+    inside. Use
     `from_estimator`, `from_estimators`, `from_predictions` or `from_cv_results` to make one; all
     parameters are kept as attributes.
 
@@ -88,7 +90,8 @@ class RobustAccuracyDisplay:
         xlabel: str = "eps",
         ylabel: str = "robust accuracy",
     ) -> None:
-        self.curves, self.xlabel, self.ylabel = list(curves), xlabel, ylabel
+        self.curves = list(curves)
+        self.xlabel, self.ylabel = xlabel, ylabel
 
     @classmethod
     def from_estimator(
@@ -101,6 +104,7 @@ class RobustAccuracyDisplay:
         q: float | None = None,
         sample_weight: Any = None,
         space: str = "model",
+        threat: Threat | None = None,
         name: str | None = None,
         ax: Any = None,
         **options: Any,
@@ -123,6 +127,10 @@ class RobustAccuracyDisplay:
         sample_weight : array-like of shape (n_samples,), optional
         space : {"model", "input"}, default="model"
             Where eps lives in a pipeline, as in `robust_accuracy_score`.
+        threat : Threat, optional
+            For linear classifiers: an object in place of q. The radius eps is then the factor by
+            which the set grows, of an `LpBall` the radius in its norm. By default that of the
+            estimator's fit, where it is no l_q ball and q is not given.
         name : str, optional
             In the legend; by default the estimator's class.
         ax : matplotlib Axes, optional
@@ -143,6 +151,7 @@ class RobustAccuracyDisplay:
             q=q,
             sample_weight=sample_weight,
             space=space,
+            threat=threat,
             ax=ax,
             **options,
         )
@@ -158,6 +167,7 @@ class RobustAccuracyDisplay:
         q: float | None = None,
         sample_weight: Any = None,
         space: str = "model",
+        threat: Threat | None = None,
         ax: Any = None,
         **options: Any,
     ) -> Self:
@@ -167,37 +177,39 @@ class RobustAccuracyDisplay:
         ----------
         estimators : dict of str to fitted classifier
             The names are those in the legend.
-        X, y, eps, q, sample_weight, space, ax, **options
-            As in `from_estimator`. By default q must be the same for all: name it otherwise.
+        X, y, eps, q, sample_weight, space, threat, ax, **options
+            As in `from_estimator`. By default q, or the threat, must be the same for all: name it
+            otherwise.
 
         Returns
         -------
         RobustAccuracyDisplay
         """
         classifiers = {name: unwrapped(estimator)[1] for name, estimator in estimators.items()}
-        q = check_exponent(_common_exponent(classifiers) if q is None else q, "q")
+        threat = _threat_to_draw(classifiers, q, threat)
         refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         weights = _check_sample_weight(sample_weight, np.asarray(y), ensure_non_negative=True)
         radii = {
-            name: certified_radius(estimator, X, y, q=q, space=space)
+            name: certified_radius(estimator, X, y, space=space, threat=threat)
             for name, estimator in estimators.items()
             if is_linear(classifiers[name])
         }
         if eps is None and not radii:
-            grid = np.linspace(
-                0,
-                2 * max(classifier.threat_.eps for classifier in classifiers.values()),
-                _NETWORK_POINTS,
-            )
+            largest = max(classifier.threat_.eps for classifier in classifiers.values())
+            grid = np.linspace(0, 2 * largest, _NETWORK_POINTS)
         else:
             grid = _radii_to_draw(eps, radii.values())
         curves = [
             RobustAccuracyCurve(name, grid, _survivors(radii[name], grid, weights))
             if name in radii
-            else _bounds(name, estimator, X, y, grid, q, sample_weight, space, options)
+            else _bounds(name, estimator, X, y, grid, threat, sample_weight, space, options)
             for name, estimator in estimators.items()
         ]
-        return cls(curves, xlabel=f"eps, radius in the {q:g}-norm").plot(ax)
+        if is_ball(threat):
+            xlabel = f"eps, radius in the {threat.q:g}-norm"
+        else:
+            xlabel = f"eps, multiple of the {type(threat).__name__}"
+        return cls(curves, xlabel=xlabel).plot(ax)
 
     @classmethod
     def from_predictions(
@@ -229,11 +241,8 @@ class RobustAccuracyDisplay:
         RobustAccuracyDisplay
         """
         refuse_lazy(y_true=y_true, y_pred=y_pred, radius=radius)
-        y_true, y_pred, radius = (
-            np.asarray(y_true),
-            np.asarray(y_pred),
-            np.asarray(radius, dtype=float),
-        )
+        y_true, y_pred = np.asarray(y_true), np.asarray(y_pred)
+        radius = np.asarray(radius, dtype=float)
         check_consistent_length(y_true, y_pred, radius)
         signed = np.where(y_true == y_pred, radius, -math.inf)
         weights = _check_sample_weight(sample_weight, signed, ensure_non_negative=True)
@@ -274,10 +283,8 @@ class RobustAccuracyDisplay:
                 f"{[k for k in results if k.startswith('param_')]}."
             )
         geometries = _searched(results, ("p_algo", "p"))
-        mean, std = (
-            np.asarray(results[f"mean_test_{score}"]),
-            np.asarray(results[f"std_test_{score}"]),
-        )
+        mean = np.asarray(results[f"mean_test_{score}"])
+        std = np.asarray(results[f"std_test_{score}"])
         curves = []
         for p in [None] if geometries is None else np.unique(geometries):
             best: dict[float, int] = {}
@@ -338,15 +345,28 @@ class RobustAccuracyDisplay:
         return self
 
 
-def _common_exponent(classifiers: Mapping[str, Any]) -> float:
-    """The q that the classifiers were trained against."""
-    exponents = {c.threat_.q for c in classifiers.values() if hasattr(c, "threat_")} or {math.inf}
-    if len(exponents) > 1:
+def _threat_to_draw(classifiers: Mapping[str, Any], q: Any, threat: Threat | None) -> Threat:
+    """The threat, or the ball of exponent q, or else what the classifiers were trained against."""
+    if threat is not None and q is not None:
         raise ValueError(
-            f"q must be given: the estimators were trained against different ones, "
-            f"{sorted(exponents)}."
+            f"threat takes the place of q, got threat={threat!r} beside q={q!r}. Leave out one."
         )
-    return exponents.pop()
+    if threat is not None:
+        return threat
+    if q is None:
+        trained = [c.threat_ for c in classifiers.values() if hasattr(c, "threat_")]
+        foreign = [one for one in trained if not is_ball(one)]
+        exponents = {one.q for one in trained if is_ball(one)}
+        if len({id(one) for one in foreign}) + len(exponents) > 1:
+            missing = "threat" if foreign else "q"
+            raise ValueError(
+                f"{missing} must be given: the estimators were trained against different ones, "
+                f"{[*sorted(exponents), *(type(one).__name__ for one in foreign)]}."
+            )
+        if foreign:
+            return foreign[0]
+        q = exponents.pop() if exponents else math.inf
+    return LpBall(check_exponent(q, "q"), 1.0)
 
 
 def _radii_to_draw(eps: Any, radii: Any) -> np.ndarray:
@@ -376,27 +396,29 @@ def _bounds(
     X: Any,
     y: Any,
     grid: np.ndarray,
-    q: float,
+    threat: Threat,
     sample_weight: Any,
     space: str,
     options: Any,
 ) -> RobustAccuracyCurve:
-    """What an attack on a network leaves, and below it what is proved."""
+    """The accuracy of a network under an attack, and below it the certified one."""
     steps, network = unwrapped(estimator)
     if not hasattr(network, "robust_bounds"):
         raise TypeError(
             f"{type(network).__name__} is neither a linear classifier nor a network of this "
-            f"library: no bounds on its robust "
-            "accuracy are known. Use from_predictions with radii of your own."
+            "library: no bounds on its robust accuracy are known. Use from_predictions with radii "
+            "of your own."
         )
     if steps and space != "model":
         raise ValueError(
             f"space={space!r} is for linear classifiers: a network is attacked behind the "
             f"pipeline, space='model'."
         )
+    ball = require_ball(threat, "the attack on a network")
     seen = transformed(steps, X)
+    options = {"q": ball.q, "scale": ball.scale} | options
     pairs = [
-        network.robust_bounds(seen, y, sample_weight, eps=float(radius), q=q, scale=None, **options)
+        network.robust_bounds(seen, y, sample_weight, eps=float(radius), **options)
         for radius in grid
     ]
     certified, attacked = np.transpose(pairs)

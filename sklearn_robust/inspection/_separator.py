@@ -1,4 +1,4 @@
-"""The picture of separators of two-dimensional data, and of what the adversary may do to them."""
+"""The picture of separators of two-dimensional data, and of the threat around each sample."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from sklearn_robust.inspection._style import axes_for, style
 from sklearn_robust.metrics.linear_view import linear_view, unwrapped
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators import min_norm_separator
-from sklearn_robust.threats import LpBall, check_radius
+from sklearn_robust.threats import LpBall, Threat, check_radius, is_ball
 
-# of the polygon that stands for a ball; a multiple of 8 holds the corners of every ball
+# corners of the polygon that stands for a ball; a multiple of 8 holds the corners of every ball
 _CORNERS = 256
 _CLASS_COLORS = ("#0072B2", "#D55E00")
 _CLASS_MARKERS = ("o", "s")
 
 
 class SeparatorDisplay:
-    """Two-dimensional data of two classes, the l_q ball around each sample, and lines that separate
+    """Two-dimensional data of two classes, the threat around each sample, and lines that separate
     them.
 
-    A line that touches no ball classifies every sample robustly. Use `from_data` for the exact
-    separators of several p, `from_estimator` or `from_estimators` for fitted classifiers; all
+    A line that touches none of these sets classifies every sample robustly. Use `from_data` for the
+    exact separators of several p, `from_estimator` or `from_estimators` for fitted classifiers; all
     parameters are kept as attributes.
 
     Parameters
@@ -37,12 +37,14 @@ class SeparatorDisplay:
         Two classes.
     q : float
     eps : float
-        The balls.
+        The balls; 0 draws none.
     coef : ndarray of shape (n_lines, 2)
     intercept : ndarray of shape (n_lines,)
     names : sequence of str
         Of the lines.
     feature_names : sequence of two str, default=("$x_1$", "$x_2$")
+    threat : Threat, optional
+        The set around each sample, in place of the balls.
 
     Attributes
     ----------
@@ -82,14 +84,14 @@ class SeparatorDisplay:
         intercept: np.ndarray,
         names: Sequence[str],
         feature_names: Sequence[str] = ("$x_1$", "$x_2$"),
+        threat: Threat | None = None,
     ) -> None:
-        self.X, self.y, self.q, self.eps = X, y, q, eps
-        self.coef, self.intercept, self.names, self.feature_names = (
-            coef,
-            intercept,
-            list(names),
-            feature_names,
-        )
+        self.X, self.y = X, y
+        self.q, self.eps = q, eps
+        self.coef, self.intercept = coef, intercept
+        self.names = list(names)
+        self.feature_names = feature_names
+        self.threat = threat
 
     @classmethod
     def from_data(
@@ -168,7 +170,8 @@ class SeparatorDisplay:
         X : array-like of shape (n_samples, 2)
         y : array-like of shape (n_samples,)
         q, eps : float, optional
-            The balls; by default those of the estimator's `threat_`, or none where it has none.
+            The balls; by default those of the estimator's `threat_`, or none where it has none. Of
+            a `threat_` that is no l_q ball the set is drawn.
         name : str, optional
             In the legend; by default the estimator's class.
         ax : matplotlib Axes, optional
@@ -213,19 +216,21 @@ class SeparatorDisplay:
                     f"picture is of two classes and "
                     "two features, shape (1, 2)."
                 )
-        threat = getattr(
-            unwrapped(next(iter(estimators.values())))[1], "threat_", LpBall(math.inf, 0.0)
-        )
+        first = unwrapped(next(iter(estimators.values())))[1]
+        threat = getattr(first, "threat_", LpBall(math.inf, 0.0))
+        ball = threat if is_ball(threat) else LpBall(math.inf, 0.0)
+        drawn_as_set = not is_ball(threat) and q is None and eps is None
         seen, y = _two_dimensional(views[0].X, y)
         return cls(
             seen,
             y,
-            q=check_exponent(threat.q if q is None else q, "q"),
-            eps=check_radius(threat.eps if eps is None else eps, "eps"),
+            q=check_exponent(ball.q if q is None else q, "q"),
+            eps=check_radius(ball.eps if eps is None else eps, "eps"),
             coef=np.concatenate([view.coef for view in views]),
             intercept=np.concatenate([view.intercept for view in views]),
             names=list(estimators),
             feature_names=_feature_names(X),
+            threat=threat if drawn_as_set else None,
         ).plot(ax)
 
     def plot(self, ax: Any = None, *, balls: bool = True) -> Self:
@@ -242,52 +247,29 @@ class SeparatorDisplay:
         SeparatorDisplay
             Itself.
         """
-        own_axes, ax = ax is None, axes_for(f"{type(self).__name__}.plot", ax)
+        own_axes = ax is None
+        ax = axes_for(f"{type(self).__name__}.plot", ax)
         from matplotlib.collections import PolyCollection
 
-        self.points_, drawn = [], []
+        outline = self._outline()
+        reach = 1.5 * np.abs(outline).max() + 0.05 * np.ptp(self.X, axis=0).max()
+        low, high = self.X.min(axis=0) - reach, self.X.max(axis=0) + reach
+        ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+        ax.set(xlabel=self.feature_names[0], ylabel=self.feature_names[1])
+        self.points_ = []
+        drawn = []
         for label, color, marker in zip(
             np.unique(self.y), _CLASS_COLORS, _CLASS_MARKERS, strict=True
         ):
             points = self.X[self.y == label]
-            self.points_.append(
-                ax.scatter(
-                    *points.T, color=color, marker=marker, s=18, zorder=3, label=f"class {label}"
-                )
-            )
-            if balls and self.eps > 0:
-                corners = points[:, None] + self.eps * unit_ball(self.q)
-                drawn.append(
-                    PolyCollection(
-                        list(corners), facecolor=color, edgecolor=color, alpha=0.25, zorder=2
-                    )
-                )
+            look = {"color": color, "marker": marker, "s": 18, "zorder": 3}
+            self.points_.append(ax.scatter(*points.T, label=f"class {label}", **look))
+            if balls and outline.any():
+                look = {"facecolor": color, "edgecolor": color, "alpha": 0.25, "zorder": 2}
+                drawn.append(PolyCollection(list(points[:, None] + outline), **look))
                 ax.add_collection(drawn[-1])
         self.balls_ = drawn or None
-        reach = 1.5 * self.eps + 0.05 * np.ptp(self.X, axis=0).max()
-        low, high = self.X.min(axis=0) - reach, self.X.max(axis=0) + reach
-        ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
-        ax.set(xlabel=self.feature_names[0], ylabel=self.feature_names[1])
-        self.lines_ = []
-        for i, (w, b, name) in enumerate(zip(self.coef, self.intercept, self.names, strict=True)):
-            if not w.any():
-                raise ValueError(
-                    f"The classifier {name!r} has no boundary to draw: its coefficients are zero."
-                )
-            offset = (0.5 * (low + high) @ w + b) / (
-                w @ w
-            )  # from the middle of the picture, along w
-            start = 0.5 * (low + high) - offset * w
-            # the first are those of the classes
-            line_style = style(i, first_color=len(_CLASS_COLORS))
-            self.lines_.append(
-                ax.axline(
-                    start,
-                    start + np.array([-w[1], w[0]]) / np.linalg.norm(w),
-                    label=name,
-                    **line_style,
-                )
-            )
+        self.lines_ = [self._draw_line(ax, i, 0.5 * (low + high)) for i in range(len(self.coef))]
         if own_axes:
             # beside the data, not on them
             ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0)
@@ -296,11 +278,40 @@ class SeparatorDisplay:
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
+    def _draw_line(self, ax: Any, i: int, middle: np.ndarray) -> Any:
+        """The line <w, x> + b = 0 of the i-th classifier, through its point nearest to the middle
+        of the picture.
+        """
+        w = self.coef[i]
+        if not w.any():
+            raise ValueError(
+                f"The classifier {self.names[i]!r} has no boundary to draw: its coefficients are "
+                "zero."
+            )
+        start = middle - (middle @ w + self.intercept[i]) / (w @ w) * w
+        end = start + np.array([-w[1], w[0]]) / np.linalg.norm(w)
+        # the first colours are those of the classes
+        return ax.axline(
+            start, end, label=self.names[i], **style(i, first_color=len(_CLASS_COLORS))
+        )
+
+    def _outline(self) -> np.ndarray:
+        """The corners of the polygon around each sample, of shape (n_corners, 2)."""
+        if self.threat is None:
+            return self.eps * unit_ball(self.q)
+        # the points at which the set supports half-planes, in the order of their normals
+        return self.threat.worst(_circle())
+
+
+def _circle() -> np.ndarray:
+    """Points on the unit circle, in order."""
+    angles = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+
 
 def unit_ball(q: float) -> np.ndarray:
     """Points on the unit circle of the q-norm in the plane, in order."""
-    angles = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
-    directions = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    directions = _circle()
     return directions / LpNorm(q).value(directions)[:, None]
 
 

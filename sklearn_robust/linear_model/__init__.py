@@ -5,7 +5,7 @@ from sklearn_robust.linear_model._min_norm import MinNormRobustClassifier, NotSe
 from sklearn_robust.linear_model._path import RobustLinearPath, robust_linear_path
 from sklearn_robust.linear_model._radii import training_radii
 from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
-from sklearn_robust.linear_model.fitting import ConstantClassifierWarning
+from sklearn_robust.linear_model.lifecycle import ConstantClassifierWarning
 
 __all__ = [
     "ConstantClassifierWarning",

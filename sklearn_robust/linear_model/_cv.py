@@ -17,13 +17,20 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from sklearn_robust._fits import all_or_nothing
-from sklearn_robust._parameters import check_choice, check_exponent, check_number, refuse_lazy
+from sklearn_robust._parameters import (
+    check_choice,
+    check_exponent,
+    check_exponents,
+    check_number,
+    check_radii,
+    refuse_lazy,
+)
 from sklearn_robust.attacks.linear import robustly_correct
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
-from sklearn_robust.linear_model._path import check_exponents, check_radii, path_of, warn_of_cells
-from sklearn_robust.linear_model._radii import radii_of
+from sklearn_robust.linear_model._path import solve_grid, warn_of_cells
+from sklearn_robust.linear_model._radii import choose_radii
 from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
-from sklearn_robust.linear_model.base import ProbabilityMixin, RobustLinearMixin
+from sklearn_robust.linear_model.base import ProbabilityMixin, RobustLinearMixin, read_problem
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.metrics import make_robust_scorer
 from sklearn_robust.metrics.linear_view import LinearView
@@ -81,7 +88,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
     loss_tol : float, default=1e-3
     tol : float, default=1e-3
     class_weight : dict, "balanced" or None, default=None
-        These are the parameters of `RobustLinearClassifier`, to be looked up there.
+        See `RobustLinearClassifier` for these parameters.
     n_jobs : int or None, default=None
         Parallel jobs over the folds.
     verbose : int, default=0
@@ -228,47 +235,36 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
             If the chosen eps is so large that nothing is learnt, with the radius from which on that
             is so.
         """
-        threat = self._scoring_threat()
+        ball = self._scoring_ball()
         check_number(self.verbose, "verbose", low=0, integer=True)
         check_choice(self.refit, "refit", (True, False))
-        p_algo, model = check_exponents(self.p_algo, "p_algo"), self._model()
+        p_algo = check_exponents(self.p_algo, "p_algo")
+        model = self._candidate()
         refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         checked, y = validate_data(self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32))
         check_classification_targets(y)
         self.scale_ = self._scale(self.scale)
-        threat = self.threat_ = LpBall(threat.q, threat.eps, self.scale_)
+        self.threat_ = LpBall(ball.q, ball.eps, self.scale_)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, checked, ensure_non_negative=True)
         X, y, sample_weight, groups = indexable(X, y, sample_weight, groups)
-        if isinstance(self.eps, str) and self.eps == "auto":
-            eps = radii_of(
-                clone(model)._read(X, y, sample_weight, self.class_weight), _AUTO_RADII
-            ).tolist()
-        else:
-            eps = check_radii(self.eps, "eps")
+        eps = self._radii(model, X, y, sample_weight)
         callbacks = FitCallbacks(self, X, y, sample_weight)
         splits = list(check_cv(self.cv, y, classifier=True).split(X, y, groups))
-        for i, (_, test) in enumerate(splits):
-            if sample_weight is not None and not sample_weight[test].any():
-                raise ValueError(
-                    f"sample_weight must be positive for a test sample of every fold, got zeros "
-                    f"alone in fold {i} (of cv). "
-                    "Leave these samples out, or give a splitter whose folds mix them with others."
-                )
+        _check_folds(splits, sample_weight)
         folds = Parallel(n_jobs=self.n_jobs)(
-            delayed(_cross_validated)(
+            delayed(_cross_validate)(
                 clone(model),
                 X,
                 y,
                 sample_weight,
-                train,
-                test,
+                split,
                 p_algo,
                 eps,
-                threat,
+                self.threat_,
                 f"{i} of {len(splits)}",
             )
-            for i, (train, test) in enumerate(splits, start=1)
+            for i, split in enumerate(splits, start=1)
         )
         scores, fit_times, score_times, converged, gaps = (
             np.stack(part, axis=-1) for part in zip(*folds, strict=True)
@@ -278,25 +274,37 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         self.best_index_ = int(self.cv_results_["rank_test_score"].argmin())
         self.best_score_ = float(self.cv_results_["mean_test_score"][self.best_index_])
         self.best_params_ = self.cv_results_["params"][self.best_index_]
-        self.scorer_ = make_robust_scorer(eps=threat.eps, q=threat.q, scale=self.scale)
+        self.scorer_ = make_robust_scorer(eps=ball.eps, q=ball.q, scale=self.scale)
         if not converged.all():
             warn_of_cells(converged, gaps, "RobustLinearClassifierCV", model, stacklevel=5)
-        if self.refit:
-            start = time.perf_counter()
-            self.best_estimator_ = model.set_params(**self.best_params_).fit(X, y, sample_weight)
-            self.refit_time_ = time.perf_counter() - start
-            for name in _FITTED:
-                setattr(self, name, getattr(self.best_estimator_, name))
-        else:  # nothing is left of a fit before this one
-            for name in ("best_estimator_", "refit_time_", *_FITTED):
-                self.__dict__.pop(name, None)
+        self._refit(model, X, y, sample_weight)
         callbacks.end_fit(predicts=self.refit)
         return self
+
+    def _radii(self, model: RobustLinearClassifier, X: Any, y: Any, weight: Any) -> list[float]:
+        """The training radii to choose from."""
+        if not (isinstance(self.eps, str) and self.eps == "auto"):
+            return check_radii(self.eps, "eps")
+        problem = read_problem(clone(model), X, y, weight, self.class_weight)
+        radii: list[float] = choose_radii(problem, _AUTO_RADII).tolist()
+        return radii
+
+    def _refit(self, model: RobustLinearClassifier, X: Any, y: Any, weight: Any) -> None:
+        """Fit the chosen candidate on all data, or forget that of the last fit."""
+        for name in ("best_estimator_", "refit_time_", *_FITTED):
+            self.__dict__.pop(name, None)
+        if not self.refit:
+            return
+        start = time.perf_counter()
+        self.best_estimator_ = model.set_params(**self.best_params_).fit(X, y, weight)
+        self.refit_time_ = time.perf_counter() - start
+        for name in _FITTED:
+            setattr(self, name, getattr(self.best_estimator_, name))
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "coef_")  # with refit=False there is nothing to predict with
 
-    def _model(self) -> RobustLinearClassifier:
+    def _candidate(self) -> RobustLinearClassifier:
         """A candidate: what is not chosen is the same for all."""
         chosen = {"p_algo", "eps", "n_jobs"}
         shared = (
@@ -305,45 +313,54 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         )
         return RobustLinearClassifier(**{name: getattr(self, name) for name in shared})
 
-    def _scoring_threat(self) -> LpBall:
+    def _scoring_ball(self) -> LpBall:
         """The threat that scores, without the scales of features."""
         if self.threat_eps is None:
             raise ValueError(
                 "threat_eps must be given: the radius of the adversary that the classifier has to "
-                "withstand, a finite number "
-                ">= 0, got None. It scores every candidate; the training radii to choose from are "
-                "eps."
+                "withstand, a finite number >= 0, got None. It scores every candidate; the "
+                "training radii to choose from are eps."
             )
         q = check_exponent(self.q_pert if self.threat_q is None else self.threat_q, "threat_q")
         return LpBall(q, check_radius(self.threat_eps, "threat_eps"))
 
 
-def _cross_validated(
+def _check_folds(splits: Sequence[tuple[np.ndarray, np.ndarray]], sample_weight: Any) -> None:
+    for i, (_, test) in enumerate(splits):
+        if sample_weight is not None and not sample_weight[test].any():
+            raise ValueError(
+                f"sample_weight must be positive for a test sample of every fold, got zeros alone "
+                f"in fold {i} (of cv). Leave these samples out, or give a splitter whose folds mix "
+                "them with others."
+            )
+
+
+def _cross_validate(
     model: RobustLinearClassifier,
     X: Any,
     y: Any,
     sample_weight: Any,
-    train: np.ndarray,
-    test: np.ndarray,
+    split: tuple[np.ndarray, np.ndarray],
     p_algo: list[float],
     eps: list[float],
     threat: LpBall,
     fold: str,
 ) -> tuple[np.ndarray, ...]:
-    """Of one fold: robust accuracies (n_p, n_eps), times of each fit and score, whether the fits
-    converged, their gaps.
+    """Robust accuracies (n_p, n_eps) of one fold, times of each fit and score, whether the fits
+    converged, and their gaps.
     """
+    train, test = split
     start = time.perf_counter()
     weight = None if sample_weight is None else sample_weight[train]
     # a batch of paths adds up in another order, which some samples would show
-    path = path_of(
+    path = solve_grid(
         model,
         _safe_indexing(X, train),
         _safe_indexing(y, train),
         weight,
         p_algo,
         eps,
-        radius_by_radius=True,
+        batched=False,
     )
     fitted = time.perf_counter()
     scored = check_array(
@@ -364,8 +381,7 @@ def _cross_validated(
     if model.verbose:
         print(
             f"RobustLinearClassifierCV: fold {fold}, {scores.size} candidates, best robust "
-            f"accuracy {scores.max():.3f}, "
-            f"{scored_at - start:.2f} s",
+            f"accuracy {scores.max():.3f}, {scored_at - start:.2f} s",
             flush=True,
         )
     return scores, fit_time, score_time, path.converged, path.dual_gap

@@ -4,32 +4,47 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
 
 from sklearn_robust._fits import all_or_nothing
-from sklearn_robust._parameters import check_choice, check_exponent, check_number
-from sklearn_robust.callbacks import FitCallbacks, with_callbacks
-from sklearn_robust.linear_model.base import RobustLinearMixin, positive_classes
-from sklearn_robust.linear_model.fitting import (
-    decide_separability,
-    open_problems,
-    warn_if_constant,
-    warn_unless_converged,
-    with_exact_separators,
-    with_risk_minimisers,
+from sklearn_robust._parameters import (
+    Check,
+    check_choice,
+    check_exponent,
+    check_number,
+    check_parameters,
 )
-from sklearn_robust.linear_model.monitoring import FitMonitor
-from sklearn_robust.losses import LOSSES
+from sklearn_robust.callbacks import FitCallbacks, with_callbacks
+from sklearn_robust.linear_model.base import RobustLinearMixin, positive_classes, read_problem
+from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.separators._engine_choice import DEFAULT_TOL
 from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.threats import check_radius
 
-_FLOAT32_TOL = 1e-3  # of coefficients that are rounded to float32
+# certified relative gap of the margin that is reached by default
+_FLOAT64_TOL = 1e-8  # as in min_norm_separator
+_FLOAT32_TOL = 1e-3  # where the coefficients are rounded to float32
 _RISK_TOL = 1e-6  # certified relative gap of the risk, where there is no separator
+
+
+def _check_tol(value: Any, name: str) -> None:
+    if value is not None:
+        check_number(value, name, low=0, strict=True)
+
+
+_PARAMETERS: dict[str, Check] = {
+    "p": check_exponent,
+    "q_pert": check_exponent,
+    "eps": check_radius,
+    "fit_intercept": partial(check_choice, choices=(True, False)),
+    "tol": _check_tol,
+    "not_separable": partial(check_choice, choices=("warn", "raise")),
+}
 
 
 class NotSeparableWarning(UserWarning):
@@ -156,53 +171,41 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
             If eps is so large that the minimiser of the risk is constant, with the radius from
             which on that is so.
         """
-        check_exponent(self.p, "p")
-        check_exponent(self.q_pert, "q_pert")
-        check_radius(self.eps, "eps")
-        check_choice(self.fit_intercept, "fit_intercept", (True, False))
-        if self.tol is not None:
-            check_number(self.tol, "tol", low=0, strict=True)
-        check_choice(self.not_separable, "not_separable", ("warn", "raise"))
-        problem, loss, norm = self._read(X, y, sample_weight), LOSSES["exponential"], LpNorm(self.p)
+        check_parameters(self, _PARAMETERS)
+        problem = read_problem(self, X, y, sample_weight)
+        norm = LpNorm(self.p)
         self._p = self.p
         tol = self.tol
         if tol is None:
-            tol = _FLOAT32_TOL if problem.y.dtype == np.float32 else DEFAULT_TOL
-        callbacks = FitCallbacks(self, X, y, sample_weight)
-        monitor = FitMonitor(self, callbacks, problem)
-        solution = decide_separability(problem, loss, norm, monitor, tol=max(tol, _RISK_TOL))
-        if not monitor.stopped:
-            rows = np.flatnonzero([separable is not False for separable in solution.separable])
-            solution = with_exact_separators(
-                problem, loss, norm, solution, rows, loss_tol=0, tol=tol
-            )
-        rows = open_problems(solution, None)
-        solution = with_risk_minimisers(
-            problem, loss, norm, solution, rows, monitor, tol=max(tol, _RISK_TOL), undecided=True
+            tol = _FLOAT32_TOL if problem.y.dtype == np.float32 else _FLOAT64_TOL
+        fit = begin_fit(
+            self,
+            problem,
+            FitCallbacks(self, X, y, sample_weight),
+            loss="exponential",
+            tol=max(tol, _RISK_TOL),
         )
+        solution = fit.decide_separability(norm)
+        solution = replace(fit, tol=tol).separate(norm, solution, loss_tol=0)
+        solution = fit.minimise_risk(norm, solution, None, accept=True)
         lacking = np.flatnonzero([separable is False for separable in solution.separable])
         if len(lacking) and self.not_separable == "raise":
             # which raises, with eps* and the proof
             solve_separator(problem.select(lacking[:1]).as_float64(), norm)
         if len(lacking):
-            classes = positive_classes(self.classes_)
-            warnings.warn(
-                f"The data are not robustly separable at eps={self.eps:g}, q_pert={self.q_pert:g} "
-                f"(class "
-                f"{', '.join(str(classes[i]) for i in lacking)} against the rest): fitted the "
-                f"minimiser of the exponential "
-                "robust risk instead. Use RobustLinearClassifier, whose job this is, or an eps "
-                "below the margin of max_margin.",
-                NotSeparableWarning,
-                stacklevel=4,
-            )
-            rows = open_problems(solution, False, None)
-            solution = with_risk_minimisers(
-                problem, loss, norm, solution, rows, monitor, tol=max(tol, _RISK_TOL)
-            )
-        if not monitor.stopped:
-            warn_unless_converged(self, solution)
-            warn_if_constant(self, problem, solution)
-        self._keep(solution)
-        callbacks.end_fit()
+            self._warn_not_separable(lacking)
+            solution = fit.minimise_risk(norm, solution, False, None)
+        end_fit(self, fit, solution)
         return self
+
+    def _warn_not_separable(self, lacking: np.ndarray) -> None:
+        classes = positive_classes(self.classes_)
+        named = ", ".join(str(classes[i]) for i in lacking)
+        warnings.warn(
+            f"The data are not robustly separable at eps={self.eps:g}, q_pert={self.q_pert:g} "
+            f"(class {named} against the rest): fitted the minimiser of the exponential robust "
+            "risk instead. Use RobustLinearClassifier, whose job this is, or an eps below the "
+            "margin of max_margin.",
+            NotSeparableWarning,
+            stacklevel=5,
+        )

@@ -6,19 +6,22 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from sklearn_robust._parameters import check_exponent
-from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
+from sklearn_robust._parameters import check_exponent, check_exponents, check_radii
+from sklearn_robust.linear_model._robust_linear import (
+    RobustLinearClassifier,
+    check_settings,
+    solve,
+)
+from sklearn_robust.linear_model.base import read_problem
+from sklearn_robust.linear_model.fitting import Batch, Fit
 from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.problems import RobustProblem
-from sklearn_robust.threats import check_radius
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,8 @@ class RobustLinearPath:
         n_p, n_eps, n_problems, n_features = self.coef.shape
         return (
             f"RobustLinearPath({n_p} p x {n_eps} eps x {n_problems} problems of {n_features} "
-            f"features, "
-            f"p from {self.p.min():g} to {self.p.max():g}, eps from {self.eps.min():.4g} to "
-            f"{self.eps.max():.4g}, "
+            f"features, p from {self.p.min():g} to {self.p.max():g}, eps from "
+            f"{self.eps.min():.4g} to {self.eps.max():.4g}, "
             f"{int(self.converged.sum())} of {self.converged.size} fits converged)"
         )
 
@@ -125,7 +127,7 @@ def robust_linear_path(
     max_iter : int, default=50000
     loss_tol : float, default=1e-3
     tol : float, default=1e-3
-        These are the parameters of `RobustLinearClassifier`, to be looked up there.
+        See `RobustLinearClassifier` for these parameters.
     n_jobs : int or None, default=None
         Parallel jobs over exact separators.
 
@@ -171,10 +173,11 @@ def robust_linear_path(
     >>> np.count_nonzero(path.coef[0, :, 0], axis=1)  # fewer features the stronger the adversary
     array([15, 10,  7,  4])
     """
-    geometries, radii, q = check_exponents(p, "p"), check_radii(eps, "eps"), check_exponent(q, "q")
+    geometries = check_exponents(p, "p")
+    radii = check_radii(eps, "eps")
     model = RobustLinearClassifier(
         geometries[0],
-        q,
+        check_exponent(q, "q"),
         radii[0],
         loss=loss,
         solver=solver,
@@ -186,13 +189,13 @@ def robust_linear_path(
         class_weight=class_weight,
         n_jobs=n_jobs,
     )
-    path = path_of(model, X, y, sample_weight, geometries, radii)
+    path = solve_grid(model, X, y, sample_weight, geometries, radii)
     if not path.converged.all():
         warn_of_cells(path.converged, path.dual_gap, "robust_linear_path", model)
     return path
 
 
-def path_of(
+def solve_grid(
     model: RobustLinearClassifier,
     X: Any,
     y: Any,
@@ -200,16 +203,25 @@ def path_of(
     p: Sequence[float],
     eps: Sequence[float],
     *,
-    radius_by_radius: bool = False,
+    batched: bool = True,
 ) -> RobustLinearPath:
-    """The grid of one estimator's fits, which differ in p and eps alone."""
+    """The grid of one estimator's fits, which differ in p and eps alone.
+
+    The paths of a grid that is not batched are followed one cell at a time: they are those of fits
+    of their own, to the last digit.
+    """
     for exponent in p:
-        model.set_params(p_algo=exponent)._check_parameters()
-    problem: RobustProblem = model._read(X, y, sample_weight, model.class_weight)
+        check_settings(model.set_params(p_algo=exponent))
+    problem = read_problem(model, X, y, sample_weight, model.class_weight)
     norms = [LpNorm(exponent) for exponent in p]
-    grid_problem = problem.at_radii(eps)
-    monitor = FitMonitor(model, None, grid_problem)
-    solutions = model._solve(grid_problem, norms, monitor, radius_by_radius=radius_by_radius)
+    cells = problem.at_radii(eps)
+    monitor = FitMonitor(model, None, cells)
+    fit = Fit.of(cells, monitor, loss=model.loss, tol=model.tol)
+    batches: list[Batch] | None = None
+    if not batched:
+        members = np.arange(cells.n_problems).reshape(len(eps), -1)
+        batches = [([i], rows) for i in range(len(p)) for rows in members]
+    solutions = solve(model, fit, norms, batches)
 
     def grid(name: str) -> np.ndarray:
         parts = np.stack([np.asarray(getattr(solution, name)) for solution in solutions])
@@ -230,27 +242,6 @@ def path_of(
     )
 
 
-def check_exponents(values: Any, name: str) -> list[float]:
-    """One or several exponents, in the order given."""
-    return [check_exponent(value, name) for value in _several(values, name)]
-
-
-def check_radii(values: Any, name: str) -> list[float]:
-    """One or several radii, in the order given."""
-    return [check_radius(value, name) for value in _several(values, name)]
-
-
-def _several(values: Any, name: str) -> list[Any]:
-    if isinstance(values, Real | str):
-        return [values]
-    found = list(values) if np.iterable(values) else []
-    if not found:
-        raise ValueError(
-            f"{name} must be a number or a non-empty sequence of numbers, got {values!r}."
-        )
-    return found
-
-
 def warn_of_cells(
     converged: np.ndarray,
     gap: np.ndarray,
@@ -264,11 +255,9 @@ def warn_of_cells(
     undecided = " (inf where separability is undecided)" if math.inf in gap[late] else ""
     warnings.warn(
         f"{what}: {late.sum()} of {late.size} fits stopped before they reached tol={model.tol!r} "
-        f"or "
-        f"loss_tol={model.loss_tol!r}; largest certified relative gap of theirs: "
-        f"{gap[late].max():.2g}{undecided}. To mend "
-        f"this, scale the features to similar sizes, increase max_iter={model.max_iter}, or accept "
-        f"a larger tol.",
+        f"or loss_tol={model.loss_tol!r}; the largest certified relative gap among them is "
+        f"{gap[late].max():.2g}{undecided}. To mend this, scale the features to similar sizes, "
+        f"increase max_iter={model.max_iter}, or accept a larger tol.",
         ConvergenceWarning,
         stacklevel=stacklevel,
     )

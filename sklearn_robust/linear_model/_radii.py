@@ -9,14 +9,16 @@ import numpy as np
 
 from sklearn_robust._parameters import check_exponent, check_number
 from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
-from sklearn_robust.linear_model.fitting import constant_radii, decide_separability
+from sklearn_robust.linear_model.base import read_problem
+from sklearn_robust.linear_model.fitting import Fit
+from sklearn_robust.linear_model.lifecycle import constant_radii
 from sklearn_robust.linear_model.monitoring import FitMonitor
-from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import max_margin
 
 _SMALLEST = 0.02  # radius of interest, of the largest
+_TOL = 1e-3  # certified relative gap of the minimisers of the risk that decide it
 _STEPS = 4  # between them, towards the decision whether the data are separable at the smallest
 
 
@@ -88,23 +90,23 @@ def training_radii(
     model = RobustLinearClassifier(
         q_pert=check_exponent(q, "q"), fit_intercept=fit_intercept, scale=scale
     )
-    return radii_of(model._read(X, y, sample_weight), n_eps)
+    return choose_radii(read_problem(model, X, y, sample_weight), n_eps)
 
 
-def radii_of(problem: RobustProblem, n_eps: int) -> np.ndarray:
-    """Those of the data of a problem, whatever its own radii."""
+def choose_radii(problem: RobustProblem, n_eps: int) -> np.ndarray:
+    """The training radii for the data of a problem, whatever its own radius."""
     check_number(n_eps, "n_eps", low=1, integer=True)
     problem = problem.in_double_arithmetic()
-    threat, largest = problem.threat, float(constant_radii(problem).max())
+    threat = problem.threat
+    largest = float(constant_radii(problem).max())
     if largest == 0:
         return np.zeros(1)
     smallest = _SMALLEST * largest
     # a minimiser of the risk is near that at the next radius
     steps = np.geomspace(smallest, largest, _STEPS + 1)[:-1]
     tried = problem.at_radii(steps.tolist())
-    found = decide_separability(
-        tried, LOSSES["exponential"], LpNorm(2), FitMonitor(None, None, tried), tol=1e-3
-    )
+    fit = Fit.of(tried, FitMonitor(None, None, tried), loss="exponential", tol=_TOL)
+    found = fit.decide_separability(LpNorm(2))
     if not all(separable is True for separable in found.separable[: problem.n_problems]):
         return np.geomspace(smallest, largest, n_eps + 1)[:-1]
     options = {"q": threat.q, "fit_intercept": problem.fit_intercept, "scale": threat.scale}

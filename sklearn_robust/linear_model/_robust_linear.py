@@ -1,4 +1,4 @@
-"""The robust linear classifier: one loss, one threat, one geometry, one solver."""
+"""The robust linear classifier: one threat, one loss, one geometry, one solver."""
 
 from __future__ import annotations
 
@@ -11,39 +11,61 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from sklearn_robust._array_api import like
 from sklearn_robust._fits import all_or_nothing
-from sklearn_robust._parameters import check_choice, check_exponent, check_number
+from sklearn_robust._parameters import (
+    Check,
+    check_choice,
+    check_exponent,
+    check_number,
+    check_parameters,
+)
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.linear_model.base import (
     ProbabilityMixin,
     RobustLinearMixin,
     dense,
-    positive_classes,
+    read_problem,
 )
-from sklearn_robust.linear_model.fitting import (
-    decide_separability,
-    on_device,
-    open_problems,
-    remeasured,
-    replace_rows,
-    scale_to_loss,
-    warn_if_constant,
-    warn_unless_converged,
-    with_exact_separators,
-    with_risk_minimisers,
-)
-from sklearn_robust.linear_model.monitoring import FitMonitor
+from sklearn_robust.linear_model.fitting import Batch, Fit, convert_margins
+from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
 from sklearn_robust.losses import MarginLoss, check_loss
-from sklearn_robust.norms import LpNorm
-from sklearn_robust.problems import RobustProblem
-from sklearn_robust.solvers import Solution, accelerated_margin, steepest_descent
-from sklearn_robust.solvers.solution import solution_to_numpy
-from sklearn_robust.threats import check_radius
+from sklearn_robust.norms import LpNorm, Norm
+from sklearn_robust.solvers import Solution
+from sklearn_robust.threats import Threat, check_radius, is_ball, require_ball
 
-_SOLVERS = ("auto", "steepest_descent", "accelerated", "exact")
-_AUTO_ITERATIONS = 2000  # of the path, before solver="auto" computes its limit
-_AUTO_ENTRIES = 10_000_000  # n * d up to which it does
+_AUTO_ITERATIONS = 2000  # iterations of the path before solver="auto" computes its limit
+_AUTO_ENTRIES = 10_000_000  # entries of X up to which it does
+
+
+def read_geometry(p_algo: Any, name: str = "p_algo") -> Norm:
+    """The norm of an exponent in [1, inf], or the norm that is given as an object."""
+    if all(hasattr(p_algo, member) for member in ("value", "dual", "steepest_direction")):
+        norm: Norm = p_algo
+        return norm
+    return LpNorm(check_exponent(p_algo, name))
+
+
+def _check_step_size(value: Any, name: str) -> None:
+    if isinstance(value, Real):
+        check_number(value, name, low=0, strict=True)
+    else:
+        check_choice(value, name, ("adaptive", "paper"))
+
+
+_PARAMETERS: dict[str, Check] = {
+    "p_algo": read_geometry,
+    "q_pert": check_exponent,
+    "eps": check_radius,
+    "loss": check_loss,
+    "solver": partial(check_choice, choices=("auto", "steepest_descent", "accelerated", "exact")),
+    "fit_intercept": partial(check_choice, choices=(True, False)),
+    "warm_start": partial(check_choice, choices=(True, False)),
+    "step_size": _check_step_size,
+    "max_iter": partial(check_number, low=1, integer=True),
+    "loss_tol": partial(check_number, low=0),
+    "tol": partial(check_number, low=0),
+    "verbose": partial(check_number, low=0, integer=True),
+}
 
 
 class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
@@ -58,10 +80,11 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
 
     Parameters
     ----------
-    p_algo : float, default=2
+    p_algo : float or Norm, default=2
         Geometry of the algorithm, in [1, inf]: 1 coordinate descent, 2 gradient descent,
         `numpy.inf` sign descent. It decides which of the separating directions the path tends to,
-        and with it how well the classifier generalises.
+        and with it how well the classifier generalises. An object is a norm of one's own, of which
+        `norms.Norm` says what it needs, for steepest descent.
     q_pert : float, default=inf
         Exponent of the norm that bounds the perturbation, in [1, inf].
     eps : float, default=0.1
@@ -81,6 +104,12 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty
         :math:`\epsilon \|s w\|_{q^*}`. A feature of scale 0 is out of its reach. Features that a
         dict does not name have 1, as all have by default.
+    threat : Threat, optional
+        The set of perturbations as an object; it takes the place of q_pert, eps and scale, and
+        scale must not be given beside it. An `LpBall` is the same as its q, eps and scale. A set of
+        one's own must be symmetric, and `threats.Threat` says what it needs; it is for
+        solver="auto", which then never computes exact separators, "steepest_descent" and
+        "accelerated".
     fit_intercept : bool, default=True
         The intercept is not penalised, and minimised over exactly at every step.
     step_size : {"adaptive", "paper"} or float, default="adaptive"
@@ -118,10 +147,10 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         Several classes are trained one against the rest.
     intercept_ : ndarray of shape (1,) or (n_classes,)
     scale_ : ndarray of shape (n_features,) or None
-        The scale of each feature.
-    threat_ : LpBall
-        The threat of the fit, with `q`, `eps` and `scale`: what `robust_score` and the like assume,
-        whatever `set_params` has changed since.
+        The scale of each feature of a ball.
+    threat_ : LpBall or Threat
+        The threat of the fit, a ball with `q`, `eps` and `scale` or the object given: what
+        `robust_score` and the like assume, whatever `set_params` has changed since.
     classes_ : ndarray of shape (n_classes,)
     separable_ : bool or None
         Whether the training data are robustly separable, proven by the certificate; None is
@@ -182,13 +211,14 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
 
     def __init__(
         self,
-        p_algo: float = 2,
+        p_algo: float | Norm = 2,
         q_pert: float = math.inf,
         eps: float = 0.1,
         *,
         loss: str | MarginLoss = "exponential",
         solver: str = "auto",
         scale: Any = None,
+        threat: Threat | None = None,
         fit_intercept: bool = True,
         step_size: float | str = "adaptive",
         max_iter: int = 50_000,
@@ -206,6 +236,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         self.loss = loss
         self.solver = solver
         self.scale = scale
+        self.threat = threat
         self.fit_intercept = fit_intercept
         self.step_size = step_size
         self.max_iter = max_iter
@@ -241,175 +272,94 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         ConstantClassifierWarning
             If eps is so large that nothing is learnt, with the radius from which on that is so.
         """
-        self._check_parameters()
-        last_coef = dense(self.coef_) if self.warm_start and hasattr(self, "coef_") else None
-        last_classes: Any = getattr(self, "classes_", ())
-        problem = self._read(X, y, sample_weight, self.class_weight)
-        self._p = self.p_algo
-        if last_coef is not None:
-            needed, classes = (problem.n_problems, problem.n_features), self.classes_
-            if last_coef.shape != needed or not np.array_equal(last_classes, classes):
-                raise ValueError(
-                    f"warm_start=True needs data like those of the last fit, whose coef_ has shape "
-                    f"{last_coef.shape} and whose "
-                    f"classes were {last_classes.tolist()}: these need {needed} and "
-                    f"{classes.tolist()}. Fit with "
-                    "warm_start=False."
-                )
-            last_coef = last_coef.astype(problem.y.dtype)
-        callbacks = FitCallbacks(self, X, y, sample_weight)
-        monitor = FitMonitor(
-            self, callbacks, problem, verbose=self.verbose, classes=positive_classes(self.classes_)
+        check_settings(self)
+        warm = self.warm_start and hasattr(self, "coef_")
+        last = (dense(self.coef_), self.classes_) if warm else None
+        problem = read_problem(self, X, y, sample_weight, self.class_weight)
+        norm = read_geometry(self.p_algo)
+        self._p = norm.p if isinstance(norm, LpNorm) else None
+        fit = begin_fit(
+            self,
+            problem,
+            FitCallbacks(self, X, y, sample_weight),
+            loss=self.loss,
+            tol=self.tol,
+            device=self.device,
+            verbose=self.verbose,
+            last=last,
         )
-        (solution,) = self._solve(problem, [LpNorm(self.p_algo)], monitor, last_coef)
-        if not monitor.stopped:
-            warn_unless_converged(self, solution)
-            warn_if_constant(self, problem, solution)
-        self._keep(solution)
-        callbacks.end_fit()
+        self._loss = fit.loss
+        (solution,) = solve(self, fit, [norm])
+        end_fit(self, fit, solution)
         return self
 
-    def _check_parameters(self) -> None:
-        check_exponent(self.p_algo, "p_algo")
-        check_exponent(self.q_pert, "q_pert")
-        check_radius(self.eps, "eps")
-        check_loss(self.loss, "loss")
-        check_choice(self.solver, "solver", _SOLVERS)
-        check_choice(self.fit_intercept, "fit_intercept", (True, False))
-        check_choice(self.warm_start, "warm_start", (True, False))
-        if isinstance(self.step_size, Real):
-            check_number(self.step_size, "step_size", low=0, strict=True)
-        else:
-            check_choice(self.step_size, "step_size", ("adaptive", "paper"))
-        check_number(self.max_iter, "max_iter", low=1, integer=True)
-        check_number(self.loss_tol, "loss_tol", low=0)
-        check_number(self.tol, "tol", low=0)
-        check_number(self.verbose, "verbose", low=0, integer=True)
-        if self.solver == "exact" and self.device is not None:
-            raise ValueError(
-                f"device={self.device!r} is not for solver='exact', whose programs run on the CPU. "
-                f"Use device=None."
-            )
-        if self.solver == "accelerated" and not 1 < self.p_algo <= 2:
-            raise ValueError(
-                f"solver='accelerated' needs p_algo in (1, 2], got p_algo={self.p_algo!r}. Use "
-                f"solver='steepest_descent' for "
-                "the path of this geometry or solver='exact' for its limit."
-            )
 
-    def _solve(
-        self,
-        problem: RobustProblem,
-        norms: Sequence[LpNorm],
-        monitor: FitMonitor,
-        last_coef: np.ndarray | None = None,
-        *,
-        radius_by_radius: bool = False,
-    ) -> list[Solution]:
-        """The solution in each geometry: separable problems by the solver chosen, others by the
-        minimiser of the risk.
-
-        The geometries share what does not depend on them: the decision whether problems are
-        separable, the minimisers of the risk, and the products with X along their paths. Paths that
-        are followed radius by radius, and geometry by geometry, are those of fits of their own, to
-        the last digit.
-        """
-        tensors = on_device(problem, self.device)
-        self._loss = check_loss(self.loss, "loss", like=tensors.y)
-        minimised = partial(
-            with_risk_minimisers,
-            problem,
-            self._loss,
-            monitor=monitor,
-            tol=self.tol,
-            start=last_coef,
+def check_settings(model: RobustLinearClassifier) -> None:
+    """Refuse parameters that are out of their range, or that do not go together."""
+    check_parameters(model, _PARAMETERS)
+    if model.solver == "exact" and model.threat is not None:
+        require_ball(model.threat, "solver='exact'")
+    if model.solver == "exact" and model.device is not None:
+        raise ValueError(
+            f"device={model.device!r} is not for solver='exact', whose programs run on the CPU. "
+            "Use device=None."
         )
-        if self.solver == "accelerated":
-            solutions = [self._accelerated(problem, tensors, norm, monitor) for norm in norms]
-            exact = False
-        else:
-            shared = decide_separability(tensors, self._loss, norms[0], monitor, tol=self.tol)
-            shared = minimised(norms[0], shared, open_problems(shared, False))
-            solutions = [
-                shared,
-                *(remeasured(shared, norm, measured_in=norms[0]) for norm in norms[1:]),
-            ]
-            small = problem.X.shape[0] * problem.n_features <= _AUTO_ENTRIES
-            exact = self.solver == "exact" or (self.solver == "auto" and small)
-            rows = open_problems(shared, True, None)
-            if len(rows) and self.solver != "exact" and not monitor.stopped:
-                max_iter = min(self.max_iter, _AUTO_ITERATIONS) if exact else self.max_iter
-                batches = [(list(range(len(norms))), rows)]
-                if radius_by_radius:
-                    of_radius = np.split(rows, np.flatnonzero(np.diff(problem.radius[rows])) + 1)
-                    batches = [([i], part) for i in range(len(norms)) for part in of_radius]
-                solutions = self._with_paths(
-                    tensors, norms, monitor, solutions, batches, max_iter, last_coef
-                )
-            if exact and not monitor.stopped:
-                solutions = [
-                    self._with_exact(problem, norm, solution, monitor)
-                    for norm, solution in zip(norms, solutions, strict=True)
-                ]
-        return [
-            minimised(norm, solution, open_problems(solution, False, None), undecided=exact)
+    norm = read_geometry(model.p_algo)
+    if model.solver == "exact" and not isinstance(norm, LpNorm):
+        raise ValueError(
+            f"solver='exact' needs an exponent p_algo in [1, inf], got p_algo={norm!r}. Use "
+            "solver='steepest_descent' for the path in this norm."
+        )
+    if model.solver == "accelerated" and not (isinstance(norm, LpNorm) and 1 < norm.p <= 2):
+        raise ValueError(
+            f"solver='accelerated' needs p_algo in (1, 2], got p_algo={model.p_algo!r}. Use "
+            "solver='steepest_descent' for the path of this geometry or solver='exact' for its "
+            "limit."
+        )
+
+
+def solve(
+    model: RobustLinearClassifier,
+    fit: Fit,
+    norms: Sequence[Norm],
+    batches: Sequence[Batch] | None = None,
+) -> list[Solution]:
+    """The solution in each geometry: separable problems by the solver chosen, others by the
+    minimiser of the risk.
+
+    The geometries share what does not depend on them: the decision whether problems are separable,
+    the minimisers of the risk, and in a batch the products with X along their paths. The paths of
+    all problems in all geometries are one batch by default. A path in a batch of its own is that of
+    a fit of its own, to the last digit.
+    """
+    small = fit.problem.X.shape[0] * fit.problem.n_features <= _AUTO_ENTRIES
+    limits_known = is_ball(fit.problem.threat) and all(isinstance(norm, LpNorm) for norm in norms)
+    exact = model.solver == "exact" or (model.solver == "auto" and small and limits_known)
+    loss_tol = model.loss_tol
+    if model.solver == "accelerated":
+        solutions = [
+            fit.ascend_dual(norm, max_iter=model.max_iter, loss_tol=loss_tol) for norm in norms
+        ]
+    else:
+        shared = fit.decide_separability(norms[0])
+        shared = fit.minimise_risk(norms[0], shared, False)
+        others = [convert_margins(shared, norm, measured_in=norms[0]) for norm in norms[1:]]
+        solutions = [shared, *others]
+    if model.solver in ("auto", "steepest_descent"):
+        solutions = fit.follow_paths(
+            norms,
+            solutions,
+            batches or [(range(len(norms)), np.arange(fit.problem.n_problems))],
+            step_size=model.step_size,
+            max_iter=min(model.max_iter, _AUTO_ITERATIONS) if exact else model.max_iter,
+            loss_tol=loss_tol,
+        )
+    if exact:
+        solutions = [
+            fit.separate(norm, solution, loss_tol=loss_tol, n_jobs=model.n_jobs)
             for norm, solution in zip(norms, solutions, strict=True)
         ]
-
-    def _with_exact(
-        self, problem: RobustProblem, norm: LpNorm, solution: Solution, monitor: FitMonitor
-    ) -> Solution:
-        rows = open_problems(solution, True, None)
-        if not len(rows):
-            return solution
-        loss, loss_tol, tol = self._loss, self.loss_tol, self.tol
-        with monitor.stage("exact separator", rows):
-            return with_exact_separators(
-                problem, loss, norm, solution, rows, loss_tol=loss_tol, tol=tol, n_jobs=self.n_jobs
-            )
-
-    def _accelerated(
-        self, problem: RobustProblem, tensors: RobustProblem, norm: LpNorm, monitor: FitMonitor
-    ) -> Solution:
-        loss = self._loss
-        with monitor.solver("accelerated", np.arange(problem.n_problems)) as monitors:
-            limit = accelerated_margin(
-                tensors, loss, norm, max_iter=self.max_iter, tol=self.tol, monitors=monitors
-            )
-        return scale_to_loss(problem, loss, solution_to_numpy(limit), self.loss_tol)
-
-    def _with_paths(
-        self,
-        tensors: RobustProblem,
-        norms: Sequence[LpNorm],
-        monitor: FitMonitor,
-        solutions: list[Solution],
-        batches: list[tuple[list[int], np.ndarray]],
-        max_iter: int,
-        last_coef: np.ndarray | None,
-    ) -> list[Solution]:
-        """The solutions with the paths of each batch: of some geometries, by their index, and
-        problems.
-        """
-        solutions = list(solutions)
-        for geometries, rows in batches:
-            of_all = np.tile(rows, len(geometries))
-            with monitor.solver("steepest_descent", of_all) as monitors:
-                paths = steepest_descent(
-                    tensors.select(of_all),
-                    self._loss,
-                    [norms[i] for i in geometries for _ in rows],
-                    step_size=self.step_size,
-                    max_iter=max_iter,
-                    loss_tol=self.loss_tol,
-                    tol=self.tol,
-                    stop_if_not_separable=True,
-                    coef_init=None if last_coef is None else like(tensors.y, last_coef[of_all]),
-                    monitors=monitors,
-                )
-            paths = solution_to_numpy(paths)
-            for i, part in zip(
-                geometries, np.arange(len(of_all)).reshape(len(geometries), -1), strict=True
-            ):
-                solutions[i] = replace_rows(solutions[i], rows, paths.rows(part))
-        return solutions
+    return [
+        fit.minimise_risk(norm, solution, False, None, accept=exact)
+        for norm, solution in zip(norms, solutions, strict=True)
+    ]

@@ -1,9 +1,14 @@
-"""What every linear robust classifier does once it has coefficients, and how it reads its data."""
+"""What linear robust classifiers have in common: how they read training data and store a solution,
+and what they do with their coefficients (prediction, exact robustness, probabilities).
+
+A linear estimator derives from `RobustLinearMixin`, and from `ProbabilityMixin` where its loss has
+probabilities.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
@@ -24,7 +29,7 @@ from sklearn_robust.metrics import certified_radius, robust_accuracy_score
 from sklearn_robust.metrics.linear_view import linear_view
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import Solution
-from sklearn_robust.threats import LpBall, check_radius
+from sklearn_robust.threats import LpBall, Threat, check_radius, is_ball
 
 
 def dense(coef: Any) -> np.ndarray:
@@ -63,6 +68,81 @@ def _class_weights(
     ]
 
 
+def read_problem(
+    estimator: RobustLinearMixin, X: Any, y: Any, sample_weight: Any, class_weight: Any = None
+) -> RobustProblem:
+    """Validate training data, and store what they say of the estimator: `classes_`, `scale_`,
+    `threat_` and the names of features.
+
+    Returns
+    -------
+    RobustProblem
+        One problem for two classes, one class against the rest for each of several.
+    """
+    refuse_lazy(X=X, y=y, sample_weight=sample_weight)
+    X, y = validate_data(
+        estimator, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), order="C"
+    )
+    check_classification_targets(y)
+    estimator.threat_ = _read_threat(estimator, X.shape[1])
+    estimator.scale_ = estimator.threat_.scale if is_ball(estimator.threat_) else None
+    estimator._fit_intercept = estimator.fit_intercept
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    X, y, weight = _of_positive_weight(X, y, weight)
+    if class_weight is not None:
+        X, y, weight = _of_positive_weight(X, y, weight * _class_weights(class_weight, y, weight))
+    estimator.classes_ = np.unique(y)
+    if len(estimator.classes_) < 2:
+        raise ValueError(
+            f"{type(estimator).__name__} needs samples of at least two classes in y, with positive "
+            f"sample_weight and class_weight, got {len(estimator.classes_)} class: "
+            f"{estimator.classes_.tolist()}. The risk of one class has no minimiser: leave such "
+            "data out."
+        )
+    signs = np.where(y == positive_classes(estimator.classes_)[:, None], 1, -1).astype(X.dtype)
+    return RobustProblem.from_data(
+        X,
+        signs,
+        threat=estimator.threat_,
+        fit_intercept=estimator.fit_intercept,
+        sample_weight=weight,
+    )
+
+
+def _read_threat(estimator: Any, n_features: int) -> Threat:
+    """The threat of an estimator: the object that is its parameter `threat`, if it has one, else
+    the ball of `q_pert`, `eps` and `scale`.
+    """
+    threat: Threat | None = getattr(estimator, "threat", None)
+    if threat is None:
+        names = getattr(estimator, "feature_names_in_", None)
+        scale = read_scale(estimator.scale, n_features, names)
+        return LpBall(estimator.q_pert, estimator.eps, scale)
+    if estimator.scale is not None:
+        raise ValueError(
+            f"threat takes the place of q_pert, eps and scale, got threat={threat!r} beside "
+            f"scale={estimator.scale!r}. Use scale=None, or LpBall(q, eps, scale) as the threat."
+        )
+    return threat
+
+
+def store_solution(estimator: RobustLinearMixin, solution: Solution) -> None:
+    """The attributes of a fitted estimator, from the solution of its problems."""
+    names = ("coef", "intercept", "n_iter", "log_risk", "margin", "margin_bound", "gap")
+    fitted = estimator._fitted(**{name: getattr(solution, name) for name in names})
+    for name, value in fitted.items():
+        setattr(estimator, name, value)
+    dtype = object if None in solution.separable else None
+    estimator.separable_ = _per_class(np.array(solution.separable, dtype=dtype))
+
+
+def _per_class(values: np.ndarray) -> Any:
+    """A number for two classes, one for each of several."""
+    if len(values) > 1:
+        return values
+    return values[0].item() if isinstance(values[0], np.generic) else values[0]
+
+
 class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin):
     """Prediction, exact robustness and worst-case points, from `coef_`, `intercept_` and
     `classes_`.
@@ -76,56 +156,6 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         tags.input_tags.sparse = getattr(self, "device", None) is None
         return tags
 
-    def _read(self, X: Any, y: Any, sample_weight: Any, class_weight: Any = None) -> RobustProblem:
-        """Validate the data; one problem for two classes, one against the rest for each of
-        several.
-        """
-        refuse_lazy(X=X, y=y, sample_weight=sample_weight)
-        X, y = validate_data(
-            self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), order="C"
-        )
-        check_classification_targets(y)
-        self.scale_ = read_scale(self.scale, X.shape[1], getattr(self, "feature_names_in_", None))
-        self.threat_ = LpBall(self.q_pert, self.eps, self.scale_)
-        self._fit_intercept = self.fit_intercept
-        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        X, y, weight = _of_positive_weight(X, y, weight)
-        if class_weight is not None:
-            X, y, weight = _of_positive_weight(
-                X, y, weight * _class_weights(class_weight, y, weight)
-            )
-        self.classes_ = np.unique(y)
-        if len(self.classes_) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs samples of at least two classes in y, with positive "
-                f"sample_weight and "
-                f"class_weight, got {len(self.classes_)} class: {self.classes_.tolist()}. The risk "
-                f"of one class has no "
-                "minimiser: leave such data out."
-            )
-        signs = np.where(y == positive_classes(self.classes_)[:, None], 1, -1).astype(X.dtype)
-        return RobustProblem.from_data(
-            X,
-            signs,
-            q=self.q_pert,
-            eps=self.eps,
-            fit_intercept=self.fit_intercept,
-            sample_weight=weight,
-            scale=self.scale_,
-        )
-
-    def _keep(self, solution: Solution) -> Self:
-        """Store a solution."""
-        names = ("coef", "intercept", "n_iter", "log_risk", "margin", "margin_bound", "gap")
-        for name, value in self._fitted(
-            **{name: getattr(solution, name) for name in names}
-        ).items():
-            setattr(self, name, value)
-        self.separable_ = self._per_class(
-            np.array(solution.separable, dtype=None if None not in solution.separable else object)
-        )
-        return self
-
     def _fitted(
         self,
         *,
@@ -134,22 +164,17 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         n_iter: np.ndarray,
         gap: np.ndarray,
         **figures: Any,
-    ) -> Any:
+    ) -> dict[str, Any]:
         """Attributes by name; figures are numbers for two classes and arrays with one entry a class
         for several.
         """
         return {
             "coef_": coef,
             "intercept_": intercept,
-            "n_iter_": self._per_class(np.maximum(n_iter, 1)),
-            "dual_gap_": self._per_class(np.maximum(gap, 0)),  # below zero only by rounding
-            **{f"{name}_": self._per_class(value) for name, value in figures.items()},
+            "n_iter_": _per_class(np.maximum(n_iter, 1)),
+            "dual_gap_": _per_class(np.maximum(gap, 0)),  # below zero only by rounding
+            **{f"{name}_": _per_class(value) for name, value in figures.items()},
         }
-
-    def _per_class(self, values: np.ndarray) -> Any:
-        if len(values) > 1:
-            return values
-        return values[0].item() if isinstance(values[0], np.generic) else values[0]
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Scores <w, x> + b.
@@ -194,6 +219,7 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         eps: float | None = None,
         q: float | None = None,
         scale: Any = "training",
+        threat: Threat | None = None,
     ) -> float:
         """Exact robust accuracy: the fraction of samples that no perturbation of the threat makes
         wrong.
@@ -208,22 +234,31 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         scale : "training", None, array-like of shape (n_features,) or dict, default="training"
             How far the adversary can move each feature, as in training by default; None moves all
             alike.
+        threat : Threat, optional
+            An object in place of eps, q and scale.
 
         Returns
         -------
         float
         """
         check_is_fitted(self)
-        threat = self._threat(eps, q, scale)
-        return robust_accuracy_score(
-            self, X, y, eps=threat.eps, q=threat.q, sample_weight=sample_weight, scale=threat.scale
-        )
+        threat = self._threat(threat, eps, q, scale)
+        return robust_accuracy_score(self, X, y, threat=threat, sample_weight=sample_weight)
 
     def certified_radius(
-        self, X: Any, y: Any = None, *, q: float | None = None, scale: Any = "training"
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        q: float | None = None,
+        scale: Any = "training",
+        threat: Threat | None = None,
     ) -> np.ndarray:
         """l_q distance of each sample to the decision boundary; with y, negative where the
         prediction is wrong.
+
+        Against a threat that is no l_q ball it is the factor by which the set can grow before it
+        changes the decision.
 
         Parameters
         ----------
@@ -234,6 +269,8 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         scale : "training", None, array-like of shape (n_features,) or dict, default="training"
             How far the adversary can move each feature, as in training by default; None moves all
             alike.
+        threat : Threat, optional
+            An object in place of q and scale.
 
         Returns
         -------
@@ -241,8 +278,9 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
             inf where only features that the adversary cannot touch matter.
         """
         check_is_fitted(self)
-        threat = self._threat(None, q, scale)
-        return certified_radius(self, X, y, q=threat.q, scale=threat.scale)
+        # a distance is that of the unit ball: whatever is given, the radius is not part of it
+        eps = None if q is None or is_ball(self.threat_) else 1.0
+        return certified_radius(self, X, y, threat=self._threat(threat, eps, q, scale))
 
     def perturb(
         self,
@@ -252,6 +290,7 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         eps: float | None = None,
         q: float | None = None,
         scale: Any = "training",
+        threat: Threat | None = None,
     ) -> np.ndarray:
         """The worst-case points: each sample moved by the perturbation that makes its margin least.
 
@@ -265,6 +304,8 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         scale : "training", None, array-like of shape (n_features,) or dict, default="training"
             How far the adversary can move each feature, as in training by default; None moves all
             alike.
+        threat : Threat, optional
+            An object in place of eps, q and scale.
 
         Returns
         -------
@@ -272,29 +313,50 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
             Dense, whatever X is.
         """
         check_is_fitted(self)
-        threat = self._threat(eps, q, scale)
         view = linear_view(self, X, "model")
+        threat = view.check_threat(self._threat(threat, eps, q, scale))
         moves = worst_case_perturbations(
             view.X, view.seen_class_index(y), view.coef, view.intercept, threat
         )
         return (view.X.toarray() if hasattr(view.X, "toarray") else view.X) + moves
 
-    def _threat(self, eps: float | None, q: float | None, scale: Any) -> LpBall:
-        """That of training, unless others are given."""
-        eps = self.threat_.eps if eps is None else check_radius(eps, "eps")
+    def _threat(
+        self, threat: Threat | None, eps: float | None, q: float | None, scale: Any
+    ) -> Threat:
+        """The threat given, as an object or as a ball; that of training where nothing is given."""
+        given = eps is not None or q is not None or not _is_training(scale)
+        if threat is not None:
+            if given:
+                raise ValueError(
+                    f"threat takes the place of eps, q and scale, got threat={threat!r} beside "
+                    f"eps={eps!r}, q={q!r} and scale={scale!r}. Leave out one or the others."
+                )
+            return threat
+        trained = self.threat_
+        if not given:
+            return trained
+        if not is_ball(trained):
+            if eps is None or q is None:
+                raise ValueError(
+                    f"eps and q must both be given, got eps={eps!r} and q={q!r}: the threat of "
+                    f"training, {type(trained).__name__}, is no l_q ball that has the other."
+                )
+            trained = LpBall(check_exponent(q, "q"), check_radius(eps, "eps"))
         return LpBall(
-            self.threat_.q if q is None else check_exponent(q, "q"), eps, self._scale(scale)
+            trained.q if q is None else check_exponent(q, "q"),
+            trained.eps if eps is None else check_radius(eps, "eps"),
+            self._scale(scale),
         )
 
     def _scale(self, scale: Any) -> np.ndarray | None:
         """The scale of the features, that of training where it is asked for."""
-        if isinstance(scale, str) and scale == "training":
-            return self.threat_.scale
-        return (
-            None
-            if scale is None
-            else read_scale(scale, self.n_features_in_, getattr(self, "feature_names_in_", None))
-        )
+        if _is_training(scale):
+            return self.threat_.scale if is_ball(self.threat_) else None
+        return read_scale(scale, self.n_features_in_, getattr(self, "feature_names_in_", None))
+
+
+def _is_training(scale: Any) -> bool:
+    return isinstance(scale, str) and scale == "training"
 
 
 def loss_has_probabilities(estimator: Any) -> bool:

@@ -1,4 +1,8 @@
-"""What callbacks, and the console, see of a linear fit while its solvers iterate."""
+"""The monitor of a linear fit: it passes what the solvers report on to callbacks and console.
+
+A fit has one `FitMonitor` for all its stages. `FitMonitor.stage` and `FitMonitor.solver` are the
+contexts in which a stage runs; the second yields the monitors that its solver is given.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ class FitMonitor:
     ----------
     estimator : RobustLinearMixin
     callbacks : FitCallbacks or None
-        None where nobody is to look on.
+        None for a fit without callbacks.
     problem : RobustProblem
         All k of them.
     verbose : int
@@ -49,13 +53,12 @@ class FitMonitor:
         verbose: int = 0,
         classes: Any = (),
     ) -> None:
-        k, d, dtype = problem.n_problems, problem.n_features, problem.y.dtype
-        self.estimator, self.callbacks, self.stopped, self.verbose = (
-            estimator,
-            callbacks,
-            False,
-            verbose,
-        )
+        self.estimator = estimator
+        self.callbacks = callbacks
+        self.stopped = False
+        self.verbose = verbose
+        k, d = problem.n_problems, problem.n_features
+        dtype = problem.y.dtype
         self.classes = [str(label) for label in classes] if k > 1 else []
         self.known = {
             "coef": np.zeros((k, d), dtype),
@@ -81,10 +84,10 @@ class FitMonitor:
 
     @contextmanager
     def solver(self, name: str, rows: np.ndarray) -> Iterator[list[Monitor]]:
-        """The stage of a solver of the problems at these indices, with those who look on."""
+        """The stage of a solver of the problems at these indices; yields its monitors."""
         monitors: list[Monitor] = [_Printer(self, rows)] if self.verbose else []
         with self.stage(name, rows):
-            if self.callbacks is None or not self.callbacks.watched:
+            if self.callbacks is None or not self.callbacks.monitored:
                 yield monitors
                 return
             task = self.callbacks.begin_solver(name)
@@ -113,7 +116,9 @@ class _Printer:
     """Prints the figures of a solver."""
 
     def __init__(self, fit: FitMonitor, rows: np.ndarray) -> None:
-        self.fit, self.rows, self.every = fit, rows, 0 if fit.verbose == 1 else 1
+        self.fit = fit
+        self.rows = rows
+        self.every = 0 if fit.verbose == 1 else 1
         self.printed: dict[int, int] = {}  # the last iteration of each problem
 
     def __call__(self, iteration: int, ids: np.ndarray, figures: dict[str, Array]) -> bool:
@@ -137,13 +142,11 @@ class _SolverMonitor:
     def __init__(
         self, fit: FitMonitor, callbacks: FitCallbacks, task: Any, rows: np.ndarray
     ) -> None:
-        self.fit, self.callbacks, self.task, self.rows, self.every = (
-            fit,
-            callbacks,
-            task,
-            rows,
-            callbacks.every,
-        )
+        self.fit = fit
+        self.callbacks = callbacks
+        self.task = task
+        self.rows = rows
+        self.every = callbacks.every
 
     def __call__(self, iteration: int, ids: np.ndarray, figures: dict[str, Array]) -> bool:
         at = self.rows[ids]

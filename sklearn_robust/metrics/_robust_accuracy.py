@@ -24,7 +24,7 @@ from sklearn_robust.metrics.linear_view import (
     transformed,
     unwrapped,
 )
-from sklearn_robust.threats import LpBall, check_radius, check_scale
+from sklearn_robust.threats import Threat, check_radius, check_scale, is_ball, radius_of
 
 
 def robust_accuracy_score(
@@ -32,17 +32,18 @@ def robust_accuracy_score(
     X: Any,
     y: Any,
     *,
-    eps: float,
+    eps: float | None = None,
     q: float = math.inf,
     sample_weight: Any = None,
     space: str = "model",
     scale: Any = None,
+    threat: Threat | None = None,
 ) -> float:
     r"""Fraction of samples that stay correctly classified under every perturbation of the threat.
 
     For a linear classifier it is exact: the worst case over :math:`\|\delta\|_q \le \epsilon` has a
-    closed form, for two classes and for several. For a network of this library it is what an attack
-    leaves, an upper bound: its `robust_score`.
+    closed form, for two classes and for several. For a network of this library it is its
+    `robust_score`, the accuracy under an attack and so an upper bound.
 
     Parameters
     ----------
@@ -57,7 +58,8 @@ def robust_accuracy_score(
     y : array-like of shape (n_samples,)
         True labels; one that the classifier has never seen counts as broken.
     eps : float
-        Radius of the perturbation, in the units of the space it lives in.
+        Radius of the perturbation, in the units of the space it lives in; must be given, unless
+        there is a threat.
     q : float, default=inf
         Exponent of the norm that bounds the perturbation, in [1, inf].
     sample_weight : array-like of shape (n_samples,), optional
@@ -73,6 +75,9 @@ def robust_accuracy_score(
         :math:`\|\delta / s\|_q \le \epsilon`, and a feature of scale 0 is out of its reach.
         Features that a dict does not name have 1, as all have by default. It lives in the space of
         eps, in the order of the columns in fit.
+    threat : Threat, optional
+        The set of perturbations as an object, in place of eps, q and scale: an `LpBall`, or a set
+        of one's own for linear classifiers, of which `threats.Threat` says what it needs.
 
     Returns
     -------
@@ -85,8 +90,8 @@ def robust_accuracy_score(
         If the classifier is not linear and has no `robust_score`, or if a transformer between it
         and the threat is not affine.
     ValueError
-        If eps, q, space or scale is not one of the values above, labels are missing or of another
-        type than in training, or sample_weight has negative entries or only zeros.
+        If eps, q, space, scale or threat is not one of the values above, labels are missing or of
+        another type than in training, or sample_weight has negative entries or only zeros.
 
     Notes
     -----
@@ -109,7 +114,11 @@ def robust_accuracy_score(
     >>> round(robust_accuracy_score(model, X, y, eps=0.2), 3)
     0.819
     """
-    eps, q = check_radius(eps, "eps"), check_exponent(q, "q")
+    if threat is not None:
+        _refuse_beside(threat, eps=eps, q=q, scale=scale)
+    else:
+        eps = check_radius(eps, "eps")
+        q = check_exponent(q, "q")
     check_choice(space, "space", SPACES)
     refuse_lazy(X=X, y=y, sample_weight=sample_weight)
     steps, classifier = unwrapped(estimator)
@@ -118,15 +127,27 @@ def robust_accuracy_score(
         and hasattr(classifier, "robust_score")
         and (space == "model" or not steps)
     ):
-        threat = {"eps": eps, "q": q}
-        # one that was trained with scales is told if there are none
+        if is_ball(threat):
+            eps = threat.eps
+            q, scale = threat.q, threat.scale
+        elif threat is not None:
+            raise ValueError(
+                f"threat={type(threat).__name__} is for linear classifiers, got "
+                f"{type(classifier).__name__}: use an LpBall, or eps and q."
+            )
+        ball = {"eps": eps, "q": q}
+        # a classifier that was trained with scales is given their absence, too
         if scale is not None or hasattr(classifier, "scale_"):
-            threat["scale"] = scale
+            ball["scale"] = scale
         return float(
-            classifier.robust_score(transformed(steps, X), y, sample_weight=sample_weight, **threat)
+            classifier.robust_score(transformed(steps, X), y, sample_weight=sample_weight, **ball)
         )
     view = linear_view(estimator, X, space)
-    robust = is_robust(view, y, view.threat(q, eps, scale))
+    if threat is None:
+        threat = view.ball(q, check_radius(eps, "eps"), scale)
+    else:
+        threat = view.check_threat(threat)
+    robust = is_robust(view, y, threat)
     return float(
         np.average(
             robust, weights=_check_sample_weight(sample_weight, robust, ensure_non_negative=True)
@@ -134,15 +155,24 @@ def robust_accuracy_score(
     )
 
 
-def is_robust(view: LinearView, y: Any, threat: LpBall) -> np.ndarray:
+def _refuse_beside(threat: Any, *, eps: Any, q: float, scale: Any) -> None:
+    """Refuse eps, q or scale beside a threat."""
+    if eps is not None or q != math.inf or scale is not None:
+        raise ValueError(
+            f"threat takes the place of eps, q and scale, got threat={threat!r} beside "
+            f"eps={eps!r}, q={q!r} and scale={scale!r}. Leave out one or the others."
+        )
+
+
+def is_robust(view: LinearView, y: Any, threat: Threat) -> np.ndarray:
     """Which samples stay correctly classified, of shape (n,)."""
     index = view.class_index(y)
     right = index == view.predicted
-    if threat.eps == 0:  # a tie is what predict makes of it
+    radius = radius_of(threat)
+    if radius == 0:  # a tie is what predict makes of it
         return right
-    return right & (
-        least_margins(view.scores(), index, view.rival_norms(index, threat), threat.eps) > 0
-    )
+    norms = view.rival_norms(index, threat)
+    return right & (least_margins(view.scores(), index, norms, radius) > 0)
 
 
 def certified_radius(
@@ -153,6 +183,7 @@ def certified_radius(
     q: float = math.inf,
     space: str = "model",
     scale: Any = None,
+    threat: Threat | None = None,
 ) -> np.ndarray:
     r"""l_q distance of each sample to the decision boundary of a linear classifier.
 
@@ -171,6 +202,10 @@ def certified_radius(
         As in `robust_accuracy_score`.
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         The distance is then measured in :math:`\|\delta / s\|_q`, as in `robust_accuracy_score`.
+    threat : Threat, optional
+        A set of perturbations as an object, in place of q and scale. The radius is then the factor
+        by which the set can grow before it changes the decision; of an `LpBall`, whatever its
+        radius, the distance in its norm.
 
     Returns
     -------
@@ -187,12 +222,15 @@ def certified_radius(
     >>> certified_radius(LogisticRegression().fit(X, y), X).round(3)
     array([1., 1.])
     """
-    q = check_exponent(q, "q")
+    if threat is not None:
+        _refuse_beside(threat, eps=None, q=q, scale=scale)
     view = linear_view(estimator, X, space)
+    if threat is None:
+        threat = view.ball(check_exponent(q, "q"), 1.0, scale)
+    else:
+        threat = view.check_threat(threat)
     index = view.predicted if y is None else view.class_index(y)
-    distances = boundary_distances(
-        view.scores(), index, view.rival_norms(index, view.threat(q, 1.0, scale))
-    )
+    distances = boundary_distances(view.scores(), index, view.rival_norms(index, threat))
     # the sign says what predict answers, on the boundary too
     below = -np.finfo(distances.dtype).tiny
     signed = np.where(
@@ -202,7 +240,12 @@ def certified_radius(
 
 
 def make_robust_scorer(
-    *, eps: float, q: float = math.inf, space: str = "model", scale: Any = None
+    *,
+    eps: float | None = None,
+    q: float = math.inf,
+    space: str = "model",
+    scale: Any = None,
+    threat: Threat | None = None,
 ) -> RobustScorer:
     """A scorer of robust accuracy, for `scoring=` in GridSearchCV, cross_validate and the like.
 
@@ -215,6 +258,7 @@ def make_robust_scorer(
     q : float, default=inf
     space : {"model", "input"}, default="model"
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
+    threat : Threat, optional
         See `robust_accuracy_score`.
 
     Returns
@@ -245,14 +289,28 @@ def make_robust_scorer(
     check_choice(space, "space", SPACES)
     if scale is not None:
         check_scale(list(scale.values()) if isinstance(scale, Mapping) else scale, "scale")
-    return RobustScorer(check_radius(eps, "eps"), check_exponent(q, "q"), space, scale)
+    if threat is None:
+        return RobustScorer(check_radius(eps, "eps"), check_exponent(q, "q"), space, scale)
+    _refuse_beside(threat, eps=eps, q=q, scale=scale)
+    return RobustScorer(None, q, space, None, threat)
 
 
 class RobustScorer:
     """Robust accuracy under one fixed threat; made by `make_robust_scorer`."""
 
-    def __init__(self, eps: float, q: float, space: str, scale: Any = None) -> None:
-        self.eps, self.q, self.space, self.scale = eps, q, space, scale
+    def __init__(
+        self,
+        eps: float | None,
+        q: float,
+        space: str,
+        scale: Any = None,
+        threat: Threat | None = None,
+    ) -> None:
+        self.eps = eps
+        self.q = q
+        self.space = space
+        self.scale = scale
+        self.threat = threat
         self._sample_weight_request: bool | str | None = None
 
     def set_score_request(self, *, sample_weight: bool | str | None) -> RobustScorer:
@@ -318,8 +376,11 @@ class RobustScorer:
             sample_weight=sample_weight,
             space=self.space,
             scale=self.scale,
+            threat=self.threat,
         )
 
     def __repr__(self) -> str:
+        if self.threat is not None:
+            return f"make_robust_scorer(threat={self.threat!r}, space={self.space!r})"
         scale = "" if self.scale is None else f", scale={self.scale!r}"
         return f"make_robust_scorer(eps={self.eps:g}, q={self.q:g}, space={self.space!r}{scale})"

@@ -1,4 +1,9 @@
-"""What a fitted linear classifier, alone or in pipelines and wrappers, is to the adversary."""
+"""A fitted linear classifier, alone or in pipelines and wrappers, as the adversary faces it.
+
+`linear_view` reads off its coefficients, the data as it sees them, and the coefficients in the
+space of the threat. The metrics, the linear estimators, the figures and the bounds of theory build
+on it; `is_linear`, `unwrapped` and `transformed` are the questions about estimators that they ask.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +31,7 @@ from sklearn_robust.metrics._classifiers import (
     unwrapped,
 )
 from sklearn_robust.metrics._transformers import coef_before, missing_entries, transformed
-from sklearn_robust.threats import LpBall
+from sklearn_robust.threats import LpBall, Threat, check_threat, is_ball
 
 __all__ = ["SPACES", "LinearView", "is_linear", "linear_view", "transformed", "unwrapped"]
 
@@ -49,6 +54,8 @@ class LinearView:
     reached : array of shape (K, m) or (1, m)
         Coefficients of the scores as functions of a perturbation in that space, zero where it
         cannot reach; `coef` by default.
+    fixed : bool array of shape (m,) or None
+        Features that no perturbation changes, as those that an encoder of categories reads.
     missing : bool array of shape (n, m) or None
         Entries without a value, which no perturbation changes.
     predicted : int array of shape (n,) or None
@@ -61,6 +68,7 @@ class LinearView:
     classes: np.ndarray
     names: Any = None
     reached: Any = None
+    fixed: np.ndarray | None = None
     missing: np.ndarray | None = None
     predicted: Any = None
 
@@ -68,16 +76,31 @@ class LinearView:
         if self.reached is None:
             object.__setattr__(self, "reached", self.coef)
 
-    def threat(self, q: float, eps: float, scale: Any) -> LpBall:
-        """The threat; the scale is an array of shape (m,), a dict by feature name, or None."""
+    def ball(self, q: float, eps: float, scale: Any) -> LpBall:
+        """The l_q ball; the scale is an array of shape (m,), a dict by feature name, or None."""
         return LpBall(q, eps, read_scale(scale, self.reached.shape[1], self.names))
+
+    def check_threat(self, threat: Threat) -> Threat:
+        """The threat, where it is one on the features that the view reaches."""
+        if is_ball(threat):
+            return self.ball(threat.q, threat.eps, threat.scale)
+        check_threat(threat, np.ones((1, self.reached.shape[1])))
+        if self.missing is not None or (self.fixed is not None and self.fixed.any()):
+            raise ValueError(
+                f"threat={type(threat).__name__} meets features that no perturbation changes, "
+                "entries without a value or categories: these are for l_q balls. Use an LpBall, "
+                "or space='model'."
+            )
+        return threat
 
     def scores(self) -> np.ndarray:
         """Scores of every class, of shape (n, K)."""
         return class_scores(self.X, self.coef, self.intercept)
 
-    def rival_norms(self, index: np.ndarray, threat: LpBall) -> np.ndarray:
-        """||s (w_y - w_k)||_q* of each sample, over what can be moved in it; of shape (n, K)."""
+    def rival_norms(self, index: np.ndarray, threat: Threat) -> np.ndarray:
+        """||s (w_y - w_k)||_q* of each sample, over the features that can be moved in it, of shape
+        (n, K); of another threat the support function at w_y - w_k.
+        """
         if self.missing is None:
             return rival_norms(self.reached, threat)[index]
         patterns, pattern = np.unique(self.missing, axis=0, return_inverse=True)
@@ -128,10 +151,13 @@ def linear_view(estimator: BaseEstimator, X: Any, space: str) -> LinearView:
     predicted = class_index(classifier.predict(at_classifier), classifier.classes_)
     seen = transformed(scores.steps[len(steps) :], at_classifier)  # behind steps in wrappers too
     if space == "model":
-        names, reached, missing = _names(seen, scores.reader), scores.coef, None
+        names = _names(seen, scores.reader)
+        reached = scores.coef
+        fixed = missing = None
     else:
         names = _names(X, scores.steps[0][1] if scores.steps else scores.reader)
         reached = coef_before(scores.steps, scores.coef)
+        fixed = np.isnan(reached).any(axis=0)
         reached = np.where(np.isnan(reached), 0, reached)
         missing = missing_entries(X, names, np.any(reached != 0, axis=0)) if scores.steps else None
     view = LinearView(
@@ -141,6 +167,7 @@ def linear_view(estimator: BaseEstimator, X: Any, space: str) -> LinearView:
         classes=classifier.classes_,
         names=names,
         reached=reached,
+        fixed=fixed,
         missing=missing,
         predicted=predicted,
     )

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, Self
 
-import numpy as np
 from sklearn.base import BaseEstimator
 
 from sklearn_robust._fits import all_or_nothing
-from sklearn_robust._parameters import check_choice, check_exponent, check_number
-from sklearn_robust.callbacks import FitCallbacks, with_callbacks
-from sklearn_robust.linear_model.base import ProbabilityMixin, RobustLinearMixin, positive_classes
-from sklearn_robust.linear_model.fitting import (
-    decide_separability,
-    on_device,
-    open_problems,
-    replace_rows,
-    warn_if_constant,
-    warn_unless_converged,
-    with_risk_minimisers,
+from sklearn_robust._parameters import (
+    Check,
+    check_choice,
+    check_exponent,
+    check_number,
+    check_parameters,
 )
-from sklearn_robust.linear_model.monitoring import FitMonitor
+from sklearn_robust.callbacks import FitCallbacks, with_callbacks
+from sklearn_robust.linear_model.base import ProbabilityMixin, RobustLinearMixin, read_problem
+from sklearn_robust.linear_model.fitting import Fit, find_open_problems, update_problems
+from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
 from sklearn_robust.losses import MarginLoss, check_loss
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.solvers import diagonal_descent
+from sklearn_robust.solvers import Solution, diagonal_descent
 from sklearn_robust.solvers.solution import solution_to_numpy
 from sklearn_robust.threats import check_radius
+
+_PARAMETERS: dict[str, Check] = {
+    "q_pert": check_exponent,
+    "eps": check_radius,
+    "depth": partial(check_number, low=2, integer=True),
+    "init_scale": partial(check_number, low=0, strict=True),
+    "loss": check_loss,
+    "fit_intercept": partial(check_choice, choices=(True, False)),
+    "max_iter": partial(check_number, low=1, integer=True),
+    "loss_tol": partial(check_number, low=0),
+    "tol": partial(check_number, low=0),
+    "verbose": partial(check_number, low=0, integer=True),
+}
 
 
 class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
@@ -174,50 +185,41 @@ class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
         ConstantClassifierWarning
             If eps is so large that nothing is learnt, with the radius from which on that is so.
         """
-        self._check_parameters()
-        problem = self._read(X, y, sample_weight, self.class_weight)
-        tensors = on_device(problem, self.device)
-        loss = self._loss = check_loss(self.loss, "loss", like=tensors.y)
-        self._p = 1.0
-        callbacks = FitCallbacks(self, X, y, sample_weight)
-        monitor = FitMonitor(
-            self, callbacks, problem, verbose=self.verbose, classes=positive_classes(self.classes_)
+        check_parameters(self, _PARAMETERS)
+        problem = read_problem(self, X, y, sample_weight, self.class_weight)
+        norm = LpNorm(1)
+        self._p = norm.p
+        fit = begin_fit(
+            self,
+            problem,
+            FitCallbacks(self, X, y, sample_weight),
+            loss=self.loss,
+            tol=self.tol,
+            device=self.device,
+            verbose=self.verbose,
         )
-        solution = decide_separability(tensors, loss, LpNorm(1), monitor, tol=self.tol)
-        rows = np.flatnonzero([separable is not False for separable in solution.separable])
-        if len(rows) and not monitor.stopped:
-            with monitor.solver("diagonal_descent", rows) as monitors:
-                path = diagonal_descent(
-                    tensors.select(rows),
-                    loss,
-                    depth=self.depth,
-                    init_scale=self.init_scale,
-                    max_iter=self.max_iter,
-                    loss_tol=self.loss_tol,
-                    tol=self.tol,
-                    stop_if_not_separable=True,
-                    monitors=monitors,
-                )
-            solution = replace_rows(solution, rows, solution_to_numpy(path))
-        rows = open_problems(solution, False, None)
-        solution = with_risk_minimisers(
-            problem, loss, LpNorm(1), solution, rows, monitor, tol=self.tol
-        )
-        if not monitor.stopped:
-            warn_unless_converged(self, solution)
-            warn_if_constant(self, problem, solution)
-        self._keep(solution)
-        callbacks.end_fit()
+        self._loss = fit.loss
+        solution = self._descend(fit, fit.decide_separability(norm))
+        end_fit(self, fit, fit.minimise_risk(norm, solution, False, None))
         return self
 
-    def _check_parameters(self) -> None:
-        check_exponent(self.q_pert, "q_pert")
-        check_radius(self.eps, "eps")
-        check_number(self.depth, "depth", low=2, integer=True)
-        check_number(self.init_scale, "init_scale", low=0, strict=True)
-        check_loss(self.loss, "loss")
-        check_choice(self.fit_intercept, "fit_intercept", (True, False))
-        check_number(self.max_iter, "max_iter", low=1, integer=True)
-        check_number(self.loss_tol, "loss_tol", low=0)
-        check_number(self.tol, "tol", low=0)
-        check_number(self.verbose, "verbose", low=0, integer=True)
+    def _descend(self, fit: Fit, solution: Solution) -> Solution:
+        """The solution with the descent of the open problems that are not proven to be
+        inseparable.
+        """
+        rows = find_open_problems(solution, True, None)
+        if not len(rows) or fit.monitor.stopped:
+            return solution
+        with fit.monitor.solver("diagonal_descent", rows) as monitors:
+            path = diagonal_descent(
+                fit.tensors.select(rows),
+                fit.loss,
+                depth=self.depth,
+                init_scale=self.init_scale,
+                max_iter=self.max_iter,
+                loss_tol=self.loss_tol,
+                tol=self.tol,
+                stop_if_not_separable=True,
+                monitors=monitors,
+            )
+        return update_problems(solution, rows, solution_to_numpy(path))

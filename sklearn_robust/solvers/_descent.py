@@ -1,16 +1,17 @@
-"""The loop that every path shares: move, certify now and then, stop each problem on its own."""
+"""The loop that all paths share: move, certify now and then, end each problem on its own."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
 from sklearn_robust._array_api import Array, namespace, to_numpy
 from sklearn_robust.certificates import (
+    Point,
     certify,
     log_risk_bound,
     over_size,
@@ -27,18 +28,24 @@ from sklearn_robust.solvers.solution import (
     problem_to_numpy,
     stack_solutions,
 )
+from sklearn_robust.threats import inside, reachable
 
-_CHECK_EVERY = 10  # iterations between certificates at first
-# later a tenth of the iterations so far: a path that converges slowly is certified rarely
+# When certificates are taken, in iterations: at first every 10, later whenever another tenth of
+# those so far has passed. A path that converges slowly is certified rarely.
+_CHECK_EVERY = 10
 _CHECK_SHARE = 10
-# iteration of the first attempt to prove that the data are not separable; later ones at its doubles
-_PROVE_FIRST = 64
-_NUDGE = 1.1  # ||Z^T a||_q over eps up to which it is made
-# iterations after which it is made in any case: it costs as much as a thousand of them
-_PATIENCE = 4000
-# the adaptive step, relative to the first, below which rounding alone refuses steps
+
+# When a proof that the data are not separable is tried, which costs as much as a thousand
+# iterations.
+# ||Z^T a||_q over its largest feasible value, from which the weights are near enough to a proof
+_NEAR_PROOF = 1.1
+# share of the subgradient's norm times the predictor's size at which the next proof is tried
+_NEXT_PROOF = 0.3
+
+# The step relative to the first, below which rounding alone refuses steps: the problem ends.
 _STALLED = 1e-12
-SHRINK = 0.7  # of the adaptive step after a refused trial
+# factor on the adaptive step after a refused trial
+SHRINK = 0.7
 
 # the parameters of the k problems under way; the first axis of each array is the problem
 State = tuple[Array, ...]
@@ -67,6 +74,16 @@ class Iterate:
     subgradient_norm: Array
     step: Array
 
+    @property
+    def intercept(self) -> Array:
+        """The best intercept for these coefficients, of shape (k,)."""
+        return self.now.intercept
+
+    @property
+    def weights(self) -> Array:
+        """Derivatives of -log_risk by the margins, of shape (k, n)."""
+        return self.now.weights
+
 
 class Path(Protocol):
     """Problems under way."""
@@ -74,15 +91,27 @@ class Path(Protocol):
     problem: RobustProblem
 
     def advance(self) -> None:
-        """One trial step of every problem, accepted if it descends enough."""
+        """One iteration of every problem."""
+        ...
+
+    def iterate(self) -> Any:
+        """Where the problems are, for certificates; what has gathered in rounding may end here."""
+        ...
+
+    def select(self, rows: np.ndarray) -> Self:
+        """The path of the problems at these indices."""
+        ...
+
+
+class DescentPath(Path, Protocol):
+    """Problems whose risk descends: an iteration is a trial step, accepted if it descends."""
+
+    def iterate(self) -> Iterate:
+        """Where the problems are; what has gathered in rounding may end here."""
         ...
 
     def any_below(self, log_risk: Array) -> bool:
         """Whether the log-risk of a problem is at most its entry of this array (k,)."""
-        ...
-
-    def iterate(self) -> Iterate:
-        """Where the problems are; what has gathered in rounding may end here."""
         ...
 
     def view(self) -> tuple[Array, Evaluation]:
@@ -90,13 +119,7 @@ class Path(Protocol):
         ...
 
     def require_decrease(self, share: Array) -> None:
-        """From now on accept a trial if it brings this share (k,) of the decrease that its slope
-        promises.
-        """
-        ...
-
-    def select(self, rows: np.ndarray) -> Self:
-        """The path of the problems at these indices."""
+        """From now on accept a trial if it brings this share (k,) of the predicted decrease."""
         ...
 
 
@@ -125,226 +148,279 @@ class Stopping:
     monitors: Sequence[Monitor] = ()
 
 
-def follow(
-    path: Path,
-    loss: MarginLoss,
-    geometry: Geometry,
-    stopping: Stopping,
-    ids: np.ndarray | None = None,
-) -> Solution:
-    """Follow a path to the end of each of its problems.
+P = TypeVar("P", bound=Path)
 
-    Certificates are taken every 10 iterations at first, later every tenth of the iterations so far.
-    A record at another iteration takes the bound that is known by then, and changes none of what
-    follows. With loss_tol = 0, where the limit itself is wanted, a step must bring the share 1 -
-    min(1/2, gap) of the decrease that its slope promises, gap the certified one: it may waste no
-    more than what is still open. Otherwise it must bring half.
+
+def follow(path: P, run: Run[P]) -> Solution:
+    """Move all problems until each has ended, or a monitor or the limit of iterations stops them.
 
     Parameters
     ----------
     path : Path
-    loss : MarginLoss
-    geometry : Geometry
-        The norms in which margins and gaps are certified.
-    stopping : Stopping
-    ids : ndarray of shape (k,), optional
-        The place of each problem in the solution; their order by default.
+        How the problems move.
+    run : Run
+        What is certified on the way, and when a problem ends.
 
     Returns
     -------
     Solution
     """
-    k = path.problem.n_problems
-    run = _Run(path.problem, geometry, loss, stopping, np.arange(k) if ids is None else ids)
-    check_at = 1
-    for iteration in range(1, stopping.max_iter + 1):
+    for iteration in range(1, run.stopping.max_iter + 1):
         path.advance()
-        if iteration < check_at and not path.any_below(run.done_below):
-            if run.recorder.asked_for(iteration):
-                run.show(iteration, *path.view())
-                if run.stopped:
-                    break
-            continue
-        check_at = min(iteration + max(_CHECK_EVERY, iteration // _CHECK_SHARE), stopping.max_iter)
-        running = run.check(iteration, path.iterate())
-        if len(running) == 0:
-            break
-        if len(running) < path.problem.n_problems:
-            path = path.select(running)
+        if run.certifies(iteration, path):
+            running = run.check(iteration, path.iterate())
+            if len(running) == 0:
+                break
+            if len(running) < path.problem.n_problems:
+                path = path.select(running)
+            run.tune(path)
+        elif run.recorder.asked_for(iteration):
+            run.show(iteration, path)
         if run.stopped:
             break
-        path.require_decrease(run.sufficient_decrease)
-    return run.finish(k, path.iterate() if run.under_way else None, iteration)
+    return run.finish(iteration, path)
 
 
-@dataclass
-class _Problem:
-    """What is known of a problem under way.
+class Run(Generic[P]):
+    """Certificates, verdicts and records of k problems under way; an ended one leaves the batch.
 
-    Attributes
+    A subclass says what it certifies (`figures`), which problems end (`verdicts`) and what they
+    leave (`solution`).
+
+    Parameters
     ----------
-    id : int
-        Its place in the solution.
-    done_below : float
-        Log-risk below which it is done.
-    prove_below : float
-        Speed times size below which a proof of the risk is tried.
-    proof : array of shape (n,)
-        The weights that prove the least bound on its margin so far.
-    sufficient_decrease : float
-        Share of the predicted_decrease decrease that a step must bring.
+    problem : RobustProblem
+    stopping : Stopping
+    ids : ndarray of shape (k,), optional
+        The place of each problem in the solution; their order by default.
     """
 
-    id: int
-    done_below: float
-    prove_below: float
-    proof: Array
-    sufficient_decrease: float = 0.5
+    # iteration at which a first proof is tried that the data are not separable; later ones follow
+    # at its doubles
+    first_proof: ClassVar[int]
+    # iterations from which it is tried whether or not the weights are near to one
+    patience: ClassVar[int]
+
+    def __init__(
+        self, problem: RobustProblem, stopping: Stopping, ids: np.ndarray | None = None
+    ) -> None:
+        self.problem = problem
+        self.stopping = stopping
+        self.ids = np.arange(problem.n_problems) if ids is None else ids
+        self.recorder = Recorder(stopping.record_every, stopping.monitors)
+        self.stopped = False  # by a monitor
+        self.next_proof = self.first_proof
+        self.finished: dict[int, Solution] = {}
+
+    def certifies(self, iteration: int, path: P) -> bool:
+        """Whether certificates are taken at this iteration."""
+        return True
+
+    def figures(self, at: Any) -> dict[str, Array]:
+        """What is certified of each problem, (k,) each, as it is recorded."""
+        raise NotImplementedError
+
+    def verdicts(
+        self, iteration: int, at: Any, figures: dict[str, Array]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each problem ends here, and whether it has converged: bool of shape (k,)."""
+        raise NotImplementedError
+
+    def solution(self, i: int, iteration: int, at: Any, converged: bool | None) -> Solution:
+        """What problem i leaves, `converged` None where it has not come to an end."""
+        raise NotImplementedError
+
+    def tune(self, path: P) -> None:
+        """Tell the path what the certificates ask of its next steps."""
+
+    def show(self, iteration: int, path: P) -> None:
+        """Record an iteration without certificates; what the run knows does not change."""
+
+    def check(self, iteration: int, at: Any) -> np.ndarray:
+        """Certify, store what has ended, and return the indices of the problems that go on."""
+        figures = self.figures(at)
+        ended, converged = self.verdicts(iteration, at, figures)
+        for i in np.flatnonzero(ended).tolist():
+            self.finished[int(self.ids[i])] = self.solution(i, iteration, at, bool(converged[i]))
+        last = bool(ended.any()) or iteration == self.stopping.max_iter
+        if last or self.recorder.due(iteration):
+            self.report(iteration, at, figures, last=last)
+        running = np.flatnonzero(~ended)
+        if len(running) < len(ended):
+            self.keep(running)
+        return running
+
+    def report(
+        self, iteration: int, at: Any, figures: dict[str, Array], *, last: bool = False
+    ) -> None:
+        """Record the figures, and show them and the predictors to the monitors."""
+        self.stopped = self.recorder(
+            iteration, self.ids, at.coef, at.intercept, last=last, **figures
+        )
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with the problems at these indices."""
+        self.problem = self.problem.select(rows)
+        self.ids = self.ids[rows]
+
+    def proof_due(self, iteration: int) -> bool:
+        """Whether the next proof that data are not separable is due; the one after waits twice as
+        long.
+        """
+        if iteration < self.next_proof:
+            return False
+        self.next_proof *= 2
+        return True
+
+    def near_proof(self, iteration: int, at: Any) -> np.ndarray:
+        """Whether the weights of each problem may be near to a proof, and worth its price: bool of
+        shape (k,).
+        """
+        if iteration > self.patience:
+            return np.ones(len(self.ids), dtype=bool)
+        threat = self.problem.threat
+        total_weight = namespace(at.coef).sum(at.weights, axis=-1)
+        radius = _NEAR_PROOF * self.problem.radius * total_weight
+        return to_numpy(inside(threat, reachable(threat, at.weighted_sum), radius))
+
+    def finish(self, iteration: int, path: P) -> Solution:
+        """All solutions in order; what is still under way has not converged."""
+        if len(self.ids):
+            at = path.iterate()
+            for i, name in enumerate(self.ids.tolist()):
+                self.finished[name] = self.solution(i, iteration, at, None)
+        k = len(self.finished)
+        return stack_solutions([self.finished[i] for i in range(k)], self.recorder.history(k))
 
 
-class _Run:
-    """Certificates and stopping of the problems under way; a finished problem leaves the batch.
+class DescentRun(Run[DescentPath]):
+    """The path of a risk, with certificates of its margin and, where data are not separable, of
+    the risk itself.
 
-    The figures of all problems are computed together, what follows from them problem by problem.
+    Certificates are taken every 10 iterations at first, later every tenth of the iterations so far.
+    A record at another iteration takes the bound that is known by then, and changes none of what
+    follows. With loss_tol = 0, where the limit itself is wanted, a step must bring the share 1 -
+    min(1/2, gap) of its predicted decrease, gap the certified one: it may waste no more than what
+    is still open. Otherwise it must bring half.
+
+    Parameters
+    ----------
+    problem, stopping, ids
+        As in `Run`.
+    loss : MarginLoss
+    geometry : Geometry
+        The norms in which margins and gaps are certified.
     """
+
+    first_proof = 64
+    patience = 4000
 
     def __init__(
         self,
         problem: RobustProblem,
-        geometry: Geometry,
-        loss: MarginLoss,
         stopping: Stopping,
-        ids: np.ndarray,
+        loss: MarginLoss,
+        geometry: Geometry,
+        ids: np.ndarray | None = None,
     ) -> None:
-        xp = namespace(problem.y)
-        self.problem, self.geometry, self.loss, self.stopping = problem, geometry, loss, stopping
-        self.recorder = Recorder(stopping.record_every, stopping.monitors)
-        self.stopped = False  # by a monitor
+        super().__init__(problem, stopping, ids)
+        k = problem.n_problems
+        self.loss = loss
+        self.geometry = geometry
+        self.check_at = 1
         log_loss_tol = math.log(stopping.loss_tol) if stopping.loss_tol > 0 else -math.inf
+        # log-risk below which a problem is done
         self.done_below = log_loss_tol - problem.log_total_weight
-        starts = zip(
-            ids.tolist(), self.done_below.tolist(), xp.exp(problem.log_weight), strict=True
-        )
-        self.under_way = [_Problem(i, below, stopping.tol, weights) for i, below, weights in starts]
-        self.bounds = np.full(problem.n_problems, math.inf)  # the least on each margin so far
-        # iteration at which a proof is tried for all that do not separate
-        self.prove_next = _PROVE_FIRST
-        self.finished: dict[int, Solution] = {}
+        # subgradient norm times size below which a proof of the risk is tried
+        self.prove_below = np.full(k, stopping.tol)
+        # the least bound on each margin so far, and the weights that prove it
+        self.bounds = np.full(k, math.inf)
+        self.proofs = namespace(problem.y).exp(problem.log_weight)
+        # share of the predicted decrease that a step must bring
+        self.sufficient_decrease = np.full(k, 0.5)
 
-    @property
-    def sufficient_decrease(self) -> Array:
-        """Share (k,) of the predicted_decrease decrease that a step must bring."""
+    def certifies(self, iteration: int, path: DescentPath) -> bool:
+        """When they are due, or a problem is done."""
+        if iteration < self.check_at and not path.any_below(self.done_below):
+            return False
+        pause = max(_CHECK_EVERY, iteration // _CHECK_SHARE)
+        self.check_at = min(iteration + pause, self.stopping.max_iter)
+        return True
+
+    def tune(self, path: DescentPath) -> None:
+        """Set the share of its predicted decrease that a step must bring."""
         xp = namespace(self.done_below)
-        return xp.asarray(
-            [state.sufficient_decrease for state in self.under_way], dtype=self.done_below.dtype
-        )
+        path.require_decrease(xp.asarray(self.sufficient_decrease, dtype=self.done_below.dtype))
 
-    def check(self, iteration: int, at: Iterate) -> np.ndarray:
-        """Certify, store what is finished, and return the indices of the problems that go on."""
-        now = at.now
-        direction = at.weighted_sum / namespace(at.coef).sum(now.weights, axis=-1, keepdims=True)
+    def show(self, iteration: int, path: DescentPath) -> None:
+        """Record an iteration between certificates; what the run knows does not change."""
+        coef, now = path.view()
+        self.report(iteration, Point(coef, now.weights, now.intercept), self._figures(coef, now))
+
+    def figures(self, at: Iterate) -> dict[str, Array]:
+        """Margins, and the least bounds so far."""
+        self._tighten(at)
+        return self._figures(at.coef, at.now)
+
+    def _tighten(self, at: Iterate) -> None:
+        """Keep the least bound D(a) on each margin, and its weights."""
+        direction = at.weighted_sum / namespace(at.coef).sum(at.now.weights, axis=-1, keepdims=True)
         bounds = _in_double(self.geometry.distance(self.problem, direction))
         # weights of a risk of zero are no feasible ones
-        tighter = (bounds < self.bounds) & (_in_double(now.log_risk) > -math.inf)
+        tighter = (bounds < self.bounds) & (_in_double(at.now.log_risk) > -math.inf)
         self.bounds = np.where(tighter, bounds, self.bounds)
-        sizes, margins = self._sizes_and_margins(at.coef, now)
-        gaps = relative_gap(margins, self.bounds)
-        near = [False] * len(self.under_way)
-        if iteration >= self.prove_next:
-            self.prove_next *= 2
-            near = self._near(iteration, at)
-        separates = (margins > 0) & (self.bounds > 0)
-        figures = (
-            x.tolist()
-            for x in (tighter, separates, gaps, sizes, now.log_risk, at.subgradient_norm, at.step)
-        )
-        running = []
-        for i, (state, new, separate, gap, size, log_risk, subgradient_norm, step) in enumerate(
-            zip(self.under_way, *figures, strict=True)
-        ):
-            if new:
-                state.proof = now.weights[i]
-            if self.stopping.loss_tol == 0:
-                state.sufficient_decrease = 1 - min(gap, 0.5)
-            done = log_risk < state.done_below or gap <= self.stopping.tol
-            stalled = step < _STALLED or subgradient_norm == 0 or log_risk == -math.inf
-            ended = done or stalled
-            # the product says nothing at w = 0
-            close = size > 0 and subgradient_norm * size <= state.prove_below
-            if not separate and not done and (close or stalled or near[i]):
-                risk_gap, proof = self._risk_gap(i, now)
-                proven = bool(np.isfinite(proof).all())
-                done = risk_gap <= self.stopping.tol
-                ended = ended or done or (proven and self.stopping.stop_if_not_separable)
-                # closer next time; without any proof, only when the next round of attempts is due
-                state.prove_below *= 0.3 if proven else 0.0
-            if ended:
-                self._store(i, at, iteration, converged=done)
-            else:
-                running.append(i)
-        last = len(running) < len(self.under_way) or iteration == self.stopping.max_iter
-        if last or self.recorder.due(iteration):
-            self._record(iteration, at.coef, now, margins, last=last)
-        rows = np.array(running, dtype=int)
-        if len(rows) < len(self.under_way):
-            self.problem, self.geometry = self.problem.select(rows), self.geometry.select(rows)
-            self.under_way, self.done_below = (
-                [self.under_way[i] for i in running],
-                self.done_below[rows],
-            )
-            self.bounds = self.bounds[rows]
-        return rows
+        rows = np.flatnonzero(tighter)
+        self.proofs[rows] = at.now.weights[rows]
 
-    def show(self, iteration: int, coef: Array, now: Evaluation) -> None:
-        """Record an iteration between certificates; what the run knows does not change."""
-        self._record(iteration, coef, now, self._sizes_and_margins(coef, now)[1])
-
-    def _sizes_and_margins(self, coef: Array, now: Evaluation) -> tuple[np.ndarray, np.ndarray]:
-        """The size of each predictor and its margin, without the charge for rounding."""
+    def _figures(self, coef: Array, now: Evaluation) -> dict[str, Array]:
+        """The figures of these coefficients; margins are without the charge for rounding."""
         xp = namespace(coef)
-        smallest = xp.min(
-            xp.where(self.problem.log_weight > -math.inf, now.margins, math.inf), axis=-1
-        )
-        sizes = _in_double(self.geometry.size(coef))
-        return sizes, over_size(_in_double(smallest), sizes)
+        used = self.problem.log_weight > -math.inf
+        smallest = xp.min(xp.where(used, now.margins, math.inf), axis=-1)
+        margins = over_size(_in_double(smallest), _in_double(self.geometry.size(coef)))
+        return {
+            "log_risk": now.log_risk,
+            "margin": margins,
+            "margin_bound": self.bounds.copy(),
+            "gap": relative_gap(margins, self.bounds),
+        }
 
-    def _record(
-        self,
-        iteration: int,
-        coef: Array,
-        now: Evaluation,
-        margins: np.ndarray,
-        *,
-        last: bool = False,
-    ) -> None:
-        self.stopped = self.recorder(
-            iteration,
-            np.array([state.id for state in self.under_way]),
-            coef,
-            now.intercept,
-            last=last,
-            log_risk=now.log_risk,
-            margin=margins,
-            margin_bound=self.bounds.copy(),
-            gap=relative_gap(margins, self.bounds),
+    def verdicts(
+        self, iteration: int, at: Iterate, figures: dict[str, Array]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A problem ends where its loss or its gap is small enough, where it moves no further, or
+        at a proof that its data are not separable.
+        """
+        now, gap, tol = at.now, figures["gap"], self.stopping.tol
+        log_risk, slope, step = (
+            _in_double(x) for x in (now.log_risk, at.subgradient_norm, at.step)
         )
+        if self.stopping.loss_tol == 0:
+            self.sufficient_decrease = 1 - np.minimum(gap, 0.5)
+        done = (log_risk < _in_double(self.done_below)) | (gap <= tol)
+        stalled = (step < _STALLED) | (slope == 0) | (log_risk == -math.inf)
+        ended = done | stalled
+        # the risk is within slope * size of its minimum; the product says nothing at w = 0
+        size = _in_double(self.geometry.size(at.coef))
+        likely = stalled | ((size > 0) & (slope * size <= self.prove_below))
+        if self.proof_due(iteration):
+            likely |= self.near_proof(iteration, at)
+        separates = (figures["margin"] > 0) & (self.bounds > 0)
+        for i in np.flatnonzero(likely & ~separates & ~done).tolist():
+            risk_gap, proof = self._risk_gap(i, now)
+            proven = bool(np.isfinite(proof).all())
+            done[i] = risk_gap <= tol
+            ended[i] |= done[i] or (proven and self.stopping.stop_if_not_separable)
+            # closer next time; without any proof, only when the next round of attempts is due
+            self.prove_below[i] *= _NEXT_PROOF if proven else 0.0
+        return ended, done
 
-    def finish(self, k: int, at: Iterate | None, iteration: int) -> Solution:
-        """All solutions in order; what is still under way has not converged."""
-        if at is not None:
-            for i, near in enumerate(self._near(iteration, at)):
-                self._store(i, at, iteration, converged=False, provable=near)
-        return stack_solutions([self.finished[i] for i in range(k)], self.recorder.history(k))
-
-    def _near(self, iteration: int, at: Iterate) -> list[bool]:
-        """Whether a proof that the data are not separable may be near, and worth its price."""
-        threat = self.problem.threat
-        total_weight = namespace(at.coef).sum(at.now.weights, axis=-1)
-        near = (
-            threat.norm.value(threat.reachable(at.weighted_sum))
-            <= _NUDGE * self.problem.radius * total_weight
-        )
-        return [True] * len(self.under_way) if iteration > _PATIENCE else near.tolist()
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with the problems at these indices."""
+        super().keep(rows)
+        self.geometry = self.geometry.select(rows)
+        for name in ("done_below", "prove_below", "bounds", "proofs", "sufficient_decrease"):
+            setattr(self, name, getattr(self, name)[rows])
 
     def _risk_gap(self, i: int, now: Evaluation) -> tuple[float, Array]:
         """The certified relative gap of the risk of problem i, inf without a proof of
@@ -355,35 +431,41 @@ class _Run:
         excess = float(now.log_risk[i]) - log_risk_bound(one, self.loss, proof)[0]
         return float(-np.expm1(-excess)), proof
 
-    def _store(
-        self, i: int, at: Iterate, iteration: int, *, converged: bool, provable: bool = True
-    ) -> None:
+    def solution(self, i: int, iteration: int, at: Iterate, converged: bool | None) -> Solution:
+        """Problem i with what its least bound proves, or the proof that it is not separable."""
         xp = namespace(at.coef)
         row = slice(i, i + 1)
-        one, norm = self.problem.select(row), self.geometry.norms[i]
-        coef, intercept = at.coef[row], at.now.intercept[row]
-        proven = certify(one, norm, coef, self.under_way[i].proof[None], intercept)
+        proven = certify(
+            self.problem.select(row),
+            self.geometry.norms[i],
+            at.coef[row],
+            self.proofs[row],
+            at.intercept[row],
+        )
         solution = Solution(
-            coef=coef,
-            intercept=intercept,
+            coef=at.coef[row],
+            intercept=at.intercept[row],
             weights=proven.weights,
             log_risk=at.now.log_risk[row],
             margin=proven.margin,
             margin_bound=proven.bound,
             gap=proven.gap,
             separable=[True],
-            converged=np.array([converged]),
+            converged=np.array([bool(converged)]),
             n_iter=np.array([iteration]),
         )
-        if not bool(proven.margin[0] > 0):
-            solution.separable = [None]
-            gap, proof = self._risk_gap(i, at.now) if provable else (math.inf, None)
-            if proof is not None and np.isfinite(proof).all():
-                solution.separable = [False]
-                solution.margin_bound = xp.zeros_like(solution.margin_bound)
-                solution.gap = xp.full_like(solution.gap, gap)
-                solution.weights = xp.asarray(proof, dtype=coef.dtype)
-        self.finished[self.under_way[i].id] = solution
+        if bool(proven.margin[0] > 0):
+            return solution
+        solution.separable = [None]
+        if converged is None and not self.near_proof(iteration, at)[i]:
+            return solution
+        gap, proof = self._risk_gap(i, at.now)
+        if np.isfinite(proof).all():
+            solution.separable = [False]
+            solution.margin_bound = xp.zeros_like(solution.margin_bound)
+            solution.gap = xp.full_like(solution.gap, gap)
+            solution.weights = xp.asarray(proof, dtype=at.coef.dtype)
+        return solution
 
 
 def _in_double(x: Array) -> np.ndarray:

@@ -111,7 +111,13 @@ class FastPath:
         self.factor = shape.factor()
         room = self.weighted_sum, self.work, self.other, self.flags, shape.factor(), shape.factor()
         self.parts = [
-            Part(norm.p, problem.threat.q, rows, shape, *(shape.part(x, rows) for x in room))
+            Part(
+                getattr(norm, "p", math.nan),
+                problem.threat.q,
+                rows,
+                shape,
+                *(shape.part(x, rows) for x in room),
+            )
             for norm, rows in geometry.groups
         ]
         self.subgradient: np.ndarray | None = None

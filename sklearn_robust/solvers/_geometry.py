@@ -1,8 +1,8 @@
-"""The p-norm of each of k problems: a batch may hold several geometries."""
+"""The norm of each of k problems: a batch may hold several geometries."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -10,24 +10,25 @@ from itertools import groupby
 import numpy as np
 
 from sklearn_robust._array_api import Array, namespace
-from sklearn_robust.norms import LpNorm
+from sklearn_robust.norms import Norm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.threats import residual
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The norms of k problems. Neighbours of equal p are computed together, so problems are best
-    sorted by p.
+    """The norms of k problems. Neighbours of equal norm are computed together, so problems are best
+    ordered by `neighbours`.
 
     Attributes
     ----------
-    norms : tuple of k LpNorm
+    norms : tuple of k Norm
     """
 
-    norms: tuple[LpNorm, ...]
+    norms: tuple[Norm, ...]
 
     @cached_property
-    def groups(self) -> list[tuple[LpNorm, slice]]:
+    def groups(self) -> list[tuple[Norm, slice]]:
         """Each run of equal norms, and its rows."""
         groups, start = [], 0
         for norm, run in groupby(self.norms):
@@ -41,21 +42,30 @@ class Geometry:
         return Geometry(tuple(self.norms[i] for i in rows))
 
     def size(self, coef: Array) -> Array:
-        """||w||_p of each row: (k, d) -> (k,)."""
+        """||w|| of each row: (k, d) -> (k,)."""
         return self._rowwise(lambda norm, rows: norm.value(coef[rows]))
 
     def subgradient_norm(self, subgradient: Array) -> Array:
-        """||v||_p* of each row: (k, d) -> (k,)."""
+        """||v||_* of each row, in the dual norm: (k, d) -> (k,)."""
         return self._rowwise(lambda norm, rows: norm.dual.value(subgradient[rows]))
 
     def distance(self, problem: RobustProblem, weighted_sum: Array) -> Array:
-        """The distance of each row to the threat's ball in the dual norm: (k, d) -> (k,)."""
+        """The distance of each row to the threat's set in the dual norm: (k, d) -> (k,)."""
         return self._rowwise(
             lambda norm, rows: norm.dual.value(
-                problem.threat.norm.residual(weighted_sum[rows], problem.radius[rows], norm.dual)
+                residual(problem.threat, weighted_sum[rows], problem.radius[rows], norm.dual)
             )
         )
 
-    def _rowwise(self, function: Callable[[LpNorm, slice], Array]) -> Array:
+    def _rowwise(self, function: Callable[[Norm, slice], Array]) -> Array:
         parts = [function(norm, rows) for norm, rows in self.groups]
         return parts[0] if len(parts) == 1 else namespace(parts[0]).concat(parts, axis=0)
+
+
+def neighbours(norms: Sequence[Norm]) -> np.ndarray:
+    """The order of these norms in which equal ones are neighbours."""
+    kinds: list[Norm] = []
+    for norm in norms:
+        if norm not in kinds:
+            kinds.append(norm)
+    return np.argsort([kinds.index(norm) for norm in norms], kind="stable")

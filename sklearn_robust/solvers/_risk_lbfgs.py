@@ -1,61 +1,39 @@
-"""The minimiser of the log-risk by SciPy's L-BFGS-B, for more columns than a Hessian can hold, and
-where Newton stops short.
+r"""The minimiser of the log-risk by SciPy's L-BFGS-B, for more columns than a Hessian can hold, for
+rows that offer products only, and where Newton's method stops short.
 
-The log-risk is smooth once the norm in it is: the l1 norm by splitting w = u - v with u, v >= 0 (q
-= inf), the maximum norm by w = t c with |c_j| <= 1 (q = 1; w = t c / scale with scales), and the
-others away from w = 0.
+It serves l_q balls. The log-risk is smooth once the norm in it is, by one of three forms:
+
+- q = inf: w = u - v with u, v >= 0, and :math:`\|s w\|_1 = s \cdot (u + v)` at the minimiser.
+- q = 1: w = t c / s with |c_j| <= 1 and t >= 0, and :math:`\|s w\|_\infty = t`.
+- 1 < q < inf, and without an adversary: w as it stands; the norm is smooth away from w = 0.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
-from scipy import sparse
 from scipy.optimize import OptimizeResult, fmin_l_bfgs_b
 
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import mean_square, on_columns
 from sklearn_robust.threats import LpBall
 
-# columns from which the memory of L-BFGS is kept short: it holds that many predictors
+# pairs of steps and gradients that L-BFGS keeps, each as long as two predictors; with features from
+# which on memory counts
+_PAIRS, _PAIRS_WIDE = 20, 4
 _WIDE = 10_000
+# ends: relative decrease of the log-risk in an iteration, and largest entry of the projected
+# gradient in units of the root mean square row
+_LEAST_DECREASE = 1e-15
+_LEAST_GRADIENT = 1e-10
 
-
-def _unpenalised_minimiser(problem: RobustProblem, loss: MarginLoss, max_iter: int) -> np.ndarray:
-    """The minimiser over the features that the adversary cannot touch; zero where there is none."""
-    coef, scale = np.zeros((1, problem.n_features)), problem.threat.scale
-    if scale is not None and not scale.all():
-        free = np.flatnonzero(scale == 0)
-        alone = replace(problem, X=problem.X[:, free], threat=LpBall(2, 1.0), radius=np.zeros(1))
-        coef[:, free], _ = _descend(
-            alone, loss, np.zeros((1, len(free))), max_iter, lambda *_: None
-        )
-    return coef
-
-
-def _first_step(problem: RobustProblem, loss: MarginLoss, unpenalised: np.ndarray) -> np.ndarray:
-    """The unpenalised, where the norm has no gradient, after a short step down; the unpenalised
-    itself if it is
-    the minimiser.
-    """
-    at_unpenalised = problem.evaluate(loss, unpenalised)
-    weighted_sum = problem.weighted_sum(at_unpenalised.weights)
-    total_weight = np.sum(at_unpenalised.weights)
-    down = problem.threat.norm.residual(weighted_sum, problem.radius * total_weight, LpNorm(2))
-    down = problem.threat.reachable(down)
-    step = 1 / (float(np.max(np.abs(down))) * _unit(problem) + np.finfo(float).tiny)
-    while (
-        down.any()
-        and problem.evaluate(loss, unpenalised + step * down).log_risk[0]
-        >= at_unpenalised.log_risk[0]
-        and step > 0
-    ):
-        step *= 0.5
-    return unpenalised + step * down
+_Bounds = Sequence[tuple[float | None, float | None]]
 
 
 def lbfgs(
@@ -77,14 +55,49 @@ def lbfgs(
     if start.any():
         coef, n_iter = _descend(problem, loss, start, max_iter, record)
     if problem.threat.dual_norm.value(coef)[0] == 0:
-        # where the norm has no gradient, and the form for q = 1 is stationary; a poor start can be
-        # drawn there
+        # the norm has no gradient there, and the form for q = 1 is stationary: a poor start can
+        # lead there
         unpenalised = _unpenalised_minimiser(problem, loss, max_iter)
         start = _first_step(problem, loss, unpenalised)
         if not np.array_equal(start, unpenalised):
             return _descend(problem, loss, start, max_iter, record)
         coef = unpenalised  # the minimiser
     return coef, n_iter
+
+
+def _unpenalised_minimiser(problem: RobustProblem, loss: MarginLoss, max_iter: int) -> np.ndarray:
+    """The minimiser over the features that the adversary cannot touch; zero where there is none."""
+    coef, scale = np.zeros((1, problem.n_features)), problem.threat.scale
+    if scale is not None and not scale.all():
+        free = np.flatnonzero(scale == 0)
+        X = on_columns(problem.X, free)
+        alone = replace(problem, X=X, threat=LpBall(2, 1.0), radius=np.zeros(1))
+        start = np.zeros((1, len(free)))
+        coef[:, free], _ = _descend(alone, loss, start, max_iter, lambda *_: None)
+    return coef
+
+
+def _first_step(problem: RobustProblem, loss: MarginLoss, unpenalised: np.ndarray) -> np.ndarray:
+    """A point from which to start where the norm has no gradient: the unpenalised minimiser after a
+    step that lowers the log-risk; the unpenalised minimiser itself if it is the minimiser.
+
+    Minus the subgradient of least 2-norm leads down: the residual of Z^T a in eps (sum a) B, B the
+    unit ball of the adversary's norm.
+    """
+    here = problem.evaluate(loss, unpenalised)
+    weighted_sum = problem.weighted_sum(here.weights)
+    total_weight = np.sum(here.weights)
+    down = problem.threat.norm.residual(weighted_sum, problem.radius * total_weight, LpNorm(2))
+    down = problem.threat.reachable(down)
+    if not down.any():
+        return unpenalised
+    step = 1 / (float(np.max(np.abs(down))) * _unit(problem) + np.finfo(float).tiny)
+    while step > 0:
+        moved = unpenalised + step * down
+        if problem.evaluate(loss, moved).log_risk[0] < here.log_risk[0]:
+            return moved
+        step *= 0.5
+    return unpenalised
 
 
 def _descend(
@@ -94,97 +107,193 @@ def _descend(
     max_iter: int,
     record: Callable[[int, np.ndarray], None],
 ) -> tuple[np.ndarray, int]:
-    unit = _unit(problem)
-    eps, d, start = problem.radius / unit, problem.n_features, start * unit
-    scale = problem.threat.scale
-    # without an adversary the risk is smooth as it stands
-    q = problem.threat.q if eps[0] > 0 else 2.0
-    margins = np.empty(0)
-
-    unpack: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-    gradient: Callable[[np.ndarray, np.ndarray, float], np.ndarray]
-    # the tuples are shared: they are no memory to speak of
-    bounds: Sequence[tuple[float | None, float | None]] | None
-    if q == math.inf:
-        x = np.concatenate([np.maximum(start[0], 0), np.maximum(-start[0], 0)])
-        bounds = [(0.0, None)] * (2 * d)
-        weights = np.ones(1) if scale is None else np.tile(scale, 2)
-        total = np.sum if scale is None else weights.dot
-
-        def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return x[None, :d] - x[None, d:], eps * total(x)
-
-        def gradient(x: np.ndarray, weighted_sum: np.ndarray, total_weight: float) -> np.ndarray:
-            return np.concatenate([-weighted_sum, weighted_sum]) + eps * total_weight * weights
-
-    elif q == 1:
-        # the others are free: w_j = c_j
-        tied = np.ones(d, dtype=bool) if scale is None else scale > 0
-        units = 1.0 if scale is None else np.where(tied, scale, 1.0)
-        level = np.max(tied * units * np.abs(start)) or 1.0
-        x = np.append(np.where(tied, units * start[0] / level, start[0]), level)
-        free: list[tuple[float | None, float | None]] = [(None, None), (-1.0, 1.0)]
-        bounds = [*(free[in_ball] for in_ball in tied.tolist()), (0.0, None)]
-
-        def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return (np.where(tied, x[d], 1.0) * x[:d] / units)[None], eps * x[d]
-
-        def gradient(x: np.ndarray, weighted_sum: np.ndarray, total_weight: float) -> np.ndarray:
-            weighted_sum = weighted_sum / units
-            return np.append(
-                np.where(tied, x[d], 1.0) * -weighted_sum,
-                -(tied * x[:d]) @ weighted_sum + (eps * total_weight).item(),
-            )
-
-    else:
-        x, bounds = start[0], None
-
-        def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return x[None], problem.penalty(x[None] / unit)
-
-        def gradient(x: np.ndarray, weighted_sum: np.ndarray, total_weight: float) -> np.ndarray:
-            return -weighted_sum + total_weight / unit * problem.perturbation(x[None])[0]
-
-    def log_risk(x: np.ndarray) -> tuple[float, np.ndarray]:
-        coef, penalty = unpack(x)
-        nonlocal margins
-        now = problem.evaluate(loss, coef / unit, penalty=penalty)
-        margins = now.margins
-        weighted_sum = problem.weighted_sum(now.weights)[0] / unit
-        return float(now.log_risk[0]), gradient(x, weighted_sum, now.weights.sum())
-
+    """L-BFGS-B from a start (1, d) at which the norm is not zero, unless it is smooth there."""
+    objective = _LogRisk(problem, loss, _unit(problem))
     iteration = 0
 
     def after_iteration(intermediate_result: OptimizeResult) -> None:
         nonlocal iteration
         iteration += 1
-        record(iteration, unpack(intermediate_result.x)[0] / unit)
-        if margins.min() > 0:
+        record(iteration, objective.coef(intermediate_result.x))
+        if objective.margins.min() > 0:
             raise StopIteration  # the risk has no minimiser
 
     # not by `minimize`: it makes a tuple of two numbers for every coordinate, which outweighs
     # sparse data
     x, _, result = fmin_l_bfgs_b(
-        log_risk,
-        x,
-        bounds=bounds,
+        objective,
+        objective.start(start),
+        bounds=objective.form.bounds,
         callback=after_iteration,
         maxiter=max_iter,
         maxfun=2 * max_iter,
-        factr=1e-15 / np.finfo(float).eps,
-        pgtol=1e-10,
-        m=20 if d <= _WIDE else 4,
+        factr=_LEAST_DECREASE / np.finfo(float).eps,
+        pgtol=_LEAST_GRADIENT,
+        m=_PAIRS if problem.n_features <= _WIDE else _PAIRS_WIDE,
     )
-    return unpack(x)[0] / unit, int(result["nit"])
+    return objective.coef(x), int(result["nit"])
+
+
+class _LogRisk:
+    """The log-risk and its gradient in the variables x of a form.
+
+    Parameters
+    ----------
+    problem : RobustProblem
+    loss : MarginLoss
+    unit : float
+        The variables are those of unit * w, so that they are of order one.
+
+    Attributes
+    ----------
+    form : _Form
+    margins : ndarray of shape (1, n)
+        At the last x.
+    """
+
+    def __init__(self, problem: RobustProblem, loss: MarginLoss, unit: float) -> None:
+        self.problem, self.loss = problem, loss
+        self.unit = unit
+        self.form = _form(problem, unit)
+        self.margins = np.empty(0)
+
+    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        coef, penalty = self.form.unpack(x)
+        now = self.problem.evaluate(self.loss, coef / self.unit, penalty=penalty)
+        self.margins = now.margins
+        weighted_sum = self.problem.weighted_sum(now.weights)[0] / self.unit
+        return float(now.log_risk[0]), self.form.gradient(x, weighted_sum, now.weights.sum())
+
+    def start(self, coef: np.ndarray) -> np.ndarray:
+        """The variables of coefficients (1, d)."""
+        return self.form.start(coef[0] * self.unit)
+
+    def coef(self, x: np.ndarray) -> np.ndarray:
+        """The coefficients (1, d) of variables."""
+        return self.form.unpack(x)[0] / self.unit
+
+
+class _Form(Protocol):
+    """Variables x in which the penalty is smooth; coefficients w are in the unit of `_LogRisk`."""
+
+    @property
+    def bounds(self) -> _Bounds | None:
+        """The bounds of each variable."""
+        ...
+
+    def start(self, coef: np.ndarray) -> np.ndarray:
+        """The variables of coefficients (d,)."""
+        ...
+
+    def unpack(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The coefficients (1, d) of the variables, and their penalty (1,)."""
+        ...
+
+    def gradient(self, x: np.ndarray, weighted_sum: np.ndarray, total_weight: float) -> np.ndarray:
+        """The gradient of the log-risk by x, from Z^T a (d,) and sum a at x.
+
+        By w and the penalty nu the log-risk has the gradients -Z^T a and sum a.
+        """
+        ...
+
+
+def _form(problem: RobustProblem, unit: float) -> _Form:
+    """The form that suits the adversary's norm."""
+    eps, threat = float(problem.radius[0]) / unit, problem.threat
+    scale = np.ones(problem.n_features) if threat.scale is None else threat.scale
+    if eps > 0 and threat.q == math.inf:
+        return _Split(eps, scale)
+    if eps > 0 and threat.q == 1:
+        return _Level(eps, scale)
+    return _Smooth(problem, unit)
+
+
+@dataclass(frozen=True)
+class _Split:
+    """The l1 norm (q = inf): x = (u, v) >= 0, w = u - v, nu = eps s.(u + v)."""
+
+    eps: float
+    scale: np.ndarray
+
+    @property
+    def bounds(self) -> _Bounds:
+        return [(0.0, None)] * (2 * len(self.scale))  # one tuple for all: they take no memory
+
+    def start(self, coef: np.ndarray) -> np.ndarray:
+        return np.concatenate([np.maximum(coef, 0), np.maximum(-coef, 0)])
+
+    def unpack(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        d = len(self.scale)
+        return (x[:d] - x[d:])[None], np.array([self.eps * (self.scale @ (x[:d] + x[d:]))])
+
+    def gradient(self, x: np.ndarray, weighted_sum: np.ndarray, total_weight: float) -> np.ndarray:
+        penalty_weight = self.eps * total_weight * self.scale
+        return np.concatenate([penalty_weight - weighted_sum, penalty_weight + weighted_sum])
+
+
+@dataclass(frozen=True)
+class _Level:
+    """The maximum norm (q = 1): x = (c, t) with |c_j| <= 1 and t >= 0, w = t c / s, nu = eps t.
+
+    Where s_j = 0 the adversary cannot touch the feature: c_j is free, and w_j = c_j.
+    """
+
+    eps: float
+    scale: np.ndarray
+
+    @property
+    def bounds(self) -> _Bounds:
+        free: list[tuple[float | None, float | None]] = [(None, None), (-1.0, 1.0)]
+        return [*(free[tied] for tied in (self.scale > 0).tolist()), (0.0, None)]
+
+    def start(self, coef: np.ndarray) -> np.ndarray:
+        level = np.max(self.scale * np.abs(coef)) or 1.0
+        return np.append(coef / self._per_variable(level), level)
+
+    def unpack(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        c, level = x[:-1], x[-1]
+        return (self._per_variable(level) * c)[None], np.array([self.eps * level])
+
+    def gradient(self, x: np.ndarray, weighted_sum: np.ndarray, total_weight: float) -> np.ndarray:
+        c, level = x[:-1], x[-1]
+        by_c = -self._per_variable(level) * weighted_sum
+        by_level = self.eps * total_weight - self._per_level(c) @ weighted_sum
+        return np.append(by_c, by_level)
+
+    def _per_variable(self, level: float) -> np.ndarray:
+        """The derivatives dw_j / dc_j: t / s_j, or 1 where s_j = 0."""
+        tied = self.scale > 0
+        return np.where(tied, level / np.where(tied, self.scale, 1.0), 1.0)
+
+    def _per_level(self, c: np.ndarray) -> np.ndarray:
+        """The derivatives dw_j / dt: c_j / s_j, or 0 where s_j = 0."""
+        tied = self.scale > 0
+        return np.where(tied, c / np.where(tied, self.scale, 1.0), 0.0)
+
+
+@dataclass(frozen=True)
+class _Smooth:
+    """Any other norm: x = w, nu = eps ||s w||_q* with the gradient of the adversary's point."""
+
+    problem: RobustProblem
+    unit: float
+
+    bounds: _Bounds | None = None
+
+    def start(self, coef: np.ndarray) -> np.ndarray:
+        return coef
+
+    def unpack(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return x[None], self.problem.penalty(x[None] / self.unit)
+
+    def gradient(self, x: np.ndarray, weighted_sum: np.ndarray, total_weight: float) -> np.ndarray:
+        worst = self.problem.perturbation(x[None])[0]
+        return total_weight / self.unit * worst - weighted_sum
 
 
 def _unit(problem: RobustProblem) -> float:
-    """The rows' root mean square around their mean, where an intercept absorbs it: the scale on
-    which coefficients are even.
+    """The rows' root mean square, around their mean where an intercept absorbs it: coefficients in
+    its inverse are even.
     """
-    X, n = problem.X, problem.X.shape[0]
-    square = float(np.linalg.norm(X.data if sparse.issparse(X) else X)) ** 2 / n
-    if problem.fit_intercept and not sparse.issparse(X):
-        mean = X.mean(axis=0, dtype=np.float64)
-        square = max(square - float(mean @ mean), 1e-12 * square)
+    square = mean_square(problem.rows, centred=problem.fit_intercept)
     return math.sqrt(square) if square > 0 else 1.0

@@ -11,8 +11,9 @@ that certify it.
 
 The minimiser lies on a face of the norm, on which the norm is smooth: the nonzero coordinates and
 their signs (q = inf), the coordinates tied at the largest size and their signs (q = 1), everything
-(1 < q < inf). An active-set method finds it: solve on a face, read off the next one from the signs
-of the optimality conditions, until it stays.
+(1 < q < inf). An active-set method (Nocedal and Wright, Numerical Optimization, 2006, 16.5) finds
+it: it solves on a face, and reads the next face off the signs of the optimality conditions, until
+the face stays.
 """
 
 from __future__ import annotations
@@ -21,30 +22,61 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Protocol
 
 import numpy as np
-from scipy import sparse
 from scipy.linalg import LinAlgError, blas, lapack
 from scipy.special import expit
 
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import GramRows
 from sklearn_robust.scaled_norms import WeightedNorm
 
 # share of eps by which the model's weights stay inside the ball, so that rounding does not decide
 _INSIDE = 1e-10
-_BLOCK_ENTRIES = 2**18  # of the rows at a time
-_ROUNDING = 1e-15  # of ties, where units were changed
-_SINGLE_FROM = 1e8  # products in a Gram matrix from which it is computed in single precision
-# of a coordinate to the norm, in the norm's Hessian: a smaller one does not move in either case
-_LEAST_RATIO = 1e-100
-_CORNER = 1e-6  # of a coordinate to the norm, up to which it counts as next to zero
-_LEAST_PRESSURE = 1e-2  # eps rho in the norm's Hessian, relative to ||p||_q
-_STALLS = 2  # short steps that bring nothing
-_MAX_NEWTON = 100
+
+# rounding, as a share of the numbers compared
+_TIE_ROUNDING = 1e-15  # sizes of tied coordinates, where units were changed
+_BOUND_ROUNDING = 1e-12  # a coordinate of the weighted sum against its bound
+_VALUE_ROUNDING = 1e-14  # values of the model
+
+# the search along a step
+_SHORTEN = 0.4  # factor on a step that raises the model
+_SHORTEST = 1e-8  # share of a step below which there is none
+
+# 1 < q < inf: coordinates relative to the norm, and the norm's Hessian
+_LEAST_RATIO = 1e-100  # a smaller coordinate does not move, in either case
+_CORNER = 1e-6  # a coordinate up to this counts as next to zero
+_LEAST_PRESSURE = 1e-2  # least eps rho in the norm's Hessian, relative to ||p||_q
+_MOST_SHRINKAGE = 0.1  # the norm falls to no smaller share of itself in a step
+_CONVERGED = 1e-12  # relative change of the coefficients, and of the model, that ends it
+_SLOW = 0.2  # ratio of successive changes beyond which the factor is renewed
+_STALLS = 2  # short steps that bring nothing, after which it ends
+_STEPS_A_FACE = 4  # steps for each face that may be tried
+_MAX_SPLIT = 100  # Newton steps of `_split_sum`; it takes a few
 
 
 _Clip = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Minus the gradient of the log-risk at weights a: by w, minus that by the penalty, and by b.
+
+    Attributes
+    ----------
+    weighted_sum : ndarray of shape (d,)
+        Z^T a.
+    total_weight : float
+        The sum of a.
+    label_sum : float
+        y . a, the label-weighted sum.
+    """
+
+    weighted_sum: np.ndarray
+    total_weight: float
+    label_sum: float
 
 
 @dataclass(frozen=True)
@@ -66,8 +98,8 @@ class Curvature:
     total : float
         1^T C 1.
     label_row : ndarray of shape (f + 1,)
-        y^T C (Z, 1) over y^T C y, the move of the intercept that a move of the others asks for;
-        zero without an intercept.
+        y^T C (Z, 1) over y^T C y: how far the best intercept moves back when the coefficients and
+        the penalty move; zero without an intercept.
     label_curvature : float
         y^T C y; inf without an intercept, and where it has no curvature: it then stays.
     """
@@ -89,8 +121,8 @@ class Curvature:
 
 @dataclass(frozen=True)
 class ModelStep:
-    """The minimiser of a model: coefficients of its columns, the intercept's change, and whether it
-    is exact.
+    """The minimiser of a model: the coefficients of its columns, the change of the intercept, and
+    whether the search for it ended.
     """
 
     coef: np.ndarray
@@ -100,77 +132,46 @@ class ModelStep:
 
 def curvature(
     problem: RobustProblem,
+    rows: GramRows,
+    gradient: Gradient,
     columns: np.ndarray | slice,
     centre: np.ndarray,
     c: np.ndarray,
     a: np.ndarray,
-    weighted_sum: np.ndarray,
     *,
     exact: bool,
 ) -> Curvature:
-    """The Hessian at weights a with Z^T a = weighted_sum and curvatures c.
+    """The Hessian at weights a, with this gradient, and curvatures c, on f columns.
 
-    `centre` is subtracted from the rows, which an intercept absorbs: no digits are lost to a large
-    mean. `exact` asks for double precision however long it takes.
+    `centre` (f,) is subtracted from the rows, which an intercept absorbs: no digits are lost to a
+    large mean. `exact` asks for double precision however long it takes.
     """
     y = problem.y[0]
+    total_weight, label_sum = gradient.total_weight, gradient.label_sum
     # the largest theta that leaves C positive semidefinite; it is 1 for the exponential loss, whose
     # log-risk has this Hessian
     theta = 1 / max(1.0, float(np.sum(a * (a / np.maximum(c, np.finfo(float).tiny)))))
-    gram, by_label, by_penalty = _products(problem, columns, centre[columns], c, exact=exact)
-    total_weight, label_sum = a.sum(), y @ a
-    weighted_sum = weighted_sum[columns] - label_sum * centre[columns]
+    # Z^T C (Z, y, 1) and 1^T C 1 = those with diag(c), less theta times products of Z^T a, y.a, 1.a
+    gram, by_label, by_penalty = rows.weighted_gram(columns, centre, c, y, exact=exact)
+    weighted_sum = gradient.weighted_sum[columns] - label_sum * centre
     gram -= np.outer(theta * weighted_sum, weighted_sum)
     by_penalty -= theta * total_weight * weighted_sum
     total = c.sum() - theta * total_weight**2
-    label_row, label_curvature = np.zeros(len(weighted_sum) + 1), c.sum() - theta * label_sum**2
+    label_row = np.zeros(len(weighted_sum) + 1)
+    label_curvature = c.sum() - theta * label_sum**2
     if not problem.fit_intercept or label_curvature <= 0:
-        label_curvature = math.inf
-    else:
-        label_row = (
-            np.append(
-                by_label - theta * label_sum * weighted_sum,
-                c @ y - theta * label_sum * total_weight,
-            )
-            / label_curvature
+        return Curvature(
+            columns, c, a, theta, gram, by_penalty, total, label_row, label_curvature=math.inf
         )
-        gram -= np.outer(label_curvature * label_row[:-1], label_row[:-1])
-        by_penalty -= label_curvature * label_row[-1] * label_row[:-1]
-        total -= label_curvature * label_row[-1] ** 2
-        label_row[:-1] += centre[columns]
+    # the intercept eliminated: the Schur complement of y^T C y
+    label_row[:-1] = by_label - theta * label_sum * weighted_sum
+    label_row[-1] = c @ y - theta * label_sum * total_weight
+    label_row /= label_curvature
+    gram -= np.outer(label_curvature * label_row[:-1], label_row[:-1])
+    by_penalty -= label_curvature * label_row[-1] * label_row[:-1]
+    total -= label_curvature * label_row[-1] ** 2
+    label_row[:-1] += centre
     return Curvature(columns, c, a, theta, gram, by_penalty, total, label_row, label_curvature)
-
-
-def _products(
-    problem: RobustProblem,
-    columns: np.ndarray | slice,
-    centre: np.ndarray,
-    c: np.ndarray,
-    *,
-    exact: bool,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Z^T diag(c) times Z, y and 1, on these columns of the centred rows."""
-    y, X, f = problem.y[0], problem.X, len(centre)
-    if sparse.issparse(X):
-        X = X[:, columns]
-        weighted = X.multiply(c[:, None]).T.tocsr()
-        gram, by_label, by_penalty = (
-            (weighted @ X).toarray().astype(np.float64),
-            weighted @ np.ones_like(c),
-            weighted @ y,
-        )
-        return gram, by_label, by_penalty
-    kind = np.float64 if exact or f * f * X.shape[0] < _SINGLE_FROM else np.float32
-    gram, by_label, by_penalty = np.zeros((f, f)), np.zeros(f), np.zeros(f)
-    length = max(1, _BLOCK_ENTRIES // max(1, f))
-    for start in range(0, X.shape[0], length):
-        at = slice(start, start + length)
-        block = np.subtract(X[at, columns], centre, dtype=kind, casting="same_kind")
-        weighted = c[at, None].astype(kind) * block
-        gram += weighted.T @ block
-        by_label += weighted.sum(axis=0, dtype=np.float64)
-        by_penalty += y[at].astype(kind) @ weighted
-    return 0.5 * (gram + gram.T), by_label, by_penalty  # symmetric to the last digit
 
 
 def minimise_model(
@@ -178,25 +179,22 @@ def minimise_model(
     norm: LpNorm | WeightedNorm,
     eps: float,
     coef: np.ndarray,
-    weighted_sum: np.ndarray,
-    total_weight: float,
-    label_sum: float,
+    gradient: Gradient,
     damping: float,
     max_faces: int,
 ) -> ModelStep:
-    """The minimiser of the model around coef, for weights a with Z^T a = weighted_sum, sum
-    total_weight and y.a =
-    label_sum.
+    """The minimiser of the model around coef.
 
     Parameters
     ----------
     hessian : Curvature
     norm : LpNorm or WeightedNorm
-        Of the penalty, eps times the norm of the coefficients.
+        The norm of the penalty, on the columns of the Hessian.
     eps : float
-    coef, weighted_sum : ndarray of shape (f,)
+    coef : ndarray of shape (f,)
         On the columns of the Hessian.
-    total_weight, label_sum : float
+    gradient : Gradient
+        On all columns.
     damping : float
         Levenberg's: this share of the Hessian's diagonal is added to it.
     max_faces : int
@@ -213,37 +211,32 @@ def minimise_model(
     diagonal = np.where(diagonal > 0, diagonal, 1.0)
     A = hessian.coef.copy()
     A.flat[:: len(A) + 1] += damping * diagonal
-    p0 = weighted_sum - label_sum * hessian.label_row[:-1] + A @ coef - level * hessian.penalty
+    # p0 and rho0: Z^T a' and sum a' at x = 0 and penalty 0, the intercept eliminated
+    k, label_sum = hessian.penalty, gradient.label_sum
+    weighted_sum = gradient.weighted_sum[hessian.columns]
+    p0 = weighted_sum - label_sum * hessian.label_row[:-1] + A @ coef - level * k
     rho0 = (
-        total_weight
-        - label_sum * hessian.label_row[-1]
-        + hessian.penalty @ coef
-        - level * hessian.total
+        gradient.total_weight - label_sum * hessian.label_row[-1] + k @ coef - level * hessian.total
     )
     diagonal = (1 + damping) * diagonal
     if isinstance(norm, LpNorm):
-        model = _Model(
-            eps,
-            norm,
-            np.ones(len(p0), dtype=bool),
-            A,
-            hessian.penalty,
-            hessian.total,
-            p0,
-            float(rho0),
-            diagonal,
-        )
+        seen = np.ones(len(p0), dtype=bool)
+        model = _Model(eps, norm, seen, A, k, hessian.total, p0, float(rho0), diagonal)
         x, settled = model.minimiser(coef, max_faces)
-    else:  # in units in which the weights are 1, or 0
+    else:  # in units in which the weights of the norm are 1, or 0
         seen = norm.scale > 0
         unit = np.where(seen, norm.scale, 1.0)
-        A, k, p0, diagonal = (
+        model = _Model(
+            eps,
+            norm.plain,
+            seen,
             A / np.outer(unit, unit),
-            hessian.penalty / unit,
+            k / unit,
+            hessian.total,
             p0 / unit,
+            float(rho0),
             diagonal / unit**2,
         )
-        model = _Model(eps, norm.plain, seen, A, k, hessian.total, p0, float(rho0), diagonal)
         x, settled = model.minimiser(coef * unit, max_faces)
         x = x / unit
     rise = eps * float(norm.value(x)) - level
@@ -257,15 +250,37 @@ def minimise_model(
 
 @dataclass(frozen=True)
 class _Model:
-    """A model in the coefficients x alone.
+    r"""A model in the coefficients x alone.
 
-    At x of penalty nu the weights have Z^T a' = p = p0 - A x + k nu and sum a' = rho = rho0 - k.x +
-    kappa nu, and x is optimal where p is in eps rho times the subdifferential of the norm at x.
+    At x, of penalty :math:`\nu = \epsilon \|x\|`, the weights have
+
+    .. math:: Z^T a' = p = p_0 - A x + k \nu, \qquad \sum_i a'_i = \rho = \rho_0 - k \cdot x +
+        \kappa \nu,
+
+    and x is optimal where p is in :math:`\epsilon \rho\, \partial \|x\|`. On a face where the norm
+    is :math:`s \cdot x` that is the linear system
+
+    .. math:: (A - \epsilon (k s^T + s k^T) + \epsilon^2 \kappa\, s s^T)\, x = p_0 - \epsilon \rho_0
+        s.
+
+    Attributes
+    ----------
+    eps : float
+    norm : LpNorm
+    seen : ndarray of shape (f,), bool
+        The coefficients whose norm it is.
+    A : ndarray of shape (f, f)
+    k : ndarray of shape (f,)
+    kappa : float
+    p0 : ndarray of shape (f,)
+    rho0 : float
+    diagonal : ndarray of shape (f,)
+        Of A: the units in which changes of x are measured.
     """
 
     eps: float
     norm: LpNorm
-    seen: np.ndarray  # (d,), bool: the coefficients whose norm it is
+    seen: np.ndarray
     A: np.ndarray
     k: np.ndarray
     kappa: float
@@ -276,25 +291,29 @@ class _Model:
     def minimiser(self, x: np.ndarray, max_faces: int) -> tuple[np.ndarray, bool]:
         """The minimiser, and whether the search for it ended; x is the first guess."""
         if self.eps == 0:
-            return self._solved(self._factor(self.A, self.k, x, 0.0, None), self.p0), True
+            return self.solve(self.factor(self.A, self.k, x, 0.0, None), self.p0), True
         unpenalised = self._unpenalised_minimiser()
-        p, bound = (
-            (self.p0, self.eps * self.rho0) if self.alike else self._weighted_sum(unpenalised)[:2]
-        )
+        if self.alike:
+            p, bound = self.p0, self.eps * self.rho0
+        else:
+            p, bound, _ = self.weighted_sum(unpenalised)
         if self.norm.dual.value(self.seen * p) <= bound:
             return unpenalised, True
-        if self.norm.p not in (1, math.inf):
-            return self._on_smooth_norm(x, unpenalised, 4 * max_faces)
-        read, solve = (
-            (self._signs, self._on_signs) if self.norm.p == 1 else (self._ties, self._on_ties)
-        )
+        if self.norm.p == 1:
+            return self._on_faces(_SignFaces(self), x, max_faces)
+        if self.norm.p == math.inf:
+            return self._on_faces(_TieFaces(self), x, max_faces)
+        return _SmoothNorm(self).minimiser(x, unpenalised, _STEPS_A_FACE * max_faces)
+
+    def _on_faces(self, faces: _Faces, x: np.ndarray, max_faces: int) -> tuple[np.ndarray, bool]:
+        """The active-set method, from x."""
         value, face, exact = self.value(x), np.empty(0), False
         for _ in range(max_faces):
-            last, face = face, read(x)
+            last, face = face, faces.read(x)
             if exact and np.array_equal(face, last):
                 return x, True
-            target, clip = solve(face)
-            moved, value = self._downhill(x, partial(_clipped, x, target, clip), value)
+            target, clip = faces.solve(face)
+            moved, value = self.downhill(x, partial(_clipped, x, target, clip), value)
             if moved is x:  # and would be again
                 break
             exact = np.array_equal(moved, target)
@@ -314,35 +333,33 @@ class _Model:
         if not self.alike:
             free = np.flatnonzero(~self.seen)
             nothing = np.zeros(len(free))
-            factor = self._factor(self.A[np.ix_(free, free)], self.k[free], nothing, 0.0, None)
-            x[free] = self._solved(factor, self.p0[free])
+            factor = self.factor(self.A[np.ix_(free, free)], self.k[free], nothing, 0.0, None)
+            x[free] = self.solve(factor, self.p0[free])
         return x
 
     def value(self, x: np.ndarray) -> float:
         """The model at x, less its value at zero."""
-        nu = self.eps * self._size(x)
+        nu = self.eps * self.size(x)
         return float(
             x @ (0.5 * (self.A @ x) - self.p0 - nu * self.k)
             + nu * (0.5 * self.kappa * nu + self.rho0)
         )
 
-    def _size(self, x: np.ndarray) -> float:
+    def size(self, x: np.ndarray) -> float:
+        """The norm of x."""
         x = x if self.alike else self.seen * x
         if self.norm.p == 1:
             return float(np.abs(x).sum())
         return math.sqrt(x @ x) if self.norm.p == 2 else float(self.norm.value(x))
 
-    def _weighted_sum(self, x: np.ndarray) -> tuple[np.ndarray, float, float]:
-        """Of the weights at x: p and eps rho; and the norm of x."""
-        size = self._size(x)
+    def weighted_sum(self, x: np.ndarray) -> tuple[np.ndarray, float, float]:
+        """p and eps rho of the weights at x; and the norm of x."""
+        size = self.size(x)
         nu = self.eps * size
-        return (
-            self.p0 - self.A @ x + nu * self.k,
-            self.eps * (self.rho0 - self.k @ x + self.kappa * nu),
-            size,
-        )
+        p = self.p0 - self.A @ x + nu * self.k
+        return p, self.eps * (self.rho0 - self.k @ x + self.kappa * nu), size
 
-    def _downhill(
+    def downhill(
         self, x: np.ndarray, ahead: Callable[[float], np.ndarray], value: float
     ) -> tuple[np.ndarray, float]:
         """The point ahead of x, by the whole step or a share of it, at which the model is no
@@ -352,173 +369,13 @@ class _Model:
         while True:
             moved = ahead(share)
             new = self.value(moved)
-            if new <= value + 1e-14 * abs(value):
+            if new <= value + _VALUE_ROUNDING * abs(value):
                 return moved, new
-            share *= 0.4
-            if share < 1e-8:
+            share *= _SHORTEN
+            if share < _SHORTEST:
                 return x, value
 
-    def _signs(self, x: np.ndarray) -> np.ndarray:
-        """l1: coordinates keep their signs; those at zero take the sign in which the weights
-        weighted_sum
-        them, if they weighted_sum enough.
-        """
-        p, bound, _ = self._weighted_sum(x)
-        return np.where(
-            x != 0,
-            np.sign(x),
-            np.where(np.abs(p) > bound * self.seen * (1 + 1e-12), np.sign(p), 0.0),
-        )
-
-    def _on_signs(self, signs: np.ndarray) -> tuple[np.ndarray, _Clip]:
-        free = np.flatnonzero(signs)
-        target = np.zeros_like(signs)
-        slope = self.seen[free] * signs[free]
-        factor = self._factor(self.A[np.ix_(free, free)], self.k[free], slope, 0.0, None)
-        target[free] = self._solved(factor, self.p0[free] - self.eps * self.rho0 * slope)
-        return target, lambda moved: np.where((moved * signs > 0) | ~self.seen, moved, 0.0)
-
-    def _ties(self, x: np.ndarray) -> np.ndarray:
-        """Maximum norm: the signs of the coordinates tied at the largest size, unless the weights
-        weighted_sum them back.
-        """
-        p, _, size = self._weighted_sum(x)
-        ties = np.where(
-            self.seen & (np.abs(x) >= size * (1 - _ROUNDING)),
-            np.sign(x) if size > 0 else np.sign(p),
-            0.0,
-        )
-        inward = ties * p < -1e-12 * np.abs(self.p0)
-        if inward.sum() < np.count_nonzero(ties):
-            ties[inward] = 0.0
-        return ties
-
-    def _on_ties(self, ties: np.ndarray) -> tuple[np.ndarray, _Clip]:
-        free = np.flatnonzero(ties == 0)
-        across = self.A @ ties
-        A = np.empty((len(free) + 1,) * 2)
-        A[0, 0], A[0, 1:], A[1:, 0], A[1:, 1:] = (
-            ties @ across,
-            across[free],
-            across[free],
-            self.A[np.ix_(free, free)],
-        )
-        slope = np.zeros(len(A))
-        slope[0] = 1.0
-        factor = self._factor(A, np.append(self.k @ ties, self.k[free]), slope, 0.0, None)
-        found = self._solved(
-            factor, np.append(self.p0 @ ties, self.p0[free]) - self.eps * self.rho0 * slope
-        )
-        target = found[0] * ties
-        target[free] = found[1:]
-
-        def clip(moved: np.ndarray) -> np.ndarray:
-            level = max(float(np.max(moved * ties)), 0.0)
-            return np.where(
-                ties != 0, level * ties, np.where(self.seen, np.clip(moved, -level, level), moved)
-            )
-
-        return target, clip
-
-    def _on_smooth_norm(
-        self, x: np.ndarray, unpenalised: np.ndarray, max_steps: int
-    ) -> tuple[np.ndarray, bool]:
-        """1 < q < inf: Newton's method, that keeps its factor while it converges fast."""
-        value = self.value(x)
-        # no better than where the norm is zero and has no curvature
-        if self._size(x) == 0 or value >= self.value(unpenalised):
-            x = self._along_steepest_ray(unpenalised)
-            value = self.value(x)
-        factor, last, stalled = None, math.inf, 0
-        for _ in range(max_steps):
-            p, pressure, size = self._weighted_sum(x)
-            seen = self.seen * x
-            slope = self.norm.dual.steepest_direction(seen) if self.norm.p != 2 else seen / size
-            # they agree at the minimiser
-            weight = max(pressure, _LEAST_PRESSURE * float(self.norm.dual.value(self.seen * p)))
-            if factor is None:
-                ratio = self.seen * np.maximum(np.abs(seen) / size, _LEAST_RATIO) ** (
-                    self.norm.p - 2
-                )
-                factor = self._factor(
-                    self.A, self.k, slope, (self.norm.p - 1) * weight / size, ratio
-                )
-            wanted = p - pressure * slope
-            step = self._solved(factor, wanted)
-            if self.norm.p == 2:
-                ahead = partial(_straight, x, step)
-            else:
-                growth = self.eps * float(slope @ step)
-                wanted += (
-                    growth * self.k
-                    - self.A @ step
-                    - self.eps * float(self.kappa * growth - self.k @ step) * slope
-                )
-                ahead = partial(
-                    self._bent, x, step, slope, self.seen * wanted / weight, self.seen * p / weight
-                )
-            whole, before = ahead(1.0), value
-            change = math.sqrt(self.diagonal @ (whole - x) ** 2 / (self.diagonal @ x**2))
-            x, value = self._downhill(x, ahead, value)
-            if change <= 1e-12:
-                return x, True
-            stalled += before - value <= 1e-12 * abs(value) and not np.array_equal(x, whole)
-            if stalled > _STALLS:
-                break
-            if change > 0.2 * last:
-                factor = None
-            last = change
-        return x, False
-
-    def _along_steepest_ray(self, unpenalised: np.ndarray) -> np.ndarray:
-        """The minimiser on the ray from the unpenalised along which the model falls most by the
-        norm; it
-        is quadratic there.
-        """
-        p, bound, _ = self._weighted_sum(unpenalised)
-        ray = self.norm.steepest_direction(self.seen * p)
-        terms = ray @ self.A @ ray, self.eps**2 * self.kappa, -2 * self.eps * (self.k @ ray)
-        norm_curvature = max(sum(terms), np.finfo(float).eps * sum(abs(term) for term in terms))
-        if norm_curvature == 0:
-            raise LinAlgError("The model has no curvature.")
-        return unpenalised + (p @ ray - bound) / norm_curvature * ray
-
-    def _bent(
-        self,
-        x: np.ndarray,
-        step: np.ndarray,
-        slope: np.ndarray,
-        turn: np.ndarray,
-        weighted_sum: np.ndarray,
-        share: float,
-    ) -> np.ndarray:
-        """Ahead of x by a share of a step, on a curve along which the norm's gradient turns as
-        Newton's method has it.
-
-        Let r = x / ||x|| and u the gradient, |u_j| = |r_j|^(q*-1). Where q is large u_j may be
-        anything while r_j is next to zero, where q is next to 1 the other way round. Their sum s
-        moves straight, and r follows from it: the step of Newton's method to first order, and far
-        from the minimiser that of an active-set method.
-        """
-        size = self._size(x)
-        growth = float(slope @ step)
-        r = self.seen * x / size
-        s = r + slope
-        ahead = s + (self.seen * step - growth * r) / size + turn
-        # a coordinate that would leave zero starts where it is about to
-        corner = _CORNER ** (self.norm.p - 1)
-        leaves = (
-            (np.abs(s) < corner)
-            & (np.sign(ahead) * weighted_sum > corner)
-            & (np.abs(ahead) > corner)
-        )
-        s = np.where(leaves, np.sign(ahead) * corner, s)
-        s += share * (ahead - s)
-        r = np.sign(s) * _split_sum(np.abs(s), self.norm.p)
-        new_size = max(size + share * growth, 0.1 * size)
-        return np.where(self.seen, r * (new_size / float(self.norm.value(r))), x + share * step)
-
-    def _factor(
+    def factor(
         self,
         A: np.ndarray,
         k: np.ndarray,
@@ -526,9 +383,10 @@ class _Model:
         norm_curvature: float,
         ratio: np.ndarray | None,
     ) -> np.ndarray:
-        """Cholesky factor of the model's Hessian where the norm has gradient slope.
+        """Cholesky factor of the model's Hessian where the norm has gradient s = slope.
 
-        The norm's own Hessian, times eps rho, is norm_curvature (diag(ratio) - slope slope^T).
+        That is A - eps (k s^T + s k^T) + eps^2 kappa s s^T + h (diag(ratio) - s s^T), the last term
+        with h = norm_curvature the norm's own Hessian times eps rho.
         """
         across = 0.5 * (self.eps**2 * self.kappa - norm_curvature) * slope - self.eps * k
         # a copy, of which one triangle counts
@@ -541,15 +399,214 @@ class _Model:
         return factor
 
     @staticmethod
-    def _solved(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
+    def solve(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """The solution of the system with this Cholesky factor."""
         return lapack.dpotrs(factor, right, lower=1)[0]
 
 
+class _Faces(Protocol):
+    """The faces of a polyhedral norm, each an array of signs (f,)."""
+
+    def read(self, x: np.ndarray) -> np.ndarray:
+        """The face on which the search goes on from x."""
+        ...
+
+    def solve(self, face: np.ndarray) -> tuple[np.ndarray, _Clip]:
+        """The minimiser of the model on the plane of a face, and the map of points back to it."""
+        ...
+
+
+@dataclass(frozen=True)
+class _SignFaces:
+    """The l1 norm: the nonzero coordinates and their signs, s = sign(x) there."""
+
+    model: _Model
+
+    def read(self, x: np.ndarray) -> np.ndarray:
+        """Coordinates keep their signs; those at zero take the sign of the weighted sum where that
+        exceeds its bound, |p_j| > eps rho.
+        """
+        model = self.model
+        p, bound, _ = model.weighted_sum(x)
+        leaves = np.abs(p) > bound * model.seen * (1 + _BOUND_ROUNDING)
+        return np.where(x != 0, np.sign(x), np.where(leaves, np.sign(p), 0.0))
+
+    def solve(self, face: np.ndarray) -> tuple[np.ndarray, _Clip]:
+        """The minimiser over the nonzero coordinates; one that would change its sign stops at 0."""
+        model = self.model
+        free = np.flatnonzero(face)
+        target = np.zeros_like(face)
+        slope = model.seen[free] * face[free]
+        factor = model.factor(model.A[np.ix_(free, free)], model.k[free], slope, 0.0, None)
+        target[free] = model.solve(factor, model.p0[free] - model.eps * model.rho0 * slope)
+        return target, lambda moved: np.where((moved * face > 0) | ~model.seen, moved, 0.0)
+
+
+@dataclass(frozen=True)
+class _TieFaces:
+    """The maximum norm: the coordinates tied at the largest size, and their signs.
+
+    With x = t ties + (the free coordinates) the norm is t: s is 1 for t and 0 for the others.
+    """
+
+    model: _Model
+
+    def read(self, x: np.ndarray) -> np.ndarray:
+        """The signs of the coordinates tied at the largest size, except those whose weighted sum
+        has the opposite sign: they shrink.
+        """
+        model = self.model
+        p, _, size = model.weighted_sum(x)
+        tied = model.seen & (np.abs(x) >= size * (1 - _TIE_ROUNDING))
+        ties = np.where(tied, np.sign(x) if size > 0 else np.sign(p), 0.0)
+        inward = ties * p < -_BOUND_ROUNDING * np.abs(model.p0)
+        if inward.sum() < np.count_nonzero(ties):
+            ties[inward] = 0.0
+        return ties
+
+    def solve(self, face: np.ndarray) -> tuple[np.ndarray, _Clip]:
+        """The minimiser over t and the free coordinates; none of these grows beyond t."""
+        model = self.model
+        free = np.flatnonzero(face == 0)
+        across = model.A @ face
+        A = np.empty((len(free) + 1,) * 2)
+        A[0, 0] = face @ across
+        A[0, 1:] = A[1:, 0] = across[free]
+        A[1:, 1:] = model.A[np.ix_(free, free)]
+        slope = np.zeros(len(A))
+        slope[0] = 1.0
+        factor = model.factor(A, np.append(model.k @ face, model.k[free]), slope, 0.0, None)
+        right = np.append(model.p0 @ face, model.p0[free]) - model.eps * model.rho0 * slope
+        found = model.solve(factor, right)
+        target = found[0] * face
+        target[free] = found[1:]
+
+        def clip(moved: np.ndarray) -> np.ndarray:
+            level = max(float(np.max(moved * face)), 0.0)
+            inside = np.where(model.seen, np.clip(moved, -level, level), moved)
+            return np.where(face != 0, level * face, inside)
+
+        return target, clip
+
+
+@dataclass(frozen=True)
+class _SmoothNorm:
+    """A norm with 1 < q < inf, smooth but at zero: Newton's method, which keeps its factor while it
+    converges fast.
+    """
+
+    model: _Model
+
+    def minimiser(
+        self, x: np.ndarray, unpenalised: np.ndarray, max_steps: int
+    ) -> tuple[np.ndarray, bool]:
+        """The minimiser, and whether the search for it ended."""
+        model = self.model
+        value = model.value(x)
+        # no better than where the norm is zero and has no curvature
+        if model.size(x) == 0 or value >= model.value(unpenalised):
+            x = self._along_steepest_ray(unpenalised)
+            value = model.value(x)
+        factor: np.ndarray | None = None
+        last, stalled = math.inf, 0
+        for _ in range(max_steps):
+            factor, ahead = self._step(x, factor)
+            whole, before = ahead(1.0), value
+            change = math.sqrt(model.diagonal @ (whole - x) ** 2 / (model.diagonal @ x**2))
+            x, value = model.downhill(x, ahead, value)
+            if change <= _CONVERGED:
+                return x, True
+            still = before - value <= _CONVERGED * abs(value)
+            stalled += still and not np.array_equal(x, whole)
+            if stalled > _STALLS:
+                break
+            if change > _SLOW * last:
+                factor = None
+            last = change
+        return x, False
+
+    def _step(
+        self, x: np.ndarray, factor: np.ndarray | None
+    ) -> tuple[np.ndarray, Callable[[float], np.ndarray]]:
+        """Newton's step from x on p = eps rho u, u the norm's gradient: the factor, renewed if it
+        is None, and the point at a share of the step.
+        """
+        model, norm = self.model, self.model.norm
+        p, pressure, size = model.weighted_sum(x)
+        seen = model.seen * x
+        slope = norm.dual.steepest_direction(seen) if norm.p != 2 else seen / size
+        # eps rho and ||p||_q agree at the minimiser
+        weight = max(pressure, _LEAST_PRESSURE * float(norm.dual.value(model.seen * p)))
+        if factor is None:
+            ratio = model.seen * np.maximum(np.abs(seen) / size, _LEAST_RATIO) ** (norm.p - 2)
+            norm_curvature = (norm.p - 1) * weight / size
+            factor = model.factor(model.A, model.k, slope, norm_curvature, ratio)
+        residual = p - pressure * slope
+        step = model.solve(factor, residual)
+        if norm.p == 2:
+            return factor, partial(_straight, x, step)
+        # the residual after the step, to first order, without the turn of the gradient
+        growth = model.eps * float(slope @ step)
+        residual += (
+            growth * model.k
+            - model.A @ step
+            - model.eps * float(model.kappa * growth - model.k @ step) * slope
+        )
+        turn, relative = model.seen * residual / weight, model.seen * p / weight
+        return factor, partial(self._on_curve, x, step, slope, turn, relative)
+
+    def _along_steepest_ray(self, unpenalised: np.ndarray) -> np.ndarray:
+        """The minimiser on the ray from the unpenalised minimiser along which the model falls most
+        by the norm; the model is quadratic there.
+        """
+        model = self.model
+        p, bound, _ = model.weighted_sum(unpenalised)
+        ray = model.norm.steepest_direction(model.seen * p)
+        terms = ray @ model.A @ ray, model.eps**2 * model.kappa, -2 * model.eps * (model.k @ ray)
+        ray_curvature = max(sum(terms), np.finfo(float).eps * sum(abs(term) for term in terms))
+        if ray_curvature == 0:
+            raise LinAlgError("The model has no curvature.")
+        return unpenalised + (p @ ray - bound) / ray_curvature * ray
+
+    def _on_curve(
+        self,
+        x: np.ndarray,
+        step: np.ndarray,
+        slope: np.ndarray,
+        turn: np.ndarray,
+        weighted_sum: np.ndarray,
+        share: float,
+    ) -> np.ndarray:
+        """The point ahead of x on a curve along which the norm's gradient u turns as in Newton's
+        method.
+
+        With r = x / ||x||, |u_j| = |r_j|^(q*-1). Where q is large u_j may be anything while r_j is
+        next to zero, where q is next to 1 the other way round. Their sum s moves straight, and r
+        follows from it: the step of Newton's method to first order, and far from the minimiser that
+        of an active-set method.
+        """
+        seen, norm, size = self.model.seen, self.model.norm, self.model.size(x)
+        growth = float(slope @ step)
+        r = seen * x / size
+        s = r + slope
+        ahead = s + (seen * step - growth * r) / size + turn
+        # a coordinate that would leave zero starts where it is about to
+        corner = _CORNER ** (norm.p - 1)
+        rises = (np.sign(ahead) * weighted_sum > corner) & (np.abs(ahead) > corner)
+        s = np.where((np.abs(s) < corner) & rises, np.sign(ahead) * corner, s)
+        s += share * (ahead - s)
+        r = np.sign(s) * _split_sum(np.abs(s), norm.p)
+        new_size = max(size + share * growth, _MOST_SHRINKAGE * size)
+        return np.where(seen, r * (new_size / float(norm.value(r))), x + share * step)
+
+
 def _straight(x: np.ndarray, step: np.ndarray, share: float) -> np.ndarray:
+    """The point at a share of a step."""
     return x + share * step
 
 
 def _clipped(x: np.ndarray, target: np.ndarray, clip: _Clip, share: float) -> np.ndarray:
+    """The point at a share of the way to a target, on the face."""
     return clip(target if share == 1 else x + share * (target - x))
 
 
@@ -559,7 +616,7 @@ def _split_sum(s: np.ndarray, p: float) -> np.ndarray:
     """
     log_s = np.log(np.maximum(s, np.finfo(float).tiny))
     level = np.minimum(log_s, log_s / (p - 1))
-    for _ in range(_MAX_NEWTON):
+    for _ in range(_MAX_SPLIT):
         error = np.logaddexp(level, (p - 1) * level) - log_s
         share = expit((2 - p) * level)  # of r in the sum
         moved = level - np.maximum(error, 0) / (share + (1 - share) * (p - 1))

@@ -1,5 +1,7 @@
 """Newton's method on the log-risk: the quadratic model's minimiser, a line search, and the
 certificate that comes with it.
+
+It serves l_q balls, and rows with moments (`GramRows`).
 """
 
 from __future__ import annotations
@@ -9,37 +11,54 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import sparse
 from scipy.linalg import LinAlgError
 
 from sklearn_robust.certificates import proves_not_separable
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.solvers._risk_model import Curvature, curvature, minimise_model
+from sklearn_robust.rows import GramRows
+from sklearn_robust.solvers._risk_model import Curvature, Gradient, curvature, minimise_model
 from sklearn_robust.solvers.solution import Solution
 
-_LEAST_DAMPING, _MOST_DAMPING = 1e-10, 1e4
-# of the largest weighted_sum that leaves a coefficient at zero: from there on a column is in the
-# Hessian
-_NEAR = 0.9
-_COLUMNS = 400  # of a Hessian, beside those in use
-_MOST_COLUMNS = 3000
+# Levenberg's damping, as a share of the Hessian's diagonal
+_LEAST_DAMPING = 1e-10  # at the start, and the least that accepted steps lead back to
+_MOST_DAMPING = 1e4  # the method stops short from here on
+_DAMPED = 1e-6  # least damping after a failure
+_RAISE = 100  # factor after a failure
+_LOWER = 10  # divisor after an accepted step
+
+# the columns of a Hessian
+_NEAR = 0.9  # share of the weighted sum that leaves zero, from which a column is in the Hessian
+_COLUMNS = 400  # columns that are always allowed, and twice those in use
+_MOST_COLUMNS = 3000  # columns beyond which the method stops short
+_ALL_COLUMNS = 100  # features up to which the Hessian has every column
+_NEARLY_ALL = 0.7  # share of the features from which the Hessian has every column
 _CHEAP = 1e7  # products in a Gram matrix that cost less than one more iteration
-_KEEP = 0.3  # decrease of what a step promises for which a dear Hessian is kept
-_CLOSE = 0.03  # predicted_decrease decrease of the log-risk from which the weights may certify it
-_MAX_REFINEMENTS = 3
-_ROUNDING = 1e-14  # of a predicted_decrease
-_FURTHEST = 1e3  # change of a margin in a step, beside the largest margin
-_LONGEST = 1024.0  # step, of the model's
-_FLAT = 1e-6  # curvature beside slope, of all samples: no step is that long
-_LOPSIDED = 0.5  # difference of the classes' weights, of their sum
-_FACES, _FACES_FAR = 100, 6  # to try in a model: near the minimiser, and far from it
+_KEEP = 0.3  # ratio of successive predicted decreases up to which an expensive Hessian is kept
+
+# decreases of the log-risk that a model predicts
+_CLOSE = 0.03  # at most this: the model's weights may certify the risk, and exact faces pay
+_FAR = 0.1  # more than this: longer steps than the model's are tried
+_DIGITS = 1e-8  # less than this: the rounding of the log-risk hides the decrease, and is granted
+_ROUNDING = 1e-14  # at most this: rounding alone, and the method ends
+
+# the line search along the model's step
+_SUFFICIENT = 1e-3  # sufficient decrease: this share of the predicted decrease
+_SHORTEST = 1e-6  # least step, relative to the first
+_LONGEST = 1024.0  # largest step, relative to the first
+_FURTHEST = 1e3  # largest change of a margin in the first step, relative to 1 + the largest margin
+
+_FLAT = 1e-6  # curvature over total weight, up to which a step would be longer than is sensible
+_LOPSIDED = 0.5  # |sum of signed weights| over total weight, beyond which the intercept is renewed
+_FACES = 100  # faces to try in a model near the minimiser
+_FACES_FAR = 6  # and far from it
+_MAX_REFINEMENTS = 3  # solves that repair the rounding of a Hessian in the weights
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Point:
-    """A predictor of one problem and what the loss makes of it; margins and scores are those of
-    signed rows, (n,).
+    """A predictor of one problem and its log-risk; margins and scores are those of signed rows,
+    (n,).
     """
 
     coef: np.ndarray
@@ -52,6 +71,72 @@ class _Point:
     @property
     def margins(self) -> np.ndarray:
         return self.scores - self.penalty
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The model's minimiser around a point, not evaluated yet.
+
+    Attributes
+    ----------
+    target : _Point
+        With the weights of the model's centre.
+    settled : bool
+        Whether the target is the exact minimiser of the model.
+    predicted_decrease : float
+        The decrease of the log-risk by the gradient alone.
+    """
+
+    target: _Point
+    settled: bool
+    predicted_decrease: float
+
+
+@dataclass
+class _Trust:
+    """How far the model is trusted.
+
+    Attributes
+    ----------
+    hessian : Curvature or None
+        The last one; None asks for a new one.
+    damping : float
+        Levenberg's, as a share of the Hessian's diagonal.
+    exact : bool
+        Whether Gram matrices must be in double precision.
+    cautious : bool
+        Whether curvatures must not vanish.
+    decrease, decrease_before : float
+        The predicted decreases of the last two models.
+    """
+
+    hessian: Curvature | None = None
+    damping: float = _LEAST_DAMPING
+    exact: bool = False
+    cautious: bool = False
+    decrease: float = math.inf
+    decrease_before: float = math.inf
+
+    def fail(self, *, damped: bool) -> None:
+        """Ask for an exact Hessian, and damp it more if that is wanted."""
+        self.hessian, self.exact = None, True
+        if damped:
+            self.damping = max(_RAISE * self.damping, _DAMPED)
+
+    def succeed(self) -> None:
+        """Damp the next Hessian less."""
+        self.damping = max(self.damping / _LOWER, _LEAST_DAMPING)
+        self.cautious &= self.decrease > _CLOSE
+
+    @property
+    def converges(self) -> bool:
+        """Whether the last Hessian has served well enough to be used again."""
+        return self.decrease <= _KEEP * self.decrease_before
+
+    @property
+    def close(self) -> bool:
+        """Whether the minimiser of the risk is close."""
+        return self.decrease <= _CLOSE
 
 
 def newton(
@@ -69,7 +154,7 @@ def newton(
     Parameters
     ----------
     problem : RobustProblem
-        One problem, in double arithmetic.
+        One problem, in double arithmetic, against an l_q ball; rows without moments end it at once.
     loss : MarginLoss
     start : ndarray of shape (1, d)
     max_iter : int
@@ -90,103 +175,118 @@ def newton(
         The last iterate.
     n_iter : int
     """
-    return _Newton(problem, loss, tol, certify).run(start, max_iter, record)
+    rows = problem.rows
+    if not isinstance(rows, GramRows):
+        return None, start, 0
+    return _Newton(problem, rows, loss, tol, certify).run(start, max_iter, record)
 
 
 class _Newton:
+    r"""Proximal Newton's method for :math:`\min_{w, b} \log L(Z w + y b - \epsilon \|w\|_{q^*})`.
+
+    Each step :math:`(u, \beta)` solves the Newton system with the norm kept exact: it minimises
+
+    .. math:: -a \cdot \delta + \tfrac12 \delta^T C \delta + \tfrac{\lambda}{2} u^T D u, \quad
+        \delta = Z u + y \beta - \epsilon (\|w + u\|_{q^*} - \|w\|_{q^*}),
+
+    a the weights, C their Hessian in the margins, D the diagonal of :math:`Z^T C Z` and
+    :math:`\lambda` Levenberg's damping (`_risk_model`). A line search follows it. Where the step is
+    short, the weights :math:`a - C \delta` of the model are dual feasible and certify the risk.
+
+    Parameters
+    ----------
+    problem : RobustProblem
+        One problem, in double arithmetic.
+    rows : GramRows
+        Its rows.
+    loss : MarginLoss
+    tol : float
+        Certified gap of the risk to reach.
+    certify : callable
+
+    Attributes
+    ----------
+    y, log_weight : ndarray of shape (n,)
+    used : ndarray of shape (n,), bool
+        Samples of positive weight.
+    eps : float
+        The radius.
+    norm : LpNorm or WeightedNorm
+        The norm in the penalty, eps times the norm of the coefficients.
+    scale : ndarray of shape (d,)
+        How far the adversary moves each feature, relative to the others.
+    constrained : bool
+        Whether the weights must cancel some features, which they can up to rounding only.
+    centre : ndarray of shape (d,)
+        Subtracted from the rows in Gram matrices, where an intercept absorbs it.
+    most_columns : int
+        Columns of the largest Hessian.
+    trust : _Trust
+
+    Notes
+    -----
+    Lee, Sun and Saunders, SIAM J. Optim. 24 (2014), for Newton's method with a norm kept exact;
+    Nocedal and Wright, Numerical Optimization (2006), chapter 3 for the line search and 10.3 for
+    the damping.
+    """
+
     def __init__(
-        self, problem: RobustProblem, loss: MarginLoss, tol: float, certify: Callable[..., Solution]
+        self,
+        problem: RobustProblem,
+        rows: GramRows,
+        loss: MarginLoss,
+        tol: float,
+        certify: Callable[..., Solution],
     ) -> None:
-        self.problem, self.loss, self.tol, self.certify = problem, loss, tol, certify
+        self.problem, self.rows = problem, rows
+        self.loss = loss
+        self.tol = tol
+        self.certify = certify
         self.y, self.log_weight = problem.y[0], problem.log_weight[0]
         self.used = self.log_weight > -math.inf
-        self.eps, self.norm = float(problem.radius[0]), problem.threat.dual_norm
-        self.scale = (
-            np.ones(problem.n_features) if problem.threat.scale is None else problem.threat.scale
-        )
-        # equalities, which the weights can obey up to rounding only
-        self.unreached = self.eps == 0 or not self.scale.all()
-        centred = problem.fit_intercept and not sparse.issparse(problem.X)
-        self.centre = (
-            problem.X.mean(axis=0, dtype=np.float64) if centred else np.zeros(problem.n_features)
-        )
-        self.most_columns = _MOST_COLUMNS
-        if sparse.issparse(problem.X):  # a Hessian must not dwarf the data
-            self.most_columns = min(_MOST_COLUMNS, max(_COLUMNS, int(math.sqrt(problem.X.nnz) / 2)))
-        self.exact = False  # whether Gram matrices must be in double precision
-        self.cautious = False  # whether curvatures must not vanish
+        d, threat = problem.n_features, problem.threat
+        self.eps, self.norm = float(problem.radius[0]), threat.dual_norm
+        self.scale = np.ones(d) if threat.scale is None else threat.scale
+        self.constrained = self.eps == 0 or not self.scale.all()
+        self.centre = rows.mean() if problem.fit_intercept else np.zeros(d)
+        self.most_columns = min(_MOST_COLUMNS, rows.most_gram_columns() or _MOST_COLUMNS)
+        self.trust = _Trust()
 
     def run(
         self, start: np.ndarray, max_iter: int, record: Callable[[int, np.ndarray], None]
     ) -> tuple[Solution | None, np.ndarray, int]:
-        at = self._start(start)
-        damping, predicted_decrease, expected = _LEAST_DAMPING, math.inf, math.inf
-        hessian: Curvature | None = None
-        iteration = 0
-        while iteration < max_iter and damping < _MOST_DAMPING and at.margins[self.used].min() <= 0:
+        """Iterate: gradient, model, step, convergence, search."""
+        at, trust, iteration = self._start(start), self.trust, 0
+        while iteration < max_iter and trust.damping < _MOST_DAMPING and not self._separates(at):
             iteration += 1
-            weighted_sum = self.problem.weighted_sum(at.weights[None])[0]
-            columns = self._columns(at, weighted_sum)
-            if columns is None:
+            gradient = self._gradient(at)
+            if not self._has_model(at, gradient):
                 break
-            if (
-                hessian is None
-                or predicted_decrease > _KEEP * expected
-                or not self._covers(hessian, at, weighted_sum)
-            ):
-                hessian = curvature(
-                    self.problem,
-                    columns,
-                    self.centre,
-                    self._curvature(at),
-                    at.weights,
-                    weighted_sum,
-                    exact=self.exact,
-                )
-            expected = predicted_decrease
-            try:
-                target, settled = self._target(
-                    hessian,
-                    at,
-                    at.weights,
-                    weighted_sum,
-                    damping,
-                    _FACES if predicted_decrease <= _CLOSE else _FACES_FAR,
-                )
-            except LinAlgError:
-                self.exact, hessian, damping = True, None, max(100 * damping, 1e-6)
+            step = self._step(at, gradient)
+            if step is None:
+                trust.fail(damped=True)
                 continue
-            predicted_decrease = float(
-                at.weights @ (target.scores - at.scores)
-                - at.weights.sum() * (target.penalty - at.penalty)
-            )
-            if settled and predicted_decrease <= _CLOSE:
-                solution = self._certified(hessian, at, target, damping)
-                if solution is not None:
-                    record(iteration, target.coef[None])
-                    return solution, target.coef[None], iteration
-            moved = (
-                self._search(at, target, predicted_decrease)
-                if settled or predicted_decrease > _ROUNDING
-                else None
-            )
+            solution = self._certified(at, step)
+            if solution is not None:
+                record(iteration, step.target.coef[None])
+                return solution, step.target.coef[None], iteration
+            moved = self._search(at, step)
+            if moved is None and step.settled and step.predicted_decrease <= _ROUNDING:
+                break
             if moved is None:
-                if settled and predicted_decrease <= _ROUNDING:
-                    break
-                damping = max(100 * damping, 1e-6) if self.cautious else damping
-                self.exact, self.cautious, hessian = True, True, None
+                trust.fail(damped=trust.cautious)
+                trust.cautious = True
                 continue
-            at = self._balanced(moved)
-            damping = max(damping / 10, _LEAST_DAMPING)
-            self.cautious &= predicted_decrease > _CLOSE
+            at = self._with_level_classes(moved)
+            trust.succeed()
             record(iteration, at.coef[None])
-        if at.margins[self.used].min() > 0:
+        if self._separates(at):
             return self.certify(at.coef[None], near=at.intercept), at.coef[None], iteration
         return None, at.coef[None], iteration
 
     def _start(self, start: np.ndarray) -> _Point:
-        coef = start[0]
-        if coef.any():
+        """The point of these coefficients (1, d) with the best intercept."""
+        if start.any():
             scores, near = self.problem.signed_scores(start), None
         else:
             share = np.exp(self.log_weight)
@@ -197,7 +297,7 @@ class _Newton:
         now = self.problem.evaluate_scores(self.loss, scores, penalty, near=near)
         intercept = float(now.intercept[0])
         return _Point(
-            coef,
+            start[0],
             intercept,
             scores[0] + intercept * self.y,
             float(penalty[0]),
@@ -205,113 +305,158 @@ class _Newton:
             now.weights[0],
         )
 
+    def _separates(self, at: _Point) -> bool:
+        return bool(at.margins[self.used].min() > 0)
+
+    # -- gradient and model
+
+    def _gradient(self, at: _Point) -> Gradient:
+        """Minus the gradient of the log-risk."""
+        return self._gradient_of(at.weights, self.problem.weighted_sum(at.weights[None])[0])
+
+    def _gradient_of(self, weights: np.ndarray, weighted_sum: np.ndarray) -> Gradient:
+        return Gradient(weighted_sum, weights.sum(), self.y @ weights)
+
+    def _has_model(self, at: _Point, gradient: Gradient) -> bool:
+        """See to a Hessian for the model at this point; False where it has too many columns."""
+        columns = self._columns(at, gradient)
+        if columns is None:
+            return False
+        trust = self.trust
+        if trust.hessian is None or not trust.converges or not self._covers(at, gradient):
+            trust.hessian = curvature(
+                self.problem,
+                self.rows,
+                gradient,
+                columns,
+                self.centre[columns],
+                self._curvature(at),
+                at.weights,
+                exact=trust.exact,
+            )
+        trust.decrease_before = trust.decrease
+        return True
+
     def _curvature(self, at: _Point) -> np.ndarray:
-        """Those of the loss, which vanish far on the wrong side: there those of a parabola of which
-        a step crosses zero.
+        """The curvatures c of the loss; where they vanish far on the wrong side, those of a
+        parabola along which a step just crosses zero.
         """
         c = self.loss.curvature(at.margins, at.weights)
-        if self.cautious or c.sum() <= _FLAT * at.weights.sum():
+        if self.trust.cautious or c.sum() <= _FLAT * at.weights.sum():
             return np.maximum(c, at.weights / (1 + np.maximum(-at.margins, 0)))
         return c
 
-    def _columns(self, at: _Point, weighted_sum: np.ndarray) -> np.ndarray | slice | None:
-        """The columns of the next Hessian; None where there are too many for one."""
-        d = len(weighted_sum)
+    def _columns(self, at: _Point, gradient: Gradient) -> np.ndarray | slice | None:
+        """The columns of the next Hessian; None where there are too many for one.
+
+        On the l1 norm a coefficient leaves zero where |Z^T a|_j > eps s_j sum a: columns in use,
+        and those near this bound.
+        """
+        d = len(at.coef)
         if self.norm.p > 1 or self.eps == 0:
             return slice(None) if d <= self.most_columns else None
-        size, in_use = np.abs(weighted_sum), at.coef != 0
-        wanted = in_use | (size > _NEAR * self.eps * at.weights.sum() * self.scale)
+        size, in_use = np.abs(gradient.weighted_sum), at.coef != 0
+        needed = in_use | (size > _NEAR * self.eps * gradient.total_weight * self.scale)
         limit = max(_COLUMNS, 2 * int(in_use.sum()))
-        if wanted.sum() > limit:  # those that weighted_sum most
+        if needed.sum() > limit:  # those of the largest weighted sums, relative to their bounds
             strength = size / np.where(self.scale > 0, self.scale, 1.0)
             order = np.argsort(np.where(in_use | (self.scale == 0), math.inf, strength))[::-1]
-            wanted = np.zeros(d, dtype=bool)
-            wanted[order[:limit]] = True
-        if not wanted.any():  # the model is then constant, and one column will do
-            wanted[0] = True
-        chosen = np.flatnonzero(wanted)
+            needed = np.zeros(d, dtype=bool)
+            needed[order[:limit]] = True
+        if not needed.any():  # the model is then constant, and one column will do
+            needed[0] = True
+        chosen = np.flatnonzero(needed)
         if len(chosen) > self.most_columns:
             return None
-        return slice(None) if len(chosen) > 0.7 * d or d <= 100 else chosen
+        return slice(None) if len(chosen) > _NEARLY_ALL * d or d <= _ALL_COLUMNS else chosen
 
-    def _covers(self, hessian: Curvature, at: _Point, weighted_sum: np.ndarray) -> bool:
-        """Whether a Hessian is dear enough to be kept, and has every column that is in use or wants
-        to be.
-        """
-        if len(hessian.coef) ** 2 * len(self.y) < _CHEAP:
+    def _covers(self, at: _Point, gradient: Gradient) -> bool:
+        """Whether to reuse the Hessian: it is expensive, and it covers all active columns."""
+        hessian = self.trust.hessian
+        if hessian is None or len(hessian.coef) ** 2 * len(self.y) < _CHEAP:
             return False
-        left_out = np.ones(len(weighted_sum), dtype=bool)
+        left_out = np.ones(len(at.coef), dtype=bool)
         left_out[hessian.columns] = False
-        active = (at.coef != 0) | (np.abs(weighted_sum) > self.eps * at.weights.sum() * self.scale)
+        bound = self.eps * gradient.total_weight * self.scale
+        active = (at.coef != 0) | (np.abs(gradient.weighted_sum) > bound)
         return not np.any(active & left_out)
 
-    def _target(
-        self,
-        hessian: Curvature,
-        at: _Point,
-        weights: np.ndarray,
-        weighted_sum: np.ndarray,
-        damping: float,
-        max_faces: int,
-    ) -> tuple[_Point, bool]:
-        """The model's minimiser around a point, for these weights there, and whether it is exact;
-        not evaluated yet.
+    # -- step
+
+    def _step(self, at: _Point, gradient: Gradient) -> _Step | None:
+        """The model's minimiser around a point; None where the Hessian is not positive definite."""
+        try:
+            target, settled = self._target(at, gradient, _FACES if self.trust.close else _FACES_FAR)
+        except LinAlgError:
+            return None
+        # a . (change of the margins)
+        decrease = float(
+            at.weights @ (target.scores - at.scores)
+            - gradient.total_weight * (target.penalty - at.penalty)
+        )
+        self.trust.decrease = decrease
+        return _Step(target, settled, decrease)
+
+    def _target(self, at: _Point, gradient: Gradient, max_faces: int) -> tuple[_Point, bool]:
+        """The model's minimiser around a point, for this gradient there, and whether it is exact.
+
+        It is not evaluated: it keeps the weights of the point.
         """
+        hessian = self.trust.hessian
+        assert hessian is not None
         columns = hessian.columns
         step = minimise_model(
             hessian,
             self.norm.at(columns),
             self.eps,
             at.coef[columns],
-            weighted_sum[columns],
-            weights.sum(),
-            self.y @ weights,
-            damping,
+            gradient,
+            self.trust.damping,
             max_faces,
         )
         coef = np.zeros_like(at.coef)
         coef[columns] = step.coef
-        change = self._scores(coef - at.coef, columns) + step.intercept * self.y
+        change = self.y * self.rows.scores_on(columns, coef - at.coef) + step.intercept * self.y
         penalty = self.eps * float(self.norm.value(coef))
-        return _Point(
-            coef, at.intercept + step.intercept, at.scores + change, penalty, math.nan, weights
-        ), step.settled
+        target = _Point(
+            coef, at.intercept + step.intercept, at.scores + change, penalty, math.nan, at.weights
+        )
+        return target, step.settled
 
-    def _scores(self, coef: np.ndarray, columns: np.ndarray | slice) -> np.ndarray:
-        if (
-            isinstance(columns, slice)
-            or 4 * len(columns) > len(coef)
-            or not sparse.issparse(self.problem.X)
-        ):
-            return self.problem.signed_scores(coef[None])[0]
-        return self.y * (self.problem.X[:, columns] @ coef[columns])
+    # -- line search
 
-    def _search(self, at: _Point, target: _Point, predicted_decrease: float) -> _Point | None:
-        """The point towards the target, or beyond it, where the log-risk falls by enough; None if
-        there is none.
+    def _search(self, at: _Point, step: _Step) -> _Point | None:
+        """The point on the way to the target, or beyond it, with a sufficient decrease of the
+        log-risk; None if there is none.
+
+        It is log L(t) <= log L(0) - 1e-3 t (predicted decrease), t halved from the first.
         """
-        if not predicted_decrease > 0:
+        decrease, target = step.predicted_decrease, step.target
+        if not decrease > 0 or (not step.settled and decrease <= _ROUNDING):
             return None
-        rounding = 8 * np.finfo(float).eps * (1 + abs(at.log_risk))
+        granted = 8 * np.finfo(float).eps * (1 + abs(at.log_risk)) if decrease < _DIGITS else 0.0
         # where one sample has all the weight the log-risk has no curvature, and the model no end
         furthest = _FURTHEST * (1 + float(np.abs(at.margins[self.used]).max()))
         change = float(np.abs(target.margins - at.margins)[self.used].max())
         first = share = furthest / change if change > furthest else 1.0
-        while share > 1e-6 * first:
+        while share > _SHORTEST * first:
             found = self._between(at, target, share)
-            if found.log_risk <= at.log_risk - 1e-3 * share * predicted_decrease + (
-                rounding if predicted_decrease < 1e-8 else 0.0
-            ):
+            if found.log_risk <= at.log_risk - _SUFFICIENT * share * decrease + granted:
                 break
             share *= 0.5
         else:
             return None
-        while (
-            first <= share < _LONGEST * first
-            and predicted_decrease > 0.1
-            and found.margins[self.used].min() <= 0
-        ):
-            share *= 2  # a risk that falls without end wants longer and longer steps
+        if share < first or decrease <= _FAR:
+            return found
+        return self._beyond(at, target, share, found)
+
+    def _beyond(self, at: _Point, target: _Point, first: float, found: _Point) -> _Point:
+        """The best of the points at double steps, as long as the log-risk falls and the data are
+        not separated: a log-risk without a minimiser falls along ever longer steps.
+        """
+        share = first
+        while share < _LONGEST * first and not self._separates(found):
+            share *= 2
             further = self._between(at, target, share)
             if further.log_risk >= found.log_risk:
                 break
@@ -319,8 +464,10 @@ class _Newton:
         return found
 
     def _between(self, at: _Point, target: _Point, share: float) -> _Point:
+        """The point at this share of the way to the target, evaluated."""
         if share == 1:
-            coef, scores, penalty = target.coef, target.scores, target.penalty
+            coef, scores = target.coef, target.scores
+            penalty = target.penalty
         else:
             coef = at.coef + share * (target.coef - at.coef)
             scores = at.scores + share * (target.scores - at.scores)
@@ -329,34 +476,32 @@ class _Newton:
         log_risk, weights = self.loss.log_risk_and_weights(scores - penalty, self.log_weight)
         return _Point(coef, intercept, scores, penalty, float(log_risk), weights)
 
-    def _balanced(self, at: _Point) -> _Point:
-        """The point, with its best intercept where one class has most of the weight: the model
-        knows little of the other.
+    def _with_level_classes(self, at: _Point) -> _Point:
+        """The point, with its best intercept where one class has most of the weight: the Hessian
+        there has next to nothing of the other class.
         """
-        if (
-            not self.problem.fit_intercept
-            or abs(self.y @ at.weights) <= _LOPSIDED * at.weights.sum()
-        ):
+        lopsided = abs(self.y @ at.weights) > _LOPSIDED * at.weights.sum()
+        if not self.problem.fit_intercept or not lopsided:
             return at
-        rise = float(
-            self.loss.intercept(at.margins[None], self.y[None], self.log_weight[None], np.zeros(1))[
-                0
-            ]
-        )
+        margins, y, log_weight = at.margins[None], self.y[None], self.log_weight[None]
+        rise = float(self.loss.intercept(margins, y, log_weight, np.zeros(1))[0])
         raised = replace(at, scores=at.scores + rise * self.y, intercept=at.intercept + rise)
         return self._between(raised, raised, 1.0)
 
-    def _certified(
-        self, hessian: Curvature, at: _Point, target: _Point, damping: float
-    ) -> Solution | None:
-        """The target with the model's weights as its proof, if that reaches the tolerance."""
-        weights = at.weights
+    # -- convergence
+
+    def _certified(self, at: _Point, step: _Step) -> Solution | None:
+        """The target with the model's weights a' = a - C delta as its proof, if that reaches the
+        tolerance.
+        """
+        hessian, target = self.trust.hessian, step.target
+        if not step.settled or step.predicted_decrease > _CLOSE or hessian is None:
+            return None
         for _ in range(_MAX_REFINEMENTS):
-            weights = weights - hessian.apply(target.margins - at.margins)
+            weights = at.weights - hessian.apply(target.margins - at.margins)
             if not np.any(weights > 0):
                 return None
-            weights = np.maximum(weights, 0)
-            feasible = self.problem.balanced(weights[None])
+            feasible = self.problem.balanced(np.maximum(weights, 0)[None])
             reached = self._between(at, target, 1.0)
             near = np.array([reached.log_risk])
             bound = float(self.loss.log_risk_bound(feasible, self.problem.log_weight, near)[0])
@@ -364,14 +509,15 @@ class _Newton:
                 return None  # even if they were feasible
             weighted_sum = self.problem.weighted_sum(feasible)
             if self.norm.dual.value(weighted_sum)[0] <= self.eps or (
-                self.unreached and proves_not_separable(self.problem, feasible)[0]
+                self.constrained and proves_not_separable(self.problem, feasible)[0]
             ):
                 solution = self.certify(target.coef[None], feasible, near=target.intercept)
                 return solution if solution.gap[0] <= self.tol else None
-            # what the Hessian's rounding has left of the violation
-            at, weights = target, feasible[0]
+            # the weights exceed the ball by the rounding of the Hessian: solve again from them
+            at = replace(target, weights=feasible[0])
+            gradient = self._gradient_of(at.weights, weighted_sum[0])
             try:
-                target, _ = self._target(hessian, target, weights, weighted_sum[0], damping, _FACES)
+                target, _ = self._target(at, gradient, _FACES)
             except LinAlgError:
                 return None
         return None

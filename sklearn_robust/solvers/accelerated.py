@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Self
 
 import numpy as np
 from scipy import sparse
@@ -29,38 +30,59 @@ from sklearn_robust.certificates import (
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm, shave_level
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.solvers.solution import (
-    Monitor,
-    Recorder,
-    Solution,
-    problem_to_numpy,
-    stack_solutions,
-)
+from sklearn_robust.solvers._descent import Run, Stopping, follow
+from sklearn_robust.solvers.solution import Monitor, Solution, problem_to_numpy
+from sklearn_robust.threats import ProximalThreat, has_exponent, require, residual
 
-# ||Z^T a||_q over eps up to which a proof of non-separability is tried from the weights
-_NUDGE = 1.1
-_PATIENCE = 100  # iterations after which it is tried in any case
-# of the curvature estimate at each iteration, before backtracking doubles it where needed
+# factor on the estimate of the curvature at each iteration, before backtracking doubles it where
+# needed
 _RELAX = 0.9
 
 
 @dataclass
 class _State:
-    """What the method knows of each problem; the first axis is the problem."""
+    """What the method knows of each problem; the first axis is the problem.
 
-    weights: Array  # (k, n) on the simplex
-    weighted_sum: Array  # (k, d) Z^T weights
-    ahead: Array  # (k, n) extrapolated weights
-    ahead_sum: Array  # (k, d)
-    momentum: Array  # (k,) Nesterov's t
-    curvature: Array  # (k,)
-    coef: Array  # (k, d) best predictor so far
-    intercept: Array  # (k,)
-    margin: Array  # (k,) its margin
-    proof: Array  # (k, n) best weights so far
-    bound: Array  # (k,) their bound
+    Attributes
+    ----------
+    weights : array of shape (k, n)
+        Feasible.
+    weighted_sum : array of shape (k, d)
+        Z^T a of the weights.
+    ahead : array of shape (k, n)
+        Extrapolated weights.
+    ahead_sum : array of shape (k, d)
+        Z^T a of the extrapolated weights.
+    momentum : array of shape (k,)
+        Nesterov's t.
+    curvature : array of shape (k,)
+    coef : array of shape (k, d)
+        The best predictor so far.
+    intercept, margin : array of shape (k,)
+        Its intercept and its margin.
+    proof : array of shape (k, n)
+        The best weights so far, or weights that prove the data not to be separable.
+    bound : array of shape (k,)
+        D(a) of the best weights.
+    not_separable : array of bool of shape (k,)
+        Whether `proof` proves it.
+    """
 
-    def rows(self, rows: Array) -> _State:
+    weights: Array
+    weighted_sum: Array
+    ahead: Array
+    ahead_sum: Array
+    momentum: Array
+    curvature: Array
+    coef: Array
+    intercept: Array
+    margin: Array
+    proof: Array
+    bound: Array
+    not_separable: Array
+
+    def rows(self, rows: np.ndarray) -> _State:
+        """The state of the problems at these indices."""
         return _State(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
@@ -107,69 +129,112 @@ def accelerated_margin(
     Raises
     ------
     ValueError
-        If p is not in (1, 2].
+        If p is not in (1, 2], or the threat has no Euclidean projection.
     """
-    if not 1 < norm.p <= 2:
+    if not (has_exponent(norm) and 1 < norm.p <= 2):
+        given = f"p={norm.p:g}" if has_exponent(norm) else type(norm).__name__
         raise ValueError(
-            f"The accelerated solver needs a geometry p in (1, 2], got p={norm.p:g}. Use the "
-            f"solver 'steepest_descent' for the "
-            "path of this geometry, or 'exact' for its limit."
+            f"The accelerated solver needs a geometry p in (1, 2], got {given}. Use the solver "
+            f"'steepest_descent' for the path of this geometry, or 'exact' for its limit."
         )
-    xp, problem = namespace(problem.y), problem.simplified()
-    k = problem.n_problems
-    ids = np.arange(k)
-    finished: dict[int, Solution] = {}
-    recorder = Recorder(record_every, monitors)
-    state = _start(problem, norm)
-    entries = problem.X.data if sparse.issparse(problem.X) else problem.X
-    # the dual's curvature never exceeds this; beyond it nothing but rounding refuses a step
-    steepest = (norm.dual.p - 1) * float(namespace(entries).linalg.vector_norm(entries)) ** 2
-    prove_at = 16
-    for iteration in range(1, max_iter + 1):
-        state = _step(problem, norm, state, steepest)
-        gap = relative_gap(state.margin, state.bound)
-        hopeful = state.bound <= 0
-        done = hopeful | (gap <= tol)
-        inseparable = np.zeros(len(ids), dtype=bool)
+    require(problem.threat, ProximalThreat, "the accelerated solver")
+    problem = problem.simplified()
+    stopping = Stopping(max_iter, 0.0, tol, True, record_every, monitors)
+    return follow(_AscentPath(problem, norm), _AscentRun(problem, stopping, loss, norm))
+
+
+class _AscentPath:
+    """Problems under way; the methods are those of `_descent.Path`."""
+
+    def __init__(self, problem: RobustProblem, norm: LpNorm) -> None:
+        entries = problem.X.data if sparse.issparse(problem.X) else problem.X
+        self.problem = problem
+        self.norm = norm
+        self.state = _start(problem, norm)
+        # the dual's curvature never exceeds this; beyond it nothing but rounding refuses a step
+        frobenius = float(namespace(entries).linalg.vector_norm(entries))
+        self.largest_curvature = (norm.dual.p - 1) * frobenius**2
+
+    def advance(self) -> None:
+        """One step of the extrapolated weights of every problem."""
+        self.state = _step(self.problem, self.norm, self.state, self.largest_curvature)
+
+    def iterate(self) -> _State:
+        """Where the problems are, with their certificates."""
+        return self.state
+
+    def select(self, rows: np.ndarray) -> Self:
+        """The path of the problems at these indices."""
+        self.problem = self.problem.select(rows)
+        self.state = self.state.rows(rows)
+        return self
+
+
+class _AscentRun(Run[_AscentPath]):
+    """Every iteration carries its certificate; a problem that is proven not to be separable ends
+    without having converged.
+    """
+
+    first_proof = 16
+    patience = 100
+
+    def __init__(
+        self, problem: RobustProblem, stopping: Stopping, loss: MarginLoss, norm: LpNorm
+    ) -> None:
+        super().__init__(problem, stopping)
+        self.loss = loss
+        self.norm = norm
+
+    def figures(self, at: _State) -> dict[str, Array]:
+        """The best margins and bounds so far."""
+        gap = relative_gap(at.margin, at.bound)
+        return {"margin": at.margin, "margin_bound": at.bound, "gap": gap}
+
+    def verdicts(
+        self, iteration: int, at: _State, figures: dict[str, Array]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A problem ends where its gap is small enough, or its bound is zero or proven to be."""
+        converged = to_numpy(figures["gap"] <= self.stopping.tol)
+        likely = to_numpy(at.bound <= 0)
+        ended = converged | likely
         # where the bound only tends to zero, the weights need a nudge to prove it
-        if iteration == prove_at:
-            prove_at *= 2
-            near = (state.margin <= 0) & ~done
-            if iteration < _PATIENCE:
-                size = problem.threat.norm.value(problem.threat.reachable(state.weighted_sum))
-                near = near & (size <= _NUDGE * problem.radius)
-            hopeful = hopeful | near
-        for i in np.flatnonzero(to_numpy(hopeful)).tolist():
-            proof = repaired_weights(_one(problem, i), to_numpy(state.weights[i : i + 1]))
+        if self.proof_due(iteration):
+            likely |= self.near_proof(iteration, at) & to_numpy(at.margin <= 0) & ~ended
+        for i in np.flatnonzero(likely).tolist():
+            one = problem_to_numpy(self.problem.select(slice(i, i + 1)))
+            proof = repaired_weights(one, to_numpy(at.weights[i : i + 1]))
             if np.isfinite(proof).all():
-                state.proof[i] = xp.asarray(proof[0], dtype=state.proof.dtype)
-                done[i] = inseparable[i] = True
-        stopped = recorder(
-            iteration,
-            ids,
-            state.coef,
-            state.intercept,
-            last=bool(xp.any(done)) or iteration == max_iter,
-            margin=state.margin,
-            margin_bound=state.bound,
-            gap=gap,
+                at.proof[i] = namespace(at.proof).asarray(proof[0], dtype=at.proof.dtype)
+                at.not_separable[i] = ended[i] = True
+        return ended, converged
+
+    def solution(self, i: int, iteration: int, at: _State, converged: bool | None) -> Solution:
+        """Problem i, scaled to a smallest margin of 1 and certified afresh."""
+        xp = namespace(at.coef)
+        row = slice(i, i + 1)
+        one = self.problem.select(row)
+        proven = certify(one, self.norm, at.coef[row], at.proof[row])
+        margins = one.margins(proven.coef, proven.intercept)
+        log_risk, _ = self.loss.log_risk_and_weights(margins, one.log_weight)
+        reached = bool(proven.gap[0] - proven.rounding[0] <= self.stopping.tol)
+        solution = Solution(
+            coef=proven.coef,
+            intercept=proven.intercept,
+            weights=proven.weights,
+            log_risk=log_risk,
+            margin=proven.margin,
+            margin_bound=proven.bound,
+            gap=proven.gap,
+            separable=[True if bool(proven.margin[0] > 0) else None],
+            converged=np.array([reached]),
+            n_iter=np.array([iteration]),
         )
-        if not bool(xp.any(done)):
-            if stopped:
-                break
-            continue
-        done = to_numpy(done)
-        for i in np.flatnonzero(done).tolist():
-            finished[int(ids[i])] = _solution(
-                problem, loss, norm, state, i, iteration, tol, bool(inseparable[i])
-            )
-        running = xp.asarray(np.flatnonzero(~done))
-        problem, state, ids = problem.select(running), state.rows(running), ids[~done]
-        if not len(ids) or stopped:
-            break
-    for i in range(len(ids)):
-        finished[int(ids[i])] = _solution(problem, loss, norm, state, i, iteration, tol, False)
-    return stack_solutions([finished[i] for i in range(k)], recorder.history(k))
+        if bool(at.not_separable[i]):
+            solution.separable = [False]
+            solution.converged[:] = False
+            solution.margin_bound = xp.zeros_like(solution.margin_bound)
+            solution.gap = xp.full_like(solution.gap, math.inf)
+        return solution
 
 
 def _start(problem: RobustProblem, norm: LpNorm) -> _State:
@@ -189,6 +254,7 @@ def _start(problem: RobustProblem, norm: LpNorm) -> _State:
         margin=zero - math.inf,
         proof=weights,
         bound=xp.sqrt(2 * value),
+        not_separable=zero > 0,
     )
 
 
@@ -196,38 +262,25 @@ def _half_square(problem: RobustProblem, norm: LpNorm, weighted_sum: Array) -> t
     """D^2/2 of shape (k,) and its derivative by the weighted sum Z^T a, the primal predictor of
     shape (k, d).
     """
-    left = problem.threat.norm.residual(weighted_sum, problem.radius, norm.dual)
+    left = residual(problem.threat, weighted_sum, problem.radius, norm.dual)
     distance = norm.dual.value(left)
     return 0.5 * distance**2, distance[:, None] * norm.steepest_direction(left)
 
 
 def _step(problem: RobustProblem, norm: LpNorm, state: _State, steepest: float) -> _State:
+    """One step of Nesterov's method, with restart where it points back, and what the step found.
+
+    a+ = P(b - (Z w) / L) and b+ = a+ + beta (a+ - a), P the projection on the feasible weights, w
+    the predictor at b and L the curvature.
+    """
     xp = namespace(state.weights)
     value, coef = _half_square(problem, norm, state.ahead_sum)
     scores = problem.signed_scores(coef)
     intercept, smallest = best_intercept(scores, problem.classes)
     margin = over_size(smallest - problem.penalty(coef), norm.value(coef))
     better = margin > state.margin
-    # the distance is a difference, and known only to the rounding of what it is a difference of
-    distance = xp.sqrt(2 * value)
-    rounding = (
-        8 * xp.finfo(value.dtype).eps * distance * (norm.dual.value(state.ahead_sum) + distance)
-    )
 
-    curvature = _RELAX * state.curvature
-    while True:
-        weights = _project(problem, state.ahead - scores / curvature[:, None])
-        weighted_sum = problem.weighted_sum(weights)
-        new_value, _ = _half_square(problem, norm, weighted_sum)
-        move = weights - state.ahead
-        model = (
-            value + xp.sum(scores * move, axis=-1) + 0.5 * curvature * xp.sum(move * move, axis=-1)
-        )
-        refused = (new_value > model + rounding) & (curvature < steepest)
-        if not bool(xp.any(refused)):
-            break
-        curvature = xp.where(refused, 2 * curvature, curvature)
-    bound = xp.sqrt(2 * new_value)
+    weights, weighted_sum, bound, curvature = _trial(problem, norm, state, value, scores, steepest)
     tighter = bound < state.bound
 
     forward = weights - state.weights
@@ -247,7 +300,41 @@ def _step(problem: RobustProblem, norm: LpNorm, state: _State, steepest: float) 
         margin=xp.where(better, margin, state.margin),
         proof=xp.where(tighter[:, None], weights, state.proof),
         bound=xp.where(tighter, bound, state.bound),
+        not_separable=state.not_separable,
     )
+
+
+def _trial(
+    problem: RobustProblem,
+    norm: LpNorm,
+    state: _State,
+    value: Array,
+    scores: Array,
+    steepest: float,
+) -> tuple[Array, Array, Array, Array]:
+    """The weights after a step, their weighted sum, their D(a), and the curvature L that allows it.
+
+    It is accepted at D^2(a+)/2 <= D^2(b)/2 + <Z w, a+ - b> + L/2 ||a+ - b||^2.
+    """
+    xp = namespace(state.weights)
+    # the distance is a difference, and known only to the rounding of what it is a difference of
+    distance = xp.sqrt(2 * value)
+    rounding = (
+        8 * xp.finfo(value.dtype).eps * distance * (norm.dual.value(state.ahead_sum) + distance)
+    )
+    curvature = _RELAX * state.curvature
+    while True:
+        weights = _project(problem, state.ahead - scores / curvature[:, None])
+        weighted_sum = problem.weighted_sum(weights)
+        new_value, _ = _half_square(problem, norm, weighted_sum)
+        move = weights - state.ahead
+        model = (
+            value + xp.sum(scores * move, axis=-1) + 0.5 * curvature * xp.sum(move * move, axis=-1)
+        )
+        refused = (new_value > model + rounding) & (curvature < steepest)
+        if not bool(xp.any(refused)):
+            return weights, weighted_sum, xp.sqrt(2 * new_value), curvature
+        curvature = xp.where(refused, 2 * curvature, curvature)
 
 
 def _project(problem: RobustProblem, x: Array) -> Array:
@@ -262,38 +349,3 @@ def _project(problem: RobustProblem, x: Array) -> Array:
         level = shave_level(xp.where(members, x, -math.inf), total, 1.0)
         projected = xp.where(members, xp.maximum(x - level, zero), projected)
     return projected
-
-
-def _one(problem: RobustProblem, i: int) -> RobustProblem:
-    return problem_to_numpy(problem.select(slice(i, i + 1)))
-
-
-def _solution(
-    problem: RobustProblem,
-    loss: MarginLoss,
-    norm: LpNorm,
-    state: _State,
-    i: int,
-    iteration: int,
-    tol: float,
-    inseparable: bool,
-) -> Solution:
-    """Problem i, scaled to margin 1 and certified afresh."""
-    xp = namespace(state.coef)
-    one, row = problem.select(slice(i, i + 1)), slice(i, i + 1)
-    proven = certify(one, norm, state.coef[row], state.proof[row])
-    log_risk, _ = loss.log_risk_and_weights(
-        one.margins(proven.coef, proven.intercept), one.log_weight
-    )
-    return Solution(
-        coef=proven.coef,
-        intercept=proven.intercept,
-        weights=proven.weights,
-        log_risk=log_risk,
-        margin=proven.margin,
-        margin_bound=xp.zeros_like(proven.bound) if inseparable else proven.bound,
-        gap=xp.full_like(proven.gap, math.inf) if inseparable else proven.gap,
-        separable=[False if inseparable else True if bool(proven.margin[0] > 0) else None],
-        converged=np.array([not inseparable and bool(proven.gap[0] - proven.rounding[0] <= tol)]),
-        n_iter=np.array([iteration]),
-    )

@@ -29,9 +29,10 @@ from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
-from sklearn_robust.solvers._descent import RulePath, State, Stopping, follow
+from sklearn_robust.solvers._descent import DescentRun, RulePath, State, Stopping, follow
 from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers.solution import Monitor, Solution
+from sklearn_robust.threats import require_ball
 
 _FIRST = 16.0  # c of the first step
 _GROWTH = 1.02  # of c; slow, since long steps early on cost margin at the end
@@ -69,6 +70,7 @@ def diagonal_descent(
     Solution
         Of the effective coefficients w; margins and gaps are measured in the 1-norm.
     """
+    require_ball(problem.threat, "the diagonal parametrisation")
     xp, problem = namespace(problem.y), problem.simplified()
     start = xp.full_like(
         problem.weighted_sum(problem.y), init_scale / math.sqrt(2 * problem.n_features)
@@ -78,7 +80,8 @@ def diagonal_descent(
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
     step = xp.full_like(problem.log_total_weight, _FIRST)
     path = RulePath(problem, loss, rule, (start, start), step, _GROWTH)
-    return follow(path, loss, Geometry((LpNorm(1),) * problem.n_problems), stopping)
+    geometry = Geometry((LpNorm(1),) * problem.n_problems)
+    return follow(path, DescentRun(problem, stopping, loss, geometry))
 
 
 @dataclass(frozen=True)

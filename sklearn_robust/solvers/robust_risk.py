@@ -2,15 +2,15 @@ r"""The minimiser of the robust risk where the data are not robustly separable: 
 solution.
 
 Newton's method on the log-risk comes with the weights that certify it. L-BFGS-B takes over for too
-many columns, and where it stops short.
+many columns, for rows that offer products only, and where Newton's method stops short. Both serve
+l_q balls; for any other conic set the step of Newton's method is a cone program.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,13 @@ from sklearn_robust.certificates import over_size, repaired_weights, robust_marg
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.solvers._risk_conic import conic_newton
 from sklearn_robust.solvers._risk_lbfgs import lbfgs
 from sklearn_robust.solvers._risk_newton import newton
 from sklearn_robust.solvers.solution import Monitor, Recorder, Solution, stack_solutions
+from sklearn_robust.threats import ProximalThreat, is_ball, offers
 
-_MAX_NEWTON = 200
+_MAX_NEWTON = 200  # iterations of Newton's method before L-BFGS-B takes over; a few are usual
 
 
 def minimise_robust_risk(
@@ -43,7 +45,7 @@ def minimise_robust_risk(
     Parameters
     ----------
     problem : RobustProblem
-        k problems, on NumPy or scipy.sparse data.
+        k problems, on NumPy or scipy.sparse data, or on `Rows` of a kind of your own.
     loss : MarginLoss
     norm : LpNorm
         Only measures the margin that is reported: the minimiser does not depend on it.
@@ -69,35 +71,52 @@ def minimise_robust_risk(
     Solution
         A problem that turns out to be separable has `separable` True or None and has not converged.
     """
-    solutions: dict[int, Solution] = {}
+    # the type of the data does not decide how exact the answer is
+    double = problem.simplified().in_double_arithmetic()
     recorder = Recorder(record_every, monitors)
+    alike = _first_alike(double)
+    solutions: dict[int, Solution] = {}
+    last: dict[int, np.ndarray] = {}  # the minimiser of the same data at the radius before
     stopped = False
-    double = (
-        problem.simplified().in_double_arithmetic()
-    )  # whatever the data's type: it does not decide how exact the answer is
-    last: dict[int, np.ndarray] = {}  # minimiser of the same data at the radius before
     for i in np.argsort(-problem.radius, kind="stable").tolist():
         row = slice(i, i + 1)
-        one = double.select(row)
-        certify = partial(
-            _certified, one, loss, norm, None if proof is None else proof[row], problem.y.dtype
+        one = _OneProblem(
+            double.select(row),
+            loss,
+            norm,
+            proof=None if proof is None else proof[row],
+            dtype=problem.y.dtype,
+            tol=tol,
+            max_iter=max_iter,
+            record=_Record(recorder, i),
         )
-        recorder.rewind()
-        data = hash((one.y.tobytes(), one.log_weight.tobytes()))
-        start = (
-            last.get(data, np.zeros((1, problem.n_features)))
-            if coef_init is None
-            else coef_init[row].astype(np.float64)
-        )
+        if coef_init is not None:
+            start = coef_init[row].astype(np.float64)
+        else:
+            start = last.get(alike[i], np.zeros((1, problem.n_features)))
         if stopped:
-            solutions[i] = certify(start)
+            solutions[i] = one.certified(start)
             continue
-        solutions[i], stopped = _minimise_one(one, loss, max_iter, tol, start, certify, recorder, i)
+        recorder.rewind()
+        solutions[i], stopped = one.minimised(start)
         if solutions[i].separable[0] is not None:
-            last[data] = solutions[i].coef.astype(np.float64)
+            last[alike[i]] = solutions[i].coef.astype(np.float64)
     return stack_solutions(
         [solutions[i] for i in range(problem.n_problems)], recorder.history(problem.n_problems)
     )
+
+
+def _first_alike(problem: RobustProblem) -> list[int]:
+    """For each problem the first one of the same labels and weights."""
+    first: list[int] = []
+    for i, (y, log_weight) in enumerate(zip(problem.y, problem.log_weight, strict=True)):
+        same = (
+            j
+            for j in dict.fromkeys(first)
+            if np.array_equal(problem.y[j], y) and np.array_equal(problem.log_weight[j], log_weight)
+        )
+        first.append(next(same, i))
+    return first
 
 
 class _Stopped(Exception):
@@ -108,111 +127,147 @@ class _Stopped(Exception):
         self.iteration, self.coef = iteration, coef
 
 
-def _minimise_one(
-    problem: RobustProblem,
-    loss: MarginLoss,
-    max_iter: int,
-    tol: float,
-    start: np.ndarray,
-    certify: Callable[..., Solution],
-    recorder: Recorder,
-    i: int,
-) -> tuple[Solution, bool]:
-    """The solution of problem i, and whether a monitor has asked to stop."""
+@dataclass(frozen=True)
+class _Record:
+    """The record of problem i, and its monitors."""
 
-    def report(iteration: int, state: Solution, *, last: bool = False) -> bool:
-        figures = {
-            name: getattr(state, name) for name in ("log_risk", "margin", "margin_bound", "gap")
-        }
-        return recorder(iteration, np.array([i]), state.coef, state.intercept, last=last, **figures)
+    recorder: Recorder
+    i: int
 
-    def record(iteration: int, coef: np.ndarray) -> None:
-        if recorder.due(iteration) and report(iteration, certify(coef)):
-            raise _Stopped(iteration, coef)
+    def due(self, iteration: int) -> bool:
+        """Whether figures of this iteration would be taken in."""
+        return self.recorder.due(iteration)
 
-    try:
-        solution, coef, n_iter = _search(problem, loss, max_iter, tol, start, certify, record)
-    except _Stopped as stop:
-        return replace(certify(stop.coef), n_iter=np.array([stop.iteration])), True
-    if solution is None:
-        solution = certify(coef)
-    solution.converged = solution.gap <= tol
-    solution.n_iter = np.array([n_iter])
-    return solution, report(n_iter, solution, last=True)
-
-
-def _search(
-    problem: RobustProblem,
-    loss: MarginLoss,
-    max_iter: int,
-    tol: float,
-    start: np.ndarray,
-    certify: Callable[..., Solution],
-    record: Callable[[int, np.ndarray], None],
-) -> tuple[Solution | None, np.ndarray, int]:
-    """Newton's method, and where it stops short L-BFGS-B and Newton's method again."""
-    second_order = partial(newton, problem, loss, tol=tol, certify=certify)
-    solution, coef, n_iter = second_order(start, max_iter=min(max_iter, _MAX_NEWTON), record=record)
-    if solution is None and n_iter < max_iter:
-        coef, more = lbfgs(
-            problem, loss, coef, max_iter=max_iter - n_iter, record=_counted_from(n_iter, record)
+    def __call__(self, iteration: int, state: Solution, *, last: bool = False) -> bool:
+        """Take in the figures of an iteration; whether a monitor asks to stop."""
+        return self.recorder(
+            iteration,
+            np.array([self.i]),
+            state.coef,
+            state.intercept,
+            last=last,
+            log_risk=state.log_risk,
+            margin=state.margin,
+            margin_bound=state.margin_bound,
+            gap=state.gap,
         )
-        n_iter += more
-        solution, coef, more = second_order(
-            coef, max_iter=min(max_iter - n_iter, _MAX_NEWTON), record=_counted_from(n_iter, record)
-        )
-        n_iter += more
-    return solution, coef, n_iter
 
 
-def _counted_from(
-    start: int, record: Callable[[int, np.ndarray], None]
-) -> Callable[[int, np.ndarray], None]:
-    return lambda iteration, coef: record(start + iteration, coef)
+@dataclass(frozen=True)
+class _OneProblem:
+    """One problem in double arithmetic, and what is asked of its minimiser.
 
-
-def _certified(
-    problem: RobustProblem,
-    loss: MarginLoss,
-    norm: LpNorm,
-    proof: np.ndarray | None,
-    dtype: Any,
-    coef: np.ndarray,
-    weights: np.ndarray | None = None,
-    near: float | None = None,
-) -> Solution:
-    """The predictor, rounded to dtype, with its margin, and with 1 - (lower bound on the risk) /
-    risk.
-
-    `weights` (1, n) are dual feasible; without them those of the predictor are repaired.
+    Attributes
+    ----------
+    problem : RobustProblem
+    loss : MarginLoss
+    norm : LpNorm
+        The norm in which the margin is measured.
+    proof : ndarray of shape (1, n) or None
+        Weights that prove that the problem is not robustly separable.
+    dtype : dtype
+        The type to which predictors are rounded.
+    tol : float
+        Certified relative gap of the risk to reach.
+    max_iter : int
+    record : _Record
     """
-    coef = coef.astype(dtype).astype(np.float64)
-    now = problem.evaluate(loss, coef, near=None if near is None else np.array([near]))
-    used = np.where(problem.log_weight > -math.inf, now.margins, math.inf)
-    margin = over_size(used.min(axis=-1), norm.value(coef))
-    if margin[0] > 0:  # a proof of separability, if it withstands its rounding
-        margin = robust_margin(problem, norm, coef, now.intercept, used)
-    proven = weights is not None
-    if weights is None and margin[0] <= 0:
-        weights = repaired_weights(problem, now.weights, proof)
-        proven = bool(np.isfinite(weights).all())
-    if not proven:
-        weights = problem.balanced(now.weights)
-    excess = (
-        now.log_risk - loss.log_risk_bound(weights, problem.log_weight, now.log_risk)
-        if proven
-        else np.full(1, np.inf)
-    )
-    separable = False if proven else True if margin[0] > 0 else None
-    return Solution(
-        coef=coef.astype(dtype),
-        intercept=now.intercept.astype(dtype),
-        weights=weights,
-        log_risk=now.log_risk.astype(dtype),
-        margin=margin.astype(dtype),
-        margin_bound=np.full(1, 0.0 if proven else np.inf, dtype=dtype),
-        gap=-np.expm1(-excess) if proven else np.full(1, np.inf),
-        separable=[separable],
-        converged=np.array([False]),
-        n_iter=np.array([0]),
-    )
+
+    problem: RobustProblem
+    loss: MarginLoss
+    norm: LpNorm
+    proof: np.ndarray | None
+    dtype: Any
+    tol: float
+    max_iter: int
+    record: _Record
+
+    def minimised(self, start: np.ndarray) -> tuple[Solution, bool]:
+        """The solution, and whether a monitor has asked to stop."""
+        try:
+            solution, coef, n_iter = self._search(start)
+        except _Stopped as stop:
+            stopped_at = np.array([stop.iteration])
+            return replace(self.certified(stop.coef), n_iter=stopped_at), True
+        if solution is None:
+            solution = self.certified(coef)
+        solution = replace(solution, converged=solution.gap <= self.tol, n_iter=np.array([n_iter]))
+        return solution, self.record(n_iter, solution, last=True)
+
+    def _search(self, start: np.ndarray) -> tuple[Solution | None, np.ndarray, int]:
+        """Newton's method, and where it stops short L-BFGS-B and Newton's method again."""
+        solution, coef, n_iter = self._newton(start, before=0)
+        if solution is None and n_iter < self.max_iter and is_ball(self.problem.threat):
+            coef, more = lbfgs(
+                self.problem,
+                self.loss,
+                coef,
+                max_iter=self.max_iter - n_iter,
+                record=self._record_from(n_iter),
+            )
+            n_iter += more
+            solution, coef, more = self._newton(coef, before=n_iter)
+            n_iter += more
+        return solution, coef, n_iter
+
+    def _newton(self, start: np.ndarray, *, before: int) -> tuple[Solution | None, np.ndarray, int]:
+        """Newton's method, after so many iterations of others."""
+        method = newton if is_ball(self.problem.threat) else conic_newton
+        return method(
+            self.problem,
+            self.loss,
+            start,
+            max_iter=min(self.max_iter - before, _MAX_NEWTON),
+            tol=self.tol,
+            certify=self.certified,
+            record=self._record_from(before),
+        )
+
+    def _record_from(self, before: int) -> Callable[[int, np.ndarray], None]:
+        """The record of a solver that starts after so many iterations of others."""
+
+        def record(iteration: int, coef: np.ndarray) -> None:
+            iteration += before
+            if self.record.due(iteration) and self.record(iteration, self.certified(coef)):
+                raise _Stopped(iteration, coef)
+
+        return record
+
+    def certified(
+        self, coef: np.ndarray, weights: np.ndarray | None = None, near: float | None = None
+    ) -> Solution:
+        """The predictor, rounded to the dtype, with its margin, and with 1 - (lower bound on the
+        risk) / risk.
+
+        `weights` (1, n) are dual feasible; without them those of the predictor are repaired. `near`
+        is a guess of the intercept.
+        """
+        problem, loss = self.problem, self.loss
+        coef = coef.astype(self.dtype).astype(np.float64)
+        now = problem.evaluate(loss, coef, near=None if near is None else np.array([near]))
+        used = np.where(problem.log_weight > -math.inf, now.margins, math.inf)
+        margin = over_size(used.min(axis=-1), self.norm.value(coef))
+        if margin[0] > 0:  # a proof of separability, if it withstands its rounding
+            margin = robust_margin(problem, self.norm, coef, now.intercept, used)
+        if weights is None and margin[0] <= 0 and offers(problem.threat, ProximalThreat):
+            weights = repaired_weights(problem, now.weights, self.proof)
+        if weights is not None and np.isfinite(weights).all():
+            bound = loss.log_risk_bound(weights, problem.log_weight, now.log_risk)
+            gap = -np.expm1(bound - now.log_risk)
+            separable: bool | None = False
+        else:
+            weights = problem.balanced(now.weights)
+            gap = np.full(1, np.inf)
+            separable = True if margin[0] > 0 else None
+        return Solution(
+            coef=coef.astype(self.dtype),
+            intercept=now.intercept.astype(self.dtype),
+            weights=weights,
+            log_risk=now.log_risk.astype(self.dtype),
+            margin=margin.astype(self.dtype),
+            margin_bound=np.full(1, 0.0 if separable is False else np.inf, dtype=self.dtype),
+            gap=gap,
+            separable=[separable],
+            converged=np.array([False]),
+            n_iter=np.array([0]),
+        )

@@ -17,22 +17,40 @@ the exact separator takes the time of 500 steps.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.norms import LpNorm
+from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.problems import Evaluation, RobustProblem
-from sklearn_robust.solvers._descent import Path, RulePath, State, Stopping, follow
+from sklearn_robust.rows import largest_entry
+from sklearn_robust.solvers._descent import (
+    DescentPath,
+    DescentRun,
+    RulePath,
+    State,
+    Stopping,
+    follow,
+)
 from sklearn_robust.solvers._fast_path import FastPath
-from sklearn_robust.solvers._geometry import Geometry
+from sklearn_robust.solvers._geometry import Geometry, neighbours
 from sklearn_robust.solvers.solution import Monitor, Solution
+from sklearn_robust.splitting import split
+from sklearn_robust.threats import (
+    KinkedThreat,
+    ProximalThreat,
+    descent_direction,
+    has_exponent,
+    is_ball,
+    reach,
+    require,
+    residual,
+    takes_proximal_steps,
+)
 
 _GROWTH = 1.05  # of the adaptive step
 
@@ -40,7 +58,7 @@ _GROWTH = 1.05  # of the adaptive step
 def steepest_descent(
     problem: RobustProblem,
     loss: MarginLoss,
-    norm: LpNorm | Sequence[LpNorm],
+    norm: Norm | Sequence[Norm],
     *,
     step_size: float | str = "adaptive",
     max_iter: int = 50_000,
@@ -58,8 +76,8 @@ def steepest_descent(
     problem : RobustProblem
         k problems; each stops on its own.
     loss : MarginLoss
-    norm : LpNorm or sequence of k LpNorm
-        The geometry p, of all problems or of each.
+    norm : Norm or sequence of k Norm
+        The geometry of all problems or of each: an `LpNorm`, or a norm of one's own.
     step_size : "adaptive", "paper" or float
         Step on the log-risk. "adaptive" backtracks: a step is accepted if it brings half of the
         decrease that its slope promises; with loss_tol = 0, where the limit itself is wanted, the
@@ -89,9 +107,10 @@ def steepest_descent(
     Solution
     """
     problem = problem.simplified()
-    norms = [norm] * problem.n_problems if isinstance(norm, LpNorm) else list(norm)
+    norms = list(norm) if isinstance(norm, Sequence) else [norm] * problem.n_problems
+    _require_steps(problem, norms)
     # problems of one geometry are computed together
-    order = np.argsort([norm.p for norm in norms], kind="stable")
+    order = neighbours(norms)
     geometry, problem = Geometry(tuple(norms[i] for i in order)), problem.select(order)
     xp = namespace(problem.y)
     zeros = xp.zeros(
@@ -106,14 +125,14 @@ def steepest_descent(
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
     growth = _GROWTH if step_size == "adaptive" else None
     rule = _SteepestDescent(geometry)
-    path: Path
-    if isinstance(coef, np.ndarray) and problem.threat.scale is None:
+    path: DescentPath
+    if isinstance(coef, np.ndarray) and is_ball(problem.threat) and problem.threat.scale is None:
         path = FastPath(problem, loss, geometry, rule, coef, step, growth)
     else:
         path = RulePath(problem, loss, rule, (coef,), step, growth)
     # a trial step may raise the risk beyond all numbers, and is evaluated anew then
     with np.errstate(over="ignore", invalid="ignore"):
-        return follow(path, loss, geometry, stopping, order)
+        return follow(path, DescentRun(problem, stopping, loss, geometry, order))
 
 
 def descent_grid(
@@ -170,15 +189,21 @@ def descent_grid(
 
 
 def _paper_step(problem: RobustProblem) -> Array:
-    """1 / B^2 of each problem, B = max |x_ij| + eps, with eps times the largest scale where
-    features have scales.
+    r"""1 / B^2 of each problem, B = max |x_ij| + eps r, with r the largest entry of a perturbation
+    of the threat: 1 for a ball, its largest scale where features have scales.
     """
     xp = namespace(problem.y)
-    entries = problem.X.data if sparse.issparse(problem.X) else problem.X
-    largest = max(float(xp.max(entries)), -float(xp.min(entries)), 0.0) if entries.shape[0] else 0.0
-    scale = problem.threat.scale
-    reach = largest + problem.radius * (1 if scale is None else xp.max(scale))
-    return 1 / xp.where(reach > 0, reach, xp.ones_like(reach)) ** 2
+    one = xp.ones((1, problem.n_features), dtype=problem.y.dtype, device=problem.y.device)
+    bound = largest_entry(problem.rows) + problem.radius * reach(problem.threat, one)
+    return 1 / xp.where(bound > 0, bound, xp.ones_like(bound)) ** 2
+
+
+def _require_steps(problem: RobustProblem, norms: Sequence[Norm]) -> None:
+    """Refuse a threat without the methods of a step in one of the norms."""
+    for norm in norms:
+        proximal = takes_proximal_steps(problem.threat, norm)
+        needed = ProximalThreat if proximal else KinkedThreat
+        require(problem.threat, needed, f"steepest_descent in {norm!r}")
 
 
 @dataclass(frozen=True)
@@ -228,95 +253,44 @@ class _SteepestDescent:
 
 def _propose(
     problem: RobustProblem,
-    norm: LpNorm,
+    norm: Norm,
     coef: Array,
     weighted_sum: Array,
     total_weight: Array,
     step: Array,
 ) -> tuple[Array, Array]:
     """The coefficients after a step, and the subgradient."""
-    if norm.p == 2 and problem.threat.q == math.inf:
-        moved = problem.threat.dual_norm.prox(
-            coef + step[:, None] * weighted_sum, step * problem.radius * total_weight
-        )
+    threat, penalty_weight = problem.threat, problem.radius * total_weight
+    if takes_proximal_steps(threat, norm):
+        # w <- v - P_{eta eps U}(v) with v = w + eta Z^T a, the proximal point of the penalty
+        ahead = coef + step[:, None] * weighted_sum
+        moved = residual(threat, ahead, step * penalty_weight, norm)
         return moved, (coef - moved) / step[:, None]
-    subgradient = problem.threat.dual_norm.min_norm_subgradient(
-        coef, -weighted_sum, problem.radius * total_weight, norm.dual
+    # w <- w - eta |v|_* u with v in -Z^T a + eps d sigma(w)
+    subgradient, direction = _steepest_subgradient(
+        threat, coef, -weighted_sum, penalty_weight, norm
     )
-    direction = _steepest_direction(problem, norm, coef, weighted_sum, subgradient)
     length = step * norm.dual.value(subgradient)
-    return _move(problem, coef, -length[:, None] * direction), subgradient
+    return threat.stop_at_kinks(coef, coef - length[:, None] * direction), subgradient
 
 
-def _move(problem: RobustProblem, coef: Array, step: Array) -> Array:
-    """coef + step, stopped at the kinks of the penalty; there is none for a feature that the
-    adversary cannot touch.
+def _steepest_subgradient(
+    threat: Any, w: Array, g: Array, radius: Array, norm: Norm
+) -> tuple[Array, Array]:
+    r"""The element of :math:`g + \text{radius}\,\partial \sigma(w)` that is least in the dual norm,
+    and the direction of unit norm in which the log-risk rises fastest.
+
+    In a norm that is not of this library both come from splitting on the face
+    :math:`\text{radius}\,\partial \sigma(w)`: at a kink not every steepest direction of the least
+    subgradient descends, and the normal of the face does.
     """
-    xp, scale = namespace(coef), problem.threat.scale
-    moved = coef + step
-    if problem.threat.q == math.inf:
-        crosses = coef * moved < 0
-        return xp.where(
-            crosses if scale is None else crosses & (scale > 0), xp.zeros_like(moved), moved
-        )
-    if problem.threat.q == 1 and scale is None:
-        return _move_below_largest(xp, coef, moved)
-    if problem.threat.q == 1:
-        unit = xp.where(scale > 0, scale, xp.ones_like(scale))
-        return xp.where(
-            scale > 0, _move_below_largest(xp, scale * coef, scale * moved) / unit, moved
-        )
-    return moved
+    if has_exponent(norm):
+        subgradient = threat.min_norm_subgradient(w, g, radius, norm.dual)
+        return subgradient, descent_direction(threat, w, subgradient, subgradient - g, norm)
 
+    def project(x: Array) -> Array:
+        # -delta nearest to x for delta on the face: x plus the least element of the face moved by
+        # -x, with the sign of the other
+        return x - threat.min_norm_subgradient(w, x, radius, LpNorm(2))
 
-def _move_below_largest(xp: Any, coef: Array, moved: Array) -> Array:
-    """No coordinate overtakes the largest within one step; those that reach it end exactly
-    level.
-    """
-    before, after = xp.abs(coef), xp.abs(moved)
-    size = xp.max(before, axis=-1, keepdims=True)
-    top = before >= size * (1 - 16 * xp.finfo(coef.dtype).eps)
-    level = xp.max(xp.where(top, after, xp.zeros_like(after)), axis=-1, keepdims=True)
-    below = xp.where(top, xp.zeros_like(after), xp.minimum(after, xp.maximum(level, before)))
-    stop = xp.maximum(level, xp.max(below, axis=-1, keepdims=True))
-    near = after >= level * (1 - 64 * xp.finfo(coef.dtype).eps)
-    after = xp.where(top, xp.where(near, stop, after), below)
-    return xp.where(size > 0, xp.sign(moved) * after, moved)
-
-
-def _steepest_direction(
-    problem: RobustProblem, norm: LpNorm, coef: Array, weighted_sum: Array, subgradient: Array
-) -> Array:
-    """The unit vector along which the log-risk falls fastest, up to sign: the steepest direction of
-    the subgradient.
-
-    Where the penalty has a kink the steepest direction of the subgradient is not unique for p = 1
-    and inf, and not all descend. The one that does is the gradient of the threat's norm at what the
-    adversary takes there, delta = weighted_sum - residual. The kinks are w = 0 with 1 < q < inf,
-    and with scales, which break the symmetry of ties, also the ties of q = 1.
-    """
-    xp, threat = namespace(coef), problem.threat
-    direction = norm.steepest_direction(subgradient)
-    if 1 < norm.p < math.inf or threat.q == math.inf or (threat.q == 1 and threat.scale is None):
-        return direction
-    taken = weighted_sum + subgradient
-    if threat.q > 1:
-        first, at_kink = (
-            -threat.dual_norm.steepest_direction(taken),
-            threat.dual_norm.value(coef) == 0,
-        )
-    else:  # the ties grow together
-        unit = xp.where(threat.scale > 0, threat.scale, xp.ones_like(threat.scale))
-        first, at_kink = -xp.sign(taken) / unit, xp.any(taken != 0, axis=-1)
-    if not bool(xp.any(at_kink)):
-        return direction
-    size = norm.value(first)[:, None]
-    first = first / xp.where(size > 0, size, xp.ones_like(size))
-    # as steep, and the adversary takes nothing there
-    free = xp.where(first == 0, direction, xp.zeros_like(first))
-    if norm.p == 1:
-        size = norm.value(free)[:, None]
-        first = xp.where(size > 0, free / xp.where(size > 0, size, xp.ones_like(size)), first)
-    else:
-        first = first + free
-    return xp.where(at_kink[:, None], first, direction)
+    return split(project, g, norm.dual)

@@ -24,7 +24,7 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.threats import LpBall, check_radius
 
-_ROWS = 4096  # of sparse data, made dense at a time
+_ROWS = 4096  # rows of sparse data that are made dense at a time
 
 
 def rademacher_bound(X: Any, *, r: float, radius: float = 1.0) -> float:
@@ -145,11 +145,11 @@ def adversarial_rademacher_bound(
     0.625
     """
     clean = rademacher_bound(X, r=r, radius=radius)
-    threat = LpBall(check_exponent(q, "q"), check_radius(eps, "eps"))
+    dual = LpNorm(check_exponent(q, "q")).dual
     n, d = np.shape(X)
-    # of the q*-norm of a predictor over its r-norm
-    damage = max(d ** (1 / threat.dual_norm.p - 1 / r), 1.0)
-    return clean + threat.eps * radius * damage / (2 * math.sqrt(n))
+    # the largest q*-norm of a predictor of r-norm 1
+    largest = max(d ** (1 / dual.p - 1 / r), 1.0)
+    return clean + check_radius(eps, "eps") * radius * largest / (2 * math.sqrt(n))
 
 
 def margin_generalization_bound(
@@ -340,8 +340,8 @@ def robust_generalization_bound(
     if margin <= 0:
         raise ValueError(
             f"The predictor does not separate the sample robustly with eps={eps:g}: its smallest "
-            f"robust margin is "
-            f"{margins.min():.4g}. Use a smaller eps, or margin_generalization_bound."
+            f"robust margin is {margins.min():.4g}. Use a smaller eps, or "
+            "margin_generalization_bound."
         )
     complexity = adversarial_rademacher_bound(problem.X, r=r, eps=eps, q=q, radius=1 / margin)
     return 2 * complexity + _confidence(len(margins), delta)
@@ -360,18 +360,18 @@ def _robust_margins(
     """The samples as the predictor sees them, its coefficients, and its robust margins of shape
     (n,).
     """
-    q, eps = check_exponent(q, "q"), check_radius(eps, "eps")
+    ball = LpBall(check_exponent(q, "q"), check_radius(eps, "eps"))
     refuse_lazy(X=X, y=y)
     if hasattr(predictor, "fit"):
         view = linear_view(predictor, X, "model")
         if len(view.coef) > 1 or view.intercept[0] != 0:
             raise ValueError(
                 f"The bounds are for two classes and no intercept, got {len(view.classes)} classes "
-                f"and intercept "
-                f"{view.intercept.tolist()}. Use fit_intercept=False, and one class against the "
-                f"rest."
+                f"and intercept {view.intercept.tolist()}. Use fit_intercept=False, and one class "
+                "against the rest."
             )
-        X, coef = _samples(view.X), view.coef[0].astype(float)
+        X = _samples(view.X)
+        coef = view.coef[0].astype(float)
         signs = 2 * view.seen_class_index(y) - 1
     else:
         X, signs = _samples(X), np.asarray(y)
@@ -387,7 +387,7 @@ def _robust_margins(
                 f"{np.unique(signs)}."
             )
     check_consistent_length(X, signs)
-    problem = RobustProblem.from_data(X, signs, q=q, eps=eps, fit_intercept=False)
+    problem = RobustProblem.from_data(X, signs, threat=ball, fit_intercept=False)
     return problem, coef, problem.margins(coef[None], np.zeros(1))[0]
 
 

@@ -73,7 +73,7 @@ def test_all_the_weight_in_one_class():
         problem, slice(None), X.mean(axis=0), weights, weights, weighted_sum, exact=True
     )
     assert np.isfinite(hessian.coef).all()
-    assert np.isfinite(hessian.tilt).all()
+    assert np.isfinite(hessian.label_row).all()
 
 
 @pytest.mark.parametrize("value", [1.7976931348623157e308, 1e155])

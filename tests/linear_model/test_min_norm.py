@@ -1,6 +1,8 @@
 """MinNormRobustClassifier: the separators as an estimator."""
 
+import inspect
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -60,12 +62,12 @@ def test_bad_parameters_are_refused(parameters, message):
 
 
 def test_undecided_is_not_called_inseparable(monkeypatch):
-    from sklearn_robust.linear_model import _fitting
+    from sklearn_robust.linear_model import fitting
 
     def undecided(*args, **options):
         raise RuntimeError("neither a separator nor a proof")
 
-    monkeypatch.setattr(_fitting, "solve_separator", undecided)
+    monkeypatch.setattr(fitting, "solve_separator", undecided)
     X, y = load_breast_cancer(return_X_y=True)
     X = scale(X)
     eps = max_margin(X, y, q=math.inf, fit_intercept=True).margin
@@ -77,6 +79,10 @@ def test_undecided_is_not_called_inseparable(monkeypatch):
 
 def test_tol_is_the_gap_that_is_accepted():
     X, y = load_breast_cancer(return_X_y=True)
+    default = inspect.signature(min_norm_separator).parameters["tol"].default
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        assert MinNormRobustClassifier(eps=0).fit(X, y).dual_gap_ <= default
     assert MinNormRobustClassifier(eps=0, tol=1e-6).fit(X, y).dual_gap_ <= 1e-6
     with pytest.warns(ConvergenceWarning, match="tol=1e-15"):
         MinNormRobustClassifier(eps=0, tol=1e-15).fit(X, y)

@@ -4,6 +4,7 @@ import pytest
 from scipy import sparse
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris
 
+from sklearn_robust import rows
 from sklearn_robust.certificates import non_separability_slack, proves_not_separable
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
@@ -292,7 +293,7 @@ def test_no_exponent_takes_many_more_evaluations_than_two(monkeypatch, loss, sha
         robust_risk, "lbfgs", lambda *args, **kwargs: pytest.fail("the fallback was called")
     )
     evaluations, most = 0, 10**9
-    value, factor = _risk_model._Model.value, _risk_model._Model._factor
+    value, factor = _risk_model._Model.value, _risk_model._Model.factor
 
     def counted(function):
         def call(*args):
@@ -304,7 +305,7 @@ def test_no_exponent_takes_many_more_evaluations_than_two(monkeypatch, loss, sha
         return call
 
     monkeypatch.setattr(_risk_model._Model, "value", counted(value))
-    monkeypatch.setattr(_risk_model._Model, "_factor", counted(factor))
+    monkeypatch.setattr(_risk_model._Model, "factor", counted(factor))
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal(shape), np.where(rng.standard_normal(shape[0]) > 0, 1.0, -1.0)
     for q in (2, 1.01, 1.05, 1.2, 5, 8, 10, 15, 20, 30, 50, 100, 1e4, 1e6):
@@ -325,7 +326,7 @@ def test_too_many_columns_for_a_hessian_go_to_lbfgs(gaussian, monkeypatch, q):
 @each_loss
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 def test_hessians_in_single_precision_certify_too(gaussian, monkeypatch, loss, q):
-    monkeypatch.setattr(_risk_model, "_SINGLE_FROM", 0)
+    monkeypatch.setattr(rows, "_SINGLE_FROM", 0)
     monkeypatch.setattr(_risk_newton, "_CHEAP", 0)  # and are kept while they serve
     X, y = gaussian(60, 8, noise=2.0)
     check(X, y, loss, q, 0.1)

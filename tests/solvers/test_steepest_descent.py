@@ -21,7 +21,7 @@ from sklearn_robust.solvers._batch import room_like
 from sklearn_robust.solvers._descent import RulePath
 from sklearn_robust.solvers._fast_path import FastPath, _Point
 from sklearn_robust.solvers._geometry import Geometry
-from sklearn_robust.solvers.steepest import _move, _SteepestDescent
+from sklearn_robust.solvers.steepest import _SteepestDescent
 
 EXPONENTS = (1, 2, math.inf)
 
@@ -223,17 +223,6 @@ def test_constant_steps_on_the_log_risk(gaussian, step_size):
         problem, LOSSES["exponential"], LpNorm(2), step_size=step_size, max_iter=5000
     )
     assert many.separable == [True]
-
-
-def test_no_step_jumps_over_a_kink():
-    problem = problem_of(np.eye(3), np.ones(3), q=math.inf, eps=0.1)
-    moved = _move(problem, np.array([[1.0, -1.0, 0.0]]), np.array([[-3.0, 0.5, 2.0]]))
-    np.testing.assert_array_equal(moved, [[0.0, -0.5, 2.0]])
-    problem = problem_of(np.eye(3), np.ones(3), q=1, eps=0.1)
-    moved = _move(problem, np.array([[2.0, -1.0, 0.5]]), np.array([[0.0, -3.0, 0.1]]))
-    np.testing.assert_allclose(moved, [[2.0, -2.0, 0.6]])  # the second stops level with the largest
-    moved = _move(problem, np.array([[2.0, -1.5, 0.5]]), np.array([[-1.0, 0.0, 0.0]]))
-    np.testing.assert_allclose(moved, [[1.5, -1.5, 0.5]])  # the largest stops level with the second
 
 
 def test_sample_weights_are_repetitions(gaussian):

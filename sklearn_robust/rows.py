@@ -1,0 +1,507 @@
+r"""Rows: the data :math:`X` of n samples and d features, behind the products that solvers take.
+
+A solver touches the data through :math:`W X^T` (scores) and :math:`A X` (weighted sums); a
+certificate also through the same two with :math:`|X|`, which bound the rounding of the others.
+`Rows` asks for these four, so X may be a product that is never formed, or lie in a file.
+
+==================  ===========================================================================
+what is offered     what takes it
+==================  ===========================================================================
+`Rows`              every path, the accelerated method, L-BFGS-B on the risk, all certificates
+`GramRows`          Newton's method on the risk as well
+an array            the exact separators and the fast path as well
+==================  ===========================================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from array_api_compat import is_torch_array
+from scipy import sparse
+
+from sklearn_robust._array_api import Array, namespace
+
+# entries of X that are copied at a time, two megabytes in float64: about a processor's cache
+_BLOCK_ENTRIES = 2**18
+# products in a Gram matrix, f^2 n, from which it is computed in single precision
+_SINGLE_FROM = 1e8
+# columns of a Gram matrix that are always affordable, however few entries sparse data have
+_FEW_COLUMNS = 400
+# probes of the estimate of the mean square: its relative standard deviation is at most sqrt(2 / 16)
+_PROBES = 16
+
+
+class Rows(Protocol):
+    r"""Data that are seen through products only.
+
+    The products take and return float64 NumPy arrays where `dtype` is a type of NumPy; rows are
+    read as often as a solver takes a product, and must not change meanwhile.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (n, d), the numbers of samples and of features.
+    dtype : dtype
+        The type of the labels, and of the predictors that solvers return.
+    n_terms : int
+        The most products that one score sums: the rounding of scores grows with it. Products in
+        stages count the terms of all stages: :math:`A (B w)` with r columns of A has r + d.
+
+    Notes
+    -----
+    Rows may also have a number `largest`, at least :math:`\max_{ij} |x_{ij}|`: the first step of a
+    path is its inverse square. Without it a bound follows from `score_sizes` and `sum_sizes`.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+    @property
+    def n_terms(self) -> int: ...
+
+    def scores(self, coef: Array) -> Array:
+        """The scores W X^T, (k, d) -> (k, n)."""
+        ...
+
+    def weighted_sum(self, weights: Array) -> Array:
+        """The weighted sums A X of the rows, (k, n) -> (k, d)."""
+        ...
+
+    def score_sizes(self, coef: Array) -> Array:
+        """The sizes |W| |X|^T of the terms of `scores`, or more, (k, d) -> (k, n): the rounding of
+        scores is charged in proportion to them.
+        """
+        ...
+
+    def sum_sizes(self, weights: Array) -> Array:
+        """The sizes |A| |X| of the terms of `weighted_sum`, or more, (k, n) -> (k, d).
+
+        The rounding of n terms is charged in proportion to them. Products in stages with r terms
+        more are charged for in full where the sizes are multiplied by 1 + r / n.
+        """
+        ...
+
+
+@runtime_checkable
+class GramRows(Protocol):
+    """Rows with weighted second moments on chosen columns: what Newton's method needs."""
+
+    def mean(self) -> np.ndarray:
+        """A point (d,) near the mean of the rows that may be subtracted from them; zero where the
+        rows stay as they are.
+        """
+        ...
+
+    def most_gram_columns(self) -> int | None:
+        """The most columns of a Gram matrix that does not outweigh the data; None: any number."""
+        ...
+
+    def scores_on(self, columns: np.ndarray | slice, coef: np.ndarray) -> np.ndarray:
+        """The scores X w of shape (n,) for w of shape (d,), which is zero but on these columns."""
+        ...
+
+    def weighted_gram(
+        self,
+        columns: np.ndarray | slice,
+        centre: np.ndarray,
+        weights: np.ndarray,
+        labels: np.ndarray,
+        *,
+        exact: bool,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The moments R^T C R, R^T c and R^T C y of the centred rows R = X - centre on f columns.
+
+        C = diag(c) holds the weights (n,), y the labels (n,); the centre has shape (f,). They have
+        shapes (f, f), (f,) and (f,). `exact` asks for double precision however long it takes.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class DenseRows:
+    """A NumPy array. Where X is in single precision the products go over blocks of rows in double
+    precision: X is never copied whole.
+    """
+
+    X: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.X.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.X.dtype
+
+    @property
+    def n_terms(self) -> int:
+        return int(self.X.shape[1])
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest entry in size."""
+        return _largest(self.X)
+
+    def scores(self, coef: np.ndarray) -> np.ndarray:
+        """W X^T."""
+        if self.X.dtype == coef.dtype:
+            return coef @ self.X.T
+        return np.concatenate([coef @ block.T for _, block in self._blocks()], axis=1)
+
+    def weighted_sum(self, weights: np.ndarray) -> np.ndarray:
+        """A X."""
+        if self.X.dtype == weights.dtype:
+            return weights @ self.X
+        return sum(weights[:, at] @ block for at, block in self._blocks())
+
+    def score_sizes(self, coef: np.ndarray) -> np.ndarray:
+        """|W| |X|^T."""
+        if self.X.dtype == coef.dtype == np.longdouble:
+            return np.abs(coef) @ np.abs(self.X).T
+        return np.concatenate(
+            [np.abs(coef) @ np.abs(block).T for _, block in self._blocks()], axis=1
+        )
+
+    def sum_sizes(self, weights: np.ndarray) -> np.ndarray:
+        """|A| |X|."""
+        weights = np.abs(weights)
+        if self.X.dtype == weights.dtype == np.longdouble:
+            return weights @ np.abs(self.X)
+        return sum(weights[:, at] @ np.abs(block) for at, block in self._blocks())
+
+    def mean_square(self, *, centred: bool) -> float:
+        """The mean of ||x_i||^2, or of ||x_i - mean||^2, to some digits at least."""
+        square = float(np.linalg.norm(self.X)) ** 2 / self.X.shape[0]
+        if not centred:
+            return square
+        mean = self.mean()
+        return max(square - float(mean @ mean), 1e-12 * square)
+
+    def standardised(self, *, centred: bool) -> tuple[np.ndarray, float]:
+        """The rows, less their mean if that is asked for, over their root mean square; and that."""
+        X = self.X - self.X.mean(axis=0) if centred else self.X
+        unit = _root_mean_square(X, self.X.shape[0])
+        return X / unit, unit
+
+    def as_type(self, dtype: Any) -> np.ndarray:
+        """The array in this type."""
+        return self.X.astype(dtype, copy=False)
+
+    def extended(self) -> np.ndarray:
+        """A copy in the longest floating point of the machine."""
+        return self.X.astype(np.longdouble)
+
+    def mean(self) -> np.ndarray:
+        """The mean of the rows."""
+        return self.X.mean(axis=0, dtype=np.float64)
+
+    def most_gram_columns(self) -> int | None:
+        """Any number."""
+        return None
+
+    def scores_on(self, columns: np.ndarray | slice, coef: np.ndarray) -> np.ndarray:
+        """X w, by all columns: a copy of some of them takes longer."""
+        return self.scores(coef[None])[0]
+
+    def weighted_gram(
+        self,
+        columns: np.ndarray | slice,
+        centre: np.ndarray,
+        weights: np.ndarray,
+        labels: np.ndarray,
+        *,
+        exact: bool,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The moments, over blocks of rows; in single precision where they are many products."""
+        f, n = len(centre), self.X.shape[0]
+        kind = np.float64 if exact or f * f * n < _SINGLE_FROM else np.float32
+        gram = np.zeros((f, f))
+        by_weight = np.zeros(f)
+        by_label = np.zeros(f)
+        for at in _slices(n, f):
+            block = np.subtract(self.X[at, columns], centre, dtype=kind, casting="same_kind")
+            weighted = weights[at, None].astype(kind) * block
+            gram += weighted.T @ block
+            by_weight += weighted.sum(axis=0, dtype=np.float64)
+            by_label += labels[at].astype(kind) @ weighted
+        return 0.5 * (gram + gram.T), by_weight, by_label  # symmetric to the last digit
+
+    def _blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """Blocks of rows in double precision, and where each lies."""
+        for at in _slices(*self.X.shape):
+            yield at, self.X[at].astype(np.float64, copy=False)
+
+
+@dataclass(frozen=True)
+class SparseRows:
+    """A scipy.sparse array or matrix; it is never centred, which would fill it."""
+
+    X: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.X.shape
+
+    @property
+    def dtype(self) -> Any:
+        return self.X.dtype
+
+    @cached_property
+    def n_terms(self) -> int:
+        """The most entries of a row."""
+        return int(self.X.count_nonzero(axis=1).max())
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest entry in size."""
+        return _largest(self.X.data)
+
+    def scores(self, coef: np.ndarray) -> np.ndarray:
+        """W X^T."""
+        return np.ascontiguousarray((self.X @ coef.T).T)
+
+    def weighted_sum(self, weights: np.ndarray) -> np.ndarray:
+        """A X."""
+        return np.ascontiguousarray((self.X.T @ weights.T).T)
+
+    def score_sizes(self, coef: np.ndarray) -> np.ndarray:
+        """|W| |X|^T."""
+        return np.ascontiguousarray((abs(self.X) @ np.abs(coef).T).T)
+
+    def sum_sizes(self, weights: np.ndarray) -> np.ndarray:
+        """|A| |X|."""
+        return np.ascontiguousarray((abs(self.X).T @ np.abs(weights).T).T)
+
+    def mean_square(self, *, centred: bool) -> float:
+        """The mean of ||x_i||^2: sparse rows are not centred."""
+        return float(np.linalg.norm(self.X.data)) ** 2 / self.X.shape[0]
+
+    def standardised(self, *, centred: bool) -> tuple[Any, float]:
+        """The rows over their root mean square, and that; sparse rows are not centred."""
+        unit = _root_mean_square(self.X.data, self.X.shape[0])
+        return self.X / unit, unit
+
+    def as_type(self, dtype: Any) -> Any:
+        """The array in this type."""
+        return self.X.astype(dtype, copy=False)
+
+    def extended(self) -> np.ndarray:
+        """A dense copy in the longest floating point of the machine."""
+        return self.X.toarray().astype(np.longdouble)
+
+    def mean(self) -> np.ndarray:
+        """Zero: sparse rows are not centred."""
+        return np.zeros(self.X.shape[1])
+
+    def most_gram_columns(self) -> int | None:
+        """At most the columns whose Gram matrix has a quarter of the entries of X."""
+        return max(_FEW_COLUMNS, int(math.sqrt(self.X.nnz) / 2))
+
+    def scores_on(self, columns: np.ndarray | slice, coef: np.ndarray) -> np.ndarray:
+        """X w, by the columns alone where they are few."""
+        if isinstance(columns, slice) or 4 * len(columns) > len(coef):
+            return self.scores(coef[None])[0]
+        return self.X[:, columns] @ coef[columns]
+
+    def weighted_gram(
+        self,
+        columns: np.ndarray | slice,
+        centre: np.ndarray,
+        weights: np.ndarray,
+        labels: np.ndarray,
+        *,
+        exact: bool,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The moments, about zero."""
+        X = self.X[:, columns]
+        weighted = X.multiply(weights[:, None]).T.tocsr()
+        gram = (weighted @ X).toarray().astype(np.float64)
+        return gram, weighted @ np.ones_like(weights), weighted @ labels
+
+
+@dataclass(frozen=True)
+class TensorRows:
+    """A torch tensor, on any device; products are in its own type."""
+
+    X: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.X.shape)
+
+    @property
+    def dtype(self) -> Any:
+        return self.X.dtype
+
+    @property
+    def n_terms(self) -> int:
+        return int(self.X.shape[1])
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest entry in size."""
+        return _largest(self.X)
+
+    def scores(self, coef: Array) -> Array:
+        """W X^T."""
+        return coef @ self.X.T
+
+    def weighted_sum(self, weights: Array) -> Array:
+        """A X."""
+        return weights @ self.X
+
+    def score_sizes(self, coef: Array) -> Array:
+        """|W| |X|^T."""
+        return abs(coef) @ abs(self.X).T
+
+    def sum_sizes(self, weights: Array) -> Array:
+        """|A| |X|."""
+        return abs(weights) @ abs(self.X)
+
+
+@dataclass(frozen=True)
+class _ColumnsOf:
+    """Some columns of rows that offer products only."""
+
+    whole: Rows
+    columns: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.whole.shape[0], len(self.columns))
+
+    @property
+    def dtype(self) -> Any:
+        return self.whole.dtype
+
+    @property
+    def n_terms(self) -> int:
+        return self.whole.n_terms
+
+    def _spread(self, coef: np.ndarray) -> np.ndarray:
+        """Coefficients of all columns, zero but on these."""
+        spread = np.zeros((len(coef), self.whole.shape[1]), coef.dtype)
+        spread[:, self.columns] = coef
+        return spread
+
+    def scores(self, coef: np.ndarray) -> np.ndarray:
+        return self.whole.scores(self._spread(coef))
+
+    def weighted_sum(self, weights: np.ndarray) -> np.ndarray:
+        return self.whole.weighted_sum(weights)[:, self.columns]
+
+    def score_sizes(self, coef: np.ndarray) -> np.ndarray:
+        return self.whole.score_sizes(self._spread(coef))
+
+    def sum_sizes(self, weights: np.ndarray) -> np.ndarray:
+        return self.whole.sum_sizes(weights)[:, self.columns]
+
+
+def on_columns(X: Any, columns: np.ndarray) -> Any:
+    """These columns of an array, or of rows that offer products only."""
+    rows = as_rows(X)
+    if isinstance(rows, DenseRows | SparseRows | TensorRows):
+        return X[:, columns]
+    return _ColumnsOf(rows, columns)
+
+
+def as_rows(X: Any) -> Rows:
+    """The products of a NumPy array, a scipy.sparse array or a torch tensor; rows of the protocol
+    themselves.
+
+    Raises
+    ------
+    TypeError
+        If X is none of them.
+    """
+    if sparse.issparse(X):
+        return SparseRows(X)
+    if isinstance(X, np.ndarray):
+        return DenseRows(X)
+    if is_torch_array(X):
+        return TensorRows(X)
+    needed = ("shape", "dtype", "n_terms", "scores", "weighted_sum", "score_sizes", "sum_sizes")
+    offered = dir(X)
+    missing = [name for name in needed if name not in offered]
+    if missing:
+        raise TypeError(
+            f"X must be a NumPy array, a scipy.sparse array, a torch tensor or offer the products "
+            f"of sklearn_robust.rows.Rows, got {type(X).__name__} without {', '.join(missing)}."
+        )
+    return X
+
+
+def require_array(rows: Rows, user: str) -> DenseRows | SparseRows:
+    """The rows of a NumPy or scipy.sparse array, which `user` needs whole.
+
+    Raises
+    ------
+    ValueError
+        If the rows offer products only, or lie in a torch tensor.
+    """
+    if isinstance(rows, DenseRows | SparseRows):
+        return rows
+    raise ValueError(
+        f"{user} needs X as a NumPy or scipy.sparse array, got {type(rows).__name__}, which offer "
+        f"products with X only: form the array, or use minimise_robust_risk or steepest_descent."
+    )
+
+
+def largest_entry(rows: Rows) -> float:
+    r"""max |x_ij|, or a bound on it.
+
+    Rows that do not state it are bounded by :math:`\min(\max_i \sum_j |x_{ij}|, \max_j \sum_i
+    |x_{ij}|)`.
+    """
+    stated = getattr(rows, "largest", None)
+    if stated is not None:
+        return float(stated)
+    n, d = rows.shape
+    return float(
+        min(rows.score_sizes(np.ones((1, d))).max(), rows.sum_sizes(np.ones((1, n))).max())
+    )
+
+
+def mean_square(rows: Rows, *, centred: bool) -> float:
+    r"""The mean of :math:`\|x_i\|^2`, of dense rows around their mean if that is asked for.
+
+    Rows without a method `mean_square` are estimated (Hutchinson): :math:`\mathbb{E} \|X^T g\|^2 =
+    \sum_i \|x_i\|^2` for random signs g, and the same around the mean for g less its mean.
+    """
+    if hasattr(rows, "mean_square"):
+        return float(rows.mean_square(centred=centred))
+    n = rows.shape[0]
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(_PROBES, n))
+    if centred:
+        signs -= signs.mean(axis=1, keepdims=True)
+    return float(np.sum(rows.weighted_sum(signs) ** 2)) / (_PROBES * n)
+
+
+def _slices(n: int, width: int) -> Iterator[slice]:
+    """The rows, a block at a time, of which `width` columns are copied."""
+    length = max(1, _BLOCK_ENTRIES // max(1, width))
+    for start in range(0, n, length):
+        yield slice(start, start + length)
+
+
+def _largest(entries: Array) -> float:
+    """The largest of these numbers in size; 0 of none."""
+    if 0 in entries.shape:
+        return 0.0
+    xp = namespace(entries)
+    return max(float(xp.max(entries)), -float(xp.min(entries)))
+
+
+def _root_mean_square(entries: np.ndarray, n: int) -> float:
+    """The root of the mean square of n rows with these entries; 1 where all are zero."""
+    size = float(np.linalg.norm(entries))
+    return size / math.sqrt(n) if size > 0 else 1.0

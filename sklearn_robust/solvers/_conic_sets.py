@@ -1,0 +1,252 @@
+r"""Conic sets: rows, a point of the interior, membership in floating point; and the cone solver.
+
+A set is :math:`\{x : \exists s,\ h - E x - F s \in K\}`, K a product of cones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from threading import Event
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from sklearn_robust._interrupts import interruptible
+
+# asked of clarabel; it stops earlier where rounding ends its progress, and a certificate decides
+_TOLERANCE = 1e-10
+_MAX_ITER = 100  # most programs need less than 30
+
+# of a sum, relative to the sizes of its terms
+TERM_ROUNDING = 64 * float(np.finfo(np.float64).eps)
+# shares of an interior point that are tried to move another into a set
+SHARES = np.append(0.0, np.geomspace(1e-13, 1.0, 40))
+
+_NO_INTERIOR = 1e-9  # slack, relative to the size of a set, below which it has no interior
+_DEPENDENT = 1e-12  # relative singular value of equalities that repeat others
+_TIGHT = 1e-6  # slack, likewise, of inequalities that are equalities throughout such a set
+
+
+class SolverFailure(Exception):
+    """The cone solver ended without a solution."""
+
+
+def solve_program(
+    P: Any, q: np.ndarray, A: Any, b: np.ndarray, cones: Sequence[tuple[str, int]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The x that minimises x.P x / 2 + q.x with b - A x in the cones, and the multipliers of the
+    rows.
+
+    Raises
+    ------
+    SolverFailure
+        Unless clarabel calls it solved, or almost.
+    """
+    import clarabel
+
+    kinds = {
+        "zero": clarabel.ZeroConeT,
+        "nonnegative": clarabel.NonnegativeConeT,
+        "second_order": clarabel.SecondOrderConeT,
+    }
+    settings = clarabel.DefaultSettings()
+    settings.verbose = False
+    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = _TOLERANCE
+    settings.max_iter = _MAX_ITER
+    sizes = [kinds[kind](size) for kind, size in cones if size]
+    data = sparse.csc_matrix(sparse.triu(P)), q, sparse.csc_matrix(A), b, sizes, settings
+
+    def solve(abandoned: Event) -> Any:
+        solver = clarabel.DefaultSolver(*data)
+        solver.set_termination_callback(lambda _: abandoned.is_set())
+        return solver.solve()
+
+    solution = interruptible(solve)
+    x, z = np.asarray(solution.x), np.asarray(solution.z)
+    finite = np.isfinite(x).all() and np.isfinite(z).all()
+    if str(solution.status) not in ("Solved", "AlmostSolved") or not finite:
+        raise SolverFailure(f"clarabel: {solution.status}")
+    return x, z
+
+
+@dataclass(frozen=True)
+class ConicRows:
+    r"""The set :math:`\{x : \exists s, h - E x - F s \in K\}`.
+
+    Attributes
+    ----------
+    E : scipy.sparse array of shape (m, d)
+    F : scipy.sparse array of shape (m, number of s)
+    h : ndarray of shape (m,)
+    cones : sequence of (kind, size)
+        "zero", "nonnegative" or "second_order", in the order of the rows.
+    """
+
+    E: Any
+    F: Any
+    h: np.ndarray
+    cones: Sequence[tuple[str, int]]
+
+    @classmethod
+    def of(cls, threat: Any) -> ConicRows:
+        """The rows of a `ConicThreat`."""
+        E, F, h, cones = threat.conic()
+        h = np.asarray(h, dtype=np.float64)
+        E, F = (sparse.csr_array(matrix, dtype=np.float64) for matrix in (E, F))
+        known = {kind for kind, _ in cones} <= {"zero", "nonnegative", "second_order"}
+        if not known or not E.shape[0] == F.shape[0] == len(h) == sum(size for _, size in cones):
+            raise ValueError(
+                f"threat.conic() must return E, F, h and cones of as many rows, of the kinds "
+                f"'zero', 'nonnegative' and 'second_order', got {E.shape[0]}, {F.shape[0]} and "
+                f"{len(h)} rows and cones={cones!r} of threat={type(threat).__name__}."
+            )
+        return cls(E, F, h, list(cones))
+
+    @cached_property
+    def blocks(self) -> list[tuple[str, slice]]:
+        """The cones that are not empty, and the rows in each."""
+        ends = np.cumsum([size for _, size in self.cones]).tolist()
+        return [
+            (kind, slice(end - size, end))
+            for (kind, size), end in zip(self.cones, ends, strict=True)
+            if size
+        ]
+
+    @cached_property
+    def sizes(self) -> tuple[Any, Any]:
+        """|E| and |F|."""
+        return abs(self.E), abs(self.F)
+
+    def of_kind(self, kind: str) -> np.ndarray:
+        """The rows in cones of this kind, as a mask (m,)."""
+        mask = np.zeros(len(self.h), dtype=bool)
+        for other, at in self.blocks:
+            mask[at] = other == kind
+        return mask
+
+    @cached_property
+    def axis(self) -> np.ndarray:
+        """A point of the interior of the cones, (m,); 0 in equalities."""
+        axis = self.of_kind("nonnegative").astype(np.float64)
+        for kind, at in self.blocks:
+            if kind == "second_order":
+                axis[at.start] = 1.0
+        return axis
+
+    def slack(self, x: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """h - E x - F s, of shape (m,)."""
+        return self.h - self.E @ x - self.F @ s
+
+    def holds(self, x: np.ndarray, s: np.ndarray, room: np.ndarray | float = 0.0) -> bool:
+        """Whether a point within `room` of x, in each coordinate, is in the set by s, up to the
+        rounding of the rows.
+        """
+        slack, (E, F) = self.slack(x, s), self.sizes
+        spare = TERM_ROUNDING * (np.abs(self.h) + E @ np.abs(x) + F @ np.abs(s))
+        spare += E @ np.broadcast_to(room, x.shape)
+        for kind, at in self.blocks:
+            part, tolerance = slack[at], spare[at]
+            if kind == "zero":
+                held = np.all(np.abs(part) <= tolerance)
+            elif kind == "nonnegative":
+                held = np.all(part >= -tolerance)
+            else:
+                least = np.maximum(np.abs(part[1:]) - tolerance[1:], 0)
+                held = np.linalg.norm(least) <= part[0] + tolerance[0]
+            if not held:
+                return False
+        return True
+
+    def deepest_point(self) -> tuple[np.ndarray, float]:
+        """The (x, s) of the largest slack, at most 1, in all rows that are no equalities, and that
+        slack.
+        """
+        A = sparse.hstack([self.E, self.F, sparse.csr_array(self.axis[:, None])], format="csr")
+        q = np.zeros(A.shape[1])
+        q[-1] = -1.0
+        at_most = sparse.csr_array(([1.0], ([0], [len(q) - 1])), shape=(1, len(q)))
+        found, _ = solve_program(
+            sparse.csc_array((len(q), len(q))),
+            q,
+            sparse.vstack([A, at_most]),
+            np.append(self.h, 1.0),
+            [*self.cones, ("nonnegative", 1)],
+        )
+        return found[:-1], float(found[-1])
+
+    def with_equalities(self, implied: np.ndarray) -> ConicRows:
+        """The same set with these inequalities as equalities."""
+        zero, plain = (implied | self.of_kind("zero")), self.of_kind("nonnegative") & ~implied
+        parts = [("zero", np.flatnonzero(zero)), ("nonnegative", np.flatnonzero(plain))]
+        for kind, at in self.blocks:
+            if kind == "second_order":
+                parts.append((kind, np.arange(at.start, at.stop)))
+        order = np.concatenate([rows for _, rows in parts])
+        cones = [(kind, len(rows)) for kind, rows in parts]
+        return ConicRows(self.E[order], self.F[order], self.h[order], cones)
+
+
+class InteriorSet:
+    """A set over its size, with a point of the interior, from which others are moved inside.
+
+    The size is the largest entry of h: a set with it as its unit has numbers that suit a solver.
+    Inequalities that hold with equality throughout the set, as for a feature that the adversary
+    cannot move, are written as equalities: the set has an interior beside these.
+    """
+
+    def __init__(self, threat: Any) -> None:
+        rows = ConicRows.of(threat)
+        self.size = float(np.max(np.abs(rows.h), initial=0.0)) or 1.0
+        rows = replace(rows, h=rows.h / self.size)
+        try:
+            point, depth = rows.deepest_point()
+        except SolverFailure as failure:
+            raise ValueError(
+                f"threat.conic() must describe a set that holds 0, got rows without a point "
+                f"({failure}) of threat={type(threat).__name__}: with K the product of its cones, "
+                f"h - F s must be in K for some s."
+            ) from failure
+        while depth <= _NO_INTERIOR:
+            d = rows.E.shape[1]
+            low = rows.slack(point[:d], point[d:]) <= _TIGHT
+            implied = low & rows.of_kind("nonnegative")
+            if not implied.any():
+                break
+            rows = rows.with_equalities(implied)
+            point, depth = rows.deepest_point()
+        self.rows, self.point = rows, point
+        held = np.flatnonzero(rows.of_kind("zero"))
+        self.E, self.F = (matrix[held].toarray() for matrix in (rows.E, rows.F))
+        self.h = rows.h[held]
+        self._back = np.linalg.pinv(np.hstack([self.E, self.F]))
+        self._to_s = np.linalg.pinv(self.F)
+
+    @cached_property
+    def equalities_of_x(self) -> tuple[np.ndarray, np.ndarray]:
+        """L and l of the equalities L x = l that x obeys whatever s is."""
+        left = np.eye(len(self.h)) - self.F @ self._to_s
+        directions, sizes, _ = np.linalg.svd(left @ self.E, full_matrices=False)
+        chosen = directions[:, sizes > _DEPENDENT * np.max(sizes, initial=0.0)].T @ left
+        return chosen @ self.E, chosen @ self.h
+
+    def with_s(self, x: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """The s next to the given one for which the equalities hold at x, where there is one."""
+        moved: np.ndarray = s + self._to_s @ (self.h - self.E @ x - self.F @ s)
+        return moved
+
+    def moved_inside(self, x: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """x and s, moved the little that puts x into the set by s: onto the equalities, then
+        towards the point of the interior.
+        """
+        way = np.append(x, s) - self.point
+        way -= self._back @ (np.hstack([self.E, self.F]) @ way)
+        room = TERM_ROUNDING * float(np.max(np.abs(x), initial=0.0))
+        for share in SHARES:
+            moved = self.point + (1 - share) * way
+            x, s = moved[: len(x)], moved[len(x) :]
+            if self.rows.holds(x, s, room):
+                break
+        return x, s

@@ -1,0 +1,386 @@
+r"""Weights that bound the robust risk from below for conic sets, near those of a Newton step.
+
+Perturbations :math:`u_k` in the sets of the slots k make one data set that the adversary may
+choose, with the rows :math:`\tilde z_i = z_i - \sum_k R_{ik} g_k u_k`. Weights :math:`a \ge 0` with
+:math:`\tilde Z^T a = 0` and :math:`y \cdot a = 0` bound the risk on it by Fenchel's dual, and so
+the robust risk of every predictor.
+
+The error of a cone program leaves :math:`u_k` next to its set and :math:`\tilde Z^T a` next to 0.
+So u moves into the set, and then a by the least :math:`\sum_i \delta_i^2 / c_i` that cancels the
+rows again, c the curvatures of the loss: :math:`\delta = -C \tilde M (\tilde M^T C \tilde M)^{-1}
+\tilde M^T a`, with :math:`\tilde M = [\tilde Z, y]`. Where the rows are too few for that, weights
+from the interior of the feasible ones are mixed in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import DenseRows, GramRows, SparseRows
+from sklearn_robust.solvers._conic_sets import (
+    SHARES,
+    TERM_ROUNDING,
+    ConicRows,
+    InteriorSet,
+    SolverFailure,
+    solve_program,
+)
+from sklearn_robust.threats import support
+
+_MAX_REPAIRS = 4  # most weights need one or two
+_DEPENDENT = 1e-13  # added to the unit diagonal of a Gram matrix whose columns may depend
+_NO_ROOM = 1e-9  # slack, relative to the radii, below which no weights lie in the interior
+
+
+class Slot:
+    """A set, the sign of w in its support function, and the radius of each sample in it, (n,).
+
+    The set is in units of its size, which the radius is a multiple of.
+    """
+
+    def __init__(self, threat: Any, sign: float, radius: np.ndarray) -> None:
+        self.threat, self.sign, self.set = threat, sign, InteriorSet(threat)
+        self.rows: ConicRows = self.set.rows
+        self.radius = self.set.size * radius
+
+    def support(self, coef: np.ndarray) -> float:
+        """sigma(g w)."""
+        return float(support(self.threat, self.sign * coef)) / self.set.size
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """A point u of the set of a slot, and the s by which it is in it."""
+
+    u: np.ndarray
+    s: np.ndarray
+
+
+def moments_of(problem: RobustProblem) -> GramRows:
+    """The rows of the problem, where they have moments."""
+    if not isinstance(problem.rows, GramRows):
+        raise ValueError(
+            f"The minimiser of the robust risk for threat={type(problem.threat).__name__} needs "
+            f"the moments of GramRows, which X={type(problem.X).__name__} does not offer: write "
+            f"them, or use an LpBall."
+        )
+    return problem.rows
+
+
+def slots_of(problem: RobustProblem) -> list[Slot]:
+    """The slots of one problem: one, as its set is symmetric and shared by all samples; none where
+    the radius is 0.
+    """
+    radius = float(problem.radius[0])
+    if radius == 0:
+        return []
+    return [Slot(problem.threat, 1.0, np.full(problem.y.shape[1], radius))]
+
+
+class MarginMap:
+    r"""M = [Z, y, -R], the map from (w, b, t) to the margins of one problem.
+
+    Its coordinates are (units * w, b + centre.w, reach * t), in which the columns of M are of order
+    1: `units` are the root mean squares of the columns of Z around their means, `centre`, which an
+    intercept absorbs, and `reach` is the largest radius in each slot.
+    """
+
+    def __init__(self, problem: RobustProblem, slots: Sequence[Slot]) -> None:
+        self.problem, self.y = problem, problem.y[0]
+        self.rows = moments_of(problem)
+        n, self.n_features = problem.X.shape
+        self.centre = self.rows.mean() if problem.fit_intercept else np.zeros(self.n_features)
+        self.units = np.sqrt(np.diag(self._gram(np.full(n, 1 / n))))
+        self.units[self.units == 0] = float(np.max(self.units)) or 1.0
+        self.reach = np.array([np.max(slot.radius) for slot in slots])
+        labels = [self.y[:, None]] if problem.fit_intercept else []
+        radii = [
+            -slot.radius[:, None] / reach for slot, reach in zip(slots, self.reach, strict=True)
+        ]
+        # the columns beside those of Z
+        self.side = np.hstack([np.empty((n, 0)), *labels, *radii])
+        self.n_columns = self.n_features + self.side.shape[1]
+
+    def _gram(self, c: np.ndarray) -> np.ndarray:
+        """Z^T diag(c) Z of the centred rows."""
+        every = slice(None)
+        gram: np.ndarray = self.rows.weighted_gram(every, self.centre, c, self.y, exact=True)[0]
+        return gram
+
+    def coordinates(self, coef: np.ndarray, intercept: float, levels: np.ndarray) -> np.ndarray:
+        """x of a predictor (w, b) and t, `levels`."""
+        moved = [intercept + self.centre @ coef] if self.problem.fit_intercept else []
+        return np.concatenate([self.units * coef, moved, self.reach * levels])
+
+    def coef(self, x: np.ndarray) -> np.ndarray:
+        """w of x."""
+        return x[: self.n_features] / self.units
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """M x, of shape (n,)."""
+        coef = self.coef(x)
+        scores = self.problem.signed_scores(coef[None])[0] - (self.centre @ coef) * self.y
+        return scores + self.side @ x[self.n_features :]
+
+    def adjoint(self, weights: np.ndarray) -> np.ndarray:
+        """M^T a."""
+        weighted_sum = self.problem.weighted_sum(weights[None])[0]
+        centred = weighted_sum - (self.y @ weights) * self.centre
+        return np.append(centred / self.units, weights @ self.side)
+
+    def curved(self, c: np.ndarray) -> np.ndarray:
+        """M^T diag(c) M."""
+        gram = self._gram(c) / np.outer(self.units, self.units)
+        side = self.side.T * (self.y * c)
+        across = self.problem.rows.weighted_sum(side) - np.outer(side.sum(axis=1), self.centre)
+        across = across / self.units
+        return np.block([[gram, across.T], [across, (self.side.T * c) @ self.side]])
+
+
+@dataclass(frozen=True)
+class Hessian:
+    """Of the log-risk, M^T C M with C = diag(c) - theta a a^T, and its gradient -M^T a."""
+
+    c: np.ndarray
+    a: np.ndarray
+    theta: float
+    curved: np.ndarray  # M^T diag(c) M
+    weighted_sum: np.ndarray  # M^T a
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """M^T C M, a new array."""
+        matrix = self.curved - self.theta * np.outer(self.weighted_sum, self.weighted_sum)
+        symmetric: np.ndarray = 0.5 * (matrix + matrix.T)
+        return symmetric
+
+    def apply(self, change: np.ndarray) -> np.ndarray:
+        """C times a change of the margins."""
+        return self.c * change - (self.theta * (self.a @ change)) * self.a
+
+
+class DualWeights:
+    """Weights of one problem that prove a bound on its robust risk."""
+
+    def __init__(self, problem: RobustProblem, slots: Sequence[Slot], of_margins: MarginMap):
+        self.problem, self.slots, self.map = problem, slots, of_margins
+
+    def repaired(
+        self, hessian: Hessian, weights: np.ndarray, perturbations: Sequence[Perturbation]
+    ) -> np.ndarray | None:
+        """Feasible weights (n,) next to those of a step, given its perturbations; None where the
+        repair fails.
+        """
+        feasible = self._balanced(weights)
+        for _ in range(_MAX_REPAIRS):
+            if feasible is None:
+                return None
+            perturbations = self._matched(feasible, perturbations)
+            if self._hold(feasible, perturbations):
+                return feasible
+            perturbations = [
+                Perturbation(*slot.set.moved_inside(point.u, point.s))
+                for slot, point in zip(self.slots, perturbations, strict=True)
+            ]
+            feasible = self._balanced(self._cancelling(hessian, feasible, perturbations))
+        return None
+
+    def mixed(
+        self, weights: np.ndarray, perturbations: Sequence[Perturbation] | None = None
+    ) -> np.ndarray | None:
+        """Weights (n,) mixed with just enough interior ones to be feasible; None where there are no
+        interior weights.
+        """
+        feasible = self._on_equalities(self._balanced(weights))
+        if feasible is None or self._interior is None:
+            return None
+        inner, inner_points = self._interior
+        points = inner_points if perturbations is None else perturbations
+        shares = np.array([[slot.radius @ a for a in (feasible, inner)] for slot in self.slots])
+        for share in SHARES:
+            mixed = (1 - share) * feasible + share * inner
+            mixed_points = []
+            for point, other, (outer_part, inner_part) in zip(
+                points, inner_points, shares, strict=True
+            ):
+                part = share * inner_part / ((1 - share) * outer_part + share * inner_part)
+                u, s = (
+                    (1 - part) * mine + part * theirs
+                    for mine, theirs in ((point.u, other.u), (point.s, other.s))
+                )
+                mixed_points.append(Perturbation(u, s))
+            if self._hold(mixed, self._matched(mixed, mixed_points)):
+                return mixed
+        return None
+
+    def _balanced(self, weights: np.ndarray) -> np.ndarray | None:
+        """The weights, negative ones cut off, scaled to dual feasibility; None where a class has
+        none left.
+        """
+        weights = np.maximum(weights, 0)
+        if not all(weights[members[0]].any() for members in self.problem.classes):
+            return None
+        balanced: np.ndarray = self.problem.balanced(weights[None])[0]
+        return balanced
+
+    def _on_equalities(self, weights: np.ndarray | None) -> np.ndarray | None:
+        r"""The weights, moved by the least :math:`\sum_i \delta_i^2 / a_i` to where Z^T a obeys the
+        equalities of the set, such as :math:`(Z^T a)_j = 0` for a feature that cannot be moved.
+
+        Where there are several slots their perturbations share Z^T a, and weights stay.
+        """
+        if weights is None or len(self.slots) != 1:
+            return weights
+        slot = self.slots[0]
+        L, of_one = slot.set.equalities_of_x
+        if not len(L):
+            return weights
+        # signs of slot and rows in one: L Z^T a = g l (R.a)
+        scores = np.stack([self.problem.signed_scores(row[None])[0] for row in L])
+        conditions = scores - slot.sign * np.outer(of_one, slot.radius)
+        classes = np.concatenate(self.problem.classes)
+        terms = np.vstack([conditions, classes])
+        goal = np.append(np.zeros(len(L)), np.full(len(classes), 1 / len(classes)))
+        for _ in range(_MAX_REPAIRS):
+            root = np.sqrt(weights)
+            change = np.linalg.lstsq(terms * root, goal - terms @ weights, rcond=_DEPENDENT)[0]
+            weights = self._balanced(weights + root * change)
+            if weights is None:
+                return None
+        return weights
+
+    def _matched(
+        self, weights: np.ndarray, perturbations: Sequence[Perturbation]
+    ) -> list[Perturbation]:
+        """The perturbations, moved alike to where the perturbed rows cancel."""
+        lack, total = self._lack(weights, perturbations)
+        matched = []
+        for slot, point in zip(self.slots, perturbations, strict=True):
+            u = point.u + slot.sign * lack / total
+            matched.append(Perturbation(u, slot.set.with_s(u, point.s)))
+        return matched
+
+    def _lack(
+        self, weights: np.ndarray, perturbations: Sequence[Perturbation]
+    ) -> tuple[np.ndarray, float]:
+        """The weighted sum of the perturbed rows, (d,), and the weighted sum of the radii."""
+        lack, total = self.problem.weighted_sum(weights[None])[0], 0.0
+        for slot, point in zip(self.slots, perturbations, strict=True):
+            share = float(slot.radius @ weights)
+            lack, total = lack - share * slot.sign * point.u, total + share
+        return lack, total
+
+    def _hold(self, weights: np.ndarray, perturbations: Sequence[Perturbation]) -> bool:
+        """Whether the perturbed rows cancel, and the perturbations are in their sets, both up to
+        the rounding of Z^T a.
+        """
+        rounding = TERM_ROUNDING * self.problem.sizes(weights[None])[0]
+        lack, total = self._lack(weights, perturbations)
+        if not np.all(np.abs(lack) <= rounding):
+            return False
+        room = rounding / total if self.slots else rounding
+        return all(
+            slot.rows.holds(point.u, point.s, room)
+            for slot, point in zip(self.slots, perturbations, strict=True)
+        )
+
+    def _cancelling(
+        self, hessian: Hessian, weights: np.ndarray, perturbations: Sequence[Perturbation]
+    ) -> np.ndarray:
+        """The weights, moved by the least sum of change^2 / c to where the perturbed rows cancel.
+
+        The perturbed rows and the labels are M T, where T takes (w, b) to (w, b, t = g u.w).
+        """
+        free = len(hessian.curved) - len(self.slots)
+        T = np.vstack([np.eye(free), np.zeros((len(self.slots), free))])
+        for row, slot, reach, point in zip(
+            T[free:], self.slots, self.map.reach, perturbations, strict=True
+        ):
+            row[: self.map.n_features] = reach * slot.sign * point.u / self.map.units
+        gram = T.T @ hessian.curved @ T
+        size = np.sqrt(np.maximum(np.diag(gram), 0))
+        size[size == 0] = 1.0
+        gram /= np.outer(size, size)
+        gram.flat[:: free + 1] += _DEPENDENT
+        try:
+            x = cho_solve(cho_factor(gram), T.T @ self.map.adjoint(weights) / size) / size
+        except LinAlgError:
+            return weights
+        return weights - hessian.c * self.map.forward(T @ x)
+
+    @cached_property
+    def _interior(self) -> tuple[np.ndarray, list[Perturbation]] | None:
+        r"""Feasible weights with the largest slack in all rows of the sets, and their
+        perturbations, by a program of n weights; None where there are none.
+
+        It is linear in a, :math:`p_k = (R_k \cdot a) u_k` and the same multiple of :math:`s_k`.
+        """
+        used = np.flatnonzero(self.problem.log_weight[0] > -math.inf)
+        if not self.slots or not isinstance(self.problem.rows, (DenseRows, SparseRows)):
+            return None
+        y, n = self.problem.y[0, used], len(used)
+        Z = sparse.csr_array(self.problem.X[used]).multiply(y[:, None])
+        width = sum(slot.rows.E.shape[1] + slot.rows.F.shape[1] for slot in self.slots) + 1
+        sums = [np.ones(n), y] if self.problem.fit_intercept else [np.ones(n)]
+        cancelled, in_sets = [Z.T], []
+        cones: list[tuple[str, int]] = [("zero", self.map.n_features), ("zero", len(sums))]
+        for slot in self.slots:
+            rows, d = slot.rows, slot.rows.E.shape[1]
+            cancelled += [-slot.sign * sparse.eye_array(d), sparse.csr_array((d, rows.F.shape[1]))]
+            of_radius = sparse.csr_array(-np.outer(rows.h, slot.radius[used]))
+            in_sets.append([of_radius, sparse.hstack([rows.E, rows.F]), rows.axis[:, None]])
+            cones += rows.cones
+        placed = sparse.block_diag([block for _, block, _ in in_sets])
+        A = sparse.vstack(
+            [
+                sparse.hstack([*cancelled, sparse.csr_array((self.map.n_features, 1))]),
+                sparse.hstack([np.array(sums), sparse.csr_array((len(sums), width))]),
+                sparse.hstack(
+                    [
+                        sparse.vstack([first for first, _, _ in in_sets]),
+                        placed,
+                        np.vstack([last for _, _, last in in_sets]),
+                    ]
+                ),
+                sparse.hstack([-sparse.eye_array(n), sparse.csr_array((n, width))]),
+                sparse.csr_array(([1.0], ([0], [n + width - 1])), shape=(1, n + width)),
+            ]
+        )
+        level = max(float(slot.radius.max()) for slot in self.slots)
+        b = np.zeros(A.shape[0])
+        b[self.map.n_features] = 1.0
+        b[-1] = level
+        q = np.zeros(n + width)
+        q[-1] = -1.0
+        try:
+            found, _ = solve_program(
+                sparse.csc_array((len(q), len(q))),
+                q,
+                A,
+                b,
+                [*cones, ("nonnegative", n), ("nonnegative", 1)],
+            )
+        except SolverFailure:
+            return None
+        if not found[-1] > _NO_ROOM * level:
+            return None
+        weights = np.zeros(self.problem.y.shape[1])
+        weights[used] = np.maximum(found[:n], 0)
+        points, start = [], n
+        for slot in self.slots:
+            d, more = slot.rows.E.shape[1], slot.rows.F.shape[1]
+            share = float(slot.radius @ weights) or 1.0
+            p, s = found[start : start + d], found[start + d : start + d + more]
+            points.append(Perturbation(p / share, s / share))
+            start += d + more
+        balanced = self._on_equalities(self._balanced(weights))
+        return None if balanced is None else (balanced, points)

@@ -1,0 +1,387 @@
+r"""The minimiser of the robust risk for a threat that is a conic set: Newton's method whose step is
+a cone program.
+
+**Problem.** With :math:`\sigma` the support function of a set the robust margins are
+:math:`m = Z w + y b - R t`, where :math:`t_k \ge \sigma_k(g_k w)`: a *slot* k is a set and a sign
+:math:`g_k`, and :math:`R_{ik}` is the radius of sample i in it, 0 where the sample belongs to
+another slot. One slot serves a symmetric set. The loss falls in its margin, so t is
+:math:`\sigma(g w)` at the minimum and the objective is smooth in (w, b, t).
+
+**Conic rows.** A set :math:`\{x : \exists s, h - E x - F s \in K\}` has :math:`\sigma(v) = \min \{h
+\cdot \lambda : E^T \lambda = v, F^T \lambda = 0, \lambda \in K^*\}`, so that :math:`t \ge \sigma(g
+w)` is :math:`E^T \lambda = g w`, :math:`F^T \lambda = 0`, :math:`h \cdot \lambda \le t`,
+:math:`\lambda \in K^*`.
+
+**Step.** The model of the log-risk around x = (w, b, t) has gradient :math:`-M^T a` and Hessian
+:math:`M^T C M`, where :math:`M = [Z, y, -R]` and :math:`C = \mathrm{diag}(c) - \theta a a^T`. Its
+minimiser over the conic rows is a cone program whose size does not depend on n.
+
+**Certificate.** With multipliers :math:`\nu, \eta, \tau` of the three rows, :math:`u = -\nu / \tau`
+is in the set by :math:`s = -\eta / \tau`. The model's weights :math:`a' = a - C \delta` at the
+margins' change :math:`\delta` obey :math:`Z^T a' = \sum_k (R_k \cdot a') g_k u_k` and :math:`y
+\cdot a' = 0`, both up to the error of the program; `_conic_weights` removes that error.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
+
+from sklearn_robust.losses import MarginLoss
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.solvers._conic_sets import SolverFailure, solve_program
+from sklearn_robust.solvers._conic_weights import (
+    DualWeights,
+    Hessian,
+    MarginMap,
+    Perturbation,
+    Slot,
+    slots_of,
+)
+from sklearn_robust.solvers.solution import Solution
+from sklearn_robust.threats import ConicThreat, require
+
+# Levenberg's damping, as a share of the Hessian's diagonal
+_LEAST_DAMPING = 1e-10
+_RETRY_DAMPING = 1e-6  # after the first step that fails, and then 100 times more each time
+_MOST_DAMPING = 1e4
+
+# of the predicted decrease of the log-risk
+_CLOSE = 0.03  # from which on the weights may certify a step
+_ROUNDING = 1e-14  # a decrease that the log-risk does not show
+_SUFFICIENT = 1e-3  # share of it that a step must reach
+
+_FURTHEST = 1e3  # change of a margin in a step, beside the largest margin
+_LONGEST = 1024.0  # step, of the model's, while the risk falls without end
+_FLAT = 1e-6  # curvature beside slope, of all samples: no step is that long
+
+
+def conic_newton(
+    problem: RobustProblem,
+    loss: MarginLoss,
+    start: np.ndarray,
+    *,
+    max_iter: int,
+    tol: float,
+    certify: Callable[..., Solution],
+    record: Callable[[int, np.ndarray], None],
+) -> tuple[Solution | None, np.ndarray, int]:
+    """Minimise the log-risk of one problem whose threat is a `ConicThreat`.
+
+    Parameters
+    ----------
+    problem : RobustProblem
+        One problem, in double arithmetic, on rows with moments (`GramRows`).
+    loss : MarginLoss
+    start : ndarray of shape (1, d)
+    max_iter : int
+    tol : float
+        Certified gap of the risk to reach.
+    certify : callable
+        The solution of coefficients (1, d), with the gap that weights (1, n) prove if they are
+        given.
+    record : callable
+        Called with the iteration and the coefficients (1, d).
+
+    Returns
+    -------
+    solution : Solution or None
+        The predictor with the smallest certified gap, or one that separates the data; None where
+        nothing is proven.
+    coef : ndarray of shape (1, d)
+        The last iterate.
+    n_iter : int
+
+    Raises
+    ------
+    ValueError
+        Where the threat has no `conic`, or the rows have no moments.
+
+    Warns
+    -----
+    ConvergenceWarning
+        Where clarabel fails at every damping of the step.
+    """
+    require(problem.threat, ConicThreat, "the minimiser of the robust risk")
+    return _ConicNewton(problem, loss, tol, certify).run(start, max_iter, record)
+
+
+@dataclass
+class _Point:
+    """A predictor of one problem, t = sigma(g w) of each slot, and what the loss makes of them."""
+
+    coef: np.ndarray
+    intercept: float
+    scores: np.ndarray  # Z w, (n,)
+    levels: np.ndarray
+    margins: np.ndarray
+    log_risk: float
+    weights: np.ndarray
+
+
+@dataclass
+class _Target:
+    """The minimiser of a model: the predictor, the margins' change, the slots' perturbations."""
+
+    coef: np.ndarray
+    scores: np.ndarray
+    change: np.ndarray
+    perturbations: list[Perturbation]
+
+
+@dataclass
+class _Proven:
+    """A predictor, and the weights that prove its gap of the risk."""
+
+    gap: float
+    coef: np.ndarray
+    intercept: float
+    weights: np.ndarray
+
+
+class _ConicNewton:
+    def __init__(
+        self, problem: RobustProblem, loss: MarginLoss, tol: float, certify: Callable[..., Solution]
+    ) -> None:
+        self.problem, self.loss, self.tol, self.certify = problem, loss, tol, certify
+        self.y, self.log_weight = problem.y[0], problem.log_weight[0]
+        self.used = self.log_weight > -math.inf
+        self.slots = slots_of(problem)
+        self.map = MarginMap(problem, self.slots)
+        self.program = _StepProgram(self.slots, self.map)
+        self.dual = DualWeights(problem, self.slots, self.map)
+
+    def run(
+        self, start: np.ndarray, max_iter: int, record: Callable[[int, np.ndarray], None]
+    ) -> tuple[Solution | None, np.ndarray, int]:
+        at = self._evaluated(start[0], self.problem.signed_scores(start)[0], None)
+        best: _Proven | None = None
+        damping, iteration = _LEAST_DAMPING, 0
+        while iteration < max_iter and not self._separates(at):
+            iteration += 1
+            hessian = self._hessian(at)
+            try:
+                target = self._target(hessian, at, damping)
+            except SolverFailure as failure:
+                damping = max(100 * damping, _RETRY_DAMPING)
+                if damping > _MOST_DAMPING:
+                    self._warn(failure)
+                    break
+                continue
+            decrease = float(at.weights @ target.change)
+            reached = self._between(at, target, 1.0)
+            if decrease <= _CLOSE:
+                best = self._better(best, hessian, at, target, reached, last=decrease <= self.tol)
+                if best is not None and best.gap <= self.tol:
+                    record(iteration, best.coef[None])
+                    break
+            moved = self._search(at, target, reached, decrease)
+            if moved is None:
+                if decrease <= _ROUNDING or damping > _MOST_DAMPING:
+                    break
+                damping = max(100 * damping, _RETRY_DAMPING)
+                continue
+            at, damping = moved, max(damping / 10, _LEAST_DAMPING)
+            record(iteration, at.coef[None])
+        return self._solution(at, best), at.coef[None], iteration
+
+    def _separates(self, at: _Point) -> bool:
+        return bool(at.margins[self.used].min() > 0)
+
+    def _solution(self, at: _Point, best: _Proven | None) -> Solution | None:
+        """The best predictor with its proof, or a point that separates the data; None without
+        either.
+        """
+        if self._separates(at):
+            return self.certify(at.coef[None], near=at.intercept)
+        if best is None:
+            best = self._judged(at, self.dual.mixed(at.weights))
+        if best is None:
+            return None
+        return self.certify(best.coef[None], best.weights[None], near=best.intercept)
+
+    @staticmethod
+    def _warn(failure: SolverFailure) -> None:
+        warnings.warn(
+            f"Newton's method on the robust risk ended early: the cone program of its step failed "
+            f"at every damping ({failure}). Standardise the features, or raise tol.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+
+    # points
+
+    def _evaluated(self, coef: np.ndarray, scores: np.ndarray, near: float | None) -> _Point:
+        """The point of a predictor, with its best intercept."""
+        levels = np.array([slot.support(coef) for slot in self.slots])
+        margins, intercept = scores, 0.0
+        for slot, level in zip(self.slots, levels, strict=True):
+            margins = margins - level * slot.radius
+        if self.problem.fit_intercept:
+            guess = None if near is None else np.array([near])
+            found = self.loss.intercept(margins[None], self.y[None], self.log_weight[None], guess)
+            intercept = float(found[0])
+            margins = margins + intercept * self.y
+        log_risk, weights = self.loss.log_risk_and_weights(margins, self.log_weight)
+        return _Point(coef, intercept, scores, levels, margins, float(log_risk), weights)
+
+    def _between(self, at: _Point, target: _Target, share: float) -> _Point:
+        coef = at.coef + share * (target.coef - at.coef) if share != 1 else target.coef
+        scores = at.scores + share * (target.scores - at.scores)
+        return self._evaluated(coef, scores, at.intercept)
+
+    # steps
+
+    def _hessian(self, at: _Point) -> Hessian:
+        a, c = at.weights, self.loss.curvature(at.margins, at.weights)
+        if c.sum() <= _FLAT * a.sum():
+            # far on the wrong side a loss has no curvature: that of a parabola that a step leaves
+            c = np.maximum(c, a / (1 + np.maximum(-at.margins, 0)))
+        c = np.where(self.used, c, 0.0)
+        # the largest theta that leaves C positive semidefinite; 1 for the exponential loss
+        theta = 1 / max(1.0, float(np.sum(a * (a / np.maximum(c, np.finfo(float).tiny)))))
+        return Hessian(c, a, theta, self.map.curved(c), self.map.adjoint(a))
+
+    def _target(self, hessian: Hessian, at: _Point, damping: float) -> _Target:
+        """The model's minimiser around a point, damped by a share of the Hessian's diagonal."""
+        matrix = hessian.matrix
+        now = self.map.coordinates(at.coef, at.intercept, at.levels)
+        diagonal = np.maximum(np.diag(hessian.curved), 0)
+        mean = float(diagonal.mean()) or 1.0
+        matrix.flat[:: len(matrix) + 1] += damping * np.where(diagonal > 0, diagonal, mean)
+        x, perturbations = self.program.solve(matrix, -hessian.weighted_sum - matrix @ now)
+        coef = self.map.coef(x)
+        scores = self.problem.signed_scores(coef[None])[0]
+        return _Target(coef, scores, self.map.forward(x - now), perturbations)
+
+    def _search(
+        self, at: _Point, target: _Target, reached: _Point, decrease: float
+    ) -> _Point | None:
+        """The point towards the target, or beyond it, where the log-risk falls by enough; None if
+        there is none.
+        """
+        if not decrease > 0:
+            return None
+        rounding = 8 * np.finfo(float).eps * (1 + abs(at.log_risk)) if decrease < 1e-8 else 0.0
+        furthest = _FURTHEST * (1 + float(np.abs(at.margins[self.used]).max()))
+        change = float(np.abs(target.change[self.used]).max())
+        first = share = furthest / change if change > furthest else 1.0
+        found = reached if share == 1 else self._between(at, target, share)
+        while not found.log_risk <= at.log_risk - _SUFFICIENT * share * decrease + rounding:
+            share *= 0.5
+            if share <= 1e-6 * first:
+                return None
+            found = self._between(at, target, share)
+        while first <= share < _LONGEST * first and decrease > 0.1 and not self._separates(found):
+            share *= 2  # a risk that falls without end needs longer and longer steps
+            further = self._between(at, target, share)
+            if not further.log_risk < found.log_risk:
+                break
+            found = further
+        return found
+
+    # certificates
+
+    def _better(
+        self,
+        best: _Proven | None,
+        hessian: Hessian,
+        at: _Point,
+        target: _Target,
+        reached: _Point,
+        *,
+        last: bool,
+    ) -> _Proven | None:
+        """The best so far, or the target where the model's weights prove a smaller gap of it.
+
+        At the `last` step weights of the interior are mixed in where they prove nothing alone.
+        """
+        model = at.weights - hessian.apply(target.change)
+        weights = self.dual.repaired(hessian, model, target.perturbations)
+        if weights is None and last:
+            weights = self.dual.mixed(model, target.perturbations)
+        found = self._judged(reached, weights)
+        if best is None or found is None:
+            return best if found is None else found
+        return found if found.gap <= best.gap else best
+
+    def _judged(self, at: _Point, weights: np.ndarray | None) -> _Proven | None:
+        """The gap of the risk that feasible weights prove of a point."""
+        if weights is None:
+            return None
+        bound = self.loss.log_risk_bound(
+            weights[None], self.log_weight[None], np.array([at.log_risk])
+        )
+        gap = -math.expm1(float(bound[0]) - at.log_risk)
+        return _Proven(gap, at.coef, at.intercept, weights)
+
+
+class _StepProgram:
+    r"""The cone program of a step: its rows, which do not change, and what its solution says.
+
+    The columns are x = (w, b, t), in the coordinates of the map of the margins, and the
+    :math:`\lambda` of each slot, in the unit of t.
+    """
+
+    def __init__(self, slots: Sequence[Slot], of_margins: MarginMap) -> None:
+        self.n = of_margins.n_columns
+        # of the rows E^T lambda = g w of each slot
+        self.scales = [of_margins.units / reach for reach in of_margins.reach]
+        d, first_t = of_margins.n_features, self.n - len(slots)
+        starts = np.cumsum([self.n, *(len(slot.rows.h) for slot in slots)]).tolist()
+        self.n_columns = starts[-1]
+        self.cones: list[tuple[str, int]] = []
+        self._rows: list[Any] = []
+        self.equalities: list[tuple[slice, slice]] = []  # the rows of E and of F of each slot
+        for slot, start, scale in zip(slots, starts, self.scales, strict=False):
+            E, F = sparse.diags_array(scale) @ slot.rows.E.T, slot.rows.F
+            of_E = self._add("zero", d, (E, start), (-slot.sign * sparse.eye_array(d), 0))
+            self.equalities.append((of_E, self._add("zero", F.shape[1], (F.T, start))))
+        self.levels: list[slice] = []  # the row h.lambda <= t of each slot
+        for k, (slot, start) in enumerate(zip(slots, starts, strict=False)):
+            below = (slot.rows.h[None], start), (-np.ones((1, 1)), first_t + k)
+            self.levels.append(self._add("nonnegative", 1, *below))
+        for slot, start in zip(slots, starts, strict=False):
+            for kind, at in slot.rows.blocks:
+                if kind != "zero":  # whose multipliers are free
+                    size = at.stop - at.start
+                    self._add(kind, size, (-sparse.eye_array(size), start + at.start))
+        empty = sparse.csc_array((0, self.n_columns))
+        self.A = sparse.vstack([empty, *self._rows], format="csc")
+
+    def _add(self, kind: str, size: int, *blocks: tuple[Any, int]) -> slice:
+        """Add rows in a cone, the sum of matrices that each start at a column; where they lie."""
+        first = sum(size for _, size in self.cones)
+        total = sparse.csr_array((size, self.n_columns))
+        for matrix, column in blocks:
+            entries = sparse.coo_array(matrix)
+            place = entries.row, entries.col + column
+            total += sparse.coo_array((entries.data, place), shape=total.shape)
+        self._rows.append(total)
+        self.cones.append((kind, size))
+        return slice(first, first + size)
+
+    def solve(
+        self, hessian: np.ndarray, linear: np.ndarray
+    ) -> tuple[np.ndarray, list[Perturbation]]:
+        """The minimiser x of x.H x / 2 + linear.x over the conic rows, and the perturbation of each
+        slot.
+        """
+        rest = self.n_columns - self.n
+        P = sparse.block_diag([hessian, sparse.csr_array((rest, rest))], format="csc")
+        q, b = np.append(linear, np.zeros(rest)), np.zeros(self.A.shape[0])
+        x, z = solve_program(P, q, self.A, b, self.cones)
+        perturbations = []
+        for (of_E, of_F), level, scale in zip(
+            self.equalities, self.levels, self.scales, strict=True
+        ):
+            tau = max(float(z[level][0]), np.finfo(float).tiny)
+            perturbations.append(Perturbation(-scale * z[of_E] / tau, -z[of_F] / tau))
+        return x[: self.n], perturbations

@@ -1,0 +1,123 @@
+"""What is refused: what is no threat, and a threat that lacks what a solver needs."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from sklearn_robust._array_api import Array, like
+from sklearn_robust.threats._ball import LpBall, check_scale, is_ball
+from sklearn_robust.threats._interface import ConicThreat, KinkedThreat, ProximalThreat, Threat
+
+
+def radius_of(threat: Any) -> float:
+    """The radius of a threat: `eps` of an l_q ball, 1 of another set, which stands for itself."""
+    return float(threat.eps) if is_ball(threat) else 1.0
+
+
+def require_ball(threat: Any, solver: str) -> LpBall:
+    """The threat, where it is an l_q ball; an error that names the solver where it is not."""
+    if not is_ball(threat):
+        raise ValueError(
+            f"{_capital(solver)} serves l_q balls only, got threat={_name(threat)}: use an LpBall, "
+            f"or steepest_descent."
+        )
+    return threat
+
+
+# what to turn to where a threat lacks the methods of a protocol
+_REMEDY: dict[type, str] = {
+    ProximalThreat: "write it, as `worst` alone gives margins but no certificate",
+    KinkedThreat: "write them, or use steepest_descent in LpNorm(2)",
+    ConicThreat: "write it, or use steepest_descent",
+}
+
+
+def offers(threat: Any, protocol: type) -> bool:
+    """Whether the threat has all methods of a protocol."""
+    return not _missing(threat, protocol)
+
+
+def require(threat: Any, protocol: type, solver: str) -> None:
+    """Raise where the threat lacks a method of the protocol that the solver needs.
+
+    Parameters
+    ----------
+    threat : Threat
+    protocol : ProximalThreat, KinkedThreat or ConicThreat
+    solver : str
+        What needs it, as the subject of a sentence: "the accelerated solver".
+
+    Raises
+    ------
+    ValueError
+        In one sentence: the threat, the methods that it lacks, the solver that needs them, and the
+        remedy.
+    """
+    missing = _missing(threat, protocol)
+    if missing:
+        raise ValueError(
+            f"{_capital(solver)} needs {' and '.join(missing)} of a threat, which "
+            f"threat={_name(threat)} does not offer: {_REMEDY[protocol]}."
+        )
+
+
+def _missing(threat: Any, protocol: type) -> list[str]:
+    """The methods of the protocol that the threat lacks."""
+    methods = [
+        name
+        for part in reversed(protocol.__mro__)
+        if part not in (object, Protocol)
+        for name in vars(part)
+        if not name.startswith("_")
+    ]
+    return [name for name in methods if not hasattr(threat, name)]
+
+
+def _capital(subject: str) -> str:
+    """The subject at the head of a sentence; names of functions stay as they are."""
+    return subject if "_" in subject.split()[0] else subject[0].upper() + subject[1:]
+
+
+def _name(threat: Any) -> str:
+    """The threat in a message."""
+    return repr(threat) if is_ball(threat) else type(threat).__name__
+
+
+def unit_threat(threat: Any, one: Array) -> tuple[Threat, float]:
+    """The set for radius 1, on vectors such as `one`, of shape (1, d), and the radius.
+
+    A ball is split into its unit ball and its radius; another threat has radius 1 as it stands.
+    """
+    if not is_ball(threat):
+        check_threat(threat, one)
+        return threat, 1.0
+    if threat.scale is None:
+        return LpBall(threat.q, 1.0), threat.eps
+    scale = like(one, check_scale(threat.scale, "scale"))
+    if scale.shape[0] != one.shape[1]:
+        raise ValueError(
+            f"scale must hold a number for each of the {one.shape[1]} features, got "
+            f"{scale.shape[0]}."
+        )
+    return LpBall(threat.q, 1.0, scale), threat.eps
+
+
+def check_threat(threat: Any, one: Array) -> None:
+    """Refuse what is no symmetric threat on vectors such as `one`, of shape (1, d)."""
+    if isinstance(threat, type) or not offers(threat, Threat):
+        raise ValueError(
+            f"threat must be an LpBall or an object with `symmetric` and `worst(v)`, got "
+            f"{threat!r}: for an l_q ball use LpBall(q, eps)."
+        )
+    if not threat.symmetric:
+        raise ValueError(
+            f"threat must be symmetric, with -delta for every delta, got threat={_name(threat)} of "
+            f"symmetric={threat.symmetric!r}: use the smallest symmetric set that holds it."
+        )
+    shape = getattr(threat.worst(one), "shape", None)
+    if shape != one.shape:
+        raise ValueError(
+            f"threat.worst must return an array of the shape of its argument, {tuple(one.shape)}, "
+            f"got {shape and tuple(shape)} of threat={_name(threat)}: give it the {one.shape[1]} "
+            f"features of X."
+        )
