@@ -61,6 +61,7 @@ def test_bad_parameters_are_refused(parameters, message):
         MinNormRobustClassifier(**parameters).fit([[0.0], [1.0]], [0, 1])
 
 
+@pytest.mark.slow
 def test_undecided_is_not_called_inseparable(monkeypatch):
     from sklearn_robust.linear_model import fitting
 

@@ -327,6 +327,7 @@ def test_unknown_names_are_refused():
         make_robust_scorer(eps=0.1, scale={"age": -1.0})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [SEPARABLE, NOISY], ids=["separable", "noisy"])
 def test_a_path_holds_the_single_fits(data):
     X, y = data

@@ -112,6 +112,7 @@ def test_skops_saves_networks_of_common_layers(name):
     assert train_alike(loaded, pickle.loads(pickle.dumps(network)), X, y)
 
 
+@pytest.mark.slow
 def test_skops_saves_searches_over_networks():
     io = pytest.importorskip("skops.io")
     rng = np.random.default_rng(0)
