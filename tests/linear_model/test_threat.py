@@ -56,6 +56,7 @@ def assert_same_fit(one, other, attributes=("coef_", "intercept_", "dual_gap_", 
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", [1, 2, math.inf])
 @pytest.mark.parametrize("solver", ["auto", "exact"])
 def test_a_ball_is_its_q_eps_and_scale(gaussian, q, solver):
@@ -254,6 +255,7 @@ class Heavy:
         return np.where(inside, x, x / (1 + high[..., None] * self.weight**2))
 
 
+@pytest.mark.slow
 def test_a_norm_as_the_geometry(gaussian):
     X, y = gaussian(30, 40)
     weight = np.linspace(0.5, 2, 40)

@@ -37,6 +37,7 @@ def test_behaves_like_coordinate_descent_on_unseen_data():
     assert report.margin == pytest.approx(network.margin_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", [1, 2, math.inf])
 @pytest.mark.parametrize("device", [None, "cpu"])
 def test_every_threat_is_withstood_close_to_the_largest_radius(q, device):
@@ -70,6 +71,7 @@ def test_several_classes_some_of_them_not_separable(loss):
     np.testing.assert_allclose(network.coef_[1:], linear.coef_[1:], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_data_formats_and_copies():
     X, y = make_teacher_classification(40, 60, data_sparsity=10, random_state=0)
     dense = RobustDiagonalNet(eps=0.02).fit(X, y)

@@ -134,6 +134,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("warm_start", [False, True])
 @pytest.mark.parametrize("how", FAILURES)
 def test_a_fit_that_fails_leaves_the_last_one_whole(how, warm_start, armed):
@@ -263,6 +264,7 @@ def test_classes_cannot_change():
 # --- what scores use
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_threat_the_loss_and_the_clip_of_the_fit():
     X, y = data(80)
     X = 1 / (1 + np.exp(-X))
@@ -392,6 +394,7 @@ def test_labels_that_were_never_seen_are_never_right(fitted):
     assert np.all(fitted.certified_radius(X, unseen) == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("weight", "message"),
     [
@@ -536,6 +539,7 @@ def test_channels_last_are_not_taken_for_channels_first(estimator):
     np.testing.assert_array_equal(flat.predict(X), flat.predict(X.reshape(10, 60)))
 
 
+@pytest.mark.slow
 def test_random_networks_have_certificates_below_their_attacks():
     for seed in range(3):
         X, y = data(30, seed)

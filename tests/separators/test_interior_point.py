@@ -22,6 +22,7 @@ EXPONENTS = [1.0, 1.5, 2.0, 4.0, INF]
 SHAPES = [(20, 45), (45, 20)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(("n", "d"), SHAPES)
 @pytest.mark.parametrize(("p", "dual_q"), list(itertools.product(EXPONENTS, EXPONENTS)))
@@ -99,6 +100,7 @@ def random_state(form, rng):
     return State(coordinates, slacks, multipliers, scalars)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(("n", "d"), [(6, 9), (9, 6)])
 @pytest.mark.parametrize(("p", "dual_q"), list(itertools.product(EXPONENTS, EXPONENTS)))
@@ -189,6 +191,7 @@ def test_certified_below_tol_ends_early(margin_program):
         assert 4 <= len(calls) <= most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("p", "dual_q"), list(itertools.product(EXPONENTS, EXPONENTS)))
 def test_the_second_order_corrector_keeps_iterations_few(
     margin_program, largest_radius, monkeypatch, p, dual_q

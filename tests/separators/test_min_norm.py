@@ -94,6 +94,7 @@ def oracle_margin(X, y, p, q, eps, fit_intercept):
     return problem.solve(solver="HIGHS" if linear else "CLARABEL")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize(("n", "d"), SHAPES)
 @pytest.mark.parametrize(("p", "q"), PAIRS)
@@ -111,6 +112,7 @@ def test_all_pairs_reach_the_optimum_with_proof(p, q, n, d, fit_intercept):
             assert_allclose(s.margin, oracle_margin(X, y, p, q, eps, fit_intercept), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize(("p", "q"), MIXED)
 def test_any_exponents_reach_the_optimum_with_proof(p, q, fit_intercept):
@@ -135,6 +137,7 @@ def test_direction_does_not_depend_on_eps_where_p_is_dual_to_q(q):
         assert_allclose(s.margin, (1 - share) * star.margin, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize(("p", "q"), [*PAIRS, (1.5, 3), (3, INF)])
 def test_both_sides_of_eps_star(p, q, fit_intercept):
@@ -193,6 +196,7 @@ def test_it_minimises_the_mixed_norm_whose_weight_the_margin_gives(p, q):
     assert_allclose(norm(ours, p) + s.eps / s.margin * norm(ours, dual(q)), value, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize("q", [1, 2, 3, INF])
 def test_data_that_are_not_linearly_separable_have_margin_zero(q, fit_intercept):
@@ -215,6 +219,7 @@ def test_data_that_are_not_linearly_separable_have_margin_zero(q, fit_intercept)
         assert_proof(caught.value, X, y, q, fit_intercept, slack=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit_intercept", [False, True])
 def test_conflicting_labels_are_not_separable(fit_intercept):
     X, y = separable_data(20, 30)
@@ -270,6 +275,7 @@ def test_one_feature(p, q):
     assert_allclose([s.margin, s.coef[0], s.intercept], [0.5, 2.0, 0.0], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "d"), [(2000, 20), (20, 2000)])
 @pytest.mark.parametrize(("p", "q"), [(1, 1), (2, INF), (INF, 2)])
 def test_long_and_wide_data(n, d, p, q):
@@ -279,6 +285,7 @@ def test_long_and_wide_data(n, d, p, q):
     assert_certified(s, X, y, 1e-6 if (p, q) == (INF, 2) else 1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize(("p", "q"), [*PAIRS, (1.5, 3)])
 @pytest.mark.parametrize("convert", [sparse.csr_array, sparse.csc_matrix])
@@ -315,6 +322,7 @@ def real_data(name):
     return X, np.where(data.target == 0, 1.0, -1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["breast_cancer", "iris", "wine"])
 @pytest.mark.parametrize(("p", "q"), PAIRS)
 def test_real_data(name, p, q):
@@ -327,6 +335,7 @@ def test_real_data(name, p, q):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", [1, 2, 3, INF])
 def test_features_of_very_different_scales_are_answered_honestly(q):
     X, y = separable_data(40, 30, seed=9)
@@ -480,11 +489,13 @@ def test_invalid_input(change, message):
         min_norm_separator(arguments.pop("X"), arguments.pop("y"), **arguments)
 
 
+@pytest.mark.slow
 def test_import_does_not_load_clarabel():
     code = "import sys, sklearn_robust.separators; sys.exit('clarabel' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
@@ -512,6 +523,7 @@ def test_small_problems_are_decided_and_certified(seed, n, d, p, q, share, fit_i
         assert_proof(caught.value, X, y, q, fit_intercept, slack=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
 def test_a_small_feature_that_separates_is_found_beside_large_ones(q, convert):
@@ -635,6 +647,7 @@ def test_nearest_point_of_the_hull():
     assert 0 < np.count_nonzero(s.dual_coef) <= 9
 
 
+@pytest.mark.slow
 def test_nearest_point_of_many_rows_is_found_on_sets_of_rows(monkeypatch):
     from sklearn_robust.separators import nearest_point
 
@@ -672,6 +685,7 @@ def test_each_engine_answers_where_it_fits(solver):
     assert_certified(s, X, y, 1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", [1, 2, 3, INF])
 def test_a_row_of_zeros_is_never_separable(q):
     X, y = [[1.0, 0, 0], [0, 0, 0]], [1, -1]

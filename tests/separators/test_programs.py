@@ -38,6 +38,7 @@ def draw(seed=0):
     return y[:, None] * rng.normal(size=(15, 20)) / 5, y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize("eps", [0.0, 0.01, 10.0])

@@ -70,6 +70,7 @@ def check(X, y, loss, q, eps, *, fit_intercept=True, sample_weight=None, tol=1e-
     return problem, solution
 
 
+@pytest.mark.slow
 @each_loss
 @each_intercept
 @pytest.mark.parametrize("q", [1, 1.5, 2, 3, np.inf])
@@ -87,6 +88,7 @@ def test_more_features_than_samples(gaussian, largest_margin, loss, q):
     check(X, y, loss, q, 1.05 * radius)
 
 
+@pytest.mark.slow
 # at eps = 0.2 the cone solver calls its answer inaccurate; it is right to the digits that are
 # compared
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
@@ -99,6 +101,7 @@ def test_breast_cancer(loss, q, eps):
     check(X, 2.0 * target - 1, loss, q, eps)
 
 
+@pytest.mark.slow
 def test_digits():
     X, target = load_digits(return_X_y=True)
     used = (target == 3) | (target == 8)
@@ -280,6 +283,7 @@ def test_where_newton_gives_up_lbfgs_takes_over(gaussian, monkeypatch, loss, q):
     assert solution.n_iter[0] > 5
 
 
+@pytest.mark.slow
 @each_loss
 @pytest.mark.parametrize("shape", [(40, 3), (100, 20), (200, 50)], ids=str)
 def test_no_exponent_takes_many_more_evaluations_than_two(monkeypatch, loss, shape):
@@ -361,6 +365,7 @@ def test_forms_of_lbfgs_have_the_coefficients_penalty_and_gradient_of_the_log_ri
     np.testing.assert_allclose(gradient, slopes, atol=1e-8)
 
 
+@pytest.mark.slow
 @each_loss
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 @pytest.mark.parametrize(
@@ -433,6 +438,7 @@ def test_single_precision_data_are_not_copied(gaussian, loss):
     assert minimise_robust_risk(single, loss, EUCLIDEAN, tol=1e-6).gap[0] <= 1e-5
 
 
+@pytest.mark.slow
 @each_loss
 def test_along_radii_each_minimiser_starts_from_the_one_before(loss):
     X, y = load_breast_cancer(return_X_y=True)
