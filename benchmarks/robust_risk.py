@@ -12,8 +12,8 @@ Run as `python benchmarks/robust_risk.py`; it writes benchmarks/results/robust_r
 
 Ours certifies its accuracy, and its time includes that. The first two peers know no accuracy of
 their own: they stop at the first evaluation that reaches the least risk, which the script knows and
-no user could ("at the goal"). L-BFGS-B is also timed with its own stopping rule ("own"), at the loosest ftol
-in 1e-5, 1e-6, ... that turns out to be accurate enough.
+no user could ("at the goal"). L-BFGS-B is also timed with its own stopping rule ("own"), at the
+loosest ftol in 1e-5, 1e-6, ... that turns out to be accurate enough.
 """
 
 import argparse
@@ -324,7 +324,8 @@ def main():
         f"By `benchmarks/robust_risk.py`: CPU time, medians of {options.repeats} runs.",
         "Relative accuracy 1e-6: certified for ours, within its time; known only to the table for "
         "the others. 'own': L-BFGS-B "
-        "with the loosest ftol that was accurate enough; 'at the goal': stopped as soon as the known least risk is reached. '-': "
+        "with the loosest ftol that was accurate enough; 'at the goal': stopped as soon as the "
+        "known least risk is reached. '-': "
         "stopped short of the accuracy. "
         "The last columns divide the fastest peer's time by ours, with L-BFGS-B's own stop and "
         "at the goal; bold where ours is "

@@ -105,7 +105,7 @@ class ChainPasses:
         *inputs, outputs = self._forward(x)
         gradient = slopes(outputs)
         for depth in reversed(range(len(self.layers))):
-            gradient = self._pull_back(depth, gradient, inputs[depth])
+            gradient = self._backward(depth, gradient, inputs[depth])
         return outputs, gradient.view(x.shape)
 
     @torch.no_grad()
@@ -120,7 +120,7 @@ class ChainPasses:
             if layer.bias is not None and layer.bias.requires_grad:
                 layer.bias.grad = slopes.sum(dim=0)
             if depth > 0:
-                slopes = self._pull_back(depth, slopes, inputs[depth])
+                slopes = self._backward(depth, slopes, inputs[depth])
         return outputs, value
 
     def _forward(self, x: Tensor) -> list[Tensor]:
@@ -136,7 +136,7 @@ class ChainPasses:
             values.append(out.relu_() if rectified else out)
         return values
 
-    def _pull_back(self, depth: int, gradient: Tensor, inputs: Tensor) -> Tensor:
+    def _backward(self, depth: int, gradient: Tensor, inputs: Tensor) -> Tensor:
         """The gradient in the outputs of the layer before, from that in the outputs of a layer;
         overwrites rectified inputs.
         """

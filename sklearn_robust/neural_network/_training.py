@@ -32,7 +32,7 @@ class Trainer:
     Parameters
     ----------
     network : Passes
-        The passes through a module, which is changed in place.
+        The passes through a module, whose parameters training changes.
     optimizer : torch.optim.Optimizer
         The optimiser of the module's parameters.
     attack : InnerMaximisation

@@ -51,9 +51,9 @@ def test_every_threat_is_withstood_close_to_the_largest_radius(q, device):
 @pytest.mark.parametrize("penalty_weight", [0.5, 2.0, 100.0])
 def test_the_implicit_subgradient_of_the_inf_norm_is_one_of_the_point_it_leads_to(penalty_weight):
     rng = np.random.default_rng(0)
-    ahead, speed = rng.normal(size=(2, 6)), rng.uniform(0.1, 1, (2, 6))
-    weighted_sum = _inf_norm_subgradient(ahead, speed, np.full(2, penalty_weight))
-    for w, s in zip(ahead - speed * weighted_sum, weighted_sum, strict=True):
+    ahead, rates = rng.normal(size=(2, 6)), rng.uniform(0.1, 1, (2, 6))
+    weighted_sum = _inf_norm_subgradient(ahead, rates, np.full(2, penalty_weight))
+    for w, s in zip(ahead - rates * weighted_sum, weighted_sum, strict=True):
         assert np.abs(s).sum() <= penalty_weight * (1 + 1e-12)
         assert s @ w == pytest.approx(penalty_weight * np.abs(w).max(), abs=1e-12)  # Hölder's bound
 

@@ -440,15 +440,15 @@ def test_weights_are_validated_when_scoring(weight, message, fitted):
         ),
         ({"optimizer_params": {3: 1}}, "optimizer_params must be None or a dict"),
         (
-            {"optimizer_params": {"speed": 1}},
-            "optimizer_params={'speed': 1} .* do not suit optimizer='steepest_descent'",
+            {"optimizer_params": {"pace": 1}},
+            "optimizer_params={'pace': 1} .* do not suit optimizer='steepest_descent'",
         ),
         (
             {"optimizer_params": {"p": 3}},
             "do not suit optimizer='steepest_descent'.*multiple values",
         ),
         (
-            {"optimizer": torch.optim.Adam, "optimizer_params": {"speed": 1}},
+            {"optimizer": torch.optim.Adam, "optimizer_params": {"pace": 1}},
             "do not suit optimizer=<class .*Adam",
         ),
         ({"optimizer": lambda parameters: 3}, "makes a int, which is no torch.optim.Optimizer"),

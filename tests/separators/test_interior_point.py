@@ -27,21 +27,21 @@ SHAPES = [(20, 45), (45, 20)]
 @pytest.mark.parametrize(("n", "d"), SHAPES)
 @pytest.mark.parametrize(("p", "dual_q"), list(itertools.product(EXPONENTS, EXPONENTS)))
 def test_every_pair_reaches_its_gap(
-    margin_program, largest_radius, proven_gap, p, dual_q, n, d, intercept
+    max_margin_form, largest_radius, proven_gap, p, dual_q, n, d, intercept
 ):
     star = largest_radius(n, d, dual_q, intercept=intercept)
     for share in (0.0, 0.5, 0.95):
         if p == dual_q and share:
             continue  # the programs shift the radius out
-        problem = margin_program(n, d, p, dual_q, share * star, intercept=intercept)
+        problem = max_margin_form(n, d, p, dual_q, share * star, intercept=intercept)
         assert proven_gap(problem, solve_interior_point(problem, 1e-8)) <= 1e-7
 
 
 @pytest.mark.parametrize(("p", "dual_q"), [(1.0, INF), (2.0, 1.0), (INF, 1.0), (1.5, 2.0)])
 def test_beyond_the_largest_radius_the_weights_prove_it(
-    margin_program, largest_radius, proven, p, dual_q
+    max_margin_form, largest_radius, proven, p, dual_q
 ):
-    problem = margin_program(20, 45, p, dual_q, 1.01 * largest_radius(20, 45, dual_q))
+    problem = max_margin_form(20, 45, p, dual_q, 1.01 * largest_radius(20, 45, dual_q))
     point = solve_interior_point(problem)
     assert proven(problem, point)[1] == 0
     assert (
@@ -104,9 +104,9 @@ def random_state(form, rng):
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(("n", "d"), [(6, 9), (9, 6)])
 @pytest.mark.parametrize(("p", "dual_q"), list(itertools.product(EXPONENTS, EXPONENTS)))
-def test_direction_solves_the_linearised_conditions(margin_program, p, dual_q, n, d, intercept):
+def test_direction_solves_the_linearised_conditions(max_margin_form, p, dual_q, n, d, intercept):
     rng = np.random.default_rng(0)
-    form = StandardForm.of(margin_program(n, d, p, dual_q, 0.1, intercept=intercept))
+    form = StandardForm.of(max_margin_form(n, d, p, dual_q, 0.1, intercept=intercept))
     state = random_state(form, rng)
     weights = state.multipliers[form.margins]
     scores = form.rows @ (form.signs @ state.coordinates)
@@ -129,9 +129,9 @@ def test_direction_solves_the_linearised_conditions(margin_program, p, dual_q, n
 
 
 def test_refinement_that_diverges_ends_the_method_with_its_best_iterate(
-    margin_program, proven_gap, monkeypatch
+    max_margin_form, proven_gap, monkeypatch
 ):
-    problem = margin_program(20, 45, 1.0, 1.0, 0.0)
+    problem = max_margin_form(20, 45, 1.0, 1.0, 0.0)
     steps = itertools.count()
     original = NewtonSystem.solve
 
@@ -145,14 +145,14 @@ def test_refinement_that_diverges_ends_the_method_with_its_best_iterate(
     assert 1e-12 < gap < 1
 
 
-def test_no_finite_iterate_is_a_failure(margin_program, monkeypatch):
+def test_no_finite_iterate_is_a_failure(max_margin_form, monkeypatch):
     monkeypatch.setattr(_newton_system, "dpotrf", lambda *args, **options: (np.eye(20), 1))
     with pytest.raises(SolverFailure, match="no finite iterate"):
-        solve_interior_point(margin_program(20, 45, 1.0, 1.0, 0.0))
+        solve_interior_point(max_margin_form(20, 45, 1.0, 1.0, 0.0))
 
 
-def test_light_rows_change_nothing_but_the_cost(margin_program, monkeypatch):
-    problem = margin_program(400, 10, 2.0, 1.0, 0.2)
+def test_light_rows_change_nothing_but_the_cost(max_margin_form, monkeypatch):
+    problem = max_margin_form(400, 10, 2.0, 1.0, 0.2)
     heavy = []
     original = NewtonSystem._weighted_rows
 
@@ -174,8 +174,8 @@ def assert_same(one, other):
     )
 
 
-def test_certified_below_tol_ends_early(margin_program):
-    problem = margin_program(20, 45, 2.0, 1.0, 0.1)
+def test_certified_below_tol_ends_early(max_margin_form):
+    problem = max_margin_form(20, 45, 2.0, 1.0, 0.1)
     calls = []
     original = interior_point._step
 
@@ -194,14 +194,14 @@ def test_certified_below_tol_ends_early(margin_program):
 @pytest.mark.slow
 @pytest.mark.parametrize(("p", "dual_q"), list(itertools.product(EXPONENTS, EXPONENTS)))
 def test_the_second_order_corrector_keeps_iterations_few(
-    margin_program, largest_radius, monkeypatch, p, dual_q
+    max_margin_form, largest_radius, monkeypatch, p, dual_q
 ):
     """Two programs together take 15 to 23 iterations; without the corrector's second-order terms
     half of the pairs pass 26."""
     problems = []
     for n, d in SHAPES:
         eps = 0.0 if p == dual_q else 0.5 * largest_radius(n, d, dual_q)
-        problems.append(margin_program(n, d, p, dual_q, eps))
+        problems.append(max_margin_form(n, d, p, dual_q, eps))
     steps = []
     original = interior_point._step
     monkeypatch.setattr(interior_point, "_RIPE", 0.0)  # to the end without Newton steps on a face

@@ -140,8 +140,8 @@ def test_a_program_on_which_highs_cycles_ends(monkeypatch):
 @pytest.mark.parametrize(
     ("p", "q", "eps"), [(2, INF, 0.05), (1, 2, 0.05), (2, 2, 0.05), (1, INF, 0.05), (1.5, 3, 0.05)]
 )
-def test_what_any_point_proves_encloses_the_largest_margin(p, q, eps, margin_program):
-    drawn = margin_program(30, 10, p, 1.0, 0.0, intercept=True)
+def test_what_any_point_proves_encloses_the_largest_margin(p, q, eps, max_margin_form):
+    drawn = max_margin_form(30, 10, p, 1.0, 0.0, intercept=True)
     y = drawn.labels
     X = drawn.rows * y[:, None]
     X -= X.mean(axis=0)

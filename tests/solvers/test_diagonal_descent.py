@@ -57,7 +57,7 @@ def test_other_threats_depths_and_losses_descend(gaussian, q, depth):
         assert np.all(np.diff(solution.history["log_risk"][:, 0]) <= 0)
 
 
-def test_velocity_is_the_gradient_in_the_parameters(gaussian):
+def test_subgradient_is_the_gradient_in_the_parameters(gaussian):
     X, y = gaussian(20, 5)
     problem = RobustProblem.from_data(X, y, q=2, eps=0.1, fit_intercept=False)
     loss, rng = LOSSES["exponential"], np.random.default_rng(0)

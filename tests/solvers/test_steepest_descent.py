@@ -305,7 +305,7 @@ def test_a_grid_of_radii_and_geometries_gives_what_single_fits_give(
 @pytest.mark.parametrize("q", [2, math.inf])
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize("n_problems", [1, 3])
-def test_steps_in_place_are_those_of_the_rule(gaussian, p, q, fit_intercept, n_problems):
+def test_steps_of_the_fast_path_are_those_of_the_rule(gaussian, p, q, fit_intercept, n_problems):
     X, y = gaussian(20, 30)
     weight = np.random.default_rng(0).integers(0, 3, size=(n_problems, 20)).astype(float)
     labels = np.tile(y, (n_problems, 1))
@@ -412,7 +412,7 @@ def test_steps_that_waste_no_more_than_what_is_open_come_closer_to_the_limit(
 
     limit, path = gap(0), gap(1e-3)
     for way in (FastPaths, RulePath):
-        # half of the promised decrease, always
+        # half of the predicted decrease, always
         monkeypatch.setattr(way, "require_decrease", lambda self, share: None)
     assert limit < 0.85 * gap(0)
     assert path == gap(1e-3)  # which ends long before the limit, and takes long steps
