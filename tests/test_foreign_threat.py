@@ -19,6 +19,7 @@ from sklearn_robust.certificates import (
     proves_not_separable,
     proves_separable,
     repaired_weights,
+    sum_rounding,
 )
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
@@ -215,7 +216,8 @@ def test_certificates_charge_rounding():
     assert exact * (1 - 1e-12) < proven.margin[0] < exact
     weighted_sum = box.weighted_sum(proven.weights)
     distance = LpNorm(2).value(weighted_sum - Box(b).project(weighted_sum))
-    assert distance[0] < proven.bound[0] < distance[0] * (1 + 1e-12)
+    charge = LpNorm(2).value(sum_rounding(30, float) * box.sizes(proven.weights))
+    assert distance[0] + charge[0] < proven.bound[0] < distance[0] * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("p", [1, 2, math.inf])
@@ -229,6 +231,29 @@ def test_the_path_is_that_of_the_ball(p, step_size):
     np.testing.assert_allclose(found.coef, expected.coef, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(found.margin, expected.margin, rtol=1e-7)
     np.testing.assert_allclose(found.margin_bound, expected.margin_bound, rtol=1e-7)
+
+
+@pytest.mark.parametrize("p", [1, math.inf])
+def test_the_path_asks_the_threat_where_to_stop(p):
+    class Frozen(Box):
+        def stop_at_kinks(self, w, moved):
+            return w
+
+    X, y, b = data()
+    problem = RobustProblem.from_data(X, y, threat=Frozen(b), fit_intercept=True)
+    start = np.full((1, 40), 0.1)
+    solution = steepest_descent(problem, LOSS, LpNorm(p), coef_init=start, max_iter=5)
+    np.testing.assert_array_equal(solution.coef, start)
+
+
+def test_hyperplanes_that_hold_a_point_in_the_box_gather():
+    box = Box([1.0, 2.0])
+    first, change = threats.face(box, np.array([3.0, 0.0]), 0.5)
+    np.testing.assert_allclose(first, [[1.0, 0.0]])
+    np.testing.assert_allclose(change, [-2.5])
+    rows, change = threats.face(box, np.array([0.25, -4.0]), 0.5, first)
+    np.testing.assert_allclose(rows, [[1.0, 0.0], [0.0, -1.0]])
+    np.testing.assert_allclose(change, [0.0, -3.0])
 
 
 @pytest.mark.parametrize("convert", [sparse.csr_array, torch.as_tensor])
