@@ -40,7 +40,8 @@ def serves(problem: RobustProblem, geometry: Geometry) -> bool:
 class FastPaths:
     """k problems under way, each on its own; the methods are those of `_descent.DescentPath`.
 
-    A problem in a batch takes the path that it takes alone.
+    A problem in a batch moves as it does alone: batches in one matrix product were 1.1 to 1.8 times
+    as fast, and whole fits of several classes were not.
 
     Parameters
     ----------

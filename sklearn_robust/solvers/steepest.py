@@ -161,7 +161,10 @@ def descent_grid(
 
     Notes
     -----
-    On NumPy data each problem follows the path that it takes alone, to the last digit.
+    Each problem follows the path that it would take alone, up to rounding: certificates are taken
+    of all problems at once, and scores that are kept by columns (p = 1) are computed afresh then.
+    Adaptive steps work at the edge of stability, where rounding grows with the iterations. The
+    certificate of each is its own.
 
     Examples
     --------
