@@ -149,7 +149,9 @@ class _Point:
     total: float
 
     def __init__(self, coef: np.ndarray, y: np.ndarray) -> None:
-        self.coef, self.scores, self.weights = room_like(coef), room_like(y), room_like(y)
+        self.coef = room_like(coef)
+        self.scores = room_like(y)
+        self.weights = room_like(y)
         self.coef[...] = coef
         self.intercept = 0.0
 
@@ -185,8 +187,12 @@ class FastPath:
         step: float,
         growth: float | None,
     ) -> None:
-        self.problem, self.loss, self.rule, self.rows = problem, loss, rule, rows
-        self.step, self.first_step, self.growth = step, step, growth
+        self.problem = problem
+        self.loss = loss
+        self.rule = rule
+        self.rows = rows
+        self.step = self.first_step = step
+        self.growth = growth
         self.sufficient_decrease = 0.5
         self.q = problem.threat.q
         self.eps = float(problem.radius[0]) * problem.threat.eps
