@@ -77,8 +77,9 @@ def steepest_descent(
         The geometry of all problems or of each: an `LpNorm`, or a norm of one's own.
     step_size : "adaptive", "paper" or float
         Step on the log-risk. "adaptive" backtracks: a step is accepted if it brings half of the
-        predicted decrease; with loss_tol = 0, where the limit itself is wanted, the fraction 1 - min(1/2, gap), gap the certified one: a step may waste no more than what is
-        still open. "paper" is the constant 1/B^2, :math:`B = \max_{ij} |x_{ij}| + \epsilon`.
+        predicted decrease; with loss_tol = 0, where the limit itself is wanted, the fraction
+        1 - min(1/2, gap), gap the certified one: a step may waste no more than what is still open.
+        "paper" is the constant 1/B^2, :math:`B = \max_{ij} |x_{ij}| + \epsilon`.
     max_iter : int
         Passes over the data at most.
     loss_tol : float
