@@ -521,8 +521,12 @@ class RulePath:
         step: Array,
         growth: float | None,
     ) -> None:
-        self.problem, self.loss, self.rule, self.growth = problem, loss, rule, growth
-        self.state, self.step, self.first_step = state, step, step
+        self.problem = problem
+        self.loss = loss
+        self.rule = rule
+        self.growth = growth
+        self.state = state
+        self.step = self.first_step = step
         self.coef = rule.coef(state)
         self.now = problem.evaluate(loss, self.coef)
         self.weighted_sum = problem.weighted_sum(self.now.weights)
@@ -571,9 +575,7 @@ class RulePath:
         return self.coef, self.now
 
     def require_decrease(self, share: Array) -> None:
-        """From now on accept a trial if it brings this share (k,) of the decrease that its slope
-        promises.
-        """
+        """From now on accept a trial if it brings this share (k,) of the predicted decrease."""
         self.sufficient_decrease = share
 
     def select(self, rows: np.ndarray) -> Self:

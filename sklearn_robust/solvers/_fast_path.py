@@ -40,7 +40,8 @@ def serves(problem: RobustProblem, geometry: Geometry) -> bool:
 class FastPaths:
     """k problems under way, each on its own; the methods are those of `_descent.DescentPath`.
 
-    A problem in a batch takes the path that it takes alone.
+    A problem in a batch moves as it does alone: batches in one matrix product were 1.1 to 1.8 times
+    as fast, and whole fits of several classes were not.
 
     Parameters
     ----------
@@ -148,7 +149,9 @@ class _Point:
     total: float
 
     def __init__(self, coef: np.ndarray, y: np.ndarray) -> None:
-        self.coef, self.scores, self.weights = room_like(coef), room_like(y), room_like(y)
+        self.coef = room_like(coef)
+        self.scores = room_like(y)
+        self.weights = room_like(y)
         self.coef[...] = coef
         self.intercept = 0.0
 
@@ -184,8 +187,12 @@ class FastPath:
         step: float,
         growth: float | None,
     ) -> None:
-        self.problem, self.loss, self.rule, self.rows = problem, loss, rule, rows
-        self.step, self.first_step, self.growth = step, step, growth
+        self.problem = problem
+        self.loss = loss
+        self.rule = rule
+        self.rows = rows
+        self.step = self.first_step = step
+        self.growth = growth
         self.sufficient_decrease = 0.5
         self.q = problem.threat.q
         self.eps = float(problem.radius[0]) * problem.threat.eps
