@@ -35,7 +35,9 @@ def test_weights_of_a_smaller_radius_save_steps(max_margin_form, largest_radius,
     steps = count_steps(monkeypatch)
     cold = solve_semismooth_newton(max_margin_form(25, 60, 2.0, 1.0, 0.8 * star))
     n_cold = len(steps)
-    warm = solve_semismooth_newton(max_margin_form(25, 60, 2.0, 1.0, 0.8 * star), start=near.weights)
+    warm = solve_semismooth_newton(
+        max_margin_form(25, 60, 2.0, 1.0, 0.8 * star), start=near.weights
+    )
     assert len(steps) - n_cold < n_cold
     np.testing.assert_allclose(warm.coef, cold.coef, rtol=1e-6, atol=1e-9)
 
