@@ -43,6 +43,11 @@ def refuse_lazy(**data: Any) -> None:
             )
         elif isinstance(value, Iterator):
             remedy = f"list({name})"
+        elif hasattr(value, "weighted_sum"):  # see `rows.Rows`
+            remedy = (
+                f"sklearn_robust.problems.RobustProblem.from_data({name}, ...) with "
+                f"minimise_robust_risk or steepest_descent, which take rows that offer products"
+            )
         else:
             homes = [f"{cls.__module__}." for cls in type(value).__mro__]
             found = [

@@ -98,7 +98,7 @@ class RobustProblem:
 
         Parameters
         ----------
-        X : array or scipy.sparse array of shape (n, d)
+        X : array or scipy.sparse array of shape (n, d), or Rows
         y : array of shape (n,) or (k, n)
             Labels in {-1, +1}.
         threat : Threat, optional
@@ -119,7 +119,8 @@ class RobustProblem:
         ValueError
             Where labels, weights, threat or the sizes of the entries of X are unfit.
         """
-        refuse_lazy(X=X, y=y, sample_weight=sample_weight)
+        refuse_lazy(y=y, sample_weight=sample_weight)
+        rows = as_rows(X)
         xp = namespace(y)
         y = xp.astype(y if y.ndim == 2 else y[None, :], X.dtype)
         if y.shape[1] != X.shape[0] or not bool(xp.all(xp.abs(y) == 1)):
@@ -146,7 +147,7 @@ class RobustProblem:
             xp.astype(log_weight - log_total, y.dtype),
             xp.astype(log_total[:, 0], y.dtype),
         )
-        _check_range(as_rows(X), xp)
+        _check_range(rows, xp)
         one = xp.ones((1, X.shape[1]), dtype=y.dtype, device=y.device)
         threat, radius = unit_threat(_chosen_threat(threat, q, eps, scale), one)
         radii = xp.full_like(y[:, 0], radius)
@@ -343,7 +344,8 @@ def feasible_weights(weights: Array, classes: Sequence[Array]) -> Array:
     uniform where all are 0.
     """
     xp = namespace(weights)
-    feasible = zero = xp.zeros_like(weights)
+    zero = xp.zeros_like(weights)
+    feasible = zero
     for members in classes:
         part = xp.where(members, xp.maximum(weights, zero), zero)
         largest = xp.max(part, axis=-1, keepdims=True)

@@ -26,6 +26,7 @@ from array_api_compat import is_torch_array
 from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace
+from sklearn_robust._parameters import refuse_lazy
 
 # entries of X that are copied at a time, two megabytes in float64: about a processor's cache
 _BLOCK_ENTRIES = 2**18
@@ -40,8 +41,9 @@ _PROBES = 16
 class Rows(Protocol):
     r"""Data that are seen through products only.
 
-    The products take and return float64 NumPy arrays where `dtype` is a type of NumPy; rows are
-    read as often as a solver takes a product, and must not change meanwhile.
+    The products take and return NumPy arrays, in `dtype` along a path and in float64 in the
+    minimiser of the risk and in proofs; where `dtype` is float32 they may return float64
+    throughout. A solver takes thousands of products: the data must not change meanwhile.
 
     Attributes
     ----------
@@ -178,9 +180,13 @@ class DenseRows:
             return weights @ np.abs(self.X)
         return sum(weights[:, at] @ np.abs(block) for at, block in self._blocks())
 
+    def square_sum(self) -> float:
+        """The sum of ||x_i||^2."""
+        return float(np.linalg.norm(self.X)) ** 2
+
     def mean_square(self, *, centred: bool) -> float:
         """The mean of ||x_i||^2, or of ||x_i - mean||^2, to some digits at least."""
-        square = float(np.linalg.norm(self.X)) ** 2 / self.X.shape[0]
+        square = self.square_sum() / self.X.shape[0]
         if not centred:
             return square
         mean = self.mean()
@@ -281,9 +287,13 @@ class SparseRows:
         """|A| |X|."""
         return np.ascontiguousarray((abs(self.X).T @ np.abs(weights).T).T)
 
+    def square_sum(self) -> float:
+        """The sum of ||x_i||^2."""
+        return float(np.linalg.norm(self.X.data)) ** 2
+
     def mean_square(self, *, centred: bool) -> float:
         """The mean of ||x_i||^2: sparse rows are not centred."""
-        return float(np.linalg.norm(self.X.data)) ** 2 / self.X.shape[0]
+        return self.square_sum() / self.X.shape[0]
 
     def standardised(self, *, centred: bool) -> tuple[Any, float]:
         """The rows over their root mean square, and that; sparse rows are not centred."""
@@ -328,6 +338,9 @@ class SparseRows:
         return gram, weighted @ np.ones_like(weights), weighted @ labels
 
 
+ArrayRows = DenseRows | SparseRows
+
+
 @dataclass(frozen=True)
 class TensorRows:
     """A torch tensor, on any device; products are in its own type."""
@@ -366,6 +379,10 @@ class TensorRows:
     def sum_sizes(self, weights: Array) -> Array:
         """|A| |X|."""
         return abs(weights) @ abs(self.X)
+
+    def square_sum(self) -> float:
+        """The sum of ||x_i||^2."""
+        return float(namespace(self.X).linalg.vector_norm(self.X)) ** 2
 
 
 @dataclass(frozen=True)
@@ -409,7 +426,7 @@ class _ColumnsOf:
 def on_columns(X: Any, columns: np.ndarray) -> Any:
     """These columns of an array, or of rows that offer products only."""
     rows = as_rows(X)
-    if isinstance(rows, DenseRows | SparseRows | TensorRows):
+    if isinstance(rows, ArrayRows | TensorRows):
         return X[:, columns]
     return _ColumnsOf(rows, columns)
 
@@ -433,6 +450,7 @@ def as_rows(X: Any) -> Rows:
     offered = dir(X)
     missing = [name for name in needed if name not in offered]
     if missing:
+        refuse_lazy(X=X)
         raise TypeError(
             f"X must be a NumPy array, a scipy.sparse array, a torch tensor or offer the products "
             f"of sklearn_robust.rows.Rows, got {type(X).__name__} without {', '.join(missing)}."
@@ -448,7 +466,7 @@ def require_array(rows: Rows, user: str) -> DenseRows | SparseRows:
     ValueError
         If the rows offer products only, or lie in a torch tensor.
     """
-    if isinstance(rows, DenseRows | SparseRows):
+    if isinstance(rows, ArrayRows):
         return rows
     raise ValueError(
         f"{user} needs X as a NumPy or scipy.sparse array, got {type(rows).__name__}, which offer "
@@ -463,27 +481,42 @@ def largest_entry(rows: Rows) -> float:
     |x_{ij}|)`.
     """
     stated = getattr(rows, "largest", None)
-    if stated is not None:
-        return float(stated)
-    n, d = rows.shape
-    return float(
-        min(rows.score_sizes(np.ones((1, d))).max(), rows.sum_sizes(np.ones((1, n))).max())
-    )
+    return float(min(_row_and_column_sums(rows)) if stated is None else stated)
+
+
+def squared_norm_bound(rows: Rows) -> float:
+    r"""A bound on the square of the largest singular value of X.
+
+    It is :math:`\sum_{ij} x_{ij}^2` for arrays, and :math:`\max_i \sum_j |x_{ij}| \cdot \max_j
+    \sum_i |x_{ij}|` for rows that offer products only.
+    """
+    if isinstance(rows, ArrayRows | TensorRows):
+        return rows.square_sum()
+    by_row, by_column = _row_and_column_sums(rows)
+    return by_row * by_column
 
 
 def mean_square(rows: Rows, *, centred: bool) -> float:
     r"""The mean of :math:`\|x_i\|^2`, of dense rows around their mean if that is asked for.
 
-    Rows without a method `mean_square` are estimated (Hutchinson): :math:`\mathbb{E} \|X^T g\|^2 =
+    Rows that offer products only are estimated (Hutchinson): :math:`\mathbb{E} \|X^T g\|^2 =
     \sum_i \|x_i\|^2` for random signs g, and the same around the mean for g less its mean.
     """
-    if hasattr(rows, "mean_square"):
-        return float(rows.mean_square(centred=centred))
+    if isinstance(rows, ArrayRows):
+        return rows.mean_square(centred=centred)
     n = rows.shape[0]
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(_PROBES, n))
     if centred:
         signs -= signs.mean(axis=1, keepdims=True)
     return float(np.sum(rows.weighted_sum(signs) ** 2)) / (_PROBES * n)
+
+
+def _row_and_column_sums(rows: Rows) -> tuple[float, float]:
+    """The largest sums of |x_ij| over a row, and over a column."""
+    n, d = rows.shape
+    by_row = rows.score_sizes(np.ones((1, d))).max()
+    by_column = rows.sum_sizes(np.ones((1, n))).max()
+    return float(by_row), float(by_column)
 
 
 def _slices(n: int, width: int) -> Iterator[slice]:

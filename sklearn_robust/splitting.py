@@ -8,12 +8,10 @@ from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.norms import Norm
 
 _MAX_SPLIT = 2000  # iterations; polyhedral sets and norms take tens
-_SPLIT_TOL = 1e-11  # relative gap, proven by the dual point, at which a row is done
-
-
-def nearest_residual(project: Callable[[Array], Array], g: Array, norm: Norm) -> Array:
-    """g minus the point of a convex set that is nearest to g in a norm; see `split`."""
-    return split(project, g, norm)[0]
+# relative gap, proven by the dual point, at which a row is done; in machine epsilons where that is
+# coarser
+_SPLIT_TOL = 1e-11
+_SPLIT_EPS = 64
 
 
 def split(project: Callable[[Array], Array], g: Array, norm: Norm) -> tuple[Array, Array]:
@@ -56,6 +54,7 @@ def split(project: Callable[[Array], Array], g: Array, norm: Norm) -> tuple[Arra
     t = _length(y) / xp.where(_length(start) > 0, _length(start), 1.0)
     t = xp.where(t > 0, t, xp.ones_like(t))
     z = y + t[..., None] * start
+    tol = max(_SPLIT_TOL, _SPLIT_EPS * xp.finfo(g.dtype).eps)
     for _ in range(_MAX_SPLIT):
         x = z - dual.project(z, t)
         y = g - project(g - 2 * x + z)
@@ -69,7 +68,7 @@ def split(project: Callable[[Array], Array], g: Array, norm: Norm) -> tuple[Arra
         bound = xp.sum(normal * y, axis=-1)
         higher = (bound > largest)[..., None]
         direction, largest = xp.where(higher, normal, direction), xp.maximum(bound, largest)
-        if bool(xp.all(least - largest <= _SPLIT_TOL * least)):
+        if bool(xp.all(least - largest <= tol * least)):
             break
     return best, direction
 

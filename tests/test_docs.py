@@ -13,6 +13,7 @@ import sklearn_robust
 DOCS = Path(__file__).parent.parent / "docs"
 ROOMS = [
     "attacks",
+    "certificates",
     "datasets",
     "inspection",
     "linear_model",
@@ -27,7 +28,6 @@ ROOMS = [
 MODULES = [
     "attacks.linear",
     "callbacks",
-    "certificates",
     "losses",
     "neural_network.modules",
     "norms",

@@ -41,7 +41,7 @@ class SeparatorDisplay:
     coef : ndarray of shape (n_lines, 2)
     intercept : ndarray of shape (n_lines,)
     names : sequence of str
-        Of the lines.
+        Names of the lines.
     feature_names : sequence of two str, default=("$x_1$", "$x_2$")
     threat : Threat, optional
         The set around each sample, in place of the balls.
@@ -54,7 +54,7 @@ class SeparatorDisplay:
         Where <w, x> + b = 0.
     points_ : list of two matplotlib PathCollection
     balls_ : list of two matplotlib PolyCollection, or None
-        Of each class; None where eps = 0 or they were not wanted.
+        The sets of each class; None where eps = 0, or where `plot` drew none.
 
     References
     ----------
@@ -262,11 +262,16 @@ class SeparatorDisplay:
             np.unique(self.y), _CLASS_COLORS, _CLASS_MARKERS, strict=True
         ):
             points = self.X[self.y == label]
-            look = {"color": color, "marker": marker, "s": 18, "zorder": 3}
-            self.points_.append(ax.scatter(*points.T, label=f"class {label}", **look))
+            self.points_.append(
+                ax.scatter(
+                    *points.T, color=color, marker=marker, s=18, zorder=3, label=f"class {label}"
+                )
+            )
             if balls and outline.any():
-                look = {"facecolor": color, "edgecolor": color, "alpha": 0.25, "zorder": 2}
-                drawn.append(PolyCollection(list(points[:, None] + outline), **look))
+                sets = list(points[:, None] + outline)
+                drawn.append(
+                    PolyCollection(sets, facecolor=color, edgecolor=color, alpha=0.25, zorder=2)
+                )
                 ax.add_collection(drawn[-1])
         self.balls_ = drawn or None
         self.lines_ = [self._draw_line(ax, i, 0.5 * (low + high)) for i in range(len(self.coef))]

@@ -14,14 +14,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn_robust._parameters import check_exponent, check_exponents, check_radii
 from sklearn_robust.linear_model._robust_linear import (
     RobustLinearClassifier,
-    check_settings,
+    read_settings,
     solve,
 )
 from sklearn_robust.linear_model.base import read_problem
 from sklearn_robust.linear_model.fitting import Batch, Fit
 from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.norms import LpNorm
 
 
 @dataclass(frozen=True)
@@ -210,10 +209,8 @@ def solve_grid(
     The paths of a grid that is not batched are followed one cell at a time: they are those of fits
     of their own, to the last digit.
     """
-    for exponent in p:
-        check_settings(model.set_params(p_algo=exponent))
+    norms = [read_settings(model.set_params(p_algo=exponent)) for exponent in p]
     problem = read_problem(model, X, y, sample_weight, model.class_weight)
-    norms = [LpNorm(exponent) for exponent in p]
     cells = problem.at_radii(eps)
     monitor = FitMonitor(model, None, cells)
     fit = Fit.of(cells, monitor, loss=model.loss, tol=model.tol)

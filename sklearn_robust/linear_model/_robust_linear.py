@@ -37,12 +37,12 @@ _AUTO_ITERATIONS = 2000  # iterations of the path before solver="auto" computes 
 _AUTO_ENTRIES = 10_000_000  # entries of X up to which it does
 
 
-def read_geometry(p_algo: Any, name: str = "p_algo") -> Norm:
+def _read_geometry(p_algo: Any) -> Norm:
     """The norm of an exponent in [1, inf], or the norm that is given as an object."""
     if all(hasattr(p_algo, member) for member in ("value", "dual", "steepest_direction")):
         norm: Norm = p_algo
         return norm
-    return LpNorm(check_exponent(p_algo, name))
+    return LpNorm(check_exponent(p_algo, "p_algo"))
 
 
 def _check_step_size(value: Any, name: str) -> None:
@@ -53,7 +53,6 @@ def _check_step_size(value: Any, name: str) -> None:
 
 
 _PARAMETERS: dict[str, Check] = {
-    "p_algo": read_geometry,
     "q_pert": check_exponent,
     "eps": check_radius,
     "loss": check_loss,
@@ -272,11 +271,10 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         ConstantClassifierWarning
             If eps is so large that nothing is learnt, with the radius from which on that is so.
         """
-        check_settings(self)
+        norm = read_settings(self)
         warm = self.warm_start and hasattr(self, "coef_")
         last = (dense(self.coef_), self.classes_) if warm else None
         problem = read_problem(self, X, y, sample_weight, self.class_weight)
-        norm = read_geometry(self.p_algo)
         self._p = norm.p if isinstance(norm, LpNorm) else None
         fit = begin_fit(
             self,
@@ -294,17 +292,17 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         return self
 
 
-def check_settings(model: RobustLinearClassifier) -> None:
-    """Refuse parameters that are out of their range, or that do not go together."""
+def read_settings(model: RobustLinearClassifier) -> Norm:
+    """The geometry of a classifier, whose parameters are in their range and go together."""
+    norm = _read_geometry(model.p_algo)
     check_parameters(model, _PARAMETERS)
     if model.solver == "exact" and model.threat is not None:
-        require_ball(model.threat, "solver='exact'")
+        require_ball(model.threat, "the exact solver")
     if model.solver == "exact" and model.device is not None:
         raise ValueError(
             f"device={model.device!r} is not for solver='exact', whose programs run on the CPU. "
             "Use device=None."
         )
-    norm = read_geometry(model.p_algo)
     if model.solver == "exact" and not isinstance(norm, LpNorm):
         raise ValueError(
             f"solver='exact' needs an exponent p_algo in [1, inf], got p_algo={norm!r}. Use "
@@ -316,6 +314,7 @@ def check_settings(model: RobustLinearClassifier) -> None:
             "solver='steepest_descent' for the path of this geometry or solver='exact' for its "
             "limit."
         )
+    return norm
 
 
 def solve(

@@ -47,6 +47,7 @@ from sklearn_robust.threats import (
 # that it does not show where the minimiser started, and a Newton step or two from a larger one
 RISK_TOL = 1e-9
 _LARGEST_MARGIN = 1e9  # smallest margin to which a separator is scaled at most
+_EUCLIDEAN = LpNorm(2)  # the geometry in which that search is fastest
 _SEARCH_ITERATIONS = 500  # limit of the search for a proof of separability, or of its opposite
 _SEARCH_TOL = 1 - 1e-9  # relative gap at which that search stops: only the margin's sign matters
 
@@ -122,7 +123,7 @@ class Fit:
             solution = minimise_robust_risk(
                 problem, self.loss, norm, tol=min(self.tol, RISK_TOL), monitors=monitors
             )
-        solution.converged = solution.gap <= self.tol
+        solution = replace(solution, converged=solution.gap <= self.tol)
         undecided = np.flatnonzero([separable is None for separable in solution.separable])
         if not len(undecided) or self.monitor.stopped or not projects:
             return solution
@@ -131,16 +132,15 @@ class Fit:
     def _seek_separators(self, norm: Geometry, rows: np.ndarray) -> Solution:
         """A first separator of each of these problems, or a proof that there is none."""
         require(self.problem.threat, ProximalThreat, "the search for a separator")
-        euclidean = LpNorm(2)
         with self.monitor.stage("search for a separator", rows):
             found = accelerated_margin(
                 self.tensors.select(rows),
                 self.loss,
-                euclidean,
+                _EUCLIDEAN,
                 max_iter=_SEARCH_ITERATIONS,
                 tol=_SEARCH_TOL,
             )
-        solution = convert_margins(solution_to_numpy(found), norm, measured_in=euclidean)
+        solution = convert_margins(solution_to_numpy(found), norm, measured_in=_EUCLIDEAN)
         solution.converged[:] = False  # only the sign of the margin was sought
         return solution
 
@@ -245,7 +245,7 @@ class Fit:
                 proof=proof,
                 monitors=monitors,
             )
-        minimiser.converged = minimiser.gap <= self.tol
+        minimiser = replace(minimiser, converged=minimiser.gap <= self.tol)
         proven = np.array([solution.separable[i] is False for i in rows])
         # proven not to be separable before, if not again: the proof stays
         for j in np.flatnonzero(proven & ~np.isfinite(minimiser.gap)):
@@ -389,12 +389,12 @@ def update_problems(solution: Solution, rows: np.ndarray, part: Solution) -> Sol
     """The solution with those of these problems in place of its own; what was proven about
     separability stays proven.
     """
-    merged = replace(solution, separable=list(solution.separable))
+    merged: dict[str, Any] = {}
     for f in fields(Solution):
         if f.name == "history":
             continue
-        values: list[Any] = list(getattr(merged, f.name))
+        values: list[Any] = list(getattr(solution, f.name))
         for i, value in zip(rows.tolist(), getattr(part, f.name), strict=True):
             values[i] = values[i] if value is None else value
-        setattr(merged, f.name, values if f.name == "separable" else np.array(values))
-    return merged
+        merged[f.name] = values if f.name == "separable" else np.array(values)
+    return replace(solution, **merged)

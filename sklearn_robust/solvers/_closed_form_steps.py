@@ -1,47 +1,65 @@
-r"""Steps of steepest descent in place, for p = 1, 2 and inf against q = 2 and inf: those of
+r"""Steps of steepest descent in closed form, for p = 1, 2 and inf against q = 2 and inf: those of
 `steepest_descent`, in few calls.
 
-Each step takes the problems of one p from `coef` to `moved` along the weighted_sum :math:`Z^T a`.
-The path keeps :math:`Z^T a` by weights of sum `total` times the total_weight that is meant, and
-`penalty_weight` is eps times this total_weight. A step is None where there is no short cut: at w =
-0 against q = 2, and where coordinates tie for p = 1.
+Each step takes one problem from `coef` to `moved` along the weighted sum :math:`Z^T a`. The path
+keeps :math:`Z^T a` by weights of sum `total` times the total weight that is meant, and
+`penalty_weight` is eps times this total weight. A step is None where there is no closed form: at
+w = 0 against q = 2, and where coordinates tie for p = 1.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from sklearn_robust.solvers._batch import Number, Shape
+from sklearn_robust.solvers._vectors import Blas, room_like
 
-# the decrease of the log-risk that the slope promises; the subgradient_norm, the dual norm of the
-# subgradient that was followed; where only one coordinate moved, which and how far
-Step = tuple[Number, Number, Any, Number]
+_TIED = 16  # machine epsilons: entries that differ by less, relative to the largest, are tied
+
+
+class Step(NamedTuple):
+    """What a step did.
+
+    Attributes
+    ----------
+    predicted_decrease : float
+        The decrease of the log-risk that the slope predicts.
+    subgradient_norm : float
+        The dual norm of the subgradient that was followed.
+    coordinate : int or None
+        Where only one coordinate moved, which.
+    change : float
+        And how far.
+    """
+
+    predicted_decrease: float
+    subgradient_norm: float
+    coordinate: int | None = None
+    change: float = 0.0
 
 
 @dataclass(frozen=True)
-class Part:
-    """The problems of one geometry in a batch, and room to compute in.
+class Room:
+    """The pair of norms of one problem, and room to compute in.
 
     Attributes
     ----------
     p, q : float
-    rows : slice
-    shape : Shape
-    weighted_sum : vectors of length d
+    blas : Blas
+    weighted_sum : vector of length d
         Of the path; filled by it.
     work, other : vectors of length d
-    flags : vectors of bool of length d
-    high, low : factors
+    flags : vector of bool of length d
+    high, low : arrays without axes
+        Numbers in arithmetic with vectors, which takes less time than with a float.
     """
 
     p: float
     q: float
-    rows: slice
-    shape: Shape
+    blas: Blas
     weighted_sum: np.ndarray
     work: np.ndarray
     other: np.ndarray
@@ -49,122 +67,135 @@ class Part:
     high: np.ndarray
     low: np.ndarray
 
+    @classmethod
+    def like(cls, p: float, q: float, coef: np.ndarray) -> Room:
+        """Room for vectors like the coefficients."""
+        weighted_sum, work, other = (room_like(coef) for _ in range(3))
+        flags = np.empty(coef.shape, dtype=bool)
+        high, low = (np.empty((), coef.dtype) for _ in range(2))
+        return cls(p, q, Blas.of(coef.dtype), weighted_sum, work, other, flags, high, low)
+
+    @property
+    def has_closed_form(self) -> bool:
+        """Whether steps of this pair have a closed form at most points."""
+        return self.q in (2, math.inf) and self.p in (1, 2, math.inf)
+
 
 def closed_form_step(
-    part: Part,
+    room: Room,
     coef: np.ndarray,
     moved: np.ndarray,
-    total: Number,
-    penalty_weight: Number,
-    step: Number,
+    total: float,
+    penalty_weight: float,
+    step: float,
 ) -> Step | None:
-    """One step of every problem of the part, into `moved`."""
-    if part.p == 2 and part.q == math.inf:
-        return _proximal_step(part, coef, moved, total, penalty_weight, step)
-    if not _subgradient(part, coef, total, penalty_weight, spare=moved):
+    """One step from `coef`, into `moved`."""
+    if room.p == 2 and room.q == math.inf:
+        return _proximal_step(room, coef, moved, total, penalty_weight, step)
+    subgradient_into = _box_subgradient if room.q == math.inf else _ball_subgradient
+    if not subgradient_into(room, coef, total, penalty_weight, spare=moved):
         return None
-    return {1: _coordinate_step, 2: _gradient_step, math.inf: _sign_step}[part.p](
-        part, coef, moved, step
-    )
+    take = {1: _coordinate_step, 2: _gradient_step, math.inf: _sign_step}[room.p]
+    return take(room, coef, moved, step)
 
 
 def _proximal_step(
-    part: Part,
+    room: Room,
     coef: np.ndarray,
     moved: np.ndarray,
-    total: Number,
-    penalty_weight: Number,
-    step: Number,
+    total: float,
+    penalty_weight: float,
+    step: float,
 ) -> Step:
-    """p = 2, q = inf: a step along the weighted_sum, then the soft threshold, the proximal step of
-    the
-    penalty.
+    """p = 2, q = inf: a step along the weighted sum, then the soft threshold, the proximal step of
+    the penalty: w+ = v - clip(v, -t, t) with v = w + eta Z^T a and t = eta eps.
     """
-    shape, work, cut = part.shape, part.work, step * penalty_weight
+    work, cut = room.work, step * penalty_weight
     np.copyto(moved, coef)
-    shape.add(moved, step / total, part.weighted_sum)
-    part.high[...], part.low[...] = cut, -cut
-    np.minimum(moved, part.high, out=work)
-    np.maximum(work, part.low, out=work)
+    room.blas.axpy(room.weighted_sum, moved, a=step / total)
+    room.high[...], room.low[...] = cut, -cut
+    np.minimum(moved, room.high, out=work)
+    np.maximum(work, room.low, out=work)
     np.subtract(moved, work, moved)
     np.subtract(moved, coef, work)
-    square = shape.dot(work, work)
-    return square / step, shape.sqrt(square) / step, None, 0.0
+    square = room.blas.dot(work, work)
+    return Step(square / step, math.sqrt(square) / step)
 
 
-def _gradient_step(part: Part, coef: np.ndarray, moved: np.ndarray, step: Number) -> Step:
+def _gradient_step(room: Room, coef: np.ndarray, moved: np.ndarray, step: float) -> Step:
     """p = 2, q = 2: a step against the gradient."""
-    shape, subgradient = part.shape, part.work
+    subgradient = room.work
     np.copyto(moved, coef)
-    shape.add(moved, -step, subgradient)
-    square = shape.dot(subgradient, subgradient)
-    return step * square, shape.sqrt(square), None, 0.0
+    room.blas.axpy(subgradient, moved, a=-step)
+    square = room.blas.dot(subgradient, subgradient)
+    return Step(step * square, math.sqrt(square))
 
 
-def _sign_step(part: Part, coef: np.ndarray, moved: np.ndarray, step: Number) -> Step:
+def _sign_step(room: Room, coef: np.ndarray, moved: np.ndarray, step: float) -> Step:
     """p = inf: all coordinates move equally far; against q = inf they stop at zero."""
-    shape, subgradient, change = part.shape, part.work, part.other
-    subgradient_norm = shape.size(subgradient)
+    subgradient, change = room.work, room.other
+    subgradient_norm = room.blas.size(subgradient)
     np.sign(subgradient, change)
     np.copyto(moved, coef)
-    shape.add(moved, -step * subgradient_norm, change)
-    if part.q == 2:
-        return step * subgradient_norm * subgradient_norm, subgradient_norm, None, 0.0
+    room.blas.axpy(change, moved, a=-step * subgradient_norm)
+    if room.q == 2:
+        return Step(step * subgradient_norm * subgradient_norm, subgradient_norm)
     np.multiply(coef, moved, change)
-    np.less(change, 0, part.flags)
-    np.copyto(moved, 0, where=part.flags)
+    np.less(change, 0, room.flags)
+    np.copyto(moved, 0, where=room.flags)
     np.subtract(coef, moved, change)
-    return shape.dot(subgradient, change), subgradient_norm, None, 0.0
+    return Step(room.blas.dot(subgradient, change), subgradient_norm)
 
 
-def _coordinate_step(part: Part, coef: np.ndarray, moved: np.ndarray, step: Number) -> Step | None:
+def _coordinate_step(room: Room, coef: np.ndarray, moved: np.ndarray, step: float) -> Step | None:
     """p = 1: the steepest coordinate moves; against q = inf it stops at zero."""
-    shape, subgradient, size = part.shape, part.work, part.other
+    subgradient, size = room.work, room.other
     np.abs(subgradient, size)
-    j, at = shape.largest(size)
-    subgradient_norm, slope, before = (
-        shape.entry(size, at),
-        shape.entry(subgradient, at),
-        shape.entry(coef, at),
-    )
-    part.high[...] = subgradient_norm * (1 - 16 * np.finfo(size.dtype).eps)
-    np.greater_equal(size, part.high, part.flags)
-    if np.count_nonzero(part.flags) > size.size // size.shape[-1]:
+    j = int(size.argmax())
+    subgradient_norm, slope, before = size.item(j), subgradient.item(j), coef.item(j)
+    room.high[...] = subgradient_norm * (1 - _TIED * np.finfo(size.dtype).eps)
+    np.greater_equal(size, room.high, room.flags)
+    if np.count_nonzero(room.flags) > 1:
         return None
     after = before - step * slope
-    if part.q == math.inf:
-        after = after * (after * before >= 0)
+    if room.q == math.inf and after * before < 0:
+        after = 0.0
     np.copyto(moved, coef)
-    shape.put(moved, at, after)
+    moved[j] = after
     change = after - before
-    return -slope * change, subgradient_norm, j, change
+    return Step(-slope * change, subgradient_norm, j, change)
 
 
-def _subgradient(
-    part: Part, coef: np.ndarray, total: Number, penalty_weight: Number, *, spare: np.ndarray
+def _box_subgradient(
+    room: Room, coef: np.ndarray, total: float, penalty_weight: float, *, spare: np.ndarray
 ) -> bool:
-    """The subgradient of the log-risk of least size, into part.work; False where there is no short
-    cut.
+    """q = inf: the least subgradient of the log-risk, eps s - Z^T a with s = sign(w), and at zeros
+    of w the s in [-1, 1] that cancels what it can; into room.work.
     """
-    shape, subgradient = part.shape, part.work
-    part.high[...] = penalty_weight
-    if part.q == math.inf:
-        weighted_sum = part.other
-        part.low[...] = 1 / total
-        np.multiply(part.weighted_sum, part.low, weighted_sum)
-        part.low[...] = -penalty_weight
-        # at zero the penalty cancels of the weighted_sum what it can
-        np.minimum(weighted_sum, part.high, out=subgradient)
-        np.maximum(subgradient, part.low, out=subgradient)
-        np.sign(coef, spare)
-        np.multiply(spare, part.high, spare)
-        np.copyto(subgradient, spare, where=np.not_equal(coef, 0, part.flags))
-        np.subtract(subgradient, weighted_sum, subgradient)
-        return True
-    square = shape.dot(coef, coef)
-    if not shape.all_between(0, square, math.inf):
+    subgradient, weighted_sum = room.work, room.other
+    room.low[...] = 1 / total
+    np.multiply(room.weighted_sum, room.low, weighted_sum)
+    room.high[...], room.low[...] = penalty_weight, -penalty_weight
+    np.minimum(weighted_sum, room.high, out=subgradient)
+    np.maximum(subgradient, room.low, out=subgradient)
+    np.sign(coef, spare)
+    np.multiply(spare, room.high, spare)
+    np.copyto(subgradient, spare, where=np.not_equal(coef, 0, room.flags))
+    np.subtract(subgradient, weighted_sum, subgradient)
+    return True
+
+
+def _ball_subgradient(
+    room: Room, coef: np.ndarray, total: float, penalty_weight: float, *, spare: np.ndarray
+) -> bool:
+    """q = 2: the gradient of the log-risk, eps w / ||w||_2 - Z^T a, into room.work; False at w = 0,
+    where there is none.
+    """
+    subgradient = room.work
+    square = room.blas.dot(coef, coef)
+    if not 0 < square < math.inf:
         return False
-    part.high[...] = penalty_weight / shape.sqrt(square)
-    np.multiply(coef, part.high, subgradient)
-    shape.add(subgradient, -1 / total, part.weighted_sum)
+    room.high[...] = penalty_weight / math.sqrt(square)
+    np.multiply(coef, room.high, subgradient)
+    room.blas.axpy(room.weighted_sum, subgradient, a=-1 / total)
     return True

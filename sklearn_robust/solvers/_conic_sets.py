@@ -5,7 +5,8 @@ A set is :math:`\{x : \exists s,\ h - E x - F s \in K\}`, K a product of cones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import Event
@@ -16,14 +17,15 @@ from scipy import sparse
 
 from sklearn_robust._interrupts import interruptible
 
-# asked of clarabel; it stops earlier where rounding ends its progress, and a certificate decides
+# gaps and residuals that clarabel is to reach, absolute and relative; it stops earlier where
+# rounding ends its progress, and a certificate decides
 _TOLERANCE = 1e-10
-_MAX_ITER = 100  # most programs need less than 30
+_MAX_ITER = 100  # iterations of clarabel; most programs need less than 30
 
-# of a sum, relative to the sizes of its terms
+# what rounding adds to a sum at most, relative to the sizes of its terms
 TERM_ROUNDING = 64 * float(np.finfo(np.float64).eps)
 # shares of an interior point that are tried to move another into a set
-SHARES = np.append(0.0, np.geomspace(1e-13, 1.0, 40))
+_SHARES = [0.0, *np.geomspace(1e-13, 1.0, 40).tolist()]
 
 _NO_INTERIOR = 1e-9  # slack, relative to the size of a set, below which it has no interior
 _DEPENDENT = 1e-12  # relative singular value of equalities that repeat others
@@ -39,6 +41,8 @@ def solve_program(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The x that minimises x.P x / 2 + q.x with b - A x in the cones, and the multipliers of the
     rows.
+
+    P is the upper triangle of a symmetric matrix.
 
     Raises
     ------
@@ -57,7 +61,7 @@ def solve_program(
     settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = _TOLERANCE
     settings.max_iter = _MAX_ITER
     sizes = [kinds[kind](size) for kind, size in cones if size]
-    data = sparse.csc_matrix(sparse.triu(P)), q, sparse.csc_matrix(A), b, sizes, settings
+    data = sparse.csc_matrix(P), q, sparse.csc_matrix(A), b, sizes, settings
 
     def solve(abandoned: Event) -> Any:
         solver = clarabel.DefaultSolver(*data)
@@ -70,6 +74,16 @@ def solve_program(
     if str(solution.status) not in ("Solved", "AlmostSolved") or not finite:
         raise SolverFailure(f"clarabel: {solution.status}")
     return x, z
+
+
+def least_share(holds: Callable[[float], bool]) -> float | None:
+    """The least share of an interior point at which a mixture is in a convex set; None where it is
+    in it at none. `holds` tells at a share.
+    """
+    if holds(0.0):
+        return 0.0
+    at = bisect_left(_SHARES, True, key=holds)
+    return _SHARES[at] if at < len(_SHARES) else None
 
 
 @dataclass(frozen=True)
@@ -203,12 +217,16 @@ class InteriorSet:
         rows = replace(rows, h=rows.h / self.size)
         try:
             point, depth = rows.deepest_point()
+            reason = "they contradict each other"
         except SolverFailure as failure:
+            point, depth = np.empty(0), -np.inf
+            reason = str(failure)
+        if depth < -_NO_INTERIOR:
             raise ValueError(
                 f"threat.conic() must describe a set that holds 0, got rows without a point "
-                f"({failure}) of threat={type(threat).__name__}: with K the product of its cones, "
-                f"h - F s must be in K for some s."
-            ) from failure
+                f"({reason}) of threat={type(threat).__name__}: h - F s must be in the cones for "
+                f"some s."
+            )
         while depth <= _NO_INTERIOR:
             d = rows.E.shape[1]
             low = rows.slack(point[:d], point[d:]) <= _TIGHT
@@ -244,9 +262,10 @@ class InteriorSet:
         way = np.append(x, s) - self.point
         way -= self._back @ (np.hstack([self.E, self.F]) @ way)
         room = TERM_ROUNDING * float(np.max(np.abs(x), initial=0.0))
-        for share in SHARES:
-            moved = self.point + (1 - share) * way
-            x, s = moved[: len(x)], moved[len(x) :]
-            if self.rows.holds(x, s, room):
-                break
-        return x, s
+
+        def moved(share: float) -> tuple[np.ndarray, np.ndarray]:
+            point = self.point + (1 - share) * way
+            return point[: len(x)], point[len(x) :]
+
+        share = least_share(lambda share: self.rows.holds(*moved(share), room))
+        return moved(1.0 if share is None else share)

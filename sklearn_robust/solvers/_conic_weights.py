@@ -27,17 +27,19 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import DenseRows, GramRows, SparseRows
 from sklearn_robust.solvers._conic_sets import (
-    SHARES,
     TERM_ROUNDING,
     ConicRows,
     InteriorSet,
     SolverFailure,
+    least_share,
     solve_program,
 )
 from sklearn_robust.threats import support
 
 _MAX_REPAIRS = 4  # most weights need one or two
-_DEPENDENT = 1e-13  # added to the unit diagonal of a Gram matrix whose columns may depend
+_MOST_CUT = 0.01  # sum of negative weights, of all, beyond which a repair has failed
+# share of the largest in a diagonal that is added to it where columns may depend on each other
+_DEPENDENT = 1e-13
 _NO_ROOM = 1e-9  # slack, relative to the radii, below which no weights lie in the interior
 
 
@@ -51,6 +53,8 @@ class Slot:
         self.threat, self.sign, self.set = threat, sign, InteriorSet(threat)
         self.rows: ConicRows = self.set.rows
         self.radius = self.set.size * radius
+        # the numbers of coordinates of u and of s
+        self.widths = self.rows.E.shape[1], self.rows.F.shape[1]
 
     def support(self, coef: np.ndarray) -> float:
         """sigma(g w)."""
@@ -191,7 +195,10 @@ class DualWeights:
                 Perturbation(*slot.set.moved_inside(point.u, point.s))
                 for slot, point in zip(self.slots, perturbations, strict=True)
             ]
-            feasible = self._balanced(self._cancelling(hessian, feasible, perturbations))
+            moved = self._cancelling(hessian, feasible, perturbations)
+            if -np.sum(np.minimum(moved, 0)) > _MOST_CUT:
+                return None
+            feasible = self._balanced(moved)
         return None
 
     def mixed(
@@ -206,7 +213,8 @@ class DualWeights:
         inner, inner_points = self._interior
         points = inner_points if perturbations is None else perturbations
         shares = np.array([[slot.radius @ a for a in (feasible, inner)] for slot in self.slots])
-        for share in SHARES:
+
+        def mixture(share: float) -> tuple[np.ndarray, list[Perturbation]]:
             mixed = (1 - share) * feasible + share * inner
             mixed_points = []
             for point, other, (outer_part, inner_part) in zip(
@@ -218,9 +226,10 @@ class DualWeights:
                     for mine, theirs in ((point.u, other.u), (point.s, other.s))
                 )
                 mixed_points.append(Perturbation(u, s))
-            if self._hold(mixed, self._matched(mixed, mixed_points)):
-                return mixed
-        return None
+            return mixed, self._matched(mixed, mixed_points)
+
+        share = least_share(lambda share: self._hold(*mixture(share)))
+        return None if share is None else mixture(share)[0]
 
     def _balanced(self, weights: np.ndarray) -> np.ndarray | None:
         """The weights, negative ones cut off, scaled to dual feasibility; None where a class has
@@ -307,80 +316,70 @@ class DualWeights:
         ):
             row[: self.map.n_features] = reach * slot.sign * point.u / self.map.units
         gram = T.T @ hessian.curved @ T
-        size = np.sqrt(np.maximum(np.diag(gram), 0))
-        size[size == 0] = 1.0
-        gram /= np.outer(size, size)
-        gram.flat[:: free + 1] += _DEPENDENT
+        # columns of next to no size, as of a feature that is 0 in all samples, stay out of it
+        gram.flat[:: free + 1] += _DEPENDENT * np.max(np.diag(gram))
         try:
-            x = cho_solve(cho_factor(gram), T.T @ self.map.adjoint(weights) / size) / size
+            x = cho_solve(cho_factor(gram), T.T @ self.map.adjoint(weights))
         except LinAlgError:
             return weights
         return weights - hessian.c * self.map.forward(T @ x)
 
     @cached_property
     def _interior(self) -> tuple[np.ndarray, list[Perturbation]] | None:
-        r"""Feasible weights with the largest slack in all rows of the sets, and their
-        perturbations, by a program of n weights; None where there are none.
-
-        It is linear in a, :math:`p_k = (R_k \cdot a) u_k` and the same multiple of :math:`s_k`.
+        """Feasible weights with the largest slack in all rows of the sets, and their perturbations;
+        None where there are none.
         """
-        used = np.flatnonzero(self.problem.log_weight[0] > -math.inf)
         if not self.slots or not isinstance(self.problem.rows, (DenseRows, SparseRows)):
             return None
-        y, n = self.problem.y[0, used], len(used)
-        Z = sparse.csr_array(self.problem.X[used]).multiply(y[:, None])
-        width = sum(slot.rows.E.shape[1] + slot.rows.F.shape[1] for slot in self.slots) + 1
-        sums = [np.ones(n), y] if self.problem.fit_intercept else [np.ones(n)]
-        cancelled, in_sets = [Z.T], []
-        cones: list[tuple[str, int]] = [("zero", self.map.n_features), ("zero", len(sums))]
-        for slot in self.slots:
-            rows, d = slot.rows, slot.rows.E.shape[1]
-            cancelled += [-slot.sign * sparse.eye_array(d), sparse.csr_array((d, rows.F.shape[1]))]
-            of_radius = sparse.csr_array(-np.outer(rows.h, slot.radius[used]))
-            in_sets.append([of_radius, sparse.hstack([rows.E, rows.F]), rows.axis[:, None]])
-            cones += rows.cones
-        placed = sparse.block_diag([block for _, block, _ in in_sets])
-        A = sparse.vstack(
-            [
-                sparse.hstack([*cancelled, sparse.csr_array((self.map.n_features, 1))]),
-                sparse.hstack([np.array(sums), sparse.csr_array((len(sums), width))]),
-                sparse.hstack(
-                    [
-                        sparse.vstack([first for first, _, _ in in_sets]),
-                        placed,
-                        np.vstack([last for _, _, last in in_sets]),
-                    ]
-                ),
-                sparse.hstack([-sparse.eye_array(n), sparse.csr_array((n, width))]),
-                sparse.csr_array(([1.0], ([0], [n + width - 1])), shape=(1, n + width)),
-            ]
-        )
-        level = max(float(slot.radius.max()) for slot in self.slots)
-        b = np.zeros(A.shape[0])
-        b[self.map.n_features] = 1.0
-        b[-1] = level
-        q = np.zeros(n + width)
-        q[-1] = -1.0
         try:
-            found, _ = solve_program(
-                sparse.csc_array((len(q), len(q))),
-                q,
-                A,
-                b,
-                [*cones, ("nonnegative", n), ("nonnegative", 1)],
-            )
+            weights, multiples, slack = self._deepest_weights()
         except SolverFailure:
             return None
-        if not found[-1] > _NO_ROOM * level:
-            return None
-        weights = np.zeros(self.problem.y.shape[1])
-        weights[used] = np.maximum(found[:n], 0)
-        points, start = [], n
-        for slot in self.slots:
-            d, more = slot.rows.E.shape[1], slot.rows.F.shape[1]
-            share = float(slot.radius @ weights) or 1.0
-            p, s = found[start : start + d], found[start + d : start + d + more]
-            points.append(Perturbation(p / share, s / share))
-            start += d + more
         balanced = self._on_equalities(self._balanced(weights))
-        return None if balanced is None else (balanced, points)
+        if balanced is None or not slack > _NO_ROOM * max(np.max(s.radius) for s in self.slots):
+            return None
+        points, start = [], 0
+        for slot in self.slots:
+            share = float(slot.radius @ weights) or 1.0
+            u, s = np.split(multiples[start : start + sum(slot.widths)] / share, [slot.widths[0]])
+            points.append(Perturbation(u, s))
+            start += sum(slot.widths)
+        return balanced, points
+
+    def _deepest_weights(self) -> tuple[np.ndarray, np.ndarray, float]:
+        r"""The solution of a program of n weights: a (n,), the multiples of u and s of each slot,
+        and the slack m.
+
+        It is linear in a and :math:`(p_k, r_k) = (R_k \cdot a) (u_k, s_k)`: maximise m with
+        :math:`Z^T a = \sum_k g_k p_k`, the sum of a 1, y.a = 0, a >= 0, and :math:`(R_k \cdot a)
+        h_k - E_k p_k - F_k r_k - m e_k` in the cones of slot k.
+        """
+        problem, slots = self.problem, self.slots
+        used = np.flatnonzero(problem.log_weight[0] > -math.inf)
+        y, n, d = problem.y[0, used], len(used), problem.n_features
+        Z = sparse.csr_array(problem.X[used]).multiply(y[:, None])
+        sums = np.stack([np.ones(n), y] if problem.fit_intercept else [np.ones(n)])
+        points = [-slot.sign * sparse.eye_array(*(d, sum(slot.widths))) for slot in slots]
+        sets = [sparse.hstack([slot.rows.E, slot.rows.F]) for slot in slots]
+        radii = [sparse.csr_array(-np.outer(slot.rows.h, slot.radius[used])) for slot in slots]
+        axes = np.concatenate([slot.rows.axis for slot in slots])[:, None]
+        A = sparse.block_array(
+            [
+                [Z.T, sparse.hstack(points), None],
+                [sparse.csr_array(sums), None, None],
+                [sparse.vstack(radii), sparse.block_diag(sets), sparse.csr_array(axes)],
+                [-sparse.eye_array(n), None, None],
+                [None, None, sparse.eye_array(1)],
+            ]
+        )
+        cones = [("zero", d), ("zero", len(sums))]
+        for slot in slots:
+            cones += slot.rows.cones
+        q, b = np.zeros(A.shape[1]), np.zeros(A.shape[0])
+        q[-1], b[d] = -1.0, 1.0
+        b[-1] = max(float(np.max(slot.radius)) for slot in slots)  # the slack of unbounded sets
+        nothing = sparse.csc_array((len(q), len(q)))
+        found, _ = solve_program(nothing, q, A, b, [*cones, ("nonnegative", n + 1)])
+        weights = np.zeros(problem.y.shape[1])
+        weights[used] = np.maximum(found[:n], 0)
+        return weights, found[n:-1], float(found[-1])

@@ -400,13 +400,16 @@ class DescentRun(Run[DescentPath]):
         done = (log_risk < _in_double(self.done_below)) | (gap <= tol)
         stalled = (step < _STALLED) | (slope == 0) | (log_risk == -math.inf)
         ended = done | stalled
+        proof_due = self.proof_due(iteration)
+        undecided = ~done & ~((figures["margin"] > 0) & (self.bounds > 0))
+        if not undecided.any():
+            return ended, done
         # the risk is within slope * size of its minimum; the product says nothing at w = 0
         size = _in_double(self.geometry.size(at.coef))
         likely = stalled | ((size > 0) & (slope * size <= self.prove_below))
-        if self.proof_due(iteration):
+        if proof_due:
             likely |= self.near_proof(iteration, at)
-        separates = (figures["margin"] > 0) & (self.bounds > 0)
-        for i in np.flatnonzero(likely & ~separates & ~done).tolist():
+        for i in np.flatnonzero(likely & undecided).tolist():
             risk_gap, proof = self._risk_gap(i, now)
             proven = bool(np.isfinite(proof).all())
             done[i] = risk_gap <= tol
@@ -433,7 +436,6 @@ class DescentRun(Run[DescentPath]):
 
     def solution(self, i: int, iteration: int, at: Iterate, converged: bool | None) -> Solution:
         """Problem i with what its least bound proves, or the proof that it is not separable."""
-        xp = namespace(at.coef)
         row = slice(i, i + 1)
         proven = certify(
             self.problem.select(row),
@@ -442,30 +444,21 @@ class DescentRun(Run[DescentPath]):
             self.proofs[row],
             at.intercept[row],
         )
-        solution = Solution(
-            coef=at.coef[row],
-            intercept=at.intercept[row],
-            weights=proven.weights,
-            log_risk=at.now.log_risk[row],
-            margin=proven.margin,
-            margin_bound=proven.bound,
-            gap=proven.gap,
-            separable=[True],
-            converged=np.array([bool(converged)]),
-            n_iter=np.array([iteration]),
+        separable = True if bool(proven.margin[0] > 0) else None
+        solution = Solution.of(
+            proven,
+            at.now.log_risk[row],
+            separable=separable,
+            converged=bool(converged),
+            n_iter=iteration,
         )
-        if bool(proven.margin[0] > 0):
-            return solution
-        solution.separable = [None]
-        if converged is None and not self.near_proof(iteration, at)[i]:
+        if separable or (converged is None and not self.near_proof(iteration, at)[i]):
             return solution
         gap, proof = self._risk_gap(i, at.now)
-        if np.isfinite(proof).all():
-            solution.separable = [False]
-            solution.margin_bound = xp.zeros_like(solution.margin_bound)
-            solution.gap = xp.full_like(solution.gap, gap)
-            solution.weights = xp.asarray(proof, dtype=at.coef.dtype)
-        return solution
+        if not np.isfinite(proof).all():
+            return solution
+        weights = namespace(at.coef).asarray(proof, dtype=at.coef.dtype)
+        return solution.not_separable(gap, weights, converged=bool(converged))
 
 
 def _in_double(x: Array) -> np.ndarray:
@@ -528,8 +521,12 @@ class RulePath:
         step: Array,
         growth: float | None,
     ) -> None:
-        self.problem, self.loss, self.rule, self.growth = problem, loss, rule, growth
-        self.state, self.step, self.first_step = state, step, step
+        self.problem = problem
+        self.loss = loss
+        self.rule = rule
+        self.growth = growth
+        self.state = state
+        self.step = self.first_step = step
         self.coef = rule.coef(state)
         self.now = problem.evaluate(loss, self.coef)
         self.weighted_sum = problem.weighted_sum(self.now.weights)
@@ -556,7 +553,7 @@ class RulePath:
                 _pick(xp, accepted, new, old) for new, old in zip(trial, self.state, strict=True)
             )
             self.coef = _pick(xp, accepted, coef, self.coef)
-            self.now = _each(lambda new, old: _pick(xp, accepted, new, old), then, self.now)
+            self.now = evaluations(lambda new, old: _pick(xp, accepted, new, old), then, self.now)
         self.weighted_sum = self.problem.weighted_sum(self.now.weights)
 
     def any_below(self, log_risk: Array) -> bool:
@@ -578,16 +575,14 @@ class RulePath:
         return self.coef, self.now
 
     def require_decrease(self, share: Array) -> None:
-        """From now on accept a trial if it brings this share (k,) of the decrease that its slope
-        promises.
-        """
+        """From now on accept a trial if it brings this share (k,) of the predicted decrease."""
         self.sufficient_decrease = share
 
     def select(self, rows: np.ndarray) -> Self:
         """The path of the problems at these indices."""
         self.problem, self.rule = self.problem.select(rows), self.rule.select(rows)
         self.state = tuple(array[rows] for array in self.state)
-        self.now = _each(lambda array: array[rows], self.now)
+        self.now = evaluations(lambda array: array[rows], self.now)
         for name in (
             "step",
             "first_step",
@@ -607,8 +602,8 @@ def _pick(xp: Any, accepted: Array, new: Array, old: Array) -> Array:
     return xp.where(accepted[:, None] if new.ndim == 2 else accepted, new, old)
 
 
-def _each(function: Callable[..., Array], *evaluations: Evaluation) -> Evaluation:
-    """The function of each field."""
+def evaluations(function: Callable[..., Array], *evaluations: Evaluation) -> Evaluation:
+    """The function of each field of these evaluations."""
     return Evaluation(
         *(function(*(getattr(e, f.name) for e in evaluations)) for f in fields(Evaluation))
     )

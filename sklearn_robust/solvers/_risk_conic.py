@@ -28,7 +28,6 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -49,18 +48,25 @@ from sklearn_robust.solvers.solution import Solution
 from sklearn_robust.threats import ConicThreat, require
 
 # Levenberg's damping, as a share of the Hessian's diagonal
-_LEAST_DAMPING = 1e-10
-_RETRY_DAMPING = 1e-6  # after the first step that fails, and then 100 times more each time
-_MOST_DAMPING = 1e4
+_LEAST_DAMPING = 1e-10  # at the start, and the least that accepted steps lead back to
+_MOST_DAMPING = 1e4  # the method ends from here on
+_DAMPED = 1e-6  # least damping after a failure
+_RAISE = 100  # factor after a failure
+_LOWER = 10  # divisor after an accepted step
 
-# of the predicted decrease of the log-risk
-_CLOSE = 0.03  # from which on the weights may certify a step
-_ROUNDING = 1e-14  # a decrease that the log-risk does not show
-_SUFFICIENT = 1e-3  # share of it that a step must reach
+# decreases of the log-risk that a model predicts
+_FAR = 0.1  # more than this: longer steps than the model's are tried
+_CLOSE = 0.03  # at most this: the model's weights may certify the risk
+_DIGITS = 1e-8  # less than this: the rounding of the log-risk hides the decrease, and is granted
+_ROUNDING = 1e-14  # at most this: rounding alone, and the method ends
 
-_FURTHEST = 1e3  # change of a margin in a step, beside the largest margin
-_LONGEST = 1024.0  # step, of the model's, while the risk falls without end
-_FLAT = 1e-6  # curvature beside slope, of all samples: no step is that long
+# the line search along the model's step
+_SUFFICIENT = 1e-3  # sufficient decrease: this share of the predicted decrease
+_SHORTEST = 1e-6  # least step, relative to the first
+_LONGEST = 1024.0  # largest step, relative to the first
+_FURTHEST = 1e3  # largest change of a margin in the first step, relative to 1 + the largest margin
+
+_FLAT = 1e-6  # curvature over total weight, up to which a step would be longer than is sensible
 
 
 def conic_newton(
@@ -71,7 +77,7 @@ def conic_newton(
     max_iter: int,
     tol: float,
     certify: Callable[..., Solution],
-    record: Callable[[int, np.ndarray], None],
+    record: Callable[..., None],
 ) -> tuple[Solution | None, np.ndarray, int]:
     """Minimise the log-risk of one problem whose threat is a `ConicThreat`.
 
@@ -88,7 +94,8 @@ def conic_newton(
         The solution of coefficients (1, d), with the gap that weights (1, n) prove if they are
         given.
     record : callable
-        Called with the iteration and the coefficients (1, d).
+        Called with the iteration, the coefficients (1, d), and weights (1, n) where they prove a
+        gap.
 
     Returns
     -------
@@ -159,7 +166,7 @@ class _ConicNewton:
         self.dual = DualWeights(problem, self.slots, self.map)
 
     def run(
-        self, start: np.ndarray, max_iter: int, record: Callable[[int, np.ndarray], None]
+        self, start: np.ndarray, max_iter: int, record: Callable[..., None]
     ) -> tuple[Solution | None, np.ndarray, int]:
         at = self._evaluated(start[0], self.problem.signed_scores(start)[0], None)
         best: _Proven | None = None
@@ -170,7 +177,7 @@ class _ConicNewton:
             try:
                 target = self._target(hessian, at, damping)
             except SolverFailure as failure:
-                damping = max(100 * damping, _RETRY_DAMPING)
+                damping = max(_RAISE * damping, _DAMPED)
                 if damping > _MOST_DAMPING:
                     self._warn(failure)
                     break
@@ -180,15 +187,15 @@ class _ConicNewton:
             if decrease <= _CLOSE:
                 best = self._better(best, hessian, at, target, reached, last=decrease <= self.tol)
                 if best is not None and best.gap <= self.tol:
-                    record(iteration, best.coef[None])
+                    record(iteration, best.coef[None], best.weights[None])
                     break
             moved = self._search(at, target, reached, decrease)
             if moved is None:
                 if decrease <= _ROUNDING or damping > _MOST_DAMPING:
                     break
-                damping = max(100 * damping, _RETRY_DAMPING)
+                damping = max(_RAISE * damping, _DAMPED)
                 continue
-            at, damping = moved, max(damping / 10, _LEAST_DAMPING)
+            at, damping = moved, max(damping / _LOWER, _LEAST_DAMPING)
             record(iteration, at.coef[None])
         return self._solution(at, best), at.coef[None], iteration
 
@@ -269,17 +276,17 @@ class _ConicNewton:
         """
         if not decrease > 0:
             return None
-        rounding = 8 * np.finfo(float).eps * (1 + abs(at.log_risk)) if decrease < 1e-8 else 0.0
+        rounding = 8 * np.finfo(float).eps * (1 + abs(at.log_risk)) if decrease < _DIGITS else 0.0
         furthest = _FURTHEST * (1 + float(np.abs(at.margins[self.used]).max()))
         change = float(np.abs(target.change[self.used]).max())
         first = share = furthest / change if change > furthest else 1.0
         found = reached if share == 1 else self._between(at, target, share)
         while not found.log_risk <= at.log_risk - _SUFFICIENT * share * decrease + rounding:
             share *= 0.5
-            if share <= 1e-6 * first:
+            if share <= _SHORTEST * first:
                 return None
             found = self._between(at, target, share)
-        while first <= share < _LONGEST * first and decrease > 0.1 and not self._separates(found):
+        while first <= share < _LONGEST * first and decrease > _FAR and not self._separates(found):
             share *= 2  # a risk that falls without end needs longer and longer steps
             further = self._between(at, target, share)
             if not further.log_risk < found.log_risk:
@@ -332,39 +339,48 @@ class _StepProgram:
 
     def __init__(self, slots: Sequence[Slot], of_margins: MarginMap) -> None:
         self.n = of_margins.n_columns
-        # of the rows E^T lambda = g w of each slot
+        # the scales of the rows E^T lambda = g w of each slot
         self.scales = [of_margins.units / reach for reach in of_margins.reach]
         d, first_t = of_margins.n_features, self.n - len(slots)
         starts = np.cumsum([self.n, *(len(slot.rows.h) for slot in slots)]).tolist()
         self.n_columns = starts[-1]
         self.cones: list[tuple[str, int]] = []
-        self._rows: list[Any] = []
+        nothing = np.empty(0, dtype=int)
+        self._entries = [(nothing, nothing, np.empty(0))]  # row, column, number
         self.equalities: list[tuple[slice, slice]] = []  # the rows of E and of F of each slot
         for slot, start, scale in zip(slots, starts, self.scales, strict=False):
-            E, F = sparse.diags_array(scale) @ slot.rows.E.T, slot.rows.F
-            of_E = self._add("zero", d, (E, start), (-slot.sign * sparse.eye_array(d), 0))
-            self.equalities.append((of_E, self._add("zero", F.shape[1], (F.T, start))))
-        self.levels: list[slice] = []  # the row h.lambda <= t of each slot
+            E, F = slot.rows.E.tocoo(), slot.rows.F.tocoo()
+            columns = np.arange(d)
+            by_lambda = E.col, E.row + start, scale[E.col] * E.data
+            of_E = self._add("zero", d, by_lambda, (columns, columns, np.full(d, -slot.sign)))
+            of_F = self._add("zero", F.shape[1], (F.col, F.row + start, F.data))
+            self.equalities.append((of_E, of_F))
+        self.levels: list[int] = []  # the row h.lambda <= t of each slot
         for k, (slot, start) in enumerate(zip(slots, starts, strict=False)):
-            below = (slot.rows.h[None], start), (-np.ones((1, 1)), first_t + k)
-            self.levels.append(self._add("nonnegative", 1, *below))
+            columns = np.append(start + np.arange(len(slot.rows.h)), first_t + k)
+            entries = np.zeros(len(columns), dtype=int), columns, np.append(slot.rows.h, -1.0)
+            self.levels.append(self._add("nonnegative", 1, entries).start)
         for slot, start in zip(slots, starts, strict=False):
             for kind, at in slot.rows.blocks:
                 if kind != "zero":  # whose multipliers are free
-                    size = at.stop - at.start
-                    self._add(kind, size, (-sparse.eye_array(size), start + at.start))
-        empty = sparse.csc_array((0, self.n_columns))
-        self.A = sparse.vstack([empty, *self._rows], format="csc")
+                    rows = np.arange(at.stop - at.start)
+                    self._add(kind, len(rows), (rows, rows + start + at.start, -np.ones(len(rows))))
+        n_rows = sum(size for _, size in self.cones)
+        rows, columns, data = (np.concatenate(parts) for parts in zip(*self._entries, strict=True))
+        self.A = sparse.csc_matrix((data, (rows, columns)), shape=(n_rows, self.n_columns))
+        # the upper triangle of a Hessian, column by column
+        self._columns, self._rows = np.tril_indices(self.n)
+        ends = np.cumsum(np.arange(1, self.n + 1))
+        self._ends = np.concatenate([[0], ends, np.full(self.n_columns - self.n, ends[-1])])
 
-    def _add(self, kind: str, size: int, *blocks: tuple[Any, int]) -> slice:
-        """Add rows in a cone, the sum of matrices that each start at a column; where they lie."""
+    def _add(
+        self, kind: str, size: int, *entries: tuple[np.ndarray, np.ndarray, np.ndarray]
+    ) -> slice:
+        """Add rows in a cone by their entries: row among these, column, and number; where the rows
+        lie.
+        """
         first = sum(size for _, size in self.cones)
-        total = sparse.csr_array((size, self.n_columns))
-        for matrix, column in blocks:
-            entries = sparse.coo_array(matrix)
-            place = entries.row, entries.col + column
-            total += sparse.coo_array((entries.data, place), shape=total.shape)
-        self._rows.append(total)
+        self._entries += [(rows + first, columns, data) for rows, columns, data in entries]
         self.cones.append((kind, size))
         return slice(first, first + size)
 
@@ -374,14 +390,14 @@ class _StepProgram:
         """The minimiser x of x.H x / 2 + linear.x over the conic rows, and the perturbation of each
         slot.
         """
-        rest = self.n_columns - self.n
-        P = sparse.block_diag([hessian, sparse.csr_array((rest, rest))], format="csc")
-        q, b = np.append(linear, np.zeros(rest)), np.zeros(self.A.shape[0])
+        upper = hessian[self._rows, self._columns], self._rows, self._ends
+        P = sparse.csc_matrix(upper, shape=(self.n_columns, self.n_columns))
+        q, b = np.append(linear, np.zeros(self.n_columns - self.n)), np.zeros(self.A.shape[0])
         x, z = solve_program(P, q, self.A, b, self.cones)
         perturbations = []
         for (of_E, of_F), level, scale in zip(
             self.equalities, self.levels, self.scales, strict=True
         ):
-            tau = max(float(z[level][0]), np.finfo(float).tiny)
+            tau = max(float(z[level]), np.finfo(float).tiny)
             perturbations.append(Perturbation(-scale * z[of_E] / tau, -z[of_F] / tau))
         return x[: self.n], perturbations

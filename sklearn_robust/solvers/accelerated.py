@@ -17,7 +17,6 @@ from dataclasses import dataclass, fields
 from typing import Self
 
 import numpy as np
-from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace, to_numpy
 from sklearn_robust.certificates import (
@@ -30,6 +29,7 @@ from sklearn_robust.certificates import (
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm, shave_level
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import squared_norm_bound
 from sklearn_robust.solvers._descent import Run, Stopping, follow
 from sklearn_robust.solvers.solution import Monitor, Solution, problem_to_numpy
 from sklearn_robust.threats import ProximalThreat, has_exponent, require, residual
@@ -147,13 +147,11 @@ class _AscentPath:
     """Problems under way; the methods are those of `_descent.Path`."""
 
     def __init__(self, problem: RobustProblem, norm: LpNorm) -> None:
-        entries = problem.X.data if sparse.issparse(problem.X) else problem.X
         self.problem = problem
         self.norm = norm
         self.state = _start(problem, norm)
         # the dual's curvature never exceeds this; beyond it nothing but rounding refuses a step
-        frobenius = float(namespace(entries).linalg.vector_norm(entries))
-        self.largest_curvature = (norm.dual.p - 1) * frobenius**2
+        self.largest_curvature = (norm.dual.p - 1) * squared_norm_bound(problem.rows)
 
     def advance(self) -> None:
         """One step of the extrapolated weights of every problem."""
@@ -210,30 +208,18 @@ class _AscentRun(Run[_AscentPath]):
 
     def solution(self, i: int, iteration: int, at: _State, converged: bool | None) -> Solution:
         """Problem i, scaled to a smallest margin of 1 and certified afresh."""
-        xp = namespace(at.coef)
         row = slice(i, i + 1)
         one = self.problem.select(row)
         proven = certify(one, self.norm, at.coef[row], at.proof[row])
         margins = one.margins(proven.coef, proven.intercept)
         log_risk, _ = self.loss.log_risk_and_weights(margins, one.log_weight)
         reached = bool(proven.gap[0] - proven.rounding[0] <= self.stopping.tol)
-        solution = Solution(
-            coef=proven.coef,
-            intercept=proven.intercept,
-            weights=proven.weights,
-            log_risk=log_risk,
-            margin=proven.margin,
-            margin_bound=proven.bound,
-            gap=proven.gap,
-            separable=[True if bool(proven.margin[0] > 0) else None],
-            converged=np.array([reached]),
-            n_iter=np.array([iteration]),
+        separable = True if bool(proven.margin[0] > 0) else None
+        solution = Solution.of(
+            proven, log_risk, separable=separable, converged=reached, n_iter=iteration
         )
         if bool(at.not_separable[i]):
-            solution.separable = [False]
-            solution.converged[:] = False
-            solution.margin_bound = xp.zeros_like(solution.margin_bound)
-            solution.gap = xp.full_like(solution.gap, math.inf)
+            return solution.not_separable(math.inf, converged=False)
         return solution
 
 
@@ -338,9 +324,8 @@ def _trial(
 
 
 def _project(problem: RobustProblem, x: Array) -> Array:
-    """The Euclidean projection on the feasible weights: the simplex, or a simplex of total_weight
-    1/2 for
-    each class.
+    """The Euclidean projection on the feasible weights: the simplex, or a simplex of total weight
+    1/2 for each class.
     """
     xp = namespace(x)
     projected = zero = xp.zeros_like(x)

@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
+from sklearn_robust.rows import largest_entry
 from sklearn_robust.solvers._descent import DescentRun, RulePath, State, Stopping, follow
 from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers.solution import Monitor, Solution
@@ -75,8 +75,7 @@ def diagonal_descent(
     start = xp.full_like(
         problem.weighted_sum(problem.y), init_scale / math.sqrt(2 * problem.n_features)
     )
-    entries = problem.X.data if sparse.issparse(problem.X) else problem.X
-    rule = _DiagonalDescent(depth, float(namespace(entries).max(namespace(entries).abs(entries))))
+    rule = _DiagonalDescent(depth, largest_entry(problem.rows))
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
     step = xp.full_like(problem.log_total_weight, _FIRST)
     path = RulePath(problem, loss, rule, (start, start), step, _GROWTH)
@@ -174,9 +173,8 @@ class _DiagonalDescent:
 
 def _inf_norm_subgradient(ahead: Array, rates: Array, penalty_weight: Array) -> Array:
     r"""The s that clips w' = ahead - rates s to [-t, t], with :math:`\|s\|_1` = penalty_weight:
-    penalty_weight times a
-    subgradient of the
-    inf-norm at w'. Where penalty_weight suffices to bring all of w' to zero, t = 0.
+    penalty_weight times a subgradient of the inf-norm at w'. Where penalty_weight suffices to bring
+    all of w' to zero, t = 0.
     """
     xp = namespace(ahead)
     size = xp.abs(ahead)

@@ -223,12 +223,12 @@ class _OneProblem:
             record=self._record_from(before),
         )
 
-    def _record_from(self, before: int) -> Callable[[int, np.ndarray], None]:
+    def _record_from(self, before: int) -> Callable[..., None]:
         """The record of a solver that starts after so many iterations of others."""
 
-        def record(iteration: int, coef: np.ndarray) -> None:
+        def record(iteration: int, coef: np.ndarray, weights: np.ndarray | None = None) -> None:
             iteration += before
-            if self.record.due(iteration) and self.record(iteration, self.certified(coef)):
+            if self.record.due(iteration) and self.record(iteration, self.certified(coef, weights)):
                 raise _Stopped(iteration, coef)
 
         return record

@@ -10,12 +10,14 @@ import numpy as np
 from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace, to_numpy
+from sklearn_robust.certificates import Certified, Point
 from sklearn_robust.problems import RobustProblem
 
 
-@dataclass
-class Solution:
-    """Predictors of k problems with the proof of how good each is.
+@dataclass(frozen=True, kw_only=True)
+class Solution(Point):
+    """Predictors of k problems with the proof of how good each is: the points at which a solver
+    ended.
 
     Attributes
     ----------
@@ -42,9 +44,6 @@ class Solution:
         Recorded on request: iteration, log_risk, margin, margin_bound, gap.
     """
 
-    coef: Array
-    intercept: Array
-    weights: Array
     log_risk: Array
     margin: Array
     margin_bound: Array
@@ -54,16 +53,54 @@ class Solution:
     n_iter: Array
     history: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        proven: Certified,
+        log_risk: Array,
+        *,
+        separable: bool | None,
+        converged: bool,
+        n_iter: int,
+    ) -> Solution:
+        """The solution of one problem, k = 1, from what its point proves."""
+        return cls(
+            coef=proven.coef,
+            intercept=proven.intercept,
+            weights=proven.weights,
+            log_risk=log_risk,
+            margin=proven.margin,
+            margin_bound=proven.bound,
+            gap=proven.gap,
+            separable=[separable],
+            converged=np.array([converged]),
+            n_iter=np.array([n_iter]),
+        )
+
+    def not_separable(
+        self, gap: float, weights: Array | None = None, *, converged: bool
+    ) -> Solution:
+        """The same predictor of one problem, proven not to be robustly separable: its bound is 0,
+        and its gap that of the risk.
+        """
+        xp = namespace(self.coef)
+        return replace(
+            self,
+            weights=self.weights if weights is None else weights,
+            margin_bound=xp.zeros_like(self.margin_bound),
+            gap=xp.full_like(self.gap, gap),
+            separable=[False],
+            converged=np.array([converged]),
+        )
+
     def rows(self, rows: np.ndarray) -> Solution:
         """The solution of the problems at these indices, without history."""
-        parts: dict[str, Any] = {
-            f.name: getattr(self, f.name) for f in fields(self) if f.name != "history"
-        }
-        separable = [self.separable[i] for i in rows]
-        return Solution(
-            **{name: part[rows] for name, part in parts.items() if name != "separable"},
-            separable=separable,
-        )
+        parts: dict[str, Any] = {name: getattr(self, name)[rows] for name in _ARRAYS}
+        return Solution(**parts, separable=[self.separable[i] for i in rows])
+
+
+# the fields of a solution that are arrays, the first axis the problem
+_ARRAYS = [f.name for f in fields(Solution) if f.name not in ("separable", "history")]
 
 
 def problem_to_numpy(problem: RobustProblem) -> RobustProblem:
@@ -77,29 +114,27 @@ def problem_to_numpy(problem: RobustProblem) -> RobustProblem:
 
 def solution_to_numpy(solution: Solution) -> Solution:
     """The same solution on NumPy arrays."""
-    arrays = ("coef", "intercept", "weights", "log_risk", "margin", "margin_bound", "gap")
-    changes: dict[str, Any] = {name: to_numpy(getattr(solution, name)) for name in arrays}
+    changes: dict[str, Any] = {name: to_numpy(getattr(solution, name)) for name in _ARRAYS}
     return replace(solution, **changes)
 
 
 def stack_solutions(
     solutions: Sequence[Solution], history: dict[str, Any] | None = None
 ) -> Solution:
-    """One solution of k problems from k solutions of one."""
-    merged: dict[str, Any] = {}
-    for f in fields(Solution):
-        parts = [getattr(solution, f.name) for solution in solutions]
-        if f.name == "history":
-            merged[f.name] = history or {}
-        elif f.name == "separable":
-            merged[f.name] = [flag for part in parts for flag in part]
-        else:
-            merged[f.name] = namespace(parts[0]).concat(parts, axis=0)
-    return Solution(**merged)
+    """One solution of k problems from solutions of some of them each, in order."""
+    merged: dict[str, Any] = {
+        name: _concatenated([getattr(solution, name) for solution in solutions]) for name in _ARRAYS
+    }
+    separable = [flag for solution in solutions for flag in solution.separable]
+    return Solution(**merged, separable=separable, history=history or {})
+
+
+def _concatenated(parts: Sequence[Array]) -> Array:
+    return namespace(parts[0]).concat(parts, axis=0)
 
 
 class Monitor(Protocol):
-    """Who looks on while a solver iterates."""
+    """Callback that receives the iterates of a solver."""
 
     every: int  # iterations between looks; 0 looks only where the solver certifies by itself
 
@@ -180,10 +215,8 @@ class Recorder:
 
     def rewind(self) -> None:
         """Begin at iteration 0 again, for the next of several problems solved one by one."""
-        self._history, self._schedules = (
-            _Schedule(self.every),
-            [_Schedule(monitor.every) for monitor in self.monitors],
-        )
+        self._history = _Schedule(self.every)
+        self._schedules = [_Schedule(monitor.every) for monitor in self.monitors]
 
     def history(self, k: int) -> dict[str, np.ndarray]:
         """Arrays of shape (t, k) by name, and "iteration" of shape (t,)."""

@@ -36,23 +36,20 @@ from sklearn_robust.solvers._descent import (
     Stopping,
     follow,
 )
-from sklearn_robust.solvers._fast_path import FastPath
+from sklearn_robust.solvers._fast_path import FastPaths, serves
 from sklearn_robust.solvers._geometry import Geometry, neighbours
 from sklearn_robust.solvers.solution import Monitor, Solution
-from sklearn_robust.splitting import split
 from sklearn_robust.threats import (
     KinkedThreat,
     ProximalThreat,
-    descent_direction,
-    has_exponent,
-    is_ball,
     reach,
     require,
     residual,
+    steepest_subgradient,
     takes_proximal_steps,
 )
 
-_GROWTH = 1.05  # of the adaptive step
+_GROWTH = 1.05  # factor on the adaptive step after an accepted trial
 
 
 def steepest_descent(
@@ -80,9 +77,9 @@ def steepest_descent(
         The geometry of all problems or of each: an `LpNorm`, or a norm of one's own.
     step_size : "adaptive", "paper" or float
         Step on the log-risk. "adaptive" backtracks: a step is accepted if it brings half of the
-        decrease that its slope promises; with loss_tol = 0, where the limit itself is wanted, the
-        fraction 1 - min(1/2, gap), gap the certified one: a step may waste no more than what is
-        still open. "paper" is the constant 1/B^2, :math:`B = \max_{ij} |x_{ij}| + \epsilon`.
+        predicted decrease; with loss_tol = 0, where the limit itself is wanted, the fraction
+        1 - min(1/2, gap), gap the certified one: a step may waste no more than what is still open.
+        "paper" is the constant 1/B^2, :math:`B = \max_{ij} |x_{ij}| + \epsilon`.
     max_iter : int
         Passes over the data at most.
     loss_tol : float
@@ -126,8 +123,8 @@ def steepest_descent(
     growth = _GROWTH if step_size == "adaptive" else None
     rule = _SteepestDescent(geometry)
     path: DescentPath
-    if isinstance(coef, np.ndarray) and is_ball(problem.threat) and problem.threat.scale is None:
-        path = FastPath(problem, loss, geometry, rule, coef, step, growth)
+    if serves(problem, geometry):
+        path = FastPaths(problem, loss, geometry, rule, coef, step, growth)
     else:
         path = RulePath(problem, loss, rule, (coef,), step, growth)
     # a trial step may raise the risk beyond all numbers, and is evaluated anew then
@@ -164,10 +161,10 @@ def descent_grid(
 
     Notes
     -----
-    Each problem follows the path that it would take alone, up to rounding: a batch sums in another
-    order. Adaptive steps work at the edge of stability, where rounding grows with the iterations:
-    after 500 steps margins were seen to differ from those of single paths by 2e-2 (p = 2, float64;
-    .2 in float32), for p = 1 by 2e-14 (2e-6). The certificate of each is its own.
+    Each problem follows the path that it would take alone, up to rounding: certificates are taken
+    of all problems at once, and scores that are kept by columns (p = 1) are computed afresh then.
+    Adaptive steps work at the edge of stability, where rounding grows with the iterations. The
+    certificate of each is its own.
 
     Examples
     --------
@@ -267,30 +264,6 @@ def _propose(
         moved = residual(threat, ahead, step * penalty_weight, norm)
         return moved, (coef - moved) / step[:, None]
     # w <- w - eta |v|_* u with v in -Z^T a + eps d sigma(w)
-    subgradient, direction = _steepest_subgradient(
-        threat, coef, -weighted_sum, penalty_weight, norm
-    )
+    subgradient, direction = steepest_subgradient(threat, coef, -weighted_sum, penalty_weight, norm)
     length = step * norm.dual.value(subgradient)
     return threat.stop_at_kinks(coef, coef - length[:, None] * direction), subgradient
-
-
-def _steepest_subgradient(
-    threat: Any, w: Array, g: Array, radius: Array, norm: Norm
-) -> tuple[Array, Array]:
-    r"""The element of :math:`g + \text{radius}\,\partial \sigma(w)` that is least in the dual norm,
-    and the direction of unit norm in which the log-risk rises fastest.
-
-    In a norm that is not of this library both come from splitting on the face
-    :math:`\text{radius}\,\partial \sigma(w)`: at a kink not every steepest direction of the least
-    subgradient descends, and the normal of the face does.
-    """
-    if has_exponent(norm):
-        subgradient = threat.min_norm_subgradient(w, g, radius, norm.dual)
-        return subgradient, descent_direction(threat, w, subgradient, subgradient - g, norm)
-
-    def project(x: Array) -> Array:
-        # -delta nearest to x for delta on the face: x plus the least element of the face moved by
-        # -x, with the sign of the other
-        return x - threat.min_norm_subgradient(w, x, radius, LpNorm(2))
-
-    return split(project, g, norm.dual)

@@ -11,7 +11,7 @@ import numpy as np
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.scaled_norms import ScaledNorm, WeightedNorm
-from sklearn_robust.splitting import nearest_residual
+from sklearn_robust.splitting import split
 from sklearn_robust.threats._ball import is_ball
 from sklearn_robust.threats._interface import KinkedThreat, Threat
 
@@ -170,37 +170,55 @@ def residual(threat: Any, g: Array, radius: Array | float, norm: Norm) -> Array:
         return threat.residual(g, radius, norm)
     if norm == LpNorm(2):
         return g - threat.project(g, radius)
-    return nearest_residual(lambda x: threat.project(x, radius), g, norm)
+    return split(lambda x: threat.project(x, radius), g, norm)[0]
 
 
-def min_norm_subgradient(
+def steepest_subgradient(
     threat: KinkedThreat, w: Array, g: Array, radius: Array | float, norm: Norm
-) -> Array:
-    r"""The element of :math:`g + \text{radius}\,\partial \sigma(w)` that is least in `norm`.
+) -> tuple[Array, Array]:
+    r"""The element of :math:`g + \text{radius}\,\partial \sigma(w)` that is least in the dual norm,
+    and the direction of unit norm in which the function with these subgradients rises fastest.
 
-    In a norm that is not of this library it is found by splitting: the projection of x on the face
-    :math:`\text{radius}\,\partial \sigma(w)` is x plus the element of least 2-norm of that face
-    moved by -x.
+    In a norm that is not of this library both come from splitting on the face
+    :math:`\text{radius}\,\partial \sigma(w)`: at a kink not every steepest direction of the least
+    subgradient descends, and the normal of the face does. The projection of x on the face is x plus
+    the element of least 2-norm of the face moved by -x.
+
+    Parameters
+    ----------
+    threat : KinkedThreat
+    w : array of shape (k, d)
+        The point.
+    g : array of shape (k, d)
+        Gradient of the smooth part there.
+    radius : float or array of shape (k,), >= 0
+    norm : Norm
+        The geometry, in which directions are measured.
+
+    Returns
+    -------
+    subgradient, direction : arrays of shape (k, d)
     """
     if has_exponent(norm):
-        return threat.min_norm_subgradient(w, g, radius, norm)
+        subgradient = threat.min_norm_subgradient(w, g, radius, norm.dual)
+        return subgradient, descent_direction(threat, w, subgradient, subgradient - g, norm)
 
     def project(x: Array) -> Array:
-        # the set of the points -delta, delta on the face: g + delta is g minus such a point
+        # g + delta is g minus the point -delta: the set is the face with its sign changed
         return x - threat.min_norm_subgradient(w, x, radius, LpNorm(2))
 
-    return nearest_residual(project, g, norm)
+    return split(project, g, norm.dual)
 
 
 def descent_direction(threat: Any, w: Array, subgradient: Array, taken: Array, norm: Norm) -> Array:
-    r"""The direction of unit norm in which the log-risk falls fastest, up to sign, given its
+    r"""The direction of unit l_p norm in which the log-risk falls fastest, up to sign, given its
     subgradient of least dual norm.
 
     `taken` is the part of the subgradient that comes from the penalty, an element of
     :math:`\text{radius}\,\partial \sigma(w)`. A threat whose method `descent_direction` knows
     better at kinks is asked.
     """
-    if hasattr(threat, "descent_direction") and has_exponent(norm):
+    if hasattr(threat, "descent_direction"):
         return threat.descent_direction(w, subgradient, taken, norm)
     return norm.steepest_direction(subgradient)
 

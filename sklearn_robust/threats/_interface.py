@@ -53,8 +53,8 @@ class KinkedThreat(ProximalThreat, Protocol):
     ) -> Array:
         r"""The element of :math:`g + \text{radius}\,\partial \sigma(w)` that is least in `norm`.
 
-        w and g are (..., d), radius a number or (...). `norm` is one of this library's; for another
-        one `threats.min_norm_subgradient` asks for `LpNorm(2)` and splits.
+        w and g are (..., d), radius a number or (...). `norm` is one of this library's: for another
+        one `threats.steepest_subgradient` asks for `LpNorm(2)`, and splits.
         """
         ...
 

@@ -17,10 +17,10 @@ from sklearn_robust.solvers import (
     minimise_robust_risk,
     steepest_descent,
 )
-from sklearn_robust.solvers._batch import room_like
 from sklearn_robust.solvers._descent import RulePath
-from sklearn_robust.solvers._fast_path import FastPath, _Point
+from sklearn_robust.solvers._fast_path import FastPaths, _Point
 from sklearn_robust.solvers._geometry import Geometry
+from sklearn_robust.solvers._vectors import room_like
 from sklearn_robust.solvers.steepest import _SteepestDescent
 
 EXPONENTS = (1, 2, math.inf)
@@ -32,6 +32,7 @@ def problem_of(X, y, *, q, eps, fit_intercept=False, sample_weight=None):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", EXPONENTS)
 @pytest.mark.parametrize("q", EXPONENTS)
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.9])
@@ -68,6 +69,7 @@ def test_every_pair_descends_and_approaches_the_exact_separator(gaussian, p, q, 
         assert 1 - cosine <= solution.gap[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", EXPONENTS)
 @pytest.mark.parametrize("q", EXPONENTS)
 @pytest.mark.parametrize("fit_intercept", [False, True])
@@ -101,6 +103,7 @@ def test_reported_gap_holds_against_the_exact_separator(p, q, fit_intercept, n, 
             assert cosine >= 1 - 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1.5, 3.0])
 @pytest.mark.parametrize("q", [1.5, 4.0])
 def test_general_exponents(gaussian, p, q):
@@ -112,6 +115,7 @@ def test_general_exponents(gaussian, p, q):
     assert solution.margin[0] > 0.9 * min_norm_separator(X, y, p=p, q=q, eps=eps).margin
 
 
+@pytest.mark.slow
 def test_coordinate_descent_at_large_eps_where_the_naive_subgradient_stalls(gaussian):
     X, y = gaussian(60, 200)
     eps = 0.95 * max_margin(X, y, q=math.inf).margin
@@ -147,6 +151,7 @@ def test_stops_on_the_sum_of_the_losses(gaussian, p, loss):
     assert solution.separable == [True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", EXPONENTS)
 @pytest.mark.parametrize("q", EXPONENTS)
 def test_data_that_are_not_separable_end_at_the_minimiser_of_the_risk(gaussian, p, q):
@@ -237,6 +242,7 @@ def test_sample_weights_are_repetitions(gaussian):
     assert one.n_iter == other.n_iter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1, math.inf])
 @pytest.mark.parametrize("q", [1.5, 2, 4])
 def test_leaves_the_origin_at_large_eps(gaussian, p, q):
@@ -248,6 +254,7 @@ def test_leaves_the_origin_at_large_eps(gaussian, p, q):
     assert solution.log_risk[0] < 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("q", "loss", "fit_intercept", "dtype"),
     [
@@ -293,11 +300,12 @@ def test_a_grid_of_radii_and_geometries_gives_what_single_fits_give(
                 np.testing.assert_allclose(grid.margin[i], alone.margin[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1, 2, math.inf])
 @pytest.mark.parametrize("q", [2, math.inf])
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize("n_problems", [1, 3])
-def test_steps_in_place_are_those_of_the_rule(gaussian, p, q, fit_intercept, n_problems):
+def test_steps_of_the_fast_path_are_those_of_the_rule(gaussian, p, q, fit_intercept, n_problems):
     X, y = gaussian(20, 30)
     weight = np.random.default_rng(0).integers(0, 3, size=(n_problems, 20)).astype(float)
     labels = np.tile(y, (n_problems, 1))
@@ -356,6 +364,7 @@ def test_steps_that_overflow_are_evaluated_all_the_same(gaussian, dtype, fit_int
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("p", "q"), [(1, math.inf), (2, math.inf), (math.inf, math.inf), (3, 2)])
 def test_a_path_does_not_depend_on_where_its_vectors_lie(p, q):
     X, y = make_teacher_classification(64, 256, teacher_sparsity=4, random_state=0)
@@ -381,6 +390,7 @@ def test_room_begins_where_vector_registers_do(dtype, offset):
     assert room.ctypes.data % 64 == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("p", "q", "eps"), [(1, math.inf, 0.07), (math.inf, math.inf, 0.07), (2, 2, 0.3), (3, 1, 0.3)]
 )
@@ -401,8 +411,8 @@ def test_steps_that_waste_no_more_than_what_is_open_come_closer_to_the_limit(
         return solution.gap[0]
 
     limit, path = gap(0), gap(1e-3)
-    for way in (FastPath, RulePath):
-        # half of the promised decrease, always
+    for way in (FastPaths, RulePath):
+        # half of the predicted decrease, always
         monkeypatch.setattr(way, "require_decrease", lambda self, share: None)
     assert limit < 0.85 * gap(0)
     assert path == gap(1e-3)  # which ends long before the limit, and takes long steps
@@ -410,33 +420,28 @@ def test_steps_that_waste_no_more_than_what_is_open_come_closer_to_the_limit(
 
 @pytest.mark.parametrize("p", EXPONENTS)
 @pytest.mark.parametrize("q", [2, math.inf])
-@pytest.mark.parametrize("n_problems", [1, 3])
-@pytest.mark.parametrize("layout", ["dense", "sparse"])
-def test_a_step_in_closed_form_is_that_of_the_rule(gaussian, p, q, n_problems, layout):
+@pytest.mark.parametrize("layout", ["dense", "sparse", "labels apart"])
+def test_a_step_in_closed_form_is_that_of_the_rule(gaussian, p, q, layout):
     X, y = gaussian(15, 9)
-    labels = np.stack([y, -y, np.where(np.arange(15) % 3, y, -y)])[:n_problems]
-    problem = problem_of(X if layout == "dense" else sparse.csr_array(X), labels, q=q, eps=0.2)
-    geometry, rng = Geometry((LpNorm(p),) * n_problems), np.random.default_rng(0)
+    labels = np.stack([y, -y])[: 2 if layout == "labels apart" else 1]  # no signed copy then
+    problem = problem_of(sparse.csr_array(X) if layout == "sparse" else X, labels, q=q, eps=0.2)
+    k, rng = len(labels), np.random.default_rng(0)
+    geometry = Geometry((LpNorm(p),) * k)
     for size in (0.0, 1e-3, 1.0):  # at zero, where steps would cross it, and far from it
-        coef = size * rng.standard_normal((n_problems, 9)) * (rng.random((n_problems, 9)) < 0.7)
-        path = FastPath(
-            problem,
-            LOSSES["exponential"],
-            geometry,
-            _SteepestDescent(geometry),
-            coef,
-            np.full(n_problems, 0.05),
-            None,
-        )
-        path._weighted_sum()
-        here, closed, ruled = path.here, path.there, _Point(path.here.coef, path.here.scores)
-        promised = path._step_in_closed_form(here, closed)
-        if size == 0 and q == 2:
-            assert promised is None
-            continue
-        subgradient_norm = path.iterate().subgradient_norm
-        np.testing.assert_allclose(path._step_by_rule(here, ruled), promised, rtol=1e-9)
-        np.testing.assert_allclose(path.iterate().subgradient_norm, subgradient_norm, rtol=1e-9)
-        np.testing.assert_allclose(closed.coef, ruled.coef, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(closed.scores, ruled.scores, rtol=1e-9, atol=1e-12)
-        assert not np.array_equal(closed.coef, here.coef)
+        coef = size * rng.standard_normal((k, 9)) * (rng.random((k, 9)) < 0.7)
+        rule, step = _SteepestDescent(geometry), np.full(k, 0.05)
+        paths = FastPaths(problem, LOSSES["exponential"], geometry, rule, coef, step, None)
+        for path in paths.paths:
+            path._weighted_sum()
+            here, closed, ruled = path.here, path.there, _Point(path.here.coef, path.here.scores)
+            predicted = path._step_in_closed_form(here, closed)
+            if size == 0 and q == 2:
+                assert predicted is None
+                continue
+            norm_in_closed_form = path.iterate().subgradient_norm
+            np.testing.assert_allclose(path._step_by_rule(here, ruled), predicted, rtol=1e-9)
+            norm_by_rule = path.iterate().subgradient_norm
+            np.testing.assert_allclose(norm_by_rule, norm_in_closed_form, rtol=1e-9)
+            np.testing.assert_allclose(closed.coef, ruled.coef, rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(closed.scores, ruled.scores, rtol=1e-9, atol=1e-12)
+            assert not np.array_equal(closed.coef, here.coef)

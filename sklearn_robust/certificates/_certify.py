@@ -1,21 +1,4 @@
-r"""Proofs of how good an answer is, from the answer alone.
-
-**Margin.** For weights a of the simplex (with an intercept also :math:`\sum_i a_i y_i = 0`) and
-:math:`g = Z^T a`, the largest robust margin :math:`\gamma = \max_{\|w\|_p \le 1} \min_i z_i \cdot w
-- \epsilon \|w\|_{q^*}` obeys
-
-.. math:: \min_i m_i(w) / \|w\|_p \;\le\; \gamma \;\le\; D(a) = \min_{\|\delta\|_q \le \epsilon} \|g
-- \delta\|_{p^*},
-
-with equality at the optimum. :math:`\|Z^T a\|_q \le \epsilon` proves that no robust separator
-exists. Where features have scales s, the norms of the threat are :math:`\|s w\|_{q^*}` and
-:math:`\|\delta / s\|_q`: a proof of non-separability then has :math:`(Z^T a)_j = 0`, up to
-rounding, for the features that the adversary cannot touch.
-
-**Risk.** Where none exists the risk has a minimiser; weights with :math:`\|Z^T a\|_q \le \epsilon
-\sum_i a_i` bound it from below by Fenchel duality: :math:`-KL(a \| s)` bounds the log of the
-exponential risk, :math:`\sum_i s_i H(a_i / s_i)` the logistic risk.
-"""
+"""What predictors and weights prove, with the rounding charged."""
 
 from __future__ import annotations
 
@@ -26,8 +9,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse.linalg import LinearOperator, lsmr
 
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
@@ -35,10 +16,8 @@ from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.scaled_norms import WeightedNorm
 from sklearn_robust.threats import (
-    face,
     gauge,
     has_exponent,
-    inner_point,
     inside,
     is_ball,
     reachable,
@@ -47,16 +26,15 @@ from sklearn_robust.threats import (
     support_sizes,
 )
 
-_MAX_REPAIRS = 5
-_INSIDE = 1e-12  # share of the radius by which repaired weights are aimed inside the set
+# Rounding, in units of the quantity that is named
+_EXPONENT = 0.5 * float(np.finfo(np.float64).eps)  # of an exponent: half a machine epsilon
+_ROUNDING = 64 * np.finfo(np.float64).eps  # of a coordinate of Z^T a: the sum of its terms
 # times what is left of cancelled features: how far weights may be from those that cancel exactly
 _MOVED = 16
-_DEPENDENT = 1e-13  # relative singular value of conditions that repeat others
-_EXPONENT = 0.5 * float(np.finfo(np.float64).eps)  # rounding of an exponent
-_ROUNDED = 1e-10  # share of rounding in a gap from which a certificate is worth extended arithmetic
-_MAX_EXTENDED = 1_000_000  # entries up to which it is cheap
-# of a coordinate of Z^T a, relative to the terms that it sums
-_ROUNDING = 64 * np.finfo(np.float64).eps
+
+# Where a certificate is computed again in extended arithmetic
+_ROUNDED = 1e-10  # share of rounding in the gap from which it is worth it
+_MAX_EXTENDED = 1_000_000  # entries of X up to which it is cheap
 
 
 @dataclass(frozen=True)
@@ -243,11 +221,12 @@ def _charged_bound(problem: RobustProblem, norm: Norm, weights: Array) -> tuple[
     r"""D(a) plus its rounding, and the share of rounding in it.
 
     The exact :math:`|Z^T a|` is at most the computed one plus its rounding. In a ball, D grows with
-    every coordinate of it; in another set the norm of the rounding is added. The set is a little
-    smaller than the threat's: what the residual leaves out of it lies in the threat's, whatever
+    every coordinate of it; for another set the norm of the rounding is added. The set is taken a
+    little smaller than the threat's: the point that is subtracted lies in the threat's, whatever
     rounding did.
     """
-    xp, threat, dual = namespace(weights), problem.threat, norm.dual
+    xp = namespace(weights)
+    threat, dual = problem.threat, norm.dual
     of_norm = norm_rounding(problem, norm, weights.dtype, xp)
     terms = problem.sizes(weights)
     of_sum = sum_rounding(weights.shape[-1], weights.dtype, xp) * terms
@@ -271,8 +250,8 @@ def _charged_bound(problem: RobustProblem, norm: Norm, weights: Array) -> tuple[
 
 
 def _given_back(threat: Any, weighted_sum: Array, left: Array, radius: Array) -> Array:
-    """The residual, with what it leaves out of the set scaled back into it: it lies in the set up
-    to some rounding of its own.
+    """The residual, after the point of the set that it belongs to is scaled by the excess of its
+    gauge: rounding puts that point outside the set by a little.
     """
     xp = namespace(left)
     taken = weighted_sum - left
@@ -391,10 +370,10 @@ def non_separability_slack(problem: RobustProblem, weights: Array) -> Array:
     r"""radius - gauge(Z^T a) of shape (k,), for a ball :math:`\epsilon - \|Z^T a\|_q`, for feasible
     weights; >= 0 proves that no robust separator exists.
     """
-    return problem.radius - gauge(problem.threat, _without_dust(problem, weights))
+    return problem.radius - gauge(problem.threat, cleared_sum(problem, weights))
 
 
-def _without_dust(problem: RobustProblem, weights: Array) -> Array:
+def cleared_sum(problem: RobustProblem, weights: Array) -> Array:
     """Z^T a, with zero for features out of the adversary's reach where nothing but rounding is left
     of them.
     """
@@ -446,161 +425,6 @@ def proves_not_separable(problem: RobustProblem, weights: Array) -> np.ndarray:
         return np.ones(len(weighted_sum), dtype=bool)
     room = _ROUNDING * problem.sizes(weights)
     return inside(problem.threat, weighted_sum, problem.radius, room)
-
-
-def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) -> Array:
-    r"""Feasible weights near the given ones of one problem, (n,), for which these coordinates of
-    :math:`Z^T a` are rounding.
-
-    They change by :math:`\delta` of least :math:`\sum_i \delta_i^2 / a_i`: only positive weights
-    move, and they stay positive where the change is small. The sums are taken in extended
-    arithmetic.
-    """
-    if not len(features):
-        return weights
-    long = np.longdouble
-    columns = problem.X[:, features]
-    columns = columns.toarray() if sparse.issparse(columns) else columns
-    classes = np.concatenate(problem.classes).T
-    terms = np.concatenate([columns * problem.y[0][:, None], classes], axis=1).astype(long)
-    goal = np.concatenate(
-        [np.zeros(columns.shape[1]), np.full(classes.shape[1], 1 / classes.shape[1])]
-    )
-    moved = weights.astype(long)
-    for _ in range(_MAX_REPAIRS):
-        sizes = moved @ np.abs(terms)
-        sizes = np.where(sizes > 0, sizes, 1)
-        root = np.sqrt(moved)
-        lack = ((goal - moved @ terms) / sizes).astype(np.float64)
-        change = np.linalg.lstsq(
-            (root[:, None] * terms / sizes).T.astype(np.float64), lack, rcond=_DEPENDENT
-        )[0]
-        moved = np.maximum(moved + root * change, 0)
-    return (
-        problem.balanced(moved.astype(np.float64)[None])[0]
-        if all((moved @ classes) > 0)
-        else weights
-    )
-
-
-def repaired_weights(
-    problem: RobustProblem, weights: Array, interior: Array | None = None
-) -> Array:
-    r"""The weights moved the little that takes :math:`Z^T a` into the threat's set, for a ball
-    :math:`\|Z^T a\|_q \le \epsilon`; nan where that takes more than a little.
-
-    Near the minimiser of the risk the weights violate this slightly. The correction
-    :math:`\delta` that mends it with :math:`\sum_i \delta_i = 0` (in each class, with an intercept)
-    and least :math:`\sum_i \delta_i^2 / a_i` keeps small weights small, so that a + delta stays
-    non-negative.
-
-    Parameters
-    ----------
-    problem : RobustProblem
-        On NumPy or scipy.sparse data; the arithmetic is in float64.
-    weights : ndarray of shape (k, n)
-        Non-negative; scaled to the simplex (per class with an intercept) first.
-    interior : ndarray of shape (k, n), optional
-        Weights that obey the inequality with room to spare. Where the correction fails, as much of
-        them is mixed in as makes it true.
-
-    Returns
-    -------
-    ndarray of shape (k, n)
-        Each row proves that its problem is not robustly separable, or is nan.
-    """
-    problem, weights = problem.simplified().in_double_arithmetic(), weights.astype(np.float64)
-    repaired = []
-    for i in range(problem.n_problems):
-        row = slice(i, i + 1)
-        one = problem.select(row)
-        moved = _repair(one, weights[row])
-        if not np.isfinite(moved).all() and interior is not None:
-            moved = _mix(one, weights[row], interior[row].astype(np.float64))
-        repaired.append(moved)
-    return np.concatenate(repaired)
-
-
-def _mix(problem: RobustProblem, weights: Array, interior: Array) -> Array:
-    """Just enough of the interior weights in the weights of one problem, (1, n), to obey the
-    inequality.
-    """
-    weights, interior = problem.balanced(weights), problem.balanced(interior)
-    violation, room = (
-        -non_separability_slack(problem, weights),
-        non_separability_slack(problem, interior),
-    )
-    if not room > 0 or violation == math.inf:
-        return (
-            interior
-            if proves_not_separable(problem, interior)[0]
-            else np.full_like(weights, np.nan)
-        )
-    share = np.clip(violation / (violation + room), 0, 1)[:, None]
-    mixed = (1 - share) * weights + share * interior
-    return mixed if proves_not_separable(problem, mixed)[0] else interior
-
-
-def _repair(problem: RobustProblem, weights: Array) -> Array:
-    """Repaired weights of one problem, (1, n)."""
-    # enough weights to move Z^T a anywhere
-    straight = problem.n_features + 2 <= weights.shape[1] or problem.radius[0] == 0
-    ones = np.ones(problem.n_features)
-    alike = bool(np.all(reachable(problem.threat, ones) == ones))
-    # with equalities to meet, the few weights that a vertex has move along its face first
-    for way in (straight,) if alike or not straight else (False, True):
-        repaired = _moved_inside(problem, weights, straight=way)
-        if proves_not_separable(problem, repaired)[0]:
-            return repaired
-    return np.full_like(weights, np.nan)
-
-
-def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> Array:
-    """The weights moved to where Z^T a is in the threat's set: straight to a point of it, or along
-    the face that is nearest.
-    """
-    threat, radius = problem.threat, problem.radius[0]
-    inner = radius * (1 - _INSIDE)
-    repaired, tight = problem.balanced(weights), None
-    for _ in range(_MAX_REPAIRS):
-        weighted_sum = _without_dust(problem, repaired)[0]
-        if inside(threat, weighted_sum, radius):
-            break
-        if straight:
-            tight = sparse.eye_array(len(weighted_sum), format="csr")
-            change = inner_point(threat, weighted_sum, inner) - weighted_sum
-        else:
-            tight, change = face(threat, weighted_sum, inner, tight)
-        moved = np.maximum(repaired + _lightest_change(problem, repaired[0], tight, change), 0)
-        if not all(moved[members].any() for members in problem.classes):
-            break
-        # negative entries are cut off: the caller checks whether that matters
-        repaired = problem.balanced(moved)
-    return repaired
-
-
-def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change: Array) -> Array:
-    """The delta with tight @ Z^T delta = change, sum zero (in each class), and least sum of delta^2
-    / weights; by lsmr.
-    """
-    root, totals = np.sqrt(weights), np.concatenate(problem.classes)
-    spread = tight.T
-
-    def matvec(x: Array) -> Array:
-        return np.concatenate(
-            [tight @ problem.weighted_sum((root * x)[None])[0], totals @ (root * x)]
-        )
-
-    def rmatvec(v: Array) -> Array:
-        m = tight.shape[0]
-        return root * (problem.signed_scores((spread @ v[:m])[None])[0] + v[m:] @ totals)
-
-    goal = np.concatenate([change, np.zeros(len(totals))])
-    operator = LinearOperator(
-        (len(goal), len(root)), matvec=matvec, rmatvec=rmatvec, dtype=np.float64
-    )
-    tiny = np.finfo(np.float64).eps
-    return root * lsmr(operator, goal, atol=tiny, btol=tiny, conlim=0, maxiter=5 * len(goal))[0]
 
 
 def log_risk_bound(problem: RobustProblem, loss: MarginLoss, weights: Array) -> Array:

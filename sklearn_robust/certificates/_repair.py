@@ -1,0 +1,178 @@
+"""Weights that prove something, from weights near them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.linalg import LinearOperator, lsmr
+
+from sklearn_robust._array_api import Array
+from sklearn_robust.certificates._certify import (
+    cleared_sum,
+    non_separability_slack,
+    proves_not_separable,
+)
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.threats import face, inner_point, inside, reachable
+
+_MAX_REPAIRS = 5  # moves of weights into the set, each a least-squares problem
+_INSIDE = 1e-12  # share of the radius by which repaired weights are aimed inside the set
+_DEPENDENT = 1e-13  # relative singular value of conditions that repeat others
+
+
+def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) -> Array:
+    r"""Feasible weights near the given ones of one problem, (n,), for which these coordinates of
+    :math:`Z^T a` are rounding.
+
+    They change by :math:`\delta` of least :math:`\sum_i \delta_i^2 / a_i`: only positive weights
+    move, and they stay positive where the change is small. The sums are taken in extended
+    arithmetic.
+    """
+    if not len(features):
+        return weights
+    long = np.longdouble
+    columns = problem.X[:, features]
+    columns = columns.toarray() if sparse.issparse(columns) else columns
+    classes = np.concatenate(problem.classes).T
+    terms = np.concatenate([columns * problem.y[0][:, None], classes], axis=1).astype(long)
+    goal = np.concatenate(
+        [np.zeros(columns.shape[1]), np.full(classes.shape[1], 1 / classes.shape[1])]
+    )
+    moved = weights.astype(long)
+    for _ in range(_MAX_REPAIRS):
+        sizes = moved @ np.abs(terms)
+        sizes = np.where(sizes > 0, sizes, 1)
+        root = np.sqrt(moved)
+        lack = ((goal - moved @ terms) / sizes).astype(np.float64)
+        change = np.linalg.lstsq(
+            (root[:, None] * terms / sizes).T.astype(np.float64), lack, rcond=_DEPENDENT
+        )[0]
+        moved = np.maximum(moved + root * change, 0)
+    return (
+        problem.balanced(moved.astype(np.float64)[None])[0]
+        if all((moved @ classes) > 0)
+        else weights
+    )
+
+
+def repaired_weights(
+    problem: RobustProblem, weights: Array, interior: Array | None = None
+) -> Array:
+    r"""The weights moved the little that takes :math:`Z^T a` into the threat's set, for a ball
+    :math:`\|Z^T a\|_q \le \epsilon`; nan where that takes more than a little.
+
+    Near the minimiser of the risk the weights violate this slightly. The correction
+    :math:`\delta` that mends it with :math:`\sum_i \delta_i = 0` (in each class, with an intercept)
+    and least :math:`\sum_i \delta_i^2 / a_i` keeps small weights small, so that a + delta stays
+    non-negative.
+
+    Parameters
+    ----------
+    problem : RobustProblem
+        On NumPy or scipy.sparse data; the arithmetic is in float64.
+    weights : ndarray of shape (k, n)
+        Non-negative; scaled to the simplex (per class with an intercept) first.
+    interior : ndarray of shape (k, n), optional
+        Weights that obey the inequality with room to spare. Where the correction fails, as much of
+        them is mixed in as makes it true.
+
+    Returns
+    -------
+    ndarray of shape (k, n)
+        Each row proves that its problem is not robustly separable, or is nan.
+    """
+    problem, weights = problem.simplified().in_double_arithmetic(), weights.astype(np.float64)
+    repaired = []
+    for i in range(problem.n_problems):
+        row = slice(i, i + 1)
+        one = problem.select(row)
+        moved = _repair(one, weights[row])
+        if not np.isfinite(moved).all() and interior is not None:
+            moved = _mix(one, weights[row], interior[row].astype(np.float64))
+        repaired.append(moved)
+    return np.concatenate(repaired)
+
+
+def _mix(problem: RobustProblem, weights: Array, interior: Array) -> Array:
+    """Just enough of the interior weights in the weights of one problem, (1, n), to obey the
+    inequality.
+    """
+    weights, interior = problem.balanced(weights), problem.balanced(interior)
+    violation, room = (
+        -non_separability_slack(problem, weights),
+        non_separability_slack(problem, interior),
+    )
+    if not room > 0 or violation == math.inf:
+        return (
+            interior
+            if proves_not_separable(problem, interior)[0]
+            else np.full_like(weights, np.nan)
+        )
+    share = np.clip(violation / (violation + room), 0, 1)[:, None]
+    mixed = (1 - share) * weights + share * interior
+    return mixed if proves_not_separable(problem, mixed)[0] else interior
+
+
+def _repair(problem: RobustProblem, weights: Array) -> Array:
+    """Repaired weights of one problem, (1, n)."""
+    # enough weights to move Z^T a anywhere
+    straight = problem.n_features + 2 <= weights.shape[1] or problem.radius[0] == 0
+    ones = np.ones(problem.n_features)
+    alike = bool(np.all(reachable(problem.threat, ones) == ones))
+    # with equalities to meet, the few weights that a vertex has move along its face first
+    for way in (straight,) if alike or not straight else (False, True):
+        repaired = _moved_inside(problem, weights, straight=way)
+        if proves_not_separable(problem, repaired)[0]:
+            return repaired
+    return np.full_like(weights, np.nan)
+
+
+def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> Array:
+    """The weights moved to where Z^T a is in the threat's set: straight to a point of it, or along
+    the face that is nearest.
+    """
+    threat, radius = problem.threat, problem.radius[0]
+    inner = radius * (1 - _INSIDE)
+    repaired, tight = problem.balanced(weights), None
+    for _ in range(_MAX_REPAIRS):
+        weighted_sum = cleared_sum(problem, repaired)[0]
+        if inside(threat, weighted_sum, radius):
+            break
+        if straight:
+            tight = sparse.eye_array(len(weighted_sum), format="csr")
+            change = inner_point(threat, weighted_sum, inner) - weighted_sum
+        else:
+            tight, change = face(threat, weighted_sum, inner, tight)
+        moved = np.maximum(repaired + _lightest_change(problem, repaired[0], tight, change), 0)
+        if not all(moved[members].any() for members in problem.classes):
+            break
+        # negative entries are cut off: the caller checks whether that matters
+        repaired = problem.balanced(moved)
+    return repaired
+
+
+def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change: Array) -> Array:
+    """The delta with tight @ Z^T delta = change, sum zero (in each class), and least sum of delta^2
+    / weights; by lsmr.
+    """
+    root, totals = np.sqrt(weights), np.concatenate(problem.classes)
+    spread = tight.T
+
+    def matvec(x: Array) -> Array:
+        return np.concatenate(
+            [tight @ problem.weighted_sum((root * x)[None])[0], totals @ (root * x)]
+        )
+
+    def rmatvec(v: Array) -> Array:
+        m = tight.shape[0]
+        return root * (problem.signed_scores((spread @ v[:m])[None])[0] + v[m:] @ totals)
+
+    goal = np.concatenate([change, np.zeros(len(totals))])
+    operator = LinearOperator(
+        (len(goal), len(root)), matvec=matvec, rmatvec=rmatvec, dtype=np.float64
+    )
+    tiny = np.finfo(np.float64).eps
+    return root * lsmr(operator, goal, atol=tiny, btol=tiny, conlim=0, maxiter=5 * len(goal))[0]
