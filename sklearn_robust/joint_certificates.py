@@ -52,7 +52,7 @@ from sklearn_robust.threats import (
 )
 from sklearn_robust.total_variation import MAX_CLASSES, cut_excess, total_variation_prox
 
-# of a sum of terms, relative to their sizes: what a proof of non-separability calls rounding
+# share of the sizes of its terms to which a sum is rounding in a proof of non-separability
 _ROUNDING = 64 * float(np.finfo(np.float64).eps)
 _EXPONENT = 0.5 * float(np.finfo(np.float64).eps)  # rounding of an exponent
 _REPAIRS = 3  # rounds in which what is left of G is spread over the pairs
@@ -147,7 +147,7 @@ def certify(
     Returns
     -------
     Certified
-        Of arrays (K, d), (K, n) and (K,), with margin, bound and rounding as floats.
+        Arrays (K, d), (K, n) and (K,), with margin, bound and rounding as floats.
 
     Examples
     --------
