@@ -226,27 +226,27 @@ def run(seed):
                 f"RuntimeWarning: {warning.message} "
                 f"({warning.filename.rpartition('/')[2]}:{warning.lineno})"
             )
-    told = any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+    warned = any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
     found += [problem for problem in problems if problem != "not converged"]
-    if "not converged" in problems and not told:
+    if "not converged" in problems and not warned:
         found.append(COUNTED[2])
-    return description, sorted(set(found)), told
+    return description, sorted(set(found)), warned
 
 
 def soak(seeds, out=print):
     """Run the fits of these seeds; the counts of what was found, by name, and of the fits that
     warned of their gap."""
-    counts, told = Counter(), 0
+    counts, n_warned = Counter(), 0
     for seed in seeds:
         description, found, warned = run(seed)
-        told += warned
+        n_warned += warned
         for name in {
             next(name for name in COUNTED if problem.startswith(name)) for problem in found
         }:
             counts[name] += 1
         if found:
             out(f"{seed}: {description}\n    " + "\n    ".join(found))
-    return counts, told
+    return counts, n_warned
 
 
 def main() -> None:
@@ -255,13 +255,13 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     options = parser.parse_args()
     start = time.process_time()
-    counts, told = soak(range(options.first, options.first + options.fits))
+    counts, n_warned = soak(range(options.first, options.first + options.fits))
     seconds = time.process_time() - start
     text = (
         f"# Random fits\n\n{harness.machine(['numpy', 'scipy', 'scikit-learn'])}\n\n{options.fits} "
         f"random fits (seeds "
         f"{options.first} to {options.first + options.fits - 1}), {seconds:.0f} s of CPU time; "
-        f"{told} warned of a gap that "
+        f"{n_warned} warned of a gap that "
         "they did not reach.\n\n"
     )
     rows = [[name, str(counts[name])] for name in COUNTED]

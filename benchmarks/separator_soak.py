@@ -279,8 +279,8 @@ def solve(matrix, goal):
 # --- verdicts
 
 
-def watched(found, function, *arguments, **options):
-    """The answer of a call, or its NotSeparableError, and whether it warned of its gap; faults are
+def called(found, function, *arguments, **options):
+    """The result of a call, or its NotSeparableError, and whether it warned of its gap; faults are
     added to `found`."""
     start = time.perf_counter()
     answer = None
@@ -401,13 +401,13 @@ def run_case(case):
     X, y, scale, p, q, fit_intercept, share = draw(case)
     problem, found, counted = Exact(X, y, scale, q, fit_intercept), [], []
     options = {"q": q, "fit_intercept": fit_intercept, "scale": scale, "tol": TOL}
-    star, warned = watched(found, max_margin, X, y, **options)
+    star, warned = called(found, max_margin, X, y, **options)
     if star is None:
         return found, ["failed"]
     counted.append(judge_largest(found, problem, star, warned))
     size = float(np.abs(X).max()) if star.margin in (0, np.inf) else star.margin
     eps = share * size
-    answer, warned = watched(found, min_norm_separator, X, y, p=p, eps=eps, **options)
+    answer, warned = called(found, min_norm_separator, X, y, p=p, eps=eps, **options)
     if isinstance(answer, NotSeparableError):
         counted.append(judge_proof(found, problem, answer, star))
     elif isinstance(answer, RuntimeError):

@@ -4,8 +4,8 @@ Choosing the training eps for a fixed threat
 
 The adversary is given: it moves each standardised measurement by up to 0.2 standard deviations. The
 radius to train with is a hyper-parameter, chosen by a grid search that scores every candidate by
-that one threat, exactly. The curve shows what each classifier keeps of its accuracy as the
-adversary grows.
+that one threat, exactly. The curve shows the robust accuracy of each classifier against the
+radius of the adversary.
 """
 
 import matplotlib.pyplot as plt

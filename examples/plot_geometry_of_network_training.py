@@ -70,7 +70,7 @@ for seed in range(3):
         )
 
 # %%
-# What a strong attack leaves (solid) and what is proved (dotted) enclose the robust accuracy.
+# Accuracy under a strong attack (solid) and proved accuracy (dotted) enclose the robust accuracy.
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
 radii = np.linspace(0, eps, 4)
 for seed, p, network, X_test, y_test in networks:

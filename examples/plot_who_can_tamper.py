@@ -24,8 +24,7 @@ forged = ["alcohol", "malic_acid", "color_intensity", "hue"]
 scale = {name: float(name in forged) for name in X.columns}
 
 # %%
-# The scaler keeps the names of the columns, so that the classifier behind it can be told about
-# features by name.
+# The scaler keeps the names of the columns, so that `scale` can name the features behind it.
 
 
 def trained(eps, scale=None):

@@ -9,9 +9,9 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 _MAX_STEPS = 200
-# of |log of row sum over column sum|: rounding of sums of some terms, in machine epsilons
+# largest |log of row sum over column sum| that is rounding, in machine epsilons
 _BALANCED = 8.0
-# the same difference, below which a step that does not halve it is stopped by rounding
+# the same logarithm, below which rounding is why a step does not halve it
 _STALLED = 1e-12
 
 
@@ -61,7 +61,8 @@ def balancing_potentials(log_entries: np.ndarray) -> np.ndarray:
                 break
             moved = _cycle(log_entries, g)
             new, new_jacobian = _imbalance(log_entries, moved)
-        g, imbalance, jacobian = moved - moved.mean(), new, new_jacobian
+        g = moved - moved.mean()
+        imbalance, jacobian = new, new_jacobian
     return g
 
 

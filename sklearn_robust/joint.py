@@ -60,7 +60,7 @@ class JointEvaluation:
     Attributes
     ----------
     intercept : array of shape (K,)
-        Of sum 0.
+        Intercepts of sum 0.
     soft_margins : array of shape (n,)
         :math:`\mu_i = -\log \sum_{k \ne y_i} e^{-m_{ik}}`, within log(K - 1) below the robust
         margin.

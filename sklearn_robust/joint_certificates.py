@@ -52,7 +52,7 @@ from sklearn_robust.threats import (
 )
 from sklearn_robust.total_variation import MAX_CLASSES, cut_excess, total_variation_prox
 
-# of a sum of terms, relative to their sizes: what a proof of non-separability calls rounding
+# share of the sizes of its terms to which a sum is rounding in a proof of non-separability
 _ROUNDING = 64 * float(np.finfo(np.float64).eps)
 _EXPONENT = 0.5 * float(np.finfo(np.float64).eps)  # rounding of an exponent
 _REPAIRS = 3  # rounds in which what is left of G is spread over the pairs
@@ -147,7 +147,7 @@ def certify(
     Returns
     -------
     Certified
-        Of arrays (K, d), (K, n) and (K,), with margin, bound and rounding as floats.
+        Arrays (K, d), (K, n) and (K,), with margin, bound and rounding as floats.
 
     Examples
     --------
@@ -364,12 +364,15 @@ def _nearest(problem: JointProblem, sums: WeightedSums, moved: np.ndarray) -> np
         left = sums.weighted_sum - flow(ahead, n_classes)
         step = ahead + (left[low] - left[high]) / n_classes
         new = problem.threat.project(step, sums.capacities)
+        change = np.abs(new - moved).max(axis=1)
         # restart where the step turns back
         if np.vdot(ahead - new, new - moved) > 0:
             momentum = 1.0
         grown = 0.5 * (1 + math.sqrt(1 + 4 * momentum**2))
         ahead = new + (momentum - 1) / grown * (new - moved)
         moved, momentum = new, grown
+        if np.all(change <= _EXPONENT * sums.capacities):
+            break
     return moved
 
 

@@ -153,7 +153,7 @@ class Logistic:
         low, high = xp.full_like(b, -math.inf), xp.full_like(b, math.inf)
         members = y > 0, y < 0
         positive, negative = (xp.astype(of_class, margins.dtype) for of_class in members)
-        reach = 4.0  # of a step while the bracket is open; it doubles
+        reach = 4.0  # the longest step while the bracket is open; it doubles
         for _ in range(_MAX_NEWTON):
             log_slope = _log_sigmoid(xp, -margins - y * b[..., None])
             weight = log_weight + log_slope

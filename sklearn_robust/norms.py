@@ -126,7 +126,7 @@ class LpNorm:
 
         p = 2 gives the normalised gradient, p = inf its signs, p = 1 the largest coordinate. Where
         the maximiser is not unique the symmetric one is taken: 0 for zero entries (p = inf), equal
-        mass on tied coordinates (p = 1).
+        shares on tied coordinates (p = 1).
 
         Parameters
         ----------
@@ -167,8 +167,7 @@ class LpNorm:
     def prox(self, x: Array, scale: Array | float = 1.0) -> Array:
         r"""The proximal point :math:`\arg\min_u \tfrac12 \|u - x\|_2^2 + \text{scale} \|u\|_p`.
 
-        By Moreau's identity it is what the Euclidean projection on the dual ball of that radius
-        leaves of x.
+        By Moreau's identity it is x minus its Euclidean projection on the dual ball of that radius.
 
         Parameters
         ----------
@@ -182,7 +181,7 @@ class LpNorm:
         return self.dual.residual(x, scale, LpNorm(2))
 
     def residual(self, g: Array, radius: Array | float, norm: LpNorm) -> Array:
-        r"""What the best point of the ball leaves of g: :math:`g - \delta`, with
+        r"""g minus the nearest point of the ball, :math:`g - \delta` with
         :math:`\delta \in \arg\min_{\|\delta\|_p \le \text{radius}} \|g - \delta\|_{\text{norm}}`.
 
         Its norm is the distance of g to the ball: g minus the residual lies in the ball up to the
@@ -272,8 +271,8 @@ class LpNorm:
             return xp.where(w == 0, soft, g + scale * xp.sign(w))
         size = xp.max(xp.abs(w), axis=-1, keepdims=True)
         if self.p == math.inf:
-            # the subdifferential spreads the scale over the tied coordinates: it levels the entries
-            # that want to grow most
+            # the subdifferential spreads the scale over the tied coordinates: the least element
+            # levels those along which a descent step would grow w most
             tied = xp.abs(w) >= size * (1 - 16 * xp.finfo(w.dtype).eps)
             growth = xp.where(tied, -g * xp.sign(w), xp.full_like(g, -math.inf))
             levelled = xp.minimum(growth, shave_level(growth, scale, 1.0))
@@ -386,10 +385,10 @@ def cap_level(a: Array, radius: Array, q: float, rate: Array | None = None) -> A
             xp.take_along_axis(x, order, axis=-1) for x in (sizes, xp.broadcast_to(rate, a.shape))
         )
     powers, weights = sizes**q, rates**q
-    # of the entries before each one: no large power is added that is then subtracted
+    # sums of the entries before each one: no large power is added that is then subtracted
     below = xp.cumulative_sum(powers, axis=-1)
     below = xp.concat([xp.zeros_like(below[..., :1]), below[..., :-1]], axis=-1)
-    # of the entries that are capped where this one is
+    # sums of the entries that are capped where this one is
     capped = xp.flip(xp.cumulative_sum(xp.flip(weights, axis=-1), axis=-1), axis=-1)
     # below + capped t^q = ||min(a, t rate)||_q^q; the first entry that its own level does not reach
     # is capped
@@ -404,8 +403,8 @@ def cap_level(a: Array, radius: Array, q: float, rate: Array | None = None) -> A
 
 
 def power_split(a: Array, radius: Array, q: float, r: float, scale: Array | None = None) -> Array:
-    """What the point b of the ball ||b / scale||_q <= radius that is nearest in the r-norm leaves
-    of a >= 0, 1 < q, r < inf.
+    """a - b for a >= 0 and the point b of the ball ||b / scale||_q <= radius that is nearest in the
+    r-norm, 1 < q, r < inf.
 
     With b = a sigmoid(s), stationarity (a - b)^(r-1) = mu b^(q-1) / scale^q is one monotone
     equation a coordinate, -(r-1) softplus(s) + (q-1) softplus(-s) = log mu + (q-r) log a - q log
@@ -460,7 +459,7 @@ def power_split(a: Array, radius: Array, q: float, r: float, scale: Array | None
     leading = xp.argmax(a / unit, axis=-1)[..., None]
     level = -xp.take_along_axis(offset, leading, axis=-1)
     low, high = xp.full_like(level, -math.inf), xp.full_like(level, math.inf)
-    width = max(1.0, q - 1, r - 1)  # of a level that changes log b by about 1
+    width = max(1.0, q - 1, r - 1)  # the change of the level that changes log b by about 1
     for _ in range(2 * _MAX_NEWTON):
         b, left, log_slope, start = split(level, start)
         norm_b = LpNorm(q).value(b / unit)[..., None]

@@ -344,7 +344,8 @@ def feasible_weights(weights: Array, classes: Sequence[Array]) -> Array:
     uniform where all are 0.
     """
     xp = namespace(weights)
-    feasible = zero = xp.zeros_like(weights)
+    zero = xp.zeros_like(weights)
+    feasible = zero
     for members in classes:
         part = xp.where(members, xp.maximum(weights, zero), zero)
         largest = xp.max(part, axis=-1, keepdims=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,9 @@ class Region:
         scale: Any | None = None,
     ) -> None:
         check_clip(clip)
-        self.shape, self.x, self.norm = x.shape[1:], x.flatten(1), LpNorm(check_exponent(q, "q"))
+        self.shape = x.shape[1:]
+        self.x = x.flatten(1)
+        self.norm = LpNorm(check_exponent(q, "q"))
         self.eps: Any = eps.reshape(-1, 1) if isinstance(eps, Tensor) else check_radius(eps, "eps")
         self.scale = None if scale is None else _scales(scale, self.x)
         self.box: tuple[Tensor, Tensor] | None = None
@@ -167,10 +170,12 @@ class Region:
         if self.norm.p == math.inf:
             return box_minimum(coef, *self.ends)
         coef = coef.flatten(2)
-        centre, coef = products(coef, self.x), self.pulled(coef)
+        centre = products(coef, self.x)
+        coef = self.gradient_in_units(coef)
         if self.box is None:
             return centre - self.eps * self.norm.dual.value(coef)
-        n, s, d = len(self.x), *coef.shape[1:]
+        n, d = self.x.shape
+        s = coef.shape[1]
         taken = []
         for pairs in torch.arange(n * s, device=coef.device).split(max(1, _PART // d)):
             rows, functions = pairs // s, pairs % s
@@ -243,16 +248,56 @@ class Region:
                 points.addcmul_(gradient.sign_(), self.scale, value=length)
             return torch.clamp(points, *self.corners, out=points)
         delta = self.project(
-            self.step(self.in_units(points - self.x), self.pulled(gradient), length)
+            self.step(self.in_units(points - self.x), self.gradient_in_units(gradient), length)
         )
         return self.x + (delta if self.scale is None else self.scale * delta)
+
+    def ascend(
+        self,
+        evaluate: Callable[[Tensor], tuple[Any, Tensor]],
+        points: Tensor,
+        *,
+        n_steps: int,
+        length: float,
+    ) -> tuple[Tensor, Any]:
+        r"""Projected steepest ascent, :math:`x \leftarrow \Pi(x + \eta \arg\max_{\|u\|_q \le 1}
+        \langle u, \nabla f(x) \rangle)`.
+
+        Parameters
+        ----------
+        evaluate : callable
+            From points in the shape of the samples to what is to be known of them, such as the
+            values of f, and the gradient of f.
+        points : Tensor of shape (n, d)
+            Rows of the region; they are overwritten, and the gradients too.
+        n_steps : int
+            At least 1.
+        length : float
+            The q-norm of a step, :math:`\eta`.
+
+        Returns
+        -------
+        points : Tensor of shape (n, d)
+            The last rows, in the region.
+        known : Any
+            What `evaluate` said of the first points.
+        """
+        shape = (len(points), *self.shape)
+        seen = []
+        for _ in range(n_steps):
+            known, gradient = evaluate(points.view(shape))
+            seen.append(known)
+            points = self.climb(points, gradient.flatten(1), length)
+        # a climb rounds towards x for q = inf only
+        last = points if self.norm.p == math.inf else self.settled(points - self.x)
+        return last, seen[0]
 
     def in_units(self, move: Tensor) -> Tensor:
         """A move of x in units of the scales; 0 where nothing can move."""
         return move if self.scale is None else torch.where(self.scale > 0, move / self.scale, 0)
 
-    def pulled(self, gradient: Tensor) -> Tensor:
-        """The gradient in the perturbation, from that in x."""
+    def gradient_in_units(self, gradient: Tensor) -> Tensor:
+        """The gradient in the perturbation in units of the scales, from that in x."""
         return gradient if self.scale is None else self.scale * gradient
 
     @functools.cached_property
@@ -310,7 +355,7 @@ class Region:
         return torch.where(direction > 0, high, -low).clamp(min=0)
 
 
-def check_clip(clip: Any, *, numbers: bool = False) -> None:
+def check_clip(clip: Any, name: str = "clip", *, numbers: bool = False) -> None:
     """None, or the pair of lower and upper ends of a box; `numbers` allows no arrays."""
     if clip is None:
         return
@@ -325,7 +370,7 @@ def check_clip(clip: Any, *, numbers: bool = False) -> None:
     if not valid:
         kind = "numbers" if numbers else "numbers or arrays"
         raise ValueError(
-            f"clip must be None or a pair (low, high) of {kind} with low < high, got {clip!r}."
+            f"{name} must be None or a pair (low, high) of {kind} with low < high, got {clip!r}."
         )
 
 

@@ -41,8 +41,9 @@ _PROBES = 16
 class Rows(Protocol):
     r"""Data that are seen through products only.
 
-    The products take and return float64 NumPy arrays where `dtype` is a type of NumPy; rows are
-    read as often as a solver takes a product, and must not change meanwhile.
+    The products take and return NumPy arrays, in `dtype` along a path and in float64 in the
+    minimiser of the risk and in proofs; where `dtype` is float32 they may return float64
+    throughout. A solver takes thousands of products: the data must not change meanwhile.
 
     Attributes
     ----------

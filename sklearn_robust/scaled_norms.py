@@ -98,7 +98,7 @@ class ScaledNorm:
         return x - self.residual(x, radius, LpNorm(2))
 
     def residual(self, g: Array, radius: Array | float, norm: LpNorm) -> Array:
-        r"""What the best point of the ball leaves of g: :math:`g - \delta`, with
+        r"""g minus the nearest point of the ball, :math:`g - \delta` with
         :math:`\delta \in \arg\min_{\|\delta / s\|_q \le \text{radius}} \|g -
         \delta\|_{\text{norm}}`.
 
@@ -130,7 +130,8 @@ class ScaledNorm:
         """
         xp = namespace(g)
         a, radius = xp.abs(g), column(radius, g)
-        q, r, nothing = self.p, norm.p, xp.zeros_like(g)
+        q, r = self.p, norm.p
+        nothing = xp.zeros_like(g)
         movable, s = self._movable(xp)
         if not bool(xp.any(movable)):
             return g
@@ -318,7 +319,7 @@ def _levelled(xp: Any, growth: Array, tied: Array, s: Array, budget: Array, r: f
         return xp.minimum(growth, level * rate)
     nothing = xp.zeros_like(growth)
     spent = _greedy(xp, xp.where(tied, xp.maximum(growth, nothing) / s, nothing), s, budget)
-    # what is left when nothing wants to grow costs least where the scale is least
+    # the rest of the budget, when no entry is left to shrink, costs least where the scale is least
     left = budget - xp.sum(spent, axis=-1, keepdims=True)
     cheapest = xp.argmin(xp.where(tied, s, xp.full_like(growth, math.inf)), axis=-1)[..., None]
     places = xp.arange(growth.shape[-1], device=growth.device) == cheapest

@@ -34,8 +34,19 @@ _GAIN = 16.0
 
 @lru_cache(maxsize=MAX_CLASSES)
 def class_sets(n_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """All sets S of the classes, (2^K, K), and whether each separates the pairs l < k, (2^K,
-    K(K-1)/2); both as numbers 0 and 1.
+    """All sets S of the classes, and the pairs of classes l < k that each of them separates.
+
+    Parameters
+    ----------
+    n_classes : int
+        K, at most 12.
+
+    Returns
+    -------
+    members : ndarray of shape (2^K, K)
+        Numbers 0 and 1.
+    cuts : ndarray of shape (2^K, K(K-1)/2)
+        Numbers 0 and 1.
 
     Raises
     ------

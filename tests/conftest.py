@@ -17,6 +17,18 @@ settings.register_profile("search", deadline=None, print_blob=True, max_examples
 settings.load_profile("fixed")
 
 
+# Files whose examples take seconds; the other docstrings' examples are in the fast lane.
+SLOW_EXAMPLES = ("_mlp.py", "_net.py", "_convergence.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the pages of the documentation and the long examples of docstrings as slow."""
+    for item in items:
+        page = item.path.suffix == ".md"
+        if page or (isinstance(item, pytest.DoctestItem) and item.path.name in SLOW_EXAMPLES):
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_report_teststatus(report):
     """Name a test when it fails, not at the end."""
     if report.failed:

@@ -70,6 +70,7 @@ def inseparable(gaussian):
     return gaussian(60, 8, noise=2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "estimator", ESTIMATORS, ids=lambda e: f"{type(e).__name__}-{getattr(e, 'solver', '')}"
 )
@@ -181,6 +182,7 @@ def assert_equal_fits(one, other):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore::sklearn_robust.NotSeparableWarning")
 @pytest.mark.parametrize(

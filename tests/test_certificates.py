@@ -32,6 +32,7 @@ each_intercept = pytest.mark.parametrize(
 # --- margin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1, 1.5, 2, 3, np.inf])
 @pytest.mark.parametrize("q", [1, 1.5, 2, np.inf])
 @each_intercept
@@ -69,6 +70,7 @@ def optimum(X, y, p, q, eps, fit_intercept):
     return w.value, float(b.value) if fit_intercept else 0.0, t.value, above.dual_value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1, 1.5, 2, np.inf])
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 @each_intercept
@@ -356,6 +358,7 @@ def test_log_risk_bound_is_tight_at_the_minimiser(gaussian, loss, q):
     assert bound[0] == pytest.approx(now.log_risk[0], abs=1e-8)
 
 
+@pytest.mark.slow
 @each_intercept
 @pytest.mark.parametrize("q", [1, 1.5, 2, np.inf])
 def test_separable_data_have_no_proof(gaussian, largest_margin, q, fit_intercept):

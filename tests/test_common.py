@@ -14,8 +14,7 @@ from sklearn_robust import (
     RobustNetClassifier,
 )
 
-ESTIMATORS = [
-    RobustLinearClassifier(),
+OTHERS = [
     RobustLinearClassifier(p_algo=1, loss="logistic", solver="steepest_descent"),
     RobustLinearClassifier(p_algo=math.inf, q_pert=2),
     RobustLinearClassifier(solver="exact"),
@@ -33,9 +32,19 @@ ESTIMATORS = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore::sklearn_robust.NotSeparableWarning")
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.filterwarnings("ignore::sklearn_robust.ConstantClassifierWarning")
-@parametrize_with_checks(ESTIMATORS)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn_robust.NotSeparableWarning"),
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore::sklearn_robust.ConstantClassifierWarning"),
+]
+
+
+@parametrize_with_checks([RobustLinearClassifier()])
 def test_scikit_learn_check(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(OTHERS)
+def test_scikit_learn_check_of_other_estimators(estimator, check):
     check(estimator)

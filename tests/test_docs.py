@@ -27,7 +27,10 @@ ROOMS = [
 ]
 MODULES = [
     "attacks.linear",
+    "balancing",
     "callbacks",
+    "joint",
+    "joint_certificates",
     "losses",
     "neural_network.modules",
     "norms",
@@ -37,6 +40,7 @@ MODULES = [
     "rows",
     "scaled_norms",
     "splitting",
+    "total_variation",
 ]
 EVERYWHERE = {
     "GL03",  # no double blank lines
@@ -54,6 +58,8 @@ BRIEF = (  # where a line often says it all, or scikit-learn is the caller
     "PathRecorder.",
     "callbacks.",
     "certificates.",
+    "joint.",
+    "joint_certificates.",
     "losses.",
     "norms.",
     "problems.",

@@ -193,6 +193,7 @@ def assert_same(after, before):
         np.testing.assert_equal(after[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore::sklearn_robust.NotSeparableWarning")
 @pytest.mark.parametrize(("estimator", "way", "error"), EVERY, ids=name_of)
@@ -213,6 +214,7 @@ def test_a_failed_fit_leaves_the_last_one(estimator, way, error, monkeypatch):
         assert not any(module.training for module in model.module_.modules())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
     ("estimator", "way", "error"),
@@ -233,6 +235,7 @@ def test_a_first_fit_that_fails_is_no_fit(estimator, way, error, monkeypatch):
     assert not [name for name in vars(model) if name.endswith("_")]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("estimator", NETWORKS, ids=name_of)
 @pytest.mark.parametrize("way", [one_class, negative_weights, interrupted, out_of_memory])

@@ -167,6 +167,7 @@ def least_risk(X, y, eps, weight=None):
 # --- linear classifiers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("kind", ["dense", "sparse", "single", "torch", "weighted"])
 def test_inseparable_data_have_the_least_risk(solver, kind):
@@ -232,6 +233,7 @@ def test_a_path_whose_loss_has_reached_zero_says_how_far_the_limit_is(estimator)
     assert model.margin_ <= largest <= model.margin_bound_
 
 
+@pytest.mark.slow
 @each_linear
 @pytest.mark.parametrize("distance", [1.0, 9.0])
 def test_several_classes(estimator, distance):
@@ -344,6 +346,7 @@ def test_the_probabilities_of_the_squared_hinge(estimator):
     assert (np.isin(expected, [0, 1])).any()
 
 
+@pytest.mark.slow
 @each_estimator
 def test_without_log_odds_there_are_no_probabilities(estimator):
     X, y = OVERLAPPING
@@ -357,6 +360,7 @@ def test_without_log_odds_there_are_no_probabilities(estimator):
     assert model.robust_score(X, y) <= model.score(X, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [*LOSSES.values(), LOSS, Sharp(3.0)], ids=lambda loss: loss.name)
 @pytest.mark.parametrize("n_classes", [2, 3, 5])
 def test_probabilities_of_several_classes_are_those_whose_risk_the_scores_minimise(loss, n_classes):
@@ -444,6 +448,7 @@ def test_a_network_that_has_learnt_nothing_is_on_no_plateau():
 # --- among others
 
 
+@pytest.mark.slow
 @each_estimator
 def test_fitted_estimators_copy_and_pickle(estimator):
     X, y = APART

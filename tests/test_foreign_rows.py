@@ -25,6 +25,7 @@ from sklearn_robust.solvers import (
     accelerated_margin,
     diagonal_descent,
     minimise_robust_risk,
+    robust_risk,
     steepest_descent,
 )
 
@@ -96,6 +97,24 @@ class LowRank:
         return self.A @ self.B
 
 
+class WithMoments(LowRank):
+    """The same with weighted second moments, about zero."""
+
+    def mean(self):
+        return np.zeros(self.shape[1])
+
+    def most_gram_columns(self):
+        return None
+
+    def scores_on(self, columns, coef):
+        return self.scores(coef[None])[0]
+
+    def weighted_gram(self, columns, centre, weights, labels, *, exact):
+        B = self.B[:, columns]
+        gram = B.T @ ((self.A.T * weights) @ self.A) @ B
+        return gram, (weights @ self.A) @ B, ((weights * labels) @ self.A) @ B
+
+
 class File:
     """An array in a .npy file in single precision, of which a few rows are in memory at a time."""
 
@@ -137,6 +156,11 @@ def kronecker(tmp_path):
 def low_rank(tmp_path):
     rng = np.random.default_rng(1)
     return LowRank(rng.standard_normal((40, 3)) + 0.3, rng.standard_normal((3, 8)))
+
+
+def with_moments(tmp_path):
+    rows = low_rank(tmp_path)
+    return WithMoments(rows.A, rows.B)
 
 
 def in_a_file(tmp_path):
@@ -192,6 +216,8 @@ def test_the_rows_written_here_keep_the_protocol(make, tmp_path):
 @each_rows
 def test_the_mean_square_is_estimated_within_a_factor_of_four(make, tmp_path, centred):
     rows = make(tmp_path)
+    if make is low_rank:  # far from zero
+        rows = LowRank(rows.A + 5, rows.B)
     expected = mean_square(as_rows(rows.formed().astype(np.float64)), centred=centred)
     assert 0.25 < mean_square(rows, centred=centred) / expected < 4
 
@@ -213,6 +239,22 @@ def test_minimiser_of_the_risk(make, tmp_path, loss, q, fit_intercept):
     # a gap of tol, and the rounding of the coefficients to the type of the rows
     assert solution.gap[0] == pytest.approx(-np.expm1(bound - at.log_risk)[0], abs=1e-6)
     assert expected.log_risk[0] - 1e-9 <= at.log_risk[0] <= expected.log_risk[0] + 1.1e-5
+
+
+@each_loss
+@each_q
+@each_intercept
+def test_rows_with_moments_go_through_newtons_method(tmp_path, monkeypatch, loss, q, fit_intercept):
+    monkeypatch.setattr(
+        robust_risk, "lbfgs", lambda *args, **kwargs: pytest.fail("the fallback was called")
+    )
+    foreign, dense = problems(
+        with_moments, tmp_path, noise=1.5, q=q, eps=EPS, fit_intercept=fit_intercept
+    )
+    solution = minimise_robust_risk(foreign, loss, LpNorm(2), tol=1e-9)
+    expected = minimise_robust_risk(dense, loss, LpNorm(2), tol=1e-9)
+    assert solution.converged[0]
+    assert solution.log_risk[0] == pytest.approx(expected.log_risk[0], abs=1e-9)
 
 
 @each_q

@@ -11,7 +11,7 @@ import torch
 from array_api_compat import array_namespace
 from scipy import sparse
 
-from sklearn_robust import splitting, threats
+from sklearn_robust import RobustLinearClassifier, splitting, threats
 from sklearn_robust.certificates import (
     certify,
     log_risk_bound,
@@ -19,12 +19,18 @@ from sklearn_robust.certificates import (
     proves_not_separable,
     proves_separable,
     repaired_weights,
+    sum_rounding,
 )
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.scaled_norms import ScaledNorm, WeightedNorm
-from sklearn_robust.solvers import steepest_descent
+from sklearn_robust.solvers import (
+    accelerated_margin,
+    diagonal_descent,
+    minimise_robust_risk,
+    steepest_descent,
+)
 from sklearn_robust.threats import LpBall
 
 LOSS = LOSSES["exponential"]
@@ -210,7 +216,8 @@ def test_certificates_charge_rounding():
     assert exact * (1 - 1e-12) < proven.margin[0] < exact
     weighted_sum = box.weighted_sum(proven.weights)
     distance = LpNorm(2).value(weighted_sum - Box(b).project(weighted_sum))
-    assert distance[0] < proven.bound[0] < distance[0] * (1 + 1e-12)
+    charge = LpNorm(2).value(sum_rounding(30, float) * box.sizes(proven.weights))
+    assert distance[0] + charge[0] < proven.bound[0] < distance[0] * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("p", [1, 2, math.inf])
@@ -224,6 +231,29 @@ def test_the_path_is_that_of_the_ball(p, step_size):
     np.testing.assert_allclose(found.coef, expected.coef, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(found.margin, expected.margin, rtol=1e-7)
     np.testing.assert_allclose(found.margin_bound, expected.margin_bound, rtol=1e-7)
+
+
+@pytest.mark.parametrize("p", [1, math.inf])
+def test_the_path_asks_the_threat_where_to_stop(p):
+    class Frozen(Box):
+        def stop_at_kinks(self, w, moved):
+            return w
+
+    X, y, b = data()
+    problem = RobustProblem.from_data(X, y, threat=Frozen(b), fit_intercept=True)
+    start = np.full((1, 40), 0.1)
+    solution = steepest_descent(problem, LOSS, LpNorm(p), coef_init=start, max_iter=5)
+    np.testing.assert_array_equal(solution.coef, start)
+
+
+def test_hyperplanes_that_hold_a_point_in_the_box_gather():
+    box = Box([1.0, 2.0])
+    first, change = threats.face(box, np.array([3.0, 0.0]), 0.5)
+    np.testing.assert_allclose(first, [[1.0, 0.0]])
+    np.testing.assert_allclose(change, [-2.5])
+    rows, change = threats.face(box, np.array([0.25, -4.0]), 0.5, first)
+    np.testing.assert_allclose(rows, [[1.0, 0.0], [0.0, -1.0]])
+    np.testing.assert_allclose(change, [0.0, -3.0])
 
 
 @pytest.mark.parametrize("convert", [sparse.csr_array, torch.as_tensor])
@@ -397,6 +427,86 @@ def test_a_ball_without_cones_says_so(ball):
     assert not threats.offers(ball, threats.ConicThreat)
     with pytest.raises(ValueError, match="The conic Newton method needs conic of a threat, which"):
         threats.require(ball, threats.ConicThreat, "the conic Newton method")
+
+
+def test_the_accelerated_solver_treats_the_box_as_the_ball():
+    found, expected = (
+        accelerated_margin(problem, LOSS, LpNorm(2), tol=1e-2) for problem in pair(*data())
+    )
+    assert found.separable == expected.separable == [True]
+    np.testing.assert_allclose(found.margin, expected.margin, rtol=1e-6)
+    np.testing.assert_allclose(found.margin_bound, expected.margin_bound, rtol=1e-6)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_the_minimiser_of_the_risk_of_the_box_is_that_of_the_ball(convert, loss):
+    X, y, b = data(80, 8, noise=2.0)
+    found, expected = (
+        minimise_robust_risk(problem, loss, LpNorm(2)) for problem in pair(convert(X), y, b + 0.05)
+    )
+    assert found.separable == expected.separable == [False]
+    assert found.gap[0] < 1e-8
+    np.testing.assert_allclose(found.coef, expected.coef, atol=1e-3)
+    np.testing.assert_allclose(found.log_risk, expected.log_risk, atol=1e-8)
+
+
+@pytest.mark.parametrize("solver", ["auto", "steepest_descent"])
+@pytest.mark.parametrize(("n", "d"), [(30, 40), (80, 8)], ids=["separable", "not separable"])
+def test_a_classifier_takes_the_box(solver, n, d):
+    X, y, b = data(n, d, noise=0.3 if n < d else 2.0)
+    options = {"loss": "logistic", "solver": solver, "loss_tol": 0.1}
+    found, expected = (
+        RobustLinearClassifier(threat=threat, **options).fit(X, y)
+        for threat in (Box(b), LpBall(math.inf, 1.0, b))
+    )
+    assert found.separable_ == expected.separable_
+    np.testing.assert_allclose(found.margin_, expected.margin_, rtol=1e-2)
+    assert found.robust_score(X, y) == expected.robust_score(X, y)
+
+
+NEEDS = "of a threat, which threat=Worst does not offer"
+BALLS = "serves l_q balls only, got threat="
+
+
+@pytest.mark.parametrize(
+    ("threat", "solve", "message"),
+    [
+        (
+            Worst,
+            lambda problem: accelerated_margin(problem, LOSS, LpNorm(2)),
+            f"The accelerated solver needs project {NEEDS}",
+        ),
+        (
+            Worst,
+            lambda problem: minimise_robust_risk(problem, LOSS, LpNorm(2)),
+            f"The minimiser of the robust risk needs conic {NEEDS}",
+        ),
+        (
+            Box,
+            lambda problem: diagonal_descent(problem, LOSS),
+            f"The diagonal parametrisation {BALLS}Box: use an LpBall, or steepest_descent.",
+        ),
+    ],
+)
+def test_other_solvers_that_need_more_refuse_in_one_sentence(threat, solve, message):
+    X, y, b = data()
+    problem = RobustProblem.from_data(X, y, threat=threat(b), fit_intercept=True)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        solve(problem)
+
+
+@pytest.mark.parametrize(
+    ("threat", "options", "message"),
+    [
+        (Worst, {}, f"The search for a separator needs project {NEEDS}"),
+        (Box, {"solver": "exact"}, f"solver='exact' {BALLS}Box"),
+    ],
+)
+def test_a_classifier_refuses_in_one_sentence(threat, options, message):
+    X, y, b = data()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        RobustLinearClassifier(threat=threat(b), **options).fit(X, y)
 
 
 def test_engines_for_balls_refuse_another_threat():

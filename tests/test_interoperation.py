@@ -52,6 +52,7 @@ def two():
     return X[keep], np.array(["setosa", "versicolor"])[y[keep]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 @pytest.mark.parametrize("estimator", ALL, ids=ids)
 def test_frames(estimator, library, two):
@@ -99,6 +100,7 @@ def test_diagrams_link_to_our_documentation(estimator):
     assert "https://scikit-learn.org" in inside  # of the scaler
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [*LINEAR[:2], ALL[4]], ids=ids)
 def test_routed_sample_weights_train_and_score(estimator, two):
     X, y = two
@@ -152,6 +154,7 @@ SEARCHED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [*LINEAR, *SCALED, *SEARCHED], ids=ids)
 def test_skops(estimator, two):  # networks: tests/neural_network/test_saving.py
     io = pytest.importorskip("skops.io")
@@ -189,6 +192,7 @@ def test_skops_keeps_what_a_scorer_asks_of_metadata_routing():
         assert "importance" in repr(scorer.get_metadata_routing())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("words", [True, False])

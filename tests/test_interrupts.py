@@ -76,12 +76,12 @@ def test_results_errors_and_settings_pass_through():
     assert threading.main_thread() not in threads
 
 
-def test_solvers_are_told_that_nobody_waits(monkeypatch):
-    told = threading.Event()
+def test_solvers_hear_that_nobody_waits(monkeypatch):
+    interrupted = threading.Event()
 
     def compute(abandoned):
         if abandoned.wait(PATIENCE):
-            told.set()
+            interrupted.set()
 
     def pressed(*args, **kwargs):
         raise KeyboardInterrupt
@@ -89,7 +89,7 @@ def test_solvers_are_told_that_nobody_waits(monkeypatch):
     monkeypatch.setattr("sklearn_robust._interrupts.wait", pressed)
     with pytest.raises(KeyboardInterrupt):
         interruptible(compute)
-    assert told.wait(PATIENCE)
+    assert interrupted.wait(PATIENCE)
 
 
 def test_other_threads_hear_no_ctrl_c_and_need_no_thread():

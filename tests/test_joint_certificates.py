@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from scipy.optimize import minimize_scalar
 
 from sklearn_robust.certificates import certify as certify_binary
 from sklearn_robust.certificates import log_risk_bound as binary_log_risk_bound
@@ -147,15 +148,18 @@ def test_entropy_bound_equals_its_formula(loss):
         expected = -np.sum(weights * np.log(np.where(weights > 0, ratios, 1)))
     else:
         beta = np.where(weights > 0, ratios, 0)
-        scales = np.linspace(0, 1 / beta.sum(axis=0).max(), 4001)[1:-1]
+        most = 1 / beta.sum(axis=0).max()
 
         def entropy(c):
             rest = 1 - c * beta.sum(axis=0)
             logs = np.log(np.where(beta > 0, c * beta, 1))
             return s @ (-np.sum(c * beta * logs, axis=0) - rest * np.log(rest))
 
-        expected = np.log(max(entropy(c) for c in scales))
-    assert entropy_bound(problem, loss, weights) == pytest.approx(expected, abs=1e-6)
+        best = minimize_scalar(
+            lambda c: -entropy(c), bounds=(0, most), method="bounded", options={"xatol": 1e-9}
+        )
+        expected = np.log(-best.fun)
+    assert entropy_bound(problem, loss, weights) == pytest.approx(expected, abs=1e-7)
 
 
 @each_loss
@@ -177,7 +181,10 @@ def test_two_classes_have_the_bounds_of_the_binary_problem(loss, q):
         found = certify(joint, LpNorm(p), halves, weights)
         # ||(w_0, w_1)||_p is 2^(1/p - 1) ||w||_p, and the bound in the same units
         unit = 2 ** (1 / p - 1)
-        assert found.bound * unit == pytest.approx(expected.bound[0], abs=1e-6)
+        # for q = 2 the perturbations are the nearest in the 2-norm only
+        exact = q != 2 or p == 2
+        assert found.bound * unit > expected.bound[0] - 1e-12
+        assert found.bound * unit < (1 + 1e-9 if exact else 1.5) * expected.bound[0]
         assert found.margin * unit == pytest.approx(expected.margin[0])
 
 
@@ -346,16 +353,17 @@ def test_more_than_twelve_classes_are_proven_by_pairs():
     rng = np.random.default_rng(0)
     y = np.arange(60) % 15
     X = rng.standard_normal((60, 4))
-    problem = JointProblem.from_data(X, y, q=np.inf, eps=0.7, fit_intercept=True)
+    problem = JointProblem.from_data(X, y, q=np.inf, eps=0.8, fit_intercept=True)
     uniform = problem.balanced(np.ones((15, 60)))
     found = feasibility(problem, uniform, search=True)
     assert found.proven
     low, high = problem.pairs
     A = problem.pair_weights(uniform)[low, high]
     np.testing.assert_allclose(
-        flow(0.7 * A[:, None] * found.perturbations, 15), problem.weighted_sum(uniform), atol=1e-14
+        flow(0.8 * A[:, None] * found.perturbations, 15), problem.weighted_sum(uniform), atol=1e-14
     )
-    assert margin_bound(problem, LpNorm(1), uniform) < 1e-6
+    assert margin_bound(problem, LpNorm(1), uniform) < 1e-12
+    assert not feasibility(problem.at_radius(0.6), uniform, search=True).proven
 
 
 @each_loss

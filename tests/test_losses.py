@@ -155,6 +155,7 @@ def balance_error(loss, margins, y, log_weight, near=None):
     return np.abs(np.sum(weights * y, axis=-1)) / np.sum(weights, axis=-1)
 
 
+@pytest.mark.slow
 @each_loss
 @given(
     margins=arrays(np.float64, (2, 6), elements=st.floats(-30, 30)),

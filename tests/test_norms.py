@@ -68,6 +68,7 @@ def test_any_real_type_is_an_exponent(p):
     assert type(LpNorm(p).p) is float
 
 
+@pytest.mark.slow
 @given(exponents, vectors(), vectors())
 def test_triangle_and_dual_inequality(p, x, y):
     norm = LpNorm(p)
@@ -105,6 +106,7 @@ def test_steepest_direction_of_zero_is_zero(p):
 # --- projection and proximal point
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", EXPONENTS)
 @pytest.mark.parametrize("x", VECTORS.values(), ids=VECTORS)
 @pytest.mark.parametrize("radius", [0.5, 2.0])
@@ -117,6 +119,7 @@ def test_projection_is_the_nearest_point_of_the_ball(p, x, radius):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", EXPONENTS)
 @pytest.mark.parametrize("x", [VECTORS["generic"], VECTORS["ties"]], ids=["generic", "ties"])
 @pytest.mark.parametrize("scale", [0.4, 5.0])
@@ -136,6 +139,7 @@ def test_moreau_identity(p, x, scale):
     np.testing.assert_allclose(norm.prox(x, scale) + norm.dual.project(x, scale), x, atol=1e-12)
 
 
+@pytest.mark.slow
 @given(exponents, vectors(), vectors(), st.floats(0, 10))
 def test_projection_is_inside_and_nonexpansive(p, x, y, radius):
     norm = LpNorm(p)
@@ -147,6 +151,7 @@ def test_projection_is_inside_and_nonexpansive(p, x, y, radius):
 # --- residual of the ball in another norm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("q", "r"), PAIRS)
 @pytest.mark.parametrize("g", VECTORS.values(), ids=VECTORS)
 def test_residual_is_the_least_over_the_ball(q, r, g):
@@ -183,6 +188,7 @@ def test_residual_scales_with_its_arguments(q, r, scale):
     np.testing.assert_allclose(scaled / scale, expected, rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(exponents, exponents, vectors(), vectors(), st.floats(1e-3, 20))
 @example(3, 1, np.array([0.0002, 9.0, 0.001, 9.0]), np.ones(4), 0.0015)
@@ -239,6 +245,7 @@ def test_large_exponents_neither_overflow_nor_leave_the_ball(q, r):
                 assert distance == pytest.approx(u @ g - radius * ball.dual.value(u), abs=tolerance)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.floats(1.05, 20), st.floats(1.5, 20), vectors(6), st.floats(0.01, 0.99))
 def test_residual_satisfies_duality_for_odd_exponents(q, r, g, share):
@@ -315,6 +322,7 @@ def least_subgradient_norm(w, g, scale, p, r):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("p", "r"), PAIRS)
 @pytest.mark.parametrize("w", POINTS.values(), ids=POINTS)
 def test_min_norm_subgradient(p, r, w):

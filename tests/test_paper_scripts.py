@@ -17,6 +17,8 @@ from scipy.stats import multivariate_normal
 
 FOLDER = Path(__file__).parent.parent / "examples" / "paper"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def script():
@@ -175,7 +177,7 @@ def test_networks(script, out, digits, names):
         "n_seeds": 1,
         "max_epochs": 20,
         "every": 10,
-        "n_watched": 20,
+        "n_followed": 20,
         "n_judged": 10,
     }
     channels = None if names[0] == "fig3_left" else (2, 4)

@@ -28,6 +28,7 @@ def draw(seed, n=6, d=5, dtype=torch.float64):
     return torch.tensor(x, dtype=dtype), torch.tensor(v, dtype=dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", QS)
 @pytest.mark.parametrize("eps", [0.05, 0.5, 3.0])
 def test_projection_and_worst_case_solve_their_programs(q, eps):
@@ -57,6 +58,7 @@ def test_a_steepest_l1_step_in_a_box_solves_its_program(length):
         assert float(v[i] @ step[i]) == pytest.approx(best, rel=1e-6, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", QS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @given(
@@ -82,6 +84,7 @@ def test_nothing_leaves_the_ball_or_the_box(q, dtype, seed, eps, scale, d):
         assert size.max() <= eps * (1 + 1e-6) + 1e-44  # float32 has nothing finer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", QS)
 @given(seed=st.integers(0, 10**6), eps=st.floats(0.01, 5))
 @settings(max_examples=30, deadline=None)
@@ -139,7 +142,7 @@ def test_over_the_ball_alone_the_farthest_point_attains_it(q, scaled):
     x, coef, eps, scale = draw_functions(scaled)
     region = Region(x, q, eps, scale=scale)
     for s in range(4):
-        points = region.place(region.farthest(region.pulled(-coef[:, s].flatten(1))))
+        points = region.place(region.farthest(region.gradient_in_units(-coef[:, s].flatten(1))))
         attained = (coef[:, s].flatten(1) * points).sum(1)
         torch.testing.assert_close(region.minimum(coef)[:, s], attained, atol=1e-12, rtol=0)
     torch.testing.assert_close(
@@ -155,7 +158,7 @@ def test_over_ball_and_box_together_it_is_exact(q, clip, scaled):
     region = Region(x, q, eps, clip, scale)
     least = region.minimum(coef)
     for s in range(4):
-        points = region.place(region.farthest(region.pulled(-coef[:, s].flatten(1))))
+        points = region.place(region.farthest(region.gradient_in_units(-coef[:, s].flatten(1))))
         torch.testing.assert_close(
             least[:, s], (coef[:, s].flatten(1) * points).sum(1), atol=1e-11, rtol=0
         )
@@ -163,7 +166,7 @@ def test_over_ball_and_box_together_it_is_exact(q, clip, scaled):
         region.minimum(coef[:1]), region.minimum(coef[:1].expand(6, -1, -1, -1))
     )
     noise = torch.as_tensor(np.random.default_rng(1).standard_normal((500, 6, 6)))
-    directions = torch.cat([noise, -region.pulled(coef.flatten(2)).transpose(0, 1)])
+    directions = torch.cat([noise, -region.gradient_in_units(coef.flatten(2)).transpose(0, 1)])
     moves = (
         eps.view(-1, 1)
         * region.norm.steepest_direction(directions)
@@ -174,6 +177,7 @@ def test_over_ball_and_box_together_it_is_exact(q, clip, scaled):
     assert torch.all(values >= least - 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("q", EXPONENTS)
 def test_over_ball_and_box_it_is_the_value_of_the_program(q, scaled):
@@ -195,6 +199,7 @@ def test_over_ball_and_box_it_is_the_value_of_the_program(q, scaled):
             assert program.solve(solver=cp.CLARABEL) == pytest.approx(float(least[i, s]), abs=1e-5)
 
 
+@pytest.mark.slow
 @given(
     q=st.sampled_from([1, 1.0001, 1.1, 2, 7.5, 300, math.inf]),
     seed=st.integers(0, 10**6),
@@ -216,7 +221,7 @@ def test_no_allowed_point_has_a_smaller_value(q, seed, eps, size):
     directions = torch.cat(
         [
             torch.as_tensor(rng.standard_normal((50, 4, 6))),
-            -region.pulled(coef / size).transpose(0, 1),
+            -region.gradient_in_units(coef / size).transpose(0, 1),
         ]
     )
     moves = eps * region.norm.steepest_direction(directions)

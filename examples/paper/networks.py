@@ -1,4 +1,4 @@
-"""The network experiments of the paper (section 5.2, appendix F.2): training against PGD, watched
+"""The network experiments of the paper (section 5.2, appendix F.2): training against PGD, followed
 along the way.
 
 Every run is one network on a random subset of the training images: gradient descent (p = 2) or sign
@@ -45,7 +45,7 @@ class Setting:
     rates: tuple = ("auto", "auto")  # of gradient descent and of sign descent
     # whether they are multiplied by the loss of the last look, where that is below 1
     rates_fall: bool = False
-    n_watched: int = 500  # test images along the way
+    n_followed: int = 500  # test images along the way
     n_judged: int = 500  # test images for the strong attack and the certificate
     loss_tol: float = 1e-3
     device: str | None = None
@@ -61,7 +61,7 @@ MLP_QUICK = Setting(
     50,
     width=100,
     init_scales=(0.3,),
-    n_watched=200,
+    n_followed=200,
     n_judged=100,
     loss_tol=1e-2,
 )
@@ -85,7 +85,7 @@ MLP_FULL = Setting(
     100,
     width=784,
     init_scales=(0.01, 0.3),
-    n_watched=2060,
+    n_followed=2060,
     n_judged=2060,
 )
 # the automatic rate of gradient descent leaves this network near its start for long; on the
@@ -103,7 +103,7 @@ CNN_REPORTED = Setting(
     channels=(8, 16),
     rates=CNN_RATES,
     rates_fall=True,
-    n_watched=300,
+    n_followed=300,
     n_judged=100,
     loss_tol=1e-2,
 )
@@ -127,7 +127,7 @@ CNN_FULL = Setting(
     channels=(32, 64),
     rates=CNN_RATES,
     rates_fall=True,
-    n_watched=2000,
+    n_followed=2000,
     n_judged=1000,
     device="auto",
 )
@@ -153,7 +153,7 @@ def results(setting, images, wanted):
     cell = wanted.iloc[0].to_dict()
     X, y, X_test, y_test = chosen(setting, images, cell)
     model = classifier(setting, cell, X.shape[1])
-    watched, judged = slice(setting.n_watched), slice(setting.n_judged)
+    followed, judged = slice(setting.n_followed), slice(setting.n_judged)
     rows, epoch, best = [], 0, (None, None)
     while epoch < setting.max_epochs:
         if setting.rates_fall and rows:
@@ -171,9 +171,9 @@ def results(setting, images, wanted):
             "loss": model.loss_,
             "train_accuracy": model.history_["accuracy"][-1],
             "robust_train_accuracy": model.history_["robust_accuracy"][-1],
-            "test_accuracy": model.score(X_test[watched], y_test[watched]),
+            "test_accuracy": model.score(X_test[followed], y_test[followed]),
             "robust_test_accuracy": model.robust_score(
-                X_test[watched], y_test[watched], attack="pgd", n_steps=10
+                X_test[followed], y_test[followed], attack="pgd", n_steps=10
             ),
         }
         rows.append(last)

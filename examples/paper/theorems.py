@@ -174,9 +174,9 @@ def remark_4_4(setting, draw):
         value = LpNorm(p).value(w) + weight * LpNorm(q).dual.value(w)
         # weights c a, a of sum 1, are dual feasible if the p*-distance of c Z^T a to the q-ball of
         # radius lambda is at most 1
-        pull = (exact.dual_coef * y) @ X
+        weighted_sum = (exact.dual_coef * y) @ X
         c = 1 / LpNorm(p).dual.value(
-            LpNorm(q).residual(pull, weight * exact.margin, LpNorm(p).dual)
+            LpNorm(q).residual(weighted_sum, weight * exact.margin, LpNorm(p).dual)
         )
         row = {"p": p, "q": q, "share": share}
         yield {**row, "quantity": "lambda", "value": weight}
@@ -243,7 +243,7 @@ def autograd_descent(problem, max_iter):
     """Coordinate descent as automatic differentiation gives it: the derivative of |w_j| at zero is
     zero."""
     loss, coef = Exponential(), np.zeros((1, problem.n_features))
-    eps = problem.threat.eps[0]
+    eps = problem.radius[0]
     step = 1 / (np.abs(problem.X).max() + eps) ** 2
     for _ in range(max_iter):
         now = problem.evaluate(loss, coef)

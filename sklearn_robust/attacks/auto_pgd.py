@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from sklearn_robust._parameters import check_exponent, check_number
-from sklearn_robust.attacks.search import Batch, Best, Settings, search
+from sklearn_robust.attacks.search import Batch, Best, SearchOptions, Settings, search
 from sklearn_robust.regions import Region
 
-_MOMENTUM = 0.25  # share of the last move that is kept
-# of the steps since the last checkpoint must have raised the loss, or the step is halved
-_SUCCESS_RATE = 0.75
+# Croce and Hein 2020, Algorithm 1
+_MOMENTUM = 0.25  # share of the last move that the next one keeps
+_SUCCESS_RATE = 0.75  # share of the steps that must raise the loss, or the step is halved
+
+# Croce and Hein 2021, for q = 1
+_GROWN_RADII = (3, 2)  # in radii of the threat: the balls that are searched before its own
+_SPARSER = 1.5  # factor by which a step moves fewer coordinates than the best perturbation, and by
+# which the step shrinks once that count has settled
+_SETTLED = 0.95  # of the last count: the least count that is no fall
+_SHORTEST_STEP = 1 / 20  # in radii
+_CHECKED_SHARE = 0.12  # share of the steps between two checks of the count
 
 
 def apgd(
@@ -28,30 +36,18 @@ def apgd(
     clip: tuple[Any, Any] | None = None,
     scale: Any = None,
     n_steps: int = 100,
-    n_restarts: int = 1,
-    random_start: bool = False,
-    loss: str = "margin",
-    n_targets: int | None = None,
-    stop_when_broken: bool = True,
-    batch_size: int | None = None,
-    random_state: Any = None,
-    device: Any = None,
+    **search_options: Unpack[SearchOptions],
 ) -> Any:
     r"""Auto-PGD: steepest ascent with momentum, whose step is halved, from the best point so far,
     when it no longer pays.
 
     Parameters
     ----------
-    model, X, y, eps, q, clip, scale, n_restarts, random_start, stop_when_broken
-        As in `pgd`.
-    batch_size, random_state, device
+    model, X, y, eps, q, clip, scale
         As in `pgd`.
     n_steps : int, default=100
-    loss : {"margin", "cross_entropy", "dlr"}, default="margin"
-        What is maximised, as in `pgd`.
-    n_targets : int, optional
-        Attack towards each of the n_targets best rival classes in turn. The attack known as
-        targeted APGD has loss="dlr" and n_targets=9.
+    **search_options
+        As in `pgd`. The attack known as targeted APGD has loss="dlr" and n_targets=9.
 
     Returns
     -------
@@ -92,20 +88,7 @@ def apgd(
     def run(batch: Batch, delta: Tensor, best: Best) -> None:
         climb(batch, delta, best, n_steps)
 
-    settings = Settings(
-        q=q,
-        eps=eps,
-        clip=clip,
-        scale=scale,
-        loss=loss,
-        n_targets=n_targets,
-        n_restarts=n_restarts,
-        random_start=random_start,
-        stop_when_broken=stop_when_broken,
-        batch_size=batch_size,
-        random_state=random_state,
-        device=device,
-    )
+    settings = Settings(q=q, eps=eps, clip=clip, scale=scale, **search_options)
     return search(run, model, X, y, settings)
 
 
@@ -113,7 +96,9 @@ class _Top:
     """The highest point of each sample's ascent so far: its loss, gradient and perturbation."""
 
     def __init__(self, delta: Tensor, value: Tensor, gradient: Tensor) -> None:
-        self.delta, self.value, self.gradient = delta, value, gradient
+        self.delta = delta
+        self.value = value
+        self.gradient = gradient
 
     def update(self, delta: Tensor, value: Tensor, gradient: Tensor) -> None:
         higher = value > self.value
@@ -126,24 +111,23 @@ def _climb(batch: Batch, delta: Tensor, best: Best, n_steps: int) -> None:
     """Croce and Hein 2020, Algorithm 1."""
     region = batch.region
     value, gradient = _look(batch, delta, best)
-    top, last = _Top(delta, value, gradient), delta
+    top = _Top(delta, value, gradient)
+    last = delta
     step = torch.full_like(delta[:, :1], 2 * region.eps)
-    rises, checked, top_then, halved = (
-        torch.zeros_like(value),
-        0,
-        top.value,
-        torch.ones_like(value, dtype=torch.bool),
-    )
+    rises = torch.zeros_like(value)
+    halved = torch.ones_like(value, dtype=torch.bool)
+    checked = 0  # the step of the last checkpoint
+    top_then = top.value
     checkpoints = _checkpoints(n_steps)
     for k in range(1, n_steps + 1):
         if best.final:
             return
+        # z = P(x + eta u), x+ = P(x + (1 - a)(z - x) + a (x - x-)), a = 0 in the first step
         ahead = region.project(region.step(delta, gradient, step))
         momentum = _MOMENTUM if k > 1 else 0.0
-        last, delta = (
-            delta,
-            region.project(delta + (1 - momentum) * (ahead - delta) + momentum * (delta - last)),
-        )
+        moved = delta + (1 - momentum) * (ahead - delta) + momentum * (delta - last)
+        last = delta
+        delta = region.project(moved)
         before = value
         value, gradient = _look(batch, delta, best)
         top.update(delta, value, gradient)
@@ -152,23 +136,24 @@ def _climb(batch: Batch, delta: Tensor, best: Best, n_steps: int) -> None:
             stalled = ~halved & (top.value <= top_then)
             halved = (rises < _SUCCESS_RATE * (k - checked)) | stalled
             step = torch.where(halved[:, None], step / 2, step)
-            # no momentum after a jump
-            delta, last = (torch.where(halved[:, None], top.delta, old) for old in (delta, last))
-            gradient, value = (
-                torch.where(halved[:, None], top.gradient, gradient),
-                torch.where(halved, top.value, value),
-            )
-            rises, checked, top_then = torch.zeros_like(rises), k, top.value
+            # on from the top, without momentum
+            delta = torch.where(halved[:, None], top.delta, delta)
+            last = torch.where(halved[:, None], top.delta, last)
+            gradient = torch.where(halved[:, None], top.gradient, gradient)
+            value = torch.where(halved, top.value, value)
+            rises = torch.zeros_like(rises)
+            checked = k
+            top_then = top.value
 
 
 def _climb_sparsely(batch: Batch, delta: Tensor, best: Best, n_steps: int) -> None:
     """Croce and Hein 2021: in a ball of three times the radius, then of twice, then in the ball
     itself.
     """
-    for factor in (3, 2):
+    for factor in _GROWN_RADII:
         delta = _climb_stage(batch, batch.region.grown(factor), delta, None, n_steps // 3).delta
     top = _climb_stage(batch, batch.region, delta, best, n_steps - 2 * (n_steps // 3))
-    # the worst point of the loss as linear as it is there: steps circle around such corners
+    # the worst point of the loss linearised there: steps circle around such corners
     if not best.final:
         _look(batch, batch.region.farthest(top.gradient), best)
 
@@ -179,12 +164,13 @@ def _climb_stage(
     """The highest point in this ball; each step moves the k coordinates of the largest derivatives
     that are free.
     """
-    d, delta = delta.shape[1], region.project(delta)
+    d = delta.shape[1]
+    delta = region.project(delta)
     value, gradient = _look(batch, delta, best)
     top = _Top(delta, value, gradient)
     step = torch.full_like(delta[:, :1], region.eps)
-    sparsity = _count(delta) / 1.5
-    every = max(math.ceil(0.12 * n_steps), 1)
+    sparsity = _count(delta) / _SPARSER
+    every = max(math.ceil(_CHECKED_SHARE * n_steps), 1)
     for k in range(1, n_steps + 1):
         if best is not None and best.final:
             break
@@ -196,10 +182,12 @@ def _climb_stage(
         value, gradient = _look(batch, delta, best)
         top.update(delta, value, gradient)
         if k % every == 0:
-            fewer = _count(top.delta) / 1.5
-            settled = fewer >= 0.95 * sparsity
-            step = torch.where(settled, (step / 1.5).clamp(min=region.eps / 20), region.eps)
-            sparsity, delta, gradient = fewer, top.delta, top.gradient
+            fewer = _count(top.delta) / _SPARSER
+            shorter = (step / _SPARSER).clamp(min=region.eps * _SHORTEST_STEP)
+            step = torch.where(fewer >= _SETTLED * sparsity, shorter, region.eps)
+            sparsity = fewer
+            delta = top.delta
+            gradient = top.gradient
     return top
 
 

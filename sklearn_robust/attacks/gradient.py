@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from sklearn_robust._parameters import check_number
-from sklearn_robust.attacks.search import Batch, Best, Settings, search
+from sklearn_robust.attacks.search import Batch, Best, SearchOptions, Settings, search
+from sklearn_robust.attacks.target import input_gradient
 from sklearn_robust.regions import Region
 from sklearn_robust.threats import check_radius
+
+_RADII_IN_ALL = 2.5  # radii that the steps of an ascent cover together, by default
 
 
 @torch.no_grad()
@@ -82,30 +85,14 @@ def projected_ascent(
     tensor([[ 1., -1.,  1.]])
     """
     region = Region(x.detach(), q, check_radius(eps, "eps"), clip, scale)
-
-    def gradient(points: Tensor) -> Tensor:
-        return input_gradient(objective, points.view(x.shape)).flatten(1)
-
     start = region.place(region.random(generator)) if random_start else region.x.clone()
-    return ascend(
-        gradient, region, start, n_steps=n_steps, length=checked_step(step_size, eps, n_steps)
-    ).view(x.shape)
-
-
-def ascend(
-    gradient: Callable[[Tensor], Tensor],
-    region: Region,
-    points: Tensor,
-    *,
-    n_steps: int,
-    length: float,
-) -> Tensor:
-    """Points of the ball after some steepest steps; `gradient` maps rows to rows, and both arrays
-    may be overwritten.
-    """
-    for _ in range(n_steps):
-        points = region.climb(points, gradient(points), length)
-    return points if region.norm.p == math.inf else region.settled(points - region.x)
+    points, _ = region.ascend(
+        lambda points: input_gradient(objective, points, torch.ones_like),
+        start,
+        n_steps=n_steps,
+        length=checked_step(step_size, eps, n_steps),
+    )
+    return points.view(x.shape)
 
 
 def pgd(
@@ -119,14 +106,7 @@ def pgd(
     scale: Any = None,
     n_steps: int = 10,
     step_size: float | None = None,
-    n_restarts: int = 1,
-    random_start: bool = False,
-    loss: str = "margin",
-    n_targets: int | None = None,
-    stop_when_broken: bool = True,
-    batch_size: int | None = None,
-    random_state: Any = None,
-    device: Any = None,
+    **search_options: Unpack[SearchOptions],
 ) -> Any:
     r"""Projected steepest ascent against a classifier; the best iterate of each sample is returned.
 
@@ -154,26 +134,29 @@ def pgd(
     n_steps : int, default=10
     step_size : float, optional
         q-norm of a step; 2.5 eps / n_steps by default.
-    n_restarts : int, default=1
-        The first start is the sample itself, unless `random_start`; the others are random.
-    random_start : bool, default=False
-    loss : {"margin", "cross_entropy", "dlr"}, default="margin"
-        What is maximised. Points are judged by their margin in any case. "cross_entropy" has
-        vanishing gradients where the network is sure; "dlr" is the margin divided by the lead of
-        the first logit on the third.
-    n_targets : int, optional
-        Attack towards each of the n_targets best rival classes in turn, from every start. By
-        default towards any rival at once, which can end at a worse one.
-    stop_when_broken : bool, default=True
-        Leave a sample alone as soon as it is misclassified. False goes on to the least margin.
-    batch_size : int, optional
-        Samples attacked at once; all by default. The result does not depend on it, up to rounding
-        in the model: in float32 that can differ with the size of a batch, and send a long search to
-        another point.
-    random_state : int, RandomState or None
-        For the random starts.
-    device : str or torch.device, optional
-        Where to compute; where the module is, by default. The module itself is not moved.
+    **search_options
+        How the search goes, by keyword:
+
+        n_restarts : int, default=1
+            The first start is the sample itself, unless `random_start`; the others are random.
+        random_start : bool, default=False
+        loss : {"margin", "cross_entropy", "dlr"}, default="margin"
+            What is maximised. Points are judged by their margin in any case. "cross_entropy" has
+            vanishing gradients where the network is sure; "dlr" is the margin divided by the lead
+            of the first logit on the third.
+        n_targets : int, optional
+            Attack towards each of the n_targets best rival classes in turn, from every start. By
+            default towards any rival at once, which can end at a worse one.
+        stop_when_broken : bool, default=True
+            Leave a sample alone as soon as it is misclassified. False goes on to the least margin.
+        batch_size : int, optional
+            Samples attacked at once; all by default. The result does not depend on it, up to
+            rounding in the model: in float32 that can differ with the size of a batch, and send a
+            long search to another point.
+        random_state : int, RandomState or None
+            For the random starts.
+        device : str or torch.device, optional
+            Where to compute; where the module is, by default. The module itself is not moved.
 
     Returns
     -------
@@ -201,48 +184,33 @@ def pgd(
     >>> pgd(network, np.array([[0.5, 0.0]]), [1], eps=0.25, n_steps=4)
     array([[0.25, 0.25]])
     """
-    step = checked_step(step_size, eps, n_steps)
+    settings = Settings(q=q, eps=eps, clip=clip, scale=scale, **search_options)
+    length = checked_step(step_size, eps, n_steps)
 
     def climb(batch: Batch, delta: Tensor, best: Best) -> None:
+        region = batch.region
         for _ in range(n_steps):
-            points = batch.region.place(delta)
+            points = region.place(delta)
             _, gradient, margins = batch.evaluate(points)
             best.update(points, margins)
             if best.final:
                 return
-            delta = batch.region.project(batch.region.step(delta, gradient, step))
-        points = batch.region.place(delta)
+            delta = region.project(region.step(delta, gradient, length))
+        points = region.place(delta)
         best.update(points, batch.margins(points))
 
-    settings = Settings(
-        q=q,
-        eps=eps,
-        clip=clip,
-        scale=scale,
-        loss=loss,
-        n_targets=n_targets,
-        n_restarts=n_restarts,
-        random_start=random_start,
-        stop_when_broken=stop_when_broken,
-        batch_size=batch_size,
-        random_state=random_state,
-        device=device,
-    )
     return search(climb, model, X, y, settings)
 
 
-def input_gradient(objective: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The gradient of the objective in x; parameters that it holds get none."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        gradient: Tensor = torch.autograd.grad(objective(x).sum(), x)[0].contiguous()
-    return gradient
-
-
 def checked_step(step_size: float | None, eps: float, n_steps: int) -> float:
-    """The length of a step; by default far enough to cross the ball, with steps to spare."""
+    """The length of a step, after checks; the default one if it is None."""
     check_number(n_steps, "n_steps", low=1, integer=True)
     if step_size is None:
-        return 2.5 * check_radius(eps, "eps") / n_steps
+        return default_step(check_radius(eps, "eps"), n_steps)
     check_number(step_size, "step_size", low=0, strict=True)
     return float(step_size)
+
+
+def default_step(eps: float, n_steps: int) -> float:
+    """The length of a step far enough to cross the ball, with steps to spare."""
+    return _RADII_IN_ALL * eps / n_steps

@@ -22,6 +22,21 @@ from sklearn.utils.extmath import safe_sparse_dot
 from sklearn_robust.threats import LpBall, Threat, is_ball, radius_of, support
 
 
+def has_coef(classifier: Any) -> bool:
+    """Whether a fitted classifier has linear coefficients.
+
+    Parameters
+    ----------
+    classifier : estimator
+
+    Returns
+    -------
+    bool
+        Whether it has `coef_`, `intercept_` and `classes_`.
+    """
+    return all(hasattr(classifier, name) for name in ("coef_", "intercept_", "classes_"))
+
+
 def class_scores(X: Any, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
     """Scores of every class.
 
@@ -189,7 +204,7 @@ def signed_distances(
     q : float
         Exponent of the perturbation's norm.
     scale : array of shape (d,), optional
-        Of each feature.
+        The scale of each feature.
 
     Returns
     -------

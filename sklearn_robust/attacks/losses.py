@@ -1,4 +1,6 @@
-"""What an attack maximises: losses of logits, each of its own sample.
+"""The losses that an attack raises: functions of logits, each of its own sample.
+
+`search` takes one of `LOSSES` by name. Points are judged by `logit_margins`, whatever the loss.
 
 Logits have shape (n, K), or (n,) or (n, 1) for two classes, where one output f stands for the
 logits (0, f). The label y and the rival are int tensors of shape (n,).

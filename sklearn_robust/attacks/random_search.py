@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from sklearn_robust._parameters import check_number
-from sklearn_robust.attacks.losses import logit_margins
 from sklearn_robust.attacks.search import Best, Settings, answer
-from sklearn_robust.attacks.target import Target, check_labels, evaluating
+from sklearn_robust.attacks.target import Target, evaluating
 from sklearn_robust.regions import Region
 
-# shares of the budget after which windows halve
+# Shares of the budget of queries after which windows halve (Andriushchenko et al. 2020).
 _HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 
 
@@ -104,46 +103,75 @@ def square(
             f"q must be 1, 2 or numpy.inf for the Square Attack, got {q!r}. Use pgd or apgd for "
             f"another q."
         )
-    generator = settings.generator()
-
-    def margins(points: Tensor, rows: Tensor) -> Tensor:
-        x = points.view(len(points), *target.X.shape[1:]).split(batch_size or len(points))
-        logits = torch.cat([target.scores(part) for part in x]).to(points)
-        check_labels(target.y[rows], logits)
-        return logit_margins(logits, target.y[rows])
-
     with torch.no_grad(), evaluating(target.module):
-        everything = torch.arange(len(target.X), device=target.X.device)
-        best = Best(region.x.clone(), margins(region.x, everything), stop_when_broken)
-        # perturbations
-        current = Best(torch.zeros_like(region.x), best.margins.clone(), stop_when_broken)
-        draw = _Draw(target.X, generator)
-        for query in range(n_queries):
-            if current.final:
+        margins, _ = target.margins(region.x, batch_size=batch_size)
+        best = Best(region.x.clone(), margins, freeze=stop_when_broken)
+        walk = _Walk(target, region, best, settings)
+        walk.start()
+        for query in range(1, n_queries):
+            if walk.current.final:
                 break
-            share = window / 2 ** sum(query >= past * n_queries for past in _HALVINGS)
-            signs, receiving = draw.stripes() if query == 0 else draw.signs(), draw.window(share)
-            giving, portion = draw.window(share), draw.portion()
-            signs = region.movable(signs)
-            rows = current.open()
-            here, delta = region.rows(rows), current.points[rows]
-            if query == 0:
-                moved = signs[rows] * (
-                    region.eps / here.norm.value(signs[rows])[:, None].clamp(min=1)
-                )
-            elif region.norm.p == math.inf:
-                moved = torch.where(receiving[rows], signs[rows] * region.eps, delta)
-            else:
-                moved = _move_budget(
-                    delta, signs[rows], receiving[rows], giving[rows], portion[rows], region
-                )
-            moved = here.project(moved)
-            found = margins(here.place(moved), rows)
-            if query == 0:  # the search starts here, even where the sample itself is better
-                current.margins[rows] = math.inf
-            current.update(moved, found, rows)
-        best.update(region.place(current.points), current.margins)
-    return answer(target, best.points.view(target.X.shape), settings)
+            walk.step(window / 2 ** sum(query >= past * n_queries for past in _HALVINGS))
+        best.update(region.place(walk.current.points), walk.current.margins)
+    return answer(target, best.points, settings)
+
+
+class _Walk:
+    """A random walk over perturbations, which takes the steps that lower the margin.
+
+    Parameters
+    ----------
+    target : Target
+    region : Region
+    best : Best
+        The samples themselves.
+    settings : Settings
+
+    Attributes
+    ----------
+    current : Best
+        The perturbations where the walk is, and their margins.
+    """
+
+    def __init__(self, target: Target, region: Region, best: Best, settings: Settings) -> None:
+        self.target = target
+        self.region = region
+        self.batch_size = settings.batch_size
+        self.draw = _Draw(target.X, settings.generator())
+        self.current = Best(torch.zeros_like(region.x), best.margins.clone(), best.freeze)
+
+    def start(self) -> None:
+        """Begin at random stripes, even where the sample itself is better."""
+        if self.current.final:
+            return
+        signs = self.region.movable(self.draw.stripes())
+        rows = self.current.open()
+        size = self.region.norm.value(signs[rows])[:, None].clamp(min=1)
+        self.current.margins[rows] = math.inf
+        self._try(rows, signs[rows] * (self.region.eps / size))
+
+    def step(self, share: float) -> None:
+        """Change windows of this share of the features."""
+        signs = self.region.movable(self.draw.signs())
+        receiving = self.draw.window(share)
+        giving = self.draw.window(share)
+        portion = self.draw.portion()
+        rows = self.current.open()
+        delta = self.current.points[rows]
+        if self.region.norm.p == math.inf:
+            moved = torch.where(receiving[rows], signs[rows] * self.region.eps, delta)
+        else:
+            moved = _move_budget(
+                delta, signs[rows], receiving[rows], giving[rows], portion[rows], self.region
+            )
+        self._try(rows, moved)
+
+    def _try(self, rows: Tensor, moved: Tensor) -> None:
+        """Take the perturbations that lower the margins of these rows."""
+        region = self.region.rows(rows)
+        moved = region.project(moved)
+        margins, _ = self.target.margins(region.place(moved), rows, self.batch_size)
+        self.current.update(moved, margins, rows)
 
 
 class _Draw:

@@ -1,4 +1,7 @@
-"""The classifier under attack: scores, labels and arrays as tensors, whatever it is."""
+"""The classifier under attack: its scores, its labels and the samples as tensors, whatever it is.
+
+An attack of one's own needs `Target.of` to read a classifier, and `input_gradient` to follow it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_robust._parameters import refuse_lazy, seen_class_index
+from sklearn_robust.attacks.losses import logit_margins
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,52 @@ class Target:
                 f"X and y must have one entry a sample each, got {len(tensor)} and {len(index)}."
             )
         return cls(scores, tensor, torch.as_tensor(index, device=tensor.device), original, module)
+
+    def score(self, points: Tensor) -> Tensor:
+        """Logits of rows of points, which get the shape of samples."""
+        return self.scores(points.view(len(points), *self.X.shape[1:]))
+
+    def margins(
+        self, points: Tensor, rows: Tensor | slice = slice(None), batch_size: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Margins of perturbed samples, and their logits, some points at a time.
+
+        Raises
+        ------
+        ValueError
+            If a label has no logit.
+        """
+        parts = points.split(batch_size or max(len(points), 1))
+        logits = torch.cat([self.score(part) for part in parts]).to(points)
+        y = self.y[rows]
+        check_labels(y, logits)
+        return logit_margins(logits, y), logits
+
+
+def input_gradient(
+    function: Callable[[Tensor], Tensor], x: Tensor, slopes: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Outputs of a function, and the gradient of an objective of them in the inputs.
+
+    Parameters
+    ----------
+    function : callable
+        From inputs to outputs; parameters that it holds get no gradients.
+    x : Tensor of shape (n, ...)
+    slopes : callable
+        From outputs to the derivatives of the objective in them; `torch.ones_like` for the sum of
+        the outputs.
+
+    Returns
+    -------
+    outputs, gradient : Tensors
+        Without history, the gradient in the shape of x.
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        outputs = function(x)
+    (gradient,) = torch.autograd.grad(outputs, x, slopes(outputs.detach()))
+    return outputs.detach(), gradient.contiguous()
 
 
 def label_index(y: Any, classes: Any) -> np.ndarray:

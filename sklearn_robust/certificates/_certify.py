@@ -221,11 +221,12 @@ def _charged_bound(problem: RobustProblem, norm: Norm, weights: Array) -> tuple[
     r"""D(a) plus its rounding, and the share of rounding in it.
 
     The exact :math:`|Z^T a|` is at most the computed one plus its rounding. In a ball, D grows with
-    every coordinate of it; in another set the norm of the rounding is added. The set is a little
-    smaller than the threat's: what the residual leaves out of it lies in the threat's, whatever
+    every coordinate of it; for another set the norm of the rounding is added. The set is taken a
+    little smaller than the threat's: the point that is subtracted lies in the threat's, whatever
     rounding did.
     """
-    xp, threat, dual = namespace(weights), problem.threat, norm.dual
+    xp = namespace(weights)
+    threat, dual = problem.threat, norm.dual
     of_norm = norm_rounding(problem, norm, weights.dtype, xp)
     terms = problem.sizes(weights)
     of_sum = sum_rounding(weights.shape[-1], weights.dtype, xp) * terms
@@ -249,8 +250,8 @@ def _charged_bound(problem: RobustProblem, norm: Norm, weights: Array) -> tuple[
 
 
 def _given_back(threat: Any, weighted_sum: Array, left: Array, radius: Array) -> Array:
-    """The residual, with what it leaves out of the set scaled back into it: it lies in the set up
-    to some rounding of its own.
+    """The residual, after the point of the set that it belongs to is scaled by the excess of its
+    gauge: rounding puts that point outside the set by a little.
     """
     xp = namespace(left)
     taken = weighted_sum - left

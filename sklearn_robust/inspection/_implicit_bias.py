@@ -118,7 +118,7 @@ def implicit_bias_report(
     -------
     ImplicitBiasReport, or a list with one for each class against the rest where there are several
 
-        Of data that are not robustly separable at eps, the report has no separator, and eps*
+        For data that are not robustly separable at eps, the report has no separator, and eps*
         instead.
 
     Raises

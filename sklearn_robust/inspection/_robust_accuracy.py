@@ -54,7 +54,7 @@ class RobustAccuracyDisplay:
     ----------
     curves : sequence of RobustAccuracyCurve
     xlabel, ylabel : str
-        Of the axes.
+        Labels of the axes.
 
     Attributes
     ----------
@@ -136,7 +136,7 @@ class RobustAccuracyDisplay:
         ax : matplotlib Axes, optional
             New ones by default.
         **options
-            Of `robust_bounds`, for networks.
+            Options of `robust_bounds`, for networks.
 
         Returns
         -------

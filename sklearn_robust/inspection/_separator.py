@@ -41,7 +41,7 @@ class SeparatorDisplay:
     coef : ndarray of shape (n_lines, 2)
     intercept : ndarray of shape (n_lines,)
     names : sequence of str
-        Of the lines.
+        Names of the lines.
     feature_names : sequence of two str, default=("$x_1$", "$x_2$")
     threat : Threat, optional
         The set around each sample, in place of the balls.
@@ -54,7 +54,7 @@ class SeparatorDisplay:
         Where <w, x> + b = 0.
     points_ : list of two matplotlib PathCollection
     balls_ : list of two matplotlib PolyCollection, or None
-        Of each class; None where eps = 0 or they were not wanted.
+        The sets of each class; None where eps = 0, or where `plot` drew none.
 
     References
     ----------

@@ -16,6 +16,7 @@ from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import max_margin
+from sklearn_robust.threats import require_ball
 
 _SMALLEST = 0.02  # radius of interest, of the largest
 _TOL = 1e-3  # certified relative gap of the minimisers of the risk that decide it
@@ -97,7 +98,7 @@ def choose_radii(problem: RobustProblem, n_eps: int) -> np.ndarray:
     """The training radii for the data of a problem, whatever its own radius."""
     check_number(n_eps, "n_eps", low=1, integer=True)
     problem = problem.in_double_arithmetic()
-    threat = problem.threat
+    threat = require_ball(problem.threat, "training_radii")
     largest = float(constant_radii(problem).max())
     if largest == 0:
         return np.zeros(1)

@@ -297,7 +297,7 @@ def read_settings(model: RobustLinearClassifier) -> Norm:
     norm = _read_geometry(model.p_algo)
     check_parameters(model, _PARAMETERS)
     if model.solver == "exact" and model.threat is not None:
-        require_ball(model.threat, "solver='exact'")
+        require_ball(model.threat, "the exact solver")
     if model.solver == "exact" and model.device is not None:
         raise ValueError(
             f"device={model.device!r} is not for solver='exact', whose programs run on the CPU. "

@@ -47,6 +47,7 @@ from sklearn_robust.threats import (
 # that it does not show where the minimiser started, and a Newton step or two from a larger one
 RISK_TOL = 1e-9
 _LARGEST_MARGIN = 1e9  # smallest margin to which a separator is scaled at most
+_EUCLIDEAN = LpNorm(2)  # the geometry in which that search is fastest
 _SEARCH_ITERATIONS = 500  # limit of the search for a proof of separability, or of its opposite
 _SEARCH_TOL = 1 - 1e-9  # relative gap at which that search stops: only the margin's sign matters
 
@@ -131,16 +132,15 @@ class Fit:
     def _seek_separators(self, norm: Geometry, rows: np.ndarray) -> Solution:
         """A first separator of each of these problems, or a proof that there is none."""
         require(self.problem.threat, ProximalThreat, "the search for a separator")
-        euclidean = LpNorm(2)
         with self.monitor.stage("search for a separator", rows):
             found = accelerated_margin(
                 self.tensors.select(rows),
                 self.loss,
-                euclidean,
+                _EUCLIDEAN,
                 max_iter=_SEARCH_ITERATIONS,
                 tol=_SEARCH_TOL,
             )
-        solution = convert_margins(solution_to_numpy(found), norm, measured_in=euclidean)
+        solution = convert_margins(solution_to_numpy(found), norm, measured_in=_EUCLIDEAN)
         solution.converged[:] = False  # only the sign of the margin was sought
         return solution
 

@@ -40,7 +40,7 @@ def begin_fit(
     loss, tol, device, verbose
         As in RobustLinearClassifier.
     last : tuple of coefficients (k, d) and classes, optional
-        Of the last fit, to start from.
+        Those of the last fit, to start from.
     """
     start = None if last is None else _read_start(estimator, problem, *last)
     classes = positive_classes(estimator.classes_)

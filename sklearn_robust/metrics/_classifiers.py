@@ -21,6 +21,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_robust.attacks.linear import has_coef
 from sklearn_robust.losses import log_odds_slope
 from sklearn_robust.metrics._transformers import Steps, coef_before, flat, transformed
 
@@ -77,7 +78,7 @@ def is_linear(classifier: BaseEstimator) -> bool:
     elif isinstance(classifier, OneVsRestClassifier):
         parts = getattr(classifier, "estimators_", [])
     else:
-        return all(hasattr(classifier, name) for name in ("coef_", "intercept_", "classes_"))
+        return has_coef(classifier)
     return len(parts) > 0 and all(is_linear(unwrapped(part)[1]) for part in parts)
 
 
@@ -236,7 +237,9 @@ def _score_at(probability: float, scores: AffineScores) -> float:
     """The score from which the probability is at least the one given."""
     if probability <= 0:
         return -math.inf
-    return math.inf if probability > 1 else float(scores.score_at(probability))  # type: ignore[misc]  # its link is checked
+    if probability > 1:
+        return math.inf
+    return float(scores.score_at(probability))  # type: ignore[misc]  # its link is checked
 
 
 def _inverse_link(classifier: Any) -> Callable[[Any], Any] | None:

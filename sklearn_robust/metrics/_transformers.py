@@ -236,7 +236,7 @@ def missing_entries(X: Any, names: Any, used: np.ndarray) -> np.ndarray | None:
     ----------
     X : array-like, sparse array or frame
     names : array of shape (d,) or None
-        Of the columns of X that are meant, where X is a frame.
+        Names of the columns of X that are meant, where X is a frame.
     used : bool array of shape (d,)
 
     Returns

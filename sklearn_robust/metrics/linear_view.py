@@ -50,7 +50,7 @@ class LinearView:
     intercept : array of shape (K,) or (1,)
     classes : array of shape (K,)
     names : array of shape (m,) or None
-        Of the features in the space of the threat, where they have names.
+        Names of the features in the space of the threat, where they have names.
     reached : array of shape (K, m) or (1, m)
         Coefficients of the scores as functions of a perturbation in that space, zero where it
         cannot reach; `coef` by default.

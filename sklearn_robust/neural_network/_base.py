@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,36 +20,19 @@ from torch import Tensor, nn
 
 from sklearn_robust._documentation import DocLinkMixin
 from sklearn_robust._fits import all_or_nothing
-from sklearn_robust._parameters import (
-    check_choice,
-    check_device,
-    check_exponent,
-    check_number,
-    refuse_lazy,
-)
-from sklearn_robust.attacks.losses import logit_margins
-from sklearn_robust.attacks.search import Settings
+from sklearn_robust._parameters import Check, check_device, check_parameters, refuse_lazy
 from sklearn_robust.attacks.target import evaluating
 from sklearn_robust.callbacks import CallbackSupportMixin, FitCallbacks, with_callbacks
 from sklearn_robust.linear_model.base import loss_has_probabilities
 from sklearn_robust.losses import MarginLoss, check_loss, log_odds
+from sklearn_robust.neural_network._inner_maximisation import Samples
 from sklearn_robust.neural_network._objective import NETWORK_LOSSES, class_log_probabilities
-from sklearn_robust.neural_network._passes import Passes, passes
-from sklearn_robust.neural_network._progress import Progress
+from sklearn_robust.neural_network._progress import VALIDATION, Progress
 from sklearn_robust.neural_network._robustness import RobustnessMixin, as_labels
 from sklearn_robust.neural_network._saving import as_arrays, as_tensors, copied, packed, unpacked
-from sklearn_robust.neural_network._training import (
-    Epoch,
-    InnerMaximisation,
-    Samples,
-    epoch_batches,
-    run_epoch,
-    seeded,
-    step_size_rule,
-)
-from sklearn_robust.neural_network.optim import SteepestDescent
-from sklearn_robust.regions import check_clip
-from sklearn_robust.threats import LpBall, check_radius
+from sklearn_robust.neural_network._training import Figures, Trainer, seeded
+from sklearn_robust.regions import Region
+from sklearn_robust.threats import LpBall
 
 _PREDICTED_ROWS = 2048  # at a time: bounds the memory that activations take
 
@@ -58,6 +42,7 @@ class RobustNetBase(
 ):
     """Training and prediction of a torch module; subclasses say which module, in `_new_module`."""
 
+    _ranges: ClassVar[dict[str, Check]]
     _loss: MarginLoss
     # the optimiser, and what it remembers of each parameter
     _optimizer_state: tuple[Any, dict[Any, Any]]
@@ -98,7 +83,7 @@ class RobustNetBase(
         ConvergenceWarning
             If training ended at `max_iter`, before `loss_tol` or a plateau was reached.
         """
-        self._check_parameters()
+        check_parameters(self, self._ranges)
         resume = self.warm_start and hasattr(self, "module_")
         rows, index, weight = self._read(X, y, sample_weight, classes=None, resume=resume)
         if resume and len(np.unique(index)) < len(self.classes_):
@@ -108,19 +93,19 @@ class RobustNetBase(
                 f"{self.classes_[np.unique(index)].tolist()}. Use partial_fit, or warm_start=False."
             )
         self._resume() if resume else self._start(rows)
+        kept: Any = slice(None)
         held_out = None
         if self.early_stopping:
-            seed = self._rng.randint(np.iinfo(np.int32).max)
             kept, left = train_test_split(
                 np.arange(len(rows)),
                 test_size=self.validation_fraction,
                 stratify=index,
-                random_state=seed,
+                random_state=self._draw_seed(),
             )
             held_out = self._samples(rows[left], index[left], weight[left])
-            rows, index, weight = rows[kept], index[kept], weight[kept]
+        samples = self._samples(rows[kept], index[kept], weight[kept])
         callbacks = FitCallbacks(self, X, y, sample_weight, self.max_iter)
-        self._train(self._samples(rows, index, weight), held_out, callbacks)
+        self._train(samples, held_out, callbacks)
         callbacks.end_fit()
         return self
 
@@ -147,7 +132,7 @@ class RobustNetBase(
             If parameters or data are not valid, or `classes` are not those of the first call. The
             estimator then stays as it was, as after every error and after Ctrl-C.
         """
-        self._check_parameters()
+        check_parameters(self, self._ranges)
         if self.class_weight == "balanced":
             raise ValueError(
                 "class_weight='balanced' is not known to partial_fit. Pass sample_weight, or "
@@ -156,12 +141,9 @@ class RobustNetBase(
         resume = hasattr(self, "module_")
         rows, index, weight = self._read(X, y, sample_weight, classes=classes, resume=resume)
         self._resume() if resume else self._start(rows)
-        data = self._samples(rows, index, weight)
-        optimizer, rule, generator = self._ready(data)
-        with seeded(self._rng.randint(np.iinfo(np.int32).max), data.x.device):
-            self._one_epoch(passes(self.module_), data, optimizer, rule, generator)
-        self._optimizer_state = self.optimizer, optimizer.state_dict()["state"]
-        self.n_iter_ += 1
+        samples = self._samples(rows, index, weight)
+        with self._training(samples) as trainer:
+            self._record(trainer.epoch(samples))
         return self
 
     def _read(
@@ -220,9 +202,9 @@ class RobustNetBase(
 
     def _start(self, rows: np.ndarray) -> None:
         """A new module and nothing remembered."""
-        rng = check_random_state(self.random_state)
         n_outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
-        module = self._new_module(self.input_shape_, n_outputs, rng.randint(np.iinfo(np.int32).max))
+        self._rng = check_random_state(self.random_state)
+        module = self._new_module(self.input_shape_, n_outputs, self._draw_seed())
         if not any(parameter.requires_grad for parameter in module.parameters()):
             raise ValueError(
                 f"module must have parameters that can be trained, {type(module).__name__} has "
@@ -238,162 +220,83 @@ class RobustNetBase(
                 f"{shape}; for {len(self.classes_)} "
                 f"classes it must be one of {list(allowed)}."
             )
-        self._rng, self.module_ = rng, module
+        self.module_ = module
         self._optimizer_state = None, {}
         self._start_size = sum(float(p.detach().norm()) ** 2 for p in module.parameters())
         self.n_iter_ = 0
         self.history_: dict[str, list[float]] = {}
 
     def _resume(self) -> None:
-        """Copies of all that training changes in place: the last fit stays whole until this one has
+        """Copies of all that training overwrites: the last fit stays whole until this one has
         ended.
         """
         self.module_ = self._placed(copied(self.module_), None)
         optimizer, state = self._optimizer_state
         self._optimizer_state = optimizer, copy.deepcopy(state)
-        self._rng, self.history_ = copy.deepcopy((self._rng, self.history_))
+        self._rng = copy.deepcopy(self._rng)
+        self.history_ = copy.deepcopy(self.history_)
 
     def _placed(self, module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
         """The module on the device of this fit, in this dtype, or in its own."""
         device = find_device(self.device)
         return module.to(device=device, dtype=torch.float32 if device.type == "mps" else dtype)
 
+    def _draw_seed(self) -> int:
+        return int(self._rng.randint(np.iinfo(np.int32).max))
+
     def _samples(self, rows: np.ndarray, index: np.ndarray, weight: np.ndarray) -> Samples:
         x = inputs(self.module_, rows, self.input_shape_)
-        y, share = (
-            torch.as_tensor(index, device=x.device),
-            torch.as_tensor(weight, device=x.device, dtype=x.dtype),
-        )
-        return Samples(x, y, share, self._inner_maximisation().settings.region(x))
+        y = torch.as_tensor(index, device=x.device)
+        region = Region(x, self.q_pert, self.eps, self.clip, self.scale_)
+        return Samples(x, y, torch.as_tensor(weight, device=x.device, dtype=x.dtype), region)
 
-    def _ready(self, data: Samples) -> tuple[torch.optim.Optimizer, Any, torch.Generator]:
-        """The optimiser as the last call left it, its step rule, and a generator for this call."""
-        parameters = [
-            parameter for parameter in self.module_.parameters() if parameter.requires_grad
-        ]
-        options = dict(self.optimizer_params or {})
-        if self.learning_rate != "auto":
-            options["lr"] = self.learning_rate
-        rule = None
-        if self.optimizer == "steepest_descent":
-            automatic = "lr" not in options
-            options = {"lr": 1.0, "normalized": self.p_algo > 2, **options}
-            descent = self._made(SteepestDescent, parameters, options, p=self.p_algo)
-            rule = (
-                step_size_rule(descent, data.x, data.weight, self._start_size)
-                if automatic
-                else None
-            )
-            optimizer: torch.optim.Optimizer = descent
-        else:
-            optimizer = self._made(self.optimizer, parameters, options)
-        last, state = self._optimizer_state
-        if last == self.optimizer:  # its options are those of today
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        generator = torch.Generator().manual_seed(self._rng.randint(np.iinfo(np.int32).max))
-        return optimizer, rule, generator
+    @contextmanager
+    def _training(self, samples: Samples) -> Iterator[Trainer]:
+        """A trainer that goes on from the last call; afterwards the memory of its optimiser is
+        kept.
+        """
+        trainer = Trainer.of(self, samples, self._draw_seed())
+        with seeded(self._draw_seed(), samples.x.device):
+            yield trainer
+        self._optimizer_state = self.optimizer, trainer.optimizer.state_dict()["state"]
 
-    def _made(
-        self, kind: Any, parameters: list[nn.Parameter], options: dict[str, Any], **own: Any
-    ) -> Any:
-        """An optimiser of this kind, with the options of the user and our own."""
-        try:
-            optimizer = kind(parameters, **own, **options)
-            if not isinstance(optimizer, torch.optim.Optimizer):
-                raise TypeError(
-                    f"it makes a {type(optimizer).__name__}, which is no torch.optim.Optimizer"
-                )
-            return optimizer
-        except TypeError as error:
-            raise ValueError(
-                f"optimizer_params={self.optimizer_params!r} and "
-                f"learning_rate={self.learning_rate!r} do not suit "
-                f"optimizer={self.optimizer!r}: {error}."
-            ) from error
-
-    def _inner_maximisation(self) -> InnerMaximisation:
-        steps = {"pgd": self.attack_steps, "fgsm": 1, None: 0}[self.attack]
-        step_size = self.eps if self.attack == "fgsm" else self.attack_step_size
-        settings = Settings(
-            q=self.q_pert,
-            eps=self.eps,
-            clip=self.clip,
-            scale=self.scale_,
-            n_restarts=self.attack_restarts,
-            random_start=self.attack_random_start,
-        )
-        return InnerMaximisation(settings, steps, step_size)
-
-    def _one_epoch(
-        self,
-        network: Passes,
-        data: Samples,
-        optimizer: torch.optim.Optimizer,
-        rule: Any,
-        generator: torch.Generator,
-    ) -> Epoch:
-        epoch = run_epoch(
-            network,
-            optimizer,
-            data,
-            epoch_batches(len(data.x), self.batch_size, generator),
-            loss=self._loss,
-            attack=self._inner_maximisation(),
-            before_step=rule,
-            generator=generator,
-        )
-        figures = {
-            "log_risk": epoch.log_risk,
-            "accuracy": epoch.accuracy,
-            "robust_accuracy": epoch.robust_accuracy,
-            **epoch.normalized_margins,
-        }
+    def _record(self, figures: Figures) -> None:
+        """Add the figures of an epoch to the history."""
         for name, value in figures.items():
             self.history_.setdefault(name, []).append(value)
         with np.errstate(over="ignore"):
-            self.loss_ = float(np.exp(epoch.log_risk))
-        return epoch
+            self.loss_ = float(np.exp(figures["log_risk"]))
+        self.n_iter_ += 1
 
-    def _train(
-        self,
-        data: Samples,
-        held_out: Samples | None,
-        callbacks: FitCallbacks,
-    ) -> None:
-        optimizer, rule, generator = self._ready(data)
-        network = passes(self.module_)
-        progress = Progress(self, data.y, data.weight)
+    def _train(self, samples: Samples, held_out: Samples | None, callbacks: FitCallbacks) -> None:
+        """Train until the progress ends, and go back to the best epoch on the held-out samples."""
+        progress = Progress(self, samples.y, samples.weight)
         best_state = None
         self.n_iter_ = 0
-        with seeded(self._rng.randint(np.iinfo(np.int32).max), data.x.device):
+        with self._training(samples) as trainer:
             while not progress.ended and self.n_iter_ < self.max_iter:
                 task = callbacks.begin("epoch")
-                epoch = self._one_epoch(network, data, optimizer, rule, generator)
-                self.n_iter_ += 1
-                score = None
+                figures = trainer.epoch(samples)
                 if held_out is not None:
-                    score = self._validate(network, held_out, generator)
-                    self.history_.setdefault("validation_robust_accuracy", []).append(score)
-                if progress.note(epoch, score):
+                    figures[VALIDATION] = trainer.robust_accuracy(held_out)
+                self._record(figures)
+                if progress.note(figures):
                     best_state = copy.deepcopy(self.module_.state_dict())
-                if self.verbose and self.n_iter_ % self.verbose == 0:
-                    print(
-                        f"epoch {self.n_iter_}: log-risk {epoch.log_risk:.4f}, accuracy "
-                        f"{epoch.accuracy:.3f}, "
-                        f"robust accuracy {epoch.robust_accuracy:.3f}"
-                    )
+                self._report(figures)
                 if callbacks.end(task, {"module_": self.module_, "n_iter_": self.n_iter_}):
                     break
             else:
                 progress.warn_unless_ended()
         if best_state is not None:
             self.module_.load_state_dict(best_state)
-        self._optimizer_state = self.optimizer, optimizer.state_dict()["state"]
 
-    def _validate(self, network: Passes, held_out: Samples, generator: torch.Generator) -> float:
-        worst, _ = self._inner_maximisation()(network, held_out, generator)
-        robust = logit_margins(network.outputs(worst), held_out.y) > 0
-        return float(held_out.weight[robust].sum() / held_out.weight.sum())
+    def _report(self, figures: Figures) -> None:
+        """Print the figures of an epoch where `verbose` asks for it."""
+        if self.verbose and self.n_iter_ % self.verbose == 0:
+            print(
+                f"epoch {self.n_iter_}: log-risk {figures['log_risk']:.4f}, accuracy "
+                f"{figures['accuracy']:.3f}, robust accuracy {figures['robust_accuracy']:.3f}"
+            )
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Scores of the classes.
@@ -516,48 +419,6 @@ class RobustNetBase(
             modules["_optimizer_state"] = as_tensors(state["_optimizer_state"])
         super().__setstate__({**state, **modules})
 
-    def _check_parameters(self) -> None:
-        check_exponent(self.p_algo, "p_algo")
-        check_exponent(self.q_pert, "q_pert")
-        check_radius(self.eps, "eps")
-        check_loss(self.loss, "loss", NETWORK_LOSSES)
-        check_choice(self.attack, "attack", ("pgd", "fgsm", None))
-        check_number(self.attack_steps, "attack_steps", low=1, integer=True)
-        check_number(self.attack_restarts, "attack_restarts", low=1, integer=True)
-        check_choice(self.attack_random_start, "attack_random_start", (True, False))
-        if self.attack_step_size is not None:
-            check_number(self.attack_step_size, "attack_step_size", low=0, strict=True)
-        check_clip(self.clip, numbers=True)
-        if not callable(self.optimizer):
-            check_choice(self.optimizer, "optimizer", ("steepest_descent",))
-        options = self.optimizer_params
-        if options is not None and not (
-            isinstance(options, Mapping) and all(isinstance(name, str) for name in options)
-        ):
-            raise ValueError(
-                f"optimizer_params must be None or a dict of parameters by name, got {options!r}."
-            )
-        if not (isinstance(self.learning_rate, str) and self.learning_rate == "auto"):
-            check_number(self.learning_rate, "learning_rate", low=0, strict=True)
-        if self.batch_size is not None:
-            check_number(self.batch_size, "batch_size", low=1, integer=True)
-        check_number(self.max_iter, "max_iter", low=1, integer=True)
-        check_number(self.loss_tol, "loss_tol", low=0)
-        check_number(self.tol, "tol", low=0)
-        check_number(self.n_iter_no_change, "n_iter_no_change", low=1, integer=True)
-        check_choice(self.early_stopping, "early_stopping", (True, False))
-        check_number(self.validation_fraction, "validation_fraction", low=0, strict=True)
-        if self.validation_fraction >= 1:
-            raise ValueError(
-                f"validation_fraction must be a share in (0, 1), got {self.validation_fraction!r}."
-            )
-        for label, value in (
-            self.class_weight.items() if isinstance(self.class_weight, dict) else ()
-        ):
-            check_number(value, f"class_weight[{label!r}]", low=0)
-        check_choice(self.warm_start, "warm_start", (True, False))
-        check_number(self.verbose, "verbose", low=0, integer=True)
-
 
 def as_rows(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     """Data as rows that scikit-learn can validate, and the shape of one sample if it was not a
@@ -577,16 +438,6 @@ def inputs(module: nn.Module, rows: np.ndarray, shape: tuple[int, ...]) -> Tenso
     if not rows.flags.writeable:
         rows = rows.copy()  # torch has no read-only tensors
     return torch.as_tensor(rows, device=parameter.device, dtype=parameter.dtype).view(-1, *shape)
-
-
-def check_sizes(value: Any, name: str, example: str) -> None:
-    """A sequence of integers >= 1."""
-    if isinstance(value, str) or not (
-        isinstance(value, Sequence) or (isinstance(value, np.ndarray) and value.ndim == 1)
-    ):
-        raise ValueError(f"{name} must be a sequence of integers, got {value!r}. Use {example}.")
-    for size in value:
-        check_number(size, name, low=1, integer=True)
 
 
 def find_device(name: str | None) -> torch.device:

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from sklearn_robust._parameters import check_choice, check_number
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.neural_network._base import RobustNetBase, check_sizes
+from sklearn_robust.neural_network._base import RobustNetBase
 from sklearn_robust.neural_network._documentation import with_shared_sections
-from sklearn_robust.neural_network.modules import ACTIVATIONS, make_mlp
+from sklearn_robust.neural_network._ranges import MLP
+from sklearn_robust.neural_network.modules import make_mlp
 
 
 @with_shared_sections
@@ -67,6 +67,8 @@ class RobustMLPClassifier(RobustNetBase):
     >>> certified <= attacked <= network.score(X, y)
     True
     """
+
+    _ranges = MLP
 
     def __init__(
         self,
@@ -132,13 +134,6 @@ class RobustMLPClassifier(RobustNetBase):
         self.random_state = random_state
         self.device = device
         self.verbose = verbose
-
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        check_sizes(self.hidden_layer_sizes, "hidden_layer_sizes", "(100,)")
-        check_choice(self.activation, "activation", ACTIVATIONS)
-        check_choice(self.bias, "bias", (True, False))
-        check_number(self.init_scale, "init_scale", low=0, strict=True)
 
     def _new_module(
         self, input_shape: tuple[int, ...], n_outputs: int, seed: int

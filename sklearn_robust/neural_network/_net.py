@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.neural_network._base import RobustNetBase, check_sizes
+from sklearn_robust.neural_network._base import RobustNetBase
 from sklearn_robust.neural_network._documentation import with_shared_sections
+from sklearn_robust.neural_network._ranges import NET
 from sklearn_robust.neural_network._saving import copied
 from sklearn_robust.neural_network._training import seeded
 from sklearn_robust.neural_network.modules import make_mlp
@@ -76,6 +77,8 @@ class RobustNetClassifier(RobustNetBase):
     True
     """
 
+    _ranges = NET
+
     def __init__(
         self,
         module: Any = None,
@@ -136,11 +139,6 @@ class RobustNetClassifier(RobustNetBase):
         self.random_state = random_state
         self.device = device
         self.verbose = verbose
-
-    def _check_parameters(self) -> None:
-        super()._check_parameters()
-        if self.input_shape is not None:
-            check_sizes(self.input_shape, "input_shape", "(1, 28, 28)")
 
     def _sample_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if self.input_shape is None:

@@ -50,13 +50,14 @@ def log_risk_and_slopes(
     r"""The log-risk :math:`\log \sum_i s_i\, \ell(m_i)`, s the weights scaled to sum 1, and its
     derivatives in the outputs.
 
-    Its derivative in the margins is minus the weights of a softmax (exponential loss) or their
-    logistic kin: nothing underflows however small the risk is.
+    The derivative of the log-risk in the margins is minus weights: those of a softmax for the
+    exponential loss, the corresponding sigmoid weights for the logistic loss. Nothing underflows
+    however small the risk is.
     """
-    log_risk, weighted_sum = loss.log_risk_and_weights(
+    log_risk, weights = loss.log_risk_and_weights(
         soft_margins(outputs, y), torch.log(weight / weight.sum())
     )
-    return log_risk, margin_slopes(outputs, y) * -weighted_sum[:, None]
+    return log_risk, margin_slopes(outputs, y) * -weights[:, None]
 
 
 def constant_log_risk(loss: MarginLoss, class_weight: np.ndarray) -> float:

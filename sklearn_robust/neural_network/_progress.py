@@ -11,9 +11,10 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from sklearn_robust.neural_network._objective import constant_log_risk
-from sklearn_robust.neural_network._training import Epoch
+from sklearn_robust.neural_network._training import Figures
 
-_LEARNT = 0.05  # fall of the log-risk below that of constant scores, from which on a plateau counts
+VALIDATION = "validation_robust_accuracy"  # the figure of held-out samples
+_LEARNT = 0.05  # nats below the log-risk of constant scores from which on a plateau counts
 
 
 class Progress:
@@ -41,42 +42,40 @@ class Progress:
         self.waited = 0
         self.ended = False
 
-    def note(self, epoch: Epoch, score: float | None) -> bool:
-        """Take in an epoch and its validation score, if any; returns whether its score is the best
-        so far.
-        """
-        self.last = epoch
-        if not epoch.log_risk < math.inf:
+    def note(self, figures: Figures) -> bool:
+        """Take in the figures of an epoch; whether its validation score is the best so far."""
+        self.last = figures
+        log_risk = figures["log_risk"]
+        score = figures.get(VALIDATION)
+        if not log_risk < math.inf:
             self._warn(
-                f"the robust risk became {epoch.log_risk} on the log scale. Scale the features, or "
+                f"the robust risk became {log_risk} on the log scale. Scale the features, or "
                 f"lower learning_rate."
             )
             self.ended = True
             return False
-        value = -epoch.log_risk if score is None else score
+        value = -log_risk if score is None else score
         least_gain = self.settings.tol if score is None else 0.0
         better = value > self.best + least_gain
         if better:
             self.best = value
         endless = score is None and self.settings.tol == 0
-        self.waited = (
-            0 if better or endless or epoch.log_risk > self.constant - _LEARNT else self.waited + 1
-        )
-        loss_tol = self.settings.loss_tol
-        reached = (
-            epoch.log_risk < math.log(loss_tol) if loss_tol > 0 else epoch.log_risk == -math.inf
-        )
-        self.ended = reached or self.waited >= self.settings.n_iter_no_change
+        untaught = log_risk > self.constant - _LEARNT
+        self.waited = 0 if better or endless or untaught else self.waited + 1
+        self.ended = self._reached(log_risk) or self.waited >= self.settings.n_iter_no_change
         return better and score is not None
 
+    def _reached(self, log_risk: float) -> bool:
+        loss_tol = self.settings.loss_tol
+        return log_risk < math.log(loss_tol) if loss_tol > 0 else log_risk == -math.inf
+
     def warn_unless_ended(self) -> None:
+        """Warn where the epochs ran out."""
         if not self.ended:
             self._warn(
                 f"max_iter={self.settings.max_iter} epochs ended before loss_tol or a plateau was "
-                f"reached: log-risk "
-                f"{self.last.log_risk:.3g}, robust training accuracy "
-                f"{self.last.robust_accuracy:.3f}. Increase max_iter, or "
-                "loosen loss_tol or tol."
+                f"reached: log-risk {self.last['log_risk']:.3g}, robust training accuracy "
+                f"{self.last['robust_accuracy']:.3f}. Increase max_iter, or loosen loss_tol or tol."
             )
 
     def _warn(self, message: str) -> None:

@@ -29,7 +29,8 @@ _ROUNDING = 1e-6  # share of the radius by which an attack in float32 may leave 
 class RobustnessMixin:
     """Bounds on robust accuracy from above, by attack, and from below, by certificate.
 
-    What it needs of the estimator is declared below.
+    Networks serve l_q balls only: attacks and certificates project on them, cut by a box. What the
+    mixin needs of the estimator is declared below.
     """
 
     module_: nn.Module
@@ -78,18 +79,8 @@ class RobustnessMixin:
         -------
         float
         """
-        kept = self._survivors(
-            X,
-            y,
-            eps,
-            q,
-            scale,
-            attack,
-            n_steps=n_steps,
-            n_restarts=n_restarts,
-            batch_size=batch_size,
-            random_state=random_state,
-        )
+        options = _attack_options(n_steps, n_restarts, batch_size, random_state)
+        kept = self._survivors(X, y, self._threat(eps, q, scale), attack, options)
         return weighted_share(kept, sample_weight)
 
     def certified_score(
@@ -127,7 +118,8 @@ class RobustnessMixin:
             If the module has a layer for which no bounds are known: it must be a
             `torch.nn.Sequential` of linear and convolutional layers, ReLUs and pooling.
         """
-        return weighted_share(self._certified(X, y, eps, q, scale, method), sample_weight)
+        certified = self._certified(X, y, self._threat(eps, q, scale), method)
+        return weighted_share(certified, sample_weight)
 
     def robust_bounds(
         self,
@@ -164,19 +156,10 @@ class RobustnessMixin:
             If a sample is certified that the attack breaks: the certificates are then not those of
             the module.
         """
-        certified = self._certified(X, y, eps, q, scale, method)
-        kept = self._survivors(
-            X,
-            y,
-            eps,
-            q,
-            scale,
-            attack,
-            n_steps=n_steps,
-            n_restarts=n_restarts,
-            batch_size=batch_size,
-            random_state=random_state,
-        )
+        threat = self._threat(eps, q, scale)
+        options = _attack_options(n_steps, n_restarts, batch_size, random_state)
+        certified = self._certified(X, y, threat, method)
+        kept = self._survivors(X, y, threat, attack, options)
         crossed = np.count_nonzero(certified & ~kept)
         if crossed:
             raise RuntimeError(
@@ -220,13 +203,20 @@ class RobustnessMixin:
         ndarray of shape (n_samples,)
         """
         inputs, index, _ = self._judged(X, self.predict(X) if y is None else y)
+        threat = self._threat(None, q, scale)
         known = index >= 0
-        radii, threat = np.zeros(len(index)), self._threat(None, q, scale)
+        radii = np.zeros(len(index))
         if known.any():
-            options: dict[str, Any] = {"method": method, "max_radius": max_radius, "tol": tol}
-            ball: dict[str, Any] = {"q": threat.q, "clip": self._clip, "scale": threat.scale}
             radii[known] = certified_radius(
-                self.module_, inputs[known], index[known], **ball, **options
+                self.module_,
+                inputs[known],
+                index[known],
+                q=threat.q,
+                clip=self._clip,
+                scale=threat.scale,
+                method=method,
+                max_radius=max_radius,
+                tol=tol,
             )
         return radii
 
@@ -261,58 +251,49 @@ class RobustnessMixin:
             it.
         """
         inputs, _, labels = self._judged(X, y)
-        options = {
-            "n_steps": n_steps,
-            "n_restarts": n_restarts,
-            "batch_size": batch_size,
-            "random_state": random_state,
-        }
-        points = self._attacked(inputs, labels, self._threat(eps, q, scale), attack, **options)
+        options = _attack_options(n_steps, n_restarts, batch_size, random_state)
+        points = self._attacked(inputs, labels, self._threat(eps, q, scale), attack, options)
         return points.reshape(X.shape if getattr(X, "ndim", 2) > 2 else (len(inputs), -1))
 
     def _attacked(
-        self, inputs: np.ndarray, labels: np.ndarray, threat: LpBall, attack: str, **options: Any
+        self,
+        inputs: np.ndarray,
+        labels: np.ndarray,
+        threat: LpBall,
+        attack: str,
+        options: dict[str, Any],
     ) -> np.ndarray:
         check_choice(attack, "attack", _ATTACKS)
         return _ATTACKS[attack](self, inputs, labels, **self._ball(threat), **options)
 
     def _ball(self, threat: LpBall) -> dict[str, Any]:
-        """The threat in the box of training, as attacks and certificates take it."""
+        """The threat in the box of training, as attacks and certificates of networks take it."""
         return {"eps": threat.eps, "q": threat.q, "clip": self._clip, "scale": threat.scale}
 
     def _survivors(
-        self,
-        X: Any,
-        y: Any,
-        eps: float | None,
-        q: float | None,
-        scale: Any,
-        attack: str,
-        **options: Any,
+        self, X: Any, y: Any, threat: LpBall, attack: str, options: dict[str, Any]
     ) -> np.ndarray:
         """Which samples are classified rightly, at the point where the attack leaves them."""
         inputs, index, labels = self._judged(X, y)
         # inputs without the names of a frame
         kept = (index >= 0) & (self._labels(self._scores(inputs)) == labels)
         if kept.any():
-            points = self._attacked(
-                inputs[kept], labels[kept], self._threat(eps, q, scale), attack, **options
-            )
+            points = self._attacked(inputs[kept], labels[kept], threat, attack, options)
             kept[kept] = self._labels(self._scores(points)) == labels[kept]
         return kept
 
-    def _certified(
-        self, X: Any, y: Any, eps: float | None, q: float | None, scale: Any, method: str
-    ) -> np.ndarray:
+    def _certified(self, X: Any, y: Any, threat: LpBall, method: str) -> np.ndarray:
+        """Which samples are proved to be classified rightly, whatever the attack."""
         inputs, index, _ = self._judged(X, y)
-        threat, known = self._threat(eps, q, scale), index >= 0
+        known = index >= 0
         proved = np.zeros(len(index), dtype=bool)
         if known.any():
+            # attacks in float32 may leave the ball by rounding
             ball = {**self._ball(threat), "eps": threat.eps * (1 + _ROUNDING)}
-            proved[known] = (
-                certified_margins(self.module_, inputs[known], index[known], method=method, **ball)
-                > 0
+            margins = certified_margins(
+                self.module_, inputs[known], index[known], method=method, **ball
             )
+            proved[known] = margins > 0
         return proved
 
     def _judged(self, X: Any, y: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -328,9 +309,11 @@ class RobustnessMixin:
         return rows.reshape(-1, *self.input_shape_), index, y
 
     def _threat(self, eps: float | None, q: float | None, scale: Any) -> LpBall:
-        eps = self.threat_.eps if eps is None else check_radius(eps, "eps")
+        """The l_q ball of these parameters; those of training by default."""
         return LpBall(
-            self.threat_.q if q is None else check_exponent(q, "q"), eps, self._scale(scale)
+            self.threat_.q if q is None else check_exponent(q, "q"),
+            self.threat_.eps if eps is None else check_radius(eps, "eps"),
+            self._scale(scale),
         )
 
     def _scale(self, scale: Any) -> np.ndarray | None:
@@ -361,6 +344,18 @@ def as_labels(y: Any) -> Any:
             f"({missing[0]!r}). Leave them out."
         )
     return y
+
+
+def _attack_options(
+    n_steps: int, n_restarts: int, batch_size: int | None, random_state: Any
+) -> dict[str, Any]:
+    """The keywords of an attack beside its threat."""
+    return {
+        "n_steps": n_steps,
+        "n_restarts": n_restarts,
+        "batch_size": batch_size,
+        "random_state": random_state,
+    }
 
 
 def weighted_share(chosen: np.ndarray, sample_weight: Any) -> float:

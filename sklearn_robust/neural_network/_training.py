@@ -1,316 +1,164 @@
-"""One epoch of training against the worst perturbation that an inner ascent finds."""
+"""Training of a network, epoch by epoch, on the log of its robust risk."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sklearn_robust.attacks.gradient import ascend, checked_step
 from sklearn_robust.attacks.losses import logit_margins
-from sklearn_robust.attacks.search import Settings
-from sklearn_robust.attacks.target import evaluating
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.neural_network._objective import (
-    log_risk_and_slopes,
-    margin_slopes,
-    soft_margins,
-)
-from sklearn_robust.neural_network._passes import Passes
+from sklearn_robust.neural_network._inner_maximisation import InnerMaximisation, Samples
+from sklearn_robust.neural_network._objective import log_risk_and_slopes
+from sklearn_robust.neural_network._optimizer import make_optimizer, sizes
+from sklearn_robust.neural_network._passes import Passes, passes
 from sklearn_robust.neural_network.modules import homogeneity
-from sklearn_robust.neural_network.optim import SteepestDescent
-from sklearn_robust.norms import LpNorm
-from sklearn_robust.regions import Region
 
-Batches = list[Tensor | slice]
+_EXPONENTS = {"margin_l1": 1, "margin_l2": 2, "margin_linf": math.inf}
 
-# entries at a time: a pass over a large array from memory costs several times one in the cache
-_PART = 2**17
+Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Samples:
-    """What is trained on.
-
-    Parameters
-    ----------
-    x : tensor of shape (n, ...)
-    y : int tensor of shape (n,)
-        Index of the class.
-    weight : tensor of shape (n,), > 0
-    region : Region
-        Where the adversary may move x.
-    """
-
-    x: Tensor
-    y: Tensor
-    weight: Tensor
-    region: Region
-
-    def rows(self, rows: Tensor | slice) -> Samples:
-        """Some of the samples."""
-        return Samples(self.x[rows], self.y[rows], self.weight[rows], self.region.rows(rows))
-
-
-@dataclass(frozen=True)
-class InnerMaximisation:
-    """The attack that training runs on every batch.
-
-    Parameters
-    ----------
-    settings : Settings
-        Of the threat, the restarts and the start: the worst point of several ascents is kept,
-        sample by sample.
-    n_steps : int
-        0 leaves the samples where they are.
-    step_size : float or None
-        None: the ascent's own default.
-    """
-
-    settings: Settings
-    n_steps: int = 10
-    step_size: float | None = None
-
-    @torch.no_grad()
-    def __call__(
-        self, network: Passes, samples: Samples, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The perturbed samples, and the margins of the clean ones, of shape (n,).
-
-        The module is attacked in evaluation mode, where no sample depends on its batch.
-        """
-        x, y, region = samples.x, samples.y, samples.region
-        seen: list[Tensor] = []
-        single = (1 - 2 * y)[:, None].to(x)  # the slopes of a single output do not depend on it
-
-        def slopes(outputs: Tensor) -> Tensor:
-            return single if outputs.shape[1] == 1 else -margin_slopes(outputs, y)
-
-        def gradient(points: Tensor) -> Tensor:
-            outputs, gradient = network.input_gradient(points.view(x.shape), slopes)
-            seen.append(outputs)
-            return gradient.flatten(1)
-
-        def ascended(random_start: bool) -> Tensor:
-            start = region.place(region.random(generator)) if random_start else region.x.clone()
-            length = checked_step(self.step_size, self.settings.eps, self.n_steps)
-            return ascend(gradient, region, start, n_steps=self.n_steps, length=length).view(
-                x.shape
-            )
-
-        with evaluating(network.module):
-            active = self.n_steps > 0 and self.settings.eps > 0
-            if not active or self.settings.random_start:
-                seen.append(network.outputs(x))
-            worst = x
-            if active:
-                worst = ascended(self.settings.random_start)
-                for _ in range(self.settings.n_restarts - 1):
-                    other = ascended(True)
-                    better = soft_margins(network.outputs(other), y) < soft_margins(
-                        network.outputs(worst), y
-                    )
-                    worst = torch.where(better.view(-1, *[1] * (x.ndim - 1)), other, worst)
-        return worst, logit_margins(seen[0], y)  # an ascent without a random start begins at x
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch saw, each batch before its own step.
-
-    Attributes
-    ----------
-    log_risk : float
-        Log of the mean robust loss.
-    robust_accuracy, accuracy : float
-        With and without the perturbations of the inner maximisation.
-    normalized_margins : dict of float
-        As by `normalized_margins`, the least over the batches.
-    """
-
-    log_risk: float
-    robust_accuracy: float
-    accuracy: float
-    normalized_margins: dict[str, float]
-
-
-def run_epoch(
-    network: Passes,
-    optimizer: torch.optim.Optimizer,
-    samples: Samples,
-    batches: Batches,
-    *,
-    loss: MarginLoss,
-    attack: InnerMaximisation,
-    before_step: Callable[[], None] | None = None,
-    generator: torch.Generator | None = None,
-) -> Epoch:
-    """One step of the optimiser on the log-risk of every batch; the module is left in evaluation
-    mode.
+class Trainer:
+    """A network in training.
 
     Parameters
     ----------
     network : Passes
-    optimizer
-        It and the module of the network are changed in place.
-    samples : Samples
-    batches : list of index tensors or slices
-    loss : MarginLoss
+        The passes through a module, whose parameters training changes.
+    optimizer : torch.optim.Optimizer
+        The optimiser of the module's parameters.
     attack : InnerMaximisation
-    before_step : callable, optional
-        Called between gradient and step; sets the step size.
-    generator : torch.Generator, optional
-        Of the random starts.
-
-    Returns
-    -------
-    Epoch
+    loss : MarginLoss
+    generator : torch.Generator
+        For batches and random starts.
+    batch_size : int, optional
+        None takes each step on all samples.
+    set_step_size : callable, optional
+        Called between gradient and step.
+    degree : int, optional
+        The degree of a network that is homogeneous in its parameters; None for others.
     """
-    clean, robust, margins, normalized = [], [], [], []
-    network.module.train()
-    try:
-        for rows in batches:
-            batch = samples.rows(rows)
-            worst, clean_margins = attack(network, batch, generator)
-            seen: list[Tensor] = []
 
-            def closure(
-                worst: Tensor = worst, batch: Samples = batch, seen: list[Tensor] = seen
-            ) -> Tensor:
-                risks = []
+    network: Passes
+    optimizer: torch.optim.Optimizer
+    attack: InnerMaximisation
+    loss: MarginLoss
+    generator: torch.Generator
+    batch_size: int | None = None
+    set_step_size: Callable[[], None] | None = None
+    degree: int | None = None
 
-                def slopes(outputs: Tensor) -> Tensor:
-                    log_risk, slopes = log_risk_and_slopes(loss, outputs, batch.y, batch.weight)
-                    risks.append(log_risk)
-                    return slopes
+    @classmethod
+    def of(cls, estimator: Any, samples: Samples, seed: int) -> Trainer:
+        """The trainer of an estimator's module, by the estimator's parameters."""
+        optimizer, set_step_size = make_optimizer(estimator, samples)
+        step_size = estimator.eps if estimator.attack == "fgsm" else estimator.attack_step_size
+        attack = InnerMaximisation(
+            n_steps={"pgd": estimator.attack_steps, "fgsm": 1, None: 0}[estimator.attack],
+            step_size=None if step_size is None else float(step_size),
+            n_restarts=estimator.attack_restarts,
+            random_start=estimator.attack_random_start,
+        )
+        return cls(
+            passes(estimator.module_),
+            optimizer,
+            attack,
+            estimator._loss,
+            torch.Generator().manual_seed(seed),
+            estimator.batch_size,
+            set_step_size,
+            homogeneity(estimator.module_),
+        )
 
-                outputs = network.parameter_gradients(worst, slopes)
-                if not seen:  # the parameters are still those before the step
-                    normalized.append(
-                        normalized_margins(
-                            network.module, float(logit_margins(outputs, batch.y).min())
-                        )
-                    )
-                seen.append(outputs)
-                if before_step is not None:
-                    before_step()
-                return risks[0]
+    def epoch(self, samples: Samples) -> Figures:
+        """Take a step on every batch; the module is left in evaluation mode.
 
-            optimizer.step(closure)  # type: ignore[arg-type]
-            clean.append(clean_margins)
-            robust.append(logit_margins(seen[0], batch.y))
-            margins.append(soft_margins(seen[0], batch.y))
-    finally:
-        network.module.eval()  # after Ctrl-C too
-    share = torch.cat([samples.weight[rows] for rows in batches])
-    share = share / share.sum()
-    log_risk, _ = loss.log_risk_and_weights(torch.cat(margins), torch.log(share))
-    return Epoch(
-        log_risk=float(log_risk),
-        robust_accuracy=float(share[torch.cat(robust) > 0].sum()),
-        accuracy=float(share[torch.cat(clean) > 0].sum()),
-        normalized_margins={
-            name: min(values[name] for values in normalized) for name in normalized[0]
-        },
-    )
+        Returns
+        -------
+        dict of float
+            The figures of `history_`: each batch is seen before its own step.
+        """
+        weights, figures = [], []
+        try:
+            for batch in samples.batches(self.batch_size, self.generator):
+                weights.append(float(batch.weight.sum()))
+                figures.append(self._step(batch))
+        finally:
+            self.network.module.eval()  # after Ctrl-C too
+        return merged(weights, figures)
+
+    def robust_accuracy(self, samples: Samples) -> float:
+        """The share of the samples that the inner maximisation leaves right."""
+        worst, _ = self.attack(self.network, samples, self.generator)
+        return accuracy(logit_margins(self.network.outputs(worst), samples.y), samples.weight)
+
+    def _step(self, batch: Samples) -> Figures:
+        """Take a step of the optimiser on the log-risk of a batch under attack."""
+        self.network.module.eval()
+        worst, clean_margins = self.attack(self.network, batch, self.generator)
+        self.network.module.train()
+        units = margin_units(self.network.module, self.degree)
+        evaluations: list[tuple[Tensor, Tensor]] = []
+        closure = functools.partial(self._evaluate, worst, batch, evaluations)
+        self.optimizer.step(closure)  # type: ignore[arg-type]
+        outputs, log_risk = evaluations[0]  # at the parameters before the step
+        margins = logit_margins(outputs, batch.y)
+        figures = {
+            "log_risk": float(log_risk),
+            "accuracy": accuracy(clean_margins, batch.weight),
+            "robust_accuracy": accuracy(margins, batch.weight),
+        }
+        least = float(margins.min())
+        return {**figures, **{name: least / unit for name, unit in units.items()}}
+
+    def _evaluate(
+        self, points: Tensor, batch: Samples, evaluations: list[tuple[Tensor, Tensor]]
+    ) -> Tensor:
+        """The log-risk at the perturbed samples, whose gradient is left in the parameters."""
+        risk = functools.partial(log_risk_and_slopes, self.loss, y=batch.y, weight=batch.weight)
+        outputs, log_risk = self.network.parameter_gradients(points, risk)
+        evaluations.append((outputs, log_risk))
+        if self.set_step_size is not None:
+            self.set_step_size()
+        return log_risk
 
 
-def epoch_batches(n: int, batch_size: int | None, generator: torch.Generator) -> Batches:
-    """All samples at once, or a random partition into batches; a single sample that is left joins
-    the batch before it.
+def accuracy(margins: Tensor, weight: Tensor) -> float:
+    """The share of the weight on samples whose margin is positive."""
+    return float(weight[margins > 0].sum() / weight.sum())
 
-    Batch norm has no variance for a batch of one.
+
+def merged(weights: list[float], figures: list[Figures]) -> Figures:
+    r"""The figures of an epoch, from those of its batches and their weights W.
+
+    Accuracies are averaged, the log-risk is :math:`\log \sum_b (W_b / W) e^{L_b}`, and normalised
+    margins are the least ones.
     """
-    if batch_size is None or batch_size >= n:
-        return [slice(None)]
-    batches = list(torch.randperm(n, generator=generator).split(batch_size))
-    if batch_size > 1 and len(batches[-1]) == 1:
-        batches[-2:] = [torch.cat(batches[-2:])]
-    return batches
+    share = torch.tensor(weights, dtype=torch.float64) / sum(weights)
+    batches = {name: share.new_tensor([batch[name] for batch in figures]) for name in figures[0]}
+    log_risks = batches.pop("log_risk")
+    epoch = {"log_risk": float(torch.logsumexp(log_risks + torch.log(share), 0))}
+    for name, values in batches.items():
+        epoch[name] = float(values.min() if name in _EXPONENTS else share @ values)
+    return epoch
 
 
-def step_size_rule(
-    optimizer: SteepestDescent, x: Tensor, weight: Tensor, start: float
-) -> Callable[[], None]:
-    r"""The automatic step size of steepest descent, as a function to call between the gradient g
-    and the step.
-
-    Unnormalised steps (p <= 2), from parameters :math:`\theta_0` with :math:`\|\theta_0\|_2^2` =
-    start:
-
-    .. math:: \eta = \min\Big(\frac{1.5}{R^2 \max(1, S / 10)},\; \frac{1}{2 \|g\|_{p^*}^2}\Big),
-    \qquad
-        S = \|\theta\|_2^2 - \|\theta_0\|_2^2 + \min(\|\theta_0\|_2^2, 30),
-
-    with R^2 = 1 + the (weighted) mean of :math:`\|x_i\|_2^2`. The first follows the curvature of
-    the log-risk of a network with one hidden layer, of the order :math:`R^2 \|\theta\|^2`, to which
-    the initial weights of a wide network add less than their norm says. (A single layer has
-    curvature R^2; the max is then left out.) The second lets the log-risk fall by 1/2 a step at
-    most: it bounds the step of deeper networks, where the margins have grown. Momentum mu
-    multiplies both by 1 - mu. With twice these steps training is chaotic: rounding alone decides
-    where it ends.
-
-    Normalised steps: the constant :math:`\eta = 0.03 / (1 + \text{mean} \|x_i\|_{p^*})`, which
-    bounds what one step adds to the input of any unit. The constants were found by experiment, on
-    images, tabular data and synthetic data.
+def margin_units(module: nn.Module, degree: int | None) -> Figures:
+    r"""The units of normalised margins, :math:`\|\theta\|_r^L`, r = 1, 2, inf, of a network
+    homogeneous of degree L; none for other networks.
     """
-    dual, share = LpNorm(optimizer.p).dual, weight / weight.sum()
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    layered = sum(parameter.ndim > 1 for parameter in parameters) > 1
-    if optimizer.normalized:
-        rate = 0.03 / (1 + float(share @ dual.value(x.flatten(1))))
-    else:
-        rate = 1.5 / (1 + float(share @ (x * x).flatten(1).sum(dim=1)))
-
-    @torch.no_grad()
-    def set_rate() -> None:
-        eta = rate
-        if not optimizer.normalized:
-            growth = (
-                (sizes(parameters, (2,))[0] ** 2 - start + min(start, 30.0)) / 10
-                if layered
-                else 0.0
-            )
-            slope = sizes([p.grad for p in parameters if p.grad is not None], (dual.p,))[0] ** 2
-            eta = min(rate / max(1.0, growth), 0.5 / slope if slope > 0 else math.inf)
-        for group in optimizer.param_groups:
-            group["lr"] = eta * (1 - group["momentum"])
-
-    return set_rate
-
-
-def sizes(tensors: list[Tensor], exponents: tuple[float, ...]) -> list[float]:
-    """The r-norm of all entries together, for each exponent r."""
-    # each is in the cache for all exponents
-    parts = [part for t in tensors for part in t.detach().reshape(-1).split(_PART)]
-    norms = torch.stack([_size(part, r) for part in parts for r in exponents]).view(len(parts), -1)
-    return [float(torch.linalg.vector_norm(norms[:, i], r)) for i, r in enumerate(exponents)]
-
-
-def _size(part: Tensor, r: float) -> Tensor:
-    if r == 1:  # vector_norm is several times slower than this, and than aminmax below
-        return part.abs().sum()
-    if r == math.inf:
-        low, high = part.aminmax()
-        return torch.maximum(high, -low)
-    return torch.linalg.vector_norm(part, r)
-
-
-@torch.no_grad()
-def normalized_margins(module: nn.Module, least_margin: float) -> dict[str, float]:
-    r"""The least margin over :math:`\|\theta\|_r^L`, r = 1, 2, inf, of a network homogeneous of
-    degree L, else none.
-    """
-    depth = homogeneity(module)
-    if depth is None:
+    if degree is None:
         return {}
-    names = ("margin_l1", "margin_l2", "margin_linf")
-    lengths = sizes(list(module.parameters()), (1, 2, math.inf))
-    return {name: least_margin / length**depth for name, length in zip(names, lengths, strict=True)}
+    lengths = sizes(list(module.parameters()), tuple(_EXPONENTS.values()))
+    return {name: length**degree for name, length in zip(_EXPONENTS, lengths, strict=True)}
 
 
 @contextmanager

@@ -49,7 +49,7 @@ class SteepestDescent(torch.optim.Optimizer):
     Notes
     -----
     For p = 2, unnormalised, a step equals that of `torch.optim.SGD`. Where the steepest direction
-    is not unique the symmetric one is taken: zero for zero entries (p = inf), equal mass on tied
+    is not unique the symmetric one is taken: zero for zero entries (p = inf), equal weight on tied
     coordinates (p = 1).
 
     References

@@ -1,7 +1,11 @@
-"""The program that every exact solver here takes, in one form, and what it hands back."""
+"""The max-margin form: the program that every exact solver here takes.
+
+It reads the exponent q and the scales of the threat, and so serves l_q balls only.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,10 +16,13 @@ from scipy import sparse
 
 from sklearn_robust.certificates import Certified, Point, best_intercept, over_size
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.problems import feasible_weights
+from sklearn_robust.problems import RobustProblem, feasible_weights
 from sklearn_robust.scaled_norms import WeightedNorm
+from sklearn_robust.threats import require_ball
 
 Vector = NDArray[np.float64]
+
+SOLVER = "an exact separator"  # what serves l_q balls only, in messages
 
 _BALANCE = 2e-14  # difference of the classes' shares, relative to their sum, that is rounding
 
@@ -53,6 +60,26 @@ class MaxMarginForm:
     eps: float
     shift: float = 0.0
     scale: Vector | None = None
+
+    @classmethod
+    def of(cls, problem: RobustProblem, norm: LpNorm) -> MaxMarginForm:
+        """The form of a single problem with an l_q ball, in units of the rows' root mean square,
+        and centred where an intercept absorbs it.
+        """
+        require_ball(problem.threat, SOLVER)
+        problem, _ = problem.simplified().standardised()
+        labels, eps = problem.y[0], float(problem.radius[0])
+        if sparse.issparse(problem.X):
+            rows = sparse.csr_array(sparse.diags_array(labels) @ problem.X)
+        else:
+            rows = labels[:, None] * problem.X
+        dual_q, shift = problem.threat.dual_norm.p, 0.0
+        scale = problem.threat.scale if eps > 0 else None
+        if scale is None and math.isclose(norm.p, dual_q, rel_tol=1e-12):
+            eps, shift = 0.0, eps
+        return cls(
+            rows, labels if problem.fit_intercept else None, norm.p, dual_q, eps, shift, scale
+        )
 
     @cached_property
     def norm(self) -> LpNorm:
@@ -141,3 +168,17 @@ class MaxMarginForm:
 
 class SolverFailure(RuntimeError):
     """A solver that ended without an answer; the message holds its status."""
+
+
+@dataclass
+class Places:
+    """Consecutive places in an array: each call takes those after the last."""
+
+    size: int = 0
+
+    def take(self, count: int) -> slice:
+        self.size += count
+        return slice(self.size - count, self.size)
+
+    def take_one(self) -> int:
+        return self.take(1).start

@@ -18,7 +18,7 @@ from scipy import sparse
 
 from sklearn_robust._interrupts import interruptible
 from sklearn_robust.certificates import Point
-from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure, Vector
+from sklearn_robust.separators._max_margin_form import MaxMarginForm, Places, SolverFailure, Vector
 
 # asked of clarabel; it stops earlier where rounding ends its progress, and the certificate decides
 _TOLERANCE = 1e-12
@@ -38,19 +38,15 @@ class ConicProgram:
     Columns are added first come, first served; each block of rows names the columns it touches.
     """
 
-    n_columns: int = 0
+    columns: Places = field(default_factory=Places)
     linear: dict[int, float] = field(default_factory=dict)  # the entries of c
     square: slice | None = None  # the columns with P_j = 1; no others
-    _blocks: list[tuple[int, list[tuple[slice, Any]], Vector]] = field(default_factory=list)
+    _blocks: list[tuple[list[tuple[slice, Any]], Vector]] = field(default_factory=list)
     _cones: list[Any] = field(default_factory=list)
-
-    def add_columns(self, size: int) -> slice:
-        self.n_columns += size
-        return slice(self.n_columns - size, self.n_columns)
 
     def add_rows(self, cones: list[Any], terms: list[tuple[slice, Any]], constant: Vector) -> None:
         """The rows sum_k matrix_k x[columns_k] + constant, in these cones."""
-        self._blocks.append((len(constant), terms, constant))
+        self._blocks.append((terms, constant))
         self._cones += cones
 
     def solve(self) -> tuple[Vector, Vector]:
@@ -63,20 +59,11 @@ class ConicProgram:
         """
         import clarabel
 
-        rows = []
-        for size, terms, _ in self._blocks:
-            placed = [sparse.coo_array((size, self.n_columns))]
-            for columns, matrix in terms:
-                entry = sparse.coo_array(matrix)
-                place = (entry.row, entry.col + columns.start)
-                placed.append(sparse.coo_array((entry.data, place), shape=(size, self.n_columns)))
-            rows.append(sum(placed[1:], placed[0]))
-        A = sparse.csc_matrix(-sparse.vstack(rows))
-        b = np.concatenate([constant for _, _, constant in self._blocks])
-        squares = np.zeros(self.n_columns)
+        A = sparse.csc_matrix(-sparse.vstack([self._placed(terms) for terms, _ in self._blocks]))
+        b = np.concatenate([constant for _, constant in self._blocks])
+        squares, c = np.zeros(self.columns.size), np.zeros(self.columns.size)
         if self.square is not None:
             squares[self.square] = 1
-        c = np.zeros(self.n_columns)
         c[list(self.linear)] = list(self.linear.values())
 
         settings = clarabel.DefaultSettings()
@@ -100,6 +87,16 @@ class ConicProgram:
             raise SolverFailure(f"clarabel: {solution.status}")
         return x, z
 
+    def _placed(self, terms: list[tuple[slice, Any]]) -> Any:
+        """A block of rows in all columns."""
+        total: Any = 0
+        for columns, matrix in terms:
+            entry = sparse.coo_array(matrix)
+            place = (entry.row, entry.col + columns.start)
+            shape = (entry.shape[0], self.columns.size)
+            total = total + sparse.csr_array((entry.data, place), shape=shape)
+        return total
+
 
 def solve_cone_program(program: MaxMarginForm) -> Point:
     """Solve with clarabel, for any p and q.
@@ -120,7 +117,7 @@ def solve_cone_program(program: MaxMarginForm) -> Point:
     import clarabel
 
     conic, w, n = _with_margins(program)
-    unit = conic.add_columns(1)
+    unit = conic.columns.take(1)
     conic.add_rows([clarabel.ZeroConeT(1)], [(unit, np.ones((1, 1)))], -np.ones(1))
     _bound_norm(conic, w, unit, program.p)
     x, z = conic.solve()
@@ -158,12 +155,12 @@ def _with_margins(program: MaxMarginForm) -> tuple[ConicProgram, slice, int]:
 
     n, d = program.rows.shape
     conic = ConicProgram()
-    w, gamma = conic.add_columns(d), conic.add_columns(1)
+    w, gamma = conic.columns.take(d), conic.columns.take(1)
     margins: list[tuple[slice, Any]] = [(w, program.rows), (gamma, -np.ones((n, 1)))]
     if program.labels is not None:
-        margins.append((conic.add_columns(1), program.labels[:, None]))
+        margins.append((conic.columns.take(1), program.labels[:, None]))
     if program.eps > 0:
-        s = conic.add_columns(1)
+        s = conic.columns.take(1)
         margins.append((s, np.full((n, 1), -program.eps)))
     conic.add_rows([clarabel.NonnegativeConeT(n)], margins, np.zeros(n))
     if program.eps > 0:
@@ -202,7 +199,7 @@ def _bound_norm(
             [clarabel.SecondOrderConeT(d + 1)], [(tau, first), (w, rest @ scaled)], np.zeros(d + 1)
         )
         return
-    t = conic.add_columns(d)
+    t = conic.columns.take(d)
     if r == 1:
         for sign in (1.0, -1.0):
             conic.add_rows(

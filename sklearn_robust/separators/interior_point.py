@@ -1,4 +1,4 @@
-r"""A dense primal-dual interior-point method for the margin program, for every p and q.
+r"""A dense primal-dual interior-point method for the max-margin form, for every p and q.
 
 Mehrotra's predictor and corrector on the form of `_standard_form`, with the linear algebra of
 `_newton_system`: one weighted symmetric product and one Cholesky factor of size min(n, d) an
@@ -9,36 +9,72 @@ w = 0: no case is special. Every iterate is certified, and the best one is retur
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import LinAlgError
 
-from sklearn_robust.certificates import Point
-from sklearn_robust.separators._max_margin_form import (
-    MaxMarginForm,
-    SolverFailure,
-    Vector,
-)
+from sklearn_robust.certificates import Certified, Point
+from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure, Vector
 from sklearn_robust.separators._newton_system import NewtonSystem
 from sklearn_robust.separators._standard_form import StandardForm, State
 from sklearn_robust.separators.refinement import refined
 
+_MAX_DENSE = 30_000_000  # entries of the dense rows, 240 megabytes
+
+# iterations: most programs take 10 to 20
 _MAX_ITER = 80
-_PATIENCE = 10  # iterations without a smaller gap
+_PATIENCE = 10  # certificates without a smaller gap, after which rounding allows no more
 _FIRST_CERTIFICATE = 4  # earlier iterates have no margin
-_EARLY = 1e-1  # gap above which the linear systems are not refined while all goes well
-_LATE = 1e-3  # gap below which they are refined twice
-_MAX_DENSE = 30_000_000  # entries of a dense program
-_RIPE = 1e-4  # gap below which the face of the solution may be known
-_RIPER = 1e-2  # of the gap at which it was not: the next attempt
-# of the way to the boundary, with little and with much centring
-_TO_BOUNDARY, _CAUTIOUS = 0.9995, 0.99
+
+# certified relative gaps between which the linear systems are refined once: above, where all goes
+# well, not at all, and below twice
+_EARLY = 1e-1
+_LATE = 1e-3
+
+# active-set refinement ends the method once it is given the face of the solution
+_RIPE = 1e-4  # certified relative gap of the first attempt
+_RIPER = 1e-2  # the next attempt's gap, relative to the last one's
+
+# share of the way to the boundary that a step goes: less where much centring says that the
+# predictor is poor
+_TO_BOUNDARY = 0.9995
+_CAUTIOUS = 0.99
 _MUCH_CENTRING = 0.01
+_LEAST_RATE = 1e-300  # relative decrease at a full step that counts as one: no length is infinite
 
 
 def suits(program: MaxMarginForm) -> bool:
     """Any program whose rows fit in memory as a dense array."""
     return math.prod(program.rows.shape) <= _MAX_DENSE
+
+
+@dataclass
+class _Best:
+    """The iterate of least certified gap, or of least bound before any has a gap."""
+
+    point: Point | None = None
+    gap: float = math.inf
+    bound: float = math.inf
+    misses: int = 0  # certificates since then
+    ripe: float = _RIPE  # gap below which active-set refinement is tried
+
+    def offer(self, point: Point, certified: Certified) -> None:
+        self.misses += 1
+        reached = certified.gap
+        if reached < self.gap or (self.gap == math.inf and certified.bound <= self.bound):
+            self.point, self.gap = point, reached
+            self.bound, self.misses = certified.bound, 0
+
+    def ended(self, tol: float) -> bool:
+        return self.gap <= tol or self.bound == 0 or self.misses == _PATIENCE
+
+    @property
+    def refinements(self) -> int:
+        """How often the next linear systems are refined."""
+        if _EARLY < self.gap < math.inf and self.misses == 0:
+            return 0
+        return 1 if self.gap > _LATE else 2
 
 
 def solve_interior_point(program: MaxMarginForm, tol: float = 1e-9) -> Point:
@@ -63,81 +99,76 @@ def solve_interior_point(program: MaxMarginForm, tol: float = 1e-9) -> Point:
     """
     program = program.dense()
     form = StandardForm.of(program)
-    scale = form.unit * math.sqrt(program.rows.shape[1])
-    state, best, least, gap, misses, ripe = form.start(), None, math.inf, math.inf, 0, _RIPE
+    unit = form.unit * math.sqrt(program.rows.shape[1])  # of `program.rows` in that of `form.rows`
+    state, best = form.start(), _Best()
     for iteration in range(_MAX_ITER):
         weights = state.multipliers[form.margins]
-        scores, weighted_sum = form.rows @ form.difference(state.coordinates), weights @ form.rows
+        coef, weighted_sum = form.signs @ state.coordinates, weights @ form.rows
+        scores = form.rows @ coef
         if iteration >= _FIRST_CERTIFICATE:
-            point = Point(form.coef(state), weights)
-            proven = program.certify(point, form.unit * scores, scale * weighted_sum)
-            reached = proven.gap
-            misses += 1
-            if reached < gap or (gap == math.inf and proven.bound <= least):
-                best, least, gap, misses = point, proven.bound, reached, 0
-            if gap <= tol or least == 0 or misses == _PATIENCE:
+            point = Point(coef, weights)
+            best.offer(point, program.certify(point, unit * scores, unit * weighted_sum))
+            if best.ended(tol):
                 break
-            if gap <= ripe and misses == 0:
+            if best.gap <= best.ripe and best.misses == 0:
                 end, _ = refined(program, point, tol, sure=True)
                 if end.gap <= tol:
                     return end
-                ripe = _RIPER * gap
+                best.ripe = _RIPER * best.gap
         # far beyond the precision of float64 nothing is finite any more: the best iterate is then
         # already known
         with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
             try:
-                easy = _EARLY < gap < math.inf and misses == 0
-                state = _step(
-                    form,
-                    state,
-                    scores,
-                    weighted_sum,
-                    refinements=0 if easy else 1 if gap > _LATE else 2,
-                )
+                state = _step(form, state, scores, weighted_sum, best.refinements)
             except LinAlgError:
                 break
         if not all(np.isfinite(part).all() for part in state):
             break
-    if best is None:
+    if best.point is None:
         raise SolverFailure("interior point: no finite iterate")
-    return best
+    return best.point
 
 
 def _step(
     form: StandardForm, state: State, scores: Vector, weighted_sum: Vector, refinements: int
 ) -> State:
-    """Predictor and corrector from one iterate."""
-    system = NewtonSystem(form, state, scores, weighted_sum, refine=refinements > 0)
+    """The next iterate, by Mehrotra's predictor and corrector."""
+    equations = form.equations(state, scores, weighted_sum)
+    system = NewtonSystem(form, equations, refine=refinements > 0)
     products = state.slacks * state.multipliers
-    affine = system.direction(-products, refinements=0)
-    primal, dual = (min(1.0, length) for length in _lengths(form, state, affine))
-    left = (state.slacks + primal * affine.slacks) @ (state.multipliers + dual * affine.multipliers)
-    total = products.sum()
-    centring = min(1.0, (left / total) ** 3)
-    target = centring * total / form.n_pairs - products - affine.slacks * affine.multipliers
-    step = system.direction(target, refinements)
+
+    def direction(target: Vector, refinements: int) -> State:
+        right = form.right_side(equations, target, state)
+        return form.step(system.solve(right, refinements), target, state)
+
+    predictor = direction(-products, 0)
+    # sigma: the cube of the share of the complementarity that the predictor would leave
+    primal, dual = (min(1.0, length) for length in _lengths_to_boundary(form, state, predictor))
+    slacks = state.slacks + primal * predictor.slacks
+    left = slacks @ (state.multipliers + dual * predictor.multipliers)
+    complementarity = products.sum()
+    centring = min(1.0, (left / complementarity) ** 3)
+
+    # s z + ds z + s dz = sigma mu - ds_predictor dz_predictor
+    mu = complementarity / form.n_pairs
+    target = centring * mu - products - predictor.slacks * predictor.multipliers
+    step = direction(target, refinements)
     share = _CAUTIOUS if centring > _MUCH_CENTRING else _TO_BOUNDARY
-    primal, dual = (min(1.0, share * length) for length in _lengths(form, state, step))
-    scalars = state.scalars + primal * step.scalars
-    for bound in form.bounds:
-        if bound.multiplier is not None:
-            scalars[bound.multiplier] = (
-                state.scalars[bound.multiplier] + dual * step.scalars[bound.multiplier]
-            )
+    primal, dual = (min(1.0, share * length) for length in _lengths_to_boundary(form, state, step))
     return State(
         state.coordinates + primal * step.coordinates,
         state.slacks + primal * step.slacks,
         state.multipliers + dual * step.multipliers,
-        scalars,
+        state.scalars + np.where(form.dual_scalars, dual, primal) * step.scalars,
     )
 
 
-def _lengths(form: StandardForm, state: State, step: State) -> tuple[float, float]:
+def _lengths_to_boundary(form: StandardForm, state: State, step: State) -> tuple[float, float]:
     """How far the primal and the dual part may go until something positive reaches zero."""
-    shrinking = float(np.max(-step.slacks / state.slacks))
+    primal = float(np.max(-step.slacks / state.slacks))
     if form.radius is not None:
-        shrinking = max(shrinking, -step.scalars[form.radius] / state.scalars[form.radius])
-    fading = float(np.max(-step.multipliers / state.multipliers))
+        primal = max(primal, -step.scalars[form.radius] / state.scalars[form.radius])
+    dual = float(np.max(-step.multipliers / state.multipliers))
     if not form.linear:
-        shrinking = fading = max(shrinking, fading)
-    return 1 / max(shrinking, 1e-300), 1 / max(fading, 1e-300)
+        primal = dual = max(primal, dual)
+    return 1 / max(primal, _LEAST_RATE), 1 / max(dual, _LEAST_RATE)

@@ -1,10 +1,10 @@
-r"""Newton's method on the optimality conditions: from a solver's answer to one that is exact up to
-rounding.
+r"""Active-set refinement: Newton's method on the optimality conditions, from a solver's answer to
+one that is exact up to rounding.
 
-At the solution of the margin program the rows that carry weight have one margin :math:`\gamma`, and
-w lies on a face of the norms: a 1-norm holds coordinates at zero, a maximum norm ties coordinates
-in absolute value. On that face, :math:`w = B\theta`, both norms are smooth, and for the active rows
-the optimality conditions are equations,
+At the solution of the max-margin form the rows that carry weight have one margin :math:`\gamma`,
+and w lies on a face of the norms: a 1-norm holds coordinates at zero, a maximum norm ties
+coordinates in absolute value. On that face, :math:`w = B\theta`, both norms are smooth, and for the
+active rows the optimality conditions are equations,
 
 .. math::
 
@@ -28,18 +28,24 @@ from scipy.linalg import LinAlgError, LinAlgWarning, solve
 
 from sklearn_robust.certificates import Certified, Point
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
+from sklearn_robust.separators._max_margin_form import MaxMarginForm, Places, Vector
 
+EXACT = 1e-11  # certified relative gap below which a step gains nothing
+
+# steps
 _ROUNDS = 12
-EXACT = 1e-11  # gap below which there is nothing to gain
-_PATIENCE = 3  # rounds without a smaller gap
-_SURE = 0.1  # of the gap that a step leaves at most where the face is right
-# solves the system where rows repeat or the face leaves a freedom; repeated steps correct for it
+_PATIENCE = 3  # steps without a smaller gap
+_SURE = 0.1  # ratio of the gaps after and before a step, at most, where the face is right
+
+# the dense system
+_MAX_UNKNOWNS = 6000
+_CHEAP = 400  # unknowns up to which it costs next to nothing
+# added to pivots whose largest is about 1: the system has a solution where rows repeat or the face
+# leaves a freedom, and repeated steps correct for it
 _REGULARISATION = 1e-11
 _EQUILIBRATIONS = 4  # each halves the exponents by which the units of features differ
-# smaller entries, relative to the largest, count as this large in the curvature of a norm
+# smaller entries of w, relative to the largest, count as this large in the curvature of a norm
 _LEAST_ENTRY = 1e-12
-_MAX_UNKNOWNS, _CHEAP = 6000, 400  # of the dense system, and how many cost next to nothing
 
 
 def refined(
@@ -108,7 +114,7 @@ def newton_step(
         return None  # the faces here are those of norms that treat all features alike
     a = point.weights
     weighted_sum = program.rows.T @ a
-    # what the adversary leaves of Z^T a
+    # Z^T a less the nearest point of the threat's ball
     left = penalty_norm.dual.residual(weighted_sum, program.eps, norm.dual)
     distance = norm.dual.value(left)
     if distance == 0 or not point.coef.any():
@@ -146,11 +152,11 @@ def _solve_conditions(
     program: MaxMarginForm, w: Vector, a: Vector, face: _Face, gamma: float, slack: Vector
 ) -> Point | None:
     """Newton's equations at (w, a) for a program of active rows only, on a face."""
-    n, m = len(a), face.dimension
     # gamma ||w||_p^2 / 2 + eps ||w||_q*: its gradient, and its curvature as a diagonal plus a rank
     # for each norm
     u, diagonal, shrink = _derivatives(w, program.norm)
-    gradient, diagonal, ranks = gamma * u, gamma * diagonal, [(u, gamma * (1 - shrink))]
+    gradient, diagonal = gamma * u, gamma * diagonal
+    ranks = [(u, gamma * (1 - shrink))]
     slope = np.zeros_like(w)
     if program.eps > 0:
         v, curvature, shrink = _derivatives(w, LpNorm(program.dual_q))
@@ -159,26 +165,26 @@ def _solve_conditions(
         ranks.append((v, -weight * shrink))
     ranks = [(direction, size) for direction, size in ranks if size != 0]
 
-    # unknowns: the face's m coordinates, the intercept where it is free, one for each rank, and the
-    # n weights
-    first = m + (program.labels is not None)
-    rows = slice(first + len(ranks), first + len(ranks) + n)
-    system = np.zeros((rows.stop, rows.stop))
-    goal = np.zeros(rows.stop)
-    unknown = np.arange(m)
-    system[unknown, unknown] = face.gather(diagonal, squared=True)
-    goal[:m] = face.gather(gradient - program.rows.T @ a)
-    for k, (direction, size) in enumerate(ranks, start=first):
-        system[:m, k] = system[k, :m] = face.gather(direction)
+    places = Places()
+    theta = places.take(face.dimension)
+    intercept = None if program.labels is None else places.take_one()
+    n_primal = places.size
+    rank_places = [places.take_one() for _ in ranks]
+    weights = places.take(len(a))
+    system, goal = np.zeros((places.size, places.size)), np.zeros(places.size)
+    system[theta, theta] = np.diag(face.gather(diagonal, squared=True))
+    goal[theta] = face.gather(gradient - program.rows.T @ a)
+    for k, (direction, size) in zip(rank_places, ranks, strict=True):
+        system[theta, k] = system[k, theta] = face.gather(direction)
         system[k, k] = -1 / size
-    system[rows, :m] = face.gather(program.rows) - face.gather(slope)
+    system[weights, theta] = face.gather(program.rows) - face.gather(slope)
     if program.labels is not None:
-        system[rows, m] = program.labels
-        goal[m] = -program.labels @ a
-    system[:first, rows] = system[rows, :first].T
-    goal[rows] = slack
-    step = _solve_saddle_point(system, goal, first)
-    return None if step is None else Point(w - face.expand(step[:m]), a + step[rows])
+        system[weights, intercept] = program.labels
+        goal[intercept] = -program.labels @ a
+    system[:n_primal, weights] = system[weights, :n_primal].T
+    goal[weights] = slack
+    step = _solve_saddle_point(system, goal, n_primal)
+    return None if step is None else Point(w - face.expand(step[theta]), a + step[weights])
 
 
 def _solve_saddle_point(system: Vector, goal: Vector, n_primal: int) -> Vector | None:

@@ -23,12 +23,16 @@ from scipy.linalg.blas import dsyrk
 from sklearn_robust.certificates import Point, relative_gap
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure, Vector
 
-_MAX_ITER = 60
-_EXACT = 1e-12
-_RIDGE = 1e-10  # of the mean pivot: the system is singular where rows repeat
-_NOTHING = 1e-40  # norm of w beside the sum of weights, where rows are of size 1
+_MAX_ITER = 60  # Newton steps; a handful is usual
+_EXACT = 1e-12  # relative gap at which no step is left to make
+# relative to the mean pivot, and added to each: the system is singular where rows repeat
+_RIDGE = 1e-10
+# norm of w, relative to the sum of the weights, that is zero where rows are of size 1
+_NOTHING = 1e-40
+
+# line search
 _MAX_HALVINGS = 40
-_DECREASE = 1e-4  # of the slope that a step must keep
+_DECREASE = 1e-4  # sufficient-decrease fraction of the predicted decrease
 
 
 def suits(program: MaxMarginForm) -> bool:
@@ -76,12 +80,8 @@ def solve_semismooth_newton(
             # the weights prove that no separator exists, or only one of no margin to speak of
             return Point(w, weights)
         scale = total_weight / square  # the best point of the ray through the weights
-        weights, w, square, total_weight = (
-            scale * weights,
-            scale * w,
-            scale**2 * square,
-            scale * total_weight,
-        )
+        weights, w = scale * weights, scale * w
+        square, total_weight = scale**2 * square, scale * total_weight
         margins = Z @ w - eps * np.abs(w).sum()
         size = np.sqrt(square)
         gap = relative_gap(float(margins.min()) / size, size / total_weight)
@@ -112,9 +112,7 @@ def _primal(Z: Vector, weights: Vector, eps: float) -> Vector:
 
 
 def _used_gram(Z: Vector, w: Vector, eps: float, free: Vector) -> Vector:
-    """Products of the rows that carry weight, in the features that w uses, less what the adversary
-    takes; lower triangle.
-    """
+    """Products of the free rows less eps sign(w), in the features that w uses; lower triangle."""
     used = np.flatnonzero(w)
     rows = (Z if free.all() else Z[free]).take(used, axis=1)
     rows -= eps * np.sign(w[used])
@@ -143,8 +141,8 @@ def _line_search(
     step: Vector,
     value: float,
 ) -> tuple[Vector, Vector] | None:
-    """Weights, and their w, after as much of the step, projected on l >= 0, as decreases the dual;
-    None where none does.
+    """Weights, and their w, after the longest tried step, projected on l >= 0, that decreases the
+    dual sufficiently; None where none does.
     """
     length = 1.0
     for _ in range(_MAX_HALVINGS):

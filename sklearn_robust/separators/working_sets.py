@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sklearn_robust.certificates import Point, best_intercept
+from sklearn_robust.certificates import Certified, Point, best_intercept
 from sklearn_robust.separators._max_margin_form import (
     MaxMarginForm,
     SolverFailure,
@@ -22,15 +22,20 @@ from sklearn_robust.separators._max_margin_form import (
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.refinement import refined
 
-_TALL, _WIDE = 8, 4  # rows for each column, and columns for each row, from which working sets pay
-_LARGE = 500_000  # entries from which they do
+# the sizes from which working sets pay, as docs/guide/solvers.md has them measured
+_TALL = 8  # rows for each column
+_WIDE = 4  # columns for each row
+_LARGE = 500_000  # entries
+
+# rounds
 _MAX_ROUNDS = 40
-_ROUGH = 1e-3  # gap of early rounds
-_FINE = 0.3  # of tol, in the last rounds
-_FEW = 0.02  # of min(n, d): so few violations that the set is nearly right
-_CROWDED = 0.05  # of d: so many violations that rows without weight make room
+_ROUGH = 1e-3  # certified relative gap of early rounds
+_FINE = 0.3  # gap of the last rounds, relative to tol
+_FEW = 0.02  # violations, relative to min(n, d), at most, where the set is nearly right
+# violations, relative to d, from which the set is cleared of rows without weight
+_CROWDED = 0.05
+_CARRIES = 1e-3  # least weight that counts there, relative to the largest
 _NOTHING = 1e-12  # bound, in units of the rows' root mean square, that is zero up to rounding
-_CARRIES = 1e-3  # of the largest weight, from which a row carries some
 
 
 def suits_row_sets(program: MaxMarginForm) -> bool:
@@ -69,18 +74,15 @@ def solve_on_row_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
         If too many rounds pass before the gap is reached.
     """
     n, d = program.rows.shape
-    chosen = _first_rows(program, 2 * d)
-    rough = _ROUGH
+    chosen, rough = _first_rows(program, 2 * d), _ROUGH
     for _ in range(_MAX_ROUNDS):
         labels = None if program.labels is None else program.labels[chosen]
         part = replace(program, rows=program.rows[chosen], labels=labels).dense()
-        small, _ = refined(part, solve_interior_point(part, rough), rough)
-        weights = np.zeros(n)
-        weights[chosen] = small.weights
-        point = Point(small.coef, weights)
+        small = _solve_part(part, rough)
+        point = Point(small.coef, np.zeros(n))
+        point.weights[chosen] = small.weights
         scores = program.rows @ small.coef
-        proven = program.certify(point, scores, small.weights @ part.rows)
-        if proven.bound <= _NOTHING or proven.gap <= tol:
+        if _is_solved(program.certify(point, scores, small.weights @ part.rows), tol):
             return point
         if program.labels is not None:
             scores = scores + program.labels * best_intercept(scores[chosen], part.classes)[0]
@@ -92,7 +94,7 @@ def solve_on_row_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
         if len(violated) > _CROWDED * d:
             chosen = _kept(program, chosen, small.weights, scores[chosen], int(1.5 * d))
         chosen = np.concatenate([chosen, violated[np.argsort(scores[violated])][:d]])
-        rough = _ROUGH if len(violated) > _FEW * min(n, d) else _FINE * tol
+        rough = _next_gap(program, len(violated), tol)
     raise SolverFailure("row sets: the gap was not reached")
 
 
@@ -117,35 +119,44 @@ def solve_on_column_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
         If too many rounds pass before the gap is reached.
     """
     n, d = program.rows.shape
-    strength = np.abs(np.ones(n) @ program.rows)
-    chosen = np.argsort(-strength)[: 4 * n]
+    chosen = np.argsort(-np.abs(np.ones(n) @ program.rows))[: 4 * n]
     rough = _ROUGH
     for _ in range(_MAX_ROUNDS):
         part = replace(program, rows=program.rows[:, chosen]).dense()
-        small, _ = refined(part, solve_interior_point(part, rough), rough)
-        coef = np.zeros(d)
-        coef[chosen] = small.coef
-        point, scores = Point(coef, small.weights), part.rows @ small.coef
-        weighted_sum = small.weights @ program.rows
-        proven = program.certify(point, scores, weighted_sum)
-        if proven.bound <= _NOTHING or proven.gap <= tol:
+        small = _solve_part(part, rough)
+        point = Point(np.zeros(d), small.weights)
+        point.coef[chosen] = small.coef
+        scores, weighted_sum = part.rows @ small.coef, small.weights @ program.rows
+        if _is_solved(program.certify(point, scores, weighted_sum), tol):
             return point
         # the weighted sum of an unused feature may be as large as the answer's bound (p = 1), or as
         # eps (p = 2)
+        allowed = program.eps
+        if program.p == 1:
+            allowed = part.certify(small, scores, weighted_sum[chosen]).bound
         strength = np.abs(weighted_sum) / small.weights.sum()
-        allowed = (
-            part.certify(small, scores, weighted_sum[chosen]).bound
-            if program.p == 1
-            else program.eps
-        )
         strength[chosen] = 0
         violated = np.flatnonzero(strength > allowed)
         if not len(violated) and rough < tol:
             return point  # as far as rounding allows
         strongest = violated[np.argsort(-strength[violated])]
         chosen = np.concatenate([chosen, strongest[: max(2 * n, len(violated) // 2)]])
-        rough = _ROUGH if len(violated) > _FEW * min(n, d) else _FINE * tol
+        rough = _next_gap(program, len(violated), tol)
     raise SolverFailure("column sets: the gap was not reached")
+
+
+def _solve_part(part: MaxMarginForm, gap: float) -> Certified:
+    """The answer on a set of rows or columns, to this gap."""
+    return refined(part, solve_interior_point(part, gap), gap)[0]
+
+
+def _is_solved(certified: Certified, tol: float) -> bool:
+    return certified.bound <= _NOTHING or certified.gap <= tol
+
+
+def _next_gap(program: MaxMarginForm, n_violated: int, tol: float) -> float:
+    """The gap of the next round: rough while the set misses many rows or columns."""
+    return _ROUGH if n_violated > _FEW * min(program.rows.shape) else _FINE * tol
 
 
 def _first_rows(program: MaxMarginForm, size: int) -> Vector:

@@ -53,6 +53,8 @@ class Room:
         Of the path; filled by it.
     work, other : vectors of length d
     flags : vector of bool of length d
+    high, low : arrays without axes
+        Numbers in arithmetic with vectors, which takes less time than with a float.
     """
 
     p: float
@@ -62,13 +64,16 @@ class Room:
     work: np.ndarray
     other: np.ndarray
     flags: np.ndarray
+    high: np.ndarray
+    low: np.ndarray
 
     @classmethod
     def like(cls, p: float, q: float, coef: np.ndarray) -> Room:
         """Room for vectors like the coefficients."""
         weighted_sum, work, other = (room_like(coef) for _ in range(3))
         flags = np.empty(coef.shape, dtype=bool)
-        return cls(p, q, Blas.of(coef.dtype), weighted_sum, work, other, flags)
+        high, low = (np.empty((), coef.dtype) for _ in range(2))
+        return cls(p, q, Blas.of(coef.dtype), weighted_sum, work, other, flags, high, low)
 
     @property
     def has_closed_form(self) -> bool:
@@ -107,9 +112,10 @@ def _proximal_step(
     """
     work, cut = room.work, step * penalty_weight
     np.copyto(moved, coef)
-    room.blas.add(moved, step / total, room.weighted_sum)
-    np.minimum(moved, cut, out=work)
-    np.maximum(work, -cut, out=work)
+    room.blas.axpy(room.weighted_sum, moved, a=step / total)
+    room.high[...], room.low[...] = cut, -cut
+    np.minimum(moved, room.high, out=work)
+    np.maximum(work, room.low, out=work)
     np.subtract(moved, work, moved)
     np.subtract(moved, coef, work)
     square = room.blas.dot(work, work)
@@ -120,7 +126,7 @@ def _gradient_step(room: Room, coef: np.ndarray, moved: np.ndarray, step: float)
     """p = 2, q = 2: a step against the gradient."""
     subgradient = room.work
     np.copyto(moved, coef)
-    room.blas.add(moved, -step, subgradient)
+    room.blas.axpy(subgradient, moved, a=-step)
     square = room.blas.dot(subgradient, subgradient)
     return Step(step * square, math.sqrt(square))
 
@@ -131,7 +137,7 @@ def _sign_step(room: Room, coef: np.ndarray, moved: np.ndarray, step: float) -> 
     subgradient_norm = room.blas.size(subgradient)
     np.sign(subgradient, change)
     np.copyto(moved, coef)
-    room.blas.add(moved, -step * subgradient_norm, change)
+    room.blas.axpy(change, moved, a=-step * subgradient_norm)
     if room.q == 2:
         return Step(step * subgradient_norm * subgradient_norm, subgradient_norm)
     np.multiply(coef, moved, change)
@@ -147,8 +153,8 @@ def _coordinate_step(room: Room, coef: np.ndarray, moved: np.ndarray, step: floa
     np.abs(subgradient, size)
     j = int(size.argmax())
     subgradient_norm, slope, before = size.item(j), subgradient.item(j), coef.item(j)
-    tied = subgradient_norm * (1 - _TIED * np.finfo(size.dtype).eps)
-    np.greater_equal(size, tied, room.flags)
+    room.high[...] = subgradient_norm * (1 - _TIED * np.finfo(size.dtype).eps)
+    np.greater_equal(size, room.high, room.flags)
     if np.count_nonzero(room.flags) > 1:
         return None
     after = before - step * slope
@@ -167,11 +173,13 @@ def _box_subgradient(
     of w the s in [-1, 1] that cancels what it can; into room.work.
     """
     subgradient, weighted_sum = room.work, room.other
-    np.multiply(room.weighted_sum, 1 / total, weighted_sum)
-    np.minimum(weighted_sum, penalty_weight, out=subgradient)
-    np.maximum(subgradient, -penalty_weight, out=subgradient)
+    room.low[...] = 1 / total
+    np.multiply(room.weighted_sum, room.low, weighted_sum)
+    room.high[...], room.low[...] = penalty_weight, -penalty_weight
+    np.minimum(weighted_sum, room.high, out=subgradient)
+    np.maximum(subgradient, room.low, out=subgradient)
     np.sign(coef, spare)
-    np.multiply(spare, penalty_weight, spare)
+    np.multiply(spare, room.high, spare)
     np.copyto(subgradient, spare, where=np.not_equal(coef, 0, room.flags))
     np.subtract(subgradient, weighted_sum, subgradient)
     return True
@@ -187,6 +195,7 @@ def _ball_subgradient(
     square = room.blas.dot(coef, coef)
     if not 0 < square < math.inf:
         return False
-    np.multiply(coef, penalty_weight / math.sqrt(square), subgradient)
-    room.blas.add(subgradient, -1 / total, room.weighted_sum)
+    room.high[...] = penalty_weight / math.sqrt(square)
+    np.multiply(coef, room.high, subgradient)
+    room.blas.axpy(room.weighted_sum, subgradient, a=-1 / total)
     return True

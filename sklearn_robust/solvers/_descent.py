@@ -400,13 +400,16 @@ class DescentRun(Run[DescentPath]):
         done = (log_risk < _in_double(self.done_below)) | (gap <= tol)
         stalled = (step < _STALLED) | (slope == 0) | (log_risk == -math.inf)
         ended = done | stalled
+        proof_due = self.proof_due(iteration)
+        undecided = ~done & ~((figures["margin"] > 0) & (self.bounds > 0))
+        if not undecided.any():
+            return ended, done
         # the risk is within slope * size of its minimum; the product says nothing at w = 0
         size = _in_double(self.geometry.size(at.coef))
         likely = stalled | ((size > 0) & (slope * size <= self.prove_below))
-        if self.proof_due(iteration):
+        if proof_due:
             likely |= self.near_proof(iteration, at)
-        separates = (figures["margin"] > 0) & (self.bounds > 0)
-        for i in np.flatnonzero(likely & ~separates & ~done).tolist():
+        for i in np.flatnonzero(likely & undecided).tolist():
             risk_gap, proof = self._risk_gap(i, now)
             proven = bool(np.isfinite(proof).all())
             done[i] = risk_gap <= tol
@@ -518,8 +521,12 @@ class RulePath:
         step: Array,
         growth: float | None,
     ) -> None:
-        self.problem, self.loss, self.rule, self.growth = problem, loss, rule, growth
-        self.state, self.step, self.first_step = state, step, step
+        self.problem = problem
+        self.loss = loss
+        self.rule = rule
+        self.growth = growth
+        self.state = state
+        self.step = self.first_step = step
         self.coef = rule.coef(state)
         self.now = problem.evaluate(loss, self.coef)
         self.weighted_sum = problem.weighted_sum(self.now.weights)
@@ -568,9 +575,7 @@ class RulePath:
         return self.coef, self.now
 
     def require_decrease(self, share: Array) -> None:
-        """From now on accept a trial if it brings this share (k,) of the decrease that its slope
-        promises.
-        """
+        """From now on accept a trial if it brings this share (k,) of the predicted decrease."""
         self.sufficient_decrease = share
 
     def select(self, rows: np.ndarray) -> Self:

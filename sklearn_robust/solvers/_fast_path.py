@@ -40,7 +40,8 @@ def serves(problem: RobustProblem, geometry: Geometry) -> bool:
 class FastPaths:
     """k problems under way, each on its own; the methods are those of `_descent.DescentPath`.
 
-    A problem in a batch takes the path that it takes alone.
+    A problem in a batch moves as it does alone: batches in one matrix product were 1.1 to 1.8 times
+    as fast, and whole fits of several classes were not.
 
     Parameters
     ----------
@@ -93,12 +94,13 @@ class FastPaths:
 
     def any_below(self, log_risk: np.ndarray) -> bool:
         """Whether the log-risk of a problem is at most its entry of this array (k,)."""
-        pairs = zip(self.paths, log_risk.tolist(), strict=True)
-        return any(path.here.log_risk <= bound for path, bound in pairs)
+        return any(path.here.log_risk <= log_risk.item(i) for i, path in enumerate(self.paths))
 
     def iterate(self) -> Iterate:
         """Where the problems are; what the scores have gathered in rounding ends here."""
         at = [path.iterate() for path in self.paths]
+        if len(at) == 1:
+            return at[0]
         coef, weighted_sum, subgradient_norm, step = (
             np.concatenate([getattr(one, name) for one in at])
             for name in ("coef", "weighted_sum", "subgradient_norm", "step")
@@ -147,7 +149,9 @@ class _Point:
     total: float
 
     def __init__(self, coef: np.ndarray, y: np.ndarray) -> None:
-        self.coef, self.scores, self.weights = room_like(coef), room_like(y), room_like(y)
+        self.coef = room_like(coef)
+        self.scores = room_like(y)
+        self.weights = room_like(y)
         self.coef[...] = coef
         self.intercept = 0.0
 
@@ -183,16 +187,21 @@ class FastPath:
         step: float,
         growth: float | None,
     ) -> None:
-        self.problem, self.loss, self.rule, self.rows = problem, loss, rule, rows
-        self.step, self.first_step, self.growth = step, step, growth
+        self.problem = problem
+        self.loss = loss
+        self.rule = rule
+        self.rows = rows
+        self.step = self.first_step = step
+        self.growth = growth
         self.sufficient_decrease = 0.5
         self.q = problem.threat.q
         self.eps = float(problem.radius[0]) * problem.threat.eps
         self.room = Room.like(p, self.q, coef)
         self.blas = self.room.blas
+        self.closed_form = self.room.has_closed_form
         self.weighted_sum = self.room.weighted_sum
         # where only a coordinate moves, scores are kept by columns
-        self.by_column = self.room.has_closed_form and p == 1 and not rows.sparse
+        self.by_column = self.closed_form and p == 1 and not rows.sparse
         self.exponential = is_exponential(loss)
 
         # labels and weights of the samples; a float where the weights are equal
@@ -209,6 +218,7 @@ class FastPath:
         self.subgradient: np.ndarray | None = None
         self.subgradient_norm = 0.0
         self.row = room_like(y)
+        self.number = np.empty((), y.dtype)  # in arithmetic with vectors
         self.here, self.there = _Point(coef, y), _Point(coef, y)
         self._refresh()
 
@@ -238,7 +248,7 @@ class FastPath:
         here, problem = self.here, self.problem
         margins = here.scores - here.penalty
         if problem.fit_intercept:
-            self.blas.add(margins, here.intercept, self.y)
+            self.blas.axpy(self.y, margins, a=here.intercept)
         subgradient_norm = (
             np.array([self.subgradient_norm])
             if self.subgradient is None
@@ -293,11 +303,13 @@ class FastPath:
         numbers.
         """
         weights = there.weights
-        np.subtract(there.penalty - here.log_risk + self.log_share, there.scores, weights)
+        number = self.number
+        number[...] = there.penalty - here.log_risk + self.log_share
+        np.subtract(number, there.scores, weights)
         if self.log_weight is not None:
             weights += self.log_weight
         if self.problem.fit_intercept:
-            self.blas.add(weights, -here.intercept, self.y)
+            self.blas.axpy(self.y, weights, a=-here.intercept)
         np.exp(weights, weights)
         if not self.problem.fit_intercept:
             total = self.blas.size(weights)
@@ -310,8 +322,10 @@ class FastPath:
                 return False
             # the best intercept gives both classes the same weight
             ratio = math.sqrt(down / up)
-            np.multiply(self.positive, ratio - 1 / ratio, self.row)
-            np.add(self.row, 1 / ratio, self.row)
+            number[...] = ratio - 1 / ratio
+            np.multiply(self.positive, number, self.row)
+            number[...] = 1 / ratio
+            np.add(self.row, number, self.row)
             np.multiply(weights, self.row, weights)
             there.intercept = here.intercept - math.log(ratio)
             total = 2 * math.sqrt(up * down)
@@ -354,7 +368,7 @@ class FastPath:
 
     def _step_in_closed_form(self, here: _Point, there: _Point) -> float | None:
         """The step of this pair of norms; None where it has no closed form."""
-        if not self.room.has_closed_form:
+        if not self.closed_form:
             return None
         penalty_weight = self.eps * here.total_weight
         taken = closed_form_step(
@@ -367,5 +381,5 @@ class FastPath:
             self.rows.scores(there.coef, out=there.scores)
         else:
             np.copyto(there.scores, here.scores)
-            self.blas.add(there.scores, taken.change, self.rows.column(taken.coordinate))
+            self.blas.axpy(self.rows.column(taken.coordinate), there.scores, a=taken.change)
         return taken.predicted_decrease

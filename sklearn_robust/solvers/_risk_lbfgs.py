@@ -51,7 +51,8 @@ def lbfgs(
     coef : ndarray of shape (1, d)
     n_iter : int
     """
-    coef, n_iter = start, 0
+    coef = start
+    n_iter = 0
     if start.any():
         coef, n_iter = _descend(problem, loss, start, max_iter, record)
     if problem.threat.dual_norm.value(coef)[0] == 0:
@@ -67,7 +68,8 @@ def lbfgs(
 
 def _unpenalised_minimiser(problem: RobustProblem, loss: MarginLoss, max_iter: int) -> np.ndarray:
     """The minimiser over the features that the adversary cannot touch; zero where there is none."""
-    coef, scale = np.zeros((1, problem.n_features)), problem.threat.scale
+    coef = np.zeros((1, problem.n_features))
+    scale = problem.threat.scale
     if scale is not None and not scale.all():
         free = np.flatnonzero(scale == 0)
         X = on_columns(problem.X, free)
@@ -199,7 +201,8 @@ class _Form(Protocol):
 
 def _form(problem: RobustProblem, unit: float) -> _Form:
     """The form that suits the adversary's norm."""
-    eps, threat = float(problem.radius[0]) / unit, problem.threat
+    eps = float(problem.radius[0]) / unit
+    threat = problem.threat
     scale = np.ones(problem.n_features) if threat.scale is None else threat.scale
     if eps > 0 and threat.q == math.inf:
         return _Split(eps, scale)

@@ -212,7 +212,8 @@ def minimise_model(
     A = hessian.coef.copy()
     A.flat[:: len(A) + 1] += damping * diagonal
     # p0 and rho0: Z^T a' and sum a' at x = 0 and penalty 0, the intercept eliminated
-    k, label_sum = hessian.penalty, gradient.label_sum
+    k = hessian.penalty
+    label_sum = gradient.label_sum
     weighted_sum = gradient.weighted_sum[hessian.columns]
     p0 = weighted_sum - label_sum * hessian.label_row[:-1] + A @ coef - level * k
     rho0 = (
@@ -307,7 +308,9 @@ class _Model:
 
     def _on_faces(self, faces: _Faces, x: np.ndarray, max_faces: int) -> tuple[np.ndarray, bool]:
         """The active-set method, from x."""
-        value, face, exact = self.value(x), np.empty(0), False
+        value = self.value(x)
+        face = np.empty(0)
+        exact = False
         for _ in range(max_faces):
             last, face = face, faces.read(x)
             if exact and np.array_equal(face, last):
@@ -508,10 +511,12 @@ class _SmoothNorm:
             x = self._along_steepest_ray(unpenalised)
             value = model.value(x)
         factor: np.ndarray | None = None
-        last, stalled = math.inf, 0
+        last = math.inf
+        stalled = 0
         for _ in range(max_steps):
             factor, ahead = self._step(x, factor)
-            whole, before = ahead(1.0), value
+            whole = ahead(1.0)
+            before = value
             change = math.sqrt(model.diagonal @ (whole - x) ** 2 / (model.diagonal @ x**2))
             x, value = model.downhill(x, ahead, value)
             if change <= _CONVERGED:
@@ -585,7 +590,8 @@ class _SmoothNorm:
         follows from it: the step of Newton's method to first order, and far from the minimiser that
         of an active-set method.
         """
-        seen, norm, size = self.model.seen, self.model.norm, self.model.size(x)
+        seen, norm = self.model.seen, self.model.norm
+        size = self.model.size(x)
         growth = float(slope @ step)
         r = seen * x / size
         s = r + slope

@@ -119,7 +119,8 @@ class _Trust:
 
     def fail(self, *, damped: bool) -> None:
         """Ask for an exact Hessian, and damp it more if that is wanted."""
-        self.hessian, self.exact = None, True
+        self.hessian = None
+        self.exact = True
         if damped:
             self.damping = max(_RAISE * self.damping, _DAMPED)
 
@@ -244,8 +245,10 @@ class _Newton:
         self.certify = certify
         self.y, self.log_weight = problem.y[0], problem.log_weight[0]
         self.used = self.log_weight > -math.inf
-        d, threat = problem.n_features, problem.threat
-        self.eps, self.norm = float(problem.radius[0]), threat.dual_norm
+        d = problem.n_features
+        threat = problem.threat
+        self.eps = float(problem.radius[0])
+        self.norm = threat.dual_norm
         self.scale = np.ones(d) if threat.scale is None else threat.scale
         self.constrained = self.eps == 0 or not self.scale.all()
         self.centre = rows.mean() if problem.fit_intercept else np.zeros(d)
@@ -256,7 +259,9 @@ class _Newton:
         self, start: np.ndarray, max_iter: int, record: Callable[[int, np.ndarray], None]
     ) -> tuple[Solution | None, np.ndarray, int]:
         """Iterate: gradient, model, step, convergence, search."""
-        at, trust, iteration = self._start(start), self.trust, 0
+        at = self._start(start)
+        trust = self.trust
+        iteration = 0
         while iteration < max_iter and trust.damping < _MOST_DAMPING and not self._separates(at):
             iteration += 1
             gradient = self._gradient(at)
@@ -286,13 +291,14 @@ class _Newton:
 
     def _start(self, start: np.ndarray) -> _Point:
         """The point of these coefficients (1, d) with the best intercept."""
+        scores = np.zeros((1, len(self.y)))
+        near = None
         if start.any():
-            scores, near = self.problem.signed_scores(start), None
-        else:
-            share = np.exp(self.log_weight)
-            up = float(share @ (self.y > 0))
+            scores = self.problem.signed_scores(start)
+        else:  # the best intercept is near the log-odds of the classes
+            up = float(np.exp(self.log_weight) @ (self.y > 0))
             odds = math.log(up / (1 - up)) if self.problem.fit_intercept and 0 < up < 1 else 0.0
-            scores, near = np.zeros((1, len(self.y))), np.array([odds])
+            near = np.array([odds])
         penalty = self.problem.penalty(start)
         now = self.problem.evaluate_scores(self.loss, scores, penalty, near=near)
         intercept = float(now.intercept[0])
@@ -355,7 +361,8 @@ class _Newton:
         d = len(at.coef)
         if self.norm.p > 1 or self.eps == 0:
             return slice(None) if d <= self.most_columns else None
-        size, in_use = np.abs(gradient.weighted_sum), at.coef != 0
+        size = np.abs(gradient.weighted_sum)
+        in_use = at.coef != 0
         needed = in_use | (size > _NEAR * self.eps * gradient.total_weight * self.scale)
         limit = max(_COLUMNS, 2 * int(in_use.sum()))
         if needed.sum() > limit:  # those of the largest weighted sums, relative to their bounds
@@ -431,7 +438,8 @@ class _Newton:
 
         It is log L(t) <= log L(0) - 1e-3 t (predicted decrease), t halved from the first.
         """
-        decrease, target = step.predicted_decrease, step.target
+        decrease = step.predicted_decrease
+        target = step.target
         if not decrease > 0 or (not step.settled and decrease <= _ROUNDING):
             return None
         granted = 8 * np.finfo(float).eps * (1 + abs(at.log_risk)) if decrease < _DIGITS else 0.0
@@ -483,8 +491,10 @@ class _Newton:
         lopsided = abs(self.y @ at.weights) > _LOPSIDED * at.weights.sum()
         if not self.problem.fit_intercept or not lopsided:
             return at
-        margins, y, log_weight = at.margins[None], self.y[None], self.log_weight[None]
-        rise = float(self.loss.intercept(margins, y, log_weight, np.zeros(1))[0])
+        rises = self.loss.intercept(
+            at.margins[None], self.y[None], self.log_weight[None], np.zeros(1)
+        )
+        rise = float(rises[0])
         raised = replace(at, scores=at.scores + rise * self.y, intercept=at.intercept + rise)
         return self._between(raised, raised, 1.0)
 
@@ -494,7 +504,8 @@ class _Newton:
         """The target with the model's weights a' = a - C delta as its proof, if that reaches the
         tolerance.
         """
-        hessian, target = self.trust.hessian, step.target
+        hessian = self.trust.hessian
+        target = step.target
         if not step.settled or step.predicted_decrease > _CLOSE or hessian is None:
             return None
         for _ in range(_MAX_REFINEMENTS):

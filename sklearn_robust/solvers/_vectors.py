@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -29,7 +30,9 @@ def room_like(x: np.ndarray) -> np.ndarray:
 
 
 class Blas(NamedTuple):
-    """Operations on vectors of one type, in less time than a call of NumPy takes."""
+    """Operations on vectors, in less time than a call of NumPy takes: <x, y>, the sum of |x|, and
+    y + a x, written into y.
+    """
 
     dot: Callable[[np.ndarray, np.ndarray], float]
     size: Callable[[np.ndarray], float]
@@ -39,10 +42,6 @@ class Blas(NamedTuple):
     def of(cls, dtype: Any) -> Self:
         """Those of this type."""
         return cls(*get_blas_funcs(("dot", "asum", "axpy"), dtype=dtype))
-
-    def add(self, y: np.ndarray, number: float, x: np.ndarray) -> None:
-        """Add the multiple of x to y."""
-        self.axpy(x, y, a=number)
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ class SignedRows:
             X, y = y[0][:, None] * X, None
         return cls(X, X.T, y)
 
-    @property
+    @cached_property
     def sparse(self) -> bool:
         """Whether the data are sparse."""
         return bool(sparse.issparse(self.X))

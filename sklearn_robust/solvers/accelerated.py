@@ -324,9 +324,8 @@ def _trial(
 
 
 def _project(problem: RobustProblem, x: Array) -> Array:
-    """The Euclidean projection on the feasible weights: the simplex, or a simplex of total_weight
-    1/2 for
-    each class.
+    """The Euclidean projection on the feasible weights: the simplex, or a simplex of total weight
+    1/2 for each class.
     """
     xp = namespace(x)
     projected = zero = xp.zeros_like(x)

@@ -173,9 +173,8 @@ class _DiagonalDescent:
 
 def _inf_norm_subgradient(ahead: Array, rates: Array, penalty_weight: Array) -> Array:
     r"""The s that clips w' = ahead - rates s to [-t, t], with :math:`\|s\|_1` = penalty_weight:
-    penalty_weight times a
-    subgradient of the
-    inf-norm at w'. Where penalty_weight suffices to bring all of w' to zero, t = 0.
+    penalty_weight times a subgradient of the inf-norm at w'. Where penalty_weight suffices to bring
+    all of w' to zero, t = 0.
     """
     xp = namespace(ahead)
     size = xp.abs(ahead)

@@ -215,10 +215,8 @@ class Recorder:
 
     def rewind(self) -> None:
         """Begin at iteration 0 again, for the next of several problems solved one by one."""
-        self._history, self._schedules = (
-            _Schedule(self.every),
-            [_Schedule(monitor.every) for monitor in self.monitors],
-        )
+        self._history = _Schedule(self.every)
+        self._schedules = [_Schedule(monitor.every) for monitor in self.monitors]
 
     def history(self, k: int) -> dict[str, np.ndarray]:
         """Arrays of shape (t, k) by name, and "iteration" of shape (t,)."""

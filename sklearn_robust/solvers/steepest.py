@@ -49,7 +49,7 @@ from sklearn_robust.threats import (
     takes_proximal_steps,
 )
 
-_GROWTH = 1.05  # of the adaptive step
+_GROWTH = 1.05  # factor on the adaptive step after an accepted trial
 
 
 def steepest_descent(
@@ -77,9 +77,9 @@ def steepest_descent(
         The geometry of all problems or of each: an `LpNorm`, or a norm of one's own.
     step_size : "adaptive", "paper" or float
         Step on the log-risk. "adaptive" backtracks: a step is accepted if it brings half of the
-        decrease that its slope promises; with loss_tol = 0, where the limit itself is wanted, the
-        fraction 1 - min(1/2, gap), gap the certified one: a step may waste no more than what is
-        still open. "paper" is the constant 1/B^2, :math:`B = \max_{ij} |x_{ij}| + \epsilon`.
+        predicted decrease; with loss_tol = 0, where the limit itself is wanted, the fraction
+        1 - min(1/2, gap), gap the certified one: a step may waste no more than what is still open.
+        "paper" is the constant 1/B^2, :math:`B = \max_{ij} |x_{ij}| + \epsilon`.
     max_iter : int
         Passes over the data at most.
     loss_tol : float
@@ -161,7 +161,10 @@ def descent_grid(
 
     Notes
     -----
-    On NumPy data each problem follows the path that it takes alone, to the last digit.
+    Each problem follows the path that it would take alone, up to rounding: certificates are taken
+    of all problems at once, and scores that are kept by columns (p = 1) are computed afresh then.
+    Adaptive steps work at the edge of stability, where rounding grows with the iterations. The
+    certificate of each is its own.
 
     Examples
     --------

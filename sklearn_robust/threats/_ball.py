@@ -251,7 +251,8 @@ class LpBall:
         scale = to_numpy(self.scale).astype(np.float64)
         rows = sparse.eye_array(len(scale), format="csr")
         free, fixed = np.flatnonzero(scale > 0), np.flatnonzero(scale == 0)
-        moved, s, n = rows[free], scale[free], len(free)
+        moved, s = rows[free], scale[free]
+        n = len(free)
         nothing = np.zeros(n)
         if self.q == math.inf:
             E, F = sparse.vstack([moved, -moved]), sparse.csr_array((2 * n, 0))

@@ -74,8 +74,9 @@ def _missing(threat: Any, protocol: type) -> list[str]:
 
 
 def _capital(subject: str) -> str:
-    """The subject at the head of a sentence; names of functions stay as they are."""
-    return subject if "_" in subject.split()[0] else subject[0].upper() + subject[1:]
+    """The subject at the head of a sentence; names of functions and parameters stay as they are."""
+    named = "_" in subject.split()[0] or "=" in subject
+    return subject if named else subject[0].upper() + subject[1:]
 
 
 def _name(threat: Any) -> str:

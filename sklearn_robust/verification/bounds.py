@@ -58,7 +58,7 @@ def interval_bound(layers: list[Layer], bounds: Bounds, region: Region, coef: Te
 
 
 def linear_bound(layers: list[Layer], bounds: Bounds, region: Region, coef: Tensor) -> Tensor:
-    """A lower bound on <c, f(x')> from a linear bound pulled back to the input, (n, s), for coef (n
+    """A lower bound on <c, f(x')> from a linear bound moved to the input, (n, s), for coef (n
     or 1, s, *shape).
     """
     constant = coef.new_zeros(1, 1)

@@ -28,8 +28,12 @@ from sklearn_robust.verification.layers import Layer, read_network
 from sklearn_robust.verification.mixed_integer import exact_margins
 
 METHODS = ("interval", "crown-ibp", "crown", "exact")
-_SOLVER_TOLERANCE = 1e-6  # to which the mixed-integer solver holds constraints and optimality
-_READ_ON = 16  # samples, on which what was read of a module is compared with what it computes
+_SOLVER_TOLERANCE = 1e-6  # the mixed-integer solver's, on constraints and optimality (HiGHS)
+
+# The scores of a module must be those of its layers to this share of the largest one, or it is
+# refused: larger differences than those of rounding in float32 mean that it was misread.
+_READING_TOL = 1e-2
+_READ_ROWS = 16  # samples on which the scores are compared
 
 
 def certified_margins(
@@ -78,8 +82,8 @@ def certified_margins(
         How far the adversary can move each feature, relative to the others: s above, 1 by default.
         A feature of scale 0 does not move.
     method : {"interval", "crown-ibp", "crown", "exact"}, default="crown"
-        From the cheapest to the tightest. "interval" propagates intervals. "crown-ibp" pulls linear
-        bounds on the margin back to the input, with intervals for the hidden units. "crown" bounds
+        From the cheapest to the tightest. "interval" propagates intervals. "crown-ibp" moves linear
+        bounds on the margin to the input, with intervals for the hidden units. "crown" bounds
         the hidden units in that way too, which for deep convolutional networks costs far more. Each
         result is at least that of intervals. "exact" solves a mixed-integer program for each sample
         and class, with q = inf or 1 and without max pooling. It suits some tens of inputs and up to
@@ -146,60 +150,8 @@ def certified_margins(
     crown [0.1]
     exact [0.1]
     """
-    check_exponent(q, "q")
-    check_choice(method, "method", METHODS)
-    check_number(time_limit, "time_limit", low=0, strict=True)
-    if method == "exact" and q not in (1, math.inf):
-        raise ValueError(
-            f"method='exact' supports q = 1 and q = inf, where the threat is a polytope, got "
-            f"q={q!r}."
-        )
-    layers = read_network(
-        module,
-        torch.float32
-        if getattr(X, "dtype", None) in (torch.float32, np.float32)
-        else torch.float64,
-    )
-    x = _samples(
-        X,
-        next(
-            (p.device for p in module.parameters() if p.device.type != "mps"), torch.device("cpu")
-        ),
-    )
-    threats = Region(x, q, _radii(eps, x), clip, scale)
-    differences = _differences(layers, x, y)
-    _check_reading(module, layers, x)
-    if batch_size is None:
-        batch_size = max(1, MAX_ENTRIES // (differences.shape[1] * largest_layer(layers, x)))
-    check_number(batch_size, "batch_size", low=1, integer=True)
-
-    margins, unsolved = [], 0
-    for rows in torch.arange(len(x), device=x.device).split(batch_size):
-        region = threats.rows(rows)
-        bounds = input_bounds(layers, region, linear=method in ("crown", "exact"))
-        lower = interval_bound(layers, bounds, region, differences[rows])
-        if method != "interval":
-            lower = torch.maximum(lower, linear_bound(layers, bounds, region, differences[rows]))
-        if method == "exact":
-            least, late = exact_margins(
-                layers, bounds, region, differences[rows], lower, time_limit
-            )
-            charge = products(differences[rows].abs(), output_rounding(layers, bounds)).amax(dim=1)
-            charge += _SOLVER_TOLERANCE * (1 + least.abs())
-            least = torch.maximum(least - charge, lower.amin(dim=1))
-            unsolved += late
-        else:
-            least = lower.amin(dim=1)
-        margins.append(to_numpy(least))
-    if unsolved:
-        warnings.warn(
-            f"{unsolved} of {len(x)} samples were not solved within {time_limit:g} seconds each; "
-            f"their margins are lower "
-            "bounds. Increase time_limit.",
-            ConvergenceWarning,
-            stacklevel=2,
-        )
-    return np.concatenate(margins)
+    verifier = _Verifier(module, X, y, q, clip, scale, method, batch_size, time_limit)
+    return verifier.margins(_radii(eps, verifier.x))
 
 
 def certified_radius(
@@ -251,33 +203,116 @@ def certified_radius(
     check_number(max_radius, "max_radius", low=0, strict=True)
     check_number(tol, "tol", low=0, strict=True)
     refuse_lazy(X=X, y=y)
-    X, y = X if isinstance(X, Tensor) else np.asarray(X), np.asarray(y)
+    verifier = _Verifier(module, X, y, q, clip, scale, method, batch_size, time_limit)
+    n = len(verifier.x)
 
-    def is_certified(rows: np.ndarray, radius: np.ndarray) -> np.ndarray:
-        margins = certified_margins(
-            module,
-            X[rows],
-            y[rows],
-            eps=radius,
-            q=q,
-            clip=clip,
-            scale=scale,
-            method=method,
-            batch_size=batch_size,
-            time_limit=time_limit,
-        )
-        return margins > 0
+    def is_certified(rows: np.ndarray, radii: np.ndarray) -> np.ndarray:
+        of_all = np.zeros(n)
+        of_all[rows] = radii
+        return verifier.margins(_radii(of_all, verifier.x), rows) > 0
 
-    low, high = np.zeros(len(y)), np.full(len(y), float(max_radius))
-    rows = np.flatnonzero(is_certified(np.arange(len(y)), low))
+    low = np.zeros(n)
+    high = np.full(n, float(max_radius))
+    rows = np.flatnonzero(is_certified(np.arange(n), low))
     tried = high[rows]
     while len(rows):
         certified = is_certified(rows, tried)
-        low[rows[certified]], high[rows[~certified]] = tried[certified], tried[~certified]
+        low[rows[certified]] = tried[certified]
+        high[rows[~certified]] = tried[~certified]
         # no float lies between neighbours
         rows = rows[high[rows] - low[rows] > np.maximum(tol, np.spacing(high[rows]))]
         tried = (low[rows] + high[rows]) / 2
     return low
+
+
+class _Verifier:
+    """A network as layers, and the samples at which it is bounded, for any radii.
+
+    Parameters
+    ----------
+    module, X, y, q, clip, scale, method, batch_size, time_limit
+        As in `certified_margins`.
+
+    Attributes
+    ----------
+    x : Tensor of shape (n, ...)
+        The samples in float64.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        X: Any,
+        y: ArrayLike,
+        q: float,
+        clip: tuple[Any, Any] | None,
+        scale: Any,
+        method: str,
+        batch_size: int | None,
+        time_limit: float,
+    ) -> None:
+        check_exponent(q, "q")
+        check_choice(method, "method", METHODS)
+        check_number(time_limit, "time_limit", low=0, strict=True)
+        if method == "exact" and q not in (1, math.inf):
+            raise ValueError(
+                f"method='exact' supports q = 1 and q = inf, where the threat is a polytope, got "
+                f"q={q!r}."
+            )
+        single = getattr(X, "dtype", None) in (torch.float32, np.float32)
+        self.layers = read_network(module, torch.float32 if single else torch.float64)
+        devices = (p.device for p in module.parameters() if p.device.type != "mps")
+        self.x = _samples(X, next(devices, torch.device("cpu")))
+        self.q = q
+        self.clip = clip
+        self.scale = scale
+        self.method = method
+        self.time_limit = time_limit
+        self.differences = _differences(self.layers, self.x, y)
+        _check_reading(module, self.layers, self.x)
+        if batch_size is None:
+            n_entries = self.differences.shape[1] * largest_layer(self.layers, self.x)
+            batch_size = max(1, MAX_ENTRIES // n_entries)
+        check_number(batch_size, "batch_size", low=1, integer=True)
+        self.batch_size = batch_size
+
+    def margins(self, radii: Tensor, rows: np.ndarray | None = None) -> np.ndarray:
+        """Lower bounds on the margins of some samples; `radii` holds one for each of all."""
+        regions = Region(self.x, self.q, radii, self.clip, self.scale)
+        chosen = np.arange(len(self.x)) if rows is None else rows
+        margins = []
+        unfinished = 0
+        for part in torch.as_tensor(chosen, device=self.x.device).split(self.batch_size):
+            least, late = self._least(regions.rows(part), self.differences[part])
+            margins.append(to_numpy(least))
+            unfinished += late
+        if unfinished:
+            warnings.warn(
+                f"{unfinished} of {len(chosen)} samples were not solved within {self.time_limit:g} "
+                f"seconds each; their margins are lower bounds. Increase time_limit.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        return np.concatenate(margins)
+
+    def _least(self, region: Region, differences: Tensor) -> tuple[Tensor, int]:
+        """Bounds on the least difference of scores of each sample, and the number of samples for
+        which time ran out.
+        """
+        linear = self.method in ("crown", "exact")
+        bounds = input_bounds(self.layers, region, linear=linear)
+        lower = interval_bound(self.layers, bounds, region, differences)
+        if self.method != "interval":
+            lower = torch.maximum(lower, linear_bound(self.layers, bounds, region, differences))
+        if self.method != "exact":
+            return lower.amin(dim=1), 0
+        least, late = exact_margins(
+            self.layers, bounds, region, differences, lower, self.time_limit
+        )
+        # the charge: rounding of the network, and the tolerance of the solver
+        charge = products(differences.abs(), output_rounding(self.layers, bounds)).amax(dim=1)
+        charge += _SOLVER_TOLERANCE * (1 + least.abs())
+        return torch.maximum(least - charge, lower.amin(dim=1)), late
 
 
 def _samples(X: Any, device: torch.device) -> Tensor:
@@ -315,7 +350,8 @@ def _differences(layers: list[Layer], x: Tensor, y: ArrayLike) -> Tensor:
             f"The module must return scores of shape (n, n_outputs), got {tuple(scores.shape)} for "
             f"one sample."
         )
-    n_outputs, labels = scores.shape[1], np.asarray(y)
+    n_outputs = scores.shape[1]
+    labels = np.asarray(y)
     n_classes = max(n_outputs, 2)
     if (
         labels.shape != (len(x),)
@@ -336,14 +372,15 @@ def _differences(layers: list[Layer], x: Tensor, y: ArrayLike) -> Tensor:
 
 def _check_reading(module: nn.Module, layers: list[Layer], x: Tensor) -> None:
     """The module must compute what its layers say, up to rounding, on some of the samples."""
-    few = x[:_READ_ON]
-    read, like = few, next((p for p in module.parameters() if p.is_floating_point()), x)
+    few = x[:_READ_ROWS]
+    like = next((p for p in module.parameters() if p.is_floating_point()), x)
+    read = few
     for layer in layers:
         read = layer(read)
     with torch.no_grad(), evaluating(module):
         scores = module(few.to(like)).to(read)
     if scores.shape != read.shape or not torch.allclose(
-        scores, read, rtol=1e-2, atol=1e-2 * float(read.abs().max())
+        scores, read, rtol=_READING_TOL, atol=_READING_TOL * float(read.abs().max())
     ):
         raise TypeError(
             f"{type(module).__name__} does not compute what its layers say: something that is not "

@@ -61,7 +61,8 @@ class Affine:
     def __init__(self, modules: list[nn.Module], unit: float) -> None:
         self.module = nn.Sequential(*modules)
         # |A| h and |A| h + |b|
-        self.magnitude, self.absolute = copy.deepcopy(self.module), copy.deepcopy(self.module)
+        self.magnitude = copy.deepcopy(self.module)
+        self.absolute = copy.deepcopy(self.module)
         for layer in [*self.magnitude.children(), *self.absolute.children()]:
             for parameter in layer.parameters():
                 parameter.abs_()
@@ -73,7 +74,8 @@ class Affine:
             if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 cast(Tensor, layer.running_mean).zero_()
         self.mixes = sum(isinstance(layer, _MIXING) for layer in modules)
-        self.unit, self.terms = unit, sum(_terms(layer) for layer in modules)
+        self.unit = unit
+        self.terms = sum(_terms(layer) for layer in modules)
 
     def __call__(self, h: Tensor) -> Tensor:
         return self.module(h)
@@ -97,10 +99,10 @@ class Affine:
     ) -> tuple[Tensor, Tensor]:
         """Exact, but for rounding: c' = A^T c, b' = b + <c, A 0 + b> - <|c|, |rho|>."""
         offset, transpose, *_ = torch.func.vjp(self.module, torch.zeros_like(lower[:1]))
-        (pulled,) = torch.vmap(transpose)(coef.flatten(0, 1).unsqueeze(1))
+        (moved,) = torch.vmap(transpose)(coef.flatten(0, 1).unsqueeze(1))
         rounding = products(coef.abs().flatten(2), self.rounding(lower, upper).flatten(1))
         constant = constant + coef.flatten(2) @ offset.flatten() - rounding
-        return pulled.view(*coef.shape[:2], *lower.shape[1:]), constant
+        return moved.view(*coef.shape[:2], *lower.shape[1:]), constant
 
 
 class ReLU:
@@ -166,10 +168,10 @@ class MaxPool:
         constant = constant + torch.where(
             on_entry, 0, coef * self.module(upper).unsqueeze(1)
         ).flatten(2).sum(dim=2)
-        moved = torch.where(on_entry, coef, 0).flatten(3)
-        pulled = moved.new_zeros(*moved.shape[:3], lower[0, 0].numel())
-        pulled.scatter_add_(3, chosen.unsqueeze(1).expand_as(moved), moved)
-        return pulled.view(*moved.shape[:2], *lower.shape[1:]), constant
+        kept = torch.where(on_entry, coef, 0).flatten(3)
+        moved = kept.new_zeros(*kept.shape[:3], lower[0, 0].numel())
+        moved.scatter_add_(3, chosen.unsqueeze(1).expand_as(kept), kept)
+        return moved.view(*kept.shape[:2], *lower.shape[1:]), constant
 
     def _window(self) -> dict[str, Any]:
         return {
@@ -293,10 +295,8 @@ def _applied(module: nn.Module, layer: str) -> nn.Module:
         del copied.parametrizations
         for name, weight in weights.items():
             copied.register_parameter(name, weight)
-    known, found = (
-        {"weight", "bias"} if type(copied) in _WEIGHTED else set(),
-        set(copied._parameters),
-    )
+    known = {"weight", "bias"} if type(copied) in _WEIGHTED else set()
+    found = set(copied._parameters)
     if found != known:
         strange = sorted(found ^ known)
         raise TypeError(

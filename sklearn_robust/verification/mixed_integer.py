@@ -55,7 +55,7 @@ def exact_margins(
     -------
     minimum : tensor of shape (n,)
         Where the time did not suffice, the lower bound that was proved.
-    unsolved : int
+    unfinished : int
         Number of samples where it did not.
     """
     matrices = [_matrix(layer, lower) for layer, (lower, _) in zip(layers, bounds, strict=True)]
@@ -133,7 +133,8 @@ def _encode(
     parts = 1 if is_box else 2
     n_moves = parts * len(x)
     n_variables = n_moves + 2 * sum(map(len, undecided))
-    low, high, binary = np.zeros(n_variables), np.ones(n_variables), np.zeros(n_variables)
+    low, binary = np.zeros(n_variables), np.zeros(n_variables)
+    high = np.ones(n_variables)
     h, h0 = np.eye(len(x), n_variables), x
     constraints = []
     if is_box:

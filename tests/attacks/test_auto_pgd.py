@@ -103,6 +103,7 @@ def test_points_and_steps_are_those_of_the_algorithm(q, seed):
     assert -float(best.margins) == pytest.approx(losses.max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", RADII)
 def test_apgd_finds_at_least_what_pgd_finds(q, digits):
     net, X, y = digits
@@ -118,6 +119,7 @@ def test_apgd_finds_at_least_what_pgd_finds(q, digits):
     assert targeted <= plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", RADII)
 def test_one_run_of_apgd_goes_lower_than_pgd_on_average(q, digits):
     net, X, y = digits
@@ -126,6 +128,7 @@ def test_one_run_of_apgd_goes_lower_than_pgd_on_average(q, digits):
     assert margins(net, apgd(net, X, y, n_steps=100, **threat), y).mean() < plain.mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", RADII)
 def test_apgd_goes_as_low_as_a_long_search(q, digits):
     net, X, y = digits

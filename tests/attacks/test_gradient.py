@@ -1,4 +1,4 @@
-"""Attacks by gradients against closed forms, brute force and their own promises."""
+"""Attacks by gradients against closed forms, brute force and what their documentation says."""
 
 import copy
 import math
@@ -43,6 +43,7 @@ def margins(module, X, y):
 ASCENTS = {pgd: {"n_steps": 40, "step_size": 0.3}, apgd: {"n_steps": 60}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ASCENTS)
 @pytest.mark.parametrize("q", QS)
 @pytest.mark.parametrize(
@@ -71,6 +72,7 @@ def test_linear_modules_are_solved(attack, q, n_outputs, loss, random_start):
     np.testing.assert_allclose(margins(module, points, y), exact, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [pgd, apgd])
 @pytest.mark.parametrize("q", QS)
 def test_linear_modules_are_solved_in_a_box(attack, q):
@@ -118,6 +120,7 @@ def test_linear_estimators_get_their_exact_worst_case(q):
         np.testing.assert_allclose(found, exact, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [pgd, apgd])
 @pytest.mark.parametrize("q", QS)
 @pytest.mark.parametrize("n_outputs", [1, 3])
@@ -155,6 +158,7 @@ def test_brute_force_in_the_plane(attack, q, n_outputs, clip):
 SETTINGS = {pgd: {"n_steps": 4}, apgd: {"n_steps": 6}, square: {"n_queries": 8}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", SETTINGS)
 @pytest.mark.parametrize("q", QS)
 @given(
@@ -194,6 +198,7 @@ def test_points_stay_in_the_ball_and_the_box(attack, q, seed, eps, image, single
     assert np.all(size <= eps * (1 + 1e-6) + 1e-44)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", SETTINGS)
 @pytest.mark.parametrize("q", QS)
 @pytest.mark.parametrize("stop_when_broken", [True, False])
@@ -216,6 +221,7 @@ def test_batches_and_seeds(attack, q, stop_when_broken, digits):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", SETTINGS)
 def test_the_module_is_left_as_it_was(attack):
     net = torch.nn.Sequential(
@@ -231,6 +237,7 @@ def test_the_module_is_left_as_it_was(attack):
     assert all(p.grad is None for p in net.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", SETTINGS)
 def test_tensors_and_arrays(attack):
     net = relu_net(3, 1, dtype=torch.float32)

@@ -32,6 +32,7 @@ def broken(net, X, y):
         return (logit_margins(net(torch.as_tensor(X)), torch.as_tensor(y)) <= 0).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", RADII)
 @pytest.mark.parametrize("image", [False, True])
 def test_it_sees_through_masked_gradients(q, image, digits):
@@ -48,6 +49,7 @@ def test_it_sees_through_masked_gradients(q, image, digits):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", [1, 2, math.inf])
 def test_it_comes_near_the_closed_form_on_linear_scores(q):
     rng = np.random.default_rng(0)
@@ -68,6 +70,7 @@ def test_it_comes_near_the_closed_form_on_linear_scores(q):
     assert np.all(clean - reached >= 0.9 * (clean - exact))
 
 
+@pytest.mark.slow
 def test_it_attacks_any_classifier():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(60, 2))

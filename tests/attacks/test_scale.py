@@ -40,6 +40,7 @@ def network(seed=0, n_outputs=2):
     ).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", [None, (0, 1)])
 @pytest.mark.parametrize("q", EXPONENTS)
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
@@ -74,6 +75,7 @@ def test_random_starts_do_not_spend_on_what_cannot_move(q):
     assert np.median(reach) == pytest.approx(2 * 0.5 ** (1 / 3), rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", EXPONENTS)
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_a_uniform_scale_is_a_radius(attack, q):
@@ -152,6 +154,7 @@ def test_bad_scales_are_refused(attack, bad):
         attack(network(), X, y, eps=0.1, scale=bad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", EXPONENTS)
 def test_networks_train_and_are_judged_by_their_scale(q):
     X, y = data(60)
@@ -199,6 +202,7 @@ def test_a_network_trained_with_scale_zero_is_trained_without_adversary():
     )
 
 
+@pytest.mark.slow
 def test_scores_of_networks_name_their_scale_and_not_that_of_training():
     X, y = data(60)
     model = RobustMLPClassifier(

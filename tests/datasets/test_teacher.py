@@ -30,6 +30,7 @@ def test_distribution(teacher_sparsity, data_sparsity):
         assert set(np.unique(teacher)) <= {-1.0, 0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_redrawing_ties_leaves_the_law_of_the_other_entries():
     X, y, teacher = make_teacher_classification(
         20_000, 64, teacher_sparsity=4, data_sparsity=4, return_teacher=True, random_state=0

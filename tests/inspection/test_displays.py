@@ -59,7 +59,7 @@ def legend(ax):
     return [text.get_text() for text in ax.get_legend().get_texts()]
 
 
-def told_apart(lines):
+def distinct(lines):
     styles = [(to_hex(line.get_color()), line.get_linestyle()) for line in lines]
     return (
         len({color for color, _ in styles}) == len({str(dash) for _, dash in styles}) == len(styles)
@@ -82,7 +82,7 @@ class TestRobustAccuracy:
             np.testing.assert_allclose(line.get_ydata(), exact, rtol=1e-12)
             np.testing.assert_array_equal(line.get_xdata(), eps)
         assert legend(display.ax_) == list(models)
-        assert told_apart(display.lines_)
+        assert distinct(display.lines_)
         assert "2-norm" in display.ax_.get_xlabel()
 
     def test_by_default_the_curve_reaches_to_where_few_samples_withstand(self, cancer):
@@ -101,7 +101,7 @@ class TestRobustAccuracy:
             for n, m in models.items()
         ]
         assert all(display.ax_ is ax and display.figure_ is figure for display in displays)
-        assert told_apart([line for display in displays for line in display.lines_])
+        assert distinct([line for display in displays for line in display.lines_])
         assert legend(ax) == list(models)
 
     def test_a_network_lies_between_proof_and_attack(self):
@@ -238,7 +238,7 @@ class TestSeparator:
                 assert np.dot(w, point) + b == pytest.approx(0, abs=1e-9)
             assert not np.allclose(line.get_xy1(), line.get_xy2())
         assert legend(display.ax_) == ["class down", "class up", "p = 1", "p = 2"]
-        assert told_apart(display.lines_)
+        assert distinct(display.lines_)
         np.testing.assert_array_equal(display.points_[1].get_offsets(), shifted[LABELS == "up"])
 
     @pytest.mark.parametrize("layout", [None, "constrained"])
@@ -354,7 +354,7 @@ class TestConvergence:
         assert display.figure_ is figure
         assert legend(axes[0]) == [f"RobustLinearClassifier, class {k}" for k in range(3)]
         for lines in display.lines_.values():
-            assert told_apart(lines)
+            assert distinct(lines)
             assert len(lines) == 3
 
     def test_an_accelerated_fit_has_no_loss(self, gaussian):

@@ -135,6 +135,7 @@ def test_labels_must_be_those_of_the_training_data(gaussian):
         implicit_bias_report(model, X, y[:5])
 
 
+@pytest.mark.slow
 def test_the_report_needs_no_torch():
     code = (
         "import sys; from sklearn_robust import implicit_bias_report; assert 'torch' not in "

@@ -68,6 +68,7 @@ def answers(model, X, y):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", LINEAR, ids=lambda e: type(e).__name__)
 def test_new_parameters_wait_for_the_next_fit(estimator, apart):
     X, y = apart
@@ -152,6 +153,7 @@ def test_log_probabilities_serve_a_search_and_calibration(apart):
     assert CalibratedClassifierCV(model, cv=2).fit(X, y).predict_proba(X).shape == (30, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", LINEAR, ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_sparse_coefficients_answer_as_dense_ones(estimator, n_classes, apart):
@@ -190,6 +192,7 @@ def test_a_warm_start_from_sparse_coefficients(apart):
     np.testing.assert_array_equal(again.coef_, model.fit(X, y).coef_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [RobustLinearClassifier, RobustDiagonalNet, MinNormRobustClassifier]
 )

@@ -69,6 +69,7 @@ def assert_same(grid, ours):
     np.testing.assert_array_equal(ours.intercept_, grid.best_estimator_.intercept_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("load", "eps", "threat_eps", "threat_q", "loss"),
     [
@@ -88,6 +89,7 @@ def test_the_search_is_that_of_grid_search(load, eps, threat_eps, threat_q, loss
     )
 
 
+@pytest.mark.slow
 def test_weights_splitters_and_options():
     X, y = breast_cancer()
     rng = np.random.default_rng(0)
@@ -133,6 +135,7 @@ def test_weights_splitters_and_options():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", ["pandas", "polars"])
 def test_frames(frames):
     library = pytest.importorskip(frames)
@@ -151,12 +154,14 @@ def test_frames(frames):
     np.testing.assert_array_equal(model.predict(frame), plain.predict(X))
 
 
+@pytest.mark.slow
 def test_auto_radii_come_from_the_data():
     X, y = wine()
     model = RobustLinearClassifierCV(2, threat_eps=0.3, cv=2).fit(X, y)
     np.testing.assert_array_equal(model.cv_results_["param_eps"].data, training_radii(X, y))
 
 
+@pytest.mark.slow
 def test_auto_radii_are_shares_of_the_distance_of_the_class_means():
     X, y = breast_cancer()
     half = 0.5 * np.abs(X[y == "benign"].mean(axis=0) - X[y == "malignant"].mean(axis=0)).max()
@@ -202,6 +207,7 @@ def test_what_is_fitted():
     np.testing.assert_array_equal(again.predict(X), model.predict(X))
 
 
+@pytest.mark.slow
 def test_without_refit_there_are_scores_alone():
     X, y = wine()
     model = RobustLinearClassifierCV(2, eps=(0.1, 0.5), threat_eps=0.4, cv=2).fit(X, y)
@@ -213,6 +219,7 @@ def test_without_refit_there_are_scores_alone():
         model.predict(X)
 
 
+@pytest.mark.slow
 def test_metadata_routing_brings_weights_and_groups():
     X, y = wine()
     weight, groups = np.arange(len(y)) % 4, np.arange(len(y)) % 5

@@ -61,6 +61,7 @@ def test_bad_parameters_are_refused(parameters, message):
         MinNormRobustClassifier(**parameters).fit([[0.0], [1.0]], [0, 1])
 
 
+@pytest.mark.slow
 def test_undecided_is_not_called_inseparable(monkeypatch):
     from sklearn_robust.linear_model import fitting
 
@@ -92,6 +93,7 @@ def test_tol_is_the_gap_that_is_accepted():
     assert single.dual_gap_ <= 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(np.finfo(np.longdouble).eps > 1e-18, reason="long double is double here")
 def test_near_eps_star_the_estimator_reports_what_the_separator_proves():
     """Rounding of double precision is 8e-5 of a margin of 1e-10 eps*."""

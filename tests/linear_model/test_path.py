@@ -17,6 +17,7 @@ def standardised(load):
     return StandardScaler().fit_transform(X), y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["exponential", "logistic"])
 @pytest.mark.parametrize("q", [2, math.inf])
 def test_each_cell_is_the_estimator_fitted_alone(loss, q):
@@ -38,6 +39,7 @@ def test_each_cell_is_the_estimator_fitted_alone(loss, q):
             assert (path.dual_gap[i, j] <= 1e-8).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["steepest_descent", "accelerated", "exact"])
 def test_several_classes_and_solvers(solver):
     X, y = standardised(load_wine)
@@ -76,6 +78,7 @@ def test_sparse_single_precision_and_scalars(gaussian):
     np.testing.assert_allclose(single.coef, dense.coef, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_weights_are_those_of_repeated_samples(gaussian):
     X, y = gaussian(60, 5, noise=0.5)
     weight = np.arange(60) % 3
@@ -108,6 +111,7 @@ def test_messages(gaussian):
         robust_linear_path(X, y, p=[1, 2], q=2, eps=0, solver="steepest_descent", max_iter=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", [1, 2, math.inf])
 @pytest.mark.parametrize("loss", ["exponential", "logistic"])
 @pytest.mark.parametrize("fit_intercept", [True, False])

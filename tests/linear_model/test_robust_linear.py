@@ -42,6 +42,7 @@ def real_data(request):
     return (X / 16 if request.param == "digits" else scale(X)), y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", GEOMETRIES)
 @pytest.mark.parametrize("loss", ["exponential", "logistic"])
 def test_default_fit_of_real_data_is_silent_and_certified(real_data, p, loss):
@@ -58,6 +59,7 @@ def test_default_fit_of_real_data_is_silent_and_certified(real_data, p, loss):
     assert model.robust_score(X, y) > 0.6
 
 
+@pytest.mark.slow
 def test_robust_training_beats_clean_training_on_real_data():
     X, y = load_breast_cancer(return_X_y=True)
     scorer = make_robust_scorer(eps=0.4)
@@ -71,6 +73,7 @@ def test_robust_training_beats_clean_training_on_real_data():
     assert robust[0.4] > robust[0.01] + 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit_intercept", [True, False])
 @pytest.mark.parametrize("q", GEOMETRIES)
 def test_solvers_agree_where_data_are_separable(gaussian, q, fit_intercept):
@@ -110,6 +113,7 @@ def test_all_solvers_end_at_the_same_loss(gaussian):
         assert np.exp(-margins).sum() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", GEOMETRIES)
 def test_data_next_to_inseparable_get_their_exact_limit(gaussian, p):
     X, y = gaussian(100, 30)
@@ -144,6 +148,7 @@ def test_an_exact_separator_is_judged_by_the_tol_of_the_estimator():
         RobustLinearClassifier(eps=0.0, solver="exact", tol=1e-15).fit(X, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", [1, 2, math.inf])
 def test_just_beyond_the_largest_eps_the_proof_is_kept_and_the_risk_certified(q):
     X, y = load_breast_cancer(return_X_y=True)
@@ -155,6 +160,7 @@ def test_just_beyond_the_largest_eps_the_proof_is_kept_and_the_risk_certified(q)
     assert model.dual_gap_ <= 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", [1, 2, math.inf])
 def test_float32_data_are_certified_too(q):
     X, y = load_breast_cancer(return_X_y=True)
@@ -173,6 +179,7 @@ def test_float32_data_are_certified_too(q):
     assert model.dual_gap_ < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eps", [0.0, 0.01, 0.2])
 @pytest.mark.parametrize("unit", [1e-10, 1e10])
 def test_the_unit_of_the_data_does_not_matter(eps, unit):
@@ -187,6 +194,7 @@ def test_the_unit_of_the_data_does_not_matter(eps, unit):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eps", [0.0, 1e-12])
 @pytest.mark.parametrize(
     ("large", "small", "offset"), [(1e4, 1e-10, 0.0), (1e6, 1e-6, 0.0), (1e6, 1e-5, 1.7e9)]
@@ -246,6 +254,7 @@ def test_probabilities(loss):
     np.testing.assert_allclose(binary.predict_proba(X)[:, 1], 1 / (1 + np.exp(-scores)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["auto", "steepest_descent", "accelerated", "exact"])
 def test_sparse_data_give_what_dense_data_give(solver):
     X, y = make_teacher_classification(60, 100, data_sparsity=10, random_state=0)
@@ -259,6 +268,7 @@ def test_sparse_data_give_what_dense_data_give(solver):
         assert model.robust_score(convert(X), y) == dense.robust_score(X, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["steepest_descent", "accelerated"])
 @pytest.mark.parametrize("noise", [0.0, 3.0], ids=["separable", "not separable"])
 def test_torch_on_the_cpu_gives_what_numpy_gives(gaussian, solver, noise):
@@ -270,6 +280,7 @@ def test_torch_on_the_cpu_gives_what_numpy_gives(gaussian, solver, noise):
     assert other.separable_ is one.separable_ is (not noise)
 
 
+@pytest.mark.slow
 def test_float32_stays_float32():
     X, y = load_breast_cancer(return_X_y=True)
     X = scale(X)
@@ -287,6 +298,7 @@ def test_float32_stays_float32():
             )
 
 
+@pytest.mark.slow
 def test_frames_and_feature_names():
     X, y = load_wine(return_X_y=True, as_frame=True)
     y = y.map({0: "x", 1: "y", 2: "z"})
@@ -345,6 +357,7 @@ def test_copies_pickles_and_parameters(gaussian):
         fresh.robust_score(X, y)
 
 
+@pytest.mark.slow
 def test_grid_search_in_a_pipeline_over_eps():
     X, y = load_digits(return_X_y=True)
     chosen = np.isin(y, (3, 8))
@@ -414,6 +427,7 @@ def test_sparse_data_need_no_device():
         RobustLinearClassifier(device="cpu").fit(sparse.csr_matrix(np.eye(4)), [0, 1, 0, 1])
 
 
+@pytest.mark.slow
 def test_large_noisy_data():
     rng = np.random.default_rng(0)
     X = rng.standard_normal((20_000, 500))
@@ -423,7 +437,7 @@ def test_large_noisy_data():
     assert model.dual_gap_ <= 1e-6
 
 
-def test_data_proven_separable_are_screened_once(gaussian, monkeypatch):
+def test_data_proven_separable_are_decided_once(gaussian, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("the minimiser of the risk has proven it")
 

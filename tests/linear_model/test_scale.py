@@ -52,6 +52,7 @@ def fitted(model, data, **parameters):
     return clone(model).set_params(**parameters).fit(*data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", EXPONENTS)
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_uniform_scale_is_a_radius(name, q):
@@ -67,6 +68,7 @@ def test_a_uniform_scale_is_a_radius(name, q):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", EXPONENTS)
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_separable_fits_reach_the_certified_gap_of_the_scaled_problem(name, q):
@@ -88,6 +90,7 @@ def test_separable_fits_reach_the_certified_gap_of_the_scaled_problem(name, q):
         assert model.margin_ == pytest.approx(largest, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["exponential", "logistic"])
 @pytest.mark.parametrize("q", EXPONENTS)
 @pytest.mark.parametrize("eps", [0.1, 2.0])
@@ -115,6 +118,7 @@ def test_the_minimiser_of_the_risk_is_that_of_a_cone_solver(q, loss, eps):
     assert value == pytest.approx(least, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", EXPONENTS)
 def test_a_scale_of_zero_is_the_limit_of_tiny_ones(q):
     tiny = np.where(SCALE == 0, 1e-5, SCALE)
@@ -131,6 +135,7 @@ def test_a_scale_of_zero_is_the_limit_of_tiny_ones(q):
     assert near.margin_ == pytest.approx(zero.margin_, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_scale_of_zeros_leaves_no_adversary(name):
     X, y = SEPARABLE
@@ -239,6 +244,7 @@ def test_scorer_fixes_the_scale():
     assert "scale" not in repr(make_robust_scorer(eps=0.3))
 
 
+@pytest.mark.slow
 def test_report_compares_with_the_separator_of_the_same_scale():
     X, y = SEPARABLE
     scale = np.tile(SCALE, 5)
@@ -268,6 +274,7 @@ def test_sparse_and_float32_data_and_several_classes():
     assert 0 <= several.robust_score(X, labels) <= several.score(X, labels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 def test_torch_agrees_with_numpy(q):
     X, y = SEPARABLE
@@ -320,6 +327,7 @@ def test_unknown_names_are_refused():
         make_robust_scorer(eps=0.1, scale={"age": -1.0})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [SEPARABLE, NOISY], ids=["separable", "noisy"])
 def test_a_path_holds_the_single_fits(data):
     X, y = data

@@ -56,6 +56,7 @@ def assert_same_fit(one, other, attributes=("coef_", "intercept_", "dual_gap_", 
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", [1, 2, math.inf])
 @pytest.mark.parametrize("solver", ["auto", "exact"])
 def test_a_ball_is_its_q_eps_and_scale(gaussian, q, solver):
@@ -200,7 +201,7 @@ def test_clones_copies_and_searches(cancer):
     ("options", "message"),
     [
         ({"scale": np.ones(40)}, "threat takes the place of q_pert, eps and scale"),
-        ({"solver": "exact"}, "olver='exact' serves l_q balls only, got threat=Projected"),
+        ({"solver": "exact"}, "he exact solver serves l_q balls only, got threat=Projected"),
         ({"p_algo": 1}, r"teepest_descent in LpNorm\(p=1.0\) needs .*min_norm_subgradient"),
         ({"threat": Worst(np.ones(40))}, "needs project of a threat, which threat=Worst"),
         ({"threat": Projected(np.ones(7))}, "could not be broadcast|give it the 40 features"),
@@ -254,6 +255,7 @@ class Heavy:
         return np.where(inside, x, x / (1 + high[..., None] * self.weight**2))
 
 
+@pytest.mark.slow
 def test_a_norm_as_the_geometry(gaussian):
     X, y = gaussian(30, 40)
     weight = np.linspace(0.5, 2, 40)

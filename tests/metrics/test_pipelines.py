@@ -151,6 +151,7 @@ SCALERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaler", SCALERS.values(), ids=SCALERS)
 def test_affine_transformers(scaler):
     X, y = few_wines()
@@ -158,6 +159,7 @@ def test_affine_transformers(scaler):
     check_both_spaces(model, model[-1], model[:-1].transform, X, y, (0.1, 0.1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
@@ -224,6 +226,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", WRAPPERS.values(), ids=WRAPPERS)
 def test_wrappers_of_two_classes(make):
     X, y = few_tumours()
@@ -232,6 +235,7 @@ def test_wrappers_of_two_classes(make):
     check_both_spaces(model, model, lambda X: X, X, y, (0.15, 0.1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", WRAPPERS.values(), ids=WRAPPERS)
 def test_wrappers_of_pipelines(make):
     X, y = few_tumours()
@@ -264,6 +268,7 @@ LINKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn_robust.NotSeparableWarning")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("threshold", [0.2, 0.8])
@@ -385,6 +390,7 @@ def columns_of(encoder, library):
     return ColumnTransformer([*parts, ("in its unit", SimpleImputer(), ["height"])])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 @pytest.mark.parametrize(
     "encoder", ENCODERS, ids=lambda e: f"{type(e).__name__}-{getattr(e, 'drop', '')}"
@@ -502,6 +508,7 @@ def test_a_transformer_of_ones_own_is_registered():
     check_both_spaces(model, model[-1], model[:-1].transform, X, y, (0.1, 0.1))
 
 
+@pytest.mark.slow
 def test_samplers_are_skipped_as_predict_skips_them():
     sampling = pytest.importorskip("imblearn.pipeline")
     over = pytest.importorskip("imblearn.over_sampling")

@@ -56,6 +56,7 @@ def brute_force(model, X, y, moves):
     return robust.mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", LINEAR, ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize("classes", [2, 3])
 def test_equals_brute_force_on_iris(estimator, classes):
@@ -139,6 +140,7 @@ CONTAINERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convert", CONTAINERS.values(), ids=CONTAINERS)
 def test_every_container_that_fit_takes_gives_the_same_figures(convert):
     X, y = load_iris(return_X_y=True)
@@ -169,6 +171,7 @@ def test_a_read_only_row_of_float16_and_no_row():
         model.robust_score(X[:0], y[:0])
 
 
+@pytest.mark.slow
 def test_nested_pipelines_and_searches_are_unwrapped():
     X, y = load_iris(return_X_y=True)
     flat = make_pipeline(
@@ -248,6 +251,7 @@ def test_a_classifier_that_scores_itself_is_asked_in_pipelines_and_searches_too(
         robust_accuracy_score(model, X, y, eps=0.3, space="input")
 
 
+@pytest.mark.slow
 def test_scorer_serves_searches_and_fixes_the_threat():
     X, y = load_breast_cancer(return_X_y=True)
     scorer = make_robust_scorer(eps=0.3)

@@ -106,6 +106,7 @@ def test_what_no_perturbation_changes_is_refused_beside_a_set_of_ones_own(iris):
     assert robust_accuracy_score(model, missing, y, threat=LpBall(2, 0.1), space="input") > 0
 
 
+@pytest.mark.slow
 def test_a_search_scores_by_the_object(iris):
     X, y, _ = iris
     scorer = make_robust_scorer(threat=Box(BOUND))

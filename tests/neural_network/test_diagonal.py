@@ -37,6 +37,7 @@ def test_behaves_like_coordinate_descent_on_unseen_data():
     assert report.margin == pytest.approx(network.margin_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", [1, 2, math.inf])
 @pytest.mark.parametrize("device", [None, "cpu"])
 def test_every_threat_is_withstood_close_to_the_largest_radius(q, device):
@@ -50,9 +51,9 @@ def test_every_threat_is_withstood_close_to_the_largest_radius(q, device):
 @pytest.mark.parametrize("penalty_weight", [0.5, 2.0, 100.0])
 def test_the_implicit_subgradient_of_the_inf_norm_is_one_of_the_point_it_leads_to(penalty_weight):
     rng = np.random.default_rng(0)
-    ahead, speed = rng.normal(size=(2, 6)), rng.uniform(0.1, 1, (2, 6))
-    weighted_sum = _inf_norm_subgradient(ahead, speed, np.full(2, penalty_weight))
-    for w, s in zip(ahead - speed * weighted_sum, weighted_sum, strict=True):
+    ahead, rates = rng.normal(size=(2, 6)), rng.uniform(0.1, 1, (2, 6))
+    weighted_sum = _inf_norm_subgradient(ahead, rates, np.full(2, penalty_weight))
+    for w, s in zip(ahead - rates * weighted_sum, weighted_sum, strict=True):
         assert np.abs(s).sum() <= penalty_weight * (1 + 1e-12)
         assert s @ w == pytest.approx(penalty_weight * np.abs(w).max(), abs=1e-12)  # Hölder's bound
 
@@ -70,6 +71,7 @@ def test_several_classes_some_of_them_not_separable(loss):
     np.testing.assert_allclose(network.coef_[1:], linear.coef_[1:], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_data_formats_and_copies():
     X, y = make_teacher_classification(40, 60, data_sparsity=10, random_state=0)
     dense = RobustDiagonalNet(eps=0.02).fit(X, y)

@@ -15,8 +15,10 @@ from torch.nn.utils import parametrizations, prune
 
 from sklearn_robust import RobustMLPClassifier, RobustNetClassifier
 from sklearn_robust.losses import LOSSES
-from sklearn_robust.neural_network._training import epoch_batches, seeded
+from sklearn_robust.neural_network._inner_maximisation import Samples
+from sklearn_robust.neural_network._training import seeded
 from sklearn_robust.neural_network.modules import homogeneity, make_mlp
+from sklearn_robust.regions import Region
 from sklearn_robust.threats import LpBall
 from sklearn_robust.verification import certified_margins
 
@@ -132,6 +134,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("warm_start", [False, True])
 @pytest.mark.parametrize("how", FAILURES)
 def test_a_fit_that_fails_leaves_the_last_one_whole(how, warm_start, armed):
@@ -261,6 +264,7 @@ def test_classes_cannot_change():
 # --- what scores use
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_threat_the_loss_and_the_clip_of_the_fit():
     X, y = data(80)
     X = 1 / (1 + np.exp(-X))
@@ -390,6 +394,7 @@ def test_labels_that_were_never_seen_are_never_right(fitted):
     assert np.all(fitted.certified_radius(X, unseen) == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("weight", "message"),
     [
@@ -435,15 +440,15 @@ def test_weights_are_validated_when_scoring(weight, message, fitted):
         ),
         ({"optimizer_params": {3: 1}}, "optimizer_params must be None or a dict"),
         (
-            {"optimizer_params": {"speed": 1}},
-            "optimizer_params={'speed': 1} .* do not suit optimizer='steepest_descent'",
+            {"optimizer_params": {"pace": 1}},
+            "optimizer_params={'pace': 1} .* do not suit optimizer='steepest_descent'",
         ),
         (
             {"optimizer_params": {"p": 3}},
             "do not suit optimizer='steepest_descent'.*multiple values",
         ),
         (
-            {"optimizer": torch.optim.Adam, "optimizer_params": {"speed": 1}},
+            {"optimizer": torch.optim.Adam, "optimizer_params": {"pace": 1}},
             "do not suit optimizer=<class .*Adam",
         ),
         ({"optimizer": lambda parameters: 3}, "makes a int, which is no torch.optim.Optimizer"),
@@ -494,20 +499,20 @@ def test_arguments_of_a_module_are_passed_by_name(module):
         assert RobustNetClassifier(works, max_iter=1).fit(X, y).n_iter_ == 1
 
 
+def batch_sizes(n, batch_size):
+    x = torch.zeros(n, 1)
+    samples = Samples(x, torch.arange(n), torch.ones(n), Region(x, math.inf, 0.1))
+    return [len(b.x) for b in samples.batches(batch_size, torch.Generator().manual_seed(0))]
+
+
 @pytest.mark.parametrize("batch_size", [3, 13, 39])
 def test_batch_norm_never_sees_a_single_sample(batch_size):
     X, y = data()  # 40 samples
-    sizes = [
-        len(batch) for batch in epoch_batches(40, batch_size, torch.Generator().manual_seed(0))
-    ]
+    sizes = batch_sizes(40, batch_size)
     assert sum(sizes) == 40
     assert min(sizes) > 1
     net(batch_size=batch_size, max_iter=2).fit(X, y)
-    assert [len(batch) for batch in epoch_batches(3, 1, torch.Generator().manual_seed(0))] == [
-        1,
-        1,
-        1,
-    ]
+    assert batch_sizes(3, 1) == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -534,6 +539,7 @@ def test_channels_last_are_not_taken_for_channels_first(estimator):
     np.testing.assert_array_equal(flat.predict(X), flat.predict(X.reshape(10, 60)))
 
 
+@pytest.mark.slow
 def test_random_networks_have_certificates_below_their_attacks():
     for seed in range(3):
         X, y = data(30, seed)

@@ -37,6 +37,7 @@ def robust_margin(w, X, y, eps):
     return np.min(np.where(y > 0, 1, -1) * (X @ w)) - eps * np.abs(w).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("eps", [0.0, 0.1])
 def test_a_linear_module_finds_the_largest_robust_margin(eps):
@@ -49,6 +50,7 @@ def test_a_linear_module_finds_the_largest_robust_margin(eps):
     assert w @ path / np.linalg.norm(w) / np.linalg.norm(path) > 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_sign_descent_of_a_linear_module_has_its_own_limit():
     X, y = make_teacher_classification(20, 30, random_state=0)
@@ -65,6 +67,7 @@ def as_pixels(X):
     return X.astype(np.float32) / 16
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_robust_training_pays_on_digits():
     X, y = load_digits(return_X_y=True)
@@ -123,6 +126,7 @@ def test_history_of_a_homogeneous_network():
     assert set(biased.history_) == {"log_risk", "accuracy", "robust_accuracy"}
 
 
+@pytest.mark.slow
 def test_small_initial_weights_are_not_taken_for_a_plateau():
     X, y = make_moons(60, noise=0.1, random_state=0)
     options = {"eps": 0.05, "init_scale": 1e-4, "max_iter": 150, "learning_rate": 1e-3}
@@ -140,6 +144,7 @@ def test_a_risk_that_is_not_finite_ends_training():
         RobustMLPClassifier((5, 5), learning_rate=1e200, random_state=0).fit(X, y)
 
 
+@pytest.mark.slow
 def test_neither_are_the_shares_of_the_classes():
     X, y = make_moons((20, 60), noise=0.1, random_state=0)
     with pytest.warns(ConvergenceWarning):
@@ -164,6 +169,7 @@ def test_risk_of_the_best_constant_scores(shares, loss):
     assert constant_log_risk(LOSSES[loss], np.array(shares)) == pytest.approx(found.fun, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["logistic", "exponential", "cross_entropy"])
 @pytest.mark.parametrize("centers", [2, 3])
 def test_losses_and_probabilities(loss, centers):

@@ -57,6 +57,7 @@ def weights(network):
     return torch.cat([p.detach().flatten() for p in network.module_.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module", [None, Plain, Plain(), Noisy, functools.partial(Noisy, n_outputs=3)]
 )
@@ -93,6 +94,7 @@ def images():
 SMALL_CNN = functools.partial(madry_cnn, channels=(4, 4), width=16)
 
 
+@pytest.mark.slow
 def test_images(images):
     X, y = images
     network = quick(
@@ -133,6 +135,7 @@ def test_data_formats():
     assert quick().fit(torch.from_numpy(X).half(), y).module_[0].weight.dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("centers", [2, 3])
 def test_zero_weight_is_no_sample_and_two_is_twice(centers):
     X, y = blobs(centers)
@@ -156,6 +159,7 @@ def test_zero_weight_is_no_sample_and_two_is_twice(centers):
     np.testing.assert_array_equal(balanced.decision_function(X), again.decision_function(X))
 
 
+@pytest.mark.slow
 def test_scores_are_ordered_and_agree_with_the_attack():
     X, y = blobs(2)
     network = quick(max_iter=60).fit(X, y)

@@ -44,19 +44,21 @@ def test_gradients_are_those_of_autograd(module):
             n, *((3, 4) if isinstance(module[0], nn.Flatten) else (12,)), generator=generator
         ).double()
         y = torch.arange(n) % max(module[-1].out_features, 2)
-        expected, pulled = auto.input_gradient(x, lambda f, y=y: margin_slopes(f, y))
+        expected, wanted_gradient = auto.input_gradient(x, lambda f, y=y: margin_slopes(f, y))
         given = x.clone()
         outputs, gradient = by_hand.input_gradient(given, lambda f, y=y: margin_slopes(f, y))
         assert torch.equal(given, x)
         torch.testing.assert_close(outputs, expected)
-        torch.testing.assert_close(gradient, pulled)
+        torch.testing.assert_close(gradient, wanted_gradient)
         torch.testing.assert_close(by_hand.outputs(x), expected)
-        auto.parameter_gradients(x, lambda f, y=y: margin_slopes(f, y))
+        value, _ = auto.parameter_gradients(x, lambda f, y=y: (f, margin_slopes(f, y)))
+        torch.testing.assert_close(value, expected)
         wanted = [None if p.grad is None else p.grad.clone() for p in module.parameters()]
-        for last in (None, torch.nan):  # gradients are replace_rows, not added up
+        for last in (None, torch.nan):  # gradients are replaced, not added up
             for p in module.parameters():
                 p.grad = None if last is None or p.grad is None else torch.full_like(p, last)
-            by_hand.parameter_gradients(x, lambda f, y=y: margin_slopes(f, y))
+            results = by_hand.parameter_gradients(x, lambda f, y=y: (f, margin_slopes(f, y)))
+            torch.testing.assert_close(results, (expected, expected))
             for p, gradient in zip(module.parameters(), wanted, strict=True):
                 torch.testing.assert_close(p.grad, gradient)
 

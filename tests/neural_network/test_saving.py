@@ -79,6 +79,7 @@ def train_alike(one, other, X, y):
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_pickles_and_copies_predict_and_train_on_alike(name):
     network, X, y = fitted(name)
@@ -95,6 +96,7 @@ def test_pickles_and_copies_predict_and_train_on_alike(name):
         assert other.module_.one.weight is other.module_.two.weight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLAIN)
 def test_skops_saves_networks_of_common_layers(name):
     io = pytest.importorskip("skops.io")
@@ -110,6 +112,7 @@ def test_skops_saves_networks_of_common_layers(name):
     assert train_alike(loaded, pickle.loads(pickle.dumps(network)), X, y)
 
 
+@pytest.mark.slow
 def test_skops_saves_searches_over_networks():
     io = pytest.importorskip("skops.io")
     rng = np.random.default_rng(0)
@@ -123,6 +126,7 @@ def test_skops_saves_searches_over_networks():
     np.testing.assert_array_equal(loaded.predict_proba(X), search.predict_proba(X))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLAIN)
 def test_equal_networks_hash_alike(name):
     (one, X, y), (other, *_) = fitted(name), fitted(name)

@@ -8,46 +8,34 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sklearn_robust.attacks.search import Settings
 from sklearn_robust.neural_network import SteepestDescent
+from sklearn_robust.neural_network._inner_maximisation import InnerMaximisation, Samples
 from sklearn_robust.neural_network._objective import (
     NETWORK_LOSSES,
     log_risk_and_slopes,
     soft_margins,
 )
+from sklearn_robust.neural_network._optimizer import step_size_rule
 from sklearn_robust.neural_network._passes import AutogradPasses, passes
-from sklearn_robust.neural_network._training import (
-    InnerMaximisation,
-    Samples,
-    normalized_margins,
-    run_epoch,
-    step_size_rule,
-)
-from sklearn_robust.neural_network.modules import make_mlp
+from sklearn_robust.neural_network._training import Trainer, margin_units, merged
+from sklearn_robust.neural_network.modules import homogeneity, make_mlp
 from sklearn_robust.norms import LpNorm
-
-ALL = [slice(None)]
+from sklearn_robust.regions import Region
 
 
 def seeded():
     return torch.Generator().manual_seed(0)
 
 
-def maximisation(q, eps, *, n_steps=10, **settings):
-    return InnerMaximisation(Settings(q=q, eps=eps, **settings), n_steps)
+def samples(x, y, q=math.inf, eps=0.1, clip=None, weight=None):
+    weight = torch.ones(len(x), dtype=x.dtype) if weight is None else weight
+    return Samples(x, y, weight, Region(x, q, eps, clip))
 
 
-def samples(attack, x, y, weight=None):
-    return Samples(
-        x,
-        y,
-        torch.ones(len(x), dtype=x.dtype) if weight is None else weight,
-        attack.settings.region(x),
-    )
-
-
-def attacked(attack, network, x, y, generator=None):
-    return attack(passes(network), samples(attack, x, y), generator)
+def trainer(network, *, kind=passes, loss="logistic", lr=0.01, attack=None, **options):
+    optimizer = options.pop("optimizer", None) or SteepestDescent(network.parameters(), lr=lr)
+    attack = attack or InnerMaximisation()
+    return Trainer(kind(network), optimizer, attack, NETWORK_LOSSES[loss], seeded(), **options)
 
 
 def draw(n=12, d=5, classes=2, seed=0):
@@ -84,7 +72,7 @@ def test_gradient_of_the_log_risk_against_finite_differences(classes, loss):
         return float(log_risk_and_slopes(NETWORK_LOSSES[loss], network(x).detach(), y, weight)[0])
 
     passes(network).parameter_gradients(
-        x, lambda f: log_risk_and_slopes(NETWORK_LOSSES[loss], f, y, weight)[1]
+        x, lambda f: log_risk_and_slopes(NETWORK_LOSSES[loss], f, y, weight)
     )
     gradient, base = parameter.grad.clone(), parameter.detach().clone()
     direction = torch.randn(
@@ -115,7 +103,7 @@ def test_nothing_underflows_where_the_risk_does(loss):
 def test_inner_maximisation_of_a_linear_module_is_its_closed_form(q):
     network = make_mlp(5, 1, (), generator=torch.Generator().manual_seed(0)).double()
     _, x, y = draw()
-    worst, clean = attacked(maximisation(q, 0.3, n_steps=30), network, x, y)
+    worst, clean = InnerMaximisation(30)(passes(network), samples(x, y, q, 0.3))
     sign = (2 * y - 1).double()
     torch.testing.assert_close(clean, (network(x)[:, 0] * sign).detach())
     fall = 0.3 * LpNorm(q).dual.value(network[0].weight.detach())
@@ -129,8 +117,8 @@ def test_restarts_only_help_and_keep_the_box():
     network[0].weight.data *= 4
     x = torch.sigmoid(x)
     one, many = (
-        attacked(
-            maximisation(math.inf, 0.3, clip=(0.0, 1.0), n_restarts=k), network, x, y, seeded()
+        InnerMaximisation(n_restarts=k)(
+            passes(network), samples(x, y, eps=0.3, clip=(0.0, 1.0)), seeded()
         )[0]
         for k in (1, 5)
     )
@@ -141,21 +129,29 @@ def test_restarts_only_help_and_keep_the_box():
     assert float(many.max()) <= 1
 
 
-def test_the_module_is_attacked_in_evaluation_mode_and_left_as_it_was():
+def test_the_module_is_attacked_in_evaluation_mode_and_trained_in_training_mode():
     network, x, y = draw()
-    network = torch.nn.Sequential(
-        network[0], torch.nn.BatchNorm1d(7), torch.nn.Dropout(0.5), *network[1:]
-    ).double()
+    network = torch.nn.Sequential(network[0], torch.nn.BatchNorm1d(7), *network[1:]).double()
+    expected, _ = InnerMaximisation()(passes(network.eval()), samples(x, y))
     network.train()
-    attack = maximisation(math.inf, 0.1)
-    whole, _ = attacked(attack, network, x, y)
-    assert network.training
-    assert network[1].training
-    assert int(network[1].num_batches_tracked) == 0
-    parts = torch.cat(
-        [attacked(attack, network, x[rows], y[rows])[0] for rows in (slice(0, 5), slice(5, 12))]
-    )
-    torch.testing.assert_close(whole, parts)
+    seen = []
+    network.register_forward_hook(lambda module, args, _: seen.append((module.training, args[0])))
+    trainer(network).epoch(samples(x, y))
+    assert [training for training, _ in seen] == [False] * 10 + [True]
+    torch.testing.assert_close(seen[-1][1], expected)
+    assert int(network[1].num_batches_tracked) == 1
+    assert not network.training
+
+
+def test_an_attack_does_not_depend_on_the_batch():
+    network, x, y = draw()
+    network = torch.nn.Sequential(network[0], torch.nn.BatchNorm1d(7), *network[1:]).double().eval()
+    attack = InnerMaximisation()
+    whole, _ = attack(passes(network), samples(x, y))
+    parts = [
+        attack(passes(network), samples(x, y).rows(rows))[0] for rows in (slice(5), slice(5, 12))
+    ]
+    torch.testing.assert_close(whole, torch.cat(parts))
 
 
 class Products(TorchDispatchMode):
@@ -173,19 +169,8 @@ class Products(TorchDispatchMode):
 @pytest.mark.parametrize("kind", [passes, AutogradPasses])
 def test_attack_steps_form_no_weight_gradient(kind):
     network, x, y = draw(n=10, d=20, classes=3)
-    optimizer, attack = (
-        SteepestDescent(network.parameters(), lr=0.01),
-        maximisation(math.inf, 0.1, n_steps=10),
-    )
     with Products() as products:
-        run_epoch(
-            kind(network),
-            optimizer,
-            samples(attack, x, y),
-            ALL,
-            loss=NETWORK_LOSSES["logistic"],
-            attack=attack,
-        )
+        trainer(network, kind=kind).epoch(samples(x, y))
     first, second = 2 * 10 * 20 * 7, 2 * 10 * 7 * 3  # of one product with each layer
     attack = 10 * (2 * first + 2 * second)
     # the second layer also hands its gradient down
@@ -200,9 +185,9 @@ def test_step_rule(p, momentum, start):
         network.parameters(), lr=1.0, p=p, normalized=p > 2, momentum=momentum
     )
     ones, loss = torch.ones(12, dtype=torch.float64), NETWORK_LOSSES["exponential"]
-    passes(network).parameter_gradients(x, lambda f: log_risk_and_slopes(loss, f, y, ones)[1])
+    passes(network).parameter_gradients(x, lambda f: log_risk_and_slopes(loss, f, y, ones))
     weight = torch.linspace(1, 2, 12, dtype=torch.float64)
-    step_size_rule(optimizer, x, weight, start)()
+    step_size_rule(optimizer, samples(x, y, weight=weight), start)()
     share = weight / weight.sum()
     theta = torch.cat([q.detach().flatten() for q in network.parameters()])
     gradient = torch.cat([q.grad.flatten() for q in network.parameters()])
@@ -218,31 +203,53 @@ def test_step_rule(p, momentum, start):
     assert optimizer.param_groups[0]["lr"] == pytest.approx(expected * (1 - momentum))
 
 
-def test_normalised_margins():
+def test_units_of_normalised_margins():
     network = make_mlp(5, 1, (7,), bias=False, generator=torch.Generator().manual_seed(0))
     theta = np.concatenate([q.detach().numpy().ravel() for q in network.parameters()]).astype(float)
-    margins = normalized_margins(network, 0.6)
+    units = margin_units(network, homogeneity(network))
     for name, r in (("margin_l1", 1), ("margin_l2", 2), ("margin_linf", math.inf)):
-        assert margins[name] == pytest.approx(0.6 / np.linalg.norm(theta, r) ** 2)
-    assert normalized_margins(draw()[0], 0.6) == {}
+        assert units[name] == pytest.approx(np.linalg.norm(theta, r) ** 2)
+    assert margin_units(draw()[0], None) == {}
+
+
+def test_figures_are_those_of_the_parameters_before_the_step():
+    network, x, y = draw(classes=3)
+    network = make_mlp(5, 3, (7,), bias=False, generator=seeded()).double()
+    worst, _ = InnerMaximisation()(passes(network), samples(x, y))
+    outputs, clean = network(worst).detach(), network(x).detach()
+    leads, clean_leads = (
+        (f.gather(1, y[:, None]) - f.scatter(1, y[:, None], -math.inf)).amin(1)
+        for f in (outputs, clean)
+    )
+    theta = torch.cat([q.detach().flatten() for q in network.parameters()])
+    least = float(leads.min() / (theta @ theta))
+    figures = trainer(network, lr=10.0, degree=2).epoch(samples(x, y))
+    assert figures["accuracy"] == pytest.approx(float((clean_leads > 0).double().mean()))
+    assert figures["robust_accuracy"] == pytest.approx(float((leads > 0).double().mean()))
+    risk = torch.nn.functional.cross_entropy(outputs, y)
+    assert figures["log_risk"] == pytest.approx(math.log(float(risk)))
+    assert figures["margin_l2"] == pytest.approx(least)
+
+
+def test_figures_of_an_epoch_are_those_of_all_batches_together():
+    network, x, y = draw(40)
+    weight = torch.linspace(0.5, 2, 40, dtype=torch.float64)
+    data = samples(x, y, weight=weight)
+    whole = trainer(network, lr=1e-12, degree=2).epoch(data)
+    parts = trainer(network, lr=1e-12, degree=2, batch_size=7).epoch(data)
+    assert parts == pytest.approx(whole, rel=1e-6)
+    assert merged([1.0, 3.0], [{"log_risk": -math.inf}] * 2) == {"log_risk": -math.inf}
 
 
 def test_an_epoch_that_is_interrupted_leaves_the_module_in_evaluation_mode():
     network, x, y = draw()
-    optimizer, attack = (
-        SteepestDescent(network.parameters(), lr=0.01),
-        maximisation(math.inf, 0.1, n_steps=1),
-    )
 
     def interrupted():
         raise KeyboardInterrupt
 
-    run = {"loss": NETWORK_LOSSES["logistic"], "attack": attack}
     with pytest.raises(KeyboardInterrupt):
-        run_epoch(
-            passes(network), optimizer, samples(attack, x, y), ALL, before_step=interrupted, **run
-        )
+        trainer(network, set_step_size=interrupted).epoch(samples(x, y))
     assert not any(part.training for part in network.modules())
     network.train()
-    run_epoch(passes(network), optimizer, samples(attack, x, y), ALL, **run)
+    trainer(network).epoch(samples(x, y))
     assert not any(part.training for part in network.modules())

@@ -15,7 +15,7 @@ def draw_program(n, d, p, dual_q, eps, *, intercept=False, seed=0):
 
 
 @pytest.fixture
-def margin_program():
+def max_margin_form():
     """A function that draws a separable program of n rows and d columns."""
     return draw_program
 

@@ -22,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_robust.certificates import Point
 from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import (
     NotSeparableError,
     max_margin,
@@ -29,6 +30,8 @@ from sklearn_robust.separators import (
     separator_path,
 )
 from sklearn_robust.separators._max_margin_form import SolverFailure
+from sklearn_robust.separators.critical_radius import largest_distance
+from sklearn_robust.separators.min_norm import solve_separator
 
 INF = np.inf
 PAIRS = list(itertools.product([1, 2, INF], [1, 2, INF]))
@@ -91,6 +94,7 @@ def oracle_margin(X, y, p, q, eps, fit_intercept):
     return problem.solve(solver="HIGHS" if linear else "CLARABEL")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize(("n", "d"), SHAPES)
 @pytest.mark.parametrize(("p", "q"), PAIRS)
@@ -108,6 +112,7 @@ def test_all_pairs_reach_the_optimum_with_proof(p, q, n, d, fit_intercept):
             assert_allclose(s.margin, oracle_margin(X, y, p, q, eps, fit_intercept), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize(("p", "q"), MIXED)
 def test_any_exponents_reach_the_optimum_with_proof(p, q, fit_intercept):
@@ -132,6 +137,7 @@ def test_direction_does_not_depend_on_eps_where_p_is_dual_to_q(q):
         assert_allclose(s.margin, (1 - share) * star.margin, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize(("p", "q"), [*PAIRS, (1.5, 3), (3, INF)])
 def test_both_sides_of_eps_star(p, q, fit_intercept):
@@ -190,6 +196,7 @@ def test_it_minimises_the_mixed_norm_whose_weight_the_margin_gives(p, q):
     assert_allclose(norm(ours, p) + s.eps / s.margin * norm(ours, dual(q)), value, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize("q", [1, 2, 3, INF])
 def test_data_that_are_not_linearly_separable_have_margin_zero(q, fit_intercept):
@@ -212,6 +219,7 @@ def test_data_that_are_not_linearly_separable_have_margin_zero(q, fit_intercept)
         assert_proof(caught.value, X, y, q, fit_intercept, slack=1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit_intercept", [False, True])
 def test_conflicting_labels_are_not_separable(fit_intercept):
     X, y = separable_data(20, 30)
@@ -267,6 +275,7 @@ def test_one_feature(p, q):
     assert_allclose([s.margin, s.coef[0], s.intercept], [0.5, 2.0, 0.0], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "d"), [(2000, 20), (20, 2000)])
 @pytest.mark.parametrize(("p", "q"), [(1, 1), (2, INF), (INF, 2)])
 def test_long_and_wide_data(n, d, p, q):
@@ -276,6 +285,7 @@ def test_long_and_wide_data(n, d, p, q):
     assert_certified(s, X, y, 1e-6 if (p, q) == (INF, 2) else 1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize(("p", "q"), [*PAIRS, (1.5, 3)])
 @pytest.mark.parametrize("convert", [sparse.csr_array, sparse.csc_matrix])
@@ -312,6 +322,7 @@ def real_data(name):
     return X, np.where(data.target == 0, 1.0, -1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["breast_cancer", "iris", "wine"])
 @pytest.mark.parametrize(("p", "q"), PAIRS)
 def test_real_data(name, p, q):
@@ -324,6 +335,7 @@ def test_real_data(name, p, q):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", [1, 2, 3, INF])
 def test_features_of_very_different_scales_are_answered_honestly(q):
     X, y = separable_data(40, 30, seed=9)
@@ -392,10 +404,11 @@ OWN_SOLVERS = (
 
 
 def replace_solvers(monkeypatch, names, solver):
-    from sklearn_robust.separators import _engine_choice
+    from sklearn_robust.separators import _engine_choice, critical_radius
 
     for name in names:
         monkeypatch.setattr(_engine_choice, name, solver)
+        monkeypatch.setattr(critical_radius, name, solver, raising=False)
 
 
 def test_failing_solvers_are_named(monkeypatch):
@@ -476,11 +489,13 @@ def test_invalid_input(change, message):
         min_norm_separator(arguments.pop("X"), arguments.pop("y"), **arguments)
 
 
+@pytest.mark.slow
 def test_import_does_not_load_clarabel():
     code = "import sys, sklearn_robust.separators; sys.exit('clarabel' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
@@ -508,6 +523,7 @@ def test_small_problems_are_decided_and_certified(seed, n, d, p, q, share, fit_i
         assert_proof(caught.value, X, y, q, fit_intercept, slack=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
 def test_a_small_feature_that_separates_is_found_beside_large_ones(q, convert):
@@ -518,17 +534,6 @@ def test_a_small_feature_that_separates_is_found_beside_large_ones(q, convert):
     )
     separator = min_norm_separator(convert(X), y, p=2, q=q, eps=1e-12, fit_intercept=True, tol=1e-2)
     assert separator.margin == pytest.approx(0.99e-10, rel=1e-2)
-
-
-def test_a_zero_margin_that_is_not_proven_warns(monkeypatch):
-    def fail(program):
-        raise SolverFailure("out of luck")
-
-    y = np.repeat([-1, 1], 30)
-    X = np.column_stack([1e4 * np.random.default_rng(0).standard_normal(60), 1e-10 * y])
-    monkeypatch.setattr("sklearn_robust.separators._engine_choice.solve_linear_program", fail)
-    with pytest.warns(ConvergenceWarning, match="certified relative gap is 1,"):
-        assert max_margin(X, y, q=2, fit_intercept=True).margin == 0
 
 
 @pytest.mark.parametrize(
@@ -642,6 +647,7 @@ def test_nearest_point_of_the_hull():
     assert 0 < np.count_nonzero(s.dual_coef) <= 9
 
 
+@pytest.mark.slow
 def test_nearest_point_of_many_rows_is_found_on_sets_of_rows(monkeypatch):
     from sklearn_robust.separators import nearest_point
 
@@ -679,6 +685,7 @@ def test_each_engine_answers_where_it_fits(solver):
     assert_certified(s, X, y, 1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", [1, 2, 3, INF])
 def test_a_row_of_zeros_is_never_separable(q):
     X, y = [[1.0, 0, 0], [0, 0, 0]], [1, -1]
@@ -773,7 +780,10 @@ def test_weights_that_nearly_prove_it_do_not_prove_that_data_are_not_separable(m
         min_norm_separator(X, y, p=2, q=2, eps=1 + excess)
 
 
-def test_weights_that_leave_a_part_of_a_feature_do_not_prove_a_zero_margin(monkeypatch):
+@pytest.mark.parametrize("program_fails", [False, True])
+def test_weights_that_leave_a_part_of_a_feature_do_not_prove_a_zero_margin(
+    monkeypatch, program_fails
+):
     # the second separates, by a margin of 1e-4
     X, y = np.array([[1e6, 1e-4], [-1e6, 1e-4]]), np.array([1, 1])
 
@@ -785,8 +795,30 @@ def test_weights_that_leave_a_part_of_a_feature_do_not_prove_a_zero_margin(monke
         [*OWN_SOLVERS, "solve_linear_program", "solve_quadratic_program", "solve_cone_program"],
         useless,
     )
+    if program_fails:
+
+        def fail(program):
+            raise SolverFailure("out of luck")
+
+        replace_solvers(monkeypatch, ["solve_linear_program"], fail)
     with pytest.warns(ConvergenceWarning, match="certified relative gap is 1,"):
         assert max_margin(X, y, q=2).margin == 0
+
+
+def test_a_threat_that_is_no_ball_is_refused_by_name():
+    class Box:
+        symmetric = True
+
+        def worst(self, v):
+            return np.sign(v)
+
+    X, y = separable_data(6, 8)
+    problem = RobustProblem.from_data(X, y, threat=Box(), fit_intercept=False)
+    refused = "An exact separator serves l_q balls only, got threat=Box: use an LpBall"
+    with pytest.raises(ValueError, match=refused):
+        solve_separator(problem, LpNorm(2))
+    with pytest.raises(ValueError, match=refused):
+        largest_distance(problem, 1e-8)
 
 
 @pytest.mark.parametrize("share", [1 - 1e-6, 1 - 1e-9])

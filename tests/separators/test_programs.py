@@ -19,7 +19,6 @@ from sklearn_robust.certificates import Point, best_intercept
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import cone_program, linear_program, min_norm_separator
-from sklearn_robust.separators._engine_choice import scaled_program
 from sklearn_robust.separators._max_margin_form import (
     MaxMarginForm,
     SolverFailure,
@@ -39,6 +38,7 @@ def draw(seed=0):
     return y[:, None] * rng.normal(size=(15, 20)) / 5, y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize("eps", [0.0, 0.01, 10.0])
@@ -140,14 +140,14 @@ def test_a_program_on_which_highs_cycles_ends(monkeypatch):
 @pytest.mark.parametrize(
     ("p", "q", "eps"), [(2, INF, 0.05), (1, 2, 0.05), (2, 2, 0.05), (1, INF, 0.05), (1.5, 3, 0.05)]
 )
-def test_what_any_point_proves_encloses_the_largest_margin(p, q, eps, margin_program):
-    drawn = margin_program(30, 10, p, 1.0, 0.0, intercept=True)
+def test_what_any_point_proves_encloses_the_largest_margin(p, q, eps, max_margin_form):
+    drawn = max_margin_form(30, 10, p, 1.0, 0.0, intercept=True)
     y = drawn.labels
     X = drawn.rows * y[:, None]
     X -= X.mean(axis=0)
     best = min_norm_separator(X, y, p=p, q=q, eps=eps, fit_intercept=True)
     problem = RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=True)
-    program, unit = scaled_program(problem, LpNorm(p)), problem.standardised()[1]
+    program, unit = MaxMarginForm.of(problem, LpNorm(p)), problem.standardised()[1]
     rng = np.random.default_rng(0)
     for noise in (0.0, 1e-3, 1.0):  # weights whose classes are not of equal sum
         weights = best.dual_coef * np.where(y > 0, 1 + noise, 1.0) + noise * rng.random(30) / 30

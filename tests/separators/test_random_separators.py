@@ -1,5 +1,5 @@
-"""Two thousand random separators: no certificate is ever wrong, and a gap above the promise is
-always warned of."""
+"""Two thousand random separators: no certificate is ever wrong, and a gap above the tolerance
+is always warned of."""
 
 import math
 import warnings

@@ -7,7 +7,8 @@ from sklearn_robust.certificates import Point
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import min_norm_separator
-from sklearn_robust.separators._engine_choice import proven, scaled_program
+from sklearn_robust.separators._engine_choice import certify_point
+from sklearn_robust.separators._max_margin_form import MaxMarginForm
 from sklearn_robust.separators.refinement import newton_step, refined
 
 INF = np.inf
@@ -36,10 +37,10 @@ def disturbed_solution(p, q, n, d, fit_intercept, noise=1e-7):
 )
 def test_refinement_makes_a_rough_solution_exact(p, q, n, d, fit_intercept):
     problem, rough = disturbed_solution(p, q, n, d, fit_intercept)
-    assert proven(problem, LpNorm(p), rough, "disturbed").gap > 1e-9
-    point, helped = refined(scaled_program(problem, LpNorm(p)), rough, 1e-11)
+    assert certify_point(problem, LpNorm(p), rough, "disturbed").gap > 1e-9
+    point, helped = refined(MaxMarginForm.of(problem, LpNorm(p)), rough, 1e-11)
     assert helped
-    assert proven(problem, LpNorm(p), point, "refined").gap <= 1e-11
+    assert certify_point(problem, LpNorm(p), point, "refined").gap <= 1e-11
 
 
 def test_refinement_never_returns_less_than_it_was_given():
@@ -47,15 +48,15 @@ def test_refinement_never_returns_less_than_it_was_given():
     rng = np.random.default_rng(1)
     for _ in range(20):
         start = Point(rng.normal(size=25), rng.random(12))
-        point, _ = refined(scaled_program(problem, LpNorm(2)), start, 1e-11)
-        before, after = (proven(problem, LpNorm(2), one, "") for one in (start, point))
+        point, _ = refined(MaxMarginForm.of(problem, LpNorm(2)), start, 1e-11)
+        before, after = (certify_point(problem, LpNorm(2), one, "") for one in (start, point))
         assert after.margin >= before.margin
         assert after.bound <= before.bound * (1 + 1e-15)
 
 
 def test_no_step_without_a_margin():
     problem, rough = disturbed_solution(2, INF, 12, 25, False)
-    program = scaled_program(problem, LpNorm(2))
+    program = MaxMarginForm.of(problem, LpNorm(2))
     assert newton_step(program, Point(np.zeros(25), rough.weights)) is None
     too_strong = RobustProblem.from_data(problem.X, problem.y, q=INF, eps=1e3, fit_intercept=False)
-    assert newton_step(scaled_program(too_strong, LpNorm(2)), rough) is None
+    assert newton_step(MaxMarginForm.of(too_strong, LpNorm(2)), rough) is None

@@ -17,11 +17,11 @@ from sklearn_robust.separators import (
     min_norm_separator,
     separator_path,
 )
-from sklearn_robust.separators._engine_choice import scaled_program
+from sklearn_robust.separators._max_margin_form import MaxMarginForm
 from sklearn_robust.separators.cone_program import solve_cone_program, solve_quadratic_program
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.linear_program import solve_linear_program
-from sklearn_robust.separators.min_norm import _problem
+from sklearn_robust.separators.separator import read_problem
 
 EXPONENTS = [1, 1.5, 2, np.inf]
 PAIRS = [(p, q) for p in EXPONENTS for q in EXPONENTS]
@@ -45,8 +45,8 @@ def eps_star(X, y, q, scale):
 @pytest.mark.parametrize(("p", "q"), PAIRS)
 def test_every_engine_reaches_a_certified_gap(p, q):
     X, y, scale = draw(20, 12)
-    problem = _problem(X, y, q, 0.4 * eps_star(X, y, q, scale), False, scale)
-    program = scaled_program(problem, LpNorm(p))
+    problem = read_problem(X, y, q, 0.4 * eps_star(X, y, q, scale), False, scale)
+    program = MaxMarginForm.of(problem, LpNorm(p))
     solvers = [solve_interior_point, solve_cone_program]
     if p == 2:
         solvers.append(solve_quadratic_program)
@@ -136,7 +136,7 @@ def test_a_uniform_scale_is_a_radius(c):
     plain = min_norm_separator(X, y, p=2, q=np.inf, eps=0.1 * c)
     np.testing.assert_allclose(scaled.coef, plain.coef, rtol=1e-9)
     assert scaled.eps == 0.1
-    program = scaled_program(_problem(X, y, np.inf, 0.1, False, np.full(12, c)), LpNorm(2))
+    program = MaxMarginForm.of(read_problem(X, y, np.inf, 0.1, False, np.full(12, c)), LpNorm(2))
     assert program.scale is None
     assert replace(program, scale=np.ones(12)).penalty_norm.value(
         X[0]
@@ -156,7 +156,7 @@ def test_data_that_nothing_separates_are_proven_so_whatever_the_scale():
 def test_the_few_weights_of_a_vertex_are_repaired_along_its_face(q):
     X, y, scale = draw(60, 25)
     star = max_margin(X, y, q=q, scale=scale)
-    problem = _problem(X, y, q, star.margin * (1 + 1e-6), False, scale)
+    problem = read_problem(X, y, q, star.margin * (1 + 1e-6), False, scale)
     weights = np.where(star.dual_coef > 1e-9, star.dual_coef, 0)
     # too few to move Z^T a straight to the centre of the ball
     assert np.count_nonzero(weights) < 25

@@ -18,9 +18,9 @@ def count_steps(monkeypatch):
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9])
 def test_ends_exactly_where_the_interior_point_method_tends_to(
-    margin_program, largest_radius, proven_gap, share
+    max_margin_form, largest_radius, proven_gap, share
 ):
-    problem = margin_program(25, 60, 2.0, 1.0, share * largest_radius(25, 60, 1.0))
+    problem = max_margin_form(25, 60, 2.0, 1.0, share * largest_radius(25, 60, 1.0))
     point = solve_semismooth_newton(problem, 1e-9)
     assert proven_gap(problem, point) <= 1e-9
     other = solve_interior_point(problem, 1e-11)
@@ -29,35 +29,37 @@ def test_ends_exactly_where_the_interior_point_method_tends_to(
     )
 
 
-def test_weights_of_a_smaller_radius_save_steps(margin_program, largest_radius, monkeypatch):
+def test_weights_of_a_smaller_radius_save_steps(max_margin_form, largest_radius, monkeypatch):
     star = largest_radius(25, 60, 1.0)
-    near = solve_semismooth_newton(margin_program(25, 60, 2.0, 1.0, 0.78 * star))
+    near = solve_semismooth_newton(max_margin_form(25, 60, 2.0, 1.0, 0.78 * star))
     steps = count_steps(monkeypatch)
-    cold = solve_semismooth_newton(margin_program(25, 60, 2.0, 1.0, 0.8 * star))
+    cold = solve_semismooth_newton(max_margin_form(25, 60, 2.0, 1.0, 0.8 * star))
     n_cold = len(steps)
-    warm = solve_semismooth_newton(margin_program(25, 60, 2.0, 1.0, 0.8 * star), start=near.weights)
+    warm = solve_semismooth_newton(
+        max_margin_form(25, 60, 2.0, 1.0, 0.8 * star), start=near.weights
+    )
     assert len(steps) - n_cold < n_cold
     np.testing.assert_allclose(warm.coef, cold.coef, rtol=1e-6, atol=1e-9)
 
 
-def test_beyond_the_largest_radius_the_weights_prove_it(margin_program, largest_radius, proven):
-    problem = margin_program(25, 60, 2.0, 1.0, 5 * largest_radius(25, 60, 1.0))
+def test_beyond_the_largest_radius_the_weights_prove_it(max_margin_form, largest_radius, proven):
+    problem = max_margin_form(25, 60, 2.0, 1.0, 5 * largest_radius(25, 60, 1.0))
     assert proven(problem, solve_semismooth_newton(problem))[1] == 0
 
 
-def test_repeated_rows(margin_program, proven_gap):
-    problem = margin_program(10, 60, 2.0, 1.0, 0.1)
+def test_repeated_rows(max_margin_form, proven_gap):
+    problem = max_margin_form(10, 60, 2.0, 1.0, 0.1)
     problem.rows[5:] = problem.rows[:5]
     assert proven_gap(problem, solve_semismooth_newton(problem)) <= 1e-9
 
 
-def test_too_few_steps_are_a_failure(margin_program, monkeypatch):
+def test_too_few_steps_are_a_failure(max_margin_form, monkeypatch):
     monkeypatch.setattr(semismooth_newton, "_MAX_ITER", 2)
     with pytest.raises(SolverFailure, match="not converged in 2 steps"):
-        solve_semismooth_newton(margin_program(25, 60, 2.0, 1.0, 0.5))
+        solve_semismooth_newton(max_margin_form(25, 60, 2.0, 1.0, 0.5))
 
 
-def test_no_decrease_is_a_failure(margin_program, monkeypatch):
+def test_no_decrease_is_a_failure(max_margin_form, monkeypatch):
     monkeypatch.setattr(semismooth_newton, "_newton_step", lambda gram, gradient: gradient)
     with pytest.raises(SolverFailure, match="no step decreases the dual"):
-        solve_semismooth_newton(margin_program(25, 60, 2.0, 1.0, 0.5))
+        solve_semismooth_newton(max_margin_form(25, 60, 2.0, 1.0, 0.5))

@@ -7,8 +7,7 @@ from scipy import sparse
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import working_sets
-from sklearn_robust.separators._engine_choice import scaled_program
-from sklearn_robust.separators._max_margin_form import SolverFailure
+from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.working_sets import solve_on_column_sets, solve_on_row_sets
 
@@ -39,9 +38,9 @@ def assert_same_direction(one, other):
     [(1.0, 1.0, 0.0), (2.0, 1.0, 0.05), (INF, 1.0, 0.05), (1.0, 2.0, 0.1), (2.0, 2.0, 0.0)],
 )
 def test_row_sets_agree_with_all_rows(
-    margin_program, proven_gap, monkeypatch, p, dual_q, eps, intercept, convert
+    max_margin_form, proven_gap, monkeypatch, p, dual_q, eps, intercept, convert
 ):
-    problem = margin_program(1500, 12, p, dual_q, eps, intercept=intercept)
+    problem = max_margin_form(1500, 12, p, dual_q, eps, intercept=intercept)
     sizes = sizes_solved(monkeypatch)
     point = solve_on_row_sets(replace(problem, rows=convert(problem.rows)), 1e-8)
     assert max(n for n, _ in sizes) < 150
@@ -56,9 +55,9 @@ def test_row_sets_agree_with_all_rows(
     ("p", "dual_q", "eps"), [(1.0, 1.0, 0.0), (1.0, 2.0, 0.5), (1.0, INF, 1.0), (2.0, 1.0, 0.1)]
 )
 def test_column_sets_agree_with_all_columns(
-    margin_program, proven_gap, monkeypatch, p, dual_q, eps, intercept, convert
+    max_margin_form, proven_gap, monkeypatch, p, dual_q, eps, intercept, convert
 ):
-    problem = margin_program(12, 1500, p, dual_q, eps, intercept=intercept)
+    problem = max_margin_form(12, 1500, p, dual_q, eps, intercept=intercept)
     sizes = sizes_solved(monkeypatch)
     point = solve_on_column_sets(replace(problem, rows=convert(problem.rows)), 1e-8)
     assert max(d for _, d in sizes) < 1200
@@ -66,8 +65,8 @@ def test_column_sets_agree_with_all_columns(
     assert_same_direction(point, solve_interior_point(problem, 1e-10))
 
 
-def test_row_sets_hold_both_classes(margin_program, proven_gap):
-    problem = margin_program(1500, 12, 2.0, 1.0, 0.05, intercept=True)
+def test_row_sets_hold_both_classes(max_margin_form, proven_gap):
+    problem = max_margin_form(1500, 12, 2.0, 1.0, 0.05, intercept=True)
     labels = np.ones(1500)
     labels[-2:] = -1
     rare = replace(problem, rows=problem.rows * (problem.labels * labels)[:, None], labels=labels)
@@ -75,8 +74,8 @@ def test_row_sets_hold_both_classes(margin_program, proven_gap):
     assert proven_gap(rare, solve_on_row_sets(rare, 1e-8)) <= 1e-8
 
 
-def test_a_set_that_is_not_separable_proves_it_for_all(margin_program, proven):
-    problem = margin_program(1500, 12, 2.0, 1.0, 5.0)
+def test_a_set_that_is_not_separable_proves_it_for_all(max_margin_form, proven):
+    problem = max_margin_form(1500, 12, 2.0, 1.0, 5.0)
     assert proven(problem, solve_on_row_sets(problem))[1] == 0
 
 
@@ -90,12 +89,12 @@ def test_row_sets_do_not_cycle(proven_gap, n, d, seed, q, eps):
     y = np.sign(X @ w)
     X += 0.5 * np.outer(y, w) / (w @ w)
     problem = RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=True)
-    program = scaled_program(problem, LpNorm(2))
+    program = MaxMarginForm.of(problem, LpNorm(2))
     assert proven_gap(program, solve_on_row_sets(program)) <= 1e-8
 
 
-def test_crowded_row_sets_keep_what_carries_weight(margin_program):
-    program = margin_program(30, 3, 2.0, 1.0, 0.0)
+def test_crowded_row_sets_keep_what_carries_weight(max_margin_form):
+    program = max_margin_form(30, 3, 2.0, 1.0, 0.0)
     chosen, weights, scores = np.arange(10, 20), np.zeros(10), np.arange(10.0)
     weights[6:] = [0.5, 0.3, 0.2, 1e-6]
     assert sorted(working_sets._kept(program, chosen, weights, scores, 5)) == [10, 11, 16, 17, 18]
@@ -106,16 +105,16 @@ def test_data_that_nothing_separates_need_few_rounds(monkeypatch, proven):
     sizes = sizes_solved(monkeypatch)
     exact = np.random.default_rng(0).normal(size=(8000, 10))
     X, y = np.round(4 * exact), np.sign(exact.sum(axis=1))
-    program = scaled_program(
+    program = MaxMarginForm.of(
         RobustProblem.from_data(X, y, q=INF, eps=0.0, fit_intercept=False), LpNorm(1)
     )
     assert proven(program, solve_on_row_sets(program))[1] <= 1e-9
     assert len(sizes) < 25
 
 
-def test_too_few_rounds_are_a_failure(margin_program, monkeypatch):
+def test_too_few_rounds_are_a_failure(max_margin_form, monkeypatch):
     monkeypatch.setattr(working_sets, "_MAX_ROUNDS", 1)
     with pytest.raises(SolverFailure, match="row sets"):
-        solve_on_row_sets(margin_program(1500, 12, 1.0, 1.0, 0.0))
+        solve_on_row_sets(max_margin_form(1500, 12, 1.0, 1.0, 0.0))
     with pytest.raises(SolverFailure, match="column sets"):
-        solve_on_column_sets(margin_program(12, 1500, 1.0, 1.0, 0.0))
+        solve_on_column_sets(max_margin_form(12, 1500, 1.0, 1.0, 0.0))

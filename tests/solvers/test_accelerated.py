@@ -42,6 +42,7 @@ def assert_proven(problem, norm, solution, tol):
     np.testing.assert_allclose(smallest, 1, rtol=1e-4)  # the scale of the predictor
 
 
+@pytest.mark.slow
 @each_q
 @each_intercept
 def test_gaussian_benchmark(gaussian, largest_margin, q, fit_intercept):
@@ -53,6 +54,7 @@ def test_gaussian_benchmark(gaussian, largest_margin, q, fit_intercept):
     assert solution.n_iter[0] <= 5000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1.2, 1.5, 2])
 @each_q
 @each_intercept
@@ -81,6 +83,7 @@ def test_high_accuracy(gaussian, largest_margin, q):
     assert_proven(problem, EUCLIDEAN, solution, 1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("q", "share"), [(1, 0.99), (2, 0.99), (2, 0.999), (np.inf, 0.99)])
 def test_close_to_the_largest_radius(gaussian, largest_margin, q, share):
     """The distance to the ball is a small difference of large numbers there: rounding must not
@@ -92,6 +95,7 @@ def test_close_to_the_largest_radius(gaussian, largest_margin, q, share):
     assert_proven(problem, EUCLIDEAN, solution, 1e-6)
 
 
+@pytest.mark.slow
 @each_q
 @each_intercept
 @pytest.mark.parametrize("shape", [(40, 5), (15, 30)], ids=["few features", "many features"])
@@ -131,6 +135,7 @@ def test_geometries_without_a_smooth_dual_are_refused(gaussian, p):
         accelerated_margin(problem, LOSS, LpNorm(p))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", [1, 1.5, np.inf])
 def test_batched_equals_single(gaussian, largest_margin, q):
     X, y = gaussian(14, 25)
@@ -159,6 +164,7 @@ def test_a_batch_keeps_separable_and_other_problems_apart(gaussian):
     np.testing.assert_array_equal(together.n_iter, [one.n_iter[0] for one in alone])
 
 
+@pytest.mark.slow
 @each_q
 @each_intercept
 @pytest.mark.parametrize("share", [0.5, 0.9])
@@ -180,6 +186,7 @@ def test_single_precision(gaussian, largest_margin, q, fit_intercept, share):
     assert margin[0] >= (1 - 2e-3) * gamma
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("q", [1, 1.5, np.inf])
 def test_torch_equals_numpy(gaussian, largest_margin, dtype, q):

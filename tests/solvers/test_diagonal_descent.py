@@ -21,6 +21,7 @@ def paper_problem(share, teacher_sparsity=None):
     return problem, largest * (1 - share)  # p = q*: the largest l1 margin is eps* - eps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("teacher_sparsity", [None, 4])
 @pytest.mark.parametrize(
     ("share", "iterations"), [(0, 300), (0.25, 500), (0.5, 1100), (0.75, 6100)]
@@ -34,6 +35,7 @@ def test_reaches_the_loss_within_few_iterations(share, iterations, teacher_spars
     assert 0.7 * gamma < solution.margin[0] < gamma < solution.margin_bound[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0, 0.25, 0.5])
 def test_tends_to_the_largest_l1_margin(share):
     problem, gamma = paper_problem(share)
@@ -41,6 +43,7 @@ def test_tends_to_the_largest_l1_margin(share):
     assert 0.97 * gamma < solution.margin[0] < gamma
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [2, 3])
 @pytest.mark.parametrize("q", [1.5, 2, math.inf])
 def test_other_threats_depths_and_losses_descend(gaussian, q, depth):
@@ -54,7 +57,7 @@ def test_other_threats_depths_and_losses_descend(gaussian, q, depth):
         assert np.all(np.diff(solution.history["log_risk"][:, 0]) <= 0)
 
 
-def test_velocity_is_the_gradient_in_the_parameters(gaussian):
+def test_subgradient_is_the_gradient_in_the_parameters(gaussian):
     X, y = gaussian(20, 5)
     problem = RobustProblem.from_data(X, y, q=2, eps=0.1, fit_intercept=False)
     loss, rng = LOSSES["exponential"], np.random.default_rng(0)

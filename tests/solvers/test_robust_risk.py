@@ -9,7 +9,7 @@ from sklearn_robust.certificates import non_separability_slack, proves_not_separ
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.solvers import _risk_model, _risk_newton, robust_risk
+from sklearn_robust.solvers import _risk_lbfgs, _risk_model, _risk_newton, robust_risk
 from sklearn_robust.solvers.robust_risk import minimise_robust_risk
 
 each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -70,6 +70,7 @@ def check(X, y, loss, q, eps, *, fit_intercept=True, sample_weight=None, tol=1e-
     return problem, solution
 
 
+@pytest.mark.slow
 @each_loss
 @each_intercept
 @pytest.mark.parametrize("q", [1, 1.5, 2, 3, np.inf])
@@ -87,6 +88,7 @@ def test_more_features_than_samples(gaussian, largest_margin, loss, q):
     check(X, y, loss, q, 1.05 * radius)
 
 
+@pytest.mark.slow
 # at eps = 0.2 the cone solver calls its answer inaccurate; it is right to the digits that are
 # compared
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
@@ -99,6 +101,7 @@ def test_breast_cancer(loss, q, eps):
     check(X, 2.0 * target - 1, loss, q, eps)
 
 
+@pytest.mark.slow
 def test_digits():
     X, target = load_digits(return_X_y=True)
     used = (target == 3) | (target == 8)
@@ -280,6 +283,7 @@ def test_where_newton_gives_up_lbfgs_takes_over(gaussian, monkeypatch, loss, q):
     assert solution.n_iter[0] > 5
 
 
+@pytest.mark.slow
 @each_loss
 @pytest.mark.parametrize("shape", [(40, 3), (100, 20), (200, 50)], ids=str)
 def test_no_exponent_takes_many_more_evaluations_than_two(monkeypatch, loss, shape):
@@ -328,6 +332,40 @@ def test_hessians_in_single_precision_certify_too(gaussian, monkeypatch, loss, q
     check(X, y, loss, q, 0.1)
 
 
+def test_a_hessian_that_single_precision_spoils_is_computed_in_double(gaussian, monkeypatch):
+    monkeypatch.setattr(rows, "_SINGLE_FROM", 0)
+    monkeypatch.setattr(
+        robust_risk, "lbfgs", lambda *args, **kwargs: pytest.fail("the fallback was called")
+    )
+    X, y = gaussian(60, 5, noise=2.0)
+    X = np.hstack([X, X[:, :1] + 1e-3 * X[:, 1:2]])  # condition 1e6 of the Gram matrix
+    problem = RobustProblem.from_data(X, y, q=np.inf, eps=1e-6, fit_intercept=True)
+    solution = minimise_robust_risk(problem, LOSSES["logistic"], EUCLIDEAN)
+    assert solution.converged[0]
+    assert solution.n_iter[0] < 40  # where single precision alone takes hundreds
+
+
+@each_loss
+@pytest.mark.parametrize("scaled", [False, True], ids=["alike", "scales"])
+@pytest.mark.parametrize("q", [1, 1.5, 2, np.inf])
+def test_forms_of_lbfgs_have_the_coefficients_penalty_and_gradient_of_the_log_risk(
+    gaussian, loss, q, scaled
+):
+    X, y = gaussian(30, 4, noise=2.0)
+    scale = np.array([0.0, 1.0, 2.0, 0.5]) if scaled else None
+    problem = RobustProblem.from_data(X, y, q=q, eps=0.3, fit_intercept=True, scale=scale)
+    objective = _risk_lbfgs._LogRisk(problem, loss, unit=1.7)
+    coef = np.array([[0.3, -0.2, 0.5, 0.1]])
+    x = objective.start(coef)
+    np.testing.assert_allclose(objective.coef(x), coef, atol=1e-15)
+    value, gradient = objective(x)
+    assert value == pytest.approx(problem.evaluate(loss, coef).log_risk[0], abs=1e-12)
+    step = 1e-6 * np.eye(len(x))
+    slopes = [(objective(x + h)[0] - objective(x - h)[0]) / 2e-6 for h in step]
+    np.testing.assert_allclose(gradient, slopes, atol=1e-8)
+
+
+@pytest.mark.slow
 @each_loss
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 @pytest.mark.parametrize(
@@ -400,6 +438,7 @@ def test_single_precision_data_are_not_copied(gaussian, loss):
     assert minimise_robust_risk(single, loss, EUCLIDEAN, tol=1e-6).gap[0] <= 1e-5
 
 
+@pytest.mark.slow
 @each_loss
 def test_along_radii_each_minimiser_starts_from_the_one_before(loss):
     X, y = load_breast_cancer(return_X_y=True)

@@ -43,6 +43,7 @@ def largest_margin(problem, p):
     return cp.Problem(cp.Maximize(margin), rows).solve(solver=cp.CLARABEL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1, 2, np.inf])
 @pytest.mark.parametrize("q", EXPONENTS)
 def test_descent_tends_to_the_largest_margin_of_every_pair(p, q):
@@ -56,6 +57,7 @@ def test_descent_tends_to_the_largest_margin_of_every_pair(p, q):
     assert solution.separable == [True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", EXPONENTS)
 def test_accelerated_and_diagonal_descent_reach_it_too(q):
     problem = separable(q)
@@ -65,6 +67,7 @@ def test_accelerated_and_diagonal_descent_reach_it_too(q):
     assert solution.margin[0] >= 0.6 * largest_margin(problem, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", EXPONENTS)
 def test_descent_on_torch_takes_the_same_steps(q):
     problem = separable(q)
@@ -91,6 +94,7 @@ SCALES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eps", [0.05, 1.5])
 @pytest.mark.parametrize("name", ["exponential", "logistic"])
 @pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
@@ -112,6 +116,7 @@ def test_newton_certifies_the_minimiser_of_the_risk(q, scale, name, eps):
     assert np.linalg.norm(slope) <= 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [SCALES["zeros"], SCALES["positive"]], ids=["zeros", "positive"])
 @pytest.mark.parametrize("q", EXPONENTS)
 @pytest.mark.parametrize("eps", [0.05, 1.5])

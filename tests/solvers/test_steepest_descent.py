@@ -32,6 +32,7 @@ def problem_of(X, y, *, q, eps, fit_intercept=False, sample_weight=None):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", EXPONENTS)
 @pytest.mark.parametrize("q", EXPONENTS)
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.9])
@@ -68,6 +69,7 @@ def test_every_pair_descends_and_approaches_the_exact_separator(gaussian, p, q, 
         assert 1 - cosine <= solution.gap[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", EXPONENTS)
 @pytest.mark.parametrize("q", EXPONENTS)
 @pytest.mark.parametrize("fit_intercept", [False, True])
@@ -101,6 +103,7 @@ def test_reported_gap_holds_against_the_exact_separator(p, q, fit_intercept, n, 
             assert cosine >= 1 - 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1.5, 3.0])
 @pytest.mark.parametrize("q", [1.5, 4.0])
 def test_general_exponents(gaussian, p, q):
@@ -112,6 +115,7 @@ def test_general_exponents(gaussian, p, q):
     assert solution.margin[0] > 0.9 * min_norm_separator(X, y, p=p, q=q, eps=eps).margin
 
 
+@pytest.mark.slow
 def test_coordinate_descent_at_large_eps_where_the_naive_subgradient_stalls(gaussian):
     X, y = gaussian(60, 200)
     eps = 0.95 * max_margin(X, y, q=math.inf).margin
@@ -147,6 +151,7 @@ def test_stops_on_the_sum_of_the_losses(gaussian, p, loss):
     assert solution.separable == [True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", EXPONENTS)
 @pytest.mark.parametrize("q", EXPONENTS)
 def test_data_that_are_not_separable_end_at_the_minimiser_of_the_risk(gaussian, p, q):
@@ -237,6 +242,7 @@ def test_sample_weights_are_repetitions(gaussian):
     assert one.n_iter == other.n_iter
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1, math.inf])
 @pytest.mark.parametrize("q", [1.5, 2, 4])
 def test_leaves_the_origin_at_large_eps(gaussian, p, q):
@@ -248,6 +254,7 @@ def test_leaves_the_origin_at_large_eps(gaussian, p, q):
     assert solution.log_risk[0] < 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("q", "loss", "fit_intercept", "dtype"),
     [
@@ -293,11 +300,12 @@ def test_a_grid_of_radii_and_geometries_gives_what_single_fits_give(
                 np.testing.assert_allclose(grid.margin[i], alone.margin[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1, 2, math.inf])
 @pytest.mark.parametrize("q", [2, math.inf])
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize("n_problems", [1, 3])
-def test_steps_in_place_are_those_of_the_rule(gaussian, p, q, fit_intercept, n_problems):
+def test_steps_of_the_fast_path_are_those_of_the_rule(gaussian, p, q, fit_intercept, n_problems):
     X, y = gaussian(20, 30)
     weight = np.random.default_rng(0).integers(0, 3, size=(n_problems, 20)).astype(float)
     labels = np.tile(y, (n_problems, 1))
@@ -356,6 +364,7 @@ def test_steps_that_overflow_are_evaluated_all_the_same(gaussian, dtype, fit_int
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("p", "q"), [(1, math.inf), (2, math.inf), (math.inf, math.inf), (3, 2)])
 def test_a_path_does_not_depend_on_where_its_vectors_lie(p, q):
     X, y = make_teacher_classification(64, 256, teacher_sparsity=4, random_state=0)
@@ -381,6 +390,7 @@ def test_room_begins_where_vector_registers_do(dtype, offset):
     assert room.ctypes.data % 64 == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("p", "q", "eps"), [(1, math.inf, 0.07), (math.inf, math.inf, 0.07), (2, 2, 0.3), (3, 1, 0.3)]
 )
@@ -402,7 +412,7 @@ def test_steps_that_waste_no_more_than_what_is_open_come_closer_to_the_limit(
 
     limit, path = gap(0), gap(1e-3)
     for way in (FastPaths, RulePath):
-        # half of the promised decrease, always
+        # half of the predicted decrease, always
         monkeypatch.setattr(way, "require_decrease", lambda self, share: None)
     assert limit < 0.85 * gap(0)
     assert path == gap(1e-3)  # which ends long before the limit, and takes long steps

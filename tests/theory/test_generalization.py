@@ -57,6 +57,7 @@ def test_the_supremum_of_the_estimate_by_brute_force():
         assert max(found, 0) > 0.95 * supremum
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("r", NORMS)
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
 @pytest.mark.parametrize(("n", "d"), [(10, 100), (100, 30)])

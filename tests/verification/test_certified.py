@@ -50,6 +50,7 @@ def convolutional(n_outputs):
     return net
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
@@ -79,6 +80,7 @@ def test_no_point_of_the_threat_has_a_smaller_margin(
     assert np.all(proved["crown-ibp"] >= proved["interval"] - 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", EXPONENTS)
 @pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
 @pytest.mark.parametrize("n_outputs", [1, 3])
@@ -96,6 +98,7 @@ def test_convolutions_and_pooling(lowest_margin, q, clip, n_outputs):
     assert np.all(margins > loosest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [*METHODS, "exact"])
 @pytest.mark.parametrize("q", EXPONENTS)
 @pytest.mark.parametrize("n_outputs", [1, 4])
@@ -168,6 +171,7 @@ def test_batches_devices_and_formats_do_not_matter():
     )
 
 
+@pytest.mark.slow
 def test_few_units_at_a_time_give_the_same_bounds(monkeypatch):
     torch.manual_seed(0)
     net, X, y = convolutional(3), np.random.default_rng(0).uniform(size=(4, 1, 6, 6)), [0, 1, 2, 0]
@@ -211,6 +215,7 @@ def test_ball_and_box_are_not_judged_apart(method, q, expected):
     np.testing.assert_allclose(margins, [expected], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clipped", [False, True])
 @pytest.mark.parametrize("method", [*METHODS, "exact"])
 @pytest.mark.parametrize("q", [1, 2, math.inf])
@@ -240,6 +245,7 @@ def test_a_scale_is_another_unit_of_each_feature(q, method, clipped):
     np.testing.assert_allclose(margins, expected, atol=1e-5 if method == "exact" else 1e-11)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [*METHODS, "exact"])
 @pytest.mark.parametrize("q", [1, 1.5, 2, 3, math.inf])
 def test_no_point_of_a_scaled_threat_has_a_smaller_margin(q, method):
@@ -264,6 +270,7 @@ def test_no_point_of_a_scaled_threat_has_a_smaller_margin(q, method):
 # --- radii
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", EXPONENTS)
 @pytest.mark.parametrize("n_outputs", [1, 4])
 def test_the_radius_of_a_linear_network_is_its_distance(q, n_outputs):
@@ -294,6 +301,7 @@ def test_the_radius_is_certified_and_a_little_more_is_not(method):
     assert np.all((beyond <= 0) | (radius == 0.3))
 
 
+@pytest.mark.slow
 def test_better_bounds_certify_larger_radii():
     torch.manual_seed(1)
     rng = np.random.default_rng(0)
@@ -374,6 +382,7 @@ def test_bad_brackets_are_refused(name):
         certified_radius(dense([2, 3, 1]), np.zeros((2, 2)), [0, 1], **{name: 0})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("max_radius", "tol"), [(1.0, 1e-300), (1e300, 1e-4)])
 def test_brackets_narrower_than_rounding_end(max_radius, tol):
     with torch.no_grad():

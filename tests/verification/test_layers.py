@@ -86,11 +86,10 @@ def test_linear_bounds_hold(case, shared):
     outputs = layer(points.flatten(0, 1)).unflatten(0, points.shape[:2]).flatten(2)
     coef = torch.randn(1 if shared else 4, 7, *layer(lower).shape[1:], dtype=torch.float64)
     constant = torch.randn(len(coef), 7, dtype=torch.float64)
-    pulled, offset = layer.backward(coef, constant, lower, upper)
+    moved, offset = layer.backward(coef, constant, lower, upper)
     value = torch.einsum("nsd,mnd->mns", coef.flatten(2).expand(4, -1, -1), outputs) + constant
     bound = (
-        torch.einsum("nsd,mnd->mns", pulled.flatten(2).expand(4, -1, -1), points.flatten(2))
-        + offset
+        torch.einsum("nsd,mnd->mns", moved.flatten(2).expand(4, -1, -1), points.flatten(2)) + offset
     )
     assert torch.all(value >= bound - 1e-11)
     torch.testing.assert_close(value[:, 0], bound[:, 0])  # exact where the input is known

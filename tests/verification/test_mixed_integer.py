@@ -61,6 +61,7 @@ def least_over_patterns(net, x, difference, *, eps, q, clip):
     return least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(1, 5, 1), (2, 5, 1), (2, 4, 3), (2, 3, 3, 1)], ids=str)
 @pytest.mark.parametrize("q", [1, math.inf])
 @pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
@@ -83,6 +84,7 @@ def test_equals_brute_force_on_tiny_networks(sizes, q, clip):
         assert brute - 1e-5 * (1 + abs(brute)) <= exact[i] <= brute
 
 
+@pytest.mark.slow
 def test_the_rival_with_the_lowest_linear_bound_need_not_be_the_worst():
     net = network(2, 8, 8, 6)
     for parameter in net.parameters():
@@ -100,6 +102,7 @@ def test_the_rival_with_the_lowest_linear_bound_need_not_be_the_worst():
     np.testing.assert_allclose(exact, margins, atol=0.1)
 
 
+@pytest.mark.slow
 def test_lies_between_linear_bounds_and_attacks_on_digits(lowest_margin):
     X, y = load_digits(return_X_y=True)
     X, y = X[np.isin(y, (2, 7))] / 16, (y[np.isin(y, (2, 7))] == 7).astype(int)

@@ -137,6 +137,7 @@ def test_pruning_made_permanent_is_certified(method):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("form", ["weight_norm", "spectral_norm", "orthogonal", "half"])
 def test_parametrised_weights_are_those_that_the_layer_applies(form, method):

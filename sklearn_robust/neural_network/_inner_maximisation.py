@@ -1,0 +1,120 @@
+"""The inner maximisation of robust training: the worst points that an ascent finds."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sklearn_robust.attacks.gradient import default_step
+from sklearn_robust.attacks.losses import logit_margins
+from sklearn_robust.neural_network._objective import margin_slopes, soft_margins
+from sklearn_robust.neural_network._passes import Passes
+from sklearn_robust.regions import Region
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples to train on.
+
+    Parameters
+    ----------
+    x : tensor of shape (n, ...)
+    y : int tensor of shape (n,)
+        Index of the class.
+    weight : tensor of shape (n,), > 0
+    region : Region
+        The region in which the adversary may move x.
+    """
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor
+    region: Region
+
+    def rows(self, rows: Tensor | slice) -> Samples:
+        """Some of the samples."""
+        return Samples(self.x[rows], self.y[rows], self.weight[rows], self.region.rows(rows))
+
+    def batches(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Samples]:
+        """All samples at once, or a random partition into batches.
+
+        A single sample that is left joins the batch before it: batch norm has no variance for one.
+        """
+        n = len(self.x)
+        if batch_size is None or batch_size >= n:
+            yield self
+            return
+        batches = list(torch.randperm(n, generator=generator).split(batch_size))
+        if batch_size > 1 and len(batches[-1]) == 1:
+            batches[-2:] = [torch.cat(batches[-2:])]
+        for rows in batches:
+            yield self.rows(rows)
+
+
+@dataclass(frozen=True)
+class InnerMaximisation:
+    """The attack that training runs on every batch.
+
+    Parameters
+    ----------
+    n_steps : int, default=10
+        0 leaves the samples where they are.
+    step_size : float or None, default=None
+        None is the default of the ascent.
+    n_restarts : int, default=1
+        The worst point of so many ascents is kept, sample by sample.
+    random_start : bool, default=False
+        Whether the first ascent starts at a random point too, as the others do.
+    """
+
+    n_steps: int = 10
+    step_size: float | None = None
+    n_restarts: int = 1
+    random_start: bool = False
+
+    @torch.no_grad()
+    def __call__(
+        self, network: Passes, samples: Samples, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The perturbed samples, and the margins of the clean ones, of shape (n,).
+
+        The module must be in evaluation mode, where no sample depends on its batch.
+        """
+        x, y = samples.x, samples.y
+        if self.n_steps == 0 or samples.region.eps == 0:
+            return x, logit_margins(network.outputs(x), y)
+        if self.random_start:
+            clean = network.outputs(x)
+            worst, _ = self._ascend(network, samples, self._random_start(samples, generator))
+        else:
+            worst, clean = self._ascend(network, samples, samples.region.x.clone())
+        for _ in range(self.n_restarts - 1):
+            other, _ = self._ascend(network, samples, self._random_start(samples, generator))
+            margins, least = (soft_margins(network.outputs(at), y) for at in (other, worst))
+            worst = torch.where((margins < least).view(-1, *[1] * (x.ndim - 1)), other, worst)
+        return worst, logit_margins(clean, y)
+
+    @staticmethod
+    def _random_start(samples: Samples, generator: torch.Generator | None) -> Tensor:
+        return samples.region.place(samples.region.random(generator))
+
+    def _ascend(self, network: Passes, samples: Samples, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Where an ascent of minus the soft margins ends, and the outputs at its start."""
+        y, region = samples.y, samples.region
+        single = (1 - 2 * y)[:, None].to(start)  # the slopes of a single output are constant
+
+        def slopes(outputs: Tensor) -> Tensor:
+            return single if outputs.shape[1] == 1 else -margin_slopes(outputs, y)
+
+        default = default_step(region.eps, self.n_steps)
+        points, outputs = region.ascend(
+            functools.partial(network.input_gradient, slopes=slopes),
+            start,
+            n_steps=self.n_steps,
+            length=default if self.step_size is None else self.step_size,
+        )
+        return points.view(samples.x.shape), outputs

@@ -1,0 +1,289 @@
+"""eps*: the largest radius below which a robust separator exists, with the separator that shows it.
+
+It is known for l_q balls only.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.linalg import norm as sparse_norm
+
+from sklearn_robust._parameters import check_exponent, check_number
+from sklearn_robust.certificates import Certified, Point, cancelling_weights
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.separators._engine_choice import (
+    DEFAULT_TOL,
+    certify_point,
+    certify_refined,
+    largest_sample_norm,
+    maximise_margin,
+)
+from sklearn_robust.separators._max_margin_form import (
+    SOLVER,
+    MaxMarginForm,
+    SolverFailure,
+    Vector,
+)
+from sklearn_robust.separators.linear_program import solve_linear_program
+from sklearn_robust.separators.separator import Separator, read_problem, warn_of_gap
+from sklearn_robust.threats import LpBall, require_ball
+
+# size of a coordinate of Z^T a, relative to the terms that it sums, up to which eps* = 0 is proven
+_TOL_PROOF = 1e-6
+
+# Dinkelbach's method
+_MAX_RATIOS = 30  # steps; it converges superlinearly
+_SLOW_RATIO = 0.01  # growth of the ratio, relative to tol, that ends it
+_MAX_RATIO_ENTRIES = 100_000  # entries of X up to which it refines answers of other methods
+# size of a coordinate of Z^T a, relative to the terms that it sums, below which weights are moved
+# to make it 0
+_CANCELLING = 1e-6
+# relative excess over the best ratio of radii whose weights may prove that none of them is reached
+_BEYOND_RATIO = (0.5 * DEFAULT_TOL, 1e-6, 1e-4)
+
+
+def max_margin(
+    X: Any,
+    y: Any,
+    *,
+    q: float,
+    fit_intercept: bool = False,
+    tol: float = DEFAULT_TOL,
+    scale: Any = None,
+) -> Separator:
+    r"""The separator of largest l_q distance to its closest sample.
+
+    .. math:: \epsilon^* = \max_{\|w\|_{q^*} \le 1, \, b} \; \min_i y_i (\langle w, x_i \rangle + b)
+
+    is its `margin`: a robust separator against perturbations of l_q size eps exists if and only if
+    eps < eps*.
+
+    Parameters
+    ----------
+    X : {array-like, sparse matrix} of shape (n, d)
+    y : array-like of shape (n,)
+        Two classes; the greater label is the positive one. Without an intercept also -1 or +1
+        alone.
+    q : float
+        Exponent of the distance, in [1, inf].
+    fit_intercept : bool, default=False
+        Whether b is free; otherwise b = 0. The estimators have True: the eps* that matters to them
+        is that of a free b.
+    tol : float, default=1e-8
+        Certified relative gap of the margin to reach.
+    scale : array-like of shape (d,) or dict {feature name: float}, optional
+        The scale s_j >= 0 of each feature: the threat is :math:`\|\delta / s\|_q \le \epsilon`, and
+        the penalty :math:`\epsilon \|s w\|_{q^*}`. The adversary cannot touch a feature of scale 0.
+        Features that a dict does not name have 1, as all have by default.
+
+    Returns
+    -------
+    Separator
+        With p = q* and eps = 0. If the data are not linearly separable its coef and margin are
+        zero, and `dual_coef` proves it: :math:`Z^T a = 0` up to rounding. If features of scale 0
+        alone separate them, a robust separator exists at every eps: margin and margin_bound are
+        inf, coef is a separator that uses only such features, and `dual_coef` proves nothing.
+
+    Raises
+    ------
+    ValueError
+        If q is out of its range, or y does not hold two classes.
+    RuntimeError
+        If every solver failed.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the certified gap is above tol.
+
+    Notes
+    -----
+    It is `min_norm_separator` with p = q* and eps = 0 [1]_. With scales the norm is :math:`\|s
+    w\|_{q^*}`, which does not bound coefficients of features of scale 0; where there are some, and
+    where features have sizes far apart, eps* is found as the largest ratio of margin and norm, by
+    Dinkelbach's method. The bound then holds for weights that cancel the features of scale 0
+    exactly, from which `dual_coef` differs by rounding.
+
+    References
+    ----------
+    .. [1] N. Tsilivis, N. Frank, N. Srebro, J. Kempe. The price of implicit bias in adversarially
+    robust generalization.
+       NeurIPS 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_robust.separators import max_margin
+    >>> X, y = np.array([[3.0, 1.0], [-3.0, 1.0]]), np.array([1, -1])
+    >>> round(max_margin(X, y, q=2).margin, 6)
+    3.0
+    """
+    problem = read_problem(X, y, check_exponent(q, "q"), 0.0, fit_intercept, scale)
+    check_number(tol, "tol", low=0, strict=True)
+    answer = largest_distance(problem, tol)
+    norm, gap = LpNorm(problem.threat.q).dual, answer.gap
+    if answer.margin == math.inf:
+        gap = 0.0
+    elif answer.margin <= 0:
+        answer = replace(answer, coef=np.zeros_like(answer.coef), intercept=0.0, margin=0.0)
+        size = largest_sample_norm(problem, norm)
+        gap = answer.bound / max(size, answer.bound, np.finfo(np.float64).tiny)
+        weighted_sum = np.abs(problem.weighted_sum(answer.weights[None])[0])
+        if np.any(weighted_sum > _TOL_PROOF * (answer.weights @ abs(problem.X))):
+            gap = 1.0  # one feature alone may still separate: the zero is not proven
+    warn_of_gap(gap, tol)
+    return Separator.of(problem, norm, answer, gap)
+
+
+def largest_distance(problem: RobustProblem, tol: float) -> Certified:
+    """eps*: the largest ||s w||_q* margin without adversary; inf where features of scale 0 alone
+    separate.
+    """
+    scale = require_ball(problem.threat, SOLVER).scale
+    plain = _without_adversary(problem)
+    if scale is not None and not scale.all():
+        return _largest_distance_with_fixed_features(problem, plain, tol)
+    if scale is None:
+        answer = _largest_plain_distance(plain, tol)
+    else:  # the same in units of the scales
+        answer = _largest_plain_distance(replace(plain, X=_over(plain.X, scale)), tol)
+        point = Point(answer.coef / scale, answer.weights)
+        answer = certify_point(plain, problem.threat.dual_norm, point, answer.solver)
+    if answer.margin > 0 and answer.gap > tol and math.prod(plain.X.shape) <= _MAX_RATIO_ENTRIES:
+        return _largest_ratio(problem, answer, tol)
+    return answer
+
+
+def _largest_distance_with_fixed_features(
+    problem: RobustProblem, plain: RobustProblem, tol: float
+) -> Certified:
+    """eps* where some features have scale 0."""
+    answer = _largest_plain_distance(plain, tol)
+    if answer.margin <= 0:  # separable for no scale
+        return answer
+    fixed = np.flatnonzero(problem.threat.scale == 0)
+    alone = _largest_plain_distance(replace(plain, X=plain.X[:, fixed]), tol)
+    if alone.margin <= 0:
+        return _largest_ratio(problem, answer, tol)
+    coef = np.zeros(problem.n_features)
+    coef[fixed] = alone.coef
+    return replace(alone, coef=coef, margin=math.inf, bound=math.inf)
+
+
+def _largest_ratio(problem: RobustProblem, start: Certified, tol: float) -> Certified:
+    """eps* as the largest ratio of margin and ||s w||_q*, by Dinkelbach's method from a separating
+    predictor.
+
+    The predictor of largest robust margin at the ratio of the last one has a larger ratio, until
+    the weights that come with it prove that none does. That margin is taken with every feature in
+    its own unit and max |w_j| = 1: features of scale 0, and of sizes far apart, are as well behaved
+    as others there.
+    """
+    units = _column_sizes(problem)
+    scale = np.ones_like(units) if problem.threat.scale is None else problem.threat.scale
+    ball = LpBall(problem.threat.q, 1.0, scale / units)
+    in_units = replace(problem, X=_over(problem.X, units), threat=ball)
+
+    def most_robust(eps: float) -> Certified:
+        """What the predictor of largest robust margin at this radius proves of the ratio."""
+        at_radius = replace(in_units, radius=np.array([eps]))
+        found = maximise_margin(at_radius, LpNorm(math.inf), tol)
+        point = Point(found.coef / units, found.weights)
+        return _certify_ratio(problem, point, f"{found.solver}, largest ratio")
+
+    best = _certify_ratio(problem, start, start.solver)
+    for _ in range(_MAX_RATIOS):
+        last = best
+        best = most_robust(last.margin).merged(last)
+        if best.gap <= tol or best.margin <= last.margin * (1 + _SLOW_RATIO * tol):
+            break
+    for beyond in _BEYOND_RATIO:
+        if best.gap > tol:
+            best = best.merged(most_robust(best.margin * (1 + beyond)))
+    return best
+
+
+def _certify_ratio(problem: RobustProblem, point: Point, solver: str) -> Certified:
+    """What a predictor proves of the ratio, with the better of two weights near the given ones.
+
+    Both cancel the features of scale 0; the second also those whose coordinate of Z^T a is small
+    beside the terms that it sums.
+    """
+    plain, norm = _without_adversary(problem), problem.threat.dual_norm
+    scale, weights = problem.threat.scale, point.weights
+    fixed = np.empty(0, int) if scale is None else np.flatnonzero(scale == 0)
+    weighted_sum = np.abs(plain.weighted_sum(weights[None])[0])
+    small = np.flatnonzero(weighted_sum <= _CANCELLING * (weights @ abs(plain.X)))
+    first, second = (
+        certify_point(
+            plain, norm, Point(point.coef, cancelling_weights(plain, weights, columns)), solver
+        )
+        for columns in (fixed, np.union1d(fixed, small))
+    )
+    return second.merged(first)
+
+
+def _largest_plain_distance(plain: RobustProblem, tol: float) -> Certified:
+    """The largest margin without adversary in the norm q*; a linear program has the last word where
+    it is 0.
+
+    Whether data are linearly separable does not depend on the norm, and a vertex proves that they
+    are not up to rounding.
+    """
+    norm = LpNorm(plain.threat.q).dual
+    answer = maximise_margin(plain, norm, tol)
+    if answer.margin > 0:
+        return answer
+    # with every feature in its own unit: a small one may separate what large ones do not
+    X, units = plain.X, _column_sizes(plain)
+    if plain.fit_intercept and not sparse.issparse(X):
+        X = X - X.mean(axis=0)
+    in_units = replace(plain, X=_over(X, units))
+    try:
+        vertex = solve_linear_program(MaxMarginForm.of(in_units, LpNorm(math.inf)))
+    except SolverFailure:
+        return answer
+    vertex = Point(vertex.coef / units, vertex.weights)
+    form = MaxMarginForm.of(plain, norm)
+    found = certify_refined(plain, norm, form, vertex, "linear program", tol)
+    best = found.merged(answer)
+    if best.margin <= 0 and _imbalance(plain, found.weights) < _imbalance(plain, best.weights):
+        best = replace(best, weights=found.weights, bound=found.bound)
+    return best
+
+
+def _without_adversary(problem: RobustProblem) -> RobustProblem:
+    """The same problem at radius 0, without scales."""
+    return replace(problem, threat=LpBall(problem.threat.q, 1.0), radius=np.zeros(1))
+
+
+def _column_sizes(problem: RobustProblem) -> Vector:
+    """The 2-norm of each feature, centred where an intercept absorbs it; 1 for a feature that is
+    constant then.
+    """
+    X = problem.X
+    if sparse.issparse(X):
+        units = sparse_norm(X, axis=0)
+    else:
+        units = np.linalg.norm(X - X.mean(axis=0) if problem.fit_intercept else X, axis=0)
+    return np.where(units > 0, units, 1.0)
+
+
+def _over(X: Any, units: Vector) -> Any:
+    """The columns of X over these units."""
+    return sparse.csr_array(X / units) if sparse.issparse(X) else X / units
+
+
+def _imbalance(problem: RobustProblem, weights: Vector) -> float:
+    """The largest coordinate of Z^T a relative to the terms that it sums: rounding if a proves that
+    nothing separates.
+    """
+    terms = weights @ abs(problem.X)
+    weighted_sum = np.abs(problem.weighted_sum(weights[None])[0])
+    return float(np.max(weighted_sum / np.where(terms > 0, terms, 1.0)))

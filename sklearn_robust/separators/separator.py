@@ -1,0 +1,195 @@
+"""The answer of the exact solvers as the user sees it: a separator with its proof, or the error
+where there is none. The threat is an l_q ball.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import _get_feature_names, check_X_y
+
+from sklearn_robust._parameters import check_choice, read_scale, refuse_lazy
+from sklearn_robust.certificates import Certified
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.separators._max_margin_form import Vector
+
+
+@dataclass(frozen=True)
+class Separator:
+    r"""A robust linear separator <w, x> + b, with the proof of how good it is.
+
+    It is scaled so that its smallest robust margin is 1: among all such, w has the least p-norm, up
+    to `relative_gap`.
+
+    Attributes
+    ----------
+    coef : ndarray of shape (d,)
+        w; zero where `max_margin` found that no separator exists.
+    intercept : float
+        b; 0 without an intercept.
+    margin : float
+        :math:`\min_i m_i(w) / \|w\|_p` less its rounding, in the units of the features: what this
+        separator reaches at least.
+    margin_bound : float
+        D(dual_coef) plus its rounding: no predictor has a larger margin.
+    relative_gap : float
+        1 - margin / margin_bound. Where the margin is 0, margin_bound over the largest q-norm of a
+        sample.
+    dual_coef : ndarray of shape (n,)
+        The weights that prove the bound: >= 0 and of sum 1, with an intercept of sum 1/2 in each
+        class.
+    perturbation : ndarray of shape (d,)
+        The worst perturbation: x_i - y_i perturbation is where the adversary moves sample i.
+    p, q, eps : float
+        The norm of the margin, and the threat.
+    fit_intercept : bool
+    solver : str
+        What the predictor came from.
+    scale : ndarray of shape (d,) or None
+        Of each feature; the threat is :math:`\|\delta / s\|_q \le \epsilon`.
+    """
+
+    coef: Vector
+    intercept: float
+    margin: float
+    margin_bound: float
+    relative_gap: float
+    dual_coef: Vector
+    perturbation: Vector
+    p: float
+    q: float
+    eps: float
+    fit_intercept: bool
+    solver: str
+    scale: Vector | None = None
+
+    @classmethod
+    def of(
+        cls, problem: RobustProblem, norm: LpNorm, certified: Certified, gap: float
+    ) -> Separator:
+        """The separator that a certified point of a problem with an l_q ball is."""
+        threat = problem.threat
+        return cls(
+            coef=certified.coef,
+            intercept=certified.intercept,
+            margin=certified.margin,
+            margin_bound=certified.bound,
+            relative_gap=gap,
+            dual_coef=certified.weights,
+            perturbation=problem.perturbation(certified.coef[None])[0],
+            p=norm.p,
+            q=threat.q,
+            eps=float(problem.radius[0]),
+            fit_intercept=problem.fit_intercept,
+            solver=certified.solver,
+            scale=threat.scale,
+        )
+
+    def __repr__(self) -> str:
+        threat = f"p={self.p:g}, q={self.q:g}, eps={self.eps:.4g}"
+        figures = f"margin={self.margin:.4g}, relative_gap={self.relative_gap:.2g}"
+        used = f"{np.count_nonzero(self.coef)} of {len(self.coef)} features"
+        rows = f"{np.count_nonzero(self.dual_coef)} of {len(self.dual_coef)} samples"
+        return (
+            f"Separator({threat}, fit_intercept={self.fit_intercept}, {figures}, "
+            f"solver={self.solver!r}: uses {used}, {rows})"
+        )
+
+
+class NotSeparableError(ValueError):
+    r"""No predictor classifies every sample rightly under every perturbation of size eps.
+
+    Attributes
+    ----------
+    eps : float
+        The radius asked for.
+    eps_star : float
+        The largest radius below which a robust separator exists; 0 where the data are not linearly
+        separable at all.
+    weights : ndarray of shape (n,)
+        The proof: weights of the simplex (of equal class sums with an intercept) with :math:`\|Z^T
+        a\|_q \le \epsilon`. Where eps equals eps_star, up to the relative precision of eps_star,
+        and where it is 0 up to rounding.
+    fit_intercept : bool
+        Whether the intercept was free.
+    """
+
+    def __init__(
+        self, eps: float, eps_star: float, weights: Vector, fit_intercept: bool = True
+    ) -> None:
+        reason, remedy = "they are not linearly separable, eps* = 0", ""
+        if eps_star > 0:
+            reason = f"a robust separator exists only for eps < eps* = {eps_star:.8g}"
+            remedy = "a smaller eps, or "
+        if not fit_intercept:
+            remedy += "fit_intercept=True, with which eps* may be larger, or "
+        super().__init__(
+            f"No linear predictor separates the classes with eps={eps:.8g}: {reason}. Use "
+            f"{remedy}RobustLinearClassifier, which minimises the robust risk instead."
+        )
+        self.eps = eps
+        self.eps_star = eps_star
+        self.weights = weights
+        self.fit_intercept = fit_intercept
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.eps, self.eps_star, self.weights, self.fit_intercept)
+
+
+def read_problem(
+    X: Any, y: Any, q: float, eps: float, fit_intercept: bool, scale: Any
+) -> RobustProblem:
+    """The problem that a user's data and parameters state."""
+    refuse_lazy(X=X, y=y)
+    check_choice(fit_intercept, "fit_intercept", (True, False))
+    names = _get_feature_names(X)
+    X, y = check_X_y(X, y, accept_sparse=("csr", "csc"), dtype=np.float64)
+    X = sparse.csr_array(X) if sparse.issparse(X) else X
+    scale = read_scale(scale, X.shape[1], names)
+    return RobustProblem.from_data(
+        X, _signs(y, fit_intercept), q=q, eps=eps, fit_intercept=fit_intercept, scale=scale
+    )
+
+
+def _signs(y: NDArray[Any], fit_intercept: bool) -> Vector:
+    """Labels in {-1, +1}: the greater class is +1."""
+    classes = np.unique(y)
+    if len(classes) == 2:
+        return np.where(y == classes[1], 1.0, -1.0)
+    if len(classes) > 2:
+        raise ValueError(
+            f"y must hold two classes, got {len(classes)}. Separate several classes one against "
+            f"the rest."
+        )
+    if fit_intercept:
+        raise ValueError(
+            f"y must hold two classes, got only {classes[0]!r}: with fit_intercept=True the "
+            f"intercept alone classifies it. Use "
+            "fit_intercept=False, or data of both classes."
+        )
+    if not np.isin(classes, [-1, 1]).all():
+        raise ValueError(
+            f"y holds only the class {classes[0]!r}, which tells no side of the separator. Use "
+            f"labels -1 and +1, or "
+            "data of both classes."
+        )
+    return y.astype(np.float64)
+
+
+def warn_of_gap(gap: float, tol: float) -> None:
+    """A ConvergenceWarning at the caller of the public function, where the gap is above tol."""
+    if gap > tol:
+        warnings.warn(
+            f"The separator's certified relative gap is {gap:.2g}, above tol={tol:.2g}. Scale the "
+            f"features to similar sizes, "
+            "move eps away from eps*, or accept a larger tol.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
