@@ -73,8 +73,8 @@ class DualBounds:
         self.differences = differences
         self.bound = -math.inf
         self.weights: np.ndarray | None = None
-        reached = differences.columns if len(model.low) else []
-        self._free = np.setdiff1d(np.arange(self.problem.n_features), reached)
+        features = np.arange(self.problem.n_features)
+        self._free = np.setdiff1d(features, differences.columns) if len(model.low) else features
         self._anchors: list[_Candidate] = []
 
     def update(self, weights: np.ndarray, slopes: np.ndarray) -> None:

@@ -78,6 +78,12 @@ class PairCones(ABC):
     D: np.ndarray
     t: np.ndarray
 
+    @abstractmethod
+    def __init__(self, D: np.ndarray, lam: np.ndarray, smoothing: float) -> None:
+        r"""Start from the differences and the :math:`\lambda` of the pairs, with slacks of about
+        the smoothing.
+        """
+
     @property
     @abstractmethod
     def multipliers(self) -> tuple[np.ndarray, np.ndarray]:
@@ -187,7 +193,7 @@ class _LinearCones(PairCones):
 
 
 class OneNormCones(_LinearCones):
-    """q = inf: :math:`t = \\sum_j t_j`, :math:`t_j \\ge |D_j|`."""
+    r"""q = inf: :math:`t = \sum_j t_j`, :math:`t_j \ge |D_j|`."""
 
     def __init__(self, D: np.ndarray, lam: np.ndarray, smoothing: float) -> None:
         half = 0.5 * smoothing
@@ -237,7 +243,7 @@ class OneNormCones(_LinearCones):
 
 
 class MaxNormCones(_LinearCones):
-    """q = 1: :math:`t \\ge |D_j|` for all j."""
+    r"""q = 1: :math:`t \ge |D_j|` for all j."""
 
     def __init__(self, D: np.ndarray, lam: np.ndarray, smoothing: float) -> None:
         self.D = D
@@ -289,7 +295,7 @@ class TwoNormCones(PairCones):
     :math:`(\lambda, -\delta)`: :math:`\Theta = (2 v v^T - J) / \eta^2`, v = J w, J = diag(1, -I).
     """
 
-    degree = 1  # type: ignore[assignment]
+    degree = 1
 
     def __init__(self, D: np.ndarray, lam: np.ndarray, smoothing: float) -> None:
         half = 0.5 * smoothing

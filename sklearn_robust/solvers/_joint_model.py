@@ -1,5 +1,5 @@
-r"""The joint risk of several classes as a function of scores and pair penalties: value, weights, and
-the Hessian, exact in products and approximate in a matrix.
+r"""The joint risk of several classes as a function of scores and pair penalties: value, weights,
+and the Hessian, exact in products and approximate in a matrix.
 
 With soft margins :math:`\mu_i`, the rivals' shares :math:`\pi_i`, weights :math:`a_i` and
 curvatures :math:`c_i` of the loss and :math:`r_i = e_{y_i} - \pi_i`, the risk has in the scores of
@@ -285,7 +285,7 @@ class JointModel:
             matrix[:, intercepts] = 0.0
             matrix[intercepts, intercepts] = 1.0
         if self.logarithmic and len(chosen) == len(self.problem.y):
-            # of a sample this could be indefinite; without it conjugate gradients take one step more
+            # of a sample it could be indefinite; without it conjugate gradients take one more step
             gradient = at.gradient.flat()
             matrix -= np.outer(gradient, gradient)
         return matrix

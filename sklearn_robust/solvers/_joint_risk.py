@@ -216,7 +216,7 @@ class _Minimisation:
         multipliers = self.model.at(self.coef, norms).gradient.pairs
         least = max(_LEAST_MULTIPLIER * float(multipliers.max()), np.finfo(float).tiny)
         cone = CONES[self.problem.threat.q]
-        return cone(D, np.maximum(multipliers, least), _SMOOTHING)  # type: ignore[call-arg]
+        return cone(D, np.maximum(multipliers, least), _SMOOTHING)
 
     def _norms(self, cones: PairCones | None) -> np.ndarray:
         return np.zeros(len(self.model.low)) if cones is None else cones.t

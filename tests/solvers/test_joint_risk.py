@@ -32,7 +32,7 @@ def overlapping(n_classes, n_features=4, n=40, seed=0):
 def conic_risk(problem, loss):
     """The least log-risk (exponential) or risk (logistic) by cvxpy."""
     X = problem.X.toarray() if sparse.issparse(problem.X) else np.asarray(problem.X, float)
-    K, (n, d) = problem.n_classes, X.shape
+    K, d = problem.n_classes, X.shape[1]
     threat = problem.threat
     scale = np.ones(d) if threat.scale is None else np.asarray(threat.scale)
     dual_q = threat.dual_norm.p
@@ -102,13 +102,13 @@ def test_weights_scale_and_sparse_rows(loss, q):
     weight = np.random.default_rng(0).uniform(0.2, 2, len(y))
     weight[5] = 0
     rows = np.where(np.abs(X) > 0.5, X, 0)
-    given = dict(
-        q=q,
-        eps=EPS[q],
-        scale=np.array([1.0, 0.5, 2.0, 1.0]),
-        sample_weight=weight,
-        fit_intercept=True,
-    )
+    given = {
+        "q": q,
+        "eps": EPS[q],
+        "scale": np.array([1.0, 0.5, 2.0, 1.0]),
+        "sample_weight": weight,
+        "fit_intercept": True,
+    }
     dense = check(JointProblem.from_data(rows, y, **given), loss)
     thin = check(JointProblem.from_data(sparse.csr_array(rows), y, **given), loss)
     assert dense.log_risk == pytest.approx(thin.log_risk, abs=2 * TOL)
