@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.linalg.blas import dsyrk
 
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import MarginLoss, is_exponential
@@ -255,30 +256,29 @@ class JointModel:
         return index
 
     def hessian_estimate(self, at: RiskPoint) -> np.ndarray:
-        """The Hessian at a point from a sample of rows, (N, N) with N = K (d + 1) + P.
+        """The upper triangle of the Hessian at a point from a sample of rows, (N, N) with N = K (d
+        + 1) + P; what is below the diagonal is arbitrary.
 
         Rows are drawn systematically in proportion to their weight, and weighted by its inverse.
         """
         K, d1 = at.gradient.coef.shape
         P, size = len(self.low), K * d1
-        index = self.pair_index
-        matrix = np.zeros((size + P + 1, size + P + 1))
+        coefs = np.zeros((K, d1, K, d1))
+        by_pair = np.zeros((size, P + 1))  # the last column is that of no pair, c with itself
+        pairs = np.zeros((P + 1, P + 1))
         chosen, factor = self._sample(at.of_sample, _ROWS_PER_UNKNOWN * size)
         for c in range(K):
             mine = self.problem.y[chosen] == c
             if not mine.any():
                 continue
-            rows = chosen[mine]
-            of_class = self._class_hessian(at, c, rows, factor[mine])
-            matrix[:size, :size] += of_class.reshape(size, size)
-            if P:
-                columns = self.radius * of_class[:, :, :, -1].reshape(size, K)
-                places = size + index[c]
-                matrix[:size, places] += columns
-                both = self.radius * columns.reshape(K, d1, K)[:, -1]
-                matrix[places[:, None], places] += both
-        matrix = matrix[:-1, :-1]
-        matrix[size:, :size] = matrix[:size, size:].T
+            columns = self.radius * self._add_class(coefs, at, c, chosen[mine], factor[mine])
+            places = self.pair_index[c]
+            by_pair[:, places] += columns.reshape(size, K)
+            pairs[places[:, None], places] += self.radius * columns[:, -1]
+        matrix = np.zeros((size + P, size + P))
+        matrix[:size, :size] = coefs.reshape(size, size)
+        matrix[:size, size:] = by_pair[:, :P]
+        matrix[size:, size:] = pairs[:P, :P]
         if not self.problem.fit_intercept:
             intercepts = np.arange(d1 - 1, size, d1)
             matrix[intercepts] = 0.0
@@ -301,26 +301,33 @@ class JointModel:
         chosen = np.searchsorted(edges, edges[-1] * (np.arange(most) + 0.5) / most)
         return chosen, 1 / (most * share[chosen])
 
-    def _class_hessian(
-        self, at: RiskPoint, c: int, rows: np.ndarray, factor: np.ndarray
+    def _add_class(
+        self, coefs: np.ndarray, at: RiskPoint, c: int, rows: np.ndarray, factor: np.ndarray
     ) -> np.ndarray:
-        """The Hessian in coefficients that rows of one class make, (K, d + 1, K, d + 1)."""
+        """Add the upper triangle of the Hessian that rows of class c make to one in coefficients,
+        (K, d + 1, K, d + 1); all of its columns of intercepts, (K, d + 1, K).
+        """
+        K, d1 = coefs.shape[:2]
+        before = coefs[..., -1].copy()
         X = self._features(rows)
         shares = at.shares[:, rows].T
         weight = factor * at.of_sample[rows]
         curvature = np.minimum(factor * at.curvature[rows], weight)  # the preconditioner is >= 0
-        hessian = _star_gram(X, curvature[:, None] * shares, c)
+        _add_star_gram(coefs, X, curvature[:, None] * shares, c)
         beyond = weight - curvature
-        if beyond.any():
-            # (a_i - c_i) (diag pi_i - pi_i pi_i^T): the curvature among the rivals
-            K, d1 = shares.shape[1], X.shape[1]
-            spread = (shares[:, :, None] * X[:, None, :]).reshape(len(rows), K * d1)
-            own = ((X * beyond[:, None]).T @ spread).reshape(d1, K, d1)
-            spread *= np.sqrt(beyond)[:, None]
-            hessian -= (spread.T @ spread).reshape(K, d1, K, d1)
-            classes = np.arange(K)
-            hessian[classes, :, classes, :] += own.transpose(1, 0, 2)
-        return hessian
+        if not beyond.any():
+            columns: np.ndarray = coefs[..., -1] - before
+            return columns
+        # (a_i - c_i) (diag pi_i - pi_i pi_i^T): the curvature among the rivals
+        spread = (shares[:, :, None] * X[:, None, :]).reshape(len(rows), K * d1)
+        own = ((X * beyond[:, None]).T @ spread).reshape(d1, K, d1)
+        classes = np.arange(K)
+        coefs[classes, :, classes, :] += own.transpose(1, 0, 2)
+        columns = coefs[..., -1] - before
+        spread *= np.sqrt(beyond)[:, None]
+        columns -= (spread.T @ spread[:, d1 - 1 :: d1]).reshape(K, d1, K)
+        add_gram(coefs.reshape(K * d1, K * d1), spread, -1.0)
+        return columns
 
     def pair_gram(self, weights: np.ndarray, columns: np.ndarray) -> np.ndarray:
         r"""The Gram matrix :math:`\sum_{ik} a_{ik} (e_k - e_{y_i}) (e_k - e_{y_i})^T \otimes x_i
@@ -333,7 +340,7 @@ class JointModel:
             length = max(1, _BLOCK_ENTRIES // (K * f))
             for start in range(0, len(members), length):
                 rows = members[start : start + length]
-                gram += _star_gram(self._features(rows)[:, columns], weights[:, rows].T, c)
+                _add_star_gram(gram, self._features(rows)[:, columns], weights[:, rows].T, c)
         return gram.reshape(K * f, K * f)
 
     def _features(self, rows: np.ndarray) -> np.ndarray:
@@ -347,15 +354,20 @@ class JointModel:
         return features
 
 
-def _star_gram(X: np.ndarray, weights: np.ndarray, c: int) -> np.ndarray:
-    """The Gram matrix of rows (m, f) of class c whose rivals have weights (m, K), (K, f, K, f)."""
+def add_gram(matrix: np.ndarray, rows: np.ndarray, factor: float) -> None:
+    """Add a multiple of R^T R to the upper triangle of a matrix in place, (f, f), (m, f)."""
+    dsyrk(factor, rows.T, beta=1.0, c=matrix.T, lower=1, overwrite_c=1)
+
+
+def _add_star_gram(gram: np.ndarray, X: np.ndarray, weights: np.ndarray, c: int) -> None:
+    """Add the Gram matrix of rows (m, f) of class c, whose rivals have weights (m, K), to one of
+    shape (K, f, K, f).
+    """
     (m, f), K = X.shape, weights.shape[1]
     spread = (weights[:, :, None] * X[:, None, :]).reshape(m, K * f)
     of_rival = (X.T @ spread).reshape(f, K, f)
     classes = np.arange(K)
-    gram = np.zeros((K, f, K, f))
-    gram[classes, :, classes, :] = of_rival.transpose(1, 0, 2)
+    gram[classes, :, classes, :] += of_rival.transpose(1, 0, 2)
     gram[c, :, c] += of_rival.sum(axis=1)
     gram[c] -= of_rival
     gram[:, :, c] -= of_rival.transpose(1, 0, 2)
-    return gram

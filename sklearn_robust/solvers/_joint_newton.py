@@ -14,7 +14,7 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from sklearn_robust.solvers._joint_cones import Scaling
-from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint
+from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint, add_gram
 from sklearn_robust.solvers._joint_start import PairDifferences
 
 _PRECISION = 1e-3  # residual of a Newton system, relative, in the norm of the inverse factor
@@ -73,7 +73,8 @@ class NewtonSystems:
         """The curvature given to the common shift of all classes, which changes no margin."""
         return float(at.of_sample.sum()) / self.model.problem.n_classes
 
-    def _factor(self, scaling: Scaling | None, gauge: float) -> tuple[np.ndarray, bool] | None:
+    def _matrix(self, scaling: Scaling | None, gauge: float) -> np.ndarray:
+        """The upper triangle of the Newton matrix."""
         estimate = self._estimate
         assert estimate is not None
         matrix = estimate.copy()
@@ -81,17 +82,22 @@ class NewtonSystems:
         matrix[places[:, None, :], places[None, :, :]] += gauge
         if scaling is not None:
             self._add_cones(matrix, scaling)
-        diagonal = np.diag(matrix).copy()
+        return matrix
+
+    def _factor(self, scaling: Scaling | None, gauge: float) -> tuple[np.ndarray, bool] | None:
+        """The Cholesky factor of the Newton matrix; None where it is not positive definite."""
         for ridge in _RIDGES:
-            np.fill_diagonal(matrix, (1 + ridge) * diagonal)
+            matrix = self._matrix(scaling, gauge)
+            np.fill_diagonal(matrix, (1 + ridge) * np.diag(matrix))
             try:
-                return cho_factor(matrix, lower=True, check_finite=False)
+                # the upper triangle as the lower one of a Fortran array: nothing is copied
+                return cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
             except LinAlgError:
                 continue
         return None
 
     def _add_cones(self, matrix: np.ndarray, scaling: Scaling) -> None:
-        r"""Add :math:`B^T \Theta B` to a matrix in the unknowns."""
+        r"""Add :math:`B^T \Theta B` to the upper triangle of a matrix in the unknowns."""
         difference, low, high = self.differences, self.model.low, self.model.high
         places, pairs = self._places[:, difference.columns], self._pairs
         K, r = places.shape
@@ -114,7 +120,7 @@ class NewtonSystems:
             rows[at, places[low]] = along
             rows[at, places[high]] = -along
             rows[at[:, 0], pairs] = scaling.row_of_pair
-            matrix += rows.T @ rows
+            add_gram(matrix, rows, 1.0)
 
     def _product(
         self, at: RiskPoint, scaling: Scaling | None, gauge: float, step: Direction
