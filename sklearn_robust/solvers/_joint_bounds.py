@@ -37,6 +37,11 @@ _ROUNDING = 64 * float(np.finfo(np.float64).eps)  # of a sum of terms, relative 
 _MOST_SHARE = 0.5  # of an anchor in a combination: beyond, its own bound is as good
 _CANCELS = 1e-2  # share of the sizes of its terms to which a sum must be small to be cancelled
 _CANCELLATIONS = 2  # the second mends the rounding of the first
+# pairs of classes whose weight vanishes: at most this share of the largest
+_NEGLIGIBLE = 1e-6
+# or at most this share, and below the next one by this difference of logarithms
+_SMALL = 1e-2
+_JUMP = 2.0
 _RIDGE = 1e-13  # share of the diagonal that makes dependent features regular
 
 
@@ -75,24 +80,56 @@ class DualBounds:
         self.weights: np.ndarray | None = None
         features = np.arange(self.problem.n_features)
         self._free = np.setdiff1d(features, differences.columns) if len(model.low) else features
+        self._has_pairs = len(model.low) > 0 and len(differences.columns) > 0
         self._anchors: list[_Candidate] = []
 
     def update(self, weights: np.ndarray, slopes: np.ndarray) -> None:
         """Try weights (K, n), with flows of the pairs in proportion to slopes (P, r) of norm at
         most 1.
         """
+        if self._improve(weights, slopes):
+            return
+        pruned = self._without_separated_pairs(weights)
+        if pruned is not None:
+            self._improve(pruned, slopes)
+
+    def _improve(self, weights: np.ndarray, slopes: np.ndarray) -> bool:
+        """Try weights, or a combination with an anchor; whether one of them is feasible."""
         now = self._candidate(weights, slopes)
         if now is None:
-            return
+            return False
         if now.slack >= -_ROUNDING:
             self._try(now.weights)
             roomiest = max([now, *self._anchors], key=lambda anchor: anchor.slack)
             self._anchors = [now] if roomiest is now else [roomiest, now]
-            return
+            return True
+        tried = False
         for anchor in self._anchors:
             share = _share(now.excess, anchor.excess)
             if share <= _MOST_SHARE:
                 self._try((1 - share) * now.weights + share * anchor.weights)
+                tried = True
+        return tried
+
+    def _without_separated_pairs(self, weights: np.ndarray) -> np.ndarray | None:
+        """The weights without those of pairs of classes whose weight vanishes beside the others';
+        None where there are none.
+
+        Classes that can be told apart ever better while the others' margins stay have no minimiser:
+        in the limit their weights are 0, and at an iterate they are infeasible and negligible.
+        """
+        matrix = self.problem.pair_weights(weights)
+        sizes = np.sort(matrix[self.problem.pairs])[::-1]
+        if len(sizes) < 2 or not sizes[0] > 0:
+            return None
+        logs = np.log(np.maximum(sizes, np.finfo(float).tiny))
+        jumps = np.where(sizes[1:] <= _SMALL * sizes[0], logs[:-1] - logs[1:], 0.0)
+        negligible = sizes[1:] <= _NEGLIGIBLE * sizes[0]
+        last = int(np.argmax(negligible if negligible.any() else jumps))
+        if jumps[last] < _JUMP and not negligible.any():
+            return None
+        kept = matrix >= sizes[last]
+        return weights * kept[self.problem.y].T
 
     def _try(self, weights: np.ndarray) -> None:
         bound = entropy_bound(self.problem, self.loss, weights)
@@ -101,7 +138,10 @@ class DualBounds:
 
     def _candidate(self, weights: np.ndarray, slopes: np.ndarray) -> _Candidate | None:
         """The weights made feasible, but for their excess; None where that fails."""
-        weights = self.problem.balanced(weights)
+        try:
+            weights = self.problem.balanced(weights)
+        except LinAlgError:
+            return None
         sums = weighted_sums(self.problem, weights)
         if len(self._free) and not self._cancels(sums, _ROUNDING):
             if not self._cancels(sums, _CANCELS):
@@ -110,7 +150,7 @@ class DualBounds:
             sums = weighted_sums(self.problem, weights)
             if not self._cancels(sums, _ROUNDING):
                 return None
-        if not len(self.model.low):
+        if not self._has_pairs:
             return _Candidate(weights, np.zeros(0), 0.0)
         carried, capacity = self._cuts(sums) if by_cuts(self.problem) else self._flows(sums, slopes)
         excess = carried - capacity
@@ -123,7 +163,8 @@ class DualBounds:
         """What each set of classes sends in the worst of the features, and its capacity."""
         members, crossing = (table[1:-1] for table in class_sets(self.problem.n_classes))
         columns, scale = self.differences.columns, self.differences.scale
-        sent = members @ (sums.weighted_sum[:, columns] / scale)
+        room = _ROUNDING * sums.sizes[:, columns].sum(axis=0)
+        sent = (members @ sums.weighted_sum[:, columns] - room) / scale
         return sent.max(axis=1), crossing @ sums.capacities
 
     def _flows(self, sums: WeightedSums, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

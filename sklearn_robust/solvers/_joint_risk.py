@@ -43,10 +43,16 @@ _MOST_UNKNOWNS = 3000  # a dense factor of more would outweigh all else
 _REDUCTION = 0.15  # of the products after a long step
 _CAUTIOUS_REDUCTION = 0.4  # and after a short one
 _LONG = 0.7  # share of a step to the boundary from which it counts as long
+_LEAST_PRODUCT = 1e-5  # of a pair, relative to the mean: keeps it off the boundary
+_SHORT = 1e-6  # share of a step that leads nowhere, and how many of them end the method
+_MOST_SHORT_STEPS = 5
 _BIAS = 0.1  # share of the sum of products that shrinking the dual cone costs
 _MOST_SHRINK = 0.2  # largest relative shrinking of the dual cone
-_LEAST_MULTIPLIER = 1e-12  # of a pair, relative to the largest, at the start
-_SPENT = 1e-3  # products that sum to this share of the gap asked for cannot improve the bound
+_LEAST_MULTIPLIER = 1e-5  # of a pair, relative to the largest, at the start
+# what products and bias are held to at least, as shares of the gap asked for: iterates converge
+# there to points that are strictly feasible for the bound
+_LEAST_PRODUCTS = 0.05
+_LEAST_BIAS = 0.2
 _MAX_HALVINGS = 30  # of a step without cones
 
 _SHRINKS = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)  # of the radius, one stage of L-BFGS each
@@ -136,8 +142,8 @@ class _Minimisation:
     ----------
     coef : ndarray of shape (K, d + 1)
         The current predictor, in units of the model.
-    log_risk : float
-        Of the best predictor; an upper bound of it.
+    best : tuple of float, ndarray of shape (K, d + 1)
+        An upper bound on the log-risk of the best predictor so far, and the predictor.
     """
 
     def __init__(self, problem: JointProblem, loss: MarginLoss, tol: float) -> None:
@@ -147,6 +153,7 @@ class _Minimisation:
         self.bounds = DualBounds(self.model, self.differences)
         self.tol = tol
         self.coef = np.zeros((problem.n_classes, problem.n_features + 1))
+        self.best = math.inf, self.coef
         self.n_iter = 0
 
     def run(self, max_iter: int, start: tuple[np.ndarray, np.ndarray] | None) -> JointSolution:
@@ -187,14 +194,14 @@ class _Minimisation:
     def _interior_point(self, max_iter: int) -> None:
         systems = NewtonSystems(self.model, self.differences)
         cones = self._cones()
-        long_step = True
+        long_step, short_steps = True, 0
         for _ in range(max_iter):
             at = self.model.at(self.coef, self._norms(cones))
+            self._keep(at)
             if _separates(at):
                 return
             self._bound(at, cones)
-            products = float(cones.products().sum()) if cones is not None else math.inf
-            if self._reached(at) or products <= _SPENT * self.tol * _size(at):
+            if self._reached(at):
                 return
             self.n_iter += 1
             if cones is None:
@@ -205,7 +212,15 @@ class _Minimisation:
             if length is None:
                 return
             long_step = length >= _LONG
+            short_steps = short_steps + 1 if length < _SHORT else 0
+            if short_steps == _MOST_SHORT_STEPS:
+                break
         self._bound(self.model.at(self.coef, self._norms(cones)), cones)
+
+    def _keep(self, at: RiskPoint) -> None:
+        """Remember the predictor if it is the best so far."""
+        if at.log_risk <= self.best[0]:
+            self.best = at.log_risk, self.coef
 
     def _cones(self) -> PairCones | None:
         """The cones with slacks and multipliers of the smoothed risk; None without adversary."""
@@ -270,9 +285,13 @@ class _Minimisation:
     ) -> float | None:
         """One step of the interior point; the shorter of its two lengths, None where it fails."""
         products = cones.products()
-        bias = _BIAS * float(products.sum()) / max(float(at.gradient.pairs @ cones.t), 1e-300)
-        shrink = min(_MOST_SHRINK, bias)
-        mu = (_REDUCTION if long_step else _CAUTIOUS_REDUCTION) * products / cones.degree
+        total, least = float(products.sum()), self.tol * _size(at)
+        penalty = max(float(at.gradient.pairs @ cones.t), np.finfo(float).tiny)
+        shrink = min(_MOST_SHRINK, max(_BIAS * total, _LEAST_BIAS * least) / penalty)
+        reduction = _REDUCTION if long_step else _CAUTIOUS_REDUCTION
+        reduction = max(reduction, min(1.0, _LEAST_PRODUCTS * least / max(total, 1e-300)))
+        mean = _LEAST_PRODUCT * float(products.mean())
+        mu = reduction * np.maximum(products, mean) / cones.degree
         scaling = cones.scaling(mu)
         if not systems.factorise(at, scaling):
             return None
@@ -327,7 +346,8 @@ class _Minimisation:
     def _solution(self) -> JointSolution:
         """What is proven about the predictor, in the units of the rows."""
         problem, bounds = self.problem, self.bounds
-        coef, intercept = self.model.predictor(self.coef)
+        self._keep(self.model.at(self.coef, self._true_norms()))
+        coef, intercept = self.model.predictor(self.best[1])
         now = problem.evaluate(self.model.loss, coef, near=intercept)
         log_risk = float(now.log_risk)
         margins = problem.robust_margins(coef, now.intercept)

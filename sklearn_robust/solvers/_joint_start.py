@@ -26,6 +26,8 @@ _PAIRS = 10  # pairs of differences that L-BFGS keeps
 
 def smoothed_norms(D: np.ndarray, dual_q: float, smoothing: float) -> tuple[np.ndarray, np.ndarray]:
     """Smooth upper bounds (P,) of the dual norms of the rows of D (P, d), and their gradients."""
+    if not D.size:
+        return np.zeros(len(D)), np.zeros_like(D)
     if dual_q == math.inf:
         size = np.abs(D)
         largest = size.max(axis=1, keepdims=True)
