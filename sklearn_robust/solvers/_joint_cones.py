@@ -111,8 +111,10 @@ class PairCones(ABC):
         """
 
     @abstractmethod
-    def move(self, dD: np.ndarray, dt: np.ndarray) -> float:
-        """Take these shares of a step; the share of the primal one."""
+    def move(self, dD: np.ndarray, dt: np.ndarray, share: float = 1.0) -> float:
+        """Take this share of the step that the cones allow; the share of the primal step that was
+        taken.
+        """
 
     def products(self) -> np.ndarray:
         r"""The sum of slacks times multipliers of each pair, :math:`t \lambda - \langle D,
@@ -170,8 +172,8 @@ class _LinearCones(PairCones):
         dual = min(_to_zero(self.upper, d_upper), _to_zero(self.lower, d_lower))
         return primal, dual
 
-    def move(self, dD: np.ndarray, dt: np.ndarray) -> float:
-        primal, dual = self.lengths(dD, dt)
+    def move(self, dD: np.ndarray, dt: np.ndarray, share: float = 1.0) -> float:
+        primal, dual = (share * length for length in self.lengths(dD, dt))
         _, _, d_upper, d_lower = self._changes(dD, dt)
         self.upper = self.upper + dual * d_upper
         self.lower = self.lower + dual * d_lower
@@ -334,8 +336,8 @@ class TwoNormCones(PairCones):
         primal = _to_cone(self.t, self.D, dt, dD)
         return primal, _to_cone(self._lam, self._delta, d_lam, d_delta)
 
-    def move(self, dD: np.ndarray, dt: np.ndarray) -> float:
-        primal, dual = self.lengths(dD, dt)
+    def move(self, dD: np.ndarray, dt: np.ndarray, share: float = 1.0) -> float:
+        primal, dual = (share * length for length in self.lengths(dD, dt))
         d_delta, d_lam = self._changes(dD, dt)
         self.D, self.t = self.D + primal * dD, self.t + primal * dt
         self._delta, self._lam = self._delta + dual * d_delta, self._lam + dual * d_lam

@@ -22,6 +22,7 @@ minimises the smoothed risk at the radius :math:`(1 - \tau) \epsilon`, with the 
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, replace
 
@@ -51,8 +52,10 @@ _MOST_SHRINK = 0.2  # largest relative shrinking of the dual cone
 _LEAST_MULTIPLIER = 1e-5  # of a pair, relative to the largest, at the start
 # what products and bias are held to at least, as shares of the gap asked for: iterates converge
 # there to points that are strictly feasible for the bound
-_LEAST_PRODUCTS = 0.05
-_LEAST_BIAS = 0.2
+_LEAST_PRODUCTS = 0.01
+_LEAST_BIAS = 0.05
+_WIDEN = 1.5  # factor of the two after a step that finds the products so small, and no bound
+_MAX_QUARTERINGS = 10  # of a step that raises the risk
 _MAX_HALVINGS = 30  # of a step without cones
 
 _SHRINKS = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)  # of the radius, one stage of L-BFGS each
@@ -142,6 +145,8 @@ class _Minimisation:
     ----------
     coef : ndarray of shape (K, d + 1)
         The current predictor, in units of the model.
+    widened : float
+        By how much the least products and bias were raised.
     best : tuple of float, ndarray of shape (K, d + 1)
         An upper bound on the log-risk of the best predictor so far, and the predictor.
     """
@@ -154,6 +159,7 @@ class _Minimisation:
         self.tol = tol
         self.coef = np.zeros((problem.n_classes, problem.n_features + 1))
         self.best = math.inf, self.coef
+        self.widened = 1.0
         self.n_iter = 0
 
     def run(self, max_iter: int, start: tuple[np.ndarray, np.ndarray] | None) -> JointSolution:
@@ -195,8 +201,8 @@ class _Minimisation:
         systems = NewtonSystems(self.model, self.differences)
         cones = self._cones()
         long_step, short_steps = True, 0
+        at = self.model.at(self.coef, self._norms(cones))
         for _ in range(max_iter):
-            at = self.model.at(self.coef, self._norms(cones))
             self._keep(at)
             if _separates(at):
                 return
@@ -207,15 +213,17 @@ class _Minimisation:
             if cones is None:
                 if not self._newton_step(systems, at):
                     return
+                at = self.model.at(self.coef, at.pairs)
                 continue
-            length = self._cone_step(systems, at, cones, long_step)
-            if length is None:
+            moved = self._cone_step(systems, at, cones, long_step)
+            if moved is None:
                 return
+            at, cones, length = moved
             long_step = length >= _LONG
             short_steps = short_steps + 1 if length < _SHORT else 0
             if short_steps == _MOST_SHORT_STEPS:
                 break
-        self._bound(self.model.at(self.coef, self._norms(cones)), cones)
+        self._bound(at, cones)
 
     def _keep(self, at: RiskPoint) -> None:
         """Remember the predictor if it is the best so far."""
@@ -282,10 +290,14 @@ class _Minimisation:
 
     def _cone_step(
         self, systems: NewtonSystems, at: RiskPoint, cones: PairCones, long_step: bool
-    ) -> float | None:
-        """One step of the interior point; the shorter of its two lengths, None where it fails."""
+    ) -> tuple[RiskPoint, PairCones, float] | None:
+        """One step of the interior point: the point and the cones there, and the shorter of its two
+        lengths; None where it fails.
+        """
         products = cones.products()
-        total, least = float(products.sum()), self.tol * _size(at)
+        total, least = float(products.sum()), self.tol * _size(at) * self.widened
+        if total <= 2 * _LEAST_PRODUCTS * least and self.bounds.weights is None:
+            self.widened *= _WIDEN
         penalty = max(float(at.gradient.pairs @ cones.t), np.finfo(float).tiny)
         shrink = min(_MOST_SHRINK, max(_BIAS * total, _LEAST_BIAS * least) / penalty)
         reduction = _REDUCTION if long_step else _CAUTIOUS_REDUCTION
@@ -306,9 +318,17 @@ class _Minimisation:
                     cones.scaling(mu)
         if not (min(lengths) > 0 and np.isfinite(step.coef).all()):
             return None
-        primal = cones.move(changes, step.pairs)
-        self.coef = self.coef + primal * step.coef
-        return min(lengths)
+        share = 1.0
+        for _ in range(_MAX_QUARTERINGS):
+            moved = copy.copy(cones)
+            coef = self.coef + moved.move(changes, step.pairs, share) * step.coef
+            new = self.model.at(coef, moved.t)
+            # the sum of products bounds what a step towards smaller ones may cost
+            if new.value <= at.value + max(total, least):
+                self.coef = coef
+                return new, moved, share * min(lengths)
+            share *= 0.25
+        return None
 
     def _solve(
         self,
