@@ -186,6 +186,9 @@ def _group_means(g: np.ndarray, tied: np.ndarray) -> np.ndarray:
         count[i] += joined
         count[k] += joined
     means: np.ndarray = total / count
+    # sums of other order round differently: one mean for all of a group
+    for pair, (i, k) in enumerate(zip(low, high, strict=True)):
+        means[k] = np.where(tied[pair], means[i], means[k])
     return means
 
 

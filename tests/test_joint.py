@@ -58,6 +58,7 @@ def test_risk_and_margins_equal_loops(q, loss):
     np.testing.assert_allclose(problem.robust_margins(coef, intercept), margins.min(axis=0))
     found = problem.evaluate(loss, coef, intercept)
     assert found.log_risk == pytest.approx(naive_log_risk(loss.name, margins, sample_weight))
+    np.testing.assert_allclose(found.margins, margins.min(axis=0))
     np.testing.assert_allclose(found.soft_margins, -logsumexp(-margins, axis=0))
     h = 1e-6
     for i, k in [(0, 1), (5, (y[5] + 1) % 4), (5, y[5])]:
