@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,8 +58,9 @@ _ROUNDING = 64 * float(np.finfo(np.float64).eps)
 _EXPONENT = 0.5 * float(np.finfo(np.float64).eps)  # rounding of an exponent
 _REPAIRS = 3  # rounds in which what is left of G is spread over the pairs
 _MAX_REPAIRS = 5  # changes of the weights until G is a flow
-_INSIDE = 1e-12  # share of the capacities by which the first change aims inside
-_FARTHER = 100  # factor on this share after a change that did not suffice
+_INSIDE = 1e-12  # share of the capacities by which a change aims inside at least
+_LITTLE = 1.2  # share of its capacity that a pair may carry for weights to be near a proof
+_SOLVED = 1e-4  # relative accuracy of a change: the next one mends it
 _SPREAD = 1e-3  # share of its capacity that a pair without room takes part with
 _WITH_ENTROPY = (Exponential, Logistic)  # losses whose bound takes the entropy of the rivals
 
@@ -295,7 +296,10 @@ def _charged_bound(
     """D(a) plus its rounding, and the share of rounding in it."""
     sums, dual = weighted_sums(problem, weights), norm.dual
     n_samples, xp = weights.shape[1], namespace(weights)
-    of_sum = sum_rounding(n_samples, weights.dtype, xp) * sums.sizes
+    rounding = sum_rounding(n_samples, weights.dtype, xp)
+    of_sum = rounding * sums.sizes
+    # the exact capacities are at least the computed ones less their rounding
+    sums = replace(sums, capacities=(1 - rounding) * sums.capacities)
     of_norm = _norm_rounding(problem, norm, np.float64, np)
     bound, share = math.inf, 0.0
     for left, of_flow in _residuals(problem, sums, perturbations):
@@ -578,15 +582,18 @@ def repaired_weights(
     -------
     ndarray of shape (K, n)
     """
-    inside = _INSIDE
-    for _ in range(_MAX_REPAIRS):
+    for turn in range(_MAX_REPAIRS):
         weights = problem.balanced(weights)
-        if feasibility(problem, weights, perturbations, search=True).proven:
+        found = feasibility(problem, weights, perturbations, search=True)
+        if found.proven:
             return weights
+        if _LITTLE < found.ratio < math.inf:
+            break
         sums = weighted_sums(problem, weights)
+        # the capacities change with the weights: aim inside by what is exceeded, then by more
+        inside = max(_INSIDE, (turn + 1) * (min(found.ratio, _LITTLE) - 1))
         left = _beyond(problem, sums.weighted_sum, (1 - inside) * sums.capacities, perturbations)
         weights = np.maximum(weights + _lightest_change(problem, weights, -left), 0)
-        inside *= _FARTHER
     return np.full_like(weights, math.nan)
 
 
@@ -633,8 +640,7 @@ def _lightest_change(problem: JointProblem, weights: np.ndarray, goal: np.ndarra
     operator = LinearOperator(
         (len(target), root.size), matvec=matvec, rmatvec=rmatvec, dtype=np.float64
     )
-    tiny = float(np.finfo(np.float64).eps)
-    solved = lsmr(operator, target, atol=tiny, btol=tiny, conlim=0, maxiter=5 * len(target))[0]
+    solved = lsmr(operator, target, atol=_SOLVED, btol=_SOLVED, conlim=0, maxiter=len(target))[0]
     change: np.ndarray = root * solved.reshape(n_classes, n)
     return change
 

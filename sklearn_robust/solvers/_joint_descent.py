@@ -313,9 +313,13 @@ class _JointRun(DescentRun):
         if by_cuts(joint):
             lefts = [total_variation_prox(G, feature_capacities(joint, capacities))]
         else:
-            start = capacities[:, None] * pair_perturbations(joint, W)
-            nearest = nearest_perturbations(joint, G, capacities, start, max_iter=_PROJECTIONS)
-            lefts = [G - flow(moved, joint.n_classes) for moved in (start, nearest)]
+            moved = [capacities[:, None] * pair_perturbations(joint, W)]
+            if not (is_ball(joint.threat) and joint.threat.q > 1):
+                # several perturbations are worst for a predictor
+                moved.append(
+                    nearest_perturbations(joint, G, capacities, moved[0], max_iter=_PROJECTIONS)
+                )
+            lefts = [G - flow(taken, joint.n_classes) for taken in moved]
         dual = self.geometry.norms[0].dual
         bound = min(float(dual.value(left.ravel())) for left in lefts) / total
         if bound < self.bounds[0]:
