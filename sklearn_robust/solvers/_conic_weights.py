@@ -34,6 +34,7 @@ from sklearn_robust.solvers._conic_sets import (
     least_share,
     solve_program,
 )
+from sklearn_robust.solvers._newton_rules import MarginHessian
 from sklearn_robust.threats import support
 
 _MAX_REPAIRS = 4  # most weights need one or two
@@ -151,12 +152,9 @@ class MarginMap:
 
 
 @dataclass(frozen=True)
-class Hessian:
+class Hessian(MarginHessian):
     """Of the log-risk, M^T C M with C = diag(c) - theta a a^T, and its gradient -M^T a."""
 
-    c: np.ndarray
-    a: np.ndarray
-    theta: float
     curved: np.ndarray  # M^T diag(c) M
     weighted_sum: np.ndarray  # M^T a
 
@@ -166,10 +164,6 @@ class Hessian:
         matrix = self.curved - self.theta * np.outer(self.weighted_sum, self.weighted_sum)
         symmetric: np.ndarray = 0.5 * (matrix + matrix.T)
         return symmetric
-
-    def apply(self, change: np.ndarray) -> np.ndarray:
-        """C times a change of the margins."""
-        return self.c * change - (self.theta * (self.a @ change)) * self.a
 
 
 class DualWeights:

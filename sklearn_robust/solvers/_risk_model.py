@@ -32,6 +32,7 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import GramRows
 from sklearn_robust.scaled_norms import WeightedNorm
+from sklearn_robust.solvers._newton_rules import MarginHessian, largest_theta
 
 # share of eps by which the model's weights stay inside the ball, so that rounding does not decide
 _INSIDE = 1e-10
@@ -80,7 +81,7 @@ class Gradient:
 
 
 @dataclass(frozen=True)
-class Curvature:
+class Curvature(MarginHessian):
     """The Hessian of the log-risk by the coefficients of some columns, the intercept and the
     penalty.
 
@@ -88,9 +89,6 @@ class Curvature:
     ----------
     columns : ndarray of shape (f,) or slice
         The columns of X that it covers.
-    c, a : ndarray of shape (n,)
-        Of C = diag(c) - theta a a^T.
-    theta : float
     coef : ndarray of shape (f, f)
         Z^T C Z on these columns, with the intercept's row centred out.
     penalty : ndarray of shape (f,)
@@ -105,18 +103,11 @@ class Curvature:
     """
 
     columns: np.ndarray | slice
-    c: np.ndarray
-    a: np.ndarray
-    theta: float
     coef: np.ndarray
     penalty: np.ndarray
     total: float
     label_row: np.ndarray
     label_curvature: float
-
-    def apply(self, change: np.ndarray) -> np.ndarray:
-        """C times a change of the margins."""
-        return self.c * change - (self.theta * (self.a @ change)) * self.a
 
 
 @dataclass(frozen=True)
@@ -148,9 +139,7 @@ def curvature(
     """
     y = problem.y[0]
     total_weight, label_sum = gradient.total_weight, gradient.label_sum
-    # the largest theta that leaves C positive semidefinite; it is 1 for the exponential loss, whose
-    # log-risk has this Hessian
-    theta = 1 / max(1.0, float(np.sum(a * (a / np.maximum(c, np.finfo(float).tiny)))))
+    theta = largest_theta(c, a)
     # Z^T C (Z, y, 1) and 1^T C 1 = those with diag(c), less theta times products of Z^T a, y.a, 1.a
     gram, by_label, by_penalty = rows.weighted_gram(columns, centre, c, y, exact=exact)
     weighted_sum = gradient.weighted_sum[columns] - label_sum * centre
@@ -161,7 +150,7 @@ def curvature(
     label_curvature = c.sum() - theta * label_sum**2
     if not problem.fit_intercept or label_curvature <= 0:
         return Curvature(
-            columns, c, a, theta, gram, by_penalty, total, label_row, label_curvature=math.inf
+            c, a, theta, columns, gram, by_penalty, total, label_row, label_curvature=math.inf
         )
     # the intercept eliminated: the Schur complement of y^T C y
     label_row[:-1] = by_label - theta * label_sum * weighted_sum
@@ -171,7 +160,7 @@ def curvature(
     by_penalty -= label_curvature * label_row[-1] * label_row[:-1]
     total -= label_curvature * label_row[-1] ** 2
     label_row[:-1] += centre
-    return Curvature(columns, c, a, theta, gram, by_penalty, total, label_row, label_curvature)
+    return Curvature(c, a, theta, columns, gram, by_penalty, total, label_row, label_curvature)
 
 
 def minimise_model(

@@ -1,0 +1,152 @@
+"""The rules that both Newton methods on the log-risk share: the curvatures of the loss, damping,
+and the line search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from sklearn_robust.losses import MarginLoss
+
+# Levenberg's damping, as a share of the Hessian's diagonal
+LEAST_DAMPING = 1e-10  # at the start, and the least that accepted steps lead back to
+MOST_DAMPING = 1e4  # a method ends from here on
+_DAMPED = 1e-6  # least damping after a failure
+_RAISE = 100  # factor after a failure
+_LOWER = 10  # divisor after an accepted step
+
+# decreases of the log-risk that a model predicts
+CLOSE = 0.03  # at most this: the model's weights may certify the risk, and exact faces pay
+_FAR = 0.1  # more than this: longer steps than the model's are tried
+_DIGITS = 1e-8  # less than this: the rounding of the log-risk hides the decrease, and is granted
+ROUNDING = 1e-14  # at most this: rounding alone, and a method ends
+
+# the line search along the model's step
+_SUFFICIENT = 1e-3  # sufficient decrease: this share of the predicted decrease
+_SHORTEST = 1e-6  # least step, relative to the first
+_LONGEST = 1024.0  # largest step, relative to the first
+_FURTHEST = 1e3  # largest change of a margin in the first step, relative to 1 + the largest margin
+
+_FLAT = 1e-6  # curvature over total weight, up to which a step would be longer than is sensible
+
+
+@dataclass(frozen=True)
+class MarginHessian:
+    """The Hessian of the log-risk by the margins, C = diag(c) - theta a a^T.
+
+    Attributes
+    ----------
+    c, a : ndarray of shape (n,)
+        The curvatures of the loss, and the weights.
+    theta : float
+        At most 1, its value for the exponential loss: the largest that leaves C positive
+        semidefinite.
+    """
+
+    c: np.ndarray
+    a: np.ndarray
+    theta: float
+
+    def apply(self, change: np.ndarray) -> np.ndarray:
+        """C times a change of the margins."""
+        return self.c * change - (self.theta * (self.a @ change)) * self.a
+
+
+def largest_theta(c: np.ndarray, a: np.ndarray) -> float:
+    """The theta of C = diag(c) - theta a a^T."""
+    return 1 / max(1.0, float(np.sum(a * (a / np.maximum(c, np.finfo(float).tiny)))))
+
+
+def curvatures(
+    loss: MarginLoss, margins: np.ndarray, weights: np.ndarray, *, cautious: bool = False
+) -> np.ndarray:
+    """The curvatures c of the loss; where they vanish far on the wrong side, or a method is
+    `cautious`, no less than those of a parabola along which a step just crosses zero.
+    """
+    c = loss.curvature(margins, weights)
+    if cautious or c.sum() <= _FLAT * weights.sum():
+        return np.maximum(c, weights / (1 + np.maximum(-margins, 0)))
+    return c
+
+
+def more_damping(damping: float) -> float:
+    """The damping after a failure."""
+    return max(_RAISE * damping, _DAMPED)
+
+
+def less_damping(damping: float) -> float:
+    """The damping after an accepted step."""
+    return max(damping / _LOWER, LEAST_DAMPING)
+
+
+@dataclass(frozen=True)
+class NewtonPoint:
+    """A predictor of one problem, and what the loss makes of its margins; margins and scores are
+    those of signed rows, (n,).
+    """
+
+    coef: np.ndarray
+    intercept: float
+    scores: np.ndarray
+    margins: np.ndarray
+    log_risk: float
+    weights: np.ndarray
+
+    def separates(self, used: np.ndarray) -> bool:
+        """Whether the margins of the samples in use are positive."""
+        return bool(self.margins[used].min() > 0)
+
+
+Point = TypeVar("Point", bound=NewtonPoint)
+
+
+def line_search(
+    at: Point,
+    ahead: Callable[[float], Point],
+    change: np.ndarray,
+    decrease: float,
+    used: np.ndarray,
+) -> Point | None:
+    r"""The point on the way to the model's minimiser, or beyond it, with a sufficient decrease of
+    the log-risk; None if there is none.
+
+    It is :math:`\log L(t) \le \log L(0) - 10^{-3} t \Delta`, :math:`\Delta` the predicted decrease
+    and t halved from the first step. A log-risk without a minimiser falls along ever longer steps:
+    t is doubled as long as it falls and the data are not separated.
+
+    Parameters
+    ----------
+    at : NewtonPoint
+    ahead : callable
+        The point at a share t of the way.
+    change : ndarray of shape (n,)
+        The change of the margins on the whole way.
+    decrease : float
+        The predicted decrease.
+    used : ndarray of shape (n,), bool
+        Samples of positive weight.
+    """
+    if not decrease > 0:
+        return None
+    granted = 8 * np.finfo(float).eps * (1 + abs(at.log_risk)) if decrease < _DIGITS else 0.0
+    # where one sample has all the weight the log-risk has no curvature, and the model no end
+    furthest = _FURTHEST * (1 + float(np.abs(at.margins[used]).max()))
+    largest = float(np.abs(change[used]).max())
+    first = share = furthest / largest if largest > furthest else 1.0
+    found = ahead(share)
+    while not found.log_risk <= at.log_risk - _SUFFICIENT * share * decrease + granted:
+        share *= 0.5
+        if share <= _SHORTEST * first:
+            return None
+        found = ahead(share)
+    while first <= share < _LONGEST * first and decrease > _FAR and not found.separates(used):
+        share *= 2
+        further = ahead(share)
+        if not further.log_risk < found.log_risk:
+            break
+        found = further
+    return found
