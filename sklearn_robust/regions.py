@@ -27,7 +27,7 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.threats import check_radius, check_scale
 
 _MAX_NEWTON = 100  # both scalar equations below are piecewise linear: a few steps end them
-_LEVEL_TOL = 1e-9  # of the radius in `support`, which changes by the square of it
+_LEVEL_TOL = 1e-9  # error of the radius in `support`, whose value changes by its square
 _PART = 2**16  # entries at a time in `minimum`: its many passes stay in the cache
 
 

@@ -130,7 +130,7 @@ class MaxMarginForm:
         Parameters
         ----------
         point : Point
-            Of any scale; its intercept is the best one.
+            Coefficients and weights of any scale; the intercept is the best one.
         scores : ndarray of shape (n,), optional
             Rows times coef, where they are known.
         weighted_sum : ndarray of shape (d,), optional

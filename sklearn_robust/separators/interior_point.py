@@ -99,7 +99,8 @@ def solve_interior_point(program: MaxMarginForm, tol: float = 1e-9) -> Point:
     """
     program = program.dense()
     form = StandardForm.of(program)
-    unit = form.unit * math.sqrt(program.rows.shape[1])  # of `program.rows` in that of `form.rows`
+    # `program.rows` over `form.rows`
+    unit = form.unit * math.sqrt(program.rows.shape[1])
     state, best = form.start(), _Best()
     for iteration in range(_MAX_ITER):
         weights = state.multipliers[form.margins]

@@ -61,7 +61,7 @@ def refined(
     ----------
     program : MaxMarginForm
     point : Point
-        Of any scale.
+        Coefficients and weights of any scale.
     tol : float
     sure : bool, default=False
         Whether a step must be cheap and lower the gap tenfold, as it does where the face is right.
@@ -98,8 +98,8 @@ def newton_step(
     ----------
     program : MaxMarginForm
     point : Point
-        Of any scale; its weights are feasible (>= 0, of sum 1, and of equal class sums with an
-        intercept).
+        Coefficients of any scale; feasible weights (>= 0, of sum 1, and of equal class sums with
+        an intercept).
     max_unknowns : int
 
     Returns
@@ -223,7 +223,7 @@ class _Face:
 
     free: NDArray[np.intp]
     tied: NDArray[np.intp]
-    signs: Vector  # of the tied coordinates
+    signs: Vector  # the signs of the tied coordinates
     n_features: int
 
     @classmethod

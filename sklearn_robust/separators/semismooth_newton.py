@@ -72,7 +72,7 @@ def solve_semismooth_newton(
     Z, eps = program.rows, program.eps
     weights = np.full(len(Z), 1 / len(Z)) if start is None else start
     w, reached = _primal(Z, weights, eps), False
-    # of all rows and features, once
+    # with eps = 0 the products Z Z^T of all rows stay the same
     gram = None if eps > 0 else dsyrk(1.0, np.ascontiguousarray(Z).T, trans=1, lower=1)
     for _ in range(_MAX_ITER):
         square, total_weight = float(w @ w), float(weights.sum())

@@ -50,7 +50,7 @@ class Room:
     p, q : float
     blas : Blas
     weighted_sum : vector of length d
-        Of the path; filled by it.
+        The path's weighted sum Z^T a, which it fills before each step.
     work, other : vectors of length d
     flags : vector of bool of length d
     high, low : arrays without axes
@@ -152,7 +152,8 @@ def _coordinate_step(room: Room, coef: np.ndarray, moved: np.ndarray, step: floa
     subgradient, size = room.work, room.other
     np.abs(subgradient, size)
     j = int(size.argmax())
-    subgradient_norm, slope, before = size.item(j), subgradient.item(j), coef.item(j)
+    subgradient_norm = size.item(j)
+    slope, before = subgradient.item(j), coef.item(j)
     room.high[...] = subgradient_norm * (1 - _TIED * np.finfo(size.dtype).eps)
     np.greater_equal(size, room.high, room.flags)
     if np.count_nonzero(room.flags) > 1:

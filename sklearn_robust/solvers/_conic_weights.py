@@ -50,7 +50,8 @@ class Slot:
     """
 
     def __init__(self, threat: Any, sign: float, radius: np.ndarray) -> None:
-        self.threat, self.sign, self.set = threat, sign, InteriorSet(threat)
+        self.threat, self.sign = threat, sign
+        self.set = InteriorSet(threat)
         self.rows: ConicRows = self.set.rows
         self.radius = self.set.size * radius
         # the numbers of coordinates of u and of s
@@ -152,7 +153,7 @@ class MarginMap:
 
 @dataclass(frozen=True)
 class Hessian:
-    """Of the log-risk, M^T C M with C = diag(c) - theta a a^T, and its gradient -M^T a."""
+    """The log-risk's Hessian M^T C M, C = diag(c) - theta a a^T, and its gradient -M^T a."""
 
     c: np.ndarray
     a: np.ndarray
@@ -176,7 +177,8 @@ class DualWeights:
     """Weights of one problem that prove a bound on its robust risk."""
 
     def __init__(self, problem: RobustProblem, slots: Sequence[Slot], of_margins: MarginMap):
-        self.problem, self.slots, self.map = problem, slots, of_margins
+        self.problem, self.slots = problem, slots
+        self.map = of_margins
 
     def repaired(
         self, hessian: Hessian, weights: np.ndarray, perturbations: Sequence[Perturbation]
@@ -356,7 +358,8 @@ class DualWeights:
         """
         problem, slots = self.problem, self.slots
         used = np.flatnonzero(problem.log_weight[0] > -math.inf)
-        y, n, d = problem.y[0, used], len(used), problem.n_features
+        n, d = len(used), problem.n_features
+        y = problem.y[0, used]
         Z = sparse.csr_array(problem.X[used]).multiply(y[:, None])
         sums = np.stack([np.ones(n), y] if problem.fit_intercept else [np.ones(n)])
         points = [-slot.sign * sparse.eye_array(*(d, sum(slot.widths))) for slot in slots]

@@ -23,7 +23,7 @@ from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers.solution import (
     Monitor,
-    Recorder,
+    Monitoring,
     Solution,
     problem_to_numpy,
     stack_solutions,
@@ -174,7 +174,7 @@ def follow(path: P, run: Run[P]) -> Solution:
             if len(running) < path.problem.n_problems:
                 path = path.select(running)
             run.tune(path)
-        elif run.recorder.asked_for(iteration):
+        elif run.monitoring.asked_for(iteration):
             run.show(iteration, path)
         if run.stopped:
             break
@@ -207,7 +207,7 @@ class Run(Generic[P]):
         self.problem = problem
         self.stopping = stopping
         self.ids = np.arange(problem.n_problems) if ids is None else ids
-        self.recorder = Recorder(stopping.record_every, stopping.monitors)
+        self.monitoring = Monitoring(stopping.record_every, stopping.monitors)
         self.stopped = False  # by a monitor
         self.next_proof = self.first_proof
         self.finished: dict[int, Solution] = {}
@@ -243,7 +243,7 @@ class Run(Generic[P]):
         for i in np.flatnonzero(ended).tolist():
             self.finished[int(self.ids[i])] = self.solution(i, iteration, at, bool(converged[i]))
         last = bool(ended.any()) or iteration == self.stopping.max_iter
-        if last or self.recorder.due(iteration):
+        if last or self.monitoring.due(iteration):
             self.report(iteration, at, figures, last=last)
         running = np.flatnonzero(~ended)
         if len(running) < len(ended):
@@ -254,7 +254,7 @@ class Run(Generic[P]):
         self, iteration: int, at: Any, figures: dict[str, Array], *, last: bool = False
     ) -> None:
         """Record the figures, and show them and the predictors to the monitors."""
-        self.stopped = self.recorder(
+        self.stopped = self.monitoring(
             iteration, self.ids, at.coef, at.intercept, last=last, **figures
         )
 
@@ -290,7 +290,7 @@ class Run(Generic[P]):
             for i, name in enumerate(self.ids.tolist()):
                 self.finished[name] = self.solution(i, iteration, at, None)
         k = len(self.finished)
-        return stack_solutions([self.finished[i] for i in range(k)], self.recorder.history(k))
+        return stack_solutions([self.finished[i] for i in range(k)], self.monitoring.history(k))
 
 
 class DescentRun(Run[DescentPath]):
@@ -391,7 +391,8 @@ class DescentRun(Run[DescentPath]):
         """A problem ends where its loss or its gap is small enough, where it moves no further, or
         at a proof that its data are not separable.
         """
-        now, gap, tol = at.now, figures["gap"], self.stopping.tol
+        now, gap = at.now, figures["gap"]
+        tol = self.stopping.tol
         log_risk, slope, step = (
             _in_double(x) for x in (now.log_risk, at.subgradient_norm, at.step)
         )
@@ -542,7 +543,8 @@ class RulePath:
         coef = self.rule.coef(trial)
         then = self.problem.evaluate(self.loss, coef, near=self.now.intercept)
         if self.growth is None:
-            self.state, self.coef, self.now = trial, coef, then
+            self.state, self.coef = trial, coef
+            self.now = then
         else:
             predicted_decrease = xp.sum(self.subgradient * (self.coef - coef), axis=-1)
             accepted = (

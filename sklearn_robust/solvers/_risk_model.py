@@ -89,7 +89,7 @@ class Curvature:
     columns : ndarray of shape (f,) or slice
         The columns of X that it covers.
     c, a : ndarray of shape (n,)
-        Of C = diag(c) - theta a a^T.
+        Curvatures and weights of the margins, in C = diag(c) - theta a a^T.
     theta : float
     coef : ndarray of shape (f, f)
         Z^T C Z on these columns, with the intercept's row centred out.
@@ -276,7 +276,7 @@ class _Model:
     p0 : ndarray of shape (f,)
     rho0 : float
     diagonal : ndarray of shape (f,)
-        Of A: the units in which changes of x are measured.
+        The diagonal of A: the units in which changes of x are measured.
     """
 
     eps: float
@@ -624,7 +624,7 @@ def _split_sum(s: np.ndarray, p: float) -> np.ndarray:
     level = np.minimum(log_s, log_s / (p - 1))
     for _ in range(_MAX_SPLIT):
         error = np.logaddexp(level, (p - 1) * level) - log_s
-        share = expit((2 - p) * level)  # of r in the sum
+        share = expit((2 - p) * level)  # r / (r + r^(p-1))
         moved = level - np.maximum(error, 0) / (share + (1 - share) * (p - 1))
         if np.all(moved >= level - 4 * np.finfo(float).eps * (1 + np.abs(level))):
             break

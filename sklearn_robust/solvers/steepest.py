@@ -156,8 +156,8 @@ def descent_grid(
     Returns
     -------
     Solution
-        Of len(p) * len(eps) * k problems in this order; `coef.reshape(len(p), len(eps), k, d)`
-        tells them apart.
+        The paths of len(p) * len(eps) * k problems in this order;
+        `coef.reshape(len(p), len(eps), k, d)` separates them.
 
     Notes
     -----

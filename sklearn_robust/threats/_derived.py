@@ -15,7 +15,7 @@ from sklearn_robust.splitting import split
 from sklearn_robust.threats._ball import is_ball
 from sklearn_robust.threats._interface import KinkedThreat, Threat
 
-_BLOCK_ENTRIES = 2**18  # of a matrix of unit vectors that is formed at a time
+_BLOCK_ENTRIES = 2**18  # entries of a matrix of unit vectors that is formed at a time
 _MAX_GAUGE = 100  # hyperplanes that bound a gauge; a polytope of few facets needs few
 _EQUAL = 64  # machine epsilons: two numbers that differ by less, relative to the larger, are equal
 
