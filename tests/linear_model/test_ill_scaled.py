@@ -20,7 +20,7 @@ from sklearn_robust import (
 )
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.solvers._risk_model import curvature
+from sklearn_robust.solvers._risk_model import Gradient, curvature
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -69,8 +69,10 @@ def test_all_the_weight_in_one_class():
     problem = RobustProblem.from_data(X, 2.0 * y - 1, q=np.inf, eps=0.1, fit_intercept=True)
     weights = np.eye(len(y))[np.flatnonzero(y)[0]]
     weighted_sum = problem.weighted_sum(weights[None])[0]
+    gradient = Gradient(weighted_sum, weights.sum(), problem.y[0] @ weights)
+    centre = X.mean(axis=0)
     hessian = curvature(
-        problem, slice(None), X.mean(axis=0), weights, weights, weighted_sum, exact=True
+        problem, problem.rows, gradient, slice(None), centre, weights, weights, exact=True
     )
     assert np.isfinite(hessian.coef).all()
     assert np.isfinite(hessian.label_row).all()
