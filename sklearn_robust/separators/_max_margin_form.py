@@ -22,9 +22,10 @@ from sklearn_robust.threats import require_ball
 
 Vector = NDArray[np.float64]
 
-SOLVER = "an exact separator"  # what serves l_q balls only, in messages
+SOLVER = "an exact separator"  # the name, in messages, of the solvers that serve l_q balls only
 
-_BALANCE = 2e-14  # difference of the classes' shares, relative to their sum, that is rounding
+# Difference of the classes' weights, relative to the total weight, up to which they are equal.
+_BALANCE = 2e-14
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, Places, Vector
 
-# the place of the scalar gamma; b and s follow where they are free, then the multipliers of power
-# bounds
+# The place of gamma among the scalars; b and s follow where they are free, then the multipliers of
+# power bounds.
 GAMMA = 0
 
 

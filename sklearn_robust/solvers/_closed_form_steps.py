@@ -17,7 +17,8 @@ import numpy as np
 
 from sklearn_robust.solvers._vectors import Blas, room_like
 
-_TIED = 16  # machine epsilons: entries that differ by less, relative to the largest, are tied
+# Machine epsilons: entries that differ by less from the largest, relative to it, are tied with it.
+_TIED = 16
 
 
 class Step(NamedTuple):

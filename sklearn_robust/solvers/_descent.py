@@ -30,24 +30,21 @@ from sklearn_robust.solvers.solution import (
 )
 from sklearn_robust.threats import inside, reachable
 
-# When certificates are taken, in iterations: at first every 10, later whenever another tenth of
-# those so far has passed. A path that converges slowly is certified rarely.
+# Iterations between certificates: 10 at first, later a tenth of those so far. A path that converges
+# slowly is certified rarely.
 _CHECK_EVERY = 10
 _CHECK_SHARE = 10
 
-# When a proof that the data are not separable is tried, which costs as much as a thousand
-# iterations.
-# ||Z^T a||_q over its largest feasible value, from which the weights are near enough to a proof
+# Attempts to prove that the data are not separable: one costs as much as a thousand iterations
+# ||Z^T a||_q over eps times the total weight, up to which the weights may be near a proof
 _NEAR_PROOF = 1.1
-# share of the subgradient's norm times the predictor's size at which the next proof is tried
+# factor on the subgradient norm times the size of w, between one attempt and the next
 _NEXT_PROOF = 0.3
 
-# The step relative to the first, below which rounding alone refuses steps: the problem ends.
-_STALLED = 1e-12
-# factor on the adaptive step after a refused trial
-SHRINK = 0.7
+_STALLED = 1e-12  # step, relative to the first, below which a problem ends: rounding refuses steps
+SHRINK = 0.7  # factor on the adaptive step after a refused trial
 
-# the parameters of the k problems under way; the first axis of each array is the problem
+# The parameters of the k problems under way; the first axis of each array is the problem.
 State = tuple[Array, ...]
 
 

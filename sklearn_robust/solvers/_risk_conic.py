@@ -44,29 +44,24 @@ from sklearn_robust.solvers._conic_weights import (
     Slot,
     slots_of,
 )
+from sklearn_robust.solvers._newton_constants import (
+    CLOSE_DECREASE,
+    DAMPING_AFTER_FAILURE,
+    DAMPING_CUT,
+    DAMPING_RAISE,
+    FLAT_CURVATURE,
+    HIDDEN_DECREASE,
+    LEAST_DAMPING,
+    LEAST_STEP,
+    LONG_STEP_DECREASE,
+    MOST_DAMPING,
+    MOST_MARGIN_CHANGE,
+    MOST_STEP,
+    ROUNDING_DECREASE,
+    SUFFICIENT_DECREASE,
+)
 from sklearn_robust.solvers.solution import Solution
 from sklearn_robust.threats import ConicThreat, require
-
-# Levenberg's damping, as a share of the Hessian's diagonal
-_LEAST_DAMPING = 1e-10  # at the start, and the least that accepted steps lead back to
-_MOST_DAMPING = 1e4  # the method ends from here on
-_DAMPED = 1e-6  # least damping after a failure
-_RAISE = 100  # factor after a failure
-_LOWER = 10  # divisor after an accepted step
-
-# decreases of the log-risk that a model predicts
-_FAR = 0.1  # more than this: longer steps than the model's are tried
-_CLOSE = 0.03  # at most this: the model's weights may certify the risk
-_DIGITS = 1e-8  # less than this: the rounding of the log-risk hides the decrease, and is granted
-_ROUNDING = 1e-14  # at most this: rounding alone, and the method ends
-
-# the line search along the model's step
-_SUFFICIENT = 1e-3  # sufficient decrease: this share of the predicted decrease
-_SHORTEST = 1e-6  # least step, relative to the first
-_LONGEST = 1024.0  # largest step, relative to the first
-_FURTHEST = 1e3  # largest change of a margin in the first step, relative to 1 + the largest margin
-
-_FLAT = 1e-6  # curvature over total weight, up to which a step would be longer than is sensible
 
 
 def conic_newton(
@@ -172,32 +167,32 @@ class _ConicNewton:
     ) -> tuple[Solution | None, np.ndarray, int]:
         at = self._evaluated(start[0], self.problem.signed_scores(start)[0], None)
         best: _Proven | None = None
-        damping, iteration = _LEAST_DAMPING, 0
+        damping, iteration = LEAST_DAMPING, 0
         while iteration < max_iter and not self._separates(at):
             iteration += 1
             hessian = self._hessian(at)
             try:
                 target = self._target(hessian, at, damping)
             except SolverFailure as failure:
-                damping = max(_RAISE * damping, _DAMPED)
-                if damping > _MOST_DAMPING:
+                damping = max(DAMPING_RAISE * damping, DAMPING_AFTER_FAILURE)
+                if damping > MOST_DAMPING:
                     self._warn(failure)
                     break
                 continue
             decrease = float(at.weights @ target.change)
             reached = self._between(at, target, 1.0)
-            if decrease <= _CLOSE:
+            if decrease <= CLOSE_DECREASE:
                 best = self._better(best, hessian, at, target, reached, last=decrease <= self.tol)
                 if best is not None and best.gap <= self.tol:
                     record(iteration, best.coef[None], best.weights[None])
                     break
             moved = self._search(at, target, reached, decrease)
             if moved is None:
-                if decrease <= _ROUNDING or damping > _MOST_DAMPING:
+                if decrease <= ROUNDING_DECREASE or damping > MOST_DAMPING:
                     break
-                damping = max(_RAISE * damping, _DAMPED)
+                damping = max(DAMPING_RAISE * damping, DAMPING_AFTER_FAILURE)
                 continue
-            at, damping = moved, max(damping / _LOWER, _LEAST_DAMPING)
+            at, damping = moved, max(damping / DAMPING_CUT, LEAST_DAMPING)
             record(iteration, at.coef[None])
         return self._solution(at, best), at.coef[None], iteration
 
@@ -250,7 +245,7 @@ class _ConicNewton:
 
     def _hessian(self, at: _Point) -> Hessian:
         a, c = at.weights, self.loss.curvature(at.margins, at.weights)
-        if c.sum() <= _FLAT * a.sum():
+        if c.sum() <= FLAT_CURVATURE * a.sum():
             # far on the wrong side a loss has no curvature: that of a parabola that a step leaves
             c = np.maximum(c, a / (1 + np.maximum(-at.margins, 0)))
         c = np.where(self.used, c, 0.0)
@@ -278,17 +273,23 @@ class _ConicNewton:
         """
         if not decrease > 0:
             return None
-        rounding = 8 * np.finfo(float).eps * (1 + abs(at.log_risk)) if decrease < _DIGITS else 0.0
-        furthest = _FURTHEST * (1 + float(np.abs(at.margins[self.used]).max()))
+        rounding = (
+            8 * np.finfo(float).eps * (1 + abs(at.log_risk)) if decrease < HIDDEN_DECREASE else 0.0
+        )
+        furthest = MOST_MARGIN_CHANGE * (1 + float(np.abs(at.margins[self.used]).max()))
         change = float(np.abs(target.change[self.used]).max())
         first = share = furthest / change if change > furthest else 1.0
         found = reached if share == 1 else self._between(at, target, share)
-        while not found.log_risk <= at.log_risk - _SUFFICIENT * share * decrease + rounding:
+        while not found.log_risk <= at.log_risk - SUFFICIENT_DECREASE * share * decrease + rounding:
             share *= 0.5
-            if share <= _SHORTEST * first:
+            if share <= LEAST_STEP * first:
                 return None
             found = self._between(at, target, share)
-        while first <= share < _LONGEST * first and decrease > _FAR and not self._separates(found):
+        while (
+            first <= share < MOST_STEP * first
+            and decrease > LONG_STEP_DECREASE
+            and not self._separates(found)
+        ):
             share *= 2  # a risk that falls without end needs longer and longer steps
             further = self._between(at, target, share)
             if not further.log_risk < found.log_risk:

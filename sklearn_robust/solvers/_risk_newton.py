@@ -17,42 +17,41 @@ from sklearn_robust.certificates import proves_not_separable
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import GramRows
+from sklearn_robust.solvers._newton_constants import (
+    CLOSE_DECREASE,
+    DAMPING_AFTER_FAILURE,
+    DAMPING_CUT,
+    DAMPING_RAISE,
+    FLAT_CURVATURE,
+    HIDDEN_DECREASE,
+    LEAST_DAMPING,
+    LEAST_STEP,
+    LONG_STEP_DECREASE,
+    MOST_DAMPING,
+    MOST_MARGIN_CHANGE,
+    MOST_STEP,
+    ROUNDING_DECREASE,
+    SUFFICIENT_DECREASE,
+)
 from sklearn_robust.solvers._risk_model import Curvature, Gradient, curvature, minimise_model
 from sklearn_robust.solvers.solution import Solution
 
-# Levenberg's damping, as a share of the Hessian's diagonal
-_LEAST_DAMPING = 1e-10  # at the start, and the least that accepted steps lead back to
-_MOST_DAMPING = 1e4  # the method stops short from here on
-_DAMPED = 1e-6  # least damping after a failure
-_RAISE = 100  # factor after a failure
-_LOWER = 10  # divisor after an accepted step
-
-# the columns of a Hessian
-_NEAR = 0.9  # share of the weighted sum that leaves zero, from which a column is in the Hessian
-_COLUMNS = 400  # columns that are always allowed, and twice those in use
-_MOST_COLUMNS = 3000  # columns beyond which the method stops short
+# The columns of a Hessian
+# share of the bound eps s_j sum a, above which |Z^T a|_j brings column j into the Hessian
+_NEAR_BOUND = 0.9
+_COLUMNS = 400  # columns that are always allowed; otherwise twice those of nonzero coefficients
+_MOST_COLUMNS = 3000  # columns above which the method stops short
 _ALL_COLUMNS = 100  # features up to which the Hessian has every column
-_NEARLY_ALL = 0.7  # share of the features from which the Hessian has every column
-_CHEAP = 1e7  # products in a Gram matrix that cost less than one more iteration
+_NEARLY_ALL = 0.7  # share of the features above which the Hessian has every column
+_CHEAP_PRODUCTS = 1e7  # products in a Gram matrix up to which it costs less than one more iteration
 _KEEP = 0.3  # ratio of successive predicted decreases up to which an expensive Hessian is kept
 
-# decreases of the log-risk that a model predicts
-_CLOSE = 0.03  # at most this: the model's weights may certify the risk, and exact faces pay
-_FAR = 0.1  # more than this: longer steps than the model's are tried
-_DIGITS = 1e-8  # less than this: the rounding of the log-risk hides the decrease, and is granted
-_ROUNDING = 1e-14  # at most this: rounding alone, and the method ends
-
-# the line search along the model's step
-_SUFFICIENT = 1e-3  # sufficient decrease: this share of the predicted decrease
-_SHORTEST = 1e-6  # least step, relative to the first
-_LONGEST = 1024.0  # largest step, relative to the first
-_FURTHEST = 1e3  # largest change of a margin in the first step, relative to 1 + the largest margin
-
-_FLAT = 1e-6  # curvature over total weight, up to which a step would be longer than is sensible
-_LOPSIDED = 0.5  # |sum of signed weights| over total weight, beyond which the intercept is renewed
-_FACES = 100  # faces to try in a model near the minimiser
-_FACES_FAR = 6  # and far from it
-_MAX_REFINEMENTS = 3  # solves that repair the rounding of a Hessian in the weights
+# |label-weighted sum| over total weight, above which the intercept is computed anew
+_LOPSIDED = 0.5
+# Faces to try in a model
+_FACES = 100  # near the minimiser of the risk
+_FACES_FAR = 6  # far from it
+_MAX_REFINEMENTS = 3  # solves that remove a Hessian's rounding from the weights
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class _Trust:
     """
 
     hessian: Curvature | None = None
-    damping: float = _LEAST_DAMPING
+    damping: float = LEAST_DAMPING
     exact: bool = False
     cautious: bool = False
     decrease: float = math.inf
@@ -122,12 +121,12 @@ class _Trust:
         self.hessian = None
         self.exact = True
         if damped:
-            self.damping = max(_RAISE * self.damping, _DAMPED)
+            self.damping = max(DAMPING_RAISE * self.damping, DAMPING_AFTER_FAILURE)
 
     def succeed(self) -> None:
         """Damp the next Hessian less."""
-        self.damping = max(self.damping / _LOWER, _LEAST_DAMPING)
-        self.cautious &= self.decrease > _CLOSE
+        self.damping = max(self.damping / DAMPING_CUT, LEAST_DAMPING)
+        self.cautious &= self.decrease > CLOSE_DECREASE
 
     @property
     def converges(self) -> bool:
@@ -137,7 +136,7 @@ class _Trust:
     @property
     def close(self) -> bool:
         """Whether the minimiser of the risk is close."""
-        return self.decrease <= _CLOSE
+        return self.decrease <= CLOSE_DECREASE
 
 
 def newton(
@@ -262,7 +261,7 @@ class _Newton:
         at = self._start(start)
         trust = self.trust
         iteration = 0
-        while iteration < max_iter and trust.damping < _MOST_DAMPING and not self._separates(at):
+        while iteration < max_iter and trust.damping < MOST_DAMPING and not self._separates(at):
             iteration += 1
             gradient = self._gradient(at)
             if not self._has_model(at, gradient):
@@ -276,7 +275,7 @@ class _Newton:
                 record(iteration, step.target.coef[None])
                 return solution, step.target.coef[None], iteration
             moved = self._search(at, step)
-            if moved is None and step.settled and step.predicted_decrease <= _ROUNDING:
+            if moved is None and step.settled and step.predicted_decrease <= ROUNDING_DECREASE:
                 break
             if moved is None:
                 trust.fail(damped=trust.cautious)
@@ -348,7 +347,7 @@ class _Newton:
         parabola along which a step just crosses zero.
         """
         c = self.loss.curvature(at.margins, at.weights)
-        if self.trust.cautious or c.sum() <= _FLAT * at.weights.sum():
+        if self.trust.cautious or c.sum() <= FLAT_CURVATURE * at.weights.sum():
             return np.maximum(c, at.weights / (1 + np.maximum(-at.margins, 0)))
         return c
 
@@ -363,7 +362,7 @@ class _Newton:
             return slice(None) if d <= self.most_columns else None
         size = np.abs(gradient.weighted_sum)
         in_use = at.coef != 0
-        needed = in_use | (size > _NEAR * self.eps * gradient.total_weight * self.scale)
+        needed = in_use | (size > _NEAR_BOUND * self.eps * gradient.total_weight * self.scale)
         limit = max(_COLUMNS, 2 * int(in_use.sum()))
         if needed.sum() > limit:  # those of the largest weighted sums, relative to their bounds
             strength = size / np.where(self.scale > 0, self.scale, 1.0)
@@ -380,7 +379,7 @@ class _Newton:
     def _covers(self, at: _Point, gradient: Gradient) -> bool:
         """Whether to reuse the Hessian: it is expensive, and it covers all active columns."""
         hessian = self.trust.hessian
-        if hessian is None or len(hessian.coef) ** 2 * len(self.y) < _CHEAP:
+        if hessian is None or len(hessian.coef) ** 2 * len(self.y) < _CHEAP_PRODUCTS:
             return False
         left_out = np.ones(len(at.coef), dtype=bool)
         left_out[hessian.columns] = False
@@ -440,21 +439,23 @@ class _Newton:
         """
         decrease = step.predicted_decrease
         target = step.target
-        if not decrease > 0 or (not step.settled and decrease <= _ROUNDING):
+        if not decrease > 0 or (not step.settled and decrease <= ROUNDING_DECREASE):
             return None
-        granted = 8 * np.finfo(float).eps * (1 + abs(at.log_risk)) if decrease < _DIGITS else 0.0
+        granted = (
+            8 * np.finfo(float).eps * (1 + abs(at.log_risk)) if decrease < HIDDEN_DECREASE else 0.0
+        )
         # where one sample has all the weight the log-risk has no curvature, and the model no end
-        furthest = _FURTHEST * (1 + float(np.abs(at.margins[self.used]).max()))
+        furthest = MOST_MARGIN_CHANGE * (1 + float(np.abs(at.margins[self.used]).max()))
         change = float(np.abs(target.margins - at.margins)[self.used].max())
         first = share = furthest / change if change > furthest else 1.0
-        while share > _SHORTEST * first:
+        while share > LEAST_STEP * first:
             found = self._between(at, target, share)
-            if found.log_risk <= at.log_risk - _SUFFICIENT * share * decrease + granted:
+            if found.log_risk <= at.log_risk - SUFFICIENT_DECREASE * share * decrease + granted:
                 break
             share *= 0.5
         else:
             return None
-        if share < first or decrease <= _FAR:
+        if share < first or decrease <= LONG_STEP_DECREASE:
             return found
         return self._beyond(at, target, share, found)
 
@@ -463,7 +464,7 @@ class _Newton:
         not separated: a log-risk without a minimiser falls along ever longer steps.
         """
         share = first
-        while share < _LONGEST * first and not self._separates(found):
+        while share < MOST_STEP * first and not self._separates(found):
             share *= 2
             further = self._between(at, target, share)
             if further.log_risk >= found.log_risk:
@@ -506,7 +507,7 @@ class _Newton:
         """
         hessian = self.trust.hessian
         target = step.target
-        if not step.settled or step.predicted_decrease > _CLOSE or hessian is None:
+        if not step.settled or step.predicted_decrease > CLOSE_DECREASE or hessian is None:
             return None
         for _ in range(_MAX_REFINEMENTS):
             weights = at.weights - hessian.apply(target.margins - at.margins)

@@ -25,7 +25,8 @@ from sklearn_robust.solvers._risk_newton import newton
 from sklearn_robust.solvers.solution import Monitor, Monitoring, Solution, stack_solutions
 from sklearn_robust.threats import ProximalThreat, is_ball, offers
 
-_MAX_NEWTON = 200  # iterations of Newton's method before L-BFGS-B takes over; a few are usual
+# Iterations of Newton's method after which L-BFGS-B continues; a few are usual.
+_NEWTON_ITERATIONS = 200
 
 
 def minimise_robust_risk(
@@ -217,7 +218,7 @@ class _OneProblem:
             self.problem,
             self.loss,
             start,
-            max_iter=min(self.max_iter - before, _MAX_NEWTON),
+            max_iter=min(self.max_iter - before, _NEWTON_ITERATIONS),
             tol=self.tol,
             certify=self.certified,
             record=self._record_from(before),
