@@ -26,14 +26,17 @@ from sklearn_robust.threats import (
     support_sizes,
 )
 
-# Rounding, in units of the quantity that is named
-_EXPONENT = 0.5 * float(np.finfo(np.float64).eps)  # of an exponent: half a machine epsilon
-_ROUNDING = 64 * np.finfo(np.float64).eps  # of a coordinate of Z^T a: the sum of its terms
-# times what is left of cancelled features: how far weights may be from those that cancel exactly
-_MOVED = 16
+# Rounding of a dual exponent, relative: half a machine epsilon. It enters every charge for a norm.
+_EXPONENT_ROUNDING = 0.5 * float(np.finfo(np.float64).eps)
+# Rounding of a coordinate of Z^T a, relative to the sum of its terms' sizes: 64 machine epsilons. A
+# coordinate up to this size counts as zero.
+_WEIGHTED_SUM_ROUNDING = 64 * np.finfo(np.float64).eps
+# Factor on the residual share of features that weights nearly cancel: it bounds the distance to
+# weights that cancel these features exactly, which the bound is charged.
+_CANCELLING_MOVE = 16
 
-# Where a certificate is computed again in extended arithmetic
-_ROUNDED = 1e-10  # share of rounding in the gap from which it is worth it
+# Extended arithmetic, in which a certificate is computed again
+_EXTENDED_FROM = 1e-10  # rounding's share of the gap, absolute, above which it pays
 _MAX_EXTENDED = 1_000_000  # entries of X up to which it is cheap
 
 
@@ -147,7 +150,7 @@ def norm_rounding(problem: RobustProblem, norm: Norm, dtype: Any, xp: Any = np) 
     rounding = sum_rounding(problem.n_features, dtype, xp)
     if rounds_powers(problem.threat, norm):
         # dual exponents are rounded to float64, whatever the arithmetic
-        rounding += _EXPONENT * math.log2(2 * problem.n_features)
+        rounding += _EXPONENT_ROUNDING * math.log2(2 * problem.n_features)
     return rounding
 
 
@@ -274,7 +277,9 @@ def _cancelled(weighted_sum: Array, terms: Array, fixed: Array) -> Array:
         np.where(fixed, weighted_sum, 0) / np.where(terms > 0, terms, 1), axis=-1, keepdims=True
     )
     return np.where(
-        share <= _ROUNDING, np.where(fixed, 0, weighted_sum + _MOVED * share * terms), weighted_sum
+        share <= _WEIGHTED_SUM_ROUNDING,
+        np.where(fixed, 0, weighted_sum + _CANCELLING_MOVE * share * terms),
+        weighted_sum,
     )
 
 
@@ -335,7 +340,7 @@ def certify(
     proven = Certified(coef, weights, intercept, margin=margin, bound=bound, rounding=rounding)
     if (
         not extended
-        or not float(xp.max(rounding)) > _ROUNDED
+        or not float(xp.max(rounding)) > _EXTENDED_FROM
         or math.prod(problem.X.shape) > _MAX_EXTENDED
         or not is_ball(problem.threat)  # another set may compute in float64
     ):
@@ -382,7 +387,8 @@ def cleared_sum(problem: RobustProblem, weights: Array) -> Array:
     if movable is weighted_sum:
         return weighted_sum
     return np.where(
-        (movable != weighted_sum) & (np.abs(weighted_sum) <= _ROUNDING * problem.sizes(weights)),
+        (movable != weighted_sum)
+        & (np.abs(weighted_sum) <= _WEIGHTED_SUM_ROUNDING * problem.sizes(weights)),
         0.0,
         weighted_sum,
     )
@@ -423,7 +429,7 @@ def proves_not_separable(problem: RobustProblem, weights: Array) -> np.ndarray:
     weighted_sum = problem.weighted_sum(weights)
     if np.all(inside(problem.threat, weighted_sum, problem.radius)):
         return np.ones(len(weighted_sum), dtype=bool)
-    room = _ROUNDING * problem.sizes(weights)
+    room = _WEIGHTED_SUM_ROUNDING * problem.sizes(weights)
     return inside(problem.threat, weighted_sum, problem.radius, room)
 
 

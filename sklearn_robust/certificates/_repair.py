@@ -18,9 +18,11 @@ from sklearn_robust.certificates._certify import (
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.threats import face, inner_point, inside, reachable
 
-_MAX_REPAIRS = 5  # moves of weights into the set, each a least-squares problem
-_INSIDE = 1e-12  # share of the radius by which repaired weights are aimed inside the set
-_DEPENDENT = 1e-13  # relative singular value of conditions that repeat others
+_MAX_REPAIRS = 5  # moves of the weights, each a least-squares problem
+# Share of the radius by which the point that a repair aims at lies inside the threat's set.
+_REPAIR_INSET = 1e-12
+# Singular value, relative to the largest, up to which a condition on the weights repeats others.
+_REPEATED_CONDITION = 1e-13
 
 
 def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) -> Array:
@@ -48,7 +50,7 @@ def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) 
         root = np.sqrt(moved)
         lack = ((goal - moved @ terms) / sizes).astype(np.float64)
         change = np.linalg.lstsq(
-            (root[:, None] * terms / sizes).T.astype(np.float64), lack, rcond=_DEPENDENT
+            (root[:, None] * terms / sizes).T.astype(np.float64), lack, rcond=_REPEATED_CONDITION
         )[0]
         moved = np.maximum(moved + root * change, 0)
     return (
@@ -135,7 +137,7 @@ def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> 
     the face that is nearest.
     """
     threat, radius = problem.threat, problem.radius[0]
-    inner = radius * (1 - _INSIDE)
+    inner = radius * (1 - _REPAIR_INSET)
     repaired, tight = problem.balanced(weights), None
     for _ in range(_MAX_REPAIRS):
         weighted_sum = cleared_sum(problem, repaired)[0]

@@ -26,10 +26,10 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.threats import check_radius
 
-# certified relative gap of the margin that is reached by default
-_FLOAT64_TOL = 1e-8  # as in min_norm_separator
-_FLOAT32_TOL = 1e-3  # where the coefficients are rounded to float32
-_RISK_TOL = 1e-6  # certified relative gap of the risk, where there is no separator
+# Certified relative gaps to reach by default
+_FLOAT64_TOL = 1e-8  # the margin's gap, as in min_norm_separator
+_FLOAT32_TOL = 1e-3  # the margin's gap where the coefficients are rounded to float32
+_INSEPARABLE_TOL = 1e-6  # the risk's gap, where there is no separator
 
 
 def _check_tol(value: Any, name: str) -> None:
@@ -183,7 +183,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
             problem,
             FitCallbacks(self, X, y, sample_weight),
             loss="exponential",
-            tol=max(tol, _RISK_TOL),
+            tol=max(tol, _INSEPARABLE_TOL),
         )
         solution = fit.decide_separability(norm)
         solution = replace(fit, tol=tol).separate(norm, solution, loss_tol=0)

@@ -18,9 +18,10 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import max_margin
 from sklearn_robust.threats import require_ball
 
-_SMALLEST = 0.02  # radius of interest, of the largest
-_TOL = 1e-3  # certified relative gap of the minimisers of the risk that decide it
-_STEPS = 4  # between them, towards the decision whether the data are separable at the smallest
+_LEAST_RADIUS = 0.02  # smallest radius of interest, relative to eps_max
+# The decision whether the data are separable at the smallest radius
+_DECISION_RADII = 4  # radii from eps_max down to it, each the start of the next smaller one
+_DECISION_TOL = 1e-3  # certified relative gap of the minimisers of the risk at these radii
 
 
 def training_radii(
@@ -102,11 +103,11 @@ def choose_radii(problem: RobustProblem, n_eps: int) -> np.ndarray:
     largest = float(constant_radii(problem).max())
     if largest == 0:
         return np.zeros(1)
-    smallest = _SMALLEST * largest
+    smallest = _LEAST_RADIUS * largest
     # a minimiser of the risk is near that at the next radius
-    steps = np.geomspace(smallest, largest, _STEPS + 1)[:-1]
+    steps = np.geomspace(smallest, largest, _DECISION_RADII + 1)[:-1]
     tried = problem.at_radii(steps.tolist())
-    fit = Fit.of(tried, FitMonitor(None, None, tried), loss="exponential", tol=_TOL)
+    fit = Fit.of(tried, FitMonitor(None, None, tried), loss="exponential", tol=_DECISION_TOL)
     found = fit.decide_separability(LpNorm(2))
     if not all(separable is True for separable in found.separable[: problem.n_problems]):
         return np.geomspace(smallest, largest, n_eps + 1)[:-1]

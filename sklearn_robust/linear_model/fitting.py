@@ -43,13 +43,15 @@ from sklearn_robust.threats import (
     require,
 )
 
-# certified relative gap of every minimiser of the risk, unless a smaller one is asked for: so small
-# that it does not show where the minimiser started, and a Newton step or two from a larger one
+# Certified relative gap of every minimiser of the risk, unless tol is smaller. So small that the
+# start of the search does not show in the minimiser; from a larger gap it is a Newton step or two.
 RISK_TOL = 1e-9
-_LARGEST_MARGIN = 1e9  # smallest margin to which a separator is scaled at most
-_EUCLIDEAN = LpNorm(2)  # the geometry in which that search is fastest
-_SEARCH_ITERATIONS = 500  # limit of the search for a proof of separability, or of its opposite
-_SEARCH_TOL = 1 - 1e-9  # relative gap at which that search stops: only the margin's sign matters
+_LARGEST_MARGIN = 1e9  # least robust margin of a sample to which a separator is scaled, at most
+
+# The search for a proof of separability, or of its opposite
+_SEARCH_NORM = LpNorm(2)  # the geometry in which the accelerated ascent is fastest
+_SEARCH_ITERATIONS = 500  # iterations at most
+_SIGN_TOL = 1 - 1e-9  # relative gap at which it stops: only the margin's sign matters
 
 Geometry = Any  # a Norm; exact separators need an LpNorm
 # the paths that are followed together: of the geometries at these indices, and of these problems
@@ -136,11 +138,11 @@ class Fit:
             found = accelerated_margin(
                 self.tensors.select(rows),
                 self.loss,
-                _EUCLIDEAN,
+                _SEARCH_NORM,
                 max_iter=_SEARCH_ITERATIONS,
-                tol=_SEARCH_TOL,
+                tol=_SIGN_TOL,
             )
-        solution = convert_margins(solution_to_numpy(found), norm, measured_in=_EUCLIDEAN)
+        solution = convert_margins(solution_to_numpy(found), norm, measured_in=_SEARCH_NORM)
         solution.converged[:] = False  # only the sign of the margin was sought
         return solution
 

@@ -39,9 +39,9 @@ from sklearn_robust.separators.working_sets import (
 
 DEFAULT_TOL = 1e-8  # certified relative gap of a separator
 
-# bound, relative to the largest p*-norm of a sample, below which the engines that follow would find
-# no margin either
-_NOTHING = 1e-12
+# Bound on the margin, relative to the largest p*-norm of a sample, that is zero up to rounding: no
+# later engine would find a margin either.
+_ZERO_BOUND = 1e-12
 
 
 def maximise_margin(
@@ -78,9 +78,9 @@ def maximise_margin(
             failures.append(f"{engine.name}: {failure}")
             continue
         best = certify_refined(problem, norm, program, point, engine.name, tol).merged(best)
-        hopeless = best.margin <= 0 and best.bound <= _NOTHING * largest_sample_norm(problem, norm)
-        # nothing proves more than rounding allows
-        if hopeless or best.gap - best.rounding <= tol:
+        zero_bound = _ZERO_BOUND * largest_sample_norm(problem, norm)
+        # no answer proves a smaller gap than rounding allows
+        if (best.margin <= 0 and best.bound <= zero_bound) or best.gap - best.rounding <= tol:
             break
     if best is None:
         raise RuntimeError(

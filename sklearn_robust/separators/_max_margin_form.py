@@ -22,9 +22,10 @@ from sklearn_robust.threats import require_ball
 
 Vector = NDArray[np.float64]
 
-SOLVER = "an exact separator"  # what serves l_q balls only, in messages
+SOLVER = "an exact separator"  # the name, in messages, of the solvers that serve l_q balls only
 
-_BALANCE = 2e-14  # difference of the classes' shares, relative to their sum, that is rounding
+# Difference of the classes' weights, relative to the total weight, up to which they are equal.
+_BALANCE = 2e-14
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class MaxMarginForm:
         Parameters
         ----------
         point : Point
-            Of any scale; its intercept is the best one.
+            Coefficients and weights of any scale; the intercept is the best one.
         scores : ndarray of shape (n,), optional
             Rows times coef, where they are known.
         weighted_sum : ndarray of shape (d,), optional

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, Places, Vector
 
-# the place of the scalar gamma; b and s follow where they are free, then the multipliers of power
-# bounds
+# The place of gamma among the scalars; b and s follow where they are free, then the multipliers of
+# power bounds.
 GAMMA = 0
 
 
@@ -215,8 +215,8 @@ class StandardForm:
     n_pairs: int
     radius: int | None  # the place of the scalar s
     dual_scalars: NDArray[np.bool_]  # (n_scalars,): those that are multipliers of power bounds
-    squares: Vector  # (n,): of the rows' 2-norms
-    workspace: Vector  # of the shape of rows
+    squares: Vector  # (n,): the squared 2-norms of the rows
+    workspace: Vector  # (n, d): room for weighted rows
     unit: float  # a row of `rows` is a row of the program over unit * sqrt(d)
 
     @classmethod

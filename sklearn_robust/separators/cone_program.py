@@ -20,14 +20,17 @@ from sklearn_robust._interrupts import interruptible
 from sklearn_robust.certificates import Point
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, Places, SolverFailure, Vector
 
-# asked of clarabel; it stops earlier where rounding ends its progress, and the certificate decides
-_TOLERANCE = 1e-12
-# of its linear systems; the default 1e-8 costs accuracy on features of unlike sizes
-_REGULARISATION = 1e-12
-_MAX_ITER = 200  # most programs need less than 50
-# of the way to the boundary; with the default 0.99 power cones were seen to stall far from the
-# solution
-_STEP = 0.9
+# Settings of clarabel
+# gaps and residuals to reach, absolute and relative; clarabel stops earlier where rounding ends its
+# progress, and the certificate decides
+_CLARABEL_TOL = 1e-12
+# static regularisation of the linear systems; the default 1e-8 costs accuracy on features of unlike
+# sizes
+_CLARABEL_RIDGE = 1e-12
+_CLARABEL_ITER = 200  # iterations; most programs take less than 50
+# share of the way to the boundary that a step goes; with the default 0.99 clarabel stalled far from
+# the solution on power cones
+_CLARABEL_STEP = 0.9
 
 
 @dataclass
@@ -68,10 +71,10 @@ class ConicProgram:
 
         settings = clarabel.DefaultSettings()
         settings.verbose = False
-        settings.static_regularization_constant = _REGULARISATION
-        settings.max_step_fraction = _STEP
-        settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = _TOLERANCE
-        settings.max_iter = _MAX_ITER
+        settings.static_regularization_constant = _CLARABEL_RIDGE
+        settings.max_step_fraction = _CLARABEL_STEP
+        settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = _CLARABEL_TOL
+        settings.max_iter = _CLARABEL_ITER
         P = sparse.csc_matrix(sparse.diags_array(squares))
 
         def solve(abandoned: Event) -> Any:

@@ -34,17 +34,18 @@ from sklearn_robust.separators.linear_program import solve_linear_program
 from sklearn_robust.separators.separator import Separator, read_problem, warn_of_gap
 from sklearn_robust.threats import LpBall, require_ball
 
-# size of a coordinate of Z^T a, relative to the terms that it sums, up to which eps* = 0 is proven
+# Size of a coordinate of Z^T a, relative to the sum of its terms' sizes, up to which weights prove
+# that eps* = 0.
 _TOL_PROOF = 1e-6
 
 # Dinkelbach's method
-_MAX_RATIOS = 30  # steps; it converges superlinearly
-_SLOW_RATIO = 0.01  # growth of the ratio, relative to tol, that ends it
-_MAX_RATIO_ENTRIES = 100_000  # entries of X up to which it refines answers of other methods
-# size of a coordinate of Z^T a, relative to the terms that it sums, below which weights are moved
-# to make it 0
+_MAX_RATIOS = 30  # steps at most; it converges superlinearly
+_SLOW_RATIO = 0.01  # relative growth of the ratio, in units of tol, up to which it ends
+_MAX_RATIO_ENTRIES = 100_000  # entries of X up to which it refines the answers of other methods
+# size of a coordinate of Z^T a, relative to the sum of its terms' sizes, up to which weights are
+# moved to make it 0
 _CANCELLING = 1e-6
-# relative excess over the best ratio of radii whose weights may prove that none of them is reached
+# relative excess over the best ratio of the radii at which weights are sought that bound it
 _BEYOND_RATIO = (0.5 * DEFAULT_TOL, 1e-6, 1e-4)
 
 

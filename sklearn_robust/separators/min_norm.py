@@ -34,9 +34,9 @@ from sklearn_robust.separators.separator import (
 )
 from sklearn_robust.threats import LpBall, check_radius
 
-# relative precision to which eps* is computed, and by which ||Z^T a||_q may exceed eps in a proof
+# Relative precision to which eps* is computed, and by which ||Z^T a||_q may exceed eps in a proof.
 _TOL_EPS_STAR = 1e-9
-# rounding of a coordinate of Z^T a, relative to the terms that it sums, that a proof may ignore
+# Rounding of a coordinate of Z^T a, relative to the sum of its terms' sizes: a proof ignores it.
 _ROUNDING_PROOF = 1e-12
 
 

@@ -32,19 +32,19 @@ from sklearn_robust.separators._max_margin_form import MaxMarginForm, Places, Ve
 
 EXACT = 1e-11  # certified relative gap below which a step gains nothing
 
-# steps
-_ROUNDS = 12
-_PATIENCE = 3  # steps without a smaller gap
-_SURE = 0.1  # ratio of the gaps after and before a step, at most, where the face is right
+# Newton steps
+_MAX_STEPS = 12
+_MAX_MISSED_STEPS = 3  # consecutive steps without a smaller gap, after which refinement ends
+_GAP_RATIO_ON_FACE = 0.1  # largest ratio of the gaps after and before a step on the right face
 
-# the dense system
-_MAX_UNKNOWNS = 6000
-_CHEAP = 400  # unknowns up to which it costs next to nothing
-# added to pivots whose largest is about 1: the system has a solution where rows repeat or the face
-# leaves a freedom, and repeated steps correct for it
-_REGULARISATION = 1e-11
+# The dense linear system
+_MAX_UNKNOWNS = 6000  # larger systems are not solved
+_CHEAP_UNKNOWNS = 400  # unknowns up to which a step costs next to nothing
+# added to pivots whose largest is about 1: the system then has a solution where rows repeat or the
+# face does not determine w; later steps correct the error
+_SADDLE_RIDGE = 1e-11
 _EQUILIBRATIONS = 4  # each halves the exponents by which the units of features differ
-# smaller entries of w, relative to the largest, count as this large in the curvature of a norm
+# entries of w, relative to the largest, that are below it count as this large in a norm's curvature
 _LEAST_ENTRY = 1e-12
 
 
@@ -61,7 +61,7 @@ def refined(
     ----------
     program : MaxMarginForm
     point : Point
-        Of any scale.
+        Coefficients and weights of any scale.
     tol : float
     sure : bool, default=False
         Whether a step must be cheap and lower the gap tenfold, as it does where the face is right.
@@ -74,13 +74,13 @@ def refined(
         Whether a step helped.
     """
     first = best = point = program.certify(point)
-    patience, factor = (1, _SURE) if sure else (_PATIENCE, 1.0)
+    patience, factor = (1, _GAP_RATIO_ON_FACE) if sure else (_MAX_MISSED_STEPS, 1.0)
     misses = 0
-    for step in range(_ROUNDS):
+    for step in range(_MAX_STEPS):
         reached = best.gap <= tol
         if best.gap <= EXACT or (reached and step > 0) or misses == patience:
             break
-        moved = newton_step(program, point, _CHEAP if reached or sure else _MAX_UNKNOWNS)
+        moved = newton_step(program, point, _CHEAP_UNKNOWNS if reached or sure else _MAX_UNKNOWNS)
         if moved is None:
             break
         point, last = program.certify(moved), best
@@ -98,8 +98,8 @@ def newton_step(
     ----------
     program : MaxMarginForm
     point : Point
-        Of any scale; its weights are feasible (>= 0, of sum 1, and of equal class sums with an
-        intercept).
+        Coefficients of any scale; feasible weights (>= 0, of sum 1, and of equal class sums with
+        an intercept).
     max_unknowns : int
 
     Returns
@@ -195,14 +195,14 @@ def _solve_saddle_point(system: Vector, goal: Vector, n_primal: int) -> Vector |
     entry of each row 1.
     """
     units = np.ones(len(goal))
-    for _ in range(_EQUILIBRATIONS if len(goal) <= _CHEAP else 0):
+    for _ in range(_EQUILIBRATIONS if len(goal) <= _CHEAP_UNKNOWNS else 0):
         largest = np.abs(system * units[:, None] * units).max(axis=1)
         units /= np.sqrt(np.where(largest > 0, largest, 1.0))
     system *= units[:, None]
     system *= units
     pivots = np.einsum("ii->i", system)
-    pivots[:n_primal] += _REGULARISATION
-    pivots[n_primal:] -= _REGULARISATION
+    pivots[:n_primal] += _SADDLE_RIDGE
+    pivots[n_primal:] -= _SADDLE_RIDGE
     try:
         with warnings.catch_warnings():
             # an inexact step is judged by its certificate
@@ -223,7 +223,7 @@ class _Face:
 
     free: NDArray[np.intp]
     tied: NDArray[np.intp]
-    signs: Vector  # of the tied coordinates
+    signs: Vector  # the signs of the tied coordinates
     n_features: int
 
     @classmethod

@@ -23,16 +23,16 @@ from scipy.linalg.blas import dsyrk
 from sklearn_robust.certificates import Point, relative_gap
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure, Vector
 
-_MAX_ITER = 60  # Newton steps; a handful is usual
-_EXACT = 1e-12  # relative gap at which no step is left to make
-# relative to the mean pivot, and added to each: the system is singular where rows repeat
-_RIDGE = 1e-10
-# norm of w, relative to the sum of the weights, that is zero where rows are of size 1
-_NOTHING = 1e-40
+_MAX_NEWTON_STEPS = 60  # a handful is usual
+_LAST_GAP = 1e-12  # relative gap up to which no step is left to make
+# Share of the mean pivot that is added to each pivot: the system is singular where rows repeat.
+_MEAN_PIVOT_RIDGE = 1e-10
+# 2-norm of w, relative to the sum of the weights, that is zero, for rows of size 1
+_ZERO_NORM = 1e-40
 
-# line search
+# Line search
 _MAX_HALVINGS = 40
-_DECREASE = 1e-4  # sufficient-decrease fraction of the predicted decrease
+_DUAL_DECREASE = 1e-4  # share of the predicted decrease of the dual that a step must bring
 
 
 def suits(program: MaxMarginForm) -> bool:
@@ -72,11 +72,11 @@ def solve_semismooth_newton(
     Z, eps = program.rows, program.eps
     weights = np.full(len(Z), 1 / len(Z)) if start is None else start
     w, reached = _primal(Z, weights, eps), False
-    # of all rows and features, once
+    # with eps = 0 the products Z Z^T of all rows stay the same
     gram = None if eps > 0 else dsyrk(1.0, np.ascontiguousarray(Z).T, trans=1, lower=1)
-    for _ in range(_MAX_ITER):
+    for _ in range(_MAX_NEWTON_STEPS):
         square, total_weight = float(w @ w), float(weights.sum())
-        if square <= (_NOTHING * total_weight) ** 2:
+        if square <= (_ZERO_NORM * total_weight) ** 2:
             # the weights prove that no separator exists, or only one of no margin to speak of
             return Point(w, weights)
         scale = total_weight / square  # the best point of the ray through the weights
@@ -85,7 +85,7 @@ def solve_semismooth_newton(
         margins = Z @ w - eps * np.abs(w).sum()
         size = np.sqrt(square)
         gap = relative_gap(float(margins.min()) / size, size / total_weight)
-        if gap <= _EXACT or reached:
+        if gap <= _LAST_GAP or reached:
             return Point(w, weights)
         reached = gap <= tol  # one more step makes it exact
         gradient = margins - 1
@@ -100,7 +100,7 @@ def solve_semismooth_newton(
         if moved is None:
             raise SolverFailure("semismooth Newton: no step decreases the dual")
         weights, w = moved
-    raise SolverFailure(f"semismooth Newton: not converged in {_MAX_ITER} steps")
+    raise SolverFailure(f"semismooth Newton: not converged in {_MAX_NEWTON_STEPS} steps")
 
 
 def _primal(Z: Vector, weights: Vector, eps: float) -> Vector:
@@ -124,7 +124,7 @@ def _newton_step(gram: Vector, gradient: Vector) -> Vector:
     the same.
     """
     pivots = np.einsum("ii->i", gram)
-    pivots += _RIDGE * pivots.mean()
+    pivots += _MEAN_PIVOT_RIDGE * pivots.mean()
     try:
         factor = cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
     except LinAlgError as error:
@@ -149,7 +149,7 @@ def _line_search(
         moved = weights.copy()
         moved[free] = np.maximum(weights[free] + length * step, 0)
         w = _primal(Z, moved, eps)
-        if 0.5 * float(w @ w) - moved.sum() <= value + _DECREASE * float(
+        if 0.5 * float(w @ w) - moved.sum() <= value + _DUAL_DECREASE * float(
             gradient @ (moved - weights)
         ):
             return moved, w

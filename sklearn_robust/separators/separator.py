@@ -53,7 +53,7 @@ class Separator:
     solver : str
         What the predictor came from.
     scale : ndarray of shape (d,) or None
-        Of each feature; the threat is :math:`\|\delta / s\|_q \le \epsilon`.
+        The scale s_j of each feature; the threat is :math:`\|\delta / s\|_q \le \epsilon`.
     """
 
     coef: Vector

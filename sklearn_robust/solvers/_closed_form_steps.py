@@ -17,7 +17,8 @@ import numpy as np
 
 from sklearn_robust.solvers._vectors import Blas, room_like
 
-_TIED = 16  # machine epsilons: entries that differ by less, relative to the largest, are tied
+# Machine epsilons: entries that differ by less from the largest, relative to it, are tied with it.
+_TIED = 16
 
 
 class Step(NamedTuple):
@@ -50,7 +51,7 @@ class Room:
     p, q : float
     blas : Blas
     weighted_sum : vector of length d
-        Of the path; filled by it.
+        The path's weighted sum Z^T a, which it fills before each step.
     work, other : vectors of length d
     flags : vector of bool of length d
     high, low : arrays without axes
@@ -152,7 +153,8 @@ def _coordinate_step(room: Room, coef: np.ndarray, moved: np.ndarray, step: floa
     subgradient, size = room.work, room.other
     np.abs(subgradient, size)
     j = int(size.argmax())
-    subgradient_norm, slope, before = size.item(j), subgradient.item(j), coef.item(j)
+    subgradient_norm = size.item(j)
+    slope, before = subgradient.item(j), coef.item(j)
     room.high[...] = subgradient_norm * (1 - _TIED * np.finfo(size.dtype).eps)
     np.greater_equal(size, room.high, room.flags)
     if np.count_nonzero(room.flags) > 1:

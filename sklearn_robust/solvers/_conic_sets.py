@@ -17,19 +17,21 @@ from scipy import sparse
 
 from sklearn_robust._interrupts import interruptible
 
-# gaps and residuals that clarabel is to reach, absolute and relative; it stops earlier where
-# rounding ends its progress, and a certificate decides
-_TOLERANCE = 1e-10
-_MAX_ITER = 100  # iterations of clarabel; most programs need less than 30
+# Gaps and residuals that clarabel is to reach, absolute and relative. It stops earlier where
+# rounding ends its progress, and a certificate decides.
+_PROGRAM_TOL = 1e-10
+_PROGRAM_ITER = 100  # iterations of clarabel; most programs take less than 30
 
-# what rounding adds to a sum at most, relative to the sizes of its terms
+# Rounding of a sum at most, relative to the sum of its terms' sizes: 64 machine epsilons.
 TERM_ROUNDING = 64 * float(np.finfo(np.float64).eps)
-# shares of an interior point that are tried to move another into a set
+# Shares of an interior point, tried in turn until the mixture with it lies in the set.
 _SHARES = [0.0, *np.geomspace(1e-13, 1.0, 40).tolist()]
 
-_NO_INTERIOR = 1e-9  # slack, relative to the size of a set, below which it has no interior
-_DEPENDENT = 1e-12  # relative singular value of equalities that repeat others
-_TIGHT = 1e-6  # slack, likewise, of inequalities that are equalities throughout such a set
+# A set with its size as the unit
+_NO_INTERIOR = 1e-9  # largest slack up to which the set has no interior
+_TIGHT = 1e-6  # slack up to which an inequality of such a set is an equality throughout it
+# singular value, relative to the largest, up to which an equality repeats others
+_REPEATED_EQUALITY = 1e-12
 
 
 class SolverFailure(Exception):
@@ -58,8 +60,8 @@ def solve_program(
     }
     settings = clarabel.DefaultSettings()
     settings.verbose = False
-    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = _TOLERANCE
-    settings.max_iter = _MAX_ITER
+    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = _PROGRAM_TOL
+    settings.max_iter = _PROGRAM_ITER
     sizes = [kinds[kind](size) for kind, size in cones if size]
     data = sparse.csc_matrix(P), q, sparse.csc_matrix(A), b, sizes, settings
 
@@ -247,7 +249,7 @@ class InteriorSet:
         """L and l of the equalities L x = l that x obeys whatever s is."""
         left = np.eye(len(self.h)) - self.F @ self._to_s
         directions, sizes, _ = np.linalg.svd(left @ self.E, full_matrices=False)
-        chosen = directions[:, sizes > _DEPENDENT * np.max(sizes, initial=0.0)].T @ left
+        chosen = directions[:, sizes > _REPEATED_EQUALITY * np.max(sizes, initial=0.0)].T @ left
         return chosen @ self.E, chosen @ self.h
 
     def with_s(self, x: np.ndarray, s: np.ndarray) -> np.ndarray:

@@ -37,11 +37,14 @@ from sklearn_robust.solvers._conic_sets import (
 from sklearn_robust.solvers._newton_rules import MarginHessian
 from sklearn_robust.threats import support
 
-_MAX_REPAIRS = 4  # most weights need one or two
-_MOST_CUT = 0.01  # sum of negative weights, of all, beyond which a repair has failed
-# share of the largest in a diagonal that is added to it where columns may depend on each other
-_DEPENDENT = 1e-13
-_NO_ROOM = 1e-9  # slack, relative to the radii, below which no weights lie in the interior
+_MAX_CONIC_REPAIRS = 4  # rounds of a repair; most weights need one or two
+_MOST_CUT = 0.01  # sum of the negative weights, in a total of 1, above which a repair has failed
+_NO_ROOM = 1e-9  # slack, relative to the radii, up to which no weights lie in the interior
+# Share of a Gram matrix's largest diagonal entry that is added to its diagonal: its columns may
+# depend on each other.
+_GRAM_RIDGE = 1e-13
+# Singular value, relative to the largest, up to which a condition on the weights repeats others.
+_REPEATED_TERM = 1e-13
 
 
 class Slot:
@@ -51,7 +54,8 @@ class Slot:
     """
 
     def __init__(self, threat: Any, sign: float, radius: np.ndarray) -> None:
-        self.threat, self.sign, self.set = threat, sign, InteriorSet(threat)
+        self.threat, self.sign = threat, sign
+        self.set = InteriorSet(threat)
         self.rows: ConicRows = self.set.rows
         self.radius = self.set.size * radius
         # the numbers of coordinates of u and of s
@@ -153,7 +157,7 @@ class MarginMap:
 
 @dataclass(frozen=True)
 class Hessian(MarginHessian):
-    """Of the log-risk, M^T C M with C = diag(c) - theta a a^T, and its gradient -M^T a."""
+    """The log-risk's Hessian M^T C M, C = diag(c) - theta a a^T, and its gradient -M^T a."""
 
     curved: np.ndarray  # M^T diag(c) M
     weighted_sum: np.ndarray  # M^T a
@@ -170,7 +174,8 @@ class DualWeights:
     """Weights of one problem that prove a bound on its robust risk."""
 
     def __init__(self, problem: RobustProblem, slots: Sequence[Slot], of_margins: MarginMap):
-        self.problem, self.slots, self.map = problem, slots, of_margins
+        self.problem, self.slots = problem, slots
+        self.map = of_margins
 
     def repaired(
         self, hessian: Hessian, weights: np.ndarray, perturbations: Sequence[Perturbation]
@@ -179,7 +184,7 @@ class DualWeights:
         repair fails.
         """
         feasible = self._balanced(weights)
-        for _ in range(_MAX_REPAIRS):
+        for _ in range(_MAX_CONIC_REPAIRS):
             if feasible is None:
                 return None
             perturbations = self._matched(feasible, perturbations)
@@ -253,9 +258,9 @@ class DualWeights:
         classes = np.concatenate(self.problem.classes)
         terms = np.vstack([conditions, classes])
         goal = np.append(np.zeros(len(L)), np.full(len(classes), 1 / len(classes)))
-        for _ in range(_MAX_REPAIRS):
+        for _ in range(_MAX_CONIC_REPAIRS):
             root = np.sqrt(weights)
-            change = np.linalg.lstsq(terms * root, goal - terms @ weights, rcond=_DEPENDENT)[0]
+            change = np.linalg.lstsq(terms * root, goal - terms @ weights, rcond=_REPEATED_TERM)[0]
             weights = self._balanced(weights + root * change)
             if weights is None:
                 return None
@@ -311,7 +316,7 @@ class DualWeights:
             row[: self.map.n_features] = reach * slot.sign * point.u / self.map.units
         gram = T.T @ hessian.curved @ T
         # columns of next to no size, as of a feature that is 0 in all samples, stay out of it
-        gram.flat[:: free + 1] += _DEPENDENT * np.max(np.diag(gram))
+        gram.flat[:: free + 1] += _GRAM_RIDGE * np.max(np.diag(gram))
         try:
             x = cho_solve(cho_factor(gram), T.T @ self.map.adjoint(weights))
         except LinAlgError:
@@ -350,7 +355,8 @@ class DualWeights:
         """
         problem, slots = self.problem, self.slots
         used = np.flatnonzero(problem.log_weight[0] > -math.inf)
-        y, n, d = problem.y[0, used], len(used), problem.n_features
+        n, d = len(used), problem.n_features
+        y = problem.y[0, used]
         Z = sparse.csr_array(problem.X[used]).multiply(y[:, None])
         sums = np.stack([np.ones(n), y] if problem.fit_intercept else [np.ones(n)])
         points = [-slot.sign * sparse.eye_array(*(d, sum(slot.widths))) for slot in slots]

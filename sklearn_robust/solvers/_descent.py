@@ -23,31 +23,28 @@ from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers.solution import (
     Monitor,
-    Recorder,
+    Monitoring,
     Solution,
     problem_to_numpy,
     stack_solutions,
 )
 from sklearn_robust.threats import inside, reachable
 
-# When certificates are taken, in iterations: at first every 10, later whenever another tenth of
-# those so far has passed. A path that converges slowly is certified rarely.
+# Iterations between certificates: 10 at first, later a tenth of those so far. A path that converges
+# slowly is certified rarely.
 _CHECK_EVERY = 10
 _CHECK_SHARE = 10
 
-# When a proof that the data are not separable is tried, which costs as much as a thousand
-# iterations.
-# ||Z^T a||_q over its largest feasible value, from which the weights are near enough to a proof
+# Attempts to prove that the data are not separable: one costs as much as a thousand iterations
+# ||Z^T a||_q over eps times the total weight, up to which the weights may be near a proof
 _NEAR_PROOF = 1.1
-# share of the subgradient's norm times the predictor's size at which the next proof is tried
+# factor on the subgradient norm times the size of w, between one attempt and the next
 _NEXT_PROOF = 0.3
 
-# The step relative to the first, below which rounding alone refuses steps: the problem ends.
-_STALLED = 1e-12
-# factor on the adaptive step after a refused trial
-SHRINK = 0.7
+_STALLED = 1e-12  # step, relative to the first, below which a problem ends: rounding refuses steps
+SHRINK = 0.7  # factor on the adaptive step after a refused trial
 
-# the parameters of the k problems under way; the first axis of each array is the problem
+# The parameters of the k problems under way; the first axis of each array is the problem.
 State = tuple[Array, ...]
 
 
@@ -174,7 +171,7 @@ def follow(path: P, run: Run[P]) -> Solution:
             if len(running) < path.problem.n_problems:
                 path = path.select(running)
             run.tune(path)
-        elif run.recorder.asked_for(iteration):
+        elif run.monitoring.asked_for(iteration):
             run.show(iteration, path)
         if run.stopped:
             break
@@ -207,7 +204,7 @@ class Run(Generic[P]):
         self.problem = problem
         self.stopping = stopping
         self.ids = np.arange(problem.n_problems) if ids is None else ids
-        self.recorder = Recorder(stopping.record_every, stopping.monitors)
+        self.monitoring = Monitoring(stopping.record_every, stopping.monitors)
         self.stopped = False  # by a monitor
         self.next_proof = self.first_proof
         self.finished: dict[int, Solution] = {}
@@ -243,7 +240,7 @@ class Run(Generic[P]):
         for i in np.flatnonzero(ended).tolist():
             self.finished[int(self.ids[i])] = self.solution(i, iteration, at, bool(converged[i]))
         last = bool(ended.any()) or iteration == self.stopping.max_iter
-        if last or self.recorder.due(iteration):
+        if last or self.monitoring.due(iteration):
             self.report(iteration, at, figures, last=last)
         running = np.flatnonzero(~ended)
         if len(running) < len(ended):
@@ -254,7 +251,7 @@ class Run(Generic[P]):
         self, iteration: int, at: Any, figures: dict[str, Array], *, last: bool = False
     ) -> None:
         """Record the figures, and show them and the predictors to the monitors."""
-        self.stopped = self.recorder(
+        self.stopped = self.monitoring(
             iteration, self.ids, at.coef, at.intercept, last=last, **figures
         )
 
@@ -290,7 +287,7 @@ class Run(Generic[P]):
             for i, name in enumerate(self.ids.tolist()):
                 self.finished[name] = self.solution(i, iteration, at, None)
         k = len(self.finished)
-        return stack_solutions([self.finished[i] for i in range(k)], self.recorder.history(k))
+        return stack_solutions([self.finished[i] for i in range(k)], self.monitoring.history(k))
 
 
 class DescentRun(Run[DescentPath]):
@@ -391,7 +388,8 @@ class DescentRun(Run[DescentPath]):
         """A problem ends where its loss or its gap is small enough, where it moves no further, or
         at a proof that its data are not separable.
         """
-        now, gap, tol = at.now, figures["gap"], self.stopping.tol
+        now, gap = at.now, figures["gap"]
+        tol = self.stopping.tol
         log_risk, slope, step = (
             _in_double(x) for x in (now.log_risk, at.subgradient_norm, at.step)
         )
@@ -542,7 +540,8 @@ class RulePath:
         coef = self.rule.coef(trial)
         then = self.problem.evaluate(self.loss, coef, near=self.now.intercept)
         if self.growth is None:
-            self.state, self.coef, self.now = trial, coef, then
+            self.state, self.coef = trial, coef
+            self.now = then
         else:
             predicted_decrease = xp.sum(self.subgradient * (self.coef - coef), axis=-1)
             accepted = (

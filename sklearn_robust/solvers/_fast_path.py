@@ -50,7 +50,7 @@ class FastPaths:
     loss : MarginLoss
     geometry : Geometry
     rule : Rule
-        Of steepest descent in this geometry; it proposes the steps that have no closed form.
+        The rule of steepest descent in this geometry: it proposes the steps without closed form.
     coef : ndarray of shape (k, d)
         Where to start.
     step : ndarray of shape (k,)
@@ -237,7 +237,8 @@ class FastPath:
                 self.step *= SHRINK
                 return
             self.step *= self.growth
-        self.here, self.there, self.stale = there, here, True
+        self.here, self.there = there, here
+        self.stale = True
 
     def iterate(self) -> Iterate:
         """Where the problem is; what the scores have gathered in rounding ends here."""

@@ -13,25 +13,28 @@ import numpy as np
 from sklearn_robust.losses import MarginLoss
 
 # Levenberg's damping, as a share of the Hessian's diagonal
-LEAST_DAMPING = 1e-10  # at the start, and the least that accepted steps lead back to
-MOST_DAMPING = 1e4  # a method ends from here on
-_DAMPED = 1e-6  # least damping after a failure
-_RAISE = 100  # factor after a failure
-_LOWER = 10  # divisor after an accepted step
+LEAST_DAMPING = 1e-10  # the first damping, and the least to which accepted steps lower it
+MOST_DAMPING = 1e4  # the method ends above it
+_DAMPING_AFTER_FAILURE = 1e-6  # least damping after a failed step
+_DAMPING_RAISE = 100  # factor on the damping after a failed step
+_DAMPING_CUT = 10  # divisor of the damping after an accepted step
 
-# decreases of the log-risk that a model predicts
-CLOSE = 0.03  # at most this: the model's weights may certify the risk, and exact faces pay
-_FAR = 0.1  # more than this: longer steps than the model's are tried
-_DIGITS = 1e-8  # less than this: the rounding of the log-risk hides the decrease, and is granted
-ROUNDING = 1e-14  # at most this: rounding alone, and a method ends
+# Decreases of the log-risk that a model predicts, absolute
+_LONG_STEP_DECREASE = 0.1  # above it the line search tries longer steps than the model's
+CLOSE_DECREASE = 0.03  # up to it the model's weights may certify the risk, and exact faces pay
+# below it the rounding of the log-risk hides the decrease: the line search tolerates that rounding
+_HIDDEN_DECREASE = 1e-8
+ROUNDING_DECREASE = 1e-14  # up to it the decrease is rounding alone, and the method ends
 
-# the line search along the model's step
-_SUFFICIENT = 1e-3  # sufficient decrease: this share of the predicted decrease
-_SHORTEST = 1e-6  # least step, relative to the first
-_LONGEST = 1024.0  # largest step, relative to the first
-_FURTHEST = 1e3  # largest change of a margin in the first step, relative to 1 + the largest margin
+# The line search along the model's step
+_SUFFICIENT_DECREASE = 1e-3  # share of the predicted decrease that a step must bring
+_LEAST_STEP = 1e-6  # relative to the first step; the search fails below it
+_MOST_STEP = 1024.0  # relative to the first step; the search doubles the step up to it
+# change of a margin in the first step, relative to 1 + the largest margin
+_MOST_MARGIN_CHANGE = 1e3
 
-_FLAT = 1e-6  # curvature over total weight, up to which a step would be longer than is sensible
+# Curvature over total weight, up to which a step would be too long: a larger curvature replaces it
+_FLAT_CURVATURE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -68,19 +71,19 @@ def curvatures(
     `cautious`, no less than those of a parabola along which a step just crosses zero.
     """
     c = loss.curvature(margins, weights)
-    if cautious or c.sum() <= _FLAT * weights.sum():
+    if cautious or c.sum() <= _FLAT_CURVATURE * weights.sum():
         return np.maximum(c, weights / (1 + np.maximum(-margins, 0)))
     return c
 
 
 def more_damping(damping: float) -> float:
     """The damping after a failure."""
-    return max(_RAISE * damping, _DAMPED)
+    return max(_DAMPING_RAISE * damping, _DAMPING_AFTER_FAILURE)
 
 
 def less_damping(damping: float) -> float:
     """The damping after an accepted step."""
-    return max(damping / _LOWER, LEAST_DAMPING)
+    return max(damping / _DAMPING_CUT, LEAST_DAMPING)
 
 
 @dataclass(frozen=True)
@@ -132,18 +135,23 @@ def line_search(
     """
     if not decrease > 0:
         return None
-    granted = 8 * np.finfo(float).eps * (1 + abs(at.log_risk)) if decrease < _DIGITS else 0.0
+    rounding = 8 * np.finfo(float).eps * (1 + abs(at.log_risk))
+    granted = rounding if decrease < _HIDDEN_DECREASE else 0.0
     # where one sample has all the weight the log-risk has no curvature, and the model no end
-    furthest = _FURTHEST * (1 + float(np.abs(at.margins[used]).max()))
+    furthest = _MOST_MARGIN_CHANGE * (1 + float(np.abs(at.margins[used]).max()))
     largest = float(np.abs(change[used]).max())
     first = share = furthest / largest if largest > furthest else 1.0
     found = ahead(share)
-    while not found.log_risk <= at.log_risk - _SUFFICIENT * share * decrease + granted:
+    while not found.log_risk <= at.log_risk - _SUFFICIENT_DECREASE * share * decrease + granted:
         share *= 0.5
-        if share <= _SHORTEST * first:
+        if share <= _LEAST_STEP * first:
             return None
         found = ahead(share)
-    while first <= share < _LONGEST * first and decrease > _FAR and not found.separates(used):
+    while (
+        first <= share < _MOST_STEP * first
+        and decrease > _LONG_STEP_DECREASE
+        and not found.separates(used)
+    ):
         share *= 2
         further = ahead(share)
         if not further.log_risk < found.log_risk:

@@ -131,7 +131,9 @@ class _ConicNewton:
     def __init__(
         self, problem: RobustProblem, loss: MarginLoss, tol: float, certify: Callable[..., Solution]
     ) -> None:
-        self.problem, self.loss, self.tol, self.certify = problem, loss, tol, certify
+        self.problem, self.loss = problem, loss
+        self.tol = tol
+        self.certify = certify
         self.y, self.log_weight = problem.y[0], problem.log_weight[0]
         self.used = self.log_weight > -math.inf
         self.slots = slots_of(problem)
@@ -157,7 +159,7 @@ class _ConicNewton:
                     break
                 continue
             decrease = float(at.weights @ target.change)
-            if decrease <= rules.CLOSE:
+            if decrease <= rules.CLOSE_DECREASE:
                 best = self._better(best, hessian, at, target, last=decrease <= self.tol)
                 if best is not None and best.gap <= self.tol:
                     record(iteration, best.coef[None], best.weights[None])
@@ -165,7 +167,7 @@ class _ConicNewton:
             ahead = partial(self._between, at, target)
             moved = rules.line_search(at, ahead, target.change, decrease, self.used)
             if moved is None:
-                if decrease <= rules.ROUNDING or damping > rules.MOST_DAMPING:
+                if decrease <= rules.ROUNDING_DECREASE or damping > rules.MOST_DAMPING:
                     break
                 damping = rules.more_damping(damping)
                 continue

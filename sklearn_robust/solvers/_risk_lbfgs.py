@@ -24,13 +24,13 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import mean_square, on_columns
 from sklearn_robust.threats import LpBall
 
-# pairs of steps and gradients that L-BFGS keeps, each as long as two predictors; with features from
-# which on memory counts
-_PAIRS, _PAIRS_WIDE = 20, 4
-_WIDE = 10_000
-# ends: relative decrease of the log-risk in an iteration, and largest entry of the projected
-# gradient in units of the root mean square row
-_LEAST_DECREASE = 1e-15
+# Pairs of steps and gradient changes that L-BFGS keeps, each as long as two predictors
+_PAIRS = 20
+_PAIRS_WIDE = 4  # with more than _WIDE_FEATURES features, where they take much memory
+_WIDE_FEATURES = 10_000
+# Ends of the method
+_LEAST_DECREASE = 1e-15  # relative decrease of the log-risk in an iteration
+# largest entry of the projected gradient, in units of the rows' root mean square
 _LEAST_GRADIENT = 1e-10
 
 _Bounds = Sequence[tuple[float | None, float | None]]
@@ -131,7 +131,7 @@ def _descend(
         maxfun=2 * max_iter,
         factr=_LEAST_DECREASE / np.finfo(float).eps,
         pgtol=_LEAST_GRADIENT,
-        m=_PAIRS if problem.n_features <= _WIDE else _PAIRS_WIDE,
+        m=_PAIRS if problem.n_features <= _WIDE_FEATURES else _PAIRS_WIDE,
     )
     return objective.coef(x), int(result["nit"])
 

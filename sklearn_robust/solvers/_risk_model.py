@@ -34,28 +34,28 @@ from sklearn_robust.rows import GramRows
 from sklearn_robust.scaled_norms import WeightedNorm
 from sklearn_robust.solvers._newton_rules import MarginHessian, largest_theta
 
-# share of eps by which the model's weights stay inside the ball, so that rounding does not decide
-_INSIDE = 1e-10
+# Share of eps by which the model's weights stay inside the ball, so that rounding does not decide.
+_MODEL_INSET = 1e-10
 
-# rounding, as a share of the numbers compared
+# Rounding, as a share of the numbers compared
 _TIE_ROUNDING = 1e-15  # sizes of tied coordinates, where units were changed
 _BOUND_ROUNDING = 1e-12  # a coordinate of the weighted sum against its bound
 _VALUE_ROUNDING = 1e-14  # values of the model
 
-# the search along a step
+# The search along a step
 _SHORTEN = 0.4  # factor on a step that raises the model
-_SHORTEST = 1e-8  # share of a step below which there is none
+_LEAST_SHARE = 1e-8  # share of the whole step below which the search ends at its start
 
-# 1 < q < inf: coordinates relative to the norm, and the norm's Hessian
-_LEAST_RATIO = 1e-100  # a smaller coordinate does not move, in either case
-_CORNER = 1e-6  # a coordinate up to this counts as next to zero
+# Newton's method for 1 < q < inf; coordinates are relative to the norm of x
+_LEAST_RATIO = 1e-100  # size that a smaller coordinate has in the norm's Hessian: it does not move
+_CORNER = 1e-6  # size up to which a coordinate counts as next to zero
 _LEAST_PRESSURE = 1e-2  # least eps rho in the norm's Hessian, relative to ||p||_q
 _MOST_SHRINKAGE = 0.1  # the norm falls to no smaller share of itself in a step
-_CONVERGED = 1e-12  # relative change of the coefficients, and of the model, that ends it
-_SLOW = 0.2  # ratio of successive changes beyond which the factor is renewed
-_STALLS = 2  # short steps that bring nothing, after which it ends
-_STEPS_A_FACE = 4  # steps for each face that may be tried
-_MAX_SPLIT = 100  # Newton steps of `_split_sum`; it takes a few
+_CONVERGED = 1e-12  # relative change of x, and of the model, at which the method ends
+_SLOW = 0.2  # ratio of successive changes of x above which the Cholesky factor is renewed
+_STALLS = 2  # shortened steps without a decrease after which the method ends
+_STEPS_A_FACE = 4  # steps at most, for each face that an active-set method might try
+_MAX_SUM_STEPS = 100  # Newton steps at most in `_split_sum`, which takes a few
 
 
 _Clip = Callable[[np.ndarray], np.ndarray]
@@ -194,7 +194,7 @@ def minimise_model(
     LinAlgError
         If the damped Hessian is not positive definite on a face.
     """
-    eps = eps * (1 - _INSIDE)
+    eps = eps * (1 - _MODEL_INSET)
     level = eps * float(norm.value(coef))
     diagonal = np.diag(hessian.coef)
     diagonal = np.where(diagonal > 0, diagonal, 1.0)
@@ -265,7 +265,7 @@ class _Model:
     p0 : ndarray of shape (f,)
     rho0 : float
     diagonal : ndarray of shape (f,)
-        Of A: the units in which changes of x are measured.
+        The diagonal of A: the units in which changes of x are measured.
     """
 
     eps: float
@@ -364,7 +364,7 @@ class _Model:
             if new <= value + _VALUE_ROUNDING * abs(value):
                 return moved, new
             share *= _SHORTEN
-            if share < _SHORTEST:
+            if share < _LEAST_SHARE:
                 return x, value
 
     def factor(
@@ -611,9 +611,9 @@ def _split_sum(s: np.ndarray, p: float) -> np.ndarray:
     """
     log_s = np.log(np.maximum(s, np.finfo(float).tiny))
     level = np.minimum(log_s, log_s / (p - 1))
-    for _ in range(_MAX_SPLIT):
+    for _ in range(_MAX_SUM_STEPS):
         error = np.logaddexp(level, (p - 1) * level) - log_s
-        share = expit((2 - p) * level)  # of r in the sum
+        share = expit((2 - p) * level)  # r / (r + r^(p-1))
         moved = level - np.maximum(error, 0) / (share + (1 - share) * (p - 1))
         if np.all(moved >= level - 4 * np.finfo(float).eps * (1 + np.abs(level))):
             break

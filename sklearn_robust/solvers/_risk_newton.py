@@ -22,19 +22,22 @@ from sklearn_robust.solvers import _newton_rules as rules
 from sklearn_robust.solvers._risk_model import Curvature, Gradient, curvature, minimise_model
 from sklearn_robust.solvers.solution import Solution
 
-# the columns of a Hessian
-_NEAR = 0.9  # share of the weighted sum that leaves zero, from which a column is in the Hessian
-_COLUMNS = 400  # columns that are always allowed, and twice those in use
-_MOST_COLUMNS = 3000  # columns beyond which the method stops short
+# The columns of a Hessian
+# share of the bound eps s_j sum a, above which |Z^T a|_j brings column j into the Hessian
+_NEAR_BOUND = 0.9
+_COLUMNS = 400  # columns that are always allowed; otherwise twice those of nonzero coefficients
+_MOST_COLUMNS = 3000  # columns above which the method stops short
 _ALL_COLUMNS = 100  # features up to which the Hessian has every column
-_NEARLY_ALL = 0.7  # share of the features from which the Hessian has every column
-_CHEAP = 1e7  # products in a Gram matrix that cost less than one more iteration
+_NEARLY_ALL = 0.7  # share of the features above which the Hessian has every column
+_CHEAP_PRODUCTS = 1e7  # products in a Gram matrix up to which it costs less than one more iteration
 _KEEP = 0.3  # ratio of successive predicted decreases up to which an expensive Hessian is kept
 
-_LOPSIDED = 0.5  # |sum of signed weights| over total weight, beyond which the intercept is renewed
-_FACES = 100  # faces to try in a model near the minimiser
-_FACES_FAR = 6  # and far from it
-_MAX_REFINEMENTS = 3  # solves that repair the rounding of a Hessian in the weights
+# |label-weighted sum| over total weight, above which the intercept is computed anew
+_LOPSIDED = 0.5
+# Faces to try in a model
+_FACES = 100  # near the minimiser of the risk
+_FACES_FAR = 6  # far from it
+_MAX_REFINEMENTS = 3  # solves that remove a Hessian's rounding from the weights
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class _Trust:
     exact : bool
         Whether Gram matrices must be in double precision.
     cautious : bool
-        Whether rules.curvatures must not vanish.
+        Whether curvatures must not vanish.
     decrease, decrease_before : float
         The predicted decreases of the last two models.
     """
@@ -108,7 +111,7 @@ class _Trust:
     @property
     def close(self) -> bool:
         """Whether the minimiser of the risk is close."""
-        return self.decrease <= rules.CLOSE
+        return self.decrease <= rules.CLOSE_DECREASE
 
 
 def newton(
@@ -251,7 +254,11 @@ class _Newton:
                 record(iteration, step.target.coef[None])
                 return solution, step.target.coef[None], iteration
             moved = self._search(at, step)
-            if moved is None and step.settled and step.predicted_decrease <= rules.ROUNDING:
+            if (
+                moved is None
+                and step.settled
+                and step.predicted_decrease <= rules.ROUNDING_DECREASE
+            ):
                 break
             if moved is None:
                 trust.fail(damped=trust.cautious)
@@ -324,7 +331,7 @@ class _Newton:
             return slice(None) if d <= self.most_columns else None
         size = np.abs(gradient.weighted_sum)
         in_use = at.coef != 0
-        needed = in_use | (size > _NEAR * self.eps * gradient.total_weight * self.scale)
+        needed = in_use | (size > _NEAR_BOUND * self.eps * gradient.total_weight * self.scale)
         limit = max(_COLUMNS, 2 * int(in_use.sum()))
         if needed.sum() > limit:  # those of the largest weighted sums, relative to their bounds
             strength = size / np.where(self.scale > 0, self.scale, 1.0)
@@ -341,7 +348,7 @@ class _Newton:
     def _covers(self, at: _Point, gradient: Gradient) -> bool:
         """Whether to reuse the Hessian: it is expensive, and it covers all active columns."""
         hessian = self.trust.hessian
-        if hessian is None or len(hessian.coef) ** 2 * len(self.y) < _CHEAP:
+        if hessian is None or len(hessian.coef) ** 2 * len(self.y) < _CHEAP_PRODUCTS:
             return False
         left_out = np.ones(len(at.coef), dtype=bool)
         left_out[hessian.columns] = False
@@ -395,7 +402,7 @@ class _Newton:
 
     def _search(self, at: _Point, step: _Step) -> _Point | None:
         target, decrease = step.target, step.predicted_decrease
-        if not step.settled and decrease <= rules.ROUNDING:
+        if not step.settled and decrease <= rules.ROUNDING_DECREASE:
             return None
         change = target.margins - at.margins
         return rules.line_search(
@@ -438,7 +445,7 @@ class _Newton:
         """
         hessian = self.trust.hessian
         target = step.target
-        if not step.settled or step.predicted_decrease > rules.CLOSE or hessian is None:
+        if not step.settled or step.predicted_decrease > rules.CLOSE_DECREASE or hessian is None:
             return None
         for _ in range(_MAX_REFINEMENTS):
             weights = at.weights - hessian.apply(target.margins - at.margins)

@@ -13,8 +13,8 @@ from scipy.linalg import get_blas_funcs
 
 from sklearn_robust.problems import RobustProblem
 
-_ALIGNMENT = 64  # bytes
-# entries of X up to which a signed copy is worth the multiplications that it saves
+_ALIGNMENT = 64  # bytes, a multiple of which is the address of each vector
+# Entries of X up to which a copy of the signed rows is worth the multiplications that it saves.
 _SIGNED_COPY = 2**19
 
 

@@ -34,9 +34,9 @@ from sklearn_robust.solvers._descent import Run, Stopping, follow
 from sklearn_robust.solvers.solution import Monitor, Solution, problem_to_numpy
 from sklearn_robust.threats import ProximalThreat, has_exponent, require, residual
 
-# factor on the estimate of the curvature at each iteration, before backtracking doubles it where
-# needed
-_RELAX = 0.9
+# Factor on the estimate of the curvature at each iteration; backtracking doubles it where a step is
+# refused.
+_CURVATURE_DECAY = 0.9
 
 
 @dataclass
@@ -308,7 +308,7 @@ def _trial(
     rounding = (
         8 * xp.finfo(value.dtype).eps * distance * (norm.dual.value(state.ahead_sum) + distance)
     )
-    curvature = _RELAX * state.curvature
+    curvature = _CURVATURE_DECAY * state.curvature
     while True:
         weights = _project(problem, state.ahead - scores / curvature[:, None])
         weighted_sum = problem.weighted_sum(weights)

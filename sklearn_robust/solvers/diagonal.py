@@ -34,9 +34,10 @@ from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers.solution import Monitor, Solution
 from sklearn_robust.threats import require_ball
 
-_FIRST = 16.0  # c of the first step
-_GROWTH = 1.02  # of c; slow, since long steps early on cost margin at the end
-_LARGEST_CHANGE = 0.9  # of a parameter in one step, relative to itself
+_FIRST_STEP = 16.0  # c of the first step
+# factor on c after an accepted trial; slow, since long steps early on cost margin at the end
+_DIAGONAL_GROWTH = 1.02
+_LARGEST_CHANGE = 0.9  # h at most: no parameter changes by a larger factor than e^0.9 in a step
 
 
 def diagonal_descent(
@@ -68,7 +69,7 @@ def diagonal_descent(
     Returns
     -------
     Solution
-        Of the effective coefficients w; margins and gaps are measured in the 1-norm.
+        The coefficients are the effective ones, w; margins and gaps are measured in the 1-norm.
     """
     require_ball(problem.threat, "the diagonal parametrisation")
     xp, problem = namespace(problem.y), problem.simplified()
@@ -77,8 +78,8 @@ def diagonal_descent(
     )
     rule = _DiagonalDescent(depth, largest_entry(problem.rows))
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
-    step = xp.full_like(problem.log_total_weight, _FIRST)
-    path = RulePath(problem, loss, rule, (start, start), step, _GROWTH)
+    step = xp.full_like(problem.log_total_weight, _FIRST_STEP)
+    path = RulePath(problem, loss, rule, (start, start), step, _DIAGONAL_GROWTH)
     geometry = Geometry((LpNorm(1),) * problem.n_problems)
     return follow(path, DescentRun(problem, stopping, loss, geometry))
 

@@ -22,10 +22,11 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers._risk_conic import conic_newton
 from sklearn_robust.solvers._risk_lbfgs import lbfgs
 from sklearn_robust.solvers._risk_newton import newton
-from sklearn_robust.solvers.solution import Monitor, Recorder, Solution, stack_solutions
+from sklearn_robust.solvers.solution import Monitor, Monitoring, Solution, stack_solutions
 from sklearn_robust.threats import ProximalThreat, is_ball, offers
 
-_MAX_NEWTON = 200  # iterations of Newton's method before L-BFGS-B takes over; a few are usual
+# Iterations of Newton's method after which L-BFGS-B continues; a few are usual.
+_NEWTON_ITERATIONS = 200
 
 
 def minimise_robust_risk(
@@ -73,7 +74,7 @@ def minimise_robust_risk(
     """
     # the type of the data does not decide how exact the answer is
     double = problem.simplified().in_double_arithmetic()
-    recorder = Recorder(record_every, monitors)
+    monitoring = Monitoring(record_every, monitors)
     alike = _first_alike(double)
     solutions: dict[int, Solution] = {}
     last: dict[int, np.ndarray] = {}  # the minimiser of the same data at the radius before
@@ -88,7 +89,7 @@ def minimise_robust_risk(
             dtype=problem.y.dtype,
             tol=tol,
             max_iter=max_iter,
-            record=_Record(recorder, i),
+            record=_Record(monitoring, i),
         )
         if coef_init is not None:
             start = coef_init[row].astype(np.float64)
@@ -97,12 +98,12 @@ def minimise_robust_risk(
         if stopped:
             solutions[i] = one.certified(start)
             continue
-        recorder.rewind()
+        monitoring.rewind()
         solutions[i], stopped = one.minimised(start)
         if solutions[i].separable[0] is not None:
             last[alike[i]] = solutions[i].coef.astype(np.float64)
     return stack_solutions(
-        [solutions[i] for i in range(problem.n_problems)], recorder.history(problem.n_problems)
+        [solutions[i] for i in range(problem.n_problems)], monitoring.history(problem.n_problems)
     )
 
 
@@ -131,16 +132,16 @@ class _Stopped(Exception):
 class _Record:
     """The record of problem i, and its monitors."""
 
-    recorder: Recorder
+    monitoring: Monitoring
     i: int
 
     def due(self, iteration: int) -> bool:
         """Whether figures of this iteration would be taken in."""
-        return self.recorder.due(iteration)
+        return self.monitoring.due(iteration)
 
     def __call__(self, iteration: int, state: Solution, *, last: bool = False) -> bool:
         """Take in the figures of an iteration; whether a monitor asks to stop."""
-        return self.recorder(
+        return self.monitoring(
             iteration,
             np.array([self.i]),
             state.coef,
@@ -217,7 +218,7 @@ class _OneProblem:
             self.problem,
             self.loss,
             start,
-            max_iter=min(self.max_iter - before, _MAX_NEWTON),
+            max_iter=min(self.max_iter - before, _NEWTON_ITERATIONS),
             tol=self.tol,
             certify=self.certified,
             record=self._record_from(before),

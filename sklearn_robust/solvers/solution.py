@@ -162,7 +162,7 @@ class _Schedule:
         )
 
 
-class Recorder:
+class Monitoring:
     """Figures of the problems under way at chosen iterations; nan once a problem has left the
     batch.
 

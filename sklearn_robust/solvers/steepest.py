@@ -49,7 +49,7 @@ from sklearn_robust.threats import (
     takes_proximal_steps,
 )
 
-_GROWTH = 1.05  # factor on the adaptive step after an accepted trial
+_STEEPEST_GROWTH = 1.05  # factor on the adaptive step after an accepted trial
 
 
 def steepest_descent(
@@ -120,7 +120,7 @@ def steepest_descent(
         else xp.full_like(problem.log_total_weight, float(step_size))
     )
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
-    growth = _GROWTH if step_size == "adaptive" else None
+    growth = _STEEPEST_GROWTH if step_size == "adaptive" else None
     rule = _SteepestDescent(geometry)
     path: DescentPath
     if serves(problem, geometry):
@@ -156,8 +156,8 @@ def descent_grid(
     Returns
     -------
     Solution
-        Of len(p) * len(eps) * k problems in this order; `coef.reshape(len(p), len(eps), k, d)`
-        tells them apart.
+        The paths of len(p) * len(eps) * k problems in this order;
+        `coef.reshape(len(p), len(eps), k, d)` separates them.
 
     Notes
     -----

@@ -103,11 +103,11 @@ def test_a_solver_without_an_answer_says_so(monkeypatch):
 
 def test_iterations_are_limited(monkeypatch):
     program = MaxMarginForm(draw()[0], None, 1, 1, 0.0)
-    monkeypatch.setattr(linear_program, "_MAX_ITER", 0)
-    monkeypatch.setattr(linear_program, "_FEW_ITER", 1)
+    monkeypatch.setattr(linear_program, "_SIMPLEX_ITER_PER_LINE", 0)
+    monkeypatch.setattr(linear_program, "_LEAST_SIMPLEX_ITER", 1)
     with pytest.raises(SolverFailure, match=r"HiGHS: Iteration limit reached"):
         solve_linear_program(program)
-    monkeypatch.setattr(cone_program, "_MAX_ITER", 3)
+    monkeypatch.setattr(cone_program, "_CLARABEL_ITER", 3)
     rough = solve_cone_program(program)
     assert program.certify(rough).gap > 1e-8
 
