@@ -24,6 +24,7 @@ ORDER = [
     "_documentation",
     "_fits",
     "_interrupts",
+    "_clarabel",
     "solvers",
     "separators",
     "regions",

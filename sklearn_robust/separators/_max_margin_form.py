@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from sklearn_robust._clarabel import SolverFailure as SolverFailure
 from sklearn_robust.certificates import Certified, Point, best_intercept, over_size
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem, feasible_weights
@@ -165,10 +166,6 @@ class MaxMarginForm:
             margin=float(margin),
             bound=max(0.0, float(bound)),
         )
-
-
-class SolverFailure(RuntimeError):
-    """A solver that ended without an answer; the message holds its status."""
 
 
 @dataclass

@@ -10,27 +10,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from threading import Event
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from sklearn_robust._interrupts import interruptible
+from sklearn_robust._clarabel import Cone, SolverFailure, run_clarabel
 from sklearn_robust.certificates import Point
-from sklearn_robust.separators._max_margin_form import MaxMarginForm, Places, SolverFailure, Vector
+from sklearn_robust.separators._max_margin_form import MaxMarginForm, Places, Vector
 
 # Settings of clarabel
-# gaps and residuals to reach, absolute and relative; clarabel stops earlier where rounding ends its
-# progress, and the certificate decides
-_CLARABEL_TOL = 1e-12
-# static regularisation of the linear systems; the default 1e-8 costs accuracy on features of unlike
-# sizes
-_CLARABEL_RIDGE = 1e-12
-_CLARABEL_ITER = 200  # iterations; most programs take less than 50
-# share of the way to the boundary that a step goes; with the default 0.99 clarabel stalled far from
-# the solution on power cones
-_CLARABEL_STEP = 0.9
+_CLARABEL = {
+    # gaps and residuals to reach, absolute and relative; clarabel stops earlier where rounding ends
+    # its progress, and the certificate decides
+    "tol": 1e-12,
+    # ridge on the linear systems; the default 1e-8 costs accuracy on features of unlike sizes
+    "static_regularization_constant": 1e-12,
+    "max_iter": 200,  # iterations; most programs take less than 50
+    # share of the way to the boundary that a step goes; with the default 0.99 clarabel stalled far
+    # from the solution on power cones
+    "max_step_fraction": 0.9,
+}
 
 
 @dataclass
@@ -45,9 +45,9 @@ class ConicProgram:
     linear: dict[int, float] = field(default_factory=dict)  # the entries of c
     square: slice | None = None  # the columns with P_j = 1; no others
     _blocks: list[tuple[list[tuple[slice, Any]], Vector]] = field(default_factory=list)
-    _cones: list[Any] = field(default_factory=list)
+    _cones: list[Cone] = field(default_factory=list)
 
-    def add_rows(self, cones: list[Any], terms: list[tuple[slice, Any]], constant: Vector) -> None:
+    def add_rows(self, cones: list[Cone], terms: list[tuple[slice, Any]], constant: Vector) -> None:
         """The rows sum_k matrix_k x[columns_k] + constant, in these cones."""
         self._blocks.append((terms, constant))
         self._cones += cones
@@ -60,34 +60,16 @@ class ConicProgram:
         SolverFailure
             If there is no finite answer, or one that clarabel declares infeasible.
         """
-        import clarabel
-
-        A = sparse.csc_matrix(-sparse.vstack([self._placed(terms) for terms, _ in self._blocks]))
+        A = -sparse.vstack([self._placed(terms) for terms, _ in self._blocks])
         b = np.concatenate([constant for _, constant in self._blocks])
         squares, c = np.zeros(self.columns.size), np.zeros(self.columns.size)
         if self.square is not None:
             squares[self.square] = 1
         c[list(self.linear)] = list(self.linear.values())
-
-        settings = clarabel.DefaultSettings()
-        settings.verbose = False
-        settings.static_regularization_constant = _CLARABEL_RIDGE
-        settings.max_step_fraction = _CLARABEL_STEP
-        settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = _CLARABEL_TOL
-        settings.max_iter = _CLARABEL_ITER
-        P = sparse.csc_matrix(sparse.diags_array(squares))
-
-        def solve(abandoned: Event) -> Any:
-            solver = clarabel.DefaultSolver(P, c, A, b, self._cones, settings)
-            solver.set_termination_callback(lambda _: abandoned.is_set())
-            return solver.solve()
-
-        solution = interruptible(solve)
-        x, z = np.asarray(solution.x), np.asarray(solution.z)
-        if not (np.isfinite(x).all() and np.isfinite(z).all()) or "Infeasible" in str(
-            solution.status
-        ):
-            raise SolverFailure(f"clarabel: {solution.status}")
+        P = sparse.diags_array(squares)
+        x, z, status = run_clarabel(P, c, A, b, self._cones, **_CLARABEL)
+        if "Infeasible" in status:
+            raise SolverFailure(f"clarabel: {status}")
         return x, z
 
     def _placed(self, terms: list[tuple[slice, Any]]) -> Any:
@@ -117,11 +99,9 @@ def solve_cone_program(program: MaxMarginForm) -> Point:
     SolverFailure
         If clarabel ends without a solution.
     """
-    import clarabel
-
     conic, w, n = _with_margins(program)
     unit = conic.columns.take(1)
-    conic.add_rows([clarabel.ZeroConeT(1)], [(unit, np.ones((1, 1)))], -np.ones(1))
+    conic.add_rows([("zero", 1)], [(unit, np.ones((1, 1)))], -np.ones(1))
     _bound_norm(conic, w, unit, program.p)
     x, z = conic.solve()
     return Point(x[w], z[:n])
@@ -154,8 +134,6 @@ def _with_margins(program: MaxMarginForm) -> tuple[ConicProgram, slice, int]:
     """The program that maximises the smallest of n margins, its columns w, which are still
     unbounded, and n.
     """
-    import clarabel
-
     n, d = program.rows.shape
     conic = ConicProgram()
     w, gamma = conic.columns.take(d), conic.columns.take(1)
@@ -165,7 +143,7 @@ def _with_margins(program: MaxMarginForm) -> tuple[ConicProgram, slice, int]:
     if program.eps > 0:
         s = conic.columns.take(1)
         margins.append((s, np.full((n, 1), -program.eps)))
-    conic.add_rows([clarabel.NonnegativeConeT(n)], margins, np.zeros(n))
+    conic.add_rows([("nonnegative", n)], margins, np.zeros(n))
     if program.eps > 0:
         _bound_norm(conic, w, s, program.dual_q, program.scale)
     conic.linear[gamma.start] = -1.0
@@ -178,8 +156,6 @@ def _bound_norm(
     """Add ||scale w||_r <= tau: linear rows for r in {1, inf}, a second-order cone for 2, else a
     power cone a coordinate.
     """
-    import clarabel
-
     d = w.stop - w.start
     scaled = (
         sparse.eye_array(d, format="csr")
@@ -192,29 +168,23 @@ def _bound_norm(
     identity, ones = sparse.eye_array(d), np.ones((d, 1))
     if r == math.inf:
         for sign in (1.0, -1.0):
-            conic.add_rows(
-                [clarabel.NonnegativeConeT(d)], [(tau, ones), (w, sign * scaled)], np.zeros(d)
-            )
+            conic.add_rows([("nonnegative", d)], [(tau, ones), (w, sign * scaled)], np.zeros(d))
         return
     if r == 2:
         first, rest = np.eye(d + 1, 1), sparse.eye_array(d + 1, d, k=-1)
         conic.add_rows(
-            [clarabel.SecondOrderConeT(d + 1)], [(tau, first), (w, rest @ scaled)], np.zeros(d + 1)
+            [("second_order", d + 1)], [(tau, first), (w, rest @ scaled)], np.zeros(d + 1)
         )
         return
     t = conic.columns.take(d)
     if r == 1:
         for sign in (1.0, -1.0):
-            conic.add_rows(
-                [clarabel.NonnegativeConeT(d)], [(t, identity), (w, sign * scaled)], np.zeros(d)
-            )
+            conic.add_rows([("nonnegative", d)], [(t, identity), (w, sign * scaled)], np.zeros(d))
     else:  # |w_j| <= t_j^(1/r) tau^(1-1/r): with sum t_j <= tau this is sum |w_j|^r <= tau^r
         place = [sparse.kron(identity, np.eye(3, 1, -k)) for k in range(3)]
         conic.add_rows(
-            [clarabel.PowerConeT(1 / r)] * d,
+            [("power", 1 / r)] * d,
             [(t, place[0]), (tau, place[1] @ ones), (w, place[2] @ scaled)],
             np.zeros(3 * d),
         )
-    conic.add_rows(
-        [clarabel.NonnegativeConeT(1)], [(tau, np.ones((1, 1))), (t, -ones.T)], np.zeros(1)
-    )
+    conic.add_rows([("nonnegative", 1)], [(tau, np.ones((1, 1))), (t, -ones.T)], np.zeros(1))

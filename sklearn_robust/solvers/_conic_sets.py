@@ -9,13 +9,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from threading import Event
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from sklearn_robust._interrupts import interruptible
+from sklearn_robust._clarabel import SolverFailure as SolverFailure
+from sklearn_robust._clarabel import run_clarabel
 
 # Gaps and residuals that clarabel is to reach, absolute and relative. It stops earlier where
 # rounding ends its progress, and a certificate decides.
@@ -34,10 +34,6 @@ _TIGHT = 1e-6  # slack up to which an inequality of such a set is an equality th
 _REPEATED_EQUALITY = 1e-12
 
 
-class SolverFailure(Exception):
-    """The cone solver ended without a solution."""
-
-
 def solve_program(
     P: Any, q: np.ndarray, A: Any, b: np.ndarray, cones: Sequence[tuple[str, int]]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -51,30 +47,9 @@ def solve_program(
     SolverFailure
         Unless clarabel calls it solved, or almost.
     """
-    import clarabel
-
-    kinds = {
-        "zero": clarabel.ZeroConeT,
-        "nonnegative": clarabel.NonnegativeConeT,
-        "second_order": clarabel.SecondOrderConeT,
-    }
-    settings = clarabel.DefaultSettings()
-    settings.verbose = False
-    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = _PROGRAM_TOL
-    settings.max_iter = _PROGRAM_ITER
-    sizes = [kinds[kind](size) for kind, size in cones if size]
-    data = sparse.csc_matrix(P), q, sparse.csc_matrix(A), b, sizes, settings
-
-    def solve(abandoned: Event) -> Any:
-        solver = clarabel.DefaultSolver(*data)
-        solver.set_termination_callback(lambda _: abandoned.is_set())
-        return solver.solve()
-
-    solution = interruptible(solve)
-    x, z = np.asarray(solution.x), np.asarray(solution.z)
-    finite = np.isfinite(x).all() and np.isfinite(z).all()
-    if str(solution.status) not in ("Solved", "AlmostSolved") or not finite:
-        raise SolverFailure(f"clarabel: {solution.status}")
+    x, z, status = run_clarabel(P, q, A, b, cones, _PROGRAM_TOL, max_iter=_PROGRAM_ITER)
+    if status not in ("Solved", "AlmostSolved"):
+        raise SolverFailure(f"clarabel: {status}")
     return x, z
 
 

@@ -107,7 +107,7 @@ def test_iterations_are_limited(monkeypatch):
     monkeypatch.setattr(linear_program, "_LEAST_SIMPLEX_ITER", 1)
     with pytest.raises(SolverFailure, match=r"HiGHS: Iteration limit reached"):
         solve_linear_program(program)
-    monkeypatch.setattr(cone_program, "_CLARABEL_ITER", 3)
+    monkeypatch.setitem(cone_program._CLARABEL, "max_iter", 3)
     rough = solve_cone_program(program)
     assert program.certify(rough).gap > 1e-8
 
