@@ -152,10 +152,8 @@ class Logistic:
             # each class relative to its largest weight: they may lie any orders apart
             top = [_class_max(xp, weight, of_class) for of_class in members]
             weight = xp.exp(weight - xp.where(members[0], top[0], top[1]))
-            up, down = (
-                at_least_tiny(xp.vecdot(positive, weight)),
-                at_least_tiny(xp.vecdot(negative, weight)),
-            )
+            up = at_least_tiny(xp.vecdot(positive, weight))
+            down = at_least_tiny(xp.vecdot(negative, weight))
             error = xp.log(up) - xp.log(down) + (top[0] - top[1])[..., 0]  # decreasing in b
             weight = -xp.expm1(log_slope) * weight  # sigmoid(m) = -d log a / d m
             rate = xp.vecdot(positive, weight) / up + xp.vecdot(negative, weight) / down

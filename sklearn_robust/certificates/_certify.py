@@ -394,21 +394,6 @@ def cleared_sum(problem: RobustProblem, weights: Array) -> Array:
     )
 
 
-def proves_separable(problem: RobustProblem, coef: Array, intercept: Array) -> Array:
-    """Whether each predictor's smallest robust margin is positive beyond rounding; bool of shape
-    (k,).
-
-    A margin is a sum of terms, and known up to the rounding of their sizes.
-    """
-    xp = namespace(coef)
-    return (
-        xp.min(
-            problem.margins(coef, intercept) - margin_rounding(problem, coef, intercept), axis=-1
-        )
-        > 0
-    )
-
-
 def margin_rounding(problem: RobustProblem, coef: Array, intercept: Array) -> Array:
     """What rounding may have added to each margin, of shape (k, n)."""
     xp = namespace(coef)

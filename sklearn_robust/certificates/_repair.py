@@ -40,9 +40,8 @@ def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) 
     columns = columns.toarray() if sparse.issparse(columns) else columns
     classes = np.concatenate(problem.classes).T
     terms = np.concatenate([columns * problem.y[0][:, None], classes], axis=1).astype(long)
-    goal = np.concatenate(
-        [np.zeros(columns.shape[1]), np.full(classes.shape[1], 1 / classes.shape[1])]
-    )
+    n_classes = classes.shape[1]
+    goal = np.append(np.zeros(columns.shape[1]), np.full(n_classes, 1 / n_classes))
     moved = weights.astype(long)
     for _ in range(_MAX_REPAIRS):
         sizes = moved @ np.abs(terms)
@@ -53,11 +52,9 @@ def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) 
             (root[:, None] * terms / sizes).T.astype(np.float64), lack, rcond=_REPEATED_CONDITION
         )[0]
         moved = np.maximum(moved + root * change, 0)
-    return (
-        problem.balanced(moved.astype(np.float64)[None])[0]
-        if all((moved @ classes) > 0)
-        else weights
-    )
+    if not all((moved @ classes) > 0):
+        return weights
+    return problem.balanced(moved.astype(np.float64)[None])[0]
 
 
 def repaired_weights(
@@ -103,16 +100,11 @@ def _mix(problem: RobustProblem, weights: Array, interior: Array) -> Array:
     inequality.
     """
     weights, interior = problem.balanced(weights), problem.balanced(interior)
-    violation, room = (
-        -non_separability_slack(problem, weights),
-        non_separability_slack(problem, interior),
-    )
+    violation = -non_separability_slack(problem, weights)
+    room = non_separability_slack(problem, interior)
     if not room > 0 or violation == math.inf:
-        return (
-            interior
-            if proves_not_separable(problem, interior)[0]
-            else np.full_like(weights, np.nan)
-        )
+        proven = proves_not_separable(problem, interior)[0]
+        return interior if proven else np.full_like(weights, np.nan)
     share = np.clip(violation / (violation + room), 0, 1)[:, None]
     mixed = (1 - share) * weights + share * interior
     return mixed if proves_not_separable(problem, mixed)[0] else interior

@@ -101,11 +101,9 @@ class FitMonitor:
     def _of(self, rows: np.ndarray) -> str:
         if not self.classes:
             return ""
-        return (
-            f" of class {', '.join(self.classes[i] for i in rows)}"
-            if len(rows) <= _NAMED
-            else f" of {len(rows)} classes"
-        )
+        if len(rows) > _NAMED:
+            return f" of {len(rows)} classes"
+        return f" of class {', '.join(self.classes[i] for i in rows)}"
 
     def fitted(self) -> dict[str, Any]:
         """The estimator's attributes as if the fit had stopped here."""

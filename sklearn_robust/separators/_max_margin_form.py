@@ -105,11 +105,9 @@ class MaxMarginForm:
         """Masks of the rows whose weights have one sum: each class where the intercept is free,
         otherwise all.
         """
-        return (
-            (np.full(self.rows.shape[0], True),)
-            if self.labels is None
-            else (self.labels > 0, self.labels < 0)
-        )
+        if self.labels is None:
+            return (np.full(self.rows.shape[0], True),)
+        return self.labels > 0, self.labels < 0
 
     def dense(self) -> MaxMarginForm:
         """The same program with its rows as an ndarray."""
@@ -117,11 +115,9 @@ class MaxMarginForm:
 
     def levelled(self, scores: Vector) -> Vector:
         """The scores with the best intercept."""
-        return (
-            scores
-            if self.labels is None
-            else scores + self.labels * best_intercept(scores, self.classes)[0]
-        )
+        if self.labels is None:
+            return scores
+        return scores + self.labels * best_intercept(scores, self.classes)[0]
 
     def certify(
         self, point: Point, scores: Vector | None = None, weighted_sum: Vector | None = None

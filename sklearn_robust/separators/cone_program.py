@@ -157,13 +157,9 @@ def _bound_norm(
     power cone a coordinate.
     """
     d = w.stop - w.start
-    scaled = (
-        sparse.eye_array(d, format="csr")
-        if scale is None
-        else sparse.csr_array(sparse.diags_array(scale))
-    )
+    scaled = sparse.eye_array(d, format="csr")
     if scale is not None:  # a feature of scale 0 needs no row
-        scaled = scaled[np.flatnonzero(scale)]
+        scaled = sparse.csr_array(sparse.diags_array(scale))[np.flatnonzero(scale)]
         d = scaled.shape[0]
     identity, ones = sparse.eye_array(d), np.ones((d, 1))
     if r == math.inf:

@@ -158,11 +158,8 @@ def _is_solved(certified: Certified, tol: float) -> bool:
 
 def _next_gap(program: MaxMarginForm, n_violated: int, tol: float) -> float:
     """The gap of the next round: rough while the set misses many rows or columns."""
-    return (
-        _ROUGH_GAP
-        if n_violated > _FEW_VIOLATIONS * min(program.rows.shape)
-        else _FINE_GAP_SHARE * tol
-    )
+    many = n_violated > _FEW_VIOLATIONS * min(program.rows.shape)
+    return _ROUGH_GAP if many else _FINE_GAP_SHARE * tol
 
 
 def _first_rows(program: MaxMarginForm, size: int) -> Vector:

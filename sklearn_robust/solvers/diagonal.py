@@ -162,11 +162,9 @@ class _DiagonalDescent:
         # the subgradient with which both halves end equal, if the subdifferential [-penalty_weight,
         # penalty_weight] around -weighted_sum holds it
         landing = (up - down) / (rate * (up ** (self.depth - 1) + down ** (self.depth - 1)))
-        penalty_weight = (
-            penalty_weight[:, None]
-            if problem.threat.scale is None
-            else penalty_weight[:, None] * problem.threat.scale
-        )
+        penalty_weight = penalty_weight[:, None]
+        if problem.threat.scale is not None:
+            penalty_weight = penalty_weight * problem.threat.scale
         return xp.minimum(
             xp.maximum(landing, -weighted_sum - penalty_weight), -weighted_sum + penalty_weight
         )

@@ -122,15 +122,12 @@ def stack_solutions(
     solutions: Sequence[Solution], history: dict[str, Any] | None = None
 ) -> Solution:
     """One solution of k problems from solutions of some of them each, in order."""
-    merged: dict[str, Any] = {
-        name: _concatenated([getattr(solution, name) for solution in solutions]) for name in _ARRAYS
-    }
+    merged: dict[str, Any] = {}
+    for name in _ARRAYS:
+        parts = [getattr(solution, name) for solution in solutions]
+        merged[name] = namespace(parts[0]).concat(parts, axis=0)
     separable = [flag for solution in solutions for flag in solution.separable]
     return Solution(**merged, separable=separable, history=history or {})
-
-
-def _concatenated(parts: Sequence[Array]) -> Array:
-    return namespace(parts[0]).concat(parts, axis=0)
 
 
 class Monitor(Protocol):

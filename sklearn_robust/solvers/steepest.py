@@ -234,11 +234,10 @@ class _SteepestDescent:
             )
             for norm, rows in self.geometry.groups
         ]
-        moved, subgradient = (
-            parts[0]
-            if len(parts) == 1
-            else (xp.concat(part, axis=0) for part in zip(*parts, strict=True))
-        )
+        if len(parts) == 1:
+            moved, subgradient = parts[0]
+        else:
+            moved, subgradient = (xp.concat(part, axis=0) for part in zip(*parts, strict=True))
         return (moved,), subgradient
 
     def select(self, rows: np.ndarray) -> Self:

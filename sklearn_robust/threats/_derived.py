@@ -45,16 +45,9 @@ def reach(threat: Any, like: Array) -> float:
         return float(threat.reach())
     xp, d = namespace(like), like.shape[-1]
     rows = max(1, _UNIT_VECTOR_ENTRIES // d)
-    return max(
-        float(
-            xp.max(
-                support(
-                    threat, xp.eye(min(rows, d - k), d, k=k, dtype=like.dtype, device=like.device)
-                )
-            )
-        )
-        for k in range(0, d, rows)
-    )
+    kind = {"dtype": like.dtype, "device": like.device}
+    blocks = (xp.eye(min(rows, d - k), d, k=k, **kind) for k in range(0, d, rows))
+    return max(float(xp.max(support(threat, block))) for block in blocks)
 
 
 def gauge(threat: Any, x: Array) -> Array:
