@@ -1,5 +1,4 @@
-"""Newton's method on the log-risk: the quadratic model's minimiser, a line search, and the
-certificate that comes with it.
+"""Newton's method on the log-risk: minimiser of a model, line search, certificate.
 
 It serves l_q balls, and rows with moments (`GramRows`).
 """
@@ -56,9 +55,7 @@ _MAX_REFINEMENTS = 3  # solves that remove a Hessian's rounding from the weights
 
 @dataclass(frozen=True)
 class _Point:
-    """A predictor of one problem and its log-risk; margins and scores are those of signed rows,
-    (n,).
-    """
+    """A predictor of one problem and its log-risk; scores are those of the signed rows, (n,)."""
 
     coef: np.ndarray
     intercept: float
@@ -343,8 +340,10 @@ class _Newton:
         return True
 
     def _curvature(self, at: _Point) -> np.ndarray:
-        """The curvatures c of the loss; where they vanish far on the wrong side, those of a
-        parabola along which a step just crosses zero.
+        """The curvatures c of the loss, (n,).
+
+        Where they vanish, far on the wrong side, they are those of a parabola whose step just
+        crosses zero.
         """
         c = self.loss.curvature(at.margins, at.weights)
         if self.trust.cautious or c.sum() <= FLAT_CURVATURE * at.weights.sum():
@@ -432,10 +431,9 @@ class _Newton:
     # -- line search
 
     def _search(self, at: _Point, step: _Step) -> _Point | None:
-        """The point on the way to the target, or beyond it, with a sufficient decrease of the
-        log-risk; None if there is none.
+        """The point towards the target, or beyond, with a sufficient decrease; None without one.
 
-        It is log L(t) <= log L(0) - 1e-3 t (predicted decrease), t halved from the first.
+        It is log L(t) <= log L(0) - 1e-3 t (predicted decrease), with t halved from the first step.
         """
         decrease = step.predicted_decrease
         target = step.target
@@ -460,8 +458,9 @@ class _Newton:
         return self._beyond(at, target, share, found)
 
     def _beyond(self, at: _Point, target: _Point, first: float, found: _Point) -> _Point:
-        """The best of the points at double steps, as long as the log-risk falls and the data are
-        not separated: a log-risk without a minimiser falls along ever longer steps.
+        """The last of the points at doubled steps while the log-risk falls and nothing separates.
+
+        A log-risk without a minimiser falls along ever longer steps.
         """
         share = first
         while share < MOST_STEP * first and not self._separates(found):
@@ -486,8 +485,9 @@ class _Newton:
         return _Point(coef, intercept, scores, penalty, float(log_risk), weights)
 
     def _with_level_classes(self, at: _Point) -> _Point:
-        """The point, with its best intercept where one class has most of the weight: the Hessian
-        there has next to nothing of the other class.
+        """The point, with its best intercept where one class has most of the weight.
+
+        The Hessian there has next to nothing of the other class.
         """
         lopsided = abs(self.y @ at.weights) > _LOPSIDED * at.weights.sum()
         if not self.problem.fit_intercept or not lopsided:
@@ -502,9 +502,7 @@ class _Newton:
     # -- convergence
 
     def _certified(self, at: _Point, step: _Step) -> Solution | None:
-        """The target with the model's weights a' = a - C delta as its proof, if that reaches the
-        tolerance.
-        """
+        """The target, if the model's weights a' = a - C delta prove it to the tolerance."""
         hessian = self.trust.hessian
         target = step.target
         if not step.settled or step.predicted_decrease > CLOSE_DECREASE or hessian is None:
