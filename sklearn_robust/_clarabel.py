@@ -21,8 +21,7 @@ class SolverFailure(RuntimeError):
 def run_clarabel(
     P: Any, q: np.ndarray, A: Any, b: np.ndarray, cones: Sequence[Cone], tol: float, **settings: Any
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """The x that minimises x.P x / 2 + q.x with b - A x in the cones, the multipliers of the rows,
-    and clarabel's status.
+    """The x that minimises x.P x / 2 + q.x with b - A x in the cones; its multipliers and status.
 
     Parameters
     ----------

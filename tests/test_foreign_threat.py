@@ -500,7 +500,7 @@ def test_other_solvers_that_need_more_refuse_in_one_sentence(threat, solve, mess
     ("threat", "options", "message"),
     [
         (Worst, {}, f"The search for a separator needs project {NEEDS}"),
-        (Box, {"solver": "exact"}, f"solver='exact' {BALLS}Box"),
+        (Box, {"solver": "exact"}, f"The exact solver {BALLS}Box"),
     ],
 )
 def test_a_classifier_refuses_in_one_sentence(threat, options, message):

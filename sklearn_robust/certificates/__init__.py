@@ -1,4 +1,4 @@
-r"""Proofs of how good an answer is, from the answer alone.
+r"""Certificates of predictors and weights: proofs of the margin and of the risk.
 
 **Margin.** For weights a of the simplex (with an intercept also :math:`\sum_i a_i y_i = 0`) and
 :math:`g = Z^T a`, the largest robust margin :math:`\gamma = \max_{\|w\|_p \le 1} \min_i z_i \cdot w

@@ -1,4 +1,4 @@
-"""Weights that prove something, from weights near them."""
+"""Repair of weights: nearby weights that prove non-separability or cancel features."""
 
 from __future__ import annotations
 
@@ -26,12 +26,11 @@ _REPEATED_CONDITION = 1e-13
 
 
 def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) -> Array:
-    r"""Feasible weights near the given ones of one problem, (n,), for which these coordinates of
-    :math:`Z^T a` are rounding.
+    r"""Feasible weights (n,) near given ones that cancel these features up to rounding.
 
-    They change by :math:`\delta` of least :math:`\sum_i \delta_i^2 / a_i`: only positive weights
-    move, and they stay positive where the change is small. The sums are taken in extended
-    arithmetic.
+    The coordinates of :math:`Z^T a` of these features are then rounding. The weights change by
+    :math:`\delta` of least :math:`\sum_i \delta_i^2 / a_i`: only positive weights move, and they
+    stay positive where the change is small. The sums are taken in extended arithmetic.
     """
     if not len(features):
         return weights
@@ -60,8 +59,9 @@ def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) 
 def repaired_weights(
     problem: RobustProblem, weights: Array, interior: Array | None = None
 ) -> Array:
-    r"""The weights moved the little that takes :math:`Z^T a` into the threat's set, for a ball
-    :math:`\|Z^T a\|_q \le \epsilon`; nan where that takes more than a little.
+    r"""Nearby weights with :math:`Z^T a` in the threat's set; nan where none are near.
+
+    For a ball the condition is :math:`\|Z^T a\|_q \le \epsilon`.
 
     Near the minimiser of the risk the weights violate this slightly. The correction
     :math:`\delta` that mends it with :math:`\sum_i \delta_i = 0` (in each class, with an intercept)
@@ -75,8 +75,8 @@ def repaired_weights(
     weights : ndarray of shape (k, n)
         Non-negative; scaled to the simplex (per class with an intercept) first.
     interior : ndarray of shape (k, n), optional
-        Weights that obey the inequality with room to spare. Where the correction fails, as much of
-        them is mixed in as makes it true.
+        Weights in the interior of the inequality. Where the correction fails, the least share of
+        them that satisfies it is mixed in.
 
     Returns
     -------
@@ -96,9 +96,7 @@ def repaired_weights(
 
 
 def _mix(problem: RobustProblem, weights: Array, interior: Array) -> Array:
-    """Just enough of the interior weights in the weights of one problem, (1, n), to obey the
-    inequality.
-    """
+    """The weights of one problem (1, n), mixed with the least sufficient share of interior ones."""
     weights, interior = problem.balanced(weights), problem.balanced(interior)
     violation = -non_separability_slack(problem, weights)
     room = non_separability_slack(problem, interior)
@@ -112,11 +110,11 @@ def _mix(problem: RobustProblem, weights: Array, interior: Array) -> Array:
 
 def _repair(problem: RobustProblem, weights: Array) -> Array:
     """Repaired weights of one problem, (1, n)."""
-    # enough weights to move Z^T a anywhere
+    # with this many weights Z^T a can move anywhere
     straight = problem.n_features + 2 <= weights.shape[1] or problem.radius[0] == 0
     ones = np.ones(problem.n_features)
     alike = bool(np.all(reachable(problem.threat, ones) == ones))
-    # with equalities to meet, the few weights that a vertex has move along its face first
+    # with equalities, weights at a vertex, which are few, move along its face first
     for way in (straight,) if alike or not straight else (False, True):
         repaired = _moved_inside(problem, weights, straight=way)
         if proves_not_separable(problem, repaired)[0]:
@@ -125,9 +123,7 @@ def _repair(problem: RobustProblem, weights: Array) -> Array:
 
 
 def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> Array:
-    """The weights moved to where Z^T a is in the threat's set: straight to a point of it, or along
-    the face that is nearest.
-    """
+    """The weights moved until Z^T a is in the threat's set, straight or along the nearest face."""
     threat, radius = problem.threat, problem.radius[0]
     inner = radius * (1 - _REPAIR_INSET)
     repaired, tight = problem.balanced(weights), None
@@ -149,8 +145,9 @@ def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> 
 
 
 def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change: Array) -> Array:
-    """The delta with tight @ Z^T delta = change, sum zero (in each class), and least sum of delta^2
-    / weights; by lsmr.
+    """The delta of least sum of delta^2 / weights with tight @ Z^T delta = change, by lsmr.
+
+    Its sum is zero, in each class with an intercept.
     """
     root, totals = np.sqrt(weights), np.concatenate(problem.classes)
     spread = tight.T

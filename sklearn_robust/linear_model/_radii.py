@@ -34,10 +34,9 @@ def training_radii(
     sample_weight: Any = None,
     scale: Any = None,
 ) -> np.ndarray:
-    r"""Radii to choose the training eps from: the grid behind ``eps="auto"`` of
-    `RobustLinearClassifierCV`.
+    r"""A grid of training radii: that of ``eps="auto"`` in `RobustLinearClassifierCV`.
 
-    Two radii are marks on the scale of the data. With :math:`g = \sum_i a_i y_i x_i`, :math:`a_i`
+    Two radii set the scale for given data. With :math:`g = \sum_i a_i y_i x_i`, :math:`a_i`
     the share of sample i in its class over 2 (half the difference of the class means; without an
     intercept the mean of :math:`y_i x_i`),
 
@@ -73,7 +72,7 @@ def training_radii(
     radius is put there.
 
     With scales s the norm is that of g / s. Features that the adversary cannot touch are left out
-    of it: eps_max is then a mark on the scale of the others, and eps* may lie beyond it.
+    of it: eps_max is then a scale for the others, and eps* may lie beyond it.
 
     Several classes are one-vs-rest problems: eps* is the smallest of theirs, eps_max the largest.
     The robust risk is convex, and at w = 0, with the best intercept, its weights are the
@@ -104,7 +103,7 @@ def choose_radii(problem: RobustProblem, n_eps: int) -> np.ndarray:
     if largest == 0:
         return np.zeros(1)
     smallest = _LEAST_RADIUS * largest
-    # a minimiser of the risk is near that at the next radius
+    # each minimiser of the risk is near that at the next radius, and a good start for it
     steps = np.geomspace(smallest, largest, _DECISION_RADII + 1)[:-1]
     tried = problem.at_radii(steps.tolist())
     fit = Fit.of(tried, FitMonitor(None, None, tried), loss="exponential", tol=_DECISION_TOL)

@@ -46,7 +46,7 @@ class MaxMarginForm:
     p : float
         Norm of the margin, in [1, inf].
     dual_q : float
-        The exponent q*; of no account where eps = 0.
+        The exponent q*; unused where eps = 0.
     eps : float
     shift : float
         Where p = q* the adversary lowers every margin of a unit vector by its radius: eps is then 0
@@ -65,8 +65,10 @@ class MaxMarginForm:
 
     @classmethod
     def of(cls, problem: RobustProblem, norm: LpNorm) -> MaxMarginForm:
-        """The form of a single problem with an l_q ball, in units of the rows' root mean square,
-        and centred where an intercept absorbs it.
+        """The form of a single problem with an l_q ball.
+
+        Its rows are in units of their root mean square, and centred where an intercept absorbs
+        that.
         """
         require_ball(problem.threat, SOLVER)
         problem, _ = problem.simplified().standardised()
@@ -95,16 +97,12 @@ class MaxMarginForm:
 
     @property
     def soft_threshold(self) -> bool:
-        """Whether w is a soft threshold of Z^T a: p = 2, against l_inf perturbations of equal
-        scales or none.
-        """
+        """Whether w is a soft threshold of Z^T a: p = 2, and q = inf without scales or eps = 0."""
         return self.scale is None and self.p == 2 and (self.eps == 0 or self.dual_q == 1)
 
     @cached_property
     def classes(self) -> tuple[Any, ...]:
-        """Masks of the rows whose weights have one sum: each class where the intercept is free,
-        otherwise all.
-        """
+        """Masks of rows whose weights have a given sum: each class, or all without intercept."""
         if self.labels is None:
             return (np.full(self.rows.shape[0], True),)
         return self.labels > 0, self.labels < 0
@@ -122,8 +120,9 @@ class MaxMarginForm:
     def certify(
         self, point: Point, scores: Vector | None = None, weighted_sum: Vector | None = None
     ) -> Certified:
-        """What a point proves on the program's own rows but for rounding: `certificates.certify`
-        charges it to what leaves.
+        """A point, certified on the form's own rows without a charge for rounding.
+
+        `certificates.certify` charges the rounding of the answers that are returned.
 
         Parameters
         ----------
@@ -138,7 +137,7 @@ class MaxMarginForm:
         scores = self.rows @ point.coef if scores is None else scores
         shares = [float(weights[members].sum()) for members in self.classes]
         total = sum(shares)
-        # the weights bound nothing before each class has half of them
+        # weights give a bound only where each class has half of their sum
         if weighted_sum is None or abs(len(shares) * shares[0] - total) > _BALANCE * total:
             weights, total = feasible_weights(weights, self.classes), 1.0
             weighted_sum = self.rows.T @ weights

@@ -1,7 +1,7 @@
 r"""The solution of Newton's equations of the interior-point method at one iterate.
 
-What is left of `Equations` after eliminating x (n <= d) or a (n > d) is positive definite of size
-min(n, d); the scalars are a border of at most five columns.
+Eliminating x (n <= d) or a (n > d) from `Equations` leaves a positive definite system of size
+min(n, d), the core; the scalars are a border of at most five columns.
 """
 
 from __future__ import annotations
@@ -76,8 +76,9 @@ class NewtonSystem:
             raise LinAlgError("the core is not positive definite")
 
     def _weighted_rows(self) -> Vector:
-        """E^-1/2 Z without rows whose part in Z^T E^-1 Z is small beside H^-1: refinement makes up
-        for what they would add.
+        """E^-1/2 Z without rows whose terms in Z^T E^-1 Z are small beside H^-1.
+
+        Iterative refinement corrects for the rows left out.
         """
         rows, workspace = self.form.rows, self.form.workspace
         weight = 1 / self.equations.E
@@ -92,9 +93,7 @@ class NewtonSystem:
         return weighted
 
     def _eliminate_scalars(self, refine: bool) -> None:
-        """The solutions for each column of the border, and the LU factors of what is left for the
-        scalars.
-        """
+        """The solution for each column of the border, and the Schur complement's LU factors."""
         rows, signs = self.form.rows, self.form.signs
         border = self.form.border
         B, C = self.equations.B, self.equations.C
@@ -141,7 +140,7 @@ class NewtonSystem:
         return Unknowns(x + (t @ self.border_x).reshape(x.shape), a - t @ self.border_a, t)
 
     def _residual(self, right: Unknowns, solution: Unknowns) -> Unknowns:
-        """What a solution leaves of the right side."""
+        """The residual of a solution: the right side less the equations' left side."""
         rows, signs = self.form.rows, self.form.signs
         border, equations = self.form.border, self.equations
         x, a, t = solution
@@ -162,7 +161,8 @@ class NewtonSystem:
         Raises
         ------
         scipy.linalg.LinAlgError
-            If the margins' equations are met no better than without a step: the digits are used up.
+            If the residual of the margins' equations is no smaller than without a step: rounding
+            dominates.
         """
         refine = not self.eliminates_x
         solution = self._solve_once(right, refine=refine and refinements > 0)

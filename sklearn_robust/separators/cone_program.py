@@ -1,5 +1,4 @@
-r"""The largest margin as a cone program, or for p = 2 as a quadratic one, written block by block
-and handed to clarabel.
+r"""The largest margin as a cone program, for p = 2 as a quadratic one, by clarabel.
 
 The cone program has second-order cones for exponent 2 and power cones for the rest. For p = 2 the
 minimiser of :math:`\tfrac12 \|w\|_2^2 - \gamma` has the same direction, and in both the multipliers
@@ -38,7 +37,7 @@ class ConicProgram:
     r"""Minimise :math:`\tfrac12 \sum_j P_j x_j^2 + c \cdot x` subject to :math:`A x + b` in a
     product of cones.
 
-    Columns are added first come, first served; each block of rows names the columns it touches.
+    Columns are placed in the order in which they are added; each block of rows names its columns.
     """
 
     columns: Places = field(default_factory=Places)
@@ -131,9 +130,7 @@ def solve_quadratic_program(program: MaxMarginForm) -> Point:
 
 
 def _with_margins(program: MaxMarginForm) -> tuple[ConicProgram, slice, int]:
-    """The program that maximises the smallest of n margins, its columns w, which are still
-    unbounded, and n.
-    """
+    """The program that maximises the smallest of n margins, without a bound on w; w, and n."""
     n, d = program.rows.shape
     conic = ConicProgram()
     w, gamma = conic.columns.take(d), conic.columns.take(1)
@@ -153,8 +150,9 @@ def _with_margins(program: MaxMarginForm) -> tuple[ConicProgram, slice, int]:
 def _bound_norm(
     conic: ConicProgram, w: slice, tau: slice, r: float, scale: Vector | None = None
 ) -> None:
-    """Add ||scale w||_r <= tau: linear rows for r in {1, inf}, a second-order cone for 2, else a
-    power cone a coordinate.
+    """Add ||scale w||_r <= tau.
+
+    It is linear for r in {1, inf}, a second-order cone for 2, else a power cone a coordinate.
     """
     d = w.stop - w.start
     scaled = sparse.eye_array(d, format="csr")

@@ -1,6 +1,6 @@
 r"""A dense primal-dual interior-point method for the max-margin form, for every p and q.
 
-Mehrotra's predictor and corrector on the form of `_standard_form`, with the linear algebra of
+It is Mehrotra's predictor and corrector on the form of `_standard_form`, with the linear algebra of
 `_newton_system`: one weighted symmetric product and one Cholesky factor of size min(n, d) an
 iteration. The program is feasible and bounded at every eps, also beyond eps*, where its solution is
 w = 0: no case is special. Every iterate is certified, and the best one is returned.
@@ -48,7 +48,7 @@ _LEAST_RATE = 1e-300
 
 
 def suits(program: MaxMarginForm) -> bool:
-    """Any program whose rows fit in memory as a dense array."""
+    """Whether the rows fit in memory as a dense array."""
     return math.prod(program.rows.shape) <= _MAX_DENSE
 
 
@@ -119,8 +119,7 @@ def solve_interior_point(program: MaxMarginForm, tol: float = 1e-9) -> Point:
                 if end.gap <= tol:
                     return end
                 best.ripe = _RIPER * best.gap
-        # far beyond the precision of float64 nothing is finite any more: the best iterate is then
-        # already known
+        # beyond the precision of float64 an iterate may overflow: the best one is then known
         with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
             try:
                 state = _step(form, state, scores, weighted_sum, best.refinements)
@@ -146,7 +145,7 @@ def _step(
         return form.step(system.solve(right, refinements), target, state)
 
     predictor = direction(-products, 0)
-    # sigma: the cube of the share of the complementarity that the predictor would leave
+    # sigma: the cube of the ratio of the complementarity after and before the predictor's step
     primal, dual = (min(1.0, length) for length in _lengths_to_boundary(form, state, predictor))
     slacks = state.slacks + primal * predictor.slacks
     left = slacks @ (state.multipliers + dual * predictor.multipliers)
@@ -168,7 +167,7 @@ def _step(
 
 
 def _lengths_to_boundary(form: StandardForm, state: State, step: State) -> tuple[float, float]:
-    """How far the primal and the dual part may go until something positive reaches zero."""
+    """The lengths of the primal and the dual step at which a positive entry reaches zero."""
     primal = float(np.max(-step.slacks / state.slacks))
     if form.radius is not None:
         primal = max(primal, -step.scalars[form.radius] / state.scalars[form.radius])

@@ -27,7 +27,7 @@ _LEAST_SIMPLEX_ITER = 20_000
 
 
 def suits(program: MaxMarginForm) -> bool:
-    """p in {1, inf}, and q in {1, inf} or no adversary."""
+    """Whether p is in {1, inf}, and q in {1, inf} or without adversary."""
     return program.p in (1, math.inf) and (program.eps == 0 or program.dual_q in (1, math.inf))
 
 

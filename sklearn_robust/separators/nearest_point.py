@@ -1,5 +1,4 @@
-r"""The separator of largest l_2 margin as the nearest point of a convex hull, by SciPy's
-non-negative least squares.
+r"""The separator of largest l_2 margin as the nearest point of a convex hull, by SciPy's nnls.
 
 The dual of the max-margin form with p = 2 and no adversary is the point of the convex hull of the
 signed rows that is nearest to the origin. With weights of any sum,
@@ -10,7 +9,7 @@ has the same solution up to scale: on the ray of weights t a, a in the simplex, 
 an increasing function of :math:`\|Z^T a\|_2`. The active-set method of Lawson and Hanson ends
 exactly, after about as many steps as rows carry weight. At most d + 1 rows do, so it runs on sets
 of rows: the rows with weight, and the rows that lie nearer to the origin than the plane through the
-nearest point. From set to set the distance falls, so that no set comes twice.
+nearest point. From set to set the distance falls, so that no set recurs.
 """
 
 from __future__ import annotations
@@ -33,8 +32,9 @@ _PLANE_ROUNDING = 1e-13
 
 
 def suits(program: MaxMarginForm) -> bool:
-    """Few features, no adversary, no intercept, and p = 2; the semismooth Newton method takes dense
-    rows no more than them.
+    """Whether features are few, without adversary and intercept, and p = 2.
+
+    Dense rows that are no more than the features are left to the semismooth Newton method.
     """
     n, d = program.rows.shape
     plain = program.soft_threshold and program.eps == 0 and program.labels is None

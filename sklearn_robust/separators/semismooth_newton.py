@@ -1,5 +1,4 @@
-r"""The separator of least 2-norm against l_inf perturbations, or none, by a semismooth Newton
-method that ends exactly.
+r"""The separator of least 2-norm against l_inf perturbations, or none, by semismooth Newton steps.
 
 The dual of :math:`\min \tfrac12 \|w\|_2^2` subject to :math:`z_i \cdot w - \epsilon \|w\|_1 \ge 1`
 has one unknown a sample,
@@ -9,7 +8,7 @@ has one unknown a sample,
 
 piecewise quadratic with gradient :math:`z_i \cdot w - \epsilon \|w\|_1 - 1`. A Newton step solves a
 system over the samples that carry weight and the features that w uses; once both sets are right the
-next step is the solution. It takes a handful of steps where the samples are no more than the
+next step is the exact solution. It takes a handful of steps where the samples are no more than the
 features and eps is not close to eps*.
 """
 
@@ -36,7 +35,7 @@ _DUAL_DECREASE = 1e-4  # share of the predicted decrease of the dual that a step
 
 
 def suits(program: MaxMarginForm) -> bool:
-    """No more samples than features, dense, no intercept, p = 2, and q = inf or no adversary."""
+    """Whether it is dense, n <= d, without intercept, p = 2, and q = inf or no adversary."""
     n, d = program.rows.shape
     return (
         program.soft_threshold
@@ -66,8 +65,8 @@ def solve_semismooth_newton(
     Raises
     ------
     SolverFailure
-        If the gap is not reached: near eps*, or with more samples than features, the interior-point
-        method is the better one.
+        If the gap is not reached, as near eps* or with more samples than features: the
+        interior-point method serves these programs better.
     """
     Z, eps = program.rows, program.eps
     weights = np.full(len(Z), 1 / len(Z)) if start is None else start
@@ -79,7 +78,8 @@ def solve_semismooth_newton(
         if square <= (_ZERO_NORM * total_weight) ** 2:
             # the weights prove that no separator exists, or only one of no margin to speak of
             return Point(w, weights)
-        scale = total_weight / square  # the best point of the ray through the weights
+        # the point of least dual value on the ray through the weights
+        scale = total_weight / square
         weights, w = scale * weights, scale * w
         square, total_weight = scale**2 * square, scale * total_weight
         margins = Z @ w - eps * np.abs(w).sum()
@@ -104,7 +104,7 @@ def solve_semismooth_newton(
 
 
 def _primal(Z: Vector, weights: Vector, eps: float) -> Vector:
-    """w(l), the gradient of the dual norm term."""
+    """The predictor w(l) of weights l."""
     weighted_sum = weights @ Z
     if eps == 0:
         return weighted_sum
@@ -112,7 +112,7 @@ def _primal(Z: Vector, weights: Vector, eps: float) -> Vector:
 
 
 def _used_gram(Z: Vector, w: Vector, eps: float, free: Vector) -> Vector:
-    """Products of the free rows less eps sign(w), in the features that w uses; lower triangle."""
+    """The Gram matrix of the free rows less eps sign(w), where w is not zero; lower triangle."""
     used = np.flatnonzero(w)
     rows = (Z if free.all() else Z[free]).take(used, axis=1)
     rows -= eps * np.sign(w[used])
@@ -120,9 +120,7 @@ def _used_gram(Z: Vector, w: Vector, eps: float, free: Vector) -> Vector:
 
 
 def _newton_step(gram: Vector, gradient: Vector) -> Vector:
-    """The step of the free weights that would make their margins 1 if the features in use stayed
-    the same.
-    """
+    """The step of the free weights to margins of 1, if the features in use stay the same."""
     pivots = np.einsum("ii->i", gram)
     pivots += _MEAN_PIVOT_RIDGE * pivots.mean()
     try:
@@ -141,8 +139,9 @@ def _line_search(
     step: Vector,
     value: float,
 ) -> tuple[Vector, Vector] | None:
-    """Weights, and their w, after the longest tried step, projected on l >= 0, that decreases the
-    dual sufficiently; None where none does.
+    """Weights and their w after a step with a sufficient decrease of the dual; None without one.
+
+    Steps are halved from the first, and projected on l >= 0.
     """
     length = 1.0
     for _ in range(_MAX_HALVINGS):

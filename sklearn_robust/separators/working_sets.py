@@ -1,10 +1,9 @@
-r"""Programs with far more rows than columns, or far more columns than rows, from a sequence of
-small ones.
+r"""Programs with far more rows than columns, or the reverse, by a sequence of small programs.
 
 Few samples carry weight at a solution, and for p = 1, or p = 2 against l_inf perturbations, few
 features are used. The program is solved on a set of rows (or columns) that is likely to hold them,
-its answer is certified on all of them, and the set takes in what the answer violates, until the
-certificate holds. Early rounds are solved roughly.
+its answer is certified on all of them, and the violated rows (or columns) are added, until the gap
+is reached. Early rounds are solved roughly.
 """
 
 from __future__ import annotations
@@ -41,13 +40,13 @@ _ZERO_FORM_BOUND = 1e-12
 
 
 def suits_row_sets(program: MaxMarginForm) -> bool:
-    """Many entries, and many more rows than columns."""
+    """Whether there are many entries, and many more rows than columns."""
     n, d = program.rows.shape
     return n * d >= _LARGE_ENTRIES and n > _TALL_RATIO * d
 
 
 def suits_column_sets(program: MaxMarginForm) -> bool:
-    """Many entries, many more columns than rows, and a solution that uses few of them."""
+    """Whether there are many entries, many more columns than rows, and few in the solution."""
     n, d = program.rows.shape
     few_used = program.scale is None and (
         program.p == 1 or (program.soft_threshold and program.eps > 0)
@@ -56,8 +55,7 @@ def suits_column_sets(program: MaxMarginForm) -> bool:
 
 
 def solve_on_row_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
-    """Solve a program with many more rows than columns by the interior-point method on sets of
-    rows.
+    """Solve a program with many more rows than columns, by the interior point on sets of rows.
 
     Parameters
     ----------
@@ -101,8 +99,7 @@ def solve_on_row_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
 
 
 def solve_on_column_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
-    """Solve a program with many more columns than rows by the interior-point method on sets of
-    columns.
+    """Solve a program with many more columns than rows, by the interior point on sets of columns.
 
     Parameters
     ----------
@@ -131,8 +128,7 @@ def solve_on_column_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
         scores, weighted_sum = part.rows @ small.coef, small.weights @ program.rows
         if _is_solved(program.certify(point, scores, weighted_sum), tol):
             return point
-        # the weighted sum of an unused feature may be as large as the answer's bound (p = 1), or as
-        # eps (p = 2)
+        # |Z^T a|_j of an unused feature is at most the answer's bound (p = 1), or eps (p = 2)
         allowed = program.eps
         if program.p == 1:
             allowed = part.certify(small, scores, weighted_sum[chosen]).bound
@@ -171,7 +167,7 @@ def _first_rows(program: MaxMarginForm, size: int) -> Vector:
 def _kept(
     program: MaxMarginForm, chosen: Vector, weights: Vector, scores: Vector, size: int
 ) -> Vector:
-    """The chosen rows that carry weight, and up to a size those of least score.
+    """The chosen rows that carry weight, and those of least score up to `size` rows in all.
 
     Without a row that carries weight the next bound would rise, and the row would come back.
     """
@@ -181,8 +177,9 @@ def _kept(
 
 
 def _keeping_both_classes(program: MaxMarginForm, order: Vector, size: int) -> Vector:
-    """The first rows in this order; with an intercept the first of each class too, without which
-    nothing bounds it.
+    """The first rows in this order; with an intercept also the first row of each class.
+
+    Without rows of both classes the program is unbounded.
     """
     chosen = order[:size]
     if program.labels is not None:

@@ -37,8 +37,7 @@ _REPEATED_EQUALITY = 1e-12
 def solve_program(
     P: Any, q: np.ndarray, A: Any, b: np.ndarray, cones: Sequence[tuple[str, int]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The x that minimises x.P x / 2 + q.x with b - A x in the cones, and the multipliers of the
-    rows.
+    """The minimiser x of x.P x / 2 + q.x with b - A x in the cones, and the rows' multipliers.
 
     P is the upper triangle of a symmetric matrix.
 
@@ -54,8 +53,9 @@ def solve_program(
 
 
 def least_share(holds: Callable[[float], bool]) -> float | None:
-    """The least share of an interior point at which a mixture is in a convex set; None where it is
-    in it at none. `holds` tells at a share.
+    """The least share of an interior point that puts a mixture into a convex set; None without one.
+
+    `holds` is the predicate whether the mixture of a share lies in the set.
     """
     if holds(0.0):
         return 0.0
@@ -132,8 +132,9 @@ class ConicRows:
         return self.h - self.E @ x - self.F @ s
 
     def holds(self, x: np.ndarray, s: np.ndarray, room: np.ndarray | float = 0.0) -> bool:
-        """Whether a point within `room` of x, in each coordinate, is in the set by s, up to the
-        rounding of the rows.
+        """Whether a point within `room` of x is in the set by s, up to the rounding of the rows.
+
+        `room` bounds the distance in each coordinate.
         """
         slack, (E, F) = self.slack(x, s), self.sizes
         spare = TERM_ROUNDING * (np.abs(self.h) + E @ np.abs(x) + F @ np.abs(s))
@@ -152,9 +153,7 @@ class ConicRows:
         return True
 
     def deepest_point(self) -> tuple[np.ndarray, float]:
-        """The (x, s) of the largest slack, at most 1, in all rows that are no equalities, and that
-        slack.
-        """
+        """The (x, s) of largest slack in all inequalities, and that slack, which is at most 1."""
         A = sparse.hstack([self.E, self.F, sparse.csr_array(self.axis[:, None])], format="csr")
         q = np.zeros(A.shape[1])
         q[-1] = -1.0
@@ -181,9 +180,9 @@ class ConicRows:
 
 
 class InteriorSet:
-    """A set over its size, with a point of the interior, from which others are moved inside.
+    """A set over its size, with a point of its interior, towards which other points are moved.
 
-    The size is the largest entry of h: a set with it as its unit has numbers that suit a solver.
+    The size is the largest entry of h: with it as the unit, numbers are of order 1.
     Inequalities that hold with equality throughout the set, as for a feature that the adversary
     cannot move, are written as equalities: the set has an interior beside these.
     """
@@ -233,9 +232,7 @@ class InteriorSet:
         return moved
 
     def moved_inside(self, x: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """x and s, moved the little that puts x into the set by s: onto the equalities, then
-        towards the point of the interior.
-        """
+        """The nearby point of the set: moved onto the equalities, then towards the interior."""
         way = np.append(x, s) - self.point
         way -= self._back @ (np.hstack([self.E, self.F]) @ way)
         room = TERM_ROUNDING * float(np.max(np.abs(x), initial=0.0))

@@ -1,6 +1,4 @@
-"""The rules that both Newton methods on the log-risk share: the curvatures of the loss, damping,
-and the line search.
-"""
+"""The rules that both Newton methods share: the loss's curvatures, damping, the line search."""
 
 from __future__ import annotations
 
@@ -67,8 +65,10 @@ def largest_theta(c: np.ndarray, a: np.ndarray) -> float:
 def curvatures(
     loss: MarginLoss, margins: np.ndarray, weights: np.ndarray, *, cautious: bool = False
 ) -> np.ndarray:
-    """The curvatures c of the loss; where they vanish far on the wrong side, or a method is
-    `cautious`, no less than those of a parabola along which a step just crosses zero.
+    """The curvatures c of the loss, (n,).
+
+    Where they vanish, far on the wrong side, or a method is `cautious`, they are at least those of
+    a parabola whose step just crosses zero.
     """
     c = loss.curvature(margins, weights)
     if cautious or c.sum() <= _FLAT_CURVATURE * weights.sum():
@@ -88,9 +88,7 @@ def less_damping(damping: float) -> float:
 
 @dataclass(frozen=True)
 class NewtonPoint:
-    """A predictor of one problem, and what the loss makes of its margins; margins and scores are
-    those of signed rows, (n,).
-    """
+    """A predictor of one problem, and the loss at it; scores are those of the signed rows, (n,)."""
 
     coef: np.ndarray
     intercept: float
@@ -114,12 +112,11 @@ def line_search(
     decrease: float,
     used: np.ndarray,
 ) -> Point | None:
-    r"""The point on the way to the model's minimiser, or beyond it, with a sufficient decrease of
-    the log-risk; None if there is none.
+    r"""The point towards the model's minimiser, or beyond, with a sufficient decrease, or None.
 
-    It is :math:`\log L(t) \le \log L(0) - 10^{-3} t \Delta`, :math:`\Delta` the predicted decrease
-    and t halved from the first step. A log-risk without a minimiser falls along ever longer steps:
-    t is doubled as long as it falls and the data are not separated.
+    It obeys :math:`\log L(t) \le \log L(0) - 10^{-3} t \Delta`, :math:`\Delta` the predicted
+    decrease and t halved from the first step. A log-risk without a minimiser falls along ever
+    longer steps: t is doubled as long as it falls and the data are not separated.
 
     Parameters
     ----------

@@ -1,5 +1,4 @@
-r"""The minimiser of the robust risk for a threat that is a conic set: Newton's method whose step is
-a cone program.
+r"""The minimiser of the robust risk for a conic set: Newton's method, each step a cone program.
 
 **Problem.** With :math:`\sigma` the support function of a set the robust margins are
 :math:`m = Z w + y b - R t`, where :math:`t_k \ge \sigma_k(g_k w)`: a *slot* k is a set and a sign
@@ -103,7 +102,7 @@ def conic_newton(
 
 @dataclass(frozen=True)
 class _Point(rules.NewtonPoint):
-    """A point, and t = sigma(g w) of each slot."""
+    """A predictor of one problem, t = sigma(g w) of each slot, and the loss at it."""
 
     levels: np.ndarray
 
@@ -176,9 +175,7 @@ class _ConicNewton:
         return self._solution(at, best), at.coef[None], iteration
 
     def _solution(self, at: _Point, best: _Proven | None) -> Solution | None:
-        """The best predictor with its proof, or a point that separates the data; None without
-        either.
-        """
+        """The best certified predictor, or one that separates the data; None without either."""
         if at.separates(self.used):
             return self.certify(at.coef[None], near=at.intercept)
         if best is None:
@@ -252,7 +249,7 @@ class _ConicNewton:
         *,
         last: bool,
     ) -> _Proven | None:
-        """The best so far, or the target where the model's weights prove a smaller gap of it.
+        """The best predictor so far, or the target where the model's weights prove a smaller gap.
 
         At the `last` step weights of the interior are mixed in where they prove nothing alone.
         """
@@ -266,7 +263,7 @@ class _ConicNewton:
         return found if found.gap <= best.gap else best
 
     def _judged(self, at: _Point, weights: np.ndarray | None) -> _Proven | None:
-        """The gap of the risk that feasible weights prove of a point."""
+        """A point with the gap of the risk that feasible weights prove; None without weights."""
         if weights is None:
             return None
         bound = self.loss.log_risk_bound(
@@ -277,7 +274,7 @@ class _ConicNewton:
 
 
 class _StepProgram:
-    r"""The cone program of a step: its rows, which do not change, and what its solution says.
+    r"""The cone program of a step: its rows, which do not change, and its solution.
 
     The columns are x = (w, b, t), in the coordinates of the map of the margins, and the
     :math:`\lambda` of each slot, in the unit of t.
@@ -322,9 +319,7 @@ class _StepProgram:
     def _add(
         self, kind: str, size: int, *entries: tuple[np.ndarray, np.ndarray, np.ndarray]
     ) -> slice:
-        """Add rows in a cone by their entries: row among these, column, and number; where the rows
-        lie.
-        """
+        """Add rows in a cone by their entries (row, column, number), and return their place."""
         first = sum(size for _, size in self.cones)
         self._entries += [(rows + first, columns, data) for rows, columns, data in entries]
         self.cones.append((kind, size))
@@ -333,9 +328,7 @@ class _StepProgram:
     def solve(
         self, hessian: np.ndarray, linear: np.ndarray
     ) -> tuple[np.ndarray, list[Perturbation]]:
-        """The minimiser x of x.H x / 2 + linear.x over the conic rows, and the perturbation of each
-        slot.
-        """
+        """The minimiser x of x.H x / 2 + linear.x over the conic rows, and the perturbations."""
         upper = hessian[self._rows, self._columns], self._rows, self._ends
         P = sparse.csc_matrix(upper, shape=(self.n_columns, self.n_columns))
         q, b = np.append(linear, np.zeros(self.n_columns - self.n)), np.zeros(self.A.shape[0])

@@ -82,8 +82,7 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Curvature(MarginHessian):
-    """The Hessian of the log-risk by the coefficients of some columns, the intercept and the
-    penalty.
+    """The Hessian of the log-risk by some columns' coefficients, the intercept and the penalty.
 
     Attributes
     ----------
@@ -112,8 +111,15 @@ class Curvature(MarginHessian):
 
 @dataclass(frozen=True)
 class ModelStep:
-    """The minimiser of a model: the coefficients of its columns, the change of the intercept, and
-    whether the search for it ended.
+    """The minimiser of a model on its columns.
+
+    Attributes
+    ----------
+    coef : ndarray of shape (f,)
+    intercept : float
+        The change of the intercept.
+    settled : bool
+        Whether the search for the minimiser ended.
     """
 
     coef: np.ndarray
@@ -258,7 +264,7 @@ class _Model:
     eps : float
     norm : LpNorm
     seen : ndarray of shape (f,), bool
-        The coefficients whose norm it is.
+        Whether each coefficient is in the norm.
     A : ndarray of shape (f, f)
     k : ndarray of shape (f,)
     kappa : float
@@ -314,13 +320,11 @@ class _Model:
 
     @cached_property
     def alike(self) -> bool:
-        """Whether the norm sees all coefficients."""
+        """Whether all coefficients are in the norm."""
         return bool(self.seen.all())
 
     def _unpenalised_minimiser(self) -> np.ndarray:
-        """The minimiser over the coefficients that the norm does not see; zero where it sees them
-        all.
-        """
+        """The minimiser over the coefficients outside the norm; zero where there are none."""
         x = np.zeros_like(self.p0)
         if not self.alike:
             free = np.flatnonzero(~self.seen)
@@ -354,9 +358,7 @@ class _Model:
     def downhill(
         self, x: np.ndarray, ahead: Callable[[float], np.ndarray], value: float
     ) -> tuple[np.ndarray, float]:
-        """The point ahead of x, by the whole step or a share of it, at which the model is no
-        larger; and the model there.
-        """
+        """The point at the first share of a step where the model is no larger, and its value."""
         share = 1.0
         while True:
             moved = ahead(share)
@@ -415,9 +417,7 @@ class _SignFaces:
     model: _Model
 
     def read(self, x: np.ndarray) -> np.ndarray:
-        """Coordinates keep their signs; those at zero take the sign of the weighted sum where that
-        exceeds its bound, |p_j| > eps rho.
-        """
+        """The signs of x; at zeros the sign of p_j where it exceeds its bound, |p_j| > eps rho."""
         model = self.model
         p, bound, _ = model.weighted_sum(x)
         leaves = np.abs(p) > bound * model.seen * (1 + _BOUND_ROUNDING)
@@ -444,8 +444,9 @@ class _TieFaces:
     model: _Model
 
     def read(self, x: np.ndarray) -> np.ndarray:
-        """The signs of the coordinates tied at the largest size, except those whose weighted sum
-        has the opposite sign: they shrink.
+        """The signs of the coordinates tied at the largest size that do not shrink.
+
+        A tied coordinate shrinks where its weighted sum has the opposite sign.
         """
         model = self.model
         p, _, size = model.weighted_sum(x)
@@ -483,8 +484,9 @@ class _TieFaces:
 
 @dataclass(frozen=True)
 class _SmoothNorm:
-    """A norm with 1 < q < inf, smooth but at zero: Newton's method, which keeps its factor while it
-    converges fast.
+    """Newton's method for 1 < q < inf, where the norm is smooth but at zero.
+
+    It keeps its Cholesky factor while it converges fast.
     """
 
     model: _Model
@@ -522,8 +524,9 @@ class _SmoothNorm:
     def _step(
         self, x: np.ndarray, factor: np.ndarray | None
     ) -> tuple[np.ndarray, Callable[[float], np.ndarray]]:
-        """Newton's step from x on p = eps rho u, u the norm's gradient: the factor, renewed if it
-        is None, and the point at a share of the step.
+        """Newton's step from x on p = eps rho u, u the norm's gradient.
+
+        Returns the factor, renewed if it is None, and the point at a share of the step.
         """
         model, norm = self.model, self.model.norm
         p, pressure, size = model.weighted_sum(x)
@@ -550,8 +553,9 @@ class _SmoothNorm:
         return factor, partial(self._on_curve, x, step, slope, turn, relative)
 
     def _along_steepest_ray(self, unpenalised: np.ndarray) -> np.ndarray:
-        """The minimiser on the ray from the unpenalised minimiser along which the model falls most
-        by the norm; the model is quadratic there.
+        """The minimiser on the steepest ray, in the norm, from the unpenalised minimiser.
+
+        On this ray the model is quadratic.
         """
         model = self.model
         p, bound, _ = model.weighted_sum(unpenalised)
@@ -571,13 +575,12 @@ class _SmoothNorm:
         weighted_sum: np.ndarray,
         share: float,
     ) -> np.ndarray:
-        """The point ahead of x on a curve along which the norm's gradient u turns as in Newton's
-        method.
+        """The point on a curve along which the norm's gradient u turns as in Newton's method.
 
-        With r = x / ||x||, |u_j| = |r_j|^(q*-1). Where q is large u_j may be anything while r_j is
-        next to zero, where q is next to 1 the other way round. Their sum s moves straight, and r
-        follows from it: the step of Newton's method to first order, and far from the minimiser that
-        of an active-set method.
+        With r = x / ||x||, |u_j| = |r_j|^(q*-1). Where q is large, u_j is undetermined while r_j is
+        next to zero; where q is next to 1, r_j is undetermined while u_j is. Their sum s moves
+        straight, and r follows from it: the step of Newton's method to first order, and far from
+        the minimiser that of an active-set method.
         """
         seen, norm = self.model.seen, self.model.norm
         size = self.model.size(x)
@@ -606,8 +609,9 @@ def _clipped(x: np.ndarray, target: np.ndarray, clip: _Clip, share: float) -> np
 
 
 def _split_sum(s: np.ndarray, p: float) -> np.ndarray:
-    """The r >= 0 with r + r^(p-1) = s >= 0: Newton in log r on log(r + r^(p-1)) = log s, convex and
-    increasing, from above.
+    """The r >= 0 with r + r^(p-1) = s >= 0, by Newton's method in log r.
+
+    log(r + r^(p-1)) = log s is convex and increasing in log r, and the start lies above the root.
     """
     log_s = np.log(np.maximum(s, np.finfo(float).tiny))
     level = np.minimum(log_s, log_s / (p - 1))

@@ -1,5 +1,4 @@
-"""Newton's method on the log-risk: the quadratic model's minimiser, a line search, and the
-certificate that comes with it.
+"""Newton's method on the log-risk: minimiser of a model, line search, certificate.
 
 It serves l_q balls, and rows with moments (`GramRows`).
 """
@@ -42,7 +41,7 @@ _MAX_REFINEMENTS = 3  # solves that remove a Hessian's rounding from the weights
 
 @dataclass(frozen=True)
 class _Point(rules.NewtonPoint):
-    """A point, and its penalty."""
+    """A predictor of one problem, its penalty, and the loss at it."""
 
     penalty: float
 
@@ -424,8 +423,9 @@ class _Newton:
         return _Point(coef, intercept, scores, margins, float(log_risk), weights, penalty)
 
     def _with_level_classes(self, at: _Point) -> _Point:
-        """The point, with its best intercept where one class has most of the weight: the Hessian
-        there has next to nothing of the other class.
+        """The point, with its best intercept where one class has most of the weight.
+
+        The Hessian there has next to nothing of the other class.
         """
         lopsided = abs(self.y @ at.weights) > _LOPSIDED * at.weights.sum()
         if not self.problem.fit_intercept or not lopsided:
@@ -440,9 +440,7 @@ class _Newton:
     # -- convergence
 
     def _certified(self, at: _Point, step: _Step) -> Solution | None:
-        """The target with the model's weights a' = a - C delta as its proof, if that reaches the
-        tolerance.
-        """
+        """The target, if the model's weights a' = a - C delta prove it to the tolerance."""
         hessian = self.trust.hessian
         target = step.target
         if not step.settled or step.predicted_decrease > rules.CLOSE_DECREASE or hessian is None:
