@@ -120,7 +120,7 @@ class Region:
         By weak duality, with the room r_j of each coordinate in the direction of g_j, for every v
 
         .. math:: \max_\delta \langle g, \delta\rangle \;\le\; \epsilon \|v\|_{q^*} + \sum_j r_j
-        |\,|g_j| - v_j|.
+           |\,|g_j| - v_j|.
 
         Equality holds at :math:`v_j = \min(|g_j|, \tau r_j^{q-1})` with the level :math:`\tau` at
         which `farthest` stops.

@@ -79,13 +79,13 @@ class Rows(Protocol):
         ...
 
     def score_sizes(self, coef: Array) -> Array:
-        """The sizes |W| |X|^T of the terms of `scores`, or more, (k, d) -> (k, n): the rounding of
-        scores is charged in proportion to them.
+        """The sizes ``|W| |X|^T`` of the terms of `scores`, or more, (k, d) -> (k, n): the rounding
+        of scores is charged in proportion to them.
         """
         ...
 
     def sum_sizes(self, weights: Array) -> Array:
-        """The sizes |A| |X| of the terms of `weighted_sum`, or more, (k, n) -> (k, d).
+        """The sizes ``|A| |X|`` of the terms of `weighted_sum`, or more, (k, n) -> (k, d).
 
         The rounding of n terms is charged in proportion to them. Products in stages with r terms
         more are charged for in full where the sizes are multiplied by 1 + r / n.
@@ -182,7 +182,7 @@ class DenseRows(_HeldRows):
         return sum(weights[:, at] @ block for at, block in self._blocks())
 
     def score_sizes(self, coef: np.ndarray) -> np.ndarray:
-        """|W| |X|^T."""
+        """``|W| |X|^T``."""
         if self.X.dtype == coef.dtype == np.longdouble:
             return np.abs(coef) @ np.abs(self.X).T
         return np.concatenate(
@@ -190,7 +190,7 @@ class DenseRows(_HeldRows):
         )
 
     def sum_sizes(self, weights: np.ndarray) -> np.ndarray:
-        """|A| |X|."""
+        """``|A| |X|``."""
         weights = np.abs(weights)
         if self.X.dtype == weights.dtype == np.longdouble:
             return weights @ np.abs(self.X)
@@ -277,11 +277,11 @@ class SparseRows(_HeldRows):
         return np.ascontiguousarray((self.X.T @ weights.T).T)
 
     def score_sizes(self, coef: np.ndarray) -> np.ndarray:
-        """|W| |X|^T."""
+        """``|W| |X|^T``."""
         return np.ascontiguousarray((abs(self.X) @ np.abs(coef).T).T)
 
     def sum_sizes(self, weights: np.ndarray) -> np.ndarray:
-        """|A| |X|."""
+        """``|A| |X|``."""
         return np.ascontiguousarray((abs(self.X).T @ np.abs(weights).T).T)
 
     def mean_square(self, *, centred: bool) -> float:
@@ -343,11 +343,11 @@ class TensorRows(_HeldRows):
         return weights @ self.X
 
     def score_sizes(self, coef: Array) -> Array:
-        """|W| |X|^T."""
+        """``|W| |X|^T``."""
         return abs(coef) @ abs(self.X).T
 
     def sum_sizes(self, weights: Array) -> Array:
-        """|A| |X|."""
+        """``|A| |X|``."""
         return abs(weights) @ abs(self.X)
 
     def square_sum(self) -> float:
@@ -445,7 +445,7 @@ def require_array(rows: Rows, user: str) -> DenseRows | SparseRows:
 
 
 def largest_entry(rows: Rows) -> float:
-    r"""max |x_ij|, or a bound on it.
+    r"""The largest :math:`|x_{ij}|`, or a bound on it.
 
     Rows that do not state it are bounded by :math:`\min(\max_i \sum_j |x_{ij}|, \max_j \sum_i
     |x_{ij}|)`.

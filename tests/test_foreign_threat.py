@@ -130,6 +130,7 @@ def test_functions_that_are_derived_equal_the_closed_forms_of_the_ball():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", [1, 2, math.inf])
 @pytest.mark.parametrize("r", [1, 2, math.inf])
 @pytest.mark.parametrize("like", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])

@@ -90,6 +90,7 @@ def test_the_package_imports_nothing_until_a_name_is_used():
     assert not loaded & {"torch", "clarabel", "matplotlib", "cvxpy", "sklearn", "scipy", "numpy"}
 
 
+@pytest.mark.slow
 def test_the_estimators_import_no_more_than_scikit_learn_does():
     base = modules_after(
         "import sklearn.linear_model, sklearn.pipeline, sklearn.preprocessing, "
@@ -106,6 +107,7 @@ def test_displays_import_matplotlib_only_to_draw():
     }
 
 
+@pytest.mark.slow
 def test_public_modules_are_imported_when_they_are_used():
     public = {room(path) for path in PACKAGE.rglob("*.py") if not room(path).startswith("_")}
     assert public <= set(dir(sklearn_robust))

@@ -5,7 +5,7 @@ r"""Certificates of predictors and weights: proofs of the margin and of the risk
 - \epsilon \|w\|_{q^*}` obeys
 
 .. math:: \min_i m_i(w) / \|w\|_p \;\le\; \gamma \;\le\; D(a) = \min_{\|\delta\|_q \le \epsilon} \|g
-- \delta\|_{p^*},
+   - \delta\|_{p^*},
 
 with equality at the optimum. :math:`\|Z^T a\|_q \le \epsilon` proves that no robust separator
 exists. Where features have scales s, the norms of the threat are :math:`\|s w\|_{q^*}` and

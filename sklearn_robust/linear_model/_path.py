@@ -98,7 +98,7 @@ def robust_linear_path(
     For every p and eps, the result of steepest descent in the p-norm on the robust risk
 
     .. math:: L(w, b) = \tfrac1n \sum_i \ell\big(y_i (\langle w, x_i\rangle + b) - \epsilon
-    \|w\|_{q^*}\big).
+       \|w\|_{q^*}\big).
 
     Radii at which the data are not robustly separable have one minimiser of the risk for all p,
     which is computed once. At the others the paths of all p and eps are followed as one batch.

@@ -3,7 +3,7 @@ r"""The max-margin form for the interior-point method: coordinates, complementar
 With :math:`w = u - v`, :math:`x = (u, v) \ge 0` and both norms taken of x,
 
 .. math:: \max \; \gamma \quad \text{s.t.} \quad z_i \cdot (u - v) + y_i b - \epsilon s - \gamma =
-\sigma_i, \quad
+   \sigma_i, \quad
    \|x\|_p \le 1, \quad \|x\|_{q^*} \le s, \quad x, \sigma \ge 0.
 
 At a solution no coordinate has both u and v, so the norms are those of w. For p = 2 the objective

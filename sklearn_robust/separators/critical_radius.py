@@ -114,7 +114,7 @@ def max_margin(
     References
     ----------
     .. [1] N. Tsilivis, N. Frank, N. Srebro, J. Kempe. The price of implicit bias in adversarially
-    robust generalization.
+       robust generalization.
        NeurIPS 2024.
 
     Examples

@@ -53,7 +53,7 @@ def min_norm_separator(
     r"""The robust separator of least p-norm, i.e. of largest robust margin in the p-norm.
 
     .. math:: \min_{w, b} \|w\|_p \quad \text{subject to} \quad y_i (\langle w, x_i \rangle + b) -
-    \epsilon \|w\|_{q^*} \ge 1.
+       \epsilon \|w\|_{q^*} \ge 1.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def min_norm_separator(
     References
     ----------
     .. [1] N. Tsilivis, N. Frank, N. Srebro, J. Kempe. The price of implicit bias in adversarially
-    robust generalization.
+       robust generalization.
        NeurIPS 2024.
 
     Examples

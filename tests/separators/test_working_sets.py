@@ -31,6 +31,7 @@ def assert_same_direction(one, other):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(
