@@ -1,6 +1,7 @@
 """The import order of the rooms, and what importing the package costs."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -173,3 +174,17 @@ def test_no_name_of_a_package_hides_one_of_its_modules(package):
 def test_no_name_of_the_library_hides_one_of_its_modules():
     modules = {room(path) for path in PACKAGE.rglob("*.py")}
     assert not modules & set(sklearn_robust.__all__)
+
+
+def test_exponent_and_scale_of_a_threat_are_read_where_a_module_says_that_it_serves_balls():
+    """A threat of one's own has neither."""
+    silent = []
+    for path in PACKAGE.rglob("*.py"):
+        inside = path.relative_to(PACKAGE).as_posix()
+        if inside.startswith(("threats/", "norms", "scaled_norms")):
+            continue
+        source = path.read_text()
+        documentation = ast.get_docstring(ast.parse(source)) or ""
+        if re.search(r"threat_?\.(q|scale)\b", source) and "l_q ball" not in documentation:
+            silent.append(inside)
+    assert not silent

@@ -1,4 +1,4 @@
-"""Radii worth training with, read off the data."""
+"""Radii of l_q balls that are worth training with, read off the data."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The parts that linear robust classifiers share: data, solution, prediction, exact robustness.
 
 A linear estimator derives from `RobustLinearMixin`, and from `ProbabilityMixin` where its loss has
-probabilities.
+probabilities. `scale_` is that of an l_q ball, and None for another threat.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""How the fit of a linear estimator begins and ends: monitor, warm start, warnings, attributes."""
+"""How the fit of a linear estimator begins and ends: monitor, warm start, warnings, attributes.
+
+A warning names the parameters of the estimator where the threat is an l_q ball.
+"""
 
 from __future__ import annotations
 

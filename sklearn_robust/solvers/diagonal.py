@@ -1,4 +1,4 @@
-r"""Gradient descent in a diagonal network on the robust risk.
+r"""Gradient descent in a diagonal network on the robust risk, against l_q balls.
 
 The network :math:`f(x) = \langle u_+^L - u_-^L, x\rangle` is linear in x, so the worst case has a
 closed form in :math:`w = u_+^L - u_-^L`; but gradient descent moves u, and for L = 2 w tends to the
