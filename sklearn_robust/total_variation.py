@@ -159,12 +159,8 @@ def _prox(g: np.ndarray, capacities: np.ndarray, tied: np.ndarray | None) -> np.
         split = gain[best, places] > _GAIN * np.finfo(np.float64).eps * room
         if not split.any():
             break
-        open_columns, best, joined, within = (
-            open_columns[split],
-            best[split],
-            joined[:, split],
-            within[:, split],
-        )
+        open_columns, best = open_columns[split], best[split]
+        joined, within = joined[:, split], within[:, split]
         above = members[best].T > 0
         # pairs that the set separates within a group: the upper side pays c, the lower receives it
         sign = above[low].astype(np.float64) - above[high]

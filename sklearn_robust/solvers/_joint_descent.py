@@ -2,7 +2,8 @@ r"""Steepest descent on the joint robust risk of several classes, in an entrywis
 
 The subdifferential of the log-risk at W is :math:`-G + \sum_{l<k} (e_l - e_k) \delta_{lk}^T` with
 :math:`\delta_{lk} \in \text{radius}\,A_{lk}\,\partial \sigma(w_l - w_k)`. Where two classes agree
-the pair's penalty has a kink, and a step follows the element of least dual norm:
+the pair's penalty has a kink, and a step follows the element of least dual norm, which is known for
+l_q balls:
 
 ========  ==========================================================================================
 q = inf   A kink wherever classes agree on a feature. Each feature is a total-variation proximal
@@ -107,7 +108,7 @@ def joint_steepest_descent(
         If the threat is another.
     """
     require_steps(problem, norm)
-    flat = _Flat(problem)
+    flat: Any = _Flat(problem)
     coef = np.zeros((1, flat.n_features)) if coef_init is None else coef_init.reshape(1, -1)
     coef = coef.astype(problem.log_weight.dtype)
     bound = largest_entry(problem.rows) + problem.radius * reach(
@@ -123,8 +124,8 @@ def joint_steepest_descent(
     taken = np.zeros((1, n_pairs, problem.n_features))
     # a trial step may raise the risk beyond all numbers, and is evaluated anew then
     with np.errstate(over="ignore", invalid="ignore"):
-        path: Any = RulePath(flat, loss, _JointRule(geometry), (coef, taken), step, growth)  # type: ignore[arg-type]
-        return follow(path, _JointRun(flat, stopping, loss, geometry))  # type: ignore[arg-type]
+        path = RulePath(flat, loss, _JointRule(geometry), (coef, taken), step, growth)
+        return follow(path, _JointRun(flat, stopping, loss, geometry))
 
 
 def require_steps(problem: JointProblem, norm: Norm) -> None:
