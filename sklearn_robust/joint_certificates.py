@@ -21,10 +21,10 @@ below by Fenchel duality, with :math:`\beta_{ik} = a_{ik} / s_i`: the log of the
 any scale c with :math:`c \sum_k \beta_{ik} \le 1`, H the entropy of :math:`(\beta_i, 1 - \sum_k
 \beta_{ik})`.
 
-**Perturbations.** For the l_q ball of q = inf and up to 12 classes D(a) is exact: features separate, and each is a
-distance to the flows of a graph (`sklearn_robust.total_variation`). Otherwise perturbations of the
-pairs are needed, points of U that start from those of the predictor, :math:`\arg\max_{\delta \in U}
-\langle w_l - w_k, \delta \rangle`, or from a solver.
+**Perturbations.** For the l_q ball of q = inf and up to 12 classes D(a) is exact: features
+separate, and each is a distance to the flows of a graph (`sklearn_robust.total_variation`).
+Otherwise perturbations of the pairs are needed, points of U that start from those of the predictor,
+:math:`\arg\max_{\delta \in U} \langle w_l - w_k, \delta \rangle`, or from a solver.
 """
 
 from __future__ import annotations
