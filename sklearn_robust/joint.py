@@ -43,9 +43,9 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import Rows, as_rows
 from sklearn_robust.threats import Threat, support
 
-# entries of an array over classes and samples, or pairs and features, that exist at a time: two
-# megabytes in float64
-_BLOCK_ENTRIES = 2**18
+# entries of an array over classes and samples, or pairs and features, that exist at a time: half a
+# megabyte in float64, about a processor's cache
+_BLOCK_ENTRIES = 2**16
 _ALL = slice(None)
 _MAX_NEWTON = 100  # steps for the intercepts
 _REACH = 4.0  # size to which the first step of the intercepts is held, about; it doubles
