@@ -1,5 +1,5 @@
-"""Claims: a batch of paths costs little more than its products; a path of one problem too; adaptive
-steps save steps.
+"""Claims: a path costs little more than its two products with X; adaptive steps save steps. A
+batch of paths is compared with its paths one by one: each moves alone, all are certified together.
 
 Gaussian data of d = 512 features labelled by a Gaussian teacher, exponential loss, no intercept,
 one thread. Seconds are those of the processor, medians over alternating runs; "products" are `X @

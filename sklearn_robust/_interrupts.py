@@ -26,8 +26,8 @@ def interruptible(compute: Callable[[threading.Event], Result]) -> Result:
     Parameters
     ----------
     compute : callable
-        Of an event that is set once nobody waits for the result: a solver that can be stopped asks
-        for it. Any other runs on until its own limit, so it must have one.
+        A function of an event, which is set once nobody waits for the result. A solver that can be
+        stopped polls the event; any other runs on until its own limit, so it must have one.
 
     Returns
     -------

@@ -43,9 +43,9 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import Rows, as_rows
 from sklearn_robust.threats import Threat, support
 
-# entries of an array over classes and samples, or pairs and features, that exist at a time: two
-# megabytes in float64
-_BLOCK_ENTRIES = 2**18
+# entries of an array over classes and samples, or pairs and features, that exist at a time: half a
+# megabyte in float64, about a processor's cache
+_BLOCK_ENTRIES = 2**16
 _ALL = slice(None)
 _MAX_NEWTON = 100  # steps for the intercepts
 _REACH = 4.0  # size to which the first step of the intercepts is held, about; it doubles
@@ -61,6 +61,8 @@ class JointEvaluation:
     ----------
     intercept : array of shape (K,)
         Intercepts of sum 0.
+    margins : array of shape (n,)
+        Robust margins :math:`\min_k m_{ik}`; inf for samples of weight zero.
     soft_margins : array of shape (n,)
         :math:`\mu_i = -\log \sum_{k \ne y_i} e^{-m_{ik}}`, within log(K - 1) below the robust
         margin.
@@ -71,6 +73,7 @@ class JointEvaluation:
     """
 
     intercept: Array
+    margins: Array
     soft_margins: Array
     log_risk: Array
     weights: Array
@@ -347,13 +350,16 @@ class JointProblem:
             if self.fit_intercept:
                 intercept = self.best_intercept(loss, scores, penalties, near)
         weights = scores if overwrite else xp.empty_like(scores)
+        margins = xp.full_like(self.log_weight, math.inf)
         soft_margins = xp.empty_like(self.log_weight)
         for at, places in self.blocks():
             losses = self._losses(scores, penalties, intercept, at, places)
+            margins[at] = -xp.max(losses, axis=0)
             soft_margins[at], weights[:, at] = _soft_minimum(losses)
+        margins[self.log_weight == -math.inf] = math.inf
         log_risk, of_sample = loss.log_risk_and_weights(soft_margins, self.log_weight)
         weights *= of_sample
-        return JointEvaluation(intercept, soft_margins, log_risk, weights)
+        return JointEvaluation(intercept, margins, soft_margins, log_risk, weights)
 
     def best_intercept(
         self, loss: MarginLoss, scores: Array, penalties: Array, near: Array | None = None

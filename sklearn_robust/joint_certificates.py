@@ -21,20 +21,21 @@ below by Fenchel duality, with :math:`\beta_{ik} = a_{ik} / s_i`: the log of the
 any scale c with :math:`c \sum_k \beta_{ik} \le 1`, H the entropy of :math:`(\beta_i, 1 - \sum_k
 \beta_{ik})`.
 
-**Perturbations.** For q = inf and up to 12 classes D(a) is exact: features separate, and each is a
-distance to the flows of a graph (`sklearn_robust.total_variation`). Otherwise perturbations of the
-pairs are needed, points of U that start from those of the predictor, :math:`\arg\max_{\delta \in U}
-\langle w_l - w_k, \delta \rangle`, or from a solver.
+**Perturbations.** For the l_q ball of q = inf and up to 12 classes D(a) is exact: features
+separate, and each is a distance to the flows of a graph (`sklearn_robust.total_variation`).
+Otherwise perturbations of the pairs are needed, points of U that start from those of the predictor,
+:math:`\arg\max_{\delta \in U} \langle w_l - w_k, \delta \rangle`, or from a solver.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.sparse.linalg import LinearOperator, lsmr
 
 from sklearn_robust._array_api import Array, like, namespace, to_numpy
 from sklearn_robust.certificates import Certified, over_size, sum_rounding
@@ -56,9 +57,12 @@ from sklearn_robust.total_variation import MAX_CLASSES, cut_excess, total_variat
 _ROUNDING = 64 * float(np.finfo(np.float64).eps)
 _EXPONENT = 0.5 * float(np.finfo(np.float64).eps)  # rounding of an exponent
 _REPAIRS = 3  # rounds in which what is left of G is spread over the pairs
+_MAX_REPAIRS = 5  # changes of the weights until G is a flow
+_INSIDE = 1e-12  # share of the capacities by which a change aims inside at least
+_LITTLE = 1.2  # share of its capacity that a pair may carry for weights to be near a proof
+_SOLVED = 1e-4  # relative accuracy of a change: the next one mends it
 _SPREAD = 1e-3  # share of its capacity that a pair without room takes part with
 _WITH_ENTROPY = (Exponential, Logistic)  # losses whose bound takes the entropy of the rivals
-_PROJECTIONS = 200  # steps of the accelerated projected gradient for the distance
 
 
 @dataclass(frozen=True)
@@ -82,12 +86,17 @@ class WeightedSums:
 
 def weighted_sums(problem: JointProblem, weights: Array) -> WeightedSums:
     """G, the sizes of its terms and the capacities of the pairs, in float64, of weights (K, n)."""
-    pairs = to_numpy(problem.pair_weights(weights))[problem.pairs]
     return WeightedSums(
         to_numpy(problem.weighted_sum(weights)).astype(np.float64),
         to_numpy(problem.sizes(weights)).astype(np.float64),
-        problem.radius * pairs.astype(np.float64),
+        pair_capacities(problem, weights),
     )
+
+
+def pair_capacities(problem: JointProblem, weights: Array) -> np.ndarray:
+    """radius times A_lk for the pairs l < k, in float64: weights (K, n) -> (K(K-1)/2,)."""
+    pairs = to_numpy(problem.pair_weights(weights))[problem.pairs]
+    return problem.radius * pairs.astype(np.float64)
 
 
 def by_cuts(problem: JointProblem) -> bool:
@@ -287,7 +296,10 @@ def _charged_bound(
     """D(a) plus its rounding, and the share of rounding in it."""
     sums, dual = weighted_sums(problem, weights), norm.dual
     n_samples, xp = weights.shape[1], namespace(weights)
-    of_sum = sum_rounding(n_samples, weights.dtype, xp) * sums.sizes
+    rounding = sum_rounding(n_samples, weights.dtype, xp)
+    of_sum = rounding * sums.sizes
+    # the exact capacities are at least the computed ones less their rounding
+    sums = replace(sums, capacities=(1 - rounding) * sums.capacities)
     of_norm = _norm_rounding(problem, norm, np.float64, np)
     bound, share = math.inf, 0.0
     for left, of_flow in _residuals(problem, sums, perturbations):
@@ -309,7 +321,7 @@ def _residuals(
     """
     tiny, n_classes = float(np.finfo(np.float64).eps), problem.n_classes
     if by_cuts(problem):
-        capacities = _feature_capacities(problem, sums.capacities)
+        capacities = feature_capacities(problem, sums.capacities)
         left = total_variation_prox(sums.weighted_sum, capacities)
         excess, _ = cut_excess(sums.weighted_sum - left, capacities)
         # cuts are sums of K terms of G and of K^2 capacities
@@ -323,7 +335,7 @@ def _residuals(
         if nearest:
             if not offers(problem.threat, ProximalThreat):
                 return
-            moved = _nearest(problem, sums, moved)
+            moved = nearest_perturbations(problem, sums.weighted_sum, sums.capacities, moved)
         inner = _shrunk(problem, sums.capacities, moved)
         of_flow = n_classes * tiny * (flow_sizes(inner, n_classes) + np.abs(sums.weighted_sum))
         yield sums.weighted_sum - flow(inner, n_classes), of_flow
@@ -353,17 +365,42 @@ def _gauge(problem: JointProblem, moved: np.ndarray) -> np.ndarray:
     return sizes
 
 
-def _nearest(problem: JointProblem, sums: WeightedSums, moved: np.ndarray) -> np.ndarray:
-    """Perturbations whose flow is nearer to G in the 2-norm, by accelerated projected gradient; the
-    Laplacian of the complete graph has norm K.
+def nearest_perturbations(
+    problem: JointProblem,
+    target: np.ndarray,
+    capacities: np.ndarray,
+    start: np.ndarray | None = None,
+    *,
+    max_iter: int = 200,
+) -> np.ndarray:
+    """Perturbations whose flow is nearer to a target in the 2-norm, by accelerated projected
+    gradient; the Laplacian of the complete graph has norm K.
+
+    Parameters
+    ----------
+    problem : JointProblem
+        With a threat that has a projection.
+    target : ndarray of shape (K, d)
+        Columns of sum 0.
+    capacities : ndarray of shape (K(K-1)/2,)
+        Factors of the unit set for the pairs.
+    start : ndarray of shape (K(K-1)/2, d), optional
+        Zero by default.
+    max_iter : int, default=200
+        Projections; fewer where rounding alone moves the perturbations.
+
+    Returns
+    -------
+    ndarray of shape (K(K-1)/2, d)
     """
+    moved = np.zeros((len(capacities), target.shape[1])) if start is None else start
     n_classes = problem.n_classes
     low, high = problem.pairs
     ahead, momentum = moved, 1.0
-    for _ in range(_PROJECTIONS):
-        left = sums.weighted_sum - flow(ahead, n_classes)
+    for _ in range(max_iter):
+        left = target - flow(ahead, n_classes)
         step = ahead + (left[low] - left[high]) / n_classes
-        new = problem.threat.project(step, sums.capacities)
+        new = problem.threat.project(step, capacities)
         change = np.abs(new - moved).max(axis=1)
         # restart where the step turns back
         if np.vdot(ahead - new, new - moved) > 0:
@@ -371,7 +408,7 @@ def _nearest(problem: JointProblem, sums: WeightedSums, moved: np.ndarray) -> np
         grown = 0.5 * (1 + math.sqrt(1 + 4 * momentum**2))
         ahead = new + (momentum - 1) / grown * (new - moved)
         moved, momentum = new, grown
-        if np.all(change <= _EXPONENT * sums.capacities):
+        if np.all(change <= _EXPONENT * capacities):
             break
     return moved
 
@@ -439,20 +476,22 @@ def feasibility(
     shape = (len(sums.capacities), problem.n_features)
     start = np.zeros(shape) if perturbations is None else perturbations
     capacities = sums.capacities
-    nearest = _nearest(problem, sums, capacities[:, None] * start)
+    nearest = nearest_perturbations(
+        problem, sums.weighted_sum, capacities, capacities[:, None] * start
+    )
     second = repaired(problem, sums, _over(nearest, capacities))
     return second if second.ratio < first.ratio else first
 
 
 def _largest_ratio(problem: JointProblem, sums: WeightedSums) -> float:
     """The largest ratio of a cut; 1 for cuts exceeded by no more than rounding."""
-    capacities = _feature_capacities(problem, sums.capacities)
+    capacities = feature_capacities(problem, sums.capacities)
     excess, ratio = cut_excess(sums.weighted_sum, capacities)
     room = _ROUNDING * sums.sizes.sum(axis=0)
     return float(np.max(np.where(excess <= room, np.minimum(ratio, 1.0), ratio)))
 
 
-def _feature_capacities(problem: JointProblem, capacities: np.ndarray) -> np.ndarray:
+def feature_capacities(problem: JointProblem, capacities: np.ndarray) -> np.ndarray:
     """The capacities of the pairs in each feature for q = inf, (K(K-1)/2, d), or (K(K-1)/2, 1)."""
     scale = problem.threat.scale
     return capacities[:, None] * (1.0 if scale is None else to_numpy(scale))
@@ -497,7 +536,7 @@ def _room(problem: JointProblem, capacities: np.ndarray, moved: np.ndarray) -> n
     """The capacities that are left, (K(K-1)/2, d) for q = inf, otherwise (K(K-1)/2, 1)."""
     threat = problem.threat
     if is_ball(threat) and threat.q == math.inf:
-        return _feature_capacities(problem, capacities) - np.abs(moved)
+        return feature_capacities(problem, capacities) - np.abs(moved)
     return (capacities - _gauge(problem, moved))[:, None]
 
 
@@ -519,6 +558,92 @@ def _laplacian_solution(conductances: np.ndarray, left: np.ndarray) -> np.ndarra
     u = np.linalg.solve(matrix, goal / size) / size
     solution: np.ndarray = u[0] if n_systems == 1 else u[:, :, 0].T
     return solution
+
+
+def repaired_weights(
+    problem: JointProblem, weights: np.ndarray, perturbations: np.ndarray | None = None
+) -> np.ndarray:
+    r"""The weights moved the little that makes G a flow of the pairs; nan where that takes more
+    than a little.
+
+    Near the minimiser of the risk the weights violate this slightly. What the nearest flow leaves
+    of G is cancelled by the change of least :math:`\sum_{ik} \delta_{ik}^2 / a_{ik}`, which keeps
+    small weights small and the classes in balance.
+
+    Parameters
+    ----------
+    problem : JointProblem
+        On NumPy or scipy.sparse data or rows of one's own, with a threat that has a projection.
+    weights : ndarray of shape (K, n)
+        Made feasible by `JointProblem.balanced` first.
+    perturbations : ndarray of shape (K(K-1)/2, d), optional
+        See `feasibility`.
+
+    Returns
+    -------
+    ndarray of shape (K, n)
+    """
+    for turn in range(_MAX_REPAIRS):
+        weights = problem.balanced(weights)
+        found = feasibility(problem, weights, perturbations, search=True)
+        if found.proven:
+            return weights
+        if _LITTLE < found.ratio < math.inf:
+            break
+        sums = weighted_sums(problem, weights)
+        # the capacities change with the weights: aim inside by what is exceeded, then by more
+        inside = max(_INSIDE, (turn + 1) * (min(found.ratio, _LITTLE) - 1))
+        left = _beyond(problem, sums.weighted_sum, (1 - inside) * sums.capacities, perturbations)
+        weights = np.maximum(weights + _lightest_change(problem, weights, -left), 0)
+    return np.full_like(weights, math.nan)
+
+
+def _beyond(
+    problem: JointProblem,
+    target: np.ndarray,
+    capacities: np.ndarray,
+    perturbations: np.ndarray | None,
+) -> np.ndarray:
+    """What the nearest flow within these capacities leaves of the target."""
+    if by_cuts(problem):
+        return total_variation_prox(target, feature_capacities(problem, capacities))
+    start = None if perturbations is None else capacities[:, None] * perturbations
+    moved = nearest_perturbations(problem, target, capacities, start)
+    return target - flow(moved, problem.n_classes)
+
+
+def _lightest_change(problem: JointProblem, weights: np.ndarray, goal: np.ndarray) -> np.ndarray:
+    """The change of weights (K, n) that adds the goal (K, d) to G, leaves the balance of the
+    classes, and has the least sum of squares over the weights; by lsmr.
+    """
+    (n_classes, n), d = weights.shape, problem.n_features
+    root = np.sqrt(weights)
+    own = np.arange(n)
+
+    def matvec(x: np.ndarray) -> np.ndarray:
+        change = root * x.reshape(n_classes, n)
+        sums = problem.class_sums(change)
+        balance = sums.sum(axis=1) - sums.sum(axis=0)
+        if not problem.fit_intercept:
+            balance = np.full(1, sums.sum())
+        return np.concatenate([problem.weighted_sum(change).ravel(), balance])
+
+    def rmatvec(v: np.ndarray) -> np.ndarray:
+        scores = problem.scores(v[: n_classes * d].reshape(n_classes, d))
+        if problem.fit_intercept:
+            scores += v[n_classes * d :, None]
+        differences = scores[problem.y, own] - scores
+        if not problem.fit_intercept:
+            differences += v[-1]
+        return (root * differences).ravel()
+
+    target = np.concatenate([goal.ravel(), np.zeros(n_classes if problem.fit_intercept else 1)])
+    operator = LinearOperator(
+        (len(target), root.size), matvec=matvec, rmatvec=rmatvec, dtype=np.float64
+    )
+    solved = lsmr(operator, target, atol=_SOLVED, btol=_SOLVED, conlim=0, maxiter=len(target))[0]
+    change: np.ndarray = root * solved.reshape(n_classes, n)
+    return change
 
 
 def log_risk_bound(

@@ -17,7 +17,7 @@ import numpy as np
 
 from sklearn_robust._array_api import Array, at_least_tiny, namespace
 
-_MAX_NEWTON = 100
+_MAX_ROOT_STEPS = 100  # steps at most to the root of a scalar equation, which takes a few
 
 
 class MarginLoss(Protocol):
@@ -154,16 +154,14 @@ class Logistic:
         members = y > 0, y < 0
         positive, negative = (xp.astype(of_class, margins.dtype) for of_class in members)
         reach = 4.0  # the longest step while the bracket is open; it doubles
-        for _ in range(_MAX_NEWTON):
+        for _ in range(_MAX_ROOT_STEPS):
             log_slope = _log_sigmoid(xp, -margins - y * b[..., None])
             weight = log_weight + log_slope
             # each class relative to its largest weight: they may lie any orders apart
             top = [_class_max(xp, weight, of_class) for of_class in members]
             weight = xp.exp(weight - xp.where(members[0], top[0], top[1]))
-            up, down = (
-                at_least_tiny(xp.vecdot(positive, weight)),
-                at_least_tiny(xp.vecdot(negative, weight)),
-            )
+            up = at_least_tiny(xp.vecdot(positive, weight))
+            down = at_least_tiny(xp.vecdot(negative, weight))
             error = xp.log(up) - xp.log(down) + (top[0] - top[1])[..., 0]  # decreasing in b
             weight = -xp.expm1(log_slope) * weight  # sigmoid(m) = -d log a / d m
             rate = xp.vecdot(positive, weight) / up + xp.vecdot(negative, weight) / down
@@ -209,7 +207,7 @@ class Logistic:
         cap = -xp.max(xp.where(used, log_ratio, nothing - math.inf), axis=-1, keepdims=True)
         high, low = cap, xp.full_like(cap, -math.inf)
         level = high - 0.7 if near is None else xp.minimum(near[..., None], high - 0.01)
-        for _ in range(_MAX_NEWTON):
+        for _ in range(_MAX_ROOT_STEPS):
             log_t = level + log_ratio
             left = at_least_tiny(-xp.expm1(xp.minimum(log_t, nothing)))
             slope = xp.sum(used_weights * (xp.log(left) - log_t), axis=-1, keepdims=True) + entropy

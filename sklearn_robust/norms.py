@@ -291,7 +291,7 @@ def enough_left(norm: Any, a: Array, left: Array, radius: Array) -> Array:
     Parameters
     ----------
     norm : LpNorm or ScaledNorm
-        Of the ball.
+        The norm of the ball.
     a, left : array of shape (..., d)
         With 0 <= left <= a.
     radius : array of shape (..., 1), >= 0

@@ -143,10 +143,8 @@ class RobustProblem:
             xp.full_like(weight, -math.inf),
         )
         log_total = xp.log(largest) + xp.log(xp.sum(weight / largest, axis=-1, keepdims=True))
-        log_weight, log_total = (
-            xp.astype(log_weight - log_total, y.dtype),
-            xp.astype(log_total[:, 0], y.dtype),
-        )
+        log_weight = xp.astype(log_weight - log_total, y.dtype)
+        log_total = xp.astype(log_total[:, 0], y.dtype)
         _check_range(rows, xp)
         one = xp.ones((1, X.shape[1]), dtype=y.dtype, device=y.device)
         threat, radius = unit_threat(_chosen_threat(threat, q, eps, scale), one)
@@ -220,7 +218,7 @@ class RobustProblem:
 
     def as_float64(self) -> RobustProblem:
         """The same problem, on NumPy or scipy.sparse data, in double precision."""
-        X = require_array(self.rows, "A problem in float64").as_type(np.float64)
+        X = require_array(self.rows, "A problem in float64").X.astype(np.float64, copy=False)
         return replace(self.in_double_arithmetic(), X=X)
 
     def in_double_arithmetic(self) -> RobustProblem:

@@ -26,9 +26,9 @@ from sklearn_robust._parameters import check_exponent
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.threats import check_radius, check_scale
 
-_MAX_NEWTON = 100  # both scalar equations below are piecewise linear: a few steps end them
-_LEVEL_TOL = 1e-9  # of the radius in `support`, which changes by the square of it
-_PART = 2**16  # entries at a time in `minimum`: its many passes stay in the cache
+_MAX_PIECES = 100  # Newton steps at most on a piecewise linear scalar equation; it takes a few
+_LEVEL_TOL = 1e-9  # error of the radius in `support`, whose value changes by its square
+_MINIMUM_ENTRIES = 2**16  # entries at a time in `minimum`: its many passes stay in the cache
 
 
 class Region:
@@ -120,7 +120,7 @@ class Region:
         By weak duality, with the room r_j of each coordinate in the direction of g_j, for every v
 
         .. math:: \max_\delta \langle g, \delta\rangle \;\le\; \epsilon \|v\|_{q^*} + \sum_j r_j
-        |\,|g_j| - v_j|.
+           |\,|g_j| - v_j|.
 
         Equality holds at :math:`v_j = \min(|g_j|, \tau r_j^{q-1})` with the level :math:`\tau` at
         which `farthest` stops.
@@ -177,7 +177,7 @@ class Region:
         n, d = self.x.shape
         s = coef.shape[1]
         taken = []
-        for pairs in torch.arange(n * s, device=coef.device).split(max(1, _PART // d)):
+        for pairs in torch.arange(n * s, device=coef.device).split(max(1, _MINIMUM_ENTRIES // d)):
             rows, functions = pairs // s, pairs % s
             taken.append(self.rows(rows).support(-coef[rows if len(coef) > 1 else 0, functions]))
         return centre - torch.cat(taken).view(n, s)
@@ -444,7 +444,7 @@ def _ray_length(slopes: Tensor, caps: Tensor, tol: float = 0.0) -> Tensor:
     """
     tiny = torch.finfo(slopes.dtype).tiny
     t = torch.zeros_like(slopes[:, :1])
-    for _ in range(_MAX_NEWTON):
+    for _ in range(_MAX_PIECES):
         reached = slopes * t
         slope = (slopes * (reached < caps)).sum(1, keepdim=True)
         left = 1 - torch.minimum(reached, caps).sum(1, keepdim=True)
@@ -480,7 +480,7 @@ def _shaved(size: Tensor, room: Tensor, radius: float) -> Tensor:
     """
     low, high = torch.zeros_like(size[:, :1]), size.amax(1, keepdim=True)
     t, tol = low, 4 * torch.finfo(size.dtype).eps * radius
-    for _ in range(_MAX_NEWTON):
+    for _ in range(_MAX_PIECES):
         above = size - t
         shaved = torch.minimum(above.clamp(min=0), room)
         excess = shaved.sum(1, keepdim=True) - radius

@@ -79,13 +79,13 @@ class Rows(Protocol):
         ...
 
     def score_sizes(self, coef: Array) -> Array:
-        """The sizes |W| |X|^T of the terms of `scores`, or more, (k, d) -> (k, n): the rounding of
-        scores is charged in proportion to them.
+        """The sizes ``|W| |X|^T`` of the terms of `scores`, or more, (k, d) -> (k, n): the rounding
+        of scores is charged in proportion to them.
         """
         ...
 
     def sum_sizes(self, weights: Array) -> Array:
-        """The sizes |A| |X| of the terms of `weighted_sum`, or more, (k, n) -> (k, d).
+        """The sizes ``|A| |X|`` of the terms of `weighted_sum`, or more, (k, n) -> (k, d).
 
         The rounding of n terms is charged in proportion to them. Products in stages with r terms
         more are charged for in full where the sizes are multiplied by 1 + r / n.
@@ -129,16 +129,14 @@ class GramRows(Protocol):
 
 
 @dataclass(frozen=True)
-class DenseRows:
-    """A NumPy array. Where X is in single precision the products go over blocks of rows in double
-    precision: X is never copied whole.
-    """
+class _HeldRows:
+    """Rows that one array holds: what its kinds have in common."""
 
-    X: np.ndarray
+    X: Any
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.X.shape
+        return tuple(self.X.shape)
 
     @property
     def dtype(self) -> Any:
@@ -148,10 +146,28 @@ class DenseRows:
     def n_terms(self) -> int:
         return int(self.X.shape[1])
 
+    @property
+    def entries(self) -> Any:
+        """The entries of X, without the zeros that sparse data leave out."""
+        return self.X
+
     @cached_property
     def largest(self) -> float:
         """The largest entry in size."""
-        return _largest(self.X)
+        return _largest(self.entries)
+
+    def square_sum(self) -> float:
+        """The sum of ||x_i||^2."""
+        return float(np.linalg.norm(self.entries)) ** 2
+
+
+@dataclass(frozen=True)
+class DenseRows(_HeldRows):
+    """A NumPy array. Where X is in single precision the products go over blocks of rows in double
+    precision: X is never copied whole.
+    """
+
+    X: np.ndarray
 
     def scores(self, coef: np.ndarray) -> np.ndarray:
         """W X^T."""
@@ -166,7 +182,7 @@ class DenseRows:
         return sum(weights[:, at] @ block for at, block in self._blocks())
 
     def score_sizes(self, coef: np.ndarray) -> np.ndarray:
-        """|W| |X|^T."""
+        """``|W| |X|^T``."""
         if self.X.dtype == coef.dtype == np.longdouble:
             return np.abs(coef) @ np.abs(self.X).T
         return np.concatenate(
@@ -174,15 +190,11 @@ class DenseRows:
         )
 
     def sum_sizes(self, weights: np.ndarray) -> np.ndarray:
-        """|A| |X|."""
+        """``|A| |X|``."""
         weights = np.abs(weights)
         if self.X.dtype == weights.dtype == np.longdouble:
             return weights @ np.abs(self.X)
         return sum(weights[:, at] @ np.abs(block) for at, block in self._blocks())
-
-    def square_sum(self) -> float:
-        """The sum of ||x_i||^2."""
-        return float(np.linalg.norm(self.X)) ** 2
 
     def mean_square(self, *, centred: bool) -> float:
         """The mean of ||x_i||^2, or of ||x_i - mean||^2, to some digits at least."""
@@ -197,10 +209,6 @@ class DenseRows:
         X = self.X - self.X.mean(axis=0) if centred else self.X
         unit = _root_mean_square(X, self.X.shape[0])
         return X / unit, unit
-
-    def as_type(self, dtype: Any) -> np.ndarray:
-        """The array in this type."""
-        return self.X.astype(dtype, copy=False)
 
     def extended(self) -> np.ndarray:
         """A copy in the longest floating point of the machine."""
@@ -248,28 +256,17 @@ class DenseRows:
 
 
 @dataclass(frozen=True)
-class SparseRows:
+class SparseRows(_HeldRows):
     """A scipy.sparse array or matrix; it is never centred, which would fill it."""
 
-    X: Any
-
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.X.shape
-
-    @property
-    def dtype(self) -> Any:
-        return self.X.dtype
+    def entries(self) -> np.ndarray:
+        return self.X.data
 
     @cached_property
     def n_terms(self) -> int:
         """The most entries of a row."""
         return int(self.X.count_nonzero(axis=1).max())
-
-    @cached_property
-    def largest(self) -> float:
-        """The largest entry in size."""
-        return _largest(self.X.data)
 
     def scores(self, coef: np.ndarray) -> np.ndarray:
         """W X^T."""
@@ -280,16 +277,12 @@ class SparseRows:
         return np.ascontiguousarray((self.X.T @ weights.T).T)
 
     def score_sizes(self, coef: np.ndarray) -> np.ndarray:
-        """|W| |X|^T."""
+        """``|W| |X|^T``."""
         return np.ascontiguousarray((abs(self.X) @ np.abs(coef).T).T)
 
     def sum_sizes(self, weights: np.ndarray) -> np.ndarray:
-        """|A| |X|."""
+        """``|A| |X|``."""
         return np.ascontiguousarray((abs(self.X).T @ np.abs(weights).T).T)
-
-    def square_sum(self) -> float:
-        """The sum of ||x_i||^2."""
-        return float(np.linalg.norm(self.X.data)) ** 2
 
     def mean_square(self, *, centred: bool) -> float:
         """The mean of ||x_i||^2: sparse rows are not centred."""
@@ -299,10 +292,6 @@ class SparseRows:
         """The rows over their root mean square, and that; sparse rows are not centred."""
         unit = _root_mean_square(self.X.data, self.X.shape[0])
         return self.X / unit, unit
-
-    def as_type(self, dtype: Any) -> Any:
-        """The array in this type."""
-        return self.X.astype(dtype, copy=False)
 
     def extended(self) -> np.ndarray:
         """A dense copy in the longest floating point of the machine."""
@@ -342,27 +331,8 @@ ArrayRows = DenseRows | SparseRows
 
 
 @dataclass(frozen=True)
-class TensorRows:
+class TensorRows(_HeldRows):
     """A torch tensor, on any device; products are in its own type."""
-
-    X: Any
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.X.shape)
-
-    @property
-    def dtype(self) -> Any:
-        return self.X.dtype
-
-    @property
-    def n_terms(self) -> int:
-        return int(self.X.shape[1])
-
-    @cached_property
-    def largest(self) -> float:
-        """The largest entry in size."""
-        return _largest(self.X)
 
     def scores(self, coef: Array) -> Array:
         """W X^T."""
@@ -373,11 +343,11 @@ class TensorRows:
         return weights @ self.X
 
     def score_sizes(self, coef: Array) -> Array:
-        """|W| |X|^T."""
+        """``|W| |X|^T``."""
         return abs(coef) @ abs(self.X).T
 
     def sum_sizes(self, weights: Array) -> Array:
-        """|A| |X|."""
+        """``|A| |X|``."""
         return abs(weights) @ abs(self.X)
 
     def square_sum(self) -> float:
@@ -475,7 +445,7 @@ def require_array(rows: Rows, user: str) -> DenseRows | SparseRows:
 
 
 def largest_entry(rows: Rows) -> float:
-    r"""max |x_ij|, or a bound on it.
+    r"""The largest :math:`|x_{ij}|`, or a bound on it.
 
     Rows that do not state it are bounded by :math:`\min(\max_i \sum_j |x_{ij}|, \max_j \sum_i
     |x_{ij}|)`.

@@ -142,11 +142,9 @@ class ScaledNorm:
             rate = _cap_rate(xp, s, r)
             never = xp.full_like(a, -math.inf)
             level = shave_level(xp.where(movable, ratio, never), radius, q, rate / s)
-            fixed = (
-                xp.max(xp.where(movable, nothing, a), axis=-1, keepdims=True)
-                if r == math.inf
-                else nothing[..., :1]
-            )
+            fixed = nothing[..., :1]
+            if r == math.inf:
+                fixed = xp.max(xp.where(movable, nothing, a), axis=-1, keepdims=True)
             left = xp.minimum(a, xp.maximum(level, fixed) * rate)
         elif q == 1:
             left = a - s * _greedy(xp, ratio, s, radius)

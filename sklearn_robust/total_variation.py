@@ -142,6 +142,7 @@ def _prox(g: np.ndarray, capacities: np.ndarray, tied: np.ndarray | None) -> np.
     n_classes, d = g.shape
     members, cuts = class_sets(n_classes)
     low, high = np.triu_indices(n_classes, 1)
+    ends = (np.arange(n_classes)[:, None] == low) * 1.0 - (np.arange(n_classes)[:, None] == high)
     tied = np.ones((len(low), d), dtype=bool) if tied is None else tied.copy()
     capacities = np.broadcast_to(capacities, tied.shape)
     g, mean = g.copy(), np.empty_like(g)
@@ -158,34 +159,27 @@ def _prox(g: np.ndarray, capacities: np.ndarray, tied: np.ndarray | None) -> np.
         split = gain[best, places] > _GAIN * np.finfo(np.float64).eps * room
         if not split.any():
             break
-        open_columns, best, joined, within = (
-            open_columns[split],
-            best[split],
-            joined[:, split],
-            within[:, split],
-        )
+        open_columns, best = open_columns[split], best[split]
+        joined, within = joined[:, split], within[:, split]
         above = members[best].T > 0
         # pairs that the set separates within a group: the upper side pays c, the lower receives it
         sign = above[low].astype(np.float64) - above[high]
         moved = sign * within
-        for c in range(n_classes):
-            g[c, open_columns] -= moved[low == c].sum(axis=0) - moved[high == c].sum(axis=0)
+        g[:, open_columns] -= ends @ moved
         tied[:, open_columns] = joined & (sign == 0)
     return mean
 
 
 def _group_means(g: np.ndarray, tied: np.ndarray) -> np.ndarray:
-    """The mean of g (K, m) over the classes tied to each: (K, m)."""
+    """The mean of g (K, m) over the classes tied to each: (K, m); to the last digit one number for
+    a group, as all sum in one order.
+    """
     n_classes = len(g)
     low, high = np.triu_indices(n_classes, 1)
-    total, count = g.copy(), np.ones_like(g)
-    for pair, (i, k) in enumerate(zip(low, high, strict=True)):
-        joined = tied[pair]
-        total[i] += np.where(joined, g[k], 0)
-        total[k] += np.where(joined, g[i], 0)
-        count[i] += joined
-        count[k] += joined
-    means: np.ndarray = total / count
+    joined = np.zeros((n_classes, *g.shape))
+    joined[low, high] = joined[high, low] = tied
+    joined[np.arange(n_classes), np.arange(n_classes)] = 1
+    means: np.ndarray = (joined * g).sum(axis=1) / joined.sum(axis=1)
     return means
 
 

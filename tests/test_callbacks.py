@@ -231,6 +231,7 @@ def test_progress_bar(estimator, data, capsys):
     assert f"{type(estimator).__name__} - fit" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_scikit_learn_hands_callbacks_through_pipelines_and_searches(data, capsys):
     X, y = data
     pipeline = make_pipeline(StandardScaler(), RobustLinearClassifier(loss="logistic"))

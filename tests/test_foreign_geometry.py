@@ -105,7 +105,7 @@ def path(problem, norm, max_iter, **options):
 
 
 @pytest.mark.parametrize("norm", [SumOfGroups(), LargestGroup()], ids=["sum", "largest"])
-@pytest.mark.parametrize("q", [math.inf, 2, 1])
+@pytest.mark.parametrize("q", [math.inf, 2, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fit_intercept", [False, True])
 def test_the_path_and_its_certificate(norm, q, fit_intercept):
     problem = problem_of(q, fit_intercept)

@@ -282,6 +282,7 @@ def test_a_large_radius_gives_the_minimiser_over_untouched_features(make, tmp_pa
     np.testing.assert_array_equal(solution.coef[0, scale > 0], 0)
 
 
+@pytest.mark.slow
 @each_loss
 @each_q
 @each_intercept
@@ -304,6 +305,7 @@ def test_path_of_steepest_descent(make, tmp_path, loss, p, q, fit_intercept):
     np.testing.assert_allclose(solution.margin_bound, expected.margin_bound, rtol=10 * tolerance)
 
 
+@pytest.mark.slow
 @each_q
 @each_intercept
 @each_rows
@@ -332,6 +334,7 @@ def test_a_path_proves_that_no_predictor_separates(make, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solve", [accelerated_margin, diagonal_descent])
 @pytest.mark.parametrize("make", [kronecker, low_rank])
 def test_the_other_solvers(make, tmp_path, solve):

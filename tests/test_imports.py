@@ -1,6 +1,7 @@
 """The import order of the rooms, and what importing the package costs."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ ORDER = [
     "_documentation",
     "_fits",
     "_interrupts",
+    "_clarabel",
     "solvers",
     "separators",
     "regions",
@@ -93,6 +95,7 @@ def test_the_package_imports_nothing_until_a_name_is_used():
     assert not loaded & {"torch", "clarabel", "matplotlib", "cvxpy", "sklearn", "scipy", "numpy"}
 
 
+@pytest.mark.slow
 def test_the_estimators_import_no_more_than_scikit_learn_does():
     base = modules_after(
         "import sklearn.linear_model, sklearn.pipeline, sklearn.preprocessing, "
@@ -109,6 +112,7 @@ def test_displays_import_matplotlib_only_to_draw():
     }
 
 
+@pytest.mark.slow
 def test_public_modules_are_imported_when_they_are_used():
     public = {room(path) for path in PACKAGE.rglob("*.py") if not room(path).startswith("_")}
     assert public <= set(dir(sklearn_robust))
@@ -174,3 +178,17 @@ def test_no_name_of_a_package_hides_one_of_its_modules(package):
 def test_no_name_of_the_library_hides_one_of_its_modules():
     modules = {room(path) for path in PACKAGE.rglob("*.py")}
     assert not modules & set(sklearn_robust.__all__)
+
+
+def test_exponent_and_scale_of_a_threat_are_read_where_a_module_says_that_it_serves_balls():
+    """A threat of one's own has neither."""
+    silent = []
+    for path in PACKAGE.rglob("*.py"):
+        inside = path.relative_to(PACKAGE).as_posix()
+        if inside.startswith(("threats/", "norms", "scaled_norms")):
+            continue
+        source = path.read_text()
+        documentation = ast.get_docstring(ast.parse(source)) or ""
+        if re.search(r"threat_?\.(q|scale)\b", source) and "l_q ball" not in documentation:
+            silent.append(inside)
+    assert not silent

@@ -52,6 +52,7 @@ os._exit(0)  # without waiting for the solvers that run on to their limits
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="the test sends SIGINT to itself")
 def test_ctrl_c_is_heard_during_library_solvers():
     code = INTERRUPTED.replace("PATIENCE", str(PATIENCE))

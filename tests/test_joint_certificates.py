@@ -21,6 +21,7 @@ from sklearn_robust.joint_certificates import (
     margin_bound,
     pair_perturbations,
     proves_separable,
+    repaired_weights,
     robust_margin,
 )
 from sklearn_robust.losses import LOSSES
@@ -412,3 +413,26 @@ def test_a_ball_is_taken_as_it_is():
     by_object = JointProblem.from_data(X, y, threat=LpBall(2, 0.3), fit_intercept=True)
     assert by_names.threat == by_object.threat == LpBall(2, 1.0)
     assert by_names.radius == by_object.radius == 0.3
+
+
+@each_loss
+@each_q
+@each_intercept
+def test_weights_near_a_proof_are_repaired(loss, q, fit_intercept):
+    X, y, s = overlapping()
+    problem = JointProblem.from_data(
+        X, y, q=q, eps=0.2, fit_intercept=fit_intercept, sample_weight=s
+    )
+    least, coef, _ = least_log_risk(loss.name, X, y, s, q, 0.2, fit_intercept)
+    weights = problem.evaluate(loss, coef).weights
+    start = pair_perturbations(problem, coef)
+    repaired = repaired_weights(problem, weights, start)
+    assert feasibility(problem, repaired, start, search=True).proven
+    np.testing.assert_allclose(repaired, problem.balanced(weights), atol=1e-4)
+    assert least - 1e-4 < entropy_bound(problem, loss, repaired) < least + 1e-7
+
+
+def test_weights_of_separable_data_are_not_repaired():
+    X, y = apart()
+    problem = JointProblem.from_data(X, y, q=np.inf, eps=0.3, fit_intercept=True)
+    assert np.isnan(repaired_weights(problem, np.ones((3, len(y))))).all()

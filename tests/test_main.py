@@ -30,6 +30,7 @@ def test_wrong_arguments_exit_with_2(arguments, capsys):
     assert arguments[0] in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_help():
     run = subprocess.run(
         [sys.executable, "-m", "sklearn_robust", "--help"],

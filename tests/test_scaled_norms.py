@@ -24,6 +24,7 @@ def solved_distance(g, radius, s, q, r):
     return problem.solve(solver=cp.CLARABEL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("s", SCALES.values(), ids=SCALES)
 @pytest.mark.parametrize(("q", "r"), PAIRS)
 def test_residual_is_the_distance_to_the_ball(q, r, s):
@@ -109,6 +110,7 @@ KINKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("w", KINKS.values(), ids=KINKS)
 @pytest.mark.parametrize(
     "s", [SCALES["zeros"], np.array([1.0, 0.2, 2.0, 0.7, 0.0, 1.0])], ids=["zeros", "one zero"]

@@ -10,7 +10,7 @@ and robust accuracy is exact.
 
 import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -107,21 +107,21 @@ def results(setting, wanted):
         )
     table = pd.concat([part for part, _ in parts])
     coef = np.concatenate([coef for _, coef in parts])
-    threat = LpBall(math.inf, table.eps.to_numpy())
-    right = np.mean(outcomes(coef, threat, X, y), axis=1)
+    penalty = table.eps.to_numpy() * LpBall(math.inf, 1.0).penalty(coef)
+    right = np.mean(outcomes(coef, penalty, X, y), axis=1)
     table["train_accuracy"], table["robust_train_accuracy"] = right
     streamed = [
-        outcomes(coef, threat, *part).sum(axis=1) for part in test_data(setting, data_set, teacher)
+        outcomes(coef, penalty, *part).sum(axis=1) for part in test_data(setting, data_set, teacher)
     ]
     table["test_accuracy"], table["robust_test_accuracy"] = sum(streamed) / setting.n_test
     return table
 
 
-def outcomes(coef, threat, X, y):
+def outcomes(coef, penalty, X, y):
     """Whether each sample is classified rightly, without and with the adversary, by each of k
-    predictors: (2, n, k)."""
+    predictors with their penalties (k,): (2, n, k)."""
     margins = y[:, None] * (X @ coef.T)
-    return np.stack([margins > 0, margins > threat.penalty(coef)])
+    return np.stack([margins > 0, margins > penalty])
 
 
 def train(setting, algorithm, X, y, eps):
@@ -149,9 +149,8 @@ def train(setting, algorithm, X, y, eps):
 
 def robust_problem(X, y, eps, q=math.inf):
     """One problem for each radius, all on the same data."""
-    labels = np.tile(y.astype(float), (len(eps), 1))
-    problem = RobustProblem.from_data(X, labels, q=q, eps=0.0, fit_intercept=False)
-    return replace(problem, threat=LpBall(q, np.asarray(eps, dtype=float)))
+    problem = RobustProblem.from_data(X, y.astype(float), q=q, eps=0.0, fit_intercept=False)
+    return problem.at_radii(eps)
 
 
 def training_data(setting, data_set):

@@ -40,7 +40,7 @@ def projected_ascent(
     r"""Maximise an objective around each sample, by steps in the steepest direction and projection.
 
     .. math:: x \leftarrow \Pi\Big(x + \eta \arg\max_{\|u\|_q \le 1} \langle u, \nabla f(x)
-    \rangle\Big),
+       \rangle\Big),
 
     with :math:`\Pi` the Euclidean projection on the ball of radius eps around the sample, cut by
     the box: of both at once, not of one after the other. A step does one forward pass and one
@@ -140,6 +140,7 @@ def pgd(
         n_restarts : int, default=1
             The first start is the sample itself, unless `random_start`; the others are random.
         random_start : bool, default=False
+            Whether the first start is random too.
         loss : {"margin", "cross_entropy", "dlr"}, default="margin"
             What is maximised. Points are judged by their margin in any case. "cross_entropy" has
             vanishing gradients where the network is sure; "dlr" is the margin divided by the lead

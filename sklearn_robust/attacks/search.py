@@ -149,9 +149,9 @@ class Best:
     Parameters
     ----------
     points : Tensor of shape (n, d)
-        The first points; `update` changes them in place.
+        The first points; `update` overwrites them.
     margins : Tensor of shape (n,)
-        Their margins, changed in place too.
+        Their margins, overwritten too.
     freeze : bool
         Whether a point that breaks its sample is final. The answer then does not depend on the
         other samples of a batch, whose search goes on.

@@ -1,11 +1,11 @@
-r"""Proofs of how good an answer is, from the answer alone.
+r"""Certificates of predictors and weights: proofs of the margin and of the risk.
 
 **Margin.** For weights a of the simplex (with an intercept also :math:`\sum_i a_i y_i = 0`) and
 :math:`g = Z^T a`, the largest robust margin :math:`\gamma = \max_{\|w\|_p \le 1} \min_i z_i \cdot w
 - \epsilon \|w\|_{q^*}` obeys
 
 .. math:: \min_i m_i(w) / \|w\|_p \;\le\; \gamma \;\le\; D(a) = \min_{\|\delta\|_q \le \epsilon} \|g
-- \delta\|_{p^*},
+   - \delta\|_{p^*},
 
 with equality at the optimum. :math:`\|Z^T a\|_q \le \epsilon` proves that no robust separator
 exists. Where features have scales s, the norms of the threat are :math:`\|s w\|_{q^*}` and
@@ -29,7 +29,6 @@ from sklearn_robust.certificates._certify import (
     norm_rounding,
     over_size,
     proves_not_separable,
-    proves_separable,
     relative_gap,
     robust_margin,
     sum_rounding,
@@ -49,7 +48,6 @@ __all__ = [
     "norm_rounding",
     "over_size",
     "proves_not_separable",
-    "proves_separable",
     "relative_gap",
     "repaired_weights",
     "robust_margin",

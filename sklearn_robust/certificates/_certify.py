@@ -1,4 +1,4 @@
-"""What predictors and weights prove, with the rounding charged."""
+"""The certificates of predictors and weights, with their rounding charged."""
 
 from __future__ import annotations
 
@@ -26,14 +26,17 @@ from sklearn_robust.threats import (
     support_sizes,
 )
 
-# Rounding, in units of the quantity that is named
-_EXPONENT = 0.5 * float(np.finfo(np.float64).eps)  # of an exponent: half a machine epsilon
-_ROUNDING = 64 * np.finfo(np.float64).eps  # of a coordinate of Z^T a: the sum of its terms
-# times what is left of cancelled features: how far weights may be from those that cancel exactly
-_MOVED = 16
+# Rounding of a dual exponent, relative: half a machine epsilon. It enters every charge for a norm.
+_EXPONENT_ROUNDING = 0.5 * float(np.finfo(np.float64).eps)
+# Rounding of a coordinate of Z^T a, relative to the sum of its terms' sizes: 64 machine epsilons. A
+# coordinate up to this size counts as zero.
+_WEIGHTED_SUM_ROUNDING = 64 * np.finfo(np.float64).eps
+# Factor on the residual share of features that weights nearly cancel: it bounds the distance to
+# weights that cancel these features exactly, which the bound is charged.
+_CANCELLING_MOVE = 16
 
-# Where a certificate is computed again in extended arithmetic
-_ROUNDED = 1e-10  # share of rounding in the gap from which it is worth it
+# Extended arithmetic, in which a certificate is computed again
+_EXTENDED_FROM = 1e-10  # rounding's share of the gap, absolute, above which it pays
 _MAX_EXTENDED = 1_000_000  # entries of X up to which it is cheap
 
 
@@ -57,8 +60,7 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Certified(Point):
-    """A point with feasible weights, and what it proves: the largest robust margin lies between
-    `margin` and `bound`.
+    """A point with feasible weights: the largest robust margin is between `margin` and `bound`.
 
     Attributes
     ----------
@@ -72,7 +74,7 @@ class Certified(Point):
         The most that the charges add to the relative gap: no answer in this arithmetic proves a
         smaller one.
     solver : str
-        What the predictor came from.
+        The solver that found the predictor.
     """
 
     margin: Array
@@ -115,11 +117,11 @@ class Certified(Point):
 
 
 def relative_gap(margin: Array, bound: Array) -> Array:
-    """1 - margin / bound: the margin is at least (1 - gap) times the largest, of shape (k,), or a
-    float for floats.
+    """The relative gap 1 - margin / bound (k,), or a float for floats.
 
-    It is 1 where the margin is 0, 0 where rounding puts it above the bound or both are inf, and inf
-    where it is negative or the bound is 0: nothing separates then.
+    The margin is at least (1 - gap) times the largest. The gap is 1 where the margin is 0, 0 where
+    rounding puts it above the bound or both are inf, and inf where it is negative or the bound is
+    0: nothing separates then.
     """
     xp = namespace(margin)
     known = (margin >= 0) & (bound > 0)
@@ -130,32 +132,29 @@ def relative_gap(margin: Array, bound: Array) -> Array:
 
 
 def sum_rounding(n_terms: int, dtype: Any, xp: Any = np) -> float:
-    r"""What rounding adds to a sum of products at most, relative to the sum of the sizes of its
-    terms.
+    r"""The rounding of a sum of products at most, relative to the sum of its terms' sizes.
 
     The worst case is :math:`n u` with u half the machine epsilon. From 16 terms on it is :math:`4
-    \sqrt n u`, at least seven standard deviations of independent roundings. Eight more stand for a
-    norm, a scaling and a difference on the way.
+    \sqrt n u`, at least seven standard deviations of independent roundings. Eight more terms are
+    for the norm, the scaling and the difference that follow.
     """
     return 0.5 * float(xp.finfo(dtype).eps) * (8 + min(n_terms, 4 * math.sqrt(n_terms)))
 
 
 def norm_rounding(problem: RobustProblem, norm: Norm, dtype: Any, xp: Any = np) -> float:
-    """What rounding adds to a norm, or to the threat's support function, of this problem at most,
-    relative to the sizes of their terms.
-    """
+    """The rounding of a norm or of the support function at most, relative to the terms' sizes."""
     rounding = sum_rounding(problem.n_features, dtype, xp)
     if rounds_powers(problem.threat, norm):
         # dual exponents are rounded to float64, whatever the arithmetic
-        rounding += _EXPONENT * math.log2(2 * problem.n_features)
+        rounding += _EXPONENT_ROUNDING * math.log2(2 * problem.n_features)
     return rounding
 
 
 def best_intercept(scores: Array, classes: Sequence[Array]) -> tuple[Array, Array]:
-    """The b that makes the smallest of scores + y b largest, and that smallest, of shape (...,) for
-    scores (..., n).
+    """The b that makes the smallest of scores + y b largest, and that smallest.
 
-    b levels the two classes; it is 0 where there is but one.
+    Both have the shape (...,) for scores (..., n). b levels the two classes; it is 0 where there is
+    but one.
     """
     xp = namespace(scores)
     smallest = [xp.min(xp.where(members, scores, math.inf), axis=-1) for members in classes]
@@ -204,8 +203,7 @@ def _charged_margin(
 
 
 def margin_bound(problem: RobustProblem, norm: Norm, weights: Array) -> Array:
-    """D(a) of shape (k,), plus its rounding: the distance, in the dual norm, from Z^T a to the
-    threat's set.
+    """D(a) (k,) plus its rounding: the dual-norm distance of Z^T a from the threat's set.
 
     Parameters
     ----------
@@ -222,8 +220,8 @@ def _charged_bound(problem: RobustProblem, norm: Norm, weights: Array) -> tuple[
 
     The exact :math:`|Z^T a|` is at most the computed one plus its rounding. In a ball, D grows with
     every coordinate of it; for another set the norm of the rounding is added. The set is taken a
-    little smaller than the threat's: the point that is subtracted lies in the threat's, whatever
-    rounding did.
+    little smaller than the threat's, so that the subtracted point lies in the threat's set in spite
+    of rounding.
     """
     xp = namespace(weights)
     threat, dual = problem.threat, norm.dual
@@ -250,8 +248,9 @@ def _charged_bound(problem: RobustProblem, norm: Norm, weights: Array) -> tuple[
 
 
 def _given_back(threat: Any, weighted_sum: Array, left: Array, radius: Array) -> Array:
-    """The residual, after the point of the set that it belongs to is scaled by the excess of its
-    gauge: rounding puts that point outside the set by a little.
+    """The residual of the nearest point of the set, after that point is scaled into the set.
+
+    Rounding may put the nearest point outside the set: it is then scaled by radius / gauge.
     """
     xp = namespace(left)
     taken = weighted_sum - left
@@ -262,11 +261,14 @@ def _given_back(threat: Any, weighted_sum: Array, left: Array, radius: Array) ->
 
 
 def _cancelled(weighted_sum: Array, terms: Array, fixed: Array) -> Array:
-    """|Z^T a| (k, d) at weights near the given ones that cancel the fixed features exactly, where
-    but rounding is left of them.
+    """|Z^T a| (k, d) of nearby weights that cancel the fixed features exactly.
 
-    The weights move by the share that is left, and so do the terms of the other features. In
-    floating point no weights cancel exactly, and without that the bound is infinite.
+    They are used where the given weights cancel these features up to rounding; elsewhere |Z^T a|
+    stays the same.
+
+    The weights, and so the terms of the other features, change by the largest share of a fixed
+    feature's terms that remains. In floating point no weights cancel exactly, and the bound would
+    be infinite.
     """
     if not fixed.any():
         return weighted_sum
@@ -274,7 +276,9 @@ def _cancelled(weighted_sum: Array, terms: Array, fixed: Array) -> Array:
         np.where(fixed, weighted_sum, 0) / np.where(terms > 0, terms, 1), axis=-1, keepdims=True
     )
     return np.where(
-        share <= _ROUNDING, np.where(fixed, 0, weighted_sum + _MOVED * share * terms), weighted_sum
+        share <= _WEIGHTED_SUM_ROUNDING,
+        np.where(fixed, 0, weighted_sum + _CANCELLING_MOVE * share * terms),
+        weighted_sum,
     )
 
 
@@ -287,8 +291,9 @@ def certify(
     *,
     extended: bool = False,
 ) -> Certified:
-    """What predictors and weights prove, with all rounding charged; the weights are made feasible
-    first.
+    """Certify predictors and weights, with all rounding charged.
+
+    The weights are made feasible first.
 
     Parameters
     ----------
@@ -335,7 +340,7 @@ def certify(
     proven = Certified(coef, weights, intercept, margin=margin, bound=bound, rounding=rounding)
     if (
         not extended
-        or not float(xp.max(rounding)) > _ROUNDED
+        or not float(xp.max(rounding)) > _EXTENDED_FROM
         or math.prod(problem.X.shape) > _MAX_EXTENDED
         or not is_ball(problem.threat)  # another set may compute in float64
     ):
@@ -351,10 +356,9 @@ def certify(
 
 
 def _predictor(problem: RobustProblem, direction: Array) -> tuple[Array, Array]:
-    """Directions (k, d) with their best intercept, scaled to a smallest robust margin of 1 where it
-    is positive.
+    """Directions (k, d) with their best intercept, scaled to a smallest robust margin of 1.
 
-    Where the quotient overflows they keep their size.
+    Where that margin is not positive, or the quotient overflows, they keep their size.
     """
     xp = namespace(direction)
     intercept, smallest = best_intercept(problem.signed_scores(direction), problem.classes)
@@ -367,44 +371,29 @@ def _predictor(problem: RobustProblem, direction: Array) -> tuple[Array, Array]:
 
 
 def non_separability_slack(problem: RobustProblem, weights: Array) -> Array:
-    r"""radius - gauge(Z^T a) of shape (k,), for a ball :math:`\epsilon - \|Z^T a\|_q`, for feasible
-    weights; >= 0 proves that no robust separator exists.
+    r"""radius - gauge(Z^T a) of shape (k,), for a ball :math:`\epsilon - \|Z^T a\|_q`.
+
+    For feasible weights a value >= 0 proves that no robust separator exists.
     """
     return problem.radius - gauge(problem.threat, cleared_sum(problem, weights))
 
 
 def cleared_sum(problem: RobustProblem, weights: Array) -> Array:
-    """Z^T a, with zero for features out of the adversary's reach where nothing but rounding is left
-    of them.
-    """
+    """Z^T a, with zero for features that the adversary cannot touch where it is rounding."""
     weighted_sum = problem.weighted_sum(weights)
     movable = reachable(problem.threat, weighted_sum)
     if movable is weighted_sum:
         return weighted_sum
     return np.where(
-        (movable != weighted_sum) & (np.abs(weighted_sum) <= _ROUNDING * problem.sizes(weights)),
+        (movable != weighted_sum)
+        & (np.abs(weighted_sum) <= _WEIGHTED_SUM_ROUNDING * problem.sizes(weights)),
         0.0,
         weighted_sum,
     )
 
 
-def proves_separable(problem: RobustProblem, coef: Array, intercept: Array) -> Array:
-    """Whether each predictor's smallest robust margin is positive beyond rounding; bool of shape
-    (k,).
-
-    A margin is a sum of terms, and known up to the rounding of their sizes.
-    """
-    xp = namespace(coef)
-    return (
-        xp.min(
-            problem.margins(coef, intercept) - margin_rounding(problem, coef, intercept), axis=-1
-        )
-        > 0
-    )
-
-
 def margin_rounding(problem: RobustProblem, coef: Array, intercept: Array) -> Array:
-    """What rounding may have added to each margin, of shape (k, n)."""
+    """The rounding of each margin at most, of shape (k, n)."""
     xp = namespace(coef)
     of_sum = sum_rounding(problem.n_terms, coef.dtype, xp)
     penalty = (problem.radius * support_sizes(problem.threat, coef))[:, None]
@@ -414,22 +403,25 @@ def margin_rounding(problem: RobustProblem, coef: Array, intercept: Array) -> Ar
 
 
 def proves_not_separable(problem: RobustProblem, weights: Array) -> np.ndarray:
-    r"""Whether each row of feasible weights (k, n) has Z^T a in the threat's set, for a ball
-    :math:`\|Z^T a\|_q \le \epsilon`, up to rounding, in float64; bool of shape (k,).
+    r"""Whether feasible weights (k, n) prove that no robust separator exists: bool of shape (k,).
 
-    Each coordinate of Z^T a is known up to its own rounding: a small feature is not lost beside a
-    large one.
+    They do where Z^T a is in the threat's set up to rounding, in float64: for a ball, :math:`\|Z^T
+    a\|_q \le \epsilon`.
+
+    Each coordinate of Z^T a is known up to its own rounding: a small feature counts beside a large
+    one.
     """
     weighted_sum = problem.weighted_sum(weights)
     if np.all(inside(problem.threat, weighted_sum, problem.radius)):
         return np.ones(len(weighted_sum), dtype=bool)
-    room = _ROUNDING * problem.sizes(weights)
+    room = _WEIGHTED_SUM_ROUNDING * problem.sizes(weights)
     return inside(problem.threat, weighted_sum, problem.radius, room)
 
 
 def log_risk_bound(problem: RobustProblem, loss: MarginLoss, weights: Array) -> Array:
-    """A lower bound on the log-risk of every predictor, of shape (k,), from `repaired_weights`;
-    -inf where they are nan.
+    """A lower bound (k,) on the log-risk of every predictor, from `repaired_weights`.
+
+    It is -inf where the weights are nan.
     """
     proven = np.isfinite(weights[:, 0])
     bound = loss.log_risk_bound(

@@ -1,4 +1,4 @@
-"""Weights that prove something, from weights near them."""
+"""Repair of weights: nearby weights that prove non-separability or cancel features."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from sklearn_robust.certificates._certify import (
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.threats import face, inner_point, inside, reachable
 
-_MAX_REPAIRS = 5  # moves of weights into the set, each a least-squares problem
-_INSIDE = 1e-12  # share of the radius by which repaired weights are aimed inside the set
-_DEPENDENT = 1e-13  # relative singular value of conditions that repeat others
+_MAX_REPAIRS = 5  # moves of the weights, each a least-squares problem
+# Share of the radius by which the point that a repair aims at lies inside the threat's set.
+_REPAIR_INSET = 1e-12
+# Singular value, relative to the largest, up to which a condition on the weights repeats others.
+_REPEATED_CONDITION = 1e-13
 
 
 def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) -> Array:
-    r"""Feasible weights near the given ones of one problem, (n,), for which these coordinates of
-    :math:`Z^T a` are rounding.
+    r"""Feasible weights (n,) near given ones that cancel these features up to rounding.
 
-    They change by :math:`\delta` of least :math:`\sum_i \delta_i^2 / a_i`: only positive weights
-    move, and they stay positive where the change is small. The sums are taken in extended
-    arithmetic.
+    The coordinates of :math:`Z^T a` of these features are then rounding. The weights change by
+    :math:`\delta` of least :math:`\sum_i \delta_i^2 / a_i`: only positive weights move, and they
+    stay positive where the change is small. The sums are taken in extended arithmetic.
     """
     if not len(features):
         return weights
@@ -38,9 +39,8 @@ def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) 
     columns = columns.toarray() if sparse.issparse(columns) else columns
     classes = np.concatenate(problem.classes).T
     terms = np.concatenate([columns * problem.y[0][:, None], classes], axis=1).astype(long)
-    goal = np.concatenate(
-        [np.zeros(columns.shape[1]), np.full(classes.shape[1], 1 / classes.shape[1])]
-    )
+    n_classes = classes.shape[1]
+    goal = np.append(np.zeros(columns.shape[1]), np.full(n_classes, 1 / n_classes))
     moved = weights.astype(long)
     for _ in range(_MAX_REPAIRS):
         sizes = moved @ np.abs(terms)
@@ -48,21 +48,20 @@ def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) 
         root = np.sqrt(moved)
         lack = ((goal - moved @ terms) / sizes).astype(np.float64)
         change = np.linalg.lstsq(
-            (root[:, None] * terms / sizes).T.astype(np.float64), lack, rcond=_DEPENDENT
+            (root[:, None] * terms / sizes).T.astype(np.float64), lack, rcond=_REPEATED_CONDITION
         )[0]
         moved = np.maximum(moved + root * change, 0)
-    return (
-        problem.balanced(moved.astype(np.float64)[None])[0]
-        if all((moved @ classes) > 0)
-        else weights
-    )
+    if not all((moved @ classes) > 0):
+        return weights
+    return problem.balanced(moved.astype(np.float64)[None])[0]
 
 
 def repaired_weights(
     problem: RobustProblem, weights: Array, interior: Array | None = None
 ) -> Array:
-    r"""The weights moved the little that takes :math:`Z^T a` into the threat's set, for a ball
-    :math:`\|Z^T a\|_q \le \epsilon`; nan where that takes more than a little.
+    r"""Nearby weights with :math:`Z^T a` in the threat's set; nan where none are near.
+
+    For a ball the condition is :math:`\|Z^T a\|_q \le \epsilon`.
 
     Near the minimiser of the risk the weights violate this slightly. The correction
     :math:`\delta` that mends it with :math:`\sum_i \delta_i = 0` (in each class, with an intercept)
@@ -76,8 +75,8 @@ def repaired_weights(
     weights : ndarray of shape (k, n)
         Non-negative; scaled to the simplex (per class with an intercept) first.
     interior : ndarray of shape (k, n), optional
-        Weights that obey the inequality with room to spare. Where the correction fails, as much of
-        them is mixed in as makes it true.
+        Weights in the interior of the inequality. Where the correction fails, the least share of
+        them that satisfies it is mixed in.
 
     Returns
     -------
@@ -97,20 +96,13 @@ def repaired_weights(
 
 
 def _mix(problem: RobustProblem, weights: Array, interior: Array) -> Array:
-    """Just enough of the interior weights in the weights of one problem, (1, n), to obey the
-    inequality.
-    """
+    """The weights of one problem (1, n), mixed with the least sufficient share of interior ones."""
     weights, interior = problem.balanced(weights), problem.balanced(interior)
-    violation, room = (
-        -non_separability_slack(problem, weights),
-        non_separability_slack(problem, interior),
-    )
+    violation = -non_separability_slack(problem, weights)
+    room = non_separability_slack(problem, interior)
     if not room > 0 or violation == math.inf:
-        return (
-            interior
-            if proves_not_separable(problem, interior)[0]
-            else np.full_like(weights, np.nan)
-        )
+        proven = proves_not_separable(problem, interior)[0]
+        return interior if proven else np.full_like(weights, np.nan)
     share = np.clip(violation / (violation + room), 0, 1)[:, None]
     mixed = (1 - share) * weights + share * interior
     return mixed if proves_not_separable(problem, mixed)[0] else interior
@@ -118,11 +110,11 @@ def _mix(problem: RobustProblem, weights: Array, interior: Array) -> Array:
 
 def _repair(problem: RobustProblem, weights: Array) -> Array:
     """Repaired weights of one problem, (1, n)."""
-    # enough weights to move Z^T a anywhere
+    # with this many weights Z^T a can move anywhere
     straight = problem.n_features + 2 <= weights.shape[1] or problem.radius[0] == 0
     ones = np.ones(problem.n_features)
     alike = bool(np.all(reachable(problem.threat, ones) == ones))
-    # with equalities to meet, the few weights that a vertex has move along its face first
+    # with equalities, weights at a vertex, which are few, move along its face first
     for way in (straight,) if alike or not straight else (False, True):
         repaired = _moved_inside(problem, weights, straight=way)
         if proves_not_separable(problem, repaired)[0]:
@@ -131,11 +123,9 @@ def _repair(problem: RobustProblem, weights: Array) -> Array:
 
 
 def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> Array:
-    """The weights moved to where Z^T a is in the threat's set: straight to a point of it, or along
-    the face that is nearest.
-    """
+    """The weights moved until Z^T a is in the threat's set, straight or along the nearest face."""
     threat, radius = problem.threat, problem.radius[0]
-    inner = radius * (1 - _INSIDE)
+    inner = radius * (1 - _REPAIR_INSET)
     repaired, tight = problem.balanced(weights), None
     for _ in range(_MAX_REPAIRS):
         weighted_sum = cleared_sum(problem, repaired)[0]
@@ -155,8 +145,9 @@ def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> 
 
 
 def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change: Array) -> Array:
-    """The delta with tight @ Z^T delta = change, sum zero (in each class), and least sum of delta^2
-    / weights; by lsmr.
+    """The delta of least sum of delta^2 / weights with tight @ Z^T delta = change, by lsmr.
+
+    Its sum is zero, in each class with an intercept.
     """
     root, totals = np.sqrt(weights), np.concatenate(problem.classes)
     spread = tight.T

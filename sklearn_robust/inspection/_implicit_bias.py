@@ -1,4 +1,7 @@
-"""A fitted linear classifier beside the exact minimum-norm robust separator."""
+"""A fitted linear classifier beside the exact minimum-norm robust separator.
+
+The exact separator serves l_q balls, and so does this report.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The picture of robust accuracy against the radius of the adversary."""
+"""The picture of robust accuracy against the radius of the adversary.
+
+The axis names the exponent where the threat is an l_q ball.
+"""
 
 from __future__ import annotations
 

@@ -52,8 +52,7 @@ _FITTED = (
 
 
 class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
-    """`RobustLinearClassifier` with p_algo and eps chosen by cross-validation, under a threat that
-    is fixed.
+    """`RobustLinearClassifier` with p_algo and eps chosen by cross-validation.
 
     The choice, and the scores, are those of `GridSearchCV` over p_algo and eps with
     ``make_robust_scorer(eps=threat_eps, q=threat_q)``, in a fraction of the time: all candidates of
@@ -68,14 +67,14 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
     eps : "auto", float or sequence of float, default="auto"
         Training radii to choose from. "auto" takes eight from the data: `training_radii`.
     threat_eps : float
-        Radius of the adversary that scores the candidates; must be given. It is what the classifier
-        has to withstand, and is no hyper-parameter: the best training radius is often another.
+        Radius of the adversary that scores the candidates; must be given. The classifier has to
+        withstand it; it is no hyper-parameter, and the best training radius often differs from it.
     threat_q : float, default=None
         Exponent of the scoring adversary's norm; q_pert by default.
     cv : int, splitter or iterable of (train, test), default=5
         As in `GridSearchCV`: an integer counts stratified folds.
     refit : bool, default=True
-        Whether to fit the chosen candidate on all data. Without it there are scores, but no
+        Whether to fit the chosen candidate on all data. With False there are scores, but no
         classifier.
     loss : {"exponential", "logistic"} or MarginLoss, default="exponential"
     solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
@@ -92,8 +91,8 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
     n_jobs : int or None, default=None
         Parallel jobs over the folds.
     verbose : int, default=0
-        0 prints nothing; otherwise a line for each fold, and what `RobustLinearClassifier` prints
-        of the refit.
+        0 prints nothing; otherwise a line for each fold, and the lines of `RobustLinearClassifier`
+        for the refit.
 
     Attributes
     ----------
@@ -135,11 +134,11 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
     scoring threat.
 
     Where the data are not separable, each minimiser of the risk starts from that at the next larger
-    radius. Like that of a fit of its own it is certified to 1e-9 of the risk: only a sample that
-    close to the boundary may be scored otherwise.
+    radius. It is certified to 1e-9 of the risk, as in a single fit: only a sample that close to the
+    boundary may be scored differently.
 
-    The time that is saved is that of radii at which the data are not separable. At the others each
-    candidate has its own path and separator, and takes the time of a fit of its own.
+    Time is saved at radii at which the data are not separable. At the others each candidate has its
+    own path and separator, and takes the time of a single fit.
 
     In a pipeline, put the scaler before: it is then fitted once on the data of all folds. Where the
     folds must not share it, search over the pipeline with `GridSearchCV`.
@@ -305,7 +304,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         return hasattr(self, "coef_")  # with refit=False there is nothing to predict with
 
     def _candidate(self) -> RobustLinearClassifier:
-        """A candidate: what is not chosen is the same for all."""
+        """A candidate with the parameters that all candidates share."""
         chosen = {"p_algo", "eps", "n_jobs"}
         shared = (
             RobustLinearClassifier().get_params().keys()
@@ -346,13 +345,15 @@ def _cross_validate(
     threat: LpBall,
     fold: str,
 ) -> tuple[np.ndarray, ...]:
-    """Robust accuracies (n_p, n_eps) of one fold, times of each fit and score, whether the fits
-    converged, and their gaps.
+    """One fold: robust accuracies, times of each fit and score, convergence, and gaps.
+
+    Arrays are (n_p, n_eps), the times without axes.
     """
     train, test = split
     start = time.perf_counter()
     weight = None if sample_weight is None else sample_weight[train]
-    # a batch of paths adds up in another order, which some samples would show
+    # a batch of paths may differ from single paths by rounding, which the scores of some samples
+    # would show
     path = solve_grid(
         model,
         _safe_indexing(X, train),
@@ -394,8 +395,9 @@ def _results(
     fit_times: np.ndarray,
     score_times: np.ndarray,
 ) -> dict[str, Any]:
-    """`cv_results_` in the form of GridSearchCV, from scores of shape (n_p, n_eps, n_splits) and
-    times (n_splits,).
+    """`cv_results_` in the form of GridSearchCV.
+
+    Scores have the shape (n_p, n_eps, n_splits), times (n_splits,).
     """
     params = list(ParameterGrid({"p_algo": p_algo, "eps": eps}))  # eps varies slowest
     scores = scores.swapaxes(0, 1).reshape(len(params), -1)

@@ -26,10 +26,10 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.threats import check_radius
 
-# certified relative gap of the margin that is reached by default
-_FLOAT64_TOL = 1e-8  # as in min_norm_separator
-_FLOAT32_TOL = 1e-3  # where the coefficients are rounded to float32
-_RISK_TOL = 1e-6  # certified relative gap of the risk, where there is no separator
+# Certified relative gaps to reach by default
+_FLOAT64_TOL = 1e-8  # the margin's gap, as in min_norm_separator
+_FLOAT32_TOL = 1e-3  # the margin's gap where the coefficients are rounded to float32
+_INSEPARABLE_TOL = 1e-6  # the risk's gap, where there is no separator
 
 
 def _check_tol(value: Any, name: str) -> None:
@@ -48,14 +48,11 @@ _PARAMETERS: dict[str, Check] = {
 
 
 class NotSeparableWarning(UserWarning):
-    """The training data are not robustly separable at this eps: what was fitted is not a
-    separator.
-    """
+    """The training data are not robustly separable at this eps: no separator was fitted."""
 
 
 class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
-    r"""The robust separator of least p-norm: the limit of steepest descent in the p-norm on the
-    robust risk.
+    r"""The robust separator of least p-norm, the limit of steepest descent in the p-norm.
 
     Solves :math:`\min \|w\|_p` subject to :math:`y_i (\langle w, x_i\rangle + b) - \epsilon
     \|w\|_{q^*} \ge 1` for every sample, exactly (`min_norm_separator`), one class against the rest
@@ -79,8 +76,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         Certified relative gap of the margin to reach. None is 1e-8, as in `min_norm_separator`, and
         1e-3 for float32 data, to which the coefficients are rounded.
     not_separable : {"warn", "raise"}, default="warn"
-        What to do where no robust separator exists: "warn" with NotSeparableWarning and fit what
-        steepest descent then tends to, the minimiser of the exponential robust risk, or "raise"
+        What to do where no robust separator exists: "warn" with NotSeparableWarning and fit the
+        minimiser of the exponential robust risk, the limit of steepest descent then, or "raise"
         NotSeparableError, which carries the proof.
 
     Attributes
@@ -183,14 +180,14 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
             problem,
             FitCallbacks(self, X, y, sample_weight),
             loss="exponential",
-            tol=max(tol, _RISK_TOL),
+            tol=max(tol, _INSEPARABLE_TOL),
         )
         solution = fit.decide_separability(norm)
         solution = replace(fit, tol=tol).separate(norm, solution, loss_tol=0)
         solution = fit.minimise_risk(norm, solution, None, accept=True)
         lacking = np.flatnonzero([separable is False for separable in solution.separable])
         if len(lacking) and self.not_separable == "raise":
-            # which raises, with eps* and the proof
+            # it raises the error, with eps* and the proof
             solve_separator(problem.select(lacking[:1]).as_float64(), norm)
         if len(lacking):
             self._warn_not_separable(lacking)

@@ -25,8 +25,7 @@ from sklearn_robust.losses import MarginLoss
 
 @dataclass(frozen=True)
 class RobustLinearPath:
-    """Robust linear classifiers for every geometry p and every radius eps; what
-    `robust_linear_path` returns.
+    """Robust linear classifiers for every geometry p and radius eps, from `robust_linear_path`.
 
     The last axis but features counts the one-vs-rest problems: `n_problems` is 1 for two classes,
     else the number of classes. `coef[i, j]` and `intercept[i, j]` are `coef_` and `intercept_` of
@@ -96,10 +95,10 @@ def robust_linear_path(
 ) -> RobustLinearPath:
     r"""Robust linear classifiers for a sequence of radii, in one or several geometries.
 
-    For every p and eps, what steepest descent in the p-norm makes of the robust risk
+    For every p and eps, the result of steepest descent in the p-norm on the robust risk
 
     .. math:: L(w, b) = \tfrac1n \sum_i \ell\big(y_i (\langle w, x_i\rangle + b) - \epsilon
-    \|w\|_{q^*}\big).
+       \|w\|_{q^*}\big).
 
     Radii at which the data are not robustly separable have one minimiser of the risk for all p,
     which is computed once. At the others the paths of all p and eps are followed as one batch.
@@ -153,10 +152,10 @@ def robust_linear_path(
 
     Notes
     -----
-    Each cell is the answer of `RobustLinearClassifier` with the same parameters. Paths in a batch
-    add up in another order than alone: where the limit is not reached, a classifier may differ from
-    the one fitted alone by the rounding that its steps magnify (1e-3 of the largest coefficient was
-    the most seen).
+    Each cell is the answer of `RobustLinearClassifier` with the same parameters. Paths of a batch
+    may differ from single paths by rounding: where the limit is not reached, a classifier may
+    differ from the one fitted alone by the rounding that its steps magnify (1e-3 of the largest
+    coefficient was the most seen).
 
     Examples
     --------
@@ -247,7 +246,7 @@ def warn_of_cells(
     *,
     stacklevel: int = 3,
 ) -> None:
-    """A ConvergenceWarning for what did not converge of many fits."""
+    """A ConvergenceWarning for those of many fits that did not converge."""
     late = ~converged
     undecided = " (inf where separability is undecided)" if math.inf in gap[late] else ""
     warnings.warn(

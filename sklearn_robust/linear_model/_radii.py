@@ -1,4 +1,4 @@
-"""Radii worth training with, read off the data."""
+"""Radii of l_q balls that are worth training with, read off the data."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import max_margin
 from sklearn_robust.threats import require_ball
 
-_SMALLEST = 0.02  # radius of interest, of the largest
-_TOL = 1e-3  # certified relative gap of the minimisers of the risk that decide it
-_STEPS = 4  # between them, towards the decision whether the data are separable at the smallest
+_LEAST_RADIUS = 0.02  # smallest radius of interest, relative to eps_max
+# The decision whether the data are separable at the smallest radius
+_DECISION_RADII = 4  # radii from eps_max down to it, each the start of the next smaller one
+_DECISION_TOL = 1e-3  # certified relative gap of the minimisers of the risk at these radii
 
 
 def training_radii(
@@ -33,10 +34,9 @@ def training_radii(
     sample_weight: Any = None,
     scale: Any = None,
 ) -> np.ndarray:
-    r"""Radii to choose the training eps from: the grid behind ``eps="auto"`` of
-    `RobustLinearClassifierCV`.
+    r"""A grid of training radii: that of ``eps="auto"`` in `RobustLinearClassifierCV`.
 
-    Two radii are marks on the scale of the data. With :math:`g = \sum_i a_i y_i x_i`, :math:`a_i`
+    Two radii set the scale for given data. With :math:`g = \sum_i a_i y_i x_i`, :math:`a_i`
     the share of sample i in its class over 2 (half the difference of the class means; without an
     intercept the mean of :math:`y_i x_i`),
 
@@ -72,7 +72,7 @@ def training_radii(
     radius is put there.
 
     With scales s the norm is that of g / s. Features that the adversary cannot touch are left out
-    of it: eps_max is then a mark on the scale of the others, and eps* may lie beyond it.
+    of it: eps_max is then a scale for the others, and eps* may lie beyond it.
 
     Several classes are one-vs-rest problems: eps* is the smallest of theirs, eps_max the largest.
     The robust risk is convex, and at w = 0, with the best intercept, its weights are the
@@ -102,11 +102,11 @@ def choose_radii(problem: RobustProblem, n_eps: int) -> np.ndarray:
     largest = float(constant_radii(problem).max())
     if largest == 0:
         return np.zeros(1)
-    smallest = _SMALLEST * largest
-    # a minimiser of the risk is near that at the next radius
-    steps = np.geomspace(smallest, largest, _STEPS + 1)[:-1]
+    smallest = _LEAST_RADIUS * largest
+    # each minimiser of the risk is near that at the next radius, and a good start for it
+    steps = np.geomspace(smallest, largest, _DECISION_RADII + 1)[:-1]
     tried = problem.at_radii(steps.tolist())
-    fit = Fit.of(tried, FitMonitor(None, None, tried), loss="exponential", tol=_TOL)
+    fit = Fit.of(tried, FitMonitor(None, None, tried), loss="exponential", tol=_DECISION_TOL)
     found = fit.decide_separability(LpNorm(2))
     if not all(separable is True for separable in found.separable[: problem.n_problems]):
         return np.geomspace(smallest, largest, n_eps + 1)[:-1]

@@ -33,8 +33,8 @@ from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import Threat, check_radius, is_ball, require_ball
 
-_AUTO_ITERATIONS = 2000  # iterations of the path before solver="auto" computes its limit
-_AUTO_ENTRIES = 10_000_000  # entries of X up to which it does
+_AUTO_ITERATIONS = 2000  # iterations of the path, after which solver="auto" computes its limit
+_AUTO_ENTRIES = 10_000_000  # entries of X up to which solver="auto" computes the limit
 
 
 def _read_geometry(p_algo: Any) -> Norm:
@@ -81,16 +81,16 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
     ----------
     p_algo : float or Norm, default=2
         Geometry of the algorithm, in [1, inf]: 1 coordinate descent, 2 gradient descent,
-        `numpy.inf` sign descent. It decides which of the separating directions the path tends to,
-        and with it how well the classifier generalises. An object is a norm of one's own, of which
-        `norms.Norm` says what it needs, for steepest descent.
+        `numpy.inf` sign descent. It decides to which of the separating directions the path tends,
+        and with it how well the classifier generalises. An object is a norm of one's own for
+        steepest descent, with the members of `norms.Norm`.
     q_pert : float, default=inf
         Exponent of the norm that bounds the perturbation, in [1, inf].
     eps : float, default=0.1
         Radius of the perturbation, in the units of the features that the classifier sees.
     loss : {"exponential", "logistic"} or MarginLoss, default="exponential"
         Loss of the margin. Both names have the same limit on separable data. An object is a loss of
-        one's own, of which `losses.MarginLoss` says what it needs.
+        one's own, with the members of `losses.MarginLoss`.
     solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
         "steepest_descent" follows the path and stops on `loss_tol` or `tol`. "accelerated" (1 <
         p_algo <= 2) goes to the same limit by Nesterov's method on the dual. "exact" returns the
@@ -106,7 +106,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
     threat : Threat, optional
         The set of perturbations as an object; it takes the place of q_pert, eps and scale, and
         scale must not be given beside it. An `LpBall` is the same as its q, eps and scale. A set of
-        one's own must be symmetric, and `threats.Threat` says what it needs; it is for
+        one's own must be symmetric and have the members of `threats.Threat`; it is for
         solver="auto", which then never computes exact separators, "steepest_descent" and
         "accelerated".
     fit_intercept : bool, default=True
@@ -136,9 +136,9 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         NumPy always.
     verbose : int, default=0
         0 prints nothing. 1 prints a line where a stage of the fit begins and ends, and loss,
-        margin, bound and gap of an iterative solver where it certifies by itself: every 10
+        margin, bound and gap of an iterative solver where it certifies of its own accord: every 10
         iterations at first, later every tenth of those so far. More than 1 prints them at every
-        iteration, which takes longer. What is printed changes no digit of the fit.
+        iteration, which takes longer. Printing changes no digit of the fit.
 
     Attributes
     ----------
@@ -148,8 +148,8 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
     scale_ : ndarray of shape (n_features,) or None
         The scale of each feature of a ball.
     threat_ : LpBall or Threat
-        The threat of the fit, a ball with `q`, `eps` and `scale` or the object given: what
-        `robust_score` and the like assume, whatever `set_params` has changed since.
+        The threat of the fit, a ball with `q`, `eps` and `scale` or the object given.
+        `robust_score` and the like assume this threat, whatever `set_params` has changed since.
     classes_ : ndarray of shape (n_classes,)
     separable_ : bool or None
         Whether the training data are robustly separable, proven by the certificate; None is
@@ -323,13 +323,14 @@ def solve(
     norms: Sequence[Norm],
     batches: Sequence[Batch] | None = None,
 ) -> list[Solution]:
-    """The solution in each geometry: separable problems by the solver chosen, others by the
-    minimiser of the risk.
+    """The solution in each geometry: by the chosen solver, or the minimiser of the risk.
 
-    The geometries share what does not depend on them: the decision whether problems are separable,
-    the minimisers of the risk, and in a batch the products with X along their paths. The paths of
-    all problems in all geometries are one batch by default. A path in a batch of its own is that of
-    a fit of its own, to the last digit.
+    The chosen solver serves the separable problems.
+
+    The geometries share the decision whether problems are separable and the minimisers of the risk,
+    which do not depend on the geometry. The paths of all problems in all geometries are one batch
+    by default, certified together. A path in a batch of its own is that of a single fit, to the
+    last digit.
     """
     small = fit.problem.X.shape[0] * fit.problem.n_features <= _AUTO_ENTRIES
     limits_known = is_ball(fit.problem.threat) and all(isinstance(norm, LpNorm) for norm in norms)

@@ -1,8 +1,7 @@
-"""What linear robust classifiers have in common: how they read training data and store a solution,
-and what they do with their coefficients (prediction, exact robustness, probabilities).
+"""The parts that linear robust classifiers share: data, solution, prediction, exact robustness.
 
 A linear estimator derives from `RobustLinearMixin`, and from `ProbabilityMixin` where its loss has
-probabilities.
+probabilities. `scale_` is that of an l_q ball, and None for another threat.
 """
 
 from __future__ import annotations
@@ -45,9 +44,7 @@ def positive_classes(classes: np.ndarray) -> np.ndarray:
 def _of_positive_weight(
     X: Any, y: np.ndarray, weight: np.ndarray
 ) -> tuple[Any, np.ndarray, np.ndarray]:
-    """The samples whose weight is not zero: one of weight zero is no sample, and constrains no
-    margin.
-    """
+    """The samples of positive weight: a sample of weight zero constrains no margin."""
     used = weight > 0
     return (X, y, weight) if used.all() else (X[used], y[used], weight[used])
 
@@ -55,8 +52,9 @@ def _of_positive_weight(
 def _class_weights(
     class_weight: dict[Any, float] | str, y: np.ndarray, sample_weight: np.ndarray
 ) -> np.ndarray:
-    """The weight of each sample's class; "balanced" equals the classes' sums of sample weights, as
-    in scikit-learn.
+    """The weight of each sample's class, as in scikit-learn.
+
+    "balanced" makes the classes' sums of sample weights equal.
     """
     if isinstance(class_weight, dict):
         for label, value in class_weight.items():
@@ -71,8 +69,9 @@ def _class_weights(
 def read_problem(
     estimator: RobustLinearMixin, X: Any, y: Any, sample_weight: Any, class_weight: Any = None
 ) -> RobustProblem:
-    """Validate training data, and store what they say of the estimator: `classes_`, `scale_`,
-    `threat_` and the names of features.
+    """Validate training data, and state their problem.
+
+    `classes_`, `scale_`, `threat_` and the names of features are stored in the estimator.
 
     Returns
     -------
@@ -110,9 +109,7 @@ def read_problem(
 
 
 def _read_threat(estimator: Any, n_features: int) -> Threat:
-    """The threat of an estimator: the object that is its parameter `threat`, if it has one, else
-    the ball of `q_pert`, `eps` and `scale`.
-    """
+    """The threat of an estimator: its parameter `threat`, else the ball of its parameters."""
     threat: Threat | None = getattr(estimator, "threat", None)
     if threat is None:
         names = getattr(estimator, "feature_names_in_", None)
@@ -144,9 +141,7 @@ def _per_class(values: np.ndarray) -> Any:
 
 
 class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin):
-    """Prediction, exact robustness and worst-case points, from `coef_`, `intercept_` and
-    `classes_`.
-    """
+    """Prediction, exact robustness and worst-case points, from the fitted coefficients."""
 
     _reports_its_path = True  # to a PathRecorder
 
@@ -165,9 +160,7 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         gap: np.ndarray,
         **figures: Any,
     ) -> dict[str, Any]:
-        """Attributes by name; figures are numbers for two classes and arrays with one entry a class
-        for several.
-        """
+        """Attributes by name; figures are numbers for two classes, else arrays (n_classes,)."""
         return {
             "coef_": coef,
             "intercept_": intercept,
@@ -221,8 +214,7 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         scale: Any = "training",
         threat: Threat | None = None,
     ) -> float:
-        """Exact robust accuracy: the fraction of samples that no perturbation of the threat makes
-        wrong.
+        """Exact robust accuracy: the fraction of samples right under every perturbation.
 
         Parameters
         ----------
@@ -254,11 +246,10 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         scale: Any = "training",
         threat: Threat | None = None,
     ) -> np.ndarray:
-        """l_q distance of each sample to the decision boundary; with y, negative where the
-        prediction is wrong.
+        """l_q distance of each sample to the decision boundary.
 
-        Against a threat that is no l_q ball it is the factor by which the set can grow before it
-        changes the decision.
+        With y it is negative where the prediction is wrong. Against a threat that is no l_q ball it
+        is the factor by which the set can grow before it changes the decision.
 
         Parameters
         ----------
@@ -275,10 +266,10 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         Returns
         -------
         ndarray of shape (n_samples,)
-            inf where only features that the adversary cannot touch matter.
+            inf where only features that the adversary cannot touch have coefficients.
         """
         check_is_fitted(self)
-        # a distance is that of the unit ball: whatever is given, the radius is not part of it
+        # the distance does not depend on the radius of the ball
         eps = None if q is None or is_ball(self.threat_) else 1.0
         return certified_radius(self, X, y, threat=self._threat(threat, eps, q, scale))
 
@@ -323,7 +314,7 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
     def _threat(
         self, threat: Threat | None, eps: float | None, q: float | None, scale: Any
     ) -> Threat:
-        """The threat given, as an object or as a ball; that of training where nothing is given."""
+        """The threat given, as an object or as a ball; by default that of training."""
         given = eps is not None or q is not None or not _is_training(scale)
         if threat is not None:
             if given:
@@ -360,9 +351,7 @@ def _is_training(scale: Any) -> bool:
 
 
 def loss_has_probabilities(estimator: Any) -> bool:
-    """Whether the loss of the fit, or before it that of the parameter, has probabilities; every
-    name has them.
-    """
+    """Whether the loss of the fit, or before a fit that of the parameter, has probabilities."""
     loss = getattr(estimator, "_loss", estimator.loss)
     return isinstance(loss, str) or has_probabilities(loss)
 
@@ -375,10 +364,10 @@ class ProbabilityMixin:
 
     @available_if(loss_has_probabilities)  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Class probabilities under the loss: sigmoid(f) for the logistic loss, sigmoid(2 f) for
-        the exponential.
+        """Class probabilities under the loss.
 
-        There is no such method with a loss that has no probabilities.
+        They are sigmoid(f) for the logistic loss and sigmoid(2 f) for the exponential. There is no
+        such method with a loss that has no probabilities.
 
         Parameters
         ----------
@@ -393,11 +382,11 @@ class ProbabilityMixin:
 
     @available_if(loss_has_probabilities)  # type: ignore[untyped-decorator]
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        r"""Logarithms of the class probabilities, finite even where a probability itself is 0 or 1
-        in floating point.
+        r"""Logarithms of the class probabilities.
 
-        With r(f) the log-odds under the loss, f for the logistic and 2 f for the exponential, two
-        classes have :math:`\log \sigma(\mp r) = -\log(1 + e^{\pm r})`.
+        They are finite even where a probability is 0 or 1 in floating point. With r(f) the log-odds
+        under the loss, f for the logistic and 2 f for the exponential, two classes have :math:`\log
+        \sigma(\mp r) = -\log(1 + e^{\pm r})`.
 
         Parameters
         ----------

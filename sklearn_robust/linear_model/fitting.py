@@ -43,13 +43,15 @@ from sklearn_robust.threats import (
     require,
 )
 
-# certified relative gap of every minimiser of the risk, unless a smaller one is asked for: so small
-# that it does not show where the minimiser started, and a Newton step or two from a larger one
+# Certified relative gap of every minimiser of the risk, unless tol is smaller. So small that the
+# start of the search does not show in the minimiser; from a larger gap it is a Newton step or two.
 RISK_TOL = 1e-9
-_LARGEST_MARGIN = 1e9  # smallest margin to which a separator is scaled at most
-_EUCLIDEAN = LpNorm(2)  # the geometry in which that search is fastest
-_SEARCH_ITERATIONS = 500  # limit of the search for a proof of separability, or of its opposite
-_SEARCH_TOL = 1 - 1e-9  # relative gap at which that search stops: only the margin's sign matters
+_LARGEST_MARGIN = 1e9  # least robust margin of a sample to which a separator is scaled, at most
+
+# The search for a proof of separability, or of its opposite
+_SEARCH_NORM = LpNorm(2)  # the geometry in which the accelerated ascent is fastest
+_SEARCH_ITERATIONS = 500  # iterations at most
+_SIGN_TOL = 1 - 1e-9  # relative gap at which it stops: only the margin's sign matters
 
 Geometry = Any  # a Norm; exact separators need an LpNorm
 # the paths that are followed together: of the geometries at these indices, and of these problems
@@ -58,7 +60,7 @@ Batch = tuple[Sequence[int], np.ndarray]
 
 @dataclass(frozen=True)
 class Fit:
-    """What the stages of a fit share.
+    """The data and settings that the stages of a fit share.
 
     Attributes
     ----------
@@ -99,18 +101,16 @@ class Fit:
 
     @property
     def has_minimiser(self) -> bool:
-        """Whether `minimise_robust_risk` serves this threat; where it does not, the path goes on to
-        the minimiser of the risk.
-        """
+        """Whether `minimise_robust_risk` serves this threat; otherwise the path goes on instead."""
         threat = self.problem.threat
         return is_ball(threat) or offers(threat, ConicThreat)
 
     def decide_separability(self, norm: Geometry) -> Solution:
         """Which problems are robustly separable, by the first proof.
 
-        Where more rows than twice the columns make it likely that none is, the minimisers of the
-        risk are sought at once: they prove it, and are then found. For what is still open a
-        separator is sought, in the geometry that decides fastest.
+        With more rows than twice the columns the problems are unlikely to be separable: the
+        minimisers of the risk, which prove it, are computed at once. For open problems a separator
+        is sought, in the geometry that decides fastest.
         """
         problem = self.problem
         rows = np.arange(problem.n_problems)
@@ -136,12 +136,12 @@ class Fit:
             found = accelerated_margin(
                 self.tensors.select(rows),
                 self.loss,
-                _EUCLIDEAN,
+                _SEARCH_NORM,
                 max_iter=_SEARCH_ITERATIONS,
-                tol=_SEARCH_TOL,
+                tol=_SIGN_TOL,
             )
-        solution = convert_margins(solution_to_numpy(found), norm, measured_in=_EUCLIDEAN)
-        solution.converged[:] = False  # only the sign of the margin was sought
+        solution = convert_margins(solution_to_numpy(found), norm, measured_in=_SEARCH_NORM)
+        solution.converged[:] = False  # only the sign of the margin is known
         return solution
 
     def follow_paths(
@@ -154,10 +154,10 @@ class Fit:
         max_iter: int,
         loss_tol: float,
     ) -> list[Solution]:
-        """The solution in each geometry with the paths of steepest descent of the open problems
-        that are not proven to be inseparable, batch by batch.
+        """The solution in each geometry, with the paths of steepest descent of the open problems.
 
-        Where there is no other minimiser of the risk, those that are go on to it, too.
+        The paths are followed batch by batch. Problems that are proven not to be separable are left
+        out, unless there is no other solver for the minimiser of their risk.
         """
         solutions = list(solutions)
         followed = (True, None) if self.has_minimiser else (True, None, False)
@@ -198,10 +198,10 @@ class Fit:
     def separate(
         self, norm: Geometry, solution: Solution, *, loss_tol: float, n_jobs: int | None = None
     ) -> Solution:
-        """The solution with the exact separators of the open problems that are not proven to be
-        inseparable, or with the proof that there is none.
+        """The solution with exact separators of open problems, or proofs of non-separability.
 
-        Where the programs fail, or end further from the limit, what the solution holds stays.
+        Problems that are already proven not to be separable stay as they are, as do those whose
+        program fails or ends at a larger gap.
         """
         rows = find_open_problems(solution, True, None)
         if not len(rows) or self.monitor.stopped:
@@ -225,11 +225,12 @@ class Fit:
     def minimise_risk(
         self, norm: Geometry, solution: Solution, *separable: bool | None, accept: bool = False
     ) -> Solution:
-        """The solution with the minimisers of the risk of the open problems whose separability is
-        one of these, where they are then found not to be separable.
+        """The solution with the minimisers of the risk of open problems of this separability.
 
-        With `accept` also with the predictors at which the search for a minimiser ended, where
-        separability stays open or is only then found, if their risk is lower.
+        They are used where the problems are then found not to be separable.
+
+        With `accept` the predictors at which the search for a minimiser ended are used as well, if
+        their risk is lower, where separability stays open or is only then found.
         """
         rows = find_open_problems(solution, *separable)
         if not len(rows) or self.monitor.stopped or not self.has_minimiser:
@@ -291,8 +292,9 @@ def on_device(problem: RobustProblem, device: str | None) -> RobustProblem:
 def _find_separator(
     problem: RobustProblem, loss: MarginLoss, norm: Geometry, tol: float
 ) -> Solution | None:
-    """The exact separator of one problem, or the proof that there is none; None where the programs
-    fail to decide.
+    """The exact separator of one problem, or the proof that there is none.
+
+    The answer is None where the programs fail to decide.
     """
     double = problem.as_float64()
     dtype = problem.y.dtype
@@ -335,8 +337,9 @@ def _find_separator(
 
 
 def convert_margins(solution: Solution, norm: Geometry, *, measured_in: Geometry) -> Solution:
-    """The same predictors with margins over this norm of w, and no longer over that one: the bounds
-    on those end.
+    """The same predictors with margins over this norm of w instead of that one.
+
+    Bounds on margins over the other norm no longer hold.
     """
     size, new_size = measured_in.value(solution.coef), norm.value(solution.coef)
     ratio = np.divide(size, new_size, out=np.ones_like(size), where=new_size > 0)
@@ -358,8 +361,9 @@ def find_open_problems(solution: Solution, *separable: bool | None) -> np.ndarra
 def scale_to_loss(
     problem: RobustProblem, loss: MarginLoss, solution: Solution, loss_tol: float
 ) -> Solution:
-    """Separators scaled so that the sum of their robust losses is loss_tol, where steepest descent
-    stops.
+    """Separators scaled so that the sum of their robust losses is loss_tol.
+
+    At this sum steepest descent stops.
     """
     if loss_tol == 0:
         return solution
@@ -386,9 +390,7 @@ def scale_to_loss(
 
 
 def update_problems(solution: Solution, rows: np.ndarray, part: Solution) -> Solution:
-    """The solution with those of these problems in place of its own; what was proven about
-    separability stays proven.
-    """
+    """The solution with the entries of these problems replaced; proofs of separability stay."""
     merged: dict[str, Any] = {}
     for f in fields(Solution):
         if f.name == "history":

@@ -1,4 +1,7 @@
-"""How the fit of a linear estimator begins and ends: monitor, warm start, warnings, attributes."""
+"""How the fit of a linear estimator begins and ends: monitor, warm start, warnings, attributes.
+
+A warning names the parameters of the estimator where the threat is an l_q ball.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def begin_fit(
     loss, tol, device, verbose
         As in RobustLinearClassifier.
     last : tuple of coefficients (k, d) and classes, optional
-        Those of the last fit, to start from.
+        The coefficients and classes of the last fit, to start from.
     """
     start = None if last is None else _read_start(estimator, problem, *last)
     classes = positive_classes(estimator.classes_)
@@ -74,9 +77,7 @@ def end_fit(estimator: Any, fit: Fit, solution: Solution) -> None:
 
 
 class ConstantClassifierWarning(UserWarning):
-    """The adversary is so strong that the coefficients are zero: the prediction is the same
-    everywhere.
-    """
+    """The radius is so large that the coefficients are zero: the prediction is constant."""
 
 
 def constant_radii(problem: RobustProblem) -> np.ndarray:
@@ -92,8 +93,9 @@ def constant_radii(problem: RobustProblem) -> np.ndarray:
 
 
 def warn_if_constant(estimator: Any, problem: RobustProblem, solution: Solution) -> None:
-    """A ConstantClassifierWarning where all coefficients are zero because of the radius, with the
-    radius from which on they are.
+    """A ConstantClassifierWarning where all coefficients are zero because of the radius.
+
+    It names the least radius at which they are zero.
     """
     ball = is_ball(problem.threat)
     if solution.coef.any() or not (problem.radius > 0).all():
@@ -125,7 +127,7 @@ def warn_if_constant(estimator: Any, problem: RobustProblem, solution: Solution)
 
 
 def warn_unless_converged(estimator: Any, solution: Solution) -> None:
-    """A ConvergenceWarning with the certified gaps that were reached, and what to do."""
+    """A ConvergenceWarning with the certified gaps that were reached, and the remedies."""
     late = np.flatnonzero(~solution.converged)
     if not len(late):
         return

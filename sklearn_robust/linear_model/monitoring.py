@@ -1,4 +1,4 @@
-"""The monitor of a linear fit: it passes what the solvers report on to callbacks and console.
+"""The monitor of a linear fit: it passes the solvers' reports to callbacks and console.
 
 A fit has one `FitMonitor` for all its stages. `FitMonitor.stage` and `FitMonitor.solver` are the
 contexts in which a stage runs; the second yields the monitors that its solver is given.
@@ -18,12 +18,13 @@ from sklearn_robust.callbacks import FitCallbacks
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers.solution import Monitor
 
-_NAMED = 5  # classes that a line names; more are counted
+_NAMED = 5  # classes up to which a line names them; more are counted
 
 
 class FitMonitor:
-    """Passes what solvers report of the k problems of a fit on to its callbacks, as the attributes
-    of a fitted estimator.
+    """Passes the solvers' reports on the k problems of a fit to its callbacks and the console.
+
+    Callbacks receive them as the attributes of a fitted estimator.
 
     Parameters
     ----------
@@ -34,14 +35,14 @@ class FitMonitor:
         All k of them.
     verbose : int
         0 prints nothing; 1 a line where a stage begins and ends, and the figures of its solver
-        where it certifies by itself; more than 1 those of each iteration.
+        where it certifies of its own accord; more than 1 those of each iteration.
     classes : sequence of k labels, optional
-        The class that each of several problems separates from the rest, for what is printed.
+        The class that each of several problems separates from the rest, for the printed lines.
 
     Attributes
     ----------
     stopped : bool
-        Whether a callback has asked to stop.
+        Whether a callback has stopped the fit.
     """
 
     def __init__(
@@ -71,9 +72,7 @@ class FitMonitor:
 
     @contextmanager
     def stage(self, name: str, rows: np.ndarray) -> Iterator[None]:
-        """Print where a stage of the fit of the problems at these indices begins and ends, if
-        asked.
-        """
+        """Print, with verbose > 0, where a stage of the fit of these problems begins and ends."""
         if not self.verbose:
             yield
             return
@@ -101,11 +100,9 @@ class FitMonitor:
     def _of(self, rows: np.ndarray) -> str:
         if not self.classes:
             return ""
-        return (
-            f" of class {', '.join(self.classes[i] for i in rows)}"
-            if len(rows) <= _NAMED
-            else f" of {len(rows)} classes"
-        )
+        if len(rows) > _NAMED:
+            return f" of {len(rows)} classes"
+        return f" of class {', '.join(self.classes[i] for i in rows)}"
 
     def fitted(self) -> dict[str, Any]:
         """The estimator's attributes as if the fit had stopped here."""

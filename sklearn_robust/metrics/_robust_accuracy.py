@@ -1,5 +1,7 @@
-"""Exact robust accuracy and certified radius of linear classifiers, and a scorer that fixes the
-threat.
+"""Exact robust accuracy and certified radius of linear classifiers, and a scorer of one threat.
+
+Any threat is served; exponent and scale are read where the threat is an l_q ball, which other
+classifiers than linear ones need.
 """
 
 from __future__ import annotations

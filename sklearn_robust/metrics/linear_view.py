@@ -3,6 +3,7 @@
 `linear_view` reads off its coefficients, the data as it sees them, and the coefficients in the
 space of the threat. The metrics, the linear estimators, the figures and the bounds of theory build
 on it; `is_linear`, `unwrapped` and `transformed` are the questions about estimators that they ask.
+Exponent and scale of a threat are read where it is an l_q ball.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def step_size_rule(
     start:
 
     .. math:: \eta = \min\Big(\frac{1.5}{R^2 \max(1, S / 10)},\; \frac{1}{2 \|g\|_{p^*}^2}\Big),
-    \qquad
+       \qquad
         S = \|\theta\|_2^2 - \|\theta_0\|_2^2 + \min(\|\theta_0\|_2^2, 30),
 
     with R^2 = 1 + the (weighted) mean of :math:`\|x_i\|_2^2`. The first follows the curvature of

@@ -38,7 +38,7 @@ class Progress:
         self.constant = constant_log_risk(
             settings._loss, np.bincount(y.cpu().numpy(), weight.cpu().numpy())
         )
-        self.best = -math.inf  # of the validation score, or of minus the log-risk
+        self.best = -math.inf  # the best validation score, or the best of minus the log-risk
         self.waited = 0
         self.ended = False
 

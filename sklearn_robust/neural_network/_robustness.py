@@ -1,4 +1,4 @@
-"""How robust a fitted network is: what attacks leave of its accuracy, and what is proved of it."""
+"""How robust a fitted network is against l_q balls: its accuracy under attack, and bounds on it."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def madry_cnn(
         Channels, height and width; height and width multiples of 4.
     n_outputs : int, default=10
     channels : pair of int, default=(32, 64)
-        Of the two convolutions; smaller ones are quicker on a CPU.
+        Output channels of the two convolutions; fewer are quicker on a CPU.
     width : int, default=1024
         Units of the hidden layer.
     bias, init_scale, generator

@@ -1,6 +1,4 @@
-"""Exact separators: the predictors that robust training tends to, each with a certificate of how
-exact it is.
-"""
+"""Exact separators: the limits of robust training, each with a certificate of its exactness."""
 
 from sklearn_robust.separators.critical_radius import max_margin
 from sklearn_robust.separators.min_norm import min_norm_separator, separator_path

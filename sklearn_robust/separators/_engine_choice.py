@@ -1,7 +1,7 @@
-"""Engine choice: which solver computes the largest robust margin of a problem, and what its answer
-proves on the user's own data.
+"""Engine choice: the solver of the largest robust margin, and the certificate of its answer.
 
-All engines here serve l_q balls only, of radius eps and with scales.
+Answers are certified on the user's own data. All engines here serve l_q balls only, of radius eps
+and with scales.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from sklearn_robust.separators.working_sets import (
 
 DEFAULT_TOL = 1e-8  # certified relative gap of a separator
 
-# bound, relative to the largest p*-norm of a sample, below which the engines that follow would find
-# no margin either
-_NOTHING = 1e-12
+# Bound on the margin, relative to the largest p*-norm of a sample, that is zero up to rounding: no
+# later engine would find a margin either.
+_ZERO_BOUND = 1e-12
 
 
 def maximise_margin(
@@ -49,9 +49,9 @@ def maximise_margin(
 ) -> Certified:
     """The predictor of largest robust margin in a norm, from the first engines that suit.
 
-    One engine after another is asked, and its answer refined and certified, until the certified gap
-    is at most tol, or the margin is as good as zero. The better predictor and the better weights of
-    all answers are kept.
+    One engine after another solves the problem, and its answer is refined and certified, until the
+    certified gap is at most tol, or the margin is zero up to rounding. The better predictor and the
+    better weights of all answers are kept.
 
     Parameters
     ----------
@@ -78,9 +78,9 @@ def maximise_margin(
             failures.append(f"{engine.name}: {failure}")
             continue
         best = certify_refined(problem, norm, program, point, engine.name, tol).merged(best)
-        hopeless = best.margin <= 0 and best.bound <= _NOTHING * largest_sample_norm(problem, norm)
-        # nothing proves more than rounding allows
-        if hopeless or best.gap - best.rounding <= tol:
+        zero_bound = _ZERO_BOUND * largest_sample_norm(problem, norm)
+        # no answer proves a smaller gap than rounding allows
+        if (best.margin <= 0 and best.bound <= zero_bound) or best.gap - best.rounding <= tol:
             break
     if best is None:
         raise RuntimeError(
@@ -97,9 +97,7 @@ def certify_refined(
     solver: str,
     tol: float,
 ) -> Certified:
-    """What an engine's point proves after active-set refinement; `program` is the problem's
-    max-margin form.
-    """
+    """An engine's point, certified after active-set refinement on the max-margin form `program`."""
     first = certify_point(problem, norm, point, solver)
     if first.gap - first.rounding <= EXACT:
         return first
@@ -110,8 +108,9 @@ def certify_refined(
 def certify_point(
     problem: RobustProblem, norm: LpNorm | WeightedNorm, point: Point, solver: str
 ) -> Certified:
-    """What a direction, with its best intercept, and weights, made feasible, prove on the user's
-    data.
+    """A direction and weights, certified on the user's data.
+
+    The direction has its best intercept, and the weights are made feasible.
     """
     return certify(problem, norm, point.coef[None], point.weights[None], extended=True).single(
         solver
@@ -132,13 +131,14 @@ def largest_sample_norm(problem: RobustProblem, norm: LpNorm) -> float:
 
 
 def _some_out_of_reach(program: MaxMarginForm) -> bool:
-    """Some features have scale 0."""
+    """Whether some features have scale 0."""
     return program.scale is not None and not program.scale.all()
 
 
 def solve_out_of_reach(program: MaxMarginForm) -> Point:
-    """The separator that uses only features of scale 0: the answer where the adversary is strong
-    enough to spoil the others.
+    """The separator of the features of scale 0 alone.
+
+    It is the answer where the radius is so large that the others are of no use.
     """
     reach = np.flatnonzero(program.scale == 0)
     alone = replace(program, rows=program.rows[:, reach], eps=0.0, scale=None)
@@ -149,8 +149,15 @@ def solve_out_of_reach(program: MaxMarginForm) -> Point:
 
 
 class Engine(NamedTuple):
-    """A solver of max-margin forms: its name, the forms that it suits, and its call with a
-    tolerance and weights to start from.
+    """A solver of max-margin forms.
+
+    Attributes
+    ----------
+    name : str
+    suits : callable
+        Whether the engine serves a form.
+    solve : callable
+        The point of a form, for a tolerance and weights to start from.
     """
 
     name: str
@@ -158,7 +165,7 @@ class Engine(NamedTuple):
     solve: Callable[[MaxMarginForm, float, Vector | None], Point]
 
 
-# in the order in which they are asked: the engines of this library, fastest first, then HiGHS and
+# in the order in which they are tried: the engines of this library, fastest first, then HiGHS and
 # clarabel
 _ENGINES = [
     Engine(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from sklearn_robust._clarabel import SolverFailure as SolverFailure
 from sklearn_robust.certificates import Certified, Point, best_intercept, over_size
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem, feasible_weights
@@ -22,9 +23,10 @@ from sklearn_robust.threats import require_ball
 
 Vector = NDArray[np.float64]
 
-SOLVER = "an exact separator"  # what serves l_q balls only, in messages
+SOLVER = "an exact separator"  # the name, in messages, of the solvers that serve l_q balls only
 
-_BALANCE = 2e-14  # difference of the classes' shares, relative to their sum, that is rounding
+# Difference of the classes' weights, relative to the total weight, up to which they are equal.
+_BALANCE = 2e-14
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class MaxMarginForm:
     p : float
         Norm of the margin, in [1, inf].
     dual_q : float
-        The exponent q*; of no account where eps = 0.
+        The exponent q*; unused where eps = 0.
     eps : float
     shift : float
         Where p = q* the adversary lowers every margin of a unit vector by its radius: eps is then 0
@@ -63,8 +65,10 @@ class MaxMarginForm:
 
     @classmethod
     def of(cls, problem: RobustProblem, norm: LpNorm) -> MaxMarginForm:
-        """The form of a single problem with an l_q ball, in units of the rows' root mean square,
-        and centred where an intercept absorbs it.
+        """The form of a single problem with an l_q ball.
+
+        Its rows are in units of their root mean square, and centred where an intercept absorbs
+        that.
         """
         require_ball(problem.threat, SOLVER)
         problem, _ = problem.simplified().standardised()
@@ -93,21 +97,15 @@ class MaxMarginForm:
 
     @property
     def soft_threshold(self) -> bool:
-        """Whether w is a soft threshold of Z^T a: p = 2, against l_inf perturbations of equal
-        scales or none.
-        """
+        """Whether w is a soft threshold of Z^T a: p = 2, and q = inf without scales or eps = 0."""
         return self.scale is None and self.p == 2 and (self.eps == 0 or self.dual_q == 1)
 
     @cached_property
     def classes(self) -> tuple[Any, ...]:
-        """Masks of the rows whose weights have one sum: each class where the intercept is free,
-        otherwise all.
-        """
-        return (
-            (np.full(self.rows.shape[0], True),)
-            if self.labels is None
-            else (self.labels > 0, self.labels < 0)
-        )
+        """Masks of rows whose weights have a given sum: each class, or all without intercept."""
+        if self.labels is None:
+            return (np.full(self.rows.shape[0], True),)
+        return self.labels > 0, self.labels < 0
 
     def dense(self) -> MaxMarginForm:
         """The same program with its rows as an ndarray."""
@@ -115,22 +113,21 @@ class MaxMarginForm:
 
     def levelled(self, scores: Vector) -> Vector:
         """The scores with the best intercept."""
-        return (
-            scores
-            if self.labels is None
-            else scores + self.labels * best_intercept(scores, self.classes)[0]
-        )
+        if self.labels is None:
+            return scores
+        return scores + self.labels * best_intercept(scores, self.classes)[0]
 
     def certify(
         self, point: Point, scores: Vector | None = None, weighted_sum: Vector | None = None
     ) -> Certified:
-        """What a point proves on the program's own rows but for rounding: `certificates.certify`
-        charges it to what leaves.
+        """A point, certified on the form's own rows without a charge for rounding.
+
+        `certificates.certify` charges the rounding of the answers that are returned.
 
         Parameters
         ----------
         point : Point
-            Of any scale; its intercept is the best one.
+            Coefficients and weights of any scale; the intercept is the best one.
         scores : ndarray of shape (n,), optional
             Rows times coef, where they are known.
         weighted_sum : ndarray of shape (d,), optional
@@ -140,7 +137,7 @@ class MaxMarginForm:
         scores = self.rows @ point.coef if scores is None else scores
         shares = [float(weights[members].sum()) for members in self.classes]
         total = sum(shares)
-        # the weights bound nothing before each class has half of them
+        # weights give a bound only where each class has half of their sum
         if weighted_sum is None or abs(len(shares) * shares[0] - total) > _BALANCE * total:
             weights, total = feasible_weights(weights, self.classes), 1.0
             weighted_sum = self.rows.T @ weights
@@ -164,10 +161,6 @@ class MaxMarginForm:
             margin=float(margin),
             bound=max(0.0, float(bound)),
         )
-
-
-class SolverFailure(RuntimeError):
-    """A solver that ended without an answer; the message holds its status."""
 
 
 @dataclass

@@ -1,7 +1,7 @@
 r"""The solution of Newton's equations of the interior-point method at one iterate.
 
-What is left of `Equations` after eliminating x (n <= d) or a (n > d) is positive definite of size
-min(n, d); the scalars are a border of at most five columns.
+Eliminating x (n <= d) or a (n > d) from `Equations` leaves a positive definite system of size
+min(n, d), the core; the scalars are a border of at most five columns.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from scipy.linalg.lapack import dgetrf, dgetrs, dpotrf, dpotrs
 from sklearn_robust.separators._max_margin_form import Vector
 from sklearn_robust.separators._standard_form import CapBound, Equations, StandardForm, Unknowns
 
-# of the smallest diagonal entry: rows that together add less to the matrix are left out of its
-# factor, and iterative refinement makes up for them
-_LIGHT = 1e-3
-# of each pivot, which span many orders of magnitude: added so that rounding leaves them positive
-_RIDGE = 1e-14
+# Share of the smallest diagonal entry: rows that together add less than it to the matrix are left
+# out of the factor, and iterative refinement corrects for them.
+_LIGHT_ROWS = 1e-3
+# Share of each pivot that is added to it, so that rounding leaves all of them positive: they span
+# many orders of magnitude.
+_PIVOT_RIDGE = 1e-14
 
 
 class NewtonSystem:
@@ -69,20 +70,21 @@ class NewtonSystem:
         core = dsyrk(1.0, weighted.T, trans=self.eliminates_x, lower=1)
         pivots = np.einsum("ii->i", core)
         pivots += diagonal
-        pivots *= 1 + _RIDGE
+        pivots *= 1 + _PIVOT_RIDGE
         self.core, info = dpotrf(core, lower=1, overwrite_a=1, clean=0)
         if info != 0:
             raise LinAlgError("the core is not positive definite")
 
     def _weighted_rows(self) -> Vector:
-        """E^-1/2 Z without rows whose part in Z^T E^-1 Z is small beside H^-1: refinement makes up
-        for what they would add.
+        """E^-1/2 Z without rows whose terms in Z^T E^-1 Z are small beside H^-1.
+
+        Iterative refinement corrects for the rows left out.
         """
         rows, workspace = self.form.rows, self.form.workspace
         weight = 1 / self.equations.E
         part = weight * self.form.squares
         rising = np.sort(part)
-        n_light = int(np.searchsorted(np.cumsum(rising), _LIGHT * np.min(1 / self.H)))
+        n_light = int(np.searchsorted(np.cumsum(rising), _LIGHT_ROWS * np.min(1 / self.H)))
         heavy = np.flatnonzero(part >= rising[min(n_light, len(part) - 1)])
         if len(heavy) == len(rows):
             return np.multiply(rows, np.sqrt(weight)[:, None], out=workspace)
@@ -91,10 +93,9 @@ class NewtonSystem:
         return weighted
 
     def _eliminate_scalars(self, refine: bool) -> None:
-        """The solutions for each column of the border, and the LU factors of what is left for the
-        scalars.
-        """
-        rows, signs, border = self.form.rows, self.form.signs, self.form.border
+        """The solution for each column of the border, and the Schur complement's LU factors."""
+        rows, signs = self.form.rows, self.form.signs
+        border = self.form.border
         B, C = self.equations.B, self.equations.C
         self.border_a = self._solve_core(signs @ self._apply_inverse(B), border.T, refine=refine)
         pushed = signs[:, None] * (self.border_a @ rows)[:, None, :]
@@ -129,7 +130,8 @@ class NewtonSystem:
         return dpotrs(self.core, b.T, lower=1)[0].T
 
     def _solve_once(self, right: Unknowns, *, refine: bool) -> Unknowns:
-        rows, signs, border = self.form.rows, self.form.signs, self.form.border
+        rows, signs = self.form.rows, self.form.signs
+        border = self.form.border
         x = self._apply_inverse(right.coordinates)
         a = self._solve_core(signs @ x, right.weights, refine=refine)
         x = x + self._apply_inverse(signs[:, None] * (a @ rows))
@@ -138,9 +140,10 @@ class NewtonSystem:
         return Unknowns(x + (t @ self.border_x).reshape(x.shape), a - t @ self.border_a, t)
 
     def _residual(self, right: Unknowns, solution: Unknowns) -> Unknowns:
-        """What a solution leaves of the right side."""
-        rows, signs, border = self.form.rows, self.form.signs, self.form.border
-        equations, (x, a, t) = self.equations, solution
+        """The residual of a solution: the right side less the equations' left side."""
+        rows, signs = self.form.rows, self.form.signs
+        border, equations = self.form.border, self.equations
+        x, a, t = solution
         in_x = (
             right.coordinates
             - equations.P * x
@@ -158,7 +161,8 @@ class NewtonSystem:
         Raises
         ------
         scipy.linalg.LinAlgError
-            If the margins' equations are met no better than without a step: the digits are used up.
+            If the residual of the margins' equations is no smaller than without a step: rounding
+            dominates.
         """
         refine = not self.eliminates_x
         solution = self._solve_once(right, refine=refine and refinements > 0)

@@ -1,10 +1,9 @@
-r"""The max-margin form as the interior-point method takes it: coordinates, complementary pairs and
-a few scalars.
+r"""The max-margin form for the interior-point method: coordinates, complementary pairs, scalars.
 
 With :math:`w = u - v`, :math:`x = (u, v) \ge 0` and both norms taken of x,
 
 .. math:: \max \; \gamma \quad \text{s.t.} \quad z_i \cdot (u - v) + y_i b - \epsilon s - \gamma =
-\sigma_i, \quad
+   \sigma_i, \quad
    \|x\|_p \le 1, \quad \|x\|_{q^*} \le s, \quad x, \sigma \ge 0.
 
 At a solution no coordinate has both u and v, so the norms are those of w. For p = 2 the objective
@@ -25,8 +24,8 @@ from numpy.typing import NDArray
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, Places, Vector
 
-# the place of the scalar gamma; b and s follow where they are free, then the multipliers of power
-# bounds
+# The place of gamma among the scalars; b and s follow where they are free, then the multipliers of
+# power bounds.
 GAMMA = 0
 
 
@@ -49,9 +48,7 @@ class State(NamedTuple):
 
 
 class Unknowns(NamedTuple):
-    """A solution of Newton's equations, or their right side: one entry for each coordinate, weight
-    and scalar.
-    """
+    """A solution of Newton's equations, or their right side."""
 
     coordinates: Vector  # (parts, d)
     weights: Vector  # (n,)
@@ -96,7 +93,7 @@ class CapBound(_Bound):
     """s_j (u_j + v_j) <= t for each feature: the maximum norm, with a pair for each feature."""
 
     linear = True
-    inside = 0.25  # coordinates of this size meet the bound
+    inside = 0.25  # size at which all coordinates meet the bound
 
     def start(self, size: float, state: State) -> None:
         """Slacks and multipliers at a point whose coordinates all have this size."""
@@ -106,7 +103,7 @@ class CapBound(_Bound):
         state.multipliers[self.pairs] = 1 / len(self.scale)
 
     def assemble(self, equations: Equations, state: State) -> None:
-        """Add what the bound contributes to the equations once its pairs are eliminated."""
+        """Add the bound's terms to the equations, its pairs eliminated."""
         multiplier = state.multipliers[self.pairs]
         stiffness = multiplier / state.slacks[self.pairs]
         in_x, _, in_t = equations.residual
@@ -118,7 +115,7 @@ class CapBound(_Bound):
             equations.C[self.radius, self.radius] += stiffness.sum()
 
     def aim(self, right: Unknowns, target: Vector, state: State) -> None:
-        """Add to the right side what takes the bound's products to their value plus `target`."""
+        """Add to the right side the terms that change the bound's products by `target`."""
         force = self._force(target, state)
         right.coordinates[:] -= self.scale * force
         if self.radius is not None:
@@ -167,7 +164,7 @@ class PowerBound(_Bound):
         state.scalars[self.multiplier] = 1.0
 
     def assemble(self, equations: Equations, state: State) -> None:
-        """Add what the bound contributes to the equations."""
+        """Add the bound's terms to the equations."""
         e, at = self.exponent, self.multiplier
         t, tau = self.t(state), state.scalars[at]
         x, slack = state.coordinates, state.slacks[self.pairs][0]
@@ -193,7 +190,7 @@ class PowerBound(_Bound):
             equations.C[self.radius, self.radius] += tau * (e - 1) * mean / t
 
     def aim(self, right: Unknowns, target: Vector, state: State) -> None:
-        """Add to the right side what takes the bound's product to its value plus `target`."""
+        """Add to the right side the term that changes the bound's product by `target`."""
         right.scalars[self.multiplier] -= target[self.pairs][0] / state.scalars[self.multiplier]
 
     def recover(self, step: Unknowns, target: Vector, state: State) -> Vector:
@@ -215,8 +212,8 @@ class StandardForm:
     n_pairs: int
     radius: int | None  # the place of the scalar s
     dual_scalars: NDArray[np.bool_]  # (n_scalars,): those that are multipliers of power bounds
-    squares: Vector  # (n,): of the rows' 2-norms
-    workspace: Vector  # of the shape of rows
+    squares: Vector  # (n,): the squared 2-norms of the rows
+    workspace: Vector  # (n, d): room for weighted rows
     unit: float  # a row of `rows` is a row of the program over unit * sqrt(d)
 
     @classmethod
@@ -279,9 +276,7 @@ class StandardForm:
         return not self.quadratic and all(bound.linear for bound in self.bounds)
 
     def start(self) -> State:
-        """A point inside every bound, with weights and reduced costs of the size that their sums
-        ask for.
-        """
+        """A point inside every bound, with weights and reduced costs of the size of their means."""
         n, d = self.rows.shape
         size = self.bounds[0].inside if self.bounds else 0.0
         state = State(
@@ -331,9 +326,7 @@ class StandardForm:
         return equations
 
     def right_side(self, equations: Equations, target: Vector, state: State) -> Unknowns:
-        """The right side of the equations whose solution takes slacks * multipliers to their value
-        plus `target`, to first order.
-        """
+        """A right side whose solution changes slacks * multipliers by `target`, to first order."""
         right = Unknowns(*(-part for part in equations.residual))
         if self.split:
             part = target[self.coordinates] / state.slacks[self.coordinates]
@@ -344,9 +337,7 @@ class StandardForm:
         return right
 
     def step(self, solution: Unknowns, target: Vector, state: State) -> State:
-        """The step of an iterate from the solution: of the pairs too, which the equations do
-        without.
-        """
+        """The step of an iterate, its pairs included, from the solution of the equations."""
         slacks, multipliers = state.slacks, state.multipliers
         dual, at = np.empty_like(multipliers), self.coordinates
         x = solution.coordinates.ravel()

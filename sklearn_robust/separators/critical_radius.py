@@ -1,4 +1,4 @@
-"""eps*: the largest radius below which a robust separator exists, with the separator that shows it.
+"""eps*: the largest radius below which a robust separator exists, and its separator.
 
 It is known for l_q balls only.
 """
@@ -34,17 +34,18 @@ from sklearn_robust.separators.linear_program import solve_linear_program
 from sklearn_robust.separators.separator import Separator, read_problem, warn_of_gap
 from sklearn_robust.threats import LpBall, require_ball
 
-# size of a coordinate of Z^T a, relative to the terms that it sums, up to which eps* = 0 is proven
+# Size of a coordinate of Z^T a, relative to the sum of its terms' sizes, up to which weights prove
+# that eps* = 0.
 _TOL_PROOF = 1e-6
 
 # Dinkelbach's method
-_MAX_RATIOS = 30  # steps; it converges superlinearly
-_SLOW_RATIO = 0.01  # growth of the ratio, relative to tol, that ends it
-_MAX_RATIO_ENTRIES = 100_000  # entries of X up to which it refines answers of other methods
-# size of a coordinate of Z^T a, relative to the terms that it sums, below which weights are moved
-# to make it 0
+_MAX_RATIOS = 30  # steps at most; it converges superlinearly
+_SLOW_RATIO = 0.01  # relative growth of the ratio, in units of tol, up to which it ends
+_MAX_RATIO_ENTRIES = 100_000  # entries of X up to which it refines the answers of other methods
+# size of a coordinate of Z^T a, relative to the sum of its terms' sizes, up to which weights are
+# moved to make it 0
 _CANCELLING = 1e-6
-# relative excess over the best ratio of radii whose weights may prove that none of them is reached
+# relative excess over the best ratio of the radii at which weights are sought that bound it
 _BEYOND_RATIO = (0.5 * DEFAULT_TOL, 1e-6, 1e-4)
 
 
@@ -113,7 +114,7 @@ def max_margin(
     References
     ----------
     .. [1] N. Tsilivis, N. Frank, N. Srebro, J. Kempe. The price of implicit bias in adversarially
-    robust generalization.
+       robust generalization.
        NeurIPS 2024.
 
     Examples
@@ -142,8 +143,9 @@ def max_margin(
 
 
 def largest_distance(problem: RobustProblem, tol: float) -> Certified:
-    """eps*: the largest ||s w||_q* margin without adversary; inf where features of scale 0 alone
-    separate.
+    """eps*, the largest ||s w||_q* margin without adversary.
+
+    It is inf where features of scale 0 alone separate the data.
     """
     scale = require_ball(problem.threat, SOLVER).scale
     plain = _without_adversary(problem)
@@ -177,13 +179,12 @@ def _largest_distance_with_fixed_features(
 
 
 def _largest_ratio(problem: RobustProblem, start: Certified, tol: float) -> Certified:
-    """eps* as the largest ratio of margin and ||s w||_q*, by Dinkelbach's method from a separating
-    predictor.
+    """eps* as the largest ratio of margin and ||s w||_q*, by Dinkelbach's method.
 
-    The predictor of largest robust margin at the ratio of the last one has a larger ratio, until
-    the weights that come with it prove that none does. That margin is taken with every feature in
-    its own unit and max |w_j| = 1: features of scale 0, and of sizes far apart, are as well behaved
-    as others there.
+    It starts at a separating predictor. The predictor of largest robust margin at the ratio of the
+    last one has a larger ratio, until its weights prove that none has. That margin is taken with
+    every feature in its own unit and max |w_j| = 1: features of scale 0, and of sizes far apart,
+    are as well behaved as others there.
     """
     units = _column_sizes(problem)
     scale = np.ones_like(units) if problem.threat.scale is None else problem.threat.scale
@@ -191,7 +192,7 @@ def _largest_ratio(problem: RobustProblem, start: Certified, tol: float) -> Cert
     in_units = replace(problem, X=_over(problem.X, units), threat=ball)
 
     def most_robust(eps: float) -> Certified:
-        """What the predictor of largest robust margin at this radius proves of the ratio."""
+        """The predictor of largest robust margin at this radius, with its certified ratio."""
         at_radius = replace(in_units, radius=np.array([eps]))
         found = maximise_margin(at_radius, LpNorm(math.inf), tol)
         point = Point(found.coef / units, found.weights)
@@ -210,10 +211,10 @@ def _largest_ratio(problem: RobustProblem, start: Certified, tol: float) -> Cert
 
 
 def _certify_ratio(problem: RobustProblem, point: Point, solver: str) -> Certified:
-    """What a predictor proves of the ratio, with the better of two weights near the given ones.
+    """The certified ratio of a predictor, with the better of two weights near the given ones.
 
-    Both cancel the features of scale 0; the second also those whose coordinate of Z^T a is small
-    beside the terms that it sums.
+    Both weights cancel the features of scale 0; the second also the features whose coordinate of
+    Z^T a is small beside its terms.
     """
     plain, norm = _without_adversary(problem), problem.threat.dual_norm
     scale, weights = problem.threat.scale, point.weights
@@ -230,8 +231,7 @@ def _certify_ratio(problem: RobustProblem, point: Point, solver: str) -> Certifi
 
 
 def _largest_plain_distance(plain: RobustProblem, tol: float) -> Certified:
-    """The largest margin without adversary in the norm q*; a linear program has the last word where
-    it is 0.
+    """The largest margin without adversary in the norm q*; a linear program decides where it is 0.
 
     Whether data are linearly separable does not depend on the norm, and a vertex proves that they
     are not up to rounding.
@@ -264,9 +264,7 @@ def _without_adversary(problem: RobustProblem) -> RobustProblem:
 
 
 def _column_sizes(problem: RobustProblem) -> Vector:
-    """The 2-norm of each feature, centred where an intercept absorbs it; 1 for a feature that is
-    constant then.
-    """
+    """The 2-norm of each feature, centred with an intercept; 1 where it is 0."""
     X = problem.X
     if sparse.issparse(X):
         units = sparse_norm(X, axis=0)
@@ -281,8 +279,9 @@ def _over(X: Any, units: Vector) -> Any:
 
 
 def _imbalance(problem: RobustProblem, weights: Vector) -> float:
-    """The largest coordinate of Z^T a relative to the terms that it sums: rounding if a proves that
-    nothing separates.
+    """The largest coordinate of Z^T a relative to the sum of its terms' sizes.
+
+    It is rounding if a proves that the data are not separable.
     """
     terms = weights @ abs(problem.X)
     weighted_sum = np.abs(problem.weighted_sum(weights[None])[0])

@@ -1,6 +1,6 @@
 r"""A dense primal-dual interior-point method for the max-margin form, for every p and q.
 
-Mehrotra's predictor and corrector on the form of `_standard_form`, with the linear algebra of
+It is Mehrotra's predictor and corrector on the form of `_standard_form`, with the linear algebra of
 `_newton_system`: one weighted symmetric product and one Cholesky factor of size min(n, d) an
 iteration. The program is feasible and bounded at every eps, also beyond eps*, where its solution is
 w = 0: no case is special. Every iterate is certified, and the best one is returned.
@@ -20,32 +20,35 @@ from sklearn_robust.separators._newton_system import NewtonSystem
 from sklearn_robust.separators._standard_form import StandardForm, State
 from sklearn_robust.separators.refinement import refined
 
-_MAX_DENSE = 30_000_000  # entries of the dense rows, 240 megabytes
+_MAX_DENSE = 30_000_000  # entries of the dense rows up to which the method serves: 240 megabytes
 
-# iterations: most programs take 10 to 20
-_MAX_ITER = 80
-_PATIENCE = 10  # certificates without a smaller gap, after which rounding allows no more
-_FIRST_CERTIFICATE = 4  # earlier iterates have no margin
+# Iterations
+_MAX_ITERATES = 80  # most programs take 10 to 20
+_FIRST_CERTIFICATE = 4  # the first iterate that is certified: earlier ones have no margin
+# consecutive certificates without a smaller gap, after which the method ends: rounding allows no
+# smaller one
+_MAX_MISSED_CERTIFICATES = 10
 
-# certified relative gaps between which the linear systems are refined once: above, where all goes
-# well, not at all, and below twice
+# Certified relative gaps between which the linear systems are refined once. Above both they are not
+# refined as long as each certificate improves on the last; below both they are refined twice.
 _EARLY = 1e-1
 _LATE = 1e-3
 
-# active-set refinement ends the method once it is given the face of the solution
-_RIPE = 1e-4  # certified relative gap of the first attempt
-_RIPER = 1e-2  # the next attempt's gap, relative to the last one's
+# Active-set refinement, which ends the method where an iterate shows the face of the solution
+_RIPE = 1e-4  # certified relative gap at which it is first tried
+_RIPER = 1e-2  # factor on the gap for the next attempt
 
-# share of the way to the boundary that a step goes: less where much centring says that the
-# predictor is poor
+# Share of the way to the boundary that a step goes: the cautious one where the centring parameter
+# sigma is above _MUCH_CENTRING, for the predictor is poor then.
 _TO_BOUNDARY = 0.9995
 _CAUTIOUS = 0.99
 _MUCH_CENTRING = 0.01
-_LEAST_RATE = 1e-300  # relative decrease at a full step that counts as one: no length is infinite
+# Least relative decrease of a slack at a full step that lengths are divided by: none is infinite.
+_LEAST_RATE = 1e-300
 
 
 def suits(program: MaxMarginForm) -> bool:
-    """Any program whose rows fit in memory as a dense array."""
+    """Whether the rows fit in memory as a dense array."""
     return math.prod(program.rows.shape) <= _MAX_DENSE
 
 
@@ -67,7 +70,7 @@ class _Best:
             self.bound, self.misses = certified.bound, 0
 
     def ended(self, tol: float) -> bool:
-        return self.gap <= tol or self.bound == 0 or self.misses == _PATIENCE
+        return self.gap <= tol or self.bound == 0 or self.misses == _MAX_MISSED_CERTIFICATES
 
     @property
     def refinements(self) -> int:
@@ -99,9 +102,10 @@ def solve_interior_point(program: MaxMarginForm, tol: float = 1e-9) -> Point:
     """
     program = program.dense()
     form = StandardForm.of(program)
-    unit = form.unit * math.sqrt(program.rows.shape[1])  # of `program.rows` in that of `form.rows`
+    # `program.rows` over `form.rows`
+    unit = form.unit * math.sqrt(program.rows.shape[1])
     state, best = form.start(), _Best()
-    for iteration in range(_MAX_ITER):
+    for iteration in range(_MAX_ITERATES):
         weights = state.multipliers[form.margins]
         coef, weighted_sum = form.signs @ state.coordinates, weights @ form.rows
         scores = form.rows @ coef
@@ -115,8 +119,7 @@ def solve_interior_point(program: MaxMarginForm, tol: float = 1e-9) -> Point:
                 if end.gap <= tol:
                     return end
                 best.ripe = _RIPER * best.gap
-        # far beyond the precision of float64 nothing is finite any more: the best iterate is then
-        # already known
+        # beyond the precision of float64 an iterate may overflow: the best one is then known
         with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
             try:
                 state = _step(form, state, scores, weighted_sum, best.refinements)
@@ -142,7 +145,7 @@ def _step(
         return form.step(system.solve(right, refinements), target, state)
 
     predictor = direction(-products, 0)
-    # sigma: the cube of the share of the complementarity that the predictor would leave
+    # sigma: the cube of the ratio of the complementarity after and before the predictor's step
     primal, dual = (min(1.0, length) for length in _lengths_to_boundary(form, state, predictor))
     slacks = state.slacks + primal * predictor.slacks
     left = slacks @ (state.multipliers + dual * predictor.multipliers)
@@ -164,7 +167,7 @@ def _step(
 
 
 def _lengths_to_boundary(form: StandardForm, state: State, step: State) -> tuple[float, float]:
-    """How far the primal and the dual part may go until something positive reaches zero."""
+    """The lengths of the primal and the dual step at which a positive entry reaches zero."""
     primal = float(np.max(-step.slacks / state.slacks))
     if form.radius is not None:
         primal = max(primal, -step.scalars[form.radius] / state.scalars[form.radius])

@@ -17,14 +17,17 @@ from sklearn_robust._interrupts import interruptible
 from sklearn_robust.certificates import Point
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure
 
-# the least that HiGHS accepts, and its default, for programs on which it cycles at the first
-_TOLERANCES = (1e-10, 1e-7)
-_MAX_ITER = 20  # simplex iterations for each row and column; most programs need about one,
-_FEW_ITER = 20_000  # small ones near eps* a hundred: these take a fraction of a second
+# Feasibility tolerances of HiGHS, tried in turn: the least that it accepts, and its default for
+# programs on which it cycles with the first.
+_HIGHS_TOLS = (1e-10, 1e-7)
+# Simplex iterations at most, for each row and column, and in all programs. Most programs take about
+# one for each, small ones near eps* a hundred, in a fraction of a second.
+_SIMPLEX_ITER_PER_LINE = 20
+_LEAST_SIMPLEX_ITER = 20_000
 
 
 def suits(program: MaxMarginForm) -> bool:
-    """p in {1, inf}, and q in {1, inf} or no adversary."""
+    """Whether p is in {1, inf}, and q in {1, inf} or without adversary."""
     return program.p in (1, math.inf) and (program.eps == 0 or program.dual_q in (1, math.inf))
 
 
@@ -82,7 +85,7 @@ def solve_linear_program(program: MaxMarginForm) -> Point:
         "b_ub": np.concatenate(limits),
         "bounds": np.stack([lower, upper], axis=1),
     }
-    for tolerance in _TOLERANCES:
+    for tolerance in _HIGHS_TOLS:
         result = _solved_by_highs(arguments, tolerance)
         if result.x is not None:
             return Point(result.x[:d] - result.x[d : 2 * d], -result.ineqlin.marginals[:n])
@@ -94,6 +97,6 @@ def _solved_by_highs(arguments: dict[str, Any], tolerance: float) -> Any:
     options = {
         "primal_feasibility_tolerance": tolerance,
         "dual_feasibility_tolerance": tolerance,
-        "maxiter": max(_FEW_ITER, _MAX_ITER * sum(arguments["A_ub"].shape)),
+        "maxiter": max(_LEAST_SIMPLEX_ITER, _SIMPLEX_ITER_PER_LINE * sum(arguments["A_ub"].shape)),
     }
     return interruptible(lambda _: linprog(**arguments, method="highs", options=options))

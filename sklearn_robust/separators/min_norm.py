@@ -1,9 +1,8 @@
-r"""Minimum-norm robust separators: the predictor that robust training with the geometry p tends to,
-solved exactly, against l_q balls.
+r"""Minimum-norm robust separators against l_q balls: the exact limits of robust training.
 
 Every answer is certified on the user's own data before it is returned: its margin is measured, and
-the solver's multipliers are turned into a bound that no other predictor can exceed. What the solver
-claims about itself is not used.
+the solver's multipliers give a bound that no other predictor can exceed. A solver's own status is
+no proof.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ from sklearn_robust.separators.separator import (
 )
 from sklearn_robust.threats import LpBall, check_radius
 
-# relative precision to which eps* is computed, and by which ||Z^T a||_q may exceed eps in a proof
+# Relative precision to which eps* is computed, and by which ||Z^T a||_q may exceed eps in a proof.
 _TOL_EPS_STAR = 1e-9
-# rounding of a coordinate of Z^T a, relative to the terms that it sums, that a proof may ignore
+# Rounding of a coordinate of Z^T a, relative to the sum of its terms' sizes: a proof ignores it.
 _ROUNDING_PROOF = 1e-12
 
 
@@ -54,7 +53,7 @@ def min_norm_separator(
     r"""The robust separator of least p-norm, i.e. of largest robust margin in the p-norm.
 
     .. math:: \min_{w, b} \|w\|_p \quad \text{subject to} \quad y_i (\langle w, x_i \rangle + b) -
-    \epsilon \|w\|_{q^*} \ge 1.
+       \epsilon \|w\|_{q^*} \ge 1.
 
     Parameters
     ----------
@@ -116,7 +115,7 @@ def min_norm_separator(
     References
     ----------
     .. [1] N. Tsilivis, N. Frank, N. Srebro, J. Kempe. The price of implicit bias in adversarially
-    robust generalization.
+       robust generalization.
        NeurIPS 2024.
 
     Examples
@@ -150,8 +149,7 @@ def separator_path(
     tol: float = DEFAULT_TOL,
     scale: Any = None,
 ) -> list[Separator]:
-    r"""The robust separators of least p-norm for a sequence of radii, each started from the one
-    before.
+    r"""The robust separators of least p-norm for a sequence of radii.
 
     Parameters
     ----------
@@ -246,11 +244,9 @@ def _extrapolated(last: list[Separator], eps: float) -> Vector | None:
 def solve_separator(
     problem: RobustProblem, norm: LpNorm, tol: float = DEFAULT_TOL, *, start: Vector | None = None
 ) -> Separator:
-    """`min_norm_separator` of a single problem in float64, without its warning: the gap reached is
-    for the caller to judge.
-    """
+    """`min_norm_separator` of a single problem in float64; the caller judges its gap."""
     answer = maximise_margin(problem, norm, tol, start=start)
-    # the largest distance in the norm p*, which has more ways to be found
+    # without adversary it is the largest distance in the norm p*, for which there are more methods
     if problem.radius[0] == 0 and answer.gap > tol:
         in_norm = replace(problem, threat=LpBall(norm.dual.p, 1.0))
         answer = largest_distance(in_norm, tol).merged(answer)
@@ -262,8 +258,9 @@ def solve_separator(
 def _separator_near_eps_star(
     problem: RobustProblem, norm: LpNorm, answer: Certified, tol: float
 ) -> Certified:
-    """Where the engines found no robust separator: eps* decides whether there is one, and then
-    provides one.
+    """A robust separator from that of eps*, where the engines found none.
+
+    eps* decides whether there is one.
 
     Raises
     ------
@@ -273,7 +270,7 @@ def _separator_near_eps_star(
     fixed = np.empty(0, int) if scale is None else np.flatnonzero(scale == 0)
     lower, upper = 0.0, math.inf
     proof, size = answer.weights, math.inf
-    # where one precision is not reached the other may be
+    # where eps* is not reached to one precision, it may be to the other
     for precision in (min(tol, _TOL_EPS_STAR), DEFAULT_TOL):
         star = largest_distance(problem, precision)
         # below eps* its separator is robust, if not the one of least norm

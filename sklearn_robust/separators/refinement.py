@@ -1,10 +1,9 @@
-r"""Active-set refinement: Newton's method on the optimality conditions, from a solver's answer to
-one that is exact up to rounding.
+r"""Active-set refinement: Newton's method on the optimality conditions, exact up to rounding.
 
-At the solution of the max-margin form the rows that carry weight have one margin :math:`\gamma`,
-and w lies on a face of the norms: a 1-norm holds coordinates at zero, a maximum norm ties
-coordinates in absolute value. On that face, :math:`w = B\theta`, both norms are smooth, and for the
-active rows the optimality conditions are equations,
+It starts from a solver's answer. At the solution of the max-margin form the rows that carry weight
+have one margin :math:`\gamma`, and w lies on a face of the norms: a 1-norm holds coordinates at
+zero, a maximum norm ties coordinates in absolute value. On that face, :math:`w = B\theta`, both
+norms are smooth, and for the active rows the optimality conditions are equations,
 
 .. math::
 
@@ -32,36 +31,37 @@ from sklearn_robust.separators._max_margin_form import MaxMarginForm, Places, Ve
 
 EXACT = 1e-11  # certified relative gap below which a step gains nothing
 
-# steps
-_ROUNDS = 12
-_PATIENCE = 3  # steps without a smaller gap
-_SURE = 0.1  # ratio of the gaps after and before a step, at most, where the face is right
+# Newton steps
+_MAX_STEPS = 12
+_MAX_MISSED_STEPS = 3  # consecutive steps without a smaller gap, after which refinement ends
+_GAP_RATIO_ON_FACE = 0.1  # largest ratio of the gaps after and before a step on the right face
 
-# the dense system
-_MAX_UNKNOWNS = 6000
-_CHEAP = 400  # unknowns up to which it costs next to nothing
-# added to pivots whose largest is about 1: the system has a solution where rows repeat or the face
-# leaves a freedom, and repeated steps correct for it
-_REGULARISATION = 1e-11
+# The dense linear system
+_MAX_UNKNOWNS = 6000  # larger systems are not solved
+_CHEAP_UNKNOWNS = 400  # unknowns up to which a step costs next to nothing
+# added to pivots whose largest is about 1: the system then has a solution where rows repeat or the
+# face does not determine w; later steps correct the error
+_SADDLE_RIDGE = 1e-11
 _EQUILIBRATIONS = 4  # each halves the exponents by which the units of features differ
-# smaller entries of w, relative to the largest, count as this large in the curvature of a norm
+# entries of w, relative to the largest, that are below it count as this large in a norm's curvature
 _LEAST_ENTRY = 1e-12
 
 
 def refined(
     program: MaxMarginForm, point: Point, tol: float, *, sure: bool = False
 ) -> tuple[Certified, bool]:
-    """The best of a point and of Newton steps from it, which end at a gap of tol or where they no
-    longer help.
+    """The best of a point and of Newton steps from it.
 
-    Where the system is small one step is made in any case: a gap is quadratic in the error of the
-    coefficients, so that they are less exact than it tells, and zeros become exact.
+    The steps end at a gap of tol, or where they no longer reduce it.
+
+    Where the system is small one step is made in any case. The gap is quadratic in the error of the
+    coefficients, which are thus less exact than the gap, and the step makes zeros exact.
 
     Parameters
     ----------
     program : MaxMarginForm
     point : Point
-        Of any scale.
+        Coefficients and weights of any scale.
     tol : float
     sure : bool, default=False
         Whether a step must be cheap and lower the gap tenfold, as it does where the face is right.
@@ -69,18 +69,18 @@ def refined(
     Returns
     -------
     Certified
-        Coefficients and weights may come from different steps: each is the best that was seen.
+        Coefficients and weights may come from different steps: each is the best of all steps.
     bool
-        Whether a step helped.
+        Whether a step improved the margin or the bound.
     """
     first = best = point = program.certify(point)
-    patience, factor = (1, _SURE) if sure else (_PATIENCE, 1.0)
+    patience, factor = (1, _GAP_RATIO_ON_FACE) if sure else (_MAX_MISSED_STEPS, 1.0)
     misses = 0
-    for step in range(_ROUNDS):
+    for step in range(_MAX_STEPS):
         reached = best.gap <= tol
         if best.gap <= EXACT or (reached and step > 0) or misses == patience:
             break
-        moved = newton_step(program, point, _CHEAP if reached or sure else _MAX_UNKNOWNS)
+        moved = newton_step(program, point, _CHEAP_UNKNOWNS if reached or sure else _MAX_UNKNOWNS)
         if moved is None:
             break
         point, last = program.certify(moved), best
@@ -92,26 +92,26 @@ def refined(
 def newton_step(
     program: MaxMarginForm, point: Point, max_unknowns: int = _MAX_UNKNOWNS
 ) -> Point | None:
-    """One Newton step on the face that a point lies next to.
+    """One Newton step on the face next to a point.
 
     Parameters
     ----------
     program : MaxMarginForm
     point : Point
-        Of any scale; its weights are feasible (>= 0, of sum 1, and of equal class sums with an
-        intercept).
+        Coefficients of any scale; feasible weights (>= 0, of sum 1, and of equal class sums with
+        an intercept).
     max_unknowns : int
 
     Returns
     -------
     Point or None
         None where features have scales, where the point has no margin, and so no face to step on,
-        or where the system is singular or too large. The step may lead away: only its certificate
-        tells.
+        or where the system is singular or too large. The step may increase the gap: its certificate
+        decides.
     """
     norm, penalty_norm = program.norm, program.penalty_norm
     if not isinstance(penalty_norm, LpNorm):
-        return None  # the faces here are those of norms that treat all features alike
+        return None  # faces are known for norms without scales only
     a = point.weights
     weighted_sum = program.rows.T @ a
     # Z^T a less the nearest point of the threat's ball
@@ -188,21 +188,22 @@ def _solve_conditions(
 
 
 def _solve_saddle_point(system: Vector, goal: Vector, n_primal: int) -> Vector | None:
-    """The solution of a symmetric system, convex in its first unknowns and concave in the others;
-    None where it is singular.
+    """The solution of a symmetric saddle-point system; None where it is singular.
+
+    The system is convex in its first n_primal unknowns and concave in the others.
 
     Features may have units of their own: a small system is divided by units that make the largest
     entry of each row 1.
     """
     units = np.ones(len(goal))
-    for _ in range(_EQUILIBRATIONS if len(goal) <= _CHEAP else 0):
+    for _ in range(_EQUILIBRATIONS if len(goal) <= _CHEAP_UNKNOWNS else 0):
         largest = np.abs(system * units[:, None] * units).max(axis=1)
         units /= np.sqrt(np.where(largest > 0, largest, 1.0))
     system *= units[:, None]
     system *= units
     pivots = np.einsum("ii->i", system)
-    pivots[:n_primal] += _REGULARISATION
-    pivots[n_primal:] -= _REGULARISATION
+    pivots[:n_primal] += _SADDLE_RIDGE
+    pivots[n_primal:] -= _SADDLE_RIDGE
     try:
         with warnings.catch_warnings():
             # an inexact step is judged by its certificate
@@ -217,21 +218,22 @@ def _solve_saddle_point(system: Vector, goal: Vector, n_primal: int) -> Vector |
 
 @dataclass(frozen=True)
 class _Face:
-    """Vectors that share zero coordinates, and tied ones with their signs: one unknown for each
-    free one, one for the tied.
+    """Vectors that share zero coordinates, and tied coordinates with their signs.
+
+    Each free coordinate is an unknown, and the tied ones are one unknown together.
     """
 
     free: NDArray[np.intp]
     tied: NDArray[np.intp]
-    signs: Vector  # of the tied coordinates
+    signs: Vector  # the signs of the tied coordinates
     n_features: int
 
     @classmethod
     def next_to(cls, w: Vector, faces: list[tuple[float, Vector]]) -> _Face:
         """The face for exponents and subgradients at w.
 
-        A coordinate is at zero, or tied, if its subgradient is further from leaving the face than
-        its entry.
+        A coordinate is at zero, or tied, if its subgradient is further from the boundary of its
+        range than the coordinate is from the face.
         """
         size = np.abs(w) / np.abs(w).max()
         zero, tied = np.zeros(w.shape, dtype=bool), np.zeros(w.shape, dtype=bool)
@@ -249,8 +251,9 @@ class _Face:
         return len(self.free) + bool(len(self.tied))
 
     def gather(self, x: Any, *, squared: bool = False) -> Vector:
-        """B^T x along the last axis, from (..., d) to (..., dimension); with `squared` the diagonal
-        of B^T diag(x) B.
+        """B^T x along the last axis, from (..., d) to (..., dimension).
+
+        With `squared` it is the diagonal of B^T diag(x) B.
         """
         free = x[..., self.free]
         free = free.toarray() if sparse.issparse(free) else free

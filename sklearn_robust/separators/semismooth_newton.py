@@ -1,5 +1,4 @@
-r"""The separator of least 2-norm against l_inf perturbations, or none, by a semismooth Newton
-method that ends exactly.
+r"""The separator of least 2-norm against l_inf perturbations, or none, by semismooth Newton steps.
 
 The dual of :math:`\min \tfrac12 \|w\|_2^2` subject to :math:`z_i \cdot w - \epsilon \|w\|_1 \ge 1`
 has one unknown a sample,
@@ -9,7 +8,7 @@ has one unknown a sample,
 
 piecewise quadratic with gradient :math:`z_i \cdot w - \epsilon \|w\|_1 - 1`. A Newton step solves a
 system over the samples that carry weight and the features that w uses; once both sets are right the
-next step is the solution. It takes a handful of steps where the samples are no more than the
+next step is the exact solution. It takes a handful of steps where the samples are no more than the
 features and eps is not close to eps*.
 """
 
@@ -23,20 +22,20 @@ from scipy.linalg.blas import dsyrk
 from sklearn_robust.certificates import Point, relative_gap
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure, Vector
 
-_MAX_ITER = 60  # Newton steps; a handful is usual
-_EXACT = 1e-12  # relative gap at which no step is left to make
-# relative to the mean pivot, and added to each: the system is singular where rows repeat
-_RIDGE = 1e-10
-# norm of w, relative to the sum of the weights, that is zero where rows are of size 1
-_NOTHING = 1e-40
+_MAX_NEWTON_STEPS = 60  # a handful is usual
+_LAST_GAP = 1e-12  # relative gap up to which no step is left to make
+# Share of the mean pivot that is added to each pivot: the system is singular where rows repeat.
+_MEAN_PIVOT_RIDGE = 1e-10
+# 2-norm of w, relative to the sum of the weights, that is zero, for rows of size 1
+_ZERO_NORM = 1e-40
 
-# line search
+# Line search
 _MAX_HALVINGS = 40
-_DECREASE = 1e-4  # sufficient-decrease fraction of the predicted decrease
+_DUAL_DECREASE = 1e-4  # share of the predicted decrease of the dual that a step must bring
 
 
 def suits(program: MaxMarginForm) -> bool:
-    """No more samples than features, dense, no intercept, p = 2, and q = inf or no adversary."""
+    """Whether it is dense, n <= d, without intercept, p = 2, and q = inf or no adversary."""
     n, d = program.rows.shape
     return (
         program.soft_threshold
@@ -66,26 +65,27 @@ def solve_semismooth_newton(
     Raises
     ------
     SolverFailure
-        If the gap is not reached: near eps*, or with more samples than features, the interior-point
-        method is the better one.
+        If the gap is not reached, as near eps* or with more samples than features: the
+        interior-point method serves these programs better.
     """
     Z, eps = program.rows, program.eps
     weights = np.full(len(Z), 1 / len(Z)) if start is None else start
     w, reached = _primal(Z, weights, eps), False
-    # of all rows and features, once
+    # with eps = 0 the products Z Z^T of all rows stay the same
     gram = None if eps > 0 else dsyrk(1.0, np.ascontiguousarray(Z).T, trans=1, lower=1)
-    for _ in range(_MAX_ITER):
+    for _ in range(_MAX_NEWTON_STEPS):
         square, total_weight = float(w @ w), float(weights.sum())
-        if square <= (_NOTHING * total_weight) ** 2:
+        if square <= (_ZERO_NORM * total_weight) ** 2:
             # the weights prove that no separator exists, or only one of no margin to speak of
             return Point(w, weights)
-        scale = total_weight / square  # the best point of the ray through the weights
+        # the point of least dual value on the ray through the weights
+        scale = total_weight / square
         weights, w = scale * weights, scale * w
         square, total_weight = scale**2 * square, scale * total_weight
         margins = Z @ w - eps * np.abs(w).sum()
         size = np.sqrt(square)
         gap = relative_gap(float(margins.min()) / size, size / total_weight)
-        if gap <= _EXACT or reached:
+        if gap <= _LAST_GAP or reached:
             return Point(w, weights)
         reached = gap <= tol  # one more step makes it exact
         gradient = margins - 1
@@ -100,11 +100,11 @@ def solve_semismooth_newton(
         if moved is None:
             raise SolverFailure("semismooth Newton: no step decreases the dual")
         weights, w = moved
-    raise SolverFailure(f"semismooth Newton: not converged in {_MAX_ITER} steps")
+    raise SolverFailure(f"semismooth Newton: not converged in {_MAX_NEWTON_STEPS} steps")
 
 
 def _primal(Z: Vector, weights: Vector, eps: float) -> Vector:
-    """w(l), the gradient of the dual norm term."""
+    """The predictor w(l) of weights l."""
     weighted_sum = weights @ Z
     if eps == 0:
         return weighted_sum
@@ -112,7 +112,7 @@ def _primal(Z: Vector, weights: Vector, eps: float) -> Vector:
 
 
 def _used_gram(Z: Vector, w: Vector, eps: float, free: Vector) -> Vector:
-    """Products of the free rows less eps sign(w), in the features that w uses; lower triangle."""
+    """The Gram matrix of the free rows less eps sign(w), where w is not zero; lower triangle."""
     used = np.flatnonzero(w)
     rows = (Z if free.all() else Z[free]).take(used, axis=1)
     rows -= eps * np.sign(w[used])
@@ -120,11 +120,9 @@ def _used_gram(Z: Vector, w: Vector, eps: float, free: Vector) -> Vector:
 
 
 def _newton_step(gram: Vector, gradient: Vector) -> Vector:
-    """The step of the free weights that would make their margins 1 if the features in use stayed
-    the same.
-    """
+    """The step of the free weights to margins of 1, if the features in use stay the same."""
     pivots = np.einsum("ii->i", gram)
-    pivots += _RIDGE * pivots.mean()
+    pivots += _MEAN_PIVOT_RIDGE * pivots.mean()
     try:
         factor = cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
     except LinAlgError as error:
@@ -141,15 +139,16 @@ def _line_search(
     step: Vector,
     value: float,
 ) -> tuple[Vector, Vector] | None:
-    """Weights, and their w, after the longest tried step, projected on l >= 0, that decreases the
-    dual sufficiently; None where none does.
+    """Weights and their w after a step with a sufficient decrease of the dual; None without one.
+
+    Steps are halved from the first, and projected on l >= 0.
     """
     length = 1.0
     for _ in range(_MAX_HALVINGS):
         moved = weights.copy()
         moved[free] = np.maximum(weights[free] + length * step, 0)
         w = _primal(Z, moved, eps)
-        if 0.5 * float(w @ w) - moved.sum() <= value + _DECREASE * float(
+        if 0.5 * float(w @ w) - moved.sum() <= value + _DUAL_DECREASE * float(
             gradient @ (moved - weights)
         ):
             return moved, w

@@ -1,5 +1,6 @@
-"""The answer of the exact solvers as the user sees it: a separator with its proof, or the error
-where there is none. The threat is an l_q ball.
+"""The public answer of the exact solvers: a separator with its proof, or an error.
+
+The threat is an l_q ball.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from sklearn_robust.separators._max_margin_form import Vector
 
 @dataclass(frozen=True)
 class Separator:
-    r"""A robust linear separator <w, x> + b, with the proof of how good it is.
+    r"""A robust linear separator <w, x> + b, with the proof of its margin.
 
     It is scaled so that its smallest robust margin is 1: among all such, w has the least p-norm, up
     to `relative_gap`.
@@ -35,8 +36,8 @@ class Separator:
     intercept : float
         b; 0 without an intercept.
     margin : float
-        :math:`\min_i m_i(w) / \|w\|_p` less its rounding, in the units of the features: what this
-        separator reaches at least.
+        :math:`\min_i m_i(w) / \|w\|_p` less its rounding, in the units of the features: a lower
+        bound on the margin of this separator.
     margin_bound : float
         D(dual_coef) plus its rounding: no predictor has a larger margin.
     relative_gap : float
@@ -51,9 +52,9 @@ class Separator:
         The norm of the margin, and the threat.
     fit_intercept : bool
     solver : str
-        What the predictor came from.
+        The engine that found the predictor.
     scale : ndarray of shape (d,) or None
-        Of each feature; the threat is :math:`\|\delta / s\|_q \le \epsilon`.
+        The scale s_j of each feature; the threat is :math:`\|\delta / s\|_q \le \epsilon`.
     """
 
     coef: Vector
@@ -74,7 +75,7 @@ class Separator:
     def of(
         cls, problem: RobustProblem, norm: LpNorm, certified: Certified, gap: float
     ) -> Separator:
-        """The separator that a certified point of a problem with an l_q ball is."""
+        """The separator of a certified point, for a problem with an l_q ball."""
         threat = problem.threat
         return cls(
             coef=certified.coef,

@@ -1,10 +1,9 @@
-r"""Programs with far more rows than columns, or far more columns than rows, from a sequence of
-small ones.
+r"""Programs with far more rows than columns, or the reverse, by a sequence of small programs.
 
 Few samples carry weight at a solution, and for p = 1, or p = 2 against l_inf perturbations, few
 features are used. The program is solved on a set of rows (or columns) that is likely to hold them,
-its answer is certified on all of them, and the set takes in what the answer violates, until the
-certificate holds. Early rounds are solved roughly.
+its answer is certified on all of them, and the violated rows (or columns) are added, until the gap
+is reached. Early rounds are solved roughly.
 """
 
 from __future__ import annotations
@@ -22,40 +21,41 @@ from sklearn_robust.separators._max_margin_form import (
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.refinement import refined
 
-# the sizes from which working sets pay, as docs/guide/solvers.md has them measured
-_TALL = 8  # rows for each column
-_WIDE = 4  # columns for each row
-_LARGE = 500_000  # entries
+# Sizes from which working sets pay, by the measurements in docs/guide/solvers.md
+_TALL_RATIO = 8  # rows for each column
+_WIDE_RATIO = 4  # columns for each row
+_LARGE_ENTRIES = 500_000  # entries of X
 
-# rounds
-_MAX_ROUNDS = 40
-_ROUGH = 1e-3  # certified relative gap of early rounds
-_FINE = 0.3  # gap of the last rounds, relative to tol
-_FEW = 0.02  # violations, relative to min(n, d), at most, where the set is nearly right
-# violations, relative to d, from which the set is cleared of rows without weight
+# Rounds
+_MAX_SET_ROUNDS = 40
+_ROUGH_GAP = 1e-3  # certified relative gap of early rounds
+_FINE_GAP_SHARE = 0.3  # certified relative gap of the last rounds, relative to tol
+# violated rows or columns, relative to min(n, d), up to which the set is nearly right
+_FEW_VIOLATIONS = 0.02
+# violated rows, relative to d, above which rows without weight leave the set
 _CROWDED = 0.05
-_CARRIES = 1e-3  # least weight that counts there, relative to the largest
-_NOTHING = 1e-12  # bound, in units of the rows' root mean square, that is zero up to rounding
+_CARRIED_WEIGHT = 1e-3  # weight, relative to the largest, above which a row carries weight then
+# bound on the margin, in units of the rows' root mean square, that is zero up to rounding
+_ZERO_FORM_BOUND = 1e-12
 
 
 def suits_row_sets(program: MaxMarginForm) -> bool:
-    """Many entries, and many more rows than columns."""
+    """Whether there are many entries, and many more rows than columns."""
     n, d = program.rows.shape
-    return n * d >= _LARGE and n > _TALL * d
+    return n * d >= _LARGE_ENTRIES and n > _TALL_RATIO * d
 
 
 def suits_column_sets(program: MaxMarginForm) -> bool:
-    """Many entries, many more columns than rows, and a solution that uses few of them."""
+    """Whether there are many entries, many more columns than rows, and few in the solution."""
     n, d = program.rows.shape
     few_used = program.scale is None and (
         program.p == 1 or (program.soft_threshold and program.eps > 0)
     )
-    return n * d >= _LARGE and d > _WIDE * n and few_used
+    return n * d >= _LARGE_ENTRIES and d > _WIDE_RATIO * n and few_used
 
 
 def solve_on_row_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
-    """Solve a program with many more rows than columns by the interior-point method on sets of
-    rows.
+    """Solve a program with many more rows than columns, by the interior point on sets of rows.
 
     Parameters
     ----------
@@ -74,8 +74,8 @@ def solve_on_row_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
         If too many rounds pass before the gap is reached.
     """
     n, d = program.rows.shape
-    chosen, rough = _first_rows(program, 2 * d), _ROUGH
-    for _ in range(_MAX_ROUNDS):
+    chosen, rough = _first_rows(program, 2 * d), _ROUGH_GAP
+    for _ in range(_MAX_SET_ROUNDS):
         labels = None if program.labels is None else program.labels[chosen]
         part = replace(program, rows=program.rows[chosen], labels=labels).dense()
         small = _solve_part(part, rough)
@@ -99,8 +99,7 @@ def solve_on_row_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
 
 
 def solve_on_column_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
-    """Solve a program with many more columns than rows by the interior-point method on sets of
-    columns.
+    """Solve a program with many more columns than rows, by the interior point on sets of columns.
 
     Parameters
     ----------
@@ -120,8 +119,8 @@ def solve_on_column_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
     """
     n, d = program.rows.shape
     chosen = np.argsort(-np.abs(np.ones(n) @ program.rows))[: 4 * n]
-    rough = _ROUGH
-    for _ in range(_MAX_ROUNDS):
+    rough = _ROUGH_GAP
+    for _ in range(_MAX_SET_ROUNDS):
         part = replace(program, rows=program.rows[:, chosen]).dense()
         small = _solve_part(part, rough)
         point = Point(np.zeros(d), small.weights)
@@ -129,8 +128,7 @@ def solve_on_column_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
         scores, weighted_sum = part.rows @ small.coef, small.weights @ program.rows
         if _is_solved(program.certify(point, scores, weighted_sum), tol):
             return point
-        # the weighted sum of an unused feature may be as large as the answer's bound (p = 1), or as
-        # eps (p = 2)
+        # |Z^T a|_j of an unused feature is at most the answer's bound (p = 1), or eps (p = 2)
         allowed = program.eps
         if program.p == 1:
             allowed = part.certify(small, scores, weighted_sum[chosen]).bound
@@ -151,12 +149,13 @@ def _solve_part(part: MaxMarginForm, gap: float) -> Certified:
 
 
 def _is_solved(certified: Certified, tol: float) -> bool:
-    return certified.bound <= _NOTHING or certified.gap <= tol
+    return certified.bound <= _ZERO_FORM_BOUND or certified.gap <= tol
 
 
 def _next_gap(program: MaxMarginForm, n_violated: int, tol: float) -> float:
     """The gap of the next round: rough while the set misses many rows or columns."""
-    return _ROUGH if n_violated > _FEW * min(program.rows.shape) else _FINE * tol
+    many = n_violated > _FEW_VIOLATIONS * min(program.rows.shape)
+    return _ROUGH_GAP if many else _FINE_GAP_SHARE * tol
 
 
 def _first_rows(program: MaxMarginForm, size: int) -> Vector:
@@ -168,18 +167,19 @@ def _first_rows(program: MaxMarginForm, size: int) -> Vector:
 def _kept(
     program: MaxMarginForm, chosen: Vector, weights: Vector, scores: Vector, size: int
 ) -> Vector:
-    """The chosen rows that carry weight, and up to a size those of least score.
+    """The chosen rows that carry weight, and those of least score up to `size` rows in all.
 
     Without a row that carries weight the next bound would rise, and the row would come back.
     """
-    carries = weights > _CARRIES * weights.max()
+    carries = weights > _CARRIED_WEIGHT * weights.max()
     order = np.lexsort([scores, ~carries])
     return _keeping_both_classes(program, chosen[order], max(size, int(carries.sum())))
 
 
 def _keeping_both_classes(program: MaxMarginForm, order: Vector, size: int) -> Vector:
-    """The first rows in this order; with an intercept the first of each class too, without which
-    nothing bounds it.
+    """The first rows in this order; with an intercept also the first row of each class.
+
+    Without rows of both classes the program is unbounded.
     """
     chosen = order[:size]
     if program.labels is not None:

@@ -1,10 +1,9 @@
-r"""Steps of steepest descent in closed form, for p = 1, 2 and inf against q = 2 and inf: those of
-`steepest_descent`, in few calls.
+r"""Steps of steepest descent in closed form, for p = 1, 2 and inf against q = 2 and inf.
 
 Each step takes one problem from `coef` to `moved` along the weighted sum :math:`Z^T a`. The path
-keeps :math:`Z^T a` by weights of sum `total` times the total weight that is meant, and
-`penalty_weight` is eps times this total weight. A step is None where there is no closed form: at
-w = 0 against q = 2, and where coordinates tie for p = 1.
+keeps :math:`Z^T a` for weights that are `total` times the dual weights a, and `penalty_weight` is
+eps times the sum of a. A step is None where there is no closed form: at w = 0 against q = 2, and
+where coordinates tie for p = 1.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ import numpy as np
 
 from sklearn_robust.solvers._vectors import Blas, room_like
 
-_TIED = 16  # machine epsilons: entries that differ by less, relative to the largest, are tied
+# Machine epsilons: entries that differ by less from the largest, relative to it, are tied with it.
+_TIED = 16
 
 
 class Step(NamedTuple):
-    """What a step did.
+    """The outcome of a step.
 
     Attributes
     ----------
@@ -30,9 +30,9 @@ class Step(NamedTuple):
     subgradient_norm : float
         The dual norm of the subgradient that was followed.
     coordinate : int or None
-        Where only one coordinate moved, which.
+        The coordinate that moved, where it is the only one.
     change : float
-        And how far.
+        The change of this coordinate.
     """
 
     predicted_decrease: float
@@ -50,7 +50,7 @@ class Room:
     p, q : float
     blas : Blas
     weighted_sum : vector of length d
-        Of the path; filled by it.
+        The path's weighted sum Z^T a, which it fills before each step.
     work, other : vectors of length d
     flags : vector of bool of length d
     high, low : arrays without axes
@@ -152,7 +152,8 @@ def _coordinate_step(room: Room, coef: np.ndarray, moved: np.ndarray, step: floa
     subgradient, size = room.work, room.other
     np.abs(subgradient, size)
     j = int(size.argmax())
-    subgradient_norm, slope, before = size.item(j), subgradient.item(j), coef.item(j)
+    subgradient_norm = size.item(j)
+    slope, before = subgradient.item(j), coef.item(j)
     room.high[...] = subgradient_norm * (1 - _TIED * np.finfo(size.dtype).eps)
     np.greater_equal(size, room.high, room.flags)
     if np.count_nonzero(room.flags) > 1:
@@ -169,8 +170,9 @@ def _coordinate_step(room: Room, coef: np.ndarray, moved: np.ndarray, step: floa
 def _box_subgradient(
     room: Room, coef: np.ndarray, total: float, penalty_weight: float, *, spare: np.ndarray
 ) -> bool:
-    """q = inf: the least subgradient of the log-risk, eps s - Z^T a with s = sign(w), and at zeros
-    of w the s in [-1, 1] that cancels what it can; into room.work.
+    """q = inf: the least subgradient of the log-risk, eps s - Z^T a, into room.work.
+
+    There s = sign(w) where w is not zero; elsewhere s in [-1, 1] makes the entry least in size.
     """
     subgradient, weighted_sum = room.work, room.other
     room.low[...] = 1 / total
@@ -188,9 +190,7 @@ def _box_subgradient(
 def _ball_subgradient(
     room: Room, coef: np.ndarray, total: float, penalty_weight: float, *, spare: np.ndarray
 ) -> bool:
-    """q = 2: the gradient of the log-risk, eps w / ||w||_2 - Z^T a, into room.work; False at w = 0,
-    where there is none.
-    """
+    """q = 2: the gradient eps w / ||w||_2 - Z^T a, into room.work; False at w = 0, without one."""
     subgradient = room.work
     square = room.blas.dot(coef, coef)
     if not 0 < square < math.inf:

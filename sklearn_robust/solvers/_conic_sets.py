@@ -9,38 +9,35 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from threading import Event
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from sklearn_robust._interrupts import interruptible
+from sklearn_robust._clarabel import SolverFailure as SolverFailure
+from sklearn_robust._clarabel import run_clarabel
 
-# gaps and residuals that clarabel is to reach, absolute and relative; it stops earlier where
-# rounding ends its progress, and a certificate decides
-_TOLERANCE = 1e-10
-_MAX_ITER = 100  # iterations of clarabel; most programs need less than 30
+# Gaps and residuals that clarabel is to reach, absolute and relative. It stops earlier where
+# rounding ends its progress, and a certificate decides.
+_PROGRAM_TOL = 1e-10
+_PROGRAM_ITER = 100  # iterations of clarabel; most programs take less than 30
 
-# what rounding adds to a sum at most, relative to the sizes of its terms
+# Rounding of a sum at most, relative to the sum of its terms' sizes: 64 machine epsilons.
 TERM_ROUNDING = 64 * float(np.finfo(np.float64).eps)
-# shares of an interior point that are tried to move another into a set
+# Shares of an interior point, tried in turn until the mixture with it lies in the set.
 _SHARES = [0.0, *np.geomspace(1e-13, 1.0, 40).tolist()]
 
-_NO_INTERIOR = 1e-9  # slack, relative to the size of a set, below which it has no interior
-_DEPENDENT = 1e-12  # relative singular value of equalities that repeat others
-_TIGHT = 1e-6  # slack, likewise, of inequalities that are equalities throughout such a set
-
-
-class SolverFailure(Exception):
-    """The cone solver ended without a solution."""
+# A set with its size as the unit
+_NO_INTERIOR = 1e-9  # largest slack up to which the set has no interior
+_TIGHT = 1e-6  # slack up to which an inequality of such a set is an equality throughout it
+# singular value, relative to the largest, up to which an equality repeats others
+_REPEATED_EQUALITY = 1e-12
 
 
 def solve_program(
     P: Any, q: np.ndarray, A: Any, b: np.ndarray, cones: Sequence[tuple[str, int]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The x that minimises x.P x / 2 + q.x with b - A x in the cones, and the multipliers of the
-    rows.
+    """The minimiser x of x.P x / 2 + q.x with b - A x in the cones, and the rows' multipliers.
 
     P is the upper triangle of a symmetric matrix.
 
@@ -49,36 +46,16 @@ def solve_program(
     SolverFailure
         Unless clarabel calls it solved, or almost.
     """
-    import clarabel
-
-    kinds = {
-        "zero": clarabel.ZeroConeT,
-        "nonnegative": clarabel.NonnegativeConeT,
-        "second_order": clarabel.SecondOrderConeT,
-    }
-    settings = clarabel.DefaultSettings()
-    settings.verbose = False
-    settings.tol_gap_abs = settings.tol_gap_rel = settings.tol_feas = _TOLERANCE
-    settings.max_iter = _MAX_ITER
-    sizes = [kinds[kind](size) for kind, size in cones if size]
-    data = sparse.csc_matrix(P), q, sparse.csc_matrix(A), b, sizes, settings
-
-    def solve(abandoned: Event) -> Any:
-        solver = clarabel.DefaultSolver(*data)
-        solver.set_termination_callback(lambda _: abandoned.is_set())
-        return solver.solve()
-
-    solution = interruptible(solve)
-    x, z = np.asarray(solution.x), np.asarray(solution.z)
-    finite = np.isfinite(x).all() and np.isfinite(z).all()
-    if str(solution.status) not in ("Solved", "AlmostSolved") or not finite:
-        raise SolverFailure(f"clarabel: {solution.status}")
+    x, z, status = run_clarabel(P, q, A, b, cones, _PROGRAM_TOL, max_iter=_PROGRAM_ITER)
+    if status not in ("Solved", "AlmostSolved"):
+        raise SolverFailure(f"clarabel: {status}")
     return x, z
 
 
 def least_share(holds: Callable[[float], bool]) -> float | None:
-    """The least share of an interior point at which a mixture is in a convex set; None where it is
-    in it at none. `holds` tells at a share.
+    """The least share of an interior point that puts a mixture into a convex set; None without one.
+
+    `holds` is the predicate whether the mixture of a share lies in the set.
     """
     if holds(0.0):
         return 0.0
@@ -155,8 +132,9 @@ class ConicRows:
         return self.h - self.E @ x - self.F @ s
 
     def holds(self, x: np.ndarray, s: np.ndarray, room: np.ndarray | float = 0.0) -> bool:
-        """Whether a point within `room` of x, in each coordinate, is in the set by s, up to the
-        rounding of the rows.
+        """Whether a point within `room` of x is in the set by s, up to the rounding of the rows.
+
+        `room` bounds the distance in each coordinate.
         """
         slack, (E, F) = self.slack(x, s), self.sizes
         spare = TERM_ROUNDING * (np.abs(self.h) + E @ np.abs(x) + F @ np.abs(s))
@@ -175,9 +153,7 @@ class ConicRows:
         return True
 
     def deepest_point(self) -> tuple[np.ndarray, float]:
-        """The (x, s) of the largest slack, at most 1, in all rows that are no equalities, and that
-        slack.
-        """
+        """The (x, s) of largest slack in all inequalities, and that slack, which is at most 1."""
         A = sparse.hstack([self.E, self.F, sparse.csr_array(self.axis[:, None])], format="csr")
         q = np.zeros(A.shape[1])
         q[-1] = -1.0
@@ -204,9 +180,9 @@ class ConicRows:
 
 
 class InteriorSet:
-    """A set over its size, with a point of the interior, from which others are moved inside.
+    """A set over its size, with a point of its interior, towards which other points are moved.
 
-    The size is the largest entry of h: a set with it as its unit has numbers that suit a solver.
+    The size is the largest entry of h: with it as the unit, numbers are of order 1.
     Inequalities that hold with equality throughout the set, as for a feature that the adversary
     cannot move, are written as equalities: the set has an interior beside these.
     """
@@ -247,7 +223,7 @@ class InteriorSet:
         """L and l of the equalities L x = l that x obeys whatever s is."""
         left = np.eye(len(self.h)) - self.F @ self._to_s
         directions, sizes, _ = np.linalg.svd(left @ self.E, full_matrices=False)
-        chosen = directions[:, sizes > _DEPENDENT * np.max(sizes, initial=0.0)].T @ left
+        chosen = directions[:, sizes > _REPEATED_EQUALITY * np.max(sizes, initial=0.0)].T @ left
         return chosen @ self.E, chosen @ self.h
 
     def with_s(self, x: np.ndarray, s: np.ndarray) -> np.ndarray:
@@ -256,9 +232,7 @@ class InteriorSet:
         return moved
 
     def moved_inside(self, x: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """x and s, moved the little that puts x into the set by s: onto the equalities, then
-        towards the point of the interior.
-        """
+        """The nearby point of the set: moved onto the equalities, then towards the interior."""
         way = np.append(x, s) - self.point
         way -= self._back @ (np.hstack([self.E, self.F]) @ way)
         room = TERM_ROUNDING * float(np.max(np.abs(x), initial=0.0))

@@ -34,23 +34,28 @@ from sklearn_robust.solvers._conic_sets import (
     least_share,
     solve_program,
 )
+from sklearn_robust.solvers._newton_rules import MarginHessian
 from sklearn_robust.threats import support
 
-_MAX_REPAIRS = 4  # most weights need one or two
-_MOST_CUT = 0.01  # sum of negative weights, of all, beyond which a repair has failed
-# share of the largest in a diagonal that is added to it where columns may depend on each other
-_DEPENDENT = 1e-13
-_NO_ROOM = 1e-9  # slack, relative to the radii, below which no weights lie in the interior
+_MAX_CONIC_REPAIRS = 4  # rounds of a repair; most weights need one or two
+_MOST_CUT = 0.01  # sum of the negative weights, in a total of 1, above which a repair has failed
+_NO_ROOM = 1e-9  # slack, relative to the radii, up to which no weights lie in the interior
+# Share of a Gram matrix's largest diagonal entry that is added to its diagonal: its columns may
+# depend on each other.
+_GRAM_RIDGE = 1e-13
+# Singular value, relative to the largest, up to which a condition on the weights repeats others.
+_REPEATED_TERM = 1e-13
 
 
 class Slot:
     """A set, the sign of w in its support function, and the radius of each sample in it, (n,).
 
-    The set is in units of its size, which the radius is a multiple of.
+    The set is in units of its size, and so is the radius.
     """
 
     def __init__(self, threat: Any, sign: float, radius: np.ndarray) -> None:
-        self.threat, self.sign, self.set = threat, sign, InteriorSet(threat)
+        self.threat, self.sign = threat, sign
+        self.set = InteriorSet(threat)
         self.rows: ConicRows = self.set.rows
         self.radius = self.set.size * radius
         # the numbers of coordinates of u and of s
@@ -81,8 +86,9 @@ def moments_of(problem: RobustProblem) -> GramRows:
 
 
 def slots_of(problem: RobustProblem) -> list[Slot]:
-    """The slots of one problem: one, as its set is symmetric and shared by all samples; none where
-    the radius is 0.
+    """The slots of one problem: one for its symmetric set, which all samples share.
+
+    There is none where the radius is 0.
     """
     radius = float(problem.radius[0])
     if radius == 0:
@@ -151,12 +157,9 @@ class MarginMap:
 
 
 @dataclass(frozen=True)
-class Hessian:
-    """Of the log-risk, M^T C M with C = diag(c) - theta a a^T, and its gradient -M^T a."""
+class Hessian(MarginHessian):
+    """The log-risk's Hessian M^T C M, C = diag(c) - theta a a^T, and its gradient -M^T a."""
 
-    c: np.ndarray
-    a: np.ndarray
-    theta: float
     curved: np.ndarray  # M^T diag(c) M
     weighted_sum: np.ndarray  # M^T a
 
@@ -167,25 +170,20 @@ class Hessian:
         symmetric: np.ndarray = 0.5 * (matrix + matrix.T)
         return symmetric
 
-    def apply(self, change: np.ndarray) -> np.ndarray:
-        """C times a change of the margins."""
-        return self.c * change - (self.theta * (self.a @ change)) * self.a
-
 
 class DualWeights:
     """Weights of one problem that prove a bound on its robust risk."""
 
     def __init__(self, problem: RobustProblem, slots: Sequence[Slot], of_margins: MarginMap):
-        self.problem, self.slots, self.map = problem, slots, of_margins
+        self.problem, self.slots = problem, slots
+        self.map = of_margins
 
     def repaired(
         self, hessian: Hessian, weights: np.ndarray, perturbations: Sequence[Perturbation]
     ) -> np.ndarray | None:
-        """Feasible weights (n,) next to those of a step, given its perturbations; None where the
-        repair fails.
-        """
+        """Feasible weights (n,) next to those of a step; None where the repair fails."""
         feasible = self._balanced(weights)
-        for _ in range(_MAX_REPAIRS):
+        for _ in range(_MAX_CONIC_REPAIRS):
             if feasible is None:
                 return None
             perturbations = self._matched(feasible, perturbations)
@@ -204,8 +202,9 @@ class DualWeights:
     def mixed(
         self, weights: np.ndarray, perturbations: Sequence[Perturbation] | None = None
     ) -> np.ndarray | None:
-        """Weights (n,) mixed with just enough interior ones to be feasible; None where there are no
-        interior weights.
+        """Weights (n,) mixed with the least share of interior ones that makes them feasible.
+
+        The answer is None where there are no interior weights.
         """
         feasible = self._on_equalities(self._balanced(weights))
         if feasible is None or self._interior is None:
@@ -232,9 +231,7 @@ class DualWeights:
         return None if share is None else mixture(share)[0]
 
     def _balanced(self, weights: np.ndarray) -> np.ndarray | None:
-        """The weights, negative ones cut off, scaled to dual feasibility; None where a class has
-        none left.
-        """
+        """The positive weights, scaled to dual feasibility; None where a class has none."""
         weights = np.maximum(weights, 0)
         if not all(weights[members[0]].any() for members in self.problem.classes):
             return None
@@ -253,15 +250,15 @@ class DualWeights:
         L, of_one = slot.set.equalities_of_x
         if not len(L):
             return weights
-        # signs of slot and rows in one: L Z^T a = g l (R.a)
+        # the equalities of the perturbed rows: L Z^T a = g l (R.a)
         scores = np.stack([self.problem.signed_scores(row[None])[0] for row in L])
         conditions = scores - slot.sign * np.outer(of_one, slot.radius)
         classes = np.concatenate(self.problem.classes)
         terms = np.vstack([conditions, classes])
         goal = np.append(np.zeros(len(L)), np.full(len(classes), 1 / len(classes)))
-        for _ in range(_MAX_REPAIRS):
+        for _ in range(_MAX_CONIC_REPAIRS):
             root = np.sqrt(weights)
-            change = np.linalg.lstsq(terms * root, goal - terms @ weights, rcond=_DEPENDENT)[0]
+            change = np.linalg.lstsq(terms * root, goal - terms @ weights, rcond=_REPEATED_TERM)[0]
             weights = self._balanced(weights + root * change)
             if weights is None:
                 return None
@@ -289,8 +286,9 @@ class DualWeights:
         return lack, total
 
     def _hold(self, weights: np.ndarray, perturbations: Sequence[Perturbation]) -> bool:
-        """Whether the perturbed rows cancel, and the perturbations are in their sets, both up to
-        the rounding of Z^T a.
+        """Whether the perturbed rows cancel and the perturbations are in their sets.
+
+        Both hold up to the rounding of Z^T a.
         """
         rounding = TERM_ROUNDING * self.problem.sizes(weights[None])[0]
         lack, total = self._lack(weights, perturbations)
@@ -316,8 +314,8 @@ class DualWeights:
         ):
             row[: self.map.n_features] = reach * slot.sign * point.u / self.map.units
         gram = T.T @ hessian.curved @ T
-        # columns of next to no size, as of a feature that is 0 in all samples, stay out of it
-        gram.flat[:: free + 1] += _DEPENDENT * np.max(np.diag(gram))
+        # a ridge for columns of size 0, such as that of a feature that is 0 in all samples
+        gram.flat[:: free + 1] += _GRAM_RIDGE * np.max(np.diag(gram))
         try:
             x = cho_solve(cho_factor(gram), T.T @ self.map.adjoint(weights))
         except LinAlgError:
@@ -326,9 +324,7 @@ class DualWeights:
 
     @cached_property
     def _interior(self) -> tuple[np.ndarray, list[Perturbation]] | None:
-        """Feasible weights with the largest slack in all rows of the sets, and their perturbations;
-        None where there are none.
-        """
+        """Feasible weights of largest slack in all sets, and their perturbations, if any."""
         if not self.slots or not isinstance(self.problem.rows, (DenseRows, SparseRows)):
             return None
         try:
@@ -347,16 +343,16 @@ class DualWeights:
         return balanced, points
 
     def _deepest_weights(self) -> tuple[np.ndarray, np.ndarray, float]:
-        r"""The solution of a program of n weights: a (n,), the multiples of u and s of each slot,
-        and the slack m.
+        r"""Weights a (n,) of largest slack m, the multiples (p, r) of u and s, and m.
 
-        It is linear in a and :math:`(p_k, r_k) = (R_k \cdot a) (u_k, s_k)`: maximise m with
-        :math:`Z^T a = \sum_k g_k p_k`, the sum of a 1, y.a = 0, a >= 0, and :math:`(R_k \cdot a)
-        h_k - E_k p_k - F_k r_k - m e_k` in the cones of slot k.
+        The program is linear in a and :math:`(p_k, r_k) = (R_k \cdot a) (u_k, s_k)`: maximise m
+        with :math:`Z^T a = \sum_k g_k p_k`, the sum of a 1, y.a = 0, a >= 0, and :math:`(R_k \cdot
+        a) h_k - E_k p_k - F_k r_k - m e_k` in the cones of slot k.
         """
         problem, slots = self.problem, self.slots
         used = np.flatnonzero(problem.log_weight[0] > -math.inf)
-        y, n, d = problem.y[0, used], len(used), problem.n_features
+        n, d = len(used), problem.n_features
+        y = problem.y[0, used]
         Z = sparse.csr_array(problem.X[used]).multiply(y[:, None])
         sums = np.stack([np.ones(n), y] if problem.fit_intercept else [np.ones(n)])
         points = [-slot.sign * sparse.eye_array(*(d, sum(slot.widths))) for slot in slots]

@@ -1,4 +1,4 @@
-"""The loop that all paths share: move, certify now and then, end each problem on its own."""
+"""The loop that all paths share: move, certify at intervals, end each problem on its own."""
 
 from __future__ import annotations
 
@@ -23,37 +23,34 @@ from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers.solution import (
     Monitor,
-    Recorder,
+    Monitoring,
     Solution,
     problem_to_numpy,
     stack_solutions,
 )
 from sklearn_robust.threats import inside, reachable
 
-# When certificates are taken, in iterations: at first every 10, later whenever another tenth of
-# those so far has passed. A path that converges slowly is certified rarely.
+# Iterations between certificates: 10 at first, later a tenth of those so far. A path that converges
+# slowly is certified rarely.
 _CHECK_EVERY = 10
 _CHECK_SHARE = 10
 
-# When a proof that the data are not separable is tried, which costs as much as a thousand
-# iterations.
-# ||Z^T a||_q over its largest feasible value, from which the weights are near enough to a proof
+# Attempts to prove that the data are not separable: one costs as much as a thousand iterations
+# ||Z^T a||_q over eps times the total weight, up to which the weights may be near a proof
 _NEAR_PROOF = 1.1
-# share of the subgradient's norm times the predictor's size at which the next proof is tried
+# factor on the subgradient norm times the size of w, between one attempt and the next
 _NEXT_PROOF = 0.3
 
-# The step relative to the first, below which rounding alone refuses steps: the problem ends.
-_STALLED = 1e-12
-# factor on the adaptive step after a refused trial
-SHRINK = 0.7
+_STALLED = 1e-12  # step, relative to the first, below which a problem ends: rounding refuses steps
+SHRINK = 0.7  # factor on the adaptive step after a refused trial
 
-# the parameters of the k problems under way; the first axis of each array is the problem
+# The parameters of the k problems under way; the first axis of each array is the problem.
 State = tuple[Array, ...]
 
 
 @dataclass
 class Iterate:
-    """Where the problems under way are, for certificates: the first axis is the problem.
+    """The iterates of the problems under way, for certificates: the first axis is the problem.
 
     Attributes
     ----------
@@ -95,7 +92,7 @@ class Path(Protocol):
         ...
 
     def iterate(self) -> Any:
-        """Where the problems are, for certificates; what has gathered in rounding may end here."""
+        """The iterates of the problems, for certificates; rounding errors may be removed here."""
         ...
 
     def select(self, rows: np.ndarray) -> Self:
@@ -107,7 +104,7 @@ class DescentPath(Path, Protocol):
     """Problems whose risk descends: an iteration is a trial step, accepted if it descends."""
 
     def iterate(self) -> Iterate:
-        """Where the problems are; what has gathered in rounding may end here."""
+        """The iterates of the problems; rounding errors may be removed here."""
         ...
 
     def any_below(self, log_risk: Array) -> bool:
@@ -157,9 +154,9 @@ def follow(path: P, run: Run[P]) -> Solution:
     Parameters
     ----------
     path : Path
-        How the problems move.
+        The problems, with their steps.
     run : Run
-        What is certified on the way, and when a problem ends.
+        The certificates on the way, and the end of each problem.
 
     Returns
     -------
@@ -174,7 +171,7 @@ def follow(path: P, run: Run[P]) -> Solution:
             if len(running) < path.problem.n_problems:
                 path = path.select(running)
             run.tune(path)
-        elif run.recorder.asked_for(iteration):
+        elif run.monitoring.asked_for(iteration):
             run.show(iteration, path)
         if run.stopped:
             break
@@ -184,8 +181,8 @@ def follow(path: P, run: Run[P]) -> Solution:
 class Run(Generic[P]):
     """Certificates, verdicts and records of k problems under way; an ended one leaves the batch.
 
-    A subclass says what it certifies (`figures`), which problems end (`verdicts`) and what they
-    leave (`solution`).
+    A subclass defines the certified numbers (`figures`), the problems that end (`verdicts`) and
+    their solutions (`solution`).
 
     Parameters
     ----------
@@ -198,7 +195,7 @@ class Run(Generic[P]):
     # iteration at which a first proof is tried that the data are not separable; later ones follow
     # at its doubles
     first_proof: ClassVar[int]
-    # iterations from which it is tried whether or not the weights are near to one
+    # iterations from which a proof is tried even where the weights are not near one
     patience: ClassVar[int]
 
     def __init__(
@@ -207,7 +204,7 @@ class Run(Generic[P]):
         self.problem = problem
         self.stopping = stopping
         self.ids = np.arange(problem.n_problems) if ids is None else ids
-        self.recorder = Recorder(stopping.record_every, stopping.monitors)
+        self.monitoring = Monitoring(stopping.record_every, stopping.monitors)
         self.stopped = False  # by a monitor
         self.next_proof = self.first_proof
         self.finished: dict[int, Solution] = {}
@@ -217,7 +214,7 @@ class Run(Generic[P]):
         return True
 
     def figures(self, at: Any) -> dict[str, Array]:
-        """What is certified of each problem, (k,) each, as it is recorded."""
+        """The certified numbers of each problem, (k,) each, by the names of the record."""
         raise NotImplementedError
 
     def verdicts(
@@ -227,14 +224,14 @@ class Run(Generic[P]):
         raise NotImplementedError
 
     def solution(self, i: int, iteration: int, at: Any, converged: bool | None) -> Solution:
-        """What problem i leaves, `converged` None where it has not come to an end."""
+        """The solution of problem i; `converged` is None where it has not come to an end."""
         raise NotImplementedError
 
     def tune(self, path: P) -> None:
-        """Tell the path what the certificates ask of its next steps."""
+        """Adapt the next steps of the path to the certificates."""
 
     def show(self, iteration: int, path: P) -> None:
-        """Record an iteration without certificates; what the run knows does not change."""
+        """Record an iteration without certificates; bounds and verdicts do not change."""
 
     def check(self, iteration: int, at: Any) -> np.ndarray:
         """Certify, store what has ended, and return the indices of the problems that go on."""
@@ -243,7 +240,7 @@ class Run(Generic[P]):
         for i in np.flatnonzero(ended).tolist():
             self.finished[int(self.ids[i])] = self.solution(i, iteration, at, bool(converged[i]))
         last = bool(ended.any()) or iteration == self.stopping.max_iter
-        if last or self.recorder.due(iteration):
+        if last or self.monitoring.due(iteration):
             self.report(iteration, at, figures, last=last)
         running = np.flatnonzero(~ended)
         if len(running) < len(ended):
@@ -254,7 +251,7 @@ class Run(Generic[P]):
         self, iteration: int, at: Any, figures: dict[str, Array], *, last: bool = False
     ) -> None:
         """Record the figures, and show them and the predictors to the monitors."""
-        self.stopped = self.recorder(
+        self.stopped = self.monitoring(
             iteration, self.ids, at.coef, at.intercept, last=last, **figures
         )
 
@@ -264,18 +261,14 @@ class Run(Generic[P]):
         self.ids = self.ids[rows]
 
     def proof_due(self, iteration: int) -> bool:
-        """Whether the next proof that data are not separable is due; the one after waits twice as
-        long.
-        """
+        """Whether the next attempt to prove non-separability is due; each waits twice as long."""
         if iteration < self.next_proof:
             return False
         self.next_proof *= 2
         return True
 
     def near_proof(self, iteration: int, at: Any) -> np.ndarray:
-        """Whether the weights of each problem may be near to a proof, and worth its price: bool of
-        shape (k,).
-        """
+        """Whether an attempt at a proof is worth its time, for each problem: bool of shape (k,)."""
         if iteration > self.patience:
             return np.ones(len(self.ids), dtype=bool)
         threat = self.problem.threat
@@ -284,24 +277,23 @@ class Run(Generic[P]):
         return to_numpy(inside(threat, reachable(threat, at.weighted_sum), radius))
 
     def finish(self, iteration: int, path: P) -> Solution:
-        """All solutions in order; what is still under way has not converged."""
+        """All solutions in order; problems that are still under way have not converged."""
         if len(self.ids):
             at = path.iterate()
             for i, name in enumerate(self.ids.tolist()):
                 self.finished[name] = self.solution(i, iteration, at, None)
         k = len(self.finished)
-        return stack_solutions([self.finished[i] for i in range(k)], self.recorder.history(k))
+        return stack_solutions([self.finished[i] for i in range(k)], self.monitoring.history(k))
 
 
 class DescentRun(Run[DescentPath]):
-    """The path of a risk, with certificates of its margin and, where data are not separable, of
-    the risk itself.
+    """The run of a descent path, certified by its margin or, without a separator, by its risk.
 
     Certificates are taken every 10 iterations at first, later every tenth of the iterations so far.
-    A record at another iteration takes the bound that is known by then, and changes none of what
-    follows. With loss_tol = 0, where the limit itself is wanted, a step must bring the share 1 -
-    min(1/2, gap) of its predicted decrease, gap the certified one: it may waste no more than what
-    is still open. Otherwise it must bring half.
+    A record at another iteration takes the best bound so far, and changes no later iterate. A step
+    must bring half of its predicted decrease. With loss_tol = 0, where the path goes on to its
+    limit, the sufficient-decrease fraction is 1 - min(1/2, gap), with the certified gap: the step
+    may lose no more than the share that is still open.
 
     Parameters
     ----------
@@ -340,7 +332,7 @@ class DescentRun(Run[DescentPath]):
         self.sufficient_decrease = np.full(k, 0.5)
 
     def certifies(self, iteration: int, path: DescentPath) -> bool:
-        """When they are due, or a problem is done."""
+        """Certificates are due at intervals, and where the log-risk of a problem is low enough."""
         if iteration < self.check_at and not path.any_below(self.done_below):
             return False
         pause = max(_CHECK_EVERY, iteration // _CHECK_SHARE)
@@ -353,7 +345,7 @@ class DescentRun(Run[DescentPath]):
         path.require_decrease(xp.asarray(self.sufficient_decrease, dtype=self.done_below.dtype))
 
     def show(self, iteration: int, path: DescentPath) -> None:
-        """Record an iteration between certificates; what the run knows does not change."""
+        """Record an iteration between certificates; bounds and verdicts do not change."""
         coef, now = path.view()
         self.report(iteration, Point(coef, now.weights, now.intercept), self._figures(coef, now))
 
@@ -366,7 +358,7 @@ class DescentRun(Run[DescentPath]):
         """Keep the least bound D(a) on each margin, and its weights."""
         direction = at.weighted_sum / namespace(at.coef).sum(at.now.weights, axis=-1, keepdims=True)
         bounds = _in_double(self.geometry.distance(self.problem, direction))
-        # weights of a risk of zero are no feasible ones
+        # where the risk is zero the weights are not feasible
         tighter = (bounds < self.bounds) & (_in_double(at.now.log_risk) > -math.inf)
         self.bounds = np.where(tighter, bounds, self.bounds)
         rows = np.flatnonzero(tighter)
@@ -388,10 +380,12 @@ class DescentRun(Run[DescentPath]):
     def verdicts(
         self, iteration: int, at: Iterate, figures: dict[str, Array]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A problem ends where its loss or its gap is small enough, where it moves no further, or
-        at a proof that its data are not separable.
+        """A problem ends by its loss or gap, where its step stalls, or at a proof.
+
+        The proof shows that its data are not robustly separable.
         """
-        now, gap, tol = at.now, figures["gap"], self.stopping.tol
+        now, gap = at.now, figures["gap"]
+        tol = self.stopping.tol
         log_risk, slope, step = (
             _in_double(x) for x in (now.log_risk, at.subgradient_norm, at.step)
         )
@@ -404,7 +398,7 @@ class DescentRun(Run[DescentPath]):
         undecided = ~done & ~((figures["margin"] > 0) & (self.bounds > 0))
         if not undecided.any():
             return ended, done
-        # the risk is within slope * size of its minimum; the product says nothing at w = 0
+        # the log-risk is within slope * size of its minimum; at w = 0 the product is 0 and no bound
         size = _in_double(self.geometry.size(at.coef))
         likely = stalled | ((size > 0) & (slope * size <= self.prove_below))
         if proof_due:
@@ -414,7 +408,7 @@ class DescentRun(Run[DescentPath]):
             proven = bool(np.isfinite(proof).all())
             done[i] = risk_gap <= tol
             ended[i] |= done[i] or (proven and self.stopping.stop_if_not_separable)
-            # closer next time; without any proof, only when the next round of attempts is due
+            # a smaller product before the next attempt; without any proof, not before one is due
             self.prove_below[i] *= _NEXT_PROOF if proven else 0.0
         return ended, done
 
@@ -426,8 +420,9 @@ class DescentRun(Run[DescentPath]):
             setattr(self, name, getattr(self, name)[rows])
 
     def _risk_gap(self, i: int, now: Evaluation) -> tuple[float, Array]:
-        """The certified relative gap of the risk of problem i, inf without a proof of
-        non-separability, and that proof.
+        """The certified relative gap of the risk of problem i, and the weights that prove it.
+
+        The gap is inf, and the weights are nan, without a proof that the data are not separable.
         """
         one = problem_to_numpy(self.problem.select(slice(i, i + 1)))
         proof = repaired_weights(one, to_numpy(now.weights[i : i + 1]))
@@ -435,7 +430,7 @@ class DescentRun(Run[DescentPath]):
         return float(-np.expm1(-excess)), proof
 
     def solution(self, i: int, iteration: int, at: Iterate, converged: bool | None) -> Solution:
-        """Problem i with what its least bound proves, or the proof that it is not separable."""
+        """Problem i certified by its least bound, or with the proof that it is not separable."""
         row = slice(i, i + 1)
         proven = certify(
             self.problem.select(row),
@@ -466,7 +461,7 @@ def _in_double(x: Array) -> np.ndarray:
 
 
 class Rule(Protocol):
-    """What makes one path differ from another: its parameters and its step."""
+    """The parameters and the step of a path, by which paths differ."""
 
     def coef(self, state: State) -> Array:
         """The linear predictors (k, d) that the parameters stand for."""
@@ -481,9 +476,7 @@ class Rule(Protocol):
         weighted_sum: Array,
         step: Array,
     ) -> tuple[State, Array]:
-        """The parameters after a step of this size (k,), and the subgradient (k, d) of the log-risk
-        that it follows.
-        """
+        """The parameters after a step of this size (k,), and the subgradient (k, d) followed."""
         ...
 
     def select(self, rows: np.ndarray) -> Self:
@@ -542,7 +535,8 @@ class RulePath:
         coef = self.rule.coef(trial)
         then = self.problem.evaluate(self.loss, coef, near=self.now.intercept)
         if self.growth is None:
-            self.state, self.coef, self.now = trial, coef, then
+            self.state, self.coef = trial, coef
+            self.now = then
         else:
             predicted_decrease = xp.sum(self.subgradient * (self.coef - coef), axis=-1)
             accepted = (
@@ -561,7 +555,7 @@ class RulePath:
         return bool(namespace(log_risk).any(self.now.log_risk <= log_risk))
 
     def iterate(self) -> Iterate:
-        """Where the problems are."""
+        """The iterates of the problems."""
         return Iterate(
             self.coef,
             self.now,

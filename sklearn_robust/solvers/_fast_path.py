@@ -1,9 +1,8 @@
-"""The path of steepest descent on NumPy data, in few calls: an iteration is little more than two
-products.
+"""The path of steepest descent on NumPy data: an iteration costs little more than two products.
 
 It serves l_p geometries and l_q balls. For the exponential loss the weights are exp(-m_i) over the
-risk before the step: they need no shift of their own, their sum is the quotient of the two risks,
-and a step takes the weighted sum Z^T a by weights that are not normalised.
+risk before the step: they need no shift of their own, and their sum is the quotient of the two
+risks. The weighted sum Z^T a is taken with these weights, without normalising them.
 """
 
 from __future__ import annotations
@@ -25,9 +24,7 @@ from sklearn_robust.threats import is_ball
 
 
 def serves(problem: RobustProblem, geometry: Geometry) -> bool:
-    """Whether the fast path is for this problem: NumPy or scipy.sparse data, an l_q ball without
-    scales, l_p geometries.
-    """
+    """Whether the fast path serves: NumPy or SciPy data, an unscaled l_q ball, l_p geometries."""
     threat = problem.threat
     return (
         isinstance(problem.rows, ArrayRows)
@@ -40,17 +37,17 @@ def serves(problem: RobustProblem, geometry: Geometry) -> bool:
 class FastPaths:
     """k problems under way, each on its own; the methods are those of `_descent.DescentPath`.
 
-    A problem in a batch moves as it does alone: batches in one matrix product were 1.1 to 1.8 times
-    as fast, and whole fits of several classes were not.
+    A problem in a batch moves as it does alone, and all of them are certified together. Batches in
+    one matrix product were 1.1 to 1.8 times as fast, but not whole fits of several classes.
 
     Parameters
     ----------
     problem : RobustProblem
-        One that the fast path serves.
+        Problems that the fast path serves.
     loss : MarginLoss
     geometry : Geometry
     rule : Rule
-        Of steepest descent in this geometry; it proposes the steps that have no closed form.
+        The rule of steepest descent in this geometry: it proposes the steps without closed form.
     coef : ndarray of shape (k, d)
         Where to start.
     step : ndarray of shape (k,)
@@ -97,7 +94,7 @@ class FastPaths:
         return any(path.here.log_risk <= log_risk.item(i) for i, path in enumerate(self.paths))
 
     def iterate(self) -> Iterate:
-        """Where the problems are; what the scores have gathered in rounding ends here."""
+        """The iterates of the problems; the rounding errors of the scores are removed here."""
         at = [path.iterate() for path in self.paths]
         if len(at) == 1:
             return at[0]
@@ -127,8 +124,9 @@ class FastPaths:
 
 
 class _Point:
-    """A predictor and the robust loss at it; the dual weights are weights / total, of sum
-    total_weight.
+    """A predictor and the robust loss at it.
+
+    The dual weights are weights / total; their sum is total_weight.
     """
 
     __slots__ = (
@@ -237,10 +235,11 @@ class FastPath:
                 self.step *= SHRINK
                 return
             self.step *= self.growth
-        self.here, self.there, self.stale = there, here, True
+        self.here, self.there = there, here
+        self.stale = True
 
     def iterate(self) -> Iterate:
-        """Where the problem is; what the scores have gathered in rounding ends here."""
+        """The iterate of the problem; the rounding errors of the scores are removed here."""
         if self.by_column:
             self._refresh()
         if self.stale:
@@ -298,9 +297,10 @@ class FastPath:
             self._evaluate_with_shift(there, here)
 
     def _evaluate_quotient(self, there: _Point, here: _Point) -> bool:
-        """The exponential loss: the weights s_i exp(-m_i) / L are those at `there` over the risk L
-        at `here`, and their sum is the quotient of the risks; False where it leaves the range of
-        numbers.
+        """The exponential loss by the quotient of the risks; False where it under- or overflows.
+
+        The weights s_i exp(-m_i) / L, with the margins at `there` and the risk L at `here`, have
+        the quotient of the two risks as their sum.
         """
         weights = there.weights
         number = self.number
@@ -338,7 +338,7 @@ class FastPath:
         return self.lowest < number < 1 / self.lowest
 
     def _evaluate_with_shift(self, there: _Point, here: _Point) -> None:
-        """The same for any loss and any distance between the two."""
+        """The robust loss at `there`, for any loss and any distance from `here`."""
         near, penalty = (np.array([x], self.y.dtype) for x in (here.intercept, there.penalty))
         now = self.problem.evaluate_scores(self.loss, there.scores[None], penalty, near=near)
         there.weights[...] = now.weights[0]

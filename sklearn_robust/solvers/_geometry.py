@@ -17,8 +17,7 @@ from sklearn_robust.threats import residual
 
 @dataclass(frozen=True)
 class Geometry:
-    """The norms of k problems. Neighbours of equal norm are computed together, so problems are best
-    ordered by `neighbours`.
+    """The norms of k problems, best in the order of `neighbours`: equal ones are computed together.
 
     Attributes
     ----------

@@ -1,5 +1,4 @@
-r"""The minimiser of the robust risk for a threat that is a conic set: Newton's method whose step is
-a cone program.
+r"""The minimiser of the robust risk for a conic set: Newton's method, each step a cone program.
 
 **Problem.** With :math:`\sigma` the support function of a set the robust margins are
 :math:`m = Z w + y b - R t`, where :math:`t_k \ge \sigma_k(g_k w)`: a *slot* k is a set and a sign
@@ -28,6 +27,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy import sparse
@@ -35,6 +35,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.solvers import _newton_rules as rules
 from sklearn_robust.solvers._conic_sets import SolverFailure, solve_program
 from sklearn_robust.solvers._conic_weights import (
     DualWeights,
@@ -46,27 +47,6 @@ from sklearn_robust.solvers._conic_weights import (
 )
 from sklearn_robust.solvers.solution import Solution
 from sklearn_robust.threats import ConicThreat, require
-
-# Levenberg's damping, as a share of the Hessian's diagonal
-_LEAST_DAMPING = 1e-10  # at the start, and the least that accepted steps lead back to
-_MOST_DAMPING = 1e4  # the method ends from here on
-_DAMPED = 1e-6  # least damping after a failure
-_RAISE = 100  # factor after a failure
-_LOWER = 10  # divisor after an accepted step
-
-# decreases of the log-risk that a model predicts
-_FAR = 0.1  # more than this: longer steps than the model's are tried
-_CLOSE = 0.03  # at most this: the model's weights may certify the risk
-_DIGITS = 1e-8  # less than this: the rounding of the log-risk hides the decrease, and is granted
-_ROUNDING = 1e-14  # at most this: rounding alone, and the method ends
-
-# the line search along the model's step
-_SUFFICIENT = 1e-3  # sufficient decrease: this share of the predicted decrease
-_SHORTEST = 1e-6  # least step, relative to the first
-_LONGEST = 1024.0  # largest step, relative to the first
-_FURTHEST = 1e3  # largest change of a margin in the first step, relative to 1 + the largest margin
-
-_FLAT = 1e-6  # curvature over total weight, up to which a step would be longer than is sensible
 
 
 def conic_newton(
@@ -120,25 +100,18 @@ def conic_newton(
     return _ConicNewton(problem, loss, tol, certify).run(start, max_iter, record)
 
 
-@dataclass
-class _Point:
-    """A predictor of one problem, t = sigma(g w) of each slot, and what the loss makes of them."""
+@dataclass(frozen=True)
+class _Point(rules.NewtonPoint):
+    """A predictor of one problem, t = sigma(g w) of each slot, and the loss at it."""
 
-    coef: np.ndarray
-    intercept: float
-    scores: np.ndarray  # Z w, (n,)
     levels: np.ndarray
-    margins: np.ndarray
-    log_risk: float
-    weights: np.ndarray
 
 
 @dataclass
 class _Target:
-    """The minimiser of a model: the predictor, the margins' change, the slots' perturbations."""
+    """The minimiser of a model: the point there, the margins' change, the slots' perturbations."""
 
-    coef: np.ndarray
-    scores: np.ndarray
+    point: _Point
     change: np.ndarray
     perturbations: list[Perturbation]
 
@@ -157,7 +130,9 @@ class _ConicNewton:
     def __init__(
         self, problem: RobustProblem, loss: MarginLoss, tol: float, certify: Callable[..., Solution]
     ) -> None:
-        self.problem, self.loss, self.tol, self.certify = problem, loss, tol, certify
+        self.problem, self.loss = problem, loss
+        self.tol = tol
+        self.certify = certify
         self.y, self.log_weight = problem.y[0], problem.log_weight[0]
         self.used = self.log_weight > -math.inf
         self.slots = slots_of(problem)
@@ -170,43 +145,38 @@ class _ConicNewton:
     ) -> tuple[Solution | None, np.ndarray, int]:
         at = self._evaluated(start[0], self.problem.signed_scores(start)[0], None)
         best: _Proven | None = None
-        damping, iteration = _LEAST_DAMPING, 0
-        while iteration < max_iter and not self._separates(at):
+        damping, iteration = rules.LEAST_DAMPING, 0
+        while iteration < max_iter and not at.separates(self.used):
             iteration += 1
             hessian = self._hessian(at)
             try:
                 target = self._target(hessian, at, damping)
             except SolverFailure as failure:
-                damping = max(_RAISE * damping, _DAMPED)
-                if damping > _MOST_DAMPING:
+                damping = rules.more_damping(damping)
+                if damping > rules.MOST_DAMPING:
                     self._warn(failure)
                     break
                 continue
             decrease = float(at.weights @ target.change)
-            reached = self._between(at, target, 1.0)
-            if decrease <= _CLOSE:
-                best = self._better(best, hessian, at, target, reached, last=decrease <= self.tol)
+            if decrease <= rules.CLOSE_DECREASE:
+                best = self._better(best, hessian, at, target, last=decrease <= self.tol)
                 if best is not None and best.gap <= self.tol:
                     record(iteration, best.coef[None], best.weights[None])
                     break
-            moved = self._search(at, target, reached, decrease)
+            ahead = partial(self._between, at, target)
+            moved = rules.line_search(at, ahead, target.change, decrease, self.used)
             if moved is None:
-                if decrease <= _ROUNDING or damping > _MOST_DAMPING:
+                if decrease <= rules.ROUNDING_DECREASE or damping > rules.MOST_DAMPING:
                     break
-                damping = max(_RAISE * damping, _DAMPED)
+                damping = rules.more_damping(damping)
                 continue
-            at, damping = moved, max(damping / _LOWER, _LEAST_DAMPING)
+            at, damping = moved, rules.less_damping(damping)
             record(iteration, at.coef[None])
         return self._solution(at, best), at.coef[None], iteration
 
-    def _separates(self, at: _Point) -> bool:
-        return bool(at.margins[self.used].min() > 0)
-
     def _solution(self, at: _Point, best: _Proven | None) -> Solution | None:
-        """The best predictor with its proof, or a point that separates the data; None without
-        either.
-        """
-        if self._separates(at):
+        """The best certified predictor, or one that separates the data; None without either."""
+        if at.separates(self.used):
             return self.certify(at.coef[None], near=at.intercept)
         if best is None:
             best = self._judged(at, self.dual.mixed(at.weights))
@@ -237,24 +207,23 @@ class _ConicNewton:
             intercept = float(found[0])
             margins = margins + intercept * self.y
         log_risk, weights = self.loss.log_risk_and_weights(margins, self.log_weight)
-        return _Point(coef, intercept, scores, levels, margins, float(log_risk), weights)
+        return _Point(coef, intercept, scores, margins, float(log_risk), weights, levels)
 
     def _between(self, at: _Point, target: _Target, share: float) -> _Point:
-        coef = at.coef + share * (target.coef - at.coef) if share != 1 else target.coef
-        scores = at.scores + share * (target.scores - at.scores)
+        """The point at a share of the way to the target."""
+        reached = target.point
+        if share == 1:
+            return reached
+        coef = at.coef + share * (reached.coef - at.coef)
+        scores = at.scores + share * (reached.scores - at.scores)
         return self._evaluated(coef, scores, at.intercept)
 
     # steps
 
     def _hessian(self, at: _Point) -> Hessian:
-        a, c = at.weights, self.loss.curvature(at.margins, at.weights)
-        if c.sum() <= _FLAT * a.sum():
-            # far on the wrong side a loss has no curvature: that of a parabola that a step leaves
-            c = np.maximum(c, a / (1 + np.maximum(-at.margins, 0)))
-        c = np.where(self.used, c, 0.0)
-        # the largest theta that leaves C positive semidefinite; 1 for the exponential loss
-        theta = 1 / max(1.0, float(np.sum(a * (a / np.maximum(c, np.finfo(float).tiny)))))
-        return Hessian(c, a, theta, self.map.curved(c), self.map.adjoint(a))
+        a = at.weights
+        c = np.where(self.used, rules.curvatures(self.loss, at.margins, a), 0.0)
+        return Hessian(c, a, rules.largest_theta(c, a), self.map.curved(c), self.map.adjoint(a))
 
     def _target(self, hessian: Hessian, at: _Point, damping: float) -> _Target:
         """The model's minimiser around a point, damped by a share of the Hessian's diagonal."""
@@ -266,33 +235,8 @@ class _ConicNewton:
         x, perturbations = self.program.solve(matrix, -hessian.weighted_sum - matrix @ now)
         coef = self.map.coef(x)
         scores = self.problem.signed_scores(coef[None])[0]
-        return _Target(coef, scores, self.map.forward(x - now), perturbations)
-
-    def _search(
-        self, at: _Point, target: _Target, reached: _Point, decrease: float
-    ) -> _Point | None:
-        """The point towards the target, or beyond it, where the log-risk falls by enough; None if
-        there is none.
-        """
-        if not decrease > 0:
-            return None
-        rounding = 8 * np.finfo(float).eps * (1 + abs(at.log_risk)) if decrease < _DIGITS else 0.0
-        furthest = _FURTHEST * (1 + float(np.abs(at.margins[self.used]).max()))
-        change = float(np.abs(target.change[self.used]).max())
-        first = share = furthest / change if change > furthest else 1.0
-        found = reached if share == 1 else self._between(at, target, share)
-        while not found.log_risk <= at.log_risk - _SUFFICIENT * share * decrease + rounding:
-            share *= 0.5
-            if share <= _SHORTEST * first:
-                return None
-            found = self._between(at, target, share)
-        while first <= share < _LONGEST * first and decrease > _FAR and not self._separates(found):
-            share *= 2  # a risk that falls without end needs longer and longer steps
-            further = self._between(at, target, share)
-            if not further.log_risk < found.log_risk:
-                break
-            found = further
-        return found
+        point = self._evaluated(coef, scores, at.intercept)
+        return _Target(point, self.map.forward(x - now), perturbations)
 
     # certificates
 
@@ -302,11 +246,10 @@ class _ConicNewton:
         hessian: Hessian,
         at: _Point,
         target: _Target,
-        reached: _Point,
         *,
         last: bool,
     ) -> _Proven | None:
-        """The best so far, or the target where the model's weights prove a smaller gap of it.
+        """The best predictor so far, or the target where the model's weights prove a smaller gap.
 
         At the `last` step weights of the interior are mixed in where they prove nothing alone.
         """
@@ -314,13 +257,13 @@ class _ConicNewton:
         weights = self.dual.repaired(hessian, model, target.perturbations)
         if weights is None and last:
             weights = self.dual.mixed(model, target.perturbations)
-        found = self._judged(reached, weights)
+        found = self._judged(target.point, weights)
         if best is None or found is None:
             return best if found is None else found
         return found if found.gap <= best.gap else best
 
     def _judged(self, at: _Point, weights: np.ndarray | None) -> _Proven | None:
-        """The gap of the risk that feasible weights prove of a point."""
+        """A point with the gap of the risk that feasible weights prove; None without weights."""
         if weights is None:
             return None
         bound = self.loss.log_risk_bound(
@@ -331,7 +274,7 @@ class _ConicNewton:
 
 
 class _StepProgram:
-    r"""The cone program of a step: its rows, which do not change, and what its solution says.
+    r"""The cone program of a step: its rows, which do not change, and its solution.
 
     The columns are x = (w, b, t), in the coordinates of the map of the margins, and the
     :math:`\lambda` of each slot, in the unit of t.
@@ -376,9 +319,7 @@ class _StepProgram:
     def _add(
         self, kind: str, size: int, *entries: tuple[np.ndarray, np.ndarray, np.ndarray]
     ) -> slice:
-        """Add rows in a cone by their entries: row among these, column, and number; where the rows
-        lie.
-        """
+        """Add rows in a cone by their entries (row, column, number), and return their place."""
         first = sum(size for _, size in self.cones)
         self._entries += [(rows + first, columns, data) for rows, columns, data in entries]
         self.cones.append((kind, size))
@@ -387,9 +328,7 @@ class _StepProgram:
     def solve(
         self, hessian: np.ndarray, linear: np.ndarray
     ) -> tuple[np.ndarray, list[Perturbation]]:
-        """The minimiser x of x.H x / 2 + linear.x over the conic rows, and the perturbation of each
-        slot.
-        """
+        """The minimiser x of x.H x / 2 + linear.x over the conic rows, and the perturbations."""
         upper = hessian[self._rows, self._columns], self._rows, self._ends
         P = sparse.csc_matrix(upper, shape=(self.n_columns, self.n_columns))
         q, b = np.append(linear, np.zeros(self.n_columns - self.n)), np.zeros(self.A.shape[0])

@@ -1,7 +1,8 @@
-r"""The minimiser of the log-risk by SciPy's L-BFGS-B, for more columns than a Hessian can hold, for
-rows that offer products only, and where Newton's method stops short.
+r"""The minimiser of the log-risk by SciPy's L-BFGS-B.
 
-It serves l_q balls. The log-risk is smooth once the norm in it is, by one of three forms:
+It serves l_q balls: more columns than a Hessian can hold, rows that offer products only, and
+problems on which Newton's method stops short. The log-risk is smooth once the norm in it is, by one
+of three forms:
 
 - q = inf: w = u - v with u, v >= 0, and :math:`\|s w\|_1 = s \cdot (u + v)` at the minimiser.
 - q = 1: w = t c / s with |c_j| <= 1 and t >= 0, and :math:`\|s w\|_\infty = t`.
@@ -24,13 +25,13 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import mean_square, on_columns
 from sklearn_robust.threats import LpBall
 
-# pairs of steps and gradients that L-BFGS keeps, each as long as two predictors; with features from
-# which on memory counts
-_PAIRS, _PAIRS_WIDE = 20, 4
-_WIDE = 10_000
-# ends: relative decrease of the log-risk in an iteration, and largest entry of the projected
-# gradient in units of the root mean square row
-_LEAST_DECREASE = 1e-15
+# Pairs of steps and gradient changes that L-BFGS keeps, each as long as two predictors
+_PAIRS = 20
+_PAIRS_WIDE = 4  # with more than _WIDE_FEATURES features, where they take much memory
+_WIDE_FEATURES = 10_000
+# Ends of the method
+_LEAST_DECREASE = 1e-15  # relative decrease of the log-risk in an iteration
+# largest entry of the projected gradient, in units of the rows' root mean square
 _LEAST_GRADIENT = 1e-10
 
 _Bounds = Sequence[tuple[float | None, float | None]]
@@ -80,11 +81,12 @@ def _unpenalised_minimiser(problem: RobustProblem, loss: MarginLoss, max_iter: i
 
 
 def _first_step(problem: RobustProblem, loss: MarginLoss, unpenalised: np.ndarray) -> np.ndarray:
-    """A point from which to start where the norm has no gradient: the unpenalised minimiser after a
-    step that lowers the log-risk; the unpenalised minimiser itself if it is the minimiser.
+    """The unpenalised minimiser after a step that lowers the log-risk, or itself if none does.
 
-    Minus the subgradient of least 2-norm leads down: the residual of Z^T a in eps (sum a) B, B the
-    unit ball of the adversary's norm.
+    It is the start where the norm has no gradient.
+
+    The step is along minus the subgradient of least 2-norm: the residual of Z^T a in eps (sum a) B,
+    B the unit ball of the adversary's norm.
     """
     here = problem.evaluate(loss, unpenalised)
     weighted_sum = problem.weighted_sum(here.weights)
@@ -131,7 +133,7 @@ def _descend(
         maxfun=2 * max_iter,
         factr=_LEAST_DECREASE / np.finfo(float).eps,
         pgtol=_LEAST_GRADIENT,
-        m=_PAIRS if problem.n_features <= _WIDE else _PAIRS_WIDE,
+        m=_PAIRS if problem.n_features <= _WIDE_FEATURES else _PAIRS_WIDE,
     )
     return objective.coef(x), int(result["nit"])
 
@@ -176,7 +178,7 @@ class _LogRisk:
 
 
 class _Form(Protocol):
-    """Variables x in which the penalty is smooth; coefficients w are in the unit of `_LogRisk`."""
+    """Variables x in which the penalty is smooth; coefficients w are in units of `_LogRisk`."""
 
     @property
     def bounds(self) -> _Bounds | None:
@@ -295,8 +297,6 @@ class _Smooth:
 
 
 def _unit(problem: RobustProblem) -> float:
-    """The rows' root mean square, around their mean where an intercept absorbs it: coefficients in
-    its inverse are even.
-    """
+    """The rows' root mean square, around their mean with an intercept: its inverse is w's unit."""
     square = mean_square(problem.rows, centred=problem.fit_intercept)
     return math.sqrt(square) if square > 0 else 1.0

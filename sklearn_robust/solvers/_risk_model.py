@@ -32,29 +32,30 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import GramRows
 from sklearn_robust.scaled_norms import WeightedNorm
+from sklearn_robust.solvers._newton_rules import MarginHessian, largest_theta
 
-# share of eps by which the model's weights stay inside the ball, so that rounding does not decide
-_INSIDE = 1e-10
+# Share of eps by which the model's weights stay inside the ball, so that rounding does not decide.
+_MODEL_INSET = 1e-10
 
-# rounding, as a share of the numbers compared
+# Rounding, as a share of the numbers compared
 _TIE_ROUNDING = 1e-15  # sizes of tied coordinates, where units were changed
 _BOUND_ROUNDING = 1e-12  # a coordinate of the weighted sum against its bound
 _VALUE_ROUNDING = 1e-14  # values of the model
 
-# the search along a step
+# The search along a step
 _SHORTEN = 0.4  # factor on a step that raises the model
-_SHORTEST = 1e-8  # share of a step below which there is none
+_LEAST_SHARE = 1e-8  # share of the whole step below which the search ends at its start
 
-# 1 < q < inf: coordinates relative to the norm, and the norm's Hessian
-_LEAST_RATIO = 1e-100  # a smaller coordinate does not move, in either case
-_CORNER = 1e-6  # a coordinate up to this counts as next to zero
+# Newton's method for 1 < q < inf; coordinates are relative to the norm of x
+_LEAST_RATIO = 1e-100  # size that a smaller coordinate has in the norm's Hessian: it does not move
+_CORNER = 1e-6  # size up to which a coordinate counts as next to zero
 _LEAST_PRESSURE = 1e-2  # least eps rho in the norm's Hessian, relative to ||p||_q
 _MOST_SHRINKAGE = 0.1  # the norm falls to no smaller share of itself in a step
-_CONVERGED = 1e-12  # relative change of the coefficients, and of the model, that ends it
-_SLOW = 0.2  # ratio of successive changes beyond which the factor is renewed
-_STALLS = 2  # short steps that bring nothing, after which it ends
-_STEPS_A_FACE = 4  # steps for each face that may be tried
-_MAX_SPLIT = 100  # Newton steps of `_split_sum`; it takes a few
+_CONVERGED = 1e-12  # relative change of x, and of the model, at which the method ends
+_SLOW = 0.2  # ratio of successive changes of x above which the Cholesky factor is renewed
+_STALLS = 2  # shortened steps without a decrease after which the method ends
+_STEPS_A_FACE = 4  # steps at most, for each face that an active-set method might try
+_MAX_SUM_STEPS = 100  # Newton steps at most in `_split_sum`, which takes a few
 
 
 _Clip = Callable[[np.ndarray], np.ndarray]
@@ -80,17 +81,13 @@ class Gradient:
 
 
 @dataclass(frozen=True)
-class Curvature:
-    """The Hessian of the log-risk by the coefficients of some columns, the intercept and the
-    penalty.
+class Curvature(MarginHessian):
+    """The Hessian of the log-risk by some columns' coefficients, the intercept and the penalty.
 
     Attributes
     ----------
     columns : ndarray of shape (f,) or slice
         The columns of X that it covers.
-    c, a : ndarray of shape (n,)
-        Of C = diag(c) - theta a a^T.
-    theta : float
     coef : ndarray of shape (f, f)
         Z^T C Z on these columns, with the intercept's row centred out.
     penalty : ndarray of shape (f,)
@@ -105,24 +102,24 @@ class Curvature:
     """
 
     columns: np.ndarray | slice
-    c: np.ndarray
-    a: np.ndarray
-    theta: float
     coef: np.ndarray
     penalty: np.ndarray
     total: float
     label_row: np.ndarray
     label_curvature: float
 
-    def apply(self, change: np.ndarray) -> np.ndarray:
-        """C times a change of the margins."""
-        return self.c * change - (self.theta * (self.a @ change)) * self.a
-
 
 @dataclass(frozen=True)
 class ModelStep:
-    """The minimiser of a model: the coefficients of its columns, the change of the intercept, and
-    whether the search for it ended.
+    """The minimiser of a model on its columns.
+
+    Attributes
+    ----------
+    coef : ndarray of shape (f,)
+    intercept : float
+        The change of the intercept.
+    settled : bool
+        Whether the search for the minimiser ended.
     """
 
     coef: np.ndarray
@@ -148,9 +145,7 @@ def curvature(
     """
     y = problem.y[0]
     total_weight, label_sum = gradient.total_weight, gradient.label_sum
-    # the largest theta that leaves C positive semidefinite; it is 1 for the exponential loss, whose
-    # log-risk has this Hessian
-    theta = 1 / max(1.0, float(np.sum(a * (a / np.maximum(c, np.finfo(float).tiny)))))
+    theta = largest_theta(c, a)
     # Z^T C (Z, y, 1) and 1^T C 1 = those with diag(c), less theta times products of Z^T a, y.a, 1.a
     gram, by_label, by_penalty = rows.weighted_gram(columns, centre, c, y, exact=exact)
     weighted_sum = gradient.weighted_sum[columns] - label_sum * centre
@@ -161,7 +156,7 @@ def curvature(
     label_curvature = c.sum() - theta * label_sum**2
     if not problem.fit_intercept or label_curvature <= 0:
         return Curvature(
-            columns, c, a, theta, gram, by_penalty, total, label_row, label_curvature=math.inf
+            c, a, theta, columns, gram, by_penalty, total, label_row, label_curvature=math.inf
         )
     # the intercept eliminated: the Schur complement of y^T C y
     label_row[:-1] = by_label - theta * label_sum * weighted_sum
@@ -171,7 +166,7 @@ def curvature(
     by_penalty -= label_curvature * label_row[-1] * label_row[:-1]
     total -= label_curvature * label_row[-1] ** 2
     label_row[:-1] += centre
-    return Curvature(columns, c, a, theta, gram, by_penalty, total, label_row, label_curvature)
+    return Curvature(c, a, theta, columns, gram, by_penalty, total, label_row, label_curvature)
 
 
 def minimise_model(
@@ -205,7 +200,7 @@ def minimise_model(
     LinAlgError
         If the damped Hessian is not positive definite on a face.
     """
-    eps = eps * (1 - _INSIDE)
+    eps = eps * (1 - _MODEL_INSET)
     level = eps * float(norm.value(coef))
     diagonal = np.diag(hessian.coef)
     diagonal = np.where(diagonal > 0, diagonal, 1.0)
@@ -269,14 +264,14 @@ class _Model:
     eps : float
     norm : LpNorm
     seen : ndarray of shape (f,), bool
-        The coefficients whose norm it is.
+        Whether each coefficient is in the norm.
     A : ndarray of shape (f, f)
     k : ndarray of shape (f,)
     kappa : float
     p0 : ndarray of shape (f,)
     rho0 : float
     diagonal : ndarray of shape (f,)
-        Of A: the units in which changes of x are measured.
+        The diagonal of A: the units in which changes of x are measured.
     """
 
     eps: float
@@ -325,13 +320,11 @@ class _Model:
 
     @cached_property
     def alike(self) -> bool:
-        """Whether the norm sees all coefficients."""
+        """Whether all coefficients are in the norm."""
         return bool(self.seen.all())
 
     def _unpenalised_minimiser(self) -> np.ndarray:
-        """The minimiser over the coefficients that the norm does not see; zero where it sees them
-        all.
-        """
+        """The minimiser over the coefficients outside the norm; zero where there are none."""
         x = np.zeros_like(self.p0)
         if not self.alike:
             free = np.flatnonzero(~self.seen)
@@ -365,9 +358,7 @@ class _Model:
     def downhill(
         self, x: np.ndarray, ahead: Callable[[float], np.ndarray], value: float
     ) -> tuple[np.ndarray, float]:
-        """The point ahead of x, by the whole step or a share of it, at which the model is no
-        larger; and the model there.
-        """
+        """The point at the first share of a step where the model is no larger, and its value."""
         share = 1.0
         while True:
             moved = ahead(share)
@@ -375,7 +366,7 @@ class _Model:
             if new <= value + _VALUE_ROUNDING * abs(value):
                 return moved, new
             share *= _SHORTEN
-            if share < _SHORTEST:
+            if share < _LEAST_SHARE:
                 return x, value
 
     def factor(
@@ -426,9 +417,7 @@ class _SignFaces:
     model: _Model
 
     def read(self, x: np.ndarray) -> np.ndarray:
-        """Coordinates keep their signs; those at zero take the sign of the weighted sum where that
-        exceeds its bound, |p_j| > eps rho.
-        """
+        """The signs of x; at zeros the sign of p_j where it exceeds its bound, |p_j| > eps rho."""
         model = self.model
         p, bound, _ = model.weighted_sum(x)
         leaves = np.abs(p) > bound * model.seen * (1 + _BOUND_ROUNDING)
@@ -455,8 +444,9 @@ class _TieFaces:
     model: _Model
 
     def read(self, x: np.ndarray) -> np.ndarray:
-        """The signs of the coordinates tied at the largest size, except those whose weighted sum
-        has the opposite sign: they shrink.
+        """The signs of the coordinates tied at the largest size that do not shrink.
+
+        A tied coordinate shrinks where its weighted sum has the opposite sign.
         """
         model = self.model
         p, _, size = model.weighted_sum(x)
@@ -494,8 +484,9 @@ class _TieFaces:
 
 @dataclass(frozen=True)
 class _SmoothNorm:
-    """A norm with 1 < q < inf, smooth but at zero: Newton's method, which keeps its factor while it
-    converges fast.
+    """Newton's method for 1 < q < inf, where the norm is smooth but at zero.
+
+    It keeps its Cholesky factor while it converges fast.
     """
 
     model: _Model
@@ -533,8 +524,9 @@ class _SmoothNorm:
     def _step(
         self, x: np.ndarray, factor: np.ndarray | None
     ) -> tuple[np.ndarray, Callable[[float], np.ndarray]]:
-        """Newton's step from x on p = eps rho u, u the norm's gradient: the factor, renewed if it
-        is None, and the point at a share of the step.
+        """Newton's step from x on p = eps rho u, u the norm's gradient.
+
+        Returns the factor, renewed if it is None, and the point at a share of the step.
         """
         model, norm = self.model, self.model.norm
         p, pressure, size = model.weighted_sum(x)
@@ -561,8 +553,9 @@ class _SmoothNorm:
         return factor, partial(self._on_curve, x, step, slope, turn, relative)
 
     def _along_steepest_ray(self, unpenalised: np.ndarray) -> np.ndarray:
-        """The minimiser on the ray from the unpenalised minimiser along which the model falls most
-        by the norm; the model is quadratic there.
+        """The minimiser on the steepest ray, in the norm, from the unpenalised minimiser.
+
+        On this ray the model is quadratic.
         """
         model = self.model
         p, bound, _ = model.weighted_sum(unpenalised)
@@ -582,13 +575,12 @@ class _SmoothNorm:
         weighted_sum: np.ndarray,
         share: float,
     ) -> np.ndarray:
-        """The point ahead of x on a curve along which the norm's gradient u turns as in Newton's
-        method.
+        """The point on a curve along which the norm's gradient u turns as in Newton's method.
 
-        With r = x / ||x||, |u_j| = |r_j|^(q*-1). Where q is large u_j may be anything while r_j is
-        next to zero, where q is next to 1 the other way round. Their sum s moves straight, and r
-        follows from it: the step of Newton's method to first order, and far from the minimiser that
-        of an active-set method.
+        With r = x / ||x||, |u_j| = |r_j|^(q*-1). Where q is large, u_j is undetermined while r_j is
+        next to zero; where q is next to 1, r_j is undetermined while u_j is. Their sum s moves
+        straight, and r follows from it: the step of Newton's method to first order, and far from
+        the minimiser that of an active-set method.
         """
         seen, norm = self.model.seen, self.model.norm
         size = self.model.size(x)
@@ -617,14 +609,15 @@ def _clipped(x: np.ndarray, target: np.ndarray, clip: _Clip, share: float) -> np
 
 
 def _split_sum(s: np.ndarray, p: float) -> np.ndarray:
-    """The r >= 0 with r + r^(p-1) = s >= 0: Newton in log r on log(r + r^(p-1)) = log s, convex and
-    increasing, from above.
+    """The r >= 0 with r + r^(p-1) = s >= 0, by Newton's method in log r.
+
+    log(r + r^(p-1)) = log s is convex and increasing in log r, and the start lies above the root.
     """
     log_s = np.log(np.maximum(s, np.finfo(float).tiny))
     level = np.minimum(log_s, log_s / (p - 1))
-    for _ in range(_MAX_SPLIT):
+    for _ in range(_MAX_SUM_STEPS):
         error = np.logaddexp(level, (p - 1) * level) - log_s
-        share = expit((2 - p) * level)  # of r in the sum
+        share = expit((2 - p) * level)  # r / (r + r^(p-1))
         moved = level - np.maximum(error, 0) / (share + (1 - share) * (p - 1))
         if np.all(moved >= level - 4 * np.finfo(float).eps * (1 + np.abs(level))):
             break

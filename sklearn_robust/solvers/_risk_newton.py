@@ -1,5 +1,4 @@
-"""Newton's method on the log-risk: the quadratic model's minimiser, a line search, and the
-certificate that comes with it.
+"""Newton's method on the log-risk: minimiser of a model, line search, certificate.
 
 It serves l_q balls, and rows with moments (`GramRows`).
 """
@@ -9,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from scipy.linalg import LinAlgError
@@ -17,60 +17,33 @@ from sklearn_robust.certificates import proves_not_separable
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import GramRows
+from sklearn_robust.solvers import _newton_rules as rules
 from sklearn_robust.solvers._risk_model import Curvature, Gradient, curvature, minimise_model
 from sklearn_robust.solvers.solution import Solution
 
-# Levenberg's damping, as a share of the Hessian's diagonal
-_LEAST_DAMPING = 1e-10  # at the start, and the least that accepted steps lead back to
-_MOST_DAMPING = 1e4  # the method stops short from here on
-_DAMPED = 1e-6  # least damping after a failure
-_RAISE = 100  # factor after a failure
-_LOWER = 10  # divisor after an accepted step
-
-# the columns of a Hessian
-_NEAR = 0.9  # share of the weighted sum that leaves zero, from which a column is in the Hessian
-_COLUMNS = 400  # columns that are always allowed, and twice those in use
-_MOST_COLUMNS = 3000  # columns beyond which the method stops short
+# The columns of a Hessian
+# share of the bound eps s_j sum a, above which |Z^T a|_j brings column j into the Hessian
+_NEAR_BOUND = 0.9
+_COLUMNS = 400  # columns that are always allowed; otherwise twice those of nonzero coefficients
+_MOST_COLUMNS = 3000  # columns above which the method stops short
 _ALL_COLUMNS = 100  # features up to which the Hessian has every column
-_NEARLY_ALL = 0.7  # share of the features from which the Hessian has every column
-_CHEAP = 1e7  # products in a Gram matrix that cost less than one more iteration
+_NEARLY_ALL = 0.7  # share of the features above which the Hessian has every column
+_CHEAP_PRODUCTS = 1e7  # products in a Gram matrix up to which it costs less than one more iteration
 _KEEP = 0.3  # ratio of successive predicted decreases up to which an expensive Hessian is kept
 
-# decreases of the log-risk that a model predicts
-_CLOSE = 0.03  # at most this: the model's weights may certify the risk, and exact faces pay
-_FAR = 0.1  # more than this: longer steps than the model's are tried
-_DIGITS = 1e-8  # less than this: the rounding of the log-risk hides the decrease, and is granted
-_ROUNDING = 1e-14  # at most this: rounding alone, and the method ends
-
-# the line search along the model's step
-_SUFFICIENT = 1e-3  # sufficient decrease: this share of the predicted decrease
-_SHORTEST = 1e-6  # least step, relative to the first
-_LONGEST = 1024.0  # largest step, relative to the first
-_FURTHEST = 1e3  # largest change of a margin in the first step, relative to 1 + the largest margin
-
-_FLAT = 1e-6  # curvature over total weight, up to which a step would be longer than is sensible
-_LOPSIDED = 0.5  # |sum of signed weights| over total weight, beyond which the intercept is renewed
-_FACES = 100  # faces to try in a model near the minimiser
-_FACES_FAR = 6  # and far from it
-_MAX_REFINEMENTS = 3  # solves that repair the rounding of a Hessian in the weights
+# |label-weighted sum| over total weight, above which the intercept is computed anew
+_LOPSIDED = 0.5
+# Faces to try in a model
+_FACES = 100  # near the minimiser of the risk
+_FACES_FAR = 6  # far from it
+_MAX_REFINEMENTS = 3  # solves that remove a Hessian's rounding from the weights
 
 
 @dataclass(frozen=True)
-class _Point:
-    """A predictor of one problem and its log-risk; margins and scores are those of signed rows,
-    (n,).
-    """
+class _Point(rules.NewtonPoint):
+    """A predictor of one problem, its penalty, and the loss at it."""
 
-    coef: np.ndarray
-    intercept: float
-    scores: np.ndarray
     penalty: float
-    log_risk: float
-    weights: np.ndarray
-
-    @property
-    def margins(self) -> np.ndarray:
-        return self.scores - self.penalty
 
 
 @dataclass(frozen=True)
@@ -111,7 +84,7 @@ class _Trust:
     """
 
     hessian: Curvature | None = None
-    damping: float = _LEAST_DAMPING
+    damping: float = rules.LEAST_DAMPING
     exact: bool = False
     cautious: bool = False
     decrease: float = math.inf
@@ -122,12 +95,12 @@ class _Trust:
         self.hessian = None
         self.exact = True
         if damped:
-            self.damping = max(_RAISE * self.damping, _DAMPED)
+            self.damping = rules.more_damping(self.damping)
 
     def succeed(self) -> None:
         """Damp the next Hessian less."""
-        self.damping = max(self.damping / _LOWER, _LEAST_DAMPING)
-        self.cautious &= self.decrease > _CLOSE
+        self.damping = rules.less_damping(self.damping)
+        self.cautious &= not self.close
 
     @property
     def converges(self) -> bool:
@@ -137,7 +110,7 @@ class _Trust:
     @property
     def close(self) -> bool:
         """Whether the minimiser of the risk is close."""
-        return self.decrease <= _CLOSE
+        return self.decrease <= rules.CLOSE_DECREASE
 
 
 def newton(
@@ -262,9 +235,13 @@ class _Newton:
         at = self._start(start)
         trust = self.trust
         iteration = 0
-        while iteration < max_iter and trust.damping < _MOST_DAMPING and not self._separates(at):
+        while (
+            iteration < max_iter
+            and trust.damping < rules.MOST_DAMPING
+            and not at.separates(self.used)
+        ):
             iteration += 1
-            gradient = self._gradient(at)
+            gradient = self._gradient(at.weights, self.problem.weighted_sum(at.weights[None])[0])
             if not self._has_model(at, gradient):
                 break
             step = self._step(at, gradient)
@@ -276,7 +253,11 @@ class _Newton:
                 record(iteration, step.target.coef[None])
                 return solution, step.target.coef[None], iteration
             moved = self._search(at, step)
-            if moved is None and step.settled and step.predicted_decrease <= _ROUNDING:
+            if (
+                moved is None
+                and step.settled
+                and step.predicted_decrease <= rules.ROUNDING_DECREASE
+            ):
                 break
             if moved is None:
                 trust.fail(damped=trust.cautious)
@@ -285,7 +266,7 @@ class _Newton:
             at = self._with_level_classes(moved)
             trust.succeed()
             record(iteration, at.coef[None])
-        if self._separates(at):
+        if at.separates(self.used):
             return self.certify(at.coef[None], near=at.intercept), at.coef[None], iteration
         return None, at.coef[None], iteration
 
@@ -306,21 +287,16 @@ class _Newton:
             start[0],
             intercept,
             scores[0] + intercept * self.y,
-            float(penalty[0]),
+            now.margins[0],
             float(now.log_risk[0]),
             now.weights[0],
+            float(penalty[0]),
         )
-
-    def _separates(self, at: _Point) -> bool:
-        return bool(at.margins[self.used].min() > 0)
 
     # -- gradient and model
 
-    def _gradient(self, at: _Point) -> Gradient:
-        """Minus the gradient of the log-risk."""
-        return self._gradient_of(at.weights, self.problem.weighted_sum(at.weights[None])[0])
-
-    def _gradient_of(self, weights: np.ndarray, weighted_sum: np.ndarray) -> Gradient:
+    def _gradient(self, weights: np.ndarray, weighted_sum: np.ndarray) -> Gradient:
+        """Minus the gradient of the log-risk at weights (n,), given Z^T a."""
         return Gradient(weighted_sum, weights.sum(), self.y @ weights)
 
     def _has_model(self, at: _Point, gradient: Gradient) -> bool:
@@ -336,21 +312,12 @@ class _Newton:
                 gradient,
                 columns,
                 self.centre[columns],
-                self._curvature(at),
+                rules.curvatures(self.loss, at.margins, at.weights, cautious=trust.cautious),
                 at.weights,
                 exact=trust.exact,
             )
         trust.decrease_before = trust.decrease
         return True
-
-    def _curvature(self, at: _Point) -> np.ndarray:
-        """The curvatures c of the loss; where they vanish far on the wrong side, those of a
-        parabola along which a step just crosses zero.
-        """
-        c = self.loss.curvature(at.margins, at.weights)
-        if self.trust.cautious or c.sum() <= _FLAT * at.weights.sum():
-            return np.maximum(c, at.weights / (1 + np.maximum(-at.margins, 0)))
-        return c
 
     def _columns(self, at: _Point, gradient: Gradient) -> np.ndarray | slice | None:
         """The columns of the next Hessian; None where there are too many for one.
@@ -363,7 +330,7 @@ class _Newton:
             return slice(None) if d <= self.most_columns else None
         size = np.abs(gradient.weighted_sum)
         in_use = at.coef != 0
-        needed = in_use | (size > _NEAR * self.eps * gradient.total_weight * self.scale)
+        needed = in_use | (size > _NEAR_BOUND * self.eps * gradient.total_weight * self.scale)
         limit = max(_COLUMNS, 2 * int(in_use.sum()))
         if needed.sum() > limit:  # those of the largest weighted sums, relative to their bounds
             strength = size / np.where(self.scale > 0, self.scale, 1.0)
@@ -380,7 +347,7 @@ class _Newton:
     def _covers(self, at: _Point, gradient: Gradient) -> bool:
         """Whether to reuse the Hessian: it is expensive, and it covers all active columns."""
         hessian = self.trust.hessian
-        if hessian is None or len(hessian.coef) ** 2 * len(self.y) < _CHEAP:
+        if hessian is None or len(hessian.coef) ** 2 * len(self.y) < _CHEAP_PRODUCTS:
             return False
         left_out = np.ones(len(at.coef), dtype=bool)
         left_out[hessian.columns] = False
@@ -424,52 +391,22 @@ class _Newton:
         coef = np.zeros_like(at.coef)
         coef[columns] = step.coef
         change = self.y * self.rows.scores_on(columns, coef - at.coef) + step.intercept * self.y
+        scores = at.scores + change
         penalty = self.eps * float(self.norm.value(coef))
-        target = _Point(
-            coef, at.intercept + step.intercept, at.scores + change, penalty, math.nan, at.weights
-        )
+        intercept = at.intercept + step.intercept
+        target = _Point(coef, intercept, scores, scores - penalty, math.nan, at.weights, penalty)
         return target, step.settled
 
     # -- line search
 
     def _search(self, at: _Point, step: _Step) -> _Point | None:
-        """The point on the way to the target, or beyond it, with a sufficient decrease of the
-        log-risk; None if there is none.
-
-        It is log L(t) <= log L(0) - 1e-3 t (predicted decrease), t halved from the first.
-        """
-        decrease = step.predicted_decrease
-        target = step.target
-        if not decrease > 0 or (not step.settled and decrease <= _ROUNDING):
+        target, decrease = step.target, step.predicted_decrease
+        if not step.settled and decrease <= rules.ROUNDING_DECREASE:
             return None
-        granted = 8 * np.finfo(float).eps * (1 + abs(at.log_risk)) if decrease < _DIGITS else 0.0
-        # where one sample has all the weight the log-risk has no curvature, and the model no end
-        furthest = _FURTHEST * (1 + float(np.abs(at.margins[self.used]).max()))
-        change = float(np.abs(target.margins - at.margins)[self.used].max())
-        first = share = furthest / change if change > furthest else 1.0
-        while share > _SHORTEST * first:
-            found = self._between(at, target, share)
-            if found.log_risk <= at.log_risk - _SUFFICIENT * share * decrease + granted:
-                break
-            share *= 0.5
-        else:
-            return None
-        if share < first or decrease <= _FAR:
-            return found
-        return self._beyond(at, target, share, found)
-
-    def _beyond(self, at: _Point, target: _Point, first: float, found: _Point) -> _Point:
-        """The best of the points at double steps, as long as the log-risk falls and the data are
-        not separated: a log-risk without a minimiser falls along ever longer steps.
-        """
-        share = first
-        while share < _LONGEST * first and not self._separates(found):
-            share *= 2
-            further = self._between(at, target, share)
-            if further.log_risk >= found.log_risk:
-                break
-            found = further
-        return found
+        change = target.margins - at.margins
+        return rules.line_search(
+            at, partial(self._between, at, target), change, decrease, self.used
+        )
 
     def _between(self, at: _Point, target: _Point, share: float) -> _Point:
         """The point at this share of the way to the target, evaluated."""
@@ -481,12 +418,14 @@ class _Newton:
             scores = at.scores + share * (target.scores - at.scores)
             penalty = self.eps * float(self.norm.value(coef))
         intercept = at.intercept + share * (target.intercept - at.intercept)
-        log_risk, weights = self.loss.log_risk_and_weights(scores - penalty, self.log_weight)
-        return _Point(coef, intercept, scores, penalty, float(log_risk), weights)
+        margins = scores - penalty
+        log_risk, weights = self.loss.log_risk_and_weights(margins, self.log_weight)
+        return _Point(coef, intercept, scores, margins, float(log_risk), weights, penalty)
 
     def _with_level_classes(self, at: _Point) -> _Point:
-        """The point, with its best intercept where one class has most of the weight: the Hessian
-        there has next to nothing of the other class.
+        """The point, with its best intercept where one class has most of the weight.
+
+        The Hessian there has next to nothing of the other class.
         """
         lopsided = abs(self.y @ at.weights) > _LOPSIDED * at.weights.sum()
         if not self.problem.fit_intercept or not lopsided:
@@ -501,12 +440,10 @@ class _Newton:
     # -- convergence
 
     def _certified(self, at: _Point, step: _Step) -> Solution | None:
-        """The target with the model's weights a' = a - C delta as its proof, if that reaches the
-        tolerance.
-        """
+        """The target, if the model's weights a' = a - C delta prove it to the tolerance."""
         hessian = self.trust.hessian
         target = step.target
-        if not step.settled or step.predicted_decrease > _CLOSE or hessian is None:
+        if not step.settled or step.predicted_decrease > rules.CLOSE_DECREASE or hessian is None:
             return None
         for _ in range(_MAX_REFINEMENTS):
             weights = at.weights - hessian.apply(target.margins - at.margins)
@@ -526,7 +463,7 @@ class _Newton:
                 return solution if solution.gap[0] <= self.tol else None
             # the weights exceed the ball by the rounding of the Hessian: solve again from them
             at = replace(target, weights=feasible[0])
-            gradient = self._gradient_of(at.weights, weighted_sum[0])
+            gradient = self._gradient(at.weights, weighted_sum[0])
             try:
                 target, _ = self._target(at, gradient, _FACES)
             except LinAlgError:

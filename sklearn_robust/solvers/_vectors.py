@@ -13,8 +13,8 @@ from scipy.linalg import get_blas_funcs
 
 from sklearn_robust.problems import RobustProblem
 
-_ALIGNMENT = 64  # bytes
-# entries of X up to which a signed copy is worth the multiplications that it saves
+_ALIGNMENT = 64  # bytes, a multiple of which is the address of each vector
+# Entries of X up to which a copy of the signed rows is worth the multiplications that it saves.
 _SIGNED_COPY = 2**19
 
 
@@ -30,9 +30,7 @@ def room_like(x: np.ndarray) -> np.ndarray:
 
 
 class Blas(NamedTuple):
-    """Operations on vectors, in less time than a call of NumPy takes: <x, y>, the sum of |x|, and
-    y + a x, written into y.
-    """
+    """BLAS calls, shorter than NumPy's: <x, y>, the sum of |x|, and y + a x, written into y."""
 
     dot: Callable[[np.ndarray, np.ndarray], float]
     size: Callable[[np.ndarray], float]
@@ -40,7 +38,7 @@ class Blas(NamedTuple):
 
     @classmethod
     def of(cls, dtype: Any) -> Self:
-        """Those of this type."""
+        """The operations on vectors of this type."""
         return cls(*get_blas_funcs(("dot", "asum", "axpy"), dtype=dtype))
 
 
@@ -62,7 +60,7 @@ class SignedRows:
 
     @classmethod
     def of(cls, problem: RobustProblem) -> Self:
-        """Those of k problems on NumPy or scipy.sparse data."""
+        """The signed rows of k problems on NumPy or scipy.sparse data."""
         X, y = problem.X, problem.y
         if not sparse.issparse(X) and X.size <= _SIGNED_COPY and (y == y[0]).all():
             X, y = y[0][:, None] * X, None
@@ -74,7 +72,7 @@ class SignedRows:
         return bool(sparse.issparse(self.X))
 
     def one(self, i: int) -> SignedRows:
-        """Those of one problem."""
+        """The signed rows of one of the problems."""
         return self if self.y is None else replace(self, y=self.y[i])
 
     def scores(self, coef: np.ndarray, *, out: np.ndarray) -> None:

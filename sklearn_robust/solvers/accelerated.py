@@ -1,12 +1,12 @@
-r"""The limit of the path, faster: accelerated gradient descent on the dual of the largest robust
-margin.
+r"""The limit of the path, by accelerated gradient descent on the dual of the largest robust margin.
 
 The margin's upper bound :math:`D(a) = \min_{\|\delta\|_q \le \epsilon} \|Z^T a - \delta\|_{p^*}` is
 tight at its minimiser. For 1 < p <= 2 its square is smooth in the weights a of the samples, and its
 gradient holds the primal predictor: :math:`\nabla \tfrac12 D^2(a) = Z w`, with w the steepest
-direction in the p-norm of what the adversary leaves of :math:`Z^T a`, scaled by D. Nesterov's
-method over the simplex (two simplices, one a class, for a free intercept), with backtracking and
-adaptive restart, therefore carries a certificate at every iteration: margin(w) <= gamma <= D(a).
+direction in the p-norm of the residual of :math:`Z^T a` in the threat's set, scaled by D.
+Nesterov's method over the simplex (two simplices, one a class, for a free intercept), with
+backtracking and adaptive restart, therefore carries a certificate at every iteration: margin(w) <=
+gamma <= D(a).
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from sklearn_robust.solvers._descent import Run, Stopping, follow
 from sklearn_robust.solvers.solution import Monitor, Solution, problem_to_numpy
 from sklearn_robust.threats import ProximalThreat, has_exponent, require, residual
 
-# factor on the estimate of the curvature at each iteration, before backtracking doubles it where
-# needed
-_RELAX = 0.9
+# Factor on the estimate of the curvature at each iteration; backtracking doubles it where a step is
+# refused.
+_CURVATURE_DECAY = 0.9
 
 
 @dataclass
 class _State:
-    """What the method knows of each problem; the first axis is the problem.
+    """The iterates of all problems, and their best points so far; the first axis is the problem.
 
     Attributes
     ----------
@@ -96,8 +96,7 @@ def accelerated_margin(
     record_every: int = 0,
     monitors: Sequence[Monitor] = (),
 ) -> Solution:
-    """The robust separator of largest margin in the p-norm, 1 < p <= 2, to a certified relative
-    gap.
+    """The robust separator of largest margin in the p-norm, 1 < p <= 2, to a certified gap.
 
     Parameters
     ----------
@@ -150,7 +149,7 @@ class _AscentPath:
         self.problem = problem
         self.norm = norm
         self.state = _start(problem, norm)
-        # the dual's curvature never exceeds this; beyond it nothing but rounding refuses a step
+        # an upper bound on the dual's curvature: above it only rounding refuses a step
         self.largest_curvature = (norm.dual.p - 1) * squared_norm_bound(problem.rows)
 
     def advance(self) -> None:
@@ -158,7 +157,7 @@ class _AscentPath:
         self.state = _step(self.problem, self.norm, self.state, self.largest_curvature)
 
     def iterate(self) -> _State:
-        """Where the problems are, with their certificates."""
+        """The iterates of the problems, with their certificates."""
         return self.state
 
     def select(self, rows: np.ndarray) -> Self:
@@ -169,8 +168,9 @@ class _AscentPath:
 
 
 class _AscentRun(Run[_AscentPath]):
-    """Every iteration carries its certificate; a problem that is proven not to be separable ends
-    without having converged.
+    """The run of the accelerated ascent, whose every iterate carries its certificate.
+
+    A problem that is proven not to be separable ends without having converged.
     """
 
     first_proof = 16
@@ -195,7 +195,7 @@ class _AscentRun(Run[_AscentPath]):
         converged = to_numpy(figures["gap"] <= self.stopping.tol)
         likely = to_numpy(at.bound <= 0)
         ended = converged | likely
-        # where the bound only tends to zero, the weights need a nudge to prove it
+        # where the bound only tends to zero, repaired weights may prove that it is zero
         if self.proof_due(iteration):
             likely |= self.near_proof(iteration, at) & to_numpy(at.margin <= 0) & ~ended
         for i in np.flatnonzero(likely).tolist():
@@ -207,7 +207,7 @@ class _AscentRun(Run[_AscentPath]):
         return ended, converged
 
     def solution(self, i: int, iteration: int, at: _State, converged: bool | None) -> Solution:
-        """Problem i, scaled to a smallest margin of 1 and certified afresh."""
+        """The solution of problem i, scaled to a smallest margin of 1 and certified again."""
         row = slice(i, i + 1)
         one = self.problem.select(row)
         proven = certify(one, self.norm, at.coef[row], at.proof[row])
@@ -245,16 +245,14 @@ def _start(problem: RobustProblem, norm: LpNorm) -> _State:
 
 
 def _half_square(problem: RobustProblem, norm: LpNorm, weighted_sum: Array) -> tuple[Array, Array]:
-    """D^2/2 of shape (k,) and its derivative by the weighted sum Z^T a, the primal predictor of
-    shape (k, d).
-    """
+    """D^2/2 (k,) and its derivative by the weighted sum Z^T a, the primal predictor (k, d)."""
     left = residual(problem.threat, weighted_sum, problem.radius, norm.dual)
     distance = norm.dual.value(left)
     return 0.5 * distance**2, distance[:, None] * norm.steepest_direction(left)
 
 
 def _step(problem: RobustProblem, norm: LpNorm, state: _State, steepest: float) -> _State:
-    """One step of Nesterov's method, with restart where it points back, and what the step found.
+    """One step of Nesterov's method, with restart where the momentum points back.
 
     a+ = P(b - (Z w) / L) and b+ = a+ + beta (a+ - a), P the projection on the feasible weights, w
     the predictor at b and L the curvature.
@@ -303,12 +301,12 @@ def _trial(
     It is accepted at D^2(a+)/2 <= D^2(b)/2 + <Z w, a+ - b> + L/2 ||a+ - b||^2.
     """
     xp = namespace(state.weights)
-    # the distance is a difference, and known only to the rounding of what it is a difference of
+    # the distance is a difference, and known only to the rounding of its two terms
     distance = xp.sqrt(2 * value)
     rounding = (
         8 * xp.finfo(value.dtype).eps * distance * (norm.dual.value(state.ahead_sum) + distance)
     )
-    curvature = _RELAX * state.curvature
+    curvature = _CURVATURE_DECAY * state.curvature
     while True:
         weights = _project(problem, state.ahead - scores / curvature[:, None])
         weighted_sum = problem.weighted_sum(weights)
@@ -324,8 +322,9 @@ def _trial(
 
 
 def _project(problem: RobustProblem, x: Array) -> Array:
-    """The Euclidean projection on the feasible weights: the simplex, or a simplex of total weight
-    1/2 for each class.
+    """The Euclidean projection on the feasible weights.
+
+    They are the simplex, or a simplex of total weight 1/2 for each class with an intercept.
     """
     xp = namespace(x)
     projected = zero = xp.zeros_like(x)

@@ -1,10 +1,9 @@
-r"""Gradient descent in a diagonal network, :math:`f(x) = \langle u_+^L - u_-^L, x\rangle`, on the
-robust risk.
+r"""Gradient descent in a diagonal network on the robust risk, against l_q balls.
 
-The network is linear in x, so the worst case has a closed form in :math:`w = u_+^L - u_-^L`; but
-gradient descent moves u, and for L = 2 that drives w to the robust separator of least 1-norm, since
-:math:`\min \tfrac12 \|u\|_2^2 = \tfrac12 \min \|w\|_1` (Tsilivis et al. 2024, Proposition 4.8).
-Three rules make the discrete path follow the flow:
+The network :math:`f(x) = \langle u_+^L - u_-^L, x\rangle` is linear in x, so the worst case has a
+closed form in :math:`w = u_+^L - u_-^L`; but gradient descent moves u, and for L = 2 w tends to the
+robust separator of least 1-norm, since :math:`\min \tfrac12 \|u\|_2^2 = \tfrac12 \min \|w\|_1`
+(Tsilivis et al. 2024, Proposition 4.8). Three rules make the discrete path follow the flow:
 
 - the step on the log-risk is c over a bound on its curvature, which grows with the parameters,
   :math:`\eta = c / (L^2 B^2 (\|u_+\|_{2L-2}^{2L-2} + \|u_-\|_{2L-2}^{2L-2}) + L (L-1) \|g\|_\infty
@@ -34,9 +33,10 @@ from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers.solution import Monitor, Solution
 from sklearn_robust.threats import require_ball
 
-_FIRST = 16.0  # c of the first step
-_GROWTH = 1.02  # of c; slow, since long steps early on cost margin at the end
-_LARGEST_CHANGE = 0.9  # of a parameter in one step, relative to itself
+_FIRST_STEP = 16.0  # c of the first step
+# factor on c after an accepted trial; slow, since long steps early on cost margin at the end
+_DIAGONAL_GROWTH = 1.02
+_LARGEST_CHANGE = 0.9  # h at most: no parameter changes by a larger factor than e^0.9 in a step
 
 
 def diagonal_descent(
@@ -60,7 +60,7 @@ def diagonal_descent(
         k problems; each stops on its own.
     loss : MarginLoss
     depth : int, >= 2
-        L above.
+        The depth L of the network.
     init_scale : float
     max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors
         As in `steepest_descent`.
@@ -68,7 +68,7 @@ def diagonal_descent(
     Returns
     -------
     Solution
-        Of the effective coefficients w; margins and gaps are measured in the 1-norm.
+        The coefficients are the effective ones, w; margins and gaps are measured in the 1-norm.
     """
     require_ball(problem.threat, "the diagonal parametrisation")
     xp, problem = namespace(problem.y), problem.simplified()
@@ -77,8 +77,8 @@ def diagonal_descent(
     )
     rule = _DiagonalDescent(depth, largest_entry(problem.rows))
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
-    step = xp.full_like(problem.log_total_weight, _FIRST)
-    path = RulePath(problem, loss, rule, (start, start), step, _GROWTH)
+    step = xp.full_like(problem.log_total_weight, _FIRST_STEP)
+    path = RulePath(problem, loss, rule, (start, start), step, _DIAGONAL_GROWTH)
     geometry = Geometry((LpNorm(1),) * problem.n_problems)
     return follow(path, DescentRun(problem, stopping, loss, geometry))
 
@@ -136,14 +136,12 @@ class _DiagonalDescent:
         weighted_sum: Array,
         rate: Array,
     ) -> Array:
-        """The subgradient by w: implicit for the 1-norm and the inf-norm, of least 2-norm for the
-        smoother ones between.
-        """
+        """The subgradient by w: implicit for the 1-norm and the inf-norm, else of least 2-norm."""
         xp = namespace(coef)
         penalty_weight = problem.radius * xp.sum(now.weights, axis=-1)
         if problem.threat.q == 1:
             power = 2 * self.depth - 2
-            # at which w falls, by subgradient
+            # how far w falls in a step, for each unit of the subgradient
             rates = self.depth * rate * (state[0] ** power + state[1] ** power)
             rates = xp.maximum(rates, 1e-20 * xp.max(rates, axis=-1, keepdims=True))
             ahead, scale = coef + rates * weighted_sum, problem.threat.scale
@@ -158,23 +156,22 @@ class _DiagonalDescent:
                 coef, -weighted_sum, penalty_weight, LpNorm(2)
             )
         up, down = state
-        # the subgradient with which both halves end equal, if the subdifferential [-penalty_weight,
-        # penalty_weight] around -weighted_sum holds it
+        # the subgradient at which both halves end equal, clipped to the subdifferential: the
+        # interval of half-width penalty_weight around -weighted_sum
         landing = (up - down) / (rate * (up ** (self.depth - 1) + down ** (self.depth - 1)))
-        penalty_weight = (
-            penalty_weight[:, None]
-            if problem.threat.scale is None
-            else penalty_weight[:, None] * problem.threat.scale
-        )
+        penalty_weight = penalty_weight[:, None]
+        if problem.threat.scale is not None:
+            penalty_weight = penalty_weight * problem.threat.scale
         return xp.minimum(
             xp.maximum(landing, -weighted_sum - penalty_weight), -weighted_sum + penalty_weight
         )
 
 
 def _inf_norm_subgradient(ahead: Array, rates: Array, penalty_weight: Array) -> Array:
-    r"""The s that clips w' = ahead - rates s to [-t, t], with :math:`\|s\|_1` = penalty_weight:
-    penalty_weight times a subgradient of the inf-norm at w'. Where penalty_weight suffices to bring
-    all of w' to zero, t = 0.
+    r"""The penalty weight times a subgradient of the inf-norm at w' = ahead - rates s.
+
+    This is the s with :math:`\|s\|_1` = penalty_weight that clips w' to [-t, t]. Where
+    penalty_weight suffices to bring all of w' to zero, t = 0.
     """
     xp = namespace(ahead)
     size = xp.abs(ahead)
@@ -184,6 +181,6 @@ def _inf_norm_subgradient(ahead: Array, rates: Array, penalty_weight: Array) -> 
     levels = (
         xp.cumulative_sum(sorted_size * inverse, axis=-1) - penalty_weight[:, None]
     ) / xp.cumulative_sum(inverse, axis=-1)
-    # the sums over fewer or more coordinates lie below
+    # the right level is the largest: those of fewer or more coordinates lie below it
     level = xp.max(xp.clip(levels, 0, None), axis=-1)[:, None]
     return xp.sign(ahead) * xp.clip(size - level, 0, None) / rates

@@ -1,5 +1,4 @@
-r"""The minimiser of the robust risk where the data are not robustly separable: a finite, certified
-solution.
+r"""The minimiser of the robust risk where the data are not robustly separable.
 
 Newton's method on the log-risk comes with the weights that certify it. L-BFGS-B takes over for too
 many columns, for rows that offer products only, and where Newton's method stops short. Both serve
@@ -22,10 +21,11 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers._risk_conic import conic_newton
 from sklearn_robust.solvers._risk_lbfgs import lbfgs
 from sklearn_robust.solvers._risk_newton import newton
-from sklearn_robust.solvers.solution import Monitor, Recorder, Solution, stack_solutions
+from sklearn_robust.solvers.solution import Monitor, Monitoring, Solution, stack_solutions
 from sklearn_robust.threats import ProximalThreat, is_ball, offers
 
-_MAX_NEWTON = 200  # iterations of Newton's method before L-BFGS-B takes over; a few are usual
+# Iterations of Newton's method after which L-BFGS-B continues; a few are usual.
+_NEWTON_ITERATIONS = 200
 
 
 def minimise_robust_risk(
@@ -54,8 +54,8 @@ def minimise_robust_risk(
     tol : float
         Certified relative gap of the risk to reach.
     coef_init : ndarray of shape (k, d), optional
-        By default problems that differ in their radius alone form a path: the minimiser of each is
-        where the next smaller radius starts, and the largest radius starts at zero.
+        Starts. By default problems that differ in their radius alone form a path: the largest
+        radius starts at zero, and each smaller one at the minimiser of the radius before.
     proof : ndarray of shape (k, n), optional
         Weights that prove that the problems are not robustly separable: they help to certify the
         risk where the minimiser alone does not.
@@ -71,12 +71,12 @@ def minimise_robust_risk(
     Solution
         A problem that turns out to be separable has `separable` True or None and has not converged.
     """
-    # the type of the data does not decide how exact the answer is
+    # double arithmetic, so that the gap does not depend on the type of the data
     double = problem.simplified().in_double_arithmetic()
-    recorder = Recorder(record_every, monitors)
+    monitoring = Monitoring(record_every, monitors)
     alike = _first_alike(double)
     solutions: dict[int, Solution] = {}
-    last: dict[int, np.ndarray] = {}  # the minimiser of the same data at the radius before
+    last: dict[int, np.ndarray] = {}  # for each kind of problem the minimiser at the last radius
     stopped = False
     for i in np.argsort(-problem.radius, kind="stable").tolist():
         row = slice(i, i + 1)
@@ -88,7 +88,7 @@ def minimise_robust_risk(
             dtype=problem.y.dtype,
             tol=tol,
             max_iter=max_iter,
-            record=_Record(recorder, i),
+            record=_Record(monitoring, i),
         )
         if coef_init is not None:
             start = coef_init[row].astype(np.float64)
@@ -97,12 +97,12 @@ def minimise_robust_risk(
         if stopped:
             solutions[i] = one.certified(start)
             continue
-        recorder.rewind()
+        monitoring.rewind()
         solutions[i], stopped = one.minimised(start)
         if solutions[i].separable[0] is not None:
             last[alike[i]] = solutions[i].coef.astype(np.float64)
     return stack_solutions(
-        [solutions[i] for i in range(problem.n_problems)], recorder.history(problem.n_problems)
+        [solutions[i] for i in range(problem.n_problems)], monitoring.history(problem.n_problems)
     )
 
 
@@ -120,7 +120,7 @@ def _first_alike(problem: RobustProblem) -> list[int]:
 
 
 class _Stopped(Exception):
-    """A monitor asked to stop here."""
+    """A monitor has stopped the solver at this iteration."""
 
     def __init__(self, iteration: int, coef: np.ndarray) -> None:
         super().__init__()
@@ -129,18 +129,18 @@ class _Stopped(Exception):
 
 @dataclass(frozen=True)
 class _Record:
-    """The record of problem i, and its monitors."""
+    """The monitoring of problem i."""
 
-    recorder: Recorder
+    monitoring: Monitoring
     i: int
 
     def due(self, iteration: int) -> bool:
-        """Whether figures of this iteration would be taken in."""
-        return self.recorder.due(iteration)
+        """Whether this iteration is recorded or shown."""
+        return self.monitoring.due(iteration)
 
     def __call__(self, iteration: int, state: Solution, *, last: bool = False) -> bool:
-        """Take in the figures of an iteration; whether a monitor asks to stop."""
-        return self.recorder(
+        """Record and show the figures of an iteration; whether a monitor stops the solver."""
+        return self.monitoring(
             iteration,
             np.array([self.i]),
             state.coef,
@@ -155,7 +155,7 @@ class _Record:
 
 @dataclass(frozen=True)
 class _OneProblem:
-    """One problem in double arithmetic, and what is asked of its minimiser.
+    """One problem in double arithmetic, and the criteria for its minimiser.
 
     Attributes
     ----------
@@ -183,7 +183,7 @@ class _OneProblem:
     record: _Record
 
     def minimised(self, start: np.ndarray) -> tuple[Solution, bool]:
-        """The solution, and whether a monitor has asked to stop."""
+        """The solution, and whether a monitor has stopped the solver."""
         try:
             solution, coef, n_iter = self._search(start)
         except _Stopped as stop:
@@ -217,7 +217,7 @@ class _OneProblem:
             self.problem,
             self.loss,
             start,
-            max_iter=min(self.max_iter - before, _MAX_NEWTON),
+            max_iter=min(self.max_iter - before, _NEWTON_ITERATIONS),
             tol=self.tol,
             certify=self.certified,
             record=self._record_from(before),
@@ -236,11 +236,10 @@ class _OneProblem:
     def certified(
         self, coef: np.ndarray, weights: np.ndarray | None = None, near: float | None = None
     ) -> Solution:
-        """The predictor, rounded to the dtype, with its margin, and with 1 - (lower bound on the
-        risk) / risk.
+        """The predictor, rounded to the dtype, with its margin and its relative gap of the risk.
 
-        `weights` (1, n) are dual feasible; without them those of the predictor are repaired. `near`
-        is a guess of the intercept.
+        The gap is 1 - (lower bound on the risk) / risk. `weights` (1, n) are dual feasible; without
+        them those of the predictor are repaired. `near` is a guess of the intercept.
         """
         problem, loss = self.problem, self.loss
         coef = coef.astype(self.dtype).astype(np.float64)

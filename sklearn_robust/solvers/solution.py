@@ -1,4 +1,4 @@
-"""What every solver returns, and the array conversions that solvers share."""
+"""The `Solution` that every solver returns, the monitoring of solvers, and array conversions."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from sklearn_robust.problems import RobustProblem
 
 @dataclass(frozen=True, kw_only=True)
 class Solution(Point):
-    """Predictors of k problems with the proof of how good each is: the points at which a solver
-    ended.
+    """Certified predictors of k problems: the points at which a solver ended.
 
     Attributes
     ----------
@@ -63,7 +62,7 @@ class Solution(Point):
         converged: bool,
         n_iter: int,
     ) -> Solution:
-        """The solution of one problem, k = 1, from what its point proves."""
+        """The solution of one problem, k = 1, from its certified point."""
         return cls(
             coef=proven.coef,
             intercept=proven.intercept,
@@ -80,8 +79,9 @@ class Solution(Point):
     def not_separable(
         self, gap: float, weights: Array | None = None, *, converged: bool
     ) -> Solution:
-        """The same predictor of one problem, proven not to be robustly separable: its bound is 0,
-        and its gap that of the risk.
+        """The same predictor of one problem that is proven not to be robustly separable.
+
+        Its bound is 0, and its gap is that of the risk.
         """
         xp = namespace(self.coef)
         return replace(
@@ -122,33 +122,33 @@ def stack_solutions(
     solutions: Sequence[Solution], history: dict[str, Any] | None = None
 ) -> Solution:
     """One solution of k problems from solutions of some of them each, in order."""
-    merged: dict[str, Any] = {
-        name: _concatenated([getattr(solution, name) for solution in solutions]) for name in _ARRAYS
-    }
+    merged: dict[str, Any] = {}
+    for name in _ARRAYS:
+        parts = [getattr(solution, name) for solution in solutions]
+        merged[name] = namespace(parts[0]).concat(parts, axis=0)
     separable = [flag for solution in solutions for flag in solution.separable]
     return Solution(**merged, separable=separable, history=history or {})
-
-
-def _concatenated(parts: Sequence[Array]) -> Array:
-    return namespace(parts[0]).concat(parts, axis=0)
 
 
 class Monitor(Protocol):
     """Callback that receives the iterates of a solver."""
 
-    every: int  # iterations between looks; 0 looks only where the solver certifies by itself
+    # iterations between two calls; with 0 only where the solver certifies of its own accord
+    every: int
 
     def __call__(self, iteration: int, ids: np.ndarray, figures: dict[str, Array]) -> bool:
-        """Whether to stop; `figures` are coef, intercept and what is known of each problem under
-        way.
+        """Whether to stop the solver.
+
+        `figures` are coef, intercept and the recorded figures of each problem under way.
         """
         ...
 
 
 @dataclass
 class _Schedule:
-    """The iterations of a record: the first, then each multiple of `every`, or where it is 0 every
-    tenth of those so far.
+    """The iterations of a record: the first, then each multiple of `every`.
+
+    Where `every` is 0, the next is due after another tenth of those so far.
     """
 
     every: int
@@ -162,11 +162,11 @@ class _Schedule:
         )
 
 
-class Recorder:
-    """Figures of the problems under way at chosen iterations; nan once a problem has left the
-    batch.
+class Monitoring:
+    """The history and the monitors of a solver.
 
-    Monitors see them at iterations of their own, and the predictors with them.
+    The history holds figures of the problems under way, every so many iterations; nan once a
+    problem has left the batch. Each monitor sees figures and predictors at iterations of its own.
     """
 
     def __init__(self, every: int, monitors: Sequence[Monitor] = ()) -> None:
@@ -184,9 +184,9 @@ class Recorder:
         last: bool = False,
         **figures: Array,
     ) -> bool:
-        """Take in an iteration, where it is due; whether a monitor asks to stop.
+        """Record and show an iteration where it is due; whether a monitor stops the solver.
 
-        The monitors see in any case the `last` iteration of a problem.
+        The monitors see the `last` iteration of a problem in any case.
         """
         if self.every and iteration >= self._history.due_at:
             self._history.passed(iteration)
@@ -201,13 +201,13 @@ class Recorder:
         return stop
 
     def due(self, iteration: int) -> bool:
-        """Whether figures of this iteration would be taken in."""
+        """Whether this iteration is recorded or shown."""
         return self.asked_for(iteration) or any(
             iteration >= schedule.due_at for schedule in self._schedules
         )
 
     def asked_for(self, iteration: int) -> bool:
-        """Whether they would be taken in even where the solver does not certify by itself."""
+        """Whether this iteration is due where the solver does not certify of its own accord."""
         return any(
             schedule.every and iteration >= schedule.due_at
             for schedule in (self._history, *self._schedules)

@@ -1,18 +1,17 @@
-r"""Steepest descent in the p-norm on the robust risk: the path whose limit is the robust separator
-of least p-norm.
+r"""Steepest descent in the p-norm on the robust risk, towards the separator of least p-norm.
 
 One step is :math:`w \leftarrow w - \eta \|v\|_{p^*} u`, with v the subgradient of the log-risk that
 is least in the dual norm and u its steepest direction in the p-norm: p = 2 is gradient descent, p =
-1 coordinate descent, p = inf sign descent (Tsilivis et al. 2024, eq. 25 and Theorem 4.3). Working
-on log L changes the clock of the path, not the path, and nothing underflows. Two rules keep the
-discrete path on the flow where the penalty eps ||w||_q* has kinks: v is the minimum-norm
+1 coordinate descent, p = inf sign descent (Tsilivis et al. 2024, eq. 25 and Theorem 4.3). Descent
+on log L follows the same path as descent on L at another rate, and nothing underflows. Two rules
+keep the discrete path on the flow where the penalty eps ||w||_q* has kinks: v is the minimum-norm
 subgradient, and no step jumps over a kink - a coordinate that would change sign stops at zero (q =
 inf), one that would overtake the largest stops level with it (q = 1). For p = 2 and q = inf the
-proximal step does both: the soft threshold follows the step along the weighted_sum.
+proximal step does both: a soft threshold follows the step along the weighted sum.
 
 The adaptive step is the line search: for p = 1 a step by the curvature of each coordinate saved no
 steps beside it. Paths for p = 1 and inf are not accelerated (Wang et al. 2023, arXiv 2305.17544):
-the exact separator takes the time of 500 steps.
+the exact separator takes the time of about 500 steps.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ from sklearn_robust.threats import (
     takes_proximal_steps,
 )
 
-_GROWTH = 1.05  # factor on the adaptive step after an accepted trial
+_STEEPEST_GROWTH = 1.05  # factor on the adaptive step after an accepted trial
 
 
 def steepest_descent(
@@ -77,9 +76,9 @@ def steepest_descent(
         The geometry of all problems or of each: an `LpNorm`, or a norm of one's own.
     step_size : "adaptive", "paper" or float
         Step on the log-risk. "adaptive" backtracks: a step is accepted if it brings half of the
-        predicted decrease; with loss_tol = 0, where the limit itself is wanted, the fraction
-        1 - min(1/2, gap), gap the certified one: a step may waste no more than what is still open.
-        "paper" is the constant 1/B^2, :math:`B = \max_{ij} |x_{ij}| + \epsilon`.
+        predicted decrease; with loss_tol = 0, where the path goes on to its limit, the fraction 1 -
+        min(1/2, gap), with the certified gap: a step may lose no more than the share that is still
+        open. "paper" is the constant 1/B^2, :math:`B = \max_{ij} |x_{ij}| + \epsilon`.
     max_iter : int
         Passes over the data at most.
     loss_tol : float
@@ -106,7 +105,7 @@ def steepest_descent(
     problem = problem.simplified()
     norms = list(norm) if isinstance(norm, Sequence) else [norm] * problem.n_problems
     _require_steps(problem, norms)
-    # problems of one geometry are computed together
+    # problems of one geometry are neighbours, and computed together
     order = neighbours(norms)
     geometry, problem = Geometry(tuple(norms[i] for i in order)), problem.select(order)
     xp = namespace(problem.y)
@@ -120,14 +119,14 @@ def steepest_descent(
         else xp.full_like(problem.log_total_weight, float(step_size))
     )
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
-    growth = _GROWTH if step_size == "adaptive" else None
+    growth = _STEEPEST_GROWTH if step_size == "adaptive" else None
     rule = _SteepestDescent(geometry)
     path: DescentPath
     if serves(problem, geometry):
         path = FastPaths(problem, loss, geometry, rule, coef, step, growth)
     else:
         path = RulePath(problem, loss, rule, (coef,), step, growth)
-    # a trial step may raise the risk beyond all numbers, and is evaluated anew then
+    # the risk may overflow at a trial step, which is then evaluated with a shift
     with np.errstate(over="ignore", invalid="ignore"):
         return follow(path, DescentRun(problem, stopping, loss, geometry, order))
 
@@ -139,7 +138,7 @@ def descent_grid(
     eps: Sequence[float],
     **options: Any,
 ) -> Solution:
-    """The paths of every geometry at every radius on the same data, as one batch.
+    """The paths of every geometry at every radius on the same data, certified together.
 
     Parameters
     ----------
@@ -156,15 +155,15 @@ def descent_grid(
     Returns
     -------
     Solution
-        Of len(p) * len(eps) * k problems in this order; `coef.reshape(len(p), len(eps), k, d)`
-        tells them apart.
+        The paths of len(p) * len(eps) * k problems in this order;
+        `coef.reshape(len(p), len(eps), k, d)` separates them.
 
     Notes
     -----
     Each problem follows the path that it would take alone, up to rounding: certificates are taken
-    of all problems at once, and scores that are kept by columns (p = 1) are computed afresh then.
-    Adaptive steps work at the edge of stability, where rounding grows with the iterations. The
-    certificate of each is its own.
+    of all problems at once, and scores that are updated by columns (p = 1) are then computed again
+    from the coefficients. Adaptive steps work at the edge of stability, where rounding grows with
+    the iterations. The certificate of each is its own.
 
     Examples
     --------
@@ -186,8 +185,10 @@ def descent_grid(
 
 
 def _paper_step(problem: RobustProblem) -> Array:
-    r"""1 / B^2 of each problem, B = max |x_ij| + eps r, with r the largest entry of a perturbation
-    of the threat: 1 for a ball, its largest scale where features have scales.
+    r"""The step 1 / B^2 of each problem, B = max |x_ij| + eps r.
+
+    r is the largest entry of a perturbation of the threat: 1 for a ball, its largest scale where
+    features have scales.
     """
     xp = namespace(problem.y)
     one = xp.ones((1, problem.n_features), dtype=problem.y.dtype, device=problem.y.device)
@@ -196,7 +197,7 @@ def _paper_step(problem: RobustProblem) -> Array:
 
 
 def _require_steps(problem: RobustProblem, norms: Sequence[Norm]) -> None:
-    """Refuse a threat without the methods of a step in one of the norms."""
+    """Refuse a threat that lacks the methods for a step in one of the norms."""
     for norm in norms:
         proximal = takes_proximal_steps(problem.threat, norm)
         needed = ProximalThreat if proximal else KinkedThreat
@@ -234,11 +235,10 @@ class _SteepestDescent:
             )
             for norm, rows in self.geometry.groups
         ]
-        moved, subgradient = (
-            parts[0]
-            if len(parts) == 1
-            else (xp.concat(part, axis=0) for part in zip(*parts, strict=True))
-        )
+        if len(parts) == 1:
+            moved, subgradient = parts[0]
+        else:
+            moved, subgradient = (xp.concat(part, axis=0) for part in zip(*parts, strict=True))
         return (moved,), subgradient
 
     def select(self, rows: np.ndarray) -> Self:

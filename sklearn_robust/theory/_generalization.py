@@ -67,7 +67,7 @@ def rademacher_bound(X: Any, *, r: float, radius: float = 1.0) -> float:
     References
     ----------
     .. [1] S. Kakade, K. Sridharan, A. Tewari. On the complexity of linear prediction: risk bounds,
-    margin bounds, and
+       margin bounds, and
        regularization. NIPS 2008.
 
     Examples
@@ -131,7 +131,7 @@ def adversarial_rademacher_bound(
     References
     ----------
     .. [1] N. Tsilivis, N. Frank, N. Srebro, J. Kempe. The price of implicit bias in adversarially
-    robust generalization.
+       robust generalization.
        NeurIPS 2024.
 
     Examples
@@ -169,7 +169,7 @@ def margin_generalization_bound(
     With probability 1 - delta over the sample, for every w with :math:`\|w\|_r \le W` at once,
 
     .. math:: P(\text{robust error}) \;\le\; \frac1n \sum_i \phi_\rho(m_i(w)) + \frac{2}{\rho}
-    \tilde R
+       \tilde R
         + 3 \sqrt{\frac{\log(2/\delta)}{2n}}, \qquad \phi_\rho(m) = \min(1, \max(0, 1 - m/\rho)),
 
     with the robust margins :math:`m_i(w) = y_i \langle w, x_i\rangle - \epsilon \|w\|_{q^*}`.
@@ -217,7 +217,7 @@ def margin_generalization_bound(
     References
     ----------
     .. [1] N. Tsilivis, N. Frank, N. Srebro, J. Kempe. The price of implicit bias in adversarially
-    robust generalization.
+       robust generalization.
        NeurIPS 2024.
 
     Examples
@@ -261,7 +261,7 @@ def robust_generalization_bound(
     has the robust risk
 
     .. math:: P(\text{robust error}) \;\le\; 2 \tilde R + 3 \sqrt{\frac{\log(2/\delta)}{2n}}, \qquad
-    W = \|w^*\|_r,
+       W = \|w^*\|_r,
 
     which against q = inf is, with :math:`t = 3 \sqrt{\log(2/\delta)/2n}`,
 
@@ -315,7 +315,7 @@ def robust_generalization_bound(
     References
     ----------
     .. [1] N. Tsilivis, N. Frank, N. Srebro, J. Kempe. The price of implicit bias in adversarially
-    robust generalization.
+       robust generalization.
        NeurIPS 2024.
 
     Examples

@@ -22,7 +22,7 @@ def mixed_norm_weight(
     The robust separator of least p-norm has the direction of
 
     .. math:: \min_{w, b} \|w\|_p + \lambda \|w\|_{q^*} \quad \text{subject to} \quad y_i (\langle
-    w, x_i\rangle + b) \ge 1,
+       w, x_i\rangle + b) \ge 1,
         \qquad \lambda(\epsilon) = \frac{\epsilon}{\gamma_p(\epsilon)},
 
     with :math:`\gamma_p(\epsilon)` the largest robust margin over the p-norm of w.
@@ -55,7 +55,7 @@ def mixed_norm_weight(
     References
     ----------
     .. [1] N. Tsilivis, N. Frank, N. Srebro, J. Kempe. The price of implicit bias in adversarially
-    robust generalization.
+       robust generalization.
        NeurIPS 2024.
 
     Examples

@@ -15,7 +15,7 @@ from sklearn_robust.splitting import split
 from sklearn_robust.threats._ball import is_ball
 from sklearn_robust.threats._interface import KinkedThreat, Threat
 
-_BLOCK_ENTRIES = 2**18  # of a matrix of unit vectors that is formed at a time
+_UNIT_VECTOR_ENTRIES = 2**18  # entries of the unit vectors that are formed at a time: 2 megabytes
 _MAX_GAUGE = 100  # hyperplanes that bound a gauge; a polytope of few facets needs few
 _EQUAL = 64  # machine epsilons: two numbers that differ by less, relative to the larger, are equal
 
@@ -44,17 +44,10 @@ def reach(threat: Any, like: Array) -> float:
     if hasattr(threat, "reach"):
         return float(threat.reach())
     xp, d = namespace(like), like.shape[-1]
-    rows = max(1, _BLOCK_ENTRIES // d)
-    return max(
-        float(
-            xp.max(
-                support(
-                    threat, xp.eye(min(rows, d - k), d, k=k, dtype=like.dtype, device=like.device)
-                )
-            )
-        )
-        for k in range(0, d, rows)
-    )
+    rows = max(1, _UNIT_VECTOR_ENTRIES // d)
+    kind = {"dtype": like.dtype, "device": like.device}
+    blocks = (xp.eye(min(rows, d - k), d, k=k, **kind) for k in range(0, d, rows))
+    return max(float(xp.max(support(threat, block))) for block in blocks)
 
 
 def gauge(threat: Any, x: Array) -> Array:

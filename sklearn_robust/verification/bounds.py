@@ -10,9 +10,9 @@ from torch import Tensor
 from sklearn_robust.regions import Region, box_minimum
 from sklearn_robust.verification.layers import Affine, Layer, MaxPool
 
-MAX_ENTRIES = 2**23  # of the coefficients in memory at one time
+MAX_ENTRIES = 2**23  # entries of the coefficients in memory at one time
 
-Bounds = list[tuple[Tensor, Tensor]]  # of the input of each layer
+Bounds = list[tuple[Tensor, Tensor]]  # the ends of the input of each layer
 
 
 def input_bounds(layers: list[Layer], region: Region, *, linear: bool) -> Bounds:
@@ -22,7 +22,7 @@ def input_bounds(layers: list[Layer], region: Region, *, linear: bool) -> Bounds
     ----------
     layers : list of layers
     region : Region
-        Of n samples.
+        The regions of n samples.
     linear : bool
         Whether to tighten the intervals of deeper layers by linear bounds. Those of the first
         affine layer are exact either way, in any norm.

@@ -52,7 +52,7 @@ def certified_margins(
     r"""Lower bounds on the worst-case margins of a ReLU network.
 
     .. math:: m_i \;\le\; \min_{x'} \min_{k \ne y_i} f_{y_i}(x') - f_k(x'), \qquad \|(x' - x_i) /
-    s\|_q \le \epsilon, \quad
+       s\|_q \le \epsilon, \quad
         \text{low} \le x' \le \text{high}.
 
     A positive one proves that no perturbation of the threat changes the decision away from y.

@@ -35,7 +35,7 @@ from sklearn_robust.regions import products
 
 _MIXING = (nn.Linear, nn.Conv2d, nn.AvgPool2d)
 _AFFINE = (*_MIXING, nn.BatchNorm1d, nn.BatchNorm2d, nn.Flatten, nn.Unflatten)
-_IDENTITY = (nn.Identity, nn.Dropout, nn.Dropout2d)  # of a network that predicts
+_IDENTITY = (nn.Identity, nn.Dropout, nn.Dropout2d)  # identities in a network that predicts
 _SUPPORTED = (nn.Sequential, *_AFFINE, *_IDENTITY, nn.ReLU, nn.MaxPool2d)
 _WEIGHTED = (nn.Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d)
 _DOUBLE = 2.0**-53  # unit roundoff of float64

@@ -42,7 +42,7 @@ def exact_margins(
     ----------
     layers : list of Affine and ReLU
     bounds : pairs of tensors
-        Of the input of each layer; the tighter, the fewer binaries.
+        Ends of the input of each layer; the tighter, the fewer binaries.
     region : Region
         With q = inf or q = 1.
     coef : tensor of shape (n, s, K)

@@ -164,7 +164,7 @@ def test_light_rows_change_nothing_but_the_cost(max_margin_form, monkeypatch):
     monkeypatch.setattr(NewtonSystem, "_weighted_rows", counted)
     with_all = solve_interior_point(problem, 1e-9)
     assert min(heavy) < 400
-    monkeypatch.setattr(_newton_system, "_LIGHT", 0.0)
+    monkeypatch.setattr(_newton_system, "_LIGHT_ROWS", 0.0)
     assert_same(with_all, solve_interior_point(problem, 1e-9))
 
 

@@ -58,6 +58,7 @@ def assert_certified(s, X, y):
     assert math.isclose(s.relative_gap, max(0, 1 - s.margin / s.margin_bound), abs_tol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", range(RUNS))
 def test_no_certificate_is_wrong(run):
     within = 0

@@ -56,6 +56,7 @@ def test_every_engine_reaches_a_certified_gap(p, q):
         assert program.certify(solve(program)).gap <= 1e-6, solve.__name__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize("q", EXPONENTS)
 def test_largest_distance_is_that_of_a_cone_solver_and_decides(q, fit_intercept):

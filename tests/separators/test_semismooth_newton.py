@@ -54,7 +54,7 @@ def test_repeated_rows(max_margin_form, proven_gap):
 
 
 def test_too_few_steps_are_a_failure(max_margin_form, monkeypatch):
-    monkeypatch.setattr(semismooth_newton, "_MAX_ITER", 2)
+    monkeypatch.setattr(semismooth_newton, "_MAX_NEWTON_STEPS", 2)
     with pytest.raises(SolverFailure, match="not converged in 2 steps"):
         solve_semismooth_newton(max_margin_form(25, 60, 2.0, 1.0, 0.5))
 

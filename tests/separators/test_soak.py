@@ -26,6 +26,7 @@ def soak():
     sys.path.remove(str(BENCHMARKS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", range(RUNS))
 def test_random_separators_are_what_they_claim(soak, run):
     answers = Counter()
@@ -37,6 +38,7 @@ def test_random_separators_are_what_they_claim(soak, run):
     assert answers["separator to tol"] + answers["beyond eps*"] >= 0.7 * CASES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [

@@ -31,6 +31,7 @@ def assert_same_direction(one, other):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_data_that_nothing_separates_need_few_rounds(monkeypatch, proven):
 
 
 def test_too_few_rounds_are_a_failure(max_margin_form, monkeypatch):
-    monkeypatch.setattr(working_sets, "_MAX_ROUNDS", 1)
+    monkeypatch.setattr(working_sets, "_MAX_SET_ROUNDS", 1)
     with pytest.raises(SolverFailure, match="row sets"):
         solve_on_row_sets(max_margin_form(1500, 12, 1.0, 1.0, 0.0))
     with pytest.raises(SolverFailure, match="column sets"):

@@ -327,7 +327,7 @@ def test_too_many_columns_for_a_hessian_go_to_lbfgs(gaussian, monkeypatch, q):
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 def test_hessians_in_single_precision_certify_too(gaussian, monkeypatch, loss, q):
     monkeypatch.setattr(rows, "_SINGLE_FROM", 0)
-    monkeypatch.setattr(_risk_newton, "_CHEAP", 0)  # and are kept while they serve
+    monkeypatch.setattr(_risk_newton, "_CHEAP_PRODUCTS", 0)  # and are kept while they serve
     X, y = gaussian(60, 8, noise=2.0)
     check(X, y, loss, q, 0.1)
 

@@ -37,7 +37,7 @@ def problem_of(X, y, *, q, eps, fit_intercept=False, sample_weight=None):
 @pytest.mark.parametrize("q", EXPONENTS)
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.9])
 def test_every_pair_descends_and_approaches_the_exact_separator(gaussian, p, q, share):
-    X, y = gaussian(20, 40)
+    X, y = gaussian(12, 24)
     eps = share * max_margin(X, y, q=q).margin
     exact = min_norm_separator(X, y, p=p, q=q, eps=eps)
     solution = steepest_descent(
@@ -45,7 +45,7 @@ def test_every_pair_descends_and_approaches_the_exact_separator(gaussian, p, q, 
         LOSSES["exponential"],
         LpNorm(p),
         loss_tol=0,
-        max_iter=3000,
+        max_iter=2000,
         record_every=10,
     )
     assert np.all(np.diff(solution.history["log_risk"][:, 0]) <= 0)
@@ -73,7 +73,7 @@ def test_every_pair_descends_and_approaches_the_exact_separator(gaussian, p, q, 
 @pytest.mark.parametrize("p", EXPONENTS)
 @pytest.mark.parametrize("q", EXPONENTS)
 @pytest.mark.parametrize("fit_intercept", [False, True])
-@pytest.mark.parametrize(("n", "d"), [(15, 30), (20, 20), (40, 10)])
+@pytest.mark.parametrize(("n", "d"), [(10, 20), (30, 8)])
 def test_reported_gap_holds_against_the_exact_separator(p, q, fit_intercept, n, d):
     rng = np.random.default_rng(n)
     teacher = rng.standard_normal(d) / np.sqrt(d)
@@ -81,13 +81,13 @@ def test_reported_gap_holds_against_the_exact_separator(p, q, fit_intercept, n, 
     y = np.where(X @ teacher > 0, 1.0, -1.0)
     X += y[:, None] * teacher / (teacher @ teacher) / 2  # a planted margin, also for n > d
     largest = max_margin(X, y, q=q, fit_intercept=fit_intercept).margin
-    radii = [share * largest for share in (0.0, 0.25, 0.5, 0.9)]
+    radii = [share * largest for share in (0.0, 0.5, 0.9)]
     for eps in radii:
         exact = min_norm_separator(X, y, p=p, q=q, eps=eps, fit_intercept=fit_intercept)
         assert exact.relative_gap <= 1e-6
         problem = problem_of(X, y, q=q, eps=eps, fit_intercept=fit_intercept)
         solution = steepest_descent(
-            problem, LOSSES["exponential"], LpNorm(p), loss_tol=0, max_iter=600
+            problem, LOSSES["exponential"], LpNorm(p), loss_tol=0, max_iter=300
         )
         assert solution.margin[0] <= exact.margin_bound * (1 + 1e-9)
         assert solution.margin_bound[0] >= exact.margin * (1 - 1e-9)

@@ -228,6 +228,7 @@ def margins_as_it_runs(net, points, y):
     return scores[np.arange(len(y)), y] - rivals.max(axis=1)
 
 
+@pytest.mark.slow
 def test_random_modules_are_refused_or_never_certified_beyond_their_worst_point():
     refused = 0
     for seed in range(90):

@@ -1,0 +1,157 @@
+"""The rules that both Newton methods share: the loss's curvatures, damping, the line search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from sklearn_robust.losses import MarginLoss
+
+# Levenberg's damping, as a share of the Hessian's diagonal
+LEAST_DAMPING = 1e-10  # the first damping, and the least to which accepted steps lower it
+MOST_DAMPING = 1e4  # the method ends above it
+_DAMPING_AFTER_FAILURE = 1e-6  # least damping after a failed step
+_DAMPING_RAISE = 100  # factor on the damping after a failed step
+_DAMPING_CUT = 10  # divisor of the damping after an accepted step
+
+# Decreases of the log-risk that a model predicts, absolute
+_LONG_STEP_DECREASE = 0.1  # above it the line search tries longer steps than the model's
+CLOSE_DECREASE = 0.03  # up to it the model's weights may certify the risk, and exact faces pay
+# below it the rounding of the log-risk hides the decrease: the line search tolerates that rounding
+_HIDDEN_DECREASE = 1e-8
+ROUNDING_DECREASE = 1e-14  # up to it the decrease is rounding alone, and the method ends
+
+# The line search along the model's step
+_SUFFICIENT_DECREASE = 1e-3  # share of the predicted decrease that a step must bring
+_LEAST_STEP = 1e-6  # relative to the first step; the search fails below it
+_MOST_STEP = 1024.0  # relative to the first step; the search doubles the step up to it
+# change of a margin in the first step, relative to 1 + the largest margin
+_MOST_MARGIN_CHANGE = 1e3
+
+# Curvature over total weight, up to which a step would be too long: a larger curvature replaces it
+_FLAT_CURVATURE = 1e-6
+
+
+@dataclass(frozen=True)
+class MarginHessian:
+    """The Hessian of the log-risk by the margins, C = diag(c) - theta a a^T.
+
+    Attributes
+    ----------
+    c, a : ndarray of shape (n,)
+        The curvatures of the loss, and the weights.
+    theta : float
+        At most 1, its value for the exponential loss: the largest that leaves C positive
+        semidefinite.
+    """
+
+    c: np.ndarray
+    a: np.ndarray
+    theta: float
+
+    def apply(self, change: np.ndarray) -> np.ndarray:
+        """C times a change of the margins."""
+        return self.c * change - (self.theta * (self.a @ change)) * self.a
+
+
+def largest_theta(c: np.ndarray, a: np.ndarray) -> float:
+    """The theta of C = diag(c) - theta a a^T."""
+    return 1 / max(1.0, float(np.sum(a * (a / np.maximum(c, np.finfo(float).tiny)))))
+
+
+def curvatures(
+    loss: MarginLoss, margins: np.ndarray, weights: np.ndarray, *, cautious: bool = False
+) -> np.ndarray:
+    """The curvatures c of the loss, (n,).
+
+    Where they vanish, far on the wrong side, or a method is `cautious`, they are at least those of
+    a parabola whose step just crosses zero.
+    """
+    c = loss.curvature(margins, weights)
+    if cautious or c.sum() <= _FLAT_CURVATURE * weights.sum():
+        return np.maximum(c, weights / (1 + np.maximum(-margins, 0)))
+    return c
+
+
+def more_damping(damping: float) -> float:
+    """The damping after a failure."""
+    return max(_DAMPING_RAISE * damping, _DAMPING_AFTER_FAILURE)
+
+
+def less_damping(damping: float) -> float:
+    """The damping after an accepted step."""
+    return max(damping / _DAMPING_CUT, LEAST_DAMPING)
+
+
+@dataclass(frozen=True)
+class NewtonPoint:
+    """A predictor of one problem, and the loss at it; scores are those of the signed rows, (n,)."""
+
+    coef: np.ndarray
+    intercept: float
+    scores: np.ndarray
+    margins: np.ndarray
+    log_risk: float
+    weights: np.ndarray
+
+    def separates(self, used: np.ndarray) -> bool:
+        """Whether the margins of the samples in use are positive."""
+        return bool(self.margins[used].min() > 0)
+
+
+Point = TypeVar("Point", bound=NewtonPoint)
+
+
+def line_search(
+    at: Point,
+    ahead: Callable[[float], Point],
+    change: np.ndarray,
+    decrease: float,
+    used: np.ndarray,
+) -> Point | None:
+    r"""The point towards the model's minimiser, or beyond, with a sufficient decrease, or None.
+
+    It obeys :math:`\log L(t) \le \log L(0) - 10^{-3} t \Delta`, :math:`\Delta` the predicted
+    decrease and t halved from the first step. A log-risk without a minimiser falls along ever
+    longer steps: t is doubled as long as it falls and the data are not separated.
+
+    Parameters
+    ----------
+    at : NewtonPoint
+    ahead : callable
+        The point at a share t of the way.
+    change : ndarray of shape (n,)
+        The change of the margins on the whole way.
+    decrease : float
+        The predicted decrease.
+    used : ndarray of shape (n,), bool
+        Samples of positive weight.
+    """
+    if not decrease > 0:
+        return None
+    rounding = 8 * np.finfo(float).eps * (1 + abs(at.log_risk))
+    granted = rounding if decrease < _HIDDEN_DECREASE else 0.0
+    # where one sample has all the weight the log-risk has no curvature, and the model no end
+    furthest = _MOST_MARGIN_CHANGE * (1 + float(np.abs(at.margins[used]).max()))
+    largest = float(np.abs(change[used]).max())
+    first = share = furthest / largest if largest > furthest else 1.0
+    found = ahead(share)
+    while not found.log_risk <= at.log_risk - _SUFFICIENT_DECREASE * share * decrease + granted:
+        share *= 0.5
+        if share <= _LEAST_STEP * first:
+            return None
+        found = ahead(share)
+    while (
+        first <= share < _MOST_STEP * first
+        and decrease > _LONG_STEP_DECREASE
+        and not found.separates(used)
+    ):
+        share *= 2
+        further = ahead(share)
+        if not further.log_risk < found.log_risk:
+            break
+        found = further
+    return found

@@ -1,0 +1,188 @@
+import itertools
+
+import cvxpy as cp
+import numpy as np
+import pytest
+from scipy import sparse
+
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.joint_certificates import flow, pair_capacities
+from sklearn_robust.losses import LOSSES
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.solvers import steepest_descent
+from sklearn_robust.solvers._joint_descent import (
+    joint_steepest_descent,
+    least_subgradient,
+    proximal_step,
+    stopped_at_ties,
+)
+
+each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+
+
+def apart(n=15, d=6, n_classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % n_classes
+    return 0.5 * rng.standard_normal((n, d)) + 2 * np.eye(n_classes, d)[y], y
+
+
+def overlapping(n=24, d=3, n_classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % n_classes
+    X = rng.standard_normal((n, d))
+    X[:, 0] += 0.7 * y
+    return X, y
+
+
+def make(X, y, q, eps, fit_intercept=True, **keywords):
+    return JointProblem.from_data(X, y, q=q, eps=eps, fit_intercept=fit_intercept, **keywords)
+
+
+def kinked(n_classes=4, d=3):
+    """A problem, coefficients with ties, and G and capacities of random weights."""
+    rng = np.random.default_rng(1)
+    y = np.arange(20) % n_classes
+    problem = make(rng.standard_normal((20, d)), y, np.inf, 0.2)
+    coef = rng.integers(-1, 2, (n_classes, d)).astype(float)
+    weights = problem.balanced(rng.uniform(size=(n_classes, 20)))
+    return problem, coef, problem.weighted_sum(weights), pair_capacities(problem, weights)
+
+
+@pytest.mark.parametrize("p", [1, 2, np.inf])
+def test_least_subgradient_is_least_in_every_norm(p):
+    problem, coef, G, capacities = kinked()
+    found = least_subgradient(problem, coef, G, capacities)
+    for j in range(3):
+        value, constraints = -G[:, j], []
+        for at, (low, high) in enumerate(itertools.combinations(range(4), 2)):
+            delta = cp.Variable()
+            difference = coef[low, j] - coef[high, j]
+            if difference:
+                constraints.append(delta == capacities[at] * np.sign(difference))
+            constraints.append(cp.abs(delta) <= capacities[at])
+            value = value + (np.eye(4)[low] - np.eye(4)[high]) * delta
+        least = cp.Problem(cp.Minimize(cp.norm(value, p)), constraints).solve(solver="CLARABEL")
+        assert np.linalg.norm(found[:, j], p) == pytest.approx(least, abs=1e-6)
+
+
+def test_classes_that_would_pass_each_other_end_level():
+    problem, coef, *_ = kinked()
+    coef[:, 0] = [3, 2, 1, 1]
+    moved = coef.copy()
+    moved[:, 0] = [0, 1, 5, -1]
+    stopped = stopped_at_ties(problem, coef, moved)
+    np.testing.assert_array_equal(stopped[:, 1:], moved[:, 1:])
+    assert stopped[0, 0] == stopped[1, 0] == stopped[2, 0] == 2  # the tied fourth is free
+    assert stopped[3, 0] == -1
+    still = coef + 0.1 * np.array([[1], [0], [-1], [-2]])
+    np.testing.assert_array_equal(stopped_at_ties(problem, coef, still), still)
+
+
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+def test_proximal_step_solves_its_program(q):
+    problem, coef, G, capacities = kinked()
+    problem = make(problem.X, problem.y, q, 0.2)
+    moved = np.zeros((6, 3))
+    for _ in range(20):
+        found, moved = proximal_step(problem, coef + G, capacities, moved)
+    u, dual = cp.Variable((4, 3)), LpNorm(q).dual.p
+    pairs = list(itertools.combinations(range(4), 2))
+    penalty = sum(
+        c * cp.norm(u[low] - u[high], dual)
+        for c, (low, high) in zip(capacities, pairs, strict=True)
+    )
+    cp.Problem(cp.Minimize(0.5 * cp.sum_squares(u - coef - G) + penalty)).solve(solver="CLARABEL")
+    np.testing.assert_allclose(found, u.value, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("p", "q"),
+    [(1, np.inf), (2, np.inf), (np.inf, np.inf), (1.5, np.inf), (2, 1), (2, 2), (1.5, 3)],
+)
+@each_loss
+def test_the_path_tends_to_the_largest_margin(p, q, loss):
+    X, y = apart()
+    problem = make(X, y, q, 0.3)
+    found = joint_steepest_descent(
+        problem, loss, LpNorm(p), loss_tol=0, tol=0.1, max_iter=3000, record_every=1
+    )
+    assert found.separable == [True]
+    assert found.converged[0]
+    coef, intercept = found.coef[0], found.intercept[0]
+    margin = problem.robust_margins(coef, intercept).min() / np.linalg.norm(coef.ravel(), p)
+    assert found.margin[0] == pytest.approx(margin)
+    assert 0.9 * found.margin_bound[0] <= margin <= found.margin_bound[0]
+    log_risks = found.history["log_risk"][:, 0]
+    assert np.all(np.diff(log_risks) <= 1e-12)
+
+
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+@each_loss
+def test_the_path_tends_to_the_minimiser_of_the_risk(q, loss):
+    X, y = overlapping()
+    problem = make(X, y, q, 0.2)
+    found = joint_steepest_descent(problem, loss, LpNorm(2), loss_tol=0, tol=1e-3, max_iter=2000)
+    assert found.separable == [False]
+    assert found.converged[0]
+    assert found.gap[0] < 1e-3
+    assert found.margin_bound[0] == 0
+
+
+def test_from_zero_features_enter_by_cuts():
+    """At zero a feature moves iff some set of classes sends more than its cut."""
+    X, y = overlapping()
+    problem = make(X, y, np.inf, 0.0)
+    weights = problem.balanced(problem.evaluate(LOSSES["logistic"], np.zeros((3, 3))).weights)
+    G = problem.weighted_sum(weights)
+    ratio = max(
+        abs(G[list(chosen), 0].sum())
+        / sum(
+            problem.pair_weights(weights)[i, k] for i in chosen for k in set(range(3)) - set(chosen)
+        )
+        for size in (1, 2)
+        for chosen in itertools.combinations(range(3), size)
+    )
+    for factor, moves in [(1.001, False), (0.999, True)]:
+        found = joint_steepest_descent(
+            problem.at_radius(factor * ratio), LOSSES["logistic"], LpNorm(2), max_iter=1
+        )
+        assert (np.ptp(found.coef[0][:, 0]) > 0) == moves
+
+
+def test_two_classes_follow_the_binary_path():
+    X, y = overlapping(n_classes=2)
+    loss = LOSSES["logistic"]
+    joint = joint_steepest_descent(
+        make(X, y, np.inf, 0.2), loss, LpNorm(2), step_size=0.05, max_iter=50, loss_tol=0, tol=0
+    )
+    binary = RobustProblem.from_data(X, 2.0 * y - 1, q=np.inf, eps=0.2, fit_intercept=True)
+    expected = steepest_descent(
+        binary, loss, LpNorm(2), step_size=0.1, max_iter=50, loss_tol=0, tol=0
+    )
+    np.testing.assert_allclose(joint.coef[0, 1] - joint.coef[0, 0], expected.coef[0], atol=1e-10)
+
+
+def test_sparse_rows_follow_the_same_path():
+    X, y = apart()
+    options = {"loss_tol": 0, "tol": 0, "max_iter": 20}
+    dense, other = (
+        joint_steepest_descent(make(rows, y, np.inf, 0.3), LOSSES["logistic"], LpNorm(2), **options)
+        for rows in (X, sparse.csr_array(X))
+    )
+    np.testing.assert_allclose(other.coef, dense.coef, atol=1e-10)
+
+
+def test_what_no_step_serves_is_refused():
+    X, y = apart()
+    with pytest.raises(ValueError, match=r"serves l_q balls with 1 < q < inf"):
+        joint_steepest_descent(make(X, y, 1, 0.3), LOSSES["logistic"], LpNorm(1))
+
+
+def test_flow_of_the_pairs_equals_a_loop():
+    rng = np.random.default_rng(0)
+    delta, expected = rng.standard_normal((6, 3)), np.zeros((4, 3))
+    for at, (low, high) in enumerate(itertools.combinations(range(4), 2)):
+        expected[low] += delta[at]
+        expected[high] -= delta[at]
+    np.testing.assert_allclose(flow(delta, 4), expected)
