@@ -1,5 +1,5 @@
 r"""Quasi-Newton descent on a smoothed joint risk: the start of the interior point, and the method
-where it does not serve.
+where it does not serve. It serves l_q balls.
 
 Each norm of a pair is replaced by a smooth one that is larger by an amount in proportion to
 :math:`\beta`, so that the smoothed risk bounds the risk from above:
