@@ -64,6 +64,7 @@ _MODULES = {
     "scaled_norms",
     "separators",
     "solvers",
+    "splitting",
     "theory",
     "threats",
     "total_variation",

@@ -62,7 +62,8 @@ def run_clarabel(
         return solver.solve()
 
     solution = interruptible(solve)
-    x, z, status = np.asarray(solution.x), np.asarray(solution.z), str(solution.status)
+    x, z = np.asarray(solution.x), np.asarray(solution.z)
+    status = str(solution.status)
     if not (np.isfinite(x).all() and np.isfinite(z).all()):
         raise SolverFailure(f"clarabel: {status}")
     return x, z, status
