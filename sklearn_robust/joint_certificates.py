@@ -515,7 +515,7 @@ def repaired(
         moved = moved + reachable(problem.threat, room * (u[low] - u[high]))
     left = np.abs(sums.weighted_sum - flow(moved, n_classes))
     terms = sums.sizes + n_classes * flow_sizes(moved, n_classes)
-    # of a feature: the solver rounds it in all classes together
+    # the rounding of a feature is that of all classes together
     if np.any(left > _ROUNDING * terms.sum(axis=0)):
         return Feasibility(math.inf)
     sizes = _gauge(problem, moved)

@@ -33,8 +33,10 @@ from sklearn_robust.solvers._joint_start import PairDifferences
 from sklearn_robust.threats import gauge
 from sklearn_robust.total_variation import class_sets
 
-_ROUNDING = 64 * float(np.finfo(np.float64).eps)  # of a sum of terms, relative to their sizes
-_MOST_SHARE = 0.5  # of an anchor in a combination: beyond, its own bound is as good
+_ROUNDING = 64 * float(
+    np.finfo(np.float64).eps
+)  # rounding of a sum of terms, relative to their sizes
+_MOST_SHARE = 0.5  # largest share of an anchor in a combination
 _CANCELS = 1e-2  # share of the sizes of its terms to which a sum must be small to be cancelled
 _CANCELLATIONS = 2  # the second mends the rounding of the first
 # pairs of classes whose weight vanishes: at most this share of the largest
@@ -115,7 +117,7 @@ class DualBounds:
         """The weights without those of pairs of classes whose weight vanishes beside the others';
         None where there are none.
 
-        Classes that can be told apart ever better while the others' margins stay have no minimiser:
+        Classes whose margins can grow without end while the others' stay have no minimiser:
         in the limit their weights are 0, and at an iterate they are infeasible and negligible.
         """
         matrix = self.problem.pair_weights(weights)

@@ -217,8 +217,8 @@ class OneNormCones(_LinearCones):
         r"""The entries :math:`t_j` eliminated."""
         total = self._ratio_above + self._ratio_below
         self._total = total
-        tilt = (self._ratio_above - self._ratio_below) / total
-        self._slope = tilt
+        slope = (self._ratio_above - self._ratio_below) / total
+        self._slope = slope
         self._sigma = (1 / total).sum(axis=1)
         both = self._target_above + self._target_below
         self._lam = (both / total).sum(axis=1) / self._sigma
@@ -227,9 +227,9 @@ class OneNormCones(_LinearCones):
             4 * self._ratio_above * self._ratio_below / total,
             np.zeros_like(total),
             np.zeros_like(root),
-            tilt / root[:, None],
+            slope / root[:, None],
             -1 / root,
-            self._target_above - self._target_below + tilt * (self._lam[:, None] - both),
+            self._target_above - self._target_below + slope * (self._lam[:, None] - both),
             -self._lam,
         )
 

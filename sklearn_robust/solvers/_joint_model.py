@@ -285,7 +285,8 @@ class JointModel:
             matrix[:, intercepts] = 0.0
             matrix[intercepts, intercepts] = 1.0
         if self.logarithmic and len(chosen) == len(self.problem.y):
-            # of a sample it could be indefinite; without it conjugate gradients take one more step
+            # a sample of rows could make it indefinite; without it conjugate gradients take one
+            # more step
             gradient = at.gradient.flat()
             matrix -= np.outer(gradient, gradient)
         return matrix
@@ -355,7 +356,7 @@ class JointModel:
 
 
 def add_gram(matrix: np.ndarray, rows: np.ndarray, factor: float) -> None:
-    """Add a multiple of R^T R to the upper triangle of a matrix in place, (f, f), (m, f)."""
+    """Add a multiple of R^T R to the upper triangle of a matrix (f, f), for R of shape (m, f)."""
     dsyrk(factor, rows.T, beta=1.0, c=matrix.T, lower=1, overwrite_c=1)
 
 

@@ -98,7 +98,8 @@ class NewtonSystems:
 
     def _add_cones(self, matrix: np.ndarray, scaling: Scaling) -> None:
         r"""Add :math:`B^T \Theta B` to the upper triangle of a matrix in the unknowns."""
-        difference, low, high = self.differences, self.model.low, self.model.high
+        difference = self.differences
+        low, high = self.model.low, self.model.high
         places, pairs = self._places[:, difference.columns], self._pairs
         K, r = places.shape
         weighted = scaling.diagonal * difference.scale**2

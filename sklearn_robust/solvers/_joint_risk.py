@@ -38,27 +38,27 @@ from sklearn_robust.solvers._joint_newton import NewtonSystems
 from sklearn_robust.solvers._joint_start import PairDifferences, descend, smoothed_norms
 from sklearn_robust.threats import require_ball
 
-_SMOOTHING = 0.03  # of the norms at the start, in units of the data
-_START_ITERATIONS = 60  # of L-BFGS on the smoothed risk
+_SMOOTHING = 0.03  # smoothing of the norms at the start, in units of the data
+_START_ITERATIONS = 60  # iterations of L-BFGS on the smoothed risk
 _MOST_UNKNOWNS = 3000  # a dense factor of more would outweigh all else
-_REDUCTION = 0.15  # of the products after a long step
+_REDUCTION = 0.15  # target of the products after a long step, relative to today's
 _CAUTIOUS_REDUCTION = 0.4  # and after a short one
 _LONG = 0.7  # share of a step to the boundary from which it counts as long
-_LEAST_PRODUCT = 1e-5  # of a pair, relative to the mean: keeps it off the boundary
+_LEAST_PRODUCT = 1e-5  # least product of a pair, relative to the mean: off the boundary
 _SHORT = 1e-6  # share of a step that leads nowhere, and how many of them end the method
 _MOST_SHORT_STEPS = 5
 _BIAS = 0.1  # share of the sum of products that shrinking the dual cone costs
 _MOST_SHRINK = 0.2  # largest relative shrinking of the dual cone
-_LEAST_MULTIPLIER = 1e-5  # of a pair, relative to the largest, at the start
+_LEAST_MULTIPLIER = 1e-5  # least multiplier of a pair at the start, relative to the largest
 # what products and bias are held to at least, as shares of the gap asked for: iterates converge
 # there to points that are strictly feasible for the bound
 _LEAST_PRODUCTS = 0.01
 _LEAST_BIAS = 0.05
 _WIDEN = 1.5  # factor of the two after a step that finds the products so small, and no bound
-_MAX_QUARTERINGS = 10  # of a step that raises the risk
-_MAX_HALVINGS = 30  # of a step without cones
+_MAX_QUARTERINGS = 10  # largest number of times that a step is quartered
+_MAX_HALVINGS = 30  # largest number of times that a step without cones is halved
 
-_SHRINKS = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)  # of the radius, one stage of L-BFGS each
+_SHRINKS = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)  # shrinking of the radius, by stage of L-BFGS
 _SMOOTHING_OF_SHRINK = 0.3  # smoothing in a stage, in units of the data, relative to the shrinking
 _STAGE_ITERATIONS = 300
 
@@ -70,9 +70,9 @@ class JointSolution:
     Attributes
     ----------
     coef : ndarray of shape (K, d)
-        Of column sums 0.
+        Coefficients, with column sums 0.
     intercept : ndarray of shape (K,)
-        Of sum 0.
+        Intercepts, with sum 0.
     weights : ndarray of shape (K, n)
         Dual weights, of sum 1: they prove the bound where there is one, and are those of the loss
         otherwise.

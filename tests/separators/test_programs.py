@@ -118,7 +118,7 @@ def test_a_program_on_which_highs_cycles_ends(monkeypatch):
     certified and reported."""
     # without end: the limit of 20 000 iterations costs seconds for each call, and one of 2 700 ends
     # where it does
-    monkeypatch.setattr(linear_program, "_FEW_ITER", 1)
+    monkeypatch.setattr(linear_program, "_LEAST_SIMPLEX_ITER", 1)
     data = np.load(Path(__file__).parent / "data" / "cycling_59x76.npz")
     X, y = data["X"], data["y"]
     calls = {
