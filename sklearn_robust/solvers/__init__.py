@@ -1,5 +1,7 @@
 """Solvers: paths of descent, their accelerated limit, and the minimiser of the robust risk."""
 
+from sklearn_robust.solvers._joint_descent import joint_steepest_descent
+from sklearn_robust.solvers._joint_risk import JointSolution, minimise_joint_risk
 from sklearn_robust.solvers.accelerated import accelerated_margin
 from sklearn_robust.solvers.diagonal import diagonal_descent
 from sklearn_robust.solvers.robust_risk import minimise_robust_risk
@@ -7,10 +9,13 @@ from sklearn_robust.solvers.solution import Solution
 from sklearn_robust.solvers.steepest import descent_grid, steepest_descent
 
 __all__ = [
+    "JointSolution",
     "Solution",
     "accelerated_margin",
     "descent_grid",
     "diagonal_descent",
+    "joint_steepest_descent",
+    "minimise_joint_risk",
     "minimise_robust_risk",
     "steepest_descent",
 ]

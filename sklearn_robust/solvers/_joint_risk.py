@@ -131,6 +131,27 @@ def minimise_joint_risk(
     ------
     ValueError
         If the threat is not an l_q ball.
+
+    Notes
+    -----
+    The method is a primal-dual interior point for q in {1, 2, inf} and up to 3000 unknowns, and
+    L-BFGS on a smoothed risk otherwise. Data that are next to separable, or of very unlike scales,
+    may end without a bound: the gap is then 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_wine
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklearn_robust.joint import JointProblem
+    >>> from sklearn_robust.losses import LOSSES
+    >>> from sklearn_robust.solvers import minimise_joint_risk
+    >>> X, y = load_wine(return_X_y=True)
+    >>> X = StandardScaler().fit_transform(X)
+    >>> problem = JointProblem.from_data(X, y, q=np.inf, eps=0.2, fit_intercept=True)
+    >>> solution = minimise_joint_risk(problem, LOSSES["logistic"], tol=1e-4)
+    >>> solution.coef.shape, solution.separable, solution.gap < 1e-4
+    ((3, 13), False, True)
     """
     require_ball(problem.threat, "the minimiser of the joint risk")
     # trial points may overflow: they are judged by their value
