@@ -222,6 +222,7 @@ def test_sample_weights_reach_the_scores(data):
     assert model.score(X, y, weight) != pytest.approx(model.score(X, y))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "estimator", ESTIMATORS, ids=lambda e: f"{type(e).__name__}-{getattr(e, 'solver', '')}"
 )

@@ -105,6 +105,7 @@ def test_the_estimators_import_no_more_than_scikit_learn_does():
     assert loaded - base <= {"sklearn_robust", "array_api_compat"}
 
 
+@pytest.mark.slow
 def test_displays_import_matplotlib_only_to_draw():
     assert not modules_after("from sklearn_robust import RobustAccuracyDisplay, PathRecorder") & {
         "matplotlib",

@@ -105,6 +105,7 @@ def largest_margin(X, y, p, q, eps, fit_intercept):
 # --- risk
 
 
+@pytest.mark.slow
 @each_loss
 @each_q
 @each_intercept
@@ -192,6 +193,7 @@ def test_two_classes_have_the_bounds_of_the_binary_problem(loss, q):
 # --- margin
 
 
+@pytest.mark.slow
 @each_p
 @each_q
 @each_intercept
@@ -218,6 +220,7 @@ def test_margin_is_below_gamma_and_bound_is_above(p, q, fit_intercept):
     assert certify(problem, LpNorm(p), coef, weights).margin == pytest.approx(gamma, abs=1e-6)
 
 
+@pytest.mark.slow
 @each_p
 @each_q
 @each_intercept
@@ -415,6 +418,7 @@ def test_a_ball_is_taken_as_it_is():
     assert by_names.radius == by_object.radius == 0.3
 
 
+@pytest.mark.slow
 @each_loss
 @each_q
 @each_intercept

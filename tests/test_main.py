@@ -8,6 +8,7 @@ import pytest
 from sklearn_robust.__main__ import main
 
 
+@pytest.mark.slow
 def test_a_small_run_prints_both_tables(capsys):
     assert main(["--eps", "0.3", "--grid", "0.3", "--quiet"]) == 0
     captured = capsys.readouterr()

@@ -189,6 +189,7 @@ def test_a_fold_whose_test_samples_weigh_nothing_is_named():
         model.fit(X, y, weight)
 
 
+@pytest.mark.slow
 def test_what_is_fitted():
     X, y = wine()
     model = RobustLinearClassifierCV((1, 2), eps=(0.1, 0.5), threat_eps=0.4, cv=2, n_jobs=2).fit(

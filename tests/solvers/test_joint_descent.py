@@ -96,6 +96,7 @@ def test_proximal_step_solves_its_program(q):
     np.testing.assert_allclose(found, u.value, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("p", "q"),
     [(1, np.inf), (2, np.inf), (np.inf, np.inf), (1.5, np.inf), (2, 1), (2, 2), (1.5, 3)],
@@ -117,6 +118,7 @@ def test_the_path_tends_to_the_largest_margin(p, q, loss):
     assert np.all(np.diff(log_risks) <= 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 @each_loss
 def test_the_path_tends_to_the_minimiser_of_the_risk(q, loss):

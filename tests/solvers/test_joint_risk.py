@@ -81,6 +81,7 @@ def check(problem, loss, tol=TOL):
     return solution
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["exponential", "logistic"])
 @pytest.mark.parametrize("q", [1.0, 2.0, math.inf])
 @pytest.mark.parametrize("fit_intercept", [True, False])
@@ -95,6 +96,7 @@ def test_agrees_with_a_conic_solver(loss, q, fit_intercept, n_classes):
         assert not solution.intercept.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["exponential", "logistic"])
 @pytest.mark.parametrize("q", [1.0, 2.0, math.inf])
 def test_weights_scale_and_sparse_rows(loss, q):
@@ -114,6 +116,7 @@ def test_weights_scale_and_sparse_rows(loss, q):
     assert dense.log_risk == pytest.approx(thin.log_risk, abs=2 * TOL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["exponential", "logistic"])
 @pytest.mark.parametrize("q", [1.0, 2.0, math.inf])
 def test_features_out_of_reach(loss, q):
@@ -128,6 +131,7 @@ def test_without_adversary(loss):
     check(JointProblem.from_data(X, y, q=2.0, eps=0.0, fit_intercept=True), loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["exponential", "logistic"])
 @pytest.mark.parametrize("q", [1.5, 3.0])
 def test_other_exponents_report_an_honest_gap(loss, q):
