@@ -28,7 +28,7 @@ OTHERS = [
     RobustDiagonalNet(depth=3, q_pert=2, loss="logistic"),
     MinNormRobustClassifier(p=1, eps=0.01),
     RobustMLPClassifier(max_iter=40, attack_steps=3),
-    RobustNetClassifier(p_algo=math.inf, loss="exponential"),
+    RobustNetClassifier(p_algo=math.inf, loss="exponential", max_iter=40, attack_steps=3),
 ]
 
 

@@ -18,8 +18,7 @@ def standardised(load):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["exponential", "logistic"])
-@pytest.mark.parametrize("q", [2, math.inf])
+@pytest.mark.parametrize(("loss", "q"), [("exponential", 2), ("logistic", math.inf)])
 def test_each_cell_is_the_estimator_fitted_alone(loss, q):
     X, y = standardised(load_breast_cancer)
     eps = [0.4, 0.0, 0.1]  # in any order; separable at 0
