@@ -1,4 +1,4 @@
-"""Two thousand random separators: no certificate is ever wrong, and a gap above the tolerance
+"""A thousand random separators: no certificate is ever wrong, and a gap above the tolerance
 is always warned of."""
 
 import math
@@ -13,7 +13,7 @@ from sklearn_robust.separators import NotSeparableError, max_margin, min_norm_se
 
 EXPONENTS = [1, 1.5, 2, 4, math.inf]
 SHARES = [0, 0.3, 0.7, 0.9, 0.99, 0.999, 1.001, 1.3]  # of eps*
-RUNS, PROBLEMS = 40, 50
+RUNS, PROBLEMS = 20, 50
 
 
 def norm(x, r):
@@ -86,4 +86,4 @@ def test_no_certificate_is_wrong(run):
             {ConvergenceWarning} if s.relative_gap > 1e-8 else set()
         )
         within += s.relative_gap <= 1e-8
-    assert within >= 0.95 * PROBLEMS  # 10 of the 2000 missed when this was written, all warned
+    assert within >= 0.95 * PROBLEMS  # 10 of 2000 missed when this was written, all warned
