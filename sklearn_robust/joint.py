@@ -262,14 +262,15 @@ class JointProblem:
         matrix[high, low] = values
         return matrix
 
-    def robust_margins(
-        self, coef: Array, intercept: Array, penalties: Array | None = None
-    ) -> Array:
+    def robust_margins(self, coef: Array, intercept: Array) -> Array:
         r"""The robust margins :math:`\min_k m_{ik}`: (K, d), (K,) -> (n,); inf for samples of
-        weight zero. Penalties (K, K) replace `penalties(coef)`.
+        weight zero.
         """
-        xp, scores = namespace(coef), self.scores(coef)
-        penalties = self.penalties(coef) if penalties is None else penalties
+        return self.margins(self.scores(coef), self.penalties(coef), intercept)
+
+    def margins(self, scores: Array, penalties: Array, intercept: Array) -> Array:
+        """The robust margins from scores and penalties: (K, n), (K, K), (K,) -> (n,)."""
+        xp = namespace(scores)
         smallest = xp.full_like(self.log_weight, math.inf)
         for at, places in self.blocks():
             losses = self._losses(scores, penalties, intercept, at, places)
