@@ -52,6 +52,18 @@ from sklearn_robust.threats import (
 )
 from sklearn_robust.total_variation import MAX_CLASSES, cut_excess, total_variation_prox
 
+__all__ = [
+    "Feasibility",
+    "best_intercept",
+    "certify",
+    "feasibility",
+    "log_risk_bound",
+    "margin_bound",
+    "pair_perturbations",
+    "repaired_weights",
+    "robust_margin",
+]
+
 # share of the sizes of its terms to which a sum is rounding in a proof of non-separability
 _ROUNDING = 64 * float(np.finfo(np.float64).eps)
 # change of perturbations, relative to their capacity, that is rounding: half a machine epsilon
