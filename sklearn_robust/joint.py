@@ -163,18 +163,11 @@ class JointProblem:
         ValueError
             Where labels, weights, threat or the sizes of the entries of X are unfit.
         """
-        xp = namespace(y)
-        if y.ndim != 1 or y.shape[0] != X.shape[0] or not xp.isdtype(y.dtype, "integral"):
+        xp, n = namespace(y), as_rows(X).shape[0]
+        if y.ndim != 1 or y.shape[0] != n or not xp.isdtype(y.dtype, "integral"):
             raise ValueError(
-                f"y must hold {X.shape[0]} classes as integers from 0 on, got {y!r}. Encode labels "
-                f"by numpy.unique(y, return_inverse=True)."
-            )
-        used = y if sample_weight is None else y[sample_weight > 0]
-        classes = np.unique(to_numpy(used))
-        if len(classes) < 2 or classes[0] != 0 or classes[-1] != len(classes) - 1:
-            raise ValueError(
-                f"y must hold at least two classes 0..K-1, each with a sample of positive weight, "
-                f"got {classes.tolist()}. Encode labels by numpy.unique(y, return_inverse=True)."
+                f"y must hold {n} classes as integers from 0 on, got {y!r}. Encode labels by "
+                f"numpy.unique(y, return_inverse=True)."
             )
         # class 0 against the rest: the checks, weights and the unit set are those of two classes
         signs = xp.where(y == 0, 1, -1)
@@ -188,13 +181,20 @@ class JointProblem:
             fit_intercept=fit_intercept,
             sample_weight=sample_weight,
         )
+        log_weight = binary.log_weight[0]
+        classes = np.unique(to_numpy(y[log_weight > -math.inf]))
+        if classes[0] != 0 or len(classes) < 2 or classes[-1] != len(classes) - 1:
+            raise ValueError(
+                f"y must hold at least two classes 0..K-1, each with a sample of positive weight, "
+                f"got {classes.tolist()}. Encode labels by numpy.unique(y, return_inverse=True)."
+            )
         return cls(
             X,
             y,
             len(classes),
             binary.threat,
             float(binary.radius[0]),
-            binary.log_weight[0],
+            log_weight,
             float(binary.log_total_weight[0]),
             fit_intercept,
         )
@@ -262,14 +262,15 @@ class JointProblem:
         matrix[high, low] = values
         return matrix
 
-    def robust_margins(
-        self, coef: Array, intercept: Array, penalties: Array | None = None
-    ) -> Array:
+    def robust_margins(self, coef: Array, intercept: Array) -> Array:
         r"""The robust margins :math:`\min_k m_{ik}`: (K, d), (K,) -> (n,); inf for samples of
-        weight zero. Penalties (K, K) replace `penalties(coef)`.
+        weight zero.
         """
-        xp, scores = namespace(coef), self.scores(coef)
-        penalties = self.penalties(coef) if penalties is None else penalties
+        return self.margins(self.scores(coef), self.penalties(coef), intercept)
+
+    def margins(self, scores: Array, penalties: Array, intercept: Array) -> Array:
+        """The robust margins from scores and penalties: (K, n), (K, K), (K,) -> (n,)."""
+        xp = namespace(scores)
         smallest = xp.full_like(self.log_weight, math.inf)
         for at, places in self.blocks():
             losses = self._losses(scores, penalties, intercept, at, places)

@@ -38,7 +38,7 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator, lsmr
 
 from sklearn_robust._array_api import Array, like, namespace, to_numpy
-from sklearn_robust.certificates import Certified, over_size, sum_rounding
+from sklearn_robust.certificates import Certified, exponent_rounding, over_size, sum_rounding
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import Exponential, Logistic, MarginLoss
 from sklearn_robust.norms import LpNorm, Norm
@@ -48,14 +48,26 @@ from sklearn_robust.threats import (
     is_ball,
     offers,
     reachable,
-    rounds_powers,
     support_sizes,
 )
 from sklearn_robust.total_variation import MAX_CLASSES, cut_excess, total_variation_prox
 
+__all__ = [
+    "Feasibility",
+    "best_intercept",
+    "certify",
+    "feasibility",
+    "log_risk_bound",
+    "margin_bound",
+    "pair_perturbations",
+    "repaired_weights",
+    "robust_margin",
+]
+
 # share of the sizes of its terms to which a sum is rounding in a proof of non-separability
 _ROUNDING = 64 * float(np.finfo(np.float64).eps)
-_EXPONENT = 0.5 * float(np.finfo(np.float64).eps)  # rounding of an exponent
+# change of perturbations, relative to their capacity, that is rounding: half a machine epsilon
+_STILL = 0.5 * float(np.finfo(np.float64).eps)
 _REPAIRS = 3  # rounds in which what is left of G is spread over the pairs
 _MAX_REPAIRS = 5  # changes of the weights until G is a flow
 _INSIDE = 1e-12  # share of the capacities by which a change aims inside at least
@@ -247,34 +259,30 @@ def _charged_margin(
     xp, size = namespace(coef), norm.value(coef.reshape(-1))
     if not float(size) > 0:
         return -math.inf, 0.0
-    smallest = over_size(xp.min(problem.robust_margins(coef, intercept)), size)
-    charged = over_size(xp.min(_low_margins(problem, coef, intercept)), size)
-    charged = charged - _norm_rounding(problem, norm, coef.dtype, xp) * xp.abs(charged)
+    scores, penalties = problem.scores(coef), problem.penalties(coef)
+    smallest = over_size(xp.min(problem.margins(scores, penalties, intercept)), size)
+    low = _low_margins(problem, coef, scores, penalties, intercept)
+    charged = over_size(xp.min(low), size)
+    of_norm = _norm_rounding(problem, norm, problem.n_classes * problem.n_features, coef.dtype, xp)
+    charged = charged - of_norm * xp.abs(charged)
     return float(charged), float(smallest - charged)
 
 
-def _low_margins(problem: JointProblem, coef: Array, intercept: Array) -> Array:
-    r"""The robust margins (n,) less their rounding.
+def _low_margins(
+    problem: JointProblem, coef: Array, scores: Array, penalties: Array, intercept: Array
+) -> Array:
+    r"""The robust margins (n,) less their rounding, from the scores and penalties of coef.
 
     The scores of both classes of a pair are sums of terms of sizes at most :math:`\max_k |w_k|
     |x_i|`.
     """
     xp = namespace(coef)
     of_sum = sum_rounding(problem.n_terms, coef.dtype, xp)
-    of_norm = sum_rounding(problem.n_features, coef.dtype, xp)
-    if rounds_powers(problem.threat, LpNorm(2)):
-        of_norm += _EXPONENT * math.log2(2 * problem.n_features)
-    penalties = problem.penalties(coef) + (of_sum + of_norm) * problem.penalties(
-        coef, support_sizes
-    )
+    of_norm = _norm_rounding(problem, LpNorm(2), problem.n_features, coef.dtype, xp)
+    penalties = penalties + (of_sum + of_norm) * problem.penalties(coef, support_sizes)
     sizes = problem.rows.score_sizes(xp.max(xp.abs(coef), axis=0)[None])[0]
-    margins = problem.robust_margins(coef, intercept, penalties)
+    margins = problem.margins(scores, penalties, intercept)
     return margins - 2 * of_sum * (sizes + xp.max(xp.abs(intercept)))
-
-
-def proves_separable(problem: JointProblem, coef: Array, intercept: Array) -> bool:
-    """Whether the predictor's smallest robust margin is positive beyond rounding."""
-    return bool(namespace(coef).min(_low_margins(problem, coef, intercept)) > 0)
 
 
 def margin_bound(
@@ -300,7 +308,7 @@ def _charged_bound(
     of_sum = rounding * sums.sizes
     # the exact capacities are at least the computed ones less their rounding
     sums = replace(sums, capacities=(1 - rounding) * sums.capacities)
-    of_norm = _norm_rounding(problem, norm, np.float64, np)
+    of_norm = _norm_rounding(problem, norm, problem.n_classes * problem.n_features, np.float64, np)
     bound, share = math.inf, 0.0
     for left, of_flow in _residuals(problem, sums, perturbations):
         charge = of_sum + of_flow
@@ -331,14 +339,23 @@ def _residuals(
     shape = (len(sums.capacities), problem.n_features)
     start = np.zeros(shape) if perturbations is None else perturbations
     moved = sums.capacities[:, None] * start
-    for nearest in (False, True):
-        if nearest:
-            if not offers(problem.threat, ProximalThreat):
-                return
-            moved = nearest_perturbations(problem, sums.weighted_sum, sums.capacities, moved)
-        inner = _shrunk(problem, sums.capacities, moved)
-        of_flow = n_classes * tiny * (flow_sizes(inner, n_classes) + np.abs(sums.weighted_sum))
-        yield sums.weighted_sum - flow(inner, n_classes), of_flow
+    yield _left_by(problem, sums, moved)
+    if offers(problem.threat, ProximalThreat):
+        nearest = nearest_perturbations(problem, sums.weighted_sum, sums.capacities, moved)
+        yield _left_by(problem, sums, nearest)
+
+
+def _left_by(
+    problem: JointProblem, sums: WeightedSums, moved: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the flow of perturbations (K(K-1)/2, d), scaled back into their capacities, leaves of G,
+    (K, d), and the size of its error.
+    """
+    n_classes = problem.n_classes
+    inner = _shrunk(problem, sums.capacities, moved)
+    sizes = flow_sizes(inner, n_classes) + np.abs(sums.weighted_sum)
+    rounding = n_classes * float(np.finfo(np.float64).eps) * sizes
+    return sums.weighted_sum - flow(inner, n_classes), rounding
 
 
 def flow_sizes(perturbations: np.ndarray, n_classes: int) -> np.ndarray:
@@ -408,7 +425,7 @@ def nearest_perturbations(
         grown = 0.5 * (1 + math.sqrt(1 + 4 * momentum**2))
         ahead = new + (momentum - 1) / grown * (new - moved)
         moved, momentum = new, grown
-        if np.all(change <= _EXPONENT * capacities):
+        if np.all(change <= _STILL * capacities):
             break
     return moved
 
@@ -683,6 +700,8 @@ def entropy_bound(problem: JointProblem, loss: MarginLoss, weights: Array) -> fl
     """The bound of `log_risk_bound` for weights (K, n) whose G is a flow of the pairs."""
     xp = namespace(weights)
     of_sample = xp.sum(weights, axis=0)
+    if type(loss) not in _WITH_ENTROPY:
+        return float(loss.log_risk_bound(of_sample, problem.log_weight))
     entropy = 0.0
     for at, _ in problem.blocks():
         block = weights[:, at]
@@ -690,18 +709,13 @@ def entropy_bound(problem: JointProblem, loss: MarginLoss, weights: Array) -> fl
         share = block / xp.where(of_sample[at] > 0, of_sample[at], 1.0)
         logs = xp.log(xp.where(used, share, 1.0))
         entropy -= float(xp.sum(block * logs))
-    if type(loss) in _WITH_ENTROPY:
-        bound = loss.log_risk_bound(  # type: ignore[call-arg]
-            of_sample, problem.log_weight, entropy=entropy
-        )
-        return float(bound)
-    return float(loss.log_risk_bound(of_sample, problem.log_weight))
+    bound = loss.log_risk_bound(  # type: ignore[call-arg]
+        of_sample, problem.log_weight, entropy=entropy
+    )
+    return float(bound)
 
 
-def _norm_rounding(problem: JointProblem, norm: Norm, dtype: Any, xp: Any) -> float:
-    """What rounding adds to a norm of K d entries at most, relative to it."""
-    n_entries = problem.n_classes * problem.n_features
+def _norm_rounding(problem: JointProblem, norm: Norm, n_entries: int, dtype: Any, xp: Any) -> float:
+    """What rounding adds to a norm of so many entries at most, relative to it."""
     rounding = sum_rounding(n_entries, dtype, xp)
-    if rounds_powers(problem.threat, norm):
-        rounding += _EXPONENT * math.log2(2 * n_entries)
-    return rounding
+    return rounding + exponent_rounding(problem.threat, norm, n_entries)

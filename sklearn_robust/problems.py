@@ -137,11 +137,8 @@ class RobustProblem:
             )
         # in the log domain: weights of any orders side by side
         used = weight > 0
-        log_weight = xp.where(
-            used,
-            xp.log(xp.where(used, weight, xp.ones_like(weight))),
-            xp.full_like(weight, -math.inf),
-        )
+        logs = xp.log(xp.where(used, weight, xp.ones_like(weight)))
+        log_weight = xp.where(used, logs, xp.full_like(logs, -math.inf))
         log_total = xp.log(largest) + xp.log(xp.sum(weight / largest, axis=-1, keepdims=True))
         log_weight = xp.astype(log_weight - log_total, y.dtype)
         log_total = xp.astype(log_total[:, 0], y.dtype)
@@ -360,7 +357,7 @@ def _chosen_threat(threat: Any, q: Any, eps: Any, scale: Any) -> Any:
         return LpBall(q, eps, scale)
     if threat is None or not (q is None and eps is None and scale is None):
         raise ValueError(
-            f"RobustProblem.from_data needs either threat, or q and eps with or without scale, got "
+            f"A problem needs either threat, or q and eps with or without scale, got "
             f"threat={threat!r}, q={q!r}, eps={eps!r}, scale={scale!r}: leave out one or the other."
         )
     return threat

@@ -24,6 +24,8 @@ from functools import lru_cache
 
 import numpy as np
 
+__all__ = ["cut_excess", "total_variation_prox"]
+
 # most classes whose sets are enumerated: 4096 sets of 66 pairs
 MAX_CLASSES = 12
 # entries of the table of sets and features that exist at a time

@@ -332,6 +332,17 @@ def test_a_class_without_weight_is_refused():
         make(np.eye(4), np.array([0, 1, 2, 2]), sample_weight=np.array([1.0, 0, 1, 1]))
 
 
+@pytest.mark.parametrize("weight", [np.full(4, -1.0), np.full(4, np.nan)])
+def test_unfit_weights_are_refused(weight):
+    with pytest.raises(ValueError, match="sample_weight must hold finite numbers"):
+        make(np.eye(4), np.array([0, 1, 2, 2]), sample_weight=weight)
+
+
+def test_lists_are_refused():
+    with pytest.raises(TypeError, match="X must be a NumPy array"):
+        make(np.eye(4).tolist(), np.array([0, 1, 2, 2]))
+
+
 def test_one_threat_is_given():
     with pytest.raises(ValueError, match="either threat, or q and eps"):
         JointProblem.from_data(np.eye(2), np.arange(2), fit_intercept=True)

@@ -20,7 +20,6 @@ from sklearn_robust.joint_certificates import (
     log_risk_bound,
     margin_bound,
     pair_perturbations,
-    proves_separable,
     repaired_weights,
     robust_margin,
 )
@@ -313,8 +312,8 @@ def test_separability_is_proven_either_way(q, fit_intercept):
     X, y = apart()
     _, coef, intercept = largest_margin(X, y, 2, q, 0.3, fit_intercept)
     problem = JointProblem.from_data(X, y, q=q, eps=0.3, fit_intercept=fit_intercept)
-    assert proves_separable(problem, coef, intercept)
-    assert not proves_separable(problem, -coef, -intercept)
+    assert robust_margin(problem, LpNorm(2), coef, intercept) > 0
+    assert not robust_margin(problem, LpNorm(2), -coef, -intercept) > 0
     weights = problem.evaluate(LOSSES["exponential"], coef).weights
     start = pair_perturbations(problem, coef)
     assert not feasibility(problem, problem.balanced(weights), start, search=True).proven

@@ -112,6 +112,15 @@ def test_batched_equals_single():
     assert (chosen.n_problems, chosen.n_features) == (2, 4)
 
 
+def test_integer_weights_are_numbers():
+    X, y, *_ = data()
+    weight = np.array([1, 2, 0, 4, 1, 1, 1])
+    np.testing.assert_array_equal(
+        make(X, y, sample_weight=weight).log_weight,
+        make(X, y, sample_weight=weight.astype(float)).log_weight,
+    )
+
+
 def test_sample_weights_are_normalised_and_zero_leaves_a_sample_out():
     X, y, coef, intercept, _ = data()
     weight = np.array([1.0, 2.0, 0.0, 4.0, 1.0, 1.0, 1.0])

@@ -16,6 +16,7 @@ from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.scaled_norms import WeightedNorm
 from sklearn_robust.threats import (
+    Threat,
     gauge,
     has_exponent,
     inside,
@@ -144,10 +145,15 @@ def sum_rounding(n_terms: int, dtype: Any, xp: Any = np) -> float:
 def norm_rounding(problem: RobustProblem, norm: Norm, dtype: Any, xp: Any = np) -> float:
     """The rounding of a norm or of the support function at most, relative to the terms' sizes."""
     rounding = sum_rounding(problem.n_features, dtype, xp)
-    if rounds_powers(problem.threat, norm):
-        # dual exponents are rounded to float64, whatever the arithmetic
-        rounding += _EXPONENT_ROUNDING * math.log2(2 * problem.n_features)
-    return rounding
+    return rounding + exponent_rounding(problem.threat, norm, problem.n_features)
+
+
+def exponent_rounding(threat: Threat, norm: Norm, n_terms: int) -> float:
+    """The share of `norm_rounding` that rounded exponents have, for norms of so many entries."""
+    if not rounds_powers(threat, norm):
+        return 0.0
+    # dual exponents are rounded to float64, whatever the arithmetic
+    return _EXPONENT_ROUNDING * math.log2(2 * n_terms)
 
 
 def best_intercept(scores: Array, classes: Sequence[Array]) -> tuple[Array, Array]:

@@ -391,8 +391,7 @@ class _Minimisation:
         coef, intercept = self.model.predictor(self.best[1])
         now = problem.evaluate(self.model.loss, coef, near=intercept)
         log_risk = float(now.log_risk)
-        margins = problem.robust_margins(coef, now.intercept)
-        separable: bool | None = True if bool(margins.min() > 0) else None
+        separable: bool | None = True if bool(now.margins.min() > 0) else None
         if separable is None and bounds.weights is not None:
             separable = False
         weights = problem.balanced(now.weights) if bounds.weights is None else bounds.weights

@@ -15,9 +15,10 @@ class Threat(Protocol):
 
     Arrays are (..., d), NumPy or torch; every leading index is a vector of its own.
 
-    A set that has them may offer closed forms in place of the functions of the same names in this
-    module: `support`, `gauge`, `residual`, `inside`, `reachable`; and `mapped(function)`, the set
-    with the function of its arrays, without which its arrays must serve every dtype and device.
+    A set that has them may offer closed forms in place of the functions of the same names in
+    `sklearn_robust.threats`: `support`, `reach`, `gauge`, `residual`, `inside`, `reachable`,
+    `inner_point`, `face` and `descent_direction`; and `mapped(function)`, the set with the function
+    of its arrays, without which its arrays must serve every dtype and device.
     """
 
     @property
