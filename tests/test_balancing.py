@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sklearn_robust.balancing import balancing_factors, balancing_potentials
+from sklearn_robust.balancing import _cycle, balancing_factors, balancing_potentials
 
 
 def imbalance(entries):
@@ -38,3 +38,12 @@ def test_entries_on_no_cycle_are_dropped():
     assert scaled[0, 2] == scaled[1, 2] == 0
     np.testing.assert_allclose(scaled.sum(axis=0), scaled.sum(axis=1))
     assert not balancing_factors(np.triu(np.ones((3, 3)))).any()
+
+
+def test_a_cycle_balances_one_class_after_another():
+    logs = np.random.default_rng(0).uniform(-300, 300, (10, 10))
+    np.fill_diagonal(logs, -np.inf)
+    g = _cycle(logs, np.zeros(10))
+    scaled = logs + g[:, None] - g
+    row, column = np.logaddexp.reduce(scaled[-1]), np.logaddexp.reduce(scaled[:, -1])
+    assert row == pytest.approx(column, abs=1e-11)

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 
 from sklearn_robust import (
     MinNormRobustClassifier,
@@ -31,6 +31,32 @@ OTHERS = [
     RobustNetClassifier(p_algo=math.inf, loss="exponential", max_iter=40, attack_steps=3),
 ]
 
+# checks of RobustMLPClassifier() that train not at all, or shortly
+SHORT_CHECKS = {
+    "check_all_zero_sample_weights_error",
+    "check_class_weight_classifiers",
+    "check_classifiers_classes",
+    "check_classifiers_one_label",
+    "check_classifiers_one_label_sample_weights",
+    "check_classifiers_regression_target",
+    "check_do_not_raise_errors_in_init_or_set_params",
+    "check_estimator_cloneable",
+    "check_estimator_repr",
+    "check_estimators_empty_data_messages",
+    "check_estimators_nan_inf",
+    "check_estimators_partial_fit_n_features",
+    "check_estimators_pickle",
+    "check_estimators_unfitted",
+    "check_fit2d_1feature",
+    "check_fit2d_1sample",
+    "check_get_params_invariance",
+    "check_no_attributes_set_in_init",
+    "check_parameters_default_constructible",
+    "check_pipeline_consistency",
+    "check_sample_weights_not_overwritten",
+    "check_sample_weights_shape",
+    "check_set_params",
+}
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn_robust.NotSeparableWarning"),
@@ -48,3 +74,13 @@ def test_scikit_learn_check(estimator, check):
 @parametrize_with_checks(OTHERS)
 def test_scikit_learn_check_of_other_estimators(estimator, check):
     check(estimator)
+
+
+@pytest.mark.slow
+def test_short_scikit_learn_checks_of_a_default_network():
+    run = set()
+    for estimator, check in estimator_checks_generator(RobustMLPClassifier()):
+        if check.func.__name__ in SHORT_CHECKS:
+            check(estimator)
+            run.add(check.func.__name__)
+    assert run == SHORT_CHECKS

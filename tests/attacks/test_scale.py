@@ -76,7 +76,7 @@ def test_random_starts_do_not_spend_on_what_cannot_move(q):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("q", [1, 2])
+@pytest.mark.parametrize("q", EXPONENTS)
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_a_uniform_scale_is_a_radius(attack, q):
     X, y = data()

@@ -209,7 +209,8 @@ def test_units_of_normalised_margins():
     units = margin_units(network, homogeneity(network))
     for name, r in (("margin_l1", 1), ("margin_l2", 2), ("margin_linf", math.inf)):
         assert units[name] == pytest.approx(np.linalg.norm(theta, r) ** 2)
-    assert margin_units(draw()[0], None) == {}
+    biased = draw()[0]
+    assert margin_units(biased, homogeneity(biased)) == {}
 
 
 def test_figures_are_those_of_the_parameters_before_the_step():
