@@ -269,9 +269,7 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
             inf where only features that the adversary cannot touch have coefficients.
         """
         check_is_fitted(self)
-        # the distance does not depend on the radius of the ball
-        eps = None if q is None or is_ball(self.threat_) else 1.0
-        return certified_radius(self, X, y, threat=self._threat(threat, eps, q, scale))
+        return certified_radius(self, X, y, threat=self._threat(threat, None, q, scale, radius=1.0))
 
     def perturb(
         self,
@@ -312,9 +310,17 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         return (view.X.toarray() if hasattr(view.X, "toarray") else view.X) + moves
 
     def _threat(
-        self, threat: Threat | None, eps: float | None, q: float | None, scale: Any
+        self,
+        threat: Threat | None,
+        eps: float | None,
+        q: float | None,
+        scale: Any,
+        radius: float | None = None,
     ) -> Threat:
-        """The threat given, as an object or as a ball; by default that of training."""
+        """The threat given, as an object or as a ball; by default that of training.
+
+        `radius` is that of a ball where neither eps nor the threat of training has one.
+        """
         given = eps is not None or q is not None or not _is_training(scale)
         if threat is not None:
             if given:
@@ -326,18 +332,18 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         trained = self.threat_
         if not given:
             return trained
-        if not is_ball(trained):
-            if eps is None or q is None:
-                raise ValueError(
-                    f"eps and q must both be given, got eps={eps!r} and q={q!r}: the threat of "
-                    f"training, {type(trained).__name__}, is no l_q ball that has the other."
-                )
-            trained = LpBall(check_exponent(q, "q"), check_radius(eps, "eps"))
-        return LpBall(
-            trained.q if q is None else check_exponent(q, "q"),
-            trained.eps if eps is None else check_radius(eps, "eps"),
-            self._scale(scale),
-        )
+        if is_ball(trained):
+            eps = trained.eps if eps is None else eps
+            q = trained.q if q is None else q
+        else:
+            eps = radius if eps is None else eps
+        missing = [name for name, value in (("eps", eps), ("q", q)) if value is None]
+        if missing:
+            raise ValueError(
+                f"{' and '.join(missing)} must be given for an l_q ball, which the threat of "
+                f"training, {type(trained).__name__}, is not."
+            )
+        return LpBall(check_exponent(q, "q"), check_radius(eps, "eps"), self._scale(scale))
 
     def _scale(self, scale: Any) -> np.ndarray | None:
         """The scale of the features, that of training where it is asked for."""
