@@ -174,7 +174,7 @@ def is_robust(view: LinearView, y: Any, threat: Threat) -> np.ndarray:
     if radius == 0:  # a tie is what predict makes of it
         return right
     norms = view.rival_norms(index, threat)
-    return right & (least_margins(view.scores(), index, norms, radius) > 0)
+    return right & (least_margins(view.scores, index, norms, radius) > 0)
 
 
 def certified_radius(
@@ -232,7 +232,7 @@ def certified_radius(
     else:
         threat = view.check_threat(threat)
     index = view.predicted if y is None else view.class_index(y)
-    distances = boundary_distances(view.scores(), index, view.rival_norms(index, threat))
+    distances = boundary_distances(view.scores, index, view.rival_norms(index, threat))
     # the sign says what predict answers, on the boundary too
     below = -np.finfo(distances.dtype).tiny
     signed = np.where(
