@@ -14,12 +14,13 @@ def radius_of(threat: Any) -> float:
     return float(threat.eps) if is_ball(threat) else 1.0
 
 
-def require_ball(threat: Any, solver: str) -> LpBall:
+def require_ball(
+    threat: Any, solver: str, remedy: str = "use an LpBall, or steepest_descent"
+) -> LpBall:
     """The threat, where it is an l_q ball; an error that names the solver where it is not."""
     if not is_ball(threat):
         raise ValueError(
-            f"{_capital(solver)} serves l_q balls only, got threat={_name(threat)}: use an LpBall, "
-            f"or steepest_descent."
+            f"{_capital(solver)} serves l_q balls only, got threat={_name(threat)}: {remedy}."
         )
     return threat
 
@@ -109,13 +110,18 @@ def unit_threat(threat: Any, one: Array) -> tuple[Threat, float]:
     return LpBall(threat.q, 1.0, scale), threat.eps
 
 
-def check_threat(threat: Any, one: Array) -> None:
-    """Refuse what is no symmetric threat on vectors such as `one`, of shape (1, d)."""
+def check_is_threat(threat: Any) -> None:
+    """Refuse what lacks the methods of a threat, whatever the vectors."""
     if not _is_threat(threat):
         raise ValueError(
             f"threat must be an LpBall or an object with `symmetric` and `worst(v)`, got "
             f"{threat!r}: for an l_q ball use LpBall(q, eps)."
         )
+
+
+def check_threat(threat: Any, one: Array) -> None:
+    """Refuse what is no symmetric threat on vectors such as `one`, of shape (1, d)."""
+    check_is_threat(threat)
     if not threat.symmetric:
         raise ValueError(
             f"threat must be symmetric, with -delta for every delta, got threat={_name(threat)} of "
