@@ -164,6 +164,11 @@ def read_scale(scale: Any, n_features: int, feature_names: Any = None) -> np.nda
     return values
 
 
+def is_training(scale: Any) -> bool:
+    """Whether the scale of training is asked for."""
+    return isinstance(scale, str) and scale == "training"
+
+
 def class_index(y: Any, classes: np.ndarray) -> np.ndarray:
     """Index of each label in the classes of a fit; -1 for labels never seen, which are always
     wrong.

@@ -177,10 +177,12 @@ def robustly_correct(
         At eps = 0 a tie is what predict makes of it, the first of the classes with the largest
         score; at eps > 0 it counts as broken.
     """
-    right = class_scores(X, coef, intercept).argmax(axis=1) == y
-    if radius_of(threat) == 0:
+    scores = class_scores(X, coef, intercept)
+    right = scores.argmax(axis=1) == y
+    radius = radius_of(threat)
+    if radius == 0:
         return right
-    return right & (robust_margins(X, y, coef, intercept, threat) > 0)
+    return right & (least_margins(scores, y, rival_norms(coef, threat)[y], radius) > 0)
 
 
 def signed_distances(

@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 
-from sklearn_robust._parameters import check_exponent
+from sklearn_robust._parameters import check_exponent, is_training
 from sklearn_robust.certificates import relative_gap, robust_margin
 from sklearn_robust.linear_model.base import positive_classes
 from sklearn_robust.metrics.linear_view import linear_view, unwrapped
@@ -153,7 +153,7 @@ def implicit_bias_report(
     norm = LpNorm(check_exponent(_given(classifier, p, getattr(classifier, "_p", None), "p"), "p"))
     q = check_exponent(_given(classifier, q, fitted_q, "q"), "q")
     eps = check_radius(_given(classifier, eps, fitted_eps, "eps"), "eps")
-    if isinstance(scale, str) and scale == "training":
+    if is_training(scale):
         scale = None if fitted is None else fitted.scale
     threat = view.ball(q, eps, scale)
     fit_intercept = bool(

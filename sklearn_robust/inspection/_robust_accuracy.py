@@ -417,7 +417,7 @@ def _bounds(
             f"space={space!r} is for linear classifiers: a network is attacked behind the "
             f"pipeline, space='model'."
         )
-    ball = require_ball(threat, "the attack on a network")
+    ball = require_ball(threat, "the attack on a network", "use an LpBall")
     seen = transformed(steps, X)
     options = {"q": ball.q, "scale": ball.scale} | options
     pairs = [

@@ -170,8 +170,9 @@ class SeparatorDisplay:
         X : array-like of shape (n_samples, 2)
         y : array-like of shape (n_samples,)
         q, eps : float, optional
-            The balls; by default those of the estimator's `threat_`, or none where it has none. Of
-            a `threat_` that is no l_q ball the set is drawn.
+            The balls; by default those of the estimator's `threat_`, or none where it has none.
+            They have the scale of that `threat_`. Of a `threat_` that is no l_q ball the set is
+            drawn.
         name : str, optional
             In the legend; by default the estimator's class.
         ax : matplotlib Axes, optional
@@ -219,18 +220,24 @@ class SeparatorDisplay:
         first = unwrapped(next(iter(estimators.values())))[1]
         threat = getattr(first, "threat_", LpBall(math.inf, 0.0))
         ball = threat if is_ball(threat) else LpBall(math.inf, 0.0)
-        drawn_as_set = not is_ball(threat) and q is None and eps is None
+        drawn_as_set: Threat | None = None
+        if not is_ball(threat) and q is None and eps is None:
+            drawn_as_set = threat
+        q = check_exponent(ball.q if q is None else q, "q")
+        eps = check_radius(ball.eps if eps is None else eps, "eps")
+        if ball.scale is not None:
+            drawn_as_set = LpBall(q, eps, ball.scale)
         seen, y = _two_dimensional(views[0].X, y)
         return cls(
             seen,
             y,
-            q=check_exponent(ball.q if q is None else q, "q"),
-            eps=check_radius(ball.eps if eps is None else eps, "eps"),
+            q=q,
+            eps=eps,
             coef=np.concatenate([view.coef for view in views]),
             intercept=np.concatenate([view.intercept for view in views]),
             names=list(estimators),
             feature_names=_feature_names(X),
-            threat=threat if drawn_as_set else None,
+            threat=drawn_as_set,
         ).plot(ax)
 
     def plot(self, ax: Any = None, *, balls: bool = True) -> Self:

@@ -242,7 +242,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         checked, y = validate_data(self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32))
         check_classification_targets(y)
-        self.scale_ = self._scale(self.scale)
+        self.scale_ = self._read_scale(self.scale)
         self.threat_ = LpBall(ball.q, ball.eps, self.scale_)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, checked, ensure_non_negative=True)

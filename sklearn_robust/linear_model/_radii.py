@@ -98,7 +98,7 @@ def choose_radii(problem: RobustProblem, n_eps: int) -> np.ndarray:
     """The training radii for the data of a problem, whatever its own radius."""
     check_number(n_eps, "n_eps", low=1, integer=True)
     problem = problem.in_double_arithmetic()
-    threat = require_ball(problem.threat, "training_radii")
+    threat = require_ball(problem.threat, "training_radii", "use an LpBall")
     largest = float(constant_radii(problem).max())
     if largest == 0:
         return np.zeros(1)

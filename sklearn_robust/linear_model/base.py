@@ -20,7 +20,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from sklearn_robust._documentation import DocLinkMixin
-from sklearn_robust._parameters import check_exponent, check_number, read_scale, refuse_lazy
+from sklearn_robust._parameters import (
+    check_exponent,
+    check_number,
+    is_training,
+    read_scale,
+    refuse_lazy,
+)
 from sklearn_robust.attacks.linear import class_scores, worst_case_perturbations
 from sklearn_robust.callbacks import CallbackSupportMixin
 from sklearn_robust.losses import MarginLoss, has_probabilities, log_odds
@@ -41,7 +47,7 @@ def positive_classes(classes: np.ndarray) -> np.ndarray:
     return classes[1:] if len(classes) == 2 else classes
 
 
-def _of_positive_weight(
+def of_positive_weight(
     X: Any, y: np.ndarray, weight: np.ndarray
 ) -> tuple[Any, np.ndarray, np.ndarray]:
     """The samples of positive weight: a sample of weight zero constrains no margin."""
@@ -83,13 +89,13 @@ def read_problem(
         estimator, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), order="C"
     )
     check_classification_targets(y)
-    estimator.threat_ = _read_threat(estimator, X.shape[1])
+    estimator.threat_ = _read_threat(estimator)
     estimator.scale_ = estimator.threat_.scale if is_ball(estimator.threat_) else None
     estimator._fit_intercept = estimator.fit_intercept
     weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-    X, y, weight = _of_positive_weight(X, y, weight)
+    X, y, weight = of_positive_weight(X, y, weight)
     if class_weight is not None:
-        X, y, weight = _of_positive_weight(X, y, weight * _class_weights(class_weight, y, weight))
+        X, y, weight = of_positive_weight(X, y, weight * _class_weights(class_weight, y, weight))
     estimator.classes_ = np.unique(y)
     if len(estimator.classes_) < 2:
         raise ValueError(
@@ -108,13 +114,11 @@ def read_problem(
     )
 
 
-def _read_threat(estimator: Any, n_features: int) -> Threat:
+def _read_threat(estimator: Any) -> Threat:
     """The threat of an estimator: its parameter `threat`, else the ball of its parameters."""
     threat: Threat | None = getattr(estimator, "threat", None)
     if threat is None:
-        names = getattr(estimator, "feature_names_in_", None)
-        scale = read_scale(estimator.scale, n_features, names)
-        return LpBall(estimator.q_pert, estimator.eps, scale)
+        return LpBall(estimator.q_pert, estimator.eps, estimator._read_scale(estimator.scale))
     if estimator.scale is not None:
         raise ValueError(
             f"threat takes the place of q_pert, eps and scale, got threat={threat!r} beside "
@@ -269,9 +273,7 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
             inf where only features that the adversary cannot touch have coefficients.
         """
         check_is_fitted(self)
-        # the distance does not depend on the radius of the ball
-        eps = None if q is None or is_ball(self.threat_) else 1.0
-        return certified_radius(self, X, y, threat=self._threat(threat, eps, q, scale))
+        return certified_radius(self, X, y, threat=self._threat(threat, None, q, scale, radius=1.0))
 
     def perturb(
         self,
@@ -312,10 +314,18 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         return (view.X.toarray() if hasattr(view.X, "toarray") else view.X) + moves
 
     def _threat(
-        self, threat: Threat | None, eps: float | None, q: float | None, scale: Any
+        self,
+        threat: Threat | None,
+        eps: float | None,
+        q: float | None,
+        scale: Any,
+        radius: float | None = None,
     ) -> Threat:
-        """The threat given, as an object or as a ball; by default that of training."""
-        given = eps is not None or q is not None or not _is_training(scale)
+        """The threat given, as an object or as a ball; by default that of training.
+
+        `radius` is that of a ball where neither eps nor the threat of training has one.
+        """
+        given = eps is not None or q is not None or not is_training(scale)
         if threat is not None:
             if given:
                 raise ValueError(
@@ -326,28 +336,28 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         trained = self.threat_
         if not given:
             return trained
-        if not is_ball(trained):
-            if eps is None or q is None:
-                raise ValueError(
-                    f"eps and q must both be given, got eps={eps!r} and q={q!r}: the threat of "
-                    f"training, {type(trained).__name__}, is no l_q ball that has the other."
-                )
-            trained = LpBall(check_exponent(q, "q"), check_radius(eps, "eps"))
-        return LpBall(
-            trained.q if q is None else check_exponent(q, "q"),
-            trained.eps if eps is None else check_radius(eps, "eps"),
-            self._scale(scale),
-        )
+        if is_ball(trained):
+            eps = trained.eps if eps is None else eps
+            q = trained.q if q is None else q
+        else:
+            eps = radius if eps is None else eps
+        missing = [name for name, value in (("eps", eps), ("q", q)) if value is None]
+        if missing:
+            raise ValueError(
+                f"{' and '.join(missing)} must be given for an l_q ball, which the threat of "
+                f"training, {type(trained).__name__}, is not."
+            )
+        if not is_training(scale):
+            scale = self._read_scale(scale)
+        elif is_ball(trained):
+            scale = trained.scale
+        else:
+            scale = None
+        return LpBall(check_exponent(q, "q"), check_radius(eps, "eps"), scale)
 
-    def _scale(self, scale: Any) -> np.ndarray | None:
-        """The scale of the features, that of training where it is asked for."""
-        if _is_training(scale):
-            return self.threat_.scale if is_ball(self.threat_) else None
+    def _read_scale(self, scale: Any) -> np.ndarray | None:
+        """The scale of each feature of the fit."""
         return read_scale(scale, self.n_features_in_, getattr(self, "feature_names_in_", None))
-
-
-def _is_training(scale: Any) -> bool:
-    return isinstance(scale, str) and scale == "training"
 
 
 def loss_has_probabilities(estimator: Any) -> bool:

@@ -26,7 +26,14 @@ from sklearn_robust.metrics.linear_view import (
     transformed,
     unwrapped,
 )
-from sklearn_robust.threats import Threat, check_radius, check_scale, is_ball, radius_of
+from sklearn_robust.threats import (
+    Threat,
+    check_is_threat,
+    check_radius,
+    check_scale,
+    radius_of,
+    require_ball,
+)
 
 
 def robust_accuracy_score(
@@ -117,7 +124,7 @@ def robust_accuracy_score(
     0.819
     """
     if threat is not None:
-        _refuse_beside(threat, eps=eps, q=q, scale=scale)
+        _check_lone_threat(threat, eps=eps, q=q, scale=scale)
     else:
         eps = check_radius(eps, "eps")
         q = check_exponent(q, "q")
@@ -129,14 +136,11 @@ def robust_accuracy_score(
         and hasattr(classifier, "robust_score")
         and (space == "model" or not steps)
     ):
-        if is_ball(threat):
-            eps = threat.eps
-            q, scale = threat.q, threat.scale
-        elif threat is not None:
-            raise ValueError(
-                f"threat={type(threat).__name__} is for linear classifiers, got "
-                f"{type(classifier).__name__}: use an LpBall, or eps and q."
-            )
+        if threat is not None:
+            name = type(classifier).__name__
+            given = require_ball(threat, f"the score of {name}", "use an LpBall, or eps and q")
+            eps = given.eps
+            q, scale = given.q, given.scale
         ball = {"eps": eps, "q": q}
         # a classifier that was trained with scales is given their absence, too
         if scale is not None or hasattr(classifier, "scale_"):
@@ -157,8 +161,9 @@ def robust_accuracy_score(
     )
 
 
-def _refuse_beside(threat: Any, *, eps: Any, q: float, scale: Any) -> None:
-    """Refuse eps, q or scale beside a threat."""
+def _check_lone_threat(threat: Any, *, eps: Any, q: float, scale: Any) -> None:
+    """Refuse what is no threat, and eps, q or scale beside one."""
+    check_is_threat(threat)
     if eps is not None or q != math.inf or scale is not None:
         raise ValueError(
             f"threat takes the place of eps, q and scale, got threat={threat!r} beside "
@@ -174,7 +179,7 @@ def is_robust(view: LinearView, y: Any, threat: Threat) -> np.ndarray:
     if radius == 0:  # a tie is what predict makes of it
         return right
     norms = view.rival_norms(index, threat)
-    return right & (least_margins(view.scores(), index, norms, radius) > 0)
+    return right & (least_margins(view.scores, index, norms, radius) > 0)
 
 
 def certified_radius(
@@ -225,14 +230,14 @@ def certified_radius(
     array([1., 1.])
     """
     if threat is not None:
-        _refuse_beside(threat, eps=None, q=q, scale=scale)
+        _check_lone_threat(threat, eps=None, q=q, scale=scale)
     view = linear_view(estimator, X, space)
     if threat is None:
         threat = view.ball(check_exponent(q, "q"), 1.0, scale)
     else:
         threat = view.check_threat(threat)
     index = view.predicted if y is None else view.class_index(y)
-    distances = boundary_distances(view.scores(), index, view.rival_norms(index, threat))
+    distances = boundary_distances(view.scores, index, view.rival_norms(index, threat))
     # the sign says what predict answers, on the boundary too
     below = -np.finfo(distances.dtype).tiny
     signed = np.where(
@@ -293,7 +298,7 @@ def make_robust_scorer(
         check_scale(list(scale.values()) if isinstance(scale, Mapping) else scale, "scale")
     if threat is None:
         return RobustScorer(check_radius(eps, "eps"), check_exponent(q, "q"), space, scale)
-    _refuse_beside(threat, eps=eps, q=q, scale=scale)
+    _check_lone_threat(threat, eps=eps, q=q, scale=scale)
     return RobustScorer(None, q, space, None, threat)
 
 

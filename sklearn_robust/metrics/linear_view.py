@@ -9,6 +9,7 @@ Exponent and scale of a threat are read where it is an l_q ball.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,7 @@ class LinearView:
             )
         return threat
 
+    @cached_property
     def scores(self) -> np.ndarray:
         """Scores of every class, of shape (n, K)."""
         return class_scores(self.X, self.coef, self.intercept)
@@ -172,7 +174,7 @@ def linear_view(estimator: BaseEstimator, X: Any, space: str) -> LinearView:
         missing=missing,
         predicted=predicted,
     )
-    check_predictions(classifier, view.scores(), predicted)
+    check_predictions(classifier, view.scores, predicted)
     return view
 
 

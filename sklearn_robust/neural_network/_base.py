@@ -23,7 +23,7 @@ from sklearn_robust._fits import all_or_nothing
 from sklearn_robust._parameters import Check, check_device, check_parameters, refuse_lazy
 from sklearn_robust.attacks.target import evaluating
 from sklearn_robust.callbacks import CallbackSupportMixin, FitCallbacks, with_callbacks
-from sklearn_robust.linear_model.base import loss_has_probabilities
+from sklearn_robust.linear_model.base import loss_has_probabilities, of_positive_weight
 from sklearn_robust.losses import MarginLoss, check_loss, log_odds
 from sklearn_robust.neural_network._inner_maximisation import Samples
 from sklearn_robust.neural_network._objective import NETWORK_LOSSES, class_log_probabilities
@@ -158,14 +158,14 @@ class RobustNetBase(
             self, X, as_labels(y), dtype=(np.float64, np.float32), order="C", reset=not resume
         )
         check_classification_targets(y)
-        self.scale_ = self._scale(self.scale)
+        self.scale_ = self._read_scale(self.scale)
         self.threat_ = LpBall(self.q_pert, self.eps, self.scale_)
         self._loss = check_loss(self.loss, "loss", NETWORK_LOSSES, like=torch.zeros(2))
         self._clip = self.clip
         weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
-        X, y, weight = self._weighted(X, y, weight)
+        X, y, weight = of_positive_weight(X, y, weight)
         if self.class_weight is not None:
-            X, y, weight = self._weighted(
+            X, y, weight = of_positive_weight(
                 X, y, weight * compute_sample_weight(self.class_weight, y).astype(X.dtype)
             )
         if not resume:
@@ -191,14 +191,6 @@ class RobustNetBase(
                 f"{unknown.tolist()}."
             )
         return X, np.searchsorted(self.classes_, y), weight
-
-    @staticmethod
-    def _weighted(
-        X: np.ndarray, y: np.ndarray, weight: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The samples with positive weight."""
-        used = weight > 0
-        return (X, y, weight) if used.all() else (X[used], y[used], weight[used])
 
     def _start(self, rows: np.ndarray) -> None:
         """A new module and nothing remembered."""

@@ -14,6 +14,7 @@ from sklearn_robust._parameters import (
     check_choice,
     check_exponent,
     class_index,
+    is_training,
     read_scale,
     refuse_lazy,
 )
@@ -313,16 +314,12 @@ class RobustnessMixin:
         return LpBall(
             self.threat_.q if q is None else check_exponent(q, "q"),
             self.threat_.eps if eps is None else check_radius(eps, "eps"),
-            self._scale(scale),
+            self.threat_.scale if is_training(scale) else self._read_scale(scale),
         )
 
-    def _scale(self, scale: Any) -> np.ndarray | None:
-        """The scale of each feature, that of training where it is asked for; one of a sample's
-        shape is laid flat.
-        """
-        if isinstance(scale, str) and scale == "training":
-            return self.threat_.scale
-        if scale is not None and not isinstance(scale, Mapping):
+    def _read_scale(self, scale: Any) -> np.ndarray | None:
+        """The scale of each feature; one of a sample's shape is laid flat."""
+        if scale is not None and not isinstance(scale, (Mapping, str)):
             scale = np.asarray(scale.detach().cpu() if isinstance(scale, Tensor) else scale)
             scale = scale.reshape(-1) if scale.ndim > 1 else scale
         return read_scale(scale, self.n_features_in_, getattr(self, "feature_names_in_", None))

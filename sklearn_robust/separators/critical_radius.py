@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.linalg import norm as sparse_norm
 
@@ -135,8 +136,7 @@ def max_margin(
         answer = replace(answer, coef=np.zeros_like(answer.coef), intercept=0.0, margin=0.0)
         size = largest_sample_norm(problem, norm)
         gap = answer.bound / max(size, answer.bound, np.finfo(np.float64).tiny)
-        weighted_sum = np.abs(problem.weighted_sum(answer.weights[None])[0])
-        if np.any(weighted_sum > _TOL_PROOF * (answer.weights @ abs(problem.X))):
+        if _imbalance(problem, answer.weights) > _TOL_PROOF:
             gap = 1.0  # one feature alone may still separate: the zero is not proven
     warn_of_gap(gap, tol)
     return Separator.of(problem, norm, answer, gap)
@@ -169,7 +169,7 @@ def _largest_distance_with_fixed_features(
     answer = _largest_plain_distance(plain, tol)
     if answer.margin <= 0:  # separable for no scale
         return answer
-    fixed = np.flatnonzero(problem.threat.scale == 0)
+    fixed = fixed_features(problem)
     alone = _largest_plain_distance(replace(plain, X=plain.X[:, fixed]), tol)
     if alone.margin <= 0:
         return _largest_ratio(problem, answer, tol)
@@ -217,8 +217,8 @@ def _certify_ratio(problem: RobustProblem, point: Point, solver: str) -> Certifi
     Z^T a is small beside its terms.
     """
     plain, norm = _without_adversary(problem), problem.threat.dual_norm
-    scale, weights = problem.threat.scale, point.weights
-    fixed = np.empty(0, int) if scale is None else np.flatnonzero(scale == 0)
+    weights = point.weights
+    fixed = fixed_features(problem)
     weighted_sum = np.abs(plain.weighted_sum(weights[None])[0])
     small = np.flatnonzero(weighted_sum <= _CANCELLING * (weights @ abs(plain.X)))
     first, second = (
@@ -256,6 +256,12 @@ def _largest_plain_distance(plain: RobustProblem, tol: float) -> Certified:
     if best.margin <= 0 and _imbalance(plain, found.weights) < _imbalance(plain, best.weights):
         best = replace(best, weights=found.weights, bound=found.bound)
     return best
+
+
+def fixed_features(problem: RobustProblem) -> NDArray[np.intp]:
+    """The indices of the features of scale 0."""
+    scale = problem.threat.scale
+    return np.empty(0, np.intp) if scale is None else np.flatnonzero(scale == 0)
 
 
 def _without_adversary(problem: RobustProblem) -> RobustProblem:

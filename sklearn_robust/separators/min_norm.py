@@ -24,7 +24,7 @@ from sklearn_robust.separators._engine_choice import (
     maximise_margin,
 )
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
-from sklearn_robust.separators.critical_radius import largest_distance
+from sklearn_robust.separators.critical_radius import fixed_features, largest_distance
 from sklearn_robust.separators.separator import (
     NotSeparableError,
     Separator,
@@ -266,8 +266,8 @@ def _separator_near_eps_star(
     ------
     NotSeparableError
     """
-    eps, scale = float(problem.radius[0]), problem.threat.scale
-    fixed = np.empty(0, int) if scale is None else np.flatnonzero(scale == 0)
+    eps = float(problem.radius[0])
+    fixed = fixed_features(problem)
     lower, upper = 0.0, math.inf
     proof, size = answer.weights, math.inf
     # where eps* is not reached to one precision, it may be to the other

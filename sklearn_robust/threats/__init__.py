@@ -16,6 +16,7 @@ from sklearn_robust.threats._ball import (
     is_ball,
 )
 from sklearn_robust.threats._checks import (
+    check_is_threat,
     check_threat,
     offers,
     radius_of,
@@ -55,6 +56,7 @@ __all__ = [
     "LpBall",
     "ProximalThreat",
     "Threat",
+    "check_is_threat",
     "check_radius",
     "check_scale",
     "check_threat",

@@ -14,12 +14,13 @@ def radius_of(threat: Any) -> float:
     return float(threat.eps) if is_ball(threat) else 1.0
 
 
-def require_ball(threat: Any, solver: str) -> LpBall:
+def require_ball(
+    threat: Any, solver: str, remedy: str = "use an LpBall, or steepest_descent"
+) -> LpBall:
     """The threat, where it is an l_q ball; an error that names the solver where it is not."""
     if not is_ball(threat):
         raise ValueError(
-            f"{_capital(solver)} serves l_q balls only, got threat={_name(threat)}: use an LpBall, "
-            f"or steepest_descent."
+            f"{_capital(solver)} serves l_q balls only, got threat={_name(threat)}: {remedy}."
         )
     return threat
 
@@ -80,8 +81,14 @@ def _capital(subject: str) -> str:
 
 
 def _name(threat: Any) -> str:
-    """The threat in a message."""
-    return repr(threat) if is_ball(threat) else type(threat).__name__
+    """The threat in a message: the name of its class, unless it is a ball or no threat at all."""
+    named = _is_threat(threat) and not is_ball(threat)
+    return type(threat).__name__ if named else repr(threat)
+
+
+def _is_threat(value: Any) -> bool:
+    """Whether the value is an object with the methods of a threat, and not its class."""
+    return not isinstance(value, type) and offers(value, Threat)
 
 
 def unit_threat(threat: Any, one: Array) -> tuple[Threat, float]:
@@ -103,19 +110,32 @@ def unit_threat(threat: Any, one: Array) -> tuple[Threat, float]:
     return LpBall(threat.q, 1.0, scale), threat.eps
 
 
-def check_threat(threat: Any, one: Array) -> None:
-    """Refuse what is no symmetric threat on vectors such as `one`, of shape (1, d)."""
-    if isinstance(threat, type) or not offers(threat, Threat):
+def check_is_threat(threat: Any) -> None:
+    """Refuse what lacks the methods of a threat, whatever the vectors."""
+    if not _is_threat(threat):
         raise ValueError(
             f"threat must be an LpBall or an object with `symmetric` and `worst(v)`, got "
             f"{threat!r}: for an l_q ball use LpBall(q, eps)."
         )
+
+
+def check_threat(threat: Any, one: Array) -> None:
+    """Refuse what is no symmetric threat on vectors such as `one`, of shape (1, d)."""
+    check_is_threat(threat)
     if not threat.symmetric:
         raise ValueError(
             f"threat must be symmetric, with -delta for every delta, got threat={_name(threat)} of "
             f"symmetric={threat.symmetric!r}: use the smallest symmetric set that holds it."
         )
-    shape = getattr(threat.worst(one), "shape", None)
+    try:
+        worst = threat.worst(one)
+    except (ValueError, IndexError) as error:
+        raise ValueError(
+            f"threat={_name(threat)} must serve vectors of the {one.shape[1]} features of X, and "
+            f"its `worst` raises {type(error).__name__} on them: {error}. Use a threat on "
+            "that many features."
+        ) from error
+    shape = getattr(worst, "shape", None)
     if shape != one.shape:
         raise ValueError(
             f"threat.worst must return an array of the shape of its argument, {tuple(one.shape)}, "

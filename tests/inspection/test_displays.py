@@ -276,6 +276,16 @@ class TestSeparator:
         assert bare.names == ["LogisticRegression"]
         assert display.plot(balls=False).balls_ is None
 
+    @pytest.mark.parametrize("q", [1, 2, np.inf])
+    def test_balls_have_the_scale_of_the_threat(self, q):
+        scale = np.array([1.0, 0.25])
+        model = RobustLinearClassifier(eps=0.1, q_pert=q, scale=scale).fit(PLANE, LABELS)
+        for eps in (None, 0.2):
+            display = SeparatorDisplay.from_estimator(model, PLANE, LABELS, eps=eps)
+            path = display.balls_[1].get_paths()[0]
+            corners = path.vertices - PLANE[LABELS == "up"][0]
+            np.testing.assert_allclose(np.ptp(corners, axis=0), 2 * (eps or 0.1) * scale)
+
     def test_messages(self):
         with pytest.raises(ValueError, match="two features and two classes, got 1 and 2"):
             SeparatorDisplay.from_data(PLANE[:, :1], LABELS, eps=0.1)

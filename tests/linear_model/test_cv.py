@@ -245,6 +245,8 @@ def test_messages(gaussian):
         RobustLinearClassifierCV(threat_eps=-1).fit(X, y)
     with pytest.raises(ValueError, match="eps must be a finite number >= 0, got 'best'"):
         RobustLinearClassifierCV(threat_eps=0.1, eps="best").fit(X, y)
+    with pytest.raises(ValueError, match=r"scale must hold a number >= 0 .* got 'training'"):
+        RobustLinearClassifierCV(threat_eps=0.1, scale="training").fit(X, y)
     with pytest.raises(ValueError, match=r"p_algo must be a real number in \[1, inf\], got 0"):
         RobustLinearClassifierCV((0, 2), threat_eps=0.1).fit(X, y)
     with pytest.raises(ValueError, match="refit must be one of"):

@@ -204,9 +204,10 @@ def test_clones_copies_and_searches(cancer):
         ({"solver": "exact"}, "he exact solver serves l_q balls only, got threat=Projected"),
         ({"p_algo": 1}, r"teepest_descent in LpNorm\(p=1.0\) needs .*min_norm_subgradient"),
         ({"threat": Worst(np.ones(40))}, "needs project of a threat, which threat=Worst"),
-        ({"threat": Projected(np.ones(7))}, "could not be broadcast|give it the 40 features"),
+        ({"threat": Projected(np.ones(7))}, "threat=Projected must serve vectors of the 40 feat"),
         ({"threat": "box"}, "threat must be an LpBall or an object"),
         ({"threat": Projected}, "threat must be an LpBall or an object"),
+        ({"threat": "box", "solver": "exact"}, "got threat='box'"),
     ],
 )
 def test_messages(gaussian, options, message):
@@ -219,8 +220,12 @@ def test_messages(gaussian, options, message):
 def test_messages_after_the_fit(gaussian):
     X, y = gaussian(30, 40)
     model = RobustLinearClassifier(threat=Projected(bounds(40, 0.05))).fit(X, y)
-    with pytest.raises(ValueError, match="eps and q must both be given"):
+    with pytest.raises(ValueError, match=r"^q must be given for an l_q ball"):
         model.robust_score(X, y, eps=0.1)
+    with pytest.raises(ValueError, match=r"^eps and q must be given for an l_q ball"):
+        model.robust_score(X, y, scale=None)
+    with pytest.raises(ValueError, match=r"^q must be given for an l_q ball"):
+        model.certified_radius(X, scale=None)
     with pytest.raises(ValueError, match="takes the place of eps"):
         model.perturb(X, y, threat=LpBall(2, 0.1), eps=0.1)
     with pytest.raises(ValueError, match="q must be given"):

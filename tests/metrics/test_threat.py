@@ -144,9 +144,24 @@ def test_messages(iris, options, message):
     X, y, model = iris
     with pytest.raises(ValueError, match=message):
         robust_accuracy_score(model, X, y, **options)
-    if "threat" not in options or "takes the place" in message:
+    if "threat" not in options or "takes the place" in message or "LpBall" in message:
         with pytest.raises(ValueError, match=message):
             make_robust_scorer(**options)
     if "threat" in options and "eps" not in options:
         with pytest.raises(ValueError, match=message):
             certified_radius(model, X, y, **options)
+
+
+def test_a_network_is_scored_against_balls_only():
+    torch = pytest.importorskip("torch")
+    from sklearn_robust import RobustNetClassifier
+
+    X, y = [[0.0], [1.0]], [0, 1]
+    network = RobustNetClassifier(torch.nn.Linear(1, 1), loss_tol=10.0).fit(X, y)
+    message = (
+        "score of RobustNetClassifier serves l_q balls only, got threat=Box: use an LpBall, or e"
+    )
+    with pytest.raises(ValueError, match=message):
+        robust_accuracy_score(network, X, y, threat=Box([1.0]))
+    score = robust_accuracy_score(network, X, y, threat=LpBall(math.inf, 0.1))
+    assert score == robust_accuracy_score(network, X, y, eps=0.1)

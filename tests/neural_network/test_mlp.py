@@ -237,6 +237,7 @@ def test_torch_optimisers(optimizer):
         ),
         ({"optimizer": "sgd"}, "optimizer must be one of"),
         ({"learning_rate": 0}, "learning_rate must be a finite number > 0"),
+        ({"scale": "training"}, "scale must hold a number >= 0 for each feature, got 'training'"),
         ({"batch_size": 0}, "batch_size must be an integer >= 1"),
         ({"device": "nowhere"}, "device='nowhere' is not available"),
         ({"clip": (0.2, 0.8)}, "clip must hold every sample"),
