@@ -45,12 +45,14 @@ from sklearn_robust.threats import Threat, support
 
 # entries of an array over classes and samples, or pairs and features, that exist at a time: half a
 # megabyte in float64, about a processor's cache
-_BLOCK_ENTRIES = 2**16
+_JOINT_BLOCK_ENTRIES = 2**16
 _ALL = slice(None)
-_MAX_NEWTON = 100  # steps for the intercepts
-_REACH = 4.0  # size to which the first step of the intercepts is held, about; it doubles
+_INTERCEPT_STEPS = 100  # Newton steps at most
+_FIRST_REACH = 4.0  # size to which the first step of the intercepts is held, about; it doubles
 # machine epsilons added to a Hessian of unit diagonal: classes far below the risk do not move
-_RIDGE = 16
+_INTERCEPT_RIDGE = 16
+# difference of the row and column sum of a class, relative to all, that is rounding
+_IMBALANCE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ class JointProblem:
     def blocks(self) -> Iterator[tuple[slice, Array]]:
         """The samples, a block at a time: their places, and 0, 1, .. for the entries of a block."""
         xp, n = namespace(self.y), self.y.shape[0]
-        length = max(1, _BLOCK_ENTRIES // self.n_classes)
+        length = max(1, _JOINT_BLOCK_ENTRIES // self.n_classes)
         for start in range(0, n, length):
             stop = min(start + length, n)
             yield slice(start, stop), xp.arange(stop - start, device=self.y.device)
@@ -237,7 +239,7 @@ class JointProblem:
 
     def pair_blocks(self) -> Iterator[slice]:
         """The pairs, as many at a time as have an array over the features of moderate size."""
-        length = max(1, _BLOCK_ENTRIES // self.n_features)
+        length = max(1, _JOINT_BLOCK_ENTRIES // self.n_features)
         for start in range(0, len(self.pairs[0]), length):
             yield slice(start, start + length)
 
@@ -383,8 +385,8 @@ class JointProblem:
         models = [self._intercept_model(loss, scores, penalties, b) for b in starts]
         least = int(np.argmin([float(model[0]) for model in models]))
         b, (log_risk, gradient, hessian) = starts[least], models[least]
-        reach, tiny = _REACH, float(xp.finfo(b.dtype).eps)
-        for _ in range(_MAX_NEWTON):
+        reach, tiny = _FIRST_REACH, float(xp.finfo(b.dtype).eps)
+        for _ in range(_INTERCEPT_STEPS):
             step = like(b, _newton_step(to_numpy(gradient), to_numpy(hessian), reach))
             change = float(xp.max(xp.abs(step)))
             new = self._intercept_model(loss, scores, penalties, b + step)
@@ -430,7 +432,8 @@ class JointProblem:
 
         The balance is that of the matrix :math:`C_{lk} = \sum_{i: y_i = l} a_{ik}`: weights are
         multiplied by :math:`e^{g_l - g_k}`. Pairs of classes that no cycle joins are set to 0.
-        Where nothing is left the weights are uniform within each class.
+        Where nothing is left, or balancing ends short of rounding, the weights are uniform within
+        each class.
         """
         xp = namespace(weights)
         positive = xp.empty_like(weights)
@@ -444,8 +447,13 @@ class JointProblem:
             return self._uniform_weights()
         positive /= largest
         if self.fit_intercept:
-            factors = balancing_factors(to_numpy(self.class_sums(positive)).astype(np.float64))
-            if not factors.any():
+            sums = to_numpy(self.class_sums(positive)).astype(np.float64)
+            factors = balancing_factors(sums)
+            with np.errstate(over="ignore", invalid="ignore"):
+                sums = sums * factors
+                lack = np.abs(sums.sum(axis=1) - sums.sum(axis=0))
+            # weights that are not balanced up to rounding prove nothing
+            if not factors.any() or not lack.max() <= _IMBALANCE * sums.sum():
                 return self._uniform_weights()
             scaled = like(positive, factors / factors.max())
             for at, _ in self.blocks():
@@ -580,6 +588,6 @@ def _newton_step(gradient: np.ndarray, hessian: np.ndarray, reach: float) -> np.
     unit = size / np.linalg.norm(size)
     # in units of the diagonal
     matrix = hessian / np.outer(size, size) + np.outer(unit, unit)
-    matrix += np.diag(raised / size**2 + _RIDGE * limits.eps)
+    matrix += np.diag(raised / size**2 + _INTERCEPT_RIDGE * limits.eps)
     step: np.ndarray = -np.linalg.solve(matrix, gradient / size) / size
     return step - step.mean()

@@ -240,7 +240,7 @@ def test_blocks_change_nothing(loss, monkeypatch):
     problem = make(X, y)
     expected, margins = problem.evaluate(loss, coef), problem.robust_margins(coef, coef[:, 0])
     pair_margins = problem.pair_margins(problem.scores(coef), problem.penalties(coef))
-    monkeypatch.setattr(sklearn_robust.joint, "_BLOCK_ENTRIES", 12)
+    monkeypatch.setattr(sklearn_robust.joint, "_JOINT_BLOCK_ENTRIES", 12)
     found = problem.evaluate(loss, coef)
     np.testing.assert_allclose(found.log_risk, expected.log_risk, rtol=1e-14)
     np.testing.assert_allclose(found.weights, expected.weights, rtol=1e-7)
@@ -346,3 +346,13 @@ def test_lists_are_refused():
 def test_one_threat_is_given():
     with pytest.raises(ValueError, match="either threat, or q and eps"):
         JointProblem.from_data(np.eye(2), np.arange(2), fit_intercept=True)
+
+
+def test_weights_that_balancing_leaves_unbalanced_are_not_used(monkeypatch):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(30, 4)), np.arange(30) % 3
+    problem = JointProblem.from_data(X, y, q=2, eps=0.1, fit_intercept=True)
+    given = rng.random((3, 30))
+    monkeypatch.setattr(sklearn_robust.joint, "balancing_factors", lambda sums: np.ones_like(sums))
+    sums = problem.class_sums(problem.balanced(given))
+    np.testing.assert_allclose(sums.sum(axis=0), sums.sum(axis=1), rtol=1e-12)
