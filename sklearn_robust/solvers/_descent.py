@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -11,6 +12,7 @@ import numpy as np
 
 from sklearn_robust._array_api import Array, namespace, to_numpy
 from sklearn_robust.certificates import (
+    Certified,
     Point,
     certify,
     log_risk_bound,
@@ -178,7 +180,7 @@ def follow(path: P, run: Run[P]) -> Solution:
     return run.finish(iteration, path)
 
 
-class Run(Generic[P]):
+class Run(ABC, Generic[P]):
     """Certificates, verdicts and records of k problems under way; an ended one leaves the batch.
 
     A subclass defines the certified numbers (`figures`), the problems that end (`verdicts`) and
@@ -213,19 +215,19 @@ class Run(Generic[P]):
         """Whether certificates are taken at this iteration."""
         return True
 
+    @abstractmethod
     def figures(self, at: Any) -> dict[str, Array]:
         """The certified numbers of each problem, (k,) each, by the names of the record."""
-        raise NotImplementedError
 
+    @abstractmethod
     def verdicts(
         self, iteration: int, at: Any, figures: dict[str, Array]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Whether each problem ends here, and whether it has converged: bool of shape (k,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def solution(self, i: int, iteration: int, at: Any, converged: bool | None) -> Solution:
         """The solution of problem i; `converged` is None where it has not come to an end."""
-        raise NotImplementedError
 
     def tune(self, path: P) -> None:
         """Adapt the next steps of the path to the certificates."""
@@ -405,11 +407,10 @@ class DescentRun(Run[DescentPath]):
             likely |= self.near_proof(iteration, at)
         for i in np.flatnonzero(likely & undecided).tolist():
             risk_gap, proof = self._risk_gap(i, now)
-            proven = bool(np.isfinite(proof).all())
             done[i] = risk_gap <= tol
-            ended[i] |= done[i] or (proven and self.stopping.stop_if_not_separable)
+            ended[i] |= done[i] or (proof is not None and self.stopping.stop_if_not_separable)
             # a smaller product before the next attempt; without any proof, not before one is due
-            self.prove_below[i] *= _NEXT_PROOF if proven else 0.0
+            self.prove_below[i] *= 0.0 if proof is None else _NEXT_PROOF
         return ended, done
 
     def keep(self, rows: np.ndarray) -> None:
@@ -419,30 +420,13 @@ class DescentRun(Run[DescentPath]):
         for name in ("done_below", "prove_below", "bounds", "proofs", "sufficient_decrease"):
             setattr(self, name, getattr(self, name)[rows])
 
-    def _risk_gap(self, i: int, now: Evaluation) -> tuple[float, Array]:
-        """The certified relative gap of the risk of problem i, and the weights that prove it.
-
-        The gap is inf, and the weights are nan, without a proof that the data are not separable.
-        """
-        one = problem_to_numpy(self.problem.select(slice(i, i + 1)))
-        proof = repaired_weights(one, to_numpy(now.weights[i : i + 1]))
-        excess = float(now.log_risk[i]) - log_risk_bound(one, self.loss, proof)[0]
-        return float(-np.expm1(-excess)), proof
-
     def solution(self, i: int, iteration: int, at: Iterate, converged: bool | None) -> Solution:
         """Problem i certified by its least bound, or with the proof that it is not separable."""
-        row = slice(i, i + 1)
-        proven = certify(
-            self.problem.select(row),
-            self.geometry.norms[i],
-            at.coef[row],
-            self.proofs[row],
-            at.intercept[row],
-        )
+        proven = self._proven(i, at)
         separable = True if bool(proven.margin[0] > 0) else None
         solution = Solution.of(
             proven,
-            at.now.log_risk[row],
+            at.now.log_risk[i : i + 1],
             separable=separable,
             converged=bool(converged),
             n_iter=iteration,
@@ -450,10 +434,35 @@ class DescentRun(Run[DescentPath]):
         if separable or (converged is None and not self.near_proof(iteration, at)[i]):
             return solution
         gap, proof = self._risk_gap(i, at.now)
-        if not np.isfinite(proof).all():
+        if proof is None:
             return solution
-        weights = namespace(at.coef).asarray(proof, dtype=at.coef.dtype)
-        return solution.not_separable(gap, weights, converged=bool(converged))
+        return solution.not_separable(gap, proof, converged=bool(converged))
+
+    def _proven(self, i: int, at: Iterate) -> Certified:
+        """The predictor of problem i with its least bound."""
+        row = slice(i, i + 1)
+        return certify(
+            self.problem.select(row),
+            self.geometry.norms[i],
+            at.coef[row],
+            self.proofs[row],
+            at.intercept[row],
+        )
+
+    def _risk_gap(self, i: int, now: Evaluation) -> tuple[float, Array | None]:
+        """The certified relative gap of the risk of problem i, and the weights (1, n) that prove
+        it.
+
+        They are inf and None without a proof that the data are not separable.
+        """
+        one = problem_to_numpy(self.problem.select(slice(i, i + 1)))
+        proof = repaired_weights(one, to_numpy(now.weights[i : i + 1]))
+        if not np.isfinite(proof).all():
+            return math.inf, None
+        excess = float(now.log_risk[i]) - log_risk_bound(one, self.loss, proof)[0]
+        return float(-np.expm1(-excess)), namespace(now.weights).asarray(
+            proof, dtype=now.weights.dtype
+        )
 
 
 def _in_double(x: Array) -> np.ndarray:

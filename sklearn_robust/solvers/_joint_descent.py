@@ -31,6 +31,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from sklearn_robust._array_api import Array, to_numpy
+from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import (
     by_cuts,
@@ -336,25 +337,12 @@ class _JointRun(DescentRun):
         start = pair_perturbations(joint, self.problem.matrix(at.coef))
         return np.full(1, feasibility(joint, weights, start).ratio <= _NEAR_PROOF)
 
-    def _risk_gap(self, i: int, now: Evaluation) -> tuple[float, Array]:
-        """The certified relative gap of the risk, inf without a proof of non-separability, and the
-        weights of that proof.
-        """
-        joint = self.problem.joint
-        weights = repaired_weights(joint, to_numpy(now.weights[0]).astype(np.float64))
-        if not np.isfinite(weights).all():
-            return math.inf, weights[None]
-        excess = float(now.log_risk[0]) - entropy_bound(joint, self.loss, weights)
-        return float(-np.expm1(-excess)), weights[None]
-
-    def solution(self, i: int, iteration: int, at: Iterate, converged: bool | None) -> Solution:
-        """The predictor with what its least bound proves, or the proof that the data are not
-        separable.
-        """
-        joint = self.problem.joint
+    def _proven(self, i: int, at: Iterate) -> Certified:
+        """The predictor with what its least bound proves."""
         W = self.problem.matrix(at.coef)
-        proven = certify(joint, self.geometry.norms[0], W, self.proofs[0], at.intercept[0])
-        batch = replace(
+        norm = self.geometry.norms[0]
+        proven = certify(self.problem.joint, norm, W, self.proofs[0], at.intercept[0])
+        return replace(
             proven,
             coef=proven.coef[None],
             weights=proven.weights[None],
@@ -362,13 +350,15 @@ class _JointRun(DescentRun):
             margin=np.full(1, proven.margin),
             bound=np.full(1, proven.bound),
         )
-        separable = True if proven.margin > 0 else None
-        solution = Solution.of(
-            batch, at.now.log_risk, separable=separable, converged=bool(converged), n_iter=iteration
-        )
-        if separable or (converged is None and not self.near_proof(iteration, at)[0]):
-            return solution
-        gap, proof = self._risk_gap(0, at.now)
-        if not np.isfinite(proof).all():
-            return solution
-        return solution.not_separable(gap, proof, converged=bool(converged))
+
+    def _risk_gap(self, i: int, now: Evaluation) -> tuple[float, Array | None]:
+        """The certified relative gap of the risk, and the weights (1, K, n) that prove it.
+
+        They are inf and None without a proof that the data are not separable.
+        """
+        joint = self.problem.joint
+        weights = repaired_weights(joint, to_numpy(now.weights[0]).astype(np.float64))
+        if not np.isfinite(weights).all():
+            return math.inf, None
+        excess = float(now.log_risk[0]) - entropy_bound(joint, self.loss, weights)
+        return float(-np.expm1(-excess)), weights[None]
