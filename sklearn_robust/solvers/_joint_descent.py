@@ -49,15 +49,9 @@ from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.problems import Evaluation
 from sklearn_robust.rows import largest_entry
-from sklearn_robust.solvers._descent import (
-    DescentRun,
-    Iterate,
-    RulePath,
-    State,
-    Stopping,
-    follow,
-)
+from sklearn_robust.solvers._descent import DescentRun, Iterate, Stopping, follow
 from sklearn_robust.solvers._geometry import Geometry
+from sklearn_robust.solvers._rule_path import RulePath, State
 from sklearn_robust.solvers.solution import Monitor, Solution
 from sklearn_robust.threats import ProximalThreat, is_ball, reach, require
 from sklearn_robust.total_variation import MAX_CLASSES, total_variation_prox

@@ -27,16 +27,10 @@ from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.rows import largest_entry
-from sklearn_robust.solvers._descent import (
-    DescentPath,
-    DescentRun,
-    RulePath,
-    State,
-    Stopping,
-    follow,
-)
+from sklearn_robust.solvers._descent import DescentPath, DescentRun, Stopping, follow
 from sklearn_robust.solvers._fast_path import FastPaths, serves
 from sklearn_robust.solvers._geometry import Geometry, neighbours
+from sklearn_robust.solvers._rule_path import RulePath, State
 from sklearn_robust.solvers.solution import Monitor, Solution
 from sklearn_robust.threats import (
     KinkedThreat,
