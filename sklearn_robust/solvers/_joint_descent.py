@@ -48,15 +48,14 @@ from sklearn_robust.joint_certificates import (
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.problems import Evaluation
-from sklearn_robust.rows import largest_entry
 from sklearn_robust.solvers._descent import DescentRun, Iterate, Stopping, follow
 from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers._rule_path import RulePath, State
 from sklearn_robust.solvers.solution import Monitor, Solution
-from sklearn_robust.threats import ProximalThreat, is_ball, reach, require
+from sklearn_robust.solvers.steepest import STEEPEST_GROWTH, paper_step
+from sklearn_robust.threats import ProximalThreat, is_ball, require
 from sklearn_robust.total_variation import MAX_CLASSES, total_variation_prox
 
-_GROWTH = 1.05  # factor on the adaptive step after an accepted trial
 # largest share of its capacity that a cut or a pair carries, from which weights are near a proof
 _NEAR_PROOF = 1.1
 _PROJECTIONS = 20  # in a proximal step, which starts from the perturbations of the step before
@@ -106,13 +105,13 @@ def joint_steepest_descent(
     flat: Any = _Flat(problem)
     coef = np.zeros((1, flat.n_features)) if coef_init is None else coef_init.reshape(1, -1)
     coef = coef.astype(problem.log_weight.dtype)
-    bound = largest_entry(problem.rows) + problem.radius * reach(
-        problem.threat, np.ones((1, problem.n_features))
-    )
-    size = 1 / (bound if bound > 0 else 1.0) ** 2 if isinstance(step_size, str) else step_size
-    step = np.full(1, size, dtype=coef.dtype)
+    step = (
+        paper_step(problem.rows, problem.threat, np.full(1, problem.radius))
+        if isinstance(step_size, str)
+        else np.full(1, step_size)
+    ).astype(coef.dtype)
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
-    growth = _GROWTH if step_size == "adaptive" else None
+    growth = STEEPEST_GROWTH if step_size == "adaptive" else None
     geometry = Geometry((norm,))
     # perturbations of the pairs, in units of their capacities, for proximal steps by projections
     n_pairs = 0 if by_cuts(problem) or norm != LpNorm(2) else len(problem.pairs[0])
