@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from sklearn_robust._clarabel import SolverFailure as SolverFailure
-from sklearn_robust._clarabel import run_clarabel
+from sklearn_robust._clarabel import SolverFailure, run_clarabel
 
 # Gaps and residuals that clarabel is to reach, absolute and relative. It stops earlier where
 # rounding ends its progress, and a certificate decides.

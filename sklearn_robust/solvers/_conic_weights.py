@@ -24,13 +24,13 @@ import numpy as np
 from scipy import sparse
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+from sklearn_robust._clarabel import SolverFailure
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import DenseRows, GramRows, SparseRows
 from sklearn_robust.solvers._conic_sets import (
     TERM_ROUNDING,
     ConicRows,
     InteriorSet,
-    SolverFailure,
     least_share,
     solve_program,
 )

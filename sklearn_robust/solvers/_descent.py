@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
 from sklearn_robust._array_api import Array, namespace, to_numpy
 from sklearn_robust.certificates import (
+    Certified,
     Point,
     certify,
     log_risk_bound,
@@ -42,10 +44,6 @@ _NEAR_PROOF = 1.1
 _NEXT_PROOF = 0.3
 
 _STALLED = 1e-12  # step, relative to the first, below which a problem ends: rounding refuses steps
-SHRINK = 0.7  # factor on the adaptive step after a refused trial
-
-# The parameters of the k problems under way; the first axis of each array is the problem.
-State = tuple[Array, ...]
 
 
 @dataclass
@@ -178,7 +176,7 @@ def follow(path: P, run: Run[P]) -> Solution:
     return run.finish(iteration, path)
 
 
-class Run(Generic[P]):
+class Run(ABC, Generic[P]):
     """Certificates, verdicts and records of k problems under way; an ended one leaves the batch.
 
     A subclass defines the certified numbers (`figures`), the problems that end (`verdicts`) and
@@ -213,19 +211,19 @@ class Run(Generic[P]):
         """Whether certificates are taken at this iteration."""
         return True
 
+    @abstractmethod
     def figures(self, at: Any) -> dict[str, Array]:
         """The certified numbers of each problem, (k,) each, by the names of the record."""
-        raise NotImplementedError
 
+    @abstractmethod
     def verdicts(
         self, iteration: int, at: Any, figures: dict[str, Array]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Whether each problem ends here, and whether it has converged: bool of shape (k,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def solution(self, i: int, iteration: int, at: Any, converged: bool | None) -> Solution:
         """The solution of problem i; `converged` is None where it has not come to an end."""
-        raise NotImplementedError
 
     def tune(self, path: P) -> None:
         """Adapt the next steps of the path to the certificates."""
@@ -405,11 +403,10 @@ class DescentRun(Run[DescentPath]):
             likely |= self.near_proof(iteration, at)
         for i in np.flatnonzero(likely & undecided).tolist():
             risk_gap, proof = self._risk_gap(i, now)
-            proven = bool(np.isfinite(proof).all())
             done[i] = risk_gap <= tol
-            ended[i] |= done[i] or (proven and self.stopping.stop_if_not_separable)
+            ended[i] |= done[i] or (proof is not None and self.stopping.stop_if_not_separable)
             # a smaller product before the next attempt; without any proof, not before one is due
-            self.prove_below[i] *= _NEXT_PROOF if proven else 0.0
+            self.prove_below[i] *= 0.0 if proof is None else _NEXT_PROOF
         return ended, done
 
     def keep(self, rows: np.ndarray) -> None:
@@ -419,30 +416,13 @@ class DescentRun(Run[DescentPath]):
         for name in ("done_below", "prove_below", "bounds", "proofs", "sufficient_decrease"):
             setattr(self, name, getattr(self, name)[rows])
 
-    def _risk_gap(self, i: int, now: Evaluation) -> tuple[float, Array]:
-        """The certified relative gap of the risk of problem i, and the weights that prove it.
-
-        The gap is inf, and the weights are nan, without a proof that the data are not separable.
-        """
-        one = problem_to_numpy(self.problem.select(slice(i, i + 1)))
-        proof = repaired_weights(one, to_numpy(now.weights[i : i + 1]))
-        excess = float(now.log_risk[i]) - log_risk_bound(one, self.loss, proof)[0]
-        return float(-np.expm1(-excess)), proof
-
     def solution(self, i: int, iteration: int, at: Iterate, converged: bool | None) -> Solution:
         """Problem i certified by its least bound, or with the proof that it is not separable."""
-        row = slice(i, i + 1)
-        proven = certify(
-            self.problem.select(row),
-            self.geometry.norms[i],
-            at.coef[row],
-            self.proofs[row],
-            at.intercept[row],
-        )
+        proven = self._proven(i, at)
         separable = True if bool(proven.margin[0] > 0) else None
         solution = Solution.of(
             proven,
-            at.now.log_risk[row],
+            at.now.log_risk[i : i + 1],
             separable=separable,
             converged=bool(converged),
             n_iter=iteration,
@@ -450,154 +430,36 @@ class DescentRun(Run[DescentPath]):
         if separable or (converged is None and not self.near_proof(iteration, at)[i]):
             return solution
         gap, proof = self._risk_gap(i, at.now)
-        if not np.isfinite(proof).all():
+        if proof is None:
             return solution
-        weights = namespace(at.coef).asarray(proof, dtype=at.coef.dtype)
-        return solution.not_separable(gap, weights, converged=bool(converged))
+        return solution.not_separable(gap, proof, converged=bool(converged))
+
+    def _proven(self, i: int, at: Iterate) -> Certified:
+        """The predictor of problem i with its least bound."""
+        row = slice(i, i + 1)
+        return certify(
+            self.problem.select(row),
+            self.geometry.norms[i],
+            at.coef[row],
+            self.proofs[row],
+            at.intercept[row],
+        )
+
+    def _risk_gap(self, i: int, now: Evaluation) -> tuple[float, Array | None]:
+        """The certified relative gap of the risk of problem i, and the weights (1, n) that prove
+        it.
+
+        They are inf and None without a proof that the data are not separable.
+        """
+        one = problem_to_numpy(self.problem.select(slice(i, i + 1)))
+        proof = repaired_weights(one, to_numpy(now.weights[i : i + 1]))
+        if not np.isfinite(proof).all():
+            return math.inf, None
+        excess = float(now.log_risk[i]) - log_risk_bound(one, self.loss, proof)[0]
+        return float(-np.expm1(-excess)), namespace(now.weights).asarray(
+            proof, dtype=now.weights.dtype
+        )
 
 
 def _in_double(x: Array) -> np.ndarray:
     return to_numpy(x).astype(np.float64, copy=False)
-
-
-class Rule(Protocol):
-    """The parameters and the step of a path, by which paths differ."""
-
-    def coef(self, state: State) -> Array:
-        """The linear predictors (k, d) that the parameters stand for."""
-        ...
-
-    def propose(
-        self,
-        problem: RobustProblem,
-        state: State,
-        coef: Array,
-        now: Evaluation,
-        weighted_sum: Array,
-        step: Array,
-    ) -> tuple[State, Array]:
-        """The parameters after a step of this size (k,), and the subgradient (k, d) followed."""
-        ...
-
-    def select(self, rows: np.ndarray) -> Self:
-        """The rule for the problems at these indices."""
-        ...
-
-    def subgradient_norm(self, subgradient: Array) -> Array:
-        """The dual norm of the subgradients: (k, d) -> (k,)."""
-        ...
-
-
-class RulePath:
-    """The path of any rule, on any arrays.
-
-    Parameters
-    ----------
-    problem : RobustProblem
-    loss : MarginLoss
-    rule : Rule
-    state : tuple of arrays
-        Where to start.
-    step : array of shape (k,)
-        First step.
-    growth : float or None
-        Factor on the step after an accepted trial; a refused one shrinks it by 0.7. None keeps the
-        step constant and accepts every trial.
-    """
-
-    def __init__(
-        self,
-        problem: RobustProblem,
-        loss: MarginLoss,
-        rule: Rule,
-        state: State,
-        step: Array,
-        growth: float | None,
-    ) -> None:
-        self.problem = problem
-        self.loss = loss
-        self.rule = rule
-        self.growth = growth
-        self.state = state
-        self.step = self.first_step = step
-        self.coef = rule.coef(state)
-        self.now = problem.evaluate(loss, self.coef)
-        self.weighted_sum = problem.weighted_sum(self.now.weights)
-        self.subgradient = namespace(step).zeros_like(self.coef)
-        self.sufficient_decrease = namespace(step).full_like(step, 0.5)
-
-    def advance(self) -> None:
-        """One trial step of every problem, accepted if it descends enough."""
-        xp = namespace(self.coef)
-        trial, self.subgradient = self.rule.propose(
-            self.problem, self.state, self.coef, self.now, self.weighted_sum, self.step
-        )
-        coef = self.rule.coef(trial)
-        then = self.problem.evaluate(self.loss, coef, near=self.now.intercept)
-        if self.growth is None:
-            self.state, self.coef = trial, coef
-            self.now = then
-        else:
-            predicted_decrease = xp.sum(self.subgradient * (self.coef - coef), axis=-1)
-            accepted = (
-                then.log_risk <= self.now.log_risk - self.sufficient_decrease * predicted_decrease
-            )
-            self.step = xp.where(accepted, self.growth * self.step, SHRINK * self.step)
-            self.state = tuple(
-                _pick(xp, accepted, new, old) for new, old in zip(trial, self.state, strict=True)
-            )
-            self.coef = _pick(xp, accepted, coef, self.coef)
-            self.now = evaluations(lambda new, old: _pick(xp, accepted, new, old), then, self.now)
-        self.weighted_sum = self.problem.weighted_sum(self.now.weights)
-
-    def any_below(self, log_risk: Array) -> bool:
-        """Whether the log-risk of a problem is at most its entry of this array (k,)."""
-        return bool(namespace(log_risk).any(self.now.log_risk <= log_risk))
-
-    def iterate(self) -> Iterate:
-        """The iterates of the problems."""
-        return Iterate(
-            self.coef,
-            self.now,
-            self.weighted_sum,
-            self.rule.subgradient_norm(self.subgradient),
-            self.step / self.first_step,
-        )
-
-    def view(self) -> tuple[Array, Evaluation]:
-        """The coefficients and the loss at them, for a record: nothing of the path changes."""
-        return self.coef, self.now
-
-    def require_decrease(self, share: Array) -> None:
-        """From now on accept a trial if it brings this share (k,) of the predicted decrease."""
-        self.sufficient_decrease = share
-
-    def select(self, rows: np.ndarray) -> Self:
-        """The path of the problems at these indices."""
-        self.problem, self.rule = self.problem.select(rows), self.rule.select(rows)
-        self.state = tuple(array[rows] for array in self.state)
-        self.now = evaluations(lambda array: array[rows], self.now)
-        for name in (
-            "step",
-            "first_step",
-            "coef",
-            "weighted_sum",
-            "subgradient",
-            "sufficient_decrease",
-        ):
-            setattr(self, name, getattr(self, name)[rows])
-        return self
-
-
-def _pick(xp: Any, accepted: Array, new: Array, old: Array) -> Array:
-    """The new rows where the trial was accepted, the old ones elsewhere."""
-    if accepted.shape[0] == 1:
-        return new if bool(accepted[0]) else old
-    return xp.where(accepted[:, None] if new.ndim == 2 else accepted, new, old)
-
-
-def evaluations(function: Callable[..., Array], *evaluations: Evaluation) -> Evaluation:
-    """The function of each field of these evaluations."""
-    return Evaluation(
-        *(function(*(getattr(e, f.name) for e in evaluations)) for f in fields(Evaluation))
-    )

@@ -17,8 +17,9 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.rows import ArrayRows
 from sklearn_robust.solvers._closed_form_steps import Room, closed_form_step
-from sklearn_robust.solvers._descent import SHRINK, Iterate, Rule, evaluations
+from sklearn_robust.solvers._descent import Iterate
 from sklearn_robust.solvers._geometry import Geometry
+from sklearn_robust.solvers._rule_path import SHRINK, Rule, evaluations
 from sklearn_robust.solvers._vectors import SignedRows, room_like
 from sklearn_robust.threats import is_ball
 

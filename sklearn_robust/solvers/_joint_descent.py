@@ -31,6 +31,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from sklearn_robust._array_api import Array, to_numpy
+from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import (
     by_cuts,
@@ -47,21 +48,14 @@ from sklearn_robust.joint_certificates import (
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.problems import Evaluation
-from sklearn_robust.rows import largest_entry
-from sklearn_robust.solvers._descent import (
-    DescentRun,
-    Iterate,
-    RulePath,
-    State,
-    Stopping,
-    follow,
-)
+from sklearn_robust.solvers._descent import DescentRun, Iterate, Stopping, follow
 from sklearn_robust.solvers._geometry import Geometry
+from sklearn_robust.solvers._rule_path import RulePath, State
 from sklearn_robust.solvers.solution import Monitor, Solution
-from sklearn_robust.threats import ProximalThreat, is_ball, reach, require
+from sklearn_robust.solvers.steepest import STEEPEST_GROWTH, paper_step
+from sklearn_robust.threats import ProximalThreat, is_ball, require
 from sklearn_robust.total_variation import MAX_CLASSES, total_variation_prox
 
-_GROWTH = 1.05  # factor on the adaptive step after an accepted trial
 # largest share of its capacity that a cut or a pair carries, from which weights are near a proof
 _NEAR_PROOF = 1.1
 _PROJECTIONS = 20  # in a proximal step, which starts from the perturbations of the step before
@@ -111,13 +105,13 @@ def joint_steepest_descent(
     flat: Any = _Flat(problem)
     coef = np.zeros((1, flat.n_features)) if coef_init is None else coef_init.reshape(1, -1)
     coef = coef.astype(problem.log_weight.dtype)
-    bound = largest_entry(problem.rows) + problem.radius * reach(
-        problem.threat, np.ones((1, problem.n_features))
-    )
-    size = 1 / (bound if bound > 0 else 1.0) ** 2 if isinstance(step_size, str) else step_size
-    step = np.full(1, size, dtype=coef.dtype)
+    step = (
+        paper_step(problem.rows, problem.threat, np.full(1, problem.radius))
+        if isinstance(step_size, str)
+        else np.full(1, step_size)
+    ).astype(coef.dtype)
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
-    growth = _GROWTH if step_size == "adaptive" else None
+    growth = STEEPEST_GROWTH if step_size == "adaptive" else None
     geometry = Geometry((norm,))
     # perturbations of the pairs, in units of their capacities, for proximal steps by projections
     n_pairs = 0 if by_cuts(problem) or norm != LpNorm(2) else len(problem.pairs[0])
@@ -336,25 +330,12 @@ class _JointRun(DescentRun):
         start = pair_perturbations(joint, self.problem.matrix(at.coef))
         return np.full(1, feasibility(joint, weights, start).ratio <= _NEAR_PROOF)
 
-    def _risk_gap(self, i: int, now: Evaluation) -> tuple[float, Array]:
-        """The certified relative gap of the risk, inf without a proof of non-separability, and the
-        weights of that proof.
-        """
-        joint = self.problem.joint
-        weights = repaired_weights(joint, to_numpy(now.weights[0]).astype(np.float64))
-        if not np.isfinite(weights).all():
-            return math.inf, weights[None]
-        excess = float(now.log_risk[0]) - entropy_bound(joint, self.loss, weights)
-        return float(-np.expm1(-excess)), weights[None]
-
-    def solution(self, i: int, iteration: int, at: Iterate, converged: bool | None) -> Solution:
-        """The predictor with what its least bound proves, or the proof that the data are not
-        separable.
-        """
-        joint = self.problem.joint
+    def _proven(self, i: int, at: Iterate) -> Certified:
+        """The predictor with what its least bound proves."""
         W = self.problem.matrix(at.coef)
-        proven = certify(joint, self.geometry.norms[0], W, self.proofs[0], at.intercept[0])
-        batch = replace(
+        norm = self.geometry.norms[0]
+        proven = certify(self.problem.joint, norm, W, self.proofs[0], at.intercept[0])
+        return replace(
             proven,
             coef=proven.coef[None],
             weights=proven.weights[None],
@@ -362,13 +343,15 @@ class _JointRun(DescentRun):
             margin=np.full(1, proven.margin),
             bound=np.full(1, proven.bound),
         )
-        separable = True if proven.margin > 0 else None
-        solution = Solution.of(
-            batch, at.now.log_risk, separable=separable, converged=bool(converged), n_iter=iteration
-        )
-        if separable or (converged is None and not self.near_proof(iteration, at)[0]):
-            return solution
-        gap, proof = self._risk_gap(0, at.now)
-        if not np.isfinite(proof).all():
-            return solution
-        return solution.not_separable(gap, proof, converged=bool(converged))
+
+    def _risk_gap(self, i: int, now: Evaluation) -> tuple[float, Array | None]:
+        """The certified relative gap of the risk, and the weights (1, K, n) that prove it.
+
+        They are inf and None without a proof that the data are not separable.
+        """
+        joint = self.problem.joint
+        weights = repaired_weights(joint, to_numpy(now.weights[0]).astype(np.float64))
+        if not np.isfinite(weights).all():
+            return math.inf, None
+        excess = float(now.log_risk[0]) - entropy_bound(joint, self.loss, weights)
+        return float(-np.expm1(-excess)), weights[None]

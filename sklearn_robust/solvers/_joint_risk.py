@@ -154,9 +154,7 @@ def minimise_joint_risk(
     ((3, 13), False, True)
     """
     require_ball(problem.threat, "the minimiser of the joint risk")
-    # trial points may overflow: they are judged by their value
-    with np.errstate(all="ignore"):
-        return _Minimisation(_in_double_arithmetic(problem), loss, tol).run(max_iter, start)
+    return _Minimisation(_in_double_arithmetic(problem), loss, tol).run(max_iter, start)
 
 
 class _Minimisation:
@@ -218,6 +216,8 @@ class _Minimisation:
 
     # -- the interior point
 
+    # slacks may round to 0 at the boundary of a cone: a step that is not finite is refused
+    @np.errstate(over="ignore", divide="ignore", invalid="ignore")
     def _interior_point(self, max_iter: int) -> None:
         systems = NewtonSystems(self.model, self.differences)
         cones = self._cones()

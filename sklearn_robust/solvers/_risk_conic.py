@@ -33,10 +33,11 @@ import numpy as np
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
+from sklearn_robust._clarabel import SolverFailure
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import _newton_rules as rules
-from sklearn_robust.solvers._conic_sets import SolverFailure, solve_program
+from sklearn_robust.solvers._conic_sets import solve_program
 from sklearn_robust.solvers._conic_weights import (
     DualWeights,
     Hessian,

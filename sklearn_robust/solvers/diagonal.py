@@ -28,8 +28,9 @@ from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation, RobustProblem
 from sklearn_robust.rows import largest_entry
-from sklearn_robust.solvers._descent import DescentRun, RulePath, State, Stopping, follow
+from sklearn_robust.solvers._descent import DescentRun, Stopping, follow
 from sklearn_robust.solvers._geometry import Geometry
+from sklearn_robust.solvers._rule_path import RulePath, State
 from sklearn_robust.solvers.solution import Monitor, Solution
 from sklearn_robust.threats import require_ball
 

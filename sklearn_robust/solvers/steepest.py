@@ -26,17 +26,11 @@ from sklearn_robust._array_api import Array, namespace
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.problems import Evaluation, RobustProblem
-from sklearn_robust.rows import largest_entry
-from sklearn_robust.solvers._descent import (
-    DescentPath,
-    DescentRun,
-    RulePath,
-    State,
-    Stopping,
-    follow,
-)
+from sklearn_robust.rows import Rows, largest_entry
+from sklearn_robust.solvers._descent import DescentPath, DescentRun, Stopping, follow
 from sklearn_robust.solvers._fast_path import FastPaths, serves
 from sklearn_robust.solvers._geometry import Geometry, neighbours
+from sklearn_robust.solvers._rule_path import RulePath, State
 from sklearn_robust.solvers.solution import Monitor, Solution
 from sklearn_robust.threats import (
     KinkedThreat,
@@ -48,7 +42,7 @@ from sklearn_robust.threats import (
     takes_proximal_steps,
 )
 
-_STEEPEST_GROWTH = 1.05  # factor on the adaptive step after an accepted trial
+STEEPEST_GROWTH = 1.05  # factor on the adaptive step after an accepted trial
 
 
 def steepest_descent(
@@ -114,12 +108,12 @@ def steepest_descent(
     )
     coef = zeros if coef_init is None else xp.asarray(coef_init, dtype=problem.y.dtype)[order]
     step = (
-        _paper_step(problem)
+        paper_step(problem.rows, problem.threat, problem.radius)
         if isinstance(step_size, str)
         else xp.full_like(problem.log_total_weight, float(step_size))
     )
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
-    growth = _STEEPEST_GROWTH if step_size == "adaptive" else None
+    growth = STEEPEST_GROWTH if step_size == "adaptive" else None
     rule = _SteepestDescent(geometry)
     path: DescentPath
     if serves(problem, geometry):
@@ -184,15 +178,15 @@ def descent_grid(
     )
 
 
-def _paper_step(problem: RobustProblem) -> Array:
-    r"""The step 1 / B^2 of each problem, B = max |x_ij| + eps r.
+def paper_step(rows: Rows, threat: Any, radius: Array) -> Array:
+    r"""The step 1 / B^2 of each radius (k,), B = max |x_ij| + eps r.
 
     r is the largest entry of a perturbation of the threat: 1 for a ball, its largest scale where
     features have scales.
     """
-    xp = namespace(problem.y)
-    one = xp.ones((1, problem.n_features), dtype=problem.y.dtype, device=problem.y.device)
-    bound = largest_entry(problem.rows) + problem.radius * reach(problem.threat, one)
+    xp = namespace(radius)
+    one = xp.ones((1, rows.shape[1]), dtype=radius.dtype, device=radius.device)
+    bound = largest_entry(rows) + radius * reach(threat, one)
     return 1 / xp.where(bound > 0, bound, xp.ones_like(bound)) ** 2
 
 

@@ -17,9 +17,9 @@ from sklearn_robust.solvers import (
     minimise_robust_risk,
     steepest_descent,
 )
-from sklearn_robust.solvers._descent import RulePath
 from sklearn_robust.solvers._fast_path import FastPaths, _Point
 from sklearn_robust.solvers._geometry import Geometry
+from sklearn_robust.solvers._rule_path import RulePath
 from sklearn_robust.solvers._vectors import room_like
 from sklearn_robust.solvers.steepest import _SteepestDescent
 
