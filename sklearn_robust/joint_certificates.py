@@ -65,11 +65,11 @@ __all__ = [
 ]
 
 # share of the sizes of its terms to which a sum is rounding in a proof of non-separability
-_ROUNDING = 64 * float(np.finfo(np.float64).eps)
+_SUM_ROUNDING = 64 * float(np.finfo(np.float64).eps)
 # change of perturbations, relative to their capacity, that is rounding: half a machine epsilon
 _STILL = 0.5 * float(np.finfo(np.float64).eps)
 _REPAIRS = 3  # rounds in which what is left of G is spread over the pairs
-_MAX_REPAIRS = 5  # changes of the weights until G is a flow
+_REPAIR_ROUNDS = 5  # changes of the weights until G is a flow
 _INSIDE = 1e-12  # share of the capacities by which a change aims inside at least
 _LITTLE = 1.2  # share of its capacity that a pair may carry for weights to be near a proof
 _SOLVED = 1e-4  # relative accuracy of a change: the next one mends it
@@ -452,7 +452,7 @@ class Feasibility:
     @property
     def proven(self) -> bool:
         """Whether no robust separator exists, up to rounding."""
-        return self.ratio <= 1 + _ROUNDING
+        return self.ratio <= 1 + _SUM_ROUNDING
 
 
 def feasibility(
@@ -504,7 +504,7 @@ def _largest_ratio(problem: JointProblem, sums: WeightedSums) -> float:
     """The largest ratio of a cut; 1 for cuts exceeded by no more than rounding."""
     capacities = feature_capacities(problem, sums.capacities)
     excess, ratio = cut_excess(sums.weighted_sum, capacities)
-    room = _ROUNDING * sums.sizes.sum(axis=0)
+    room = _SUM_ROUNDING * sums.sizes.sum(axis=0)
     return float(np.max(np.where(excess <= room, np.minimum(ratio, 1.0), ratio)))
 
 
@@ -533,7 +533,7 @@ def repaired(
     left = np.abs(sums.weighted_sum - flow(moved, n_classes))
     terms = sums.sizes + n_classes * flow_sizes(moved, n_classes)
     # the rounding of a feature is that of all classes together
-    if np.any(left > _ROUNDING * terms.sum(axis=0)):
+    if np.any(left > _SUM_ROUNDING * terms.sum(axis=0)):
         return Feasibility(math.inf)
     sizes = _gauge(problem, moved)
     ratios = np.where(sizes > 0, sizes, 0) / np.where(capacities > 0, capacities, 1)
@@ -600,7 +600,7 @@ def repaired_weights(
     -------
     ndarray of shape (K, n)
     """
-    for turn in range(_MAX_REPAIRS):
+    for turn in range(_REPAIR_ROUNDS):
         weights = problem.balanced(weights)
         found = feasibility(problem, weights, perturbations, search=True)
         if found.proven:

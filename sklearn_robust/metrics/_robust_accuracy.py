@@ -126,7 +126,7 @@ def robust_accuracy_score(
     if threat is not None:
         _check_lone_threat(threat, eps=eps, q=q, scale=scale)
     else:
-        eps = check_radius(eps, "eps")
+        eps = _radius(eps)
         q = check_exponent(q, "q")
     check_choice(space, "space", SPACES)
     refuse_lazy(X=X, y=y, sample_weight=sample_weight)
@@ -159,6 +159,16 @@ def robust_accuracy_score(
             robust, weights=_check_sample_weight(sample_weight, robust, ensure_non_negative=True)
         )
     )
+
+
+def _radius(eps: float | None) -> float:
+    """The radius that scores, of a call without a threat."""
+    if eps is None:
+        raise ValueError(
+            "eps, the radius of the l_q ball, or threat must be given, got neither. Use eps=0 for "
+            "the accuracy without an adversary."
+        )
+    return check_radius(eps, "eps")
 
 
 def _check_lone_threat(threat: Any, *, eps: Any, q: float, scale: Any) -> None:
@@ -297,7 +307,7 @@ def make_robust_scorer(
     if scale is not None:
         check_scale(list(scale.values()) if isinstance(scale, Mapping) else scale, "scale")
     if threat is None:
-        return RobustScorer(check_radius(eps, "eps"), check_exponent(q, "q"), space, scale)
+        return RobustScorer(_radius(eps), check_exponent(q, "q"), space, scale)
     _check_lone_threat(threat, eps=eps, q=q, scale=scale)
     return RobustScorer(None, q, space, None, threat)
 

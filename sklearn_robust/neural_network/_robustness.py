@@ -24,7 +24,7 @@ from sklearn_robust.threats import LpBall, check_radius
 from sklearn_robust.verification import certified_margins, certified_radius
 
 _ATTACKS = {"apgd": apgd, "pgd": pgd}
-_ROUNDING = 1e-6  # share of the radius by which an attack in float32 may leave the ball
+_CERTIFIED_ROUNDING = 1e-6  # share of the radius by which an attack in float32 may leave the ball
 
 
 class RobustnessMixin:
@@ -290,7 +290,7 @@ class RobustnessMixin:
         proved = np.zeros(len(index), dtype=bool)
         if known.any():
             # attacks in float32 may leave the ball by rounding
-            ball = {**self._ball(threat), "eps": threat.eps * (1 + _ROUNDING)}
+            ball = {**self._ball(threat), "eps": threat.eps * (1 + _CERTIFIED_ROUNDING)}
             margins = certified_margins(
                 self.module_, inputs[known], index[known], method=method, **ball
             )

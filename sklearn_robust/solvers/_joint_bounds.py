@@ -33,9 +33,8 @@ from sklearn_robust.solvers._joint_start import PairDifferences
 from sklearn_robust.threats import gauge
 from sklearn_robust.total_variation import class_sets
 
-_ROUNDING = 64 * float(
-    np.finfo(np.float64).eps
-)  # rounding of a sum of terms, relative to their sizes
+# rounding of a sum of terms, relative to their sizes
+_SUM_ROUNDING = 64 * float(np.finfo(np.float64).eps)
 _MOST_SHARE = 0.5  # largest share of an anchor in a combination
 _CANCELS = 1e-2  # share of the sizes of its terms to which a sum must be small to be cancelled
 _CANCELLATIONS = 2  # the second mends the rounding of the first
@@ -44,7 +43,7 @@ _NEGLIGIBLE = 1e-6
 # or at most this share, and below the next one by this difference of logarithms
 _SMALL = 1e-2
 _JUMP = 2.0
-_RIDGE = 1e-13  # share of the diagonal that makes dependent features regular
+_CANCEL_RIDGE = 1e-13  # share of the diagonal that makes dependent features regular
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class DualBounds:
         now = self._candidate(weights, slopes)
         if now is None:
             return False
-        if now.slack >= -_ROUNDING:
+        if now.slack >= -_SUM_ROUNDING:
             self._try(now.weights)
             roomiest = max([now, *self._anchors], key=lambda anchor: anchor.slack)
             self._anchors = [now] if roomiest is now else [roomiest, now]
@@ -145,12 +144,12 @@ class DualBounds:
         except LinAlgError:
             return None
         sums = weighted_sums(self.problem, weights)
-        if len(self._free) and not self._cancels(sums, _ROUNDING):
+        if len(self._free) and not self._cancels(sums, _SUM_ROUNDING):
             if not self._cancels(sums, _CANCELS):
                 return None
             weights = self.problem.balanced(self._cancelling(weights))
             sums = weighted_sums(self.problem, weights)
-            if not self._cancels(sums, _ROUNDING):
+            if not self._cancels(sums, _SUM_ROUNDING):
                 return None
         if not self._has_pairs:
             return _Candidate(weights, np.zeros(0), 0.0)
@@ -165,7 +164,7 @@ class DualBounds:
         """What each set of classes sends in the worst of the features, and its capacity."""
         members, crossing = (table[1:-1] for table in class_sets(self.problem.n_classes))
         columns, scale = self.differences.columns, self.differences.scale
-        room = _ROUNDING * sums.sizes[:, columns].sum(axis=0)
+        room = _SUM_ROUNDING * sums.sizes[:, columns].sum(axis=0)
         sent = (members @ sums.weighted_sum[:, columns] - room) / scale
         return sent.max(axis=1), crossing @ sums.capacities
 
@@ -195,7 +194,7 @@ class DualBounds:
         K, f = problem.n_classes, len(columns)
         places = np.arange(K * f).reshape(K, f)
         gram[places[:, None, :], places[None, :, :]] += np.trace(gram) / (K * K * f)
-        np.fill_diagonal(gram, (1 + _RIDGE) * np.diag(gram))
+        np.fill_diagonal(gram, (1 + _CANCEL_RIDGE) * np.diag(gram))
         try:
             factor = cho_factor(gram, lower=True, check_finite=False)
         except LinAlgError:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_TO_BOUNDARY = 0.95  # share of the step to the boundary of a cone that is taken
+_SHARE_TO_BOUNDARY = 0.95  # share of the step to the boundary of a cone that is taken
 _WIDEST_SHARE = 0.4  # q = 1: slack at the start, as a share of max |D| / d, beyond which many small
 # entries would carry all of the multiplier
 _MAX_BISECTIONS = 60
@@ -366,7 +366,7 @@ def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _to_zero(values: np.ndarray, changes: np.ndarray) -> float:
     """The share of a step, at most 1, that keeps positive values from zero."""
     fastest = float(np.max(-changes / values, initial=0.0))
-    return min(1.0, _TO_BOUNDARY / fastest) if fastest > 0 else 1.0
+    return min(1.0, _SHARE_TO_BOUNDARY / fastest) if fastest > 0 else 1.0
 
 
 def _determinant(t: np.ndarray, D: np.ndarray) -> np.ndarray:
@@ -390,4 +390,4 @@ def _to_cone(t: np.ndarray, D: np.ndarray, dt: np.ndarray, dD: np.ndarray) -> fl
     below = -b + root
     meets = (discriminant >= 0) & (below > 0)
     length = np.where(meets, c / np.where(meets, below, 1.0), math.inf)
-    return min(1.0, _TO_BOUNDARY * float(length.min(initial=math.inf)))
+    return min(1.0, _SHARE_TO_BOUNDARY * float(length.min(initial=math.inf)))

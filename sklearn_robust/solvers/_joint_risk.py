@@ -56,7 +56,7 @@ _LEAST_PRODUCTS = 0.01
 _LEAST_BIAS = 0.05
 _WIDEN = 1.5  # factor of the two after a step that finds the products so small, and no bound
 _MAX_QUARTERINGS = 10  # largest number of times that a step is quartered
-_MAX_HALVINGS = 30  # largest number of times that a step without cones is halved
+_STEP_HALVINGS = 30  # largest number of times that a step without cones is halved
 
 _SHRINKS = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)  # shrinking of the radius, by stage of L-BFGS
 _SMOOTHING_OF_SHRINK = 0.3  # smoothing in a stage, in units of the data, relative to the shrinking
@@ -299,7 +299,7 @@ class _Minimisation:
             return False
         step = systems.solve(at.gradient * -1.0)
         length = 1.0
-        for _ in range(_MAX_HALVINGS):
+        for _ in range(_STEP_HALVINGS):
             moved = self.coef + length * step.coef
             value = self.model.at(moved, at.pairs).value
             # rounding is granted

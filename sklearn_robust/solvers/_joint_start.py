@@ -21,7 +21,7 @@ from scipy.optimize import OptimizeResult, fmin_l_bfgs_b
 
 from sklearn_robust.solvers._joint_model import JointModel, RiskPoint
 
-_PAIRS = 10  # pairs of differences that L-BFGS keeps
+_LBFGS_MEMORY = 10  # pairs of differences that L-BFGS keeps
 
 
 def smoothed_norms(D: np.ndarray, dual_q: float, smoothing: float) -> tuple[np.ndarray, np.ndarray]:
@@ -151,7 +151,7 @@ def descend(
         maxfun=2 * max_iter,
         factr=10.0,
         pgtol=0.0,
-        m=_PAIRS,
+        m=_LBFGS_MEMORY,
     )
     end = x.reshape(shape)
     point, slopes, _ = evaluate(end)

@@ -131,7 +131,7 @@ class Crooked(Box):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "eps must be a finite number >= 0, got None"),
+        ({}, "eps, the radius of the l_q ball, or threat must be given, got neither"),
         ({"threat": LpBall(2, 0.1), "eps": 0.1}, "threat takes the place of eps, q and scale"),
         ({"threat": LpBall(2, 0.1), "q": 2}, "threat takes the place of eps, q and scale"),
         ({"threat": Box(BOUND), "scale": BOUND}, "threat takes the place of eps, q and scale"),
