@@ -235,9 +235,7 @@ class JointProblem:
         def double(array: np.ndarray) -> np.ndarray:
             return array.astype(np.float64)
 
-        return replace(
-            self, threat=mapped(self.threat, double), log_weight=double(self.log_weight)
-        )
+        return replace(self, threat=mapped(self.threat, double), log_weight=double(self.log_weight))
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
         """The samples, a block at a time: their places, and 0, 1, .. for the entries of a block."""

@@ -40,11 +40,8 @@ _AUTO_ENTRIES = 10_000_000  # entries of X up to which solver="auto" computes th
 
 
 def _read_geometry(p_algo: Any) -> Norm | str:
-    """The norm of an exponent in [1, inf], the name of a matrix norm, or the norm that is given as an
-    object.
-    """
-    if isinstance(p_algo, str):
-        check_choice(p_algo, "p_algo", tuple(_SCHATTEN))
+    """The norm of an exponent in [1, inf] or that is given as an object; a matrix norm by name."""
+    if isinstance(p_algo, str) and p_algo in _SCHATTEN:
         return p_algo
     if all(hasattr(p_algo, member) for member in ("value", "dual", "steepest_direction")):
         norm: Norm = p_algo
@@ -328,13 +325,10 @@ def read_settings(model: RobustLinearClassifier) -> Norm | str:
         )
     if model.solver == "exact" and not isinstance(geometry, LpNorm | str):
         raise ValueError(
-            f"solver='exact' needs an exponent p_algo in [1, inf] or the name of a matrix norm, got p_algo="
-            f"{geometry!r}. Use "
-            "solver='steepest_descent' for the path in this norm."
+            "solver='exact' needs p_algo in [1, inf], 'spectral' or 'nuclear', got "
+            f"p_algo={geometry!r}. Use solver='steepest_descent' for the path in this norm."
         )
-    if model.solver == "accelerated" and not (
-        isinstance(geometry, LpNorm) and 1 < geometry.p <= 2
-    ):
+    if model.solver == "accelerated" and not (isinstance(geometry, LpNorm) and 1 < geometry.p <= 2):
         raise ValueError(
             f"solver='accelerated' needs p_algo in (1, 2], got p_algo={model.p_algo!r}. Use "
             "solver='steepest_descent' for the path of this geometry or solver='exact' for its "
@@ -374,10 +368,16 @@ def solve(
         others = [convert_margins(shared, norm, measured_in=norms[0]) for norm in norms[1:]]
         solutions = [shared, *others]
     if model.solver in ("auto", "steepest_descent"):
+        batches = batches or [(range(len(norms)), np.arange(fit.n_problems))]
+        if exact:
+            batches = [
+                ([i for i in geometries if fit.has_path(norms[i])], rows)
+                for geometries, rows in batches
+            ]
         solutions = fit.follow_paths(
             norms,
             solutions,
-            batches or [(range(len(norms)), np.arange(fit.n_problems))],
+            batches,
             step_size=model.step_size,
             max_iter=min(model.max_iter, _AUTO_ITERATIONS) if exact else model.max_iter,
             loss_tol=loss_tol,

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
-from scipy.special import logsumexp
 from sklearn.base import ClassifierMixin
 from sklearn.linear_model._base import SparseCoefMixin
 from sklearn.utils import compute_class_weight, compute_sample_weight
@@ -30,7 +29,7 @@ from sklearn_robust._parameters import (
 from sklearn_robust.attacks.linear import class_scores, worst_case_perturbations
 from sklearn_robust.callbacks import CallbackSupportMixin
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.losses import MarginLoss, has_probabilities, log_odds
+from sklearn_robust.losses import MarginLoss, class_log_probabilities, has_probabilities, log_odds
 from sklearn_robust.metrics import certified_radius, robust_accuracy_score
 from sklearn_robust.metrics.linear_view import linear_view
 from sklearn_robust.problems import RobustProblem
@@ -375,8 +374,9 @@ class ProbabilityMixin:
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities under the loss.
 
-        They are sigmoid(f) for the logistic loss and sigmoid(2 f) for the exponential. There is no
-        such method with a loss that has no probabilities.
+        Those of the second of two classes are sigmoid(f) for the logistic loss and sigmoid(2 f) for
+        the exponential, those of several classes softmax(f) and softmax(2 f). There is no such
+        method with a loss that has no probabilities.
 
         Parameters
         ----------
@@ -385,7 +385,6 @@ class ProbabilityMixin:
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            Several classes: the one-vs-rest probabilities, scaled to sum 1.
         """
         return np.exp(self.predict_log_proba(X))
 
@@ -395,7 +394,9 @@ class ProbabilityMixin:
 
         They are finite even where a probability is 0 or 1 in floating point. With r(f) the log-odds
         under the loss, f for the logistic and 2 f for the exponential, two classes have :math:`\log
-        \sigma(\mp r) = -\log(1 + e^{\pm r})`.
+        \sigma(\mp r) = -\log(1 + e^{\pm r})`. Several classes have the probabilities under which
+        their scores minimise the risk of a sample, proportional to :math:`\pi_k (1 - \pi_k) /
+        (-\ell'(\operatorname{logit} \pi_k))` with :math:`\pi = \operatorname{softmax}(f)`.
 
         Parameters
         ----------
@@ -406,9 +407,7 @@ class ProbabilityMixin:
         ndarray of shape (n_samples, n_classes)
         """
         scores = self.decision_function(X)
-        odds = log_odds(self._loss, scores)
-        if odds.ndim == 1:
+        if scores.ndim == 1:
+            odds = log_odds(self._loss, scores)
             return -np.logaddexp(0, np.column_stack([odds, -odds]))
-        logs = -np.logaddexp(0, -odds)
-        logs[np.isneginf(logs).all(axis=1)] = 0.0  # no class is likelier than another
-        return logs - logsumexp(logs, axis=1, keepdims=True)
+        return class_log_probabilities(self._loss, scores)

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from scipy.optimize import brentq
@@ -288,7 +288,10 @@ class JointFit:
         """The exact separator, or the proof that there is none; None where the programs fail to
         decide.
         """
-        from sklearn_robust.separators.joint import solve_joint_separator
+        try:
+            from sklearn_robust.separators.joint import solve_joint_separator
+        except ImportError:
+            return None
 
         problem = self.double
         try:

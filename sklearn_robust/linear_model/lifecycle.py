@@ -53,11 +53,9 @@ def begin_fit(
     """
     start = None if last is None else _read_start(estimator, problem, *last)
     monitor = FitMonitor(estimator, callbacks, problem, verbose=verbose)
-    kind = JointFit if isinstance(problem, JointProblem) else Fit
-    fit: Fit | JointFit = kind.of(  # type: ignore[attr-defined]
-        problem, monitor, loss=loss, tol=tol, device=device, start=start
-    )
-    return fit
+    if isinstance(problem, JointProblem):
+        return JointFit.of(problem, monitor, loss=loss, tol=tol, device=device, start=start)
+    return Fit.of(problem, monitor, loss=loss, tol=tol, device=device, start=start)
 
 
 def _read_start(

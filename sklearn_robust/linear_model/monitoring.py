@@ -54,9 +54,10 @@ class FitMonitor:
         self.callbacks = callbacks
         self.stopped = False
         self.verbose = verbose
-        joint = isinstance(problem, JointProblem)
-        k = 1 if joint else problem.n_problems
-        rows = (1, problem.n_classes) if joint else (k,)
+        rows = (
+            (1, problem.n_classes) if isinstance(problem, JointProblem) else (problem.n_problems,)
+        )
+        k = rows[0]
         dtype = problem.log_weight.dtype
         self.known = {
             "coef": np.zeros((*rows, problem.n_features), dtype),
