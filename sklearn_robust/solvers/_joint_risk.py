@@ -55,7 +55,8 @@ _REDUCTION = 0.15  # target of the products after a long step, relative to today
 _CAUTIOUS_REDUCTION = 0.4  # and after a short one
 _LONG = 0.7  # share of a step to the boundary from which it counts as long
 _LEAST_PRODUCT = 1e-5  # least product of a pair, relative to the mean: off the boundary
-_SHORT = 0.1  # share of a step below which the iterate is centred
+_SHORT = 0.05  # share of a step that is short: two in a row have the iterate centred
+_STUCK = 0.01  # and one of this share by itself
 _CENTRINGS = 6  # in one run at most; short steps after them end the method
 _WIDER = 4.0  # factor of the smoothing of one centring over that of the last
 _CENTRED = 0.1  # predicted decrease that ends it, relative to the sum of products
@@ -275,7 +276,7 @@ class _Minimisation:
     def _interior_point(self, max_iter: int) -> None:
         systems = NewtonSystems(self.model, self.differences)
         cones = self._cones(_SMOOTHING)
-        long_step, n_centrings = True, 0
+        last_length, n_centrings = 1.0, 0
         at = self.model.at(self.coef, self._norms(cones))
         while not self._ends(at, cones) and self.n_newton < max_iter:
             self._count_newton_step()
@@ -284,16 +285,18 @@ class _Minimisation:
                     return
                 at = self.model.at(self.coef, at.pairs)
                 continue
-            moved = self._cone_step(systems, at, cones, long_step)
+            moved = self._cone_step(systems, at, cones, last_length >= _LONG)
+            length = 0.0
             if moved is not None:
                 at, cones, length = moved
-                long_step = length >= _LONG
-            if moved is None or length < _SHORT:
+            is_short = length < _STUCK or max(length, last_length) < _SHORT
+            last_length = length
+            if is_short:
                 if n_centrings == _CENTRINGS:
                     return
                 cones = self._centred(systems, _SMOOTHING * _WIDER**n_centrings, max_iter)
                 at = self.model.at(self.coef, cones.t)
-                n_centrings, long_step, self.widened = n_centrings + 1, True, 1.0
+                n_centrings, last_length, self.widened = n_centrings + 1, 1.0, 1.0
 
     def _ends(self, at: RiskPoint, cones: PairCones | None) -> bool:
         """Whether the method ends at an iterate, of which the bound and the monitors learn."""
