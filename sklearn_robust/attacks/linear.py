@@ -24,7 +24,7 @@ from sklearn.utils.extmath import safe_sparse_dot
 
 from sklearn_robust.threats import LpBall, Threat, is_ball, radius_of, support
 
-_BLOCK_SCORES = 2**18  # scores that exist at a time: two megabytes in float64
+_BLOCK_SCORES = 2**17  # scores that exist at a time: a megabyte in float64
 
 
 def has_coef(classifier: Any) -> bool:
