@@ -509,7 +509,7 @@ def test_the_exponent_is_reported_under_its_name():
 
 def test_scores_of_many_classes_are_taken_in_blocks():
     rng = np.random.default_rng(0)
-    n, d, n_classes = 10_000, 60, 100
+    n, d, n_classes = 10_000, 120, 150
     X, y = rng.normal(size=(n, d)), rng.integers(0, n_classes, n)
     model = RidgeClassifier().fit(X[:500], y[:500])
     peaks = {}
