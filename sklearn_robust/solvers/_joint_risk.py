@@ -24,7 +24,8 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -36,6 +37,7 @@ from sklearn_robust.solvers._joint_cones import CONES, PairCones, Scaling
 from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint
 from sklearn_robust.solvers._joint_newton import NewtonSystems
 from sklearn_robust.solvers._joint_start import PairDifferences, descend, smoothed_norms
+from sklearn_robust.solvers.solution import Monitor, Monitoring
 from sklearn_robust.threats import require_ball
 
 _SMOOTHING = 0.03  # smoothing of the norms at the start, in units of the data
@@ -106,6 +108,7 @@ def minimise_joint_risk(
     tol: float = 1e-6,
     max_iter: int = 100,
     start: tuple[np.ndarray, np.ndarray] | None = None,
+    monitors: Sequence[Monitor] = (),
 ) -> JointSolution:
     r"""Minimise the joint robust risk, or find a predictor that separates the classes.
 
@@ -121,6 +124,10 @@ def minimise_joint_risk(
         Newton steps at most; L-BFGS has at most 20 iterations for each of them.
     start : tuple of ndarray of shape (K, d), (K,), optional
         Coefficients and intercepts to start from, in place of 0.
+    monitors : sequence of Monitor, optional
+        Shown coef (1, K, d), intercept (1, K), log_risk and gap (1,) at iterations of their choice,
+        as one problem; the gap is inf while nothing is proven. They change no iteration; each may
+        stop the solver.
 
     Returns
     -------
@@ -154,7 +161,8 @@ def minimise_joint_risk(
     ((3, 13), False, True)
     """
     require_ball(problem.threat, "the minimiser of the joint risk")
-    return _Minimisation(_in_double_arithmetic(problem), loss, tol).run(max_iter, start)
+    run = _Minimisation(problem.in_double_arithmetic(), loss, tol, Monitoring(0, monitors))
+    return run.run(max_iter, start)
 
 
 class _Minimisation:
@@ -168,10 +176,15 @@ class _Minimisation:
         By how much the least products and bias were raised.
     best : tuple of float, ndarray of shape (K, d + 1)
         An upper bound on the log-risk of the best predictor so far, and the predictor.
+    stopped : bool
+        Whether a monitor has stopped the solver.
     """
 
-    def __init__(self, problem: JointProblem, loss: MarginLoss, tol: float) -> None:
+    def __init__(
+        self, problem: JointProblem, loss: MarginLoss, tol: float, monitoring: Monitoring
+    ) -> None:
         self.problem = problem
+        self.monitoring = monitoring
         self.model = JointModel(problem, loss)
         self.differences = PairDifferences(self.model)
         self.bounds = DualBounds(self.model, self.differences)
@@ -180,6 +193,7 @@ class _Minimisation:
         self.best = math.inf, self.coef
         self.widened = 1.0
         self.n_iter = 0
+        self.stopped = False
 
     def run(self, max_iter: int, start: tuple[np.ndarray, np.ndarray] | None) -> JointSolution:
         """Start, then the interior point where it serves, or L-BFGS in stages."""
@@ -193,7 +207,8 @@ class _Minimisation:
         )
         if serves:
             self._descend(_SMOOTHING, 0.0, min(_START_ITERATIONS, 20 * max_iter))
-            self._interior_point(max_iter)
+            if not self.stopped:
+                self._interior_point(max_iter)
         else:
             self._stages(20 * max_iter)
         return self._solution()
@@ -202,17 +217,44 @@ class _Minimisation:
         self, smoothing: float, shrink: float, max_iter: int
     ) -> tuple[RiskPoint, np.ndarray]:
         """L-BFGS on the smoothed risk."""
-        self.coef, point, slopes, n_iter = descend(
+        self.coef, point, slopes = descend(
             self.model,
             self.differences,
             self.coef,
             smoothing=smoothing,
             shrink=shrink,
             max_iter=max_iter,
-            stop=_separates,
+            stop=self._ends_descent,
         )
-        self.n_iter += n_iter
         return point, slopes
+
+    def _ends_descent(self, coef: np.ndarray, point: RiskPoint) -> bool:
+        """Whether L-BFGS ends after an iteration."""
+        self.n_iter += 1
+        self._show(coef)
+        return self.stopped or _separates(point)
+
+    def _show(self, coef: np.ndarray) -> None:
+        """Show the predictor to the monitors where an iteration is due."""
+        if self.monitoring.due(self.n_iter):
+            log_risk = self.model.at(coef, self._true_norms(coef)).log_risk
+            self._report(*self.model.predictor(coef), log_risk)
+
+    def _report(
+        self, coef: np.ndarray, intercept: np.ndarray, log_risk: float, *, last: bool = False
+    ) -> None:
+        """Show a predictor, with its gap to the bound."""
+        bound = self.bounds.bound
+        gap = math.inf if bound == -math.inf else _gap(log_risk, bound)
+        self.stopped |= self.monitoring(
+            self.n_iter,
+            np.zeros(1, dtype=int),
+            coef[None],
+            intercept[None],
+            last=last,
+            log_risk=np.full(1, log_risk),
+            gap=np.full(1, gap),
+        )
 
     # -- the interior point
 
@@ -228,7 +270,8 @@ class _Minimisation:
             if _separates(at):
                 return
             self._bound(at, cones)
-            if self._reached(at):
+            self._show(self.coef)
+            if self.stopped or self._reached(at):
                 return
             self.n_iter += 1
             if cones is None:
@@ -281,15 +324,15 @@ class _Minimisation:
         if at.log_risk - bound <= self.tol:
             return True
         # t exceeds the norms: the risk is convex in it, and not lower than its tangent
-        norms = self._true_norms()
+        norms = self._true_norms(self.coef)
         tangent = at.value - float(at.gradient.pairs @ (at.pairs - norms))
         log_tangent = tangent if self.model.logarithmic else math.log(max(tangent, 1e-300))
         if log_tangent - bound > self.tol:
             return False
         return self.model.at(self.coef, norms).log_risk - bound <= self.tol
 
-    def _true_norms(self) -> np.ndarray:
-        D = self.differences.of(self.coef)
+    def _true_norms(self, coef: np.ndarray) -> np.ndarray:
+        D = self.differences.of(coef)
         norm = self.problem.threat.dual_norm.p
         return np.linalg.norm(D, norm, axis=1) if D.size else np.zeros(len(D))
 
@@ -375,10 +418,10 @@ class _Minimisation:
             if left <= 0:
                 return
             point, slopes = self._descend(_SMOOTHING_OF_SHRINK * shrink, shrink, left)
-            if _separates(point):
+            if self.stopped or _separates(point):
                 return
             self.bounds.update(point.weights, slopes)
-            risk = self.model.at(self.coef, self._true_norms()).log_risk
+            risk = self.model.at(self.coef, self._true_norms(self.coef)).log_risk
             if risk - self.bounds.bound <= self.tol:
                 return
 
@@ -387,7 +430,7 @@ class _Minimisation:
     def _solution(self) -> JointSolution:
         """What is proven about the predictor, in the units of the rows."""
         problem, bounds = self.problem, self.bounds
-        self._keep(self.model.at(self.coef, self._true_norms()))
+        self._keep(self.model.at(self.coef, self._true_norms(self.coef)))
         coef, intercept = self.model.predictor(self.best[1])
         now = problem.evaluate(self.model.loss, coef, near=intercept)
         log_risk = float(now.log_risk)
@@ -395,10 +438,16 @@ class _Minimisation:
         if separable is None and bounds.weights is not None:
             separable = False
         weights = problem.balanced(now.weights) if bounds.weights is None else bounds.weights
-        gap = 1.0 if bounds.bound == -math.inf else -math.expm1(min(bounds.bound - log_risk, 0.0))
+        gap = 1.0 if bounds.bound == -math.inf else _gap(log_risk, bounds.bound)
+        self._report(coef, now.intercept, log_risk, last=True)
         return JointSolution(
             coef, now.intercept, weights, log_risk, bounds.bound, gap, separable, self.n_iter
         )
+
+
+def _gap(log_risk: float, bound: float) -> float:
+    """The relative gap of the risk."""
+    return -math.expm1(min(bound - log_risk, 0.0))
 
 
 def _separates(point: RiskPoint) -> bool:
@@ -409,10 +458,3 @@ def _separates(point: RiskPoint) -> bool:
 def _size(at: RiskPoint) -> float:
     """What a gap in the value of the risk is relative to."""
     return max(abs(at.value), np.finfo(float).tiny) if at.value != at.log_risk else 1.0
-
-
-def _in_double_arithmetic(problem: JointProblem) -> JointProblem:
-    threat = problem.threat
-    if threat.scale is not None:
-        threat = replace(threat, scale=np.asarray(threat.scale, dtype=np.float64))
-    return replace(problem, threat=threat, log_weight=problem.log_weight.astype(np.float64))

@@ -96,8 +96,8 @@ def descend(
     smoothing: float,
     shrink: float = 0.0,
     max_iter: int,
-    stop: Callable[[RiskPoint], bool],
-) -> tuple[np.ndarray, RiskPoint, np.ndarray, int]:
+    stop: Callable[[np.ndarray, RiskPoint], bool],
+) -> tuple[np.ndarray, RiskPoint, np.ndarray]:
     """L-BFGS on the smoothed risk at the radius times 1 - shrink.
 
     Parameters
@@ -111,7 +111,8 @@ def descend(
     shrink : float
     max_iter : int
     stop : callable
-        Ends the descent after an iteration with this point.
+        Called after each iteration with coefficients (K, d + 1) and the point; True ends the
+        descent.
 
     Returns
     -------
@@ -120,7 +121,6 @@ def descend(
         The smoothed risk at the end, with the smoothed norms in place of the norms.
     slopes : ndarray of shape (P, r)
         The gradients of the smoothed norms.
-    n_iter : int
     """
     dual_q = model.problem.threat.dual_norm.p
     shape = coef.shape
@@ -139,11 +139,12 @@ def descend(
         return point.value, gradient.ravel()
 
     def after_iteration(intermediate_result: OptimizeResult) -> None:
-        point = last.get(intermediate_result.x.tobytes())
-        if point is not None and stop(point):
+        x = intermediate_result.x
+        point = last.get(x.tobytes())
+        if point is not None and stop(x.reshape(shape), point):
             raise StopIteration
 
-    x, _, result = fmin_l_bfgs_b(
+    x, _, _ = fmin_l_bfgs_b(
         objective,
         coef.ravel(),
         callback=after_iteration,
@@ -155,4 +156,4 @@ def descend(
     )
     end = x.reshape(shape)
     point, slopes, _ = evaluate(end)
-    return end, point, slopes, int(result["nit"])
+    return end, point, slopes

@@ -223,3 +223,44 @@ def test_digits():
     solution = minimise_joint_risk(problem, LOSSES["logistic"], tol=1e-4)
     assert solution.gap <= 1e-4
     assert math.exp(solution.log_risk) == pytest.approx(0.858241, rel=1e-4)
+
+
+class Watcher:
+    """Keeps what a solver shows, and stops it after some calls."""
+
+    def __init__(self, every, last=math.inf):
+        self.every, self.last, self.shown = every, last, []
+
+    def __call__(self, iteration, ids, figures):
+        assert ids.tolist() == [0]
+        self.shown.append((iteration, {name: value.copy() for name, value in figures.items()}))
+        return len(self.shown) >= self.last
+
+
+@pytest.mark.parametrize("q", [2.0, 1.5])
+def test_monitors(q):
+    X, y = overlapping(3)
+    problem = JointProblem.from_data(X, y, q=q, eps=EPS[q], fit_intercept=True)
+    loss, watcher = LOSSES["logistic"], Watcher(1)
+    watched = minimise_joint_risk(problem, loss, tol=1e-2, monitors=[watcher])
+    alone = minimise_joint_risk(problem, loss, tol=1e-2)
+    np.testing.assert_array_equal(watched.coef, alone.coef)
+    iterations = [iteration for iteration, _ in watcher.shown]
+    assert iterations[-1] == watched.n_iter == alone.n_iter
+    assert set(range(1, watched.n_iter)) <= set(iterations)
+    figures = watcher.shown[len(iterations) // 2][1]
+    assert figures["coef"].shape == (1, 3, 4)
+    assert figures["intercept"].shape == (1, 3)
+    now = problem.evaluate(loss, figures["coef"][0], figures["intercept"][0])
+    assert figures["log_risk"][0] == pytest.approx(float(now.log_risk), abs=1e-12)
+    assert watcher.shown[-1][1]["gap"][0] == watched.gap
+    assert watcher.shown[0][1]["gap"][0] == math.inf
+
+
+@pytest.mark.parametrize(("q", "last"), [(2.0, 5), (2.0, 17), (1.5, 5)])
+def test_a_monitor_stops_it(q, last):
+    X, y = overlapping(3)
+    problem = JointProblem.from_data(X, y, q=q, eps=EPS[q], fit_intercept=True)
+    watcher = Watcher(1, last)
+    solution = minimise_joint_risk(problem, LOSSES["logistic"], tol=0.0, monitors=[watcher])
+    assert solution.n_iter == watcher.shown[last - 1][0] == watcher.shown[-1][0]
