@@ -338,8 +338,8 @@ def class_log_probabilities(loss: MarginLoss, scores: np.ndarray) -> np.ndarray:
     margins = (log_share - log_rest)[..., None]
     log_loss, ratio = loss.log_risk_and_weights(margins, np.zeros_like(margins))
     logs = log_share + log_rest - (log_loss + np.log(ratio[..., 0]))
-    certain = np.isposinf(logs)
-    logs = np.where(certain.any(axis=1, keepdims=True), np.where(certain, 0.0, -math.inf), logs)
+    certain = np.equal(logs, math.inf)
+    logs = np.where(np.any(certain, axis=1, keepdims=True), np.where(certain, 0.0, -math.inf), logs)
     normalised = logs - logsumexp(logs, axis=1, keepdims=True)
     return normalised
 

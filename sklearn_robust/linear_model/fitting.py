@@ -270,15 +270,22 @@ class Fit:
         return update_problems(solution, rows[better], minimiser.rows(better))
 
 
-def on_device(problem: RobustProblem, device: str | None) -> RobustProblem:
-    """The problem as torch tensors, where a device is given."""
+def require_dense(X: Any, device: str | None) -> None:
+    """Refuse an unknown device, and sparse data for one."""
     if device is None:
-        return problem
+        return
     check_device(device)
-    if sparse.issparse(problem.X):
+    if sparse.issparse(X):
         raise ValueError(
             f"device={device!r} needs dense data, got a sparse X. Use device=None, or X.toarray()."
         )
+
+
+def on_device(problem: RobustProblem, device: str | None) -> RobustProblem:
+    """The problem as torch tensors, where a device is given."""
+    require_dense(problem.X, device)
+    if device is None:
+        return problem
     import torch
 
     def tensor(x: np.ndarray) -> torch.Tensor:

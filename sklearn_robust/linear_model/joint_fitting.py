@@ -31,6 +31,7 @@ from sklearn_robust.linear_model.fitting import (
     Batch,
     Geometry,
     find_open_problems,
+    require_dense,
     update_problems,
 )
 from sklearn_robust.linear_model.monitoring import FitMonitor
@@ -86,13 +87,8 @@ class JointFit:
         device: str | None = None,
         start: np.ndarray | None = None,
     ) -> JointFit:
-        """The fit of a problem under a loss, by name or an object."""
-        if device is not None:
-            raise ValueError(
-                f"device={device!r} is for two classes: {problem.n_classes} classes are trained "
-                "with NumPy. Use device=None, or OneVsRestClassifier of scikit-learn around the "
-                "classifier."
-            )
+        """The fit of a problem under a loss, by name or an object, with NumPy on any device."""
+        require_dense(problem.X, device)
         loss = check_loss(loss, "loss", like=problem.log_weight)
         return cls(problem, problem, loss, tol, monitor, start)
 

@@ -54,10 +54,8 @@ class FitMonitor:
         self.callbacks = callbacks
         self.stopped = False
         self.verbose = verbose
-        rows = (
-            (1, problem.n_classes) if isinstance(problem, JointProblem) else (problem.n_problems,)
-        )
-        k = rows[0]
+        k = 1 if isinstance(problem, JointProblem) else problem.n_problems
+        rows = (1, problem.n_classes) if isinstance(problem, JointProblem) else (k,)
         dtype = problem.log_weight.dtype
         self.known = {
             "coef": np.zeros((*rows, problem.n_features), dtype),
