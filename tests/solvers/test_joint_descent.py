@@ -5,18 +5,20 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from sklearn_robust._joint_saddle import StepModel, flow
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.joint_certificates import flow, pair_capacities
+from sklearn_robust.joint_certificates import pair_capacities
 from sklearn_robust.losses import LOSSES
-from sklearn_robust.norms import LpNorm
+from sklearn_robust.norms import LpNorm, SchattenNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import steepest_descent
 from sklearn_robust.solvers._joint_descent import (
     joint_steepest_descent,
     least_subgradient,
-    proximal_step,
+    model_step,
     stopped_at_ties,
 )
+from sklearn_robust.total_variation import total_variation_prox
 
 each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 
@@ -79,21 +81,51 @@ def test_classes_that_would_pass_each_other_end_level():
     np.testing.assert_array_equal(stopped_at_ties(problem, coef, still), still)
 
 
+SIZES = {
+    "1": (LpNorm(1), lambda W: cp.norm(cp.vec(W, order="C"), 1)),
+    "2": (LpNorm(2), lambda W: cp.norm(W, "fro")),
+    "inf": (LpNorm(np.inf), lambda W: cp.max(cp.abs(W))),
+    "spectral": (SchattenNorm(np.inf, 4), cp.sigma_max),
+    "nuclear": (SchattenNorm(1, 4), cp.normNuc),
+}
+
+
 @pytest.mark.parametrize("q", [1, 2, np.inf])
-def test_proximal_step_solves_its_program(q):
+@pytest.mark.parametrize("name", SIZES)
+def test_model_step_brings_the_largest_decrease_of_its_model(q, name):
     problem, coef, G, capacities = kinked()
-    problem = make(problem.X, problem.y, q, 0.2)
-    moved = np.zeros((6, 3))
-    for _ in range(20):
-        found, moved = proximal_step(problem, coef + G, capacities, moved)
-    u, dual = cp.Variable((4, 3)), LpNorm(q).dual.p
-    pairs = list(itertools.combinations(range(4), 2))
-    penalty = sum(
-        c * cp.norm(u[low] - u[high], dual)
-        for c, (low, high) in zip(capacities, pairs, strict=True)
+    problem, (norm, size) = make(problem.X, problem.y, q, 0.2), SIZES[name]
+    coef = coef / 4  # a step meets many kinks
+    moved, subgradient, taken = model_step(
+        problem, norm, coef, G, capacities, 0.5, np.zeros((6, 3))
     )
-    cp.Problem(cp.Minimize(0.5 * cp.sum_squares(u - coef - G) + penalty)).solve(solver="CLARABEL")
-    np.testing.assert_allclose(found, u.value, atol=1e-5)
+    length, dual = 0.5 * norm.dual.value(G.ravel()), LpNorm(q).dual.p
+    D, pairs = cp.Variable((4, 3)), list(itertools.combinations(range(4), 2))
+    model = -cp.sum(cp.multiply(G, D)) + sum(
+        c * (cp.norm(u[low] - u[high], dual) - np.linalg.norm(coef[low] - coef[high], dual))
+        for c, (low, high) in zip(capacities, pairs, strict=True)
+        for u in [coef + D]
+    )
+    least = cp.Problem(cp.Minimize(model), [size(D) <= length]).solve(solver="CLARABEL")
+    assert least < -0.01
+    D.value = moved - coef
+    assert norm.value(D.value.ravel()) <= length * (1 + 1e-9)
+    assert least - 1e-6 <= model.value <= 0.99 * least
+    # the decrease that a step must bring a share of is no more than that of the model
+    assert np.vdot(subgradient, coef - moved) <= -model.value + 1e-12
+    assert np.vdot(subgradient, coef - moved) > -0.5 * least
+    assert np.all(LpNorm(q).value(taken) <= 1 + 1e-9)
+
+
+def test_proximal_step_of_the_total_variation_is_the_limit_of_model_steps():
+    """A step to where the model of radius r is least is the proximal step of another size."""
+    problem, coef, G, capacities = kinked()
+    scaled = capacities[:, None]
+    near = total_variation_prox(coef + 0.1 * G, 0.1 * scaled)
+    length = np.linalg.norm(near - coef)
+    model = StepModel(problem, LpNorm(2), coef, G, capacities, length)
+    found = model.best(np.zeros((6, 3)), tol=1e-10, max_iter=2000)
+    np.testing.assert_allclose(coef + found.step, near, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -175,10 +207,17 @@ def test_sparse_rows_follow_the_same_path():
     np.testing.assert_allclose(other.coef, dense.coef, atol=1e-10)
 
 
-def test_what_no_step_serves_is_refused():
+def test_a_threat_without_projection_is_refused():
+    class Point:
+        symmetric = True
+
+        def worst(self, v):
+            return 0 * v
+
     X, y = apart()
-    with pytest.raises(ValueError, match=r"serves l_q balls with 1 < q < inf"):
-        joint_steepest_descent(make(X, y, 1, 0.3), LOSSES["logistic"], LpNorm(1))
+    problem = JointProblem.from_data(X, y, threat=Point(), fit_intercept=True)
+    with pytest.raises(ValueError, match="needs project of a threat"):
+        joint_steepest_descent(problem, LOSSES["logistic"], LpNorm(1))
 
 
 def test_flow_of_the_pairs_equals_a_loop():
