@@ -370,11 +370,6 @@ def solve(
         solutions = [shared, *others]
     if model.solver in ("auto", "steepest_descent"):
         batches = batches or [(range(len(norms)), np.arange(fit.n_problems))]
-        if exact:
-            batches = [
-                ([i for i in geometries if fit.has_path(norms[i])], rows)
-                for geometries, rows in batches
-            ]
         solutions = fit.follow_paths(
             norms,
             solutions,
