@@ -26,6 +26,10 @@ from sklearn_robust.threats import require_ball
 
 Indices = NDArray[np.intp]
 
+# margin of a unit matrix, in units of the rows, below which a quadratic program is solved in units
+# of the margin
+_SMALL_MARGIN = 0.1
+
 
 @dataclass(frozen=True)
 class JointPoint:
@@ -199,6 +203,10 @@ class JointProgram:
         """
         solve = solve_linear_cones if self.conic.is_linear else ConicProgram.solve
         x, z = solve(self.conic)
+        if self.conic.square is not None and 0 < x[self.gamma] < _SMALL_MARGIN:
+            # W has the size of the margin: once more in units of it
+            self.conic.square_weight = float(x[self.gamma])
+            x, z = solve(self.conic)
         yield self.point(x, z)
         while refinement.serves(self.conic):
             moved = refinement.newton_step(self.conic, x, z)
@@ -256,6 +264,10 @@ def _bound_matrix(conic: ConicProgram, w: slice, form: JointMarginForm) -> None:
     if form.norm is None:
         assert form.normal is not None
         conic.add_rows([("zero", 1)], [(w, form.normal.ravel()[None])], -np.ones(1))
+        # a common shift of the rows of W changes nothing
+        K, d = form.normal.shape
+        total = sparse.kron(np.ones((1, K)), sparse.eye_array(d), format="csr")
+        conic.add_rows([("zero", d)], [(w, total)], np.zeros(d))
         return
     if form.norm.p == 2:
         conic.square = w

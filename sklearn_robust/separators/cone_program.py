@@ -47,7 +47,8 @@ class ConicProgram:
     columns: Places = field(default_factory=Places)
     rows: Places = field(default_factory=Places)
     linear: dict[int, float] = field(default_factory=dict)  # the entries of c
-    square: slice | None = None  # the columns with P_j = 1; no others
+    square: slice | None = None  # the columns with P_j > 0
+    square_weight: float = 1.0  # that P_j
     _blocks: list[tuple[list[tuple[slice, Any]], Vector]] = field(default_factory=list)
     _cones: list[Cone] = field(default_factory=list)
 
@@ -144,7 +145,7 @@ class ConicProgram:
         b = np.concatenate([constant for _, constant in self._blocks])
         squares, c = np.zeros(self.columns.size), np.zeros(self.columns.size)
         if self.square is not None:
-            squares[self.square] = 1
+            squares[self.square] = self.square_weight
         c[list(self.linear)] = list(self.linear.values())
         return squares, c, A, b
 
