@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.norms import Norm
+from sklearn_robust.norms import Norm, SchattenNorm
 from sklearn_robust.rows import require_array
 from sklearn_robust.separators import _conic_refinement as refinement
-from sklearn_robust.separators._max_margin_form import SOLVER, Vector
+from sklearn_robust.separators._max_margin_form import SOLVER, SolverFailure, Vector
 from sklearn_robust.separators.cone_program import ConicProgram, MultipliersOf, scaled_identity
 from sklearn_robust.separators.linear_program import solve_linear_cones
 from sklearn_robust.threats import require_ball
@@ -274,7 +274,16 @@ def _bound_matrix(conic: ConicProgram, w: slice, form: JointMarginForm) -> None:
         return
     unit = conic.columns.take(1)
     conic.add_rows([("zero", 1)], [(unit, np.ones((1, 1)))], -np.ones(1))
-    conic.add_norms(w, sparse.eye_array(w.stop - w.start, format="csr"), unit, form.norm.p)
+    if not isinstance(form.norm, SchattenNorm):
+        conic.add_norms(w, sparse.eye_array(w.stop - w.start, format="csr"), unit, form.norm.p)
+    elif form.norm.p == math.inf:
+        conic.add_spectral_norm(w, form.n_classes, unit)
+    elif form.norm.p == 1:
+        conic.add_nuclear_norm(w, form.n_classes, unit)
+    else:
+        raise SolverFailure(
+            f"exact separators have Schatten norms of exponent 1, 2 and inf, got {form.norm.p:g}"
+        )
 
 
 def _units(places: Indices, n_columns: int) -> Any:
