@@ -34,14 +34,14 @@ from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
 from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import Threat, check_radius, is_ball, require_ball
 
-_SCHATTEN = {"spectral": math.inf, "nuclear": 1.0}  # exponents on the singular values
+MATRIX_NORMS = {"spectral": math.inf, "nuclear": 1.0}  # exponents on the singular values
 # entries of the constraints up to which solver="auto" computes the limit
 _AUTO_ENTRIES = 10_000_000
 
 
 def _read_geometry(p_algo: Any) -> Norm | str:
     """The norm of an exponent in [1, inf] or that is given as an object; a matrix norm by name."""
-    if isinstance(p_algo, str) and p_algo in _SCHATTEN:
+    if isinstance(p_algo, str) and p_algo in MATRIX_NORMS:
         return p_algo
     if all(hasattr(p_algo, member) for member in ("value", "dual", "steepest_direction")):
         norm: Norm = p_algo
@@ -58,7 +58,7 @@ def norm_of(geometry: Norm | str, n_classes: int) -> Norm:
         return geometry
     if n_classes == 2:
         return LpNorm(2)
-    return SchattenNorm(_SCHATTEN[geometry], n_classes)
+    return SchattenNorm(MATRIX_NORMS[geometry], n_classes)
 
 
 def _check_step_size(value: Any, name: str) -> None:
@@ -370,11 +370,6 @@ def solve(
         solutions = [shared, *others]
     if model.solver in ("auto", "steepest_descent"):
         batches = batches or [(range(len(norms)), np.arange(fit.n_problems))]
-        if exact:
-            batches = [
-                ([i for i in geometries if fit.has_path(norms[i])], rows)
-                for geometries, rows in batches
-            ]
         solutions = fit.follow_paths(
             norms,
             solutions,

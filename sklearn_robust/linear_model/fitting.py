@@ -118,10 +118,6 @@ class Fit:
         threat = self.problem.threat
         return is_ball(threat) or offers(threat, ConicThreat)
 
-    def has_path(self, norm: Geometry) -> bool:
-        """Whether `steepest_descent` serves this geometry: it serves all."""
-        return True
-
     def decide_separability(self, norm: Geometry) -> Solution:
         """Which problems are robustly separable, by the first proof.
 

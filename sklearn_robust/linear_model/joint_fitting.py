@@ -39,7 +39,6 @@ from sklearn_robust.losses import MarginLoss, check_loss
 from sklearn_robust.separators import NotSeparableError
 from sklearn_robust.separators.joint import solve_joint_separator
 from sklearn_robust.solvers import Solution, joint_steepest_descent, minimise_joint_risk
-from sklearn_robust.solvers._joint_descent import require_steps
 from sklearn_robust.solvers._joint_risk import JointSolution
 from sklearn_robust.threats import is_ball
 
@@ -108,14 +107,6 @@ class JointFit:
     def has_minimiser(self) -> bool:
         """Whether `minimise_joint_risk` serves this threat; otherwise the path goes on instead."""
         return is_ball(self.problem.threat)
-
-    def has_path(self, norm: Geometry) -> bool:
-        """Whether `joint_steepest_descent` serves this threat and number of classes."""
-        try:
-            require_steps(self.problem, norm)
-        except ValueError:
-            return False
-        return True
 
     def decide_separability(self, norm: Geometry) -> Solution:
         """The minimiser of the risk, or a first predictor that separates the classes.
