@@ -253,16 +253,19 @@ def model_step(
     length = size * float(norm.dual.value(left.ravel()))
     model = StepModel(problem, norm, coef, weighted_sum, capacities, length)
     found = model.best(start, tol=_STEP_TOL, max_iter=_STEP_ITERATIONS)
+    positive = np.where(capacities > 0, capacities, 1.0)[:, None]
+    taken = found.perturbations / positive
+    if model.is_flat(found):  # W minimises the risk
+        return coef, np.zeros_like(coef), taken
     left, step = model.left(found.perturbations), found.step
     decrease = float(np.vdot(left, step))
     if found.value < 0 < decrease:
-        # a model that the perturbations do not match at the end of the step falls less
+        # where the perturbations are not the worst ones after the step the model falls less
         left = left * min(1.0, -found.value / decrease)
     else:
         # no decrease was found at this length: the step is refused, and a shorter one follows
         step = model.longest(left)
-    positive = np.where(capacities > 0, capacities, 1.0)[:, None]
-    return coef + step, -left, found.perturbations / positive
+    return coef + step, -left, taken
 
 
 def least_subgradient(
