@@ -7,11 +7,11 @@ pair has perturbations :math:`\delta_{lk} \in A_{lk}\,\text{radius}\,U`, for a b
 :math:`\|\delta_{lk}\|_q \le \epsilon A_{lk}`, which take the **flow** :math:`\sum_{l<k} (e_l - e_k)
 \delta_{lk}^T`.
 
-**Margin.** The largest margin :math:`\gamma = \max_{\|W\|_p \le 1} \min_{ik} m_{ik}` in an
-entrywise norm obeys
+**Margin.** The largest margin :math:`\gamma = \max_{\|W\| \le 1} \min_{ik} m_{ik}` in a norm of
+the K d coefficients, entrywise or of the singular values, obeys
 
-.. math:: \min_{ik} m_{ik} / \|W\|_p \;\le\; \gamma \;\le\; D(a) = \min_{\delta} \Big\| G -
-    \sum_{l<k} (e_l - e_k) \delta_{lk}^T \Big\|_{p^*},
+.. math:: \min_{ik} m_{ik} / \|W\| \;\le\; \gamma \;\le\; D(a) = \min_{\delta} \Big\| G -
+    \sum_{l<k} (e_l - e_k) \delta_{lk}^T \Big\|_*,
 
 and every admissible :math:`\delta` gives a bound.
 
@@ -21,16 +21,17 @@ below by Fenchel duality, with :math:`\beta_{ik} = a_{ik} / s_i`: the log of the
 any scale c with :math:`c \sum_k \beta_{ik} \le 1`, H the entropy of :math:`(\beta_i, 1 - \sum_k
 \beta_{ik})`.
 
-**Perturbations.** For the l_q ball of q = inf and up to 12 classes D(a) is exact: features
-separate, and each is a distance to the flows of a graph (`sklearn_robust.total_variation`).
-Otherwise perturbations of the pairs are needed, points of U that start from those of the predictor,
-:math:`\arg\max_{\delta \in U} \langle w_l - w_k, \delta \rangle`, or from a solver.
+**Perturbations.** For the l_q ball of q = inf, up to 12 classes and an l_p norm D(a) is exact:
+features separate, and each is a distance to the flows of a graph
+(`sklearn_robust.total_variation`). Otherwise perturbations of the pairs are needed, points of U
+that start from those of the predictor, :math:`\arg\max_{\delta \in U} \langle w_l - w_k, \delta
+\rangle`, or from a solver, and are brought near the least dual norm (`best_perturbations`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,10 +39,12 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator, lsmr
 
 from sklearn_robust._array_api import Array, like, namespace, to_numpy
+from sklearn_robust._joint_saddle import StepModel
+from sklearn_robust._joint_saddle import flow as flow
 from sklearn_robust.certificates import Certified, exponent_rounding, over_size, sum_rounding
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import Exponential, Logistic, MarginLoss
-from sklearn_robust.norms import LpNorm, Norm
+from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
 from sklearn_robust.threats import (
     ProximalThreat,
     gauge,
@@ -68,6 +71,8 @@ __all__ = [
 _SUM_ROUNDING = 64 * float(np.finfo(np.float64).eps)
 # change of perturbations, relative to their capacity, that is rounding: half a machine epsilon
 _STILL = 0.5 * float(np.finfo(np.float64).eps)
+# relative gap of the perturbations of a bound, and iterations for them
+_BOUND_TOL, _BOUND_STEPS = 1e-6, 500
 _REPAIRS = 3  # rounds in which what is left of G is spread over the pairs
 _REPAIR_ROUNDS = 5  # changes of the weights until G is a flow
 _INSIDE = 1e-12  # share of the capacities by which a change aims inside at least
@@ -117,22 +122,17 @@ def by_cuts(problem: JointProblem) -> bool:
     return is_ball(threat) and threat.q == math.inf and problem.n_classes <= MAX_CLASSES
 
 
+def exact_by_cuts(problem: JointProblem, norm: Norm) -> bool:
+    """Whether cuts give the least dual norm that is left of G: in an l_p norm, where they need no
+    perturbations.
+    """
+    return isinstance(norm, LpNorm) and by_cuts(problem)
+
+
 def pair_perturbations(problem: JointProblem, coef: Array) -> np.ndarray:
     """The points of the unit set that the adversary of each pair takes, (K(K-1)/2, d)."""
     worst = problem.threat.worst(problem.pair_differences(coef))
     return to_numpy(worst).astype(np.float64)
-
-
-def flow(perturbations: np.ndarray, n_classes: int) -> np.ndarray:
-    r""":math:`\sum_{l<k} (e_l - e_k) \delta_{lk}^T`: (K(K-1)/2, d) -> (K, d)."""
-    total = np.zeros((n_classes, perturbations.shape[1]))
-    start = 0
-    for c in range(n_classes - 1):
-        stop = start + n_classes - 1 - c
-        total[c] += perturbations[start:stop].sum(axis=0)
-        total[c + 1 :] -= perturbations[start:stop]
-        start = stop
-    return total
 
 
 # --- margin
@@ -154,7 +154,7 @@ def certify(
     ----------
     problem : JointProblem
     norm : Norm
-        The entrywise geometry p in which the margin is measured, on the K d coefficients.
+        The geometry in which the margin is measured, on the K d coefficients.
     coef : array of shape (K, d)
     weights : array of shape (K, n)
         Made feasible by `JointProblem.balanced`.
@@ -163,7 +163,7 @@ def certify(
         margin of 1 where that is positive.
     perturbations : ndarray of shape (K(K-1)/2, d), optional
         Points of the unit set for the pairs, from which the bound starts; by default those of coef.
-        Not read for q = inf and up to 12 classes.
+        Not read for q = inf and up to 12 classes in an l_p norm.
 
     Returns
     -------
@@ -187,9 +187,9 @@ def certify(
         coef, intercept = _predictor(problem, coef)
     weights = problem.balanced(weights)
     margin, of_margin = _charged_margin(problem, norm, coef, intercept)
-    if perturbations is None and not by_cuts(problem):
+    if perturbations is None and not exact_by_cuts(problem, norm):
         perturbations = pair_perturbations(problem, coef)
-    bound, of_bound = _charged_bound(problem, norm, weights, perturbations)
+    bound, of_bound = _charged_bound(problem, norm, weights, perturbations, coef)
     rounding = of_margin / (bound if bound > 0 else 1.0) + of_bound
     return Certified(coef, weights, intercept, margin=margin, bound=bound, rounding=rounding)
 
@@ -293,13 +293,17 @@ def margin_bound(
 ) -> float:
     """D(a) plus its rounding, for feasible weights (K, n); see `certify`.
 
-    Without perturbations, where they are needed, those of the origin are taken: none.
+    Perturbations of the pairs, where they are needed, are found from the given ones, or from none.
     """
     return _charged_bound(problem, norm, weights, perturbations)[0]
 
 
 def _charged_bound(
-    problem: JointProblem, norm: Norm, weights: Array, perturbations: np.ndarray | None
+    problem: JointProblem,
+    norm: Norm,
+    weights: Array,
+    perturbations: np.ndarray | None,
+    coef: Array | None = None,
 ) -> tuple[float, float]:
     """D(a) plus its rounding, and the share of rounding in it."""
     sums, dual = weighted_sums(problem, weights), norm.dual
@@ -310,17 +314,26 @@ def _charged_bound(
     sums = replace(sums, capacities=(1 - rounding) * sums.capacities)
     of_norm = _norm_rounding(problem, norm, problem.n_classes * problem.n_features, np.float64, np)
     bound, share = math.inf, 0.0
-    for left, of_flow in _residuals(problem, sums, perturbations):
-        charge = of_sum + of_flow
-        value = float(dual.value((np.abs(left) + charge).reshape(-1))) * (1 + of_norm)
+    for left, of_flow in _residuals(problem, norm, sums, perturbations, coef):
+        charge = (of_sum + of_flow).reshape(-1)
+        if isinstance(dual, SchattenNorm):  # not a norm of the sizes of the entries
+            of_charge = float(dual.largest(charge))
+            value = (float(dual.value(left.reshape(-1))) + of_charge) * (1 + of_norm)
+        else:
+            of_charge = float(dual.value(charge))
+            value = float(dual.value(np.abs(left).reshape(-1) + charge)) * (1 + of_norm)
         if value < bound:
             bound = value
-            share = min(1.0, float(dual.value(charge.reshape(-1))) / value + of_norm)
+            share = min(1.0, of_charge / value + of_norm)
     return bound, share
 
 
 def _residuals(
-    problem: JointProblem, sums: WeightedSums, perturbations: np.ndarray | None
+    problem: JointProblem,
+    norm: Norm,
+    sums: WeightedSums,
+    perturbations: np.ndarray | None,
+    coef: Array | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """What admissible flows leave of G, (K, d), each with the size of its error.
 
@@ -335,14 +348,60 @@ def _residuals(
         # cuts are sums of K terms of G and of K^2 capacities
         terms = np.abs(sums.weighted_sum).sum(axis=0) + capacities.sum(axis=0)
         yield left, np.maximum(excess, 0) + n_classes * tiny * terms
-        return
+        if exact_by_cuts(problem, norm):
+            return
     shape = (len(sums.capacities), problem.n_features)
     start = np.zeros(shape) if perturbations is None else perturbations
     moved = sums.capacities[:, None] * start
     yield _left_by(problem, sums, moved)
     if offers(problem.threat, ProximalThreat):
-        nearest = nearest_perturbations(problem, sums.weighted_sum, sums.capacities, moved)
-        yield _left_by(problem, sums, nearest)
+        goal = sums.weighted_sum, sums.capacities
+        yield _left_by(problem, sums, best_perturbations(problem, norm, *goal, moved, coef))
+
+
+def best_perturbations(
+    problem: JointProblem,
+    norm: Norm,
+    weighted_sum: np.ndarray,
+    capacities: np.ndarray,
+    start: np.ndarray,
+    coef: Array | None = None,
+    *,
+    tol: float = _BOUND_TOL,
+    max_iter: int = _BOUND_STEPS,
+) -> np.ndarray:
+    """Perturbations of the pairs, within their capacities, whose flow leaves nearly the least dual
+    norm of the weighted sum.
+
+    Parameters
+    ----------
+    problem : JointProblem
+        With a threat that has a projection.
+    norm : Norm
+        The geometry; what is left is measured in its dual norm.
+    weighted_sum : ndarray of shape (K, d)
+        G.
+    capacities : ndarray of shape (K(K-1)/2,)
+    start : ndarray of shape (K(K-1)/2, d)
+        Perturbations within the capacities; where they are nearly right they stay.
+    coef : array of shape (K, d), optional
+        The predictor, which shows whether they are right.
+    tol : float
+        Gap, relative to the norm, at which the search ends.
+    max_iter : int
+
+    Returns
+    -------
+    ndarray of shape (K(K-1)/2, d)
+    """
+    origin = np.zeros_like(weighted_sum)
+    model = StepModel(problem, norm, origin, weighted_sum, capacities, 1.0)
+    step = None
+    if coef is not None:
+        direction = to_numpy(coef).astype(np.float64)
+        size = float(norm.value(direction.ravel()))
+        step = direction / size if size > 0 else None
+    return model.best(start, step, tol=tol, max_iter=max_iter).perturbations
 
 
 def _left_by(
@@ -698,17 +757,26 @@ def log_risk_bound(
 
 def entropy_bound(problem: JointProblem, loss: MarginLoss, weights: Array) -> float:
     """The bound of `log_risk_bound` for weights (K, n) whose G is a flow of the pairs."""
-    xp = namespace(weights)
-    of_sample = xp.sum(weights, axis=0)
+    return entropy_bound_of_blocks(
+        problem, loss, ((at, weights[:, at]) for at, _ in problem.blocks())
+    )
+
+
+def entropy_bound_of_blocks(
+    problem: JointProblem, loss: MarginLoss, blocks: Iterable[tuple[slice, Array]]
+) -> float:
+    """The same for weights (K, m) of a block of samples at a time."""
+    of_sample = namespace(problem.log_weight).zeros_like(problem.log_weight)
+    entropy = 0.0
+    for at, block in blocks:
+        xp = namespace(block)
+        of_block = xp.sum(block, axis=0)
+        of_sample[at] = of_block
+        share = block / xp.where(of_block > 0, of_block, 1.0)
+        logs = xp.log(xp.where(block > 0, share, 1.0))
+        entropy -= float(xp.sum(block * logs))
     if type(loss) not in _WITH_ENTROPY:
         return float(loss.log_risk_bound(of_sample, problem.log_weight))
-    entropy = 0.0
-    for at, _ in problem.blocks():
-        block = weights[:, at]
-        used = block > 0
-        share = block / xp.where(of_sample[at] > 0, of_sample[at], 1.0)
-        logs = xp.log(xp.where(used, share, 1.0))
-        entropy -= float(xp.sum(block * logs))
     bound = loss.log_risk_bound(  # type: ignore[call-arg]
         of_sample, problem.log_weight, entropy=entropy
     )

@@ -1,8 +1,11 @@
 import os
 import sys
 
-# two test processes share two cores; must precede NumPy's import
+# two test processes share two cores; must precede the imports of NumPy and torch
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# n_jobs=-1 stays in the test process: a pool of processes would outlive its test
+os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")
 
 import cvxpy as cp
 import numpy as np

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 import numpy as np
 from scipy.optimize import brentq
@@ -37,8 +37,8 @@ from sklearn_robust.linear_model.fitting import (
 from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.losses import MarginLoss, check_loss
 from sklearn_robust.separators import NotSeparableError
+from sklearn_robust.separators.joint import solve_joint_separator
 from sklearn_robust.solvers import Solution, joint_steepest_descent, minimise_joint_risk
-from sklearn_robust.solvers._joint_descent import require_steps
 from sklearn_robust.solvers._joint_risk import JointSolution
 from sklearn_robust.threats import is_ball
 
@@ -74,7 +74,8 @@ class JointFit:
     start: np.ndarray | None = None
     minimised: JointSolution | None = None
 
-    n_problems = 1
+    n_problems: ClassVar[int] = 1
+    auto_iterations: ClassVar[int] = 300  # an iteration is slow beside an exact separator
 
     @classmethod
     def of(
@@ -98,17 +99,14 @@ class JointFit:
         return self.problem.in_double_arithmetic()
 
     @property
+    def n_entries(self) -> int:
+        """Entries of the margins' constraints, without zeros."""
+        return int(self.problem.X.shape[0] * self.problem.n_features * self.problem.n_classes)
+
+    @property
     def has_minimiser(self) -> bool:
         """Whether `minimise_joint_risk` serves this threat; otherwise the path goes on instead."""
         return is_ball(self.problem.threat)
-
-    def has_path(self, norm: Geometry) -> bool:
-        """Whether `joint_steepest_descent` serves this threat and number of classes."""
-        try:
-            require_steps(self.problem, norm)
-        except ValueError:
-            return False
-        return True
 
     def decide_separability(self, norm: Geometry) -> Solution:
         """The minimiser of the risk, or a first predictor that separates the classes.
@@ -284,16 +282,12 @@ class JointFit:
         """The exact separator, or the proof that there is none; None where the programs fail to
         decide.
         """
-        try:
-            from sklearn_robust.separators.joint import solve_joint_separator
-        except ImportError:
-            return None
-
         problem = self.double
         try:
             found = solve_joint_separator(problem, norm)
         except NotSeparableError as error:
-            if not feasibility(problem, error.weights, search=True).proven:
+            proof = feasibility(problem, error.weights, error.perturbations, search=True)
+            if not proof.proven:
                 return None  # eps is eps* to the last digits
             constant = self._constant(norm)
             return constant.not_separable(math.inf, error.weights[None], converged=False)

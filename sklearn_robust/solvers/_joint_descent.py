@@ -1,23 +1,24 @@
-r"""Steepest descent on the joint robust risk of several classes, in an entrywise p-norm.
+r"""Steepest descent on the joint robust risk of several classes, in a norm of the coefficients.
 
 The subdifferential of the log-risk at W is :math:`-G + \sum_{l<k} (e_l - e_k) \delta_{lk}^T` with
-:math:`\delta_{lk} \in \text{radius}\,A_{lk}\,\partial \sigma(w_l - w_k)`. Where two classes agree
-the pair's penalty has a kink, and a step follows the element of least dual norm, which is known for
-l_q balls:
+:math:`\delta_{lk} \in c_{lk}\,\partial \sigma(w_l - w_k)`, :math:`c_{lk} = \text{radius}\,A_{lk}`.
+Where two classes agree the pair's penalty has a kink, for q = inf on each feature.
 
-========  ==========================================================================================
-q = inf   A kink wherever classes agree on a feature. Each feature is a total-variation proximal
-          point over its groups of tied classes, least in every p-norm
-          (`sklearn_robust.total_variation`).
-1<q<inf   A kink where two classes agree on all features. From W = 0 the path leaves by a step of
-          the 2-norm; at any other kink a path with p != 2 ends.
-========  ==========================================================================================
+**q = inf, up to 12 classes, an l_p norm.** The element of least dual norm has a closed form: each
+feature is a total-variation proximal point over its groups of tied classes, least in every p-norm
+(`sklearn_robust.total_variation`). For p = 2 the step is the proximal step :math:`W \leftarrow
+\operatorname{prox}(W + \eta G)` of the penalty. Any other step keeps the order of the classes on
+each feature: classes that would pass each other end level (isotonic regression), and are tied from
+then on.
 
-For p = 2 the step is the proximal step :math:`W \leftarrow \operatorname{prox}(W + \eta G)` of the
-penalty, which needs no subgradient: for q = inf and up to 12 classes in closed form, otherwise by
-projections that start from the perturbations of the step before. Any other step keeps the order of
-the classes on each feature for q = inf: classes that would pass each other end level (isotonic
-regression), and are tied from then on.
+**Otherwise** the step minimises the model of the log-risk that keeps the pair penalties,
+
+.. math:: \min_{\|D\| \le \rho} -\langle G, D \rangle + \sum_{l<k} c_{lk}\,\sigma(w_l - w_k + d_l -
+    d_k), \quad \rho = \eta\,\|v\|_*,
+
+with v the subgradient of the perturbations of the step before (`sklearn_robust._joint_saddle`). It
+is the steepest descent step of the norm :math:`\|\cdot\|` that takes the penalty at its end: right
+at every kink, and the plain step away from them, where it costs no iteration.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from sklearn_robust._array_api import Array, to_numpy
+from sklearn_robust._joint_saddle import StepModel, flow
 from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import (
-    by_cuts,
+    best_perturbations,
     certify,
     entropy_bound,
+    exact_by_cuts,
     feasibility,
     feature_capacities,
-    flow,
-    nearest_perturbations,
     pair_capacities,
     pair_perturbations,
     repaired_weights,
@@ -53,12 +54,15 @@ from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers._rule_path import RulePath, State
 from sklearn_robust.solvers.solution import Monitor, Solution
 from sklearn_robust.solvers.steepest import STEEPEST_GROWTH, paper_step
-from sklearn_robust.threats import ProximalThreat, is_ball, require
-from sklearn_robust.total_variation import MAX_CLASSES, total_variation_prox
+from sklearn_robust.threats import ProximalThreat, require
+from sklearn_robust.total_variation import total_variation_prox
 
 # largest share of its capacity that a cut or a pair carries, from which weights are near a proof
 _NEAR_PROOF = 1.1
-_PROJECTIONS = 20  # in a proximal step, which starts from the perturbations of the step before
+# share of the largest decrease of its model that a step may lack, and iterations for it
+_STEP_TOL, _STEP_ITERATIONS = 1e-2, 200
+# relative gap of the perturbations of a bound on the way, and iterations for them
+_BOUND_TOL, _BOUND_ITERATIONS = 1e-4, 100
 
 
 def joint_steepest_descent(
@@ -80,11 +84,11 @@ def joint_steepest_descent(
     Parameters
     ----------
     problem : JointProblem
-        On NumPy or scipy.sparse data or rows of one's own. For p = 2 the threat has a projection;
-        otherwise it is an l_q ball with 1 < q < inf, or with q = inf and at most 12 classes.
+        On NumPy or scipy.sparse data or rows of one's own, with a threat that has a projection.
     loss : MarginLoss
     norm : Norm
-        The entrywise geometry p, on the K d coefficients.
+        The geometry, on the K d coefficients: `LpNorm`, `SchattenNorm` of K rows, or a norm of
+        one's own.
     step_size, max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors
         As in `steepest_descent`. "paper" is 1 / B^2, :math:`B = \max |x_{ij}| + \epsilon`.
     coef_init : array of shape (K, d), optional
@@ -99,10 +103,10 @@ def joint_steepest_descent(
     Raises
     ------
     ValueError
-        If the threat is another.
+        If the threat has no projection.
     """
-    require_steps(problem, norm)
-    flat: Any = _Flat(problem)
+    require(problem.threat, ProximalThreat, "steepest descent on several classes jointly")
+    flat: Any = Flat(problem)
     coef = np.zeros((1, flat.n_features)) if coef_init is None else coef_init.reshape(1, -1)
     coef = coef.astype(problem.log_weight.dtype)
     step = (
@@ -113,32 +117,17 @@ def joint_steepest_descent(
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
     growth = STEEPEST_GROWTH if step_size == "adaptive" else None
     geometry = Geometry((norm,))
-    # perturbations of the pairs, in units of their capacities, for proximal steps by projections
-    n_pairs = 0 if by_cuts(problem) or norm != LpNorm(2) else len(problem.pairs[0])
+    # perturbations of the pairs, in units of their capacities, from which a step starts
+    n_pairs = 0 if exact_by_cuts(problem, norm) else len(problem.pairs[0])
     taken = np.zeros((1, n_pairs, problem.n_features))
     # a trial step may raise the risk beyond all numbers, and is evaluated anew then
     with np.errstate(over="ignore", invalid="ignore"):
         path = RulePath(flat, loss, _JointRule(geometry), (coef, taken), step, growth)
-        return follow(path, _JointRun(flat, stopping, loss, geometry))
-
-
-def require_steps(problem: JointProblem, norm: Norm) -> None:
-    """Refuse a threat without what a step in this norm needs."""
-    threat = problem.threat
-    if norm == LpNorm(2):
-        require(threat, ProximalThreat, "steepest descent on several classes jointly")
-        return
-    if by_cuts(problem) or (is_ball(threat) and 1 < threat.q < math.inf):
-        return
-    raise ValueError(
-        f"Steepest descent on several classes jointly in {norm!r} serves l_q balls with 1 < q < "
-        f"inf, and q = inf with at most {MAX_CLASSES} classes, got threat={threat!r} and "
-        f"{problem.n_classes} classes: use LpNorm(2), or minimise the risk."
-    )
+        return follow(path, JointRun(flat, stopping, loss, geometry))
 
 
 @dataclass(frozen=True)
-class _Flat:
+class Flat:
     """A joint problem as one problem (k = 1) of K d coefficients, as the loop of paths takes it."""
 
     joint: JointProblem
@@ -161,7 +150,7 @@ class _Flat:
     def log_total_weight(self) -> Array:
         return np.full(1, self.joint.log_total_weight)
 
-    def select(self, rows: Any) -> _Flat:
+    def select(self, rows: Any) -> Flat:
         return self
 
     def matrix(self, coef: Array) -> Array:
@@ -201,25 +190,23 @@ class _JointRule:
         step: Array,
     ) -> tuple[State, Array]:
         joint, norm = problem.joint, self.geometry.norms[0]
-        W, G = problem.matrix(coef), problem.matrix(weighted_sum)
+        W, G = (problem.matrix(x).astype(np.float64) for x in (coef, weighted_sum))
         capacities = pair_capacities(joint, now.weights[0])
-        size = float(step[0])
-        taken = state[1][0]
-        if norm == LpNorm(2):
-            moved, taken = proximal_step(joint, W + size * G, size * capacities, taken)
+        size, taken = float(step[0]), state[1][0]
+        if not exact_by_cuts(joint, norm):
+            moved, subgradient, taken = model_step(joint, norm, W, G, capacities, size, taken)
+        elif norm == LpNorm(2):
+            moved = total_variation_prox(W + size * G, feature_capacities(joint, size * capacities))
             subgradient = (W - moved) / size
         else:
             subgradient = least_subgradient(joint, W, G, capacities)
-            # from W = 0 with q < inf the least element in the 2-norm descends in the 2-norm
-            leaving = not by_cuts(joint) and not W.any()
-            direction = (LpNorm(2) if leaving else norm).steepest_direction(subgradient.ravel())
-            length = size * norm.dual.value(subgradient.ravel())
-            moved = W - length * direction.reshape(W.shape)
-            if by_cuts(joint):
-                moved = stopped_at_ties(joint, W, moved)
-        moved = moved.astype(coef.dtype, copy=False)
-        subgradient = subgradient.astype(coef.dtype, copy=False).reshape(1, -1)
-        return (moved.reshape(1, -1), taken[None]), subgradient
+            length = size * float(norm.dual.value(subgradient.ravel()))
+            direction = norm.steepest_direction(subgradient.ravel()).reshape(W.shape)
+            moved = stopped_at_ties(joint, W, W - length * direction)
+        moved, subgradient = (
+            array.astype(coef.dtype, copy=False).reshape(1, -1) for array in (moved, subgradient)
+        )
+        return (moved, taken[None]), subgradient
 
     def select(self, rows: np.ndarray) -> Self:
         return self
@@ -228,22 +215,57 @@ class _JointRule:
         return self.geometry.subgradient_norm(subgradient)
 
 
-def proximal_step(
-    problem: JointProblem, ahead: np.ndarray, capacities: np.ndarray, taken: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    r"""The proximal point of :math:`\sum_{l<k} c_{lk}\,\sigma(u_l - u_k)` at (K, d), and the
-    multiples of the unit set's points that the pairs take there.
+def model_step(
+    problem: JointProblem,
+    norm: Norm,
+    coef: np.ndarray,
+    weighted_sum: np.ndarray,
+    capacities: np.ndarray,
+    size: float,
+    taken: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    r"""The step that brings nearly the largest decrease of the model of the log-risk.
 
-    By Moreau's identity it is what the nearest flow leaves. The projections start from those
-    `taken` (K(K-1)/2, d) at a step before; for q = inf and up to 12 classes they are not needed.
+    Parameters
+    ----------
+    problem : JointProblem
+    norm : Norm
+    coef, weighted_sum : ndarray of shape (K, d)
+        W and G.
+    capacities : ndarray of shape (K(K-1)/2,)
+        radius times A_lk.
+    size : float
+        :math:`\eta`.
+    taken : ndarray of shape (K(K-1)/2, d)
+        Multiples of the unit set's points that the pairs took at the step before.
+
+    Returns
+    -------
+    moved : ndarray of shape (K, d)
+        The coefficients after the step.
+    subgradient : ndarray of shape (K, d)
+        Its product with the step is at most the decrease of the model.
+    taken : ndarray of shape (K(K-1)/2, d)
+        What the pairs take now.
     """
-    if by_cuts(problem):
-        return total_variation_prox(ahead, feature_capacities(problem, capacities)), taken
-    moved = nearest_perturbations(
-        problem, ahead, capacities, capacities[:, None] * taken, max_iter=_PROJECTIONS
-    )
+    start = capacities[:, None] * taken
+    left = weighted_sum - flow(start, problem.n_classes)
+    length = size * float(norm.dual.value(left.ravel()))
+    model = StepModel(problem, norm, coef, weighted_sum, capacities, length)
+    found = model.best(start, tol=_STEP_TOL, max_iter=_STEP_ITERATIONS)
     positive = np.where(capacities > 0, capacities, 1.0)[:, None]
-    return ahead - flow(moved, problem.n_classes), moved / positive
+    taken = found.perturbations / positive
+    if model.is_flat(found):  # W minimises the risk
+        return coef, np.zeros_like(coef), taken
+    left, step = model.left(found.perturbations), found.step
+    decrease = float(np.vdot(left, step))
+    if found.value < 0 < decrease:
+        # where the perturbations are not the worst ones after the step the model falls less
+        left = left * min(1.0, -found.value / decrease)
+    else:
+        # no decrease was found at this length: the step is refused, and a shorter one follows
+        step = model.longest(left)
+    return coef + step, -left, taken
 
 
 def least_subgradient(
@@ -255,6 +277,7 @@ def least_subgradient(
     Parameters
     ----------
     problem : JointProblem
+        Against the ball q = inf, with at most 12 classes.
     coef : ndarray of shape (K, d)
     weighted_sum : ndarray of shape (K, d)
         G.
@@ -264,19 +287,12 @@ def least_subgradient(
     Returns
     -------
     ndarray of shape (K, d)
-        Least in every entrywise p-norm for q = inf; in the 2-norm otherwise.
+        Least in every l_p norm.
     """
-    n_classes = problem.n_classes
     fixed = capacities[:, None] * pair_perturbations(problem, coef)
-    left = weighted_sum - flow(fixed, n_classes)
-    if by_cuts(problem):
-        tied = problem.pair_differences(coef) == 0
-        return -total_variation_prox(left, feature_capacities(problem, capacities), tied)
-    tied_pairs = ~np.any(problem.pair_differences(coef), axis=1)
-    if not tied_pairs.any():
-        return -left
-    free = nearest_perturbations(problem, left, np.where(tied_pairs, capacities, 0.0))
-    return flow(free, n_classes) - left
+    left = weighted_sum - flow(fixed, problem.n_classes)
+    tied = problem.pair_differences(coef) == 0
+    return -total_variation_prox(left, feature_capacities(problem, capacities), tied)
 
 
 def stopped_at_ties(problem: JointProblem, coef: np.ndarray, moved: np.ndarray) -> np.ndarray:
@@ -292,10 +308,10 @@ def stopped_at_ties(problem: JointProblem, coef: np.ndarray, moved: np.ndarray) 
     return moved
 
 
-class _JointRun(DescentRun):
+class JointRun(DescentRun):
     """The path of the joint risk with the certificates of several classes."""
 
-    problem: Any  # _Flat
+    problem: Any  # Flat
 
     def _tighten(self, at: Iterate) -> None:
         """Keep the least bound D(a) on the margin, and its weights."""
@@ -303,20 +319,17 @@ class _JointRun(DescentRun):
         total = float(weights.sum())
         if not total > 0 or not np.isfinite(at.now.log_risk[0]):
             return
-        capacities = pair_capacities(joint, weights)
-        W, G = self.problem.matrix(at.coef), self.problem.matrix(at.weighted_sum)
-        if by_cuts(joint):
-            lefts = [total_variation_prox(G, feature_capacities(joint, capacities))]
+        capacities, norm = pair_capacities(joint, weights), self.geometry.norms[0]
+        W, G = (self.problem.matrix(x).astype(np.float64) for x in (at.coef, at.weighted_sum))
+        if exact_by_cuts(joint, norm):
+            left = total_variation_prox(G, feature_capacities(joint, capacities))
         else:
-            moved = [capacities[:, None] * pair_perturbations(joint, W)]
-            if not (is_ball(joint.threat) and joint.threat.q > 1):
-                # several perturbations are worst for a predictor
-                moved.append(
-                    nearest_perturbations(joint, G, capacities, moved[0], max_iter=_PROJECTIONS)
-                )
-            lefts = [G - flow(taken, joint.n_classes) for taken in moved]
-        dual = self.geometry.norms[0].dual
-        bound = min(float(dual.value(left.ravel())) for left in lefts) / total
+            start = capacities[:, None] * pair_perturbations(joint, W)
+            taken = best_perturbations(
+                joint, norm, G, capacities, start, W, tol=_BOUND_TOL, max_iter=_BOUND_ITERATIONS
+            )
+            left = G - flow(taken, joint.n_classes)
+        bound = float(norm.dual.value(left.ravel())) / total
         if bound < self.bounds[0]:
             self.bounds[0] = bound
             self.proofs = at.now.weights.copy()

@@ -8,6 +8,8 @@ of t, in which it increases; a primal-dual interior point minimises it under the
 2. The slacks and multipliers of the cones start at those of the smoothing, with one :math:`\mu` for
    each pair (`_joint_cones`).
 3. A step solves the Newton system for smaller products of slacks and multipliers (`_joint_newton`).
+   Where the cones allow a short one only, the iterate is centred: Newton's method with sufficient
+   decrease minimises the smoothed risk, with more smoothing from time to time.
 4. The weights at each iterate bound the risk from below (`_joint_bounds`); the method ends at a gap
    of tol, or where all margins are positive.
 
@@ -36,7 +38,13 @@ from sklearn_robust.solvers._joint_bounds import DualBounds
 from sklearn_robust.solvers._joint_cones import CONES, PairCones, Scaling
 from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint
 from sklearn_robust.solvers._joint_newton import NewtonSystems
-from sklearn_robust.solvers._joint_start import PairDifferences, descend, smoothed_norms
+from sklearn_robust.solvers._joint_start import (
+    PairDifferences,
+    SmoothedRisk,
+    descend,
+    smoothed_norms,
+    smoothed_risk,
+)
 from sklearn_robust.solvers.solution import Monitor, Monitoring
 from sklearn_robust.threats import require_ball
 
@@ -47,8 +55,13 @@ _REDUCTION = 0.15  # target of the products after a long step, relative to today
 _CAUTIOUS_REDUCTION = 0.4  # and after a short one
 _LONG = 0.7  # share of a step to the boundary from which it counts as long
 _LEAST_PRODUCT = 1e-5  # least product of a pair, relative to the mean: off the boundary
-_SHORT = 1e-6  # share of a step that leads nowhere, and how many of them end the method
-_MOST_SHORT_STEPS = 5
+_SHORT = 0.05  # share of a step that is short: two in a row have the iterate centred
+_STUCK = 0.01  # and one of this share by itself
+_CENTRINGS = 6  # in one run at most; short steps after them end the method
+_WIDER = 4.0  # factor of the smoothing of one centring over that of the last
+_CENTRED = 0.1  # predicted decrease that ends it, relative to the sum of products
+_CENTRING_STEPS = 50  # Newton steps in one at most
+_SUFFICIENT = 1e-4  # share of the predicted decrease that a step has to reach
 _BIAS = 0.1  # share of the sum of products that shrinking the dual cone costs
 _MOST_SHRINK = 0.2  # largest relative shrinking of the dual cone
 _LEAST_MULTIPLIER = 1e-5  # least multiplier of a pair at the start, relative to the largest
@@ -176,6 +189,8 @@ class _Minimisation:
         By how much the least products and bias were raised.
     best : tuple of float, ndarray of shape (K, d + 1)
         An upper bound on the log-risk of the best predictor so far, and the predictor.
+    n_newton : int
+        Newton steps so far.
     stopped : bool
         Whether a monitor has stopped the solver.
     """
@@ -192,7 +207,7 @@ class _Minimisation:
         self.coef = np.zeros((problem.n_classes, problem.n_features + 1))
         self.best = math.inf, self.coef
         self.widened = 1.0
-        self.n_iter = 0
+        self.n_iter = self.n_newton = 0
         self.stopped = False
 
     def run(self, max_iter: int, start: tuple[np.ndarray, np.ndarray] | None) -> JointSolution:
@@ -213,11 +228,9 @@ class _Minimisation:
             self._stages(20 * max_iter)
         return self._solution()
 
-    def _descend(
-        self, smoothing: float, shrink: float, max_iter: int
-    ) -> tuple[RiskPoint, np.ndarray]:
+    def _descend(self, smoothing: float, shrink: float, max_iter: int) -> SmoothedRisk:
         """L-BFGS on the smoothed risk."""
-        self.coef, point, slopes = descend(
+        self.coef, smoothed = descend(
             self.model,
             self.differences,
             self.coef,
@@ -226,7 +239,7 @@ class _Minimisation:
             max_iter=max_iter,
             stop=self._ends_descent,
         )
-        return point, slopes
+        return smoothed
 
     def _ends_descent(self, coef: np.ndarray, point: RiskPoint) -> bool:
         """Whether L-BFGS ends after an iteration."""
@@ -262,48 +275,90 @@ class _Minimisation:
     @np.errstate(over="ignore", divide="ignore", invalid="ignore")
     def _interior_point(self, max_iter: int) -> None:
         systems = NewtonSystems(self.model, self.differences)
-        cones = self._cones()
-        long_step, short_steps = True, 0
+        cones = self._cones(_SMOOTHING)
+        last_length, n_centrings = 1.0, 0
         at = self.model.at(self.coef, self._norms(cones))
-        for _ in range(max_iter):
-            self._keep(at)
-            if _separates(at):
-                return
-            self._bound(at, cones)
-            self._show(self.coef)
-            if self.stopped or self._reached(at):
-                return
-            self.n_iter += 1
+        while not self._ends(at, cones) and self.n_newton < max_iter:
+            self._count_newton_step()
             if cones is None:
                 if not self._newton_step(systems, at):
                     return
                 at = self.model.at(self.coef, at.pairs)
                 continue
-            moved = self._cone_step(systems, at, cones, long_step)
-            if moved is None:
-                return
-            at, cones, length = moved
-            long_step = length >= _LONG
-            short_steps = short_steps + 1 if length < _SHORT else 0
-            if short_steps == _MOST_SHORT_STEPS:
-                break
+            moved = self._cone_step(systems, at, cones, last_length >= _LONG)
+            length = 0.0
+            if moved is not None:
+                at, cones, length = moved
+            is_short = length < _STUCK or max(length, last_length) < _SHORT
+            last_length = length
+            if is_short:
+                if n_centrings == _CENTRINGS:
+                    return
+                cones = self._centred(systems, _SMOOTHING * _WIDER**n_centrings, max_iter)
+                at = self.model.at(self.coef, cones.t)
+                n_centrings, last_length, self.widened = n_centrings + 1, 1.0, 1.0
+
+    def _ends(self, at: RiskPoint, cones: PairCones | None) -> bool:
+        """Whether the method ends at an iterate, of which the bound and the monitors learn."""
+        self._keep(at)
+        if _separates(at):
+            return True
         self._bound(at, cones)
+        self._show(self.coef)
+        return self.stopped or self._reached(at)
+
+    def _count_newton_step(self) -> None:
+        self.n_newton += 1
+        self.n_iter += 1
+
+    def _centred(self, systems: NewtonSystems, smoothing: float, max_iter: int) -> PairCones:
+        """Cones whose slacks and multipliers fit together, near the minimiser of the smoothed risk,
+        to which Newton's method with sufficient decrease leads from any start.
+        """
+        now = smoothed_risk(self.model, self.differences, self.coef, smoothing)
+        last = min(max_iter, self.n_newton + _CENTRING_STEPS)
+        while True:
+            cones = self._cones(smoothing)
+            assert cones is not None
+            products = cones.products()
+            if self.n_newton >= last or not systems.factorise(
+                now.point, cones.scaling(products / cones.degree)
+            ):
+                return cones
+            self._count_newton_step()
+            step = systems.solve(Direction(-now.gradient, np.zeros(len(products)))).coef
+            decrease = -float(np.vdot(now.gradient, step))
+            if not decrease > _CENTRED * float(products.sum()):
+                return cones
+            length = 1.0
+            for _ in range(_STEP_HALVINGS):
+                coef = self.coef + length * step
+                moved = smoothed_risk(self.model, self.differences, coef, smoothing)
+                if moved.point.value <= now.point.value - _SUFFICIENT * length * decrease:
+                    break
+                length *= 0.5
+            else:
+                return cones
+            self.coef, now = coef, moved
+            self._show(coef)
+            if self.stopped or _separates(now.point):
+                return self._cones(smoothing) or cones
 
     def _keep(self, at: RiskPoint) -> None:
         """Remember the predictor if it is the best so far."""
         if at.log_risk <= self.best[0]:
             self.best = at.log_risk, self.coef
 
-    def _cones(self) -> PairCones | None:
+    def _cones(self, smoothing: float) -> PairCones | None:
         """The cones with slacks and multipliers of the smoothed risk; None without adversary."""
         D = self.differences.of(self.coef)
         if not D.size:
             return None
-        norms = smoothed_norms(D, self.problem.threat.dual_norm.p, _SMOOTHING)[0]
+        norms = smoothed_norms(D, self.problem.threat.dual_norm.p, smoothing)[0]
         multipliers = self.model.at(self.coef, norms).gradient.pairs
         least = max(_LEAST_MULTIPLIER * float(multipliers.max()), np.finfo(float).tiny)
         cone = CONES[self.problem.threat.q]
-        return cone(D, np.maximum(multipliers, least), _SMOOTHING)
+        return cone(D, np.maximum(multipliers, least), smoothing)
 
     def _norms(self, cones: PairCones | None) -> np.ndarray:
         return np.zeros(len(self.model.low)) if cones is None else cones.t
@@ -313,7 +368,7 @@ class _Minimisation:
         slopes = np.zeros((0, 0))
         if cones is not None:
             delta, multipliers = cones.multipliers
-            slopes = delta / multipliers[:, None]
+            slopes = delta / np.maximum(multipliers, at.gradient.pairs)[:, None]
         self.bounds.update(at.weights, slopes)
 
     def _reached(self, at: RiskPoint) -> bool:
@@ -417,10 +472,10 @@ class _Minimisation:
             left = min(_STAGE_ITERATIONS, max_iter - self.n_iter)
             if left <= 0:
                 return
-            point, slopes = self._descend(_SMOOTHING_OF_SHRINK * shrink, shrink, left)
-            if self.stopped or _separates(point):
+            smoothed = self._descend(_SMOOTHING_OF_SHRINK * shrink, shrink, left)
+            if self.stopped or _separates(smoothed.point):
                 return
-            self.bounds.update(point.weights, slopes)
+            self.bounds.update(smoothed.point.weights, smoothed.slopes)
             risk = self.model.at(self.coef, self._true_norms(self.coef)).log_risk
             if risk - self.bounds.bound <= self.tol:
                 return

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import OptimizeResult, fmin_l_bfgs_b
@@ -88,6 +89,39 @@ class PairDifferences:
         return coef
 
 
+@dataclass(frozen=True)
+class SmoothedRisk:
+    """The risk with smoothed norms in place of the norms.
+
+    Attributes
+    ----------
+    point : RiskPoint
+    slopes : ndarray of shape (P, r)
+        The gradients of the smoothed norms.
+    gradient : ndarray of shape (K, d + 1)
+    """
+
+    point: RiskPoint
+    slopes: np.ndarray
+    gradient: np.ndarray
+
+
+def smoothed_risk(
+    model: JointModel,
+    differences: PairDifferences,
+    coef: np.ndarray,
+    smoothing: float,
+    shrink: float = 0.0,
+) -> SmoothedRisk:
+    """The smoothed risk of coefficients (K, d + 1) at the radius times 1 - shrink."""
+    dual_q = model.problem.threat.dual_norm.p
+    norms, slopes = smoothed_norms(differences.of(coef), dual_q, smoothing)
+    point = model.at(coef, (1 - shrink) * norms)
+    by_difference = (1 - shrink) * point.gradient.pairs[:, None] * slopes
+    gradient = point.gradient.coef + differences.adjoint(by_difference, coef.shape)
+    return SmoothedRisk(point, slopes, gradient)
+
+
 def descend(
     model: JointModel,
     differences: PairDifferences,
@@ -97,7 +131,7 @@ def descend(
     shrink: float = 0.0,
     max_iter: int,
     stop: Callable[[np.ndarray, RiskPoint], bool],
-) -> tuple[np.ndarray, RiskPoint, np.ndarray]:
+) -> tuple[np.ndarray, SmoothedRisk]:
     """L-BFGS on the smoothed risk at the radius times 1 - shrink.
 
     Parameters
@@ -117,26 +151,17 @@ def descend(
     Returns
     -------
     coef : ndarray of shape (K, d + 1)
-    point : RiskPoint
-        The smoothed risk at the end, with the smoothed norms in place of the norms.
-    slopes : ndarray of shape (P, r)
-        The gradients of the smoothed norms.
+    smoothed : SmoothedRisk
+        The smoothed risk there.
     """
-    dual_q = model.problem.threat.dual_norm.p
     shape = coef.shape
     last: dict[bytes, RiskPoint] = {}
 
-    def evaluate(at: np.ndarray) -> tuple[RiskPoint, np.ndarray, np.ndarray]:
-        norms, slopes = smoothed_norms(differences.of(at), dual_q, smoothing)
-        point = model.at(at, (1 - shrink) * norms)
-        by_difference = (1 - shrink) * point.gradient.pairs[:, None] * slopes
-        return point, slopes, point.gradient.coef + differences.adjoint(by_difference, shape)
-
     def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
-        point, _, gradient = evaluate(x.reshape(shape))
+        smoothed = smoothed_risk(model, differences, x.reshape(shape), smoothing, shrink)
         last.clear()
-        last[x.tobytes()] = point
-        return point.value, gradient.ravel()
+        last[x.tobytes()] = smoothed.point
+        return smoothed.point.value, smoothed.gradient.ravel()
 
     def after_iteration(intermediate_result: OptimizeResult) -> None:
         x = intermediate_result.x
@@ -155,5 +180,4 @@ def descend(
         m=_LBFGS_MEMORY,
     )
     end = x.reshape(shape)
-    point, slopes, _ = evaluate(end)
-    return end, point, slopes
+    return end, smoothed_risk(model, differences, end, smoothing, shrink)

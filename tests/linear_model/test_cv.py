@@ -3,6 +3,7 @@ import pickle
 
 import numpy as np
 import pytest
+from joblib import parallel_config
 from scipy import sparse
 from sklearn import config_context
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
@@ -192,9 +193,9 @@ def test_a_fold_whose_test_samples_weigh_nothing_is_named():
 @pytest.mark.slow
 def test_what_is_fitted():
     X, y = wine()
-    model = RobustLinearClassifierCV((1, 2), eps=(0.1, 0.5), threat_eps=0.4, cv=2, n_jobs=2).fit(
-        X, y
-    )
+    model = RobustLinearClassifierCV((1, 2), eps=(0.1, 0.5), threat_eps=0.4, cv=2, n_jobs=2)
+    with parallel_config("threading"):
+        model.fit(X, y)
     alone = RobustLinearClassifier(**model.best_params_).fit(X, y)
     np.testing.assert_array_equal(model.coef_, alone.coef_)
     np.testing.assert_array_equal(model.predict_proba(X), alone.predict_proba(X))

@@ -5,20 +5,22 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from sklearn_robust._joint_saddle import StepModel, flow
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.joint_certificates import flow, pair_capacities
+from sklearn_robust.joint_certificates import pair_capacities
 from sklearn_robust.losses import LOSSES
-from sklearn_robust.norms import LpNorm
+from sklearn_robust.norms import LpNorm, SchattenNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import steepest_descent
 from sklearn_robust.solvers._joint_descent import (
     joint_steepest_descent,
     least_subgradient,
-    proximal_step,
+    model_step,
     stopped_at_ties,
 )
+from sklearn_robust.total_variation import total_variation_prox
 
-each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+SPECTRAL, NUCLEAR = SchattenNorm(np.inf, 3), SchattenNorm(1, 3)
 
 
 def apart(n=15, d=6, n_classes=3, seed=0):
@@ -79,52 +81,105 @@ def test_classes_that_would_pass_each_other_end_level():
     np.testing.assert_array_equal(stopped_at_ties(problem, coef, still), still)
 
 
+SIZES = {
+    "1": (LpNorm(1), lambda W: cp.norm(cp.vec(W, order="C"), 1)),
+    "2": (LpNorm(2), lambda W: cp.norm(W, "fro")),
+    "inf": (LpNorm(np.inf), lambda W: cp.max(cp.abs(W))),
+    "spectral": (SchattenNorm(np.inf, 4), cp.sigma_max),
+    "nuclear": (SchattenNorm(1, 4), cp.normNuc),
+}
+
+
 @pytest.mark.parametrize("q", [1, 2, np.inf])
-def test_proximal_step_solves_its_program(q):
+@pytest.mark.parametrize("name", SIZES)
+def test_model_step_brings_the_largest_decrease_of_its_model(q, name):
     problem, coef, G, capacities = kinked()
-    problem = make(problem.X, problem.y, q, 0.2)
-    moved = np.zeros((6, 3))
-    for _ in range(20):
-        found, moved = proximal_step(problem, coef + G, capacities, moved)
-    u, dual = cp.Variable((4, 3)), LpNorm(q).dual.p
-    pairs = list(itertools.combinations(range(4), 2))
-    penalty = sum(
-        c * cp.norm(u[low] - u[high], dual)
-        for c, (low, high) in zip(capacities, pairs, strict=True)
+    problem, (norm, size) = make(problem.X, problem.y, q, 0.2), SIZES[name]
+    coef = coef / 4  # a step meets many kinks
+    moved, subgradient, taken = model_step(
+        problem, norm, coef, G, capacities, 0.5, np.zeros((6, 3))
     )
-    cp.Problem(cp.Minimize(0.5 * cp.sum_squares(u - coef - G) + penalty)).solve(solver="CLARABEL")
-    np.testing.assert_allclose(found, u.value, atol=1e-5)
+    length, dual = 0.5 * norm.dual.value(G.ravel()), LpNorm(q).dual.p
+    D, pairs = cp.Variable((4, 3)), list(itertools.combinations(range(4), 2))
+    model = -cp.sum(cp.multiply(G, D)) + sum(
+        c * (cp.norm(u[low] - u[high], dual) - np.linalg.norm(coef[low] - coef[high], dual))
+        for c, (low, high) in zip(capacities, pairs, strict=True)
+        for u in [coef + D]
+    )
+    least = cp.Problem(cp.Minimize(model), [size(D) <= length]).solve(solver="CLARABEL")
+    assert least < -0.01
+    D.value = moved - coef
+    assert norm.value(D.value.ravel()) <= length * (1 + 1e-9)
+    assert least - 1e-6 <= model.value <= 0.99 * least
+    # the decrease that a step must bring a share of is no more than that of the model
+    assert np.vdot(subgradient, coef - moved) <= -model.value + 1e-12
+    assert np.vdot(subgradient, coef - moved) > -0.5 * least
+    assert np.all(LpNorm(q).value(taken) <= 1 + 1e-9)
+
+
+def test_proximal_step_of_the_total_variation_is_the_limit_of_model_steps():
+    """A step to where the model of radius r is least is the proximal step of another size."""
+    problem, coef, G, capacities = kinked()
+    scaled = capacities[:, None]
+    near = total_variation_prox(coef + 0.1 * G, 0.1 * scaled)
+    length = np.linalg.norm(near - coef)
+    model = StepModel(problem, LpNorm(2), coef, G, capacities, length)
+    found = model.best(np.zeros((6, 3)), tol=1e-10, max_iter=2000)
+    np.testing.assert_allclose(coef + found.step, near, atol=1e-4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("p", "q"),
-    [(1, np.inf), (2, np.inf), (np.inf, np.inf), (1.5, np.inf), (2, 1), (2, 2), (1.5, 3)],
+    ("norm", "q", "name"),
+    [
+        (LpNorm(1), np.inf, "exponential"),
+        (LpNorm(2), np.inf, "logistic"),
+        (LpNorm(np.inf), np.inf, "exponential"),
+        (LpNorm(1.5), np.inf, "logistic"),
+        (SPECTRAL, np.inf, "exponential"),
+        (LpNorm(2), 1, "exponential"),
+        (LpNorm(np.inf), 1, "logistic"),
+        (NUCLEAR, 1, "exponential"),
+        (LpNorm(1), 2, "exponential"),
+        (LpNorm(2), 2, "exponential"),
+        (SPECTRAL, 2, "logistic"),
+        (LpNorm(1.5), 3, "exponential"),
+    ],
+    ids=str,
 )
-@each_loss
-def test_the_path_tends_to_the_largest_margin(p, q, loss):
+def test_the_path_tends_to_the_largest_margin(norm, q, name):
     X, y = apart()
     problem = make(X, y, q, 0.3)
     found = joint_steepest_descent(
-        problem, loss, LpNorm(p), loss_tol=0, tol=0.1, max_iter=3000, record_every=1
+        problem, LOSSES[name], norm, loss_tol=0, tol=0.15, max_iter=3000, record_every=1
     )
     assert found.separable == [True]
     assert found.converged[0]
     coef, intercept = found.coef[0], found.intercept[0]
-    margin = problem.robust_margins(coef, intercept).min() / np.linalg.norm(coef.ravel(), p)
+    margin = problem.robust_margins(coef, intercept).min() / norm.value(coef.ravel())
     assert found.margin[0] == pytest.approx(margin)
-    assert 0.9 * found.margin_bound[0] <= margin <= found.margin_bound[0]
+    assert 0.85 * found.margin_bound[0] <= margin <= found.margin_bound[0]
     log_risks = found.history["log_risk"][:, 0]
     assert np.all(np.diff(log_risks) <= 1e-12)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("q", [1, 2, np.inf])
-@each_loss
-def test_the_path_tends_to_the_minimiser_of_the_risk(q, loss):
+@pytest.mark.parametrize(
+    ("norm", "q", "name"),
+    [
+        (LpNorm(2), 1, "exponential"),
+        (LpNorm(2), 2, "logistic"),
+        (LpNorm(np.inf), 2, "exponential"),
+        (LpNorm(2), np.inf, "logistic"),
+        (LpNorm(2), np.inf, "exponential"),
+        (SPECTRAL, np.inf, "logistic"),
+    ],
+    ids=str,
+)
+def test_the_path_tends_to_the_minimiser_of_the_risk(norm, q, name):
     X, y = overlapping()
     problem = make(X, y, q, 0.2)
-    found = joint_steepest_descent(problem, loss, LpNorm(2), loss_tol=0, tol=1e-3, max_iter=2000)
+    found = joint_steepest_descent(problem, LOSSES[name], norm, loss_tol=0, tol=1e-3, max_iter=2000)
     assert found.separable == [False]
     assert found.converged[0]
     assert found.gap[0] < 1e-3
@@ -152,6 +207,30 @@ def test_from_zero_features_enter_by_cuts():
         assert (np.ptp(found.coef[0][:, 0]) > 0) == moves
 
 
+@pytest.mark.parametrize("norm", [LpNorm(1), LpNorm(2), SPECTRAL], ids=str)
+@pytest.mark.parametrize("q", [1, 2])
+def test_an_adversary_beyond_all_features_keeps_the_coefficients_at_zero(norm, q):
+    X, y = overlapping()
+    found = joint_steepest_descent(
+        make(X, y, q, 20.0), LOSSES["logistic"], norm, loss_tol=0, tol=1e-6, max_iter=50
+    )
+    assert found.separable == [False]
+    assert found.converged[0]
+    assert not found.coef.any()
+    assert found.n_iter[0] == 1
+
+
+def test_more_classes_than_cuts_serve():
+    X, y = apart(n=28, d=14, n_classes=14)
+    problem = make(3 * X, y, np.inf, 0.1)
+    for norm in (LpNorm(2), SchattenNorm(np.inf, 14)):
+        found = joint_steepest_descent(
+            problem, LOSSES["exponential"], norm, loss_tol=0, tol=0.3, max_iter=300
+        )
+        assert found.converged[0]
+        assert found.separable == [True]
+
+
 def test_two_classes_follow_the_binary_path():
     X, y = overlapping(n_classes=2)
     loss = LOSSES["logistic"]
@@ -175,10 +254,17 @@ def test_sparse_rows_follow_the_same_path():
     np.testing.assert_allclose(other.coef, dense.coef, atol=1e-10)
 
 
-def test_what_no_step_serves_is_refused():
+def test_a_threat_without_projection_is_refused():
+    class Point:
+        symmetric = True
+
+        def worst(self, v):
+            return 0 * v
+
     X, y = apart()
-    with pytest.raises(ValueError, match=r"serves l_q balls with 1 < q < inf"):
-        joint_steepest_descent(make(X, y, 1, 0.3), LOSSES["logistic"], LpNorm(1))
+    problem = JointProblem.from_data(X, y, threat=Point(), fit_intercept=True)
+    with pytest.raises(ValueError, match="needs project of a threat"):
+        joint_steepest_descent(problem, LOSSES["logistic"], LpNorm(1))
 
 
 def test_flow_of_the_pairs_equals_a_loop():
