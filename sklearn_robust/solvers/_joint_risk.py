@@ -250,7 +250,7 @@ class _Minimisation:
     def _show(self, coef: np.ndarray) -> None:
         """Show the predictor to the monitors where an iteration is due."""
         if self.monitoring.due(self.n_iter):
-            log_risk = self.model.at(coef, self._true_norms(coef)).log_risk
+            log_risk = self.model.log_risk(coef, self._true_norms(coef))
             self._report(*self.model.predictor(coef), log_risk)
 
     def _report(
@@ -300,7 +300,7 @@ class _Minimisation:
 
     def _ends(self, at: RiskPoint, cones: PairCones | None) -> bool:
         """Whether the method ends at an iterate, of which the bound and the monitors learn."""
-        self._keep(at)
+        self._keep(at.log_risk)
         if _separates(at):
             return True
         self._bound(at, cones)
@@ -330,11 +330,11 @@ class _Minimisation:
             decrease = -float(np.vdot(now.gradient, step))
             if not decrease > _CENTRED * float(products.sum()):
                 return cones
-            length = 1.0
+            value, length = now.point.release().value, 1.0
             for _ in range(_STEP_HALVINGS):
                 coef = self.coef + length * step
                 moved = smoothed_risk(self.model, self.differences, coef, smoothing)
-                if moved.point.value <= now.point.value - _SUFFICIENT * length * decrease:
+                if moved.point.value <= value - _SUFFICIENT * length * decrease:
                     break
                 length *= 0.5
             else:
@@ -344,10 +344,10 @@ class _Minimisation:
             if self.stopped or _separates(now.point):
                 return self._cones(smoothing) or cones
 
-    def _keep(self, at: RiskPoint) -> None:
-        """Remember the predictor if it is the best so far."""
-        if at.log_risk <= self.best[0]:
-            self.best = at.log_risk, self.coef
+    def _keep(self, log_risk: float) -> None:
+        """Remember the predictor if its log-risk is the least so far."""
+        if log_risk <= self.best[0]:
+            self.best = log_risk, self.coef
 
     def _cones(self, smoothing: float) -> PairCones | None:
         """The cones with slacks and multipliers of the smoothed risk; None without adversary."""
@@ -369,7 +369,7 @@ class _Minimisation:
         if cones is not None:
             delta, multipliers = cones.multipliers
             slopes = delta / np.maximum(multipliers, at.gradient.pairs)[:, None]
-        self.bounds.update(at.weights, slopes)
+        self.bounds.update(at, slopes)
 
     def _reached(self, at: RiskPoint) -> bool:
         """Whether the predictor's risk is within tol of the bound."""
@@ -384,7 +384,7 @@ class _Minimisation:
         log_tangent = tangent if self.model.logarithmic else math.log(max(tangent, 1e-300))
         if log_tangent - bound > self.tol:
             return False
-        return self.model.at(self.coef, norms).log_risk - bound <= self.tol
+        return self.model.log_risk(self.coef, norms) - bound <= self.tol
 
     def _true_norms(self, coef: np.ndarray) -> np.ndarray:
         D = self.differences.of(coef)
@@ -415,7 +415,7 @@ class _Minimisation:
         """
         products = cones.products()
         total, least = float(products.sum()), self.tol * _size(at) * self.widened
-        if total <= 2 * _LEAST_PRODUCTS * least and self.bounds.weights is None:
+        if total <= 2 * _LEAST_PRODUCTS * least and not self.bounds.proven:
             self.widened *= _WIDEN
         penalty = max(float(at.gradient.pairs @ cones.t), np.finfo(float).tiny)
         shrink = min(_MOST_SHRINK, max(_BIAS * total, _LEAST_BIAS * least) / penalty)
@@ -437,13 +437,14 @@ class _Minimisation:
                     cones.scaling(mu)
         if not (min(lengths) > 0 and np.isfinite(step.coef).all()):
             return None
+        value = at.release().value
         share = 1.0
         for _ in range(_MAX_QUARTERINGS):
             moved = copy.copy(cones)
             coef = self.coef + moved.move(changes, step.pairs, share) * step.coef
             new = self.model.at(coef, moved.t)
             # the sum of products bounds what a step towards smaller ones may cost
-            if new.value <= at.value + max(total, least):
+            if new.value <= value + max(total, least):
                 self.coef = coef
                 return new, moved, share * min(lengths)
             share *= 0.25
@@ -472,11 +473,17 @@ class _Minimisation:
             left = min(_STAGE_ITERATIONS, max_iter - self.n_iter)
             if left <= 0:
                 return
-            smoothed = self._descend(_SMOOTHING_OF_SHRINK * shrink, shrink, left)
-            if self.stopped or _separates(smoothed.point):
+            smoothing = _SMOOTHING_OF_SHRINK * shrink
+            point = self._descend(smoothing, shrink, left).point.release()
+            if self.stopped:
                 return
-            self.bounds.update(smoothed.point.weights, smoothed.slopes)
-            risk = self.model.at(self.coef, self._true_norms(self.coef)).log_risk
+            if _separates(point):  # at a radius below the problem's
+                continue
+            slopes = smoothed_norms(
+                self.differences.of(self.coef), self.problem.threat.dual_norm.p, smoothing
+            )[1]
+            self.bounds.update(point, (1 - shrink) * slopes)
+            risk = self.model.log_risk(self.coef, self._true_norms(self.coef))
             if risk - self.bounds.bound <= self.tol:
                 return
 
@@ -485,18 +492,21 @@ class _Minimisation:
     def _solution(self) -> JointSolution:
         """What is proven about the predictor, in the units of the rows."""
         problem, bounds = self.problem, self.bounds
-        self._keep(self.model.at(self.coef, self._true_norms(self.coef)))
+        self._keep(self.model.log_risk(self.coef, self._true_norms(self.coef)))
         coef, intercept = self.model.predictor(self.best[1])
         now = problem.evaluate(self.model.loss, coef, near=intercept)
-        log_risk = float(now.log_risk)
+        intercept, log_risk = now.intercept, float(now.log_risk)
         separable: bool | None = True if bool(now.margins.min() > 0) else None
-        if separable is None and bounds.weights is not None:
+        if separable is None and bounds.proven:
             separable = False
-        weights = problem.balanced(now.weights) if bounds.weights is None else bounds.weights
+        weights = None if bounds.proven else problem.balanced(now.weights, overwrite=True)
+        del now  # the weights of the loss, before those of the proof take as much memory
+        if weights is None:
+            weights = bounds.weights()
         gap = 1.0 if bounds.bound == -math.inf else _gap(log_risk, bounds.bound)
-        self._report(coef, now.intercept, log_risk, last=True)
+        self._report(coef, intercept, log_risk, last=True)
         return JointSolution(
-            coef, now.intercept, weights, log_risk, bounds.bound, gap, separable, self.n_iter
+            coef, intercept, weights, log_risk, bounds.bound, gap, separable, self.n_iter
         )
 
 
