@@ -41,7 +41,7 @@ from sklearn_robust.balancing import balancing_factors, balancing_potentials
 from sklearn_robust.losses import MarginLoss, is_exponential
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import Rows, as_rows
-from sklearn_robust.threats import Threat, support
+from sklearn_robust.threats import Threat, mapped, support
 
 # entries of an array over classes and samples, or pairs and features, that exist at a time: half a
 # megabyte in float64, about a processor's cache
@@ -224,6 +224,18 @@ class JointProblem:
     def at_radius(self, radius: float) -> JointProblem:
         """The same problem at another radius."""
         return replace(self, radius=float(radius))
+
+    def in_double_arithmetic(self) -> JointProblem:
+        """The same problem on the same X, of which nothing is copied, with all that is computed
+        from it in double precision. On NumPy or scipy.sparse data.
+        """
+        if self.log_weight.dtype == np.float64:
+            return self
+
+        def double(array: np.ndarray) -> np.ndarray:
+            return array.astype(np.float64)
+
+        return replace(self, threat=mapped(self.threat, double), log_weight=double(self.log_weight))
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
         """The samples, a block at a time: their places, and 0, 1, .. for the entries of a block."""

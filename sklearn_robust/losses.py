@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
+from scipy.special import logsumexp
 
 from sklearn_robust._array_api import Array, at_least_tiny, namespace
 
@@ -311,6 +312,36 @@ def log_odds(loss: MarginLoss, scores: Array) -> Array:
     """
     slope = log_odds_slope(loss)
     return loss.log_odds(scores) if slope is None else slope * scores  # type: ignore[attr-defined]
+
+
+def class_log_probabilities(loss: MarginLoss, scores: np.ndarray) -> np.ndarray:
+    r"""Logarithms of the probabilities of K classes under which scores f minimise the joint risk of
+    a sample: (n, K) -> (n, K).
+
+    With :math:`\pi = \operatorname{softmax}(f)` and soft margins :math:`\mu_k =
+    \operatorname{logit} \pi_k` they are proportional to :math:`\pi_k (1 - \pi_k) /
+    (-\ell'(\mu_k))`: softmax(f) for the logistic and softmax(2 f) for the exponential loss. Where
+    the loss has no slope at the soft margin of a class, the class is certain.
+    """
+    if type(loss) in (Exponential, Logistic):
+        logs = log_odds(loss, scores)
+        normalised: np.ndarray = logs - logsumexp(logs, axis=1, keepdims=True)
+        return normalised
+    rows, largest = np.arange(len(scores)), scores.argmax(axis=1)
+    total = logsumexp(scores, axis=1, keepdims=True)
+    log_share = scores - total
+    log_rest = np.log1p(-np.exp(np.minimum(log_share, -math.log(2))))
+    # the share of a class above one half comes from those of the others
+    others = scores.copy()
+    others[rows, largest] = -math.inf
+    log_rest[rows, largest] = logsumexp(others, axis=1) - total[:, 0]
+    margins = (log_share - log_rest)[..., None]
+    log_loss, ratio = loss.log_risk_and_weights(margins, np.zeros_like(margins))
+    logs = log_share + log_rest - (log_loss + np.log(ratio[..., 0]))
+    certain = np.equal(logs, math.inf)
+    logs = np.where(np.any(certain, axis=1, keepdims=True), np.where(certain, 0.0, -math.inf), logs)
+    normalised = logs - logsumexp(logs, axis=1, keepdims=True)
+    return normalised
 
 
 def _slope_ratio(loss: MarginLoss, scores: np.ndarray) -> np.ndarray:

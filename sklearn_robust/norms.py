@@ -2,14 +2,17 @@
 
 Everything works on the last axis, for NumPy arrays and torch tensors alike; leading axes are a
 batch of independent problems. `LpNorm` is used in two roles: as the geometry `p` of an algorithm
-and as the ball `q` of a perturbation.
+and as the ball `q` of a perturbation. `SchattenNorm` is the geometry of the coefficient matrix of
+several classes.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,7 +28,8 @@ class Norm(Protocol):
     r"""A norm that serves as the geometry of steepest descent and of margins.
 
     A norm of one's own has these four members and depends on the sizes of the entries alone,
-    :math:`\|x\| = \|\,|x|\,\|`. Arrays are (..., d), and every leading index is a problem.
+    :math:`\|x\| = \|\,|x|\,\|`; of the norms here `SchattenNorm` alone does not. Arrays are (...,
+    d), and every leading index is a problem.
     """
 
     @property
@@ -282,6 +286,129 @@ class LpNorm:
         if bool(xp.all(size > 0)):
             return smooth
         return xp.where(size > 0, smooth, self.dual.residual(g, scale[..., 0], norm))
+
+
+@dataclass(frozen=True)
+class SchattenNorm:
+    r"""The norm of a matrix that is the l_p norm of its singular values, :math:`\|W\|_{S_p} =
+    (\sum_r \sigma_r^p)^{1/p}`, on flat vectors.
+
+    p = inf is the spectral norm :math:`\max_r \sigma_r`, p = 1 the nuclear norm :math:`\sum_r
+    \sigma_r`; each is the other's dual. p = 2 has the values of `LpNorm(2)`.
+
+    Parameters
+    ----------
+    p : float
+        Exponent, in [1, inf].
+    n_rows : int
+        Rows K of the matrix: a vector (..., K d) holds the rows of a (K, d) matrix, one after the
+        other.
+
+    Raises
+    ------
+    ValueError
+        If p is not a real number in [1, inf], or n_rows not an integer >= 1.
+
+    Notes
+    -----
+    With :math:`G = U \operatorname{diag}(\sigma) V^\top` the steepest direction of the spectral
+    norm is :math:`U V^\top` over the nonzero singular values, the orthogonalised step of Muon (K.
+    Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024), and that of the
+    nuclear norm the leading pair :math:`u_1 v_1^\top`. Steepest descent of several classes in these
+    norms: C. Fan, M. Schmidt and C. Thrampoulidis, arXiv 2502.04664. A zero singular value is one
+    below :math:`\max(K, d)` machine epsilons of the largest.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_robust.norms import SchattenNorm
+    >>> spectral = SchattenNorm(np.inf, n_rows=2)
+    >>> G = np.array([[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]]).ravel()
+    >>> spectral.value(G), spectral.dual.value(G)
+    (np.float64(4.0), np.float64(7.0))
+    >>> spectral.steepest_direction(G).reshape(2, 3)
+    array([[1., 0., 0.],
+           [0., 1., 0.]])
+    >>> spectral.dual
+    SchattenNorm(p=1.0, n_rows=2)
+    """
+
+    p: float
+    n_rows: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "p", LpNorm(self.p).p)
+        if isinstance(self.n_rows, bool) or not isinstance(self.n_rows, Integral):
+            raise ValueError(f"n_rows must be an integer >= 1, got {self.n_rows!r}.")
+        if self.n_rows < 1:
+            raise ValueError(f"n_rows must be an integer >= 1, got {self.n_rows!r}.")
+        object.__setattr__(self, "n_rows", int(self.n_rows))
+
+    @cached_property
+    def dual(self) -> SchattenNorm:
+        """The dual norm, with exponent p* = p / (p - 1); 1 and inf are dual."""
+        return SchattenNorm(self._of_values.dual.p, self.n_rows)
+
+    def value(self, x: Array) -> Array:
+        """The norm of the matrices: (..., K d) -> (...)."""
+        scaled, scale = self._scaled(x)
+        return scale * self._of_values.value(namespace(x).linalg.svdvals(scaled))
+
+    def steepest_direction(self, g: Array) -> Array:
+        r"""A point of :math:`\arg\max_{\|U\|_{S_p} \le 1} \langle U, G \rangle`, zero where G is:
+        (..., K d) -> (..., K d).
+
+        Its singular values are the steepest direction of those of G in the l_p norm; tied ones get
+        equal shares.
+        """
+        return self._of_singular_values(g, self._of_values.steepest_direction)
+
+    def project(self, x: Array, radius: Array | float = 1.0) -> Array:
+        """The Euclidean projection on the ball of this radius, a number or (...): (..., K d) ->
+        (..., K d).
+        """
+        scale = self._scaled(x)[1]
+        return scale[..., None] * self._of_singular_values(
+            x, lambda values: self._of_values.project(values, radius / scale)
+        )
+
+    def largest(self, sizes: Array) -> Array:
+        r"""A bound on the norm of all matrices whose entries are at most of these sizes: (..., K d)
+        -> (...).
+
+        With m = min(K, d) it is :math:`m^{\max(1/p - 1/2, 0)}` times the 2-norm of the sizes.
+        """
+        rank = min(self.n_rows, sizes.shape[-1] // self.n_rows)
+        return rank ** max(1 / self.p - 0.5, 0.0) * LpNorm(2).value(sizes)
+
+    @cached_property
+    def _of_values(self) -> LpNorm:
+        """The norm of the singular values."""
+        return LpNorm(self.p)
+
+    def _scaled(self, x: Array) -> tuple[Array, Array]:
+        """The matrices (..., K, d) over their largest entries, and these, 1 where all are 0."""
+        n_columns, rest = divmod(x.shape[-1], self.n_rows)
+        if rest:
+            raise ValueError(
+                f"The vectors must hold matrices of {self.n_rows} rows, got {x.shape[-1]} entries. "
+                f"Set n_rows to the rows of the matrix."
+            )
+        xp = namespace(x)
+        scale = LpNorm(math.inf).value(x)
+        scale = xp.where(scale > 0, scale, xp.ones_like(scale))
+        shape = (*x.shape[:-1], self.n_rows, n_columns)
+        return xp.reshape(x / scale[..., None], shape), scale
+
+    def _of_singular_values(self, x: Array, function: Callable[[Array], Array]) -> Array:
+        """The matrices, over their largest entries, with the function of their singular values, of
+        which those that are rounding are 0.
+        """
+        xp, scaled = namespace(x), self._scaled(x)[0]
+        left, values, right = xp.linalg.svd(scaled, full_matrices=False)
+        rounding = max(scaled.shape[-2:]) * xp.finfo(x.dtype).eps * values[..., :1]
+        values = function(xp.where(values > rounding, values, xp.zeros_like(values)))
+        return xp.reshape((left * values[..., None, :]) @ right, x.shape)
 
 
 def enough_left(norm: Any, a: Array, left: Array, radius: Array) -> Array:

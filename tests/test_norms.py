@@ -1,3 +1,4 @@
+import pickle
 from fractions import Fraction
 
 import cvxpy as cp
@@ -8,7 +9,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sklearn_robust.norms import LpNorm, shave_level
+from sklearn_robust.norms import LpNorm, SchattenNorm, shave_level
 
 EXPONENTS = [1, 1.5, 2, 3, np.inf]
 PAIRS = [(q, r) for q in EXPONENTS for r in EXPONENTS]
@@ -406,3 +407,110 @@ def test_torch_equals_numpy(p, name):
     assert isinstance(tensor, torch.Tensor)
     assert tensor.dtype == torch.float64
     np.testing.assert_allclose(tensor.numpy(), apply(LpNorm(p), x, radius), rtol=1e-10, atol=1e-12)
+
+
+# --- norms of the singular values
+
+SCHATTEN = [1, 2, 3, np.inf]
+each_schatten = pytest.mark.parametrize("p", SCHATTEN)
+RNG = np.random.default_rng(4)
+MATRICES = {
+    "wide": RNG.standard_normal((3, 5)),
+    "tall": RNG.standard_normal((4, 2)),
+    "of low rank": np.outer([1.0, -2.0, 1.0], [0.3, 0.1, -1.0, 2.0]),
+    "tied": np.eye(3, 4),
+    "zero": np.zeros((2, 3)),
+}
+each_matrix = pytest.mark.parametrize("matrix", MATRICES.values(), ids=MATRICES)
+
+
+@each_schatten
+@each_matrix
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+def test_schatten_norms_and_their_directions(p, matrix, scale):
+    """The norm is that of the singular values; the direction has norm 1 and attains the dual
+    norm."""
+    norm, flat = SchattenNorm(p, len(matrix)), matrix.ravel()
+    values = np.linalg.svd(matrix)[1]
+    assert norm.value(scale * flat) == pytest.approx(
+        scale * np.linalg.norm(values, p), rel=1e-12, abs=0
+    )
+    direction = norm.steepest_direction(scale * flat)
+    assert norm.value(direction) == pytest.approx(float(matrix.any()), abs=1e-12)
+    assert direction @ flat == pytest.approx(norm.dual.value(flat), rel=1e-12)
+    # it stays in the space of the matrix: what is rounding is not orthogonalised
+    rank = np.linalg.matrix_rank(matrix)
+    assert np.linalg.matrix_rank(direction.reshape(matrix.shape), tol=1e-8) <= rank
+
+
+@pytest.mark.parametrize(("p", "of"), [(1, "nuc"), (2, "fro"), (np.inf, 2)])
+def test_schatten_norms_are_numpys(p, of):
+    matrix = MATRICES["wide"]
+    assert SchattenNorm(p, 3).value(matrix.ravel()) == pytest.approx(np.linalg.norm(matrix, of))
+
+
+@each_schatten
+def test_schatten_direction_is_the_derivative_of_the_dual_norm(p):
+    norm, x = SchattenNorm(p, 3), MATRICES["wide"].ravel()
+    slopes = [
+        (norm.dual.value(x + 1e-6 * unit) - norm.dual.value(x - 1e-6 * unit)) / 2e-6
+        for unit in np.eye(15)
+    ]
+    np.testing.assert_allclose(slopes, norm.steepest_direction(x), atol=1e-8)
+
+
+@each_schatten
+def test_schatten_projection_is_nearest(p):
+    norm, x = SchattenNorm(p, 3), MATRICES["wide"].ravel()
+    projected = norm.project(x, 0.7)
+    assert norm.value(projected) == pytest.approx(0.7)
+    # the rest is normal to the ball there
+    rest = x - projected
+    assert rest @ projected == pytest.approx(0.7 * norm.dual.value(rest), rel=1e-9)
+    np.testing.assert_allclose(norm.project(projected, 0.8), projected)
+
+
+@each_schatten
+def test_schatten_norm_of_sizes_bounds_all_signs(p):
+    norm = SchattenNorm(p, 3)
+    for _ in range(20):
+        signs = np.sign(RNG.standard_normal(15))
+        sizes = np.abs(RNG.standard_normal(15))
+        assert norm.value(signs * sizes) <= norm.largest(sizes) * (1 + 1e-12)
+
+
+@each_schatten
+@pytest.mark.parametrize("name", ["value", "steepest_direction", "project"])
+def test_schatten_batches_types_and_torch(p, name):
+    norm, apply = SchattenNorm(p, 2), OPERATIONS[name]
+    x, radius = RNG.standard_normal((6, 8)), np.full(6, 0.5)
+    together = apply(norm, x, radius)
+    for i in range(6):
+        np.testing.assert_allclose(apply(norm, x[i], 0.5), together[i], atol=1e-12)
+    stacked = apply(norm, x.reshape(2, 3, 8), radius.reshape(2, 3))
+    np.testing.assert_allclose(stacked.reshape(together.shape), together, atol=1e-12)
+    tensor = apply(norm, torch.from_numpy(x), torch.from_numpy(radius))
+    np.testing.assert_allclose(tensor.numpy(), together, atol=1e-12)
+    single = apply(norm, x.astype(np.float32), radius.astype(np.float32))
+    assert single.dtype == np.float32
+    np.testing.assert_allclose(single, together, rtol=1e-4, atol=1e-5)
+
+
+def test_schatten_norms_are_values():
+    spectral = SchattenNorm(np.inf, 3)
+    assert spectral.dual == SchattenNorm(1, np.int64(3))
+    assert spectral.dual.dual == spectral != SchattenNorm(np.inf, 4)
+    assert pickle.loads(pickle.dumps(spectral)) == spectral
+    assert repr(spectral) == "SchattenNorm(p=inf, n_rows=3)"
+    assert len({spectral, SchattenNorm(np.inf, 3)}) == 1
+
+
+@pytest.mark.parametrize("n_rows", [0, -1, 2.0, True, None])
+def test_rows_that_are_no_count_are_refused(n_rows):
+    with pytest.raises(ValueError, match="n_rows must be an integer >= 1"):
+        SchattenNorm(2, n_rows)
+
+
+def test_vectors_that_hold_no_matrix_are_refused():
+    with pytest.raises(ValueError, match="matrices of 3 rows, got 7 entries"):
+        SchattenNorm(1, 3).value(np.ones(7))

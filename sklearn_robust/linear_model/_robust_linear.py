@@ -27,22 +27,38 @@ from sklearn_robust.linear_model.base import (
     read_problem,
 )
 from sklearn_robust.linear_model.fitting import Batch, Fit, convert_margins
+from sklearn_robust.linear_model.joint_fitting import JointFit
 from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
 from sklearn_robust.losses import MarginLoss, check_loss
-from sklearn_robust.norms import LpNorm, Norm
+from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
 from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import Threat, check_radius, is_ball, require_ball
 
-_AUTO_ITERATIONS = 2000  # iterations of the path, after which solver="auto" computes its limit
-_AUTO_ENTRIES = 10_000_000  # entries of X up to which solver="auto" computes the limit
+_SCHATTEN = {"spectral": math.inf, "nuclear": 1.0}  # exponents on the singular values
+# entries of the constraints up to which solver="auto" computes the limit
+_AUTO_ENTRIES = 10_000_000
 
 
-def _read_geometry(p_algo: Any) -> Norm:
-    """The norm of an exponent in [1, inf], or the norm that is given as an object."""
+def _read_geometry(p_algo: Any) -> Norm | str:
+    """The norm of an exponent in [1, inf] or that is given as an object; a matrix norm by name."""
+    if isinstance(p_algo, str) and p_algo in _SCHATTEN:
+        return p_algo
     if all(hasattr(p_algo, member) for member in ("value", "dual", "steepest_direction")):
         norm: Norm = p_algo
         return norm
     return LpNorm(check_exponent(p_algo, "p_algo"))
+
+
+def norm_of(geometry: Norm | str, n_classes: int) -> Norm:
+    """The norm of a geometry on the coefficients (K, d) of so many classes, in one row.
+
+    A matrix norm is the 2-norm on the one row of two classes.
+    """
+    if not isinstance(geometry, str):
+        return geometry
+    if n_classes == 2:
+        return LpNorm(2)
+    return SchattenNorm(_SCHATTEN[geometry], n_classes)
 
 
 def _check_step_size(value: Any, name: str) -> None:
@@ -95,9 +111,10 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         "steepest_descent" follows the path and stops on `loss_tol` or `tol`. "accelerated" (1 <
         p_algo <= 2) goes to the same limit by Nesterov's method on the dual. "exact" returns the
         limit itself, from linear, quadratic or cone programs. "auto" is steepest descent, and
-        "exact" for data of up to 10 million entries whose path has not stopped after 2000
-        iterations: data so close to inseparable that the path is slow and its limit hardly depends
-        on p. All return the minimiser of the robust risk for data that are not robustly separable.
+        "exact" where the path has not stopped after 2000 iterations, 300 of several classes, and
+        the data have up to 10 million entries (times n_classes, of several): data so close to
+        inseparable that the path is slow and its limit hardly depends on p. All return the
+        minimiser of the robust risk for data that are not robustly separable.
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, relative to the others: the threat is
         :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty
@@ -271,10 +288,11 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         ConstantClassifierWarning
             If eps is so large that nothing is learnt, with the radius from which on that is so.
         """
-        norm = read_settings(self)
+        geometry = read_settings(self)
         warm = self.warm_start and hasattr(self, "coef_")
         last = (dense(self.coef_), self.classes_) if warm else None
         problem = read_problem(self, X, y, sample_weight, self.class_weight)
+        norm = norm_of(geometry, len(self.classes_))
         self._p = norm.p if isinstance(norm, LpNorm) else None
         fit = begin_fit(
             self,
@@ -292,9 +310,12 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         return self
 
 
-def read_settings(model: RobustLinearClassifier) -> Norm:
-    """The geometry of a classifier, whose parameters are in their range and go together."""
-    norm = _read_geometry(model.p_algo)
+def read_settings(model: RobustLinearClassifier) -> Norm | str:
+    """The geometry of a classifier, whose parameters are in their range and go together.
+
+    A matrix norm is named only: `norm_of` makes it for a number of classes.
+    """
+    geometry = _read_geometry(model.p_algo)
     check_parameters(model, _PARAMETERS)
     if model.solver == "exact" and model.threat is not None:
         require_ball(model.threat, "the exact solver")
@@ -303,23 +324,23 @@ def read_settings(model: RobustLinearClassifier) -> Norm:
             f"device={model.device!r} is not for solver='exact', whose programs run on the CPU. "
             "Use device=None."
         )
-    if model.solver == "exact" and not isinstance(norm, LpNorm):
+    if model.solver == "exact" and not isinstance(geometry, LpNorm | str):
         raise ValueError(
-            f"solver='exact' needs an exponent p_algo in [1, inf], got p_algo={norm!r}. Use "
-            "solver='steepest_descent' for the path in this norm."
+            "solver='exact' needs p_algo in [1, inf], 'spectral' or 'nuclear', got "
+            f"p_algo={geometry!r}. Use solver='steepest_descent' for the path in this norm."
         )
-    if model.solver == "accelerated" and not (isinstance(norm, LpNorm) and 1 < norm.p <= 2):
+    if model.solver == "accelerated" and not (isinstance(geometry, LpNorm) and 1 < geometry.p <= 2):
         raise ValueError(
             f"solver='accelerated' needs p_algo in (1, 2], got p_algo={model.p_algo!r}. Use "
             "solver='steepest_descent' for the path of this geometry or solver='exact' for its "
             "limit."
         )
-    return norm
+    return geometry
 
 
 def solve(
     model: RobustLinearClassifier,
-    fit: Fit,
+    fit: Fit | JointFit,
     norms: Sequence[Norm],
     batches: Sequence[Batch] | None = None,
 ) -> list[Solution]:
@@ -332,8 +353,10 @@ def solve(
     by default, certified together. A path in a batch of its own is that of a single fit, to the
     last digit.
     """
-    small = fit.problem.X.shape[0] * fit.problem.n_features <= _AUTO_ENTRIES
-    limits_known = is_ball(fit.problem.threat) and all(isinstance(norm, LpNorm) for norm in norms)
+    small = fit.n_entries <= _AUTO_ENTRIES
+    limits_known = is_ball(fit.problem.threat) and all(
+        isinstance(norm, LpNorm | SchattenNorm) for norm in norms
+    )
     exact = model.solver == "exact" or (model.solver == "auto" and small and limits_known)
     loss_tol = model.loss_tol
     if model.solver == "accelerated":
@@ -346,12 +369,18 @@ def solve(
         others = [convert_margins(shared, norm, measured_in=norms[0]) for norm in norms[1:]]
         solutions = [shared, *others]
     if model.solver in ("auto", "steepest_descent"):
+        batches = batches or [(range(len(norms)), np.arange(fit.n_problems))]
+        if exact:
+            batches = [
+                ([i for i in geometries if fit.has_path(norms[i])], rows)
+                for geometries, rows in batches
+            ]
         solutions = fit.follow_paths(
             norms,
             solutions,
-            batches or [(range(len(norms)), np.arange(fit.problem.n_problems))],
+            batches,
             step_size=model.step_size,
-            max_iter=min(model.max_iter, _AUTO_ITERATIONS) if exact else model.max_iter,
+            max_iter=min(model.max_iter, fit.auto_iterations) if exact else model.max_iter,
             loss_tol=loss_tol,
         )
     if exact:

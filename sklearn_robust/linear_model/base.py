@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
-from scipy.special import logsumexp
 from sklearn.base import ClassifierMixin
 from sklearn.linear_model._base import SparseCoefMixin
 from sklearn.utils import compute_class_weight, compute_sample_weight
@@ -29,7 +28,8 @@ from sklearn_robust._parameters import (
 )
 from sklearn_robust.attacks.linear import class_scores, worst_case_perturbations
 from sklearn_robust.callbacks import CallbackSupportMixin
-from sklearn_robust.losses import MarginLoss, has_probabilities, log_odds
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.losses import MarginLoss, class_log_probabilities, has_probabilities, log_odds
 from sklearn_robust.metrics import certified_radius, robust_accuracy_score
 from sklearn_robust.metrics.linear_view import linear_view
 from sklearn_robust.problems import RobustProblem
@@ -74,15 +74,15 @@ def _class_weights(
 
 def read_problem(
     estimator: RobustLinearMixin, X: Any, y: Any, sample_weight: Any, class_weight: Any = None
-) -> RobustProblem:
+) -> RobustProblem | JointProblem:
     """Validate training data, and state their problem.
 
     `classes_`, `scale_`, `threat_` and the names of features are stored in the estimator.
 
     Returns
     -------
-    RobustProblem
-        One problem for two classes, one class against the rest for each of several.
+    RobustProblem or JointProblem
+        A joint problem for more than two classes.
     """
     refuse_lazy(X=X, y=y, sample_weight=sample_weight)
     X, y = validate_data(
@@ -96,7 +96,7 @@ def read_problem(
     X, y, weight = of_positive_weight(X, y, weight)
     if class_weight is not None:
         X, y, weight = of_positive_weight(X, y, weight * _class_weights(class_weight, y, weight))
-    estimator.classes_ = np.unique(y)
+    estimator.classes_, index = np.unique(y, return_inverse=True)
     if len(estimator.classes_) < 2:
         raise ValueError(
             f"{type(estimator).__name__} needs samples of at least two classes in y, with positive "
@@ -104,14 +104,17 @@ def read_problem(
             f"{estimator.classes_.tolist()}. The risk of one class has no minimiser: leave such "
             "data out."
         )
-    signs = np.where(y == positive_classes(estimator.classes_)[:, None], 1, -1).astype(X.dtype)
-    return RobustProblem.from_data(
+    several = len(estimator.classes_) > 2
+    kind = JointProblem if several else RobustProblem
+    labels = index if several else np.where(index == 1, 1, -1).astype(X.dtype)
+    problem: RobustProblem | JointProblem = kind.from_data(
         X,
-        signs,
+        labels,
         threat=estimator.threat_,
         fit_intercept=estimator.fit_intercept,
         sample_weight=weight,
     )
+    return problem
 
 
 def _read_threat(estimator: Any) -> Threat:
@@ -128,20 +131,12 @@ def _read_threat(estimator: Any) -> Threat:
 
 
 def store_solution(estimator: RobustLinearMixin, solution: Solution) -> None:
-    """The attributes of a fitted estimator, from the solution of its problems."""
+    """The attributes of a fitted estimator, from the solution of its problem."""
     names = ("coef", "intercept", "n_iter", "log_risk", "margin", "margin_bound", "gap")
     fitted = estimator._fitted(**{name: getattr(solution, name) for name in names})
     for name, value in fitted.items():
         setattr(estimator, name, value)
-    dtype = object if None in solution.separable else None
-    estimator.separable_ = _per_class(np.array(solution.separable, dtype=dtype))
-
-
-def _per_class(values: np.ndarray) -> Any:
-    """A number for two classes, one for each of several."""
-    if len(values) > 1:
-        return values
-    return values[0].item() if isinstance(values[0], np.generic) else values[0]
+    (estimator.separable_,) = solution.separable
 
 
 class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin):
@@ -164,13 +159,16 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         gap: np.ndarray,
         **figures: Any,
     ) -> dict[str, Any]:
-        """Attributes by name; figures are numbers for two classes, else arrays (n_classes,)."""
+        """Attributes by name, from the coefficients (1, d) of two classes or (1, K, d), and figures
+        (1,).
+        """
+        joint = coef.ndim == 3
         return {
-            "coef_": coef,
-            "intercept_": intercept,
-            "n_iter_": _per_class(np.maximum(n_iter, 1)),
-            "dual_gap_": _per_class(np.maximum(gap, 0)),  # below zero only by rounding
-            **{f"{name}_": _per_class(value) for name, value in figures.items()},
+            "coef_": coef[0] if joint else coef,
+            "intercept_": intercept[0] if joint else intercept,
+            "n_iter_": np.maximum(n_iter, 1).item(),
+            "dual_gap_": np.maximum(gap, 0).item(),  # below zero only by rounding
+            **{f"{name}_": value.item() for name, value in figures.items()},
         }
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -376,8 +374,9 @@ class ProbabilityMixin:
     def predict_proba(self, X: Any) -> np.ndarray:
         """Class probabilities under the loss.
 
-        They are sigmoid(f) for the logistic loss and sigmoid(2 f) for the exponential. There is no
-        such method with a loss that has no probabilities.
+        Those of the second of two classes are sigmoid(f) for the logistic loss and sigmoid(2 f) for
+        the exponential, those of several classes softmax(f) and softmax(2 f). There is no such
+        method with a loss that has no probabilities.
 
         Parameters
         ----------
@@ -386,7 +385,6 @@ class ProbabilityMixin:
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            Several classes: the one-vs-rest probabilities, scaled to sum 1.
         """
         return np.exp(self.predict_log_proba(X))
 
@@ -396,7 +394,9 @@ class ProbabilityMixin:
 
         They are finite even where a probability is 0 or 1 in floating point. With r(f) the log-odds
         under the loss, f for the logistic and 2 f for the exponential, two classes have :math:`\log
-        \sigma(\mp r) = -\log(1 + e^{\pm r})`.
+        \sigma(\mp r) = -\log(1 + e^{\pm r})`. Several classes have the probabilities under which
+        their scores minimise the risk of a sample, proportional to :math:`\pi_k (1 - \pi_k) /
+        (-\ell'(\operatorname{logit} \pi_k))` with :math:`\pi = \operatorname{softmax}(f)`.
 
         Parameters
         ----------
@@ -407,9 +407,7 @@ class ProbabilityMixin:
         ndarray of shape (n_samples, n_classes)
         """
         scores = self.decision_function(X)
-        odds = log_odds(self._loss, scores)
-        if odds.ndim == 1:
+        if scores.ndim == 1:
+            odds = log_odds(self._loss, scores)
             return -np.logaddexp(0, np.column_stack([odds, -odds]))
-        logs = -np.logaddexp(0, -odds)
-        logs[np.isneginf(logs).all(axis=1)] = 0.0  # no class is likelier than another
-        return logs - logsumexp(logs, axis=1, keepdims=True)
+        return class_log_probabilities(self._loss, scores)

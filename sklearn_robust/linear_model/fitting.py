@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -46,7 +46,7 @@ from sklearn_robust.threats import (
 # Certified relative gap of every minimiser of the risk, unless tol is smaller. So small that the
 # start of the search does not show in the minimiser; from a larger gap it is a Newton step or two.
 RISK_TOL = 1e-9
-_LARGEST_MARGIN = 1e9  # least robust margin of a sample to which a separator is scaled, at most
+LARGEST_MARGIN = 1e9  # least robust margin of a sample to which a separator is scaled, at most
 
 # The search for a proof of separability, or of its opposite
 _SEARCH_NORM = LpNorm(2)  # the geometry in which the accelerated ascent is fastest
@@ -84,6 +84,9 @@ class Fit:
     monitor: FitMonitor
     start: np.ndarray | None = None
 
+    # iterations of the path, after which solver="auto" computes its limit
+    auto_iterations: ClassVar[int] = 2000
+
     @classmethod
     def of(
         cls,
@@ -100,10 +103,24 @@ class Fit:
         return cls(problem, tensors, check_loss(loss, "loss", like=tensors.y), tol, monitor, start)
 
     @property
+    def n_problems(self) -> int:
+        """The number of problems, k."""
+        return self.problem.n_problems
+
+    @property
+    def n_entries(self) -> int:
+        """Entries of the margins' constraints."""
+        return int(self.problem.X.shape[0] * self.problem.n_features)
+
+    @property
     def has_minimiser(self) -> bool:
         """Whether `minimise_robust_risk` serves this threat; otherwise the path goes on instead."""
         threat = self.problem.threat
         return is_ball(threat) or offers(threat, ConicThreat)
+
+    def has_path(self, norm: Geometry) -> bool:
+        """Whether `steepest_descent` serves this geometry: it serves all."""
+        return True
 
     def decide_separability(self, norm: Geometry) -> Solution:
         """Which problems are robustly separable, by the first proof.
@@ -132,7 +149,7 @@ class Fit:
     def _seek_separators(self, norm: Geometry, rows: np.ndarray) -> Solution:
         """A first separator of each of these problems, or a proof that there is none."""
         require(self.problem.threat, ProximalThreat, "the search for a separator")
-        with self.monitor.stage("search for a separator", rows):
+        with self.monitor.stage("search for a separator"):
             found = accelerated_margin(
                 self.tensors.select(rows),
                 self.loss,
@@ -207,7 +224,7 @@ class Fit:
         if not len(rows) or self.monitor.stopped:
             return solution
         ones = [self.problem.select(slice(i, i + 1)) for i in rows]
-        with self.monitor.stage("exact separator", rows):
+        with self.monitor.stage("exact separator"):
             answers = Parallel(n_jobs=n_jobs)(
                 delayed(_find_separator)(one, self.loss, norm, self.tol) for one in ones
             )
@@ -261,15 +278,22 @@ class Fit:
         return update_problems(solution, rows[better], minimiser.rows(better))
 
 
-def on_device(problem: RobustProblem, device: str | None) -> RobustProblem:
-    """The problem as torch tensors, where a device is given."""
+def require_dense(X: Any, device: str | None) -> None:
+    """Refuse an unknown device, and sparse data for one."""
     if device is None:
-        return problem
+        return
     check_device(device)
-    if sparse.issparse(problem.X):
+    if sparse.issparse(X):
         raise ValueError(
             f"device={device!r} needs dense data, got a sparse X. Use device=None, or X.toarray()."
         )
+
+
+def on_device(problem: RobustProblem, device: str | None) -> RobustProblem:
+    """The problem as torch tensors, where a device is given."""
+    require_dense(problem.X, device)
+    if device is None:
+        return problem
     import torch
 
     def tensor(x: np.ndarray) -> torch.Tensor:
@@ -341,7 +365,8 @@ def convert_margins(solution: Solution, norm: Geometry, *, measured_in: Geometry
 
     Bounds on margins over the other norm no longer hold.
     """
-    size, new_size = measured_in.value(solution.coef), norm.value(solution.coef)
+    flat = solution.coef.reshape(len(solution.coef), -1)
+    size, new_size = measured_in.value(flat), norm.value(flat)
     ratio = np.divide(size, new_size, out=np.ones_like(size), where=new_size > 0)
     unbounded = np.array([separable is not False for separable in solution.separable])
     return replace(
@@ -380,7 +405,7 @@ def scale_to_loss(
         # where exp(-scale * smallest margin) bounds the loss, the upper end is past the root, or at
         # it up to rounding
         upper = max(1.0, float(one.log_total_weight[0] - goal) / margins.min())
-        while excess(upper) > 1e-5 and upper * margins.min() < _LARGEST_MARGIN:
+        while excess(upper) > 1e-5 and upper * margins.min() < LARGEST_MARGIN:
             upper *= 2
         scale = brentq(excess, 0.0, upper) if excess(0.0) > 0 > excess(upper) else upper
         solution.coef[row] *= scale

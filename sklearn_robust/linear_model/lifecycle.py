@@ -13,18 +13,24 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_robust.callbacks import FitCallbacks
-from sklearn_robust.linear_model.base import positive_classes, store_solution
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.joint_certificates import by_cuts, feasibility
+from sklearn_robust.linear_model.base import store_solution
 from sklearn_robust.linear_model.fitting import RISK_TOL, Fit
+from sklearn_robust.linear_model.joint_fitting import JointFit
 from sklearn_robust.linear_model.monitoring import FitMonitor
-from sklearn_robust.losses import MarginLoss
+from sklearn_robust.losses import LOSSES, MarginLoss
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import ProximalThreat, gauge, is_ball, offers, reachable
 
+_BISECTIONS = 40  # of the radius from which on several classes are constant, at most
+_RADIUS_TOL = 1e-4  # relative width of its bracket
+
 
 def begin_fit(
     estimator: Any,
-    problem: RobustProblem,
+    problem: RobustProblem | JointProblem,
     callbacks: FitCallbacks,
     *,
     loss: str | MarginLoss,
@@ -32,45 +38,49 @@ def begin_fit(
     device: str | None = None,
     verbose: int = 0,
     last: tuple[np.ndarray, np.ndarray] | None = None,
-) -> Fit:
+) -> Fit | JointFit:
     """The fit of an estimator that has read its data.
 
     Parameters
     ----------
     estimator : RobustLinearMixin
-    problem : RobustProblem
+    problem : RobustProblem or JointProblem
     callbacks : FitCallbacks
     loss, tol, device, verbose
         As in RobustLinearClassifier.
-    last : tuple of coefficients (k, d) and classes, optional
+    last : tuple of coefficients (1, d) or (K, d) and classes, optional
         The coefficients and classes of the last fit, to start from.
     """
     start = None if last is None else _read_start(estimator, problem, *last)
-    classes = positive_classes(estimator.classes_)
-    monitor = FitMonitor(estimator, callbacks, problem, verbose=verbose, classes=classes)
+    monitor = FitMonitor(estimator, callbacks, problem, verbose=verbose)
+    if isinstance(problem, JointProblem):
+        return JointFit.of(problem, monitor, loss=loss, tol=tol, device=device, start=start)
     return Fit.of(problem, monitor, loss=loss, tol=tol, device=device, start=start)
 
 
 def _read_start(
-    estimator: Any, problem: RobustProblem, last_coef: np.ndarray, last_classes: np.ndarray
+    estimator: Any,
+    problem: RobustProblem | JointProblem,
+    last_coef: np.ndarray,
+    last_classes: np.ndarray,
 ) -> np.ndarray:
     """The coefficients of the last fit, where they fit these data."""
-    needed = (problem.n_problems, problem.n_features)
     classes = estimator.classes_
+    needed = (1 if len(classes) == 2 else len(classes), problem.n_features)
     if last_coef.shape != needed or not np.array_equal(last_classes, classes):
         raise ValueError(
             f"warm_start=True needs data like those of the last fit, whose coef_ has shape "
             f"{last_coef.shape} and whose classes were {last_classes.tolist()}: these need "
             f"{needed} and {classes.tolist()}. Fit with warm_start=False."
         )
-    return last_coef.astype(problem.y.dtype)
+    return last_coef.astype(problem.log_weight.dtype)
 
 
-def end_fit(estimator: Any, fit: Fit, solution: Solution) -> None:
+def end_fit(estimator: Any, fit: Fit | JointFit, solution: Solution) -> None:
     """Warn where there is reason to, store the solution, and end the callbacks."""
     if not fit.monitor.stopped:
         warn_unless_converged(estimator, solution)
-        warn_if_constant(estimator, fit.problem, solution)
+        warn_if_constant(estimator, fit, solution)
     store_solution(estimator, solution)
     if fit.monitor.callbacks is not None:
         fit.monitor.callbacks.end_fit()
@@ -80,35 +90,60 @@ class ConstantClassifierWarning(UserWarning):
     """The radius is so large that the coefficients are zero: the prediction is constant."""
 
 
-def constant_radii(problem: RobustProblem) -> np.ndarray:
+def constant_radii(
+    problem: RobustProblem | JointProblem, loss: MarginLoss = LOSSES["exponential"]
+) -> np.ndarray:
     r"""The least radius at which w = 0 minimises the risk of each problem, of shape (k,).
+
+    Several classes are one problem, whose radius alone depends on the loss.
 
     At w = 0, with the best intercept, the weights :math:`a_i` are the sample weights, each class
     scaled to sum 1/2. With :math:`g = Z^T a`, zero is in the subdifferential if and only if g is in
     the radius times the threat: for a ball if :math:`\|g\|_q \le \epsilon`. Features that the
     adversary cannot touch are left out.
     """
+    if isinstance(problem, JointProblem):
+        return np.full(1, _joint_constant_radius(problem, loss))
     weighted_sum = problem.weighted_sum(problem.class_shares())
     return gauge(problem.threat, reachable(problem.threat, weighted_sum))
 
 
-def warn_if_constant(estimator: Any, problem: RobustProblem, solution: Solution) -> None:
+def _joint_constant_radius(problem: JointProblem, loss: MarginLoss) -> float:
+    r"""The least radius at which W = 0 minimises the joint risk, or a certified one just above it.
+
+    It is the least at which the weighted sum G of the weights at W = 0 is a flow of the pairs:
+    exact where cuts decide that. Otherwise bisection lowers the radius of a flow that is known.
+    """
+    coef = np.zeros((problem.n_classes, problem.n_features))
+    weights = problem.balanced(problem.evaluate(loss, coef).weights)
+    unit = problem.at_radius(1.0)
+    high = feasibility(unit, weights).ratio
+    if by_cuts(problem) or not math.isfinite(high):
+        return high
+    low = 0.0
+    for _ in range(_BISECTIONS):
+        middle = 0.5 * (low + high)
+        reached = middle * feasibility(problem.at_radius(middle), weights, search=True).ratio
+        low, high = (low, reached) if reached <= middle else (middle, min(high, reached))
+        if high - low <= _RADIUS_TOL * high:
+            break
+    return high
+
+
+def warn_if_constant(estimator: Any, fit: Fit | JointFit, solution: Solution) -> None:
     """A ConstantClassifierWarning where all coefficients are zero because of the radius.
 
     It names the least radius at which they are zero.
     """
+    problem = fit.problem
     ball = is_ball(problem.threat)
-    if solution.coef.any() or not (problem.radius > 0).all():
+    if solution.coef.any() or not np.all(problem.radius > 0):
         return
     if not (ball or offers(problem.threat, ProximalThreat)):
         return  # the radius is not known
-    radii = constant_radii(problem.in_double_arithmetic())
-    if (problem.radius < (1 - RISK_TOL) * radii).any():
+    radius = float(constant_radii(problem.in_double_arithmetic(), fit.loss)[0])
+    if np.any(problem.radius < (1 - RISK_TOL) * radius):
         return
-    of_class = ""
-    if len(radii) > 1:
-        by_class = zip(positive_classes(estimator.classes_), radii, strict=True)
-        of_class = f" (by class: {', '.join(f'{label!s} {r:.4g}' for label, r in by_class)})"
     threat = estimator.threat_
     if ball:
         where = f"eps={threat.eps:g}, q_pert={threat.q:g}"
@@ -120,37 +155,32 @@ def warn_if_constant(estimator: Any, problem: RobustProblem, solution: Solution)
         remedy = "Use a smaller set."
     warnings.warn(
         f"{type(estimator).__name__} learns nothing at {where}: all coefficients are zero, as they "
-        f"are from {limit} {radii.max():.4g}{of_class} on. {remedy}",
+        f"are from {limit} {radius:.4g} on. {remedy}",
         ConstantClassifierWarning,
         stacklevel=6,
     )
 
 
 def warn_unless_converged(estimator: Any, solution: Solution) -> None:
-    """A ConvergenceWarning with the certified gaps that were reached, and the remedies."""
-    late = np.flatnonzero(~solution.converged)
-    if not len(late):
+    """A ConvergenceWarning with the certified gap that was reached, and the remedies."""
+    if solution.converged.all():
         return
-    classes = positive_classes(estimator.classes_)
-    reached = ", ".join(
-        f"{classes[i]!s}: {solution.gap[i]:.2g}"
-        + (" (separability undecided)" if solution.separable[i] is None else "")
-        for i in late
-    )
+    undecided = " (separability undecided)" if solution.separable[0] is None else ""
     goal = " or ".join(
         f"{name}={getattr(estimator, name)!r}"
         for name in ("tol", "loss_tol")
         if hasattr(estimator, name)
     )
     remedies = ["scale the features to similar sizes", "move eps", "accept a larger tol"]
-    if (solution.n_iter[late] >= getattr(estimator, "max_iter", math.inf)).any():
+    if solution.n_iter[0] >= getattr(estimator, "max_iter", math.inf):
         remedies.insert(0, f"increase max_iter={estimator.max_iter}")
     iterative = getattr(estimator, "solver", "exact") in ("steepest_descent", "accelerated")
     if iterative and is_ball(estimator.threat_):
         remedies.insert(0, "use solver='exact'")
     warnings.warn(
-        f"{type(estimator).__name__} stopped before it reached {goal}; certified relative gap by "
-        f"class: {reached}. To mend this, {', '.join(remedies[:-1])}, or {remedies[-1]}.",
+        f"{type(estimator).__name__} stopped before it reached {goal}; certified relative gap "
+        f"{solution.gap[0]:.2g}{undecided}. To mend this, {', '.join(remedies[:-1])}, or "
+        f"{remedies[-1]}.",
         ConvergenceWarning,
         stacklevel=6,
     )

@@ -15,10 +15,9 @@ import numpy as np
 
 from sklearn_robust._array_api import Array, to_numpy
 from sklearn_robust.callbacks import FitCallbacks
+from sklearn_robust.joint import JointProblem
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers.solution import Monitor
-
-_NAMED = 5  # classes up to which a line names them; more are counted
 
 
 class FitMonitor:
@@ -31,13 +30,11 @@ class FitMonitor:
     estimator : RobustLinearMixin
     callbacks : FitCallbacks or None
         None for a fit without callbacks.
-    problem : RobustProblem
-        All k of them.
+    problem : RobustProblem or JointProblem
+        All k of them; k = 1 for a joint one.
     verbose : int
         0 prints nothing; 1 a line where a stage begins and ends, and the figures of its solver
         where it certifies of its own accord; more than 1 those of each iteration.
-    classes : sequence of k labels, optional
-        The class that each of several problems separates from the rest, for the printed lines.
 
     Attributes
     ----------
@@ -49,21 +46,20 @@ class FitMonitor:
         self,
         estimator: Any,
         callbacks: FitCallbacks | None,
-        problem: RobustProblem,
+        problem: RobustProblem | JointProblem,
         *,
         verbose: int = 0,
-        classes: Any = (),
     ) -> None:
         self.estimator = estimator
         self.callbacks = callbacks
         self.stopped = False
         self.verbose = verbose
-        k, d = problem.n_problems, problem.n_features
-        dtype = problem.y.dtype
-        self.classes = [str(label) for label in classes] if k > 1 else []
+        k = 1 if isinstance(problem, JointProblem) else problem.n_problems
+        rows = (1, problem.n_classes) if isinstance(problem, JointProblem) else (k,)
+        dtype = problem.log_weight.dtype
         self.known = {
-            "coef": np.zeros((k, d), dtype),
-            "intercept": np.zeros(k, dtype),
+            "coef": np.zeros((*rows, problem.n_features), dtype),
+            "intercept": np.zeros(rows, dtype),
             "n_iter": np.zeros(k, dtype=int),
         }
         self.known |= {
@@ -71,13 +67,13 @@ class FitMonitor:
         }
 
     @contextmanager
-    def stage(self, name: str, rows: np.ndarray) -> Iterator[None]:
-        """Print, with verbose > 0, where a stage of the fit of these problems begins and ends."""
+    def stage(self, name: str) -> Iterator[None]:
+        """Print, with verbose > 0, where a stage of the fit begins and ends."""
         if not self.verbose:
             yield
             return
         start = time.perf_counter()
-        self.print(f"{name} begins{self._of(rows)}")
+        self.print(f"{name} begins")
         yield
         self.print(f"{name} ends after {time.perf_counter() - start:.2f} s")
 
@@ -85,7 +81,7 @@ class FitMonitor:
     def solver(self, name: str, rows: np.ndarray) -> Iterator[list[Monitor]]:
         """The stage of a solver of the problems at these indices; yields its monitors."""
         monitors: list[Monitor] = [_Printer(self, rows)] if self.verbose else []
-        with self.stage(name, rows):
+        with self.stage(name):
             if self.callbacks is None or not self.callbacks.monitored:
                 yield monitors
                 return
@@ -96,13 +92,6 @@ class FitMonitor:
     def print(self, line: str) -> None:
         """Print a line of this fit."""
         print(f"{type(self.estimator).__name__}: {line}", flush=True)
-
-    def _of(self, rows: np.ndarray) -> str:
-        if not self.classes:
-            return ""
-        if len(rows) > _NAMED:
-            return f" of {len(rows)} classes"
-        return f" of class {', '.join(self.classes[i] for i in rows)}"
 
     def fitted(self) -> dict[str, Any]:
         """The estimator's attributes as if the fit had stopped here."""
@@ -123,13 +112,12 @@ class _Printer:
             if self.printed.get(row) == iteration:
                 continue
             self.printed[row] = iteration
-            of_class = f", class {self.fit.classes[row]}" if self.fit.classes else ""
             shown = ", ".join(
                 f"{n} {float(v[i]):.6g}"
                 for n, v in figures.items()
                 if n not in ("coef", "intercept")
             )
-            self.fit.print(f"iteration {iteration}{of_class}: {shown}")
+            self.fit.print(f"iteration {iteration}: {shown}")
         return False
 
 
@@ -149,6 +137,7 @@ class _SolverMonitor:
         at = self.rows[ids]
         self.fit.known["n_iter"][at] = iteration
         for name, value in figures.items():
-            self.fit.known[name][at] = to_numpy(value)
+            known = self.fit.known[name]
+            known[at] = to_numpy(value).reshape(-1, *known.shape[1:])
         self.fit.stopped |= self.callbacks.report(self.task, self.fit.fitted)
         return self.fit.stopped

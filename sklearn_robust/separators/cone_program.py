@@ -8,6 +8,7 @@ of the margins sum to 1.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,9 @@ _CLARABEL = {
     "max_step_fraction": 0.9,
 }
 
+# from the multipliers of all rows of a program to a part of them
+MultipliersOf = Callable[[Vector], Vector]
+
 
 @dataclass
 class ConicProgram:
@@ -41,15 +45,109 @@ class ConicProgram:
     """
 
     columns: Places = field(default_factory=Places)
+    rows: Places = field(default_factory=Places)
     linear: dict[int, float] = field(default_factory=dict)  # the entries of c
-    square: slice | None = None  # the columns with P_j = 1; no others
+    square: slice | None = None  # the columns with P_j > 0
+    square_weight: float = 1.0  # that P_j
     _blocks: list[tuple[list[tuple[slice, Any]], Vector]] = field(default_factory=list)
     _cones: list[Cone] = field(default_factory=list)
 
-    def add_rows(self, cones: list[Cone], terms: list[tuple[slice, Any]], constant: Vector) -> None:
-        """The rows sum_k matrix_k x[columns_k] + constant, in these cones."""
+    def add_rows(
+        self, cones: list[Cone], terms: list[tuple[slice, Any]], constant: Vector
+    ) -> slice:
+        """The rows sum_k matrix_k x[columns_k] + constant, in these cones; their places."""
         self._blocks.append((terms, constant))
         self._cones += cones
+        return self.rows.take(len(constant))
+
+    def add_norms(self, w: slice, rows: Any, tau: slice, r: float) -> MultipliersOf:
+        """Bounds on the r-norms of equal parts of the vector `rows @ w`, one for each tau.
+
+        They are linear for r in {1, inf}, second-order cones for 2, else a power cone a coordinate.
+
+        Parameters
+        ----------
+        w : slice
+            Columns.
+        rows : sparse array of shape (m d, len(w))
+        tau : slice
+            m columns.
+        r : float
+
+        Returns
+        -------
+        callable
+            From the multipliers of all rows of the program to the subgradient (m d,) by which the
+            norms enter the optimality conditions: of dual norm at most that of the multiplier of
+            each tau.
+        """
+        n_norms = tau.stop - tau.start
+        d = rows.shape[0] // n_norms
+        size = n_norms * d
+        identity = sparse.eye_array(size, format="csr")
+        of_norm = sparse.kron(sparse.eye_array(n_norms), np.ones((d, 1)), format="csr")
+        if r == math.inf:
+            return self._add_absolute_values(w, rows, tau, of_norm)
+        if r == 2:
+            # the rows of each cone: tau, and then its part of the vector
+            first = (d + 1) * np.arange(n_norms)
+            rest = (first[:, None] + 1 + np.arange(d)).ravel()
+            place_tau = _places(first, size + n_norms)
+            place_w = _places(rest, size + n_norms)
+            at = self.add_rows(
+                [("second_order", d + 1)] * n_norms,
+                [(tau, place_tau), (w, place_w @ rows)],
+                np.zeros(size + n_norms),
+            )
+            return lambda z: -z[at][rest]
+        t = self.columns.take(size)
+        if r == 1:
+            subgradient = self._add_absolute_values(w, rows, t, identity)
+        else:
+            # |w_j| <= t_j^(1/r) tau^(1-1/r): with sum t_j <= tau this is sum |w_j|^r <= tau^r
+            place = [sparse.kron(identity, np.eye(3, 1, -k)) for k in range(3)]
+            at = self.add_rows(
+                [("power", 1 / r)] * size,
+                [(t, place[0]), (tau, place[1] @ of_norm), (w, place[2] @ rows)],
+                np.zeros(3 * size),
+            )
+            subgradient = lambda z: -z[at][2::3]  # noqa: E731
+        self.add_rows(
+            [("nonnegative", n_norms)],
+            [(tau, sparse.eye_array(n_norms)), (t, -of_norm.T)],
+            np.zeros(n_norms),
+        )
+        return subgradient
+
+    def _add_absolute_values(self, w: slice, rows: Any, t: slice, of_t: Any) -> MultipliersOf:
+        """The bounds |rows @ w| <= of_t @ t, coordinate by coordinate; see `add_norms`."""
+        size = rows.shape[0]
+        upper, lower = (
+            self.add_rows([("nonnegative", size)], [(t, of_t), (w, sign * rows)], np.zeros(size))
+            for sign in (1.0, -1.0)
+        )
+        return lambda z: z[lower] - z[upper]
+
+    @property
+    def cones(self) -> list[Cone]:
+        """The kinds and parameters of the cones, in the order of the rows."""
+        return self._cones
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is a linear program."""
+        linear = all(kind in ("zero", "nonnegative") for kind, _ in self._cones)
+        return linear and self.square is None
+
+    def arrays(self) -> tuple[Vector, Vector, Any, Vector]:
+        """The diagonal of P, c, and the A (sparse) and b of the rows A x + b."""
+        A = sparse.vstack([self._placed(terms) for terms, _ in self._blocks], format="csr")
+        b = np.concatenate([constant for _, constant in self._blocks])
+        squares, c = np.zeros(self.columns.size), np.zeros(self.columns.size)
+        if self.square is not None:
+            squares[self.square] = self.square_weight
+        c[list(self.linear)] = list(self.linear.values())
+        return squares, c, A, b
 
     def solve(self) -> tuple[Vector, Vector]:
         """The solution x and the multipliers of the rows, at whatever precision clarabel reached.
@@ -59,14 +157,9 @@ class ConicProgram:
         SolverFailure
             If there is no finite answer, or one that clarabel declares infeasible.
         """
-        A = -sparse.vstack([self._placed(terms) for terms, _ in self._blocks])
-        b = np.concatenate([constant for _, constant in self._blocks])
-        squares, c = np.zeros(self.columns.size), np.zeros(self.columns.size)
-        if self.square is not None:
-            squares[self.square] = 1
-        c[list(self.linear)] = list(self.linear.values())
+        squares, c, A, b = self.arrays()
         P = sparse.diags_array(squares)
-        x, z, status = run_clarabel(P, c, A, b, self._cones, **_CLARABEL)
+        x, z, status = run_clarabel(P, c, -A, b, self._cones, **_CLARABEL)
         if "Infeasible" in status:
             raise SolverFailure(f"clarabel: {status}")
         return x, z
@@ -150,35 +243,18 @@ def _with_margins(program: MaxMarginForm) -> tuple[ConicProgram, slice, int]:
 def _bound_norm(
     conic: ConicProgram, w: slice, tau: slice, r: float, scale: Vector | None = None
 ) -> None:
-    """Add ||scale w||_r <= tau.
+    """Add ||scale w||_r <= tau."""
+    conic.add_norms(w, scaled_identity(w.stop - w.start, scale), tau, r)
 
-    It is linear for r in {1, inf}, a second-order cone for 2, else a power cone a coordinate.
-    """
-    d = w.stop - w.start
-    scaled = sparse.eye_array(d, format="csr")
-    if scale is not None:  # a feature of scale 0 needs no row
-        scaled = sparse.csr_array(sparse.diags_array(scale))[np.flatnonzero(scale)]
-        d = scaled.shape[0]
-    identity, ones = sparse.eye_array(d), np.ones((d, 1))
-    if r == math.inf:
-        for sign in (1.0, -1.0):
-            conic.add_rows([("nonnegative", d)], [(tau, ones), (w, sign * scaled)], np.zeros(d))
-        return
-    if r == 2:
-        first, rest = np.eye(d + 1, 1), sparse.eye_array(d + 1, d, k=-1)
-        conic.add_rows(
-            [("second_order", d + 1)], [(tau, first), (w, rest @ scaled)], np.zeros(d + 1)
-        )
-        return
-    t = conic.columns.take(d)
-    if r == 1:
-        for sign in (1.0, -1.0):
-            conic.add_rows([("nonnegative", d)], [(t, identity), (w, sign * scaled)], np.zeros(d))
-    else:  # |w_j| <= t_j^(1/r) tau^(1-1/r): with sum t_j <= tau this is sum |w_j|^r <= tau^r
-        place = [sparse.kron(identity, np.eye(3, 1, -k)) for k in range(3)]
-        conic.add_rows(
-            [("power", 1 / r)] * d,
-            [(t, place[0]), (tau, place[1] @ ones), (w, place[2] @ scaled)],
-            np.zeros(3 * d),
-        )
-    conic.add_rows([("nonnegative", 1)], [(tau, np.ones((1, 1))), (t, -ones.T)], np.zeros(1))
+
+def scaled_identity(d: int, scale: Vector | None) -> Any:
+    """The rows s_j e_j of the features that the adversary can move, (m, d) with m <= d."""
+    if scale is None:
+        return sparse.eye_array(d, format="csr")
+    return sparse.csr_array(sparse.diags_array(scale))[np.flatnonzero(scale)]
+
+
+def _places(rows: Vector, n_rows: int) -> Any:
+    """The sparse array (n_rows, m) whose column j is the unit vector of rows[j]."""
+    shape = (n_rows, len(rows))
+    return sparse.csr_array((np.ones(len(rows)), (rows, np.arange(len(rows)))), shape=shape)

@@ -154,7 +154,7 @@ def largest_distance(problem: RobustProblem, tol: float) -> Certified:
     if scale is None:
         answer = _largest_plain_distance(plain, tol)
     else:  # the same in units of the scales
-        answer = _largest_plain_distance(replace(plain, X=_over(plain.X, scale)), tol)
+        answer = _largest_plain_distance(replace(plain, X=over_columns(plain.X, scale)), tol)
         point = Point(answer.coef / scale, answer.weights)
         answer = certify_point(plain, problem.threat.dual_norm, point, answer.solver)
     if answer.margin > 0 and answer.gap > tol and math.prod(plain.X.shape) <= _MAX_RATIO_ENTRIES:
@@ -186,10 +186,10 @@ def _largest_ratio(problem: RobustProblem, start: Certified, tol: float) -> Cert
     every feature in its own unit and max |w_j| = 1: features of scale 0, and of sizes far apart,
     are as well behaved as others there.
     """
-    units = _column_sizes(problem)
+    units = column_sizes(problem.X, centred=problem.fit_intercept)
     scale = np.ones_like(units) if problem.threat.scale is None else problem.threat.scale
     ball = LpBall(problem.threat.q, 1.0, scale / units)
-    in_units = replace(problem, X=_over(problem.X, units), threat=ball)
+    in_units = replace(problem, X=over_columns(problem.X, units), threat=ball)
 
     def most_robust(eps: float) -> Certified:
         """The predictor of largest robust margin at this radius, with its certified ratio."""
@@ -241,10 +241,11 @@ def _largest_plain_distance(plain: RobustProblem, tol: float) -> Certified:
     if answer.margin > 0:
         return answer
     # with every feature in its own unit: a small one may separate what large ones do not
-    X, units = plain.X, _column_sizes(plain)
+    X = plain.X
+    units = column_sizes(X, centred=plain.fit_intercept)
     if plain.fit_intercept and not sparse.issparse(X):
         X = X - X.mean(axis=0)
-    in_units = replace(plain, X=_over(X, units))
+    in_units = replace(plain, X=over_columns(X, units))
     try:
         vertex = solve_linear_program(MaxMarginForm.of(in_units, LpNorm(math.inf)))
     except SolverFailure:
@@ -269,17 +270,16 @@ def _without_adversary(problem: RobustProblem) -> RobustProblem:
     return replace(problem, threat=LpBall(problem.threat.q, 1.0), radius=np.zeros(1))
 
 
-def _column_sizes(problem: RobustProblem) -> Vector:
-    """The 2-norm of each feature, centred with an intercept; 1 where it is 0."""
-    X = problem.X
+def column_sizes(X: Any, *, centred: bool) -> Vector:
+    """The 2-norm of each feature, less its mean where X is dense and centred; 1 where it is 0."""
     if sparse.issparse(X):
         units = sparse_norm(X, axis=0)
     else:
-        units = np.linalg.norm(X - X.mean(axis=0) if problem.fit_intercept else X, axis=0)
+        units = np.linalg.norm(X - X.mean(axis=0) if centred else X, axis=0)
     return np.where(units > 0, units, 1.0)
 
 
-def _over(X: Any, units: Vector) -> Any:
+def over_columns(X: Any, units: Vector) -> Any:
     """The columns of X over these units."""
     return sparse.csr_array(X / units) if sparse.issparse(X) else X / units
 

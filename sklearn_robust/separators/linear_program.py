@@ -15,7 +15,8 @@ from scipy.optimize import linprog
 
 from sklearn_robust._interrupts import interruptible
 from sklearn_robust.certificates import Point
-from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure
+from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure, Vector
+from sklearn_robust.separators.cone_program import ConicProgram
 
 # Feasibility tolerances of HiGHS, tried in turn: the least that it accepts, and its default for
 # programs on which it cycles with the first.
@@ -89,6 +90,29 @@ def solve_linear_program(program: MaxMarginForm) -> Point:
         result = _solved_by_highs(arguments, tolerance)
         if result.x is not None:
             return Point(result.x[:d] - result.x[d : 2 * d], -result.ineqlin.marginals[:n])
+    raise SolverFailure(f"HiGHS: {result.message}")
+
+
+def solve_linear_cones(conic: ConicProgram) -> tuple[Vector, Vector]:
+    """The solution and the multipliers of the rows of a conic program that is linear, by HiGHS.
+
+    Raises
+    ------
+    SolverFailure
+        If HiGHS ends without a solution, or reaches its limit of iterations.
+    """
+    _, c, A, b = conic.arrays()
+    equal = np.concatenate([np.full(int(size), kind == "zero") for kind, size in conic.cones])
+    arguments = {"c": c, "A_ub": -A[~equal], "b_ub": b[~equal], "bounds": (None, None)}
+    if equal.any():
+        arguments |= {"A_eq": A[equal], "b_eq": -b[equal]}
+    for tolerance in _HIGHS_TOLS:
+        result = _solved_by_highs(arguments, tolerance)
+        if result.x is not None:
+            z = np.empty(len(b))
+            z[~equal] = -result.ineqlin.marginals
+            z[equal] = result.eqlin.marginals
+            return result.x, z
     raise SolverFailure(f"HiGHS: {result.message}")
 
 

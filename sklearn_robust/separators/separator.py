@@ -114,16 +114,25 @@ class NotSeparableError(ValueError):
     eps_star : float
         The largest radius below which a robust separator exists; 0 where the data are not linearly
         separable at all.
-    weights : ndarray of shape (n,)
+    weights : ndarray of shape (n,) or (K, n)
         The proof: weights of the simplex (of equal class sums with an intercept) with :math:`\|Z^T
         a\|_q \le \epsilon`. Where eps equals eps_star, up to the relative precision of eps_star,
-        and where it is 0 up to rounding.
+        and where it is 0 up to rounding. For several classes the weights of each sample and rival,
+        a proof by `joint_certificates.feasibility`.
     fit_intercept : bool
         Whether the intercept was free.
+    perturbations : ndarray of shape (K(K-1)/2, d) or None
+        For several classes the points of the unit ball for the pairs of classes with which the
+        weights prove it.
     """
 
     def __init__(
-        self, eps: float, eps_star: float, weights: Vector, fit_intercept: bool = True
+        self,
+        eps: float,
+        eps_star: float,
+        weights: Vector,
+        fit_intercept: bool = True,
+        perturbations: Vector | None = None,
     ) -> None:
         reason, remedy = "they are not linearly separable, eps* = 0", ""
         if eps_star > 0:
@@ -139,9 +148,16 @@ class NotSeparableError(ValueError):
         self.eps_star = eps_star
         self.weights = weights
         self.fit_intercept = fit_intercept
+        self.perturbations = perturbations
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.eps, self.eps_star, self.weights, self.fit_intercept)
+        return type(self), (
+            self.eps,
+            self.eps_star,
+            self.weights,
+            self.fit_intercept,
+            self.perturbations,
+        )
 
 
 def read_problem(

@@ -27,7 +27,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -174,7 +174,7 @@ def minimise_joint_risk(
     ((3, 13), False, True)
     """
     require_ball(problem.threat, "the minimiser of the joint risk")
-    run = _Minimisation(_in_double_arithmetic(problem), loss, tol, Monitoring(0, monitors))
+    run = _Minimisation(problem.in_double_arithmetic(), loss, tol, Monitoring(0, monitors))
     return run.run(max_iter, start)
 
 
@@ -523,10 +523,3 @@ def _separates(point: RiskPoint) -> bool:
 def _size(at: RiskPoint) -> float:
     """What a gap in the value of the risk is relative to."""
     return max(abs(at.value), np.finfo(float).tiny) if at.value != at.log_risk else 1.0
-
-
-def _in_double_arithmetic(problem: JointProblem) -> JointProblem:
-    threat = problem.threat
-    if threat.scale is not None:
-        threat = replace(threat, scale=np.asarray(threat.scale, dtype=np.float64))
-    return replace(problem, threat=threat, log_weight=problem.log_weight.astype(np.float64))

@@ -1,0 +1,352 @@
+"""The fit of a linear classifier of several classes, stage by stage.
+
+A `JointFit` has the stages of `Fit` for one problem of K > 2 classes, with the same arguments. Its
+solutions have k = 1 and arrays (1, K, d), (1, K) and (1, K, n) as coefficients, intercepts and
+weights.
+
+The minimiser of the risk also decides whether the data are robustly separable: it ends at the
+first predictor that separates the classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar, NoReturn
+
+import numpy as np
+from scipy.optimize import brentq
+
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.joint_certificates import (
+    feasibility,
+    log_risk_bound,
+    robust_margin,
+)
+from sklearn_robust.linear_model.fitting import (
+    LARGEST_MARGIN,
+    RISK_TOL,
+    Batch,
+    Geometry,
+    find_open_problems,
+    require_dense,
+    update_problems,
+)
+from sklearn_robust.linear_model.monitoring import FitMonitor
+from sklearn_robust.losses import MarginLoss, check_loss
+from sklearn_robust.separators import NotSeparableError
+from sklearn_robust.separators.joint import solve_joint_separator
+from sklearn_robust.solvers import Solution, joint_steepest_descent, minimise_joint_risk
+from sklearn_robust.solvers._joint_descent import require_steps
+from sklearn_robust.solvers._joint_risk import JointSolution
+from sklearn_robust.threats import is_ball
+
+_ONE = np.zeros(1, dtype=int)  # the index of the one problem
+
+
+@dataclass
+class JointFit:
+    """The data and settings that the stages of a fit of several classes share.
+
+    Attributes
+    ----------
+    problem : JointProblem
+        On NumPy or scipy.sparse data.
+    tensors : JointProblem
+        The same problem.
+    loss : MarginLoss
+    tol : float
+        Certified relative gap to reach.
+    monitor : FitMonitor
+        Shown the iterations; once it is stopped, no stage begins.
+    start : array of shape (K, d) or None
+        Coefficients at which the path, and the search for a minimiser of the risk, start.
+    minimised : JointSolution or None
+        Where the last search for a minimiser of the risk ended.
+    """
+
+    problem: JointProblem
+    tensors: JointProblem
+    loss: MarginLoss
+    tol: float
+    monitor: FitMonitor
+    start: np.ndarray | None = None
+    minimised: JointSolution | None = None
+
+    n_problems: ClassVar[int] = 1
+    auto_iterations: ClassVar[int] = 300  # an iteration is slow beside an exact separator
+
+    @classmethod
+    def of(
+        cls,
+        problem: JointProblem,
+        monitor: FitMonitor,
+        *,
+        loss: str | MarginLoss,
+        tol: float,
+        device: str | None = None,
+        start: np.ndarray | None = None,
+    ) -> JointFit:
+        """The fit of a problem under a loss, by name or an object, with NumPy on any device."""
+        require_dense(problem.X, device)
+        loss = check_loss(loss, "loss", like=problem.log_weight)
+        return cls(problem, problem, loss, tol, monitor, start)
+
+    @cached_property
+    def double(self) -> JointProblem:
+        """The problem in double arithmetic."""
+        return self.problem.in_double_arithmetic()
+
+    @property
+    def n_entries(self) -> int:
+        """Entries of the margins' constraints, without zeros."""
+        return int(self.problem.X.shape[0] * self.problem.n_features * self.problem.n_classes)
+
+    @property
+    def has_minimiser(self) -> bool:
+        """Whether `minimise_joint_risk` serves this threat; otherwise the path goes on instead."""
+        return is_ball(self.problem.threat)
+
+    def has_path(self, norm: Geometry) -> bool:
+        """Whether `joint_steepest_descent` serves this threat and number of classes."""
+        try:
+            require_steps(self.problem, norm)
+        except ValueError:
+            return False
+        return True
+
+    def decide_separability(self, norm: Geometry) -> Solution:
+        """The minimiser of the risk, or a first predictor that separates the classes.
+
+        The coefficients 0 come first: they are the minimiser for a large radius.
+        """
+        constant = self._constant(norm)
+        if constant.converged[0] or not self.has_minimiser or self.monitor.stopped:
+            return constant
+        return self.minimise_risk(norm, constant, None, accept=True)
+
+    def follow_paths(
+        self,
+        norms: Sequence[Geometry],
+        solutions: Sequence[Solution],
+        batches: Sequence[Batch],
+        *,
+        step_size: float | str,
+        max_iter: int,
+        loss_tol: float,
+    ) -> list[Solution]:
+        """The solution in each geometry, with the path of steepest descent where it is open.
+
+        A path is not followed where the data are proven not to be separable, unless there is no
+        other solver for the minimiser of the risk.
+        """
+        solutions = list(solutions)
+        followed = (True, None) if self.has_minimiser else (True, None, False)
+        for i in [geometry for geometries, _ in batches for geometry in geometries]:
+            rows = find_open_problems(solutions[i], *followed)
+            if not len(rows) or self.monitor.stopped:
+                continue
+            with self.monitor.solver("steepest_descent", rows) as monitors:
+                path = joint_steepest_descent(
+                    self.problem,
+                    self.loss,
+                    norms[i],
+                    step_size=step_size,
+                    max_iter=max_iter,
+                    loss_tol=loss_tol,
+                    tol=self.tol,
+                    stop_if_not_separable=self.has_minimiser,
+                    coef_init=self.start,
+                    monitors=monitors,
+                )
+            solutions[i] = update_problems(solutions[i], rows, path)
+        return solutions
+
+    def ascend_dual(self, norm: Geometry, *, max_iter: int, loss_tol: float) -> NoReturn:
+        """Refuse: the accelerated method is one for two classes."""
+        raise ValueError(
+            f"solver='accelerated' is for two classes, got {self.problem.n_classes}. Use "
+            "solver='steepest_descent' for the path or solver='exact' for its limit."
+        )
+
+    def separate(
+        self, norm: Geometry, solution: Solution, *, loss_tol: float, n_jobs: int | None = None
+    ) -> Solution:
+        """The solution with the exact separator of an open problem, or the proof that there is
+        none.
+
+        It stays as it is where its data are already proven not to be separable, and where the
+        program fails or ends at a larger gap.
+        """
+        rows = find_open_problems(solution, True, None)
+        if not len(rows) or self.monitor.stopped:
+            return solution
+        with self.monitor.stage("exact separator"):
+            answer = self._find_separator(norm, solution)
+            if answer is None or (
+                answer.separable[0] and solution.separable[0] and solution.gap[0] < answer.gap[0]
+            ):
+                return solution
+            scaled = scale_to_loss(self.problem, self.loss, answer, loss_tol)
+            return update_problems(solution, rows, scaled)
+
+    def minimise_risk(
+        self, norm: Geometry, solution: Solution, *separable: bool | None, accept: bool = False
+    ) -> Solution:
+        """The solution with the minimiser of the risk where it is open and of this separability.
+
+        It is used where the data are then found not to be separable. With `accept` the predictor at
+        which the search ended is used as well, if its risk is lower, where separability was open.
+        A search is not repeated, unless the solution has a lower risk than where the last one
+        ended.
+        """
+        rows = find_open_problems(solution, *separable)
+        if not len(rows) or self.monitor.stopped or not self.has_minimiser:
+            return solution
+        if self.minimised is None or solution.log_risk[0] < self.minimised.log_risk:
+            self.minimised = self._search(solution)
+        found = self._of_minimiser(norm, self.minimised)
+        if found.separable[0] is None and solution.separable[0] is False:
+            # proven before, if not again: the proof stays
+            found = found.not_separable(math.inf, solution.weights, converged=False)
+        lower = solution.separable[0] is None and found.log_risk[0] < solution.log_risk[0]
+        if found.separable[0] is False or (accept and lower):
+            return update_problems(solution, rows, found)
+        return solution
+
+    # -- the parts of the stages
+
+    def _search(self, solution: Solution) -> JointSolution:
+        """The end of a search for the minimiser of the risk."""
+        coef = solution.coef[0]
+        if self.start is not None and not coef.any():
+            coef = self.start
+        start = None
+        if coef.any():
+            coef = coef.astype(np.float64)
+            start = coef, self.double.evaluate(self.loss, coef).intercept
+        with self.monitor.solver("robust_risk", _ONE) as monitors:
+            return minimise_joint_risk(
+                self.problem,
+                self.loss,
+                tol=max(self.tol, RISK_TOL),
+                start=start,
+                monitors=monitors,
+            )
+
+    def _constant(self, norm: Geometry) -> Solution:
+        """The coefficients 0 with the best intercepts, which may minimise the risk."""
+        problem = self.double
+        coef = np.zeros((problem.n_classes, problem.n_features))
+        now = problem.evaluate(self.loss, coef)
+        weights = problem.balanced(now.weights)
+        bound = -math.inf
+        if self.has_minimiser and problem.radius > 0:
+            bound = log_risk_bound(problem, self.loss, weights)
+        return self._solution(norm, coef, now.intercept, weights, bound)
+
+    def _of_minimiser(self, norm: Geometry, end: JointSolution) -> Solution:
+        """The solution at which a search for the minimiser of the risk ended."""
+        solution = self._solution(norm, end.coef, end.intercept, end.weights, end.bound)
+        return replace(solution, n_iter=np.array([end.n_iter]))
+
+    def _solution(
+        self,
+        norm: Geometry,
+        coef: np.ndarray,
+        intercept: np.ndarray,
+        weights: np.ndarray,
+        log_bound: float = -math.inf,
+    ) -> Solution:
+        """A predictor, rounded to the type of the data, with its margin and the gap of its risk.
+
+        `log_bound` is the lower bound on the log-risk that the weights (K, n) prove; -inf without
+        one.
+        """
+        problem = self.double
+        dtype = self.problem.log_weight.dtype
+        coef, intercept = (array.astype(dtype).astype(np.float64) for array in (coef, intercept))
+        log_risk = float(problem.evaluate(self.loss, coef, intercept).log_risk)
+        margin = robust_margin(problem, norm, coef, intercept)
+        separable = True if margin > 0 else None
+        gap = math.inf
+        if separable is None and log_bound > -math.inf:
+            separable, gap = False, -math.expm1(min(log_bound - log_risk, 0.0))
+        return Solution(
+            coef=coef[None].astype(dtype),
+            intercept=intercept[None].astype(dtype),
+            weights=weights[None],
+            log_risk=np.array([log_risk], dtype=dtype),
+            margin=np.array([margin], dtype=dtype),
+            margin_bound=np.array([0.0 if separable is False else math.inf], dtype=dtype),
+            gap=np.array([gap]),
+            separable=[separable],
+            converged=np.array([gap <= self.tol]),
+            n_iter=np.array([0]),
+        )
+
+    def _find_separator(self, norm: Geometry, solution: Solution) -> Solution | None:
+        """The exact separator, or the proof that there is none; None where the programs fail to
+        decide.
+        """
+        problem = self.double
+        try:
+            found = solve_joint_separator(problem, norm)
+        except NotSeparableError as error:
+            proof = feasibility(problem, error.weights, error.perturbations, search=True)
+            if not proof.proven:
+                return None  # eps is eps* to the last digits
+            constant = self._constant(norm)
+            return constant.not_separable(math.inf, error.weights[None], converged=False)
+        except RuntimeError:
+            return None
+        # the certificate is that of the coefficients as the user sees them
+        answer = self._solution(norm, found.coef, found.intercept, found.weights)
+        rounded = not (answer.coef[0] == found.coef).all()
+        margin = answer.margin[0] if rounded else found.margin
+        gap = 1 - margin / found.bound
+        return replace(
+            answer,
+            margin=np.full_like(answer.margin, margin),
+            margin_bound=np.full_like(answer.margin, found.bound),
+            gap=np.array([gap]),
+            separable=[True],
+            converged=np.array([gap <= self.tol]),
+            n_iter=np.array([1]),
+        )
+
+
+def scale_to_loss(
+    problem: JointProblem, loss: MarginLoss, solution: Solution, loss_tol: float
+) -> Solution:
+    """A separator scaled so that the sum of its robust losses is loss_tol.
+
+    At this sum steepest descent stops.
+    """
+    if loss_tol == 0 or not solution.margin[0] > 0:
+        return solution
+    problem = problem.in_double_arithmetic()
+    coef, intercept = (x[0].astype(np.float64) for x in (solution.coef, solution.intercept))
+    scores, penalties = problem.scores(coef), problem.penalties(coef)
+    smallest = float(problem.margins(scores, penalties, intercept).min())
+    goal = math.log(loss_tol) - problem.log_total_weight
+
+    def excess(scale: float) -> float:
+        at = (scale * scores, scale * penalties, scale * intercept)
+        now = problem.evaluate_scores(loss, *at, overwrite=True)
+        return float(now.log_risk) - goal
+
+    # where (K - 1) exp(-scale * smallest margin) bounds the loss, the upper end is past the root,
+    # or at it up to rounding
+    upper = max(1.0, (math.log(problem.n_classes - 1) - goal) / smallest)
+    while excess(upper) > 1e-5 and upper * smallest < LARGEST_MARGIN:
+        upper *= 2
+    scale = brentq(excess, 0.0, upper) if excess(0.0) > 0 > excess(upper) else upper
+    return replace(
+        solution,
+        coef=solution.coef * solution.coef.dtype.type(scale),
+        intercept=solution.intercept * solution.intercept.dtype.type(scale),
+        log_risk=np.full_like(solution.log_risk, excess(scale) + goal),
+    )

@@ -1,0 +1,306 @@
+r"""The max-margin form of several classes, as a conic program.
+
+The pairs of a sample and a rival class are rows over the coefficients of two classes and one norm
+of their difference, which a column holds for each pair of classes: the rows stay sparse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.norms import Norm
+from sklearn_robust.rows import require_array
+from sklearn_robust.separators import _conic_refinement as refinement
+from sklearn_robust.separators._max_margin_form import SOLVER, Vector
+from sklearn_robust.separators.cone_program import ConicProgram, MultipliersOf, scaled_identity
+from sklearn_robust.separators.linear_program import solve_linear_cones
+from sklearn_robust.threats import require_ball
+
+Indices = NDArray[np.intp]
+
+# margin of a unit matrix, in units of the rows, below which a quadratic program is solved in units
+# of the margin
+_SMALL_MARGIN = 0.1
+
+
+@dataclass(frozen=True)
+class JointPoint:
+    """Coefficients with weights and perturbations that may prove how good they are.
+
+    Attributes
+    ----------
+    coef : ndarray of shape (K, d)
+    weights : ndarray of shape (K, n)
+        Of the samples and their rivals.
+    perturbations : ndarray of shape (K(K-1)/2, d) or None
+        Points of the unit set for the pairs of classes; None without adversary.
+    gamma : float
+        The smallest margin, as the program knows it.
+    """
+
+    coef: Vector
+    weights: Vector
+    perturbations: Vector | None
+    gamma: float
+
+
+@dataclass(frozen=True)
+class JointMarginForm:
+    r"""Maximise :math:`\gamma` with :math:`\langle w_y - w_k, x_i \rangle + b_y - b_k - \epsilon
+    \|s (w_y - w_k)\|_{q^*} \ge u_{yk} \gamma` for all rivals k, and with :math:`\|W\|_p \le 1`
+    or :math:`\langle H, W \rangle = 1`.
+
+    It is feasible, and bounded whatever the data, with a norm; with H where H is the weighted sum
+    of positive weights. The multipliers of its rows are weights of the rivals, those of the norms
+    are the perturbations of the pairs.
+
+    Attributes
+    ----------
+    X : ndarray or scipy.sparse array of shape (n, d)
+    y : ndarray of int of shape (n,)
+    n_classes : int
+    norm : Norm or None
+        On the K d coefficients.
+    dual_q : float
+    eps : float
+    scale : ndarray of shape (d,) or None
+    fit_intercept : bool
+    pair_units : ndarray of shape (K, K) or None
+        The u > 0 of the pairs of classes, symmetric; None is 1.
+    normal : ndarray of shape (K, d) or None
+        H, where there is no norm.
+    """
+
+    X: Any
+    y: Indices
+    n_classes: int
+    norm: Any  # Norm or None
+    dual_q: float
+    eps: float
+    scale: Vector | None
+    fit_intercept: bool
+    pair_units: Vector | None = None
+    normal: Vector | None = None
+
+    @classmethod
+    def of(cls, problem: JointProblem, norm: Norm | None, **fields: Any) -> JointMarginForm:
+        """The form of a problem with an l_q ball, without samples of weight zero.
+
+        Its rows are in units of their root mean square, and centred where intercepts absorb that.
+        """
+        threat, factor = require_ball(problem.threat, SOLVER).simplified()
+        rows = require_array(problem.rows, "An exact separator")
+        X, unit = rows.standardised(centred=problem.fit_intercept)
+        used = problem.log_weight > -math.inf
+        eps = factor * problem.radius / unit
+        return cls(
+            X if used.all() else X[used],
+            problem.y[used],
+            problem.n_classes,
+            norm,
+            threat.dual_norm.p,
+            eps,
+            threat.scale if eps > 0 else None,
+            problem.fit_intercept,
+            **fields,
+        )
+
+    @property
+    def pairs(self) -> tuple[Indices, Indices]:
+        """The classes l < k of the K(K-1)/2 pairs."""
+        low, high = np.triu_indices(self.n_classes, 1)
+        return low, high
+
+    def at_mean_margin(self) -> JointMarginForm:
+        """The form with the mean plain margin, over samples of a class and pairs of classes, at 1
+        in place of a norm.
+        """
+        members = _units(self.y, self.n_classes)
+        means = (members.T @ self.X) / members.sum(axis=0)[:, None]
+        means = means.toarray() if sparse.issparse(means) else means
+        return replace(self, norm=None, normal=(means - means.mean(axis=0)) / (len(means) - 1))
+
+
+@dataclass(frozen=True)
+class JointProgram:
+    """The conic program of a form, and where its answer stands.
+
+    Attributes
+    ----------
+    conic : ConicProgram
+    form : JointMarginForm
+    w : slice
+        The columns of W, row by row.
+    gamma : int
+        The column of the smallest margin.
+    margins : slice
+        The rows of the pairs of a sample and a rival.
+    samples, rivals : ndarray of shape (m,)
+        Those of each such row.
+    subgradients : callable or None
+        From all multipliers to the subgradients of the norms of the pairs.
+    """
+
+    conic: ConicProgram
+    form: JointMarginForm
+    w: slice
+    gamma: int
+    margins: slice
+    samples: Indices
+    rivals: Indices
+    subgradients: MultipliersOf | None
+
+    @classmethod
+    def of(cls, form: JointMarginForm, chosen: Vector | None = None) -> JointProgram:
+        """The program of a form, of all rivals of all samples or of the chosen ones (K, n)."""
+        (n, d), K = form.X.shape, form.n_classes
+        conic = ConicProgram()
+        w, gamma = conic.columns.take(K * d), conic.columns.take(1)
+        if chosen is None:
+            chosen = np.ones((K, n), dtype=bool)
+        samples, rivals = np.nonzero((chosen & (form.y != np.arange(K)[:, None])).T)
+        classes = form.y[samples]
+        m = len(samples)
+        units = np.ones(m) if form.pair_units is None else form.pair_units[classes, rivals]
+        terms: list[tuple[slice, Any]] = [
+            (w, _score_differences(form.X, samples, classes, rivals, K)),
+            (gamma, -units[:, None]),
+        ]
+        if form.fit_intercept:  # that of class 0 is 0
+            terms.append((conic.columns.take(K - 1), _differences(classes, rivals, K)[:, 1:]))
+        low, high = form.pairs
+        subgradients = None
+        if form.eps > 0:
+            place = np.empty((K, K), dtype=np.intp)
+            place[low, high] = place[high, low] = np.arange(len(low))
+            tau = conic.columns.take(len(low))
+            penalties = -form.eps * _units(place[classes, rivals], len(low))
+            terms.append((tau, penalties))
+        margins = conic.add_rows([("nonnegative", m)], terms, np.zeros(m))
+        if form.eps > 0:
+            movable = scaled_identity(d, form.scale)
+            rows = sparse.kron(_differences(low, high, K), movable, format="csr")
+            subgradients = conic.add_norms(w, rows, tau, form.dual_q)
+        conic.linear[gamma.start] = -1.0
+        _bound_matrix(conic, w, form)
+        return cls(conic, form, w, gamma.start, margins, samples, rivals, subgradients)
+
+    def points(self) -> Iterator[JointPoint]:
+        """The solver's answer, and then those of Newton steps on the optimality conditions, each
+        from the one before.
+
+        Raises
+        ------
+        SolverFailure
+        """
+        solve = solve_linear_cones if self.conic.is_linear else ConicProgram.solve
+        x, z = solve(self.conic)
+        if self.conic.square is not None and 0 < x[self.gamma] < _SMALL_MARGIN:
+            # W has the size of the margin: once more in units of it
+            self.conic.square_weight = float(x[self.gamma])
+            x, z = solve(self.conic)
+        yield self.point(x, z)
+        while refinement.serves(self.conic):
+            moved = refinement.newton_step(self.conic, x, z)
+            if moved is None:
+                return
+            x, z = moved
+            yield self.point(x, z)
+
+    @property
+    def solver(self) -> str:
+        """The name of the solver."""
+        if self.conic.is_linear:
+            return "linear program"
+        return "cone program" if self.conic.square is None else "quadratic program"
+
+    def point(self, x: Vector, z: Vector) -> JointPoint:
+        """What a solution and multipliers of the program say."""
+        form = self.form
+        (n, d), K = form.X.shape, form.n_classes
+        weights = np.zeros((K, n))
+        weights[self.rivals, self.samples] = np.maximum(z[self.margins], 0)
+        perturbations = None
+        if self.subgradients is not None:
+            low, high = form.pairs
+            movable = scaled_identity(d, form.scale)
+            moved = self.subgradients(z).reshape(len(low), -1) @ movable
+            sums = np.zeros((K, K))
+            np.add.at(sums, (form.y[self.samples], self.rivals), weights[self.rivals, self.samples])
+            capacities = form.eps * (sums + sums.T)[low, high]
+            used = capacities > 0
+            perturbations = np.where(used, moved.T / np.where(used, capacities, 1.0), 0.0).T
+        return JointPoint(x[self.w].reshape(K, d), weights, perturbations, float(x[self.gamma]))
+
+
+def in_float64(problem: JointProblem) -> JointProblem:
+    """The same problem, on NumPy or scipy.sparse data, in double precision."""
+    X = require_array(problem.rows, SOLVER).X.astype(np.float64, copy=False)
+    threat = require_ball(problem.threat, SOLVER).mapped(lambda scale: scale.astype(np.float64))
+    log_weight = problem.log_weight.astype(np.float64, copy=False)
+    return replace(problem, X=X, threat=threat, log_weight=log_weight)
+
+
+def on_all_samples(problem: JointProblem, weights: Vector) -> Vector:
+    """Weights (K, m) of the samples of positive weight, with zeros for the others: (K, n)."""
+    used = problem.log_weight > -math.inf
+    if used.all():
+        return weights
+    spread = np.zeros((problem.n_classes, len(used)))
+    spread[:, used] = weights
+    return spread
+
+
+def _bound_matrix(conic: ConicProgram, w: slice, form: JointMarginForm) -> None:
+    """The bound on W: half the square of its norm is part of the objective for p = 2."""
+    if form.norm is None:
+        assert form.normal is not None
+        conic.add_rows([("zero", 1)], [(w, form.normal.ravel()[None])], -np.ones(1))
+        # a common shift of the rows of W changes nothing
+        K, d = form.normal.shape
+        total = sparse.kron(np.ones((1, K)), sparse.eye_array(d), format="csr")
+        conic.add_rows([("zero", d)], [(w, total)], np.zeros(d))
+        return
+    if form.norm.p == 2:
+        conic.square = w
+        return
+    unit = conic.columns.take(1)
+    conic.add_rows([("zero", 1)], [(unit, np.ones((1, 1)))], -np.ones(1))
+    conic.add_norms(w, sparse.eye_array(w.stop - w.start, format="csr"), unit, form.norm.p)
+
+
+def _units(places: Indices, n_columns: int) -> Any:
+    """The sparse array whose row i is the unit vector of places[i]."""
+    rows = np.arange(len(places))
+    return sparse.csr_array((np.ones(len(rows)), (rows, places)), shape=(len(rows), n_columns))
+
+
+def _differences(first: Indices, second: Indices, n_classes: int) -> Any:
+    """The sparse array of rows e_first - e_second."""
+    return _units(first, n_classes) - _units(second, n_classes)
+
+
+def _score_differences(
+    X: Any, samples: Indices, classes: Indices, rivals: Indices, n_classes: int
+) -> Any:
+    """The sparse array whose rows take <w_y - w_k, x_i> from W, row by row."""
+    rows = sparse.csr_array(X)[samples]
+    d = rows.shape[1]
+    counts = np.diff(rows.indptr)
+    shape = (len(samples), n_classes * d)
+    own, other = (
+        sparse.csr_array(
+            (rows.data, rows.indices + d * np.repeat(which.astype(np.int64), counts), rows.indptr),
+            shape=shape,
+        )
+        for which in (classes, rivals)
+    )
+    return own - other

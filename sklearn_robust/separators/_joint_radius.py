@@ -1,0 +1,274 @@
+r"""eps* of several classes: the largest radius below which a robust separator exists.
+
+It is the largest ratio of plain margin and norm of the difference of two classes,
+
+.. math:: \epsilon^* = \max_{W, b} \min_{i, k \ne y_i} \frac{\langle w_{y_i} - w_k, x_i \rangle +
+    b_{y_i} - b_k}{\|s (w_{y_i} - w_k)\|_{q^*}},
+
+by Crouzeix's method: with :math:`N_{lk}` the norms of the last predictor and :math:`\epsilon` its
+ratio, the next one maximises the smallest :math:`(m_{ik} - \epsilon \|s (w_{y_i} - w_k)\|_{q^*}) /
+N_{y_i k}` in a norm. The weights of each program bound eps* from above: it is at most the radius at
+which G is a flow of the pairs (`joint_certificates`).
+
+Where the two do not meet the mean margin of the samples, which is linear, is held at 1 in place of
+the norm. Where the largest margin :math:`\gamma` is then negative, the weights plus
+:math:`-\gamma` times those of the mean prove that the radius is too large.
+
+Notes
+-----
+J.-P. Crouzeix, J. Ferland and S. Schaible, An algorithm for generalized fractional programs,
+Journal of Optimization Theory and Applications 47 (1985).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+from scipy.optimize import linprog
+
+from sklearn_robust.certificates import Certified
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.joint_certificates import best_intercept, feasibility, robust_margin
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.separators._joint_margin_form import (
+    JointMarginForm,
+    JointPoint,
+    JointProgram,
+    in_float64,
+    on_all_samples,
+)
+from sklearn_robust.separators._max_margin_form import SolverFailure, Vector
+from sklearn_robust.separators.critical_radius import column_sizes, over_columns
+from sklearn_robust.threats import LpBall
+
+_MAX_RATIOS = 30  # programs at most of each kind; the ratio converges superlinearly
+_MAX_MISSED = 3  # consecutive programs that do not narrow the bounds, after which a kind ends
+_SLOW_RATIO = 0.01  # relative growth of the ratio, in units of tol, below which it is at rest
+_NARROWED = 0.9  # least ratio of the bounds' distance that counts as no progress
+_STEPS = 2  # Newton steps of the refinement of programs that are not linear
+# relative excess over the best ratio of the radii at which a proof is sought, in units of tol
+_BEYOND = (0.5, 100, 1e4)
+_LEAST_NORM = 1e-6  # norm of a difference of classes, relative to the largest, that counts at least
+_ROUNDING = 8 * float(np.finfo(np.float64).eps)
+# share by which the radius of a proof is raised, so that rounding does not undo it
+_SAFE = 1e-13
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Weights that prove that no robust separator exists from some radius on.
+
+    Attributes
+    ----------
+    weights : ndarray of shape (K, n)
+    perturbations : ndarray of shape (K(K-1)/2, d) or None
+        Points of the unit ball for the pairs.
+    """
+
+    weights: Vector
+    perturbations: Vector | None
+
+
+def enclose_radius(problem: JointProblem, tol: float) -> tuple[Certified, Proof | None]:
+    """eps* of several classes, at whatever radius the problem stands.
+
+    Returns
+    -------
+    Certified
+        margin and bound enclose eps*; coef and intercept have a smallest plain margin of 1 where
+        eps* > 0. Both are inf where features of scale 0 alone separate the data.
+    Proof or None
+        The proof of the bound, where it is finite.
+
+    Raises
+    ------
+    RuntimeError
+        If every solver failed.
+    """
+    problem = in_float64(problem).at_radius(0.0)
+    search = _Search(problem)
+    scale = problem.threat.scale
+    if scale is not None and not scale.all():
+        fixed = np.flatnonzero(scale == 0)
+        threat = LpBall(problem.threat.q, 1.0)
+        alone = _Search(replace(problem, X=problem.X[:, fixed], threat=threat))
+        if alone.start() > 0:
+            coef = np.zeros((problem.n_classes, problem.n_features))
+            coef[:, fixed] = alone.coef
+            return replace(alone.certified(), coef=coef, margin=math.inf, bound=math.inf), None
+    if search.start() > 0:
+        search.narrow(tol)
+    return search.certified(), search.proof
+
+
+class _Search:
+    """The state of the search for eps*: the best predictor, and the best proof of a bound.
+
+    Every feature is in its own unit: features of scale 0, and of sizes far apart, are as well
+    behaved as others.
+    """
+
+    def __init__(self, problem: JointProblem) -> None:
+        self.problem = problem
+        self.units = column_sizes(problem.X, centred=problem.fit_intercept)
+        scale = problem.threat.scale
+        scale = np.ones_like(self.units) if scale is None else scale
+        ball = LpBall(problem.threat.q, 1.0, scale / self.units)
+        self.in_units = replace(problem, X=over_columns(problem.X, self.units), threat=ball)
+        self.uniform = problem.balanced(np.zeros((problem.n_classes, len(problem.y))))
+        self.coef = np.zeros((problem.n_classes, problem.n_features))
+        self.intercept = np.zeros(problem.n_classes)
+        self.ratio, self.bound = 0.0, math.inf
+        self.proof: Proof | None = None
+
+    def start(self) -> float:
+        """The ratio of a separator without adversary, or a proof that there is none: 0."""
+        self._look_at(0.0, LpNorm(2))
+        if self.ratio == 0:
+            self._look_at(0.0, LpNorm(math.inf))
+        return self.ratio
+
+    def narrow(self, tol: float) -> None:
+        """Narrow the bounds of eps* down to a relative gap of tol, if that is possible."""
+        linear = self.problem.threat.q in (1, math.inf)
+        for norm in (LpNorm(math.inf if linear else 2), None):
+            misses, at_rest = 0, False
+            for _ in range(_MAX_RATIOS):
+                gap, last = self._gap(), self.ratio
+                if gap <= tol or misses == _MAX_MISSED:
+                    break
+                # the middle, where the ratio is at rest below its bound
+                middle = at_rest and self.bound < math.inf
+                self._look_at(0.5 * (last + self.bound) if middle else last, norm)
+                misses = misses + 1 if self._gap() > _NARROWED * gap else 0
+                at_rest = not self.ratio > last * (1 + _SLOW_RATIO * tol)
+                if at_rest and self.bound == math.inf:
+                    break
+        for beyond in _BEYOND:
+            if self._gap() > 2 * beyond * tol:
+                self._look_at(self.ratio * (1 + beyond * tol), None)
+
+    def _gap(self) -> float:
+        return 1 - self.ratio / self.bound
+
+    def certified(self) -> Certified:
+        proof = self.uniform if self.proof is None else self.proof.weights
+        return Certified(
+            self.coef,
+            proof,
+            self.intercept,
+            margin=self.ratio,
+            bound=self.bound,
+            rounding=_ROUNDING,
+            solver="largest ratio",
+        )
+
+    def _look_at(self, radius: float, norm: LpNorm | None) -> None:
+        """Solve the program at a radius, in a norm or at mean margin 1: it may raise the ratio and
+        lower the bound.
+        """
+        form = JointMarginForm.of(self.in_units.at_radius(radius), norm)
+        if norm is None:
+            form = form.at_mean_margin()
+        program = JointProgram.of(replace(form, pair_units=self._pair_norms()))
+        try:
+            for point in islice(program.points(), 1 if program.conic.is_linear else 1 + _STEPS):
+                self._take_predictor(point.coef / self.units)
+                self._take_proof(point, radius, mean=norm is None)
+        except SolverFailure:
+            return
+
+    def _pair_norms(self) -> Vector:
+        norms = self.problem.at_radius(1.0).penalties(self.coef)
+        largest = norms.max()
+        if not largest > 0:
+            return np.ones_like(norms)
+        return np.maximum(norms / largest, _LEAST_NORM)
+
+    def _take_predictor(self, coef: Vector) -> bool:
+        """Keep the predictor if its certified ratio is larger than the best."""
+        if not np.isfinite(coef).all() or not coef.any():
+            return False
+        problem = self.problem
+        nothing = np.zeros((problem.n_classes, problem.n_classes))
+        margins = problem.pair_margins(problem.scores(coef), nothing)
+        norms = problem.at_radius(1.0).penalties(coef)
+        intercept = _ratio_intercept(margins, norms) if problem.fit_intercept else nothing[0]
+        ratio = _certified_ratio(problem, coef, intercept, margins, norms)
+        if not ratio > self.ratio:
+            return False
+        off = ~np.eye(len(norms), dtype=bool)
+        smallest = (margins + intercept[:, None] - intercept)[off].min()
+        self.coef, self.intercept = coef / smallest, intercept / smallest
+        self.ratio = ratio
+        return True
+
+    def _take_proof(self, point: JointPoint, radius: float, *, mean: bool) -> None:
+        """Keep the point's weights if they prove a lower bound on eps* than is known."""
+        problem = self.problem
+        own = on_all_samples(problem, point.weights)
+        if not np.isfinite(own).all():
+            return
+        perturbations = point.perturbations
+        weights = own
+        if mean and point.gamma < 0:
+            weights = own - point.gamma * self.uniform
+        if perturbations is not None:
+            low, high = problem.pairs
+            before, after = (problem.pair_weights(a)[low, high] for a in (own, weights))
+            share = np.where(after > 0, before, 0) / np.where(after > 0, after, 1)
+            perturbations = share[:, None] * perturbations * self.units
+        balanced = problem.balanced(weights)
+        found = feasibility(problem.at_radius(radius), balanced, perturbations)
+        bound = radius * (min(found.ratio, 1.0) if found.proven else found.ratio * (1 + _SAFE))
+        if not bound < self.bound:
+            return
+        perturbations = found.perturbations
+        if perturbations is not None and bound > 0:
+            perturbations = perturbations * (radius / bound)
+        if feasibility(problem.at_radius(bound), balanced, perturbations).proven:
+            self.bound = bound
+            self.proof = Proof(balanced, perturbations)
+
+
+def _ratio_intercept(margins: Vector, norms: Vector) -> Vector:
+    """The b of sum 0 with the largest smallest ratio of margins (K, K) plus b_l - b_k, and norms
+    (K, K).
+    """
+    n_classes = len(margins)
+    first, second = np.nonzero(~np.eye(n_classes, dtype=bool))
+    rows = np.arange(len(first))
+    A = np.zeros((len(first), n_classes + 1))
+    A[rows, first] -= 1
+    A[rows, second] += 1
+    A[:, -1] = norms[first, second]
+    cost = np.zeros(n_classes + 1)
+    cost[-1] = -1
+    found = linprog(cost, A_ub=A, b_ub=margins[first, second], bounds=(None, None))
+    ratio = 0.0 if found.x is None else float(found.x[-1])
+    # a ratio that is not finite: features of scale 0 alone separate
+    return best_intercept(margins - max(ratio, 0.0) * norms)[0]
+
+
+def _certified_ratio(
+    problem: JointProblem, coef: Vector, intercept: Vector, margins: Vector, norms: Vector
+) -> float:
+    """The smallest ratio less its rounding; 0 where a margin is not positive."""
+    off = ~np.eye(len(norms), dtype=bool)
+    left = (margins + intercept[:, None] - intercept)[off]
+    if not (left > 0).all():
+        return 0.0
+    over = np.where(norms[off] > 0, norms[off], np.finfo(np.float64).tiny)
+    ratio = float(np.min(left / over))
+    for _ in range(3):
+        charged = robust_margin(problem.at_radius(ratio), LpNorm(math.inf), coef, intercept)
+        if charged >= 0:
+            return ratio
+        lack = -charged * float(np.abs(coef).max())
+        ratio -= 2 * lack / float(over.min()) + _ROUNDING * ratio
+        if not ratio > 0:
+            break
+    return 0.0

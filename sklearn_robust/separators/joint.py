@@ -1,0 +1,136 @@
+r"""Exact separators of several classes against l_q balls.
+
+.. math:: \min_{W, b} \|W\|_p \quad \text{subject to} \quad \langle w_{y_i} - w_k, x_i \rangle +
+    b_{y_i} - b_k - \epsilon \|s (w_{y_i} - w_k)\|_{q^*} \ge 1 \text{ for all } i, k \ne y_i.
+
+The programs are linear for p and q in {1, inf}, quadratic for p = 2, and otherwise over cones.
+Every answer is refined by Newton's method on the program's optimality conditions, and certified on
+the user's own data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+
+from sklearn_robust.certificates import Certified
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.joint_certificates import certify, feasibility
+from sklearn_robust.norms import Norm
+from sklearn_robust.separators._engine_choice import DEFAULT_TOL
+from sklearn_robust.separators._joint_margin_form import (
+    JointMarginForm,
+    JointPoint,
+    JointProgram,
+    in_float64,
+    on_all_samples,
+)
+from sklearn_robust.separators._joint_radius import enclose_radius
+from sklearn_robust.separators._max_margin_form import Vector
+from sklearn_robust.separators.separator import NotSeparableError
+
+__all__ = ["largest_joint_distance", "solve_joint_separator"]
+
+_MAX_STEPS = 8  # Newton steps of the refinement at most
+_MAX_MISSED_STEPS = 2  # consecutive steps without a smaller gap, after which it ends
+_TOL_EPS_STAR = 1e-9  # relative precision to which eps* is computed
+
+
+def solve_joint_separator(
+    problem: JointProblem, norm: Norm, tol: float = DEFAULT_TOL, *, start: Vector | None = None
+) -> Certified:
+    """The robust separator of least norm of several classes; the caller judges its gap.
+
+    Parameters
+    ----------
+    problem : JointProblem
+        On NumPy or scipy.sparse data, with an l_q ball.
+    norm : Norm
+        An `LpNorm` or a `SchattenNorm` on the K d coefficients.
+    tol : float, default=1e-8
+        Certified relative gap of the margin to reach.
+    start : ndarray of shape (K, n), optional
+        Not used: every radius is solved by itself.
+
+    Returns
+    -------
+    Certified
+        Arrays (K, d), (K, n) and (K,), with a smallest robust margin of 1.
+
+    Raises
+    ------
+    NotSeparableError
+        If no robust separator exists, with weights (K, n) that prove it.
+    RuntimeError
+        If every solver failed, or they neither found a separator nor proved that there is none.
+    """
+    problem = in_float64(problem)
+    answer = _maximise_margin(problem, norm, tol)
+    if answer.margin > 0:
+        return answer
+    eps = problem.radius
+    star, proof = enclose_radius(problem, min(tol, _TOL_EPS_STAR))
+    found = certify(problem, norm, star.coef, answer.weights)
+    if found.margin > 0:  # below eps* its separator is robust, if not the one of least norm
+        return replace(found, solver=f"{star.solver} for eps*").merged(answer)
+    if proof is not None and star.margin <= eps:
+        proven = feasibility(problem, proof.weights, proof.perturbations).proven
+        if proven or eps >= star.bound * (1 - _TOL_EPS_STAR):
+            raise NotSeparableError(
+                eps, star.margin, proof.weights, problem.fit_intercept, proof.perturbations
+            )
+    raise RuntimeError(
+        f"The solvers neither found a robust separator for eps={eps:.8g} nor proved that there is "
+        f"none: eps* lies between {star.margin:.8g} and {star.bound:.8g}. Scale the features to "
+        f"similar sizes."
+    )
+
+
+def largest_joint_distance(problem: JointProblem, tol: float = DEFAULT_TOL) -> Certified:
+    """eps* of several classes, the largest radius below which a robust separator exists.
+
+    Parameters
+    ----------
+    problem : JointProblem
+        On NumPy or scipy.sparse data, with an l_q ball; its radius is not read.
+    tol : float, default=1e-8
+        Certified relative gap of eps* to reach.
+
+    Returns
+    -------
+    Certified
+        margin and bound enclose eps*, and the weights (K, n) prove the bound. coef (K, d) and
+        intercept (K,) have a smallest plain margin of 1; they are zero where eps* is. Margin and
+        bound are inf where features of scale 0 alone separate the data.
+
+    Raises
+    ------
+    RuntimeError
+        If every solver failed.
+    """
+    return enclose_radius(problem, tol)[0]
+
+
+def _maximise_margin(problem: JointProblem, norm: Norm, tol: float) -> Certified:
+    """The predictor of largest robust margin in a norm.
+
+    Newton steps follow the solver's answer until the gap is at most tol, or no longer falls.
+    """
+    program = JointProgram.of(JointMarginForm.of(problem, norm))
+    best, misses = None, 0
+    for point in islice(program.points(), 1 + _MAX_STEPS):
+        last = best
+        best = _certified(problem, norm, point, program.solver).merged(last)
+        reached = best.gap - best.rounding <= tol
+        misses = 0 if last is None or best.gap < last.gap else misses + 1
+        if reached or misses == _MAX_MISSED_STEPS:
+            break
+    assert best is not None
+    return best
+
+
+def _certified(problem: JointProblem, norm: Norm, point: JointPoint, solver: str) -> Certified:
+    """A direction and weights, certified on the user's data."""
+    weights = on_all_samples(problem, point.weights)
+    found = certify(problem, norm, point.coef, weights, perturbations=point.perturbations)
+    return replace(found, solver=solver)
