@@ -268,7 +268,7 @@ def test_a_monitor_stops_it(q, last):
 
 
 def test_memory_is_that_of_one_array_over_classes_and_samples():
-    X, y = overlapping(50, n_features=10, n=20_000)
+    X, y = overlapping(50, n_features=10, n=10_000)
     problem = JointProblem.from_data(X, y, q=1.5, eps=0.5, fit_intercept=True)
     tracemalloc.start()
     try:
