@@ -268,11 +268,11 @@ def test_a_monitor_stops_it(q, last):
 
 
 def test_memory_is_that_of_one_array_over_classes_and_samples():
-    X, y = overlapping(50, n_features=10, n=10_000)
+    X, y = overlapping(50, n_features=10, n=20_000)
     problem = JointProblem.from_data(X, y, q=1.5, eps=0.5, fit_intercept=True)
     tracemalloc.start()
     try:
-        solution = minimise_joint_risk(problem, LOSSES["logistic"], max_iter=1)
+        solution = minimise_joint_risk(problem, LOSSES["logistic"], monitors=[Watcher(1, 3)])
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
