@@ -260,11 +260,12 @@ class DualBounds:
 
     def _flows(self, sums: WeightedSums, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The sizes of repaired flows of the pairs, and their capacities."""
-        start = np.zeros((len(slopes), self.problem.n_features))
-        start[:, self.differences.columns] = slopes * self.differences.scale
+        start = np.zeros((len(sums.capacities), self.problem.n_features))
+        places = np.ix_(self.model.pair_places, self.differences.columns)
+        start[places] = slopes * self.differences.scale
         found = repaired(self.problem, sums, start)
         if found.perturbations is None:
-            return np.full(len(slopes), math.inf), sums.capacities
+            return np.full(len(start), math.inf), sums.capacities
         return gauge(self.problem.threat, found.perturbations) * sums.capacities, sums.capacities
 
     # -- features out of reach

@@ -153,6 +153,8 @@ class JointModel:
     problem : JointProblem
         In double arithmetic.
     loss : MarginLoss
+    left_out : ndarray of bool of shape (K, n), optional
+        Pairs of a sample and a rival that the risk does not judge; none by default.
 
     Attributes
     ----------
@@ -161,12 +163,21 @@ class JointModel:
     radius : float
         In units of the data.
     low, high : ndarray of int of shape (P,)
-        The classes of the pairs; none where there is no adversary.
+        The classes of the pairs that are judged; none where there is no adversary.
+    pair_places : ndarray of int of shape (P,)
+        Their places among all pairs.
+    log_weight : ndarray of shape (n,)
+        -inf for samples that are left out altogether, too.
+    used : ndarray of bool of shape (n,)
+        Whether a sample has weight.
     """
 
-    def __init__(self, problem: JointProblem, loss: MarginLoss) -> None:
+    def __init__(
+        self, problem: JointProblem, loss: MarginLoss, left_out: np.ndarray | None = None
+    ) -> None:
         self.problem = problem
         self.loss = loss
+        self.left_out = left_out
         self.logarithmic = is_exponential(loss)
         rows = problem.rows
         square = mean_square(rows, centred=problem.fit_intercept) / problem.n_features
@@ -175,11 +186,18 @@ class JointModel:
         if problem.fit_intercept and isinstance(rows, DenseRows | SparseRows):
             self.centre = rows.mean()
         self.radius = problem.radius / self.unit
+        self.log_weight = problem.log_weight
+        judged = np.ones((problem.n_classes, problem.n_classes), dtype=bool)
+        if left_out is not None:
+            others = np.arange(problem.n_classes)[:, None] != problem.y
+            kept = np.any(others & ~left_out, axis=0)
+            self.log_weight = np.where(kept, problem.log_weight, -math.inf)
+            counts = problem.class_sums((others & ~left_out & (self.log_weight > -math.inf)) * 1.0)
+            judged = counts + counts.T > 0
+        self.used = self.log_weight > -math.inf
         low, high = problem.pairs
-        if self.radius == 0:
-            low, high = low[:0], high[:0]
-        self.low, self.high = low, high
-        self.used = problem.log_weight > -math.inf
+        self.pair_places = np.flatnonzero(judged[low, high]) if self.radius > 0 else np.arange(0)
+        self.low, self.high = low[self.pair_places], high[self.pair_places]
 
     # -- units
 
@@ -218,7 +236,7 @@ class JointModel:
         weights, soft_margins = np.empty((self.problem.n_classes, n)), np.empty(n)
         for at, shares, of_block in self._shares(coef, pairs):
             weights[:, at], soft_margins[at] = shares, of_block
-        log_risk, of_sample = self.loss.log_risk_and_weights(soft_margins, self.problem.log_weight)
+        log_risk, of_sample = self.loss.log_risk_and_weights(soft_margins, self.log_weight)
         curvature = self.loss.curvature(soft_margins, of_sample)
         value = float(log_risk)
         if not self.logarithmic:
@@ -247,7 +265,7 @@ class JointModel:
         soft_margins = np.empty(len(self.problem.y))
         for at, _, of_block in self._shares(coef, pairs):
             soft_margins[at] = of_block
-        return float(self.loss.log_risk_and_weights(soft_margins, self.problem.log_weight)[0])
+        return float(self.loss.log_risk_and_weights(soft_margins, self.log_weight)[0])
 
     def weight_blocks(self, point: RiskPoint) -> Iterator[tuple[slice, np.ndarray]]:
         """The weights at a point (K, m), a block at a time, which may be written to."""
@@ -291,6 +309,9 @@ class JointModel:
             correct = shares[own, places]
             shares += penalties[:, own]
             shares[own, places] = -math.inf
+            if self.left_out is not None:
+                shares[:, ~self.used[at]] = 0.0  # samples without weight have any margin
+                shares[self.left_out[:, at] & self.used[at]] = -math.inf
             largest = shares.max(axis=0)
             shares -= largest
             np.exp(shares, out=shares)
@@ -370,7 +391,7 @@ class JointModel:
         """
         K, d1 = coefs.shape[:2]
         before = coefs[..., -1].copy()
-        X = self._features(rows)
+        X = self.features(rows)
         assert at.weights is not None
         shares = (at.weights[:, rows] * at.share_of_weight[rows]).T
         weight = factor * at.of_sample[rows]
@@ -402,10 +423,10 @@ class JointModel:
             length = max(1, _BLOCK_ENTRIES // (K * f))
             for start in range(0, len(members), length):
                 rows = members[start : start + length]
-                _add_star_gram(gram, self._features(rows)[:, columns], weights[:, rows].T, c)
+                _add_star_gram(gram, self.features(rows)[:, columns], weights[:, rows].T, c)
         return gram.reshape(K * f, K * f)
 
-    def _features(self, rows: np.ndarray) -> np.ndarray:
+    def features(self, rows: np.ndarray) -> np.ndarray:
         """Rows in units of the data with a column of ones, (m, d + 1)."""
         X = self.problem.X[rows]
         X = X if isinstance(X, np.ndarray) else X.toarray()

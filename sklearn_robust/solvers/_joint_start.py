@@ -65,6 +65,8 @@ class PairDifferences:
     columns : ndarray of int of shape (r,)
         The features that the adversary reaches.
     scale : ndarray of shape (r,)
+    incidence : sparse array of shape (P, K)
+        1 and -1 at the classes of each pair.
     """
 
     def __init__(self, model: JointModel) -> None:
@@ -76,8 +78,7 @@ class PairDifferences:
         P, K = len(model.low), model.problem.n_classes
         pairs = np.arange(P)
         ones = np.ones(P)
-        # 1 and -1 at the classes of each pair
-        self._incidence = sparse.csr_array(
+        self.incidence = sparse.csr_array(
             (np.concatenate([ones, -ones]), (np.tile(pairs, 2), np.append(model.low, model.high))),
             shape=(P, K),
         )
@@ -96,7 +97,7 @@ class PairDifferences:
     ) -> np.ndarray:
         """(P, r) -> (K, d + 1)."""
         coef = np.zeros(shape)
-        coef[:, self.columns] = (self._incidence[at].T @ by_difference) * self.scale
+        coef[:, self.columns] = (self.incidence[at].T @ by_difference) * self.scale
         return coef
 
 
