@@ -208,7 +208,8 @@ def summary(table: list[dict[str, str]]) -> str:
         sentences.append(
             f"Against {name}: {np.count_nonzero(apart < 0)} of {len(table)} lines lost, "
             f"{np.count_nonzero(apart < -2 * error)} of them by more than two standard errors; "
-            f"{np.count_nonzero(apart > 2 * error)} won by more; mean difference {apart.mean():+.2f}."
+            f"{np.count_nonzero(apart > 2 * error)} won by more; mean difference "
+            f"{apart.mean():+.2f}."
         )
     return "\n\n".join(sentences)
 

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -134,6 +135,15 @@ class StepModel:
         sizes = support(self.problem.threat, self.problem.pair_differences(coef))
         return float(self.capacities @ sizes)
 
+    @cached_property
+    def nothing(self) -> float:
+        """A decrease that is none."""
+        return _NOTHING * self.length * float(self.norm.dual.value(self.weighted_sum.ravel()))
+
+    def is_flat(self, saddle: Saddle) -> bool:
+        """Whether the perturbations prove that no step brings a decrease."""
+        return saddle.bound >= -self.nothing
+
     def saddle(self, step: np.ndarray, perturbations: np.ndarray) -> Saddle:
         """The step and the perturbations with what they prove."""
         left, penalty = self.left(perturbations), self.penalty(self.coef)
@@ -171,10 +181,9 @@ class StepModel:
         best = self.saddle(steepest, perturbations)
         if step is not None:
             best = best.or_better(self.saddle(step, perturbations))
-        nothing = self.length * float(self.norm.dual.value(self.weighted_sum.ravel())) * _NOTHING
         search = _Search(self, best)
         for _ in range(0, max_iter, _CHECK_EVERY):
-            if best.gap <= max(tol * abs(best.value), nothing) or best.bound >= -nothing:
+            if best.gap <= max(tol * abs(best.value), self.nothing) or self.is_flat(best):
                 break
             best = search.advance().or_better(best)
         return best

@@ -117,15 +117,16 @@ def check_parameters(estimator: Any, checks: Mapping[str, Check]) -> None:
 
 def check_exponents(values: Any, name: str) -> list[float]:
     """One or several exponents in [1, inf], in the order given."""
-    return [check_exponent(value, name) for value in _one_or_several(values, name)]
+    return [check_exponent(value, name) for value in one_or_several(values, name)]
 
 
 def check_radii(values: Any, name: str) -> list[float]:
     """One or several radii >= 0, in the order given."""
-    return [check_radius(value, name) for value in _one_or_several(values, name)]
+    return [check_radius(value, name) for value in one_or_several(values, name)]
 
 
-def _one_or_several(values: Any, name: str) -> list[Any]:
+def one_or_several(values: Any, name: str) -> list[Any]:
+    """A number or a name alone, or those of a sequence."""
     if isinstance(values, Real | str):
         return [values]
     found = list(values) if np.iterable(values) else []

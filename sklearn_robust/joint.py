@@ -459,19 +459,34 @@ class JointProblem:
             return self._uniform_weights()
         positive /= largest
         if self.fit_intercept:
-            sums = to_numpy(self.class_sums(positive)).astype(np.float64)
-            factors = balancing_factors(sums)
-            with np.errstate(over="ignore", invalid="ignore"):
-                sums = sums * factors
-                lack = np.abs(sums.sum(axis=1) - sums.sum(axis=0))
-            # weights that are not balanced up to rounding prove nothing
-            if not factors.any() or not lack.max() <= _IMBALANCE * sums.sum():
+            factors = self.balancing(to_numpy(self.class_sums(positive)))
+            if factors is None:
                 return self._uniform_weights()
             scaled = like(positive, factors / factors.max())
             for at, _ in self.blocks():
                 positive[:, at] *= scaled[self.y[at]].T
         positive /= xp.sum(positive)
         return positive
+
+    def balancing(self, class_sums: np.ndarray) -> np.ndarray | None:
+        """The factors of the weights of each pair of classes that make weights with these class
+        sums feasible, of sum 1: (K, K) -> (K, K). None where there are none.
+        """
+        largest = float(class_sums.max())
+        if not 0 < largest < math.inf:
+            return None
+        sums = class_sums.astype(np.float64) / largest
+        factors = np.ones_like(sums)
+        if self.fit_intercept:
+            factors = balancing_factors(sums)
+            with np.errstate(over="ignore", invalid="ignore"):
+                sums = sums * factors
+                lack = np.abs(sums.sum(axis=1) - sums.sum(axis=0))
+            # weights that are not balanced up to rounding prove nothing
+            if not factors.any() or not lack.max() <= _IMBALANCE * sums.sum():
+                return None
+        balanced: np.ndarray = factors / (largest * sums.sum())
+        return balanced
 
     def class_sums(self, values: Array) -> Array:
         r""":math:`C_{lk} = \sum_{i: y_i = l} v_{ik}`, the sums over the samples of each class:
@@ -480,13 +495,18 @@ class JointProblem:
         xp, K = namespace(values), self.n_classes
         sums = xp.zeros((K, K), dtype=values.dtype, device=values.device)
         for at, _ in self.blocks():
-            if xp is np:
-                order, classes, starts = _by_class(self.y[at])
-                sums[classes] += np.add.reduceat(values[:, at][:, order], starts, axis=1).T
-            else:
-                members = self.y[at] == xp.arange(K, device=self.y.device)[:, None]
-                sums += xp.astype(members, values.dtype) @ values[:, at].T
+            self.add_class_sums(sums, values[:, at], at)
         return sums
+
+    def add_class_sums(self, sums: Array, values: Array, at: slice) -> None:
+        """Add the class sums of a block of samples (K, m) to others (K, K)."""
+        xp, y = namespace(values), self.y[at]
+        if xp is np:
+            order, classes, starts = _by_class(y)
+            sums[classes] += np.add.reduceat(values[:, order], starts, axis=1).T
+        else:
+            members = y == xp.arange(self.n_classes, device=y.device)[:, None]
+            sums += xp.astype(members, values.dtype) @ values.T
 
     def pair_weights(self, weights: Array) -> Array:
         r""":math:`A_{lk} = C_{lk} + C_{kl}`, the weight between two classes, symmetric: (K, n) ->

@@ -31,7 +31,7 @@ that start from those of the predictor, :math:`\arg\max_{\delta \in U} \langle w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -757,17 +757,26 @@ def log_risk_bound(
 
 def entropy_bound(problem: JointProblem, loss: MarginLoss, weights: Array) -> float:
     """The bound of `log_risk_bound` for weights (K, n) whose G is a flow of the pairs."""
-    xp = namespace(weights)
-    of_sample = xp.sum(weights, axis=0)
+    return entropy_bound_of_blocks(
+        problem, loss, ((at, weights[:, at]) for at, _ in problem.blocks())
+    )
+
+
+def entropy_bound_of_blocks(
+    problem: JointProblem, loss: MarginLoss, blocks: Iterable[tuple[slice, Array]]
+) -> float:
+    """The same for weights (K, m) of a block of samples at a time."""
+    of_sample = namespace(problem.log_weight).zeros_like(problem.log_weight)
+    entropy = 0.0
+    for at, block in blocks:
+        xp = namespace(block)
+        of_block = xp.sum(block, axis=0)
+        of_sample[at] = of_block
+        share = block / xp.where(of_block > 0, of_block, 1.0)
+        logs = xp.log(xp.where(block > 0, share, 1.0))
+        entropy -= float(xp.sum(block * logs))
     if type(loss) not in _WITH_ENTROPY:
         return float(loss.log_risk_bound(of_sample, problem.log_weight))
-    entropy = 0.0
-    for at, _ in problem.blocks():
-        block = weights[:, at]
-        used = block > 0
-        share = block / xp.where(of_sample[at] > 0, of_sample[at], 1.0)
-        logs = xp.log(xp.where(used, share, 1.0))
-        entropy -= float(xp.sum(block * logs))
     bound = loss.log_risk_bound(  # type: ignore[call-arg]
         of_sample, problem.log_weight, entropy=entropy
     )

@@ -98,15 +98,19 @@ def cut_excess(flow: np.ndarray, capacities: np.ndarray) -> tuple[np.ndarray, np
 
 
 def total_variation_prox(
-    g: np.ndarray, capacities: np.ndarray, tied: np.ndarray | None = None
+    g: np.ndarray,
+    capacities: np.ndarray,
+    tied: np.ndarray | None = None,
+    rates: np.ndarray | None = None,
 ) -> np.ndarray:
-    r"""The proximal point of the total variation, :math:`\arg\min_u \tfrac12 \|u - g\|^2 + T(u)`,
-    of each column.
+    r"""The proximal point of the total variation, :math:`\arg\min_u \tfrac12 \sum_l (u_l -
+    g_l)^2 / r_l + T(u)`, of each column.
 
-    Equally, what the nearest flow leaves of g, in every l_p norm. By divide and conquer: a group of
-    classes is at its mean :math:`\mu` unless a set S of it has :math:`g(S) - \mu |S| > c(S)`; then
-    the set of the largest excess is above the rest of the group, which adds :math:`\mp c` to both
-    sides of the cut, and each side is a group of its own.
+    With rates r of 1 it is what the nearest flow leaves of g, in every l_p norm. By divide and
+    conquer: a group of classes is at its mean :math:`\mu`, with weights 1 / r, unless a set S of it
+    has :math:`\sum_{l \in S} (g_l - \mu) / r_l > c(S)`; then the set of the largest excess is above
+    the rest of the group, which adds :math:`\mp c` to both sides of the cut, and each side is a
+    group of its own.
 
     Parameters
     ----------
@@ -116,6 +120,8 @@ def total_variation_prox(
     tied : ndarray of bool of shape (K(K-1)/2, d), optional
         The pairs that count, an equivalence relation in each column; all by default. The others are
         not joined at all.
+    rates : ndarray of shape (K, d), optional
+        r > 0; 1 by default.
 
     Returns
     -------
@@ -135,12 +141,16 @@ def total_variation_prox(
     u = np.empty_like(g, dtype=np.float64)
     for at in _columns(g, members):
         joined = None if tied is None else tied[:, at]
-        u[:, at] = _prox(g[:, at].astype(np.float64), _part(capacities, at), joined)
+        part = g[:, at].astype(np.float64)
+        weights = np.ones_like(part) if rates is None else 1 / rates[:, at]
+        u[:, at] = _prox(weights * part, weights, _part(capacities, at), joined)
     return u
 
 
-def _prox(g: np.ndarray, capacities: np.ndarray, tied: np.ndarray | None) -> np.ndarray:
-    """`total_variation_prox` of some columns."""
+def _prox(
+    g: np.ndarray, weights: np.ndarray, capacities: np.ndarray, tied: np.ndarray | None
+) -> np.ndarray:
+    """`total_variation_prox` of some columns, from g / r and 1 / r."""
     n_classes, d = g.shape
     members, cuts = class_sets(n_classes)
     low, high = np.triu_indices(n_classes, 1)
@@ -151,8 +161,8 @@ def _prox(g: np.ndarray, capacities: np.ndarray, tied: np.ndarray | None) -> np.
     open_columns = np.arange(d)
     for _ in range(n_classes):
         joined = tied[:, open_columns]
-        mean[:, open_columns] = _group_means(g[:, open_columns], joined)
-        height = g[:, open_columns] - mean[:, open_columns]
+        mean[:, open_columns] = _group_means(g[:, open_columns], weights[:, open_columns], joined)
+        height = g[:, open_columns] - weights[:, open_columns] * mean[:, open_columns]
         within = np.where(joined, capacities[:, open_columns], 0)
         gain = members @ height - cuts @ within
         best = np.argmax(gain, axis=0)
@@ -172,16 +182,16 @@ def _prox(g: np.ndarray, capacities: np.ndarray, tied: np.ndarray | None) -> np.
     return mean
 
 
-def _group_means(g: np.ndarray, tied: np.ndarray) -> np.ndarray:
-    """The mean of g (K, m) over the classes tied to each: (K, m); to the last digit one number for
-    a group, as all sum in one order.
+def _group_means(g: np.ndarray, weights: np.ndarray, tied: np.ndarray) -> np.ndarray:
+    """The sum of g (K, m) over that of the weights, of the classes tied to each: (K, m); to the
+    last digit one number for a group, as all sum in one order.
     """
     n_classes = len(g)
     low, high = np.triu_indices(n_classes, 1)
     joined = np.zeros((n_classes, *g.shape))
     joined[low, high] = joined[high, low] = tied
     joined[np.arange(n_classes), np.arange(n_classes)] = 1
-    means: np.ndarray = (joined * g).sum(axis=1) / joined.sum(axis=1)
+    means: np.ndarray = (joined * g).sum(axis=1) / (joined * weights).sum(axis=1)
     return means
 
 

@@ -24,7 +24,7 @@ from sklearn_robust.joint_certificates import (
     robust_margin,
 )
 from sklearn_robust.losses import LOSSES
-from sklearn_robust.norms import LpNorm
+from sklearn_robust.norms import LpNorm, SchattenNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.threats import LpBall
 
@@ -255,24 +255,48 @@ def test_bound_meets_gamma_at_dual_weights(p, q, fit_intercept):
     assert found.gap < 1e-4
 
 
-def test_perturbations_are_improved_and_never_needed():
+DISTANCES = {
+    "1": (LpNorm(np.inf), lambda left: cp.norm(cp.vec(left, order="C"), 1)),
+    "2": (LpNorm(2), lambda left: cp.norm(left, "fro")),
+    "inf": (LpNorm(1), lambda left: cp.max(cp.abs(left))),
+    "spectral": (SchattenNorm(1, 3), cp.sigma_max),
+    "nuclear": (SchattenNorm(np.inf, 3), cp.normNuc),
+}
+
+
+@pytest.mark.parametrize("name", DISTANCES)
+@each_q
+def test_bound_is_the_distance_to_the_flows(name, q):
+    """The least dual norm, whichever it is, is found from no perturbations at all."""
     X, y = apart()
-    problem = JointProblem.from_data(X, y, q=2, eps=0.3, fit_intercept=False)
+    problem = JointProblem.from_data(X, y, q=q, eps=0.3, fit_intercept=False)
     weights = problem.balanced(np.random.default_rng(0).uniform(size=(3, len(y))))
-    plain = np.linalg.norm(problem.weighted_sum(weights))
-    bound = margin_bound(problem, LpNorm(2), weights)
-    # the distance to the flows by cvxpy
+    (norm, size), G = DISTANCES[name], problem.weighted_sum(weights)
     low, high = problem.pairs
     incidence = np.zeros((3, 3))
     incidence[np.arange(3), low], incidence[np.arange(3), high] = 1, -1
     delta = cp.Variable((3, X.shape[1]))
     caps = 0.3 * problem.pair_weights(weights)[low, high]
     distance = cp.Problem(
-        cp.Minimize(cp.norm(problem.weighted_sum(weights) - incidence.T @ delta, "fro")),
-        [cp.norm(delta, 2, axis=1) <= caps],
+        cp.Minimize(size(G - incidence.T @ delta)), [cp.norm(delta, q, axis=1) <= caps]
     ).solve(solver="CLARABEL")
-    assert distance < 0.99 * plain
-    assert distance - 1e-7 < bound < distance + 1e-5
+    bound = margin_bound(problem, norm, weights)
+    assert distance < 0.99 * norm.dual.value(G.ravel())
+    assert distance - 1e-7 < bound < distance * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("norm", [SchattenNorm(np.inf, 3), SchattenNorm(1, 3)], ids=str)
+def test_bounds_of_matrix_norms_charge_their_rounding(norm):
+    """In single precision the bound stays above that of the same weights in double precision."""
+    X, y = apart()
+    weights = np.random.default_rng(0).uniform(size=(3, len(y)))
+    single, double = (
+        JointProblem.from_data(X.astype(kind), y, q=2, eps=0.0, fit_intercept=False)
+        for kind in (np.float32, np.float64)
+    )
+    exact = margin_bound(double, norm, double.balanced(weights))
+    bound = margin_bound(single, norm, single.balanced(weights.astype(np.float32)))
+    assert exact < bound < exact * (1 + 1e-4)
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 5, 8])

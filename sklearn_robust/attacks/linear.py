@@ -14,12 +14,17 @@ as in scikit-learn: f > 0 is the second class, and the scores are (0, f).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 from sklearn.utils.extmath import safe_sparse_dot
 
 from sklearn_robust.threats import LpBall, Threat, is_ball, radius_of, support
+
+_BLOCK_SCORES = 2**17  # scores that exist at a time: a megabyte in float64
 
 
 def has_coef(classifier: Any) -> bool:
@@ -53,6 +58,62 @@ def class_scores(X: Any, coef: np.ndarray, intercept: np.ndarray) -> np.ndarray:
     """
     scores = safe_sparse_dot(X, coef.T, dense_output=True) + intercept
     return np.column_stack([np.zeros_like(scores), scores]) if scores.shape[1] == 1 else scores
+
+
+def row_blocks(n_rows: int, n_classes: int) -> Iterator[slice]:
+    """The rows, as many at a time as have scores of moderate size; one block of none for no rows.
+
+    Parameters
+    ----------
+    n_rows, n_classes : int
+
+    Yields
+    ------
+    slice
+    """
+    length = max(1, _BLOCK_SCORES // n_classes)
+    for start in range(0, max(n_rows, 1), length):
+        yield slice(start, min(start + length, n_rows))
+
+
+def by_blocks(
+    figure: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    X: Any,
+    y: np.ndarray | None,
+    coef: np.ndarray,
+    intercept: np.ndarray,
+    norms: np.ndarray,
+    pattern: np.ndarray | None = None,
+) -> np.ndarray:
+    """A figure of each sample, from the scores of a block of rows at a time.
+
+    Parameters
+    ----------
+    figure : callable
+        From scores (m, K), classes (m,) and norms of the rivals (m, K) to m figures.
+    X : array or sparse array of shape (n, d)
+    y : int array of shape (n,) or None
+        Index of the class; the predicted one if None.
+    coef : array of shape (K, d), or (1, d) for two classes
+    intercept : array of shape (K,) or (1,)
+    norms : array of shape (K, K), or (m, K, K) with a pattern
+        Those of `rival_norms`.
+    pattern : int array of shape (n,), optional
+        The place of each sample's norms among m.
+
+    Returns
+    -------
+    array of shape (n,)
+    """
+    if sparse.issparse(X):
+        X = X.tocsr()
+    figures = []
+    for rows in row_blocks(X.shape[0], norms.shape[-1]):
+        scores = class_scores(X[rows], coef, intercept)
+        classes = scores.argmax(axis=1) if y is None else y[rows]
+        of_rivals = norms[classes] if pattern is None else norms[pattern[rows], classes]
+        figures.append(figure(scores, classes, of_rivals))
+    return np.concatenate(figures)
 
 
 def _class_coef(coef: np.ndarray) -> np.ndarray:
@@ -154,9 +215,8 @@ def robust_margins(
         Positive exactly where no perturbation of the threat changes the decision away from y. A tie
         counts as broken.
     """
-    return least_margins(
-        class_scores(X, coef, intercept), y, rival_norms(coef, threat)[y], radius_of(threat)
-    )
+    figure = partial(least_margins, eps=radius_of(threat))
+    return by_blocks(figure, X, y, coef, intercept, rival_norms(coef, threat))
 
 
 def robustly_correct(
@@ -177,12 +237,13 @@ def robustly_correct(
         At eps = 0 a tie is what predict makes of it, the first of the classes with the largest
         score; at eps > 0 it counts as broken.
     """
-    scores = class_scores(X, coef, intercept)
-    right = scores.argmax(axis=1) == y
     radius = radius_of(threat)
-    if radius == 0:
-        return right
-    return right & (least_margins(scores, y, rival_norms(coef, threat)[y], radius) > 0)
+
+    def figure(scores: np.ndarray, y: np.ndarray, norms: np.ndarray) -> np.ndarray:
+        right = scores.argmax(axis=1) == y
+        return right if radius == 0 else right & (least_margins(scores, y, norms, radius) > 0)
+
+    return by_blocks(figure, X, y, coef, intercept, rival_norms(coef, threat))
 
 
 def signed_distances(
@@ -214,9 +275,8 @@ def signed_distances(
         inf where no rival can ever win: its coefficients are equal where the adversary reaches, and
         its score is lower.
     """
-    scores = class_scores(X, coef, intercept)
-    y = scores.argmax(axis=1) if y is None else y
-    return boundary_distances(scores, y, rival_norms(coef, LpBall(q, 1.0, scale))[y])
+    norms = rival_norms(coef, LpBall(q, 1.0, scale))
+    return by_blocks(boundary_distances, X, y, coef, intercept, norms)
 
 
 def worst_case_perturbations(
@@ -233,8 +293,11 @@ def worst_case_perturbations(
     -------
     array of shape (n, d)
     """
-    norms = rival_norms(coef, threat)[y]
-    scores = class_scores(X, coef, intercept)
-    rival = _rival_margins(scores, y, norms, radius_of(threat)).argmin(axis=1)
+    radius = radius_of(threat)
+
+    def worst_rival(scores: np.ndarray, y: np.ndarray, norms: np.ndarray) -> np.ndarray:
+        return _rival_margins(scores, y, norms, radius).argmin(axis=1)
+
+    rival = by_blocks(worst_rival, X, y, coef, intercept, rival_norms(coef, threat))
     coef = _class_coef(coef)
     return -threat.worst(coef[y] - coef[rival])

@@ -20,14 +20,13 @@ from sklearn_robust._fits import all_or_nothing
 from sklearn_robust._parameters import (
     check_choice,
     check_exponent,
-    check_exponents,
     check_number,
     check_radii,
     refuse_lazy,
 )
 from sklearn_robust.attacks.linear import robustly_correct
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
-from sklearn_robust.linear_model._path import solve_grid, warn_of_cells
+from sklearn_robust.linear_model._path import check_geometries, solve_grid, to_array, warn_of_cells
 from sklearn_robust.linear_model._radii import choose_radii
 from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
 from sklearn_robust.linear_model.base import ProbabilityMixin, RobustLinearMixin, read_problem
@@ -60,7 +59,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
 
     Parameters
     ----------
-    p_algo : float or sequence of float, default=(1, 2, inf)
+    p_algo : float, {"spectral", "nuclear"} or sequence of these, default=(1, 2, inf)
         Geometries to choose from.
     q_pert : float, default=inf
         Exponent of the norm that bounds the perturbation in training, in [1, inf].
@@ -159,7 +158,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
 
     def __init__(
         self,
-        p_algo: float | Sequence[float] = (1, 2, math.inf),
+        p_algo: float | str | Sequence[float | str] = (1, 2, math.inf),
         q_pert: float = math.inf,
         eps: float | Sequence[float] | str = "auto",
         *,
@@ -237,7 +236,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         ball = self._scoring_ball()
         check_number(self.verbose, "verbose", low=0, integer=True)
         check_choice(self.refit, "refit", (True, False))
-        p_algo = check_exponents(self.p_algo, "p_algo")
+        p_algo = check_geometries(self.p_algo, "p_algo")
         model = self._candidate()
         refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         checked, y = validate_data(self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32))
@@ -340,7 +339,7 @@ def _cross_validate(
     y: Any,
     sample_weight: Any,
     split: tuple[np.ndarray, np.ndarray],
-    p_algo: list[float],
+    p_algo: list[float | str],
     eps: list[float],
     threat: LpBall,
     fold: str,
@@ -389,7 +388,7 @@ def _cross_validate(
 
 
 def _results(
-    p_algo: list[float],
+    p_algo: list[float | str],
     eps: list[float],
     scores: np.ndarray,
     fit_times: np.ndarray,
@@ -407,7 +406,8 @@ def _results(
         results[f"std_{name}"] = np.full(len(params), seconds.std())
     for name in ("eps", "p_algo"):
         results[f"param_{name}"] = np.ma.array(
-            [candidate[name] for candidate in params], mask=np.zeros(len(params), dtype=bool)
+            to_array([candidate[name] for candidate in params]),
+            mask=np.zeros(len(params), dtype=bool),
         )
     results["params"] = params
     results |= {f"split{i}_test_score": scores[:, i] for i in range(scores.shape[1])}

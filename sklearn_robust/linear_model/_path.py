@@ -5,52 +5,61 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from sklearn_robust._parameters import check_exponent, check_exponents, check_radii
+from sklearn_robust._parameters import check_exponent, check_radii, one_or_several
+from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model._robust_linear import (
+    MATRIX_NORMS,
     RobustLinearClassifier,
+    norm_of,
     read_settings,
     solve,
 )
 from sklearn_robust.linear_model.base import read_problem
 from sklearn_robust.linear_model.fitting import Batch, Fit
+from sklearn_robust.linear_model.joint_fitting import JointFit
 from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.losses import MarginLoss
+from sklearn_robust.norms import Norm
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.solvers import Solution
+from sklearn_robust.solvers.solution import stack_solutions
 
 
 @dataclass(frozen=True)
 class RobustLinearPath:
     """Robust linear classifiers for every geometry p and radius eps, from `robust_linear_path`.
 
-    The last axis but features counts the one-vs-rest problems: `n_problems` is 1 for two classes,
-    else the number of classes. `coef[i, j]` and `intercept[i, j]` are `coef_` and `intercept_` of
-    `RobustLinearClassifier(p[i], q, eps[j])`.
+    `coef[i, j]` and `intercept[i, j]` are `coef_` and `intercept_` of `RobustLinearClassifier(p[i],
+    q, eps[j])`: `n_rows` is 1 for two classes, else the number of classes. The figures of a cell,
+    `margin[i, j]` and so on, have one entry.
 
     Attributes
     ----------
     p : ndarray of shape (n_p,)
+        In the order given; of objects where matrix norms are among them.
     eps : ndarray of shape (n_eps,)
         In the order given.
     classes : ndarray of shape (n_classes,)
-    coef : ndarray of shape (n_p, n_eps, n_problems, n_features)
-    intercept : ndarray of shape (n_p, n_eps, n_problems)
-    margin : ndarray of shape (n_p, n_eps, n_problems)
-        Smallest robust margin of the training samples over the p-norm of w; positive if they are
-        robustly separated.
-    margin_bound : ndarray of shape (n_p, n_eps, n_problems)
+    coef : ndarray of shape (n_p, n_eps, n_rows, n_features)
+    intercept : ndarray of shape (n_p, n_eps, n_rows)
+    margin : ndarray of shape (n_p, n_eps, 1)
+        Smallest robust margin of the training samples over the p-norm of w, or of all entries of W;
+        positive if they are robustly separated.
+    margin_bound : ndarray of shape (n_p, n_eps, 1)
         No linear classifier has a larger one; 0 where the data are not robustly separable.
-    dual_gap : ndarray of shape (n_p, n_eps, n_problems)
+    dual_gap : ndarray of shape (n_p, n_eps, 1)
         Separable: 1 - margin / margin_bound. Not separable: certified relative gap of the risk.
-    separable : ndarray of shape (n_p, n_eps, n_problems)
+    separable : ndarray of shape (n_p, n_eps, 1)
         True or False, proven; None where undecided.
-    converged : bool ndarray of shape (n_p, n_eps, n_problems)
+    converged : bool ndarray of shape (n_p, n_eps, 1)
         Whether the criterion of the solver was met.
-    n_iter : int ndarray of shape (n_p, n_eps, n_problems)
+    n_iter : int ndarray of shape (n_p, n_eps, 1)
     """
 
     p: np.ndarray
@@ -66,11 +75,11 @@ class RobustLinearPath:
     n_iter: np.ndarray
 
     def __repr__(self) -> str:
-        n_p, n_eps, n_problems, n_features = self.coef.shape
+        n_p, n_eps, _, n_features = self.coef.shape
+        p = np.array2string(self.p, separator=", ", threshold=8)
         return (
-            f"RobustLinearPath({n_p} p x {n_eps} eps x {n_problems} problems of {n_features} "
-            f"features, p from {self.p.min():g} to {self.p.max():g}, eps from "
-            f"{self.eps.min():.4g} to {self.eps.max():.4g}, "
+            f"RobustLinearPath({n_p} p x {n_eps} eps, {len(self.classes)} classes, {n_features} "
+            f"features, p {p}, eps from {self.eps.min():.4g} to {self.eps.max():.4g}, "
             f"{int(self.converged.sum())} of {self.converged.size} fits converged)"
         )
 
@@ -79,7 +88,7 @@ def robust_linear_path(
     X: Any,
     y: Any,
     *,
-    p: float | Sequence[float],
+    p: float | str | Sequence[float | str],
     q: float,
     eps: float | Sequence[float],
     loss: str | MarginLoss = "exponential",
@@ -95,21 +104,24 @@ def robust_linear_path(
 ) -> RobustLinearPath:
     r"""Robust linear classifiers for a sequence of radii, in one or several geometries.
 
-    For every p and eps, the result of steepest descent in the p-norm on the robust risk
+    For every p and eps, the result of steepest descent in the p-norm on the robust risk of
+    `RobustLinearClassifier`, for two classes
 
     .. math:: L(w, b) = \tfrac1n \sum_i \ell\big(y_i (\langle w, x_i\rangle + b) - \epsilon
        \|w\|_{q^*}\big).
 
     Radii at which the data are not robustly separable have one minimiser of the risk for all p,
-    which is computed once. At the others the paths of all p and eps are followed as one batch.
+    which is computed once. At the others the paths of all p and eps of two classes are followed as
+    one batch.
 
     Parameters
     ----------
     X : array-like or sparse array of shape (n_samples, n_features)
     y : array-like of shape (n_samples,)
         Labels of two or more classes, of any type.
-    p : float or sequence of float
-        Geometries of the algorithm, in [1, inf].
+    p : float, {"spectral", "nuclear"} or sequence of these
+        Geometries of the algorithm: exponents in [1, inf], and norms of the matrix of coefficients
+        of several classes.
     q : float
         Exponent of the norm that bounds the perturbation, in [1, inf].
     eps : float or sequence of float
@@ -171,7 +183,7 @@ def robust_linear_path(
     >>> np.count_nonzero(path.coef[0, :, 0], axis=1)  # fewer features the stronger the adversary
     array([15, 10,  7,  4])
     """
-    geometries = check_exponents(p, "p")
+    geometries = check_geometries(p, "p")
     radii = check_radii(eps, "eps")
     model = RobustLinearClassifier(
         geometries[0],
@@ -193,12 +205,26 @@ def robust_linear_path(
     return path
 
 
+def check_geometries(values: Any, name: str) -> list[float | str]:
+    """One or several exponents in [1, inf] or names of matrix norms, in the order given."""
+    return [
+        value if isinstance(value, str) and value in MATRIX_NORMS else check_exponent(value, name)
+        for value in one_or_several(values, name)
+    ]
+
+
+def to_array(values: Sequence[float | str]) -> np.ndarray:
+    """The values as an array of numbers, or of objects where there are names among them."""
+    named = any(isinstance(value, str) for value in values)
+    return np.array(values, dtype=object if named else None)
+
+
 def solve_grid(
     model: RobustLinearClassifier,
     X: Any,
     y: Any,
     sample_weight: Any,
-    p: Sequence[float],
+    p: Sequence[float | str],
     eps: Sequence[float],
     *,
     batched: bool = True,
@@ -206,36 +232,71 @@ def solve_grid(
     """The grid of one estimator's fits, which differ in p and eps alone.
 
     The paths of a grid that is not batched are followed one cell at a time: they are those of fits
-    of their own, to the last digit.
+    of their own, to the last digit. Those of several classes always are.
     """
-    norms = [read_settings(model.set_params(p_algo=exponent)) for exponent in p]
+    geometries = [read_settings(model.set_params(p_algo=value)) for value in p]
     problem = read_problem(model, X, y, sample_weight, model.class_weight)
-    cells = problem.at_radii(eps)
-    monitor = FitMonitor(model, None, cells)
-    fit = Fit.of(cells, monitor, loss=model.loss, tol=model.tol)
-    batches: list[Batch] | None = None
-    if not batched:
-        members = np.arange(cells.n_problems).reshape(len(eps), -1)
-        batches = [([i], rows) for i in range(len(p)) for rows in members]
-    solutions = solve(model, fit, norms, batches)
+    norms = [norm_of(geometry, len(model.classes_)) for geometry in geometries]
+    if isinstance(problem, JointProblem):
+        solutions = _solve_jointly(model, problem, norms, eps)
+    else:
+        solutions = _solve_pairs(model, problem, norms, eps, batched=batched)
 
-    def grid(name: str) -> np.ndarray:
+    def grid(name: str, *shape: int) -> np.ndarray:
+        """The arrays of all cells, with this shape in a cell."""
         parts = np.stack([np.asarray(getattr(solution, name)) for solution in solutions])
-        return parts.reshape(len(p), len(eps), problem.n_problems, *parts.shape[2:])
+        return parts.reshape(len(p), len(eps), *shape)
 
     return RobustLinearPath(
-        p=np.array(p),
+        p=to_array(p),
         eps=np.array(eps),
         classes=model.classes_,
-        coef=grid("coef"),
-        intercept=grid("intercept"),
-        margin=grid("margin"),
-        margin_bound=grid("margin_bound"),
-        dual_gap=np.maximum(grid("gap"), 0),  # below zero only by rounding
-        separable=grid("separable"),
-        converged=grid("converged"),
-        n_iter=np.maximum(grid("n_iter"), 1),
+        coef=grid("coef", -1, problem.n_features),
+        intercept=grid("intercept", -1),
+        margin=grid("margin", 1),
+        margin_bound=grid("margin_bound", 1),
+        dual_gap=np.maximum(grid("gap", 1), 0),  # below zero only by rounding
+        separable=grid("separable", 1),
+        converged=grid("converged", 1),
+        n_iter=np.maximum(grid("n_iter", 1), 1),
     )
+
+
+def _solve_pairs(
+    model: RobustLinearClassifier,
+    problem: RobustProblem,
+    norms: Sequence[Norm],
+    eps: Sequence[float],
+    *,
+    batched: bool,
+) -> list[Solution]:
+    """The solutions of two classes at all radii, in each geometry."""
+    cells = problem.at_radii(eps)
+    fit = Fit.of(cells, FitMonitor(model, None, cells), loss=model.loss, tol=model.tol)
+    batches: list[Batch] | None = None
+    if not batched:
+        batches = [([i], np.array([j])) for i in range(len(norms)) for j in range(len(eps))]
+    return solve(model, fit, norms, batches)
+
+
+def _solve_jointly(
+    model: RobustLinearClassifier,
+    problem: JointProblem,
+    norms: Sequence[Norm],
+    eps: Sequence[float],
+) -> list[Solution]:
+    """The solutions of several classes at all radii, in each geometry.
+
+    The geometries share the first search for a minimiser of the risk, as it does not depend on
+    them.
+    """
+    monitor = FitMonitor(model, None, problem)
+    by_radius = []
+    for radius in eps:
+        fit = JointFit.of(problem.at_radius(radius), monitor, loss=model.loss, tol=model.tol)
+        fit.decide_separability(norms[0])
+        by_radius.append([solve(model, replace(fit), [norm])[0] for norm in norms])
+    return [stack_solutions(of_norm) for of_norm in zip(*by_radius, strict=True)]
 
 
 def warn_of_cells(

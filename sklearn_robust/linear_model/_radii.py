@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 
 from sklearn_robust._parameters import check_exponent, check_number
+from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
 from sklearn_robust.linear_model.base import read_problem
 from sklearn_robust.linear_model.fitting import Fit
+from sklearn_robust.linear_model.joint_fitting import JointFit
 from sklearn_robust.linear_model.lifecycle import constant_radii
 from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import max_margin
+from sklearn_robust.separators.joint import largest_joint_distance
 from sklearn_robust.threats import require_ball
 
 _LEAST_RADIUS = 0.02  # smallest radius of interest, relative to eps_max
@@ -36,14 +39,14 @@ def training_radii(
 ) -> np.ndarray:
     r"""A grid of training radii: that of ``eps="auto"`` in `RobustLinearClassifierCV`.
 
-    Two radii set the scale for given data. With :math:`g = \sum_i a_i y_i x_i`, :math:`a_i`
-    the share of sample i in its class over 2 (half the difference of the class means; without an
-    intercept the mean of :math:`y_i x_i`),
+    Two radii set the scale for given data: :math:`\epsilon_{\max}`, from which on the minimiser of
+    the robust risk is w = 0, and :math:`\epsilon^* \le \epsilon_{\max}` (`max_margin`), below which
+    the data are robustly separable. For two classes
 
-    .. math:: \epsilon_{\max} = \|g\|_q
+    .. math:: \epsilon_{\max} = \|g\|_q, \qquad g = \sum_i a_i y_i x_i,
 
-    is the radius from which on the minimiser of the robust risk is w = 0, and :math:`\epsilon^* \le
-    \epsilon_{\max}` (`max_margin`) the one below which the data are robustly separable.
+    with :math:`a_i` the share of sample i in its class over 2 (g is half the difference of the
+    class means; without an intercept the mean of :math:`y_i x_i`).
 
     Parameters
     ----------
@@ -74,10 +77,14 @@ def training_radii(
     With scales s the norm is that of g / s. Features that the adversary cannot touch are left out
     of it: eps_max is then a scale for the others, and eps* may lie beyond it.
 
-    Several classes are one-vs-rest problems: eps* is the smallest of theirs, eps_max the largest.
     The robust risk is convex, and at w = 0, with the best intercept, its weights are the
     :math:`a_i`, up to a factor: zero is in its subdifferential there if and only if :math:`\|g\|_q
-    \le \epsilon`.
+    \le \epsilon`. With weights :math:`a_{ik}` of sample i against the rival class k, several
+    classes have :math:`G = \sum_{ik} a_{ik} (e_{y_i} - e_k) x_i^\top` in place of g, and zero is in
+    the subdifferential if and only if :math:`G = \sum_{l<k} (e_l - e_k) \delta_{lk}^\top` with
+    :math:`\|\delta_{lk}\|_q \le \epsilon A_{lk}`, :math:`A_{lk}` the weight of all samples of
+    either class against the other. The weights depend on the loss: eps_max is that of the
+    exponential one.
 
     Examples
     --------
@@ -94,24 +101,18 @@ def training_radii(
     return choose_radii(read_problem(model, X, y, sample_weight), n_eps)
 
 
-def choose_radii(problem: RobustProblem, n_eps: int) -> np.ndarray:
+def choose_radii(problem: RobustProblem | JointProblem, n_eps: int) -> np.ndarray:
     """The training radii for the data of a problem, whatever its own radius."""
     check_number(n_eps, "n_eps", low=1, integer=True)
     problem = problem.in_double_arithmetic()
-    threat = require_ball(problem.threat, "training_radii", "use an LpBall")
-    largest = float(constant_radii(problem).max())
+    require_ball(problem.threat, "training_radii", "use an LpBall")
+    (largest,) = constant_radii(problem).tolist()
     if largest == 0:
         return np.zeros(1)
     smallest = _LEAST_RADIUS * largest
-    # each minimiser of the risk is near that at the next radius, and a good start for it
-    steps = np.geomspace(smallest, largest, _DECISION_RADII + 1)[:-1]
-    tried = problem.at_radii(steps.tolist())
-    fit = Fit.of(tried, FitMonitor(None, None, tried), loss="exponential", tol=_DECISION_TOL)
-    found = fit.decide_separability(LpNorm(2))
-    if not all(separable is True for separable in found.separable[: problem.n_problems]):
+    if not _is_separable(problem, smallest, largest):
         return np.geomspace(smallest, largest, n_eps + 1)[:-1]
-    options = {"q": threat.q, "fit_intercept": problem.fit_intercept, "scale": threat.scale}
-    limit = min(max_margin(problem.X, y, **options).margin for y in problem.y)
+    limit = _largest_distance(problem)
     if limit >= largest:
         return largest * np.arange(1, n_eps + 1) / (n_eps + 1)
     inside = n_eps // 2
@@ -121,3 +122,28 @@ def choose_radii(problem: RobustProblem, n_eps: int) -> np.ndarray:
             np.geomspace(limit, largest, n_eps - inside + 2)[1:-1],
         ]
     )
+
+
+def _is_separable(problem: RobustProblem | JointProblem, radius: float, largest: float) -> bool:
+    """Whether the data are proven to be robustly separable at this radius, below the largest."""
+    fit: Fit | JointFit
+    if isinstance(problem, JointProblem):
+        one = problem.at_radius(radius)
+        monitor = FitMonitor(None, None, one)
+        fit = JointFit.of(one, monitor, loss="exponential", tol=_DECISION_TOL)
+    else:
+        # each minimiser of the risk is near that at the next radius, and a good start for it
+        steps = np.geomspace(radius, largest, _DECISION_RADII + 1)[:-1]
+        tried = problem.at_radii(steps.tolist())
+        monitor = FitMonitor(None, None, tried)
+        fit = Fit.of(tried, monitor, loss="exponential", tol=_DECISION_TOL)
+    return fit.decide_separability(LpNorm(2)).separable[0] is True
+
+
+def _largest_distance(problem: RobustProblem | JointProblem) -> float:
+    """eps*, the radius below which the data are robustly separable."""
+    if isinstance(problem, JointProblem):
+        return float(largest_joint_distance(problem).margin)
+    threat = problem.threat
+    options = {"q": threat.q, "fit_intercept": problem.fit_intercept, "scale": threat.scale}
+    return max_margin(problem.X, problem.y[0], **options).margin

@@ -34,14 +34,14 @@ from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
 from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import Threat, check_radius, is_ball, require_ball
 
-_SCHATTEN = {"spectral": math.inf, "nuclear": 1.0}  # exponents on the singular values
-_AUTO_ITERATIONS = 2000  # iterations of the path, after which solver="auto" computes its limit
-_AUTO_ENTRIES = 10_000_000  # entries of X up to which solver="auto" computes the limit
+MATRIX_NORMS = {"spectral": math.inf, "nuclear": 1.0}  # exponents on the singular values
+# entries of the constraints up to which solver="auto" computes the limit
+_AUTO_ENTRIES = 10_000_000
 
 
 def _read_geometry(p_algo: Any) -> Norm | str:
     """The norm of an exponent in [1, inf] or that is given as an object; a matrix norm by name."""
-    if isinstance(p_algo, str) and p_algo in _SCHATTEN:
+    if isinstance(p_algo, str) and p_algo in MATRIX_NORMS:
         return p_algo
     if all(hasattr(p_algo, member) for member in ("value", "dual", "steepest_direction")):
         norm: Norm = p_algo
@@ -58,7 +58,7 @@ def norm_of(geometry: Norm | str, n_classes: int) -> Norm:
         return geometry
     if n_classes == 2:
         return LpNorm(2)
-    return SchattenNorm(_SCHATTEN[geometry], n_classes)
+    return SchattenNorm(MATRIX_NORMS[geometry], n_classes)
 
 
 def _check_step_size(value: Any, name: str) -> None:
@@ -111,9 +111,10 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         "steepest_descent" follows the path and stops on `loss_tol` or `tol`. "accelerated" (1 <
         p_algo <= 2) goes to the same limit by Nesterov's method on the dual. "exact" returns the
         limit itself, from linear, quadratic or cone programs. "auto" is steepest descent, and
-        "exact" for data of up to 10 million entries whose path has not stopped after 2000
-        iterations: data so close to inseparable that the path is slow and its limit hardly depends
-        on p. All return the minimiser of the robust risk for data that are not robustly separable.
+        "exact" where the path has not stopped after 2000 iterations, 300 of several classes, and
+        the data have up to 10 million entries (times n_classes, of several): data so close to
+        inseparable that the path is slow and its limit hardly depends on p. All return the
+        minimiser of the robust risk for data that are not robustly separable.
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, relative to the others: the threat is
         :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty
@@ -352,7 +353,7 @@ def solve(
     by default, certified together. A path in a batch of its own is that of a single fit, to the
     last digit.
     """
-    small = fit.problem.X.shape[0] * fit.problem.n_features <= _AUTO_ENTRIES
+    small = fit.n_entries <= _AUTO_ENTRIES
     limits_known = is_ball(fit.problem.threat) and all(
         isinstance(norm, LpNorm | SchattenNorm) for norm in norms
     )
@@ -374,7 +375,7 @@ def solve(
             solutions,
             batches,
             step_size=model.step_size,
-            max_iter=min(model.max_iter, _AUTO_ITERATIONS) if exact else model.max_iter,
+            max_iter=min(model.max_iter, fit.auto_iterations) if exact else model.max_iter,
             loss_tol=loss_tol,
         )
     if exact:

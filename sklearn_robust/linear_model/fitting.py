@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -84,6 +84,9 @@ class Fit:
     monitor: FitMonitor
     start: np.ndarray | None = None
 
+    # iterations of the path, after which solver="auto" computes its limit
+    auto_iterations: ClassVar[int] = 2000
+
     @classmethod
     def of(
         cls,
@@ -103,6 +106,11 @@ class Fit:
     def n_problems(self) -> int:
         """The number of problems, k."""
         return self.problem.n_problems
+
+    @property
+    def n_entries(self) -> int:
+        """Entries of the margins' constraints."""
+        return int(self.problem.X.shape[0] * self.problem.n_features)
 
     @property
     def has_minimiser(self) -> bool:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 import numpy as np
 from scipy.optimize import brentq
@@ -74,7 +74,8 @@ class JointFit:
     start: np.ndarray | None = None
     minimised: JointSolution | None = None
 
-    n_problems = 1
+    n_problems: ClassVar[int] = 1
+    auto_iterations: ClassVar[int] = 300  # an iteration is slow beside an exact separator
 
     @classmethod
     def of(
@@ -96,6 +97,11 @@ class JointFit:
     def double(self) -> JointProblem:
         """The problem in double arithmetic."""
         return self.problem.in_double_arithmetic()
+
+    @property
+    def n_entries(self) -> int:
+        """Entries of the margins' constraints, without zeros."""
+        return int(self.problem.X.shape[0] * self.problem.n_features * self.problem.n_classes)
 
     @property
     def has_minimiser(self) -> bool:
@@ -280,7 +286,8 @@ class JointFit:
         try:
             found = solve_joint_separator(problem, norm)
         except NotSeparableError as error:
-            if not feasibility(problem, error.weights, search=True).proven:
+            proof = feasibility(problem, error.weights, error.perturbations, search=True)
+            if not proof.proven:
                 return None  # eps is eps* to the last digits
             constant = self._constant(norm)
             return constant.not_separable(math.inf, error.weights[None], converged=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -111,9 +112,16 @@ def constant_radii(
 def _joint_constant_radius(problem: JointProblem, loss: MarginLoss) -> float:
     r"""The least radius at which W = 0 minimises the joint risk, or a certified one just above it.
 
-    It is the least at which the weighted sum G of the weights at W = 0 is a flow of the pairs:
-    exact where cuts decide that. Otherwise bisection lowers the radius of a flow that is known.
+    It is the least at which the weighted sum G of the weights at W = 0 is a flow of the pairs, in
+    the features that the adversary can touch: exact where cuts decide that. Otherwise bisection
+    lowers the radius of a flow that is known.
     """
+    if is_ball(problem.threat) and problem.threat.scale is not None:
+        reached = np.flatnonzero(problem.threat.scale)
+        if not len(reached):
+            return 0.0
+        threat = replace(problem.threat, scale=problem.threat.scale[reached])
+        problem = replace(problem, X=problem.X[:, reached], threat=threat)
     coef = np.zeros((problem.n_classes, problem.n_features))
     weights = problem.balanced(problem.evaluate(loss, coef).weights)
     unit = problem.at_radius(1.0)

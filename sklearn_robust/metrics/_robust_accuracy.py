@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -188,8 +189,7 @@ def is_robust(view: LinearView, y: Any, threat: Threat) -> np.ndarray:
     radius = radius_of(threat)
     if radius == 0:  # a tie is what predict makes of it
         return right
-    norms = view.rival_norms(index, threat)
-    return right & (least_margins(view.scores, index, norms, radius) > 0)
+    return right & (view.figures(partial(least_margins, eps=radius), index, threat) > 0)
 
 
 def certified_radius(
@@ -247,7 +247,7 @@ def certified_radius(
     else:
         threat = view.check_threat(threat)
     index = view.predicted if y is None else view.class_index(y)
-    distances = boundary_distances(view.scores, index, view.rival_norms(index, threat))
+    distances = view.figures(boundary_distances, index, threat)
     # the sign says what predict answers, on the boundary too
     below = -np.finfo(distances.dtype).tiny
     signed = np.where(

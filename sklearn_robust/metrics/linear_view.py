@@ -8,8 +8,8 @@ Exponent and scale of a threat are read where it is an l_q ball.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from sklearn_robust._parameters import (
     refuse_lazy,
     seen_class_index,
 )
-from sklearn_robust.attacks.linear import class_scores, rival_norms
+from sklearn_robust.attacks.linear import by_blocks, class_scores, rival_norms, row_blocks
 from sklearn_robust.metrics._classifiers import (
     check_predictions,
     deciding_scores,
@@ -95,22 +95,25 @@ class LinearView:
             )
         return threat
 
-    @cached_property
-    def scores(self) -> np.ndarray:
-        """Scores of every class, of shape (n, K)."""
-        return class_scores(self.X, self.coef, self.intercept)
-
-    def rival_norms(self, index: np.ndarray, threat: Threat) -> np.ndarray:
-        """||s (w_y - w_k)||_q* of each sample, over the features that can be moved in it, of shape
-        (n, K); of another threat the support function at w_y - w_k.
+    def figures(
+        self,
+        figure: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+        index: np.ndarray,
+        threat: Threat,
+    ) -> np.ndarray:
+        """A figure of each sample, of shape (n,), from its scores, its class, and ||s (w_y -
+        w_k)||_q* over the features that can be moved in it; see `by_blocks`. Of another threat the
+        norm is the support function at w_y - w_k.
         """
+        pattern = None
         if self.missing is None:
-            return rival_norms(self.reached, threat)[index]
-        patterns, pattern = np.unique(self.missing, axis=0, return_inverse=True)
-        norms = np.stack(
-            [rival_norms(np.where(fixed, 0, self.reached), threat) for fixed in patterns]
-        )
-        return norms[pattern, index]
+            norms = rival_norms(self.reached, threat)
+        else:
+            patterns, pattern = np.unique(self.missing, axis=0, return_inverse=True)
+            norms = np.stack(
+                [rival_norms(np.where(fixed, 0, self.reached), threat) for fixed in patterns]
+            )
+        return by_blocks(figure, self.X, index, self.coef, self.intercept, norms, pattern)
 
     def class_index(self, y: Any) -> np.ndarray:
         """Index of each sample's label in `classes`; -1 for labels never seen."""
@@ -151,7 +154,6 @@ def linear_view(estimator: BaseEstimator, X: Any, space: str) -> LinearView:
     scores = deciding_scores(estimator, few)
     steps, classifier = unwrapped(estimator)
     at_classifier = transformed(steps, X)
-    predicted = class_index(classifier.predict(at_classifier), classifier.classes_)
     seen = transformed(scores.steps[len(steps) :], at_classifier)  # behind steps in wrappers too
     if space == "model":
         names = _names(seen, scores.reader)
@@ -172,10 +174,21 @@ def linear_view(estimator: BaseEstimator, X: Any, space: str) -> LinearView:
         reached=reached,
         fixed=fixed,
         missing=missing,
-        predicted=predicted,
     )
-    check_predictions(classifier, view.scores, predicted)
-    return view
+    return replace(view, predicted=_predicted(classifier, at_classifier, view))
+
+
+def _predicted(classifier: BaseEstimator, X: Any, view: LinearView) -> np.ndarray:
+    """Index of the class that the classifier predicts for each row, checked against its scores."""
+    rows, scored = indexable(X, view.X)
+    predicted = []
+    for at in row_blocks(view.X.shape[0], len(view.classes)):
+        labels = classifier.predict(_safe_indexing(rows, at))
+        predicted.append(class_index(labels, view.classes))
+        check_predictions(
+            classifier, class_scores(scored[at], view.coef, view.intercept), predicted[-1]
+        )
+    return np.concatenate(predicted)
 
 
 def _names(X: Any, reader: Any) -> Any:

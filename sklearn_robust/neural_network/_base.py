@@ -24,9 +24,9 @@ from sklearn_robust._parameters import Check, check_device, check_parameters, re
 from sklearn_robust.attacks.target import evaluating
 from sklearn_robust.callbacks import CallbackSupportMixin, FitCallbacks, with_callbacks
 from sklearn_robust.linear_model.base import loss_has_probabilities, of_positive_weight
-from sklearn_robust.losses import MarginLoss, check_loss, log_odds
+from sklearn_robust.losses import MarginLoss, check_loss, class_log_probabilities, log_odds
 from sklearn_robust.neural_network._inner_maximisation import Samples
-from sklearn_robust.neural_network._objective import NETWORK_LOSSES, class_log_probabilities
+from sklearn_robust.neural_network._objective import NETWORK_LOSSES
 from sklearn_robust.neural_network._progress import VALIDATION, Progress
 from sklearn_robust.neural_network._robustness import RobustnessMixin, as_labels
 from sklearn_robust.neural_network._saving import as_arrays, as_tensors, copied, packed, unpacked
@@ -384,7 +384,7 @@ class RobustNetBase(
         """
         scores = self.decision_function(X)
         if scores.ndim > 1:
-            return class_log_probabilities(self._loss, torch.from_numpy(scores)).numpy()
+            return class_log_probabilities(self._loss, scores)
         odds = log_odds(self._loss, scores)
         return -np.logaddexp(0, np.column_stack([odds, -odds]))
 

@@ -88,22 +88,3 @@ def constant_log_risk(loss: MarginLoss, class_weight: np.ndarray) -> float:
             log_risk, share.log().numpy(), jac=True, method="L-BFGS-B", options={"ftol": 1e-12}
         ).fun
     )
-
-
-def class_log_probabilities(loss: MarginLoss, outputs: Tensor) -> Tensor:
-    r"""Logarithms of the probabilities of several classes whose conditional risk these outputs
-    minimise, of shape (n, K).
-
-    Where :math:`\sum_k P_k\, \ell(m_k)` is least over the outputs, :math:`P_k \propto e^{2 f_k -
-    m_k} / |\ell'(m_k)|`. This is the softmax of f for the logistic loss, and of 2 f for the
-    exponential loss.
-    """
-    classes = torch.arange(outputs.shape[1])
-    margins = torch.stack([soft_margins(outputs, k.expand(len(outputs))) for k in classes], dim=1)
-    log_loss, ratio = loss.log_risk_and_weights(
-        margins[..., None], torch.zeros_like(margins)[..., None]
-    )
-    logs = 2 * outputs - margins - log_loss - torch.log(ratio[..., 0])
-    sure = logs == math.inf  # the loss has no slope there
-    logs = torch.where(sure.any(dim=1, keepdim=True), torch.log(sure.to(logs)), logs)
-    return logs.log_softmax(dim=1)

@@ -89,10 +89,9 @@ class DenseRows(_HeldRows):
 
     def sum_sizes(self, weights: np.ndarray) -> np.ndarray:
         """``|A| |X|``."""
-        weights = np.abs(weights)
         if self.X.dtype == weights.dtype == np.longdouble:
-            return weights @ np.abs(self.X)
-        return sum(weights[:, at] @ np.abs(block) for at, block in self._blocks())
+            return np.abs(weights) @ np.abs(self.X)
+        return sum(np.abs(weights[:, at]) @ np.abs(block) for at, block in self._blocks())
 
     def mean_square(self, *, centred: bool) -> float:
         """The mean of ||x_i||^2, or of ||x_i - mean||^2, to some digits at least."""

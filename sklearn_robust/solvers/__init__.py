@@ -1,6 +1,7 @@
 """Solvers: paths of descent, their accelerated limit, and the minimiser of the robust risk."""
 
 from sklearn_robust.solvers._joint_descent import joint_steepest_descent
+from sklearn_robust.solvers._joint_diagonal import joint_diagonal_descent
 from sklearn_robust.solvers._joint_risk import JointSolution, minimise_joint_risk
 from sklearn_robust.solvers.accelerated import accelerated_margin
 from sklearn_robust.solvers.diagonal import diagonal_descent
@@ -14,6 +15,7 @@ __all__ = [
     "accelerated_margin",
     "descent_grid",
     "diagonal_descent",
+    "joint_diagonal_descent",
     "joint_steepest_descent",
     "minimise_joint_risk",
     "minimise_robust_risk",

@@ -106,7 +106,7 @@ def joint_steepest_descent(
         If the threat has no projection.
     """
     require(problem.threat, ProximalThreat, "steepest descent on several classes jointly")
-    flat: Any = _Flat(problem)
+    flat: Any = Flat(problem)
     coef = np.zeros((1, flat.n_features)) if coef_init is None else coef_init.reshape(1, -1)
     coef = coef.astype(problem.log_weight.dtype)
     step = (
@@ -123,11 +123,11 @@ def joint_steepest_descent(
     # a trial step may raise the risk beyond all numbers, and is evaluated anew then
     with np.errstate(over="ignore", invalid="ignore"):
         path = RulePath(flat, loss, _JointRule(geometry), (coef, taken), step, growth)
-        return follow(path, _JointRun(flat, stopping, loss, geometry))
+        return follow(path, JointRun(flat, stopping, loss, geometry))
 
 
 @dataclass(frozen=True)
-class _Flat:
+class Flat:
     """A joint problem as one problem (k = 1) of K d coefficients, as the loop of paths takes it."""
 
     joint: JointProblem
@@ -150,7 +150,7 @@ class _Flat:
     def log_total_weight(self) -> Array:
         return np.full(1, self.joint.log_total_weight)
 
-    def select(self, rows: Any) -> _Flat:
+    def select(self, rows: Any) -> Flat:
         return self
 
     def matrix(self, coef: Array) -> Array:
@@ -253,16 +253,19 @@ def model_step(
     length = size * float(norm.dual.value(left.ravel()))
     model = StepModel(problem, norm, coef, weighted_sum, capacities, length)
     found = model.best(start, tol=_STEP_TOL, max_iter=_STEP_ITERATIONS)
+    positive = np.where(capacities > 0, capacities, 1.0)[:, None]
+    taken = found.perturbations / positive
+    if model.is_flat(found):  # W minimises the risk
+        return coef, np.zeros_like(coef), taken
     left, step = model.left(found.perturbations), found.step
     decrease = float(np.vdot(left, step))
     if found.value < 0 < decrease:
-        # a model that the perturbations do not match at the end of the step falls less
+        # where the perturbations are not the worst ones after the step the model falls less
         left = left * min(1.0, -found.value / decrease)
     else:
         # no decrease was found at this length: the step is refused, and a shorter one follows
         step = model.longest(left)
-    positive = np.where(capacities > 0, capacities, 1.0)[:, None]
-    return coef + step, -left, found.perturbations / positive
+    return coef + step, -left, taken
 
 
 def least_subgradient(
@@ -305,10 +308,10 @@ def stopped_at_ties(problem: JointProblem, coef: np.ndarray, moved: np.ndarray) 
     return moved
 
 
-class _JointRun(DescentRun):
+class JointRun(DescentRun):
     """The path of the joint risk with the certificates of several classes."""
 
-    problem: Any  # _Flat
+    problem: Any  # Flat
 
     def _tighten(self, at: Iterate) -> None:
         """Keep the least bound D(a) on the margin, and its weights."""

@@ -34,9 +34,9 @@ from sklearn_robust.solvers._rule_path import RulePath, State
 from sklearn_robust.solvers.solution import Monitor, Solution
 from sklearn_robust.threats import require_ball
 
-_FIRST_STEP = 16.0  # c of the first step
+FIRST_STEP = 16.0  # c of the first step
 # factor on c after an accepted trial; slow, since long steps early on cost margin at the end
-_DIAGONAL_GROWTH = 1.02
+DIAGONAL_GROWTH = 1.02
 _LARGEST_CHANGE = 0.9  # h at most: no parameter changes by a larger factor than e^0.9 in a step
 
 
@@ -76,16 +76,16 @@ def diagonal_descent(
     start = xp.full_like(
         problem.weighted_sum(problem.y), init_scale / math.sqrt(2 * problem.n_features)
     )
-    rule = _DiagonalDescent(depth, largest_entry(problem.rows))
+    rule = DiagonalDescent(depth, largest_entry(problem.rows))
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
-    step = xp.full_like(problem.log_total_weight, _FIRST_STEP)
-    path = RulePath(problem, loss, rule, (start, start), step, _DIAGONAL_GROWTH)
+    step = xp.full_like(problem.log_total_weight, FIRST_STEP)
+    path = RulePath(problem, loss, rule, (start, start), step, DIAGONAL_GROWTH)
     geometry = Geometry((LpNorm(1),) * problem.n_problems)
     return follow(path, DescentRun(problem, stopping, loss, geometry))
 
 
 @dataclass(frozen=True)
-class _DiagonalDescent:
+class DiagonalDescent:
     """Multiplicative steps on the two halves of the parameters."""
 
     depth: int
@@ -103,24 +103,38 @@ class _DiagonalDescent:
         weighted_sum: Array,
         step: Array,
     ) -> tuple[State, Array]:
-        xp = namespace(coef)
-        up, down = state
-        depth = self.depth
+        rate = self.rate(state, weighted_sum, step)
+        subgradient = self._subgradient(problem, state, coef, now, weighted_sum, rate)
+        return self.moved(state, rate, subgradient), subgradient
+
+    def rate(self, state: State, weighted_sum: Array, step: Array) -> Array:
+        """The logarithms of the parameters change by it for each unit of u^{L-2} g: (k, 1)."""
+        xp, depth = namespace(step), self.depth
+        up, down = state[:2]
         sizes = xp.sum(up ** (2 * depth - 2) + down ** (2 * depth - 2), axis=-1)
         largest = xp.max(xp.maximum(up, down), axis=-1)
         of_depth = (
             depth * (depth - 1) * xp.max(xp.abs(weighted_sum), axis=-1) * largest ** (depth - 2)
         )
         curvature = depth**2 * self.largest_entry**2 * sizes + of_depth
-        rate = (depth * step / xp.where(curvature > 0, curvature, xp.ones_like(curvature)))[:, None]
-        subgradient = self._subgradient(problem, state, coef, now, weighted_sum, rate)
+        return (depth * step / xp.where(curvature > 0, curvature, xp.ones_like(curvature)))[:, None]
+
+    def moved(self, state: State, rate: Array, subgradient: Array) -> tuple[Array, Array]:
+        """Both halves after a multiplicative step along the subgradient by w (k, d)."""
+        xp, depth = namespace(subgradient), self.depth
+        up, down = state[:2]
         raised = up * xp.exp(
             -xp.clip(rate * up ** (depth - 2) * subgradient, -_LARGEST_CHANGE, _LARGEST_CHANGE)
         )
         lowered = down * xp.exp(
             xp.clip(rate * down ** (depth - 2) * subgradient, -_LARGEST_CHANGE, _LARGEST_CHANGE)
         )
-        return (raised, lowered), subgradient
+        return raised, lowered
+
+    def rates(self, state: State, rate: Array) -> Array:
+        """How far w falls in a step, for each unit of the subgradient: (k, d)."""
+        power = 2 * self.depth - 2
+        return self.depth * rate * (state[0] ** power + state[1] ** power)
 
     def select(self, rows: np.ndarray) -> Self:
         return self
@@ -141,15 +155,13 @@ class _DiagonalDescent:
         xp = namespace(coef)
         penalty_weight = problem.radius * xp.sum(now.weights, axis=-1)
         if problem.threat.q == 1:
-            power = 2 * self.depth - 2
-            # how far w falls in a step, for each unit of the subgradient
-            rates = self.depth * rate * (state[0] ** power + state[1] ** power)
+            rates = self.rates(state, rate)
             rates = xp.maximum(rates, 1e-20 * xp.max(rates, axis=-1, keepdims=True))
             ahead, scale = coef + rates * weighted_sum, problem.threat.scale
             if scale is None:
-                return -weighted_sum + _inf_norm_subgradient(ahead, rates, penalty_weight)
+                return -weighted_sum + inf_norm_subgradient(ahead, rates, penalty_weight)
             rates = xp.where(scale > 0, scale**2 * rates, xp.ones_like(rates))
-            return -weighted_sum + scale * _inf_norm_subgradient(
+            return -weighted_sum + scale * inf_norm_subgradient(
                 scale * ahead, rates, penalty_weight
             )
         if problem.threat.q != math.inf:
@@ -168,7 +180,7 @@ class _DiagonalDescent:
         )
 
 
-def _inf_norm_subgradient(ahead: Array, rates: Array, penalty_weight: Array) -> Array:
+def inf_norm_subgradient(ahead: Array, rates: Array, penalty_weight: Array) -> Array:
     r"""The penalty weight times a subgradient of the inf-norm at w' = ahead - rates s.
 
     This is the s with :math:`\|s\|_1` = penalty_weight that clips w' to [-t, t]. Where

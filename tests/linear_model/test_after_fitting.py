@@ -132,14 +132,13 @@ def test_probabilities_of_several_classes_where_all_scores_are_low(apart):
         [[-1, 0, 0, 0, 0], [0, -1, 0, 0, 0], [-1, -1, 0, 0, 0]],
         0.0,
     )
-    # no sigmoid of the first two is above 0
     X = np.array([[1000.0, 1001, 0, 0, 0], [900, 1000, 0, 0, 0], [1, 2, 0, 0, 0]])
     logs = model.predict_log_proba(X)
     np.testing.assert_allclose(
         logs[0], [-np.log1p(np.exp(-1)), -1 - np.log1p(np.exp(-1)), -1001 - np.log1p(np.exp(-1))]
     )
     np.testing.assert_allclose(logs[1], [0, -100, -1000], atol=1e-9)
-    shares = 1 / (1 + np.exp([1.0, 2.0, 3.0]))
+    shares = np.exp([-1.0, -2.0, -3.0])
     np.testing.assert_allclose(model.predict_proba(X)[2], shares / shares.sum(), rtol=1e-12)
     np.testing.assert_allclose(model.predict_proba(X).sum(axis=1), 1)
 
@@ -231,17 +230,9 @@ def test_the_radius_is_that_of_weights_scales_and_classes(gaussian):
     several = np.where(np.arange(60) % 3 == 0, "other", label)
     with pytest.warns(
         ConstantClassifierWarning,
-        match=r"learns nothing at eps=50.* radius \S+ \(by class: no \S+, other \S+, yes \S+\) on",
+        match=r"learns nothing at eps=50.* radius \S+ on",
     ):
         RobustLinearClassifier(eps=50.0).fit(X, several)
-
-
-def test_no_warning_where_one_class_of_several_is_learnt():
-    X = np.concatenate([np.linspace(start, start + 1, 10) for start in (-5, 0, 5)])[:, None]
-    y = np.repeat(["low", "middle", "high"], 10)
-    model = RobustLinearClassifier(eps=1.0, loss="logistic").fit(X, y)
-    # no line separates the middle from both
-    assert model.coef_.any(axis=1).tolist() == [True, True, False]
 
 
 def test_the_search_warns_of_what_it_chose(apart):
@@ -320,20 +311,6 @@ def test_verbose_prints_stages_and_what_the_solver_certifies(capsys):
     with pytest.warns(ConvergenceWarning):
         model.set_params(verbose=0).fit(X, y)
     assert lines(capsys) == []
-
-
-def test_verbose_names_classes(apart, capsys):
-    X, _ = apart
-    y = np.array(["red", "green", "blue"])[np.arange(30) % 3]
-    RobustLinearClassifier(eps=0.3, verbose=1, loss="logistic").fit(X, y)
-    printed = lines(capsys)
-    assert "RobustLinearClassifier: robust_risk begins of class blue, green, red" in printed
-    assert {
-        re.search(r"class (\w+): log_risk", line)[1] for line in printed if "log_risk" in line
-    } == {"red", "green", "blue"}
-    y = np.arange(30) % 6
-    RobustLinearClassifier(eps=0.05, verbose=1, loss="logistic").fit(X, y)
-    assert "RobustLinearClassifier: robust_risk begins of 6 classes" in lines(capsys)
 
 
 def test_verbose_of_exact_separators_and_of_the_search(apart, capsys):

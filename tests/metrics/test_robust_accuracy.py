@@ -4,6 +4,7 @@ space."""
 import itertools
 import math
 import pickle
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -504,3 +505,29 @@ def test_the_exponent_is_reported_under_its_name():
             method(X, y, q=0.5)
     with pytest.raises(ValueError, match="q must be a real number"):
         certified_radius(model, X, q=0.5)
+
+
+def test_scores_of_many_classes_are_taken_in_blocks():
+    rng = np.random.default_rng(0)
+    n, d, n_classes = 10_000, 120, 150
+    X, y = rng.normal(size=(n, d)), rng.integers(0, n_classes, n)
+    model = RidgeClassifier().fit(X[:500], y[:500])
+    peaks = {}
+    tracemalloc.start()
+    try:
+        for name, score in {
+            "accuracy": lambda: robust_accuracy_score(model, X, y, eps=0.1),
+            "radius": lambda: certified_radius(model, X, y).sum(),
+        }.items():
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            score()
+            peaks[name] = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    # the scores of all rows would be larger than X
+    assert max(peaks.values()) < X.nbytes
+    parts = [certified_radius(model, X[at], y[at]) for at in (slice(0, 7), slice(7, 2000))]
+    np.testing.assert_allclose(
+        certified_radius(model, X, y)[:2000], np.concatenate(parts), rtol=1e-9
+    )

@@ -17,7 +17,7 @@ from sklearn_robust import (
     make_teacher_classification,
     max_margin,
 )
-from sklearn_robust.solvers.diagonal import _inf_norm_subgradient
+from sklearn_robust.solvers.diagonal import inf_norm_subgradient
 
 
 def test_behaves_like_coordinate_descent_on_unseen_data():
@@ -52,7 +52,7 @@ def test_every_threat_is_withstood_close_to_the_largest_radius(q, device):
 def test_the_implicit_subgradient_of_the_inf_norm_is_one_of_the_point_it_leads_to(penalty_weight):
     rng = np.random.default_rng(0)
     ahead, rates = rng.normal(size=(2, 6)), rng.uniform(0.1, 1, (2, 6))
-    weighted_sum = _inf_norm_subgradient(ahead, rates, np.full(2, penalty_weight))
+    weighted_sum = inf_norm_subgradient(ahead, rates, np.full(2, penalty_weight))
     for w, s in zip(ahead - rates * weighted_sum, weighted_sum, strict=True):
         assert np.abs(s).sum() <= penalty_weight * (1 + 1e-12)
         assert s @ w == pytest.approx(penalty_weight * np.abs(w).max(), abs=1e-12)  # Hölder's bound

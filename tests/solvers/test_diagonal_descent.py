@@ -9,7 +9,7 @@ from sklearn_robust import make_teacher_classification, max_margin
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import diagonal_descent
-from sklearn_robust.solvers.diagonal import _DiagonalDescent
+from sklearn_robust.solvers.diagonal import DiagonalDescent
 
 
 def paper_problem(share, teacher_sparsity=None):
@@ -62,7 +62,7 @@ def test_subgradient_is_the_gradient_in_the_parameters(gaussian):
     problem = RobustProblem.from_data(X, y, q=2, eps=0.1, fit_intercept=False)
     loss, rng = LOSSES["exponential"], np.random.default_rng(0)
     for depth in (2, 3):
-        rule = _DiagonalDescent(depth, float(np.abs(X).max()))
+        rule = DiagonalDescent(depth, float(np.abs(X).max()))
         state = (rng.uniform(0.5, 1, (1, 5)), rng.uniform(0.5, 1, (1, 5)))
 
         def log_risk(state, rule=rule):
@@ -95,7 +95,7 @@ def test_implicit_step_lands_on_zero():
     problem = RobustProblem.from_data(
         np.eye(2), np.ones(2), q=math.inf, eps=10.0, fit_intercept=False
     )
-    rule = _DiagonalDescent(2, 1.0)
+    rule = DiagonalDescent(2, 1.0)
     state = (np.array([[0.3, 1.0]]), np.array([[0.29, 0.1]]))
     coef = rule.coef(state)
     now = problem.evaluate(LOSSES["exponential"], coef)

@@ -1,0 +1,194 @@
+"""Beyond the paper: does its Theorem 4.3 hold for several classes, trained as one problem?
+
+Steepest descent on the joint robust risk in five norms of the (K, d) coefficients, and Adam, from
+zero and without intercept. The margins of each path, in every norm, are divided by the largest ones
+that exact separators have. For eps = 0 the ratio in the norm of the path tends to 1 (C. Fan,
+M. Schmidt and C. Thrampoulidis, arXiv 2502.04664; for Adam in the largest entry).
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from runner import cells, command_line, fill, save
+
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.joint_certificates import robust_margin
+from sklearn_robust.losses import Exponential
+from sklearn_robust.norms import LpNorm, SchattenNorm
+from sklearn_robust.separators import largest_joint_distance, solve_joint_separator
+from sklearn_robust.solvers import joint_steepest_descent
+
+NORMS = ("1", "2", "inf", "spectral", "nuclear")
+ADAM = "Adam"
+OWN = {name: name for name in NORMS} | {ADAM: "inf"}  # the norm whose separator is expected
+SHARES = (0.0, 0.25, 0.5)  # eps / eps*
+DATA = ["n_samples", "n_features", "n_classes", "draw"]
+RATE = 0.1  # of Adam at its first step; it decays as 1 / sqrt(t)
+MEMORY = (0.9, 0.999)  # decay of Adam's two moving averages
+TINY = 1e-300  # keeps Adam's division by zero away, and is nothing beside a gradient
+
+
+@dataclass(frozen=True)
+class Setting:
+    name: str
+    sizes: tuple = ((15, 20, 3), (30, 50, 5), (40, 60, 10))  # samples, features, classes
+    n_draws: int = 2
+    max_iter: int = 3000
+
+
+QUICK = Setting("several_classes_quick", sizes=((15, 20, 3),), n_draws=1, max_iter=1000)
+REPORTED = Setting("several_classes")
+FULL = Setting(
+    "several_classes_full", sizes=(*REPORTED.sizes, (60, 100, 10)), n_draws=5, max_iter=30_000
+)
+
+
+def make(setting, out, jobs):
+    """Ratios of the margins to the largest ones along every path, a table of the ends, one
+    figure."""
+    data = pd.DataFrame(
+        [(*size, draw) for size in setting.sizes for draw in range(setting.n_draws)], columns=DATA
+    )
+    # without an adversary the threat does not matter
+    threats = pd.DataFrame(
+        [(2.0, 0.0), *itertools.product((2.0, math.inf), SHARES[1:])], columns=["q", "share"]
+    )
+    wanted = data.merge(threats, how="cross").merge(
+        cells(algorithm=OWN, max_iter=[setting.max_iter]), how="cross"
+    )
+    by = [*DATA, "q", "share"]
+    table = fill(out / f"{setting.name}.csv", wanted, by, follow_paths, jobs=jobs)
+    last = table.groupby([*by, "algorithm"], sort=False).tail(1)
+    for (share, q), part in last.groupby(["share", "q"]):
+        print(f"\neps = {share:g} eps*, q = {q:g}: margin / largest, mean over the data")
+        print(part.groupby("algorithm", sort=False)[list(NORMS)].mean().round(3).to_string())
+    print("\nleast ratio in the own norm")
+    ends = last.assign(own=own_ratio(last))
+    print(ends.groupby(["share", "q", "algorithm"], sort=False).own.min().unstack().round(3))
+    draw_figure(table, out)
+    return table
+
+
+def follow_paths(part):
+    """The paths of these algorithms on one data set under one threat."""
+    at = part.iloc[0]
+    problem = sample(at.n_samples, at.n_features, at.n_classes, at.draw, at.q)
+    problem = problem.at_radius(at.share * largest_joint_distance(problem).margin)
+    norms = norms_of(at.n_classes)
+    largest = {name: solve_joint_separator(problem, norm).margin for name, norm in norms.items()}
+
+    def ratios(coef):
+        coef, intercept = coef.reshape(at.n_classes, -1), np.zeros(at.n_classes)
+        return {
+            name: robust_margin(problem, norm, coef, intercept) / largest[name]
+            for name, norm in norms.items()
+        }
+
+    rows = []
+    for cell in part.to_dict("records"):
+        record = Record(ratios)
+        if cell["algorithm"] == ADAM:
+            adam(problem, cell["max_iter"], record)
+        else:
+            solution = joint_steepest_descent(
+                problem,
+                Exponential(),
+                norms[cell["algorithm"]],
+                loss_tol=0,
+                max_iter=cell["max_iter"],
+                monitors=[record],
+            )
+            record.add(int(solution.n_iter[0]), solution.coef[0])
+        rows += [{**cell, "eps": problem.radius, **row} for row in record.rows]
+    return pd.DataFrame(rows)
+
+
+@dataclass
+class Record:
+    """The ratios of the margins, ten times in a decade of iterations; a monitor of a solver."""
+
+    ratios: Callable
+    every: int = 0  # the solver is read where it certifies
+    rows: list = field(default_factory=list)
+
+    def __call__(self, iteration, ids, figures):
+        """Add the predictor of a joint path where a record is due; the path goes on."""
+        if not self.rows or iteration >= 10**0.25 * self.rows[-1]["iteration"]:
+            self.add(iteration, figures["coef"][0])
+        return False
+
+    def add(self, iteration, coef):
+        """Add a predictor, flat or (K, d)."""
+        self.rows = [row for row in self.rows if row["iteration"] < iteration]
+        self.rows.append({"iteration": iteration, **self.ratios(coef)})
+
+
+def adam(problem, max_iter, record):
+    """Adam on the logarithm of the risk, with the subgradient that automatic differentiation
+    gives."""
+    coef = np.zeros((problem.n_classes, problem.n_features))
+    mean, square = np.zeros_like(coef), np.zeros_like(coef)
+    for t in range(1, max_iter + 1):
+        weights = problem.evaluate(Exponential(), coef).weights
+        worst = problem.threat.worst(coef[:, None] - coef)
+        penalty = np.einsum("lk,lkd->ld", problem.pair_weights(weights), worst)
+        gradient = problem.radius * penalty - problem.weighted_sum(weights)
+        mean = MEMORY[0] * mean + (1 - MEMORY[0]) * gradient
+        square = MEMORY[1] * square + (1 - MEMORY[1]) * gradient**2
+        unbiased = mean / (1 - MEMORY[0] ** t), square / (1 - MEMORY[1] ** t)
+        coef = coef - RATE / math.sqrt(t) * unbiased[0] / (np.sqrt(unbiased[1]) + TINY)
+        record(t, None, {"coef": coef[None]})
+    record.add(max_iter, coef)
+
+
+def sample(n_samples, n_features, n_classes, draw, q):
+    """Gaussian classes of about n / K samples around Gaussian means, at radius 1."""
+    rng = np.random.default_rng((draw, n_samples, n_features, n_classes))
+    y = np.arange(n_samples) % n_classes
+    means = rng.standard_normal((n_classes, n_features))
+    X = means[y] + rng.standard_normal((n_samples, n_features))
+    return JointProblem.from_data(X, y, q=q, eps=1.0, fit_intercept=False)
+
+
+def norms_of(n_classes):
+    """The norms of the coefficients by their names."""
+    spectral = SchattenNorm(math.inf, n_classes)
+    entrywise = [LpNorm(p) for p in (1, 2, math.inf)]
+    return dict(zip(NORMS, (*entrywise, spectral, spectral.dual), strict=True))
+
+
+def own_ratio(table):
+    """The ratio of each row in the norm of its algorithm."""
+    return [row[OWN[row["algorithm"]]] for row in table.to_dict("records")]
+
+
+def draw_figure(table, out):
+    """The ratios in all norms at the ends of the paths, and in the own norm along them."""
+    figure, axes = plt.subplots(1, 4, figsize=(15, 3.8), layout="constrained")
+    last = table.groupby([*DATA, "q", "share", "algorithm"], sort=False).tail(1)
+    shown = last[last.share == SHARES[-1]].groupby("algorithm", sort=False)[list(NORMS)].mean()
+    axes[0].imshow(shown, cmap="viridis", vmin=0, vmax=1)
+    axes[0].set(title=f"margin / largest, eps = {SHARES[-1]:g} eps*", xlabel="norm")
+    axes[0].set_xticks(range(len(NORMS)), NORMS)
+    axes[0].set_yticks(range(len(shown)), shown.index)
+    for (i, j), value in np.ndenumerate(shown.to_numpy()):
+        colour = "black" if value > 0.6 else "white"
+        axes[0].text(j, i, f"{value:.2f}", ha="center", va="center", color=colour)
+    own = table.assign(own=own_ratio(table))
+    for ax, (share, part) in zip(axes[1:], own.groupby("share"), strict=True):
+        for name, paths in part.groupby("algorithm", sort=False):
+            # a path that has ended stays where it is
+            at = paths.pivot(index="iteration", columns=[*DATA, "q"], values="own").ffill()
+            ax.semilogx(at.index, at.mean(axis=1), label=name)
+        ax.set(title=f"own norm, eps = {share:g} eps*", xlabel="iteration", ylim=(0, 1.02))
+    axes[1].legend(fontsize=8)
+    save(figure, out, "several_classes")
+
+
+if __name__ == "__main__":
+    command_line(__doc__, make, quick=QUICK, reported=REPORTED, full=FULL)

@@ -1,0 +1,194 @@
+r"""Gradient descent in a diagonal network on the joint robust risk of several classes.
+
+The network has :math:`W = U_+^L - U_-^L` with U of shape (K, d); for L = 2 W tends to the joint
+robust separator of least entrywise 1-norm. Step sizes and updates are those of two classes
+(`sklearn_robust.solvers.diagonal`). A step changes W by about :math:`-r s`, r the rates
+:math:`L h (u_+^{2L-2} + u_-^{2L-2})` of its entries and s a subgradient
+:math:`-G + \sum_{l<k} (e_l - e_k) \delta_{lk}^T`:
+
+- against q = 1 and q = inf it is the implicit one, of the point where the step ends: that point is
+  :math:`\arg\min_V \tfrac12 \sum (V - W - r G)^2 / r + \sum_{l<k} c_{lk}\,\sigma(v_l - v_k)`, a
+  total-variation proximal point for q = inf and up to 12 classes, and found by projections of the
+  :math:`\delta_{lk}` otherwise;
+- against 1 < q < inf it is that of W, least in the 2-norm where classes agree on all features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sklearn_robust._array_api import to_numpy
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.joint_certificates import by_cuts, feature_capacities, flow, pair_capacities
+from sklearn_robust.losses import MarginLoss
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import Evaluation
+from sklearn_robust.rows import largest_entry
+from sklearn_robust.solvers._descent import Stopping, follow
+from sklearn_robust.solvers._geometry import Geometry
+from sklearn_robust.solvers._joint_descent import Flat, JointRun, least_subgradient
+from sklearn_robust.solvers._rule_path import RulePath, State
+from sklearn_robust.solvers.diagonal import (
+    DIAGONAL_GROWTH,
+    FIRST_STEP,
+    DiagonalDescent,
+    inf_norm_subgradient,
+)
+from sklearn_robust.solvers.solution import Monitor, Solution
+from sklearn_robust.threats import require_ball
+from sklearn_robust.total_variation import total_variation_prox
+
+_PROJECTIONS = 20  # in a step, which starts from the perturbations of the step before
+
+
+def joint_diagonal_descent(
+    problem: JointProblem,
+    loss: MarginLoss,
+    *,
+    depth: int = 2,
+    init_scale: float = 1e-3,
+    max_iter: int = 50_000,
+    loss_tol: float = 1e-3,
+    tol: float = 1e-3,
+    stop_if_not_separable: bool = False,
+    record_every: int = 0,
+    monitors: Sequence[Monitor] = (),
+) -> Solution:
+    r"""Train a diagonal network on several classes jointly, from the constant start init_scale /
+    sqrt(2 K d).
+
+    Parameters
+    ----------
+    problem : JointProblem
+        On NumPy or scipy.sparse data or rows of one's own, with an l_q ball as the threat.
+    loss : MarginLoss
+    depth, init_scale, max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors
+        As in `diagonal_descent`.
+
+    Returns
+    -------
+    Solution
+        With k = 1 and arrays (1, K, d), (1, K) and (1, K, n) as coefficients, intercepts and
+        weights. The coefficients are the effective ones, W; margins and gaps are measured in the
+        entrywise 1-norm.
+
+    Raises
+    ------
+    ValueError
+        If the threat is no l_q ball.
+    """
+    require_ball(problem.threat, "the diagonal parametrisation")
+    flat: Any = Flat(problem)
+    dtype = problem.log_weight.dtype
+    start = np.full((1, flat.n_features), init_scale / math.sqrt(2 * flat.n_features), dtype)
+    n_pairs = len(problem.pairs[0]) if _projects(problem) else 0
+    taken = np.zeros((1, n_pairs, problem.n_features))
+    rule = _JointDiagonalDescent(depth, largest_entry(problem.rows))
+    stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
+    step = np.full(1, FIRST_STEP, dtype)
+    path = RulePath(flat, loss, rule, (start, start, taken), step, DIAGONAL_GROWTH)
+    return follow(path, JointRun(flat, stopping, loss, Geometry((LpNorm(1),))))
+
+
+def _projects(problem: JointProblem) -> bool:
+    """Whether implicit steps need perturbations of the pairs."""
+    return problem.threat.q in (1, math.inf) and not by_cuts(problem)
+
+
+@dataclass(frozen=True)
+class _JointDiagonalDescent(DiagonalDescent):
+    """Multiplicative steps on the two halves of the parameters (1, K d), and the perturbations of
+    the pairs, in units of their capacities, for steps by projections.
+    """
+
+    def propose(
+        self,
+        problem: Any,
+        state: State,
+        coef: np.ndarray,
+        now: Evaluation,
+        weighted_sum: np.ndarray,
+        step: np.ndarray,
+    ) -> tuple[State, np.ndarray]:
+        joint = problem.joint
+        rate = self.rate(state, weighted_sum, step)
+        W, G, rates = (
+            problem.matrix(x).astype(np.float64)
+            for x in (coef, weighted_sum, self.rates(state, rate))
+        )
+        capacities = pair_capacities(joint, now.weights[0])
+        taken = state[2][0]
+        if by_cuts(joint):
+            ends = total_variation_prox(
+                W + rates * G, feature_capacities(joint, capacities), rates=rates
+            )
+            subgradient = (W - ends) / rates
+        elif _projects(joint):
+            moved = implicit_perturbations(
+                joint, W + rates * G, rates, capacities, capacities[:, None] * taken
+            )
+            taken = moved / np.where(capacities > 0, capacities, 1.0)[:, None]
+            subgradient = flow(moved, joint.n_classes) - G
+        else:
+            subgradient = least_subgradient(joint, W, G, capacities)
+        subgradient = subgradient.astype(coef.dtype, copy=False).reshape(1, -1)
+        return (*self.moved(state, rate, subgradient), taken[None]), subgradient
+
+
+def implicit_perturbations(
+    problem: JointProblem,
+    ahead: np.ndarray,
+    rates: np.ndarray,
+    capacities: np.ndarray,
+    start: np.ndarray,
+    *,
+    max_iter: int = _PROJECTIONS,
+) -> np.ndarray:
+    r"""Perturbations of the pairs that lessen :math:`\sum (V - r\,\text{flow}(\delta))^2 / r`, by
+    accelerated projected gradient, for q = 1 and q = inf.
+
+    The step of a pair is scaled in each feature by :math:`(K - 1) (r_l + r_k)`, a bound on the
+    curvature, since K - 1 pairs share a class.
+
+    Parameters
+    ----------
+    problem : JointProblem
+    ahead : ndarray of shape (K, d)
+        V, where a step without penalty would end.
+    rates : ndarray of shape (K, d)
+        r > 0.
+    capacities : ndarray of shape (K(K-1)/2,)
+        Factors of the unit ball for the pairs.
+    start : ndarray of shape (K(K-1)/2, d)
+    max_iter : int, default=20
+
+    Returns
+    -------
+    ndarray of shape (K(K-1)/2, d)
+    """
+    low, high = problem.pairs
+    n_classes = problem.n_classes
+    scale = 1.0 if problem.threat.scale is None else to_numpy(problem.threat.scale)
+    curvature = (n_classes - 1) * (rates[low] + rates[high])
+    moved = point = start
+    momentum = 1.0
+    for _ in range(max_iter):
+        ends = ahead - rates * flow(point, n_classes)
+        target = curvature * point + ends[low] - ends[high]
+        if problem.threat.q == 1:
+            new = scale * inf_norm_subgradient(scale * target, scale**2 * curvature, capacities)
+        else:
+            reach = capacities[:, None] * scale
+            new = np.clip(target / curvature, -reach, reach)
+        # restart where the step turns back
+        if np.vdot(curvature * (point - new), new - moved) > 0:
+            momentum = 1.0
+        grown = 0.5 * (1 + math.sqrt(1 + 4 * momentum**2))
+        point = new + (momentum - 1) / grown * (new - moved)
+        moved, momentum = new, grown
+    return moved
