@@ -58,6 +58,10 @@ class _HeldRows:
         """The sum of ||x_i||^2."""
         return float(np.linalg.norm(self.entries)) ** 2
 
+    def row_blocks(self) -> Iterator[tuple[slice, Any]]:
+        """All rows as one block, and where they lie."""
+        yield slice(0, self.shape[0]), self
+
 
 @dataclass(frozen=True)
 class DenseRows(_HeldRows):
@@ -106,6 +110,10 @@ class DenseRows(_HeldRows):
         X = self.X - self.X.mean(axis=0) if centred else self.X
         unit = _root_mean_square(X, self.X.shape[0])
         return X / unit, unit
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """A copy of the rows at these places."""
+        return self.X[index]
 
     def extended(self) -> np.ndarray:
         """A copy in the longest floating point of the machine."""
@@ -189,6 +197,10 @@ class SparseRows(_HeldRows):
         """The rows over their root mean square, and that; sparse rows are not centred."""
         unit = _root_mean_square(self.X.data, self.X.shape[0])
         return self.X / unit, unit
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """A dense copy of the rows at these places."""
+        return self.X[index].toarray()
 
     def extended(self) -> np.ndarray:
         """A dense copy in the longest floating point of the machine."""

@@ -146,6 +146,28 @@ class BlockRows:
         """The arrays that a function makes of the X of each block, one after the other."""
         return np.concatenate([function(block.X) for block in self.blocks()])
 
+    def average(self, score: Callable[..., float]) -> float:
+        """The average of a score of the blocks, by their weights: `score(X, y, sample_weight=)`."""
+        total = total_weight = 0.0
+        for block in self.blocks():
+            weight = block.sample_weight
+            share = float(block.X.shape[0] if weight is None else np.sum(weight))
+            if share > 0:
+                total += share * score(block.X, block.y, sample_weight=weight)
+                total_weight += share
+        if total_weight == 0:
+            raise ValueError(f"sample_weight of {self!r} must not be all zero.")
+        return total / total_weight
+
+    def refuse_beside(self, **given: Any) -> None:
+        """Refuse labels or weights in an argument, of those that the rows hold themselves."""
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(
+                    f"{name} must be left out where X holds labels and weights, as "
+                    f"{type(self).__name__} does, got a {type(value).__name__}."
+                )
+
     # -- the products
 
     def scores(self, coef: np.ndarray) -> np.ndarray:
@@ -179,6 +201,14 @@ class BlockRows:
         """The mean of the rows; zero for sparse rows, which are not centred."""
         return np.zeros_like(self._mean) if self._is_sparse else self._mean
 
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """A dense copy of the rows at these places, which ascend."""
+        cuts = (
+            (at, rows, np.searchsorted(index, [at.start, at.stop]))
+            for at, rows in self.row_blocks()
+        )
+        return np.concatenate([rows.take(index[slice(*cut)] - at.start) for at, rows, cut in cuts])
+
     def most_gram_columns(self) -> int | None:
         """Any number of dense rows; of sparse ones as many as their entries afford."""
         return most_sparse_gram_columns(self._n_entries) if self._is_sparse else None
@@ -201,7 +231,7 @@ class BlockRows:
         gram = np.zeros((f, f))
         by_weight = np.zeros(f)
         by_label = np.zeros(f)
-        for at, rows in self._read():
+        for at, rows in self.row_blocks():
             part = rows.weighted_gram(columns, centre, weights[at], labels[at], exact=exact)
             gram += part[0]
             by_weight += part[1]
@@ -210,7 +240,7 @@ class BlockRows:
 
     def _summed(self, product: Callable[[slice, ArrayRows], np.ndarray]) -> np.ndarray:
         """The sum of a product of shape (k, d) of each block."""
-        parts = (product(at, rows) for at, rows in self._read())
+        parts = (product(at, rows) for at, rows in self.row_blocks())
         total = next(parts)
         for part in parts:
             total = total + part
@@ -219,7 +249,7 @@ class BlockRows:
     def _gathered(self, product: Callable[[ArrayRows], np.ndarray]) -> np.ndarray:
         """A product of shape (k, m) of each block, side by side: (k, n)."""
         out: np.ndarray | None = None
-        for at, rows in self._read():
+        for at, rows in self.row_blocks():
             part = product(rows)
             if out is None:
                 out = np.empty((len(part), self.shape[0]), part.dtype)
@@ -227,8 +257,8 @@ class BlockRows:
         assert out is not None  # there is a block of at least one sample
         return out
 
-    def _read(self) -> Iterator[tuple[slice, ArrayRows]]:
-        """The blocks as arrays, and where their samples lie, checked against the first reading."""
+    def row_blocks(self) -> Iterator[tuple[slice, ArrayRows]]:
+        """The rows of each block, and where they lie, checked against the first reading."""
         n, d = self.shape
         stop = 0
         for block in self.blocks():
@@ -347,7 +377,7 @@ def _read_labels(block: Block, before: np.ndarray | None) -> np.ndarray:
             f"y of {block.name} must have one label for each of its {block.X.shape[0]} rows, got "
             f"shape {y.shape}."
         )
-    distinct = [y[0]]
+    distinct = [y[:1].tolist()[0]]
     if y.dtype == object:
         distinct = list(dict.fromkeys(y.tolist()))
         one = {label: label for label in distinct}
@@ -356,7 +386,7 @@ def _read_labels(block: Block, before: np.ndarray | None) -> np.ndarray:
         label is None or label != label for label in distinct
     ):
         raise ValueError(f"y of {block.name} has missing labels: leave their rows out.")
-    first = distinct[0] if before is None else before[0]
+    first = distinct[0] if before is None else before[:1].tolist()[0]
     for label in distinct:
         if isinstance(label, str) != isinstance(first, str):
             raise ValueError(
