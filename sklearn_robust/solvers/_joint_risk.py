@@ -36,7 +36,7 @@ import numpy as np
 
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.rows import DenseRows, SparseRows
+from sklearn_robust.rows import BlockRows, DenseRows, SparseRows
 from sklearn_robust.solvers._joint_bounds import DualBounds
 from sklearn_robust.solvers._joint_cones import CONES, PairCones, Scaling
 from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint
@@ -232,7 +232,7 @@ class _Minimisation:
             self.coef = self.model.from_predictor(*start)
         unknowns = self.coef.size + len(self.model.low)
         serves = (
-            isinstance(self.problem.rows, DenseRows | SparseRows)
+            isinstance(self.problem.rows, DenseRows | SparseRows | BlockRows)
             and (self.problem.threat.q in CONES or not len(self.model.low))
             and unknowns <= _MOST_UNKNOWNS
         )
