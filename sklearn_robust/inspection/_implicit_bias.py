@@ -167,7 +167,7 @@ def implicit_bias_report(
     p = _given(classifier, p, _fitted_geometry(classifier), "p")
     if p not in MATRIX_NORMS:
         p = check_exponent(p, "p")
-    norm = norm_of(p if isinstance(p, str) else LpNorm(p), len(view.classes))
+    norm: Any = norm_of(p if isinstance(p, str) else LpNorm(p), len(view.classes))
     q = check_exponent(_given(classifier, q, fitted_q, "q"), "q")
     eps = check_radius(_given(classifier, eps, fitted_eps, "eps"), "eps")
     if is_training(scale):
