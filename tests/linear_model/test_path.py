@@ -42,7 +42,7 @@ def test_each_cell_is_the_estimator_fitted_alone(loss, q):
 def test_several_classes_are_one_problem_in_each_cell(solver):
     X, y = standardised(load_wine)
     p, eps = (2, "nuclear"), (0.3, 0.05)
-    options = {"solver": solver, "max_iter": 30, "loss_tol": 1.0}
+    options = {"solver": solver, "loss_tol": 50.0}
     path = robust_linear_path(X, y, p=p, q=math.inf, eps=eps, **options)
     assert path.p.tolist() == [2, "nuclear"]
     assert path.coef.shape == (2, 2, 3, X.shape[1])
