@@ -142,7 +142,8 @@ class Record:
 
     def __call__(self, iteration, ids, figures):
         """Add the predictor of a joint path where a record is due; the path goes on."""
-        if not self.rows or iteration >= 10**0.25 * self.rows[-1]["iteration"]:
+        due = 10**0.25 * self.rows[-1]["iteration"] if self.rows else 1
+        if iteration >= due and figures["coef"].any():
             self.add(iteration, figures["coef"])
         return False
 
