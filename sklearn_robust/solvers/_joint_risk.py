@@ -58,7 +58,7 @@ _MOST_UNKNOWNS = 3000  # a dense factor of more would outweigh all else
 _REDUCTION = 0.15  # target of the products after a long step, relative to today's
 _CAUTIOUS_REDUCTION = 0.4  # and after a short one
 _LONG = 0.7  # share of a step to the boundary from which it counts as long
-_LEAST_PRODUCT = 1e-5  # least product of a pair, relative to the mean: off the boundary
+_LEAST_PRODUCT = 0.1  # least product of a pair over its multiplier, relative to that of all pairs
 _SHORT = 0.05  # share of a step that is short: two in a row have the iterate centred
 _STUCK = 0.01  # and one of this share by itself
 _CENTRINGS = 6  # in one run at most; short steps after them end the method
@@ -455,8 +455,9 @@ class _Minimisation:
         shrink = min(_MOST_SHRINK, max(_BIAS * total, _LEAST_BIAS * least) / penalty)
         reduction = _REDUCTION if long_step else _CAUTIOUS_REDUCTION
         reduction = max(reduction, min(1.0, _LEAST_PRODUCTS * least / max(total, 1e-300)))
-        mean = _LEAST_PRODUCT * float(products.mean())
-        mu = reduction * np.maximum(products, mean) / cones.degree
+        multipliers = cones.multipliers[1]
+        share = _LEAST_PRODUCT * total / float(multipliers.sum())
+        mu = reduction * np.maximum(products, share * multipliers) / cones.degree
         scaling = cones.scaling(mu)
         if not systems.factorise(at, scaling):
             return None
