@@ -77,11 +77,11 @@ def solve_joint_separator(
     found = certify(problem, norm, star.coef, answer.weights)
     if found.margin > 0:  # below eps* its separator is robust, if not the one of least norm
         return replace(found, solver=f"{star.solver} for eps*").merged(answer)
-    if proof is not None and star.margin <= eps:
-        proven = feasibility(problem, proof.weights, proof.perturbations).proven
-        if proven or eps >= star.bound * (1 - _TOL_EPS_STAR):
+    for weights, perturbations in [proof, (answer.weights, None)]:
+        given = feasibility(problem, weights, perturbations, search=True)
+        if given.proven or (star.margin <= eps and eps >= star.bound * (1 - _TOL_EPS_STAR)):
             raise NotSeparableError(
-                eps, star.margin, proof.weights, problem.fit_intercept, proof.perturbations
+                eps, star.margin, weights, problem.fit_intercept, given.perturbations
             )
     raise RuntimeError(
         f"The solvers neither found a robust separator for eps={eps:.8g} nor proved that there is "
