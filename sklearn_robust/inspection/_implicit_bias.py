@@ -17,9 +17,8 @@ from sklearn_robust._parameters import check_exponent, is_training
 from sklearn_robust.certificates import Certified, relative_gap, robust_margin
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import robust_margin as joint_robust_margin
-from sklearn_robust.linear_model._robust_linear import MATRIX_NORMS, norm_of
 from sklearn_robust.metrics.linear_view import linear_view, unwrapped
-from sklearn_robust.norms import LpNorm, Norm
+from sklearn_robust.norms import MATRIX_NORMS, LpNorm, Norm, norm_of
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import NotSeparableError, Separator, min_norm_separator
 from sklearn_robust.separators.joint import solve_joint_separator
