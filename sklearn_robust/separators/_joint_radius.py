@@ -37,10 +37,10 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators._joint_margin_form import (
     JointMarginForm,
     JointPoint,
-    JointProgram,
     in_float64,
     on_all_samples,
 )
+from sklearn_robust.separators._joint_working_sets import points_on_sets, suits_sets
 from sklearn_robust.separators._max_margin_form import (
     SolverFailure,
     Vector,
@@ -187,11 +187,14 @@ class _Search:
         form = JointMarginForm.of(self.in_units.at_radius(radius), norm)
         if norm is None:
             form = form.at_mean_margin()
-        program = JointProgram.of(replace(form, pair_units=self._pair_norms()))
+        form = replace(form, pair_units=self._pair_norms())
+        on_sets = norm is not None and suits_sets(form)
         try:
-            for point in islice(program.points(), 1 if program.conic.is_linear else 1 + _STEPS):
+            for point in islice(points_on_sets(form) if on_sets else form.points(), 1 + _STEPS):
                 self._take_predictor(point.coef / self.units)
                 self._take_proof(point, radius, mean=norm is None)
+                if point.solver == "linear program":
+                    break
         except SolverFailure:
             return
 
