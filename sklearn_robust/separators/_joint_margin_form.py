@@ -29,6 +29,12 @@ Indices = NDArray[np.intp]
 # margin of a unit matrix, in units of the rows, below which a quadratic program is solved in units
 # of the margin
 _SMALL_MARGIN = 0.1
+# settings of clarabel, tried in turn, where no Newton step refines its answer
+_SETTINGS: list[dict[str, float]] = [
+    {"static_regularization_constant": 1e-8},
+    {"static_regularization_constant": 1e-8, "max_step_fraction": 0.99},
+    {},
+]
 
 
 @dataclass(frozen=True)
@@ -195,12 +201,17 @@ class JointProgram:
 
     def points(self) -> Iterator[JointPoint]:
         """The solver's answer, and then those of Newton steps on the optimality conditions, each
-        from the one before.
+        from the one before. Programs with other cones than linear ones and those of second order
+        are solved again instead, with other settings.
 
         Raises
         ------
         SolverFailure
         """
+        if not refinement.serves(self.conic):
+            for settings in _SETTINGS:
+                yield self.point(*self.conic.solve(**settings))
+            return
         solve = solve_linear_cones if self.conic.is_linear else ConicProgram.solve
         x, z = solve(self.conic)
         if self.conic.square is not None and 0 < x[self.gamma] < _SMALL_MARGIN:
@@ -208,7 +219,7 @@ class JointProgram:
             self.conic.square_weight = float(x[self.gamma])
             x, z = solve(self.conic)
         yield self.point(x, z)
-        while refinement.serves(self.conic):
+        while True:
             moved = refinement.newton_step(self.conic, x, z)
             if moved is None:
                 return

@@ -40,8 +40,12 @@ from sklearn_robust.separators._joint_margin_form import (
     in_float64,
     on_all_samples,
 )
-from sklearn_robust.separators._max_margin_form import SolverFailure, Vector
-from sklearn_robust.separators.critical_radius import column_sizes, over_columns
+from sklearn_robust.separators._max_margin_form import (
+    SolverFailure,
+    Vector,
+    column_sizes,
+    over_columns,
+)
 from sklearn_robust.threats import LpBall
 
 _MAX_RATIOS = 30  # programs at most of each kind; the ratio converges superlinearly

@@ -326,7 +326,9 @@ class JointRun(DescentRun):
     problem: Any  # Flat
 
     def _tighten(self, at: Iterate) -> None:
-        """Keep the least bound D(a) on the margin, and its weights."""
+        """Keep the least bound D(a) on the margin, and the coefficients whose weights prove it:
+        they take less memory.
+        """
         joint, weights = self.problem.host, at.now.weights[0]
         total = float(weights.sum())
         if not total > 0 or not math.isfinite(at.now.log_risk[0]):
@@ -345,7 +347,7 @@ class JointRun(DescentRun):
         bound = float(norm.dual.value(left.ravel())) / total
         if bound < self.bounds[0]:
             self.bounds[0] = bound
-            self.proofs = at.now.weights
+            self.proofs = at.coef
 
     def near_proof(self, iteration: int, at: Any) -> np.ndarray:
         """Whether the capacities of the pairs would nearly do."""
@@ -358,11 +360,12 @@ class JointRun(DescentRun):
 
     def _proven(self, i: int, at: Iterate) -> Certified:
         """The predictor with what its least bound proves."""
-        W, weights, intercept = (
-            to_numpy(array)
-            for array in (self.problem.matrix(at.coef), self.proofs[0], at.intercept[0])
-        )
-        proven = certify(self.problem.host, self.geometry.norms[0], W, weights, intercept)
+        W, intercept = (to_numpy(x) for x in (self.problem.matrix(at.coef), at.intercept[0]))
+        weights = at.weights
+        if self.bounds[0] < math.inf and self.proofs is not at.coef:
+            weights = self.problem.evaluate(self.loss, self.proofs).weights
+        norm = self.geometry.norms[0]
+        proven = certify(self.problem.host, norm, W, to_numpy(weights[0]), intercept)
         coef, weights, intercept, margin, bound = (
             like(at.coef, np.asarray(array)[None])
             for array in (W, proven.weights, intercept, proven.margin, proven.bound)

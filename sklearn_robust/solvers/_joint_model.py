@@ -17,13 +17,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.linalg.blas import dsyrk
 
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import MarginLoss, is_exponential
-from sklearn_robust.rows import DenseRows, Rows, SparseRows, as_rows, mean_square
+from sklearn_robust.rows import DenseRows, GramRows, Rows, SparseRows, as_rows, mean_square
 
 # rows that a Gram matrix is estimated from, for each of the K d unknowns, where there are more:
 # the estimate serves as a preconditioner only
@@ -183,7 +184,7 @@ class JointModel:
         square = mean_square(rows, centred=problem.fit_intercept) / problem.n_features
         self.unit = math.sqrt(square) if square > 0 else 1.0
         self.centre = np.zeros(problem.n_features)
-        if problem.fit_intercept and isinstance(rows, DenseRows | SparseRows):
+        if problem.fit_intercept and isinstance(rows, GramRows):
             self.centre = rows.mean()
         self.radius = problem.radius / self.unit
         self.log_weight = problem.log_weight
@@ -418,19 +419,25 @@ class JointModel:
         """
         K, f = len(weights), len(columns)
         gram = np.zeros((K, f, K, f))
-        for c in range(K):
-            members = np.flatnonzero((self.problem.y == c) & self.used)
-            length = max(1, _BLOCK_ENTRIES // (K * f))
-            for start in range(0, len(members), length):
-                rows = members[start : start + length]
-                _add_star_gram(gram, self.features(rows)[:, columns], weights[:, rows].T, c)
+        length = max(1, _BLOCK_ENTRIES // (K * f))
+        whole: Any = self.problem.rows  # arrays, or rows in blocks
+        for at, block in whole.row_blocks():
+            for c in range(K):
+                members = np.flatnonzero((self.problem.y[at] == c) & self.used[at])
+                for start in range(0, len(members), length):
+                    rows = members[start : start + length]
+                    features = self._features_of(block.take(rows))[:, columns]
+                    _add_star_gram(gram, features, weights[:, at.start + rows].T, c)
         return gram.reshape(K * f, K * f)
 
     def features(self, rows: np.ndarray) -> np.ndarray:
         """Rows in units of the data with a column of ones, (m, d + 1)."""
-        X = self.problem.X[rows]
-        X = X if isinstance(X, np.ndarray) else X.toarray()
-        features = np.empty((len(rows), X.shape[1] + 1))
+        whole: Any = self.problem.rows
+        return self._features_of(whole.take(rows))
+
+    def _features_of(self, X: np.ndarray) -> np.ndarray:
+        """The same of rows (m, d) of the data."""
+        features = np.empty((len(X), X.shape[1] + 1))
         np.subtract(X, self.centre, out=features[:, :-1])
         features[:, :-1] /= self.unit
         features[:, -1] = 1.0
