@@ -30,7 +30,9 @@ def run_clarabel(
     q, b : ndarray
     cones : sequence of (kind, parameter)
         In the order of the rows: "zero", "nonnegative" or "second_order" and the number of its
-        rows, or "power", of three rows, and its exponent.
+        rows, "power", of three rows, and its exponent, or "semidefinite" and the order of its
+        matrices, whose upper triangles are its rows, column by column, with entries off the
+        diagonal times the root of 2.
     tol : float
         Gaps and residuals to reach, absolute and relative.
     **settings
@@ -48,6 +50,7 @@ def run_clarabel(
         "nonnegative": clarabel.NonnegativeConeT,
         "second_order": clarabel.SecondOrderConeT,
         "power": clarabel.PowerConeT,
+        "semidefinite": clarabel.PSDTriangleConeT,
     }
     options = clarabel.DefaultSettings()
     options.tol_gap_abs = options.tol_gap_rel = options.tol_feas = tol

@@ -437,7 +437,7 @@ class JointProblem:
         finally:
             weights[self.y, places] = xp.zeros_like(weights[0])
 
-    def balanced(self, weights: Array) -> Array:
+    def balanced(self, weights: Array, *, overwrite: bool = False) -> Array:
         r"""Weights (K, n) scaled to dual feasibility: >= 0, zero at the true class, of sum 1, and
         with an intercept :math:`\sum_{i: y_i = l, k} a_{ik} = \sum_{i: y_i \ne l} a_{il}` for each
         class l.
@@ -445,10 +445,10 @@ class JointProblem:
         The balance is that of the matrix :math:`C_{lk} = \sum_{i: y_i = l} a_{ik}`: weights are
         multiplied by :math:`e^{g_l - g_k}`. Pairs of classes that no cycle joins are set to 0.
         Where nothing is left, or balancing ends short of rounding, the weights are uniform within
-        each class.
+        each class. With `overwrite` they may take the place of the others in memory.
         """
         xp = namespace(weights)
-        positive = xp.empty_like(weights)
+        positive = weights if overwrite else xp.empty_like(weights)
         used = self.log_weight > -math.inf
         for at, places in self.blocks():
             block = xp.where(used[at], weights[:, at], 0.0)

@@ -30,12 +30,11 @@ from sklearn_robust.linear_model.fitting import Batch, Fit, convert_margins
 from sklearn_robust.linear_model.joint_fitting import JointFit
 from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
 from sklearn_robust.losses import MarginLoss, check_loss
-from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
+from sklearn_robust.norms import MATRIX_NORMS, LpNorm, Norm, SchattenNorm, norm_of
 from sklearn_robust.rows import BlockRows
 from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import Threat, check_radius, is_ball, require_ball
 
-MATRIX_NORMS = {"spectral": math.inf, "nuclear": 1.0}  # exponents on the singular values
 # entries of the constraints up to which solver="auto" computes the limit
 _AUTO_ENTRIES = 10_000_000
 
@@ -48,18 +47,6 @@ def _read_geometry(p_algo: Any) -> Norm | str:
         norm: Norm = p_algo
         return norm
     return LpNorm(check_exponent(p_algo, "p_algo"))
-
-
-def norm_of(geometry: Norm | str, n_classes: int) -> Norm:
-    """The norm of a geometry on the coefficients (K, d) of so many classes, in one row.
-
-    A matrix norm is the 2-norm on the one row of two classes.
-    """
-    if not isinstance(geometry, str):
-        return geometry
-    if n_classes == 2:
-        return LpNorm(2)
-    return SchattenNorm(MATRIX_NORMS[geometry], n_classes)
 
 
 def _check_step_size(value: Any, name: str) -> None:
@@ -94,13 +81,21 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
     path tends in direction to the robust separator of least p-norm; where they are not, the risk
     has a minimiser, the same for every p. Either way the fit carries a certificate, `dual_gap_`.
 
+    Several classes are one problem, of coefficients :math:`w_1 .. w_K`: the adversary picks the
+    rival class k of each sample, against which its robust margin is :math:`m_{ik} = \langle w_{y_i}
+    - w_k, x_i\rangle + b_{y_i} - b_k - \epsilon \|w_{y_i} - w_k\|_{q^*}`, and the loss is that of
+    :math:`-\log \sum_{k \ne y_i} e^{-m_{ik}}`. With the logistic loss and eps = 0 that is
+    multinomial logistic regression.
+
     Parameters
     ----------
-    p_algo : float or Norm, default=2
+    p_algo : float, "spectral", "nuclear" or Norm, default=2
         Geometry of the algorithm, in [1, inf]: 1 coordinate descent, 2 gradient descent,
-        `numpy.inf` sign descent. It decides to which of the separating directions the path tends,
-        and with it how well the classifier generalises. An object is a norm of one's own for
-        steepest descent, with the members of `norms.Norm`.
+        `numpy.inf` sign descent, over all coefficients. Of several classes, "spectral" (Muon's
+        geometry) and "nuclear" are the norms of the singular values of the (n_classes, n_features)
+        coefficients, their largest and their sum; of two classes both are 2. It decides to which of
+        the separating directions the path tends, and with it how well the classifier generalises.
+        An object is a norm of one's own for steepest descent, with the members of `norms.Norm`.
     q_pert : float, default=inf
         Exponent of the norm that bounds the perturbation, in [1, inf].
     eps : float, default=0.1
@@ -110,11 +105,11 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         one's own, with the members of `losses.MarginLoss`.
     solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
         "steepest_descent" follows the path and stops on `loss_tol` or `tol`. "accelerated" (1 <
-        p_algo <= 2) goes to the same limit by Nesterov's method on the dual. "exact" returns the
-        limit itself, from linear, quadratic or cone programs. "auto" is steepest descent, and
-        "exact" where the path has not stopped after 2000 iterations, 300 of several classes, and
-        the data have up to 10 million entries (times n_classes, of several): data so close to
-        inseparable that the path is slow and its limit hardly depends on p. All return the
+        p_algo <= 2, two classes) goes to the same limit by Nesterov's method on the dual. "exact"
+        returns the limit itself, from linear, quadratic or cone programs. "auto" is steepest
+        descent, and "exact" where the path has not stopped after 2000 iterations, 300 of several
+        classes, and the data have up to 10 million entries (times n_classes, of several): data so
+        close to inseparable that the path is slow and its limit hardly depends on p. All return the
         minimiser of the robust risk for data that are not robustly separable.
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, relative to the others: the threat is
@@ -147,11 +142,11 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
     warm_start : bool, default=False
         Start from the coefficients of the last fit (steepest descent only).
     n_jobs : int or None, default=None
-        Parallel jobs over the classes for the exact solver.
+        Not used: every fit is one problem. It stays for programs that pass it.
     device : str or None, default=None
         None computes with NumPy; "cpu", "cuda" or "mps" with torch on that device (dense X; not for
-        solver="exact"). The minimiser of the risk of data that are not separable is computed with
-        NumPy always.
+        solver="exact"). Several classes, and the minimiser of the risk of data that are not
+        separable, are computed with NumPy always.
     verbose : int, default=0
         0 prints nothing. 1 prints a line where a stage of the fit begins and ends, and loss,
         margin, bound and gap of an iterative solver where it certifies of its own accord: every 10
@@ -161,7 +156,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
     Attributes
     ----------
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
-        Several classes are trained one against the rest.
+        Several classes have a row each, defined up to a common shift of all rows.
     intercept_ : ndarray of shape (1,) or (n_classes,)
     scale_ : ndarray of shape (n_features,) or None
         The scale of each feature of a ball.
@@ -171,11 +166,10 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
     classes_ : ndarray of shape (n_classes,)
     separable_ : bool or None
         Whether the training data are robustly separable, proven by the certificate; None is
-        undecided. This and the next figures are arrays with one entry a class where there are
-        several.
+        undecided.
     margin_ : float
-        Smallest robust margin of the training samples over the p-norm of w; positive if they are
-        robustly separated.
+        Smallest robust margin of the training samples over the p-norm of the coefficients; positive
+        if they are robustly separated.
     margin_bound_ : float
         No linear classifier has a larger one.
     dual_gap_ : float
@@ -201,8 +195,8 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
     deviations. See `sklearn_robust.robust_accuracy_score` for the exact score in the space of the
     raw input.
 
-    For several classes the robust decision (`robust_score`, `perturb`, `certified_radius`) is
-    exact, by pairs of classes, while training is one-vs-rest.
+    One class against the rest, a problem each, is scikit-learn's
+    ``OneVsRestClassifier(RobustLinearClassifier(...))``, whose robust scores are exact too.
 
     References
     ----------
@@ -230,7 +224,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
 
     def __init__(
         self,
-        p_algo: float | Norm = 2,
+        p_algo: float | str | Norm = 2,
         q_pert: float = math.inf,
         eps: float = 0.1,
         *,

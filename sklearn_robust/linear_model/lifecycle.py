@@ -117,11 +117,11 @@ def _joint_constant_radius(problem: JointProblem, loss: MarginLoss) -> float:
     lowers the radius of a flow that is known.
     """
     if is_ball(problem.threat) and problem.threat.scale is not None:
-        reached = np.flatnonzero(problem.threat.scale)
-        if not len(reached):
+        columns = np.flatnonzero(problem.threat.scale)
+        if not len(columns):
             return 0.0
-        threat = replace(problem.threat, scale=problem.threat.scale[reached])
-        problem = replace(problem, X=problem.X[:, reached], threat=threat)
+        threat = replace(problem.threat, scale=problem.threat.scale[columns])
+        problem = replace(problem, X=problem.X[:, columns], threat=threat)
     coef = np.zeros((problem.n_classes, problem.n_features))
     weights = problem.balanced(problem.evaluate(loss, coef).weights)
     unit = problem.at_radius(1.0)

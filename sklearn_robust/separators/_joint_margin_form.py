@@ -16,15 +16,25 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.norms import Norm
+from sklearn_robust.norms import Norm, SchattenNorm
 from sklearn_robust.rows import require_array
 from sklearn_robust.separators import _conic_refinement as refinement
-from sklearn_robust.separators._max_margin_form import SOLVER, Vector
+from sklearn_robust.separators._max_margin_form import SOLVER, SolverFailure, Vector
 from sklearn_robust.separators.cone_program import ConicProgram, MultipliersOf, scaled_identity
 from sklearn_robust.separators.linear_program import solve_linear_cones
 from sklearn_robust.threats import require_ball
 
 Indices = NDArray[np.intp]
+
+# margin of a unit matrix, in units of the rows, below which a quadratic program is solved in units
+# of the margin
+_SMALL_MARGIN = 0.1
+# settings of clarabel, tried in turn, where no Newton step refines its answer
+_SETTINGS: list[dict[str, float]] = [
+    {"static_regularization_constant": 1e-8},
+    {"static_regularization_constant": 1e-8, "max_step_fraction": 0.99},
+    {},
+]
 
 
 @dataclass(frozen=True)
@@ -191,16 +201,25 @@ class JointProgram:
 
     def points(self) -> Iterator[JointPoint]:
         """The solver's answer, and then those of Newton steps on the optimality conditions, each
-        from the one before.
+        from the one before. Programs with other cones than linear ones and those of second order
+        are solved again instead, with other settings.
 
         Raises
         ------
         SolverFailure
         """
+        if not refinement.serves(self.conic):
+            for settings in _SETTINGS:
+                yield self.point(*self.conic.solve(**settings))
+            return
         solve = solve_linear_cones if self.conic.is_linear else ConicProgram.solve
         x, z = solve(self.conic)
+        if self.conic.square is not None and 0 < x[self.gamma] < _SMALL_MARGIN:
+            # W has the size of the margin: once more in units of it
+            self.conic.square_weight = float(x[self.gamma])
+            x, z = solve(self.conic)
         yield self.point(x, z)
-        while refinement.serves(self.conic):
+        while True:
             moved = refinement.newton_step(self.conic, x, z)
             if moved is None:
                 return
@@ -256,13 +275,26 @@ def _bound_matrix(conic: ConicProgram, w: slice, form: JointMarginForm) -> None:
     if form.norm is None:
         assert form.normal is not None
         conic.add_rows([("zero", 1)], [(w, form.normal.ravel()[None])], -np.ones(1))
+        # a common shift of the rows of W changes nothing
+        K, d = form.normal.shape
+        total = sparse.kron(np.ones((1, K)), sparse.eye_array(d), format="csr")
+        conic.add_rows([("zero", d)], [(w, total)], np.zeros(d))
         return
     if form.norm.p == 2:
         conic.square = w
         return
     unit = conic.columns.take(1)
     conic.add_rows([("zero", 1)], [(unit, np.ones((1, 1)))], -np.ones(1))
-    conic.add_norms(w, sparse.eye_array(w.stop - w.start, format="csr"), unit, form.norm.p)
+    if not isinstance(form.norm, SchattenNorm):
+        conic.add_norms(w, sparse.eye_array(w.stop - w.start, format="csr"), unit, form.norm.p)
+    elif form.norm.p == math.inf:
+        conic.add_spectral_norm(w, form.n_classes, unit)
+    elif form.norm.p == 1:
+        conic.add_nuclear_norm(w, form.n_classes, unit)
+    else:
+        raise SolverFailure(
+            f"exact separators have Schatten norms of exponent 1, 2 and inf, got {form.norm.p:g}"
+        )
 
 
 def _units(places: Indices, n_columns: int) -> Any:

@@ -7,9 +7,12 @@ It is the largest ratio of plain margin and norm of the difference of two classe
 
 by Crouzeix's method: with :math:`N_{lk}` the norms of the last predictor and :math:`\epsilon` its
 ratio, the next one maximises the smallest :math:`(m_{ik} - \epsilon \|s (w_{y_i} - w_k)\|_{q^*}) /
-N_{y_i k}`. The mean margin of the samples, which is linear, is held at 1: the program is regular at
-eps* too, and where its largest margin :math:`\gamma` is negative its weights plus :math:`-\gamma`
-times those of the mean prove that the radius is too large.
+N_{y_i k}` in a norm. The weights of each program bound eps* from above: it is at most the radius at
+which G is a flow of the pairs (`joint_certificates`).
+
+Where the two do not meet the mean margin of the samples, which is linear, is held at 1 in place of
+the norm. Where the largest margin :math:`\gamma` is then negative, the weights plus
+:math:`-\gamma` times those of the mean prove that the radius is too large.
 
 Notes
 -----
@@ -37,19 +40,25 @@ from sklearn_robust.separators._joint_margin_form import (
     in_float64,
     on_all_samples,
 )
-from sklearn_robust.separators._max_margin_form import SolverFailure, Vector
-from sklearn_robust.separators.critical_radius import column_sizes, over_columns
+from sklearn_robust.separators._max_margin_form import (
+    SolverFailure,
+    Vector,
+    column_sizes,
+    over_columns,
+)
 from sklearn_robust.threats import LpBall
 
-_MAX_RATIOS = 40  # steps at most; it converges superlinearly
-_SLOW_RATIO = 0.01  # relative growth of the ratio, in units of tol, up to which it ends
-_STEPS = 3  # Newton steps of the refinement at most
-# relative excess over the best ratio of the radii at which a proof is sought, the first in units of
-# tol
-_BEYOND_TOL = 0.5
-_BEYOND = (1e-7, 1e-6, 1e-4)
+_MAX_RATIOS = 30  # programs at most of each kind; the ratio converges superlinearly
+_MAX_MISSED = 3  # consecutive programs that do not narrow the bounds, after which a kind ends
+_SLOW_RATIO = 0.01  # relative growth of the ratio, in units of tol, below which it is at rest
+_NARROWED = 0.9  # least ratio of the bounds' distance that counts as no progress
+_STEPS = 2  # Newton steps of the refinement of programs that are not linear
+# relative excess over the best ratio of the radii at which a proof is sought, in units of tol
+_BEYOND = (0.5, 100, 1e4)
 _LEAST_NORM = 1e-6  # norm of a difference of classes, relative to the largest, that counts at least
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
+# share by which the radius of a proof is raised, so that rounding does not undo it
+_SAFE = 1e-13
 
 
 @dataclass(frozen=True)
@@ -95,8 +104,7 @@ def enclose_radius(problem: JointProblem, tol: float) -> tuple[Certified, Proof 
             coef[:, fixed] = alone.coef
             return replace(alone.certified(), coef=coef, margin=math.inf, bound=math.inf), None
     if search.start() > 0:
-        search.ascend(tol)
-        search.prove(tol)
+        search.narrow(tol)
     return search.certified(), search.proof
 
 
@@ -121,28 +129,34 @@ class _Search:
         self.proof: Proof | None = None
 
     def start(self) -> float:
-        """The ratio of the separator of least 2-norm without adversary, or a proof that there is
-        none: 0.
-        """
+        """The ratio of a separator without adversary, or a proof that there is none: 0."""
         self._look_at(0.0, LpNorm(2))
         if self.ratio == 0:
-            self._look_at(0.0, None)
+            self._look_at(0.0, LpNorm(math.inf))
         return self.ratio
 
-    def ascend(self, tol: float) -> None:
-        """Raise the ratio until it no longer grows."""
-        for _ in range(_MAX_RATIOS):
-            last = self.ratio
-            self._look_at(last, None)
-            if not self.ratio > last * (1 + _SLOW_RATIO * tol):
-                return
+    def narrow(self, tol: float) -> None:
+        """Narrow the bounds of eps* down to a relative gap of tol, if that is possible."""
+        linear = self.problem.threat.q in (1, math.inf)
+        for norm in (LpNorm(math.inf if linear else 2), None):
+            misses, at_rest = 0, False
+            for _ in range(_MAX_RATIOS):
+                gap, last = self._gap(), self.ratio
+                if gap <= tol or misses == _MAX_MISSED:
+                    break
+                # the middle, where the ratio is at rest below its bound
+                middle = at_rest and self.bound < math.inf
+                self._look_at(0.5 * (last + self.bound) if middle else last, norm)
+                misses = misses + 1 if self._gap() > _NARROWED * gap else 0
+                at_rest = not self.ratio > last * (1 + _SLOW_RATIO * tol)
+                if at_rest and self.bound == math.inf:
+                    break
+        for beyond in _BEYOND:
+            if self._gap() > 2 * beyond * tol:
+                self._look_at(self.ratio * (1 + beyond * tol), None)
 
-    def prove(self, tol: float) -> None:
-        """Seek a proof at radii just beyond the ratio."""
-        for beyond in (_BEYOND_TOL * tol, *(share for share in _BEYOND if share > tol)):
-            self._look_at(self.ratio * (1 + beyond), None)
-            if self.bound < math.inf:
-                return
+    def _gap(self) -> float:
+        return 1 - self.ratio / self.bound
 
     def certified(self) -> Certified:
         proof = self.uniform if self.proof is None else self.proof.weights
@@ -157,18 +171,17 @@ class _Search:
         )
 
     def _look_at(self, radius: float, norm: LpNorm | None) -> None:
-        """Solve the program at a radius: a better predictor, or a proof that it is too large."""
-        problem = self.in_units.at_radius(radius)
-        form = JointMarginForm.of(problem, norm)
+        """Solve the program at a radius, in a norm or at mean margin 1: it may raise the ratio and
+        lower the bound.
+        """
+        form = JointMarginForm.of(self.in_units.at_radius(radius), norm)
         if norm is None:
-            form = replace(form.at_mean_margin(), pair_units=self._pair_norms())
-        points = JointProgram.of(form).points()
+            form = form.at_mean_margin()
+        program = JointProgram.of(replace(form, pair_units=self._pair_norms()))
         try:
-            for point in islice(points, 1 + _STEPS):
-                grown = self._take_predictor(point.coef / self.units)
-                proven = norm is None and self._take_proof(point, radius)
-                if proven or (grown and radius == 0):
-                    return
+            for point in islice(program.points(), 1 if program.conic.is_linear else 1 + _STEPS):
+                self._take_predictor(point.coef / self.units)
+                self._take_proof(point, radius, mean=norm is None)
         except SolverFailure:
             return
 
@@ -197,26 +210,32 @@ class _Search:
         self.ratio = ratio
         return True
 
-    def _take_proof(self, point: JointPoint, radius: float) -> bool:
-        """Keep the point's weights if they prove that a radius is too large."""
-        if not point.gamma <= 0 or not radius < self.bound:
-            return False
-        problem = self.problem.at_radius(radius)
+    def _take_proof(self, point: JointPoint, radius: float, *, mean: bool) -> None:
+        """Keep the point's weights if they prove a lower bound on eps* than is known."""
+        problem = self.problem
         own = on_all_samples(problem, point.weights)
-        weights = own - point.gamma * self.uniform
-        perturbations = None
-        if point.perturbations is not None:
+        if not np.isfinite(own).all():
+            return
+        perturbations = point.perturbations
+        weights = own
+        if mean and point.gamma < 0:
+            weights = own - point.gamma * self.uniform
+        if perturbations is not None:
             low, high = problem.pairs
             before, after = (problem.pair_weights(a)[low, high] for a in (own, weights))
             share = np.where(after > 0, before, 0) / np.where(after > 0, after, 1)
-            perturbations = share[:, None] * point.perturbations * self.units
+            perturbations = share[:, None] * perturbations * self.units
         balanced = problem.balanced(weights)
-        found = feasibility(problem, balanced, perturbations)
-        if not found.proven:
-            return False
-        self.bound = radius
-        self.proof = Proof(balanced, found.perturbations)
-        return True
+        found = feasibility(problem.at_radius(radius), balanced, perturbations)
+        bound = radius * (min(found.ratio, 1.0) if found.proven else found.ratio * (1 + _SAFE))
+        if not bound < self.bound:
+            return
+        perturbations = found.perturbations
+        if perturbations is not None and bound > 0:
+            perturbations = perturbations * (radius / bound)
+        if feasibility(problem.at_radius(bound), balanced, perturbations).proven:
+            self.bound = bound
+            self.proof = Proof(balanced, perturbations)
 
 
 def _ratio_intercept(margins: Vector, norms: Vector) -> Vector:

@@ -47,7 +47,8 @@ class ConicProgram:
     columns: Places = field(default_factory=Places)
     rows: Places = field(default_factory=Places)
     linear: dict[int, float] = field(default_factory=dict)  # the entries of c
-    square: slice | None = None  # the columns with P_j = 1; no others
+    square: slice | None = None  # the columns with P_j > 0
+    square_weight: float = 1.0  # that P_j
     _blocks: list[tuple[list[tuple[slice, Any]], Vector]] = field(default_factory=list)
     _cones: list[Cone] = field(default_factory=list)
 
@@ -118,6 +119,53 @@ class ConicProgram:
         )
         return subgradient
 
+    def add_spectral_norm(self, w: slice, n_rows: int, tau: slice) -> None:
+        """The bound of the largest singular value of the matrix (n_rows, n_columns) in w, row by
+        row, by one column tau: [tau I, W; W^T, tau I] is positive semidefinite.
+        """
+        n_columns = (w.stop - w.start) // n_rows
+        order = n_rows + n_columns
+        size = order * (order + 1) // 2
+        i, j = (place.ravel() for place in np.indices((n_rows, n_columns)))
+        entries = math.sqrt(2) * _places(_in_triangle(i, n_rows + j), size)
+        diagonal = _places(_in_triangle(np.arange(order), np.arange(order)), size)
+        terms = [(w, entries), (tau, diagonal @ np.ones((order, 1)))]
+        self.add_rows([("semidefinite", order)], terms, np.zeros(size))
+
+    def add_nuclear_norm(self, w: slice, n_rows: int, tau: slice) -> None:
+        r"""The bound of the sum of the singular values of the matrix (n_rows, n_columns) in w, row
+        by row, by one column tau.
+
+        It is the least :math:`\tfrac12 (\operatorname{tr} A + \sum_j t_j)` with [A, w_j; w_j^T,
+        t_j] positive semidefinite for each column j.
+        """
+        n_columns = (w.stop - w.start) // n_rows
+        i, j = np.nonzero(np.tri(n_rows, dtype=bool).T)
+        of_matrix = self.columns.take(len(i))
+        t = self.columns.take(n_columns)
+        order, block = n_rows + 1, (n_rows + 1) * (n_rows + 2) // 2
+        size = n_columns * block
+        starts = block * np.arange(n_columns)[:, None]
+        root = np.where(i == j, 1.0, math.sqrt(2))
+        in_blocks = sparse.kron(
+            np.ones((n_columns, 1)), _places(_in_triangle(i, j), block) @ sparse.diags_array(root)
+        )
+        rows = np.arange(n_rows)
+        of_w = (starts + _in_triangle(rows, np.full(n_rows, n_rows))).T.ravel()
+        of_t = (starts + block - 1).ravel()
+        self.add_rows(
+            [("semidefinite", order)] * n_columns,
+            [
+                (of_matrix, in_blocks),
+                (w, math.sqrt(2) * _places(of_w, size)),
+                (t, _places(of_t, size)),
+            ],
+            np.zeros(size),
+        )
+        trace = (i == j).astype(np.float64)[None]
+        terms = [(tau, np.full((1, 1), 2.0)), (of_matrix, -trace), (t, -np.ones((1, n_columns)))]
+        self.add_rows([("nonnegative", 1)], terms, np.zeros(1))
+
     def _add_absolute_values(self, w: slice, rows: Any, t: slice, of_t: Any) -> MultipliersOf:
         """The bounds |rows @ w| <= of_t @ t, coordinate by coordinate; see `add_norms`."""
         size = rows.shape[0]
@@ -144,12 +192,13 @@ class ConicProgram:
         b = np.concatenate([constant for _, constant in self._blocks])
         squares, c = np.zeros(self.columns.size), np.zeros(self.columns.size)
         if self.square is not None:
-            squares[self.square] = 1
+            squares[self.square] = self.square_weight
         c[list(self.linear)] = list(self.linear.values())
         return squares, c, A, b
 
-    def solve(self) -> tuple[Vector, Vector]:
-        """The solution x and the multipliers of the rows, at whatever precision clarabel reached.
+    def solve(self, **settings: float) -> tuple[Vector, Vector]:
+        """The solution x and the multipliers of the rows, at whatever precision clarabel reached,
+        with settings of clarabel in place of the usual ones.
 
         Raises
         ------
@@ -158,7 +207,7 @@ class ConicProgram:
         """
         squares, c, A, b = self.arrays()
         P = sparse.diags_array(squares)
-        x, z, status = run_clarabel(P, c, -A, b, self._cones, **_CLARABEL)
+        x, z, status = run_clarabel(P, c, -A, b, self._cones, **{**_CLARABEL, **settings})
         if "Infeasible" in status:
             raise SolverFailure(f"clarabel: {status}")
         return x, z
@@ -251,6 +300,11 @@ def scaled_identity(d: int, scale: Vector | None) -> Any:
     if scale is None:
         return sparse.eye_array(d, format="csr")
     return sparse.csr_array(sparse.diags_array(scale))[np.flatnonzero(scale)]
+
+
+def _in_triangle(i: Any, j: Any) -> Any:
+    """The places of the entries i <= j in an upper triangle, column by column."""
+    return j * (j + 1) // 2 + i
 
 
 def _places(rows: Vector, n_rows: int) -> Any:

@@ -16,7 +16,7 @@ from itertools import islice
 from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import certify, feasibility
-from sklearn_robust.norms import Norm
+from sklearn_robust.norms import Norm, SchattenNorm
 from sklearn_robust.separators._engine_choice import DEFAULT_TOL
 from sklearn_robust.separators._joint_margin_form import (
     JointMarginForm,
@@ -26,7 +26,7 @@ from sklearn_robust.separators._joint_margin_form import (
     on_all_samples,
 )
 from sklearn_robust.separators._joint_radius import enclose_radius
-from sklearn_robust.separators._max_margin_form import Vector
+from sklearn_robust.separators._max_margin_form import SolverFailure, Vector
 from sklearn_robust.separators.separator import NotSeparableError
 
 __all__ = ["largest_joint_distance", "solve_joint_separator"]
@@ -34,6 +34,7 @@ __all__ = ["largest_joint_distance", "solve_joint_separator"]
 _MAX_STEPS = 8  # Newton steps of the refinement at most
 _MAX_MISSED_STEPS = 2  # consecutive steps without a smaller gap, after which it ends
 _TOL_EPS_STAR = 1e-9  # relative precision to which eps* is computed
+MATRIX_TOL = 1e-6  # certified relative gap that separators of least matrix norm reach
 
 
 def solve_joint_separator(
@@ -48,7 +49,8 @@ def solve_joint_separator(
     norm : Norm
         An `LpNorm` or a `SchattenNorm` on the K d coefficients.
     tol : float, default=1e-8
-        Certified relative gap of the margin to reach.
+        Certified relative gap of the margin to reach; at least 1e-6 for the spectral and the
+        nuclear norm.
     start : ndarray of shape (K, n), optional
         Not used: every radius is solved by itself.
 
@@ -65,6 +67,8 @@ def solve_joint_separator(
         If every solver failed, or they neither found a separator nor proved that there is none.
     """
     problem = in_float64(problem)
+    if isinstance(norm, SchattenNorm):
+        tol = max(tol, MATRIX_TOL)
     answer = _maximise_margin(problem, norm, tol)
     if answer.margin > 0:
         return answer
@@ -117,14 +121,25 @@ def _maximise_margin(problem: JointProblem, norm: Norm, tol: float) -> Certified
     Newton steps follow the solver's answer until the gap is at most tol, or no longer falls.
     """
     program = JointProgram.of(JointMarginForm.of(problem, norm))
-    best, misses = None, 0
-    for point in islice(program.points(), 1 + _MAX_STEPS):
+    best: Certified | None = None
+    misses = 0
+    points = islice(program.points(), 1 + _MAX_STEPS)
+    while misses < _MAX_MISSED_STEPS:
+        try:
+            point = next(points, None)
+        except SolverFailure as failure:
+            if best is None:
+                raise RuntimeError(
+                    f"No solver returned an answer ({failure}). Rescale the features of X."
+                ) from failure
+            break
+        if point is None:
+            break
         last = best
         best = _certified(problem, norm, point, program.solver).merged(last)
-        reached = best.gap - best.rounding <= tol
-        misses = 0 if last is None or best.gap < last.gap else misses + 1
-        if reached or misses == _MAX_MISSED_STEPS:
+        if best.gap - best.rounding <= tol:
             break
+        misses = 0 if last is None or best.gap < last.gap else misses + 1
     assert best is not None
     return best
 

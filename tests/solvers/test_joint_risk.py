@@ -1,6 +1,7 @@
 """The minimiser of the joint risk of several classes, against a conic solver and its own bound."""
 
 import math
+import tracemalloc
 import warnings
 
 import cvxpy as cp
@@ -264,3 +265,15 @@ def test_a_monitor_stops_it(q, last):
     watcher = Watcher(1, last)
     solution = minimise_joint_risk(problem, LOSSES["logistic"], tol=0.0, monitors=[watcher])
     assert solution.n_iter == watcher.shown[last - 1][0] == watcher.shown[-1][0]
+
+
+def test_memory_is_that_of_one_array_over_classes_and_samples():
+    X, y = overlapping(50, n_features=10, n=20_000)
+    problem = JointProblem.from_data(X, y, q=1.5, eps=0.5, fit_intercept=True)
+    tracemalloc.start()
+    try:
+        solution = minimise_joint_risk(problem, LOSSES["logistic"], monitors=[Watcher(1, 3)])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.8 * solution.weights.nbytes
