@@ -30,12 +30,11 @@ from sklearn_robust.linear_model.fitting import Batch, Fit, convert_margins
 from sklearn_robust.linear_model.joint_fitting import JointFit
 from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
 from sklearn_robust.losses import MarginLoss, check_loss
-from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
+from sklearn_robust.norms import MATRIX_NORMS, LpNorm, Norm, SchattenNorm, norm_of
 from sklearn_robust.rows import BlockRows
 from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import Threat, check_radius, is_ball, require_ball
 
-MATRIX_NORMS = {"spectral": math.inf, "nuclear": 1.0}  # exponents on the singular values
 # entries of the constraints up to which solver="auto" computes the limit
 _AUTO_ENTRIES = 10_000_000
 
@@ -48,18 +47,6 @@ def _read_geometry(p_algo: Any) -> Norm | str:
         norm: Norm = p_algo
         return norm
     return LpNorm(check_exponent(p_algo, "p_algo"))
-
-
-def norm_of(geometry: Norm | str, n_classes: int) -> Norm:
-    """The norm of a geometry on the coefficients (K, d) of so many classes, in one row.
-
-    A matrix norm is the 2-norm on the one row of two classes.
-    """
-    if not isinstance(geometry, str):
-        return geometry
-    if n_classes == 2:
-        return LpNorm(2)
-    return SchattenNorm(MATRIX_NORMS[geometry], n_classes)
 
 
 def _check_step_size(value: Any, name: str) -> None:
@@ -158,8 +145,8 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         Not used: every fit is one problem. It stays for programs that pass it.
     device : str or None, default=None
         None computes with NumPy; "cpu", "cuda" or "mps" with torch on that device (dense X; not for
-        solver="exact"). Several classes, and the minimiser of the risk of data that are not
-        separable, are computed with NumPy always.
+        solver="exact"). The minimiser of the risk of data that are not separable is computed with
+        NumPy always, and so are the certificates of several classes.
     verbose : int, default=0
         0 prints nothing. 1 prints a line where a stage of the fit begins and ends, and loss,
         margin, bound and gap of an iterative solver where it certifies of its own accord: every 10

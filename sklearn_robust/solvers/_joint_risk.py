@@ -58,7 +58,7 @@ _MOST_UNKNOWNS = 3000  # a dense factor of more would outweigh all else
 _REDUCTION = 0.15  # target of the products after a long step, relative to today's
 _CAUTIOUS_REDUCTION = 0.4  # and after a short one
 _LONG = 0.7  # share of a step to the boundary from which it counts as long
-_LEAST_PRODUCT = 1e-5  # least product of a pair, relative to the mean: off the boundary
+_LEAST_PRODUCT = 0.1  # least product of a pair over its multiplier, relative to that of all pairs
 _SHORT = 0.05  # share of a step that is short: two in a row have the iterate centred
 _STUCK = 0.01  # and one of this share by itself
 _CENTRINGS = 6  # in one run at most; short steps after them end the method
@@ -197,6 +197,8 @@ class _Minimisation:
         An upper bound on the log-risk of the best predictor so far, and the predictor.
     n_newton : int
         Newton steps so far.
+    proving : bool
+        Whether iterates are tried for the lower bound.
     ended : bool
         Whether the method has ended at the gap, a separator or a monitor's request.
     stopped : bool
@@ -219,6 +221,7 @@ class _Minimisation:
         self.widened = 1.0
         self.n_iter = self.n_newton = 0
         self.stopped = self.ended = False
+        self.proving = True
 
     def _judge(self, model: JointModel) -> None:
         """Take a model of the risk, of all pairs of a sample and a rival or of some."""
@@ -391,6 +394,8 @@ class _Minimisation:
 
     def _bound(self, at: RiskPoint, cones: PairCones | None) -> None:
         """Try the weights at a point for the lower bound."""
+        if not self.proving:
+            return
         slopes = np.zeros((0, 0))
         if cones is not None:
             delta, multipliers = cones.multipliers
@@ -450,8 +455,9 @@ class _Minimisation:
         shrink = min(_MOST_SHRINK, max(_BIAS * total, _LEAST_BIAS * least) / penalty)
         reduction = _REDUCTION if long_step else _CAUTIOUS_REDUCTION
         reduction = max(reduction, min(1.0, _LEAST_PRODUCTS * least / max(total, 1e-300)))
-        mean = _LEAST_PRODUCT * float(products.mean())
-        mu = reduction * np.maximum(products, mean) / cones.degree
+        multipliers = cones.multipliers[1]
+        share = _LEAST_PRODUCT * total / float(multipliers.sum())
+        mu = reduction * np.maximum(products, share * multipliers) / cones.degree
         scaling = cones.scaling(mu)
         if not systems.factorise(at, scaling):
             return None
@@ -526,8 +532,13 @@ class _Minimisation:
             last = log_risk
             if log_risk < self.best[0]:
                 self.best = log_risk, coef
-        if before.bound > self.bounds.bound:
-            self.bounds = before
+        bounds = max(self.bounds, before, key=lambda bounds: bounds.bound)
+        self._judge(self.whole)
+        self.bounds, self.proving = bounds, False
+        if not self.stopped and self.best[0] - bounds.bound > self.tol:
+            # the direction has the error of its solver
+            self.coef, self.n_newton = self.best[1], 0
+            self._interior_point(max_iter)
 
     # -- L-BFGS in stages
 
@@ -563,6 +574,9 @@ class _Minimisation:
         now = problem.evaluate(
             self.model.loss, coef, intercept if separates else None, near=intercept
         )
+        if float(now.log_risk) > self.best[0]:  # the search for better intercepts ended short
+            del now
+            now = problem.evaluate(self.model.loss, coef, intercept)
         intercept, log_risk = now.intercept, float(now.log_risk)
         separable: bool | None = True if bool(now.margins.min() > 0) else None
         if separable is None and bounds.proven:

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 from scipy import sparse
-from sklearn.datasets import load_breast_cancer, load_wine
+from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 
@@ -38,31 +38,52 @@ def test_each_cell_is_the_estimator_fitted_alone(loss, q):
             assert (path.dual_gap[i, j] <= 1e-8).all()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("solver", ["steepest_descent", "accelerated", "exact"])
-def test_several_classes_and_solvers(solver):
+@pytest.mark.parametrize("solver", ["steepest_descent", "exact"])
+def test_several_classes_are_one_problem_in_each_cell(solver):
     X, y = standardised(load_wine)
-    p = (1.5, 2)
-    path = robust_linear_path(X, y, p=p, q=math.inf, eps=(0.05, 0.3), solver=solver)
+    p, eps = (2, "nuclear"), (0.3, 0.05)
+    options = {"solver": solver, "loss_tol": 50.0}
+    path = robust_linear_path(X, y, p=p, q=math.inf, eps=eps, **options)
+    assert path.p.tolist() == [2, "nuclear"]
     assert path.coef.shape == (2, 2, 3, X.shape[1])
-    assert (
-        path.intercept.shape
-        == path.margin.shape
-        == path.separable.shape
-        == path.n_iter.shape
-        == (2, 2, 3)
-    )
-    assert path.separable.tolist() == [[[True] * 3, [False] * 3]] * 2
+    assert path.intercept.shape == (2, 2, 3)
+    assert path.margin.shape == path.dual_gap.shape == path.n_iter.shape == (2, 2, 1)
+    assert path.separable.tolist() == [[[False], [True]]] * 2
     for i, j in np.ndindex(2, 2):
-        alone = RobustLinearClassifier(p[i], eps=path.eps[j], solver=solver).fit(X, y)
-        np.testing.assert_allclose(
-            path.coef[i, j], alone.coef_, atol=2e-3 * np.abs(alone.coef_).max()
-        )
-        np.testing.assert_allclose(path.margin[i, j], alone.margin_, rtol=2e-2)
+        alone = RobustLinearClassifier(p[i], eps=eps[j], **options).fit(X, y)
+        np.testing.assert_array_equal(path.coef[i, j], alone.coef_)
+        np.testing.assert_array_equal(path.intercept[i, j], alone.intercept_)
+        assert path.margin[i, j] == alone.margin_
+        assert path.margin_bound[i, j] == alone.margin_bound_
+        assert path.dual_gap[i, j] == alone.dual_gap_
     # the minimiser of the risk does not depend on p, its margin does
-    np.testing.assert_array_equal(path.coef[0, 1], path.coef[1, 1])
-    size = [np.linalg.norm(path.coef[0, 1], ord=e, axis=1) for e in p]
-    np.testing.assert_allclose(path.margin[0, 1] * size[0], path.margin[1, 1] * size[1])
+    np.testing.assert_array_equal(path.coef[0, 0], path.coef[1, 0])
+    size = np.linalg.norm(path.coef[0, 0]), np.linalg.norm(path.coef[0, 0], "nuc")
+    np.testing.assert_allclose(path.margin[0, 0] * size[0], path.margin[1, 0] * size[1])
+    assert not np.allclose(path.coef[0, 1], path.coef[1, 1], rtol=0.01)
+
+
+@pytest.mark.parametrize("q", [2, math.inf])
+def test_radii_of_several_classes(q):
+    X, y = standardised(load_wine)
+    radii = training_radii(X, y, q=q)
+    limit = 5 * radii[0]
+    np.testing.assert_allclose(radii[:4], limit * np.arange(1, 5) / 5)
+    assert (np.diff(radii) > 0).all()
+    path = robust_linear_path(
+        X, y, p=2, q=q, eps=[0.99 * limit, 1.01 * limit], solver="exact", tol=1e-6
+    )
+    assert path.separable[0, :, 0].tolist() == [True, False]
+    end = radii[-1] ** 2 / radii[-2]  # the next of a geometric sequence
+    last = robust_linear_path(X, y, p=2, q=q, eps=[0.99 * end, 1.01 * end], tol=1e-7)
+    size = np.abs(last.coef[0]).max(axis=(1, 2))
+    assert size[1] < 1e-3 * size[0]
+
+
+def test_radii_of_several_classes_leave_out_features_that_the_adversary_cannot_touch():
+    X, y = standardised(load_iris)
+    expected = training_radii(X[:, [0, 2]] / np.array([1.0, 0.5]), y)
+    np.testing.assert_allclose(training_radii(X, y, scale=[1.0, 0.0, 0.5, 0.0]), expected)
 
 
 def test_sparse_single_precision_and_scalars(gaussian):
@@ -153,7 +174,7 @@ def test_the_representation_is_short(gaussian):
     X, y = gaussian(20, 40)
     path = robust_linear_path(X, y, p=[1, 2], q=np.inf, eps=[0.0, 0.05, 0.1])
     assert repr(path).startswith(
-        "RobustLinearPath(2 p x 3 eps x 1 problems of 40 features, p from 1 to 2, eps from 0 to 0.1"
+        "RobustLinearPath(2 p x 3 eps, 2 classes, 40 features, p [1., 2.], eps from 0 to 0.1, "
     )
     assert len(repr(path)) < 250
 
