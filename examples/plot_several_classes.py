@@ -19,7 +19,7 @@ from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import robust_margin
 from sklearn_robust.losses import Exponential
 from sklearn_robust.norms import LpNorm, SchattenNorm
-from sklearn_robust.separators import largest_joint_distance, solve_joint_separator
+from sklearn_robust.separators.joint import largest_joint_distance, solve_joint_separator
 from sklearn_robust.solvers import joint_steepest_descent
 
 # %%

@@ -38,7 +38,7 @@ from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import Norm
 from sklearn_robust.threats import support
 
-_CHECK_EVERY = 10  # iterations between measurements of the duality gap
+_CHECK_EVERY = 5  # iterations between measurements of the duality gap
 _RESTART = 0.5  # factor on the duality gap at which the iteration starts anew
 _LONGEST = 0.4  # share of the iterations so far after which it starts anew in any case
 # decrease, relative to that of the linear term alone, below which a model has none
@@ -190,7 +190,7 @@ class StepModel:
 
 
 class _Search:
-    r"""The iterates of the primal-dual hybrid gradient method and their means since the last start.
+    r"""The iterates of the primal-dual hybrid gradient method.
 
     Steps of :math:`1 / (\omega \sqrt K)` for D follow those of :math:`\omega / \sqrt K` for the
     perturbations: the Laplacian of the complete graph has norm K. The ratio :math:`\omega` of the
@@ -208,27 +208,21 @@ class _Search:
         self._start_at(start)
 
     def _start_at(self, saddle: Saddle) -> None:
-        self.start = saddle
+        self.start, self.count = saddle, 0
         self.step = self.ahead = saddle.step
         self.perturbations = saddle.perturbations
-        self.total_step = np.zeros_like(saddle.step)
-        self.total_perturbations = np.zeros_like(saddle.perturbations)
-        self.count = 0
 
     def advance(self) -> Saddle:
-        """Some iterations, and the better of where they end and their mean."""
+        """Where some more iterations lead."""
         for _ in range(_CHECK_EVERY):
             self._iterate()
+        self.count += _CHECK_EVERY
         self.n_iter += _CHECK_EVERY
         now = self.model.saddle(self.step, self.perturbations)
-        mean = self.model.saddle(
-            self.total_step / self.count, self.total_perturbations / self.count
-        )
-        closer = now if now.gap <= mean.gap else mean
-        if closer.gap <= _RESTART * self.start.gap or self.count >= _LONGEST * self.n_iter:
-            self._adapt(closer)
-            self._start_at(closer)
-        return now.or_better(mean)
+        if now.gap <= _RESTART * self.start.gap or self.count >= _LONGEST * self.n_iter:
+            self._adapt(now)
+            self._start_at(now)
+        return now
 
     def _iterate(self) -> None:
         model, root = self.model, math.sqrt(self.model.problem.n_classes)
@@ -239,9 +233,6 @@ class _Search:
         left = model.left(self.perturbations)
         step = model.inside(self.step + left / (self.ratio * root))
         self.ahead, self.step = 2 * step - self.step, step
-        self.total_step += step
-        self.total_perturbations += self.perturbations
-        self.count += 1
 
     def _adapt(self, end: Saddle) -> None:
         """Move the ratio half way, on a logarithmic scale, to that of the ways since the start."""

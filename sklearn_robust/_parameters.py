@@ -43,6 +43,10 @@ def refuse_lazy(**data: Any) -> None:
             )
         elif isinstance(value, Iterator):
             remedy = f"list({name})"
+        elif hasattr(value, "map_blocks"):  # see `rows.BlockRows`
+            remedy = (
+                f"RobustLinearClassifier().fit({name}), which reads rows by blocks, or an array"
+            )
         elif hasattr(value, "weighted_sum"):  # see `rows.Rows`
             remedy = (
                 f"sklearn_robust.problems.RobustProblem.from_data({name}, ...) with "

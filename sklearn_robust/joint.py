@@ -225,6 +225,19 @@ class JointProblem:
         """The same problem at another radius."""
         return replace(self, radius=float(radius))
 
+    def mapped(self, function: Callable[[Array], Array], X: Any = None) -> JointProblem:
+        """The same problem with the function of its arrays: on another device, or of another type.
+
+        X is replaced by the one that is given, if any, and else stays as it is.
+        """
+        return replace(
+            self,
+            X=self.X if X is None else X,
+            y=function(self.y),
+            threat=mapped(self.threat, function),
+            log_weight=function(self.log_weight),
+        )
+
     def in_double_arithmetic(self) -> JointProblem:
         """The same problem on the same X, of which nothing is copied, with all that is computed
         from it in double precision. On NumPy or scipy.sparse data.
@@ -437,7 +450,7 @@ class JointProblem:
         finally:
             weights[self.y, places] = xp.zeros_like(weights[0])
 
-    def balanced(self, weights: Array) -> Array:
+    def balanced(self, weights: Array, *, overwrite: bool = False) -> Array:
         r"""Weights (K, n) scaled to dual feasibility: >= 0, zero at the true class, of sum 1, and
         with an intercept :math:`\sum_{i: y_i = l, k} a_{ik} = \sum_{i: y_i \ne l} a_{il}` for each
         class l.
@@ -445,10 +458,10 @@ class JointProblem:
         The balance is that of the matrix :math:`C_{lk} = \sum_{i: y_i = l} a_{ik}`: weights are
         multiplied by :math:`e^{g_l - g_k}`. Pairs of classes that no cycle joins are set to 0.
         Where nothing is left, or balancing ends short of rounding, the weights are uniform within
-        each class.
+        each class. With `overwrite` they may take the place of the others in memory.
         """
         xp = namespace(weights)
-        positive = xp.empty_like(weights)
+        positive = weights if overwrite else xp.empty_like(weights)
         used = self.log_weight > -math.inf
         for at, places in self.blocks():
             block = xp.where(used[at], weights[:, at], 0.0)

@@ -79,6 +79,7 @@ _INSIDE = 1e-12  # share of the capacities by which a change aims inside at leas
 _LITTLE = 1.2  # share of its capacity that a pair may carry for weights to be near a proof
 _SOLVED = 1e-4  # relative accuracy of a change: the next one mends it
 _SPREAD = 1e-3  # share of its capacity that a pair without room takes part with
+_LAPLACIAN_ENTRIES = 2**18  # entries of Laplacian matrices that exist at a time
 _WITH_ENTROPY = (Exponential, Logistic)  # losses whose bound takes the entropy of the rivals
 
 
@@ -618,8 +619,13 @@ def _room(problem: JointProblem, capacities: np.ndarray, moved: np.ndarray) -> n
 
 def _laplacian_solution(conductances: np.ndarray, left: np.ndarray) -> np.ndarray:
     """The u (K, d) of the Laplacian equations L u = left, with conductances (K(K-1)/2, d) or
-    (K(K-1)/2, 1) of the pairs.
+    (K(K-1)/2, 1) of the pairs; some features at a time.
     """
+    length = max(1, _LAPLACIAN_ENTRIES // len(left) ** 2)
+    if conductances.shape[1] > length:
+        blocks = [slice(at, at + length) for at in range(0, left.shape[1], length)]
+        parts = [_laplacian_solution(conductances[:, at], left[:, at]) for at in blocks]
+        return np.concatenate(parts, axis=1)
     n_classes, n_systems = len(left), conductances.shape[1]
     low, high = np.triu_indices(n_classes, 1)
     matrix = np.zeros((n_systems, n_classes, n_classes))

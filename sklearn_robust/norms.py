@@ -638,3 +638,19 @@ def column(radius: Any, like: Array) -> Array:
     if not hasattr(radius, "shape") or radius.shape == ():
         return xp.full_like(like[..., :1], float(radius))
     return xp.broadcast_to(radius[..., None], like[..., :1].shape)
+
+
+# exponents on the singular values
+MATRIX_NORMS = {"spectral": math.inf, "nuclear": 1.0}
+
+
+def norm_of(geometry: Norm | str, n_classes: int) -> Norm:
+    """The norm of a geometry on the coefficients (K, d) of so many classes, in one row.
+
+    A matrix norm is the 2-norm on the one row of two classes.
+    """
+    if not isinstance(geometry, str):
+        return geometry
+    if n_classes == 2:
+        return LpNorm(2)
+    return SchattenNorm(MATRIX_NORMS[geometry], n_classes)

@@ -100,3 +100,15 @@ def test_a_closed_cut_sends_nothing():
 def test_too_many_classes_are_refused():
     with pytest.raises(ValueError, match="n_classes must be at most 12"):
         class_sets(13)
+
+
+def test_proximal_point_with_rates():
+    rng = np.random.default_rng(2)
+    g, rates = rng.standard_normal((4, 5)), rng.uniform(0.01, 1, (4, 5))
+    capacities = rng.uniform(0, 1, (6, 1))
+    u = cp.Variable((4, 5))
+    low, high = np.triu_indices(4, 1)
+    penalty = cp.sum(cp.multiply(capacities, cp.abs(u[low] - u[high])))
+    squares = cp.sum(cp.multiply(0.5 / rates, cp.square(u - g)))
+    cp.Problem(cp.Minimize(squares + penalty)).solve(solver="CLARABEL")
+    np.testing.assert_allclose(total_variation_prox(g, capacities, rates=rates), u.value, atol=1e-6)

@@ -14,7 +14,6 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn_robust.callbacks import PathRecorder
 from sklearn_robust.inspection._implicit_bias import implicit_bias_report
 from sklearn_robust.inspection._style import style
-from sklearn_robust.separators import Separator
 
 _PANELS = {
     "gap": ("certified gap", "log"),
@@ -25,7 +24,7 @@ _PANELS = {
 
 @dataclass(frozen=True)
 class ConvergenceCurve:
-    """One fit, or one class of a fit, in a `ConvergenceDisplay`.
+    """One fit in a `ConvergenceDisplay`.
 
     Attributes
     ----------
@@ -142,12 +141,8 @@ class ConvergenceDisplay:
         recorders, separators = {}, {}
         for name, estimator in estimators.items():
             recorders[name] = PathRecorder(store_coef=True)
-            reports = implicit_bias_report(
-                clone(estimator).set_callbacks(recorders[name]).fit(X, y), X, y
-            )
-            separators[name] = [
-                report.separator for report in (reports if isinstance(reports, list) else [reports])
-            ]
+            fitted = clone(estimator).set_callbacks(recorders[name]).fit(X, y)
+            separators[name] = implicit_bias_report(fitted, X, y).separator
         return cls.from_recorders(recorders, separators=separators, axes=axes)
 
     @classmethod
@@ -164,9 +159,9 @@ class ConvergenceDisplay:
         ----------
         recorders : dict of str to PathRecorder
             After their fits. The names are those in the legend.
-        separators : dict of str to Separator or list of Separator, optional
-            The exact separator of some of the fits, by the same names; for several classes one for
-            each, None where a class has none. Their recorders must have `store_coef`.
+        separators : dict of str to Separator, optional
+            The exact separator of some of the fits, by the same names, None where there is none.
+            Their recorders must have `store_coef`.
         axes : sequence of matplotlib Axes, optional
             One for each panel.
 
@@ -176,7 +171,7 @@ class ConvergenceDisplay:
         """
         separators = separators or {}
         return cls(
-            [c for name, r in recorders.items() for c in _curves(name, r, separators.get(name))]
+            [_curve(name, recorder, separators.get(name)) for name, recorder in recorders.items()]
         ).plot(axes)
 
     def plot(self, axes: Any = None) -> Self:
@@ -226,48 +221,36 @@ class ConvergenceDisplay:
         return self
 
 
-def _curves(
-    name: str, recorder: PathRecorder, separators: Separator | list[Separator | None] | None
-) -> list[ConvergenceCurve]:
-    """A curve for each class of a recorded fit."""
+def _curve(name: str, recorder: PathRecorder, separator: Any) -> ConvergenceCurve:
+    """The curve of a recorded fit."""
     history = recorder.history_
     if not history:
         raise ValueError(
             f"The recorder {name!r} holds no path: it saw no fit, or one without iterations, such "
             f"as solver='exact'."
         )
-    iterations, gaps, log_risks = (
-        np.atleast_2d(history[figure].T) for figure in ("iteration", "gap", "log_risk")
+    gap = history["gap"]
+    return ConvergenceCurve(
+        name,
+        history["iteration"],
+        # a gap of zero up to rounding has no logarithm
+        gap=_known(np.where(gap > 0, gap, math.nan)),
+        cosine=None if separator is None else _cosine(name, history, separator.coef.ravel()),
+        log_risk=_known(history["log_risk"]),
     )
-    exact = separators if isinstance(separators, list) else [separators]
-    exact = exact if len(exact) == len(gaps) else [None] * len(gaps)
-    return [
-        ConvergenceCurve(
-            name if len(gaps) == 1 else f"{name}, class {k}",
-            iteration,
-            # a gap of zero up to rounding has no logarithm
-            gap=_known(np.where(gap > 0, gap, math.nan)),
-            cosine=None if separator is None else _cosine(name, history, k, separator),
-            log_risk=_known(log_risk),
-        )
-        for k, (iteration, gap, log_risk, separator) in enumerate(
-            zip(iterations, gaps, log_risks, exact, strict=True)
-        )
-    ]
 
 
 def _known(values: np.ndarray) -> np.ndarray | None:
     return values if np.isfinite(values).any() else None
 
 
-def _cosine(name: str, history: dict[str, np.ndarray], k: int, separator: Separator) -> np.ndarray:
+def _cosine(name: str, history: dict[str, np.ndarray], exact: np.ndarray) -> np.ndarray:
+    """The cosines of the recorded coefficients to the exact ones, both as one vector."""
     if "coef" not in history:
         raise ValueError(
             f"The recorder {name!r} holds no coefficients to compare: use "
             f"PathRecorder(store_coef=True)."
         )
-    coef = history["coef"][:, k].astype(float)
+    coef = history["coef"].reshape(len(history["coef"]), -1).astype(float)
     with np.errstate(invalid="ignore"):
-        return (
-            coef @ separator.coef / (np.linalg.norm(coef, axis=1) * np.linalg.norm(separator.coef))
-        )
+        return coef @ exact / (np.linalg.norm(coef, axis=1) * np.linalg.norm(exact))

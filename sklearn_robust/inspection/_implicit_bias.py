@@ -6,7 +6,7 @@ The exact separator serves l_q balls, and so does this report.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,41 +14,47 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 
 from sklearn_robust._parameters import check_exponent, is_training
-from sklearn_robust.certificates import relative_gap, robust_margin
-from sklearn_robust.linear_model.base import positive_classes
+from sklearn_robust.certificates import Certified, relative_gap, robust_margin
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.joint_certificates import robust_margin as joint_robust_margin
 from sklearn_robust.metrics.linear_view import linear_view, unwrapped
-from sklearn_robust.norms import LpNorm
+from sklearn_robust.norms import MATRIX_NORMS, LpNorm, Norm, norm_of
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import NotSeparableError, Separator, min_norm_separator
-from sklearn_robust.threats import check_radius, is_ball
+from sklearn_robust.separators.joint import solve_joint_separator
+from sklearn_robust.threats import LpBall, check_radius, is_ball
 
 
 @dataclass(frozen=True)
 class ImplicitBiasReport:
-    """How far one direction is from the robust separator of least p-norm.
+    """How far a direction is from the robust separator of least norm.
 
     Where the data are not robustly separable there is no such separator: it is then None, and the
-    figures that compare with it are nan.
+    figures that compare with it are nan. For several classes the coefficients are W of shape (K,
+    d), whose entries are one vector.
 
     Attributes
     ----------
     cosine : float
         Cosine between the two coefficient vectors.
     margin : float
-        Smallest robust margin of the classifier over the p-norm of its coefficients.
+        Smallest robust margin of the classifier over the norm of its coefficients; for several
+        classes over all pairs of a sample's class and a rival.
     margin_ratio : float
         That margin over the largest possible one; 1 at the limit, negative where the data are not
         robustly separated.
     norm_ratio : float
-        p-norm of the classifier, scaled to a smallest robust margin of 1, over that of the
-        separator; inf without a positive margin.
+        Norm of the classifier, scaled to a smallest robust margin of 1, over that of the separator;
+        inf without a positive margin.
     dual_gap : float
         Certified relative gap 1 - margin / bound, with the bound that the separator's weights
         prove; inf for a negative margin.
-    separator : Separator or None
-        The exact limit, if there is one.
-    label : object
-        The class that is separated from the rest.
+    separator : Separator, Certified or None
+        The exact limit, if there is one; a `Certified` for several classes.
+    p : float or {"spectral", "nuclear"}
+        The norm.
+    q, eps : float
+        The threat.
     eps_star : float or None
         Without a separator, the radius below which there is one: 0 where the data are not linearly
         separable.
@@ -59,8 +65,10 @@ class ImplicitBiasReport:
     margin_ratio: float
     norm_ratio: float
     dual_gap: float
-    separator: Separator | None
-    label: Any
+    separator: Separator | Certified | None
+    p: float | str
+    q: float
+    eps: float
     eps_star: float | None = None
 
     def __repr__(self) -> str:
@@ -69,18 +77,16 @@ class ImplicitBiasReport:
     def __str__(self) -> str:
         if self.separator is None and self.eps_star:
             return (
-                f"class {self.label} is not robustly separable from the rest, margin "
-                f"{self.margin:.4g}: a separator exists for eps < eps* = {self.eps_star:.4g}"
+                f"not robustly separable, margin {self.margin:.4g}: a separator exists for eps < "
+                f"eps* = {self.eps_star:.4g}"
             )
         if self.separator is None:
-            return (
-                f"class {self.label} is not linearly separable from the rest, margin "
-                f"{self.margin:.4g}"
-            )
+            return f"not linearly separable, margin {self.margin:.4g}"
+        p = self.p if isinstance(self.p, str) else f"{self.p:g}"
         return (
             f"cosine {self.cosine:.4f}, margin ratio {self.margin_ratio:.4f}, norm ratio "
-            f"{self.norm_ratio:.4f}, certified gap {self.dual_gap:.2e} (p={self.separator.p:g}, "
-            f"q={self.separator.q:g}, eps={self.separator.eps:g})"
+            f"{self.norm_ratio:.4f}, certified gap {self.dual_gap:.2e} (p={p}, q={self.q:g}, "
+            f"eps={self.eps:g})"
         )
 
 
@@ -89,17 +95,20 @@ def implicit_bias_report(
     X: Any,
     y: Any,
     *,
-    p: float | None = None,
+    p: float | str | None = None,
     q: float | None = None,
     eps: float | None = None,
     scale: Any = "training",
-) -> ImplicitBiasReport | list[ImplicitBiasReport]:
+) -> ImplicitBiasReport:
     r"""Compare a fitted linear classifier with the exact minimum-norm robust separator of its
     training data.
 
     Steepest descent in the p-norm on the robust risk tends in direction to
     :math:`\min \|w\|_p` subject to :math:`y_i (\langle w, x_i\rangle + b) - \epsilon \|w\|_{q^*}
-    \ge 1`; the report says how near it came.
+    \ge 1`; the report says how near it came. For several classes, jointly, the separator is
+    :math:`\min \|W\|` subject to :math:`m_{ik} \ge 1` for all samples i and rivals k, with
+    :math:`m_{ik} = \langle w_{y_i} - w_k, x_i\rangle + b_{y_i} - b_k - \epsilon \|w_{y_i} -
+    w_k\|_{q^*}`.
 
     Parameters
     ----------
@@ -110,17 +119,18 @@ def implicit_bias_report(
         Training data, as the estimator was given them.
     y : array-like of shape (n_samples,)
         Labels of the training data: of every class of the estimator, and of no other.
-    p, q, eps : float, optional
-        Geometry and threat, an l_q ball; by default those of the estimator's fit (p = 1 for
+    p : float or {"spectral", "nuclear"}, optional
+        Norm of the coefficients; by default that of the estimator's fit (p = 1 for
         RobustDiagonalNet).
+    q, eps : float, optional
+        Threat, an l_q ball; by default that of the estimator's fit.
     scale : "training", None, array-like of shape (n_features,) or dict, default="training"
         How far the adversary can move each feature, in what the last step of a pipeline sees; by
         default as in training, None moves all alike.
 
     Returns
     -------
-    ImplicitBiasReport, or a list with one for each class against the rest where there are several
-
+    ImplicitBiasReport
         For data that are not robustly separable at eps, the report has no separator, and eps*
         instead.
 
@@ -133,7 +143,10 @@ def implicit_bias_report(
     Notes
     -----
     Judge by the margin ratio first: where the separator of least norm is not unique, or nearly so,
-    a direction with almost the largest margin may stand at an angle to it.
+    a direction with almost the largest margin may stand at an angle to it. The scores of several
+    classes decide alike when all rows of W move by one vector, but the norm of W changes: of
+    classifiers of other libraries, and of one against the rest, the norm is that of their
+    coefficients as they stand.
 
     Examples
     --------
@@ -150,7 +163,10 @@ def implicit_bias_report(
     trained = getattr(classifier, "threat_", None)
     fitted = trained if is_ball(trained) else None
     fitted_q, fitted_eps = (None, None) if fitted is None else (fitted.q, fitted.eps)
-    norm = LpNorm(check_exponent(_given(classifier, p, getattr(classifier, "_p", None), "p"), "p"))
+    p = _given(classifier, p, _fitted_geometry(classifier), "p")
+    if p not in MATRIX_NORMS:
+        p = check_exponent(p, "p")
+    norm: Any = norm_of(p if isinstance(p, str) else LpNorm(p), len(view.classes))
     q = check_exponent(_given(classifier, q, fitted_q, "q"), "q")
     eps = check_radius(_given(classifier, eps, fitted_eps, "eps"), "eps")
     if is_training(scale):
@@ -166,57 +182,100 @@ def implicit_bias_report(
             f"y has no sample of the classes {missing.tolist()}: the report compares with the "
             f"training data."
         )
-    data = check_array(view.X, accept_sparse=("csr",), dtype=(np.float64, np.float32))
-    reports = []
-    for label, coef, intercept in zip(
-        positive_classes(view.classes), view.coef.astype(float), view.intercept, strict=True
-    ):
-        signs = np.where(labels == label, 1.0, -1.0)
-        try:
-            separator = min_norm_separator(
-                view.X,
-                signs,
-                p=norm.p,
-                q=threat.q,
-                eps=threat.eps,
-                fit_intercept=fit_intercept,
-                scale=threat.scale,
-            )
-            eps_star = None
-        except NotSeparableError as error:
-            separator, eps_star = None, error.eps_star
-        problem = RobustProblem.from_data(data, signs, threat=threat, fit_intercept=fit_intercept)
-        at = np.array([intercept], dtype=float)
-        margin = float(robust_margin(problem, norm, coef[None], at)[0])
-        report = _compare(coef, margin, separator, label)
-        reports.append(replace(report, eps_star=eps_star))
-    return reports[0] if len(view.coef) == 1 else reports
-
-
-def _compare(
-    coef: np.ndarray, margin: float, separator: Separator | None, label: Any
-) -> ImplicitBiasReport:
-    if separator is None:
-        return ImplicitBiasReport(math.nan, margin, math.nan, math.nan, math.nan, None, label)
-    if margin == -math.inf:
-        return ImplicitBiasReport(math.nan, margin, -math.inf, math.inf, math.inf, separator, label)
+    data = check_array(view.X, accept_sparse=("csr",), dtype=np.float64)
+    index = np.searchsorted(view.classes, labels)
+    compare = _compare_two if len(view.coef) == 1 else _compare_several
+    coef, intercept = view.coef.astype(float), view.intercept.astype(float)
+    margin, separator, eps_star = compare(data, index, norm, threat, fit_intercept, coef, intercept)
+    figures = _figures(coef, margin, separator)
     return ImplicitBiasReport(
-        cosine=float(
-            coef @ separator.coef / (np.linalg.norm(coef) * np.linalg.norm(separator.coef))
-        ),
+        **figures,
         margin=margin,
-        margin_ratio=margin / separator.margin,
-        norm_ratio=separator.margin / margin if margin > 0 else math.inf,
-        dual_gap=relative_gap(margin, separator.margin_bound),
         separator=separator,
-        label=label,
+        p=p,
+        q=threat.q,
+        eps=threat.eps,
+        eps_star=eps_star,
     )
 
 
-def _given(estimator: BaseEstimator, value: float | None, fitted: float | None, name: str) -> float:
+def _compare_two(
+    X: Any,
+    index: np.ndarray,
+    norm: LpNorm,
+    threat: LpBall,
+    fit_intercept: bool,
+    coef: np.ndarray,
+    intercept: np.ndarray,
+) -> tuple[float, Separator | None, float | None]:
+    """The margin of coefficients (1, d), the exact separator, and without one eps*."""
+    signs = 2.0 * index - 1
+    problem = RobustProblem.from_data(X, signs, threat=threat, fit_intercept=fit_intercept)
+    margin = float(robust_margin(problem, norm, coef, intercept)[0])
+    try:
+        separator = min_norm_separator(
+            X,
+            signs,
+            p=norm.p,
+            q=threat.q,
+            eps=threat.eps,
+            fit_intercept=fit_intercept,
+            scale=threat.scale,
+        )
+    except NotSeparableError as error:
+        return margin, None, error.eps_star
+    return margin, separator, None
+
+
+def _compare_several(
+    X: Any,
+    index: np.ndarray,
+    norm: Norm,
+    threat: LpBall,
+    fit_intercept: bool,
+    coef: np.ndarray,
+    intercept: np.ndarray,
+) -> tuple[float, Certified | None, float | None]:
+    """The margin of coefficients (K, d), the exact separator, and without one eps*."""
+    problem = JointProblem.from_data(X, index, threat=threat, fit_intercept=fit_intercept)
+    margin = joint_robust_margin(problem, norm, coef, intercept)
+    try:
+        return margin, solve_joint_separator(problem, norm), None
+    except NotSeparableError as error:
+        return margin, None, error.eps_star
+
+
+def _figures(
+    coef: np.ndarray, margin: float, separator: Separator | Certified | None
+) -> dict[str, float]:
+    """The figures that compare a classifier with the separator."""
+    names = ("cosine", "margin_ratio", "norm_ratio", "dual_gap")
+    if separator is None:
+        return dict.fromkeys(names, math.nan)
+    if margin == -math.inf:
+        return dict(zip(names, (math.nan, -math.inf, math.inf, math.inf), strict=True))
+    largest = float(separator.margin)
+    bound = separator.margin_bound if isinstance(separator, Separator) else separator.bound
+    w, exact = coef.ravel(), separator.coef.ravel()
+    return {
+        "cosine": float(w @ exact / (np.linalg.norm(w) * np.linalg.norm(exact))),
+        "margin_ratio": margin / largest,
+        "norm_ratio": largest / margin if margin > 0 else math.inf,
+        "dual_gap": relative_gap(margin, bound),
+    }
+
+
+def _fitted_geometry(classifier: BaseEstimator) -> float | str | None:
+    """The p of the classifier's fit, where it is known."""
+    p: float | None = getattr(classifier, "_p", None)
+    name: str | None = getattr(classifier, "p_algo", None)
+    return name if p is None and name in MATRIX_NORMS else p
+
+
+def _given(estimator: BaseEstimator, value: Any, fitted: Any, name: str) -> Any:
     """The value given, or that of the fit."""
     if value is None and fitted is None:
         raise ValueError(
             f"{name} must be given: {type(estimator).__name__} knows none from its fit."
         )
-    return fitted if value is None else value  # type: ignore[return-value]
+    return fitted if value is None else value

@@ -21,6 +21,7 @@ from sklearn_robust.threats import LpBall, Threat, check_radius, is_ball, requir
 
 _REACH = 0.95  # share of the radii that the default range of eps spans
 _POINTS = 201  # in that range, for linear classifiers
+_MEAN = "mean over the folds"  # name of the curve of a search over eps alone
 _NETWORK_POINTS = 9  # for networks, where each takes an attack
 
 
@@ -279,26 +280,29 @@ class RobustAccuracyDisplay:
             If the search was not over eps.
         """
         results = getattr(cv_results, "cv_results_", cv_results)
-        radii = _searched(results, ("eps",))
-        if radii is None:
+        searched = _searched(results, ("eps",))
+        if searched is None:
             raise ValueError(
                 f"cv_results holds no parameter eps: it has "
                 f"{[k for k in results if k.startswith('param_')]}."
             )
+        radii = np.array(searched, dtype=float)
         geometries = _searched(results, ("p_algo", "p"))
         mean = np.asarray(results[f"mean_test_{score}"])
         std = np.asarray(results[f"std_test_{score}"])
         curves = []
-        for p in [None] if geometries is None else np.unique(geometries):
+        names = [_MEAN] * len(mean)
+        if geometries is not None:
+            names = [_geometry_name(p) for p in geometries]
+            # numbers in order, then names
+            geometries = sorted(geometries, key=lambda p: (isinstance(p, str), p))
+        for name in dict.fromkeys(map(_geometry_name, geometries) if geometries else names):
             best: dict[float, int] = {}
-            for i in (
-                range(len(mean)) if geometries is None else np.flatnonzero(geometries == p).tolist()
-            ):
+            for i in [i for i, other in enumerate(names) if other == name]:
                 if radii[i] not in best or mean[i] > mean[best[radii[i]]]:
                     best[radii[i]] = i
             grid = np.array(sorted(best))
             rows = [best[radius] for radius in grid]
-            name = "mean over the folds" if p is None else f"p = {p:g}"
             curves.append(
                 RobustAccuracyCurve(
                     name, grid, mean[rows], mean[rows] - std[rows], mean[rows] + std[rows]
@@ -447,9 +451,14 @@ def _same_line(one: RobustAccuracyCurve, other: RobustAccuracyCurve) -> bool:
     )
 
 
-def _searched(results: Mapping[str, Any], names: tuple[str, ...]) -> np.ndarray | None:
+def _searched(results: Mapping[str, Any], names: tuple[str, ...]) -> list[Any] | None:
     """The values of the parameter of this name, of the estimator or of a step of a pipeline."""
     for key, values in results.items():
         if key.startswith("param_") and key.removeprefix("param_").split("__")[-1] in names:
-            return np.array(list(values), dtype=float)
+            return list(values)
     return None
+
+
+def _geometry_name(p: float | str) -> str:
+    """The name of a geometry, an exponent or a matrix norm."""
+    return f"p = {p}" if isinstance(p, str) else f"p = {float(p):g}"

@@ -20,10 +20,14 @@ from sklearn_robust._parameters import (
     check_parameters,
 )
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
-from sklearn_robust.linear_model.base import RobustLinearMixin, positive_classes, read_problem
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.linear_model.base import RobustLinearMixin, read_problem
 from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
-from sklearn_robust.norms import LpNorm
+from sklearn_robust.norms import LpNorm, SchattenNorm
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.separators.joint import MATRIX_TOL, solve_joint_separator
 from sklearn_robust.separators.min_norm import solve_separator
+from sklearn_robust.separators.separator import check_geometry, read_norm
 from sklearn_robust.threats import check_radius
 
 # Certified relative gaps to reach by default
@@ -38,7 +42,7 @@ def _check_tol(value: Any, name: str) -> None:
 
 
 _PARAMETERS: dict[str, Check] = {
-    "p": check_exponent,
+    "p": check_geometry,
     "q_pert": check_exponent,
     "eps": check_radius,
     "fit_intercept": partial(check_choice, choices=(True, False)),
@@ -55,13 +59,16 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
     r"""The robust separator of least p-norm, the limit of steepest descent in the p-norm.
 
     Solves :math:`\min \|w\|_p` subject to :math:`y_i (\langle w, x_i\rangle + b) - \epsilon
-    \|w\|_{q^*} \ge 1` for every sample, exactly (`min_norm_separator`), one class against the rest
-    where there are several.
+    \|w\|_{q^*} \ge 1` for every sample, exactly. Several classes are one problem: :math:`\min
+    \|W\|_p` subject to :math:`\langle w_{y_i} - w_k, x_i\rangle + b_{y_i} - b_k - \epsilon
+    \|w_{y_i} - w_k\|_{q^*} \ge 1` for every sample and every other class k. Both are those of
+    `min_norm_separator`.
 
     Parameters
     ----------
-    p : float, default=2
-        Exponent of the norm that is least, in [1, inf].
+    p : float, "spectral" or "nuclear", default=2
+        Exponent of the norm that is least, in [1, inf], or a norm of the coefficient matrix of
+        several classes, which is the 2-norm with two.
     q_pert : float, default=inf
         Exponent of the norm that bounds the perturbation, in [1, inf].
     eps : float, default=0.1
@@ -73,8 +80,9 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         dict does not name have 1, as all have by default.
     fit_intercept : bool, default=True
     tol : float, default=None
-        Certified relative gap of the margin to reach. None is 1e-8, as in `min_norm_separator`, and
-        1e-3 for float32 data, to which the coefficients are rounded.
+        Certified relative gap of the margin to reach. None is 1e-8, as in `min_norm_separator`,
+        1e-6 for a matrix norm of several classes, and 1e-3 for float32 data, to which the
+        coefficients are rounded.
     not_separable : {"warn", "raise"}, default="warn"
         What to do where no robust separator exists: "warn" with NotSeparableWarning and fit the
         minimiser of the exponential robust risk, the limit of steepest descent then, or "raise"
@@ -91,8 +99,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         The threat of the fit, as in RobustLinearClassifier.
     classes_ : ndarray of shape (n_classes,)
     separable_ : bool or None
-        Proven either way; None is undecided. This and the next figures are arrays with one entry a
-        class where there are several.
+        Proven either way; None is undecided.
     margin_, margin_bound_, dual_gap_ : float
         The largest robust margin in the p-norm, its certified bound, and their relative gap.
     log_risk_ : float
@@ -170,11 +177,13 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         """
         check_parameters(self, _PARAMETERS)
         problem = read_problem(self, X, y, sample_weight)
-        norm = LpNorm(self.p)
-        self._p = self.p
+        norm = read_norm(self.p, len(self.classes_))
+        self._p = norm.p if isinstance(norm, LpNorm) else None
         tol = self.tol
         if tol is None:
-            tol = _FLOAT32_TOL if problem.y.dtype == np.float32 else _FLOAT64_TOL
+            in_float32 = problem.log_weight.dtype == np.float32
+            tol = _FLOAT32_TOL if in_float32 else _FLOAT64_TOL
+            tol = max(tol, MATRIX_TOL) if isinstance(norm, SchattenNorm) else tol
         fit = begin_fit(
             self,
             problem,
@@ -185,24 +194,28 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         solution = fit.decide_separability(norm)
         solution = replace(fit, tol=tol).separate(norm, solution, loss_tol=0)
         solution = fit.minimise_risk(norm, solution, None, accept=True)
-        lacking = np.flatnonzero([separable is False for separable in solution.separable])
-        if len(lacking) and self.not_separable == "raise":
-            # it raises the error, with eps* and the proof
-            solve_separator(problem.select(lacking[:1]).as_float64(), norm)
-        if len(lacking):
-            self._warn_not_separable(lacking)
+        if solution.separable[0] is False:
+            if self.not_separable == "raise":
+                # it raises the error, with eps* and the proof
+                _solve_again(problem, norm)
+            self._warn_not_separable()
             solution = fit.minimise_risk(norm, solution, False, None)
         end_fit(self, fit, solution)
         return self
 
-    def _warn_not_separable(self, lacking: np.ndarray) -> None:
-        classes = positive_classes(self.classes_)
-        named = ", ".join(str(classes[i]) for i in lacking)
+    def _warn_not_separable(self) -> None:
         warnings.warn(
-            f"The data are not robustly separable at eps={self.eps:g}, q_pert={self.q_pert:g} "
-            f"(class {named} against the rest): fitted the minimiser of the exponential robust "
-            "risk instead. Use RobustLinearClassifier, whose job this is, or an eps below the "
-            "margin of max_margin.",
+            f"The data are not robustly separable at eps={self.eps:g}, q_pert={self.q_pert:g}: "
+            "fitted the minimiser of the exponential robust risk instead. Use "
+            "RobustLinearClassifier, whose job this is, or an eps below the margin of max_margin.",
             NotSeparableWarning,
             stacklevel=5,
         )
+
+
+def _solve_again(problem: RobustProblem | JointProblem, norm: Any) -> None:
+    """The separator of data that have none: it raises NotSeparableError."""
+    if isinstance(problem, JointProblem):
+        solve_joint_separator(problem, norm)
+    else:
+        solve_separator(problem.as_float64(), norm)

@@ -14,9 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn_robust._parameters import check_exponent, check_radii, one_or_several
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model._robust_linear import (
-    MATRIX_NORMS,
     RobustLinearClassifier,
-    norm_of,
     read_settings,
     solve,
 )
@@ -25,7 +23,7 @@ from sklearn_robust.linear_model.fitting import Batch, Fit
 from sklearn_robust.linear_model.joint_fitting import JointFit
 from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.norms import Norm
+from sklearn_robust.norms import MATRIX_NORMS, Norm, norm_of
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import Solution
 from sklearn_robust.solvers.solution import stack_solutions

@@ -30,11 +30,11 @@ from sklearn_robust.linear_model.fitting import Batch, Fit, convert_margins
 from sklearn_robust.linear_model.joint_fitting import JointFit
 from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
 from sklearn_robust.losses import MarginLoss, check_loss
-from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
+from sklearn_robust.norms import MATRIX_NORMS, LpNorm, Norm, SchattenNorm, norm_of
+from sklearn_robust.rows import BlockRows
 from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import Threat, check_radius, is_ball, require_ball
 
-MATRIX_NORMS = {"spectral": math.inf, "nuclear": 1.0}  # exponents on the singular values
 # entries of the constraints up to which solver="auto" computes the limit
 _AUTO_ENTRIES = 10_000_000
 
@@ -47,18 +47,6 @@ def _read_geometry(p_algo: Any) -> Norm | str:
         norm: Norm = p_algo
         return norm
     return LpNorm(check_exponent(p_algo, "p_algo"))
-
-
-def norm_of(geometry: Norm | str, n_classes: int) -> Norm:
-    """The norm of a geometry on the coefficients (K, d) of so many classes, in one row.
-
-    A matrix norm is the 2-norm on the one row of two classes.
-    """
-    if not isinstance(geometry, str):
-        return geometry
-    if n_classes == 2:
-        return LpNorm(2)
-    return SchattenNorm(MATRIX_NORMS[geometry], n_classes)
 
 
 def _check_step_size(value: Any, name: str) -> None:
@@ -157,8 +145,8 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         Not used: every fit is one problem. It stays for programs that pass it.
     device : str or None, default=None
         None computes with NumPy; "cpu", "cuda" or "mps" with torch on that device (dense X; not for
-        solver="exact"). Several classes, and the minimiser of the risk of data that are not
-        separable, are computed with NumPy always.
+        solver="exact"). The minimiser of the risk of data that are not separable is computed with
+        NumPy always, and so are the certificates of several classes.
     verbose : int, default=0
         0 prints nothing. 1 prints a line where a stage of the fit begins and ends, and loss,
         margin, bound and gap of an iterative solver where it certifies of its own accord: every 10
@@ -232,6 +220,8 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
     0.889
     """
 
+    _reads_blocks = True
+
     def __init__(
         self,
         p_algo: float | str | Norm = 2,
@@ -273,14 +263,17 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
 
     @all_or_nothing
     @with_callbacks  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit on training data.
 
         Parameters
         ----------
-        X : array-like or sparse array of shape (n_samples, n_features)
+        X : array-like or sparse array of shape (n_samples, n_features), or BlockRows
+            Rows that are never whole in memory, such as `sklearn_robust.rows.NpyRows`, are for all
+            solvers but "exact", with device=None.
         y : array-like of shape (n_samples,)
-            Labels of two or more classes, of any type.
+            Labels of two or more classes, of any type. None for BlockRows, which hold labels and
+            weights.
         sample_weight : array-like of shape (n_samples,), optional
             Non-negative; a sample of weight zero is left out.
 
@@ -360,7 +353,8 @@ def solve(
     by default, certified together. A path in a batch of its own is that of a single fit, to the
     last digit.
     """
-    small = fit.n_entries <= _AUTO_ENTRIES
+    in_memory = not isinstance(fit.problem.rows, BlockRows)
+    small = in_memory and fit.n_entries <= _AUTO_ENTRIES
     limits_known = is_ball(fit.problem.threat) and all(
         isinstance(norm, LpNorm | SchattenNorm) for norm in norms
     )

@@ -29,12 +29,18 @@ from sklearn_robust._parameters import (
 from sklearn_robust.attacks.linear import class_scores, worst_case_perturbations
 from sklearn_robust.callbacks import CallbackSupportMixin
 from sklearn_robust.joint import JointProblem
+from sklearn_robust.linear_model.block_rows import read_block_rows
 from sklearn_robust.losses import MarginLoss, class_log_probabilities, has_probabilities, log_odds
 from sklearn_robust.metrics import certified_radius, robust_accuracy_score
 from sklearn_robust.metrics.linear_view import linear_view
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import BlockRows
 from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import LpBall, Threat, check_radius, is_ball
+
+# entries of data up to which those of positive weight are copied; larger data are not, and the
+# problem has samples of weight zero
+_MOST_COPIED = 10_000_000
 
 
 def dense(coef: Any) -> np.ndarray:
@@ -55,21 +61,25 @@ def of_positive_weight(
     return (X, y, weight) if used.all() else (X[used], y[used], weight[used])
 
 
-def _class_weights(
+def _with_class_weights(
     class_weight: dict[Any, float] | str, y: np.ndarray, sample_weight: np.ndarray
 ) -> np.ndarray:
-    """The weight of each sample's class, as in scikit-learn.
+    """The sample weights times the weight of each sample's class, as in scikit-learn.
 
     "balanced" makes the classes' sums of sample weights equal.
     """
     if isinstance(class_weight, dict):
         for label, value in class_weight.items():
             check_number(value, f"class_weight[{label!r}]", low=0)
-        return compute_sample_weight(class_weight, y)
-    classes, index = np.unique(y, return_inverse=True)
-    return compute_class_weight(class_weight, classes=classes, y=y, sample_weight=sample_weight)[
-        index
-    ]
+        return sample_weight * compute_sample_weight(class_weight, y)
+    used = sample_weight > 0
+    classes, index = np.unique(y[used], return_inverse=True)
+    of_class = compute_class_weight(
+        class_weight, classes=classes, y=y[used], sample_weight=sample_weight[used]
+    )
+    weight = np.zeros_like(sample_weight)
+    weight[used] = sample_weight[used] * of_class[index]
+    return weight
 
 
 def read_problem(
@@ -84,19 +94,27 @@ def read_problem(
     RobustProblem or JointProblem
         A joint problem for more than two classes.
     """
-    refuse_lazy(X=X, y=y, sample_weight=sample_weight)
-    X, y = validate_data(
-        estimator, X, y, accept_sparse="csr", dtype=(np.float64, np.float32), order="C"
-    )
+    if isinstance(X, BlockRows) and estimator._reads_blocks:
+        y, weight = read_block_rows(estimator, X, y, sample_weight)
+        copied = False
+    else:
+        refuse_lazy(X=X, y=y, sample_weight=sample_weight)
+        X, y = validate_data(estimator, X, y, accept_sparse="csr", dtype=(np.float64, np.float32))
+        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        # the exact separators do not know samples of weight zero
+        serves_exactly = not estimator._reads_blocks or estimator.solver == "exact"
+        copied = serves_exactly or X.size <= _MOST_COPIED
     check_classification_targets(y)
     estimator.threat_ = _read_threat(estimator)
     estimator.scale_ = estimator.threat_.scale if is_ball(estimator.threat_) else None
     estimator._fit_intercept = estimator.fit_intercept
-    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-    X, y, weight = of_positive_weight(X, y, weight)
     if class_weight is not None:
-        X, y, weight = of_positive_weight(X, y, weight * _class_weights(class_weight, y, weight))
-    estimator.classes_, index = np.unique(y, return_inverse=True)
+        weight = _with_class_weights(class_weight, y, weight)
+    if copied:
+        X, y, weight = of_positive_weight(X, y, weight)
+    used = weight > 0
+    index = np.zeros(len(y), dtype=np.int64)
+    estimator.classes_, index[used] = np.unique(y[used], return_inverse=True)
     if len(estimator.classes_) < 2:
         raise ValueError(
             f"{type(estimator).__name__} needs samples of at least two classes in y, with positive "
@@ -143,6 +161,7 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
     """Prediction, exact robustness and worst-case points, from the fitted coefficients."""
 
     _reports_its_path = True  # to a PathRecorder
+    _reads_blocks = False  # whether fit takes BlockRows, and samples of weight zero in its problem
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -176,7 +195,7 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
 
         Parameters
         ----------
-        X : array-like or sparse array of shape (n_samples, n_features)
+        X : array-like or sparse array of shape (n_samples, n_features), or BlockRows
 
         Returns
         -------
@@ -184,6 +203,8 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
             Two classes: positive means the second class of `classes_`.
         """
         check_is_fitted(self)
+        if isinstance(X, BlockRows):
+            return X.map_blocks(self.decision_function)
         refuse_lazy(X=X)
         X = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
         scores = class_scores(X, self.coef_, self.intercept_)
@@ -194,12 +215,14 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
 
         Parameters
         ----------
-        X : array-like or sparse array of shape (n_samples, n_features)
+        X : array-like or sparse array of shape (n_samples, n_features), or BlockRows
 
         Returns
         -------
         ndarray of shape (n_samples,)
         """
+        if isinstance(X, BlockRows):
+            return X.map_blocks(self.predict)
         scores = self.decision_function(X)
         return self.classes_[
             (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
@@ -208,7 +231,7 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
     def robust_score(
         self,
         X: Any,
-        y: Any,
+        y: Any = None,
         sample_weight: Any = None,
         *,
         eps: float | None = None,
@@ -220,8 +243,9 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
 
         Parameters
         ----------
-        X : array-like or sparse array of shape (n_samples, n_features)
+        X : array-like or sparse array of shape (n_samples, n_features), or BlockRows
         y : array-like of shape (n_samples,)
+            None for BlockRows, which hold labels and weights.
         sample_weight : array-like of shape (n_samples,), optional
         eps, q : float, optional
             The threat; that of training by default.

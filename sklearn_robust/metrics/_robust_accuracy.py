@@ -27,6 +27,7 @@ from sklearn_robust.metrics.linear_view import (
     transformed,
     unwrapped,
 )
+from sklearn_robust.rows import BlockRows
 from sklearn_robust.threats import (
     Threat,
     check_is_threat,
@@ -40,7 +41,7 @@ from sklearn_robust.threats import (
 def robust_accuracy_score(
     estimator: BaseEstimator,
     X: Any,
-    y: Any,
+    y: Any = None,
     *,
     eps: float | None = None,
     q: float = math.inf,
@@ -64,9 +65,11 @@ def robust_accuracy_score(
         FixedThresholdClassifier, TunedThresholdClassifierCV and OneVsRestClassifier, and
         CalibratedClassifierCV of one classifier (ensemble=False or frozen) with method "sigmoid" or
         "temperature". Samplers of imbalanced-learn are skipped, as predict skips them.
-    X : array-like or sparse array of shape (n_samples, n_features)
+    X : array-like or sparse array of shape (n_samples, n_features), or BlockRows
+        Rows in blocks, such as `sklearn_robust.rows.NpyRows`, are scored block by block.
     y : array-like of shape (n_samples,)
-        True labels; one that the classifier has never seen counts as broken.
+        True labels; one that the classifier has never seen counts as broken. None for BlockRows,
+        which hold labels and weights.
     eps : float
         Radius of the perturbation, in the units of the space it lives in; must be given, unless
         there is a threat.
@@ -130,6 +133,12 @@ def robust_accuracy_score(
         eps = _radius(eps)
         q = check_exponent(q, "q")
     check_choice(space, "space", SPACES)
+    if isinstance(X, BlockRows):
+        X.refuse_beside(y=y, sample_weight=sample_weight)
+        score = partial(
+            robust_accuracy_score, estimator, eps=eps, q=q, space=space, scale=scale, threat=threat
+        )
+        return X.average(score)
     refuse_lazy(X=X, y=y, sample_weight=sample_weight)
     steps, classifier = unwrapped(estimator)
     if (

@@ -19,10 +19,11 @@ from sklearn_robust._parameters import (
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.linear_model.base import ProbabilityMixin, RobustLinearMixin, read_problem
 from sklearn_robust.linear_model.fitting import Fit, find_open_problems, update_problems
+from sklearn_robust.linear_model.joint_fitting import JointFit
 from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
 from sklearn_robust.losses import MarginLoss, check_loss
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.solvers import Solution, diagonal_descent
+from sklearn_robust.solvers import Solution, diagonal_descent, joint_diagonal_descent
 from sklearn_robust.solvers.solution import solution_to_numpy
 from sklearn_robust.threats import check_radius
 
@@ -47,7 +48,8 @@ class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
     descent on its parameters u is not gradient descent on :math:`w = u_+^L - u_-^L`: for depth L =
     2 it tends to the robust separator of least 1-norm, as coordinate descent does, in far fewer
     iterations. It minimises the robust risk :math:`\tfrac1n \sum_i \ell\big(y_i f(x_i) - \epsilon
-    \|w\|_{q^*}\big)`.
+    \|w\|_{q^*}\big)`; for K > 2 classes, with U of K rows and :math:`W = U_+^L - U_-^L`, the joint
+    robust risk of RobustLinearClassifier.
 
     Parameters
     ----------
@@ -58,7 +60,8 @@ class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
     depth : int, default=2
         L above, >= 2.
     init_scale : float, default=1e-3
-        Every parameter starts at init_scale / sqrt(2 n_features).
+        Every parameter starts at init_scale over the square root of the number of parameters, 2
+        n_features for two classes and 2 K n_features for K > 2.
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, as in RobustLinearClassifier.
     loss : {"exponential", "logistic"} or MarginLoss, default="exponential"
@@ -73,14 +76,15 @@ class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
         Certified relative gap to reach: of the l1 margin on separable data, of the risk otherwise.
     class_weight : dict, "balanced" or None, default=None
     device : str or None, default=None
-        None computes with NumPy; "cpu", "cuda" or "mps" with torch on that device (dense X).
+        None computes with NumPy; "cpu", "cuda" or "mps" with torch on that device (dense X, two
+        classes; more are computed with NumPy).
     verbose : int, default=0
         As in RobustLinearClassifier.
 
     Attributes
     ----------
     coef_ : ndarray of shape (1, n_features) or (n_classes, n_features)
-        The effective w; several classes are trained one against the rest.
+        The effective w, or W for several classes, which are trained jointly.
     intercept_ : ndarray of shape (1,) or (n_classes,)
     scale_ : ndarray of shape (n_features,) or None
         The scale of each feature.
@@ -88,10 +92,10 @@ class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
         The threat of the fit, as in RobustLinearClassifier.
     classes_ : ndarray of shape (n_classes,)
     separable_ : bool or None
-        Whether the training data are robustly separable, proven; None is undecided. This and the
-        next figures are arrays with one entry a class where there are several.
+        Whether the training data are robustly separable, proven; None is undecided.
     margin_, margin_bound_ : float
-        Smallest robust margin over the 1-norm of w, and what no predictor exceeds.
+        Smallest robust margin over the 1-norm of w, for several classes over the sum of the sizes
+        of all entries of W, and what no predictor exceeds.
     dual_gap_ : float
         Separable: `1 - margin_ / margin_bound_`. Not separable: certified relative gap of the risk.
     log_risk_ : float
@@ -203,23 +207,22 @@ class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
         end_fit(self, fit, fit.minimise_risk(norm, solution, False, None))
         return self
 
-    def _descend(self, fit: Fit, solution: Solution) -> Solution:
+    def _descend(self, fit: Fit | JointFit, solution: Solution) -> Solution:
         """The solution with the descent of the open problems that are not proven to be
         inseparable.
         """
         rows = find_open_problems(solution, True, None)
         if not len(rows) or fit.monitor.stopped:
             return solution
+        options: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in ("depth", "init_scale", "max_iter", "loss_tol", "tol")
+        }
+        options["stop_if_not_separable"] = True
         with fit.monitor.solver("diagonal_descent", rows) as monitors:
-            path = diagonal_descent(
-                fit.tensors.select(rows),
-                fit.loss,
-                depth=self.depth,
-                init_scale=self.init_scale,
-                max_iter=self.max_iter,
-                loss_tol=self.loss_tol,
-                tol=self.tol,
-                stop_if_not_separable=True,
-                monitors=monitors,
-            )
+            if isinstance(fit, JointFit):
+                path = joint_diagonal_descent(fit.problem, fit.loss, **options, monitors=monitors)
+            else:
+                problems = fit.tensors.select(rows)
+                path = diagonal_descent(problems, fit.loss, **options, monitors=monitors)
         return update_problems(solution, rows, solution_to_numpy(path))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from scipy.sparse.linalg import norm as sparse_norm
 
 from sklearn_robust._clarabel import SolverFailure as SolverFailure
 from sklearn_robust.certificates import Certified, Point, best_intercept, over_size
@@ -161,6 +162,20 @@ class MaxMarginForm:
             margin=float(margin),
             bound=max(0.0, float(bound)),
         )
+
+
+def column_sizes(X: Any, *, centred: bool) -> Vector:
+    """The 2-norm of each feature, less its mean where X is dense and centred; 1 where it is 0."""
+    if sparse.issparse(X):
+        units = sparse_norm(X, axis=0)
+    else:
+        units = np.linalg.norm(X - X.mean(axis=0) if centred else X, axis=0)
+    return np.where(units > 0, units, 1.0)
+
+
+def over_columns(X: Any, units: Vector) -> Any:
+    """The columns of X over these units."""
+    return sparse.csr_array(X / units) if sparse.issparse(X) else X / units
 
 
 @dataclass

@@ -196,8 +196,9 @@ class ConicProgram:
         c[list(self.linear)] = list(self.linear.values())
         return squares, c, A, b
 
-    def solve(self) -> tuple[Vector, Vector]:
-        """The solution x and the multipliers of the rows, at whatever precision clarabel reached.
+    def solve(self, **settings: float) -> tuple[Vector, Vector]:
+        """The solution x and the multipliers of the rows, at whatever precision clarabel reached,
+        with settings of clarabel in place of the usual ones.
 
         Raises
         ------
@@ -206,7 +207,7 @@ class ConicProgram:
         """
         squares, c, A, b = self.arrays()
         P = sparse.diags_array(squares)
-        x, z, status = run_clarabel(P, c, -A, b, self._cones, **_CLARABEL)
+        x, z, status = run_clarabel(P, c, -A, b, self._cones, **{**_CLARABEL, **settings})
         if "Infeasible" in status:
             raise SolverFailure(f"clarabel: {status}")
         return x, z

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.sparse.linalg import norm as sparse_norm
 
 from sklearn_robust._parameters import check_exponent, check_number
 from sklearn_robust.certificates import Certified, Point, cancelling_weights
+from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._engine_choice import (
@@ -30,7 +30,10 @@ from sklearn_robust.separators._max_margin_form import (
     MaxMarginForm,
     SolverFailure,
     Vector,
+    column_sizes,
+    over_columns,
 )
+from sklearn_robust.separators.joint import largest_joint_distance
 from sklearn_robust.separators.linear_program import solve_linear_program
 from sklearn_robust.separators.separator import Separator, read_problem, warn_of_gap
 from sklearn_robust.threats import LpBall, require_ball
@@ -64,14 +67,17 @@ def max_margin(
     .. math:: \epsilon^* = \max_{\|w\|_{q^*} \le 1, \, b} \; \min_i y_i (\langle w, x_i \rangle + b)
 
     is its `margin`: a robust separator against perturbations of l_q size eps exists if and only if
-    eps < eps*.
+    eps < eps*. With more than two classes it is
+
+    .. math:: \epsilon^* = \max_{W, b} \; \min_{i, k \ne y_i} \frac{\langle w_{y_i} - w_k, x_i
+       \rangle + b_{y_i} - b_k}{\|w_{y_i} - w_k\|_{q^*}}.
 
     Parameters
     ----------
     X : {array-like, sparse matrix} of shape (n, d)
     y : array-like of shape (n,)
-        Two classes; the greater label is the positive one. Without an intercept also -1 or +1
-        alone.
+        Two or more classes; of two the greater label is the positive one. Without an intercept also
+        -1 or +1 alone.
     q : float
         Exponent of the distance, in [1, inf].
     fit_intercept : bool, default=False
@@ -95,7 +101,7 @@ def max_margin(
     Raises
     ------
     ValueError
-        If q is out of its range, or y does not hold two classes.
+        If q is out of its range, or y holds one class.
     RuntimeError
         If every solver failed.
 
@@ -128,6 +134,10 @@ def max_margin(
     """
     problem = read_problem(X, y, check_exponent(q, "q"), 0.0, fit_intercept, scale)
     check_number(tol, "tol", low=0, strict=True)
+    if isinstance(problem, JointProblem):
+        of_classes = _largest_joint_distance(problem, tol)
+        warn_of_gap(of_classes.relative_gap, tol)
+        return of_classes
     answer = largest_distance(problem, tol)
     norm, gap = LpNorm(problem.threat.q).dual, answer.gap
     if answer.margin == math.inf:
@@ -140,6 +150,17 @@ def max_margin(
             gap = 1.0  # one feature alone may still separate: the zero is not proven
     warn_of_gap(gap, tol)
     return Separator.of(problem, norm, answer, gap)
+
+
+def _largest_joint_distance(problem: JointProblem, tol: float) -> Separator:
+    """`max_margin` of several classes."""
+    norm, answer = LpNorm(problem.threat.q).dual, largest_joint_distance(problem, tol)
+    gap = answer.gap
+    if answer.margin == math.inf:
+        gap = 0.0
+    elif answer.margin <= 0:
+        gap = 0.0 if answer.bound == 0 else 1.0
+    return Separator.of_classes(problem, norm, answer, gap)
 
 
 def largest_distance(problem: RobustProblem, tol: float) -> Certified:
@@ -268,20 +289,6 @@ def fixed_features(problem: RobustProblem) -> NDArray[np.intp]:
 def _without_adversary(problem: RobustProblem) -> RobustProblem:
     """The same problem at radius 0, without scales."""
     return replace(problem, threat=LpBall(problem.threat.q, 1.0), radius=np.zeros(1))
-
-
-def column_sizes(X: Any, *, centred: bool) -> Vector:
-    """The 2-norm of each feature, less its mean where X is dense and centred; 1 where it is 0."""
-    if sparse.issparse(X):
-        units = sparse_norm(X, axis=0)
-    else:
-        units = np.linalg.norm(X - X.mean(axis=0) if centred else X, axis=0)
-    return np.where(units > 0, units, 1.0)
-
-
-def over_columns(X: Any, units: Vector) -> Any:
-    """The columns of X over these units."""
-    return sparse.csr_array(X / units) if sparse.issparse(X) else X / units
 
 
 def _imbalance(problem: RobustProblem, weights: Vector) -> float:

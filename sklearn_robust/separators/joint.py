@@ -16,17 +16,17 @@ from itertools import islice
 from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import certify, feasibility
-from sklearn_robust.norms import Norm
+from sklearn_robust.norms import Norm, SchattenNorm
 from sklearn_robust.separators._engine_choice import DEFAULT_TOL
 from sklearn_robust.separators._joint_margin_form import (
     JointMarginForm,
     JointPoint,
-    JointProgram,
     in_float64,
     on_all_samples,
 )
 from sklearn_robust.separators._joint_radius import enclose_radius
-from sklearn_robust.separators._max_margin_form import Vector
+from sklearn_robust.separators._joint_working_sets import points_on_sets, suits_sets
+from sklearn_robust.separators._max_margin_form import SolverFailure, Vector
 from sklearn_robust.separators.separator import NotSeparableError
 
 __all__ = ["largest_joint_distance", "solve_joint_separator"]
@@ -34,6 +34,7 @@ __all__ = ["largest_joint_distance", "solve_joint_separator"]
 _MAX_STEPS = 8  # Newton steps of the refinement at most
 _MAX_MISSED_STEPS = 2  # consecutive steps without a smaller gap, after which it ends
 _TOL_EPS_STAR = 1e-9  # relative precision to which eps* is computed
+MATRIX_TOL = 1e-6  # certified relative gap that separators of least matrix norm reach
 
 
 def solve_joint_separator(
@@ -48,7 +49,8 @@ def solve_joint_separator(
     norm : Norm
         An `LpNorm` or a `SchattenNorm` on the K d coefficients.
     tol : float, default=1e-8
-        Certified relative gap of the margin to reach.
+        Certified relative gap of the margin to reach; at least 1e-6 for the spectral and the
+        nuclear norm.
     start : ndarray of shape (K, n), optional
         Not used: every radius is solved by itself.
 
@@ -65,6 +67,8 @@ def solve_joint_separator(
         If every solver failed, or they neither found a separator nor proved that there is none.
     """
     problem = in_float64(problem)
+    if isinstance(norm, SchattenNorm):
+        tol = max(tol, MATRIX_TOL)
     answer = _maximise_margin(problem, norm, tol)
     if answer.margin > 0:
         return answer
@@ -73,11 +77,11 @@ def solve_joint_separator(
     found = certify(problem, norm, star.coef, answer.weights)
     if found.margin > 0:  # below eps* its separator is robust, if not the one of least norm
         return replace(found, solver=f"{star.solver} for eps*").merged(answer)
-    if proof is not None and star.margin <= eps:
-        proven = feasibility(problem, proof.weights, proof.perturbations).proven
-        if proven or eps >= star.bound * (1 - _TOL_EPS_STAR):
+    for weights, perturbations in [proof, (answer.weights, None)]:
+        given = feasibility(problem, weights, perturbations, search=True)
+        if given.proven or (star.margin <= eps and eps >= star.bound * (1 - _TOL_EPS_STAR)):
             raise NotSeparableError(
-                eps, star.margin, proof.weights, problem.fit_intercept, proof.perturbations
+                eps, star.margin, weights, problem.fit_intercept, given.perturbations
             )
     raise RuntimeError(
         f"The solvers neither found a robust separator for eps={eps:.8g} nor proved that there is "
@@ -116,21 +120,33 @@ def _maximise_margin(problem: JointProblem, norm: Norm, tol: float) -> Certified
 
     Newton steps follow the solver's answer until the gap is at most tol, or no longer falls.
     """
-    program = JointProgram.of(JointMarginForm.of(problem, norm))
-    best, misses = None, 0
-    for point in islice(program.points(), 1 + _MAX_STEPS):
-        last = best
-        best = _certified(problem, norm, point, program.solver).merged(last)
-        reached = best.gap - best.rounding <= tol
-        misses = 0 if last is None or best.gap < last.gap else misses + 1
-        if reached or misses == _MAX_MISSED_STEPS:
+    form = JointMarginForm.of(problem, norm)
+    on_sets = suits_sets(form)
+    points = islice(points_on_sets(form) if on_sets else form.points(), 1 + _MAX_STEPS)
+    best: Certified | None = None
+    misses = 0
+    while misses < _MAX_MISSED_STEPS:
+        try:
+            point = next(points, None)
+        except SolverFailure as failure:
+            if best is None:
+                raise RuntimeError(
+                    f"No solver returned an answer ({failure}). Rescale the features of X."
+                ) from failure
             break
+        if point is None:
+            break
+        last = best
+        best = _certified(problem, norm, point).merged(last)
+        if best.gap - best.rounding <= tol:
+            break
+        misses = 0 if last is None or best.gap < last.gap else misses + 1
     assert best is not None
     return best
 
 
-def _certified(problem: JointProblem, norm: Norm, point: JointPoint, solver: str) -> Certified:
+def _certified(problem: JointProblem, norm: Norm, point: JointPoint) -> Certified:
     """A direction and weights, certified on the user's data."""
     weights = on_all_samples(problem, point.weights)
     found = certify(problem, norm, point.coef, weights, perturbations=point.perturbations)
-    return replace(found, solver=solver)
+    return replace(found, solver=point.solver)

@@ -15,7 +15,8 @@ import numpy as np
 
 from sklearn_robust._parameters import check_exponent, check_number, check_radii
 from sklearn_robust.certificates import Certified, Point, cancelling_weights
-from sklearn_robust.norms import LpNorm
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.norms import LpNorm, SchattenNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._engine_choice import (
     DEFAULT_TOL,
@@ -25,9 +26,12 @@ from sklearn_robust.separators._engine_choice import (
 )
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
 from sklearn_robust.separators.critical_radius import fixed_features, largest_distance
+from sklearn_robust.separators.joint import MATRIX_TOL, solve_joint_separator
 from sklearn_robust.separators.separator import (
     NotSeparableError,
     Separator,
+    check_geometry,
+    read_norm,
     read_problem,
     warn_of_gap,
 )
@@ -55,14 +59,20 @@ def min_norm_separator(
     .. math:: \min_{w, b} \|w\|_p \quad \text{subject to} \quad y_i (\langle w, x_i \rangle + b) -
        \epsilon \|w\|_{q^*} \ge 1.
 
+    With more than two classes, jointly,
+
+    .. math:: \min_{W, b} \|W\|_p \quad \text{subject to} \quad \langle w_{y_i} - w_k, x_i \rangle
+       + b_{y_i} - b_k - \epsilon \|w_{y_i} - w_k\|_{q^*} \ge 1 \text{ for all } k \ne y_i.
+
     Parameters
     ----------
     X : {array-like, sparse matrix} of shape (n, d)
     y : array-like of shape (n,)
-        Two classes; the greater label is the positive one. Without an intercept also -1 or +1
-        alone.
-    p : float
-        Exponent of the norm to minimise, in [1, inf].
+        Two or more classes; of two the greater label is the positive one. Without an intercept also
+        -1 or +1 alone.
+    p : float, "spectral" or "nuclear"
+        Exponent of the norm to minimise, in [1, inf], or a norm of the matrix W of several classes,
+        which is the 2-norm with two.
     q : float
         Exponent of the norm that bounds the perturbations, in [1, inf].
     eps : float
@@ -71,7 +81,8 @@ def min_norm_separator(
         Whether b is free; it is not part of the norm. Otherwise b = 0. The estimators have True:
         with a free b eps* is at least as large.
     tol : float, default=1e-8
-        Certified relative gap of the margin to reach.
+        Certified relative gap of the margin to reach; at least 1e-6 for a matrix norm of several
+        classes.
     scale : array-like of shape (d,) or dict {feature name: float}, optional
         The scale s_j >= 0 of each feature: the threat is :math:`\|\delta / s\|_q \le \epsilon`, and
         the penalty :math:`\epsilon \|s w\|_{q^*}`. The adversary cannot touch a feature of scale 0.
@@ -87,7 +98,7 @@ def min_norm_separator(
         If no robust separator exists: eps >= eps*, up to the relative precision to which eps* is
         known.
     ValueError
-        If a parameter is out of its range, y does not hold two classes, or the squares of X's
+        If a parameter is out of its range, y holds one class, or the squares of X's
         entries leave float64.
     RuntimeError
         If every solver failed, or they neither found a separator nor proved that there is none.
@@ -128,12 +139,21 @@ def min_norm_separator(
     array([0.5, 0. ])
     >>> round(separator.margin, 6)
     2.0
+
+    Three classes:
+
+    >>> X, y = np.array([[2.0, 0.0], [0.0, 2.0], [-2.0, -2.0]]), ["a", "b", "c"]
+    >>> separator = min_norm_separator(X, y, p=2, q=np.inf, eps=0.5)
+    >>> separator.coef.round(3) + 0.0
+    array([[ 0.625, -0.375],
+           [-0.375,  0.625],
+           [-0.25 , -0.25 ]])
     """
-    norm = LpNorm(check_exponent(p, "p"))
+    check_geometry(p)
     q, eps = check_exponent(q, "q"), check_radius(eps, "eps")
     problem = read_problem(X, y, q, eps, fit_intercept, scale)
     check_number(tol, "tol", low=0, strict=True)
-    separator = solve_separator(problem, norm, tol)
+    separator, tol = _solve(problem, p, tol)
     warn_of_gap(separator.relative_gap, tol)
     return separator
 
@@ -155,10 +175,11 @@ def separator_path(
     ----------
     X : {array-like, sparse matrix} of shape (n, d)
     y : array-like of shape (n,)
-        Two classes; the greater label is the positive one. Without an intercept also -1 or +1
-        alone.
-    p : float
-        Exponent of the norm to minimise, in [1, inf].
+        Two or more classes; of two the greater label is the positive one. Without an intercept also
+        -1 or +1 alone.
+    p : float, "spectral" or "nuclear"
+        Exponent of the norm to minimise, in [1, inf], or a norm of the matrix W of several classes,
+        which is the 2-norm with two.
     q : float
         Exponent of the norm that bounds the perturbations, in [1, inf].
     eps : array-like of shape (k,)
@@ -183,7 +204,7 @@ def separator_path(
         If no robust separator exists for one of the radii: choose them below eps*, the margin of
         `max_margin`.
     ValueError
-        If a parameter is out of its range, or y does not hold two classes.
+        If a parameter is out of its range, or y holds one class.
 
     Warns
     -----
@@ -209,15 +230,18 @@ def separator_path(
     ...     separator_path(X, y, p=2, q=np.inf, eps=[0.0, 1.0, 2.0])]
     [3.0, 2.0, 1.0]
     """
-    norm = LpNorm(check_exponent(p, "p"))
+    check_geometry(p)
     q, radii = check_exponent(q, "q"), _check_sequence_of_radii(eps)
     check_number(tol, "tol", low=0, strict=True)
     problem = read_problem(X, y, q, 0.0, fit_intercept, scale)
     path: dict[float, Separator] = {}
     for radius in sorted(set(radii)):
+        if isinstance(problem, JointProblem):
+            path[radius], tol = _solve(problem.at_radius(radius), p, tol)
+            continue
         start = _extrapolated(list(path.values())[-2:], radius)
         at_radius = replace(problem, radius=np.array([radius]))
-        path[radius] = solve_separator(at_radius, norm, tol, start=start)
+        path[radius], tol = _solve(at_radius, p, tol, start=start)
     warn_of_gap(max((separator.relative_gap for separator in path.values()), default=0.0), tol)
     return [path[radius] for radius in radii]
 
@@ -239,6 +263,21 @@ def _extrapolated(last: list[Separator], eps: float) -> Vector | None:
     before, here = last
     share = (eps - here.eps) / (here.eps - before.eps)
     return np.maximum(here.dual_coef + share * (here.dual_coef - before.dual_coef), 0)
+
+
+def _solve(
+    problem: RobustProblem | JointProblem, p: Any, tol: float, *, start: Vector | None = None
+) -> tuple[Separator, float]:
+    """The separator of two or several classes, and the gap that it had to reach."""
+    if not isinstance(problem, JointProblem):
+        norm = read_norm(p, 2)
+        assert isinstance(norm, LpNorm)
+        return solve_separator(problem, norm, tol, start=start), tol
+    matrix_norm = read_norm(p, problem.n_classes)
+    if isinstance(matrix_norm, SchattenNorm):
+        tol = max(tol, MATRIX_TOL)
+    found = solve_joint_separator(problem, matrix_norm, tol)
+    return Separator.of_classes(problem, matrix_norm, found, found.gap), tol
 
 
 def solve_separator(

@@ -15,9 +15,10 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import _get_feature_names, check_X_y
 
-from sklearn_robust._parameters import check_choice, read_scale, refuse_lazy
+from sklearn_robust._parameters import check_choice, check_exponent, read_scale, refuse_lazy
 from sklearn_robust.certificates import Certified
-from sklearn_robust.norms import LpNorm
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.norms import MATRIX_NORMS, LpNorm, Norm, SchattenNorm, norm_of
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._max_margin_form import Vector
 
@@ -27,29 +28,37 @@ class Separator:
     r"""A robust linear separator <w, x> + b, with the proof of its margin.
 
     It is scaled so that its smallest robust margin is 1: among all such, w has the least p-norm, up
-    to `relative_gap`.
+    to `relative_gap`. Of K > 2 classes it is a matrix W (K, d) with intercepts (K,), and its
+    margins are those of every sample against every other class. Classes are in the order of
+    `numpy.unique(y)`.
 
     Attributes
     ----------
-    coef : ndarray of shape (d,)
+    coef : ndarray of shape (d,) or (K, d)
         w; zero where `max_margin` found that no separator exists.
-    intercept : float
-        b; 0 without an intercept.
+    intercept : float or ndarray of shape (K,)
+        b; 0 without an intercept. Several have the sum 0.
     margin : float
         :math:`\min_i m_i(w) / \|w\|_p` less its rounding, in the units of the features: a lower
-        bound on the margin of this separator.
+        bound on the margin of this separator. Of several classes :math:`\min_{ik} m_{ik} /
+        \|W\|_p`, and in `max_margin` the smallest distance, :math:`\min_{ik} m_{ik} / \|s (w_{y_i}
+        - w_k)\|_{q^*}`.
     margin_bound : float
         D(dual_coef) plus its rounding: no predictor has a larger margin.
     relative_gap : float
         1 - margin / margin_bound. Where the margin is 0, margin_bound over the largest q-norm of a
         sample.
-    dual_coef : ndarray of shape (n,)
+    dual_coef : ndarray of shape (n,) or (K, n)
         The weights that prove the bound: >= 0 and of sum 1, with an intercept of sum 1/2 in each
-        class.
-    perturbation : ndarray of shape (d,)
-        The worst perturbation: x_i - y_i perturbation is where the adversary moves sample i.
-    p, q, eps : float
-        The norm of the margin, and the threat.
+        class. Several classes have a weight for each sample and rival, with intercepts as much of
+        each class as against it.
+    perturbation : ndarray of shape (d,) or (K, K, d)
+        The worst perturbation: x_i - y_i perturbation is where the adversary moves sample i. Of
+        several classes entry (l, k) is taken from a sample of class l to lead it to class k.
+    p : float, "spectral" or "nuclear"
+        The norm of the margin.
+    q, eps : float
+        The threat.
     fit_intercept : bool
     solver : str
         The engine that found the predictor.
@@ -58,13 +67,13 @@ class Separator:
     """
 
     coef: Vector
-    intercept: float
+    intercept: Any  # float or Vector
     margin: float
     margin_bound: float
     relative_gap: float
     dual_coef: Vector
     perturbation: Vector
-    p: float
+    p: Any  # float or str
     q: float
     eps: float
     fit_intercept: bool
@@ -93,11 +102,40 @@ class Separator:
             scale=threat.scale,
         )
 
+    @classmethod
+    def of_classes(
+        cls, problem: JointProblem, norm: Any, certified: Certified, gap: float
+    ) -> Separator:
+        """The separator of a certified point of several classes."""
+        threat, (low, high) = problem.threat, problem.pairs
+        K, d = certified.coef.shape
+        worst = problem.radius * threat.worst(problem.pair_differences(certified.coef))
+        perturbation = np.zeros((K, K, d))
+        perturbation[low, high], perturbation[high, low] = worst, -worst
+        names = {exponent: name for name, exponent in MATRIX_NORMS.items()}
+        return cls(
+            coef=certified.coef,
+            intercept=certified.intercept,
+            margin=certified.margin,
+            margin_bound=certified.bound,
+            relative_gap=gap,
+            dual_coef=certified.weights,
+            perturbation=perturbation,
+            p=names[norm.p] if isinstance(norm, SchattenNorm) else norm.p,
+            q=threat.q,
+            eps=problem.radius,
+            fit_intercept=problem.fit_intercept,
+            solver=certified.solver,
+            scale=threat.scale,
+        )
+
     def __repr__(self) -> str:
-        threat = f"p={self.p:g}, q={self.q:g}, eps={self.eps:.4g}"
+        p = self.p if isinstance(self.p, str) else f"{self.p:g}"
+        threat = f"p={p}, q={self.q:g}, eps={self.eps:.4g}"
         figures = f"margin={self.margin:.4g}, relative_gap={self.relative_gap:.2g}"
-        used = f"{np.count_nonzero(self.coef)} of {len(self.coef)} features"
-        rows = f"{np.count_nonzero(self.dual_coef)} of {len(self.dual_coef)} samples"
+        features, samples = np.atleast_2d(self.coef), np.atleast_2d(self.dual_coef)
+        used = f"{np.count_nonzero(features.any(axis=0))} of {features.shape[1]} features"
+        rows = f"{np.count_nonzero(samples.any(axis=0))} of {samples.shape[1]} samples"
         return (
             f"Separator({threat}, fit_intercept={self.fit_intercept}, {figures}, "
             f"solver={self.solver!r}: uses {used}, {rows})"
@@ -160,36 +198,42 @@ class NotSeparableError(ValueError):
         )
 
 
+def read_norm(p: Any, n_classes: int) -> Norm:
+    """The norm of an exponent in [1, inf], or a matrix norm by name, for so many classes."""
+    return norm_of(p if isinstance(p, str) else LpNorm(p), n_classes)
+
+
+def check_geometry(p: Any, name: str = "p") -> None:
+    """Refuse what is neither an exponent in [1, inf] nor the name of a matrix norm."""
+    if not (isinstance(p, str) and p in MATRIX_NORMS):
+        check_exponent(p, name)
+
+
 def read_problem(
     X: Any, y: Any, q: float, eps: float, fit_intercept: bool, scale: Any
-) -> RobustProblem:
-    """The problem that a user's data and parameters state."""
+) -> RobustProblem | JointProblem:
+    """The problem that a user's data and parameters state; a joint one for several classes."""
     refuse_lazy(X=X, y=y)
     check_choice(fit_intercept, "fit_intercept", (True, False))
     names = _get_feature_names(X)
     X, y = check_X_y(X, y, accept_sparse=("csr", "csc"), dtype=np.float64)
     X = sparse.csr_array(X) if sparse.issparse(X) else X
     scale = read_scale(scale, X.shape[1], names)
-    return RobustProblem.from_data(
-        X, _signs(y, fit_intercept), q=q, eps=eps, fit_intercept=fit_intercept, scale=scale
-    )
+    classes, index = np.unique(y, return_inverse=True)
+    given: dict[str, Any] = {"q": q, "eps": eps, "fit_intercept": fit_intercept, "scale": scale}
+    if len(classes) > 2:
+        return JointProblem.from_data(X, index, **given)
+    return RobustProblem.from_data(X, _signs(y, classes, fit_intercept), **given)
 
 
-def _signs(y: NDArray[Any], fit_intercept: bool) -> Vector:
-    """Labels in {-1, +1}: the greater class is +1."""
-    classes = np.unique(y)
+def _signs(y: NDArray[Any], classes: NDArray[Any], fit_intercept: bool) -> Vector:
+    """Labels in {-1, +1} of at most two classes: the greater class is +1."""
     if len(classes) == 2:
         return np.where(y == classes[1], 1.0, -1.0)
-    if len(classes) > 2:
-        raise ValueError(
-            f"y must hold two classes, got {len(classes)}. Separate several classes one against "
-            f"the rest."
-        )
     if fit_intercept:
         raise ValueError(
-            f"y must hold two classes, got only {classes[0]!r}: with fit_intercept=True the "
-            f"intercept alone classifies it. Use "
-            "fit_intercept=False, or data of both classes."
+            f"y must hold two classes or more, got only {classes[0]!r}: with fit_intercept=True "
+            "the intercept alone classifies it. Use fit_intercept=False, or data of both classes."
         )
     if not np.isin(classes, [-1, 1]).all():
         raise ValueError(

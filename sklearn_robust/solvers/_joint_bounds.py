@@ -14,6 +14,7 @@ altogether. The weights move for that by :math:`a_{ik} (\theta_k - \theta_{y_i})
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,12 +24,11 @@ from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import (
     WeightedSums,
     by_cuts,
-    entropy_bound,
+    entropy_bound_of_blocks,
     repaired,
-    weighted_sums,
 )
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.solvers._joint_model import JointModel
+from sklearn_robust.solvers._joint_model import Derivatives, JointModel, RiskPoint
 from sklearn_robust.solvers._joint_start import PairDifferences
 from sklearn_robust.threats import gauge
 from sklearn_robust.total_variation import class_sets
@@ -48,17 +48,33 @@ _CANCEL_RIDGE = 1e-13  # share of the diagonal that makes dependent features reg
 
 @dataclass(frozen=True)
 class _Candidate:
-    """Balanced weights (K, n), the excess of each constraint, and the least slack of one relative
-    to its capacity.
+    """Balanced weights: those of a point or an array (K, n), times a factor for each pair of the
+    classes of a sample and of a rival.
+
+    Attributes
+    ----------
+    source : RiskPoint or ndarray of shape (K, n)
+    factors : ndarray of shape (K, K)
+    excess : ndarray
+        Of each constraint.
+    slack : float
+        The least of a constraint, relative to its capacity.
     """
 
-    weights: np.ndarray
+    source: RiskPoint | np.ndarray
+    factors: np.ndarray
     excess: np.ndarray
     slack: float
 
 
+_Mixture = list[tuple[float, _Candidate]]  # shares, which sum to 1, and weights
+
+
 class DualBounds:
     """The best lower bound on the log-risk so far, and the weights that prove it.
+
+    Weights are kept as the points that they belong to, and computed for a block of samples at a
+    time.
 
     Parameters
     ----------
@@ -69,7 +85,6 @@ class DualBounds:
     ----------
     bound : float
         -inf while there is none.
-    weights : ndarray of shape (K, n) or None
     """
 
     def __init__(self, model: JointModel, differences: PairDifferences) -> None:
@@ -78,29 +93,44 @@ class DualBounds:
         self.loss: MarginLoss = model.loss
         self.differences = differences
         self.bound = -math.inf
-        self.weights: np.ndarray | None = None
+        self._proof: _Mixture = []
         features = np.arange(self.problem.n_features)
         self._free = np.setdiff1d(features, differences.columns) if len(model.low) else features
         self._has_pairs = len(model.low) > 0 and len(differences.columns) > 0
         self._anchors: list[_Candidate] = []
 
-    def update(self, weights: np.ndarray, slopes: np.ndarray) -> None:
-        """Try weights (K, n), with flows of the pairs in proportion to slopes (P, r) of norm at
-        most 1.
-        """
-        if self._improve(weights, slopes):
-            return
-        pruned = self._without_separated_pairs(weights)
-        if pruned is not None:
-            self._improve(pruned, slopes)
+    @property
+    def proven(self) -> bool:
+        """Whether there is a bound."""
+        return bool(self._proof)
 
-    def _improve(self, weights: np.ndarray, slopes: np.ndarray) -> bool:
-        """Try weights, or a combination with an anchor; whether one of them is feasible."""
-        now = self._candidate(weights, slopes)
+    def weights(self) -> np.ndarray:
+        """The weights (K, n) that prove the bound."""
+        weights = np.zeros((self.problem.n_classes, len(self.problem.y)))
+        for at, block in self._mixed(self._proof):
+            weights[:, at] = block
+        return weights
+
+    def update(self, point: RiskPoint, slopes: np.ndarray) -> None:
+        """Try the weights at a point, with flows of the pairs in proportion to slopes (P, r) of
+        norm at most 1.
+        """
+        every_pair = np.ones_like(point.class_sums)
+        if self._improve(point, every_pair, slopes):
+            return
+        kept = self._without_separated_pairs(point)
+        if kept is not None:
+            self._improve(point, kept, slopes)
+
+    def _improve(self, point: RiskPoint, kept: np.ndarray, slopes: np.ndarray) -> bool:
+        """Try weights on the pairs of classes (K, K) that are kept, or a combination with an
+        anchor; whether one of them is feasible.
+        """
+        now = self._candidate(point, kept, slopes)
         if now is None:
             return False
         if now.slack >= -_SUM_ROUNDING:
-            self._try(now.weights)
+            self._try([(1.0, now)])
             roomiest = max([now, *self._anchors], key=lambda anchor: anchor.slack)
             self._anchors = [now] if roomiest is now else [roomiest, now]
             return True
@@ -108,18 +138,18 @@ class DualBounds:
         for anchor in self._anchors:
             share = _share(now.excess, anchor.excess)
             if share <= _MOST_SHARE:
-                self._try((1 - share) * now.weights + share * anchor.weights)
+                self._try([(1 - share, now), (share, anchor)])
                 tried = True
         return tried
 
-    def _without_separated_pairs(self, weights: np.ndarray) -> np.ndarray | None:
-        """The weights without those of pairs of classes whose weight vanishes beside the others';
+    def _without_separated_pairs(self, point: RiskPoint) -> np.ndarray | None:
+        """1 for the pairs of classes (K, K), 0 for those whose weight vanishes beside the others';
         None where there are none.
 
         Classes whose margins can grow without end while the others' stay have no minimiser:
         in the limit their weights are 0, and at an iterate they are infeasible and negligible.
         """
-        matrix = self.problem.pair_weights(weights)
+        matrix = point.class_sums + point.class_sums.T
         sizes = np.sort(matrix[self.problem.pairs])[::-1]
         if len(sizes) < 2 or not sizes[0] > 0:
             return None
@@ -129,34 +159,94 @@ class DualBounds:
         last = int(np.argmax(negligible if negligible.any() else jumps))
         if jumps[last] < _JUMP and not negligible.any():
             return None
-        kept = matrix >= sizes[last]
-        return weights * kept[self.problem.y].T
+        kept: np.ndarray = (matrix >= sizes[last]).astype(float)
+        return kept
 
-    def _try(self, weights: np.ndarray) -> None:
-        bound = entropy_bound(self.problem, self.loss, weights)
+    def _try(self, mixture: _Mixture) -> None:
+        bound = entropy_bound_of_blocks(self.problem, self.loss, self._mixed(mixture))
         if bound > self.bound:
-            self.bound, self.weights = bound, weights
+            self.bound, self._proof = bound, mixture
 
-    def _candidate(self, weights: np.ndarray, slopes: np.ndarray) -> _Candidate | None:
-        """The weights made feasible, but for their excess; None where that fails."""
-        try:
-            weights = self.problem.balanced(weights)
-        except LinAlgError:
+    def _candidate(
+        self, point: RiskPoint, kept: np.ndarray, slopes: np.ndarray
+    ) -> _Candidate | None:
+        """The weights on the pairs that are kept, made feasible, but for their excess; None where
+        that fails.
+        """
+        source: RiskPoint | np.ndarray = point
+        factors = self._balancing(kept * point.class_sums)
+        if factors is None:
             return None
-        sums = weighted_sums(self.problem, weights)
+        factors = kept * factors
+        sums = self._weighted_sums(source, factors)
         if len(self._free) and not self._cancels(sums, _SUM_ROUNDING):
             if not self._cancels(sums, _CANCELS):
                 return None
-            weights = self.problem.balanced(self._cancelling(weights))
-            sums = weighted_sums(self.problem, weights)
+            source = self._cancelling(self._array(source, factors))
+            factors = self._balancing(self.problem.class_sums(source))
+            if factors is None:
+                return None
+            sums = self._weighted_sums(source, factors)
             if not self._cancels(sums, _SUM_ROUNDING):
                 return None
         if not self._has_pairs:
-            return _Candidate(weights, np.zeros(0), 0.0)
+            return _Candidate(source, factors, np.zeros(0), 0.0)
         carried, capacity = self._cuts(sums) if by_cuts(self.problem) else self._flows(sums, slopes)
         excess = carried - capacity
         slack = float(np.min(-excess / np.where(capacity > 0, capacity, 1.0)))
-        return _Candidate(weights, excess, slack)
+        return _Candidate(source, factors, excess, slack)
+
+    def _balancing(self, class_sums: np.ndarray) -> np.ndarray | None:
+        """The factors that make weights with these class sums feasible."""
+        try:
+            return self.problem.balancing(class_sums)
+        except LinAlgError:
+            return None
+
+    # -- weights, a block of samples at a time
+
+    def _scaled(
+        self, source: RiskPoint | np.ndarray, factors: np.ndarray
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """The weights of a point or an array times the factors of their pairs of classes."""
+        if isinstance(source, RiskPoint):
+            blocks = self.model.weight_blocks(source)
+        else:
+            blocks = ((at, source[:, at].copy()) for at, _ in self.model.blocks())
+        for at, block in blocks:
+            block *= factors[self.problem.y[at]].T
+            yield at, block
+
+    def _mixed(self, mixture: _Mixture) -> Iterator[tuple[slice, np.ndarray]]:
+        """The combination of weights."""
+        parts = [self._scaled(candidate.source, candidate.factors) for _, candidate in mixture]
+        for blocks in zip(*parts, strict=True):
+            at, total = blocks[0]
+            total *= mixture[0][0]
+            for (share, _), (_, block) in zip(mixture[1:], blocks[1:], strict=True):
+                total += share * block
+            yield at, total
+
+    def _array(self, source: RiskPoint | np.ndarray, factors: np.ndarray) -> np.ndarray:
+        """The scaled weights (K, n)."""
+        weights = np.zeros((self.problem.n_classes, len(self.problem.y)))
+        for at, block in self._scaled(source, factors):
+            weights[:, at] = block
+        return weights
+
+    def _weighted_sums(self, source: RiskPoint | np.ndarray, factors: np.ndarray) -> WeightedSums:
+        """What the scaled weights prove by."""
+        problem, K = self.problem, self.problem.n_classes
+        total, sizes = np.zeros((2, K, problem.n_features))
+        class_sums = np.zeros((K, K))
+        blocks = zip(self.model.blocks(), self._scaled(source, factors), strict=True)
+        for (_, rows), (at, block) in blocks:
+            problem.add_class_sums(class_sums, block, at)
+            block[problem.y[at], np.arange(block.shape[1])] = -block.sum(axis=0)
+            total -= rows.weighted_sum(block)
+            sizes += rows.sum_sizes(block)
+        between = (class_sums + class_sums.T)[problem.pairs]
+        return WeightedSums(total, sizes, problem.radius * between)
 
     # -- constraints
 
@@ -170,11 +260,12 @@ class DualBounds:
 
     def _flows(self, sums: WeightedSums, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The sizes of repaired flows of the pairs, and their capacities."""
-        start = np.zeros((len(slopes), self.problem.n_features))
-        start[:, self.differences.columns] = slopes * self.differences.scale
+        start = np.zeros((len(sums.capacities), self.problem.n_features))
+        places = np.ix_(self.model.pair_places, self.differences.columns)
+        start[places] = slopes * self.differences.scale
         found = repaired(self.problem, sums, start)
         if found.perturbations is None:
-            return np.full(len(slopes), math.inf), sums.capacities
+            return np.full(len(start), math.inf), sums.capacities
         return gauge(self.problem.threat, found.perturbations) * sums.capacities, sums.capacities
 
     # -- features out of reach
@@ -185,8 +276,8 @@ class DualBounds:
         return bool(np.all(left <= share * sizes))
 
     def _cancelling(self, weights: np.ndarray) -> np.ndarray:
-        """Weights near these whose weighted sum is rounding on the features out of reach, and
-        which balance.
+        """Weights near these, in their place, whose weighted sum is rounding on the features out of
+        reach, and which balance.
         """
         model, problem = self.model, self.problem
         columns = np.append(self._free, problem.n_features) if problem.fit_intercept else self._free
@@ -199,14 +290,17 @@ class DualBounds:
             factor = cho_factor(gram, lower=True, check_finite=False)
         except LinAlgError:
             return weights
-        weights, own = weights.copy(), np.arange(weights.shape[1])
         for _ in range(_CANCELLATIONS):
-            left = model.gradient_of(weights.copy()).coef[:, columns]
+            sums = Derivatives(model)
+            for at, rows in model.blocks():
+                sums.add(weights[:, at], at, rows)
+            left = sums.direction().coef[:, columns]
             theta = np.zeros((K, problem.n_features + 1))
             theta[:, columns] = -cho_solve(factor, left.ravel()).reshape(K, f)
-            change = model.scores(theta)
-            change -= change[problem.y, own]
-            weights *= np.maximum(1 + change, 0.0)
+            for at, rows in model.blocks():
+                change = model.scores(theta, rows)
+                change -= change[problem.y[at], np.arange(change.shape[1])]
+                weights[:, at] *= np.maximum(1 + change, 0.0)
         return weights
 
 

@@ -26,12 +26,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from sklearn_robust._array_api import Array, to_numpy
+from sklearn_robust._array_api import Array, like, namespace, to_numpy
 from sklearn_robust._joint_saddle import StepModel, flow
 from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
@@ -54,7 +55,7 @@ from sklearn_robust.solvers._geometry import Geometry
 from sklearn_robust.solvers._rule_path import RulePath, State
 from sklearn_robust.solvers.solution import Monitor, Solution
 from sklearn_robust.solvers.steepest import STEEPEST_GROWTH, paper_step
-from sklearn_robust.threats import ProximalThreat, require
+from sklearn_robust.threats import ProximalThreat, mapped, require
 from sklearn_robust.total_variation import total_variation_prox
 
 # largest share of its capacity that a cut or a pair carries, from which weights are near a proof
@@ -84,7 +85,9 @@ def joint_steepest_descent(
     Parameters
     ----------
     problem : JointProblem
-        On NumPy or scipy.sparse data or rows of one's own, with a threat that has a projection.
+        On NumPy, torch or scipy.sparse data or rows of one's own, with a threat that has a
+        projection. On torch tensors the products with X and the weights stay on their device; the
+        steps, of K d numbers, and the certificates are NumPy's.
     loss : MarginLoss
     norm : Norm
         The geometry, on the K d coefficients: `LpNorm`, `SchattenNorm` of K rows, or a norm of
@@ -107,13 +110,14 @@ def joint_steepest_descent(
     """
     require(problem.threat, ProximalThreat, "steepest descent on several classes jointly")
     flat: Any = Flat(problem)
-    coef = np.zeros((1, flat.n_features)) if coef_init is None else coef_init.reshape(1, -1)
-    coef = coef.astype(problem.log_weight.dtype)
+    given = np.zeros(flat.n_features) if coef_init is None else to_numpy(coef_init)
+    coef = like(problem.log_weight, given.reshape(1, -1))
+    one = namespace(coef).ones_like(coef[:, 0])
     step = (
-        paper_step(problem.rows, problem.threat, np.full(1, problem.radius))
+        paper_step(problem.rows, problem.threat, problem.radius * one)
         if isinstance(step_size, str)
-        else np.full(1, step_size)
-    ).astype(coef.dtype)
+        else step_size * one
+    )
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
     growth = STEEPEST_GROWTH if step_size == "adaptive" else None
     geometry = Geometry((norm,))
@@ -134,6 +138,16 @@ class Flat:
 
     n_problems = 1
 
+    @cached_property
+    def host(self) -> JointProblem:
+        """The joint problem on NumPy or scipy.sparse arrays."""
+        joint = self.joint
+        if isinstance(joint.y, np.ndarray):
+            return joint
+        X, y, log_weight = (to_numpy(array) for array in (joint.X, joint.y, joint.log_weight))
+        threat = mapped(joint.threat, to_numpy)
+        return replace(joint, X=X, y=y, log_weight=log_weight, threat=threat)
+
     @property
     def n_features(self) -> int:
         return self.joint.n_classes * self.joint.n_features
@@ -148,7 +162,7 @@ class Flat:
 
     @property
     def log_total_weight(self) -> Array:
-        return np.full(1, self.joint.log_total_weight)
+        return like(self.log_weight, np.full(1, self.joint.log_total_weight))
 
     def select(self, rows: Any) -> Flat:
         return self
@@ -163,7 +177,7 @@ class Flat:
         return Evaluation(
             now.intercept[None],
             now.margins[None],
-            np.asarray(now.log_risk)[None],
+            namespace(coef).asarray(now.log_risk)[None],
             now.weights[None],
         )
 
@@ -189,9 +203,9 @@ class _JointRule:
         weighted_sum: Array,
         step: Array,
     ) -> tuple[State, Array]:
-        joint, norm = problem.joint, self.geometry.norms[0]
-        W, G = (problem.matrix(x).astype(np.float64) for x in (coef, weighted_sum))
-        capacities = pair_capacities(joint, now.weights[0])
+        joint, norm = problem.host, self.geometry.norms[0]
+        W, G = (_in_double(problem.matrix(x)) for x in (coef, weighted_sum))
+        capacities = pair_capacities(problem.joint, now.weights[0])
         size, taken = float(step[0]), state[1][0]
         if not exact_by_cuts(joint, norm):
             moved, subgradient, taken = model_step(joint, norm, W, G, capacities, size, taken)
@@ -203,9 +217,7 @@ class _JointRule:
             length = size * float(norm.dual.value(subgradient.ravel()))
             direction = norm.steepest_direction(subgradient.ravel()).reshape(W.shape)
             moved = stopped_at_ties(joint, W, W - length * direction)
-        moved, subgradient = (
-            array.astype(coef.dtype, copy=False).reshape(1, -1) for array in (moved, subgradient)
-        )
+        moved, subgradient = (like(coef, array.reshape(1, -1)) for array in (moved, subgradient))
         return (moved, taken[None]), subgradient
 
     def select(self, rows: np.ndarray) -> Self:
@@ -314,13 +326,16 @@ class JointRun(DescentRun):
     problem: Any  # Flat
 
     def _tighten(self, at: Iterate) -> None:
-        """Keep the least bound D(a) on the margin, and its weights."""
-        joint, weights = self.problem.joint, at.now.weights[0]
+        """Keep the least bound D(a) on the margin, and the coefficients whose weights prove it:
+        they take less memory.
+        """
+        joint, weights = self.problem.host, at.now.weights[0]
         total = float(weights.sum())
-        if not total > 0 or not np.isfinite(at.now.log_risk[0]):
+        if not total > 0 or not math.isfinite(at.now.log_risk[0]):
             return
-        capacities, norm = pair_capacities(joint, weights), self.geometry.norms[0]
-        W, G = (self.problem.matrix(x).astype(np.float64) for x in (at.coef, at.weighted_sum))
+        capacities = pair_capacities(self.problem.joint, weights)
+        norm = self.geometry.norms[0]
+        W, G = (_in_double(self.problem.matrix(x)) for x in (at.coef, at.weighted_sum))
         if exact_by_cuts(joint, norm):
             left = total_variation_prox(G, feature_capacities(joint, capacities))
         else:
@@ -332,29 +347,31 @@ class JointRun(DescentRun):
         bound = float(norm.dual.value(left.ravel())) / total
         if bound < self.bounds[0]:
             self.bounds[0] = bound
-            self.proofs = at.now.weights.copy()
+            self.proofs = at.coef
 
     def near_proof(self, iteration: int, at: Any) -> np.ndarray:
         """Whether the capacities of the pairs would nearly do."""
         if iteration > self.patience:
             return np.ones(1, dtype=bool)
-        joint = self.problem.joint
-        weights = joint.balanced(at.weights[0])
-        start = pair_perturbations(joint, self.problem.matrix(at.coef))
+        joint = self.problem.host
+        weights = joint.balanced(to_numpy(at.weights[0]))
+        start = pair_perturbations(joint, to_numpy(self.problem.matrix(at.coef)))
         return np.full(1, feasibility(joint, weights, start).ratio <= _NEAR_PROOF)
 
     def _proven(self, i: int, at: Iterate) -> Certified:
         """The predictor with what its least bound proves."""
-        W = self.problem.matrix(at.coef)
+        W, intercept = (to_numpy(x) for x in (self.problem.matrix(at.coef), at.intercept[0]))
+        weights = at.weights
+        if self.bounds[0] < math.inf and self.proofs is not at.coef:
+            weights = self.problem.evaluate(self.loss, self.proofs).weights
         norm = self.geometry.norms[0]
-        proven = certify(self.problem.joint, norm, W, self.proofs[0], at.intercept[0])
+        proven = certify(self.problem.host, norm, W, to_numpy(weights[0]), intercept)
+        coef, weights, intercept, margin, bound = (
+            like(at.coef, np.asarray(array)[None])
+            for array in (W, proven.weights, intercept, proven.margin, proven.bound)
+        )
         return replace(
-            proven,
-            coef=proven.coef[None],
-            weights=proven.weights[None],
-            intercept=proven.intercept[None],
-            margin=np.full(1, proven.margin),
-            bound=np.full(1, proven.bound),
+            proven, coef=coef, weights=weights, intercept=intercept, margin=margin, bound=bound
         )
 
     def _risk_gap(self, i: int, now: Evaluation) -> tuple[float, Array | None]:
@@ -362,9 +379,13 @@ class JointRun(DescentRun):
 
         They are inf and None without a proof that the data are not separable.
         """
-        joint = self.problem.joint
-        weights = repaired_weights(joint, to_numpy(now.weights[0]).astype(np.float64))
+        joint = self.problem.host
+        weights = repaired_weights(joint, _in_double(now.weights[0]))
         if not np.isfinite(weights).all():
             return math.inf, None
         excess = float(now.log_risk[0]) - entropy_bound(joint, self.loss, weights)
-        return float(-np.expm1(-excess)), weights[None]
+        return float(-np.expm1(-excess)), like(now.weights, weights[None])
+
+
+def _in_double(x: Array) -> np.ndarray:
+    return to_numpy(x).astype(np.float64, copy=False)

@@ -3,14 +3,15 @@ r"""Gradient descent in a diagonal network on the joint robust risk of several c
 The network has :math:`W = U_+^L - U_-^L` with U of shape (K, d); for L = 2 W tends to the joint
 robust separator of least entrywise 1-norm. Step sizes and updates are those of two classes
 (`sklearn_robust.solvers.diagonal`). A step changes W by about :math:`-r s`, r the rates
-:math:`L h (u_+^{2L-2} + u_-^{2L-2})` of its entries and s a subgradient
-:math:`-G + \sum_{l<k} (e_l - e_k) \delta_{lk}^T`:
+:math:`L h (u_+^{2L-2} + u_-^{2L-2})` of its entries and s the
+subgradient :math:`-G + \sum_{l<k} (e_l - e_k) \delta_{lk}^T` of the point where the step ends,
 
-- against q = 1 and q = inf it is the implicit one, of the point where the step ends: that point is
-  :math:`\arg\min_V \tfrac12 \sum (V - W - r G)^2 / r + \sum_{l<k} c_{lk}\,\sigma(v_l - v_k)`, a
-  total-variation proximal point for q = inf and up to 12 classes, and found by projections of the
-  :math:`\delta_{lk}` otherwise;
-- against 1 < q < inf it is that of W, least in the 2-norm where classes agree on all features.
+.. math:: \arg\min_V \tfrac12 \sum (V - W - r G)^2 / r + \sum_{l<k} c_{lk}\,\sigma(v_l - v_k),
+
+with :math:`c_{lk}` the radius times :math:`A_{lk}`. For q = inf and up to 12 classes it is a
+total-variation proximal point of each feature; otherwise the :math:`\delta_{lk}` are found by
+projections, which start from the perturbations of W, and where two classes agree from
+those of the step before.
 """
 
 from __future__ import annotations
@@ -24,14 +25,20 @@ import numpy as np
 
 from sklearn_robust._array_api import to_numpy
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.joint_certificates import by_cuts, feature_capacities, flow, pair_capacities
+from sklearn_robust.joint_certificates import (
+    by_cuts,
+    feature_capacities,
+    flow,
+    pair_capacities,
+    pair_perturbations,
+)
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation
 from sklearn_robust.rows import largest_entry
 from sklearn_robust.solvers._descent import Stopping, follow
 from sklearn_robust.solvers._geometry import Geometry
-from sklearn_robust.solvers._joint_descent import Flat, JointRun, least_subgradient
+from sklearn_robust.solvers._joint_descent import Flat, JointRun
 from sklearn_robust.solvers._rule_path import RulePath, State
 from sklearn_robust.solvers.diagonal import (
     DIAGONAL_GROWTH,
@@ -43,7 +50,10 @@ from sklearn_robust.solvers.solution import Monitor, Solution
 from sklearn_robust.threats import require_ball
 from sklearn_robust.total_variation import total_variation_prox
 
-_PROJECTIONS = 20  # in a step, which starts from the perturbations of the step before
+_PROJECTIONS = 8  # in a step at most, which starts near the end
+# change of the perturbations of a pair, relative to its capacity, below which a step needs no more
+# projections: far below the changes between steps
+_STILL = 1e-5
 
 
 def joint_diagonal_descent(
@@ -86,18 +96,13 @@ def joint_diagonal_descent(
     flat: Any = Flat(problem)
     dtype = problem.log_weight.dtype
     start = np.full((1, flat.n_features), init_scale / math.sqrt(2 * flat.n_features), dtype)
-    n_pairs = len(problem.pairs[0]) if _projects(problem) else 0
+    n_pairs = 0 if by_cuts(problem) else len(problem.pairs[0])
     taken = np.zeros((1, n_pairs, problem.n_features))
     rule = _JointDiagonalDescent(depth, largest_entry(problem.rows))
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
     step = np.full(1, FIRST_STEP, dtype)
     path = RulePath(flat, loss, rule, (start, start, taken), step, DIAGONAL_GROWTH)
     return follow(path, JointRun(flat, stopping, loss, Geometry((LpNorm(1),))))
-
-
-def _projects(problem: JointProblem) -> bool:
-    """Whether implicit steps need perturbations of the pairs."""
-    return problem.threat.q in (1, math.inf) and not by_cuts(problem)
 
 
 @dataclass(frozen=True)
@@ -122,20 +127,18 @@ class _JointDiagonalDescent(DiagonalDescent):
             for x in (coef, weighted_sum, self.rates(state, rate))
         )
         capacities = pair_capacities(joint, now.weights[0])
-        taken = state[2][0]
+        ahead, taken = W + rates * G, state[2][0]
         if by_cuts(joint):
-            ends = total_variation_prox(
-                W + rates * G, feature_capacities(joint, capacities), rates=rates
-            )
+            ends = total_variation_prox(ahead, feature_capacities(joint, capacities), rates=rates)
             subgradient = (W - ends) / rates
-        elif _projects(joint):
-            moved = implicit_perturbations(
-                joint, W + rates * G, rates, capacities, capacities[:, None] * taken
-            )
+        else:
+            if 1 < joint.threat.q < math.inf:
+                differ = joint.pair_differences(W).any(axis=1)[:, None]
+                taken = np.where(differ, pair_perturbations(joint, W), taken)
+            start = capacities[:, None] * taken
+            moved = implicit_perturbations(joint, ahead, rates, capacities, start)
             taken = moved / np.where(capacities > 0, capacities, 1.0)[:, None]
             subgradient = flow(moved, joint.n_classes) - G
-        else:
-            subgradient = least_subgradient(joint, W, G, capacities)
         subgradient = subgradient.astype(coef.dtype, copy=False).reshape(1, -1)
         return (*self.moved(state, rate, subgradient), taken[None]), subgradient
 
@@ -149,15 +152,14 @@ def implicit_perturbations(
     *,
     max_iter: int = _PROJECTIONS,
 ) -> np.ndarray:
-    r"""Perturbations of the pairs that lessen :math:`\sum (V - r\,\text{flow}(\delta))^2 / r`, by
-    accelerated projected gradient, for q = 1 and q = inf.
-
-    The step of a pair is scaled in each feature by :math:`(K - 1) (r_l + r_k)`, a bound on the
-    curvature, since K - 1 pairs share a class.
+    r"""Perturbations of the pairs that lessen :math:`\sum (V - r\,\Phi(\delta))^2 / r`, with the
+    flow :math:`\Phi(\delta) = \sum_{l<k} (e_l - e_k) \delta_{lk}^T`, by accelerated projected
+    gradient.
 
     Parameters
     ----------
     problem : JointProblem
+        With an l_q ball.
     ahead : ndarray of shape (K, d)
         V, where a step without penalty would end.
     rates : ndarray of shape (K, d)
@@ -165,30 +167,53 @@ def implicit_perturbations(
     capacities : ndarray of shape (K(K-1)/2,)
         Factors of the unit ball for the pairs.
     start : ndarray of shape (K(K-1)/2, d)
-    max_iter : int, default=20
+        Perturbations within the capacities.
+    max_iter : int, default=8
+        Projections; fewer where the perturbations hardly move.
 
     Returns
     -------
     ndarray of shape (K(K-1)/2, d)
     """
     low, high = problem.pairs
-    n_classes = problem.n_classes
-    scale = 1.0 if problem.threat.scale is None else to_numpy(problem.threat.scale)
-    curvature = (n_classes - 1) * (rates[low] + rates[high])
-    moved = point = start
+    # K - 1 pairs share a class, which bounds the curvature by a diagonal
+    curvature = (problem.n_classes - 1) * (rates[low] + rates[high])
+    moved = ahead_of_moved = start
     momentum = 1.0
     for _ in range(max_iter):
-        ends = ahead - rates * flow(point, n_classes)
-        target = curvature * point + ends[low] - ends[high]
-        if problem.threat.q == 1:
-            new = scale * inf_norm_subgradient(scale * target, scale**2 * curvature, capacities)
-        else:
-            reach = capacities[:, None] * scale
-            new = np.clip(target / curvature, -reach, reach)
+        ends = ahead - rates * flow(ahead_of_moved, problem.n_classes)
+        gradient = ends[high] - ends[low]
+        new = _projected(problem.threat, ahead_of_moved, gradient, curvature, capacities)
+        still = np.abs(new - moved).max(axis=1) <= _STILL * capacities
         # restart where the step turns back
-        if np.vdot(curvature * (point - new), new - moved) > 0:
+        if np.vdot(curvature * (ahead_of_moved - new), new - moved) > 0:
             momentum = 1.0
         grown = 0.5 * (1 + math.sqrt(1 + 4 * momentum**2))
-        point = new + (momentum - 1) / grown * (new - moved)
+        ahead_of_moved = new + (momentum - 1) / grown * (new - moved)
         moved, momentum = new, grown
+        if still.all():
+            break
     return moved
+
+
+def _projected(
+    threat: Any,
+    perturbations: np.ndarray,
+    gradient: np.ndarray,
+    curvature: np.ndarray,
+    capacities: np.ndarray,
+) -> np.ndarray:
+    r"""The point of the balls of these radii that minimises :math:`\langle g, \delta \rangle +
+    \tfrac12 \sum c\,(\delta - \delta_0)^2`; for 1 < q < inf with the largest c of each pair.
+    """
+    scale = 1.0 if threat.scale is None else to_numpy(threat.scale)
+    if threat.q == 1:
+        reached = np.where(scale > 0, scale**2 * curvature, 1.0)
+        target = scale * (curvature * perturbations - gradient)
+        return scale * inf_norm_subgradient(target, reached, capacities)
+    if threat.q == math.inf:
+        reach = capacities[:, None] * scale
+        return np.clip(perturbations - gradient / curvature, -reach, reach)
+    largest = curvature.max(axis=1, keepdims=True)
+    new: np.ndarray = threat.project(perturbations - gradient / largest, capacities)
+    return new

@@ -14,20 +14,22 @@ its coefficient acts as one more intercept of these samples.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.linalg.blas import dsyrk
 
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import MarginLoss, is_exponential
-from sklearn_robust.rows import DenseRows, SparseRows, mean_square
+from sklearn_robust.rows import DenseRows, GramRows, Rows, SparseRows, as_rows, mean_square
 
 # rows that a Gram matrix is estimated from, for each of the K d unknowns, where there are more:
 # the estimate serves as a preconditioner only
 _ROWS_PER_UNKNOWN = 4
-_BLOCK_ENTRIES = 2**18  # entries of an array of classes and samples that exist at a time
+_BLOCK_ENTRIES = 2**18  # entries of rows spread over the classes that exist at a time
 
 
 @dataclass(frozen=True)
@@ -60,38 +62,85 @@ class Direction:
         return np.concatenate([self.coef.ravel(), self.pairs])
 
 
-@dataclass(frozen=True)
+@dataclass
 class RiskPoint:
     """The risk at one point: the logistic risk itself, the logarithm of the exponential risk.
 
     Attributes
     ----------
-    value : float
-    log_risk : float
-    shares : ndarray of shape (K, n)
-        The rivals' shares, of sum 1 over the rivals of a sample, 0 at its class.
-    of_sample, curvature : ndarray of shape (n,)
-        The weight of each sample and its curvature.
-    smallest_margin : float
-        The smallest soft margin; a positive one proves that the data are separable.
+    coef : ndarray of shape (K, d + 1)
     pairs : ndarray of shape (P,)
         The norms that it was taken at.
+    value : float
+    log_risk : float
+    weights : ndarray of shape (K, n) or None
+        The weights of the pairs of a sample and a rival, 0 at the class of a sample; None where
+        they were released.
+    of_sample, curvature : ndarray of shape (n,)
+        The weight of each sample and its curvature.
+    class_sums : ndarray of shape (K, K)
+        The sums of the weights over the samples of each class.
+    smallest_margin : float
+        The smallest soft margin; a positive one proves that the data are separable.
     gradient : Direction
     """
 
+    coef: np.ndarray
+    pairs: np.ndarray
     value: float
     log_risk: float
-    shares: np.ndarray
+    weights: np.ndarray | None
     of_sample: np.ndarray
     curvature: np.ndarray
+    class_sums: np.ndarray
     smallest_margin: float
-    pairs: np.ndarray
     gradient: Direction
 
+    def release(self) -> RiskPoint:
+        """Give the memory of the weights back; `JointModel.weight_blocks` computes them anew."""
+        self.weights = None
+        return self
+
     @property
-    def weights(self) -> np.ndarray:
-        """The weights of the pairs of a sample and a rival, (K, n)."""
-        return self.shares * self.of_sample
+    def share_of_weight(self) -> np.ndarray:
+        """The inverse of the weight of each sample, (n,); 0 where that is 0."""
+        used = self.of_sample >= np.finfo(float).tiny  # the inverse of less is infinite
+        return np.where(used, 1 / np.where(used, self.of_sample, 1.0), 0.0)
+
+
+class Derivatives:
+    """Derivatives by the unknowns from those by the rivals' scores, a block of samples at a time.
+
+    Attributes
+    ----------
+    class_sums : ndarray of shape (K, K)
+    """
+
+    def __init__(self, model: JointModel) -> None:
+        K, d = model.problem.n_classes, model.problem.n_features
+        self.model = model
+        self.class_sums = np.zeros((K, K))
+        self._total = np.zeros((K, 1))
+        self._of_rows = np.zeros((K, d))
+
+    def add(self, by_rival: np.ndarray, at: slice, rows: Rows) -> None:
+        """Add those of a block (K, m), whose entries at the true class are not read."""
+        problem = self.model.problem
+        own = problem.y[at], np.arange(by_rival.shape[1])
+        by_rival[own] = 0.0
+        problem.add_class_sums(self.class_sums, by_rival, at)
+        by_rival[own] = -by_rival.sum(axis=0)
+        self._total += by_rival.sum(axis=1, keepdims=True)
+        self._of_rows += rows.weighted_sum(by_rival)
+        by_rival[own] = 0.0
+
+    def direction(self) -> Direction:
+        """The sums over all blocks."""
+        model = self.model
+        of_rows = (self._of_rows - self._total * model.centre) / model.unit
+        total = self._total if model.problem.fit_intercept else np.zeros_like(self._total)
+        between = (self.class_sums + self.class_sums.T)[model.low, model.high]
+        return Direction(np.concatenate([of_rows, total], axis=1), model.radius * between)
 
 
 class JointModel:
@@ -105,6 +154,8 @@ class JointModel:
     problem : JointProblem
         In double arithmetic.
     loss : MarginLoss
+    left_out : ndarray of bool of shape (K, n), optional
+        Pairs of a sample and a rival that the risk does not judge; none by default.
 
     Attributes
     ----------
@@ -113,42 +164,59 @@ class JointModel:
     radius : float
         In units of the data.
     low, high : ndarray of int of shape (P,)
-        The classes of the pairs; none where there is no adversary.
+        The classes of the pairs that are judged; none where there is no adversary.
+    pair_places : ndarray of int of shape (P,)
+        Their places among all pairs.
+    log_weight : ndarray of shape (n,)
+        -inf for samples that are left out altogether, too.
+    used : ndarray of bool of shape (n,)
+        Whether a sample has weight.
     """
 
-    def __init__(self, problem: JointProblem, loss: MarginLoss) -> None:
+    def __init__(
+        self, problem: JointProblem, loss: MarginLoss, left_out: np.ndarray | None = None
+    ) -> None:
         self.problem = problem
         self.loss = loss
+        self.left_out = left_out
         self.logarithmic = is_exponential(loss)
         rows = problem.rows
         square = mean_square(rows, centred=problem.fit_intercept) / problem.n_features
         self.unit = math.sqrt(square) if square > 0 else 1.0
         self.centre = np.zeros(problem.n_features)
-        if problem.fit_intercept and isinstance(rows, DenseRows | SparseRows):
+        if problem.fit_intercept and isinstance(rows, GramRows):
             self.centre = rows.mean()
         self.radius = problem.radius / self.unit
+        self.log_weight = problem.log_weight
+        judged = np.ones((problem.n_classes, problem.n_classes), dtype=bool)
+        if left_out is not None:
+            others = np.arange(problem.n_classes)[:, None] != problem.y
+            kept = np.any(others & ~left_out, axis=0)
+            self.log_weight = np.where(kept, problem.log_weight, -math.inf)
+            counts = problem.class_sums((others & ~left_out & (self.log_weight > -math.inf)) * 1.0)
+            judged = counts + counts.T > 0
+        self.used = self.log_weight > -math.inf
         low, high = problem.pairs
-        if self.radius == 0:
-            low, high = low[:0], high[:0]
-        self.low, self.high = low, high
-        self.used = problem.log_weight > -math.inf
+        self.pair_places = np.flatnonzero(judged[low, high]) if self.radius > 0 else np.arange(0)
+        self.low, self.high = low[self.pair_places], high[self.pair_places]
 
     # -- units
 
-    def scores(self, coef: np.ndarray) -> np.ndarray:
-        """Scores with the intercepts, (K, d + 1) -> (K, n)."""
+    def blocks(self) -> Iterator[tuple[slice, Rows]]:
+        """The samples, and their rows, a block at a time; rows that offer products only in one."""
+        rows = self.problem.rows
+        if not isinstance(rows, DenseRows | SparseRows):
+            yield slice(0, rows.shape[0]), rows
+            return
+        for at, _ in self.problem.blocks():
+            yield at, as_rows(self.problem.X[at])
+
+    def scores(self, coef: np.ndarray, rows: Rows) -> np.ndarray:
+        """Scores with the intercepts of a block of rows, (K, d + 1) -> (K, m)."""
         of_rows = coef[:, :-1] / self.unit
-        scores: np.ndarray = self.problem.scores(of_rows)
+        scores: np.ndarray = rows.scores(of_rows)
         scores += (coef[:, -1] - of_rows @ self.centre)[:, None]
         return scores
-
-    def weighted_sum(self, by_score: np.ndarray) -> np.ndarray:
-        """The adjoint of `scores`, (K, n) -> (K, d + 1)."""
-        total = by_score.sum(axis=1, keepdims=True)
-        of_rows = self.problem.rows.weighted_sum(by_score) - total * self.centre
-        if not self.problem.fit_intercept:
-            total[:] = 0.0
-        return np.concatenate([of_rows / self.unit, total], axis=1)
 
     def predictor(self, coef: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Coefficients and intercepts of sum 0, in the units of the rows."""
@@ -165,73 +233,92 @@ class JointModel:
 
     def at(self, coef: np.ndarray, pairs: np.ndarray) -> RiskPoint:
         """The risk at coefficients (K, d + 1) and norms of the pairs (P,), with its gradient."""
-        shares = self.scores(coef)
-        soft_margins = self._shares(shares, pairs)
-        log_risk, of_sample = self.loss.log_risk_and_weights(soft_margins, self.problem.log_weight)
+        n = len(self.problem.y)
+        weights, soft_margins = np.empty((self.problem.n_classes, n)), np.empty(n)
+        for at, shares, of_block in self._shares(coef, pairs):
+            weights[:, at], soft_margins[at] = shares, of_block
+        log_risk, of_sample = self.loss.log_risk_and_weights(soft_margins, self.log_weight)
         curvature = self.loss.curvature(soft_margins, of_sample)
         value = float(log_risk)
         if not self.logarithmic:
             value = math.exp(value)
             of_sample, curvature = value * of_sample, value * curvature
-        weights = shares * of_sample
-        gradient = self.gradient_of(weights)
-        smallest = float(soft_margins[self.used].min())
+        sums = Derivatives(self)
+        for at, rows in self.blocks():
+            block = weights[:, at]
+            block *= of_sample[at]
+            sums.add(block, at, rows)
         return RiskPoint(
-            value, float(log_risk), shares, of_sample, curvature, smallest, pairs, gradient
+            coef,
+            pairs,
+            value,
+            float(log_risk),
+            weights,
+            of_sample,
+            curvature,
+            sums.class_sums,
+            float(soft_margins[self.used].min()),
+            sums.direction(),
         )
+
+    def log_risk(self, coef: np.ndarray, pairs: np.ndarray) -> float:
+        """The log-risk alone."""
+        soft_margins = np.empty(len(self.problem.y))
+        for at, _, of_block in self._shares(coef, pairs):
+            soft_margins[at] = of_block
+        return float(self.loss.log_risk_and_weights(soft_margins, self.log_weight)[0])
+
+    def weight_blocks(self, point: RiskPoint) -> Iterator[tuple[slice, np.ndarray]]:
+        """The weights at a point (K, m), a block at a time, which may be written to."""
+        if point.weights is None:
+            for at, shares, _ in self._shares(point.coef, point.pairs):
+                yield at, shares * point.of_sample[at]
+            return
+        for at, _ in self.blocks():
+            yield at, point.weights[:, at].copy()
 
     def hessian_product(self, at: RiskPoint, step: Direction) -> Direction:
         """The Hessian at a point times a step."""
-        change = self.scores(step.coef)
-        y = self.problem.y
+        assert at.weights is not None
         penalties = self._penalties(step.pairs)
-        for block in self._blocks():
-            part, own = change[:, block], y[block]
-            part += penalties[:, own]
-            places = np.arange(len(own))
-            shares = at.shares[:, block]
-            mean = np.einsum("ki,ki->i", shares, part)
-            against = part[own, places] - mean
-            part -= mean
-            part *= at.of_sample[block]
-            part -= at.curvature[block] * against
-            part *= shares
-        product = self.gradient_of(change)
+        inverse = at.share_of_weight
+        ratio = at.curvature * inverse
+        sums = Derivatives(self)
+        for block, rows in self.blocks():
+            change, own = self.scores(step.coef, rows), self.problem.y[block]
+            change += penalties[:, own]
+            weights = at.weights[:, block]
+            mean = np.einsum("ki,ki->i", weights, change) * inverse[block]
+            against = change[own, np.arange(len(own))] - mean
+            change -= mean + ratio[block] * against
+            change *= weights
+            sums.add(change, block, rows)
+        product = sums.direction()
         if self.logarithmic:
             gradient = at.gradient
             product = product + gradient * -gradient.dot(step)
         return product
 
-    def pair_weights(self, weights: np.ndarray) -> np.ndarray:
-        """The weight between the classes of each pair, (K, n) -> (P,)."""
-        matrix: np.ndarray = self.problem.pair_weights(weights)
-        return matrix[self.low, self.high]
-
-    def gradient_of(self, by_rival: np.ndarray) -> Direction:
-        """Derivatives by the unknowns from those by the rivals' scores (K, n), whose entries at
-        the true class this overwrites.
-        """
-        pairs = self.radius * self.pair_weights(by_rival) if len(self.low) else np.zeros(0)
-        by_rival[self.problem.y, np.arange(by_rival.shape[1])] = -by_rival.sum(axis=0)
-        return Direction(self.weighted_sum(by_rival), pairs)
-
-    def _shares(self, scores: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-        """The soft margins (n,); the rivals' shares take the place of the scores (K, n)."""
-        y, penalties = self.problem.y, self._penalties(pairs)
-        soft_margins = np.empty(scores.shape[1])
-        for block in self._blocks():
-            part, own = scores[:, block], y[block]
+    def _shares(
+        self, coef: np.ndarray, pairs: np.ndarray
+    ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """The rivals' shares (K, m), of sum 1, and the soft margins (m,), a block at a time."""
+        penalties = self._penalties(pairs)
+        for at, rows in self.blocks():
+            shares, own = self.scores(coef, rows), self.problem.y[at]
             places = np.arange(len(own))
-            correct = part[own, places]
-            part += penalties[:, own]
-            part[own, places] = -math.inf
-            largest = part.max(axis=0)
-            part -= largest
-            np.exp(part, out=part)
-            total = part.sum(axis=0)
-            part /= total
-            soft_margins[block] = correct - largest - np.log(total)
-        return soft_margins
+            correct = shares[own, places]
+            shares += penalties[:, own]
+            shares[own, places] = -math.inf
+            if self.left_out is not None:
+                shares[:, ~self.used[at]] = 0.0  # samples without weight have any margin
+                shares[self.left_out[:, at] & self.used[at]] = -math.inf
+            largest = shares.max(axis=0)
+            shares -= largest
+            np.exp(shares, out=shares)
+            total = shares.sum(axis=0)
+            shares /= total
+            yield at, shares, correct - largest - np.log(total)
 
     def _penalties(self, pairs: np.ndarray) -> np.ndarray:
         """The symmetric penalties (K, K) of the norms of the pairs (P,)."""
@@ -239,11 +326,6 @@ class JointModel:
         penalties = np.zeros((K, K))
         penalties[self.low, self.high] = penalties[self.high, self.low] = self.radius * pairs
         return penalties
-
-    def _blocks(self) -> list[slice]:
-        n = len(self.problem.y)
-        length = max(1, _BLOCK_ENTRIES // self.problem.n_classes)
-        return [slice(start, min(start + length, n)) for start in range(0, n, length)]
 
     # -- the Hessian as a matrix, from a sample of rows
 
@@ -310,8 +392,9 @@ class JointModel:
         """
         K, d1 = coefs.shape[:2]
         before = coefs[..., -1].copy()
-        X = self._features(rows)
-        shares = at.shares[:, rows].T
+        X = self.features(rows)
+        assert at.weights is not None
+        shares = (at.weights[:, rows] * at.share_of_weight[rows]).T
         weight = factor * at.of_sample[rows]
         curvature = np.minimum(factor * at.curvature[rows], weight)  # the preconditioner is >= 0
         _add_star_gram(coefs, X, curvature[:, None] * shares, c)
@@ -336,19 +419,25 @@ class JointModel:
         """
         K, f = len(weights), len(columns)
         gram = np.zeros((K, f, K, f))
-        for c in range(K):
-            members = np.flatnonzero((self.problem.y == c) & self.used)
-            length = max(1, _BLOCK_ENTRIES // (K * f))
-            for start in range(0, len(members), length):
-                rows = members[start : start + length]
-                _add_star_gram(gram, self._features(rows)[:, columns], weights[:, rows].T, c)
+        length = max(1, _BLOCK_ENTRIES // (K * f))
+        whole: Any = self.problem.rows  # arrays, or rows in blocks
+        for at, block in whole.row_blocks():
+            for c in range(K):
+                members = np.flatnonzero((self.problem.y[at] == c) & self.used[at])
+                for start in range(0, len(members), length):
+                    rows = members[start : start + length]
+                    features = self._features_of(block.take(rows))[:, columns]
+                    _add_star_gram(gram, features, weights[:, at.start + rows].T, c)
         return gram.reshape(K * f, K * f)
 
-    def _features(self, rows: np.ndarray) -> np.ndarray:
+    def features(self, rows: np.ndarray) -> np.ndarray:
         """Rows in units of the data with a column of ones, (m, d + 1)."""
-        X = self.problem.X[rows]
-        X = X if isinstance(X, np.ndarray) else X.toarray()
-        features = np.empty((len(rows), X.shape[1] + 1))
+        whole: Any = self.problem.rows
+        return self._features_of(whole.take(rows))
+
+    def _features_of(self, X: np.ndarray) -> np.ndarray:
+        """The same of rows (m, d) of the data."""
+        features = np.empty((len(X), X.shape[1] + 1))
         np.subtract(X, self.centre, out=features[:, :-1])
         features[:, :-1] /= self.unit
         features[:, -1] = 1.0

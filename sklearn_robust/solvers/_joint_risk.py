@@ -13,6 +13,9 @@ of t, in which it increases; a primal-dual interior point minimises it under the
 4. The weights at each iterate bound the risk from below (`_joint_bounds`); the method ends at a gap
    of tol, or where all margins are positive.
 
+Where the method ends short of both it is decided whether the risk has a minimiser, and otherwise
+what its infimum is (`_joint_recession`).
+
 The condition :math:`\epsilon A_{lk} = \lambda_{lk}` on the multipliers is taken with :math:`(1 -
 \tau) \epsilon`, so that iterates become strictly feasible for the bound at :math:`\epsilon`;
 :math:`\tau` falls with the gap, of which it costs a tenth.
@@ -33,11 +36,12 @@ import numpy as np
 
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.rows import DenseRows, SparseRows
+from sklearn_robust.rows import BlockRows, DenseRows, SparseRows
 from sklearn_robust.solvers._joint_bounds import DualBounds
 from sklearn_robust.solvers._joint_cones import CONES, PairCones, Scaling
 from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint
 from sklearn_robust.solvers._joint_newton import NewtonSystems
+from sklearn_robust.solvers._joint_recession import Recession, recession
 from sklearn_robust.solvers._joint_start import (
     PairDifferences,
     SmoothedRisk,
@@ -54,13 +58,15 @@ _MOST_UNKNOWNS = 3000  # a dense factor of more would outweigh all else
 _REDUCTION = 0.15  # target of the products after a long step, relative to today's
 _CAUTIOUS_REDUCTION = 0.4  # and after a short one
 _LONG = 0.7  # share of a step to the boundary from which it counts as long
-_LEAST_PRODUCT = 1e-5  # least product of a pair, relative to the mean: off the boundary
+_LEAST_PRODUCT = 0.1  # least product of a pair over its multiplier, relative to that of all pairs
 _SHORT = 0.05  # share of a step that is short: two in a row have the iterate centred
 _STUCK = 0.01  # and one of this share by itself
 _CENTRINGS = 6  # in one run at most; short steps after them end the method
 _WIDER = 4.0  # factor of the smoothing of one centring over that of the last
 _CENTRED = 0.1  # predicted decrease that ends it, relative to the sum of products
 _CENTRING_STEPS = 50  # Newton steps in one at most
+_PATIENCE = 30  # Newton steps without a bound after which it is decided whether the risk recedes
+_DOUBLINGS = 60  # of the way along a direction in which it does
 _SUFFICIENT = 1e-4  # share of the predicted decrease that a step has to reach
 _BIAS = 0.1  # share of the sum of products that shrinking the dual cone costs
 _MOST_SHRINK = 0.2  # largest relative shrinking of the dual cone
@@ -191,6 +197,10 @@ class _Minimisation:
         An upper bound on the log-risk of the best predictor so far, and the predictor.
     n_newton : int
         Newton steps so far.
+    proving : bool
+        Whether iterates are tried for the lower bound.
+    ended : bool
+        Whether the method has ended at the gap, a separator or a monitor's request.
     stopped : bool
         Whether a monitor has stopped the solver.
     """
@@ -200,15 +210,24 @@ class _Minimisation:
     ) -> None:
         self.problem = problem
         self.monitoring = monitoring
-        self.model = JointModel(problem, loss)
-        self.differences = PairDifferences(self.model)
-        self.bounds = DualBounds(self.model, self.differences)
+        self.whole = JointModel(problem, loss)
+        self.pairs_of_whole = PairDifferences(self.whole)
+        self._judge(self.whole)
+        self.recession: Recession | None = None
+        self._decided = False
         self.tol = tol
         self.coef = np.zeros((problem.n_classes, problem.n_features + 1))
         self.best = math.inf, self.coef
         self.widened = 1.0
         self.n_iter = self.n_newton = 0
-        self.stopped = False
+        self.stopped = self.ended = False
+        self.proving = True
+
+    def _judge(self, model: JointModel) -> None:
+        """Take a model of the risk, of all pairs of a sample and a rival or of some."""
+        self.model = model
+        self.differences = PairDifferences(model)
+        self.bounds = DualBounds(model, self.differences)
 
     def run(self, max_iter: int, start: tuple[np.ndarray, np.ndarray] | None) -> JointSolution:
         """Start, then the interior point where it serves, or L-BFGS in stages."""
@@ -216,7 +235,7 @@ class _Minimisation:
             self.coef = self.model.from_predictor(*start)
         unknowns = self.coef.size + len(self.model.low)
         serves = (
-            isinstance(self.problem.rows, DenseRows | SparseRows)
+            isinstance(self.problem.rows, DenseRows | SparseRows | BlockRows)
             and (self.problem.threat.q in CONES or not len(self.model.low))
             and unknowns <= _MOST_UNKNOWNS
         )
@@ -224,6 +243,8 @@ class _Minimisation:
             self._descend(_SMOOTHING, 0.0, min(_START_ITERATIONS, 20 * max_iter))
             if not self.stopped:
                 self._interior_point(max_iter)
+            if not self.ended and self._recedes():
+                self._follow_recession(max_iter)
         else:
             self._stages(20 * max_iter)
         return self._solution()
@@ -250,8 +271,11 @@ class _Minimisation:
     def _show(self, coef: np.ndarray) -> None:
         """Show the predictor to the monitors where an iteration is due."""
         if self.monitoring.due(self.n_iter):
-            log_risk = self.model.at(coef, self._true_norms(coef)).log_risk
-            self._report(*self.model.predictor(coef), log_risk)
+            self._report(*self.model.predictor(coef), self._log_risk(coef))
+
+    def _log_risk(self, coef: np.ndarray) -> float:
+        """The log-risk of all pairs of a sample and a rival."""
+        return self.whole.log_risk(coef, self._norms_of(self.pairs_of_whole, coef))
 
     def _report(
         self, coef: np.ndarray, intercept: np.ndarray, log_risk: float, *, last: bool = False
@@ -279,6 +303,8 @@ class _Minimisation:
         last_length, n_centrings = 1.0, 0
         at = self.model.at(self.coef, self._norms(cones))
         while not self._ends(at, cones) and self.n_newton < max_iter:
+            if self.n_newton >= _PATIENCE and not self.bounds.proven and self._recedes():
+                return
             self._count_newton_step()
             if cones is None:
                 if not self._newton_step(systems, at):
@@ -300,12 +326,15 @@ class _Minimisation:
 
     def _ends(self, at: RiskPoint, cones: PairCones | None) -> bool:
         """Whether the method ends at an iterate, of which the bound and the monitors learn."""
-        self._keep(at)
+        if self.model is self.whole:
+            self._keep(at.log_risk)
         if _separates(at):
-            return True
-        self._bound(at, cones)
-        self._show(self.coef)
-        return self.stopped or self._reached(at)
+            self.ended = True
+        else:
+            self._bound(at, cones)
+            self._show(self.coef)
+            self.ended = self.stopped or self._reached(at)
+        return self.ended
 
     def _count_newton_step(self) -> None:
         self.n_newton += 1
@@ -330,11 +359,11 @@ class _Minimisation:
             decrease = -float(np.vdot(now.gradient, step))
             if not decrease > _CENTRED * float(products.sum()):
                 return cones
-            length = 1.0
+            value, length = now.point.release().value, 1.0
             for _ in range(_STEP_HALVINGS):
                 coef = self.coef + length * step
                 moved = smoothed_risk(self.model, self.differences, coef, smoothing)
-                if moved.point.value <= now.point.value - _SUFFICIENT * length * decrease:
+                if moved.point.value <= value - _SUFFICIENT * length * decrease:
                     break
                 length *= 0.5
             else:
@@ -344,10 +373,10 @@ class _Minimisation:
             if self.stopped or _separates(now.point):
                 return self._cones(smoothing) or cones
 
-    def _keep(self, at: RiskPoint) -> None:
-        """Remember the predictor if it is the best so far."""
-        if at.log_risk <= self.best[0]:
-            self.best = at.log_risk, self.coef
+    def _keep(self, log_risk: float) -> None:
+        """Remember the predictor if its log-risk is the least so far."""
+        if log_risk <= self.best[0]:
+            self.best = log_risk, self.coef
 
     def _cones(self, smoothing: float) -> PairCones | None:
         """The cones with slacks and multipliers of the smoothed risk; None without adversary."""
@@ -365,11 +394,13 @@ class _Minimisation:
 
     def _bound(self, at: RiskPoint, cones: PairCones | None) -> None:
         """Try the weights at a point for the lower bound."""
+        if not self.proving:
+            return
         slopes = np.zeros((0, 0))
         if cones is not None:
             delta, multipliers = cones.multipliers
             slopes = delta / np.maximum(multipliers, at.gradient.pairs)[:, None]
-        self.bounds.update(at.weights, slopes)
+        self.bounds.update(at, slopes)
 
     def _reached(self, at: RiskPoint) -> bool:
         """Whether the predictor's risk is within tol of the bound."""
@@ -379,17 +410,20 @@ class _Minimisation:
         if at.log_risk - bound <= self.tol:
             return True
         # t exceeds the norms: the risk is convex in it, and not lower than its tangent
-        norms = self._true_norms(self.coef)
+        norms = self._norms_of(self.differences, self.coef)
         tangent = at.value - float(at.gradient.pairs @ (at.pairs - norms))
         log_tangent = tangent if self.model.logarithmic else math.log(max(tangent, 1e-300))
         if log_tangent - bound > self.tol:
             return False
-        return self.model.at(self.coef, norms).log_risk - bound <= self.tol
+        return self.model.log_risk(self.coef, norms) - bound <= self.tol
 
-    def _true_norms(self, coef: np.ndarray) -> np.ndarray:
-        D = self.differences.of(coef)
-        norm = self.problem.threat.dual_norm.p
-        return np.linalg.norm(D, norm, axis=1) if D.size else np.zeros(len(D))
+    def _norms_of(self, differences: PairDifferences, coef: np.ndarray) -> np.ndarray:
+        """The dual norms of the pairs."""
+        dual_q = self.problem.threat.dual_norm.p
+        norms = np.zeros(differences.incidence.shape[0])
+        for at in differences.blocks():
+            norms[at] = np.linalg.norm(differences.of(coef, at), dual_q, axis=1)
+        return norms
 
     def _newton_step(self, systems: NewtonSystems, at: RiskPoint) -> bool:
         """Newton's method where there is no adversary; whether it can go on."""
@@ -415,14 +449,15 @@ class _Minimisation:
         """
         products = cones.products()
         total, least = float(products.sum()), self.tol * _size(at) * self.widened
-        if total <= 2 * _LEAST_PRODUCTS * least and self.bounds.weights is None:
+        if total <= 2 * _LEAST_PRODUCTS * least and not self.bounds.proven:
             self.widened *= _WIDEN
         penalty = max(float(at.gradient.pairs @ cones.t), np.finfo(float).tiny)
         shrink = min(_MOST_SHRINK, max(_BIAS * total, _LEAST_BIAS * least) / penalty)
         reduction = _REDUCTION if long_step else _CAUTIOUS_REDUCTION
         reduction = max(reduction, min(1.0, _LEAST_PRODUCTS * least / max(total, 1e-300)))
-        mean = _LEAST_PRODUCT * float(products.mean())
-        mu = reduction * np.maximum(products, mean) / cones.degree
+        multipliers = cones.multipliers[1]
+        share = _LEAST_PRODUCT * total / float(multipliers.sum())
+        mu = reduction * np.maximum(products, share * multipliers) / cones.degree
         scaling = cones.scaling(mu)
         if not systems.factorise(at, scaling):
             return None
@@ -437,13 +472,14 @@ class _Minimisation:
                     cones.scaling(mu)
         if not (min(lengths) > 0 and np.isfinite(step.coef).all()):
             return None
+        value = at.release().value
         share = 1.0
         for _ in range(_MAX_QUARTERINGS):
             moved = copy.copy(cones)
             coef = self.coef + moved.move(changes, step.pairs, share) * step.coef
             new = self.model.at(coef, moved.t)
             # the sum of products bounds what a step towards smaller ones may cost
-            if new.value <= at.value + max(total, least):
+            if new.value <= value + max(total, least):
                 self.coef = coef
                 return new, moved, share * min(lengths)
             share *= 0.25
@@ -464,6 +500,46 @@ class _Minimisation:
         changes = self.differences.of(step.coef)
         return step, changes, cones.lengths(changes, step.pairs)
 
+    # -- without a minimiser
+
+    def _recedes(self) -> bool:
+        """Whether the risk falls without end in some direction, which is decided once."""
+        if not self._decided:
+            self._decided = True
+            self.recession = recession(self.whole, self.pairs_of_whole)
+        return self.recession is not None
+
+    def _follow_recession(self, max_iter: int) -> None:
+        """The infimum of the risk: that of the pairs of a sample and a rival whose margins do not
+        grow, from the minimiser of which the direction leads on.
+        """
+        found, before = self.recession, self.bounds
+        assert found is not None
+        if found.separates:
+            self.best = -math.inf, found.coef
+            return
+        self._judge(JointModel(self.problem, self.model.loss, found.grows))
+        self.coef, self.n_newton = np.zeros_like(self.coef), 0
+        self._descend(_SMOOTHING, 0.0, min(_START_ITERATIONS, 20 * max_iter))
+        if not self.stopped:
+            self._interior_point(max_iter)
+        last = math.inf
+        for doubling in range(_DOUBLINGS):
+            coef = self.coef + 2.0**doubling * found.coef
+            log_risk = self._log_risk(coef)
+            if not log_risk < last:
+                break
+            last = log_risk
+            if log_risk < self.best[0]:
+                self.best = log_risk, coef
+        bounds = max(self.bounds, before, key=lambda bounds: bounds.bound)
+        self._judge(self.whole)
+        self.bounds, self.proving = bounds, False
+        if not self.stopped and self.best[0] - bounds.bound > self.tol:
+            # the direction has the error of its solver
+            self.coef, self.n_newton = self.best[1], 0
+            self._interior_point(max_iter)
+
     # -- L-BFGS in stages
 
     def _stages(self, max_iter: int) -> None:
@@ -472,11 +548,17 @@ class _Minimisation:
             left = min(_STAGE_ITERATIONS, max_iter - self.n_iter)
             if left <= 0:
                 return
-            smoothed = self._descend(_SMOOTHING_OF_SHRINK * shrink, shrink, left)
-            if self.stopped or _separates(smoothed.point):
+            smoothing = _SMOOTHING_OF_SHRINK * shrink
+            point = self._descend(smoothing, shrink, left).point.release()
+            if self.stopped:
                 return
-            self.bounds.update(smoothed.point.weights, smoothed.slopes)
-            risk = self.model.at(self.coef, self._true_norms(self.coef)).log_risk
+            if _separates(point):  # at a radius below the problem's
+                continue
+            slopes = smoothed_norms(
+                self.differences.of(self.coef), self.problem.threat.dual_norm.p, smoothing
+            )[1]
+            self.bounds.update(point, (1 - shrink) * slopes)
+            risk = self._log_risk(self.coef)
             if risk - self.bounds.bound <= self.tol:
                 return
 
@@ -485,18 +567,28 @@ class _Minimisation:
     def _solution(self) -> JointSolution:
         """What is proven about the predictor, in the units of the rows."""
         problem, bounds = self.problem, self.bounds
-        self._keep(self.model.at(self.coef, self._true_norms(self.coef)))
+        self._keep(self._log_risk(self.coef))
         coef, intercept = self.model.predictor(self.best[1])
-        now = problem.evaluate(self.model.loss, coef, near=intercept)
-        log_risk = float(now.log_risk)
+        # intercepts of less risk need not separate
+        separates = bool(problem.robust_margins(coef, intercept).min() > 0)
+        now = problem.evaluate(
+            self.model.loss, coef, intercept if separates else None, near=intercept
+        )
+        if float(now.log_risk) > self.best[0]:  # the search for better intercepts ended short
+            del now
+            now = problem.evaluate(self.model.loss, coef, intercept)
+        intercept, log_risk = now.intercept, float(now.log_risk)
         separable: bool | None = True if bool(now.margins.min() > 0) else None
-        if separable is None and bounds.weights is not None:
+        if separable is None and bounds.proven:
             separable = False
-        weights = problem.balanced(now.weights) if bounds.weights is None else bounds.weights
+        weights = None if bounds.proven else problem.balanced(now.weights, overwrite=True)
+        del now  # the weights of the loss, before those of the proof take as much memory
+        if weights is None:
+            weights = bounds.weights()
         gap = 1.0 if bounds.bound == -math.inf else _gap(log_risk, bounds.bound)
-        self._report(coef, now.intercept, log_risk, last=True)
+        self._report(coef, intercept, log_risk, last=True)
         return JointSolution(
-            coef, now.intercept, weights, log_risk, bounds.bound, gap, separable, self.n_iter
+            coef, intercept, weights, log_risk, bounds.bound, gap, separable, self.n_iter
         )
 
 

@@ -14,15 +14,17 @@ else       :math:`\|e\|_{q^*}` with :math:`e_j = \sqrt{D_j^2 + \beta^2}`; for
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
 from scipy.optimize import OptimizeResult, fmin_l_bfgs_b
 
 from sklearn_robust.solvers._joint_model import JointModel, RiskPoint
 
 _LBFGS_MEMORY = 10  # pairs of differences that L-BFGS keeps
+_ALL = slice(None)
 
 
 def smoothed_norms(D: np.ndarray, dual_q: float, smoothing: float) -> tuple[np.ndarray, np.ndarray]:
@@ -63,7 +65,7 @@ class PairDifferences:
     columns : ndarray of int of shape (r,)
         The features that the adversary reaches.
     scale : ndarray of shape (r,)
-    incidence : ndarray of shape (P, K)
+    incidence : sparse array of shape (P, K)
         1 and -1 at the classes of each pair.
     """
 
@@ -72,20 +74,30 @@ class PairDifferences:
         scale = np.ones(model.problem.n_features) if scale is None else np.asarray(scale, float)
         self.columns = np.flatnonzero(scale > 0)
         self.scale = scale[self.columns]
-        self.incidence = np.zeros((len(model.low), model.problem.n_classes))
-        pairs = np.arange(len(model.low))
-        self.incidence[pairs, model.low] = 1.0
-        self.incidence[pairs, model.high] = -1.0
+        self.model = model
+        P, K = len(model.low), model.problem.n_classes
+        pairs = np.arange(P)
+        ones = np.ones(P)
+        self.incidence = sparse.csr_array(
+            (np.concatenate([ones, -ones]), (np.tile(pairs, 2), np.append(model.low, model.high))),
+            shape=(P, K),
+        )
 
-    def of(self, coef: np.ndarray) -> np.ndarray:
-        """(K, d + 1) -> (P, r)."""
-        differences: np.ndarray = self.incidence @ (coef[:, self.columns] * self.scale)
-        return differences
+    def blocks(self) -> Iterator[slice]:
+        """The pairs, as many at a time as have differences of moderate size."""
+        return self.model.problem.pair_blocks() if len(self.model.low) else iter(())
 
-    def adjoint(self, by_difference: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    def of(self, coef: np.ndarray, at: slice = _ALL) -> np.ndarray:
+        """The differences of the pairs, or of a block of them, (K, d + 1) -> (P, r)."""
+        scaled = coef[:, self.columns] * self.scale
+        return scaled[self.model.low[at]] - scaled[self.model.high[at]]
+
+    def adjoint(
+        self, by_difference: np.ndarray, shape: tuple[int, ...], at: slice = _ALL
+    ) -> np.ndarray:
         """(P, r) -> (K, d + 1)."""
         coef = np.zeros(shape)
-        coef[:, self.columns] = (self.incidence.T @ by_difference) * self.scale
+        coef[:, self.columns] = (self.incidence[at].T @ by_difference) * self.scale
         return coef
 
 
@@ -96,13 +108,10 @@ class SmoothedRisk:
     Attributes
     ----------
     point : RiskPoint
-    slopes : ndarray of shape (P, r)
-        The gradients of the smoothed norms.
     gradient : ndarray of shape (K, d + 1)
     """
 
     point: RiskPoint
-    slopes: np.ndarray
     gradient: np.ndarray
 
 
@@ -115,11 +124,16 @@ def smoothed_risk(
 ) -> SmoothedRisk:
     """The smoothed risk of coefficients (K, d + 1) at the radius times 1 - shrink."""
     dual_q = model.problem.threat.dual_norm.p
-    norms, slopes = smoothed_norms(differences.of(coef), dual_q, smoothing)
+    norms = np.zeros(len(model.low))
+    for at in differences.blocks():
+        norms[at] = smoothed_norms(differences.of(coef, at), dual_q, smoothing)[0]
     point = model.at(coef, (1 - shrink) * norms)
-    by_difference = (1 - shrink) * point.gradient.pairs[:, None] * slopes
-    gradient = point.gradient.coef + differences.adjoint(by_difference, coef.shape)
-    return SmoothedRisk(point, slopes, gradient)
+    gradient = point.gradient.coef.copy()
+    for at in differences.blocks():
+        slopes = smoothed_norms(differences.of(coef, at), dual_q, smoothing)[1]
+        slopes *= (1 - shrink) * point.gradient.pairs[at, None]
+        gradient += differences.adjoint(slopes, coef.shape, at)
+    return SmoothedRisk(point, gradient)
 
 
 def descend(
@@ -160,7 +174,7 @@ def descend(
     def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
         smoothed = smoothed_risk(model, differences, x.reshape(shape), smoothing, shrink)
         last.clear()
-        last[x.tobytes()] = smoothed.point
+        last[x.tobytes()] = smoothed.point.release()
         return smoothed.point.value, smoothed.gradient.ravel()
 
     def after_iteration(intermediate_result: OptimizeResult) -> None:

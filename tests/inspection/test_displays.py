@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
-from sklearn.datasets import load_breast_cancer, make_moons
+from sklearn.datasets import load_breast_cancer, load_iris, make_moons
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
@@ -24,6 +24,7 @@ from sklearn_robust import (
     RobustMLPClassifier,
     SeparatorDisplay,
     certified_radius,
+    implicit_bias_report,
     make_robust_scorer,
     max_margin,
     min_norm_separator,
@@ -164,12 +165,12 @@ class TestRobustAccuracy:
     def test_lines_that_agree_are_one(self):
         results = {
             "param_eps": [0.1, 0.2] * 3,
-            "param_p_algo": [1, 1, 2, 2, np.inf, np.inf],
+            "param_p_algo": ["spectral", "spectral", 2, 2, 1, 1],
             "mean_test_score": [0.5, 0.6, 0.5, 0.7, 0.5, 0.6],
             "std_test_score": [0.1] * 6,
         }
         display = RobustAccuracyDisplay.from_cv_results(results)
-        assert legend(display.ax_) == ["p = 1, p = inf", "p = 2"]
+        assert legend(display.ax_) == ["p = 1, p = spectral", "p = 2"]
         np.testing.assert_array_equal(
             [line.get_ydata() for line in display.lines_], [[0.5, 0.6], [0.5, 0.7]]
         )
@@ -354,18 +355,20 @@ class TestConvergence:
             np.testing.assert_array_equal(curve.cosine, alone.cosine)
             np.testing.assert_array_equal(curve.gap, alone.gap)
 
-    def test_a_curve_for_each_class_and_the_axes_given(self, gaussian):
-        X, _ = gaussian(30, 60)
-        y = np.arange(30) % 3
+    def test_several_classes_are_one_curve_in_the_axes_given(self):
+        X, y = load_iris(return_X_y=True)
+        X, y = (np.concatenate([rows[:5], rows[50:55], rows[100:105]]) for rows in (X, y))
         figure, axes = plt.subplots(3, 1)
-        model = RobustLinearClassifier(eps=0.05, solver="steepest_descent")
-        display = ConvergenceDisplay.from_estimator(model, X, y, axes=axes)
+        network = RobustDiagonalNet(eps=0.02, loss_tol=0, tol=0.2)
+        display = ConvergenceDisplay.from_estimator(network, X, y, axes=axes)
         assert list(display.axes_) == list(axes)
         assert display.figure_ is figure
-        assert legend(axes[0]) == [f"RobustLinearClassifier, class {k}" for k in range(3)]
-        for lines in display.lines_.values():
-            assert distinct(lines)
-            assert len(lines) == 3
+        assert legend(axes[0]) == ["RobustDiagonalNet"]
+        assert {len(lines) for lines in display.lines_.values()} == {1}
+        report = implicit_bias_report(network.fit(X, y), X, y)
+        cosine = display.lines_["cosine"][0].get_ydata()
+        assert cosine[-1] == pytest.approx(report.cosine)
+        assert cosine[-1] > 0.9
 
     def test_an_accelerated_fit_has_no_loss(self, gaussian):
         X, y = gaussian(30, 60)

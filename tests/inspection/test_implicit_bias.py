@@ -9,6 +9,7 @@ import pytest
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -19,6 +20,8 @@ from sklearn_robust import (
     implicit_bias_report,
     max_margin,
 )
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.linear_model._robust_linear import norm_of
 from sklearn_robust.norms import LpNorm
 
 
@@ -59,25 +62,42 @@ def test_scikit_learn_classifiers_and_pipelines():
         implicit_bias_report(model, X, y)
 
 
-def test_several_classes_and_no_separator():
+@pytest.mark.parametrize("p", [1, 2, "spectral"])
+def test_several_classes_are_compared_with_their_joint_separator(p):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((15, 20)), np.array(list("abc"))[np.arange(15) % 3]
+    model = RobustLinearClassifier(p, eps=0.1, loss_tol=0, tol=1e-6, solver="exact").fit(X, y)
+    report = implicit_bias_report(model, X, y)
+    assert report.cosine == pytest.approx(1, abs=1e-4)
+    assert report.margin_ratio == pytest.approx(1, abs=1e-5)
+    assert report.margin == pytest.approx(model.margin_)
+    assert (report.p, report.q, report.eps) == (p, math.inf, 0.1)
+    assert f"(p={p}, q=inf, eps=0.1)" in str(report)
+    early = RobustLinearClassifier(2, eps=0.1, solver="steepest_descent").fit(X, y)
+    report = implicit_bias_report(early, X, y, p=p)
+    problem = JointProblem.from_data(
+        X, np.unique(y, return_inverse=True)[1], q=math.inf, eps=0.1, fit_intercept=True
+    )
+    norm = norm_of(LpNorm(p) if p != "spectral" else p, 3)
+    margin = problem.robust_margins(early.coef_, early.intercept_).min()
+    assert report.margin == pytest.approx(margin / norm.value(early.coef_.ravel()))
+    assert report.margin_ratio == pytest.approx(report.margin / model.margin_, rel=1e-5)
+    assert 0 < report.margin_ratio < 1 + 1e-9
+    assert report.margin_ratio * report.norm_ratio == pytest.approx(1)
+    assert report.dual_gap == pytest.approx(1 - report.margin_ratio, abs=1e-5)
+
+
+def test_several_classes_without_a_separator():
     X, y = load_iris(return_X_y=True)
     model = RobustLinearClassifier(eps=0.1).fit(X, y)
-    separable, *others = implicit_bias_report(model, X, y)
-    assert separable.margin_ratio > 0.8
-    for report, expected in zip(others, model.margin_[1:], strict=True):
-        assert report.separator is None
-        assert report.margin == pytest.approx(expected)
+    for classifier in (model, OneVsRestClassifier(LogisticRegression()).fit(X, y)):
+        report = implicit_bias_report(classifier, X, y, p=2, q=math.inf, eps=0.1)
+        assert (report.separator, report.eps_star) == (None, 0)
         assert np.isnan(
             [report.cosine, report.margin_ratio, report.norm_ratio, report.dual_gap]
         ).all()
-        assert f"class {report.label} is not linearly separable" in str(report)
-        assert report.eps_star == 0
-    assert separable.eps_star is None
-    rng = np.random.default_rng(0)
-    X, y = rng.standard_normal((30, 60)), np.arange(30) % 3
-    reports = implicit_bias_report(RobustLinearClassifier(eps=0.05).fit(X, y), X, y)
-    assert [report.label for report in reports] == [0, 1, 2]
-    assert all(report.margin_ratio > 0.8 for report in reports)
+        assert "not linearly separable" in str(report)
+    assert implicit_bias_report(model, X, y).margin == pytest.approx(model.margin_)
 
 
 def test_two_classes_without_a_separator():

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 from scipy import sparse
-from sklearn.datasets import load_breast_cancer, load_iris
+from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import scale
 
@@ -17,6 +17,7 @@ from sklearn_robust import (
     make_teacher_classification,
     max_margin,
 )
+from sklearn_robust.joint import JointProblem
 from sklearn_robust.solvers.diagonal import inf_norm_subgradient
 
 
@@ -59,16 +60,31 @@ def test_the_implicit_subgradient_of_the_inf_norm_is_one_of_the_point_it_leads_t
 
 
 @pytest.mark.parametrize("loss", ["exponential", "logistic"])
-def test_several_classes_some_of_them_not_separable(loss):
+def test_several_classes_that_are_not_separable_have_the_minimiser_of_the_joint_risk(loss):
     X, y = load_iris(return_X_y=True)
     X, names = scale(X), np.array(["a", "b", "c"])[y]
     network = RobustDiagonalNet(eps=0.2, loss=loss).fit(X, names)
-    assert network.separable_.tolist() == [True, False, False]
-    assert np.all(network.dual_gap_[1:] <= 1e-3)
+    assert network.separable_ is False
+    assert 0 <= network.dual_gap_ <= 1e-3
     np.testing.assert_allclose(network.predict_proba(X).sum(axis=1), 1)
-    assert network.robust_score(X, names) > 0.8
-    linear = RobustLinearClassifier(eps=0.2, loss=loss).fit(X, names)
-    np.testing.assert_allclose(network.coef_[1:], linear.coef_[1:], rtol=1e-6)
+    assert network.robust_score(X, names) > 0.85
+    linear = RobustLinearClassifier(p_algo=1, eps=0.2, loss=loss).fit(X, names)
+    np.testing.assert_allclose(network.coef_, linear.coef_, rtol=1e-6)
+
+
+def test_several_classes_that_are_separable_are_one_network():
+    X, y = load_wine(return_X_y=True)
+    X = scale(X).astype(np.float32)
+    network = RobustDiagonalNet(q_pert=1, eps=0.3).fit(X, y)
+    assert network.coef_.shape == (3, 13)
+    assert network.coef_.dtype == np.float32
+    assert network.separable_ is True
+    assert network.robust_score(X, y) == 1
+    assert network.margin_ <= network.margin_bound_
+    assert network.dual_gap_ == pytest.approx(1 - network.margin_ / network.margin_bound_)
+    problem = JointProblem.from_data(X, y, q=1, eps=0.3, fit_intercept=True)
+    margin = problem.robust_margins(network.coef_, network.intercept_).min()
+    assert network.margin_ == pytest.approx(margin / np.abs(network.coef_).sum(), rel=1e-4)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ import itertools
 import cvxpy as cp
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 
 from sklearn_robust._joint_saddle import StepModel, flow
@@ -252,6 +253,40 @@ def test_sparse_rows_follow_the_same_path():
         for rows in (X, sparse.csr_array(X))
     )
     np.testing.assert_allclose(other.coef, dense.coef, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("norm", "q"),
+    [(LpNorm(2), 2), (LpNorm(2), np.inf), (LpNorm(1), np.inf), (SPECTRAL, 1)],
+    ids=str,
+)
+@pytest.mark.parametrize("scale", [None, [1.0, 2.0, 0.0, 1.0, 1.0, 0.5]], ids=["plain", "scaled"])
+def test_torch_tensors_follow_the_path_of_arrays(norm, q, scale):
+    X, y = apart()
+    options = {"loss_tol": 0, "tol": 0, "max_iter": 15, "record_every": 5}
+    found, expected = (
+        joint_steepest_descent(
+            make(convert(X), convert(y), q, 0.3, scale=scale), LOSSES["logistic"], norm, **options
+        )
+        for convert in (torch.tensor, np.asarray)
+    )
+    for name in ("coef", "intercept", "weights", "margin", "margin_bound", "gap", "log_risk"):
+        tensor = getattr(found, name)
+        assert isinstance(tensor, torch.Tensor)
+        assert tensor.dtype == torch.float64
+        np.testing.assert_allclose(tensor.numpy(), getattr(expected, name), atol=1e-10)
+
+
+@pytest.mark.parametrize("q", [2, np.inf])
+def test_single_precision_stays_and_proves(q):
+    X, y = apart()
+    problem = make(X.astype(np.float32), y, q, 0.3)
+    found = joint_steepest_descent(
+        problem, LOSSES["exponential"], SPECTRAL, loss_tol=0, tol=0.3, max_iter=200
+    )
+    assert found.coef.dtype == found.weights.dtype == np.float32
+    assert found.converged[0]
+    assert found.separable == [True]
 
 
 def test_a_threat_without_projection_is_refused():

@@ -4,11 +4,11 @@ import pytest
 from scipy import sparse
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris
 
-from sklearn_robust import rows
 from sklearn_robust.certificates import non_separability_slack, proves_not_separable
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import arrays
 from sklearn_robust.solvers import _risk_lbfgs, _risk_model, _risk_newton, robust_risk
 from sklearn_robust.solvers.robust_risk import minimise_robust_risk
 
@@ -326,14 +326,14 @@ def test_too_many_columns_for_a_hessian_go_to_lbfgs(gaussian, monkeypatch, q):
 @each_loss
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 def test_hessians_in_single_precision_certify_too(gaussian, monkeypatch, loss, q):
-    monkeypatch.setattr(rows, "_SINGLE_FROM", 0)
+    monkeypatch.setattr(arrays, "_SINGLE_FROM", 0)
     monkeypatch.setattr(_risk_newton, "_CHEAP_PRODUCTS", 0)  # and are kept while they serve
     X, y = gaussian(60, 8, noise=2.0)
     check(X, y, loss, q, 0.1)
 
 
 def test_a_hessian_that_single_precision_spoils_is_computed_in_double(gaussian, monkeypatch):
-    monkeypatch.setattr(rows, "_SINGLE_FROM", 0)
+    monkeypatch.setattr(arrays, "_SINGLE_FROM", 0)
     monkeypatch.setattr(
         robust_risk, "lbfgs", lambda *args, **kwargs: pytest.fail("the fallback was called")
     )

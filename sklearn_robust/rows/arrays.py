@@ -1,17 +1,4 @@
-r"""Rows: the data :math:`X` of n samples and d features, behind the products that solvers take.
-
-A solver touches the data through :math:`W X^T` (scores) and :math:`A X` (weighted sums); a
-certificate also through the same two with :math:`|X|`, which bound the rounding of the others.
-`Rows` asks for these four, so X may be a product that is never formed, or lie in a file.
-
-==================  ===========================================================================
-what is offered     what takes it
-==================  ===========================================================================
-`Rows`              every path, the accelerated method, L-BFGS-B on the risk, all certificates
-`GramRows`          Newton's method on the risk as well
-an array            the exact separators and the fast path as well
-==================  ===========================================================================
-"""
+"""Arrays as rows, and the questions that solvers ask of any rows."""
 
 from __future__ import annotations
 
@@ -19,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from array_api_compat import is_torch_array
@@ -27,6 +14,7 @@ from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust._parameters import refuse_lazy
+from sklearn_robust.rows.protocols import Rows
 
 # entries of X that are copied at a time, two megabytes in float64: about a processor's cache
 _BLOCK_ENTRIES = 2**18
@@ -36,96 +24,6 @@ _SINGLE_FROM = 1e8
 _FEW_COLUMNS = 400
 # probes of the estimate of the mean square: its relative standard deviation is at most sqrt(2 / 16)
 _PROBES = 16
-
-
-class Rows(Protocol):
-    r"""Data that are seen through products only.
-
-    The products take and return NumPy arrays, in `dtype` along a path and in float64 in the
-    minimiser of the risk and in proofs; where `dtype` is float32 they may return float64
-    throughout. A solver takes thousands of products: the data must not change meanwhile.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        (n, d), the numbers of samples and of features.
-    dtype : dtype
-        The type of the labels, and of the predictors that solvers return.
-    n_terms : int
-        The most products that one score sums: the rounding of scores grows with it. Products in
-        stages count the terms of all stages: :math:`A (B w)` with r columns of A has r + d.
-
-    Notes
-    -----
-    Rows may also have a number `largest`, at least :math:`\max_{ij} |x_{ij}|`: the first step of a
-    path is its inverse square. Without it a bound follows from `score_sizes` and `sum_sizes`.
-    """
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> Any: ...
-
-    @property
-    def n_terms(self) -> int: ...
-
-    def scores(self, coef: Array) -> Array:
-        """The scores W X^T, (k, d) -> (k, n)."""
-        ...
-
-    def weighted_sum(self, weights: Array) -> Array:
-        """The weighted sums A X of the rows, (k, n) -> (k, d)."""
-        ...
-
-    def score_sizes(self, coef: Array) -> Array:
-        """The sizes ``|W| |X|^T`` of the terms of `scores`, or more, (k, d) -> (k, n): the rounding
-        of scores is charged in proportion to them.
-        """
-        ...
-
-    def sum_sizes(self, weights: Array) -> Array:
-        """The sizes ``|A| |X|`` of the terms of `weighted_sum`, or more, (k, n) -> (k, d).
-
-        The rounding of n terms is charged in proportion to them. Products in stages with r terms
-        more are charged for in full where the sizes are multiplied by 1 + r / n.
-        """
-        ...
-
-
-@runtime_checkable
-class GramRows(Protocol):
-    """Rows with weighted second moments on chosen columns: what Newton's method needs."""
-
-    def mean(self) -> np.ndarray:
-        """A point (d,) near the mean of the rows that may be subtracted from them; zero where the
-        rows stay as they are.
-        """
-        ...
-
-    def most_gram_columns(self) -> int | None:
-        """The most columns of a Gram matrix that does not outweigh the data; None: any number."""
-        ...
-
-    def scores_on(self, columns: np.ndarray | slice, coef: np.ndarray) -> np.ndarray:
-        """The scores X w of shape (n,) for w of shape (d,), which is zero but on these columns."""
-        ...
-
-    def weighted_gram(
-        self,
-        columns: np.ndarray | slice,
-        centre: np.ndarray,
-        weights: np.ndarray,
-        labels: np.ndarray,
-        *,
-        exact: bool,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The moments R^T C R, R^T c and R^T C y of the centred rows R = X - centre on f columns.
-
-        C = diag(c) holds the weights (n,), y the labels (n,); the centre has shape (f,). They have
-        shapes (f, f), (f,) and (f,). `exact` asks for double precision however long it takes.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -159,6 +57,10 @@ class _HeldRows:
     def square_sum(self) -> float:
         """The sum of ||x_i||^2."""
         return float(np.linalg.norm(self.entries)) ** 2
+
+    def row_blocks(self) -> Iterator[tuple[slice, Any]]:
+        """All rows as one block, and where they lie."""
+        yield slice(0, self.shape[0]), self
 
 
 @dataclass(frozen=True)
@@ -208,6 +110,10 @@ class DenseRows(_HeldRows):
         X = self.X - self.X.mean(axis=0) if centred else self.X
         unit = _root_mean_square(X, self.X.shape[0])
         return X / unit, unit
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """A copy of the rows at these places."""
+        return self.X[index]
 
     def extended(self) -> np.ndarray:
         """A copy in the longest floating point of the machine."""
@@ -292,6 +198,10 @@ class SparseRows(_HeldRows):
         unit = _root_mean_square(self.X.data, self.X.shape[0])
         return self.X / unit, unit
 
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """A dense copy of the rows at these places."""
+        return self.X[index].toarray()
+
     def extended(self) -> np.ndarray:
         """A dense copy in the longest floating point of the machine."""
         return self.X.toarray().astype(np.longdouble)
@@ -302,7 +212,7 @@ class SparseRows(_HeldRows):
 
     def most_gram_columns(self) -> int | None:
         """At most the columns whose Gram matrix has a quarter of the entries of X."""
-        return max(_FEW_COLUMNS, int(math.sqrt(self.X.nnz) / 2))
+        return most_sparse_gram_columns(self.X.nnz)
 
     def scores_on(self, columns: np.ndarray | slice, coef: np.ndarray) -> np.ndarray:
         """X w, by the columns alone where they are few."""
@@ -392,6 +302,11 @@ class _ColumnsOf:
         return self.whole.sum_sizes(weights)[:, self.columns]
 
 
+def most_sparse_gram_columns(n_entries: int) -> int:
+    """The most columns of which a Gram matrix has a quarter of these entries of sparse data."""
+    return max(_FEW_COLUMNS, int(math.sqrt(n_entries) / 2))
+
+
 def on_columns(X: Any, columns: np.ndarray) -> Any:
     """These columns of an array, or of rows that offer products only."""
     rows = as_rows(X)
@@ -456,11 +371,12 @@ def largest_entry(rows: Rows) -> float:
 def squared_norm_bound(rows: Rows) -> float:
     r"""A bound on the square of the largest singular value of X.
 
-    It is :math:`\sum_{ij} x_{ij}^2` for arrays, and :math:`\max_i \sum_j |x_{ij}| \cdot \max_j
-    \sum_i |x_{ij}|` for rows that offer products only.
+    It is :math:`\sum_{ij} x_{ij}^2` for arrays and rows in blocks, and :math:`\max_i \sum_j
+    |x_{ij}| \cdot \max_j \sum_i |x_{ij}|` for rows that offer products only.
     """
-    if isinstance(rows, ArrayRows | TensorRows):
-        return rows.square_sum()
+    square_sum = getattr(rows, "square_sum", None)
+    if square_sum is not None:
+        return float(square_sum())
     by_row, by_column = _row_and_column_sums(rows)
     return by_row * by_column
 
@@ -471,8 +387,9 @@ def mean_square(rows: Rows, *, centred: bool) -> float:
     Rows that offer products only are estimated (Hutchinson): :math:`\mathbb{E} \|X^T g\|^2 =
     \sum_i \|x_i\|^2` for random signs g, and the same around the mean for g less its mean.
     """
-    if isinstance(rows, ArrayRows):
-        return rows.mean_square(centred=centred)
+    known = getattr(rows, "mean_square", None)
+    if known is not None:
+        return float(known(centred=centred))
     n = rows.shape[0]
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(_PROBES, n))
     if centred:

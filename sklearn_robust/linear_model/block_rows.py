@@ -1,0 +1,43 @@
+"""Rows in blocks as the training data of an estimator: their labels, weights and feature names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sklearn_robust.rows import BlockRows
+
+
+def read_block_rows(
+    estimator: Any, rows: BlockRows, y: Any, sample_weight: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """The labels and the weights that the rows hold, both of shape (n,).
+
+    The number of features and their names are stored in the estimator.
+
+    Raises
+    ------
+    ValueError
+        If labels or weights are given beside the rows, or the estimator has a setting that needs
+        the data in memory.
+    """
+    rows.refuse_beside(y=y, sample_weight=sample_weight)
+    kind = type(rows).__name__
+    if estimator.solver == "exact":
+        raise ValueError(
+            f"solver='exact' needs the data in memory, got {kind}. Use "
+            f"solver='steepest_descent' or 'auto' for the path to the same limit."
+        )
+    if estimator.device is not None:
+        raise ValueError(
+            f"device={estimator.device!r} needs the data in memory, got {kind}. Use device=None."
+        )
+    estimator.n_features_in_ = rows.shape[1]
+    vars(estimator).pop("feature_names_in_", None)
+    if rows.feature_names is not None:
+        estimator.feature_names_in_ = rows.feature_names
+    weight = np.ones(len(rows.y)) if rows.sample_weight is None else rows.sample_weight
+    if not weight.any():
+        raise ValueError(f"sample_weight of {rows!r} must not be all zero.")
+    return rows.y, weight
