@@ -176,7 +176,7 @@ def test_several_classes(script, out):
     assert len(last) == 5 * 6  # threats, algorithms
     assert (last[norms] <= 1 + module.CERTIFIED).all(axis=None)
     own = last.assign(own=module.own_ratio(last)).set_index("algorithm").own
-    assert own[["2", "inf", "spectral", "Adam"]].min() > 0.5
+    assert own[["2", "inf", "spectral", "Adam"]].min() > 0.3
     # the geometries tend to different separators
     assert last[last.algorithm == "2"]["inf"].max() < 0.9
     assert_figure(out, "several_classes")
@@ -345,5 +345,6 @@ def test_every_script_is_tested():
         "fig7",
         "fig8",
     }
+    tables = {"several_classes", "table1", "theorems"}
     shared = {"runner", "linear", "gaps", "heat_maps", "networks", "along_training", "images"}
-    assert {path.stem for path in FOLDER.glob("*.py")} == tested | shared | {"several_classes", "table1", "theorems"}
+    assert {path.stem for path in FOLDER.glob("*.py")} == tested | shared | tables
