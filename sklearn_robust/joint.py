@@ -35,6 +35,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy.special import logsumexp
 
 from sklearn_robust._array_api import Array, like, namespace, to_numpy
 from sklearn_robust.balancing import balancing_factors, balancing_potentials
@@ -224,6 +225,18 @@ class JointProblem:
     def at_radius(self, radius: float) -> JointProblem:
         """The same problem at another radius."""
         return replace(self, radius=float(radius))
+
+    def at_class_means(self) -> JointProblem:
+        """The problem of K samples, the weighted mean of each class: at W = 0, where the samples of
+        a class are alike, its risk, intercepts and weighted sums are those of this problem. On
+        NumPy or scipy.sparse data or rows of one's own.
+        """
+        classes = np.arange(self.n_classes)
+        logs = np.where(self.y == classes[:, None], self.log_weight, -math.inf)
+        of_class = logsumexp(logs, axis=1)
+        logs -= of_class[:, None]
+        means = self.rows.weighted_sum(np.exp(logs, out=logs))
+        return replace(self, X=means, y=classes, log_weight=of_class)
 
     def mapped(self, function: Callable[[Array], Array], X: Any = None) -> JointProblem:
         """The same problem with the function of its arrays: on another device, or of another type.

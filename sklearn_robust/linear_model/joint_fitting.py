@@ -1,8 +1,8 @@
 """The fit of a linear classifier of several classes, stage by stage.
 
 A `JointFit` has the stages of `Fit` for one problem of K > 2 classes, with the same arguments. Its
-solutions have k = 1 and arrays (1, K, d), (1, K) and (1, K, n) as coefficients, intercepts and
-weights.
+solutions have k = 1 and arrays (1, K, d) and (1, K) as coefficients and intercepts. Their weights
+are empty, (1, K, 0): a proof is judged where it is found, and an array (K, n) may be as large as X.
 
 The minimiser of the risk also decides whether the data are robustly separable: it ends at the
 first predictor that separates the classes.
@@ -32,7 +32,6 @@ from sklearn_robust.linear_model.fitting import (
     Geometry,
     find_open_problems,
     on_device,
-    update_problems,
 )
 from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.losses import MarginLoss, check_loss
@@ -155,7 +154,7 @@ class JointFit:
                     coef_init=self.start,
                     monitors=monitors,
                 )
-            solutions[i] = update_problems(solutions[i], rows, solution_to_numpy(path))
+            solutions[i] = _updated(solutions[i], solution_to_numpy(_without_weights(path)))
         return solutions
 
     def ascend_dual(self, norm: Geometry, *, max_iter: int, loss_tol: float) -> NoReturn:
@@ -184,7 +183,7 @@ class JointFit:
             ):
                 return solution
             scaled = scale_to_loss(self.problem, self.loss, answer, loss_tol)
-            return update_problems(solution, rows, scaled)
+            return _updated(solution, scaled)
 
     def minimise_risk(
         self, norm: Geometry, solution: Solution, *separable: bool | None, accept: bool = False
@@ -204,10 +203,10 @@ class JointFit:
         found = self._of_minimiser(norm, self.minimised)
         if found.separable[0] is None and solution.separable[0] is False:
             # proven before, if not again: the proof stays
-            found = found.not_separable(math.inf, solution.weights, converged=False)
+            found = found.not_separable(math.inf, converged=False)
         lower = solution.separable[0] is None and found.log_risk[0] < solution.log_risk[0]
         if found.separable[0] is False or (accept and lower):
-            return update_problems(solution, rows, found)
+            return _updated(solution, found)
         return solution
 
     # -- the parts of the stages
@@ -222,30 +221,31 @@ class JointFit:
             coef = coef.astype(np.float64)
             start = coef, self.double.evaluate(self.loss, coef).intercept
         with self.monitor.solver("robust_risk", _ONE) as monitors:
-            return minimise_joint_risk(
+            end = minimise_joint_risk(
                 self.problem,
                 self.loss,
                 tol=max(self.tol, RISK_TOL),
                 start=start,
                 monitors=monitors,
             )
+        return replace(end, weights=end.weights[:, :0].copy())
 
     def _constant(self, norm: Geometry) -> Solution:
         """The coefficients 0 with the best intercepts, which may minimise the risk."""
-        problem = self.double
+        problem = self.double.at_class_means()
         coef = np.zeros((problem.n_classes, problem.n_features))
         now = problem.evaluate(self.loss, coef)
-        weights = problem.balanced(now.weights)
         bound = -math.inf
         if self.has_minimiser and problem.radius > 0:
+            weights = problem.balanced(now.weights)
             near = feasibility(problem, weights).ratio <= _NEAR_PROOF
             if near and feasibility(problem, weights, search=True).proven:
                 bound = entropy_bound(problem, self.loss, weights)
-        return self._solution(norm, coef, now.intercept, weights, bound)
+        return self._solution(norm, coef, now.intercept, bound, log_risk=float(now.log_risk))
 
     def _of_minimiser(self, norm: Geometry, end: JointSolution) -> Solution:
         """The solution at which a search for the minimiser of the risk ended."""
-        solution = self._solution(norm, end.coef, end.intercept, end.weights, end.bound)
+        solution = self._solution(norm, end.coef, end.intercept, end.bound)
         return replace(solution, n_iter=np.array([end.n_iter]))
 
     def _solution(
@@ -253,18 +253,18 @@ class JointFit:
         norm: Geometry,
         coef: np.ndarray,
         intercept: np.ndarray,
-        weights: np.ndarray,
         log_bound: float = -math.inf,
+        log_risk: float | None = None,
     ) -> Solution:
         """A predictor, rounded to the type of the data, with its margin and the gap of its risk.
 
-        `log_bound` is the lower bound on the log-risk that the weights (K, n) prove; -inf without
-        one.
+        `log_bound` is a proven lower bound on the log-risk; -inf without one.
         """
         problem = self.double
         dtype = self.problem.log_weight.dtype
         coef, intercept = (array.astype(dtype).astype(np.float64) for array in (coef, intercept))
-        log_risk = float(problem.evaluate(self.loss, coef, intercept).log_risk)
+        if log_risk is None:
+            log_risk = float(problem.evaluate(self.loss, coef, intercept).log_risk)
         margin = robust_margin(problem, norm, coef, intercept)
         separable = True if margin > 0 else None
         gap = math.inf
@@ -273,7 +273,7 @@ class JointFit:
         return Solution(
             coef=coef[None].astype(dtype),
             intercept=intercept[None].astype(dtype),
-            weights=weights[None],
+            weights=np.zeros((1, len(coef), 0)),
             log_risk=np.array([log_risk], dtype=dtype),
             margin=np.array([margin], dtype=dtype),
             margin_bound=np.array([0.0 if separable is False else math.inf], dtype=dtype),
@@ -295,11 +295,11 @@ class JointFit:
             if not proof.proven:
                 return None  # eps is eps* to the last digits
             constant = self._constant(norm)
-            return constant.not_separable(math.inf, error.weights[None], converged=False)
+            return constant.not_separable(math.inf, converged=False)
         except RuntimeError:
             return None
         # the certificate is that of the coefficients as the user sees them
-        answer = self._solution(norm, found.coef, found.intercept, found.weights)
+        answer = self._solution(norm, found.coef, found.intercept)
         rounded = not (answer.coef[0] == found.coef).all()
         margin = answer.margin[0] if rounded else found.margin
         gap = 1 - margin / found.bound
@@ -312,6 +312,16 @@ class JointFit:
             converged=np.array([gap <= self.tol]),
             n_iter=np.array([1]),
         )
+
+
+def _without_weights(solution: Solution) -> Solution:
+    return replace(solution, weights=solution.weights[..., :0])
+
+
+def _updated(solution: Solution, new: Solution) -> Solution:
+    """The new solution; a proof of separability or of its opposite stays."""
+    separable = new.separable if new.separable[0] is not None else solution.separable
+    return replace(new, separable=separable)
 
 
 def scale_to_loss(

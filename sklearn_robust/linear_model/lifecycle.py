@@ -116,6 +116,7 @@ def _joint_constant_radius(problem: JointProblem, loss: MarginLoss) -> float:
     the features that the adversary can touch: exact where cuts decide that. Otherwise bisection
     lowers the radius of a flow that is known.
     """
+    problem = problem.in_double_arithmetic().at_class_means()
     if is_ball(problem.threat) and problem.threat.scale is not None:
         columns = np.flatnonzero(problem.threat.scale)
         if not len(columns):
