@@ -225,6 +225,19 @@ class JointProblem:
         """The same problem at another radius."""
         return replace(self, radius=float(radius))
 
+    def mapped(self, function: Callable[[Array], Array], X: Any = None) -> JointProblem:
+        """The same problem with the function of its arrays: on another device, or of another type.
+
+        X is replaced by the one that is given, if any, and else stays as it is.
+        """
+        return replace(
+            self,
+            X=self.X if X is None else X,
+            y=function(self.y),
+            threat=mapped(self.threat, function),
+            log_weight=function(self.log_weight),
+        )
+
     def in_double_arithmetic(self) -> JointProblem:
         """The same problem on the same X, of which nothing is copied, with all that is computed
         from it in double precision. On NumPy or scipy.sparse data.

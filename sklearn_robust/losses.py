@@ -299,6 +299,13 @@ def log_odds_slope(loss: MarginLoss) -> float | None:
     return getattr(loss, "log_odds_slope", None)
 
 
+def softmax_slope(loss: MarginLoss) -> float | None:
+    """t where the probabilities of several classes with scores f are softmax(t f); None for others
+    than the exponential and the logistic loss.
+    """
+    return log_odds_slope(loss) if type(loss) in (Exponential, Logistic) else None
+
+
 def has_probabilities(loss: MarginLoss) -> bool:
     """Whether the scores of a loss have log-odds."""
     return log_odds_slope(loss) is not None or hasattr(loss, "log_odds")
@@ -321,8 +328,9 @@ def class_log_probabilities(loss: MarginLoss, scores: np.ndarray) -> np.ndarray:
     (-\ell'(\mu_k))`: softmax(f) for the logistic and softmax(2 f) for the exponential loss. Where
     the loss has no slope at the soft margin of a class, the class is certain.
     """
-    if type(loss) in (Exponential, Logistic):
-        logs = log_odds(loss, scores)
+    slope = softmax_slope(loss)
+    if slope is not None:
+        logs = slope * scores
         normalised: np.ndarray = logs - logsumexp(logs, axis=1, keepdims=True)
         return normalised
     rows, largest = np.arange(len(scores)), scores.argmax(axis=1)

@@ -13,7 +13,7 @@ from sklearn_robust.linear_model import (
     RobustLinearClassifierCV,
 )
 from sklearn_robust.linear_model.base import dense
-from sklearn_robust.losses import log_odds_slope
+from sklearn_robust.losses import log_odds_slope, softmax_slope
 from sklearn_robust.neural_network import RobustDiagonalNet
 
 __all__ = ["register_onnx_converters"]
@@ -26,8 +26,8 @@ def register_onnx_converters() -> None:
     any classifier of scikit-learn. A converted model returns labels and the probabilities of the
     classes; with the option raw_scores=True, and for an estimator without probabilities, such as
     MinNormRobustClassifier, scores in their place: for two classes (-f, f), f the decision
-    function, for several the decision function. Probabilities of a loss of one's own convert where
-    it has a `log_odds_slope`.
+    function, for several the decision function. Probabilities of a loss of one's own convert for
+    two classes, where it has a `log_odds_slope`.
 
     Raises
     ------
@@ -117,16 +117,26 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     if raw or not hasattr(estimator, "predict_proba"):
         values = ops.OnnxIdentity(scores, op_version=opset, output_names=operator.outputs[1:])
     else:
-        slope = log_odds_slope(estimator._loss)
-        if slope is None:
-            raise TypeError(
-                f"The probabilities of loss {estimator._loss.name!r} have no form in ONNX: it has "
-                "no log_odds_slope. Convert with the option raw_scores=True."
-            )
-        shares = ops.OnnxSigmoid(
-            ops.OnnxMul(scores, np.array([slope], dtype=dtype), op_version=opset), op_version=opset
+        # softmax(-f t/2, f t/2) is sigmoid(t f)
+        factor = _slope(estimator) * (0.5 if len(classes) == 2 else 1.0)
+        logits = ops.OnnxMul(scores, np.array([factor], dtype=dtype), op_version=opset)
+        values = ops.OnnxSoftmax(
+            logits, axis=1, op_version=opset, output_names=operator.outputs[1:]
         )
-        total = ops.OnnxReduceSum(shares, np.array([1]), keepdims=1, op_version=opset)
-        values = ops.OnnxDiv(shares, total, op_version=opset, output_names=operator.outputs[1:])
     label.add_to(scope, container)
     values.add_to(scope, container)
+
+
+def _slope(estimator: Any) -> float:
+    """The t of the class probabilities sigmoid(t f) or, for several classes, softmax(t f)."""
+    loss, several = estimator._loss, len(estimator.classes_) > 2
+    slope = softmax_slope(loss) if several else log_odds_slope(loss)
+    if slope is None:
+        reason = (
+            "for several classes they are no softmax" if several else "it has no log_odds_slope"
+        )
+        raise TypeError(
+            f"The probabilities of loss {loss.name!r} have no form in ONNX: {reason}. Convert with "
+            "the option raw_scores=True."
+        )
+    return slope

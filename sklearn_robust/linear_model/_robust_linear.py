@@ -145,8 +145,8 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         Not used: every fit is one problem. It stays for programs that pass it.
     device : str or None, default=None
         None computes with NumPy; "cpu", "cuda" or "mps" with torch on that device (dense X; not for
-        solver="exact"). Several classes, and the minimiser of the risk of data that are not
-        separable, are computed with NumPy always.
+        solver="exact"). The minimiser of the risk of data that are not separable is computed with
+        NumPy always, and so are the certificates of several classes.
     verbose : int, default=0
         0 prints nothing. 1 prints a line where a stage of the fit begins and ends, and loss,
         margin, bound and gap of an iterative solver where it certifies of its own accord: every 10

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -21,6 +21,7 @@ from scipy.optimize import brentq
 from sklearn_robust._array_api import like
 from sklearn_robust._parameters import check_device
 from sklearn_robust.certificates import proves_not_separable, relative_gap, robust_margin
+from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.losses import MarginLoss, check_loss
 from sklearn_robust.norms import LpNorm
@@ -53,6 +54,8 @@ _SEARCH_NORM = LpNorm(2)  # the geometry in which the accelerated ascent is fast
 _SEARCH_ITERATIONS = 500  # iterations at most
 _SIGN_TOL = 1 - 1e-9  # relative gap at which it stops: only the margin's sign matters
 
+# one problem of several classes, or k of two
+P = TypeVar("P", RobustProblem, JointProblem)
 Geometry = Any  # a Norm; exact separators need an LpNorm
 # the paths that are followed together: of the geometries at these indices, and of these problems
 Batch = tuple[Sequence[int], np.ndarray]
@@ -274,27 +277,21 @@ class Fit:
         return update_problems(solution, rows[better], minimiser.rows(better))
 
 
-def require_dense(X: Any, device: str | None) -> None:
-    """Refuse an unknown device, and sparse data for one."""
+def on_device(problem: P, device: str | None) -> P:
+    """The problem as torch tensors, where a device is given."""
     if device is None:
-        return
+        return problem
     check_device(device)
-    if sparse.issparse(X):
+    if sparse.issparse(problem.X):
         raise ValueError(
             f"device={device!r} needs dense data, got a sparse X. Use device=None, or X.toarray()."
         )
-
-
-def on_device(problem: RobustProblem, device: str | None) -> RobustProblem:
-    """The problem as torch tensors, where a device is given."""
-    require_dense(problem.X, device)
-    if device is None:
-        return problem
     import torch
 
     def tensor(x: np.ndarray) -> torch.Tensor:
         x = x if x.flags.writeable else x.copy()  # torch has no read-only tensors
-        return torch.as_tensor(x, dtype=torch.float32 if device == "mps" else None, device=device)
+        single = device == "mps" and x.dtype.kind == "f"
+        return torch.as_tensor(x, dtype=torch.float32 if single else None, device=device)
 
     tensors = problem.mapped(tensor, tensor(problem.X))
     if not is_ball(problem.threat):

@@ -21,8 +21,8 @@ from scipy.optimize import brentq
 
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import (
+    entropy_bound,
     feasibility,
-    log_risk_bound,
     robust_margin,
 )
 from sklearn_robust.linear_model.fitting import (
@@ -31,7 +31,7 @@ from sklearn_robust.linear_model.fitting import (
     Batch,
     Geometry,
     find_open_problems,
-    require_dense,
+    on_device,
     update_problems,
 )
 from sklearn_robust.linear_model.monitoring import FitMonitor
@@ -40,8 +40,11 @@ from sklearn_robust.separators import NotSeparableError
 from sklearn_robust.separators.joint import solve_joint_separator
 from sklearn_robust.solvers import Solution, joint_steepest_descent, minimise_joint_risk
 from sklearn_robust.solvers._joint_risk import JointSolution
+from sklearn_robust.solvers.solution import solution_to_numpy
 from sklearn_robust.threats import is_ball
 
+# share of its capacity that a pair must carry for a proof, up to which another flow is sought
+_NEAR_PROOF = 2.0
 _ONE = np.zeros(1, dtype=int)  # the index of the one problem
 
 
@@ -54,7 +57,7 @@ class JointFit:
     problem : JointProblem
         On NumPy or scipy.sparse data.
     tensors : JointProblem
-        The same problem.
+        The same problem on the device of the path.
     loss : MarginLoss
     tol : float
         Certified relative gap to reach.
@@ -88,10 +91,10 @@ class JointFit:
         device: str | None = None,
         start: np.ndarray | None = None,
     ) -> JointFit:
-        """The fit of a problem under a loss, by name or an object, with NumPy on any device."""
-        require_dense(problem.X, device)
-        loss = check_loss(loss, "loss", like=problem.log_weight)
-        return cls(problem, problem, loss, tol, monitor, start)
+        """The fit of a problem under a loss, by name or an object, on a device."""
+        tensors = on_device(problem, device)
+        loss = check_loss(loss, "loss", like=tensors.log_weight)
+        return cls(problem, tensors, loss, tol, monitor, start)
 
     @cached_property
     def double(self) -> JointProblem:
@@ -141,7 +144,7 @@ class JointFit:
                 continue
             with self.monitor.solver("steepest_descent", rows) as monitors:
                 path = joint_steepest_descent(
-                    self.problem,
+                    self.tensors,
                     self.loss,
                     norms[i],
                     step_size=step_size,
@@ -152,7 +155,7 @@ class JointFit:
                     coef_init=self.start,
                     monitors=monitors,
                 )
-            solutions[i] = update_problems(solutions[i], rows, path)
+            solutions[i] = update_problems(solutions[i], rows, solution_to_numpy(path))
         return solutions
 
     def ascend_dual(self, norm: Geometry, *, max_iter: int, loss_tol: float) -> NoReturn:
@@ -235,7 +238,9 @@ class JointFit:
         weights = problem.balanced(now.weights)
         bound = -math.inf
         if self.has_minimiser and problem.radius > 0:
-            bound = log_risk_bound(problem, self.loss, weights)
+            near = feasibility(problem, weights).ratio <= _NEAR_PROOF
+            if near and feasibility(problem, weights, search=True).proven:
+                bound = entropy_bound(problem, self.loss, weights)
         return self._solution(norm, coef, now.intercept, weights, bound)
 
     def _of_minimiser(self, norm: Geometry, end: JointSolution) -> Solution:

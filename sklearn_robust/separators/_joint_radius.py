@@ -23,8 +23,9 @@ Journal of Optimization Theory and Applications 47 (1985).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linprog
@@ -36,10 +37,10 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators._joint_margin_form import (
     JointMarginForm,
     JointPoint,
-    JointProgram,
     in_float64,
     on_all_samples,
 )
+from sklearn_robust.separators._joint_working_sets import points_on_sets, suits_sets
 from sklearn_robust.separators._max_margin_form import (
     SolverFailure,
     Vector,
@@ -48,22 +49,24 @@ from sklearn_robust.separators._max_margin_form import (
 )
 from sklearn_robust.threats import LpBall
 
-_MAX_RATIOS = 30  # programs at most of each kind; the ratio converges superlinearly
+_MAX_RATIOS = 20  # programs at most of each kind; the ratio converges superlinearly
 _MAX_MISSED = 3  # consecutive programs that do not narrow the bounds, after which a kind ends
 _SLOW_RATIO = 0.01  # relative growth of the ratio, in units of tol, below which it is at rest
 _NARROWED = 0.9  # least ratio of the bounds' distance that counts as no progress
 _STEPS = 2  # Newton steps of the refinement of programs that are not linear
 # relative excess over the best ratio of the radii at which a proof is sought, in units of tol
 _BEYOND = (0.5, 100, 1e4)
+# pairs of classes times features up to which the programs that are slower, but regular at eps*, are
+# tried: linear ones, and those at mean margin 1
+_SMALL = 1000
 _LEAST_NORM = 1e-6  # norm of a difference of classes, relative to the largest, that counts at least
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 # share by which the radius of a proof is raised, so that rounding does not undo it
 _SAFE = 1e-13
 
 
-@dataclass(frozen=True)
-class Proof:
-    """Weights that prove that no robust separator exists from some radius on.
+class Proof(NamedTuple):
+    """Weights that may prove that no robust separator exists from some radius on.
 
     Attributes
     ----------
@@ -76,7 +79,7 @@ class Proof:
     perturbations: Vector | None
 
 
-def enclose_radius(problem: JointProblem, tol: float) -> tuple[Certified, Proof | None]:
+def enclose_radius(problem: JointProblem, tol: float) -> tuple[Certified, Proof]:
     """eps* of several classes, at whatever radius the problem stands.
 
     Returns
@@ -84,7 +87,7 @@ def enclose_radius(problem: JointProblem, tol: float) -> tuple[Certified, Proof 
     Certified
         margin and bound enclose eps*; coef and intercept have a smallest plain margin of 1 where
         eps* > 0. Both are inf where features of scale 0 alone separate the data.
-    Proof or None
+    Proof
         The proof of the bound, where it is finite.
 
     Raises
@@ -102,7 +105,9 @@ def enclose_radius(problem: JointProblem, tol: float) -> tuple[Certified, Proof 
         if alone.start() > 0:
             coef = np.zeros((problem.n_classes, problem.n_features))
             coef[:, fixed] = alone.coef
-            return replace(alone.certified(), coef=coef, margin=math.inf, bound=math.inf), None
+            return replace(
+                alone.certified(), coef=coef, margin=math.inf, bound=math.inf
+            ), alone.proof
     if search.start() > 0:
         search.narrow(tol)
     return search.certified(), search.proof
@@ -126,7 +131,7 @@ class _Search:
         self.coef = np.zeros((problem.n_classes, problem.n_features))
         self.intercept = np.zeros(problem.n_classes)
         self.ratio, self.bound = 0.0, math.inf
-        self.proof: Proof | None = None
+        self.proof = Proof(self.uniform, None)
 
     def start(self) -> float:
         """The ratio of a separator without adversary, or a proof that there is none: 0."""
@@ -137,32 +142,37 @@ class _Search:
 
     def narrow(self, tol: float) -> None:
         """Narrow the bounds of eps* down to a relative gap of tol, if that is possible."""
-        linear = self.problem.threat.q in (1, math.inf)
-        for norm in (LpNorm(math.inf if linear else 2), None):
-            misses, at_rest = 0, False
-            for _ in range(_MAX_RATIOS):
-                gap, last = self._gap(), self.ratio
-                if gap <= tol or misses == _MAX_MISSED:
-                    break
-                # the middle, where the ratio is at rest below its bound
-                middle = at_rest and self.bound < math.inf
-                self._look_at(0.5 * (last + self.bound) if middle else last, norm)
-                misses = misses + 1 if self._gap() > _NARROWED * gap else 0
-                at_rest = not self.ratio > last * (1 + _SLOW_RATIO * tol)
-                if at_rest and self.bound == math.inf:
-                    break
+        d, (low, _) = self.problem.n_features, self.problem.pairs
+        small = d * len(low) <= _SMALL
+        if small and self.problem.threat.q in (1, math.inf):
+            self._approach(tol, LpNorm(math.inf))
+        else:
+            self._approach(tol, LpNorm(2))
+        if small:
+            self._approach(tol, None)
         for beyond in _BEYOND:
             if self._gap() > 2 * beyond * tol:
-                self._look_at(self.ratio * (1 + beyond * tol), None)
+                self._look_at(self.ratio * (1 + beyond * tol), None if small else LpNorm(2))
+
+    def _approach(self, tol: float, norm: LpNorm | None) -> None:
+        """Narrow the bounds by programs in a norm, or at mean margin 1."""
+        misses, at_rest = 0, False
+        for _ in range(_MAX_RATIOS):
+            gap, last = self._gap(), self.ratio
+            if gap <= tol or misses == _MAX_MISSED or (at_rest and self.bound == math.inf):
+                break
+            # the middle, where the ratio is at rest below its bound
+            self._look_at(0.5 * (last + self.bound) if at_rest else last, norm)
+            misses = misses + 1 if self._gap() > _NARROWED * gap else 0
+            at_rest = not self.ratio > last * (1 + _SLOW_RATIO * tol)
 
     def _gap(self) -> float:
         return 1 - self.ratio / self.bound
 
     def certified(self) -> Certified:
-        proof = self.uniform if self.proof is None else self.proof.weights
         return Certified(
             self.coef,
-            proof,
+            self.proof.weights,
             self.intercept,
             margin=self.ratio,
             bound=self.bound,
@@ -177,11 +187,14 @@ class _Search:
         form = JointMarginForm.of(self.in_units.at_radius(radius), norm)
         if norm is None:
             form = form.at_mean_margin()
-        program = JointProgram.of(replace(form, pair_units=self._pair_norms()))
+        form = replace(form, pair_units=self._pair_norms())
+        on_sets = norm is not None and suits_sets(form)
         try:
-            for point in islice(program.points(), 1 if program.conic.is_linear else 1 + _STEPS):
+            for point in islice(points_on_sets(form) if on_sets else form.points(), 1 + _STEPS):
                 self._take_predictor(point.coef / self.units)
                 self._take_proof(point, radius, mean=norm is None)
+                if point.solver == "linear program":
+                    break
         except SolverFailure:
             return
 

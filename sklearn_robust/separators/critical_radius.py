@@ -135,7 +135,9 @@ def max_margin(
     problem = read_problem(X, y, check_exponent(q, "q"), 0.0, fit_intercept, scale)
     check_number(tol, "tol", low=0, strict=True)
     if isinstance(problem, JointProblem):
-        return _largest_joint_distance(problem, tol)
+        of_classes = _largest_joint_distance(problem, tol)
+        warn_of_gap(of_classes.relative_gap, tol)
+        return of_classes
     answer = largest_distance(problem, tol)
     norm, gap = LpNorm(problem.threat.q).dual, answer.gap
     if answer.margin == math.inf:
@@ -158,7 +160,6 @@ def _largest_joint_distance(problem: JointProblem, tol: float) -> Separator:
         gap = 0.0
     elif answer.margin <= 0:
         gap = 0.0 if answer.bound == 0 else 1.0
-    warn_of_gap(gap, tol)
     return Separator.of_classes(problem, norm, answer, gap)
 
 

@@ -112,7 +112,7 @@ class RiskPoint:
     @property
     def share_of_weight(self) -> np.ndarray:
         """The inverse of the weight of each sample, (n,); 0 where that is 0."""
-        used = self.of_sample > 0
+        used = self.of_sample >= np.finfo(float).tiny  # the inverse of less is infinite
         return np.where(used, 1 / np.where(used, self.of_sample, 1.0), 0.0)
 
 

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_breast_cancer, load_iris
+from sklearn.datasets import load_breast_cancer, load_digits, load_iris
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import scale
 
@@ -37,13 +37,28 @@ def test_is_the_separator(gaussian, p):
 def test_data_without_a_separator():
     X, y = load_iris(return_X_y=True)
     X = scale(X)
-    with pytest.warns(NotSeparableWarning, match="class 1, 2 against the rest"):
+    with pytest.warns(NotSeparableWarning, match="not robustly separable at eps=0.2"):
         model = MinNormRobustClassifier(eps=0.2).fit(X, y)
-    assert model.separable_.tolist() == [True, False, False]
-    risk = RobustLinearClassifier(eps=0.2).fit(X, y)
-    np.testing.assert_allclose(model.coef_[1:], risk.coef_[1:], rtol=1e-5)
+    assert model.separable_ is False
+    risk = RobustLinearClassifier(eps=0.2, loss="exponential", tol=1e-6).fit(X, y)
+    assert model.log_risk_ == pytest.approx(risk.log_risk_, rel=1e-5)
     with pytest.raises(NotSeparableError, match="eps"):
         MinNormRobustClassifier(eps=0.2, not_separable="raise").fit(X, y)
+
+
+@pytest.mark.parametrize("p", [2, "nuclear"])
+def test_several_classes_are_one_problem(p):
+    X, y = load_digits(n_class=4, return_X_y=True)
+    X, y = X[:60] / 16, np.array(["zero", "one", "two", "three"])[y[:60]]
+    model = MinNormRobustClassifier(p, eps=0.05).fit(X, y)
+    separator = min_norm_separator(X, y, p=p, q=math.inf, eps=0.05, fit_intercept=True)
+    np.testing.assert_allclose(model.coef_, separator.coef, rtol=1e-5, atol=1e-6)
+    assert model.coef_.shape == (4, 64)
+    assert model.intercept_.shape == (4,)
+    assert model.separable_ is True
+    assert model.dual_gap_ <= 1e-6
+    assert model.margin_ == pytest.approx(separator.margin, rel=1e-6)
+    assert model.robust_score(X, y) == 1
 
 
 @pytest.mark.parametrize(

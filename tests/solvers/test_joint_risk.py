@@ -277,3 +277,41 @@ def test_memory_is_that_of_one_array_over_classes_and_samples():
     finally:
         tracemalloc.stop()
     assert peak < 1.8 * solution.weights.nbytes
+
+
+def heavy_tails(seed, q, eps, n_classes=6, n=40, n_features=5, fit_intercept=True):
+    """Classes with outliers, and sample weights that lie orders apart."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % n_classes
+    X = rng.standard_normal((n_classes, n_features))[y] + rng.standard_t(1.5, (n, n_features))
+    weight = np.exp(2 * rng.standard_normal(n))
+    return JointProblem.from_data(
+        X, y, q=q, eps=eps, fit_intercept=fit_intercept, sample_weight=weight
+    )
+
+
+@pytest.mark.parametrize(("q", "eps", "seed"), [(1.0, 0.5, 5), (2.0, 0.3, 3), (math.inf, 0.1, 5)])
+def test_heavy_tails_and_weights_of_unlike_sizes(q, eps, seed):
+    solution = minimise_joint_risk(heavy_tails(seed, q, eps), LOSSES["logistic"], tol=TOL)
+    assert solution.separable is False
+    assert 0 <= solution.gap <= TOL
+
+
+@pytest.mark.parametrize(
+    ("q", "eps", "seed", "shape"),
+    [(1.0, 0.15, 4, (8, 16, 4)), (2.0, 0.3, 1, (9, 27, 6)), (math.inf, 0.1, 5, (8, 16, 4))],
+)
+def test_a_risk_without_minimiser_has_its_infimum(q, eps, seed, shape):
+    """The margins of some samples and rivals can grow without end."""
+    problem = heavy_tails(seed, q, eps, *shape, fit_intercept=False)
+    solution = minimise_joint_risk(problem, LOSSES["logistic"], tol=TOL)
+    assert solution.separable is False
+    assert 0 <= solution.gap <= TOL
+    assert np.any(solution.weights.sum(axis=0) == 0)
+
+
+def test_separability_that_descent_leaves_open_is_decided():
+    problem = heavy_tails(5, 1.0, 0.5, 9, 27, 6, fit_intercept=False)
+    solution = minimise_joint_risk(problem, LOSSES["logistic"])
+    assert solution.separable is True
+    assert problem.robust_margins(solution.coef, solution.intercept).min() > 0
