@@ -1,4 +1,4 @@
-r"""The max-margin form of several classes, as a conic program.
+r"""The max-margin form of several classes against an l_q ball, as a conic program.
 
 The pairs of a sample and a rival class are rows over the coefficients of two classes and one norm
 of their difference, which a column holds for each pair of classes: the rows stay sparse.
@@ -45,7 +45,7 @@ class JointPoint:
     ----------
     coef : ndarray of shape (K, d)
     weights : ndarray of shape (K, n)
-        Of the samples and their rivals.
+        Weights of the samples and their rivals.
     perturbations : ndarray of shape (K(K-1)/2, d) or None
         Points of the unit set for the pairs of classes; None without adversary.
     gamma : float

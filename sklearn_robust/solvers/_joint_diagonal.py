@@ -1,4 +1,5 @@
-r"""Gradient descent in a diagonal network on the joint robust risk of several classes.
+r"""Gradient descent in a diagonal network on the joint robust risk of several classes against an
+l_q ball.
 
 The network has :math:`W = U_+^L - U_-^L` with U of shape (K, d); for L = 2 W tends to the joint
 robust separator of least entrywise 1-norm. Step sizes and updates are those of two classes
