@@ -27,8 +27,8 @@ from scipy import sparse
 from scipy.sparse.linalg import MatrixRankWarning, splu
 
 from sklearn_robust._clarabel import Cone
+from sklearn_robust.conic_programs import ConicProgram
 from sklearn_robust.separators._max_margin_form import Vector
-from sklearn_robust.separators.cone_program import ConicProgram
 
 _LINEAR = ("zero", "nonnegative")
 _SERVED = (*_LINEAR, "second_order")

@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from sklearn_robust.conic_programs import ConicProgram, MultipliersOf, scaled_identity
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
 from sklearn_robust.rows import require_array
 from sklearn_robust.separators import _conic_refinement as refinement
 from sklearn_robust.separators._max_margin_form import SOLVER, SolverFailure, Vector
-from sklearn_robust.separators.cone_program import ConicProgram, MultipliersOf, scaled_identity
-from sklearn_robust.separators.linear_program import solve_linear_cones
 from sklearn_robust.threats import require_ball
 
 Indices = NDArray[np.intp]
@@ -240,7 +239,7 @@ class JointProgram:
             for settings in _SETTINGS:
                 yield self.point(*self.conic.solve(**settings))
             return
-        solve = solve_linear_cones if self.conic.is_linear else ConicProgram.solve
+        solve = ConicProgram.solve_linear if self.conic.is_linear else ConicProgram.solve
         x, z = solve(self.conic)
         if self.conic.square is not None and 0 < x[self.gamma] < _SMALL_MARGIN:
             # W has the size of the margin: once more in units of it

@@ -1,4 +1,5 @@
-r"""eps* of several classes: the largest radius of an l_q ball below which a robust separator exists.
+r"""eps* of several classes: the largest radius of an l_q ball with a robust separator below
+one.
 
 It is the largest ratio of plain margin and norm of the difference of two classes,
 

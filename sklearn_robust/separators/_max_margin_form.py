@@ -176,17 +176,3 @@ def column_sizes(X: Any, *, centred: bool) -> Vector:
 def over_columns(X: Any, units: Vector) -> Any:
     """The columns of X over these units."""
     return sparse.csr_array(X / units) if sparse.issparse(X) else X / units
-
-
-@dataclass
-class Places:
-    """Consecutive places in an array: each call takes those after the last."""
-
-    size: int = 0
-
-    def take(self, count: int) -> slice:
-        self.size += count
-        return slice(self.size - count, self.size)
-
-    def take_one(self) -> int:
-        return self.take(1).start

@@ -21,8 +21,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sklearn_robust.conic_programs import Places
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.separators._max_margin_form import MaxMarginForm, Places, Vector
+from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
 
 # The place of gamma among the scalars; b and s follow where they are free, then the multipliers of
 # power bounds.

@@ -11,20 +11,10 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import linprog
 
-from sklearn_robust._interrupts import interruptible
+from sklearn_robust._highs import run_highs
 from sklearn_robust.certificates import Point
-from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure, Vector
-from sklearn_robust.separators.cone_program import ConicProgram
-
-# Feasibility tolerances of HiGHS, tried in turn: the least that it accepts, and its default for
-# programs on which it cycles with the first.
-_HIGHS_TOLS = (1e-10, 1e-7)
-# Simplex iterations at most, for each row and column, and in all programs. Most programs take about
-# one for each, small ones near eps* a hundred, in a fraction of a second.
-_SIMPLEX_ITER_PER_LINE = 20
-_LEAST_SIMPLEX_ITER = 20_000
+from sklearn_robust.separators._max_margin_form import MaxMarginForm
 
 
 def suits(program: MaxMarginForm) -> bool:
@@ -86,41 +76,5 @@ def solve_linear_program(program: MaxMarginForm) -> Point:
         "b_ub": np.concatenate(limits),
         "bounds": np.stack([lower, upper], axis=1),
     }
-    for tolerance in _HIGHS_TOLS:
-        result = _solved_by_highs(arguments, tolerance)
-        if result.x is not None:
-            return Point(result.x[:d] - result.x[d : 2 * d], -result.ineqlin.marginals[:n])
-    raise SolverFailure(f"HiGHS: {result.message}")
-
-
-def solve_linear_cones(conic: ConicProgram) -> tuple[Vector, Vector]:
-    """The solution and the multipliers of the rows of a conic program that is linear, by HiGHS.
-
-    Raises
-    ------
-    SolverFailure
-        If HiGHS ends without a solution, or reaches its limit of iterations.
-    """
-    _, c, A, b = conic.arrays()
-    equal = np.concatenate([np.full(int(size), kind == "zero") for kind, size in conic.cones])
-    arguments = {"c": c, "A_ub": -A[~equal], "b_ub": b[~equal], "bounds": (None, None)}
-    if equal.any():
-        arguments |= {"A_eq": A[equal], "b_eq": -b[equal]}
-    for tolerance in _HIGHS_TOLS:
-        result = _solved_by_highs(arguments, tolerance)
-        if result.x is not None:
-            z = np.empty(len(b))
-            z[~equal] = -result.ineqlin.marginals
-            z[equal] = result.eqlin.marginals
-            return result.x, z
-    raise SolverFailure(f"HiGHS: {result.message}")
-
-
-def _solved_by_highs(arguments: dict[str, Any], tolerance: float) -> Any:
-    """SciPy's result, whose x is None where the iterations did not suffice."""
-    options = {
-        "primal_feasibility_tolerance": tolerance,
-        "dual_feasibility_tolerance": tolerance,
-        "maxiter": max(_LEAST_SIMPLEX_ITER, _SIMPLEX_ITER_PER_LINE * sum(arguments["A_ub"].shape)),
-    }
-    return interruptible(lambda _: linprog(**arguments, method="highs", options=options))
+    result = run_highs(arguments)
+    return Point(result.x[:d] - result.x[d : 2 * d], -result.ineqlin.marginals[:n])

@@ -26,8 +26,9 @@ from scipy import sparse
 from scipy.linalg import LinAlgError, LinAlgWarning, solve
 
 from sklearn_robust.certificates import Certified, Point
+from sklearn_robust.conic_programs import Places
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.separators._max_margin_form import MaxMarginForm, Places, Vector
+from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
 
 EXACT = 1e-11  # certified relative gap below which a step gains nothing
 

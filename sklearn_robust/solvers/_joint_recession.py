@@ -20,8 +20,7 @@ import numpy as np
 from scipy import sparse
 
 from sklearn_robust._clarabel import SolverFailure
-from sklearn_robust.separators.cone_program import ConicProgram
-from sklearn_robust.separators.linear_program import solve_linear_cones
+from sklearn_robust.conic_programs import ConicProgram
 from sklearn_robust.solvers._joint_model import JointModel
 from sklearn_robust.solvers._joint_start import PairDifferences
 
@@ -85,7 +84,7 @@ def recession(model: JointModel, differences: PairDifferences) -> Recession | No
     total = sparse.kron(np.ones((1, K)), sparse.eye_array(n_columns), format="csr")
     conic.add_rows([("zero", n_columns)], [(w, total)], np.zeros(n_columns))
     conic.linear = dict.fromkeys(range(xi.start, xi.stop), -1.0)
-    solve = solve_linear_cones if conic.is_linear else ConicProgram.solve
+    solve = ConicProgram.solve_linear if conic.is_linear else ConicProgram.solve
     try:
         x, _ = solve(conic)
     except SolverFailure:

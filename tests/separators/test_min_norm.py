@@ -21,6 +21,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_robust.certificates import Point
+from sklearn_robust.conic_programs import ConicProgram
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import (
@@ -412,8 +413,6 @@ def replace_solvers(monkeypatch, names, solver):
 
 
 def test_failing_solvers_are_named(monkeypatch):
-    from sklearn_robust.separators import cone_program
-
     def fail(*args, **kwargs):
         raise SolverFailure("out of luck")
 
@@ -426,7 +425,7 @@ def test_failing_solvers_are_named(monkeypatch):
         s = min_norm_separator(X, y, p=1, q=INF, eps=0.05)
         assert s.solver.startswith(solver)
         assert_certified(s, X, y, 1e-8)
-    monkeypatch.setattr(cone_program.ConicProgram, "solve", fail)
+    monkeypatch.setattr(ConicProgram, "solve", fail)
     message = "interior point: out of luck; linear program: out of luck; cone program: out of luck"
     with pytest.raises(RuntimeError, match=message):
         min_norm_separator(X, y, p=1, q=INF, eps=0.05)

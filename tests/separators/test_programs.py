@@ -12,13 +12,15 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn_robust import (
     MinNormRobustClassifier,
     RobustLinearClassifier,
+    _highs,
+    conic_programs,
     max_margin,
     separator_path,
 )
 from sklearn_robust.certificates import Point, best_intercept
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.separators import cone_program, linear_program, min_norm_separator
+from sklearn_robust.separators import min_norm_separator
 from sklearn_robust.separators._max_margin_form import (
     MaxMarginForm,
     SolverFailure,
@@ -80,7 +82,7 @@ def test_best_intercept_levels_the_classes():
 def test_a_solver_without_an_answer_says_so(monkeypatch):
     program = MaxMarginForm(draw()[0], None, 1, 1, 0.0)
     ended = OptimizeResult(x=None, message="Time limit reached.")
-    monkeypatch.setattr(linear_program, "linprog", lambda *args, **kwargs: ended)
+    monkeypatch.setattr(_highs, "linprog", lambda *args, **kwargs: ended)
     with pytest.raises(SolverFailure, match=r"HiGHS: Time limit reached\."):
         solve_linear_program(program)
 
@@ -103,11 +105,11 @@ def test_a_solver_without_an_answer_says_so(monkeypatch):
 
 def test_iterations_are_limited(monkeypatch):
     program = MaxMarginForm(draw()[0], None, 1, 1, 0.0)
-    monkeypatch.setattr(linear_program, "_SIMPLEX_ITER_PER_LINE", 0)
-    monkeypatch.setattr(linear_program, "_LEAST_SIMPLEX_ITER", 1)
+    monkeypatch.setattr(_highs, "_SIMPLEX_ITER_PER_LINE", 0)
+    monkeypatch.setattr(_highs, "_LEAST_SIMPLEX_ITER", 1)
     with pytest.raises(SolverFailure, match=r"HiGHS: Iteration limit reached"):
         solve_linear_program(program)
-    monkeypatch.setitem(cone_program._CLARABEL, "max_iter", 3)
+    monkeypatch.setitem(conic_programs._CLARABEL, "max_iter", 3)
     rough = solve_cone_program(program)
     assert program.certify(rough).gap > 1e-8
 
@@ -118,7 +120,7 @@ def test_a_program_on_which_highs_cycles_ends(monkeypatch):
     certified and reported."""
     # without end: the limit of 20 000 iterations costs seconds for each call, and one of 2 700 ends
     # where it does
-    monkeypatch.setattr(linear_program, "_LEAST_SIMPLEX_ITER", 1)
+    monkeypatch.setattr(_highs, "_LEAST_SIMPLEX_ITER", 1)
     data = np.load(Path(__file__).parent / "data" / "cycling_59x76.npz")
     X, y = data["X"], data["y"]
     calls = {
