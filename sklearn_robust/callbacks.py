@@ -121,8 +121,9 @@ class PathRecorder:
         `log_risk_`, `margin_`, `margin_bound_` and `dual_gap_` of a fitted estimator, so that the
         gap is that of the risk for "robust_risk". Of shape (n_records,). The gap is inf as long as
         nothing is certified. A figure that a solver does not have is nan: "accelerated" seeks a
-        direction, which has no loss. On request "coef" of shape (n_records, 1 or n_classes,
-        n_features) and "intercept" of shape (n_records, 1 or n_classes).
+        direction, which has no loss. On request "coef" of shape (n_records, 1, n_features) for two
+        and (n_records, n_classes, n_features) for several classes, and "intercept" without the last
+        axis.
 
     See Also
     --------

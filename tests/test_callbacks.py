@@ -129,6 +129,7 @@ MONITORED = [
         for p in (1, 2, 3)
     ),
     (RobustLinearClassifier(eps=0.3, loss="logistic"), 3),
+    (RobustDiagonalNet(loss_tol=0, **SHORT), 3),
     *(
         (RobustDiagonalNet(depth=depth, loss_tol=loss_tol, **SHORT), 2)
         for depth in (2, 3)
@@ -291,20 +292,32 @@ def test_the_record_is_the_path(name, every, data, inseparable):
         assert cosine == pytest.approx(1)
 
 
-def test_the_record_of_several_classes(data):
-    X, _ = data
+JOINT = {
+    "steepest_descent": RobustLinearClassifier(solver="steepest_descent", eps=0.02),
+    "diagonal_descent": RobustDiagonalNet(eps=0.02),
+    "robust_risk": RobustLinearClassifier(eps=0.1, loss="logistic"),
+}
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_the_record_of_several_classes(name, data, inseparable):
+    X = (inseparable if name == "robust_risk" else data)[0][:30]
     y = np.arange(len(X)) % 3
     recorder = PathRecorder(store_coef=True)
-    model = (
-        RobustLinearClassifier(eps=0.02, solver="steepest_descent")
-        .set_callbacks(recorder)
-        .fit(X, y)
-    )
+    model = clone(JOINT[name]).set_callbacks(recorder).fit(X, y)
+    assert recorder.solver_ == name
     history = recorder.history_
-    assert history["coef"].shape == (len(history["iteration"]), *model.coef_.shape)
-    np.testing.assert_array_equal(history["iteration"][-1], model.n_iter_)
-    assert history["margin"].shape == history["iteration"].shape
-    np.testing.assert_allclose(history["margin"][-1], model.margin_, rtol=1e-9)
+    n_records = len(history["iteration"])
+    assert n_records > 2
+    assert history["coef"].shape == (n_records, *model.coef_.shape)
+    assert history["intercept"].shape == (n_records, 3)
+    assert history["iteration"][-1] == model.n_iter_
+    figures = ("log_risk", "margin", "margin_bound", "gap")
+    assert {history[figure].shape for figure in figures} == {(n_records,)}
+    assert history["log_risk"][-1] == pytest.approx(model.log_risk_)
+    np.testing.assert_allclose(history["coef"][-1], model.coef_, rtol=1e-9)
+    if name != "robust_risk":
+        assert history["margin"][-1] == pytest.approx(model.margin_, rel=1e-9)
 
 
 def test_a_record_begins_anew_with_every_fit_and_travels(data):
@@ -338,6 +351,18 @@ def test_a_callback_may_stop_any_solver(name, data, inseparable):
     assert model.n_iter_ < full.n_iter_
     assert model.predict(X).shape == y.shape
     assert not model.dual_gap_ < full.dual_gap_
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_a_callback_may_stop_a_fit_of_several_classes(name, data, inseparable):
+    X = (inseparable if name == "robust_risk" else data)[0][:30]
+    y = np.arange(len(X)) % 3
+    stop = Stop()
+    model = clone(JOINT[name]).set_callbacks(stop).fit(X, y)
+    assert stop.ended <= 3  # the minimiser of the risk reports where it ends
+    assert model.coef_.any()
+    assert set(model.predict(X)) <= {0, 1, 2}
+    assert not model.dual_gap_ < model.set_callbacks().fit(X, y).dual_gap_
 
 
 def test_messages():

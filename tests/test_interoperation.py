@@ -1,5 +1,6 @@
 """The estimators among other libraries: frames, diagrams, routed metadata, skops and ONNX."""
 
+import pickle
 import re
 import sys
 from pathlib import Path
@@ -176,6 +177,21 @@ def test_skops(estimator, two):  # networks: tests/neural_network/test_saving.py
         assert repr(loaded[-1].scorer_) == repr(model[-1].scorer_)
     if hasattr(model[-1], "robust_score"):
         assert loaded[-1].robust_score(X, y) == model[-1].robust_score(X, y)
+
+
+@pytest.mark.parametrize("estimator", [LINEAR[0], LINEAR[2]], ids=ids)
+def test_skops_of_several_classes(estimator):
+    io = pytest.importorskip("skops.io")
+    X, y = load_iris(return_X_y=True)
+    model = sklearn.clone(estimator).fit(X, y)
+    saved = io.dumps(model)
+    types = io.get_untrusted_types(data=saved)
+    listed = re.findall(r'"(sklearn_robust\.[\w.]+)"', PAGE.read_text())
+    assert {name for name in types if name.startswith("sklearn_robust")} <= set(listed)
+    for loaded in (io.loads(saved, trusted=types), pickle.loads(pickle.dumps(model))):
+        np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
+        assert loaded.robust_score(X, y) == model.robust_score(X, y)
+        assert loaded.dual_gap_ == model.dual_gap_
 
 
 def test_skops_keeps_what_a_scorer_asks_of_metadata_routing():

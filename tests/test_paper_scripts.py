@@ -168,6 +168,20 @@ def test_theorems(script, out):
     assert_figure(out, "theorems")
 
 
+def test_several_classes(script, out):
+    module = script("several_classes")
+    table = module.make(module.Setting("tiny_classes", ((6, 6, 3, 1, 25),)), out, 1)
+    norms = list(module.NORMS)
+    last = table.groupby(["q", "share", "algorithm"]).tail(1)
+    assert len(last) == 5 * 6  # threats, algorithms
+    assert (last[norms] <= 1 + module.CERTIFIED).all(axis=None)
+    own = last.assign(own=module.own_ratio(last)).set_index("algorithm").own
+    assert own[["2", "inf", "spectral", "Adam"]].min() > 0.3
+    # the geometries tend to different separators
+    assert last[last.algorithm == "2"]["inf"].max() < 0.9
+    assert_figure(out, "several_classes")
+
+
 @pytest.mark.parametrize("names", [("fig3_left", "fig7"), ("fig3_right", "fig8")])
 def test_networks(script, out, digits, names):
     networks = script("networks")
@@ -331,5 +345,6 @@ def test_every_script_is_tested():
         "fig7",
         "fig8",
     }
+    tables = {"several_classes", "table1", "theorems"}
     shared = {"runner", "linear", "gaps", "heat_maps", "networks", "along_training", "images"}
-    assert {path.stem for path in FOLDER.glob("*.py")} == tested | shared | {"table1", "theorems"}
+    assert {path.stem for path in FOLDER.glob("*.py")} == tested | shared | tables

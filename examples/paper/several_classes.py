@@ -43,7 +43,7 @@ class Setting:
 
 QUICK = Setting("several_classes_quick", ((15, 20, 3, 1, 300),))
 REPORTED = Setting(
-    "several_classes", ((15, 20, 3, 2, 1000), (30, 50, 5, 1, 1000), (20, 30, 10, 1, 500))
+    "several_classes", ((15, 20, 3, 2, 1000), (30, 50, 5, 1, 500), (20, 30, 10, 1, 300))
 )
 FULL = Setting(
     "several_classes_full",

@@ -14,14 +14,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 
 from sklearn_robust._parameters import check_exponent, is_training
-from sklearn_robust.certificates import Certified, relative_gap, robust_margin
+from sklearn_robust.certificates import relative_gap, robust_margin
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import robust_margin as joint_robust_margin
-from sklearn_robust.metrics.linear_view import linear_view, unwrapped
-from sklearn_robust.norms import MATRIX_NORMS, LpNorm, Norm, norm_of
+from sklearn_robust.metrics.linear_view import LinearView, linear_view, unwrapped
+from sklearn_robust.norms import MATRIX_NORMS, LpNorm, norm_of
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import NotSeparableError, Separator, min_norm_separator
-from sklearn_robust.separators.joint import solve_joint_separator
 from sklearn_robust.threats import LpBall, check_radius, is_ball
 
 
@@ -49,8 +48,8 @@ class ImplicitBiasReport:
     dual_gap : float
         Certified relative gap 1 - margin / bound, with the bound that the separator's weights
         prove; inf for a negative margin.
-    separator : Separator, Certified or None
-        The exact limit, if there is one; a `Certified` for several classes.
+    separator : Separator or None
+        The exact limit, if there is one.
     p : float or {"spectral", "nuclear"}
         The norm.
     q, eps : float
@@ -65,7 +64,7 @@ class ImplicitBiasReport:
     margin_ratio: float
     norm_ratio: float
     dual_gap: float
-    separator: Separator | Certified | None
+    separator: Separator | None
     p: float | str
     q: float
     eps: float
@@ -163,10 +162,9 @@ def implicit_bias_report(
     trained = getattr(classifier, "threat_", None)
     fitted = trained if is_ball(trained) else None
     fitted_q, fitted_eps = (None, None) if fitted is None else (fitted.q, fitted.eps)
-    p = _given(classifier, p, _fitted_geometry(classifier), "p")
-    if p not in MATRIX_NORMS:
-        p = check_exponent(p, "p")
-    norm: Any = norm_of(p if isinstance(p, str) else LpNorm(p), len(view.classes))
+    geometry = _given(classifier, p, _fitted_geometry(classifier), "p")
+    if not _is_matrix_norm(geometry):
+        geometry = check_exponent(geometry, "p")
     q = check_exponent(_given(classifier, q, fitted_q, "q"), "q")
     eps = check_radius(_given(classifier, eps, fitted_eps, "eps"), "eps")
     if is_training(scale):
@@ -175,101 +173,82 @@ def implicit_bias_report(
     fit_intercept = bool(
         getattr(classifier, "_fit_intercept", getattr(classifier, "fit_intercept", True))
     )
-    labels = view.classes[view.seen_class_index(y)]
-    missing = np.setdiff1d(view.classes, labels)
+    index = view.seen_class_index(y)
+    missing = np.setdiff1d(np.arange(len(view.classes)), index)
     if len(missing):
         raise ValueError(
-            f"y has no sample of the classes {missing.tolist()}: the report compares with the "
-            f"training data."
+            f"y has no sample of the classes {view.classes[missing].tolist()}: the report compares "
+            f"with the training data."
         )
-    data = check_array(view.X, accept_sparse=("csr",), dtype=np.float64)
-    index = np.searchsorted(view.classes, labels)
-    compare = _compare_two if len(view.coef) == 1 else _compare_several
-    coef, intercept = view.coef.astype(float), view.intercept.astype(float)
-    margin, separator, eps_star = compare(data, index, norm, threat, fit_intercept, coef, intercept)
-    figures = _figures(coef, margin, separator)
-    return ImplicitBiasReport(
-        **figures,
-        margin=margin,
-        separator=separator,
-        p=p,
-        q=threat.q,
-        eps=threat.eps,
-        eps_star=eps_star,
-    )
-
-
-def _compare_two(
-    X: Any,
-    index: np.ndarray,
-    norm: LpNorm,
-    threat: LpBall,
-    fit_intercept: bool,
-    coef: np.ndarray,
-    intercept: np.ndarray,
-) -> tuple[float, Separator | None, float | None]:
-    """The margin of coefficients (1, d), the exact separator, and without one eps*."""
-    signs = 2.0 * index - 1
-    problem = RobustProblem.from_data(X, signs, threat=threat, fit_intercept=fit_intercept)
-    margin = float(robust_margin(problem, norm, coef, intercept)[0])
+    X = check_array(view.X, accept_sparse=("csr",), dtype=np.float64)
+    separator, eps_star = None, None
     try:
         separator = min_norm_separator(
             X,
-            signs,
-            p=norm.p,
+            index,
+            p=geometry,
             q=threat.q,
             eps=threat.eps,
             fit_intercept=fit_intercept,
             scale=threat.scale,
         )
     except NotSeparableError as error:
-        return margin, None, error.eps_star
-    return margin, separator, None
+        eps_star = error.eps_star
+    margin = _margin(view, X, index, geometry, threat, fit_intercept)
+    return ImplicitBiasReport(
+        **_figures(view.coef.astype(float), margin, separator),
+        margin=margin,
+        separator=separator,
+        p=geometry,
+        q=threat.q,
+        eps=threat.eps,
+        eps_star=eps_star,
+    )
 
 
-def _compare_several(
+def _margin(
+    view: LinearView,
     X: Any,
     index: np.ndarray,
-    norm: Norm,
+    p: float | str,
     threat: LpBall,
     fit_intercept: bool,
-    coef: np.ndarray,
-    intercept: np.ndarray,
-) -> tuple[float, Certified | None, float | None]:
-    """The margin of coefficients (K, d), the exact separator, and without one eps*."""
-    problem = JointProblem.from_data(X, index, threat=threat, fit_intercept=fit_intercept)
-    margin = joint_robust_margin(problem, norm, coef, intercept)
-    try:
-        return margin, solve_joint_separator(problem, norm), None
-    except NotSeparableError as error:
-        return margin, None, error.eps_star
+) -> float:
+    """The smallest robust margin of the classifier over the norm of its coefficients."""
+    norm = norm_of(p if isinstance(p, str) else LpNorm(p), len(view.classes))
+    coef, intercept = view.coef.astype(float), view.intercept.astype(float)
+    if len(coef) > 1:
+        several = JointProblem.from_data(X, index, threat=threat, fit_intercept=fit_intercept)
+        return joint_robust_margin(several, norm, coef, intercept)
+    two = RobustProblem.from_data(X, 2.0 * index - 1, threat=threat, fit_intercept=fit_intercept)
+    return float(robust_margin(two, norm, coef, intercept)[0])
 
 
-def _figures(
-    coef: np.ndarray, margin: float, separator: Separator | Certified | None
-) -> dict[str, float]:
+def _figures(coef: np.ndarray, margin: float, separator: Separator | None) -> dict[str, float]:
     """The figures that compare a classifier with the separator."""
     names = ("cosine", "margin_ratio", "norm_ratio", "dual_gap")
     if separator is None:
         return dict.fromkeys(names, math.nan)
     if margin == -math.inf:
         return dict(zip(names, (math.nan, -math.inf, math.inf, math.inf), strict=True))
-    largest = float(separator.margin)
-    bound = separator.margin_bound if isinstance(separator, Separator) else separator.bound
     w, exact = coef.ravel(), separator.coef.ravel()
     return {
         "cosine": float(w @ exact / (np.linalg.norm(w) * np.linalg.norm(exact))),
-        "margin_ratio": margin / largest,
-        "norm_ratio": largest / margin if margin > 0 else math.inf,
-        "dual_gap": relative_gap(margin, bound),
+        "margin_ratio": margin / separator.margin,
+        "norm_ratio": separator.margin / margin if margin > 0 else math.inf,
+        "dual_gap": relative_gap(margin, separator.margin_bound),
     }
 
 
 def _fitted_geometry(classifier: BaseEstimator) -> float | str | None:
     """The p of the classifier's fit, where it is known."""
     p: float | None = getattr(classifier, "_p", None)
-    name: str | None = getattr(classifier, "p_algo", None)
-    return name if p is None and name in MATRIX_NORMS else p
+    name = getattr(classifier, "p_algo", getattr(classifier, "p", None))
+    return name if p is None and _is_matrix_norm(name) else p
+
+
+def _is_matrix_norm(geometry: Any) -> bool:
+    return isinstance(geometry, str) and geometry in MATRIX_NORMS
 
 
 def _given(estimator: BaseEstimator, value: Any, fitted: Any, name: str) -> Any:

@@ -38,6 +38,10 @@ from sklearn_robust.rows import BlockRows
 from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import LpBall, Threat, check_radius, is_ball
 
+# entries of data up to which the samples of positive weight are copied; the problem of larger data
+# has the others too. At least as many as solver="auto" computes exact separators of.
+_MOST_COPIED = 10_000_000
+
 
 def dense(coef: Any) -> np.ndarray:
     """Coefficients as a dense array, after `sparsify` too."""
@@ -90,21 +94,23 @@ def read_problem(
     RobustProblem or JointProblem
         A joint problem for more than two classes.
     """
-    in_blocks = isinstance(X, BlockRows) and estimator._reads_blocks
-    if in_blocks:
+    if isinstance(X, BlockRows) and estimator._reads_blocks:
         y, weight = read_block_rows(estimator, X, y, sample_weight)
+        copied = False
     else:
         refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         X, y = validate_data(estimator, X, y, accept_sparse="csr", dtype=(np.float64, np.float32))
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        X, y, weight = of_positive_weight(X, y, weight)
+        # the exact separators do not know samples of weight zero
+        serves_exactly = not estimator._reads_blocks or estimator.solver == "exact"
+        copied = serves_exactly or X.size <= _MOST_COPIED
     check_classification_targets(y)
     estimator.threat_ = _read_threat(estimator)
     estimator.scale_ = estimator.threat_.scale if is_ball(estimator.threat_) else None
     estimator._fit_intercept = estimator.fit_intercept
     if class_weight is not None:
         weight = _with_class_weights(class_weight, y, weight)
-    if not in_blocks:
+    if copied:
         X, y, weight = of_positive_weight(X, y, weight)
     used = weight > 0
     index = np.zeros(len(y), dtype=np.int64)
@@ -155,7 +161,7 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
     """Prediction, exact robustness and worst-case points, from the fitted coefficients."""
 
     _reports_its_path = True  # to a PathRecorder
-    _reads_blocks = False  # whether fit takes BlockRows
+    _reads_blocks = False  # whether fit takes BlockRows, and samples of weight zero in its problem
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

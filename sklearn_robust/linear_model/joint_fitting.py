@@ -37,8 +37,12 @@ from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.losses import MarginLoss, check_loss
 from sklearn_robust.separators import NotSeparableError
 from sklearn_robust.separators.joint import solve_joint_separator
-from sklearn_robust.solvers import Solution, joint_steepest_descent, minimise_joint_risk
-from sklearn_robust.solvers._joint_risk import JointSolution
+from sklearn_robust.solvers import (
+    JointSolution,
+    Solution,
+    joint_steepest_descent,
+    minimise_joint_risk,
+)
 from sklearn_robust.solvers.solution import solution_to_numpy
 from sklearn_robust.threats import is_ball
 

@@ -25,7 +25,8 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import ProximalThreat, gauge, is_ball, offers, reachable
 
-_BISECTIONS = 40  # of the radius from which on several classes are constant, at most
+# halvings at most of a bracket of the radius from which on several classes are constant
+_BISECTIONS = 40
 _RADIUS_TOL = 1e-4  # relative width of its bracket
 
 

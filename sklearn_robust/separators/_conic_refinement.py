@@ -92,7 +92,8 @@ def _projection(cones: list[Cone], v: Vector) -> tuple[Vector, Any, NDArray[np.i
         at = slice(start, start + int(size))
         start = at.stop
         if kind == "zero":
-            projected[at], diagonal[at], kept[at] = v[at], 1.0, True
+            projected[at], diagonal[at] = v[at], 1.0
+            kept[at] = True
         elif kind == "nonnegative":
             kept[at] = v[at] > 0
             projected[at], diagonal[at] = np.maximum(v[at], 0), kept[at]

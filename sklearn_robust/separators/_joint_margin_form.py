@@ -1,4 +1,4 @@
-r"""The max-margin form of several classes, as a conic program.
+r"""The max-margin form of several classes against an l_q ball, as a conic program.
 
 The pairs of a sample and a rival class are rows over the coefficients of two classes and one norm
 of their difference, which a column holds for each pair of classes: the rows stay sparse.
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.norms import Norm, SchattenNorm
+from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
 from sklearn_robust.rows import require_array
 from sklearn_robust.separators import _conic_refinement as refinement
 from sklearn_robust.separators._max_margin_form import SOLVER, SolverFailure, Vector
@@ -45,17 +45,23 @@ class JointPoint:
     ----------
     coef : ndarray of shape (K, d)
     weights : ndarray of shape (K, n)
-        Of the samples and their rivals.
+        Weights of the samples and their rivals.
     perturbations : ndarray of shape (K(K-1)/2, d) or None
         Points of the unit set for the pairs of classes; None without adversary.
     gamma : float
         The smallest margin, as the program knows it.
+    intercept : ndarray of shape (K,)
+        The intercepts of the program; that of class 0 is 0.
+    solver : str
+        The name of the solver.
     """
 
     coef: Vector
     weights: Vector
     perturbations: Vector | None
     gamma: float
+    intercept: Vector
+    solver: str
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,28 @@ class JointMarginForm:
         """The classes l < k of the K(K-1)/2 pairs."""
         low, high = np.triu_indices(self.n_classes, 1)
         return low, high
+
+    def points(self) -> Iterator[JointPoint]:
+        """The points of the program of all pairs; see `JointProgram.points`."""
+        return JointProgram.of(self).points()
+
+    def margins(self, coef: Vector, intercept: Vector) -> Vector:
+        """The robust margins of all rivals in units of their pairs, (K, n); inf at the true
+        class.
+        """
+        low, high = self.pairs
+        differences = coef[low] - coef[high]
+        if self.scale is not None:
+            differences = self.scale * differences
+        penalties = np.zeros((self.n_classes, self.n_classes))
+        penalties[low, high] = penalties[high, low] = LpNorm(self.dual_q).value(differences)
+        scores = (self.X @ coef.T).T + intercept[:, None]
+        own = np.arange(len(self.y))
+        margins: Vector = scores[self.y, own] - scores - self.eps * penalties[self.y].T
+        if self.pair_units is not None:
+            margins /= np.where(self.pair_units > 0, self.pair_units, 1.0)[self.y].T
+        margins[self.y, own] = math.inf
+        return margins
 
     def at_mean_margin(self) -> JointMarginForm:
         """The form with the mean plain margin, over samples of a class and pairs of classes, at 1
@@ -249,7 +277,12 @@ class JointProgram:
             capacities = form.eps * (sums + sums.T)[low, high]
             used = capacities > 0
             perturbations = np.where(used, moved.T / np.where(used, capacities, 1.0), 0.0).T
-        return JointPoint(x[self.w].reshape(K, d), weights, perturbations, float(x[self.gamma]))
+        intercept = np.zeros(K)
+        if form.fit_intercept:
+            intercept[1:] = x[self.gamma + 1 : self.gamma + K]
+        coef = x[self.w].reshape(K, d)
+        gamma = float(x[self.gamma])
+        return JointPoint(coef, weights, perturbations, gamma, intercept, self.solver)
 
 
 def in_float64(problem: JointProblem) -> JointProblem:

@@ -1,4 +1,4 @@
-r"""eps* of several classes: the largest radius below which a robust separator exists.
+r"""eps* of several classes: the largest radius of an l_q ball below which a robust separator exists.
 
 It is the largest ratio of plain margin and norm of the difference of two classes,
 
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, product
 from typing import NamedTuple
 
 import numpy as np
@@ -37,10 +37,10 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators._joint_margin_form import (
     JointMarginForm,
     JointPoint,
-    JointProgram,
     in_float64,
     on_all_samples,
 )
+from sklearn_robust.separators._joint_working_sets import points_on_sets, suits_sets
 from sklearn_robust.separators._max_margin_form import (
     SolverFailure,
     Vector,
@@ -55,7 +55,7 @@ _SLOW_RATIO = 0.01  # relative growth of the ratio, in units of tol, below which
 _NARROWED = 0.9  # least ratio of the bounds' distance that counts as no progress
 _STEPS = 2  # Newton steps of the refinement of programs that are not linear
 # relative excess over the best ratio of the radii at which a proof is sought, in units of tol
-_BEYOND = (0.5, 100, 1e4)
+_BEYOND = (0.5, 0.9, 10, 100, 1e4)
 # pairs of classes times features up to which the programs that are slower, but regular at eps*, are
 # tried: linear ones, and those at mean margin 1
 _SMALL = 1000
@@ -144,15 +144,13 @@ class _Search:
         """Narrow the bounds of eps* down to a relative gap of tol, if that is possible."""
         d, (low, _) = self.problem.n_features, self.problem.pairs
         small = d * len(low) <= _SMALL
-        if small and self.problem.threat.q in (1, math.inf):
-            self._approach(tol, LpNorm(math.inf))
-        else:
-            self._approach(tol, LpNorm(2))
-        if small:
-            self._approach(tol, None)
-        for beyond in _BEYOND:
-            if self._gap() > 2 * beyond * tol:
-                self._look_at(self.ratio * (1 + beyond * tol), None if small else LpNorm(2))
+        linear = small and self.problem.threat.q in (1, math.inf)
+        norms = [LpNorm(math.inf if linear else 2), *([None] if small else [])]
+        for norm in norms:
+            self._approach(tol, norm)
+        for beyond, norm in product(_BEYOND, norms):
+            if self._gap() > max(tol, 2 * beyond * tol):
+                self._look_at(self.ratio * (1 + beyond * tol), norm)
 
     def _approach(self, tol: float, norm: LpNorm | None) -> None:
         """Narrow the bounds by programs in a norm, or at mean margin 1."""
@@ -163,8 +161,8 @@ class _Search:
                 break
             # the middle, where the ratio is at rest below its bound
             self._look_at(0.5 * (last + self.bound) if at_rest else last, norm)
-            misses = misses + 1 if self._gap() > _NARROWED * gap else 0
             at_rest = not self.ratio > last * (1 + _SLOW_RATIO * tol)
+            misses = misses + 1 if at_rest and self._gap() > _NARROWED * gap else 0
 
     def _gap(self) -> float:
         return 1 - self.ratio / self.bound
@@ -187,11 +185,14 @@ class _Search:
         form = JointMarginForm.of(self.in_units.at_radius(radius), norm)
         if norm is None:
             form = form.at_mean_margin()
-        program = JointProgram.of(replace(form, pair_units=self._pair_norms()))
+        form = replace(form, pair_units=self._pair_norms())
+        on_sets = norm is not None and suits_sets(form)
         try:
-            for point in islice(program.points(), 1 if program.conic.is_linear else 1 + _STEPS):
+            for point in islice(points_on_sets(form) if on_sets else form.points(), 1 + _STEPS):
                 self._take_predictor(point.coef / self.units)
                 self._take_proof(point, radius, mean=norm is None)
+                if point.solver == "linear program":
+                    break
         except SolverFailure:
             return
 

@@ -21,11 +21,11 @@ from sklearn_robust.separators._engine_choice import DEFAULT_TOL
 from sklearn_robust.separators._joint_margin_form import (
     JointMarginForm,
     JointPoint,
-    JointProgram,
     in_float64,
     on_all_samples,
 )
 from sklearn_robust.separators._joint_radius import enclose_radius
+from sklearn_robust.separators._joint_working_sets import points_on_sets, suits_sets
 from sklearn_robust.separators._max_margin_form import SolverFailure, Vector
 from sklearn_robust.separators.separator import NotSeparableError
 
@@ -120,10 +120,11 @@ def _maximise_margin(problem: JointProblem, norm: Norm, tol: float) -> Certified
 
     Newton steps follow the solver's answer until the gap is at most tol, or no longer falls.
     """
-    program = JointProgram.of(JointMarginForm.of(problem, norm))
+    form = JointMarginForm.of(problem, norm)
+    on_sets = suits_sets(form)
+    points = islice(points_on_sets(form) if on_sets else form.points(), 1 + _MAX_STEPS)
     best: Certified | None = None
     misses = 0
-    points = islice(program.points(), 1 + _MAX_STEPS)
     while misses < _MAX_MISSED_STEPS:
         try:
             point = next(points, None)
@@ -136,7 +137,7 @@ def _maximise_margin(problem: JointProblem, norm: Norm, tol: float) -> Certified
         if point is None:
             break
         last = best
-        best = _certified(problem, norm, point, program.solver).merged(last)
+        best = _certified(problem, norm, point).merged(last)
         if best.gap - best.rounding <= tol:
             break
         misses = 0 if last is None or best.gap < last.gap else misses + 1
@@ -144,8 +145,8 @@ def _maximise_margin(problem: JointProblem, norm: Norm, tol: float) -> Certified
     return best
 
 
-def _certified(problem: JointProblem, norm: Norm, point: JointPoint, solver: str) -> Certified:
+def _certified(problem: JointProblem, norm: Norm, point: JointPoint) -> Certified:
     """A direction and weights, certified on the user's data."""
     weights = on_all_samples(problem, point.weights)
     found = certify(problem, norm, point.coef, weights, perturbations=point.perturbations)
-    return replace(found, solver=solver)
+    return replace(found, solver=point.solver)

@@ -56,7 +56,7 @@ class _Candidate:
     source : RiskPoint or ndarray of shape (K, n)
     factors : ndarray of shape (K, K)
     excess : ndarray
-        Of each constraint.
+        What each constraint is exceeded by; negative where it is met.
     slack : float
         The least of a constraint, relative to its capacity.
     """

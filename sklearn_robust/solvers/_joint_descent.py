@@ -1,5 +1,7 @@
 r"""Steepest descent on the joint robust risk of several classes, in a norm of the coefficients.
 
+Closed-form steps are for l_q balls with q = inf; other threats need a projection.
+
 The subdifferential of the log-risk at W is :math:`-G + \sum_{l<k} (e_l - e_k) \delta_{lk}^T` with
 :math:`\delta_{lk} \in c_{lk}\,\partial \sigma(w_l - w_k)`, :math:`c_{lk} = \text{radius}\,A_{lk}`.
 Where two classes agree the pair's penalty has a kink, for q = inf on each feature.

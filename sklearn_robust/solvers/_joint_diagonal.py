@@ -1,4 +1,5 @@
-r"""Gradient descent in a diagonal network on the joint robust risk of several classes.
+r"""Gradient descent in a diagonal network on the joint robust risk of several classes against an
+l_q ball.
 
 The network has :math:`W = U_+^L - U_-^L` with U of shape (K, d); for L = 2 W tends to the joint
 robust separator of least entrywise 1-norm. Step sizes and updates are those of two classes
@@ -91,6 +92,23 @@ def joint_diagonal_descent(
     ------
     ValueError
         If the threat is no l_q ball.
+
+    Notes
+    -----
+    The 1-norm is that of Proposition 4.8 of Tsilivis et al. (2024), read for the K d entries of W:
+    the margins depend on U through W alone.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_robust.joint import JointProblem
+    >>> from sklearn_robust.losses import LOSSES
+    >>> from sklearn_robust.solvers import joint_diagonal_descent
+    >>> X, y = np.array([[2.0, 0.0], [0.0, 2.0], [-2.0, -2.0]]), np.array([0, 1, 2])
+    >>> problem = JointProblem.from_data(X, y, q=2, eps=0.5, fit_intercept=True)
+    >>> found = joint_diagonal_descent(problem, LOSSES["exponential"], loss_tol=0, tol=0.05)
+    >>> found.separable, bool(found.gap[0] <= 0.05)
+    ([True], True)
     """
     require_ball(problem.threat, "the diagonal parametrisation")
     flat: Any = Flat(problem)

@@ -66,7 +66,7 @@ _WIDER = 4.0  # factor of the smoothing of one centring over that of the last
 _CENTRED = 0.1  # predicted decrease that ends it, relative to the sum of products
 _CENTRING_STEPS = 50  # Newton steps in one at most
 _PATIENCE = 30  # Newton steps without a bound after which it is decided whether the risk recedes
-_DOUBLINGS = 60  # of the way along a direction in which it does
+_DOUBLINGS = 60  # doublings of the way along a direction in which it does, at most
 _SUFFICIENT = 1e-4  # share of the predicted decrease that a step has to reach
 _BIAS = 0.1  # share of the sum of products that shrinking the dual cone costs
 _MOST_SHRINK = 0.2  # largest relative shrinking of the dual cone
@@ -322,7 +322,8 @@ class _Minimisation:
                     return
                 cones = self._centred(systems, _SMOOTHING * _WIDER**n_centrings, max_iter)
                 at = self.model.at(self.coef, cones.t)
-                n_centrings, last_length, self.widened = n_centrings + 1, 1.0, 1.0
+                n_centrings += 1
+                last_length = self.widened = 1.0
 
     def _ends(self, at: RiskPoint, cones: PairCones | None) -> bool:
         """Whether the method ends at an iterate, of which the bound and the monitors learn."""

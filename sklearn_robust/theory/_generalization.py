@@ -367,8 +367,8 @@ def _robust_margins(
         if len(view.coef) > 1 or view.intercept[0] != 0:
             raise ValueError(
                 f"The bounds are for two classes and no intercept, got {len(view.classes)} classes "
-                f"and intercept {view.intercept.tolist()}. Use fit_intercept=False, and one class "
-                "against the rest."
+                f"and intercept {view.intercept.tolist()}. Use fit_intercept=False, and two "
+                "classes, or one against the rest."
             )
         X = _samples(view.X)
         coef = view.coef[0].astype(float)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from sklearn_robust._parameters import refuse_lazy
 from sklearn_robust.separators import min_norm_separator
 
 
@@ -30,7 +33,7 @@ def mixed_norm_weight(
     Parameters
     ----------
     X, y, p, q, eps, fit_intercept, tol
-        As in `sklearn_robust.min_norm_separator`.
+        As in `sklearn_robust.min_norm_separator`, for two classes.
 
     Returns
     -------
@@ -42,6 +45,8 @@ def mixed_norm_weight(
     ------
     NotSeparableError
         If no robust separator exists.
+    ValueError
+        For several classes: every pair has a penalty of its own there, and no norm of W holds them.
 
     Notes
     -----
@@ -66,6 +71,13 @@ def mixed_norm_weight(
     >>> [round(mixed_norm_weight(X, y, p=2, q=np.inf, eps=eps), 3) for eps in (0.0, 1.0, 2.0, 2.9)]
     [0.0, 0.5, 2.0, 29.0]
     """
+    refuse_lazy(y=y)
+    n_classes = len(np.unique(np.asarray(y)))
+    if n_classes > 2:
+        raise ValueError(
+            f"y must hold two classes, got {n_classes}: no mixed norm stands for the adversary of "
+            "several classes. Take the samples of two of them."
+        )
     return float(
         eps
         / min_norm_separator(X, y, p=p, q=q, eps=eps, fit_intercept=fit_intercept, tol=tol).margin

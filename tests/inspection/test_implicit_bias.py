@@ -87,6 +87,14 @@ def test_several_classes_are_compared_with_their_joint_separator(p):
     assert report.dual_gap == pytest.approx(1 - report.margin_ratio, abs=1e-5)
 
 
+def test_the_geometry_of_a_fit_in_a_matrix_norm_is_known():
+    X, y = np.eye(6), np.arange(6) % 3
+    for model in (RobustLinearClassifier("nuclear", eps=0.1), MinNormRobustClassifier("nuclear")):
+        report = implicit_bias_report(model.fit(X, y), X, y)
+        assert report.p == report.separator.p == "nuclear"
+        assert report.margin_ratio == pytest.approx(1, abs=1e-3)
+
+
 def test_several_classes_without_a_separator():
     X, y = load_iris(return_X_y=True)
     model = RobustLinearClassifier(eps=0.1).fit(X, y)

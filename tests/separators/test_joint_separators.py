@@ -12,10 +12,12 @@ from sklearn_robust.joint_certificates import feasibility
 from sklearn_robust.norms import LpNorm, SchattenNorm
 from sklearn_robust.separators import (
     NotSeparableError,
+    _joint_working_sets,
     max_margin,
     min_norm_separator,
     separator_path,
 )
+from sklearn_robust.separators._joint_margin_form import JointProgram
 from sklearn_robust.separators.joint import largest_joint_distance, solve_joint_separator
 
 # the independent solver's own tolerance, which the comparisons allow for
@@ -160,8 +162,7 @@ def test_labels_and_perturbation_of_a_path():
     assert repr(found).startswith("Separator(p=1, q=inf, eps=0.2")
 
 
-@pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "no intercept"])
-@pytest.mark.parametrize("q", [1, 2, INF])
+@pytest.mark.parametrize(("q", "fit_intercept"), [(1, False), (2, True), (INF, True)])
 def test_largest_radius(q, fit_intercept):
     X, y = apart()
     found = max_margin(X, y, q=q, fit_intercept=fit_intercept, tol=1e-6)
@@ -209,3 +210,23 @@ def test_hard_radii_are_certified_by_newton_steps():
     X, y = apart(n=60, d=12, n_classes=5, seed=3)
     found = min_norm_separator(X, y, p=INF, q=2, eps=1.0, fit_intercept=True, tol=1e-12)
     assert found.relative_gap <= 1e-12
+
+
+def test_sets_of_pairs_solve_programs_with_many_samples(monkeypatch):
+    X, y = apart(n=120)
+    problem = JointProblem.from_data(X, y, q=INF, eps=0.2, fit_intercept=True)
+    whole = solve_joint_separator(problem, LpNorm(2))
+    monkeypatch.setattr(_joint_working_sets, "_LARGE", 200)
+    sizes = []
+    program_of = JointProgram.of
+
+    def recorded(form, chosen=None):
+        sizes.append(None if chosen is None else int(chosen.sum()))
+        return program_of(form, chosen)
+
+    monkeypatch.setattr(_joint_working_sets.JointProgram, "of", recorded)
+    on_sets = solve_joint_separator(problem, LpNorm(2))
+    np.testing.assert_allclose(on_sets.coef, whole.coef, rtol=1e-7, atol=1e-9)
+    assert on_sets.gap <= TOL
+    assert 0 < sizes[0] < 60
+    assert sizes == sorted(sizes)

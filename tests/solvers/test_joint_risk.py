@@ -242,20 +242,20 @@ class Watcher:
 def test_monitors(q):
     X, y = overlapping(3)
     problem = JointProblem.from_data(X, y, q=q, eps=EPS[q], fit_intercept=True)
-    loss, watcher = LOSSES["logistic"], Watcher(1)
-    watched = minimise_joint_risk(problem, loss, tol=1e-2, monitors=[watcher])
+    loss, monitor = LOSSES["logistic"], Watcher(1)
+    shown = minimise_joint_risk(problem, loss, tol=1e-2, monitors=[monitor])
     alone = minimise_joint_risk(problem, loss, tol=1e-2)
-    np.testing.assert_array_equal(watched.coef, alone.coef)
-    iterations = [iteration for iteration, _ in watcher.shown]
-    assert iterations[-1] == watched.n_iter == alone.n_iter
-    assert set(range(1, watched.n_iter)) <= set(iterations)
-    figures = watcher.shown[len(iterations) // 2][1]
+    np.testing.assert_array_equal(shown.coef, alone.coef)
+    iterations = [iteration for iteration, _ in monitor.shown]
+    assert iterations[-1] == shown.n_iter == alone.n_iter
+    assert set(range(1, shown.n_iter)) <= set(iterations)
+    figures = monitor.shown[len(iterations) // 2][1]
     assert figures["coef"].shape == (1, 3, 4)
     assert figures["intercept"].shape == (1, 3)
     now = problem.evaluate(loss, figures["coef"][0], figures["intercept"][0])
     assert figures["log_risk"][0] == pytest.approx(float(now.log_risk), abs=1e-12)
-    assert watcher.shown[-1][1]["gap"][0] == watched.gap
-    assert watcher.shown[0][1]["gap"][0] == math.inf
+    assert monitor.shown[-1][1]["gap"][0] == shown.gap
+    assert monitor.shown[0][1]["gap"][0] == math.inf
 
 
 @pytest.mark.parametrize(("q", "last"), [(2.0, 5), (2.0, 17), (1.5, 5)])
@@ -263,8 +263,8 @@ def test_a_monitor_stops_it(q, last):
     X, y = overlapping(3)
     problem = JointProblem.from_data(X, y, q=q, eps=EPS[q], fit_intercept=True)
     watcher = Watcher(1, last)
-    solution = minimise_joint_risk(problem, LOSSES["logistic"], tol=0.0, monitors=[watcher])
-    assert solution.n_iter == watcher.shown[last - 1][0] == watcher.shown[-1][0]
+    solution = minimise_joint_risk(problem, LOSSES["logistic"], tol=0.0, monitors=[monitor])
+    assert solution.n_iter == monitor.shown[last - 1][0] == monitor.shown[-1][0]
 
 
 def test_memory_is_that_of_one_array_over_classes_and_samples():

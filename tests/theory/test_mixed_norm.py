@@ -68,3 +68,8 @@ def test_the_weight_grows_from_zero_without_bound(gaussian):
     assert weights[-1] > 100 * weights[1]
     with pytest.raises(NotSeparableError):
         mixed_norm_weight(X, y, p=2, q=np.inf, eps=1.01 * eps_star)
+
+
+def test_several_classes_are_refused():
+    with pytest.raises(ValueError, match="y must hold two classes, got 3: no mixed norm"):
+        mixed_norm_weight(np.eye(3), [0, 1, 2], p=2, q=2, eps=0.1)
