@@ -35,7 +35,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy.special import logsumexp
 
 from sklearn_robust._array_api import Array, like, namespace, to_numpy
 from sklearn_robust.balancing import balancing_factors, balancing_potentials
@@ -231,12 +230,16 @@ class JointProblem:
         a class are alike, its risk, intercepts and weighted sums are those of this problem. On
         NumPy or scipy.sparse data or rows of one's own.
         """
-        classes = np.arange(self.n_classes)
-        logs = np.where(self.y == classes[:, None], self.log_weight, -math.inf)
-        of_class = logsumexp(logs, axis=1)
-        logs -= of_class[:, None]
-        means = self.rows.weighted_sum(np.exp(logs, out=logs))
-        return replace(self, X=means, y=classes, log_weight=of_class)
+        n_classes = self.n_classes
+        # each class relative to its largest weight: they may lie any orders apart
+        largest = np.full(n_classes, -math.inf)
+        np.maximum.at(largest, self.y, self.log_weight)
+        shares = np.exp(self.log_weight - largest[self.y])
+        totals = np.bincount(self.y, weights=shares, minlength=n_classes)
+        members = np.zeros((n_classes, len(shares)))
+        members[self.y, np.arange(len(shares))] = shares / totals[self.y]
+        means = self.rows.weighted_sum(members)
+        return replace(self, X=means, y=np.arange(n_classes), log_weight=largest + np.log(totals))
 
     def mapped(self, function: Callable[[Array], Array], X: Any = None) -> JointProblem:
         """The same problem with the function of its arrays: on another device, or of another type.
