@@ -215,6 +215,19 @@ def summary(table: list[dict[str, str]]) -> str:
     return "\n\n".join(sentences)
 
 
+def not_run(table: list[dict[str, str]]) -> str:
+    """The data, exponents and losses that have no line yet."""
+    run = {(line["data"], line["q"], line["loss"]) for line in table}
+    missing = [
+        f"{name}: q = {q:g}, {loss}"
+        for name, data in DATA.items()
+        for q in data.threats
+        for loss in LOSSES
+        if (name, f"{q:g}", loss) not in run
+    ]
+    return f"Not run: {'; '.join(missing)}.\n" if missing else ""
+
+
 def merged(new: list[dict[str, str]]) -> list[dict[str, str]]:
     """The lines of the last runs, with new ones in their places; in the order of `DATA`."""
     path = harness.RESULTS / "several_classes.csv"
@@ -267,6 +280,7 @@ def main() -> None:
         "lost, the joint classifier is less robust than a peer. ±: the standard error over "
         "samples of the difference.\n",
         summary(table) + "\n",
+        not_run(table),
         harness.table(header, map(shown, table)),
     ]
     harness.write("several_classes.md", "\n".join(text))
