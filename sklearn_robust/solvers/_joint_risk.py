@@ -161,8 +161,9 @@ def minimise_joint_risk(
     Notes
     -----
     The method is a primal-dual interior point for q in {1, 2, inf} and up to 3000 unknowns, and
-    L-BFGS on a smoothed risk otherwise. Data that are next to separable, or of very unlike scales,
-    may end without a bound: the gap is then 1.
+    L-BFGS on a smoothed risk otherwise. The first decides whether the risk has a minimiser where
+    its iterates leave that open; where it has none the predictor nears the infimum. Data of very
+    unlike scales may end without a bound: the gap is then 1.
 
     Examples
     --------
