@@ -41,6 +41,9 @@ from sklearn_robust.threats import support
 _CHECK_EVERY = 5  # iterations between measurements of the duality gap
 _RESTART = 0.5  # factor on the duality gap at which the iteration starts anew
 _LONGEST = 0.4  # share of the iterations so far after which it starts anew in any case
+# entries of perturbations that a search passes at most, some seconds, and its fewest iterations: a
+# thousand classes have half a million pairs
+_MOST_ENTRIES, _FEWEST = 10**8, 20
 # decrease, relative to that of the linear term alone, below which a model has none
 _NOTHING = 1e-10
 
@@ -55,6 +58,11 @@ def flow(perturbations: np.ndarray, n_classes: int) -> np.ndarray:
         total[c + 1 :] -= perturbations[start:stop]
         start = stop
     return total
+
+
+def affordable(max_iter: int, perturbations: np.ndarray) -> int:
+    """Iterations over perturbations of so many pairs and features that are worth their time."""
+    return min(max_iter, max(_FEWEST, _MOST_ENTRIES // max(perturbations.size, 1)))
 
 
 @dataclass(frozen=True)
@@ -171,6 +179,7 @@ class StepModel:
             A first step, of at most the full length.
         tol : float
         max_iter : int
+            Fewer where the pairs of classes and the features are many.
 
         Returns
         -------
@@ -182,7 +191,7 @@ class StepModel:
         if step is not None:
             best = best.or_better(self.saddle(step, perturbations))
         search = _Search(self, best)
-        for _ in range(0, max_iter, _CHECK_EVERY):
+        for _ in range(0, affordable(max_iter, perturbations), _CHECK_EVERY):
             if best.gap <= max(tol * abs(best.value), self.nothing) or self.is_flat(best):
                 break
             best = search.advance().or_better(best)

@@ -39,7 +39,7 @@ import numpy as np
 from scipy.sparse.linalg import LinearOperator, lsmr
 
 from sklearn_robust._array_api import Array, like, namespace, to_numpy
-from sklearn_robust._joint_saddle import StepModel
+from sklearn_robust._joint_saddle import StepModel, affordable
 from sklearn_robust._joint_saddle import flow as flow
 from sklearn_robust.certificates import Certified, exponent_rounding, over_size, sum_rounding
 from sklearn_robust.joint import JointProblem
@@ -464,7 +464,8 @@ def nearest_perturbations(
     start : ndarray of shape (K(K-1)/2, d), optional
         Zero by default.
     max_iter : int, default=200
-        Projections; fewer where rounding alone moves the perturbations.
+        Projections; fewer where rounding alone moves the perturbations, or where the pairs of
+        classes and the features are many.
 
     Returns
     -------
@@ -474,7 +475,7 @@ def nearest_perturbations(
     n_classes = problem.n_classes
     low, high = problem.pairs
     ahead, momentum = moved, 1.0
-    for _ in range(max_iter):
+    for _ in range(affordable(max_iter, moved)):
         left = target - flow(ahead, n_classes)
         step = ahead + (left[low] - left[high]) / n_classes
         new = problem.threat.project(step, capacities)

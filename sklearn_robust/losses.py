@@ -198,9 +198,9 @@ class Logistic:
         """
         xp = namespace(weights)
         used = (log_weight > -math.inf) & (weights > 0)
-        nothing = xp.zeros_like(weights)
+        nothing = xp.zeros_like(weights[..., :1])
         used_weights = xp.where(used, weights, nothing)
-        log_ratio = xp.where(used, xp.log(xp.where(used, weights, nothing + 1)), nothing)
+        log_ratio = xp.log(xp.where(used, weights, nothing + 1))
         log_ratio = log_ratio - xp.where(used, log_weight, nothing)
 
         # concave in c, with t = c a / s: Newton in log c on its derivative sum_i a_i log((1 -
@@ -209,11 +209,9 @@ class Logistic:
         high, low = cap, xp.full_like(cap, -math.inf)
         level = high - 0.7 if near is None else xp.minimum(near[..., None], high - 0.01)
         for _ in range(_MAX_ROOT_STEPS):
-            log_t = level + log_ratio
-            left = at_least_tiny(-xp.expm1(xp.minimum(log_t, nothing)))
-            slope = xp.sum(used_weights * (xp.log(left) - log_t), axis=-1, keepdims=True) + entropy
+            slope, rate = _entropy_slope(xp, level, used_weights, log_ratio, entropy)
             low, high = xp.where(slope > 0, level, low), xp.where(slope < 0, level, high)
-            moved = level + slope / xp.sum(used_weights / left, axis=-1, keepdims=True)
+            moved = level + slope / rate
             moved = xp.where(
                 (moved > low) & (moved < high),
                 moved,
@@ -388,6 +386,16 @@ def _class_max(xp: Any, values: Array, members: Array) -> Array:
     return xp.where(largest > -math.inf, largest, xp.zeros_like(largest))
 
 
+def _entropy_slope(
+    xp: Any, log_c: Array, used_weights: Array, log_ratio: Array, entropy: Array | float
+) -> tuple[Array, Array]:
+    """The derivative by c of c entropy + sum_i s_i H(t_i), and minus that of it by log c."""
+    log_t = log_c + log_ratio
+    left = at_least_tiny(-xp.expm1(xp.minimum(log_t, xp.zeros_like(log_c))))
+    slope = xp.sum(used_weights * (xp.log(left) - log_t), axis=-1, keepdims=True) + entropy
+    return slope, xp.sum(used_weights / left, axis=-1, keepdims=True)
+
+
 def _entropy_bound(
     xp: Any, log_c: Array, used_weights: Array, log_ratio: Array, entropy: Array | float
 ) -> Array:
@@ -395,7 +403,7 @@ def _entropy_bound(
 
     s H(t) = c a (-log t - (1 - t) log(1 - t) / t), whose last term is 1 at t = 0.
     """
-    nothing = xp.zeros_like(used_weights)
+    nothing = xp.zeros_like(log_c)
     log_t = xp.minimum(log_c + log_ratio, nothing)
     t = at_least_tiny(xp.exp(log_t))
     inner = xp.where(t < 1, t, nothing + 0.5)

@@ -132,9 +132,10 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
     `score` is the accuracy without an adversary; `robust_score`, without arguments, that under the
     scoring threat.
 
-    Where the data are not separable, each minimiser of the risk starts from that at the next larger
-    radius. It is certified to 1e-9 of the risk, as in a single fit: only a sample that close to the
-    boundary may be scored differently.
+    Where the data of two classes are not separable, each minimiser of the risk starts from that at
+    the next larger radius. It is certified to 1e-9 of the risk, as in a single fit: only a sample
+    that close to the boundary may be scored differently. Several classes have one minimiser of the
+    risk for all geometries, that of a single fit to the last digit.
 
     Time is saved at radii at which the data are not separable. At the others each candidate has its
     own path and separator, and takes the time of a single fit.

@@ -38,8 +38,8 @@ from sklearn_robust.rows import BlockRows
 from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import LpBall, Threat, check_radius, is_ball
 
-# entries of data up to which those of positive weight are copied; larger data are not, and the
-# problem has samples of weight zero
+# entries of data up to which the samples of positive weight are copied; the problem of larger data
+# has the others too. At least as many as solver="auto" computes exact separators of.
 _MOST_COPIED = 10_000_000
 
 

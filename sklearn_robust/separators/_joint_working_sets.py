@@ -56,7 +56,9 @@ def points_on_sets(form: JointMarginForm) -> Iterator[JointPoint]:
 def _first_pairs(form: JointMarginForm) -> Vector:
     """The pairs (K, n) of least margin under the class means, alike many of every two classes."""
     d, K = form.X.shape[1], form.n_classes
-    margins = form.margins(form.at_mean_margin().normal, np.zeros(K))
+    normal = form.at_mean_margin().normal
+    assert normal is not None
+    margins = form.margins(normal, np.zeros(K))
     chosen = np.zeros(margins.shape, dtype=bool)
     count = max(2, 2 * d // K)
     for c in range(K):

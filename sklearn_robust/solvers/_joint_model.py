@@ -24,7 +24,15 @@ from scipy.linalg.blas import dsyrk
 
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import MarginLoss, is_exponential
-from sklearn_robust.rows import DenseRows, GramRows, Rows, SparseRows, as_rows, mean_square
+from sklearn_robust.rows import (
+    BlockRows,
+    DenseRows,
+    GramRows,
+    Rows,
+    SparseRows,
+    as_rows,
+    mean_square,
+)
 
 # rows that a Gram matrix is estimated from, for each of the K d unknowns, where there are more:
 # the estimate serves as a preconditioner only
@@ -205,6 +213,9 @@ class JointModel:
     def blocks(self) -> Iterator[tuple[slice, Rows]]:
         """The samples, and their rows, a block at a time; rows that offer products only in one."""
         rows = self.problem.rows
+        if isinstance(rows, BlockRows):
+            yield from rows.row_blocks()
+            return
         if not isinstance(rows, DenseRows | SparseRows):
             yield slice(0, rows.shape[0]), rows
             return
