@@ -24,7 +24,6 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import LinearSVC
 
 from sklearn_robust import (
-    ImplicitBiasReport,
     RobustLinearClassifier,
     implicit_bias_report,
     make_robust_scorer,
@@ -232,7 +231,6 @@ def _implicit_bias(arguments: argparse.Namespace, progress: Progress) -> None:
             p_algo=p, q_pert=arguments.q, eps=eps, fit_intercept=False
         ).fit(X, y)
         report = implicit_bias_report(path, X, y)
-        assert isinstance(report, ImplicitBiasReport)  # two classes: one report
         limit = clone(path).set_params(solver="exact").fit(X, y)
         rows.append(
             (
