@@ -32,7 +32,7 @@ ORDER = [
     "_interrupts",
     "_clarabel",
     "_highs",
-    "conic_programs",
+    "_conic_programs",
     "solvers",
     "separators",
     "regions",

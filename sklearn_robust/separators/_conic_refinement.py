@@ -27,7 +27,7 @@ from scipy import sparse
 from scipy.sparse.linalg import MatrixRankWarning, splu
 
 from sklearn_robust._clarabel import Cone
-from sklearn_robust.conic_programs import ConicProgram
+from sklearn_robust._conic_programs import ConicProgram
 from sklearn_robust.separators._max_margin_form import Vector
 
 _LINEAR = ("zero", "nonnegative")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from sklearn_robust.conic_programs import ConicProgram, MultipliersOf, scaled_identity
+from sklearn_robust._conic_programs import ConicProgram, MultipliersOf, scaled_identity
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
 from sklearn_robust.rows import require_array

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sklearn_robust.conic_programs import Places
+from sklearn_robust._conic_programs import Places
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_robust._conic_programs import ConicProgram, scaled_identity
 from sklearn_robust.certificates import Point
-from sklearn_robust.conic_programs import ConicProgram, scaled_identity
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
 
 

@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.linalg import LinAlgError, LinAlgWarning, solve
 
+from sklearn_robust._conic_programs import Places
 from sklearn_robust.certificates import Certified, Point
-from sklearn_robust.conic_programs import Places
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
 

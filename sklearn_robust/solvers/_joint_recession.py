@@ -20,7 +20,7 @@ import numpy as np
 from scipy import sparse
 
 from sklearn_robust._clarabel import SolverFailure
-from sklearn_robust.conic_programs import ConicProgram
+from sklearn_robust._conic_programs import ConicProgram
 from sklearn_robust.solvers._joint_model import JointModel
 from sklearn_robust.solvers._joint_start import PairDifferences
 

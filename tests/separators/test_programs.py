@@ -13,7 +13,6 @@ from sklearn_robust import (
     MinNormRobustClassifier,
     RobustLinearClassifier,
     _highs,
-    conic_programs,
     max_margin,
     separator_path,
 )
@@ -109,7 +108,7 @@ def test_iterations_are_limited(monkeypatch):
     monkeypatch.setattr(_highs, "_LEAST_SIMPLEX_ITER", 1)
     with pytest.raises(SolverFailure, match=r"HiGHS: Iteration limit reached"):
         solve_linear_program(program)
-    monkeypatch.setitem(conic_programs._CLARABEL, "max_iter", 3)
+    monkeypatch.setitem(_conic_programs._CLARABEL, "max_iter", 3)
     rough = solve_cone_program(program)
     assert program.certify(rough).gap > 1e-8
 

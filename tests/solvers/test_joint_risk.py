@@ -226,7 +226,7 @@ def test_digits():
     assert math.exp(solution.log_risk) == pytest.approx(0.858241, rel=1e-4)
 
 
-class Recorder:
+class Monitor:
     """Keeps what a solver shows, and stops it after some calls."""
 
     def __init__(self, every, last=math.inf):
@@ -242,7 +242,7 @@ class Recorder:
 def test_monitors(q):
     X, y = overlapping(3)
     problem = JointProblem.from_data(X, y, q=q, eps=EPS[q], fit_intercept=True)
-    loss, monitor = LOSSES["logistic"], Recorder(1)
+    loss, monitor = LOSSES["logistic"], Monitor(1)
     shown = minimise_joint_risk(problem, loss, tol=1e-2, monitors=[monitor])
     alone = minimise_joint_risk(problem, loss, tol=1e-2)
     np.testing.assert_array_equal(shown.coef, alone.coef)
@@ -262,7 +262,7 @@ def test_monitors(q):
 def test_a_monitor_stops_it(q, last):
     X, y = overlapping(3)
     problem = JointProblem.from_data(X, y, q=q, eps=EPS[q], fit_intercept=True)
-    monitor = Recorder(1, last)
+    monitor = Monitor(1, last)
     solution = minimise_joint_risk(problem, LOSSES["logistic"], tol=0.0, monitors=[monitor])
     assert solution.n_iter == monitor.shown[last - 1][0] == monitor.shown[-1][0]
 
@@ -272,7 +272,7 @@ def test_memory_is_that_of_one_array_over_classes_and_samples():
     problem = JointProblem.from_data(X, y, q=1.5, eps=0.5, fit_intercept=True)
     tracemalloc.start()
     try:
-        solution = minimise_joint_risk(problem, LOSSES["logistic"], monitors=[Recorder(1, 3)])
+        solution = minimise_joint_risk(problem, LOSSES["logistic"], monitors=[Monitor(1, 3)])
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
