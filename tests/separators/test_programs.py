@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn_robust import (
     MinNormRobustClassifier,
     RobustLinearClassifier,
+    _conic_programs,
     _highs,
     max_margin,
     separator_path,
