@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,6 +61,11 @@ class MarginLoss(Protocol):
     def log_risk_bound(self, weights: Array, log_weight: Array, near: Array | None = None) -> Array:
         """Fenchel's lower bound on log L over all predictors, from dual-feasible weights of sum 1;
         near a guess of it.
+
+        The bound is the logarithm of the largest over c > 0 of c times a linear term less the
+        conjugate of L at c a. A parameter ``entropy=0.0``, which is optional, is added to the
+        linear term: several classes have the entropy of the rivals there, and their gap is closed
+        by losses with this parameter only.
         """
         ...
 
@@ -285,6 +291,19 @@ def check_loss(
     return copy.deepcopy(value)
 
 
+def bounds_with_entropy(loss: MarginLoss) -> bool:
+    """Whether `log_risk_bound` takes the entropy of the rivals. A method that was inherited by a
+    class with formulas of its own is not that of its loss.
+    """
+    classes = type(loss).__mro__
+    owners = [
+        next((owner for owner in classes if name in vars(owner)), None)
+        for name in ("log_risk_bound", "log_risk_and_weights")
+    ]
+    taken = signature(loss.log_risk_bound).parameters
+    return "entropy" in taken and owners[0] is owners[1]
+
+
 def is_exponential(loss: MarginLoss) -> bool:
     """Whether formulas of exp(-m) may take the place of the methods of a loss; a subclass may have
     others.
@@ -330,7 +349,8 @@ def class_log_probabilities(loss: MarginLoss, scores: np.ndarray) -> np.ndarray:
     """
     slope = softmax_slope(loss)
     if slope is not None:
-        logs = slope * scores
+        # sizes of scores are no sizes of rounding
+        logs = slope * (scores - scores.max(axis=1, keepdims=True))
         normalised: np.ndarray = logs - logsumexp(logs, axis=1, keepdims=True)
         return normalised
     rows, largest = np.arange(len(scores)), scores.argmax(axis=1)
