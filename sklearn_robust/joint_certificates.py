@@ -43,7 +43,7 @@ from sklearn_robust._joint_saddle import StepModel, affordable
 from sklearn_robust._joint_saddle import flow as flow
 from sklearn_robust.certificates import Certified, exponent_rounding, over_size, sum_rounding
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.losses import Exponential, Logistic, MarginLoss
+from sklearn_robust.losses import Exponential, Logistic, MarginLoss, conjugate_bound
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
 from sklearn_robust.threats import (
     ProximalThreat,
@@ -783,7 +783,7 @@ def entropy_bound_of_blocks(
         logs = xp.log(xp.where(block > 0, share, 1.0))
         entropy -= float(xp.sum(block * logs))
     if type(loss) not in _WITH_ENTROPY:
-        return float(loss.log_risk_bound(of_sample, problem.log_weight))
+        return conjugate_bound(loss, to_numpy(of_sample), to_numpy(problem.log_weight), entropy)
     bound = loss.log_risk_bound(  # type: ignore[call-arg]
         of_sample, problem.log_weight, entropy=entropy
     )
