@@ -19,7 +19,8 @@ from scipy.special import logsumexp
 
 from sklearn_robust._array_api import Array, at_least_tiny, namespace
 
-_DOUBLINGS = 10  # of a bracket at most: losses are told apart within margins of a thousand
+# doublings of a bracket at most, which then holds margins up to a thousand
+_DOUBLINGS = 10
 _MAX_ROOT_STEPS = 100  # steps at most to the root of a scalar equation, which takes a few
 
 
