@@ -43,7 +43,7 @@ from sklearn_robust._joint_saddle import StepModel, affordable
 from sklearn_robust._joint_saddle import flow as flow
 from sklearn_robust.certificates import Certified, exponent_rounding, over_size, sum_rounding
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.losses import MarginLoss, bounds_with_entropy
+from sklearn_robust.losses import Exponential, Logistic, MarginLoss, conjugate_bound
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
 from sklearn_robust.threats import (
     ProximalThreat,
@@ -80,6 +80,7 @@ _LITTLE = 1.2  # share of its capacity that a pair may carry for weights to be n
 _SOLVED = 1e-4  # relative accuracy of a change: the next one mends it
 _SPREAD = 1e-3  # share of its capacity that a pair without room takes part with
 _LAPLACIAN_ENTRIES = 2**18  # entries of Laplacian matrices that exist at a time
+_WITH_ENTROPY = (Exponential, Logistic)  # losses whose bound takes the entropy of the rivals
 
 
 @dataclass(frozen=True)
@@ -745,7 +746,7 @@ def log_risk_bound(
     ----------
     problem : JointProblem
     loss : MarginLoss
-        The bound of a loss whose `log_risk_bound` takes no entropy is right but leaves out the
+        The exponential or the logistic loss; the bound of another is right but leaves out the
         entropy of the rivals.
     weights : array of shape (K, n)
         Feasible; see `JointProblem.balanced`.
@@ -781,8 +782,8 @@ def entropy_bound_of_blocks(
         share = block / xp.where(of_block > 0, of_block, 1.0)
         logs = xp.log(xp.where(block > 0, share, 1.0))
         entropy -= float(xp.sum(block * logs))
-    if not bounds_with_entropy(loss):
-        return float(loss.log_risk_bound(of_sample, problem.log_weight))
+    if type(loss) not in _WITH_ENTROPY:
+        return conjugate_bound(loss, to_numpy(of_sample), to_numpy(problem.log_weight), entropy)
     bound = loss.log_risk_bound(  # type: ignore[call-arg]
         of_sample, problem.log_weight, entropy=entropy
     )

@@ -11,14 +11,16 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from inspect import signature
 from typing import Any, Protocol
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.special import logsumexp
 
 from sklearn_robust._array_api import Array, at_least_tiny, namespace
 
+# doublings of a bracket at most, which then holds margins up to a thousand
+_DOUBLINGS = 10
 _MAX_ROOT_STEPS = 100  # steps at most to the root of a scalar equation, which takes a few
 
 
@@ -61,11 +63,6 @@ class MarginLoss(Protocol):
     def log_risk_bound(self, weights: Array, log_weight: Array, near: Array | None = None) -> Array:
         """Fenchel's lower bound on log L over all predictors, from dual-feasible weights of sum 1;
         near a guess of it.
-
-        The bound is the logarithm of the largest over c > 0 of c times a linear term less the
-        conjugate of L at c a. A parameter ``entropy=0.0``, which is optional, is added to the
-        linear term: several classes have the entropy of the rivals there, and their gap is closed
-        by losses with this parameter only.
         """
         ...
 
@@ -291,19 +288,6 @@ def check_loss(
     return copy.deepcopy(value)
 
 
-def bounds_with_entropy(loss: MarginLoss) -> bool:
-    """Whether `log_risk_bound` takes the entropy of the rivals. A method that was inherited by a
-    class with formulas of its own is not that of its loss.
-    """
-    classes = type(loss).__mro__
-    owners = [
-        next((owner for owner in classes if name in vars(owner)), None)
-        for name in ("log_risk_bound", "log_risk_and_weights")
-    ]
-    taken = signature(loss.log_risk_bound).parameters
-    return "entropy" in taken and owners[0] is owners[1]
-
-
 def is_exponential(loss: MarginLoss) -> bool:
     """Whether formulas of exp(-m) may take the place of the methods of a loss; a subclass may have
     others.
@@ -368,6 +352,82 @@ def class_log_probabilities(loss: MarginLoss, scores: np.ndarray) -> np.ndarray:
     logs = np.where(np.any(certain, axis=1, keepdims=True), np.where(certain, 0.0, -math.inf), logs)
     normalised = logs - logsumexp(logs, axis=1, keepdims=True)
     return normalised
+
+
+def conjugate_bound(
+    loss: MarginLoss, weights: np.ndarray, log_weight: np.ndarray, entropy: float
+) -> float:
+    r"""log of :math:`\max_c \sum_i s_i \phi(c a_i / s_i) + c E`, with :math:`\phi(t) = \min_m
+    \ell(m) + t m` and E the entropy of the rivals: no predictor of several classes has a lower
+    log-risk. For a loss of one's own, from its slopes.
+
+    Parameters
+    ----------
+    loss : MarginLoss
+    weights : ndarray of shape (n,)
+        Dual-feasible weights :math:`a_i` of sum 1.
+    log_weight : ndarray of shape (n,)
+    entropy : float
+
+    Returns
+    -------
+    float
+        -inf where no scale c gives a positive sum.
+    """
+    used = (weights > 0) & (log_weight > -math.inf)
+    weights, share = weights[used], np.exp(log_weight[used])
+
+    # the sum is concave in c, and its derivative sum_i a_i m_i + E
+    def derivative(log_c: float) -> float:
+        margins = _margins_of_slopes(loss, math.exp(log_c) * weights / share)
+        return float(weights @ margins) + entropy
+
+    low = high = 0.0
+    for _ in range(_DOUBLINGS):
+        if derivative(low) > 0:
+            break
+        low -= 1.0
+    for _ in range(_DOUBLINGS):
+        if not derivative(high) > 0:
+            break
+        high += 1.0
+    if not derivative(low) > 0 or derivative(high) > 0:
+        return -math.inf
+    c = math.exp(brentq(derivative, low, high, xtol=1e-7))
+    slopes = c * weights / share
+    margins = _margins_of_slopes(loss, slopes)
+    bound = float(share @ (_loss_and_slope(loss, margins)[0] + slopes * margins)) + c * entropy
+    return math.log(bound) if bound > 0 else -math.inf
+
+
+def _loss_and_slope(loss: MarginLoss, margins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """l(m) and -l'(m) of each margin."""
+    # the ratio is that of slope and loss
+    log_loss, ratio = loss.log_risk_and_weights(margins[:, None], np.zeros_like(margins)[:, None])
+    value = np.exp(log_loss)
+    return value, value * ratio[:, 0]
+
+
+def _margins_of_slopes(loss: MarginLoss, slopes: np.ndarray) -> np.ndarray:
+    """The margins at which the loss falls with these slopes, by bisection; -inf where it nowhere
+    does.
+    """
+    low, high = np.full_like(slopes, -1.0), np.ones_like(slopes)
+    for _ in range(_DOUBLINGS):
+        flat, steep = (
+            _loss_and_slope(loss, low)[1] < slopes,
+            _loss_and_slope(loss, high)[1] > slopes,
+        )
+        if not (flat.any() or steep.any()):
+            break
+        low, high = np.where(flat, 2 * low, low), np.where(steep, 2 * high, high)
+    for _ in range(_MAX_ROOT_STEPS):
+        middle = 0.5 * (low + high)
+        if np.all((middle == low) | (middle == high)):
+            break
+        steep = _loss_and_slope(loss, middle)[1] > slopes
+        low, high = np.where(steep, middle, low), np.where(steep, high, middle)
+    return np.where(flat, -math.inf, 0.5 * (low + high))
 
 
 def _slope_ratio(loss: MarginLoss, scores: np.ndarray) -> np.ndarray:
