@@ -604,9 +604,9 @@ def power_split(a: Array, radius: Array, q: float, r: float, scale: Array | None
         width *= 2
         middle = xp.where(closed, middle, xp.where(error > 0, level + width, level - width))
         # where the slope underflows nothing is known but the bracket
-        usable = (
-            (slope < -1e-10) & (moved > low) & (moved < high) & (xp.abs(moved - level) <= width)
-        )
+        # a level that rounding alone would move stays
+        inner = (moved > low) & (moved < high) | (moved == level)
+        usable = (slope < -1e-10) & inner & (xp.abs(moved - level) <= width)
         moved = xp.where(usable, moved, middle)
         if bool(xp.all((moved == level) | (error == 0))):
             break
