@@ -586,6 +586,7 @@ def power_split(a: Array, radius: Array, q: float, r: float, scale: Array | None
     leading = xp.argmax(a / unit, axis=-1)[..., None]
     level = -xp.take_along_axis(offset, leading, axis=-1)
     low, high = xp.full_like(level, -math.inf), xp.full_like(level, math.inf)
+    to_cut = at_least_tiny(xp.log(xp.where(size > 0, size, 2 * goal)) - xp.log(goal))
     width = max(1.0, q - 1, r - 1)  # the change of the level that changes log b by about 1
     for _ in range(2 * _MAX_NEWTON):
         b, left, log_slope, start = split(level, start)
@@ -597,7 +598,11 @@ def power_split(a: Array, radius: Array, q: float, r: float, scale: Array | None
         low, high = xp.where(error > 0, level, low), xp.where(error < 0, level, high)
         share = (b / unit / xp.where(norm_b > 0, norm_b, xp.ones_like(norm_b))) ** q
         slope = xp.sum(share * log_slope, axis=-1, keepdims=True)
-        moved = level - error / xp.where(slope < 0, slope, xp.full_like(slope, -1.0))
+        # Newton's method on the logarithm of the decrease of log norm, nearly linear in the level
+        # where little is cut off
+        ratio = 1 - error / to_cut
+        reached = xp.where(ratio > 0, to_cut * ratio * xp.log(at_least_tiny(ratio)), -error)
+        moved = level + reached / xp.where(slope < 0, slope, xp.full_like(slope, -1.0))
         # outside the bracket: halve it, or reach further where one end is still open
         closed = xp.isfinite(low) & xp.isfinite(high)
         middle = 0.5 * (xp.where(closed, low, level) + xp.where(closed, high, level))
