@@ -676,7 +676,8 @@ def repaired_weights(
         sums = weighted_sums(problem, weights)
         # the capacities change with the weights: aim inside by what is exceeded, then by more
         inside = max(_INSIDE, (turn + 1) * (min(found.ratio, _LITTLE) - 1))
-        left = _beyond(problem, sums.weighted_sum, (1 - inside) * sums.capacities, perturbations)
+        capacities = (1 - inside) * sums.capacities
+        left, perturbations = _beyond(problem, sums.weighted_sum, capacities, perturbations)
         weights = np.maximum(weights + _lightest_change(problem, weights, -left), 0)
     return np.full_like(weights, math.nan)
 
@@ -686,13 +687,15 @@ def _beyond(
     target: np.ndarray,
     capacities: np.ndarray,
     perturbations: np.ndarray | None,
-) -> np.ndarray:
-    """What the nearest flow within these capacities leaves of the target."""
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """What the nearest flow within these capacities leaves of the target, and its perturbations in
+    units of the capacities.
+    """
     if by_cuts(problem):
-        return total_variation_prox(target, feature_capacities(problem, capacities))
+        return total_variation_prox(target, feature_capacities(problem, capacities)), None
     start = None if perturbations is None else capacities[:, None] * perturbations
     moved = nearest_perturbations(problem, target, capacities, start)
-    return target - flow(moved, problem.n_classes)
+    return target - flow(moved, problem.n_classes), _over(moved, capacities)
 
 
 def _lightest_change(problem: JointProblem, weights: np.ndarray, goal: np.ndarray) -> np.ndarray:

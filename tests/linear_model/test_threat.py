@@ -171,9 +171,11 @@ def test_several_classes():
     X, y = load_iris(return_X_y=True)
     bound = np.array([0.3, 0.1, 0.0, 0.2])
     ball = RobustLinearClassifier(eps=1, scale=bound).fit(X, y)
-    box = RobustLinearClassifier(threat=Conic(bound)).fit(X, y)
-    assert list(box.separable_) == list(ball.separable_)
-    assert box.dual_gap_ == pytest.approx(ball.dual_gap_, abs=0.05)
+    # the flows that prove a risk are found for balls; the path alone minimises it for other sets
+    with pytest.warns(ConvergenceWarning, match="separability undecided"):
+        box = RobustLinearClassifier(threat=Conic(bound), max_iter=300).fit(X, y)
+    assert ball.separable_ is False
+    assert box.log_risk_ == pytest.approx(ball.log_risk_, abs=0.01)
     assert box.robust_score(X, y) == pytest.approx(ball.robust_score(X, y), abs=0.02)
 
 
