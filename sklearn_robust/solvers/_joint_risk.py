@@ -66,6 +66,7 @@ _WIDER = 4.0  # factor of the smoothing of one centring over that of the last
 _CENTRED = 0.1  # predicted decrease that ends it, relative to the sum of products
 _CENTRING_STEPS = 50  # Newton steps in one at most
 _PATIENCE = 30  # Newton steps without a bound after which it is decided whether the risk recedes
+_GROWTH = 4.0  # change of the coefficients, relative to them, that is suspicious
 _DOUBLINGS = 60  # doublings of the way along a direction in which it does, at most
 _SUFFICIENT = 1e-4  # share of the predicted decrease that a step has to reach
 _BIAS = 0.1  # share of the sum of products that shrinking the dual cone costs
@@ -432,6 +433,11 @@ class _Minimisation:
         if not systems.factorise(at, None):
             return False
         step = systems.solve(at.gradient * -1.0)
+        # a step that leaves the scale of the coefficients is sign of a risk without minimiser
+        longest = _GROWTH * max(1.0, float(np.abs(self.coef).max()))
+        is_long = float(np.abs(step.coef).max()) > longest
+        if is_long and not self.bounds.proven and self._recedes():
+            return False
         length = 1.0
         for _ in range(_STEP_HALVINGS):
             moved = self.coef + length * step.coef
@@ -525,6 +531,7 @@ class _Minimisation:
         self._descend(_SMOOTHING, 0.0, min(_START_ITERATIONS, 20 * max_iter))
         if not self.stopped:
             self._interior_point(max_iter)
+        bounds = max(self.bounds, before, key=lambda bounds: bounds.bound)
         last = math.inf
         for doubling in range(_DOUBLINGS):
             coef = self.coef + 2.0**doubling * found.coef
@@ -534,7 +541,9 @@ class _Minimisation:
             last = log_risk
             if log_risk < self.best[0]:
                 self.best = log_risk, coef
-        bounds = max(self.bounds, before, key=lambda bounds: bounds.bound)
+            # further on rounding grows with the coefficients
+            if log_risk - bounds.bound <= self.tol:
+                break
         self._judge(self.whole)
         self.bounds, self.proving = bounds, False
         if not self.stopped and self.best[0] - bounds.bound > self.tol:
