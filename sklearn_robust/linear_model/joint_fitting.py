@@ -48,6 +48,10 @@ from sklearn_robust.threats import is_ball
 
 # share of its capacity that a pair must carry for a proof, up to which another flow is sought
 _NEAR_PROOF = 2.0
+# Certified relative gap that exact separators aim at: so small that repeated samples do not show in
+# the separator. It costs a Newton step more, and a larger gap is not refused.
+_SEPARATOR_TOL = 1e-10
+
 _ONE = np.zeros(1, dtype=int)  # the index of the one problem
 
 
@@ -293,7 +297,7 @@ class JointFit:
         """
         problem = self.double
         try:
-            found = solve_joint_separator(problem, norm)
+            found = solve_joint_separator(problem, norm, _SEPARATOR_TOL)
         except NotSeparableError as error:
             proof = feasibility(problem, error.weights, error.perturbations, search=True)
             if not proof.proven:
