@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import minimize_scalar
 
-from sklearn_robust.losses import LOSSES
+from sklearn_robust.losses import LOSSES, class_log_probabilities
 
 NAIVE = {"exponential": lambda m: np.exp(-m), "logistic": lambda m: np.log1p(np.exp(-m))}
 each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -322,3 +322,10 @@ def test_weights_of_any_orders_lie_side_by_side(loss):
     assert loss.log_risk_bound(weights / weights.sum(), log_weight, log_risk) == pytest.approx(
         log_risk, abs=1e-9
     )
+
+
+@each_loss
+def test_probabilities_of_large_scores_in_single_precision_sum_to_one(loss):
+    scores = 1e6 + np.array([[0.0, 1.0, 2.0], [3.0, 0.5, 1.0]], np.float32)
+    logs = class_log_probabilities(loss, scores)
+    np.testing.assert_allclose(np.exp(logs).sum(axis=1), 1, rtol=1e-6)

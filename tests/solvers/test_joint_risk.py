@@ -318,11 +318,11 @@ def test_separability_that_descent_leaves_open_is_decided():
 
 
 def test_without_minimiser_the_coefficients_stay_of_a_size_that_single_precision_holds():
-    """Three points, two of them with samples of two classes each: margins grow without end."""
+    """Three points, each with samples of two classes: margins grow without end."""
     points = np.array([[-1.1, 0.7, -2.0], [-0.5, 1.2, -0.4], [-0.3, -0.3, -0.8]], np.float32)
     problem = JointProblem.from_data(
         points[[0, 1, 2, 0, 0, 1, 2]],
-        np.array([0, 2, 1, 0, 2, 2, 0]),
+        np.array([0, 1, 2, 0, 2, 2, 0]),
         q=math.inf,
         eps=0,
         fit_intercept=True,
