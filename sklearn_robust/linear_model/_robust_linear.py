@@ -32,6 +32,7 @@ from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
 from sklearn_robust.losses import MarginLoss, check_loss
 from sklearn_robust.norms import MATRIX_NORMS, LpNorm, Norm, SchattenNorm, norm_of
 from sklearn_robust.rows import BlockRows
+from sklearn_robust.separators.separator import check_geometry
 from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import Threat, check_radius, is_ball, require_ball
 
@@ -46,7 +47,8 @@ def _read_geometry(p_algo: Any) -> Norm | str:
     if all(hasattr(p_algo, member) for member in ("value", "dual", "steepest_direction")):
         norm: Norm = p_algo
         return norm
-    return LpNorm(check_exponent(p_algo, "p_algo"))
+    check_geometry(p_algo, "p_algo")
+    return LpNorm(float(p_algo))
 
 
 def _check_step_size(value: Any, name: str) -> None:

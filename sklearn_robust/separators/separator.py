@@ -205,8 +205,12 @@ def read_norm(p: Any, n_classes: int) -> Norm:
 
 def check_geometry(p: Any, name: str = "p") -> None:
     """Refuse what is neither an exponent in [1, inf] nor the name of a matrix norm."""
-    if not (isinstance(p, str) and p in MATRIX_NORMS):
+    if not isinstance(p, str):
         check_exponent(p, name)
+    elif p not in MATRIX_NORMS:
+        raise ValueError(
+            f"{name} must be a real number in [1, inf] or one of {list(MATRIX_NORMS)}, got {p!r}."
+        )
 
 
 def read_problem(
