@@ -49,6 +49,7 @@ from sklearn_robust.solvers._joint_start import (
     smoothed_norms,
     smoothed_risk,
 )
+from sklearn_robust.solvers._joint_ties import on_kinks
 from sklearn_robust.solvers.solution import Monitor, Monitoring
 from sklearn_robust.threats import require_ball
 
@@ -588,6 +589,8 @@ class _Minimisation:
         if float(now.log_risk) > self.best[0]:  # the search for better intercepts ended short
             del now
             now = problem.evaluate(self.model.loss, coef, intercept)
+        if not separates:
+            coef, now = on_kinks(problem, self.model.loss, coef, now, self.model.unit)
         intercept, log_risk = now.intercept, float(now.log_risk)
         separable: bool | None = True if bool(now.margins.min() > 0) else None
         if separable is None and bounds.proven:

@@ -331,3 +331,16 @@ def test_without_minimiser_the_coefficients_stay_of_a_size_that_single_precision
     assert end.separable is False
     assert end.gap < TOL
     assert np.abs(end.coef).max() < 1e3
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_classes_are_tied_exactly_where_the_minimiser_ties_them(loss):
+    X, y = load_wine(return_X_y=True)
+    X = StandardScaler().fit_transform(X)
+    problem = JointProblem.from_data(X, y, q=np.inf, eps=0.5, fit_intercept=True)
+    rough, exact = (minimise_joint_risk(problem, loss, tol=tol) for tol in (1e-3, 1e-8))
+    differences = np.abs(problem.pair_differences(exact.coef))
+    apart = differences > 1e-4
+    assert 0.3 < apart.mean() < 0.5
+    np.testing.assert_array_equal(problem.pair_differences(rough.coef) != 0, apart)
+    np.testing.assert_array_equal(differences != 0, apart)
