@@ -122,7 +122,7 @@ def certify_refined(
 ) -> Certified:
     """An engine's point, certified after active-set refinement on the max-margin form `program`."""
     first = certify_point(problem, norm, point, solver)
-    if first.gap - first.rounding <= EXACT:
+    if isinstance(problem.rows, BlockRows) or first.gap - first.rounding <= EXACT:
         return first
     point, helped = refined(program, point, tol)
     return certify_point(problem, norm, point, f"{solver} + refinement") if helped else first
@@ -144,6 +144,9 @@ def certify_point(
 def largest_sample_norm(problem: RobustProblem, norm: LpNorm) -> float:
     """The largest p*-norm of a sample: no margin can exceed it, and rounding is relative to it."""
     dual = norm.dual
+    if isinstance(problem.rows, BlockRows):
+        blocks = (replace(problem, X=rows.X) for _, rows in problem.rows.row_blocks())
+        return max(largest_sample_norm(block, norm) for block in blocks)
     if not sparse.issparse(problem.X):
         return float(dual.value(problem.X).max())
     entries = abs(problem.X)

@@ -204,6 +204,12 @@ def _next_gap(program: MaxMarginForm, n_violated: int, tol: float) -> float:
     return _ROUGH_GAP if many else _FINE_GAP_SHARE * tol
 
 
+def problem_on_rows(problem: RobustProblem, index: NDArray[np.intp]) -> RobustProblem:
+    """The problem of the rows at these places alone, which ascend, in memory."""
+    rows = cast(Any, problem.rows)
+    return _RowSet(index, rows.take(index).astype(np.float64, copy=False)).problem(problem)
+
+
 @dataclass(frozen=True)
 class _RowSet:
     """Some rows: their places, and a dense copy of them in float64."""

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -7,7 +8,14 @@ from scipy import sparse
 from sklearn_robust.certificates import Certified
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.separators import _engine_choice, working_sets
+from sklearn_robust.rows import BlockRows
+from sklearn_robust.separators import (
+    NotSeparableError,
+    _engine_choice,
+    max_margin,
+    min_norm_separator,
+    working_sets,
+)
 from sklearn_robust.separators._max_margin_form import SolverFailure
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.working_sets import solve_on_column_sets, solve_on_row_sets
@@ -187,3 +195,54 @@ def test_too_few_rounds_leave_a_valid_answer(max_margin_form, on_row_sets, monke
     assert _engine_choice.maximise_margin(problem_of(form), LpNorm(1), 1e-8).gap <= 1e-8
     with pytest.raises(SolverFailure, match="column sets"):
         solve_on_column_sets(max_margin_form(12, 1500, 1.0, 1.0, 0.0))
+
+
+class Cut:
+    """An array as blocks of 300 rows."""
+
+    def __init__(self, X, y):
+        self.X, self.y = X, y
+
+    def blocks(self):
+        for start in range(0, len(self.y), 300):
+            yield self.X[start : start + 300], self.y[start : start + 300]
+
+
+@pytest.mark.parametrize("convert", [np.asarray, np.float32, sparse.csr_array])
+@pytest.mark.parametrize("fit_intercept", [False, True])
+def test_rows_in_blocks_have_the_separator_of_their_array(convert, fit_intercept):
+    drawn = linear_teacher(2000, 4, 0, INF, 0.02)
+    X, y = convert(drawn.X), drawn.y[0]
+    rows, given = BlockRows(Cut(X, y)), {"q": INF, "fit_intercept": fit_intercept}
+    for solve in (max_margin, partial(min_norm_separator, p=1, eps=0.02)):
+        found, expected = solve(rows, **given), solve(X, y, **given)
+        assert found.margin == pytest.approx(expected.margin, rel=1e-7)
+        assert found.relative_gap <= 1e-8
+        np.testing.assert_allclose(found.coef, expected.coef, rtol=1e-4, atol=1e-6)
+    with pytest.raises(NotSeparableError) as error:
+        min_norm_separator(rows, p=2, eps=1.01 * max_margin(rows, **given).margin, **given)
+    assert np.abs((error.value.weights * y) @ X).max() <= error.value.eps
+    assert error.value.eps_star == pytest.approx(max_margin(rows, **given).margin)
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+def test_rows_in_blocks_that_nothing_separates_prove_it(fit_intercept):
+    X = np.random.default_rng(0).normal(size=(1000, 3))
+    y = np.where(np.arange(1000) % 2, 1, -1)
+    rows, given = BlockRows(Cut(X, y)), {"q": 2, "fit_intercept": fit_intercept}
+    found = max_margin(rows, **given)
+    assert found.margin == 0
+    assert np.abs((found.dual_coef * y) @ X).max() <= 1e-12
+    with pytest.raises(NotSeparableError, match="not linearly separable"):
+        min_norm_separator(rows, p=2, eps=0.1, **given)
+
+
+def test_what_rows_in_blocks_cannot_have_is_refused():
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    rows = BlockRows(Cut(X, np.arange(40) % 3))
+    with pytest.raises(ValueError, match="3 classes need the data in memory"):
+        max_margin(rows, q=2)
+    with pytest.raises(ValueError, match="y must be left out"):
+        max_margin(rows, rows.y, q=2)
+    with pytest.raises(ValueError, match="needs the data in memory"):
+        max_margin(BlockRows(Cut(X, np.arange(40) % 2)), q=2, scale=[1, 2, 3])
