@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
+from sklearn_robust import RobustLinearClassifier
 from sklearn_robust.certificates import Certified
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -200,12 +201,12 @@ def test_too_few_rounds_leave_a_valid_answer(max_margin_form, on_row_sets, monke
 class Cut:
     """An array as blocks of 300 rows."""
 
-    def __init__(self, X, y):
-        self.X, self.y = X, y
+    def __init__(self, X, y, weight=None):
+        self.parts = (X, y) if weight is None else (X, y, weight)
 
     def blocks(self):
-        for start in range(0, len(self.y), 300):
-            yield self.X[start : start + 300], self.y[start : start + 300]
+        for start in range(0, len(self.parts[1]), 300):
+            yield tuple(part[start : start + 300] for part in self.parts)
 
 
 @pytest.mark.parametrize("convert", [np.asarray, np.float32, sparse.csr_array])
@@ -235,6 +236,19 @@ def test_rows_in_blocks_that_nothing_separates_prove_it(fit_intercept):
     assert np.abs((found.dual_coef * y) @ X).max() <= 1e-12
     with pytest.raises(NotSeparableError, match="not linearly separable"):
         min_norm_separator(rows, p=2, eps=0.1, **given)
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.4])
+def test_the_exact_solver_of_an_estimator_reads_blocks(eps):
+    X = np.random.default_rng(0).normal(size=(2000, 4))
+    y, weight = np.where(X[:, 0] > 0, 1, -1), np.where(np.arange(2000) % 7, 1.0, 0.0)
+    X[:, 0] += 0.3 * y
+    found, expected = (RobustLinearClassifier(eps=eps, solver="exact") for _ in range(2))
+    found.fit(BlockRows(Cut(X, y, weight)))
+    expected.fit(X, y, weight)
+    assert found.separable_ is expected.separable_ is (eps < 0.3)
+    np.testing.assert_allclose(found.coef_, expected.coef_, rtol=1e-5, atol=1e-8)
+    assert found.margin_ == pytest.approx(expected.margin_, rel=1e-7)
 
 
 def test_what_rows_in_blocks_cannot_have_is_refused():
