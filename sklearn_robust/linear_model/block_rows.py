@@ -24,11 +24,12 @@ def read_block_rows(
     """
     rows.refuse_beside(y=y, sample_weight=sample_weight)
     kind = type(rows).__name__
-    if estimator.solver == "exact":
+    if getattr(estimator, "solver", "exact") == "exact":
         _check_exact(estimator, rows)
-    if estimator.device is not None:
+    device = getattr(estimator, "device", None)
+    if device is not None:
         raise ValueError(
-            f"device={estimator.device!r} needs the data in memory, got {kind}. Use device=None."
+            f"device={device!r} needs the data in memory, got {kind}. Use device=None."
         )
     estimator.n_features_in_ = rows.shape[1]
     vars(estimator).pop("feature_names_in_", None)
@@ -44,9 +45,10 @@ def _check_exact(estimator: Any, rows: BlockRows) -> None:
     """Refuse what the exact separator reads in memory only."""
     used = slice(None) if rows.sample_weight is None else rows.sample_weight > 0
     several = len(np.unique(rows.y[used])) > 2
-    if several or estimator.scale is not None or estimator.threat is not None:
+    if several or estimator.scale is not None or getattr(estimator, "threat", None) is not None:
         what = "several classes" if several else "scale or threat"
         raise ValueError(
-            f"solver='exact' with {what} needs the data in memory, got {type(rows).__name__}. Use "
-            f"solver='steepest_descent' or 'auto' for the path to the same limit."
+            f"The exact separator with {what} needs the data in memory, got {type(rows).__name__}. "
+            f"Use RobustLinearClassifier with solver='steepest_descent' or 'auto' for the path to "
+            f"the same limit."
         )

@@ -307,6 +307,12 @@ def on_device(problem: P, device: str | None) -> P:
     return tensors
 
 
+def in_float64(problem: RobustProblem) -> RobustProblem:
+    """The problem for exact separators: rows in blocks become float64 a few at a time."""
+    in_blocks = isinstance(problem.rows, BlockRows)
+    return problem.in_double_arithmetic() if in_blocks else problem.as_float64()
+
+
 def _find_separator(
     problem: RobustProblem, loss: MarginLoss, norm: Geometry, tol: float
 ) -> Solution | None:
@@ -314,8 +320,7 @@ def _find_separator(
 
     The answer is None where the programs fail to decide.
     """
-    in_blocks = isinstance(problem.rows, BlockRows)
-    double = problem.in_double_arithmetic() if in_blocks else problem.as_float64()
+    double = in_float64(problem)
     dtype = problem.y.dtype
     coef = np.zeros((1, problem.n_features))
     intercept = np.zeros(1)

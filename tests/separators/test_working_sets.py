@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sklearn_robust import RobustLinearClassifier
+from sklearn_robust import MinNormRobustClassifier, RobustLinearClassifier
 from sklearn_robust.certificates import Certified
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -238,12 +238,16 @@ def test_rows_in_blocks_that_nothing_separates_prove_it(fit_intercept):
         min_norm_separator(rows, p=2, eps=0.1, **given)
 
 
+@pytest.mark.filterwarnings("ignore:The data are not robustly separable")
+@pytest.mark.parametrize(
+    "make", [MinNormRobustClassifier, partial(RobustLinearClassifier, solver="exact")]
+)
 @pytest.mark.parametrize("eps", [0.1, 0.4])
-def test_the_exact_solver_of_an_estimator_reads_blocks(eps):
+def test_exact_estimators_read_blocks(make, eps):
     X = np.random.default_rng(0).normal(size=(2000, 4))
     y, weight = np.where(X[:, 0] > 0, 1, -1), np.where(np.arange(2000) % 7, 1.0, 0.0)
     X[:, 0] += 0.3 * y
-    found, expected = (RobustLinearClassifier(eps=eps, solver="exact") for _ in range(2))
+    found, expected = (make(eps=eps) for _ in range(2))
     found.fit(BlockRows(Cut(X, y, weight)))
     expected.fit(X, y, weight)
     assert found.separable_ is expected.separable_ is (eps < 0.3)
