@@ -22,6 +22,7 @@ from sklearn_robust._parameters import (
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model.base import RobustLinearMixin, read_problem
+from sklearn_robust.linear_model.fitting import in_float64
 from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
 from sklearn_robust.norms import LpNorm, SchattenNorm
 from sklearn_robust.problems import RobustProblem
@@ -123,6 +124,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
     (array(['down', 'up'], dtype='<U4'), array([[0.667, 0.   ]]), 1.5)
     """
 
+    _reads_blocks = True
+
     def __init__(
         self,
         p: float = 2,
@@ -144,14 +147,17 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
 
     @all_or_nothing
     @with_callbacks  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit on training data.
 
         Parameters
         ----------
-        X : array-like or sparse array of shape (n_samples, n_features)
+        X : array-like or sparse array of shape (n_samples, n_features), or BlockRows
+            Rows that are never whole in memory, such as `sklearn_robust.rows.NpyRows`, hold two
+            classes, and their features have no scales.
         y : array-like of shape (n_samples,)
-            Labels of two or more classes, of any type.
+            Labels of two or more classes, of any type. None for BlockRows, which hold labels and
+            weights.
         sample_weight : array-like of shape (n_samples,), optional
             Non-negative; a sample of weight zero is left out. The other weights matter only where
             there is no separator.
@@ -218,4 +224,4 @@ def _solve_again(problem: RobustProblem | JointProblem, norm: Any) -> None:
     if isinstance(problem, JointProblem):
         solve_joint_separator(problem, norm)
     else:
-        solve_separator(problem.as_float64(), norm)
+        solve_separator(in_float64(problem), norm)

@@ -271,8 +271,8 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         Parameters
         ----------
         X : array-like or sparse array of shape (n_samples, n_features), or BlockRows
-            Rows that are never whole in memory, such as `sklearn_robust.rows.NpyRows`, are for all
-            solvers but "exact", with device=None.
+            Rows that are never whole in memory, such as `sklearn_robust.rows.NpyRows`, need
+            device=None, and with solver="exact" two classes without scale or threat.
         y : array-like of shape (n_samples,)
             Labels of two or more classes, of any type. None for BlockRows, which hold labels and
             weights.

@@ -102,7 +102,8 @@ def read_problem(
         X, y = validate_data(estimator, X, y, accept_sparse="csr", dtype=(np.float64, np.float32))
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         # the exact separators do not know samples of weight zero
-        serves_exactly = not estimator._reads_blocks or estimator.solver == "exact"
+        exact = getattr(estimator, "solver", "exact") == "exact"
+        serves_exactly = not estimator._reads_blocks or exact
         copied = serves_exactly or X.size <= _MOST_COPIED
     check_classification_targets(y)
     estimator.threat_ = _read_threat(estimator)

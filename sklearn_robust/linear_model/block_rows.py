@@ -24,14 +24,12 @@ def read_block_rows(
     """
     rows.refuse_beside(y=y, sample_weight=sample_weight)
     kind = type(rows).__name__
-    if estimator.solver == "exact":
+    if getattr(estimator, "solver", "exact") == "exact":
+        _check_exact(estimator, rows)
+    device = getattr(estimator, "device", None)
+    if device is not None:
         raise ValueError(
-            f"solver='exact' needs the data in memory, got {kind}. Use "
-            f"solver='steepest_descent' or 'auto' for the path to the same limit."
-        )
-    if estimator.device is not None:
-        raise ValueError(
-            f"device={estimator.device!r} needs the data in memory, got {kind}. Use device=None."
+            f"device={device!r} needs the data in memory, got {kind}. Use device=None."
         )
     estimator.n_features_in_ = rows.shape[1]
     vars(estimator).pop("feature_names_in_", None)
@@ -41,3 +39,16 @@ def read_block_rows(
     if not weight.any():
         raise ValueError(f"sample_weight of {rows!r} must not be all zero.")
     return rows.y, weight
+
+
+def _check_exact(estimator: Any, rows: BlockRows) -> None:
+    """Refuse what the exact separator reads in memory only."""
+    used = slice(None) if rows.sample_weight is None else rows.sample_weight > 0
+    several = len(np.unique(rows.y[used])) > 2
+    if several or estimator.scale is not None or getattr(estimator, "threat", None) is not None:
+        what = "several classes" if several else "scale or threat"
+        raise ValueError(
+            f"The exact separator with {what} needs the data in memory, got {type(rows).__name__}. "
+            f"Use RobustLinearClassifier with solver='steepest_descent' or 'auto' for the path to "
+            f"the same limit."
+        )

@@ -26,6 +26,7 @@ from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.losses import MarginLoss, check_loss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import BlockRows
 from sklearn_robust.separators import NotSeparableError
 from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.solvers import (
@@ -306,6 +307,12 @@ def on_device(problem: P, device: str | None) -> P:
     return tensors
 
 
+def in_float64(problem: RobustProblem) -> RobustProblem:
+    """The problem for exact separators: rows in blocks become float64 a few at a time."""
+    in_blocks = isinstance(problem.rows, BlockRows)
+    return problem.in_double_arithmetic() if in_blocks else problem.as_float64()
+
+
 def _find_separator(
     problem: RobustProblem, loss: MarginLoss, norm: Geometry, tol: float
 ) -> Solution | None:
@@ -313,7 +320,7 @@ def _find_separator(
 
     The answer is None where the programs fail to decide.
     """
-    double = problem.as_float64()
+    double = in_float64(problem)
     dtype = problem.y.dtype
     coef = np.zeros((1, problem.n_features))
     intercept = np.zeros(1)
@@ -390,6 +397,8 @@ def scale_to_loss(
         row = slice(i, i + 1)
         one = problem.select(row)
         margins = one.margins(solution.coef[row], solution.intercept[row])
+        smallest = margins.min()
+        margins = np.where(margins < math.inf, margins, 0.0)  # inf for samples of weight zero
 
         def excess(scale: float, one: RobustProblem = one, margins: np.ndarray = margins) -> float:
             log_risk = loss.log_risk_and_weights(scale * margins, one.log_weight)[0][0]
@@ -397,8 +406,8 @@ def scale_to_loss(
 
         # where exp(-scale * smallest margin) bounds the loss, the upper end is past the root, or at
         # it up to rounding
-        upper = max(1.0, float(one.log_total_weight[0] - goal) / margins.min())
-        while excess(upper) > 1e-5 and upper * margins.min() < LARGEST_MARGIN:
+        upper = max(1.0, float(one.log_total_weight[0] - goal) / smallest)
+        while excess(upper) > 1e-5 and upper * smallest < LARGEST_MARGIN:
             upper *= 2
         scale = brentq(excess, 0.0, upper) if excess(0.0) > 0 > excess(upper) else upper
         solution.coef[row] *= scale

@@ -16,6 +16,7 @@ from scipy import sparse
 from sklearn_robust.certificates import Certified, Point, certify
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import BlockRows
 from sklearn_robust.scaled_norms import WeightedNorm
 from sklearn_robust.separators import (
     interior_point,
@@ -51,7 +52,8 @@ def maximise_margin(
 
     One engine after another solves the problem, and its answer is refined and certified, until the
     certified gap is at most tol, or the margin is zero up to rounding. The better predictor and the
-    better weights of all answers are kept.
+    better weights of all answers are kept. Where rows are many, or are read in blocks, the engines
+    solve the problem on sets of rows first, or only.
 
     Parameters
     ----------
@@ -67,6 +69,21 @@ def maximise_margin(
     RuntimeError
         If every engine failed.
     """
+    if not suits_row_sets(problem):
+        return _maximise_by_engines(problem, norm, tol, start=start)
+    found = solve_on_row_sets(
+        problem, norm, tol, lambda part, gap: _maximise_by_engines(part, norm, gap)
+    )
+    best = certify_point(problem, norm, found, "row sets")
+    if isinstance(problem.rows, BlockRows) or _is_settled(problem, norm, best, tol):
+        return best
+    return _maximise_by_engines(problem, norm, tol, start=start).merged(best)
+
+
+def _maximise_by_engines(
+    problem: RobustProblem, norm: LpNorm, tol: float, *, start: Vector | None = None
+) -> Certified:
+    """The same for data in memory, on all rows at once."""
     program = MaxMarginForm.of(problem, norm)
     best, failures = None, []
     for engine in _ENGINES:
@@ -78,15 +95,21 @@ def maximise_margin(
             failures.append(f"{engine.name}: {failure}")
             continue
         best = certify_refined(problem, norm, program, point, engine.name, tol).merged(best)
-        zero_bound = _ZERO_BOUND * largest_sample_norm(problem, norm)
-        # no answer proves a smaller gap than rounding allows
-        if (best.margin <= 0 and best.bound <= zero_bound) or best.gap - best.rounding <= tol:
+        if _is_settled(problem, norm, best, tol):
             break
     if best is None:
         raise RuntimeError(
             f"No solver returned an answer ({'; '.join(failures)}). Rescale the features of X."
         )
     return best
+
+
+def _is_settled(problem: RobustProblem, norm: LpNorm, best: Certified, tol: float) -> bool:
+    """Whether the gap is reached, or the margin is zero up to rounding."""
+    # no answer proves a smaller gap than rounding allows
+    if best.gap - best.rounding <= tol:
+        return True
+    return best.margin <= 0 and best.bound <= _ZERO_BOUND * largest_sample_norm(problem, norm)
 
 
 def certify_refined(
@@ -99,7 +122,7 @@ def certify_refined(
 ) -> Certified:
     """An engine's point, certified after active-set refinement on the max-margin form `program`."""
     first = certify_point(problem, norm, point, solver)
-    if first.gap - first.rounding <= EXACT:
+    if isinstance(problem.rows, BlockRows) or first.gap - first.rounding <= EXACT:
         return first
     point, helped = refined(program, point, tol)
     return certify_point(problem, norm, point, f"{solver} + refinement") if helped else first
@@ -112,7 +135,8 @@ def certify_point(
 
     The direction has its best intercept, and the weights are made feasible.
     """
-    return certify(problem, norm, point.coef[None], point.weights[None], extended=True).single(
+    extended = not isinstance(problem.rows, BlockRows)
+    return certify(problem, norm, point.coef[None], point.weights[None], extended=extended).single(
         solver
     )
 
@@ -120,6 +144,9 @@ def certify_point(
 def largest_sample_norm(problem: RobustProblem, norm: LpNorm) -> float:
     """The largest p*-norm of a sample: no margin can exceed it, and rounding is relative to it."""
     dual = norm.dual
+    if isinstance(problem.rows, BlockRows):
+        blocks = (replace(problem, X=rows.X) for _, rows in problem.rows.row_blocks())
+        return max(largest_sample_norm(block, norm) for block in blocks)
     if not sparse.issparse(problem.X):
         return float(dual.value(problem.X).max())
     entries = abs(problem.X)
@@ -174,7 +201,6 @@ _ENGINES = [
         lambda program, tol, start: solve_semismooth_newton(program, tol, start),
     ),
     Engine("nearest point", nearest_point.suits, lambda program, *_: solve_nearest_point(program)),
-    Engine("row sets", suits_row_sets, lambda program, tol, _: solve_on_row_sets(program, tol)),
     Engine(
         "column sets", suits_column_sets, lambda program, tol, _: solve_on_column_sets(program, tol)
     ),

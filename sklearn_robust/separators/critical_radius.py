@@ -18,6 +18,7 @@ from sklearn_robust.certificates import Certified, Point, cancelling_weights
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import BlockRows
 from sklearn_robust.separators._engine_choice import (
     DEFAULT_TOL,
     certify_point,
@@ -36,6 +37,7 @@ from sklearn_robust.separators._max_margin_form import (
 from sklearn_robust.separators.joint import largest_joint_distance
 from sklearn_robust.separators.linear_program import solve_linear_program
 from sklearn_robust.separators.separator import Separator, read_problem, warn_of_gap
+from sklearn_robust.separators.working_sets import problem_on_rows
 from sklearn_robust.threats import LpBall, require_ball
 
 # Size of a coordinate of Z^T a, relative to the sum of its terms' sizes, up to which weights prove
@@ -55,7 +57,7 @@ _BEYOND_RATIO = (0.5 * DEFAULT_TOL, 1e-6, 1e-4)
 
 def max_margin(
     X: Any,
-    y: Any,
+    y: Any = None,
     *,
     q: float,
     fit_intercept: bool = False,
@@ -74,10 +76,13 @@ def max_margin(
 
     Parameters
     ----------
-    X : {array-like, sparse matrix} of shape (n, d)
+    X : {array-like, sparse matrix} of shape (n, d), or BlockRows
+        Rows in blocks are read once a round, and a few of them are kept in memory. They hold two
+        classes, and features have no scales.
     y : array-like of shape (n,)
         Two or more classes; of two the greater label is the positive one. Without an intercept also
-        -1 or +1 alone.
+        -1 or +1 alone. None for BlockRows, which hold labels; their samples of weight zero are left
+        out.
     q : float
         Exponent of the distance, in [1, inf].
     fit_intercept : bool, default=False
@@ -178,7 +183,9 @@ def largest_distance(problem: RobustProblem, tol: float) -> Certified:
         answer = _largest_plain_distance(replace(plain, X=over_columns(plain.X, scale)), tol)
         point = Point(answer.coef / scale, answer.weights)
         answer = certify_point(plain, problem.threat.dual_norm, point, answer.solver)
-    if answer.margin > 0 and answer.gap > tol and math.prod(plain.X.shape) <= _MAX_RATIO_ENTRIES:
+    in_memory = not isinstance(plain.rows, BlockRows)
+    few = in_memory and math.prod(plain.X.shape) <= _MAX_RATIO_ENTRIES
+    if answer.margin > 0 and answer.gap > tol and few:
         return _largest_ratio(problem, answer, tol)
     return answer
 
@@ -261,6 +268,8 @@ def _largest_plain_distance(plain: RobustProblem, tol: float) -> Certified:
     answer = maximise_margin(plain, norm, tol)
     if answer.margin > 0:
         return answer
+    if isinstance(plain.rows, BlockRows):
+        return _proven_on_weighted_rows(plain, answer, tol)
     # with every feature in its own unit: a small one may separate what large ones do not
     X = plain.X
     units = column_sizes(X, centred=plain.fit_intercept)
@@ -280,6 +289,20 @@ def _largest_plain_distance(plain: RobustProblem, tol: float) -> Certified:
     return best
 
 
+def _proven_on_weighted_rows(plain: RobustProblem, answer: Certified, tol: float) -> Certified:
+    """The same of rows in blocks: the rows that carry weight prove for all that nothing separates.
+
+    They are few, and in memory.
+    """
+    used = np.flatnonzero(answer.weights)
+    part = _largest_plain_distance(problem_on_rows(plain, used), tol)
+    if part.margin > 0:
+        return answer
+    weights = np.zeros_like(answer.weights)
+    weights[used] = part.weights
+    return replace(answer, weights=weights, bound=part.bound)
+
+
 def fixed_features(problem: RobustProblem) -> NDArray[np.intp]:
     """The indices of the features of scale 0."""
     scale = problem.threat.scale
@@ -296,6 +319,6 @@ def _imbalance(problem: RobustProblem, weights: Vector) -> float:
 
     It is rounding if a proves that the data are not separable.
     """
-    terms = weights @ abs(problem.X)
+    terms = problem.sizes(weights[None])[0]
     weighted_sum = np.abs(problem.weighted_sum(weights[None])[0])
     return float(np.max(weighted_sum / np.where(terms > 0, terms, 1.0)))

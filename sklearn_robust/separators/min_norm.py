@@ -18,6 +18,7 @@ from sklearn_robust.certificates import Certified, Point, cancelling_weights
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import LpNorm, SchattenNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import BlockRows
 from sklearn_robust.separators._engine_choice import (
     DEFAULT_TOL,
     certify_point,
@@ -45,7 +46,7 @@ _ROUNDING_PROOF = 1e-12
 
 def min_norm_separator(
     X: Any,
-    y: Any,
+    y: Any = None,
     *,
     p: float,
     q: float,
@@ -66,10 +67,13 @@ def min_norm_separator(
 
     Parameters
     ----------
-    X : {array-like, sparse matrix} of shape (n, d)
+    X : {array-like, sparse matrix} of shape (n, d), or BlockRows
+        Rows in blocks are read once a round, and a few of them are kept in memory. They hold two
+        classes, and features have no scales.
     y : array-like of shape (n,)
         Two or more classes; of two the greater label is the positive one. Without an intercept also
-        -1 or +1 alone.
+        -1 or +1 alone. None for BlockRows, which hold labels; their samples of weight zero are left
+        out.
     p : float, "spectral" or "nuclear"
         Exponent of the norm to minimise, in [1, inf], or a norm of the matrix W of several classes,
         which is the 2-norm with two.
@@ -317,6 +321,8 @@ def _separator_near_eps_star(
         start = certify_point(problem, norm, point, solver)
         if start.margin > 0:
             best = start.merged(answer)
+            if isinstance(problem.rows, BlockRows):
+                return best
             form, point = MaxMarginForm.of(problem, norm), Point(best.coef, best.weights)
             return certify_refined(problem, norm, form, point, best.solver, tol).merged(best)
         lower, upper = max(lower, star.margin), min(upper, star.bound)
@@ -340,7 +346,7 @@ def _smallest_weighted_sum(problem: RobustProblem, proofs: Vector) -> tuple[Vect
     Each coordinate of Z^T a is known up to its own rounding: a small feature counts beside a large
     one.
     """
-    rounding = _ROUNDING_PROOF * (proofs @ abs(problem.X))
+    rounding = _ROUNDING_PROOF * (problem.sizes(proofs))
     weighted_sums = np.maximum(np.abs(problem.weighted_sum(proofs)) - rounding, 0)
     sizes = problem.threat.norm.value(weighted_sums)
     best = np.argmin(sizes)

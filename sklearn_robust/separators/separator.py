@@ -20,6 +20,7 @@ from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import MATRIX_NORMS, LpNorm, Norm, SchattenNorm, norm_of
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import BlockRows
 from sklearn_robust.separators._max_margin_form import Vector
 
 
@@ -217,8 +218,10 @@ def read_problem(
     X: Any, y: Any, q: float, eps: float, fit_intercept: bool, scale: Any
 ) -> RobustProblem | JointProblem:
     """The problem that a user's data and parameters state; a joint one for several classes."""
-    refuse_lazy(X=X, y=y)
     check_choice(fit_intercept, "fit_intercept", (True, False))
+    if isinstance(X, BlockRows):
+        return _problem_of_blocks(X, y, q, eps, fit_intercept, scale)
+    refuse_lazy(X=X, y=y)
     names = _get_feature_names(X)
     X, y = check_X_y(X, y, accept_sparse=("csr", "csc"), dtype=np.float64)
     X = sparse.csr_array(X) if sparse.issparse(X) else X
@@ -228,6 +231,35 @@ def read_problem(
     if len(classes) > 2:
         return JointProblem.from_data(X, index, **given)
     return RobustProblem.from_data(X, _signs(y, classes, fit_intercept), **given)
+
+
+def _problem_of_blocks(
+    rows: BlockRows, y: Any, q: float, eps: float, fit_intercept: bool, scale: Any
+) -> RobustProblem:
+    """The problem of two classes that rows in blocks state."""
+    rows.refuse_beside(y=y)
+    if scale is not None:
+        raise ValueError(
+            f"scale={scale!r} needs the data in memory, got {type(rows).__name__}. Divide the "
+            f"features by their scales, or pass an array."
+        )
+    used = slice(None) if rows.sample_weight is None else rows.sample_weight > 0
+    classes = np.unique(rows.y[used])
+    if len(classes) > 2:
+        raise ValueError(
+            f"{len(classes)} classes need the data in memory, got {type(rows).__name__}. Pass an "
+            f"array, or use RobustLinearClassifier."
+        )
+    labels = np.ones(rows.shape[0])
+    labels[used] = _signs(rows.y[used], classes, fit_intercept)
+    return RobustProblem.from_data(
+        rows,
+        labels,
+        q=q,
+        eps=eps,
+        fit_intercept=fit_intercept,
+        sample_weight=rows.sample_weight,
+    ).in_double_arithmetic()
 
 
 def _signs(y: NDArray[Any], classes: NDArray[Any], fit_intercept: bool) -> Vector:

@@ -398,7 +398,6 @@ def test_a_gap_above_the_tolerance_warns_and_returns_the_separator():
 OWN_SOLVERS = (
     "solve_semismooth_newton",
     "solve_nearest_point",
-    "solve_on_row_sets",
     "solve_on_column_sets",
     "solve_interior_point",
 )
