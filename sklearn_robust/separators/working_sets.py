@@ -119,7 +119,8 @@ def solve_on_row_sets(
     """
     n, d = problem.X.shape
     sizes = _LARGE_SETS if n > _VERY_TALL_RATIO * d else _SMALL_SETS
-    chosen, best, gap, lowest = _first_rows(problem), None, _ROUGH_GAP, math.inf
+    chosen, best = _first_rows(problem), None
+    gap, lowest = _ROUGH_GAP, math.inf
     for _ in range(_MAX_SET_ROUNDS):
         small = solve(chosen.problem(problem), gap)
         size = norm.value(small.coef)

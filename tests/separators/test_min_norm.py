@@ -19,8 +19,8 @@ from scipy.optimize import nnls
 from sklearn.datasets import load_breast_cancer, load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
-from sklearn_robust._conic_programs import ConicProgram
 
+from sklearn_robust._conic_programs import ConicProgram
 from sklearn_robust.certificates import Point
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
