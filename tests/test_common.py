@@ -15,7 +15,7 @@ from sklearn_robust import (
 )
 
 OTHERS = [
-    RobustLinearClassifier(p_algo=1, loss="logistic", solver="steepest_descent"),
+    RobustLinearClassifier(p_algo=1, loss="logistic", solver="steepest_descent", max_iter=150),
     RobustLinearClassifier(p_algo=math.inf, q_pert=2),
     RobustLinearClassifier(solver="exact"),
     RobustLinearClassifier(q_pert=1, device="cpu", max_iter=300),
