@@ -19,13 +19,12 @@ OTHERS = [
     RobustLinearClassifier(p_algo=math.inf, q_pert=2),
     RobustLinearClassifier(solver="exact"),
     RobustLinearClassifier(q_pert=1, device="cpu", max_iter=300),
-    RobustLinearClassifierCV(p_algo=2, eps=(0.05, 0.1), cv=2, solver="exact", threat_eps=0.1),
     RobustLinearClassifierCV(
         (1, 2), eps=0.1, threat_eps=0.1, threat_q=2, cv=2, solver="exact", loss="logistic"
     ),
     MinNormRobustClassifier(),
     RobustDiagonalNet(),
-    RobustDiagonalNet(depth=3, q_pert=2, loss="logistic"),
+    RobustDiagonalNet(depth=3, q_pert=2, loss="logistic", max_iter=300),
     MinNormRobustClassifier(p=1, eps=0.01),
     RobustMLPClassifier(max_iter=40, attack_steps=3),
     RobustNetClassifier(p_algo=math.inf, loss="exponential", max_iter=40, attack_steps=3),
