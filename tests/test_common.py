@@ -19,6 +19,7 @@ OTHERS = [
     RobustLinearClassifier(p_algo=math.inf, q_pert=2),
     RobustLinearClassifier(solver="exact"),
     RobustLinearClassifier(q_pert=1, device="cpu", max_iter=300),
+    RobustLinearClassifierCV(p_algo=2, eps=(0.05, 0.1), cv=2, solver="exact", threat_eps=0.1),
     RobustLinearClassifierCV(
         (1, 2), eps=0.1, threat_eps=0.1, threat_q=2, cv=2, solver="exact", loss="logistic"
     ),

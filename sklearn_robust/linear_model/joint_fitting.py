@@ -50,7 +50,7 @@ from sklearn_robust.threats import is_ball
 _NEAR_PROOF = 2.0
 # Certified relative gap that exact separators aim at: so small that repeated samples do not show in
 # the separator. It costs a Newton step more, and a larger gap is not refused.
-_SEPARATOR_TOL = 1e-10
+_SEPARATOR_TOL = 1e-12
 
 _ONE = np.zeros(1, dtype=int)  # the index of the one problem
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 from scipy.special import softmax
+from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -124,6 +125,17 @@ def test_weights_are_repetitions_and_classes_can_be_weighted():
         MIXED[uneven], LABELS[uneven], (1 / np.bincount(LABELS[uneven]))[LABELS[uneven]]
     )
     np.testing.assert_allclose(balanced.coef_, by_hand.coef_, atol=1e-6)
+
+
+def test_exact_separators_of_repeated_samples_are_those_of_the_samples():
+    rng = np.random.default_rng(15)
+    X, y = rng.random((15, 30)), np.arange(15) % 3
+    counts = rng.integers(1, 6, 15)
+    model = RobustLinearClassifier(eps=0.05, solver="exact")
+    weighted = clone(model).fit(X, y, counts)
+    repeated = clone(model).fit(X.repeat(counts, axis=0), y.repeat(counts))
+    size = np.abs(weighted.coef_).max()
+    np.testing.assert_allclose(repeated.coef_, weighted.coef_, atol=1e-6 * size)
 
 
 @pytest.mark.parametrize(
