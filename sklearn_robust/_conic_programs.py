@@ -60,15 +60,15 @@ class ConicProgram:
     linear: dict[int, float] = field(default_factory=dict)  # the entries of c
     square: slice | None = None  # the columns with P_j > 0
     square_weight: float = 1.0  # that P_j
+    cones: list[Cone] = field(default_factory=list)  # in the order of the rows
     _blocks: list[tuple[list[tuple[slice, Any]], Vector]] = field(default_factory=list)
-    _cones: list[Cone] = field(default_factory=list)
 
     def add_rows(
         self, cones: list[Cone], terms: list[tuple[slice, Any]], constant: Vector
     ) -> slice:
         """The rows sum_k matrix_k x[columns_k] + constant, in these cones; their places."""
         self._blocks.append((terms, constant))
-        self._cones += cones
+        self.cones += cones
         return self.rows.take(len(constant))
 
     def add_norms(self, w: slice, rows: Any, tau: slice, r: float) -> MultipliersOf:
@@ -187,14 +187,9 @@ class ConicProgram:
         return lambda z: z[lower] - z[upper]
 
     @property
-    def cones(self) -> list[Cone]:
-        """The kinds and parameters of the cones, in the order of the rows."""
-        return self._cones
-
-    @property
     def is_linear(self) -> bool:
         """Whether it is a linear program."""
-        linear = all(kind in ("zero", "nonnegative") for kind, _ in self._cones)
+        linear = all(kind in ("zero", "nonnegative") for kind, _ in self.cones)
         return linear and self.square is None
 
     def arrays(self) -> tuple[Vector, Vector, Any, Vector]:
@@ -218,7 +213,7 @@ class ConicProgram:
         """
         squares, c, A, b = self.arrays()
         P = sparse.diags_array(squares)
-        x, z, status = run_clarabel(P, c, -A, b, self._cones, **{**_CLARABEL, **settings})
+        x, z, status = run_clarabel(P, c, -A, b, self.cones, **{**_CLARABEL, **settings})
         if "Infeasible" in status:
             raise SolverFailure(f"clarabel: {status}")
         return x, z
@@ -232,7 +227,7 @@ class ConicProgram:
             If HiGHS ends without a solution, or reaches its limit of iterations.
         """
         _, c, A, b = self.arrays()
-        equal = np.concatenate([np.full(int(size), kind == "zero") for kind, size in self._cones])
+        equal = np.concatenate([np.full(int(size), kind == "zero") for kind, size in self.cones])
         arguments = {"c": c, "A_ub": -A[~equal], "b_ub": b[~equal], "bounds": (None, None)}
         if equal.any():
             arguments |= {"A_eq": A[equal], "b_eq": -b[equal]}

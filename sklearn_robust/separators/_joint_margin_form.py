@@ -102,7 +102,7 @@ class JointMarginForm:
     normal: Vector | None = None
 
     @classmethod
-    def of(cls, problem: JointProblem, norm: Norm | None, **fields: Any) -> JointMarginForm:
+    def of(cls, problem: JointProblem, norm: Norm | None) -> JointMarginForm:
         """The form of a problem with an l_q ball, without samples of weight zero.
 
         Its rows are in units of their root mean square, and centred where intercepts absorb that.
@@ -121,7 +121,6 @@ class JointMarginForm:
             eps,
             threat.scale if eps > 0 else None,
             problem.fit_intercept,
-            **fields,
         )
 
     @property

@@ -169,7 +169,7 @@ def solve_on_column_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
     rough = _ROUGH_GAP
     for _ in range(_MAX_SET_ROUNDS):
         part = replace(program, rows=program.rows[:, chosen]).dense()
-        small = _solve_part(part, rough)
+        small = refined(part, solve_interior_point(part, rough), rough)[0]
         point = Point(np.zeros(d), small.weights)
         point.coef[chosen] = small.coef
         scores, weighted_sum = part.rows @ small.coef, small.weights @ program.rows
@@ -190,17 +190,12 @@ def solve_on_column_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
     raise SolverFailure("column sets: the gap was not reached")
 
 
-def _solve_part(part: MaxMarginForm, gap: float) -> Certified:
-    """The answer on a set of rows or columns, to this gap."""
-    return refined(part, solve_interior_point(part, gap), gap)[0]
-
-
 def _is_solved(certified: Certified, tol: float) -> bool:
     return certified.bound <= _ZERO_FORM_BOUND or certified.gap <= tol
 
 
 def _next_gap(program: MaxMarginForm, n_violated: int, tol: float) -> float:
-    """The gap of the next round: rough while the set misses many rows or columns."""
+    """The gap of the next round: rough while the set misses many columns."""
     many = n_violated > _FEW_VIOLATIONS * min(program.rows.shape)
     return _ROUGH_GAP if many else _FINE_GAP_SHARE * tol
 
