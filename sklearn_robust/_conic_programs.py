@@ -15,6 +15,7 @@ from sklearn_robust._clarabel import Cone, SolverFailure, run_clarabel
 from sklearn_robust._highs import run_highs
 
 Vector = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 # Settings of clarabel
 _CLARABEL = {
@@ -255,12 +256,35 @@ def scaled_identity(d: int, scale: Vector | None) -> Any:
     return sparse.csr_array(sparse.diags_array(scale))[np.flatnonzero(scale)]
 
 
+def unit_rows(places: Indices, n_columns: int) -> Any:
+    """The sparse array whose row i is the unit vector of places[i]."""
+    rows = np.arange(len(places))
+    return sparse.csr_array((np.ones(len(rows)), (rows, places)), shape=(len(rows), n_columns))
+
+
+def score_differences(
+    X: Any, samples: Indices, classes: Indices, rivals: Indices, n_classes: int
+) -> Any:
+    """The sparse array whose rows take <w_y - w_k, x_i> from W, row by row."""
+    rows = sparse.csr_array(X)[samples]
+    d = rows.shape[1]
+    counts = np.diff(rows.indptr)
+    shape = (len(samples), n_classes * d)
+    own, other = (
+        sparse.csr_array(
+            (rows.data, rows.indices + d * np.repeat(which.astype(np.int64), counts), rows.indptr),
+            shape=shape,
+        )
+        for which in (classes, rivals)
+    )
+    return own - other
+
+
 def _in_triangle(i: Any, j: Any) -> Any:
     """The places of the entries i <= j in an upper triangle, column by column."""
     return j * (j + 1) // 2 + i
 
 
-def _places(rows: Vector, n_rows: int) -> Any:
+def _places(rows: Indices, n_rows: int) -> Any:
     """The sparse array (n_rows, m) whose column j is the unit vector of rows[j]."""
-    shape = (n_rows, len(rows))
-    return sparse.csr_array((np.ones(len(rows)), (rows, np.arange(len(rows)))), shape=shape)
+    return unit_rows(rows, n_rows).T
