@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from sklearn_robust._joint_flows import by_cuts, feature_capacities, pair_capacities
 from sklearn_robust.joint import JointEvaluation, JointProblem
-from sklearn_robust.joint_certificates import by_cuts, feature_capacities, pair_capacities
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.total_variation import total_variation_prox
 
