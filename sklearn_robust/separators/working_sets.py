@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -202,8 +202,7 @@ def _next_gap(program: MaxMarginForm, n_violated: int, tol: float) -> float:
 
 def problem_on_rows(problem: RobustProblem, index: NDArray[np.intp]) -> RobustProblem:
     """The problem of the rows at these places alone, which ascend, in memory."""
-    rows = cast(Any, problem.rows)
-    return _RowSet(index, rows.take(index).astype(np.float64, copy=False)).problem(problem)
+    return _RowSet.of(problem.rows, index).problem(problem)
 
 
 @dataclass(frozen=True)
@@ -212,6 +211,11 @@ class _RowSet:
 
     index: NDArray[np.intp]
     X: Vector
+
+    @classmethod
+    def of(cls, rows: Any, places: NDArray[np.intp], first: int = 0) -> _RowSet:
+        """The rows at these places, which ascend, of a block that starts at row `first`."""
+        return cls(first + places, rows.take(places).astype(np.float64, copy=False))
 
     def problem(self, whole: RobustProblem) -> RobustProblem:
         """The problem of these rows alone."""
@@ -228,14 +232,14 @@ class _RowSet:
 
 def _first_rows(problem: RobustProblem) -> _RowSet:
     """Rows at random, the same at every call; with an intercept alike many of both classes."""
-    rng, rows = np.random.default_rng(0), cast(Any, problem.rows)
+    rng = np.random.default_rng(0)
     classes = [np.flatnonzero(members[0]) for members in problem.classes]
     size = -(-_FIRST_ROWS * problem.n_features // len(classes))
     index = np.concatenate(
         [rng.choice(members, min(size, len(members)), replace=False) for members in classes]
     )
     index.sort()
-    return _RowSet(index, rows.take(index).astype(np.float64, copy=False))
+    return _RowSet.of(problem.rows, index)
 
 
 def _sweep(
@@ -259,8 +263,8 @@ def _sweep(
         if not len(below):
             continue
         below = np.sort(below[_least(scores[below], count)])
-        more = _RowSet(at.start + below, rows.take(below).astype(np.float64, copy=False))
-        found, low = found.joined(more), np.concatenate([low, scores[below]])
+        found = found.joined(_RowSet.of(rows, below, at.start))
+        low = np.concatenate([low, scores[below]])
         if len(low) > count:
             first = _least(low, count)
             found, low = found.at(first), low[first]
