@@ -15,6 +15,7 @@ from sklearn_robust._clarabel import Cone, SolverFailure, run_clarabel
 from sklearn_robust._highs import run_highs
 
 Vector = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 # Settings of clarabel
 _CLARABEL = {
@@ -60,15 +61,15 @@ class ConicProgram:
     linear: dict[int, float] = field(default_factory=dict)  # the entries of c
     square: slice | None = None  # the columns with P_j > 0
     square_weight: float = 1.0  # that P_j
+    cones: list[Cone] = field(default_factory=list)  # in the order of the rows
     _blocks: list[tuple[list[tuple[slice, Any]], Vector]] = field(default_factory=list)
-    _cones: list[Cone] = field(default_factory=list)
 
     def add_rows(
         self, cones: list[Cone], terms: list[tuple[slice, Any]], constant: Vector
     ) -> slice:
         """The rows sum_k matrix_k x[columns_k] + constant, in these cones; their places."""
         self._blocks.append((terms, constant))
-        self._cones += cones
+        self.cones += cones
         return self.rows.take(len(constant))
 
     def add_norms(self, w: slice, rows: Any, tau: slice, r: float) -> MultipliersOf:
@@ -187,14 +188,9 @@ class ConicProgram:
         return lambda z: z[lower] - z[upper]
 
     @property
-    def cones(self) -> list[Cone]:
-        """The kinds and parameters of the cones, in the order of the rows."""
-        return self._cones
-
-    @property
     def is_linear(self) -> bool:
         """Whether it is a linear program."""
-        linear = all(kind in ("zero", "nonnegative") for kind, _ in self._cones)
+        linear = all(kind in ("zero", "nonnegative") for kind, _ in self.cones)
         return linear and self.square is None
 
     def arrays(self) -> tuple[Vector, Vector, Any, Vector]:
@@ -218,7 +214,7 @@ class ConicProgram:
         """
         squares, c, A, b = self.arrays()
         P = sparse.diags_array(squares)
-        x, z, status = run_clarabel(P, c, -A, b, self._cones, **{**_CLARABEL, **settings})
+        x, z, status = run_clarabel(P, c, -A, b, self.cones, **{**_CLARABEL, **settings})
         if "Infeasible" in status:
             raise SolverFailure(f"clarabel: {status}")
         return x, z
@@ -232,7 +228,7 @@ class ConicProgram:
             If HiGHS ends without a solution, or reaches its limit of iterations.
         """
         _, c, A, b = self.arrays()
-        equal = np.concatenate([np.full(int(size), kind == "zero") for kind, size in self._cones])
+        equal = np.concatenate([np.full(int(size), kind == "zero") for kind, size in self.cones])
         arguments = {"c": c, "A_ub": -A[~equal], "b_ub": b[~equal], "bounds": (None, None)}
         if equal.any():
             arguments |= {"A_eq": A[equal], "b_eq": -b[equal]}
@@ -260,12 +256,35 @@ def scaled_identity(d: int, scale: Vector | None) -> Any:
     return sparse.csr_array(sparse.diags_array(scale))[np.flatnonzero(scale)]
 
 
+def unit_rows(places: Indices, n_columns: int) -> Any:
+    """The sparse array whose row i is the unit vector of places[i]."""
+    rows = np.arange(len(places))
+    return sparse.csr_array((np.ones(len(rows)), (rows, places)), shape=(len(rows), n_columns))
+
+
+def score_differences(
+    X: Any, samples: Indices, classes: Indices, rivals: Indices, n_classes: int
+) -> Any:
+    """The sparse array whose rows take <w_y - w_k, x_i> from W, row by row."""
+    rows = sparse.csr_array(X)[samples]
+    d = rows.shape[1]
+    counts = np.diff(rows.indptr)
+    shape = (len(samples), n_classes * d)
+    own, other = (
+        sparse.csr_array(
+            (rows.data, rows.indices + d * np.repeat(which.astype(np.int64), counts), rows.indptr),
+            shape=shape,
+        )
+        for which in (classes, rivals)
+    )
+    return own - other
+
+
 def _in_triangle(i: Any, j: Any) -> Any:
     """The places of the entries i <= j in an upper triangle, column by column."""
     return j * (j + 1) // 2 + i
 
 
-def _places(rows: Vector, n_rows: int) -> Any:
+def _places(rows: Indices, n_rows: int) -> Any:
     """The sparse array (n_rows, m) whose column j is the unit vector of rows[j]."""
-    shape = (n_rows, len(rows))
-    return sparse.csr_array((np.ones(len(rows)), (rows, np.arange(len(rows)))), shape=shape)
+    return unit_rows(rows, n_rows).T

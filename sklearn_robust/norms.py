@@ -338,9 +338,8 @@ class SchattenNorm:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "p", LpNorm(self.p).p)
-        if isinstance(self.n_rows, bool) or not isinstance(self.n_rows, Integral):
-            raise ValueError(f"n_rows must be an integer >= 1, got {self.n_rows!r}.")
-        if self.n_rows < 1:
+        is_integer = isinstance(self.n_rows, Integral) and not isinstance(self.n_rows, bool)
+        if not is_integer or self.n_rows < 1:
             raise ValueError(f"n_rows must be an integer >= 1, got {self.n_rows!r}.")
         object.__setattr__(self, "n_rows", int(self.n_rows))
 

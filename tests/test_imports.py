@@ -26,6 +26,7 @@ ORDER = [
     "joint",
     "_joint_saddle",
     "certificates",
+    "_joint_flows",
     "joint_certificates",
     "_documentation",
     "_fits",

@@ -7,6 +7,7 @@ import torch
 from scipy import sparse
 from scipy.optimize import minimize_scalar
 
+from sklearn_robust._joint_saddle import flow
 from sklearn_robust.certificates import certify as certify_binary
 from sklearn_robust.certificates import log_risk_bound as binary_log_risk_bound
 from sklearn_robust.certificates import relative_gap
@@ -16,7 +17,6 @@ from sklearn_robust.joint_certificates import (
     certify,
     entropy_bound,
     feasibility,
-    flow,
     log_risk_bound,
     margin_bound,
     pair_perturbations,

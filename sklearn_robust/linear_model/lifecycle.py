@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from sklearn_robust._joint_flows import by_cuts
 from sklearn_robust.callbacks import FitCallbacks
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.joint_certificates import by_cuts, feasibility
+from sklearn_robust.joint_certificates import feasibility
 from sklearn_robust.linear_model.base import store_solution
 from sklearn_robust.linear_model.fitting import RISK_TOL, Fit
 from sklearn_robust.linear_model.joint_fitting import JointFit

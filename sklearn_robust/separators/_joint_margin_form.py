@@ -15,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from sklearn_robust._conic_programs import ConicProgram, MultipliersOf, scaled_identity
+from sklearn_robust._conic_programs import (
+    ConicProgram,
+    MultipliersOf,
+    scaled_identity,
+    score_differences,
+    unit_rows,
+)
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
 from sklearn_robust.rows import require_array
@@ -102,7 +108,7 @@ class JointMarginForm:
     normal: Vector | None = None
 
     @classmethod
-    def of(cls, problem: JointProblem, norm: Norm | None, **fields: Any) -> JointMarginForm:
+    def of(cls, problem: JointProblem, norm: Norm | None) -> JointMarginForm:
         """The form of a problem with an l_q ball, without samples of weight zero.
 
         Its rows are in units of their root mean square, and centred where intercepts absorb that.
@@ -121,7 +127,6 @@ class JointMarginForm:
             eps,
             threat.scale if eps > 0 else None,
             problem.fit_intercept,
-            **fields,
         )
 
     @property
@@ -156,7 +161,7 @@ class JointMarginForm:
         """The form with the mean plain margin, over samples of a class and pairs of classes, at 1
         in place of a norm.
         """
-        members = _units(self.y, self.n_classes)
+        members = unit_rows(self.y, self.n_classes)
         means = (members.T @ self.X) / members.sum(axis=0)[:, None]
         means = means.toarray() if sparse.issparse(means) else means
         return replace(self, norm=None, normal=(means - means.mean(axis=0)) / (len(means) - 1))
@@ -204,7 +209,7 @@ class JointProgram:
         m = len(samples)
         units = np.ones(m) if form.pair_units is None else form.pair_units[classes, rivals]
         terms: list[tuple[slice, Any]] = [
-            (w, _score_differences(form.X, samples, classes, rivals, K)),
+            (w, score_differences(form.X, samples, classes, rivals, K)),
             (gamma, -units[:, None]),
         ]
         if form.fit_intercept:  # that of class 0 is 0
@@ -215,7 +220,7 @@ class JointProgram:
             place = np.empty((K, K), dtype=np.intp)
             place[low, high] = place[high, low] = np.arange(len(low))
             tau = conic.columns.take(len(low))
-            penalties = -form.eps * _units(place[classes, rivals], len(low))
+            penalties = -form.eps * unit_rows(place[classes, rivals], len(low))
             terms.append((tau, penalties))
         margins = conic.add_rows([("nonnegative", m)], terms, np.zeros(m))
         if form.eps > 0:
@@ -329,30 +334,6 @@ def _bound_matrix(conic: ConicProgram, w: slice, form: JointMarginForm) -> None:
         )
 
 
-def _units(places: Indices, n_columns: int) -> Any:
-    """The sparse array whose row i is the unit vector of places[i]."""
-    rows = np.arange(len(places))
-    return sparse.csr_array((np.ones(len(rows)), (rows, places)), shape=(len(rows), n_columns))
-
-
 def _differences(first: Indices, second: Indices, n_classes: int) -> Any:
     """The sparse array of rows e_first - e_second."""
-    return _units(first, n_classes) - _units(second, n_classes)
-
-
-def _score_differences(
-    X: Any, samples: Indices, classes: Indices, rivals: Indices, n_classes: int
-) -> Any:
-    """The sparse array whose rows take <w_y - w_k, x_i> from W, row by row."""
-    rows = sparse.csr_array(X)[samples]
-    d = rows.shape[1]
-    counts = np.diff(rows.indptr)
-    shape = (len(samples), n_classes * d)
-    own, other = (
-        sparse.csr_array(
-            (rows.data, rows.indices + d * np.repeat(which.astype(np.int64), counts), rows.indptr),
-            shape=shape,
-        )
-        for which in (classes, rivals)
-    )
-    return own - other
+    return unit_rows(first, n_classes) - unit_rows(second, n_classes)

@@ -204,10 +204,10 @@ class _Search:
             return np.ones_like(norms)
         return np.maximum(norms / largest, _LEAST_NORM)
 
-    def _take_predictor(self, coef: Vector) -> bool:
+    def _take_predictor(self, coef: Vector) -> None:
         """Keep the predictor if its certified ratio is larger than the best."""
         if not np.isfinite(coef).all() or not coef.any():
-            return False
+            return
         problem = self.problem
         nothing = np.zeros((problem.n_classes, problem.n_classes))
         margins = problem.pair_margins(problem.scores(coef), nothing)
@@ -215,12 +215,11 @@ class _Search:
         intercept = _ratio_intercept(margins, norms) if problem.fit_intercept else nothing[0]
         ratio = _certified_ratio(problem, coef, intercept, margins, norms)
         if not ratio > self.ratio:
-            return False
+            return
         off = ~np.eye(len(norms), dtype=bool)
         smallest = (margins + intercept[:, None] - intercept)[off].min()
         self.coef, self.intercept = coef / smallest, intercept / smallest
         self.ratio = ratio
-        return True
 
     def _take_proof(self, point: JointPoint, radius: float, *, mean: bool) -> None:
         """Keep the point's weights if they prove a lower bound on eps* than is known."""

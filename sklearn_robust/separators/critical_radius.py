@@ -165,7 +165,7 @@ def _largest_joint_distance(problem: JointProblem, tol: float) -> Separator:
         gap = 0.0
     elif answer.margin <= 0:
         gap = 0.0 if answer.bound == 0 else 1.0
-    return Separator.of_classes(problem, norm, answer, gap)
+    return Separator.of(problem, norm, answer, gap)
 
 
 def largest_distance(problem: RobustProblem, tol: float) -> Certified:

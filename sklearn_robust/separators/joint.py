@@ -4,8 +4,9 @@ r"""Exact separators of several classes against l_q balls.
     b_{y_i} - b_k - \epsilon \|s (w_{y_i} - w_k)\|_{q^*} \ge 1 \text{ for all } i, k \ne y_i.
 
 The programs are linear for p and q in {1, inf}, quadratic for p = 2, and otherwise over cones.
-Every answer is refined by Newton's method on the program's optimality conditions, and certified on
-the user's own data.
+Every answer is certified on the user's own data. One that misses tol is refined by Newton's method
+on the program's optimality conditions, or solved again with other settings where the cones are
+neither linear nor of second order.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sklearn_robust.separators._joint_margin_form import (
 )
 from sklearn_robust.separators._joint_radius import enclose_radius
 from sklearn_robust.separators._joint_working_sets import points_on_sets, suits_sets
-from sklearn_robust.separators._max_margin_form import SolverFailure, Vector
+from sklearn_robust.separators._max_margin_form import SolverFailure
 from sklearn_robust.separators.separator import NotSeparableError
 
 __all__ = ["largest_joint_distance", "solve_joint_separator"]
@@ -37,9 +38,7 @@ _TOL_EPS_STAR = 1e-9  # relative precision to which eps* is computed
 MATRIX_TOL = 1e-6  # certified relative gap that separators of least matrix norm reach
 
 
-def solve_joint_separator(
-    problem: JointProblem, norm: Norm, tol: float = DEFAULT_TOL, *, start: Vector | None = None
-) -> Certified:
+def solve_joint_separator(problem: JointProblem, norm: Norm, tol: float = DEFAULT_TOL) -> Certified:
     """The robust separator of least norm of several classes; the caller judges its gap.
 
     Parameters
@@ -51,8 +50,6 @@ def solve_joint_separator(
     tol : float, default=1e-8
         Certified relative gap of the margin to reach; at least 1e-6 for the spectral and the
         nuclear norm.
-    start : ndarray of shape (K, n), optional
-        Not used: every radius is solved by itself.
 
     Returns
     -------

@@ -281,7 +281,7 @@ def _solve(
     if isinstance(matrix_norm, SchattenNorm):
         tol = max(tol, MATRIX_TOL)
     found = solve_joint_separator(problem, matrix_norm, tol)
-    return Separator.of_classes(problem, matrix_norm, found, found.gap), tol
+    return Separator.of(problem, matrix_norm, found, found.gap), tol
 
 
 def solve_separator(

@@ -83,36 +83,10 @@ class Separator:
 
     @classmethod
     def of(
-        cls, problem: RobustProblem, norm: LpNorm, certified: Certified, gap: float
+        cls, problem: RobustProblem | JointProblem, norm: Any, certified: Certified, gap: float
     ) -> Separator:
         """The separator of a certified point, for a problem with an l_q ball."""
         threat = problem.threat
-        return cls(
-            coef=certified.coef,
-            intercept=certified.intercept,
-            margin=certified.margin,
-            margin_bound=certified.bound,
-            relative_gap=gap,
-            dual_coef=certified.weights,
-            perturbation=problem.perturbation(certified.coef[None])[0],
-            p=norm.p,
-            q=threat.q,
-            eps=float(problem.radius[0]),
-            fit_intercept=problem.fit_intercept,
-            solver=certified.solver,
-            scale=threat.scale,
-        )
-
-    @classmethod
-    def of_classes(
-        cls, problem: JointProblem, norm: Any, certified: Certified, gap: float
-    ) -> Separator:
-        """The separator of a certified point of several classes."""
-        threat, (low, high) = problem.threat, problem.pairs
-        K, d = certified.coef.shape
-        worst = problem.radius * threat.worst(problem.pair_differences(certified.coef))
-        perturbation = np.zeros((K, K, d))
-        perturbation[low, high], perturbation[high, low] = worst, -worst
         names = {exponent: name for name, exponent in MATRIX_NORMS.items()}
         return cls(
             coef=certified.coef,
@@ -121,10 +95,10 @@ class Separator:
             margin_bound=certified.bound,
             relative_gap=gap,
             dual_coef=certified.weights,
-            perturbation=perturbation,
+            perturbation=_perturbation(problem, certified.coef),
             p=names[norm.p] if isinstance(norm, SchattenNorm) else norm.p,
             q=threat.q,
-            eps=problem.radius,
+            eps=float(np.squeeze(problem.radius)),
             fit_intercept=problem.fit_intercept,
             solver=certified.solver,
             scale=threat.scale,
@@ -141,6 +115,17 @@ class Separator:
             f"Separator({threat}, fit_intercept={self.fit_intercept}, {figures}, "
             f"solver={self.solver!r}: uses {used}, {rows})"
         )
+
+
+def _perturbation(problem: RobustProblem | JointProblem, coef: Vector) -> Vector:
+    """The worst perturbation, (d,), or those of the pairs of classes, (K, K, d)."""
+    if isinstance(problem, RobustProblem):
+        return problem.perturbation(coef[None])[0]
+    K, (low, high) = problem.n_classes, problem.pairs
+    worst = problem.radius * problem.threat.worst(problem.pair_differences(coef))
+    perturbation = np.zeros((K, K, problem.n_features))
+    perturbation[low, high], perturbation[high, low] = worst, -worst
+    return perturbation
 
 
 class NotSeparableError(ValueError):

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,7 +169,7 @@ def solve_on_column_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
     rough = _ROUGH_GAP
     for _ in range(_MAX_SET_ROUNDS):
         part = replace(program, rows=program.rows[:, chosen]).dense()
-        small = _solve_part(part, rough)
+        small = refined(part, solve_interior_point(part, rough), rough)[0]
         point = Point(np.zeros(d), small.weights)
         point.coef[chosen] = small.coef
         scores, weighted_sum = part.rows @ small.coef, small.weights @ program.rows
@@ -190,25 +190,19 @@ def solve_on_column_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
     raise SolverFailure("column sets: the gap was not reached")
 
 
-def _solve_part(part: MaxMarginForm, gap: float) -> Certified:
-    """The answer on a set of rows or columns, to this gap."""
-    return refined(part, solve_interior_point(part, gap), gap)[0]
-
-
 def _is_solved(certified: Certified, tol: float) -> bool:
     return certified.bound <= _ZERO_FORM_BOUND or certified.gap <= tol
 
 
 def _next_gap(program: MaxMarginForm, n_violated: int, tol: float) -> float:
-    """The gap of the next round: rough while the set misses many rows or columns."""
+    """The gap of the next round: rough while the set misses many columns."""
     many = n_violated > _FEW_VIOLATIONS * min(program.rows.shape)
     return _ROUGH_GAP if many else _FINE_GAP_SHARE * tol
 
 
 def problem_on_rows(problem: RobustProblem, index: NDArray[np.intp]) -> RobustProblem:
     """The problem of the rows at these places alone, which ascend, in memory."""
-    rows = cast(Any, problem.rows)
-    return _RowSet(index, rows.take(index).astype(np.float64, copy=False)).problem(problem)
+    return _RowSet.of(problem.rows, index).problem(problem)
 
 
 @dataclass(frozen=True)
@@ -217,6 +211,11 @@ class _RowSet:
 
     index: NDArray[np.intp]
     X: Vector
+
+    @classmethod
+    def of(cls, rows: Any, places: NDArray[np.intp], first: int = 0) -> _RowSet:
+        """The rows at these places, which ascend, of a block that starts at row `first`."""
+        return cls(first + places, rows.take(places).astype(np.float64, copy=False))
 
     def problem(self, whole: RobustProblem) -> RobustProblem:
         """The problem of these rows alone."""
@@ -233,14 +232,14 @@ class _RowSet:
 
 def _first_rows(problem: RobustProblem) -> _RowSet:
     """Rows at random, the same at every call; with an intercept alike many of both classes."""
-    rng, rows = np.random.default_rng(0), cast(Any, problem.rows)
+    rng = np.random.default_rng(0)
     classes = [np.flatnonzero(members[0]) for members in problem.classes]
     size = -(-_FIRST_ROWS * problem.n_features // len(classes))
     index = np.concatenate(
         [rng.choice(members, min(size, len(members)), replace=False) for members in classes]
     )
     index.sort()
-    return _RowSet(index, rows.take(index).astype(np.float64, copy=False))
+    return _RowSet.of(problem.rows, index)
 
 
 def _sweep(
@@ -264,8 +263,8 @@ def _sweep(
         if not len(below):
             continue
         below = np.sort(below[_least(scores[below], count)])
-        more = _RowSet(at.start + below, rows.take(below).astype(np.float64, copy=False))
-        found, low = found.joined(more), np.concatenate([low, scores[below]])
+        found = found.joined(_RowSet.of(rows, below, at.start))
+        low = np.concatenate([low, scores[below]])
         if len(low) > count:
             first = _least(low, count)
             found, low = found.at(first), low[first]

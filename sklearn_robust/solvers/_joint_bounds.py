@@ -20,13 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+from sklearn_robust._joint_flows import WeightedSums, by_cuts, repaired
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.joint_certificates import (
-    WeightedSums,
-    by_cuts,
-    entropy_bound_of_blocks,
-    repaired,
-)
+from sklearn_robust.joint_certificates import entropy_bound_of_blocks
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.solvers._joint_model import Derivatives, JointModel, RiskPoint
 from sklearn_robust.solvers._joint_start import PairDifferences

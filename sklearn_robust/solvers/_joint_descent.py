@@ -35,17 +35,20 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from sklearn_robust._array_api import Array, like, namespace, to_numpy
+from sklearn_robust._joint_flows import (
+    best_perturbations,
+    exact_by_cuts,
+    feature_capacities,
+    over_capacities,
+    pair_capacities,
+)
 from sklearn_robust._joint_saddle import StepModel, flow
 from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import (
-    best_perturbations,
     certify,
     entropy_bound,
-    exact_by_cuts,
     feasibility,
-    feature_capacities,
-    pair_capacities,
     pair_perturbations,
     repaired_weights,
 )
@@ -267,8 +270,7 @@ def model_step(
     length = size * float(norm.dual.value(left.ravel()))
     model = StepModel(problem, norm, coef, weighted_sum, capacities, length)
     found = model.best(start, tol=_STEP_TOL, max_iter=_STEP_ITERATIONS)
-    positive = np.where(capacities > 0, capacities, 1.0)[:, None]
-    taken = found.perturbations / positive
+    taken = over_capacities(found.perturbations, capacities)
     if model.is_flat(found):  # W minimises the risk
         return coef, np.zeros_like(coef), taken
     left, step = model.left(found.perturbations), found.step

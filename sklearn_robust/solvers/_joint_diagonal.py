@@ -25,14 +25,10 @@ from typing import Any
 import numpy as np
 
 from sklearn_robust._array_api import to_numpy
+from sklearn_robust._joint_flows import by_cuts, feature_capacities, pair_capacities
+from sklearn_robust._joint_saddle import flow
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.joint_certificates import (
-    by_cuts,
-    feature_capacities,
-    flow,
-    pair_capacities,
-    pair_perturbations,
-)
+from sklearn_robust.joint_certificates import pair_perturbations
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import Evaluation

@@ -30,17 +30,11 @@ class NewtonSystems:
     ----------
     model : JointModel
     differences : PairDifferences
-
-    Attributes
-    ----------
-    n_products : int
-        Products with the Hessian so far.
     """
 
     def __init__(self, model: JointModel, differences: PairDifferences) -> None:
         self.model = model
         self.differences = differences
-        self.n_products = 0
         self._estimate: np.ndarray | None = None
         K, d1 = model.problem.n_classes, model.problem.n_features + 1
         self._places = np.arange(K * d1).reshape(K, d1)
@@ -127,7 +121,6 @@ class NewtonSystems:
         self, at: RiskPoint, scaling: Scaling | None, gauge: float, step: Direction
     ) -> Direction:
         """The Newton matrix times a step, exactly."""
-        self.n_products += 1
         product = self.model.hessian_product(at, step)
         coef = product.coef + gauge * step.coef.sum(axis=0)
         pairs = product.pairs

@@ -20,7 +20,7 @@ import numpy as np
 from scipy import sparse
 
 from sklearn_robust._clarabel import SolverFailure
-from sklearn_robust._conic_programs import ConicProgram
+from sklearn_robust._conic_programs import ConicProgram, score_differences, unit_rows
 from sklearn_robust.solvers._joint_model import JointModel
 from sklearn_robust.solvers._joint_start import PairDifferences
 
@@ -64,12 +64,11 @@ def recession(model: JointModel, differences: PairDifferences) -> Recession | No
     conic = ConicProgram()
     w, xi = conic.columns.take(K * n_columns), conic.columns.take(m)
     identity = sparse.eye_array(m, format="csr")
-    terms = [(w, _margins(features[samples], y[samples], rivals, K)), (xi, -identity)]
+    terms = [(w, score_differences(features, samples, y[samples], rivals, K)), (xi, -identity)]
     P = len(model.low)
     if P:
         t = conic.columns.take(P)
-        places = model.pair_index[y[samples], rivals]
-        of_pair = sparse.csr_array((np.ones(m), (np.arange(m), places)), shape=(m, P))
+        of_pair = unit_rows(model.pair_index[y[samples], rivals], P)
         terms.append((t, -model.radius * of_pair))
         r = len(differences.columns)
         reached = sparse.csr_array(
@@ -97,15 +96,3 @@ def recession(model: JointModel, differences: PairDifferences) -> Recession | No
     grows = np.zeros((K, len(problem.y)), dtype=bool)
     grows[rivals[moved], used[samples[moved]]] = True
     return Recession(coef, grows, bool(moved.all()))
-
-
-def _margins(
-    features: np.ndarray, classes: np.ndarray, rivals: np.ndarray, n_classes: int
-) -> sparse.csr_array:
-    """The sparse array whose rows take the margins without adversary from W, row by row."""
-    m, f = features.shape
-    rows, columns = np.repeat(np.arange(m), f), np.tile(np.arange(f), m)
-    own, other = (columns + f * np.repeat(which, f) for which in (classes, rivals))
-    data = np.concatenate([features.ravel(), -features.ravel()])
-    place = np.tile(rows, 2), np.concatenate([own, other])
-    return sparse.csr_array((data, place), shape=(m, n_classes * f))

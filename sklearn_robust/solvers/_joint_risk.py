@@ -214,8 +214,8 @@ class _Minimisation:
         self.problem = problem
         self.monitoring = monitoring
         self.whole = JointModel(problem, loss)
-        self.pairs_of_whole = PairDifferences(self.whole)
         self._judge(self.whole)
+        self.pairs_of_whole = self.differences
         self.recession: Recession | None = None
         self._decided = False
         self.tol = tol
@@ -278,7 +278,7 @@ class _Minimisation:
 
     def _log_risk(self, coef: np.ndarray) -> float:
         """The log-risk of all pairs of a sample and a rival."""
-        return self.whole.log_risk(coef, self._norms_of(self.pairs_of_whole, coef))
+        return self.whole.log_risk(coef, self.pairs_of_whole.norms(coef))
 
     def _report(
         self, coef: np.ndarray, intercept: np.ndarray, log_risk: float, *, last: bool = False
@@ -414,20 +414,12 @@ class _Minimisation:
         if at.log_risk - bound <= self.tol:
             return True
         # t exceeds the norms: the risk is convex in it, and not lower than its tangent
-        norms = self._norms_of(self.differences, self.coef)
+        norms = self.differences.norms(self.coef)
         tangent = at.value - float(at.gradient.pairs @ (at.pairs - norms))
         log_tangent = tangent if self.model.logarithmic else math.log(max(tangent, 1e-300))
         if log_tangent - bound > self.tol:
             return False
         return self.model.log_risk(self.coef, norms) - bound <= self.tol
-
-    def _norms_of(self, differences: PairDifferences, coef: np.ndarray) -> np.ndarray:
-        """The dual norms of the pairs."""
-        dual_q = self.problem.threat.dual_norm.p
-        norms = np.zeros(differences.incidence.shape[0])
-        for at in differences.blocks():
-            norms[at] = np.linalg.norm(differences.of(coef, at), dual_q, axis=1)
-        return norms
 
     def _newton_step(self, systems: NewtonSystems, at: RiskPoint) -> bool:
         """Newton's method where there is no adversary; whether it can go on."""

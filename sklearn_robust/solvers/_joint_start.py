@@ -92,6 +92,14 @@ class PairDifferences:
         scaled = coef[:, self.columns] * self.scale
         return scaled[self.model.low[at]] - scaled[self.model.high[at]]
 
+    def norms(self, coef: np.ndarray) -> np.ndarray:
+        """The dual norms of the differences, (K, d + 1) -> (P,)."""
+        dual_q = self.model.problem.threat.dual_norm.p
+        norms = np.zeros(len(self.model.low))
+        for at in self.blocks():
+            norms[at] = np.linalg.norm(self.of(coef, at), dual_q, axis=1)
+        return norms
+
     def adjoint(
         self, by_difference: np.ndarray, shape: tuple[int, ...], at: slice = _ALL
     ) -> np.ndarray:

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from sklearn_robust._joint_flows import by_cuts, feature_capacities, pair_capacities
 from sklearn_robust.joint import JointEvaluation, JointProblem
-from sklearn_robust.joint_certificates import by_cuts, feature_capacities, pair_capacities
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.total_variation import total_variation_prox
 
-_FIRST_STEP = 10.0  # times the inverse of the mean square of the features
+_FIRST_STEP = 10.0  # times the inverse of the mean square of an entry
 _SHORTEN = 0.25  # factor of a step that raises the risk
 _MOST_STEPS = 12  # steps that are tried at most
 
@@ -38,13 +38,13 @@ def on_kinks(
     now : JointEvaluation
         The loss at these coefficients.
     unit : float
-        The root mean square of the rows, less their mean.
+        The root mean square of an entry of the rows, less their mean.
     """
     if not by_cuts(problem) or problem.radius == 0:
         return coef, now
     weighted_sum = problem.weighted_sum(now.weights)
     capacities = pair_capacities(problem, now.weights)
-    step = _FIRST_STEP * problem.n_features / unit**2
+    step = _FIRST_STEP / unit**2
     for _ in range(_MOST_STEPS):
         ahead = coef + step * weighted_sum
         moved = total_variation_prox(ahead, feature_capacities(problem, step * capacities))

@@ -6,9 +6,9 @@ import pytest
 import torch
 from scipy import sparse
 
+from sklearn_robust._joint_flows import pair_capacities
 from sklearn_robust._joint_saddle import StepModel, flow
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.joint_certificates import pair_capacities
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm, SchattenNorm
 from sklearn_robust.problems import RobustProblem

@@ -6,8 +6,9 @@ import cvxpy as cp
 import numpy as np
 import pytest
 
+from sklearn_robust._joint_saddle import flow
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.joint_certificates import flow, margin_bound
+from sklearn_robust.joint_certificates import margin_bound
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
