@@ -23,8 +23,9 @@ from sklearn_robust.linear_model.fitting import Batch, Fit
 from sklearn_robust.linear_model.joint_fitting import JointFit
 from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.norms import MATRIX_NORMS, Norm, norm_of
+from sklearn_robust.norms import Norm, norm_of
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.separators.separator import check_geometry
 from sklearn_robust.solvers import Solution
 from sklearn_robust.solvers.solution import stack_solutions
 
@@ -205,10 +206,7 @@ def robust_linear_path(
 
 def check_geometries(values: Any, name: str) -> list[float | str]:
     """One or several exponents in [1, inf] or names of matrix norms, in the order given."""
-    return [
-        value if isinstance(value, str) and value in MATRIX_NORMS else check_exponent(value, name)
-        for value in one_or_several(values, name)
-    ]
+    return [check_geometry(value, name) for value in one_or_several(values, name)]
 
 
 def to_array(values: Sequence[float | str]) -> np.ndarray:

@@ -113,7 +113,6 @@ class Separator:
         worst = problem.radius * threat.worst(problem.pair_differences(certified.coef))
         perturbation = np.zeros((K, K, d))
         perturbation[low, high], perturbation[high, low] = worst, -worst
-        names = {exponent: name for name, exponent in MATRIX_NORMS.items()}
         return cls(
             coef=certified.coef,
             intercept=certified.intercept,
@@ -122,7 +121,7 @@ class Separator:
             relative_gap=gap,
             dual_coef=certified.weights,
             perturbation=perturbation,
-            p=names[norm.p] if isinstance(norm, SchattenNorm) else norm.p,
+            p=geometry_of(norm),
             q=threat.q,
             eps=problem.radius,
             fit_intercept=problem.fit_intercept,
@@ -204,14 +203,23 @@ def read_norm(p: Any, n_classes: int) -> Norm:
     return norm_of(p if isinstance(p, str) else LpNorm(p), n_classes)
 
 
-def check_geometry(p: Any, name: str = "p") -> None:
-    """Refuse what is neither an exponent in [1, inf] nor the name of a matrix norm."""
+def geometry_of(norm: Norm) -> Any:
+    """The p of `read_norm`, an exponent or the name of a matrix norm; None for another norm."""
+    if isinstance(norm, SchattenNorm):
+        names = {exponent: name for name, exponent in MATRIX_NORMS.items()}
+        return names.get(norm.p)
+    return norm.p if isinstance(norm, LpNorm) else None
+
+
+def check_geometry(p: Any, name: str = "p") -> float | str:
+    """An exponent in [1, inf], as a float, or the name of a matrix norm."""
     if not isinstance(p, str):
-        check_exponent(p, name)
-    elif p not in MATRIX_NORMS:
+        return check_exponent(p, name)
+    if p not in MATRIX_NORMS:
         raise ValueError(
             f"{name} must be a real number in [1, inf] or one of {list(MATRIX_NORMS)}, got {p!r}."
         )
+    return p
 
 
 def read_problem(
