@@ -19,9 +19,8 @@ from sklearn_robust.linear_model._robust_linear import (
     solve,
 )
 from sklearn_robust.linear_model.base import read_problem
-from sklearn_robust.linear_model.fitting import Batch, Fit
-from sklearn_robust.linear_model.joint_fitting import JointFit
-from sklearn_robust.linear_model.monitoring import FitMonitor
+from sklearn_robust.linear_model.fitting import Batch
+from sklearn_robust.linear_model.lifecycle import begin_fit
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import Norm, norm_of
 from sklearn_robust.problems import RobustProblem
@@ -268,7 +267,7 @@ def _solve_pairs(
 ) -> list[Solution]:
     """The solutions of two classes at all radii, in each geometry."""
     cells = problem.at_radii(eps)
-    fit = Fit.of(cells, FitMonitor(model, None, cells), loss=model.loss, tol=model.tol)
+    fit = begin_fit(model, cells, None, loss=model.loss, tol=model.tol)
     batches: list[Batch] | None = None
     if not batched:
         batches = [([i], np.array([j])) for i in range(len(norms)) for j in range(len(eps))]
@@ -286,10 +285,9 @@ def _solve_jointly(
     The geometries share the first search for a minimiser of the risk, as it does not depend on
     them.
     """
-    monitor = FitMonitor(model, None, problem)
     by_radius = []
     for radius in eps:
-        fit = JointFit.of(problem.at_radius(radius), monitor, loss=model.loss, tol=model.tol)
+        fit = begin_fit(model, problem.at_radius(radius), None, loss=model.loss, tol=model.tol)
         fit.decide_separability(norms[0])
         by_radius.append([solve(model, replace(fit), [norm])[0] for norm in norms])
     return [stack_solutions(of_norm) for of_norm in zip(*by_radius, strict=True)]
