@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, NoReturn
+from typing import ClassVar, NoReturn, TypeVar
 
 import numpy as np
 
@@ -50,6 +50,7 @@ _NEAR_PROOF = 2.0
 # the separator. It costs a Newton step more, and a larger gap is not refused.
 _SEPARATOR_TOL = 1e-10
 
+S = TypeVar("S", Solution, JointSolution)
 _ONE = np.zeros(1, dtype=int)  # the index of the one problem
 
 
@@ -201,7 +202,7 @@ class JointFit(BaseFit[JointProblem]):
                 start=start,
                 monitors=monitors,
             )
-        return replace(end, weights=end.weights[:, :0].copy())
+        return _without_weights(end)
 
     def _constant(self, norm: Geometry) -> Solution:
         """The coefficients 0 with the best intercepts, which may minimise the risk."""
@@ -287,8 +288,9 @@ class JointFit(BaseFit[JointProblem]):
         )
 
 
-def _without_weights(solution: Solution) -> Solution:
-    return replace(solution, weights=solution.weights[..., :0])
+def _without_weights(solution: S) -> S:
+    """The solution with weights of no sample. A slice would keep those of all in memory."""
+    return replace(solution, weights=np.zeros((*solution.weights.shape[:-1], 0)))
 
 
 def _updated(solution: Solution, new: Solution) -> Solution:
