@@ -59,6 +59,7 @@ class OnRows:
 
     @property
     def n_features(self) -> int:
+        """The number of features, d."""
         return int(self.X.shape[1])
 
     @property
