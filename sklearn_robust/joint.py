@@ -39,8 +39,8 @@ import numpy as np
 from sklearn_robust._array_api import Array, like, namespace, to_numpy
 from sklearn_robust.balancing import balancing_factors, balancing_potentials
 from sklearn_robust.losses import MarginLoss, is_exponential
-from sklearn_robust.problems import RobustProblem
-from sklearn_robust.rows import Rows, as_rows
+from sklearn_robust.problems import OnRows, RobustProblem
+from sklearn_robust.rows import as_rows
 from sklearn_robust.threats import Threat, mapped, support
 
 # entries of an array over classes and samples, or pairs and features, that exist at a time: half a
@@ -82,7 +82,7 @@ class JointEvaluation:
 
 
 @dataclass(frozen=True)
-class JointProblem:
+class JointProblem(OnRows):
     r"""One problem of K classes: rows, labels, weights and what the adversary may do.
 
     Attributes
@@ -200,20 +200,6 @@ class JointProblem:
             float(binary.log_total_weight[0]),
             fit_intercept,
         )
-
-    @cached_property
-    def rows(self) -> Rows:
-        """The products with X, whatever holds it."""
-        return as_rows(self.X)
-
-    @property
-    def n_features(self) -> int:
-        return int(self.X.shape[1])
-
-    @property
-    def n_terms(self) -> int:
-        """The most products that a score sums."""
-        return self.rows.n_terms
 
     @cached_property
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:

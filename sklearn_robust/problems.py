@@ -47,8 +47,29 @@ class Evaluation:
     weights: Array
 
 
+class OnRows:
+    """What a problem reads off its X, an array, a scipy.sparse array or `Rows` of shape (n, d)."""
+
+    X: Any
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The products with X, whatever holds it."""
+        return as_rows(self.X)
+
+    @property
+    def n_features(self) -> int:
+        """The number of features, d."""
+        return int(self.X.shape[1])
+
+    @property
+    def n_terms(self) -> int:
+        """The most products that a score sums."""
+        return self.rows.n_terms
+
+
 @dataclass(frozen=True)
-class RobustProblem:
+class RobustProblem(OnRows):
     r"""k binary problems on the same rows X: labels, weights and radii differ, one matrix product
     serves them all.
 
@@ -148,23 +169,9 @@ class RobustProblem:
         radii = xp.full_like(y[:, 0], radius)
         return cls(X, y, threat, radii, log_weight, log_total, fit_intercept)
 
-    @cached_property
-    def rows(self) -> Rows:
-        """The products with X, whatever holds it."""
-        return as_rows(self.X)
-
     @property
     def n_problems(self) -> int:
         return int(self.y.shape[0])
-
-    @property
-    def n_features(self) -> int:
-        return int(self.X.shape[1])
-
-    @property
-    def n_terms(self) -> int:
-        """The most products that a score sums."""
-        return self.rows.n_terms
 
     def select(self, rows: Array) -> RobustProblem:
         """The problems at these indices."""

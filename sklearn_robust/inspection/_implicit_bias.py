@@ -18,9 +18,9 @@ from sklearn_robust.certificates import relative_gap, robust_margin
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import robust_margin as joint_robust_margin
 from sklearn_robust.metrics.linear_view import LinearView, linear_view, unwrapped
-from sklearn_robust.norms import MATRIX_NORMS, LpNorm, norm_of
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import NotSeparableError, Separator, min_norm_separator
+from sklearn_robust.separators.separator import check_geometry, read_norm
 from sklearn_robust.threats import LpBall, check_radius, is_ball
 
 
@@ -162,9 +162,7 @@ def implicit_bias_report(
     trained = getattr(classifier, "threat_", None)
     fitted = trained if is_ball(trained) else None
     fitted_q, fitted_eps = (None, None) if fitted is None else (fitted.q, fitted.eps)
-    geometry = _given(classifier, p, _fitted_geometry(classifier), "p")
-    if not _is_matrix_norm(geometry):
-        geometry = check_exponent(geometry, "p")
+    geometry = check_geometry(_given(classifier, p, getattr(classifier, "_p", None), "p"))
     q = check_exponent(_given(classifier, q, fitted_q, "q"), "q")
     eps = check_radius(_given(classifier, eps, fitted_eps, "eps"), "eps")
     if is_training(scale):
@@ -215,7 +213,7 @@ def _margin(
     fit_intercept: bool,
 ) -> float:
     """The smallest robust margin of the classifier over the norm of its coefficients."""
-    norm = norm_of(p if isinstance(p, str) else LpNorm(p), len(view.classes))
+    norm = read_norm(p, len(view.classes))
     coef, intercept = view.coef.astype(float), view.intercept.astype(float)
     if len(coef) > 1:
         several = JointProblem.from_data(X, index, threat=threat, fit_intercept=fit_intercept)
@@ -238,17 +236,6 @@ def _figures(coef: np.ndarray, margin: float, separator: Separator | None) -> di
         "norm_ratio": separator.margin / margin if margin > 0 else math.inf,
         "dual_gap": relative_gap(margin, separator.margin_bound),
     }
-
-
-def _fitted_geometry(classifier: BaseEstimator) -> float | str | None:
-    """The p of the classifier's fit, where it is known."""
-    p: float | None = getattr(classifier, "_p", None)
-    name = getattr(classifier, "p_algo", getattr(classifier, "p", None))
-    return name if p is None and _is_matrix_norm(name) else p
-
-
-def _is_matrix_norm(geometry: Any) -> bool:
-    return isinstance(geometry, str) and geometry in MATRIX_NORMS
 
 
 def _given(estimator: BaseEstimator, value: Any, fitted: Any, name: str) -> Any:

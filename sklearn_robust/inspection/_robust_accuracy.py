@@ -21,7 +21,6 @@ from sklearn_robust.threats import LpBall, Threat, check_radius, is_ball, requir
 
 _REACH = 0.95  # share of the radii that the default range of eps spans
 _POINTS = 201  # in that range, for linear classifiers
-_MEAN = "mean over the folds"  # name of the curve of a search over eps alone
 _NETWORK_POINTS = 9  # for networks, where each takes an attack
 
 
@@ -287,25 +286,21 @@ class RobustAccuracyDisplay:
                 f"{[k for k in results if k.startswith('param_')]}."
             )
         radii = np.array(searched, dtype=float)
-        geometries = _searched(results, ("p_algo", "p"))
         mean = np.asarray(results[f"mean_test_{score}"])
         std = np.asarray(results[f"std_test_{score}"])
         curves = []
-        names = [_MEAN] * len(mean)
-        if geometries is not None:
-            names = [_geometry_name(p) for p in geometries]
-            # numbers in order, then names
-            geometries = sorted(geometries, key=lambda p: (isinstance(p, str), p))
-        for name in dict.fromkeys(map(_geometry_name, geometries) if geometries else names):
+        geometries = _searched(results, ("p_algo", "p")) or [None] * len(mean)
+        # numbers in order, then names
+        for p in sorted(set(geometries), key=lambda p: (isinstance(p, str), p)):
             best: dict[float, int] = {}
-            for i in [i for i, other in enumerate(names) if other == name]:
+            for i in [i for i, other in enumerate(geometries) if other == p]:
                 if radii[i] not in best or mean[i] > mean[best[radii[i]]]:
                     best[radii[i]] = i
             grid = np.array(sorted(best))
             rows = [best[radius] for radius in grid]
             curves.append(
                 RobustAccuracyCurve(
-                    name, grid, mean[rows], mean[rows] - std[rows], mean[rows] + std[rows]
+                    _curve_name(p), grid, mean[rows], mean[rows] - std[rows], mean[rows] + std[rows]
                 )
             )
         return cls(
@@ -459,6 +454,8 @@ def _searched(results: Mapping[str, Any], names: tuple[str, ...]) -> list[Any] |
     return None
 
 
-def _geometry_name(p: float | str) -> str:
-    """The name of a geometry, an exponent or a matrix norm."""
+def _curve_name(p: float | str | None) -> str:
+    """The name of the curve of a geometry; None where only eps was searched."""
+    if p is None:
+        return "mean over the folds"
     return f"p = {p}" if isinstance(p, str) else f"p = {float(p):g}"

@@ -24,11 +24,11 @@ from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model.base import RobustLinearMixin, read_problem
 from sklearn_robust.linear_model.fitting import in_float64
 from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
-from sklearn_robust.norms import LpNorm, SchattenNorm
+from sklearn_robust.norms import SchattenNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators.joint import MATRIX_TOL, solve_joint_separator
 from sklearn_robust.separators.min_norm import solve_separator
-from sklearn_robust.separators.separator import check_geometry, read_norm
+from sklearn_robust.separators.separator import check_geometry, geometry_of, read_norm
 from sklearn_robust.threats import check_radius
 
 # Certified relative gaps to reach by default
@@ -128,7 +128,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
 
     def __init__(
         self,
-        p: float = 2,
+        p: float | str = 2,
         q_pert: float = math.inf,
         eps: float = 0.1,
         *,
@@ -184,7 +184,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         check_parameters(self, _PARAMETERS)
         problem = read_problem(self, X, y, sample_weight)
         norm = read_norm(self.p, len(self.classes_))
-        self._p = norm.p if isinstance(norm, LpNorm) else None
+        self._p = geometry_of(norm)
         tol = self.tol
         if tol is None:
             in_float32 = problem.log_weight.dtype == np.float32

@@ -19,12 +19,12 @@ from sklearn_robust.linear_model._robust_linear import (
     solve,
 )
 from sklearn_robust.linear_model.base import read_problem
-from sklearn_robust.linear_model.fitting import Batch, Fit
-from sklearn_robust.linear_model.joint_fitting import JointFit
-from sklearn_robust.linear_model.monitoring import FitMonitor
+from sklearn_robust.linear_model.fitting import Batch
+from sklearn_robust.linear_model.lifecycle import begin_fit
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.norms import MATRIX_NORMS, Norm, norm_of
+from sklearn_robust.norms import Norm, norm_of
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.separators.separator import check_geometry
 from sklearn_robust.solvers import Solution
 from sklearn_robust.solvers.solution import stack_solutions
 
@@ -205,10 +205,7 @@ def robust_linear_path(
 
 def check_geometries(values: Any, name: str) -> list[float | str]:
     """One or several exponents in [1, inf] or names of matrix norms, in the order given."""
-    return [
-        value if isinstance(value, str) and value in MATRIX_NORMS else check_exponent(value, name)
-        for value in one_or_several(values, name)
-    ]
+    return [check_geometry(value, name) for value in one_or_several(values, name)]
 
 
 def to_array(values: Sequence[float | str]) -> np.ndarray:
@@ -270,7 +267,7 @@ def _solve_pairs(
 ) -> list[Solution]:
     """The solutions of two classes at all radii, in each geometry."""
     cells = problem.at_radii(eps)
-    fit = Fit.of(cells, FitMonitor(model, None, cells), loss=model.loss, tol=model.tol)
+    fit = begin_fit(model, cells, None, loss=model.loss, tol=model.tol)
     batches: list[Batch] | None = None
     if not batched:
         batches = [([i], np.array([j])) for i in range(len(norms)) for j in range(len(eps))]
@@ -288,10 +285,9 @@ def _solve_jointly(
     The geometries share the first search for a minimiser of the risk, as it does not depend on
     them.
     """
-    monitor = FitMonitor(model, None, problem)
     by_radius = []
     for radius in eps:
-        fit = JointFit.of(problem.at_radius(radius), monitor, loss=model.loss, tol=model.tol)
+        fit = begin_fit(model, problem.at_radius(radius), None, loss=model.loss, tol=model.tol)
         fit.decide_separability(norms[0])
         by_radius.append([solve(model, replace(fit), [norm])[0] for norm in norms])
     return [stack_solutions(of_norm) for of_norm in zip(*by_radius, strict=True)]

@@ -11,10 +11,7 @@ from sklearn_robust._parameters import check_exponent, check_number
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
 from sklearn_robust.linear_model.base import read_problem
-from sklearn_robust.linear_model.fitting import Fit
-from sklearn_robust.linear_model.joint_fitting import JointFit
-from sklearn_robust.linear_model.lifecycle import constant_radii
-from sklearn_robust.linear_model.monitoring import FitMonitor
+from sklearn_robust.linear_model.lifecycle import begin_fit, constant_radii
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import max_margin
@@ -126,17 +123,14 @@ def choose_radii(problem: RobustProblem | JointProblem, n_eps: int) -> np.ndarra
 
 def _is_separable(problem: RobustProblem | JointProblem, radius: float, largest: float) -> bool:
     """Whether the data are proven to be robustly separable at this radius, below the largest."""
-    fit: Fit | JointFit
+    tried: RobustProblem | JointProblem
     if isinstance(problem, JointProblem):
-        one = problem.at_radius(radius)
-        monitor = FitMonitor(None, None, one)
-        fit = JointFit.of(one, monitor, loss="exponential", tol=_DECISION_TOL)
+        tried = problem.at_radius(radius)
     else:
         # each minimiser of the risk is near that at the next radius, and a good start for it
         steps = np.geomspace(radius, largest, _DECISION_RADII + 1)[:-1]
         tried = problem.at_radii(steps.tolist())
-        monitor = FitMonitor(None, None, tried)
-        fit = Fit.of(tried, monitor, loss="exponential", tol=_DECISION_TOL)
+    fit = begin_fit(None, tried, None, loss="exponential", tol=_DECISION_TOL)
     return fit.decide_separability(LpNorm(2)).separable[0] is True
 
 

@@ -30,9 +30,9 @@ from sklearn_robust.linear_model.fitting import Batch, Fit, convert_margins
 from sklearn_robust.linear_model.joint_fitting import JointFit
 from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
 from sklearn_robust.losses import MarginLoss, check_loss
-from sklearn_robust.norms import MATRIX_NORMS, LpNorm, Norm, SchattenNorm, norm_of
+from sklearn_robust.norms import LpNorm, Norm, SchattenNorm, norm_of
 from sklearn_robust.rows import BlockRows
-from sklearn_robust.separators.separator import check_geometry
+from sklearn_robust.separators.separator import check_geometry, geometry_of
 from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import Threat, check_radius, is_ball, require_ball
 
@@ -42,13 +42,11 @@ _AUTO_ENTRIES = 10_000_000
 
 def _read_geometry(p_algo: Any) -> Norm | str:
     """The norm of an exponent in [1, inf] or that is given as an object; a matrix norm by name."""
-    if isinstance(p_algo, str) and p_algo in MATRIX_NORMS:
-        return p_algo
     if all(hasattr(p_algo, member) for member in ("value", "dual", "steepest_direction")):
         norm: Norm = p_algo
         return norm
-    check_geometry(p_algo, "p_algo")
-    return LpNorm(float(p_algo))
+    geometry = check_geometry(p_algo, "p_algo")
+    return geometry if isinstance(geometry, str) else LpNorm(geometry)
 
 
 def _check_step_size(value: Any, name: str) -> None:
@@ -295,7 +293,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         last = (dense(self.coef_), self.classes_) if warm else None
         problem = read_problem(self, X, y, sample_weight, self.class_weight)
         norm = norm_of(geometry, len(self.classes_))
-        self._p = norm.p if isinstance(norm, LpNorm) else None
+        self._p = geometry_of(norm)
         fit = begin_fit(
             self,
             problem,

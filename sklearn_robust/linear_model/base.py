@@ -48,11 +48,6 @@ def dense(coef: Any) -> np.ndarray:
     return coef.toarray() if issparse(coef) else coef
 
 
-def positive_classes(classes: np.ndarray) -> np.ndarray:
-    """The class that each row of coefficients stands for: the second of two, or each of several."""
-    return classes[1:] if len(classes) == 2 else classes
-
-
 def of_positive_weight(
     X: Any, y: np.ndarray, weight: np.ndarray
 ) -> tuple[Any, np.ndarray, np.ndarray]:

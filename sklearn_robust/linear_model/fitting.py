@@ -9,9 +9,9 @@ separator. A stage takes a `Solution` and returns one in which the problems that
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -45,10 +45,11 @@ from sklearn_robust.threats import (
     require,
 )
 
-# Certified relative gap of every minimiser of the risk, unless tol is smaller. So small that the
-# start of the search does not show in the minimiser; from a larger gap it is a Newton step or two.
+# Certified relative gap of every minimiser of the risk of two classes, unless tol is smaller. So
+# small that the start of the search does not show in the minimiser; from a larger gap it is a
+# Newton step or two. With several classes a search ends at tol, and this is the least gap it seeks.
 RISK_TOL = 1e-9
-LARGEST_MARGIN = 1e9  # least robust margin of a sample to which a separator is scaled, at most
+_LARGEST_MARGIN = 1e9  # least robust margin of a sample to which a separator is scaled, at most
 
 # The search for a proof of separability, or of its opposite
 _SEARCH_NORM = LpNorm(2)  # the geometry in which the accelerated ascent is fastest
@@ -62,49 +63,55 @@ Geometry = Any  # a Norm; exact separators need an LpNorm
 Batch = tuple[Sequence[int], np.ndarray]
 
 
-@dataclass(frozen=True)
-class Fit:
+@dataclass
+class BaseFit(Generic[P]):
     """The data and settings that the stages of a fit share.
 
     Attributes
     ----------
-    problem : RobustProblem
-        k problems on NumPy or scipy.sparse data.
-    tensors : RobustProblem
-        The same problems on the device of the iterative solvers.
+    problem : RobustProblem or JointProblem
+        k problems of two classes, or one of several, on NumPy or scipy.sparse data.
+    tensors : RobustProblem or JointProblem
+        The same on the device of the iterative solvers.
     loss : MarginLoss
     tol : float
         Certified relative gap to reach.
     monitor : FitMonitor
         Shown the iterations; once it is stopped, no stage begins.
-    start : array of shape (k, d) or None
+    start : array of shape (k, d) or (K, d) or None
         Coefficients at which the paths, and the searches for a minimiser of the risk, start.
     """
 
-    problem: RobustProblem
-    tensors: RobustProblem
+    problem: P
+    tensors: P
     loss: MarginLoss
     tol: float
     monitor: FitMonitor
     start: np.ndarray | None = None
 
-    # iterations of the path, after which solver="auto" computes its limit
-    auto_iterations: ClassVar[int] = 2000
-
     @classmethod
     def of(
         cls,
-        problem: RobustProblem,
+        problem: P,
         monitor: FitMonitor,
         *,
         loss: str | MarginLoss,
         tol: float,
         device: str | None = None,
         start: np.ndarray | None = None,
-    ) -> Fit:
+    ) -> Self:
         """The fit of a problem under a loss, by name or an object, on a device."""
         tensors = on_device(problem, device)
-        return cls(problem, tensors, check_loss(loss, "loss", like=tensors.y), tol, monitor, start)
+        loss = check_loss(loss, "loss", like=tensors.log_weight)
+        return cls(problem, tensors, loss, tol, monitor, start)
+
+
+@dataclass
+class Fit(BaseFit[RobustProblem]):
+    """The fit of k problems of two classes."""
+
+    # iterations of the path, after which solver="auto" computes its limit
+    auto_iterations: ClassVar[int] = 2000
 
     @property
     def n_problems(self) -> int:
@@ -404,16 +411,25 @@ def scale_to_loss(
             log_risk = loss.log_risk_and_weights(scale * margins, one.log_weight)[0][0]
             return float(log_risk + one.log_total_weight[0] - goal)
 
-        # where exp(-scale * smallest margin) bounds the loss, the upper end is past the root, or at
-        # it up to rounding
-        upper = max(1.0, float(one.log_total_weight[0] - goal) / smallest)
-        while excess(upper) > 1e-5 and upper * smallest < LARGEST_MARGIN:
-            upper *= 2
-        scale = brentq(excess, 0.0, upper) if excess(0.0) > 0 > excess(upper) else upper
+        # exp(-scale * smallest margin) bounds the loss
+        scale = find_scale(excess, float(one.log_total_weight[0] - goal), smallest)
         solution.coef[row] *= scale
         solution.intercept[row] *= scale
         solution.log_risk[row] = excess(scale) + goal - one.log_total_weight
     return solution
+
+
+def find_scale(excess: Callable[[float], float], goal: float, smallest: float) -> float:
+    """The scale of a separator at which the excess of its log-risk is zero.
+
+    The bound on the loss reaches zero excess where the smallest margin times the scale is `goal`:
+    this scale is past the root, or at it up to rounding. It is doubled for a loss without the
+    bound, up to the largest margin.
+    """
+    upper = max(1.0, goal / smallest)
+    while excess(upper) > 1e-5 and upper * smallest < _LARGEST_MARGIN:
+        upper *= 2
+    return brentq(excess, 0.0, upper) if excess(0.0) > 0 > excess(upper) else upper
 
 
 def update_problems(solution: Solution, rows: np.ndarray, part: Solution) -> Solution:

@@ -14,10 +14,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, NoReturn
+from typing import ClassVar, NoReturn, TypeVar
 
 import numpy as np
-from scipy.optimize import brentq
 
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import (
@@ -26,15 +25,14 @@ from sklearn_robust.joint_certificates import (
     robust_margin,
 )
 from sklearn_robust.linear_model.fitting import (
-    LARGEST_MARGIN,
     RISK_TOL,
+    BaseFit,
     Batch,
     Geometry,
     find_open_problems,
-    on_device,
+    find_scale,
 )
-from sklearn_robust.linear_model.monitoring import FitMonitor
-from sklearn_robust.losses import MarginLoss, check_loss
+from sklearn_robust.losses import MarginLoss
 from sklearn_robust.separators import NotSeparableError
 from sklearn_robust.separators.joint import solve_joint_separator
 from sklearn_robust.solvers import (
@@ -52,56 +50,24 @@ _NEAR_PROOF = 2.0
 # the separator. It costs a Newton step more, and a larger gap is not refused.
 _SEPARATOR_TOL = 1e-12
 
+S = TypeVar("S", Solution, JointSolution)
 _ONE = np.zeros(1, dtype=int)  # the index of the one problem
 
 
 @dataclass
-class JointFit:
-    """The data and settings that the stages of a fit of several classes share.
+class JointFit(BaseFit[JointProblem]):
+    """The fit of one problem of several classes.
 
     Attributes
     ----------
-    problem : JointProblem
-        On NumPy or scipy.sparse data.
-    tensors : JointProblem
-        The same problem on the device of the path.
-    loss : MarginLoss
-    tol : float
-        Certified relative gap to reach.
-    monitor : FitMonitor
-        Shown the iterations; once it is stopped, no stage begins.
-    start : array of shape (K, d) or None
-        Coefficients at which the path, and the search for a minimiser of the risk, start.
     minimised : JointSolution or None
         Where the last search for a minimiser of the risk ended.
     """
 
-    problem: JointProblem
-    tensors: JointProblem
-    loss: MarginLoss
-    tol: float
-    monitor: FitMonitor
-    start: np.ndarray | None = None
     minimised: JointSolution | None = None
 
     n_problems: ClassVar[int] = 1
     auto_iterations: ClassVar[int] = 300  # an iteration is slow beside an exact separator
-
-    @classmethod
-    def of(
-        cls,
-        problem: JointProblem,
-        monitor: FitMonitor,
-        *,
-        loss: str | MarginLoss,
-        tol: float,
-        device: str | None = None,
-        start: np.ndarray | None = None,
-    ) -> JointFit:
-        """The fit of a problem under a loss, by name or an object, on a device."""
-        tensors = on_device(problem, device)
-        loss = check_loss(loss, "loss", like=tensors.log_weight)
-        return cls(problem, tensors, loss, tol, monitor, start)
 
     @cached_property
     def double(self) -> JointProblem:
@@ -236,7 +202,7 @@ class JointFit:
                 start=start,
                 monitors=monitors,
             )
-        return replace(end, weights=end.weights[:, :0].copy())
+        return _without_weights(end)
 
     def _constant(self, norm: Geometry) -> Solution:
         """The coefficients 0 with the best intercepts, which may minimise the risk."""
@@ -322,8 +288,9 @@ class JointFit:
         )
 
 
-def _without_weights(solution: Solution) -> Solution:
-    return replace(solution, weights=solution.weights[..., :0])
+def _without_weights(solution: S) -> S:
+    """The solution with weights of no sample. A slice would keep those of all in memory."""
+    return replace(solution, weights=np.zeros((*solution.weights.shape[:-1], 0)))
 
 
 def _updated(solution: Solution, new: Solution) -> Solution:
@@ -352,12 +319,8 @@ def scale_to_loss(
         now = problem.evaluate_scores(loss, *at, overwrite=True)
         return float(now.log_risk) - goal
 
-    # where (K - 1) exp(-scale * smallest margin) bounds the loss, the upper end is past the root,
-    # or at it up to rounding
-    upper = max(1.0, (math.log(problem.n_classes - 1) - goal) / smallest)
-    while excess(upper) > 1e-5 and upper * smallest < LARGEST_MARGIN:
-        upper *= 2
-    scale = brentq(excess, 0.0, upper) if excess(0.0) > 0 > excess(upper) else upper
+    # (K - 1) exp(-scale * smallest margin) bounds the loss
+    scale = find_scale(excess, math.log(problem.n_classes - 1) - goal, smallest)
     return replace(
         solution,
         coef=solution.coef * solution.coef.dtype.type(scale),

@@ -34,7 +34,7 @@ _RADIUS_TOL = 1e-4  # relative width of its bracket
 def begin_fit(
     estimator: Any,
     problem: RobustProblem | JointProblem,
-    callbacks: FitCallbacks,
+    callbacks: FitCallbacks | None,
     *,
     loss: str | MarginLoss,
     tol: float,
@@ -42,13 +42,14 @@ def begin_fit(
     verbose: int = 0,
     last: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Fit | JointFit:
-    """The fit of an estimator that has read its data.
+    """The fit of an estimator that has read its data, or of a problem alone.
 
     Parameters
     ----------
-    estimator : RobustLinearMixin
+    estimator : RobustLinearMixin or None
+        None without callbacks and `verbose`.
     problem : RobustProblem or JointProblem
-    callbacks : FitCallbacks
+    callbacks : FitCallbacks or None
     loss, tol, device, verbose
         As in RobustLinearClassifier.
     last : tuple of coefficients (1, d) or (K, d) and classes, optional

@@ -87,7 +87,6 @@ class Separator:
     ) -> Separator:
         """The separator of a certified point, for a problem with an l_q ball."""
         threat = problem.threat
-        names = {exponent: name for name, exponent in MATRIX_NORMS.items()}
         return cls(
             coef=certified.coef,
             intercept=certified.intercept,
@@ -96,7 +95,7 @@ class Separator:
             relative_gap=gap,
             dual_coef=certified.weights,
             perturbation=_perturbation(problem, certified.coef),
-            p=names[norm.p] if isinstance(norm, SchattenNorm) else norm.p,
+            p=geometry_of(norm),
             q=threat.q,
             eps=float(np.squeeze(problem.radius)),
             fit_intercept=problem.fit_intercept,
@@ -189,14 +188,23 @@ def read_norm(p: Any, n_classes: int) -> Norm:
     return norm_of(p if isinstance(p, str) else LpNorm(p), n_classes)
 
 
-def check_geometry(p: Any, name: str = "p") -> None:
-    """Refuse what is neither an exponent in [1, inf] nor the name of a matrix norm."""
+def geometry_of(norm: Norm) -> Any:
+    """The p of `read_norm`, an exponent or the name of a matrix norm; None for another norm."""
+    if isinstance(norm, SchattenNorm):
+        names = {exponent: name for name, exponent in MATRIX_NORMS.items()}
+        return names.get(norm.p)
+    return norm.p if isinstance(norm, LpNorm) else None
+
+
+def check_geometry(p: Any, name: str = "p") -> float | str:
+    """An exponent in [1, inf], as a float, or the name of a matrix norm."""
     if not isinstance(p, str):
-        check_exponent(p, name)
-    elif p not in MATRIX_NORMS:
+        return check_exponent(p, name)
+    if p not in MATRIX_NORMS:
         raise ValueError(
             f"{name} must be a real number in [1, inf] or one of {list(MATRIX_NORMS)}, got {p!r}."
         )
+    return p
 
 
 def read_problem(

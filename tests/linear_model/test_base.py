@@ -6,12 +6,6 @@ from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV
 
 from sklearn_robust import RobustDiagonalNet, RobustLinearClassifier
-from sklearn_robust.linear_model.base import positive_classes
-
-
-def test_each_row_of_coefficients_stands_for_a_class():
-    assert positive_classes(np.array(["no", "yes"])).tolist() == ["yes"]
-    assert positive_classes(np.array(["a", "b", "c"])).tolist() == ["a", "b", "c"]
 
 
 def test_a_search_over_an_array_of_booleans(gaussian):
