@@ -278,7 +278,8 @@ def main() -> None:
         "`benchmarks/several_classes.py`. Test accuracy in %, clean / exact robust, of five folds; "
         "training eps and C chosen on the training samples, under the threat that judges. Bold: "
         "lost, the joint classifier is less robust than a peer. ±: the standard error over "
-        "samples of the difference.\n",
+        "samples of the difference. Lines are of several runs, on other states of the library too: "
+        "the label of single samples may differ today.\n",
         summary(table) + "\n",
         not_run(table),
         harness.table(header, map(shown, table)),

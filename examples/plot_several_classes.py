@@ -60,7 +60,8 @@ for share in shares:
 # %%
 # In the norms 1, 2, inf and spectral the path of the norm is ahead of the others. In the nuclear
 # norm gradient descent is ahead as yet: the two separators nearly agree on these data, and it takes
-# fewer steps. The ratio in the own norm grows along every path, and slower for a larger radius.
+# fewer steps. The ratio in the own norm grows along every path, if not at every step, and
+# slower for a larger radius.
 fig, axes = plt.subplots(1, 4, figsize=(14, 3.6), layout="constrained")
 matrix = np.array([ratios[shares[1], name] for name in norms])
 axes[0].imshow(matrix, vmin=0, vmax=1)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
+from sklearn.utils import gen_batches
 from sklearn.utils.extmath import safe_sparse_dot
 
 from sklearn_robust.threats import LpBall, Threat, is_ball, radius_of, support
@@ -71,9 +72,7 @@ def row_blocks(n_rows: int, n_classes: int) -> Iterator[slice]:
     ------
     slice
     """
-    length = max(1, _BLOCK_SCORES // n_classes)
-    for start in range(0, max(n_rows, 1), length):
-        yield slice(start, min(start + length, n_rows))
+    yield from gen_batches(max(n_rows, 1), max(1, _BLOCK_SCORES // n_classes))
 
 
 def by_blocks(

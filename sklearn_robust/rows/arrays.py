@@ -14,7 +14,7 @@ from scipy import sparse
 
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust._parameters import refuse_lazy
-from sklearn_robust.rows.protocols import Rows
+from sklearn_robust.rows.protocols import GramRows, Rows
 
 # entries of X that are copied at a time, two megabytes in float64: about a processor's cache
 _BLOCK_ENTRIES = 2**18
@@ -96,14 +96,6 @@ class DenseRows(_HeldRows):
         if self.X.dtype == weights.dtype == np.longdouble:
             return np.abs(weights) @ np.abs(self.X)
         return sum(np.abs(weights[:, at]) @ np.abs(block) for at, block in self._blocks())
-
-    def mean_square(self, *, centred: bool) -> float:
-        """The mean of ||x_i||^2, or of ||x_i - mean||^2, to some digits at least."""
-        square = self.square_sum() / self.X.shape[0]
-        if not centred:
-            return square
-        mean = self.mean()
-        return max(square - float(mean @ mean), 1e-12 * square)
 
     def standardised(self, *, centred: bool) -> tuple[np.ndarray, float]:
         """The rows, less their mean if that is asked for, over their root mean square; and that."""
@@ -188,10 +180,6 @@ class SparseRows(_HeldRows):
     def sum_sizes(self, weights: np.ndarray) -> np.ndarray:
         """``|A| |X|``."""
         return np.ascontiguousarray((abs(self.X).T @ np.abs(weights).T).T)
-
-    def mean_square(self, *, centred: bool) -> float:
-        """The mean of ||x_i||^2: sparse rows are not centred."""
-        return self.square_sum() / self.X.shape[0]
 
     def standardised(self, *, centred: bool) -> tuple[Any, float]:
         """The rows over their root mean square, and that; sparse rows are not centred."""
@@ -382,15 +370,18 @@ def squared_norm_bound(rows: Rows) -> float:
 
 
 def mean_square(rows: Rows, *, centred: bool) -> float:
-    r"""The mean of :math:`\|x_i\|^2`, of dense rows around their mean if that is asked for.
+    r"""The mean of :math:`\|x_i\|^2`, of dense rows around their mean if that is asked for, to some
+    digits at least.
 
     Rows that offer products only are estimated (Hutchinson): :math:`\mathbb{E} \|X^T g\|^2 =
     \sum_i \|x_i\|^2` for random signs g, and the same around the mean for g less its mean.
     """
-    known = getattr(rows, "mean_square", None)
-    if known is not None:
-        return float(known(centred=centred))
     n = rows.shape[0]
+    square_sum = getattr(rows, "square_sum", None)
+    if square_sum is not None and isinstance(rows, GramRows):
+        square = float(square_sum()) / n
+        mean = rows.mean() if centred else np.zeros(1)
+        return max(square - float(mean @ mean), 1e-12 * square)
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(_PROBES, n))
     if centred:
         signs -= signs.mean(axis=1, keepdims=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import reduce
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -190,13 +191,6 @@ class BlockRows:
         """The sum of ||x_i||^2."""
         return self._square_sum
 
-    def mean_square(self, *, centred: bool) -> float:
-        """The mean of ||x_i||^2, or of ||x_i - mean||^2, to some digits at least."""
-        square = self._square_sum / self.shape[0]
-        if not centred or self._is_sparse:
-            return square
-        return max(square - float(self._mean @ self._mean), 1e-12 * square)
-
     def mean(self) -> np.ndarray:
         """The mean of the rows; zero for sparse rows, which are not centred."""
         return np.zeros_like(self._mean) if self._is_sparse else self._mean
@@ -240,11 +234,7 @@ class BlockRows:
 
     def _summed(self, product: Callable[[slice, ArrayRows], np.ndarray]) -> np.ndarray:
         """The sum of a product of shape (k, d) of each block."""
-        parts = (product(at, rows) for at, rows in self.row_blocks())
-        total = next(parts)
-        for part in parts:
-            total = total + part
-        return total
+        return reduce(np.add, (product(at, rows) for at, rows in self.row_blocks()))
 
     def _gathered(self, product: Callable[[ArrayRows], np.ndarray]) -> np.ndarray:
         """A product of shape (k, m) of each block, side by side: (k, n)."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
+from sklearn.utils import gen_batches
 
 from sklearn_robust.rows.blocks import Block, BlockRows
 
@@ -132,8 +133,9 @@ class _NpyFile:
     def check_unchanged(self) -> None:
         _check_stamp(self.path, self.stamp)
 
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """The rows from start to stop."""
+    def read(self, at: slice) -> np.ndarray:
+        """The rows from its start to its stop."""
+        start, stop = at.start, at.stop
         with self.path.open("rb", buffering=0) as file:
             if not self.in_fortran_order or len(self.shape) == 1:
                 width = math.prod(self.shape[1:])
@@ -162,11 +164,10 @@ class _NpySource:
                 file.check_unchanged()
         n, d = self.X.shape
         length = max(1, _READ_ENTRIES // max(1, d))
-        for start in range(0, n, length):
-            stop = min(start + length, n)
-            weight = None if self.sample_weight is None else self.sample_weight.read(start, stop)
-            name = f"{self.X.path} (rows {start} to {stop - 1})"
-            yield Block(self.X.read(start, stop), self.y.read(start, stop), weight, name)
+        for at in gen_batches(n, length):
+            weight = None if self.sample_weight is None else self.sample_weight.read(at)
+            name = f"{self.X.path} (rows {at.start} to {at.stop - 1})"
+            yield Block(self.X.read(at), self.y.read(at), weight, name)
 
 
 class ParquetRows(BlockRows):

@@ -206,7 +206,7 @@ def test_data_that_nothing_separates():
 
 
 def test_hard_radii_are_certified_by_newton_steps():
-    # clarabel alone ends at a gap of 1e-7
+    # clarabel alone misses the tolerance
     X, y = apart(n=60, d=12, n_classes=5, seed=3)
     found = min_norm_separator(X, y, p=INF, q=2, eps=1.0, fit_intercept=True, tol=1e-12)
     assert found.relative_gap <= 1e-12
