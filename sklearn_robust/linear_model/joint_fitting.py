@@ -42,7 +42,7 @@ from sklearn_robust.solvers import (
     minimise_joint_risk,
 )
 from sklearn_robust.solvers.solution import solution_to_numpy
-from sklearn_robust.threats import is_ball
+from sklearn_robust.threats import ProximalThreat, offers
 
 # share of its capacity that a pair must carry for a proof, up to which another flow is sought
 _NEAR_PROOF = 2.0
@@ -82,7 +82,7 @@ class JointFit(BaseFit[JointProblem]):
     @property
     def has_minimiser(self) -> bool:
         """Whether `minimise_joint_risk` serves this threat; otherwise the path goes on instead."""
-        return is_ball(self.problem.threat)
+        return offers(self.problem.threat, ProximalThreat)
 
     def decide_separability(self, norm: Geometry) -> Solution:
         """The minimiser of the risk, or a first predictor that separates the classes.
@@ -310,14 +310,11 @@ def scale_to_loss(
         return solution
     problem = problem.in_double_arithmetic()
     coef, intercept = (x[0].astype(np.float64) for x in (solution.coef, solution.intercept))
-    scores, penalties = problem.scores(coef), problem.penalties(coef)
-    smallest = float(problem.margins(scores, penalties, intercept).min())
+    smallest = float(problem.robust_margins(coef, intercept).min())
     goal = math.log(loss_tol) - problem.log_total_weight
 
     def excess(scale: float) -> float:
-        at = (scale * scores, scale * penalties, scale * intercept)
-        now = problem.evaluate_scores(loss, *at, overwrite=True)
-        return float(now.log_risk) - goal
+        return float(problem.evaluate(loss, scale * coef, scale * intercept).log_risk) - goal
 
     # (K - 1) exp(-scale * smallest margin) bounds the loss
     scale = find_scale(excess, math.log(problem.n_classes - 1) - goal, smallest)
