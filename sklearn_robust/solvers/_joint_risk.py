@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,6 +83,8 @@ _STEP_HALVINGS = 30  # largest number of times that a step without cones is halv
 
 _SHRINKS = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)  # shrinking of the radius, by stage of L-BFGS
 _SMOOTHING_OF_SHRINK = 0.3  # smoothing in a stage, in units of the data, relative to the shrinking
+_PROVE_EVERY = 50  # iterations of a stage between attempts at a bound
+_PRICES = 1.5  # times the price of its smaller radius: the gap at which a stage ends
 _LEAST_ITERATIONS = 30  # iterations of a stage at least
 # entries of arrays over classes and samples, and over pairs and features, that all iterations of
 # L-BFGS may compute: some minutes
@@ -257,7 +259,13 @@ class _Minimisation:
             self._stages(20 * max_iter)
         return self._solution()
 
-    def _descend(self, smoothing: float, shrink: float, max_iter: int) -> SmoothedRisk:
+    def _descend(
+        self,
+        smoothing: float,
+        shrink: float,
+        max_iter: int,
+        ends: Callable[[np.ndarray, RiskPoint], bool] | None = None,
+    ) -> SmoothedRisk:
         """L-BFGS on the smoothed risk."""
         self.coef, smoothed = descend(
             self.model,
@@ -266,7 +274,7 @@ class _Minimisation:
             smoothing=smoothing,
             shrink=shrink,
             max_iter=max_iter,
-            stop=self._ends_descent,
+            stop=ends or self._ends_descent,
         )
         return smoothed
 
@@ -556,22 +564,38 @@ class _Minimisation:
         entries = self.coef.shape[0] * len(self.problem.y)
         entries += len(self.model.low) * len(self.differences.columns)
         max_iter = min(max_iter, _MOST_ENTRIES // entries)
-        of_stage = max(_LEAST_ITERATIONS, max_iter // len(_SHRINKS))
-        for shrink in _SHRINKS:
-            left = min(of_stage, max_iter - self.n_iter)
-            if left <= 0:
+        for stage, shrink in enumerate(_SHRINKS):
+            left = max_iter - self.n_iter
+            of_stage = max(_LEAST_ITERATIONS, left // (len(_SHRINKS) - stage))
+            if left <= 0 or self._end_stage(shrink, min(of_stage, left)):
                 return
-            smoothing = _SMOOTHING_OF_SHRINK * shrink
-            point = self._descend(smoothing, shrink, left).point.release()
-            if self.stopped:
-                return
-            if _separates(point):  # at a radius below the problem's
-                continue
-            slopes = self.differences.smoothed(self.coef, smoothing)[1]
+
+    def _end_stage(self, shrink: float, max_iter: int) -> bool:
+        """One stage, until most of the gap is the price of the smaller radius; whether the method
+        ends.
+        """
+        smoothing = _SMOOTHING_OF_SHRINK * shrink
+
+        def gap(coef: np.ndarray, point: RiskPoint) -> float:
+            """Of the logarithms of the risk and its bound, with the weights at the point."""
+            slopes = self.differences.smoothed(coef, smoothing)[1]
             self.bounds.update(point, (1 - shrink) * slopes)
-            risk = self._log_risk(self.coef)
-            if risk - self.bounds.bound <= self.tol:
-                return
+            return self._log_risk(coef) - self.bounds.bound
+
+        def ends(coef: np.ndarray, point: RiskPoint) -> bool:
+            if self._ends_descent(coef, point):
+                return True
+            if self.n_iter % _PROVE_EVERY:
+                return False
+            penalty = float(point.gradient.pairs @ point.pairs) / _size(point)
+            return gap(coef, point) <= max(self.tol, _PRICES * shrink * penalty)
+
+        point = self._descend(smoothing, shrink, max_iter, ends).point.release()
+        if self.stopped:
+            return True
+        if _separates(point):  # at a radius below the problem's
+            return False
+        return gap(self.coef, point) <= self.tol
 
     # -- the end
 
