@@ -43,9 +43,9 @@ from sklearn_robust.problems import OnRows, RobustProblem
 from sklearn_robust.rows import ArrayRows, BlockRows, Rows, TensorRows, as_rows
 from sklearn_robust.threats import Threat, mapped, support
 
-# entries of an array over classes and samples, or pairs and features, that exist at a time: half a
-# megabyte in float64, about a processor's cache
-_JOINT_BLOCK_ENTRIES = 2**16
+# entries of an array over classes and samples, or pairs and features, that exist at a time: a
+# quarter of a megabyte in float64, about a processor's cache
+_JOINT_BLOCK_ENTRIES = 2**15
 _ALL = slice(None)
 _INTERCEPT_STEPS = 100  # Newton steps at most
 _FIRST_REACH = 4.0  # size to which the first step of the intercepts is held, about; it doubles
@@ -284,7 +284,9 @@ class JointProblem(OnRows):
     def pair_differences(self, coef: Array, at: slice = _ALL) -> Array:
         """w_l - w_k for the pairs l < k, or a block of them: (K, d) -> (K(K-1)/2, d)."""
         low, high = self.pairs
-        return coef[low[at]] - coef[high[at]]
+        differences = coef[low[at]]
+        differences -= coef[high[at]]
+        return differences
 
     def penalties(self, coef: Array, of: Callable[[Any, Array], Array] = support) -> Array:
         r"""The pair penalties :math:`\text{radius}\,\sigma(w_l - w_k)`, symmetric: (K, d) -> (K,
@@ -421,25 +423,26 @@ class JointProblem(OnRows):
 
         The entries of the weights at the true class are written to for the product, and put back.
         """
-        return -self._product(self.rows.weighted_sum, weights)
+        xp = namespace(weights)
+        places = xp.arange(self.y.shape[0], device=self.y.device)
+        weights[self.y, places] = -xp.sum(weights, axis=0)
+        try:
+            return -self.rows.weighted_sum(weights)
+        finally:
+            weights[self.y, places] = xp.zeros_like(weights[0])
 
     def sizes(self, weights: Array) -> Array:
         """The sums of the sizes of the terms of `weighted_sum`, (K, n) -> (K, d): their rounding
         scales with them.
         """
-        return self._product(self.rows.sum_sizes, weights)
-
-    def _product(self, product: Callable[[Array], Array], weights: Array) -> Array:
-        """The product with the weights of the rivals less the sum of the weights at the true
-        class.
-        """
         xp = namespace(weights)
-        places = xp.arange(self.y.shape[0], device=self.y.device)
-        weights[self.y, places] = -xp.sum(weights, axis=0)
-        try:
-            return product(weights)
-        finally:
-            weights[self.y, places] = xp.zeros_like(weights[0])
+        total = 0.0
+        for at, rows in self.row_blocks():
+            block = xp.asarray(weights[:, at], copy=True)
+            places = xp.arange(block.shape[1], device=self.y.device)
+            block[self.y[at], places] = xp.sum(block, axis=0)
+            total = total + rows.sum_sizes(block)
+        return total
 
     def balanced(self, weights: Array, *, overwrite: bool = False) -> Array:
         r"""Weights (K, n) scaled to dual feasibility: >= 0, zero at the true class, of sum 1, and
@@ -612,11 +615,12 @@ class JointProblem(OnRows):
 
 def _soft_minimum(losses: Array) -> tuple[Array, Array]:
     """The soft minimum of the margins -losses (K, m), of shape (m,), and its gradient (K, m), the
-    shares of the rivals.
+    shares of the rivals. The losses are written to.
     """
     xp = namespace(losses)
     largest = xp.max(losses, axis=0)
-    shares = xp.exp(losses - largest)
+    losses -= largest
+    shares = xp.exp(losses)
     total = xp.sum(shares, axis=0)
     shares /= total
     return -(largest + xp.log(total)), shares

@@ -31,7 +31,7 @@ that start from those of the predictor, :math:`\arg\max_{\delta \in U} \langle w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -92,11 +92,10 @@ def certify(
     problem: JointProblem,
     norm: Norm,
     coef: Array,
-    weights: Array,
+    weights: Array | Callable[[], Array],
     intercept: Array | None = None,
     *,
     perturbations: np.ndarray | None = None,
-    overwrite: bool = False,
 ) -> Certified:
     """What a predictor and weights prove, with all rounding charged; the weights are made feasible
     first.
@@ -107,16 +106,15 @@ def certify(
     norm : Norm
         The geometry in which the margin is measured, on the K d coefficients.
     coef : array of shape (K, d)
-    weights : array of shape (K, n)
-        Made feasible by `JointProblem.balanced`.
+    weights : array of shape (K, n), or a function that returns it
+        Made feasible by `JointProblem.balanced`. A function is called twice, for weights that may
+        be overwritten: they take no memory while the bound is found.
     intercept : array of shape (K,), optional
         Without it coef is a direction: the predictor has the best intercepts, and a smallest robust
         margin of 1 where that is positive.
     perturbations : ndarray of shape (K(K-1)/2, d), optional
         Points of the unit set for the pairs, from which the bound starts; by default those of coef.
         Not read for q = inf and up to 12 classes in an l_p norm.
-    overwrite : bool, default=False
-        Whether the feasible weights may take the place of the given ones in memory.
 
     Returns
     -------
@@ -139,12 +137,21 @@ def certify(
     if intercept is None:
         coef, intercept = _predictor(problem, coef)
     margin, of_margin = _charged_margin(problem, norm, coef, intercept)
-    weights = problem.balanced(weights, overwrite=overwrite)
+    sums = weighted_sums(problem, _balanced(problem, weights))
     if perturbations is None and not exact_by_cuts(problem, norm):
         perturbations = pair_perturbations(problem, coef)
-    bound, of_bound = _charged_bound(problem, norm, weights, perturbations, coef)
+    bound, of_bound = _charged_bound(problem, norm, sums, perturbations, coef)
+    del perturbations
     rounding = of_margin / (bound if bound > 0 else 1.0) + of_bound
-    return Certified(coef, weights, intercept, margin=margin, bound=bound, rounding=rounding)
+    feasible = _balanced(problem, weights)
+    return Certified(coef, feasible, intercept, margin=margin, bound=bound, rounding=rounding)
+
+
+def _balanced(problem: JointProblem, weights: Array | Callable[[], Array]) -> Array:
+    """The weights, or those of a function, made feasible."""
+    if callable(weights):
+        return problem.balanced(weights(), overwrite=True)
+    return problem.balanced(weights)
 
 
 def best_intercept(pair_margins: np.ndarray) -> tuple[np.ndarray, float]:
@@ -246,20 +253,19 @@ def margin_bound(
 
     Perturbations of the pairs, where they are needed, are found from the given ones, or from none.
     """
-    return _charged_bound(problem, norm, weights, perturbations)[0]
+    return _charged_bound(problem, norm, weighted_sums(problem, weights), perturbations)[0]
 
 
 def _charged_bound(
     problem: JointProblem,
     norm: Norm,
-    weights: Array,
+    sums: WeightedSums,
     perturbations: np.ndarray | None,
     coef: Array | None = None,
 ) -> tuple[float, float]:
     """D(a) plus its rounding, and the share of rounding in it."""
-    sums, dual = weighted_sums(problem, weights), norm.dual
-    n_samples, xp = weights.shape[1], namespace(weights)
-    rounding = sum_rounding(n_samples, weights.dtype, xp)
+    log_weight, dual = problem.log_weight, norm.dual
+    rounding = sum_rounding(len(log_weight), log_weight.dtype, namespace(log_weight))
     of_sum = rounding * sums.sizes
     # the exact capacities are at least the computed ones less their rounding
     sums = replace(sums, capacities=(1 - rounding) * sums.capacities)

@@ -125,12 +125,13 @@ def joint_steepest_descent(
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
     growth = STEEPEST_GROWTH if step_size == "adaptive" else None
     geometry = Geometry((norm,))
-    # perturbations of the pairs, in units of their capacities, from which a step starts
     n_pairs = 0 if exact_by_cuts(problem, norm) else len(problem.pairs[0])
-    taken = np.zeros((1, n_pairs, problem.n_features))
     # a trial step may raise the risk beyond all numbers, and is evaluated anew then
     with np.errstate(over="ignore", invalid="ignore"):
-        path = RulePath(flat, loss, _JointRule(geometry), (coef, taken), step, growth)
+        # the perturbations of the pairs, in units of their capacities, from which a step starts
+        state = [coef, np.zeros((1, n_pairs, problem.n_features))]
+        path = RulePath(flat, loss, _JointRule(geometry), tuple(state), step, growth)
+        state.clear()  # they may be as large as the data
         return follow(path, JointRun(flat, stopping, loss, geometry))
 
 
@@ -416,9 +417,7 @@ class JointRun(DescentRun):
         W, intercept = (to_numpy(x) for x in (self.problem.matrix(at.coef), at.intercept[0]))
         proof = self.proofs if self.bounds[0] < math.inf else at.weights
         norm = self.geometry.norms[0]
-        proven = certify(
-            self.problem.host, norm, W, to_numpy(proof.array()), intercept, overwrite=True
-        )
+        proven = certify(self.problem.host, norm, W, lambda: to_numpy(proof.array()), intercept)
         coef, weights, intercept, margin, bound = (
             like(at.coef, np.asarray(array)[None])
             for array in (W, proven.weights, intercept, proven.margin, proven.bound)
