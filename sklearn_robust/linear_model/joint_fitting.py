@@ -50,6 +50,11 @@ _NEAR_PROOF = 2.0
 # the separator. It costs a Newton step more, and a larger gap is not refused.
 _SEPARATOR_TOL = 1e-12
 
+# entries of arrays over classes and samples, and over pairs and features, that a path of
+# solver="auto" may compute: some minutes; how often the search for a step passes the second, about;
+# and the iterations that it has in any case
+_MOST_ENTRIES, _STEP_SEARCH, _FEWEST_ITERATIONS = 4_000_000_000, 20, 10
+
 S = TypeVar("S", Solution, JointSolution)
 _ONE = np.zeros(1, dtype=int)  # the index of the one problem
 
@@ -68,6 +73,14 @@ class JointFit(BaseFit[JointProblem]):
 
     n_problems: ClassVar[int] = 1
     auto_iterations: ClassVar[int] = 300  # an iteration is slow beside an exact separator
+
+    @property
+    def affordable_iterations(self) -> int:
+        """Iterations of the path that take some minutes at most."""
+        problem = self.problem
+        entries = problem.n_classes * len(problem.y)
+        entries += _STEP_SEARCH * len(problem.pairs[0]) * problem.n_features
+        return max(_FEWEST_ITERATIONS, _MOST_ENTRIES // entries)
 
     @cached_property
     def double(self) -> JointProblem:
