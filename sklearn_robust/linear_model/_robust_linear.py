@@ -109,8 +109,10 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         returns the limit itself, from linear, quadratic or cone programs. "auto" is steepest
         descent, and "exact" where the path has not stopped after 2000 iterations, 300 of several
         classes, and the data have up to 10 million entries (times n_classes, of several): data so
-        close to inseparable that the path is slow and its limit hardly depends on p. All return the
-        minimiser of the robust risk for data that are not robustly separable.
+        close to inseparable that the path is slow and its limit hardly depends on p. On larger data
+        of several classes its path has at most as many iterations as take some minutes, and ends
+        with a ConvergenceWarning. All return the minimiser of the robust risk for data that are not
+        robustly separable.
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, relative to the others: the threat is
         :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty
@@ -371,12 +373,17 @@ def solve(
         solutions = [shared, *others]
     if model.solver in ("auto", "steepest_descent"):
         batches = batches or [(range(len(norms)), np.arange(fit.n_problems))]
+        max_iter = model.max_iter
+        if exact:
+            max_iter = min(max_iter, fit.auto_iterations)
+        elif model.solver == "auto" and isinstance(fit, JointFit):
+            max_iter = min(max_iter, fit.affordable_iterations)
         solutions = fit.follow_paths(
             norms,
             solutions,
             batches,
             step_size=model.step_size,
-            max_iter=min(model.max_iter, fit.auto_iterations) if exact else model.max_iter,
+            max_iter=max_iter,
             loss_tol=loss_tol,
         )
     if exact:

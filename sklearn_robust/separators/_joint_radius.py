@@ -210,7 +210,7 @@ class _Search:
             return
         problem = self.problem
         nothing = np.zeros((problem.n_classes, problem.n_classes))
-        margins = problem.pair_margins(problem.scores(coef), nothing)
+        margins = problem.pair_margins(coef, nothing)
         norms = problem.at_radius(1.0).penalties(coef)
         intercept = _ratio_intercept(margins, norms) if problem.fit_intercept else nothing[0]
         ratio = _certified_ratio(problem, coef, intercept, margins, norms)

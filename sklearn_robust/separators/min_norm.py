@@ -16,7 +16,7 @@ import numpy as np
 from sklearn_robust._parameters import check_exponent, check_number, check_radii
 from sklearn_robust.certificates import Certified, Point, cancelling_weights
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.norms import LpNorm, SchattenNorm
+from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows
 from sklearn_robust.separators._engine_choice import (
@@ -27,7 +27,7 @@ from sklearn_robust.separators._engine_choice import (
 )
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
 from sklearn_robust.separators.critical_radius import fixed_features, largest_distance
-from sklearn_robust.separators.joint import MATRIX_TOL, solve_joint_separator
+from sklearn_robust.separators.joint import reachable_tol, solve_joint_separator
 from sklearn_robust.separators.separator import (
     NotSeparableError,
     Separator,
@@ -277,11 +277,9 @@ def _solve(
         norm = read_norm(p, 2)
         assert isinstance(norm, LpNorm)
         return solve_separator(problem, norm, tol, start=start), tol
-    matrix_norm = read_norm(p, problem.n_classes)
-    if isinstance(matrix_norm, SchattenNorm):
-        tol = max(tol, MATRIX_TOL)
-    found = solve_joint_separator(problem, matrix_norm, tol)
-    return Separator.of(problem, matrix_norm, found, found.gap), tol
+    of_matrix = read_norm(p, problem.n_classes)
+    found = solve_joint_separator(problem, of_matrix, tol)
+    return Separator.of(problem, of_matrix, found, found.gap), reachable_tol(of_matrix, tol)
 
 
 def solve_separator(

@@ -40,7 +40,6 @@ from sklearn_robust._joint_flows import (
     exact_by_cuts,
     feature_capacities,
     over_capacities,
-    pair_capacities,
 )
 from sklearn_robust._joint_saddle import StepModel, flow
 from sklearn_robust.certificates import Certified
@@ -126,13 +125,53 @@ def joint_steepest_descent(
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
     growth = STEEPEST_GROWTH if step_size == "adaptive" else None
     geometry = Geometry((norm,))
-    # perturbations of the pairs, in units of their capacities, from which a step starts
     n_pairs = 0 if exact_by_cuts(problem, norm) else len(problem.pairs[0])
-    taken = np.zeros((1, n_pairs, problem.n_features))
     # a trial step may raise the risk beyond all numbers, and is evaluated anew then
     with np.errstate(over="ignore", invalid="ignore"):
-        path = RulePath(flat, loss, _JointRule(geometry), (coef, taken), step, growth)
+        # the perturbations of the pairs, in units of their capacities, from which a step starts
+        state = [coef, np.zeros((1, n_pairs, problem.n_features))]
+        path = RulePath(flat, loss, _JointRule(geometry), tuple(state), step, growth)
+        state.clear()  # they may be as large as the data
         return follow(path, JointRun(flat, stopping, loss, geometry))
+
+
+@dataclass(frozen=True)
+class PointWeights:
+    """The weights of the loss at a point of a path, of which the steps need sums alone.
+
+    Attributes
+    ----------
+    problem : JointProblem
+    loss : MarginLoss
+    coef : array of shape (K, d)
+    intercept : array of shape (K,)
+    weighted_sum : array of shape (K, d)
+        G.
+    class_sums : ndarray of shape (K, K)
+        In float64.
+    """
+
+    problem: JointProblem
+    loss: MarginLoss
+    coef: Array
+    intercept: Array
+    weighted_sum: Array
+    class_sums: np.ndarray
+
+    @property
+    def total(self) -> float:
+        """The sum of all weights."""
+        return float(self.class_sums.sum())
+
+    @property
+    def capacities(self) -> np.ndarray:
+        """radius times A_lk for the pairs l < k."""
+        between: np.ndarray = (self.class_sums + self.class_sums.T)[self.problem.pairs]
+        return self.problem.radius * between
+
+    def array(self) -> Array:
+        """The weights (K, n), computed anew: they may be larger than the data."""
+        return self.problem.evaluate(self.loss, self.coef, self.intercept).weights
 
 
 @dataclass(frozen=True)
@@ -178,16 +217,25 @@ class Flat:
 
     def evaluate(self, loss: MarginLoss, coef: Array, *, near: Array | None = None) -> Evaluation:
         start = None if near is None else near[0]
-        now = self.joint.evaluate(loss, self.matrix(coef), near=start)
+        matrix = self.matrix(coef)
+        now = self.joint.evaluate(loss, matrix, near=start)
+        weights = PointWeights(
+            self.joint,
+            loss,
+            matrix,
+            now.intercept,
+            self.joint.weighted_sum(now.weights),
+            _in_double(self.joint.class_sums(now.weights)),
+        )
         return Evaluation(
             now.intercept[None],
             now.margins[None],
             namespace(coef).asarray(now.log_risk)[None],
-            now.weights[None],
+            weights,
         )
 
-    def weighted_sum(self, weights: Array) -> Array:
-        return self.joint.weighted_sum(weights[0]).reshape(1, -1)
+    def weighted_sum(self, weights: PointWeights) -> Array:
+        return weights.weighted_sum.reshape(1, -1)
 
 
 @dataclass(frozen=True)
@@ -210,7 +258,7 @@ class _JointRule:
     ) -> tuple[State, Array]:
         joint, norm = problem.host, self.geometry.norms[0]
         W, G = (_in_double(problem.matrix(x)) for x in (coef, weighted_sum))
-        capacities = pair_capacities(problem.joint, now.weights[0])
+        capacities = now.weights.capacities
         size, taken = float(step[0]), state[1][0]
         if not exact_by_cuts(joint, norm):
             moved, subgradient, taken = model_step(joint, norm, W, G, capacities, size, taken)
@@ -329,15 +377,17 @@ class JointRun(DescentRun):
 
     problem: Any  # Flat
 
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with the one problem, or end."""
+        self.ids = self.ids[rows]
+
     def _tighten(self, at: Iterate) -> None:
-        """Keep the least bound D(a) on the margin, and the coefficients whose weights prove it:
-        they take less memory.
-        """
-        joint, weights = self.problem.host, at.now.weights[0]
-        total = float(weights.sum())
+        """Keep the least bound D(a) on the margin, and the weights that prove it."""
+        joint, weights = self.problem.host, at.now.weights
+        total = weights.total
         if not total > 0 or not math.isfinite(at.now.log_risk[0]):
             return
-        capacities = pair_capacities(self.problem.joint, weights)
+        capacities = weights.capacities
         norm = self.geometry.norms[0]
         W, G = (_in_double(self.problem.matrix(x)) for x in (at.coef, at.weighted_sum))
         if exact_by_cuts(joint, norm):
@@ -351,25 +401,23 @@ class JointRun(DescentRun):
         bound = float(norm.dual.value(left.ravel())) / total
         if bound < self.bounds[0]:
             self.bounds[0] = bound
-            self.proofs = at.coef
+            self.proofs = weights
 
     def near_proof(self, iteration: int, at: Any) -> np.ndarray:
         """Whether the capacities of the pairs would nearly do."""
         if iteration > self.patience:
             return np.ones(1, dtype=bool)
         joint = self.problem.host
-        weights = joint.balanced(to_numpy(at.weights[0]))
+        weights = joint.balanced(to_numpy(at.weights.array()), overwrite=True)
         start = pair_perturbations(joint, to_numpy(self.problem.matrix(at.coef)))
         return np.full(1, feasibility(joint, weights, start).ratio <= _NEAR_PROOF)
 
     def _proven(self, i: int, at: Iterate) -> Certified:
         """The predictor with what its least bound proves."""
         W, intercept = (to_numpy(x) for x in (self.problem.matrix(at.coef), at.intercept[0]))
-        weights = at.weights
-        if self.bounds[0] < math.inf and self.proofs is not at.coef:
-            weights = self.problem.evaluate(self.loss, self.proofs).weights
+        proof = self.proofs if self.bounds[0] < math.inf else at.weights
         norm = self.geometry.norms[0]
-        proven = certify(self.problem.host, norm, W, to_numpy(weights[0]), intercept)
+        proven = certify(self.problem.host, norm, W, lambda: to_numpy(proof.array()), intercept)
         coef, weights, intercept, margin, bound = (
             like(at.coef, np.asarray(array)[None])
             for array in (W, proven.weights, intercept, proven.margin, proven.bound)
@@ -384,11 +432,11 @@ class JointRun(DescentRun):
         They are inf and None without a proof that the data are not separable.
         """
         joint = self.problem.host
-        weights = repaired_weights(joint, _in_double(now.weights[0]))
+        weights = repaired_weights(joint, _in_double(now.weights.array()), overwrite=True)
         if not np.isfinite(weights).all():
             return math.inf, None
         excess = float(now.log_risk[0]) - entropy_bound(joint, self.loss, weights)
-        return float(-np.expm1(-excess)), like(now.weights, weights[None])
+        return float(-np.expm1(-excess)), like(now.log_risk, weights[None])
 
 
 def _in_double(x: Array) -> np.ndarray:
