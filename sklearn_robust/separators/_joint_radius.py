@@ -35,12 +35,20 @@ from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import best_intercept, feasibility, robust_margin
 from sklearn_robust.norms import LpNorm
+from sklearn_robust.separators._joint_bottleneck import (
+    Bottleneck,
+    classes_with_weight,
+    closest_pair,
+    extended,
+    of_classes,
+)
 from sklearn_robust.separators._joint_margin_form import (
+    Indices,
     JointMarginForm,
-    JointPoint,
     in_float64,
     on_all_samples,
 )
+from sklearn_robust.separators._joint_program import JointPoint, JointProgram
 from sklearn_robust.separators._joint_working_sets import points_on_sets, suits_sets
 from sklearn_robust.separators._max_margin_form import (
     SolverFailure,
@@ -109,7 +117,8 @@ def enclose_radius(problem: JointProblem, tol: float) -> tuple[Certified, Proof]
             return replace(
                 alone.certified(), coef=coef, margin=math.inf, bound=math.inf
             ), alone.proof
-    if search.start() > 0:
+    search.grow_from_pair(tol)
+    if search.gap() > tol and search.start() > 0:
         search.narrow(tol)
     return search.certified(), search.proof
 
@@ -133,6 +142,8 @@ class _Search:
         self.intercept = np.zeros(problem.n_classes)
         self.ratio, self.bound = 0.0, math.inf
         self.proof = Proof(self.uniform, None)
+        self.carrying = np.arange(problem.n_classes)  # classes with weight in the last program
+        self.tried: set[tuple[int, ...]] = set()  # classes that were solved alone
 
     def start(self) -> float:
         """The ratio of a separator without adversary, or a proof that there is none: 0."""
@@ -140,6 +151,44 @@ class _Search:
         if self.ratio == 0:
             self._look_at(0.0, LpNorm(math.inf))
         return self.ratio
+
+    def grow_from_pair(self, tol: float) -> None:
+        """Look for the classes that decide eps*: the closest two, which those join that leave no
+        room for an extension.
+        """
+        part = closest_pair(self.problem, tol)
+        while part is not None:
+            part = self._of_classes(self._take_part(part), tol)
+
+    def _take_part(self, part: Bottleneck) -> Indices:
+        """Keep the bound of some of the classes, and their predictor where it extends to all; the
+        classes that leave no room for that, with these.
+        """
+        radius = part.bound * (1 + _SAFE)
+        self._keep_proof(part.weights, part.perturbations, radius)
+        found = extended(self.in_units, replace(part, coef=part.coef * self.units), radius)
+        if found.coef is not None:
+            self._take_predictor(found.coef / self.units)
+        return found.in_the_way
+
+    def _of_classes(self, classes: Indices, tol: float) -> Bottleneck | None:
+        """The bottleneck that these classes are; None for all classes, and for those that were
+        tried.
+        """
+        if not 1 < len(classes) < self.problem.n_classes or tuple(classes) in self.tried:
+            return None
+        self.tried.add(tuple(classes))
+        used, part = of_classes(self.problem, classes)
+        star, proof = enclose_radius(part, tol)
+        weights = np.zeros_like(self.uniform)
+        weights[np.ix_(classes, used)] = proof.weights
+        perturbations = None
+        if proof.perturbations is not None:
+            low, high = self.problem.pairs
+            perturbations = np.zeros((len(low), self.problem.n_features))
+            inside = np.isin(low, classes) & np.isin(high, classes)
+            perturbations[inside] = proof.perturbations
+        return Bottleneck(classes, star.coef, star.bound, weights, perturbations)
 
     def narrow(self, tol: float) -> None:
         """Narrow the bounds of eps* down to a relative gap of tol, if that is possible."""
@@ -150,22 +199,26 @@ class _Search:
         for norm in norms:
             self._approach(tol, norm)
         for beyond, norm in product(_BEYOND, norms):
-            if self._gap() > max(tol, 2 * beyond * tol):
+            if self.gap() > max(tol, 2 * beyond * tol):
                 self._look_at(self.ratio * (1 + beyond * tol), norm)
 
     def _approach(self, tol: float, norm: LpNorm | None) -> None:
         """Narrow the bounds by programs in a norm, or at mean margin 1."""
         misses, at_rest = 0, False
         for _ in range(_MAX_RATIOS):
-            gap, last = self._gap(), self.ratio
+            gap, last = self.gap(), self.ratio
             if gap <= tol or misses == _MAX_MISSED or (at_rest and self.bound == math.inf):
                 break
             # the middle, where the ratio is at rest below its bound
             self._look_at(0.5 * (last + self.bound) if at_rest else last, norm)
             at_rest = not self.ratio > last * (1 + _SLOW_RATIO * tol)
-            misses = misses + 1 if at_rest and self._gap() > _NARROWED * gap else 0
+            if at_rest and self.gap() > tol:
+                part = self._of_classes(self.carrying, tol)
+                if part is not None:
+                    self._take_part(part)
+            misses = misses + 1 if at_rest and self.gap() > _NARROWED * gap else 0
 
-    def _gap(self) -> float:
+    def gap(self) -> float:
         return 1 - self.ratio / self.bound
 
     def certified(self) -> Certified:
@@ -189,7 +242,9 @@ class _Search:
         form = replace(form, pair_units=self._pair_norms())
         on_sets = norm is not None and suits_sets(form)
         try:
-            for point in islice(points_on_sets(form) if on_sets else form.points(), 1 + _STEPS):
+            for point in islice(
+                points_on_sets(form) if on_sets else JointProgram.of(form).points(), 1 + _STEPS
+            ):
                 self._take_predictor(point.coef / self.units)
                 self._take_proof(point, radius, mean=norm is None)
                 if point.solver == "linear program":
@@ -225,6 +280,7 @@ class _Search:
         """Keep the point's weights if they prove a lower bound on eps* than is known."""
         problem = self.problem
         own = on_all_samples(problem, point.weights)
+        self.carrying = classes_with_weight(problem.pair_weights(own))
         if not np.isfinite(own).all():
             return
         perturbations = point.perturbations
@@ -239,14 +295,18 @@ class _Search:
         balanced = problem.balanced(weights)
         found = feasibility(problem.at_radius(radius), balanced, perturbations)
         bound = radius * (min(found.ratio, 1.0) if found.proven else found.ratio * (1 + _SAFE))
-        if not bound < self.bound:
-            return
         perturbations = found.perturbations
         if perturbations is not None and bound > 0:
             perturbations = perturbations * (radius / bound)
-        if feasibility(problem.at_radius(bound), balanced, perturbations).proven:
-            self.bound = bound
-            self.proof = Proof(balanced, perturbations)
+        self._keep_proof(balanced, perturbations, bound)
+
+    def _keep_proof(self, weights: Vector, perturbations: Vector | None, bound: float) -> None:
+        """Keep the bound if it is lower than what is known, and the weights prove it."""
+        if not bound < self.bound:
+            return
+        balanced = self.problem.balanced(weights)
+        if feasibility(self.problem.at_radius(bound), balanced, perturbations).proven:
+            self.bound, self.proof = bound, Proof(balanced, perturbations)
 
 
 def _ratio_intercept(margins: Vector, norms: Vector) -> Vector:
