@@ -49,6 +49,7 @@ _MODULES = {
     "callbacks",
     "certificates",
     "datasets",
+    "distributed",
     "inspection",
     "joint",
     "joint_certificates",

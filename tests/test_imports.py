@@ -47,6 +47,7 @@ ORDER = [
     "inspection",
     "datasets",
     "theory",
+    "distributed",
     "__init__",
     "__main__",
 ]

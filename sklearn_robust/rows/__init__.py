@@ -28,9 +28,10 @@ from sklearn_robust.rows.arrays import (
     require_array,
     squared_norm_bound,
 )
-from sklearn_robust.rows.blocks import Block, BlockRows, RowSource
+from sklearn_robust.rows.blocks import Block, BlockRows, RowSource, named_blocks
 from sklearn_robust.rows.files import NpyRows, ParquetRows
 from sklearn_robust.rows.protocols import GramRows, Rows
+from sklearn_robust.rows.reduction import LocalReduction, Reduction
 
 __all__ = [
     "ArrayRows",
@@ -38,8 +39,10 @@ __all__ = [
     "BlockRows",
     "DenseRows",
     "GramRows",
+    "LocalReduction",
     "NpyRows",
     "ParquetRows",
+    "Reduction",
     "RowSource",
     "Rows",
     "SparseRows",
@@ -47,6 +50,7 @@ __all__ = [
     "as_rows",
     "largest_entry",
     "mean_square",
+    "named_blocks",
     "on_columns",
     "require_array",
     "squared_norm_bound",

@@ -31,6 +31,12 @@ class Block(NamedTuple):
     sample_weight: Any = None
     name: str = ""
 
+    @property
+    def rows(self) -> ArrayRows:
+        """The products with X, in float32 or float64; the block has a name."""
+        X = _as_floats(self)
+        return SparseRows(X) if sparse.issparse(X) else DenseRows(X)
+
 
 class RowSource(Protocol):
     """Data that can be read again and again, a block of samples at a time."""
@@ -40,6 +46,17 @@ class RowSource(Protocol):
         sample_weight), at a time.
         """
         ...
+
+
+def named_blocks(source: RowSource) -> Iterator[Block]:
+    """The blocks of a source that have samples, each with a name."""
+    stop = 0
+    for place, item in enumerate(source.blocks()):
+        block = item if isinstance(item, Block) else Block(*item)
+        start, stop = stop, stop + block.X.shape[0]
+        if stop > start:
+            name = block.name or f"block {place} (rows {start} to {stop - 1})"
+            yield block._replace(name=name)
 
 
 class BlockRows:
@@ -135,13 +152,7 @@ class BlockRows:
 
     def blocks(self) -> Iterator[Block]:
         """The blocks of the source that have samples, each with a name."""
-        stop = 0
-        for place, item in enumerate(self.source.blocks()):
-            block = item if isinstance(item, Block) else Block(*item)
-            start, stop = stop, stop + block.X.shape[0]
-            if stop > start:
-                name = block.name or f"block {place} (rows {start} to {stop - 1})"
-                yield block._replace(name=name)
+        return named_blocks(self.source)
 
     def map_blocks(self, function: Callable[[Any], np.ndarray]) -> np.ndarray:
         """The arrays that a function makes of the X of each block, one after the other."""
