@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +90,7 @@ class DaskReduction:
                 f"lack of memory. Use smaller chunks, fewer threads a worker, or workers with more "
                 f"memory."
             ) from error
-        except (CancelledError, CommClosedError, asyncio.TimeoutError, OSError) as error:
+        except (TimeoutError, CancelledError, CommClosedError, OSError) as error:
             if _is_of_chunk(error):
                 raise
             raise LostClusterError(

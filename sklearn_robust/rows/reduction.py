@@ -8,7 +8,7 @@ from functools import reduce
 from operator import add
 from typing import Any, Protocol, Self, TypeVar
 
-from sklearn_robust.rows.blocks import Block, RowSource, named_blocks
+from sklearn_robust.rows.sources import Block, RowSource, named_blocks
 
 
 class Summand(Protocol):
