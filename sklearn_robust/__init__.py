@@ -66,6 +66,7 @@ _MODULES = {
     "separators",
     "solvers",
     "splitting",
+    "summed",
     "theory",
     "threats",
     "total_variation",

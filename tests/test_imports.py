@@ -21,6 +21,7 @@ ORDER = [
     "losses",
     "rows",
     "problems",
+    "summed",
     "balancing",
     "total_variation",
     "joint",
