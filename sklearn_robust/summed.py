@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple
+from typing import Generic, NamedTuple
 
 import numpy as np
 
@@ -97,6 +97,11 @@ class SummedProblem:
         )
 
     @property
+    def n_features(self) -> int:
+        """The number of features, d."""
+        return self.survey.n_features
+
+    @property
     def class_weights(self) -> np.ndarray:
         """The sum of the weights of each class, (2,)."""
         at = [np.flatnonzero(self.survey.labels == label) for label in self.classes]
@@ -168,8 +173,3 @@ class _SamplesOf(Generic[S]):
             rows, y, weight = as_rows(rows.X[used]), y[used], weight[used]
         part = self.function(Samples(rows, y, np.log(weight))) if len(y) else None
         return _Counted(len(labels), part)
-
-
-def positive_classes(survey: Survey, factors: Any) -> np.ndarray:
-    """The labels whose samples have weight in all."""
-    return survey.labels[survey.weights * factors > 0]

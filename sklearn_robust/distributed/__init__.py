@@ -5,5 +5,6 @@ it is, and only sums over it travel. It needs ``pip install "sklearn-robust[dask
 """
 
 from sklearn_robust.distributed.reduction import DaskReduction, LostClusterError
+from sklearn_robust.distributed.robust_linear import RobustLinearClassifier
 
-__all__ = ["DaskReduction", "LostClusterError"]
+__all__ = ["DaskReduction", "LostClusterError", "RobustLinearClassifier"]
