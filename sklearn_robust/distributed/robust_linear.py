@@ -41,14 +41,15 @@ class RobustLinearClassifier(linear_model.RobustLinearClassifier):
     the cluster.
 
     The data stay where they are. A sweep computes sums over each chunk, and adds them up on the
-    workers: Newton's method takes some ten sweeps, which move a few numbers a feature, and the Hessian
-    of the features in use. So a chunk that is recomputed from its recipe, because its worker is
-    lost, changes nothing. Persist the data, ``X = X.persist()``, where they fit into the memory of
-    the workers; otherwise every sweep reads them anew.
+    workers: Newton's method takes some ten sweeps, which move a few numbers a feature, and the
+    Hessian of the features in use. So a chunk that is recomputed from its recipe, because its
+    worker is lost, changes nothing. Persist the data, ``X = X.persist()``, where they fit into the
+    memory of the workers; otherwise every sweep reads them anew.
 
     Parameters
     ----------
-    p_algo, q_pert, eps, loss, scale, fit_intercept, loss_tol, tol, class_weight, warm_start, verbose
+    p_algo, q_pert, eps, loss, scale, fit_intercept
+    loss_tol, tol, class_weight, warm_start, verbose
         As in `sklearn_robust.RobustLinearClassifier`. On a cluster the loss is "exponential" or
         "logistic", and the data have two classes.
     solver : {"auto", "exact", "steepest_descent", "accelerated"}, default="auto"
