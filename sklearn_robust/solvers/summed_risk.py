@@ -376,7 +376,7 @@ class _SweepNewton:
             self.loss, now.at, now.log_risk, hessian.theta, moments.cautious
         ).stepped(step.target, step.decrease)
         weights = SumsOfWeights(model, now.log_risk, self.constrained) if proving else None
-        shares = np.array([1.0, 0.5, 2.0] if step.decrease > rules.CLOSE_DECREASE else [1.0])
+        shares = np.array([0.5, 2.0] if step.decrease > rules.CLOSE_DECREASE else [])
         wanted = self._moments(moments.columns)
         trial = self.problem.total(Trial(self._along(now, step, shares), wanted, weights))
         reached = _Point(step.target, trial.loss, wanted)
@@ -384,7 +384,7 @@ class _SweepNewton:
             self._certify(now, hessian, weights, trial.weights, reached, iteration)
         if not step.settled and step.decrease <= rules.ROUNDING_DECREASE:
             return None
-        found = self._search(now, step, shares, trial.step)
+        found = self._search(now, step, reached, shares, trial.step)
         if found is None or found.share == 1:
             return None if found is None else reached
         penalty = self._penalty(now, step, found.share)
@@ -399,10 +399,10 @@ class _SweepNewton:
         return self.problem.penalty(coef + share * (target - coef))
 
     def _search(
-        self, now: _Point, step: _Step, shares: np.ndarray, figures: StepSums
+        self, now: _Point, step: _Step, reached: _Point, shares: np.ndarray, figures: StepSums
     ) -> _Share | None:
         """The line search; a sweep computes several shares."""
-        known: dict[float, _Share] = {}
+        known = {1.0: _Share(1.0, reached.log_risk, reached.least_margin)}
 
         def add(shares: np.ndarray, figures: StepSums) -> None:
             rows = zip(shares, figures.log_risks, figures.least_margins, strict=True)
