@@ -17,7 +17,8 @@ import numpy as np
 from numpy.lib import format as npy
 from sklearn.utils import gen_batches
 
-from sklearn_robust.rows.blocks import Block, BlockRows
+from sklearn_robust.rows.blocks import BlockRows
+from sklearn_robust.rows.sources import Block
 
 FilePath = str | os.PathLike[str]
 

@@ -8,10 +8,12 @@ from sklearn_robust.solvers.diagonal import diagonal_descent
 from sklearn_robust.solvers.robust_risk import minimise_robust_risk
 from sklearn_robust.solvers.solution import Solution
 from sklearn_robust.solvers.steepest import descent_grid, steepest_descent
+from sklearn_robust.solvers.summed_risk import SummedSolution, minimise_summed_risk
 
 __all__ = [
     "JointSolution",
     "Solution",
+    "SummedSolution",
     "accelerated_margin",
     "descent_grid",
     "diagonal_descent",
@@ -19,5 +21,6 @@ __all__ = [
     "joint_steepest_descent",
     "minimise_joint_risk",
     "minimise_robust_risk",
+    "minimise_summed_risk",
     "steepest_descent",
 ]
