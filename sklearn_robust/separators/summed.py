@@ -11,6 +11,7 @@ import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ def separate_sums(
     if at_radius.certified.margin > 0:
         return at_radius
     try:  # no separator of a few samples is none of all
-        solve_separator(_part(problem, found.rows), norm, tol)
+        solve_separator(problem_of_rows(problem, found.rows), norm, tol)
     except NotSeparableError as error:
         raise NotSeparableError(
             error.eps, max(star.certified.margin, 0.0), error.weights, error.fit_intercept
@@ -130,7 +131,7 @@ def _certified(problem: SummedProblem, norm: LpNorm, found: SummedSeparator) -> 
     smallest = min(down - b, up + b) - problem.penalty(direction)
     size = smallest if smallest > 0 else 1.0
     coef, intercept = direction / size, b / size
-    part = _part(problem, found.rows)
+    part = problem_of_rows(problem, found.rows)
     on_part = certify(
         part, norm, coef[None], weights[None], np.array([intercept]), extended=True
     ).single(f"{found.certified.solver} on row sets")
@@ -138,7 +139,7 @@ def _certified(problem: SummedProblem, norm: LpNorm, found: SummedSeparator) -> 
     return SummedSeparator(replace(on_part, margin=min(on_part.margin, margin)), found.rows)
 
 
-def _part(problem: SummedProblem, rows: RowSet) -> RobustProblem:
+def problem_of_rows(problem: SummedProblem, rows: RowSet) -> RobustProblem:
     """The problem of some of the samples, in memory."""
     return RobustProblem.from_data(
         rows.X,
@@ -162,14 +163,13 @@ class _RowsOfSums:
 
     def problem(self, chosen: RowSet) -> RobustProblem:
         """The problem of some of the rows alone."""
-        return _part(self.whole, chosen)
+        return problem_of_rows(self.whole, chosen)
 
     def first(self, count: int) -> RowSet:
         """Rows at random, the same at every call; with an intercept alike many of both classes."""
         classes = (-1.0, 1.0) if self.whole.fit_intercept else (None,)
-        found = [self.whole.total(_Drawn(y, -(-count // len(classes)))) for y in classes]
-        sets = [drawn.rows() for drawn in found]
-        return sets[0] if len(sets) == 1 else sets[0].joined(sets[1])
+        first, *rest = self.whole.total(_Drawn(classes, -(-count // len(classes))))
+        return reduce(RowSet.joined, (drawn.rows() for drawn in rest), first.rows())
 
     def sweep(self, answer: Certified, level: float, count: int) -> tuple[float, RowSet]:
         """The least of all scores y (<w, x> + b), and the rows of least score below a level."""
@@ -237,17 +237,20 @@ class _SweepOf:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Rows at random, of one class or of both; see `_LeastRows`."""
+    """Rows at random of each of some classes, of both together for None; see `_LeastRows`."""
 
-    label: float | None
+    classes: tuple[float | None, ...]
     count: int
 
-    def __call__(self, samples: Samples) -> _LeastRows:
-        n = len(samples.y)
+    def __call__(self, samples: Samples) -> np.ndarray:
         # another draw for every block, the same at every call
         rng = np.random.default_rng(zlib.crc32(samples.rows.take(np.arange(1)).tobytes()))
-        among = np.arange(n) if self.label is None else np.flatnonzero(samples.y == self.label)
-        return _LeastRows.of(self.count, rng.random(n), samples, among)
+        order = rng.random(len(samples.y))
+        drawn = np.empty(len(self.classes), dtype=object)  # which adds up entry by entry
+        for i, label in enumerate(self.classes):
+            among = np.flatnonzero((samples.y == label) | (label is None))
+            drawn[i] = _LeastRows.of(self.count, order, samples, among)
+        return drawn
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,11 @@ from sklearn_robust.certificates import certify
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.rows import LocalReduction, Survey
 from sklearn_robust.separators import NotSeparableError, max_margin, min_norm_separator
-from sklearn_robust.separators.summed import _part, largest_summed_distance, separate_sums
+from sklearn_robust.separators.summed import (
+    largest_summed_distance,
+    problem_of_rows,
+    separate_sums,
+)
 from sklearn_robust.summed import SummedProblem
 from sklearn_robust.threats import LpBall
 
@@ -56,7 +60,7 @@ def assert_same(found, expected, problem):
     np.testing.assert_allclose(certified.coef / scale, expected.coef / scale, atol=1e-4)
     # the few samples that it holds prove the bound
     bound = certify(
-        _part(problem, found.rows),
+        problem_of_rows(problem, found.rows),
         LpNorm(expected.p),
         certified.coef[None],
         certified.weights[None],
