@@ -173,3 +173,8 @@ class _SamplesOf(Generic[S]):
             rows, y, weight = as_rows(rows.X[used]), y[used], weight[used]
         part = self.function(Samples(rows, y, np.log(weight))) if len(y) else None
         return _Counted(len(labels), part)
+
+
+def positive_classes(survey: Survey, factors: Any) -> np.ndarray:
+    """The labels whose samples have weight in all, after a factor on the weights of each label."""
+    return survey.labels[survey.weights * factors > 0]

@@ -112,7 +112,7 @@ def _total_of_chunk(function: Callable[[Block], S], value: Any, name: str) -> S 
     """The sum of a function over the blocks of a chunk; None where it has no samples."""
     total: S | None = None
     try:
-        for block in _blocks_of(value, name):
+        for block in blocks_of(value, name):
             part = function(block)
             total = part if total is None else total + part
     except Exception as error:
@@ -120,7 +120,7 @@ def _total_of_chunk(function: Callable[[Block], S], value: Any, name: str) -> S 
     return total
 
 
-def _blocks_of(value: Any, name: str) -> Iterator[Block]:
+def blocks_of(value: Any, name: str) -> Iterator[Block]:
     """The blocks of a source, or the one of arrays."""
     if isinstance(value, Block):
         if value.X.shape[0] > 0:

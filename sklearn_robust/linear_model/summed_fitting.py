@@ -25,7 +25,7 @@ from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.problems import check_range
 from sklearn_robust.rows import Reduction, Survey
 from sklearn_robust.separators import NotSeparableError
-from sklearn_robust.separators.summed import separate_summed
+from sklearn_robust.separators.summed import separate_sums
 from sklearn_robust.solvers import (
     Solution,
     SummedSolution,
@@ -34,7 +34,7 @@ from sklearn_robust.solvers import (
     most_hessian_columns,
 )
 from sklearn_robust.solvers.solution import Monitoring
-from sklearn_robust.summed import SummedProblem
+from sklearn_robust.summed import SummedProblem, positive_classes
 from sklearn_robust.threats import is_ball
 
 
@@ -80,8 +80,7 @@ def read_summed_problem(model: Any, reduction: Reduction, survey: Survey) -> Sum
     if not survey.weights.any():
         raise ValueError("sample_weight of X must not be all zero.")
     factors = class_factors(model.class_weight, survey)
-    used = factors * survey.weights > 0
-    classes = survey.labels[used]
+    classes = positive_classes(survey, factors)
     require_two_classes(model, classes)
     threat = read_threat(model)
     _require_sums(model, survey, classes, threat)
@@ -94,7 +93,7 @@ def read_summed_problem(model: Any, reduction: Reduction, survey: Survey) -> Sum
         survey,
         threat,
         classes=classes,
-        factors=factors[used],
+        factors=factors[np.isin(survey.labels, classes)],
         fit_intercept=bool(model.fit_intercept),
     )
 
@@ -184,10 +183,9 @@ class SummedFit:
         Samples of which no separator is found keep their solution; without a separator, proven,
         they are not separable.
         """
-        start = solution.coef[0].astype(np.float64), float(solution.intercept[0])
         with self.monitor.stage("exact separator"):
             try:
-                found = separate_summed(self.problem, norm, start=start)
+                found = separate_sums(self.problem, norm).certified
             except NotSeparableError:
                 return solution.not_separable(math.inf, converged=False)
             except RuntimeError:
