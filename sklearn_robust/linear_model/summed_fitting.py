@@ -16,7 +16,7 @@ from sklearn.utils import compute_class_weight, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 
 from sklearn_robust._parameters import check_number
-from sklearn_robust.certificates import Certified
+from sklearn_robust.certificates import Certified, relative_gap
 from sklearn_robust.linear_model.base import read_threat, require_two_classes
 from sklearn_robust.linear_model.fitting import RISK_TOL, find_scale
 from sklearn_robust.linear_model.monitoring import FitMonitor
@@ -25,7 +25,7 @@ from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.problems import check_range
 from sklearn_robust.rows import Reduction, Survey
 from sklearn_robust.separators import NotSeparableError
-from sklearn_robust.separators.summed import separate_sums
+from sklearn_robust.separators.summed import separate_sums, summed_margin
 from sklearn_robust.solvers import (
     Solution,
     SummedSolution,
@@ -52,6 +52,9 @@ def class_factors(class_weight: dict[Any, float] | str | None, survey: Survey) -
             class_weight, classes=labels[used], y=labels[used], sample_weight=weights
         )
     return factors
+
+
+_WHOLE = np.ones(1)  # a predictor as it is, among its multiples
 
 
 class NotBySumsError(ValueError):
@@ -183,46 +186,49 @@ class SummedFit:
         Samples of which no separator is found keep their solution; without a separator, proven,
         they are not separable.
         """
+        problem, dtype = self.problem, self.problem.survey.dtype
         with self.monitor.stage("exact separator"):
             try:
-                found = separate_sums(self.problem, norm).certified
+                found = separate_sums(problem, norm)
             except NotSeparableError:
                 return solution.not_separable(math.inf, converged=False)
             except RuntimeError:
                 return solution
-            scale, log_risk = self._scaled(found, norm, loss_tol)
-        dtype = self.problem.survey.dtype
-        gap = np.array([found.gap])
+            scale = self._scale(found.certified, norm, loss_tol)
+            # the certificate is that of the coefficients as the user sees them
+            coef = (scale * found.certified.coef).astype(dtype)
+            intercept = dtype.type(scale * found.certified.intercept)
+            seen = problem.predictor(coef.astype(np.float64), float(intercept))
+            margin = summed_margin(problem, found.rows, norm, seen.coef, seen.intercept)
+            (log_risk,) = log_risks_along(problem, self.loss, seen.coef, seen.intercept, _WHOLE)
+        bound = np.array([found.certified.bound], dtype)
+        gap = relative_gap(np.array([margin]), np.array([found.certified.bound]))
         return replace(
             solution,
-            coef=(scale * found.coef[None]).astype(dtype),
-            intercept=np.array([scale * found.intercept], dtype),
+            coef=coef[None],
+            intercept=np.array([intercept]),
             log_risk=np.array([log_risk], dtype),
-            margin=np.array([found.margin], dtype),
-            margin_bound=np.array([found.bound], dtype),
+            margin=np.array([margin], dtype),
+            margin_bound=bound,
             gap=gap,
             separable=[True],
             converged=gap <= self.tol,
             n_iter=np.array([1]),
         )
 
-    def _scaled(self, found: Certified, norm: LpNorm, loss_tol: float) -> tuple[float, float]:
-        """The factor at which the sum of the robust losses of a separator is loss_tol, and the
-        log-risk there.
-        """
-        log_total = math.log(self.problem.total_weight)
-        goal = math.log(loss_tol) - log_total if loss_tol > 0 else 0.0
+    def _scale(self, found: Certified, norm: LpNorm, loss_tol: float) -> float:
+        """The factor at which the sum of the robust losses of a separator is loss_tol; 1 for 0."""
+        if loss_tol == 0:
+            return 1.0
+        goal = math.log(loss_tol) - math.log(self.problem.total_weight)
 
         def excess(scale: float) -> float:
-            shares = np.array([scale])
             log_risks = log_risks_along(
-                self.problem, self.loss, found.coef, found.intercept, shares
+                self.problem, self.loss, found.coef, found.intercept, np.array([scale])
             )
             return float(log_risks[0]) - goal
 
-        smallest = found.margin * float(norm.value(found.coef))
-        scale = find_scale(excess, -goal, smallest) if loss_tol > 0 else 1.0
-        return scale, excess(scale) + goal
+        return find_scale(excess, -goal, found.margin * float(norm.value(found.coef)))
 
     def _show(self, monitoring: Monitoring, found: SummedSolution, *, last: bool) -> bool:
         """Show the figures of an iteration; whether a monitor stops the fit."""
