@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn_robust import (
     MinNormRobustClassifier,
     RobustLinearClassifier,
+    certified_radius,
     min_norm_separator,
     robust_accuracy_score,
 )
@@ -212,6 +213,9 @@ def test_pipelines_are_scored_block_by_block(tmp_path):
         score = robust_accuracy_score(model, rows, eps=0.1, space=space)
         expected = robust_accuracy_score(model, X, y, eps=0.1, space=space, sample_weight=weight)
         assert score == pytest.approx(expected)
+        np.testing.assert_allclose(
+            certified_radius(model, rows, space=space), certified_radius(model, X, y, space=space)
+        )
 
 
 # -- what is refused

@@ -21,6 +21,7 @@ ORDER = [
     "losses",
     "rows",
     "problems",
+    "summed",
     "balancing",
     "total_variation",
     "joint",
@@ -47,6 +48,7 @@ ORDER = [
     "inspection",
     "datasets",
     "theory",
+    "distributed",
     "__init__",
     "__main__",
 ]

@@ -273,7 +273,7 @@ def _signs(y: NDArray[Any], classes: NDArray[Any], fit_intercept: bool) -> Vecto
     return y.astype(np.float64)
 
 
-def warn_of_gap(gap: float, tol: float) -> None:
+def warn_of_gap(gap: float, tol: float, *, stacklevel: int = 3) -> None:
     """A ConvergenceWarning at the caller of the public function, where the gap is above tol."""
     if gap > tol:
         warnings.warn(
@@ -281,5 +281,5 @@ def warn_of_gap(gap: float, tol: float) -> None:
             f"features to similar sizes, "
             "move eps away from eps*, or accept a larger tol.",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
