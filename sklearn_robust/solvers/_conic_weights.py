@@ -18,13 +18,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from scipy import sparse
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from sklearn_robust._clarabel import SolverFailure
+from sklearn_robust.adversaries import Slot, Slots
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import DenseRows, GramRows, SparseRows
 from sklearn_robust.solvers._conic_sets import (
@@ -47,17 +47,14 @@ _GRAM_RIDGE = 1e-13
 _REPEATED_TERM = 1e-13
 
 
-class Slot:
-    """A set, the sign of w in its support function, and the radius of each sample in it, (n,).
+class ConicSlot:
+    """A slot of a problem in cones: its set in units of its size, and so the radii, (n,)."""
 
-    The set is in units of its size, and so is the radius.
-    """
-
-    def __init__(self, threat: Any, sign: float, radius: np.ndarray) -> None:
-        self.threat, self.sign = threat, sign
-        self.set = InteriorSet(threat)
+    def __init__(self, slot: Slot, factor: float) -> None:
+        self.threat, self.sign = slot.threat, slot.sign
+        self.set = InteriorSet(slot.threat)
         self.rows: ConicRows = self.set.rows
-        self.radius = self.set.size * radius
+        self.radius = self.set.size * factor * slot.radius
         # the numbers of coordinates of u and of s
         self.widths = self.rows.E.shape[1], self.rows.F.shape[1]
 
@@ -85,15 +82,16 @@ def moments_of(problem: RobustProblem) -> GramRows:
     return problem.rows
 
 
-def slots_of(problem: RobustProblem) -> list[Slot]:
-    """The slots of one problem: one for its symmetric set, which all samples share.
+def slots_of(problem: RobustProblem) -> list[ConicSlot]:
+    """The slots of one problem in which samples have a part: one where all share a symmetric set.
 
     There is none where the radius is 0.
     """
-    radius = float(problem.radius[0])
-    if radius == 0:
-        return []
-    return [Slot(problem.threat, 1.0, np.full(problem.y.shape[1], radius))]
+    factor, adversary = float(problem.radius[0]), problem.adversary
+    if adversary is None:
+        adversary = Slots.by_sample(problem.threat, np.ones(problem.y.shape[1]))
+    assert isinstance(adversary, Slots)
+    return [ConicSlot(slot, factor) for slot in adversary.slots if factor * slot.radius.max() > 0]
 
 
 class MarginMap:
@@ -104,7 +102,7 @@ class MarginMap:
     intercept absorbs, and `reach` is the largest radius in each slot.
     """
 
-    def __init__(self, problem: RobustProblem, slots: Sequence[Slot]) -> None:
+    def __init__(self, problem: RobustProblem, slots: Sequence[ConicSlot]) -> None:
         self.problem, self.y = problem, problem.y[0]
         self.rows = moments_of(problem)
         n, self.n_features = problem.X.shape
@@ -174,7 +172,7 @@ class Hessian(MarginHessian):
 class DualWeights:
     """Weights of one problem that prove a bound on its robust risk."""
 
-    def __init__(self, problem: RobustProblem, slots: Sequence[Slot], of_margins: MarginMap):
+    def __init__(self, problem: RobustProblem, slots: Sequence[ConicSlot], of_margins: MarginMap):
         self.problem, self.slots = problem, slots
         self.map = of_margins
 

@@ -39,11 +39,11 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import _newton_rules as rules
 from sklearn_robust.solvers._conic_sets import solve_program
 from sklearn_robust.solvers._conic_weights import (
+    ConicSlot,
     DualWeights,
     Hessian,
     MarginMap,
     Perturbation,
-    Slot,
     slots_of,
 )
 from sklearn_robust.solvers.solution import Solution
@@ -97,7 +97,8 @@ def conic_newton(
     ConvergenceWarning
         Where clarabel fails at every damping of the step.
     """
-    require(problem.threat, ConicThreat, "the minimiser of the robust risk")
+    if problem.adversary is None:
+        require(problem.threat, ConicThreat, "the minimiser of the robust risk")
     return _ConicNewton(problem, loss, tol, certify).run(start, max_iter, record)
 
 
@@ -281,7 +282,7 @@ class _StepProgram:
     :math:`\lambda` of each slot, in the unit of t.
     """
 
-    def __init__(self, slots: Sequence[Slot], of_margins: MarginMap) -> None:
+    def __init__(self, slots: Sequence[ConicSlot], of_margins: MarginMap) -> None:
         self.n = of_margins.n_columns
         # the scales of the rows E^T lambda = g w of each slot
         self.scales = [of_margins.units / reach for reach in of_margins.reach]

@@ -1,12 +1,12 @@
 r"""The quadratic model of the log-risk around a predictor, and its minimiser.
 
 In the margins the log-risk has gradient -a and, nearly, Hessian C = diag(c) - theta a a^T. With the
-margins' change :math:`\delta = Z u + y \beta - \nu`, where w moves by u, the intercept by beta and
-the penalty :math:`\epsilon \|w\|_{q^*}` by nu, the model is :math:`-a \cdot \delta + \tfrac12
+margins' change :math:`\delta = Z u + y \beta - \nu r`, where w moves by u, the intercept by beta and
+the penalty :math:`\epsilon \|w\|_{q^*}` by nu, r the samples' factors on the radius, the model is :math:`-a \cdot \delta + \tfrac12
 \delta^T C \delta`: the norm in it is exact.
 
 At its minimiser the weights :math:`a' = a - C \delta` obey :math:`\|Z^T a'\|_q \le \epsilon \sum_i
-a'_i` and :math:`y \cdot a' = 0`: they are dual feasible. So each Newton step brings the weights
+r_i a'_i` and :math:`y \cdot a' = 0`: they are dual feasible. So each Newton step brings the weights
 that certify it.
 
 The minimiser lies on a face of the norm, on which the norm is smooth: the nonzero coordinates and
@@ -70,7 +70,7 @@ class Gradient:
     weighted_sum : ndarray of shape (d,)
         Z^T a.
     total_weight : float
-        The sum of a.
+        The sum of a, in terms of the samples' factors r on the radius: r . a.
     label_sum : float
         y . a, the label-weighted sum.
     """
@@ -91,11 +91,11 @@ class Curvature(MarginHessian):
     coef : ndarray of shape (f, f)
         Z^T C Z on these columns, with the intercept's row centred out.
     penalty : ndarray of shape (f,)
-        Z^T C 1.
+        Z^T C r, r the samples' factors on the radius.
     total : float
-        1^T C 1.
+        r^T C r.
     label_row : ndarray of shape (f + 1,)
-        y^T C (Z, 1) over y^T C y: how far the best intercept moves back when the coefficients and
+        y^T C (Z, r) over y^T C y: how far the best intercept moves back when the coefficients and
         the penalty move; zero without an intercept.
     label_curvature : float
         y^T C y; inf without an intercept, and where it has no curvature: it then stays.
@@ -143,15 +143,15 @@ def curvature(
     `centre` (f,) is subtracted from the rows, which an intercept absorbs: no digits are lost to a
     large mean. `exact` asks for double precision however long it takes.
     """
-    y = problem.y[0]
+    y, r = problem.y[0], problem.factors
     total_weight, label_sum = gradient.total_weight, gradient.label_sum
     theta = largest_theta(c, a)
-    # Z^T C (Z, y, 1) and 1^T C 1 = those with diag(c), less theta times products of Z^T a, y.a, 1.a
-    gram, by_label, by_penalty = rows.weighted_gram(columns, centre, c, y, exact=exact)
+    # Z^T C (Z, y, r) and r^T C r = those with diag(c), less theta times products of Z^T a, y.a, r.a
+    gram, by_label, by_penalty = rows.weighted_gram(columns, centre, c, y * r, exact=exact)
     weighted_sum = gradient.weighted_sum[columns] - label_sum * centre
     gram -= np.outer(theta * weighted_sum, weighted_sum)
     by_penalty -= theta * total_weight * weighted_sum
-    total = c.sum() - theta * total_weight**2
+    total = c @ r**2 - theta * total_weight**2
     label_row = np.zeros(len(weighted_sum) + 1)
     label_curvature = c.sum() - theta * label_sum**2
     if not problem.fit_intercept or label_curvature <= 0:
@@ -160,7 +160,7 @@ def curvature(
         )
     # the intercept eliminated: the Schur complement of y^T C y
     label_row[:-1] = by_label - theta * label_sum * weighted_sum
-    label_row[-1] = c @ y - theta * label_sum * total_weight
+    label_row[-1] = c @ (y * r) - theta * label_sum * total_weight
     label_row /= label_curvature
     gram -= np.outer(label_curvature * label_row[:-1], label_row[:-1])
     by_penalty -= label_curvature * label_row[-1] * label_row[:-1]

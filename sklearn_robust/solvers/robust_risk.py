@@ -197,7 +197,7 @@ class _OneProblem:
     def _search(self, start: np.ndarray) -> tuple[Solution | None, np.ndarray, int]:
         """Newton's method, and where it stops short L-BFGS-B and Newton's method again."""
         solution, coef, n_iter = self._newton(start, before=0)
-        if solution is None and n_iter < self.max_iter and is_ball(self.problem.threat):
+        if solution is None and n_iter < self.max_iter and self._against_ball:
             coef, more = lbfgs(
                 self.problem,
                 self.loss,
@@ -210,9 +210,14 @@ class _OneProblem:
             n_iter += more
         return solution, coef, n_iter
 
+    @property
+    def _against_ball(self) -> bool:
+        """Whether the samples have multiples of one l_q ball."""
+        return self.problem.shares_set and is_ball(self.problem.threat)
+
     def _newton(self, start: np.ndarray, *, before: int) -> tuple[Solution | None, np.ndarray, int]:
         """Newton's method, after so many iterations of others."""
-        method = newton if is_ball(self.problem.threat) else conic_newton
+        method = newton if self._against_ball else conic_newton
         return method(
             self.problem,
             self.loss,
@@ -248,7 +253,8 @@ class _OneProblem:
         margin = over_size(used.min(axis=-1), self.norm.value(coef))
         if margin[0] > 0:  # a proof of separability, if it withstands its rounding
             margin = robust_margin(problem, self.norm, coef, now.intercept, used)
-        if weights is None and margin[0] <= 0 and offers(problem.threat, ProximalThreat):
+        projects = problem.shares_set and offers(problem.threat, ProximalThreat)
+        if weights is None and margin[0] <= 0 and projects:
             weights = repaired_weights(problem, now.weights, self.proof)
         if weights is not None and np.isfinite(weights).all():
             bound = loss.log_risk_bound(weights, problem.log_weight, now.log_risk)
