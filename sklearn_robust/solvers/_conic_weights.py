@@ -38,6 +38,7 @@ from sklearn_robust.solvers._newton_rules import MarginHessian
 from sklearn_robust.threats import support
 
 _MAX_CONIC_REPAIRS = 4  # rounds of a repair; most weights need one or two
+_UNIT_ROWS = 512  # unit vectors that are formed at a time
 _MOST_CUT = 0.01  # sum of the negative weights, in a total of 1, above which a repair has failed
 _NO_ROOM = 1e-9  # slack, relative to the radii, up to which no weights lie in the interior
 # Share of a Gram matrix's largest diagonal entry that is added to its diagonal: its columns may
@@ -61,6 +62,29 @@ class ConicSlot:
     def support(self, coef: np.ndarray) -> float:
         """sigma(g w)."""
         return float(support(self.threat, self.sign * coef)) / self.set.size
+
+    @cached_property
+    def _signs(self) -> tuple[np.ndarray, np.ndarray]:
+        """The features whose coefficient must not be positive, and not negative: along them the set
+        has no end.
+        """
+        d = self.rows.E.shape[1]
+        ends = [
+            np.concatenate(
+                [
+                    np.isinf(support(self.threat, sign * np.eye(min(_UNIT_ROWS, d - k), d, k=k)))
+                    for k in range(0, d, _UNIT_ROWS)
+                ]
+            )
+            for sign in (1.0, -1.0)
+        ]
+        up, down = ends if self.sign > 0 else ends[::-1]
+        return up, down
+
+    def in_domain(self, coef: np.ndarray) -> np.ndarray:
+        """The coefficients, with 0 for those of a sign at which the support is infinite."""
+        up, down = self._signs
+        return np.where((up & (coef > 0)) | (down & (coef < 0)), 0.0, coef)
 
 
 @dataclass(frozen=True)

@@ -81,19 +81,24 @@ class SplitForm:
         X = X.toarray() if hasattr(X, "toarray") else X
         self.y = problem.y[0]
         self.centre = X.mean(axis=0) if problem.fit_intercept else np.zeros(X.shape[1])
-        Z = self.y[:, None] * (X - self.centre)
+        Z = X - self.centre
+        units = np.sqrt(np.einsum("ij,ij->j", Z, Z) / len(Z))
+        units[units == 0] = float(np.max(units, initial=0.0)) or 1.0
+        Z *= self.y[:, None] / units
         # the parts: features of v+, and of v-
         self.parts = [np.flatnonzero(mask) for mask in boxes.bounded]
-        columns = [
-            sign * Z[:, part] - factor * loss[:, part]
-            for sign, loss, part in zip(
-                (1.0, -1.0), (boxes.positive, boxes.negative), self.parts, strict=True
-            )
-        ]
-        units = np.sqrt(np.mean(Z**2, axis=0))
-        units[units == 0] = float(np.max(units, initial=0.0)) or 1.0
         self.units = np.concatenate([units[part] for part in self.parts])
-        self.M = np.hstack(columns) / self.units
+        ends = np.cumsum([0, *(len(part) for part in self.parts)])
+        self.M = np.empty((len(Z), len(self.units)))
+        for k, (sign, loss) in enumerate(
+            zip((1, -1), (boxes.positive, boxes.negative), strict=True)
+        ):
+            part = self.parts[k]
+            every = len(part) == Z.shape[1]
+            taken, own = (loss, Z) if every else (loss[:, part], Z[:, part])
+            columns = self.M[:, ends[k] : ends[k + 1]]
+            np.multiply(taken, -factor / units[part], out=columns)
+            (np.add if sign > 0 else np.subtract)(columns, own, out=columns)
 
     def coef(self, v: np.ndarray) -> np.ndarray:
         """w of the parts."""

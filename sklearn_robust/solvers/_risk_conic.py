@@ -202,7 +202,10 @@ class _ConicNewton:
         levels = np.array([slot.support(coef) for slot in self.slots])
         margins, intercept = scores, 0.0
         for slot, level in zip(self.slots, levels, strict=True):
-            margins = margins - level * slot.radius
+            # an infinite support takes nothing from the samples without a part in the set
+            margins = margins - np.where(slot.radius > 0, level, 0.0) * slot.radius
+        if not np.isfinite(levels).all():
+            return _Point(coef, 0.0, scores, margins, math.inf, np.zeros_like(scores), levels)
         if self.problem.fit_intercept:
             guess = None if near is None else np.array([near])
             found = self.loss.intercept(margins[None], self.y[None], self.log_weight[None], guess)
@@ -236,6 +239,8 @@ class _ConicNewton:
         matrix.flat[:: len(matrix) + 1] += damping * np.where(diagonal > 0, diagonal, mean)
         x, perturbations = self.program.solve(matrix, -hessian.weighted_sum - matrix @ now)
         coef = self.map.coef(x)
+        for slot in self.slots:
+            coef = slot.in_domain(coef)
         scores = self.problem.signed_scores(coef[None])[0]
         point = self._evaluated(coef, scores, at.intercept)
         return _Target(point, self.map.forward(x - now), perturbations)
