@@ -24,21 +24,18 @@ from scipy import sparse
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from sklearn_robust._clarabel import SolverFailure
-from sklearn_robust.adversaries import Slot, Slots
-from sklearn_robust.problems import RobustProblem
-from sklearn_robust.rows import DenseRows, GramRows, SparseRows
-from sklearn_robust.solvers._conic_sets import (
+from sklearn_robust._conic_sets import (
     TERM_ROUNDING,
-    ConicRows,
-    InteriorSet,
+    ConicSlot,
+    Perturbation,
     least_share,
     solve_program,
 )
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import DenseRows, GramRows, SparseRows
 from sklearn_robust.solvers._newton_rules import MarginHessian
-from sklearn_robust.threats import support
 
 _MAX_CONIC_REPAIRS = 4  # rounds of a repair; most weights need one or two
-_UNIT_ROWS = 512  # unit vectors that are formed at a time
 _MOST_CUT = 0.01  # sum of the negative weights, in a total of 1, above which a repair has failed
 _NO_ROOM = 1e-9  # slack, relative to the radii, up to which no weights lie in the interior
 # Share of a Gram matrix's largest diagonal entry that is added to its diagonal: its columns may
@@ -46,53 +43,6 @@ _NO_ROOM = 1e-9  # slack, relative to the radii, up to which no weights lie in t
 _GRAM_RIDGE = 1e-13
 # Singular value, relative to the largest, up to which a condition on the weights repeats others.
 _REPEATED_TERM = 1e-13
-
-
-class ConicSlot:
-    """A slot of a problem in cones: its set in units of its size, and so the radii, (n,)."""
-
-    def __init__(self, slot: Slot, factor: float) -> None:
-        self.threat, self.sign = slot.threat, slot.sign
-        self.set = InteriorSet(slot.threat)
-        self.rows: ConicRows = self.set.rows
-        self.radius = self.set.size * factor * slot.radius
-        # the numbers of coordinates of u and of s
-        self.widths = self.rows.E.shape[1], self.rows.F.shape[1]
-
-    def support(self, coef: np.ndarray) -> float:
-        """sigma(g w)."""
-        return float(support(self.threat, self.sign * coef)) / self.set.size
-
-    @cached_property
-    def _signs(self) -> tuple[np.ndarray, np.ndarray]:
-        """The features whose coefficient must not be positive, and not negative: along them the set
-        has no end.
-        """
-        d = self.rows.E.shape[1]
-        ends = [
-            np.concatenate(
-                [
-                    np.isinf(support(self.threat, sign * np.eye(min(_UNIT_ROWS, d - k), d, k=k)))
-                    for k in range(0, d, _UNIT_ROWS)
-                ]
-            )
-            for sign in (1.0, -1.0)
-        ]
-        up, down = ends if self.sign > 0 else ends[::-1]
-        return up, down
-
-    def in_domain(self, coef: np.ndarray) -> np.ndarray:
-        """The coefficients, with 0 for those of a sign at which the support is infinite."""
-        up, down = self._signs
-        return np.where((up & (coef > 0)) | (down & (coef < 0)), 0.0, coef)
-
-
-@dataclass(frozen=True)
-class Perturbation:
-    """A point u of the set of a slot, and the s by which it is in it."""
-
-    u: np.ndarray
-    s: np.ndarray
 
 
 def moments_of(problem: RobustProblem) -> GramRows:
@@ -104,18 +54,6 @@ def moments_of(problem: RobustProblem) -> GramRows:
             f"them, or use an LpBall."
         )
     return problem.rows
-
-
-def slots_of(problem: RobustProblem) -> list[ConicSlot]:
-    """The slots of one problem in which samples have a part: one where all share a symmetric set.
-
-    There is none where the radius is 0.
-    """
-    factor, adversary = float(problem.radius[0]), problem.adversary
-    if adversary is None:
-        adversary = Slots.by_sample(problem.threat, np.ones(problem.y.shape[1]))
-    assert isinstance(adversary, Slots)
-    return [ConicSlot(slot, factor) for slot in adversary.slots if factor * slot.radius.max() > 0]
 
 
 class MarginMap:

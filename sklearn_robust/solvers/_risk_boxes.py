@@ -1,14 +1,10 @@
 r"""The minimiser of the robust risk where each sample has a box of its own.
 
-With :math:`w = v^+ - v^-` and :math:`v = (v^+, v^-) \ge 0` the robust margins are linear,
-
-.. math:: m = M v + y b, \qquad M = [Z - P,\; -Z - N],
-
-P and N what the boxes take of each unit of :math:`v^+` and :math:`v^-`. A column with an infinite
-entry is left out: its part of w is 0.
+The coefficients are split into :math:`v = (v^+, v^-) \ge 0`, in which the margins are linear
+(`sign_split`).
 
 **Certificate.** Weights :math:`a \ge 0` with :math:`M^T a \le 0` and :math:`y \cdot a = 0` bound
-the risk of every predictor, for on v >= 0 the sum :math:`a \cdot m` is then at most 0.
+the risk of every predictor.
 
 **Method.** Newton's method with the exact minimiser of its quadratic model over v >= 0. The model's
 weights :math:`a - C \delta` at the margins' change :math:`\delta` then obey both conditions, up to
@@ -19,20 +15,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy.linalg import LinAlgError
 from scipy.optimize import OptimizeResult, fmin_l_bfgs_b
 
-from sklearn_robust.adversaries import Boxes, Slot, Slots
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.rows import require_array
+from sklearn_robust.sign_split import SplitForm
 from sklearn_robust.solvers import _newton_rules as rules
-from sklearn_robust.solvers._conic_sets import TERM_ROUNDING
 from sklearn_robust.solvers._nonnegative_quadratic import minimise_nonnegative_quadratic
 from sklearn_robust.solvers._risk_conic import conic_newton
 from sklearn_robust.solvers.solution import Solution
@@ -45,94 +39,6 @@ _LEAST_GRADIENT = 1e-7  # largest entry of the projected gradient, columns of me
 # Columns of a model: those with an entry of M^T a above this share of the largest, below 0
 _NEARLY_UP = 0.02
 _MOST_COLUMNS = 3000  # above which a model is too large
-
-
-class Orthant:
-    r"""The vectors :math:`\delta \ge 0`: :math:`\sigma(v) = 0` for :math:`v \le 0`, else inf."""
-
-    symmetric = False
-
-    def __init__(self, d: int) -> None:
-        self.d = d
-
-    def worst(self, v: np.ndarray) -> np.ndarray:
-        return np.where(v > 0, np.inf, 0.0)
-
-    def support(self, v: np.ndarray) -> np.ndarray:
-        return np.where((v > 0).any(axis=-1), np.inf, 0.0)
-
-    def conic(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[str, int]]]:
-        """-x <= 0."""
-        d = self.d
-        return -np.eye(d), np.zeros((d, 0)), np.zeros(d), [("nonnegative", d)]
-
-
-class SplitForm:
-    """The matrix M of one problem whose samples have boxes, and its parts of w.
-
-    Columns are in units of their root mean square. With an intercept the rows are centred; the
-    intercept of the form is then that of the centred rows.
-    """
-
-    def __init__(self, problem: RobustProblem) -> None:
-        boxes, factor = problem.adversary, float(problem.radius[0])
-        assert isinstance(boxes, Boxes)
-        X = require_array(problem.rows, "A box for each sample").X
-        X = X.toarray() if hasattr(X, "toarray") else X
-        self.y = problem.y[0]
-        self.centre = X.mean(axis=0) if problem.fit_intercept else np.zeros(X.shape[1])
-        Z = X - self.centre
-        units = np.sqrt(np.einsum("ij,ij->j", Z, Z) / len(Z))
-        units[units == 0] = float(np.max(units, initial=0.0)) or 1.0
-        Z *= self.y[:, None] / units
-        # the parts: features of v+, and of v-
-        self.parts = [np.flatnonzero(mask) for mask in boxes.bounded]
-        self.units = np.concatenate([units[part] for part in self.parts])
-        ends = np.cumsum([0, *(len(part) for part in self.parts)])
-        self.M = np.empty((len(Z), len(self.units)))
-        for k, (sign, loss) in enumerate(
-            zip((1, -1), (boxes.positive, boxes.negative), strict=True)
-        ):
-            part = self.parts[k]
-            every = len(part) == Z.shape[1]
-            taken, own = (loss, Z) if every else (loss[:, part], Z[:, part])
-            columns = self.M[:, ends[k] : ends[k + 1]]
-            np.multiply(taken, -factor / units[part], out=columns)
-            (np.add if sign > 0 else np.subtract)(columns, own, out=columns)
-
-    def coef(self, v: np.ndarray) -> np.ndarray:
-        """w of the parts."""
-        coef, size = np.zeros(len(self.centre)), len(self.parts[0])
-        v = v / self.units
-        coef[self.parts[0]] += v[:size]
-        coef[self.parts[1]] -= v[size:]
-        return coef
-
-    def split(self, coef: np.ndarray) -> np.ndarray:
-        """The parts of w, without those that are left out."""
-        positive, negative = self.parts
-        return self.units * np.maximum(np.concatenate([coef[positive], -coef[negative]]), 0)
-
-    @cached_property
-    def sizes(self) -> np.ndarray:
-        """|M|."""
-        return np.abs(self.M)
-
-    def feasible(self, weights: np.ndarray) -> bool:
-        """Whether M^T a <= 0, up to the rounding of the sum."""
-        room = TERM_ROUNDING * (weights @ self.sizes)
-        return bool(np.all(weights @ self.M <= room))
-
-    def as_problem(self, problem: RobustProblem) -> RobustProblem:
-        """The problem of M as its signed rows, of coefficients v >= 0.
-
-        An adversary that raises v without limit where it is negative keeps it so.
-        """
-        n, m = self.M.shape
-        orthant = Orthant(m)
-        adversary = Slots((Slot(orthant, -1.0, np.ones(n)),))
-        X = self.y[:, None] * self.M
-        return replace(problem, X=X, threat=orthant, radius=np.ones(1), adversary=adversary)
 
 
 @dataclass(frozen=True)

@@ -34,17 +34,14 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_robust._clarabel import SolverFailure
+from sklearn_robust._conic_sets import ConicSlot, Perturbation, slots_of, solve_program
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import _newton_rules as rules
-from sklearn_robust.solvers._conic_sets import solve_program
 from sklearn_robust.solvers._conic_weights import (
-    ConicSlot,
     DualWeights,
     Hessian,
     MarginMap,
-    Perturbation,
-    slots_of,
 )
 from sklearn_robust.solvers.solution import Solution
 from sklearn_robust.threats import ConicThreat, require

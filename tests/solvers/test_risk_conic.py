@@ -12,11 +12,11 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_robust._clarabel import SolverFailure
+from sklearn_robust._conic_sets import InteriorSet
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import _conic_weights, _risk_conic
-from sklearn_robust.solvers._conic_sets import InteriorSet
 from sklearn_robust.solvers.robust_risk import minimise_robust_risk
 from sklearn_robust.threats import LpBall
 

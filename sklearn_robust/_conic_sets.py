@@ -1,4 +1,5 @@
-r"""Conic sets: rows, a point of the interior, membership in floating point; and the cone solver.
+r"""Conic sets: rows, a point of the interior, membership in floating point; the slots of a problem;
+and the cone solver.
 
 A set is :math:`\{x : \exists s,\ h - E x - F s \in K\}`, K a product of cones.
 """
@@ -15,6 +16,9 @@ import numpy as np
 from scipy import sparse
 
 from sklearn_robust._clarabel import SolverFailure, run_clarabel
+from sklearn_robust.adversaries import Slot, Slots
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.threats import support
 
 # Gaps and residuals that clarabel is to reach, absolute and relative. It stops earlier where
 # rounding ends its progress, and a certificate decides.
@@ -31,6 +35,8 @@ _NO_INTERIOR = 1e-9  # largest slack up to which the set has no interior
 _TIGHT = 1e-6  # slack up to which an inequality of such a set is an equality throughout it
 # singular value, relative to the largest, up to which an equality repeats others
 _REPEATED_EQUALITY = 1e-12
+
+_UNIT_ROWS = 512  # unit vectors that are formed at a time
 
 
 def solve_program(
@@ -242,3 +248,62 @@ class InteriorSet:
 
         share = least_share(lambda share: self.rows.holds(*moved(share), room))
         return moved(1.0 if share is None else share)
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """A point u of the set of a slot, and the s by which it is in it."""
+
+    u: np.ndarray
+    s: np.ndarray
+
+
+class ConicSlot:
+    """A slot of a problem in cones: its set in units of its size, and so the radii, (n,)."""
+
+    def __init__(self, slot: Slot, factor: float) -> None:
+        self.threat, self.sign = slot.threat, slot.sign
+        self.set = InteriorSet(slot.threat)
+        self.rows: ConicRows = self.set.rows
+        self.radius = self.set.size * factor * slot.radius
+        # the numbers of coordinates of u and of s
+        self.widths = self.rows.E.shape[1], self.rows.F.shape[1]
+
+    def support(self, coef: np.ndarray) -> float:
+        """sigma(g w)."""
+        return float(support(self.threat, self.sign * coef)) / self.set.size
+
+    @cached_property
+    def _signs(self) -> tuple[np.ndarray, np.ndarray]:
+        """The features whose coefficient must not be positive, and not negative: along them the set
+        has no end.
+        """
+        d = self.rows.E.shape[1]
+        ends = [
+            np.concatenate(
+                [
+                    np.isinf(support(self.threat, sign * np.eye(min(_UNIT_ROWS, d - k), d, k=k)))
+                    for k in range(0, d, _UNIT_ROWS)
+                ]
+            )
+            for sign in (1.0, -1.0)
+        ]
+        up, down = ends if self.sign > 0 else ends[::-1]
+        return up, down
+
+    def in_domain(self, coef: np.ndarray) -> np.ndarray:
+        """The coefficients, with 0 for those of a sign at which the support is infinite."""
+        up, down = self._signs
+        return np.where((up & (coef > 0)) | (down & (coef < 0)), 0.0, coef)
+
+
+def slots_of(problem: RobustProblem) -> list[ConicSlot]:
+    """The slots of one problem in which samples have a part: one where all share a symmetric set.
+
+    There is none where the radius is 0.
+    """
+    factor, adversary = float(problem.radius[0]), problem.adversary
+    if adversary is None:
+        adversary = Slots.by_sample(problem.threat, np.ones(problem.y.shape[1]))
+    assert isinstance(adversary, Slots)
+    return [ConicSlot(slot, factor) for slot in adversary.slots if factor * slot.radius.max() > 0]
