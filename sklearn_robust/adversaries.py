@@ -20,6 +20,7 @@ chapter 1, for the support function as the worst case.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +28,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sklearn_robust.threats import Threat, support, support_sizes
+from sklearn_robust._array_api import to_numpy
+from sklearn_robust.threats import (
+    Box,
+    ConicThreat,
+    LpBall,
+    Nothing,
+    Threat,
+    at,
+    columns_of,
+    is_ball,
+    is_by_class,
+    is_per_sample,
+    of_class,
+    offers,
+    support,
+    support_sizes,
+)
+
+# sets of samples that differ, above which a cone program would hold too many: each is a slot
+_MOST_SLOTS = 400
 
 
 class Slot(NamedTuple):
@@ -164,3 +184,185 @@ class Boxes:
     def take(self, index: np.ndarray) -> Boxes:
         """Those of some samples."""
         return Boxes(self.positive[index], self.negative[index])
+
+
+def is_shared(threat: Any) -> bool:
+    """Whether all samples have the same symmetric set, and no faster form of it is known."""
+    of_all = not (is_per_sample(threat) or is_by_class(threat))
+    return bool(of_all and threat.symmetric and not isinstance(threat, Box))
+
+
+def check_sample_radius(radius: Any, n: int) -> np.ndarray:
+    """A factor >= 0 for each of n samples, as float64."""
+    try:
+        factors = np.asarray(to_numpy(radius), dtype=np.float64)
+        valid = factors.shape == (n,) and bool(((factors >= 0) & (factors < math.inf)).all())
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(
+            f"sample_radius must hold a finite number >= 0 for each of the {n} samples, the factor "
+            f"on its set of perturbations, got {radius!r}. Use 1 for the set as it stands, and 0 "
+            f"for a sample that is not perturbed."
+        )
+    return factors
+
+
+def resolve(
+    threat: Any, X: Any, y: np.ndarray, classes: Sequence[Any] | None, radius: np.ndarray | None
+) -> tuple[Any, Slots | Boxes | None]:
+    """The threat in the form that serves it fastest, and the sets of the samples.
+
+    A box that is symmetric becomes the l_inf ball with scales, and balls of several radii one ball
+    with a radius for each sample.
+
+    Parameters
+    ----------
+    threat : Threat
+        Bound.
+    X : array or scipy.sparse array of shape (n, d)
+    y : ndarray of shape (n,)
+        Labels in {-1, +1}.
+    classes : sequence of two labels, or None
+        What a threat by class calls the labels -1 and +1.
+    radius : ndarray of shape (n,) or None
+        The factor on the set of each sample; 1 where there is none.
+
+    Returns
+    -------
+    threat : Threat
+    adversary : Slots, Boxes or None
+        None where all samples share the threat, which is symmetric.
+
+    Raises
+    ------
+    ValueError
+        Where the set of a sample is not in cones, or the samples have too many sets.
+    """
+    sets = [threat, threat] if classes is None else [of_class(threat, one) for one in classes]
+    if classes is None and is_by_class(threat):
+        raise ValueError(
+            f"threat={threat!r} is one for each class, and the classes are not known here: give "
+            f"the estimator the threat, or RobustProblem.from_data the classes."
+        )
+    sets = [_as_ball(one) for one in sets]
+    one_set = sets[0] is sets[1] or classes is None
+    if not any(is_per_sample(one) for one in sets):
+        if one_set and radius is None and sets[0].symmetric:
+            return sets[0], None
+        factors = np.ones(len(y)) if radius is None else radius
+        balls = _as_one_ball(sets)
+        if balls is not None:
+            ball, shares = balls
+            unit = LpBall(ball.q, 1.0, ball.scale)
+            by_class = np.where(y > 0, shares[1], shares[0])
+            return ball, Slots.by_sample(unit, factors * by_class)
+    else:
+        factors = np.ones(len(y)) if radius is None else radius
+    boxes = _boxes(sets, X, y, factors)
+    if boxes is not None:
+        return threat, boxes
+    if any(is_per_sample(one) for one in sets):
+        return threat, _distinct_slots(sets, X, y, factors)
+    used = [None if _is_nothing(one) else _with_cones(one, X.shape[1]) for one in sets]
+    if one_set:
+        used[1] = used[0]
+    return threat, Slots.by_class(y, used, factors)
+
+
+def _is_nothing(threat: Any) -> bool:
+    return isinstance(threat, Nothing) or (is_ball(threat) and threat.eps == 0)
+
+
+def _as_ball(threat: Any) -> Any:
+    """A symmetric box of finite bounds as the l_inf ball with their scale; else the threat."""
+    if isinstance(threat, Box) and threat.symmetric and np.isfinite(threat.upper).all():
+        return LpBall(math.inf, 1.0, threat.upper)
+    return threat
+
+
+def _as_one_ball(sets: Sequence[Any]) -> tuple[LpBall, list[float]] | None:
+    """One ball, and the share of its radius that each class has; None where they are no balls of
+    one shape.
+    """
+    balls = [one for one in sets if not _is_nothing(one)]
+    if not balls or not all(is_ball(one) for one in balls):
+        return None
+    first = balls[0]
+    for other in balls[1:]:
+        alike = other.q == first.q and (
+            other.scale is first.scale
+            or (
+                other.scale is not None
+                and first.scale is not None
+                and np.array_equal(to_numpy(other.scale), to_numpy(first.scale))
+            )
+        )
+        if not alike:
+            return None
+    largest = max(balls, key=lambda ball: ball.eps)
+    return largest, [0.0 if _is_nothing(one) else one.eps / largest.eps for one in sets]
+
+
+def _boxes(sets: Sequence[Any], X: Any, y: np.ndarray, factors: np.ndarray) -> Boxes | None:
+    """The boxes of the samples; None where some set is no box."""
+    n, d = X.shape
+    lower, upper = np.zeros((n, d)), np.zeros((n, d))
+    for label, threat in zip((-1.0, 1.0), sets, strict=True):
+        rows = np.flatnonzero(y == label)
+        if _is_nothing(threat) or not len(rows):
+            continue
+        if is_ball(threat) and threat.q == math.inf:
+            reach = threat.eps * (np.ones(d) if threat.scale is None else to_numpy(threat.scale))
+            found: Any = Box(-reach, reach).at(X[rows], factors[rows])
+        else:
+            found = at(threat, X[rows], factors[rows])
+        if not isinstance(found, Box):
+            return None
+        lower[rows], upper[rows] = found.lower, found.upper
+    return Boxes.of(y, lower, upper)
+
+
+def _distinct_slots(sets: Sequence[Any], X: Any, y: np.ndarray, factors: np.ndarray) -> Slots:
+    """A slot for each set that samples have, where the sets depend on some columns of X."""
+    slots: list[Slot] = []
+    for label, threat in zip((-1.0, 1.0), sets, strict=True):
+        rows = np.flatnonzero(y == label)
+        if _is_nothing(threat) or not len(rows):
+            continue
+        if not is_per_sample(threat):
+            part = np.where(y == label, factors, 0.0)
+            slots.append(Slot(_with_cones(threat, X.shape[1]), -label, part))
+            continue
+        values = X[rows][:, columns_of(threat)]
+        values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
+        keys = np.column_stack([values, factors[rows]])
+        _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        if len(first) + len(slots) > _MOST_SLOTS:
+            raise ValueError(
+                f"Training against threat={type(threat).__name__} holds each set that samples have "
+                f"in one cone program, at most {_MOST_SLOTS}, and these samples have "
+                f"{len(first)} in one class: train against a larger set that samples share, such "
+                f"as a Box or an LpBall without clip, and score against this one."
+            )
+        for k, place in enumerate(first):
+            sample = X[[rows[place]]]
+            sample = sample.toarray()[0] if hasattr(sample, "toarray") else sample[0]
+            one = _with_cones(at(threat, sample, float(factors[rows[place]])), X.shape[1])
+            part = np.zeros(len(y))
+            part[rows[which == k]] = 1.0
+            slots.append(Slot(one, -label, part))
+    return Slots(tuple(slots))
+
+
+def _with_cones(threat: Any, d: int) -> Any:
+    """The threat where it is in cones; an l_q ball with the scale that gives it some."""
+    if is_ball(threat) and threat.scale is None:
+        threat = LpBall(threat.q, threat.eps, np.ones(d))
+    if not offers(threat, ConicThreat):
+        raise ValueError(
+            f"Training with one set for each sample or class, or with a set that is not symmetric, "
+            f"needs conic of the set, which threat={type(threat).__name__} does not offer: use "
+            f"l_q balls of q = 1, 2 or inf, boxes, budgets, ellipsoids, or sets that have it."
+        )
+    return threat

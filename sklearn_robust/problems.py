@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_robust._array_api import Array, namespace
+from sklearn_robust._array_api import Array, namespace, to_numpy
 from sklearn_robust._parameters import refuse_lazy
-from sklearn_robust.adversaries import Boxes, Slots
+from sklearn_robust.adversaries import Boxes, Slots, check_sample_radius, is_shared, resolve
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.rows import Rows, as_rows, largest_entry, require_array
 from sklearn_robust.threats import (
     LpBall,
     Threat,
+    bind,
+    check_is_threat,
     check_radius,
     is_ball,
     mapped,
@@ -121,7 +123,8 @@ class RobustProblem(OnRows):
         scale: Any = None,
         fit_intercept: bool,
         sample_weight: Array | None = None,
-        adversary: Slots | Boxes | None = None,
+        sample_radius: Array | None = None,
+        classes: Sequence[Any] | None = None,
     ) -> RobustProblem:
         r"""Labelled rows and what the adversary may do to them.
 
@@ -132,14 +135,17 @@ class RobustProblem(OnRows):
             Labels in {-1, +1}.
         threat : Threat, optional
             The set of perturbations, in the units of X. An `LpBall` is split into its unit ball and
-            its radius; any other set must be symmetric, and has radius 1 as it stands.
+            its radius; any other set has radius 1 as it stands. A set that is not symmetric, or
+            differs from sample to sample, is for one problem on an array.
         q, eps, scale : float, float and array of shape (d,), optional
             In place of a threat: those of `LpBall(q, eps, scale)`.
         fit_intercept : bool
         sample_weight : array of shape (n,) or (k, n), optional
             Finite numbers >= 0, not all zero; 1 by default.
-        adversary : Slots or Boxes, optional
-            The sets of the samples, where they do not share the threat.
+        sample_radius : array of shape (n,), optional
+            A factor >= 0 on the set of each sample; 1 by default.
+        classes : sequence of two labels, optional
+            What a threat by class calls the labels -1 and +1.
 
         Returns
         -------
@@ -175,10 +181,16 @@ class RobustProblem(OnRows):
         log_total = xp.astype(log_total[:, 0], y.dtype)
         _check_range(rows, xp)
         one = xp.ones((1, X.shape[1]), dtype=y.dtype, device=y.device)
-        threat = _chosen_threat(threat, q, eps, scale)
-        radius = 1.0
-        if adversary is None or is_ball(threat):
-            threat, radius = unit_threat(threat, one)
+        threat, adversary = _chosen_threat(threat, q, eps, scale), None
+        check_is_threat(threat)
+        if sample_radius is not None or not (is_ball(threat) or is_shared(threat)):
+            X_held = require_array(rows, "A set for each sample or class").X
+            radii = None if sample_radius is None else check_sample_radius(sample_radius, len(X))
+            threat = bind(threat, X.shape[1], None, classes)
+            threat, adversary = resolve(threat, X_held, to_numpy(y[0]), classes, radii)
+        threat, radius = (
+            unit_threat(threat, one) if adversary is None or is_ball(threat) else (threat, 1.0)
+        )
         radii = xp.full_like(y[:, 0], radius)
         return cls(X, y, threat, radii, log_weight, log_total, fit_intercept, adversary)
 
