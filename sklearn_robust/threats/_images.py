@@ -66,8 +66,8 @@ class LinearImage(ThreatMixin):
             )
         if is_per_sample(threat):
             raise ValueError(
-                f"LinearImage needs a threat that is the same for all samples, got {threat!r}: leave "
-                f"limits and categories to other sets, and combine them by & or +."
+                f"LinearImage needs a threat that is the same for all samples, got {threat!r}: "
+                f"leave limits and categories to other sets, and combine them by & or +."
             )
         if features is not None and len(features) != len(found):
             raise ValueError(

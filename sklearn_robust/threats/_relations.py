@@ -109,6 +109,6 @@ class _HalfSpaces(ThreatMixin):
 
     def conic(self) -> ConicSet:
         """The rows of the relations."""
-m = len(self.A)
+        m = len(self.A)
         nothing = sparse.csr_array((m, 0))
         return ConicSet(sparse.csr_array(self.A), nothing, np.array(self.b), [("nonnegative", m)])
