@@ -142,7 +142,9 @@ class ConicRows:
         `room` bounds the distance in each coordinate.
         """
         slack, (E, F) = self.slack(x, s), self.sizes
-        spare = TERM_ROUNDING * (np.abs(self.h) + E @ np.abs(x) + F @ np.abs(s))
+        # s, of which any value will do, is known up to the rounding of its largest entry
+        of_s = np.full(len(s), np.max(np.abs(s), initial=0.0))
+        spare = TERM_ROUNDING * (np.abs(self.h) + E @ np.abs(x) + F @ of_s)
         spare += E @ np.broadcast_to(room, x.shape)
         for kind, at in self.blocks:
             part, tolerance = slack[at], spare[at]
@@ -222,6 +224,7 @@ class InteriorSet:
         self.h = rows.h[held]
         self._back = np.linalg.pinv(np.hstack([self.E, self.F]))
         self._to_s = np.linalg.pinv(self.F)
+        self.point = self.point + self._back @ (self.h - np.hstack([self.E, self.F]) @ self.point)
 
     @cached_property
     def equalities_of_x(self) -> tuple[np.ndarray, np.ndarray]:

@@ -245,8 +245,8 @@ def resolve(
             f"threat={threat!r} is one for each class, and the classes are not known here: give "
             f"the estimator the threat, or RobustProblem.from_data the classes."
         )
+    one_set = sets[0] is sets[1]
     sets = [_as_ball(one) for one in sets]
-    one_set = sets[0] is sets[1] or classes is None
     if not any(is_per_sample(one) for one in sets):
         if one_set and radius is None and sets[0].symmetric:
             return sets[0], None

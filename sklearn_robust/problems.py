@@ -183,10 +183,10 @@ class RobustProblem(OnRows):
         one = xp.ones((1, X.shape[1]), dtype=y.dtype, device=y.device)
         threat, adversary = _chosen_threat(threat, q, eps, scale), None
         check_is_threat(threat)
+        threat = bind(threat, X.shape[1], None, classes)
         if sample_radius is not None or not (is_ball(threat) or is_shared(threat)):
             X_held = require_array(rows, "A set for each sample or class").X
             radii = None if sample_radius is None else check_sample_radius(sample_radius, len(X))
-            threat = bind(threat, X.shape[1], None, classes)
             threat, adversary = resolve(threat, X_held, to_numpy(y[0]), classes, radii)
         threat, radius = (
             unit_threat(threat, one) if adversary is None or is_ball(threat) else (threat, 1.0)

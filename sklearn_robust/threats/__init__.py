@@ -54,6 +54,7 @@ from sklearn_robust.threats._interface import (
 )
 from sklearn_robust.threats._intersections import Intersection
 from sklearn_robust.threats._members import (
+    Nothing,
     at,
     bind,
     columns_of,
@@ -78,6 +79,7 @@ __all__ = [
     "KinkedThreat",
     "LinearImage",
     "LpBall",
+    "Nothing",
     "OneHot",
     "ProximalThreat",
     "Relations",
