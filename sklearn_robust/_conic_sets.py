@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from scipy import sparse
 
 from sklearn_robust._clarabel import SolverFailure, run_clarabel
-from sklearn_robust.adversaries import Slot, Slots
+from sklearn_robust.adversaries import Slot, Slots, with_cones
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.threats import support
 
@@ -262,15 +263,23 @@ class Perturbation:
 
 
 class ConicSlot:
-    """A slot of a problem in cones: its set in units of its size, and so the radii, (n,)."""
+    """A slot of a problem on d features in cones: its set in units of its size, and so the radii,
+    (n,).
+    """
 
-    def __init__(self, slot: Slot, factor: float) -> None:
-        self.threat, self.sign = slot.threat, slot.sign
-        self.set = InteriorSet(slot.threat)
+    def __init__(self, slot: Slot, factor: float, d: int) -> None:
+        self.threat, self.sign = with_cones(slot.threat, d), slot.sign
+        self.set = InteriorSet(self.threat)
         self.rows: ConicRows = self.set.rows
         self.radius = self.set.size * factor * slot.radius
         # the numbers of coordinates of u and of s
         self.widths = self.rows.E.shape[1], self.rows.F.shape[1]
+
+    def times(self, factor: float) -> ConicSlot:
+        """The slot with a factor on its radii."""
+        scaled = copy(self)
+        scaled.radius = factor * self.radius
+        return scaled
 
     def support(self, coef: np.ndarray) -> float:
         """sigma(g w)."""
@@ -309,4 +318,6 @@ def slots_of(problem: RobustProblem) -> list[ConicSlot]:
     if adversary is None:
         adversary = Slots.by_sample(problem.threat, np.ones(problem.y.shape[1]))
     assert isinstance(adversary, Slots)
-    return [ConicSlot(slot, factor) for slot in adversary.slots if factor * slot.radius.max() > 0]
+    d = problem.n_features
+    used = [slot for slot in adversary.slots if factor * slot.radius.max() > 0]
+    return [ConicSlot(slot, factor, d) for slot in used]

@@ -264,7 +264,7 @@ def resolve(
         return threat, boxes
     if any(is_per_sample(one) for one in sets):
         return threat, _distinct_slots(sets, X, y, factors)
-    used = [None if _is_nothing(one) else _with_cones(one, X.shape[1]) for one in sets]
+    used = [None if _is_nothing(one) else with_cones(one, X.shape[1]) for one in sets]
     if one_set:
         used[1] = used[0]
     return threat, Slots.by_class(y, used, factors)
@@ -332,7 +332,7 @@ def _distinct_slots(sets: Sequence[Any], X: Any, y: np.ndarray, factors: np.ndar
             continue
         if not is_per_sample(threat):
             part = np.where(y == label, factors, 0.0)
-            slots.append(Slot(_with_cones(threat, X.shape[1]), -label, part))
+            slots.append(Slot(with_cones(threat, X.shape[1]), -label, part))
             continue
         values = X[rows][:, columns_of(threat)]
         values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
@@ -348,14 +348,14 @@ def _distinct_slots(sets: Sequence[Any], X: Any, y: np.ndarray, factors: np.ndar
         for k, place in enumerate(first):
             sample = X[[rows[place]]]
             sample = sample.toarray()[0] if hasattr(sample, "toarray") else sample[0]
-            one = _with_cones(at(threat, sample, float(factors[rows[place]])), X.shape[1])
+            one = with_cones(at(threat, sample, float(factors[rows[place]])), X.shape[1])
             part = np.zeros(len(y))
             part[rows[which == k]] = 1.0
             slots.append(Slot(one, -label, part))
     return Slots(tuple(slots))
 
 
-def _with_cones(threat: Any, d: int) -> Any:
+def with_cones(threat: Any, d: int) -> Any:
     """The threat where it is in cones; an l_q ball with the scale that gives it some."""
     if is_ball(threat) and threat.scale is None:
         threat = LpBall(threat.q, threat.eps, np.ones(d))
