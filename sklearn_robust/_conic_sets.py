@@ -240,6 +240,13 @@ class InteriorSet:
         moved: np.ndarray = s + self._to_s @ (self.h - self.E @ x - self.F @ s)
         return moved
 
+    @cached_property
+    def s_of_zero(self) -> np.ndarray:
+        """An s by which 0 is in the set."""
+        rows = self.rows
+        of_s = ConicRows(sparse.csr_array((len(rows.h), 0)), rows.F, rows.h, rows.cones)
+        return of_s.deepest_point()[0]
+
     def moved_inside(self, x: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The nearby point of the set: moved onto the equalities, then towards the interior."""
         way = np.append(x, s) - self.point
@@ -321,3 +328,52 @@ def slots_of(problem: RobustProblem) -> list[ConicSlot]:
     d = problem.n_features
     used = [slot for slot in adversary.slots if factor * slot.radius.max() > 0]
     return [ConicSlot(slot, factor, d) for slot in used]
+
+
+def matched(
+    problem: RobustProblem,
+    slots: Sequence[ConicSlot],
+    weights: np.ndarray,
+    perturbations: Sequence[Perturbation],
+) -> list[Perturbation]:
+    """The perturbations, moved alike to where the rows that they perturb cancel."""
+    lack, total = _lack(problem, slots, weights, perturbations)
+    moved = []
+    for slot, point in zip(slots, perturbations, strict=True):
+        u = point.u + slot.sign * lack / total if total > 0 else point.u
+        moved.append(Perturbation(u, slot.set.with_s(u, point.s)))
+    return moved
+
+
+def _lack(
+    problem: RobustProblem,
+    slots: Sequence[ConicSlot],
+    weights: np.ndarray,
+    perturbations: Sequence[Perturbation],
+) -> tuple[np.ndarray, float]:
+    """The weighted sum of the perturbed rows, (d,), and the weighted sum of the radii."""
+    lack, total = problem.weighted_sum(weights[None])[0], 0.0
+    for slot, point in zip(slots, perturbations, strict=True):
+        share = float(slot.radius @ weights)
+        lack, total = lack - share * slot.sign * point.u, total + share
+    return lack, total
+
+
+def prove_inseparable(
+    problem: RobustProblem,
+    slots: Sequence[ConicSlot],
+    weights: np.ndarray,
+    perturbations: Sequence[Perturbation],
+) -> bool:
+    """Whether the perturbations are in their sets and the rows that they perturb cancel, both up to
+    the rounding of Z^T a: then no predictor separates.
+    """
+    rounding = TERM_ROUNDING * problem.sizes(weights[None])[0]
+    lack, total = _lack(problem, slots, weights, perturbations)
+    if not np.all(np.abs(lack) <= rounding):
+        return False
+    room = rounding / total if total > 0 else rounding
+    return all(
+        slot.rows.holds(point.u, point.s, room)
+        for slot, point in zip(slots, perturbations, strict=True)
+    )

@@ -69,12 +69,11 @@ def maximise_conic_margin(problem: RobustProblem, norm: LpNorm, tol: float) -> C
         If the solver failed.
     """
     used = np.flatnonzero(problem.log_weight[0] > -math.inf)
-    part = problem if len(used) == len(problem.y[0]) else _on_rows(problem, used)
+    part = on_rows(problem, used)
     if isinstance(problem.adversary, Boxes):
         form = SplitForm(part, scaled=False)
         found = _maximised(form.as_problem(part), norm, tol)
-        coef = form.coef(found.coef)
-        found = _certified_margin(part, norm, coef, found)
+        found = certify_direction(part, norm, form.coef(found.coef), found)
     else:
         found = _maximised(part, norm, tol)
     weights = np.zeros(problem.y.shape[1])
@@ -82,7 +81,7 @@ def maximise_conic_margin(problem: RobustProblem, norm: LpNorm, tol: float) -> C
     return replace(found, weights=weights)
 
 
-def _on_rows(problem: RobustProblem, index: np.ndarray) -> RobustProblem:
+def on_rows(problem: RobustProblem, index: np.ndarray) -> RobustProblem:
     """The problem of some samples."""
     adversary = problem.adversary
     return replace(
@@ -98,7 +97,7 @@ def _maximised(problem: RobustProblem, norm: LpNorm, tol: float) -> Certified:
     """The same for slots, on sets of rows where there are many."""
     n, d = problem.X.shape
     if n <= max(_ROWS_FROM, _FIRST_ROWS * d):
-        return _solved(problem, norm, tol)
+        return solve_on_all_rows(problem, norm, tol)[0]
     rng = np.random.default_rng(0)
     classes = [np.flatnonzero(members[0]) for members in problem.classes]
     size = _FIRST_ROWS * d // len(classes)
@@ -107,10 +106,10 @@ def _maximised(problem: RobustProblem, norm: LpNorm, tol: float) -> Certified:
     )
     best: Certified | None = None
     for _ in range(_MOST_ROUNDS):
-        small = _solved(_on_rows(problem, np.sort(chosen)), norm, 0.3 * tol)
+        small, _ = solve_on_all_rows(on_rows(problem, np.sort(chosen)), norm, 0.3 * tol)
         weights = np.zeros(n)
         weights[np.sort(chosen)] = small.weights
-        whole = _certified_margin(problem, norm, small.coef, replace(small, weights=weights))
+        whole = certify_direction(problem, norm, small.coef, replace(small, weights=weights))
         best = whole.merged(best)
         if best.gap <= tol or small.margin <= 0:
             break
@@ -125,8 +124,12 @@ def _maximised(problem: RobustProblem, norm: LpNorm, tol: float) -> Certified:
     return best
 
 
-def _solved(problem: RobustProblem, norm: LpNorm, tol: float) -> Certified:
-    """The answer of the cone program, refined until its certified gap is at most tol."""
+def solve_on_all_rows(
+    problem: RobustProblem, norm: LpNorm, tol: float
+) -> tuple[Certified, list[Perturbation]]:
+    """The answer of the cone program of slots, refined until its certified gap is at most tol, and
+    the perturbations of the best bound.
+    """
     program = _MarginProgram(problem, norm)
     try:
         x, z = program.conic.solve()
@@ -135,7 +138,7 @@ def _solved(problem: RobustProblem, norm: LpNorm, tol: float) -> Certified:
             f"The cone program of the separator ended without an answer ({failure}). Rescale the "
             f"features of X."
         ) from failure
-    best = program.certified(x, z)
+    best, points = program.certified(x, z)
     for _ in range(_REFINEMENTS):
         if best.gap - best.rounding <= tol or not serves(program.conic):
             break
@@ -143,8 +146,10 @@ def _solved(problem: RobustProblem, norm: LpNorm, tol: float) -> Certified:
         if step is None:
             break
         x, z = step
-        best = program.certified(x, z).merged(best)
-    return best
+        refined, of_refined = program.certified(x, z)
+        points = of_refined if refined.bound <= best.bound else points
+        best = refined.merged(best)
+    return best, points
 
 
 class _MarginProgram:
@@ -206,8 +211,8 @@ class _MarginProgram:
             conic.add_rows([(kind, m)], [(dual, pick)], np.zeros(m))
         return of_E, of_F, of_h
 
-    def certified(self, x: Vector, z: Vector) -> Certified:
-        """The certificate of a solution x and multipliers z."""
+    def certified(self, x: Vector, z: Vector) -> tuple[Certified, list[Perturbation]]:
+        """The certificate of a solution x and multipliers z, and its perturbations."""
         coef = x[self.w]
         for slot in self.slots:
             coef = slot.in_domain(coef)
@@ -224,7 +229,7 @@ class _MarginProgram:
         found = Certified(
             coef, weights, 0.0, margin=-math.inf, bound=bound, solver="cone program of the threat"
         )
-        return _certified_margin(self.problem, self.norm, coef, found)
+        return certify_direction(self.problem, self.norm, coef, found), points
 
 
 def _inner(slot: ConicSlot) -> Perturbation:
@@ -253,7 +258,7 @@ def margin_bound_at(
     return float((dual.value(left) + dual.value(rounding)) * (1 + of_norm))
 
 
-def _certified_margin(
+def certify_direction(
     problem: RobustProblem, norm: LpNorm, coef: Vector, found: Certified
 ) -> Certified:
     """A direction with its best intercept and a smallest robust margin of 1, where it is positive,

@@ -25,10 +25,11 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from sklearn_robust._clarabel import SolverFailure
 from sklearn_robust._conic_sets import (
-    TERM_ROUNDING,
     ConicSlot,
     Perturbation,
     least_share,
+    matched,
+    prove_inseparable,
     solve_program,
 )
 from sklearn_robust.problems import RobustProblem
@@ -227,38 +228,10 @@ class DualWeights:
     def _matched(
         self, weights: np.ndarray, perturbations: Sequence[Perturbation]
     ) -> list[Perturbation]:
-        """The perturbations, moved alike to where the perturbed rows cancel."""
-        lack, total = self._lack(weights, perturbations)
-        matched = []
-        for slot, point in zip(self.slots, perturbations, strict=True):
-            u = point.u + slot.sign * lack / total
-            matched.append(Perturbation(u, slot.set.with_s(u, point.s)))
-        return matched
-
-    def _lack(
-        self, weights: np.ndarray, perturbations: Sequence[Perturbation]
-    ) -> tuple[np.ndarray, float]:
-        """The weighted sum of the perturbed rows, (d,), and the weighted sum of the radii."""
-        lack, total = self.problem.weighted_sum(weights[None])[0], 0.0
-        for slot, point in zip(self.slots, perturbations, strict=True):
-            share = float(slot.radius @ weights)
-            lack, total = lack - share * slot.sign * point.u, total + share
-        return lack, total
+        return matched(self.problem, self.slots, weights, perturbations)
 
     def _hold(self, weights: np.ndarray, perturbations: Sequence[Perturbation]) -> bool:
-        """Whether the perturbed rows cancel and the perturbations are in their sets.
-
-        Both hold up to the rounding of Z^T a.
-        """
-        rounding = TERM_ROUNDING * self.problem.sizes(weights[None])[0]
-        lack, total = self._lack(weights, perturbations)
-        if not np.all(np.abs(lack) <= rounding):
-            return False
-        room = rounding / total if self.slots else rounding
-        return all(
-            slot.rows.holds(point.u, point.s, room)
-            for slot, point in zip(self.slots, perturbations, strict=True)
-        )
+        return prove_inseparable(self.problem, self.slots, weights, perturbations)
 
     def _cancelling(
         self, hessian: Hessian, weights: np.ndarray, perturbations: Sequence[Perturbation]
