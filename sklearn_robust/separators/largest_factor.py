@@ -28,7 +28,8 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators.conic_separator import certify_direction, on_rows, solve_on_all_rows
 from sklearn_robust.sign_split import SplitForm
 
-_NORM = LpNorm(2)  # of the programs: a quadratic objective
+# of the programs: with a norm of linear cones no part of Z^T a is left to the norm where w is 0
+_NORM = LpNorm(math.inf)
 _MOST_RATIOS = 30  # steps of Dinkelbach's method, which converges superlinearly
 _SLOW_RATIO = 0.01  # relative growth of the factor, in units of tol, up to which it ends
 _LEAST_FACTOR = 1e-9  # from which it starts where nothing separates at factor 1
