@@ -155,7 +155,7 @@ class FeatureBudget(ThreatMixin):
         # the sum falls in t with slope 1 / e_j^2 between the t at which entry j leaves its bound
         # and that at which it is 0
         ends = np.concatenate([np.maximum((a - unit) * unit, 0), a * unit], axis=-1)
-        slopes = np.concatenate([-able / unit**2, able / unit**2], axis=-1)
+        slopes = np.concatenate([-(able / unit**2), able / unit**2], axis=-1)
         order = np.argsort(ends, axis=-1)
         ends = np.take_along_axis(ends, order, axis=-1)
         slopes = np.cumsum(np.take_along_axis(slopes, order, axis=-1), axis=-1)
