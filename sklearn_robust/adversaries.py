@@ -109,6 +109,14 @@ class Slots:
             total = total + function(slot.threat, slot.sign * coef)[:, None] * slot.radius
         return total
 
+    def perturbations(self, coef: np.ndarray) -> np.ndarray:
+        """The worst perturbation of each sample, times minus its label: (d,) -> (n, d)."""
+        total = np.zeros((self._n_samples, len(coef)))
+        for slot in self.slots:
+            worst = slot.sign * slot.threat.worst(slot.sign * coef)
+            total += slot.radius[:, None] * np.where(np.isfinite(worst), worst, 0.0)
+        return total
+
     @property
     def _n_samples(self) -> int:
         return len(self.slots[0].radius) if self.slots else 1
@@ -181,6 +189,11 @@ class Boxes:
 
     sizes = penalties
 
+    def perturbations(self, coef: np.ndarray) -> np.ndarray:
+        """The worst perturbation of each sample, times minus its label: (d,) -> (n, d)."""
+        worst = np.where(coef > 0, self.positive, np.where(coef < 0, -self.negative, 0.0))
+        return np.where(np.isfinite(worst), worst, 0.0)
+
     def take(self, index: np.ndarray) -> Boxes:
         """Those of some samples."""
         return Boxes(self.positive[index], self.negative[index])
@@ -190,6 +203,17 @@ def is_shared(threat: Any) -> bool:
     """Whether all samples have the same symmetric set, and no faster form of it is known."""
     of_all = not (is_per_sample(threat) or is_by_class(threat))
     return bool(of_all and threat.symmetric and not isinstance(threat, Box))
+
+
+def require_one_set(threat: Any, sample_radius: Any = None) -> None:
+    """Refuse, for several classes, all but one symmetric set for all samples."""
+    one = threat.symmetric and not (is_per_sample(threat) or is_by_class(threat))
+    if sample_radius is not None or not one:
+        got = f"threat={threat!r}" if sample_radius is None else "sample_radius"
+        raise ValueError(
+            f"Several classes as one problem need one symmetric set for all samples, got {got}: "
+            f"use OneVsRestClassifier around the estimator, or two classes."
+        )
 
 
 def check_sample_radius(radius: Any, n: int) -> np.ndarray:

@@ -26,6 +26,7 @@ from sklearn_robust._parameters import (
     read_scale,
     refuse_lazy,
 )
+from sklearn_robust.adversaries import check_sample_radius, require_one_set
 from sklearn_robust.attacks.linear import class_scores, worst_case_perturbations
 from sklearn_robust.callbacks import CallbackSupportMixin
 from sklearn_robust.joint import JointProblem
@@ -36,7 +37,14 @@ from sklearn_robust.metrics.linear_view import linear_view
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows
 from sklearn_robust.solvers import Solution
-from sklearn_robust.threats import LpBall, Threat, check_radius, is_ball
+from sklearn_robust.threats import (
+    LpBall,
+    Threat,
+    bind,
+    check_is_threat,
+    check_radius,
+    is_ball,
+)
 
 # entries of data up to which the samples of positive weight are copied; the problem of larger data
 # has the others too. At least as many as solver="auto" computes exact separators of.
@@ -48,12 +56,23 @@ def dense(coef: Any) -> np.ndarray:
     return coef.toarray() if issparse(coef) else coef
 
 
+def check_radius_or_radii(eps: Any, name: str) -> None:
+    """A radius >= 0, or a dict of them by class."""
+    if isinstance(eps, dict):
+        for label, radius in eps.items():
+            check_radius(radius, f"{name}[{label!r}]")
+    else:
+        check_radius(eps, name)
+
+
 def of_positive_weight(
-    X: Any, y: np.ndarray, weight: np.ndarray
-) -> tuple[Any, np.ndarray, np.ndarray]:
+    X: Any, y: np.ndarray, weight: np.ndarray, radius: np.ndarray | None = None
+) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray | None]:
     """The samples of positive weight: a sample of weight zero constrains no margin."""
     used = weight > 0
-    return (X, y, weight) if used.all() else (X[used], y[used], weight[used])
+    if used.all():
+        return X, y, weight, radius
+    return X[used], y[used], weight[used], None if radius is None else radius[used]
 
 
 def _with_class_weights(
@@ -78,7 +97,12 @@ def _with_class_weights(
 
 
 def read_problem(
-    estimator: RobustLinearMixin, X: Any, y: Any, sample_weight: Any, class_weight: Any = None
+    estimator: RobustLinearMixin,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    class_weight: Any = None,
+    sample_radius: Any = None,
 ) -> RobustProblem | JointProblem:
     """Validate training data, and state their problem.
 
@@ -101,13 +125,13 @@ def read_problem(
         serves_exactly = not estimator._reads_blocks or exact
         copied = serves_exactly or X.size <= _MOST_COPIED
     check_classification_targets(y)
-    estimator.threat_ = _read_threat(estimator)
-    estimator.scale_ = estimator.threat_.scale if is_ball(estimator.threat_) else None
+    threat = _read_threat(estimator)
+    radius = None if sample_radius is None else check_sample_radius(sample_radius, len(y))
     estimator._fit_intercept = estimator.fit_intercept
     if class_weight is not None:
         weight = _with_class_weights(class_weight, y, weight)
     if copied:
-        X, y, weight = of_positive_weight(X, y, weight)
+        X, y, weight, radius = of_positive_weight(X, y, weight, radius)
     used = weight > 0
     index = np.zeros(len(y), dtype=np.int64)
     estimator.classes_, index[used] = np.unique(y[used], return_inverse=True)
@@ -118,28 +142,44 @@ def read_problem(
             f"{estimator.classes_.tolist()}. The risk of one class has no minimiser: leave such "
             "data out."
         )
-    several = len(estimator.classes_) > 2
-    kind = JointProblem if several else RobustProblem
-    labels = index if several else np.where(index == 1, 1, -1).astype(X.dtype)
-    problem: RobustProblem | JointProblem = kind.from_data(
+    labels = estimator.classes_.tolist()
+    names = getattr(estimator, "feature_names_in_", None)
+    estimator.threat_ = threat = bind(threat, X.shape[1], names, labels)
+    estimator.scale_ = threat.scale if is_ball(threat) else None
+    if len(labels) > 2:
+        if not is_ball(threat) or radius is not None:
+            check_is_threat(threat)
+            require_one_set(threat, radius)
+        return JointProblem.from_data(
+            X,
+            index,
+            threat=threat,
+            fit_intercept=estimator.fit_intercept,
+            sample_weight=weight,
+        )
+    return RobustProblem.from_data(
         X,
-        labels,
-        threat=estimator.threat_,
+        np.where(index == 1, 1, -1).astype(X.dtype),
+        threat=threat,
         fit_intercept=estimator.fit_intercept,
         sample_weight=weight,
+        sample_radius=radius,
+        classes=labels,
     )
-    return problem
 
 
 def _read_threat(estimator: Any) -> Threat:
     """The threat of an estimator: its parameter `threat`, else the ball of its parameters."""
     threat: Threat | None = getattr(estimator, "threat", None)
+    clip = getattr(estimator, "clip", None)
     if threat is None:
-        return LpBall(estimator.q_pert, estimator.eps, estimator._read_scale(estimator.scale))
-    if estimator.scale is not None:
+        scale = estimator._read_scale(estimator.scale)
+        return LpBall(estimator.q_pert, estimator.eps, scale, clip)
+    if estimator.scale is not None or clip is not None:
         raise ValueError(
-            f"threat takes the place of q_pert, eps and scale, got threat={threat!r} beside "
-            f"scale={estimator.scale!r}. Use scale=None, or LpBall(q, eps, scale) as the threat."
+            f"threat takes the place of q_pert, eps, scale and clip, got threat={threat!r} beside "
+            f"scale={estimator.scale!r} and clip={clip!r}. Use None for them, or "
+            f"LpBall(q, eps, scale, clip) as the threat."
         )
     return threat
 
