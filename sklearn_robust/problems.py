@@ -200,12 +200,17 @@ class RobustProblem(OnRows):
 
     def select(self, rows: Array) -> RobustProblem:
         """The problems at these indices."""
+        radius = self.radius[rows]
+        # at radius 0 the sets are {0}, those without end too
+        idle = self.adversary is not None and not bool(namespace(radius).any(radius > 0))
         return replace(
             self,
             y=self.y[rows],
-            radius=self.radius[rows],
+            radius=radius,
             log_weight=self.log_weight[rows],
             log_total_weight=self.log_total_weight[rows],
+            threat=LpBall(math.inf, 1.0) if idle else self.threat,
+            adversary=None if idle else self.adversary,
         )
 
     def at_radii(self, eps: Sequence[float]) -> RobustProblem:
