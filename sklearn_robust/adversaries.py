@@ -1,5 +1,7 @@
 r"""The sets of perturbations of single samples, where these do not share one symmetric set.
 
+Several radii of one l_q ball, and its boxes, are told apart from other sets, which are in cones.
+
 The robust margin of sample i is :math:`m_i = y_i (\langle w, x_i \rangle + b) - \pi_i(w)`, and its
 penalty :math:`\pi_i` is a sum of support functions:
 
@@ -27,6 +29,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from array_api_compat import is_array_api_obj
 
 from sklearn_robust._array_api import to_numpy
 from sklearn_robust.threats import (
@@ -149,7 +152,7 @@ class Boxes:
 
     @classmethod
     def of(cls, y: np.ndarray, lower: Any, upper: Any) -> Boxes:
-        """The boxes lower_i <= delta <= upper_i, (n, d) or shapes that spread to it, of labels y."""
+        """The boxes lower_i <= delta <= upper_i, (n, d) or (d,), of samples with labels y."""
         up, shape = (y > 0)[:, None], (len(y), np.shape(lower)[-1])
         low, high = (np.broadcast_to(bound, shape) for bound in (lower, upper))
         low = 0.0 - low
@@ -219,7 +222,8 @@ def require_one_set(threat: Any, sample_radius: Any = None) -> None:
 def check_sample_radius(radius: Any, n: int) -> np.ndarray:
     """A factor >= 0 for each of n samples, as float64."""
     try:
-        factors = np.asarray(to_numpy(radius), dtype=np.float64)
+        given = to_numpy(radius) if is_array_api_obj(radius) else radius
+        factors = np.asarray(given, dtype=np.float64)
         valid = factors.shape == (n,) and bool(((factors >= 0) & (factors < math.inf)).all())
     except (TypeError, ValueError):
         valid = False

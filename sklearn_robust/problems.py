@@ -186,7 +186,9 @@ class RobustProblem(OnRows):
         threat = bind(threat, X.shape[1], None, classes)
         if sample_radius is not None or not (is_ball(threat) or is_shared(threat)):
             X_held = require_array(rows, "A set for each sample or class").X
-            radii = None if sample_radius is None else check_sample_radius(sample_radius, len(X))
+            radii = (
+                None if sample_radius is None else check_sample_radius(sample_radius, X.shape[0])
+            )
             threat, adversary = resolve(threat, X_held, to_numpy(y[0]), classes, radii)
         threat, radius = (
             unit_threat(threat, one) if adversary is None or is_ball(threat) else (threat, 1.0)
@@ -379,8 +381,8 @@ class RobustProblem(OnRows):
     def evaluate_scores(
         self, loss: MarginLoss, scores: Array, penalty: Array, *, near: Array | None = None
     ) -> Evaluation:
-        """The robust loss from Z w of shape (k, n) and the penalty of shape (k,), which the samples'
-        factors multiply, minimised exactly over the intercept.
+        """The robust loss from Z w (k, n) and the penalty (k,), which the factors of the samples
+        multiply, minimised exactly over the intercept.
         """
         return self._evaluated(loss, scores - self.spread(penalty), near)
 

@@ -1,4 +1,7 @@
-"""The robust linear classifier with its geometry and training radius chosen by cross-validation."""
+"""The robust linear classifier with its geometry and training radius chosen by cross-validation.
+
+The scoring threat is an l_q ball, or a set whose multiples train.
+"""
 
 from __future__ import annotations
 

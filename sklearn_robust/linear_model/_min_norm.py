@@ -1,4 +1,7 @@
-"""The minimum-norm robust separator as an estimator."""
+"""The minimum-norm robust separator as an estimator.
+
+A warning names the exponent of an l_q ball.
+"""
 
 from __future__ import annotations
 

@@ -66,13 +66,11 @@ def check_radius_or_radii(eps: Any, name: str) -> None:
 
 
 def of_positive_weight(
-    X: Any, y: np.ndarray, weight: np.ndarray, radius: np.ndarray | None = None
-) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray | None]:
+    X: Any, y: np.ndarray, weight: np.ndarray
+) -> tuple[Any, np.ndarray, np.ndarray]:
     """The samples of positive weight: a sample of weight zero constrains no margin."""
     used = weight > 0
-    if used.all():
-        return X, y, weight, radius
-    return X[used], y[used], weight[used], None if radius is None else radius[used]
+    return (X, y, weight) if used.all() else (X[used], y[used], weight[used])
 
 
 def _with_class_weights(
@@ -131,7 +129,8 @@ def read_problem(
     if class_weight is not None:
         weight = _with_class_weights(class_weight, y, weight)
     if copied:
-        X, y, weight, radius = of_positive_weight(X, y, weight, radius)
+        radius = None if radius is None else radius[weight > 0]
+        X, y, weight = of_positive_weight(X, y, weight)
     used = weight > 0
     index = np.zeros(len(y), dtype=np.int64)
     estimator.classes_, index[used] = np.unique(y[used], return_inverse=True)
@@ -148,7 +147,6 @@ def read_problem(
     estimator.scale_ = threat.scale if is_ball(threat) else None
     if len(labels) > 2:
         if not is_ball(threat) or radius is not None:
-            check_is_threat(threat)
             require_one_set(threat, radius)
         return JointProblem.from_data(
             X,
@@ -181,6 +179,7 @@ def _read_threat(estimator: Any) -> Threat:
             f"scale={estimator.scale!r} and clip={clip!r}. Use None for them, or "
             f"LpBall(q, eps, scale, clip) as the threat."
         )
+    check_is_threat(threat)
     return threat
 
 

@@ -3,13 +3,13 @@ r"""Separators against the sets of samples: a cone program, and the certificate 
 With the slots k of `adversaries`, the conic rows :math:`E_k, F_k, h_k, K_k` of their sets and the
 radii R it is
 
-.. math:: \max_{w, b, t, \lambda}\ \gamma \quad \text{with} \quad Z w + y b - R t \ge \gamma, \quad
-   \|w\|_p \le 1, \quad E_k^T \lambda_k = g_k w,\ F_k^T \lambda_k = 0,\ h_k \cdot \lambda_k \le t_k,\
-   \lambda_k \in K_k^*,
+.. math:: \max_{w, b, t, \lambda}\ \gamma \quad \text{with} \quad Z w + y b - R t \ge \gamma,
+   \quad \|w\|_p \le 1, \quad E_k^T \lambda_k = g_k w,\ F_k^T \lambda_k = 0,\
+   h_k \cdot \lambda_k \le t_k,\ \lambda_k \in K_k^*,
 
 for :math:`t_k \ge \sigma_k(g_k w)`. With the multipliers a of the margins, and :math:`\nu, \eta,
-\tau` of the three conic rows of a slot, :math:`u_k = \nu_k / \tau_k` is in its set. The perturbations
-u make one data set that the adversary may choose, and so
+\tau` of the three conic rows of a slot, :math:`u_k = \nu_k / \tau_k` is in its set. The
+perturbations u make one data set that the adversary may choose, and so
 
 .. math:: \gamma \le D(a, u) = \Big\| Z^T a - \sum_k (R_k \cdot a)\, g_k u_k \Big\|_{p^*}
 
@@ -60,7 +60,7 @@ def maximise_conic_margin(problem: RobustProblem, norm: LpNorm, tol: float) -> C
     Returns
     -------
     Certified
-        Of a single problem; the margin is negative or 0 where nothing separates, and the gap above
+        The margin is negative or 0 where nothing separates, and the gap is above
         tol where the solver stopped short.
 
     Raises
@@ -130,7 +130,7 @@ def solve_on_all_rows(
     """The answer of the cone program of slots, refined until its certified gap is at most tol, and
     the perturbations of the best bound.
     """
-    program = _MarginProgram(problem, norm)
+    program = _SlotProgram(problem, norm)
     try:
         x, z = program.conic.solve()
     except SolverFailure as failure:
@@ -152,7 +152,7 @@ def solve_on_all_rows(
     return best, points
 
 
-class _MarginProgram:
+class _SlotProgram:
     """The cone program of one problem with slots, in units of the rows' root mean square."""
 
     def __init__(self, problem: RobustProblem, norm: LpNorm) -> None:
@@ -193,7 +193,8 @@ class _MarginProgram:
 
     def _add_slot(self, slot: ConicSlot, t: slice, size: float) -> tuple[slice, slice, slice]:
         """t >= size sigma(g w); the places of its rows of E, of F and of h."""
-        conic, rows, d = self.conic, slot.rows, self.problem.n_features
+        conic, rows = self.conic, slot.rows
+        d = self.problem.n_features
         dual = conic.columns.take(len(rows.h))
         of_w = -size * slot.sign * sparse.eye_array(d)
         of_E = conic.add_rows([("zero", d)], [(dual, rows.E.T), (self.w, of_w)], np.zeros(d))

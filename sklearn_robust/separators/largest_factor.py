@@ -28,14 +28,14 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators.conic_separator import certify_direction, on_rows, solve_on_all_rows
 from sklearn_robust.sign_split import SplitForm
 
-# of the programs: with a norm of linear cones no part of Z^T a is left to the norm where w is 0
+# The norm of the programs: where w is 0 its linear cones leave no part of Z^T a to it
 _NORM = LpNorm(math.inf)
 _MOST_RATIOS = 30  # steps of Dinkelbach's method, which converges superlinearly
 _SLOW_RATIO = 0.01  # relative growth of the factor, in units of tol, up to which it ends
 _LEAST_FACTOR = 1e-9  # from which it starts where nothing separates at factor 1
 # relative excess over the best factor at which weights are sought that bound it
 _BEYOND = (0.5e-8, 1e-6, 1e-4)
-_FACTOR_STEPS = 60  # of the root that is the factor of a predictor
+_FACTOR_STEPS = 60  # Newton steps at most to the root that is the factor of a predictor
 
 
 def largest_factor(problem: RobustProblem, tol: float) -> Certified:

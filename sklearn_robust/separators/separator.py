@@ -1,4 +1,7 @@
-"""The public answer of the exact solvers: a separator with its proof, or an error."""
+"""The public answer of the exact solvers: a separator with its proof, or an error.
+
+The threat is an l_q ball, or another set in cones.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 r"""The minimiser of :math:`\tfrac12 x^T H x - c \cdot x` over :math:`x_j \ge 0` for some j.
 
 Block principal pivoting: solve on a face, then let every coordinate leave the face that is negative
-there, and every other enter that would lower the value. Where the number of such coordinates has not
-fallen for some rounds, only the last of them changes sides, which ends on any positive definite H.
+there, and every other enter that would lower the value. Where the number of such coordinates has
+not fallen for some rounds, only the last of them changes sides: this ends on any positive definite
+H.
 
 Notes
 -----

@@ -125,7 +125,8 @@ class _BoxesRisk:
     def __init__(
         self, problem: RobustProblem, loss: MarginLoss, tol: float, certify: Callable[..., Solution]
     ) -> None:
-        self.problem, self.loss, self.tol, self.certify = problem, loss, tol, certify
+        self.problem, self.loss = problem, loss
+        self.tol, self.certify = tol, certify
         self.form = SplitForm(problem)
         self.y, self.log_weight = problem.y[0], problem.log_weight[0]
         self.used = self.log_weight > -math.inf

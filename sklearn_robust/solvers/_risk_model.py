@@ -1,9 +1,9 @@
 r"""The quadratic model of the log-risk around a predictor, and its minimiser.
 
-In the margins the log-risk has gradient -a and, nearly, Hessian C = diag(c) - theta a a^T. With the
-margins' change :math:`\delta = Z u + y \beta - \nu r`, where w moves by u, the intercept by beta and
-the penalty :math:`\epsilon \|w\|_{q^*}` by nu, r the samples' factors on the radius, the model is :math:`-a \cdot \delta + \tfrac12
-\delta^T C \delta`: the norm in it is exact.
+In the margins the log-risk has gradient -a and, nearly, Hessian C = diag(c) - theta a a^T. The
+margins change by :math:`\delta = Z u + y \beta - \nu r`, where w moves by u, the intercept by beta
+and the penalty :math:`\epsilon \|w\|_{q^*}` by nu, and r are the factors of the samples on the
+radius. The model is :math:`-a \cdot \delta + \tfrac12 \delta^T C \delta`: the norm in it is exact.
 
 At its minimiser the weights :math:`a' = a - C \delta` obey :math:`\|Z^T a'\|_q \le \epsilon \sum_i
 r_i a'_i` and :math:`y \cdot a' = 0`: they are dual feasible. So each Newton step brings the weights
