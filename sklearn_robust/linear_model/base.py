@@ -36,7 +36,7 @@ from sklearn_robust.metrics.linear_view import linear_view
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows
 from sklearn_robust.solvers import Solution
-from sklearn_robust.threats import LpBall, Threat, check_radius, is_ball
+from sklearn_robust.threats import LpBall, Threat, check_sample_radius, is_ball
 
 # entries of data up to which the samples of positive weight are copied; the problem of larger data
 # has the others too. At least as many as solver="auto" computes exact separators of.
@@ -234,6 +234,8 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         q: float | None = None,
         scale: Any = "training",
         threat: Threat | None = None,
+        clip: Any = "training",
+        sample_radius: Any = None,
     ) -> float:
         """Exact robust accuracy: the fraction of samples right under every perturbation.
 
@@ -249,15 +251,21 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
             How far the adversary can move each feature, as in training by default; None moves all
             alike.
         threat : Threat, optional
-            An object in place of eps, q and scale.
+            An object in place of eps, q, scale and clip.
+        clip : "training", None or pair (low, high), default="training"
+            Limits of the data, as in training by default; None has no limits.
+        sample_radius : array-like of shape (n_samples,), optional
+            Factors >= 0 on the set of each sample.
 
         Returns
         -------
         float
         """
         check_is_fitted(self)
-        threat = self._threat(threat, eps, q, scale)
-        return robust_accuracy_score(self, X, y, threat=threat, sample_weight=sample_weight)
+        threat = self._threat(threat, eps, q, scale, clip)
+        return robust_accuracy_score(
+            self, X, y, threat=threat, sample_weight=sample_weight, sample_radius=sample_radius
+        )
 
     def certified_radius(
         self,
@@ -267,6 +275,7 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         q: float | None = None,
         scale: Any = "training",
         threat: Threat | None = None,
+        clip: Any = "training",
     ) -> np.ndarray:
         """l_q distance of each sample to the decision boundary.
 
@@ -283,7 +292,9 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
             How far the adversary can move each feature, as in training by default; None moves all
             alike.
         threat : Threat, optional
-            An object in place of q and scale.
+            An object in place of q, scale and clip.
+        clip : "training", None or pair (low, high), default="training"
+            Limits of the data, as in training by default; None has no limits.
 
         Returns
         -------
@@ -291,7 +302,8 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
             inf where only features that the adversary cannot touch have coefficients.
         """
         check_is_fitted(self)
-        return certified_radius(self, X, y, threat=self._threat(threat, None, q, scale, radius=1.0))
+        threat = self._threat(threat, None, q, scale, clip, radius=1.0)
+        return certified_radius(self, X, y, threat=threat)
 
     def perturb(
         self,
@@ -302,6 +314,8 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         q: float | None = None,
         scale: Any = "training",
         threat: Threat | None = None,
+        clip: Any = "training",
+        sample_radius: Any = None,
     ) -> np.ndarray:
         """The worst-case points: each sample moved by the perturbation that makes its margin least.
 
@@ -316,18 +330,25 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
             How far the adversary can move each feature, as in training by default; None moves all
             alike.
         threat : Threat, optional
-            An object in place of eps, q and scale.
+            An object in place of eps, q, scale and clip.
+        clip : "training", None or pair (low, high), default="training"
+            Limits of the data, as in training by default; None has no limits.
+        sample_radius : array-like of shape (n_samples,), optional
+            Factors >= 0 on the set of each sample.
 
         Returns
         -------
         ndarray of shape (n_samples, n_features)
-            Dense, whatever X is.
+            Dense, whatever X is. They are in the set of each sample: categories, limits and
+            relations are kept. Without a bound on the set they lie far along its ray.
         """
         check_is_fitted(self)
         view = linear_view(self, X, "model")
-        threat = view.check_threat(self._threat(threat, eps, q, scale))
+        threat = view.bound(self._threat(threat, eps, q, scale, clip))
+        index = view.seen_class_index(y)
+        rivals = view.rivals(threat, check_sample_radius(sample_radius, len(index)))
         moves = worst_case_perturbations(
-            view.X, view.seen_class_index(y), view.coef, view.intercept, threat
+            view.X, index, view.coef, view.intercept, threat, rivals=rivals
         )
         return (view.X.toarray() if hasattr(view.X, "toarray") else view.X) + moves
 
@@ -337,26 +358,30 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         eps: float | None,
         q: float | None,
         scale: Any,
+        clip: Any,
         radius: float | None = None,
     ) -> Threat:
         """The threat given, as an object or as a ball; by default that of training.
 
         `radius` is that of a ball where neither eps nor the threat of training has one.
         """
-        given = eps is not None or q is not None or not is_training(scale)
+        as_trained = is_training(scale) and is_training(clip)
+        given = eps is not None or q is not None or not as_trained
         if threat is not None:
             if given:
                 raise ValueError(
-                    f"threat takes the place of eps, q and scale, got threat={threat!r} beside "
-                    f"eps={eps!r}, q={q!r} and scale={scale!r}. Leave out one or the others."
+                    f"threat takes the place of eps, q and scale, and of clip, got "
+                    f"threat={threat!r} beside eps={eps!r}, q={q!r}, scale={scale!r} and "
+                    f"clip={clip!r}. Leave out one or the others."
                 )
             return threat
         trained = self.threat_
         if not given:
             return trained
-        if is_ball(trained):
-            eps = trained.eps if eps is None else eps
-            q = trained.q if q is None else q
+        ball = trained if isinstance(trained, LpBall) else None
+        if ball is not None:
+            eps = ball.eps if eps is None else eps
+            q = ball.q if q is None else q
         else:
             eps = radius if eps is None else eps
         missing = [name for name, value in (("eps", eps), ("q", q)) if value is None]
@@ -365,13 +390,13 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
                 f"{' and '.join(missing)} must be given for an l_q ball, which the threat of "
                 f"training, {type(trained).__name__}, is not."
             )
-        if not is_training(scale):
-            scale = self._read_scale(scale)
-        elif is_ball(trained):
-            scale = trained.scale
+        if is_training(scale):
+            scale = None if ball is None else ball.scale
         else:
-            scale = None
-        return LpBall(check_exponent(q, "q"), check_radius(eps, "eps"), scale)
+            scale = self._read_scale(scale)
+        if is_training(clip):
+            clip = None if ball is None else ball.clip
+        return LpBall(check_exponent(q, "q"), eps, scale, clip)
 
     def _read_scale(self, scale: Any) -> np.ndarray | None:
         """The scale of each feature of the fit."""
