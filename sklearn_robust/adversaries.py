@@ -29,7 +29,6 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from array_api_compat import is_array_api_obj
 
 from sklearn_robust._array_api import to_numpy
 from sklearn_robust.threats import (
@@ -217,23 +216,6 @@ def require_one_set(threat: Any, sample_radius: Any = None) -> None:
             f"Several classes as one problem need one symmetric set for all samples, got {got}: "
             f"use OneVsRestClassifier around the estimator, or two classes."
         )
-
-
-def check_sample_radius(radius: Any, n: int) -> np.ndarray:
-    """A factor >= 0 for each of n samples, as float64."""
-    try:
-        given = to_numpy(radius) if is_array_api_obj(radius) else radius
-        factors = np.asarray(given, dtype=np.float64)
-        valid = factors.shape == (n,) and bool(((factors >= 0) & (factors < math.inf)).all())
-    except (TypeError, ValueError):
-        valid = False
-    if not valid:
-        raise ValueError(
-            f"sample_radius must hold a finite number >= 0 for each of the {n} samples, the factor "
-            f"on its set of perturbations, got {radius!r}. Use 1 for the set as it stands, and 0 "
-            f"for a sample that is not perturbed."
-        )
-    return factors
 
 
 def resolve(

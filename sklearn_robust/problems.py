@@ -14,15 +14,17 @@ import numpy as np
 
 from sklearn_robust._array_api import Array, namespace, to_numpy
 from sklearn_robust._parameters import refuse_lazy
-from sklearn_robust.adversaries import Boxes, Slots, check_sample_radius, is_shared, resolve
+from sklearn_robust.adversaries import Boxes, Slots, is_shared, resolve
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.rows import Rows, as_rows, largest_entry, require_array
 from sklearn_robust.threats import (
     LpBall,
     Threat,
     bind,
+    bound_threat,
     check_is_threat,
     check_radius,
+    check_sample_radius,
     is_ball,
     mapped,
     support,
@@ -183,16 +185,16 @@ class RobustProblem(OnRows):
         one = xp.ones((1, X.shape[1]), dtype=y.dtype, device=y.device)
         threat, adversary = _chosen_threat(threat, q, eps, scale), None
         check_is_threat(threat)
-        threat = bind(threat, X.shape[1], None, classes)
         if sample_radius is not None or not (is_ball(threat) or is_shared(threat)):
-            X_held = require_array(rows, "A set for each sample or class").X
-            radii = (
-                None if sample_radius is None else check_sample_radius(sample_radius, X.shape[0])
-            )
-            threat, adversary = resolve(threat, X_held, to_numpy(y[0]), classes, radii)
-        threat, radius = (
-            unit_threat(threat, one) if adversary is None or is_ball(threat) else (threat, 1.0)
-        )
+            threat = bound_threat(threat, X.shape[1], None, classes)
+            held = require_array(rows, "A set for each sample or class").X
+            factors = check_sample_radius(sample_radius, X.shape[0])
+            threat, adversary = resolve(threat, held, to_numpy(y[0]), classes, factors)
+        elif not is_ball(threat):
+            threat = bind(threat, X.shape[1], None, classes)
+        radius = 1.0
+        if adversary is None or is_ball(threat):
+            threat, radius = unit_threat(threat, one)
         radii = xp.full_like(y[:, 0], radius)
         return cls(X, y, threat, radii, log_weight, log_total, fit_intercept, adversary)
 

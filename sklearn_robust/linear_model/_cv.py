@@ -36,7 +36,14 @@ from sklearn_robust.linear_model.base import ProbabilityMixin, RobustLinearMixin
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.metrics import make_robust_scorer
 from sklearn_robust.metrics.linear_view import LinearView
-from sklearn_robust.threats import LpBall, Threat, bind, check_is_threat, check_radius, is_ball
+from sklearn_robust.threats import (
+    LpBall,
+    Threat,
+    bound_threat,
+    check_is_threat,
+    check_radius,
+    is_ball,
+)
 
 _AUTO_RADII = 8
 _AUTO_FACTORS = 0.25, 2.0  # the least and the largest factor on a threat
@@ -260,7 +267,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         if self.threat is None:
             threat = LpBall(threat.q, threat.eps, self.scale_, self.clip)
         names = getattr(self, "feature_names_in_", None)
-        self.threat_ = bind(threat, self.n_features_in_, names, np.unique(y).tolist())
+        self.threat_ = bound_threat(threat, self.n_features_in_, names, np.unique(y).tolist())
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, checked, ensure_non_negative=True)
         X, y, sample_weight, groups = indexable(X, y, sample_weight, groups)

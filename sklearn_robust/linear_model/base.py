@@ -26,7 +26,7 @@ from sklearn_robust._parameters import (
     read_scale,
     refuse_lazy,
 )
-from sklearn_robust.adversaries import check_sample_radius, require_one_set
+from sklearn_robust.adversaries import require_one_set
 from sklearn_robust.attacks.linear import class_scores, worst_case_perturbations
 from sklearn_robust.callbacks import CallbackSupportMixin
 from sklearn_robust.joint import JointProblem
@@ -40,9 +40,10 @@ from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import (
     LpBall,
     Threat,
-    bind,
+    bound_threat,
     check_is_threat,
     check_radius,
+    check_sample_radius,
     is_ball,
 )
 
@@ -124,7 +125,7 @@ def read_problem(
         copied = serves_exactly or X.size <= _MOST_COPIED
     check_classification_targets(y)
     threat = _read_threat(estimator)
-    radius = None if sample_radius is None else check_sample_radius(sample_radius, len(y))
+    radius = check_sample_radius(sample_radius, len(y))
     estimator._fit_intercept = estimator.fit_intercept
     if class_weight is not None:
         weight = _with_class_weights(class_weight, y, weight)
@@ -143,7 +144,7 @@ def read_problem(
         )
     labels = estimator.classes_.tolist()
     names = getattr(estimator, "feature_names_in_", None)
-    estimator.threat_ = threat = bind(threat, X.shape[1], names, labels)
+    estimator.threat_ = threat = bound_threat(threat, X.shape[1], names, labels)
     estimator.scale_ = threat.scale if is_ball(threat) else None
     if len(labels) > 2:
         if not is_ball(threat) or radius is not None:
@@ -273,6 +274,8 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         q: float | None = None,
         scale: Any = "training",
         threat: Threat | None = None,
+        clip: Any = "training",
+        sample_radius: Any = None,
     ) -> float:
         """Exact robust accuracy: the fraction of samples right under every perturbation.
 
@@ -288,15 +291,21 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
             How far the adversary can move each feature, as in training by default; None moves all
             alike.
         threat : Threat, optional
-            An object in place of eps, q and scale.
+            An object in place of eps, q, scale and clip.
+        clip : "training", None or pair (low, high), default="training"
+            Limits of the data, as in training by default; None has no limits.
+        sample_radius : array-like of shape (n_samples,), optional
+            Factors >= 0 on the set of each sample.
 
         Returns
         -------
         float
         """
         check_is_fitted(self)
-        threat = self._threat(threat, eps, q, scale)
-        return robust_accuracy_score(self, X, y, threat=threat, sample_weight=sample_weight)
+        threat = self._threat(threat, eps, q, scale, clip)
+        return robust_accuracy_score(
+            self, X, y, threat=threat, sample_weight=sample_weight, sample_radius=sample_radius
+        )
 
     def certified_radius(
         self,
@@ -306,6 +315,7 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         q: float | None = None,
         scale: Any = "training",
         threat: Threat | None = None,
+        clip: Any = "training",
     ) -> np.ndarray:
         """l_q distance of each sample to the decision boundary.
 
@@ -322,7 +332,9 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
             How far the adversary can move each feature, as in training by default; None moves all
             alike.
         threat : Threat, optional
-            An object in place of q and scale.
+            An object in place of q, scale and clip.
+        clip : "training", None or pair (low, high), default="training"
+            Limits of the data, as in training by default; None has no limits.
 
         Returns
         -------
@@ -330,7 +342,8 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
             inf where only features that the adversary cannot touch have coefficients.
         """
         check_is_fitted(self)
-        return certified_radius(self, X, y, threat=self._threat(threat, None, q, scale, radius=1.0))
+        threat = self._threat(threat, None, q, scale, clip, radius=1.0)
+        return certified_radius(self, X, y, threat=threat)
 
     def perturb(
         self,
@@ -341,6 +354,8 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         q: float | None = None,
         scale: Any = "training",
         threat: Threat | None = None,
+        clip: Any = "training",
+        sample_radius: Any = None,
     ) -> np.ndarray:
         """The worst-case points: each sample moved by the perturbation that makes its margin least.
 
@@ -355,18 +370,25 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
             How far the adversary can move each feature, as in training by default; None moves all
             alike.
         threat : Threat, optional
-            An object in place of eps, q and scale.
+            An object in place of eps, q, scale and clip.
+        clip : "training", None or pair (low, high), default="training"
+            Limits of the data, as in training by default; None has no limits.
+        sample_radius : array-like of shape (n_samples,), optional
+            Factors >= 0 on the set of each sample.
 
         Returns
         -------
         ndarray of shape (n_samples, n_features)
-            Dense, whatever X is.
+            Dense, whatever X is. They are in the set of each sample: categories, limits and
+            relations are kept. Without a bound on the set they lie far along its ray.
         """
         check_is_fitted(self)
         view = linear_view(self, X, "model")
-        threat = view.check_threat(self._threat(threat, eps, q, scale))
+        threat = view.bound(self._threat(threat, eps, q, scale, clip))
+        index = view.seen_class_index(y)
+        rivals = view.rivals(threat, check_sample_radius(sample_radius, len(index)))
         moves = worst_case_perturbations(
-            view.X, view.seen_class_index(y), view.coef, view.intercept, threat
+            view.X, index, view.coef, view.intercept, threat, rivals=rivals
         )
         return (view.X.toarray() if hasattr(view.X, "toarray") else view.X) + moves
 
@@ -376,26 +398,30 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         eps: float | None,
         q: float | None,
         scale: Any,
+        clip: Any,
         radius: float | None = None,
     ) -> Threat:
         """The threat given, as an object or as a ball; by default that of training.
 
         `radius` is that of a ball where neither eps nor the threat of training has one.
         """
-        given = eps is not None or q is not None or not is_training(scale)
+        as_trained = is_training(scale) and is_training(clip)
+        given = eps is not None or q is not None or not as_trained
         if threat is not None:
             if given:
                 raise ValueError(
-                    f"threat takes the place of eps, q and scale, got threat={threat!r} beside "
-                    f"eps={eps!r}, q={q!r} and scale={scale!r}. Leave out one or the others."
+                    f"threat takes the place of eps, q and scale, and of clip, got "
+                    f"threat={threat!r} beside eps={eps!r}, q={q!r}, scale={scale!r} and "
+                    f"clip={clip!r}. Leave out one or the others."
                 )
             return threat
         trained = self.threat_
         if not given:
             return trained
-        if is_ball(trained):
-            eps = trained.eps if eps is None else eps
-            q = trained.q if q is None else q
+        ball = trained if isinstance(trained, LpBall) else None
+        if ball is not None:
+            eps = ball.eps if eps is None else eps
+            q = ball.q if q is None else q
         else:
             eps = radius if eps is None else eps
         missing = [name for name, value in (("eps", eps), ("q", q)) if value is None]
@@ -404,13 +430,13 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
                 f"{' and '.join(missing)} must be given for an l_q ball, which the threat of "
                 f"training, {type(trained).__name__}, is not."
             )
-        if not is_training(scale):
-            scale = self._read_scale(scale)
-        elif is_ball(trained):
-            scale = trained.scale
+        if is_training(scale):
+            scale = None if ball is None else ball.scale
         else:
-            scale = None
-        return LpBall(check_exponent(q, "q"), check_radius(eps, "eps"), scale)
+            scale = self._read_scale(scale)
+        if is_training(clip):
+            clip = None if ball is None else ball.clip
+        return LpBall(check_exponent(q, "q"), eps, scale, clip)
 
     def _read_scale(self, scale: Any) -> np.ndarray | None:
         """The scale of each feature of the fit."""

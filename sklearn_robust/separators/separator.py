@@ -23,7 +23,7 @@ from sklearn_robust.norms import MATRIX_NORMS, LpNorm, Norm, SchattenNorm, norm_
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows
 from sklearn_robust.separators._max_margin_form import Vector
-from sklearn_robust.threats import bind, check_is_threat, is_ball
+from sklearn_robust.threats import bound_threat, check_is_threat, is_ball
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ def read_problem_of_threat(
     X, y = check_X_y(X, y, accept_sparse=("csr", "csc"), dtype=np.float64)
     X = sparse.csr_array(X) if sparse.issparse(X) else X
     classes, index = np.unique(y, return_inverse=True)
-    threat = bind(threat, X.shape[1], names, classes.tolist())
+    threat = bound_threat(threat, X.shape[1], names, classes.tolist())
     if len(classes) > 2:
         require_one_set(threat, sample_radius)
         return JointProblem.from_data(X, index, threat=threat, fit_intercept=fit_intercept)

@@ -19,7 +19,9 @@ from sklearn_robust.threats._boxes import Box
 from sklearn_robust.threats._budgets import FeatureBudget
 from sklearn_robust.threats._categories import OneHot
 from sklearn_robust.threats._checks import (
+    bound_threat,
     check_is_threat,
+    check_sample_radius,
     check_threat,
     offers,
     radius_of,
@@ -53,6 +55,7 @@ from sklearn_robust.threats._interface import (
     Threat,
 )
 from sklearn_robust.threats._intersections import Intersection
+from sklearn_robust.threats._limits import check_limits
 from sklearn_robust.threats._members import (
     Nothing,
     at,
@@ -64,6 +67,7 @@ from sklearn_robust.threats._members import (
     is_solid,
     of_class,
     support,
+    times,
 )
 from sklearn_robust.threats._mixin import ThreatMixin
 from sklearn_robust.threats._relations import Relations
@@ -89,8 +93,11 @@ __all__ = [
     "Union",
     "at",
     "bind",
+    "bound_threat",
     "check_is_threat",
+    "check_limits",
     "check_radius",
+    "check_sample_radius",
     "check_scale",
     "check_threat",
     "columns_of",
@@ -119,6 +126,7 @@ __all__ = [
     "support",
     "support_sizes",
     "takes_proximal_steps",
+    "times",
     "unit_threat",
 ]
 
