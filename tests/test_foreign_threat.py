@@ -501,7 +501,7 @@ def test_other_solvers_that_need_more_refuse_in_one_sentence(threat, solve, mess
     ("threat", "options", "message"),
     [
         (Worst, {}, f"The search for a separator needs project {NEEDS}"),
-        (Box, {"solver": "exact"}, f"The exact solver {BALLS}Box"),
+        (Projected, {"solver": "exact"}, "The exact solver needs conic of a threat, which"),
     ],
 )
 def test_a_classifier_refuses_in_one_sentence(threat, options, message):

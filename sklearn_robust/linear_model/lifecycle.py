@@ -198,7 +198,8 @@ def warn_if_constant(estimator: Any, fit: Fit | JointFit | SummedFit, solution: 
     ball = is_ball(problem.threat)
     if solution.coef.any() or not np.all(problem.radius > 0):
         return
-    if not (ball or offers(problem.threat, ProximalThreat)):
+    of_samples = isinstance(problem, RobustProblem) and problem.adversary is not None
+    if of_samples or not (ball or offers(problem.threat, ProximalThreat)):
         return  # the radius is not known
     radius = float(constant_radii(problem, fit.loss)[0])
     if np.any(problem.radius < (1 - RISK_TOL) * radius):

@@ -1,0 +1,152 @@
+r"""Limits of the data: the perturbations that keep every feature of a sample in its range.
+
+`clip=(low, high)` asks for :math:`low \le x + \delta \le high`. The set of a sample is then that of
+the threat, cut by the box :math:`low - x \le \delta \le high - x`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from sklearn.utils.metaestimators import available_if
+
+from sklearn_robust._array_api import Array
+from sklearn_robust.norms import cap_level
+from sklearn_robust.threats._cones import ball_rows, box_rows, stacked
+from sklearn_robust.threats._interface import ConicSet
+
+
+def check_limits(clip: Any) -> Any:
+    """A pair (low, high) of numbers or arrays (d,) with low <= high, as floats; or None."""
+    if clip is None:
+        return None
+    try:
+        low, high = (np.asarray(end, dtype=np.float64) for end in clip)
+        valid = low.ndim <= 1 and high.ndim <= 1 and bool((low <= high).all())
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(
+            f"clip must be None or a pair (low, high) of numbers, or of arrays with one for each "
+            f"feature, with low <= high, got {clip!r}."
+        )
+    return tuple(float(end) if end.ndim == 0 else end for end in (low, high))
+
+
+def bound_limits(clip: Any, n_features: int) -> Any:
+    """The limits, where they are numbers or on so many features."""
+    for end in clip or ():
+        if np.ndim(end) and len(end) != n_features:
+            raise ValueError(
+                f"clip must hold numbers, or one for each of the {n_features} features of X, got "
+                f"{len(end)}."
+            )
+    return clip
+
+
+def room(X: np.ndarray, clip: Any) -> tuple[np.ndarray, np.ndarray]:
+    """low - x <= 0 and high - x >= 0, of the shape of X; 0 where a feature has no value (NaN).
+
+    Rounded so that x plus either stays within the limits.
+    """
+    low, high = clip
+    known = ~np.isnan(X)
+    outside = known & ((low > X) | (high < X))
+    if outside.any():
+        value = X[outside][0]
+        raise ValueError(
+            f"clip must hold every sample before it is perturbed, but X holds {value:g}. Widen "
+            f"clip={clip!r}, or scale X."
+        )
+    below, above = (np.where(known, end - X, 0.0) for end in (low, high))
+    with np.errstate(invalid="ignore"):
+        below = np.where(X + below < low, np.nextafter(below, 0), below)
+        above = np.where(X + above > high, np.nextafter(above, 0), above)
+    return below, above
+
+
+def dense(X: Any) -> np.ndarray:
+    """A dense array of floats of samples (n, d), or of one sample (d,)."""
+    return np.asarray(X.toarray() if sparse.issparse(X) else X, dtype=np.float64)
+
+
+class CappedBall:
+    r"""The l_q balls of n samples, each cut by its box: :math:`\|\delta / s\|_q \le \epsilon` and
+    :math:`l \le \delta \le u`, with q < inf.
+
+    With :math:`g_j = s_j |v_j|` and the room :math:`r_j` of the feature in the direction of
+    :math:`v_j`, in units of :math:`s_j`, the worst point is :math:`\delta_j = s_j \min(\tau
+    g_j^{1/(q-1)}, r_j)` with the level :math:`\tau` at which its norm is :math:`\epsilon`, if the
+    box alone does not hold it below. For q = 1 the features of largest :math:`g_j` are filled
+    first.
+
+    Parameters
+    ----------
+    q : float in [1, inf)
+    eps : float or array of shape (n,)
+    scale : array of shape (d,), or None
+    lower, upper : arrays of shape (n, d) or (d,), <= 0 and >= 0
+    """
+
+    symmetric = False
+    convex = solid = True
+    per_sample = by_class = False
+
+    def __init__(self, q: float, eps: Any, scale: Any, lower: Any, upper: Any) -> None:
+        self.q, self.eps, self.scale = q, eps, scale
+        self.lower, self.upper = lower, upper
+
+    def within(self, lower: Any, upper: Any) -> CappedBall:
+        """The set in a box."""
+        lower, upper = np.maximum(lower, self.lower), np.minimum(upper, self.upper)
+        return CappedBall(self.q, self.eps, self.scale, lower, upper)
+
+    def support(self, v: Array) -> Array:
+        """The largest <v, .>: (d,) or (..., n, d) -> (..., n)."""
+        gain, moved = self._filled(v)
+        found: Array = np.sum(gain * moved, axis=-1)
+        return found
+
+    def worst(self, v: Array) -> Array:
+        """A point that attains it: (d,) or (..., n, d) -> (..., n, d)."""
+        _, moved = self._filled(v)
+        found: Array = np.sign(v) * (moved if self.scale is None else self.scale * moved)
+        return np.clip(found, self.lower, self.upper)
+
+    def _has_cones(self) -> bool:
+        return self.q in (1, 2) and np.ndim(self.lower) == 1
+
+    @available_if(_has_cones)  # type: ignore[untyped-decorator]
+    def conic(self) -> ConicSet:
+        """The set of one sample in cones."""
+        scale = np.ones(len(self.lower)) if self.scale is None else np.asarray(self.scale)
+        lower, upper = np.asarray(self.lower), np.asarray(self.upper)
+        return stacked([ball_rows(self.q, float(self.eps), scale), box_rows(lower, upper)])
+
+    def _filled(self, v: Array) -> tuple[Array, Array]:
+        """The gain of each feature for a unit of its scale, and how far it moves, in these."""
+        scale = np.ones(v.shape[-1]) if self.scale is None else self.scale
+        gain = scale * np.abs(v)
+        move = np.where(v > 0, self.upper, -np.asarray(self.lower))
+        with np.errstate(over="ignore"):  # limits far away for a small scale
+            move = np.where(gain > 0, move / np.where(scale > 0, scale, 1.0), 0.0)
+        gain = np.broadcast_to(gain, move.shape)
+        eps = np.broadcast_to(
+            np.asarray(self.eps, dtype=np.float64)[..., None], (*move.shape[:-1], 1)
+        )
+        if self.q == 1:
+            order = np.argsort(-gain, axis=-1, kind="stable")
+            caps = np.minimum(np.take_along_axis(move, order, axis=-1), eps)
+            before = np.cumsum(caps, axis=-1) - caps
+            spent = np.clip(eps - before, 0.0, caps)
+            moved = np.zeros_like(move)
+            np.put_along_axis(moved, order, spent, axis=-1)
+            return gain, moved
+        largest = np.max(gain, axis=-1, keepdims=True)
+        share = gain / np.where(largest > 0, largest, 1.0)
+        tiny = np.finfo(np.float64).tiny
+        rate = np.maximum(share ** (1 / (self.q - 1)), tiny)
+        level = cap_level(move, eps, self.q, rate)
+        return gain, np.minimum(move, level * rate)
