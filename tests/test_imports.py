@@ -12,6 +12,7 @@ import sklearn_robust
 
 PACKAGE = Path(sklearn_robust.__file__).parent
 ORDER = [
+    "check",
     "_array_api",
     "norms",
     "scaled_norms",
@@ -34,6 +35,7 @@ ORDER = [
     "_clarabel",
     "_highs",
     "_conic_programs",
+    "proofs",
     "solvers",
     "separators",
     "regions",
