@@ -48,14 +48,13 @@ def read_data(path):
     """Rows of floats and their labels, of a .csv (a first line of names is skipped) or .npy."""
     if path.endswith(".npy"):
         with open(path, "rb") as file:
-            head = ast.literal_eval(file.read(int.from_bytes(file.read(10)[8:], "little")).decode())
-            (n, m), kind = head["shape"], {"<f8": "d", "<f4": "f", "<i8": "q"}[head["descr"]]
+            h = ast.literal_eval(file.read(int.from_bytes(file.read(10)[8:], "little")).decode())
+            (n, m), kind = h["shape"], {"<f8": "d", "<f4": "f", "<i8": "q"}[h["descr"]]
             flat = struct.unpack(f"<{n * m}{kind}", file.read())
-        rows = [flat[i::n] if head["fortran_order"] else flat[i * m :][:m] for i in range(n)]
+        rows = [flat[i::n] if h["fortran_order"] else flat[i * m : i * m + m] for i in range(n)]
     else:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = [line for line in csv.reader(file) if line]
-        rows = rows[any(cell.strip()[:1].isalpha() for cell in rows[0][:-1]) :]
+            rows = [x for x in csv.reader(file) if x and not x[0].strip()[:1].isalpha()]
     return [list(map(float, row[:-1])) for row in rows], [label(row[-1]) for row in rows]
 
 
@@ -93,7 +92,7 @@ class Proof:
             sha.update(struct.pack(f"<{self.d}d", *[x + 0.0 for x in row]) + f"{name}\n".encode())
         _require(c["sha256"] == sha.hexdigest() and c["format"] == 1, f"sha256 {sha.hexdigest()}")
         flat, self.top = integers([x for row in rows for x in row])
-        self.rows = [flat[i * self.d :][: self.d] for i in range(n)]
+        self.rows = [flat[at : at + self.d] for at in range(0, len(flat), self.d)]
         self.line, names = "classes", c["classes"]
         self.classes, self.y = range(len(names)), [names.index(name) for name in labels]
         self.line, (self.q, eps, scale) = "threat", (c["threat"][x] for x in ("q", "eps", "scale"))
@@ -192,9 +191,10 @@ class Proof:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    with open(sys.argv[1], encoding="utf-8") as file:
-        valid, line = Proof().check(json.load(file), *read_data(sys.argv[2]))
+    try:
+        with open(sys.argv[1], encoding="utf-8") as file:
+            valid, line = Proof().check(json.load(file), *read_data(sys.argv[2]))
+    except Exception as error:
+        valid, line = False, f"INVALID file: {error!r}\n{__doc__}"
     print(line)
     sys.exit(not valid)
