@@ -81,7 +81,8 @@ class LabelledData:
         texts = [check.label(str(name)) for name in names]
         if len(set(texts)) < len(texts):
             raise ValueError(
-                f"Labels must differ as text for a certificate, got {names.tolist()!r}. Rename them."
+                f"y must hold labels that differ as text for a certificate, got {names.tolist()!r}. "
+                "Rename them."
             )
         weight = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight, float)
         return cls(X, index, texts, weight)
@@ -117,7 +118,9 @@ class LabelledData:
         }
         if len(self.classes) > 2:
             return JointProblem.from_data(self.X[used], self.y[used], **given)
-        return RobustProblem.from_data(self.X[used], np.where(self.y[used] == 1, 1.0, -1.0), **given)
+        return RobustProblem.from_data(
+            self.X[used], np.where(self.y[used] == 1, 1.0, -1.0), **given
+        )
 
 
 def exponent_name(exponent: float) -> str | None:

@@ -6,27 +6,26 @@ The threat is an l_q ball with q in {1, 2, inf}.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
-from sklearn_robust import check, joint_certificates
-from sklearn_robust.certificates import repaired_weights
+from sklearn_robust import check
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.losses import Logistic, MarginLoss
+from sklearn_robust.losses import Exponential, Logistic, MarginLoss
 from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
 from sklearn_robust.proofs.certificate import Certificate, CertificateError
 from sklearn_robust.proofs.data import LabelledData, exponent_name
 from sklearn_robust.proofs.perturbations import ExactBalls, equal_to_sum, nearest_to_sum
 from sklearn_robust.proofs.weights import PLACES, ExactWeights
-from sklearn_robust.threats import LpBall, is_ball
+from sklearn_robust.threats import is_ball
 
-# shares of the radius by which repaired weights stay inside, so that rounding does not lead out
-_INSETS = (1e-13, 1e-11, 1e-9, 1e-7, 1e-5)
-_LOSSES = ("exponential", "logistic")
+_INSIDE = 1 - 1e-15  # factor that keeps weights below those of their samples
 
 
 @dataclass(frozen=True)
@@ -121,25 +120,7 @@ def certify_margin(claim: Claim, p: Any, weights: np.ndarray) -> Certificate:
     return claim.certificate("margin", _dual(exact, moved), p=name)
 
 
-def certify_non_separability(claim: Claim, weights: np.ndarray) -> Certificate:
-    """A proof that no predictor separates the data robustly.
-
-    Parameters
-    ----------
-    claim : Claim
-        Without a predictor.
-    weights : ndarray of shape (n,) or (K, n)
-        Those that prove it up to rounding.
-
-    Returns
-    -------
-    Certificate
-    """
-    exact, moved = _exact_proof(claim, _of_rivals(claim.data, weights), 1.0)
-    return claim.certificate("margin", _dual(exact, moved), p="2")
-
-
-def certify_risk(claim: Claim, loss: MarginLoss, weights: np.ndarray | None = None) -> Certificate:
+def certify_risk(claim: Claim, loss: MarginLoss, proofs: Iterable[np.ndarray]) -> Certificate:
     """The log of the risk of a predictor, and the bound on that of every predictor.
 
     Parameters
@@ -148,8 +129,10 @@ def certify_risk(claim: Claim, loss: MarginLoss, weights: np.ndarray | None = No
         Of data that are not robustly separable.
     loss : MarginLoss
         The exponential or the logistic loss.
-    weights : ndarray of shape (n,) or (K, n), optional
-        Dual weights of the samples of positive weight; by default those of the predictor.
+    proofs : iterable of ndarray of shape (n,) or (K, n)
+        Dual weights of the samples of positive weight, tightest first: those of minimisers at
+        radii ever smaller than that of the claim. The first that prove a bound in exact arithmetic
+        are taken.
 
     Returns
     -------
@@ -158,28 +141,43 @@ def certify_risk(claim: Claim, loss: MarginLoss, weights: np.ndarray | None = No
     Raises
     ------
     CertificateError
-        For another loss, and where no weights near those of the predictor prove a bound.
+        For another loss, and where none of the weights prove a bound.
     """
-    if loss.name not in _LOSSES or not type(loss).__module__.startswith("sklearn_robust."):
+    if type(loss) not in (Exponential, Logistic):
         raise CertificateError(
             f"A certificate of a risk needs loss='exponential' or 'logistic', got {loss!r}."
         )
     data, coef = claim.data, claim.coef
     assert coef is not None
+    logistic = isinstance(loss, Logistic)
     problem = data.problem(claim.threat, claim.fit_intercept)
+    total = _total_derivative(data, problem, loss, coef) if logistic else 1.0
+    for weights in proofs:
+        near = total * _of_rivals(data, weights / weights.sum())
+        if logistic:  # no weight above that of its sample
+            of_sample, size = near.sum(axis=0), data.sample_weight / data.sample_weight.sum()
+            used = of_sample > 0
+            near *= min(1.0, _INSIDE * float(np.min(size[used] / of_sample[used])))
+        exact = ExactWeights.of(data, near, claim.fit_intercept)
+        moved = equal_to_sum(problem, ExactBalls(claim.threat, exact), coef)
+        if moved is not None:
+            return claim.certificate("log_risk", _dual(exact, moved), loss=loss.name)
+    raise CertificateError(
+        "No weights near those of the fit prove in exact arithmetic that the data are not robustly "
+        f"separable at eps={claim.threat.eps:g}. Use a smaller tol, or a slightly larger eps."
+    )
+
+
+def _total_derivative(
+    data: LabelledData, problem: RobustProblem | JointProblem, loss: MarginLoss, coef: np.ndarray
+) -> float:
+    """The sum of the derivatives s / (1 + e^m) of the logistic losses: that of the best weights."""
     if isinstance(problem, JointProblem):
-        margins = problem.evaluate(loss, coef.astype(np.float64))
-        own, soft = margins.weights, margins.soft_margins
+        margins = problem.evaluate(loss, coef).soft_margins
     else:
-        evaluation = problem.evaluate(loss, coef.astype(np.float64))
-        own, soft = evaluation.weights[0], evaluation.margins[0]
-    total = 1.0
-    if isinstance(loss, Logistic):  # the sum of the derivatives, s / (1 + e^m)
-        size = data.sample_weight[data.sample_weight > 0]
-        total = float(size @ (0.5 - 0.5 * np.tanh(0.5 * soft)) / size.sum())
-    proof = _of_rivals(data, own if weights is None else weights)
-    exact, moved = _exact_proof(claim, proof, total, capped=isinstance(loss, Logistic))
-    return claim.certificate("log_risk", _dual(exact, moved), loss=loss.name)
+        margins = problem.evaluate(loss, coef).margins[0]
+    size = data.sample_weight[data.sample_weight > 0]
+    return float(size @ expit(-margins) / size.sum())
 
 
 def certify_accuracy(claim: Claim) -> Certificate:
@@ -194,47 +192,6 @@ def certify_accuracy(claim: Claim) -> Certificate:
     Certificate
     """
     return claim.certificate("accuracy", None)
-
-
-def _exact_proof(
-    claim: Claim, weights: np.ndarray, total: float, *, capped: bool = False
-) -> tuple[ExactWeights, list[np.ndarray]]:
-    """Exact weights, of this sum, whose G is exactly a flow of the pairs.
-
-    The given ones, or else those that the library's repair finds a little inside the balls.
-    """
-    data = claim.data
-    problem = data.problem(claim.threat, claim.fit_intercept)
-    coef = np.zeros((len(data.classes), data.X.shape[1])) if claim.coef is None else claim.coef
-    for near in _inner_weights(problem, data, weights):
-        of_sample, scale = near.sum(axis=0), total / near.sum()
-        if capped:  # no weight above that of its sample
-            size = data.sample_weight / data.sample_weight.sum()
-            used = of_sample > 0
-            scale = min(scale, (1 - 1e-15) * float(np.min(size[used] / of_sample[used])))
-        exact = ExactWeights.of(data, scale * near, claim.fit_intercept)
-        moved = equal_to_sum(problem, ExactBalls(claim.threat, exact), coef.astype(np.float64))
-        if moved is not None:
-            return exact, moved
-    raise CertificateError(
-        "No weights near those of the fit prove in exact arithmetic that the data are not robustly "
-        "separable. Use a slightly larger eps, or data of fewer digits."
-    )
-
-
-def _inner_weights(problem: Any, data: LabelledData, weights: np.ndarray) -> Iterator[np.ndarray]:
-    """The weights (K, n), then those of repairs ever further inside the balls."""
-    yield weights
-    used = data.sample_weight > 0
-    for inset in _INSETS:
-        if isinstance(problem, JointProblem):
-            inner = problem.at_radius((1 - inset) * problem.radius)
-            near = joint_certificates.repaired_weights(inner, weights[:, used])
-        else:
-            inner = replace(problem, radius=(1 - inset) * problem.radius)
-            near = repaired_weights(inner, weights.sum(axis=0)[None, used])[0]
-        if np.isfinite(near).all():
-            yield _of_rivals(data, near)
 
 
 def _of_rivals(data: LabelledData, weights: np.ndarray) -> np.ndarray:

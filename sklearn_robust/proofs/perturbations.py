@@ -120,15 +120,27 @@ def equal_to_sum(problem: Any, balls: ExactBalls, coef: np.ndarray) -> list[np.n
             return None
         found_moves = sums.capacities[:, None] * found.perturbations
         moved = [_integers(delta, unit) for delta in found_moves]
-    last = len(G) - 1
-    left = G - _flow(moved, balls.pairs(), G)
-    # what rounding leaves goes through the pairs of the last class
-    moved = [
-        delta + left[low] if high == last else delta
-        for (low, high), delta in zip(balls.pairs(), moved, strict=True)
-    ]
+    _carry(G - _flow(moved, balls.pairs(), G), moved, balls)
     inside = all(balls.holds(x, pair) for pair, x in zip(balls.pairs(), moved, strict=True))
     return moved if inside else None
+
+
+def _carry(left: np.ndarray, moved: list[np.ndarray], balls: ExactBalls) -> None:
+    """Add what rounding leaves of G, (K, d), to perturbations, along the pairs of most weight that
+    join the classes.
+    """
+    pairs, between = balls.pairs(), balls.weights.between
+    joined, path = {0}, []
+    for _ in range(len(left) - 1):
+        steps = [pair for pair in pairs if (pair[0] in joined) != (pair[1] in joined)]
+        best = max(steps, key=between.__getitem__)
+        path.append(best if best[0] in joined else best[::-1])
+        joined |= set(best)
+    for parent, child in reversed(path):  # each child has passed on what its own left
+        pair = (min(parent, child), max(parent, child))
+        change = left[child] if child < parent else -left[child]
+        moved[pairs.index(pair)] = moved[pairs.index(pair)] + change
+        left[parent] = left[parent] + left[child]
 
 
 def _best_of_pairs(
@@ -146,9 +158,7 @@ def _best_of_pairs(
         )
     ]
     if by_cuts(problem):
-        left = total_variation_prox(
-            sums.weighted_sum, feature_capacities(problem, sums.capacities)
-        )
+        left = total_variation_prox(sums.weighted_sum, feature_capacities(problem, sums.capacities))
         goal = WeightedSums(sums.weighted_sum - left, sums.sizes, sums.capacities)
         carried = repaired(problem, goal, start)
         if carried.perturbations is not None:
