@@ -81,7 +81,8 @@ class LabelledData:
         texts = [check.label(str(name)) for name in names]
         if len(set(texts)) < len(texts):
             raise ValueError(
-                f"y must hold labels that differ as text for a certificate, got {names.tolist()!r}. "
+                f"y must hold labels that differ as text for a certificate, "
+                f"got {names.tolist()!r}. "
                 "Rename them."
             )
         weight = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight, float)
