@@ -19,13 +19,14 @@ from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import Exponential, Logistic, MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.proofs.cancelling import cancelled
 from sklearn_robust.proofs.certificate import Certificate, CertificateError
 from sklearn_robust.proofs.data import LabelledData, exponent_name
 from sklearn_robust.proofs.perturbations import ExactBalls, equal_to_sum, nearest_to_sum
-from sklearn_robust.proofs.weights import PLACES, ExactWeights
+from sklearn_robust.proofs.weights import ExactWeights
 from sklearn_robust.threats import is_ball
 
-_INSIDE = 1 - 1e-15  # factor that keeps weights below those of their samples
+_INSIDE = 1 - 1e-12  # factor that keeps weights below those of their samples
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ def certify_risk(claim: Claim, loss: MarginLoss, proofs: Iterable[np.ndarray]) -
     assert coef is not None
     logistic = isinstance(loss, Logistic)
     problem = data.problem(claim.threat, claim.fit_intercept)
+    fixed = _fixed_features(claim)
     total = _total_derivative(data, problem, loss, coef) if logistic else 1.0
     for weights in proofs:
         near = total * _of_rivals(data, weights / weights.sum())
@@ -158,7 +160,11 @@ def certify_risk(claim: Claim, loss: MarginLoss, proofs: Iterable[np.ndarray]) -
             of_sample, size = near.sum(axis=0), data.sample_weight / data.sample_weight.sum()
             used = of_sample > 0
             near *= min(1.0, _INSIDE * float(np.min(size[used] / of_sample[used])))
-        exact = ExactWeights.of(data, near, claim.fit_intercept)
+        exact = cancelled(
+            ExactWeights.of(data, near, claim.fit_intercept), fixed, claim.fit_intercept
+        )
+        if exact is None:
+            continue
         moved = equal_to_sum(problem, ExactBalls(claim.threat, exact), coef)
         if moved is not None:
             return claim.certificate("log_risk", _dual(exact, moved), loss=loss.name)
@@ -166,6 +172,14 @@ def certify_risk(claim: Claim, loss: MarginLoss, proofs: Iterable[np.ndarray]) -
         "No weights near those of the fit prove in exact arithmetic that the data are not robustly "
         f"separable at eps={claim.threat.eps:g}. Use a smaller tol, or a slightly larger eps."
     )
+
+
+def _fixed_features(claim: Claim) -> np.ndarray:
+    """The features out of the adversary's reach."""
+    d, ball = claim.data.X.shape[1], claim.threat
+    if ball.eps == 0:
+        return np.arange(d)
+    return np.arange(0) if ball.scale is None else np.flatnonzero(np.asarray(ball.scale) == 0)
 
 
 def _total_derivative(
@@ -211,7 +225,7 @@ def _dual(exact: ExactWeights, moved: list[np.ndarray]) -> dict[str, Any]:
     """Weights and perturbations as the checker reads them."""
     entries = [[i, k, f"{a:x}"] for (i, k), a in sorted(exact.entries.items())]
     pairs = [[f"{int(x):x}" for x in delta] for delta in moved]
-    return {"shift": PLACES, "weights": entries, "perturbations": pairs}
+    return {"shift": exact.places, "weights": entries, "perturbations": pairs}
 
 
 def _hexed(values: Any) -> list[str]:

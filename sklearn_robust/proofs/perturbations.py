@@ -1,6 +1,6 @@
 r"""Perturbations of the pairs of classes as integers, exactly within their balls.
 
-In units of :math:`2^{-(62 + top)}`, those of the weighted sum G, the perturbation of classes l < k
+In the units of the weighted sum G the perturbation of classes l < k
 obeys :math:`\|\delta_{lk} / s\|_q \le \epsilon A_{lk}`.
 """
 
@@ -26,7 +26,7 @@ from sklearn_robust._joint_flows import (
 )
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.proofs.weights import PLACES, ExactWeights
+from sklearn_robust.proofs.weights import ExactWeights
 from sklearn_robust.threats import LpBall, residual
 from sklearn_robust.total_variation import total_variation_prox
 
@@ -90,13 +90,15 @@ def nearest_to_sum(
     problem: Any, norm: LpNorm, balls: ExactBalls, coef: np.ndarray
 ) -> list[np.ndarray]:
     """Perturbations of each pair whose flow leaves nearly the least dual norm of G."""
-    G, unit = balls.weights.weighted_sum, PLACES + balls.weights.top
+    G, unit = balls.weights.weighted_sum, balls.weights.places + balls.weights.top
     if isinstance(problem, JointProblem):
         found = _best_of_pairs(problem, norm, balls, coef)
         moved = [_integers(delta, unit) for delta in found]
     else:
         g = _floats(G[1], unit)[None]
-        radius = _floats(np.array([balls.weights.between[0, 1]]), PLACES) * problem.radius
+        radius = (
+            _floats(np.array([balls.weights.between[0, 1]]), balls.weights.places) * problem.radius
+        )
         left = residual(problem.threat, g, radius, norm.dual)[0]
         # where nothing is left the perturbation is the sum itself
         moved = [np.where(left == 0, -G[1], _integers(left - g[0], unit))]
@@ -105,7 +107,7 @@ def nearest_to_sum(
 
 def equal_to_sum(problem: Any, balls: ExactBalls, coef: np.ndarray) -> list[np.ndarray] | None:
     """Perturbations of each pair whose flow is G exactly; None where they leave their balls."""
-    G, unit = balls.weights.weighted_sum, PLACES + balls.weights.top
+    G, unit = balls.weights.weighted_sum, balls.weights.places + balls.weights.top
     moved = [np.zeros(G.shape[1], dtype=object) for _ in balls.pairs()]
     if isinstance(problem, JointProblem):
         sums = _float_sums(problem, balls)
@@ -176,9 +178,9 @@ def _best_of_pairs(
 def _float_sums(problem: JointProblem, balls: ExactBalls) -> WeightedSums:
     """The weighted sum and capacities of exact weights, in floating point."""
     weights = balls.weights
-    G = _floats(weights.weighted_sum, PLACES + weights.top)
+    G = _floats(weights.weighted_sum, weights.places + weights.top)
     between = np.array([weights.between[pair] for pair in balls.pairs()], dtype=object)
-    return WeightedSums(G, np.abs(G), problem.radius * _floats(between, PLACES))
+    return WeightedSums(G, np.abs(G), problem.radius * _floats(between, weights.places))
 
 
 def _flow(moved: list[Any], pairs: list[tuple[int, int]], like: np.ndarray) -> np.ndarray:

@@ -11,26 +11,36 @@ from sklearn_robust import check
 from sklearn_robust.proofs.data import LabelledData
 
 PLACES = 62  # binary places of the weights, whose sum is at most about 1
+_NEGLIGIBLE = 1e-12  # share of the weight up to which a pair of classes is left out
 
 
 @dataclass(frozen=True)
 class ExactWeights:
-    r"""Weights :math:`a_{ik} 2^{62}` of samples and rivals, and the sums that the checker takes.
+    r"""Weights :math:`2^{-\text{places}} a_{ik}` of samples and rivals, and the sums that the
+    checker takes.
 
     Attributes
     ----------
     data : LabelledData
     entries : dict of (sample, rival) to int
         Positive, and as much of each class as against it where the intercept is free.
+    places : int
     """
 
     data: LabelledData
     entries: dict[tuple[int, int], int]
+    places: int = PLACES
 
     @classmethod
     def of(cls, data: LabelledData, weights: np.ndarray, fit_intercept: bool) -> ExactWeights:
-        """The nearest such weights to (K, n), which may be rounded."""
-        scaled = np.rint(np.ldexp(weights, PLACES))
+        """The nearest such weights to (K, n), which may be rounded.
+
+        Pairs of classes with next to no weight have none: rounding alone would decide about them.
+        """
+        members = np.eye(len(data.classes))[data.y]
+        sums = (weights @ members).T
+        kept = sums + sums.T >= _NEGLIGIBLE * weights.sum()
+        scaled = np.rint(np.ldexp(weights * kept[:, data.y], PLACES))
         entries = {(int(i), int(k)): int(scaled[k, i]) for k, i in np.argwhere(scaled > 0)}
         if fit_intercept:
             _balance(entries, data)
@@ -49,7 +59,8 @@ class ExactWeights:
 
     @cached_property
     def weighted_sum(self) -> np.ndarray:
-        r""":math:`G = \sum_{ik} a_{ik} (e_{y_i} - e_k) x_i^T` in units of :math:`2^{-(62 + top)}`,
+        r""":math:`G = \sum_{ik} a_{ik} (e_{y_i} - e_k) x_i^T` in units of :math:`2^{-(\text{places} +
+        \text{top})}`,
         an object array of integers (K, d).
         """
         K, d = len(self.data.classes), self.data.X.shape[1]
