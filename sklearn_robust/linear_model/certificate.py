@@ -18,6 +18,7 @@ from sklearn_robust.proofs import (
     Claim,
     LabelledData,
     certify_margin,
+    certify_non_separability,
     certify_risk,
 )
 from sklearn_robust.separators.joint import solve_joint_separator
@@ -45,13 +46,14 @@ class CertificateMixin:
         """What the fit proves, as a certificate that anyone can check in exact arithmetic.
 
         Separable data: the margin of the predictor, and the bound on that of every predictor. Not
-        separable: the log of the risk of the predictor, and the bound on that of every predictor.
+        separable: the log of the risk of the predictor, and the bound on that of every predictor;
+        for a loss of one's own only that no predictor separates.
 
         Raises
         ------
         CertificateError
-            For p or q other than 1, 2 and inf, a threat that is no l_q ball, a loss of one's own,
-            data in blocks, where separability is not decided, and after copying or pickling.
+            For p or q other than 1, 2 and inf, a threat that is no l_q ball, data in blocks, where
+            separability is not decided, and after copying or pickling.
         """
         check_is_fitted(self)
         best = getattr(self, "best_estimator_", None)
@@ -87,6 +89,10 @@ def _certificate(model: Any) -> Certificate:
     if model.separable_:
         return certify_margin(claim, model._p, _separator_weights(claim, model._p))
     loss = getattr(model, "_loss", LOSSES["exponential"])
+    if loss.name not in LOSSES:
+        exponential = LOSSES["exponential"]
+        claim = replace(claim, coef=None, intercept=None)
+        return certify_non_separability(claim, _minimiser_weights(claim, exponential, coef))
     return certify_risk(claim, loss, _minimiser_weights(claim, loss, coef))
 
 

@@ -9,7 +9,13 @@ whether such a file is true.
 
 from sklearn_robust.proofs.certificate import Certificate, CertificateError
 from sklearn_robust.proofs.data import LabelledData
-from sklearn_robust.proofs.making import Claim, certify_accuracy, certify_margin, certify_risk
+from sklearn_robust.proofs.making import (
+    Claim,
+    certify_accuracy,
+    certify_margin,
+    certify_non_separability,
+    certify_risk,
+)
 
 __all__ = [
     "Certificate",
@@ -18,5 +24,6 @@ __all__ = [
     "LabelledData",
     "certify_accuracy",
     "certify_margin",
+    "certify_non_separability",
     "certify_risk",
 ]

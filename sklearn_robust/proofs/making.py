@@ -148,15 +148,50 @@ def certify_risk(claim: Claim, loss: MarginLoss, proofs: Iterable[np.ndarray]) -
         raise CertificateError(
             f"A certificate of a risk needs loss='exponential' or 'logistic', got {loss!r}."
         )
-    data, coef = claim.data, claim.coef
+    data, coef, total = claim.data, claim.coef, 1.0
     assert coef is not None
-    logistic = isinstance(loss, Logistic)
+    if isinstance(loss, Logistic):
+        problem = data.problem(claim.threat, claim.fit_intercept)
+        total = _total_derivative(data, problem, loss, coef)
+    dual = _exact_dual(claim, proofs, total, capped=isinstance(loss, Logistic))
+    return claim.certificate("log_risk", dual, loss=loss.name)
+
+
+def certify_non_separability(claim: Claim, proofs: Iterable[np.ndarray]) -> Certificate:
+    """That no predictor separates the data robustly: the largest margin is 0.
+
+    Parameters
+    ----------
+    claim : Claim
+        Without a predictor.
+    proofs : iterable of ndarray of shape (n,) or (K, n)
+        As in `certify_risk`.
+
+    Returns
+    -------
+    Certificate
+
+    Raises
+    ------
+    CertificateError
+        Where none of the weights prove it.
+    """
+    return claim.certificate("margin", _exact_dual(claim, proofs, 1.0), p="2")
+
+
+def _exact_dual(
+    claim: Claim, proofs: Iterable[np.ndarray], total: float, *, capped: bool = False
+) -> dict[str, Any]:
+    """The first weights, scaled to this sum, whose G is exactly a flow of the pairs.
+
+    Where they are capped no sample has more weight than its sample weight.
+    """
+    data, fixed = claim.data, _fixed_features(claim)
     problem = data.problem(claim.threat, claim.fit_intercept)
-    fixed = _fixed_features(claim)
-    total = _total_derivative(data, problem, loss, coef) if logistic else 1.0
+    coef = np.zeros((len(data.classes), data.X.shape[1])) if claim.coef is None else claim.coef
     for weights in proofs:
         near = total * _of_rivals(data, weights / weights.sum())
-        if logistic:  # no weight above that of its sample
+        if capped:
             of_sample, size = near.sum(axis=0), data.sample_weight / data.sample_weight.sum()
             used = of_sample > 0
             near *= min(1.0, _INSIDE * float(np.min(size[used] / of_sample[used])))
@@ -167,7 +202,7 @@ def certify_risk(claim: Claim, loss: MarginLoss, proofs: Iterable[np.ndarray]) -
             continue
         moved = equal_to_sum(problem, ExactBalls(claim.threat, exact), coef)
         if moved is not None:
-            return claim.certificate("log_risk", _dual(exact, moved), loss=loss.name)
+            return _dual(exact, moved)
     raise CertificateError(
         "No weights near those of the fit prove in exact arithmetic that the data are not robustly "
         f"separable at eps={claim.threat.eps:g}. Use a smaller tol, or a slightly larger eps."

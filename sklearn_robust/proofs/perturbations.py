@@ -1,7 +1,6 @@
 r"""Perturbations of the pairs of classes as integers, exactly within their balls.
 
-In the units of the weighted sum G the perturbation of classes l < k
-obeys :math:`\|\delta_{lk} / s\|_q \le \epsilon A_{lk}`.
+In the units of the weighted sum G the perturbation of classes l < k obeys :math:`\|\delta_{lk} / s\|_q \le \epsilon A_{lk}`.
 """
 
 from __future__ import annotations
@@ -96,9 +95,8 @@ def nearest_to_sum(
         moved = [_integers(delta, unit) for delta in found]
     else:
         g = _floats(G[1], unit)[None]
-        radius = (
-            _floats(np.array([balls.weights.between[0, 1]]), balls.weights.places) * problem.radius
-        )
+        between = _floats(balls.weights.between[0, 1:], balls.weights.places)
+        radius = problem.radius * between
         left = residual(problem.threat, g, radius, norm.dual)[0]
         # where nothing is left the perturbation is the sum itself
         moved = [np.where(left == 0, -G[1], _integers(left - g[0], unit))]

@@ -59,9 +59,8 @@ class ExactWeights:
 
     @cached_property
     def weighted_sum(self) -> np.ndarray:
-        r""":math:`G = \sum_{ik} a_{ik} (e_{y_i} - e_k) x_i^T` in units of :math:`2^{-(\text{places} +
-        \text{top})}`,
-        an object array of integers (K, d).
+        r""":math:`G = \sum_{ik} a_{ik} (e_{y_i} - e_k) x_i^T` in units of
+        :math:`2^{-(\text{places} + \text{top})}`, an object array of integers (K, d).
         """
         K, d = len(self.data.classes), self.data.X.shape[1]
         used = sorted({i for i, _ in self.entries})
