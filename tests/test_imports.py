@@ -12,6 +12,7 @@ import sklearn_robust
 
 PACKAGE = Path(sklearn_robust.__file__).parent
 ORDER = [
+    "check",
     "_array_api",
     "norms",
     "scaled_norms",
@@ -38,6 +39,7 @@ ORDER = [
     "_fits",
     "_conic_programs",
     "_conic_sets",
+    "proofs",
     "solvers",
     "separators",
     "regions",

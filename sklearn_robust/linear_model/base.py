@@ -31,6 +31,7 @@ from sklearn_robust.attacks.linear import class_scores, worst_case_perturbations
 from sklearn_robust.callbacks import CallbackSupportMixin
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model.block_rows import read_block_rows
+from sklearn_robust.linear_model.certificate import CertificateMixin
 from sklearn_robust.losses import MarginLoss, class_log_probabilities, has_probabilities, log_odds
 from sklearn_robust.metrics import certified_radius, robust_accuracy_score
 from sklearn_robust.metrics.linear_view import linear_view
@@ -129,6 +130,7 @@ def read_problem(
     estimator._fit_intercept = estimator.fit_intercept
     if class_weight is not None:
         weight = _with_class_weights(class_weight, y, weight)
+    estimator._remember(X, y, weight)
     if copied:
         radius = None if radius is None else radius[weight > 0]
         X, y, weight = of_positive_weight(X, y, weight)
@@ -197,7 +199,9 @@ def store_solution(estimator: RobustLinearMixin, solution: Solution) -> None:
     (estimator.separable_,) = solution.separable
 
 
-class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin):
+class RobustLinearMixin(
+    CertificateMixin, DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin
+):
     """Prediction, exact robustness and worst-case points, from the fitted coefficients."""
 
     _reports_its_path = True  # to a PathRecorder

@@ -180,7 +180,7 @@ def min_norm_separator(
     check_number(tol, "tol", low=0, strict=True)
     separator, tol = _solve(problem, p, tol)
     warn_of_gap(separator.relative_gap, tol)
-    return separator
+    return separator.on(X, y)
 
 
 def separator_path(
@@ -268,7 +268,7 @@ def separator_path(
         at_radius = replace(problem, radius=np.array([radius]))
         path[radius], tol = _solve(at_radius, p, tol, start=start)
     warn_of_gap(max((separator.relative_gap for separator in path.values()), default=0.0), tol)
-    return [path[radius] for radius in radii]
+    return [path[radius].on(X, y) for radius in radii]
 
 
 def _check_sequence_of_radii(eps: Any) -> list[float]:
