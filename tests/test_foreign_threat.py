@@ -382,7 +382,7 @@ class Wrong(Worst):
     [
         ({"threat": 0.1}, "threat must be an LpBall or an object with `symmetric` and `worst"),
         ({"threat": LpBall}, "threat must be an LpBall or an object with `symmetric` and `worst"),
-        ({"threat": Asymmetric([1.0] * 40)}, "threat must be symmetric, with -delta for every"),
+        ({"threat": Asymmetric([1.0] * 40)}, "a set that is not symmetric, needs conic of"),
         ({"threat": Wrong([1.0] * 40)}, "threat.worst must return an array of the shape of its"),
         ({"threat": LpBall(2, 1.0, [1.0, 2.0])}, "scale must hold a number for each of the 40"),
         ({}, "needs either threat, or q and eps"),

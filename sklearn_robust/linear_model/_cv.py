@@ -310,7 +310,8 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
             return check_radii(self.eps, "eps")
         if self.threat is not None:
             return np.geomspace(*_AUTO_FACTORS, _AUTO_RADII).tolist()
-        problem = read_problem(clone(model), X, y, weight, self.class_weight)
+        without_limits = clone(model).set_params(clip=None)
+        problem = read_problem(without_limits, X, y, weight, self.class_weight)
         radii: list[float] = choose_radii(problem, _AUTO_RADII).tolist()
         return radii
 
