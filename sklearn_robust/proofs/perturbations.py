@@ -1,6 +1,7 @@
 r"""Perturbations of the pairs of classes as integers, exactly within their balls.
 
-In the units of the weighted sum G the perturbation of classes l < k obeys :math:`\|\delta_{lk} / s\|_q \le \epsilon A_{lk}`.
+In the units of the weighted sum G the perturbation of classes l < k obeys :math:`\|\delta_{lk} /
+s\|_q \le \epsilon A_{lk}`.
 """
 
 from __future__ import annotations
