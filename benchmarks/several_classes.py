@@ -231,7 +231,12 @@ def run(lines: list[Line], n_folds: int, n_jobs: int) -> Iterator[list[dict[str,
     missing = {line: set(Part.all_of(line, n_folds)) for line in lines}
     judged: dict[Part, np.ndarray] = {}
     parts = [part for line in lines for part in Part.all_of(line, n_folds)]
-    parts = sorted(dict.fromkeys(parts), key=lambda p: loaded[p.line.data][0].size, reverse=True)
+    # the joint fits of the largest data take longest
+    parts = sorted(
+        dict.fromkeys(parts),
+        key=lambda part: (loaded[part.line.data][0].size, part.name == "joint"),
+        reverse=True,
+    )
     parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)
     for part, right, seconds in parallel(
         delayed(judge)(part, *loaded[part.line.data]) for part in parts

@@ -96,6 +96,7 @@ def certify(
     intercept: Array | None = None,
     *,
     perturbations: np.ndarray | None = None,
+    keep_weights: bool = True,
 ) -> Certified:
     """What a predictor and weights prove, with all rounding charged; the weights are made feasible
     first.
@@ -116,10 +117,13 @@ def certify(
         Points of the unit set for the pairs, from which the bound starts; by default those of coef.
         Not read for q = inf and up to 12 classes in an l_p norm.
 
+    keep_weights : bool, default=True
+        Whether the weights are returned, which may be larger than the data.
+
     Returns
     -------
     Certified
-        Arrays (K, d), (K, n) and (K,), with margin, bound and rounding as floats.
+        Arrays (K, d), (K, n) or (K, 0), and (K,), with margin, bound and rounding as floats.
 
     Examples
     --------
@@ -143,7 +147,7 @@ def certify(
     bound, of_bound = _charged_bound(problem, norm, sums, perturbations, coef)
     del perturbations
     rounding = of_margin / (bound if bound > 0 else 1.0) + of_bound
-    feasible = _balanced(problem, weights)
+    feasible = _balanced(problem, weights) if keep_weights else np.zeros((len(coef), 0))
     return Certified(coef, feasible, intercept, margin=margin, bound=bound, rounding=rounding)
 
 

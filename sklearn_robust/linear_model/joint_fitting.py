@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, NoReturn, TypeVar
+from typing import ClassVar, NoReturn
 
 import numpy as np
 
@@ -55,7 +55,6 @@ _SEPARATOR_TOL = 1e-12
 # and the iterations that it has in any case
 _MOST_ENTRIES, _STEP_SEARCH, _FEWEST_ITERATIONS = 4_000_000_000, 20, 10
 
-S = TypeVar("S", Solution, JointSolution)
 _ONE = np.zeros(1, dtype=int)  # the index of the one problem
 
 
@@ -140,8 +139,9 @@ class JointFit(BaseFit[JointProblem]):
                     stop_if_not_separable=self.has_minimiser,
                     coef_init=self.start,
                     monitors=monitors,
+                    keep_weights=False,
                 )
-            solutions[i] = _updated(solutions[i], solution_to_numpy(_without_weights(path)))
+            solutions[i] = _updated(solutions[i], solution_to_numpy(path))
         return solutions
 
     def ascend_dual(self, norm: Geometry, *, max_iter: int, loss_tol: float) -> NoReturn:
@@ -301,7 +301,7 @@ class JointFit(BaseFit[JointProblem]):
         )
 
 
-def _without_weights(solution: S) -> S:
+def _without_weights(solution: JointSolution) -> JointSolution:
     """The solution with weights of no sample. A slice would keep those of all in memory."""
     return replace(solution, weights=np.zeros((*solution.weights.shape[:-1], 0)))
 

@@ -38,8 +38,10 @@ from sklearn_robust._array_api import Array, like, namespace, to_numpy
 from sklearn_robust._joint_flows import (
     best_perturbations,
     exact_by_cuts,
+    feasibility_of_sums,
     feature_capacities,
     over_capacities,
+    weighted_sums,
 )
 from sklearn_robust._joint_saddle import StepModel, flow
 from sklearn_robust.certificates import Certified
@@ -47,7 +49,6 @@ from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import (
     certify,
     entropy_bound,
-    feasibility,
     pair_perturbations,
     repaired_weights,
 )
@@ -83,6 +84,7 @@ def joint_steepest_descent(
     coef_init: Array | None = None,
     record_every: int = 0,
     monitors: Sequence[Monitor] = (),
+    keep_weights: bool = True,
 ) -> Solution:
     r"""Follow the path of steepest descent of the joint robust risk.
 
@@ -100,12 +102,14 @@ def joint_steepest_descent(
         As in `steepest_descent`. "paper" is 1 / B^2, :math:`B = \max |x_{ij}| + \epsilon`.
     coef_init : array of shape (K, d), optional
         Start; zero by default.
+    keep_weights : bool, default=True
+        Whether the solution has the weights that prove it, which may be larger than the data.
 
     Returns
     -------
     Solution
-        With k = 1 and arrays (1, K, d), (1, K) and (1, K, n) as coefficients, intercepts and
-        weights.
+        With k = 1 and arrays (1, K, d), (1, K) and (1, K, n) or (1, K, 0) as coefficients,
+        intercepts and weights.
 
     Raises
     ------
@@ -132,7 +136,9 @@ def joint_steepest_descent(
         state = [coef, np.zeros((1, n_pairs, problem.n_features))]
         path = RulePath(flat, loss, _JointRule(geometry), tuple(state), step, growth)
         state.clear()  # they may be as large as the data
-        return follow(path, JointRun(flat, stopping, loss, geometry))
+        run = JointRun(flat, stopping, loss, geometry)
+        run.keep_weights = keep_weights
+        return follow(path, run)
 
 
 @dataclass(frozen=True)
@@ -373,9 +379,16 @@ def stopped_at_ties(problem: JointProblem, coef: np.ndarray, moved: np.ndarray) 
 
 
 class JointRun(DescentRun):
-    """The path of the joint risk with the certificates of several classes."""
+    """The path of the joint risk with the certificates of several classes.
+
+    Attributes
+    ----------
+    keep_weights : bool
+        Whether solutions have the weights that prove them.
+    """
 
     problem: Any  # Flat
+    keep_weights = True
 
     def keep(self, rows: np.ndarray) -> None:
         """Go on with the one problem, or end."""
@@ -408,16 +421,25 @@ class JointRun(DescentRun):
         if iteration > self.patience:
             return np.ones(1, dtype=bool)
         joint = self.problem.host
-        weights = joint.balanced(to_numpy(at.weights.array()), overwrite=True)
+        balanced = joint.balanced(to_numpy(at.weights.array()), overwrite=True)
+        sums = weighted_sums(joint, balanced)
+        del balanced
         start = pair_perturbations(joint, to_numpy(self.problem.matrix(at.coef)))
-        return np.full(1, feasibility(joint, weights, start).ratio <= _NEAR_PROOF)
+        return np.full(1, feasibility_of_sums(joint, sums, start).ratio <= _NEAR_PROOF)
 
     def _proven(self, i: int, at: Iterate) -> Certified:
         """The predictor with what its least bound proves."""
         W, intercept = (to_numpy(x) for x in (self.problem.matrix(at.coef), at.intercept[0]))
         proof = self.proofs if self.bounds[0] < math.inf else at.weights
         norm = self.geometry.norms[0]
-        proven = certify(self.problem.host, norm, W, lambda: to_numpy(proof.array()), intercept)
+        proven = certify(
+            self.problem.host,
+            norm,
+            W,
+            lambda: to_numpy(proof.array()),
+            intercept,
+            keep_weights=self.keep_weights,
+        )
         coef, weights, intercept, margin, bound = (
             like(at.coef, np.asarray(array)[None])
             for array in (W, proven.weights, intercept, proven.margin, proven.bound)
@@ -436,6 +458,7 @@ class JointRun(DescentRun):
         if not np.isfinite(weights).all():
             return math.inf, None
         excess = float(now.log_risk[0]) - entropy_bound(joint, self.loss, weights)
+        weights = weights if self.keep_weights else weights[:, :0].copy()
         return float(-np.expm1(-excess)), like(now.log_risk, weights[None])
 
 
