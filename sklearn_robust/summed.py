@@ -97,6 +97,11 @@ class SummedProblem:
         )
 
     @property
+    def n_features(self) -> int:
+        """The number of features, d."""
+        return self.survey.n_features
+
+    @property
     def class_weights(self) -> np.ndarray:
         """The sum of the weights of each class, (2,)."""
         at = [np.flatnonzero(self.survey.labels == label) for label in self.classes]
@@ -171,5 +176,5 @@ class _SamplesOf(Generic[S]):
 
 
 def positive_classes(survey: Survey, factors: Any) -> np.ndarray:
-    """The labels whose samples have weight in all."""
+    """The labels whose samples have weight in all, after a factor on the weights of each label."""
     return survey.labels[survey.weights * factors > 0]

@@ -5,6 +5,7 @@ it is, and only sums over it travel. It needs ``pip install "sklearn-robust[dask
 """
 
 from sklearn_robust.distributed.reduction import DaskReduction, LostClusterError
+from sklearn_robust.distributed.robust_linear import RobustLinearClassifier
 from sklearn_robust.distributed.scores import certified_radius, robust_accuracy_score
 from sklearn_robust.distributed.separators import (
     SeparatorOnRows,
@@ -15,6 +16,7 @@ from sklearn_robust.distributed.separators import (
 __all__ = [
     "DaskReduction",
     "LostClusterError",
+    "RobustLinearClassifier",
     "SeparatorOnRows",
     "certified_radius",
     "max_margin",

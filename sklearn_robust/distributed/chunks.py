@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_robust.rows import Block
+from sklearn_robust.rows import Block, BlockRows
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def read_chunks(X: Any, y: Any = None, sample_weight: Any = None) -> list[Chunk]
         raise ValueError("X must hold at least one source, got an empty list.")
     import dask
 
+    sources = [source.source if isinstance(source, BlockRows) else source for source in sources]
     return [
         Chunk(f"source {i} ({source!r})", dask.delayed(source, traverse=False))
         for i, source in enumerate(sources)

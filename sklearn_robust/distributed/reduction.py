@@ -14,7 +14,16 @@ _FAN_IN = 8  # sums that one task adds
 
 
 class LostClusterError(ConnectionError):
-    """The scheduler does not answer any more, or the computation was cancelled."""
+    """The scheduler does not answer any more, or the computation was cancelled.
+
+    Attributes
+    ----------
+    model : estimator or None
+        From a fit that had begun to iterate: the estimator with its last predictor and
+        ``warm_start=True``. After ``error.model.set_params(client=...)`` its `fit` goes on.
+    """
+
+    model: Any = None
 
 
 def current_client(client: Any = None) -> Any:

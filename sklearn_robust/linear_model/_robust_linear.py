@@ -20,20 +20,29 @@ from sklearn_robust._parameters import (
     check_parameters,
 )
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
+from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model.base import (
     ProbabilityMixin,
     RobustLinearMixin,
     dense,
     read_problem,
 )
+from sklearn_robust.linear_model.block_rows import check_settings_of_blocks
 from sklearn_robust.linear_model.fitting import Batch, Fit, convert_margins
 from sklearn_robust.linear_model.joint_fitting import JointFit
-from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
+from sklearn_robust.linear_model.lifecycle import begin_fit, begin_summed_fit, end_fit
+from sklearn_robust.linear_model.summed_fitting import (
+    NotBySumsError,
+    SummedFit,
+    read_summed_problem,
+)
 from sklearn_robust.losses import MarginLoss, check_loss
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm, norm_of
-from sklearn_robust.rows import BlockRows
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import BlockRows, LocalReduction
 from sklearn_robust.separators.separator import check_geometry, geometry_of
 from sklearn_robust.solvers import Solution
+from sklearn_robust.summed import SummedProblem
 from sklearn_robust.threats import Threat, check_radius, is_ball, require_ball
 
 # entries of the constraints up to which solver="auto" computes the limit
@@ -290,24 +299,45 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         """
         geometry = read_settings(self)
         warm = self.warm_start and hasattr(self, "coef_")
-        last = (dense(self.coef_), self.classes_) if warm else None
-        problem = read_problem(self, X, y, sample_weight, self.class_weight)
+        last = (dense(self.coef_), self.intercept_, self.classes_) if warm else None
+        problem = self._read_problem(X, y, sample_weight)
         norm = norm_of(geometry, len(self.classes_))
         self._p = geometry_of(norm)
-        fit = begin_fit(
-            self,
-            problem,
-            FitCallbacks(self, X, y, sample_weight),
-            loss=self.loss,
-            tol=self.tol,
-            device=self.device,
-            verbose=self.verbose,
-            last=last,
-        )
+        callbacks = FitCallbacks(self, X, y, sample_weight)
+        fit: Fit | JointFit | SummedFit
+        if isinstance(problem, SummedProblem):
+            fit = begin_summed_fit(self, problem, callbacks, last)
+            solution = self._solve_by_sums(fit, norm)
+        else:
+            fit = begin_fit(
+                self,
+                problem,
+                callbacks,
+                loss=self.loss,
+                tol=self.tol,
+                device=self.device,
+                verbose=self.verbose,
+                last=None if last is None else (last[0], last[2]),
+            )
+            (solution,) = solve(self, fit, [norm])
         self._loss = fit.loss
-        (solution,) = solve(self, fit, [norm])
         end_fit(self, fit, solution)
         return self
+
+    def _read_problem(
+        self, X: Any, y: Any, sample_weight: Any
+    ) -> RobustProblem | JointProblem | SummedProblem:
+        """The problem of the training data; of rows in blocks by sums over them, if these do."""
+        if isinstance(X, BlockRows):
+            check_settings_of_blocks(self, X, y, sample_weight)
+            try:
+                return read_summed_problem(self, LocalReduction(X), X.survey)
+            except NotBySumsError:
+                pass
+        return read_problem(self, X, y, sample_weight, self.class_weight)
+
+    def _solve_by_sums(self, fit: SummedFit, norm: Norm) -> Solution:
+        return fit.solve(norm, loss_tol=self.loss_tol)
 
 
 def read_settings(model: RobustLinearClassifier) -> Norm | str:

@@ -101,7 +101,7 @@ def read_problem(
         serves_exactly = not estimator._reads_blocks or exact
         copied = serves_exactly or X.size <= _MOST_COPIED
     check_classification_targets(y)
-    estimator.threat_ = _read_threat(estimator)
+    estimator.threat_ = read_threat(estimator)
     estimator.scale_ = estimator.threat_.scale if is_ball(estimator.threat_) else None
     estimator._fit_intercept = estimator.fit_intercept
     if class_weight is not None:
@@ -111,13 +111,7 @@ def read_problem(
     used = weight > 0
     index = np.zeros(len(y), dtype=np.int64)
     estimator.classes_, index[used] = np.unique(y[used], return_inverse=True)
-    if len(estimator.classes_) < 2:
-        raise ValueError(
-            f"{type(estimator).__name__} needs samples of at least two classes in y, with positive "
-            f"sample_weight and class_weight, got {len(estimator.classes_)} class: "
-            f"{estimator.classes_.tolist()}. The risk of one class has no minimiser: leave such "
-            "data out."
-        )
+    require_two_classes(estimator, estimator.classes_)
     several = len(estimator.classes_) > 2
     kind = JointProblem if several else RobustProblem
     labels = index if several else np.where(index == 1, 1, -1).astype(X.dtype)
@@ -131,7 +125,17 @@ def read_problem(
     return problem
 
 
-def _read_threat(estimator: Any) -> Threat:
+def require_two_classes(estimator: Any, classes: np.ndarray) -> None:
+    """Refuse data of one class."""
+    if len(classes) < 2:
+        raise ValueError(
+            f"{type(estimator).__name__} needs samples of at least two classes in y, with positive "
+            f"sample_weight and class_weight, got {len(classes)} class: {classes.tolist()}. The "
+            "risk of one class has no minimiser: leave such data out."
+        )
+
+
+def read_threat(estimator: Any) -> Threat:
     """The threat of an estimator: its parameter `threat`, else the ball of its parameters."""
     threat: Threat | None = getattr(estimator, "threat", None)
     if threat is None:

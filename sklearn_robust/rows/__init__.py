@@ -29,7 +29,7 @@ from sklearn_robust.rows.arrays import (
     squared_norm_bound,
 )
 from sklearn_robust.rows.blocks import BlockRows
-from sklearn_robust.rows.files import NpyRows, ParquetRows
+from sklearn_robust.rows.files import NpyRows, NpySource, ParquetRows, ParquetSource
 from sklearn_robust.rows.protocols import GramRows, Rows
 from sklearn_robust.rows.reduction import LocalReduction, Reduction
 from sklearn_robust.rows.sources import Block, RowSource, named_blocks
@@ -43,7 +43,9 @@ __all__ = [
     "GramRows",
     "LocalReduction",
     "NpyRows",
+    "NpySource",
     "ParquetRows",
+    "ParquetSource",
     "Reduction",
     "RowSource",
     "Rows",

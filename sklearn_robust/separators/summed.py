@@ -135,8 +135,19 @@ def _certified(problem: SummedProblem, norm: LpNorm, found: SummedSeparator) -> 
     on_part = certify(
         part, norm, coef[None], weights[None], np.array([intercept]), extended=True
     ).single(f"{found.certified.solver} on row sets")
-    margin = problem.total(_MarginOf(part, norm, coef, intercept)).value
+    margin = summed_margin(problem, found.rows, norm, coef, intercept)
     return SummedSeparator(replace(on_part, margin=min(on_part.margin, margin)), found.rows)
+
+
+def summed_margin(
+    problem: SummedProblem, rows: RowSet, norm: LpNorm, coef: np.ndarray, intercept: float
+) -> float:
+    """The least robust margin of all samples over the norm of the coefficients, less its rounding;
+    the rows are some of them.
+    """
+    one = problem_of_rows(problem, rows).select(slice(0, 1))
+    one = replace(one, X=one.X[:1], y=one.y[:, :1], log_weight=one.log_weight[:, :1])
+    return problem.total(_MarginOf(one, norm, coef, intercept)).value
 
 
 def problem_of_rows(problem: SummedProblem, rows: RowSet) -> RobustProblem:
@@ -265,7 +276,9 @@ class _Least:
 
 @dataclass(frozen=True)
 class _MarginOf:
-    """The margin of a predictor on the samples of a block, less its rounding."""
+    """The margin of a predictor on the samples of a block, less its rounding; `part` is the problem
+    of one sample.
+    """
 
     part: RobustProblem
     norm: LpNorm

@@ -70,6 +70,11 @@ class Trust:
         return self.decrease <= rules.CLOSE_DECREASE
 
 
+def most_columns(afforded: int | None) -> int:
+    """The columns of the largest Hessian of data that afford so many; None: any number."""
+    return min(_MOST_COLUMNS, afforded or _MOST_COLUMNS)
+
+
 @dataclass(frozen=True)
 class ColumnChoice:
     """The choice of a Hessian's columns.
@@ -101,7 +106,7 @@ class ColumnChoice:
     ) -> ColumnChoice:
         """The choice among so many features; `most` are the columns that the data afford."""
         scale = np.ones(n_features) if scale is None else scale
-        return cls(norm, eps, scale, min(_MOST_COLUMNS, most or _MOST_COLUMNS))
+        return cls(norm, eps, scale, most_columns(most))
 
     def chosen(self, coef: np.ndarray, gradient: Gradient) -> np.ndarray | slice | None:
         """The columns of the next Hessian; None where there are too many for one.

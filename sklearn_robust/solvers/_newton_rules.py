@@ -77,13 +77,17 @@ def curvatures(
 ) -> np.ndarray:
     """The curvatures c of the loss, (n,).
 
-    Where they vanish, far on the wrong side, or a method is `cautious`, they are at least those of
-    a parabola whose step just crosses zero.
+    Where they vanish, far on the wrong side, or a method is `cautious`, they are `raised`.
     """
     c = loss.curvature(margins, weights)
     if cautious or c.sum() <= FLAT_CURVATURE * weights.sum():
-        return np.maximum(c, weights / (1 + np.maximum(-margins, 0)))
+        return raised(c, margins, weights)
     return c
+
+
+def raised(c: np.ndarray, margins: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Curvatures at least those of a parabola whose step just crosses zero."""
+    return np.maximum(c, weights / (1 + np.maximum(-margins, 0)))
 
 
 def more_damping(damping: float) -> float:

@@ -77,13 +77,21 @@ def loss_sums(
     log_risk, a = loss.log_risk_and_weights(margins, samples.log_weight)
     curvature = None
     if moments is not None:
-        c = rules.curvatures(loss, margins, a, cautious=moments.cautious)
+        c = curvatures(loss, margins, a, cautious=moments.cautious)
         curvature = CurvatureSums.of(
             samples.rows, moments.columns, moments.centre, y, c, a, exact=moments.exact
         )
     weighted_sum = samples.rows.weighted_sum((y * a)[None])[0]
     gradient = Gradient(weighted_sum, float(a.sum()), float(y @ a))
     return LossSums(float(log_risk), gradient, curvature, float(margins.min()))
+
+
+def curvatures(
+    loss: SummableLoss, margins: np.ndarray, a: np.ndarray, *, cautious: bool
+) -> np.ndarray:
+    """The curvatures c (m,) at weights a; raised where a method is cautious, in all blocks."""
+    c = loss.curvature(margins, a)
+    return rules.raised(c, margins, a) if cautious else c
 
 
 @dataclass(frozen=True)
@@ -211,7 +219,7 @@ class ModelWeights:
         """The weights (m,) of samples whose margins at the predictors are (k, m)."""
         log_risk, a = self.loss.log_risk_and_weights(margins[0], samples.log_weight)
         a = a * math.exp(log_risk - self.log_risk)
-        c = rules.curvatures(self.loss, margins[0], a, cautious=self.cautious)
+        c = curvatures(self.loss, margins[0], a, cautious=self.cautious)
         weights = a
         for k, (slope, factors) in enumerate(zip(self.slopes, self.factors, strict=True)):
             change = margins[k + 1] - margins[k]

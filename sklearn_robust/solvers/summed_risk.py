@@ -1,5 +1,5 @@
-r"""The minimiser of the robust risk of two classes from sums over the samples: Newton's method in
-sweeps.
+r"""The minimiser of the robust risk of two classes against an l_q ball, from sums over the samples:
+Newton's method in sweeps.
 
 A sweep is one total over all samples. It tries the step of the model and brings the Hessian and the
 certificate of its end with it, so that an iteration costs one sweep where the whole step is taken.
@@ -19,10 +19,11 @@ import numpy as np
 from scipy.linalg import LinAlgError
 
 from sklearn_robust.certificates import WEIGHTED_SUM_ROUNDING, over_size
-from sklearn_robust.losses import SummableLoss
+from sklearn_robust.losses import Exponential, SummableLoss
 from sklearn_robust.norms import Norm
+from sklearn_robust.rows import Survey
 from sklearn_robust.solvers import _newton_rules as rules
-from sklearn_robust.solvers._newton_columns import ColumnChoice, Trust
+from sklearn_robust.solvers._newton_columns import ColumnChoice, Trust, most_columns
 from sklearn_robust.solvers._risk_model import Curvature, Gradient, curvature, minimise_model
 from sklearn_robust.solvers._risk_sums import (
     LossAt,
@@ -84,7 +85,7 @@ def minimise_summed_risk(
     tol: float = 1e-8,
     max_iter: int = _MAX_ITERATIONS,
     start: tuple[np.ndarray, float] | None = None,
-    record: Callable[[SummedSolution], None] = lambda solution: None,
+    record: Callable[[SummedSolution], bool] = lambda solution: False,
 ) -> SummedSolution:
     """Minimise the robust risk, or find a predictor that separates the samples robustly.
 
@@ -101,7 +102,7 @@ def minimise_summed_risk(
     start : tuple of ndarray of shape (d,) and float, optional
         Coefficients and intercept; by default zero, and the best intercept there.
     record : callable
-        Called with the predictor at the start and after each step.
+        Called with the predictor at the start and after each step; whether to stop there.
 
     Returns
     -------
@@ -114,6 +115,35 @@ def minimise_summed_risk(
         If the Hessian needs more columns than the method computes.
     """
     return _SweepNewton(problem, loss, norm, tol, record).run(start, max_iter)
+
+
+def most_hessian_columns(survey: Survey) -> int:
+    """The columns of the largest Hessian."""
+    return most_columns(survey.most_gram_columns)
+
+
+def balanced_weighted_sum(problem: SummedProblem) -> np.ndarray:
+    """Z^T a (d,) of the sample weights a, scaled to dual feasibility: the loss has them at w = 0
+    with the best intercept.
+    """
+    negative, positive = problem.class_weights
+    odds = math.log(positive / negative) if problem.fit_intercept else 0.0
+    at = problem.predictor(np.zeros(problem.n_features), odds / 2)
+    return problem.total(LossAt(Exponential(), at, None)).gradient.weighted_sum
+
+
+def log_risks_along(
+    problem: SummedProblem,
+    loss: SummableLoss,
+    coef: np.ndarray,
+    intercept: float,
+    shares: np.ndarray,
+) -> np.ndarray:
+    """The log-risks (t,) of multiples (t,) of a predictor, in one sweep."""
+    target = problem.predictor(coef, intercept)
+    nothing = problem.predictor(np.zeros_like(coef), 0.0)
+    penalties = shares * target.penalty
+    return problem.total(StepAlong(loss, nothing, target, shares, penalties)).log_risks
 
 
 @dataclass(frozen=True)
@@ -169,7 +199,7 @@ class _SweepNewton:
         loss: SummableLoss,
         norm: Norm,
         tol: float,
-        record: Callable[[SummedSolution], None],
+        record: Callable[[SummedSolution], bool],
     ) -> None:
         self.problem, self.loss, self.norm = problem, loss, norm
         self.tol, self.record = tol, record
@@ -191,8 +221,8 @@ class _SweepNewton:
         now = self._start(start)
         trust = self.trust
         iteration = 0
-        self.record(self._uncertified(now, iteration))
-        while iteration < max_iter and not trust.lost and not now.least_margin > 0:
+        stopped = self.record(self._uncertified(now, iteration))
+        while not (stopped or trust.lost or now.least_margin > 0) and iteration < max_iter:
             iteration += 1
             now = self._with_curvature(now)
             hessian = self._hessian(now)
@@ -211,7 +241,7 @@ class _SweepNewton:
                 continue
             now = self._with_level_classes(moved)
             trust.succeed()
-            self.record(self._uncertified(now, iteration))
+            stopped = self.record(self._uncertified(now, iteration))
         return self._uncertified(now, iteration) if self.best is None else self.best
 
     # -- points
@@ -346,7 +376,7 @@ class _SweepNewton:
             self.loss, now.at, now.log_risk, hessian.theta, moments.cautious
         ).stepped(step.target, step.decrease)
         weights = SumsOfWeights(model, now.log_risk, self.constrained) if proving else None
-        shares = np.array([1.0, 0.5, 2.0] if step.decrease > rules.CLOSE_DECREASE else [1.0])
+        shares = np.array([0.5, 2.0] if step.decrease > rules.CLOSE_DECREASE else [])
         wanted = self._moments(moments.columns)
         trial = self.problem.total(Trial(self._along(now, step, shares), wanted, weights))
         reached = _Point(step.target, trial.loss, wanted)
@@ -354,7 +384,7 @@ class _SweepNewton:
             self._certify(now, hessian, weights, trial.weights, reached, iteration)
         if not step.settled and step.decrease <= rules.ROUNDING_DECREASE:
             return None
-        found = self._search(now, step, shares, trial.step)
+        found = self._search(now, step, reached, shares, trial.step)
         if found is None or found.share == 1:
             return None if found is None else reached
         penalty = self._penalty(now, step, found.share)
@@ -369,10 +399,10 @@ class _SweepNewton:
         return self.problem.penalty(coef + share * (target - coef))
 
     def _search(
-        self, now: _Point, step: _Step, shares: np.ndarray, figures: StepSums
+        self, now: _Point, step: _Step, reached: _Point, shares: np.ndarray, figures: StepSums
     ) -> _Share | None:
         """The line search; a sweep computes several shares."""
-        known: dict[float, _Share] = {}
+        known = {1.0: _Share(1.0, reached.log_risk, reached.least_margin)}
 
         def add(shares: np.ndarray, figures: StepSums) -> None:
             rows = zip(shares, figures.log_risks, figures.least_margins, strict=True)
