@@ -19,6 +19,7 @@ from sklearn.utils.validation import _check_sample_weight
 
 from sklearn_robust._parameters import check_choice, check_exponent, refuse_lazy
 from sklearn_robust.attacks.linear import boundary_distances, unbroken
+from sklearn_robust.metrics._slices import averaged_over_slices
 from sklearn_robust.metrics.linear_view import (
     SPACES,
     LinearView,
@@ -42,6 +43,7 @@ from sklearn_robust.threats import (
 _ROUTED = ("sample_weight", "sample_radius")
 
 
+@averaged_over_slices
 def robust_accuracy_score(
     estimator: BaseEstimator,
     X: Any,
