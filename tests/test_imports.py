@@ -72,7 +72,8 @@ def imported_rooms(path: Path) -> set[str]:
             and node.module.split(".")[0] == "sklearn_robust"
         ):
             parts = node.module.split(".")
-            rooms.add(parts[1] if len(parts) > 1 else "__init__")
+            names = parts[1:2] or [alias.name for alias in node.names]
+            rooms |= {name if name in ORDER else "__init__" for name in names}
         elif isinstance(node, ast.Import):
             rooms |= {
                 alias.name.split(".")[1]
