@@ -26,7 +26,7 @@ from sklearn_robust._parameters import (
     read_scale,
     refuse_lazy,
 )
-from sklearn_robust.attacks.linear import class_scores, worst_case_perturbations
+from sklearn_robust.attacks.linear import class_scores, row_blocks, worst_case_perturbations
 from sklearn_robust.callbacks import CallbackSupportMixin
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model.block_rows import read_block_rows
@@ -202,13 +202,18 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         ndarray of shape (n_samples,) or (n_samples, n_classes)
             Two classes: positive means the second class of `classes_`.
         """
-        check_is_fitted(self)
         if isinstance(X, BlockRows):
             return X.map_blocks(self.decision_function)
-        refuse_lazy(X=X)
-        X = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
-        scores = class_scores(X, self.coef_, self.intercept_)
+        scores = class_scores(self._validated(X), self.coef_, self.intercept_)
         return scores[:, 1] if self.coef_.shape[0] == 1 else scores
+
+    def _validated(self, X: Any) -> Any:
+        """Samples like those of the fit, as an array or a sparse array by rows."""
+        check_is_fitted(self)
+        refuse_lazy(X=X)
+        return validate_data(
+            self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False
+        )
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict class labels.
@@ -223,10 +228,12 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         """
         if isinstance(X, BlockRows):
             return X.map_blocks(self.predict)
-        scores = self.decision_function(X)
-        return self.classes_[
-            (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
-        ]
+        X = self._validated(X)
+        labels = np.empty(X.shape[0], self.classes_.dtype)
+        for rows in row_blocks(X.shape[0], len(self.classes_)):
+            scores = class_scores(X[rows], self.coef_, self.intercept_)
+            labels[rows] = self.classes_[scores.argmax(axis=1)]
+        return labels
 
     def robust_score(
         self,

@@ -19,6 +19,7 @@ from sklearn.utils.validation import _check_sample_weight
 
 from sklearn_robust._parameters import check_choice, check_exponent, refuse_lazy
 from sklearn_robust.attacks.linear import boundary_distances, least_margins
+from sklearn_robust.metrics._slices import averaged_over_slices
 from sklearn_robust.metrics.linear_view import (
     SPACES,
     LinearView,
@@ -38,6 +39,7 @@ from sklearn_robust.threats import (
 )
 
 
+@averaged_over_slices
 def robust_accuracy_score(
     estimator: BaseEstimator,
     X: Any,
