@@ -249,8 +249,10 @@ class RobustLinearClassifier(linear_model.RobustLinearClassifier):
         model = self._on_one_machine()
         if not is_distributed(X):
             return getattr(model, method)(X)
-        function = _Method(model, method)
-        return map_rows(X, function, function(np.zeros((1, self.n_features_in_)))[:0])
+        nameless = self._on_one_machine()
+        vars(nameless).pop("feature_names_in_", None)
+        like = getattr(nameless, method)(np.zeros((1, self.n_features_in_)))[:0]
+        return map_rows(X, _Method(model, method), like)
 
     def _on_one_machine(self) -> linear_model.RobustLinearClassifier:
         """The fitted classifier for arrays, which workers are sent."""
