@@ -297,12 +297,12 @@ def on_device(problem: P, device: str | None) -> P:
     """The problem as torch tensors, where a device is given."""
     if device is None:
         return problem
-    check_device(device)
     if isinstance(problem, RobustProblem) and problem.adversary is not None:
         raise ValueError(
             f"device={device!r} needs one symmetric set for all samples, got "
             f"threat={type(problem.threat).__name__}. Use device=None."
         )
+    check_device(device)
     if sparse.issparse(problem.X):
         raise ValueError(
             f"device={device!r} needs dense data, got a sparse X. Use device=None, or X.toarray()."

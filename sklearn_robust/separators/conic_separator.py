@@ -129,8 +129,22 @@ def solve_on_all_rows(
 ) -> tuple[Certified, list[Perturbation]]:
     """The answer of the cone program of slots, refined until its certified gap is at most tol, and
     the perturbations of the best bound.
+
+    For p = 2 the program is quadratic first; next to the critical factor, where its solution is
+    small, the norm is bounded by a cone instead.
     """
-    program = _SlotProgram(problem, norm)
+    best, points = _solved(problem, norm, tol, quadratic=norm.p == 2)
+    if norm.p == 2 and best.gap - best.rounding > tol:
+        other, of_other = _solved(problem, norm, tol, quadratic=False)
+        points = of_other if other.bound <= best.bound else points
+        best = other.merged(best)
+    return best, points
+
+
+def _solved(
+    problem: RobustProblem, norm: LpNorm, tol: float, *, quadratic: bool
+) -> tuple[Certified, list[Perturbation]]:
+    program = _SlotProgram(problem, norm, quadratic=quadratic)
     try:
         x, z = program.conic.solve()
     except SolverFailure as failure:
@@ -155,7 +169,7 @@ def solve_on_all_rows(
 class _SlotProgram:
     """The cone program of one problem with slots, in units of the rows' root mean square."""
 
-    def __init__(self, problem: RobustProblem, norm: LpNorm) -> None:
+    def __init__(self, problem: RobustProblem, norm: LpNorm, *, quadratic: bool) -> None:
         self.problem, self.norm = problem, norm
         centred, self.unit = problem.standardised()
         self.slots = slots_of(centred)
@@ -174,17 +188,17 @@ class _SlotProgram:
             for t, slot, size in zip(levels, self.slots, reach, strict=True)
         ]
         self.margins = conic.add_rows([("nonnegative", n)], terms, np.zeros(n))
-        self._bound_norm(gamma)
+        self._bound_norm(gamma, quadratic=quadratic)
         self._of_slots = [
             self._add_slot(slot, t, size)
             for slot, t, size in zip(self.slots, levels, reach, strict=True)
         ]
 
-    def _bound_norm(self, gamma: slice) -> None:
-        """||w||_p <= 1, or for p = 2 the square of it in the objective."""
+    def _bound_norm(self, gamma: slice, *, quadratic: bool) -> None:
+        """||w||_p <= 1, or for p = 2 half of its square in the objective."""
         conic, d = self.conic, self.problem.n_features
         conic.linear[gamma.start] = -1.0
-        if self.norm.p == 2:
+        if quadratic:
             conic.square = self.w
             return
         unit = conic.columns.take(1)

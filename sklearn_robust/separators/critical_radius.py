@@ -45,7 +45,7 @@ from sklearn_robust.separators.separator import (
     warn_of_gap,
 )
 from sklearn_robust.separators.working_sets import problem_on_rows
-from sklearn_robust.threats import LpBall, Threat, require_ball
+from sklearn_robust.threats import LpBall, Threat, is_ball, require_ball
 
 # Size of a coordinate of Z^T a, relative to the sum of its terms' sizes, up to which weights prove
 # that eps* = 0.
@@ -186,7 +186,13 @@ def _critical_factor(problem: RobustProblem | JointProblem, tol: float) -> Separ
         found = _largest_joint_distance(problem.at_radius(0.0), tol)
         factor = {"margin": found.margin / radius, "margin_bound": found.margin_bound / radius}
         return replace(found, **factor)
-    answer = largest_factor(problem, tol)
+    unit = float(problem.radius[0])
+    if problem.adversary is None and is_ball(problem.threat):
+        answer = largest_distance(problem, tol)
+        answer = replace(answer, margin=max(answer.margin, 0.0))
+    else:
+        answer = largest_factor(problem, tol)
+    answer = replace(answer, margin=answer.margin / unit, bound=answer.bound / unit)
     gap = 0.0 if answer.margin in (0.0, math.inf) else answer.gap
     if answer.margin == 0 and answer.bound > _LEAST_BOUND:
         gap = 1.0  # the zero is not proven

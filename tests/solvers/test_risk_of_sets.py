@@ -33,7 +33,7 @@ each_loss = pytest.mark.parametrize(
 @pytest.fixture(scope="module")
 def data():
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(80, D)).clip(-2.5, 2.5)
+    X = rng.normal(size=(80, D)).clip(-1.5, 1.5)
     y = np.where(X.sum(axis=1) + 3 * rng.normal(size=80) > 0, 1.0, -1.0)
     return X, y
 
@@ -146,8 +146,8 @@ def test_features_that_grow_without_end_in_one_class(data, loss, threat):
 @each_loss
 def test_limits_of_the_data(data, loss):
     X, y = data
-    _, solution = minimised(X, y, LpBall(math.inf, 0.4, clip=(-2.5, 2.5)), loss)
-    low, high = np.maximum(-0.4, -2.5 - X), np.minimum(0.4, 2.5 - X)
+    _, solution = minimised(X, y, LpBall(math.inf, 0.2, clip=(-1.5, 1.5)), loss)
+    low, high = np.maximum(-0.2, -1.5 - X), np.minimum(0.2, 1.5 - X)
     up = (y > 0)[:, None]
     of_positive, of_negative = np.where(up, -low, high), np.where(up, high, -low)
 
@@ -157,7 +157,7 @@ def test_limits_of_the_data(data, loss):
 
     expected = least_risk(X, y, loss, margins)
     assert math.exp(solution.log_risk[0]) == pytest.approx(expected, abs=1e-6)
-    plain = minimised(X, y, LpBall(math.inf, 0.4), loss)[1]
+    plain = minimised(X, y, LpBall(math.inf, 0.2), loss)[1]
     assert solution.log_risk[0] < plain.log_risk[0]  # a part of the ball is impossible
 
 
