@@ -42,7 +42,7 @@ class Certificate:
     >>> X, y = np.array([[3.0, 1.0], [-3.0, 1.0]]), np.array([1, -1])
     >>> certificate = min_norm_separator(X, y, p=2, q=np.inf, eps=1.0).certificate
     >>> certificate
-    Certificate(2.0 <= largest robust margin <= 2.0)
+    Certificate(2 <= largest robust margin <= 2)
     >>> certificate.check(X, y)
     'VALID 2.0 <= margin <= 2.0'
     """

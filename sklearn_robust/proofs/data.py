@@ -38,7 +38,7 @@ class LabelledData:
     >>> from sklearn_robust.proofs import LabelledData
     >>> data = LabelledData.of([[1.0], [2.0]], [1.0, 0.0])
     >>> data.labels, data.digest[:8]
-    (['1', '0'], 'fcd2b15c')
+    (['1', '0'], 'd07aad98')
     """
 
     X: np.ndarray
