@@ -63,6 +63,8 @@ class JointMarginForm:
     given : GivenClasses or None
         Classes whose coefficients are given; the pairs of two of these have no rows, and t is at
         least :math:`\gamma`.
+    size : float
+        The bound on the norm in place of 1: a solver's tolerances are absolute.
     """
 
     X: Any
@@ -76,6 +78,7 @@ class JointMarginForm:
     pair_units: Vector | None = None
     normal: Vector | None = None
     given: GivenClasses | None = None
+    size: float = 1.0
 
     @classmethod
     def of(cls, problem: JointProblem, norm: Norm | None) -> JointMarginForm:

@@ -202,7 +202,7 @@ def _bound_matrix(conic: ConicProgram, w: slice, form: JointMarginForm) -> None:
         conic.square = w
         return
     unit = conic.columns.take(1)
-    conic.add_rows([("zero", 1)], [(unit, np.ones((1, 1)))], -np.ones(1))
+    conic.add_rows([("zero", 1)], [(unit, np.ones((1, 1)))], np.full(1, -form.size))
     if not isinstance(form.norm, SchattenNorm):
         conic.add_norms(w, sparse.eye_array(w.stop - w.start, format="csr"), unit, form.norm.p)
     elif form.norm.p == math.inf:
