@@ -65,6 +65,8 @@ class JointMarginForm:
         least :math:`\gamma`.
     size : float
         The bound on the norm in place of 1: a solver's tolerances are absolute.
+    at_vertex : bool
+        Whether linear programs are solved at a vertex, by HiGHS; clarabel is faster on large ones.
     """
 
     X: Any
@@ -79,6 +81,7 @@ class JointMarginForm:
     normal: Vector | None = None
     given: GivenClasses | None = None
     size: float = 1.0
+    at_vertex: bool = True
 
     @classmethod
     def of(cls, problem: JointProblem, norm: Norm | None) -> JointMarginForm:

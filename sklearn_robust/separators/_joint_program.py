@@ -143,7 +143,8 @@ class JointProgram:
             for settings in _SETTINGS:
                 yield self.point(*self.conic.solve(**settings))
             return
-        solve = ConicProgram.solve_linear if self.conic.is_linear else ConicProgram.solve
+        at_vertex = self.conic.is_linear and self.form.at_vertex
+        solve = ConicProgram.solve_linear if at_vertex else ConicProgram.solve
         x, z = solve(self.conic)
         if self.conic.square is not None and 0 < x[self.gamma] < _SMALL_MARGIN:
             # W has the size of the margin: once more in units of it

@@ -35,6 +35,7 @@ from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import best_intercept, feasibility
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators._joint_bottleneck import (
+    SMALL,
     Bottleneck,
     classes_with_weight,
     closest_pair,
@@ -65,9 +66,6 @@ _NARROWED = 0.9  # least ratio of the bounds' distance that counts as no progres
 _STEPS = 2  # Newton steps of the refinement of programs that are not linear
 # relative excess over the best ratio of the radii at which a proof is sought, in units of tol
 _BEYOND = (0.5, 0.9, 10, 100, 1e4)
-# pairs of classes times features up to which the programs that are slower, but regular at eps*, are
-# tried: linear ones, and those at mean margin 1
-_SMALL = 1000
 _LEAST_NORM = 1e-6  # norm of a difference of classes, relative to the largest, that counts at least
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 # share by which the radius of a proof is raised, so that rounding does not undo it
@@ -198,7 +196,7 @@ class _Search:
     def narrow(self, tol: float) -> None:
         """Narrow the bounds of eps* down to a relative gap of tol, if that is possible."""
         d, (low, _) = self.problem.n_features, self.problem.pairs
-        small = d * len(low) <= _SMALL
+        small = d * len(low) <= SMALL
         linear = small and self.problem.threat.q in (1, math.inf)
         norms = [LpNorm(math.inf if linear else 2), *([None] if small else [])]
         for norm in norms:
