@@ -36,6 +36,8 @@ from sklearn_robust.threats import LpBall
 # pairs of classes at most that are solved as two classes: those whose class means lie closest
 _MAX_PAIRS = 66
 _SMALL_SHARE = 1e-3  # share of all weights that the weights of a class must exceed to count
+_LARGE = 1e4  # bound on the coefficients in linear programs near eps*, whose margins are small
+SMALL = 1000  # pairs of classes times features up to which linear programs go to HiGHS
 _NOTHING = 1e-9  # margin, in units of the rows, that is rounding of a solver
 
 
@@ -121,6 +123,11 @@ def classes_with_weight(pair_weights: Vector) -> Indices:
     return np.flatnonzero(of_class > _SMALL_SHARE * of_class.sum())
 
 
+def size_near_eps_star(dual_q: float) -> float:
+    """The bound on the coefficients in programs near eps*."""
+    return _LARGE if dual_q in (1, math.inf) else 1.0
+
+
 class Extension(NamedTuple):
     """A predictor of some classes with coefficients of the others.
 
@@ -142,7 +149,8 @@ def extended(problem: JointProblem, part: Bottleneck, radius: float) -> Extensio
     """
     form = JointMarginForm.of(problem.at_radius(radius), LpNorm(math.inf))
     given = GivenClasses(part.classes, part.coef / np.abs(part.coef).max())
-    form = replace(form, given=given)
+    small = problem.n_features * len(form.pairs[0]) <= SMALL
+    form = replace(form, given=given, size=size_near_eps_star(form.dual_q), at_vertex=small)
     nobody = np.empty(0, dtype=np.intp)
     try:
         point = next(points_on_sets(form) if suits_sets(form) else JointProgram.of(form).points())

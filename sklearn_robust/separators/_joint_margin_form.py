@@ -63,6 +63,10 @@ class JointMarginForm:
     given : GivenClasses or None
         Classes whose coefficients are given; the pairs of two of these have no rows, and t is at
         least :math:`\gamma`.
+    size : float
+        The bound on the norm in place of 1: a solver's tolerances are absolute.
+    at_vertex : bool
+        Whether linear programs are solved at a vertex, by HiGHS; clarabel is faster on large ones.
     """
 
     X: Any
@@ -76,6 +80,8 @@ class JointMarginForm:
     pair_units: Vector | None = None
     normal: Vector | None = None
     given: GivenClasses | None = None
+    size: float = 1.0
+    at_vertex: bool = True
 
     @classmethod
     def of(cls, problem: JointProblem, norm: Norm | None) -> JointMarginForm:

@@ -143,7 +143,8 @@ class JointProgram:
             for settings in _SETTINGS:
                 yield self.point(*self.conic.solve(**settings))
             return
-        solve = ConicProgram.solve_linear if self.conic.is_linear else ConicProgram.solve
+        at_vertex = self.conic.is_linear and self.form.at_vertex
+        solve = ConicProgram.solve_linear if at_vertex else ConicProgram.solve
         x, z = solve(self.conic)
         if self.conic.square is not None and 0 < x[self.gamma] < _SMALL_MARGIN:
             # W has the size of the margin: once more in units of it
@@ -202,7 +203,7 @@ def _bound_matrix(conic: ConicProgram, w: slice, form: JointMarginForm) -> None:
         conic.square = w
         return
     unit = conic.columns.take(1)
-    conic.add_rows([("zero", 1)], [(unit, np.ones((1, 1)))], -np.ones(1))
+    conic.add_rows([("zero", 1)], [(unit, np.ones((1, 1)))], np.full(1, -form.size))
     if not isinstance(form.norm, SchattenNorm):
         conic.add_norms(w, sparse.eye_array(w.stop - w.start, format="csr"), unit, form.norm.p)
     elif form.norm.p == math.inf:
