@@ -48,6 +48,7 @@ from sklearn_robust.solvers._joint_start import (
     SmoothedRisk,
     descend,
     smoothed_risk,
+    with_reachable,
 )
 from sklearn_robust.solvers._joint_ties import on_kinks
 from sklearn_robust.solvers.solution import Monitor, Monitoring
@@ -189,7 +190,8 @@ def minimise_joint_risk(
     ((3, 13), False, True)
     """
     require(problem.threat, ProximalThreat, "the minimiser of the joint risk")
-    run = _Minimisation(problem.in_double_arithmetic(), loss, tol, Monitoring(0, monitors))
+    problem = with_reachable(problem.in_double_arithmetic())
+    run = _Minimisation(problem, loss, tol, Monitoring(0, monitors))
     return run.run(max_iter, start)
 
 

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 from scipy.optimize import OptimizeResult, fmin_l_bfgs_b
 
+from sklearn_robust.joint import JointProblem
 from sklearn_robust.solvers._joint_model import JointModel, RiskPoint
 from sklearn_robust.threats import is_ball, support
 
@@ -152,6 +153,29 @@ def feature_reach(threat: Any, n_features: int) -> np.ndarray:
     starts = range(0, n_features, rows)
     blocks = (np.eye(min(rows, n_features - k), n_features, k=k) for k in starts)
     return np.concatenate([support(threat, block) for block in blocks])
+
+
+@dataclass(frozen=True)
+class _Reaching:
+    """A threat that can tell which features it moves, for proofs; the rest is the threat's own."""
+
+    threat: Any
+    reached: np.ndarray
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.threat, name)
+
+    def reachable(self, x: np.ndarray) -> np.ndarray:
+        """x with zero in place of the features that are never moved."""
+        return np.where(self.reached, x, 0.0)
+
+
+def with_reachable(problem: JointProblem) -> JointProblem:
+    """The problem with a threat that can tell which features it moves."""
+    if hasattr(problem.threat, "reachable"):
+        return problem
+    reached = feature_reach(problem.threat, problem.n_features) > 0
+    return replace(problem, threat=_Reaching(problem.threat, reached))
 
 
 @dataclass(frozen=True)
