@@ -4,7 +4,14 @@ from sklearn_robust.metrics._robust_accuracy import (
     certified_radius,
     make_robust_scorer,
     robust_accuracy_score,
+    worst_case_samples,
 )
 from sklearn_robust.metrics._transformers import coef_on_input
 
-__all__ = ["certified_radius", "coef_on_input", "make_robust_scorer", "robust_accuracy_score"]
+__all__ = [
+    "certified_radius",
+    "coef_on_input",
+    "make_robust_scorer",
+    "robust_accuracy_score",
+    "worst_case_samples",
+]
