@@ -27,14 +27,17 @@ from sklearn_robust._parameters import (
     refuse_lazy,
 )
 from sklearn_robust.adversaries import require_one_set
-from sklearn_robust.attacks.linear import class_scores, row_blocks, worst_case_perturbations
+from sklearn_robust.attacks.linear import class_scores, row_blocks
 from sklearn_robust.callbacks import CallbackSupportMixin
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model.block_rows import read_block_rows
 from sklearn_robust.linear_model.certificate import CertificateMixin
 from sklearn_robust.losses import MarginLoss, class_log_probabilities, has_probabilities, log_odds
-from sklearn_robust.metrics import certified_radius, robust_accuracy_score
-from sklearn_robust.metrics.linear_view import linear_view
+from sklearn_robust.metrics import (
+    certified_radius,
+    robust_accuracy_score,
+    worst_case_samples,
+)
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows
 from sklearn_robust.solvers import Solution
@@ -398,14 +401,8 @@ class RobustLinearMixin(
             relations are kept. Without a bound on the set they lie far along its ray.
         """
         check_is_fitted(self)
-        view = linear_view(self, X, "model")
-        threat = view.bound(self._threat(threat, eps, q, scale, clip))
-        index = view.seen_class_index(y)
-        rivals = view.rivals(threat, check_sample_radius(sample_radius, len(index)))
-        moves = worst_case_perturbations(
-            view.X, index, view.coef, view.intercept, threat, rivals=rivals
-        )
-        return (view.X.toarray() if hasattr(view.X, "toarray") else view.X) + moves
+        threat = self._threat(threat, eps, q, scale, clip)
+        return worst_case_samples(self, X, y, threat=threat, sample_radius=sample_radius)
 
     def _threat(
         self,
