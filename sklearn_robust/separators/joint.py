@@ -21,10 +21,10 @@ from sklearn_robust.norms import Norm, SchattenNorm
 from sklearn_robust.separators._engine_choice import DEFAULT_TOL
 from sklearn_robust.separators._joint_margin_form import (
     JointMarginForm,
-    JointPoint,
     in_float64,
     on_all_samples,
 )
+from sklearn_robust.separators._joint_program import JointPoint, JointProgram
 from sklearn_robust.separators._joint_radius import enclose_radius
 from sklearn_robust.separators._joint_working_sets import points_on_sets, suits_sets
 from sklearn_robust.separators._max_margin_form import SolverFailure
@@ -122,7 +122,9 @@ def _maximise_margin(problem: JointProblem, norm: Norm, tol: float) -> Certified
     """
     form = JointMarginForm.of(problem, norm)
     on_sets = suits_sets(form)
-    points = islice(points_on_sets(form) if on_sets else form.points(), 1 + _MAX_STEPS)
+    points = islice(
+        points_on_sets(form) if on_sets else JointProgram.of(form).points(), 1 + _MAX_STEPS
+    )
     best: Certified | None = None
     misses = 0
     while misses < _MAX_MISSED_STEPS:
