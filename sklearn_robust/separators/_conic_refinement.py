@@ -37,7 +37,7 @@ _MAX_UNKNOWNS = 30_000  # larger systems are not solved
 _MAX_BLOCK_ENTRIES = 5_000_000  # entries of the blocks of cones that are not linear at most
 # added to the diagonal: the system then has a solution where faces do not determine the point;
 # later steps correct the error
-_RIDGE = 1e-10
+_RIDGE = 1e-6
 _CORRECTIONS = 3  # residuals for which the factor is used again
 
 
