@@ -120,9 +120,9 @@ def _joint_constant_radius(problem: JointProblem, loss: MarginLoss) -> float:
     r"""The least radius at which W = 0 minimises the joint risk, or a certified one just above it.
 
     It is the least at which the weighted sum G of the weights at W = 0 is a flow of the pairs, in
-    the features that the adversary can touch: exact where cuts decide that. Otherwise a cone program
-    has it for balls of not too many features, and bisection lowers the radius of a flow that is
-    known.
+    the features that the adversary can touch: exact where cuts decide that. Otherwise a cone
+    program has it for balls of moderately many features, and bisection lowers the radius of a flow
+    that is known.
     """
     problem = problem.in_double_arithmetic().at_class_means()
     if is_ball(problem.threat) and problem.threat.scale is not None:
