@@ -41,6 +41,7 @@ MODULES = [
     "regions",
     "scaled_norms",
     "splitting",
+    "summed",
     "total_variation",
 ]
 EVERYWHERE = {
@@ -69,6 +70,7 @@ BRIEF = (  # where a line often says it all, or scikit-learn is the caller
     "rows.",
     "scaled_norms.",
     "solvers.",
+    "summed.",
     "threats.",
 )
 RESULTS = (  # made by the library: they have attributes, not parameters

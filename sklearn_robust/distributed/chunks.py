@@ -84,7 +84,7 @@ def map_rows(X: Any, function: Callable[[Any], np.ndarray], like: np.ndarray) ->
     ----------
     X : dask array or frame, or list of row sources
     function : callable
-        Of an array or frame of m rows; its result has shape (m,) or (m, c).
+        It takes an array or frame of m rows; its result has shape (m,) or (m, c).
     like : ndarray of shape (0,) or (0, c)
         An empty result, for shape and dtype.
     """
@@ -165,13 +165,13 @@ def _with_rows_of(X: Any, column: Any) -> Any:
             f"y and sample_weight must have an entry for each of the {X.shape[0]} rows of X, got "
             f"{column.shape[0]}."
         )
-    return column.rechunk((X.chunks[0],))
+    return column.rechunk((X.chunks[0],), method="tasks")
 
 
 def _parts(collection: Any) -> list[Any]:
     """The chunks of rows, as dask's Delayed."""
     if hasattr(collection, "chunks") and collection.ndim == 2:
-        collection = collection.rechunk({1: -1})
+        collection = collection.rechunk({1: -1}, method="tasks")
     return list(np.ravel(np.asarray(collection.to_delayed(), dtype=object)))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from sklearn_robust.distributed.chunks import Chunk
@@ -70,28 +72,39 @@ class DaskReduction:
     client: Any
     chunks: Sequence[Chunk]
 
-    def total(self, function: Callable[[Block], S]) -> S:
-        """The sum of a function of each block of each chunk."""
+    @cached_property
+    def _graph(self) -> tuple[dict[Any, Any], list[Any]]:
+        """The tasks that make the chunks, and the key of each chunk."""
         import dask
 
-        shared = dask.delayed(function, traverse=False)
-        total_of = dask.delayed(_total_of_chunk, pure=False)
-        parts = [total_of(shared, chunk.value, chunk.name) for chunk in self.chunks]
-        add = dask.delayed(_added, pure=False)
-        while len(parts) > 1:
-            parts = [add(parts[i : i + _FAN_IN]) for i in range(0, len(parts), _FAN_IN)]
-        total = self._result(parts[0])
+        values = dask.optimize(*(chunk.value for chunk in self.chunks))
+        tasks = {key: task for value in values for key, task in value.__dask_graph__().items()}
+        return tasks, [value.key for value in values]
+
+    def total(self, function: Callable[[Block], S]) -> S:
+        """The sum of a function of each block of each chunk."""
+        tasks, chunks = self._graph
+        sweep = uuid.uuid4().hex
+        tasks = tasks | {f"function-{sweep}": function}
+        level = [f"sum-{sweep}-{i}" for i in range(len(chunks))]
+        for key, value, chunk in zip(level, chunks, self.chunks, strict=True):
+            tasks[key] = (_total_of_chunk, f"function-{sweep}", value, chunk.name)
+        while len(level) > 1:
+            groups = [level[i : i + _FAN_IN] for i in range(0, len(level), _FAN_IN)]
+            level = [f"{group[0]}+" for group in groups]
+            tasks |= {key: (_added, group) for key, group in zip(level, groups, strict=True)}
+        total = self._result(tasks, level[0])
         if total is None:
             raise ValueError("X must hold at least one sample, and all of its chunks are empty.")
         return total
 
-    def _result(self, delayed: Any) -> Any:
-        """The value of a delayed sum, or an error that says what to do."""
+    def _result(self, tasks: dict[Any, Any], key: str) -> Any:
+        """The value of a key of a graph, or an error that says what to do."""
         from distributed import CancelledError, KilledWorker
         from distributed.comm.core import CommClosedError
 
         try:
-            future = self.client.compute(delayed)
+            (future,) = self.client.get(tasks, [key], sync=False)
             return future.result()
         except KilledWorker as error:
             raise MemoryError(

@@ -11,9 +11,9 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_robust import linear_model
 from sklearn_robust.distributed.chunks import is_collection, map_rows, read_chunks
 from sklearn_robust.distributed.reduction import DaskReduction, LostClusterError, current_client
+from sklearn_robust.linear_model import RobustLinearClassifier as LocalClassifier
 from sklearn_robust.linear_model.base import store_solution
 from sklearn_robust.linear_model.summed_fitting import SummedFit, read_summed_problem
 from sklearn_robust.losses import MarginLoss
@@ -30,7 +30,7 @@ def is_distributed(X: Any) -> bool:
     )
 
 
-class RobustLinearClassifier(linear_model.RobustLinearClassifier):
+class RobustLinearClassifier(LocalClassifier):
     r"""Linear classifier trained against the worst perturbation of each sample, on data that lie on
     a cluster.
 
@@ -245,12 +245,14 @@ class RobustLinearClassifier(linear_model.RobustLinearClassifier):
         model = self._on_one_machine()
         if not is_distributed(X):
             return getattr(model, method)(X)
-        function = _Method(model, method)
-        return map_rows(X, function, function(np.zeros((1, self.n_features_in_)))[:0])
+        nameless = self._on_one_machine()
+        vars(nameless).pop("feature_names_in_", None)
+        like = getattr(nameless, method)(np.zeros((1, self.n_features_in_)))[:0]
+        return map_rows(X, _Method(model, method), like)
 
-    def _on_one_machine(self) -> linear_model.RobustLinearClassifier:
+    def _on_one_machine(self) -> LocalClassifier:
         """The fitted classifier for arrays, which workers are sent."""
-        model = linear_model.RobustLinearClassifier(**self._parameters())
+        model = LocalClassifier(**self._parameters())
         fitted = {name: value for name, value in vars(self).items() if name != "client"}
         vars(model).update(fitted)
         return model

@@ -115,7 +115,8 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
     solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
         "steepest_descent" follows the path and stops on `loss_tol` or `tol`. "accelerated" (1 <
         p_algo <= 2, two classes) goes to the same limit by Nesterov's method on the dual. "exact"
-        returns the limit itself, from linear, quadratic or cone programs. "auto" is steepest
+        returns the limit itself, from linear, quadratic or cone programs. "auto" is "exact" for
+        two classes of `BlockRows`, which a path would read twice a step. Otherwise it is steepest
         descent, and "exact" where the path has not stopped after 2000 iterations, 300 of several
         classes, and the data have up to 10 million entries (times n_classes, of several): data so
         close to inseparable that the path is slow and its limit hardly depends on p. All return the

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.linalg import LinAlgError
 
-from sklearn_robust.certificates import WEIGHTED_SUM_ROUNDING, over_size
+from sklearn_robust.certificates import inside_up_to_rounding, over_size
 from sklearn_robust.losses import Exponential, SummableLoss
 from sklearn_robust.norms import Norm
 from sklearn_robust.rows import Survey
@@ -38,7 +38,6 @@ from sklearn_robust.solvers._risk_sums import (
     WeightSums,
 )
 from sklearn_robust.summed import Predictor, SummedProblem
-from sklearn_robust.threats import inside
 
 _MAX_ITERATIONS = 200
 # |label-weighted sum| over total weight, above which the intercept is moved by itself
@@ -201,7 +200,8 @@ class _SweepNewton:
         tol: float,
         record: Callable[[SummedSolution], bool],
     ) -> None:
-        self.problem, self.loss, self.norm = problem, loss, norm
+        self.problem, self.loss = problem, loss
+        self.norm = norm
         self.tol, self.record = tol, record
         survey, threat = problem.survey, problem.threat
         d = survey.n_features
@@ -476,8 +476,8 @@ class _SweepNewton:
             return True
         if sums.sizes is None:
             return False
-        room = WEIGHTED_SUM_ROUNDING * (factors @ sums.sizes)
-        return bool(inside(self.problem.threat, weighted_sum, self.eps, room))
+        threat, sizes = self.problem.threat, factors @ sums.sizes
+        return bool(inside_up_to_rounding(threat, weighted_sum, self.eps, sizes))
 
     def _judge(
         self, model: ModelWeights, sums: WeightSums, factors: np.ndarray, iteration: int
