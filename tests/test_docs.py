@@ -15,6 +15,7 @@ ROOMS = [
     "attacks",
     "certificates",
     "datasets",
+    "distributed",
     "inspection",
     "linear_model",
     "metrics",
@@ -59,6 +60,7 @@ BRIEF = (  # where a line often says it all, or scikit-learn is the caller
     "PathRecorder.",
     "callbacks.",
     "certificates.",
+    "distributed.DaskReduction.",
     "joint.",
     "joint_certificates.",
     "losses.",
@@ -76,6 +78,7 @@ RESULTS = (  # made by the library: they have attributes, not parameters
     "NotSeparableError",
     "RobustLinearPath",
     "Separator",
+    "distributed.SeparatorOnRows",
     "inspection.ConvergenceCurve",
     "inspection.RobustAccuracyCurve",
 )

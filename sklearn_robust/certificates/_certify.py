@@ -24,7 +24,6 @@ from sklearn_robust.threats import (
     reachable,
     residual,
     rounds_powers,
-    support_sizes,
 )
 
 # Rounding of a dual exponent, relative: half a machine epsilon. It enters every charge for a norm.
@@ -241,7 +240,7 @@ def _charged_bound(problem: RobustProblem, norm: Norm, weights: Array) -> tuple[
         beyond = of_sum
     if isinstance(norm, WeightedNorm):
         weighted_sum = _cancelled(weighted_sum, terms, norm.scale == 0)
-    radius = problem.radius * (1 - of_norm)  # 0 where the norm has scales
+    radius = problem.attacked_radius(weights) * (1 - of_norm)  # 0 where the norm has scales
     left = residual(threat, weighted_sum, radius, dual)
     if hasattr(threat, "gauge"):
         left = _given_back(threat, weighted_sum, left, radius)
@@ -367,8 +366,8 @@ def _predictor(problem: RobustProblem, direction: Array) -> tuple[Array, Array]:
     Where that margin is not positive, or the quotient overflows, they keep their size.
     """
     xp = namespace(direction)
-    intercept, smallest = best_intercept(problem.signed_scores(direction), problem.classes)
-    smallest = smallest - problem.penalty(direction)
+    margins = problem.signed_scores(direction) - problem.penalties(direction)
+    intercept, smallest = best_intercept(margins, problem.classes)
     unit = xp.where(smallest > 0, smallest, 1.0)
     with np.errstate(over="ignore"):
         coef, moved = direction / unit[:, None], intercept / unit
@@ -381,7 +380,7 @@ def non_separability_slack(problem: RobustProblem, weights: Array) -> Array:
 
     For feasible weights a value >= 0 proves that no robust separator exists.
     """
-    return problem.radius - gauge(problem.threat, cleared_sum(problem, weights))
+    return problem.attacked_radius(weights) - gauge(problem.threat, cleared_sum(problem, weights))
 
 
 def cleared_sum(problem: RobustProblem, weights: Array) -> Array:
@@ -402,7 +401,7 @@ def margin_rounding(problem: RobustProblem, coef: Array, intercept: Array) -> Ar
     """The rounding of each margin at most, of shape (k, n)."""
     xp = namespace(coef)
     of_sum = sum_rounding(problem.n_terms, coef.dtype, xp)
-    penalty = (problem.radius * support_sizes(problem.threat, coef))[:, None]
+    penalty = problem.penalty_sizes(coef)
     sizes = problem.score_sizes(coef) + xp.abs(intercept)[:, None] + penalty
     of_norm = norm_rounding(problem, LpNorm(2), coef.dtype, xp) - of_sum
     return of_sum * sizes + max(of_norm, 0.0) * penalty
@@ -417,12 +416,10 @@ def proves_not_separable(problem: RobustProblem, weights: Array) -> np.ndarray:
     Each coordinate of Z^T a is known up to its own rounding: a small feature counts beside a large
     one.
     """
-    weighted_sum = problem.weighted_sum(weights)
-    if np.all(inside(problem.threat, weighted_sum, problem.radius)):
+    weighted_sum, radius = problem.weighted_sum(weights), problem.attacked_radius(weights)
+    if np.all(inside(problem.threat, weighted_sum, radius)):
         return np.ones(len(weighted_sum), dtype=bool)
-    return inside_up_to_rounding(
-        problem.threat, weighted_sum, problem.radius, problem.sizes(weights)
-    )
+    return inside_up_to_rounding(problem.threat, weighted_sum, radius, problem.sizes(weights))
 
 
 def inside_up_to_rounding(

@@ -109,6 +109,7 @@ class RobustLinearClassifier(LocalClassifier):
         loss: str | MarginLoss = "exponential",
         solver: str = "auto",
         scale: Any = None,
+        clip: Any = None,
         threat: Threat | None = None,
         fit_intercept: bool = True,
         step_size: float | str = "adaptive",
@@ -130,6 +131,7 @@ class RobustLinearClassifier(LocalClassifier):
             solver=solver,
             scale=scale,
             threat=threat,
+            clip=clip,
             fit_intercept=fit_intercept,
             step_size=step_size,
             max_iter=max_iter,
@@ -158,9 +160,11 @@ class RobustLinearClassifier(LocalClassifier):
 
     # -- the fit
 
-    def _read_problem(self, X: Any, y: Any, sample_weight: Any) -> Any:
+    def _read_problem(self, X: Any, y: Any, sample_weight: Any, sample_radius: Any) -> Any:
         if not is_distributed(X):
-            return super()._read_problem(X, y, sample_weight)
+            return super()._read_problem(X, y, sample_weight, sample_radius)
+        if sample_radius is not None:
+            raise ValueError("sample_radius is for data in memory. Use sample_radius=None.")
         if self.device is not None:
             raise ValueError(f"device={self.device!r} is for data in memory. Use device=None.")
         chunks = read_chunks(X, y, sample_weight)

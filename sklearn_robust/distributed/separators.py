@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_robust import separators
 from sklearn_robust._parameters import (
     check_choice,
     check_exponent,
@@ -19,6 +18,7 @@ from sklearn_robust.distributed.reduction import DaskReduction, current_client
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.rows import Survey
 from sklearn_robust.separators import Separator
+from sklearn_robust.separators import max_margin as max_margin_in_memory
 from sklearn_robust.separators.separator import warn_of_gap
 from sklearn_robust.separators.summed import (
     SummedSeparator,
@@ -151,7 +151,7 @@ def max_margin(
     if found.certified.margin > 0:
         return _answer(problem, norm, found, tol)
     rows, given = found.rows, {"q": q, "fit_intercept": fit_intercept, "tol": tol}
-    nothing = separators.max_margin(rows.X, rows.y, scale=problem.threat.scale, **given)
+    nothing = max_margin_in_memory(rows.X, rows.y, scale=problem.threat.scale, **given)
     if nothing.margin > 0:  # these few samples prove nothing for all
         warn_of_gap(1.0, tol)
         zero = np.zeros_like(nothing.coef)

@@ -198,6 +198,15 @@ def warn_if_constant(estimator: Any, fit: Fit | JointFit | SummedFit, solution: 
     ball = is_ball(problem.threat)
     if solution.coef.any() or not np.all(problem.radius > 0):
         return
+    of_samples = isinstance(problem, RobustProblem) and problem.adversary is not None
+    if of_samples:  # the multiple from which on that is so is not known
+        warnings.warn(
+            f"{type(estimator).__name__} learns nothing at threat="
+            f"{type(estimator.threat_).__name__}: all coefficients are zero. Use smaller sets.",
+            ConstantClassifierWarning,
+            stacklevel=6,
+        )
+        return
     if not (ball or offers(problem.threat, ProximalThreat)):
         return  # the radius is not known
     radius = float(constant_radii(problem, fit.loss)[0])

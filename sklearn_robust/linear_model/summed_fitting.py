@@ -35,7 +35,7 @@ from sklearn_robust.solvers import (
 )
 from sklearn_robust.solvers.solution import Monitoring
 from sklearn_robust.summed import SummedProblem, positive_classes
-from sklearn_robust.threats import is_ball
+from sklearn_robust.threats import bound_threat, is_ball
 
 
 def class_factors(class_weight: dict[Any, float] | str | None, survey: Survey) -> np.ndarray:
@@ -85,7 +85,8 @@ def read_summed_problem(model: Any, reduction: Reduction, survey: Survey) -> Sum
     factors = class_factors(model.class_weight, survey)
     classes = positive_classes(survey, factors)
     require_two_classes(model, classes)
-    threat = read_threat(model)
+    names = getattr(model, "feature_names_in_", None)
+    threat = bound_threat(read_threat(model), survey.n_features, names, classes.tolist())
     _require_sums(model, survey, classes, threat)
     check_range(survey)
     model.classes_ = classes

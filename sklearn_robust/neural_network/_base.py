@@ -118,6 +118,7 @@ class RobustNetBase(
         callbacks = FitCallbacks(self, X, y, sample_weight, self.max_iter)
         self._train(samples, held_out, callbacks)
         callbacks.end_fit()
+        del self._ranks  # no part of the fitted network
         return self
 
     @all_or_nothing
@@ -160,6 +161,7 @@ class RobustNetBase(
         samples = data.samples(self._samples)
         with self._training(samples) as trainer:
             self._record(trainer.epoch(samples))
+        del self._ranks
         return self
 
     def _read(

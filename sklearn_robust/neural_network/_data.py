@@ -84,7 +84,7 @@ class LoadedData:
     Attributes
     ----------
     shape : tuple of int
-        Of one sample.
+        The shape of one sample.
     first : array of shape (1, d)
         One row.
     labels, index, weight : arrays of shape (n,)
@@ -180,8 +180,8 @@ class LoadedData:
                     f"Batch {place} of X brings labels that its first reading did not: "
                     f"{unknown.tolist()}."
                 )
-            rows, labels, weight = _rows(x, place)[used], labels[used], weight[used]
-            weight = weight * self._factors[np.searchsorted(self._known, labels)]
+            rows, labels = _rows(x, place)[used], labels[used]
+            weight = weight[used] * self._factors[np.searchsorted(self._known, labels)]
             used = weight > 0
             if used.any():
                 yield rows[used], np.searchsorted(self.classes, labels[used]), weight[used]

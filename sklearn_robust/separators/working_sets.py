@@ -161,7 +161,8 @@ def solve_in_rounds(
     n, d = rows.shape
     sizes = _LARGE_SETS if n > _VERY_TALL_RATIO * d else _SMALL_SETS
     chosen = proof = rows.first(_FIRST_ROWS * d)
-    best, gap, lowest = None, _ROUGH_GAP, math.inf
+    gap, lowest = _ROUGH_GAP, math.inf
+    best: Certified | None = None
     for _ in range(_MAX_SET_ROUNDS):
         part = rows.problem(chosen)
         small = solve(part, gap)

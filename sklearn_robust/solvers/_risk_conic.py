@@ -34,17 +34,14 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_robust._clarabel import SolverFailure
+from sklearn_robust._conic_sets import ConicSlot, Perturbation, slots_of, solve_program
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import _newton_rules as rules
-from sklearn_robust.solvers._conic_sets import solve_program
 from sklearn_robust.solvers._conic_weights import (
     DualWeights,
     Hessian,
     MarginMap,
-    Perturbation,
-    Slot,
-    slots_of,
 )
 from sklearn_robust.solvers.solution import Solution
 from sklearn_robust.threats import ConicThreat, require
@@ -97,7 +94,8 @@ def conic_newton(
     ConvergenceWarning
         Where clarabel fails at every damping of the step.
     """
-    require(problem.threat, ConicThreat, "the minimiser of the robust risk")
+    if problem.adversary is None:
+        require(problem.threat, ConicThreat, "the minimiser of the robust risk")
     return _ConicNewton(problem, loss, tol, certify).run(start, max_iter, record)
 
 
@@ -205,7 +203,10 @@ class _ConicNewton:
         levels = np.array([slot.support(coef) for slot in self.slots])
         margins, intercept = scores, 0.0
         for slot, level in zip(self.slots, levels, strict=True):
-            margins = margins - level * slot.radius
+            # an infinite support takes nothing from the samples without a part in the set
+            margins = margins - np.where(slot.radius > 0, level, 0.0) * slot.radius
+        if not np.isfinite(levels).all():
+            return _Point(coef, 0.0, scores, margins, math.inf, np.zeros_like(scores), levels)
         if self.problem.fit_intercept:
             guess = None if near is None else np.array([near])
             found = self.loss.intercept(margins[None], self.y[None], self.log_weight[None], guess)
@@ -239,6 +240,8 @@ class _ConicNewton:
         matrix.flat[:: len(matrix) + 1] += damping * np.where(diagonal > 0, diagonal, mean)
         x, perturbations = self.program.solve(matrix, -hessian.weighted_sum - matrix @ now)
         coef = self.map.coef(x)
+        for slot in self.slots:
+            coef = slot.in_domain(coef)
         scores = self.problem.signed_scores(coef[None])[0]
         point = self._evaluated(coef, scores, at.intercept)
         return _Target(point, self.map.forward(x - now), perturbations)
@@ -285,7 +288,7 @@ class _StepProgram:
     :math:`\lambda` of each slot, in the unit of t.
     """
 
-    def __init__(self, slots: Sequence[Slot], of_margins: MarginMap) -> None:
+    def __init__(self, slots: Sequence[ConicSlot], of_margins: MarginMap) -> None:
         self.n = of_margins.n_columns
         # the scales of the rows E^T lambda = g w of each slot
         self.scales = [of_margins.units / reach for reach in of_margins.reach]

@@ -1,12 +1,12 @@
 r"""The quadratic model of the log-risk around a predictor, and its minimiser.
 
-In the margins the log-risk has gradient -a and, nearly, Hessian C = diag(c) - theta a a^T. With the
-margins' change :math:`\delta = Z u + y \beta - \nu`, where w moves by u, the intercept by beta and
-the penalty :math:`\epsilon \|w\|_{q^*}` by nu, the model is :math:`-a \cdot \delta + \tfrac12
-\delta^T C \delta`: the norm in it is exact.
+In the margins the log-risk has gradient -a and, nearly, Hessian C = diag(c) - theta a a^T. The
+margins change by :math:`\delta = Z u + y \beta - \nu r`, where w moves by u, the intercept by beta
+and the penalty :math:`\epsilon \|w\|_{q^*}` by nu, and r are the factors of the samples on the
+radius. The model is :math:`-a \cdot \delta + \tfrac12 \delta^T C \delta`: the norm in it is exact.
 
 At its minimiser the weights :math:`a' = a - C \delta` obey :math:`\|Z^T a'\|_q \le \epsilon \sum_i
-a'_i` and :math:`y \cdot a' = 0`: they are dual feasible. So each Newton step brings the weights
+r_i a'_i` and :math:`y \cdot a' = 0`: they are dual feasible. So each Newton step brings the weights
 that certify it.
 
 The minimiser lies on a face of the norm, on which the norm is smooth: the nonzero coordinates and
@@ -69,7 +69,7 @@ class Gradient:
     weighted_sum : ndarray of shape (d,)
         Z^T a.
     total_weight : float
-        The sum of a.
+        The sum of a, in terms of the samples' factors r on the radius: r . a.
     label_sum : float
         y . a, the label-weighted sum.
     """
@@ -95,21 +95,27 @@ class Gradient:
 class CurvatureSums:
     r"""The sums over samples of which a Hessian is made, at curvatures c and weights a.
 
+    Z has the signed rows, centred, on f columns; C = diag(c), and r holds the samples' factors on
+    the radius.
+
     Attributes
     ----------
-    gram, by_weight, by_label : ndarray of shape (f, f), (f,) and (f,)
-        R^T C R, R^T c and R^T C y of the centred rows R on f columns, C = diag(c).
-    total, label_sum : float
-        The sum of c, and y . c.
+    gram : ndarray of shape (f, f)
+        Z^T C Z.
+    by_label, by_penalty : ndarray of shape (f,)
+        Z^T C y and Z^T C r.
+    total, label_penalty, penalty_total : float
+        y^T C y, which is the sum of c, y^T C r and r^T C r.
     ratio : float
         The sum of :math:`a_i^2 / c_i`.
     """
 
     gram: np.ndarray
-    by_weight: np.ndarray
     by_label: np.ndarray
+    by_penalty: np.ndarray
     total: float
-    label_sum: float
+    label_penalty: float
+    penalty_total: float
     ratio: float
 
     def times(self, factor: float) -> CurvatureSums:
@@ -126,18 +132,27 @@ class CurvatureSums:
         columns: np.ndarray | slice,
         centre: np.ndarray,
         y: np.ndarray,
+        r: np.ndarray,
         c: np.ndarray,
         a: np.ndarray,
         *,
         exact: bool,
     ) -> CurvatureSums:
-        """The sums over rows with labels y.
+        """The sums over rows with labels y and factors r.
 
         `centre` (f,) is subtracted from the rows; `exact` asks for double precision however long it
         takes.
         """
-        gram, by_weight, by_label = rows.weighted_gram(columns, centre, c, y, exact=exact)
-        return cls(gram, by_weight, by_label, float(c.sum()), float(c @ y), curvature_ratio(c, a))
+        gram, by_label, by_penalty = rows.weighted_gram(columns, centre, c, y * r, exact=exact)
+        return cls(
+            gram,
+            by_label,
+            by_penalty,
+            float(c.sum()),
+            float(c @ (y * r)),
+            float(c @ r**2),
+            curvature_ratio(c, a),
+        )
 
 
 Sums = TypeVar("Sums", Gradient, CurvatureSums)
@@ -167,11 +182,11 @@ class Curvature:
     coef : ndarray of shape (f, f)
         Z^T C Z on these columns, with the intercept's row centred out.
     penalty : ndarray of shape (f,)
-        Z^T C 1.
+        Z^T C r, r the samples' factors on the radius.
     total : float
-        1^T C 1.
+        r^T C r.
     label_row : ndarray of shape (f + 1,)
-        y^T C (Z, 1) over y^T C y: how far the best intercept moves back when the coefficients and
+        y^T C (Z, r) over y^T C y: how far the best intercept moves back when the coefficients and
         the penalty move; zero without an intercept.
     label_curvature : float
         y^T C y; inf without an intercept, and where it has no curvature: it then stays.
@@ -219,11 +234,11 @@ def curvature(
     """
     total_weight, label_sum = gradient.total_weight, gradient.label_sum
     theta = theta_of_ratio(sums.ratio)
-    # Z^T C (Z, y, 1) and 1^T C 1 = those with diag(c), less theta times products of Z^T a, y.a, 1.a
+    # Z^T C (Z, y, r) and r^T C r = those with diag(c), less theta times products of Z^T a, y.a, r.a
     weighted_sum = gradient.weighted_sum[columns] - label_sum * centre
     gram = sums.gram - np.outer(theta * weighted_sum, weighted_sum)
-    by_penalty = sums.by_label - theta * total_weight * weighted_sum
-    total = sums.total - theta * total_weight**2
+    by_penalty = sums.by_penalty - theta * total_weight * weighted_sum
+    total = sums.penalty_total - theta * total_weight**2
     label_row = np.zeros(len(weighted_sum) + 1)
     label_curvature = sums.total - theta * label_sum**2
     if not fit_intercept or label_curvature <= 0:
@@ -231,8 +246,8 @@ def curvature(
             theta, columns, gram, by_penalty, total, label_row, label_curvature=math.inf
         )
     # the intercept eliminated: the Schur complement of y^T C y
-    label_row[:-1] = sums.by_weight - theta * label_sum * weighted_sum
-    label_row[-1] = sums.label_sum - theta * label_sum * total_weight
+    label_row[:-1] = sums.by_label - theta * label_sum * weighted_sum
+    label_row[-1] = sums.label_penalty - theta * label_sum * total_weight
     label_row /= label_curvature
     gram -= np.outer(label_curvature * label_row[:-1], label_row[:-1])
     by_penalty -= label_curvature * label_row[-1] * label_row[:-1]

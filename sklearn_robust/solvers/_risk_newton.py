@@ -146,6 +146,8 @@ class _Newton:
         Samples of positive weight.
     eps : float
         The radius.
+    factors : ndarray of shape (n,)
+        The factors on it of the samples.
     norm : LpNorm or WeightedNorm
         The norm in the penalty, eps times the norm of the coefficients.
     constrained : bool
@@ -182,6 +184,7 @@ class _Newton:
         threat = problem.threat
         self.eps = float(problem.radius[0])
         self.norm = threat.dual_norm
+        self.factors = problem.factors
         self.choice = ColumnChoice.of(
             self.norm, self.eps, threat.scale, d, rows.most_gram_columns()
         )
@@ -263,7 +266,7 @@ class _Newton:
 
     def _gradient(self, weights: np.ndarray, weighted_sum: np.ndarray) -> Gradient:
         """Minus the gradient of the log-risk at weights (n,), given Z^T a."""
-        return Gradient(weighted_sum, weights.sum(), self.y @ weights)
+        return Gradient(weighted_sum, float(self.factors @ weights), self.y @ weights)
 
     def _has_model(self, at: _Point, gradient: Gradient) -> bool:
         """See to a Hessian for the model at this point; False where it has too many columns."""
@@ -275,7 +278,14 @@ class _Newton:
             c = rules.curvatures(self.loss, at.margins, at.weights, cautious=trust.cautious)
             centre = self.centre[columns]
             sums = CurvatureSums.of(
-                self.rows, columns, centre, self.y, c, at.weights, exact=trust.exact
+                self.rows,
+                columns,
+                centre,
+                self.y,
+                self.factors,
+                c,
+                at.weights,
+                exact=trust.exact,
             )
             model = curvature(
                 sums, gradient, columns, centre, fit_intercept=self.problem.fit_intercept
@@ -331,7 +341,8 @@ class _Newton:
         scores = at.scores + change
         penalty = self.eps * float(self.norm.value(coef))
         intercept = at.intercept + step.intercept
-        target = _Point(coef, intercept, scores, scores - penalty, math.nan, at.weights, penalty)
+        margins = scores - penalty * self.factors
+        target = _Point(coef, intercept, scores, margins, math.nan, at.weights, penalty)
         return target, step.settled
 
     # -- line search
@@ -354,7 +365,7 @@ class _Newton:
             scores = at.scores + share * (target.scores - at.scores)
             penalty = self.eps * float(self.norm.value(coef))
         intercept = at.intercept + share * (target.intercept - at.intercept)
-        margins = scores - penalty
+        margins = scores - penalty * self.factors
         log_risk, weights = self.loss.log_risk_and_weights(margins, self.log_weight)
         return _Point(coef, intercept, scores, margins, float(log_risk), weights, penalty)
 
@@ -392,7 +403,8 @@ class _Newton:
             if -math.expm1(bound - reached.log_risk) > self.tol:
                 return None  # even if they were feasible
             weighted_sum = self.problem.weighted_sum(feasible)
-            if self.norm.dual.value(weighted_sum)[0] <= self.eps or (
+            radius = self.problem.attacked_radius(feasible)[0]
+            if self.norm.dual.value(weighted_sum)[0] <= radius or (
                 self.constrained and proves_not_separable(self.problem, feasible)[0]
             ):
                 solution = self.certify(target.coef[None], feasible, near=target.intercept)

@@ -79,7 +79,14 @@ def loss_sums(
     if moments is not None:
         c = curvatures(loss, margins, a, cautious=moments.cautious)
         curvature = CurvatureSums.of(
-            samples.rows, moments.columns, moments.centre, y, c, a, exact=moments.exact
+            samples.rows,
+            moments.columns,
+            moments.centre,
+            y,
+            np.ones_like(y),
+            c,
+            a,
+            exact=moments.exact,
         )
     weighted_sum = samples.rows.weighted_sum((y * a)[None])[0]
     gradient = Gradient(weighted_sum, float(a.sum()), float(y @ a))
