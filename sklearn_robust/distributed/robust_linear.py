@@ -171,9 +171,11 @@ class RobustLinearClassifier(LocalClassifier):
         reduction = DaskReduction(current_client(self.client), chunks)
         return read_summed_problem(self, reduction, reduction.total(Survey.of))
 
-    def _solve_by_sums(self, fit: SummedFit, norm: Norm) -> Solution:
-        try:
+    def _solve_by_sums(self, fit: SummedFit, norm: Norm) -> Solution | None:
+        if not isinstance(fit.problem.reduction, DaskReduction):
             return super()._solve_by_sums(fit, norm)
+        try:
+            return fit.solve(norm, loss_tol=self.loss_tol)
         except LostClusterError as error:
             error.model = self._at_last(fit)
             raise

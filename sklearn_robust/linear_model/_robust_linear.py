@@ -42,7 +42,7 @@ from sklearn_robust.norms import LpNorm, Norm, SchattenNorm, norm_of
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows, LocalReduction
 from sklearn_robust.separators.separator import check_geometry, geometry_of
-from sklearn_robust.solvers import Solution
+from sklearn_robust.solvers import Solution, TooManyColumnsError
 from sklearn_robust.summed import SummedProblem
 from sklearn_robust.threats import ConicThreat, Threat, is_ball, require, require_ball
 
@@ -322,10 +322,13 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         self._p = geometry_of(norm)
         callbacks = FitCallbacks(self, X, y, sample_weight)
         fit: Fit | JointFit | SummedFit
+        solution = None
         if isinstance(problem, SummedProblem):
             fit = begin_summed_fit(self, problem, callbacks, last)
             solution = self._solve_by_sums(fit, norm)
-        else:
+            if solution is None:
+                problem = read_problem(self, X, y, sample_weight, self.class_weight)
+        if solution is None:
             fit = begin_fit(
                 self,
                 problem,
@@ -353,8 +356,12 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
                 pass
         return read_problem(self, X, y, sample_weight, self.class_weight, sample_radius)
 
-    def _solve_by_sums(self, fit: SummedFit, norm: Norm) -> Solution:
-        return fit.solve(norm, loss_tol=self.loss_tol)
+    def _solve_by_sums(self, fit: SummedFit, norm: Norm) -> Solution | None:
+        """The solution of samples known by sums; None where another method takes over."""
+        try:
+            return fit.solve(norm, loss_tol=self.loss_tol)
+        except TooManyColumnsError:
+            return None  # for L-BFGS-B
 
 
 def read_settings(model: RobustLinearClassifier) -> Norm | str:

@@ -49,6 +49,10 @@ _MAX_REFINEMENTS = 3  # solves that remove a Hessian's rounding from the weights
 _HALVINGS = 4  # shares that a sweep along a step tries
 
 
+class TooManyColumnsError(ValueError):
+    """The Hessian of the risk needs more columns than Newton's method computes."""
+
+
 @dataclass(frozen=True)
 class SummedSolution:
     """A predictor of two classes, and what is known of it.
@@ -110,8 +114,10 @@ def minimise_summed_risk(
 
     Raises
     ------
-    ValueError
+    TooManyColumnsError
         If the Hessian needs more columns than the method computes.
+    ValueError
+        If the data change while they are read.
     """
     return _SweepNewton(problem, loss, norm, tol, record).run(start, max_iter)
 
@@ -272,7 +278,7 @@ class _SweepNewton:
         gradient, trust = now.sums.gradient, self.trust
         columns = self.choice.chosen(now.at.coef, gradient)
         if columns is None:
-            raise ValueError(
+            raise TooManyColumnsError(
                 f"The Hessian of the risk needs more than {self.choice.most} of the "
                 f"{len(now.at.coef)} columns of X. Use q_pert=numpy.inf with a larger eps, which "
                 f"uses few columns, fewer features, or an array in memory."
