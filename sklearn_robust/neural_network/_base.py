@@ -232,7 +232,8 @@ class RobustNetBase(
     def _class_factors(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The labels of all processes, and the factor of `class_weight` on each."""
         present, counts = np.unique(labels, return_counts=True)
-        known, counts_of_all = self._ranks.union(present), 0
+        known = self._ranks.union(present)
+        counts_of_all = np.zeros(len(known))
         for those, numbers in self._ranks.gather((present, counts)):
             counts_of_all += np.bincount(np.searchsorted(known, those), numbers, len(known))
         factors = compute_class_weight(

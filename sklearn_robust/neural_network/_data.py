@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ class Table:
     labels: np.ndarray
     weight: np.ndarray
     shape: tuple[int, ...]
-    index: np.ndarray | None = None
+    index: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
     def first(self) -> np.ndarray:
@@ -56,12 +56,11 @@ class Table:
 
     def at(self, places: Any) -> Table:
         """Some of the samples."""
-        index = None if self.index is None else self.index[places]
+        index = self.index[places] if len(self.index) else self.index
         return Table(self.rows[places], self.labels[places], self.weight[places], self.shape, index)
 
     def samples(self, make: MakeSamples) -> Samples:
         """The samples as the module takes them."""
-        assert self.index is not None  # `with_classes` comes first
         return make(self.rows, self.index, self.weight)
 
 
