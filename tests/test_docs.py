@@ -15,6 +15,7 @@ ROOMS = [
     "attacks",
     "certificates",
     "datasets",
+    "distributed",
     "inspection",
     "linear_model",
     "metrics",
@@ -40,6 +41,7 @@ MODULES = [
     "regions",
     "scaled_norms",
     "splitting",
+    "summed",
     "total_variation",
 ]
 EVERYWHERE = {
@@ -58,6 +60,7 @@ BRIEF = (  # where a line often says it all, or scikit-learn is the caller
     "PathRecorder.",
     "callbacks.",
     "certificates.",
+    "distributed.DaskReduction.",
     "joint.",
     "joint_certificates.",
     "losses.",
@@ -67,6 +70,7 @@ BRIEF = (  # where a line often says it all, or scikit-learn is the caller
     "rows.",
     "scaled_norms.",
     "solvers.",
+    "summed.",
     "threats.",
 )
 RESULTS = (  # made by the library: they have attributes, not parameters
@@ -74,6 +78,7 @@ RESULTS = (  # made by the library: they have attributes, not parameters
     "NotSeparableError",
     "RobustLinearPath",
     "Separator",
+    "distributed.SeparatorOnRows",
     "inspection.ConvergenceCurve",
     "inspection.RobustAccuracyCurve",
 )

@@ -118,6 +118,7 @@ class RobustNetBase(
         callbacks = FitCallbacks(self, X, y, sample_weight, self.max_iter)
         self._train(samples, held_out, callbacks)
         callbacks.end_fit()
+        del self._ranks  # no part of the fitted network
         return self
 
     @all_or_nothing
@@ -160,6 +161,7 @@ class RobustNetBase(
         samples = data.samples(self._samples)
         with self._training(samples) as trainer:
             self._record(trainer.epoch(samples))
+        del self._ranks
         return self
 
     def _read(
@@ -230,7 +232,8 @@ class RobustNetBase(
     def _class_factors(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The labels of all processes, and the factor of `class_weight` on each."""
         present, counts = np.unique(labels, return_counts=True)
-        known, counts_of_all = self._ranks.union(present), 0
+        known = self._ranks.union(present)
+        counts_of_all = np.zeros(len(known))
         for those, numbers in self._ranks.gather((present, counts)):
             counts_of_all += np.bincount(np.searchsorted(known, those), numbers, len(known))
         factors = compute_class_weight(
