@@ -143,8 +143,17 @@ def _rival_margins(scores: np.ndarray, y: np.ndarray, rows: slice, rivals: Rival
 
 
 def unbroken(scores: np.ndarray, y: np.ndarray, rows: slice, rivals: Rivals) -> np.ndarray:
-    """Which samples, if they are predicted right, no perturbation moves out of their class; of
-    `least_margins` the sign, but that a tie is not broken where the radius is 0.
+    """Which samples, if they are predicted right, no perturbation moves out of their class.
+
+    Parameters
+    ----------
+    scores, y, rows, rivals
+        As in `least_margins`.
+
+    Returns
+    -------
+    bool array of shape (n,)
+        Whether the robust margin is positive; at radius 0 a tie is not broken.
     """
     margins = least_margins(scores, y, rows, rivals)
     return (margins > 0) | (rivals.radius(rows, y) == 0)
