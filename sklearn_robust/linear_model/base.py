@@ -26,10 +26,12 @@ from sklearn_robust._parameters import (
     read_scale,
     refuse_lazy,
 )
-from sklearn_robust.attacks.linear import class_scores
+from sklearn_robust.adversaries import require_one_set
+from sklearn_robust.attacks.linear import class_scores, row_blocks
 from sklearn_robust.callbacks import CallbackSupportMixin
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model.block_rows import read_block_rows
+from sklearn_robust.linear_model.certificate import CertificateMixin
 from sklearn_robust.losses import MarginLoss, class_log_probabilities, has_probabilities, log_odds
 from sklearn_robust.metrics import (
     certified_radius,
@@ -39,7 +41,15 @@ from sklearn_robust.metrics import (
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows
 from sklearn_robust.solvers import Solution
-from sklearn_robust.threats import LpBall, Threat, is_ball
+from sklearn_robust.threats import (
+    LpBall,
+    Threat,
+    bound_threat,
+    check_is_threat,
+    check_radius,
+    check_sample_radius,
+    is_ball,
+)
 
 # entries of data up to which the samples of positive weight are copied; the problem of larger data
 # has the others too. At least as many as solver="auto" computes exact separators of.
@@ -49,6 +59,15 @@ _MOST_COPIED = 10_000_000
 def dense(coef: Any) -> np.ndarray:
     """Coefficients as a dense array, after `sparsify` too."""
     return coef.toarray() if issparse(coef) else coef
+
+
+def check_radius_or_radii(eps: Any, name: str) -> None:
+    """A radius >= 0, or a dict of them by class."""
+    if isinstance(eps, dict):
+        for label, radius in eps.items():
+            check_radius(radius, f"{name}[{label!r}]")
+    else:
+        check_radius(eps, name)
 
 
 def of_positive_weight(
@@ -81,7 +100,12 @@ def _with_class_weights(
 
 
 def read_problem(
-    estimator: RobustLinearMixin, X: Any, y: Any, sample_weight: Any, class_weight: Any = None
+    estimator: RobustLinearMixin,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    class_weight: Any = None,
+    sample_radius: Any = None,
 ) -> RobustProblem | JointProblem:
     """Validate training data, and state their problem.
 
@@ -104,46 +128,68 @@ def read_problem(
         serves_exactly = not estimator._reads_blocks or exact
         copied = serves_exactly or X.size <= _MOST_COPIED
     check_classification_targets(y)
-    estimator.threat_ = _read_threat(estimator)
-    estimator.scale_ = estimator.threat_.scale if is_ball(estimator.threat_) else None
+    threat = read_threat(estimator)
+    radius = check_sample_radius(sample_radius, len(y))
     estimator._fit_intercept = estimator.fit_intercept
     if class_weight is not None:
         weight = _with_class_weights(class_weight, y, weight)
+    estimator._remember(X, y, weight)
     if copied:
+        radius = None if radius is None else radius[weight > 0]
         X, y, weight = of_positive_weight(X, y, weight)
     used = weight > 0
     index = np.zeros(len(y), dtype=np.int64)
     estimator.classes_, index[used] = np.unique(y[used], return_inverse=True)
-    if len(estimator.classes_) < 2:
-        raise ValueError(
-            f"{type(estimator).__name__} needs samples of at least two classes in y, with positive "
-            f"sample_weight and class_weight, got {len(estimator.classes_)} class: "
-            f"{estimator.classes_.tolist()}. The risk of one class has no minimiser: leave such "
-            "data out."
+    require_two_classes(estimator, estimator.classes_)
+    labels = estimator.classes_.tolist()
+    names = getattr(estimator, "feature_names_in_", None)
+    estimator.threat_ = threat = bound_threat(threat, X.shape[1], names, labels)
+    estimator.scale_ = threat.scale if is_ball(threat) else None
+    if len(labels) > 2:
+        if not is_ball(threat) or radius is not None:
+            require_one_set(threat, radius)
+        return JointProblem.from_data(
+            X,
+            index,
+            threat=threat,
+            fit_intercept=estimator.fit_intercept,
+            sample_weight=weight,
         )
-    several = len(estimator.classes_) > 2
-    kind = JointProblem if several else RobustProblem
-    labels = index if several else np.where(index == 1, 1, -1).astype(X.dtype)
-    problem: RobustProblem | JointProblem = kind.from_data(
+    return RobustProblem.from_data(
         X,
-        labels,
-        threat=estimator.threat_,
+        np.where(index == 1, 1, -1).astype(X.dtype),
+        threat=threat,
         fit_intercept=estimator.fit_intercept,
         sample_weight=weight,
+        sample_radius=radius,
+        classes=labels,
     )
-    return problem
 
 
-def _read_threat(estimator: Any) -> Threat:
+def require_two_classes(estimator: Any, classes: np.ndarray) -> None:
+    """Refuse data of one class."""
+    if len(classes) < 2:
+        raise ValueError(
+            f"{type(estimator).__name__} needs samples of at least two classes in y, with positive "
+            f"sample_weight and class_weight, got {len(classes)} class: {classes.tolist()}. The "
+            "risk of one class has no minimiser: leave such data out."
+        )
+
+
+def read_threat(estimator: Any) -> Threat:
     """The threat of an estimator: its parameter `threat`, else the ball of its parameters."""
     threat: Threat | None = getattr(estimator, "threat", None)
+    clip = getattr(estimator, "clip", None)
     if threat is None:
-        return LpBall(estimator.q_pert, estimator.eps, estimator._read_scale(estimator.scale))
-    if estimator.scale is not None:
+        scale = estimator._read_scale(estimator.scale)
+        return LpBall(estimator.q_pert, estimator.eps, scale, clip)
+    if estimator.scale is not None or clip is not None:
         raise ValueError(
-            f"threat takes the place of q_pert, eps and scale, got threat={threat!r} beside "
-            f"scale={estimator.scale!r}. Use scale=None, or LpBall(q, eps, scale) as the threat."
+            f"threat takes the place of q_pert, eps, scale and clip, got threat={threat!r} beside "
+            f"scale={estimator.scale!r} and clip={clip!r}. Use None for them, or "
+            f"LpBall(q, eps, scale, clip) as the threat."
         )
+    check_is_threat(threat)
     return threat
 
 
@@ -156,7 +202,9 @@ def store_solution(estimator: RobustLinearMixin, solution: Solution) -> None:
     (estimator.separable_,) = solution.separable
 
 
-class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin):
+class RobustLinearMixin(
+    CertificateMixin, DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin
+):
     """Prediction, exact robustness and worst-case points, from the fitted coefficients."""
 
     _reports_its_path = True  # to a PathRecorder
@@ -201,13 +249,18 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         ndarray of shape (n_samples,) or (n_samples, n_classes)
             Two classes: positive means the second class of `classes_`.
         """
-        check_is_fitted(self)
         if isinstance(X, BlockRows):
             return X.map_blocks(self.decision_function)
-        refuse_lazy(X=X)
-        X = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
-        scores = class_scores(X, self.coef_, self.intercept_)
+        scores = class_scores(self._validated(X), self.coef_, self.intercept_)
         return scores[:, 1] if self.coef_.shape[0] == 1 else scores
+
+    def _validated(self, X: Any) -> Any:
+        """Samples like those of the fit, as an array or a sparse array by rows."""
+        check_is_fitted(self)
+        refuse_lazy(X=X)
+        return validate_data(
+            self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False
+        )
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict class labels.
@@ -222,10 +275,12 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         """
         if isinstance(X, BlockRows):
             return X.map_blocks(self.predict)
-        scores = self.decision_function(X)
-        return self.classes_[
-            (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
-        ]
+        X = self._validated(X)
+        labels = np.empty(X.shape[0], self.classes_.dtype)
+        for rows in row_blocks(X.shape[0], len(self.classes_)):
+            scores = class_scores(X[rows], self.coef_, self.intercept_)
+            labels[rows] = self.classes_[scores.argmax(axis=1)]
+        return labels
 
     def robust_score(
         self,

@@ -23,6 +23,7 @@ from sklearn_robust.attacks.linear import (
     unbroken,
     worst_case_perturbations,
 )
+from sklearn_robust.metrics._slices import averaged_over_slices
 from sklearn_robust.metrics.linear_view import (
     SPACES,
     LinearView,
@@ -46,6 +47,7 @@ from sklearn_robust.threats import (
 _ROUTED = ("sample_weight", "sample_radius")
 
 
+@averaged_over_slices
 def robust_accuracy_score(
     estimator: BaseEstimator,
     X: Any,
@@ -259,11 +261,11 @@ def certified_radius(
     ----------
     estimator : fitted linear classifier
         As in `robust_accuracy_score`.
-    X : array-like or sparse array of shape (n_samples, n_features)
+    X : array-like or sparse array of shape (n_samples, n_features), or BlockRows
     y : array-like of shape (n_samples,), optional
         True labels: the distance is then negative where the prediction is wrong, on the boundary
         too (by the smallest number there is). By default that of the predicted class, which is
-        never negative.
+        never negative. BlockRows bring the true labels, and y is None.
     q : float, default=inf
         Exponent of the norm in which the distance is measured, in [1, inf].
     space : {"model", "input"}, default="model"
@@ -293,6 +295,10 @@ def certified_radius(
     >>> certified_radius(LogisticRegression().fit(X, y), X).round(3)
     array([1., 1.])
     """
+    if isinstance(X, BlockRows):
+        X.refuse_beside(y=y)
+        radius = partial(certified_radius, q=q, space=space, scale=scale, threat=threat)
+        return np.concatenate([radius(estimator, block.X, block.y) for block in X.blocks()])
     if threat is not None:
         _check_lone_threat(threat, eps=None, q=q, scale=scale, clip=clip)
     view = linear_view(estimator, X, space)
