@@ -109,6 +109,22 @@ def by_blocks(
     return np.concatenate(figures)
 
 
+def rival_norms(coef: np.ndarray, threat: Threat) -> np.ndarray:
+    r"""||s (w_j - w_k)||_q* of each pair of classes, whatever the radius of the ball; of another
+    threat, which is one set for all samples, its support function :math:`\sigma(w_k - w_j)`.
+
+    Parameters
+    ----------
+    coef : array of shape (K, d), or (1, d) for two classes
+    threat : Threat
+
+    Returns
+    -------
+    array of shape (K, K)
+    """
+    return Rivals(coef, threat).norms
+
+
 def _leads(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
     """f_y - f_k of each sample and class."""
     with np.errstate(invalid="ignore"):  # a threshold that is never reached is an infinite score
