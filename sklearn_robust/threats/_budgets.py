@@ -169,7 +169,8 @@ class FeatureBudget(ThreatMixin):
         moved = np.where(able, np.clip(a - t / unit, 0, eps), 0.0)
         # rounding of t leaves no more than the budget
         spent = np.sum(moved / unit, axis=-1, keepdims=True)
-        moved *= np.minimum(1.0, self.n_features / np.maximum(spent, np.finfo(float).tiny))
+        over = spent > self.n_features
+        moved *= np.where(over, self.n_features / np.where(over, spent, 1.0), 1.0)
         return np.sign(x) * moved
 
     def _has_cones(self) -> bool:
