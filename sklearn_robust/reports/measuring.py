@@ -23,6 +23,7 @@ from sklearn_robust.reports.intervals import (
     Interval,
     bootstrap,
     clopper_pearson,
+    largest_difference,
     mean_of_classes,
     proportion,
 )
@@ -96,7 +97,8 @@ class LinearMeasurement:
 
     def figures(self, members: np.ndarray) -> dict[str, Interval]:
         """Each figure of some samples, with its interval."""
-        y, weight, right = self.y[members], self.weight[members], self.right[members]
+        y, right = self.y[members], self.right[members]
+        weight = self.weight[members]
         alike = bool(np.all(weight == weight[0]))
         found = {
             "robust accuracy": proportion(right)
@@ -112,7 +114,9 @@ class LinearMeasurement:
         area = bootstrap(partial(figures.area_under_curve, lowered, positive), y, weight)
         found["AUC"] = area
         found["Gini"] = Interval(*(2 * x - 1 for x in (area.value, area.low, area.high)), area.name)
-        found["KS"] = bootstrap(partial(figures.kolmogorov_smirnov, lowered, positive), y, weight)
+        largest = partial(figures.kolmogorov_smirnov, lowered, positive)
+        value = float(largest(weight))
+        found["KS"] = largest_difference(value, y) if alike else bootstrap(largest, y, weight)
         if self.probabilities is not None:
             miss, log_loss = self._losses
             for name, loss in (("Brier score", miss**2), ("log loss", log_loss)):
