@@ -113,7 +113,8 @@ class LinearMeasurement:
         lowered, positive = self.lowered[members], y == 1
         area = bootstrap(partial(figures.area_under_curve, lowered, positive), y, weight)
         found["AUC"] = area
-        found["Gini"] = Interval(*(2 * x - 1 for x in (area.value, area.low, area.high)), area.name)
+        low, high = 2 * area.low - 1, 2 * area.high - 1
+        found["Gini"] = Interval(2 * area.value - 1, low, high, area.name)
         largest = partial(figures.kolmogorov_smirnov, lowered, positive)
         value = float(largest(weight))
         found["KS"] = largest_difference(value, y) if alike else bootstrap(largest, y, weight)
