@@ -17,11 +17,17 @@ ORDER = [
     "norms",
     "scaled_norms",
     "splitting",
+    "_interrupts",
+    "_clarabel",
+    "_highs",
     "threats",
     "_parameters",
     "losses",
     "rows",
+    "adversaries",
     "problems",
+    "sign_split",
+    "summed",
     "balancing",
     "total_variation",
     "joint",
@@ -31,10 +37,8 @@ ORDER = [
     "joint_certificates",
     "_documentation",
     "_fits",
-    "_interrupts",
-    "_clarabel",
-    "_highs",
     "_conic_programs",
+    "_conic_sets",
     "proofs",
     "solvers",
     "separators",
@@ -51,6 +55,7 @@ ORDER = [
     "reports",
     "datasets",
     "theory",
+    "distributed",
     "__init__",
     "__main__",
 ]
@@ -69,7 +74,8 @@ def imported_rooms(path: Path) -> set[str]:
             and node.module.split(".")[0] == "sklearn_robust"
         ):
             parts = node.module.split(".")
-            rooms.add(parts[1] if len(parts) > 1 else "__init__")
+            names = parts[1:2] or [alias.name for alias in node.names]
+            rooms |= {name if name in ORDER else "__init__" for name in names}
         elif isinstance(node, ast.Import):
             rooms |= {
                 alias.name.split(".")[1]

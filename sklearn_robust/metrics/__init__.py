@@ -7,6 +7,7 @@ from sklearn_robust.metrics._robust_accuracy import (
     certified_radius,
     make_robust_scorer,
     robust_accuracy_score,
+    worst_case_samples,
 )
 from sklearn_robust.metrics._transformers import coef_on_input
 
@@ -16,4 +17,5 @@ __all__ = [
     "make_robust_scorer",
     "robust_accuracy_certificate",
     "robust_accuracy_score",
+    "worst_case_samples",
 ]
