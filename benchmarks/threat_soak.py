@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,7 +79,10 @@ class Piece:
         program = cp.Problem(
             cp.Maximize(v @ x), held + [cp.norm(L @ x) <= r for L, r in self.balls]
         )
-        program.solve(solver=cp.CLARABEL, tol_gap_abs=1e-11, tol_gap_rel=1e-11, tol_feas=1e-11)
+        options = {"tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11}
+        with warnings.catch_warnings():  # where it ends before such tolerances
+            warnings.simplefilter("ignore")
+            program.solve(solver=cp.CLARABEL, **options)
         return float(program.value)
 
 

@@ -16,7 +16,7 @@ from sklearn_robust._array_api import Array, namespace, to_numpy
 from sklearn_robust._parameters import refuse_lazy
 from sklearn_robust.adversaries import Boxes, Slots, is_shared, resolve
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.rows import Rows, as_rows, largest_entry, require_array
+from sklearn_robust.rows import Rows, Survey, as_rows, largest_entry, require_array
 from sklearn_robust.threats import (
     LpBall,
     Threat,
@@ -181,7 +181,7 @@ class RobustProblem(OnRows):
         log_total = xp.log(largest) + xp.log(xp.sum(weight / largest, axis=-1, keepdims=True))
         log_weight = xp.astype(log_weight - log_total, y.dtype)
         log_total = xp.astype(log_total[:, 0], y.dtype)
-        _check_range(rows, xp)
+        check_range(rows, xp)
         one = xp.ones((1, X.shape[1]), dtype=y.dtype, device=y.device)
         threat, adversary = _chosen_threat(threat, q, eps, scale), None
         check_is_threat(threat)
@@ -464,7 +464,7 @@ def _chosen_threat(threat: Any, q: Any, eps: Any, scale: Any) -> Any:
     return threat
 
 
-def _check_range(rows: Rows, xp: Any) -> None:
+def check_range(rows: Rows | Survey, xp: Any = np) -> None:
     """Raise where squares of the entries of X, and sums of them, leave the range of its type."""
     largest = largest_entry(rows)
     limit = 1e-4 * math.sqrt(xp.finfo(rows.dtype).max)

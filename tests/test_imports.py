@@ -12,6 +12,7 @@ import sklearn_robust
 
 PACKAGE = Path(sklearn_robust.__file__).parent
 ORDER = [
+    "check",
     "_array_api",
     "norms",
     "scaled_norms",
@@ -26,6 +27,7 @@ ORDER = [
     "adversaries",
     "problems",
     "sign_split",
+    "summed",
     "balancing",
     "total_variation",
     "joint",
@@ -37,6 +39,7 @@ ORDER = [
     "_fits",
     "_conic_programs",
     "_conic_sets",
+    "proofs",
     "solvers",
     "separators",
     "regions",
@@ -47,9 +50,12 @@ ORDER = [
     "linear_model",
     "neural_network",
     "onnx",
+    "conformal",
     "inspection",
+    "reports",
     "datasets",
     "theory",
+    "distributed",
     "__init__",
     "__main__",
 ]
@@ -68,7 +74,8 @@ def imported_rooms(path: Path) -> set[str]:
             and node.module.split(".")[0] == "sklearn_robust"
         ):
             parts = node.module.split(".")
-            rooms.add(parts[1] if len(parts) > 1 else "__init__")
+            names = parts[1:2] or [alias.name for alias in node.names]
+            rooms |= {name if name in ORDER else "__init__" for name in names}
         elif isinstance(node, ast.Import):
             rooms |= {
                 alias.name.split(".")[1]

@@ -32,10 +32,11 @@ from sklearn_robust.threats import (
     of_class,
     radius_of,
     support,
+    supports,
     times,
 )
 
-_BLOCK_ENTRIES = 2**19  # entries of sets of samples that exist at a time: 4 megabytes in float64
+_BLOCK_ENTRIES = 2**16  # entries of sets of samples that exist at a time, in the processor's cache
 _FARTHEST = 60  # logarithm to base 2 of the bounds that cut off a ray, at most
 _LARGEST_FACTOR = 1e12  # of a set, beyond which no factor is looked for
 
@@ -99,9 +100,9 @@ class Rivals:
         taken = np.zeros((len(y), len(self.coef)))
         for part, c in self._parts(y):
             sets = at(self.units[c], self._points(rows, part), radius[part])
-            for k, w in enumerate(self.coef):
-                if k != c % len(self.coef):
-                    taken[part, k] = support(sets, (w - self.coef[c]) * (-1 if back else 1))
+            others = np.arange(len(self.coef)) != c % len(self.coef)
+            directions = (self.coef[others] - self.coef[c]) * (-1 if back else 1)
+            taken[np.ix_(part, others)] = supports(sets, directions)
         return taken
 
     def unit_taken(self, rows: slice, y: np.ndarray, *, back: bool = False) -> np.ndarray:

@@ -27,9 +27,8 @@ from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model.base import RobustLinearMixin, check_radius_or_radii, read_problem
 from sklearn_robust.linear_model.fitting import in_float64
 from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
-from sklearn_robust.norms import SchattenNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.separators.joint import MATRIX_TOL, solve_joint_separator
+from sklearn_robust.separators.joint import reachable_tol, solve_joint_separator
 from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.separators.separator import check_geometry, geometry_of, read_norm
 from sklearn_robust.threats import ConicThreat, Threat, is_ball, require, require_ball
@@ -210,7 +209,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         if tol is None:
             in_float32 = problem.log_weight.dtype == np.float32
             tol = _FLOAT32_TOL if in_float32 else _FLOAT64_TOL
-            tol = max(tol, MATRIX_TOL) if isinstance(norm, SchattenNorm) else tol
+            tol = reachable_tol(norm, tol)
         fit = begin_fit(
             self,
             problem,

@@ -20,6 +20,7 @@ from sklearn_robust._parameters import (
     check_parameters,
 )
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
+from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model.base import (
     ProbabilityMixin,
     RobustLinearMixin,
@@ -27,14 +28,22 @@ from sklearn_robust.linear_model.base import (
     dense,
     read_problem,
 )
+from sklearn_robust.linear_model.block_rows import check_settings_of_blocks
 from sklearn_robust.linear_model.fitting import Batch, Fit, convert_margins
 from sklearn_robust.linear_model.joint_fitting import JointFit
-from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
+from sklearn_robust.linear_model.lifecycle import begin_fit, begin_summed_fit, end_fit
+from sklearn_robust.linear_model.summed_fitting import (
+    NotBySumsError,
+    SummedFit,
+    read_summed_problem,
+)
 from sklearn_robust.losses import MarginLoss, check_loss
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm, norm_of
-from sklearn_robust.rows import BlockRows
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import BlockRows, LocalReduction
 from sklearn_robust.separators.separator import check_geometry, geometry_of
 from sklearn_robust.solvers import Solution
+from sklearn_robust.summed import SummedProblem
 from sklearn_robust.threats import ConicThreat, Threat, is_ball, require, require_ball
 
 # entries of the constraints up to which solver="auto" computes the limit
@@ -111,8 +120,10 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         returns the limit itself, from linear, quadratic or cone programs. "auto" is steepest
         descent, and "exact" where the path has not stopped after 2000 iterations, 300 of several
         classes, and the data have up to 10 million entries (times n_classes, of several): data so
-        close to inseparable that the path is slow and its limit hardly depends on p. All return the
-        minimiser of the robust risk for data that are not robustly separable.
+        close to inseparable that the path is slow and its limit hardly depends on p. On larger data
+        of several classes its path has at most as many iterations as take some minutes, and ends
+        with a ConvergenceWarning. All return the minimiser of the robust risk for data that are not
+        robustly separable.
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, relative to the others: the threat is
         :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty
@@ -304,24 +315,45 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         """
         geometry = read_settings(self)
         warm = self.warm_start and hasattr(self, "coef_")
-        last = (dense(self.coef_), self.classes_) if warm else None
-        problem = read_problem(self, X, y, sample_weight, self.class_weight, sample_radius)
+        last = (dense(self.coef_), self.intercept_, self.classes_) if warm else None
+        problem = self._read_problem(X, y, sample_weight, sample_radius)
         norm = norm_of(geometry, len(self.classes_))
         self._p = geometry_of(norm)
-        fit = begin_fit(
-            self,
-            problem,
-            FitCallbacks(self, X, y, sample_weight),
-            loss=self.loss,
-            tol=self.tol,
-            device=self.device,
-            verbose=self.verbose,
-            last=last,
-        )
+        callbacks = FitCallbacks(self, X, y, sample_weight)
+        fit: Fit | JointFit | SummedFit
+        if isinstance(problem, SummedProblem):
+            fit = begin_summed_fit(self, problem, callbacks, last)
+            solution = self._solve_by_sums(fit, norm)
+        else:
+            fit = begin_fit(
+                self,
+                problem,
+                callbacks,
+                loss=self.loss,
+                tol=self.tol,
+                device=self.device,
+                verbose=self.verbose,
+                last=None if last is None else (last[0], last[2]),
+            )
+            (solution,) = solve(self, fit, [norm])
         self._loss = fit.loss
-        (solution,) = solve(self, fit, [norm])
         end_fit(self, fit, solution)
         return self
+
+    def _read_problem(
+        self, X: Any, y: Any, sample_weight: Any, sample_radius: Any
+    ) -> RobustProblem | JointProblem | SummedProblem:
+        """The problem of the training data; of rows in blocks by sums over them, if these do."""
+        if isinstance(X, BlockRows) and sample_radius is None:
+            check_settings_of_blocks(self, X, y, sample_weight)
+            try:
+                return read_summed_problem(self, LocalReduction(X), X.survey)
+            except NotBySumsError:
+                pass
+        return read_problem(self, X, y, sample_weight, self.class_weight, sample_radius)
+
+    def _solve_by_sums(self, fit: SummedFit, norm: Norm) -> Solution:
+        return fit.solve(norm, loss_tol=self.loss_tol)
 
 
 def read_settings(model: RobustLinearClassifier) -> Norm | str:
@@ -405,12 +437,17 @@ def solve(
     at_once = exact and isinstance(fit, Fit) and fit.in_cones
     if model.solver == "steepest_descent" or (model.solver == "auto" and not at_once):
         batches = batches or [(range(len(norms)), np.arange(fit.n_problems))]
+        max_iter = model.max_iter
+        if exact:
+            max_iter = min(max_iter, fit.auto_iterations)
+        elif model.solver == "auto" and isinstance(fit, JointFit):
+            max_iter = min(max_iter, fit.affordable_iterations)
         solutions = fit.follow_paths(
             norms,
             solutions,
             batches,
             step_size=model.step_size,
-            max_iter=min(model.max_iter, fit.auto_iterations) if exact else model.max_iter,
+            max_iter=max_iter,
             loss_tol=loss_tol,
         )
     if exact:

@@ -27,13 +27,17 @@ from sklearn_robust._parameters import (
     refuse_lazy,
 )
 from sklearn_robust.adversaries import require_one_set
-from sklearn_robust.attacks.linear import class_scores, worst_case_perturbations
+from sklearn_robust.attacks.linear import class_scores, row_blocks
 from sklearn_robust.callbacks import CallbackSupportMixin
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model.block_rows import read_block_rows
+from sklearn_robust.linear_model.certificate import CertificateMixin
 from sklearn_robust.losses import MarginLoss, class_log_probabilities, has_probabilities, log_odds
-from sklearn_robust.metrics import certified_radius, robust_accuracy_score
-from sklearn_robust.metrics.linear_view import linear_view
+from sklearn_robust.metrics import (
+    certified_radius,
+    robust_accuracy_score,
+    worst_case_samples,
+)
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows
 from sklearn_robust.solvers import Solution
@@ -124,24 +128,19 @@ def read_problem(
         serves_exactly = not estimator._reads_blocks or exact
         copied = serves_exactly or X.size <= _MOST_COPIED
     check_classification_targets(y)
-    threat = _read_threat(estimator)
+    threat = read_threat(estimator)
     radius = check_sample_radius(sample_radius, len(y))
     estimator._fit_intercept = estimator.fit_intercept
     if class_weight is not None:
         weight = _with_class_weights(class_weight, y, weight)
+    estimator._remember(X, y, weight)
     if copied:
         radius = None if radius is None else radius[weight > 0]
         X, y, weight = of_positive_weight(X, y, weight)
     used = weight > 0
     index = np.zeros(len(y), dtype=np.int64)
     estimator.classes_, index[used] = np.unique(y[used], return_inverse=True)
-    if len(estimator.classes_) < 2:
-        raise ValueError(
-            f"{type(estimator).__name__} needs samples of at least two classes in y, with positive "
-            f"sample_weight and class_weight, got {len(estimator.classes_)} class: "
-            f"{estimator.classes_.tolist()}. The risk of one class has no minimiser: leave such "
-            "data out."
-        )
+    require_two_classes(estimator, estimator.classes_)
     labels = estimator.classes_.tolist()
     names = getattr(estimator, "feature_names_in_", None)
     estimator.threat_ = threat = bound_threat(threat, X.shape[1], names, labels)
@@ -167,7 +166,17 @@ def read_problem(
     )
 
 
-def _read_threat(estimator: Any) -> Threat:
+def require_two_classes(estimator: Any, classes: np.ndarray) -> None:
+    """Refuse data of one class."""
+    if len(classes) < 2:
+        raise ValueError(
+            f"{type(estimator).__name__} needs samples of at least two classes in y, with positive "
+            f"sample_weight and class_weight, got {len(classes)} class: {classes.tolist()}. The "
+            "risk of one class has no minimiser: leave such data out."
+        )
+
+
+def read_threat(estimator: Any) -> Threat:
     """The threat of an estimator: its parameter `threat`, else the ball of its parameters."""
     threat: Threat | None = getattr(estimator, "threat", None)
     clip = getattr(estimator, "clip", None)
@@ -193,7 +202,9 @@ def store_solution(estimator: RobustLinearMixin, solution: Solution) -> None:
     (estimator.separable_,) = solution.separable
 
 
-class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin):
+class RobustLinearMixin(
+    CertificateMixin, DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin
+):
     """Prediction, exact robustness and worst-case points, from the fitted coefficients."""
 
     _reports_its_path = True  # to a PathRecorder
@@ -238,13 +249,18 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         ndarray of shape (n_samples,) or (n_samples, n_classes)
             Two classes: positive means the second class of `classes_`.
         """
-        check_is_fitted(self)
         if isinstance(X, BlockRows):
             return X.map_blocks(self.decision_function)
-        refuse_lazy(X=X)
-        X = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
-        scores = class_scores(X, self.coef_, self.intercept_)
+        scores = class_scores(self._validated(X), self.coef_, self.intercept_)
         return scores[:, 1] if self.coef_.shape[0] == 1 else scores
+
+    def _validated(self, X: Any) -> Any:
+        """Samples like those of the fit, as an array or a sparse array by rows."""
+        check_is_fitted(self)
+        refuse_lazy(X=X)
+        return validate_data(
+            self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False
+        )
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict class labels.
@@ -259,10 +275,12 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         """
         if isinstance(X, BlockRows):
             return X.map_blocks(self.predict)
-        scores = self.decision_function(X)
-        return self.classes_[
-            (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
-        ]
+        X = self._validated(X)
+        labels = np.empty(X.shape[0], self.classes_.dtype)
+        for rows in row_blocks(X.shape[0], len(self.classes_)):
+            scores = class_scores(X[rows], self.coef_, self.intercept_)
+            labels[rows] = self.classes_[scores.argmax(axis=1)]
+        return labels
 
     def robust_score(
         self,
@@ -383,14 +401,8 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
             relations are kept. Without a bound on the set they lie far along its ray.
         """
         check_is_fitted(self)
-        view = linear_view(self, X, "model")
-        threat = view.bound(self._threat(threat, eps, q, scale, clip))
-        index = view.seen_class_index(y)
-        rivals = view.rivals(threat, check_sample_radius(sample_radius, len(index)))
-        moves = worst_case_perturbations(
-            view.X, index, view.coef, view.intercept, threat, rivals=rivals
-        )
-        return (view.X.toarray() if hasattr(view.X, "toarray") else view.X) + moves
+        threat = self._threat(threat, eps, q, scale, clip)
+        return worst_case_samples(self, X, y, threat=threat, sample_radius=sample_radius)
 
     def _threat(
         self,

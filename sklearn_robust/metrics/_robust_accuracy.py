@@ -18,7 +18,12 @@ from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import _check_sample_weight
 
 from sklearn_robust._parameters import check_choice, check_exponent, refuse_lazy
-from sklearn_robust.attacks.linear import boundary_distances, unbroken
+from sklearn_robust.attacks.linear import (
+    boundary_distances,
+    unbroken,
+    worst_case_perturbations,
+)
+from sklearn_robust.metrics._slices import averaged_over_slices
 from sklearn_robust.metrics.linear_view import (
     SPACES,
     LinearView,
@@ -42,6 +47,7 @@ from sklearn_robust.threats import (
 _ROUTED = ("sample_weight", "sample_radius")
 
 
+@averaged_over_slices
 def robust_accuracy_score(
     estimator: BaseEstimator,
     X: Any,
@@ -254,11 +260,11 @@ def certified_radius(
     ----------
     estimator : fitted linear classifier
         As in `robust_accuracy_score`.
-    X : array-like or sparse array of shape (n_samples, n_features)
+    X : array-like or sparse array of shape (n_samples, n_features), or BlockRows
     y : array-like of shape (n_samples,), optional
         True labels: the distance is then negative where the prediction is wrong, on the boundary
         too (by the smallest number there is). By default that of the predicted class, which is
-        never negative.
+        never negative. BlockRows bring the true labels, and y is None.
     q : float, default=inf
         Exponent of the norm in which the distance is measured, in [1, inf].
     space : {"model", "input"}, default="model"
@@ -288,6 +294,10 @@ def certified_radius(
     >>> certified_radius(LogisticRegression().fit(X, y), X).round(3)
     array([1., 1.])
     """
+    if isinstance(X, BlockRows):
+        X.refuse_beside(y=y)
+        radius = partial(certified_radius, q=q, space=space, scale=scale, threat=threat)
+        return np.concatenate([radius(estimator, block.X, block.y) for block in X.blocks()])
     if threat is not None:
         _check_lone_threat(threat, eps=None, q=q, scale=scale, clip=clip)
     view = linear_view(estimator, X, space)
@@ -303,6 +313,70 @@ def certified_radius(
         index == view.predicted, np.maximum(distances, 0), np.minimum(distances, below)
     )
     return np.where(index >= 0, signed, -math.inf)
+
+
+def worst_case_samples(
+    estimator: BaseEstimator,
+    X: Any,
+    y: Any,
+    *,
+    eps: float | None = None,
+    q: float = math.inf,
+    space: str = "model",
+    scale: Any = None,
+    threat: Threat | None = None,
+    clip: Any = None,
+    sample_radius: Any = None,
+) -> np.ndarray:
+    """Each sample moved by the perturbation that makes its margin least, exactly.
+
+    Parameters
+    ----------
+    estimator : fitted linear classifier
+        As in `robust_accuracy_score`.
+    X : array-like or sparse array of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,)
+        True labels, each one of the classes of the fit.
+    eps, q, scale, threat, clip, sample_radius
+        As in `robust_accuracy_score`.
+    space : {"model", "input"}, default="model"
+        Where the perturbations live, and the samples that are returned: "model" is what the last
+        step of a pipeline sees, "input" what the pipeline sees.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_features of the space)
+        In the set of each sample: categories stay one-hot, 0 and 1 stay such, limits and relations
+        are kept. Against a set without bound they lie far along its ray. With space="input" NaN
+        stands for entries that no perturbation changes, such as missing ones and those that an
+        encoder reads.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn_robust.metrics import worst_case_samples
+    >>> from sklearn_robust.threats import Box
+    >>> X, y = np.array([[0.1, 0.0], [0.9, 1.0]]), [0, 1]
+    >>> model = LogisticRegression().fit(X, y)
+    >>> worst_case_samples(model, X, y, threat=Box(-0.3, 0.3, clip=(0, 1)))
+    array([[0.4, 0.3],
+           [0.6, 0.7]])
+    """
+    if threat is not None:
+        _check_lone_threat(threat, eps=eps, q=q, scale=scale, clip=clip)
+    view = linear_view(estimator, X, space)
+    if threat is None:
+        threat = view.ball(check_exponent(q, "q"), _radius(eps), scale, clip)
+    else:
+        threat = view.bound(threat)
+    index = view.seen_class_index(y)
+    rivals = view.rivals(threat, check_sample_radius(sample_radius, len(index)))
+    moves = worst_case_perturbations(
+        view.X, index, view.coef, view.intercept, threat, rivals=rivals
+    )
+    points = view.points
+    return (points.toarray() if hasattr(points, "toarray") else points) + moves
 
 
 def make_robust_scorer(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -105,16 +106,16 @@ class LinearView:
 
     def rivals(self, threat: Any, sample_radius: Any = None) -> Rivals:
         """What a bound threat takes from the leads of the samples, with radii of n samples."""
-        points = None
-        if is_per_sample(threat):
-            points = self.X if self.given is None else self._points
+        points = self.points if is_per_sample(threat) else None
         return Rivals(
             self.reached, threat, self.classes.tolist(), points, sample_radius, self.missing
         )
 
-    @property
-    def _points(self) -> Any:
+    @cached_property
+    def points(self) -> Any:
         """The samples in the space of the threat, NaN where no perturbation changes them."""
+        if self.given is None:
+            return self.X
         used = np.any(self.reached != 0, axis=0)
         return numeric_columns(self.given, self.names, used)
 

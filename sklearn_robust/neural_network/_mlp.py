@@ -102,6 +102,7 @@ class RobustMLPClassifier(RobustNetBase):
         warm_start: bool = False,
         random_state: Any = None,
         device: str | None = None,
+        distributed: bool = False,
         verbose: int = 0,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -133,6 +134,7 @@ class RobustMLPClassifier(RobustNetBase):
         self.warm_start = warm_start
         self.random_state = random_state
         self.device = device
+        self.distributed = distributed
         self.verbose = verbose
 
     def _new_module(

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from sklearn_robust.attacks.losses import logit_margins
 from sklearn_robust.losses import MarginLoss
+from sklearn_robust.neural_network._data import LoadedSamples
 from sklearn_robust.neural_network._inner_maximisation import InnerMaximisation, Samples
 from sklearn_robust.neural_network._objective import log_risk_and_slopes
 from sklearn_robust.neural_network._optimizer import make_optimizer, sizes
 from sklearn_robust.neural_network._passes import Passes, passes
+from sklearn_robust.neural_network._ranks import ALONE, Ranks
 from sklearn_robust.neural_network.modules import homogeneity
 
 _EXPONENTS = {"margin_l1": 1, "margin_l2": 2, "margin_linf": math.inf}
@@ -45,6 +47,8 @@ class Trainer:
         Called between gradient and step.
     degree : int, optional
         The degree of a network that is homogeneous in its parameters; None for others.
+    ranks : Ranks, optional
+        The processes that train together.
     """
 
     network: Passes
@@ -55,11 +59,14 @@ class Trainer:
     batch_size: int | None = None
     set_step_size: Callable[[], None] | None = None
     degree: int | None = None
+    ranks: Ranks = ALONE
 
     @classmethod
-    def of(cls, estimator: Any, samples: Samples, seed: int) -> Trainer:
+    def of(
+        cls, estimator: Any, samples: Samples | LoadedSamples, seed: int, ranks: Ranks
+    ) -> Trainer:
         """The trainer of an estimator's module, by the estimator's parameters."""
-        optimizer, set_step_size = make_optimizer(estimator, samples)
+        optimizer, set_step_size = make_optimizer(estimator, samples, ranks)
         step_size = estimator.eps if estimator.attack == "fgsm" else estimator.attack_step_size
         attack = InnerMaximisation(
             n_steps={"pgd": estimator.attack_steps, "fgsm": 1, None: 0}[estimator.attack],
@@ -72,13 +79,14 @@ class Trainer:
             optimizer,
             attack,
             estimator._loss,
-            torch.Generator().manual_seed(seed),
+            torch.Generator().manual_seed(seed + ranks.rank),  # each its own random starts
             estimator.batch_size,
             set_step_size,
             homogeneity(estimator.module_),
+            ranks,
         )
 
-    def epoch(self, samples: Samples) -> Figures:
+    def epoch(self, samples: Samples | LoadedSamples) -> Figures:
         """Take a step on every batch; the module is left in evaluation mode.
 
         Returns
@@ -87,18 +95,23 @@ class Trainer:
             The figures of `history_`: each batch is seen before its own step.
         """
         weights, figures = [], []
+        count = self.ranks.most(samples.n_batches(self.batch_size))
         try:
-            for batch in samples.batches(self.batch_size, self.generator):
-                weights.append(float(batch.weight.sum()))
+            for batch in samples.batches(self.batch_size, self.generator, count):
+                weights.append(batch.total_weight)
                 figures.append(self._step(batch))
         finally:
             self.network.module.eval()  # after Ctrl-C too
-        return merged(weights, figures)
+        return merged(*self.ranks.joined(weights, figures))
 
-    def robust_accuracy(self, samples: Samples) -> float:
+    def robust_accuracy(self, samples: Samples | LoadedSamples) -> float:
         """The share of the samples that the inner maximisation leaves right."""
-        worst, _ = self.attack(self.network, samples, self.generator)
-        return accuracy(logit_margins(self.network.outputs(worst), samples.y), samples.weight)
+        right = 0.0
+        for part in samples.parts():
+            worst, _ = self.attack(self.network, part, self.generator)
+            margins = logit_margins(self.network.outputs(worst), part.y)
+            right += accuracy(margins, part.weight) * part.total_weight
+        return self.ranks.mean(right / samples.total_weight, samples.total_weight)
 
     def _step(self, batch: Samples) -> Figures:
         """Take a step of the optimiser on the log-risk of a batch under attack."""
@@ -124,7 +137,10 @@ class Trainer:
     ) -> Tensor:
         """The log-risk at the perturbed samples, whose gradient is left in the parameters."""
         risk = functools.partial(log_risk_and_slopes, self.loss, y=batch.y, weight=batch.weight)
-        outputs, log_risk = self.network.parameter_gradients(points, risk)
+        outputs, log_risk = self.network.parameter_gradients(
+            points, self.ranks.objective(risk, batch.weight)
+        )
+        self.ranks.sum_gradients(self.network.module.parameters())
         evaluations.append((outputs, log_risk))
         if self.set_step_size is not None:
             self.set_step_size()

@@ -174,7 +174,8 @@ def max_margin(
         if _imbalance(problem, answer.weights) > _TOL_PROOF:
             gap = 1.0  # one feature alone may still separate: the zero is not proven
     warn_of_gap(gap, tol)
-    return Separator.of(problem, norm, answer, gap)
+    found = Separator.of(problem, norm, answer, gap)
+    return found if scale is not None else found.on(X, y)
 
 
 def _critical_factor(problem: RobustProblem | JointProblem, tol: float) -> Separator:

@@ -16,7 +16,7 @@ import numpy as np
 from sklearn_robust._parameters import check_exponent, check_number, check_radii
 from sklearn_robust.certificates import Certified, Point, cancelling_weights
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.norms import LpNorm, SchattenNorm
+from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows
 from sklearn_robust.separators._engine_choice import (
@@ -28,7 +28,7 @@ from sklearn_robust.separators._engine_choice import (
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
 from sklearn_robust.separators.conic_separator import certify_direction, maximise_conic_margin
 from sklearn_robust.separators.critical_radius import fixed_features, largest_distance
-from sklearn_robust.separators.joint import MATRIX_TOL, solve_joint_separator
+from sklearn_robust.separators.joint import reachable_tol, solve_joint_separator
 from sklearn_robust.separators.largest_factor import largest_factor
 from sklearn_robust.separators.separator import (
     NotSeparableError,
@@ -180,7 +180,7 @@ def min_norm_separator(
     check_number(tol, "tol", low=0, strict=True)
     separator, tol = _solve(problem, p, tol)
     warn_of_gap(separator.relative_gap, tol)
-    return separator
+    return separator.on(X, y)
 
 
 def separator_path(
@@ -268,7 +268,7 @@ def separator_path(
         at_radius = replace(problem, radius=np.array([radius]))
         path[radius], tol = _solve(at_radius, p, tol, start=start)
     warn_of_gap(max((separator.relative_gap for separator in path.values()), default=0.0), tol)
-    return [path[radius] for radius in radii]
+    return [path[radius].on(X, y) for radius in radii]
 
 
 def _check_sequence_of_radii(eps: Any) -> list[float]:
@@ -298,11 +298,9 @@ def _solve(
         norm = read_norm(p, 2)
         assert isinstance(norm, LpNorm)
         return solve_separator(problem, norm, tol, start=start), tol
-    matrix_norm = read_norm(p, problem.n_classes)
-    if isinstance(matrix_norm, SchattenNorm):
-        tol = max(tol, MATRIX_TOL)
-    found = solve_joint_separator(problem, matrix_norm, tol)
-    return Separator.of(problem, matrix_norm, found, found.gap), tol
+    of_matrix = read_norm(p, problem.n_classes)
+    found = solve_joint_separator(problem, of_matrix, tol)
+    return Separator.of(problem, of_matrix, found, found.gap), reachable_tol(of_matrix, tol)
 
 
 def solve_separator(

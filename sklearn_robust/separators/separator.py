@@ -6,8 +6,9 @@ The threat is an l_q ball, or another set in cones.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,10 @@ from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import MATRIX_NORMS, LpNorm, Norm, SchattenNorm, norm_of
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.proofs import Certificate, CertificateError, Claim, LabelledData, certify_margin
 from sklearn_robust.rows import BlockRows
 from sklearn_robust.separators._max_margin_form import Vector
-from sklearn_robust.threats import bound_threat, check_is_threat, is_ball
+from sklearn_robust.threats import LpBall, bound_threat, check_is_threat, is_ball
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,44 @@ class Separator:
     solver: str
     scale: Vector | None = None
     threat: Any = None
+    _data: Any = field(default=None, repr=False, compare=False)  # X and y, for the certificate
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles hold a certificate that was made, and not the data."""
+        return {**vars(self), "_data": None}
+
+    def on(self, X: Any, y: Any) -> Self:
+        """The same separator, which knows its data until it is copied: its certificate needs
+        them.
+        """
+        return replace(self, _data=(X, y))
+
+    @cached_property
+    def certificate(self) -> Certificate:
+        """The margin and its bound as a certificate that anyone can check, made when first asked
+        for.
+
+        Raises
+        ------
+        CertificateError
+            If p or q is none of 1, 2 and inf, after copying and pickling, and for `max_margin` of
+            several classes or with a scale, whose margin is no norm of the coefficients.
+        """
+        if self._data is None:
+            raise CertificateError(
+                "The certificate needs the data, which copies and pickles of a separator do not "
+                "have, nor that of max_margin with a scale or several classes. Read it from what "
+                "min_norm_separator returns, before it is copied."
+            )
+        if self.threat is not None:
+            raise CertificateError(f"Certificates serve l_q balls, got threat={self.threat!r}.")
+        X, y = self._data
+        classes = np.unique(np.asarray(y))
+        data = LabelledData.of(X, y, classes=[-1, 1] if len(classes) == 1 else classes)
+        coef, intercept = np.atleast_2d(self.coef), np.atleast_1d(self.intercept)
+        ball = LpBall(self.q, self.eps, self.scale)
+        claim = Claim(data, ball, coef, intercept, self.fit_intercept)
+        return certify_margin(claim, self.p, self.dual_coef)
 
     @classmethod
     def of(
@@ -336,7 +376,7 @@ def _signs(y: NDArray[Any], classes: NDArray[Any], fit_intercept: bool) -> Vecto
     return y.astype(np.float64)
 
 
-def warn_of_gap(gap: float, tol: float) -> None:
+def warn_of_gap(gap: float, tol: float, *, stacklevel: int = 3) -> None:
     """A ConvergenceWarning at the caller of the public function, where the gap is above tol."""
     if gap > tol:
         warnings.warn(
@@ -344,5 +384,5 @@ def warn_of_gap(gap: float, tol: float) -> None:
             f"features to similar sizes, "
             "move eps away from eps*, or accept a larger tol.",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )

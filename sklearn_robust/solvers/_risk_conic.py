@@ -145,7 +145,7 @@ class _ConicNewton:
         at = self._evaluated(start[0], self.problem.signed_scores(start)[0], None)
         best: _Proven | None = None
         damping, iteration = rules.LEAST_DAMPING, 0
-        while iteration < max_iter and not at.separates(self.used):
+        while iteration < max_iter and not self._separates(at):
             iteration += 1
             hessian = self._hessian(at)
             try:
@@ -163,7 +163,8 @@ class _ConicNewton:
                     record(iteration, best.coef[None], best.weights[None])
                     break
             ahead = partial(self._between, at, target)
-            moved = rules.line_search(at, ahead, target.change, decrease, self.used)
+            first = at.first_share(target.change, self.used)
+            moved = rules.line_search(at.log_risk, ahead, self._separates, decrease, first)
             if moved is None:
                 if decrease <= rules.ROUNDING_DECREASE or damping > rules.MOST_DAMPING:
                     break
@@ -175,7 +176,7 @@ class _ConicNewton:
 
     def _solution(self, at: _Point, best: _Proven | None) -> Solution | None:
         """The best certified predictor, or one that separates the data; None without either."""
-        if at.separates(self.used):
+        if self._separates(at):
             return self.certify(at.coef[None], near=at.intercept)
         if best is None:
             best = self._judged(at, self.dual.mixed(at.weights))
@@ -193,6 +194,9 @@ class _ConicNewton:
         )
 
     # points
+
+    def _separates(self, at: _Point) -> bool:
+        return at.separates(self.used)
 
     def _evaluated(self, coef: np.ndarray, scores: np.ndarray, near: float | None) -> _Point:
         """The point of a predictor, with its best intercept."""

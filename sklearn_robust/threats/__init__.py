@@ -67,6 +67,7 @@ from sklearn_robust.threats._members import (
     is_solid,
     of_class,
     support,
+    supports,
     times,
 )
 from sklearn_robust.threats._mixin import ThreatMixin
@@ -125,6 +126,7 @@ __all__ = [
     "steepest_subgradient",
     "support",
     "support_sizes",
+    "supports",
     "takes_proximal_steps",
     "times",
     "unit_threat",

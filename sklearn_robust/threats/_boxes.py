@@ -141,6 +141,16 @@ class Box(ThreatMixin):
         """The largest <v, .>, inf where v points along an infinite bound: (..., d) -> (...)."""
         return namespace(v).sum(v * self.worst(v), axis=-1)
 
+    def supports(self, V: np.ndarray) -> np.ndarray:
+        """The support functions of the boxes of n samples in k directions: (k, d) -> (n, k)."""
+        if np.ndim(self.lower) < 2:
+            return np.stack([self.support(v) for v in V], axis=-1)
+        with np.errstate(invalid="ignore"):
+            found = self.upper @ np.maximum(V, 0).T + self.lower @ np.minimum(V, 0).T
+        if not np.isfinite(found).all():  # bounds that are infinite
+            found = np.stack([self.support(v) for v in V], axis=-1)
+        return found
+
     def reach(self) -> float:
         """The largest entry in size of a point of the box."""
         return max(float(np.max(np.abs(end))) for end in (self.lower, self.upper))

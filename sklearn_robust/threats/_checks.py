@@ -181,8 +181,8 @@ def check_sample_radius(sample_radius: Any, n_samples: int) -> np.ndarray | None
         valid = False
     if not valid:
         raise ValueError(
-            f"sample_radius must hold a finite number >= 0 for each of the {n_samples} samples, the "
-            f"factor on its set of perturbations, got {sample_radius!r}. Use 1 for the set as it "
-            f"stands, and 0 for a sample that is not attacked."
+            f"sample_radius must hold a finite number >= 0 for each of the {n_samples} samples, "
+            f"the factor on its set of perturbations, got {sample_radius!r}. Use 1 for the set as "
+            f"it stands, and 0 for a sample that is not attacked."
         )
     return factors

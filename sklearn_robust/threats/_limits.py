@@ -6,6 +6,7 @@ the threat, cut by the box :math:`low - x \le \delta \le high - x`.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from scipy import sparse
 from sklearn.utils.metaestimators import available_if
 
 from sklearn_robust._array_api import Array
-from sklearn_robust.norms import cap_level
 from sklearn_robust.threats._cones import ball_rows, box_rows, stacked
 from sklearn_robust.threats._interface import ConicSet
 
@@ -52,18 +52,25 @@ def room(X: np.ndarray, clip: Any) -> tuple[np.ndarray, np.ndarray]:
     Rounded so that x plus either stays within the limits.
     """
     low, high = clip
-    known = ~np.isnan(X)
-    outside = known & ((low > X) | (high < X))
-    if outside.any():
-        value = X[outside][0]
-        raise ValueError(
-            f"clip must hold every sample before it is perturbed, but X holds {value:g}. Widen "
-            f"clip={clip!r}, or scale X."
-        )
-    below, above = (np.where(known, end - X, 0.0) for end in (low, high))
-    with np.errstate(invalid="ignore"):
-        below = np.where(X + below < low, np.nextafter(below, 0), below)
-        above = np.where(X + above > high, np.nextafter(above, 0), above)
+    below, above = low - X, high - X
+    axis = None if np.ndim(low) == np.ndim(high) == 0 else 0
+    least, most = X.min(axis=axis, initial=math.inf), X.max(axis=axis, initial=-math.inf)
+    if not (np.all(least >= low) and np.all(most <= high)):  # or NaN
+        known = ~np.isnan(X)
+        outside = known & ((below > 0) | (above < 0))
+        if outside.any():
+            value = X[outside][0]
+            raise ValueError(
+                f"clip must hold every sample before it is perturbed, but X holds {value:g}. Widen "
+                f"clip={clip!r}, or scale X."
+            )
+        below, above = np.where(known, below, 0.0), np.where(known, above, 0.0)
+    beyond = X + below < low
+    if beyond.any():
+        below[beyond] = np.nextafter(below[beyond], 0)
+    beyond = X + above > high
+    if beyond.any():
+        above[beyond] = np.nextafter(above[beyond], 0)
     return below, above
 
 
@@ -132,21 +139,46 @@ class CappedBall:
         move = np.where(v > 0, self.upper, -np.asarray(self.lower))
         with np.errstate(over="ignore"):  # limits far away for a small scale
             move = np.where(gain > 0, move / np.where(scale > 0, scale, 1.0), 0.0)
-        gain = np.broadcast_to(gain, move.shape)
         eps = np.broadcast_to(
             np.asarray(self.eps, dtype=np.float64)[..., None], (*move.shape[:-1], 1)
         )
         if self.q == 1:
             order = np.argsort(-gain, axis=-1, kind="stable")
-            caps = np.minimum(np.take_along_axis(move, order, axis=-1), eps)
+            caps = np.minimum(_taken(move, order), eps)
             before = np.cumsum(caps, axis=-1) - caps
-            spent = np.clip(eps - before, 0.0, caps)
-            moved = np.zeros_like(move)
-            np.put_along_axis(moved, order, spent, axis=-1)
-            return gain, moved
+            back = np.argsort(order, axis=-1, kind="stable")
+            return gain, _taken(np.clip(eps - before, 0.0, caps), back)
         largest = np.max(gain, axis=-1, keepdims=True)
         share = gain / np.where(largest > 0, largest, 1.0)
-        tiny = np.finfo(np.float64).tiny
-        rate = np.maximum(share ** (1 / (self.q - 1)), tiny)
-        level = cap_level(move, eps, self.q, rate)
-        return gain, np.minimum(move, level * rate)
+        rate = share ** (1 / (self.q - 1))
+        unit = np.where(eps > 0, eps, 1.0)
+        level = _ray_length(rate**self.q, (np.minimum(move, unit) / unit) ** self.q)
+        return gain, np.where(eps > 0, np.minimum(move, unit * level ** (1 / self.q) * rate), 0.0)
+
+
+def _ray_length(slopes: np.ndarray, caps: np.ndarray) -> np.ndarray:
+    """The t >= 0 at which min(t slopes, caps) sums to 1 in each row (..., 1), or all caps are
+    reached.
+
+    The sum is concave and piecewise linear in t: Newton's method from the left stays left of the
+    root, and ends on its piece.
+    """
+    caps = np.where(slopes > 0, caps, 0.0)
+    t = np.zeros((*caps.shape[:-1], 1))
+    for _ in range(caps.shape[-1] + 1):
+        reached = slopes * t
+        slope = np.sum(slopes * (reached < caps), axis=-1, keepdims=True)
+        left = 1 - np.sum(np.minimum(reached, caps), axis=-1, keepdims=True)
+        step = np.where((slope > 0) & (left > 0), left / np.where(slope > 0, slope, 1.0), 0.0)
+        moved = t + step
+        if (moved <= t).all():
+            break
+        t = moved
+    return t
+
+
+def _taken(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """The entries of each row in an order, that of all rows or its own."""
+    if order.ndim == 1:
+        return values[..., order]
+    return np.take_along_axis(values, np.broadcast_to(order, values.shape), axis=-1)

@@ -20,6 +20,14 @@ def support(threat: Any, v: Array) -> Array:
     return namespace(v).sum(v * threat.worst(v), axis=-1)
 
 
+def supports(threat: Any, V: np.ndarray) -> np.ndarray:
+    r"""The support functions of the sets of n samples in k directions: (k, d) -> (n, k)."""
+    if hasattr(threat, "supports"):
+        found: np.ndarray = threat.supports(V)
+        return found
+    return np.stack([support(threat, v) for v in V], axis=-1)
+
+
 def is_per_sample(threat: Any) -> bool:
     """Whether the set depends on the sample: `at` gives that of each."""
     return bool(getattr(threat, "per_sample", False))
