@@ -216,7 +216,8 @@ def _ball_of_network(
         clip = getattr(threat, "clip", None)
         plain = replace(threat, clip=None) if isinstance(threat, LpBall) else threat
         ball = require_ball(plain, f"the score of {name}", "use an LpBall, or eps and q")
-        eps, q, scale = ball.eps, ball.q, ball.scale
+        eps, q = ball.eps, ball.q
+        scale = ball.scale
     if clip is not None:
         raise ValueError(
             f"clip is a parameter of {name} itself, whose score takes the limits of its fit, got "

@@ -83,15 +83,15 @@ class FeatureBudget(ThreatMixin):
         object.__setattr__(self, "eps", check_numbers(self.eps, "eps", 1, finite=True))
 
     @property
-    def symmetric(self) -> bool:  # type: ignore[override]
+    def symmetric(self) -> bool:
         return not self.binary
 
     @property
-    def solid(self) -> bool:  # type: ignore[override]
+    def solid(self) -> bool:
         return not self.binary
 
     @property
-    def per_sample(self) -> bool:  # type: ignore[override]
+    def per_sample(self) -> bool:
         return self.binary
 
     @property
@@ -201,7 +201,8 @@ class Budget:
     per_sample = by_class = False
 
     def __init__(self, count: Any, lower: Any, upper: Any, *, whole: bool = False) -> None:
-        self.count, self.lower, self.upper, self.whole = count, lower, upper, whole
+        self.count, self.whole = count, whole
+        self.lower, self.upper = lower, upper
         self.solid = not whole
 
     def within(self, lower: Any, upper: Any) -> Budget:
@@ -238,9 +239,9 @@ class Budget:
         upper, lower = (sparse.diags_array(end[free]) for end in (self.upper, self.lower))
         nothing, none = sparse.csr_array((n, d)), np.zeros(n)
         count = float(self.count)
-        E = [moved, -moved, nothing, sparse.csr_array((1, d)), unit[still]]
-        F = [-upper, lower, one, sparse.csr_array(np.ones((1, n))), sparse.csr_array((d - n, n))]
-        h = [none, none, np.ones(n), [count], np.zeros(d - n)]
+        E: list[Any] = [moved, -moved, nothing, sparse.csr_array((1, d)), unit[still]]
+        F: list[Any] = [-upper, lower, one, np.ones((1, n)), sparse.csr_array((d - n, n))]
+        h: list[Any] = [none, none, np.ones(n), [count], np.zeros(d - n)]
         cones = [("nonnegative", 3 * n + 1), ("zero", d - n)]
         if self.whole:
             E.append(moved)
