@@ -82,9 +82,9 @@ plt.show()
 # far as they may.
 model = models["what an applicant can change"]
 liar = np.flatnonzero(y_test == "defaults")[:1]
-told = model.perturb(Z_test[liar], y_test[liar])
+story = model.perturb(Z_test[liar], y_test[liar])
 names = encode.get_feature_names_out()
-changes = dict(zip(names, (told - Z_test[liar])[0].round(2) + 0.0, strict=True))
+changes = dict(zip(names, (story - Z_test[liar])[0].round(2) + 0.0, strict=True))
 print({name: float(change) for name, change in changes.items() if change})
 
 # %%
