@@ -150,8 +150,10 @@ def max_margin(
     norm = LpNorm(problem.threat.q).dual
     if found.certified.margin > 0:
         return _answer(problem, norm, found, tol)
-    rows, given = found.rows, {"q": q, "fit_intercept": fit_intercept, "tol": tol}
-    nothing = separators.max_margin(rows.X, rows.y, scale=problem.threat.scale, **given)
+    rows, scale = found.rows, problem.threat.scale
+    nothing = separators.max_margin(
+        rows.X, rows.y, q=q, fit_intercept=fit_intercept, tol=tol, scale=scale
+    )
     if nothing.margin > 0:  # these few samples prove nothing for all
         warn_of_gap(1.0, tol)
         zero = np.zeros_like(nothing.coef)

@@ -117,7 +117,7 @@ class Separator:
                 "have, nor that of max_margin with a scale or several classes. Read it from what "
                 "min_norm_separator returns, before it is copied."
             )
-        if self.threat is not None:
+        if self.threat is not None or self.q is None:
             raise CertificateError(f"Certificates serve l_q balls, got threat={self.threat!r}.")
         X, y = self._data
         classes = np.unique(np.asarray(y))
