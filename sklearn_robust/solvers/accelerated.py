@@ -136,6 +136,7 @@ def accelerated_margin(
             f"The accelerated solver needs a geometry p in (1, 2], got {given}. Use the solver "
             f"'steepest_descent' for the path of this geometry, or 'exact' for its limit."
         )
+    problem.require_one_set("The accelerated solver", one_radius=True)
     require(problem.threat, ProximalThreat, "the accelerated solver")
     problem = problem.simplified()
     stopping = Stopping(max_iter, 0.0, tol, True, record_every, monitors)

@@ -96,6 +96,7 @@ def steepest_descent(
     -------
     Solution
     """
+    problem.require_one_set("steepest_descent", one_radius=True)
     problem = problem.simplified()
     norms = list(norm) if isinstance(norm, Sequence) else [norm] * problem.n_problems
     _require_steps(problem, norms)
