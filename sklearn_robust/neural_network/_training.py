@@ -11,16 +11,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from sklearn_robust.attacks.losses import logit_margins
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.neural_network._inner_maximisation import InnerMaximisation, Samples
 from sklearn_robust.neural_network._objective import log_risk_and_slopes
-from sklearn_robust.neural_network._optimizer import make_optimizer, sizes
+from sklearn_robust.neural_network._optimizer import falling_rate, make_optimizer, sizes
 from sklearn_robust.neural_network._passes import Passes, passes
 from sklearn_robust.neural_network.modules import homogeneity
 
 _EXPONENTS = {"margin_l1": 1, "margin_l2": 2, "margin_linf": math.inf}
+
+# By which a gradient is multiplied at least, so that none underflows.
+_LEAST_RISK = 1e-12
 
 Figures = dict[str, float]
 
@@ -45,6 +49,8 @@ class Trainer:
         Called between gradient and step.
     degree : int, optional
         The degree of a network that is homogeneous in its parameters; None for others.
+    schedule : torch.optim.lr_scheduler.LRScheduler, optional
+        Of the rates; its turn is after every step.
     """
 
     network: Passes
@@ -55,11 +61,20 @@ class Trainer:
     batch_size: int | None = None
     set_step_size: Callable[[], None] | None = None
     degree: int | None = None
+    schedule: LRScheduler | None = None
 
     @classmethod
-    def of(cls, estimator: Any, samples: Samples, seed: int) -> Trainer:
-        """The trainer of an estimator's module, by the estimator's parameters."""
+    def of(cls, estimator: Any, samples: Samples, seed: int, *, epochs: int | None) -> Trainer:
+        """The trainer of an estimator's module, by the estimator's parameters; a linear schedule
+        ends after so many epochs, and None has no schedule.
+        """
         optimizer, set_step_size = make_optimizer(estimator, samples)
+        schedule = None
+        if estimator.schedule == "linear" and epochs is not None:
+            n = len(samples.x)
+            schedule = falling_rate(
+                optimizer, epochs * math.ceil(n / min(estimator.batch_size or n, n))
+            )
         step_size = estimator.eps if estimator.attack == "fgsm" else estimator.attack_step_size
         attack = InnerMaximisation(
             n_steps={"pgd": estimator.attack_steps, "fgsm": 1, None: 0}[estimator.attack],
@@ -76,6 +91,7 @@ class Trainer:
             estimator.batch_size,
             set_step_size,
             homogeneity(estimator.module_),
+            schedule,
         )
 
     def epoch(self, samples: Samples) -> Figures:
@@ -90,7 +106,7 @@ class Trainer:
         try:
             for batch in samples.batches(self.batch_size, self.generator):
                 weights.append(float(batch.weight.sum()))
-                figures.append(self._step(batch))
+                figures.append(self._step(batch, whole=batch is samples))
         finally:
             self.network.module.eval()  # after Ctrl-C too
         return merged(weights, figures)
@@ -100,15 +116,21 @@ class Trainer:
         worst, _ = self.attack(self.network, samples, self.generator)
         return accuracy(logit_margins(self.network.outputs(worst), samples.y), samples.weight)
 
-    def _step(self, batch: Samples) -> Figures:
-        """Take a step of the optimiser on the log-risk of a batch under attack."""
-        self.network.module.eval()
+    def _step(self, batch: Samples, *, whole: bool) -> Figures:
+        """Take a step of the optimiser on the risk of a batch under attack.
+
+        The log-risk of all samples has the direction of their risk, and steps on it do not stall as
+        the risk becomes small. The mean of the log-risks of batches is not the log of their mean:
+        there the gradient is that of the risk, unless the rate follows the curvature of the log.
+        """
         worst, clean_margins = self.attack(self.network, batch, self.generator)
-        self.network.module.train()
         units = margin_units(self.network.module, self.degree)
         evaluations: list[tuple[Tensor, Tensor]] = []
-        closure = functools.partial(self._evaluate, worst, batch, evaluations)
+        on_log = whole or self.set_step_size is not None
+        closure = functools.partial(self._evaluate, worst, batch, on_log, evaluations)
         self.optimizer.step(closure)  # type: ignore[arg-type]
+        if self.schedule is not None:
+            self.schedule.step()
         outputs, log_risk = evaluations[0]  # at the parameters before the step
         margins = logit_margins(outputs, batch.y)
         figures = {
@@ -120,11 +142,23 @@ class Trainer:
         return {**figures, **{name: least / unit for name, unit in units.items()}}
 
     def _evaluate(
-        self, points: Tensor, batch: Samples, evaluations: list[tuple[Tensor, Tensor]]
+        self,
+        points: Tensor,
+        batch: Samples,
+        on_log: bool,
+        evaluations: list[tuple[Tensor, Tensor]],
     ) -> Tensor:
-        """The log-risk at the perturbed samples, whose gradient is left in the parameters."""
-        risk = functools.partial(log_risk_and_slopes, self.loss, y=batch.y, weight=batch.weight)
-        outputs, log_risk = self.network.parameter_gradients(points, risk)
+        """The log-risk at the perturbed samples; its gradient, or that of the risk, is left in the
+        parameters.
+        """
+
+        def objective(outputs: Tensor) -> tuple[Tensor, Tensor]:
+            log_risk, slopes = log_risk_and_slopes(self.loss, outputs, batch.y, batch.weight)
+            if not on_log:
+                slopes *= log_risk.exp().clamp(min=_LEAST_RISK)
+            return log_risk, slopes
+
+        outputs, log_risk = self.network.parameter_gradients(points, objective)
         evaluations.append((outputs, log_risk))
         if self.set_step_size is not None:
             self.set_step_size()
@@ -133,7 +167,7 @@ class Trainer:
 
 def accuracy(margins: Tensor, weight: Tensor) -> float:
     """The share of the weight on samples whose margin is positive."""
-    return float(weight[margins > 0].sum() / weight.sum())
+    return float((weight * (margins > 0)).sum() / weight.sum())
 
 
 def merged(weights: list[float], figures: list[Figures]) -> Figures:
