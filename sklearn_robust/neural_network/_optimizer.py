@@ -16,7 +16,8 @@ from sklearn_robust.norms import LpNorm
 
 # The default rule, found by experiment on images, tabular data and synthetic data: one rate suits
 # every p, because it fixes the root mean square of a step and leaves to p how that is shared out.
-_DEFAULT_RATE = 1e-3
+_LEAST_RATE = 1e-3
+_START_SHARE = 1 / 40  # of the root mean square of the initial weights: more, in small networks
 _DEFAULT_OPTIONS = {"normalized": "rms", "momentum": 0.9}
 
 # Constants of the step size that follows the curvature.
@@ -52,7 +53,7 @@ def make_optimizer(
         optimizer = descent = _made(SteepestDescent, estimator, options, p=estimator.p_algo)
         rule = step_size_rule(descent, samples, estimator._start_size)
     elif estimator.optimizer == "steepest_descent":
-        options = {"lr": _DEFAULT_RATE, **_DEFAULT_OPTIONS, **options}
+        options = {"lr": _default_rate(estimator), **_DEFAULT_OPTIONS, **options}
         optimizer = _made(SteepestDescent, estimator, options, p=estimator.p_algo)
     else:
         optimizer = _made(estimator.optimizer, estimator, options)
@@ -60,6 +61,12 @@ def make_optimizer(
     if last == estimator.optimizer:  # its options are those of today
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     return optimizer, rule
+
+
+def _default_rate(estimator: Any) -> float:
+    """The root mean square of the first step."""
+    n_parameters = sum(parameter.numel() for parameter in estimator.module_.parameters())
+    return max(_LEAST_RATE, _START_SHARE * math.sqrt(estimator._start_size / n_parameters))
 
 
 def falling_rate(optimizer: torch.optim.Optimizer, n_steps: int) -> LRScheduler:

@@ -103,6 +103,7 @@ class Trainer:
             The figures of `history_`: each batch is seen before its own step.
         """
         weights, figures = [], []
+        self.network.module.eval()
         try:
             for batch in samples.batches(self.batch_size, self.generator):
                 weights.append(float(batch.weight.sum()))

@@ -28,7 +28,9 @@ TO_THE_LIMIT = {
     "loss": "exponential",
     "attack": "fgsm",
     "bias": False,
-    "tol": 0.0,
+    "schedule": "curvature",
+    "batch_size": None,
+    "standardize": False,
     "random_state": 0,
 }
 

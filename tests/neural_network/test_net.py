@@ -221,7 +221,6 @@ def test_partial_fit_and_warm_start_go_on_where_training_was(optimizer):
     X, y = blobs()
     options = {
         "optimizer": optimizer,
-        "tol": 0.0,
         "loss_tol": 0.0,
         "max_iter": 4,
         "learning_rate": 1e-3,
@@ -290,13 +289,13 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch_and_is_off_by_defaul
     assert not all(
         torch.equal(value, states[-1][name]) for name, value in network.module_.state_dict().items()
     )
-    assert "validation_robust_accuracy" not in quick(max_iter=2, tol=0).fit(X, flipped).history_
+    assert "validation_robust_accuracy" not in quick(max_iter=2).fit(X, flipped).history_
 
 
 def test_callbacks():
     X, y = blobs()
     monitor = ScoringMonitor(scoring="accuracy")
-    network = quick(max_iter=6, tol=0).set_callbacks(monitor).fit(X, y)
+    network = quick(max_iter=6).set_callbacks(monitor).fit(X, y)
     scores = [row["accuracy"] for row in monitor.get_logs().data if "accuracy" in row]
     assert len(scores) >= 6
     assert scores[-1] == network.score(X, y)
