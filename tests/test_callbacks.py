@@ -93,7 +93,7 @@ def test_scores_are_monitored_and_nothing_else_changes(estimator, data):
     assert last == (threat(monitored, X, y) if name == "robust" else monitored.score(X, y))
 
 
-SHORT = {"eps": 0.05, "max_iter": 45}
+SHORT = {"eps": 0.05, "max_iter": 45, "tol": 1e-9}
 LINEAR = [
     *(
         {"p_algo": p, "q_pert": q, "loss_tol": loss_tol, "solver": "steepest_descent"}

@@ -145,11 +145,12 @@ def test_zero_weight_is_no_sample_and_two_is_twice(centers):
         X[weight > 0], y[weight > 0], sample_weight=weight[weight > 0]
     )
     np.testing.assert_array_equal(weighted.decision_function(X), left.decision_function(X))
-    repeated = quick().fit(
+    repeated = quick(batch_size=None).fit(
         np.repeat(X, weight.astype(int), axis=0), np.repeat(y, weight.astype(int))
     )
     np.testing.assert_allclose(
-        quick().fit(X, y, sample_weight=weight).decision_function(X), repeated.decision_function(X)
+        quick(batch_size=None).fit(X, y, sample_weight=weight).decision_function(X),
+        repeated.decision_function(X),
     )
     balanced = quick(class_weight="balanced").fit(X[:45], y[:45], sample_weight=weight[:45])
     used = weight[:45] > 0
@@ -224,6 +225,8 @@ def test_partial_fit_and_warm_start_go_on_where_training_was(optimizer):
         "loss_tol": 0.0,
         "max_iter": 4,
         "learning_rate": 1e-3,
+        "schedule": "constant",
+        "batch_size": None,
     }
     whole = quick(**options).fit(X, y)
     parts = quick(**options)
@@ -324,9 +327,9 @@ def test_verbose_prints_every_so_many_epochs(capsys):
 def test_a_fit_that_is_cut_short_warns():
     X, y = blobs()
     with pytest.warns(
-        ConvergenceWarning, match=r"max_iter=2 epochs ended before .* robust training accuracy"
+        ConvergenceWarning, match=r"after max_iter=1 epochs .* of constant scores.* accuracy 0"
     ):
-        quick(max_iter=2).fit(X, y)
+        quick(max_iter=1, learning_rate=1e-6).fit(X, y)
 
 
 @pytest.mark.parametrize(
