@@ -49,6 +49,7 @@ def robust_accuracy_score(
     space: str = "model",
     scale: Any = None,
     threat: Threat | None = None,
+    attack_params: dict[str, Any] | None = None,
 ) -> float:
     r"""Fraction of samples that stay correctly classified under every perturbation of the threat.
 
@@ -91,6 +92,9 @@ def robust_accuracy_score(
     threat : Threat, optional
         The set of perturbations as an object, in place of eps, q and scale: an `LpBall`, or a set
         of one's own for linear classifiers, of which `threats.Threat` says what it needs.
+    attack_params : dict, optional
+        Keywords of a network's `robust_score`, such as `{"attack": "ensemble", "n_restarts": 5}`.
+        Linear classifiers need no attack, and none is run on them.
 
     Returns
     -------
@@ -136,7 +140,14 @@ def robust_accuracy_score(
     if isinstance(X, BlockRows):
         X.refuse_beside(y=y, sample_weight=sample_weight)
         score = partial(
-            robust_accuracy_score, estimator, eps=eps, q=q, space=space, scale=scale, threat=threat
+            robust_accuracy_score,
+            estimator,
+            eps=eps,
+            q=q,
+            space=space,
+            scale=scale,
+            threat=threat,
+            attack_params=attack_params,
         )
         return X.average(score)
     refuse_lazy(X=X, y=y, sample_weight=sample_weight)
@@ -156,7 +167,13 @@ def robust_accuracy_score(
         if scale is not None or hasattr(classifier, "scale_"):
             ball["scale"] = scale
         return float(
-            classifier.robust_score(transformed(steps, X), y, sample_weight=sample_weight, **ball)
+            classifier.robust_score(
+                transformed(steps, X),
+                y,
+                sample_weight=sample_weight,
+                **ball,
+                **(attack_params or {}),
+            )
         )
     view = linear_view(estimator, X, space)
     if threat is None:
@@ -272,6 +289,7 @@ def make_robust_scorer(
     space: str = "model",
     scale: Any = None,
     threat: Threat | None = None,
+    attack_params: dict[str, Any] | None = None,
 ) -> RobustScorer:
     """A scorer of robust accuracy, for `scoring=` in GridSearchCV, cross_validate and the like.
 
@@ -285,6 +303,7 @@ def make_robust_scorer(
     space : {"model", "input"}, default="model"
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
     threat : Threat, optional
+    attack_params : dict, optional
         See `robust_accuracy_score`.
 
     Returns
@@ -316,9 +335,11 @@ def make_robust_scorer(
     if scale is not None:
         check_scale(list(scale.values()) if isinstance(scale, Mapping) else scale, "scale")
     if threat is None:
-        return RobustScorer(_radius(eps), check_exponent(q, "q"), space, scale)
+        return RobustScorer(
+            _radius(eps), check_exponent(q, "q"), space, scale, attack_params=attack_params
+        )
     _check_lone_threat(threat, eps=eps, q=q, scale=scale)
-    return RobustScorer(None, q, space, None, threat)
+    return RobustScorer(None, q, space, None, threat, attack_params)
 
 
 class RobustScorer:
@@ -331,12 +352,14 @@ class RobustScorer:
         space: str,
         scale: Any = None,
         threat: Threat | None = None,
+        attack_params: dict[str, Any] | None = None,
     ) -> None:
         self.eps = eps
         self.q = q
         self.space = space
         self.scale = scale
         self.threat = threat
+        self.attack_params = attack_params
         self._sample_weight_request: bool | str | None = None
 
     def set_score_request(self, *, sample_weight: bool | str | None) -> RobustScorer:
@@ -403,10 +426,15 @@ class RobustScorer:
             space=self.space,
             scale=self.scale,
             threat=self.threat,
+            attack_params=self.attack_params,
         )
 
     def __repr__(self) -> str:
         if self.threat is not None:
             return f"make_robust_scorer(threat={self.threat!r}, space={self.space!r})"
-        scale = "" if self.scale is None else f", scale={self.scale!r}"
-        return f"make_robust_scorer(eps={self.eps:g}, q={self.q:g}, space={self.space!r}{scale})"
+        rest = "".join(
+            f", {name}={value!r}"
+            for name, value in (("scale", self.scale), ("attack_params", self.attack_params))
+            if value is not None
+        )
+        return f"make_robust_scorer(eps={self.eps:g}, q={self.q:g}, space={self.space!r}{rest})"

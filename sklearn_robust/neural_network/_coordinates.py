@@ -11,7 +11,6 @@ Training alone differs, because steps are taken on :math:`W_z, b_z`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

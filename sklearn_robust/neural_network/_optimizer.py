@@ -78,8 +78,8 @@ def _check_curvature(estimator: Any, options: dict[str, Any]) -> None:
     """Refuse what leaves the rate that follows the curvature no meaning."""
     if estimator.optimizer != "steepest_descent" or estimator.p_algo == "spectral":
         raise ValueError(
-            f'schedule="curvature" is for optimizer="steepest_descent" with a number as p_algo, got '
-            f"optimizer={estimator.optimizer!r} and p_algo={estimator.p_algo!r}. Use "
+            f'schedule="curvature" is for optimizer="steepest_descent" with a number as p_algo, '
+            f"got optimizer={estimator.optimizer!r} and p_algo={estimator.p_algo!r}. Use "
             f'schedule="linear" or "constant".'
         )
     if "lr" in options:

@@ -98,7 +98,7 @@ SMALL_CNN = functools.partial(madry_cnn, channels=(4, 4), width=16)
 def test_images(images):
     X, y = images
     network = quick(
-        module=SMALL_CNN, p_algo=math.inf, clip=(0, 1), batch_size=15, eps=0.05, max_iter=50
+        module=SMALL_CNN, p_algo=math.inf, clip=(0, 1), batch_size=15, eps=0.05, max_iter=25
     ).fit(X, y)
     assert network.score(X, y) > 0.9
     certified, attacked = network.robust_bounds(X, y, n_steps=20)
