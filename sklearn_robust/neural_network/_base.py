@@ -88,7 +88,8 @@ class RobustNetBase(
         Warns
         -----
         ConvergenceWarning
-            If training ended at `max_iter`, before `loss_tol` or a plateau was reached.
+            If training ended at `max_iter` with a risk above three quarters of that of constant
+            scores; or, where the rate does not fall, before `loss_tol` was reached.
         """
         check_parameters(self, self._ranges)
         resume = self.warm_start and hasattr(self, "module_")

@@ -14,7 +14,7 @@ from sklearn_robust.attacks.combined import judged
 from sklearn_robust.neural_network.modules import make_mlp
 
 
-def task(n_outputs, n=40):
+def task(n_outputs, n=20):
     generator = torch.Generator().manual_seed(0)
     module = make_mlp(6, n_outputs, (30,), init_scale=4.0, generator=generator).double()
     X = torch.rand(n, 6, generator=generator, dtype=torch.float64)
@@ -24,8 +24,7 @@ def task(n_outputs, n=40):
     return module, X.numpy(), y.numpy()
 
 
-@pytest.mark.parametrize("q", [1, 2, math.inf])
-@pytest.mark.parametrize("n_outputs", [1, 5])
+@pytest.mark.parametrize(("n_outputs", "q"), [(1, 2), (5, math.inf), (5, 1)])
 def test_it_breaks_what_its_parts_break_inside_the_threat(n_outputs, q):
     module, X, y = task(n_outputs)
     eps = {1: 0.4, 2: 0.2, math.inf: 0.08}[q]
@@ -46,16 +45,18 @@ def test_it_breaks_what_its_parts_break_inside_the_threat(n_outputs, q):
 
 
 def test_targets_find_what_a_search_without_one_misses():
-    module, X, y = task(5, n=300)
-    threat = {"eps": 0.05, "random_state": 0}
-    left = [
-        (judged(module, points, y)[0] > 0).sum()
-        for points in (
-            apgd(module, X, y, n_steps=20, **threat),
-            ensemble(module, X, y, **threat),
-        )
-    ]
-    assert left[1] < left[0]
+    # f_1 leads f_2 at the sample and can never reach f_0 = 0; f_2 can
+    hidden, outputs = torch.nn.Linear(2, 2), torch.nn.Linear(2, 3)
+    with torch.no_grad():
+        hidden.weight.copy_(torch.tensor([[-1.0, 0.0], [0.0, 1.0]]))
+        hidden.bias.copy_(torch.tensor([0.1, 5.0]))
+        outputs.weight.copy_(torch.tensor([[0.0, 0.0], [-1.0, 0.0], [0.0, 1.0]]))
+        outputs.bias.copy_(torch.tensor([0.0, -0.1, -5.5]))
+    module = torch.nn.Sequential(hidden, torch.nn.ReLU(), outputs)
+    X, y, threat = np.zeros((1, 2), dtype=np.float32), np.array([0]), {"eps": 1.0, "q": 2}
+    missed = apgd(module, X, y, random_state=0, **threat)
+    found = ensemble(module, X, y, random_state=0, **threat)
+    assert judged(module, missed, y)[0] > 0 >= judged(module, found, y)[0]
 
 
 def test_types_and_linear_classifiers():
@@ -71,9 +72,10 @@ def test_types_and_linear_classifiers():
         ensemble(module, X, y, eps=0.1, n_targets=0)
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_settings_of_the_attack_reach_what_scores(monkeypatch):
     X, y = make_blobs(60, n_features=3, centers=4, cluster_std=2.0, random_state=0)
-    network = RobustMLPClassifier((10,), eps=0.3, max_iter=30, attack_steps=1, random_state=0)
+    network = RobustMLPClassifier((10,), eps=0.3, max_iter=1, attack_steps=1, random_state=0)
     network.fit(X, y)
     seen = []
 
