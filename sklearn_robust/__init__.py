@@ -30,6 +30,10 @@ _HOMES = {
     "certified_radius": "metrics",
     "make_robust_scorer": "metrics",
     "robust_accuracy_score": "metrics",
+    "robust_accuracy_certificate": "metrics",
+    "Certificate": "proofs",
+    "CertificateError": "proofs",
+    "RobustnessReport": "reports",
     "ConvergenceDisplay": "inspection",
     "ImplicitBiasReport": "inspection",
     "RobustAccuracyDisplay": "inspection",
@@ -48,7 +52,10 @@ _MODULES = {
     "balancing",
     "callbacks",
     "certificates",
+    "check",
+    "conformal",
     "datasets",
+    "distributed",
     "inspection",
     "joint",
     "joint_certificates",
@@ -59,12 +66,15 @@ _MODULES = {
     "norms",
     "onnx",
     "problems",
+    "proofs",
     "regions",
+    "reports",
     "rows",
     "scaled_norms",
     "separators",
     "solvers",
     "splitting",
+    "summed",
     "theory",
     "threats",
     "total_variation",
@@ -72,6 +82,8 @@ _MODULES = {
 }
 
 __all__ = [
+    "Certificate",
+    "CertificateError",
     "ConstantClassifierWarning",
     "ConvergenceDisplay",
     "ImplicitBiasReport",
@@ -86,6 +98,7 @@ __all__ = [
     "RobustLinearPath",
     "RobustMLPClassifier",
     "RobustNetClassifier",
+    "RobustnessReport",
     "Separator",
     "SeparatorDisplay",
     "adversarial_rademacher_bound",
@@ -99,6 +112,7 @@ __all__ = [
     "mixed_norm_weight",
     "rademacher_bound",
     "register_onnx_converters",
+    "robust_accuracy_certificate",
     "robust_accuracy_score",
     "robust_generalization_bound",
     "robust_linear_path",
@@ -126,13 +140,20 @@ if TYPE_CHECKING:
         robust_linear_path,
         training_radii,
     )
-    from sklearn_robust.metrics import certified_radius, make_robust_scorer, robust_accuracy_score
+    from sklearn_robust.metrics import (
+        certified_radius,
+        make_robust_scorer,
+        robust_accuracy_certificate,
+        robust_accuracy_score,
+    )
     from sklearn_robust.neural_network import (
         RobustDiagonalNet,
         RobustMLPClassifier,
         RobustNetClassifier,
     )
     from sklearn_robust.onnx import register_onnx_converters
+    from sklearn_robust.proofs import Certificate, CertificateError
+    from sklearn_robust.reports import RobustnessReport
     from sklearn_robust.separators import (
         NotSeparableError,
         Separator,

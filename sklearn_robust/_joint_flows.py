@@ -276,6 +276,17 @@ def feasibility(
     Feasibility
     """
     sums = weighted_sums(problem, weights)
+    return feasibility_of_sums(problem, sums, perturbations, search=search)
+
+
+def feasibility_of_sums(
+    problem: JointProblem,
+    sums: WeightedSums,
+    perturbations: np.ndarray | None = None,
+    *,
+    search: bool = False,
+) -> Feasibility:
+    """`feasibility` from the sums of the weights, which may be larger than the data."""
     if by_cuts(problem):
         return Feasibility(_largest_ratio(problem, sums))
     first = repaired(problem, sums, perturbations)

@@ -235,10 +235,10 @@ class _Search:
 
     def _iterate(self) -> None:
         model, root = self.model, math.sqrt(self.model.problem.n_classes)
-        differences = model.problem.pair_differences(model.coef + self.ahead)
-        self.perturbations = model.problem.threat.project(
-            self.perturbations + self.ratio / root * differences, model.capacities
-        )
+        moved = model.problem.pair_differences(model.coef + self.ahead)
+        moved *= self.ratio / root
+        moved += self.perturbations
+        self.perturbations = model.problem.threat.project(moved, model.capacities)
         left = model.left(self.perturbations)
         step = model.inside(self.step + left / (self.ratio * root))
         self.ahead, self.step = 2 * step - self.step, step

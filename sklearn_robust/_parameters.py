@@ -19,9 +19,9 @@ from sklearn_robust.threats import check_radius, check_scale
 
 Check = Callable[[Any, str], Any]  # refuses a value, given with the name of its parameter
 
-_IN_MEMORY = {  # by where a class is defined: what brings the data of its objects into memory
-    "dask": "{name}.compute()",
-    "dask_expr": "{name}.compute()",
+_IN_MEMORY = {  # by where a class is defined: what takes its objects, or brings them into memory
+    "dask": "sklearn_robust.distributed, which reads its chunks, or {name}.compute()",
+    "dask_expr": "sklearn_robust.distributed, which reads its chunks, or {name}.compute()",
     "distributed": "{name}.result()",
     "polars.lazyframe": "{name}.collect()",
     "pyspark": "{name}.toPandas()",

@@ -40,12 +40,12 @@ from sklearn_robust._array_api import Array, like, namespace, to_numpy
 from sklearn_robust.balancing import balancing_factors, balancing_potentials
 from sklearn_robust.losses import MarginLoss, is_exponential
 from sklearn_robust.problems import OnRows, RobustProblem
-from sklearn_robust.rows import as_rows
+from sklearn_robust.rows import ArrayRows, BlockRows, Rows, TensorRows, as_rows
 from sklearn_robust.threats import Threat, mapped, support
 
-# entries of an array over classes and samples, or pairs and features, that exist at a time: half a
-# megabyte in float64, about a processor's cache
-_JOINT_BLOCK_ENTRIES = 2**16
+# entries of an array over classes and samples, or pairs and features, that exist at a time: a
+# quarter of a megabyte in float64, about a processor's cache
+_JOINT_BLOCK_ENTRIES = 2**15
 _ALL = slice(None)
 _INTERCEPT_STEPS = 100  # Newton steps at most
 _FIRST_REACH = 4.0  # size to which the first step of the intercepts is held, about; it doubles
@@ -260,6 +260,17 @@ class JointProblem(OnRows):
             stop = min(start + length, n)
             yield slice(start, stop), xp.arange(stop - start, device=self.y.device)
 
+    def row_blocks(self) -> Iterator[tuple[slice, Rows]]:
+        """The samples, and their rows, a block at a time; rows that offer products only in one."""
+        rows = self.rows
+        if isinstance(rows, BlockRows):
+            yield from rows.row_blocks()
+        elif isinstance(rows, ArrayRows | TensorRows):
+            for at, _ in self.blocks():
+                yield at, as_rows(self.X[at])
+        else:
+            yield slice(0, rows.shape[0]), rows
+
     def scores(self, coef: Array) -> Array:
         """W X^T without the intercepts: (K, d) -> (K, n)."""
         return self.rows.scores(coef)
@@ -273,7 +284,9 @@ class JointProblem(OnRows):
     def pair_differences(self, coef: Array, at: slice = _ALL) -> Array:
         """w_l - w_k for the pairs l < k, or a block of them: (K, d) -> (K(K-1)/2, d)."""
         low, high = self.pairs
-        return coef[low[at]] - coef[high[at]]
+        differences = coef[low[at]]
+        differences -= coef[high[at]]
+        return differences
 
     def penalties(self, coef: Array, of: Callable[[Any, Array], Array] = support) -> Array:
         r"""The pair penalties :math:`\text{radius}\,\sigma(w_l - w_k)`, symmetric: (K, d) -> (K,
@@ -291,34 +304,42 @@ class JointProblem(OnRows):
         matrix[high, low] = values
         return matrix
 
-    def robust_margins(self, coef: Array, intercept: Array) -> Array:
+    def robust_margins(
+        self, coef: Array, intercept: Array, penalties: Array | None = None
+    ) -> Array:
         r"""The robust margins :math:`\min_k m_{ik}`: (K, d), (K,) -> (n,); inf for samples of
-        weight zero.
+        weight zero. Penalties (K, K) may be others than those of the coefficients.
         """
-        return self.margins(self.scores(coef), self.penalties(coef), intercept)
-
-    def margins(self, scores: Array, penalties: Array, intercept: Array) -> Array:
-        """The robust margins from scores and penalties: (K, n), (K, K), (K,) -> (n,)."""
-        xp = namespace(scores)
+        xp = namespace(coef)
+        penalties = self.penalties(coef) if penalties is None else penalties
         smallest = xp.full_like(self.log_weight, math.inf)
-        for at, places in self.blocks():
-            losses = self._losses(scores, penalties, intercept, at, places)
+        for at, losses in self._loss_blocks(coef, penalties, intercept):
             smallest[at] = -xp.max(losses, axis=0)
         return xp.where(self.log_weight > -math.inf, smallest, xp.full_like(smallest, math.inf))
 
-    def pair_margins(self, scores: Array, penalties: Array) -> np.ndarray:
-        """The smallest margin of each class against each rival, without intercepts: (K, n), (K, K)
+    def pair_margins(self, coef: Array, penalties: Array) -> np.ndarray:
+        """The smallest margin of each class against each rival, without intercepts: (K, d), (K, K)
         -> (K, K); inf on the diagonal.
         """
-        K, zero = self.n_classes, namespace(scores).zeros_like(scores[:, 0])
+        K = self.n_classes
         smallest = np.full((K, K), math.inf)
-        for at, places in self.blocks():
-            losses = self._losses(scores, penalties, zero, at, places)
+        for at, losses in self._loss_blocks(
+            coef, penalties, namespace(coef).zeros_like(coef[:, 0])
+        ):
             losses[:, self.log_weight[at] == -math.inf] = -math.inf
-            order, classes, starts = _by_class(to_numpy(self.y[at]))
+            order, classes, starts = self._by_class(at)
             largest = np.maximum.reduceat(to_numpy(losses)[:, order], starts, axis=1).T
             smallest[classes] = np.minimum(smallest[classes], -largest)
         return smallest
+
+    def _loss_blocks(
+        self, coef: Array, penalties: Array, intercept: Array
+    ) -> Iterator[tuple[slice, Array]]:
+        """-m_ik, (K, m), a block of samples at a time."""
+        places = namespace(self.y).arange(self.y.shape[0], device=self.y.device)
+        for at, rows in self.row_blocks():
+            scores = rows.scores(coef)
+            yield at, self._losses(scores, penalties, intercept, at, places[: scores.shape[1]])
 
     def evaluate(
         self,
@@ -344,46 +365,16 @@ class JointProblem(OnRows):
         JointEvaluation
         """
         scores, penalties = self.scores(coef), self.penalties(coef)
-        return self.evaluate_scores(loss, scores, penalties, intercept, near=near, overwrite=True)
-
-    def evaluate_scores(
-        self,
-        loss: MarginLoss,
-        scores: Array,
-        penalties: Array,
-        intercept: Array | None = None,
-        *,
-        near: Array | None = None,
-        overwrite: bool = False,
-    ) -> JointEvaluation:
-        """The joint robust loss at scores (K, n) and pair penalties (K, K).
-
-        Parameters
-        ----------
-        loss : MarginLoss
-        scores : array of shape (K, n)
-            W X^T, without intercepts.
-        penalties : array of shape (K, K)
-            Symmetric; the diagonal is not read.
-        intercept, near : array of shape (K,), optional
-            See `evaluate`.
-        overwrite : bool, default=False
-            Whether the weights may take the place of the scores in memory.
-
-        Returns
-        -------
-        JointEvaluation
-        """
         xp = namespace(scores)
         if intercept is None:
             intercept = xp.zeros_like(scores[:, 0])
             if self.fit_intercept:
                 intercept = self.best_intercept(loss, scores, penalties, near)
-        weights = scores if overwrite else xp.empty_like(scores)
+        weights = scores  # they take its place in memory, a block at a time
         margins = xp.full_like(self.log_weight, math.inf)
         soft_margins = xp.empty_like(self.log_weight)
         for at, places in self.blocks():
-            losses = self._losses(scores, penalties, intercept, at, places)
+            losses = self._losses(scores[:, at], penalties, intercept, at, places)
             margins[at] = -xp.max(losses, axis=0)
             soft_margins[at], weights[:, at] = _soft_minimum(losses)
         margins[self.log_weight == -math.inf] = math.inf
@@ -432,25 +423,26 @@ class JointProblem(OnRows):
 
         The entries of the weights at the true class are written to for the product, and put back.
         """
-        return -self._product(self.rows.weighted_sum, weights)
+        xp = namespace(weights)
+        places = xp.arange(self.y.shape[0], device=self.y.device)
+        weights[self.y, places] = -xp.sum(weights, axis=0)
+        try:
+            return -self.rows.weighted_sum(weights)
+        finally:
+            weights[self.y, places] = xp.zeros_like(weights[0])
 
     def sizes(self, weights: Array) -> Array:
         """The sums of the sizes of the terms of `weighted_sum`, (K, n) -> (K, d): their rounding
         scales with them.
         """
-        return self._product(self.rows.sum_sizes, weights)
-
-    def _product(self, product: Callable[[Array], Array], weights: Array) -> Array:
-        """The product with the weights of the rivals less the sum of the weights at the true
-        class.
-        """
         xp = namespace(weights)
-        places = xp.arange(self.y.shape[0], device=self.y.device)
-        weights[self.y, places] = -xp.sum(weights, axis=0)
-        try:
-            return product(weights)
-        finally:
-            weights[self.y, places] = xp.zeros_like(weights[0])
+        total = 0.0
+        for at, rows in self.row_blocks():
+            block = xp.asarray(weights[:, at], copy=True)
+            places = xp.arange(block.shape[1], device=self.y.device)
+            block[self.y[at], places] = xp.sum(block, axis=0)
+            total = total + rows.sum_sizes(block)
+        return total
 
     def balanced(self, weights: Array, *, overwrite: bool = False) -> Array:
         r"""Weights (K, n) scaled to dual feasibility: >= 0, zero at the true class, of sum 1, and
@@ -515,12 +507,12 @@ class JointProblem(OnRows):
 
     def add_class_sums(self, sums: Array, values: Array, at: slice) -> None:
         """Add the class sums of a block of samples (K, m) to others (K, K)."""
-        xp, y = namespace(values), self.y[at]
+        xp = namespace(values)
         if xp is np:
-            order, classes, starts = _by_class(y)
+            order, classes, starts = self._by_class(at)
             sums[classes] += np.add.reduceat(values[:, order], starts, axis=1).T
         else:
-            members = y == xp.arange(self.n_classes, device=y.device)[:, None]
+            members = self.y[at] == xp.arange(self.n_classes, device=self.y.device)[:, None]
             sums += xp.astype(members, values.dtype) @ values.T
 
     def pair_weights(self, weights: Array) -> Array:
@@ -540,13 +532,30 @@ class JointProblem(OnRows):
         share = (1 / xp.sum(members, axis=1))[self.y] * xp.sum(members, axis=0) / (K * (K - 1))
         return xp.where(self.y == classes, xp.zeros_like(members), share)
 
+    def _by_class(self, at: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The order that sorts a block of samples by class, the classes that there are, and where
+        each begins.
+        """
+        key = at.start, at.stop
+        if key not in self._orders:
+            y = to_numpy(self.y[at])
+            order = np.argsort(y, kind="stable")
+            classes, starts = np.unique(y[order], return_index=True)
+            self._orders[key] = order, classes, starts
+        return self._orders[key]
+
+    @cached_property
+    def _orders(self) -> dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The orders of the blocks that were asked for."""
+        return {}
+
     def _losses(
         self, scores: Array, penalties: Array, intercept: Array, at: slice, places: Array
     ) -> Array:
-        """-m_ik on a block of samples, (K, m); -inf at the true class."""
+        """-m_ik on a block of samples, from their scores (K, m); -inf at the true class."""
         y = self.y[at]
-        losses = scores[:, at] + intercept[:, None]
-        losses = losses - losses[y, places]
+        losses = scores + intercept[:, None]
+        losses -= losses[y, places]
         losses += penalties[:, y]
         losses[y, places] = -math.inf
         return losses
@@ -563,13 +572,13 @@ class JointProblem(OnRows):
         xp = namespace(scores)
         soft_margins = xp.empty_like(self.log_weight)
         for at, places in self.blocks():
-            losses = self._losses(scores, penalties, b, at, places)
+            losses = self._losses(scores[:, at], penalties, b, at, places)
             soft_margins[at] = _soft_minimum(losses)[0]
         log_risk, weights = loss.log_risk_and_weights(soft_margins, self.log_weight)
         curvatures = loss.curvature(soft_margins, weights)
         gradient, hessian = xp.zeros_like(b), xp.zeros_like(penalties)
         for at, places in self.blocks():
-            shares = _soft_minimum(self._losses(scores, penalties, b, at, places))[1]
+            shares = _soft_minimum(self._losses(scores[:, at], penalties, b, at, places))[1]
             weighted = weights[at] * shares
             hessian -= weighted @ shares.T
             of_rival = xp.sum(weighted, axis=1)
@@ -589,8 +598,8 @@ class JointProblem(OnRows):
         tops = np.full((K, K), -math.inf)
         sums = np.zeros((K, K))
         for at, places in self.blocks():
-            logs = self._losses(scores, penalties, zero, at, places) + self.log_weight[at]
-            order, classes, starts = _by_class(to_numpy(self.y[at]))
+            logs = self._losses(scores[:, at], penalties, zero, at, places) + self.log_weight[at]
+            order, classes, starts = self._by_class(at)
             block = to_numpy(logs)[:, order]
             top = np.maximum(np.maximum.reduceat(block, starts, axis=1).T, tops[classes])
             unit = np.where(top > -math.inf, top, 0.0)
@@ -604,20 +613,14 @@ class JointProblem(OnRows):
         )
 
 
-def _by_class(y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The order that sorts samples by class, the classes that there are, and where each begins."""
-    order = np.argsort(y, kind="stable")
-    classes, starts = np.unique(y[order], return_index=True)
-    return order, classes, starts
-
-
 def _soft_minimum(losses: Array) -> tuple[Array, Array]:
     """The soft minimum of the margins -losses (K, m), of shape (m,), and its gradient (K, m), the
-    shares of the rivals.
+    shares of the rivals. The losses are written to.
     """
     xp = namespace(losses)
     largest = xp.max(losses, axis=0)
-    shares = xp.exp(losses - largest)
+    losses -= largest
+    shares = xp.exp(losses)
     total = xp.sum(shares, axis=0)
     shares /= total
     return -(largest + xp.log(total)), shares

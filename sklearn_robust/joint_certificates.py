@@ -31,12 +31,12 @@ that start from those of the predictor, :math:`\arg\max_{\delta \in U} \langle w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy.sparse.linalg import LinearOperator, lsmr
+from scipy.sparse.linalg import LinearOperator, minres
 
 from sklearn_robust._array_api import Array, like, namespace, to_numpy
 from sklearn_robust._joint_flows import (
@@ -58,6 +58,7 @@ from sklearn_robust.certificates import Certified, exponent_rounding, over_size,
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import Exponential, Logistic, MarginLoss, conjugate_bound
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
+from sklearn_robust.rows import Rows
 from sklearn_robust.threats import (
     ProximalThreat,
     offers,
@@ -91,10 +92,11 @@ def certify(
     problem: JointProblem,
     norm: Norm,
     coef: Array,
-    weights: Array,
+    weights: Array | Callable[[], Array],
     intercept: Array | None = None,
     *,
     perturbations: np.ndarray | None = None,
+    keep_weights: bool = True,
 ) -> Certified:
     """What a predictor and weights prove, with all rounding charged; the weights are made feasible
     first.
@@ -105,8 +107,9 @@ def certify(
     norm : Norm
         The geometry in which the margin is measured, on the K d coefficients.
     coef : array of shape (K, d)
-    weights : array of shape (K, n)
-        Made feasible by `JointProblem.balanced`.
+    weights : array of shape (K, n), or a function that returns it
+        Made feasible by `JointProblem.balanced`. A function is called twice, for weights that may
+        be overwritten: they take no memory while the bound is found.
     intercept : array of shape (K,), optional
         Without it coef is a direction: the predictor has the best intercepts, and a smallest robust
         margin of 1 where that is positive.
@@ -114,10 +117,13 @@ def certify(
         Points of the unit set for the pairs, from which the bound starts; by default those of coef.
         Not read for q = inf and up to 12 classes in an l_p norm.
 
+    keep_weights : bool, default=True
+        Whether the weights are returned, which may be larger than the data.
+
     Returns
     -------
     Certified
-        Arrays (K, d), (K, n) and (K,), with margin, bound and rounding as floats.
+        Arrays (K, d), (K, n) or (K, 0), and (K,), with margin, bound and rounding as floats.
 
     Examples
     --------
@@ -134,13 +140,22 @@ def certify(
     """
     if intercept is None:
         coef, intercept = _predictor(problem, coef)
-    weights = problem.balanced(weights)
     margin, of_margin = _charged_margin(problem, norm, coef, intercept)
+    sums = weighted_sums(problem, _balanced(problem, weights))
     if perturbations is None and not exact_by_cuts(problem, norm):
         perturbations = pair_perturbations(problem, coef)
-    bound, of_bound = _charged_bound(problem, norm, weights, perturbations, coef)
+    bound, of_bound = _charged_bound(problem, norm, sums, perturbations, coef)
+    del perturbations
     rounding = of_margin / (bound if bound > 0 else 1.0) + of_bound
-    return Certified(coef, weights, intercept, margin=margin, bound=bound, rounding=rounding)
+    feasible = _balanced(problem, weights) if keep_weights else np.zeros((len(coef), 0))
+    return Certified(coef, feasible, intercept, margin=margin, bound=bound, rounding=rounding)
+
+
+def _balanced(problem: JointProblem, weights: Array | Callable[[], Array]) -> Array:
+    """The weights, or those of a function, made feasible."""
+    if callable(weights):
+        return problem.balanced(weights(), overwrite=True)
+    return problem.balanced(weights)
 
 
 def best_intercept(pair_margins: np.ndarray) -> tuple[np.ndarray, float]:
@@ -183,7 +198,7 @@ def _predictor(problem: JointProblem, direction: Array) -> tuple[Array, Array]:
     """A direction (K, d) with its best intercepts, scaled to a smallest robust margin of 1 where it
     is positive and the quotient finite.
     """
-    margins = problem.pair_margins(problem.scores(direction), problem.penalties(direction))
+    margins = problem.pair_margins(direction, problem.penalties(direction))
     if problem.fit_intercept:
         intercept, smallest = best_intercept(margins)
     else:
@@ -208,19 +223,17 @@ def _charged_margin(
     xp, size = namespace(coef), norm.value(coef.reshape(-1))
     if not float(size) > 0:
         return -math.inf, 0.0
-    scores, penalties = problem.scores(coef), problem.penalties(coef)
-    smallest = over_size(xp.min(problem.margins(scores, penalties, intercept)), size)
-    low = _low_margins(problem, coef, scores, penalties, intercept)
+    penalties = problem.penalties(coef)
+    smallest = over_size(xp.min(problem.robust_margins(coef, intercept, penalties)), size)
+    low = _low_margins(problem, coef, penalties, intercept)
     charged = over_size(xp.min(low), size)
     of_norm = _norm_rounding(problem, norm, problem.n_classes * problem.n_features, coef.dtype, xp)
     charged = charged - of_norm * xp.abs(charged)
     return float(charged), float(smallest - charged)
 
 
-def _low_margins(
-    problem: JointProblem, coef: Array, scores: Array, penalties: Array, intercept: Array
-) -> Array:
-    r"""The robust margins (n,) less their rounding, from the scores and penalties of coef.
+def _low_margins(problem: JointProblem, coef: Array, penalties: Array, intercept: Array) -> Array:
+    r"""The robust margins (n,) less their rounding, from the penalties of coef.
 
     The scores of both classes of a pair are sums of terms of sizes at most :math:`\max_k |w_k|
     |x_i|`.
@@ -230,7 +243,7 @@ def _low_margins(
     of_norm = _norm_rounding(problem, LpNorm(2), problem.n_features, coef.dtype, xp)
     penalties = penalties + (of_sum + of_norm) * problem.penalties(coef, support_sizes)
     sizes = problem.rows.score_sizes(xp.max(xp.abs(coef), axis=0)[None])[0]
-    margins = problem.margins(scores, penalties, intercept)
+    margins = problem.robust_margins(coef, intercept, penalties)
     return margins - 2 * of_sum * (sizes + xp.max(xp.abs(intercept)))
 
 
@@ -244,20 +257,19 @@ def margin_bound(
 
     Perturbations of the pairs, where they are needed, are found from the given ones, or from none.
     """
-    return _charged_bound(problem, norm, weights, perturbations)[0]
+    return _charged_bound(problem, norm, weighted_sums(problem, weights), perturbations)[0]
 
 
 def _charged_bound(
     problem: JointProblem,
     norm: Norm,
-    weights: Array,
+    sums: WeightedSums,
     perturbations: np.ndarray | None,
     coef: Array | None = None,
 ) -> tuple[float, float]:
     """D(a) plus its rounding, and the share of rounding in it."""
-    sums, dual = weighted_sums(problem, weights), norm.dual
-    n_samples, xp = weights.shape[1], namespace(weights)
-    rounding = sum_rounding(n_samples, weights.dtype, xp)
+    log_weight, dual = problem.log_weight, norm.dual
+    rounding = sum_rounding(len(log_weight), log_weight.dtype, namespace(log_weight))
     of_sum = rounding * sums.sizes
     # the exact capacities are at least the computed ones less their rounding
     sums = replace(sums, capacities=(1 - rounding) * sums.capacities)
@@ -312,7 +324,11 @@ def _residuals(
 
 
 def repaired_weights(
-    problem: JointProblem, weights: np.ndarray, perturbations: np.ndarray | None = None
+    problem: JointProblem,
+    weights: np.ndarray,
+    perturbations: np.ndarray | None = None,
+    *,
+    overwrite: bool = False,
 ) -> np.ndarray:
     r"""The weights moved the little that makes G a flow of the pairs; nan where that takes more
     than a little.
@@ -329,13 +345,15 @@ def repaired_weights(
         Made feasible by `JointProblem.balanced` first.
     perturbations : ndarray of shape (K(K-1)/2, d), optional
         See `feasibility`.
+    overwrite : bool, default=False
+        Whether the weights may take the place of the given ones in memory.
 
     Returns
     -------
     ndarray of shape (K, n)
     """
     for turn in range(_REPAIR_ROUNDS):
-        weights = problem.balanced(weights)
+        weights = problem.balanced(weights, overwrite=overwrite or turn > 0)
         found = feasibility(problem, weights, perturbations, search=True)
         if found.proven:
             return weights
@@ -346,8 +364,9 @@ def repaired_weights(
         inside = max(_INSIDE, (turn + 1) * (min(found.ratio, _LITTLE) - 1))
         capacities = (1 - inside) * sums.capacities
         left, perturbations = _beyond(problem, sums.weighted_sum, capacities, perturbations)
-        weights = np.maximum(weights + _lightest_change(problem, weights, -left), 0)
-    return np.full_like(weights, math.nan)
+        _add_lightest_change(problem, weights, -left)
+    weights.fill(math.nan)
+    return weights
 
 
 def _beyond(
@@ -366,38 +385,44 @@ def _beyond(
     return target - flow(moved, problem.n_classes), over_capacities(moved, capacities)
 
 
-def _lightest_change(problem: JointProblem, weights: np.ndarray, goal: np.ndarray) -> np.ndarray:
-    """The change of weights (K, n) that adds the goal (K, d) to G, leaves the balance of the
-    classes, and has the least sum of squares over the weights; by lsmr.
+def _add_lightest_change(problem: JointProblem, weights: np.ndarray, goal: np.ndarray) -> None:
+    r"""Change weights (K, n), in their place, so that G grows by the goal (K, d), the classes keep
+    their balance, and the sum of squares of the changes over the weights is least.
+
+    The change is :math:`a_{ik} (\theta_{y_i} - \theta_k) \cdot (x_i, 1)`; the linear equations in
+    :math:`\theta`, (K, d + 1), are solved by minres, for they are singular: a common shift of all
+    classes changes nothing. Without intercepts the sum of all weights is kept.
     """
-    (n_classes, n), d = weights.shape, problem.n_features
-    root = np.sqrt(weights)
-    own = np.arange(n)
+    K, d = goal.shape
+    size = K * (d + 1) if problem.fit_intercept else K * d + 1
 
-    def matvec(x: np.ndarray) -> np.ndarray:
-        change = root * x.reshape(n_classes, n)
-        sums = problem.class_sums(change)
+    def changes(theta: np.ndarray) -> Iterator[tuple[slice, Rows, np.ndarray]]:
+        """The changes (K, m) over the weights, a block of samples at a time."""
+        coef, shift = theta[: K * d].reshape(K, d), theta[K * d :]
+        for at, rows in problem.row_blocks():
+            scores = rows.scores(coef)
+            if problem.fit_intercept:
+                scores += shift[:, None]
+            change = scores[problem.y[at], np.arange(scores.shape[1])] - scores
+            yield at, rows, change if problem.fit_intercept else change + shift
+
+    def product(theta: np.ndarray) -> np.ndarray:
+        """What the changes add to G and to the balance."""
+        of_rows, sums = np.zeros((K, d)), np.zeros((K, K))
+        for at, rows, change in changes(theta):
+            change *= weights[:, at]
+            problem.add_class_sums(sums, change, at)
+            change[problem.y[at], np.arange(change.shape[1])] = -change.sum(axis=0)
+            of_rows -= rows.weighted_sum(change)
         balance = sums.sum(axis=1) - sums.sum(axis=0)
-        if not problem.fit_intercept:
-            balance = np.full(1, sums.sum())
-        return np.concatenate([problem.weighted_sum(change).ravel(), balance])
+        balance = balance if problem.fit_intercept else np.full(1, sums.sum())
+        return np.concatenate([of_rows.ravel(), balance])
 
-    def rmatvec(v: np.ndarray) -> np.ndarray:
-        scores = problem.scores(v[: n_classes * d].reshape(n_classes, d))
-        if problem.fit_intercept:
-            scores += v[n_classes * d :, None]
-        differences = scores[problem.y, own] - scores
-        if not problem.fit_intercept:
-            differences += v[-1]
-        return (root * differences).ravel()
-
-    target = np.concatenate([goal.ravel(), np.zeros(n_classes if problem.fit_intercept else 1)])
-    operator = LinearOperator(
-        (len(target), root.size), matvec=matvec, rmatvec=rmatvec, dtype=np.float64
-    )
-    solved = lsmr(operator, target, atol=_SOLVED, btol=_SOLVED, conlim=0, maxiter=len(target))[0]
-    change: np.ndarray = root * solved.reshape(n_classes, n)
-    return change
+    target = np.concatenate([goal.ravel(), np.zeros(size - K * d)])
+    operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
+    theta = minres(operator, target, rtol=_SOLVED, maxiter=size)[0]
+    for at, _, change in changes(theta):
+        weights[:, at] *= np.maximum(1 + change, 0)
 
 
 def log_risk_bound(

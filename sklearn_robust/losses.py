@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 from scipy.optimize import brentq
@@ -64,6 +64,18 @@ class MarginLoss(Protocol):
         """Fenchel's lower bound on log L over all predictors, from dual-feasible weights of sum 1;
         near a guess of it.
         """
+        ...
+
+
+class SummableLoss(MarginLoss, Protocol):
+    """A loss whose lower bound on the risk is one sum over the samples, in any order."""
+
+    def dual_sum(self, weights: np.ndarray, log_weight: np.ndarray, log_scale: float) -> float:
+        """The summands of some samples, (m,): of weights of sum 1 over all samples, at a scale."""
+        ...
+
+    def dual_bound(self, total: float, log_scale: float) -> float:
+        """The lower bound on log L over all predictors that the sum over all samples gives."""
         ...
 
 
@@ -121,6 +133,14 @@ class Exponential:
             used, log_weight, xp.zeros_like(weights)
         )
         return entropy - xp.sum(weights * ratio, axis=-1)
+
+    def dual_sum(self, weights: np.ndarray, log_weight: np.ndarray, log_scale: float) -> float:
+        """-KL(a || s) over some of the samples, (m,); no scale enters."""
+        return float(self.log_risk_bound(weights, log_weight))
+
+    def dual_bound(self, total: float, log_scale: float) -> float:
+        """The lower bound on the log-risk that the sum over all samples gives."""
+        return total
 
 
 class Logistic:
@@ -231,6 +251,18 @@ class Logistic:
             *(_entropy_bound(xp, c, used_weights, log_ratio, entropy)[..., 0] for c in (level, cap))
         )
 
+    def dual_sum(self, weights: np.ndarray, log_weight: np.ndarray, log_scale: float) -> float:
+        """The sum of s_i H(c a_i / s_i) over c, for log c = log_scale and some of the samples, (m,)
+        of positive weight; c a_i is taken for s_i where it is larger.
+        """
+        tiny = np.finfo(np.float64).tiny
+        log_ratio = np.log(np.maximum(weights, tiny)) - log_weight
+        return float(_entropy_sum(np, np.full(1, log_scale), weights, log_ratio)[0])
+
+    def dual_bound(self, total: float, log_scale: float) -> float:
+        """The lower bound on the log-risk that the sum over all samples gives."""
+        return log_scale + math.log(total) if total > 0 else -math.inf
+
 
 _MEMBERS = ("name", "log_risk_and_weights", "intercept", "curvature", "log_risk_bound")
 LOSSES: dict[str, MarginLoss] = {loss.name: loss for loss in (Exponential(), Logistic())}
@@ -293,6 +325,11 @@ def is_exponential(loss: MarginLoss) -> bool:
     others.
     """
     return type(loss) is Exponential
+
+
+def is_summable(loss: MarginLoss) -> TypeGuard[SummableLoss]:
+    """Whether the loss has the members of `SummableLoss`."""
+    return hasattr(loss, "dual_sum") and hasattr(loss, "dual_bound")
 
 
 def log_odds_slope(loss: MarginLoss) -> float | None:
@@ -479,7 +516,13 @@ def _entropy_slope(
 def _entropy_bound(
     xp: Any, log_c: Array, used_weights: Array, log_ratio: Array, entropy: Array | float
 ) -> Array:
-    """log of sum_i s_i H(t_i) + c entropy, t = c a / s, of shape (..., 1).
+    """log of sum_i s_i H(t_i) + c entropy, t = c a / s, of shape (..., 1)."""
+    total = _entropy_sum(xp, log_c, used_weights, log_ratio) + entropy
+    return log_c + xp.log(at_least_tiny(total))
+
+
+def _entropy_sum(xp: Any, log_c: Array, used_weights: Array, log_ratio: Array) -> Array:
+    """sum_i s_i H(t_i) / c, t = c a / s, of shape (..., 1).
 
     s H(t) = c a (-log t - (1 - t) log(1 - t) / t), whose last term is 1 at t = 0.
     """
@@ -488,6 +531,4 @@ def _entropy_bound(
     t = at_least_tiny(xp.exp(log_t))
     inner = xp.where(t < 1, t, nothing + 0.5)
     rest = xp.where(t < 1, -(1 - inner) * xp.log1p(-inner) / inner, nothing)
-    return log_c + xp.log(
-        at_least_tiny(xp.sum(used_weights * (rest - log_t), axis=-1, keepdims=True) + entropy)
-    )
+    return xp.sum(used_weights * (rest - log_t), axis=-1, keepdims=True)

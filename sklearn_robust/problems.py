@@ -12,17 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_robust._array_api import Array, namespace
+from sklearn_robust._array_api import Array, namespace, to_numpy
 from sklearn_robust._parameters import refuse_lazy
+from sklearn_robust.adversaries import Boxes, Slots, is_shared, resolve
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.rows import Rows, as_rows, largest_entry, require_array
+from sklearn_robust.rows import Rows, Survey, as_rows, largest_entry, require_array
 from sklearn_robust.threats import (
     LpBall,
     Threat,
+    bind,
+    bound_threat,
+    check_is_threat,
     check_radius,
+    check_sample_radius,
     is_ball,
     mapped,
     support,
+    support_sizes,
     unit_threat,
 )
 
@@ -92,6 +98,10 @@ class RobustProblem(OnRows):
         where all weigh 1.
     fit_intercept : bool
         Whether predictors are <w, x> + b with a free, unpenalised b; otherwise b = 0.
+    adversary : Slots or Boxes, optional
+        The sets of the samples where they do not share a symmetric one, for radius 1; of problems
+        that share y. `threat` then is what a user calls it, and a single symmetric set with a
+        radius for each sample. None where all samples share radius times the threat.
     """
 
     X: Any
@@ -101,6 +111,7 @@ class RobustProblem(OnRows):
     log_weight: Array
     log_total_weight: Array
     fit_intercept: bool
+    adversary: Slots | Boxes | None = None
 
     @classmethod
     def from_data(
@@ -114,6 +125,8 @@ class RobustProblem(OnRows):
         scale: Any = None,
         fit_intercept: bool,
         sample_weight: Array | None = None,
+        sample_radius: Array | None = None,
+        classes: Sequence[Any] | None = None,
     ) -> RobustProblem:
         r"""Labelled rows and what the adversary may do to them.
 
@@ -124,12 +137,17 @@ class RobustProblem(OnRows):
             Labels in {-1, +1}.
         threat : Threat, optional
             The set of perturbations, in the units of X. An `LpBall` is split into its unit ball and
-            its radius; any other set must be symmetric, and has radius 1 as it stands.
+            its radius; any other set has radius 1 as it stands. A set that is not symmetric, or
+            differs from sample to sample, is for one problem on an array.
         q, eps, scale : float, float and array of shape (d,), optional
             In place of a threat: those of `LpBall(q, eps, scale)`.
         fit_intercept : bool
         sample_weight : array of shape (n,) or (k, n), optional
             Finite numbers >= 0, not all zero; 1 by default.
+        sample_radius : array of shape (n,), optional
+            A factor >= 0 on the set of each sample; 1 by default.
+        classes : sequence of two labels, optional
+            What a threat by class calls the labels -1 and +1.
 
         Returns
         -------
@@ -163,11 +181,22 @@ class RobustProblem(OnRows):
         log_total = xp.log(largest) + xp.log(xp.sum(weight / largest, axis=-1, keepdims=True))
         log_weight = xp.astype(log_weight - log_total, y.dtype)
         log_total = xp.astype(log_total[:, 0], y.dtype)
-        _check_range(rows, xp)
+        check_range(rows, xp)
         one = xp.ones((1, X.shape[1]), dtype=y.dtype, device=y.device)
-        threat, radius = unit_threat(_chosen_threat(threat, q, eps, scale), one)
+        threat, adversary = _chosen_threat(threat, q, eps, scale), None
+        check_is_threat(threat)
+        if sample_radius is not None or not (is_ball(threat) or is_shared(threat)):
+            threat = bound_threat(threat, X.shape[1], None, classes)
+            held = require_array(rows, "A set for each sample or class").X
+            factors = check_sample_radius(sample_radius, X.shape[0])
+            threat, adversary = resolve(threat, held, to_numpy(y[0]), classes, factors)
+        elif not is_ball(threat):
+            threat = bind(threat, X.shape[1], None, classes)
+        radius = 1.0
+        if adversary is None or is_ball(threat):
+            threat, radius = unit_threat(threat, one)
         radii = xp.full_like(y[:, 0], radius)
-        return cls(X, y, threat, radii, log_weight, log_total, fit_intercept)
+        return cls(X, y, threat, radii, log_weight, log_total, fit_intercept, adversary)
 
     @property
     def n_problems(self) -> int:
@@ -175,12 +204,17 @@ class RobustProblem(OnRows):
 
     def select(self, rows: Array) -> RobustProblem:
         """The problems at these indices."""
+        radius = self.radius[rows]
+        # at radius 0 the sets are {0}, those without end too
+        idle = self.adversary is not None and not bool(namespace(radius).any(radius > 0))
         return replace(
             self,
             y=self.y[rows],
-            radius=self.radius[rows],
+            radius=radius,
             log_weight=self.log_weight[rows],
             log_total_weight=self.log_total_weight[rows],
+            threat=LpBall(math.inf, 1.0) if idle else self.threat,
+            adversary=None if idle else self.adversary,
         )
 
     def at_radii(self, eps: Sequence[float]) -> RobustProblem:
@@ -213,7 +247,7 @@ class RobustProblem(OnRows):
 
     def simplified(self) -> RobustProblem:
         """The same problem without a scale where all features have the same."""
-        if not is_ball(self.threat):
+        if not is_ball(self.threat) or self.adversary is not None:
             return self
         threat, factor = self.threat.simplified()
         if threat is self.threat:
@@ -273,16 +307,61 @@ class RobustProblem(OnRows):
         """
         return self.radius * support(self.threat, coef)
 
+    def penalties(self, coef: Array) -> Array:
+        """The margin that the adversary takes from each sample, (k, n), or (k, 1) where it is the
+        same for all: (k, d) -> (k, n) or (k, 1).
+        """
+        if self.adversary is None:
+            return self.penalty(coef)[:, None]
+        return self.radius[:, None] * self.adversary.penalties(coef)
+
+    def penalty_sizes(self, coef: Array) -> Array:
+        """The sums of the sizes of the terms of `penalties`: (k, d) -> (k, n) or (k, 1)."""
+        if self.adversary is None:
+            return (self.radius * support_sizes(self.threat, coef))[:, None]
+        return self.radius[:, None] * self.adversary.sizes(coef)
+
+    @property
+    def shares_set(self) -> bool:
+        """Whether all samples have multiples of radius times the threat, which is symmetric."""
+        return self.adversary is None or self.adversary.factors is not None
+
+    @property
+    def factors(self) -> Array:
+        """The factors r_i on the radius, (n,), where the samples share the threat."""
+        if self.adversary is None:
+            return namespace(self.y).ones_like(self.y[0])
+        return self.adversary.factors
+
+    def spread(self, penalty: Array) -> Array:
+        """A penalty (k,) at the factors of the samples: (k, n), or (k, 1) where all are 1."""
+        return penalty[:, None] if self.adversary is None else penalty[:, None] * self.factors
+
+    def attacked_weight(self, weights: Array) -> Array:
+        r"""The weighted sum of the samples' factors on the radius, :math:`\sum_i a_i r_i`, for one
+        set: the sum of the weights where all factors are 1: (k, n) -> (k,).
+        """
+        attacked = weights if self.adversary is None else weights * self.factors
+        return namespace(weights).sum(attacked, axis=-1)
+
+    def attacked_radius(self, weights: Array) -> Array:
+        """The radius of the multiple of the threat in which weights of sum 1 must put Z^T a to
+        prove that no robust separator exists: (k, n) -> (k,).
+        """
+        return (
+            self.radius if self.adversary is None else self.radius * self.attacked_weight(weights)
+        )
+
     def perturbation(self, coef: Array) -> Array:
         """The perturbation of each problem's set that raises <w, x> most: (k, d) -> (k, d)."""
         return self.radius[:, None] * self.threat.worst(coef)
 
     def margins(self, coef: Array, intercept: Array) -> Array:
-        """Robust margins y (<w, x> + b) - penalty(w): (k, d), (k,) -> (k, n); inf for samples of
+        """Robust margins y (<w, x> + b) - penalties(w): (k, d), (k,) -> (k, n); inf for samples of
         weight zero.
         """
         xp = namespace(coef)
-        m = self.signed_scores(coef) + self.y * intercept[:, None] - self.penalty(coef)[:, None]
+        m = self.signed_scores(coef) + self.y * intercept[:, None] - self.penalties(coef)
         return xp.where(self.log_weight > -math.inf, m, xp.full_like(m, math.inf))
 
     def evaluate(
@@ -295,24 +374,27 @@ class RobustProblem(OnRows):
     ) -> Evaluation:
         """The robust loss at (k, d) coefficients, minimised exactly over the intercept.
 
-        `near` (k,) is a guess of the intercept; `penalty` (k,) replaces `penalty(coef)` where a
-        solver keeps its own.
+        `near` (k,) is a guess of the intercept; `penalty` (k,), which the samples' factors
+        multiply, replaces `penalties(coef)` where a solver keeps its own.
         """
-        penalty = self.penalty(coef) if penalty is None else penalty
-        return self.evaluate_scores(loss, self.signed_scores(coef), penalty, near=near)
+        penalties = self.penalties(coef) if penalty is None else self.spread(penalty)
+        return self._evaluated(loss, self.signed_scores(coef) - penalties, near)
 
     def evaluate_scores(
         self, loss: MarginLoss, scores: Array, penalty: Array, *, near: Array | None = None
     ) -> Evaluation:
-        """The robust loss from Z w of shape (k, n) and the penalty of shape (k,), minimised exactly
-        over the intercept.
+        """The robust loss from Z w (k, n) and the penalty (k,), which the factors of the samples
+        multiply, minimised exactly over the intercept.
         """
-        margins = scores - penalty[:, None]
+        return self._evaluated(loss, scores - self.spread(penalty), near)
+
+    def _evaluated(self, loss: MarginLoss, margins: Array, near: Array | None) -> Evaluation:
+        """The robust loss at margins without intercept, (k, n), minimised over the intercept."""
         if self.fit_intercept:
             intercept = loss.intercept(margins, self.y, self.log_weight, near)
             margins = margins + self.y * intercept[:, None]
         else:
-            intercept = namespace(scores).zeros_like(margins[:, 0])
+            intercept = namespace(margins).zeros_like(margins[:, 0])
         return Evaluation(intercept, margins, *loss.log_risk_and_weights(margins, self.log_weight))
 
     @property
@@ -370,7 +452,7 @@ def _chosen_threat(threat: Any, q: Any, eps: Any, scale: Any) -> Any:
     return threat
 
 
-def _check_range(rows: Rows, xp: Any) -> None:
+def check_range(rows: Rows | Survey, xp: Any = np) -> None:
     """Raise where squares of the entries of X, and sums of them, leave the range of its type."""
     largest = largest_entry(rows)
     limit = 1e-4 * math.sqrt(xp.finfo(rows.dtype).max)

@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn_robust import (
     MinNormRobustClassifier,
     RobustLinearClassifier,
+    certified_radius,
     min_norm_separator,
     robust_accuracy_score,
 )
@@ -184,12 +185,34 @@ def test_sparse_blocks_in_single_precision(tmp_path):
 def test_the_path_of_separable_rows(tmp_path):
     X, y, _ = draw(noise=0)
     rows = saved(tmp_path, X, y)
-    settings = {"eps": 0.001, "loss_tol": 10, "max_iter": 200}
+    settings = {"eps": 0.001, "loss_tol": 10, "max_iter": 200, "solver": "steepest_descent"}
     model = RobustLinearClassifier(**settings).fit(rows)
-    expected = RobustLinearClassifier(solver="steepest_descent", **settings).fit(X, y)
+    expected = RobustLinearClassifier(**settings).fit(X, y)
     assert model.separable_ is True
     np.testing.assert_allclose(model.coef_, expected.coef_, rtol=1e-6)
     assert 0 < model.margin_ <= model.margin_bound_
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("loss_tol", [1e-3, 0])
+def test_separable_rows_end_at_the_exact_separator(tmp_path, dtype, loss_tol):
+    X, y, _ = draw(noise=0)
+    X = X.astype(dtype)
+    settings = {"eps": 0.001, "loss_tol": loss_tol}
+    model = RobustLinearClassifier(**settings).fit(saved(tmp_path, X, y))
+    expected = RobustLinearClassifier(solver="exact", **settings).fit(X, y)
+    assert model.separable_ is True
+    assert model.dual_gap_ <= max(1e-8, 50 * np.finfo(dtype).eps)
+    tol = {"rtol": 1e-6 if dtype == np.float64 else 1e-4}
+    for name in ("coef_", "intercept_", "log_risk_", "margin_", "margin_bound_"):
+        np.testing.assert_allclose(getattr(model, name), getattr(expected, name), **tol)
+
+
+def test_a_fit_of_two_classes_keeps_no_number_of_a_sample(tmp_path):
+    X, y, _ = draw()
+    rows = saved(tmp_path, X, y)
+    RobustLinearClassifier(eps=0.05).fit(rows)
+    assert not any(np.size(value) == len(y) for value in vars(rows).values())
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
@@ -212,6 +235,9 @@ def test_pipelines_are_scored_block_by_block(tmp_path):
         score = robust_accuracy_score(model, rows, eps=0.1, space=space)
         expected = robust_accuracy_score(model, X, y, eps=0.1, space=space, sample_weight=weight)
         assert score == pytest.approx(expected)
+        np.testing.assert_allclose(
+            certified_radius(model, rows, space=space), certified_radius(model, X, y, space=space)
+        )
 
 
 # -- what is refused

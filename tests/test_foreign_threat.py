@@ -382,7 +382,7 @@ class Wrong(Worst):
     [
         ({"threat": 0.1}, "threat must be an LpBall or an object with `symmetric` and `worst"),
         ({"threat": LpBall}, "threat must be an LpBall or an object with `symmetric` and `worst"),
-        ({"threat": Asymmetric([1.0] * 40)}, "threat must be symmetric, with -delta for every"),
+        ({"threat": Asymmetric([1.0] * 40)}, "a set that is not symmetric, needs conic of"),
         ({"threat": Wrong([1.0] * 40)}, "threat.worst must return an array of the shape of its"),
         ({"threat": LpBall(2, 1.0, [1.0, 2.0])}, "scale must hold a number for each of the 40"),
         ({}, "needs either threat, or q and eps"),
@@ -501,7 +501,7 @@ def test_other_solvers_that_need_more_refuse_in_one_sentence(threat, solve, mess
     ("threat", "options", "message"),
     [
         (Worst, {}, f"The search for a separator needs project {NEEDS}"),
-        (Box, {"solver": "exact"}, f"The exact solver {BALLS}Box"),
+        (Projected, {"solver": "exact"}, "The exact solver needs conic of a threat, which"),
     ],
 )
 def test_a_classifier_refuses_in_one_sentence(threat, options, message):

@@ -12,15 +12,22 @@ import sklearn_robust
 
 PACKAGE = Path(sklearn_robust.__file__).parent
 ORDER = [
+    "check",
     "_array_api",
     "norms",
     "scaled_norms",
     "splitting",
+    "_interrupts",
+    "_clarabel",
+    "_highs",
     "threats",
     "_parameters",
     "losses",
     "rows",
+    "adversaries",
     "problems",
+    "sign_split",
+    "summed",
     "balancing",
     "total_variation",
     "joint",
@@ -30,10 +37,9 @@ ORDER = [
     "joint_certificates",
     "_documentation",
     "_fits",
-    "_interrupts",
-    "_clarabel",
-    "_highs",
     "_conic_programs",
+    "_conic_sets",
+    "proofs",
     "solvers",
     "separators",
     "regions",
@@ -44,9 +50,12 @@ ORDER = [
     "linear_model",
     "neural_network",
     "onnx",
+    "conformal",
     "inspection",
+    "reports",
     "datasets",
     "theory",
+    "distributed",
     "__init__",
     "__main__",
 ]
@@ -65,7 +74,8 @@ def imported_rooms(path: Path) -> set[str]:
             and node.module.split(".")[0] == "sklearn_robust"
         ):
             parts = node.module.split(".")
-            rooms.add(parts[1] if len(parts) > 1 else "__init__")
+            names = parts[1:2] or [alias.name for alias in node.names]
+            rooms |= {name if name in ORDER else "__init__" for name in names}
         elif isinstance(node, ast.Import):
             rooms |= {
                 alias.name.split(".")[1]

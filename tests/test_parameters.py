@@ -166,9 +166,13 @@ PAIRS = TensorDataset(torch.zeros(2, 1), torch.zeros(2))
 LAZY = {
     "dask array": (
         collection("dask.array.core"),
-        r"got a dask.array.core.Collection. Use X.compute\(\)\.",
+        r"got a dask.array.core.Collection. Use sklearn_robust.distributed, .*, or X.compute\(\)\.",
     ),
-    "dask frame": (collection("dask.dataframe.dask_expr._collection"), r"Use X.compute\(\)\."),
+    "dask frame": (
+        collection("dask.dataframe.dask_expr._collection"),
+        r"Use sklearn_robust.distributed",
+    ),
+    "dask bag": (collection("dask.bag.core"), r"Use sklearn_robust.distributed"),
     "dask future": (collection("distributed.client"), r"Use X.result\(\)\."),
     "spark frame": (collection("pyspark.sql.dataframe"), r"Use X.toPandas\(\)\."),
     "polars lazy frame": (
@@ -237,11 +241,13 @@ TAKING_X_AND_Y = {
 def test_every_door_refuses_data_elsewhere(name):
     lazy = collection("dask.array.core")
     with pytest.raises(
-        TypeError, match=r"X must be an array or a frame in memory, .*Use X.compute"
+        TypeError,
+        match=r"X must be an array or a frame in memory, .*Use sklearn_robust.distributed",
     ):
         TAKING_X_AND_Y[name](lazy, SIGNS if name == "problem" else Y)
     with pytest.raises(
-        TypeError, match=r"y must be an array or a frame in memory, .*Use y.compute"
+        TypeError,
+        match=r"y must be an array or a frame in memory, .*Use sklearn_robust.distributed",
     ):
         TAKING_X_AND_Y[name](X, lazy)
 

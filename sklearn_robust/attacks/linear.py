@@ -6,9 +6,9 @@ robust margin of (x, y) is
 .. math:: \min_{k \ne y}\; f_y(x) - f_k(x) - \epsilon \|w_y - w_k\|_{q^*},
 
 exactly, with :math:`\|s (w_y - w_k)\|_{q^*}` where features have scales s, and with the support
-function :math:`\sigma(w_y - w_k)` in place of the penalty against another threat. (x, y) is
-robustly classified if and only if the margin is positive. Two classes are scored by one function f,
-as in scikit-learn: f > 0 is the second class, and the scores are (0, f).
+function :math:`\sigma(w_k - w_y)` of the sample's set in place of the penalty against another
+threat. (x, y) is robustly classified if and only if the margin is positive. Two classes are scored
+by one function f, as in scikit-learn: f > 0 is the second class, and the scores are (0, f).
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from scipy import sparse
 from sklearn.utils import gen_batches
 from sklearn.utils.extmath import safe_sparse_dot
 
-from sklearn_robust.threats import LpBall, Threat, is_ball, radius_of, support
+from sklearn_robust.attacks.rivals import Rivals, least_broken
+from sklearn_robust.threats import LpBall, Threat
 
 _BLOCK_SCORES = 2**17  # scores that exist at a time: a megabyte in float64
 
@@ -76,29 +77,23 @@ def row_blocks(n_rows: int, n_classes: int) -> Iterator[slice]:
 
 
 def by_blocks(
-    figure: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    figure: Callable[[np.ndarray, np.ndarray, slice], np.ndarray],
     X: Any,
     y: np.ndarray | None,
     coef: np.ndarray,
     intercept: np.ndarray,
-    norms: np.ndarray,
-    pattern: np.ndarray | None = None,
 ) -> np.ndarray:
     """A figure of each sample, from the scores of a block of rows at a time.
 
     Parameters
     ----------
     figure : callable
-        From scores (m, K), classes (m,) and norms of the rivals (m, K) to m figures.
+        From scores (m, K), classes (m,) and the rows to m figures.
     X : array or sparse array of shape (n, d)
     y : int array of shape (n,) or None
         Index of the class; the predicted one if None.
     coef : array of shape (K, d), or (1, d) for two classes
     intercept : array of shape (K,) or (1,)
-    norms : array of shape (K, K), or (m, K, K) with a pattern
-        Those of `rival_norms`.
-    pattern : int array of shape (n,), optional
-        The place of each sample's norms among m.
 
     Returns
     -------
@@ -107,43 +102,11 @@ def by_blocks(
     if sparse.issparse(X):
         X = X.tocsr()
     figures = []
-    for rows in row_blocks(X.shape[0], norms.shape[-1]):
+    for rows in row_blocks(X.shape[0], max(len(coef), 2)):
         scores = class_scores(X[rows], coef, intercept)
         classes = scores.argmax(axis=1) if y is None else y[rows]
-        of_rivals = norms[classes] if pattern is None else norms[pattern[rows], classes]
-        figures.append(figure(scores, classes, of_rivals))
+        figures.append(figure(scores, classes, rows))
     return np.concatenate(figures)
-
-
-def _class_coef(coef: np.ndarray) -> np.ndarray:
-    """Coefficients of shape (K, d), for two classes too."""
-    return np.concatenate([np.zeros_like(coef), coef]) if len(coef) == 1 else coef
-
-
-def rival_norms(coef: np.ndarray, threat: Threat) -> np.ndarray:
-    r"""||s (w_j - w_k)||_q* of each pair of classes, whatever the radius of the ball; of another
-    threat its support function :math:`\sigma(w_j - w_k)`.
-
-    Parameters
-    ----------
-    coef : array of shape (K, d), or (1, d) for two classes
-    threat : Threat
-
-    Returns
-    -------
-    array of shape (K, K)
-    """
-    coef = _class_coef(coef)
-    if is_ball(threat):
-        return np.stack([threat.dual_norm.value(w - coef) for w in coef])
-    return np.stack([support(threat, w - coef) for w in coef])
-
-
-def _rival_margins(scores: np.ndarray, y: np.ndarray, norms: np.ndarray, eps: float) -> np.ndarray:
-    """Robust margin of each sample over each rival class, of shape (n, K); inf for its own."""
-    margins = _leads(scores, y) - eps * norms
-    margins[np.arange(len(scores)), y] = math.inf
-    return margins
 
 
 def _leads(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -152,7 +115,7 @@ def _leads(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
         return scores[np.arange(len(scores)), y][:, None] - scores
 
 
-def least_margins(scores: np.ndarray, y: np.ndarray, norms: np.ndarray, eps: float) -> np.ndarray:
+def least_margins(scores: np.ndarray, y: np.ndarray, rows: slice, rivals: Rivals) -> np.ndarray:
     """Robust margin of each sample, from its scores.
 
     Parameters
@@ -160,24 +123,42 @@ def least_margins(scores: np.ndarray, y: np.ndarray, norms: np.ndarray, eps: flo
     scores : array of shape (n, K)
     y : int array of shape (n,)
         Index of the true class.
-    norms : array of shape (n, K)
-        ||s (w_y - w_k)||_q* of each sample, as `rival_norms` returns them.
-    eps : float
-        The radius of the threat.
+    rows : slice
+        The rows that these samples are among those of the rivals.
+    rivals : Rivals
+        What the threat takes from the leads.
 
     Returns
     -------
     array of shape (n,)
     """
-    return _rival_margins(scores, y, norms, eps).min(axis=1)
+    return _rival_margins(scores, y, rows, rivals).min(axis=1)
 
 
-def boundary_distances(scores: np.ndarray, y: np.ndarray, norms: np.ndarray) -> np.ndarray:
-    """Distance of each sample to the boundary of the region of class y, from its scores.
+def _rival_margins(scores: np.ndarray, y: np.ndarray, rows: slice, rivals: Rivals) -> np.ndarray:
+    """Robust margin of each sample over each rival class, of shape (n, K); inf for its own."""
+    margins = _leads(scores, y) - rivals.taken(rows, y, rivals.radius(rows, y))
+    margins[np.arange(len(scores)), y] = math.inf
+    return margins
+
+
+def unbroken(scores: np.ndarray, y: np.ndarray, rows: slice, rivals: Rivals) -> np.ndarray:
+    """Which samples, if they are predicted right, no perturbation moves out of their class; of
+    `least_margins` the sign, but that a tie is not broken where the radius is 0.
+    """
+    margins = least_margins(scores, y, rows, rivals)
+    return (margins > 0) | (rivals.radius(rows, y) == 0)
+
+
+def boundary_distances(
+    scores: np.ndarray, y: np.ndarray, rows: slice, rivals: Rivals
+) -> np.ndarray:
+    """Distance of each sample to the boundary of the region of class y, from its scores: the factor
+    on the set.
 
     Parameters
     ----------
-    scores, y, norms
+    scores, y, rows, rivals
         As in `least_margins`.
 
     Returns
@@ -187,6 +168,11 @@ def boundary_distances(scores: np.ndarray, y: np.ndarray, norms: np.ndarray) -> 
         at a tie.
     """
     leads = _leads(scores, y)
+    if rivals.per_sample:
+        return _factors(leads, y, rows, rivals)
+    norms = rivals.unit_taken(rows, y)
+    if (leads < 0).any():
+        norms = np.where(leads < 0, rivals.unit_taken(rows, y, back=True), norms)
     with np.errstate(divide="ignore", invalid="ignore"):
         where_none = np.where(leads == 0, 0, np.copysign(math.inf, leads))
         distances = np.where(norms > 0, leads / norms, where_none)
@@ -194,8 +180,34 @@ def boundary_distances(scores: np.ndarray, y: np.ndarray, norms: np.ndarray) -> 
     return distances.min(axis=1)
 
 
+def _factors(leads: np.ndarray, y: np.ndarray, rows: slice, rivals: Rivals) -> np.ndarray:
+    """The distances where the sets depend on the sample, and not linearly on their radius."""
+    own = np.arange(len(y)), y
+    outside = (np.where(np.isnan(leads), 0, leads) < 0).any(axis=1)
+
+    def reached(radius: np.ndarray) -> np.ndarray:
+        taken = rivals.taken(rows, y, radius)
+        lost = leads - taken <= 0
+        lost[own] = False
+        if not outside.any():
+            return lost.any(axis=1)
+        won = leads + rivals.taken(rows, y, radius, back=True) >= 0
+        won[own] = True
+        return np.where(outside, won.all(axis=1), lost.any(axis=1))
+
+    factors = least_broken(reached, len(y))
+    return np.where(outside, -factors, factors)
+
+
 def robust_margins(
-    X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: Threat
+    X: Any,
+    y: np.ndarray,
+    coef: np.ndarray,
+    intercept: np.ndarray,
+    threat: Threat,
+    *,
+    classes: Any = None,
+    sample_radius: np.ndarray | None = None,
 ) -> np.ndarray:
     """Robust margin of each sample, in units of the scores.
 
@@ -207,6 +219,11 @@ def robust_margins(
     coef : array of shape (K, d), or (1, d) for two classes
     intercept : array of shape (K,) or (1,)
     threat : Threat
+        Bound to the d features.
+    classes : sequence of K labels, optional
+        Those that a threat of some classes names; by default their indices.
+    sample_radius : array of shape (n,), optional
+        The factor on the set of each sample.
 
     Returns
     -------
@@ -214,18 +231,25 @@ def robust_margins(
         Positive exactly where no perturbation of the threat changes the decision away from y. A tie
         counts as broken.
     """
-    figure = partial(least_margins, eps=radius_of(threat))
-    return by_blocks(figure, X, y, coef, intercept, rival_norms(coef, threat))
+    rivals = Rivals(coef, threat, classes, X, sample_radius)
+    return by_blocks(partial(least_margins, rivals=rivals), X, y, coef, intercept)
 
 
 def robustly_correct(
-    X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: Threat
+    X: Any,
+    y: np.ndarray,
+    coef: np.ndarray,
+    intercept: np.ndarray,
+    threat: Threat,
+    *,
+    classes: Any = None,
+    sample_radius: np.ndarray | None = None,
 ) -> np.ndarray:
     """Which samples no perturbation of the threat moves out of their class.
 
     Parameters
     ----------
-    X, coef, intercept, threat
+    X, coef, intercept, threat, classes, sample_radius
         As in `robust_margins`.
     y : int array of shape (n,)
         Index of the true class of each sample; -1 for a class that is none of the classifier's.
@@ -233,16 +257,15 @@ def robustly_correct(
     Returns
     -------
     bool array of shape (n,)
-        At eps = 0 a tie is what predict makes of it, the first of the classes with the largest
-        score; at eps > 0 it counts as broken.
+        At radius 0 a tie is what predict makes of it, the first of the classes with the largest
+        score; at a larger one it counts as broken.
     """
-    radius = radius_of(threat)
+    rivals = Rivals(coef, threat, classes, X, sample_radius)
 
-    def figure(scores: np.ndarray, y: np.ndarray, norms: np.ndarray) -> np.ndarray:
-        right = scores.argmax(axis=1) == y
-        return right if radius == 0 else right & (least_margins(scores, y, norms, radius) > 0)
+    def figure(scores: np.ndarray, y: np.ndarray, rows: slice) -> np.ndarray:
+        return (scores.argmax(axis=1) == y) & unbroken(scores, y, rows, rivals)
 
-    return by_blocks(figure, X, y, coef, intercept, rival_norms(coef, threat))
+    return by_blocks(figure, X, y, coef, intercept)
 
 
 def signed_distances(
@@ -274,29 +297,45 @@ def signed_distances(
         inf where no rival can ever win: its coefficients are equal where the adversary reaches, and
         its score is lower.
     """
-    norms = rival_norms(coef, LpBall(q, 1.0, scale))
-    return by_blocks(boundary_distances, X, y, coef, intercept, norms)
+    rivals = Rivals(coef, LpBall(q, 1.0, scale))
+    return by_blocks(partial(boundary_distances, rivals=rivals), X, y, coef, intercept)
 
 
 def worst_case_perturbations(
-    X: Any, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, threat: Threat
+    X: Any,
+    y: np.ndarray,
+    coef: np.ndarray,
+    intercept: np.ndarray,
+    threat: Threat,
+    *,
+    classes: Any = None,
+    sample_radius: np.ndarray | None = None,
+    rivals: Rivals | None = None,
 ) -> np.ndarray:
     """The perturbation of the threat that makes each sample's margin least.
 
     Parameters
     ----------
-    X, y, coef, intercept, threat
+    X, y, coef, intercept, threat, classes, sample_radius
         As in `robust_margins`.
+    rivals : Rivals, optional
+        In place of threat, classes and sample_radius, where the threat lives in another space than
+        X.
 
     Returns
     -------
     array of shape (n, d)
+        In the set of each sample: categories, numbers of changes and limits are kept. Where the
+        set has no bound and the margin no least value, a point far along the ray, at which the
+        margin has turned into twice its negative.
     """
-    radius = radius_of(threat)
+    if rivals is None:
+        rivals = Rivals(coef, threat, classes, X, sample_radius)
 
-    def worst_rival(scores: np.ndarray, y: np.ndarray, norms: np.ndarray) -> np.ndarray:
-        return _rival_margins(scores, y, norms, radius).argmin(axis=1)
+    def worst(scores: np.ndarray, y: np.ndarray, rows: slice) -> np.ndarray:
+        margins = _rival_margins(scores, y, rows, rivals)
+        rival = margins.argmin(axis=1)
+        leads = _leads(scores, y)[np.arange(len(y)), rival]
+        return rivals.worst(rows, y, rival, leads)
 
-    rival = by_blocks(worst_rival, X, y, coef, intercept, rival_norms(coef, threat))
-    coef = _class_coef(coef)
-    return -threat.worst(coef[y] - coef[rival])
+    return by_blocks(worst, X, y, coef, intercept)

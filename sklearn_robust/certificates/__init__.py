@@ -18,6 +18,7 @@ exponential risk, :math:`\sum_i s_i H(a_i / s_i)` the logistic risk.
 """
 
 from sklearn_robust.certificates._certify import (
+    WEIGHTED_SUM_ROUNDING,
     Certified,
     Point,
     best_intercept,
@@ -37,6 +38,7 @@ from sklearn_robust.certificates._certify import (
 from sklearn_robust.certificates._repair import cancelling_weights, repaired_weights
 
 __all__ = [
+    "WEIGHTED_SUM_ROUNDING",
     "Certified",
     "Point",
     "best_intercept",

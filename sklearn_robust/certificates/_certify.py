@@ -24,14 +24,13 @@ from sklearn_robust.threats import (
     reachable,
     residual,
     rounds_powers,
-    support_sizes,
 )
 
 # Rounding of a dual exponent, relative: half a machine epsilon. It enters every charge for a norm.
 _EXPONENT_ROUNDING = 0.5 * float(np.finfo(np.float64).eps)
 # Rounding of a coordinate of Z^T a, relative to the sum of its terms' sizes: 64 machine epsilons. A
 # coordinate up to this size counts as zero.
-_WEIGHTED_SUM_ROUNDING = 64 * np.finfo(np.float64).eps
+WEIGHTED_SUM_ROUNDING = 64 * np.finfo(np.float64).eps
 # Factor on the residual share of features that weights nearly cancel: it bounds the distance to
 # weights that cancel these features exactly, which the bound is charged.
 _CANCELLING_MOVE = 16
@@ -241,7 +240,7 @@ def _charged_bound(problem: RobustProblem, norm: Norm, weights: Array) -> tuple[
         beyond = of_sum
     if isinstance(norm, WeightedNorm):
         weighted_sum = _cancelled(weighted_sum, terms, norm.scale == 0)
-    radius = problem.radius * (1 - of_norm)  # 0 where the norm has scales
+    radius = problem.attacked_radius(weights) * (1 - of_norm)  # 0 where the norm has scales
     left = residual(threat, weighted_sum, radius, dual)
     if hasattr(threat, "gauge"):
         left = _given_back(threat, weighted_sum, left, radius)
@@ -282,7 +281,7 @@ def _cancelled(weighted_sum: Array, terms: Array, fixed: Array) -> Array:
         np.where(fixed, weighted_sum, 0) / np.where(terms > 0, terms, 1), axis=-1, keepdims=True
     )
     return np.where(
-        share <= _WEIGHTED_SUM_ROUNDING,
+        share <= WEIGHTED_SUM_ROUNDING,
         np.where(fixed, 0, weighted_sum + _CANCELLING_MOVE * share * terms),
         weighted_sum,
     )
@@ -367,8 +366,8 @@ def _predictor(problem: RobustProblem, direction: Array) -> tuple[Array, Array]:
     Where that margin is not positive, or the quotient overflows, they keep their size.
     """
     xp = namespace(direction)
-    intercept, smallest = best_intercept(problem.signed_scores(direction), problem.classes)
-    smallest = smallest - problem.penalty(direction)
+    margins = problem.signed_scores(direction) - problem.penalties(direction)
+    intercept, smallest = best_intercept(margins, problem.classes)
     unit = xp.where(smallest > 0, smallest, 1.0)
     with np.errstate(over="ignore"):
         coef, moved = direction / unit[:, None], intercept / unit
@@ -381,7 +380,7 @@ def non_separability_slack(problem: RobustProblem, weights: Array) -> Array:
 
     For feasible weights a value >= 0 proves that no robust separator exists.
     """
-    return problem.radius - gauge(problem.threat, cleared_sum(problem, weights))
+    return problem.attacked_radius(weights) - gauge(problem.threat, cleared_sum(problem, weights))
 
 
 def cleared_sum(problem: RobustProblem, weights: Array) -> Array:
@@ -392,7 +391,7 @@ def cleared_sum(problem: RobustProblem, weights: Array) -> Array:
         return weighted_sum
     return np.where(
         (movable != weighted_sum)
-        & (np.abs(weighted_sum) <= _WEIGHTED_SUM_ROUNDING * problem.sizes(weights)),
+        & (np.abs(weighted_sum) <= WEIGHTED_SUM_ROUNDING * problem.sizes(weights)),
         0.0,
         weighted_sum,
     )
@@ -402,7 +401,7 @@ def margin_rounding(problem: RobustProblem, coef: Array, intercept: Array) -> Ar
     """The rounding of each margin at most, of shape (k, n)."""
     xp = namespace(coef)
     of_sum = sum_rounding(problem.n_terms, coef.dtype, xp)
-    penalty = (problem.radius * support_sizes(problem.threat, coef))[:, None]
+    penalty = problem.penalty_sizes(coef)
     sizes = problem.score_sizes(coef) + xp.abs(intercept)[:, None] + penalty
     of_norm = norm_rounding(problem, LpNorm(2), coef.dtype, xp) - of_sum
     return of_sum * sizes + max(of_norm, 0.0) * penalty
@@ -417,11 +416,11 @@ def proves_not_separable(problem: RobustProblem, weights: Array) -> np.ndarray:
     Each coordinate of Z^T a is known up to its own rounding: a small feature counts beside a large
     one.
     """
-    weighted_sum = problem.weighted_sum(weights)
-    if np.all(inside(problem.threat, weighted_sum, problem.radius)):
+    weighted_sum, radius = problem.weighted_sum(weights), problem.attacked_radius(weights)
+    if np.all(inside(problem.threat, weighted_sum, radius)):
         return np.ones(len(weighted_sum), dtype=bool)
-    room = _WEIGHTED_SUM_ROUNDING * problem.sizes(weights)
-    return inside(problem.threat, weighted_sum, problem.radius, room)
+    room = WEIGHTED_SUM_ROUNDING * problem.sizes(weights)
+    return inside(problem.threat, weighted_sum, radius, room)
 
 
 def log_risk_bound(problem: RobustProblem, loss: MarginLoss, weights: Array) -> Array:

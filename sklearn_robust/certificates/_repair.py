@@ -124,10 +124,11 @@ def _repair(problem: RobustProblem, weights: Array) -> Array:
 
 def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> Array:
     """The weights moved until Z^T a is in the threat's set, straight or along the nearest face."""
-    threat, radius = problem.threat, problem.radius[0]
-    inner = radius * (1 - _REPAIR_INSET)
+    threat = problem.threat
     repaired, tight = problem.balanced(weights), None
     for _ in range(_MAX_REPAIRS):
+        radius = problem.attacked_radius(repaired)[0]
+        inner = radius * (1 - _REPAIR_INSET)
         weighted_sum = cleared_sum(problem, repaired)[0]
         if inside(threat, weighted_sum, radius):
             break
@@ -147,9 +148,12 @@ def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> 
 def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change: Array) -> Array:
     """The delta of least sum of delta^2 / weights with tight @ Z^T delta = change, by lsmr.
 
-    Its sum is zero, in each class with an intercept.
+    Its sum is zero, in each class with an intercept, and so is that with the samples' factors on
+    the radius.
     """
     root, totals = np.sqrt(weights), np.concatenate(problem.classes)
+    if problem.adversary is not None:
+        totals = np.vstack([totals, problem.factors])
     spread = tight.T
 
     def matvec(x: Array) -> Array:

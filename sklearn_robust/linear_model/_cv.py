@@ -1,4 +1,7 @@
-"""The robust linear classifier with its geometry and training radius chosen by cross-validation."""
+"""The robust linear classifier with its geometry and training radius chosen by cross-validation.
+
+The scoring threat is an l_q ball, or a set whose multiples train.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,17 @@ from sklearn_robust.linear_model.base import ProbabilityMixin, RobustLinearMixin
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.metrics import make_robust_scorer
 from sklearn_robust.metrics.linear_view import LinearView
-from sklearn_robust.threats import LpBall, check_radius
+from sklearn_robust.threats import (
+    LpBall,
+    Threat,
+    bound_threat,
+    check_is_threat,
+    check_radius,
+    is_ball,
+)
 
 _AUTO_RADII = 8
+_AUTO_FACTORS = 0.25, 2.0  # the least and the largest factor on a threat
 _FITTED = (
     "_loss",
     "coef_",
@@ -80,6 +91,12 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, in training and in scoring alike; as in
         `RobustLinearClassifier`.
+    clip : pair (low, high) of numbers or arrays of shape (n_features,), optional
+        Limits of the data, in training and in scoring alike.
+    threat : Threat, optional
+        The set that scores, in place of threat_eps, threat_q, q_pert, scale and clip. Candidates
+        train against eps times it, where "auto" is eight factors from 1/4 to 2: the classifier
+        that is fitted at the end has the factor as its sample_radius.
     fit_intercept : bool, default=True
     step_size : {"adaptive", "paper"} or float, default="adaptive"
     max_iter : int, default=50000
@@ -116,8 +133,8 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
     scale_ : ndarray of shape (n_features,) or None
         The scale of each feature.
     threat_ : LpBall
-        The threat that scored the candidates, with `q`, `eps` and `scale`; that of training is
-        `best_estimator_.threat_`.
+        The threat that scored the candidates, for a ball with `q`, `eps` and `scale`; that of
+        training is `best_estimator_.threat_`.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Defined only where X has feature names that are all strings.
@@ -170,6 +187,8 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         loss: str | MarginLoss = "exponential",
         solver: str = "auto",
         scale: Any = None,
+        clip: Any = None,
+        threat: Threat | None = None,
         fit_intercept: bool = True,
         step_size: float | str = "adaptive",
         max_iter: int = 50_000,
@@ -189,6 +208,8 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         self.loss = loss
         self.solver = solver
         self.scale = scale
+        self.clip = clip
+        self.threat = threat
         self.fit_intercept = fit_intercept
         self.step_size = step_size
         self.max_iter = max_iter
@@ -234,7 +255,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
             If the chosen eps is so large that nothing is learnt, with the radius from which on that
             is so.
         """
-        ball = self._scoring_ball()
+        threat = self._scoring_threat()
         check_number(self.verbose, "verbose", low=0, integer=True)
         check_choice(self.refit, "refit", (True, False))
         p_algo = check_geometries(self.p_algo, "p_algo")
@@ -243,7 +264,10 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         checked, y = validate_data(self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32))
         check_classification_targets(y)
         self.scale_ = self._read_scale(self.scale)
-        self.threat_ = LpBall(ball.q, ball.eps, self.scale_)
+        if self.threat is None:
+            threat = LpBall(threat.q, threat.eps, self.scale_, self.clip)
+        names = getattr(self, "feature_names_in_", None)
+        self.threat_ = bound_threat(threat, self.n_features_in_, names, np.unique(y).tolist())
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, checked, ensure_non_negative=True)
         X, y, sample_weight, groups = indexable(X, y, sample_weight, groups)
@@ -273,7 +297,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         self.best_index_ = int(self.cv_results_["rank_test_score"].argmin())
         self.best_score_ = float(self.cv_results_["mean_test_score"][self.best_index_])
         self.best_params_ = self.cv_results_["params"][self.best_index_]
-        self.scorer_ = make_robust_scorer(eps=ball.eps, q=ball.q, scale=self.scale)
+        self.scorer_ = self._scorer()
         if not converged.all():
             warn_of_cells(converged, gaps, "RobustLinearClassifierCV", model, stacklevel=5)
         self._refit(model, X, y, sample_weight)
@@ -284,7 +308,10 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         """The training radii to choose from."""
         if not (isinstance(self.eps, str) and self.eps == "auto"):
             return check_radii(self.eps, "eps")
-        problem = read_problem(clone(model), X, y, weight, self.class_weight)
+        if self.threat is not None:
+            return np.geomspace(*_AUTO_FACTORS, _AUTO_RADII).tolist()
+        without_limits = clone(model).set_params(clip=None)
+        problem = read_problem(without_limits, X, y, weight, self.class_weight)
         radii: list[float] = choose_radii(problem, _AUTO_RADII).tolist()
         return radii
 
@@ -295,7 +322,13 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         if not self.refit:
             return
         start = time.perf_counter()
-        self.best_estimator_ = model.set_params(**self.best_params_).fit(X, y, weight)
+        self.best_estimator_ = model.set_params(p_algo=self.best_params_["p_algo"])
+        radius, factor = None, self.best_params_["eps"]
+        if self.threat is None:
+            model.set_params(eps=factor)
+        elif factor != 1:
+            radius = np.full(len(y), factor)
+        model.fit(X, y, weight, radius)
         self.refit_time_ = time.perf_counter() - start
         for name in _FITTED:
             setattr(self, name, getattr(self.best_estimator_, name))
@@ -312,8 +345,23 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         )
         return RobustLinearClassifier(**{name: getattr(self, name) for name in shared})
 
-    def _scoring_ball(self) -> LpBall:
-        """The threat that scores, without the scales of features."""
+    def _scorer(self) -> Any:
+        """The scorer that a search would take."""
+        if self.threat is not None or self.clip is not None:
+            return make_robust_scorer(threat=self.threat_)
+        return make_robust_scorer(eps=self.threat_.eps, q=self.threat_.q, scale=self.scale)
+
+    def _scoring_threat(self) -> Any:
+        """The threat that scores; a ball without scales and limits."""
+        if self.threat is not None:
+            for name in ("threat_eps", "threat_q", "scale", "clip"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"threat takes the place of threat_eps, threat_q, scale and clip, got "
+                        f"{name}={getattr(self, name)!r} beside it: leave out one or the other."
+                    )
+            check_is_threat(self.threat)
+            return self.threat
         if self.threat_eps is None:
             raise ValueError(
                 "threat_eps must be given: the radius of the adversary that the classifier has to "
@@ -342,7 +390,7 @@ def _cross_validate(
     split: tuple[np.ndarray, np.ndarray],
     p_algo: list[float | str],
     eps: list[float],
-    threat: LpBall,
+    threat: Any,
     fold: str,
 ) -> tuple[np.ndarray, ...]:
     """One fold: robust accuracies, times of each fit and score, convergence, and gaps.
@@ -372,8 +420,11 @@ def _cross_validate(
         _safe_indexing(y, test)
     )
     weight = None if sample_weight is None else sample_weight[test]
+    known = {} if is_ball(threat) else {"classes": path.classes.tolist()}
     for cell in np.ndindex(scores.shape):
-        robust = robustly_correct(scored, index, path.coef[cell], path.intercept[cell], threat)
+        robust = robustly_correct(
+            scored, index, path.coef[cell], path.intercept[cell], threat, **known
+        )
         scores[cell] = np.average(robust, weights=weight)
     scored_at = time.perf_counter()
     fit_time, score_time = (

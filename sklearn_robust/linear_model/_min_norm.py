@@ -1,4 +1,7 @@
-"""The minimum-norm robust separator as an estimator."""
+"""The minimum-norm robust separator as an estimator.
+
+A warning names the exponent of an l_q ball.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,14 @@ from sklearn_robust._parameters import (
 )
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.linear_model.base import RobustLinearMixin, read_problem
+from sklearn_robust.linear_model.base import RobustLinearMixin, check_radius_or_radii, read_problem
 from sklearn_robust.linear_model.fitting import in_float64
 from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
-from sklearn_robust.norms import SchattenNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.separators.joint import MATRIX_TOL, solve_joint_separator
+from sklearn_robust.separators.joint import reachable_tol, solve_joint_separator
 from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.separators.separator import check_geometry, geometry_of, read_norm
-from sklearn_robust.threats import check_radius
+from sklearn_robust.threats import ConicThreat, Threat, is_ball, require, require_ball
 
 # Certified relative gaps to reach by default
 _FLOAT64_TOL = 1e-8  # the margin's gap, as in min_norm_separator
@@ -45,7 +47,7 @@ def _check_tol(value: Any, name: str) -> None:
 _PARAMETERS: dict[str, Check] = {
     "p": check_geometry,
     "q_pert": check_exponent,
-    "eps": check_radius,
+    "eps": check_radius_or_radii,
     "fit_intercept": partial(check_choice, choices=(True, False)),
     "tol": _check_tol,
     "not_separable": partial(check_choice, choices=("warn", "raise")),
@@ -73,12 +75,18 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
     q_pert : float, default=inf
         Exponent of the norm that bounds the perturbation, in [1, inf].
     eps : float, default=0.1
-        Radius of the perturbation, in the units of the features.
+        Radius of the perturbation, in the units of the features; of two classes also a dict
+        {label: radius}.
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, relative to the others: the threat is
         :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty
         :math:`\epsilon \|s w\|_{q^*}`. A feature of scale 0 is out of its reach. Features that a
         dict does not name have 1, as all have by default.
+    clip : pair (low, high) of numbers or arrays of shape (n_features,), optional
+        Limits of the data, as in `RobustLinearClassifier`.
+    threat : Threat, optional
+        A set of `sklearn_robust.threats` in cones, in place of q_pert, eps, scale and clip. For two
+        classes.
     fit_intercept : bool, default=True
     tol : float, default=None
         Certified relative gap of the margin to reach. None is 1e-8, as in `min_norm_separator`,
@@ -130,9 +138,11 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         self,
         p: float | str = 2,
         q_pert: float = math.inf,
-        eps: float = 0.1,
+        eps: float | dict[Any, float] = 0.1,
         *,
         scale: Any = None,
+        clip: Any = None,
+        threat: Threat | None = None,
         fit_intercept: bool = True,
         tol: float | None = None,
         not_separable: str = "warn",
@@ -141,13 +151,17 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         self.q_pert = q_pert
         self.eps = eps
         self.scale = scale
+        self.clip = clip
+        self.threat = threat
         self.fit_intercept = fit_intercept
         self.tol = tol
         self.not_separable = not_separable
 
     @all_or_nothing
     @with_callbacks  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, sample_radius: Any = None
+    ) -> Self:
         """Fit on training data.
 
         Parameters
@@ -161,6 +175,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         sample_weight : array-like of shape (n_samples,), optional
             Non-negative; a sample of weight zero is left out. The other weights matter only where
             there is no separator.
+        sample_radius : array-like of shape (n_samples,), optional
+            A factor >= 0 on the set of perturbations of each sample, for two classes.
 
         Returns
         -------
@@ -182,14 +198,18 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
             which on that is so.
         """
         check_parameters(self, _PARAMETERS)
-        problem = read_problem(self, X, y, sample_weight)
+        problem = read_problem(self, X, y, sample_weight, sample_radius=sample_radius)
+        if isinstance(problem, JointProblem):
+            require_ball(problem.threat, "MinNormRobustClassifier of several classes")
+        elif problem.adversary is None and not is_ball(problem.threat):
+            require(problem.threat, ConicThreat, "MinNormRobustClassifier")
         norm = read_norm(self.p, len(self.classes_))
         self._p = geometry_of(norm)
         tol = self.tol
         if tol is None:
             in_float32 = problem.log_weight.dtype == np.float32
             tol = _FLOAT32_TOL if in_float32 else _FLOAT64_TOL
-            tol = max(tol, MATRIX_TOL) if isinstance(norm, SchattenNorm) else tol
+            tol = reachable_tol(norm, tol)
         fit = begin_fit(
             self,
             problem,
@@ -210,8 +230,10 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         return self
 
     def _warn_not_separable(self) -> None:
+        ball = is_ball(self.threat_)
+        where = f"eps={self.threat_.eps:g}, q_pert={self.threat_.q:g}" if ball else "this threat"
         warnings.warn(
-            f"The data are not robustly separable at eps={self.eps:g}, q_pert={self.q_pert:g}: "
+            f"The data are not robustly separable at {where}: "
             "fitted the minimiser of the exponential robust risk instead. Use "
             "RobustLinearClassifier, whose job this is, or an eps below the margin of max_margin.",
             NotSeparableWarning,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_robust._parameters import check_exponent, check_radii, one_or_several
@@ -27,6 +28,7 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators.separator import check_geometry
 from sklearn_robust.solvers import Solution
 from sklearn_robust.solvers.solution import stack_solutions
+from sklearn_robust.threats import is_per_sample
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,20 @@ def solve_grid(
     norms = [norm_of(geometry, len(model.classes_)) for geometry in geometries]
     if isinstance(problem, JointProblem):
         solutions = _solve_jointly(model, problem, norms, eps)
+    elif is_per_sample(model.threat_):
+        # limits do not grow with the radius: the sets of each are made anew
+        model = clone(model)
+        if model.threat is None:
+            model.eps = 1.0
+        n = problem.X.shape[0] if sample_weight is None else len(sample_weight)
+        by_radius = []
+        for radius in eps:
+            at_radius = read_problem(
+                model, X, y, sample_weight, model.class_weight, np.full(n, float(radius))
+            )
+            fit = begin_fit(model, at_radius, None, loss=model.loss, tol=model.tol)
+            by_radius.append(solve(model, fit, norms))
+        solutions = [stack_solutions(list(of_norm)) for of_norm in zip(*by_radius, strict=True)]
     else:
         solutions = _solve_pairs(model, problem, norms, eps, batched=batched)
 

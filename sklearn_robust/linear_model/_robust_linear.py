@@ -20,21 +20,31 @@ from sklearn_robust._parameters import (
     check_parameters,
 )
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
+from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model.base import (
     ProbabilityMixin,
     RobustLinearMixin,
+    check_radius_or_radii,
     dense,
     read_problem,
 )
+from sklearn_robust.linear_model.block_rows import check_settings_of_blocks
 from sklearn_robust.linear_model.fitting import Batch, Fit, convert_margins
 from sklearn_robust.linear_model.joint_fitting import JointFit
-from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
+from sklearn_robust.linear_model.lifecycle import begin_fit, begin_summed_fit, end_fit
+from sklearn_robust.linear_model.summed_fitting import (
+    NotBySumsError,
+    SummedFit,
+    read_summed_problem,
+)
 from sklearn_robust.losses import MarginLoss, check_loss
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm, norm_of
-from sklearn_robust.rows import BlockRows
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import BlockRows, LocalReduction
 from sklearn_robust.separators.separator import check_geometry, geometry_of
 from sklearn_robust.solvers import Solution
-from sklearn_robust.threats import Threat, check_radius, is_ball, require_ball
+from sklearn_robust.summed import SummedProblem
+from sklearn_robust.threats import ConicThreat, Threat, is_ball, require, require_ball
 
 # entries of the constraints up to which solver="auto" computes the limit
 _AUTO_ENTRIES = 10_000_000
@@ -58,7 +68,7 @@ def _check_step_size(value: Any, name: str) -> None:
 
 _PARAMETERS: dict[str, Check] = {
     "q_pert": check_exponent,
-    "eps": check_radius,
+    "eps": check_radius_or_radii,
     "loss": check_loss,
     "solver": partial(check_choice, choices=("auto", "steepest_descent", "accelerated", "exact")),
     "fit_intercept": partial(check_choice, choices=(True, False)),
@@ -98,8 +108,9 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         An object is a norm of one's own for steepest descent, with the members of `norms.Norm`.
     q_pert : float, default=inf
         Exponent of the norm that bounds the perturbation, in [1, inf].
-    eps : float, default=0.1
-        Radius of the perturbation, in the units of the features that the classifier sees.
+    eps : float or dict {label: float}, default=0.1
+        Radius of the perturbation, in the units of the features that the classifier sees; of two
+        classes also one for each, 0 for a class that does not attack.
     loss : {"exponential", "logistic"} or MarginLoss, default="exponential"
         Loss of the margin. Both names have the same limit on separable data. An object is a loss of
         one's own, with the members of `losses.MarginLoss`.
@@ -109,19 +120,26 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         returns the limit itself, from linear, quadratic or cone programs. "auto" is steepest
         descent, and "exact" where the path has not stopped after 2000 iterations, 300 of several
         classes, and the data have up to 10 million entries (times n_classes, of several): data so
-        close to inseparable that the path is slow and its limit hardly depends on p. All return the
-        minimiser of the robust risk for data that are not robustly separable.
+        close to inseparable that the path is slow and its limit hardly depends on p. On larger data
+        of several classes its path has at most as many iterations as take some minutes, and ends
+        with a ConvergenceWarning. All return the minimiser of the robust risk for data that are not
+        robustly separable.
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, relative to the others: the threat is
         :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty
         :math:`\epsilon \|s w\|_{q^*}`. A feature of scale 0 is out of its reach. Features that a
         dict does not name have 1, as all have by default.
+    clip : pair (low, high) of numbers or arrays of shape (n_features,), optional
+        Limits of the data: no perturbation leads out of them. X must lie inside. With q_pert = inf;
+        other q have a set for each sample, of which a fit holds a few hundred.
     threat : Threat, optional
-        The set of perturbations as an object; it takes the place of q_pert, eps and scale, and
-        scale must not be given beside it. An `LpBall` is the same as its q, eps and scale. A set of
-        one's own must be symmetric and have the members of `threats.Threat`; it is for
-        solver="auto", which then never computes exact separators, "steepest_descent" and
-        "accelerated".
+        The set of perturbations as an object, one of `sklearn_robust.threats` or of one's own; it
+        takes the place of q_pert, eps, scale and clip, of which scale and clip must not be given
+        beside it. Several classes need one symmetric set for all samples. "steepest_descent" and
+        "accelerated" serve one symmetric set with a projection: `LpBall`, `FeatureBudget`,
+        `Ellipsoid`. Against any other set with cones "auto" and "exact" compute the limit of the
+        path, and all that is not separable has the minimiser of the risk. With a set of one's own
+        "auto" computes exact separators only where it has no projection.
     fit_intercept : bool, default=True
         The intercept is not penalised, and minimised over exactly at every step.
     step_size : {"adaptive", "paper"} or float, default="adaptive"
@@ -226,11 +244,12 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         self,
         p_algo: float | str | Norm = 2,
         q_pert: float = math.inf,
-        eps: float = 0.1,
+        eps: float | dict[Any, float] = 0.1,
         *,
         loss: str | MarginLoss = "exponential",
         solver: str = "auto",
         scale: Any = None,
+        clip: Any = None,
         threat: Threat | None = None,
         fit_intercept: bool = True,
         step_size: float | str = "adaptive",
@@ -249,6 +268,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         self.loss = loss
         self.solver = solver
         self.scale = scale
+        self.clip = clip
         self.threat = threat
         self.fit_intercept = fit_intercept
         self.step_size = step_size
@@ -263,7 +283,9 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
 
     @all_or_nothing
     @with_callbacks  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, sample_radius: Any = None
+    ) -> Self:
         """Fit on training data.
 
         Parameters
@@ -276,6 +298,9 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
             weights.
         sample_weight : array-like of shape (n_samples,), optional
             Non-negative; a sample of weight zero is left out.
+        sample_radius : array-like of shape (n_samples,), optional
+            A factor >= 0 on the set of perturbations of each sample: a known measurement error.
+            For two classes.
 
         Returns
         -------
@@ -290,24 +315,45 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         """
         geometry = read_settings(self)
         warm = self.warm_start and hasattr(self, "coef_")
-        last = (dense(self.coef_), self.classes_) if warm else None
-        problem = read_problem(self, X, y, sample_weight, self.class_weight)
+        last = (dense(self.coef_), self.intercept_, self.classes_) if warm else None
+        problem = self._read_problem(X, y, sample_weight, sample_radius)
         norm = norm_of(geometry, len(self.classes_))
         self._p = geometry_of(norm)
-        fit = begin_fit(
-            self,
-            problem,
-            FitCallbacks(self, X, y, sample_weight),
-            loss=self.loss,
-            tol=self.tol,
-            device=self.device,
-            verbose=self.verbose,
-            last=last,
-        )
+        callbacks = FitCallbacks(self, X, y, sample_weight)
+        fit: Fit | JointFit | SummedFit
+        if isinstance(problem, SummedProblem):
+            fit = begin_summed_fit(self, problem, callbacks, last)
+            solution = self._solve_by_sums(fit, norm)
+        else:
+            fit = begin_fit(
+                self,
+                problem,
+                callbacks,
+                loss=self.loss,
+                tol=self.tol,
+                device=self.device,
+                verbose=self.verbose,
+                last=None if last is None else (last[0], last[2]),
+            )
+            (solution,) = solve(self, fit, [norm])
         self._loss = fit.loss
-        (solution,) = solve(self, fit, [norm])
         end_fit(self, fit, solution)
         return self
+
+    def _read_problem(
+        self, X: Any, y: Any, sample_weight: Any, sample_radius: Any
+    ) -> RobustProblem | JointProblem | SummedProblem:
+        """The problem of the training data; of rows in blocks by sums over them, if these do."""
+        if isinstance(X, BlockRows) and sample_radius is None:
+            check_settings_of_blocks(self, X, y, sample_weight)
+            try:
+                return read_summed_problem(self, LocalReduction(X), X.survey)
+            except NotBySumsError:
+                pass
+        return read_problem(self, X, y, sample_weight, self.class_weight, sample_radius)
+
+    def _solve_by_sums(self, fit: SummedFit, norm: Norm) -> Solution:
+        return fit.solve(norm, loss_tol=self.loss_tol)
 
 
 def read_settings(model: RobustLinearClassifier) -> Norm | str:
@@ -317,8 +363,6 @@ def read_settings(model: RobustLinearClassifier) -> Norm | str:
     """
     geometry = _read_geometry(model.p_algo)
     check_parameters(model, _PARAMETERS)
-    if model.solver == "exact" and model.threat is not None:
-        require_ball(model.threat, "the exact solver")
     if model.solver == "exact" and model.device is not None:
         raise ValueError(
             f"device={model.device!r} is not for solver='exact', whose programs run on the CPU. "
@@ -338,6 +382,29 @@ def read_settings(model: RobustLinearClassifier) -> Norm | str:
     return geometry
 
 
+def _solves_exactly(
+    model: RobustLinearClassifier, fit: Fit | JointFit, norms: Sequence[Norm], *, small: bool
+) -> bool:
+    """Whether the exact separator is computed; an error where the solver does not serve the set."""
+    threat = fit.problem.threat
+    of_samples = isinstance(fit, Fit) and not fit.has_path
+    if of_samples and model.solver in ("steepest_descent", "accelerated") and fit.has_minimiser:
+        raise ValueError(
+            f"solver={model.solver!r} needs one symmetric set for all samples, with a projection, "
+            f"got threat={type(model.threat_).__name__}. Use solver='auto' or 'exact', which "
+            f"compute the limit of the path."
+        )
+    if model.solver == "exact":
+        if isinstance(fit, JointFit):
+            require_ball(threat, "the exact solver of several classes")
+        elif fit.problem.adversary is None and not is_ball(threat):
+            require(threat, ConicThreat, "the exact solver")
+        return True
+    known = is_ball(threat) or (of_samples and fit.has_minimiser)
+    norms_known = all(isinstance(norm, LpNorm | SchattenNorm) for norm in norms)
+    return model.solver == "auto" and small and known and norms_known
+
+
 def solve(
     model: RobustLinearClassifier,
     fit: Fit | JointFit,
@@ -355,10 +422,7 @@ def solve(
     """
     in_memory = not isinstance(fit.problem.rows, BlockRows)
     small = in_memory and fit.n_entries <= _AUTO_ENTRIES
-    limits_known = is_ball(fit.problem.threat) and all(
-        isinstance(norm, LpNorm | SchattenNorm) for norm in norms
-    )
-    exact = model.solver == "exact" or (model.solver == "auto" and small and limits_known)
+    exact = _solves_exactly(model, fit, norms, small=small)
     loss_tol = model.loss_tol
     if model.solver == "accelerated":
         solutions = [
@@ -371,12 +435,17 @@ def solve(
         solutions = [shared, *others]
     if model.solver in ("auto", "steepest_descent"):
         batches = batches or [(range(len(norms)), np.arange(fit.n_problems))]
+        max_iter = model.max_iter
+        if exact:
+            max_iter = min(max_iter, fit.auto_iterations)
+        elif model.solver == "auto" and isinstance(fit, JointFit):
+            max_iter = min(max_iter, fit.affordable_iterations)
         solutions = fit.follow_paths(
             norms,
             solutions,
             batches,
             step_size=model.step_size,
-            max_iter=min(model.max_iter, fit.auto_iterations) if exact else model.max_iter,
+            max_iter=max_iter,
             loss_tol=loss_tol,
         )
     if exact:

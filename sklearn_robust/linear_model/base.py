@@ -26,17 +26,30 @@ from sklearn_robust._parameters import (
     read_scale,
     refuse_lazy,
 )
-from sklearn_robust.attacks.linear import class_scores, worst_case_perturbations
+from sklearn_robust.adversaries import require_one_set
+from sklearn_robust.attacks.linear import class_scores, row_blocks
 from sklearn_robust.callbacks import CallbackSupportMixin
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model.block_rows import read_block_rows
+from sklearn_robust.linear_model.certificate import CertificateMixin
 from sklearn_robust.losses import MarginLoss, class_log_probabilities, has_probabilities, log_odds
-from sklearn_robust.metrics import certified_radius, robust_accuracy_score
-from sklearn_robust.metrics.linear_view import linear_view
+from sklearn_robust.metrics import (
+    certified_radius,
+    robust_accuracy_score,
+    worst_case_samples,
+)
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows
 from sklearn_robust.solvers import Solution
-from sklearn_robust.threats import LpBall, Threat, check_radius, is_ball
+from sklearn_robust.threats import (
+    LpBall,
+    Threat,
+    bound_threat,
+    check_is_threat,
+    check_radius,
+    check_sample_radius,
+    is_ball,
+)
 
 # entries of data up to which the samples of positive weight are copied; the problem of larger data
 # has the others too. At least as many as solver="auto" computes exact separators of.
@@ -46,6 +59,15 @@ _MOST_COPIED = 10_000_000
 def dense(coef: Any) -> np.ndarray:
     """Coefficients as a dense array, after `sparsify` too."""
     return coef.toarray() if issparse(coef) else coef
+
+
+def check_radius_or_radii(eps: Any, name: str) -> None:
+    """A radius >= 0, or a dict of them by class."""
+    if isinstance(eps, dict):
+        for label, radius in eps.items():
+            check_radius(radius, f"{name}[{label!r}]")
+    else:
+        check_radius(eps, name)
 
 
 def of_positive_weight(
@@ -78,7 +100,12 @@ def _with_class_weights(
 
 
 def read_problem(
-    estimator: RobustLinearMixin, X: Any, y: Any, sample_weight: Any, class_weight: Any = None
+    estimator: RobustLinearMixin,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    class_weight: Any = None,
+    sample_radius: Any = None,
 ) -> RobustProblem | JointProblem:
     """Validate training data, and state their problem.
 
@@ -101,46 +128,68 @@ def read_problem(
         serves_exactly = not estimator._reads_blocks or exact
         copied = serves_exactly or X.size <= _MOST_COPIED
     check_classification_targets(y)
-    estimator.threat_ = _read_threat(estimator)
-    estimator.scale_ = estimator.threat_.scale if is_ball(estimator.threat_) else None
+    threat = read_threat(estimator)
+    radius = check_sample_radius(sample_radius, len(y))
     estimator._fit_intercept = estimator.fit_intercept
     if class_weight is not None:
         weight = _with_class_weights(class_weight, y, weight)
+    estimator._remember(X, y, weight)
     if copied:
+        radius = None if radius is None else radius[weight > 0]
         X, y, weight = of_positive_weight(X, y, weight)
     used = weight > 0
     index = np.zeros(len(y), dtype=np.int64)
     estimator.classes_, index[used] = np.unique(y[used], return_inverse=True)
-    if len(estimator.classes_) < 2:
-        raise ValueError(
-            f"{type(estimator).__name__} needs samples of at least two classes in y, with positive "
-            f"sample_weight and class_weight, got {len(estimator.classes_)} class: "
-            f"{estimator.classes_.tolist()}. The risk of one class has no minimiser: leave such "
-            "data out."
+    require_two_classes(estimator, estimator.classes_)
+    labels = estimator.classes_.tolist()
+    names = getattr(estimator, "feature_names_in_", None)
+    estimator.threat_ = threat = bound_threat(threat, X.shape[1], names, labels)
+    estimator.scale_ = threat.scale if is_ball(threat) else None
+    if len(labels) > 2:
+        if not is_ball(threat) or radius is not None:
+            require_one_set(threat, radius)
+        return JointProblem.from_data(
+            X,
+            index,
+            threat=threat,
+            fit_intercept=estimator.fit_intercept,
+            sample_weight=weight,
         )
-    several = len(estimator.classes_) > 2
-    kind = JointProblem if several else RobustProblem
-    labels = index if several else np.where(index == 1, 1, -1).astype(X.dtype)
-    problem: RobustProblem | JointProblem = kind.from_data(
+    return RobustProblem.from_data(
         X,
-        labels,
-        threat=estimator.threat_,
+        np.where(index == 1, 1, -1).astype(X.dtype),
+        threat=threat,
         fit_intercept=estimator.fit_intercept,
         sample_weight=weight,
+        sample_radius=radius,
+        classes=labels,
     )
-    return problem
 
 
-def _read_threat(estimator: Any) -> Threat:
+def require_two_classes(estimator: Any, classes: np.ndarray) -> None:
+    """Refuse data of one class."""
+    if len(classes) < 2:
+        raise ValueError(
+            f"{type(estimator).__name__} needs samples of at least two classes in y, with positive "
+            f"sample_weight and class_weight, got {len(classes)} class: {classes.tolist()}. The "
+            "risk of one class has no minimiser: leave such data out."
+        )
+
+
+def read_threat(estimator: Any) -> Threat:
     """The threat of an estimator: its parameter `threat`, else the ball of its parameters."""
     threat: Threat | None = getattr(estimator, "threat", None)
+    clip = getattr(estimator, "clip", None)
     if threat is None:
-        return LpBall(estimator.q_pert, estimator.eps, estimator._read_scale(estimator.scale))
-    if estimator.scale is not None:
+        scale = estimator._read_scale(estimator.scale)
+        return LpBall(estimator.q_pert, estimator.eps, scale, clip)
+    if estimator.scale is not None or clip is not None:
         raise ValueError(
-            f"threat takes the place of q_pert, eps and scale, got threat={threat!r} beside "
-            f"scale={estimator.scale!r}. Use scale=None, or LpBall(q, eps, scale) as the threat."
+            f"threat takes the place of q_pert, eps, scale and clip, got threat={threat!r} beside "
+            f"scale={estimator.scale!r} and clip={clip!r}. Use None for them, or "
+            f"LpBall(q, eps, scale, clip) as the threat."
         )
+    check_is_threat(threat)
     return threat
 
 
@@ -153,7 +202,9 @@ def store_solution(estimator: RobustLinearMixin, solution: Solution) -> None:
     (estimator.separable_,) = solution.separable
 
 
-class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin):
+class RobustLinearMixin(
+    CertificateMixin, DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin
+):
     """Prediction, exact robustness and worst-case points, from the fitted coefficients."""
 
     _reports_its_path = True  # to a PathRecorder
@@ -198,13 +249,18 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         ndarray of shape (n_samples,) or (n_samples, n_classes)
             Two classes: positive means the second class of `classes_`.
         """
-        check_is_fitted(self)
         if isinstance(X, BlockRows):
             return X.map_blocks(self.decision_function)
-        refuse_lazy(X=X)
-        X = validate_data(self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False)
-        scores = class_scores(X, self.coef_, self.intercept_)
+        scores = class_scores(self._validated(X), self.coef_, self.intercept_)
         return scores[:, 1] if self.coef_.shape[0] == 1 else scores
+
+    def _validated(self, X: Any) -> Any:
+        """Samples like those of the fit, as an array or a sparse array by rows."""
+        check_is_fitted(self)
+        refuse_lazy(X=X)
+        return validate_data(
+            self, X, accept_sparse="csr", dtype=(np.float64, np.float32), reset=False
+        )
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict class labels.
@@ -219,10 +275,12 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         """
         if isinstance(X, BlockRows):
             return X.map_blocks(self.predict)
-        scores = self.decision_function(X)
-        return self.classes_[
-            (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
-        ]
+        X = self._validated(X)
+        labels = np.empty(X.shape[0], self.classes_.dtype)
+        for rows in row_blocks(X.shape[0], len(self.classes_)):
+            scores = class_scores(X[rows], self.coef_, self.intercept_)
+            labels[rows] = self.classes_[scores.argmax(axis=1)]
+        return labels
 
     def robust_score(
         self,
@@ -234,6 +292,8 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         q: float | None = None,
         scale: Any = "training",
         threat: Threat | None = None,
+        clip: Any = "training",
+        sample_radius: Any = None,
     ) -> float:
         """Exact robust accuracy: the fraction of samples right under every perturbation.
 
@@ -249,15 +309,21 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
             How far the adversary can move each feature, as in training by default; None moves all
             alike.
         threat : Threat, optional
-            An object in place of eps, q and scale.
+            An object in place of eps, q, scale and clip.
+        clip : "training", None or pair (low, high), default="training"
+            Limits of the data, as in training by default; None has no limits.
+        sample_radius : array-like of shape (n_samples,), optional
+            Factors >= 0 on the set of each sample.
 
         Returns
         -------
         float
         """
         check_is_fitted(self)
-        threat = self._threat(threat, eps, q, scale)
-        return robust_accuracy_score(self, X, y, threat=threat, sample_weight=sample_weight)
+        threat = self._threat(threat, eps, q, scale, clip)
+        return robust_accuracy_score(
+            self, X, y, threat=threat, sample_weight=sample_weight, sample_radius=sample_radius
+        )
 
     def certified_radius(
         self,
@@ -267,6 +333,7 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         q: float | None = None,
         scale: Any = "training",
         threat: Threat | None = None,
+        clip: Any = "training",
     ) -> np.ndarray:
         """l_q distance of each sample to the decision boundary.
 
@@ -283,7 +350,9 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
             How far the adversary can move each feature, as in training by default; None moves all
             alike.
         threat : Threat, optional
-            An object in place of q and scale.
+            An object in place of q, scale and clip.
+        clip : "training", None or pair (low, high), default="training"
+            Limits of the data, as in training by default; None has no limits.
 
         Returns
         -------
@@ -291,7 +360,8 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
             inf where only features that the adversary cannot touch have coefficients.
         """
         check_is_fitted(self)
-        return certified_radius(self, X, y, threat=self._threat(threat, None, q, scale, radius=1.0))
+        threat = self._threat(threat, None, q, scale, clip, radius=1.0)
+        return certified_radius(self, X, y, threat=threat)
 
     def perturb(
         self,
@@ -302,6 +372,8 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         q: float | None = None,
         scale: Any = "training",
         threat: Threat | None = None,
+        clip: Any = "training",
+        sample_radius: Any = None,
     ) -> np.ndarray:
         """The worst-case points: each sample moved by the perturbation that makes its margin least.
 
@@ -316,20 +388,21 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
             How far the adversary can move each feature, as in training by default; None moves all
             alike.
         threat : Threat, optional
-            An object in place of eps, q and scale.
+            An object in place of eps, q, scale and clip.
+        clip : "training", None or pair (low, high), default="training"
+            Limits of the data, as in training by default; None has no limits.
+        sample_radius : array-like of shape (n_samples,), optional
+            Factors >= 0 on the set of each sample.
 
         Returns
         -------
         ndarray of shape (n_samples, n_features)
-            Dense, whatever X is.
+            Dense, whatever X is. They are in the set of each sample: categories, limits and
+            relations are kept. Without a bound on the set they lie far along its ray.
         """
         check_is_fitted(self)
-        view = linear_view(self, X, "model")
-        threat = view.check_threat(self._threat(threat, eps, q, scale))
-        moves = worst_case_perturbations(
-            view.X, view.seen_class_index(y), view.coef, view.intercept, threat
-        )
-        return (view.X.toarray() if hasattr(view.X, "toarray") else view.X) + moves
+        threat = self._threat(threat, eps, q, scale, clip)
+        return worst_case_samples(self, X, y, threat=threat, sample_radius=sample_radius)
 
     def _threat(
         self,
@@ -337,26 +410,30 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
         eps: float | None,
         q: float | None,
         scale: Any,
+        clip: Any,
         radius: float | None = None,
     ) -> Threat:
         """The threat given, as an object or as a ball; by default that of training.
 
         `radius` is that of a ball where neither eps nor the threat of training has one.
         """
-        given = eps is not None or q is not None or not is_training(scale)
+        as_trained = is_training(scale) and is_training(clip)
+        given = eps is not None or q is not None or not as_trained
         if threat is not None:
             if given:
                 raise ValueError(
-                    f"threat takes the place of eps, q and scale, got threat={threat!r} beside "
-                    f"eps={eps!r}, q={q!r} and scale={scale!r}. Leave out one or the others."
+                    f"threat takes the place of eps, q and scale, and of clip, got "
+                    f"threat={threat!r} beside eps={eps!r}, q={q!r}, scale={scale!r} and "
+                    f"clip={clip!r}. Leave out one or the others."
                 )
             return threat
         trained = self.threat_
         if not given:
             return trained
-        if is_ball(trained):
-            eps = trained.eps if eps is None else eps
-            q = trained.q if q is None else q
+        ball = trained if isinstance(trained, LpBall) else None
+        if ball is not None:
+            eps = ball.eps if eps is None else eps
+            q = ball.q if q is None else q
         else:
             eps = radius if eps is None else eps
         missing = [name for name, value in (("eps", eps), ("q", q)) if value is None]
@@ -365,13 +442,13 @@ class RobustLinearMixin(DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, Cla
                 f"{' and '.join(missing)} must be given for an l_q ball, which the threat of "
                 f"training, {type(trained).__name__}, is not."
             )
-        if not is_training(scale):
-            scale = self._read_scale(scale)
-        elif is_ball(trained):
-            scale = trained.scale
+        if is_training(scale):
+            scale = None if ball is None else ball.scale
         else:
-            scale = None
-        return LpBall(check_exponent(q, "q"), check_radius(eps, "eps"), scale)
+            scale = self._read_scale(scale)
+        if is_training(clip):
+            clip = None if ball is None else ball.clip
+        return LpBall(check_exponent(q, "q"), eps, scale, clip)
 
     def _read_scale(self, scale: Any) -> np.ndarray | None:
         """The scale of each feature of the fit."""

@@ -22,15 +22,7 @@ def read_block_rows(
         If labels or weights are given beside the rows, or the estimator has a setting that needs
         the data in memory.
     """
-    rows.refuse_beside(y=y, sample_weight=sample_weight)
-    kind = type(rows).__name__
-    if getattr(estimator, "solver", "exact") == "exact":
-        _check_exact(estimator, rows)
-    device = getattr(estimator, "device", None)
-    if device is not None:
-        raise ValueError(
-            f"device={device!r} needs the data in memory, got {kind}. Use device=None."
-        )
+    check_settings_of_blocks(estimator, rows, y, sample_weight)
     estimator.n_features_in_ = rows.shape[1]
     vars(estimator).pop("feature_names_in_", None)
     if rows.feature_names is not None:
@@ -41,10 +33,22 @@ def read_block_rows(
     return rows.y, weight
 
 
+def check_settings_of_blocks(estimator: Any, rows: BlockRows, y: Any, sample_weight: Any) -> None:
+    """Refuse labels and weights beside the rows, and settings that need the data in memory."""
+    rows.refuse_beside(y=y, sample_weight=sample_weight)
+    if getattr(estimator, "solver", "exact") == "exact":
+        _check_exact(estimator, rows)
+    device = getattr(estimator, "device", None)
+    if device is not None:
+        raise ValueError(
+            f"device={device!r} needs the data in memory, got {type(rows).__name__}. Use "
+            f"device=None."
+        )
+
+
 def _check_exact(estimator: Any, rows: BlockRows) -> None:
     """Refuse what the exact separator reads in memory only."""
-    used = slice(None) if rows.sample_weight is None else rows.sample_weight > 0
-    several = len(np.unique(rows.y[used])) > 2
+    several = np.count_nonzero(rows.survey.weights) > 2
     if several or estimator.scale is not None or getattr(estimator, "threat", None) is not None:
         what = "several classes" if several else "scale or threat"
         raise ValueError(

@@ -126,8 +126,13 @@ class Fit(BaseFit[RobustProblem]):
     @property
     def has_minimiser(self) -> bool:
         """Whether `minimise_robust_risk` serves this threat; otherwise the path goes on instead."""
-        threat = self.problem.threat
-        return is_ball(threat) or offers(threat, ConicThreat)
+        problem, threat = self.problem, self.problem.threat
+        return problem.adversary is not None or is_ball(threat) or offers(threat, ConicThreat)
+
+    @property
+    def has_path(self) -> bool:
+        """Whether steepest descent serves this threat: one symmetric set with a projection."""
+        return self.problem.adversary is None and offers(self.problem.threat, ProximalThreat)
 
     def decide_separability(self, norm: Geometry) -> Solution:
         """Which problems are robustly separable, by the first proof.
@@ -138,7 +143,7 @@ class Fit(BaseFit[RobustProblem]):
         """
         problem = self.problem
         rows = np.arange(problem.n_problems)
-        projects = offers(problem.threat, ProximalThreat)
+        projects = self.has_path
         in_memory = self.tensors is problem
         tall = in_memory and problem.X.shape[0] > 2 * problem.n_features
         if not self.has_minimiser or (projects and not tall):
@@ -181,9 +186,12 @@ class Fit(BaseFit[RobustProblem]):
         """The solution in each geometry, with the paths of steepest descent of the open problems.
 
         The paths are followed batch by batch. Problems that are proven not to be separable are left
-        out, unless there is no other solver for the minimiser of their risk.
+        out, unless there is no other solver for the minimiser of their risk. Where samples have
+        sets of their own, or the set has no projection, there is no path.
         """
         solutions = list(solutions)
+        if self.has_minimiser and not self.has_path:
+            return solutions
         followed = (True, None) if self.has_minimiser else (True, None, False)
         for geometries, members in batches:
             still_open = find_open_problems(solutions[geometries[0]], *followed)
@@ -289,6 +297,11 @@ def on_device(problem: P, device: str | None) -> P:
     """The problem as torch tensors, where a device is given."""
     if device is None:
         return problem
+    if isinstance(problem, RobustProblem) and problem.adversary is not None:
+        raise ValueError(
+            f"device={device!r} needs one symmetric set for all samples, got "
+            f"threat={type(problem.threat).__name__}. Use device=None."
+        )
     check_device(device)
     if sparse.issparse(problem.X):
         raise ValueError(
@@ -339,7 +352,8 @@ def _find_separator(
     except NotSeparableError as error:
         separable = False
         weights = error.weights[None]
-        if not proves_not_separable(double, weights)[0]:
+        proven = error.threat is not None or proves_not_separable(double, weights)[0]
+        if not proven:
             return None  # eps is eps* to the last digits
     except RuntimeError:
         return None

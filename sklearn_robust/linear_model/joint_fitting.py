@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, NoReturn, TypeVar
+from typing import ClassVar, NoReturn
 
 import numpy as np
 
@@ -42,7 +42,7 @@ from sklearn_robust.solvers import (
     minimise_joint_risk,
 )
 from sklearn_robust.solvers.solution import solution_to_numpy
-from sklearn_robust.threats import is_ball
+from sklearn_robust.threats import ProximalThreat, offers
 
 # share of its capacity that a pair must carry for a proof, up to which another flow is sought
 _NEAR_PROOF = 2.0
@@ -50,7 +50,11 @@ _NEAR_PROOF = 2.0
 # the separator. It costs a Newton step more, and a larger gap is not refused.
 _SEPARATOR_TOL = 1e-12
 
-S = TypeVar("S", Solution, JointSolution)
+# entries of arrays over classes and samples, and over pairs and features, that a path of
+# solver="auto" may compute: some minutes; how often the search for a step passes the second, about;
+# and the iterations that it has in any case
+_MOST_ENTRIES, _STEP_SEARCH, _FEWEST_ITERATIONS = 4_000_000_000, 20, 10
+
 _ONE = np.zeros(1, dtype=int)  # the index of the one problem
 
 
@@ -69,6 +73,14 @@ class JointFit(BaseFit[JointProblem]):
     n_problems: ClassVar[int] = 1
     auto_iterations: ClassVar[int] = 300  # an iteration is slow beside an exact separator
 
+    @property
+    def affordable_iterations(self) -> int:
+        """Iterations of the path that take some minutes at most."""
+        problem = self.problem
+        entries = problem.n_classes * len(problem.y)
+        entries += _STEP_SEARCH * len(problem.pairs[0]) * problem.n_features
+        return max(_FEWEST_ITERATIONS, _MOST_ENTRIES // entries)
+
     @cached_property
     def double(self) -> JointProblem:
         """The problem in double arithmetic."""
@@ -82,7 +94,7 @@ class JointFit(BaseFit[JointProblem]):
     @property
     def has_minimiser(self) -> bool:
         """Whether `minimise_joint_risk` serves this threat; otherwise the path goes on instead."""
-        return is_ball(self.problem.threat)
+        return offers(self.problem.threat, ProximalThreat)
 
     def decide_separability(self, norm: Geometry) -> Solution:
         """The minimiser of the risk, or a first predictor that separates the classes.
@@ -127,8 +139,9 @@ class JointFit(BaseFit[JointProblem]):
                     stop_if_not_separable=self.has_minimiser,
                     coef_init=self.start,
                     monitors=monitors,
+                    keep_weights=False,
                 )
-            solutions[i] = _updated(solutions[i], solution_to_numpy(_without_weights(path)))
+            solutions[i] = _updated(solutions[i], solution_to_numpy(path))
         return solutions
 
     def ascend_dual(self, norm: Geometry, *, max_iter: int, loss_tol: float) -> NoReturn:
@@ -288,7 +301,7 @@ class JointFit(BaseFit[JointProblem]):
         )
 
 
-def _without_weights(solution: S) -> S:
+def _without_weights(solution: JointSolution) -> JointSolution:
     """The solution with weights of no sample. A slice would keep those of all in memory."""
     return replace(solution, weights=np.zeros((*solution.weights.shape[:-1], 0)))
 
@@ -310,14 +323,11 @@ def scale_to_loss(
         return solution
     problem = problem.in_double_arithmetic()
     coef, intercept = (x[0].astype(np.float64) for x in (solution.coef, solution.intercept))
-    scores, penalties = problem.scores(coef), problem.penalties(coef)
-    smallest = float(problem.margins(scores, penalties, intercept).min())
+    smallest = float(problem.robust_margins(coef, intercept).min())
     goal = math.log(loss_tol) - problem.log_total_weight
 
     def excess(scale: float) -> float:
-        at = (scale * scores, scale * penalties, scale * intercept)
-        now = problem.evaluate_scores(loss, *at, overwrite=True)
-        return float(now.log_risk) - goal
+        return float(problem.evaluate(loss, scale * coef, scale * intercept).log_risk) - goal
 
     # (K - 1) exp(-scale * smallest margin) bounds the loss
     scale = find_scale(excess, math.log(problem.n_classes - 1) - goal, smallest)

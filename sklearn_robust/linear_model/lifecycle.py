@@ -21,9 +21,11 @@ from sklearn_robust.linear_model.base import store_solution
 from sklearn_robust.linear_model.fitting import RISK_TOL, Fit
 from sklearn_robust.linear_model.joint_fitting import JointFit
 from sklearn_robust.linear_model.monitoring import FitMonitor
-from sklearn_robust.losses import LOSSES, MarginLoss
+from sklearn_robust.linear_model.summed_fitting import SummedFit
+from sklearn_robust.losses import LOSSES, MarginLoss, check_loss, is_summable
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.solvers import Solution
+from sklearn_robust.solvers import Solution, balanced_weighted_sum
+from sklearn_robust.summed import SummedProblem
 from sklearn_robust.threats import ProximalThreat, gauge, is_ball, offers, reachable
 
 # halvings at most of a bracket of the radius from which on several classes are constant
@@ -56,10 +58,42 @@ def begin_fit(
         The coefficients and classes of the last fit, to start from.
     """
     start = None if last is None else _read_start(estimator, problem, *last)
-    monitor = FitMonitor(estimator, callbacks, problem, verbose=verbose)
+    if isinstance(problem, JointProblem):
+        shape: tuple[int, ...] = (1, problem.n_classes)
+    else:
+        shape = (problem.n_problems,)
+    coef = np.zeros((*shape, problem.n_features), problem.log_weight.dtype)
+    monitor = FitMonitor(estimator, callbacks, coef, verbose=verbose)
     if isinstance(problem, JointProblem):
         return JointFit.of(problem, monitor, loss=loss, tol=tol, device=device, start=start)
     return Fit.of(problem, monitor, loss=loss, tol=tol, device=device, start=start)
+
+
+def begin_summed_fit(
+    estimator: Any,
+    problem: SummedProblem,
+    callbacks: FitCallbacks,
+    last: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
+) -> SummedFit:
+    """The fit of an estimator whose samples are known by sums.
+
+    Parameters
+    ----------
+    estimator : RobustLinearClassifier
+    problem : SummedProblem
+    callbacks : FitCallbacks
+    last : tuple of coefficients (1, d), intercept (1,) and classes, or None
+        Those of the last fit, to start from.
+    """
+    start = None
+    if last is not None:
+        _check_start(estimator, (1, problem.n_features), last[0].shape, last[2])
+        start = last[0][0].astype(np.float64), float(last[1][0])
+    coef = np.zeros((1, problem.n_features), problem.survey.dtype)
+    monitor = FitMonitor(estimator, callbacks, coef, verbose=estimator.verbose)
+    loss = check_loss(estimator.loss, "loss")
+    assert is_summable(loss)
+    return SummedFit(problem, loss, estimator.tol, monitor, start)
 
 
 def _read_start(
@@ -71,16 +105,24 @@ def _read_start(
     """The coefficients of the last fit, where they fit these data."""
     classes = estimator.classes_
     needed = (1 if len(classes) == 2 else len(classes), problem.n_features)
-    if last_coef.shape != needed or not np.array_equal(last_classes, classes):
-        raise ValueError(
-            f"warm_start=True needs data like those of the last fit, whose coef_ has shape "
-            f"{last_coef.shape} and whose classes were {last_classes.tolist()}: these need "
-            f"{needed} and {classes.tolist()}. Fit with warm_start=False."
-        )
+    _check_start(estimator, needed, last_coef.shape, last_classes)
     return last_coef.astype(problem.log_weight.dtype)
 
 
-def end_fit(estimator: Any, fit: Fit | JointFit, solution: Solution) -> None:
+def _check_start(
+    estimator: Any, needed: tuple[int, int], shape: tuple[int, ...], last_classes: np.ndarray
+) -> None:
+    """Refuse coefficients of another shape, or of other classes."""
+    classes = estimator.classes_
+    if shape != needed or not np.array_equal(last_classes, classes):
+        raise ValueError(
+            f"warm_start=True needs data like those of the last fit, whose coef_ has shape "
+            f"{shape} and whose classes were {last_classes.tolist()}: these need "
+            f"{needed} and {classes.tolist()}. Fit with warm_start=False."
+        )
+
+
+def end_fit(estimator: Any, fit: Fit | JointFit | SummedFit, solution: Solution) -> None:
     """Warn where there is reason to, store the solution, and end the callbacks."""
     if not fit.monitor.stopped:
         warn_unless_converged(estimator, solution)
@@ -95,7 +137,8 @@ class ConstantClassifierWarning(UserWarning):
 
 
 def constant_radii(
-    problem: RobustProblem | JointProblem, loss: MarginLoss = LOSSES["exponential"]
+    problem: RobustProblem | JointProblem | SummedProblem,
+    loss: MarginLoss = LOSSES["exponential"],
 ) -> np.ndarray:
     r"""The least radius at which w = 0 minimises the risk of each problem, of shape (k,).
 
@@ -108,7 +151,11 @@ def constant_radii(
     """
     if isinstance(problem, JointProblem):
         return np.full(1, _joint_constant_radius(problem, loss))
-    weighted_sum = problem.weighted_sum(problem.class_shares())
+    if isinstance(problem, SummedProblem):
+        weighted_sum = balanced_weighted_sum(problem)[None]
+    else:
+        problem = problem.in_double_arithmetic()
+        weighted_sum = problem.weighted_sum(problem.class_shares())
     return gauge(problem.threat, reachable(problem.threat, weighted_sum))
 
 
@@ -142,7 +189,7 @@ def _joint_constant_radius(problem: JointProblem, loss: MarginLoss) -> float:
     return high
 
 
-def warn_if_constant(estimator: Any, fit: Fit | JointFit, solution: Solution) -> None:
+def warn_if_constant(estimator: Any, fit: Fit | JointFit | SummedFit, solution: Solution) -> None:
     """A ConstantClassifierWarning where all coefficients are zero because of the radius.
 
     It names the least radius at which they are zero.
@@ -151,9 +198,18 @@ def warn_if_constant(estimator: Any, fit: Fit | JointFit, solution: Solution) ->
     ball = is_ball(problem.threat)
     if solution.coef.any() or not np.all(problem.radius > 0):
         return
+    of_samples = isinstance(problem, RobustProblem) and problem.adversary is not None
+    if of_samples:  # the multiple from which on that is so is not known
+        warnings.warn(
+            f"{type(estimator).__name__} learns nothing at threat="
+            f"{type(estimator.threat_).__name__}: all coefficients are zero. Use smaller sets.",
+            ConstantClassifierWarning,
+            stacklevel=6,
+        )
+        return
     if not (ball or offers(problem.threat, ProximalThreat)):
         return  # the radius is not known
-    radius = float(constant_radii(problem.in_double_arithmetic(), fit.loss)[0])
+    radius = float(constant_radii(problem, fit.loss)[0])
     if np.any(problem.radius < (1 - RISK_TOL) * radius):
         return
     threat = estimator.threat_

@@ -15,8 +15,6 @@ import numpy as np
 
 from sklearn_robust._array_api import Array, to_numpy
 from sklearn_robust.callbacks import FitCallbacks
-from sklearn_robust.joint import JointProblem
-from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers.solution import Monitor
 
 
@@ -30,8 +28,8 @@ class FitMonitor:
     estimator : RobustLinearMixin
     callbacks : FitCallbacks or None
         None for a fit without callbacks.
-    problem : RobustProblem or JointProblem
-        All k of them; k = 1 for a joint one.
+    coef : ndarray of shape (k, d), or (1, K, d) for several classes
+        Coefficients before the first report.
     verbose : int
         0 prints nothing; 1 a line where a stage begins and ends, and the figures of its solver
         where it certifies of its own accord; more than 1 those of each iteration.
@@ -46,7 +44,7 @@ class FitMonitor:
         self,
         estimator: Any,
         callbacks: FitCallbacks | None,
-        problem: RobustProblem | JointProblem,
+        coef: np.ndarray,
         *,
         verbose: int = 0,
     ) -> None:
@@ -54,12 +52,10 @@ class FitMonitor:
         self.callbacks = callbacks
         self.stopped = False
         self.verbose = verbose
-        k = 1 if isinstance(problem, JointProblem) else problem.n_problems
-        rows = (1, problem.n_classes) if isinstance(problem, JointProblem) else (k,)
-        dtype = problem.log_weight.dtype
+        k = len(coef)
         self.known = {
-            "coef": np.zeros((*rows, problem.n_features), dtype),
-            "intercept": np.zeros(rows, dtype),
+            "coef": coef,
+            "intercept": np.zeros(coef.shape[:-1], coef.dtype),
             "n_iter": np.zeros(k, dtype=int),
         }
         self.known |= {

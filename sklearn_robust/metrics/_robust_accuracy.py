@@ -1,13 +1,13 @@
 """Exact robust accuracy and certified radius of linear classifiers, and a scorer of one threat.
 
-Any threat is served; exponent and scale are read where the threat is an l_q ball, which other
-classifiers than linear ones need.
+Any threat is served; classifiers other than linear ones need an l_q ball.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,12 @@ from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import _check_sample_weight
 
 from sklearn_robust._parameters import check_choice, check_exponent, refuse_lazy
-from sklearn_robust.attacks.linear import boundary_distances, least_margins
+from sklearn_robust.attacks.linear import (
+    boundary_distances,
+    unbroken,
+    worst_case_perturbations,
+)
+from sklearn_robust.metrics._slices import averaged_over_slices
 from sklearn_robust.metrics.linear_view import (
     SPACES,
     LinearView,
@@ -29,15 +34,20 @@ from sklearn_robust.metrics.linear_view import (
 )
 from sklearn_robust.rows import BlockRows
 from sklearn_robust.threats import (
+    LpBall,
     Threat,
     check_is_threat,
+    check_limits,
     check_radius,
+    check_sample_radius,
     check_scale,
-    radius_of,
     require_ball,
 )
 
+_ROUTED = ("sample_weight", "sample_radius")
 
+
+@averaged_over_slices
 def robust_accuracy_score(
     estimator: BaseEstimator,
     X: Any,
@@ -49,6 +59,8 @@ def robust_accuracy_score(
     space: str = "model",
     scale: Any = None,
     threat: Threat | None = None,
+    clip: Any = None,
+    sample_radius: Any = None,
     attack_params: dict[str, Any] | None = None,
 ) -> float:
     r"""Fraction of samples that stay correctly classified under every perturbation of the threat.
@@ -90,8 +102,13 @@ def robust_accuracy_score(
         Features that a dict does not name have 1, as all have by default. It lives in the space of
         eps, in the order of the columns in fit.
     threat : Threat, optional
-        The set of perturbations as an object, in place of eps, q and scale: an `LpBall`, or a set
-        of one's own for linear classifiers, of which `threats.Threat` says what it needs.
+        The set of perturbations as an object, in place of eps, q, scale and clip: one of
+        `sklearn_robust.threats`, or a set of one's own for linear classifiers, of which
+        `threats.Threat` says what it needs.
+    clip : pair (low, high) of numbers or arrays of shape (n_features,), optional
+        Limits of the data: x + delta stays inside. It lives in the space of eps.
+    sample_radius : array-like of shape (n_samples,), optional
+        Factors >= 0 on the set of each sample, as its measurement error over eps.
     attack_params : dict, optional
         Keywords of a network's `robust_score`, such as `{"attack": "ensemble", "n_restarts": 5}`.
         Linear classifiers need no attack, and none is run on them.
@@ -132,40 +149,24 @@ def robust_accuracy_score(
     0.819
     """
     if threat is not None:
-        _check_lone_threat(threat, eps=eps, q=q, scale=scale)
+        _check_lone_threat(threat, eps=eps, q=q, scale=scale, clip=clip)
     else:
         eps = _radius(eps)
         q = check_exponent(q, "q")
     check_choice(space, "space", SPACES)
+    given = {"eps": eps, "q": q, "space": space, "scale": scale, "threat": threat, "clip": clip}
     if isinstance(X, BlockRows):
-        X.refuse_beside(y=y, sample_weight=sample_weight)
-        score = partial(
-            robust_accuracy_score,
-            estimator,
-            eps=eps,
-            q=q,
-            space=space,
-            scale=scale,
-            threat=threat,
-            attack_params=attack_params,
-        )
+        X.refuse_beside(y=y, sample_weight=sample_weight, sample_radius=sample_radius)
+        score = partial(robust_accuracy_score, estimator, attack_params=attack_params, **given)
         return X.average(score)
-    refuse_lazy(X=X, y=y, sample_weight=sample_weight)
+    refuse_lazy(X=X, y=y, sample_weight=sample_weight, sample_radius=sample_radius)
     steps, classifier = unwrapped(estimator)
     if (
         not is_linear(classifier)
         and hasattr(classifier, "robust_score")
         and (space == "model" or not steps)
     ):
-        if threat is not None:
-            name = type(classifier).__name__
-            given = require_ball(threat, f"the score of {name}", "use an LpBall, or eps and q")
-            eps = given.eps
-            q, scale = given.q, given.scale
-        ball = {"eps": eps, "q": q}
-        # a classifier that was trained with scales is given their absence, too
-        if scale is not None or hasattr(classifier, "scale_"):
-            ball["scale"] = scale
+        ball = _ball_of_network(classifier, **given, sample_radius=sample_radius)
         return float(
             classifier.robust_score(
                 transformed(steps, X),
@@ -177,10 +178,10 @@ def robust_accuracy_score(
         )
     view = linear_view(estimator, X, space)
     if threat is None:
-        threat = view.ball(q, check_radius(eps, "eps"), scale)
+        threat = view.ball(q, check_radius(eps, "eps"), scale, clip)
     else:
-        threat = view.check_threat(threat)
-    robust = is_robust(view, y, threat)
+        threat = view.bound(threat)
+    robust = is_robust(view, y, threat, sample_radius)
     return float(
         np.average(
             robust, weights=_check_sample_weight(sample_weight, robust, ensure_non_negative=True)
@@ -198,24 +199,59 @@ def _radius(eps: float | None) -> float:
     return check_radius(eps, "eps")
 
 
-def _check_lone_threat(threat: Any, *, eps: Any, q: float, scale: Any) -> None:
-    """Refuse what is no threat, and eps, q or scale beside one."""
+def _check_lone_threat(threat: Any, *, eps: Any, q: float, scale: Any, clip: Any) -> None:
+    """Refuse what is no threat, and eps, q, scale or clip beside one."""
     check_is_threat(threat)
-    if eps is not None or q != math.inf or scale is not None:
+    if eps is not None or q != math.inf or scale is not None or clip is not None:
         raise ValueError(
-            f"threat takes the place of eps, q and scale, got threat={threat!r} beside "
-            f"eps={eps!r}, q={q!r} and scale={scale!r}. Leave out one or the others."
+            f"threat takes the place of eps, q and scale, and of clip, got threat={threat!r} "
+            f"beside eps={eps!r}, q={q!r}, scale={scale!r} and clip={clip!r}. Leave out one or the "
+            f"others."
         )
 
 
-def is_robust(view: LinearView, y: Any, threat: Threat) -> np.ndarray:
+def _ball_of_network(
+    classifier: Any,
+    *,
+    eps: Any,
+    q: float,
+    space: str,
+    scale: Any,
+    threat: Any,
+    clip: Any,
+    sample_radius: Any,
+) -> dict[str, Any]:
+    """The l_q ball as the score of a network takes it."""
+    name = type(classifier).__name__
+    if threat is not None:
+        clip = getattr(threat, "clip", None)
+        plain = replace(threat, clip=None) if isinstance(threat, LpBall) else threat
+        ball = require_ball(plain, f"the score of {name}", "use an LpBall, or eps and q")
+        eps, q, scale = ball.eps, ball.q, ball.scale
+    if clip is not None:
+        raise ValueError(
+            f"clip is a parameter of {name} itself, whose score takes the limits of its fit, got "
+            f"clip={clip!r}. Leave it out here."
+        )
+    if sample_radius is not None:
+        raise ValueError(
+            f"sample_radius is for linear classifiers, and the score of {name} takes one radius "
+            f"for all samples. Score groups of samples of one radius with eps."
+        )
+    given = {"eps": eps, "q": q}
+    # a classifier that was trained with scales is given their absence, too
+    if scale is not None or hasattr(classifier, "scale_"):
+        given["scale"] = scale
+    return given
+
+
+def is_robust(view: LinearView, y: Any, threat: Threat, sample_radius: Any = None) -> np.ndarray:
     """Which samples stay correctly classified, of shape (n,)."""
     index = view.class_index(y)
-    right = index == view.predicted
-    radius = radius_of(threat)
-    if radius == 0:  # a tie is what predict makes of it
-        return right
-    return right & (view.figures(partial(least_margins, eps=radius), index, threat) > 0)
+    radius = check_sample_radius(sample_radius, len(index))
+    rivals = view.rivals(threat, radius)
+    held: np.ndarray = view.figures(partial(unbroken, rivals=rivals), index)
+    return held & (index == view.predicted)
 
 
 def certified_radius(
@@ -227,6 +263,7 @@ def certified_radius(
     space: str = "model",
     scale: Any = None,
     threat: Threat | None = None,
+    clip: Any = None,
 ) -> np.ndarray:
     r"""l_q distance of each sample to the decision boundary of a linear classifier.
 
@@ -234,11 +271,11 @@ def certified_radius(
     ----------
     estimator : fitted linear classifier
         As in `robust_accuracy_score`.
-    X : array-like or sparse array of shape (n_samples, n_features)
+    X : array-like or sparse array of shape (n_samples, n_features), or BlockRows
     y : array-like of shape (n_samples,), optional
         True labels: the distance is then negative where the prediction is wrong, on the boundary
         too (by the smallest number there is). By default that of the predicted class, which is
-        never negative.
+        never negative. BlockRows bring the true labels, and y is None.
     q : float, default=inf
         Exponent of the norm in which the distance is measured, in [1, inf].
     space : {"model", "input"}, default="model"
@@ -246,9 +283,12 @@ def certified_radius(
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         The distance is then measured in :math:`\|\delta / s\|_q`, as in `robust_accuracy_score`.
     threat : Threat, optional
-        A set of perturbations as an object, in place of q and scale. The radius is then the factor
-        by which the set can grow before it changes the decision; of an `LpBall`, whatever its
-        radius, the distance in its norm.
+        A set of perturbations as an object, in place of q, scale and clip. The radius is then the
+        factor by which the set can grow before it changes the decision; of an `LpBall`, whatever
+        its radius, the distance in its norm. Limits do not grow with the set, and of changes that
+        are counted, of categories or of 0 and 1, the number grows.
+    clip : pair (low, high) of numbers or arrays of shape (n_features,), optional
+        Limits of the data, as in `robust_accuracy_score`.
 
     Returns
     -------
@@ -265,21 +305,89 @@ def certified_radius(
     >>> certified_radius(LogisticRegression().fit(X, y), X).round(3)
     array([1., 1.])
     """
+    if isinstance(X, BlockRows):
+        X.refuse_beside(y=y)
+        radius = partial(certified_radius, q=q, space=space, scale=scale, threat=threat)
+        return np.concatenate([radius(estimator, block.X, block.y) for block in X.blocks()])
     if threat is not None:
-        _check_lone_threat(threat, eps=None, q=q, scale=scale)
+        _check_lone_threat(threat, eps=None, q=q, scale=scale, clip=clip)
     view = linear_view(estimator, X, space)
     if threat is None:
-        threat = view.ball(check_exponent(q, "q"), 1.0, scale)
+        threat = view.ball(check_exponent(q, "q"), 1.0, scale, clip)
     else:
-        threat = view.check_threat(threat)
+        threat = view.bound(threat)
     index = view.predicted if y is None else view.class_index(y)
-    distances = view.figures(boundary_distances, index, threat)
+    distances = view.figures(partial(boundary_distances, rivals=view.rivals(threat)), index)
     # the sign says what predict answers, on the boundary too
     below = -np.finfo(distances.dtype).tiny
     signed = np.where(
         index == view.predicted, np.maximum(distances, 0), np.minimum(distances, below)
     )
     return np.where(index >= 0, signed, -math.inf)
+
+
+def worst_case_samples(
+    estimator: BaseEstimator,
+    X: Any,
+    y: Any,
+    *,
+    eps: float | None = None,
+    q: float = math.inf,
+    space: str = "model",
+    scale: Any = None,
+    threat: Threat | None = None,
+    clip: Any = None,
+    sample_radius: Any = None,
+) -> np.ndarray:
+    """Each sample moved by the perturbation that makes its margin least, exactly.
+
+    Parameters
+    ----------
+    estimator : fitted linear classifier
+        As in `robust_accuracy_score`.
+    X : array-like or sparse array of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,)
+        True labels, each one of the classes of the fit.
+    eps, q, scale, threat, clip, sample_radius
+        As in `robust_accuracy_score`.
+    space : {"model", "input"}, default="model"
+        Where the perturbations live, and the samples that are returned: "model" is what the last
+        step of a pipeline sees, "input" what the pipeline sees.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_features of the space)
+        In the set of each sample: categories stay one-hot, 0 and 1 stay such, limits and relations
+        are kept. Against a set without bound they lie far along its ray. With space="input" NaN
+        stands for entries that no perturbation changes, such as missing ones and those that an
+        encoder reads.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn_robust.metrics import worst_case_samples
+    >>> from sklearn_robust.threats import Box
+    >>> X, y = np.array([[0.1, 0.0], [0.9, 1.0]]), [0, 1]
+    >>> model = LogisticRegression().fit(X, y)
+    >>> worst_case_samples(model, X, y, threat=Box(-0.3, 0.3, clip=(0, 1)))
+    array([[0.4, 0.3],
+           [0.6, 0.7]])
+    """
+    if threat is not None:
+        _check_lone_threat(threat, eps=eps, q=q, scale=scale, clip=clip)
+    view = linear_view(estimator, X, space)
+    if threat is None:
+        threat = view.ball(check_exponent(q, "q"), _radius(eps), scale, clip)
+    else:
+        threat = view.bound(threat)
+    index = view.seen_class_index(y)
+    rivals = view.rivals(threat, check_sample_radius(sample_radius, len(index)))
+    moves = worst_case_perturbations(
+        view.X, index, view.coef, view.intercept, threat, rivals=rivals
+    )
+    points = view.points
+    return (points.toarray() if hasattr(points, "toarray") else points) + moves
 
 
 def make_robust_scorer(
@@ -289,6 +397,7 @@ def make_robust_scorer(
     space: str = "model",
     scale: Any = None,
     threat: Threat | None = None,
+    clip: Any = None,
     attack_params: dict[str, Any] | None = None,
 ) -> RobustScorer:
     """A scorer of robust accuracy, for `scoring=` in GridSearchCV, cross_validate and the like.
@@ -303,13 +412,14 @@ def make_robust_scorer(
     space : {"model", "input"}, default="model"
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
     threat : Threat, optional
+    clip : pair (low, high) of numbers or arrays of shape (n_features,), optional
     attack_params : dict, optional
         See `robust_accuracy_score`.
 
     Returns
     -------
     callable
-        With the signature (estimator, X, y, sample_weight=None).
+        With the signature (estimator, X, y, sample_weight=None, sample_radius=None).
 
     Notes
     -----
@@ -335,11 +445,17 @@ def make_robust_scorer(
     if scale is not None:
         check_scale(list(scale.values()) if isinstance(scale, Mapping) else scale, "scale")
     if threat is None:
+        check_limits(clip)
         return RobustScorer(
-            _radius(eps), check_exponent(q, "q"), space, scale, attack_params=attack_params
+            _radius(eps),
+            check_exponent(q, "q"),
+            space,
+            scale,
+            clip=clip,
+            attack_params=attack_params,
         )
-    _check_lone_threat(threat, eps=eps, q=q, scale=scale)
-    return RobustScorer(None, q, space, None, threat, attack_params)
+    _check_lone_threat(threat, eps=eps, q=q, scale=scale, clip=clip)
+    return RobustScorer(None, q, space, None, threat, attack_params=attack_params)
 
 
 class RobustScorer:
@@ -352,6 +468,7 @@ class RobustScorer:
         space: str,
         scale: Any = None,
         threat: Threat | None = None,
+        clip: Any = None,
         attack_params: dict[str, Any] | None = None,
     ) -> None:
         self.eps = eps
@@ -359,16 +476,17 @@ class RobustScorer:
         self.space = space
         self.scale = scale
         self.threat = threat
+        self.clip = clip
         self.attack_params = attack_params
-        self._sample_weight_request: bool | str | None = None
+        self._requests: dict[str, bool | str | None] = {}
 
-    def set_score_request(self, *, sample_weight: bool | str | None) -> RobustScorer:
-        """Ask for sample weights where scikit-learn's metadata routing is enabled.
+    def set_score_request(self, **requests: bool | str | None) -> RobustScorer:
+        """Ask for sample weights or radii where scikit-learn's metadata routing is enabled.
 
         Parameters
         ----------
-        sample_weight : bool, str or None
-            As for the scorers of scikit-learn.
+        **requests : bool, str or None
+            `sample_weight` and `sample_radius`, as for the scorers of scikit-learn.
 
         Returns
         -------
@@ -387,15 +505,19 @@ class RobustScorer:
                 "sklearn.set_config(enable_metadata_routing=True) enables. "
                 "Without it no request is needed: searches pass sample_weight to this scorer."
             )
-        # refuses what is no request
-        MetadataRequest(owner=self).score.add_request(param="sample_weight", alias=sample_weight)
-        self._sample_weight_request = sample_weight
+        unknown = set(requests) - set(_ROUTED)
+        if unknown:
+            raise TypeError(f"set_score_request asks for {_ROUTED}, got {sorted(unknown)}.")
+        for name, alias in requests.items():  # refuses what is no request
+            MetadataRequest(owner=self).score.add_request(param=name, alias=alias)
+        self._requests.update(requests)
         return self
 
     def get_metadata_routing(self) -> MetadataRequest:
         """What the scorer asks of metadata routing."""
         request = MetadataRequest(owner=self)
-        request.score.add_request(param="sample_weight", alias=self._sample_weight_request)
+        for name in _ROUTED:
+            request.score.add_request(param=name, alias=self._requests.get(name))
         return request
 
     def _accept_sample_weight(self) -> bool:
@@ -413,7 +535,12 @@ class RobustScorer:
         )
 
     def __call__(
-        self, estimator: BaseEstimator, X: Any, y: Any, sample_weight: Any = None
+        self,
+        estimator: BaseEstimator,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        sample_radius: Any = None,
     ) -> float:
         """Robust accuracy of a fitted estimator."""
         return robust_accuracy_score(
@@ -426,6 +553,8 @@ class RobustScorer:
             space=self.space,
             scale=self.scale,
             threat=self.threat,
+            clip=self.clip,
+            sample_radius=sample_radius,
             attack_params=self.attack_params,
         )
 
@@ -434,7 +563,7 @@ class RobustScorer:
             return f"make_robust_scorer(threat={self.threat!r}, space={self.space!r})"
         rest = "".join(
             f", {name}={value!r}"
-            for name, value in (("scale", self.scale), ("attack_params", self.attack_params))
-            if value is not None
+            for name in ("scale", "clip", "attack_params")
+            if (value := getattr(self, name)) is not None
         )
         return f"make_robust_scorer(eps={self.eps:g}, q={self.q:g}, space={self.space!r}{rest})"

@@ -26,6 +26,7 @@ from sklearn.preprocessing import (
     TargetEncoder,
 )
 from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import _num_samples
 
 Steps = list[tuple[str, Any]]
 
@@ -247,22 +248,47 @@ def missing_entries(X: Any, names: Any, used: np.ndarray) -> np.ndarray | None:
         if not _is_missing(X.tocsr().data).any():
             return None
         X = X.toarray()
+    if isinstance(X, np.ndarray) and X.dtype.kind == "f" and not np.isnan(X).any():
+        return None
     columns = np.flatnonzero(used)
-    if hasattr(X, "columns"):
-        frame = list(X.columns)
-        order = list(range(len(used))) if names is None else [frame.index(name) for name in names]
-        parts = [np.asarray(_safe_indexing(X, order[j], axis=1)) for j in columns]
-    else:
-        X = X if isinstance(X, np.ndarray) else np.asarray(X, dtype=object)
-        if X.dtype.kind == "f" and not np.isnan(X).any():
-            return None
-        parts = [X[:, j] for j in columns]
+    parts = _columns(X, names, columns, len(used))
     found = [_is_missing(part) for part in parts]
     if not any(column.any() for column in found):
         return None
     missing = np.zeros((len(found[0]), len(used)), dtype=bool)
     missing[:, columns] = np.column_stack(found)
     return missing
+
+
+def numeric_columns(X: Any, names: Any, used: np.ndarray) -> Any:
+    """The numbers of X, of shape (n, d) and in the order of the names: NaN in the columns that are
+    not used, and where there is no value.
+
+    Parameters
+    ----------
+    X, names, used
+        As in `missing_entries`.
+    """
+    if sparse.issparse(X):
+        return X
+    columns = np.flatnonzero(used)
+    if isinstance(X, np.ndarray) and X.dtype.kind in "biuf" and len(columns) == X.shape[1]:
+        return X
+    parts = _columns(X, names, columns, len(used))
+    numbers = np.full((_num_samples(X), len(used)), math.nan)
+    for j, part in zip(columns, parts, strict=True):
+        numbers[:, j] = [math.nan if is_missing(value) else value for value in part]
+    return numbers
+
+
+def _columns(X: Any, names: Any, columns: np.ndarray, n_features: int) -> list[np.ndarray]:
+    """Columns of an array or a frame, in the order of the names."""
+    if hasattr(X, "columns"):
+        frame = list(X.columns)
+        order = range(n_features) if names is None else [frame.index(name) for name in names]
+        return [np.asarray(_safe_indexing(X, order[j], axis=1)) for j in columns]
+    X = X if isinstance(X, np.ndarray) else np.asarray(X, dtype=object)
+    return [X[:, j] for j in columns]
 
 
 def _is_missing(values: np.ndarray) -> np.ndarray:

@@ -3,13 +3,13 @@
 `linear_view` reads off its coefficients, the data as it sees them, and the coefficients in the
 space of the threat. The metrics, the linear estimators, the figures and the bounds of theory build
 on it; `is_linear`, `unwrapped` and `transformed` are the questions about estimators that they ask.
-Exponent and scale of a threat are read where it is an l_q ball.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ from sklearn_robust._parameters import (
     refuse_lazy,
     seen_class_index,
 )
-from sklearn_robust.attacks.linear import by_blocks, class_scores, rival_norms, row_blocks
+from sklearn_robust.attacks.linear import by_blocks, class_scores, row_blocks
+from sklearn_robust.attacks.rivals import Rivals
 from sklearn_robust.metrics._classifiers import (
     check_predictions,
     deciding_scores,
@@ -32,8 +33,13 @@ from sklearn_robust.metrics._classifiers import (
     numeric,
     unwrapped,
 )
-from sklearn_robust.metrics._transformers import coef_before, missing_entries, transformed
-from sklearn_robust.threats import LpBall, Threat, check_threat, is_ball
+from sklearn_robust.metrics._transformers import (
+    coef_before,
+    missing_entries,
+    numeric_columns,
+    transformed,
+)
+from sklearn_robust.threats import LpBall, Threat, bound_threat, is_per_sample, is_solid
 
 __all__ = ["SPACES", "LinearView", "is_linear", "linear_view", "transformed", "unwrapped"]
 
@@ -60,6 +66,8 @@ class LinearView:
         Features that no perturbation changes, as those that an encoder of categories reads.
     missing : bool array of shape (n, m) or None
         Entries without a value, which no perturbation changes.
+    given : array or frame of n rows, or None
+        The samples in the space of the threat, where they are not X.
     predicted : int array of shape (n,) or None
         Index of the class that the classifier predicts.
     """
@@ -72,48 +80,54 @@ class LinearView:
     reached: Any = None
     fixed: np.ndarray | None = None
     missing: np.ndarray | None = None
+    given: Any = None
     predicted: Any = None
 
     def __post_init__(self) -> None:
         if self.reached is None:
             object.__setattr__(self, "reached", self.coef)
 
-    def ball(self, q: float, eps: float, scale: Any) -> LpBall:
+    def ball(self, q: float, eps: float, scale: Any, clip: Any = None) -> LpBall:
         """The l_q ball; the scale is an array of shape (m,), a dict by feature name, or None."""
-        return LpBall(q, eps, read_scale(scale, self.reached.shape[1], self.names))
+        scale = read_scale(scale, self.reached.shape[1], self.names)
+        return self.bound(LpBall(q, eps, scale, clip))  # type: ignore[no-any-return]
 
-    def check_threat(self, threat: Threat) -> Threat:
-        """The threat, where it is one on the features that the view reaches."""
-        if is_ball(threat):
-            return self.ball(threat.q, threat.eps, threat.scale)
-        check_threat(threat, np.ones((1, self.reached.shape[1])))
-        if self.missing is not None or (self.fixed is not None and self.fixed.any()):
+    def bound(self, threat: Threat) -> Any:
+        """The threat on the features that the view reaches, with columns in place of names."""
+        threat = bound_threat(threat, self.reached.shape[1], self.names, list(self.classes))
+        fixed = self.fixed is not None and self.fixed.any()
+        if (self.missing is not None or fixed) and not is_solid(threat):
             raise ValueError(
                 f"threat={type(threat).__name__} meets features that no perturbation changes, "
-                "entries without a value or categories: these are for l_q balls. Use an LpBall, "
-                "or space='model'."
+                "entries without a value or categories: these are for sets that stay sets when "
+                "entries are put to zero, such as LpBall and Box. Use one, or space='model'."
             )
         return threat
 
+    def rivals(self, threat: Any, sample_radius: Any = None) -> Rivals:
+        """What a bound threat takes from the leads of the samples, with radii of n samples."""
+        points = self.points if is_per_sample(threat) else None
+        return Rivals(
+            self.reached, threat, self.classes.tolist(), points, sample_radius, self.missing
+        )
+
+    @cached_property
+    def points(self) -> Any:
+        """The samples in the space of the threat, NaN where no perturbation changes them."""
+        if self.given is None:
+            return self.X
+        used = np.any(self.reached != 0, axis=0)
+        return numeric_columns(self.given, self.names, used)
+
     def figures(
         self,
-        figure: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
-        index: np.ndarray,
-        threat: Threat,
+        figure: Callable[[np.ndarray, np.ndarray, slice], np.ndarray],
+        index: np.ndarray | None,
     ) -> np.ndarray:
-        """A figure of each sample, of shape (n,), from its scores, its class, and ||s (w_y -
-        w_k)||_q* over the features that can be moved in it; see `by_blocks`. Of another threat the
-        norm is the support function at w_y - w_k.
+        """A figure of each sample, of shape (n,), from its scores and its class; see
+        `by_blocks`.
         """
-        pattern = None
-        if self.missing is None:
-            norms = rival_norms(self.reached, threat)
-        else:
-            patterns, pattern = np.unique(self.missing, axis=0, return_inverse=True)
-            norms = np.stack(
-                [rival_norms(np.where(fixed, 0, self.reached), threat) for fixed in patterns]
-            )
-        return by_blocks(figure, self.X, index, self.coef, self.intercept, norms, pattern)
+        return by_blocks(figure, self.X, index, self.coef, self.intercept)
 
     def class_index(self, y: Any) -> np.ndarray:
         """Index of each sample's label in `classes`; -1 for labels never seen."""
@@ -174,6 +188,7 @@ def linear_view(estimator: BaseEstimator, X: Any, space: str) -> LinearView:
         reached=reached,
         fixed=fixed,
         missing=missing,
+        given=X if space == "input" and scores.steps else None,
     )
     return replace(view, predicted=_predicted(classifier, at_classifier, view))
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state, compute_sample_weight
+from sklearn.utils import check_random_state, compute_class_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
@@ -26,9 +26,11 @@ from sklearn_robust.callbacks import CallbackSupportMixin, FitCallbacks, with_ca
 from sklearn_robust.linear_model.base import loss_has_probabilities, of_positive_weight
 from sklearn_robust.losses import MarginLoss, check_loss, class_log_probabilities, log_odds
 from sklearn_robust.neural_network._coordinates import Coordinates
+from sklearn_robust.neural_network._data import LoadedData, LoadedSamples, Table, is_loaded
 from sklearn_robust.neural_network._inner_maximisation import Samples
 from sklearn_robust.neural_network._objective import NETWORK_LOSSES
 from sklearn_robust.neural_network._progress import VALIDATION, Progress
+from sklearn_robust.neural_network._ranks import ALONE, Ranks
 from sklearn_robust.neural_network._robustness import RobustnessMixin, as_labels
 from sklearn_robust.neural_network._saving import as_arrays, as_tensors, copied, packed, unpacked
 from sklearn_robust.neural_network._training import Figures, Trainer, seeded
@@ -45,6 +47,7 @@ class RobustNetBase(
 
     _ranges: ClassVar[dict[str, Check]]
     _loss: MarginLoss
+    _ranks: Ranks = ALONE
     # the optimiser, and what it remembers of each parameter
     _optimizer_state: tuple[Any, dict[Any, Any]]
     # those of training; None are those of the features
@@ -53,7 +56,7 @@ class RobustNetBase(
     def _new_module(self, input_shape: tuple[int, ...], n_outputs: int, seed: int) -> nn.Module:
         raise NotImplementedError
 
-    def _new_coordinates(self, rows: np.ndarray, weight: np.ndarray) -> Coordinates | None:
+    def _new_coordinates(self, data: Table | LoadedData) -> Coordinates | None:
         """The coordinates to train in; None are those of the features."""
         return None
 
@@ -63,14 +66,18 @@ class RobustNetBase(
 
     @all_or_nothing
     @with_callbacks  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Train on data, from new weights or, with `warm_start`, from those of the last fit.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, channels, height, width)
+        X : array-like of shape (n_samples, n_features) or (n_samples, channels, height, width), \
+                or torch Dataset or DataLoader
+            A Dataset or DataLoader has items (x, y) or (x, y, sample_weight). It is read once for
+            labels and shapes, and then batch by batch in every epoch; the batches of a DataLoader
+            are its own.
         y : array-like of shape (n_samples,)
-            Labels of two or more classes, of any type.
+            Labels of two or more classes, of any type. None where X brings them.
         sample_weight : array-like of shape (n_samples,), optional
             Non-negative; a sample of weight zero is left out.
 
@@ -90,41 +97,49 @@ class RobustNetBase(
         ConvergenceWarning
             If training ended at `max_iter` with a risk above three quarters of that of constant
             scores; or, where the rate does not fall, before `loss_tol` was reached.
+        UserWarning
+            If torchrun started several processes, and `distributed` is False.
         """
         check_parameters(self, self._ranges)
+        self._ranks = Ranks.of(self.distributed)
         resume = self.warm_start and hasattr(self, "module_")
-        rows, index, weight = self._read(X, y, sample_weight, classes=None, resume=resume)
-        if resume and len(np.unique(index)) < len(self.classes_):
+        data = self._read(X, y, sample_weight, classes=None, resume=resume)
+        present = self._ranks.union(np.unique(data.index))
+        if resume and len(present) < len(self.classes_):
             raise ValueError(
                 f"With warm_start=True y must have the classes of the last fit, "
                 f"{self.classes_.tolist()}, got "
-                f"{self.classes_[np.unique(index)].tolist()}. Use partial_fit, or warm_start=False."
+                f"{self.classes_[present].tolist()}. Use partial_fit, or warm_start=False."
             )
-        self._resume() if resume else self._start(rows, weight)
-        kept: Any = slice(None)
+        self._resume() if resume else self._start(data)
         held_out = None
         if self.early_stopping:
             kept, left = train_test_split(
-                np.arange(len(rows)),
+                np.arange(len(data.index)),
                 test_size=self.validation_fraction,
-                stratify=index,
+                stratify=data.index,
                 random_state=self._draw_seed(),
             )
-            held_out = self._samples(rows[left], index[left], weight[left])
-        samples = self._samples(rows[kept], index[kept], weight[kept])
+            held_out = data.at(left).samples(self._samples)
+            data = data.at(kept)
+        samples = data.samples(self._samples)
         callbacks = FitCallbacks(self, X, y, sample_weight, self.max_iter)
         self._train(samples, held_out, callbacks)
         callbacks.end_fit()
         return self
 
     @all_or_nothing
-    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+    def partial_fit(
+        self, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None
+    ) -> Self:
         """One more epoch on these data.
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features) or (n_samples, channels, height, width)
+        X : array-like of shape (n_samples, n_features) or (n_samples, channels, height, width), \
+                or torch Dataset or DataLoader
         y : array-like of shape (n_samples,)
+            None where X brings the labels.
         classes : array-like of shape (n_classes,), optional
             All labels that will ever be seen; needed in the first call where y does not hold them
             all. Later calls may leave it out, and cannot change it.
@@ -146,10 +161,11 @@ class RobustNetBase(
                 "class_weight='balanced' is not known to partial_fit. Pass sample_weight, or "
                 "class_weight as a dict."
             )
+        self._ranks = Ranks.of(self.distributed)
         resume = hasattr(self, "module_")
-        rows, index, weight = self._read(X, y, sample_weight, classes=classes, resume=resume)
-        self._resume() if resume else self._start(rows, weight)
-        samples = self._samples(rows, index, weight)
+        data = self._read(X, y, sample_weight, classes=classes, resume=resume)
+        self._resume() if resume else self._start(data)
+        samples = data.samples(self._samples)
         with self._training(samples) as trainer, self._in_coordinates():
             figures = trainer.epoch(samples)
         self._record(figures)
@@ -157,29 +173,22 @@ class RobustNetBase(
 
     def _read(
         self, X: Any, y: Any, sample_weight: Any, *, classes: Any, resume: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Validated rows (n, d), class indices and positive weights."""
-        refuse_lazy(X=X, y=y, sample_weight=sample_weight)
-        X, shape = as_rows(X)
-        if resume:
-            self._check_shape(shape)
-        X, y = validate_data(
-            self, X, as_labels(y), dtype=(np.float64, np.float32), order="C", reset=not resume
-        )
-        check_classification_targets(y)
+    ) -> Table | LoadedData:
+        """Validated data: samples, class indices and positive weights."""
+        read = self._read_loaded if is_loaded(X) else self._read_table
+        data = read(X, y, sample_weight, resume)
+        check_classification_targets(data.labels)
         self.scale_ = self._read_scale(self.scale)
         self.threat_ = LpBall(self.q_pert, self.eps, self.scale_)
         self._loss = check_loss(self.loss, "loss", NETWORK_LOSSES, like=torch.zeros(2))
         self._clip = self.clip
-        weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
-        X, y, weight = of_positive_weight(X, y, weight)
+        self._ranks.check_alike(shape=data.shape, dtype=data.first.dtype.name)
         if self.class_weight is not None:
-            X, y, weight = of_positive_weight(
-                X, y, weight * compute_sample_weight(self.class_weight, y).astype(X.dtype)
-            )
+            data = data.weighted(*self._class_factors(data.labels))
+        present = self._ranks.union(np.unique(data.labels))
         if not resume:
-            self.classes_ = np.unique(y if classes is None else classes)
-            self._given_shape = shape or X.shape[1:]
+            self.classes_ = present if classes is None else np.unique(classes)
+            self._given_shape = data.shape
             self.input_shape_ = self._sample_shape(self._given_shape)
         elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
             raise ValueError(
@@ -193,16 +202,54 @@ class RobustNetBase(
                 f"weight, got "
                 f"{len(self.classes_)} class: {self.classes_.tolist()}."
             )
-        unknown = np.setdiff1d(y, self.classes_)
+        unknown = np.setdiff1d(present, self.classes_)
         if len(unknown):
             raise ValueError(
                 f"y holds labels that are not in classes_ {self.classes_.tolist()}: "
                 f"{unknown.tolist()}."
             )
-        return X, np.searchsorted(self.classes_, y), weight
+        return data.with_classes(self.classes_)
 
-    def _start(self, rows: np.ndarray, weight: np.ndarray) -> None:
-        """A new module and nothing remembered."""
+    def _read_table(self, X: Any, y: Any, sample_weight: Any, resume: bool) -> Table:
+        """Validated arrays."""
+        refuse_lazy(X=X, y=y, sample_weight=sample_weight)
+        X, shape = as_rows(X)
+        if resume:
+            self._check_shape(shape)
+        X, y = validate_data(
+            self, X, as_labels(y), dtype=(np.float64, np.float32), order="C", reset=not resume
+        )
+        weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
+        return Table(*of_positive_weight(X, y, weight), shape or X.shape[1:])
+
+    def _read_loaded(self, X: Any, y: Any, sample_weight: Any, resume: bool) -> LoadedData:
+        """What a Dataset or DataLoader brings, after its first reading."""
+        for name, value in (("y", y), ("sample_weight", sample_weight)):
+            if value is not None:
+                raise ValueError(
+                    f"{name} must be left out where X is a {type(X).__name__}, whose items hold "
+                    f"labels and weights, got a {type(value).__name__}."
+                )
+        data = LoadedData(X, self.batch_size)
+        if resume:
+            self._check_shape(data.shape)
+        validate_data(self, data.first, reset=not resume, skip_check_array=True)
+        return data
+
+    def _class_factors(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The labels of all processes, and the factor of `class_weight` on each."""
+        present, counts = np.unique(labels, return_counts=True)
+        known, counts_of_all = self._ranks.union(present), 0
+        for those, numbers in self._ranks.gather((present, counts)):
+            counts_of_all += np.bincount(np.searchsorted(known, those), numbers, len(known))
+        factors = compute_class_weight(
+            self.class_weight, classes=known, y=known, sample_weight=counts_of_all
+        )
+        return known, factors
+
+    def _start(self, data: Table | LoadedData) -> None:
+        """A new module and nothing remembered; the first row shows what it takes."""
+        rows = data.first
         n_outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
         self._rng = check_random_state(self.random_state)
         module = self._new_module(self.input_shape_, n_outputs, self._draw_seed())
@@ -221,10 +268,11 @@ class RobustNetBase(
                 f"{shape}; for {len(self.classes_)} "
                 f"classes it must be one of {list(allowed)}."
             )
+        self._ranks.share_module(module)
         self.module_ = module
         self._optimizer_state = None, {}
         self._start_size = sum(float(p.detach().norm()) ** 2 for p in module.parameters())
-        self._coordinates = self._new_coordinates(rows, weight)
+        self._coordinates = self._new_coordinates(data)
         if self._coordinates is not None:
             self._coordinates.leave(module)
         self.n_iter_ = 0
@@ -235,6 +283,7 @@ class RobustNetBase(
         ended.
         """
         self.module_ = self._placed(copied(self.module_), None)
+        self._ranks.share_module(self.module_)
         optimizer, state = self._optimizer_state
         self._optimizer_state = optimizer, copy.deepcopy(state)
         self._rng = copy.deepcopy(self._rng)
@@ -249,6 +298,7 @@ class RobustNetBase(
         return int(self._rng.randint(np.iinfo(np.int32).max))
 
     def _samples(self, rows: np.ndarray, index: np.ndarray, weight: np.ndarray) -> Samples:
+        """Rows as the module takes them, and where the adversary may move them."""
         x = inputs(self.module_, rows, self.input_shape_)
         region = Region(x, self.q_pert, self.eps, self.clip, self.scale_)
         z = self._coordinates
@@ -259,12 +309,15 @@ class RobustNetBase(
         return Samples(x, y, torch.as_tensor(weight, device=x.device, dtype=x.dtype), region)
 
     @contextmanager
-    def _training(self, samples: Samples, epochs: int | None = None) -> Iterator[Trainer]:
+    def _training(
+        self, samples: Samples | LoadedSamples, epochs: int | None = None
+    ) -> Iterator[Trainer]:
         """A trainer that goes on from the last call; afterwards the memory of its optimiser is
         kept.
         """
-        trainer = Trainer.of(self, samples, self._draw_seed(), epochs=epochs)
-        with seeded(self._draw_seed(), samples.x.device):
+        trainer = Trainer.of(self, samples, self._draw_seed(), self._ranks, epochs=epochs)
+        device = next(self.module_.parameters()).device
+        with seeded(self._draw_seed() + self._ranks.rank, device):
             yield trainer
         self._optimizer_state = self.optimizer, trainer.optimizer.state_dict()["state"]
 
@@ -281,9 +334,15 @@ class RobustNetBase(
             self.loss_ = float(np.exp(figures["log_risk"]))
         self.n_iter_ += 1
 
-    def _train(self, samples: Samples, held_out: Samples | None, callbacks: FitCallbacks) -> None:
+    def _train(
+        self,
+        samples: Samples | LoadedSamples,
+        held_out: Samples | LoadedSamples | None,
+        callbacks: FitCallbacks,
+    ) -> None:
         """Train until the progress ends, and go back to the best epoch on the held-out samples."""
-        progress = Progress(self, samples.y, samples.weight)
+        class_weight = sum(self._ranks.gather(samples.class_weight(len(self.classes_))))
+        progress = Progress(self, class_weight)
         best_state = None
         self.n_iter_ = 0
         with self._training(samples, self.max_iter) as trainer:
@@ -297,7 +356,8 @@ class RobustNetBase(
                 if progress.note(figures):
                     best_state = copy.deepcopy(self.module_.state_dict())
                 self._report(figures)
-                if callbacks.end(task, {"module_": self.module_, "n_iter_": self.n_iter_}):
+                fitted = {"module_": self.module_, "n_iter_": self.n_iter_}
+                if self._ranks.any(callbacks.end(task, fitted)):
                     break
             else:
                 progress.warn_unless_fitted()

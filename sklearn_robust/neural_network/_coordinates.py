@@ -11,7 +11,7 @@ Training alone differs, because steps are taken on :math:`W_z, b_z`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,21 @@ from torch import Tensor, nn
 
 from sklearn_robust.threats import LpBall
 
+# Total weight, and mean, standard deviation and size of each feature.
+Moments = tuple[float, np.ndarray, np.ndarray, np.ndarray]
+
+_ROUNDING = 16 * np.finfo(np.float32).eps  # of the size: a deviation below is none
+
+
+def moments(rows: np.ndarray, weight: np.ndarray) -> Moments:
+    """Those of rows (n, d) with weights (n,); the size is the largest absolute value, or 1."""
+    share = (weight / weight.sum()).astype(np.float64)
+    size = np.abs(rows).max(axis=0).astype(np.float64)  # squares of it might overflow
+    size[size == 0] = 1
+    scaled = rows / size
+    mean = share @ scaled
+    return float(weight.sum()), mean * size, size * np.sqrt(share @ (scaled - mean) ** 2), size
+
 
 @dataclass(frozen=True)
 class Coordinates:
@@ -31,9 +46,7 @@ class Coordinates:
     spread: np.ndarray
 
     @classmethod
-    def of(
-        cls, rows: np.ndarray, weight: np.ndarray, threat: LpBall, *, centred: bool
-    ) -> Coordinates:
+    def of(cls, parts: Sequence[Moments], threat: LpBall, *, centred: bool) -> Coordinates:
         r"""Those in which features and perturbations are of size 1 at most.
 
         s is the standard deviation, or where that is less the largest of half the upper quartile of
@@ -43,24 +56,27 @@ class Coordinates:
 
         Parameters
         ----------
-        rows : ndarray of shape (n, d)
-        weight : ndarray of shape (n,)
+        parts : sequence of Moments
+            Of parts of the samples.
         threat : LpBall
         centred : bool
             Whether c is the mean; else it is zero.
         """
-        share = (weight / weight.sum()).astype(np.float64)
-        scale = np.abs(rows).max(axis=0).astype(np.float64)  # squares of it would overflow
-        scale[scale == 0] = 1
-        mean = share @ (rows / scale)
-        deviation = scale * np.sqrt(share @ (rows / scale - mean) ** 2)
-        varying = deviation > 16 * np.finfo(rows.dtype).eps * scale  # less is rounding
+        weights, means, deviations, sizes = (
+            np.stack(values) for values in zip(*parts, strict=True)
+        )
+        share = weights / weights.sum()
+        mean, size = share @ means, sizes.max(axis=0)
+        deviation = size * np.sqrt(
+            share @ ((deviations / size) ** 2 + (means / size - mean / size) ** 2)
+        )
+        varying = deviation > _ROUNDING * size
         floor = 0.5 * np.quantile(deviation[varying], 0.75) if varying.any() else 0.0
-        reach = threat.eps * rows.shape[1] ** (-1 / threat.q)
+        reach = threat.eps * len(mean) ** (-1 / threat.q)
         moved = reach * (1.0 if threat.scale is None else threat.scale)
         spread = np.maximum(np.maximum(np.where(varying, deviation, 0.0), floor), moved)
         spread[spread == 0] = 1
-        return cls(mean * scale if centred else np.zeros_like(mean), spread)
+        return cls(mean if centred else np.zeros_like(mean), spread)
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
         """z of rows of features, in their dtype."""

@@ -79,6 +79,11 @@ _SECTIONS = {
     device : str or None, default=None
         None is the CPU; "cuda", "mps"; "auto" takes the best there is. Copies and pickles are on
         the CPU.
+    distributed : bool, default=False
+        Whether the processes of torch.distributed's default group train one network together, each
+        on the samples that its call of fit is given: torchrun starts them. The weights that come of
+        it are those of one process with all samples, up to rounding; `batch_size` counts the
+        samples of one process.
     verbose : int, default=0
         Print the progress every so many epochs.
 """,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,12 +41,44 @@ class Samples:
         """Some of the samples."""
         return Samples(self.x[rows], self.y[rows], self.weight[rows], self.region.rows(rows))
 
-    def batches(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Samples]:
-        """All samples at once, or a random partition into batches.
+    @property
+    def total_weight(self) -> float:
+        """The sum of the weights."""
+        return float(self.weight.sum())
+
+    def class_weight(self, n_classes: int) -> np.ndarray:
+        """The total weight of each class, of shape (K,)."""
+        return np.bincount(self.y.cpu().numpy(), self.weight.cpu().numpy(), n_classes)
+
+    def mean(self, figure: Callable[[Tensor], Tensor]) -> float:
+        """The weighted mean of a figure of each sample, from rows (n, d) to (n,)."""
+        return float(self.weight / self.weight.sum() @ figure(self.x.flatten(1)))
+
+    def parts(self) -> Iterator[Samples]:
+        """All samples, as many at a time as are in memory."""
+        yield self
+
+    def n_batches(self, batch_size: int | None) -> int:
+        """How many batches an epoch has."""
+        return 1 if batch_size is None else math.ceil(len(self.x) / batch_size)
+
+    def batches(
+        self, batch_size: int | None, generator: torch.Generator, count: int | None = None
+    ) -> Iterator[Samples]:
+        """All samples at once, or a random partition into batches, or into `count` alike ones.
 
         A single sample that is left joins the batch before it: batch norm has no variance for one.
         """
         n = len(self.x)
+        if count is not None and count > 1:
+            if count > n:
+                raise ValueError(
+                    f"Each process needs a sample for each of the {count} batches of an epoch, "
+                    f"got {n} samples. Deal the samples out more evenly, or increase batch_size."
+                )
+            for rows in torch.randperm(n, generator=generator).tensor_split(count):
+                yield self.rows(rows)
+            return
         if batch_size is None or batch_size >= n:
             yield self
             return

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.neural_network._base import RobustNetBase
-from sklearn_robust.neural_network._coordinates import Coordinates
+from sklearn_robust.neural_network._coordinates import Coordinates, moments
+from sklearn_robust.neural_network._data import LoadedData, Table
 from sklearn_robust.neural_network._documentation import with_shared_sections
 from sklearn_robust.neural_network._ranges import MLP
 from sklearn_robust.neural_network.modules import make_mlp
@@ -111,6 +111,7 @@ class RobustMLPClassifier(RobustNetBase):
         warm_start: bool = False,
         random_state: Any = None,
         device: str | None = None,
+        distributed: bool = False,
         verbose: int = 0,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -143,12 +144,15 @@ class RobustMLPClassifier(RobustNetBase):
         self.warm_start = warm_start
         self.random_state = random_state
         self.device = device
+        self.distributed = distributed
         self.verbose = verbose
 
-    def _new_coordinates(self, rows: np.ndarray, weight: np.ndarray) -> Coordinates | None:
+    def _new_coordinates(self, data: Table | LoadedData) -> Coordinates | None:
         if not self.standardize:
             return None
-        return Coordinates.of(rows, weight, self.threat_, centred=self.bias)
+        own = [moments(rows, weight) for rows, _, weight in data.parts()]
+        parts = [part for parts in self._ranks.gather(own) for part in parts]
+        return Coordinates.of(parts, self.threat_, centred=self.bias)
 
     def _new_module(
         self, input_shape: tuple[int, ...], n_outputs: int, seed: int

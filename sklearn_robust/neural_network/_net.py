@@ -109,6 +109,7 @@ class RobustNetClassifier(RobustNetBase):
         warm_start: bool = False,
         random_state: Any = None,
         device: str | None = None,
+        distributed: bool = False,
         verbose: int = 0,
     ) -> None:
         self.module = module
@@ -138,6 +139,7 @@ class RobustNetClassifier(RobustNetBase):
         self.warm_start = warm_start
         self.random_state = random_state
         self.device = device
+        self.distributed = distributed
         self.verbose = verbose
 
     def _sample_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from sklearn_robust.neural_network._data import LoadedSamples
 from sklearn_robust.neural_network._inner_maximisation import Samples
+from sklearn_robust.neural_network._ranks import Ranks
 from sklearn_robust.neural_network.optim import SteepestDescent
 from sklearn_robust.norms import LpNorm
 
@@ -32,7 +34,7 @@ _PART = 2**17
 
 
 def make_optimizer(
-    estimator: Any, samples: Samples
+    estimator: Any, samples: Samples | LoadedSamples, ranks: Ranks
 ) -> tuple[torch.optim.Optimizer, Callable[[], None] | None]:
     """The optimiser of an estimator's module, as the last call left it, and the rule of its step
     size, if that follows the curvature.
@@ -51,7 +53,11 @@ def make_optimizer(
         _check_curvature(estimator, options)
         options = {"lr": 1.0, "normalized": estimator.p_algo > 2, **options}
         optimizer = descent = _made(SteepestDescent, estimator, options, p=estimator.p_algo)
-        rule = step_size_rule(descent, samples, estimator._start_size)
+        rule = step_size_rule(
+            descent,
+            estimator._start_size,
+            lambda figure: ranks.mean(samples.mean(figure), samples.total_weight),
+        )
     elif estimator.optimizer == "steepest_descent":
         options = {"lr": _default_rate(estimator), **_DEFAULT_OPTIONS, **options}
         optimizer = _made(SteepestDescent, estimator, options, p=estimator.p_algo)
@@ -108,7 +114,9 @@ def _made(kind: Any, estimator: Any, options: dict[str, Any], **own: Any) -> Any
 
 
 def step_size_rule(
-    optimizer: SteepestDescent, samples: Samples, start: float
+    optimizer: SteepestDescent,
+    start: float,
+    mean: Callable[[Callable[[Tensor], Tensor]], float],
 ) -> Callable[[], None]:
     r"""The step size that follows the curvature, as a function to call between the gradient g and
     the step.
@@ -120,26 +128,24 @@ def step_size_rule(
        \qquad
         S = \|\theta\|_2^2 - \|\theta_0\|_2^2 + \min(\|\theta_0\|_2^2, 30),
 
-    with R^2 = 1 + the (weighted) mean of :math:`\|x_i\|_2^2`. The first follows the curvature of
-    the log-risk of a network with one hidden layer, of the order :math:`R^2 \|\theta\|^2`, to which
-    the initial weights of a wide network add less than their norm says. (A single layer has
-    curvature R^2; the max is then left out.) The second lets the log-risk fall by 1/2 a step at
-    most: it bounds the step of deeper networks, where the margins have grown. Momentum mu
-    multiplies both by 1 - mu. With twice these steps training is chaotic: rounding alone decides
-    where it ends.
+    with R^2 = 1 + the (weighted) mean of :math:`\|x_i\|_2^2`, by `mean`, which averages a figure of
+    each sample. The first follows the curvature of the log-risk of a network with one hidden layer,
+    of the order :math:`R^2 \|\theta\|^2`, to which the initial weights of a wide network add less
+    than their norm says. (A single layer has curvature R^2; the max is then left out.) The second
+    lets the log-risk fall by 1/2 a step at most: it bounds the step of deeper networks, where the
+    margins have grown. Momentum mu multiplies both by 1 - mu. With twice these steps training is
+    chaotic: rounding alone decides where it ends.
 
     Normalised steps: the constant :math:`\eta = 0.03 / (1 + \text{mean} \|x_i\|_{p^*})`, which
     bounds the amount that one step adds to the input of any unit.
     """
-    share = samples.weight / samples.weight.sum()
-    rows = samples.x.flatten(1)
     dual = LpNorm(optimizer.p).dual
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     layered = sum(parameter.ndim > 1 for parameter in parameters) > 1
     if optimizer.normalized:
-        rate = _NORMALISED_RATE / (1 + float(share @ dual.value(rows)))
+        rate = _NORMALISED_RATE / (1 + mean(dual.value))
     else:
-        rate = _RATE / (1 + float(share @ (rows * rows).sum(dim=1)))
+        rate = _RATE / (1 + mean(lambda rows: (rows * rows).sum(dim=1)))
 
     def unnormalised() -> float:
         curvature = 1.0

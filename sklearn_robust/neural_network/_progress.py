@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
-from torch import Tensor
 
 from sklearn_robust.neural_network._objective import constant_log_risk
 from sklearn_robust.neural_network._training import Figures
@@ -30,15 +29,13 @@ class Progress:
     Parameters
     ----------
     settings : estimator
-    y : int tensor of shape (n,)
-    weight : tensor of shape (n,)
+    class_weight : array of shape (K,)
+        The total weight of each class.
     """
 
-    def __init__(self, settings: Any, y: Tensor, weight: Tensor) -> None:
+    def __init__(self, settings: Any, class_weight: np.ndarray) -> None:
         self.settings = settings
-        self.constant = constant_log_risk(
-            settings._loss, np.bincount(y.cpu().numpy(), weight.cpu().numpy())
-        )
+        self.constant = constant_log_risk(settings._loss, class_weight)
         self.best = -math.inf  # the best validation score
         self.waited = 0
         self.ended = False

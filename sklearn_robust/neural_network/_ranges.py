@@ -87,6 +87,7 @@ TRAINING: dict[str, Check] = {
     "validation_fraction": _check_share,
     "class_weight": _check_class_weight,
     "warm_start": _check_flag,
+    "distributed": _check_flag,
     "verbose": partial(check_number, low=0, integer=True),
 }
 MLP: dict[str, Check] = {

@@ -15,10 +15,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sklearn_robust.attacks.losses import logit_margins
 from sklearn_robust.losses import MarginLoss
+from sklearn_robust.neural_network._data import LoadedSamples
 from sklearn_robust.neural_network._inner_maximisation import InnerMaximisation, Samples
 from sklearn_robust.neural_network._objective import log_risk_and_slopes
 from sklearn_robust.neural_network._optimizer import falling_rate, make_optimizer, sizes
 from sklearn_robust.neural_network._passes import Passes, passes
+from sklearn_robust.neural_network._ranks import ALONE, Ranks
 from sklearn_robust.neural_network.modules import homogeneity
 
 _EXPONENTS = {"margin_l1": 1, "margin_l2": 2, "margin_linf": math.inf}
@@ -51,6 +53,8 @@ class Trainer:
         The degree of a network that is homogeneous in its parameters; None for others.
     schedule : torch.optim.lr_scheduler.LRScheduler, optional
         Of the rates; its turn is after every step.
+    ranks : Ranks, optional
+        The processes that train together.
     """
 
     network: Passes
@@ -62,19 +66,26 @@ class Trainer:
     set_step_size: Callable[[], None] | None = None
     degree: int | None = None
     schedule: LRScheduler | None = None
+    ranks: Ranks = ALONE
 
     @classmethod
-    def of(cls, estimator: Any, samples: Samples, seed: int, *, epochs: int | None) -> Trainer:
+    def of(
+        cls,
+        estimator: Any,
+        samples: Samples | LoadedSamples,
+        seed: int,
+        ranks: Ranks,
+        *,
+        epochs: int | None,
+    ) -> Trainer:
         """The trainer of an estimator's module, by the estimator's parameters; a linear schedule
         ends after so many epochs, and None has no schedule.
         """
-        optimizer, set_step_size = make_optimizer(estimator, samples)
+        optimizer, set_step_size = make_optimizer(estimator, samples, ranks)
         schedule = None
         if estimator.schedule == "linear" and epochs is not None:
-            n = len(samples.x)
-            schedule = falling_rate(
-                optimizer, epochs * math.ceil(n / min(estimator.batch_size or n, n))
-            )
+            n_batches = samples.n_batches(estimator.batch_size)
+            schedule = falling_rate(optimizer, epochs * (ranks.most(n_batches) or n_batches))
         step_size = estimator.eps if estimator.attack == "fgsm" else estimator.attack_step_size
         attack = InnerMaximisation(
             n_steps={"pgd": estimator.attack_steps, "fgsm": 1, None: 0}[estimator.attack],
@@ -87,14 +98,15 @@ class Trainer:
             optimizer,
             attack,
             estimator._loss,
-            torch.Generator().manual_seed(seed),
+            torch.Generator().manual_seed(seed + ranks.rank),  # each its own random starts
             estimator.batch_size,
             set_step_size,
             homogeneity(estimator.module_),
             schedule,
+            ranks,
         )
 
-    def epoch(self, samples: Samples) -> Figures:
+    def epoch(self, samples: Samples | LoadedSamples) -> Figures:
         """Take a step on every batch; the module is left in evaluation mode.
 
         Returns
@@ -103,19 +115,26 @@ class Trainer:
             The figures of `history_`: each batch is seen before its own step.
         """
         weights, figures = [], []
+        n_batches = samples.n_batches(self.batch_size)
+        count = self.ranks.most(n_batches)
+        whole = (count or n_batches) == 1
         self.network.module.eval()
         try:
-            for batch in samples.batches(self.batch_size, self.generator):
-                weights.append(float(batch.weight.sum()))
-                figures.append(self._step(batch, whole=batch is samples))
+            for batch in samples.batches(self.batch_size, self.generator, count):
+                weights.append(batch.total_weight)
+                figures.append(self._step(batch, whole=whole))
         finally:
             self.network.module.eval()  # after Ctrl-C too
-        return merged(weights, figures)
+        return merged(*self.ranks.joined(weights, figures))
 
-    def robust_accuracy(self, samples: Samples) -> float:
+    def robust_accuracy(self, samples: Samples | LoadedSamples) -> float:
         """The share of the samples that the inner maximisation leaves right."""
-        worst, _ = self.attack(self.network, samples, self.generator)
-        return accuracy(logit_margins(self.network.outputs(worst), samples.y), samples.weight)
+        right = 0.0
+        for part in samples.parts():
+            worst, _ = self.attack(self.network, part, self.generator)
+            margins = logit_margins(self.network.outputs(worst), part.y)
+            right += accuracy(margins, part.weight) * part.total_weight
+        return self.ranks.mean(right / samples.total_weight, samples.total_weight)
 
     def _step(self, batch: Samples, *, whole: bool) -> Figures:
         """Take a step of the optimiser on the risk of a batch under attack.
@@ -152,14 +171,17 @@ class Trainer:
         """The log-risk at the perturbed samples; its gradient, or that of the risk, is left in the
         parameters.
         """
+        risk = functools.partial(log_risk_and_slopes, self.loss, y=batch.y, weight=batch.weight)
+        of_all = self.ranks.objective(risk, batch.weight)
 
         def objective(outputs: Tensor) -> tuple[Tensor, Tensor]:
-            log_risk, slopes = log_risk_and_slopes(self.loss, outputs, batch.y, batch.weight)
+            log_risk, slopes = of_all(outputs)
             if not on_log:
-                slopes *= log_risk.exp().clamp(min=_LEAST_RISK)
+                slopes *= log_risk.exp().clamp(min=_LEAST_RISK).to(slopes)
             return log_risk, slopes
 
         outputs, log_risk = self.network.parameter_gradients(points, objective)
+        self.ranks.sum_gradients(self.network.module.parameters())
         evaluations.append((outputs, log_risk))
         if self.set_step_size is not None:
             self.set_step_size()

@@ -28,9 +28,12 @@ from sklearn_robust.rows.arrays import (
     require_array,
     squared_norm_bound,
 )
-from sklearn_robust.rows.blocks import Block, BlockRows, RowSource
-from sklearn_robust.rows.files import NpyRows, ParquetRows
+from sklearn_robust.rows.blocks import BlockRows
+from sklearn_robust.rows.files import NpyRows, NpySource, ParquetRows, ParquetSource
 from sklearn_robust.rows.protocols import GramRows, Rows
+from sklearn_robust.rows.reduction import LocalReduction, Reduction
+from sklearn_robust.rows.sources import Block, RowSource, named_blocks
+from sklearn_robust.rows.survey import Survey
 
 __all__ = [
     "ArrayRows",
@@ -38,15 +41,21 @@ __all__ = [
     "BlockRows",
     "DenseRows",
     "GramRows",
+    "LocalReduction",
     "NpyRows",
+    "NpySource",
     "ParquetRows",
+    "ParquetSource",
+    "Reduction",
     "RowSource",
     "Rows",
     "SparseRows",
+    "Survey",
     "TensorRows",
     "as_rows",
     "largest_entry",
     "mean_square",
+    "named_blocks",
     "on_columns",
     "require_array",
     "squared_norm_bound",

@@ -346,7 +346,7 @@ def require_array(rows: Rows, user: str) -> DenseRows | SparseRows:
     )
 
 
-def largest_entry(rows: Rows) -> float:
+def largest_entry(rows: Any) -> float:
     r"""The largest :math:`|x_{ij}|`, or a bound on it.
 
     Rows that do not state it are bounded by :math:`\min(\max_i \sum_j |x_{ij}|, \max_j \sum_i

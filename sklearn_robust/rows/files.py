@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import numpy as np
 from numpy.lib import format as npy
 from sklearn.utils import gen_batches
 
-from sklearn_robust.rows.blocks import Block, BlockRows
+from sklearn_robust.rows.blocks import BlockRows
+from sklearn_robust.rows.sources import Block
 
 FilePath = str | os.PathLike[str]
 
@@ -73,20 +75,10 @@ class NpyRows(BlockRows):
     def __init__(
         self, X_path: FilePath, y_path: FilePath, sample_weight_path: FilePath | None = None
     ) -> None:
-        X = _NpyFile.open(X_path, 2)
-        y = _NpyFile.open(y_path, 1)
-        weight = None if sample_weight_path is None else _NpyFile.open(sample_weight_path, 1)
-        for other in (y, weight):
-            if other is not None and other.shape[0] != X.shape[0]:
-                raise ValueError(
-                    f"{other.path} must have one entry for each of the {X.shape[0]} rows of "
-                    f"{X.path}, got {other.shape[0]}."
-                )
-        super().__init__(_NpySource(X, y, weight))
+        super().__init__(NpySource(X_path, y_path, sample_weight_path))
 
     def __repr__(self) -> str:
-        files = (self.source.X, self.source.y, self.source.sample_weight)
-        paths = ", ".join(repr(str(file.path)) for file in files if file is not None)
+        paths = ", ".join(repr(str(file.path)) for file in self.source.files if file is not None)
         return f"NpyRows({paths})"
 
 
@@ -151,23 +143,56 @@ class _NpyFile:
 
 
 @dataclass(frozen=True)
-class _NpySource:
-    """The blocks of an array in a file, with labels and weights in others."""
+class NpySource:
+    """The samples in .npy files as a row source, which opens the files when it is first read.
 
-    X: _NpyFile
-    y: _NpyFile
-    sample_weight: _NpyFile | None
+    A list of sources is what `sklearn_robust.distributed` reads on the workers of a cluster, to
+    which the paths must lead; on one machine `NpyRows` takes the same paths.
+
+    Parameters
+    ----------
+    X_path, y_path : path
+    sample_weight_path : path, optional
+        As of `NpyRows`.
+
+    Examples
+    --------
+    >>> from sklearn_robust.rows import NpySource
+    >>> parts = [NpySource(f"X{part}.npy", f"y{part}.npy") for part in range(8)]
+    >>> parts[0]
+    NpySource(X_path='X0.npy', y_path='y0.npy', sample_weight_path=None)
+    """
+
+    X_path: FilePath
+    y_path: FilePath
+    sample_weight_path: FilePath | None = None
+
+    @cached_property
+    def files(self) -> tuple[_NpyFile, _NpyFile, _NpyFile | None]:
+        """The files of X, labels and weights, of one length; opened once, with their stamps."""
+        X, y = _NpyFile.open(self.X_path, 2), _NpyFile.open(self.y_path, 1)
+        path = self.sample_weight_path
+        weight = None if path is None else _NpyFile.open(path, 1)
+        for other in (y, weight):
+            if other is not None and other.shape[0] != X.shape[0]:
+                raise ValueError(
+                    f"{other.path} must have one entry for each of the {X.shape[0]} rows of "
+                    f"{X.path}, got {other.shape[0]}."
+                )
+        return X, y, weight
 
     def blocks(self) -> Iterator[Block]:
-        for file in (self.X, self.y, self.sample_weight):
+        """The samples, some megabytes at a time."""
+        for file in self.files:
             if file is not None:
                 file.check_unchanged()
-        n, d = self.X.shape
+        X, y, weight = self.files
+        n, d = X.shape
         length = max(1, _READ_ENTRIES // max(1, d))
         for at in gen_batches(n, length):
-            weight = None if self.sample_weight is None else self.sample_weight.read(at)
-            name = f"{self.X.path} (rows {at.start} to {at.stop - 1})"
-            yield Block(self.X.read(at), self.y.read(at), weight, name)
+            weights = None if weight is None else weight.read(at)
+            name = f"{X.path} (rows {at.start} to {at.stop - 1})"
+            yield Block(X.read(at), y.read(at), weights, name)
 
 
 class ParquetRows(BlockRows):
@@ -229,16 +254,44 @@ class ParquetRows(BlockRows):
         label: str,
         sample_weight: str | None = None,
     ) -> None:
-        super().__init__(_ParquetSource.of(path, label, sample_weight))
+        super().__init__(ParquetSource(path, label, sample_weight))
 
     def __repr__(self) -> str:
-        files = self.source.files
+        files = self.source.table.files
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
         return f"ParquetRows({str(files[0][0])!r}{more}, label={self.source.label!r})"
 
 
 @dataclass(frozen=True)
-class _ParquetSource:
+class ParquetSource:
+    """The samples in Parquet files as a row source, which opens them when it is first read.
+
+    See `NpySource`. It needs pyarrow: ``pip install "sklearn-robust[parquet]"``.
+
+    Parameters
+    ----------
+    path : path or sequence of paths
+    label : str
+    sample_weight : str, optional
+        As of `ParquetRows`.
+    """
+
+    path: FilePath | Sequence[FilePath]
+    label: str
+    sample_weight: str | None = None
+
+    @cached_property
+    def table(self) -> _ParquetTable:
+        """The files, whose columns are checked; opened once, with their stamps."""
+        return _ParquetTable.of(self.path, self.label, self.sample_weight)
+
+    def blocks(self) -> Iterator[Block]:
+        """The samples, some megabytes at a time."""
+        return self.table.blocks()
+
+
+@dataclass(frozen=True)
+class _ParquetTable:
     """The blocks of Parquet files, as tables of pyarrow."""
 
     files: tuple[tuple[Path, tuple[int, int]], ...]  # with their stamps
@@ -249,7 +302,7 @@ class _ParquetSource:
     @classmethod
     def of(
         cls, path: FilePath | Sequence[FilePath], label: str, sample_weight: str | None
-    ) -> _ParquetSource:
+    ) -> _ParquetTable:
         """The files, of which the columns are checked."""
         parquet = _pyarrow_parquet()
         paths = _parquet_paths(path)

@@ -70,17 +70,15 @@ def maximise_margin(
         If every engine failed.
     """
     if not suits_row_sets(problem):
-        return _maximise_by_engines(problem, norm, tol, start=start)
-    found = solve_on_row_sets(
-        problem, norm, tol, lambda part, gap: _maximise_by_engines(part, norm, gap)
-    )
+        return maximise_rows(problem, norm, tol, start=start)
+    found = solve_on_row_sets(problem, norm, tol, lambda part, gap: maximise_rows(part, norm, gap))
     best = certify_point(problem, norm, found, "row sets")
     if isinstance(problem.rows, BlockRows) or _is_settled(problem, norm, best, tol):
         return best
-    return _maximise_by_engines(problem, norm, tol, start=start).merged(best)
+    return maximise_rows(problem, norm, tol, start=start).merged(best)
 
 
-def _maximise_by_engines(
+def maximise_rows(
     problem: RobustProblem, norm: LpNorm, tol: float, *, start: Vector | None = None
 ) -> Certified:
     """The same for data in memory, on all rows at once."""

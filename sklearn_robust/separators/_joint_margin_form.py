@@ -1,13 +1,8 @@
-r"""The max-margin form of several classes against an l_q ball, as a conic program.
-
-The pairs of a sample and a rival class are rows over the coefficients of two classes and one norm
-of their difference, which a column holds for each pair of classes: the rows stay sparse.
-"""
+r"""The max-margin form of several classes against an l_q ball."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,58 +10,29 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from sklearn_robust._conic_programs import (
-    ConicProgram,
-    MultipliersOf,
-    scaled_identity,
-    score_differences,
-    unit_rows,
-)
+from sklearn_robust._conic_programs import unit_rows
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
+from sklearn_robust.joint_certificates import best_intercept
+from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.rows import require_array
-from sklearn_robust.separators import _conic_refinement as refinement
-from sklearn_robust.separators._max_margin_form import SOLVER, SolverFailure, Vector
+from sklearn_robust.separators._max_margin_form import SOLVER, Vector
 from sklearn_robust.threats import require_ball
 
 Indices = NDArray[np.intp]
 
-# margin of a unit matrix, in units of the rows, below which a quadratic program is solved in units
-# of the margin
-_SMALL_MARGIN = 0.1
-# settings of clarabel, tried in turn, where no Newton step refines its answer
-_SETTINGS: list[dict[str, float]] = [
-    {"static_regularization_constant": 1e-8},
-    {"static_regularization_constant": 1e-8, "max_step_fraction": 0.99},
-    {},
-]
-
 
 @dataclass(frozen=True)
-class JointPoint:
-    """Coefficients with weights and perturbations that may prove how good they are.
+class GivenClasses:
+    """Some of the classes, whose coefficients are given up to a common factor t and a shift.
 
     Attributes
     ----------
-    coef : ndarray of shape (K, d)
-    weights : ndarray of shape (K, n)
-        Weights of the samples and their rivals.
-    perturbations : ndarray of shape (K(K-1)/2, d) or None
-        Points of the unit set for the pairs of classes; None without adversary.
-    gamma : float
-        The smallest margin, as the program knows it.
-    intercept : ndarray of shape (K,)
-        The intercepts of the program; that of class 0 is 0.
-    solver : str
-        The name of the solver.
+    classes : ndarray of int of shape (m,)
+    coef : ndarray of shape (m, d)
     """
 
+    classes: Indices
     coef: Vector
-    weights: Vector
-    perturbations: Vector | None
-    gamma: float
-    intercept: Vector
-    solver: str
 
 
 @dataclass(frozen=True)
@@ -94,6 +60,13 @@ class JointMarginForm:
         The u > 0 of the pairs of classes, symmetric; None is 1.
     normal : ndarray of shape (K, d) or None
         H, where there is no norm.
+    given : GivenClasses or None
+        Classes whose coefficients are given; the pairs of two of these have no rows, and t is at
+        least :math:`\gamma`.
+    size : float
+        The bound on the norm in place of 1: a solver's tolerances are absolute.
+    at_vertex : bool
+        Whether linear programs are solved at a vertex, by HiGHS; clarabel is faster on large ones.
     """
 
     X: Any
@@ -106,6 +79,9 @@ class JointMarginForm:
     fit_intercept: bool
     pair_units: Vector | None = None
     normal: Vector | None = None
+    given: GivenClasses | None = None
+    size: float = 1.0
+    at_vertex: bool = True
 
     @classmethod
     def of(cls, problem: JointProblem, norm: Norm | None) -> JointMarginForm:
@@ -135,13 +111,19 @@ class JointMarginForm:
         low, high = np.triu_indices(self.n_classes, 1)
         return low, high
 
-    def points(self) -> Iterator[JointPoint]:
-        """The points of the program of all pairs; see `JointProgram.points`."""
-        return JointProgram.of(self).points()
+    @property
+    def rivals(self) -> NDArray[np.bool_]:
+        """The rivals of each sample that have rows, (K, n)."""
+        classes = np.arange(self.n_classes)
+        rivals: NDArray[np.bool_] = self.y != classes[:, None]
+        if self.given is not None:
+            inside = np.isin(classes, self.given.classes)
+            rivals &= ~(inside[:, None] & inside[self.y])
+        return rivals
 
     def margins(self, coef: Vector, intercept: Vector) -> Vector:
-        """The robust margins of all rivals in units of their pairs, (K, n); inf at the true
-        class.
+        """The robust margins of the rivals in units of their pairs, (K, n); inf where a rival has
+        no row.
         """
         low, high = self.pairs
         differences = coef[low] - coef[high]
@@ -154,8 +136,18 @@ class JointMarginForm:
         margins: Vector = scores[self.y, own] - scores - self.eps * penalties[self.y].T
         if self.pair_units is not None:
             margins /= np.where(self.pair_units > 0, self.pair_units, 1.0)[self.y].T
-        margins[self.y, own] = math.inf
+        margins[~self.rivals] = math.inf
         return margins
+
+    def given_intercept(self) -> Vector:
+        """The best intercepts (m,) of the given classes alone."""
+        assert self.given is not None
+        classes = self.given.classes
+        coef = np.zeros((self.n_classes, self.X.shape[1]))
+        coef[classes] = self.given.coef
+        margins = replace(self, given=None).margins(coef, np.zeros(self.n_classes))
+        smallest = [margins[:, self.y == c].min(axis=1)[classes] for c in classes]
+        return best_intercept(np.array(smallest))[0]
 
     def at_mean_margin(self) -> JointMarginForm:
         """The form with the mean plain margin, over samples of a class and pairs of classes, at 1
@@ -165,128 +157,6 @@ class JointMarginForm:
         means = (members.T @ self.X) / members.sum(axis=0)[:, None]
         means = means.toarray() if sparse.issparse(means) else means
         return replace(self, norm=None, normal=(means - means.mean(axis=0)) / (len(means) - 1))
-
-
-@dataclass(frozen=True)
-class JointProgram:
-    """The conic program of a form, and where its answer stands.
-
-    Attributes
-    ----------
-    conic : ConicProgram
-    form : JointMarginForm
-    w : slice
-        The columns of W, row by row.
-    gamma : int
-        The column of the smallest margin.
-    margins : slice
-        The rows of the pairs of a sample and a rival.
-    samples, rivals : ndarray of shape (m,)
-        Those of each such row.
-    subgradients : callable or None
-        From all multipliers to the subgradients of the norms of the pairs.
-    """
-
-    conic: ConicProgram
-    form: JointMarginForm
-    w: slice
-    gamma: int
-    margins: slice
-    samples: Indices
-    rivals: Indices
-    subgradients: MultipliersOf | None
-
-    @classmethod
-    def of(cls, form: JointMarginForm, chosen: Vector | None = None) -> JointProgram:
-        """The program of a form, of all rivals of all samples or of the chosen ones (K, n)."""
-        (n, d), K = form.X.shape, form.n_classes
-        conic = ConicProgram()
-        w, gamma = conic.columns.take(K * d), conic.columns.take(1)
-        if chosen is None:
-            chosen = np.ones((K, n), dtype=bool)
-        samples, rivals = np.nonzero((chosen & (form.y != np.arange(K)[:, None])).T)
-        classes = form.y[samples]
-        m = len(samples)
-        units = np.ones(m) if form.pair_units is None else form.pair_units[classes, rivals]
-        terms: list[tuple[slice, Any]] = [
-            (w, score_differences(form.X, samples, classes, rivals, K)),
-            (gamma, -units[:, None]),
-        ]
-        if form.fit_intercept:  # that of class 0 is 0
-            terms.append((conic.columns.take(K - 1), _differences(classes, rivals, K)[:, 1:]))
-        low, high = form.pairs
-        subgradients = None
-        if form.eps > 0:
-            place = np.empty((K, K), dtype=np.intp)
-            place[low, high] = place[high, low] = np.arange(len(low))
-            tau = conic.columns.take(len(low))
-            penalties = -form.eps * unit_rows(place[classes, rivals], len(low))
-            terms.append((tau, penalties))
-        margins = conic.add_rows([("nonnegative", m)], terms, np.zeros(m))
-        if form.eps > 0:
-            movable = scaled_identity(d, form.scale)
-            rows = sparse.kron(_differences(low, high, K), movable, format="csr")
-            subgradients = conic.add_norms(w, rows, tau, form.dual_q)
-        conic.linear[gamma.start] = -1.0
-        _bound_matrix(conic, w, form)
-        return cls(conic, form, w, gamma.start, margins, samples, rivals, subgradients)
-
-    def points(self) -> Iterator[JointPoint]:
-        """The solver's answer, and then those of Newton steps on the optimality conditions, each
-        from the one before. Programs with other cones than linear ones and those of second order
-        are solved again instead, with other settings.
-
-        Raises
-        ------
-        SolverFailure
-        """
-        if not refinement.serves(self.conic):
-            for settings in _SETTINGS:
-                yield self.point(*self.conic.solve(**settings))
-            return
-        solve = ConicProgram.solve_linear if self.conic.is_linear else ConicProgram.solve
-        x, z = solve(self.conic)
-        if self.conic.square is not None and 0 < x[self.gamma] < _SMALL_MARGIN:
-            # W has the size of the margin: once more in units of it
-            self.conic.square_weight = float(x[self.gamma])
-            x, z = solve(self.conic)
-        yield self.point(x, z)
-        while True:
-            moved = refinement.newton_step(self.conic, x, z)
-            if moved is None:
-                return
-            x, z = moved
-            yield self.point(x, z)
-
-    @property
-    def solver(self) -> str:
-        """The name of the solver."""
-        if self.conic.is_linear:
-            return "linear program"
-        return "cone program" if self.conic.square is None else "quadratic program"
-
-    def point(self, x: Vector, z: Vector) -> JointPoint:
-        """What a solution and multipliers of the program say."""
-        form = self.form
-        (n, d), K = form.X.shape, form.n_classes
-        weights = np.zeros((K, n))
-        weights[self.rivals, self.samples] = np.maximum(z[self.margins], 0)
-        perturbations = None
-        if self.subgradients is not None:
-            low, high = form.pairs
-            movable = scaled_identity(d, form.scale)
-            moved = self.subgradients(z).reshape(len(low), -1) @ movable
-            sums = np.zeros((K, K))
-            np.add.at(sums, (form.y[self.samples], self.rivals), weights[self.rivals, self.samples])
-            capacities = form.eps * (sums + sums.T)[low, high]
-            used = capacities > 0
-            perturbations = np.where(used, moved.T / np.where(used, capacities, 1.0), 0.0).T
-        intercept = np.zeros(K)
-        if form.fit_intercept:
-            intercept[1:] = x[self.gamma + 1 : self.gamma + K]
-        coef = x[self.w].reshape(K, d)
-        gamma = float(x[self.gamma])
-        return JointPoint(coef, weights, perturbations, gamma, intercept, self.solver)
 
 
 def in_float64(problem: JointProblem) -> JointProblem:
@@ -305,35 +175,3 @@ def on_all_samples(problem: JointProblem, weights: Vector) -> Vector:
     spread = np.zeros((problem.n_classes, len(used)))
     spread[:, used] = weights
     return spread
-
-
-def _bound_matrix(conic: ConicProgram, w: slice, form: JointMarginForm) -> None:
-    """The bound on W: half the square of its norm is part of the objective for p = 2."""
-    if form.norm is None:
-        assert form.normal is not None
-        conic.add_rows([("zero", 1)], [(w, form.normal.ravel()[None])], -np.ones(1))
-        # a common shift of the rows of W changes nothing
-        K, d = form.normal.shape
-        total = sparse.kron(np.ones((1, K)), sparse.eye_array(d), format="csr")
-        conic.add_rows([("zero", d)], [(w, total)], np.zeros(d))
-        return
-    if form.norm.p == 2:
-        conic.square = w
-        return
-    unit = conic.columns.take(1)
-    conic.add_rows([("zero", 1)], [(unit, np.ones((1, 1)))], -np.ones(1))
-    if not isinstance(form.norm, SchattenNorm):
-        conic.add_norms(w, sparse.eye_array(w.stop - w.start, format="csr"), unit, form.norm.p)
-    elif form.norm.p == math.inf:
-        conic.add_spectral_norm(w, form.n_classes, unit)
-    elif form.norm.p == 1:
-        conic.add_nuclear_norm(w, form.n_classes, unit)
-    else:
-        raise SolverFailure(
-            f"exact separators have Schatten norms of exponent 1, 2 and inf, got {form.norm.p:g}"
-        )
-
-
-def _differences(first: Indices, second: Indices, n_classes: int) -> Any:
-    """The sparse array of rows e_first - e_second."""
-    return unit_rows(first, n_classes) - unit_rows(second, n_classes)

@@ -29,18 +29,27 @@ from itertools import islice, product
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linprog
 
-from sklearn_robust.certificates import Certified
+from sklearn_robust.certificates import Certified, sum_rounding
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.joint_certificates import best_intercept, feasibility, robust_margin
+from sklearn_robust.joint_certificates import best_intercept, feasibility
 from sklearn_robust.norms import LpNorm
+from sklearn_robust.separators._joint_bottleneck import (
+    SMALL,
+    Bottleneck,
+    classes_with_weight,
+    closest_pair,
+    extended,
+    of_classes,
+    size_near_eps_star,
+)
 from sklearn_robust.separators._joint_margin_form import (
+    Indices,
     JointMarginForm,
-    JointPoint,
     in_float64,
     on_all_samples,
 )
+from sklearn_robust.separators._joint_program import JointPoint, JointProgram
 from sklearn_robust.separators._joint_working_sets import points_on_sets, suits_sets
 from sklearn_robust.separators._max_margin_form import (
     SolverFailure,
@@ -48,7 +57,7 @@ from sklearn_robust.separators._max_margin_form import (
     column_sizes,
     over_columns,
 )
-from sklearn_robust.threats import LpBall
+from sklearn_robust.threats import LpBall, support
 
 _MAX_RATIOS = 20  # programs at most of each kind; the ratio converges superlinearly
 _MAX_MISSED = 3  # consecutive programs that do not narrow the bounds, after which a kind ends
@@ -57,13 +66,14 @@ _NARROWED = 0.9  # least ratio of the bounds' distance that counts as no progres
 _STEPS = 2  # Newton steps of the refinement of programs that are not linear
 # relative excess over the best ratio of the radii at which a proof is sought, in units of tol
 _BEYOND = (0.5, 0.9, 10, 100, 1e4)
-# pairs of classes times features up to which the programs that are slower, but regular at eps*, are
-# tried: linear ones, and those at mean margin 1
-_SMALL = 1000
 _LEAST_NORM = 1e-6  # norm of a difference of classes, relative to the largest, that counts at least
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 # share by which the radius of a proof is raised, so that rounding does not undo it
 _SAFE = 1e-13
+_BISECTIONS = 60  # halvings of the interval of a ratio at most: down to rounding
+# share, in units of tol, by which an extension may stay below eps* of its classes: that of all may
+# be a supremum only, which predictors approach under which two classes become alike
+_BELOW = 0.25
 
 
 class Proof(NamedTuple):
@@ -109,7 +119,8 @@ def enclose_radius(problem: JointProblem, tol: float) -> tuple[Certified, Proof]
             return replace(
                 alone.certified(), coef=coef, margin=math.inf, bound=math.inf
             ), alone.proof
-    if search.start() > 0:
+    search.grow_from_pair(tol)
+    if search.gap() > tol and search.start() > 0:
         search.narrow(tol)
     return search.certified(), search.proof
 
@@ -133,6 +144,8 @@ class _Search:
         self.intercept = np.zeros(problem.n_classes)
         self.ratio, self.bound = 0.0, math.inf
         self.proof = Proof(self.uniform, None)
+        self.carrying = np.arange(problem.n_classes)  # classes with weight in the last program
+        self.tried: set[tuple[int, ...]] = set()  # classes that were solved alone
 
     def start(self) -> float:
         """The ratio of a separator without adversary, or a proof that there is none: 0."""
@@ -141,31 +154,74 @@ class _Search:
             self._look_at(0.0, LpNorm(math.inf))
         return self.ratio
 
+    def grow_from_pair(self, tol: float) -> None:
+        """Look for the classes that decide eps*: the closest two, which those join that leave no
+        room for an extension.
+        """
+        part = closest_pair(self.problem, tol)
+        while part is not None:
+            part = self._of_classes(self._take_part(part, tol), tol)
+
+    def _take_part(self, part: Bottleneck, tol: float) -> Indices:
+        """Keep the bound of some of the classes, and their predictor where it extends to all; the
+        classes that leave no room for that, with these.
+        """
+        radius = part.bound * (1 + _SAFE)
+        self._keep_proof(part.weights, part.perturbations, radius)
+        below = radius * (1 - _BELOW * tol)
+        found = extended(self.in_units, replace(part, coef=part.coef * self.units), below)
+        if found.coef is not None:
+            self._take_predictor(found.coef / self.units)
+        return found.in_the_way
+
+    def _of_classes(self, classes: Indices, tol: float) -> Bottleneck | None:
+        """The bottleneck that these classes are; None for all classes, and for those that were
+        tried.
+        """
+        if not 1 < len(classes) < self.problem.n_classes or tuple(classes) in self.tried:
+            return None
+        self.tried.add(tuple(classes))
+        used, part = of_classes(self.problem, classes)
+        star, proof = enclose_radius(part, tol)
+        weights = np.zeros_like(self.uniform)
+        weights[np.ix_(classes, used)] = proof.weights
+        perturbations = None
+        if proof.perturbations is not None:
+            low, high = self.problem.pairs
+            perturbations = np.zeros((len(low), self.problem.n_features))
+            inside = np.isin(low, classes) & np.isin(high, classes)
+            perturbations[inside] = proof.perturbations
+        return Bottleneck(classes, star.coef, star.bound, weights, perturbations)
+
     def narrow(self, tol: float) -> None:
         """Narrow the bounds of eps* down to a relative gap of tol, if that is possible."""
         d, (low, _) = self.problem.n_features, self.problem.pairs
-        small = d * len(low) <= _SMALL
+        small = d * len(low) <= SMALL
         linear = small and self.problem.threat.q in (1, math.inf)
         norms = [LpNorm(math.inf if linear else 2), *([None] if small else [])]
         for norm in norms:
             self._approach(tol, norm)
         for beyond, norm in product(_BEYOND, norms):
-            if self._gap() > max(tol, 2 * beyond * tol):
+            if self.gap() > max(tol, 2 * beyond * tol):
                 self._look_at(self.ratio * (1 + beyond * tol), norm)
 
     def _approach(self, tol: float, norm: LpNorm | None) -> None:
         """Narrow the bounds by programs in a norm, or at mean margin 1."""
         misses, at_rest = 0, False
         for _ in range(_MAX_RATIOS):
-            gap, last = self._gap(), self.ratio
+            gap, last = self.gap(), self.ratio
             if gap <= tol or misses == _MAX_MISSED or (at_rest and self.bound == math.inf):
                 break
             # the middle, where the ratio is at rest below its bound
             self._look_at(0.5 * (last + self.bound) if at_rest else last, norm)
             at_rest = not self.ratio > last * (1 + _SLOW_RATIO * tol)
-            misses = misses + 1 if at_rest and self._gap() > _NARROWED * gap else 0
+            if at_rest and self.gap() > tol:
+                part = self._of_classes(self.carrying, tol)
+                if part is not None:
+                    self._take_part(part, tol)
+            misses = misses + 1 if at_rest and self.gap() > _NARROWED * gap else 0
 
-    def _gap(self) -> float:
+    def gap(self) -> float:
         return 1 - self.ratio / self.bound
 
     def certified(self) -> Certified:
@@ -186,10 +242,12 @@ class _Search:
         form = JointMarginForm.of(self.in_units.at_radius(radius), norm)
         if norm is None:
             form = form.at_mean_margin()
-        form = replace(form, pair_units=self._pair_norms())
+        form = replace(form, pair_units=self._pair_norms(), size=size_near_eps_star(form.dual_q))
         on_sets = norm is not None and suits_sets(form)
         try:
-            for point in islice(points_on_sets(form) if on_sets else form.points(), 1 + _STEPS):
+            for point in islice(
+                points_on_sets(form) if on_sets else JointProgram.of(form).points(), 1 + _STEPS
+            ):
                 self._take_predictor(point.coef / self.units)
                 self._take_proof(point, radius, mean=norm is None)
                 if point.solver == "linear program":
@@ -210,21 +268,23 @@ class _Search:
             return
         problem = self.problem
         nothing = np.zeros((problem.n_classes, problem.n_classes))
-        margins = problem.pair_margins(problem.scores(coef), nothing)
+        margins = problem.pair_margins(coef, nothing)
         norms = problem.at_radius(1.0).penalties(coef)
         intercept = _ratio_intercept(margins, norms) if problem.fit_intercept else nothing[0]
-        ratio = _certified_ratio(problem, coef, intercept, margins, norms)
-        if not ratio > self.ratio:
-            return
         off = ~np.eye(len(norms), dtype=bool)
         smallest = (margins + intercept[:, None] - intercept)[off].min()
-        self.coef, self.intercept = coef / smallest, intercept / smallest
-        self.ratio = ratio
+        if not smallest > 0:
+            return
+        coef, intercept = coef / smallest, intercept / smallest
+        ratio = _certified_ratio(problem, coef, intercept)
+        if ratio > self.ratio:
+            self.coef, self.intercept, self.ratio = coef, intercept, ratio
 
     def _take_proof(self, point: JointPoint, radius: float, *, mean: bool) -> None:
         """Keep the point's weights if they prove a lower bound on eps* than is known."""
         problem = self.problem
         own = on_all_samples(problem, point.weights)
+        self.carrying = classes_with_weight(problem.pair_weights(own))
         if not np.isfinite(own).all():
             return
         perturbations = point.perturbations
@@ -239,51 +299,63 @@ class _Search:
         balanced = problem.balanced(weights)
         found = feasibility(problem.at_radius(radius), balanced, perturbations)
         bound = radius * (min(found.ratio, 1.0) if found.proven else found.ratio * (1 + _SAFE))
-        if not bound < self.bound:
-            return
         perturbations = found.perturbations
         if perturbations is not None and bound > 0:
             perturbations = perturbations * (radius / bound)
-        if feasibility(problem.at_radius(bound), balanced, perturbations).proven:
-            self.bound = bound
-            self.proof = Proof(balanced, perturbations)
+        self._keep_proof(balanced, perturbations, bound)
+
+    def _keep_proof(self, weights: Vector, perturbations: Vector | None, bound: float) -> None:
+        """Keep the bound if it is lower than what is known, and the weights prove it."""
+        if not bound < self.bound:
+            return
+        balanced = self.problem.balanced(weights)
+        if feasibility(self.problem.at_radius(bound), balanced, perturbations).proven:
+            self.bound, self.proof = bound, Proof(balanced, perturbations)
 
 
 def _ratio_intercept(margins: Vector, norms: Vector) -> Vector:
     """The b of sum 0 with the largest smallest ratio of margins (K, K) plus b_l - b_k, and norms
     (K, K).
+
+    By bisection between 0 and the ratio of the closest two classes, from there on: b has a ratio
+    where it leaves no margin less this ratio times its norm negative.
     """
-    n_classes = len(margins)
-    first, second = np.nonzero(~np.eye(n_classes, dtype=bool))
-    rows = np.arange(len(first))
-    A = np.zeros((len(first), n_classes + 1))
-    A[rows, first] -= 1
-    A[rows, second] += 1
-    A[:, -1] = norms[first, second]
-    cost = np.zeros(n_classes + 1)
-    cost[-1] = -1
-    found = linprog(cost, A_ub=A, b_ub=margins[first, second], bounds=(None, None))
-    ratio = 0.0 if found.x is None else float(found.x[-1])
-    # a ratio that is not finite: features of scale 0 alone separate
-    return best_intercept(margins - max(ratio, 0.0) * norms)[0]
-
-
-def _certified_ratio(
-    problem: JointProblem, coef: Vector, intercept: Vector, margins: Vector, norms: Vector
-) -> float:
-    """The smallest ratio less its rounding; 0 where a margin is not positive."""
     off = ~np.eye(len(norms), dtype=bool)
-    left = (margins + intercept[:, None] - intercept)[off]
-    if not (left > 0).all():
-        return 0.0
-    over = np.where(norms[off] > 0, norms[off], np.finfo(np.float64).tiny)
-    ratio = float(np.min(left / over))
-    for _ in range(3):
-        charged = robust_margin(problem.at_radius(ratio), LpNorm(math.inf), coef, intercept)
-        if charged >= 0:
-            return ratio
-        lack = -charged * float(np.abs(coef).max())
-        ratio -= 2 * lack / float(over.min()) + _ROUNDING * ratio
-        if not ratio > 0:
+    both = (margins + margins.T)[off] / np.maximum(norms + norms.T, np.finfo(np.float64).tiny)[off]
+    low, high = 0.0, max(float(both.min()), 0.0)
+    ratio = high if math.isfinite(high) else 0.0
+    best = best_intercept(margins)[0]
+    for _ in range(_BISECTIONS):
+        intercept, smallest = best_intercept(margins - ratio * norms)
+        if smallest >= 0:
+            low, best = ratio, intercept
+        else:
+            high = ratio
+        if high - low <= _ROUNDING * high:
             break
-    return 0.0
+        ratio = 0.5 * (low + high)
+    return best
+
+
+def _certified_ratio(problem: JointProblem, coef: Vector, intercept: Vector) -> float:
+    r"""The smallest ratio less its rounding; 0 where a margin is not positive.
+
+    Margins are those of the differences of two classes, whose rounding is relative to the
+    difference: near eps* classes may be nearly alike.
+    """
+    smallest = math.inf
+    of_sum = sum_rounding(problem.n_terms + 2, np.float64)
+    used = problem.log_weight > -math.inf
+    for low, high in zip(*problem.pairs, strict=True):
+        difference = coef[low] - coef[high]
+        norm = float(support(problem.threat, difference[None])[0])
+        for sign, c in [(1.0, low), (-1.0, high)]:
+            X = problem.X[used & (problem.y == c)]
+            moved = intercept[low] - intercept[high]
+            sizes = abs(X) @ np.abs(difference) + abs(moved)
+            margins = sign * (X @ difference + moved)
+            margin = float(np.min(margins - of_sum * sizes))
+            if not margin > 0:
+                return 0.0
+            smallest = min(smallest, margin / max(norm, np.finfo(np.float64).tiny))
+    return smallest * (1 - sum_rounding(problem.n_features + 2, np.float64))

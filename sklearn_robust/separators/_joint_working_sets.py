@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sklearn_robust.separators._joint_margin_form import JointMarginForm, JointPoint, JointProgram
+from sklearn_robust.separators._joint_margin_form import JointMarginForm
+from sklearn_robust.separators._joint_program import JointPoint, JointProgram
 from sklearn_robust.separators._max_margin_form import Vector
 
 # pairs of a sample and a rival from which sets pay, and how many there are then for each coordinate

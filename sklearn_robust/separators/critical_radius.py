@@ -1,6 +1,6 @@
 """eps*: the largest radius below which a robust separator exists, and its separator.
 
-It is known for l_q balls only.
+For l_q balls; `largest_factor` is the same for other sets.
 """
 
 from __future__ import annotations
@@ -35,14 +35,22 @@ from sklearn_robust.separators._max_margin_form import (
     over_columns,
 )
 from sklearn_robust.separators.joint import largest_joint_distance
+from sklearn_robust.separators.largest_factor import largest_factor
 from sklearn_robust.separators.linear_program import solve_linear_program
-from sklearn_robust.separators.separator import Separator, read_problem, warn_of_gap
+from sklearn_robust.separators.separator import (
+    Separator,
+    read_problem,
+    read_problem_of_threat,
+    read_threat,
+    warn_of_gap,
+)
 from sklearn_robust.separators.working_sets import problem_on_rows
-from sklearn_robust.threats import LpBall, require_ball
+from sklearn_robust.threats import LpBall, Threat, is_ball, require_ball
 
 # Size of a coordinate of Z^T a, relative to the sum of its terms' sizes, up to which weights prove
 # that eps* = 0.
 _TOL_PROOF = 1e-6
+_LEAST_BOUND = 1e-8  # bound on the critical factor of a set that counts as 0
 
 # Dinkelbach's method
 _MAX_RATIOS = 30  # steps at most; it converges superlinearly
@@ -59,10 +67,12 @@ def max_margin(
     X: Any,
     y: Any = None,
     *,
-    q: float,
+    q: float | None = None,
     fit_intercept: bool = False,
     tol: float = DEFAULT_TOL,
     scale: Any = None,
+    threat: Threat | None = None,
+    sample_radius: Any = None,
 ) -> Separator:
     r"""The separator of largest l_q distance to its closest sample.
 
@@ -94,6 +104,12 @@ def max_margin(
         The scale s_j >= 0 of each feature: the threat is :math:`\|\delta / s\|_q \le \epsilon`, and
         the penalty :math:`\epsilon \|s w\|_{q^*}`. The adversary cannot touch a feature of scale 0.
         Features that a dict does not name have 1, as all have by default.
+    threat : Threat, optional
+        A set of `sklearn_robust.threats` in place of q and scale. The margin is then the critical
+        factor: the largest multiple of the sets of the samples below which a robust separator
+        exists. Sets with limits are multiplied as they are, cut by the limits.
+    sample_radius : array-like of shape (n,), optional
+        A factor >= 0 on the set of each sample, beside a threat.
 
     Returns
     -------
@@ -137,8 +153,12 @@ def max_margin(
     >>> round(max_margin(X, y, q=2).margin, 6)
     3.0
     """
-    problem = read_problem(X, y, check_exponent(q, "q"), 0.0, fit_intercept, scale)
     check_number(tol, "tol", low=0, strict=True)
+    if read_threat(threat, q, 0.0, scale) is not None:
+        return _critical_factor(
+            read_problem_of_threat(X, y, threat, fit_intercept, sample_radius), tol
+        )
+    problem = read_problem(X, y, check_exponent(q, "q"), 0.0, fit_intercept, scale)
     if isinstance(problem, JointProblem):
         of_classes = _largest_joint_distance(problem, tol)
         warn_of_gap(of_classes.relative_gap, tol)
@@ -154,7 +174,30 @@ def max_margin(
         if _imbalance(problem, answer.weights) > _TOL_PROOF:
             gap = 1.0  # one feature alone may still separate: the zero is not proven
     warn_of_gap(gap, tol)
-    return Separator.of(problem, norm, answer, gap)
+    found = Separator.of(problem, norm, answer, gap)
+    return found if scale is not None else found.on(X, y)
+
+
+def _critical_factor(problem: RobustProblem | JointProblem, tol: float) -> Separator:
+    """`max_margin` against a threat."""
+    if isinstance(problem, JointProblem):
+        require_ball(problem.threat, "max_margin of several classes", "use q, or two classes")
+        radius = problem.radius
+        found = _largest_joint_distance(problem.at_radius(0.0), tol)
+        factor = {"margin": found.margin / radius, "margin_bound": found.margin_bound / radius}
+        return replace(found, **factor)
+    unit = float(problem.radius[0])
+    if problem.adversary is None and is_ball(problem.threat):
+        answer = largest_distance(problem, tol)
+        answer = replace(answer, margin=max(answer.margin, 0.0))
+    else:
+        answer = largest_factor(problem, tol)
+    answer = replace(answer, margin=answer.margin / unit, bound=answer.bound / unit)
+    gap = 0.0 if answer.margin in (0.0, math.inf) else answer.gap
+    if answer.margin == 0 and answer.bound > _LEAST_BOUND:
+        gap = 1.0  # the zero is not proven
+    warn_of_gap(gap, tol)
+    return Separator.of(problem, LpNorm(2), answer, gap)
 
 
 def _largest_joint_distance(problem: JointProblem, tol: float) -> Separator:

@@ -21,21 +21,26 @@ from sklearn_robust.norms import Norm, SchattenNorm
 from sklearn_robust.separators._engine_choice import DEFAULT_TOL
 from sklearn_robust.separators._joint_margin_form import (
     JointMarginForm,
-    JointPoint,
     in_float64,
     on_all_samples,
 )
+from sklearn_robust.separators._joint_program import JointPoint, JointProgram
 from sklearn_robust.separators._joint_radius import enclose_radius
 from sklearn_robust.separators._joint_working_sets import points_on_sets, suits_sets
 from sklearn_robust.separators._max_margin_form import SolverFailure
 from sklearn_robust.separators.separator import NotSeparableError
 
-__all__ = ["largest_joint_distance", "solve_joint_separator"]
+__all__ = ["largest_joint_distance", "reachable_tol", "solve_joint_separator"]
 
 _MAX_STEPS = 8  # Newton steps of the refinement at most
 _MAX_MISSED_STEPS = 2  # consecutive steps without a smaller gap, after which it ends
 _TOL_EPS_STAR = 1e-9  # relative precision to which eps* is computed
-MATRIX_TOL = 1e-6  # certified relative gap that separators of least matrix norm reach
+_MATRIX_TOL = 1e-6  # certified relative gap that separators of least matrix norm reach
+
+
+def reachable_tol(norm: Norm, tol: float) -> float:
+    """The certified relative gap to aim at for a tol: at least 1e-6 for a matrix norm."""
+    return max(tol, _MATRIX_TOL) if isinstance(norm, SchattenNorm) else tol
 
 
 def solve_joint_separator(problem: JointProblem, norm: Norm, tol: float = DEFAULT_TOL) -> Certified:
@@ -63,9 +68,7 @@ def solve_joint_separator(problem: JointProblem, norm: Norm, tol: float = DEFAUL
     RuntimeError
         If every solver failed, or they neither found a separator nor proved that there is none.
     """
-    problem = in_float64(problem)
-    if isinstance(norm, SchattenNorm):
-        tol = max(tol, MATRIX_TOL)
+    problem, tol = in_float64(problem), reachable_tol(norm, tol)
     answer = _maximise_margin(problem, norm, tol)
     if answer.margin > 0:
         return answer
@@ -119,7 +122,9 @@ def _maximise_margin(problem: JointProblem, norm: Norm, tol: float) -> Certified
     """
     form = JointMarginForm.of(problem, norm)
     on_sets = suits_sets(form)
-    points = islice(points_on_sets(form) if on_sets else form.points(), 1 + _MAX_STEPS)
+    points = islice(
+        points_on_sets(form) if on_sets else JointProgram.of(form).points(), 1 + _MAX_STEPS
+    )
     best: Certified | None = None
     misses = 0
     while misses < _MAX_MISSED_STEPS:

@@ -1,4 +1,4 @@
-r"""Minimum-norm robust separators against l_q balls: the exact limits of robust training.
+r"""Minimum-norm robust separators: the exact limits of robust training.
 
 Every answer is certified on the user's own data before it is returned: its margin is measured, and
 the solver's multipliers give a bound that no other predictor can exceed. A solver's own status is
@@ -16,7 +16,7 @@ import numpy as np
 from sklearn_robust._parameters import check_exponent, check_number, check_radii
 from sklearn_robust.certificates import Certified, Point, cancelling_weights
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.norms import LpNorm, SchattenNorm
+from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows
 from sklearn_robust.separators._engine_choice import (
@@ -26,17 +26,21 @@ from sklearn_robust.separators._engine_choice import (
     maximise_margin,
 )
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
+from sklearn_robust.separators.conic_separator import certify_direction, maximise_conic_margin
 from sklearn_robust.separators.critical_radius import fixed_features, largest_distance
-from sklearn_robust.separators.joint import MATRIX_TOL, solve_joint_separator
+from sklearn_robust.separators.joint import reachable_tol, solve_joint_separator
+from sklearn_robust.separators.largest_factor import largest_factor
 from sklearn_robust.separators.separator import (
     NotSeparableError,
     Separator,
     check_geometry,
     read_norm,
     read_problem,
+    read_problem_of_threat,
+    read_threat,
     warn_of_gap,
 )
-from sklearn_robust.threats import LpBall, check_radius
+from sklearn_robust.threats import LpBall, Threat, check_radius, is_ball
 
 # Relative precision to which eps* is computed, and by which ||Z^T a||_q may exceed eps in a proof.
 _TOL_EPS_STAR = 1e-9
@@ -49,11 +53,13 @@ def min_norm_separator(
     y: Any = None,
     *,
     p: float | str,
-    q: float,
-    eps: float,
+    q: float | None = None,
+    eps: float | None = None,
     fit_intercept: bool = False,
     tol: float = DEFAULT_TOL,
     scale: Any = None,
+    threat: Threat | None = None,
+    sample_radius: Any = None,
 ) -> Separator:
     r"""The robust separator of least p-norm, i.e. of largest robust margin in the p-norm.
 
@@ -91,6 +97,13 @@ def min_norm_separator(
         The scale s_j >= 0 of each feature: the threat is :math:`\|\delta / s\|_q \le \epsilon`, and
         the penalty :math:`\epsilon \|s w\|_{q^*}`. The adversary cannot touch a feature of scale 0.
         Features that a dict does not name have 1, as all have by default.
+    threat : Threat, optional
+        A set of `sklearn_robust.threats` in place of q, eps and scale: in the program
+        :math:`\max_{\delta \in U} \langle -y_i w, \delta \rangle` takes the place of the penalty.
+        For two classes, or one symmetric set that all samples share, which must be in cones. It is
+        solved by a cone program.
+    sample_radius : array-like of shape (n,), optional
+        A factor >= 0 on the set of each sample, beside a threat.
 
     Returns
     -------
@@ -154,12 +167,20 @@ def min_norm_separator(
            [-0.25 , -0.25 ]])
     """
     check_geometry(p)
-    q, eps = check_exponent(q, "q"), check_radius(eps, "eps")
-    problem = read_problem(X, y, q, eps, fit_intercept, scale)
+    if read_threat(threat, q, eps, scale) is None:
+        q, eps = check_exponent(q, "q"), check_radius(eps, "eps")
+        if sample_radius is not None:
+            threat, scale = LpBall(q, eps, scale), None
+    if threat is None:
+        assert q is not None
+        assert eps is not None
+        problem = read_problem(X, y, q, eps, fit_intercept, scale)
+    else:
+        problem = read_problem_of_threat(X, y, threat, fit_intercept, sample_radius)
     check_number(tol, "tol", low=0, strict=True)
     separator, tol = _solve(problem, p, tol)
     warn_of_gap(separator.relative_gap, tol)
-    return separator
+    return separator.on(X, y)
 
 
 def separator_path(
@@ -247,7 +268,7 @@ def separator_path(
         at_radius = replace(problem, radius=np.array([radius]))
         path[radius], tol = _solve(at_radius, p, tol, start=start)
     warn_of_gap(max((separator.relative_gap for separator in path.values()), default=0.0), tol)
-    return [path[radius] for radius in radii]
+    return [path[radius].on(X, y) for radius in radii]
 
 
 def _check_sequence_of_radii(eps: Any) -> list[float]:
@@ -277,17 +298,18 @@ def _solve(
         norm = read_norm(p, 2)
         assert isinstance(norm, LpNorm)
         return solve_separator(problem, norm, tol, start=start), tol
-    matrix_norm = read_norm(p, problem.n_classes)
-    if isinstance(matrix_norm, SchattenNorm):
-        tol = max(tol, MATRIX_TOL)
-    found = solve_joint_separator(problem, matrix_norm, tol)
-    return Separator.of(problem, matrix_norm, found, found.gap), tol
+    of_matrix = read_norm(p, problem.n_classes)
+    found = solve_joint_separator(problem, of_matrix, tol)
+    return Separator.of(problem, of_matrix, found, found.gap), reachable_tol(of_matrix, tol)
 
 
 def solve_separator(
     problem: RobustProblem, norm: LpNorm, tol: float = DEFAULT_TOL, *, start: Vector | None = None
 ) -> Separator:
     """`min_norm_separator` of a single problem in float64; the caller judges its gap."""
+    if problem.adversary is not None or not is_ball(problem.threat):
+        answer = solve_conic_separator(problem, norm, tol)
+        return Separator.of(problem, norm, answer, answer.gap)
     answer = maximise_margin(problem, norm, tol, start=start)
     # without adversary it is the largest distance in the norm p*, for which there are more methods
     if problem.radius[0] == 0 and answer.gap > tol:
@@ -296,6 +318,36 @@ def solve_separator(
     if answer.margin <= 0:
         answer = _separator_near_eps_star(problem, norm, answer, tol)
     return Separator.of(problem, norm, answer, answer.gap)
+
+
+def solve_conic_separator(problem: RobustProblem, norm: LpNorm, tol: float) -> Certified:
+    """The robust separator against the sets of the samples.
+
+    Raises
+    ------
+    NotSeparableError
+        Where the critical factor, below which there is one, is at most 1.
+    RuntimeError
+        Where the programs do not decide.
+    """
+    answer = maximise_conic_margin(problem, norm, tol)
+    if answer.margin > 0:
+        return answer
+    unit = float(problem.radius[0])
+    one = replace(problem, radius=np.ones(1))
+    star = largest_factor(one, tol)
+    if star.margin > unit:  # its separator is robust, if not the one of least norm
+        return certify_direction(problem, norm, star.coef, answer)
+    if star.bound <= unit * (1 + _TOL_EPS_STAR):
+        threat = type(problem.threat).__name__
+        raise NotSeparableError(
+            1.0, star.margin / unit, star.weights, problem.fit_intercept, threat=threat
+        )
+    raise RuntimeError(
+        f"The solvers neither found a robust separator for threat={problem.threat!r} nor proved "
+        f"that there is none: the critical factor lies between {star.margin / unit:.8g} and "
+        f"{star.bound / unit:.8g}. Scale the features to similar sizes."
+    )
 
 
 def _separator_near_eps_star(

@@ -1,13 +1,14 @@
 """The public answer of the exact solvers: a separator with its proof, or an error.
 
-The threat is an l_q ball.
+The threat is an l_q ball, or another set in cones.
 """
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,15 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import _get_feature_names, check_X_y
 
 from sklearn_robust._parameters import check_choice, check_exponent, read_scale, refuse_lazy
+from sklearn_robust.adversaries import require_one_set
 from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import MATRIX_NORMS, LpNorm, Norm, SchattenNorm, norm_of
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.proofs import Certificate, CertificateError, Claim, LabelledData, certify_margin
 from sklearn_robust.rows import BlockRows
 from sklearn_robust.separators._max_margin_form import Vector
+from sklearn_robust.threats import LpBall, bound_threat, check_is_threat, is_ball
 
 
 @dataclass(frozen=True)
@@ -53,18 +57,21 @@ class Separator:
         The weights that prove the bound: >= 0 and of sum 1, with an intercept of sum 1/2 in each
         class. Several classes have a weight for each sample and rival, with intercepts as much of
         each class as against it.
-    perturbation : ndarray of shape (d,) or (K, K, d)
-        The worst perturbation: x_i - y_i perturbation is where the adversary moves sample i. Of
-        several classes entry (l, k) is taken from a sample of class l to lead it to class k.
+    perturbation : ndarray of shape (d,), (n, d) or (K, K, d)
+        The worst perturbation: x_i - y_i perturbation is where the adversary moves sample i, with
+        one for each sample where their sets differ. Of several classes entry (l, k) is taken from
+        a sample of class l to lead it to class k.
     p : float, "spectral" or "nuclear"
         The norm of the margin.
     q, eps : float
-        The threat.
+        The threat, an l_q ball; None for another set, and then eps is the factor on it.
     fit_intercept : bool
     solver : str
         The engine that found the predictor.
     scale : ndarray of shape (d,) or None
         The scale s_j of each feature; the threat is :math:`\|\delta / s\|_q \le \epsilon`.
+    threat : Threat or None
+        The set, where it is not one l_q ball.
     """
 
     coef: Vector
@@ -75,18 +82,58 @@ class Separator:
     dual_coef: Vector
     perturbation: Vector
     p: Any  # float or str
-    q: float
+    q: float | None
     eps: float
     fit_intercept: bool
     solver: str
     scale: Vector | None = None
+    threat: Any = None
+    _data: Any = field(default=None, repr=False, compare=False)  # X and y, for the certificate
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles hold a certificate that was made, and not the data."""
+        return {**vars(self), "_data": None}
+
+    def on(self, X: Any, y: Any) -> Self:
+        """The same separator, which knows its data until it is copied: its certificate needs
+        them.
+        """
+        return replace(self, _data=(X, y))
+
+    @cached_property
+    def certificate(self) -> Certificate:
+        """The margin and its bound as a certificate that anyone can check, made when first asked
+        for.
+
+        Raises
+        ------
+        CertificateError
+            If p or q is none of 1, 2 and inf, after copying and pickling, and for `max_margin` of
+            several classes or with a scale, whose margin is no norm of the coefficients.
+        """
+        if self._data is None:
+            raise CertificateError(
+                "The certificate needs the data, which copies and pickles of a separator do not "
+                "have, nor that of max_margin with a scale or several classes. Read it from what "
+                "min_norm_separator returns, before it is copied."
+            )
+        if self.threat is not None:
+            raise CertificateError(f"Certificates serve l_q balls, got threat={self.threat!r}.")
+        X, y = self._data
+        classes = np.unique(np.asarray(y))
+        data = LabelledData.of(X, y, classes=[-1, 1] if len(classes) == 1 else classes)
+        coef, intercept = np.atleast_2d(self.coef), np.atleast_1d(self.intercept)
+        ball = LpBall(self.q, self.eps, self.scale)
+        claim = Claim(data, ball, coef, intercept, self.fit_intercept)
+        return certify_margin(claim, self.p, self.dual_coef)
 
     @classmethod
     def of(
         cls, problem: RobustProblem | JointProblem, norm: Any, certified: Certified, gap: float
     ) -> Separator:
-        """The separator of a certified point, for a problem with an l_q ball."""
+        """The separator of a certified point."""
         threat = problem.threat
+        plain = is_ball(threat) and getattr(problem, "adversary", None) is None
         return cls(
             coef=certified.coef,
             intercept=certified.intercept,
@@ -96,16 +143,19 @@ class Separator:
             dual_coef=certified.weights,
             perturbation=_perturbation(problem, certified.coef),
             p=geometry_of(norm),
-            q=threat.q,
+            q=threat.q if plain else None,
             eps=float(np.squeeze(problem.radius)),
             fit_intercept=problem.fit_intercept,
             solver=certified.solver,
-            scale=threat.scale,
+            scale=threat.scale if plain else None,
+            threat=None if plain else threat,
         )
 
     def __repr__(self) -> str:
         p = self.p if isinstance(self.p, str) else f"{self.p:g}"
-        threat = f"p={p}, q={self.q:g}, eps={self.eps:.4g}"
+        name = type(self.threat).__name__
+        ball = f"q={self.q:g}, eps={self.eps:.4g}" if self.threat is None else f"threat={name}"
+        threat = f"p={p}, {ball}"
         figures = f"margin={self.margin:.4g}, relative_gap={self.relative_gap:.2g}"
         features, samples = np.atleast_2d(self.coef), np.atleast_2d(self.dual_coef)
         used = f"{np.count_nonzero(features.any(axis=0))} of {features.shape[1]} features"
@@ -117,8 +167,12 @@ class Separator:
 
 
 def _perturbation(problem: RobustProblem | JointProblem, coef: Vector) -> Vector:
-    """The worst perturbation, (d,), or those of the pairs of classes, (K, K, d)."""
+    """The worst perturbation, (d,), those of the samples, (n, d), or those of the pairs of classes,
+    (K, K, d).
+    """
     if isinstance(problem, RobustProblem):
+        if problem.adversary is not None:
+            return problem.radius[0] * problem.adversary.perturbations(coef)
         return problem.perturbation(coef[None])[0]
     K, (low, high) = problem.n_classes, problem.pairs
     worst = problem.radius * problem.threat.worst(problem.pair_differences(coef))
@@ -147,6 +201,9 @@ class NotSeparableError(ValueError):
     perturbations : ndarray of shape (K(K-1)/2, d) or None
         For several classes the points of the unit ball for the pairs of classes with which the
         weights prove it.
+    threat : str or None
+        The set, where it is no l_q ball: eps is then the factor on it, and eps_star the critical
+        one.
     """
 
     def __init__(
@@ -156,15 +213,20 @@ class NotSeparableError(ValueError):
         weights: Vector,
         fit_intercept: bool = True,
         perturbations: Vector | None = None,
+        threat: str | None = None,
     ) -> None:
         reason, remedy = "they are not linearly separable, eps* = 0", ""
-        if eps_star > 0:
+        if eps_star > 0 and threat is None:
             reason = f"a robust separator exists only for eps < eps* = {eps_star:.8g}"
             remedy = "a smaller eps, or "
+        elif eps_star > 0:
+            reason = f"a robust separator exists only against less than {eps_star:.8g} times it"
+            remedy = "a smaller set, or "
         if not fit_intercept:
             remedy += "fit_intercept=True, with which eps* may be larger, or "
         super().__init__(
-            f"No linear predictor separates the classes with eps={eps:.8g}: {reason}. Use "
+            f"No linear predictor separates the classes with "
+            f"{f'eps={eps:.8g}' if threat is None else f'threat={threat}'}: {reason}. Use "
             f"{remedy}RobustLinearClassifier, which minimises the robust risk instead."
         )
         self.eps = eps
@@ -172,6 +234,7 @@ class NotSeparableError(ValueError):
         self.weights = weights
         self.fit_intercept = fit_intercept
         self.perturbations = perturbations
+        self.threat = threat
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (
@@ -180,6 +243,7 @@ class NotSeparableError(ValueError):
             self.weights,
             self.fit_intercept,
             self.perturbations,
+            self.threat,
         )
 
 
@@ -205,6 +269,45 @@ def check_geometry(p: Any, name: str = "p") -> float | str:
             f"{name} must be a real number in [1, inf] or one of {list(MATRIX_NORMS)}, got {p!r}."
         )
     return p
+
+
+def read_threat(threat: Any, q: Any, eps: Any, scale: Any) -> Any:
+    """None for the l_q ball of q, eps and scale; else the threat, which takes their place."""
+    if threat is None:
+        if q is None or eps is None:
+            raise ValueError(f"q and eps, or threat, must be given, got q={q!r} and eps={eps!r}.")
+        return None
+    if not (q is None and scale is None):
+        raise ValueError(
+            f"threat takes the place of q, eps and scale, got threat={threat!r} beside q={q!r} and "
+            f"scale={scale!r}: leave out one or the others."
+        )
+    check_is_threat(threat)
+    return threat
+
+
+def read_problem_of_threat(
+    X: Any, y: Any, threat: Any, fit_intercept: bool, sample_radius: Any
+) -> RobustProblem | JointProblem:
+    """The problem of a user's data and a threat; a joint one for several classes."""
+    check_choice(fit_intercept, "fit_intercept", (True, False))
+    refuse_lazy(X=X, y=y)
+    names = _get_feature_names(X)
+    X, y = check_X_y(X, y, accept_sparse=("csr", "csc"), dtype=np.float64)
+    X = sparse.csr_array(X) if sparse.issparse(X) else X
+    classes, index = np.unique(y, return_inverse=True)
+    threat = bound_threat(threat, X.shape[1], names, classes.tolist())
+    if len(classes) > 2:
+        require_one_set(threat, sample_radius)
+        return JointProblem.from_data(X, index, threat=threat, fit_intercept=fit_intercept)
+    return RobustProblem.from_data(
+        X,
+        _signs(y, classes, fit_intercept),
+        threat=threat,
+        fit_intercept=fit_intercept,
+        sample_radius=sample_radius,
+        classes=classes.tolist() if len(classes) == 2 else None,
+    )
 
 
 def read_problem(
@@ -273,7 +376,7 @@ def _signs(y: NDArray[Any], classes: NDArray[Any], fit_intercept: bool) -> Vecto
     return y.astype(np.float64)
 
 
-def warn_of_gap(gap: float, tol: float) -> None:
+def warn_of_gap(gap: float, tol: float, *, stacklevel: int = 3) -> None:
     """A ConvergenceWarning at the caller of the public function, where the gap is above tol."""
     if gap > tol:
         warnings.warn(
@@ -281,5 +384,5 @@ def warn_of_gap(gap: float, tol: float) -> None:
             f"features to similar sizes, "
             "move eps away from eps*, or accept a larger tol.",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )

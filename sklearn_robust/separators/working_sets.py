@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,32 +117,74 @@ def solve_on_row_sets(
         The best predictor and the best weights of all rounds. Its margin is measured on all rows,
         without a charge for rounding. The gap is above tol where the rounds did not suffice.
     """
-    n, d = problem.X.shape
+    best, proof = solve_in_rounds(_RowsOfProblem(problem), norm, tol, solve)
+    weights = np.zeros(problem.X.shape[0])
+    weights[proof.key] = best.weights
+    return replace(best, weights=weights)
+
+
+class Sweeps(Protocol):
+    """All rows of a problem, as constraint generation asks for them."""
+
+    shape: tuple[int, int]
+
+    def first(self, count: int) -> RowSet:
+        """The rows of the first set, of both classes where there is an intercept."""
+        ...
+
+    def sweep(self, answer: Certified, level: float, count: int) -> tuple[float, RowSet]:
+        """The least of all scores y (<w, x> + b), and the rows of least score below a level,
+        `count` at most.
+        """
+        ...
+
+    def problem(self, chosen: RowSet) -> RobustProblem:
+        """The problem of some of the rows alone."""
+        ...
+
+
+def solve_in_rounds(
+    rows: Sweeps,
+    norm: LpNorm,
+    tol: float,
+    solve: Callable[[RobustProblem, float], Certified],
+) -> tuple[Certified, RowSet]:
+    """The rounds of constraint generation, of rows wherever they are; see `solve_on_row_sets`.
+
+    Returns
+    -------
+    best : Certified
+        The best predictor of all rounds, and the best weights.
+    proof : RowSet
+        The rows that the weights are of.
+    """
+    n, d = rows.shape
     sizes = _LARGE_SETS if n > _VERY_TALL_RATIO * d else _SMALL_SETS
-    chosen, best = _first_rows(problem), None
-    gap, lowest = _ROUGH_GAP, math.inf
+    chosen = proof = rows.first(_FIRST_ROWS * d)
+    best, gap, lowest = None, _ROUGH_GAP, math.inf
     for _ in range(_MAX_SET_ROUNDS):
-        small = solve(chosen.problem(problem), gap)
+        part = rows.problem(chosen)
+        small = solve(part, gap)
         size = norm.value(small.coef)
-        penalty = float(problem.penalty(small.coef[None])[0])
+        penalty = float(part.penalty(small.coef[None])[0])
         level = small.margin * size + penalty if size > 0 else -math.inf
-        least, violated = _sweep(problem, small, level, int(sizes.added * d))
+        least, violated = rows.sweep(small, level, int(sizes.added * d))
         margin = min(small.margin, (least - penalty) / size) if size > 0 else -math.inf
-        weights = np.zeros(n)
-        weights[chosen.index] = small.weights
-        best = replace(small, weights=weights, margin=margin).merged(best)
-        violated = violated.at(~np.isin(violated.index, chosen.index))
-        n_added = len(violated.index)
+        if best is None or small.bound <= best.bound:
+            proof = chosen
+        best = replace(small, margin=margin).merged(best)
+        violated = violated.at(~np.isin(violated.key, chosen.key))
+        n_added = len(violated.key)
         reached = relative_gap(best.margin, best.bound) - small.rounding <= tol
         if small.margin <= 0 or reached or (not n_added and gap < tol):
             break
-        if len(chosen.index) > sizes.crowded * d and small.bound < (1 - _FALLEN) * lowest:
-            chosen = chosen.at(_kept(problem, chosen, small, int(sizes.near * d)))
+        if len(chosen.key) > sizes.crowded * d and small.bound < (1 - _FALLEN) * lowest:
+            chosen = chosen.at(_kept(part, small, int(sizes.near * d)))
         lowest = min(lowest, small.bound)
         chosen = chosen.joined(violated)
         gap = _ROUGH_GAP if n_added > _FEW_ADDED * d else _FINE_GAP_SHARE * tol
     assert best is not None  # there is a round
-    return best
+    return best, proof
 
 
 def solve_on_column_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
@@ -202,84 +244,96 @@ def _next_gap(program: MaxMarginForm, n_violated: int, tol: float) -> float:
 
 def problem_on_rows(problem: RobustProblem, index: NDArray[np.intp]) -> RobustProblem:
     """The problem of the rows at these places alone, which ascend, in memory."""
-    return _RowSet.of(problem.rows, index).problem(problem)
+    rows = _RowsOfProblem(problem)
+    return rows.problem(rows.at(problem.rows, index))
 
 
 @dataclass(frozen=True)
-class _RowSet:
-    """Some rows: their places, and a dense copy of them in float64."""
+class RowSet:
+    """Some rows: a key of each, a dense copy in float64, and their labels in {-1, +1}."""
 
-    index: NDArray[np.intp]
+    key: NDArray[np.int64]
     X: Vector
+    y: Vector
 
-    @classmethod
-    def of(cls, rows: Any, places: NDArray[np.intp], first: int = 0) -> _RowSet:
-        """The rows at these places, which ascend, of a block that starts at row `first`."""
-        return cls(first + places, rows.take(places).astype(np.float64, copy=False))
-
-    def problem(self, whole: RobustProblem) -> RobustProblem:
-        """The problem of these rows alone."""
-        y, log_weight = whole.y[:, self.index], whole.log_weight[:, self.index]
-        return replace(whole, X=self.X, y=y, log_weight=log_weight)
-
-    def at(self, places: NDArray[Any]) -> _RowSet:
+    def at(self, places: NDArray[Any]) -> RowSet:
         """Some of them."""
-        return _RowSet(self.index[places], self.X[places])
+        return RowSet(self.key[places], self.X[places], self.y[places])
 
-    def joined(self, other: _RowSet) -> _RowSet:
-        return _RowSet(np.concatenate([self.index, other.index]), np.concatenate([self.X, other.X]))
-
-
-def _first_rows(problem: RobustProblem) -> _RowSet:
-    """Rows at random, the same at every call; with an intercept alike many of both classes."""
-    rng = np.random.default_rng(0)
-    classes = [np.flatnonzero(members[0]) for members in problem.classes]
-    size = -(-_FIRST_ROWS * problem.n_features // len(classes))
-    index = np.concatenate(
-        [rng.choice(members, min(size, len(members)), replace=False) for members in classes]
-    )
-    index.sort()
-    return _RowSet.of(problem.rows, index)
+    def joined(self, other: RowSet) -> RowSet:
+        """The rows of both."""
+        pairs = (self.key, other.key), (self.X, other.X), (self.y, other.y)
+        return RowSet(*(np.concatenate(pair) for pair in pairs))
 
 
-def _sweep(
-    problem: RobustProblem, answer: Certified, level: float, count: int
-) -> tuple[float, _RowSet]:
-    """The least of all scores y (<w, x> + b), and the rows of least score below a level.
+@dataclass(frozen=True)
+class _RowsOfProblem:
+    """The rows of a problem in memory or in blocks, whose keys are their places."""
 
-    They are at most `count`. Each block of rows answers with its own, below the level of those that
-    the blocks before it found.
-    """
-    y, unused = problem.y[0], problem.log_weight[0] == -math.inf
-    coef, some_unused = answer.coef[None], bool(unused.any())
-    least, low = math.inf, np.empty(0)
-    found = _RowSet(np.empty(0, np.intp), np.empty((0, problem.n_features)))
-    for at, rows in _blocks(problem.rows):
-        scores = y[at] * (rows.scores(coef)[0] + answer.intercept)
-        if some_unused:
-            scores[unused[at]] = math.inf
-        least = min(least, float(scores.min()))
-        below = np.flatnonzero(scores < level)
-        if not len(below):
-            continue
-        below = np.sort(below[_least(scores[below], count)])
-        found = found.joined(_RowSet.of(rows, below, at.start))
-        low = np.concatenate([low, scores[below]])
-        if len(low) > count:
-            first = _least(low, count)
-            found, low = found.at(first), low[first]
-            level = float(low.max())
-    return least, found
+    whole: RobustProblem
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        n, d = self.whole.X.shape
+        return n, d
+
+    def at(self, rows: Any, places: NDArray[np.intp], first: int = 0) -> RowSet:
+        """The rows at these places, which ascend, of a block that starts at row `first`."""
+        X, key = rows.take(places).astype(np.float64, copy=False), first + places
+        return RowSet(key, X, self.whole.y[0, key].astype(np.float64, copy=False))
+
+    def problem(self, chosen: RowSet) -> RobustProblem:
+        """The problem of some of the rows alone."""
+        log_weight = self.whole.log_weight[:, chosen.key]
+        return replace(self.whole, X=chosen.X, y=chosen.y[None], log_weight=log_weight)
+
+    def first(self, count: int) -> RowSet:
+        """Rows at random, the same at every call; with an intercept alike many of both classes."""
+        rng = np.random.default_rng(0)
+        classes = [np.flatnonzero(members[0]) for members in self.whole.classes]
+        size = -(-count // len(classes))
+        index = np.concatenate(
+            [rng.choice(members, min(size, len(members)), replace=False) for members in classes]
+        )
+        index.sort()
+        return self.at(self.whole.rows, index)
+
+    def sweep(self, answer: Certified, level: float, count: int) -> tuple[float, RowSet]:
+        """The least of all scores y (<w, x> + b), and the rows of least score below a level.
+
+        They are at most `count`. Each block of rows answers with its own, below the level of those
+        that the blocks before it found.
+        """
+        y, unused = self.whole.y[0], self.whole.log_weight[0] == -math.inf
+        coef, some_unused = answer.coef[None], bool(unused.any())
+        least, low = math.inf, np.empty(0)
+        found = self.at(self.whole.rows, np.empty(0, np.intp))
+        for at, rows in row_blocks(self.whole.rows):
+            scores = y[at] * (rows.scores(coef)[0] + answer.intercept)
+            if some_unused:
+                scores[unused[at]] = math.inf
+            least = min(least, float(scores.min()))
+            below = np.flatnonzero(scores < level)
+            if not len(below):
+                continue
+            below = np.sort(below[least_places(scores[below], count)])
+            found = found.joined(self.at(rows, below, at.start))
+            low = np.concatenate([low, scores[below]])
+            if len(low) > count:
+                first = least_places(low, count)
+                found, low = found.at(first), low[first]
+                level = float(low.max())
+        return least, found
 
 
-def _least(values: Vector, count: int) -> NDArray[np.intp]:
+def least_places(values: Vector, count: int) -> NDArray[np.intp]:
     """The places of the least values, `count` at most."""
     if len(values) <= count:
         return np.arange(len(values))
     return np.argpartition(values, count)[:count]
 
 
-def _blocks(rows: Any) -> Iterator[tuple[slice, Any]]:
+def row_blocks(rows: Any) -> Iterator[tuple[slice, Any]]:
     """Blocks of rows, and where they lie; dense ones of a size that a cache holds."""
     for at, held in rows.row_blocks():
         if not isinstance(held, DenseRows):
@@ -292,19 +346,16 @@ def _blocks(rows: Any) -> Iterator[tuple[slice, Any]]:
             yield slice(at.start + start, at.start + stop), DenseRows(held.X[start:stop])
 
 
-def _kept(
-    problem: RobustProblem, chosen: _RowSet, small: Certified, n_near: int
-) -> NDArray[np.intp]:
-    """The places of the chosen rows that carry weight, and of n_near rows of least margin.
+def _kept(part: RobustProblem, small: Certified, n_near: int) -> NDArray[np.intp]:
+    """The places of the rows of a set that carry weight, and of n_near rows of least margin.
 
     Without a row that carries weight the next bound would rise, and the row would come back. With
     an intercept rows of both classes carry weight; a row of each class is kept in any case, for
     the program would be unbounded without.
     """
-    part = chosen.problem(problem)
     scores = part.signed_scores(small.coef[None])[0] + part.y[0] * small.intercept
     stay = small.weights > _CARRIED_WEIGHT * small.weights.max()
-    stay[_least(scores, n_near)] = True
+    stay[least_places(scores, n_near)] = True
     for members in part.classes:
         stay[np.argmax(np.where(members[0], small.weights, -1.0))] = True
     return np.flatnonzero(stay)

@@ -8,16 +8,28 @@ from sklearn_robust.solvers.diagonal import diagonal_descent
 from sklearn_robust.solvers.robust_risk import minimise_robust_risk
 from sklearn_robust.solvers.solution import Solution
 from sklearn_robust.solvers.steepest import descent_grid, steepest_descent
+from sklearn_robust.solvers.summed_risk import (
+    SummedSolution,
+    balanced_weighted_sum,
+    log_risks_along,
+    minimise_summed_risk,
+    most_hessian_columns,
+)
 
 __all__ = [
     "JointSolution",
     "Solution",
+    "SummedSolution",
     "accelerated_margin",
+    "balanced_weighted_sum",
     "descent_grid",
     "diagonal_descent",
     "joint_diagonal_descent",
     "joint_steepest_descent",
+    "log_risks_along",
     "minimise_joint_risk",
     "minimise_robust_risk",
+    "minimise_summed_risk",
+    "most_hessian_columns",
     "steepest_descent",
 ]

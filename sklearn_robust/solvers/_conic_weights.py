@@ -18,24 +18,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from scipy import sparse
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from sklearn_robust._clarabel import SolverFailure
-from sklearn_robust.problems import RobustProblem
-from sklearn_robust.rows import DenseRows, GramRows, SparseRows
-from sklearn_robust.solvers._conic_sets import (
-    TERM_ROUNDING,
-    ConicRows,
-    InteriorSet,
+from sklearn_robust._conic_sets import (
+    ConicSlot,
+    Perturbation,
     least_share,
+    matched,
+    prove_inseparable,
     solve_program,
 )
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import DenseRows, GramRows, SparseRows
 from sklearn_robust.solvers._newton_rules import MarginHessian
-from sklearn_robust.threats import support
 
 _MAX_CONIC_REPAIRS = 4  # rounds of a repair; most weights need one or two
 _MOST_CUT = 0.01  # sum of the negative weights, in a total of 1, above which a repair has failed
@@ -45,33 +44,6 @@ _NO_ROOM = 1e-9  # slack, relative to the radii, up to which no weights lie in t
 _GRAM_RIDGE = 1e-13
 # Singular value, relative to the largest, up to which a condition on the weights repeats others.
 _REPEATED_TERM = 1e-13
-
-
-class Slot:
-    """A set, the sign of w in its support function, and the radius of each sample in it, (n,).
-
-    The set is in units of its size, and so is the radius.
-    """
-
-    def __init__(self, threat: Any, sign: float, radius: np.ndarray) -> None:
-        self.threat, self.sign = threat, sign
-        self.set = InteriorSet(threat)
-        self.rows: ConicRows = self.set.rows
-        self.radius = self.set.size * radius
-        # the numbers of coordinates of u and of s
-        self.widths = self.rows.E.shape[1], self.rows.F.shape[1]
-
-    def support(self, coef: np.ndarray) -> float:
-        """sigma(g w)."""
-        return float(support(self.threat, self.sign * coef)) / self.set.size
-
-
-@dataclass(frozen=True)
-class Perturbation:
-    """A point u of the set of a slot, and the s by which it is in it."""
-
-    u: np.ndarray
-    s: np.ndarray
 
 
 def moments_of(problem: RobustProblem) -> GramRows:
@@ -85,17 +57,6 @@ def moments_of(problem: RobustProblem) -> GramRows:
     return problem.rows
 
 
-def slots_of(problem: RobustProblem) -> list[Slot]:
-    """The slots of one problem: one for its symmetric set, which all samples share.
-
-    There is none where the radius is 0.
-    """
-    radius = float(problem.radius[0])
-    if radius == 0:
-        return []
-    return [Slot(problem.threat, 1.0, np.full(problem.y.shape[1], radius))]
-
-
 class MarginMap:
     r"""M = [Z, y, -R], the map from (w, b, t) to the margins of one problem.
 
@@ -104,7 +65,7 @@ class MarginMap:
     intercept absorbs, and `reach` is the largest radius in each slot.
     """
 
-    def __init__(self, problem: RobustProblem, slots: Sequence[Slot]) -> None:
+    def __init__(self, problem: RobustProblem, slots: Sequence[ConicSlot]) -> None:
         self.problem, self.y = problem, problem.y[0]
         self.rows = moments_of(problem)
         n, self.n_features = problem.X.shape
@@ -174,7 +135,7 @@ class Hessian(MarginHessian):
 class DualWeights:
     """Weights of one problem that prove a bound on its robust risk."""
 
-    def __init__(self, problem: RobustProblem, slots: Sequence[Slot], of_margins: MarginMap):
+    def __init__(self, problem: RobustProblem, slots: Sequence[ConicSlot], of_margins: MarginMap):
         self.problem, self.slots = problem, slots
         self.map = of_margins
 
@@ -267,38 +228,10 @@ class DualWeights:
     def _matched(
         self, weights: np.ndarray, perturbations: Sequence[Perturbation]
     ) -> list[Perturbation]:
-        """The perturbations, moved alike to where the perturbed rows cancel."""
-        lack, total = self._lack(weights, perturbations)
-        matched = []
-        for slot, point in zip(self.slots, perturbations, strict=True):
-            u = point.u + slot.sign * lack / total
-            matched.append(Perturbation(u, slot.set.with_s(u, point.s)))
-        return matched
-
-    def _lack(
-        self, weights: np.ndarray, perturbations: Sequence[Perturbation]
-    ) -> tuple[np.ndarray, float]:
-        """The weighted sum of the perturbed rows, (d,), and the weighted sum of the radii."""
-        lack, total = self.problem.weighted_sum(weights[None])[0], 0.0
-        for slot, point in zip(self.slots, perturbations, strict=True):
-            share = float(slot.radius @ weights)
-            lack, total = lack - share * slot.sign * point.u, total + share
-        return lack, total
+        return matched(self.problem, self.slots, weights, perturbations)
 
     def _hold(self, weights: np.ndarray, perturbations: Sequence[Perturbation]) -> bool:
-        """Whether the perturbed rows cancel and the perturbations are in their sets.
-
-        Both hold up to the rounding of Z^T a.
-        """
-        rounding = TERM_ROUNDING * self.problem.sizes(weights[None])[0]
-        lack, total = self._lack(weights, perturbations)
-        if not np.all(np.abs(lack) <= rounding):
-            return False
-        room = rounding / total if self.slots else rounding
-        return all(
-            slot.rows.holds(point.u, point.s, room)
-            for slot, point in zip(self.slots, perturbations, strict=True)
-        )
+        return prove_inseparable(self.problem, self.slots, weights, perturbations)
 
     def _cancelling(
         self, hessian: Hessian, weights: np.ndarray, perturbations: Sequence[Perturbation]

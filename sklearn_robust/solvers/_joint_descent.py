@@ -38,9 +38,10 @@ from sklearn_robust._array_api import Array, like, namespace, to_numpy
 from sklearn_robust._joint_flows import (
     best_perturbations,
     exact_by_cuts,
+    feasibility_of_sums,
     feature_capacities,
     over_capacities,
-    pair_capacities,
+    weighted_sums,
 )
 from sklearn_robust._joint_saddle import StepModel, flow
 from sklearn_robust.certificates import Certified
@@ -48,7 +49,6 @@ from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import (
     certify,
     entropy_bound,
-    feasibility,
     pair_perturbations,
     repaired_weights,
 )
@@ -84,6 +84,7 @@ def joint_steepest_descent(
     coef_init: Array | None = None,
     record_every: int = 0,
     monitors: Sequence[Monitor] = (),
+    keep_weights: bool = True,
 ) -> Solution:
     r"""Follow the path of steepest descent of the joint robust risk.
 
@@ -101,12 +102,14 @@ def joint_steepest_descent(
         As in `steepest_descent`. "paper" is 1 / B^2, :math:`B = \max |x_{ij}| + \epsilon`.
     coef_init : array of shape (K, d), optional
         Start; zero by default.
+    keep_weights : bool, default=True
+        Whether the solution has the weights that prove it, which may be larger than the data.
 
     Returns
     -------
     Solution
-        With k = 1 and arrays (1, K, d), (1, K) and (1, K, n) as coefficients, intercepts and
-        weights.
+        With k = 1 and arrays (1, K, d), (1, K) and (1, K, n) or (1, K, 0) as coefficients,
+        intercepts and weights.
 
     Raises
     ------
@@ -126,13 +129,55 @@ def joint_steepest_descent(
     stopping = Stopping(max_iter, loss_tol, tol, stop_if_not_separable, record_every, monitors)
     growth = STEEPEST_GROWTH if step_size == "adaptive" else None
     geometry = Geometry((norm,))
-    # perturbations of the pairs, in units of their capacities, from which a step starts
     n_pairs = 0 if exact_by_cuts(problem, norm) else len(problem.pairs[0])
-    taken = np.zeros((1, n_pairs, problem.n_features))
     # a trial step may raise the risk beyond all numbers, and is evaluated anew then
     with np.errstate(over="ignore", invalid="ignore"):
-        path = RulePath(flat, loss, _JointRule(geometry), (coef, taken), step, growth)
-        return follow(path, JointRun(flat, stopping, loss, geometry))
+        # the perturbations of the pairs, in units of their capacities, from which a step starts
+        state = [coef, np.zeros((1, n_pairs, problem.n_features))]
+        path = RulePath(flat, loss, _JointRule(geometry), tuple(state), step, growth)
+        state.clear()  # they may be as large as the data
+        run = JointRun(flat, stopping, loss, geometry)
+        run.keep_weights = keep_weights
+        return follow(path, run)
+
+
+@dataclass(frozen=True)
+class PointWeights:
+    """The weights of the loss at a point of a path, of which the steps need sums alone.
+
+    Attributes
+    ----------
+    problem : JointProblem
+    loss : MarginLoss
+    coef : array of shape (K, d)
+    intercept : array of shape (K,)
+    weighted_sum : array of shape (K, d)
+        G.
+    class_sums : ndarray of shape (K, K)
+        In float64.
+    """
+
+    problem: JointProblem
+    loss: MarginLoss
+    coef: Array
+    intercept: Array
+    weighted_sum: Array
+    class_sums: np.ndarray
+
+    @property
+    def total(self) -> float:
+        """The sum of all weights."""
+        return float(self.class_sums.sum())
+
+    @property
+    def capacities(self) -> np.ndarray:
+        """radius times A_lk for the pairs l < k."""
+        between: np.ndarray = (self.class_sums + self.class_sums.T)[self.problem.pairs]
+        return self.problem.radius * between
+
+    def array(self) -> Array:
+        """The weights (K, n), computed anew: they may be larger than the data."""
+        return self.problem.evaluate(self.loss, self.coef, self.intercept).weights
 
 
 @dataclass(frozen=True)
@@ -178,16 +223,25 @@ class Flat:
 
     def evaluate(self, loss: MarginLoss, coef: Array, *, near: Array | None = None) -> Evaluation:
         start = None if near is None else near[0]
-        now = self.joint.evaluate(loss, self.matrix(coef), near=start)
+        matrix = self.matrix(coef)
+        now = self.joint.evaluate(loss, matrix, near=start)
+        weights = PointWeights(
+            self.joint,
+            loss,
+            matrix,
+            now.intercept,
+            self.joint.weighted_sum(now.weights),
+            _in_double(self.joint.class_sums(now.weights)),
+        )
         return Evaluation(
             now.intercept[None],
             now.margins[None],
             namespace(coef).asarray(now.log_risk)[None],
-            now.weights[None],
+            weights,
         )
 
-    def weighted_sum(self, weights: Array) -> Array:
-        return self.joint.weighted_sum(weights[0]).reshape(1, -1)
+    def weighted_sum(self, weights: PointWeights) -> Array:
+        return weights.weighted_sum.reshape(1, -1)
 
 
 @dataclass(frozen=True)
@@ -210,7 +264,7 @@ class _JointRule:
     ) -> tuple[State, Array]:
         joint, norm = problem.host, self.geometry.norms[0]
         W, G = (_in_double(problem.matrix(x)) for x in (coef, weighted_sum))
-        capacities = pair_capacities(problem.joint, now.weights[0])
+        capacities = now.weights.capacities
         size, taken = float(step[0]), state[1][0]
         if not exact_by_cuts(joint, norm):
             moved, subgradient, taken = model_step(joint, norm, W, G, capacities, size, taken)
@@ -325,19 +379,28 @@ def stopped_at_ties(problem: JointProblem, coef: np.ndarray, moved: np.ndarray) 
 
 
 class JointRun(DescentRun):
-    """The path of the joint risk with the certificates of several classes."""
+    """The path of the joint risk with the certificates of several classes.
+
+    Attributes
+    ----------
+    keep_weights : bool
+        Whether solutions have the weights that prove them.
+    """
 
     problem: Any  # Flat
+    keep_weights = True
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on with the one problem, or end."""
+        self.ids = self.ids[rows]
 
     def _tighten(self, at: Iterate) -> None:
-        """Keep the least bound D(a) on the margin, and the coefficients whose weights prove it:
-        they take less memory.
-        """
-        joint, weights = self.problem.host, at.now.weights[0]
-        total = float(weights.sum())
+        """Keep the least bound D(a) on the margin, and the weights that prove it."""
+        joint, weights = self.problem.host, at.now.weights
+        total = weights.total
         if not total > 0 or not math.isfinite(at.now.log_risk[0]):
             return
-        capacities = pair_capacities(self.problem.joint, weights)
+        capacities = weights.capacities
         norm = self.geometry.norms[0]
         W, G = (_in_double(self.problem.matrix(x)) for x in (at.coef, at.weighted_sum))
         if exact_by_cuts(joint, norm):
@@ -351,25 +414,32 @@ class JointRun(DescentRun):
         bound = float(norm.dual.value(left.ravel())) / total
         if bound < self.bounds[0]:
             self.bounds[0] = bound
-            self.proofs = at.coef
+            self.proofs = weights
 
     def near_proof(self, iteration: int, at: Any) -> np.ndarray:
         """Whether the capacities of the pairs would nearly do."""
         if iteration > self.patience:
             return np.ones(1, dtype=bool)
         joint = self.problem.host
-        weights = joint.balanced(to_numpy(at.weights[0]))
+        balanced = joint.balanced(to_numpy(at.weights.array()), overwrite=True)
+        sums = weighted_sums(joint, balanced)
+        del balanced
         start = pair_perturbations(joint, to_numpy(self.problem.matrix(at.coef)))
-        return np.full(1, feasibility(joint, weights, start).ratio <= _NEAR_PROOF)
+        return np.full(1, feasibility_of_sums(joint, sums, start).ratio <= _NEAR_PROOF)
 
     def _proven(self, i: int, at: Iterate) -> Certified:
         """The predictor with what its least bound proves."""
         W, intercept = (to_numpy(x) for x in (self.problem.matrix(at.coef), at.intercept[0]))
-        weights = at.weights
-        if self.bounds[0] < math.inf and self.proofs is not at.coef:
-            weights = self.problem.evaluate(self.loss, self.proofs).weights
+        proof = self.proofs if self.bounds[0] < math.inf else at.weights
         norm = self.geometry.norms[0]
-        proven = certify(self.problem.host, norm, W, to_numpy(weights[0]), intercept)
+        proven = certify(
+            self.problem.host,
+            norm,
+            W,
+            lambda: to_numpy(proof.array()),
+            intercept,
+            keep_weights=self.keep_weights,
+        )
         coef, weights, intercept, margin, bound = (
             like(at.coef, np.asarray(array)[None])
             for array in (W, proven.weights, intercept, proven.margin, proven.bound)
@@ -384,11 +454,12 @@ class JointRun(DescentRun):
         They are inf and None without a proof that the data are not separable.
         """
         joint = self.problem.host
-        weights = repaired_weights(joint, _in_double(now.weights[0]))
+        weights = repaired_weights(joint, _in_double(now.weights.array()), overwrite=True)
         if not np.isfinite(weights).all():
             return math.inf, None
         excess = float(now.log_risk[0]) - entropy_bound(joint, self.loss, weights)
-        return float(-np.expm1(-excess)), like(now.weights, weights[None])
+        weights = weights if self.keep_weights else weights[:, :0].copy()
+        return float(-np.expm1(-excess)), like(now.log_risk, weights[None])
 
 
 def _in_double(x: Array) -> np.ndarray:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from sklearn_robust._array_api import to_numpy
-from sklearn_robust._joint_flows import by_cuts, feature_capacities, pair_capacities
+from sklearn_robust._joint_flows import by_cuts, feature_capacities
 from sklearn_robust._joint_saddle import flow
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import pair_perturbations
@@ -140,7 +140,7 @@ class _JointDiagonalDescent(DiagonalDescent):
             problem.matrix(x).astype(np.float64)
             for x in (coef, weighted_sum, self.rates(state, rate))
         )
-        capacities = pair_capacities(joint, now.weights[0])
+        capacities = now.weights.capacities
         ahead, taken = W + rates * G, state[2][0]
         if by_cuts(joint):
             ends = total_variation_prox(ahead, feature_capacities(joint, capacities), rates=rates)

@@ -25,12 +25,8 @@ from scipy.linalg.blas import dsyrk
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import MarginLoss, is_exponential
 from sklearn_robust.rows import (
-    BlockRows,
-    DenseRows,
     GramRows,
     Rows,
-    SparseRows,
-    as_rows,
     mean_square,
 )
 
@@ -211,16 +207,8 @@ class JointModel:
     # -- units
 
     def blocks(self) -> Iterator[tuple[slice, Rows]]:
-        """The samples, and their rows, a block at a time; rows that offer products only in one."""
-        rows = self.problem.rows
-        if isinstance(rows, BlockRows):
-            yield from rows.row_blocks()
-            return
-        if not isinstance(rows, DenseRows | SparseRows):
-            yield slice(0, rows.shape[0]), rows
-            return
-        for at, _ in self.problem.blocks():
-            yield at, as_rows(self.problem.X[at])
+        """The samples, and their rows, a block at a time."""
+        return self.problem.row_blocks()
 
     def scores(self, coef: np.ndarray, rows: Rows) -> np.ndarray:
         """Scores with the intercepts of a block of rows, (K, d + 1) -> (K, m)."""

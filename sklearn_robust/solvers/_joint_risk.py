@@ -20,16 +20,17 @@ The condition :math:`\epsilon A_{lk} = \lambda_{lk}` on the multipliers is taken
 \tau) \epsilon`, so that iterates become strictly feasible for the bound at :math:`\epsilon`;
 :math:`\tau` falls with the gap, of which it costs a tenth.
 
-It serves l_q balls with q = 1, 2 and inf, up to some thousand coefficients. Elsewhere L-BFGS
-minimises the smoothed risk at the radius :math:`(1 - \tau) \epsilon`, with the same bounds at
-:math:`\epsilon`, for smaller and smaller :math:`\tau` and smoothing.
+It serves l_q balls with q = 1, 2 and inf, up to some thousand coefficients. Elsewhere, with any
+threat that has a projection, L-BFGS minimises the smoothed risk at the radius :math:`(1 - \tau)
+\epsilon`, with the same bounds at :math:`\epsilon`, for smaller and smaller :math:`\tau` and
+smoothing.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,12 +47,12 @@ from sklearn_robust.solvers._joint_start import (
     PairDifferences,
     SmoothedRisk,
     descend,
-    smoothed_norms,
     smoothed_risk,
+    with_reachable,
 )
 from sklearn_robust.solvers._joint_ties import on_kinks
 from sklearn_robust.solvers.solution import Monitor, Monitoring
-from sklearn_robust.threats import require_ball
+from sklearn_robust.threats import ProximalThreat, is_ball, require
 
 _SMOOTHING = 0.03  # smoothing of the norms at the start, in units of the data
 _START_ITERATIONS = 60  # iterations of L-BFGS on the smoothed risk
@@ -83,7 +84,12 @@ _STEP_HALVINGS = 30  # largest number of times that a step without cones is halv
 
 _SHRINKS = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)  # shrinking of the radius, by stage of L-BFGS
 _SMOOTHING_OF_SHRINK = 0.3  # smoothing in a stage, in units of the data, relative to the shrinking
-_STAGE_ITERATIONS = 300
+_PROVE_EVERY = 50  # iterations of a stage between attempts at a bound
+_PRICES = 1.5  # times the price of its smaller radius: the gap at which a stage ends
+_LEAST_ITERATIONS = 30  # iterations of a stage at least
+# entries of arrays over classes and samples, and over pairs and features, that all iterations of
+# L-BFGS may compute: some minutes
+_MOST_ENTRIES = 4_000_000_000
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,7 @@ def minimise_joint_risk(
     Parameters
     ----------
     problem : JointProblem
-        On NumPy or scipy.sparse data or rows of one's own, against an l_q ball.
+        On NumPy or scipy.sparse data or rows of one's own, with a threat that has a projection.
     loss : MarginLoss
         Exponential or logistic.
     tol : float, default=1e-6
@@ -158,14 +164,15 @@ def minimise_joint_risk(
     Raises
     ------
     ValueError
-        If the threat is not an l_q ball.
+        If the threat has no projection.
 
     Notes
     -----
-    The method is a primal-dual interior point for q in {1, 2, inf} and up to 3000 unknowns, and
-    L-BFGS on a smoothed risk otherwise. The first decides whether the risk has a minimiser where
-    its iterates leave that open; where it has none the predictor nears the infimum. Data of very
-    unlike scales may end without a bound: the gap is then 1.
+    The method is a primal-dual interior point for l_q balls of q in {1, 2, inf} and up to 3000
+    unknowns, and L-BFGS on a smoothed risk otherwise, with fewer iterations where classes times
+    samples, or pairs of classes times features, are many millions. The first decides whether the
+    risk has a minimiser where its iterates leave that open; where it has none the predictor nears
+    the infimum. Data of very unlike scales may end without a bound: the gap is then 1.
 
     Examples
     --------
@@ -182,8 +189,9 @@ def minimise_joint_risk(
     >>> solution.coef.shape, solution.separable, solution.gap < 1e-4
     ((3, 13), False, True)
     """
-    require_ball(problem.threat, "the minimiser of the joint risk")
-    run = _Minimisation(problem.in_double_arithmetic(), loss, tol, Monitoring(0, monitors))
+    require(problem.threat, ProximalThreat, "the minimiser of the joint risk")
+    problem = with_reachable(problem.in_double_arithmetic())
+    run = _Minimisation(problem, loss, tol, Monitoring(0, monitors))
     return run.run(max_iter, start)
 
 
@@ -237,9 +245,10 @@ class _Minimisation:
         if start is not None:
             self.coef = self.model.from_predictor(*start)
         unknowns = self.coef.size + len(self.model.low)
+        has_cones = is_ball(self.problem.threat) and self.problem.threat.q in CONES
         serves = (
             isinstance(self.problem.rows, DenseRows | SparseRows | BlockRows)
-            and (self.problem.threat.q in CONES or not len(self.model.low))
+            and (has_cones or not len(self.model.low))
             and unknowns <= _MOST_UNKNOWNS
         )
         if serves:
@@ -252,7 +261,13 @@ class _Minimisation:
             self._stages(20 * max_iter)
         return self._solution()
 
-    def _descend(self, smoothing: float, shrink: float, max_iter: int) -> SmoothedRisk:
+    def _descend(
+        self,
+        smoothing: float,
+        shrink: float,
+        max_iter: int,
+        ends: Callable[[np.ndarray, RiskPoint], bool] | None = None,
+    ) -> SmoothedRisk:
         """L-BFGS on the smoothed risk."""
         self.coef, smoothed = descend(
             self.model,
@@ -261,7 +276,7 @@ class _Minimisation:
             smoothing=smoothing,
             shrink=shrink,
             max_iter=max_iter,
-            stop=self._ends_descent,
+            stop=ends or self._ends_descent,
         )
         return smoothed
 
@@ -387,7 +402,7 @@ class _Minimisation:
         D = self.differences.of(self.coef)
         if not D.size:
             return None
-        norms = smoothed_norms(D, self.problem.threat.dual_norm.p, smoothing)[0]
+        norms = self.differences.smoothed(self.coef, smoothing)[0]
         multipliers = self.model.at(self.coef, norms).gradient.pairs
         least = max(_LEAST_MULTIPLIER * float(multipliers.max()), np.finfo(float).tiny)
         cone = CONES[self.problem.threat.q]
@@ -548,23 +563,41 @@ class _Minimisation:
 
     def _stages(self, max_iter: int) -> None:
         """L-BFGS at a radius that approaches the problem's, until the bound closes the gap."""
-        for shrink in _SHRINKS:
-            left = min(_STAGE_ITERATIONS, max_iter - self.n_iter)
-            if left <= 0:
+        entries = self.coef.shape[0] * len(self.problem.y)
+        entries += len(self.model.low) * len(self.differences.columns)
+        max_iter = min(max_iter, _MOST_ENTRIES // entries)
+        for stage, shrink in enumerate(_SHRINKS):
+            left = max_iter - self.n_iter
+            of_stage = max(_LEAST_ITERATIONS, left // (len(_SHRINKS) - stage))
+            if left <= 0 or self._end_stage(shrink, min(of_stage, left)):
                 return
-            smoothing = _SMOOTHING_OF_SHRINK * shrink
-            point = self._descend(smoothing, shrink, left).point.release()
-            if self.stopped:
-                return
-            if _separates(point):  # at a radius below the problem's
-                continue
-            slopes = smoothed_norms(
-                self.differences.of(self.coef), self.problem.threat.dual_norm.p, smoothing
-            )[1]
+
+    def _end_stage(self, shrink: float, max_iter: int) -> bool:
+        """One stage, until most of the gap is the price of the smaller radius; whether the method
+        ends.
+        """
+        smoothing = _SMOOTHING_OF_SHRINK * shrink
+
+        def gap(coef: np.ndarray, point: RiskPoint) -> float:
+            """Of the logarithms of the risk and its bound, with the weights at the point."""
+            slopes = self.differences.smoothed(coef, smoothing)[1]
             self.bounds.update(point, (1 - shrink) * slopes)
-            risk = self._log_risk(self.coef)
-            if risk - self.bounds.bound <= self.tol:
-                return
+            return self._log_risk(coef) - self.bounds.bound
+
+        def ends(coef: np.ndarray, point: RiskPoint) -> bool:
+            if self._ends_descent(coef, point):
+                return True
+            if self.n_iter % _PROVE_EVERY:
+                return False
+            penalty = float(point.gradient.pairs @ point.pairs) / _size(point)
+            return gap(coef, point) <= max(self.tol, _PRICES * shrink * penalty)
+
+        point = self._descend(smoothing, shrink, max_iter, ends).point.release()
+        if self.stopped:
+            return True
+        if _separates(point):  # at a radius below the problem's
+            return False
+        return gap(self.coef, point) <= self.tol
 
     # -- the end
 

@@ -1,13 +1,16 @@
 r"""Quasi-Newton descent on a smoothed joint risk: the start of the interior point, and the method
-where it does not serve. It serves l_q balls.
+where it does not serve.
 
-Each norm of a pair is replaced by a smooth one that is larger by an amount in proportion to
-:math:`\beta`, so that the smoothed risk bounds the risk from above:
+The penalty of each pair is replaced by a smooth one that differs by an amount in proportion to
+:math:`\beta`: larger for l_q balls, smaller for other sets U of perturbations (Moreau):
 
 =========  =====================================================================
 q = 1      :math:`\beta \log \sum_j 2 \cosh(D_j / \beta)`
-else       :math:`\|e\|_{q^*}` with :math:`e_j = \sqrt{D_j^2 + \beta^2}`; for
+other q    :math:`\|e\|_{q^*}` with :math:`e_j = \sqrt{D_j^2 + \beta^2}`; for
            q = 2 one :math:`\beta^2` is added for all features together
+other U    :math:`\max_{\delta \in U} \langle D, \delta \rangle - \tfrac12 c \|\delta\|_2^2`,
+           :math:`c = \beta / \|(\sigma(e_1) .. \sigma(e_d))\|_2`, attained at the projection
+           of D / c on U
 =========  =====================================================================
 """
 
@@ -15,15 +18,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 from scipy.optimize import OptimizeResult, fmin_l_bfgs_b
 
+from sklearn_robust.joint import JointProblem
 from sklearn_robust.solvers._joint_model import JointModel, RiskPoint
+from sklearn_robust.threats import is_ball, support
 
 _LBFGS_MEMORY = 10  # pairs of differences that L-BFGS keeps
+_UNIT_VECTOR_ENTRIES = 2**18  # entries of the unit vectors that are formed at a time
 _ALL = slice(None)
 
 
@@ -54,7 +61,8 @@ def smoothed_norms(D: np.ndarray, dual_q: float, smoothing: float) -> tuple[np.n
 
 
 class PairDifferences:
-    """The scaled differences D of the pairs of classes, on the features that the adversary reaches.
+    """The differences D of the pairs of classes, scaled as a ball is, on the features that the
+    adversary reaches.
 
     Parameters
     ----------
@@ -70,11 +78,17 @@ class PairDifferences:
     """
 
     def __init__(self, model: JointModel) -> None:
-        scale = model.problem.threat.scale
-        scale = np.ones(model.problem.n_features) if scale is None else np.asarray(scale, float)
-        self.columns = np.flatnonzero(scale > 0)
-        self.scale = scale[self.columns]
         self.model = model
+        self.threat = model.problem.threat
+        d = model.problem.n_features
+        if is_ball(self.threat):
+            scale = self.threat.scale
+            reach = scale = np.ones(d) if scale is None else np.asarray(scale, float)
+        else:
+            reach, scale = feature_reach(self.threat, d), np.ones(d)
+        self.columns = np.flatnonzero(reach > 0)
+        self.scale = scale[self.columns]
+        self._size = float(np.linalg.norm(reach))
         P, K = len(model.low), model.problem.n_classes
         pairs = np.arange(P)
         ones = np.ones(P)
@@ -94,11 +108,35 @@ class PairDifferences:
 
     def norms(self, coef: np.ndarray) -> np.ndarray:
         """The dual norms of the differences, (K, d + 1) -> (P,)."""
-        dual_q = self.model.problem.threat.dual_norm.p
         norms = np.zeros(len(self.model.low))
         for at in self.blocks():
-            norms[at] = np.linalg.norm(self.of(coef, at), dual_q, axis=1)
+            D = self.of(coef, at)
+            if is_ball(self.threat):
+                norms[at] = np.linalg.norm(D, self.threat.dual_norm.p, axis=1)
+            else:
+                norms[at] = support(self.threat, self._on_all_features(D))
         return norms
+
+    def smoothed(
+        self, coef: np.ndarray, smoothing: float, at: slice = _ALL
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The smoothed penalties of the pairs, or of a block of them, (P,), and their gradients by
+        the differences (P, r), multiples of points of the unit set: (K, d + 1) -> ...
+        """
+        D = self.of(coef, at)
+        if is_ball(self.threat):
+            return smoothed_norms(D, self.threat.dual_norm.p, smoothing)
+        curvature = smoothing / self._size
+        nearest = self._on_all_features(D / curvature)
+        points = self.threat.project(nearest, np.ones(len(D)))[:, self.columns]
+        products = np.einsum("pd,pd->p", D - 0.5 * curvature * points, points)
+        return products, points
+
+    def _on_all_features(self, D: np.ndarray) -> np.ndarray:
+        """(P, r) -> (P, d)."""
+        spread = np.zeros((len(D), self.model.problem.n_features))
+        spread[:, self.columns] = D
+        return spread
 
     def adjoint(
         self, by_difference: np.ndarray, shape: tuple[int, ...], at: slice = _ALL
@@ -107,6 +145,37 @@ class PairDifferences:
         coef = np.zeros(shape)
         coef[:, self.columns] = (self.incidence[at].T @ by_difference) * self.scale
         return coef
+
+
+def feature_reach(threat: Any, n_features: int) -> np.ndarray:
+    r"""How far each feature can be moved, :math:`\sigma(e_j)`, of shape (d,)."""
+    rows = max(1, _UNIT_VECTOR_ENTRIES // n_features)
+    starts = range(0, n_features, rows)
+    blocks = (np.eye(min(rows, n_features - k), n_features, k=k) for k in starts)
+    return np.concatenate([support(threat, block) for block in blocks])
+
+
+@dataclass(frozen=True)
+class _Reaching:
+    """A threat that can tell which features it moves, for proofs; the rest is the threat's own."""
+
+    threat: Any
+    reached: np.ndarray
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.threat, name)
+
+    def reachable(self, x: np.ndarray) -> np.ndarray:
+        """x with zero in place of the features that are never moved."""
+        return np.where(self.reached, x, 0.0)
+
+
+def with_reachable(problem: JointProblem) -> JointProblem:
+    """The problem with a threat that can tell which features it moves."""
+    if hasattr(problem.threat, "reachable"):
+        return problem
+    reached = feature_reach(problem.threat, problem.n_features) > 0
+    return replace(problem, threat=_Reaching(problem.threat, reached))
 
 
 @dataclass(frozen=True)
@@ -131,14 +200,13 @@ def smoothed_risk(
     shrink: float = 0.0,
 ) -> SmoothedRisk:
     """The smoothed risk of coefficients (K, d + 1) at the radius times 1 - shrink."""
-    dual_q = model.problem.threat.dual_norm.p
     norms = np.zeros(len(model.low))
     for at in differences.blocks():
-        norms[at] = smoothed_norms(differences.of(coef, at), dual_q, smoothing)[0]
+        norms[at] = differences.smoothed(coef, smoothing, at)[0]
     point = model.at(coef, (1 - shrink) * norms)
     gradient = point.gradient.coef.copy()
     for at in differences.blocks():
-        slopes = smoothed_norms(differences.of(coef, at), dual_q, smoothing)[1]
+        slopes = differences.smoothed(coef, smoothing, at)[1]
         slopes *= (1 - shrink) * point.gradient.pairs[at, None]
         gradient += differences.adjoint(slopes, coef.shape, at)
     return SmoothedRisk(point, gradient)

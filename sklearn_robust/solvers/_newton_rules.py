@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -18,7 +18,7 @@ _DAMPING_RAISE = 100  # factor on the damping after a failed step
 _DAMPING_CUT = 10  # divisor of the damping after an accepted step
 
 # Decreases of the log-risk that a model predicts, absolute
-_LONG_STEP_DECREASE = 0.1  # above it the line search tries longer steps than the model's
+LONG_STEP_DECREASE = 0.1  # above it the line search tries longer steps than the model's
 CLOSE_DECREASE = 0.03  # up to it the model's weights may certify the risk, and exact faces pay
 # below it the rounding of the log-risk hides the decrease: the line search tolerates that rounding
 _HIDDEN_DECREASE = 1e-8
@@ -32,7 +32,7 @@ _MOST_STEP = 1024.0  # relative to the first step; the search doubles the step u
 _MOST_MARGIN_CHANGE = 1e3
 
 # Curvature over total weight, up to which a step would be too long: a larger curvature replaces it
-_FLAT_CURVATURE = 1e-6
+FLAT_CURVATURE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,17 @@ class MarginHessian:
 
 def largest_theta(c: np.ndarray, a: np.ndarray) -> float:
     """The theta of C = diag(c) - theta a a^T."""
-    return 1 / max(1.0, float(np.sum(a * (a / np.maximum(c, np.finfo(float).tiny)))))
+    return theta_of_ratio(curvature_ratio(c, a))
+
+
+def curvature_ratio(c: np.ndarray, a: np.ndarray) -> float:
+    """The sum of a_i^2 / c_i."""
+    return float(np.sum(a * (a / np.maximum(c, np.finfo(float).tiny))))
+
+
+def theta_of_ratio(ratio: float) -> float:
+    """The theta of this sum over all samples."""
+    return 1 / max(1.0, ratio)
 
 
 def curvatures(
@@ -67,13 +77,17 @@ def curvatures(
 ) -> np.ndarray:
     """The curvatures c of the loss, (n,).
 
-    Where they vanish, far on the wrong side, or a method is `cautious`, they are at least those of
-    a parabola whose step just crosses zero.
+    Where they vanish, far on the wrong side, or a method is `cautious`, they are `raised`.
     """
     c = loss.curvature(margins, weights)
-    if cautious or c.sum() <= _FLAT_CURVATURE * weights.sum():
-        return np.maximum(c, weights / (1 + np.maximum(-margins, 0)))
+    if cautious or c.sum() <= FLAT_CURVATURE * weights.sum():
+        return raised(c, margins, weights)
     return c
+
+
+def raised(c: np.ndarray, margins: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Curvatures at least those of a parabola whose step just crosses zero."""
+    return np.maximum(c, weights / (1 + np.maximum(-margins, 0)))
 
 
 def more_damping(damping: float) -> float:
@@ -101,16 +115,43 @@ class NewtonPoint:
         """Whether the margins of the samples in use are positive."""
         return bool(self.margins[used].min() > 0)
 
+    def first_share(self, change: np.ndarray, used: np.ndarray) -> float:
+        """The first step of a line search along this change of the margins (n,)."""
+        largest = float(np.abs(self.margins[used]).max())
+        return first_share(largest, float(np.abs(change[used]).max()))
 
-Point = TypeVar("Point", bound=NewtonPoint)
+
+class Evaluated(Protocol):
+    """A point whose risk is known."""
+
+    @property
+    def log_risk(self) -> float: ...
+
+
+Point = TypeVar("Point", bound=Evaluated)
+
+
+def first_share(largest_margin: float, largest_change: float) -> float:
+    """The first step of a line search, as a share of the model's step.
+
+    It is 1, or less where one sample has all the weight: the log-risk then has no curvature, and
+    the model no end.
+
+    Parameters
+    ----------
+    largest_margin, largest_change : float
+        The largest margin in size, and the largest change of one on the whole step.
+    """
+    furthest = _MOST_MARGIN_CHANGE * (1 + largest_margin)
+    return furthest / largest_change if largest_change > furthest else 1.0
 
 
 def line_search(
-    at: Point,
+    log_risk: float,
     ahead: Callable[[float], Point],
-    change: np.ndarray,
+    separates: Callable[[Point], bool],
     decrease: float,
-    used: np.ndarray,
+    first: float,
 ) -> Point | None:
     r"""The point towards the model's minimiser, or beyond, with a sufficient decrease, or None.
 
@@ -120,34 +161,32 @@ def line_search(
 
     Parameters
     ----------
-    at : NewtonPoint
+    log_risk : float
+        At the start of the step.
     ahead : callable
         The point at a share t of the way.
-    change : ndarray of shape (n,)
-        The change of the margins on the whole way.
+    separates : callable
+        Whether the margins of a point are positive.
     decrease : float
         The predicted decrease.
-    used : ndarray of shape (n,), bool
-        Samples of positive weight.
+    first : float
+        The first share, of `first_share`.
     """
     if not decrease > 0:
         return None
-    rounding = 8 * np.finfo(float).eps * (1 + abs(at.log_risk))
+    rounding = 8 * np.finfo(float).eps * (1 + abs(log_risk))
     granted = rounding if decrease < _HIDDEN_DECREASE else 0.0
-    # where one sample has all the weight the log-risk has no curvature, and the model no end
-    furthest = _MOST_MARGIN_CHANGE * (1 + float(np.abs(at.margins[used]).max()))
-    largest = float(np.abs(change[used]).max())
-    first = share = furthest / largest if largest > furthest else 1.0
+    share = first
     found = ahead(share)
-    while not found.log_risk <= at.log_risk - _SUFFICIENT_DECREASE * share * decrease + granted:
+    while not found.log_risk <= log_risk - _SUFFICIENT_DECREASE * share * decrease + granted:
         share *= 0.5
         if share <= _LEAST_STEP * first:
             return None
         found = ahead(share)
     while (
         first <= share < _MOST_STEP * first
-        and decrease > _LONG_STEP_DECREASE
-        and not found.separates(used)
+        and decrease > LONG_STEP_DECREASE
+        and not separates(found)
     ):
         share *= 2
         further = ahead(share)

@@ -34,17 +34,14 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_robust._clarabel import SolverFailure
+from sklearn_robust._conic_sets import ConicSlot, Perturbation, slots_of, solve_program
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import _newton_rules as rules
-from sklearn_robust.solvers._conic_sets import solve_program
 from sklearn_robust.solvers._conic_weights import (
     DualWeights,
     Hessian,
     MarginMap,
-    Perturbation,
-    Slot,
-    slots_of,
 )
 from sklearn_robust.solvers.solution import Solution
 from sklearn_robust.threats import ConicThreat, require
@@ -97,7 +94,8 @@ def conic_newton(
     ConvergenceWarning
         Where clarabel fails at every damping of the step.
     """
-    require(problem.threat, ConicThreat, "the minimiser of the robust risk")
+    if problem.adversary is None:
+        require(problem.threat, ConicThreat, "the minimiser of the robust risk")
     return _ConicNewton(problem, loss, tol, certify).run(start, max_iter, record)
 
 
@@ -147,7 +145,7 @@ class _ConicNewton:
         at = self._evaluated(start[0], self.problem.signed_scores(start)[0], None)
         best: _Proven | None = None
         damping, iteration = rules.LEAST_DAMPING, 0
-        while iteration < max_iter and not at.separates(self.used):
+        while iteration < max_iter and not self._separates(at):
             iteration += 1
             hessian = self._hessian(at)
             try:
@@ -165,7 +163,8 @@ class _ConicNewton:
                     record(iteration, best.coef[None], best.weights[None])
                     break
             ahead = partial(self._between, at, target)
-            moved = rules.line_search(at, ahead, target.change, decrease, self.used)
+            first = at.first_share(target.change, self.used)
+            moved = rules.line_search(at.log_risk, ahead, self._separates, decrease, first)
             if moved is None:
                 if decrease <= rules.ROUNDING_DECREASE or damping > rules.MOST_DAMPING:
                     break
@@ -177,7 +176,7 @@ class _ConicNewton:
 
     def _solution(self, at: _Point, best: _Proven | None) -> Solution | None:
         """The best certified predictor, or one that separates the data; None without either."""
-        if at.separates(self.used):
+        if self._separates(at):
             return self.certify(at.coef[None], near=at.intercept)
         if best is None:
             best = self._judged(at, self.dual.mixed(at.weights))
@@ -196,12 +195,18 @@ class _ConicNewton:
 
     # points
 
+    def _separates(self, at: _Point) -> bool:
+        return at.separates(self.used)
+
     def _evaluated(self, coef: np.ndarray, scores: np.ndarray, near: float | None) -> _Point:
         """The point of a predictor, with its best intercept."""
         levels = np.array([slot.support(coef) for slot in self.slots])
         margins, intercept = scores, 0.0
         for slot, level in zip(self.slots, levels, strict=True):
-            margins = margins - level * slot.radius
+            # an infinite support takes nothing from the samples without a part in the set
+            margins = margins - np.where(slot.radius > 0, level, 0.0) * slot.radius
+        if not np.isfinite(levels).all():
+            return _Point(coef, 0.0, scores, margins, math.inf, np.zeros_like(scores), levels)
         if self.problem.fit_intercept:
             guess = None if near is None else np.array([near])
             found = self.loss.intercept(margins[None], self.y[None], self.log_weight[None], guess)
@@ -235,6 +240,8 @@ class _ConicNewton:
         matrix.flat[:: len(matrix) + 1] += damping * np.where(diagonal > 0, diagonal, mean)
         x, perturbations = self.program.solve(matrix, -hessian.weighted_sum - matrix @ now)
         coef = self.map.coef(x)
+        for slot in self.slots:
+            coef = slot.in_domain(coef)
         scores = self.problem.signed_scores(coef[None])[0]
         point = self._evaluated(coef, scores, at.intercept)
         return _Target(point, self.map.forward(x - now), perturbations)
@@ -281,7 +288,7 @@ class _StepProgram:
     :math:`\lambda` of each slot, in the unit of t.
     """
 
-    def __init__(self, slots: Sequence[Slot], of_margins: MarginMap) -> None:
+    def __init__(self, slots: Sequence[ConicSlot], of_margins: MarginMap) -> None:
         self.n = of_margins.n_columns
         # the scales of the rows E^T lambda = g w of each slot
         self.scales = [of_margins.units / reach for reach in of_margins.reach]

@@ -74,7 +74,7 @@ def _unpenalised_minimiser(problem: RobustProblem, loss: MarginLoss, max_iter: i
     if scale is not None and not scale.all():
         free = np.flatnonzero(scale == 0)
         X = on_columns(problem.X, free)
-        alone = replace(problem, X=X, threat=LpBall(2, 1.0), radius=np.zeros(1))
+        alone = replace(problem, X=X, threat=LpBall(2, 1.0), radius=np.zeros(1), adversary=None)
         start = np.zeros((1, len(free)))
         coef[:, free], _ = _descend(alone, loss, start, max_iter, lambda *_: None)
     return coef
@@ -90,8 +90,8 @@ def _first_step(problem: RobustProblem, loss: MarginLoss, unpenalised: np.ndarra
     """
     here = problem.evaluate(loss, unpenalised)
     weighted_sum = problem.weighted_sum(here.weights)
-    total_weight = np.sum(here.weights)
-    down = problem.threat.norm.residual(weighted_sum, problem.radius * total_weight, LpNorm(2))
+    radius = problem.radius * problem.attacked_weight(here.weights)
+    down = problem.threat.norm.residual(weighted_sum, radius, LpNorm(2))
     down = problem.threat.reachable(down)
     if not down.any():
         return unpenalised
@@ -166,7 +166,8 @@ class _LogRisk:
         now = self.problem.evaluate(self.loss, coef / self.unit, penalty=penalty)
         self.margins = now.margins
         weighted_sum = self.problem.weighted_sum(now.weights)[0] / self.unit
-        return float(now.log_risk[0]), self.form.gradient(x, weighted_sum, now.weights.sum())
+        attacked = float(self.problem.attacked_weight(now.weights)[0])
+        return float(now.log_risk[0]), self.form.gradient(x, weighted_sum, attacked)
 
     def start(self, coef: np.ndarray) -> np.ndarray:
         """The variables of coefficients (1, d)."""

@@ -1,12 +1,12 @@
 r"""The quadratic model of the log-risk around a predictor, and its minimiser.
 
-In the margins the log-risk has gradient -a and, nearly, Hessian C = diag(c) - theta a a^T. With the
-margins' change :math:`\delta = Z u + y \beta - \nu`, where w moves by u, the intercept by beta and
-the penalty :math:`\epsilon \|w\|_{q^*}` by nu, the model is :math:`-a \cdot \delta + \tfrac12
-\delta^T C \delta`: the norm in it is exact.
+In the margins the log-risk has gradient -a and, nearly, Hessian C = diag(c) - theta a a^T. The
+margins change by :math:`\delta = Z u + y \beta - \nu r`, where w moves by u, the intercept by beta
+and the penalty :math:`\epsilon \|w\|_{q^*}` by nu, and r are the factors of the samples on the
+radius. The model is :math:`-a \cdot \delta + \tfrac12 \delta^T C \delta`: the norm in it is exact.
 
 At its minimiser the weights :math:`a' = a - C \delta` obey :math:`\|Z^T a'\|_q \le \epsilon \sum_i
-a'_i` and :math:`y \cdot a' = 0`: they are dual feasible. So each Newton step brings the weights
+r_i a'_i` and :math:`y \cdot a' = 0`: they are dual feasible. So each Newton step brings the weights
 that certify it.
 
 The minimiser lies on a face of the norm, on which the norm is smooth: the nonzero coordinates and
@@ -22,17 +22,16 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from scipy.linalg import LinAlgError, blas, lapack
 from scipy.special import expit
 
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import GramRows
 from sklearn_robust.scaled_norms import WeightedNorm
-from sklearn_robust.solvers._newton_rules import MarginHessian, largest_theta
+from sklearn_robust.solvers._newton_rules import curvature_ratio, theta_of_ratio
 
 # Share of eps by which the model's weights stay inside the ball, so that rounding does not decide.
 _MODEL_INSET = 1e-10
@@ -70,7 +69,7 @@ class Gradient:
     weighted_sum : ndarray of shape (d,)
         Z^T a.
     total_weight : float
-        The sum of a.
+        The sum of a, in terms of the samples' factors r on the radius: r . a.
     label_sum : float
         y . a, the label-weighted sum.
     """
@@ -79,28 +78,121 @@ class Gradient:
     total_weight: float
     label_sum: float
 
+    def times(self, factor: float) -> Gradient:
+        """The gradient of the same samples relative to another risk."""
+        return _times(self, factor)
+
+    def __add__(self, other: Gradient) -> Gradient:
+        return _plus(self, other)
+
+    def slope(self, coef: np.ndarray, intercept: float, penalty: float) -> float:
+        """a . delta, where coefficients, intercept and penalty change by these amounts."""
+        change = self.weighted_sum @ coef + self.label_sum * intercept
+        return float(change - self.total_weight * penalty)
+
 
 @dataclass(frozen=True)
-class Curvature(MarginHessian):
-    """The Hessian of the log-risk by some columns' coefficients, the intercept and the penalty.
+class CurvatureSums:
+    r"""The sums over samples of which a Hessian is made, at curvatures c and weights a.
+
+    Z has the signed rows, centred, on f columns; C = diag(c), and r holds the samples' factors on
+    the radius.
 
     Attributes
     ----------
+    gram : ndarray of shape (f, f)
+        Z^T C Z.
+    by_label, by_penalty : ndarray of shape (f,)
+        Z^T C y and Z^T C r.
+    total, label_penalty, penalty_total : float
+        y^T C y, which is the sum of c, y^T C r and r^T C r.
+    ratio : float
+        The sum of :math:`a_i^2 / c_i`.
+    """
+
+    gram: np.ndarray
+    by_label: np.ndarray
+    by_penalty: np.ndarray
+    total: float
+    label_penalty: float
+    penalty_total: float
+    ratio: float
+
+    def times(self, factor: float) -> CurvatureSums:
+        """The sums of the same samples relative to another risk."""
+        return _times(self, factor)
+
+    def __add__(self, other: CurvatureSums) -> CurvatureSums:
+        return _plus(self, other)
+
+    @classmethod
+    def of(
+        cls,
+        rows: GramRows,
+        columns: np.ndarray | slice,
+        centre: np.ndarray,
+        y: np.ndarray,
+        r: np.ndarray,
+        c: np.ndarray,
+        a: np.ndarray,
+        *,
+        exact: bool,
+    ) -> CurvatureSums:
+        """The sums over rows with labels y and factors r.
+
+        `centre` (f,) is subtracted from the rows; `exact` asks for double precision however long it
+        takes.
+        """
+        gram, by_label, by_penalty = rows.weighted_gram(columns, centre, c, y * r, exact=exact)
+        return cls(
+            gram,
+            by_label,
+            by_penalty,
+            float(c.sum()),
+            float(c @ (y * r)),
+            float(c @ r**2),
+            curvature_ratio(c, a),
+        )
+
+
+Sums = TypeVar("Sums", Gradient, CurvatureSums)
+
+
+def _times(sums: Sums, factor: float) -> Sums:
+    """Every sum times a factor."""
+    return type(sums)(**{name: factor * value for name, value in vars(sums).items()})
+
+
+def _plus(sums: Sums, others: Sums) -> Sums:
+    """Every sum plus the other of its name."""
+    return type(sums)(**{name: value + vars(others)[name] for name, value in vars(sums).items()})
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """The Hessian of the log-risk by some columns' coefficients, the intercept and the penalty.
+
+    In the margins it is C = diag(c) - theta a a^T.
+
+    Attributes
+    ----------
+    theta : float
     columns : ndarray of shape (f,) or slice
         The columns of X that it covers.
     coef : ndarray of shape (f, f)
         Z^T C Z on these columns, with the intercept's row centred out.
     penalty : ndarray of shape (f,)
-        Z^T C 1.
+        Z^T C r, r the samples' factors on the radius.
     total : float
-        1^T C 1.
+        r^T C r.
     label_row : ndarray of shape (f + 1,)
-        y^T C (Z, 1) over y^T C y: how far the best intercept moves back when the coefficients and
+        y^T C (Z, r) over y^T C y: how far the best intercept moves back when the coefficients and
         the penalty move; zero without an intercept.
     label_curvature : float
         y^T C y; inf without an intercept, and where it has no curvature: it then stays.
     """
 
+    theta: float
     columns: np.ndarray | slice
     coef: np.ndarray
     penalty: np.ndarray
@@ -128,45 +220,40 @@ class ModelStep:
 
 
 def curvature(
-    problem: RobustProblem,
-    rows: GramRows,
+    sums: CurvatureSums,
     gradient: Gradient,
     columns: np.ndarray | slice,
     centre: np.ndarray,
-    c: np.ndarray,
-    a: np.ndarray,
     *,
-    exact: bool,
+    fit_intercept: bool,
 ) -> Curvature:
-    """The Hessian at weights a, with this gradient, and curvatures c, on f columns.
+    """The Hessian at weights with this gradient, of its sums on f columns.
 
-    `centre` (f,) is subtracted from the rows, which an intercept absorbs: no digits are lost to a
-    large mean. `exact` asks for double precision however long it takes.
+    `centre` (f,) was subtracted from the rows, which an intercept absorbs: no digits are lost to a
+    large mean.
     """
-    y = problem.y[0]
     total_weight, label_sum = gradient.total_weight, gradient.label_sum
-    theta = largest_theta(c, a)
-    # Z^T C (Z, y, 1) and 1^T C 1 = those with diag(c), less theta times products of Z^T a, y.a, 1.a
-    gram, by_label, by_penalty = rows.weighted_gram(columns, centre, c, y, exact=exact)
+    theta = theta_of_ratio(sums.ratio)
+    # Z^T C (Z, y, r) and r^T C r = those with diag(c), less theta times products of Z^T a, y.a, r.a
     weighted_sum = gradient.weighted_sum[columns] - label_sum * centre
-    gram -= np.outer(theta * weighted_sum, weighted_sum)
-    by_penalty -= theta * total_weight * weighted_sum
-    total = c.sum() - theta * total_weight**2
+    gram = sums.gram - np.outer(theta * weighted_sum, weighted_sum)
+    by_penalty = sums.by_penalty - theta * total_weight * weighted_sum
+    total = sums.penalty_total - theta * total_weight**2
     label_row = np.zeros(len(weighted_sum) + 1)
-    label_curvature = c.sum() - theta * label_sum**2
-    if not problem.fit_intercept or label_curvature <= 0:
+    label_curvature = sums.total - theta * label_sum**2
+    if not fit_intercept or label_curvature <= 0:
         return Curvature(
-            c, a, theta, columns, gram, by_penalty, total, label_row, label_curvature=math.inf
+            theta, columns, gram, by_penalty, total, label_row, label_curvature=math.inf
         )
     # the intercept eliminated: the Schur complement of y^T C y
-    label_row[:-1] = by_label - theta * label_sum * weighted_sum
-    label_row[-1] = c @ y - theta * label_sum * total_weight
+    label_row[:-1] = sums.by_label - theta * label_sum * weighted_sum
+    label_row[-1] = sums.label_penalty - theta * label_sum * total_weight
     label_row /= label_curvature
     gram -= np.outer(label_curvature * label_row[:-1], label_row[:-1])
     by_penalty -= label_curvature * label_row[-1] * label_row[:-1]
     total -= label_curvature * label_row[-1] ** 2
     label_row[:-1] += centre
-    return Curvature(c, a, theta, columns, gram, by_penalty, total, label_row, label_curvature)
+    return Curvature(theta, columns, gram, by_penalty, total, label_row, label_curvature)
 
 
 def minimise_model(

@@ -18,18 +18,19 @@ from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import GramRows
 from sklearn_robust.solvers import _newton_rules as rules
-from sklearn_robust.solvers._risk_model import Curvature, Gradient, curvature, minimise_model
+from sklearn_robust.solvers._newton_columns import ColumnChoice, Trust
+from sklearn_robust.solvers._newton_rules import MarginHessian
+from sklearn_robust.solvers._risk_model import (
+    Curvature,
+    CurvatureSums,
+    Gradient,
+    curvature,
+    minimise_model,
+)
 from sklearn_robust.solvers.solution import Solution
 
-# The columns of a Hessian
-# share of the bound eps s_j sum a, above which |Z^T a|_j brings column j into the Hessian
-_NEAR_BOUND = 0.9
-_COLUMNS = 400  # columns that are always allowed; otherwise twice those of nonzero coefficients
-_MOST_COLUMNS = 3000  # columns above which the method stops short
-_ALL_COLUMNS = 100  # features up to which the Hessian has every column
-_NEARLY_ALL = 0.7  # share of the features above which the Hessian has every column
-_CHEAP_PRODUCTS = 1e7  # products in a Gram matrix up to which it costs less than one more iteration
-_KEEP = 0.3  # ratio of successive predicted decreases up to which an expensive Hessian is kept
+# products in a Gram matrix up to which it costs less than one more iteration
+_CHEAP_PRODUCTS = 1e7
 
 # |label-weighted sum| over total weight, above which the intercept is computed anew
 _LOPSIDED = 0.5
@@ -65,52 +66,12 @@ class _Step:
     predicted_decrease: float
 
 
-@dataclass
-class _Trust:
-    """How far the model is trusted.
+@dataclass(frozen=True)
+class _Hessian:
+    """The Hessian of the log-risk by the margins, and by the coefficients."""
 
-    Attributes
-    ----------
-    hessian : Curvature or None
-        The last one; None asks for a new one.
-    damping : float
-        Levenberg's, as a share of the Hessian's diagonal.
-    exact : bool
-        Whether Gram matrices must be in double precision.
-    cautious : bool
-        Whether curvatures must not vanish.
-    decrease, decrease_before : float
-        The predicted decreases of the last two models.
-    """
-
-    hessian: Curvature | None = None
-    damping: float = rules.LEAST_DAMPING
-    exact: bool = False
-    cautious: bool = False
-    decrease: float = math.inf
-    decrease_before: float = math.inf
-
-    def fail(self, *, damped: bool) -> None:
-        """Ask for an exact Hessian, and damp it more if that is wanted."""
-        self.hessian = None
-        self.exact = True
-        if damped:
-            self.damping = rules.more_damping(self.damping)
-
-    def succeed(self) -> None:
-        """Damp the next Hessian less."""
-        self.damping = rules.less_damping(self.damping)
-        self.cautious &= not self.close
-
-    @property
-    def converges(self) -> bool:
-        """Whether the last Hessian has served well enough to be used again."""
-        return self.decrease <= _KEEP * self.decrease_before
-
-    @property
-    def close(self) -> bool:
-        """Whether the minimiser of the risk is close."""
-        return self.decrease <= rules.CLOSE_DECREASE
+    margins: MarginHessian
+    model: Curvature
 
 
 def newton(
@@ -185,17 +146,18 @@ class _Newton:
         Samples of positive weight.
     eps : float
         The radius.
+    factors : ndarray of shape (n,)
+        The factors on it of the samples.
     norm : LpNorm or WeightedNorm
         The norm in the penalty, eps times the norm of the coefficients.
-    scale : ndarray of shape (d,)
-        How far the adversary moves each feature, relative to the others.
     constrained : bool
         Whether the weights must cancel some features, which they can up to rounding only.
     centre : ndarray of shape (d,)
         Subtracted from the rows in Gram matrices, where an intercept absorbs it.
-    most_columns : int
-        Columns of the largest Hessian.
-    trust : _Trust
+    choice : ColumnChoice
+    hessian : _Hessian or None
+        The last one; None asks for a new one.
+    trust : Trust
 
     Notes
     -----
@@ -222,11 +184,14 @@ class _Newton:
         threat = problem.threat
         self.eps = float(problem.radius[0])
         self.norm = threat.dual_norm
-        self.scale = np.ones(d) if threat.scale is None else threat.scale
-        self.constrained = self.eps == 0 or not self.scale.all()
+        self.factors = problem.factors
+        self.choice = ColumnChoice.of(
+            self.norm, self.eps, threat.scale, d, rows.most_gram_columns()
+        )
+        self.constrained = self.eps == 0 or not self.choice.scale.all()
         self.centre = rows.mean() if problem.fit_intercept else np.zeros(d)
-        self.most_columns = min(_MOST_COLUMNS, rows.most_gram_columns() or _MOST_COLUMNS)
-        self.trust = _Trust()
+        self.hessian: _Hessian | None = None
+        self.trust = Trust()
 
     def run(
         self, start: np.ndarray, max_iter: int, record: Callable[[int, np.ndarray], None]
@@ -235,18 +200,14 @@ class _Newton:
         at = self._start(start)
         trust = self.trust
         iteration = 0
-        while (
-            iteration < max_iter
-            and trust.damping < rules.MOST_DAMPING
-            and not at.separates(self.used)
-        ):
+        while iteration < max_iter and not trust.lost and not self._separates(at):
             iteration += 1
             gradient = self._gradient(at.weights, self.problem.weighted_sum(at.weights[None])[0])
             if not self._has_model(at, gradient):
                 break
             step = self._step(at, gradient)
             if step is None:
-                trust.fail(damped=True)
+                self._fail(damped=True)
                 continue
             solution = self._certified(at, step)
             if solution is not None:
@@ -260,13 +221,13 @@ class _Newton:
             ):
                 break
             if moved is None:
-                trust.fail(damped=trust.cautious)
+                self._fail(damped=trust.cautious)
                 trust.cautious = True
                 continue
             at = self._with_level_classes(moved)
             trust.succeed()
             record(iteration, at.coef[None])
-        if at.separates(self.used):
+        if self._separates(at):
             return self.certify(at.coef[None], near=at.intercept), at.coef[None], iteration
         return None, at.coef[None], iteration
 
@@ -293,67 +254,54 @@ class _Newton:
             float(penalty[0]),
         )
 
+    def _separates(self, at: _Point) -> bool:
+        return at.separates(self.used)
+
+    def _fail(self, *, damped: bool) -> None:
+        """Ask for a better Hessian."""
+        self.hessian = None
+        self.trust.fail(damped=damped)
+
     # -- gradient and model
 
     def _gradient(self, weights: np.ndarray, weighted_sum: np.ndarray) -> Gradient:
         """Minus the gradient of the log-risk at weights (n,), given Z^T a."""
-        return Gradient(weighted_sum, weights.sum(), self.y @ weights)
+        return Gradient(weighted_sum, float(self.factors @ weights), self.y @ weights)
 
     def _has_model(self, at: _Point, gradient: Gradient) -> bool:
         """See to a Hessian for the model at this point; False where it has too many columns."""
-        columns = self._columns(at, gradient)
+        columns = self.choice.chosen(at.coef, gradient)
         if columns is None:
             return False
         trust = self.trust
-        if trust.hessian is None or not trust.converges or not self._covers(at, gradient):
-            trust.hessian = curvature(
-                self.problem,
+        if self.hessian is None or not trust.converges or not self._serves(at, gradient):
+            c = rules.curvatures(self.loss, at.margins, at.weights, cautious=trust.cautious)
+            centre = self.centre[columns]
+            sums = CurvatureSums.of(
                 self.rows,
-                gradient,
                 columns,
-                self.centre[columns],
-                rules.curvatures(self.loss, at.margins, at.weights, cautious=trust.cautious),
+                centre,
+                self.y,
+                self.factors,
+                c,
                 at.weights,
                 exact=trust.exact,
             )
+            model = curvature(
+                sums, gradient, columns, centre, fit_intercept=self.problem.fit_intercept
+            )
+            self.hessian = _Hessian(MarginHessian(c, at.weights, model.theta), model)
         trust.decrease_before = trust.decrease
         return True
 
-    def _columns(self, at: _Point, gradient: Gradient) -> np.ndarray | slice | None:
-        """The columns of the next Hessian; None where there are too many for one.
-
-        On the l1 norm a coefficient leaves zero where |Z^T a|_j > eps s_j sum a: columns in use,
-        and those near this bound.
-        """
-        d = len(at.coef)
-        if self.norm.p > 1 or self.eps == 0:
-            return slice(None) if d <= self.most_columns else None
-        size = np.abs(gradient.weighted_sum)
-        in_use = at.coef != 0
-        needed = in_use | (size > _NEAR_BOUND * self.eps * gradient.total_weight * self.scale)
-        limit = max(_COLUMNS, 2 * int(in_use.sum()))
-        if needed.sum() > limit:  # those of the largest weighted sums, relative to their bounds
-            strength = size / np.where(self.scale > 0, self.scale, 1.0)
-            order = np.argsort(np.where(in_use | (self.scale == 0), math.inf, strength))[::-1]
-            needed = np.zeros(d, dtype=bool)
-            needed[order[:limit]] = True
-        if not needed.any():  # the model is then constant, and one column will do
-            needed[0] = True
-        chosen = np.flatnonzero(needed)
-        if len(chosen) > self.most_columns:
-            return None
-        return slice(None) if len(chosen) > _NEARLY_ALL * d or d <= _ALL_COLUMNS else chosen
-
-    def _covers(self, at: _Point, gradient: Gradient) -> bool:
+    def _serves(self, at: _Point, gradient: Gradient) -> bool:
         """Whether to reuse the Hessian: it is expensive, and it covers all active columns."""
-        hessian = self.trust.hessian
-        if hessian is None or len(hessian.coef) ** 2 * len(self.y) < _CHEAP_PRODUCTS:
+        if self.hessian is None:
             return False
-        left_out = np.ones(len(at.coef), dtype=bool)
-        left_out[hessian.columns] = False
-        bound = self.eps * gradient.total_weight * self.scale
-        active = (at.coef != 0) | (np.abs(gradient.weighted_sum) > bound)
-        return not np.any(active & left_out)
+        model = self.hessian.model
+        if len(model.coef) ** 2 * len(self.y) < _CHEAP_PRODUCTS:
+            return False
+        return self.choice.covers(model.columns, at.coef, gradient)
 
     # -- step
 
@@ -376,11 +324,10 @@ class _Newton:
 
         It is not evaluated: it keeps the weights of the point.
         """
-        hessian = self.trust.hessian
-        assert hessian is not None
-        columns = hessian.columns
+        assert self.hessian is not None
+        columns = self.hessian.model.columns
         step = minimise_model(
-            hessian,
+            self.hessian.model,
             self.norm.at(columns),
             self.eps,
             at.coef[columns],
@@ -394,7 +341,8 @@ class _Newton:
         scores = at.scores + change
         penalty = self.eps * float(self.norm.value(coef))
         intercept = at.intercept + step.intercept
-        target = _Point(coef, intercept, scores, scores - penalty, math.nan, at.weights, penalty)
+        margins = scores - penalty * self.factors
+        target = _Point(coef, intercept, scores, margins, math.nan, at.weights, penalty)
         return target, step.settled
 
     # -- line search
@@ -403,10 +351,9 @@ class _Newton:
         target, decrease = step.target, step.predicted_decrease
         if not step.settled and decrease <= rules.ROUNDING_DECREASE:
             return None
-        change = target.margins - at.margins
-        return rules.line_search(
-            at, partial(self._between, at, target), change, decrease, self.used
-        )
+        first = at.first_share(target.margins - at.margins, self.used)
+        ahead = partial(self._between, at, target)
+        return rules.line_search(at.log_risk, ahead, self._separates, decrease, first)
 
     def _between(self, at: _Point, target: _Point, share: float) -> _Point:
         """The point at this share of the way to the target, evaluated."""
@@ -418,7 +365,7 @@ class _Newton:
             scores = at.scores + share * (target.scores - at.scores)
             penalty = self.eps * float(self.norm.value(coef))
         intercept = at.intercept + share * (target.intercept - at.intercept)
-        margins = scores - penalty
+        margins = scores - penalty * self.factors
         log_risk, weights = self.loss.log_risk_and_weights(margins, self.log_weight)
         return _Point(coef, intercept, scores, margins, float(log_risk), weights, penalty)
 
@@ -441,12 +388,12 @@ class _Newton:
 
     def _certified(self, at: _Point, step: _Step) -> Solution | None:
         """The target, if the model's weights a' = a - C delta prove it to the tolerance."""
-        hessian = self.trust.hessian
+        hessian = self.hessian
         target = step.target
         if not step.settled or step.predicted_decrease > rules.CLOSE_DECREASE or hessian is None:
             return None
         for _ in range(_MAX_REFINEMENTS):
-            weights = at.weights - hessian.apply(target.margins - at.margins)
+            weights = at.weights - hessian.margins.apply(target.margins - at.margins)
             if not np.any(weights > 0):
                 return None
             feasible = self.problem.balanced(np.maximum(weights, 0)[None])
@@ -456,7 +403,8 @@ class _Newton:
             if -math.expm1(bound - reached.log_risk) > self.tol:
                 return None  # even if they were feasible
             weighted_sum = self.problem.weighted_sum(feasible)
-            if self.norm.dual.value(weighted_sum)[0] <= self.eps or (
+            radius = self.problem.attacked_radius(feasible)[0]
+            if self.norm.dual.value(weighted_sum)[0] <= radius or (
                 self.constrained and proves_not_separable(self.problem, feasible)[0]
             ):
                 solution = self.certify(target.coef[None], feasible, near=target.intercept)

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_robust.adversaries import Boxes
 from sklearn_robust.certificates import over_size, repaired_weights, robust_margin
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.solvers._risk_boxes import minimise_on_boxes, newton_on_boxes
 from sklearn_robust.solvers._risk_conic import conic_newton
 from sklearn_robust.solvers._risk_lbfgs import lbfgs
 from sklearn_robust.solvers._risk_newton import newton
@@ -196,8 +198,10 @@ class _OneProblem:
 
     def _search(self, start: np.ndarray) -> tuple[Solution | None, np.ndarray, int]:
         """Newton's method, and where it stops short L-BFGS-B and Newton's method again."""
+        if isinstance(self.problem.adversary, Boxes):
+            return self._search_on_boxes(start)
         solution, coef, n_iter = self._newton(start, before=0)
-        if solution is None and n_iter < self.max_iter and is_ball(self.problem.threat):
+        if solution is None and n_iter < self.max_iter and self._against_ball:
             coef, more = lbfgs(
                 self.problem,
                 self.loss,
@@ -210,9 +214,37 @@ class _OneProblem:
             n_iter += more
         return solution, coef, n_iter
 
+    def _search_on_boxes(self, start: np.ndarray) -> tuple[Solution | None, np.ndarray, int]:
+        """L-BFGS-B, and where it stops short Newton's method with a cone program as its step."""
+        settings: dict[str, Any] = {"tol": self.tol, "certify": self.certified}
+        solution, coef, n_iter = minimise_on_boxes(
+            self.problem,
+            self.loss,
+            start,
+            max_iter=self.max_iter,
+            record=self._record_from(0),
+            **settings,
+        )
+        if solution is not None or n_iter >= self.max_iter:
+            return solution, coef, n_iter
+        solution, coef, more = newton_on_boxes(
+            self.problem,
+            self.loss,
+            coef,
+            max_iter=min(self.max_iter - n_iter, _NEWTON_ITERATIONS),
+            record=self._record_from(n_iter),
+            **settings,
+        )
+        return solution, coef, n_iter + more
+
+    @property
+    def _against_ball(self) -> bool:
+        """Whether the samples have multiples of one l_q ball."""
+        return self.problem.shares_set and is_ball(self.problem.threat)
+
     def _newton(self, start: np.ndarray, *, before: int) -> tuple[Solution | None, np.ndarray, int]:
         """Newton's method, after so many iterations of others."""
-        method = newton if is_ball(self.problem.threat) else conic_newton
+        method = newton if self._against_ball else conic_newton
         return method(
             self.problem,
             self.loss,
@@ -248,7 +280,8 @@ class _OneProblem:
         margin = over_size(used.min(axis=-1), self.norm.value(coef))
         if margin[0] > 0:  # a proof of separability, if it withstands its rounding
             margin = robust_margin(problem, self.norm, coef, now.intercept, used)
-        if weights is None and margin[0] <= 0 and offers(problem.threat, ProximalThreat):
+        projects = problem.shares_set and offers(problem.threat, ProximalThreat)
+        if weights is None and margin[0] <= 0 and projects:
             weights = repaired_weights(problem, now.weights, self.proof)
         if weights is not None and np.isfinite(weights).all():
             bound = loss.log_risk_bound(weights, problem.log_weight, now.log_risk)

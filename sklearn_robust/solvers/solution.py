@@ -125,7 +125,8 @@ def stack_solutions(
     merged: dict[str, Any] = {}
     for name in _ARRAYS:
         parts = [getattr(solution, name) for solution in solutions]
-        merged[name] = namespace(parts[0]).concat(parts, axis=0)
+        # the weights of one problem may be larger than the data: they are not copied
+        merged[name] = parts[0] if len(parts) == 1 else namespace(parts[0]).concat(parts, axis=0)
     separable = [flag for solution in solutions for flag in solution.separable]
     return Solution(**merged, separable=separable, history=history or {})
 

@@ -15,8 +15,13 @@ from sklearn_robust.threats._ball import (
     check_scale,
     is_ball,
 )
+from sklearn_robust.threats._boxes import Box
+from sklearn_robust.threats._budgets import FeatureBudget
+from sklearn_robust.threats._categories import OneHot
 from sklearn_robust.threats._checks import (
+    bound_threat,
     check_is_threat,
+    check_sample_radius,
     check_threat,
     offers,
     radius_of,
@@ -24,6 +29,7 @@ from sklearn_robust.threats._checks import (
     require_ball,
     unit_threat,
 )
+from sklearn_robust.threats._combinations import ByClass, Sum, Union
 from sklearn_robust.threats._derived import (
     descent_direction,
     face,
@@ -37,10 +43,10 @@ from sklearn_robust.threats._derived import (
     residual,
     rounds_powers,
     steepest_subgradient,
-    support,
     support_sizes,
     takes_proximal_steps,
 )
+from sklearn_robust.threats._images import Ellipsoid, LinearImage
 from sklearn_robust.threats._interface import (
     ConicSet,
     ConicThreat,
@@ -48,18 +54,54 @@ from sklearn_robust.threats._interface import (
     ProximalThreat,
     Threat,
 )
+from sklearn_robust.threats._intersections import Intersection
+from sklearn_robust.threats._limits import check_limits
+from sklearn_robust.threats._members import (
+    Nothing,
+    at,
+    bind,
+    columns_of,
+    is_by_class,
+    is_convex,
+    is_per_sample,
+    is_solid,
+    of_class,
+    support,
+    supports,
+    times,
+)
+from sklearn_robust.threats._mixin import ThreatMixin
+from sklearn_robust.threats._relations import Relations
 
 __all__ = [
+    "Box",
+    "ByClass",
     "ConicSet",
     "ConicThreat",
+    "Ellipsoid",
+    "FeatureBudget",
+    "Intersection",
     "KinkedThreat",
+    "LinearImage",
     "LpBall",
+    "Nothing",
+    "OneHot",
     "ProximalThreat",
+    "Relations",
+    "Sum",
     "Threat",
+    "ThreatMixin",
+    "Union",
+    "at",
+    "bind",
+    "bound_threat",
     "check_is_threat",
+    "check_limits",
     "check_radius",
+    "check_sample_radius",
     "check_scale",
     "check_threat",
+    "columns_of",
     "descent_direction",
     "face",
     "gauge",
@@ -67,7 +109,12 @@ __all__ = [
     "inner_point",
     "inside",
     "is_ball",
+    "is_by_class",
+    "is_convex",
+    "is_per_sample",
+    "is_solid",
     "mapped",
+    "of_class",
     "offers",
     "radius_of",
     "reach",
@@ -79,9 +126,24 @@ __all__ = [
     "steepest_subgradient",
     "support",
     "support_sizes",
+    "supports",
     "takes_proximal_steps",
+    "times",
     "unit_threat",
 ]
 
-# pickles and lists of trusted types name the ball by this path
-LpBall.__module__ = __name__
+# pickles and lists of trusted types name the sets by this path
+for _set in (
+    Box,
+    ByClass,
+    Ellipsoid,
+    FeatureBudget,
+    Intersection,
+    LinearImage,
+    LpBall,
+    OneHot,
+    Relations,
+    Sum,
+    Union,
+):
+    _set.__module__ = __name__

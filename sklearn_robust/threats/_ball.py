@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, TypeGuard
 
 import numpy as np
 from array_api_compat import is_array_api_obj, is_torch_array
-from scipy import sparse
 from sklearn.utils.metaestimators import available_if
 
 from sklearn_robust._array_api import Array, as_float, like, namespace, to_numpy
 from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.scaled_norms import ScaledNorm, WeightedNorm
+from sklearn_robust.threats._boxes import Box
+from sklearn_robust.threats._cones import ball_rows
 from sklearn_robust.threats._interface import ConicSet
+from sklearn_robust.threats._limits import (
+    CappedBall,
+    bound_limits,
+    check_limits,
+    dense,
+    room,
+)
+from sklearn_robust.threats._members import Scaled, per_feature
+from sklearn_robust.threats._mixin import ThreatMixin
 
 _NEAR = 10  # times the excess over the radius: how far from a face an entry is still on it
 
 
-@dataclass(frozen=True)
-class LpBall:
+@dataclass(frozen=True, repr=False)
+class LpBall(ThreatMixin):
     r"""The threat :math:`\{\delta : \|\delta / s\|_q \le \epsilon\}`, and what it does to a linear
     predictor.
 
@@ -34,12 +44,16 @@ class LpBall:
     ----------
     q : float
         Exponent of the perturbation's norm, in [1, inf].
-    eps : float
-        Radius, >= 0, in the units of the features.
-    scale : array of shape (d,), optional
+    eps : float or dict {label: float}
+        Radius, >= 0, in the units of the features; or that of each class, 0 for one that does not
+        attack.
+    scale : array of shape (d,) or dict {feature name: float}, optional
         The scale s_j >= 0 of each feature: how far the adversary can move it, relative to the
         others. A feature of scale 0 is out of its reach: :math:`\delta_j = 0`. Every feature has 1
-        by default.
+        by default, as one that a dict does not name.
+    clip : pair (low, high) of numbers or arrays of shape (d,), optional
+        Limits of the data: x + delta stays inside. The set is then one for each sample, that of
+        `at(X)`, and `certified_radius` measures the norm of delta, not the limits.
 
     Examples
     --------
@@ -49,24 +63,103 @@ class LpBall:
     np.float64(1.5)
     >>> LpBall(np.inf, 0.5, scale=[1.0, 0.0]).penalty(np.array([1.0, -2.0]))
     np.float64(0.5)
+
+    One class attacks:
+
+    >>> threat = LpBall(np.inf, {"malware": 0.3, "benign": 0.0})
+    >>> threat.of_class("malware").penalty(np.array([1.0, -2.0])).round(3)
+    np.float64(0.9)
+
+    Pixels stay in [0, 1]: of 0.2 each, the dark one has room for a third of the ball only upwards.
+
+    >>> images = LpBall(2, 0.3, clip=(0, 1)).at(np.array([[0.2, 0.9]]))
+    >>> images.worst(np.array([1.0, 1.0])).round(3)
+    array([[0.283, 0.1  ]])
     """
 
     q: float
-    eps: float
-    scale: Any = None  # array
+    eps: Any  # float, or a dict of floats by class
+    scale: Any = None  # array, or a dict of floats by feature name
+    clip: Any = None
 
-    symmetric: ClassVar[bool] = True
+    convex: ClassVar[bool] = True
+    solid: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "q", LpNorm(self.q).p)
-        object.__setattr__(self, "eps", check_radius(self.eps, "eps"))
-        if self.scale is not None:
+        if isinstance(self.eps, Mapping):
+            radii = {label: check_radius(eps, f"eps[{label!r}]") for label, eps in self.eps.items()}
+            object.__setattr__(self, "eps", radii)
+        else:
+            object.__setattr__(self, "eps", check_radius(self.eps, "eps"))
+        object.__setattr__(self, "clip", check_limits(self.clip))
+        if isinstance(self.scale, Mapping):
+            check_scale(list(self.scale.values()), "scale")
+        elif self.scale is not None:
             checked = check_scale(self.scale, "scale")
             object.__setattr__(self, "scale", _of_type(self.scale, checked))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles hold q, eps and scale, not what was computed from them."""
-        return {"q": self.q, "eps": self.eps, "scale": self.scale}
+        """Copies and pickles hold what was given, not what was computed from it."""
+        return {"q": self.q, "eps": self.eps, "scale": self.scale, "clip": self.clip}
+
+    def __repr__(self) -> str:
+        given = f"q={self.q!r}, eps={self.eps!r}, scale={self.scale!r}"
+        limits = "" if self.clip is None else f", clip={self.clip!r}"
+        return f"LpBall({given}{limits})"
+
+    @property
+    def symmetric(self) -> bool:  # type: ignore[override]
+        return self.clip is None
+
+    @property
+    def per_sample(self) -> bool:  # type: ignore[override]
+        return self.clip is not None
+
+    @property
+    def by_class(self) -> bool:  # type: ignore[override]
+        return isinstance(self.eps, dict)
+
+    @property
+    def columns(self) -> np.ndarray:
+        if self.clip is None or self.scale is None:
+            return super().columns
+        return np.flatnonzero(self.scale)
+
+    def bind(self, n_features: int, names: Any = None, classes: Any = None) -> LpBall:
+        """The ball with an array for a scale by name, where its scale is on so many features and
+        its radii are those of the classes.
+        """
+        scale = self.scale
+        if isinstance(scale, Mapping):
+            rest = per_feature(dict.fromkeys(scale, 1.0), n_features, names, "scale")
+            scale = per_feature(scale, n_features, names, "scale") + (1 - rest)
+        elif scale is not None and len(scale) != n_features:
+            raise ValueError(
+                f"scale must hold a number for each of the {n_features} features, got {len(scale)}."
+            )
+        if self.by_class and classes is not None and set(self.eps) != set(classes):
+            raise ValueError(
+                f"eps must hold a radius for each class, {list(classes)}, got those of "
+                f"{list(self.eps)}. Use 0 for a class that does not attack."
+            )
+        bound_limits(self.clip, n_features)
+        return self if scale is self.scale else replace(self, scale=scale)
+
+    def of_class(self, label: Any) -> LpBall:
+        """The ball of the radius of a class."""
+        return replace(self, eps=self.eps[label]) if self.by_class else self
+
+    def at(self, X: Any, radius: Any = 1.0) -> Any:
+        """The balls of n samples: of eps times the radius, in the limits."""
+        if self.clip is None:
+            return Balls(self, radius) if np.ndim(radius) else replace(self, eps=self.eps * radius)
+        lower, upper = room(dense(X), self.clip)
+        return Balls(self, radius).within(lower, upper)
+
+    def within(self, lower: Any, upper: Any) -> Any:
+        """The part of the ball in a box."""
+        return Balls(self, 1.0).within(lower, upper)
 
     @cached_property
     def norm(self) -> LpNorm | ScaledNorm:
@@ -248,36 +341,24 @@ class LpBall:
 
         and x_j = 0 for the others.
         """
-        scale = to_numpy(self.scale).astype(np.float64)
-        rows = sparse.eye_array(len(scale), format="csr")
-        free, fixed = np.flatnonzero(scale > 0), np.flatnonzero(scale == 0)
-        moved, s = rows[free], scale[free]
-        n = len(free)
-        nothing = np.zeros(n)
-        if self.q == math.inf:
-            E, F = sparse.vstack([moved, -moved]), sparse.csr_array((2 * n, 0))
-            h, cone = self.eps * np.concatenate([s, s]), ("nonnegative", 2 * n)
-        elif self.q == 2:
-            E = sparse.vstack(
-                [sparse.csr_array((1, len(scale))), sparse.diags_array(1 / s) @ moved]
-            )
-            F = sparse.csr_array((n + 1, 0))
-            h, cone = np.append(self.eps, nothing), ("second_order", n + 1)
-        else:
-            bound = sparse.eye_array(n)
-            E = sparse.vstack([moved, -moved, sparse.csr_array((1, len(scale)))])
-            F = sparse.vstack([-bound, -bound, sparse.csr_array(1 / s[None])])
-            h, cone = np.concatenate([nothing, nothing, [self.eps]]), ("nonnegative", 2 * n + 1)
-        if len(fixed) == 0:
-            return ConicSet(E, F, h, [cone])
-        F = sparse.vstack([F, sparse.csr_array((len(fixed), F.shape[1]))])
-        h = np.append(h, np.zeros(len(fixed)))
-        return ConicSet(sparse.vstack([E, rows[fixed]]), F, h, [cone, ("zero", len(fixed))])
+        return ball_rows(self.q, self.eps, to_numpy(self.scale).astype(np.float64))
+
+
+class Balls(Scaled):
+    """An l_q ball times the radius of each of n samples."""
+
+    def within(self, lower: Any, upper: Any) -> Any:
+        """The part of the balls in boxes."""
+        ball, eps = self.threat, np.asarray(self.radius) * self.threat.eps
+        if ball.q < math.inf:
+            return CappedBall(ball.q, eps, ball.scale, lower, upper)
+        reach = eps[..., None] * (1.0 if ball.scale is None else ball.scale)
+        return Box._of(np.maximum(-reach, lower), np.minimum(reach, upper))
 
 
 def is_ball(threat: Any) -> TypeGuard[LpBall]:
-    """Whether the threat is an l_q ball of this library."""
-    return isinstance(threat, LpBall)
+    """Whether the threat is an l_q ball of one radius and without limits."""
+    return isinstance(threat, LpBall) and not (threat.per_sample or threat.by_class)
 
 
 def _below_largest(xp: Any, w: Array, moved: Array) -> Array:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
+
+import numpy as np
+from sklearn.utils import column_or_1d
 
 from sklearn_robust._array_api import Array, like
 from sklearn_robust.threats._ball import LpBall, check_scale, is_ball
 from sklearn_robust.threats._interface import ConicThreat, KinkedThreat, ProximalThreat, Threat
+from sklearn_robust.threats._members import Nothing, bind, is_by_class, is_per_sample
 
 
 def radius_of(threat: Any) -> float:
-    """The radius of a threat: `eps` of an l_q ball, 1 of another set, which stands for itself."""
-    return float(threat.eps) if is_ball(threat) else 1.0
+    """The radius of a threat: `eps` of an l_q ball, 0 of {0}, and 1 of another set, which stands
+    for itself.
+    """
+    if isinstance(threat, Nothing):
+        return 0.0
+    return float(threat.eps) if isinstance(threat, LpBall) else 1.0
 
 
 def require_ball(
@@ -119,6 +128,17 @@ def check_is_threat(threat: Any) -> None:
         )
 
 
+def bound_threat(threat: Any, n_features: int, names: Any = None, classes: Any = None) -> Any:
+    """The threat on so many features, of these names, and for these classes; what is no such
+    threat is refused.
+    """
+    check_is_threat(threat)
+    bound = bind(threat, n_features, names, classes)
+    if not (is_per_sample(bound) or is_by_class(bound)):
+        _check_shape(bound, np.ones((1, n_features)))
+    return bound
+
+
 def check_threat(threat: Any, one: Array) -> None:
     """Refuse what is no symmetric threat on vectors such as `one`, of shape (1, d)."""
     check_is_threat(threat)
@@ -127,6 +147,11 @@ def check_threat(threat: Any, one: Array) -> None:
             f"threat must be symmetric, with -delta for every delta, got threat={_name(threat)} of "
             f"symmetric={threat.symmetric!r}: use the smallest symmetric set that holds it."
         )
+    _check_shape(threat, one)
+
+
+def _check_shape(threat: Any, one: Array) -> None:
+    """Refuse a threat that does not serve vectors such as `one`, of shape (1, d)."""
     try:
         worst = threat.worst(one)
     except (ValueError, IndexError) as error:
@@ -142,3 +167,22 @@ def check_threat(threat: Any, one: Array) -> None:
             f"got {shape and tuple(shape)} of threat={_name(threat)}: give it the {one.shape[1]} "
             f"features of X."
         )
+
+
+def check_sample_radius(sample_radius: Any, n_samples: int) -> np.ndarray | None:
+    """The factor on the set of each of n samples, finite numbers >= 0; None where all have 1."""
+    if sample_radius is None:
+        return None
+    try:
+        factors = np.asarray(column_or_1d(sample_radius), dtype=np.float64)
+        valid = len(factors) == n_samples
+        valid &= bool(((factors >= 0) & (factors < math.inf)).all())
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(
+            f"sample_radius must hold a finite number >= 0 for each of the {n_samples} samples, "
+            f"the factor on its set of perturbations, got {sample_radius!r}. Use 1 for the set as "
+            f"it stands, and 0 for a sample that is not attacked."
+        )
+    return factors

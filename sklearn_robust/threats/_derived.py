@@ -14,17 +14,11 @@ from sklearn_robust.scaled_norms import ScaledNorm, WeightedNorm
 from sklearn_robust.splitting import split
 from sklearn_robust.threats._ball import is_ball
 from sklearn_robust.threats._interface import KinkedThreat, Threat
+from sklearn_robust.threats._members import support
 
 _UNIT_VECTOR_ENTRIES = 2**18  # entries of the unit vectors that are formed at a time: 2 megabytes
 _MAX_GAUGE = 100  # hyperplanes that bound a gauge; a polytope of few facets needs few
 _EQUAL = 64  # machine epsilons: two numbers that differ by less, relative to the larger, are equal
-
-
-def support(threat: Threat, v: Array) -> Array:
-    r""":math:`\sigma(v) = \langle v, \text{worst}(v) \rangle`: (..., d) -> (...)."""
-    if hasattr(threat, "support"):
-        return threat.support(v)
-    return namespace(v).sum(v * threat.worst(v), axis=-1)
 
 
 def support_sizes(threat: Threat, v: Array) -> Array:

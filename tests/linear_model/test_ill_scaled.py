@@ -20,7 +20,7 @@ from sklearn_robust import (
 )
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.solvers._risk_model import Gradient, curvature
+from sklearn_robust.solvers._risk_model import CurvatureSums, Gradient, curvature
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -71,9 +71,11 @@ def test_all_the_weight_in_one_class():
     weighted_sum = problem.weighted_sum(weights[None])[0]
     gradient = Gradient(weighted_sum, weights.sum(), problem.y[0] @ weights)
     centre = X.mean(axis=0)
-    hessian = curvature(
-        problem, problem.rows, gradient, slice(None), centre, weights, weights, exact=True
+    columns = slice(None)
+    sums = CurvatureSums.of(
+        problem.rows, columns, centre, problem.y[0], weights, weights, exact=True
     )
+    hessian = curvature(sums, gradient, columns, centre, fit_intercept=True)
     assert np.isfinite(hessian.coef).all()
     assert np.isfinite(hessian.label_row).all()
 

@@ -16,6 +16,8 @@ from sklearn.model_selection import cross_val_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import scale
 
+import sklearn_robust.linear_model._robust_linear
+import sklearn_robust.linear_model.joint_fitting
 from sklearn_robust import (
     ConstantClassifierWarning,
     PathRecorder,
@@ -281,3 +283,17 @@ def test_separable_wine_gets_its_limit():
     assert model.separable_ is True
     assert model.dual_gap_ <= 1e-6
     np.testing.assert_allclose(model.coef_.sum(axis=0), 0, atol=1e-6)
+
+
+def test_the_path_on_many_classes_ends_early(monkeypatch):
+    joint_fitting = sklearn_robust.linear_model.joint_fitting
+    monkeypatch.setattr(joint_fitting, "_MOST_ENTRIES", 1)
+    monkeypatch.setattr(sklearn_robust.linear_model._robust_linear, "_AUTO_ENTRIES", 1)
+    model = RobustLinearClassifier(q_pert=2, loss_tol=0, tol=1e-9)
+    with pytest.warns(ConvergenceWarning, match="certified relative gap"):
+        model.fit(*APART)
+    assert model.separable_ is True
+    assert model.n_iter_ == joint_fitting._FEWEST_ITERATIONS
+    with pytest.warns(ConvergenceWarning):
+        model.set_params(solver="steepest_descent", max_iter=15).fit(*APART)
+    assert model.n_iter_ == 15

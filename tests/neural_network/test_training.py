@@ -187,7 +187,7 @@ def test_step_rule(p, momentum, start):
     ones, loss = torch.ones(12, dtype=torch.float64), NETWORK_LOSSES["exponential"]
     passes(network).parameter_gradients(x, lambda f: log_risk_and_slopes(loss, f, y, ones))
     weight = torch.linspace(1, 2, 12, dtype=torch.float64)
-    step_size_rule(optimizer, samples(x, y, weight=weight), start)()
+    step_size_rule(optimizer, start, samples(x, y, weight=weight).mean)()
     share = weight / weight.sum()
     theta = torch.cat([q.detach().flatten() for q in network.parameters()])
     gradient = torch.cat([q.grad.flatten() for q in network.parameters()])

@@ -17,7 +17,7 @@ from sklearn_robust.separators import (
     min_norm_separator,
     separator_path,
 )
-from sklearn_robust.separators._joint_margin_form import JointProgram
+from sklearn_robust.separators._joint_program import JointProgram
 from sklearn_robust.separators.joint import largest_joint_distance, solve_joint_separator
 
 # the independent solver's own tolerance, which the comparisons allow for

@@ -45,7 +45,7 @@ def on_row_sets(monkeypatch):
 
         def solve(part, gap):
             sets.append(part.X)
-            return _engine_choice._maximise_by_engines(part, LpNorm(p), gap)
+            return _engine_choice.maximise_rows(part, LpNorm(p), gap)
 
         found = solve_on_row_sets(problem, LpNorm(p), tol, solve)
         return _engine_choice.certify_point(problem, LpNorm(p), found, "row sets"), sets
@@ -164,8 +164,7 @@ def test_samples_of_weight_zero_are_left_out(on_row_sets):
 
 def test_rows_that_carry_weight_stay_in_a_set(max_margin_form):
     form = max_margin_form(30, 3, 2.0, 1.0, 0.0)
-    problem, places = problem_of(form), np.arange(10, 20)
-    chosen = working_sets._RowSet(places, problem.X[places])
+    chosen = working_sets.problem_on_rows(problem_of(form), np.arange(10, 20))
     weights = np.zeros(10)
     weights[6:] = [0.5, 0.3, 0.2, 1e-6]
     coef = np.linalg.lstsq(chosen.X[:3], [3.0, 1.0, 2.0])[0]
@@ -173,7 +172,7 @@ def test_rows_that_carry_weight_stay_in_a_set(max_margin_form):
     scores = chosen.X @ coef
     for n_near in (0, 2):
         expected = {6, 7, 8, *np.argsort(scores)[:n_near].tolist()}
-        assert set(working_sets._kept(problem, chosen, answer, n_near)) == expected
+        assert set(working_sets._kept(chosen, answer, n_near)) == expected
 
 
 def test_data_that_nothing_separates_need_few_rounds(on_row_sets):

@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 
 import cvxpy as cp
 import numpy as np
@@ -309,3 +310,18 @@ def test_flow_of_the_pairs_equals_a_loop():
         expected[low] += delta[at]
         expected[high] -= delta[at]
     np.testing.assert_allclose(flow(delta, 4), expected)
+
+
+def test_memory_is_that_of_one_array_over_classes_and_samples():
+    X, y = apart(20_000, d=10, n_classes=50)
+    problem, one = make(X, y, 2.0, 0.1), 8 * len(y) * 50
+    tracemalloc.start()
+    try:
+        found = joint_steepest_descent(
+            problem, LOSSES["logistic"], LpNorm(2), max_iter=2, keep_weights=False
+        )
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.weights.shape == (1, 50, 0)
+    assert peak < 1.5 * one

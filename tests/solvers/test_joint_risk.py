@@ -11,12 +11,14 @@ from scipy import sparse
 from sklearn.datasets import load_digits, load_wine, make_blobs
 from sklearn.preprocessing import StandardScaler
 
+import sklearn_robust.solvers._joint_risk
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers._joint_risk import minimise_joint_risk
 from sklearn_robust.solvers.robust_risk import minimise_robust_risk
+from sklearn_robust.threats import LpBall
 
 TOL = 1e-6
 EPS = {1.0: 0.8, 1.5: 0.6, 2.0: 0.5, 3.0: 0.4, math.inf: 0.3}
@@ -277,6 +279,53 @@ def test_memory_is_that_of_one_array_over_classes_and_samples():
     finally:
         tracemalloc.stop()
     assert peak < 1.8 * solution.weights.nbytes
+
+
+class Projected:
+    """A ball that offers a projection and no more."""
+
+    symmetric = True
+
+    def __init__(self, ball):
+        self.ball = ball
+
+    def worst(self, v):
+        return self.ball.worst(v)
+
+    def project(self, x, radius=1.0):
+        return self.ball.project(x, radius)
+
+
+@pytest.mark.parametrize(("q", "loss"), [(2.0, "logistic"), (math.inf, "exponential")])
+def test_any_threat_with_a_projection(q, loss):
+    X, y = overlapping(3)
+    scale = np.array([1.0, 0.0, 0.5, 1.0])  # a feature is out of reach
+    ball = LpBall(q, EPS[q], scale)
+    exact = minimise_joint_risk(
+        JointProblem.from_data(X, y, threat=ball, fit_intercept=True), LOSSES[loss], tol=TOL
+    )
+    problem = JointProblem.from_data(X, y, threat=Projected(ball), fit_intercept=True)
+    found = minimise_joint_risk(problem, LOSSES[loss], tol=2e-3)
+    assert found.separable is False
+    assert found.gap <= 2e-3
+    assert found.bound <= exact.log_risk + 1e-9
+    assert found.log_risk >= exact.bound - 1e-9
+
+
+def test_a_threat_without_a_projection_is_refused():
+    X, y = overlapping(3)
+    worst = type("Worst", (), {"symmetric": True, "worst": staticmethod(np.sign)})()
+    problem = JointProblem.from_data(X, y, threat=worst, fit_intercept=True)
+    with pytest.raises(ValueError, match="joint risk needs project of a threat"):
+        minimise_joint_risk(problem, LOSSES["logistic"])
+
+
+def test_many_entries_have_few_iterations(monkeypatch):
+    X, y = overlapping(3)
+    problem = JointProblem.from_data(X, y, q=1.5, eps=0.3, fit_intercept=True)
+    entries = 3 * len(y) + 3 * X.shape[1]
+    monkeypatch.setattr(sklearn_robust.solvers._joint_risk, "_MOST_ENTRIES", 40 * entries)
+    assert minimise_joint_risk(problem, LOSSES["logistic"], tol=0.0).n_iter == 40
 
 
 def heavy_tails(seed, q, eps, n_classes=6, n=40, n_features=5, fit_intercept=True):

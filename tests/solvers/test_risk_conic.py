@@ -2,6 +2,7 @@
 against the minimiser for l_q balls."""
 
 import warnings
+from dataclasses import replace
 
 import cvxpy as cp
 import numpy as np
@@ -12,11 +13,12 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_robust._clarabel import SolverFailure
+from sklearn_robust._conic_sets import InteriorSet
+from sklearn_robust.adversaries import Slot, Slots
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import _conic_weights, _risk_conic
-from sklearn_robust.solvers._conic_sets import InteriorSet
 from sklearn_robust.solvers.robust_risk import minimise_robust_risk
 from sklearn_robust.threats import LpBall
 
@@ -326,21 +328,14 @@ def test_separable_images(loss):
 
 @each_loss
 @each_threat
-def test_two_slots_of_one_set_equal_one(gaussian, monkeypatch, loss, name):
+def test_two_slots_of_one_set_equal_one(gaussian, loss, name):
     """Each class with a slot of its own has the same minimiser, as the set is symmetric."""
-
-    def by_class(problem):
-        radius, y = problem.radius[0], problem.y[0]
-        return [
-            _conic_weights.Slot(problem.threat, -sign, radius * (y == sign)) for sign in (1.0, -1.0)
-        ]
-
     X, y = gaussian(60, 6, noise=2.0)
     threat = threats(6)[name]
     problem = RobustProblem.from_data(X, y, threat=threat, fit_intercept=True)
     one = minimise_robust_risk(problem, loss, EUCLIDEAN)
-    monkeypatch.setattr(_risk_conic, "slots_of", by_class)
-    two = minimise_robust_risk(problem, loss, EUCLIDEAN)
+    slots = tuple(Slot(threat, -sign, 1.0 * (y == sign)) for sign in (1.0, -1.0))
+    two = minimise_robust_risk(replace(problem, adversary=Slots(slots)), loss, EUCLIDEAN)
     assert_proven(problem, loss, two, threat.size)
     assert two.gap[0] <= 1e-8
     assert two.log_risk[0] == pytest.approx(one.log_risk[0], abs=1e-8)

@@ -9,7 +9,13 @@ from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import arrays
-from sklearn_robust.solvers import _risk_lbfgs, _risk_model, _risk_newton, robust_risk
+from sklearn_robust.solvers import (
+    _newton_columns,
+    _risk_lbfgs,
+    _risk_model,
+    _risk_newton,
+    robust_risk,
+)
 from sklearn_robust.solvers.robust_risk import minimise_robust_risk
 
 each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -318,7 +324,7 @@ def test_no_exponent_takes_many_more_evaluations_than_two(monkeypatch, loss, sha
 
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 def test_too_many_columns_for_a_hessian_go_to_lbfgs(gaussian, monkeypatch, q):
-    monkeypatch.setattr(_risk_newton, "_MOST_COLUMNS", 3)
+    monkeypatch.setattr(_newton_columns, "_MOST_COLUMNS", 3)
     X, y = gaussian(60, 8, noise=2.0)
     check(X, y, LOSSES["logistic"], q, 0.02, tol=1e-5)
 

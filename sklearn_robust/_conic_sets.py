@@ -1,4 +1,5 @@
-r"""Conic sets: rows, a point of the interior, membership in floating point; and the cone solver.
+r"""Conic sets: rows, a point of the interior, membership in floating point; the slots of a problem;
+and the cone solver.
 
 A set is :math:`\{x : \exists s,\ h - E x - F s \in K\}`, K a product of cones.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,6 +17,9 @@ import numpy as np
 from scipy import sparse
 
 from sklearn_robust._clarabel import SolverFailure, run_clarabel
+from sklearn_robust.adversaries import Slot, Slots, with_cones
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.threats import support
 
 # Gaps and residuals that clarabel is to reach, absolute and relative. It stops earlier where
 # rounding ends its progress, and a certificate decides.
@@ -31,6 +36,8 @@ _NO_INTERIOR = 1e-9  # largest slack up to which the set has no interior
 _TIGHT = 1e-6  # slack up to which an inequality of such a set is an equality throughout it
 # singular value, relative to the largest, up to which an equality repeats others
 _REPEATED_EQUALITY = 1e-12
+
+_UNIT_ROWS = 512  # unit vectors that are formed at a time
 
 
 def solve_program(
@@ -136,7 +143,9 @@ class ConicRows:
         `room` bounds the distance in each coordinate.
         """
         slack, (E, F) = self.slack(x, s), self.sizes
-        spare = TERM_ROUNDING * (np.abs(self.h) + E @ np.abs(x) + F @ np.abs(s))
+        # s, of which any value will do, is known up to the rounding of its largest entry
+        of_s = np.full(len(s), np.max(np.abs(s), initial=0.0))
+        spare = TERM_ROUNDING * (np.abs(self.h) + E @ np.abs(x) + F @ of_s)
         spare += E @ np.broadcast_to(room, x.shape)
         for kind, at in self.blocks:
             part, tolerance = slack[at], spare[at]
@@ -216,6 +225,7 @@ class InteriorSet:
         self.h = rows.h[held]
         self._back = np.linalg.pinv(np.hstack([self.E, self.F]))
         self._to_s = np.linalg.pinv(self.F)
+        self.point = self.point + self._back @ (self.h - np.hstack([self.E, self.F]) @ self.point)
 
     @cached_property
     def equalities_of_x(self) -> tuple[np.ndarray, np.ndarray]:
@@ -230,6 +240,13 @@ class InteriorSet:
         moved: np.ndarray = s + self._to_s @ (self.h - self.E @ x - self.F @ s)
         return moved
 
+    @cached_property
+    def s_of_zero(self) -> np.ndarray:
+        """An s by which 0 is in the set."""
+        rows = self.rows
+        of_s = ConicRows(sparse.csr_array((len(rows.h), 0)), rows.F, rows.h, rows.cones)
+        return of_s.deepest_point()[0]
+
     def moved_inside(self, x: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The nearby point of the set: moved onto the equalities, then towards the interior."""
         way = np.append(x, s) - self.point
@@ -242,3 +259,121 @@ class InteriorSet:
 
         share = least_share(lambda share: self.rows.holds(*moved(share), room))
         return moved(1.0 if share is None else share)
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """A point u of the set of a slot, and the s by which it is in it."""
+
+    u: np.ndarray
+    s: np.ndarray
+
+
+class ConicSlot:
+    """A slot of a problem on d features in cones: its set in units of its size, and so the radii,
+    (n,).
+    """
+
+    def __init__(self, slot: Slot, factor: float, d: int) -> None:
+        self.threat, self.sign = with_cones(slot.threat, d), slot.sign
+        self.set = InteriorSet(self.threat)
+        self.rows: ConicRows = self.set.rows
+        self.radius = self.set.size * factor * slot.radius
+        # the numbers of coordinates of u and of s
+        self.widths = self.rows.E.shape[1], self.rows.F.shape[1]
+
+    def times(self, factor: float) -> ConicSlot:
+        """The slot with a factor on its radii."""
+        scaled = copy(self)
+        scaled.radius = factor * self.radius
+        return scaled
+
+    def support(self, coef: np.ndarray) -> float:
+        """sigma(g w)."""
+        return float(support(self.threat, self.sign * coef)) / self.set.size
+
+    @cached_property
+    def _signs(self) -> tuple[np.ndarray, np.ndarray]:
+        """The features whose coefficient must not be positive, and not negative: along them the set
+        has no end.
+        """
+        d = self.rows.E.shape[1]
+        ends = [
+            np.concatenate(
+                [
+                    np.isinf(support(self.threat, sign * np.eye(min(_UNIT_ROWS, d - k), d, k=k)))
+                    for k in range(0, d, _UNIT_ROWS)
+                ]
+            )
+            for sign in (1.0, -1.0)
+        ]
+        up, down = ends if self.sign > 0 else ends[::-1]
+        return up, down
+
+    def in_domain(self, coef: np.ndarray) -> np.ndarray:
+        """The coefficients, with 0 for those of a sign at which the support is infinite."""
+        up, down = self._signs
+        return np.where((up & (coef > 0)) | (down & (coef < 0)), 0.0, coef)
+
+
+def slots_of(problem: RobustProblem) -> list[ConicSlot]:
+    """The slots of one problem in which samples have a part: one where all share a symmetric set.
+
+    There is none where the radius is 0.
+    """
+    factor, adversary = float(problem.radius[0]), problem.adversary
+    if adversary is None:
+        adversary = Slots.by_sample(problem.threat, np.ones(problem.y.shape[1]))
+    assert isinstance(adversary, Slots)
+    d = problem.n_features
+    used = [slot for slot in adversary.slots if factor * slot.radius.max() > 0]
+    return [ConicSlot(slot, factor, d) for slot in used]
+
+
+def matched(
+    problem: RobustProblem,
+    slots: Sequence[ConicSlot],
+    weights: np.ndarray,
+    perturbations: Sequence[Perturbation],
+) -> list[Perturbation]:
+    """The perturbations, moved alike to where the rows that they perturb cancel."""
+    lack, total = _lack(problem, slots, weights, perturbations)
+    moved = []
+    for slot, point in zip(slots, perturbations, strict=True):
+        u = point.u + slot.sign * lack / total if total > 0 else point.u
+        moved.append(Perturbation(u, slot.set.with_s(u, point.s)))
+    return moved
+
+
+def _lack(
+    problem: RobustProblem,
+    slots: Sequence[ConicSlot],
+    weights: np.ndarray,
+    perturbations: Sequence[Perturbation],
+) -> tuple[np.ndarray, float]:
+    """The weighted sum of the perturbed rows, (d,), and the weighted sum of the radii."""
+    lack, total = problem.weighted_sum(weights[None])[0], 0.0
+    for slot, point in zip(slots, perturbations, strict=True):
+        share = float(slot.radius @ weights)
+        lack, total = lack - share * slot.sign * point.u, total + share
+    return lack, total
+
+
+def prove_inseparable(
+    problem: RobustProblem,
+    slots: Sequence[ConicSlot],
+    weights: np.ndarray,
+    perturbations: Sequence[Perturbation],
+) -> bool:
+    """Whether the perturbations are in their sets and the rows that they perturb cancel, both up to
+    the rounding of Z^T a: then no predictor separates.
+    """
+    rounding = TERM_ROUNDING * problem.sizes(weights[None])[0]
+    lack, total = _lack(problem, slots, weights, perturbations)
+    if not np.all(np.abs(lack) <= rounding):
+        return False
+    room = rounding / total if total > 0 else rounding
+    return all(
+        slot.rows.holds(point.u, point.s, room)
+        for slot, point in zip(slots, perturbations, strict=True)
+    )

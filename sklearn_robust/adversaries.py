@@ -1,0 +1,378 @@
+r"""The sets of perturbations of single samples, where these do not share one symmetric set.
+
+Several radii of one l_q ball, and its boxes, are told apart from other sets, which are in cones.
+
+The robust margin of sample i is :math:`m_i = y_i (\langle w, x_i \rangle + b) - \pi_i(w)`, and its
+penalty :math:`\pi_i` is a sum of support functions:
+
+=======  ===========================================================================================
+`Slots`  :math:`\pi_i(w) = \sum_k R_{ik}\, \sigma_k(g_k w)`: a *slot* k is a set and a sign
+         :math:`g_k`, and :math:`R_{ik} \ge 0` the radius of sample i in it. A symmetric set with a
+         radius for each sample is one slot. A set that is not symmetric is two: a sample of label y
+         loses :math:`\sigma(-y w)`.
+`Boxes`  :math:`\pi_i(w) = p_i \cdot w^+ + n_i \cdot w^-`: the box of each sample, as limits of the
+         features make it. It is linear in the positive and the negative part of w.
+=======  ===========================================================================================
+
+Notes
+-----
+A. Ben-Tal, L. El Ghaoui and A. Nemirovski, Robust Optimization, Princeton University Press (2009),
+chapter 1, for the support function as the worst case.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sklearn_robust._array_api import to_numpy
+from sklearn_robust.threats import (
+    Box,
+    ConicThreat,
+    LpBall,
+    Nothing,
+    Threat,
+    at,
+    columns_of,
+    is_ball,
+    is_by_class,
+    is_per_sample,
+    of_class,
+    offers,
+    support,
+    support_sizes,
+)
+
+# sets of samples that differ, above which a cone program would hold too many: each is a slot
+_MOST_SLOTS = 400
+
+
+class Slot(NamedTuple):
+    """A set, the sign of w in its support function, and the radius of each sample in it.
+
+    Attributes
+    ----------
+    threat : Threat
+    sign : float
+        1 or -1.
+    radius : ndarray of shape (n,)
+        >= 0; 0 where a sample has no part of this set.
+    """
+
+    threat: Any
+    sign: float
+    radius: np.ndarray
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Sets that samples share in parts: of each sample the sum of its radii times the sets."""
+
+    slots: tuple[Slot, ...]
+
+    @classmethod
+    def by_sample(cls, threat: Threat, radius: np.ndarray) -> Slots:
+        """A symmetric set with a radius for each sample, (n,)."""
+        return cls((Slot(threat, 1.0, radius),))
+
+    @classmethod
+    def by_class(cls, y: np.ndarray, sets: Sequence[Any], radius: np.ndarray) -> Slots:
+        """The set of each of two classes, -1 and +1, None where it is 0, and radii of samples."""
+        slots = []
+        for label, threat in zip((-1.0, 1.0), sets, strict=True):
+            part = np.where(y == label, radius, 0.0)
+            if threat is not None and part.any():
+                # a sample of label y loses sigma(-y w)
+                slots.append(Slot(threat, 1.0 if threat.symmetric else -label, part))
+        return cls(_merged(slots))
+
+    @property
+    def factors(self) -> np.ndarray | None:
+        """The radius of each sample, (n,), where all share one set; None where they do not."""
+        shared = len(self.slots) == 1 and self.slots[0].threat.symmetric
+        return self.slots[0].radius if shared else None
+
+    def penalties(self, coef: np.ndarray) -> np.ndarray:
+        """The margin that the adversary takes from each sample: (k, d) -> (k, n)."""
+        return self._summed(support, coef)
+
+    def sizes(self, coef: np.ndarray) -> np.ndarray:
+        """The sums of the sizes of the terms of `penalties`, with which its rounding scales."""
+        return self._summed(support_sizes, coef)
+
+    def _summed(self, function: Any, coef: np.ndarray) -> np.ndarray:
+        total = np.zeros((len(coef), self._n_samples))
+        for slot in self.slots:
+            total = total + function(slot.threat, slot.sign * coef)[:, None] * slot.radius
+        return total
+
+    def perturbations(self, coef: np.ndarray) -> np.ndarray:
+        """The worst perturbation of each sample, times minus its label: (d,) -> (n, d)."""
+        total = np.zeros((self._n_samples, len(coef)))
+        for slot in self.slots:
+            worst = slot.sign * slot.threat.worst(slot.sign * coef)
+            total += slot.radius[:, None] * np.where(np.isfinite(worst), worst, 0.0)
+        return total
+
+    @property
+    def _n_samples(self) -> int:
+        return len(self.slots[0].radius) if self.slots else 1
+
+    def take(self, index: np.ndarray) -> Slots:
+        """Those of some samples."""
+        return Slots(tuple(slot._replace(radius=slot.radius[index]) for slot in self.slots))
+
+
+def _merged(slots: list[Slot]) -> tuple[Slot, ...]:
+    """The slots, as one where they are of the same set and sign."""
+    if len(slots) == 2 and slots[0].threat is slots[1].threat and slots[0].sign == slots[1].sign:
+        return (slots[0]._replace(radius=slots[0].radius + slots[1].radius),)
+    return tuple(slots)
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The box of each sample, by what it takes from the margin.
+
+    Attributes
+    ----------
+    positive, negative : ndarray of shape (n, d)
+        What a sample loses for each unit of the positive part of a coefficient, and of the
+        negative; >= 0, inf where the adversary can go without limit.
+    """
+
+    positive: np.ndarray
+    negative: np.ndarray
+
+    @classmethod
+    def of(cls, y: np.ndarray, lower: Any, upper: Any) -> Boxes:
+        """The boxes lower_i <= delta <= upper_i, (n, d) or (d,), of samples with labels y."""
+        up, shape = (y > 0)[:, None], (len(y), np.shape(lower)[-1])
+        low, high = (np.broadcast_to(bound, shape) for bound in (lower, upper))
+        low = 0.0 - low
+        return cls(np.where(up, low, high), np.where(up, high, low))
+
+    factors = None
+
+    @cached_property
+    def bounded(self) -> tuple[np.ndarray, np.ndarray]:
+        """The features whose coefficient may be positive, and those where it may be negative: (d,)
+        masks.
+        """
+        positive, negative = (
+            np.isfinite(part).all(axis=0) for part in (self.positive, self.negative)
+        )
+        return positive, negative
+
+    @cached_property
+    def _finite(self) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Each part with 0 for inf, and where it is inf, if anywhere."""
+        finite = []
+        for part in (self.positive, self.negative):
+            endless = np.isinf(part)
+            some = bool(endless.any())
+            finite.append((np.where(endless, 0.0, part), endless) if some else (part, None))
+        return finite
+
+    def penalties(self, coef: np.ndarray) -> np.ndarray:
+        """The margin that the adversary takes from each sample: (k, d) -> (k, n)."""
+        total = np.zeros((len(coef), len(self.positive)))
+        for sign, (loss, endless) in zip((1.0, -1.0), self._finite, strict=True):
+            part = np.maximum(sign * coef, 0)
+            total += part @ loss.T
+            if endless is not None:
+                total[(part > 0).astype(np.float64) @ endless.T > 0] = np.inf
+        return total
+
+    sizes = penalties
+
+    def perturbations(self, coef: np.ndarray) -> np.ndarray:
+        """The worst perturbation of each sample, times minus its label: (d,) -> (n, d)."""
+        worst = np.where(coef > 0, self.positive, np.where(coef < 0, -self.negative, 0.0))
+        return np.where(np.isfinite(worst), worst, 0.0)
+
+    def take(self, index: np.ndarray) -> Boxes:
+        """Those of some samples."""
+        return Boxes(self.positive[index], self.negative[index])
+
+
+def is_shared(threat: Any) -> bool:
+    """Whether all samples have the same symmetric set, and no faster form of it is known."""
+    of_all = not (is_per_sample(threat) or is_by_class(threat))
+    return bool(of_all and threat.symmetric and not isinstance(threat, Box))
+
+
+def require_one_set(threat: Any, sample_radius: Any = None) -> None:
+    """Refuse, for several classes, all but one symmetric set for all samples."""
+    one = threat.symmetric and not (is_per_sample(threat) or is_by_class(threat))
+    if sample_radius is not None or not one:
+        got = f"threat={threat!r}" if sample_radius is None else "sample_radius"
+        raise ValueError(
+            f"Several classes as one problem need one symmetric set for all samples, got {got}: "
+            f"use OneVsRestClassifier around the estimator, or two classes."
+        )
+
+
+def resolve(
+    threat: Any, X: Any, y: np.ndarray, classes: Sequence[Any] | None, radius: np.ndarray | None
+) -> tuple[Any, Slots | Boxes | None]:
+    """The threat in the form that serves it fastest, and the sets of the samples.
+
+    A box that is symmetric becomes the l_inf ball with scales, and balls of several radii one ball
+    with a radius for each sample.
+
+    Parameters
+    ----------
+    threat : Threat
+        Bound.
+    X : array or scipy.sparse array of shape (n, d)
+    y : ndarray of shape (n,)
+        Labels in {-1, +1}.
+    classes : sequence of two labels, or None
+        What a threat by class calls the labels -1 and +1.
+    radius : ndarray of shape (n,) or None
+        The factor on the set of each sample; 1 where there is none.
+
+    Returns
+    -------
+    threat : Threat
+    adversary : Slots, Boxes or None
+        None where all samples share the threat, which is symmetric.
+
+    Raises
+    ------
+    ValueError
+        Where the set of a sample is not in cones, or the samples have too many sets.
+    """
+    sets = [threat, threat] if classes is None else [of_class(threat, one) for one in classes]
+    if classes is None and is_by_class(threat):
+        raise ValueError(
+            f"threat={threat!r} is one for each class, and the classes are not known here: give "
+            f"the estimator the threat, or RobustProblem.from_data the classes."
+        )
+    one_set = sets[0] is sets[1]
+    sets = [_as_ball(one) for one in sets]
+    if not any(is_per_sample(one) for one in sets):
+        if one_set and radius is None and sets[0].symmetric:
+            return sets[0], None
+        factors = np.ones(len(y)) if radius is None else radius
+        balls = _as_one_ball(sets)
+        if balls is not None:
+            ball, shares = balls
+            unit = LpBall(ball.q, 1.0, ball.scale)
+            by_class = np.where(y > 0, shares[1], shares[0])
+            return ball, Slots.by_sample(unit, factors * by_class)
+    else:
+        factors = np.ones(len(y)) if radius is None else radius
+    boxes = _boxes(sets, X, y, factors)
+    if boxes is not None:
+        return threat, boxes
+    if any(is_per_sample(one) for one in sets):
+        return threat, _distinct_slots(sets, X, y, factors)
+    used = [None if _is_nothing(one) else with_cones(one, X.shape[1]) for one in sets]
+    if one_set:
+        used[1] = used[0]
+    return threat, Slots.by_class(y, used, factors)
+
+
+def _is_nothing(threat: Any) -> bool:
+    return isinstance(threat, Nothing) or (is_ball(threat) and threat.eps == 0)
+
+
+def _as_ball(threat: Any) -> Any:
+    """A symmetric box of finite bounds as the l_inf ball with their scale; else the threat."""
+    if isinstance(threat, Box) and threat.symmetric and np.isfinite(threat.upper).all():
+        return LpBall(math.inf, 1.0, threat.upper)
+    return threat
+
+
+def _as_one_ball(sets: Sequence[Any]) -> tuple[LpBall, list[float]] | None:
+    """One ball, and the share of its radius that each class has; None where they are no balls of
+    one shape.
+    """
+    balls = [one for one in sets if not _is_nothing(one)]
+    if not balls or not all(is_ball(one) for one in balls):
+        return None
+    first = balls[0]
+    for other in balls[1:]:
+        alike = other.q == first.q and (
+            other.scale is first.scale
+            or (
+                other.scale is not None
+                and first.scale is not None
+                and np.array_equal(to_numpy(other.scale), to_numpy(first.scale))
+            )
+        )
+        if not alike:
+            return None
+    largest = max(balls, key=lambda ball: ball.eps)
+    return largest, [0.0 if _is_nothing(one) else one.eps / largest.eps for one in sets]
+
+
+def _boxes(sets: Sequence[Any], X: Any, y: np.ndarray, factors: np.ndarray) -> Boxes | None:
+    """The boxes of the samples; None where some set is no box."""
+    n, d = X.shape
+    lower, upper = np.zeros((n, d)), np.zeros((n, d))
+    for label, threat in zip((-1.0, 1.0), sets, strict=True):
+        rows = np.flatnonzero(y == label)
+        if _is_nothing(threat) or not len(rows):
+            continue
+        if is_ball(threat) and threat.q == math.inf:
+            reach = threat.eps * (np.ones(d) if threat.scale is None else to_numpy(threat.scale))
+            found: Any = Box(-reach, reach).at(X[rows], factors[rows])
+        else:
+            found = at(threat, X[rows], factors[rows])
+        if not isinstance(found, Box):
+            return None
+        lower[rows], upper[rows] = found.lower, found.upper
+    return Boxes.of(y, lower, upper)
+
+
+def _distinct_slots(sets: Sequence[Any], X: Any, y: np.ndarray, factors: np.ndarray) -> Slots:
+    """A slot for each set that samples have, where the sets depend on some columns of X."""
+    slots: list[Slot] = []
+    for label, threat in zip((-1.0, 1.0), sets, strict=True):
+        rows = np.flatnonzero(y == label)
+        if _is_nothing(threat) or not len(rows):
+            continue
+        if not is_per_sample(threat):
+            part = np.where(y == label, factors, 0.0)
+            slots.append(Slot(with_cones(threat, X.shape[1]), -label, part))
+            continue
+        values = X[rows][:, columns_of(threat)]
+        values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
+        keys = np.column_stack([values, factors[rows]])
+        _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        if len(first) + len(slots) > _MOST_SLOTS:
+            raise ValueError(
+                f"Training against threat={type(threat).__name__} holds each set that samples have "
+                f"in one cone program, at most {_MOST_SLOTS}, and these samples have "
+                f"{len(first)} in one class: train against a larger set that samples share, such "
+                f"as a Box or an LpBall without clip, and score against this one."
+            )
+        for k, place in enumerate(first):
+            sample = X[[rows[place]]]
+            sample = sample.toarray()[0] if hasattr(sample, "toarray") else sample[0]
+            one = with_cones(at(threat, sample, float(factors[rows[place]])), X.shape[1])
+            part = np.zeros(len(y))
+            part[rows[which == k]] = 1.0
+            slots.append(Slot(one, -label, part))
+    return Slots(tuple(slots))
+
+
+def with_cones(threat: Any, d: int) -> Any:
+    """The threat where it is in cones; an l_q ball with the scale that gives it some."""
+    if is_ball(threat) and threat.scale is None:
+        threat = LpBall(threat.q, threat.eps, np.ones(d))
+    if not offers(threat, ConicThreat):
+        raise ValueError(
+            f"Training with one set for each sample or class, or with a set that is not symmetric, "
+            f"needs conic of the set, which threat={type(threat).__name__} does not offer: use "
+            f"l_q balls of q = 1, 2 or inf, boxes, budgets, ellipsoids, or sets that have it."
+        )
+    return threat

@@ -1,0 +1,189 @@
+"""Training data on a cluster as a list of chunks with names: arrays, frames, and sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sklearn_robust.rows import Block, BlockRows
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A part of the data.
+
+    Attributes
+    ----------
+    name : str
+        For messages.
+    value : dask Delayed
+        It becomes a `Block`, or an object whose blocks() yields blocks, on a worker.
+    """
+
+    name: str
+    value: Any
+
+
+def read_chunks(X: Any, y: Any = None, sample_weight: Any = None) -> list[Chunk]:
+    """The chunks of training data.
+
+    Parameters
+    ----------
+    X : dask array or frame, or list of row sources
+        A row source has a method blocks() that yields (X, y) or (X, y, sample_weight).
+    y, sample_weight : dask array or series, or None
+        None for sources, which have labels and weights themselves.
+
+    Raises
+    ------
+    TypeError
+        If X is nothing of the kind.
+    ValueError
+        If y or sample_weight do not go with X.
+    """
+    if is_collection(X):
+        return _chunks_of_collection(X, y, sample_weight)
+    sources = [X] if hasattr(X, "blocks") else X
+    if not isinstance(sources, Sequence) or not all(
+        callable(getattr(source, "blocks", None)) for source in sources
+    ):
+        raise TypeError(
+            f"X must be a dask array, a dask frame or a list of objects with a method blocks(), "
+            f"got {type(X).__name__}. An array in memory is for the classes of sklearn_robust "
+            f"itself."
+        )
+    for name, given in (("y", y), ("sample_weight", sample_weight)):
+        if given is not None:
+            raise ValueError(
+                f"{name} must be left out where X is a list of sources, which hold labels and "
+                f"weights, got a {type(given).__name__}."
+            )
+    if not sources:
+        raise ValueError("X must hold at least one source, got an empty list.")
+    import dask
+
+    sources = [source.source if isinstance(source, BlockRows) else source for source in sources]
+    return [
+        Chunk(f"source {i} ({source!r})", dask.delayed(source, traverse=False))
+        for i, source in enumerate(sources)
+    ]
+
+
+def is_collection(X: Any) -> bool:
+    """Whether X is a dask array or frame, of which each chunk has all columns."""
+    return hasattr(X, "__dask_graph__") and hasattr(X, "to_delayed")
+
+
+def map_rows(X: Any, function: Callable[[Any], np.ndarray], like: np.ndarray) -> Any:
+    """The dask array of a function of the X of each chunk, computed when it is asked for.
+
+    Parameters
+    ----------
+    X : dask array or frame, or list of row sources
+    function : callable
+        Of an array or frame of m rows; its result has shape (m,) or (m, c).
+    like : ndarray of shape (0,) or (0, c)
+        An empty result, for shape and dtype.
+    """
+    import dask
+    import dask.array as da
+
+    chunks = _X_chunks(X) if is_collection(X) else read_chunks(X)
+    of_chunk = dask.delayed(_map_chunk)
+    lengths = X.chunks[0] if hasattr(X, "chunks") else [np.nan] * len(chunks)
+    parts = [
+        da.from_delayed(
+            of_chunk(function, chunk.value, like),
+            shape=(length, *like.shape[1:]),
+            dtype=like.dtype,
+            meta=like,
+        )
+        for chunk, length in zip(chunks, lengths, strict=True)
+    ]
+    return da.concatenate(parts, axis=0, allow_unknown_chunksizes=True)
+
+
+def _map_chunk(function: Callable[[Any], np.ndarray], value: Any, like: np.ndarray) -> np.ndarray:
+    blocks = [value] if isinstance(value, Block) else [Block(*item) for item in value.blocks()]
+    parts = [function(block.X) for block in blocks if block.X.shape[0]]
+    return np.concatenate(parts) if parts else like
+
+
+def _X_chunks(X: Any) -> list[Chunk]:
+    """The chunks of X alone."""
+    import dask
+
+    block = dask.delayed(Block)
+    return [
+        Chunk(f"chunk {i} of X", block(part, None, None, f"chunk {i} of X"))
+        for i, part in enumerate(_parts(X))
+    ]
+
+
+def _chunks_of_collection(X: Any, y: Any, sample_weight: Any) -> list[Chunk]:
+    """The chunks of X, each with its labels and weights."""
+    import dask
+
+    if y is None:
+        raise ValueError("y must hold the labels where X is a dask array or frame, got None.")
+    columns = {"X": X, "y": y, "sample_weight": sample_weight}
+    for name, column in columns.items():
+        if column is not None and not is_collection(column):
+            raise TypeError(
+                f"{name} must be a dask array, frame or series like X, got "
+                f"{type(column).__name__}. Use dask.array.from_array({name}, chunks=X.chunks[0])."
+            )
+    if hasattr(X, "chunks"):
+        y, sample_weight = (_with_rows_of(X, column) for column in (y, sample_weight))
+    X_parts, y_parts = _parts(X), _parts(y)
+    weight_parts = [None] * len(X_parts) if sample_weight is None else _parts(sample_weight)
+    for name, parts in (("y", y_parts), ("sample_weight", weight_parts)):
+        if len(parts) != len(X_parts):
+            raise ValueError(
+                f"{name} must have the chunks of X, got {len(parts)} beside {len(X_parts)} of X. "
+                f"Take both from one array or frame."
+            )
+    names = _names(X)
+    block = dask.delayed(Block)
+    return [
+        Chunk(name, block(*parts, name))
+        for name, *parts in zip(names, X_parts, y_parts, weight_parts, strict=True)
+    ]
+
+
+def _with_rows_of(X: Any, column: Any) -> Any:
+    """A dask array cut where X is, if the cuts are known."""
+    if column is None or not hasattr(column, "chunks") or column.chunks[0] == X.chunks[0]:
+        return column
+    if np.isnan(column.shape[0]) or np.isnan(X.shape[0]):
+        return column  # each chunk is checked
+    if column.shape[0] != X.shape[0]:
+        raise ValueError(
+            f"y and sample_weight must have an entry for each of the {X.shape[0]} rows of X, got "
+            f"{column.shape[0]}."
+        )
+    return column.rechunk((X.chunks[0],), method="tasks")
+
+
+def _parts(collection: Any) -> list[Any]:
+    """The chunks of rows, as dask's Delayed."""
+    if hasattr(collection, "chunks") and collection.ndim == 2:
+        collection = collection.rechunk({1: -1}, method="tasks")
+    return list(np.ravel(np.asarray(collection.to_delayed(), dtype=object)))
+
+
+def _names(X: Any) -> list[str]:
+    """A name for each chunk, with its rows where they are known."""
+    if not hasattr(X, "chunks"):
+        return [f"partition {i} of X" for i in range(X.npartitions)]
+    stops = np.cumsum(X.chunks[0])
+    if np.isnan(stops).any():
+        return [f"chunk {i} of X" for i in range(len(stops))]
+    starts = [0, *stops[:-1].tolist()]
+    return [
+        f"chunk {i} of X (rows {start} to {stop - 1})"
+        for i, (start, stop) in enumerate(zip(starts, stops.tolist(), strict=True))
+    ]

@@ -1,0 +1,67 @@
+"""Certificates of exact robust accuracies; the threat is an l_q ball."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import _check_sample_weight
+
+from sklearn_robust._parameters import check_exponent
+from sklearn_robust.metrics.linear_view import linear_view
+from sklearn_robust.proofs import Certificate, Claim, LabelledData, certify_accuracy
+from sklearn_robust.threats import check_radius
+
+
+def robust_accuracy_certificate(
+    estimator: BaseEstimator,
+    X: Any,
+    y: Any,
+    *,
+    eps: float,
+    q: float = math.inf,
+    sample_weight: Any = None,
+    scale: Any = None,
+) -> Certificate:
+    """The exact robust accuracy of a linear classifier, as a certificate that anyone can check.
+
+    Parameters
+    ----------
+    estimator : fitted linear classifier
+        As in `robust_accuracy_score`. Of a pipeline the certificate is about what its last step
+        sees.
+    X : array-like or sparse array of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,)
+        True labels, each one of the classifier's.
+    eps : float
+        Radius of the perturbation.
+    q : float, default=inf
+        Exponent of the norm that bounds the perturbation: 1, 2 or inf.
+    sample_weight : array-like of shape (n_samples,), optional
+    scale : array-like of shape (n_features,) or dict {feature name: float}, optional
+        As in `robust_accuracy_score`.
+
+    Returns
+    -------
+    Certificate
+        Its two figures differ by the rounding of one number at most, unless a margin is so near 0
+        that 2^-128 does not decide it.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_breast_cancer
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.preprocessing import scale
+    >>> from sklearn_robust.metrics import robust_accuracy_certificate
+    >>> X, y = load_breast_cancer(return_X_y=True)
+    >>> X = scale(X)
+    >>> robust_accuracy_certificate(LogisticRegression().fit(X, y), X, y, eps=0.2)
+    Certificate(0.8189806678 <= robust accuracy <= 0.8189806678)
+    """
+    view = linear_view(estimator, X, "model")
+    view.seen_class_index(y)
+    weight = _check_sample_weight(sample_weight, view.X, ensure_non_negative=True)
+    ball = view.ball(check_exponent(q, "q"), check_radius(eps, "eps"), scale)
+    data = LabelledData.of(view.X, y, weight, view.classes)
+    return certify_accuracy(Claim(data, ball, view.coef, view.intercept))

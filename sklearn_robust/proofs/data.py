@@ -1,0 +1,129 @@
+"""The data that a certificate is about, as the checker reads them from a file."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from scipy import sparse
+from sklearn.utils.validation import check_array
+
+from sklearn_robust import check
+from sklearn_robust._parameters import refuse_lazy
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import BlockRows
+from sklearn_robust.threats import LpBall
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """Rows in float64 with their labels and weights.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n, d)
+    y : int array of shape (n,)
+        Index of each sample's class in `classes`.
+    classes : list of str
+        The labels as text, in the order of `numpy.unique(y)`.
+    sample_weight : ndarray of shape (n,)
+
+    Examples
+    --------
+    >>> from sklearn_robust.proofs import LabelledData
+    >>> data = LabelledData.of([[1.0], [2.0]], [1.0, 0.0])
+    >>> data.labels, data.digest[:8]
+    (['1', '0'], 'd07aad98')
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    classes: list[str]
+    sample_weight: np.ndarray
+
+    @classmethod
+    def of(cls, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
+        """The data of arrays, frames or sparse arrays.
+
+        Parameters
+        ----------
+        X : array-like or sparse array of shape (n, d)
+        y : array-like of shape (n,)
+        sample_weight : array-like of shape (n,), optional
+        classes : array-like, optional
+            The labels in the order of a predictor; by default those of y, sorted.
+
+        Returns
+        -------
+        LabelledData
+
+        Raises
+        ------
+        ValueError
+            If X is in blocks, or two labels have one text, as 1 and "1.0" have.
+        """
+        if isinstance(X, BlockRows):
+            raise ValueError(
+                f"A certificate needs the data in memory, got {type(X).__name__}. Pass an array."
+            )
+        refuse_lazy(X=X, y=y, sample_weight=sample_weight)
+        X = check_array(X, accept_sparse=True, dtype=np.float64)
+        X = X.toarray() if sparse.issparse(X) else X
+        names, index = np.unique(np.asarray(y), return_inverse=True)
+        if classes is not None:
+            index = np.searchsorted(classes, np.asarray(y))
+            names = np.asarray(classes)
+        texts = [check.label(str(name)) for name in names]
+        if len(set(texts)) < len(texts):
+            raise ValueError(
+                f"y must hold labels that differ as text for a certificate, "
+                f"got {names.tolist()!r}. "
+                "Rename them."
+            )
+        weight = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight, float)
+        return cls(X, index, texts, weight)
+
+    @cached_property
+    def rows(self) -> list[list[float]]:
+        """The rows as lists of floats."""
+        rows: list[list[float]] = self.X.tolist()
+        return rows
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The text of each sample's label."""
+        return [self.classes[index] for index in self.y]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of "n d" and a line feed, then, for each row, of its values as little-endian
+        float64 without -0.0, its label as UTF-8, and a line feed.
+        """
+        found = hashlib.sha256("{} {}\n".format(*self.X.shape).encode())
+        for row, label in zip(self.X.astype("<f8") + 0.0, self.labels, strict=True):
+            found.update(row.tobytes() + f"{label}\n".encode())
+        return found.hexdigest()
+
+    def problem(self, ball: LpBall, fit_intercept: bool) -> RobustProblem | JointProblem:
+        """The problem of the samples of positive weight."""
+        used = self.sample_weight > 0
+        given: dict[str, Any] = {
+            "threat": ball,
+            "fit_intercept": fit_intercept,
+            "sample_weight": self.sample_weight[used],
+        }
+        if len(self.classes) > 2:
+            return JointProblem.from_data(self.X[used], self.y[used], **given)
+        return RobustProblem.from_data(
+            self.X[used], np.where(self.y[used] == 1, 1.0, -1.0), **given
+        )
+
+
+def exponent_name(exponent: float) -> str | None:
+    """The name of an exponent in a certificate, "1", "2" or "inf"; None for another."""
+    return {1.0: "1", 2.0: "2", math.inf: "inf"}.get(exponent)

@@ -1,0 +1,170 @@
+r"""The critical factor: the largest multiple of the sets of the samples with a robust separator.
+
+For a predictor w it is :math:`f(w) = \sup \{f : \max_b \min_i y_i (\langle w, x_i \rangle + b) - f
+\pi_i(w) \ge 0\}`. By Dinkelbach's method: the predictor of largest margin at a factor has a larger
+factor of its own, until there is none. The weights of a program just above it prove that.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from sklearn_robust._conic_sets import (
+    TERM_ROUNDING,
+    ConicSlot,
+    Perturbation,
+    least_share,
+    matched,
+    prove_inseparable,
+    slots_of,
+)
+from sklearn_robust.adversaries import Boxes
+from sklearn_robust.certificates import Certified, best_intercept
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
+from sklearn_robust.separators.conic_separator import certify_direction, on_rows, solve_on_all_rows
+from sklearn_robust.sign_split import SplitForm
+
+# The norm of the programs: where w is 0 its linear cones leave no part of Z^T a to it
+_NORM = LpNorm(math.inf)
+_MOST_RATIOS = 30  # steps of Dinkelbach's method, which converges superlinearly
+_SLOW_RATIO = 0.01  # relative growth of the factor, in units of tol, up to which it ends
+_LEAST_FACTOR = 1e-9  # from which it starts where nothing separates at factor 1
+# relative excess over the best factor at which weights are sought that bound it
+_BEYOND = (0.5e-8, 1e-6, 1e-4)
+_FACTOR_STEPS = 60  # Newton steps at most to the root that is the factor of a predictor
+
+
+def largest_factor(problem: RobustProblem, tol: float) -> Certified:
+    """The critical factor of one problem, whose radius counts as 1.
+
+    Parameters
+    ----------
+    problem : RobustProblem
+        A single one in float64, on an array.
+    tol : float
+        Certified relative gap of the factor to reach.
+
+    Returns
+    -------
+    Certified
+        `margin` and `bound` are factors: 0 where nothing separates, and inf where something does
+        against every multiple.
+
+    Raises
+    ------
+    RuntimeError
+        If a solver failed.
+    """
+    used = np.flatnonzero(problem.log_weight[0] > -math.inf)
+    part = on_rows(problem, used)
+    found, bound = _at_factor(part, 1.0, tol)
+    factor = 1.0
+    if found.margin <= 0:
+        factor = _LEAST_FACTOR
+        least, of_least = _at_factor(part, factor, tol)
+        found, bound = (least, of_least) if least.margin > 0 else (found, min(bound, of_least))
+    best = replace(found, margin=0.0, bound=bound)
+    for _ in range(_MOST_RATIOS):
+        if found.margin <= 0:
+            break
+        ratio = _own_factor(part, found.coef)
+        best = replace(found, margin=ratio, bound=math.inf).merged(best)
+        if ratio == math.inf or ratio <= factor * (1 + _SLOW_RATIO * tol):
+            break
+        factor = ratio
+        found, bound = _at_factor(part, factor, tol)
+        best = best.merged(replace(found, margin=-math.inf, bound=bound))
+    if 0 < best.margin < math.inf:
+        for beyond in _BEYOND:
+            if best.gap <= tol:
+                break
+            found, bound = _at_factor(part, best.margin * (1 + beyond), tol)
+            best = best.merged(replace(found, margin=-math.inf, bound=bound))
+    if best.margin == 0:
+        best = replace(best, coef=np.zeros_like(best.coef), intercept=0.0)
+    weights = np.zeros(problem.y.shape[1])
+    weights[used] = best.weights
+    return replace(best, weights=weights, solver="cone programs, largest ratio")
+
+
+def _at_factor(problem: RobustProblem, factor: float, tol: float) -> tuple[Certified, float]:
+    """The predictor of largest margin at a factor, and the factor that its weights bound."""
+    at = replace(problem, radius=np.full(1, factor))
+    if not isinstance(at.adversary, Boxes):
+        found, points = solve_on_all_rows(at, _NORM, tol)
+        return found, factor * _least_multiple(at, slots_of(at), found.weights, points)
+    form = SplitForm(at, scaled=False)
+    found, _ = solve_on_all_rows(form.as_problem(at), _NORM, tol)
+    bound = _least_factor_of_boxes(at, at.adversary, found.weights)
+    return certify_direction(at, _NORM, form.coef(found.coef), found), bound
+
+
+def _least_multiple(
+    problem: RobustProblem,
+    slots: list[ConicSlot],
+    weights: np.ndarray,
+    points: list[Perturbation],
+) -> float:
+    """The least multiple >= 1 of the sets for which weights prove that nothing separates; inf where
+    there is none near 1.
+    """
+    points = matched(problem, slots, weights, points)
+
+    def proves(share: float) -> bool:
+        shrunk = points
+        if share > 0:  # towards 0: the perturbations of the larger sets stay the same
+            part = 1 / (1 + share)
+            shrunk = [
+                Perturbation(part * point.u, part * point.s + (1 - part) * slot.set.s_of_zero)
+                for slot, point in zip(slots, points, strict=True)
+            ]
+        larger = [slot.times(1 + share) for slot in slots]
+        return prove_inseparable(problem, larger, weights, shrunk)
+
+    share = least_share(proves)
+    return math.inf if share is None else 1 + share
+
+
+def _least_factor_of_boxes(problem: RobustProblem, boxes: Boxes, weights: np.ndarray) -> float:
+    """The least factor at which weights prove that nothing separates: M^T a <= 0."""
+    weighted_sum = problem.weighted_sum(weights[None])[0]
+    room = TERM_ROUNDING * problem.sizes(weights[None])[0]
+    least = 0.0
+    for sign, loss, kept in zip(
+        (1.0, -1.0), (boxes.positive, boxes.negative), boxes.bounded, strict=True
+    ):
+        rise = sign * weighted_sum[kept]
+        taken = weights @ loss[:, kept]
+        open_ = rise > room[kept]
+        with np.errstate(divide="ignore"):
+            least = max(least, float(np.max(rise[open_] / taken[open_], initial=0.0)))
+    return least
+
+
+def _own_factor(problem: RobustProblem, coef: np.ndarray) -> float:
+    """f(w) of a predictor: by Newton's method from above on a concave function of f."""
+    scores = problem.signed_scores(coef[None])
+    penalties = replace(problem, radius=np.ones(1)).penalties(coef[None]) + 0 * scores
+
+    def margin(factor: float) -> tuple[float, float]:
+        margins = scores - factor * penalties
+        parts = [np.where(members, margins, math.inf)[0] for members in problem.classes]
+        places = [int(np.argmin(part)) for part in parts]
+        value = float(best_intercept(margins, problem.classes)[1][0])
+        return value, float(np.mean([penalties[0, place] for place in places]))
+
+    factor = 0.0
+    for _ in range(_FACTOR_STEPS):
+        value, slope = margin(factor)
+        if slope == 0:
+            return math.inf if value > 0 else factor
+        moved = factor + value / slope
+        if not abs(moved - factor) > 2 * np.finfo(float).eps * abs(moved):
+            break
+        factor = moved
+    # rounding may put it above: below, the predictor separates
+    return max(factor * (1 - TERM_ROUNDING), 0.0)

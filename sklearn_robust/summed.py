@@ -1,0 +1,180 @@
+"""A problem of two classes that is known by sums over its samples alone.
+
+A solver asks for the total of a function of the samples of a block: no array over all samples is
+ever formed, and the blocks may lie in files or on a cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple
+
+import numpy as np
+
+from sklearn_robust.rows import ArrayRows, Block, Reduction, Survey, as_rows
+from sklearn_robust.rows.reduction import S
+from sklearn_robust.threats import LpBall
+
+
+class Predictor(NamedTuple):
+    """A linear predictor, and the margin that the adversary takes of it."""
+
+    coef: np.ndarray
+    intercept: float
+    penalty: float
+
+    def towards(self, other: Predictor, share: float, penalty: float) -> Predictor:
+        """The predictor at a share of the way to another, of this penalty."""
+        coef = self.coef + share * (other.coef - self.coef)
+        return Predictor(coef, self.intercept + share * (other.intercept - self.intercept), penalty)
+
+
+class Samples(NamedTuple):
+    """The samples of positive weight of a block.
+
+    Attributes
+    ----------
+    rows : DenseRows or SparseRows
+    y : ndarray of shape (m,)
+        Labels in {-1, +1}.
+    log_weight : ndarray of shape (m,)
+        Logarithms of the sample weights, which sum to 1 over all blocks.
+    """
+
+    rows: ArrayRows
+    y: np.ndarray
+    log_weight: np.ndarray
+
+    def margins(self, predictors: Sequence[Predictor]) -> np.ndarray:
+        """The robust margins of k predictors, (k, m), in double precision."""
+        scores = self.rows.scores(np.stack([at.coef for at in predictors]))
+        intercepts, penalties = np.array([(at.intercept, at.penalty) for at in predictors]).T
+        return self.y * (scores + intercepts[:, None]) - penalties[:, None]
+
+
+@dataclass(frozen=True)
+class SummedProblem:
+    r"""One problem of two classes against an l_q ball, on blocks of rows.
+
+    Attributes
+    ----------
+    reduction : Reduction
+    survey : Survey
+    classes : ndarray of shape (2,)
+        The labels of the classes -1 and +1.
+    factors : ndarray of shape (2,)
+        On the sample weights of each class.
+    threat : LpBall
+        The unit ball; without a scale where all features have the same.
+    radius : float
+    fit_intercept : bool
+    """
+
+    reduction: Reduction
+    survey: Survey
+    classes: np.ndarray
+    factors: np.ndarray
+    threat: LpBall
+    radius: float
+    fit_intercept: bool
+
+    @classmethod
+    def of(
+        cls,
+        reduction: Reduction,
+        survey: Survey,
+        ball: LpBall,
+        *,
+        classes: np.ndarray,
+        factors: np.ndarray,
+        fit_intercept: bool,
+    ) -> SummedProblem:
+        """The problem of blocks, of which the survey is known, against a ball in the units of X."""
+        unit, scale = LpBall(ball.q, 1.0, ball.scale).simplified()
+        return cls(
+            reduction, survey, classes, factors, unit, float(scale) * ball.eps, fit_intercept
+        )
+
+    @property
+    def n_features(self) -> int:
+        """The number of features, d."""
+        return self.survey.n_features
+
+    @property
+    def class_weights(self) -> np.ndarray:
+        """The sum of the weights of each class, (2,)."""
+        at = [np.flatnonzero(self.survey.labels == label) for label in self.classes]
+        sums = np.array([self.survey.weights[i].sum() for i in at])
+        return sums * self.factors
+
+    @property
+    def total_weight(self) -> float:
+        """The sum of the weights before they were scaled to sum 1."""
+        return float(self.class_weights.sum())
+
+    def penalty(self, coef: np.ndarray) -> float:
+        """The margin that the adversary takes."""
+        return self.radius * float(self.threat.dual_norm.value(coef))
+
+    def predictor(self, coef: np.ndarray, intercept: float) -> Predictor:
+        """The predictor of these coefficients."""
+        return Predictor(coef, float(intercept), self.penalty(coef))
+
+    def total(self, function: Callable[[Samples], S]) -> S:
+        """The sum of a function of the samples of each block that has samples of positive weight.
+
+        Raises
+        ------
+        ValueError
+            If the blocks hold more or fewer samples than at their survey.
+        """
+        read = _SamplesOf(function, self.classes, self.factors / self.total_weight)
+        counted = self.reduction.total(read)
+        if counted.n != self.survey.n:
+            raise ValueError(
+                f"X has changed: it held {self.survey.n} samples when it was first read, and now "
+                f"holds {counted.n}. Its blocks must be the same each time they are read."
+            )
+        assert counted.part is not None  # both classes have weight
+        return counted.part
+
+
+@dataclass(frozen=True)
+class _Counted(Generic[S]):
+    """The number of samples of some blocks, and a sum over those of positive weight, if any."""
+
+    n: int
+    part: S | None
+
+    def __add__(self, other: _Counted[S]) -> _Counted[S]:
+        n = self.n + other.n
+        if self.part is None or other.part is None:
+            return _Counted(n, other.part if self.part is None else self.part)
+        return _Counted(n, self.part + other.part)
+
+
+@dataclass(frozen=True)
+class _SamplesOf(Generic[S]):
+    """The function of a block that applies a function to its samples."""
+
+    function: Callable[[Samples], S]
+    classes: np.ndarray
+    factors: np.ndarray
+
+    def __call__(self, block: Block) -> _Counted[S]:
+        rows, labels, weight = block.rows, block.labels, block.weights
+        negative, positive = labels == self.classes[0], labels == self.classes[1]
+        factors = self.factors[0] * negative + self.factors[1] * positive
+        weight = factors if weight is None else factors * weight
+        used = weight > 0
+        y = np.where(positive, 1.0, -1.0)
+        if not used.all():
+            rows, y, weight = as_rows(rows.X[used]), y[used], weight[used]
+        part = self.function(Samples(rows, y, np.log(weight))) if len(y) else None
+        return _Counted(len(labels), part)
+
+
+def positive_classes(survey: Survey, factors: Any) -> np.ndarray:
+    """The labels whose samples have weight in all, after a factor on the weights of each label."""
+    return survey.labels[survey.weights * factors > 0]

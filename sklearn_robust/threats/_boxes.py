@@ -1,0 +1,209 @@
+"""The box: bounds of each feature, which may differ below and above, and may be infinite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from sklearn.utils.metaestimators import available_if
+
+from sklearn_robust._array_api import Array, like, namespace
+from sklearn_robust.threats._cones import box_rows
+from sklearn_robust.threats._interface import ConicSet
+from sklearn_robust.threats._limits import bound_limits, check_limits, dense, room
+from sklearn_robust.threats._members import check_numbers, per_feature, times
+from sklearn_robust.threats._mixin import ThreatMixin
+
+
+@dataclass(frozen=True, eq=False)
+class Box(ThreatMixin):
+    r"""The threat :math:`\{\delta : l_j \le \delta_j \le u_j\}`: what each feature can lose and
+    gain.
+
+    .. math:: \sigma(v) = \sum_j u_j \max(v_j, 0) + l_j \min(v_j, 0).
+
+    An infinite bound is a feature that can move without limit in that direction: a robust
+    classifier has :math:`w_j \ge 0` or :math:`w_j \le 0` there. With both bounds zero a feature is
+    out of reach.
+
+    Parameters
+    ----------
+    lower, upper : float, array-like of shape (d,) or dict {feature name: float}
+        :math:`l_j \le 0 \le u_j`, in the units of the features; -inf and inf are allowed. Features
+        that a dict does not name have 0: they do not move in that direction.
+    clip : pair (low, high) of numbers or arrays of shape (d,), optional
+        Limits of the data: x + delta stays inside. The set is then one for each sample, and
+        `certified_radius` counts the factor on the bounds, not on the limits.
+
+    Notes
+    -----
+    The set is the interval uncertainty of [1]_. With upper = inf and lower = 0 for one class alone,
+    ``Box(0, inf).only("malware")``, it is the adversary of the monotone classifiers of [2]_.
+
+    References
+    ----------
+    .. [1] A. Ben-Tal, L. El Ghaoui, A. Nemirovski. Robust Optimization. Princeton University Press,
+       2009.
+    .. [2] I. Incer, M. Theodorides, S. Afroz, D. Wagner. Adversarially robust malware detection
+       using monotonic classification. IWSPA 2018.
+
+    Examples
+    --------
+    The first feature can only grow, the second moves by at most 0.1, the third not at all.
+
+    >>> import numpy as np
+    >>> from sklearn_robust.threats import Box
+    >>> box = Box(lower=[0.0, -0.1, 0.0], upper=[np.inf, 0.1, 0.0])
+    >>> box.support(np.array([[-2.0, 3.0, 1.0], [2.0, 3.0, 1.0]])).round(3)
+    array([0.3, inf])
+
+    A pixel of 0.95 has room for 0.05 only:
+
+    >>> Box(-0.2, 0.2, clip=(0, 1)).at(np.array([[0.95, 0.5]])).support(np.array([1.0, 1.0]))
+    array([0.25])
+    """
+
+    lower: Any
+    upper: Any
+    clip: Any = None
+
+    convex = solid = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lower", check_numbers(self.lower, "lower", -1))
+        object.__setattr__(self, "upper", check_numbers(self.upper, "upper", 1))
+        object.__setattr__(self, "clip", check_limits(self.clip))
+
+    @classmethod
+    def _of(cls, lower: Any, upper: Any) -> Box:
+        """The box of bounds that are known to be valid, without limits."""
+        box = object.__new__(cls)
+        for name, value in (("lower", lower), ("upper", upper), ("clip", None)):
+            object.__setattr__(box, name, value)
+        return box
+
+    @property
+    def symmetric(self) -> bool:  # type: ignore[override]
+        if self.clip is not None or isinstance(self.lower, dict) or isinstance(self.upper, dict):
+            same: Any = self.clip is None and self.lower == _opposite(self.upper)
+        else:
+            same = np.all(self.lower == -self.upper)
+        return bool(same)
+
+    @property
+    def per_sample(self) -> bool:  # type: ignore[override]
+        return self.clip is not None
+
+    @property
+    def columns(self) -> np.ndarray:
+        if self.clip is None:
+            return super().columns
+        return np.flatnonzero((np.asarray(self.lower) < 0) | (np.asarray(self.upper) > 0))
+
+    def bind(self, n_features: int, names: Any = None, classes: Any = None) -> Box:
+        """The box with an array of n_features bounds on either side."""
+        lower, upper = (
+            per_feature(getattr(self, name), n_features, names, name) for name in ("lower", "upper")
+        )
+        return replace(self, lower=lower, upper=upper, clip=bound_limits(self.clip, n_features))
+
+    def at(self, X: Any, radius: Any = 1.0) -> Box:
+        """The boxes of n samples, with bounds of shape (n, d): those of the box times the radius,
+        cut by the limits.
+        """
+        radius = np.asarray(radius)[..., None] if np.ndim(radius) else radius
+        lower, upper = times(radius, self.lower), times(radius, self.upper)
+        if self.clip is None:
+            return Box._of(lower, upper)
+        below, above = room(dense(X), self.clip)
+        return Box._of(np.maximum(lower, below), np.minimum(upper, above))
+
+    def within(self, lower: Any, upper: Any) -> Box:
+        """The part of the box in another one."""
+        return Box._of(np.maximum(self.lower, lower), np.minimum(self.upper, upper))
+
+    def mapped(self, function: Callable[[Array], Array]) -> Box:
+        """The box with the function of its bounds."""
+        bounds = (function(end) if np.ndim(end) else end for end in (self.lower, self.upper))
+        return self if self.clip is not None else Box._of(*bounds)
+
+    def worst(self, v: Array) -> Array:
+        """The corner that attains the worst case; infinite where it has no bound, and 0 where v is:
+        (..., d) -> (..., d).
+        """
+        xp = namespace(v)
+        lower, upper = self._as(v)
+        return xp.where(v > 0, upper, xp.where(v < 0, lower, 0.0 * v))
+
+    def support(self, v: Array) -> Array:
+        """The largest <v, .>, inf where v points along an infinite bound: (..., d) -> (...)."""
+        return namespace(v).sum(v * self.worst(v), axis=-1)
+
+    def supports(self, V: np.ndarray) -> np.ndarray:
+        """The support functions of the boxes of n samples in k directions: (k, d) -> (n, k)."""
+        if np.ndim(self.lower) < 2:
+            return np.stack([self.support(v) for v in V], axis=-1)
+        with np.errstate(invalid="ignore"):
+            found = self.upper @ np.maximum(V, 0).T + self.lower @ np.minimum(V, 0).T
+        if not np.isfinite(found).all():  # bounds that are infinite
+            found = np.stack([self.support(v) for v in V], axis=-1)
+        return found
+
+    def reach(self) -> float:
+        """The largest entry in size of a point of the box."""
+        return max(float(np.max(np.abs(end))) for end in (self.lower, self.upper))
+
+    def project(self, x: Array, radius: Array | float = 1.0) -> Array:
+        """The point of radius times the box that is nearest to x; radius is a number or (...)."""
+        xp = namespace(x)
+        lower, upper = self._times(x, radius)
+        return xp.minimum(xp.maximum(x, lower), upper)
+
+    def min_norm_subgradient(self, w: Array, g: Array, radius: Array | float, norm: Any) -> Array:
+        r"""The element of :math:`g + \text{radius}\,\partial \sigma(w)` that is least, entry by
+        entry, and so in every norm.
+        """
+        xp = namespace(w)
+        lower, upper = self._times(w, radius)
+        at_zero = g + xp.minimum(xp.maximum(-g, lower), upper)
+        return xp.where(w > 0, g + upper, xp.where(w < 0, g + lower, at_zero))
+
+    def stop_at_kinks(self, w: Array, moved: Array) -> Array:
+        """`moved`, with entries that would change their sign stopped at zero."""
+        xp = namespace(w)
+        lower, upper = self._as(w)
+        return xp.where((w * moved < 0) & (lower < upper), xp.zeros_like(moved), moved)
+
+    def _as(self, v: Array) -> tuple[Array, Array]:
+        """The bounds as arrays such as v."""
+        if self.clip is not None:
+            raise ValueError(
+                "A box with limits is another set for each sample, and has no worst point of its "
+                "own: use at(X)."
+            )
+        lower, upper = (
+            end
+            if hasattr(end, "device") and not isinstance(end, np.ndarray)
+            else like(v, np.asarray(end))
+            for end in (self.lower, self.upper)
+        )
+        return lower, upper
+
+    def _times(self, x: Array, radius: Array | float) -> tuple[Array, Array]:
+        factor = radius[..., None] if getattr(radius, "ndim", 0) else radius
+        lower, upper = self._as(x)
+        return times(factor, lower), times(factor, upper)
+
+    def _is_one_set(self) -> bool:
+        return self.clip is None and np.ndim(self.lower) == np.ndim(self.upper) == 1
+
+    @available_if(_is_one_set)  # type: ignore[untyped-decorator]
+    def conic(self) -> ConicSet:
+        """The box in cones: a row for each finite bound."""
+        return box_rows(np.asarray(self.lower), np.asarray(self.upper))
+
+
+def _opposite(value: Any) -> Any:
+    return {name: -bound for name, bound in value.items()} if isinstance(value, dict) else -value

@@ -1,0 +1,184 @@
+r"""Limits of the data: the perturbations that keep every feature of a sample in its range.
+
+`clip=(low, high)` asks for :math:`low \le x + \delta \le high`. The set of a sample is then that of
+the threat, cut by the box :math:`low - x \le \delta \le high - x`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from sklearn.utils.metaestimators import available_if
+
+from sklearn_robust._array_api import Array
+from sklearn_robust.threats._cones import ball_rows, box_rows, stacked
+from sklearn_robust.threats._interface import ConicSet
+
+
+def check_limits(clip: Any) -> Any:
+    """A pair (low, high) of numbers or arrays (d,) with low <= high, as floats; or None."""
+    if clip is None:
+        return None
+    try:
+        low, high = (np.asarray(end, dtype=np.float64) for end in clip)
+        valid = low.ndim <= 1 and high.ndim <= 1 and bool((low <= high).all())
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ValueError(
+            f"clip must be None or a pair (low, high) of numbers, or of arrays with one for each "
+            f"feature, with low <= high, got {clip!r}."
+        )
+    return tuple(float(end) if end.ndim == 0 else end for end in (low, high))
+
+
+def bound_limits(clip: Any, n_features: int) -> Any:
+    """The limits, where they are numbers or on so many features."""
+    for end in clip or ():
+        if np.ndim(end) and len(end) != n_features:
+            raise ValueError(
+                f"clip must hold numbers, or one for each of the {n_features} features of X, got "
+                f"{len(end)}."
+            )
+    return clip
+
+
+def room(X: np.ndarray, clip: Any) -> tuple[np.ndarray, np.ndarray]:
+    """low - x <= 0 and high - x >= 0, of the shape of X; 0 where a feature has no value (NaN).
+
+    Rounded so that x plus either stays within the limits.
+    """
+    low, high = clip
+    below, above = low - X, high - X
+    axis = None if np.ndim(low) == np.ndim(high) == 0 else 0
+    least, most = X.min(axis=axis, initial=math.inf), X.max(axis=axis, initial=-math.inf)
+    if not (np.all(least >= low) and np.all(most <= high)):  # or NaN
+        known = ~np.isnan(X)
+        outside = known & ((below > 0) | (above < 0))
+        if outside.any():
+            value = X[outside][0]
+            raise ValueError(
+                f"clip must hold every sample before it is perturbed, but X holds {value:g}. Widen "
+                f"clip={clip!r}, or scale X."
+            )
+        below, above = np.where(known, below, 0.0), np.where(known, above, 0.0)
+    beyond = X + below < low
+    if beyond.any():
+        below[beyond] = np.nextafter(below[beyond], 0)
+    beyond = X + above > high
+    if beyond.any():
+        above[beyond] = np.nextafter(above[beyond], 0)
+    return below, above
+
+
+def dense(X: Any) -> np.ndarray:
+    """A dense array of floats of samples (n, d), or of one sample (d,)."""
+    return np.asarray(X.toarray() if sparse.issparse(X) else X, dtype=np.float64)
+
+
+class CappedBall:
+    r"""The l_q balls of n samples, each cut by its box: :math:`\|\delta / s\|_q \le \epsilon` and
+    :math:`l \le \delta \le u`, with q < inf.
+
+    With :math:`g_j = s_j |v_j|` and the room :math:`r_j` of the feature in the direction of
+    :math:`v_j`, in units of :math:`s_j`, the worst point is :math:`\delta_j = s_j \min(\tau
+    g_j^{1/(q-1)}, r_j)` with the level :math:`\tau` at which its norm is :math:`\epsilon`, if the
+    box alone does not hold it below. For q = 1 the features of largest :math:`g_j` are filled
+    first.
+
+    Parameters
+    ----------
+    q : float in [1, inf)
+    eps : float or array of shape (n,)
+    scale : array of shape (d,), or None
+    lower, upper : arrays of shape (n, d) or (d,), <= 0 and >= 0
+    """
+
+    symmetric = False
+    convex = solid = True
+    per_sample = by_class = False
+
+    def __init__(self, q: float, eps: Any, scale: Any, lower: Any, upper: Any) -> None:
+        self.q, self.eps, self.scale = q, eps, scale
+        self.lower, self.upper = lower, upper
+
+    def within(self, lower: Any, upper: Any) -> CappedBall:
+        """The set in a box."""
+        lower, upper = np.maximum(lower, self.lower), np.minimum(upper, self.upper)
+        return CappedBall(self.q, self.eps, self.scale, lower, upper)
+
+    def support(self, v: Array) -> Array:
+        """The largest <v, .>: (d,) or (..., n, d) -> (..., n)."""
+        gain, moved = self._filled(v)
+        found: Array = np.sum(gain * moved, axis=-1)
+        return found
+
+    def worst(self, v: Array) -> Array:
+        """A point that attains it: (d,) or (..., n, d) -> (..., n, d)."""
+        _, moved = self._filled(v)
+        found: Array = np.sign(v) * (moved if self.scale is None else self.scale * moved)
+        return np.clip(found, self.lower, self.upper)
+
+    def _has_cones(self) -> bool:
+        return self.q in (1, 2) and np.ndim(self.lower) == 1
+
+    @available_if(_has_cones)  # type: ignore[untyped-decorator]
+    def conic(self) -> ConicSet:
+        """The set of one sample in cones."""
+        scale = np.ones(len(self.lower)) if self.scale is None else np.asarray(self.scale)
+        lower, upper = np.asarray(self.lower), np.asarray(self.upper)
+        return stacked([ball_rows(self.q, float(self.eps), scale), box_rows(lower, upper)])
+
+    def _filled(self, v: Array) -> tuple[Array, Array]:
+        """The gain of each feature for a unit of its scale, and how far it moves, in these."""
+        scale = np.ones(v.shape[-1]) if self.scale is None else self.scale
+        gain = scale * np.abs(v)
+        move = np.where(v > 0, self.upper, -np.asarray(self.lower))
+        with np.errstate(over="ignore"):  # limits far away for a small scale
+            move = np.where(gain > 0, move / np.where(scale > 0, scale, 1.0), 0.0)
+        eps = np.broadcast_to(
+            np.asarray(self.eps, dtype=np.float64)[..., None], (*move.shape[:-1], 1)
+        )
+        if self.q == 1:
+            order = np.argsort(-gain, axis=-1, kind="stable")
+            caps = np.minimum(_taken(move, order), eps)
+            before = np.cumsum(caps, axis=-1) - caps
+            back = np.argsort(order, axis=-1, kind="stable")
+            return gain, _taken(np.clip(eps - before, 0.0, caps), back)
+        largest = np.max(gain, axis=-1, keepdims=True)
+        share = gain / np.where(largest > 0, largest, 1.0)
+        rate = share ** (1 / (self.q - 1))
+        unit = np.where(eps > 0, eps, 1.0)
+        level = _ray_length(rate**self.q, (np.minimum(move, unit) / unit) ** self.q)
+        return gain, np.where(eps > 0, np.minimum(move, unit * level ** (1 / self.q) * rate), 0.0)
+
+
+def _ray_length(slopes: np.ndarray, caps: np.ndarray) -> np.ndarray:
+    """The t >= 0 at which min(t slopes, caps) sums to 1 in each row (..., 1), or all caps are
+    reached.
+
+    The sum is concave and piecewise linear in t: Newton's method from the left stays left of the
+    root, and ends on its piece.
+    """
+    caps = np.where(slopes > 0, caps, 0.0)
+    t = np.zeros((*caps.shape[:-1], 1))
+    for _ in range(caps.shape[-1] + 1):
+        reached = slopes * t
+        slope = np.sum(slopes * (reached < caps), axis=-1, keepdims=True)
+        left = 1 - np.sum(np.minimum(reached, caps), axis=-1, keepdims=True)
+        step = np.where((slope > 0) & (left > 0), left / np.where(slope > 0, slope, 1.0), 0.0)
+        moved = t + step
+        if (moved <= t).all():
+            break
+        t = moved
+    return t
+
+
+def _taken(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """The entries of each row in an order, that of all rows or its own."""
+    if order.ndim == 1:
+        return values[..., order]
+    return np.take_along_axis(values, np.broadcast_to(order, values.shape), axis=-1)

@@ -1,0 +1,151 @@
+r"""The worst point of a set in cones, some of whose variables are integers.
+
+The set is :math:`\{x : \exists s,\ h - E x - F s \in K\}` with :math:`s_k \in \{0, 1\}` for some k.
+Without integers the worst point is that of one program, linear or over second-order cones. With
+them it is found by branch and bound: a program whose solution has a fraction is split in two, in
+which that integer is 0 or 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+from sklearn_robust._clarabel import SolverFailure, run_clarabel
+from sklearn_robust._highs import run_highs
+from sklearn_robust.threats._interface import ConicSet
+
+_TOL = 1e-11  # gaps and residuals that clarabel is to reach
+_CLARABEL_ITER = 100
+_FRACTION = 1e-6  # how far from an integer a number may be that stands for it
+_MAX_PROGRAMS = 2000  # programs of a branch and bound; most end after a few
+_SURE = 1e-9  # gain, relative to the best, below which a branch is not followed
+
+
+def worst_point(
+    rows: ConicSet, integer: np.ndarray, v: np.ndarray, *, bounded: bool = True
+) -> tuple[np.ndarray, float]:
+    r"""A point at which :math:`\langle v, x \rangle` is largest, and that value; the value is
+    infinite where there is no bound, and the point then a ray.
+
+    Parameters
+    ----------
+    rows : ConicSet
+    integer : bool array of shape (number of s,)
+        Which s are integers, 0 or 1.
+    v : ndarray of shape (d,)
+    bounded : bool
+        Whether the set is known to have no ray.
+
+    Raises
+    ------
+    RuntimeError
+        Where a program has no solution that its solver finds, or the branch and bound does not end.
+    """
+    d = len(v)
+    size = float(np.max(np.abs(v), initial=0.0))
+    if size == 0:
+        return np.zeros(d), 0.0
+    program = _Program(rows, v / size)
+    ray = None if bounded else program.ray()
+    if ray is not None:
+        return np.where(ray == 0, 0.0, np.copysign(np.inf, ray)), np.inf
+    # the fixed integers of the programs to solve, the last first
+    waiting: list[dict[int, int]] = [{}]
+    best, value = np.zeros(d), 0.0  # 0 is in the set
+    for _ in range(_MAX_PROGRAMS):
+        if not waiting:
+            return best, size * value
+        fixed = waiting.pop()
+        found = program.solve(fixed)
+        if found is None or found @ program.gain <= value + _SURE * max(value, _SURE):
+            continue
+        s = found[d:]
+        fractions = np.where(integer, np.abs(s - np.round(s)), 0.0)
+        if np.max(fractions, initial=0.0) <= _FRACTION:
+            whole = {int(k): round(s[k]) for k in np.flatnonzero(integer)}
+            exact = program.solve(whole) if whole and whole != fixed else found
+            if exact is not None and exact @ program.gain > value:
+                best, value = exact[:d], float(exact @ program.gain)
+            continue
+        k = int(np.argmax(fractions))
+        near = round(s[k])
+        waiting += [{**fixed, k: 1 - near}, {**fixed, k: near}]
+    raise RuntimeError(
+        f"The worst point of an intersection was not found: the branch and bound over its integers "
+        f"has not ended after {_MAX_PROGRAMS} programs. Use fewer changes, or fewer features that "
+        f"may change."
+    )
+
+
+class _Program:
+    """The largest <v, x> over a conic set."""
+
+    def __init__(self, rows: ConicSet, v: np.ndarray) -> None:
+        E, F, h, cones = rows
+        self.d = len(v)
+        self.A = sparse.hstack([sparse.csr_array(E), sparse.csr_array(F)], format="csr")
+        self.h = np.asarray(h, dtype=np.float64)
+        self.cones = [(kind, size) for kind, size in cones if size]
+        self.gain = np.append(v, np.zeros(self.A.shape[1] - self.d))
+        self.equal = np.concatenate(
+            [np.full(size, kind == "zero") for kind, size in self.cones] or [np.zeros(0, bool)]
+        )
+        self.is_linear = all(kind != "second_order" for kind, _ in self.cones)
+
+    def ray(self) -> np.ndarray | None:
+        """A direction in which the set goes on without end and <v, x> grows; None without one."""
+        n = len(self.gain)
+        unit = sparse.eye_array(n)
+        cut = sparse.vstack([self.A, unit, -unit], format="csr")  # the directions, in a box
+        rows = ConicSet(
+            cut[:, : self.d],
+            cut[:, self.d :],
+            np.append(np.zeros_like(self.h), np.ones(2 * n)),
+            [*self.cones, ("nonnegative", 2 * n)],
+        )
+        found = _Program(rows, self.gain[: self.d]).solve({})
+        if found is None or found @ self.gain <= 1e-7:
+            return None
+        ray = found[: self.d]
+        return np.where(np.abs(ray) > 1e-9, ray, 0.0)
+
+    def solve(self, fixed: dict[int, int]) -> np.ndarray | None:
+        """The solution (x, s) with some of s fixed; None where there is none."""
+        if self.is_linear:
+            return self._linear(fixed)
+        A, h, cones = self.A, self.h, self.cones
+        if fixed:
+            places = self.d + np.array(list(fixed))
+            unit = sparse.eye_array(A.shape[1], format="csr")[places]
+            A = sparse.vstack([unit, A])
+            h = np.append(np.array(list(fixed.values()), dtype=np.float64), h)
+            cones = [("zero", len(fixed)), *cones]
+        n = A.shape[1]
+        x, _, status = run_clarabel(
+            sparse.csc_array((n, n)), -self.gain, A, h, cones, _TOL, max_iter=_CLARABEL_ITER
+        )
+        if "Infeasible" in status:
+            return None
+        if status not in ("Solved", "AlmostSolved"):
+            raise SolverFailure(f"clarabel: {status}")
+        return x
+
+    def _linear(self, fixed: dict[int, int]) -> np.ndarray | None:
+        bounds = np.full((len(self.gain), 2), [-np.inf, np.inf])
+        for k, value in fixed.items():
+            bounds[self.d + k] = value
+        arguments = {
+            "c": -self.gain,
+            "A_ub": self.A[~self.equal],
+            "b_ub": self.h[~self.equal],
+            "bounds": bounds,
+        }
+        if self.equal.any():
+            arguments |= {"A_eq": self.A[self.equal], "b_eq": self.h[self.equal]}
+        try:
+            return np.asarray(run_highs(arguments).x)
+        except SolverFailure as failure:
+            if "infeasible" in str(failure):
+                return None
+            raise

@@ -1,0 +1,214 @@
+"""Every figure of a report equals brute force, intervals cover, and texts are the same bytes."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score, roc_curve
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier
+
+from sklearn_robust import MinNormRobustClassifier, RobustLinearClassifier, RobustnessReport
+from sklearn_robust.reports import figures, intervals
+from sklearn_robust.threats import LpBall
+
+EPS = 0.3
+
+
+def draw(n_classes, n=40, d=3, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, d))
+    scores = X @ rng.standard_normal((d, n_classes)) + rng.standard_normal((n, n_classes))
+    return X, scores.argmax(axis=1)
+
+
+def corners(x, q):
+    """The extreme points of a ball around x, enough for linear scores; of q = 2 many points."""
+    d = len(x)
+    if q == np.inf:
+        moves = np.array(np.meshgrid(*[[-1, 1]] * d)).reshape(d, -1).T
+    elif q == 1:
+        moves = np.concatenate([np.eye(d), -np.eye(d)])
+    else:
+        moves = np.random.default_rng(0).standard_normal((20_000, d))
+        moves /= np.linalg.norm(moves, axis=1, keepdims=True)
+    return x + EPS * moves
+
+
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_figures_of_two_classes_are_those_of_brute_force(q, weighted):
+    X, y = draw(2)
+    weight = np.random.default_rng(1).integers(0, 4, len(y)).astype(float) if weighted else None
+    groups = np.where(np.arange(len(y)) % 3 == 0, "a", "b")
+    model = LogisticRegression(C=10).fit(X, y)
+    report = RobustnessReport(
+        model, X, y, threats={"ball": LpBall(q, EPS)}, groups=groups, sample_weight=weight
+    )
+    every = [model.decision_function(corners(x, q)) for x in X]
+    worst = np.array([f.min() if k else f.max() for f, k in zip(every, y, strict=True)])
+    right = np.where(y == 1, worst > 0, worst < 0)
+    proba = 1 / (1 + np.exp(-worst))
+    rough = 1e-3 if q == 2 else 1e-9
+    size = np.ones(len(y)) if weight is None else weight
+    for name, members in [("all", size > 0), ("group a", (groups == "a") & (size > 0))]:
+        found = {
+            key: figure["value"]
+            for key, figure in report.content["threats"][1]["groups"][name]["figures"].items()
+        }
+        w, t, s = size[members], y[members], worst[members]
+        assert found["robust accuracy"] == pytest.approx(np.average(right[members], weights=w))
+        of_class = [np.average(right[members][t == k], weights=w[t == k]) for k in (0, 1)]
+        assert found["balanced robust accuracy"] == pytest.approx(np.mean(of_class))
+        assert found["AUC"] == pytest.approx(roc_auc_score(t, s, sample_weight=w), abs=rough)
+        assert found["Gini"] == pytest.approx(2 * found["AUC"] - 1)
+        false, true, _ = roc_curve(t, s, sample_weight=w, drop_intermediate=False)
+        assert found["KS"] == pytest.approx(max((true - false).max(), 0), abs=rough)
+        expected = brier_score_loss(t, proba[members], sample_weight=w)
+        assert found["Brier score"] == pytest.approx(expected, abs=rough)
+        expected = log_loss(t, proba[members], sample_weight=w, labels=[0, 1])
+        assert found["log loss"] == pytest.approx(expected, abs=10 * rough)
+    confusion = np.array(report.content["threats"][1]["groups"]["all"]["confusion"])
+    assert np.trace(confusion) == pytest.approx(size @ right)
+    assert confusion.sum() == pytest.approx(size.sum())
+
+
+def test_figures_of_several_classes_are_those_of_brute_force():
+    X, y = draw(3)
+    model = LogisticRegression().fit(X, y)
+    report = RobustnessReport(model, X, y, threats=[LpBall(np.inf, EPS)])
+    clean, attacked = (of["groups"]["all"] for of in report.content["threats"])
+    right = np.array(
+        [(model.predict(corners(x, np.inf)) == k).all() for x, k in zip(X, y, strict=True)]
+    )
+    assert attacked["figures"]["robust accuracy"]["value"] == right.mean()
+    balanced = np.mean([right[y == k].mean() for k in range(3)])
+    assert attacked["figures"]["balanced robust accuracy"]["value"] == pytest.approx(balanced)
+    assert np.trace(attacked["confusion"]) == right.sum()
+    predicted = np.zeros((3, 3))
+    np.add.at(predicted, (y, model.predict(X)), 1)
+    np.testing.assert_array_equal(np.diag(clean["confusion"]), np.diag(predicted))
+    # radii: just below a radius fewer than that share is wrong, at it not fewer
+    for name, share in (("a tenth", 0.1), ("half", 0.5)):
+        radius = float(attacked["radii"][name])
+        wrong = [
+            1
+            - RobustnessReport(model, X, y, threats=[LpBall(np.inf, max(r, 1e-9))]).content[
+                "threats"
+            ][1]["groups"]["all"]["figures"]["robust accuracy"]["value"]
+            for r in (radius - 1e-4, radius + 1e-4)
+        ]
+        assert wrong[1] >= share
+        assert wrong[0] < share or radius == 0
+
+
+def test_the_adversary_uses_the_features_of_the_perturbation():
+    X, y = draw(2)
+    model = LogisticRegression().fit(X, y)
+    w = np.abs(model.coef_[0])
+    report = RobustnessReport(model, X, y, threats=[LpBall(np.inf, EPS)])
+    shares = dict(report.content["threats"][1]["groups"]["all"]["features"])
+    for j in range(3):
+        assert shares[f"x{j}"] == pytest.approx(w[j] / w.sum())
+    only = RobustnessReport(model, X, y, threats=[LpBall(1, EPS)])
+    ((name, share),) = only.content["threats"][1]["groups"]["all"]["features"]
+    assert (name, share) == (f"x{w.argmax()}", 1.0)
+
+
+def test_clopper_pearson_covers_whatever_the_proportion():
+    from scipy.stats import binom
+
+    for n in (1, 7, 40):
+        ends = [intervals.clopper_pearson(k, n) for k in range(n + 1)]
+        for share in np.linspace(0.01, 0.99, 33):
+            inside = [low <= share <= high for low, high in ends]
+            assert binom.pmf(np.arange(n + 1), n, share) @ inside >= 0.95
+
+
+def test_bootstrap_intervals_hold_the_figure_and_depend_on_nothing_but_the_data():
+    X, y = draw(2, n=60)
+    figure = partial(figures.area_under_curve, X[:, 0], y == 1)
+    one, other = (intervals.bootstrap(figure, y, np.ones(60)) for _ in range(2))
+    assert one == other
+    assert 0 <= one.low < one.value < one.high <= 1
+
+
+def test_the_same_bytes_and_no_word_of_compliance(tmp_path):
+    X, y = draw(2)
+    model = MinNormRobustClassifier(eps=0.01).fit(*draw(2, n=6))
+    made = [
+        RobustnessReport(model, X, y, certificates=[model.certificate_], groups=y) for _ in range(2)
+    ]
+    for form in ("to_json", "to_markdown", "to_html"):
+        texts = [getattr(report, form)() for report in made]
+        assert texts[0] == texts[1]
+        assert "complian" not in texts[0].lower()
+    for suffix in (".json", ".md", ".html"):
+        made[0].save(tmp_path / f"report{suffix}")
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert content["data"]["sha256"] in (tmp_path / "report.md").read_text()
+    assert content["certificates"][0]["claim"] == repr(model.certificate_)
+    assert made[0]._repr_html_().startswith("<div>")
+    with pytest.raises(ValueError, match="must end with one of"):
+        made[0].save(tmp_path / "report.pdf")
+
+
+def test_a_section_of_a_model_card():
+    X, y = draw(2)
+    model = LogisticRegression().fit(X, y)
+    report = RobustnessReport(model, X, y, threats=[LpBall(2, EPS)], title="Under attack")
+    # skops.card.Card.add takes sections by their title
+    assert report.model_card_section() == {"Under attack": report.to_markdown()}
+
+
+def test_pipelines_and_frames():
+    pd = pytest.importorskip("pandas")
+    X, y = draw(2)
+    frame = pd.DataFrame(X, columns=["age", "sum", "time"])
+    model = make_pipeline(StandardScaler(), RobustLinearClassifier(eps=0.1)).fit(frame, y)
+    report = RobustnessReport(model, frame, y)
+    assert report.content["threats"][1]["eps"] == 0.1
+    assert report.content["threats"][1]["groups"]["all"]["features"]
+    assert "last step" in report.content["data"]["seen by"]
+
+
+def test_what_cannot_be_reported_is_refused():
+    X, y = draw(2)
+    model = LogisticRegression().fit(X, y)
+    with pytest.raises(ValueError, match="threats must be given"):
+        RobustnessReport(model, X, y)
+    with pytest.raises(ValueError, match="at least one LpBall"):
+        RobustnessReport(model, X, y, threats=[])
+    with pytest.raises(ValueError, match="serves l_q balls only"):
+        RobustnessReport(model, X, y, threats=["ball"])
+    with pytest.raises(ValueError, match="groups must hold"):
+        RobustnessReport(model, X, y, threats=[LpBall(2, 1.0)], groups=[1, 2])
+    tree = DecisionTreeClassifier().fit(X, y)
+    with pytest.raises(TypeError, match="neither a linear classifier nor a network"):
+        RobustnessReport(tree, X, y, threats=[LpBall(2, 1.0)])
+
+
+class Network:
+    """What a report asks of a network of this library."""
+
+    classes_ = np.array([0, 1])
+
+    def robust_bounds(self, X, y, *, eps, q, scale):
+        return (1.0, 1.0) if eps == 0 else (0.5, 0.75)
+
+
+def test_networks_have_bounds_from_both_sides():
+    X, y = draw(2)
+    report = RobustnessReport(Network(), X, y, threats=[LpBall(np.inf, 0.05)])
+    figure = report.content["threats"][1]["groups"]["all"]["figures"]["robust accuracy"]
+    assert figure["value"] == 0.5
+    assert "0.7500" in figure["name"]
+    assert figure["low"] < 0.5 < 0.75 < figure["high"]
+    assert "network" in report.to_markdown().split("## Not measured")[1]
+    with pytest.raises(ValueError, match="must be the same for all"):
+        RobustnessReport(
+            Network(), X, y, threats=[LpBall(2, 0.05)], sample_weight=np.arange(1.0, 41)
+        )

@@ -1,0 +1,104 @@
+"""Every set, and pairs of them under |, + and &, against enumeration, as threat_soak.py does it."""
+
+import zlib
+
+import numpy as np
+import pytest
+
+from sklearn_robust.threats import Box, FeatureBudget, LpBall, bind
+
+FAMILIES = [
+    "ball_1",
+    "ball_2",
+    "ball_inf",
+    "clipped_1",
+    "clipped_2",
+    "clipped_inf",
+    "box",
+    "box_clipped",
+    "budget",
+    "binary",
+    "onehot",
+    "image",
+    "ellipsoid",
+    "relations",
+]
+CURVED = {"ball_2", "clipped_2", "ellipsoid"}  # whose references are cone programs
+PAIRS = [
+    ("box", "ball_1"),
+    ("box_clipped", "ball_2"),
+    ("box", "budget"),
+    ("budget", "relations"),
+    ("image", "clipped_1"),
+    ("binary", "onehot"),
+    ("binary", "box_clipped"),
+    ("onehot", "relations"),
+    ("ellipsoid", "budget"),
+]
+
+
+def largest_errors(soak, names, operation, n_cases):
+    # a seed that is the same in every run, and another one for each set
+    rng = np.random.default_rng(zlib.crc32(repr((names, operation)).encode()))
+    found = {}
+    for _ in range(n_cases):
+        for name, value in soak.one_case(names, operation, rng, 4, 10).items():
+            found[name] = max(found.get(name, 0.0), value)
+    return found
+
+
+def test_all_families_are_here(soak):
+    assert soak.FAMILIES == FAMILIES
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_set_against_enumeration(soak, name):
+    errors = largest_errors(soak, (name,), "", 1 if name in {*CURVED, "relations"} else 4)
+    assert max(errors.values()) < 1e-8, errors
+
+
+@pytest.mark.parametrize("operation", ["|", "+", "&"])
+@pytest.mark.parametrize("names", PAIRS, ids=" ".join)
+def test_a_pair_against_enumeration(soak, names, operation):
+    rng = np.random.default_rng(len(operation) + sum(map(len, names)))
+    n, m = (1, 3) if CURVED & set(names) or "relations" in names else (2, 5)
+    errors = soak.one_case(names, operation, rng, n, m)
+    assert max(errors.values()) < 1e-8, errors
+
+
+def test_budgets_of_one_and_of_all_features_are_balls():
+    v = np.random.default_rng(0).normal(size=(20, 5))
+    scale = np.array([0.5, 1.0, 2.0, 0.0, 1.5])
+    one, several = FeatureBudget(1, 0.3 * scale), FeatureBudget(5, 0.3 * scale)
+    np.testing.assert_allclose(one.support(v), LpBall(1, 0.3, scale).support(v))
+    np.testing.assert_allclose(several.support(v), LpBall(np.inf, 0.3, scale).support(v))
+    np.testing.assert_allclose(one.project(v), LpBall(1, 0.3, scale).project(v), atol=1e-15)
+    box = Box(-0.3 * scale, 0.3 * scale)
+    np.testing.assert_array_equal(box.support(v), several.support(v))
+    np.testing.assert_allclose(box.project(v, 0.5), several.project(v, 0.5), atol=1e-15)
+
+
+def test_an_infinite_bound_is_an_infinite_support_and_a_zero_radius_none():
+    box = Box([0.0, -1.0], [np.inf, 2.0])
+    v = np.array([[1.0, 1.0], [-1.0, 1.0], [0.0, -1.0]])
+    np.testing.assert_array_equal(box.support(v), [np.inf, 2.0, 1.0])
+    np.testing.assert_array_equal(box.worst(v), [[np.inf, 2.0], [0.0, 2.0], [0.0, -1.0]])
+    radii = np.array([0.0, 1.0, 2.0])
+    np.testing.assert_array_equal(
+        box.at(np.zeros((3, 2)), radii).support(v[0]), [0, np.inf, np.inf]
+    )
+    np.testing.assert_array_equal(bind(box & Box(-5, 5), 2).support(v[0]), 7.0)
+    kept = bind(box, 2).conic()
+    assert len(kept.h) == 3  # x_0 >= 0, and both bounds of x_1
+
+
+def test_limits_are_kept_in_floating_point():
+    rng = np.random.default_rng(0)
+    low, high = -rng.random(50) / 3, rng.random(50) / 3 + 0.1
+    X = np.clip(rng.normal(size=(200, 50)) / 5, low, high)
+    for threat in (Box(-0.3, 0.7, clip=(low, high)), LpBall(2, 2.0, clip=(low, high))):
+        sets = threat.bind(50).at(X)
+        moved = X + sets.worst(rng.normal(size=50))
+        assert (moved >= low).all()
+        assert (moved <= high).all()
+        assert (moved == high).any()
