@@ -43,7 +43,7 @@ class RobustMLPClassifier(RobustNetBase):
         bias=False) and s about its standard deviation, and store the network that does the same on
         the features as they are. The threat stays that of the features. What p_algo is the
         geometry of, and initial weights, are then those of the coordinates. It takes effect where
-        weights are new.
+        weights are new, and reads a Dataset or DataLoader once more.
     <training>
 
     Attributes

@@ -139,7 +139,7 @@ def step_size_rule(
     Normalised steps: the constant :math:`\eta = 0.03 / (1 + \text{mean} \|x_i\|_{p^*})`, which
     bounds the amount that one step adds to the input of any unit.
     """
-    dual = LpNorm(optimizer.p).dual
+    dual = LpNorm(float(optimizer.p)).dual
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     layered = sum(parameter.ndim > 1 for parameter in parameters) > 1
     if optimizer.normalized:

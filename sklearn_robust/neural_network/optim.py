@@ -208,7 +208,7 @@ class SteepestDescent(torch.optim.Optimizer):
         if self.p == "spectral":
             polar = [self._polar(g) for g in gradients]
             return [direction for direction, _ in polar], sum(dual for _, dual in polar)
-        norm = LpNorm(self.p)
+        norm = LpNorm(float(self.p))
         if self.p == math.inf:
             directions = [g.sign() for g in gradients]
         else:
