@@ -29,8 +29,8 @@ _SECTIONS = {
         what it is.
     learning_rate : float or "auto", default="auto"
         The rate of the first step. "auto": for steepest descent the root mean square of its move of
-        a parameter, 0.001, or in small networks 1/40 of that of the initial weights where this is
-        more; for another optimiser, its own default.
+        a parameter, 0.001, times :math:`(r / 0.07)^{1.5}` in small networks, whose initial weights
+        have a root mean square r > 0.07; for another optimiser, its own default.
     schedule : {"linear", "constant", "curvature"}, default="linear"
         "linear": the rate falls to zero over `max_iter` epochs, in `partial_fit` it is constant.
         "curvature": steepest descent on the log-risk at a rate that follows the norm of the

@@ -19,7 +19,9 @@ from sklearn_robust.norms import LpNorm
 # The default rule, found by experiment on images, tabular data and synthetic data: one rate suits
 # every p, because it fixes the root mean square of a step and leaves to p how that is shared out.
 _LEAST_RATE = 1e-3
-_START_SHARE = 1 / 40  # of the root mean square of the initial weights: more, in small networks
+# The root mean square of initial weights up to which that is the rate; that of smaller networks is
+# larger, and they have fewer steps.
+_USUAL_START = 0.07
 _DEFAULT_OPTIONS = {"normalized": "rms", "momentum": 0.9}
 
 # Constants of the step size that follows the curvature.
@@ -72,7 +74,8 @@ def make_optimizer(
 def _default_rate(estimator: Any) -> float:
     """The root mean square of the first step."""
     n_parameters = sum(parameter.numel() for parameter in estimator.module_.parameters())
-    return max(_LEAST_RATE, _START_SHARE * math.sqrt(estimator._start_size / n_parameters))
+    start = math.sqrt(estimator._start_size / n_parameters)
+    return _LEAST_RATE * max(1.0, start / _USUAL_START) ** 1.5
 
 
 def falling_rate(optimizer: torch.optim.Optimizer, n_steps: int) -> LRScheduler:
