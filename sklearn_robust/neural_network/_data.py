@@ -59,6 +59,11 @@ class Table:
         index = self.index[places] if len(self.index) else self.index
         return Table(self.rows[places], self.labels[places], self.weight[places], self.shape, index)
 
+    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Rows, class indices and weights, as many at a time as are in memory."""
+        assert self.index is not None
+        yield self.rows, self.index, self.weight
+
     def samples(self, make: MakeSamples) -> Samples:
         """The samples as the module takes them."""
         return make(self.rows, self.index, self.weight)
@@ -185,6 +190,10 @@ class LoadedData:
             if used.any():
                 yield rows[used], np.searchsorted(self.classes, labels[used]), weight[used]
 
+    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Rows, class indices and weights of all samples, as many at a time as are in memory."""
+        return self.batches(_SURVEY_BATCH, None)
+
     def n_batches(self, batch_size: int | None) -> int:
         """How many batches an epoch has."""
         if isinstance(self.source, DataLoader):
@@ -236,7 +245,7 @@ class LoadedSamples:
 
     def parts(self) -> Iterator[Samples]:
         """All samples, as many at a time as are in memory."""
-        for rows, index, weight in self.data.batches(_SURVEY_BATCH, None):
+        for rows, index, weight in self.data.parts():
             yield self.make(rows, index, weight)
 
     def batches(

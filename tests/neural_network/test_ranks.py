@@ -35,7 +35,7 @@ def data():
 def fitted(name, rows, **parameters):
     settings, weighted = RUNS[name]
     X, y, weight = data()
-    shared = {"eps": 0.1, "max_iter": 8, "loss_tol": 0, "tol": 0, "attack_steps": 3}
+    shared = {"eps": 0.1, "max_iter": 8, "loss_tol": 0, "batch_size": None, "attack_steps": 3}
     network = RobustMLPClassifier((5,), **{**shared, **settings, **parameters})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
