@@ -75,6 +75,7 @@ _LEAST_NORM = 1e-6  # norm of a difference of classes, relative to the largest, 
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 # share by which the radius of a proof is raised, so that rounding does not undo it
 _SAFE = 1e-13
+_NEAR = 1e-3  # gap from which on a radius is near eps*
 # share, in units of tol, by which an extension may stay below eps* of its classes: that of all may
 # be a supremum only, which predictors approach under which two classes become alike
 _BELOW = 0.25
@@ -246,7 +247,8 @@ class _Search:
         form = JointMarginForm.of(self.in_units.at_radius(radius), norm)
         if norm is None:
             form = form.at_mean_margin()
-        form = replace(form, pair_units=self._pair_norms(), size=size_near_eps_star(form.dual_q))
+        size = size_near_eps_star(form.dual_q) if self.gap() < _NEAR else 1.0
+        form = replace(form, pair_units=self._pair_norms(), size=size)
         on_sets = norm is not None and suits_sets(form)
         try:
             for point in islice(
