@@ -92,10 +92,8 @@ def main():
         of_array = time.process_time() - began
         assert abs(found.margin / whole.margin - 1) < 1e-7
         moved = CountedRows.rows
-        table.append(
-            [f"{p:g}", f"{q:g}", f"{CountedRows.rounds}", f"{moved}", f"{moved / D:.0f}"]
-            + [f"{found.gap:.0e}", f"{by_sums:.1f}", f"{of_array:.1f}"]
-        )
+        counts = [f"{p:g}", f"{q:g}", f"{CountedRows.rounds}", f"{moved}", f"{moved / D:.0f}"]
+        table.append([*counts, f"{found.gap:.0e}", f"{by_sums:.1f}", f"{of_array:.1f}"])
         print(*table[-1], flush=True)
     lines = [
         "# Exact separators in blocks\n",

@@ -163,14 +163,16 @@ class _SamplesOf(Generic[S]):
     factors: np.ndarray
 
     def __call__(self, block: Block) -> _Counted[S]:
-        rows, labels, weight = block.rows, block.labels, block.weights
+        rows, labels = block.rows, block.labels
+        weight = block.weights
         negative, positive = labels == self.classes[0], labels == self.classes[1]
         factors = self.factors[0] * negative + self.factors[1] * positive
         weight = factors if weight is None else factors * weight
         used = weight > 0
         y = np.where(positive, 1.0, -1.0)
         if not used.all():
-            rows, y, weight = as_rows(rows.X[used]), y[used], weight[used]
+            rows, y = as_rows(rows.X[used]), y[used]
+            weight = weight[used]
         part = self.function(Samples(rows, y, np.log(weight))) if len(y) else None
         return _Counted(len(labels), part)
 

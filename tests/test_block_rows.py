@@ -15,7 +15,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_robust import (
+    ConstantClassifierWarning,
     MinNormRobustClassifier,
+    PathRecorder,
     RobustLinearClassifier,
     certified_radius,
     min_norm_separator,
@@ -24,6 +26,7 @@ from sklearn_robust import (
 from sklearn_robust.linear_model import base
 from sklearn_robust.rows import Block, BlockRows, GramRows, NpyRows, ParquetRows, files
 from sklearn_robust.rows.arrays import mean_square, squared_norm_bound
+from sklearn_robust.solvers import _newton_columns
 
 NAMES = np.array(["ash", "beech", "cedar"])
 
@@ -171,6 +174,37 @@ def test_several_classes_scales_and_class_weights(tmp_path, loss):
     assert score == pytest.approx(
         robust_accuracy_score(expected, X, y, eps=0.1, sample_weight=weight), abs=0.01
     )
+
+
+def test_two_classes_with_weights_of_all_kinds(tmp_path, monkeypatch):
+    X, y, weight = draw()
+    rows = saved(tmp_path, X, y, weight)
+    for class_weight in ("balanced", {"ash": 2.0, "beech": 0.5}):
+        settings = {"class_weight": class_weight, "scale": [1.0, 0, 2, 1], "eps": 0.05}
+        same_fit(rows, X, y, weight, **settings)
+    X, y, weight = draw(3)
+    rows = saved(tmp_path, X, y, weight)  # without the third class, which has no weight
+    model = same_fit(rows, X, y, weight, class_weight={"cedar": 0.0}, eps=0.05)
+    assert model.classes_.tolist() == ["ash", "beech"]
+    monkeypatch.setattr(_newton_columns, "_MOST_COLUMNS", 1)  # then L-BFGS-B on products
+    RobustLinearClassifier(eps=0.05).fit(rows)
+
+
+def test_what_a_fit_by_sums_reports(tmp_path, capsys):
+    X, y, _ = draw()
+    rows = saved(tmp_path, X, y)
+    recorder = PathRecorder()
+    model = RobustLinearClassifier(eps=0.05, verbose=1).set_callbacks(recorder).fit(rows)
+    assert recorder.solver_ == "robust_risk"
+    assert recorder.history_["log_risk"][-1] == pytest.approx(model.log_risk_)
+    assert "robust_risk ends" in capsys.readouterr().out
+    with pytest.warns(ConstantClassifierWarning, match="learns nothing") as caught:
+        RobustLinearClassifier(eps=5.0).fit(rows)
+    with pytest.warns(ConstantClassifierWarning) as of_array:
+        RobustLinearClassifier(eps=5.0).fit(X, y)
+    assert str(caught[0].message) == str(of_array[0].message)
+    again = RobustLinearClassifier(eps=0.05, warm_start=True).fit(rows).fit(rows)
+    assert again.n_iter_ <= 2
 
 
 def test_sparse_blocks_in_single_precision(tmp_path):

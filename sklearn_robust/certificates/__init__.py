@@ -18,12 +18,12 @@ exponential risk, :math:`\sum_i s_i H(a_i / s_i)` the logistic risk.
 """
 
 from sklearn_robust.certificates._certify import (
-    WEIGHTED_SUM_ROUNDING,
     Certified,
     Point,
     best_intercept,
     certify,
     exponent_rounding,
+    inside_up_to_rounding,
     log_risk_bound,
     margin_bound,
     margin_rounding,
@@ -38,13 +38,13 @@ from sklearn_robust.certificates._certify import (
 from sklearn_robust.certificates._repair import cancelling_weights, repaired_weights
 
 __all__ = [
-    "WEIGHTED_SUM_ROUNDING",
     "Certified",
     "Point",
     "best_intercept",
     "cancelling_weights",
     "certify",
     "exponent_rounding",
+    "inside_up_to_rounding",
     "log_risk_bound",
     "margin_bound",
     "margin_rounding",

@@ -30,7 +30,7 @@ from sklearn_robust.threats import (
 _EXPONENT_ROUNDING = 0.5 * float(np.finfo(np.float64).eps)
 # Rounding of a coordinate of Z^T a, relative to the sum of its terms' sizes: 64 machine epsilons. A
 # coordinate up to this size counts as zero.
-WEIGHTED_SUM_ROUNDING = 64 * np.finfo(np.float64).eps
+_WEIGHTED_SUM_ROUNDING = 64 * np.finfo(np.float64).eps
 # Factor on the residual share of features that weights nearly cancel: it bounds the distance to
 # weights that cancel these features exactly, which the bound is charged.
 _CANCELLING_MOVE = 16
@@ -281,7 +281,7 @@ def _cancelled(weighted_sum: Array, terms: Array, fixed: Array) -> Array:
         np.where(fixed, weighted_sum, 0) / np.where(terms > 0, terms, 1), axis=-1, keepdims=True
     )
     return np.where(
-        share <= WEIGHTED_SUM_ROUNDING,
+        share <= _WEIGHTED_SUM_ROUNDING,
         np.where(fixed, 0, weighted_sum + _CANCELLING_MOVE * share * terms),
         weighted_sum,
     )
@@ -391,7 +391,7 @@ def cleared_sum(problem: RobustProblem, weights: Array) -> Array:
         return weighted_sum
     return np.where(
         (movable != weighted_sum)
-        & (np.abs(weighted_sum) <= WEIGHTED_SUM_ROUNDING * problem.sizes(weights)),
+        & (np.abs(weighted_sum) <= _WEIGHTED_SUM_ROUNDING * problem.sizes(weights)),
         0.0,
         weighted_sum,
     )
@@ -419,8 +419,17 @@ def proves_not_separable(problem: RobustProblem, weights: Array) -> np.ndarray:
     weighted_sum, radius = problem.weighted_sum(weights), problem.attacked_radius(weights)
     if np.all(inside(problem.threat, weighted_sum, radius)):
         return np.ones(len(weighted_sum), dtype=bool)
-    room = WEIGHTED_SUM_ROUNDING * problem.sizes(weights)
-    return inside(problem.threat, weighted_sum, radius, room)
+    return inside_up_to_rounding(problem.threat, weighted_sum, radius, problem.sizes(weights))
+
+
+def inside_up_to_rounding(
+    threat: Threat, weighted_sum: Array, radius: Array | float, sizes: Array
+) -> Array:
+    """Whether Z^T a (..., d) is in radius times the set up to its rounding, of shape (...).
+
+    `sizes` (..., d) are the sums of the sizes of its terms, a |X|.
+    """
+    return inside(threat, weighted_sum, radius, _WEIGHTED_SUM_ROUNDING * sizes)
 
 
 def log_risk_bound(problem: RobustProblem, loss: MarginLoss, weights: Array) -> Array:

@@ -84,7 +84,7 @@ def map_rows(X: Any, function: Callable[[Any], np.ndarray], like: np.ndarray) ->
     ----------
     X : dask array or frame, or list of row sources
     function : callable
-        Of an array or frame of m rows; its result has shape (m,) or (m, c).
+        It takes an array or frame of m rows; its result has shape (m,) or (m, c).
     like : ndarray of shape (0,) or (0, c)
         An empty result, for shape and dtype.
     """

@@ -16,7 +16,7 @@ _FAN_IN = 8  # sums that one task adds
 
 
 class LostClusterError(ConnectionError):
-    """The scheduler does not answer any more, or the computation was cancelled.
+    """The scheduler does not answer any more, or data without a recipe were lost with a worker.
 
     Attributes
     ----------
@@ -103,6 +103,7 @@ class DaskReduction:
         from distributed import CancelledError, KilledWorker
         from distributed.comm.core import CommClosedError
 
+        future = None
         try:
             (future,) = self.client.get(tasks, [key], sync=False)
             return future.result()
@@ -113,11 +114,12 @@ class DaskReduction:
                 f"memory."
             ) from error
         except (TimeoutError, CancelledError, CommClosedError, OSError) as error:
-            if _is_of_chunk(error):
-                raise
+            if future is not None and future.status == "error":
+                raise  # by a task
             raise LostClusterError(
-                f"The scheduler of {self.client!r} does not answer any more "
-                f"({type(error).__name__}: {error}). Start a cluster, and pass its client."
+                f"{self.client!r} gives no answer any more ({type(error).__name__}: {error}): its "
+                f"scheduler is lost, or data were that came from this process and were on a lost "
+                f"worker only. Start a cluster, and pass its client; read data on the workers."
             ) from error
 
 
@@ -147,15 +149,9 @@ def _named(error: Exception, name: str) -> Exception:
     """The same error, whose message names the chunk."""
     message = str(error) if name in str(error) else f"{name}: {error}"
     try:
-        named = type(error)(message)
+        return type(error)(message)
     except TypeError:
-        named = RuntimeError(f"{name}: {type(error).__name__}: {error}")
-    named.of_chunk = name  # type: ignore[attr-defined]
-    return named
-
-
-def _is_of_chunk(error: BaseException) -> bool:
-    return hasattr(error, "of_chunk")
+        return RuntimeError(f"{name}: {type(error).__name__}: {error}")
 
 
 def _added(parts: Sequence[S | None]) -> S | None:

@@ -11,9 +11,9 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from sklearn_robust import linear_model
 from sklearn_robust.distributed.chunks import is_collection, map_rows, read_chunks
 from sklearn_robust.distributed.reduction import DaskReduction, LostClusterError, current_client
+from sklearn_robust.linear_model import RobustLinearClassifier as LocalClassifier
 from sklearn_robust.linear_model.base import store_solution
 from sklearn_robust.linear_model.summed_fitting import SummedFit, read_summed_problem
 from sklearn_robust.losses import MarginLoss
@@ -30,7 +30,7 @@ def is_distributed(X: Any) -> bool:
     )
 
 
-class RobustLinearClassifier(linear_model.RobustLinearClassifier):
+class RobustLinearClassifier(LocalClassifier):
     r"""Linear classifier trained against the worst perturbation of each sample, on data that lie on
     a cluster.
 
@@ -171,9 +171,11 @@ class RobustLinearClassifier(linear_model.RobustLinearClassifier):
         reduction = DaskReduction(current_client(self.client), chunks)
         return read_summed_problem(self, reduction, reduction.total(Survey.of))
 
-    def _solve_by_sums(self, fit: SummedFit, norm: Norm) -> Solution:
-        try:
+    def _solve_by_sums(self, fit: SummedFit, norm: Norm) -> Solution | None:
+        if not isinstance(fit.problem.reduction, DaskReduction):
             return super()._solve_by_sums(fit, norm)
+        try:
+            return fit.solve(norm, loss_tol=self.loss_tol)
         except LostClusterError as error:
             error.model = self._at_last(fit)
             raise
@@ -254,9 +256,9 @@ class RobustLinearClassifier(linear_model.RobustLinearClassifier):
         like = getattr(nameless, method)(np.zeros((1, self.n_features_in_)))[:0]
         return map_rows(X, _Method(model, method), like)
 
-    def _on_one_machine(self) -> linear_model.RobustLinearClassifier:
+    def _on_one_machine(self) -> LocalClassifier:
         """The fitted classifier for arrays, which workers are sent."""
-        model = linear_model.RobustLinearClassifier(**self._parameters())
+        model = LocalClassifier(**self._parameters())
         fitted = {name: value for name, value in vars(self).items() if name != "client"}
         vars(model).update(fitted)
         return model

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_robust import metrics
 from sklearn_robust.distributed.chunks import is_collection, map_rows, read_chunks
 from sklearn_robust.distributed.reduction import DaskReduction, blocks_of, current_client
+from sklearn_robust.metrics import certified_radius as radius_in_memory
+from sklearn_robust.metrics import make_robust_scorer
 from sklearn_robust.rows import Block
 
 
@@ -63,7 +64,7 @@ def robust_accuracy_score(
     ...     distributed.robust_accuracy_score(model, X, y, eps=0.7)
     0.5
     """
-    scorer = metrics.make_robust_scorer(**threat)  # refuses what is out of range
+    scorer = make_robust_scorer(**threat)  # refuses what is out of range
     reduction = DaskReduction(current_client(client), read_chunks(X, y, sample_weight))
     right, total = reduction.total(_Right(estimator, scorer))
     if total == 0:
@@ -101,12 +102,12 @@ def certified_radius(estimator: Any, X: Any, y: Any = None, **options: Any) -> A
     array([1., 1.])
     """
     if y is None and is_collection(X):
-        radius = partial(metrics.certified_radius, estimator, **options)
+        radius = partial(radius_in_memory, estimator, **options)
         return map_rows(X, radius, np.empty(0))
-    import dask
     import dask.array as da
+    from dask.delayed import delayed
 
-    radii = dask.delayed(_signed_radii)
+    radii = delayed(_signed_radii)
     chunks = read_chunks(X, y)
     lengths = X.chunks[0] if hasattr(X, "chunks") else [np.nan] * len(chunks)
     parts = [
@@ -121,7 +122,7 @@ def certified_radius(estimator: Any, X: Any, y: Any = None, **options: Any) -> A
 def _signed_radii(estimator: Any, options: dict[str, Any], value: Any, name: str) -> np.ndarray:
     """The distances of the samples of a chunk, with their labels."""
     parts = [
-        metrics.certified_radius(estimator, block.X, block.labels, **options)
+        radius_in_memory(estimator, block.X, block.labels, **options)
         for block in blocks_of(value, name)
     ]
     return np.concatenate([np.empty(0), *parts])

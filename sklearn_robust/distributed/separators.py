@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_robust import separators
 from sklearn_robust._parameters import (
     check_choice,
     check_exponent,
@@ -19,6 +18,7 @@ from sklearn_robust.distributed.reduction import DaskReduction, current_client
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.rows import Survey
 from sklearn_robust.separators import Separator
+from sklearn_robust.separators import max_margin as max_margin_in_memory
 from sklearn_robust.separators.separator import warn_of_gap
 from sklearn_robust.separators.summed import (
     SummedSeparator,
@@ -26,6 +26,7 @@ from sklearn_robust.separators.summed import (
     problem_of_rows,
     separate_sums,
 )
+from sklearn_robust.separators.working_sets import RowSet
 from sklearn_robust.summed import SummedProblem, positive_classes
 from sklearn_robust.threats import LpBall, check_radius
 
@@ -151,14 +152,14 @@ def max_margin(
     if found.certified.margin > 0:
         return _answer(problem, norm, found, tol)
     rows, scale = found.rows, problem.threat.scale
-    nothing = separators.max_margin(
+    nothing = max_margin_in_memory(
         rows.X, rows.y, q=q, fit_intercept=fit_intercept, tol=tol, scale=scale
     )
     if nothing.margin > 0:  # these few samples prove nothing for all
         warn_of_gap(1.0, tol)
         zero = np.zeros_like(nothing.coef)
         nothing = replace(nothing, coef=zero, intercept=0.0, margin=0.0, relative_gap=1.0)
-    return SeparatorOnRows(**vars(nothing), X=rows.X, y=rows.y)
+    return _on_rows(nothing, rows)
 
 
 def _read(
@@ -192,5 +193,10 @@ def _answer(
     """The separator, after a warning where its gap is above tol."""
     certified, rows = found.certified, found.rows
     warn_of_gap(certified.gap, tol, stacklevel=4)
-    separator = SeparatorOnRows.of(problem_of_rows(problem, rows), norm, certified, certified.gap)
-    return replace(separator, X=rows.X, y=rows.y)
+    part = problem_of_rows(problem, rows)
+    return _on_rows(Separator.of(part, norm, certified, certified.gap), rows)
+
+
+def _on_rows(separator: Separator, rows: RowSet) -> SeparatorOnRows:
+    """The separator with the samples of its weights."""
+    return SeparatorOnRows(**{**vars(separator), "X": rows.X, "y": rows.y})

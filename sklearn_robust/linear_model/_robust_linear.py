@@ -42,7 +42,7 @@ from sklearn_robust.norms import LpNorm, Norm, SchattenNorm, norm_of
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows, LocalReduction
 from sklearn_robust.separators.separator import check_geometry, geometry_of
-from sklearn_robust.solvers import Solution
+from sklearn_robust.solvers import Solution, TooManyColumnsError
 from sklearn_robust.summed import SummedProblem
 from sklearn_robust.threats import ConicThreat, Threat, is_ball, require, require_ball
 
@@ -117,7 +117,8 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
     solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
         "steepest_descent" follows the path and stops on `loss_tol` or `tol`. "accelerated" (1 <
         p_algo <= 2, two classes) goes to the same limit by Nesterov's method on the dual. "exact"
-        returns the limit itself, from linear, quadratic or cone programs. "auto" is steepest
+        returns the limit itself, from linear, quadratic or cone programs. "auto" is "exact" for
+        two classes of `BlockRows`, which a path would read twice a step. Otherwise it is steepest
         descent, and "exact" where the path has not stopped after 2000 iterations, 300 of several
         classes, and the data have up to 10 million entries (times n_classes, of several): data so
         close to inseparable that the path is slow and its limit hardly depends on p. On larger data
@@ -321,10 +322,13 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         self._p = geometry_of(norm)
         callbacks = FitCallbacks(self, X, y, sample_weight)
         fit: Fit | JointFit | SummedFit
+        solution = None
         if isinstance(problem, SummedProblem):
             fit = begin_summed_fit(self, problem, callbacks, last)
             solution = self._solve_by_sums(fit, norm)
-        else:
+            if solution is None:
+                problem = read_problem(self, X, y, sample_weight, self.class_weight)
+        if solution is None:
             fit = begin_fit(
                 self,
                 problem,
@@ -352,8 +356,12 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
                 pass
         return read_problem(self, X, y, sample_weight, self.class_weight, sample_radius)
 
-    def _solve_by_sums(self, fit: SummedFit, norm: Norm) -> Solution:
-        return fit.solve(norm, loss_tol=self.loss_tol)
+    def _solve_by_sums(self, fit: SummedFit, norm: Norm) -> Solution | None:
+        """The solution of samples known by sums; None where another method takes over."""
+        try:
+            return fit.solve(norm, loss_tol=self.loss_tol)
+        except TooManyColumnsError:
+            return None  # for L-BFGS-B
 
 
 def read_settings(model: RobustLinearClassifier) -> Norm | str:

@@ -155,7 +155,10 @@ class SummedFit:
     def solve(self, norm: Norm, *, loss_tol: float) -> Solution:
         """The minimiser of the risk, or the exact separator where the samples are separable."""
         solution = self.minimise_risk(norm)
-        if solution.separable[0] is False or self.monitor.stopped:
+        scale = self.problem.threat.scale
+        # whether there is a separator is not decided by sums where no adversary moves a feature
+        decidable = solution.separable[0] is True or scale is None or bool(scale.all())
+        if solution.separable[0] is False or not decidable or self.monitor.stopped:
             return solution
         assert isinstance(norm, LpNorm)
         return self.separate(norm, solution, loss_tol=loss_tol)

@@ -118,7 +118,7 @@ class Ranks:
         own : callable
             From outputs to the log-risk of this process's samples, and its slopes.
         weight : tensor of shape (n,)
-            Of these samples.
+            The weights of these samples.
         """
         if self.size == 1:
             return own

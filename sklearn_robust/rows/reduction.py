@@ -29,8 +29,9 @@ class Reduction(Protocol):
         Parameters
         ----------
         function : callable
-            Of a `Block`, without side effects: it may be computed on another machine, and again
-            where that is lost. It can be pickled, as a frozen dataclass with a method `__call__`.
+            It takes a `Block`, without side effects: it may be computed on another machine, and
+            again where that is lost. It can be pickled, as a frozen dataclass with a method
+            `__call__` can.
         """
         ...
 

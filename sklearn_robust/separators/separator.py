@@ -95,8 +95,16 @@ class Separator:
         return {**vars(self), "_data": None}
 
     def on(self, X: Any, y: Any) -> Self:
-        """The same separator, which knows its data until it is copied: its certificate needs
-        them.
+        """The same separator, which knows its data until it is copied: its certificate needs them.
+
+        Parameters
+        ----------
+        X, y
+            As they were given to the solver.
+
+        Returns
+        -------
+        Separator
         """
         return replace(self, _data=(X, y))
 

@@ -126,7 +126,10 @@ def solve_on_row_sets(
 class Sweeps(Protocol):
     """All rows of a problem, as constraint generation asks for them."""
 
-    shape: tuple[int, int]
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The numbers of rows and of columns."""
+        ...
 
     def first(self, count: int) -> RowSet:
         """The rows of the first set, of both classes where there is an intercept."""
@@ -161,7 +164,8 @@ def solve_in_rounds(
     n, d = rows.shape
     sizes = _LARGE_SETS if n > _VERY_TALL_RATIO * d else _SMALL_SETS
     chosen = proof = rows.first(_FIRST_ROWS * d)
-    best, gap, lowest = None, _ROUGH_GAP, math.inf
+    gap, lowest = _ROUGH_GAP, math.inf
+    best: Certified | None = None
     for _ in range(_MAX_SET_ROUNDS):
         part = rows.problem(chosen)
         small = solve(part, gap)
@@ -262,8 +266,11 @@ class RowSet:
 
     def joined(self, other: RowSet) -> RowSet:
         """The rows of both."""
-        pairs = (self.key, other.key), (self.X, other.X), (self.y, other.y)
-        return RowSet(*(np.concatenate(pair) for pair in pairs))
+        return RowSet(
+            np.concatenate([self.key, other.key]),
+            np.concatenate([self.X, other.X]),
+            np.concatenate([self.y, other.y]),
+        )
 
 
 @dataclass(frozen=True)

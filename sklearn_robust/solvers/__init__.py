@@ -10,6 +10,7 @@ from sklearn_robust.solvers.solution import Solution
 from sklearn_robust.solvers.steepest import descent_grid, steepest_descent
 from sklearn_robust.solvers.summed_risk import (
     SummedSolution,
+    TooManyColumnsError,
     balanced_weighted_sum,
     log_risks_along,
     minimise_summed_risk,
@@ -20,6 +21,7 @@ __all__ = [
     "JointSolution",
     "Solution",
     "SummedSolution",
+    "TooManyColumnsError",
     "accelerated_margin",
     "balanced_weighted_sum",
     "descent_grid",

@@ -248,7 +248,7 @@ class WeightSums:
     sizes : ndarray of shape (2, d) or None
         a |X| of each class, where the rounding of weighted sums counts.
     dual_sum : float
-        Of the loss, at a scale.
+        That of the loss, at a scale.
     log_ratio : ndarray of shape (2,)
         The largest log(a_i / s_i) of each class; -inf where it has no weight.
     """

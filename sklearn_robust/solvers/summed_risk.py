@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.linalg import LinAlgError
 
-from sklearn_robust.certificates import WEIGHTED_SUM_ROUNDING, over_size
+from sklearn_robust.certificates import inside_up_to_rounding, over_size
 from sklearn_robust.losses import Exponential, SummableLoss
 from sklearn_robust.norms import Norm
 from sklearn_robust.rows import Survey
@@ -38,7 +38,6 @@ from sklearn_robust.solvers._risk_sums import (
     WeightSums,
 )
 from sklearn_robust.summed import Predictor, SummedProblem
-from sklearn_robust.threats import inside
 
 _MAX_ITERATIONS = 200
 # |label-weighted sum| over total weight, above which the intercept is moved by itself
@@ -48,6 +47,10 @@ _FACES = 100  # near the minimiser of the risk
 _FACES_FAR = 6  # far from it
 _MAX_REFINEMENTS = 3  # solves that remove a Hessian's rounding from the weights
 _HALVINGS = 4  # shares that a sweep along a step tries
+
+
+class TooManyColumnsError(ValueError):
+    """The Hessian of the risk needs more columns than Newton's method computes."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +114,10 @@ def minimise_summed_risk(
 
     Raises
     ------
-    ValueError
+    TooManyColumnsError
         If the Hessian needs more columns than the method computes.
+    ValueError
+        If the data change while they are read.
     """
     return _SweepNewton(problem, loss, norm, tol, record).run(start, max_iter)
 
@@ -201,7 +206,8 @@ class _SweepNewton:
         tol: float,
         record: Callable[[SummedSolution], bool],
     ) -> None:
-        self.problem, self.loss, self.norm = problem, loss, norm
+        self.problem, self.loss = problem, loss
+        self.norm = norm
         self.tol, self.record = tol, record
         survey, threat = problem.survey, problem.threat
         d = survey.n_features
@@ -272,7 +278,7 @@ class _SweepNewton:
         gradient, trust = now.sums.gradient, self.trust
         columns = self.choice.chosen(now.at.coef, gradient)
         if columns is None:
-            raise ValueError(
+            raise TooManyColumnsError(
                 f"The Hessian of the risk needs more than {self.choice.most} of the "
                 f"{len(now.at.coef)} columns of X. Use q_pert=numpy.inf with a larger eps, which "
                 f"uses few columns, fewer features, or an array in memory."
@@ -476,8 +482,8 @@ class _SweepNewton:
             return True
         if sums.sizes is None:
             return False
-        room = WEIGHTED_SUM_ROUNDING * (factors @ sums.sizes)
-        return bool(inside(self.problem.threat, weighted_sum, self.eps, room))
+        threat, sizes = self.problem.threat, factors @ sums.sizes
+        return bool(inside_up_to_rounding(threat, weighted_sum, self.eps, sizes))
 
     def _judge(
         self, model: ModelWeights, sums: WeightSums, factors: np.ndarray, iteration: int

@@ -162,14 +162,17 @@ class FeatureBudget(ThreatMixin):
         start = np.sum(np.minimum(a, eps) / unit, axis=-1, keepdims=True)
         steps = np.diff(ends, axis=-1) * slopes[..., :-1]
         totals = np.concatenate([start, start + np.cumsum(steps, axis=-1)], axis=-1)
-        at = np.maximum(np.sum(totals > self.n_features, axis=-1, keepdims=True) - 1, 0)
+        # where the sum stays at k the next slope is 0, up to rounding
+        beyond = totals > self.n_features + 64 * np.finfo(float).eps * x.shape[-1]
+        at = np.maximum(np.sum(beyond, axis=-1, keepdims=True) - 1, 0)
         total, slope, t = (np.take_along_axis(x, at, axis=-1) for x in (totals, slopes, ends))
-        excess = np.maximum(total - self.n_features, 0)
+        excess = np.where(beyond.any(axis=-1, keepdims=True), total - self.n_features, 0.0)
         t = np.where(excess > 0, t + excess / np.where(slope < 0, -slope, np.inf), 0.0)
         moved = np.where(able, np.clip(a - t / unit, 0, eps), 0.0)
         # rounding of t leaves no more than the budget
         spent = np.sum(moved / unit, axis=-1, keepdims=True)
-        moved *= np.minimum(1.0, self.n_features / np.maximum(spent, np.finfo(float).tiny))
+        over = spent > self.n_features
+        moved *= np.where(over, self.n_features / np.where(over, spent, 1.0), 1.0)
         return np.sign(x) * moved
 
     def _has_cones(self) -> bool:

@@ -73,7 +73,7 @@ def test_all_the_weight_in_one_class():
     centre = X.mean(axis=0)
     columns = slice(None)
     sums = CurvatureSums.of(
-        problem.rows, columns, centre, problem.y[0], weights, weights, exact=True
+        problem.rows, columns, centre, problem.y[0], np.ones(len(y)), weights, weights, exact=True
     )
     hessian = curvature(sums, gradient, columns, centre, fit_intercept=True)
     assert np.isfinite(hessian.coef).all()
