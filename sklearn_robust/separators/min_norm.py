@@ -40,7 +40,7 @@ from sklearn_robust.separators.separator import (
     read_threat,
     warn_of_gap,
 )
-from sklearn_robust.threats import LpBall, Threat, check_radius, is_ball
+from sklearn_robust.threats import ConicThreat, LpBall, Threat, check_radius, is_ball, require
 
 # Relative precision to which eps* is computed, and by which ||Z^T a||_q may exceed eps in a proof.
 _TOL_EPS_STAR = 1e-9
@@ -330,6 +330,8 @@ def solve_conic_separator(problem: RobustProblem, norm: LpNorm, tol: float) -> C
     RuntimeError
         Where the programs do not decide.
     """
+    if problem.adversary is None and not is_ball(problem.threat):
+        require(problem.threat, ConicThreat, "an exact separator")
     answer = maximise_conic_margin(problem, norm, tol)
     if answer.margin > 0:
         return answer
