@@ -18,6 +18,14 @@ class SolverFailure(RuntimeError):
     """A solver that ended without an answer; the message holds its status."""
 
 
+def n_rows(kind: str, parameter: float) -> int:
+    """The rows of a cone; see `run_clarabel`."""
+    if kind == "power":
+        return 3
+    size = int(parameter)
+    return size * (size + 1) // 2 if kind == "semidefinite" else size
+
+
 def run_clarabel(
     P: Any, q: np.ndarray, A: Any, b: np.ndarray, cones: Sequence[Cone], tol: float, **settings: Any
 ) -> tuple[np.ndarray, np.ndarray, str]:

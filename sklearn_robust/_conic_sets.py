@@ -366,9 +366,12 @@ def prove_inseparable(
     perturbations: Sequence[Perturbation],
 ) -> bool:
     """Whether the perturbations are in their sets and the rows that they perturb cancel, both up to
-    the rounding of Z^T a: then no predictor separates.
+    the rounding of the sum: then no predictor separates.
     """
-    rounding = TERM_ROUNDING * problem.sizes(weights[None])[0]
+    sizes = problem.sizes(weights[None])[0]
+    for slot, point in zip(slots, perturbations, strict=True):
+        sizes = sizes + float(slot.radius @ weights) * np.abs(point.u)
+    rounding = TERM_ROUNDING * sizes
     lack, total = _lack(problem, slots, weights, perturbations)
     if not np.all(np.abs(lack) <= rounding):
         return False

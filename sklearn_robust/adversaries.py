@@ -1,6 +1,6 @@
 r"""The sets of perturbations of single samples, where these do not share one symmetric set.
 
-Several radii of one l_q ball, and its boxes, are told apart from other sets, which are in cones.
+Several radii of one l_q ball, and boxes, have forms of their own; other sets are in cones.
 
 The robust margin of sample i is :math:`m_i = y_i (\langle w, x_i \rangle + b) - \pi_i(w)`, and its
 penalty :math:`\pi_i` is a sum of support functions:

@@ -37,11 +37,12 @@ from typing import Any
 import numpy as np
 
 from sklearn_robust._array_api import Array, like, namespace, to_numpy
+from sklearn_robust.adversaries import require_one_set
 from sklearn_robust.balancing import balancing_factors, balancing_potentials
 from sklearn_robust.losses import MarginLoss, is_exponential
 from sklearn_robust.problems import OnRows, RobustProblem
 from sklearn_robust.rows import ArrayRows, BlockRows, Rows, TensorRows, as_rows
-from sklearn_robust.threats import Threat, mapped, support
+from sklearn_robust.threats import Threat, check_is_threat, is_ball, mapped, support
 
 # entries of an array over classes and samples, or pairs and features, that exist at a time: a
 # quarter of a megabyte in float64, about a processor's cache
@@ -171,6 +172,9 @@ class JointProblem(OnRows):
                 f"y must hold {n} classes as integers from 0 on, got {y!r}. Encode labels by "
                 f"numpy.unique(y, return_inverse=True)."
             )
+        if threat is not None and not is_ball(threat):
+            check_is_threat(threat)
+            require_one_set(threat)
         # class 0 against the rest: the checks, weights and the unit set are those of two classes
         signs = xp.where(y == 0, 1, -1)
         binary = RobustProblem.from_data(

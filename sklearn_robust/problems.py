@@ -348,9 +348,21 @@ class RobustProblem(OnRows):
         """The radius of the multiple of the threat in which weights of sum 1 must put Z^T a to
         prove that no robust separator exists: (k, n) -> (k,).
         """
-        return (
-            self.radius if self.adversary is None else self.radius * self.attacked_weight(weights)
-        )
+        if self.adversary is None:
+            return self.radius
+        self.require_one_set("A certificate by the distance to the set")
+        return self.radius * self.attacked_weight(weights)
+
+    def require_one_set(self, user: str, *, one_radius: bool = False) -> None:
+        """Refuse sets that differ from sample to sample, or radii that do, for a user that serves
+        one symmetric set: the subject of a sentence.
+        """
+        if self.adversary is not None and (one_radius or not self.shares_set):
+            raise ValueError(
+                f"{user} needs one symmetric set for all samples, got sets that differ for "
+                f"threat={type(self.threat).__name__}: use minimise_robust_risk, or "
+                f"min_norm_separator with the threat."
+            )
 
     def perturbation(self, coef: Array) -> Array:
         """The perturbation of each problem's set that raises <w, x> most: (k, d) -> (k, d)."""

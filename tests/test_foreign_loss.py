@@ -446,9 +446,7 @@ def test_networks_learn(estimator, n_classes):
 
 def test_a_network_whose_risk_is_zero_has_ended():
     X, y = blobs(30.0)
-    network = RobustMLPClassifier((6,), eps=0.1, loss=LOSS, loss_tol=0, tol=0, random_state=0).fit(
-        X, y
-    )
+    network = RobustMLPClassifier((6,), eps=0.1, loss=LOSS, loss_tol=0, random_state=0).fit(X, y)
     assert network.loss_ == 0
     assert network.n_iter_ < network.max_iter
 

@@ -194,18 +194,22 @@ def results(setting, images, wanted):
 
 
 def classifier(setting, cell, n_pixels):
+    p = {GD: 2, SD: math.inf}[cell["algorithm"]]
+    rate = setting.rates[cell["algorithm"] == SD]
+    # the paper trains on all samples at once, without momentum, at a rate that does not fall
     options = {
         "eps": cell["eps"],
-        "learning_rate": setting.rates[cell["algorithm"] == SD],
+        "learning_rate": rate,
+        "schedule": "curvature" if rate == "auto" else "constant",
+        "optimizer_params": {"normalized": p > 2, "momentum": 0.0},
+        "batch_size": None,
         "clip": (0, 1),
         "max_iter": setting.every,
         "loss_tol": setting.loss_tol,
-        "tol": 0,
         "warm_start": True,
         "random_state": int(cell["seed"]),
         "device": setting.device,
     }
-    p = {GD: 2, SD: math.inf}[cell["algorithm"]]
     if setting.channels is None:
         return RobustMLPClassifier(
             (setting.width,),
@@ -213,6 +217,7 @@ def classifier(setting, cell, n_pixels):
             bias=False,
             init_scale=cell["init_scale"],
             loss="exponential",
+            standardize=False,
             **options,
         )
     module = functools.partial(

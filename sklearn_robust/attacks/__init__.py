@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "apgd": "auto_pgd",
+    "ensemble": "combined",
     "pgd": "gradient",
     "projected_ascent": "gradient",
     "square": "random_search",
 }
 
-__all__ = ["apgd", "pgd", "projected_ascent", "square"]
+__all__ = ["apgd", "ensemble", "pgd", "projected_ascent", "square"]
 
 if TYPE_CHECKING:
     from sklearn_robust.attacks.auto_pgd import apgd
+    from sklearn_robust.attacks.combined import ensemble
     from sklearn_robust.attacks.gradient import pgd, projected_ascent
     from sklearn_robust.attacks.random_search import square
 

@@ -109,6 +109,22 @@ def by_blocks(
     return np.concatenate(figures)
 
 
+def rival_norms(coef: np.ndarray, threat: Threat) -> np.ndarray:
+    r"""||s (w_j - w_k)||_q* of each pair of classes, whatever the radius of the ball; of another
+    threat, which is one set for all samples, its support function :math:`\sigma(w_k - w_j)`.
+
+    Parameters
+    ----------
+    coef : array of shape (K, d), or (1, d) for two classes
+    threat : Threat
+
+    Returns
+    -------
+    array of shape (K, K)
+    """
+    return Rivals(coef, threat).norms
+
+
 def _leads(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
     """f_y - f_k of each sample and class."""
     with np.errstate(invalid="ignore"):  # a threshold that is never reached is an infinite score
@@ -143,8 +159,17 @@ def _rival_margins(scores: np.ndarray, y: np.ndarray, rows: slice, rivals: Rival
 
 
 def unbroken(scores: np.ndarray, y: np.ndarray, rows: slice, rivals: Rivals) -> np.ndarray:
-    """Which samples, if they are predicted right, no perturbation moves out of their class; of
-    `least_margins` the sign, but that a tie is not broken where the radius is 0.
+    """Which samples, if they are predicted right, no perturbation moves out of their class.
+
+    Parameters
+    ----------
+    scores, y, rows, rivals
+        As in `least_margins`.
+
+    Returns
+    -------
+    bool array of shape (n,)
+        Whether the robust margin is positive; at radius 0 a tie is not broken.
     """
     margins = least_margins(scores, y, rows, rivals)
     return (margins > 0) | (rivals.radius(rows, y) == 0)

@@ -38,7 +38,7 @@ from sklearn_robust.threats import (
 
 _BLOCK_ENTRIES = 2**16  # entries of sets of samples that exist at a time, in the processor's cache
 _FARTHEST = 60  # logarithm to base 2 of the bounds that cut off a ray, at most
-_LARGEST_FACTOR = 1e12  # of a set, beyond which no factor is looked for
+_LARGEST_FACTOR = 1e12  # the largest factor on a set that is looked for
 
 
 class Rivals:
@@ -107,7 +107,7 @@ class Rivals:
 
     def unit_taken(self, rows: slice, y: np.ndarray, *, back: bool = False) -> np.ndarray:
         """The same for radius 1, where the sets do not depend on the sample."""
-        norms = self._back if back else self._norms
+        norms = self._back if back else self.norms
         return norms[y] if self.pattern is None else norms[self.pattern[rows], y]
 
     def worst(self, rows: slice, y: np.ndarray, rival: np.ndarray, leads: np.ndarray) -> np.ndarray:
@@ -144,13 +144,14 @@ class Rivals:
         return self.points[rows][part]
 
     @cached_property
-    def _norms(self) -> np.ndarray:
+    def norms(self) -> np.ndarray:
+        """What a set for all samples takes at radius 1 from class c over rival k, (K, K)."""
         return self._support_of_pairs(1.0)
 
     @cached_property
     def _back(self) -> np.ndarray:
         symmetric = all(one.symmetric for one in self.units)
-        return self._norms if symmetric else self._support_of_pairs(-1.0)
+        return self.norms if symmetric else self._support_of_pairs(-1.0)
 
     def _support_of_pairs(self, sign: float) -> np.ndarray:
         """sigma(w_k - w_c) of each pair (c, k), or of its negative: (K, K), or (m, K, K) for m

@@ -111,10 +111,10 @@ def certified_radius(estimator: Any, X: Any, y: Any = None, **options: Any) -> A
     if y is None and is_collection(X):
         radius = partial(radius_in_memory, estimator, **options)
         return map_rows(X, radius, np.empty(0))
-    import dask
     import dask.array as da
+    from dask.delayed import delayed
 
-    radii = dask.delayed(_signed_radii)
+    radii = delayed(_signed_radii)
     chunks = read_chunks(X, y)
     lengths = X.chunks[0] if hasattr(X, "chunks") else [np.nan] * len(chunks)
     parts = [

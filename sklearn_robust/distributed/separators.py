@@ -26,6 +26,7 @@ from sklearn_robust.separators.summed import (
     problem_of_rows,
     separate_sums,
 )
+from sklearn_robust.separators.working_sets import RowSet
 from sklearn_robust.summed import SummedProblem, positive_classes
 from sklearn_robust.threats import LpBall, check_radius
 
@@ -150,13 +151,15 @@ def max_margin(
     norm = LpNorm(problem.threat.q).dual
     if found.certified.margin > 0:
         return _answer(problem, norm, found, tol)
-    rows, given = found.rows, {"q": q, "fit_intercept": fit_intercept, "tol": tol}
-    nothing = max_margin_in_memory(rows.X, rows.y, scale=problem.threat.scale, **given)
+    rows, scale = found.rows, problem.threat.scale
+    nothing = max_margin_in_memory(
+        rows.X, rows.y, q=q, fit_intercept=fit_intercept, tol=tol, scale=scale
+    )
     if nothing.margin > 0:  # these few samples prove nothing for all
         warn_of_gap(1.0, tol)
         zero = np.zeros_like(nothing.coef)
         nothing = replace(nothing, coef=zero, intercept=0.0, margin=0.0, relative_gap=1.0)
-    return SeparatorOnRows(**vars(nothing), X=rows.X, y=rows.y)
+    return _on_rows(nothing, rows)
 
 
 def _read(
@@ -190,5 +193,10 @@ def _answer(
     """The separator, after a warning where its gap is above tol."""
     certified, rows = found.certified, found.rows
     warn_of_gap(certified.gap, tol, stacklevel=4)
-    separator = SeparatorOnRows.of(problem_of_rows(problem, rows), norm, certified, certified.gap)
-    return replace(separator, X=rows.X, y=rows.y)
+    part = problem_of_rows(problem, rows)
+    return _on_rows(Separator.of(part, norm, certified, certified.gap), rows)
+
+
+def _on_rows(separator: Separator, rows: RowSet) -> SeparatorOnRows:
+    """The separator with the samples of its weights."""
+    return SeparatorOnRows(**{**vars(separator), "X": rows.X, "y": rows.y})

@@ -333,7 +333,9 @@ def _two_dimensional(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     classes = np.unique(y)
     if X.shape[1] != 2 or len(classes) != 2:
         raise ValueError(
-            f"The picture is of two features and two classes, got {X.shape[1]} and {len(classes)}."
+            f"The picture is of two features and two classes, got {X.shape[1]} and {len(classes)}. "
+            f"It lays the lines of several separators over each other; of more classes each would "
+            f"be a partition of the plane. Draw two classes at a time: X[np.isin(y, two_classes)]."
         )
     return X, y
 

@@ -138,9 +138,9 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         takes the place of q_pert, eps, scale and clip, of which scale and clip must not be given
         beside it. Several classes need one symmetric set for all samples. "steepest_descent" and
         "accelerated" serve one symmetric set with a projection: `LpBall`, `FeatureBudget`,
-        `Ellipsoid`. Against any other set with cones "auto" and "exact" compute the limit of the
-        path, and all that is not separable has the minimiser of the risk. With a set of one's own
-        "auto" computes exact separators only where it has no projection.
+        `Ellipsoid`. Against sets in cones other than an l_q ball "auto" computes the limit of the
+        path at once, as "exact" does; data that are not separable have the minimiser of the risk. A
+        set of one's own that has no cones is for "auto" and "steepest_descent".
     fit_intercept : bool, default=True
         The intercept is not penalised, and minimised over exactly at every step.
     step_size : {"adaptive", "paper"} or float, default="adaptive"
@@ -408,7 +408,7 @@ def _solves_exactly(
         elif fit.problem.adversary is None and not is_ball(threat):
             require(threat, ConicThreat, "the exact solver")
         return True
-    known = is_ball(threat) or (of_samples and fit.has_minimiser)
+    known = is_ball(threat) or (isinstance(fit, Fit) and fit.in_cones)
     norms_known = all(isinstance(norm, LpNorm | SchattenNorm) for norm in norms)
     return model.solver == "auto" and small and known and norms_known
 
@@ -441,7 +441,9 @@ def solve(
         shared = fit.minimise_risk(norms[0], shared, False)
         others = [convert_margins(shared, norm, measured_in=norms[0]) for norm in norms[1:]]
         solutions = [shared, *others]
-    if model.solver in ("auto", "steepest_descent"):
+    # programs over cones find the limit sooner than a path of projections
+    at_once = exact and isinstance(fit, Fit) and fit.in_cones
+    if model.solver == "steepest_descent" or (model.solver == "auto" and not at_once):
         batches = batches or [(range(len(norms)), np.arange(fit.n_problems))]
         max_iter = model.max_iter
         if exact:

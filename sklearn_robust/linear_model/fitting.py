@@ -130,6 +130,14 @@ class Fit(BaseFit[RobustProblem]):
         return problem.adversary is not None or is_ball(threat) or offers(threat, ConicThreat)
 
     @property
+    def in_cones(self) -> bool:
+        """Whether cone programs serve the threat: sets of samples, or a set that is no ball."""
+        problem, threat = self.problem, self.problem.threat
+        return problem.adversary is not None or (
+            not is_ball(threat) and offers(threat, ConicThreat)
+        )
+
+    @property
     def has_path(self) -> bool:
         """Whether steepest descent serves this threat: one symmetric set with a projection."""
         return self.problem.adversary is None and offers(self.problem.threat, ProximalThreat)
@@ -146,7 +154,7 @@ class Fit(BaseFit[RobustProblem]):
         projects = self.has_path
         in_memory = self.tensors is problem
         tall = in_memory and problem.X.shape[0] > 2 * problem.n_features
-        if not self.has_minimiser or (projects and not tall):
+        if not self.has_minimiser or (projects and not tall and not self.in_cones):
             return self._seek_separators(norm, rows)
         with self.monitor.solver("robust_risk", rows) as monitors:
             solution = minimise_robust_risk(

@@ -51,9 +51,10 @@ _NEAR_PROOF = 2.0
 _SEPARATOR_TOL = 1e-12
 
 # entries of arrays over classes and samples, and over pairs and features, that a path of
-# solver="auto" may compute: some minutes; how often the search for a step passes the second, about;
-# and the iterations that it has in any case
-_MOST_ENTRIES, _STEP_SEARCH, _FEWEST_ITERATIONS = 4_000_000_000, 20, 10
+# solver="auto" may compute: some minutes
+_MOST_ENTRIES = 4_000_000_000
+_STEP_SEARCH = 20  # passes of the search for a step over the second, about
+_FEWEST_ITERATIONS = 10  # iterations of the path in any case
 
 _ONE = np.zeros(1, dtype=int)  # the index of the one problem
 

@@ -61,6 +61,7 @@ def robust_accuracy_score(
     threat: Threat | None = None,
     clip: Any = None,
     sample_radius: Any = None,
+    attack_params: dict[str, Any] | None = None,
 ) -> float:
     r"""Fraction of samples that stay correctly classified under every perturbation of the threat.
 
@@ -108,6 +109,9 @@ def robust_accuracy_score(
         Limits of the data: x + delta stays inside. It lives in the space of eps.
     sample_radius : array-like of shape (n_samples,), optional
         Factors >= 0 on the set of each sample, as its measurement error over eps.
+    attack_params : dict, optional
+        Keywords of a network's `robust_score`, such as `{"attack": "ensemble", "n_restarts": 5}`.
+        Linear classifiers need no attack, and none is run on them.
 
     Returns
     -------
@@ -153,7 +157,8 @@ def robust_accuracy_score(
     given = {"eps": eps, "q": q, "space": space, "scale": scale, "threat": threat, "clip": clip}
     if isinstance(X, BlockRows):
         X.refuse_beside(y=y, sample_weight=sample_weight, sample_radius=sample_radius)
-        return X.average(partial(robust_accuracy_score, estimator, **given))
+        score = partial(robust_accuracy_score, estimator, attack_params=attack_params, **given)
+        return X.average(score)
     refuse_lazy(X=X, y=y, sample_weight=sample_weight, sample_radius=sample_radius)
     steps, classifier = unwrapped(estimator)
     if (
@@ -163,7 +168,13 @@ def robust_accuracy_score(
     ):
         ball = _ball_of_network(classifier, **given, sample_radius=sample_radius)
         return float(
-            classifier.robust_score(transformed(steps, X), y, sample_weight=sample_weight, **ball)
+            classifier.robust_score(
+                transformed(steps, X),
+                y,
+                sample_weight=sample_weight,
+                **ball,
+                **(attack_params or {}),
+            )
         )
     view = linear_view(estimator, X, space)
     if threat is None:
@@ -216,7 +227,8 @@ def _ball_of_network(
         clip = getattr(threat, "clip", None)
         plain = replace(threat, clip=None) if isinstance(threat, LpBall) else threat
         ball = require_ball(plain, f"the score of {name}", "use an LpBall, or eps and q")
-        eps, q, scale = ball.eps, ball.q, ball.scale
+        eps, q = ball.eps, ball.q
+        scale = ball.scale
     if clip is not None:
         raise ValueError(
             f"clip is a parameter of {name} itself, whose score takes the limits of its fit, got "
@@ -387,6 +399,7 @@ def make_robust_scorer(
     scale: Any = None,
     threat: Threat | None = None,
     clip: Any = None,
+    attack_params: dict[str, Any] | None = None,
 ) -> RobustScorer:
     """A scorer of robust accuracy, for `scoring=` in GridSearchCV, cross_validate and the like.
 
@@ -401,6 +414,7 @@ def make_robust_scorer(
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
     threat : Threat, optional
     clip : pair (low, high) of numbers or arrays of shape (n_features,), optional
+    attack_params : dict, optional
         See `robust_accuracy_score`.
 
     Returns
@@ -433,9 +447,16 @@ def make_robust_scorer(
         check_scale(list(scale.values()) if isinstance(scale, Mapping) else scale, "scale")
     if threat is None:
         check_limits(clip)
-        return RobustScorer(_radius(eps), check_exponent(q, "q"), space, scale, clip=clip)
+        return RobustScorer(
+            _radius(eps),
+            check_exponent(q, "q"),
+            space,
+            scale,
+            clip=clip,
+            attack_params=attack_params,
+        )
     _check_lone_threat(threat, eps=eps, q=q, scale=scale, clip=clip)
-    return RobustScorer(None, q, space, None, threat)
+    return RobustScorer(None, q, space, None, threat, attack_params=attack_params)
 
 
 class RobustScorer:
@@ -449,6 +470,7 @@ class RobustScorer:
         scale: Any = None,
         threat: Threat | None = None,
         clip: Any = None,
+        attack_params: dict[str, Any] | None = None,
     ) -> None:
         self.eps = eps
         self.q = q
@@ -456,6 +478,7 @@ class RobustScorer:
         self.scale = scale
         self.threat = threat
         self.clip = clip
+        self.attack_params = attack_params
         self._requests: dict[str, bool | str | None] = {}
 
     def set_score_request(self, **requests: bool | str | None) -> RobustScorer:
@@ -533,12 +556,15 @@ class RobustScorer:
             threat=self.threat,
             clip=self.clip,
             sample_radius=sample_radius,
+            attack_params=self.attack_params,
         )
 
     def __repr__(self) -> str:
         if self.threat is not None:
             return f"make_robust_scorer(threat={self.threat!r}, space={self.space!r})"
-        scale = "" if self.scale is None else f", scale={self.scale!r}"
-        clip = "" if self.clip is None else f", clip={self.clip!r}"
-        given = f"eps={self.eps:g}, q={self.q:g}, space={self.space!r}{scale}{clip}"
-        return f"make_robust_scorer({given})"
+        rest = "".join(
+            f", {name}={value!r}"
+            for name in ("scale", "clip", "attack_params")
+            if (value := getattr(self, name)) is not None
+        )
+        return f"make_robust_scorer(eps={self.eps:g}, q={self.q:g}, space={self.space!r}{rest})"

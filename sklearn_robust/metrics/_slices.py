@@ -50,5 +50,5 @@ def averaged_over_slices(score: Callable[..., float]) -> Callable[..., float]:
 
 def _is_large(X: Any) -> bool:
     """Whether data in memory have more samples than a slice."""
-    shape = getattr(X, "shape", ())
+    shape: tuple[int, ...] = getattr(X, "shape", ())
     return not isinstance(X, BlockRows) and len(shape) == 2 and shape[0] > _SLICE

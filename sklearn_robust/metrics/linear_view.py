@@ -90,7 +90,7 @@ class LinearView:
     def ball(self, q: float, eps: float, scale: Any, clip: Any = None) -> LpBall:
         """The l_q ball; the scale is an array of shape (m,), a dict by feature name, or None."""
         scale = read_scale(scale, self.reached.shape[1], self.names)
-        return self.bound(LpBall(q, eps, scale, clip))  # type: ignore[no-any-return]
+        return self.bound(LpBall(q, eps, scale, clip))
 
     def bound(self, threat: Threat) -> Any:
         """The threat on the features that the view reaches, with columns in place of names."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -25,6 +25,7 @@ from sklearn_robust.attacks.target import evaluating
 from sklearn_robust.callbacks import CallbackSupportMixin, FitCallbacks, with_callbacks
 from sklearn_robust.linear_model.base import loss_has_probabilities, of_positive_weight
 from sklearn_robust.losses import MarginLoss, check_loss, class_log_probabilities, log_odds
+from sklearn_robust.neural_network._coordinates import Coordinates
 from sklearn_robust.neural_network._data import LoadedData, LoadedSamples, Table, is_loaded
 from sklearn_robust.neural_network._inner_maximisation import Samples
 from sklearn_robust.neural_network._objective import NETWORK_LOSSES
@@ -49,9 +50,15 @@ class RobustNetBase(
     _ranks: Ranks = ALONE
     # the optimiser, and what it remembers of each parameter
     _optimizer_state: tuple[Any, dict[Any, Any]]
+    # those of training; None are those of the features
+    _coordinates: Coordinates | None
 
     def _new_module(self, input_shape: tuple[int, ...], n_outputs: int, seed: int) -> nn.Module:
         raise NotImplementedError
+
+    def _new_coordinates(self, data: Table | LoadedData) -> Coordinates | None:
+        """The coordinates to train in; None are those of the features."""
+        return None
 
     def _sample_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape in which the module takes one sample, given that of the data."""
@@ -88,7 +95,8 @@ class RobustNetBase(
         Warns
         -----
         ConvergenceWarning
-            If training ended at `max_iter`, before `loss_tol` or a plateau was reached.
+            If training ended at `max_iter` with a risk above three quarters of that of constant
+            scores; or, where the rate does not fall, before `loss_tol` was reached.
         UserWarning
             If torchrun started several processes, and `distributed` is False.
         """
@@ -103,7 +111,7 @@ class RobustNetBase(
                 f"{self.classes_.tolist()}, got "
                 f"{self.classes_[present].tolist()}. Use partial_fit, or warm_start=False."
             )
-        self._resume() if resume else self._start(data.first)
+        self._resume() if resume else self._start(data)
         held_out = None
         if self.early_stopping:
             kept, left = train_test_split(
@@ -157,10 +165,11 @@ class RobustNetBase(
         self._ranks = Ranks.of(self.distributed)
         resume = hasattr(self, "module_")
         data = self._read(X, y, sample_weight, classes=classes, resume=resume)
-        self._resume() if resume else self._start(data.first)
+        self._resume() if resume else self._start(data)
         samples = data.samples(self._samples)
-        with self._training(samples) as trainer:
-            self._record(trainer.epoch(samples))
+        with self._training(samples) as trainer, self._in_coordinates():
+            figures = trainer.epoch(samples)
+        self._record(figures)
         del self._ranks
         return self
 
@@ -232,7 +241,8 @@ class RobustNetBase(
     def _class_factors(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The labels of all processes, and the factor of `class_weight` on each."""
         present, counts = np.unique(labels, return_counts=True)
-        known, counts_of_all = self._ranks.union(present), 0
+        known = self._ranks.union(present)
+        counts_of_all = np.zeros(len(known))
         for those, numbers in self._ranks.gather((present, counts)):
             counts_of_all += np.bincount(np.searchsorted(known, those), numbers, len(known))
         factors = compute_class_weight(
@@ -240,8 +250,9 @@ class RobustNetBase(
         )
         return known, factors
 
-    def _start(self, rows: np.ndarray) -> None:
-        """A new module and nothing remembered; the rows show what it takes."""
+    def _start(self, data: Table | LoadedData) -> None:
+        """A new module and nothing remembered; the first row shows what it takes."""
+        rows = data.first
         n_outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
         self._rng = check_random_state(self.random_state)
         module = self._new_module(self.input_shape_, n_outputs, self._draw_seed())
@@ -264,6 +275,9 @@ class RobustNetBase(
         self.module_ = module
         self._optimizer_state = None, {}
         self._start_size = sum(float(p.detach().norm()) ** 2 for p in module.parameters())
+        self._coordinates = self._new_coordinates(data)
+        if self._coordinates is not None:
+            self._coordinates.leave(module)
         self.n_iter_ = 0
         self.history_: dict[str, list[float]] = {}
 
@@ -289,20 +303,31 @@ class RobustNetBase(
     def _samples(self, rows: np.ndarray, index: np.ndarray, weight: np.ndarray) -> Samples:
         """Rows as the module takes them, and where the adversary may move them."""
         x = inputs(self.module_, rows, self.input_shape_)
-        y = torch.as_tensor(index, device=x.device)
         region = Region(x, self.q_pert, self.eps, self.clip, self.scale_)
+        z = self._coordinates
+        if z is not None:
+            x = inputs(self.module_, z.rows(rows), self.input_shape_)
+            region = Region(x, self.q_pert, self.eps, z.clip(self.clip), z.scale(self.scale_))
+        y = torch.as_tensor(index, device=x.device)
         return Samples(x, y, torch.as_tensor(weight, device=x.device, dtype=x.dtype), region)
 
     @contextmanager
-    def _training(self, samples: Samples | LoadedSamples) -> Iterator[Trainer]:
+    def _training(
+        self, samples: Samples | LoadedSamples, epochs: int | None = None
+    ) -> Iterator[Trainer]:
         """A trainer that goes on from the last call; afterwards the memory of its optimiser is
         kept.
         """
-        trainer = Trainer.of(self, samples, self._draw_seed(), self._ranks)
+        trainer = Trainer.of(self, samples, self._draw_seed(), self._ranks, epochs=epochs)
         device = next(self.module_.parameters()).device
         with seeded(self._draw_seed() + self._ranks.rank, device):
             yield trainer
         self._optimizer_state = self.optimizer, trainer.optimizer.state_dict()["state"]
+
+    def _in_coordinates(self) -> AbstractContextManager[None]:
+        """The module takes samples in the coordinates of training for a while."""
+        z = self._coordinates
+        return nullcontext() if z is None else z.inside(self.module_)
 
     def _record(self, figures: Figures) -> None:
         """Add the figures of an epoch to the history."""
@@ -323,12 +348,13 @@ class RobustNetBase(
         progress = Progress(self, class_weight)
         best_state = None
         self.n_iter_ = 0
-        with self._training(samples) as trainer:
+        with self._training(samples, self.max_iter) as trainer:
             while not progress.ended and self.n_iter_ < self.max_iter:
                 task = callbacks.begin("epoch")
-                figures = trainer.epoch(samples)
-                if held_out is not None:
-                    figures[VALIDATION] = trainer.robust_accuracy(held_out)
+                with self._in_coordinates():
+                    figures = trainer.epoch(samples)
+                    if held_out is not None:
+                        figures[VALIDATION] = trainer.robust_accuracy(held_out)
                 self._record(figures)
                 if progress.note(figures):
                     best_state = copy.deepcopy(self.module_.state_dict())
@@ -337,7 +363,7 @@ class RobustNetBase(
                 if self._ranks.any(callbacks.end(task, fitted)):
                     break
             else:
-                progress.warn_unless_ended()
+                progress.warn_unless_fitted()
         if best_state is not None:
             self.module_.load_state_dict(best_state)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ class Table:
     labels: np.ndarray
     weight: np.ndarray
     shape: tuple[int, ...]
-    index: np.ndarray | None = None
+    index: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
     def first(self) -> np.ndarray:
@@ -56,12 +56,16 @@ class Table:
 
     def at(self, places: Any) -> Table:
         """Some of the samples."""
-        index = None if self.index is None else self.index[places]
+        index = self.index[places] if len(self.index) else self.index
         return Table(self.rows[places], self.labels[places], self.weight[places], self.shape, index)
+
+    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Rows, class indices and weights, as many at a time as are in memory."""
+        assert self.index is not None
+        yield self.rows, self.index, self.weight
 
     def samples(self, make: MakeSamples) -> Samples:
         """The samples as the module takes them."""
-        assert self.index is not None  # `with_classes` comes first
         return make(self.rows, self.index, self.weight)
 
 
@@ -186,6 +190,10 @@ class LoadedData:
             if used.any():
                 yield rows[used], np.searchsorted(self.classes, labels[used]), weight[used]
 
+    def parts(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Rows, class indices and weights of all samples, as many at a time as are in memory."""
+        return self.batches(_SURVEY_BATCH, None)
+
     def n_batches(self, batch_size: int | None) -> int:
         """How many batches an epoch has."""
         if isinstance(self.source, DataLoader):
@@ -237,7 +245,7 @@ class LoadedSamples:
 
     def parts(self) -> Iterator[Samples]:
         """All samples, as many at a time as are in memory."""
-        for rows, index, weight in self.data.batches(_SURVEY_BATCH, None):
+        for rows, index, weight in self.data.parts():
             yield self.make(rows, index, weight)
 
     def batches(

@@ -85,8 +85,11 @@ class Samples:
         batches = list(torch.randperm(n, generator=generator).split(batch_size))
         if batch_size > 1 and len(batches[-1]) == 1:
             batches[-2:] = [torch.cat(batches[-2:])]
+        shuffled = self.rows(torch.cat(batches))  # slices of it are views
+        first = 0
         for rows in batches:
-            yield self.rows(rows)
+            yield shuffled.rows(slice(first, first + len(rows)))
+            first += len(rows)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import torch
 
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.neural_network._base import RobustNetBase
+from sklearn_robust.neural_network._coordinates import Coordinates, moments
+from sklearn_robust.neural_network._data import LoadedData, Table
 from sklearn_robust.neural_network._documentation import with_shared_sections
 from sklearn_robust.neural_network._ranges import MLP
 from sklearn_robust.neural_network.modules import make_mlp
@@ -36,6 +38,12 @@ class RobustMLPClassifier(RobustNetBase):
     init_scale : float, default=1.0
         Weights and biases start uniform on :math:`\pm \text{init\_scale} / \sqrt{\text{inputs of
         the layer}}`.
+    standardize : bool, default=True
+        Train in the coordinates :math:`(x - c) / s`, with c the mean of each feature (zero with
+        bias=False) and s about its standard deviation, and store the network that does the same on
+        the features as they are. The threat stays that of the features. What p_algo is the
+        geometry of, and initial weights, are then those of the coordinates. It takes effect where
+        weights are new, and reads a Dataset or DataLoader once more.
     <training>
 
     Attributes
@@ -73,19 +81,20 @@ class RobustMLPClassifier(RobustNetBase):
     def __init__(
         self,
         hidden_layer_sizes: Sequence[int] = (100,),
-        p_algo: float = 2,
+        p_algo: float | str = 2,
         q_pert: float = math.inf,
         eps: float = 0.1,
         *,
         activation: str = "relu",
         bias: bool = True,
         init_scale: float = 1.0,
+        standardize: bool = True,
         loss: str | MarginLoss = "logistic",
         learning_rate: float | str = "auto",
-        batch_size: int | None = None,
-        max_iter: int = 300,
+        schedule: str = "linear",
+        batch_size: int | None = 32,
+        max_iter: int = 100,
         loss_tol: float = 1e-3,
-        tol: float = 2e-2,
         n_iter_no_change: int = 20,
         optimizer: Any = "steepest_descent",
         optimizer_params: dict[str, Any] | None = None,
@@ -112,12 +121,13 @@ class RobustMLPClassifier(RobustNetBase):
         self.activation = activation
         self.bias = bias
         self.init_scale = init_scale
+        self.standardize = standardize
         self.loss = loss
         self.learning_rate = learning_rate
+        self.schedule = schedule
         self.batch_size = batch_size
         self.max_iter = max_iter
         self.loss_tol = loss_tol
-        self.tol = tol
         self.n_iter_no_change = n_iter_no_change
         self.optimizer = optimizer
         self.optimizer_params = optimizer_params
@@ -136,6 +146,13 @@ class RobustMLPClassifier(RobustNetBase):
         self.device = device
         self.distributed = distributed
         self.verbose = verbose
+
+    def _new_coordinates(self, data: Table | LoadedData) -> Coordinates | None:
+        if not self.standardize:
+            return None
+        own = [moments(rows, weight) for rows, _, weight in data.parts()]
+        parts = [part for parts in self._ranks.gather(own) for part in parts]
+        return Coordinates.of(parts, self.threat_, centred=self.bias)
 
     def _new_module(
         self, input_shape: tuple[int, ...], n_outputs: int, seed: int

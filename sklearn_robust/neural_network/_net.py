@@ -82,17 +82,17 @@ class RobustNetClassifier(RobustNetBase):
     def __init__(
         self,
         module: Any = None,
-        p_algo: float = 2,
+        p_algo: float | str = 2,
         q_pert: float = math.inf,
         eps: float = 0.1,
         *,
         input_shape: Sequence[int] | None = None,
         loss: str | MarginLoss = "logistic",
         learning_rate: float | str = "auto",
-        batch_size: int | None = None,
-        max_iter: int = 300,
+        schedule: str = "linear",
+        batch_size: int | None = 32,
+        max_iter: int = 100,
         loss_tol: float = 1e-3,
-        tol: float = 2e-2,
         n_iter_no_change: int = 20,
         optimizer: Any = "steepest_descent",
         optimizer_params: dict[str, Any] | None = None,
@@ -119,10 +119,10 @@ class RobustNetClassifier(RobustNetBase):
         self.input_shape = input_shape
         self.loss = loss
         self.learning_rate = learning_rate
+        self.schedule = schedule
         self.batch_size = batch_size
         self.max_iter = max_iter
         self.loss_tol = loss_tol
-        self.tol = tol
         self.n_iter_no_change = n_iter_no_change
         self.optimizer = optimizer
         self.optimizer_params = optimizer_params

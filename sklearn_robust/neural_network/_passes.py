@@ -35,7 +35,9 @@ class Passes(Protocol):
         ...
 
     def parameter_gradients(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
-        """Outputs and value; the gradients replace those that the parameters hold."""
+        """Outputs and value; the gradients replace those that the parameters hold. The module is in
+        training mode for this pass, and in evaluation mode else.
+        """
         ...
 
 
@@ -64,8 +66,10 @@ class AutogradPasses:
     def parameter_gradients(self, x: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         """Outputs and value; the gradients replace those that the parameters hold."""
         self.module.zero_grad()
+        self.module.train()
         with torch.enable_grad():
             outputs = self.module(x)
+        self.module.eval()
         value, slopes = objective(outputs.detach())
         outputs.backward(slopes)
         return outputs.detach(), value

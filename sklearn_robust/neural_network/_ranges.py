@@ -12,6 +12,7 @@ from sklearn_robust._parameters import Check, check_choice, check_exponent, chec
 from sklearn_robust.losses import check_loss
 from sklearn_robust.neural_network._objective import NETWORK_LOSSES
 from sklearn_robust.neural_network.modules import ACTIVATIONS
+from sklearn_robust.neural_network.optim import check_geometry
 from sklearn_robust.regions import check_clip
 from sklearn_robust.threats import check_radius
 
@@ -64,7 +65,7 @@ _check_positive = partial(check_number, low=0, strict=True)
 _check_tolerance = partial(check_number, low=0)
 
 TRAINING: dict[str, Check] = {
-    "p_algo": check_exponent,
+    "p_algo": check_geometry,
     "q_pert": check_exponent,
     "eps": check_radius,
     "loss": partial(check_loss, losses=NETWORK_LOSSES),
@@ -77,10 +78,10 @@ TRAINING: dict[str, Check] = {
     "optimizer": _check_optimizer,
     "optimizer_params": _or(None, _check_options),
     "learning_rate": _or("auto", _check_positive),
+    "schedule": partial(check_choice, choices=("linear", "constant", "curvature")),
     "batch_size": _or(None, _check_count),
     "max_iter": _check_count,
     "loss_tol": _check_tolerance,
-    "tol": _check_tolerance,
     "n_iter_no_change": _check_count,
     "early_stopping": _check_flag,
     "validation_fraction": _check_share,
@@ -94,6 +95,7 @@ MLP: dict[str, Check] = {
     "hidden_layer_sizes": partial(_check_sizes, example="(100,)"),
     "activation": partial(check_choice, choices=ACTIVATIONS),
     "bias": _check_flag,
+    "standardize": _check_flag,
     "init_scale": _check_positive,
 }
 NET: dict[str, Check] = {

@@ -19,11 +19,13 @@ from sklearn_robust._parameters import (
     refuse_lazy,
 )
 from sklearn_robust.attacks.auto_pgd import apgd
+from sklearn_robust.attacks.combined import ensemble
 from sklearn_robust.attacks.gradient import pgd
 from sklearn_robust.threats import LpBall, check_radius
 from sklearn_robust.verification import certified_margins, certified_radius
 
-_ATTACKS = {"apgd": apgd, "pgd": pgd}
+_ATTACKS: dict[str, Callable[..., Any]] = {"ensemble": ensemble, "apgd": apgd, "pgd": pgd}
+_STEPS = 100  # of apgd and pgd; the ensemble has its own
 _CERTIFIED_ROUNDING = 1e-6  # share of the radius by which an attack in float32 may leave the ball
 
 
@@ -54,9 +56,11 @@ class RobustnessMixin:
         eps: float | None = None,
         q: float | None = None,
         scale: Any = "training",
-        attack: str = "apgd",
-        n_steps: int = 100,
+        attack: str = "ensemble",
+        n_steps: int | None = None,
         n_restarts: int = 1,
+        n_targets: int | None = None,
+        loss: str | None = None,
         batch_size: int | None = None,
         random_state: Any = 0,
     ) -> float:
@@ -72,15 +76,20 @@ class RobustnessMixin:
         scale : "training", None, array-like (n_features,) or of a sample, dict, default="training"
             How far the adversary can move each feature, as in training by default; None moves all
             alike.
-        attack : {"apgd", "pgd"}, default="apgd"
-        n_steps, n_restarts, batch_size, random_state
+        attack : {"ensemble", "apgd", "pgd"}, default="ensemble"
+            The functions of `sklearn_robust.attacks`; "ensemble" is the strongest.
+        n_steps : int, optional
+            By default those of the ensemble, and 100 of the others.
+        n_targets, loss : optional
+            As in the attack, whose defaults hold where they are None.
+        n_restarts, batch_size, random_state
             As in `sklearn_robust.attacks.pgd`.
 
         Returns
         -------
         float
         """
-        options = _attack_options(n_steps, n_restarts, batch_size, random_state)
+        options = _attack_options(n_steps, n_restarts, n_targets, loss, batch_size, random_state)
         kept = self._survivors(X, y, self._threat(eps, q, scale), attack, options)
         return weighted_share(kept, sample_weight)
 
@@ -131,10 +140,12 @@ class RobustnessMixin:
         eps: float | None = None,
         q: float | None = None,
         scale: Any = "training",
-        attack: str = "apgd",
+        attack: str = "ensemble",
         method: str = "crown",
-        n_steps: int = 100,
+        n_steps: int | None = None,
         n_restarts: int = 1,
+        n_targets: int | None = None,
+        loss: str | None = None,
         batch_size: int | None = None,
         random_state: Any = 0,
     ) -> tuple[float, float]:
@@ -142,7 +153,7 @@ class RobustnessMixin:
 
         Parameters
         ----------
-        X, y, sample_weight, eps, q, scale, attack, method, n_steps, n_restarts
+        X, y, sample_weight, eps, q, scale, attack, method, n_steps, n_restarts, n_targets, loss
             As in `robust_score` and `certified_score`.
         batch_size, random_state
             As in `robust_score` and `certified_score`.
@@ -158,7 +169,7 @@ class RobustnessMixin:
             the module.
         """
         threat = self._threat(eps, q, scale)
-        options = _attack_options(n_steps, n_restarts, batch_size, random_state)
+        options = _attack_options(n_steps, n_restarts, n_targets, loss, batch_size, random_state)
         certified = self._certified(X, y, threat, method)
         kept = self._survivors(X, y, threat, attack, options)
         crossed = np.count_nonzero(certified & ~kept)
@@ -229,9 +240,11 @@ class RobustnessMixin:
         eps: float | None = None,
         q: float | None = None,
         scale: Any = "training",
-        attack: str = "apgd",
-        n_steps: int = 100,
+        attack: str = "ensemble",
+        n_steps: int | None = None,
         n_restarts: int = 1,
+        n_targets: int | None = None,
+        loss: str | None = None,
         batch_size: int | None = None,
         random_state: Any = 0,
     ) -> np.ndarray:
@@ -242,7 +255,7 @@ class RobustnessMixin:
         X : array-like of shape (n_samples, n_features) or (n_samples, channels, height, width)
         y : array-like of shape (n_samples,)
             True labels, each one of `classes_`.
-        eps, q, scale, attack, n_steps, n_restarts, batch_size, random_state
+        eps, q, scale, attack, n_steps, n_restarts, n_targets, loss, batch_size, random_state
             As in `robust_score`.
 
         Returns
@@ -252,7 +265,7 @@ class RobustnessMixin:
             it.
         """
         inputs, _, labels = self._judged(X, y)
-        options = _attack_options(n_steps, n_restarts, batch_size, random_state)
+        options = _attack_options(n_steps, n_restarts, n_targets, loss, batch_size, random_state)
         points = self._attacked(inputs, labels, self._threat(eps, q, scale), attack, options)
         return points.reshape(X.shape if getattr(X, "ndim", 2) > 2 else (len(inputs), -1))
 
@@ -265,6 +278,8 @@ class RobustnessMixin:
         options: dict[str, Any],
     ) -> np.ndarray:
         check_choice(attack, "attack", _ATTACKS)
+        if attack != "ensemble":
+            options = {"n_steps": _STEPS, **options}
         return _ATTACKS[attack](self, inputs, labels, **self._ball(threat), **options)
 
     def _ball(self, threat: LpBall) -> dict[str, Any]:
@@ -344,11 +359,17 @@ def as_labels(y: Any) -> Any:
 
 
 def _attack_options(
-    n_steps: int, n_restarts: int, batch_size: int | None, random_state: Any
+    n_steps: int | None,
+    n_restarts: int,
+    n_targets: int | None,
+    loss: str | None,
+    batch_size: int | None,
+    random_state: Any,
 ) -> dict[str, Any]:
-    """The keywords of an attack beside its threat."""
+    """The keywords of an attack beside its threat; its defaults hold for those that are None."""
+    own = {"n_steps": n_steps, "n_targets": n_targets, "loss": loss}
     return {
-        "n_steps": n_steps,
+        **{name: value for name, value in own.items() if value is not None},
         "n_restarts": n_restarts,
         "batch_size": batch_size,
         "random_state": random_state,

@@ -11,18 +11,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from sklearn_robust.attacks.losses import logit_margins
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.neural_network._data import LoadedSamples
 from sklearn_robust.neural_network._inner_maximisation import InnerMaximisation, Samples
 from sklearn_robust.neural_network._objective import log_risk_and_slopes
-from sklearn_robust.neural_network._optimizer import make_optimizer, sizes
+from sklearn_robust.neural_network._optimizer import falling_rate, make_optimizer, sizes
 from sklearn_robust.neural_network._passes import Passes, passes
 from sklearn_robust.neural_network._ranks import ALONE, Ranks
 from sklearn_robust.neural_network.modules import homogeneity
 
 _EXPONENTS = {"margin_l1": 1, "margin_l2": 2, "margin_linf": math.inf}
+
+# By which a gradient is multiplied at least, so that none underflows.
+_LEAST_RISK = 1e-12
 
 Figures = dict[str, float]
 
@@ -47,6 +51,8 @@ class Trainer:
         Called between gradient and step.
     degree : int, optional
         The degree of a network that is homogeneous in its parameters; None for others.
+    schedule : torch.optim.lr_scheduler.LRScheduler, optional
+        Of the rates; its turn is after every step.
     ranks : Ranks, optional
         The processes that train together.
     """
@@ -59,14 +65,27 @@ class Trainer:
     batch_size: int | None = None
     set_step_size: Callable[[], None] | None = None
     degree: int | None = None
+    schedule: LRScheduler | None = None
     ranks: Ranks = ALONE
 
     @classmethod
     def of(
-        cls, estimator: Any, samples: Samples | LoadedSamples, seed: int, ranks: Ranks
+        cls,
+        estimator: Any,
+        samples: Samples | LoadedSamples,
+        seed: int,
+        ranks: Ranks,
+        *,
+        epochs: int | None,
     ) -> Trainer:
-        """The trainer of an estimator's module, by the estimator's parameters."""
+        """The trainer of an estimator's module, by the estimator's parameters; a linear schedule
+        ends after so many epochs, and None has no schedule.
+        """
         optimizer, set_step_size = make_optimizer(estimator, samples, ranks)
+        schedule = None
+        if estimator.schedule == "linear" and epochs is not None:
+            n_batches = samples.n_batches(estimator.batch_size)
+            schedule = falling_rate(optimizer, epochs * (ranks.most(n_batches) or n_batches))
         step_size = estimator.eps if estimator.attack == "fgsm" else estimator.attack_step_size
         attack = InnerMaximisation(
             n_steps={"pgd": estimator.attack_steps, "fgsm": 1, None: 0}[estimator.attack],
@@ -83,6 +102,7 @@ class Trainer:
             estimator.batch_size,
             set_step_size,
             homogeneity(estimator.module_),
+            schedule,
             ranks,
         )
 
@@ -95,11 +115,14 @@ class Trainer:
             The figures of `history_`: each batch is seen before its own step.
         """
         weights, figures = [], []
-        count = self.ranks.most(samples.n_batches(self.batch_size))
+        n_batches = samples.n_batches(self.batch_size)
+        count = self.ranks.most(n_batches)
+        whole = (count or n_batches) == 1
+        self.network.module.eval()
         try:
             for batch in samples.batches(self.batch_size, self.generator, count):
                 weights.append(batch.total_weight)
-                figures.append(self._step(batch))
+                figures.append(self._step(batch, whole=whole))
         finally:
             self.network.module.eval()  # after Ctrl-C too
         return merged(*self.ranks.joined(weights, figures))
@@ -113,15 +136,21 @@ class Trainer:
             right += accuracy(margins, part.weight) * part.total_weight
         return self.ranks.mean(right / samples.total_weight, samples.total_weight)
 
-    def _step(self, batch: Samples) -> Figures:
-        """Take a step of the optimiser on the log-risk of a batch under attack."""
-        self.network.module.eval()
+    def _step(self, batch: Samples, *, whole: bool) -> Figures:
+        """Take a step of the optimiser on the risk of a batch under attack.
+
+        The log-risk of all samples has the direction of their risk, and steps on it do not stall as
+        the risk becomes small. The mean of the log-risks of batches is not the log of their mean:
+        there the gradient is that of the risk, unless the rate follows the curvature of the log.
+        """
         worst, clean_margins = self.attack(self.network, batch, self.generator)
-        self.network.module.train()
         units = margin_units(self.network.module, self.degree)
         evaluations: list[tuple[Tensor, Tensor]] = []
-        closure = functools.partial(self._evaluate, worst, batch, evaluations)
+        on_log = whole or self.set_step_size is not None
+        closure = functools.partial(self._evaluate, worst, batch, on_log, evaluations)
         self.optimizer.step(closure)  # type: ignore[arg-type]
+        if self.schedule is not None:
+            self.schedule.step()
         outputs, log_risk = evaluations[0]  # at the parameters before the step
         margins = logit_margins(outputs, batch.y)
         figures = {
@@ -133,13 +162,25 @@ class Trainer:
         return {**figures, **{name: least / unit for name, unit in units.items()}}
 
     def _evaluate(
-        self, points: Tensor, batch: Samples, evaluations: list[tuple[Tensor, Tensor]]
+        self,
+        points: Tensor,
+        batch: Samples,
+        on_log: bool,
+        evaluations: list[tuple[Tensor, Tensor]],
     ) -> Tensor:
-        """The log-risk at the perturbed samples, whose gradient is left in the parameters."""
+        """The log-risk at the perturbed samples; its gradient, or that of the risk, is left in the
+        parameters.
+        """
         risk = functools.partial(log_risk_and_slopes, self.loss, y=batch.y, weight=batch.weight)
-        outputs, log_risk = self.network.parameter_gradients(
-            points, self.ranks.objective(risk, batch.weight)
-        )
+        of_all = self.ranks.objective(risk, batch.weight)
+
+        def objective(outputs: Tensor) -> tuple[Tensor, Tensor]:
+            log_risk, slopes = of_all(outputs)
+            if not on_log:
+                slopes *= log_risk.exp().clamp(min=_LEAST_RISK).to(slopes)
+            return log_risk, slopes
+
+        outputs, log_risk = self.network.parameter_gradients(points, objective)
         self.ranks.sum_gradients(self.network.module.parameters())
         evaluations.append((outputs, log_risk))
         if self.set_step_size is not None:
@@ -149,7 +190,7 @@ class Trainer:
 
 def accuracy(margins: Tensor, weight: Tensor) -> float:
     """The share of the weight on samples whose margin is positive."""
-    return float(weight[margins > 0].sum() / weight.sum())
+    return float((weight * (margins > 0)).sum() / weight.sum())
 
 
 def merged(weights: list[float], figures: list[Figures]) -> Figures:

@@ -13,7 +13,7 @@ from fractions import Fraction
 import numpy as np
 from scipy.linalg import qr
 
-from sklearn_robust import check
+from sklearn_robust.check import integers
 from sklearn_robust.proofs.weights import ExactWeights
 
 _MOST = 80  # equations, whose exact solution takes the third power of their number
@@ -65,7 +65,7 @@ def _terms(
     data, unit = weights.data, 2**weights.top
     K = len(data.classes)
     extended = np.column_stack([data.X, np.ones(len(data.X))])[:, columns]
-    flat, own = check.integers(extended.ravel().tolist())
+    flat, own = integers(extended.ravel().tolist())
     rows = np.array(flat, dtype=object).reshape(extended.shape) * (unit // 2**own)
     terms = np.zeros((K - 1, len(columns), len(entries)), dtype=object)
     for at, (i, k) in enumerate(entries):

@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from sklearn_robust import check
+from sklearn_robust.check import Proof
 from sklearn_robust.proofs.data import LabelledData
 
 # what a claim says between its two figures
@@ -88,7 +88,7 @@ class Certificate:
             INVALID, with the first line that fails.
         """
         data = LabelledData.of(X, y)
-        valid, line = check.Proof().check(self.content, data.rows, data.labels)
+        valid, line = Proof().check(self.content, data.rows, data.labels)
         if not valid:
             raise CertificateError(line)
         return line

@@ -12,8 +12,8 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils.validation import check_array
 
-from sklearn_robust import check
 from sklearn_robust._parameters import refuse_lazy
+from sklearn_robust.check import label
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows
@@ -78,7 +78,7 @@ class LabelledData:
         if classes is not None:
             index = np.searchsorted(classes, np.asarray(y))
             names = np.asarray(classes)
-        texts = [check.label(str(name)) for name in names]
+        texts = [label(str(name)) for name in names]
         if len(set(texts)) < len(texts):
             raise ValueError(
                 f"y must hold labels that differ as text for a certificate, "
@@ -105,8 +105,8 @@ class LabelledData:
         float64 without -0.0, its label as UTF-8, and a line feed.
         """
         found = hashlib.sha256("{} {}\n".format(*self.X.shape).encode())
-        for row, label in zip(self.X.astype("<f8") + 0.0, self.labels, strict=True):
-            found.update(row.tobytes() + f"{label}\n".encode())
+        for row, name in zip(self.X.astype("<f8") + 0.0, self.labels, strict=True):
+            found.update(row.tobytes() + f"{name}\n".encode())
         return found.hexdigest()
 
     def problem(self, ball: LpBall, fit_intercept: bool) -> RobustProblem | JointProblem:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from sklearn_robust import check
+from sklearn_robust.check import Proof
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import Exponential, Logistic, MarginLoss
 from sklearn_robust.norms import LpNorm
@@ -83,7 +83,7 @@ class Claim:
             "predictor": predictor,
             "dual": dual,
         }
-        lower, upper = check.Proof().figures(content, data.rows, data.labels)
+        lower, upper = Proof().figures(content, data.rows, data.labels)
         if kind == "log_risk":  # what another checker needs for its logarithms
             lower, upper = lower - _LOG_ROOM, upper + _LOG_ROOM
         content["claim"]["lower"] = _rounded(lower, -math.inf).hex()
@@ -130,7 +130,7 @@ def certify_risk(claim: Claim, loss: MarginLoss, proofs: Iterable[np.ndarray]) -
     Parameters
     ----------
     claim : Claim
-        Of data that are not robustly separable.
+        Its data are not robustly separable.
     loss : MarginLoss
         The exponential or the logistic loss.
     proofs : iterable of ndarray of shape (n,) or (K, n)
@@ -151,7 +151,8 @@ def certify_risk(claim: Claim, loss: MarginLoss, proofs: Iterable[np.ndarray]) -
         raise CertificateError(
             f"A certificate of a risk needs loss='exponential' or 'logistic', got {loss!r}."
         )
-    data, coef, total = claim.data, claim.coef, 1.0
+    data, coef = claim.data, claim.coef
+    total = 1.0
     assert coef is not None
     if isinstance(loss, Logistic):
         problem = data.problem(claim.threat, claim.fit_intercept)

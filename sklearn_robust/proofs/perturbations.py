@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_robust import check
 from sklearn_robust._joint_flows import (
     WeightedSums,
     best_perturbations,
@@ -24,6 +23,7 @@ from sklearn_robust._joint_flows import (
     pair_perturbations,
     repaired,
 )
+from sklearn_robust.check import BITS, integers, norm
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.proofs.weights import ExactWeights
@@ -58,7 +58,7 @@ class ExactBalls:
         """The scales as integers and their binary places."""
         scale = self.ball.scale
         values = np.ones(self.weights.data.X.shape[1]) if scale is None else np.asarray(scale)
-        return check.integers(values.astype(np.float64).tolist())
+        return integers(values.astype(np.float64).tolist())
 
     def holds(self, delta: Any, pair: tuple[int, int]) -> bool:
         """Whether integers (d,) lie in the ball of a pair, quotients by the scale rounded up."""
@@ -66,9 +66,9 @@ class ExactBalls:
         moved = list(zip(delta, scale, strict=True))
         if any(x and not s for x, s in moved):
             return False
-        sizes = [-(-abs(x) * 2 ** (check.BITS + places) // s) if s else 0 for x, s in moved]
-        size = check.norm(sizes, _name(self.ball.q))[1]
-        return bool(size <= self.room(pair) * 2**check.BITS)
+        sizes = [-(-abs(x) * 2 ** (BITS + places) // s) if s else 0 for x, s in moved]
+        size = norm(sizes, _name(self.ball.q))[1]
+        return bool(size <= self.room(pair) * 2**BITS)
 
     def into(self, delta: np.ndarray, pair: tuple[int, int]) -> np.ndarray:
         """The integers (d,), brought into the ball of a pair: cut off for q = inf, else shrunk."""

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from sklearn_robust import check
+from sklearn_robust.check import integers
 from sklearn_robust.proofs.data import LabelledData
 
 PLACES = 62  # binary places of the weights, whose sum is at most about 1
@@ -55,7 +55,7 @@ class ExactWeights:
     @cached_property
     def top(self) -> int:
         """The binary places of the data."""
-        return check.integers(self.data.X.ravel().tolist())[1]
+        return integers(self.data.X.ravel().tolist())[1]
 
     @cached_property
     def weighted_sum(self) -> np.ndarray:
@@ -69,7 +69,7 @@ class ExactWeights:
         for (i, k), weight in self.entries.items():
             signed[self.data.y[i], place[i]] += weight
             signed[k, place[i]] -= weight
-        flat, own = check.integers(self.data.X[used].ravel().tolist())
+        flat, own = integers(self.data.X[used].ravel().tolist())
         rows = np.array(flat, dtype=object).reshape(len(used), d)
         return (signed @ rows) * 2 ** (self.top - own)
 

@@ -13,16 +13,17 @@ import numpy as np
 
 from sklearn_robust.attacks.linear import (
     class_scores,
-    rival_norms,
     robustly_correct,
     signed_distances,
 )
+from sklearn_robust.conformal import pair_norms
 from sklearn_robust.metrics.linear_view import LinearView
 from sklearn_robust.reports import figures
 from sklearn_robust.reports.intervals import (
     Interval,
     bootstrap,
     clopper_pearson,
+    largest_difference,
     mean_of_classes,
     proportion,
 )
@@ -66,7 +67,7 @@ class LinearMeasurement:
     def rival(self) -> np.ndarray:
         """The class with the least robust margin of each sample, (n,)."""
         scores = class_scores(self.view.X, self.view.coef, self.view.intercept)
-        norms = rival_norms(self.view.coef, self.ball)[self.y]
+        norms = pair_norms(self.view.coef, self.ball)[self.y]
         own = np.arange(len(self.y)), self.y
         margins = scores[own][:, None] - scores - self.ball.eps * norms
         margins[own] = math.inf
@@ -76,7 +77,7 @@ class LinearMeasurement:
     def lowered(self) -> np.ndarray:
         """The scores of two classes in the worst case, (n,)."""
         scores = class_scores(self.view.X, self.view.coef, self.view.intercept)[:, 1]
-        cost = self.ball.eps * float(rival_norms(self.view.coef, self.ball)[0, 1])
+        cost = self.ball.eps * float(pair_norms(self.view.coef, self.ball)[0, 1])
         return np.where(self.y == 1, scores - cost, scores + cost)
 
     @cached_property
@@ -96,7 +97,8 @@ class LinearMeasurement:
 
     def figures(self, members: np.ndarray) -> dict[str, Interval]:
         """Each figure of some samples, with its interval."""
-        y, weight, right = self.y[members], self.weight[members], self.right[members]
+        y, right = self.y[members], self.right[members]
+        weight = self.weight[members]
         alike = bool(np.all(weight == weight[0]))
         found = {
             "robust accuracy": proportion(right)
@@ -111,8 +113,11 @@ class LinearMeasurement:
         lowered, positive = self.lowered[members], y == 1
         area = bootstrap(partial(figures.area_under_curve, lowered, positive), y, weight)
         found["AUC"] = area
-        found["Gini"] = Interval(*(2 * x - 1 for x in (area.value, area.low, area.high)), area.name)
-        found["KS"] = bootstrap(partial(figures.kolmogorov_smirnov, lowered, positive), y, weight)
+        low, high = 2 * area.low - 1, 2 * area.high - 1
+        found["Gini"] = Interval(2 * area.value - 1, low, high, area.name)
+        largest = partial(figures.kolmogorov_smirnov, lowered, positive)
+        value = float(largest(weight))
+        found["KS"] = largest_difference(value, y) if alike else bootstrap(largest, y, weight)
         if self.probabilities is not None:
             miss, log_loss = self._losses
             for name, loss in (("Brier score", miss**2), ("log loss", log_loss)):

@@ -76,9 +76,10 @@ class RobustnessReport:
     -----
     Confusion matrices count a sample for its own class where no perturbation leads out of it, and
     else for the rival class with the least robust margin. Brier score and log loss are given for
-    two classes, whose probability is monotone in the score. Intervals of proportions are those of
-    Clopper and Pearson where all samples weigh the same, all others are bootstrapped; each is
-    named.
+    two classes, whose probability is monotone in the score. Where all samples weigh the same the
+    intervals of proportions are those of Clopper and Pearson, and that of KS follows from the
+    inequality of Dvoretzky, Kiefer and Wolfowitz: they cover at least as often as they say. The
+    others are bootstrapped. Each is named.
 
     Examples
     --------

@@ -8,7 +8,7 @@ dual. Then
 
 are equations in (x, v), smooth but for the faces of the cones. A row of a linear cone is an
 equation where it carries a multiplier, and drops out where it does not: one sparse system serves
-linear, quadratic and second-order cone programs.
+linear, quadratic, second-order cone and semidefinite programs.
 
 Notes
 -----
@@ -18,6 +18,7 @@ Computational Optimization and Applications 74 (2019).
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -26,23 +27,27 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.linalg import MatrixRankWarning, splu
 
-from sklearn_robust._clarabel import Cone
+from sklearn_robust._clarabel import Cone, n_rows
 from sklearn_robust._conic_programs import ConicProgram
 from sklearn_robust.separators._max_margin_form import Vector
 
 _LINEAR = ("zero", "nonnegative")
-_SERVED = (*_LINEAR, "second_order")
+_SERVED = (*_LINEAR, "second_order", "semidefinite")
 _MAX_UNKNOWNS = 30_000  # larger systems are not solved
-_MAX_BLOCK_ENTRIES = 5_000_000  # entries of the blocks of second-order cones at most
+_MAX_BLOCK_ENTRIES = 5_000_000  # entries of the blocks of cones that are not linear at most
 # added to the diagonal: the system then has a solution where faces do not determine the point;
 # later steps correct the error
-_RIDGE = 1e-10
+_RIDGE = 1e-6
 _CORRECTIONS = 3  # residuals for which the factor is used again
 
 
 def serves(conic: ConicProgram) -> bool:
-    """Whether the cones are linear or of second order."""
-    return all(kind in _SERVED for kind, _ in conic.cones)
+    """Whether the cones are linear, of second order, or of semidefinite matrices of moderate
+    order.
+    """
+    semidefinite = (n_rows(*cone) ** 2 for cone in conic.cones if cone[0] == "semidefinite")
+    served = all(kind in _SERVED for kind, _ in conic.cones)
+    return served and sum(semidefinite) <= _MAX_BLOCK_ENTRIES
 
 
 def newton_step(conic: ConicProgram, x: Vector, z: Vector) -> tuple[Vector, Vector] | None:
@@ -89,7 +94,7 @@ def _projection(cones: list[Cone], v: Vector) -> tuple[Vector, Any, NDArray[np.i
     kept = np.zeros(len(v), dtype=bool)
     start = 0
     for kind, size in cones:
-        at = slice(start, start + int(size))
+        at = slice(start, start + n_rows(kind, size))
         start = at.stop
         if kind == "zero":
             projected[at], diagonal[at] = v[at], 1.0
@@ -98,7 +103,8 @@ def _projection(cones: list[Cone], v: Vector) -> tuple[Vector, Any, NDArray[np.i
             kept[at] = v[at] > 0
             projected[at], diagonal[at] = np.maximum(v[at], 0), kept[at]
         else:
-            projected[at], block = _second_order(v[at])
+            project = _second_order if kind == "second_order" else _semidefinite
+            projected[at], block = project(v[at])
             kept[at] = block is not None
             if block is not None:
                 blocks.append((at, block))
@@ -127,6 +133,33 @@ def _second_order(v: Vector) -> tuple[Vector, Vector | None]:
     jacobian[0, 1:] = jacobian[1:, 0] = u
     jacobian[1:, 1:] = (1 + share) * np.eye(len(u)) - share * np.outer(u, u)
     return projected, 0.5 * jacobian
+
+
+def _semidefinite(v: Vector) -> tuple[Vector, Vector | None]:
+    r"""The projection on the semidefinite matrices, and its Jacobian; None where it is 0.
+
+    With eigenvalues :math:`\lambda` and eigenvectors Q the derivative in the direction H is
+    :math:`Q (\Omega \circ Q^T H Q) Q^T`, :math:`\Omega_{ij} = (\lambda_i^+ - \lambda_j^+) /
+    (\lambda_i - \lambda_j)`.
+    """
+    order = round((math.sqrt(8 * len(v) + 1) - 1) / 2)
+    # the upper triangle column by column, with entries off the diagonal times the root of 2
+    j, i = np.tril_indices(order)
+    root = np.where(i == j, 1.0, math.sqrt(2))
+    matrix = np.zeros((order, order))
+    matrix[i, j] = matrix[j, i] = v / root
+    values, Q = np.linalg.eigh(matrix)
+    positive = np.maximum(values, 0)
+    if not positive.any():
+        return np.zeros_like(v), None
+    projected = root * ((Q * positive) @ Q.T)[i, j]
+    # the coordinates of the matrices q_k q_l^T, symmetrised, for k <= l
+    basis = Q[i][:, i] * Q[j][:, j] + Q[i][:, j] * Q[j][:, i]
+    basis *= root[:, None] * root / 2
+    gaps = values[i] - values[j]
+    far = np.abs(gaps) > np.finfo(np.float64).eps * np.abs(values).max()
+    rates = np.where(far, (positive[i] - positive[j]) / np.where(far, gaps, 1.0), values[i] > 0)
+    return projected, (basis * rates) @ basis.T
 
 
 def _solve(system: Any, goal: Vector) -> Vector | None:

@@ -19,6 +19,7 @@ from sklearn_robust.separators._max_margin_form import SOLVER, Vector
 from sklearn_robust.threats import require_ball
 
 Indices = NDArray[np.intp]
+Chosen = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,10 @@ class JointMarginForm:
         return low, high
 
     @property
-    def rivals(self) -> NDArray[np.bool_]:
+    def rivals(self) -> Chosen:
         """The rivals of each sample that have rows, (K, n)."""
         classes = np.arange(self.n_classes)
-        rivals: NDArray[np.bool_] = self.y != classes[:, None]
+        rivals: Chosen = self.y != classes[:, None]
         if self.given is not None:
             inside = np.isin(classes, self.given.classes)
             rivals &= ~(inside[:, None] & inside[self.y])

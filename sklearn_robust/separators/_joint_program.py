@@ -23,7 +23,7 @@ from sklearn_robust._conic_programs import (
 )
 from sklearn_robust.norms import SchattenNorm
 from sklearn_robust.separators import _conic_refinement as refinement
-from sklearn_robust.separators._joint_margin_form import Indices, JointMarginForm
+from sklearn_robust.separators._joint_margin_form import Chosen, Indices, JointMarginForm
 from sklearn_robust.separators._max_margin_form import SolverFailure, Vector
 
 # margin of a unit matrix, in units of the rows, below which a quadratic program is solved in units
@@ -94,7 +94,7 @@ class JointProgram:
     subgradients: MultipliersOf | None
 
     @classmethod
-    def of(cls, form: JointMarginForm, chosen: Vector | None = None) -> JointProgram:
+    def of(cls, form: JointMarginForm, chosen: Chosen | None = None) -> JointProgram:
         """The program of a form, of all rivals of all samples or of the chosen ones (K, n)."""
         (n, d), K = form.X.shape, form.n_classes
         conic = ConicProgram()

@@ -1,15 +1,19 @@
-r"""eps* of several classes: the largest radius of an l_q ball with a robust separator below
-one.
+r"""eps* of several classes against l_q balls: the radius below which a robust separator exists.
 
 It is the largest ratio of plain margin and norm of the difference of two classes,
 
 .. math:: \epsilon^* = \max_{W, b} \min_{i, k \ne y_i} \frac{\langle w_{y_i} - w_k, x_i \rangle +
     b_{y_i} - b_k}{\|s (w_{y_i} - w_k)\|_{q^*}},
 
-by Crouzeix's method: with :math:`N_{lk}` the norms of the last predictor and :math:`\epsilon` its
-ratio, the next one maximises the smallest :math:`(m_{ik} - \epsilon \|s (w_{y_i} - w_k)\|_{q^*}) /
-N_{y_i k}` in a norm. The weights of each program bound eps* from above: it is at most the radius at
-which G is a flow of the pairs (`joint_certificates`).
+or a supremum that predictors approach under which two classes become alike. Often few of the
+classes decide it: their own eps* bounds it, and their predictor is extended to the others
+(`_joint_bottleneck`). They are sought from the two closest classes on, and among those that carry
+weight in the programs below.
+
+Otherwise it is found by Crouzeix's method: with :math:`N_{lk}` the norms of the last predictor and
+:math:`\epsilon` its ratio, the next one maximises the smallest :math:`(m_{ik} - \epsilon \|s
+(w_{y_i} - w_k)\|_{q^*}) / N_{y_i k}` in a norm. The weights of each program bound eps* from above:
+it is at most the radius at which G is a flow of the pairs (`joint_certificates`).
 
 Where the two do not meet the mean margin of the samples, which is linear, is held at 1 in place of
 the norm. Where the largest margin :math:`\gamma` is then negative, the weights plus
@@ -30,9 +34,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sklearn_robust.certificates import Certified, sum_rounding
+from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.joint_certificates import best_intercept, feasibility
+from sklearn_robust.joint_certificates import feasibility
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators._joint_bottleneck import (
     SMALL,
@@ -50,6 +54,7 @@ from sklearn_robust.separators._joint_margin_form import (
     on_all_samples,
 )
 from sklearn_robust.separators._joint_program import JointPoint, JointProgram
+from sklearn_robust.separators._joint_ratio import certified_ratio, ratio_intercept
 from sklearn_robust.separators._joint_working_sets import points_on_sets, suits_sets
 from sklearn_robust.separators._max_margin_form import (
     SolverFailure,
@@ -57,7 +62,7 @@ from sklearn_robust.separators._max_margin_form import (
     column_sizes,
     over_columns,
 )
-from sklearn_robust.threats import LpBall, support
+from sklearn_robust.threats import LpBall
 
 _MAX_RATIOS = 20  # programs at most of each kind; the ratio converges superlinearly
 _MAX_MISSED = 3  # consecutive programs that do not narrow the bounds, after which a kind ends
@@ -70,7 +75,6 @@ _LEAST_NORM = 1e-6  # norm of a difference of classes, relative to the largest, 
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 # share by which the radius of a proof is raised, so that rounding does not undo it
 _SAFE = 1e-13
-_BISECTIONS = 60  # halvings of the interval of a ratio at most: down to rounding
 # share, in units of tol, by which an extension may stay below eps* of its classes: that of all may
 # be a supremum only, which predictors approach under which two classes become alike
 _BELOW = 0.25
@@ -270,13 +274,13 @@ class _Search:
         nothing = np.zeros((problem.n_classes, problem.n_classes))
         margins = problem.pair_margins(coef, nothing)
         norms = problem.at_radius(1.0).penalties(coef)
-        intercept = _ratio_intercept(margins, norms) if problem.fit_intercept else nothing[0]
+        intercept = ratio_intercept(margins, norms) if problem.fit_intercept else nothing[0]
         off = ~np.eye(len(norms), dtype=bool)
         smallest = (margins + intercept[:, None] - intercept)[off].min()
         if not smallest > 0:
             return
         coef, intercept = coef / smallest, intercept / smallest
-        ratio = _certified_ratio(problem, coef, intercept)
+        ratio = certified_ratio(problem, coef, intercept)
         if ratio > self.ratio:
             self.coef, self.intercept, self.ratio = coef, intercept, ratio
 
@@ -311,51 +315,3 @@ class _Search:
         balanced = self.problem.balanced(weights)
         if feasibility(self.problem.at_radius(bound), balanced, perturbations).proven:
             self.bound, self.proof = bound, Proof(balanced, perturbations)
-
-
-def _ratio_intercept(margins: Vector, norms: Vector) -> Vector:
-    """The b of sum 0 with the largest smallest ratio of margins (K, K) plus b_l - b_k, and norms
-    (K, K).
-
-    By bisection between 0 and the ratio of the closest two classes, from there on: b has a ratio
-    where it leaves no margin less this ratio times its norm negative.
-    """
-    off = ~np.eye(len(norms), dtype=bool)
-    both = (margins + margins.T)[off] / np.maximum(norms + norms.T, np.finfo(np.float64).tiny)[off]
-    low, high = 0.0, max(float(both.min()), 0.0)
-    ratio = high if math.isfinite(high) else 0.0
-    best = best_intercept(margins)[0]
-    for _ in range(_BISECTIONS):
-        intercept, smallest = best_intercept(margins - ratio * norms)
-        if smallest >= 0:
-            low, best = ratio, intercept
-        else:
-            high = ratio
-        if high - low <= _ROUNDING * high:
-            break
-        ratio = 0.5 * (low + high)
-    return best
-
-
-def _certified_ratio(problem: JointProblem, coef: Vector, intercept: Vector) -> float:
-    r"""The smallest ratio less its rounding; 0 where a margin is not positive.
-
-    Margins are those of the differences of two classes, whose rounding is relative to the
-    difference: near eps* classes may be nearly alike.
-    """
-    smallest = math.inf
-    of_sum = sum_rounding(problem.n_terms + 2, np.float64)
-    used = problem.log_weight > -math.inf
-    for low, high in zip(*problem.pairs, strict=True):
-        difference = coef[low] - coef[high]
-        norm = float(support(problem.threat, difference[None])[0])
-        for sign, c in [(1.0, low), (-1.0, high)]:
-            X = problem.X[used & (problem.y == c)]
-            moved = intercept[low] - intercept[high]
-            sizes = abs(X) @ np.abs(difference) + abs(moved)
-            margins = sign * (X @ difference + moved)
-            margin = float(np.min(margins - of_sum * sizes))
-            if not margin > 0:
-                return 0.0
-            smallest = min(smallest, margin / max(norm, np.finfo(np.float64).tiny))
-    return smallest * (1 - sum_rounding(problem.n_features + 2, np.float64))

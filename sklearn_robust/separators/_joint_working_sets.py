@@ -11,9 +11,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sklearn_robust.separators._joint_margin_form import JointMarginForm
+from sklearn_robust.separators._joint_margin_form import Chosen, JointMarginForm
 from sklearn_robust.separators._joint_program import JointPoint, JointProgram
-from sklearn_robust.separators._max_margin_form import Vector
 
 # pairs of a sample and a rival from which sets pay, and how many there are then for each coordinate
 # of a difference of classes: those are the cost that a smaller program keeps
@@ -54,7 +53,7 @@ def points_on_sets(form: JointMarginForm) -> Iterator[JointPoint]:
     yield from points
 
 
-def _first_pairs(form: JointMarginForm) -> Vector:
+def _first_pairs(form: JointMarginForm) -> Chosen:
     """The pairs (K, n) of least margin under the class means, alike many of every two classes."""
     d, K = form.X.shape[1], form.n_classes
     normal = form.at_mean_margin().normal

@@ -42,7 +42,7 @@ _REFINEMENTS = 3  # Newton steps on the optimality conditions, at most
 # Sets of rows
 _ROWS_FROM = 2000  # rows from which on the program is solved on sets of them
 _FIRST_ROWS = 3  # rows of the first set, relative to the columns
-_ADDED_ROWS = 1  # rows that a round adds at most, relative to the columns
+_ADDED_ROWS = 2  # rows that a round adds at most, relative to the columns
 _MOST_ROUNDS = 60
 
 
@@ -129,22 +129,8 @@ def solve_on_all_rows(
 ) -> tuple[Certified, list[Perturbation]]:
     """The answer of the cone program of slots, refined until its certified gap is at most tol, and
     the perturbations of the best bound.
-
-    For p = 2 the program is quadratic first; next to the critical factor, where its solution is
-    small, the norm is bounded by a cone instead.
     """
-    best, points = _solved(problem, norm, tol, quadratic=norm.p == 2)
-    if norm.p == 2 and best.gap - best.rounding > tol:
-        other, of_other = _solved(problem, norm, tol, quadratic=False)
-        points = of_other if other.bound <= best.bound else points
-        best = other.merged(best)
-    return best, points
-
-
-def _solved(
-    problem: RobustProblem, norm: LpNorm, tol: float, *, quadratic: bool
-) -> tuple[Certified, list[Perturbation]]:
-    program = _SlotProgram(problem, norm, quadratic=quadratic)
+    program = _SlotProgram(problem, norm)
     try:
         x, z = program.conic.solve()
     except SolverFailure as failure:
@@ -169,7 +155,7 @@ def _solved(
 class _SlotProgram:
     """The cone program of one problem with slots, in units of the rows' root mean square."""
 
-    def __init__(self, problem: RobustProblem, norm: LpNorm, *, quadratic: bool) -> None:
+    def __init__(self, problem: RobustProblem, norm: LpNorm) -> None:
         self.problem, self.norm = problem, norm
         centred, self.unit = problem.standardised()
         self.slots = slots_of(centred)
@@ -188,19 +174,16 @@ class _SlotProgram:
             for t, slot, size in zip(levels, self.slots, reach, strict=True)
         ]
         self.margins = conic.add_rows([("nonnegative", n)], terms, np.zeros(n))
-        self._bound_norm(gamma, quadratic=quadratic)
+        self._bound_norm(gamma)
         self._of_slots = [
             self._add_slot(slot, t, size)
             for slot, t, size in zip(self.slots, levels, reach, strict=True)
         ]
 
-    def _bound_norm(self, gamma: slice, *, quadratic: bool) -> None:
-        """||w||_p <= 1, or for p = 2 half of its square in the objective."""
+    def _bound_norm(self, gamma: slice) -> None:
+        """The objective gamma, and ||w||_p <= 1."""
         conic, d = self.conic, self.problem.n_features
         conic.linear[gamma.start] = -1.0
-        if quadratic:
-            conic.square = self.w
-            return
         unit = conic.columns.take(1)
         conic.add_rows([("zero", 1)], [(unit, np.ones((1, 1)))], -np.ones(1))
         conic.add_norms(self.w, sparse.eye_array(d, format="csr"), unit, self.norm.p)

@@ -184,8 +184,9 @@ def _critical_factor(problem: RobustProblem | JointProblem, tol: float) -> Separ
         require_ball(problem.threat, "max_margin of several classes", "use q, or two classes")
         radius = problem.radius
         found = _largest_joint_distance(problem.at_radius(0.0), tol)
-        factor = {"margin": found.margin / radius, "margin_bound": found.margin_bound / radius}
-        return replace(found, **factor)
+        return replace(
+            found, margin=found.margin / radius, margin_bound=found.margin_bound / radius
+        )
     unit = float(problem.radius[0])
     if problem.adversary is None and is_ball(problem.threat):
         answer = largest_distance(problem, tol)

@@ -95,8 +95,16 @@ class Separator:
         return {**vars(self), "_data": None}
 
     def on(self, X: Any, y: Any) -> Self:
-        """The same separator, which knows its data until it is copied: its certificate needs
-        them.
+        """The same separator, which knows its data until it is copied: its certificate needs them.
+
+        Parameters
+        ----------
+        X, y
+            As they were given to the solver.
+
+        Returns
+        -------
+        Separator
         """
         return replace(self, _data=(X, y))
 
@@ -117,7 +125,7 @@ class Separator:
                 "have, nor that of max_margin with a scale or several classes. Read it from what "
                 "min_norm_separator returns, before it is copied."
             )
-        if self.threat is not None:
+        if self.threat is not None or self.q is None:
             raise CertificateError(f"Certificates serve l_q balls, got threat={self.threat!r}.")
         X, y = self._data
         classes = np.unique(np.asarray(y))

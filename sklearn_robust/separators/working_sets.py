@@ -126,7 +126,10 @@ def solve_on_row_sets(
 class Sweeps(Protocol):
     """All rows of a problem, as constraint generation asks for them."""
 
-    shape: tuple[int, int]
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The numbers of rows and of columns."""
+        ...
 
     def first(self, count: int) -> RowSet:
         """The rows of the first set, of both classes where there is an intercept."""
@@ -263,8 +266,11 @@ class RowSet:
 
     def joined(self, other: RowSet) -> RowSet:
         """The rows of both."""
-        pairs = (self.key, other.key), (self.X, other.X), (self.y, other.y)
-        return RowSet(*(np.concatenate(pair) for pair in pairs))
+        return RowSet(
+            np.concatenate([self.key, other.key]),
+            np.concatenate([self.X, other.X]),
+            np.concatenate([self.y, other.y]),
+        )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
-from sklearn_robust._array_api import Array, namespace, to_numpy
+from sklearn_robust._array_api import Array, like, namespace, to_numpy
 from sklearn_robust.certificates import (
     Certified,
     Point,
@@ -339,8 +339,7 @@ class DescentRun(Run[DescentPath]):
 
     def tune(self, path: DescentPath) -> None:
         """Set the share of its predicted decrease that a step must bring."""
-        xp = namespace(self.done_below)
-        path.require_decrease(xp.asarray(self.sufficient_decrease, dtype=self.done_below.dtype))
+        path.require_decrease(like(self.done_below, self.sufficient_decrease))
 
     def show(self, iteration: int, path: DescentPath) -> None:
         """Record an iteration between certificates; bounds and verdicts do not change."""
@@ -456,9 +455,7 @@ class DescentRun(Run[DescentPath]):
         if not np.isfinite(proof).all():
             return math.inf, None
         excess = float(now.log_risk[i]) - log_risk_bound(one, self.loss, proof)[0]
-        return float(-np.expm1(-excess)), namespace(now.weights).asarray(
-            proof, dtype=now.weights.dtype
-        )
+        return float(-np.expm1(-excess)), like(now.weights, proof)
 
 
 def _in_double(x: Array) -> np.ndarray:

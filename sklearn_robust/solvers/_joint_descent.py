@@ -236,7 +236,7 @@ class Flat:
         return Evaluation(
             now.intercept[None],
             now.margins[None],
-            namespace(coef).asarray(now.log_risk)[None],
+            namespace(coef).asarray(now.log_risk, device=coef.device)[None],
             weights,
         )
 

@@ -579,7 +579,9 @@ class _Minimisation:
         smoothing = _SMOOTHING_OF_SHRINK * shrink
 
         def gap(coef: np.ndarray, point: RiskPoint) -> float:
-            """Of the logarithms of the risk and its bound, with the weights at the point."""
+            """The gap between the logarithms of the risk and its bound, after the weights at the
+            point were tried.
+            """
             slopes = self.differences.smoothed(coef, smoothing)[1]
             self.bounds.update(point, (1 - shrink) * slopes)
             return self._log_risk(coef) - self.bounds.bound

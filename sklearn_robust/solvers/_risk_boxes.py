@@ -140,7 +140,7 @@ class _BoxesRisk:
             v, n_iter = self._descend(v, max_iter, record)
         at = self._evaluated(v, None)
         damping = rules.LEAST_DAMPING
-        while n_iter < max_iter and damping <= rules.MOST_DAMPING and not at.separates(self.used):
+        while n_iter < max_iter and damping <= rules.MOST_DAMPING and not self._separates(at):
             n_iter += 1
             step = self._step(at, damping)
             if step is None:
@@ -155,7 +155,8 @@ class _BoxesRisk:
                     record(n_iter, coef, weights)
                     return solution, coef, n_iter
             ahead = partial(self._between, at, step)
-            moved = rules.line_search(at, ahead, step.change, decrease, self.used)
+            first = at.first_share(step.change, self.used)
+            moved = rules.line_search(at.log_risk, ahead, self._separates, decrease, first)
             if moved is None:
                 if decrease <= rules.ROUNDING_DECREASE:
                     break
@@ -163,9 +164,13 @@ class _BoxesRisk:
                 continue
             at, damping = moved, rules.less_damping(damping)
             record(n_iter, self._coef(at))
-        if at.separates(self.used):
+        if self._separates(at):
             return self.certify(self._coef(at), near=self._near(at)), self._coef(at), n_iter
         return None, self._coef(at), n_iter
+
+    def _separates(self, at: rules.NewtonPoint) -> bool:
+        """Whether the margins of the samples in use are positive."""
+        return at.separates(self.used)
 
     # points: the parts v >= 0 of w, with the best intercept
 
@@ -245,7 +250,7 @@ class _BoxesRisk:
             nonlocal iteration
             iteration += 1
             record(iteration, self.form.coef(intermediate_result.x)[None])
-            if last[0].separates(self.used):
+            if self._separates(last[0]):
                 raise StopIteration  # the risk has no minimiser
 
         v, _, result = fmin_l_bfgs_b(

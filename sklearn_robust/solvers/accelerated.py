@@ -18,7 +18,7 @@ from typing import Self
 
 import numpy as np
 
-from sklearn_robust._array_api import Array, namespace, to_numpy
+from sklearn_robust._array_api import Array, like, namespace, to_numpy
 from sklearn_robust.certificates import (
     best_intercept,
     certify,
@@ -136,6 +136,7 @@ def accelerated_margin(
             f"The accelerated solver needs a geometry p in (1, 2], got {given}. Use the solver "
             f"'steepest_descent' for the path of this geometry, or 'exact' for its limit."
         )
+    problem.require_one_set("The accelerated solver", one_radius=True)
     require(problem.threat, ProximalThreat, "the accelerated solver")
     problem = problem.simplified()
     stopping = Stopping(max_iter, 0.0, tol, True, record_every, monitors)
@@ -202,7 +203,7 @@ class _AscentRun(Run[_AscentPath]):
             one = problem_to_numpy(self.problem.select(slice(i, i + 1)))
             proof = repaired_weights(one, to_numpy(at.weights[i : i + 1]))
             if np.isfinite(proof).all():
-                at.proof[i] = namespace(at.proof).asarray(proof[0], dtype=at.proof.dtype)
+                at.proof[i] = like(at.proof, proof[0])
                 at.not_separable[i] = ended[i] = True
         return ended, converged
 

@@ -71,6 +71,7 @@ def diagonal_descent(
     Solution
         The coefficients are the effective ones, w; margins and gaps are measured in the 1-norm.
     """
+    problem.require_one_set("The diagonal parametrisation", one_radius=True)
     require_ball(problem.threat, "the diagonal parametrisation")
     xp, problem = namespace(problem.y), problem.simplified()
     start = xp.full_like(

@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from sklearn_robust._array_api import Array, namespace
+from sklearn_robust._array_api import Array, like, namespace, to_numpy
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.problems import Evaluation, RobustProblem
@@ -96,6 +96,7 @@ def steepest_descent(
     -------
     Solution
     """
+    problem.require_one_set("steepest_descent", one_radius=True)
     problem = problem.simplified()
     norms = list(norm) if isinstance(norm, Sequence) else [norm] * problem.n_problems
     _require_steps(problem, norms)
@@ -106,7 +107,7 @@ def steepest_descent(
     zeros = xp.zeros(
         (problem.n_problems, problem.n_features), dtype=problem.y.dtype, device=problem.y.device
     )
-    coef = zeros if coef_init is None else xp.asarray(coef_init, dtype=problem.y.dtype)[order]
+    coef = zeros if coef_init is None else like(zeros, to_numpy(coef_init))[order]
     step = (
         paper_step(problem.rows, problem.threat, problem.radius)
         if isinstance(step_size, str)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 from array_api_compat import is_array_api_obj, is_torch_array
@@ -82,8 +82,7 @@ class LpBall(ThreatMixin):
     scale: Any = None  # array, or a dict of floats by feature name
     clip: Any = None
 
-    convex: ClassVar[bool] = True
-    solid: ClassVar[bool] = True
+    convex = solid = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "q", LpNorm(self.q).p)
@@ -109,15 +108,15 @@ class LpBall(ThreatMixin):
         return f"LpBall({given}{limits})"
 
     @property
-    def symmetric(self) -> bool:  # type: ignore[override]
+    def symmetric(self) -> bool:
         return self.clip is None
 
     @property
-    def per_sample(self) -> bool:  # type: ignore[override]
+    def per_sample(self) -> bool:
         return self.clip is not None
 
     @property
-    def by_class(self) -> bool:  # type: ignore[override]
+    def by_class(self) -> bool:
         return isinstance(self.eps, dict)
 
     @property
@@ -213,8 +212,8 @@ class LpBall(ThreatMixin):
         return self.eps * self.norm.steepest_direction(coef)
 
     # the same under the names of the interface: the support function of the ball, and its gradient
-    support = penalty
-    worst = perturbation
+    support = penalty  # type: ignore[assignment]
+    worst = perturbation  # type: ignore[assignment]
 
     def gauge(self, x: Array) -> Array:
         """The least r with x in r times the ball, ||x / scale||_q / eps: (..., d) -> (...)."""

@@ -85,7 +85,7 @@ class Box(ThreatMixin):
         return box
 
     @property
-    def symmetric(self) -> bool:  # type: ignore[override]
+    def symmetric(self) -> bool:
         if self.clip is not None or isinstance(self.lower, dict) or isinstance(self.upper, dict):
             same: Any = self.clip is None and self.lower == _opposite(self.upper)
         else:
@@ -93,7 +93,7 @@ class Box(ThreatMixin):
         return bool(same)
 
     @property
-    def per_sample(self) -> bool:  # type: ignore[override]
+    def per_sample(self) -> bool:
         return self.clip is not None
 
     @property
@@ -192,7 +192,9 @@ class Box(ThreatMixin):
         return lower, upper
 
     def _times(self, x: Array, radius: Array | float) -> tuple[Array, Array]:
-        factor = radius[..., None] if getattr(radius, "ndim", 0) else radius
+        factor: Any = radius
+        if getattr(radius, "ndim", 0):
+            factor = factor[..., None]
         lower, upper = self._as(x)
         return times(factor, lower), times(factor, upper)
 

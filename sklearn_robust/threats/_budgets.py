@@ -83,15 +83,15 @@ class FeatureBudget(ThreatMixin):
         object.__setattr__(self, "eps", check_numbers(self.eps, "eps", 1, finite=True))
 
     @property
-    def symmetric(self) -> bool:  # type: ignore[override]
+    def symmetric(self) -> bool:
         return not self.binary
 
     @property
-    def solid(self) -> bool:  # type: ignore[override]
+    def solid(self) -> bool:
         return not self.binary
 
     @property
-    def per_sample(self) -> bool:  # type: ignore[override]
+    def per_sample(self) -> bool:
         return self.binary
 
     @property
@@ -162,14 +162,17 @@ class FeatureBudget(ThreatMixin):
         start = np.sum(np.minimum(a, eps) / unit, axis=-1, keepdims=True)
         steps = np.diff(ends, axis=-1) * slopes[..., :-1]
         totals = np.concatenate([start, start + np.cumsum(steps, axis=-1)], axis=-1)
-        at = np.maximum(np.sum(totals > self.n_features, axis=-1, keepdims=True) - 1, 0)
+        # where the sum stays at k the next slope is 0, up to rounding
+        beyond = totals > self.n_features + 64 * np.finfo(float).eps * x.shape[-1]
+        at = np.maximum(np.sum(beyond, axis=-1, keepdims=True) - 1, 0)
         total, slope, t = (np.take_along_axis(x, at, axis=-1) for x in (totals, slopes, ends))
-        excess = np.maximum(total - self.n_features, 0)
+        excess = np.where(beyond.any(axis=-1, keepdims=True), total - self.n_features, 0.0)
         t = np.where(excess > 0, t + excess / np.where(slope < 0, -slope, np.inf), 0.0)
         moved = np.where(able, np.clip(a - t / unit, 0, eps), 0.0)
         # rounding of t leaves no more than the budget
         spent = np.sum(moved / unit, axis=-1, keepdims=True)
-        moved *= np.minimum(1.0, self.n_features / np.maximum(spent, np.finfo(float).tiny))
+        over = spent > self.n_features
+        moved *= np.where(over, self.n_features / np.where(over, spent, 1.0), 1.0)
         return np.sign(x) * moved
 
     def _has_cones(self) -> bool:
@@ -201,7 +204,8 @@ class Budget:
     per_sample = by_class = False
 
     def __init__(self, count: Any, lower: Any, upper: Any, *, whole: bool = False) -> None:
-        self.count, self.lower, self.upper, self.whole = count, lower, upper, whole
+        self.count, self.whole = count, whole
+        self.lower, self.upper = lower, upper
         self.solid = not whole
 
     def within(self, lower: Any, upper: Any) -> Budget:
@@ -238,9 +242,9 @@ class Budget:
         upper, lower = (sparse.diags_array(end[free]) for end in (self.upper, self.lower))
         nothing, none = sparse.csr_array((n, d)), np.zeros(n)
         count = float(self.count)
-        E = [moved, -moved, nothing, sparse.csr_array((1, d)), unit[still]]
-        F = [-upper, lower, one, sparse.csr_array(np.ones((1, n))), sparse.csr_array((d - n, n))]
-        h = [none, none, np.ones(n), [count], np.zeros(d - n)]
+        E: list[Any] = [moved, -moved, nothing, sparse.csr_array((1, d)), unit[still]]
+        F: list[Any] = [-upper, lower, one, np.ones((1, n)), sparse.csr_array((d - n, n))]
+        h: list[Any] = [none, none, np.ones(n), [count], np.zeros(d - n)]
         cones = [("nonnegative", 3 * n + 1), ("zero", d - n)]
         if self.whole:
             E.append(moved)

@@ -238,7 +238,9 @@ class Changes:
         count: Any,
         d: int,
     ) -> None:
-        self.groups, self.allowed, self.now, self.count, self.d = groups, allowed, now, count, d
+        self.groups, self.allowed = groups, allowed
+        self.now, self.count = now, count
+        self.d = d
 
     def support(self, v: Array) -> Array:
         """The sum of the largest gains: (d,) or (..., n, d) -> (..., n)."""

@@ -55,23 +55,23 @@ class Composite(ThreatMixin):
         return type(self)(parts)
 
     @property
-    def symmetric(self) -> bool:  # type: ignore[override]
+    def symmetric(self) -> bool:
         return all(part.symmetric for part in self.threats)
 
     @property
-    def convex(self) -> bool:  # type: ignore[override]
+    def convex(self) -> bool:
         return all(is_convex(part) for part in self.threats)
 
     @property
-    def solid(self) -> bool:  # type: ignore[override]
+    def solid(self) -> bool:
         return all(is_solid(part) for part in self.threats)
 
     @property
-    def per_sample(self) -> bool:  # type: ignore[override]
+    def per_sample(self) -> bool:
         return any(is_per_sample(part) for part in self.threats)
 
     @property
-    def by_class(self) -> bool:  # type: ignore[override]
+    def by_class(self) -> bool:
         return any(is_by_class(part) for part in self.threats)
 
     @property
@@ -131,7 +131,7 @@ class Union(Composite):
     """
 
     @property
-    def convex(self) -> bool:  # type: ignore[override]
+    def convex(self) -> bool:
         return False
 
     def support(self, v: Array) -> Array:
@@ -249,7 +249,7 @@ class ByClass(Composite):
         return found
 
     @property
-    def by_class(self) -> bool:  # type: ignore[override]
+    def by_class(self) -> bool:
         return True
 
     def bind(self, n_features: int, names: Any = None, classes: Any = None) -> Any:

@@ -74,21 +74,22 @@ class LinearImage(ThreatMixin):
                 f"features must name one feature for each of the {len(found)} rows, got "
                 f"{len(features)}."
             )
-        self.threat, self.matrix, self.features = threat, found, features
+        self.threat, self.matrix = threat, found
+        self.features = features
 
     def __repr__(self) -> str:
         return f"LinearImage({self.threat!r}, {self.matrix!r})"
 
     @property
-    def symmetric(self) -> bool:  # type: ignore[override]
+    def symmetric(self) -> bool:
         return bool(self.threat.symmetric)
 
     @property
-    def convex(self) -> bool:  # type: ignore[override]
+    def convex(self) -> bool:
         return is_convex(self.threat)
 
     @property
-    def by_class(self) -> bool:  # type: ignore[override]
+    def by_class(self) -> bool:
         return is_by_class(self.threat)
 
     def _of(self, threat: Any) -> LinearImage:

@@ -102,7 +102,8 @@ class CappedBall:
     per_sample = by_class = False
 
     def __init__(self, q: float, eps: Any, scale: Any, lower: Any, upper: Any) -> None:
-        self.q, self.eps, self.scale = q, eps, scale
+        self.q, self.eps = q, eps
+        self.scale = scale
         self.lower, self.upper = lower, upper
 
     def within(self, lower: Any, upper: Any) -> CappedBall:

@@ -231,7 +231,7 @@ def check_numbers(value: Any, name: str, sign: int, *, finite: bool = False) -> 
     ----------
     value : float, array-like of shape (d,) or dict
     name : str
-        Of the parameter.
+        The name of the parameter.
     sign : {-1, 1}
         What is not zero has this sign.
     finite : bool

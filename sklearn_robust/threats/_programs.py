@@ -114,7 +114,8 @@ class _Program:
         """The solution (x, s) with some of s fixed; None where there is none."""
         if self.is_linear:
             return self._linear(fixed)
-        A, h, cones = self.A, self.h, self.cones
+        A, h = self.A, self.h
+        cones = self.cones
         if fixed:
             places = self.d + np.array(list(fixed))
             unit = sparse.eye_array(A.shape[1], format="csr")[places]

@@ -55,7 +55,8 @@ class Relations(Intersection):
     def __init__(
         self, threat: Threat, A: Any, b: Any = 0.0, features: Sequence[Any] | None = None
     ) -> None:
-        self.threat, self.A, self.b, self.features = threat, A, b, features
+        self.threat, self.features = threat, features
+        self.A, self.b = A, b
         super().__init__([threat, _HalfSpaces(A, b, features)])
 
     def __repr__(self) -> str:
@@ -87,7 +88,8 @@ class _HalfSpaces(ThreatMixin):
                 f"features must name one feature for each of the {found.shape[1]} columns of A, "
                 f"got {len(features)}."
             )
-        self.A, self.b, self.features = found, np.broadcast_to(room, len(found)), features
+        self.A, self.b = found, np.broadcast_to(room, len(found))
+        self.features = features
 
     def __repr__(self) -> str:
         return f"A delta <= b with {len(self.A)} rows"
@@ -97,7 +99,7 @@ class _HalfSpaces(ThreatMixin):
         return _HalfSpaces(spread, self.b, None)
 
     @property
-    def symmetric(self) -> bool:  # type: ignore[override]
+    def symmetric(self) -> bool:
         """Whether every row has its opposite, with the same b."""
         rows = np.column_stack([self.A, self.b])
         opposite = np.column_stack([-self.A, self.b])

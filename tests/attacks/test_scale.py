@@ -163,8 +163,6 @@ def test_networks_train_and_are_judged_by_their_scale(q):
         "eps": 0.2,
         "max_iter": 15,
         "loss_tol": 0,
-        "tol": 0,
-        "n_iter_no_change": 100,
         "random_state": 0,
     }
     model = RobustMLPClassifier((8,), scale=scale, **options)
@@ -188,7 +186,7 @@ def test_networks_train_and_are_judged_by_their_scale(q):
 
 def test_a_network_trained_with_scale_zero_is_trained_without_adversary():
     X, y = data(60)
-    options = {"max_iter": 5, "loss_tol": 0, "tol": 0, "n_iter_no_change": 100, "random_state": 0}
+    options = {"max_iter": 5, "loss_tol": 0, "random_state": 0}
     models = [
         RobustNetClassifier(lambda *_: network(3, 1), **options, **threat)
         for threat in ({"eps": 0.5, "scale": np.zeros(5)}, {"eps": 0.0})

@@ -122,9 +122,7 @@ def test_metadata_are_routed(table):
     np.testing.assert_allclose(routed[-1].coef_, plain.coef_)
 
 
-@pytest.mark.parametrize(
-    "threat", [Box(-0.1, 0.3), LpBall(math.inf, 0.2, clip=(-2, 2)), FeatureBudget(1, 0.3)]
-)
+@pytest.mark.parametrize("threat", [LpBall(math.inf, 0.2, clip=(-2, 2)), FeatureBudget(1, 0.3)])
 def test_cross_validation_over_factors(table, threat):
     X, y = table
     model = RobustLinearClassifierCV(2, eps=[0.5, 1.0], threat=threat, loss="logistic", cv=2).fit(

@@ -25,8 +25,12 @@ from sklearn_robust import (
     make_robust_scorer,
     robust_accuracy_score,
 )
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.linear_model.lifecycle import constant_radii
+from sklearn_robust.losses import LOSSES as ALL_LOSSES
 
 LOSSES = ("exponential", "logistic")
+EXPONENTIAL = ALL_LOSSES["exponential"]
 X, Y = load_iris(return_X_y=True)
 X = scale(X)
 NAMES = np.array(["setosa", "versicolor", "virginica"])
@@ -217,6 +221,24 @@ def test_the_radius_at_which_nothing_is_learnt_is_named(loss, q):
     assert RobustLinearClassifier(2, q, 0.99 * radius, loss=loss).fit(MIXED, LABELS).coef_.any()
     with pytest.warns(ConstantClassifierWarning):
         RobustLinearClassifier(2, q, 1.01 * radius, loss=loss).fit(MIXED, LABELS)
+
+
+@pytest.mark.parametrize("q", [1, 2, 3])
+def test_the_radius_from_which_on_it_is_constant(q):
+    """The least radius times the capacities of a flow that is the weighted sum, by cvxpy."""
+    scales = np.array([1.0, 0.5, 0.0, 2.0])
+    problem = JointProblem.from_data(MIXED, LABELS, q=q, eps=1.0, scale=scales, fit_intercept=True)
+    weights = problem.balanced(problem.evaluate(EXPONENTIAL, np.zeros((3, 4))).weights)
+    reached = scales > 0
+    G, A = problem.weighted_sum(weights)[:, reached], problem.pair_weights(weights)
+    radius, rules, flow = cp.Variable(), [], dict.fromkeys(range(3), 0)
+    for low, high in itertools.combinations(range(3), 2):
+        moved = cp.Variable(3)
+        rules.append(cp.pnorm(cp.multiply(1 / scales[reached], moved), q) <= radius * A[low, high])
+        flow[low], flow[high] = flow[low] + moved, flow[high] - moved
+    rules += [flow[c] == G[c] for c in range(3)]
+    cp.Problem(cp.Minimize(radius), rules).solve(solver="CLARABEL")
+    assert constant_radii(problem)[0] == pytest.approx(radius.value, rel=1e-4)
 
 
 def test_a_record_and_printed_lines_are_of_one_problem(capsys):

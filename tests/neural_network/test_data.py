@@ -33,7 +33,13 @@ class Stream(IterableDataset):
 
 
 def network(**parameters):
-    shared = {"max_iter": 4, "loss_tol": 0, "tol": 0, "attack_steps": 2, "random_state": 0}
+    shared = {
+        "max_iter": 4,
+        "loss_tol": 0,
+        "batch_size": None,
+        "attack_steps": 2,
+        "random_state": 0,
+    }
     return RobustMLPClassifier((5,), eps=0.1, **{**shared, **parameters})
 
 
@@ -75,7 +81,7 @@ def test_batches_are_drawn_anew_and_seen_once_an_epoch():
             seen.append(i)
             return super().__getitem__(i)
 
-    network(batch_size=7, max_iter=2, learning_rate=0.1).fit(Counted())
+    network(batch_size=7, max_iter=2, learning_rate=0.1, standardize=False).fit(Counted())
     survey, first, second = (seen[i : i + 24] for i in (0, 24, 48))
     assert len(seen) == 72
     assert survey == list(range(24)) == sorted(first) == sorted(second)

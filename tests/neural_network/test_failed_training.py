@@ -79,7 +79,6 @@ def net(**options):
             "optimizer": torch.optim.Adam,
             "batch_size": 10,
             "max_iter": 4,
-            "tol": 0,
             "loss_tol": 0,
             "random_state": 0,
             **options,

@@ -1,6 +1,8 @@
 """RobustMLPClassifier: agreement with the linear estimators, and what robust training is for."""
 
+import copy
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -28,9 +30,17 @@ TO_THE_LIMIT = {
     "loss": "exponential",
     "attack": "fgsm",
     "bias": False,
-    "tol": 0.0,
+    "schedule": "curvature",
+    "batch_size": None,
+    "standardize": False,
     "random_state": 0,
 }
+
+
+def ignoring_convergence(fit, X, y):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return fit(X, y)
 
 
 def robust_margin(w, X, y, eps):
@@ -55,7 +65,14 @@ def test_a_linear_module_finds_the_largest_robust_margin(eps):
 def test_sign_descent_of_a_linear_module_has_its_own_limit():
     X, y = make_teacher_classification(20, 30, random_state=0)
     best = {p: min_norm_separator(X, y, p=p, q=math.inf, eps=0.1).margin for p in (2, math.inf)}
-    options = {"learning_rate": 1e-2, "max_iter": 1000, "loss_tol": 0, **TO_THE_LIMIT}
+    options = {
+        **TO_THE_LIMIT,
+        "learning_rate": 1e-2,
+        "schedule": "constant",
+        "optimizer_params": {"normalized": True, "momentum": 0.0},
+        "max_iter": 1000,
+        "loss_tol": 0,
+    }
     network = RobustMLPClassifier((), p_algo=math.inf, eps=0.1, **options).fit(X, y)
     w = network.module_[0].weight.detach().numpy()[0]
     margin = robust_margin(w, X, y, 0.1)
@@ -127,15 +144,64 @@ def test_history_of_a_homogeneous_network():
 
 
 @pytest.mark.slow
-def test_small_initial_weights_are_not_taken_for_a_plateau():
+def test_a_network_that_is_left_where_it_started_warns():
     X, y = make_moons(60, noise=0.1, random_state=0)
-    options = {"eps": 0.05, "init_scale": 1e-4, "max_iter": 150, "learning_rate": 1e-3}
+    options = {"eps": 0.05, "init_scale": 1e-4, "max_iter": 15, "learning_rate": 1e-6}
     with pytest.warns(
-        ConvergenceWarning, match=r"max_iter=150 epochs ended before .* log-risk -0.36"
+        ConvergenceWarning, match=r"after max_iter=15 epochs .* 100 % .* log-risk -0.36"
     ):
         network = RobustMLPClassifier((20,), random_state=0, **options).fit(X, y)
-    assert network.n_iter_ == 150
+    assert network.n_iter_ == 15
     assert np.ptp(network.history_["log_risk"]) < 0.02
+
+
+@pytest.mark.parametrize("kind", ["raw", "standardised"])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_defaults_learn_features_of_any_unit(kind, n_classes):
+    X, y = make_blobs(80, n_features=6, centers=n_classes, random_state=0)
+    X = (X - X.mean(0)) / X.std(0)
+    unit = 10.0 ** np.arange(-3, 3) if kind == "raw" else 1.0
+    network = RobustMLPClassifier((20,), eps=1e-4, random_state=0).fit(X * unit + 5 * unit, y)
+    assert network.score(X * unit + 5 * unit, y) == 1
+
+
+def test_standardised_coordinates_are_the_same_network_and_threat():
+    X, y = make_blobs(40, n_features=3, centers=2, random_state=0)
+    X[:, 2] = 7.0  # varies not at all
+    options = {"eps": 0.3, "scale": [1.0, 2.0, 0.0], "clip": (-50, 50), "max_iter": 1}
+    network = RobustMLPClassifier((4,), random_state=0, **options)
+    network = ignoring_convergence(network.fit, X, y)
+    z, module = network._coordinates, copy.deepcopy(network.module_)
+    z.enter(module)
+    with torch.no_grad():
+        inside = module(torch.from_numpy(z.rows(X)))[:, 0].numpy()
+    np.testing.assert_allclose(inside, network.decision_function(X), rtol=1e-9)
+    samples = network._samples(X, np.searchsorted(network.classes_, y), np.ones(len(X)))
+    low, high = (samples.region.place(end) for end in (samples.region.low, samples.region.high))
+    for ends, sign in ((low, -1), (high, 1)):
+        raw = ends.numpy() * z.spread + z.centre
+        np.testing.assert_allclose(raw, X + sign * 0.3 * np.array([1, 2, 0]), rtol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_without_bias_the_coordinates_keep_the_origin():
+    X, y = make_blobs(40, n_features=3, centers=2, random_state=0)
+    network = RobustMLPClassifier((4,), bias=False, max_iter=1, random_state=0).fit(X, y)
+    assert network.decision_function(np.zeros((1, 3))) == 0
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"learning_rate": 0.1}, r'schedule="curvature" finds the rate itself, got 0.1'),
+        ({"optimizer": torch.optim.SGD}, r'is for optimizer="steepest_descent"'),
+        ({"p_algo": "spectral"}, r"a number as p_algo, got .*'spectral'"),
+        ({"schedule": "cosine"}, "schedule must be one of"),
+    ],
+)
+def test_schedules_that_have_no_meaning_are_refused(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        RobustMLPClassifier(**{"schedule": "curvature", **parameters}).fit([[0.0], [1.0]], [0, 1])
 
 
 def test_a_risk_that_is_not_finite_ends_training():
@@ -145,12 +211,16 @@ def test_a_risk_that_is_not_finite_ends_training():
 
 
 @pytest.mark.slow
-def test_neither_are_the_shares_of_the_classes():
+def test_so_does_one_that_has_learnt_the_shares_of_the_classes_alone():
     X, y = make_moons((20, 60), noise=0.1, random_state=0)
-    with pytest.warns(ConvergenceWarning):
-        RobustMLPClassifier(
-            (20,), init_scale=1e-2, max_iter=100, learning_rate=0.05, random_state=0
-        ).fit(X, y)
+    with pytest.warns(ConvergenceWarning, match="of that of constant scores"):
+        RobustMLPClassifier((20,), eps=3.0, max_iter=30, random_state=0).fit(X, y)
+
+
+def test_a_constant_rate_that_might_go_on_warns():
+    X, y = make_blobs(60, centers=2, random_state=0)
+    with pytest.warns(ConvergenceWarning, match="max_iter=30 epochs ended before loss_tol"):
+        RobustMLPClassifier((20,), schedule="constant", max_iter=30, random_state=0).fit(X, y)
 
 
 @pytest.mark.parametrize("shares", [[1, 1], [1, 3], [1, 2, 5]])
@@ -211,6 +281,8 @@ def test_torch_optimisers(optimizer):
     options = {
         "optimizer": optimizer,
         "optimizer_params": {"lr": 0.05},
+        "schedule": "constant",
+        "batch_size": None,
         "loss_tol": 0.2,
         "random_state": 0,
     }

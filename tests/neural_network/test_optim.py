@@ -80,6 +80,60 @@ def test_per_tensor_norms(p):
         )
 
 
+@pytest.mark.parametrize("p", [*EXPONENTS, "spectral"])
+def test_steps_of_a_root_mean_square(p):
+    direction, _ = step_of(p, normalized="rms")
+    assert np.sqrt(np.mean(direction**2)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("norm_over", ["all", "tensor"])
+def test_spectral_direction_against_the_singular_value_decomposition(norm_over):
+    params = parameters(shapes=((6, 4), (3, 5), (5,), (2, 1, 2)))
+    params[0].grad[:, 0] = params[0].grad[:, 1]  # of rank 3
+    unit, gradient = step_of("spectral", params, normalized=True, norm_over=norm_over)
+    step, _ = step_of("spectral", params, norm_over=norm_over)
+    sizes, directions = [], []
+    for parameter in params:
+        matrix = parameter.grad.numpy().reshape(len(parameter), -1)
+        u, s, v = np.linalg.svd(matrix, full_matrices=False)
+        kept = s > 1e-10
+        directions.append(((u[:, kept]) @ v[kept]).ravel())
+        sizes.append(s.sum())
+    ends = np.cumsum([d.size for d in directions])[:-1]
+    np.testing.assert_allclose(unit, np.concatenate(directions), atol=1e-7)
+    for part, direction, size in zip(np.split(step, ends), directions, sizes, strict=True):
+        dual = sum(sizes) if norm_over == "all" else size
+        np.testing.assert_allclose(part, dual * direction, atol=1e-6)
+    assert unit @ gradient == pytest.approx(sum(sizes))
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6)])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_newton_schulz_steps_are_those_of_muon(shape, momentum):
+    (ours,), (theirs,) = parameters(shapes=(shape,)), parameters(shapes=(shape,))
+    one = SteepestDescent(
+        [ours], lr=0.02, p="spectral", normalized=True, momentum=momentum, newton_schulz_steps=5
+    )
+    two = torch.optim.Muon([theirs], lr=0.02, weight_decay=0, momentum=momentum, nesterov=False)
+    # Muon multiplies the rate by a factor for the shape
+    two.param_groups[0]["lr"] /= math.sqrt(max(1, shape[0] / shape[1]))
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(5):
+        gradient = torch.randn(shape, generator=generator, dtype=torch.float64)
+        ours.grad, theirs.grad = gradient, gradient.clone()
+        one.step()
+        two.step()
+    # bfloat16 rounds momentum that is scaled otherwise to other numbers
+    tolerance = 1e-12 if momentum == 0 else 0.02 * 5 * 2**-6
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
+def test_newton_schulz_steps_are_for_the_spectral_norm():
+    (w,) = parameters(shapes=((3, 2),))
+    with pytest.raises(ValueError, match=r'newton_schulz_steps=5 .* for p="spectral", got p=2'):
+        SteepestDescent([w], lr=0.1, newton_schulz_steps=5)
+
+
 def descend(optimizer, params, steps=20):
     target = [torch.linspace(-1, 1, q.numel(), dtype=q.dtype).view_as(q) for q in params]
     for _ in range(steps):

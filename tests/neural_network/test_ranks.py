@@ -35,7 +35,7 @@ def data():
 def fitted(name, rows, **parameters):
     settings, weighted = RUNS[name]
     X, y, weight = data()
-    shared = {"eps": 0.1, "max_iter": 8, "loss_tol": 0, "tol": 0, "attack_steps": 3}
+    shared = {"eps": 0.1, "max_iter": 8, "loss_tol": 0, "batch_size": None, "attack_steps": 3}
     network = RobustMLPClassifier((5,), **{**shared, **settings, **parameters})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -55,7 +55,7 @@ def run_share(rank, store):
         init_method=f"file://{store}",
         rank=rank,
         world_size=2,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=250),
     )
     try:
         # the first process alone says which weights to start from
@@ -86,7 +86,7 @@ def test_two_processes_train_the_network_of_one(tmp_path):
     with subprocess.Popen(run, stderr=subprocess.PIPE, text=True) as process:
         try:
             found = run_share(0, store)
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=250)
         finally:
             process.kill()
     assert process.returncode == 0, errors

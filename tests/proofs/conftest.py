@@ -62,7 +62,8 @@ def second_checker(tmp_path_factory):
     folder = tmp_path_factory.mktemp("second")
 
     def ask(X, y, contents):
-        lines = [",".join([*map(repr, row), str(label)]) for row, label in zip(X.tolist(), y)]  # noqa: B905
+        rows = zip(X.tolist(), y, strict=True)
+        lines = [",".join([*map(repr, row), str(label)]) for row, label in rows]
         (folder / "data.csv").write_text("\n".join(lines))
         (folder / "certificates.json").write_text(json.dumps(contents))
         files = [str(folder / "data.csv"), str(folder / "certificates.json")]

@@ -1,6 +1,7 @@
 """Exact separators of several classes: programs, certificates, eps*."""
 
 import math
+from itertools import combinations
 
 import cvxpy as cp
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn_robust.joint_certificates import feasibility
 from sklearn_robust.norms import LpNorm, SchattenNorm
 from sklearn_robust.separators import (
     NotSeparableError,
+    _conic_refinement,
     _joint_working_sets,
     max_margin,
     min_norm_separator,
@@ -230,3 +232,58 @@ def test_sets_of_pairs_solve_programs_with_many_samples(monkeypatch):
     assert on_sets.gap <= TOL
     assert 0 < sizes[0] < 60
     assert sizes == sorted(sizes)
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "n_classes", "seed", "q", "fit_intercept"),
+    [
+        (60, 12, 5, 5, INF, True),  # four of the classes decide it
+        (30, 8, 3, 2, INF, False),  # it is approached as two classes become alike
+        (60, 12, 5, 6, 1, True),
+    ],
+)
+def test_largest_radius_that_few_classes_decide(n, d, n_classes, seed, q, fit_intercept):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % n_classes
+    X = 0.5 * rng.standard_normal((n, d)) + 2 * rng.standard_normal((n_classes, d))[y]
+    found = max_margin(X, y, q=q, fit_intercept=fit_intercept)
+    assert found.relative_gap <= TOL
+    smallest = exact_smallest_margin(
+        X, y, found.coef, found.intercept, q, (1 - 1e-6) * found.margin
+    )
+    assert smallest > 0
+    bound = found.margin * (1 + 1e-7)
+    problem = JointProblem.from_data(X, y, q=q, eps=bound, fit_intercept=fit_intercept)
+    assert feasibility(problem, found.dual_coef, search=True).proven
+
+
+def test_largest_radius_is_at_most_that_of_every_two_classes():
+    X, y = apart(n_classes=4)
+    found = max_margin(X, y, q=2, fit_intercept=True)
+    of_pairs = [
+        max_margin(X[np.isin(y, pair)], y[np.isin(y, pair)], q=2, fit_intercept=True).margin
+        for pair in combinations(range(4), 2)
+    ]
+    assert found.margin <= min(of_pairs) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("p", ["spectral", "nuclear"])
+def test_matrix_norms_near_the_largest_radius(p):
+    X, y = apart()
+    eps = 0.99 * max_margin(X, y, q=2, fit_intercept=True).margin
+    found = min_norm_separator(X, y, p=p, q=2, eps=eps, fit_intercept=True)
+    assert found.relative_gap <= 1e-6
+
+
+def test_projection_on_semidefinite_matrices_and_its_jacobian():
+    v, step = np.random.default_rng(0).standard_normal(15), 1e-6
+    projected, jacobian = _conic_refinement._semidefinite(v)
+    again, _ = _conic_refinement._semidefinite(projected)
+    np.testing.assert_allclose(again, projected, atol=1e-13)
+    assert projected @ (v - projected) == pytest.approx(0, abs=1e-12)
+    differences = [
+        _conic_refinement._semidefinite(v + step * e)[0]
+        - _conic_refinement._semidefinite(v - step * e)[0]
+        for e in np.eye(15)
+    ]
+    np.testing.assert_allclose(jacobian.T, np.array(differences) / (2 * step), atol=1e-7)

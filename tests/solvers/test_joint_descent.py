@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import sparse
 
+import sklearn_robust.joint
 from sklearn_robust._joint_flows import pair_capacities
 from sklearn_robust._joint_saddle import StepModel, flow
 from sklearn_robust.joint import JointProblem
@@ -312,13 +313,14 @@ def test_flow_of_the_pairs_equals_a_loop():
     np.testing.assert_allclose(flow(delta, 4), expected)
 
 
-def test_memory_is_that_of_one_array_over_classes_and_samples():
-    X, y = apart(20_000, d=10, n_classes=50)
+def test_memory_is_that_of_one_array_over_classes_and_samples(monkeypatch):
+    monkeypatch.setattr(sklearn_robust.joint, "_JOINT_BLOCK_ENTRIES", 2**12)
+    X, y = apart(6000, d=3, n_classes=50)
     problem, one = make(X, y, 2.0, 0.1), 8 * len(y) * 50
     tracemalloc.start()
     try:
         found = joint_steepest_descent(
-            problem, LOSSES["logistic"], LpNorm(2), max_iter=2, keep_weights=False
+            problem, LOSSES["logistic"], LpNorm(2), max_iter=1, keep_weights=False
         )
         peak = tracemalloc.get_traced_memory()[1]
     finally:

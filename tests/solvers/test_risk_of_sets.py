@@ -320,3 +320,11 @@ def test_nonnegative_quadratics_against_all_faces():
         slope = H @ found - c
         assert np.all(np.abs(slope[~bounded | (found > 0)]) < 1e-9)
         assert np.all(slope > -1e-9)
+
+
+@each_loss
+def test_a_feature_that_is_0_in_all_samples(data, loss):
+    X, y = data
+    X = np.column_stack([X, np.zeros(80)])
+    _, solution = minimised(X, y, Box(0.0, 0.1) + LpBall(2, 0.2), loss)
+    assert abs(solution.coef[0, -1]) < 1e-6

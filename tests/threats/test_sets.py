@@ -102,3 +102,16 @@ def test_limits_are_kept_in_floating_point():
         assert (moved >= low).all()
         assert (moved <= high).all()
         assert (moved == high).any()
+
+
+def test_the_projection_on_a_budget_where_the_sum_stays_at_the_number():
+    """Between the entries that are at their bounds and those that are 0 there may be none."""
+    rng = np.random.default_rng(1)
+    for k in range(5):
+        budget = FeatureBudget(k, rng.uniform(0.1, 1.5, 4) * (rng.random(4) < 0.8))
+        v = rng.normal(size=(500, 4))
+        radius = rng.choice([0.0, 0.3, 1.0], 500)
+        moved = budget.project(v, radius)
+        rest = v - moved
+        taken = radius * budget.support(rest)
+        np.testing.assert_allclose(np.sum(rest * moved, axis=-1), taken, atol=1e-12)
