@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from sklearn_robust.distributed.chunks import is_collection, map_rows, read_chunks
 from sklearn_robust.distributed.reduction import DaskReduction, LostClusterError, current_client
+from sklearn_robust.distributed.scores import average_score
 from sklearn_robust.linear_model import RobustLinearClassifier as LocalClassifier
 from sklearn_robust.linear_model.base import store_solution
 from sklearn_robust.linear_model.summed_fitting import SummedFit, read_summed_problem
@@ -245,6 +246,50 @@ class RobustLinearClassifier(LocalClassifier):
         """
         return self._by_chunks("predict_proba", X)
 
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Accuracy.
+
+        Parameters
+        ----------
+        X : dask array or frame, list of row sources, or data in memory
+        y, sample_weight : of the kind of X, optional
+            None for row sources, which hold labels and weights.
+
+        Returns
+        -------
+        float
+        """
+        return self._average("score", X, y, sample_weight)
+
+    def robust_score(
+        self, X: Any, y: Any = None, sample_weight: Any = None, **threat: Any
+    ) -> float:
+        """Exact robust accuracy: the fraction of samples right under every perturbation.
+
+        Parameters
+        ----------
+        X : dask array or frame, list of row sources, or data in memory
+        y, sample_weight : of the kind of X, optional
+            None for row sources, which hold labels and weights.
+        **threat
+            eps, q, scale and threat, as of `sklearn_robust.RobustLinearClassifier`; the threat of
+            training by default.
+
+        Returns
+        -------
+        float
+        """
+        return self._average("robust_score", X, y, sample_weight, **threat)
+
+    def _average(self, name: str, X: Any, y: Any, sample_weight: Any, **threat: Any) -> float:
+        """A score of the samples, of chunks where they lie."""
+        check_is_fitted(self)
+        model = self._on_one_machine()
+        if not is_distributed(X):
+            return getattr(model, name)(X, y, sample_weight, **threat)
+        scorer = _Score(name, threat)
+        return average_score(model, scorer, X, y, sample_weight, self.client)
+
     def _by_chunks(self, method: str, X: Any) -> Any:
         """What a method predicts of X, lazily where X lies on a cluster."""
         check_is_fitted(self)
@@ -262,6 +307,17 @@ class RobustLinearClassifier(LocalClassifier):
         fitted = {name: value for name, value in vars(self).items() if name != "client"}
         vars(model).update(fitted)
         return model
+
+
+@dataclass(frozen=True)
+class _Score:
+    """A score of a model, as a function of model and samples."""
+
+    name: str
+    threat: dict[str, Any]
+
+    def __call__(self, model: Any, X: Any, y: Any, sample_weight: Any) -> float:
+        return float(getattr(model, self.name)(X, y, sample_weight, **self.threat))
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,13 @@ def robust_accuracy_score(
     0.5
     """
     scorer = make_robust_scorer(**threat)  # refuses what is out of range
+    return average_score(estimator, scorer, X, y, sample_weight, client)
+
+
+def average_score(
+    estimator: Any, scorer: Any, X: Any, y: Any, sample_weight: Any, client: Any
+) -> float:
+    """The average over all samples of a score ``scorer(estimator, X, y, sample_weight)``."""
     reduction = DaskReduction(current_client(client), read_chunks(X, y, sample_weight))
     right, total = reduction.total(_Right(estimator, scorer))
     if total == 0:

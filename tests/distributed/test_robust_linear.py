@@ -102,6 +102,9 @@ def test_arrays_with_weights_cut_elsewhere(dask_client, data, monkeypatch):
         assert isinstance(predicted, da.Array)
         assert (predicted.dtype, predicted.shape) == (answer.dtype, answer.shape)
         np.testing.assert_array_equal(predicted.compute(scheduler="sync"), answer)
+    arrays = lazy, da.from_array(y, chunks=70)
+    assert model.score(*arrays) == pytest.approx(model.score(X, y))
+    assert model.robust_score(*arrays, eps=0.1) == pytest.approx(model.robust_score(X, y, eps=0.1))
     assert clone(model.set_params(client=dask_client)).client is None
     assert pickle.loads(pickle.dumps(model)).client is None
 
