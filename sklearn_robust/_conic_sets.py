@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from sklearn_robust._adversaries import Slot, Slots, with_cones
 from sklearn_robust._clarabel import SolverFailure, run_clarabel
-from sklearn_robust.adversaries import Slot, Slots, with_cones
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.threats import support
 

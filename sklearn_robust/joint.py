@@ -36,8 +36,8 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_robust._adversaries import require_one_set
 from sklearn_robust._array_api import Array, like, namespace, to_numpy
-from sklearn_robust.adversaries import require_one_set
 from sklearn_robust.balancing import balancing_factors, balancing_potentials
 from sklearn_robust.losses import MarginLoss, is_exponential
 from sklearn_robust.problems import OnRows, RobustProblem

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_robust._adversaries import Boxes, Slots, is_shared, resolve
 from sklearn_robust._array_api import Array, namespace, to_numpy
 from sklearn_robust._parameters import refuse_lazy
-from sklearn_robust.adversaries import Boxes, Slots, is_shared, resolve
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.rows import Rows, Survey, as_rows, largest_entry, require_array
 from sklearn_robust.threats import (

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sklearn_robust.adversaries import Boxes, Slot, Slots
+from sklearn_robust._adversaries import Boxes, Slot, Slots
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem

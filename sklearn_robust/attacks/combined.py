@@ -15,7 +15,7 @@ from sklearn_robust.attacks.search import is_linear
 from sklearn_robust.attacks.target import Target, evaluating
 
 _STEPS = 20
-_STEPS_OF_TWO = 50  # of two classes, which have one rival: restarts stand for targets
+_STEPS_OF_TWO = 50  # steps for two classes, which have one rival: restarts stand for targets
 _RESTARTS_OF_TWO = 3
 _JUDGED_ROWS = 2048  # at a time: bounds the memory that activations take
 
@@ -43,9 +43,10 @@ def ensemble(
     model, X, y, eps, q, clip, scale
         As in `pgd`.
     n_steps : int, optional
-        Of each search. By default 20; for two classes 50, on the margin from at least 3 starts.
+        Steps of each search. By default 20; for two classes 50, on the margin from at least 3
+        starts.
     loss : {"margin", "cross_entropy", "dlr"}, default="margin"
-        Of the searches towards rivals.
+        Steps of the searches towards rivals.
     n_targets : int, default=9
         How many of the best rivals are attacked.
     n_restarts : int, default=1

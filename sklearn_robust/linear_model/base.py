@@ -18,6 +18,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from sklearn_robust._adversaries import require_one_set
 from sklearn_robust._documentation import DocLinkMixin
 from sklearn_robust._parameters import (
     check_exponent,
@@ -26,7 +27,6 @@ from sklearn_robust._parameters import (
     read_scale,
     refuse_lazy,
 )
-from sklearn_robust.adversaries import require_one_set
 from sklearn_robust.attacks.linear import class_scores, row_blocks
 from sklearn_robust.callbacks import CallbackSupportMixin
 from sklearn_robust.joint import JointProblem

@@ -6,7 +6,7 @@ z, with
 .. math:: W_z = W s, \qquad b_z = b + W c.
 
 The threat is the same too: a perturbation of x by :math:`\delta` is one of z by :math:`\delta / s`.
-Training alone differs, because steps are taken on :math:`W_z, b_z`.
+Training alone differs, because steps are taken on :math:`W_z, b_z`. The threat is an l_q ball.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sklearn_robust.threats import LpBall
 # Total weight, and mean, standard deviation and size of each feature.
 Moments = tuple[float, np.ndarray, np.ndarray, np.ndarray]
 
-_ROUNDING = 16 * np.finfo(np.float32).eps  # of the size: a deviation below is none
+_ROUNDING = 16 * np.finfo(np.float32).eps  # share of the size: a deviation below it is none
 
 
 def moments(rows: np.ndarray, weight: np.ndarray) -> Moments:
@@ -57,7 +57,7 @@ class Coordinates:
         Parameters
         ----------
         parts : sequence of Moments
-            Of parts of the samples.
+            Sums of parts of the samples.
         threat : LpBall
         centred : bool
             Whether c is the mean; else it is zero.

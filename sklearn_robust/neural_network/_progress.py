@@ -14,7 +14,7 @@ from sklearn_robust.neural_network._training import Figures
 
 VALIDATION = "validation_robust_accuracy"  # the figure of held-out samples
 _LEARNT = 0.05  # nats below the log-risk of constant scores from which on early stopping counts
-_FITTED = 0.75  # of the risk of constant scores: the most with which training can have fitted
+_FITTED = 0.75  # share of the risk of constant scores: the most with which training can have fitted
 
 
 class Progress:

@@ -25,7 +25,7 @@ from sklearn_robust.threats import LpBall, check_radius
 from sklearn_robust.verification import certified_margins, certified_radius
 
 _ATTACKS: dict[str, Callable[..., Any]] = {"ensemble": ensemble, "apgd": apgd, "pgd": pgd}
-_STEPS = 100  # of apgd and pgd; the ensemble has its own
+_STEPS = 100  # steps of apgd and pgd; the ensemble has its own
 _CERTIFIED_ROUNDING = 1e-6  # share of the radius by which an attack in float32 may leave the ball
 
 

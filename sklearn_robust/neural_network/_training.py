@@ -52,7 +52,7 @@ class Trainer:
     degree : int, optional
         The degree of a network that is homogeneous in its parameters; None for others.
     schedule : torch.optim.lr_scheduler.LRScheduler, optional
-        Of the rates; its turn is after every step.
+        The schedule of the rates; its turn is after every step.
     ranks : Ranks, optional
         The processes that train together.
     """

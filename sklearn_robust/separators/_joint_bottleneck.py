@@ -2,7 +2,7 @@ r"""The classes that decide eps*, and a predictor of these extended to the other
 
 eps* of some of the classes is at least that of all, and the weights that prove it prove it for all.
 It is that of all where a predictor V of these classes S, of that ratio, has coefficients of the
-other classes beside it:
+other classes beside it. The threat is an l_q ball:
 
 .. math:: w_l - w_k = t (v_l - v_k) \text{ for } l, k \in S, \quad t > 0, \qquad
     m_{ik} > \epsilon^* \|s (w_{y_i} - w_k)\|_{q^*} \text{ for } \{y_i, k\} \not\subset S.
@@ -54,9 +54,9 @@ class Bottleneck:
     bound : float
         A bound on eps*.
     weights : ndarray of shape (K, n)
-        Of all classes and samples; they prove the bound.
+        Those of all classes and samples; they prove the bound.
     perturbations : ndarray of shape (K(K-1)/2, d) or None
-        Of all pairs.
+        Those of all pairs.
     """
 
     classes: Indices

@@ -222,7 +222,8 @@ def _hold_given(conic: ConicProgram, w: slice, gamma: slice, form: JointMarginFo
     """
     assert form.given is not None
     classes, V = form.given.classes, form.given.coef
-    K, d, m = form.n_classes, V.shape[1], len(classes) - 1
+    K, d = form.n_classes, V.shape[1]
+    m = len(classes) - 1
     t = conic.columns.take(1)
     incidence = _differences(classes[1:], np.full(m, classes[0]), K)
     rows = sparse.kron(incidence, sparse.eye_array(d), format="csr")

@@ -284,7 +284,8 @@ class _Search:
         coef, intercept = coef / smallest, intercept / smallest
         ratio = certified_ratio(problem, coef, intercept)
         if ratio > self.ratio:
-            self.coef, self.intercept, self.ratio = coef, intercept, ratio
+            self.coef, self.intercept = coef, intercept
+            self.ratio = ratio
 
     def _take_proof(self, point: JointPoint, radius: float, *, mean: bool) -> None:
         """Keep the point's weights if they prove a lower bound on eps* than is known."""

@@ -27,15 +27,15 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from sklearn_robust._adversaries import Boxes
 from sklearn_robust._clarabel import SolverFailure
 from sklearn_robust._conic_programs import ConicProgram, Vector
 from sklearn_robust._conic_sets import TERM_ROUNDING, ConicSlot, Perturbation, slots_of
-from sklearn_robust.adversaries import Boxes
+from sklearn_robust._sign_split import SplitForm
 from sklearn_robust.certificates import Certified, best_intercept, robust_margin, sum_rounding
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._conic_refinement import newton_step, serves
-from sklearn_robust.sign_split import SplitForm
 
 _REFINEMENTS = 3  # Newton steps on the optimality conditions, at most
 

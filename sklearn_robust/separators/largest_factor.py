@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from sklearn_robust._adversaries import Boxes
 from sklearn_robust._conic_sets import (
     TERM_ROUNDING,
     ConicSlot,
@@ -21,12 +22,11 @@ from sklearn_robust._conic_sets import (
     prove_inseparable,
     slots_of,
 )
-from sklearn_robust.adversaries import Boxes
+from sklearn_robust._sign_split import SplitForm
 from sklearn_robust.certificates import Certified, best_intercept
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators.conic_separator import certify_direction, on_rows, solve_on_all_rows
-from sklearn_robust.sign_split import SplitForm
 
 # The norm of the programs: where w is 0 its linear cones leave no part of Z^T a to it
 _NORM = LpNorm(math.inf)

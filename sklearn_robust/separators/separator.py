@@ -16,8 +16,8 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import _get_feature_names, check_X_y
 
+from sklearn_robust._adversaries import require_one_set
 from sklearn_robust._parameters import check_choice, check_exponent, read_scale, refuse_lazy
-from sklearn_robust.adversaries import require_one_set
 from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import MATRIX_NORMS, LpNorm, Norm, SchattenNorm, norm_of

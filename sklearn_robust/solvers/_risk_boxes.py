@@ -23,9 +23,9 @@ import numpy as np
 from scipy.linalg import LinAlgError
 from scipy.optimize import OptimizeResult, fmin_l_bfgs_b
 
+from sklearn_robust._sign_split import SplitForm
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.sign_split import SplitForm
 from sklearn_robust.solvers import _newton_rules as rules
 from sklearn_robust.solvers._nonnegative_quadratic import minimise_nonnegative_quadratic
 from sklearn_robust.solvers._risk_conic import conic_newton

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_robust.adversaries import Boxes
+from sklearn_robust._adversaries import Boxes
 from sklearn_robust.certificates import over_size, repaired_weights, robust_margin
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm

@@ -12,9 +12,9 @@ from scipy import sparse
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.exceptions import ConvergenceWarning
 
+from sklearn_robust._adversaries import Slot, Slots
 from sklearn_robust._clarabel import SolverFailure
 from sklearn_robust._conic_sets import InteriorSet
-from sklearn_robust.adversaries import Slot, Slots
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem

@@ -16,7 +16,7 @@ from functools import cached_property
 
 import numpy as np
 
-from sklearn_robust.adversaries import Boxes, Slot, Slots
+from sklearn_robust._adversaries import Boxes, Slot, Slots
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import require_array
 
