@@ -49,7 +49,7 @@ class RobustLinearClassifier(LocalClassifier):
 
     Parameters
     ----------
-    p_algo, q_pert, eps, loss, scale, fit_intercept
+    p_algo, q_pert, eps, loss, scale, clip, fit_intercept
     loss_tol, tol, class_weight, warm_start, verbose
         As in `sklearn_robust.RobustLinearClassifier`. On a cluster the loss is "exponential" or
         "logistic", and the data have two classes.
