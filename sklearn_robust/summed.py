@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple
 
 import numpy as np
 
-from sklearn_robust.rows import ArrayRows, Block, Reduction, Survey, as_rows
+from sklearn_robust.rows import ArrayRows, Block, Reduction, Survey
 from sklearn_robust.rows.reduction import S
 from sklearn_robust.threats import LpBall
 
@@ -171,7 +171,7 @@ class _SamplesOf(Generic[S]):
         used = weight > 0
         y = np.where(positive, 1.0, -1.0)
         if not used.all():
-            rows, y = as_rows(rows.X[used]), y[used]
+            rows, y = type(rows)(rows.X[used]), y[used]
             weight = weight[used]
         part = self.function(Samples(rows, y, np.log(weight))) if len(y) else None
         return _Counted(len(labels), part)

@@ -63,11 +63,11 @@ def read_chunks(X: Any, y: Any = None, sample_weight: Any = None) -> list[Chunk]
             )
     if not sources:
         raise ValueError("X must hold at least one source, got an empty list.")
-    import dask
+    from dask.delayed import delayed
 
     sources = [source.source if isinstance(source, BlockRows) else source for source in sources]
     return [
-        Chunk(f"source {i} ({source!r})", dask.delayed(source, traverse=False))
+        Chunk(f"source {i} ({source!r})", delayed(source, traverse=False))
         for i, source in enumerate(sources)
     ]
 
@@ -88,11 +88,11 @@ def map_rows(X: Any, function: Callable[[Any], np.ndarray], like: np.ndarray) ->
     like : ndarray of shape (0,) or (0, c)
         An empty result, for shape and dtype.
     """
-    import dask
     import dask.array as da
+    from dask.delayed import delayed
 
     chunks = _X_chunks(X) if is_collection(X) else read_chunks(X)
-    of_chunk = dask.delayed(_map_chunk)
+    of_chunk = delayed(_map_chunk)
     lengths = X.chunks[0] if hasattr(X, "chunks") else [np.nan] * len(chunks)
     parts = [
         da.from_delayed(
@@ -114,9 +114,9 @@ def _map_chunk(function: Callable[[Any], np.ndarray], value: Any, like: np.ndarr
 
 def _X_chunks(X: Any) -> list[Chunk]:
     """The chunks of X alone."""
-    import dask
+    from dask.delayed import delayed
 
-    block = dask.delayed(Block)
+    block = delayed(Block)
     return [
         Chunk(f"chunk {i} of X", block(part, None, None, f"chunk {i} of X"))
         for i, part in enumerate(_parts(X))
@@ -125,7 +125,7 @@ def _X_chunks(X: Any) -> list[Chunk]:
 
 def _chunks_of_collection(X: Any, y: Any, sample_weight: Any) -> list[Chunk]:
     """The chunks of X, each with its labels and weights."""
-    import dask
+    from dask.delayed import delayed
 
     if y is None:
         raise ValueError("y must hold the labels where X is a dask array or frame, got None.")
@@ -147,7 +147,7 @@ def _chunks_of_collection(X: Any, y: Any, sample_weight: Any) -> list[Chunk]:
                 f"Take both from one array or frame."
             )
     names = _names(X)
-    block = dask.delayed(Block)
+    block = delayed(Block)
     return [
         Chunk(name, block(*parts, name))
         for name, *parts in zip(names, X_parts, y_parts, weight_parts, strict=True)

@@ -75,9 +75,9 @@ class DaskReduction:
     @cached_property
     def _graph(self) -> tuple[dict[Any, Any], list[Any]]:
         """The tasks that make the chunks, and the key of each chunk."""
-        import dask
+        from dask.base import optimize
 
-        values = dask.optimize(*(chunk.value for chunk in self.chunks))
+        values = optimize(*(chunk.value for chunk in self.chunks))
         tasks = {key: task for value in values for key, task in value.__dask_graph__().items()}
         return tasks, [value.key for value in values]
 

@@ -49,7 +49,7 @@ class RobustLinearClassifier(LocalClassifier):
 
     Parameters
     ----------
-    p_algo, q_pert, eps, loss, scale, fit_intercept
+    p_algo, q_pert, eps, loss, scale, clip, fit_intercept
     loss_tol, tol, class_weight, warm_start, verbose
         As in `sklearn_robust.RobustLinearClassifier`. On a cluster the loss is "exponential" or
         "logistic", and the data have two classes.
@@ -187,7 +187,7 @@ class RobustLinearClassifier(LocalClassifier):
             return None
         model = clone(self).set_params(warm_start=True)
         fitted = {name: value for name, value in vars(self).items() if name not in vars(model)}
-        vars(model).update(fitted)
+        model.__dict__.update(fitted)
         model._loss = fit.loss
         store_solution(model, fit.solution(fit.last))
         return model
@@ -297,7 +297,7 @@ class RobustLinearClassifier(LocalClassifier):
         if not is_distributed(X):
             return getattr(model, method)(X)
         nameless = self._on_one_machine()
-        vars(nameless).pop("feature_names_in_", None)
+        nameless.__dict__.pop("feature_names_in_", None)
         like = getattr(nameless, method)(np.zeros((1, self.n_features_in_)))[:0]
         return map_rows(X, _Method(model, method), like)
 
@@ -305,7 +305,7 @@ class RobustLinearClassifier(LocalClassifier):
         """The fitted classifier for arrays, which workers are sent."""
         model = LocalClassifier(**self._parameters())
         fitted = {name: value for name, value in vars(self).items() if name != "client"}
-        vars(model).update(fitted)
+        model.__dict__.update(fitted)
         return model
 
 

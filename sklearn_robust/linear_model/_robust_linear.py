@@ -329,6 +329,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
             if solution is None:
                 problem = read_problem(self, X, y, sample_weight, self.class_weight)
         if solution is None:
+            assert not isinstance(problem, SummedProblem)
             fit = begin_fit(
                 self,
                 problem,

@@ -102,8 +102,10 @@ class BlockRows:
     @cached_property
     def sample_weight(self) -> np.ndarray | None:
         """The weights, which are read when they are first asked for."""
-        weights = [block.weights for block in self.blocks()] if self.survey.is_weighted else []
-        return np.concatenate(weights) if weights else None
+        if not self.survey.is_weighted:
+            return None
+        weights = (block.weights for block in self.blocks())
+        return np.concatenate([weight for weight in weights if weight is not None])
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.source!r})"

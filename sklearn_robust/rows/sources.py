@@ -79,7 +79,7 @@ class Block(NamedTuple):
 
     def check_finite(self) -> None:
         """Refuse nan and infinity in X, with the first place of one."""
-        X = self.rows.X
+        X: Any = self.rows.X
         entries = X.data if sparse.issparse(X) else X
         finite = np.isfinite(entries)
         if finite.all():

@@ -96,12 +96,8 @@ class Survey:
         """
         self._check_alike(other)
         labels, index = np.unique(np.concatenate([self.labels, other.labels]), return_inverse=True)
-        by_label = {
-            name: np.bincount(
-                index, np.concatenate([getattr(self, name), getattr(other, name)]), len(labels)
-            )
-            for name in ("counts", "weights")
-        }
+        counts = np.concatenate([self.counts, other.counts])
+        weights = np.concatenate([self.weights, other.weights])
         return replace(
             self,
             n=self.n + other.n,
@@ -111,7 +107,8 @@ class Survey:
             square_sum=self.square_sum + other.square_sum,
             column_sum=self.column_sum + other.column_sum,
             labels=labels,
-            **by_label,
+            counts=np.bincount(index, counts, len(labels)),
+            weights=np.bincount(index, weights, len(labels)),
         )
 
     def _check_alike(self, other: Survey) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.linalg import LinAlgError
 
 from sklearn_robust.certificates import inside_up_to_rounding, over_size
-from sklearn_robust.losses import Exponential, SummableLoss
+from sklearn_robust.losses import Exponential, SummableLoss, log_odds_slope
 from sklearn_robust.norms import Norm
 from sklearn_robust.rows import Survey
 from sklearn_robust.solvers import _newton_rules as rules
@@ -257,7 +257,7 @@ class _SweepNewton:
         d = self.problem.survey.n_features
         if start is None:
             negative, positive = self.problem.class_weights
-            slope = self.loss.log_odds_slope
+            slope = log_odds_slope(self.loss) or 1.0
             odds = math.log(positive / negative) / slope if self.problem.fit_intercept else 0.0
             start = np.zeros(d), odds
         return self._evaluated(self.problem.predictor(*start), self._moments(slice(None)))
@@ -386,7 +386,7 @@ class _SweepNewton:
         wanted = self._moments(moments.columns)
         trial = self.problem.total(Trial(self._along(now, step, shares), wanted, weights))
         reached = _Point(step.target, trial.loss, wanted)
-        if trial.weights is not None:
+        if weights is not None and trial.weights is not None:
             self._certify(now, hessian, weights, trial.weights, reached, iteration)
         if not step.settled and step.decrease <= rules.ROUNDING_DECREASE:
             return None
