@@ -26,6 +26,8 @@ from sklearn_robust.proofs.perturbations import ExactBalls, equal_to_sum, neares
 from sklearn_robust.proofs.weights import ExactWeights
 from sklearn_robust.threats import is_ball
 
+# whether the loss's derivative bounds the weight of a sample
+_CAPPED: dict[type, bool] = {Exponential: False, Logistic: True}
 _LOG_ROOM = Fraction(1, 2**64)
 _INSIDE = 1 - 1e-12  # factor that keeps weights below those of their samples
 
@@ -147,17 +149,18 @@ def certify_risk(claim: Claim, loss: MarginLoss, proofs: Iterable[np.ndarray]) -
     CertificateError
         For another loss, and where none of the weights prove a bound.
     """
-    if type(loss) not in (Exponential, Logistic):
+    capped = _CAPPED.get(type(loss))
+    if capped is None:
         raise CertificateError(
             f"A certificate of a risk needs loss='exponential' or 'logistic', got {loss!r}."
         )
     data, coef = claim.data, claim.coef
     total = 1.0
     assert coef is not None
-    if isinstance(loss, Logistic):
+    if capped:
         problem = data.problem(claim.threat, claim.fit_intercept)
         total = _total_derivative(data, problem, loss, coef)
-    dual = _exact_dual(claim, proofs, total, capped=isinstance(loss, Logistic))
+    dual = _exact_dual(claim, proofs, total, capped=capped)
     return claim.certificate("log_risk", dual, loss=loss.name)
 
 

@@ -227,7 +227,8 @@ class _Search:
             misses = misses + 1 if at_rest and self.gap() > _NARROWED * gap else 0
 
     def gap(self) -> float:
-        return 1 - self.ratio / self.bound
+        """The relative gap; a bound of 0 is reached by the constant predictor."""
+        return 1 - self.ratio / self.bound if self.bound > 0 else 0.0
 
     def certified(self) -> Certified:
         return Certified(

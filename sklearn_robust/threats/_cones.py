@@ -84,7 +84,7 @@ def hull_of(parts: Sequence[ConicSet]) -> ConicSet:
     """
     E, F, h, cones = sum_of(parts)
     m, d = len(parts), E.shape[1]
-    sizes = sparse.block_diag([np.reshape(part.h, (-1, 1)) for part in parts], format="csr")
+    sizes = sparse.block_diag([sparse.csr_array(part.h[:, None]) for part in parts], format="csr")
     shares = np.vstack([np.ones((1, m)), -np.eye(m)])
     F = sparse.block_array([[F, -sizes], [None, sparse.csr_array(shares)]], format="csr")
     E = sparse.vstack([E, sparse.csr_array((m + 1, d))], format="csr")
