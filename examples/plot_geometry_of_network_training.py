@@ -42,8 +42,8 @@ def images():
 
 # %%
 # A homogeneous network: one hidden layer, ReLU, no bias. It is trained as in the paper: each step
-# on all images, in the geometry of the pixels, at a rate that follows the curvature. `loss_tol` ends
-# training soon after the last image is robust, `max_iter` after 1000 steps.
+# on all images, in the geometry of the pixels, at a rate that follows the curvature. `loss_tol`
+# ends training soon after the last image is robust, `max_iter` after 1000 steps.
 X, y = images()
 X, y = X[np.isin(y, (2, 7))], y[np.isin(y, (2, 7))]
 eps, n_train = 0.1, 100
