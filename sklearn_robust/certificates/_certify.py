@@ -427,7 +427,7 @@ def inside_up_to_rounding(
 ) -> Array:
     """Whether Z^T a (..., d) is in radius times the set up to its rounding, of shape (...).
 
-    `sizes` (..., d) are the sums of the sizes of its terms, a |X|.
+    `sizes` (..., d) are the sums of the sizes of its terms, `a |X|`.
     """
     return inside(threat, weighted_sum, radius, _WEIGHTED_SUM_ROUNDING * sizes)
 

@@ -70,7 +70,8 @@ class LpBall(ThreatMixin):
     >>> threat.of_class("malware").penalty(np.array([1.0, -2.0])).round(3)
     np.float64(0.9)
 
-    Pixels stay in [0, 1]: of 0.2 each, the dark one has room for a third of the ball only upwards.
+    Limits cut the ball around each sample. Two pixels become brighter by up to 0.3 in the 2-norm,
+    and at most 1: the second has room for 0.1, and the first takes what is left of the ball.
 
     >>> images = LpBall(2, 0.3, clip=(0, 1)).at(np.array([[0.2, 0.9]]))
     >>> images.worst(np.array([1.0, 1.0])).round(3)
