@@ -15,20 +15,21 @@ from sklearn_robust import (
 )
 
 OTHERS = [
-    RobustLinearClassifier(p_algo=1, loss="logistic", solver="steepest_descent", max_iter=150),
-    RobustLinearClassifier(p_algo=math.inf, q_pert=2),
+    RobustLinearClassifier(p_algo=1, loss="logistic", solver="steepest_descent", max_iter=40),
+    RobustLinearClassifier(p_algo=math.inf, q_pert=2, max_iter=100),
     RobustLinearClassifier(solver="exact"),
-    RobustLinearClassifier(q_pert=1, device="cpu", max_iter=300),
-    RobustLinearClassifierCV(p_algo=2, eps=(0.05, 0.1), cv=2, solver="exact", threat_eps=0.1),
+    RobustLinearClassifier(q_pert=1, device="cpu", max_iter=60),
     RobustLinearClassifierCV(
         (1, 2), eps=0.1, threat_eps=0.1, threat_q=2, cv=2, solver="exact", loss="logistic"
     ),
     MinNormRobustClassifier(),
     RobustDiagonalNet(),
-    RobustDiagonalNet(depth=3, q_pert=2, loss="logistic", max_iter=300),
+    RobustDiagonalNet(depth=3, q_pert=2, loss="logistic", max_iter=50),
     MinNormRobustClassifier(p=1, eps=0.01),
-    RobustMLPClassifier(max_iter=40, attack_steps=3),
-    RobustNetClassifier(p_algo=math.inf, loss="exponential", max_iter=40, attack_steps=3),
+    RobustMLPClassifier(batch_size=None, max_iter=20, attack_steps=2),
+    RobustNetClassifier(
+        p_algo=math.inf, loss="exponential", batch_size=None, max_iter=20, attack_steps=2
+    ),
 ]
 
 # checks of RobustMLPClassifier() that train not at all, or shortly

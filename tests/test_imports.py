@@ -98,46 +98,61 @@ def test_imports_point_down(path):
         assert ORDER.index(other) <= ORDER.index(here), f"{here} must not import {other}"
 
 
-def modules_after(statement: str) -> set[str]:
-    code = f"import sys; {statement}; print(' '.join(sys.modules))"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return {name.split(".")[0] for name in run.stdout.split()}
+STATEMENTS = {  # run one after the other in one process
+    "package": "import sklearn_robust",
+    "scikit-learn": "import sklearn.linear_model, sklearn.pipeline, sklearn.preprocessing, "
+    "sklearn.feature_selection, scipy.optimize",
+    "estimator": "from sklearn_robust import RobustLinearClassifier",
+    "displays": "from sklearn_robust import RobustAccuracyDisplay, PathRecorder",
+}
 
 
-def test_the_package_imports_nothing_until_a_name_is_used():
-    loaded = modules_after("import sklearn_robust")
-    assert not loaded & {"torch", "clarabel", "matplotlib", "cvxpy", "sklearn", "scipy", "numpy"}
+def public_rooms() -> list[str]:
+    return sorted({room(path) for path in PACKAGE.rglob("*.py") if room(path)[0] != "_"})
 
 
-@pytest.mark.slow
-def test_the_estimators_import_no_more_than_scikit_learn_does():
-    base = modules_after(
-        "import sklearn.linear_model, sklearn.pipeline, sklearn.preprocessing, "
-        "sklearn.feature_selection, scipy.optimize"
-    )
-    loaded = modules_after("from sklearn_robust import RobustLinearClassifier")
-    assert loaded - base <= {"sklearn_robust", "array_api_compat"}
+@pytest.fixture(scope="module")
+def fresh_process() -> list[str]:
+    """The names of the modules that are loaded after each of STATEMENTS, a line each; then the name
+    of each public module of the package, got as its attribute."""
+    told = [f"{statement}; print(*sys.modules)" for statement in STATEMENTS.values()]
+    told += [f"print(sklearn_robust.{name}.__name__)" for name in public_rooms()]
+    run = [sys.executable, "-c", "\n".join(["import sys", *told])]
+    return subprocess.run(run, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-@pytest.mark.slow
-def test_displays_import_matplotlib_only_to_draw():
-    assert not modules_after("from sklearn_robust import RobustAccuracyDisplay, PathRecorder") & {
-        "matplotlib",
-        "torch",
+@pytest.fixture(scope="module")
+def loaded(fresh_process) -> dict[str, set[str]]:
+    """By name of a statement: the top-level modules loaded after it."""
+    lines = fresh_process[: len(STATEMENTS)]
+    return {
+        name: {module.split(".")[0] for module in line.split()}
+        for name, line in zip(STATEMENTS, lines, strict=True)
     }
 
 
 @pytest.mark.slow
-def test_public_modules_are_imported_when_they_are_used():
-    public = {room(path) for path in PACKAGE.rglob("*.py") if not room(path).startswith("_")}
-    assert public <= set(dir(sklearn_robust))
-    code = (
-        "import sklearn_robust; [print(getattr(sklearn_robust, name).__name__) for name in "
-        "sys.argv[1:]]"
-    )
-    run = [sys.executable, "-c", f"import sys; {code}", *sorted(public)]
-    found = subprocess.run(run, capture_output=True, text=True, check=True).stdout.split()
-    assert found == [f"sklearn_robust.{name}" for name in sorted(public)]
+def test_the_package_imports_nothing_until_a_name_is_used(loaded):
+    heavy = {"torch", "clarabel", "matplotlib", "cvxpy", "sklearn", "scipy", "numpy"}
+    assert not loaded["package"] & heavy
+
+
+@pytest.mark.slow
+def test_the_estimators_import_no_more_than_scikit_learn_does(loaded):
+    more = loaded["estimator"] - loaded["scikit-learn"]
+    assert more <= {"sklearn_robust", "array_api_compat"}
+
+
+@pytest.mark.slow
+def test_displays_import_matplotlib_only_to_draw(loaded):
+    assert not loaded["displays"] & {"matplotlib", "torch"}
+
+
+@pytest.mark.slow
+def test_public_modules_are_imported_when_they_are_used(fresh_process):
+    assert set(public_rooms()) <= set(dir(sklearn_robust))
+    found = fresh_process[len(STATEMENTS) :]
+    assert found == [f"sklearn_robust.{name}" for name in public_rooms()]
 
 
 def test_public_names_resolve_and_unknown_ones_do_not():

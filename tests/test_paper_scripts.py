@@ -49,7 +49,7 @@ def tiny(script):
         samples=(12, 20),
         shares=(0.0, 0.5),
         n_draws=2,
-        n_test=4000,
+        n_test=2000,
         max_iter=2000,
     )
 
@@ -189,10 +189,10 @@ def test_networks(script, out, digits, names):
         "samples": (20,),
         "radii": (0.0, 0.1),
         "n_seeds": 1,
-        "max_epochs": 20,
-        "every": 10,
-        "n_followed": 20,
-        "n_judged": 10,
+        "max_epochs": 10,
+        "every": 5,
+        "n_followed": 10,
+        "n_judged": 4,
     }
     channels = None if names[0] == "fig3_left" else (2, 4)
     setting = networks.Setting(f"tiny_{names[0]}", width=16, channels=channels, **sizes)
@@ -203,7 +203,7 @@ def test_networks(script, out, digits, names):
     assert (compared.certified <= compared["strong attack"]).all()
     table = pd.read_csv(out / f"{setting.name}_digits.csv")
     along = table[table.moment == "along the way"]
-    assert along.groupby(networks.RUN).epoch.max().between(10, 20).all()
+    assert along.groupby(networks.RUN).epoch.max().between(5, 10).all()
     assert (table[table.moment == "best"].set_index(networks.RUN).robust_test_accuracy).equals(
         along.groupby(networks.RUN, sort=False).robust_test_accuracy.max()
     )

@@ -121,9 +121,8 @@ def test_linear_estimators_get_their_exact_worst_case(q):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attack", [pgd, apgd])
 @pytest.mark.parametrize("q", QS)
-@pytest.mark.parametrize(("n_outputs", "clip"), [(1, (-1.0, 1.0)), (3, None)])
+@pytest.mark.parametrize(("attack", "n_outputs", "clip"), [(pgd, 1, (-1.0, 1.0)), (apgd, 3, None)])
 def test_brute_force_in_the_plane(attack, q, n_outputs, clip):
     net = relu_net(2, n_outputs)
     rng = np.random.default_rng(3)

@@ -39,8 +39,7 @@ def test_behaves_like_coordinate_descent_on_unseen_data():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("q", [1, 2, math.inf])
-@pytest.mark.parametrize("device", [None, "cpu"])
+@pytest.mark.parametrize(("q", "device"), [(1, None), (2, "cpu"), (math.inf, None)])
 def test_every_threat_is_withstood_close_to_the_largest_radius(q, device):
     X, y = make_teacher_classification(40, 80, data_sparsity=10, random_state=0)
     eps = 0.9 * max_margin(X, y, q=q).margin

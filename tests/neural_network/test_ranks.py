@@ -19,7 +19,7 @@ RUNS = {  # by name: the parameters of a fit, and whether samples have weights
     "gradient descent": ({"p_algo": 2}, False),
     "sign descent": ({"p_algo": np.inf, "loss": "exponential"}, True),
     "coordinate descent": ({"p_algo": 1}, False),
-    "to a loss": ({"class_weight": "balanced", "loss_tol": 0.6, "max_iter": 200}, True),
+    "to a loss": ({"class_weight": "balanced", "loss_tol": 0.6, "max_iter": 60}, True),
 }
 SHARES = slice(0, 12), slice(12, 30)
 
@@ -64,7 +64,9 @@ def run_share(rank, store):
             name: figures(fitted(name, SHARES[rank], distributed=True, random_state=seed))
             for name in RUNS
         }
-        batched = fitted("to a loss", SHARES[rank], distributed=True, random_state=0, batch_size=5)
+        batched = fitted(
+            "to a loss", SHARES[rank], distributed=True, random_state=0, batch_size=5, max_iter=8
+        )
         found["batches"] = figures(batched)
         X, y, _ = data()
         with pytest.raises(ValueError, match=r"X must have the same shape in all 2 processes"):

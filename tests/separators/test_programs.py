@@ -118,9 +118,10 @@ def test_iterations_are_limited(monkeypatch):
 def test_a_program_on_which_highs_cycles_ends(monkeypatch):
     """With eps* near 5e-7 HiGHS cycles at feasibilities below 1e-7: the gap is then large,
     certified and reported."""
-    # without end: the limit of 20 000 iterations costs seconds for each call, and one of 2 700 ends
+    # without end: the limit of 20 000 iterations costs seconds for each call, and one of 675 ends
     # where it does
     monkeypatch.setattr(_highs, "_LEAST_SIMPLEX_ITER", 1)
+    monkeypatch.setattr(_highs, "_SIMPLEX_ITER_PER_LINE", 5)
     data = np.load(Path(__file__).parent / "data" / "cycling_59x76.npz")
     X, y = data["X"], data["y"]
     calls = {

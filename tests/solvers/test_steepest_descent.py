@@ -35,7 +35,7 @@ def problem_of(X, y, *, q, eps, fit_intercept=False, sample_weight=None):
 @pytest.mark.slow
 @pytest.mark.parametrize("p", EXPONENTS)
 @pytest.mark.parametrize("q", EXPONENTS)
-@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
 def test_every_pair_descends_and_approaches_the_exact_separator(gaussian, p, q, share):
     X, y = gaussian(12, 24)
     eps = share * max_margin(X, y, q=q).margin
@@ -45,7 +45,7 @@ def test_every_pair_descends_and_approaches_the_exact_separator(gaussian, p, q, 
         LOSSES["exponential"],
         LpNorm(p),
         loss_tol=0,
-        max_iter=2000,
+        max_iter=1200,
         record_every=10,
     )
     assert np.all(np.diff(solution.history["log_risk"][:, 0]) <= 0)
@@ -72,9 +72,8 @@ def test_every_pair_descends_and_approaches_the_exact_separator(gaussian, p, q, 
 @pytest.mark.slow
 @pytest.mark.parametrize("p", EXPONENTS)
 @pytest.mark.parametrize("q", EXPONENTS)
-@pytest.mark.parametrize("fit_intercept", [False, True])
-@pytest.mark.parametrize(("n", "d"), [(10, 20), (30, 8)])
-def test_reported_gap_holds_against_the_exact_separator(p, q, fit_intercept, n, d):
+@pytest.mark.parametrize(("n", "d", "fit_intercept"), [(10, 20, False), (30, 8, True)])
+def test_reported_gap_holds_against_the_exact_separator(p, q, n, d, fit_intercept):
     rng = np.random.default_rng(n)
     teacher = rng.standard_normal(d) / np.sqrt(d)
     X = rng.standard_normal((n, d))
@@ -258,11 +257,9 @@ def test_leaves_the_origin_at_large_eps(gaussian, p, q):
 @pytest.mark.parametrize(
     ("q", "loss", "fit_intercept", "dtype"),
     [
-        (math.inf, "exponential", False, np.float64),
         (math.inf, "exponential", True, np.float64),
         (math.inf, "exponential", True, np.float32),
-        (math.inf, "logistic", True, np.float64),
-        (2, "exponential", False, np.float64),
+        (2, "logistic", True, np.float64),
         (2, "exponential", True, np.float32),
         (1, "exponential", False, np.float64),
         (3, "logistic", False, np.float64),
@@ -369,7 +366,7 @@ def test_steps_that_overflow_are_evaluated_all_the_same(gaussian, dtype, fit_int
 def test_a_path_does_not_depend_on_where_its_vectors_lie(p, q):
     X, y = make_teacher_classification(64, 256, teacher_sparsity=4, random_state=0)
     problem, held, paths = problem_of(X, y, q=q, eps=0.07), [], []
-    for i in range(6):
+    for i in range(4):
         # other places for what is allocated next
         held.append([np.zeros(1 + 13 * j) for j in range(3 * i)])
         paths.append(

@@ -51,7 +51,7 @@ def convolutional(n_outputs):
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     hidden=st.lists(st.integers(1, 8), max_size=3),
@@ -82,8 +82,7 @@ def test_no_point_of_the_threat_has_a_smaller_margin(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("q", EXPONENTS)
-@pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
-@pytest.mark.parametrize("n_outputs", [1, 3])
+@pytest.mark.parametrize(("clip", "n_outputs"), [(None, 3), ((0.0, 1.0), 1)])
 def test_convolutions_and_pooling(lowest_margin, q, clip, n_outputs):
     torch.manual_seed(n_outputs)
     net = convolutional(n_outputs)
@@ -225,7 +224,7 @@ def test_a_scale_is_another_unit_of_each_feature(q, method, clipped):
         return
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    scale, X, y = np.array([0.5, 1.0, 2.0, 4.0]), rng.uniform(size=(6, 4)), rng.integers(3, size=6)
+    scale, X, y = np.array([0.5, 1.0, 2.0, 4.0]), rng.uniform(size=(3, 4)), rng.integers(3, size=3)
     net = dense([4, 6, 5, 3]).double()
     in_units = copy.deepcopy(net)
     with torch.no_grad():
@@ -251,7 +250,7 @@ def test_a_scale_is_another_unit_of_each_feature(q, method, clipped):
 def test_no_point_of_a_scaled_threat_has_a_smaller_margin(q, method):
     if method == "exact" and q not in (1, math.inf):
         return
-    for seed in range(5):
+    for seed in range(2):
         torch.manual_seed(seed)
         rng = np.random.default_rng(seed)
         scale = rng.permutation([0.0, 0.01, 1.0, 30.0])

@@ -63,8 +63,7 @@ def least_over_patterns(net, x, difference, *, eps, q, clip):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(1, 5, 1), (2, 5, 1), (2, 4, 3), (2, 3, 3, 1)], ids=str)
-@pytest.mark.parametrize("q", [1, math.inf])
-@pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
+@pytest.mark.parametrize(("q", "clip"), [(1, (0.0, 1.0)), (math.inf, None)])
 def test_equals_brute_force_on_tiny_networks(sizes, q, clip):
     net = network(*sizes)
     for parameter in net.parameters():
