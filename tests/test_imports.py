@@ -115,9 +115,9 @@ def public_rooms() -> list[str]:
 def fresh_process() -> list[str]:
     """The names of the modules that are loaded after each of STATEMENTS, a line each; then the name
     of each public module of the package, got as its attribute."""
-    told = [f"{statement}; print(*sys.modules)" for statement in STATEMENTS.values()]
-    told += [f"print(sklearn_robust.{name}.__name__)" for name in public_rooms()]
-    run = [sys.executable, "-c", "\n".join(["import sys", *told])]
+    code = [f"{statement}; print(*sys.modules)" for statement in STATEMENTS.values()]
+    code += [f"print(sklearn_robust.{name}.__name__)" for name in public_rooms()]
+    run = [sys.executable, "-c", "\n".join(["import sys", *code])]
     return subprocess.run(run, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
