@@ -10,12 +10,10 @@ from scipy.optimize import OptimizeResult
 from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_robust import (
-    MinNormRobustClassifier,
     RobustLinearClassifier,
     _conic_programs,
     _highs,
     max_margin,
-    separator_path,
 )
 from sklearn_robust.certificates import Point, best_intercept
 from sklearn_robust.norms import LpNorm
@@ -126,11 +124,7 @@ def test_a_program_on_which_highs_cycles_ends(monkeypatch):
     X, y = data["X"], data["y"]
     calls = {
         "separator": lambda: min_norm_separator(X, y, p=1, q=2, eps=0).relative_gap,
-        "path": lambda: separator_path(X, y, p=1, q=2, eps=[0])[0].relative_gap,
         "eps*": lambda: max_margin(X, y, q=INF).relative_gap,
-        "separator by an estimator": lambda: (
-            MinNormRobustClassifier(1, 2, 0, fit_intercept=False).fit(X, y).dual_gap_
-        ),
         "exact": lambda: (
             RobustLinearClassifier(1, 2, 0, solver="exact", fit_intercept=False).fit(X, y).dual_gap_
         ),
