@@ -118,6 +118,8 @@ def max_margin(
         zero, and `dual_coef` proves it: :math:`Z^T a = 0` up to rounding. If features of scale 0
         alone separate them, a robust separator exists at every eps: margin and margin_bound are
         inf, coef is a separator that uses only such features, and `dual_coef` proves nothing.
+        Against a threat too the smallest margin without adversary is 1; where a sample of
+        sample_radius 0 has margin 0 at the critical factor, the largest score is.
 
     Raises
     ------

@@ -35,6 +35,9 @@ _SLOW_RATIO = 0.01  # relative growth of the factor, in units of tol, up to whic
 _LEAST_FACTOR = 1e-9  # from which it starts where nothing separates at factor 1
 # relative excess over the best factor at which weights are sought that bound it
 _BEYOND = (0.5e-8, 1e-6, 1e-4)
+_TOUCHES = (
+    1e-9  # smallest margin without adversary, relative to the largest score, that counts as 0
+)
 _FACTOR_STEPS = 60  # Newton steps at most to the root that is the factor of a predictor
 
 
@@ -52,7 +55,7 @@ def largest_factor(problem: RobustProblem, tol: float) -> Certified:
     -------
     Certified
         `margin` and `bound` are factors: 0 where nothing separates, and inf where something does
-        against every multiple.
+        against every multiple. The predictor has a smallest margin of 1 without adversary.
 
     Raises
     ------
@@ -86,6 +89,8 @@ def largest_factor(problem: RobustProblem, tol: float) -> Certified:
             best = best.merged(replace(found, margin=-math.inf, bound=bound))
     if best.margin == 0:
         best = replace(best, coef=np.zeros_like(best.coef), intercept=0.0)
+    else:
+        best = _scaled(part, best)
     weights = np.zeros(problem.y.shape[1])
     weights[used] = best.weights
     return replace(best, weights=weights, solver="cone programs, largest ratio")
@@ -145,26 +150,50 @@ def _least_factor_of_boxes(problem: RobustProblem, boxes: Boxes, weights: np.nda
     return least
 
 
-def _own_factor(problem: RobustProblem, coef: np.ndarray) -> float:
-    """f(w) of a predictor: by Newton's method from above on a concave function of f."""
+def _terms(problem: RobustProblem, coef: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The scores and the penalties at factor 1 of a predictor, (1, n)."""
     scores = problem.signed_scores(coef[None])
-    penalties = replace(problem, radius=np.ones(1)).penalties(coef[None]) + 0 * scores
+    penalties = replace(problem, radius=np.ones(1)).penalties(coef[None])
+    return scores, np.broadcast_to(penalties, scores.shape)
 
-    def margin(factor: float) -> tuple[float, float]:
-        margins = scores - factor * penalties
-        parts = [np.where(members, margins, math.inf)[0] for members in problem.classes]
-        places = [int(np.argmin(part)) for part in parts]
-        value = float(best_intercept(margins, problem.classes)[1][0])
-        return value, float(np.mean([penalties[0, place] for place in places]))
 
-    factor = 0.0
+def _own_factor(problem: RobustProblem, coef: np.ndarray) -> float:
+    """f(w) of a predictor that separates: by Newton's method from above on a concave function.
+
+    The function is the least over samples, one of each class, of their mean of scores - f penalties.
+    The samples of largest penalties bound its root.
+    """
+    scores, penalties = _terms(problem, coef)
+    rows = [np.flatnonzero(members[0]) for members in problem.classes]
+
+    def mean_of_least(values: np.ndarray) -> tuple[float, float]:
+        """The mean score and penalty of the sample of least value in each class."""
+        places = [members[np.argmin(values[0, members])] for members in rows]
+        return float(scores[0, places].mean()), float(penalties[0, places].mean())
+
+    score, slope = mean_of_least(-penalties)
+    if slope == 0:
+        return math.inf
+    factor = score / slope
     for _ in range(_FACTOR_STEPS):
-        value, slope = margin(factor)
+        score, slope = mean_of_least(scores - factor * penalties)
         if slope == 0:
-            return math.inf if value > 0 else factor
-        moved = factor + value / slope
+            break
+        moved = score / slope
         if not abs(moved - factor) > 2 * np.finfo(float).eps * abs(moved):
             break
         factor = moved
     # rounding may put it above: below, the predictor separates
     return max(factor * (1 - TERM_ROUNDING), 0.0)
+
+
+def _scaled(problem: RobustProblem, best: Certified) -> Certified:
+    """The predictor with the best intercept at its factor, scaled to a smallest margin of 1 without
+    adversary; to a largest score of 1 where a sample that nobody attacks has margin 0.
+    """
+    scores, penalties = _terms(problem, best.coef)
+    factor = best.margin if best.margin < math.inf else 0.0  # against which nothing is taken
+    intercept = best_intercept(scores - factor * penalties, problem.classes)[0]
+    smallest, largest = float(np.min(scores + problem.y * intercept)), float(np.max(np.abs(scores)))
+    unit = smallest if smallest > _TOUCHES * largest else largest
+    return replace(best, coef=best.coef / unit, intercept=float(intercept[0]) / unit)

@@ -173,6 +173,34 @@ def test_infinite_and_zero_factors(data):
     assert error.eps_star == 0
 
 
+@pytest.mark.parametrize(
+    ("threat", "fit_intercept", "factor"),
+    [
+        (Box(-0.1, 0.2), True, 20),
+        (Box(-0.1, 0.2), False, 15),
+        (FeatureBudget(1, 0.2), True, 15),
+        (LpBall(2, 0.2), False, 15),
+    ],
+)
+def test_the_critical_factor_where_the_closest_samples_are_safe(threat, fit_intercept, factor):
+    X, y = np.array([[1.0], [-1.0], [3.0], [-3.0]]), np.array([1, -1, 1, -1])
+    radius = np.array([0.0, 0.0, 1.0, 1.0])
+    found = max_margin(X, y, threat=threat, sample_radius=radius, fit_intercept=fit_intercept)
+    assert found.margin == pytest.approx(factor, rel=1e-7)
+    assert found.relative_gap <= 1e-8
+
+
+@pytest.mark.parametrize("name", ["box", "budget"])
+def test_the_predictor_of_the_critical_factor(data, name):
+    """It is right up to its factor, and has a smallest margin of 1 without adversary."""
+    X, y = data
+    found = max_margin(X, y, threat=SETS[name][0], fit_intercept=True)
+    margins = y * (X @ found.coef + found.intercept)
+    taken = found.perturbation @ found.coef
+    assert margins.min() == pytest.approx(1.0, rel=1e-9)
+    assert np.min(margins - found.margin * taken) == pytest.approx(0.0, abs=1e-7)
+
+
 def test_sets_of_rows_find_the_same(data, monkeypatch):
     X, y = data
     problem = RobustProblem.from_data(
