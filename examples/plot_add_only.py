@@ -34,7 +34,7 @@ def forger(ink):
 # as against a ball, and `dual_gap_` certifies it.
 models = {
     "LogisticRegression": LogisticRegression(max_iter=1000),
-    "the ball, half as far": RobustLinearClassifier(eps=0.15, loss="logistic", solver="exact"),
+    "the ball of 0.15": RobustLinearClassifier(eps=0.15, loss="logistic", solver="exact"),
     "the forger who adds": RobustLinearClassifier(
         threat=forger(0.5), loss="logistic", solver="exact"
     ),

@@ -71,7 +71,9 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class Slots:
-    """Sets that samples share in parts: of each sample the sum of its radii times the sets."""
+    """One or more sets that samples share in parts: of each sample the sum of its radii times the
+    sets.
+    """
 
     slots: tuple[Slot, ...]
 
@@ -86,7 +88,7 @@ class Slots:
         slots = []
         for label, threat in zip((-1.0, 1.0), sets, strict=True):
             part = np.where(y == label, radius, 0.0)
-            if threat is not None and part.any():
+            if threat is not None:
                 # a sample of label y loses sigma(-y w)
                 slots.append(Slot(threat, 1.0 if threat.symmetric else -label, part))
         return cls(_merged(slots))
@@ -106,22 +108,20 @@ class Slots:
         return self._summed(support_sizes, coef)
 
     def _summed(self, function: Any, coef: np.ndarray) -> np.ndarray:
-        total = np.zeros((len(coef), self._n_samples))
+        total = np.zeros((len(coef), len(self.slots[0].radius)))
         for slot in self.slots:
-            total = total + function(slot.threat, slot.sign * coef)[:, None] * slot.radius
+            size = function(slot.threat, slot.sign * coef)[:, None]
+            # an infinite support takes nothing from the samples without a part in the set
+            total += np.where(slot.radius > 0, size, 0.0) * slot.radius
         return total
 
     def perturbations(self, coef: np.ndarray) -> np.ndarray:
         """The worst perturbation of each sample, times minus its label: (d,) -> (n, d)."""
-        total = np.zeros((self._n_samples, len(coef)))
+        total = np.zeros((len(self.slots[0].radius), len(coef)))
         for slot in self.slots:
             worst = slot.sign * slot.threat.worst(slot.sign * coef)
             total += slot.radius[:, None] * np.where(np.isfinite(worst), worst, 0.0)
         return total
-
-    @property
-    def _n_samples(self) -> int:
-        return len(self.slots[0].radius) if self.slots else 1
 
     def take(self, index: np.ndarray) -> Slots:
         """Those of some samples."""
@@ -257,22 +257,20 @@ def resolve(
         )
     one_set = sets[0] is sets[1]
     sets = [_as_ball(one) for one in sets]
-    if not any(is_per_sample(one) for one in sets):
-        if one_set and radius is None and sets[0].symmetric:
-            return sets[0], None
-        factors = np.ones(len(y)) if radius is None else radius
-        balls = _as_one_ball(sets)
-        if balls is not None:
-            ball, shares = balls
-            unit = LpBall(ball.q, 1.0, ball.scale)
-            by_class = np.where(y > 0, shares[1], shares[0])
-            return ball, Slots.by_sample(unit, factors * by_class)
-    else:
-        factors = np.ones(len(y)) if radius is None else radius
+    per_sample = any(is_per_sample(one) for one in sets)
+    if one_set and radius is None and sets[0].symmetric and not per_sample:
+        return sets[0], None
+    factors = np.ones(len(y)) if radius is None else radius
+    balls = _as_one_ball(sets)
+    if balls is not None:
+        ball, shares = balls
+        unit = LpBall(ball.q, 1.0, ball.scale)
+        by_class = np.where(y > 0, shares[1], shares[0])
+        return ball, Slots.by_sample(unit, factors * by_class)
     boxes = _boxes(sets, X, y, factors)
     if boxes is not None:
         return threat, boxes
-    if any(is_per_sample(one) for one in sets):
+    if per_sample:
         return threat, _distinct_slots(sets, X, y, factors)
     used = [None if _is_nothing(one) else with_cones(one, X.shape[1]) for one in sets]
     if one_set:
@@ -355,10 +353,10 @@ def _distinct_slots(sets: Sequence[Any], X: Any, y: np.ndarray, factors: np.ndar
                 f"{len(first)} in one class: train against a larger set that samples share, such "
                 f"as a Box or an LpBall without clip, and score against this one."
             )
-        for k, place in enumerate(first):
-            sample = X[[rows[place]]]
-            sample = sample.toarray()[0] if hasattr(sample, "toarray") else sample[0]
-            one = with_cones(at(threat, sample, float(factors[rows[place]])), X.shape[1])
+        samples = X[rows[first]]
+        samples = samples.toarray() if hasattr(samples, "toarray") else samples
+        for k, (sample, factor) in enumerate(zip(samples, factors[rows[first]], strict=True)):
+            one = with_cones(at(threat, sample, float(factor)), X.shape[1])
             part = np.zeros(len(y))
             part[rows[which == k]] = 1.0
             slots.append(Slot(one, -label, part))

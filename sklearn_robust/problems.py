@@ -390,7 +390,7 @@ class RobustProblem(OnRows):
         multiply, replaces `penalties(coef)` where a solver keeps its own.
         """
         penalties = self.penalties(coef) if penalty is None else self.spread(penalty)
-        return self._evaluated(loss, self.signed_scores(coef) - penalties, near)
+        return self.evaluate_margins(loss, self.signed_scores(coef) - penalties, near=near)
 
     def evaluate_scores(
         self, loss: MarginLoss, scores: Array, penalty: Array, *, near: Array | None = None
@@ -398,9 +398,11 @@ class RobustProblem(OnRows):
         """The robust loss from Z w (k, n) and the penalty (k,), which the factors of the samples
         multiply, minimised exactly over the intercept.
         """
-        return self._evaluated(loss, scores - self.spread(penalty), near)
+        return self.evaluate_margins(loss, scores - self.spread(penalty), near=near)
 
-    def _evaluated(self, loss: MarginLoss, margins: Array, near: Array | None) -> Evaluation:
+    def evaluate_margins(
+        self, loss: MarginLoss, margins: Array, *, near: Array | None = None
+    ) -> Evaluation:
         """The robust loss at margins without intercept, (k, n), minimised over the intercept."""
         if self.fit_intercept:
             intercept = loss.intercept(margins, self.y, self.log_weight, near)

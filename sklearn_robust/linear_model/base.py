@@ -146,8 +146,7 @@ def read_problem(
     estimator.threat_ = threat = bound_threat(threat, X.shape[1], names, labels)
     estimator.scale_ = threat.scale if is_ball(threat) else None
     if len(labels) > 2:
-        if not is_ball(threat) or radius is not None:
-            require_one_set(threat, radius)
+        require_one_set(threat, radius)
         return JointProblem.from_data(
             X,
             index,

@@ -160,8 +160,8 @@ def _terms(problem: RobustProblem, coef: np.ndarray) -> tuple[np.ndarray, np.nda
 def _own_factor(problem: RobustProblem, coef: np.ndarray) -> float:
     """f(w) of a predictor that separates: by Newton's method from above on a concave function.
 
-    The function is the least over samples, one of each class, of their mean of scores - f penalties.
-    The samples of largest penalties bound its root.
+    The function is the least mean, over one sample of each class, of scores - f penalties. The
+    samples of largest penalties bound its root.
     """
     scores, penalties = _terms(problem, coef)
     rows = [np.flatnonzero(members[0]) for members in problem.classes]

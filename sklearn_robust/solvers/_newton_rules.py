@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from sklearn_robust.losses import MarginLoss
+from sklearn_robust.problems import RobustProblem
 
 # Levenberg's damping, as a share of the Hessian's diagonal
 LEAST_DAMPING = 1e-10  # the first damping, and the least to which accepted steps lower it
@@ -98,6 +99,26 @@ def more_damping(damping: float) -> float:
 def less_damping(damping: float) -> float:
     """The damping after an accepted step."""
     return max(damping / _DAMPING_CUT, LEAST_DAMPING)
+
+
+def damp(matrix: np.ndarray, damping: float, diagonal: np.ndarray) -> None:
+    """Add this share of a Hessian's diagonal to a matrix in place; of its mean where it is 0."""
+    diagonal = np.maximum(diagonal, 0)
+    mean = float(diagonal.mean()) or 1.0
+    matrix.flat[:: len(matrix) + 1] += damping * np.where(diagonal > 0, diagonal, mean)
+
+
+def with_best_intercept(
+    problem: RobustProblem, loss: MarginLoss, margins: np.ndarray, near: float | None
+) -> tuple[float, np.ndarray, float, np.ndarray]:
+    """The best intercept at margins without one, (n,), the margins with it, log-risk and weights.
+
+    `near` is a guess.
+    """
+    guess = None if near is None else np.array([near])
+    found = problem.evaluate_margins(loss, margins[None], near=guess)
+    intercept, log_risk = float(found.intercept[0]), float(found.log_risk[0])
+    return intercept, found.margins[0], log_risk, found.weights[0]
 
 
 @dataclass(frozen=True)

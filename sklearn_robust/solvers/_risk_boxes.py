@@ -184,14 +184,8 @@ class _BoxesRisk:
 
     def _evaluated(self, v: np.ndarray, near: float | None) -> rules.NewtonPoint:
         scores = self.form.M @ v
-        margins, intercept = scores, 0.0
-        if self.problem.fit_intercept:
-            guess = None if near is None else np.array([near])
-            found = self.loss.intercept(scores[None], self.y[None], self.log_weight[None], guess)
-            intercept = float(found[0])
-            margins = scores + intercept * self.y
-        log_risk, weights = self.loss.log_risk_and_weights(margins, self.log_weight)
-        return rules.NewtonPoint(v, intercept, scores, margins, float(log_risk), weights)
+        intercept, *of_loss = rules.with_best_intercept(self.problem, self.loss, scores, near)
+        return rules.NewtonPoint(v, intercept, scores, *of_loss)
 
     def _between(self, at: rules.NewtonPoint, step: _Step, share: float) -> rules.NewtonPoint:
         """The point at a share of a step, or beyond it."""
@@ -214,9 +208,7 @@ class _BoxesRisk:
         c = np.where(self.used, rules.curvatures(self.loss, at.margins, a), 0.0)
         theta, slope = rules.largest_theta(c, a), a @ A
         H = (A * c[:, None]).T @ A - theta * np.outer(slope, slope)
-        diagonal = np.maximum(np.diag(H), 0)
-        mean = float(diagonal.mean()) or 1.0
-        H.flat[:: len(H) + 1] += damping * np.where(diagonal > 0, diagonal, mean)
+        rules.damp(H, damping, np.diag(H))
         now = np.concatenate([at.coef[chosen], np.zeros(self.labels.shape[1])])
         bounded = np.arange(len(now)) < len(chosen)
         try:

@@ -201,19 +201,14 @@ class _ConicNewton:
     def _evaluated(self, coef: np.ndarray, scores: np.ndarray, near: float | None) -> _Point:
         """The point of a predictor, with its best intercept."""
         levels = np.array([slot.support(coef) for slot in self.slots])
-        margins, intercept = scores, 0.0
+        margins = scores
         for slot, level in zip(self.slots, levels, strict=True):
             # an infinite support takes nothing from the samples without a part in the set
             margins = margins - np.where(slot.radius > 0, level, 0.0) * slot.radius
         if not np.isfinite(levels).all():
             return _Point(coef, 0.0, scores, margins, math.inf, np.zeros_like(scores), levels)
-        if self.problem.fit_intercept:
-            guess = None if near is None else np.array([near])
-            found = self.loss.intercept(margins[None], self.y[None], self.log_weight[None], guess)
-            intercept = float(found[0])
-            margins = margins + intercept * self.y
-        log_risk, weights = self.loss.log_risk_and_weights(margins, self.log_weight)
-        return _Point(coef, intercept, scores, margins, float(log_risk), weights, levels)
+        intercept, *of_loss = rules.with_best_intercept(self.problem, self.loss, margins, near)
+        return _Point(coef, intercept, scores, *of_loss, levels)
 
     def _between(self, at: _Point, target: _Target, share: float) -> _Point:
         """The point at a share of the way to the target."""
@@ -235,9 +230,7 @@ class _ConicNewton:
         """The model's minimiser around a point, damped by a share of the Hessian's diagonal."""
         matrix = hessian.matrix
         now = self.map.coordinates(at.coef, at.intercept, at.levels)
-        diagonal = np.maximum(np.diag(hessian.curved), 0)
-        mean = float(diagonal.mean()) or 1.0
-        matrix.flat[:: len(matrix) + 1] += damping * np.where(diagonal > 0, diagonal, mean)
+        rules.damp(matrix, damping, np.diag(hessian.curved))
         x, perturbations = self.program.solve(matrix, -hessian.weighted_sum - matrix @ now)
         coef = self.map.coef(x)
         for slot in self.slots:
