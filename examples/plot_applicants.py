@@ -3,8 +3,8 @@ What an applicant can change
 ============================
 
 A lender's table mixes kinds of features. An applicant cannot change his age, can overstate his
-income and his savings, can leave out a part of his debt, and can pick another answer in one drop-
-down menu. Each is a set, and their sum is what he can do. The table is made up here, with the
+income and his savings, can leave out a part of his debt, and can pick another answer in one
+drop-down menu. Each is a set, and their sum is what he can do. The table is made up here, with the
 columns of the usual credit data.
 """
 

@@ -102,23 +102,10 @@ def less_damping(damping: float) -> float:
 
 
 def damp(matrix: np.ndarray, damping: float, diagonal: np.ndarray) -> None:
-    """Add this share of a Hessian's diagonal to a matrix in place; of its mean where it is 0."""
+    """Add a share of a diagonal to that of the matrix, which changes; of its mean where it is 0."""
     diagonal = np.maximum(diagonal, 0)
     mean = float(diagonal.mean()) or 1.0
     matrix.flat[:: len(matrix) + 1] += damping * np.where(diagonal > 0, diagonal, mean)
-
-
-def with_best_intercept(
-    problem: RobustProblem, loss: MarginLoss, margins: np.ndarray, near: float | None
-) -> tuple[float, np.ndarray, float, np.ndarray]:
-    """The best intercept at margins without one, (n,), the margins with it, log-risk and weights.
-
-    `near` is a guess.
-    """
-    guess = None if near is None else np.array([near])
-    found = problem.evaluate_margins(loss, margins[None], near=guess)
-    intercept, log_risk = float(found.intercept[0]), float(found.log_risk[0])
-    return intercept, found.margins[0], log_risk, found.weights[0]
 
 
 @dataclass(frozen=True)
@@ -140,6 +127,24 @@ class NewtonPoint:
         """The first step of a line search along this change of the margins (n,)."""
         largest = float(np.abs(self.margins[used]).max())
         return first_share(largest, float(np.abs(change[used]).max()))
+
+
+def evaluated(
+    problem: RobustProblem,
+    loss: MarginLoss,
+    coef: np.ndarray,
+    scores: np.ndarray,
+    margins: np.ndarray,
+    near: float | None,
+) -> NewtonPoint:
+    """The point of a predictor with its best intercept, from its margins without one, (n,).
+
+    `near` is a guess of the intercept.
+    """
+    guess = None if near is None else np.array([near])
+    now = problem.evaluate_margins(loss, margins[None], near=guess)
+    intercept, log_risk = float(now.intercept[0]), float(now.log_risk[0])
+    return NewtonPoint(coef, intercept, scores, now.margins[0], log_risk, now.weights[0])
 
 
 class Evaluated(Protocol):

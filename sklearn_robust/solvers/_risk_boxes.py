@@ -184,8 +184,7 @@ class _BoxesRisk:
 
     def _evaluated(self, v: np.ndarray, near: float | None) -> rules.NewtonPoint:
         scores = self.form.M @ v
-        intercept, *of_loss = rules.with_best_intercept(self.problem, self.loss, scores, near)
-        return rules.NewtonPoint(v, intercept, scores, *of_loss)
+        return rules.evaluated(self.problem, self.loss, v, scores, scores, near)
 
     def _between(self, at: rules.NewtonPoint, step: _Step, share: float) -> rules.NewtonPoint:
         """The point at a share of a step, or beyond it."""

@@ -207,8 +207,8 @@ class _ConicNewton:
             margins = margins - np.where(slot.radius > 0, level, 0.0) * slot.radius
         if not np.isfinite(levels).all():
             return _Point(coef, 0.0, scores, margins, math.inf, np.zeros_like(scores), levels)
-        intercept, *of_loss = rules.with_best_intercept(self.problem, self.loss, margins, near)
-        return _Point(coef, intercept, scores, *of_loss, levels)
+        point = rules.evaluated(self.problem, self.loss, coef, scores, margins, near)
+        return _Point(**vars(point), levels=levels)
 
     def _between(self, at: _Point, target: _Target, share: float) -> _Point:
         """The point at a share of the way to the target."""

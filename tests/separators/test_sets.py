@@ -125,6 +125,24 @@ def test_radii_of_samples(data):
     assert np.linalg.norm(found.coef) == pytest.approx(problem.value, abs=1e-6)
 
 
+def test_samples_without_a_set_have_perturbations_of_0(data):
+    X, y = data
+    found = min_norm_separator(
+        X, y, p=2, threat=FeatureBudget(2, 0.2), sample_radius=np.zeros(40), fit_intercept=True
+    )
+    np.testing.assert_array_equal(found.perturbation, np.zeros((40, D)))
+
+
+def test_a_set_without_end_takes_nothing_from_the_other_class(data):
+    X, y = data
+    threat = (Box(0.0, np.inf) + LpBall(2, 0.1)).only(1)
+    problem = RobustProblem.from_data(
+        X, 1.0 * y, threat=threat, fit_intercept=True, classes=[-1, 1]
+    )
+    penalties = problem.penalties(-np.ones((1, D)))
+    np.testing.assert_array_equal(penalties[0], np.where(y > 0, np.inf, 0.0))
+
+
 @pytest.mark.parametrize(("name", "fit_intercept"), [("box", True), ("ellipsoid", False)])
 def test_the_critical_factor_decides(data, name, fit_intercept):
     X, y = data
