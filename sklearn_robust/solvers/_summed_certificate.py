@@ -1,7 +1,8 @@
 r"""The certificate of a risk that is known by sums: what the weights of a model prove.
 
 Weights a of the samples that are dual feasible, :math:`\|Z^T a\|_q \le \epsilon` and :math:`y \cdot
-a = 0` at :math:`\sum_i a_i = 1`, bound the risk of every predictor from below.
+a = 0` at :math:`\sum_i a_i = 1`, bound the risk of every predictor from below, against
+an l_q ball.
 """
 
 from __future__ import annotations
