@@ -4,13 +4,13 @@ matrix, whatever the number of samples.
 
 First Newton's method in sweeps on this machine: the sweeps, the survey and the certificate
 included, to a certified gap of 1e-6, and the log-risk beside that of `minimise_robust_risk` on the
-array. Then a fit of .npy files of 2 GB by two workers of 1 GB each, a process with one thread:
+array. Then a fit of .npy files of 1 GB by two workers of 500 MB each, processes of one thread:
 "down" is the function that a task is sent, "up" a sum that comes back, pickled; memory is the most
 that is resident in a worker.
 
     python benchmarks/cluster.py [folder]
 
-needs 2 GB in the folder, which it removes, and writes benchmarks/results/cluster.md.
+needs 1 GB in the folder, which it removes, and writes benchmarks/results/cluster.md.
 """
 
 import pickle
@@ -26,7 +26,7 @@ import numpy as np
 
 N, D = 20_000, 20
 TOL = 1e-6
-FILES, FILE_N, FILE_D = 8, 62_500, 1000
+FILES, FILE_N, FILE_D = 8, 31_250, 1000
 NOISES = {"easy": 1.0, "hard": 0.1}
 
 
@@ -114,7 +114,7 @@ def on_a_cluster(folder):
         return found
 
     DaskReduction.total = measured
-    options = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": "1GB"}
+    options = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": "500MB"}
     with LocalCluster(**options, dashboard_address=":0") as cluster, Client(cluster) as client:
         at_rest = max(client.run(resident).values())
         began = time.perf_counter()
@@ -155,7 +155,7 @@ def main():
         "sweeps with the survey and the certificate; the difference of the log-risks; CPU time:\n",
         harness.table(head, table),
         f"A fit of {FILES} .npy files, together {FILES * FILE_N} x {FILE_D} float32, by two "
-        "workers of 1 GB; q = inf, eps = 0.01, logistic loss:\n",
+        "workers of 500 MB; q = inf, eps = 0.01, logistic loss:\n",
         harness.table(list(cluster), [list(cluster.values())]),
     ]
     harness.write("cluster.md", "\n".join(lines))

@@ -1,6 +1,6 @@
 """Claims: the exact separator of a million samples, of which only a few ever leave their block, in
-at most 15 rounds, with at most 25 d samples moved and a certified gap of 1e-8; by sums it takes the
-time that it takes on an array.
+at most 15 rounds, with at most 25 d samples moved and a certified gap of 1e-8; by sums it
+takes at most twice the time that it takes on an array.
 
 Gaussian samples that a linear teacher separates with a margin, in blocks of 50 000; one thread, CPU
 time. "Rows moved" are those that all sweeps returned, those of the first set included.

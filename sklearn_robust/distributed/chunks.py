@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sklearn_robust.rows import Block, BlockRows
+from sklearn_robust.rows import Block, BlockRows, named_blocks
 
 
 @dataclass(frozen=True)
@@ -77,26 +77,40 @@ def is_collection(X: Any) -> bool:
     return hasattr(X, "__dask_graph__") and hasattr(X, "to_delayed")
 
 
-def map_rows(X: Any, function: Callable[[Any], np.ndarray], like: np.ndarray) -> Any:
-    """The dask array of a function of the X of each chunk, computed when it is asked for.
+def blocks_of(value: Any, name: str) -> Iterator[Block]:
+    """The blocks of a source, or the one of arrays, that have samples."""
+    if isinstance(value, Block):
+        if value.X.shape[0] > 0:
+            yield value
+        return
+    for block in named_blocks(value):
+        yield block if name in block.name else block._replace(name=f"{block.name} of {name}")
+
+
+def map_rows(
+    X: Any, function: Callable[[Block], np.ndarray], like: np.ndarray, y: Any = None
+) -> Any:
+    """The dask array of a function of each block, computed when it is asked for.
 
     Parameters
     ----------
     X : dask array or frame, or list of row sources
     function : callable
-        It takes an array or frame of m rows; its result has shape (m,) or (m, c).
+        Its result for a block of m rows has shape (m,) or (m, c).
     like : ndarray of shape (0,) or (0, c)
         An empty result, for shape and dtype.
+    y : dask array or series, optional
+        The labels of the blocks; those of a dask array or frame alone have None.
     """
     import dask.array as da
     from dask.delayed import delayed
 
-    chunks = _X_chunks(X) if is_collection(X) else read_chunks(X)
+    chunks = _X_chunks(X) if is_collection(X) and y is None else read_chunks(X, y)
     of_chunk = delayed(_map_chunk)
     lengths = X.chunks[0] if hasattr(X, "chunks") else [np.nan] * len(chunks)
     parts = [
         da.from_delayed(
-            of_chunk(function, chunk.value, like),
+            of_chunk(function, chunk.value, chunk.name, like),
             shape=(length, *like.shape[1:]),
             dtype=like.dtype,
             meta=like,
@@ -106,10 +120,10 @@ def map_rows(X: Any, function: Callable[[Any], np.ndarray], like: np.ndarray) ->
     return da.concatenate(parts, axis=0, allow_unknown_chunksizes=True)
 
 
-def _map_chunk(function: Callable[[Any], np.ndarray], value: Any, like: np.ndarray) -> np.ndarray:
-    blocks = [value] if isinstance(value, Block) else [Block(*item) for item in value.blocks()]
-    parts = [function(block.X) for block in blocks if block.X.shape[0]]
-    return np.concatenate(parts) if parts else like
+def _map_chunk(
+    function: Callable[[Block], np.ndarray], value: Any, name: str, like: np.ndarray
+) -> np.ndarray:
+    return np.concatenate([like, *map(function, blocks_of(value, name))])
 
 
 def _X_chunks(X: Any) -> list[Chunk]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from sklearn_robust.distributed.chunks import Chunk
-from sklearn_robust.rows import Block, named_blocks
+from sklearn_robust.distributed.chunks import Chunk, blocks_of
+from sklearn_robust.rows import Block
 from sklearn_robust.rows.reduction import S
 
 _FAN_IN = 8  # sums that one task adds
@@ -133,16 +133,6 @@ def _total_of_chunk(function: Callable[[Block], S], value: Any, name: str) -> S 
     except Exception as error:
         raise _named(error, name) from error
     return total
-
-
-def blocks_of(value: Any, name: str) -> Iterator[Block]:
-    """The blocks of a source, or the one of arrays."""
-    if isinstance(value, Block):
-        if value.X.shape[0] > 0:
-            yield value
-        return
-    for block in named_blocks(value):
-        yield block if name in block.name else block._replace(name=f"{block.name} of {name}")
 
 
 def _named(error: Exception, name: str) -> Exception:

@@ -19,7 +19,7 @@ from sklearn_robust.linear_model.base import store_solution
 from sklearn_robust.linear_model.summed_fitting import SummedFit, read_summed_problem
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import Norm
-from sklearn_robust.rows import Survey
+from sklearn_robust.rows import Block, Survey
 from sklearn_robust.solvers import Solution
 from sklearn_robust.threats import Threat
 
@@ -29,6 +29,26 @@ def is_distributed(X: Any) -> bool:
     return is_collection(X) or (
         isinstance(X, list | tuple) and len(X) > 0 and all(hasattr(part, "blocks") for part in X)
     )
+
+
+def _lazy(name: str, what: str, shape: str) -> Any:
+    """A method of `RobustLinearClassifier` that predicts where the samples lie."""
+
+    def method(self: RobustLinearClassifier, X: Any) -> Any:
+        return self._by_chunks(name, X)
+
+    method.__name__, method.__qualname__ = name, f"RobustLinearClassifier.{name}"
+    method.__doc__ = f"""{what}
+
+        Parameters
+        ----------
+        X : dask array or frame, list of row sources, or data in memory
+
+        Returns
+        -------
+        dask array of shape {shape}, computed when it is asked for; or ndarray
+        """
+    return method
 
 
 class RobustLinearClassifier(LocalClassifier):
@@ -194,57 +214,16 @@ class RobustLinearClassifier(LocalClassifier):
 
     # -- predictions and scores
 
-    def decision_function(self, X: Any) -> Any:
-        """Scores <w, x> + b.
-
-        Parameters
-        ----------
-        X : dask array or frame, list of row sources, or data in memory
-
-        Returns
-        -------
-        dask array of shape (n_samples,), computed when it is asked for; or ndarray
-        """
-        return self._by_chunks("decision_function", X)
-
-    def predict(self, X: Any) -> Any:
-        """Predict class labels.
-
-        Parameters
-        ----------
-        X : dask array or frame, list of row sources, or data in memory
-
-        Returns
-        -------
-        dask array of shape (n_samples,), computed when it is asked for; or ndarray
-        """
-        return self._by_chunks("predict", X)
-
-    def predict_log_proba(self, X: Any) -> Any:
-        """Logarithms of the class probabilities under the loss.
-
-        Parameters
-        ----------
-        X : dask array or frame, list of row sources, or data in memory
-
-        Returns
-        -------
-        dask array of shape (n_samples, n_classes), computed when it is asked for; or ndarray
-        """
-        return self._by_chunks("predict_log_proba", X)
-
-    def predict_proba(self, X: Any) -> Any:
-        """Class probabilities under the loss.
-
-        Parameters
-        ----------
-        X : dask array or frame, list of row sources, or data in memory
-
-        Returns
-        -------
-        dask array of shape (n_samples, n_classes), computed when it is asked for; or ndarray
-        """
-        return self._by_chunks("predict_proba", X)
+    decision_function = _lazy("decision_function", "Scores <w, x> + b.", "(n_samples,)")
+    predict = _lazy("predict", "Predict class labels.", "(n_samples,)")
+    predict_log_proba = _lazy(
+        "predict_log_proba",
+        "Logarithms of the class probabilities under the loss.",
+        "(n_samples, n_classes)",
+    )
+    predict_proba = _lazy(
+        "predict_proba", "Class probabilities under the loss.", "(n_samples, n_classes)"
+    )
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Accuracy.
@@ -322,11 +301,11 @@ class _Score:
 
 @dataclass(frozen=True)
 class _Method:
-    """A method of a model, as a function of X."""
+    """A method of a model, as a function of the X of a block."""
 
     model: Any
     name: str
 
-    def __call__(self, X: Any) -> np.ndarray:
+    def __call__(self, block: Block) -> np.ndarray:
         method: Callable[[Any], np.ndarray] = getattr(self.model, self.name)
-        return method(X)
+        return method(block.X)

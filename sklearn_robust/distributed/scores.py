@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_robust.distributed.chunks import is_collection, map_rows, read_chunks
-from sklearn_robust.distributed.reduction import DaskReduction, blocks_of, current_client
+from sklearn_robust.distributed.chunks import map_rows, read_chunks
+from sklearn_robust.distributed.reduction import DaskReduction, current_client
 from sklearn_robust.metrics import certified_radius as radius_in_memory
 from sklearn_robust.metrics import make_robust_scorer
 from sklearn_robust.rows import Block
@@ -108,31 +108,13 @@ def certified_radius(estimator: Any, X: Any, y: Any = None, **options: Any) -> A
     >>> distributed.certified_radius(model, da.from_array(X, chunks=1)).compute().round(3)
     array([1., 1.])
     """
-    if y is None and is_collection(X):
-        radius = partial(radius_in_memory, estimator, **options)
-        return map_rows(X, radius, np.empty(0))
-    import dask.array as da
-    from dask.delayed import delayed
-
-    radii = delayed(_signed_radii)
-    chunks = read_chunks(X, y)
-    lengths = X.chunks[0] if hasattr(X, "chunks") else [np.nan] * len(chunks)
-    parts = [
-        da.from_delayed(
-            radii(estimator, options, chunk.value, chunk.name), shape=(length,), dtype=np.float64
-        )
-        for chunk, length in zip(chunks, lengths, strict=True)
-    ]
-    return da.concatenate(parts, allow_unknown_chunksizes=True)
+    return map_rows(X, partial(_radii, estimator, options), np.empty(0), y)
 
 
-def _signed_radii(estimator: Any, options: dict[str, Any], value: Any, name: str) -> np.ndarray:
-    """The distances of the samples of a chunk, with their labels."""
-    parts = [
-        radius_in_memory(estimator, block.X, block.labels, **options)
-        for block in blocks_of(value, name)
-    ]
-    return np.concatenate([np.empty(0), *parts])
+def _radii(estimator: Any, options: dict[str, Any], block: Block) -> np.ndarray:
+    """The distances of the samples of a block, with its labels where it has them."""
+    y = None if block.y is None else block.labels
+    return np.asarray(radius_in_memory(estimator, block.X, y, **options))
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ def maximise_margin(
     RuntimeError
         If every engine failed.
     """
+    assert problem.adversary is None  # engines and sets of rows have one penalty for all samples
     if not suits_row_sets(problem):
         return maximise_rows(problem, norm, tol, start=start)
     found = solve_on_row_sets(problem, norm, tol, lambda part, gap: maximise_rows(part, norm, gap))

@@ -65,6 +65,11 @@ class Trust:
         return self.decrease <= _KEEP * self.decrease_before
 
     @property
+    def faces(self) -> int:
+        """The faces to try in a model at most."""
+        return rules.FACES if self.close else rules.FACES_FAR
+
+    @property
     def close(self) -> bool:
         """Whether the minimiser of the risk is close."""
         return self.decrease <= rules.CLOSE_DECREASE

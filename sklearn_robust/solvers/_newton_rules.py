@@ -35,6 +35,13 @@ _MOST_MARGIN_CHANGE = 1e3
 # Curvature over total weight, up to which a step would be too long: a larger curvature replaces it
 FLAT_CURVATURE = 1e-6
 
+# |label-weighted sum| over total weight, above which the intercept is moved by itself
+LOPSIDED = 0.5
+# Faces to try in a model
+FACES = 100  # near the minimiser of the risk
+FACES_FAR = 6  # far from it
+MAX_REFINEMENTS = 3  # solves that remove a Hessian's rounding from the weights
+
 
 @dataclass(frozen=True)
 class MarginHessian:

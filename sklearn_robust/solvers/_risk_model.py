@@ -132,25 +132,26 @@ class CurvatureSums:
         columns: np.ndarray | slice,
         centre: np.ndarray,
         y: np.ndarray,
-        r: np.ndarray,
+        r: np.ndarray | float,
         c: np.ndarray,
         a: np.ndarray,
         *,
         exact: bool,
     ) -> CurvatureSums:
-        """The sums over rows with labels y and factors r.
+        """The sums over rows with labels y and factors r, or one factor for all.
 
         `centre` (f,) is subtracted from the rows; `exact` asks for double precision however long it
         takes.
         """
-        gram, by_label, by_penalty = rows.weighted_gram(columns, centre, c, y * r, exact=exact)
+        yr = y * r
+        gram, by_label, by_penalty = rows.weighted_gram(columns, centre, c, yr, exact=exact)
         return cls(
             gram,
             by_label,
             by_penalty,
             float(c.sum()),
-            float(c @ (y * r)),
-            float(c @ r**2),
+            float(c @ yr),
+            float(c @ yr**2),
             curvature_ratio(c, a),
         )
 

@@ -32,13 +32,6 @@ from sklearn_robust.solvers.solution import Solution
 # products in a Gram matrix up to which it costs less than one more iteration
 _CHEAP_PRODUCTS = 1e7
 
-# |label-weighted sum| over total weight, above which the intercept is computed anew
-_LOPSIDED = 0.5
-# Faces to try in a model
-_FACES = 100  # near the minimiser of the risk
-_FACES_FAR = 6  # far from it
-_MAX_REFINEMENTS = 3  # solves that remove a Hessian's rounding from the weights
-
 
 @dataclass(frozen=True)
 class _Point(rules.NewtonPoint):
@@ -308,7 +301,7 @@ class _Newton:
     def _step(self, at: _Point, gradient: Gradient) -> _Step | None:
         """The model's minimiser around a point; None where the Hessian is not positive definite."""
         try:
-            target, settled = self._target(at, gradient, _FACES if self.trust.close else _FACES_FAR)
+            target, settled = self._target(at, gradient, self.trust.faces)
         except LinAlgError:
             return None
         # a . (change of the margins)
@@ -374,7 +367,7 @@ class _Newton:
 
         The Hessian there has next to nothing of the other class.
         """
-        lopsided = abs(self.y @ at.weights) > _LOPSIDED * at.weights.sum()
+        lopsided = abs(self.y @ at.weights) > rules.LOPSIDED * at.weights.sum()
         if not self.problem.fit_intercept or not lopsided:
             return at
         rises = self.loss.intercept(
@@ -392,7 +385,7 @@ class _Newton:
         target = step.target
         if not step.settled or step.predicted_decrease > rules.CLOSE_DECREASE or hessian is None:
             return None
-        for _ in range(_MAX_REFINEMENTS):
+        for _ in range(rules.MAX_REFINEMENTS):
             weights = at.weights - hessian.margins.apply(target.margins - at.margins)
             if not np.any(weights > 0):
                 return None
@@ -413,7 +406,7 @@ class _Newton:
             at = replace(target, weights=feasible[0])
             gradient = self._gradient(at.weights, weighted_sum[0])
             try:
-                target, _ = self._target(at, gradient, _FACES)
+                target, _ = self._target(at, gradient, rules.FACES)
             except LinAlgError:
                 return None
         return None

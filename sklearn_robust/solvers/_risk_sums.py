@@ -78,15 +78,9 @@ def loss_sums(
     curvature = None
     if moments is not None:
         c = curvatures(loss, margins, a, cautious=moments.cautious)
+        columns, centre = moments.columns, moments.centre
         curvature = CurvatureSums.of(
-            samples.rows,
-            moments.columns,
-            moments.centre,
-            y,
-            np.ones_like(y),
-            c,
-            a,
-            exact=moments.exact,
+            samples.rows, columns, centre, y, 1.0, c, a, exact=moments.exact
         )
     weighted_sum = samples.rows.weighted_sum((y * a)[None])[0]
     gradient = Gradient(weighted_sum, float(a.sum()), float(y @ a))

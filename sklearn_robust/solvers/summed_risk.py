@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.linalg import LinAlgError
 
-from sklearn_robust.certificates import inside_up_to_rounding, over_size
+from sklearn_robust.certificates import over_size
 from sklearn_robust.losses import Exponential, SummableLoss, log_odds_slope
 from sklearn_robust.norms import Norm
 from sklearn_robust.rows import Survey
@@ -30,22 +30,16 @@ from sklearn_robust.solvers._risk_sums import (
     LossSums,
     ModelWeights,
     Moments,
-    Proof,
     StepAlong,
     StepSums,
     SumsOfWeights,
     Trial,
     WeightSums,
 )
+from sklearn_robust.solvers._summed_certificate import Proven, SummedCertificate
 from sklearn_robust.summed import Predictor, SummedProblem
 
 _MAX_ITERATIONS = 200
-# |label-weighted sum| over total weight, above which the intercept is moved by itself
-_LOPSIDED = 0.5
-# Faces to try in a model
-_FACES = 100  # near the minimiser of the risk
-_FACES_FAR = 6  # far from it
-_MAX_REFINEMENTS = 3  # solves that remove a Hessian's rounding from the weights
 _HALVINGS = 4  # shares that a sweep along a step tries
 
 
@@ -216,8 +210,7 @@ class _SweepNewton:
         self.choice = ColumnChoice.of(
             self.penalty_norm, self.eps, threat.scale, d, survey.most_gram_columns
         )
-        # whether the weights must cancel some features, which they can up to rounding only
-        self.constrained = self.eps == 0 or not self.choice.scale.all()
+        self.certificate = SummedCertificate(problem, loss)
         self.centre = survey.mean if problem.fit_intercept else np.zeros(d)
         self.trust = Trust()
         self.best: SummedSolution | None = None
@@ -306,7 +299,7 @@ class _SweepNewton:
         the exponential loss.
         """
         total, label_sum = now.sums.gradient.total_weight, now.sums.gradient.label_sum
-        if not self.problem.fit_intercept or abs(label_sum) <= _LOPSIDED * total:
+        if not self.problem.fit_intercept or abs(label_sum) <= rules.LOPSIDED * total:
             return now
         rise = 0.5 * math.log(max(total + label_sum, 1e-300) / max(total - label_sum, 1e-300))
         raised = now.at._replace(intercept=now.at.intercept + rise)
@@ -329,10 +322,9 @@ class _SweepNewton:
 
     def _step(self, now: _Point, hessian: Curvature) -> _Step | None:
         """The model's minimiser around a point; None where the Hessian is not positive definite."""
-        faces = _FACES if self.trust.close else _FACES_FAR
         gradient = now.sums.gradient
         try:
-            target, settled = self._target(now.at, hessian, gradient, faces)
+            target, settled = self._target(now.at, hessian, gradient, self.trust.faces)
         except LinAlgError:
             return None
         decrease = self._slope(gradient, now.at, target)
@@ -373,7 +365,8 @@ class _SweepNewton:
     def _try(self, now: _Point, hessian: Curvature, step: _Step, iteration: int) -> _Point | None:
         """The point to which the step leads; None where it leads nowhere.
 
-        Where the model's weights prove the risk of its target, `best` is set.
+        Where the model's weights prove the risk of its target, `best` is set: to the tolerance, or
+        to the gap that is in reach where no decrease is left.
         """
         moments = now.moments
         assert moments is not None
@@ -381,13 +374,16 @@ class _SweepNewton:
         model = ModelWeights(
             self.loss, now.at, now.log_risk, hessian.theta, moments.cautious
         ).stepped(step.target, step.decrease)
-        weights = SumsOfWeights(model, now.log_risk, self.constrained) if proving else None
+        weights = (
+            SumsOfWeights(model, now.log_risk, self.certificate.constrained) if proving else None
+        )
         shares = np.array([0.5, 2.0] if step.decrease > rules.CLOSE_DECREASE else [])
         wanted = self._moments(moments.columns)
         trial = self.problem.total(Trial(self._along(now, step, shares), wanted, weights))
         reached = _Point(step.target, trial.loss, wanted)
         if weights is not None and trial.weights is not None:
-            self._certify(now, hessian, weights, trial.weights, reached, iteration)
+            tol = math.inf if step.decrease <= rules.ROUNDING_DECREASE else self.tol
+            self._certify(now, hessian, weights, trial.weights, reached, iteration, tol=tol)
         if not step.settled and step.decrease <= rules.ROUNDING_DECREASE:
             return None
         found = self._search(now, step, reached, shares, trial.step)
@@ -437,31 +433,32 @@ class _SweepNewton:
         sums: WeightSums,
         reached: _Point,
         iteration: int,
+        *,
+        tol: float,
     ) -> None:
-        """Set `best` if the model's weights prove the risk of a target to the tolerance.
+        """Set `best` if the model's weights prove the risk of a target, to a gap of about tol.
 
         Weights that exceed the ball by the rounding of the Hessian are mended: the model is solved
         again from them.
         """
         model = query.model
         estimate = self.loss.dual_bound(sums.dual_sum, query.log_scale)
-        if -math.expm1(estimate - reached.log_risk) > self.tol:
+        if -math.expm1(estimate - reached.log_risk) > tol:
             return
-        for _ in range(_MAX_REFINEMENTS):
-            factors = self._balancing(sums)
+        for _ in range(rules.MAX_REFINEMENTS):
+            factors = self.certificate.balancing(sums)
             if factors is None:
                 return
-            weighted_sum = factors @ sums.weighted_sum
-            if self._is_feasible(weighted_sum, factors, sums):
-                self._judge(model.scaled(factors), sums, factors, iteration)
+            if self.certificate.is_feasible(sums, factors):
+                self._keep(self.certificate.prove(model, sums, factors), iteration)
                 return
             # feasible weights at the total of the model's
             total = float(sums.total.sum())
             label_sum = 0.0 if self.problem.fit_intercept else float(sums.total @ [-1, 1])
-            gradient = Gradient(total * weighted_sum, total, label_sum)
+            gradient = Gradient(total * (factors @ sums.weighted_sum), total, label_sum)
             last = model.targets[-1]
             try:
-                target, _ = self._target(last, hessian, gradient, _FACES)
+                target, _ = self._target(last, hessian, gradient, rules.FACES)
             except LinAlgError:
                 return
             model = model.scaled(total * factors).stepped(
@@ -469,44 +466,16 @@ class _SweepNewton:
             )
             sums = self.problem.total(replace(query, model=model))
 
-    def _balancing(self, sums: WeightSums) -> np.ndarray | None:
-        """Factors of the classes that make the weights feasible, of sum 1; None without weights."""
-        if self.problem.fit_intercept:
-            return 0.5 / sums.total if np.all(sums.total > 0) else None
-        total = sums.total.sum()
-        return np.full(2, 1 / total) if total > 0 else None
-
-    def _is_feasible(self, weighted_sum: np.ndarray, factors: np.ndarray, sums: WeightSums) -> bool:
-        """Whether Z^T a is in the ball; up to rounding where it must cancel features."""
-        if float(self.penalty_norm.dual.value(weighted_sum)) <= self.eps:
-            return True
-        if sums.sizes is None:
-            return False
-        threat, sizes = self.problem.threat, factors @ sums.sizes
-        return bool(inside_up_to_rounding(threat, weighted_sum, self.eps, sizes))
-
-    def _judge(
-        self, model: ModelWeights, sums: WeightSums, factors: np.ndarray, iteration: int
-    ) -> None:
-        """Set `best` to the last target, as the user sees it, if these weights prove it better."""
-        dtype = self.problem.survey.dtype
-        target = model.targets[-1]
-        seen = self.problem.predictor(
-            target.coef.astype(dtype).astype(np.float64), dtype.type(target.intercept)
-        )
-        # c a_i = s_i sigma(-m_i) at the minimiser, and never more than s_i
-        ratios = sums.log_ratio + np.log(factors)
-        log_scale = min(model.log_risk + math.log(sums.total.sum()), -float(ratios.max()))
-        found = self.problem.total(Proof(seen, model, log_scale))
-        bound = self.loss.dual_bound(found.dual_sum, log_scale)
-        gap = -math.expm1(bound - found.log_risk)
-        if self.best is None or gap < self.best.gap:
+    def _keep(self, proven: Proven, iteration: int) -> None:
+        """Set `best` to a predictor if it is proven better."""
+        if self.best is None or proven.gap < self.best.gap:
+            at, sums = proven.at, proven.sums
             self.best = SummedSolution(
-                seen.coef.astype(dtype),
-                seen.intercept,
-                found.log_risk,
-                self._over_size(found.least_margin, seen.coef),
-                gap,
+                at.coef.astype(self.problem.survey.dtype),
+                at.intercept,
+                sums.log_risk,
+                self._over_size(sums.least_margin, at.coef),
+                proven.gap,
                 separable=False,
                 n_iter=iteration,
             )

@@ -251,7 +251,9 @@ def test_exact_estimators_read_blocks(make, eps):
     expected.fit(X, y, weight)
     assert found.separable_ is expected.separable_ is (eps < 0.3)
     np.testing.assert_allclose(found.coef_, expected.coef_, rtol=1e-5, atol=1e-8)
-    assert found.margin_ == pytest.approx(expected.margin_, rel=1e-5)
+    assert found.log_risk_ == pytest.approx(expected.log_risk_, abs=1e-9)
+    if found.separable_:  # the margin of a minimiser of the risk is not certified, its risk is
+        assert found.margin_ == pytest.approx(expected.margin_, rel=1e-7)
 
 
 def test_what_rows_in_blocks_cannot_have_is_refused():

@@ -146,6 +146,15 @@ def test_a_start_a_record_and_a_stop():
     assert (stopped.n_iter, stopped.gap, stopped.separable) == (0, math.inf, None)
 
 
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=lambda loss: loss.name)
+def test_a_gap_out_of_reach_ends_at_the_one_that_is_proven(loss):
+    X, y, weight = draw()
+    problem = summed(X, y, weight)
+    found = minimise_summed_risk(problem, loss, LpNorm(2), tol=1e-18)
+    assert problem.reduction.source.readings < 30
+    assert 0 <= found.gap <= 1e-8
+
+
 def test_weighted_sum_at_no_coefficients():
     X, y, weight = draw()
     problem = RobustProblem.from_data(X, y, q=2, eps=1.0, fit_intercept=True, sample_weight=weight)
