@@ -151,7 +151,7 @@ class Trainer:
         .. math:: \frac{W_b}{\bar W}\, e^{L_b}, \qquad \bar W = \text{mean\_weight},
 
         with L_b the log-risk and W_b the weight of the batch: its mean over the batches is the risk
-        of all samples. Where the risk of a batch is above 10 its gradient is no longer than there.
+        of all samples. The factor :math:`e^{L_b}` of the gradient of L_b is 10 at most.
         """
         worst, clean_margins = self.attack(self.network, batch, self.generator)
         units = margin_units(self.network.module, self.degree)
