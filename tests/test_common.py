@@ -85,3 +85,14 @@ def test_short_scikit_learn_checks_of_a_default_network():
             check(estimator)
             run.add(check.func.__name__)
     assert run == SHORT_CHECKS
+
+
+@pytest.mark.slow
+def test_scikit_learn_checks_of_weights_of_a_network_trained_in_batches():
+    network = RobustNetClassifier(p_algo=math.inf, loss="exponential", max_iter=40, attack_steps=3)
+    run = set()
+    for estimator, check in estimator_checks_generator(network):
+        if "weight" in check.func.__name__:
+            check(estimator)
+            run.add(check.func.__name__)
+    assert "check_class_weight_classifiers" in run

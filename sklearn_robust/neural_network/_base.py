@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, Self
@@ -41,7 +42,7 @@ _PREDICTED_ROWS = 2048  # at a time: bounds the memory that activations take
 
 
 class RobustNetBase(
-    RobustnessMixin, DocLinkMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator
+    RobustnessMixin, DocLinkMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator, ABC
 ):
     """Training and prediction of a torch module; subclasses say which module, in `_new_module`."""
 
@@ -53,8 +54,9 @@ class RobustNetBase(
     # those of training; None are those of the features
     _coordinates: Coordinates | None
 
+    @abstractmethod
     def _new_module(self, input_shape: tuple[int, ...], n_outputs: int, seed: int) -> nn.Module:
-        raise NotImplementedError
+        """A module that maps samples of this shape to so many outputs."""
 
     def _new_coordinates(self, data: Table | LoadedData) -> Coordinates | None:
         """The coordinates to train in; None are those of the features."""

@@ -118,6 +118,11 @@ _SECTIONS = {
     \|u\|_2` in batches, u the steepest direction in the p-norm of a running sum of gradients, N the
     number of parameters. The length is the same for every p; p decides how it is shared out.
 
+    The gradient of a batch is that of its risk, times its weight over the mean weight of a batch:
+    the mean of these over an epoch is the gradient of the risk of all samples. A batch whose risk R
+    is above 10 has its gradient multiplied by 10 / R: the exponential loss has no bound, and
+    momentum would long follow the largest gradient that it has seen.
+
     With batch_size=None steps are on the gradient of the log of the robust risk, so none stalls as
     the risk becomes small. So they are with schedule="curvature", the rule of the paper's
     experiments with `batch_size=None`: for p_algo <= 2 the rate falls as the norm of the parameters

@@ -60,7 +60,10 @@ class Samples:
 
     def n_batches(self, batch_size: int | None) -> int:
         """How many batches an epoch has."""
-        return 1 if batch_size is None else math.ceil(len(self.x) / batch_size)
+        n = len(self.x)
+        if batch_size is None or batch_size >= n:
+            return 1
+        return math.ceil(n / batch_size) - (batch_size > 1 and n % batch_size == 1)
 
     def batches(
         self, batch_size: int | None, generator: torch.Generator, count: int | None = None

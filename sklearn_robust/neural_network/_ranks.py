@@ -103,6 +103,10 @@ class Ranks:
         """Whether it happens in some process."""
         return any(self.gather(happens))
 
+    def total(self, value: float) -> float:
+        """The sum of the processes' values."""
+        return float(sum(self.gather(value)))
+
     def mean(self, value: float, weight: float) -> float:
         """The mean of the processes' values by their weights."""
         if self.size == 1:

@@ -27,6 +27,9 @@ _EXPONENTS = {"margin_l1": 1, "margin_l2": 2, "margin_linf": math.inf}
 
 # By which a gradient is multiplied at least, so that none underflows.
 _LEAST_RISK = 1e-12
+# And at most: the exponential risk has no bound, and momentum would be led for hundreds of steps by
+# the largest gradient that it has seen. (The logistic risk of constant scores is log K.)
+_MOST_RISK = 10.0
 
 Figures = dict[str, float]
 
@@ -117,12 +120,14 @@ class Trainer:
         weights, figures = [], []
         n_batches = samples.n_batches(self.batch_size)
         count = self.ranks.most(n_batches)
-        whole = (count or n_batches) == 1
+        n_batches = count or n_batches
+        on_log = n_batches == 1 or self.set_step_size is not None
+        mean_weight = None if on_log else self.ranks.total(samples.total_weight) / n_batches
         self.network.module.eval()
         try:
             for batch in samples.batches(self.batch_size, self.generator, count):
                 weights.append(batch.total_weight)
-                figures.append(self._step(batch, whole=whole))
+                figures.append(self._step(batch, mean_weight))
         finally:
             self.network.module.eval()  # after Ctrl-C too
         return merged(*self.ranks.joined(weights, figures))
@@ -136,18 +141,25 @@ class Trainer:
             right += accuracy(margins, part.weight) * part.total_weight
         return self.ranks.mean(right / samples.total_weight, samples.total_weight)
 
-    def _step(self, batch: Samples, *, whole: bool) -> Figures:
-        """Take a step of the optimiser on the risk of a batch under attack.
+    def _step(self, batch: Samples, mean_weight: float | None) -> Figures:
+        r"""Take a step of the optimiser on the risk of a batch under attack.
 
         The log-risk of all samples has the direction of their risk, and steps on it do not stall as
         the risk becomes small. The mean of the log-risks of batches is not the log of their mean:
-        there the gradient is that of the risk, unless the rate follows the curvature of the log.
+        there, unless the rate follows the curvature of the log, the gradient is that of
+
+        .. math:: \frac{W_b}{\bar W}\, e^{L_b}, \qquad \bar W = \text{mean\_weight},
+
+        with L_b the log-risk and W_b the weight of the batch: its mean over the batches is the risk
+        of all samples. The factor :math:`e^{L_b}` of the gradient of L_b is 10 at most.
         """
         worst, clean_margins = self.attack(self.network, batch, self.generator)
         units = margin_units(self.network.module, self.degree)
         evaluations: list[tuple[Tensor, Tensor]] = []
-        on_log = whole or self.set_step_size is not None
-        closure = functools.partial(self._evaluate, worst, batch, on_log, evaluations)
+        share = None
+        if mean_weight is not None:
+            share = self.ranks.total(batch.total_weight) / mean_weight
+        closure = functools.partial(self._evaluate, worst, batch, share, evaluations)
         self.optimizer.step(closure)  # type: ignore[arg-type]
         if self.schedule is not None:
             self.schedule.step()
@@ -165,19 +177,19 @@ class Trainer:
         self,
         points: Tensor,
         batch: Samples,
-        on_log: bool,
+        share: float | None,
         evaluations: list[tuple[Tensor, Tensor]],
     ) -> Tensor:
-        """The log-risk at the perturbed samples; its gradient, or that of the risk, is left in the
-        parameters.
+        """The log-risk at the perturbed samples; its gradient, or the share times that of the risk,
+        is left in the parameters.
         """
         risk = functools.partial(log_risk_and_slopes, self.loss, y=batch.y, weight=batch.weight)
         of_all = self.ranks.objective(risk, batch.weight)
 
         def objective(outputs: Tensor) -> tuple[Tensor, Tensor]:
             log_risk, slopes = of_all(outputs)
-            if not on_log:
-                slopes *= log_risk.exp().clamp(min=_LEAST_RISK).to(slopes)
+            if share is not None:
+                slopes *= share * log_risk.exp().clamp(_LEAST_RISK, _MOST_RISK).to(slopes)
             return log_risk, slopes
 
         outputs, log_risk = self.network.parameter_gradients(points, objective)

@@ -11,7 +11,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 from sklearn.exceptions import ConvergenceWarning
-from torch import distributed, nn
+from torch import distributed, nn, optim
 
 from sklearn_robust import RobustMLPClassifier, RobustNetClassifier
 
@@ -42,10 +42,23 @@ def fitted(name, rows, **parameters):
         return network.fit(X[rows], y[rows], weight[rows] if weighted else None)
 
 
+def parameters_of(network):
+    return nn.utils.parameters_to_vector(network.module_.parameters()).detach().numpy()
+
+
 def figures(network):
     """Parameters and history as one array."""
-    parts = [parameter.detach().numpy().ravel() for parameter in network.module_.parameters()]
-    return np.concatenate([*parts, *network.history_.values(), [network.n_iter_]])
+    return np.concatenate([parameters_of(network), *network.history_.values(), [network.n_iter_]])
+
+
+def short_steps(rows, **parameters):
+    """The steps of one epoch of gradient descent at a tiny rate, in units of it."""
+    shared = {"max_iter": 1, "optimizer": optim.SGD, "schedule": "constant", "random_state": 0}
+    start, end = (
+        fitted("to a loss", rows, **{**shared, "learning_rate": rate, **parameters})
+        for rate in (1e-300, 1e-7)
+    )
+    return (parameters_of(end) - parameters_of(start)) / 1e-7
 
 
 def run_share(rank, store):
@@ -68,6 +81,7 @@ def run_share(rank, store):
             "to a loss", SHARES[rank], distributed=True, random_state=0, batch_size=5, max_iter=8
         )
         found["batches"] = figures(batched)
+        found["short steps"] = short_steps(SHARES[rank], distributed=True, batch_size=5)
         X, y, _ = data()
         with pytest.raises(ValueError, match=r"X must have the same shape in all 2 processes"):
             RobustMLPClassifier((5,), distributed=True).fit(X[:, : 3 + rank], y)
@@ -97,6 +111,10 @@ def test_two_processes_train_the_network_of_one(tmp_path):
         if name in RUNS:
             alone = figures(fitted(name, slice(None), random_state=0))
             np.testing.assert_allclose(here, alone, rtol=1e-9, atol=1e-12, err_msg=name)
+    # an epoch of 4 batches follows the risk of all samples; one batch follows its logarithm
+    risk = fitted("to a loss", slice(None), max_iter=1, random_state=0).loss_
+    of_all = 4 * risk * short_steps(slice(None))
+    np.testing.assert_allclose(found["short steps"], of_all, rtol=1e-3, atol=1e-4)
 
 
 def test_no_process_group_is_no_silent_fit_alone():

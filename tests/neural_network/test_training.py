@@ -242,6 +242,36 @@ def test_figures_of_an_epoch_are_those_of_all_batches_together():
     assert merged([1.0, 3.0], [{"log_risk": -math.inf}] * 2) == {"log_risk": -math.inf}
 
 
+@pytest.mark.parametrize(("n", "n_batches"), [(40, 6), (36, 5)])  # 36 are 4 batches of 7, and 8
+def test_the_steps_of_an_epoch_follow_the_risk_of_all_samples(n, n_batches):
+    network, x, y = draw(n)
+    data = samples(x, y, weight=torch.logspace(-2, 2, n, dtype=torch.float64))
+    assert data.n_batches(7) == n_batches == len(list(data.batches(7, seeded())))
+    first = [q.detach().clone() for q in network.parameters()]
+    trainer(network, lr=1e-7, batch_size=7).epoch(data)
+    moved = [(q.detach() - p) / 1e-7 for q, p in zip(network.parameters(), first, strict=True)]
+    worst, _ = InnerMaximisation()(passes(network), data)
+    losses = torch.nn.functional.softplus(-soft_margins(network(worst), y))
+    risk = (data.weight * losses).sum() / data.weight.sum()
+    slopes = torch.autograd.grad(risk, list(network.parameters()))
+    for change, slope in zip(moved, slopes, strict=True):
+        torch.testing.assert_close(change, -n_batches * slope, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "bound"), [(1.0, None), (1e3, 10.0)])
+def test_the_gradient_of_a_large_risk_is_bounded(scale, bound):
+    network, x, y = draw(20)
+    network[-1].weight.data *= scale
+    data = samples(x, y, eps=0.0)
+    train = trainer(network, loss="exponential", batch_size=10)
+    (value, log_slope), (_, slope) = (
+        (train._evaluate(x, data, share, []), network[-1].weight.grad.clone())
+        for share in (None, 1.0)
+    )
+    assert (float(value.exp()) > 10) == (bound is not None)
+    torch.testing.assert_close(slope, log_slope * (bound or value.exp()))
+
+
 def test_an_epoch_that_is_interrupted_leaves_the_module_in_evaluation_mode():
     network, x, y = draw()
 
