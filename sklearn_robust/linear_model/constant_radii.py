@@ -1,4 +1,4 @@
-"""The radius from which on a linear classifier is constant."""
+"""The radius of an l_q ball, or the multiple of a threat, from which on a classifier is constant."""
 
 from __future__ import annotations
 
