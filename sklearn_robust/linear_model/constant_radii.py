@@ -1,4 +1,4 @@
-"""The radius of an l_q ball, or the multiple of a threat, from which on a classifier is constant."""
+"""The radius of an l_q ball, or the multiple of another threat, from which on a fit is constant."""
 
 from __future__ import annotations
 
