@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from sklearn_robust._clarabel import SolverFailure
-from sklearn_robust._conic_programs import ConicProgram, scaled_identity, unit_rows
+from sklearn_robust._conic_programs import ConicProgram, scaled_identity, unit_differences
 from sklearn_robust._joint_flows import by_cuts, over_capacities
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import feasibility
@@ -94,13 +94,11 @@ def _least_flow(problem: JointProblem, weights: np.ndarray) -> tuple[float, floa
     A = problem.pair_weights(weights)[low, high]
     conic = ConicProgram()
     w, tau = conic.columns.take(K * d), conic.columns.take(len(low))
-    differences = unit_rows(low, K) - unit_rows(high, K)
     movable = scaled_identity(d, problem.threat.scale)
-    rows = sparse.kron(differences, movable, format="csr")
+    rows = sparse.kron(unit_differences(low, high, K), movable, format="csr")
     flow_of = conic.add_norms(w, rows, tau, problem.threat.dual_norm.p)
     conic.add_rows([("nonnegative", 1)], [(tau, -A[None])], np.ones(1))
-    shift = sparse.kron(np.ones((1, K)), sparse.eye_array(d), format="csr")
-    conic.add_rows([("zero", d)], [(w, shift)], np.zeros(d))
+    conic.add_zero_sum(w, K)  # a common shift changes nothing
     conic.linear = dict(zip(range(w.start, w.stop), (-G).ravel().tolist(), strict=True))
     try:
         x, z = conic.solve(static_regularization_constant=1e-8)

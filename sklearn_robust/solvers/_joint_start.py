@@ -22,9 +22,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 from scipy.optimize import OptimizeResult, fmin_l_bfgs_b
 
+from sklearn_robust._conic_programs import unit_differences
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.solvers._joint_model import JointModel, RiskPoint
 from sklearn_robust.threats import feature_reach, gauge, is_ball, support
@@ -88,13 +88,7 @@ class PairDifferences:
         self.columns = np.flatnonzero(reach > 0)
         self.scale = scale[self.columns]
         self._size = float(np.linalg.norm(reach))
-        P, K = len(model.low), model.problem.n_classes
-        pairs = np.arange(P)
-        ones = np.ones(P)
-        self.incidence = sparse.csr_array(
-            (np.concatenate([ones, -ones]), (np.tile(pairs, 2), np.append(model.low, model.high))),
-            shape=(P, K),
-        )
+        self.incidence = unit_differences(model.low, model.high, model.problem.n_classes)
 
     def blocks(self) -> Iterator[slice]:
         """The pairs, as many at a time as have differences of moderate size."""
