@@ -131,6 +131,12 @@ class ConicProgram:
         )
         return subgradient
 
+    def add_zero_sum(self, w: slice, n_rows: int) -> None:
+        """The rows of the matrix (n_rows, n_columns) in w sum to zero."""
+        n_columns = (w.stop - w.start) // n_rows
+        total = sparse.kron(np.ones((1, n_rows)), sparse.eye_array(n_columns), format="csr")
+        self.add_rows([("zero", n_columns)], [(w, total)], np.zeros(n_columns))
+
     def add_spectral_norm(self, w: slice, n_rows: int, tau: slice) -> None:
         """The bound of the largest singular value of the matrix (n_rows, n_columns) in w, row by
         row, by one column tau: [tau I, W; W^T, tau I] is positive semidefinite.
@@ -260,6 +266,11 @@ def unit_rows(places: Indices, n_columns: int) -> Any:
     """The sparse array whose row i is the unit vector of places[i]."""
     rows = np.arange(len(places))
     return sparse.csr_array((np.ones(len(rows)), (rows, places)), shape=(len(rows), n_columns))
+
+
+def unit_differences(first: Indices, second: Indices, n_columns: int) -> Any:
+    """The sparse array whose row i is the unit vector of first[i] less that of second[i]."""
+    return unit_rows(first, n_columns) - unit_rows(second, n_columns)
 
 
 def score_differences(

@@ -30,6 +30,8 @@ ORDER = [
     "summed",
     "balancing",
     "total_variation",
+    "_joint_rows",
+    "_joint_intercepts",
     "joint",
     "_joint_saddle",
     "certificates",

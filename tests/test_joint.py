@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp, softmax
 from sklearn.metrics import log_loss
 
-import sklearn_robust.joint
+import sklearn_robust._joint_rows
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
@@ -240,7 +240,7 @@ def test_blocks_change_nothing(loss, monkeypatch):
     problem = make(X, y)
     expected, margins = problem.evaluate(loss, coef), problem.robust_margins(coef, coef[:, 0])
     pair_margins = problem.pair_margins(coef, problem.penalties(coef))
-    monkeypatch.setattr(sklearn_robust.joint, "_JOINT_BLOCK_ENTRIES", 12)
+    monkeypatch.setattr(sklearn_robust._joint_rows, "_JOINT_BLOCK_ENTRIES", 12)
     found = problem.evaluate(loss, coef)
     np.testing.assert_allclose(found.log_risk, expected.log_risk, rtol=1e-14)
     np.testing.assert_allclose(found.weights, expected.weights, rtol=1e-7)

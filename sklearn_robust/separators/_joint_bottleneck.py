@@ -123,8 +123,8 @@ def classes_with_weight(pair_weights: Vector) -> Indices:
     return np.flatnonzero(of_class > _SMALL_SHARE * of_class.sum())
 
 
-def size_near_eps_star(dual_q: float) -> float:
-    """The bound on the coefficients in programs near eps*."""
+def coef_size(dual_q: float) -> float:
+    """The bound on the coefficients in programs for eps*."""
     return _LARGE if dual_q in (1, math.inf) else 1.0
 
 
@@ -150,7 +150,7 @@ def extended(problem: JointProblem, part: Bottleneck, radius: float) -> Extensio
     form = JointMarginForm.of(problem.at_radius(radius), LpNorm(math.inf))
     given = GivenClasses(part.classes, part.coef / np.abs(part.coef).max())
     small = problem.n_features * len(form.pairs[0]) <= SMALL
-    form = replace(form, given=given, size=size_near_eps_star(form.dual_q), at_vertex=small)
+    form = replace(form, given=given, size=coef_size(form.dual_q), at_vertex=small)
     nobody = np.empty(0, dtype=np.intp)
     try:
         point = next(points_on_sets(form) if suits_sets(form) else JointProgram.of(form).points())

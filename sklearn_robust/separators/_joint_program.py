@@ -19,6 +19,7 @@ from sklearn_robust._conic_programs import (
     MultipliersOf,
     scaled_identity,
     score_differences,
+    unit_differences,
     unit_rows,
 )
 from sklearn_robust.norms import SchattenNorm
@@ -110,7 +111,7 @@ class JointProgram:
             (gamma, -units[:, None]),
         ]
         if form.fit_intercept:  # that of class 0 is 0
-            terms.append((conic.columns.take(K - 1), _differences(classes, rivals, K)[:, 1:]))
+            terms.append((conic.columns.take(K - 1), unit_differences(classes, rivals, K)[:, 1:]))
         low, high = form.pairs
         subgradients = None
         if form.eps > 0:
@@ -122,7 +123,7 @@ class JointProgram:
         margins = conic.add_rows([("nonnegative", m)], terms, np.zeros(m))
         if form.eps > 0:
             movable = scaled_identity(d, form.scale)
-            rows = sparse.kron(_differences(low, high, K), movable, format="csr")
+            rows = sparse.kron(unit_differences(low, high, K), movable, format="csr")
             subgradients = conic.add_norms(w, rows, tau, form.dual_q)
         if form.given is not None:
             _hold_given(conic, w, gamma, form)
@@ -194,10 +195,7 @@ def _bound_matrix(conic: ConicProgram, w: slice, form: JointMarginForm) -> None:
     if form.norm is None:
         assert form.normal is not None
         conic.add_rows([("zero", 1)], [(w, form.normal.ravel()[None])], -np.ones(1))
-        # a common shift of the rows of W changes nothing
-        K, d = form.normal.shape
-        total = sparse.kron(np.ones((1, K)), sparse.eye_array(d), format="csr")
-        conic.add_rows([("zero", d)], [(w, total)], np.zeros(d))
+        conic.add_zero_sum(w, form.n_classes)  # a common shift changes nothing
         return
     if form.norm.p == 2:
         conic.square = w
@@ -225,7 +223,7 @@ def _hold_given(conic: ConicProgram, w: slice, gamma: slice, form: JointMarginFo
     K, d = form.n_classes, V.shape[1]
     m = len(classes) - 1
     t = conic.columns.take(1)
-    incidence = _differences(classes[1:], np.full(m, classes[0]), K)
+    incidence = unit_differences(classes[1:], np.full(m, classes[0]), K)
     rows = sparse.kron(incidence, sparse.eye_array(d), format="csr")
     conic.add_rows(
         [("zero", m * d)], [(w, rows), (t, (V[0] - V[1:]).reshape(-1, 1))], np.zeros(m * d)
@@ -239,8 +237,3 @@ def _hold_given(conic: ConicProgram, w: slice, gamma: slice, form: JointMarginFo
     conic.add_rows(
         [("nonnegative", 1)], [(t, np.ones((1, 1))), (gamma, -np.ones((1, 1)))], np.zeros(1)
     )
-
-
-def _differences(first: Indices, second: Indices, n_classes: int) -> Any:
-    """The sparse array of rows e_first - e_second."""
-    return unit_rows(first, n_classes) - unit_rows(second, n_classes)

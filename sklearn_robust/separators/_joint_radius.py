@@ -43,9 +43,9 @@ from sklearn_robust.separators._joint_bottleneck import (
     Bottleneck,
     classes_with_weight,
     closest_pair,
+    coef_size,
     extended,
     of_classes,
-    size_near_eps_star,
 )
 from sklearn_robust.separators._joint_margin_form import (
     Indices,
@@ -75,7 +75,6 @@ _LEAST_NORM = 1e-6  # norm of a difference of classes, relative to the largest, 
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
 # share by which the radius of a proof is raised, so that rounding does not undo it
 _SAFE = 1e-13
-_NEAR = 1e-3  # gap from which on a radius is near eps*
 # share, in units of tol, by which an extension may stay below eps* of its classes: that of all may
 # be a supremum only, which predictors approach under which two classes become alike
 _BELOW = 0.25
@@ -125,8 +124,7 @@ def enclose_radius(problem: JointProblem, tol: float) -> tuple[Certified, Proof]
                 alone.certified(), coef=coef, margin=math.inf, bound=math.inf
             ), alone.proof
     search.grow_from_pair(tol)
-    if search.gap() > tol and search.start() > 0:
-        search.narrow(tol)
+    search.solve(tol)
     return search.certified(), search.proof
 
 
@@ -135,10 +133,16 @@ class _Search:
 
     Every feature is in its own unit: features of scale 0, and of sizes far apart, are as well
     behaved as others.
+
+    Parameters
+    ----------
+    problem : JointProblem
+    parts : bool, default=True
+        Whether some of the classes may be solved alone.
     """
 
-    def __init__(self, problem: JointProblem) -> None:
-        self.problem = problem
+    def __init__(self, problem: JointProblem, *, parts: bool = True) -> None:
+        self.problem, self.parts = problem, parts
         self.units = column_sizes(problem.X, centred=problem.fit_intercept)
         scale = problem.threat.scale
         scale = np.ones_like(self.units) if scale is None else scale
@@ -180,14 +184,19 @@ class _Search:
         return found.in_the_way
 
     def _of_classes(self, classes: Indices, tol: float) -> Bottleneck | None:
-        """The bottleneck that these classes are; None for all classes, and for those that were
-        tried.
+        """The bottleneck that these classes are; None for all classes, for those that were tried,
+        and where features of scale 0 separate them.
         """
-        if not 1 < len(classes) < self.problem.n_classes or tuple(classes) in self.tried:
+        some = 1 < len(classes) < self.problem.n_classes
+        if not (self.parts and some) or tuple(classes) in self.tried:
             return None
         self.tried.add(tuple(classes))
         used, part = of_classes(self.problem, classes)
-        star, proof = enclose_radius(part, tol)
+        alone = _Search(part, parts=False)
+        alone.solve(tol)
+        if alone.bound == math.inf:
+            return None
+        proof = alone.proof
         weights = np.zeros_like(self.uniform)
         weights[np.ix_(classes, used)] = proof.weights
         perturbations = None
@@ -196,7 +205,12 @@ class _Search:
             perturbations = np.zeros((len(low), self.problem.n_features))
             inside = np.isin(low, classes) & np.isin(high, classes)
             perturbations[inside] = proof.perturbations
-        return Bottleneck(classes, star.coef, star.bound, weights, perturbations)
+        return Bottleneck(classes, alone.coef, alone.bound, weights, perturbations)
+
+    def solve(self, tol: float) -> None:
+        """Narrow the bounds where they are not narrow yet."""
+        if self.gap() > tol and self.start() > 0:
+            self.narrow(tol)
 
     def narrow(self, tol: float) -> None:
         """Narrow the bounds of eps* down to a relative gap of tol, if that is possible."""
@@ -248,8 +262,7 @@ class _Search:
         form = JointMarginForm.of(self.in_units.at_radius(radius), norm)
         if norm is None:
             form = form.at_mean_margin()
-        size = size_near_eps_star(form.dual_q) if self.gap() < _NEAR else 1.0
-        form = replace(form, pair_units=self._pair_norms(), size=size)
+        form = replace(form, pair_units=self._pair_norms(), size=coef_size(form.dual_q))
         on_sets = norm is not None and suits_sets(form)
         try:
             for point in islice(

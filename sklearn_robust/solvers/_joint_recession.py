@@ -80,8 +80,7 @@ def recession(model: JointModel, differences: PairDifferences) -> Recession | No
     conic.add_rows([("nonnegative", m)], [(xi, identity)], np.zeros(m))
     conic.add_rows([("nonnegative", m)], [(xi, -identity)], np.ones(m))
     # a common shift of all classes changes nothing
-    total = sparse.kron(np.ones((1, K)), sparse.eye_array(n_columns), format="csr")
-    conic.add_rows([("zero", n_columns)], [(w, total)], np.zeros(n_columns))
+    conic.add_zero_sum(w, K)
     conic.linear = dict.fromkeys(range(xi.start, xi.stop), -1.0)
     solve = ConicProgram.solve_linear if conic.is_linear else ConicProgram.solve
     try:

@@ -22,15 +22,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 from scipy.optimize import OptimizeResult, fmin_l_bfgs_b
 
+from sklearn_robust._conic_programs import unit_differences
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.solvers._joint_model import JointModel, RiskPoint
-from sklearn_robust.threats import is_ball, support
+from sklearn_robust.threats import feature_reach, gauge, is_ball, support
 
 _LBFGS_MEMORY = 10  # pairs of differences that L-BFGS keeps
-_UNIT_VECTOR_ENTRIES = 2**18  # entries of the unit vectors that are formed at a time
 _ALL = slice(None)
 
 
@@ -85,17 +84,11 @@ class PairDifferences:
             scale = self.threat.scale
             reach = scale = np.ones(d) if scale is None else np.asarray(scale, float)
         else:
-            reach, scale = feature_reach(self.threat, d), np.ones(d)
+            reach, scale = feature_reach(self.threat, np.zeros((1, d))), np.ones(d)
         self.columns = np.flatnonzero(reach > 0)
         self.scale = scale[self.columns]
         self._size = float(np.linalg.norm(reach))
-        P, K = len(model.low), model.problem.n_classes
-        pairs = np.arange(P)
-        ones = np.ones(P)
-        self.incidence = sparse.csr_array(
-            (np.concatenate([ones, -ones]), (np.tile(pairs, 2), np.append(model.low, model.high))),
-            shape=(P, K),
-        )
+        self.incidence = unit_differences(model.low, model.high, model.problem.n_classes)
 
     def blocks(self) -> Iterator[slice]:
         """The pairs, as many at a time as have differences of moderate size."""
@@ -147,23 +140,30 @@ class PairDifferences:
         return coef
 
 
-def feature_reach(threat: Any, n_features: int) -> np.ndarray:
-    r"""How far each feature can be moved, :math:`\sigma(e_j)`, of shape (d,)."""
-    rows = max(1, _UNIT_VECTOR_ENTRIES // n_features)
-    starts = range(0, n_features, rows)
-    blocks = (np.eye(min(rows, n_features - k), n_features, k=k) for k in starts)
-    return np.concatenate([support(threat, block) for block in blocks])
-
-
 @dataclass(frozen=True)
 class _Reaching:
-    """A threat that can tell which features it moves, for proofs; the rest is the threat's own."""
+    """A threat with a projection that can tell which features it moves, for proofs."""
 
-    threat: Any
+    threat: Any  # ProximalThreat
     reached: np.ndarray
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.threat, name)
+    symmetric = True
+
+    def worst(self, v: np.ndarray) -> np.ndarray:
+        """The perturbation that the threat takes."""
+        return self.threat.worst(v)
+
+    def support(self, v: np.ndarray) -> np.ndarray:
+        """The support function of the threat."""
+        return support(self.threat, v)
+
+    def project(self, x: np.ndarray, radius: np.ndarray | float = 1.0) -> np.ndarray:
+        """The projection on a multiple of the threat."""
+        return self.threat.project(x, radius)
+
+    def gauge(self, x: np.ndarray) -> np.ndarray:
+        """The least multiple of the threat that holds x."""
+        return gauge(self.threat, x)
 
     def reachable(self, x: np.ndarray) -> np.ndarray:
         """x with zero in place of the features that are never moved."""
@@ -174,7 +174,7 @@ def with_reachable(problem: JointProblem) -> JointProblem:
     """The problem with a threat that can tell which features it moves."""
     if hasattr(problem.threat, "reachable"):
         return problem
-    reached = feature_reach(problem.threat, problem.n_features) > 0
+    reached = feature_reach(problem.threat, np.zeros((1, problem.n_features))) > 0
     return replace(problem, threat=_Reaching(problem.threat, reached))
 
 

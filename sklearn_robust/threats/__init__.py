@@ -33,6 +33,7 @@ from sklearn_robust.threats._combinations import ByClass, Sum, Union
 from sklearn_robust.threats._derived import (
     descent_direction,
     face,
+    feature_reach,
     gauge,
     has_exponent,
     inner_point,
@@ -104,6 +105,7 @@ __all__ = [
     "columns_of",
     "descent_direction",
     "face",
+    "feature_reach",
     "gauge",
     "has_exponent",
     "inner_point",

@@ -37,11 +37,18 @@ def reach(threat: Any, like: Array) -> float:
     """
     if hasattr(threat, "reach"):
         return float(threat.reach())
+    return float(namespace(like).max(feature_reach(threat, like)))
+
+
+def feature_reach(threat: Any, like: Array) -> Array:
+    r"""How far each feature can be moved, :math:`\sigma(e_j)` of shape (d,), of a symmetric threat
+    on vectors such as `like`, of shape (1, d).
+    """
     xp, d = namespace(like), like.shape[-1]
     rows = max(1, _UNIT_VECTOR_ENTRIES // d)
     kind = {"dtype": like.dtype, "device": like.device}
     blocks = (xp.eye(min(rows, d - k), d, k=k, **kind) for k in range(0, d, rows))
-    return max(float(xp.max(support(threat, block))) for block in blocks)
+    return xp.concat([support(threat, block) for block in blocks])
 
 
 def gauge(threat: Any, x: Array) -> Array:

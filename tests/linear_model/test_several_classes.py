@@ -26,7 +26,7 @@ from sklearn_robust import (
     robust_accuracy_score,
 )
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.linear_model.lifecycle import constant_radii
+from sklearn_robust.linear_model.constant_radii import constant_radii
 from sklearn_robust.losses import LOSSES as ALL_LOSSES
 
 LOSSES = ("exponential", "logistic")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import sparse
 
-import sklearn_robust.joint
+import sklearn_robust._joint_rows
 from sklearn_robust._joint_flows import pair_capacities
 from sklearn_robust._joint_saddle import StepModel, flow
 from sklearn_robust.joint import JointProblem
@@ -314,7 +314,7 @@ def test_flow_of_the_pairs_equals_a_loop():
 
 
 def test_memory_is_that_of_one_array_over_classes_and_samples(monkeypatch):
-    monkeypatch.setattr(sklearn_robust.joint, "_JOINT_BLOCK_ENTRIES", 2**12)
+    monkeypatch.setattr(sklearn_robust._joint_rows, "_JOINT_BLOCK_ENTRIES", 2**12)
     X, y = apart(6000, d=3, n_classes=50)
     problem, one = make(X, y, 2.0, 0.1), 8 * len(y) * 50
     tracemalloc.start()
