@@ -105,7 +105,7 @@ class LinearMeasurement:
         found = {
             "robust accuracy": proportion(right)
             if alike
-            else bootstrap(partial(figures.share, right), y, weight),
+            else bootstrap(partial(figures.mean, right), y, weight),
             "balanced robust accuracy": mean_of_classes(right, y)
             if alike
             else bootstrap(partial(figures.balanced_accuracy, right, y), y, weight),
