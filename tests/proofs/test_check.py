@@ -185,7 +185,7 @@ def double(text):
 
 
 def breach(content, rule):
-    """Change a certificate in place so that it breaks this rule, and claims next to nothing."""
+    """Change a certificate itself so that it breaks this rule, and claims next to nothing."""
     dual, claim = content["dual"], content["claim"]
     claim["lower"], claim["upper"] = "-0x1.0p+1000", "0x1.0p+1000"
     if rule == "twice":
