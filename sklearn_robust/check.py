@@ -104,7 +104,7 @@ class Proof:
         self.line, total = "claim", sum(sizes)
         self.size = [size / total for size in sizes]
         self.p, self.free = c["claim"]["p"], c["claim"]["fit_intercept"] is not False
-        return getattr(self, c["claim"]["kind"])()
+        return getattr(self, c["claim"]["kind"], None)()
 
     def margins(self):
         """Bounds on m_ik of samples of positive weight, whether j wins a tie, and on ||w||_p."""
