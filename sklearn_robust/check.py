@@ -1,8 +1,8 @@
 """Decide whether a certificate of sklearn_robust is true of a data set, in exact arithmetic.
 
     python check.py certificate.json data.csv        (or data.npy; the label is the last column)
-The file runs alone, on Python's standard library. It prints VALID and the claim (status 0), or
-INVALID and the first line that fails (1). Roots, exp and log are rounded the way that proves less.
+It runs alone, on Python's standard library, and prints VALID and the claim (status 0), or INVALID
+and the first line that fails (1); a traceback is no verdict. Roots, exp and log are safe bounds.
 Class j scores f_j(x) = <w_j, x> + b_j, the first of two classes 0. The robust margin of sample i of
 class j against k is m_ik = f_j(x_i) - f_k(x_i) - eps ||s (w_j - w_k)||_q*, q* the dual exponent.
 Weights a_ik >= 0, as many of each class as against it where intercepts are free, have the sum G =
@@ -27,6 +27,8 @@ from math import isqrt
 from operator import mul
 
 DUAL, BITS = {"1": "inf", "2": "2", "inf": "1"}, 128  # BITS is the precision of roots
+UNREADABLE = ArithmeticError, LookupError, TypeError, ValueError  # what other content raises
+UNREADABLE += OSError, RecursionError, SyntaxError, csv.Error, struct.error  # and other files
 hexed = float.fromhex
 DOWN, UP = (Context(50, r, -9999, 9999, traps=[]) for r in (ROUND_FLOOR, ROUND_CEILING))
 
@@ -53,8 +55,8 @@ def read_data(path):
             flat = struct.unpack(f"<{n * m}{kind}", file.read())
         rows = [flat[i::n] if h["fortran_order"] else flat[i * m : i * m + m] for i in range(n)]
     else:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = [x for x in csv.reader(file) if x and not x[0].strip()[:1].isalpha()]
+        with open(path, newline="", encoding="utf-8-sig") as f:
+            rows = [x for i, x in enumerate(csv.reader(f)) if x and (i or x[0].strip()[:1] < "A")]
     return [list(map(float, row[:-1])) for row in rows], [label(row[-1]) for row in rows]
 
 
@@ -69,8 +71,7 @@ def norm(values, p):
     """Bounds on the p-norm of integers."""
     if p != "2":
         return [Fraction(max(map(abs, values)) if p == "inf" else sum(map(abs, values)))] * 2
-    square = sum(map(mul, values, values)) << 2 * BITS
-    root = isqrt(square)
+    root = isqrt(square := sum(map(mul, values, values)) << 2 * BITS)
     return [Fraction(root, 1 << BITS), Fraction(root + (root * root < square), 1 << BITS)]
 
 
@@ -93,7 +94,7 @@ class Proof:
         _require(c["sha256"] == sha.hexdigest() and c["format"] == 1, f"sha256 {sha.hexdigest()}")
         flat, self.top = integers([x for row in rows for x in row])
         self.rows = [flat[at : at + self.d] for at in range(0, len(flat), self.d)]
-        self.line, names = "classes", c["classes"]
+        self.line, names = "classes", list(c["classes"])
         self.classes, self.y = range(len(names)), [names.index(name) for name in labels]
         self.line, (self.q, eps, scale) = "threat", (c["threat"][x] for x in ("q", "eps", "scale"))
         self.eps, (self.scale, self.places) = Fraction(hexed(eps)), integers(map(hexed, scale))
@@ -103,7 +104,7 @@ class Proof:
         self.line, total = "claim", sum(sizes)
         self.size = [size / total for size in sizes]
         self.p, self.free = c["claim"]["p"], c["claim"]["fit_intercept"] is not False
-        return getattr(self, c["claim"]["kind"])()
+        return getattr(self, c["claim"]["kind"], None)()
 
     def margins(self):
         """Bounds on m_ik of samples of positive weight, whether j wins a tie, and on ||w||_p."""
@@ -135,8 +136,7 @@ class Proof:
             a, (j, x) = int(text, 16), (self.y[i], self.rows[i])
             fit = a > 0 <= i and self.size[i] and j != k in self.classes
             _require(fit and (i, k) not in self.weights, f"the entry [{i}, {k}, {text}]")
-            A[j, k] += a
-            self.weights[i, k] = a
+            self.weights[i, k], A[j, k] = a, A[j, k] + a
             G[j] = [g + a * v for g, v in zip(G[j], x, strict=True)]
             G[k] = [g - a * v for g, v in zip(G[k], x, strict=True)]
         balance = [sum(A[j, k] - A[k, j] for k in self.classes) for j in self.classes]
@@ -185,7 +185,7 @@ class Proof:
             low, high = hexed(claim["lower"]), hexed(claim["upper"])
             _require(low <= lower, f"lower: proven is only {float(lower)!r}")
             _require(high >= upper, f"upper: proven is only {float(upper)!r}")
-        except Exception as error:  # what cannot be read proves nothing
+        except UNREADABLE as error:  # what cannot be read proves nothing
             return False, f"INVALID {self.line}: {error}"
         return True, f"VALID {low!r} <= {claim['kind']} <= {high!r}"
 
@@ -194,7 +194,7 @@ if __name__ == "__main__":
     try:
         with open(sys.argv[1], encoding="utf-8") as file:
             valid, line = Proof().check(json.load(file), *read_data(sys.argv[2]))
-    except Exception as error:
+    except UNREADABLE as error:
         valid, line = False, f"INVALID file: {error!r}\n{__doc__}"
     print(line)
     sys.exit(not valid)

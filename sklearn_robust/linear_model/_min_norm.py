@@ -113,6 +113,9 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         The largest robust margin in the p-norm, its certified bound, and their relative gap.
     log_risk_ : float
         Logarithm of the mean exponential robust loss of the training samples.
+    certificate_ : Certificate
+        What the fit proves, in exact arithmetic, made when first read: until then the estimator
+        refers to its training data.
     n_iter_ : int
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (`n_features_in_`,)

@@ -196,6 +196,9 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         separable: certified relative gap of the risk, 1 - (lower bound) / risk.
     log_risk_ : float
         Logarithm of the mean robust loss of the training samples.
+    certificate_ : Certificate
+        What the fit proves, in exact arithmetic, made when first read: until then the estimator
+        refers to its training data.
     n_iter_ : int
         Iterations of the solver that gave the answer: the path, the minimiser of the risk, or 1 for
         an exact separator.

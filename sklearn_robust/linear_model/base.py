@@ -133,7 +133,7 @@ def read_problem(
     estimator._fit_intercept = estimator.fit_intercept
     if class_weight is not None:
         weight = _with_class_weights(class_weight, y, weight)
-    estimator._remember(X, y, weight)
+    estimator._remember(X, y, weight, radius)
     if copied:
         radius = None if radius is None else radius[weight > 0]
         X, y, weight = of_positive_weight(X, y, weight)

@@ -33,7 +33,8 @@ _TOL = 1e-12  # relative gap of these minimisers, which they reach up to roundin
 class CertificateMixin:
     """The certificate of a fit, made from its training data when it is first asked for.
 
-    Copies and pickles have the certificate if it was made, and never the data.
+    Until then the estimator refers to the data, without a copy. Copies and pickles have the
+    certificate if it was made, and never the data.
     """
 
     def __getstate__(self) -> dict[str, Any]:
@@ -49,11 +50,15 @@ class CertificateMixin:
         separable: the log of the risk of the predictor, and the bound on that of every predictor;
         for a loss of one's own only that no predictor separates.
 
+        It is made when it is first read, from the data of the fit as they are then: the estimator
+        keeps them in memory, without a copy, until it is made.
+
         Raises
         ------
         CertificateError
-            For p or q other than 1, 2 and inf, a threat that is no l_q ball, data in blocks, where
-            separability is not decided, and after copying or pickling.
+            For p or q other than 1, 2 and inf, a threat that is no l_q ball, a fit with
+            sample_radius, data in blocks, where separability is not decided, and after copying or
+            pickling.
         """
         check_is_fitted(self)
         best = getattr(self, "best_estimator_", None)
@@ -61,12 +66,15 @@ class CertificateMixin:
             return best.certificate_
         if "_certificate" not in vars(self):
             self._certificate = _certificate(self).content
+            del self._training
         return Certificate(self._certificate)
 
-    def _remember(self, X: Any, y: np.ndarray, sample_weight: np.ndarray) -> None:
+    def _remember(
+        self, X: Any, y: np.ndarray, sample_weight: np.ndarray, sample_radius: np.ndarray | None
+    ) -> None:
         """Keep the data of this fit for its certificate, and forget the last one's."""
         vars(self).pop("_certificate", None)
-        self._training = X, y, sample_weight
+        self._training = X, y, sample_weight, sample_radius
 
 
 def _certificate(model: Any) -> Certificate:
@@ -81,7 +89,12 @@ def _certificate(model: Any) -> Certificate:
             f"{type(model).__name__} did not decide whether the data are robustly separable: there "
             "is nothing to certify. See the remedies of its ConvergenceWarning."
         )
-    X, y, weight = model._training
+    X, y, weight, radius = model._training
+    if radius is not None:
+        raise CertificateError(
+            "A certificate is about one ball for all samples: there is none of a fit with "
+            "sample_radius. Leave it out."
+        )
     data = LabelledData.of(X, y, weight, model.classes_)
     coef = model.coef_.toarray() if hasattr(model.coef_, "toarray") else model.coef_
     coef = coef.astype(np.float64)

@@ -100,6 +100,9 @@ class RobustDiagonalNet(ProbabilityMixin, RobustLinearMixin, BaseEstimator):
         Separable: `1 - margin_ / margin_bound_`. Not separable: certified relative gap of the risk.
     log_risk_ : float
         Logarithm of the mean robust loss of the training samples.
+    certificate_ : Certificate
+        What the fit proves, in exact arithmetic, made when first read: until then the estimator
+        refers to its training data.
     n_iter_ : int
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (`n_features_in_`,)

@@ -93,14 +93,24 @@ class Certificate:
             raise CertificateError(line)
         return line
 
+    def to_json(self) -> str:
+        """The certificate as JSON.
+
+        Returns
+        -------
+        str
+            The same bytes for the same certificate.
+        """
+        return json.dumps(self.content, indent=1) + "\n"
+
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the certificate as JSON, the same bytes for the same certificate.
+        """Write the certificate as JSON.
 
         Parameters
         ----------
         path : str or path-like
         """
-        Path(path).write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
+        Path(path).write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Certificate:

@@ -26,6 +26,7 @@ from sklearn_robust._joint_flows import (
 from sklearn_robust.check import BITS, integers, norm
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import LpNorm
+from sklearn_robust.proofs.data import exponent_name
 from sklearn_robust.proofs.weights import ExactWeights
 from sklearn_robust.threats import LpBall, residual
 from sklearn_robust.total_variation import total_variation_prox
@@ -67,7 +68,7 @@ class ExactBalls:
         if any(x and not s for x, s in moved):
             return False
         sizes = [-(-abs(x) * 2 ** (BITS + places) // s) if s else 0 for x, s in moved]
-        size = norm(sizes, _name(self.ball.q))[1]
+        size = norm(sizes, exponent_name(self.ball.q))[1]
         return bool(size <= self.room(pair) * 2**BITS)
 
     def into(self, delta: np.ndarray, pair: tuple[int, int]) -> np.ndarray:
@@ -207,7 +208,3 @@ def _integers(values: np.ndarray, places: int) -> np.ndarray:
 def _cut(x: int, unit: int) -> int:
     """The quotient x / unit, cut off towards zero."""
     return x // unit if x >= 0 else -(-x // unit)
-
-
-def _name(q: float) -> str:
-    return "inf" if np.isinf(q) else f"{q:g}"

@@ -2,7 +2,8 @@ r"""Figures of classified samples as functions of their weights (..., n), for ma
 
 Two classes have a score f. The adversary lowers the scores of the positive samples by :math:`c =
 \epsilon \|s w\|_{q^*}` and raises those of the negative ones by c: that is the worst case of every
-figure of two lists of scores at once, as each sample is attacked alone.
+figure of two lists of scores at once, as each sample is attacked alone. The functions of
+`sklearn.metrics`, with which these agree, take one vector of weights at a time.
 """
 
 from __future__ import annotations
@@ -10,20 +11,15 @@ from __future__ import annotations
 import numpy as np
 
 
-def share(holds: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The share of the samples, by weight, for which it holds."""
-    figure: np.ndarray = (weight @ holds) / weight.sum(axis=-1)
-    return figure
-
-
 def mean(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The weighted mean."""
-    return share(values, weight)
+    """The weighted mean; of booleans the share of the samples for which they hold."""
+    figure: np.ndarray = (weight @ values) / weight.sum(axis=-1)
+    return figure
 
 
 def balanced_accuracy(right: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """The mean over the classes that there are of the share of their samples that are right."""
-    parts = [share(right[y == k], weight[..., y == k]) for k in np.unique(y)]
+    parts = [mean(right[y == k], weight[..., y == k]) for k in np.unique(y)]
     figure: np.ndarray = np.mean(parts, axis=0)
     return figure
 

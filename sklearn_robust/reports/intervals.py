@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import beta
+from scipy.stats import binomtest
 from sklearn.utils import check_random_state
 
 LEVEL = 0.95
@@ -36,15 +36,13 @@ class Interval:
     name: str
 
 
-def clopper_pearson(successes: float, n: int, level: float = LEVEL) -> tuple[float, float]:
+def clopper_pearson(successes: int, n: int, level: float = LEVEL) -> tuple[float, float]:
     """The interval of a proportion that covers it at least as often as its level, for every n.
 
     Source: C. Clopper, E. Pearson, The use of confidence or fiducial limits, Biometrika 26, 1934.
     """
-    outside = (1 - level) / 2
-    low = 0.0 if successes <= 0 else float(beta.ppf(outside, successes, n - successes + 1))
-    high = 1.0 if successes >= n else float(beta.ppf(1 - outside, successes + 1, n - successes))
-    return low, high
+    ends = binomtest(successes, n).proportion_ci(level, method="exact")
+    return float(ends.low), float(ends.high)
 
 
 def proportion(holds: np.ndarray) -> Interval:

@@ -10,13 +10,15 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import confusion_matrix
 
 from sklearn_robust.attacks.linear import (
     class_scores,
+    rival_norms,
     robustly_correct,
     signed_distances,
 )
-from sklearn_robust.conformal import pair_norms
+from sklearn_robust.attacks.rivals import class_coef
 from sklearn_robust.metrics.linear_view import LinearView
 from sklearn_robust.reports import figures
 from sklearn_robust.reports.intervals import (
@@ -54,8 +56,7 @@ class LinearMeasurement:
     @cached_property
     def coef(self) -> np.ndarray:
         """Coefficients of every class, (K, d); of two the first are 0."""
-        coef = self.view.coef
-        return np.concatenate([np.zeros_like(coef), coef]) if len(coef) == 1 else coef
+        return class_coef(self.view.coef)
 
     @cached_property
     def right(self) -> np.ndarray:
@@ -67,7 +68,7 @@ class LinearMeasurement:
     def rival(self) -> np.ndarray:
         """The class with the least robust margin of each sample, (n,)."""
         scores = class_scores(self.view.X, self.view.coef, self.view.intercept)
-        norms = pair_norms(self.view.coef, self.ball)[self.y]
+        norms = rival_norms(self.view.coef, self.ball)[self.y]
         own = np.arange(len(self.y)), self.y
         margins = scores[own][:, None] - scores - self.ball.eps * norms
         margins[own] = math.inf
@@ -77,7 +78,7 @@ class LinearMeasurement:
     def lowered(self) -> np.ndarray:
         """The scores of two classes in the worst case, (n,)."""
         scores = class_scores(self.view.X, self.view.coef, self.view.intercept)[:, 1]
-        cost = self.ball.eps * float(pair_norms(self.view.coef, self.ball)[0, 1])
+        cost = self.ball.eps * float(rival_norms(self.view.coef, self.ball)[0, 1])
         return np.where(self.y == 1, scores - cost, scores + cost)
 
     @cached_property
@@ -89,10 +90,11 @@ class LinearMeasurement:
         """Weights by true class and class under attack: the own class where no perturbation leads
         out of it, else the rival.
         """
-        K = len(self.view.classes)
-        matrix = np.zeros((K, K))
         under = np.where(self.right, self.y, self.rival)
-        np.add.at(matrix, (self.y[members], under[members]), self.weight[members])
+        labels, weight = range(len(self.view.classes)), self.weight[members]
+        matrix = confusion_matrix(
+            self.y[members], under[members], labels=labels, sample_weight=weight
+        )
         return matrix.tolist()
 
     def figures(self, members: np.ndarray) -> dict[str, Interval]:
@@ -103,7 +105,7 @@ class LinearMeasurement:
         found = {
             "robust accuracy": proportion(right)
             if alike
-            else bootstrap(partial(figures.share, right), y, weight),
+            else bootstrap(partial(figures.mean, right), y, weight),
             "balanced robust accuracy": mean_of_classes(right, y)
             if alike
             else bootstrap(partial(figures.balanced_accuracy, right, y), y, weight),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -355,8 +354,8 @@ def _as_dicts(figures: dict[str, Interval]) -> dict[str, dict[str, Any]]:
 
 def _cited(certificate: Certificate) -> dict[str, str]:
     """A certificate by its claim and the digest of its file."""
-    text = json.dumps(certificate.content, indent=1) + "\n"
-    return {"claim": repr(certificate), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    digest = hashlib.sha256(certificate.to_json().encode()).hexdigest()
+    return {"claim": repr(certificate), "sha256": digest}
 
 
 def _threat_blocks(threat: dict[str, Any], classes: list[str]) -> list[Block]:

@@ -72,6 +72,8 @@ class Separator:
         The scale s_j of each feature; the threat is :math:`\|\delta / s\|_q \le \epsilon`.
     threat : Threat or None
         The set, where it is not one l_q ball.
+    certificate : Certificate
+        The proof as a file, made when first read: until then the separator refers to its data.
     """
 
     coef: Vector
@@ -111,7 +113,7 @@ class Separator:
     @cached_property
     def certificate(self) -> Certificate:
         """The margin and its bound as a certificate that anyone can check, made when first asked
-        for.
+        for: until then a solver's answer refers to its data, without a copy.
 
         Raises
         ------
@@ -133,7 +135,9 @@ class Separator:
         coef, intercept = np.atleast_2d(self.coef), np.atleast_1d(self.intercept)
         ball = LpBall(self.q, self.eps, self.scale)
         claim = Claim(data, ball, coef, intercept, self.fit_intercept)
-        return certify_margin(claim, self.p, self.dual_coef)
+        certificate = certify_margin(claim, self.p, self.dual_coef)
+        vars(self)["_data"] = None  # it is made, and they are needed no more
+        return certificate
 
     @classmethod
     def of(

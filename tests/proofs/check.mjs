@@ -109,7 +109,8 @@ const label = (text) => {
   return Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(17)));
 };
 const lines = readFileSync(process.argv[2], "utf8").split(/\r?\n/).filter((line) => line !== "");
-const cells = lines.map((line) => line.split(",")).filter((row) => !/^\s*[a-z]/i.test(row[0]));
+const cells = lines.map((line) => line.split(",")); // a first line of names is skipped
+if (/^\s*[a-z]/i.test(cells[0][0])) cells.shift();
 const floats = cells.map((row) => row.slice(0, -1).map(Number));
 const labels = cells.map((row) => label(row.at(-1)));
 const rows = floats.map((row) => row.map(number));
@@ -147,7 +148,8 @@ function prove(c) {
     if (K === 2) { coef.unshift(Array(d).fill(ZERO)); b.unshift(ZERO); }
     need(coef.length === K && b.length === K && coef.every((w) => w.length === d), "predictor");
     need(free !== false || b.every((x) => sign(x) === 0), "predictor: intercept");
-    const scores = rows.map((x) => coef.map((w, k) => add(b[k], sum(w.map((v, j) => mul(v, x[j]))))));
+    const scores = rows.map((x) =>
+      coef.map((w, k) => add(b[k], sum(w.map((v, j) => mul(v, x[j]))))));
     const cost = coef.map((w) => coef.map((v) =>
       mul(eps, normUp(w.map((x, j) => mul(scale[j], sub(x, v[j]))), DUAL[q]))));
     margins = scores.map((f, i) => others(y[i]).map((k) => ({

@@ -58,7 +58,7 @@ def second_checker(tmp_path_factory):
     """A function that asks the checker in JavaScript about certificates of the same data."""
     node = shutil.which("node")
     if node is None:
-        pytest.skip("node is not installed")
+        pytest.skip("node is not installed: the second checker did not run")
     folder = tmp_path_factory.mktemp("second")
 
     def ask(X, y, contents):

@@ -23,9 +23,12 @@ MUTANTS = 1000
 EVERY = 8  # of the mutants the second checker sees each EVERY-th
 
 
-def test_certificates_pass_both_checkers(certificates, second_checker):
+def test_certificates_pass_the_checker(certificates):
     for X, y, certificate in certificates:
         assert certificate.check(X, y).startswith("VALID")
+
+
+def test_certificates_pass_the_second_checker(certificates, second_checker):
     for n in (0, len(certificates) // 2):
         part = certificates[n : n + len(certificates) // 2]
         X, y, _ = part[0]
@@ -123,22 +126,27 @@ def mutant(content, rng):
     return name, content
 
 
-def test_changed_certificates_are_rejected_unless_they_are_true(certificates, second_checker):
-    rng = random.Random(0)
-    of_data, accepted = {}, {}
+@pytest.fixture(scope="module")
+def mutants(certificates):
+    """Changed certificates: a list of (X, y, name of the number, content, valid, line)."""
+    rng, found = random.Random(0), []
     for turn in range(MUTANTS):
         X, y, certificate = certificates[turn % len(certificates)]
         name, content = mutant(certificate.content, rng)
         data = LabelledData.of(X, y)
-        valid, line = check.Proof().check(content, data.rows, data.labels)
-        if turn % EVERY == 0:
-            of_data.setdefault(id(X), (X, y, []))[2].append((content, valid, line))
+        found.append((X, y, name, content, *check.Proof().check(content, data.rows, data.labels)))
+    return found
+
+
+def test_changed_certificates_are_rejected_unless_they_are_true(mutants):
+    accepted = {}
+    for X, y, name, content, valid, _ in mutants:
         if not valid:
             continue
         accepted[name] = accepted.get(name, 0) + 1
         lower, upper = figures(content, X, y)
         claim = content["claim"]
-        slack = 1e-6 if claim["kind"] == "margin" and len(data.classes) > 2 else 1e-9
+        slack = 1e-6 if claim["kind"] == "margin" and len(content["classes"]) > 2 else 1e-9
         assert float.fromhex(claim["lower"]) <= lower + 1e-9 + slack * abs(lower), (name, claim)
         if claim["kind"] == "margin":  # the bound of the perturbations that the library finds
             assert float.fromhex(claim["upper"]) >= (1 - slack) * upper - 1e-9, (name, claim)
@@ -147,10 +155,135 @@ def test_changed_certificates_are_rejected_unless_they_are_true(certificates, se
     # what is accepted is less than claimed before, or changes next to nothing
     assert sum(accepted.values()) < MUTANTS / 2
     assert accepted.get("left out", 0) == accepted.get("classes", 0) == 0
-    for X, y, mutants in of_data.values():
-        verdicts = second_checker(X, y, [content for content, _, _ in mutants])
-        for (_, valid, line), verdict in zip(mutants, verdicts, strict=True):
+
+
+def test_the_second_checker_judges_changed_certificates_alike(mutants, second_checker):
+    of_data = {}
+    for X, y, *verdict in mutants[::EVERY]:
+        of_data.setdefault(id(X), (X, y, []))[2].append(verdict)
+    for X, y, judged in of_data.values():
+        verdicts = second_checker(X, y, [content for _, content, _, _ in judged])
+        for (_, _, valid, line), verdict in zip(judged, verdicts, strict=True):
             assert verdict.startswith("VALID") == valid, (line, verdict)
+
+
+# --- the rules, one at a time
+
+
+def of_kind(certificates, kind, n_classes=2):
+    """The first certificate of a kind, to be changed, and its data."""
+    for X, y, certificate in certificates:
+        content = certificate.content
+        if content["claim"]["kind"] == kind and len(content["classes"]) == n_classes:
+            return copy.deepcopy(content), LabelledData.of(X, y)
+    raise AssertionError(kind)
+
+
+def double(text):
+    """A hexadecimal integer, doubled."""
+    return f"{2 * int(text, 16):x}"
+
+
+def breach(content, rule):
+    """Change a certificate itself so that it breaks this rule, and claims next to nothing."""
+    dual, claim = content["dual"], content["claim"]
+    claim["lower"], claim["upper"] = "-0x1.0p+1000", "0x1.0p+1000"
+    if rule == "twice":
+        dual["weights"].append(dual["weights"][0])
+    elif rule == "negative":
+        dual["weights"][0][2] = "-" + dual["weights"][0][2]
+    elif rule == "own class":
+        dual["weights"][0][1] = 1 - dual["weights"][0][1]
+    elif rule == "not balanced":
+        claim["fit_intercept"] = True
+        dual["weights"][0][2] = double(dual["weights"][0][2])
+    elif rule == "out of the ball":
+        dual["perturbations"][0] = [double(double(x)) for x in dual["perturbations"][0]]
+    elif rule == "not cancelled":
+        dual["perturbations"][0] = ["0" for _ in dual["perturbations"][0]]
+    elif rule == "negative scale":
+        content["threat"]["scale"][0] = "-0x1.0p+0"
+    elif rule == "lower":
+        claim["lower"] = "0x1.0p+1000"
+    elif rule == "upper":
+        claim["upper"] = "-0x1.0p+1000"
+    elif rule == "digest":
+        content["sha256"] = "0" * 64
+    elif rule == "intercept":
+        claim["fit_intercept"], content["predictor"]["intercept"] = False, ["0x1.0p+0"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind", "line"),
+    [
+        ("twice", "margin", "weights: the entry"),
+        ("negative", "margin", "weights: the entry"),
+        ("own class", "margin", "weights: the entry"),
+        ("not balanced", "margin", "weights: classes not balanced"),
+        ("out of the ball", "margin", "perturbations: the pair 0, 1 leaves its ball"),
+        ("not cancelled", "log_risk", "perturbations: G is not F"),
+        ("negative scale", "accuracy", "threat: q, eps, scale"),
+        ("intercept", "accuracy", "predictor: another shape, or b"),
+        ("digest", "accuracy", "data: sha256"),
+        ("lower", "margin", "claim: lower"),
+        ("lower", "log_risk", "claim: lower"),
+        ("lower", "accuracy", "claim: lower"),
+        ("upper", "margin", "claim: upper"),
+        ("upper", "log_risk", "claim: upper"),
+        ("upper", "accuracy", "claim: upper"),
+        ("none", "margin", None),
+        ("none", "log_risk", None),
+        ("none", "accuracy", None),
+    ],
+)
+def test_each_rule_refuses_its_breach(certificates, rule, kind, line):
+    content, data = of_kind(certificates, kind)
+    breach(content, rule)
+    valid, found = check.Proof().check(content, data.rows, data.labels)
+    assert valid == (line is None)
+    assert found.startswith("VALID" if valid else f"INVALID {line}")
+
+
+def deformed(node):
+    """Copies of a tree with something else in the place of it, of a part, or of a part's first."""
+    yield from (None, 1, -1.5, "x", "0x1.0p+5000", [], {}, [[]])
+    keys = list(node) if isinstance(node, dict) else range(1) if isinstance(node, list) else ()
+    for key in keys:
+        for other in deformed(node[key]):
+            parts = node.copy()
+            parts[key] = other
+            yield parts
+
+
+@pytest.mark.parametrize("kind", ["margin", "log_risk", "accuracy"])
+def test_what_has_not_the_form_of_a_certificate_gets_a_verdict(certificates, kind):
+    content, data = of_kind(certificates, kind)
+    for part in ("classes", "threat", "sample_weight", "claim", "dual", "predictor"):
+        for other in deformed(content[part]):
+            valid, line = check.Proof().check({**content, part: other}, data.rows, data.labels)
+            assert line.startswith("VALID " if valid else "INVALID ")
+    for other in (
+        None,
+        1,
+        "x",
+        [],
+        {},
+        *({**content, part: None} for part in ("sha256", "format")),
+    ):
+        assert not check.Proof().check(other, data.rows, data.labels)[0]
+    for rows in ([], [[]], [*data.rows[:-1], [1.0]], [*data.rows[:-1], ["x"] * 4]):
+        assert not check.Proof().check(content, rows, data.labels)[0]
+
+
+def test_a_fault_of_the_checker_is_no_verdict(certificates, monkeypatch):
+    content, data = of_kind(certificates, "margin")
+
+    def norm(values, p):
+        raise AttributeError("a fault")
+
+    monkeypatch.setattr(check, "norm", norm)
+    with pytest.raises(AttributeError, match="a fault"):
+        check.Proof().check(content, data.rows, data.labels)
 
 
 def test_another_row_or_label_is_rejected(certificates):
@@ -208,6 +341,13 @@ def test_the_file_alone_says_which_line_fails(certificates, alone):
     (folder / "c.json").write_text(json.dumps(changed))
     status, line = run("c.json", "d.npy")
     assert (status, line[:20]) == (1, "INVALID claim: lower")
+    certificate.save(folder / "c.json")
+    rows = [",".join(map(repr, row)) for row in np.column_stack([X, y]).tolist()]
+    for lines in (["a,b,c,d,label", *rows], [*rows[:3], "a,b,c,d,label", *rows[3:]]):
+        (folder / "d.csv").write_text("\n".join(lines))
+        status, line = run("c.json", "d.csv")
+        # names are skipped in the first line only
+        assert line.startswith("VALID" if lines[1:] == rows else "INVALID file")
     (folder / "c.json").write_text("{")
     for name in ("c.json", "none.json"):
         status, line = run(name, "d.npy")
