@@ -25,26 +25,9 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from sklearn_robust._parameters import check_exponent, check_number
-from sklearn_robust.attacks.linear import class_scores
+from sklearn_robust.attacks.linear import class_scores, rival_norms
 from sklearn_robust.metrics.linear_view import linear_view
-from sklearn_robust.threats import LpBall, check_radius
-
-
-def pair_norms(coef: np.ndarray, ball: LpBall) -> np.ndarray:
-    """||s (w_j - w_k)||_q* of each pair of classes.
-
-    Parameters
-    ----------
-    coef : ndarray of shape (K, d), or (1, d) for two classes
-    ball : LpBall
-        Whatever its radius.
-
-    Returns
-    -------
-    ndarray of shape (K, K)
-    """
-    coef = np.concatenate([np.zeros_like(coef), coef]) if len(coef) == 1 else coef
-    return np.stack([ball.dual_norm.value(w - coef) for w in coef])
+from sklearn_robust.threats import check_radius
 
 
 class RobustConformalSets:
@@ -152,7 +135,7 @@ class RobustConformalSets:
     def _nonconformity(self, view: Any, eps: float) -> np.ndarray:
         """The least nonconformity of each class in the ball of this radius, (n, K)."""
         scores = class_scores(view.X, view.coef, view.intercept)
-        norms = pair_norms(view.coef, view.ball(self.q, 1.0, self.scale))
+        norms = rival_norms(view.coef, view.ball(self.q, 1.0, self.scale))
         found = np.empty_like(scores)
         for k in range(scores.shape[1]):
             leads = scores - scores[:, [k]] - eps * norms[k]

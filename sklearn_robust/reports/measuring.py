@@ -13,10 +13,10 @@ import numpy as np
 
 from sklearn_robust.attacks.linear import (
     class_scores,
+    rival_norms,
     robustly_correct,
     signed_distances,
 )
-from sklearn_robust.conformal import pair_norms
 from sklearn_robust.metrics.linear_view import LinearView
 from sklearn_robust.reports import figures
 from sklearn_robust.reports.intervals import (
@@ -67,7 +67,7 @@ class LinearMeasurement:
     def rival(self) -> np.ndarray:
         """The class with the least robust margin of each sample, (n,)."""
         scores = class_scores(self.view.X, self.view.coef, self.view.intercept)
-        norms = pair_norms(self.view.coef, self.ball)[self.y]
+        norms = rival_norms(self.view.coef, self.ball)[self.y]
         own = np.arange(len(self.y)), self.y
         margins = scores[own][:, None] - scores - self.ball.eps * norms
         margins[own] = math.inf
@@ -77,7 +77,7 @@ class LinearMeasurement:
     def lowered(self) -> np.ndarray:
         """The scores of two classes in the worst case, (n,)."""
         scores = class_scores(self.view.X, self.view.coef, self.view.intercept)[:, 1]
-        cost = self.ball.eps * float(pair_norms(self.view.coef, self.ball)[0, 1])
+        cost = self.ball.eps * float(rival_norms(self.view.coef, self.ball)[0, 1])
         return np.where(self.y == 1, scores - cost, scores + cost)
 
     @cached_property

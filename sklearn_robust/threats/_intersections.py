@@ -11,6 +11,7 @@ from scipy import sparse
 from sklearn.utils.metaestimators import available_if
 
 from sklearn_robust._array_api import Array
+from sklearn_robust.threats._boxes import Box
 from sklearn_robust.threats._combinations import Composite, Union, alternatives
 from sklearn_robust.threats._cones import intersected
 from sklearn_robust.threats._interface import ConicSet
@@ -154,8 +155,8 @@ def _is_bounded(threat: Any, d: int) -> bool:
 
 def _merged(parts: Sequence[Any]) -> list[Any]:
     """The parts, with boxes taken into one, and into another set that has a closed form with it."""
-    boxes = [part for part in parts if hasattr(part, "lower") and hasattr(part, "reach")]
-    others = [part for part in parts if part not in boxes]
+    boxes = [part for part in parts if isinstance(part, Box)]
+    others = [part for part in parts if not isinstance(part, Box)]
     if not boxes:
         return others
     box = boxes[0]
