@@ -104,6 +104,14 @@ def test_limits_are_kept_in_floating_point():
         assert (moved == high).any()
 
 
+def test_weights_of_very_different_sizes_within_limits():
+    """No overflow: the weight of the second feature is zero beside that of the first."""
+    balls = LpBall(2, 1.0, clip=(0, 1)).at(np.array([0.9, 0.5]))
+    moved = balls.worst(np.array([1.0, 1e-160]))
+    assert moved[0] == pytest.approx(0.1)
+    assert 0 <= moved[1] <= 0.5
+
+
 def test_the_projection_on_a_budget_where_the_sum_stays_at_the_number():
     """Between the entries that are at their bounds and those that are 0 there may be none."""
     rng = np.random.default_rng(1)
