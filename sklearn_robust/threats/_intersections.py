@@ -56,6 +56,11 @@ class Intersection(Composite):
     @property
     def simplified(self) -> Any:
         """The same set in closed form, or as programs; a union where there are unions in it."""
+        if self.per_sample:
+            raise ValueError(
+                "An intersection with limits, flips or categories is another set for each sample, "
+                "and has no worst point of its own: use at(X)."
+            )
         sets = []
         for parts in itertools.product(*map(alternatives, self.threats)):
             whole = _merged(parts)
@@ -88,7 +93,7 @@ class Intersection(Composite):
         return found
 
     def _has_cones(self) -> bool:
-        return hasattr(self.simplified, "conic")
+        return not self.per_sample and hasattr(self.simplified, "conic")
 
     @available_if(_has_cones)  # type: ignore[untyped-decorator]
     def conic(self) -> ConicSet:
