@@ -29,7 +29,7 @@ from operator import mul
 DUAL, BITS = {"1": "inf", "2": "2", "inf": "1"}, 128  # BITS is the precision of roots
 UNREADABLE = ArithmeticError, LookupError, TypeError, ValueError  # what other content raises
 UNREADABLE += OSError, RecursionError, SyntaxError, csv.Error, struct.error  # and other files
-hexed = float.fromhex
+KINDS, hexed = {kind: kind for kind in ("margin", "log_risk", "accuracy")}, float.fromhex
 DOWN, UP = (Context(50, r, -9999, 9999, traps=[]) for r in (ROUND_FLOOR, ROUND_CEILING))
 
 
@@ -104,7 +104,7 @@ class Proof:
         self.line, total = "claim", sum(sizes)
         self.size = [size / total for size in sizes]
         self.p, self.free = c["claim"]["p"], c["claim"]["fit_intercept"] is not False
-        return getattr(self, c["claim"]["kind"], None)()
+        return getattr(self, KINDS[c["claim"]["kind"]])()
 
     def margins(self):
         """Bounds on m_ik of samples of positive weight, whether j wins a tie, and on ||w||_p."""

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from sklearn_robust._parameters import check_exponent
+from sklearn_robust._rays import ray_length
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.threats import check_radius, check_scale
 
@@ -141,7 +142,7 @@ class Region:
         else:
             q, share = self.norm.p, room / _at_least_tiny(self.eps, room)
             slopes, caps = size**self.norm.dual.p, share**q
-            t = _ray_length(slopes, caps, tol=_LEVEL_TOL)
+            t = ray_length(slopes, caps, tol=_LEVEL_TOL)
             moving = (slopes * t < caps) & (size > 0)
             level = torch.where(
                 moving.any(1, keepdim=True), _at_least_tiny(t, t) ** (-1 / self.norm.dual.p), 0
@@ -431,28 +432,8 @@ def _capped_ray(size: Tensor, room: Tensor, radius: float, q: float = 2) -> Tens
     less.
     """
     size = size / _at_least_tiny(size.amax(1, keepdim=True), size)
-    t = _ray_length(size**q, (room / _at_least_tiny(radius, room)) ** q)
+    t = ray_length(size**q, (room / _at_least_tiny(radius, room)) ** q)
     return torch.minimum(radius * t ** (1 / q) * size, room)
-
-
-def _ray_length(slopes: Tensor, caps: Tensor, tol: float = 0.0) -> Tensor:
-    """The t >= 0 at which min(t slopes, caps) sums to 1, of shape (n, 1); one that reaches all caps
-    if they are less.
-
-    The sum is concave and piecewise linear in t: Newton's method from t = 0 stays left of the root
-    and ends on its piece.
-    """
-    tiny = torch.finfo(slopes.dtype).tiny
-    t = torch.zeros_like(slopes[:, :1])
-    for _ in range(_MAX_PIECES):
-        reached = slopes * t
-        slope = (slopes * (reached < caps)).sum(1, keepdim=True)
-        left = 1 - torch.minimum(reached, caps).sum(1, keepdim=True)
-        moved = torch.where((slope > 0) & (left > tol), t + left / slope.clamp(min=tiny), t)
-        if bool((moved <= t).all()):
-            break
-        t = torch.maximum(t, moved)
-    return t
 
 
 def _best_coordinates(size: Tensor, room: Tensor, radius: float | Tensor) -> Tensor:

@@ -17,6 +17,7 @@ ORDER = [
     "norms",
     "scaled_norms",
     "splitting",
+    "_rays",
     "_interrupts",
     "_clarabel",
     "_highs",

@@ -83,7 +83,7 @@ def by_blocks(
     coef: np.ndarray,
     intercept: np.ndarray,
 ) -> np.ndarray:
-    """A figure of each sample, from the scores of a block of rows at a time.
+    """A figure of each sample, or a row of figures, from the scores of a block of rows at a time.
 
     Parameters
     ----------
@@ -173,6 +173,26 @@ def unbroken(scores: np.ndarray, y: np.ndarray, rows: slice, rivals: Rivals) -> 
     """
     margins = least_margins(scores, y, rows, rivals)
     return (margins > 0) | (rivals.radius(rows, y) == 0)
+
+
+def worst_moves(scores: np.ndarray, y: np.ndarray, rows: slice, rivals: Rivals) -> np.ndarray:
+    """The perturbation that makes each sample's margin least, in the space of the threat.
+
+    Parameters
+    ----------
+    scores, y, rows, rivals
+        As in `least_margins`.
+
+    Returns
+    -------
+    array of shape (n, d)
+        In the set of each sample: categories, numbers of changes and limits are kept. Where the
+        set has no bound and the margin no least value, a point far along the ray, at which the
+        margin has turned into twice its negative.
+    """
+    rival = _rival_margins(scores, y, rows, rivals).argmin(axis=1)
+    leads = _leads(scores, y)[np.arange(len(y)), rival]
+    return rivals.worst(rows, y, rival, leads)
 
 
 def boundary_distances(
@@ -335,7 +355,6 @@ def worst_case_perturbations(
     *,
     classes: Any = None,
     sample_radius: np.ndarray | None = None,
-    rivals: Rivals | None = None,
 ) -> np.ndarray:
     """The perturbation of the threat that makes each sample's margin least.
 
@@ -343,24 +362,11 @@ def worst_case_perturbations(
     ----------
     X, y, coef, intercept, threat, classes, sample_radius
         As in `robust_margins`.
-    rivals : Rivals, optional
-        In place of threat, classes and sample_radius, where the threat lives in another space than
-        X.
 
     Returns
     -------
     array of shape (n, d)
-        In the set of each sample: categories, numbers of changes and limits are kept. Where the
-        set has no bound and the margin no least value, a point far along the ray, at which the
-        margin has turned into twice its negative.
+        As of `worst_moves`.
     """
-    if rivals is None:
-        rivals = Rivals(coef, threat, classes, X, sample_radius)
-
-    def worst(scores: np.ndarray, y: np.ndarray, rows: slice) -> np.ndarray:
-        margins = _rival_margins(scores, y, rows, rivals)
-        rival = margins.argmin(axis=1)
-        leads = _leads(scores, y)[np.arange(len(y)), rival]
-        return rivals.worst(rows, y, rival, leads)
-
-    return by_blocks(worst, X, y, coef, intercept)
+    rivals = Rivals(coef, threat, classes, X, sample_radius)
+    return by_blocks(partial(worst_moves, rivals=rivals), X, y, coef, intercept)

@@ -26,7 +26,6 @@ from sklearn_robust.threats import (
     LpBall,
     Threat,
     at,
-    is_ball,
     is_by_class,
     is_per_sample,
     of_class,
@@ -71,12 +70,15 @@ class Rivals:
         missing: np.ndarray | None = None,
     ) -> None:
         self.coef = class_coef(coef)
-        labels = range(len(self.coef)) if classes is None else classes
-        sets = [of_class(threat, label) for label in labels]
-        self.radii = np.array([radius_of(one) for one in sets])
-        # an l_q ball of radius 1, of which the radius is a factor
-        self.units = [replace(one, eps=1.0) if isinstance(one, LpBall) else one for one in sets]
-        self.by_class = is_by_class(threat)
+        n_classes = len(self.coef)
+        if is_by_class(threat):
+            labels = range(n_classes) if classes is None else classes
+            sets = [of_class(threat, label) for label in labels]
+            self.radii = np.array([radius_of(one) for one in sets])
+            self.units = [_unit(one) for one in sets]
+        else:
+            self.radii = np.full(n_classes, radius_of(threat))
+            self.units = [_unit(threat)] * n_classes
         self.per_sample = is_per_sample(threat)
         self.points = points.tocsr() if sparse.issparse(points) else points
         self.sample_radius = sample_radius
@@ -141,7 +143,7 @@ class Rivals:
         """The samples in the space of the threat; nothing but their number where it is enough."""
         if self.points is None:
             return np.empty((len(part), 0))
-        return self.points[rows][part]
+        return self.points[rows.start + part]
 
     @cached_property
     def norms(self) -> np.ndarray:
@@ -163,11 +165,13 @@ class Rivals:
 
     def _pairs(self, coef: np.ndarray, sign: float) -> np.ndarray:
         return np.stack(
-            [
-                one.dual_norm.value(w - coef) if is_ball(one) else support(one, sign * (coef - w))
-                for one, w in zip(self.units, coef, strict=True)
-            ]
+            [support(one, sign * (coef - w)) for one, w in zip(self.units, coef, strict=True)]
         )
+
+
+def _unit(threat: Any) -> Any:
+    """The set of which the radius is a factor: of an l_q ball, that of radius 1."""
+    return replace(threat, eps=1.0) if isinstance(threat, LpBall) else threat
 
 
 def class_coef(coef: np.ndarray) -> np.ndarray:

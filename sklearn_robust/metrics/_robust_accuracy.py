@@ -21,7 +21,7 @@ from sklearn_robust._parameters import check_choice, check_exponent, refuse_lazy
 from sklearn_robust.attacks.linear import (
     boundary_distances,
     unbroken,
-    worst_case_perturbations,
+    worst_moves,
 )
 from sklearn_robust.metrics._slices import averaged_over_slices
 from sklearn_robust.metrics.linear_view import (
@@ -308,7 +308,8 @@ def certified_radius(
     """
     if isinstance(X, BlockRows):
         X.refuse_beside(y=y)
-        radius = partial(certified_radius, q=q, space=space, scale=scale, threat=threat)
+        options = {"q": q, "space": space, "scale": scale, "threat": threat, "clip": clip}
+        radius = partial(certified_radius, **options)
         return np.concatenate([radius(estimator, block.X, block.y) for block in X.blocks()])
     if threat is not None:
         _check_lone_threat(threat, eps=None, q=q, scale=scale, clip=clip)
@@ -384,9 +385,7 @@ def worst_case_samples(
         threat = view.bound(threat)
     index = view.seen_class_index(y)
     rivals = view.rivals(threat, check_sample_radius(sample_radius, len(index)))
-    moves = worst_case_perturbations(
-        view.X, index, view.coef, view.intercept, threat, rivals=rivals
-    )
+    moves = view.figures(partial(worst_moves, rivals=rivals), index)
     points = view.points
     return (points.toarray() if hasattr(points, "toarray") else points) + moves
 

@@ -155,7 +155,7 @@ class LpBall(ThreatMixin):
         if self.clip is None:
             return Balls(self, radius) if np.ndim(radius) else replace(self, eps=self.eps * radius)
         lower, upper = room(dense(X), self.clip)
-        return Balls(self, radius).within(lower, upper)
+        return Balls(replace(self, clip=None), radius).within(lower, upper)
 
     def within(self, lower: Any, upper: Any) -> Any:
         """The part of the ball in a box."""
@@ -192,6 +192,7 @@ class LpBall(ThreatMixin):
         -------
         array of shape (...)
         """
+        self._refuse_limits()
         return self.eps * self.dual_norm.value(coef)
 
     def perturbation(self, coef: Array) -> Array:
@@ -210,7 +211,16 @@ class LpBall(ThreatMixin):
         -------
         array of shape (..., d)
         """
+        self._refuse_limits()
         return self.eps * self.norm.steepest_direction(coef)
+
+    def _refuse_limits(self) -> None:
+        """Refuse one answer for all samples where limits make another set of each."""
+        if self.clip is not None:
+            raise ValueError(
+                "A ball with limits is another set for each sample, and has no worst point of its "
+                "own: use at(X)."
+            )
 
     # the same under the names of the interface: the support function of the ball, and its gradient
     support = penalty  # type: ignore[assignment]

@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.utils.metaestimators import available_if
 
 from sklearn_robust._array_api import Array
+from sklearn_robust.threats._ball import LpBall
 from sklearn_robust.threats._cones import hull_of, program_of, sum_of
 from sklearn_robust.threats._interface import ConicSet, Threat
 from sklearn_robust.threats._members import (
@@ -94,14 +95,9 @@ class Composite(ThreatMixin):
         return self._of([at(part, X, radius) for part in self.threats])
 
 
-def is_lp_ball(threat: Any) -> bool:
-    """Whether the threat is an `LpBall`, whose module inherits from this one."""
-    return hasattr(threat, "q") and hasattr(threat, "simplified")
-
-
 def with_cones(threat: Any, n_features: int) -> Any:
     """The threat, and an l_q ball with a scale, which tells its cones the number of features."""
-    if is_lp_ball(threat) and threat.scale is None:
+    if isinstance(threat, LpBall) and threat.scale is None:
         return replace(threat, scale=np.ones(n_features))
     return threat
 
@@ -267,7 +263,7 @@ class ByClass(Composite):
         threat = self.threats[0]
         if label in self.classes:
             return of_class(threat, label)
-        return replace(threat, eps=0.0) if is_lp_ball(threat) else Nothing(self._n_features)
+        return replace(threat, eps=0.0) if isinstance(threat, LpBall) else Nothing(self._n_features)
 
     def worst(self, v: Array) -> Array:
         """Refused: each class has a worst point of its own, that of `of_class(label)`."""

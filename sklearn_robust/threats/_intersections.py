@@ -11,6 +11,7 @@ from scipy import sparse
 from sklearn.utils.metaestimators import available_if
 
 from sklearn_robust._array_api import Array
+from sklearn_robust.threats._boxes import Box
 from sklearn_robust.threats._combinations import Composite, Union, alternatives
 from sklearn_robust.threats._cones import intersected
 from sklearn_robust.threats._interface import ConicSet
@@ -55,6 +56,11 @@ class Intersection(Composite):
     @property
     def simplified(self) -> Any:
         """The same set in closed form, or as programs; a union where there are unions in it."""
+        if self.per_sample:
+            raise ValueError(
+                "An intersection with limits, flips or categories is another set for each sample, "
+                "and has no worst point of its own: use at(X)."
+            )
         sets = []
         for parts in itertools.product(*map(alternatives, self.threats)):
             whole = _merged(parts)
@@ -87,7 +93,7 @@ class Intersection(Composite):
         return found
 
     def _has_cones(self) -> bool:
-        return hasattr(self.simplified, "conic")
+        return not self.per_sample and hasattr(self.simplified, "conic")
 
     @available_if(_has_cones)  # type: ignore[untyped-decorator]
     def conic(self) -> ConicSet:
@@ -154,8 +160,8 @@ def _is_bounded(threat: Any, d: int) -> bool:
 
 def _merged(parts: Sequence[Any]) -> list[Any]:
     """The parts, with boxes taken into one, and into another set that has a closed form with it."""
-    boxes = [part for part in parts if hasattr(part, "lower") and hasattr(part, "reach")]
-    others = [part for part in parts if part not in boxes]
+    boxes = [part for part in parts if isinstance(part, Box)]
+    others = [part for part in parts if not isinstance(part, Box)]
     if not boxes:
         return others
     box = boxes[0]

@@ -14,6 +14,7 @@ from scipy import sparse
 from sklearn.utils.metaestimators import available_if
 
 from sklearn_robust._array_api import Array
+from sklearn_robust._rays import ray_length
 from sklearn_robust.threats._cones import ball_rows, box_rows, stacked
 from sklearn_robust.threats._interface import ConicSet
 
@@ -153,29 +154,8 @@ class CappedBall:
         share = gain / np.where(largest > 0, largest, 1.0)
         rate = share ** (1 / (self.q - 1))
         unit = np.where(eps > 0, eps, 1.0)
-        level = _ray_length(rate**self.q, (np.minimum(move, unit) / unit) ** self.q)
+        level = ray_length(rate**self.q, (np.minimum(move, unit) / unit) ** self.q)
         return gain, np.where(eps > 0, np.minimum(move, unit * level ** (1 / self.q) * rate), 0.0)
-
-
-def _ray_length(slopes: np.ndarray, caps: np.ndarray) -> np.ndarray:
-    """The t >= 0 at which min(t slopes, caps) sums to 1 in each row (..., 1), or all caps are
-    reached.
-
-    The sum is concave and piecewise linear in t: Newton's method from the left stays left of the
-    root, and ends on its piece.
-    """
-    caps = np.where(slopes > 0, caps, 0.0)
-    t = np.zeros((*caps.shape[:-1], 1))
-    for _ in range(caps.shape[-1] + 1):
-        reached = slopes * t
-        slope = np.sum(slopes * (reached < caps), axis=-1, keepdims=True)
-        left = 1 - np.sum(np.minimum(reached, caps), axis=-1, keepdims=True)
-        step = np.where((slope > 0) & (left > 0), left / np.where(slope > 0, slope, 1.0), 0.0)
-        moved = t + step
-        if (moved <= t).all():
-            break
-        t = moved
-    return t
 
 
 def _taken(values: np.ndarray, order: np.ndarray) -> np.ndarray:

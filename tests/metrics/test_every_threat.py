@@ -25,6 +25,7 @@ from sklearn_robust import (
     robust_accuracy_score,
 )
 from sklearn_robust.metrics import worst_case_samples
+from sklearn_robust.rows import NpyRows
 from sklearn_robust.threats import (
     Box,
     Ellipsoid,
@@ -274,6 +275,19 @@ def test_limits_are_a_parameter_beside_eps():
         ).all()
     with pytest.raises(ValueError, match="clip must hold every sample before it is perturbed"):
         robust_accuracy_score(model, X + 1, y, eps=0.1, clip=(0, 1))
+
+
+def test_limits_of_rows_in_blocks(tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.random((40, 5))
+    y = (X @ [1, -1, 1, 0, 0] > 0.5).astype(int)
+    model = LogisticRegression().fit(X, y)
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "y.npy", y)
+    rows = NpyRows(tmp_path / "X.npy", tmp_path / "y.npy")
+    found = certified_radius(model, rows, q=2, clip=(0, 1))
+    np.testing.assert_allclose(found, certified_radius(model, X, y, q=2, clip=(0, 1)))
+    assert (np.abs(found) > np.abs(certified_radius(model, X, y, q=2)) + 1e-6).any()
 
 
 def test_the_radius_of_each_sample():

@@ -104,6 +104,22 @@ def test_limits_are_kept_in_floating_point():
         assert (moved == high).any()
 
 
+def test_an_intersection_with_limits_is_that_of_a_sample():
+    both = bind(LpBall(2, 0.5) & Box(-1, 1, clip=(0, 1)), 2)
+    assert both.at(np.array([0.9, 0.5])).support(np.ones(2)) == pytest.approx(0.1 + 0.24**0.5)
+    assert not hasattr(both, "conic")
+    with pytest.raises(ValueError, match="has no worst point of its own: use at"):
+        both.support(np.ones(2))
+
+
+def test_weights_of_very_different_sizes_within_limits():
+    """No overflow: the weight of the second feature is zero beside that of the first."""
+    balls = LpBall(2, 1.0, clip=(0, 1)).at(np.array([0.9, 0.5]))
+    moved = balls.worst(np.array([1.0, 1e-160]))
+    assert moved[0] == pytest.approx(0.1)
+    assert 0 <= moved[1] <= 0.5
+
+
 def test_the_projection_on_a_budget_where_the_sum_stays_at_the_number():
     """Between the entries that are at their bounds and those that are 0 there may be none."""
     rng = np.random.default_rng(1)
