@@ -27,8 +27,8 @@ from math import isqrt
 from operator import mul
 
 DUAL, BITS = {"1": "inf", "2": "2", "inf": "1"}, 128  # BITS is the precision of roots
-UNREADABLE = ArithmeticError, LookupError, TypeError, ValueError  # what other content raises
-UNREADABLE += OSError, RecursionError, SyntaxError, csv.Error, struct.error  # and other files
+CONTENT = ArithmeticError, LookupError, TypeError, ValueError  # what other content raises
+UNREADABLE = *CONTENT, OSError, RecursionError, SyntaxError, csv.Error, struct.error
 KINDS, hexed = {kind: kind for kind in ("margin", "log_risk", "accuracy")}, float.fromhex
 DOWN, UP = (Context(50, r, -9999, 9999, traps=[]) for r in (ROUND_FLOOR, ROUND_CEILING))
 

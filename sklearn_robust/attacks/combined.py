@@ -61,7 +61,7 @@ def ensemble(
 
     Notes
     -----
-    These are the first two of the four parts of AutoAttack (Croce and Hein 2020), with fewer steps.
+    It follows the first two of four parts of AutoAttack (Croce and Hein 2020), with fewer steps.
 
     References
     ----------

@@ -308,9 +308,11 @@ def certified_radius(
     """
     if isinstance(X, BlockRows):
         X.refuse_beside(y=y)
-        options = {"q": q, "space": space, "scale": scale, "threat": threat, "clip": clip}
-        radius = partial(certified_radius, **options)
-        return np.concatenate([radius(estimator, block.X, block.y) for block in X.blocks()])
+        options: dict[str, Any] = {"space": space, "scale": scale, "threat": threat, "clip": clip}
+        radii = [
+            certified_radius(estimator, block.X, block.y, q=q, **options) for block in X.blocks()
+        ]
+        return np.concatenate(radii)
     if threat is not None:
         _check_lone_threat(threat, eps=None, q=q, scale=scale, clip=clip)
     view = linear_view(estimator, X, space)
