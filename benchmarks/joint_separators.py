@@ -92,9 +92,10 @@ def main():
         for case in product(given.classes, (1, 2, math.inf), (False, True))
         for row in rows_of(*case)
     ]
+    run = ", ".join(str(n_classes) for n_classes in given.classes)
     harness.write(
         "joint_separators.md",
-        f"# Exact separators of several classes\n\n{__doc__}\n{machine}\n\n"
+        f"# Exact separators of several classes\n\n{__doc__}\nThis run: K = {run}. {machine}\n\n"
         + harness.table(HEADER, rows),
     )
 
