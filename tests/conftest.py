@@ -7,7 +7,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # n_jobs=-1 stays in the test process: a pool of processes would outlive its test
 os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")
 
-import cvxpy as cp
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -45,7 +44,7 @@ def seeded():
     """Every test starts from the same state of the global generators, whatever ran before it."""
     np.random.seed(0)  # noqa: NPY002  what scikit-learn draws from where random_state is None
     if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(0)
+        sys.modules["torch"].default_generator.manual_seed(0)
 
 
 @pytest.fixture
@@ -66,6 +65,7 @@ def gaussian():
 @pytest.fixture
 def largest_margin():
     """A function that computes max over ||w||_p <= 1 of the robust margin, by a cone solver."""
+    import cvxpy as cp  # here, since the process that hands out the tests reads this file too
 
     def solve(X, y, *, p, q, eps, fit_intercept=False):
         w, b = cp.Variable(X.shape[1]), cp.Variable()
