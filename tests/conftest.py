@@ -1,5 +1,7 @@
 import os
 import sys
+from collections import defaultdict
+from itertools import combinations
 
 # two test processes share two cores; must precede the imports of NumPy and torch
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -23,12 +25,52 @@ settings.load_profile("fixed")
 SLOW_EXAMPLES = ("_mlp.py", "_net.py", "_convergence.py")
 
 
-def pytest_collection_modifyitems(items):
-    """Mark the pages of the documentation and the long examples of docstrings as slow."""
+def pytest_addoption(parser):
+    parser.addoption(
+        "--all-combinations",
+        action="store_true",
+        help="run every combination of the parameters of tests marked pairwise",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Mark the pages of the documentation and the long examples of docstrings as slow; keep of the
+    tests marked pairwise what holds every pair of values."""
+    products = defaultdict(list)
     for item in items:
         page = item.path.suffix == ".md"
         if page or (isinstance(item, pytest.DoctestItem) and item.path.name in SLOW_EXAMPLES):
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("pairwise"):
+            products[item.path, item.originalname].append(item)
+    if config.getoption("--all-combinations"):
+        return
+    left_out = {item for product in products.values() for item in uncovered(product)}
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=list(left_out))
+
+
+def uncovered(product):
+    """Tests of one function that can be left out: the others hold every pair of lines of its
+    parametrize decorators. Greedy: the next test is one with the most pairs that are not held."""
+    pairs = {}
+    for item in product:
+        # by identity: the tests share the objects that are their values
+        values = {name: id(value) for name, value in item.callspec.params.items()}
+        lines = []
+        for mark in item.iter_markers("parametrize"):
+            names = [mark.args[0]] if isinstance(mark.args[0], str) else mark.args[0]
+            lines.append(tuple((name, values.pop(name)) for name in names))
+        lines += values.items()  # of parametrised fixtures
+        pairs[item] = {*lines, *combinations(lines, 2)}
+    held, left = set(), list(product)
+    while left:
+        best = max(left, key=lambda item: len(pairs[item] - held))
+        if pairs[best] <= held:
+            break
+        held |= pairs[best]
+        left.remove(best)
+    return left
 
 
 def pytest_report_teststatus(report):
