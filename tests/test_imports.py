@@ -1,6 +1,7 @@
 """The import order of the rooms, and what importing the package costs."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -64,13 +65,18 @@ ORDER = [
 ]
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imported_rooms(path: Path) -> set[str]:
     rooms = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if (
             isinstance(node, ast.ImportFrom)
             and node.module
@@ -186,7 +192,7 @@ def package_of(module: str) -> str:
 
 def imported_modules(path: Path) -> set[str]:
     modules = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sklearn_robust"):
             modules |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
@@ -212,7 +218,7 @@ def test_private_names_stay_in_their_package(path):
 def test_no_name_of_a_package_hides_one_of_its_modules(package):
     modules = {path.stem for path in (PACKAGE / package).glob("*.py")}
     names = set()
-    for node in ast.walk(ast.parse((PACKAGE / package / "__init__.py").read_text())):
+    for node in ast.walk(tree_of(PACKAGE / package / "__init__.py")):
         if isinstance(node, ast.ImportFrom):
             names |= {alias.asname or alias.name for alias in node.names}
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -233,7 +239,7 @@ def test_exponent_and_scale_of_a_threat_are_read_where_a_module_says_that_it_ser
         if inside.startswith(("threats/", "norms", "scaled_norms")):
             continue
         source = path.read_text()
-        documentation = ast.get_docstring(ast.parse(source)) or ""
+        documentation = ast.get_docstring(tree_of(path)) or ""
         if re.search(r"threat_?\.(q|scale)\b", source) and "l_q ball" not in documentation:
             silent.append(inside)
     assert not silent
