@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 from collections import defaultdict
@@ -48,6 +49,11 @@ def pytest_collection_modifyitems(config, items):
     left_out = {item for product in products.values() for item in uncovered(product)}
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=list(left_out))
+
+
+def pytest_collection_finish():
+    """Search for garbage among what tests make, not among modules and tests, which stay."""
+    gc.freeze()
 
 
 def uncovered(product):
