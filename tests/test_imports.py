@@ -60,7 +60,7 @@ ORDER = [
     "theory",
     "distributed",
     "__init__",
-    "command_line",
+    "_command_line",
     "__main__",
 ]
 

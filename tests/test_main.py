@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sklearn_robust.command_line import main
+from sklearn_robust.__main__ import main
 
 
 @pytest.mark.slow
@@ -67,10 +67,12 @@ def test_a_table_of_ones_own(table, capsys):
     report = table.with_suffix(".json")
     arguments = [table, "--target", "good", "--drop", "row", "--eps", "0.2", "--report", report]
     assert main([*map(str, arguments), "--quiet"]) == 0
-    screen = capsys.readouterr().out.splitlines()
-    assert screen[0].endswith("159 rows, 2 numeric and 1 categorical columns; good: no 83, yes 76.")
-    assert screen[1].startswith("Missing values: 17,")
-    rows = [line.split() for line in screen if line.startswith("0.2 ")]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].endswith(
+        "159 rows, 2 numeric and 1 categorical columns; good: no 83, yes 76."
+    )
+    assert printed[1].startswith("Missing values: 17,")
+    rows = [line.split() for line in printed if line.startswith("0.2 ")]
     assert [row[1] for row in rows] == ["LogisticRegression", "RobustLinearClassifierCV"]
     content = json.loads(report.read_text())
     figures = content["threats"][1]["groups"]["all"]["figures"]

@@ -1,4 +1,4 @@
-"""What robust training buys on real data, and the price of implicit bias, on one screen."""
+"""What robust training buys on real data, and the price of implicit bias, at a glance."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sklearn_robust import (
     make_teacher_classification,
     max_margin,
 )
-from sklearn_robust.command_line.screen import Progress, print_table
+from sklearn_robust._command_line.terminal import Progress, print_table
 
 GEOMETRIES = (1.0, 2.0, math.inf)
 

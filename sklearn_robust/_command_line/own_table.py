@@ -1,7 +1,7 @@
 """A robust classifier for a table of one's own, and the report of its robustness.
 
-The adversary moves each numeric column by at most eps of its standard deviations, in the l_q norm
-over columns; categorical columns stay as they are.
+The threat is an l_q ball: the adversary moves numeric columns, in units of their standard
+deviations, and no categorical one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from sklearn_robust import RobustLinearClassifierCV, robust_accuracy_score
-from sklearn_robust.command_line.screen import Progress, print_table
+from sklearn_robust._command_line.terminal import Progress, print_table
 from sklearn_robust.reports import RobustnessReport
 from sklearn_robust.threats import LpBall
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
 _DEFAULT_RADII = (0.1, 0.2)
-_HELD_OUT = 0.25  # share of the rows that only the scores and the report see
+_HELD_OUT = 0.25  # the share of the rows that only the scores and the report see
 _FOLDS = 5
-_MOST_CATEGORIES = 20  # of a column; the rarer ones are taken together
+_MOST_CATEGORIES = 20  # in one column; the rarer ones are taken together
 _MOST_CLASSES = 50
 
 
@@ -38,15 +38,15 @@ class UnsuitableTable(ValueError):
 
 
 def run(arguments: argparse.Namespace, progress: Progress) -> None:
-    """Read the table, choose classifiers on three quarters of its rows, score and report the rest."""
+    """Read the table, choose classifiers on three quarters of its rows, report on the rest."""
     _check_report_path(arguments.report)
     X, y = _read(arguments.table, arguments.target, arguments.drop)
     numeric = [name for name in X.columns if _is_number(X[name])]
     categorical = [name for name in X.columns if name not in numeric]
     if not numeric:
         raise UnsuitableTable(
-            f"{arguments.table} has no numeric column beside {arguments.target!r}: there is nothing "
-            "that the adversary moves."
+            f"{arguments.table} has no numeric column beside {arguments.target!r}: there is "
+            "nothing that the adversary moves."
         )
     _say_what_was_read(arguments, X, y, numeric, categorical)
     X_train, X_test, y_train, y_test = train_test_split(
