@@ -108,6 +108,8 @@ STATEMENTS = {  # run one after the other in one process
     "sklearn.feature_selection, scipy.optimize",
     "estimator": "from sklearn_robust import RobustLinearClassifier",
     "displays": "from sklearn_robust import RobustAccuracyDisplay, PathRecorder",
+    "separators": "import sklearn_robust.separators",
+    "closed form of the attack": "import sklearn_robust.attacks.linear",
 }
 
 
@@ -150,6 +152,16 @@ def test_the_estimators_import_no_more_than_scikit_learn_does(loaded):
 @pytest.mark.slow
 def test_displays_import_matplotlib_only_to_draw(loaded):
     assert not loaded["displays"] & {"matplotlib", "torch"}
+
+
+@pytest.mark.slow
+def test_separators_import_clarabel_only_to_solve(loaded):
+    assert "clarabel" not in loaded["separators"]
+
+
+@pytest.mark.slow
+def test_the_closed_form_of_the_attack_needs_no_torch(loaded):
+    assert "torch" not in loaded["closed form of the attack"]
 
 
 @pytest.mark.slow

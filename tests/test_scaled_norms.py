@@ -111,6 +111,7 @@ KINKS = {
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("w", KINKS.values(), ids=KINKS)
 @pytest.mark.parametrize(
     "s", [SCALES["zeros"], np.array([1.0, 0.2, 2.0, 0.7, 0.0, 1.0])], ids=["zeros", "one zero"]

@@ -80,6 +80,7 @@ def assert_same_direction(one, other):
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(
@@ -97,6 +98,7 @@ def test_row_sets_agree_with_all_rows(
     assert_same_direction(found, solve_interior_point(form, 1e-10))
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ def check(X, y, loss, q, eps, *, fit_intercept=True, sample_weight=None, tol=1e-
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @each_loss
 @each_intercept
 @pytest.mark.parametrize("q", [1, 1.5, 2, 3, np.inf])
@@ -95,6 +96,7 @@ def test_more_features_than_samples(gaussian, largest_margin, loss, q):
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 # at eps = 0.2 the cone solver calls its answer inaccurate; it is right to the digits that are
 # compared
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
@@ -124,6 +126,7 @@ def test_without_an_adversary(loss):
     check(X, np.where(target == 1, 1.0, -1.0), loss, np.inf, 0.0)
 
 
+@pytest.mark.pairwise
 @each_loss
 @each_intercept
 @pytest.mark.parametrize("q", [1, 2, np.inf])
@@ -221,6 +224,7 @@ def test_single_precision(gaussian, loss, q):
     assert solution.log_risk[0] == pytest.approx(least_log_risk(X, y, loss, q, 0.1), abs=1e-5)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("seed", range(1, 6))
 @each_loss
 @pytest.mark.parametrize("q", [1, 2, np.inf])
@@ -266,6 +270,7 @@ def test_records_its_way_on_request(gaussian):
 # --- the engines, each by name
 
 
+@pytest.mark.pairwise
 @each_loss
 @each_intercept
 @pytest.mark.parametrize("q", [1, 2, np.inf])
@@ -351,6 +356,7 @@ def test_a_hessian_that_single_precision_spoils_is_computed_in_double(gaussian, 
     assert solution.n_iter[0] < 40  # where single precision alone takes hundreds
 
 
+@pytest.mark.pairwise
 @each_loss
 @pytest.mark.parametrize("scaled", [False, True], ids=["alike", "scales"])
 @pytest.mark.parametrize("q", [1, 1.5, 2, np.inf])
@@ -372,6 +378,7 @@ def test_forms_of_lbfgs_have_the_coefficients_penalty_and_gradient_of_the_log_ri
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @each_loss
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 @pytest.mark.parametrize(
