@@ -41,7 +41,7 @@ from sklearn_robust.rows import BlockRows, DenseRows, SparseRows
 from sklearn_robust.solvers._joint_bounds import DualBounds
 from sklearn_robust.solvers._joint_cones import CONES, PairCones, Scaling
 from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint
-from sklearn_robust.solvers._joint_newton import NewtonSystems
+from sklearn_robust.solvers._joint_newton import MOST_DENSE, NewtonSystems
 from sklearn_robust.solvers._joint_recession import Recession, recession
 from sklearn_robust.solvers._joint_start import (
     PairDifferences,
@@ -56,7 +56,8 @@ from sklearn_robust.threats import ProximalThreat, is_ball, require
 
 _SMOOTHING = 0.03  # smoothing of the norms at the start, in units of the data
 _START_ITERATIONS = 60  # iterations of L-BFGS on the smoothed risk
-_MOST_UNKNOWNS = 3000  # a dense factor of more would outweigh all else
+# entries of what joins the features that are not in the dense factor to the pairs, at most
+_MOST_JOINED = 20_000_000
 _REDUCTION = 0.15  # target of the products after a long step, relative to today's
 _CAUTIOUS_REDUCTION = 0.4  # and after a short one
 _LONG = 0.7  # share of a step to the boundary from which it counts as long
@@ -244,14 +245,7 @@ class _Minimisation:
         """Start, then the interior point where it serves, or L-BFGS in stages."""
         if start is not None:
             self.coef = self.model.from_predictor(*start)
-        unknowns = self.coef.size + len(self.model.low)
-        has_cones = is_ball(self.problem.threat) and self.problem.threat.q in CONES
-        serves = (
-            isinstance(self.problem.rows, DenseRows | SparseRows | BlockRows)
-            and (has_cones or not len(self.model.low))
-            and unknowns <= _MOST_UNKNOWNS
-        )
-        if serves:
+        if self._has_interior_point():
             self._descend(_SMOOTHING, 0.0, min(_START_ITERATIONS, 20 * max_iter))
             if not self.stopped:
                 self._interior_point(max_iter)
@@ -260,6 +254,18 @@ class _Minimisation:
         else:
             self._stages(20 * max_iter)
         return self._solution()
+
+    def _has_interior_point(self) -> bool:
+        """Whether the interior point serves the problem."""
+        threat, n_pairs = self.problem.threat, len(self.model.low)
+        if not isinstance(self.problem.rows, DenseRows | SparseRows | BlockRows):
+            return False
+        if n_pairs and not (is_ball(threat) and threat.q in CONES):
+            return False
+        if self.coef.size + n_pairs <= MOST_DENSE:
+            return True
+        joins = n_pairs > 0 and threat.q in (2, math.inf)
+        return joins and 2 * n_pairs <= MOST_DENSE and self.coef.size * n_pairs <= _MOST_JOINED
 
     def _descend(
         self,
