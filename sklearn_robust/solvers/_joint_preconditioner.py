@@ -20,7 +20,9 @@ from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint
 from sklearn_robust.solvers._joint_start import PairDifferences
 
 _RIDGES = (0.0, 1e-13, 1e-10, 1e-7)  # shares of the diagonal that are added until a factor exists
-_BLOCK_RIDGE = 1e-12  # share of the mean diagonal that makes the block of a constant feature regular
+_BLOCK_RIDGE = (
+    1e-12  # share of the mean diagonal that makes the block of a constant feature regular
+)
 # share that the Hessian of the risk has in the block of a feature, summed over the classes, from
 # which the feature is in the dense matrix
 _LEAST_SHARE = 0.05

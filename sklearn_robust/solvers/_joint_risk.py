@@ -20,8 +20,9 @@ The condition :math:`\epsilon A_{lk} = \lambda_{lk}` on the multipliers is taken
 \tau) \epsilon`, so that iterates become strictly feasible for the bound at :math:`\epsilon`;
 :math:`\tau` falls with the gap, of which it costs a tenth.
 
-It serves l_q balls with q = 1, 2 and inf, up to some thousand coefficients. Elsewhere, with any
-threat that has a projection, L-BFGS minimises the smoothed risk at the radius :math:`(1 - \tau)
+It serves l_q balls with q = 1 up to 3000 unknowns, with q = 2 and inf also more, of which the
+preconditioner of the Newton systems has as many in a dense matrix (`_joint_preconditioner`).
+Elsewhere, with any threat that has a projection, L-BFGS minimises the smoothed risk at the radius :math:`(1 - \tau)
 \epsilon`, with the same bounds at :math:`\epsilon`, for smaller and smaller :math:`\tau` and
 smoothing.
 """
@@ -169,9 +170,10 @@ def minimise_joint_risk(
 
     Notes
     -----
-    The method is a primal-dual interior point for l_q balls of q in {1, 2, inf} and up to 3000
-    unknowns, and L-BFGS on a smoothed risk otherwise, with fewer iterations where classes times
-    samples, or pairs of classes times features, are many millions. The first decides whether the
+    The method is a primal-dual interior point for l_q balls of q = 2 and inf where coefficients
+    times pairs of classes are up to 20 million, and of q = 1 up to 3000 unknowns, and L-BFGS on a
+    smoothed risk otherwise, with fewer iterations where classes times samples, or pairs of classes
+    times features, are many millions. The first decides whether the
     risk has a minimiser where its iterates leave that open; where it has none the predictor nears
     the infimum. Data of very unlike scales may end without a bound: the gap is then 1.
 
@@ -344,7 +346,8 @@ class _Minimisation:
             if is_short:
                 if n_centrings == _CENTRINGS:
                     return
-                cones = self._centred(systems, _SMOOTHING * _WIDER**n_centrings, max_iter)
+                smoothing = _WIDER**n_centrings * self._smoothing_like(cones)
+                cones = self._centred(systems, smoothing, max_iter)
                 at = self.model.at(self.coef, cones.t)
                 n_centrings += 1
                 last_length = self.widened = 1.0
@@ -397,6 +400,15 @@ class _Minimisation:
             self._show(coef)
             if self.stopped or _separates(now.point):
                 return self._cones(smoothing) or cones
+
+    def _smoothing_like(self, cones: PairCones) -> float:
+        """The smoothing of the start, or a smaller one with products like those of the cones where
+        a bound shows that the minimiser is near.
+        """
+        start = self._cones(_SMOOTHING) if self.bounds.proven else None
+        if start is None:
+            return _SMOOTHING
+        return _SMOOTHING * min(1.0, float(cones.products().sum() / start.products().sum()))
 
     def _keep(self, log_risk: float) -> None:
         """Remember the predictor if its log-risk is the least so far."""
