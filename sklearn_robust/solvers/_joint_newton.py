@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from scipy.linalg import LinAlgError
 
 from sklearn_robust.solvers._joint_cones import Scaling

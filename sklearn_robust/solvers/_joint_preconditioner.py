@@ -84,7 +84,8 @@ class HessianEstimate:
 
     def on_features(self, by_column: np.ndarray, features: np.ndarray, power: int) -> np.ndarray:
         """An array (P, r) over the features in reach, times a power of their scale, on given
-        features, (P, m)."""
+        features, (P, m).
+        """
         whole = np.zeros((len(by_column), self.model.problem.n_features))
         whole[:, self.differences.columns] = by_column * self.differences.scale**power
         of_features: np.ndarray = whole[:, features]

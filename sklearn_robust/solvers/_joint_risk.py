@@ -22,9 +22,9 @@ The condition :math:`\epsilon A_{lk} = \lambda_{lk}` on the multipliers is taken
 
 It serves l_q balls with q = 1 up to 3000 unknowns, with q = 2 and inf also more, of which the
 preconditioner of the Newton systems has as many in a dense matrix (`_joint_preconditioner`).
-Elsewhere, with any threat that has a projection, L-BFGS minimises the smoothed risk at the radius :math:`(1 - \tau)
-\epsilon`, with the same bounds at :math:`\epsilon`, for smaller and smaller :math:`\tau` and
-smoothing.
+Elsewhere, with any threat that has a projection, L-BFGS minimises the smoothed risk at the radius
+:math:`(1 - \tau) \epsilon`, with the same bounds at :math:`\epsilon`, for smaller and smaller
+:math:`\tau` and smoothing.
 """
 
 from __future__ import annotations
