@@ -58,7 +58,7 @@ from sklearn_robust.threats import ProximalThreat, is_ball, require
 _SMOOTHING = 0.03  # smoothing of the norms at the start, in units of the data
 _START_ITERATIONS = 60  # iterations of L-BFGS on the smoothed risk
 # entries of what joins the features that are not in the dense factor to the pairs, at most
-_MOST_JOINED = 20_000_000
+_MOST_JOINED = 5_000_000
 _REDUCTION = 0.15  # target of the products after a long step, relative to today's
 _CAUTIOUS_REDUCTION = 0.4  # and after a short one
 _LONG = 0.7  # share of a step to the boundary from which it counts as long
@@ -171,7 +171,7 @@ def minimise_joint_risk(
     Notes
     -----
     The method is a primal-dual interior point for l_q balls of q = 2 and inf where coefficients
-    times pairs of classes are up to 20 million, and of q = 1 up to 3000 unknowns, and L-BFGS on a
+    times pairs of classes are up to 5 million, and of q = 1 up to 3000 unknowns, and L-BFGS on a
     smoothed risk otherwise, with fewer iterations where classes times samples, or pairs of classes
     times features, are many millions. The first decides whether the
     risk has a minimiser where its iterates leave that open; where it has none the predictor nears
