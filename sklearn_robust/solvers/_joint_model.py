@@ -389,13 +389,12 @@ class JointModel:
             rows = np.arange(start, min(start + length, len(self.problem.y)))
             shares = (at.weights[:, rows] * inverse[rows]).T
             weight = at.of_sample[rows]
-            curvature = np.minimum(at.curvature[rows], weight)
-            beyond = weight - curvature
+            curvature = at.curvature[rows]
             against = -shares
             against[np.arange(len(rows)), self.problem.y[rows]] = 1.0
             of_scores = curvature[:, None, None] * against[:, :, None] * against[:, None, :]
-            of_scores -= beyond[:, None, None] * shares[:, :, None] * shares[:, None, :]
-            of_scores[:, np.arange(K), np.arange(K)] += beyond[:, None] * shares
+            of_scores -= weight[:, None, None] * shares[:, :, None] * shares[:, None, :]
+            of_scores[:, np.arange(K), np.arange(K)] += weight[:, None] * shares
             blocks += (self.features(rows)[:, :-1] ** 2).T @ of_scores.reshape(len(rows), K * K)
         return blocks.reshape(d, K, K)
 
