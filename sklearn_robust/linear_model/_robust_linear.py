@@ -122,9 +122,9 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         descent, and "exact" where the path has not stopped after 2000 iterations, 300 of several
         classes, and the data have up to 10 million entries (times n_classes, of several): data so
         close to inseparable that the path is slow and its limit hardly depends on p. On larger data
-        of several classes its path has at most as many iterations as take some minutes, and ends
-        with a ConvergenceWarning. All return the minimiser of the robust risk for data that are not
-        robustly separable.
+        of several classes "auto" and "exact" follow the path for at most as many iterations as take
+        some minutes, and warn with the gap where it ends short of tol. All return the minimiser of
+        the robust risk for data that are not robustly separable.
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, relative to the others: the threat is
         :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty
@@ -411,7 +411,7 @@ def _solves_exactly(
             require_ball(threat, "the exact solver of several classes")
         elif fit.problem.adversary is None and not is_ball(threat):
             require(threat, ConicThreat, "the exact solver")
-        return True
+        return small or isinstance(fit, Fit)  # larger programs of several classes take hours
     known = is_ball(threat) or (isinstance(fit, Fit) and fit.in_cones)
     norms_known = all(isinstance(norm, LpNorm | SchattenNorm) for norm in norms)
     return model.solver == "auto" and small and known and norms_known
@@ -446,13 +446,13 @@ def solve(
         others = [convert_margins(shared, norm, measured_in=norms[0]) for norm in norms[1:]]
         solutions = [shared, *others]
     # programs over cones find the limit sooner than a path of projections
-    at_once = exact and isinstance(fit, Fit) and fit.in_cones
-    if model.solver == "steepest_descent" or (model.solver == "auto" and not at_once):
+    at_once = exact and (model.solver == "exact" or (isinstance(fit, Fit) and fit.in_cones))
+    if model.solver != "accelerated" and not at_once:
         batches = batches or [(range(len(norms)), np.arange(fit.n_problems))]
         max_iter = model.max_iter
         if exact:
             max_iter = min(max_iter, fit.auto_iterations)
-        elif model.solver == "auto" and isinstance(fit, JointFit):
+        elif model.solver != "steepest_descent" and isinstance(fit, JointFit):
             max_iter = min(max_iter, fit.affordable_iterations)
         solutions = fit.follow_paths(
             norms,

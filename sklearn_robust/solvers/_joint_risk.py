@@ -20,10 +20,11 @@ The condition :math:`\epsilon A_{lk} = \lambda_{lk}` on the multipliers is taken
 \tau) \epsilon`, so that iterates become strictly feasible for the bound at :math:`\epsilon`;
 :math:`\tau` falls with the gap, of which it costs a tenth.
 
-It serves l_q balls with q = 1, 2 and inf, up to some thousand coefficients. Elsewhere, with any
-threat that has a projection, L-BFGS minimises the smoothed risk at the radius :math:`(1 - \tau)
-\epsilon`, with the same bounds at :math:`\epsilon`, for smaller and smaller :math:`\tau` and
-smoothing.
+It serves l_q balls with q = 1 up to 3000 unknowns, with q = 2 and inf also more, of which the
+preconditioner of the Newton systems has as many in a dense matrix (`_joint_preconditioner`).
+Elsewhere, with any threat that has a projection, L-BFGS minimises the smoothed risk at the radius
+:math:`(1 - \tau) \epsilon`, with the same bounds at :math:`\epsilon`, for smaller and smaller
+:math:`\tau` and smoothing.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from sklearn_robust.rows import BlockRows, DenseRows, SparseRows
 from sklearn_robust.solvers._joint_bounds import DualBounds
 from sklearn_robust.solvers._joint_cones import CONES, PairCones, Scaling
 from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint
-from sklearn_robust.solvers._joint_newton import NewtonSystems
+from sklearn_robust.solvers._joint_newton import MOST_DENSE, NewtonSystems
 from sklearn_robust.solvers._joint_recession import Recession, recession
 from sklearn_robust.solvers._joint_start import (
     PairDifferences,
@@ -56,7 +57,8 @@ from sklearn_robust.threats import ProximalThreat, is_ball, require
 
 _SMOOTHING = 0.03  # smoothing of the norms at the start, in units of the data
 _START_ITERATIONS = 60  # iterations of L-BFGS on the smoothed risk
-_MOST_UNKNOWNS = 3000  # a dense factor of more would outweigh all else
+# entries of what joins the features that are not in the dense factor to the pairs, at most
+_MOST_JOINED = 5_000_000
 _REDUCTION = 0.15  # target of the products after a long step, relative to today's
 _CAUTIOUS_REDUCTION = 0.4  # and after a short one
 _LONG = 0.7  # share of a step to the boundary from which it counts as long
@@ -168,9 +170,10 @@ def minimise_joint_risk(
 
     Notes
     -----
-    The method is a primal-dual interior point for l_q balls of q in {1, 2, inf} and up to 3000
-    unknowns, and L-BFGS on a smoothed risk otherwise, with fewer iterations where classes times
-    samples, or pairs of classes times features, are many millions. The first decides whether the
+    The method is a primal-dual interior point for l_q balls of q = 2 and inf where coefficients
+    times pairs of classes are up to 5 million, and of q = 1 up to 3000 unknowns, and L-BFGS on a
+    smoothed risk otherwise, with fewer iterations where classes times samples, or pairs of classes
+    times features, are many millions. The first decides whether the
     risk has a minimiser where its iterates leave that open; where it has none the predictor nears
     the infimum. Data of very unlike scales may end without a bound: the gap is then 1.
 
@@ -244,14 +247,7 @@ class _Minimisation:
         """Start, then the interior point where it serves, or L-BFGS in stages."""
         if start is not None:
             self.coef = self.model.from_predictor(*start)
-        unknowns = self.coef.size + len(self.model.low)
-        has_cones = is_ball(self.problem.threat) and self.problem.threat.q in CONES
-        serves = (
-            isinstance(self.problem.rows, DenseRows | SparseRows | BlockRows)
-            and (has_cones or not len(self.model.low))
-            and unknowns <= _MOST_UNKNOWNS
-        )
-        if serves:
+        if self._has_interior_point():
             self._descend(_SMOOTHING, 0.0, min(_START_ITERATIONS, 20 * max_iter))
             if not self.stopped:
                 self._interior_point(max_iter)
@@ -260,6 +256,18 @@ class _Minimisation:
         else:
             self._stages(20 * max_iter)
         return self._solution()
+
+    def _has_interior_point(self) -> bool:
+        """Whether the interior point serves the problem."""
+        threat, n_pairs = self.problem.threat, len(self.model.low)
+        if not isinstance(self.problem.rows, DenseRows | SparseRows | BlockRows):
+            return False
+        if n_pairs and not (is_ball(threat) and threat.q in CONES):
+            return False
+        if self.coef.size + n_pairs <= MOST_DENSE:
+            return True
+        joins = n_pairs > 0 and threat.q in (2, math.inf)
+        return joins and 2 * n_pairs <= MOST_DENSE and self.coef.size * n_pairs <= _MOST_JOINED
 
     def _descend(
         self,
@@ -338,7 +346,8 @@ class _Minimisation:
             if is_short:
                 if n_centrings == _CENTRINGS:
                     return
-                cones = self._centred(systems, _SMOOTHING * _WIDER**n_centrings, max_iter)
+                smoothing = _WIDER**n_centrings * self._smoothing_like(cones)
+                cones = self._centred(systems, smoothing, max_iter)
                 at = self.model.at(self.coef, cones.t)
                 n_centrings += 1
                 last_length = self.widened = 1.0
@@ -391,6 +400,15 @@ class _Minimisation:
             self._show(coef)
             if self.stopped or _separates(now.point):
                 return self._cones(smoothing) or cones
+
+    def _smoothing_like(self, cones: PairCones) -> float:
+        """The smoothing of the start, or a smaller one with products like those of the cones where
+        a bound shows that the minimiser is near.
+        """
+        start = self._cones(_SMOOTHING) if self.bounds.proven else None
+        if start is None:
+            return _SMOOTHING
+        return _SMOOTHING * min(1.0, float(cones.products().sum() / start.products().sum()))
 
     def _keep(self, log_risk: float) -> None:
         """Remember the predictor if its log-risk is the least so far."""
