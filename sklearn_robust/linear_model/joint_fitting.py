@@ -153,19 +153,25 @@ class JointFit(BaseFit[JointProblem]):
         )
 
     def separate(
-        self, norm: Geometry, solution: Solution, *, loss_tol: float, n_jobs: int | None = None
+        self,
+        norm: Geometry,
+        solution: Solution,
+        *,
+        loss_tol: float,
+        n_jobs: int | None = None,
+        raises: bool = False,
     ) -> Solution:
         """The solution with the exact separator of an open problem, or the proof that there is
         none.
 
         It stays as it is where its data are already proven not to be separable, and where the
-        program fails or ends at a larger gap.
+        program fails or ends at a larger gap. With `raises` a new proof is a NotSeparableError.
         """
         rows = find_open_problems(solution, True, None)
         if not len(rows) or self.monitor.stopped:
             return solution
         with self.monitor.stage("exact separator"):
-            answer = self._find_separator(norm, solution)
+            answer = self._find_separator(norm, raises)
             if answer is None or (
                 answer.separable[0] and solution.separable[0] and solution.gap[0] < answer.gap[0]
             ):
@@ -271,9 +277,9 @@ class JointFit(BaseFit[JointProblem]):
             n_iter=np.array([0]),
         )
 
-    def _find_separator(self, norm: Geometry, solution: Solution) -> Solution | None:
-        """The exact separator, or the proof that there is none; None where the programs fail to
-        decide.
+    def _find_separator(self, norm: Geometry, raises: bool) -> Solution | None:
+        """The exact separator, or the proof that there is none, as an error if `raises`; None where
+        the programs fail to decide.
         """
         problem = self.double
         try:
@@ -282,6 +288,8 @@ class JointFit(BaseFit[JointProblem]):
             proof = feasibility(problem, error.weights, error.perturbations, search=True)
             if not proof.proven:
                 return None  # eps is eps* to the last digits
+            if raises:
+                raise
             constant = self._constant(norm)
             return constant.not_separable(math.inf, converged=False)
         except RuntimeError:

@@ -84,14 +84,14 @@ _WIDEN = 1.5  # factor of the two after a step that finds the products so small,
 _MAX_QUARTERINGS = 10  # largest number of times that a step is quartered
 _STEP_HALVINGS = 30  # largest number of times that a step without cones is halved
 
-_SHRINKS = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)  # shrinking of the radius, by stage of L-BFGS
+_SHRINKS = (0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)  # shrinking of the radius, by stage of L-BFGS
 _SMOOTHING_OF_SHRINK = 0.3  # smoothing in a stage, in units of the data, relative to the shrinking
-_PROVE_EVERY = 50  # iterations of a stage between attempts at a bound
+_PROVE_EVERY = 25  # iterations of a stage between attempts at a bound
 _PRICES = 1.5  # times the price of its smaller radius: the gap at which a stage ends
 _LEAST_ITERATIONS = 30  # iterations of a stage at least
 # entries of arrays over classes and samples, and over pairs and features, that all iterations of
-# L-BFGS may compute: some minutes
-_MOST_ENTRIES = 4_000_000_000
+# L-BFGS may compute: some minutes, and enough for a thousand classes
+_MOST_ENTRIES = 10_000_000_000
 
 
 @dataclass(frozen=True)
@@ -595,6 +595,7 @@ class _Minimisation:
         ends.
         """
         smoothing = _SMOOTHING_OF_SHRINK * shrink
+        judged = False  # whether the last iterate was tried for the bound
 
         def gap(coef: np.ndarray, point: RiskPoint) -> float:
             """The gap between the logarithms of the risk and its bound, after the weights at the
@@ -605,18 +606,22 @@ class _Minimisation:
             return self._log_risk(coef) - self.bounds.bound
 
         def ends(coef: np.ndarray, point: RiskPoint) -> bool:
+            nonlocal judged
             if self._ends_descent(coef, point):
                 return True
             if self.n_iter % _PROVE_EVERY:
                 return False
             penalty = float(point.gradient.pairs @ point.pairs) / _size(point)
-            return gap(coef, point) <= max(self.tol, _PRICES * shrink * penalty)
+            judged = gap(coef, point) <= max(self.tol, _PRICES * shrink * penalty)
+            return judged
 
         point = self._descend(smoothing, shrink, max_iter, ends).point.release()
         if self.stopped:
             return True
         if _separates(point):  # at a radius below the problem's
             return False
+        if judged:
+            return self._log_risk(self.coef) - self.bounds.bound <= self.tol
         return gap(self.coef, point) <= self.tol
 
     # -- the end

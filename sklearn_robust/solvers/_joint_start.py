@@ -30,6 +30,8 @@ from sklearn_robust.solvers._joint_model import JointModel, RiskPoint
 from sklearn_robust.threats import feature_reach, gauge, is_ball, support
 
 _LBFGS_MEMORY = 10  # pairs of differences that L-BFGS keeps
+_BLOCK_ENTRIES = 2**15  # entries of the differences of a block of pairs, about
+_PAIRS_OF_A_CLASS = 8  # pairs of a block for each class, at least
 _ALL = slice(None)
 
 
@@ -91,13 +93,19 @@ class PairDifferences:
         self.incidence = unit_differences(model.low, model.high, model.problem.n_classes)
 
     def blocks(self) -> Iterator[slice]:
-        """The pairs, as many at a time as have differences of moderate size."""
-        return self.model.problem.pair_blocks() if len(self.model.low) else iter(())
+        """The pairs, as many at a time as have differences of moderate size, and no fewer than that
+        the coefficients, which are scaled for each block, are little beside them.
+        """
+        n_pairs, n_columns = len(self.model.low), max(1, len(self.columns))
+        length = max(_BLOCK_ENTRIES // n_columns, _PAIRS_OF_A_CLASS * self.model.problem.n_classes)
+        return (slice(start, start + length) for start in range(0, n_pairs, length))
 
     def of(self, coef: np.ndarray, at: slice = _ALL) -> np.ndarray:
         """The differences of the pairs, or of a block of them, (K, d + 1) -> (P, r)."""
         scaled = coef[:, self.columns] * self.scale
-        return scaled[self.model.low[at]] - scaled[self.model.high[at]]
+        D = scaled.take(self.model.low[at], axis=0)
+        D -= scaled.take(self.model.high[at], axis=0)
+        return D
 
     def norms(self, coef: np.ndarray) -> np.ndarray:
         """The dual norms of the differences, (K, d + 1) -> (P,)."""
