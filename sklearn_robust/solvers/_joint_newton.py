@@ -65,7 +65,7 @@ class NewtonSystems:
 
     def _gauge(self, at: RiskPoint) -> float:
         """The curvature given to the common shift of all classes, which changes no margin."""
-        return float(at.of_sample.sum()) / self.model.problem.n_classes
+        return float(at.class_sums.sum()) / self.model.problem.n_classes
 
     def _matrix(self, scaling: Scaling | None, gauge: float) -> np.ndarray:
         """The upper triangle of the Newton matrix."""
