@@ -191,12 +191,19 @@ def minimise_joint_risk(
     """
     require(problem.threat, ProximalThreat, "the minimiser of the joint risk")
     problem = with_reachable(problem.in_double_arithmetic())
-    run = _Minimisation(problem, loss, tol, Monitoring(0, monitors))
+    run = JointMinimisation(JointModel(problem, loss), tol, Monitoring(0, monitors))
     return run.run(max_iter, start)
 
 
-class _Minimisation:
+class JointMinimisation:
     """One run.
+
+    Parameters
+    ----------
+    model : JointModel
+        The risk of all pairs of a sample and a rival.
+    tol : float
+    monitoring : Monitoring
 
     Attributes
     ----------
@@ -216,12 +223,10 @@ class _Minimisation:
         Whether a monitor has stopped the solver.
     """
 
-    def __init__(
-        self, problem: JointProblem, loss: MarginLoss, tol: float, monitoring: Monitoring
-    ) -> None:
-        self.problem = problem
+    def __init__(self, model: JointModel, tol: float, monitoring: Monitoring) -> None:
+        self.problem = problem = model.problem
         self.monitoring = monitoring
-        self.whole = JointModel(problem, loss)
+        self.whole = model
         self._judge(self.whole)
         self.pairs_of_whole = self.differences
         self.recession: Recession | None = None
@@ -234,25 +239,27 @@ class _Minimisation:
         self.stopped = self.ended = False
         self.proving = True
 
+    @property
+    def n_samples(self) -> int:
+        """The number of samples, n."""
+        return len(self.problem.y)
+
     def _judge(self, model: JointModel) -> None:
         """Take a model of the risk, of all pairs of a sample and a rival or of some."""
         self.model = model
         self.differences = PairDifferences(model)
-        self.bounds = DualBounds(model, self.differences)
+        self.bounds = self._bounds_of(model)
+
+    def _bounds_of(self, model: JointModel) -> DualBounds:
+        """The lower bounds on a risk, none so far."""
+        return DualBounds(model, self.differences)
 
     def run(self, max_iter: int, start: tuple[np.ndarray, np.ndarray] | None) -> JointSolution:
         """Start, then the interior point where it serves, or L-BFGS in stages."""
         if start is not None:
             self.coef = self.model.from_predictor(*start)
-        unknowns = self.coef.size + len(self.model.low)
-        has_cones = is_ball(self.problem.threat) and self.problem.threat.q in CONES
-        serves = (
-            isinstance(self.problem.rows, DenseRows | SparseRows | BlockRows)
-            and (has_cones or not len(self.model.low))
-            and unknowns <= _MOST_UNKNOWNS
-        )
-        if serves:
-            self._descend(_SMOOTHING, 0.0, min(_START_ITERATIONS, 20 * max_iter))
+        if self._serves_interior_point():
+            self._approach(max_iter)
             if not self.stopped:
                 self._interior_point(max_iter)
             if not self.ended and self._recedes():
@@ -260,6 +267,20 @@ class _Minimisation:
         else:
             self._stages(20 * max_iter)
         return self._solution()
+
+    def _serves_interior_point(self) -> bool:
+        """Whether there are cones for the threat, and few unknowns."""
+        unknowns = self.coef.size + len(self.model.low)
+        has_cones = is_ball(self.problem.threat) and self.problem.threat.q in CONES
+        return (
+            isinstance(self.problem.rows, DenseRows | SparseRows | BlockRows)
+            and (has_cones or not len(self.model.low))
+            and unknowns <= _MOST_UNKNOWNS
+        )
+
+    def _approach(self, max_iter: int) -> None:
+        """The start of the interior point."""
+        self._descend(_SMOOTHING, 0.0, min(_START_ITERATIONS, 20 * max_iter))
 
     def _descend(
         self,
@@ -563,7 +584,7 @@ class _Minimisation:
 
     def _stages(self, max_iter: int) -> None:
         """L-BFGS at a radius that approaches the problem's, until the bound closes the gap."""
-        entries = self.coef.shape[0] * len(self.problem.y)
+        entries = self.coef.shape[0] * self.n_samples
         entries += len(self.model.low) * len(self.differences.columns)
         max_iter = min(max_iter, _MOST_ENTRIES // entries)
         for stage, shrink in enumerate(_SHRINKS):
