@@ -17,7 +17,6 @@ from sklearn_robust.solvers._joint_cones import Scaling
 from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint, add_gram
 from sklearn_robust.solvers._joint_start import PairDifferences
 
-_PRECISION = 1e-3  # residual of a Newton system, relative, in the norm of the inverse factor
 _MAX_PRODUCTS = 60  # conjugate gradients in one system
 _RENEW = 9  # products from which the next system has a new estimate of the Hessian
 _RIDGES = (0.0, 1e-13, 1e-10, 1e-7)  # shares of the diagonal that are added until a factor exists
@@ -30,10 +29,15 @@ class NewtonSystems:
     ----------
     model : JointModel
     differences : PairDifferences
+    precision : float
+        The residual of a system, relative, in the norm of the inverse factor.
     """
 
-    def __init__(self, model: JointModel, differences: PairDifferences) -> None:
+    def __init__(
+        self, model: JointModel, differences: PairDifferences, precision: float
+    ) -> None:
         self.model = model
+        self.precision = precision
         self.differences = differences
         self._estimate: np.ndarray | None = None
         K, d1 = model.problem.n_classes, model.problem.n_features + 1
@@ -162,7 +166,7 @@ class NewtonSystems:
             residual = residual + product * -length
             ahead = precondition(residual)
             new = residual.dot(ahead)
-            if not new > _PRECISION**2 * first:
+            if not new > self.precision**2 * first:
                 break
             search = ahead + search * (new / energy)
             energy = new

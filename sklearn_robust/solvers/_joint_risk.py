@@ -32,6 +32,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -223,6 +224,8 @@ class JointMinimisation:
         Whether a monitor has stopped the solver.
     """
 
+    precision: ClassVar[float] = 1e-3  # of Newton systems
+
     def __init__(self, model: JointModel, tol: float, monitoring: Monitoring) -> None:
         self.problem = problem = model.problem
         self.monitoring = monitoring
@@ -337,7 +340,7 @@ class JointMinimisation:
     # slacks may round to 0 at the boundary of a cone: a step that is not finite is refused
     @np.errstate(over="ignore", divide="ignore", invalid="ignore")
     def _interior_point(self, max_iter: int) -> None:
-        systems = NewtonSystems(self.model, self.differences)
+        systems = NewtonSystems(self.model, self.differences, self.precision)
         cones = self._cones(_SMOOTHING)
         last_length, n_centrings = 1.0, 0
         at = self.model.at(self.coef, self._norms(cones))

@@ -35,11 +35,12 @@ from sklearn_robust.solvers._joint_start import PairDifferences
 from sklearn_robust.solvers.solution import Monitor, Monitoring
 from sklearn_robust.summed import SummedJointProblem
 
-_DRAWN = 4  # samples for each of the K (d + 1) unknowns that the Hessian is estimated from
-_START = 10  # and that the start is fitted to
+# samples for each of the K (d + 1) unknowns that the Hessian is estimated from, and that the start
+# is fitted to
+_DRAWN = 16
 _FEWEST = 1000  # samples of the start at least
 _START_TOL = 1e-2  # certified relative gap of the start, on its samples
-_NEARLY = 0.1  # lack of room, relative to a capacity, up to which weights are tried for the bound
+_NEARLY = 0.02  # lack of room, relative to a capacity, up to which weights are tried for the bound
 
 
 def minimise_summed_joint_risk(
@@ -216,6 +217,7 @@ class _SummedMinimisation(JointMinimisation):
     """One run, of samples known by sums."""
 
     whole: SummedJointModel
+    precision = 0.03  # a product is a sweep
 
     @property
     def n_samples(self) -> int:
@@ -230,7 +232,7 @@ class _SummedMinimisation(JointMinimisation):
             return
         self.coef[:, -1] = self._constant_intercept()
         at = self.whole.at(self.coef, np.zeros(len(self.whole.low)))
-        drawn = self.whole.draw(at, max(_FEWEST, _START * self.coef.size))
+        drawn = self.whole.draw(at, max(_FEWEST, _DRAWN * self.coef.size))
         log_weight = drawn.log_weight + np.log(drawn.factor)
         if len(np.unique(drawn.y)) < self.problem.n_classes:
             super()._approach(max_iter)
@@ -239,6 +241,10 @@ class _SummedMinimisation(JointMinimisation):
         part = replace(_problem_of(self.problem, drawn), log_weight=log_weight)
         found = minimise_joint_risk(part, self.whole.loss, tol=_START_TOL)
         self.coef = self.whole.from_predictor(found.coef, found.intercept)
+
+    def _stages(self, max_iter: int) -> None:
+        self._approach(max_iter)
+        super()._stages(max_iter)
 
     def _constant_intercept(self) -> np.ndarray:
         """The best intercepts (K,) of no coefficients."""
