@@ -182,11 +182,28 @@ class SummedJointProblem(SummedSamples):
             fit_intercept=self.fit_intercept,
         )
 
+    def at_class_means(self) -> JointProblem:
+        """The problem of K samples, the weighted mean of each class; see
+        `JointProblem.at_class_means`.
+        """
+        shares = self.class_weights / self.total_weight
+        means = self.total_of_parts(_class_sums_of_rows) / shares[:, None]
+        form = self.form
+        return replace(form, X=means, y=np.arange(form.n_classes), log_weight=np.log(shares))
+
     def total_of_parts(self, function: Callable[[JointProblem], S]) -> S:
         """The sum of a function of the problems of some of the samples each: all samples together,
         of which those of one problem are few enough for arrays over classes and samples.
         """
         return self.total(_OfParts(function, self.form))
+
+
+def _class_sums_of_rows(problem: JointProblem) -> np.ndarray:
+    """The weighted sums of the samples of each class, (K, d)."""
+    members = np.zeros((problem.n_classes, len(problem.y)))
+    members[problem.y, np.arange(len(problem.y))] = np.exp(problem.log_weight)
+    sums: np.ndarray = problem.rows.weighted_sum(members)
+    return sums
 
 
 # entries of an array over classes and samples of a part, four megabytes in float64

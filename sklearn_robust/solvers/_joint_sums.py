@@ -20,8 +20,9 @@ from scipy import sparse
 
 from sklearn_robust._joint_flows import WeightedSums, weighted_sums
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.joint_certificates import entropy_of_rivals
+from sklearn_robust.joint_certificates import entropy_of_rivals, robust_margin
 from sklearn_robust.losses import SummableLoss
+from sklearn_robust.norms import Norm
 from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskWeights, Units
 
 
@@ -168,6 +169,33 @@ class Draw:
         return DrawnSamples(
             problem.X[drawn], problem.y[drawn], problem.log_weight[drawn], 1 / chance[drawn]
         )
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The log-risk of a predictor, and its robust margin in a norm less its rounding."""
+
+    log_risk: float
+    margin: float
+
+    def __add__(self, other: Figures) -> Figures:
+        log_risk = float(np.logaddexp(self.log_risk, other.log_risk))
+        return Figures(log_risk, min(self.margin, other.margin))
+
+
+@dataclass(frozen=True)
+class FiguresAt:
+    """The function of samples that computes `Figures` of a predictor (K, d), (K,)."""
+
+    loss: SummableLoss
+    norm: Norm
+    coef: np.ndarray
+    intercept: np.ndarray
+
+    def __call__(self, problem: JointProblem) -> Figures:
+        now = problem.evaluate(self.loss, self.coef, self.intercept)
+        margin = robust_margin(problem, self.norm, self.coef, self.intercept)
+        return Figures(float(now.log_risk), margin)
 
 
 # -- sums of weights

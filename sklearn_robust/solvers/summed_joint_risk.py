@@ -21,10 +21,12 @@ import numpy as np
 from sklearn_robust._joint_flows import WeightedSums
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import SummableLoss
+from sklearn_robust.norms import Norm
 from sklearn_robust.rows import Survey
 from sklearn_robust.rows.reduction import S
 from sklearn_robust.solvers import _joint_sums as sums
 from sklearn_robust.solvers._joint_bounds import DualBounds, Mixture, Source
+from sklearn_robust.solvers._joint_cones import PairCones
 from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint, Units
 from sklearn_robust.solvers._joint_risk import (
     JointMinimisation,
@@ -51,6 +53,7 @@ def minimise_summed_joint_risk(
     max_iter: int = 100,
     start: tuple[np.ndarray, np.ndarray] | None = None,
     monitors: Sequence[Monitor] = (),
+    record: Callable[[np.ndarray, np.ndarray, float], None] = lambda coef, intercept, log_risk: None,
 ) -> JointSolution:
     """Minimise the joint robust risk of samples known by sums, or find a predictor that separates
     the classes; see `minimise_joint_risk`.
@@ -61,6 +64,9 @@ def minimise_summed_joint_risk(
     loss : Exponential or Logistic
     tol, max_iter, start, monitors
         As there.
+    record : callable
+        Called with coefficients (K, d), intercepts (K,) and the log-risk, or a bound on it from
+        above, at each iteration.
 
     Returns
     -------
@@ -73,7 +79,19 @@ def minimise_summed_joint_risk(
         If the data change while they are read.
     """
     model = SummedJointModel(problem, loss)
-    return _SummedMinimisation(model, tol, Monitoring(0, monitors)).run(max_iter, start)
+    run = _SummedMinimisation(model, tol, Monitoring(0, monitors))
+    run.record = record
+    return run.run(max_iter, start)
+
+
+def joint_figures(
+    problem: SummedJointProblem, loss: SummableLoss, norm: Norm, coef: np.ndarray, b: np.ndarray
+) -> tuple[float, float]:
+    """The log-risk of a predictor (K, d), (K,), and its robust margin in a norm less its rounding,
+    in one sweep.
+    """
+    found = problem.total_of_parts(sums.FiguresAt(loss, norm, coef, b))
+    return found.log_risk, found.margin
 
 
 class SummedJointModel(JointModel):
@@ -218,6 +236,7 @@ class _SummedMinimisation(JointMinimisation):
 
     whole: SummedJointModel
     precision = 0.03  # a product is a sweep
+    record: Callable[[np.ndarray, np.ndarray, float], None]
 
     @property
     def n_samples(self) -> int:
@@ -225,6 +244,14 @@ class _SummedMinimisation(JointMinimisation):
 
     def _bounds_of(self, model: JointModel) -> DualBounds:
         return SummedBounds(model, self.differences)
+
+    def _ends(self, at: RiskPoint, cones: PairCones | None) -> bool:
+        self.record(*self.model.predictor(self.coef), at.log_risk)
+        return super()._ends(at, cones)
+
+    def _ends_descent(self, coef: np.ndarray, point: RiskPoint) -> bool:
+        self.record(*self.model.predictor(coef), point.log_risk)
+        return super()._ends_descent(coef, point)
 
     def _approach(self, max_iter: int) -> None:
         """The minimiser on samples that are drawn from all; as they are where a start is given."""
