@@ -185,6 +185,7 @@ class SummedBounds(DualBounds):
             return True
         total = float(point.class_sums.sum())
         weighted_sum = -self.model.unit * point.gradient.coef[:, :-1] / total
+        weighted_sum[:, self._free] = 0.0  # features that weights cancel when they are tried
         between = (point.class_sums + point.class_sums.T)[self.problem.pairs] / total
         sizes = np.full_like(weighted_sum, self.model.unit)
         found = WeightedSums(weighted_sum, sizes, self.problem.radius * between)
