@@ -172,7 +172,7 @@ def test_rows_that_carry_weight_stay_in_a_set(max_margin_form):
     scores = chosen.X @ coef
     for n_near in (0, 2):
         expected = {6, 7, 8, *np.argsort(scores)[:n_near].tolist()}
-        assert set(working_sets._kept(chosen, answer, n_near)) == expected
+        assert set(working_sets.kept_rows(chosen, answer, n_near)) == expected
 
 
 def test_data_that_nothing_separates_need_few_rounds(on_row_sets):
