@@ -10,11 +10,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sklearn_robust.linear_model.fitting import RISK_TOL
+from sklearn_robust.certificates import Certified, relative_gap
+from sklearn_robust.linear_model.fitting import RISK_TOL, find_scale
 from sklearn_robust.linear_model.joint_fitting import constant_predictor
 from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.losses import SummableLoss
 from sklearn_robust.norms import Norm
+from sklearn_robust.separators import NotSeparableError
+from sklearn_robust.separators.summed_joint import separate_joint_sums
 from sklearn_robust.solvers import Solution, joint_figures, minimise_summed_joint_risk
 from sklearn_robust.summed import SummedJointProblem
 
@@ -56,7 +59,13 @@ class SummedJointFit:
         constant = self._constant(norm)
         if constant.converged[0] or self.monitor.stopped:
             return constant
-        return self.minimise_risk(norm)
+        solution = self.minimise_risk(norm)
+        scale = self.problem.threat.scale
+        # whether there is a separator is not decided by sums where no adversary moves a feature
+        decidable = solution.separable[0] is True or scale is None or bool(scale.all())
+        if solution.separable[0] is False or not decidable or self.monitor.stopped:
+            return solution
+        return self.separate(norm, solution, loss_tol=loss_tol)
 
     def minimise_risk(self, norm: Norm) -> Solution:
         """The minimiser of the risk, or a predictor that separates the samples robustly."""
@@ -75,6 +84,47 @@ class SummedJointFit:
             )
         found = self._seen(norm, end.coef, end.intercept, end.bound)
         return replace(found, n_iter=np.array([end.n_iter]))
+
+    def separate(self, norm: Norm, solution: Solution, *, loss_tol: float) -> Solution:
+        """The exact separator, scaled so that the sum of its robust losses is loss_tol.
+
+        Samples of which no separator is found keep their solution; without a separator, proven,
+        they are not separable.
+        """
+        with self.monitor.stage("exact separator"):
+            try:
+                found = separate_joint_sums(self.problem, norm).certified
+            except NotSeparableError:
+                return solution.not_separable(math.inf, converged=False)
+            except RuntimeError:
+                return solution
+            scale = self._scale(norm, found, loss_tol)
+            # the certificate is that of the coefficients as the user sees them
+            seen = self._seen(norm, scale * found.coef, scale * found.intercept)
+        gap = relative_gap(seen.margin.astype(np.float64), np.array([found.bound]))
+        return replace(
+            seen,
+            margin_bound=np.full_like(seen.margin_bound, found.bound),
+            gap=gap,
+            separable=[True],
+            converged=gap <= self.tol,
+            n_iter=np.array([1]),
+        )
+
+    def _scale(self, norm: Norm, found: Certified, loss_tol: float) -> float:
+        """The factor at which the sum of the robust losses of a separator, whose smallest margin is
+        1, is loss_tol; 1 for 0.
+        """
+        if loss_tol == 0:
+            return 1.0
+        goal = math.log(loss_tol) - math.log(self.problem.total_weight)
+
+        def excess(scale: float) -> float:
+            at = scale * found.coef, scale * found.intercept
+            return joint_figures(self.problem, self.loss, norm, *at)[0] - goal
+
+        # (K - 1) exp(-scale) bounds the loss
+        return find_scale(excess, math.log(len(found.coef) - 1) - goal, 1.0)
 
     def _constant(self, norm: Norm) -> Solution:
         """The coefficients 0 with the best intercepts, which may minimise the risk."""

@@ -63,7 +63,8 @@ def separate_joint_sums(
     star = largest_joint_summed_distance(problem, tol)
     if star.certified.coef.any():  # below eps* its separator is robust, if not that of least norm
         weights = star.certified.weights
-        at_radius = certify(problem_of_joint_rows(problem, star.rows), norm, star.certified.coef, weights)
+        part = problem_of_joint_rows(problem, star.rows)
+        at_radius = certify(part, norm, star.certified.coef, weights)
         at_radius = _of_least_norm(problem, norm, replace(star, certified=at_radius))
         if at_radius.certified.margin > 0:
             return at_radius
@@ -106,8 +107,6 @@ def largest_joint_summed_distance(
         )
     plain = replace(problem, radius=0.0)
     best, rows = solve_in_rounds(_RowsOfRatios(plain), tol, largest_joint_distance)
-    if not best.coef.any():
-        return SummedSeparator(best, rows)
     coef = best.coef
     margins = _pair_margins(plain, coef)
     intercept = np.zeros(len(coef))
@@ -117,6 +116,8 @@ def largest_joint_summed_distance(
     if smallest > 0:
         coef, intercept = coef / smallest, intercept / smallest
     margin = float(plain.total_of_parts(_RatioOf(coef, intercept)).value)
+    if not margin > 0:
+        coef, intercept, margin = np.zeros_like(coef), np.zeros(len(coef)), 0.0
     return SummedSeparator(replace(best, coef=coef, intercept=intercept, margin=margin), rows)
 
 
