@@ -267,12 +267,12 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         check_choice(self.refit, "refit", (True, False))
         p_algo = check_geometries(self.p_algo, "p_algo")
         model = self._candidate()
-        refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         if isinstance(X, BlockRows):
             y, sample_weight = read_block_rows(model, X, y, sample_weight)
             self._take_features_of(model)
             sample_weight = None if X.sample_weight is None else sample_weight
         else:
+            refuse_lazy(X=X, y=y, sample_weight=sample_weight)
             checked, y = validate_data(
                 self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32)
             )

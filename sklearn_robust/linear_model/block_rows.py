@@ -46,7 +46,7 @@ def check_settings_of_blocks(estimator: Any, rows: BlockRows, y: Any, sample_wei
 
 
 def check_exact_in_memory(estimator: Any, rows: BlockRows) -> None:
-    """Refuse what the exact separator serves by sums, or in memory, only."""
+    """Refuse what the exact separator of rows in blocks serves by sums only."""
     if getattr(estimator, "solver", "exact") != "exact":
         return
     several = np.count_nonzero(rows.survey.weights) > 2
@@ -54,6 +54,6 @@ def check_exact_in_memory(estimator: Any, rows: BlockRows) -> None:
         what = "several classes" if several else "scale or threat"
         raise ValueError(
             f"The exact separator with {what} needs the data in memory, got {type(rows).__name__}. "
-            f"Use RobustLinearClassifier with solver='steepest_descent' or 'auto' for the path to "
-            f"the same limit."
+            f"Use RobustLinearClassifier with its default solver, which ends there, or "
+            f"solver='steepest_descent' for the path to it."
         )
