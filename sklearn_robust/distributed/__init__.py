@@ -7,11 +7,8 @@ it is, and only sums over it travel. It needs ``pip install "sklearn-robust[dask
 from sklearn_robust.distributed.reduction import DaskReduction, LostClusterError
 from sklearn_robust.distributed.robust_linear import RobustLinearClassifier
 from sklearn_robust.distributed.scores import certified_radius, robust_accuracy_score
-from sklearn_robust.distributed.separators import (
-    SeparatorOnRows,
-    max_margin,
-    min_norm_separator,
-)
+from sklearn_robust.distributed.separators import max_margin, min_norm_separator
+from sklearn_robust.separators.on_rows import SeparatorOnRows
 
 __all__ = [
     "DaskReduction",

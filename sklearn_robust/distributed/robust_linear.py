@@ -17,6 +17,7 @@ from sklearn_robust.distributed.scores import average_score
 from sklearn_robust.linear_model import RobustLinearClassifier as LocalClassifier
 from sklearn_robust.linear_model.base import store_solution
 from sklearn_robust.linear_model.summed_fitting import SummedFit, read_summed_problem
+from sklearn_robust.linear_model.summed_joint_fitting import SummedJointFit
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import Norm
 from sklearn_robust.rows import Block, Survey
@@ -192,7 +193,7 @@ class RobustLinearClassifier(LocalClassifier):
         reduction = DaskReduction(current_client(self.client), chunks)
         return read_summed_problem(self, reduction, reduction.total(Survey.of))
 
-    def _solve_by_sums(self, fit: SummedFit, norm: Norm) -> Solution | None:
+    def _solve_by_sums(self, fit: SummedFit | SummedJointFit, norm: Norm) -> Solution | None:
         if not isinstance(fit.problem.reduction, DaskReduction):
             return super()._solve_by_sums(fit, norm)
         try:
@@ -201,7 +202,7 @@ class RobustLinearClassifier(LocalClassifier):
             error.model = self._at_last(fit)
             raise
 
-    def _at_last(self, fit: SummedFit) -> Self | None:
+    def _at_last(self, fit: SummedFit | SummedJointFit) -> Self | None:
         """A classifier with the last predictor of a fit, whose own fit goes on from there."""
         if fit.last is None:
             return None
@@ -209,7 +210,7 @@ class RobustLinearClassifier(LocalClassifier):
         fitted = {name: value for name, value in vars(self).items() if name not in vars(model)}
         model.__dict__.update(fitted)
         model._loss = fit.loss
-        store_solution(model, fit.solution(fit.last))
+        store_solution(model, fit.last_solution())
         return model
 
     # -- predictions and scores

@@ -31,19 +31,20 @@ from sklearn_robust.linear_model.base import (
 from sklearn_robust.linear_model.block_rows import check_settings_of_blocks
 from sklearn_robust.linear_model.fitting import Batch, Fit, convert_margins
 from sklearn_robust.linear_model.joint_fitting import JointFit
-from sklearn_robust.linear_model.lifecycle import begin_fit, begin_summed_fit, end_fit
+from sklearn_robust.linear_model.lifecycle import AnyFit, begin_fit, begin_summed_fit, end_fit
 from sklearn_robust.linear_model.summed_fitting import (
     NotBySumsError,
     SummedFit,
     read_summed_problem,
 )
+from sklearn_robust.linear_model.summed_joint_fitting import SummedJointFit
 from sklearn_robust.losses import MarginLoss, check_loss
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm, norm_of
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows, LocalReduction
 from sklearn_robust.separators.separator import check_geometry, geometry_of
 from sklearn_robust.solvers import Solution, TooManyColumnsError
-from sklearn_robust.summed import SummedProblem
+from sklearn_robust.summed import SummedJointProblem, SummedProblem, SummedSamples
 from sklearn_robust.threats import ConicThreat, Threat, is_ball, require, require_ball
 
 # entries of the constraints up to which solver="auto" computes the limit
@@ -324,15 +325,15 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         norm = norm_of(geometry, len(self.classes_))
         self._p = geometry_of(norm)
         callbacks = FitCallbacks(self, X, y, sample_weight)
-        fit: Fit | JointFit | SummedFit
+        fit: AnyFit
         solution = None
-        if isinstance(problem, SummedProblem):
+        if isinstance(problem, SummedSamples):
             fit = begin_summed_fit(self, problem, callbacks, last)
             solution = self._solve_by_sums(fit, norm)
             if solution is None:
                 problem = read_problem(self, X, y, sample_weight, self.class_weight)
         if solution is None:
-            assert not isinstance(problem, SummedProblem)
+            assert not isinstance(problem, SummedSamples)
             fit = begin_fit(
                 self,
                 problem,
@@ -350,7 +351,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
 
     def _read_problem(
         self, X: Any, y: Any, sample_weight: Any, sample_radius: Any
-    ) -> RobustProblem | JointProblem | SummedProblem:
+    ) -> RobustProblem | JointProblem | SummedProblem | SummedJointProblem:
         """The problem of the training data; of rows in blocks by sums over them, if these do."""
         if isinstance(X, BlockRows) and sample_radius is None:
             check_settings_of_blocks(self, X, y, sample_weight)
@@ -360,7 +361,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
                 pass
         return read_problem(self, X, y, sample_weight, self.class_weight, sample_radius)
 
-    def _solve_by_sums(self, fit: SummedFit, norm: Norm) -> Solution | None:
+    def _solve_by_sums(self, fit: SummedFit | SummedJointFit, norm: Norm) -> Solution | None:
         """The solution of samples known by sums; None where another method takes over."""
         try:
             return fit.solve(norm, loss_tol=self.loss_tol)

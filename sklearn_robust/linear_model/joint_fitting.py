@@ -18,7 +18,7 @@ from typing import ClassVar, NoReturn
 
 import numpy as np
 
-from sklearn_robust.joint import JointProblem
+from sklearn_robust.joint import JointEvaluation, JointProblem
 from sklearn_robust.joint_certificates import (
     entropy_bound,
     feasibility,
@@ -227,14 +227,8 @@ class JointFit(BaseFit[JointProblem]):
     def _constant(self, norm: Geometry) -> Solution:
         """The coefficients 0 with the best intercepts, which may minimise the risk."""
         problem = self.double.at_class_means()
+        now, bound = constant_predictor(problem, self.loss)
         coef = np.zeros((problem.n_classes, problem.n_features))
-        now = problem.evaluate(self.loss, coef)
-        bound = -math.inf
-        if self.has_minimiser and problem.radius > 0:
-            weights = problem.balanced(now.weights)
-            near = feasibility(problem, weights).ratio <= _NEAR_PROOF
-            if near and feasibility(problem, weights, search=True).proven:
-                bound = entropy_bound(problem, self.loss, weights)
         return self._solution(norm, coef, now.intercept, bound, log_risk=float(now.log_risk))
 
     def _of_minimiser(self, norm: Geometry, end: JointSolution) -> Solution:
@@ -319,6 +313,20 @@ def _updated(solution: Solution, new: Solution) -> Solution:
     """The new solution; a proof of separability or of its opposite stays."""
     separable = new.separable if new.separable[0] is not None else solution.separable
     return replace(new, separable=separable)
+
+
+def constant_predictor(problem: JointProblem, loss: MarginLoss) -> tuple[JointEvaluation, float]:
+    """The coefficients 0 with their best intercepts, of the class means, and the lower bound on the
+    log-risk of every predictor that their weights prove; -inf where they prove none.
+    """
+    now = problem.evaluate(loss, np.zeros((problem.n_classes, problem.n_features)))
+    if not (offers(problem.threat, ProximalThreat) and problem.radius > 0):
+        return now, -math.inf
+    weights = problem.balanced(now.weights)
+    near = feasibility(problem, weights).ratio <= _NEAR_PROOF
+    if near and feasibility(problem, weights, search=True).proven:
+        return now, entropy_bound(problem, loss, weights)
+    return now, -math.inf
 
 
 def scale_to_loss(

@@ -39,6 +39,7 @@ from sklearn_robust.separators.largest_factor import largest_factor
 from sklearn_robust.separators.linear_program import solve_linear_program
 from sklearn_robust.separators.separator import (
     Separator,
+    needs_sums,
     read_problem,
     read_problem_of_threat,
     read_threat,
@@ -87,8 +88,9 @@ def max_margin(
     Parameters
     ----------
     X : {array-like, sparse matrix} of shape (n, d), or BlockRows
-        Rows in blocks are read once a round, and a few of them are kept in memory. They hold two
-        classes, and features have no scales.
+        Rows in blocks are read once a round, and a few of them are kept in memory: of several
+        classes, or with scales, the answer is a `SeparatorOnRows` with weights of these alone, and
+        scales are positive.
     y : array-like of shape (n,)
         Two or more classes; of two the greater label is the positive one. Without an intercept also
         -1 or +1 alone. None for BlockRows, which hold labels; their samples of weight zero are left
@@ -160,7 +162,14 @@ def max_margin(
         return _critical_factor(
             read_problem_of_threat(X, y, threat, fit_intercept, sample_radius), tol
         )
-    problem = read_problem(X, y, check_exponent(q, "q"), 0.0, fit_intercept, scale)
+    q = check_exponent(q, "q")
+    if needs_sums(X, scale):
+        from sklearn_robust.separators.on_rows import largest_distance_of_blocks  # it uses this one
+
+        return largest_distance_of_blocks(
+            X, y, q=q, fit_intercept=fit_intercept, scale=scale, tol=tol
+        )
+    problem = read_problem(X, y, q, 0.0, fit_intercept, scale)
     if isinstance(problem, JointProblem):
         of_classes = _largest_joint_distance(problem, tol)
         warn_of_gap(of_classes.relative_gap, tol)

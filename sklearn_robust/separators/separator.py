@@ -328,7 +328,7 @@ def read_problem(
     """The problem that a user's data and parameters state; a joint one for several classes."""
     check_choice(fit_intercept, "fit_intercept", (True, False))
     if isinstance(X, BlockRows):
-        return _problem_of_blocks(X, y, q, eps, fit_intercept, scale)
+        return _problem_of_blocks(X, y, q, eps, fit_intercept)
     refuse_lazy(X=X, y=y)
     names = _get_feature_names(X)
     X, y = check_X_y(X, y, accept_sparse=("csr", "csc"), dtype=np.float64)
@@ -341,23 +341,20 @@ def read_problem(
     return RobustProblem.from_data(X, _signs(y, classes, fit_intercept), **given)
 
 
+def needs_sums(X: Any, scale: Any) -> bool:
+    """Whether X are rows in blocks of several classes, or with scales: they are known by sums."""
+    if not isinstance(X, BlockRows):
+        return False
+    return scale is not None or bool(np.count_nonzero(X.survey.weights) > 2)
+
+
 def _problem_of_blocks(
-    rows: BlockRows, y: Any, q: float, eps: float, fit_intercept: bool, scale: Any
+    rows: BlockRows, y: Any, q: float, eps: float, fit_intercept: bool
 ) -> RobustProblem:
     """The problem of two classes that rows in blocks state."""
     rows.refuse_beside(y=y)
-    if scale is not None:
-        raise ValueError(
-            f"scale={scale!r} needs the data in memory, got {type(rows).__name__}. Divide the "
-            f"features by their scales, or pass an array."
-        )
     used = slice(None) if rows.sample_weight is None else rows.sample_weight > 0
     classes = np.unique(rows.y[used])
-    if len(classes) > 2:
-        raise ValueError(
-            f"{len(classes)} classes need the data in memory, got {type(rows).__name__}. Pass an "
-            f"array, or use RobustLinearClassifier."
-        )
     labels = np.ones(rows.shape[0])
     labels[used] = _signs(rows.y[used], classes, fit_intercept)
     return RobustProblem.from_data(

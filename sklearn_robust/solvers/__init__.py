@@ -8,6 +8,7 @@ from sklearn_robust.solvers.diagonal import diagonal_descent
 from sklearn_robust.solvers.robust_risk import minimise_robust_risk
 from sklearn_robust.solvers.solution import Solution
 from sklearn_robust.solvers.steepest import descent_grid, steepest_descent
+from sklearn_robust.solvers.summed_joint_risk import joint_figures, minimise_summed_joint_risk
 from sklearn_robust.solvers.summed_risk import (
     SummedSolution,
     TooManyColumnsError,
@@ -27,10 +28,12 @@ __all__ = [
     "descent_grid",
     "diagonal_descent",
     "joint_diagonal_descent",
+    "joint_figures",
     "joint_steepest_descent",
     "log_risks_along",
     "minimise_joint_risk",
     "minimise_robust_risk",
+    "minimise_summed_joint_risk",
     "minimise_summed_risk",
     "most_hessian_columns",
     "steepest_descent",

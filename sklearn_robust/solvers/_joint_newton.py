@@ -18,7 +18,6 @@ from sklearn_robust.solvers._joint_start import PairDifferences
 
 MOST_DENSE = 3000  # unknowns of the dense factor at most; of more it would outweigh all else
 
-_PRECISION = 1e-3  # residual of a Newton system, relative, in the norm of the inverse factor
 _MAX_PRODUCTS = 60  # conjugate gradients in one system
 # products from which the next system has a new estimate of the Hessian, at least, and relative to
 # those of the first system of an estimate that has features in blocks
@@ -32,10 +31,13 @@ class NewtonSystems:
     ----------
     model : JointModel
     differences : PairDifferences
+    precision : float
+        The residual of a system, relative, in the norm of the inverse factor.
     """
 
-    def __init__(self, model: JointModel, differences: PairDifferences) -> None:
+    def __init__(self, model: JointModel, differences: PairDifferences, precision: float) -> None:
         self.model = model
+        self.precision = precision
         self.differences = differences
         self._estimate: HessianEstimate | None = None
         self._renew_from = 0.0
@@ -73,7 +75,7 @@ class NewtonSystems:
 
     def _gauge(self, at: RiskPoint) -> float:
         """The curvature given to the common shift of all classes, which changes no margin."""
-        return float(at.of_sample.sum()) / self.model.problem.n_classes
+        return float(at.class_sums.sum()) / self.model.problem.n_classes
 
     def _product(
         self, at: RiskPoint, scaling: Scaling | None, gauge: float, step: Direction
@@ -114,7 +116,7 @@ class NewtonSystems:
             residual = residual + product * -length
             ahead = precondition(residual)
             new = residual.dot(ahead)
-            if not new > _PRECISION**2 * first:
+            if not new > self.precision**2 * first:
                 break
             search = ahead + search * (new / energy)
             energy = new

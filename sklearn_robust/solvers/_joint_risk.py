@@ -33,6 +33,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -194,12 +195,19 @@ def minimise_joint_risk(
     """
     require(problem.threat, ProximalThreat, "the minimiser of the joint risk")
     problem = with_reachable(problem.in_double_arithmetic())
-    run = _Minimisation(problem, loss, tol, Monitoring(0, monitors))
+    run = JointMinimisation(JointModel(problem, loss), tol, Monitoring(0, monitors))
     return run.run(max_iter, start)
 
 
-class _Minimisation:
+class JointMinimisation:
     """One run.
+
+    Parameters
+    ----------
+    model : JointModel
+        The risk of all pairs of a sample and a rival.
+    tol : float
+    monitoring : Monitoring
 
     Attributes
     ----------
@@ -219,12 +227,12 @@ class _Minimisation:
         Whether a monitor has stopped the solver.
     """
 
-    def __init__(
-        self, problem: JointProblem, loss: MarginLoss, tol: float, monitoring: Monitoring
-    ) -> None:
-        self.problem = problem
+    precision: ClassVar[float] = 1e-3  # of Newton systems
+
+    def __init__(self, model: JointModel, tol: float, monitoring: Monitoring) -> None:
+        self.problem = problem = model.problem
         self.monitoring = monitoring
-        self.whole = JointModel(problem, loss)
+        self.whole = model
         self._judge(self.whole)
         self.pairs_of_whole = self.differences
         self.recession: Recession | None = None
@@ -237,18 +245,27 @@ class _Minimisation:
         self.stopped = self.ended = False
         self.proving = True
 
+    @property
+    def n_samples(self) -> int:
+        """The number of samples, n."""
+        return len(self.problem.y)
+
     def _judge(self, model: JointModel) -> None:
         """Take a model of the risk, of all pairs of a sample and a rival or of some."""
         self.model = model
         self.differences = PairDifferences(model)
-        self.bounds = DualBounds(model, self.differences)
+        self.bounds = self._bounds_of(model)
+
+    def _bounds_of(self, model: JointModel) -> DualBounds:
+        """The lower bounds on a risk, none so far."""
+        return DualBounds(model, self.differences)
 
     def run(self, max_iter: int, start: tuple[np.ndarray, np.ndarray] | None) -> JointSolution:
         """Start, then the interior point where it serves, or L-BFGS in stages."""
         if start is not None:
             self.coef = self.model.from_predictor(*start)
         if self._has_interior_point():
-            self._descend(_SMOOTHING, 0.0, min(_START_ITERATIONS, 20 * max_iter))
+            self._approach(max_iter)
             if not self.stopped:
                 self._interior_point(max_iter)
             if not self.ended and self._recedes():
@@ -268,6 +285,10 @@ class _Minimisation:
             return True
         joins = n_pairs > 0 and threat.q in (2, math.inf)
         return joins and 2 * n_pairs <= MOST_DENSE and self.coef.size * n_pairs <= _MOST_JOINED
+
+    def _approach(self, max_iter: int) -> None:
+        """The start of the interior point."""
+        self._descend(_SMOOTHING, 0.0, min(_START_ITERATIONS, 20 * max_iter))
 
     def _descend(
         self,
@@ -324,7 +345,7 @@ class _Minimisation:
     # slacks may round to 0 at the boundary of a cone: a step that is not finite is refused
     @np.errstate(over="ignore", divide="ignore", invalid="ignore")
     def _interior_point(self, max_iter: int) -> None:
-        systems = NewtonSystems(self.model, self.differences)
+        systems = NewtonSystems(self.model, self.differences, self.precision)
         cones = self._cones(_SMOOTHING)
         last_length, n_centrings = 1.0, 0
         at = self.model.at(self.coef, self._norms(cones))
@@ -581,7 +602,7 @@ class _Minimisation:
 
     def _stages(self, max_iter: int) -> None:
         """L-BFGS at a radius that approaches the problem's, until the bound closes the gap."""
-        entries = self.coef.shape[0] * len(self.problem.y)
+        entries = self.coef.shape[0] * self.n_samples
         entries += len(self.model.low) * len(self.differences.columns)
         max_iter = min(max_iter, _MOST_ENTRIES // entries)
         for stage, shrink in enumerate(_SHRINKS):
