@@ -193,8 +193,8 @@ class _LogRisk:
     loss : MarginLoss
     unit : float
         The variables are those of unit * w, so that they are of order one.
-    columns : ndarray of int or None
-        Those that move, under an l1 norm.
+    columns : ndarray of int, optional
+        Those that move, under an l1 norm; all by default.
 
     Attributes
     ----------
@@ -204,7 +204,11 @@ class _LogRisk:
     """
 
     def __init__(
-        self, problem: RobustProblem, loss: MarginLoss, unit: float, columns: np.ndarray | None
+        self,
+        problem: RobustProblem,
+        loss: MarginLoss,
+        unit: float,
+        columns: np.ndarray | None = None,
     ) -> None:
         self.problem, self.loss = problem, loss
         self.unit = unit
@@ -253,11 +257,12 @@ class _Form(Protocol):
 
 
 def _form(problem: RobustProblem, unit: float, columns: np.ndarray | None) -> _Form:
-    """The form that suits the adversary's norm; columns are for an l1 norm."""
+    """The form that suits the adversary's norm; under an l1 norm on these columns, or on all."""
     eps = float(problem.radius[0]) / unit
     threat = problem.threat
     scale = np.ones(problem.n_features) if threat.scale is None else threat.scale
-    if columns is not None:
+    if eps > 0 and threat.q == math.inf:
+        columns = np.arange(len(scale)) if columns is None else columns
         return _Split(eps, scale[columns], columns, len(scale))
     if eps > 0 and threat.q == 1:
         return _Level(eps, scale)
