@@ -8,9 +8,9 @@ included, to a certified gap of 1e-6, and the log-risk beside that of `minimise_
 array. Then a fit of .npy files of 0.5 GB by two workers, processes of one thread: "down" is the
 function that the tasks of a sweep are sent, "up" a sum that comes back, pickled, both the most of
 all sweeps with or without a Gram matrix; "between workers" is all that they sent each other in the
-fit; memory is the most that is resident in a worker, of which the imports are the part that an
-array of ten samples takes. Then 2e6 x 200 in float32, drawn on the workers and kept there: one
-worker against two, and the same data with dask-ml, where it is installed; the median of three fits.
+fit; memory is the most that is resident in a worker, and after the imports alone. Last 2e6 x 200 in
+float32, drawn on the workers and kept there: one worker against two, and the same data with
+dask-ml, where it is installed; the median of three fits.
 
     python benchmarks/cluster.py [--gigabytes 1] [--samples 2e6] [--folder /tmp]
 
@@ -155,7 +155,7 @@ def of_files(sources: list[Any]) -> dict[str, str]:
 
     options = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": "1GB"}
     with LocalCluster(**options, dashboard_address=":0") as cluster, Client(cluster) as client:
-        client.run(small_fit)
+        client.run(imports)
         imported = max(client.run(resident).values())
         began = time.perf_counter()
         with Sweeps() as moved:
@@ -180,13 +180,9 @@ def of_files(sources: list[Any]) -> dict[str, str]:
     }
 
 
-def small_fit() -> None:
-    """What a worker imports, by a fit of its own."""
-    import sklearn_robust.distributed  # noqa: F401  the task's module
-    from sklearn_robust import RobustLinearClassifier
-
-    X = np.random.default_rng(0).standard_normal((10, 2))
-    RobustLinearClassifier(loss="logistic").fit(X, np.arange(10) % 2)
+def imports() -> None:
+    """What a worker imports for a task."""
+    import sklearn_robust.distributed  # noqa: F401
 
 
 # -- one worker against two
@@ -225,7 +221,7 @@ def of_workers(n: float) -> Iterator[list[str]]:
         options = {"n_workers": n_workers, "threads_per_worker": 1, "memory_limit": 0}
         with LocalCluster(**options, dashboard_address=":0") as cluster, Client(cluster) as client:
             X, y = kept(client, n)
-            client.run(small_fit)
+            client.run(imports)
             for name, fit in fits(X, y):
                 runs = []
                 for _ in range(REPEATS):

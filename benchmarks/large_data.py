@@ -1,4 +1,4 @@
-"""Claims: the extra memory of two large fits of RobustLinearClassifier is at most 1.2 times the data.
+"""Claims: two large fits of RobustLinearClassifier take at most 1.2 times the data in extra memory.
 
 1 000 000 x 100 dense in single precision, and 200 000 x 50 000 sparse at density 1e-4, each in a
 fresh process with one thread. Memory is the peak resident size during the fit less the resident
