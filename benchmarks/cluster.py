@@ -7,10 +7,10 @@ First Newton's method in sweeps on this machine: the sweeps, the survey and the 
 included, to a certified gap of 1e-6, and the log-risk beside that of `minimise_robust_risk` on the
 array. Then a fit of .npy files of 0.5 GB by two workers, processes of one thread: "down" is the
 function that the tasks of a sweep are sent, "up" a sum that comes back, pickled, both the most of
-all sweeps with or without a Gram matrix; "between workers" is all that they sent each other in the
-fit; memory is the most that is resident in a worker, and after the imports alone. Last 2e6 x 200 in
-float32, drawn on the workers and kept there: one worker against two, and the same data with
-dask-ml, where it is installed; the median of three fits.
+all sweeps with or without a Gram matrix; the sums that workers sent to each other or to this
+process are those of all sweeps; memory is the most that is resident in a worker, and after the
+imports alone. Last 2e6 x 200 in float32, drawn on the workers and kept there: one worker against
+two, and the same data with dask-ml, where it is installed; the median of three fits.
 
     python benchmarks/cluster.py [--gigabytes 1] [--samples 2e6] [--folder /tmp]
 
@@ -143,8 +143,8 @@ def resident() -> int:
 
 
 def sent(dask_worker: Any) -> int:
-    """The bytes that a worker has sent to others."""
-    return int(dask_worker.transfer_outgoing_bytes_total)
+    """How often a worker has sent sums, to another or to this process."""
+    return int(dask_worker.transfer_outgoing_count_total)
 
 
 def of_files(sources: list[Any]) -> dict[str, str]:
@@ -162,7 +162,7 @@ def of_files(sources: list[Any]) -> dict[str, str]:
             model = RobustLinearClassifier(eps=0.01, loss="logistic").fit(sources)
         seconds = time.perf_counter() - began
         memory = max(client.run(resident).values())
-        between = sum(client.run(sent).values())
+        n_sent = sum(client.run(sent).values())
     gram = model.coef_.size**2 * 8 / 4  # bytes, of a quarter of all columns at least
     up = {kind: [size for size in moved.up if (size > gram) is kind] for kind in (True, False)}
     return {
@@ -173,7 +173,7 @@ def of_files(sources: list[Any]) -> dict[str, str]:
         "down, kB": f"{max(moved.down) / 1e3:.0f}",
         "up without, kB": f"{max(up[False]) / 1e3:.0f}",
         "up with, kB": f"{max(up[True], default=0) / 1e3:.0f}",
-        "between workers, MB": f"{between / 1e6:.1f}",
+        "sums sent by workers": f"{n_sent}",
         "worker with imports, MB": f"{imported / 1e6:.0f}",
         "worker, MB": f"{memory / 1e6:.0f}",
         "seconds": f"{seconds:.0f}",
