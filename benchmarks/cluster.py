@@ -182,7 +182,8 @@ def of_files(sources: list[Any]) -> dict[str, str]:
 
 def imports() -> None:
     """What a worker imports for a task."""
-    import sklearn_robust.distributed  # noqa: F401
+    import sklearn_robust.distributed.reduction
+    import sklearn_robust.solvers  # noqa: F401
 
 
 # -- one worker against two
