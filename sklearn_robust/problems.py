@@ -180,6 +180,9 @@ class RobustProblem(OnRows):
         log_weight = xp.where(used, logs, xp.full_like(logs, -math.inf))
         log_total = xp.log(largest) + xp.log(xp.sum(weight / largest, axis=-1, keepdims=True))
         log_weight = xp.astype(log_weight - log_total, y.dtype)
+        if bool(xp.all(weight == largest)):  # one number in memory for all samples
+            one = xp.asarray(log_weight[:, :1], copy=True)
+            log_weight = xp.broadcast_to(one, y.shape)
         log_total = xp.astype(log_total[:, 0], y.dtype)
         check_range(rows, xp)
         one = xp.ones((1, X.shape[1]), dtype=y.dtype, device=y.device)
@@ -442,14 +445,15 @@ def feasible_weights(weights: Array, classes: Sequence[Array]) -> Array:
     uniform where all are 0.
     """
     xp = namespace(weights)
-    zero = xp.zeros_like(weights)
-    feasible = zero
+    nothing = xp.zeros_like(weights[..., :1])
+    feasible = xp.zeros_like(weights)
     for members in classes:
-        part = xp.where(members, xp.maximum(weights, zero), zero)
+        part = xp.where(members, xp.maximum(weights, nothing), nothing)
         largest = xp.max(part, axis=-1, keepdims=True)
         # in units of a power of two, which rounds nothing, no sum under- or overflows
-        unit = 2.0 ** xp.floor(xp.log2(xp.where(largest > 0, largest, 1.0)))
-        part = xp.where(largest == 0, xp.astype(members, part.dtype), part / unit)
+        part = part / 2.0 ** xp.floor(xp.log2(xp.where(largest > 0, largest, nothing + 1)))
+        if bool(xp.any(largest == 0)):
+            part = xp.where(largest == 0, xp.astype(members, part.dtype), part)
         feasible = feasible + part / (len(classes) * xp.sum(part, axis=-1, keepdims=True))
     return feasible
 

@@ -122,7 +122,11 @@ def read_problem(
     else:
         refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         X, y = validate_data(estimator, X, y, accept_sparse="csr", dtype=(np.float64, np.float32))
-        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        weight = np.broadcast_to(1.0, len(y))
+        if sample_weight is not None:
+            weight = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
+            )
         # the exact separators do not know samples of weight zero
         exact = getattr(estimator, "solver", "exact") == "exact"
         serves_exactly = not estimator._reads_blocks or exact

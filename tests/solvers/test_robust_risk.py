@@ -335,6 +335,30 @@ def test_too_many_columns_for_a_hessian_go_to_lbfgs(gaussian, monkeypatch, q):
 
 
 @each_loss
+def test_lbfgs_under_an_l1_norm_keeps_the_columns_in_use(monkeypatch, loss):
+    rng = np.random.default_rng(0)
+    X, teacher = rng.standard_normal((300, 60)), np.append(np.ones(4), np.zeros(56))
+    y = np.where(X @ teacher + rng.standard_normal(300) > 0, 1.0, -1.0)
+    problem = RobustProblem.from_data(X, y, q=np.inf, eps=0.15, fit_intercept=True)
+    expected = minimise_robust_risk(problem, loss, EUCLIDEAN, tol=1e-9)
+    sizes = []
+
+    def counted(objective, x0, search=_risk_lbfgs.fmin_l_bfgs_b, **options):
+        sizes.append(len(x0))
+        return search(objective, x0, **options)
+
+    monkeypatch.setattr(_risk_lbfgs, "fmin_l_bfgs_b", counted)
+    coef, _ = _risk_lbfgs.lbfgs(
+        problem, loss, np.zeros((1, 60)), max_iter=1000, record=lambda *_: None
+    )
+    np.testing.assert_allclose(coef, expected.coef, atol=1e-5)
+    assert 0 < np.count_nonzero(coef) <= 20
+    assert max(sizes) <= 2 * 30
+    assert sizes == sorted(sizes)
+    assert len(sizes) <= 6
+
+
+@each_loss
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 def test_hessians_in_single_precision_certify_too(gaussian, monkeypatch, loss, q):
     monkeypatch.setattr(arrays, "_SINGLE_FROM", 0)
