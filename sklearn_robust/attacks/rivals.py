@@ -35,7 +35,7 @@ from sklearn_robust.threats import (
     times,
 )
 
-_BLOCK_ENTRIES = 2**16  # entries of sets of samples that exist at a time, in the processor's cache
+_BLOCK_ENTRIES = 2**17  # entries of sets of samples that exist at a time, in the processor's cache
 _FARTHEST = 60  # logarithm to base 2 of the bounds that cut off a ray, at most
 _LARGEST_FACTOR = 1e12  # the largest factor on a set that is looked for
 
