@@ -1,8 +1,8 @@
 r"""Convex sets of a few dimensions, whose support functions are found by enumeration.
 
-A piece is :math:`\{x : l \le x \le u,\ A x \le b,\ \|L_k x\|_2 \le r_k\}` with at most two balls. At
-a point where <v, .> is largest some rows hold with equality, and none, one or both of the balls:
-each choice of rows and balls leaves one candidate in closed form, or at the root of a decreasing
+A piece is :math:`\{x : l \le x \le u,\ A x \le b,\ \|L_k x\|_2 \le r_k\}` with at most two balls.
+At a point where <v, .> is largest some rows hold with equality, and none, one or both of the balls:
+each choice of rows and balls leaves one candidate in closed form, or at the root of a monotone
 function. The largest value of the candidates that are in the piece is the support function. No
 solver is used.
 """

@@ -311,12 +311,10 @@ def main() -> None:
         }
         written = time.monotonic()
         for done in as_completed(waiting):
-            if done.cancelled():
-                continue
             tallies[waiting[done]].add(done.result())
             if time.monotonic() > end:
-                for future in waiting:
-                    future.cancel()
+                pool.shutdown(wait=False, cancel_futures=True)
+                break
             if time.monotonic() > written + 5:
                 write(options.out, tallies)
                 written = time.monotonic()
@@ -326,12 +324,12 @@ def main() -> None:
 
 def write(out: Path, tallies: dict[Any, Tally]) -> None:
     """The tables of what was found, each file whole at every moment."""
-    lines = [(*names, "")[:2] + (op, tally) for (names, op), tally in tallies.items()]
+    lines = [(names[0], op, "".join(names[1:]), one) for (names, op), one in tallies.items()]
     rows = [
         [first, op, second, tally.draws, tally.errors]
         + [f"{(tally.largest or {}).get(name, np.nan):.1e}" for name in list(CHECKS)[:-1]]
         + [tally.message]
-        for first, second, op, tally in lines
+        for first, op, second, tally in lines
     ]
     path = out / "threat_soak.csv"
     with path.with_suffix(".tmp").open("w", newline="") as file:
@@ -346,7 +344,7 @@ def write(out: Path, tallies: dict[Any, Tally]) -> None:
 
 def _summary(tallies: dict[Any, Tally]) -> str:
     """The largest errors under each operation, and what is above the tolerance."""
-    kinds = {"": "one set", "|": "a | b", "+": "a + b", "&": "a & b"}
+    kinds = {"": "one set", "|": r"a \| b", "+": "a + b", "&": "a & b"}
     text = [
         "# Sets of perturbations, and their pairs, against enumeration",
         "",

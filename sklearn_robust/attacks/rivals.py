@@ -73,9 +73,9 @@ class Rivals:
         n_classes = len(self.coef)
         if is_by_class(threat):
             labels = range(n_classes) if classes is None else classes
-            sets = [of_class(threat, label) for label in labels]
-            self.radii = np.array([radius_of(one) for one in sets])
-            self.units = [_unit(one) for one in sets]
+            self.units = [of_class(threat, label) for label in labels]
+            # factors on the radii of the classes; 0 for a class that does not attack
+            self.radii = np.array([float(radius_of(one) > 0) for one in self.units])
         else:
             self.radii = np.full(n_classes, radius_of(threat))
             self.units = [_unit(threat)] * n_classes

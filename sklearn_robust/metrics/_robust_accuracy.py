@@ -285,9 +285,9 @@ def certified_radius(
         The distance is then measured in :math:`\|\delta / s\|_q`, as in `robust_accuracy_score`.
     threat : Threat, optional
         A set of perturbations as an object, in place of q, scale and clip. The radius is then the
-        factor by which the set can grow before it changes the decision; of an `LpBall`, whatever
-        its radius, the distance in its norm. Limits do not grow with the set, and of changes that
-        are counted, of categories or of 0 and 1, the number grows.
+        factor by which the set can grow before it changes the decision; of an `LpBall` of one
+        radius, whatever it is, the distance in its norm. Limits do not grow with the set, and of
+        changes that are counted, of categories or of 0 and 1, the number grows.
     clip : pair (low, high) of numbers or arrays of shape (n_features,), optional
         Limits of the data, as in `robust_accuracy_score`.
 

@@ -62,7 +62,7 @@ def data(threat_soak, name, n, n_classes=3, seed=0):
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_scores_points_and_radii_against_enumeration(threat_soak, name, n_classes):
-    X, y, rng = data(threat_soak, name, 12, n_classes)
+    X, y, rng = data(threat_soak, name, 12, n_classes, seed=1)
     case = threat_soak.make(name, rng, X)
     model = LogisticRegression(C=50).fit(X, y)
     coef = model.coef_ if n_classes > 2 else np.vstack([0 * model.coef_, model.coef_])
@@ -90,6 +90,7 @@ def test_scores_points_and_radii_against_enumeration(threat_soak, name, n_classe
     if name.startswith(("ball", "clipped")):
         radii = radii / case.threat.eps
     found = np.isfinite(radii) & (radii > 0)
+    assert found.any()
     for factor, robust in ((1 - 1e-6, 1.0), (1 + 1e-6, 0.0)):
         assert (
             robust_accuracy_score(
