@@ -222,8 +222,9 @@ class RobustNetBase(
             return
         if self.scale is not None or self.clip is not None:
             raise ValueError(
-                f"threat takes the place of q_pert, eps, scale and clip, got threat={self.threat!r} "
-                f"beside scale={self.scale!r} and clip={self.clip!r}. Leave out one or the others."
+                f"threat takes the place of q_pert, eps, scale and clip, got "
+                f"threat={self.threat!r} beside scale={self.scale!r} and clip={self.clip!r}. Leave "
+                f"out one or the others."
             )
         self.threat_ = self._bound(self.threat)
         self.scale_ = getattr(self.threat_, "scale", None)

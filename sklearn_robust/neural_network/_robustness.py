@@ -1,4 +1,4 @@
-"""How robust a fitted network is against l_q balls and boxes: its accuracy under attack, and bounds on it."""
+"""How robust a fitted network is against balls and boxes: its accuracy under attack, and bounds."""
 
 from __future__ import annotations
 
