@@ -59,11 +59,7 @@ from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import Exponential, Logistic, MarginLoss, conjugate_bound
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
 from sklearn_robust.rows import Rows
-from sklearn_robust.threats import (
-    ProximalThreat,
-    offers,
-    support_sizes,
-)
+from sklearn_robust.threats import ProximalThreat, offers
 from sklearn_robust.total_variation import cut_excess, total_variation_prox
 
 __all__ = [
@@ -241,7 +237,7 @@ def _low_margins(problem: JointProblem, coef: Array, penalties: Array, intercept
     xp = namespace(coef)
     of_sum = sum_rounding(problem.n_terms, coef.dtype, xp)
     of_norm = _norm_rounding(problem, LpNorm(2), problem.n_features, coef.dtype, xp)
-    penalties = penalties + (of_sum + of_norm) * problem.penalties(coef, support_sizes)
+    penalties = penalties + (of_sum + of_norm) * problem.penalty_sizes(coef)
     sizes = problem.rows.score_sizes(xp.max(xp.abs(coef), axis=0)[None])[0]
     margins = problem.robust_margins(coef, intercept, penalties)
     return margins - 2 * of_sum * (sizes + xp.max(xp.abs(intercept)))
