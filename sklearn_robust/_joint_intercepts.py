@@ -79,7 +79,7 @@ def _risk_model(
         soft_margins[at] = soft_minimum(losses)[0]
     log_risk, weights = loss.log_risk_and_weights(soft_margins, log_weight)
     curvatures = loss.curvature(soft_margins, weights)
-    gradient, hessian = xp.zeros_like(b), xp.zeros_like(b * b[:, None])
+    gradient, hessian = xp.zeros_like(b), xp.zeros((len(b), len(b)), dtype=b.dtype, device=b.device)
     for at, places in rows.blocks():
         shares = soft_minimum(rows.losses(scores[:, at], penalties, b, at, places))[1]
         weighted = weights[at] * shares

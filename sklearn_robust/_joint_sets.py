@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from sklearn_robust._adversaries import Adversary, Slots, is_shared, resolve
+from sklearn_robust._own_sets import OwnSets
 from sklearn_robust.threats import is_ball, of_class
 
 
@@ -64,6 +65,12 @@ class JointSets:
                 for label, rows in zip(labels, members, strict=True)
             ),
         )
+
+    @classmethod
+    def of_two_classes(cls, y: np.ndarray, sets: OwnSets) -> JointSets:
+        """The sets of samples of two classes, 0 and 1, that were those of labels -1 and +1."""
+        members = np.flatnonzero(y == 0), np.flatnonzero(y == 1)
+        return cls(members, tuple(sets.take(rows).of_one_class() for rows in members))
 
     def penalties(self, coef: np.ndarray) -> np.ndarray:
         """The margin that the adversary takes from each sample for each rival: (K, d) -> (K, n)."""

@@ -7,7 +7,7 @@ share; `threats.at` has the support functions of many samples in one call.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -57,11 +57,16 @@ class OwnSets:
             total[part.rows] = np.where(np.isfinite(worst), worst, 0.0)
         return total
 
+    def of_one_class(self) -> OwnSets:
+        """The sets of samples of one class, which take sigma(w)."""
+        return replace(self, parts=tuple(replace(part, sign=1.0) for part in self.parts))
+
     def take(self, index: np.ndarray) -> OwnSets:
         """Those of some samples."""
         place = np.full(self.n, -1)
         place[index] = np.arange(len(index))
-        return OwnSets(tuple(part.take(place) for part in self.parts), len(index))
+        parts = (part.take(place) for part in self.parts)
+        return OwnSets(tuple(part for part in parts if len(part.rows)), len(index))
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,11 @@ class _BoxGroup:
     lower: np.ndarray
     upper: np.ndarray
 
+    @cached_property
+    def endless(self) -> tuple[Vector, Vector]:
+        """The features in which some box has no upper, and no lower end."""
+        return np.isinf(self.upper).any(axis=0), np.isinf(self.lower).any(axis=0)
+
 
 class PairProgram:
     """The columns and rows of the margins of all pairs, to which a user adds an objective.
@@ -178,7 +183,9 @@ class PairProgram:
                 self.boxes.append(group)
         if self.groups:
             self._add_cones()
+        self._level = self._levelled()
         self._of_boxes = [self._add_boxes(group) for group in self.boxes]
+        self._of_level = self._add_level()
 
     # -- columns
 
@@ -232,7 +239,10 @@ class PairProgram:
     def _add_boxes(self, group: _BoxGroup) -> tuple[slice, np.ndarray]:
         """The columns and rows of one group of boxes; its row of v, and the features in it."""
         conic = self.conic
-        moves = np.flatnonzero((group.lower < 0).any(axis=0) | (group.upper > 0).any(axis=0))
+        moves = np.flatnonzero(
+            ((group.lower < 0).any(axis=0) | (group.upper > 0).any(axis=0))
+            & ~self._level[:, group.low, group.high]
+        )
         m = len(moves)
         place = self._place[group.samples, group.high]
         spread = unit_rows(place, self.n_pairs).T
@@ -251,13 +261,60 @@ class PairProgram:
             self.terms.append((part, -(spread @ sparse.csr_array(end[:, finite] / self.unit))))
         return conic.add_rows([("zero", m)], terms, np.zeros(m)), moves
 
+    def _levelled(self) -> Any:
+        """Whether boxes without end hold two classes equal in a feature, from both sides, and one
+        of these has a box without end: (d, K, K).
+        """
+        K = self.problem.n_classes
+        below = np.zeros((self.d, K, K), dtype=bool)  # w_high <= w_low, or w_low <= w_high
+        for group in self.boxes:
+            up, down = group.endless
+            below[:, group.high, group.low] |= up
+            below[:, group.low, group.high] |= down
+        level = np.zeros_like(below)
+        for j in np.flatnonzero(below.any(axis=(1, 2))).tolist():
+            joined = connected_components(sparse.csr_array(below[j]), connection="strong")[1]
+            level[j] = (joined[:, None] == joined) & (below[j] | below[j].T)
+        return level
+
+    def _add_level(self) -> list[tuple[int, int, np.ndarray, slice]]:
+        """The equations of such classes, in place of two bounds that leave no interior: the
+        classes, the features and their rows.
+        """
+        found = []
+        for low, high in zip(*self.problem.pairs, strict=True):
+            features = np.flatnonzero(self._level[:, low, high])
+            if len(features):
+                rows = self._differences([features], [(low, high)])
+                at = self.conic.add_rows([("zero", len(features))], [(self.w, rows)], 0.0 * features)
+                found.append((int(low), int(high), features, at))
+        return found
+
+    def _level_flows(self, z: Vector, weights: Vector) -> Iterator[tuple[int, np.ndarray]]:
+        r"""Of each feature in which classes are held equal, what the perturbations of the pairs sum
+        to, D (K, K) antisymmetric.
+
+        The multipliers of the equations name a flow between the classes, of which only the sums at
+        the classes are determined: D has the same, and is least in :math:`\sum D_{lk}^2 / A_{lk}`,
+        A the weights of the pairs.
+        """
+        K = self.problem.n_classes
+        sums = np.zeros((self.d, K))
+        for low, high, features, rows in self._of_level:
+            flow = -z[rows] * self.unit
+            sums[features, low] += flow
+            sums[features, high] -= flow
+        pairs = self.problem.pair_weights(weights)
+        for j in np.flatnonzero(self._level.any(axis=(1, 2))).tolist():
+            A = np.where(self._level[j], pairs, 0.0)
+            u = np.linalg.pinv(np.diag(A.sum(axis=1)) - A) @ sums[j]
+            yield j, A * (u[:, None] - u)
+
     # -- answers
 
     def coef(self, x: Vector) -> Vector:
-        """W of a solution, (K, d), in the units of the data, with columns of sum 0."""
-        coef = x[self.w].reshape(self.problem.n_classes, self.d) / self.unit
-        centred: Vector = coef - coef.mean(axis=0)
-        return self._in_domain(centred)
+        """W of a solution, (K, d), in the units of the data."""
+        return self._in_domain(x[self.w].reshape(self.problem.n_classes, self.d) / self.unit)
 
     def _in_domain(self, coef: Vector) -> Vector:
         """The coefficients, equal for classes of which the adversary forbids one order, going
@@ -283,9 +340,7 @@ class PairProgram:
         positive, and not negative.
         """
         found = [(group.low, group.high, *group.set.endless) for group in self.groups]
-        for group in self.boxes:
-            ends = (np.isinf(end).any(axis=0) for end in (group.upper, group.lower))
-            found.append((group.low, group.high, *ends))
+        found += [(group.low, group.high, *group.endless) for group in self.boxes]
         return [one for one in found if one[2].any() or one[3].any()]
 
     def weights(self, of_pairs: Vector) -> Vector:
@@ -316,6 +371,19 @@ class PairProgram:
             delta[group.high, group.samples[:, None], moves] = _in_boxes(
                 total, of_pairs, group.lower[:, moves], group.upper[:, moves]
             )
+        for j, D in self._level_flows(z, weights):
+            for group in self.boxes:
+                # those of low against high, or of high against low where these have no end
+                total = D[group.low, group.high]
+                if total == 0 or not group.endless[0 if total > 0 else 1][j]:
+                    continue
+                delta[group.high, group.samples, j] = _far(
+                    np.array([total]),
+                    weights[group.high, group.samples],
+                    group.lower[:, [j]],
+                    group.upper[:, [j]],
+                )[:, 0]
+                D[group.low, group.high] = D[group.high, group.low] = 0.0
         return delta
 
 
@@ -351,9 +419,10 @@ def _groups(problem: JointProblem) -> Iterator[_Group | _BoxGroup]:
 
 
 def _is_one_box(boxes: Boxes) -> bool:
-    """Whether all samples have the same box, which is not {0}."""
-    alike = all((part == part[:1]).all() for part in (boxes.positive, boxes.negative))
-    return bool(alike and (boxes.positive.any() or boxes.negative.any()))
+    """Whether all samples have the same box, which has ends and is not {0}."""
+    parts = boxes.positive, boxes.negative
+    alike = all((part == part[:1]).all() and np.isfinite(part).all() for part in parts)
+    return bool(alike and any(part.any() for part in parts))
 
 
 def _slots(adversary: Any, d: int) -> Iterator[Slot]:
@@ -379,20 +448,25 @@ def _in_boxes(total: Vector, weights: Vector, lower: Vector, upper: Vector) -> V
     All go one share of the way from lower to upper; where some have no end these go as far as is
     needed.
     """
-    endless = np.isinf(lower) | np.isinf(upper)
     low, high = (np.where(np.isinf(end), 0.0, end) for end in (lower, upper))
-    # those with one end start from it, the others at the other end
-    open_ = endless.any(axis=0)
-    up = open_ & np.isinf(upper).any(axis=0)
-    down = open_ & ~up
+    up, down = (np.isinf(end).any(axis=0) for end in (upper, lower))
     start, end = weights @ low, weights @ high
     share = np.divide(total - start, end - start, out=np.zeros_like(total), where=end > start)
     delta = low + np.clip(share, 0, 1) * (high - low)
-    for moved, base, sign, reach in ((up, low, 1.0, upper), (down, high, -1.0, lower)):
-        at = np.flatnonzero(moved)
-        far = np.isinf(reach[:, at])
-        room = weights @ far
-        rest = np.maximum(sign * (total[at] - weights @ base[:, at]), 0)
-        step = np.divide(rest, room, out=np.zeros_like(rest), where=room > 0)
-        delta[:, at] = base[:, at] + sign * np.where(far, step, 0.0)
+    # where some have no end, all start from the other one
+    for open_, base, from_base in ((up, low, start), (down & ~up, high, end)):
+        at = np.flatnonzero(open_)
+        rest = total[at] - from_base[at]
+        rest = np.where(up[at], np.maximum(rest, 0), np.minimum(rest, 0))
+        delta[:, at] = base[:, at] + _far(rest, weights, lower[:, at], upper[:, at])
     return delta
+
+
+def _far(total: Vector, weights: Vector, lower: Vector, upper: Vector) -> Vector:
+    """Perturbations (m, d) of this weighted sum (d,), alike for all who have no end in its
+    direction, and 0 for the others.
+    """
+    able = np.where(total > 0, np.isinf(upper), np.isinf(lower))
+    room = weights @ able
+    step = np.divide(total, room, out=np.zeros_like(total), where=room > 0)
+    return np.where(able, step, 0.0)

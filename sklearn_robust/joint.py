@@ -219,6 +219,25 @@ class JointProblem(LabelledRows):
             adversary,
         )
 
+    @classmethod
+    def of_two_classes(cls, problem: RobustProblem) -> JointProblem:
+        """The same problem, one with `OwnSets`, as one of several classes: :math:`w_1 - w_0` is
+        its w.
+        """
+        y = (problem.y[0] > 0).astype(np.int64)
+        sets = JointSets.of_two_classes(y, problem.adversary)
+        return cls(
+            problem.X,
+            y,
+            2,
+            problem.threat,
+            float(problem.radius[0]),
+            problem.log_weight[0],
+            float(problem.log_total_weight[0]),
+            problem.fit_intercept,
+            sets,
+        )
+
     def require_one_set(self, user: str) -> None:
         """Refuse sets that differ from sample to sample, for a user that serves one symmetric set:
         the subject of a sentence.

@@ -70,6 +70,7 @@ __all__ = [
     "log_risk_bound",
     "margin_bound",
     "pair_perturbations",
+    "predictor",
     "repaired_weights",
     "robust_margin",
 ]
@@ -135,7 +136,7 @@ def certify(
     (8.0, 8.0, array([0.25, 0.  ]))
     """
     if intercept is None:
-        coef, intercept = _predictor(problem, coef)
+        coef, intercept = predictor(problem, coef)
     margin, of_margin = _charged_margin(problem, norm, coef, intercept)
     sums = weighted_sums(problem, _balanced(problem, weights))
     if perturbations is None and not exact_by_cuts(problem, norm):
@@ -190,7 +191,7 @@ def best_intercept(pair_margins: np.ndarray) -> tuple[np.ndarray, float]:
     return intercept, float(np.min(lengths + intercept[:, None] - intercept))
 
 
-def _predictor(problem: JointProblem, direction: Array) -> tuple[Array, Array]:
+def predictor(problem: JointProblem, direction: Array) -> tuple[Array, Array]:
     """A direction (K, d) with its best intercepts, scaled to a smallest robust margin of 1 where it
     is positive and the quotient finite.
     """

@@ -304,7 +304,6 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
             Non-negative; a sample of weight zero is left out.
         sample_radius : array-like of shape (n_samples,), optional
             A factor >= 0 on the set of perturbations of each sample: a known measurement error.
-            For two classes.
 
         Returns
         -------
@@ -399,7 +398,7 @@ def _solves_exactly(
 ) -> bool:
     """Whether the exact separator is computed; an error where the solver does not serve the set."""
     threat = fit.problem.threat
-    of_samples = isinstance(fit, Fit) and not fit.has_path
+    of_samples = not fit.has_path
     if of_samples and model.solver in ("steepest_descent", "accelerated") and fit.has_minimiser:
         raise ValueError(
             f"solver={model.solver!r} needs one symmetric set for all samples, with a projection, "
@@ -407,12 +406,12 @@ def _solves_exactly(
             f"compute the limit of the path."
         )
     if model.solver == "exact":
-        if isinstance(fit, JointFit):
+        if isinstance(fit, JointFit) and not fit.in_cones:
             require_ball(threat, "the exact solver of several classes")
-        elif fit.problem.adversary is None and not is_ball(threat):
+        elif isinstance(fit, Fit) and fit.problem.adversary is None and not is_ball(threat):
             require(threat, ConicThreat, "the exact solver")
         return True
-    known = is_ball(threat) or (isinstance(fit, Fit) and fit.in_cones)
+    known = is_ball(threat) or fit.in_cones
     norms_known = all(isinstance(norm, LpNorm | SchattenNorm) for norm in norms)
     return model.solver == "auto" and small and known and norms_known
 
@@ -446,7 +445,7 @@ def solve(
         others = [convert_margins(shared, norm, measured_in=norms[0]) for norm in norms[1:]]
         solutions = [shared, *others]
     # programs over cones find the limit sooner than a path of projections
-    at_once = exact and isinstance(fit, Fit) and fit.in_cones
+    at_once = exact and fit.in_cones
     if model.solver == "steepest_descent" or (model.solver == "auto" and not at_once):
         batches = batches or [(range(len(norms)), np.arange(fit.n_problems))]
         max_iter = model.max_iter

@@ -305,7 +305,7 @@ def on_device(problem: P, device: str | None) -> P:
     """The problem as torch tensors, where a device is given."""
     if device is None:
         return problem
-    if isinstance(problem, RobustProblem) and problem.adversary is not None:
+    if problem.adversary is not None:
         raise ValueError(
             f"device={device!r} needs one symmetric set for all samples, got "
             f"threat={type(problem.threat).__name__}. Use device=None."

@@ -95,7 +95,17 @@ class JointFit(BaseFit[JointProblem]):
     @property
     def has_minimiser(self) -> bool:
         """Whether `minimise_joint_risk` serves this threat; otherwise the path goes on instead."""
-        return offers(self.problem.threat, ProximalThreat)
+        return self.in_cones or offers(self.problem.threat, ProximalThreat)
+
+    @property
+    def in_cones(self) -> bool:
+        """Whether cone programs serve the threat: sets of samples."""
+        return self.problem.adversary is not None
+
+    @property
+    def has_path(self) -> bool:
+        """Whether steepest descent serves this threat: one symmetric set."""
+        return self.problem.adversary is None
 
     def decide_separability(self, norm: Geometry) -> Solution:
         """The minimiser of the risk, or a first predictor that separates the classes.
@@ -123,6 +133,8 @@ class JointFit(BaseFit[JointProblem]):
         other solver for the minimiser of the risk.
         """
         solutions = list(solutions)
+        if not self.has_path:
+            return solutions
         followed = (True, None) if self.has_minimiser else (True, None, False)
         for i in [geometry for geometries, _ in batches for geometry in geometries]:
             rows = find_open_problems(solutions[i], *followed)
@@ -220,11 +232,11 @@ class JointFit(BaseFit[JointProblem]):
 
     def _constant(self, norm: Geometry) -> Solution:
         """The coefficients 0 with the best intercepts, which may minimise the risk."""
-        problem = self.double.at_class_means()
+        problem = self.double if self.in_cones else self.double.at_class_means()
         coef = np.zeros((problem.n_classes, problem.n_features))
         now = problem.evaluate(self.loss, coef)
         bound = -math.inf
-        if self.has_minimiser and problem.radius > 0:
+        if self.has_path and self.has_minimiser and problem.radius > 0:
             weights = problem.balanced(now.weights)
             near = feasibility(problem, weights).ratio <= _NEAR_PROOF
             if near and feasibility(problem, weights, search=True).proven:
@@ -279,8 +291,7 @@ class JointFit(BaseFit[JointProblem]):
         try:
             found = solve_joint_separator(problem, norm, _SEPARATOR_TOL)
         except NotSeparableError as error:
-            proof = feasibility(problem, error.weights, error.perturbations, search=True)
-            if not proof.proven:
+            if not self._is_proof(error):
                 return None  # eps is eps* to the last digits
             constant = self._constant(norm)
             return constant.not_separable(math.inf, converged=False)
@@ -300,6 +311,14 @@ class JointFit(BaseFit[JointProblem]):
             converged=np.array([gap <= self.tol]),
             n_iter=np.array([1]),
         )
+
+
+    def _is_proof(self, error: NotSeparableError) -> bool:
+        """Whether the weights of an error prove it; those against a threat were judged before."""
+        if error.threat is not None:
+            return True
+        proof = feasibility(self.double, error.weights, error.perturbations, search=True)
+        return proof.proven
 
 
 def _without_weights(solution: JointSolution) -> JointSolution:

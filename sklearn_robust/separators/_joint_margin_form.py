@@ -163,7 +163,9 @@ class JointMarginForm:
 def in_float64(problem: JointProblem) -> JointProblem:
     """The same problem, on NumPy or scipy.sparse data, in double precision."""
     X = require_array(problem.rows, SOLVER).X.astype(np.float64, copy=False)
-    threat = require_ball(problem.threat, SOLVER).mapped(lambda scale: scale.astype(np.float64))
+    threat = problem.threat
+    if problem.adversary is None:
+        threat = require_ball(threat, SOLVER).mapped(lambda scale: scale.astype(np.float64))
     log_weight = problem.log_weight.astype(np.float64, copy=False)
     return replace(problem, X=X, threat=threat, log_weight=log_weight)
 

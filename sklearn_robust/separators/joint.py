@@ -26,6 +26,7 @@ from sklearn_robust.separators._joint_margin_form import (
 )
 from sklearn_robust.separators._joint_program import JointPoint, JointProgram
 from sklearn_robust.separators._joint_radius import enclose_radius
+from sklearn_robust.separators._joint_sets import separate_against_sets
 from sklearn_robust.separators._joint_working_sets import points_on_sets, suits_sets
 from sklearn_robust.separators._max_margin_form import SolverFailure
 from sklearn_robust.separators.separator import NotSeparableError
@@ -49,7 +50,7 @@ def solve_joint_separator(problem: JointProblem, norm: Norm, tol: float = DEFAUL
     Parameters
     ----------
     problem : JointProblem
-        On NumPy or scipy.sparse data, with an l_q ball.
+        On NumPy or scipy.sparse data, with an l_q ball or sets of samples.
     norm : Norm
         An `LpNorm` or a `SchattenNorm` on the K d coefficients.
     tol : float, default=1e-8
@@ -69,6 +70,8 @@ def solve_joint_separator(problem: JointProblem, norm: Norm, tol: float = DEFAUL
         If every solver failed, or they neither found a separator nor proved that there is none.
     """
     problem, tol = in_float64(problem), reachable_tol(norm, tol)
+    if problem.adversary is not None:
+        return separate_against_sets(problem, norm, tol)
     answer = _maximise_margin(problem, norm, tol)
     if answer.margin > 0:
         return answer

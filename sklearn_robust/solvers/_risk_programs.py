@@ -94,6 +94,7 @@ def minimise_by_program(
             failure = error
             continue
         coef = program.coef(x)
+        coef = coef - coef.mean(axis=0)  # a common shift changes nothing
         weights = program.weights(-z[exponents])
         delta = program.perturbations(z, weights)
         best = coef, *_clean_bound(program.problem, loss, coef, delta)
