@@ -96,11 +96,8 @@ class _HeldSet:
     @cached_property
     def endless(self) -> tuple[Vector, Vector]:
         """The features along which the set has no end, upwards and downwards."""
-        d = self.inner.rows.E.shape[1]
-        up, down = np.zeros(d, dtype=bool), np.zeros(d, dtype=bool)
-        for j in self.columns:
-            unit = np.eye(1, d, j)[0]
-            up[j], down[j] = (np.isinf(support(self.threat, way)) for way in (unit, -unit))
+        unit = np.eye(self.inner.rows.E.shape[1])
+        up, down = (np.isinf(support(self.threat, way * unit)) for way in (1.0, -1.0))
         return up, down
 
     def point(self, u: Vector, s: Vector) -> Vector:

@@ -398,13 +398,8 @@ def _solves_exactly(
 ) -> bool:
     """Whether the exact separator is computed; an error where the solver does not serve the set."""
     threat = fit.problem.threat
-    of_samples = not fit.has_path
-    if of_samples and model.solver in ("steepest_descent", "accelerated") and fit.has_minimiser:
-        raise ValueError(
-            f"solver={model.solver!r} needs one symmetric set for all samples, with a projection, "
-            f"got threat={type(model.threat_).__name__}. Use solver='auto' or 'exact', which "
-            f"compute the limit of the path."
-        )
+    if not fit.has_path and fit.has_minimiser:
+        _require_path_of_sets(model, fit, norms)
     if model.solver == "exact":
         if isinstance(fit, JointFit) and not fit.in_cones:
             require_ball(threat, "the exact solver of several classes")
@@ -414,6 +409,21 @@ def _solves_exactly(
     known = is_ball(threat) or fit.in_cones
     norms_known = all(isinstance(norm, LpNorm | SchattenNorm) for norm in norms)
     return model.solver == "auto" and small and known and norms_known
+
+
+def _require_path_of_sets(
+    model: RobustLinearClassifier, fit: Fit | JointFit, norms: Sequence[Norm]
+) -> None:
+    """Refuse a solver that does not serve sets of samples: all paths but that of the 2-norm."""
+    by_worst_points = isinstance(fit, Fit) and all(norm == LpNorm(2) for norm in norms)
+    served = {"auto": True, "exact": True, "steepest_descent": by_worst_points}
+    if not served.get(model.solver, False):
+        where = "" if model.solver == "accelerated" else " for other p_algo than 2 or several classes"
+        raise ValueError(
+            f"solver={model.solver!r} needs one symmetric set for all samples, with a "
+            f"projection,{where} got threat={type(model.threat_).__name__}. Use solver='auto' or "
+            f"'exact', which compute the limit of the path."
+        )
 
 
 def solve(
