@@ -156,7 +156,7 @@ class LabelledRows(OnRows):
         return losses
 
     def of_samples(self, penalties: Array, at: slice) -> Array:
-        """What is taken from the margins of a block of samples, (K, m), of pair penalties (K, K)."""
+        """What is taken from the margins of a block, (K, m), of pair penalties (K, K)."""
         return penalties[:, self.y[at]]
 
     def by_class(self, at: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -140,4 +140,3 @@ def _of_class(threat: Any, X: Any, factors: np.ndarray) -> Adversary:
         slots = (slot._replace(radius=found.eps * slot.radius) for slot in adversary.slots)
         return replace(adversary, slots=tuple(slots))
     return adversary
-

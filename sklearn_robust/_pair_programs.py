@@ -46,6 +46,8 @@ from sklearn_robust.threats import Box, support
 
 # entries of the arrays over pairs of a sample and a rival, and features, that a program may have
 _MOST_ENTRIES = 30_000_000
+# sets of samples, against each other class, that a program may have: some minutes
+_MOST_GROUPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -174,10 +176,18 @@ class PairProgram:
         self.boxes: list[_BoxGroup] = []
         assert isinstance(problem.adversary, JointSets)
         for group in _groups(self.problem):
-            if isinstance(group, _Group):
-                self.groups.append(group)
-            else:
+            if isinstance(group, _BoxGroup):
                 self.boxes.append(group)
+                continue
+            self.groups.append(group)
+            if len(self.groups) > _MOST_GROUPS:
+                raise ValueError(
+                    f"Training against threat={type(problem.threat).__name__} holds each set that "
+                    f"samples have, against each other class, in one cone program, at most "
+                    f"{_MOST_GROUPS}, and these data have more: train on fewer samples, or "
+                    f"against a larger set that samples share, such as a Box or an LpBall without "
+                    f"clip, and score against this one."
+                )
         if self.groups:
             self._add_cones()
         self._level = self._levelled()
@@ -283,7 +293,9 @@ class PairProgram:
             features = np.flatnonzero(self._level[:, low, high])
             if len(features):
                 rows = self._differences([features], [(low, high)])
-                at = self.conic.add_rows([("zero", len(features))], [(self.w, rows)], 0.0 * features)
+                at = self.conic.add_rows(
+                    [("zero", len(features))], [(self.w, rows)], 0.0 * features
+                )
                 found.append((int(low), int(high), features, at))
         return found
 

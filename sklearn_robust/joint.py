@@ -38,19 +38,21 @@ import numpy as np
 from sklearn_robust._adversaries import as_ball, is_shared
 from sklearn_robust._array_api import Array, like, namespace, to_numpy
 from sklearn_robust._joint_intercepts import least_risk_intercept
-from sklearn_robust._joint_sets import GivenPerturbations, JointSets
 from sklearn_robust._joint_rows import LabelledRows, soft_minimum
+from sklearn_robust._joint_sets import GivenPerturbations, JointSets
 from sklearn_robust.balancing import balancing_factors
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.rows import as_rows, require_array
+from sklearn_robust.rows import ArrayRows, as_rows, require_array
 from sklearn_robust.threats import (
+    ConicThreat,
     Threat,
     bound_threat,
     check_is_threat,
     check_sample_radius,
     is_ball,
     mapped,
+    offers,
     support,
     support_sizes,
 )
@@ -219,6 +221,20 @@ class JointProblem(LabelledRows):
             adversary,
         )
 
+    def in_cones(self) -> JointProblem | None:
+        """The same problem with the sets of its samples in cones; None for an l_q ball, which has
+        closed forms, a set without cones, or rows that are not in an array.
+        """
+        if self.adversary is not None:
+            return self
+        if is_ball(self.threat) or not offers(self.threat, ConicThreat):
+            return None
+        if not isinstance(self.rows, ArrayRows):
+            return None
+        radius, K = np.ones(len(self.y)), self.n_classes
+        sets = JointSets.of(self.threat, self.X, self.y, list(range(K)), radius)
+        return replace(self, adversary=sets)
+
     @classmethod
     def of_two_classes(cls, problem: RobustProblem) -> JointProblem:
         """The same problem, one with `OwnSets`, as one of several classes: :math:`w_1 - w_0` is
@@ -309,7 +325,9 @@ class JointProblem(LabelledRows):
         return self._pair_penalties(coef, support_sizes)
 
     def _pair_penalties(self, coef: Array, function: Callable[[Any, Array], Array]) -> Array:
-        parts = [function(self.threat, self.pair_differences(coef, at)) for at in self.pair_blocks()]
+        parts = [
+            function(self.threat, self.pair_differences(coef, at)) for at in self.pair_blocks()
+        ]
         return self.symmetric(self.radius * namespace(coef).concat(parts))
 
     def of_samples(self, penalties: Array, at: slice) -> Array:
@@ -322,7 +340,7 @@ class JointProblem(LabelledRows):
         self, coef: Array, intercept: Array, penalties: Array | None = None
     ) -> Array:
         r"""The robust margins :math:`\min_k m_{ik}`: (K, d), (K,) -> (n,); inf for samples of
-        weight zero. Penalties, as those of `penalties`, may be others than those of the coefficients.
+        weight zero. Penalties, (K, K) or (K, n), may be others than those of the coefficients.
         """
         xp = namespace(coef)
         penalties = self.penalties(coef) if penalties is None else penalties

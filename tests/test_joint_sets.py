@@ -1,5 +1,5 @@
-"""Several classes against sets that differ from sample to sample, or are not symmetric: the risk and
-the separators against cvxpy, and what estimators make of them."""
+"""Several classes against sets that differ from sample to sample, or are not symmetric: the risk
+and the separators against cvxpy, and what estimators make of them."""
 
 import math
 import pickle
@@ -67,9 +67,7 @@ SETS = {
     "limits": (
         LpBall(math.inf, 0.3, clip=(-3, 3)),
         RADIUS,
-        lambda x, k, r, rules: box(
-            np.maximum(-0.3 * r, -3 - x), np.minimum(0.3 * r, 3 - x), rules
-        ),
+        lambda x, k, r, rules: box(np.maximum(-0.3 * r, -3 - x), np.minimum(0.3 * r, 3 - x), rules),
     ),
     "one class, a choice": (
         (Box(0.0, U) | FeatureBudget(2, 0.3)).only("bee"),
@@ -107,7 +105,7 @@ def test_the_risk_equals_an_independent_solver(name):
     problem = JointProblem.from_data(
         X, y, threat=threat, sample_radius=radius, labels=LABELS, fit_intercept=True
     )
-    W, m, rules = reference(X, y, radius, support)
+    _, m, rules = reference(X, y, radius, support)
     exponents = cp.hstack([np.zeros((N, 1)), -cp.reshape(m, (N, K - 1), order="C")])
     least = {
         "exponential": math.exp(solved(cp.Minimize(cp.log_sum_exp(-m)), rules)) / N,
@@ -180,7 +178,9 @@ def test_estimators():
     assert score == same.robust_score(X, y, sample_radius=radius)
     assert pickle.loads(pickle.dumps(model)).robust_score(X, y) == score
     weight = np.where(np.arange(N) % 4, 1.0, 0.0)
-    left_out = RobustLinearClassifier(eps=attacks, loss="logistic").fit(X[weight > 0], y[weight > 0])
+    left_out = RobustLinearClassifier(eps=attacks, loss="logistic").fit(
+        X[weight > 0], y[weight > 0]
+    )
     for data in (X.astype(np.float32), sparse.csr_array(X)):
         found = RobustLinearClassifier(eps=attacks, loss="logistic").fit(data, y, weight)
         np.testing.assert_allclose(found.coef_, left_out.coef_, rtol=1e-3, atol=1e-3)

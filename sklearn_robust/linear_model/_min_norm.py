@@ -202,8 +202,9 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         """
         check_parameters(self, _PARAMETERS)
         problem = read_problem(self, X, y, sample_weight, sample_radius=sample_radius)
-        if isinstance(problem, JointProblem) and problem.adversary is None:
-            require_ball(problem.threat, "MinNormRobustClassifier of several classes")
+        if isinstance(problem, JointProblem):
+            if problem.in_cones() is None:
+                require_ball(problem.threat, "MinNormRobustClassifier of several classes")
         elif problem.adversary is None and not is_ball(problem.threat):
             require(problem.threat, ConicThreat, "MinNormRobustClassifier")
         norm = read_norm(self.p, len(self.classes_))

@@ -401,7 +401,7 @@ def _solves_exactly(
     if not fit.has_path and fit.has_minimiser:
         _require_path_of_sets(model, fit, norms)
     if model.solver == "exact":
-        if isinstance(fit, JointFit) and not fit.in_cones:
+        if isinstance(fit, JointFit) and fit.problem.in_cones() is None:
             require_ball(threat, "the exact solver of several classes")
         elif isinstance(fit, Fit) and fit.problem.adversary is None and not is_ball(threat):
             require(threat, ConicThreat, "the exact solver")
@@ -418,7 +418,8 @@ def _require_path_of_sets(
     by_worst_points = isinstance(fit, Fit) and all(norm == LpNorm(2) for norm in norms)
     served = {"auto": True, "exact": True, "steepest_descent": by_worst_points}
     if not served.get(model.solver, False):
-        where = "" if model.solver == "accelerated" else " for other p_algo than 2 or several classes"
+        of_path = model.solver == "steepest_descent"
+        where = " for other p_algo than 2 or several classes," if of_path else ""
         raise ValueError(
             f"solver={model.solver!r} needs one symmetric set for all samples, with a "
             f"projection,{where} got threat={type(model.threat_).__name__}. Use solver='auto' or "

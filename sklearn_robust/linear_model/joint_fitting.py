@@ -99,8 +99,8 @@ class JointFit(BaseFit[JointProblem]):
 
     @property
     def in_cones(self) -> bool:
-        """Whether cone programs serve the threat: sets of samples."""
-        return self.problem.adversary is not None
+        """Whether cone programs serve the threat: sets of samples, or a set that is no ball."""
+        return self.problem.in_cones() is not None
 
     @property
     def has_path(self) -> bool:
@@ -232,7 +232,7 @@ class JointFit(BaseFit[JointProblem]):
 
     def _constant(self, norm: Geometry) -> Solution:
         """The coefficients 0 with the best intercepts, which may minimise the risk."""
-        problem = self.double if self.in_cones else self.double.at_class_means()
+        problem = self.double.at_class_means() if self.has_path else self.double
         coef = np.zeros((problem.n_classes, problem.n_features))
         now = problem.evaluate(self.loss, coef)
         bound = -math.inf
@@ -311,7 +311,6 @@ class JointFit(BaseFit[JointProblem]):
             converged=np.array([gap <= self.tol]),
             n_iter=np.array([1]),
         )
-
 
     def _is_proof(self, error: NotSeparableError) -> bool:
         """Whether the weights of an error prove it; those against a threat were judged before."""

@@ -202,7 +202,11 @@ def critical_factor(problem: JointProblem) -> Certified:
             break
     coef, intercept = predictor(problem.at_radius(0.0), best.coef)
     return replace(
-        best, coef=coef, intercept=intercept, margin=best.margin / unit, bound=best.bound / unit,
+        best,
+        coef=coef,
+        intercept=intercept,
+        margin=best.margin / unit,
+        bound=best.bound / unit,
         solver="cone programs, largest ratio",
     )
 

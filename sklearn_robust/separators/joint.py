@@ -70,8 +70,9 @@ def solve_joint_separator(problem: JointProblem, norm: Norm, tol: float = DEFAUL
         If every solver failed, or they neither found a separator nor proved that there is none.
     """
     problem, tol = in_float64(problem), reachable_tol(norm, tol)
-    if problem.adversary is not None:
-        return separate_against_sets(problem, norm, tol)
+    in_cones = problem.in_cones()
+    if in_cones is not None:
+        return separate_against_sets(in_cones, norm, tol)
     answer = _maximise_margin(problem, norm, tol)
     if answer.margin > 0:
         return answer

@@ -101,9 +101,7 @@ def largest_factor(problem: RobustProblem, tol: float) -> Certified:
     return replace(best, weights=weights, solver="cone programs, largest ratio")
 
 
-def _factor_of_own_sets(
-    problem: RobustProblem, part: RobustProblem, used: np.ndarray
-) -> Certified:
+def _factor_of_own_sets(problem: RobustProblem, part: RobustProblem, used: np.ndarray) -> Certified:
     """The critical factor of samples with very many sets, which are one joint problem."""
     joint = critical_factor(JointProblem.of_two_classes(part))
     weights = np.zeros(problem.y.shape[1])

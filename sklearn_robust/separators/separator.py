@@ -180,8 +180,8 @@ class Separator:
 
 
 def _perturbation(problem: RobustProblem | JointProblem, coef: Vector) -> Vector:
-    """The worst perturbation, (d,), those of the samples, (n, d), those of the pairs of classes, (K,
-    K, d), or those of the samples for each rival, (K, n, d).
+    """The worst perturbation, (d,), those of the samples, (n, d), of the pairs of classes, (K, K,
+    d), or of the samples for each rival, (K, n, d).
     """
     if isinstance(problem, RobustProblem):
         if problem.adversary is not None:

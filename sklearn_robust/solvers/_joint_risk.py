@@ -55,7 +55,7 @@ from sklearn_robust.solvers._joint_start import (
     with_reachable,
 )
 from sklearn_robust.solvers._joint_ties import on_kinks
-from sklearn_robust.solvers._risk_programs import minimise_by_program
+from sklearn_robust.solvers._risk_programs import has_cones, minimise_by_program
 from sklearn_robust.solvers.solution import Monitor, Monitoring
 from sklearn_robust.threats import ProximalThreat, is_ball, require
 
@@ -92,6 +92,9 @@ _SMOOTHING_OF_SHRINK = 0.3  # smoothing in a stage, in units of the data, relati
 _PROVE_EVERY = 50  # iterations of a stage between attempts at a bound
 _PRICES = 1.5  # times the price of its smaller radius: the gap at which a stage ends
 _LEAST_ITERATIONS = 30  # iterations of a stage at least
+# classes times samples times features up to which a set in cones that has a projection too is in
+# one cone program, which takes seconds
+_MOST_IN_CONES = 500_000
 # entries of arrays over classes and samples, and over pairs and features, that all iterations of
 # L-BFGS may compute: some minutes
 _MOST_ENTRIES = 4_000_000_000
@@ -194,8 +197,10 @@ def minimise_joint_risk(
     >>> solution.coef.shape, solution.separable, solution.gap < 1e-4
     ((3, 13), False, True)
     """
-    if problem.adversary is not None:
-        return _minimise_against_sets(problem.in_double_arithmetic(), loss, monitors)
+    in_cones = problem.in_cones()
+    small = problem.n_features * problem.n_classes * len(problem.y) <= _MOST_IN_CONES
+    if in_cones is not None and (problem.adversary is not None or (small and has_cones(loss))):
+        return _minimise_against_sets(in_cones.in_double_arithmetic(), loss, monitors)
     require(problem.threat, ProximalThreat, "the minimiser of the joint risk")
     problem = with_reachable(problem.in_double_arithmetic())
     run = _Minimisation(problem, loss, tol, Monitoring(0, monitors))

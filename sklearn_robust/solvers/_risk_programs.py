@@ -77,7 +77,7 @@ def minimise_by_program(
     SolverFailure
         If every setting of the solver fails.
     """
-    if not (is_exponential(loss) or type(loss) is Logistic):
+    if not has_cones(loss):
         raise ValueError(
             f"loss={loss!r} against sets that differ from sample to sample needs cones of its own: "
             f"use loss='exponential' or 'logistic', or a set that all samples share."
@@ -109,6 +109,11 @@ def minimise_by_program(
         whole[:, problem.log_weight > -math.inf] = proof
         proof = whole
     return coef, proof, bound
+
+
+def has_cones(loss: MarginLoss) -> bool:
+    """Whether the risk is in exponential cones."""
+    return is_exponential(loss) or type(loss) is Logistic
 
 
 def _add_exponential(program: PairProgram) -> Vector:
@@ -228,7 +233,7 @@ class _PerturbedRows:
 
     def newton_step(self, loss: MarginLoss, now: JointEvaluation) -> np.ndarray | None:
         """The step in W (K, d) of Newton's method on the clean risk, over W and the intercepts."""
-        K, n, p = self.centred.shape
+        K, _, p = self.centred.shape
         of_sample = now.weights.sum(axis=0)
         curvature = loss.curvature(now.soft_margins, of_sample)
         shares = np.divide(

@@ -253,7 +253,7 @@ class _OneProblem:
             coef, weights, _ = minimise_by_program(joint, self.loss)
         except SolverFailure as failure:
             warnings.warn(
-                f"The cone program of the robust risk failed ({failure}). Standardise the features.",
+                f"The cone program of the robust risk failed ({failure}). Standardise X.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
