@@ -217,7 +217,7 @@ class JointFit(BaseFit[JointProblem]):
         if self.start is not None and not coef.any():
             coef = self.start
         start = None
-        if coef.any():
+        if coef.any() and self.has_path:  # a program has no start
             coef = coef.astype(np.float64)
             start = coef, self.double.evaluate(self.loss, coef).intercept
         with self.monitor.solver("robust_risk", _ONE) as monitors:

@@ -102,8 +102,7 @@ def min_norm_separator(
     threat : Threat, optional
         A set of `sklearn_robust.threats` in place of q, eps and scale: in the program
         :math:`\max_{\delta \in U} \langle -y_i w, \delta \rangle` takes the place of the penalty.
-        For two classes, or one symmetric set that all samples share, which must be in cones. It is
-        solved by a cone program.
+        The sets must be in cones. It is solved by a cone program.
     sample_radius : array-like of shape (n,), optional
         A factor >= 0 on the set of each sample, beside a threat.
 
