@@ -63,6 +63,7 @@ ORDER = [
     "theory",
     "distributed",
     "__init__",
+    "_command_line",
     "__main__",
 ]
 
