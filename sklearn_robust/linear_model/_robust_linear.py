@@ -305,7 +305,6 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
             Non-negative; a sample of weight zero is left out.
         sample_radius : array-like of shape (n_samples,), optional
             A factor >= 0 on the set of perturbations of each sample: a known measurement error.
-            For two classes.
 
         Returns
         -------
@@ -400,22 +399,34 @@ def _solves_exactly(
 ) -> bool:
     """Whether the exact separator is computed; an error where the solver does not serve the set."""
     threat = fit.problem.threat
-    of_samples = isinstance(fit, Fit) and not fit.has_path
-    if of_samples and model.solver in ("steepest_descent", "accelerated") and fit.has_minimiser:
-        raise ValueError(
-            f"solver={model.solver!r} needs one symmetric set for all samples, with a projection, "
-            f"got threat={type(model.threat_).__name__}. Use solver='auto' or 'exact', which "
-            f"compute the limit of the path."
-        )
+    if not fit.has_path and fit.has_minimiser:
+        _require_path_of_sets(model, fit, norms)
     if model.solver == "exact":
-        if isinstance(fit, JointFit):
+        if isinstance(fit, JointFit) and fit.problem.in_cones() is None:
             require_ball(threat, "the exact solver of several classes")
-        elif fit.problem.adversary is None and not is_ball(threat):
+        elif isinstance(fit, Fit) and fit.problem.adversary is None and not is_ball(threat):
             require(threat, ConicThreat, "the exact solver")
-        return small or isinstance(fit, Fit)  # larger programs of several classes take hours
-    known = is_ball(threat) or (isinstance(fit, Fit) and fit.in_cones)
+        # larger programs of several classes take hours
+        return small or isinstance(fit, Fit) or not fit.has_path
+    known = is_ball(threat) or fit.in_cones
     norms_known = all(isinstance(norm, LpNorm | SchattenNorm) for norm in norms)
     return model.solver == "auto" and small and known and norms_known
+
+
+def _require_path_of_sets(
+    model: RobustLinearClassifier, fit: Fit | JointFit, norms: Sequence[Norm]
+) -> None:
+    """Refuse a solver that does not serve sets of samples: all paths but that of the 2-norm."""
+    by_worst_points = isinstance(fit, Fit) and all(norm == LpNorm(2) for norm in norms)
+    served = {"auto": True, "exact": True, "steepest_descent": by_worst_points}
+    if not served.get(model.solver, False):
+        of_path = model.solver == "steepest_descent"
+        where = " for other p_algo than 2 or several classes," if of_path else ""
+        raise ValueError(
+            f"solver={model.solver!r} needs one symmetric set for all samples, with a "
+            f"projection,{where} got threat={type(model.threat_).__name__}. Use solver='auto' or "
+            f"'exact', which compute the limit of the path."
+        )
 
 
 def solve(
@@ -447,7 +458,7 @@ def solve(
         others = [convert_margins(shared, norm, measured_in=norms[0]) for norm in norms[1:]]
         solutions = [shared, *others]
     # programs over cones find the limit sooner than a path of projections
-    at_once = exact and (model.solver == "exact" or (isinstance(fit, Fit) and fit.in_cones))
+    at_once = exact and (model.solver == "exact" or fit.in_cones)
     if model.solver != "accelerated" and not at_once:
         batches = batches or [(range(len(norms)), np.arange(fit.n_problems))]
         max_iter = model.max_iter

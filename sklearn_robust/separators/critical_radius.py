@@ -26,6 +26,8 @@ from sklearn_robust.separators._engine_choice import (
     largest_sample_norm,
     maximise_margin,
 )
+from sklearn_robust.separators._joint_margin_form import in_float64
+from sklearn_robust.separators._joint_sets import critical_factor
 from sklearn_robust.separators._max_margin_form import (
     SOLVER,
     MaxMarginForm,
@@ -191,6 +193,14 @@ def max_margin(
 
 def _critical_factor(problem: RobustProblem | JointProblem, tol: float) -> Separator:
     """`max_margin` against a threat."""
+    in_cones = problem.in_cones() if isinstance(problem, JointProblem) else None
+    if in_cones is not None:
+        answer = critical_factor(in_float64(in_cones))
+        gap = 0.0 if answer.margin == math.inf else answer.gap
+        if answer.margin == 0:
+            gap = 0.0 if answer.bound == 0 else 1.0  # the zero is not proven
+        warn_of_gap(gap, tol)
+        return Separator.of(in_cones, LpNorm(2), answer, gap)
     if isinstance(problem, JointProblem):
         require_ball(problem.threat, "max_margin of several classes", "use q, or two classes")
         radius = problem.radius

@@ -16,7 +16,7 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import _get_feature_names, check_X_y
 
-from sklearn_robust._adversaries import require_one_set
+from sklearn_robust._joint_sets import JointSets
 from sklearn_robust._parameters import check_choice, check_exponent, read_scale, refuse_lazy
 from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
@@ -57,10 +57,11 @@ class Separator:
         The weights that prove the bound: >= 0 and of sum 1, with an intercept of sum 1/2 in each
         class. Several classes have a weight for each sample and rival, with intercepts as much of
         each class as against it.
-    perturbation : ndarray of shape (d,), (n, d) or (K, K, d)
+    perturbation : ndarray of shape (d,), (n, d), (K, K, d) or (K, n, d)
         The worst perturbation: x_i - y_i perturbation is where the adversary moves sample i, with
         one for each sample where their sets differ. Of several classes entry (l, k) is taken from
-        a sample of class l to lead it to class k.
+        a sample of class l to lead it to class k; where sets differ entry (k, i) is taken from
+        sample i.
     p : float, "spectral" or "nuclear"
         The norm of the margin.
     q, eps : float
@@ -145,7 +146,7 @@ class Separator:
     ) -> Separator:
         """The separator of a certified point."""
         threat = problem.threat
-        plain = is_ball(threat) and getattr(problem, "adversary", None) is None
+        plain = is_ball(threat) and problem.adversary is None
         return cls(
             coef=certified.coef,
             intercept=certified.intercept,
@@ -179,13 +180,16 @@ class Separator:
 
 
 def _perturbation(problem: RobustProblem | JointProblem, coef: Vector) -> Vector:
-    """The worst perturbation, (d,), those of the samples, (n, d), or those of the pairs of classes,
-    (K, K, d).
+    """The worst perturbation, (d,), those of the samples, (n, d), of the pairs of classes, (K, K,
+    d), or of the samples for each rival, (K, n, d).
     """
     if isinstance(problem, RobustProblem):
         if problem.adversary is not None:
             return problem.radius[0] * problem.adversary.perturbations(coef)
         return problem.perturbation(coef[None])[0]
+    if problem.adversary is not None:
+        assert isinstance(problem.adversary, JointSets)
+        return -problem.radius * problem.adversary.perturbations(coef)
     K, (low, high) = problem.n_classes, problem.pairs
     worst = problem.radius * problem.threat.worst(problem.pair_differences(coef))
     perturbation = np.zeros((K, K, problem.n_features))
@@ -310,8 +314,14 @@ def read_problem_of_threat(
     classes, index = np.unique(y, return_inverse=True)
     threat = bound_threat(threat, X.shape[1], names, classes.tolist())
     if len(classes) > 2:
-        require_one_set(threat, sample_radius)
-        return JointProblem.from_data(X, index, threat=threat, fit_intercept=fit_intercept)
+        return JointProblem.from_data(
+            X,
+            index,
+            threat=threat,
+            fit_intercept=fit_intercept,
+            sample_radius=sample_radius,
+            labels=classes.tolist(),
+        )
     return RobustProblem.from_data(
         X,
         _signs(y, classes, fit_intercept),

@@ -24,19 +24,23 @@ It serves l_q balls with q = 1 up to 3000 unknowns, with q = 2 and inf also more
 preconditioner of the Newton systems has as many in a dense matrix (`_joint_preconditioner`).
 Elsewhere, with any threat that has a projection, L-BFGS minimises the smoothed risk at the radius
 :math:`(1 - \tau) \epsilon`, with the same bounds at :math:`\epsilon`, for smaller and smaller
-:math:`\tau` and smoothing.
+:math:`\tau` and smoothing. Sets that differ from sample to sample, or are not symmetric, are in one
+cone program (`_risk_programs`).
 """
 
 from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
+from sklearn_robust._clarabel import SolverFailure
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.rows import BlockRows, DenseRows, SparseRows
@@ -53,6 +57,7 @@ from sklearn_robust.solvers._joint_start import (
     with_reachable,
 )
 from sklearn_robust.solvers._joint_ties import on_kinks
+from sklearn_robust.solvers._risk_programs import has_cones, minimise_by_program
 from sklearn_robust.solvers.solution import Monitor, Monitoring
 from sklearn_robust.threats import ProximalThreat, is_ball, require
 
@@ -90,6 +95,9 @@ _SMOOTHING_OF_SHRINK = 0.3  # smoothing in a stage, in units of the data, relati
 _PROVE_EVERY = 25  # iterations of a stage between attempts at a bound
 _PRICES = 1.5  # times the price of its smaller radius: the gap at which a stage ends
 _LEAST_ITERATIONS = 30  # iterations of a stage at least
+# classes times samples times features up to which a set in cones that has a projection too is in
+# one cone program, which takes seconds
+_MOST_IN_CONES = 500_000
 # entries of arrays over classes and samples, and over pairs and features, that all iterations of
 # L-BFGS may compute: some minutes, and enough for a thousand classes
 _MOST_ENTRIES = 10_000_000_000
@@ -193,10 +201,47 @@ def minimise_joint_risk(
     >>> solution.coef.shape, solution.separable, solution.gap < 1e-4
     ((3, 13), False, True)
     """
+    in_cones = problem.in_cones()
+    small = problem.n_features * problem.n_classes * len(problem.y) <= _MOST_IN_CONES
+    if in_cones is not None and (problem.adversary is not None or (small and has_cones(loss))):
+        return _minimise_against_sets(in_cones.in_double_arithmetic(), loss, monitors)
     require(problem.threat, ProximalThreat, "the minimiser of the joint risk")
     problem = with_reachable(problem.in_double_arithmetic())
     run = JointMinimisation(JointModel(problem, loss), tol, Monitoring(0, monitors))
     return run.run(max_iter, start)
+
+
+def _minimise_against_sets(
+    problem: JointProblem, loss: MarginLoss, monitors: Sequence[Monitor]
+) -> JointSolution:
+    """The minimiser where the sets differ from sample to sample, by one cone program."""
+    try:
+        coef, weights, bound = minimise_by_program(problem, loss)
+    except SolverFailure as failure:
+        warnings.warn(
+            f"The cone program of the robust risk failed ({failure}). Standardise the features.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+        coef, weights, bound = np.zeros((problem.n_classes, problem.n_features)), None, -math.inf
+    now = problem.evaluate(loss, coef)
+    log_risk = float(now.log_risk)
+    gap = 1.0 if bound == -math.inf else _gap(log_risk, bound)
+    monitoring = Monitoring(0, monitors)
+    figures = {"log_risk": np.full(1, log_risk), "gap": np.full(1, gap if gap < 1 else math.inf)}
+    zero = np.zeros(1, dtype=int)
+    monitoring(1, zero, coef[None], now.intercept[None], last=True, **figures)
+    separable = True if float(now.margins.min()) > 0 else None
+    return JointSolution(
+        coef,
+        now.intercept,
+        problem.balanced(now.weights) if weights is None else weights,
+        log_risk,
+        bound,
+        gap,
+        separable if bound == -math.inf else False,
+        1,
+    )
 
 
 class JointMinimisation:
