@@ -12,6 +12,7 @@ from sklearn_robust.proofs.data import LabelledData
 from sklearn_robust.proofs.making import (
     Claim,
     certify_accuracy,
+    certify_factor,
     certify_margin,
     certify_non_separability,
     certify_risk,
@@ -23,6 +24,7 @@ __all__ = [
     "Claim",
     "LabelledData",
     "certify_accuracy",
+    "certify_factor",
     "certify_margin",
     "certify_non_separability",
     "certify_risk",
