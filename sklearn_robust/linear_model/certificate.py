@@ -69,9 +69,12 @@ class CertificateMixin:
         return Certificate(self._certificate)
 
     def _remember(
-        self, X: Any, y: np.ndarray, sample_weight: np.ndarray, sample_radius: np.ndarray | None
+        self, X: Any, y: Any, sample_weight: Any, sample_radius: np.ndarray | None
     ) -> None:
-        """Keep the data of this fit for its certificate, and forget the last one's."""
+        """Keep the data of this fit for its certificate, and forget the last one's.
+
+        Of rows in blocks y is None, and the weights may be a function that reads them.
+        """
         vars(self).pop("_certificate", None)
         self._training = X, y, sample_weight, sample_radius
 
@@ -89,6 +92,7 @@ def _certificate(model: Any) -> Certificate:
             "is nothing to certify. See the remedies of its ConvergenceWarning."
         )
     X, y, weight, radius = model._training
+    weight = weight() if callable(weight) else weight
     data = LabelledData.of(X, y, weight, model.classes_)
     coef = model.coef_.toarray() if hasattr(model.coef_, "toarray") else model.coef_
     coef = coef.astype(np.float64)

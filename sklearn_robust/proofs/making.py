@@ -298,6 +298,12 @@ def certify_accuracy(claim: Claim) -> Certificate:
 
 
 def _exact(claim: Claim, near: np.ndarray) -> ExactWeights:
+    """The weights of the claim as integers."""
+    if claim.sets.has_limits and claim.sets.q != "inf":
+        raise CertificateError(
+            "Flips differ from sample to sample: only the accuracy of a score against them can be "
+            "written as a certificate. Use robust_accuracy_certificate."
+        )
     return ExactWeights.of(claim.data, near, claim.fit_intercept, claim.places)
 
 

@@ -131,8 +131,9 @@ def _limits(clip: Any, d: int) -> list[np.ndarray]:
 
 
 def _refusal(threat: Any, what: str) -> CertificateError:
+    name = repr(threat) if isinstance(threat, LpBall) else type(threat).__name__
     return CertificateError(
         f"A certificate is about balls of q in {{1, 2, inf}}, boxes and budgets of features, for "
-        f"each class at a radius of its own, got threat={threat!r}: {what} cannot be written. "
+        f"each class at a radius of its own, got threat={name}: {what} cannot be written. "
         "Certify against a set of these that holds yours."
     )

@@ -1,7 +1,7 @@
 r"""Confidence intervals of figures of weighted samples, each with its name.
 
-Weights :math:`w_i` count as :math:`n_w = (\sum_i w_i)^2 / \sum_i w_i^2` samples of equal weight, the
-effective number of them: n where all are equal.
+Weights count as :math:`(\sum_i w_i)^2 / \sum_i w_i^2` samples of equal weight, the effective number
+of them: n where all are equal.
 
 Sources: C. Clopper, E. Pearson, The use of confidence or fiducial limits, Biometrika 26, 1934; E.
 Korn, B. Graubard, Confidence intervals for proportions with small expected number of positive

@@ -39,8 +39,8 @@ class RobustnessReport:
 
     For linear classifiers every figure is the exact worst case over the threat, no attack is
     searched: the scores of two classes move against their sample by the support function of the
-    set, :math:`\epsilon \|s w\|_{q^*}` for an l_q ball. For networks of this library robust accuracy
-    is bounded from both sides.
+    set, :math:`\epsilon \|s w\|_{q^*}` for an l_q ball. For networks of this library robust
+    accuracy is bounded from both sides.
 
     Parameters
     ----------
