@@ -96,7 +96,7 @@ class CheckAnswers:
 
 def main(arguments):
     plugin = CheckAnswers()
-    status = pytest.main(["-p", "no:xdist", "-n", "0", "-q", *arguments], plugins=[plugin])
+    status = pytest.main(["-n", "0", "-q", *arguments], plugins=[plugin])
     return int(bool(plugin.bad) or status not in (0, 1))
 
 
