@@ -11,14 +11,15 @@ from sklearn.utils.validation import _check_sample_weight
 from sklearn_robust._parameters import check_exponent
 from sklearn_robust.metrics._robust_accuracy import _check_lone_threat, _radius
 from sklearn_robust.metrics.linear_view import linear_view
-from sklearn_robust.proofs import Certificate, Claim, LabelledData, certify_accuracy
+from sklearn_robust.proofs import Certificate, Claim, LabelledData, certify_accuracy, in_memory
+from sklearn_robust.rows import BlockRows
 from sklearn_robust.threats import Threat, check_radius, check_sample_radius
 
 
 def robust_accuracy_certificate(
     estimator: BaseEstimator,
     X: Any,
-    y: Any,
+    y: Any = None,
     *,
     eps: float | None = None,
     q: float = math.inf,
@@ -35,9 +36,11 @@ def robust_accuracy_certificate(
     estimator : fitted linear classifier
         As in `robust_accuracy_score`. Of a pipeline the certificate is about what its last step
         sees.
-    X : array-like or sparse array of shape (n_samples, n_features)
+    X : array-like or sparse array of shape (n_samples, n_features), or BlockRows
+        Rows in blocks are read into memory.
     y : array-like of shape (n_samples,)
-        True labels, each one of the classifier's.
+        True labels, each one of the classifier's. None for BlockRows, which hold labels and
+        weights.
     eps : float
         Radius of the perturbation; must be given, unless there is a threat.
     q : float, default=inf
@@ -72,6 +75,9 @@ def robust_accuracy_certificate(
     >>> robust_accuracy_certificate(LogisticRegression().fit(X, y), X, y, eps=0.2)
     Certificate(0.8189806678 <= robust accuracy <= 0.8189806678)
     """
+    if isinstance(X, BlockRows):
+        X.refuse_beside(y=y, sample_weight=sample_weight)
+        X, y, sample_weight = in_memory(X), X.y, X.sample_weight
     view = linear_view(estimator, X, "model")
     view.seen_class_index(y)
     weight = _check_sample_weight(sample_weight, view.X, ensure_non_negative=True)

@@ -8,7 +8,7 @@ whether such a file is true.
 """
 
 from sklearn_robust.proofs.certificate import Certificate, CertificateError
-from sklearn_robust.proofs.data import LabelledData
+from sklearn_robust.proofs.data import LabelledData, in_memory
 from sklearn_robust.proofs.making import (
     Claim,
     certify_accuracy,
@@ -28,4 +28,5 @@ __all__ = [
     "certify_margin",
     "certify_non_separability",
     "certify_risk",
+    "in_memory",
 ]

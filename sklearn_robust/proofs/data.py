@@ -73,14 +73,9 @@ class LabelledData:
             If two labels have one text, as 1 and "1.0" have, or the blocks hold too many entries.
         """
         if isinstance(X, BlockRows):
-            if math.prod(X.shape) > _MOST_ENTRIES:
-                raise ValueError(
-                    f"A certificate holds each entry as an exact integer: at most {_MOST_ENTRIES} "
-                    f"entries, got rows of shape {X.shape}. Certify a sample of the rows."
-                )
             y = X.y if y is None else y
             sample_weight = X.sample_weight if sample_weight is None else sample_weight
-            X = X.take(np.arange(X.shape[0]))
+            X = in_memory(X)
         refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         X = check_array(X, accept_sparse=True, dtype=np.float64)
         X = X.toarray() if sparse.issparse(X) else X
@@ -138,3 +133,13 @@ class LabelledData:
             classes=self.values.tolist(),
             **given,
         )
+
+
+def in_memory(rows: BlockRows) -> np.ndarray:
+    """The rows of all blocks, (n, d), where they are not too many."""
+    if math.prod(rows.shape) > _MOST_ENTRIES:
+        raise ValueError(
+            f"A certificate holds each entry as an exact integer: at most {_MOST_ENTRIES} "
+            f"entries, got rows of shape {rows.shape}. Certify a sample of the rows."
+        )
+    return rows.take(np.arange(rows.shape[0]))

@@ -73,7 +73,8 @@ def of_other_sets():
         separator = min_norm_separator(X, y, p=2, threat=threat, fit_intercept=True)
         found.append((X, y, separator.certificate))
     factor = max_margin(X, y, threat=LpBall(2, radii), fit_intercept=True)
-    flips = robust_accuracy_certificate(model, X.round(), y, threat=FeatureBudget(1, binary=True))
+    flip = FeatureBudget(1, eps=[1, 0, 0, 0], binary=True)
+    flips = robust_accuracy_certificate(model, X.round(), y, threat=flip)
     return [*found, (X, y, factor.certificate), (X.round(), y, flips)]
 
 

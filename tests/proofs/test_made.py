@@ -125,6 +125,8 @@ def test_rows_in_blocks_have_certificates_of_their_own():
     assert again.content["weight"] == [float(2 if k == 1 else 1).hex() for k in NOISY]
     assert again.lower == pytest.approx(first.lower)
     assert again.check(X, NOISY).startswith("VALID")
+    scored = robust_accuracy_certificate(model, BlockRows(Halves()), eps=0.1)
+    assert scored == robust_accuracy_certificate(model, X, NOISY, eps=0.1)
 
 
 def test_the_largest_factor_of_data_that_are_not_separable_is_0():
