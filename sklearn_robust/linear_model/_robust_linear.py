@@ -27,6 +27,7 @@ from sklearn_robust.linear_model.base import (
     check_radius_or_radii,
     dense,
     read_problem,
+    weights_of_blocks,
 )
 from sklearn_robust.linear_model.block_rows import check_settings_of_blocks
 from sklearn_robust.linear_model.fitting import Batch, Fit, convert_margins
@@ -327,6 +328,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         fit: AnyFit
         solution = None
         if isinstance(problem, SummedSamples):
+            self._remember(X, None, partial(weights_of_blocks, X, self.class_weight), None)
             fit = begin_summed_fit(self, problem, callbacks, last)
             solution = self._solve_by_sums(fit, norm)
             if solution is None:

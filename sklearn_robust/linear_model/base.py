@@ -98,6 +98,12 @@ def _with_class_weights(
     return weight
 
 
+def weights_of_blocks(rows: BlockRows, class_weight: dict[Any, float] | str | None) -> np.ndarray:
+    """The weights of rows in blocks, times those of their classes."""
+    weight = np.ones(rows.shape[0]) if rows.sample_weight is None else rows.sample_weight
+    return weight if class_weight is None else _with_class_weights(class_weight, rows.y, weight)
+
+
 def read_problem(
     estimator: RobustLinearMixin,
     X: Any,

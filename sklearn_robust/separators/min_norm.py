@@ -188,7 +188,7 @@ def min_norm_separator(
     check_number(tol, "tol", low=0, strict=True)
     separator, tol = _solve(problem, p, tol)
     warn_of_gap(separator.relative_gap, tol)
-    return separator.on(X, y)
+    return separator.on(X, y, threat, sample_radius)
 
 
 def separator_path(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import best_intercept, certify, robust_margin
-from sklearn_robust.norms import LpNorm, Norm
+from sklearn_robust.norms import Norm
 from sklearn_robust.separators._engine_choice import DEFAULT_TOL
 from sklearn_robust.separators._joint_ratio import certified_ratio, ratio_intercept
 from sklearn_robust.separators.joint import (

@@ -34,7 +34,6 @@ from sklearn_robust.solvers._joint_risk import (
     JointSolution,
     minimise_joint_risk,
 )
-from sklearn_robust.solvers._joint_start import PairDifferences
 from sklearn_robust.solvers.solution import Monitor, Monitoring
 from sklearn_robust.summed import SummedJointProblem
 

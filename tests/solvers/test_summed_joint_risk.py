@@ -13,13 +13,13 @@ from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.rows import LocalReduction, Survey
+from sklearn_robust.solvers import _joint_sums as sums
 from sklearn_robust.solvers import (
     joint_figures,
     minimise_joint_risk,
     minimise_summed_joint_risk,
     summed_joint_risk,
 )
-from sklearn_robust.solvers import _joint_sums as sums
 from sklearn_robust.solvers._joint_model import Direction, JointModel, Units
 from sklearn_robust.summed import SummedJointProblem
 from sklearn_robust.threats import LpBall
