@@ -1,3 +1,4 @@
+import gc
 import importlib
 import os
 import sys
@@ -51,6 +52,17 @@ def pytest_collection_modifyitems(config, items):
     left_out = {item for product in products.values() for item in uncovered(product)}
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=list(left_out))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Search for garbage among what tests make, not among modules and tests, which stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def uncovered(product):

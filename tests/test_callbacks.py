@@ -147,11 +147,11 @@ MONITORED = [
         2,
     ),
 ]
-LOOKS = [  # verbose, and whether and how a path is recorded, with all others who look at it
-    (1, {"every": 1}, ProgressBar),
-    (2, {"every": 7}, lambda: ScoringMonitor(scoring={"robust": make_robust_scorer(eps=0.05)})),
+LOOKS = [  # verbose; how the path is recorded, if at all; and who else looks
+    (1, {"every": 7}, None),
+    (2, {"every": 1}, ProgressBar),
     (0, {"store_coef": True}, None),
-    (1, None, None),
+    (0, None, lambda: ScoringMonitor(scoring={"robust": make_robust_scorer(eps=0.05)})),
 ]
 
 
