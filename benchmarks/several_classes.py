@@ -9,7 +9,7 @@ than a peer; the differences have the standard error over samples beside them.
 
     python benchmarks/several_classes.py --jobs 16
 
-runs the longest fits first, each in a process of one thread. What a classifier judged on a fold is
+runs every classifier on every fold, each in a process of one thread. What a classifier judged on a fold is
 appended to several_classes.jsonl as it ends, and the table is written whenever a line of it is
 whole. A run on the same state of the library goes on from there. `--lines TEXT ...` runs those
 lines alone whose name ("iris, standardised: q = 2, logistic") has one of the texts in it; `--out`
@@ -273,11 +273,10 @@ def entries(line: Line, n_folds: int, judged: Judgements) -> list[dict[str, str]
 def run(lines: list[Line], n_folds: int, n_jobs: int, judged: Judgements) -> Iterator[None]:
     """Judge the parts of the lines that are not known, one after each."""
     parts = dict.fromkeys(part for line in lines for part in Part.all_of(line, n_folds))
-    # the joint fits of the largest data take longest
+    # small data first, so that many lines are whole early; of each the longest fits first
     missing = sorted(
         (part for part in parts if str(part) not in judged.known),
-        key=lambda part: (loaded(part.line.data)[0].size, part.name == "joint"),
-        reverse=True,
+        key=lambda part: (loaded(part.line.data)[0].size, NAMES.index(part.name)),
     )
     parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)
     for part, right, seconds in parallel(
