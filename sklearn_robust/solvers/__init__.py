@@ -2,6 +2,7 @@
 
 from sklearn_robust.solvers._joint_descent import joint_steepest_descent
 from sklearn_robust.solvers._joint_diagonal import joint_diagonal_descent
+from sklearn_robust.solvers._joint_limit import JointLimit, joint_limit
 from sklearn_robust.solvers._joint_risk import JointSolution, minimise_joint_risk
 from sklearn_robust.solvers.accelerated import accelerated_margin
 from sklearn_robust.solvers.diagonal import diagonal_descent
@@ -18,6 +19,7 @@ from sklearn_robust.solvers.summed_risk import (
 )
 
 __all__ = [
+    "JointLimit",
     "JointSolution",
     "Solution",
     "SummedSolution",
@@ -27,6 +29,7 @@ __all__ = [
     "descent_grid",
     "diagonal_descent",
     "joint_diagonal_descent",
+    "joint_limit",
     "joint_steepest_descent",
     "log_risks_along",
     "minimise_joint_risk",
