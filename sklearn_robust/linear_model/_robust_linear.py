@@ -117,16 +117,18 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         Loss of the margin. Both names have the same limit on separable data. An object is a loss of
         one's own, with the members of `losses.MarginLoss`.
     solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
-        "steepest_descent" follows the path and stops on `loss_tol` or `tol`. "accelerated" (1 <
-        p_algo <= 2, two classes) goes to the same limit by Nesterov's method on the dual. "exact"
-        returns the limit itself, from linear, quadratic or cone programs. "auto" is "exact" for
-        two classes of `BlockRows`, which a path would read twice a step. Otherwise it is steepest
-        descent, and "exact" where the path has not stopped after 2000 iterations, 300 of several
-        classes, and the data have up to 10 million entries (times n_classes, of several): data so
-        close to inseparable that the path is slow and its limit hardly depends on p. On larger data
-        of several classes "auto" and "exact" follow the path for at most as many iterations as take
-        some minutes, and warn with the gap where it ends short of tol. All return the minimiser of
-        the robust risk for data that are not robustly separable.
+        "steepest_descent" follows the path and stops on `loss_tol` or `tol`. "accelerated" goes to
+        the same limit: for 1 < p_algo <= 2 by Nesterov's method on the dual; of several classes,
+        for p_algo = 2, by quasi-Newton steps on a risk with a falling ridge. "exact" returns the
+        limit itself, from linear, quadratic or cone programs. "auto" is "exact" for two classes of
+        `BlockRows`, which a path would read twice a step. Otherwise it is steepest descent, and
+        "exact" where the path has not stopped after 2000 iterations, 300 of several classes, and
+        the data have up to 10 million entries (times n_classes, of several): data so close to
+        inseparable that the path is slow and its limit hardly depends on p. On larger data of
+        several classes "auto" and "exact" follow the path for at most as many iterations as take
+        some minutes, and warn with the gap where it ends short of tol; where these are few, and
+        p_algo = 2, they are "accelerated". All return the minimiser of the robust risk for data
+        that are not robustly separable.
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, relative to the others: the threat is
         :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty
@@ -461,7 +463,19 @@ def solve(
         solutions = [shared, *others]
     # programs over cones find the limit sooner than a path of projections
     at_once = exact and (model.solver == "exact" or fit.in_cones)
-    if model.solver != "accelerated" and not at_once:
+    long_path = (
+        model.solver in ("auto", "exact")
+        and not exact
+        and isinstance(fit, JointFit)
+        and fit.has_long_path(norms)
+    )
+    if long_path:
+        assert isinstance(fit, JointFit)
+        solutions = [
+            fit.approach_limit(norm, solution, max_iter=model.max_iter, loss_tol=loss_tol)
+            for norm, solution in zip(norms, solutions, strict=True)
+        ]
+    elif model.solver != "accelerated" and not at_once:
         batches = batches or [(range(len(norms)), np.arange(fit.n_problems))]
         max_iter = model.max_iter
         if exact:

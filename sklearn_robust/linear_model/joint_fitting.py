@@ -14,10 +14,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 import numpy as np
 
+from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointEvaluation, JointProblem
 from sklearn_robust.joint_certificates import (
     entropy_bound,
@@ -33,11 +34,13 @@ from sklearn_robust.linear_model.fitting import (
     find_scale,
 )
 from sklearn_robust.losses import MarginLoss
+from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators import NotSeparableError
 from sklearn_robust.separators.joint import solve_joint_separator
 from sklearn_robust.solvers import (
     JointSolution,
     Solution,
+    joint_limit,
     joint_steepest_descent,
     minimise_joint_risk,
 )
@@ -56,6 +59,7 @@ _MOST_ENTRIES = 4_000_000_000
 _STEP_SEARCH = 20  # passes of the search for a step over the second, about
 _FEWEST_ITERATIONS = 10  # iterations of the path in any case
 
+_LIMIT_NORM = LpNorm(2)  # the geometry of `joint_limit`
 _ONE = np.zeros(1, dtype=int)  # the index of the one problem
 
 
@@ -157,12 +161,38 @@ class JointFit(BaseFit[JointProblem]):
             solutions[i] = _updated(solutions[i], solution_to_numpy(path))
         return solutions
 
-    def ascend_dual(self, norm: Geometry, *, max_iter: int, loss_tol: float) -> NoReturn:
-        """Refuse: the accelerated method is one for two classes."""
-        raise ValueError(
-            f"solver='accelerated' is for two classes, got {self.problem.n_classes}. Use "
-            "solver='steepest_descent' for the path or solver='exact' for its limit."
-        )
+    def ascend_dual(self, norm: Geometry, *, max_iter: int, loss_tol: float) -> Solution:
+        """The limit of the path in the 2-norm, without the path."""
+        if norm != _LIMIT_NORM:
+            raise ValueError(
+                f"solver='accelerated' of {self.problem.n_classes} classes needs p_algo=2, got "
+                f"p_algo={getattr(norm, 'p', norm)!r}. Use solver='steepest_descent' for the path "
+                "of this geometry or solver='exact' for its limit."
+            )
+        solution = self.decide_separability(norm)
+        return self.approach_limit(norm, solution, max_iter=max_iter, loss_tol=loss_tol)
+
+    def has_long_path(self, norms: Sequence[Geometry]) -> bool:
+        """Whether the limit of the path is found sooner than the path can be followed."""
+        few = self.affordable_iterations < self.auto_iterations
+        return few and self.has_minimiser and all(norm == _LIMIT_NORM for norm in norms)
+
+    def approach_limit(
+        self, norm: Geometry, solution: Solution, *, max_iter: int, loss_tol: float
+    ) -> Solution:
+        """The solution with the separator of least 2-norm where it is open, certified to tol if
+        the iterations suffice.
+        """
+        rows = find_open_problems(solution, True, None)
+        if not len(rows) or self.monitor.stopped:
+            return solution
+        with self.monitor.solver("accelerated", rows) as monitors:
+            limit = joint_limit(self.problem, tol=self.tol, max_iter=max_iter, monitors=monitors)
+        found = limit.certified
+        if not found.margin > 0:
+            return solution
+        answer = self._separator(norm, found, limit.n_iter)
+        return _updated(solution, scale_to_loss(self.problem, self.loss, answer, loss_tol))
 
     def separate(
         self,
@@ -301,7 +331,10 @@ class JointFit(BaseFit[JointProblem]):
             return constant.not_separable(math.inf, converged=False)
         except RuntimeError:
             return None
-        # the certificate is that of the coefficients as the user sees them
+        return self._separator(norm, found, 1)
+
+    def _separator(self, norm: Geometry, found: Certified, n_iter: int) -> Solution:
+        """A separator, certified as the user sees its coefficients."""
         answer = self._solution(norm, found.coef, found.intercept)
         rounded = not (answer.coef[0] == found.coef).all()
         margin = answer.margin[0] if rounded else found.margin
@@ -313,7 +346,7 @@ class JointFit(BaseFit[JointProblem]):
             gap=np.array([gap]),
             separable=[True],
             converged=np.array([gap <= self.tol]),
-            n_iter=np.array([1]),
+            n_iter=np.array([n_iter]),
         )
 
     def _is_proof(self, error: NotSeparableError) -> bool:

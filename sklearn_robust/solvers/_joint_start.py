@@ -229,6 +229,9 @@ def descend(
     shrink: float = 0.0,
     max_iter: int,
     stop: Callable[[np.ndarray, RiskPoint], bool],
+    ridge: float = 0.0,
+    gradient_tol: float = 0.0,
+    memory: int = _LBFGS_MEMORY,
 ) -> tuple[np.ndarray, SmoothedRisk]:
     """L-BFGS on the smoothed risk at the radius times 1 - shrink.
 
@@ -245,12 +248,18 @@ def descend(
     stop : callable
         Called after each iteration with coefficients (K, d + 1) and the point; True ends the
         descent.
+    ridge : float, default=0
+        lambda, where lambda ||W||^2 / 2 is added to the risk.
+    gradient_tol : float, default=0
+        Largest entry of the gradient at which the descent ends.
+    memory : int, default=10
+        Pairs of differences that L-BFGS keeps.
 
     Returns
     -------
     coef : ndarray of shape (K, d + 1)
     smoothed : SmoothedRisk
-        The smoothed risk there.
+        The smoothed risk there, without the ridge.
     """
     shape = coef.shape
     last: dict[bytes, RiskPoint] = {}
@@ -259,7 +268,12 @@ def descend(
         smoothed = smoothed_risk(model, differences, x.reshape(shape), smoothing, shrink)
         last.clear()
         last[x.tobytes()] = smoothed.point.release()
-        return smoothed.point.value, smoothed.gradient.ravel()
+        if not ridge:
+            return smoothed.point.value, smoothed.gradient.ravel()
+        W = x.reshape(shape)[:, :-1]
+        gradient = smoothed.gradient.copy()
+        gradient[:, :-1] += ridge * W
+        return smoothed.point.value + 0.5 * ridge * float(np.vdot(W, W)), gradient.ravel()
 
     def after_iteration(intermediate_result: OptimizeResult) -> None:
         x = intermediate_result.x
@@ -274,8 +288,8 @@ def descend(
         maxiter=max_iter,
         maxfun=2 * max_iter,
         factr=10.0,
-        pgtol=0.0,
-        m=_LBFGS_MEMORY,
+        pgtol=gradient_tol,
+        m=memory,
     )
     end = x.reshape(shape)
     return end, smoothed_risk(model, differences, end, smoothing, shrink)
