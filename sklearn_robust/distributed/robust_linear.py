@@ -64,7 +64,8 @@ class RobustLinearClassifier(LocalClassifier):
 
     The data stay where they are. A sweep computes sums over each chunk, and adds them up on the
     workers: Newton's method takes some ten sweeps, which move a few numbers a feature, and the
-    Hessian of the features in use. So a chunk that is recomputed from its recipe, because its
+    Hessian of the features in use; several classes take 50 to 80 sweeps, of K (d + 1) numbers, and
+    move the few samples that their Hessian is estimated from. So a chunk that is recomputed from its recipe, because its
     worker is lost, changes nothing. Persist the data, ``X = X.persist()``, where they fit into the
     memory of the workers; otherwise every sweep reads them anew.
 
@@ -73,7 +74,7 @@ class RobustLinearClassifier(LocalClassifier):
     p_algo, q_pert, eps, loss, scale, clip, fit_intercept
     loss_tol, tol, class_weight, warm_start, verbose
         As in `sklearn_robust.RobustLinearClassifier`. On a cluster the loss is "exponential" or
-        "logistic", and the data have two classes.
+        "logistic".
     solver : {"auto", "exact", "steepest_descent", "accelerated"}, default="auto"
         On a cluster "auto" and "exact" are the same, the minimiser of the risk, or the exact
         separator where the data are robustly separable; there are no others.

@@ -120,8 +120,8 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         "steepest_descent" follows the path and stops on `loss_tol` or `tol`. "accelerated" goes to
         the same limit: for 1 < p_algo <= 2 by Nesterov's method on the dual; of several classes,
         for p_algo = 2, by quasi-Newton steps on a risk with a falling ridge. "exact" returns the
-        limit itself, from linear, quadratic or cone programs. "auto" is "exact" for two classes of
-        `BlockRows`, which a path would read twice a step. Otherwise it is steepest descent, and
+        limit itself, from linear, quadratic or cone programs. "auto" is "exact" for `BlockRows`,
+        which a path would read twice a step. Otherwise it is steepest descent, and
         "exact" where the path has not stopped after 2000 iterations, 300 of several classes, and
         the data have up to 10 million entries (times n_classes, of several): data so close to
         inseparable that the path is slow and its limit hardly depends on p. On larger data of
@@ -300,7 +300,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         ----------
         X : array-like or sparse array of shape (n_samples, n_features), or BlockRows
             Rows that are never whole in memory, such as `sklearn_robust.rows.NpyRows`, need
-            device=None, and with solver="exact" two classes without scale or threat.
+            device=None, and with solver="exact" an l_q ball.
         y : array-like of shape (n_samples,)
             Labels of two or more classes, of any type. None for BlockRows, which hold labels and
             weights.

@@ -19,8 +19,8 @@ class BlockRows:
     r"""The rows of a source, of which one block is in memory at a time.
 
     The source is read once when the rows are made, for their form and their sums, and again for
-    every product that a solver takes. `RobustLinearClassifier` minimises the risk of two classes by
-    sums over the blocks, without a number for each sample in memory.
+    every product that a solver takes. `RobustLinearClassifier` minimises the risk by sums over the
+    blocks, without a number for each sample in memory.
 
     Parameters
     ----------
