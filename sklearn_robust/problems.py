@@ -166,23 +166,21 @@ class RobustProblem(OnRows):
             raise ValueError(
                 f"y must hold {X.shape[0]} labels in {{-1, +1}} for each problem, got {y!r}."
             )
-        weight = (
-            xp.ones_like(y) if sample_weight is None else xp.broadcast_to(sample_weight, y.shape)
-        )
+        weight = xp.ones_like(y) if sample_weight is None else sample_weight
+        weight = xp.broadcast_to(weight, y.shape)
         largest = xp.max(weight, axis=-1, keepdims=True)
         if not bool(xp.all(weight >= 0) & xp.all(largest > 0) & xp.all(largest < math.inf)):
             raise ValueError(
                 f"sample_weight must hold finite numbers >= 0, not all zero, got {sample_weight!r}."
             )
+        log_total = xp.log(largest) + xp.log(xp.sum(weight / largest, axis=-1, keepdims=True))
+        if bool(xp.all(weight == largest)):
+            weight = largest  # one number in memory for all samples
         # in the log domain: weights of any orders side by side
         used = weight > 0
         logs = xp.log(xp.where(used, weight, xp.ones_like(weight)))
         log_weight = xp.where(used, logs, xp.full_like(logs, -math.inf))
-        log_total = xp.log(largest) + xp.log(xp.sum(weight / largest, axis=-1, keepdims=True))
-        log_weight = xp.astype(log_weight - log_total, y.dtype)
-        if bool(xp.all(weight == largest)):  # one number in memory for all samples
-            one = xp.asarray(log_weight[:, :1], copy=True)
-            log_weight = xp.broadcast_to(one, y.shape)
+        log_weight = xp.broadcast_to(xp.astype(log_weight - log_total, y.dtype), y.shape)
         log_total = xp.astype(log_total[:, 0], y.dtype)
         check_range(rows, xp)
         one = xp.ones((1, X.shape[1]), dtype=y.dtype, device=y.device)

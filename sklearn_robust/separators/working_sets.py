@@ -79,7 +79,7 @@ class _SetSizes(NamedTuple):
 _VERY_TALL_RATIO = 500
 # From this many rows for each column the first set comes from a share of the rows.
 _SAMPLED_RATIO, _SAMPLED_SHARE = 8000, 16
-_LARGE_SETS, _SMALL_SETS = _SetSizes(4, 12, 4), _SetSizes(1, 2, 1.5)
+_LARGE_SETS, _SMALL_SETS = _SetSizes(2, 12, 2), _SetSizes(1, 2, 1.5)
 
 
 def suits_row_sets(problem: RobustProblem) -> bool:

@@ -127,16 +127,12 @@ def _descend_by_columns(
     """
     coef, n_iter = start, 0
     columns = np.zeros(problem.n_features, dtype=bool)
-    scale = 1.0 if problem.threat.scale is None else problem.threat.scale
     for round_ in range(_MAX_ROUNDS):
-        now = problem.evaluate(loss, coef)
-        size = np.abs(problem.weighted_sum(now.weights)[0])
-        bound = problem.radius * problem.attacked_weight(now.weights) * scale
-        moves = (coef[0] != 0) | (size > bound)
-        if n_iter >= max_iter or now.margins.min() > 0 or not np.any(moves & ~columns):
+        strength, least_margin = _column_strength(problem, loss, coef)
+        moves = (coef[0] != 0) | (strength > 1)
+        if n_iter >= max_iter or least_margin > 0 or not np.any(moves & ~columns):
             break
-        columns |= moves | (size > _NEAR_BOUND * bound) | (round_ + 1 == _MAX_ROUNDS)
-        del now, size, bound, moves
+        columns |= moves | (strength > _NEAR_BOUND) | (round_ + 1 == _MAX_ROUNDS)
 
         def record_after(iteration: int, coef: np.ndarray, before: int = n_iter) -> None:
             record(before + iteration, coef)
@@ -145,6 +141,18 @@ def _descend_by_columns(
         coef, more = _descend(problem, loss, coef, max_iter - n_iter, record_after, at)
         n_iter += more
     return coef, n_iter
+
+
+def _column_strength(
+    problem: RobustProblem, loss: MarginLoss, coef: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """|Z^T a|_j over its bound eps s_j sum a, (d,), and the least margin, of coefficients (1, d)."""
+    now = problem.evaluate(loss, coef)
+    size = np.abs(problem.weighted_sum(now.weights)[0])
+    scale = 1.0 if problem.threat.scale is None else problem.threat.scale
+    bound = problem.radius * problem.attacked_weight(now.weights) * scale
+    strength = np.divide(size, bound, out=np.full_like(size, math.inf), where=bound > 0)
+    return strength, float(now.margins.min())
 
 
 def _descend(

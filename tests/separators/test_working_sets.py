@@ -166,7 +166,7 @@ def test_the_rows_of_a_sample_spare_sweeps_over_all_rows(on_row_sets, monkeypatc
     assert found.gap <= 1e-8
     assert found.margin == pytest.approx(expected.margin, rel=1e-8)
     assert set(sweeps[alone:]) == {1000, 16_000}
-    assert sweeps[alone:].count(16_000) <= alone - 3
+    assert sweeps[alone:].count(16_000) < alone
 
 
 def test_samples_of_weight_zero_are_left_out(on_row_sets):
