@@ -60,6 +60,7 @@ ORDER = [
     "theory",
     "distributed",
     "__init__",
+    "_command_line",
     "__main__",
 ]
 

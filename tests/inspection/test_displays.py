@@ -110,7 +110,7 @@ class TestRobustAccuracy:
         network = RobustMLPClassifier((8,), eps=0.1, loss_tol=0.4, random_state=0).fit(X, y)
         linear = LogisticRegression().fit(X, y)
         pipeline = make_pipeline("passthrough", network)
-        eps = [0.0, 0.5]
+        eps = [0.0, 0.7]
         models = {"network": pipeline, "linear": linear}
         display = RobustAccuracyDisplay.from_estimators(models, X, y, eps=eps, n_steps=5)
         bounds = np.array([network.robust_bounds(X, y, eps=e, n_steps=5) for e in eps])

@@ -462,3 +462,31 @@ def test_along_radii_each_minimiser_starts_from_the_one_before(loss):
         iterations += alone.n_iter.sum()
     assert np.all(together.converged)
     assert together.n_iter.sum() < 0.8 * iterations
+
+
+@each_loss
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+def test_a_category_that_has_one_class_costs_no_certificate(gaussian, loss, q):
+    """Its weight grows without end: the least risk, which no predictor attains, is that of the
+    other samples."""
+    X, y = gaussian(60, 2, noise=3.0)
+    category = np.arange(60) % 4
+    category[np.flatnonzero(y > 0)[:5]] = 4
+    category[np.flatnonzero(y < 0)[0]] = 5
+    rows = np.hstack([X, np.eye(6)[category]])
+    others = category < 4
+    least = [
+        minimise_robust_risk(
+            RobustProblem.from_data(
+                rows[kept], y[kept], q=q, eps=0.2, fit_intercept=True, scale=[1.0, 1.0, *6 * [0.0]]
+            ),
+            loss,
+            EUCLIDEAN,
+            tol=1e-8,
+        )
+        for kept in (others, np.ones(60, dtype=bool))
+    ]
+    assert all(solution.gap[0] <= 1e-8 for solution in least)
+    of_others = np.log(others.mean()) + least[0].log_risk[0]
+    assert least[1].log_risk[0] == pytest.approx(of_others, abs=2e-8)
+    assert least[1].weights[0][~others] == pytest.approx(0, abs=1e-8)
