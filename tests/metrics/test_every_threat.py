@@ -172,8 +172,27 @@ def test_names_and_limits_in_the_space_of_the_input(table):
     assert score == robust.mean()
     with pytest.raises(ValueError, match="upper names a feature that X does not have: 'salary'"):
         robust_accuracy_score(model, frame, y, threat=Box(0, {"salary": 1.0}), **options)
-    with pytest.raises(ValueError, match="threat=Ellipsoid meets features that no perturbation"):
-        robust_accuracy_score(model, frame, y, threat=Ellipsoid(np.eye(4)), **options)
+
+
+def test_sets_on_the_input_leave_categories_as_they_are(table):
+    frame, y, model = table
+    # a perturbation that does not move the last two features has the conditional covariance
+    root = np.random.default_rng(0).normal(size=(4, 4)) * [[5.0], [800.0], [1.0], [1.0]]
+    whole = root @ root.T
+    known = np.linalg.solve(whole[2:, 2:], whole[2:, :2])
+    numbers = Ellipsoid(whole[:2, :2] - whole[:2, 2:] @ known, 0.5, features=["age", "amount"])
+    options = {"space": "input"}
+    found = certified_radius(model, frame, y, threat=Ellipsoid(whole, 0.5), **options)
+    expected = certified_radius(model, frame, y, threat=numbers, **options)
+    np.testing.assert_allclose(found, expected, rtol=1e-7)
+    moved = worst_case_samples(model, frame, y, threat=Ellipsoid(whole, 0.5), **options)
+    assert np.isnan(moved[:, 2:]).all()
+    holes = frame.assign(age=frame["age"].where(frame["age"] > 30))
+    gaps = make_pipeline(
+        make_column_transformer((SimpleImputer(), ["age", "amount"])), LogisticRegression()
+    ).fit(holes, y)
+    with pytest.raises(ValueError, match="threat=Ellipsoid meets entries without a value"):
+        robust_accuracy_score(gaps, holes, y, threat=numbers, **options)
 
 
 def test_values_that_are_missing_do_not_move():
