@@ -84,7 +84,8 @@ class _HeldSet:
         self.columns = np.setdiff1d(np.arange(E.shape[1]), fixed)
         # rows on fixed features alone say nothing else
         kept = np.flatnonzero(~of_one)
-        self.E, self.F, self.h = E[kept][:, self.columns], F[kept], rows.h[kept]
+        self.E, self.F = E[kept][:, self.columns], F[kept]
+        self.h = rows.h[kept]
         ends = np.cumsum(~of_one)
         self.cones = [
             (kind, int(ends[at.stop - 1] - (ends[at.start - 1] if at.start else 0)))
@@ -161,7 +162,8 @@ class PairProgram:
         X, self.unit = rows.standardised(centred=problem.fit_intercept)
         pairs = np.arange(K) != self.problem.y[:, None]
         self.samples, self.rivals = np.nonzero(pairs)
-        self._place = np.cumsum(pairs.ravel()).reshape(pairs.shape) - 1  # of sample and rival
+        # the place of each sample and rival among the pairs
+        self._place = np.cumsum(pairs.ravel()).reshape(pairs.shape) - 1
         self.n_pairs = len(self.samples)
         classes = self.problem.y[self.samples]
         conic = self.conic = ConicProgram()
@@ -300,8 +302,8 @@ class PairProgram:
         return found
 
     def _level_flows(self, z: Vector, weights: Vector) -> Iterator[tuple[int, np.ndarray]]:
-        r"""Of each feature in which classes are held equal, what the perturbations of the pairs sum
-        to, D (K, K) antisymmetric.
+        r"""What the perturbations of the pairs sum to in each feature in which classes are held
+        equal, D (K, K) antisymmetric.
 
         The multipliers of the equations name a flow between the classes, of which only the sums at
         the classes are determined: D has the same, and is least in :math:`\sum D_{lk}^2 / A_{lk}`,
@@ -345,7 +347,7 @@ class PairProgram:
 
     @cached_property
     def _one_sided(self) -> list[tuple[int, int, Vector, Vector]]:
-        """Of groups with sets without end: l, k, and in which features w_k - w_l must not be
+        """The l and k of groups with sets without end, and in which features w_k - w_l must not be
         positive, and not negative.
         """
         found = [(group.low, group.high, *group.set.endless) for group in self.groups]

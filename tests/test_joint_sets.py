@@ -19,6 +19,7 @@ from sklearn_robust import (
 )
 from sklearn_robust import _adversaries as adversaries
 from sklearn_robust.joint import JointProblem
+from sklearn_robust.linear_model.lifecycle import ConstantClassifierWarning
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -256,6 +257,10 @@ def test_separators_against_very_many_sets(monkeypatch):
     found = min_norm_separator(X, y, **options)
     assert found.relative_gap <= 1e-8
     assert found.margin == pytest.approx(expected.margin, rel=1e-8)
-    X[0, :3] = 1 - X[0, :3]
-    with pytest.raises(NotSeparableError):
-        min_norm_separator(X, y, **options)
+
+
+def test_nothing_is_learnt_from_large_sets():
+    with pytest.warns(ConstantClassifierWarning, match="threat=Box"):
+        model = RobustLinearClassifier(threat=Box(-5.0, 6.0), loss="logistic").fit(*rows(1.0))
+    assert not model.coef_.any()
+    assert model.dual_gap_ < 1e-6

@@ -111,8 +111,8 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
     q_pert : float, default=inf
         Exponent of the norm that bounds the perturbation, in [1, inf].
     eps : float or dict {label: float}, default=0.1
-        Radius of the perturbation, in the units of the features that the classifier sees; of two
-        classes also one for each, 0 for a class that does not attack.
+        Radius of the perturbation, in the units of the features that the classifier sees; or one
+        for each class, 0 for a class that does not attack.
     loss : {"exponential", "logistic"} or MarginLoss, default="exponential"
         Loss of the margin. Both names have the same limit on separable data. An object is a loss of
         one's own, with the members of `losses.MarginLoss`.
@@ -136,7 +136,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         dict does not name have 1, as all have by default.
     clip : pair (low, high) of numbers or arrays of shape (n_features,), optional
         Limits of the data: no perturbation leads out of them. X must lie inside. With q_pert = inf;
-        other q have a set for each sample, of which a fit holds a few hundred.
+        other q have a set for each sample, of which a fit holds some thousands.
     threat : Threat, optional
         The set of perturbations as an object, one of `sklearn_robust.threats` or of one's own; it
         takes the place of q_pert, eps, scale and clip, of which scale and clip must not be given

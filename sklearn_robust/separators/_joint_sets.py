@@ -34,7 +34,7 @@ from sklearn_robust.separators.separator import NotSeparableError
 from sklearn_robust.solvers import minimise_joint_risk
 
 _REFINEMENTS = 3  # Newton steps on the optimality conditions, at most
-_HALVINGS = 60  # of the bracket of a factor
+_HALVINGS = 60  # halvings of the bracket of a factor
 _MOST_RATIOS = 30  # steps of Dinkelbach's method
 _SLOW_RATIO = 1e-9  # relative growth of the factor up to which it ends
 _LEAST_FACTOR = 1e-9  # from which it starts where nothing separates at factor 1
@@ -123,7 +123,8 @@ def maximise_margin(problem: JointProblem, norm: Norm, tol: float) -> Certified:
 
 def _bound_norm(program: PairProgram, norm: Norm) -> None:
     """||W|| <= 1."""
-    conic, w, K = program.conic, program.w, program.problem.n_classes
+    conic, K = program.conic, program.problem.n_classes
+    w = program.w
     unit = conic.columns.take(1)
     conic.add_rows([("zero", 1)], [(unit, np.ones((1, 1)))], -np.ones(1))
     if isinstance(norm, LpNorm):

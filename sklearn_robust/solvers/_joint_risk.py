@@ -95,6 +95,8 @@ _SMOOTHING_OF_SHRINK = 0.3  # smoothing in a stage, in units of the data, relati
 _PROVE_EVERY = 25  # iterations of a stage between attempts at a bound
 _PRICES = 1.5  # times the price of its smaller radius: the gap at which a stage ends
 _LEAST_ITERATIONS = 30  # iterations of a stage at least
+# excess of the log-risk of the coefficients 0 up to which they take the place of those of a program
+_CONSTANT_ROOM = 1e-9
 # classes times samples times features up to which a set in cones that has a projection too is in
 # one cone program, which takes seconds
 _MOST_IN_CONES = 500_000
@@ -223,8 +225,12 @@ def _minimise_against_sets(
             ConvergenceWarning,
             stacklevel=2,
         )
-        coef, weights, bound = np.zeros((problem.n_classes, problem.n_features)), None, -math.inf
+        coef = np.zeros((problem.n_classes, problem.n_features))
+        weights, bound = None, -math.inf
     now = problem.evaluate(loss, coef)
+    constant = problem.evaluate(loss, np.zeros_like(coef))
+    if float(constant.log_risk) <= float(now.log_risk) + _CONSTANT_ROOM and bound > -math.inf:
+        coef, now = np.zeros_like(coef), constant  # what the program has left is its error
     log_risk = float(now.log_risk)
     gap = 1.0 if bound == -math.inf else _gap(log_risk, bound)
     monitoring = Monitoring(0, monitors)

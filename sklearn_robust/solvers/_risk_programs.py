@@ -45,7 +45,7 @@ _SETTINGS: tuple[dict[str, float], ...] = (
 _BELOW = 2.0
 # Newton's method on the clean risk
 _MOST_STEPS = 30
-_HALVINGS = 20  # of a step at most
+_HALVINGS = 20  # halvings of a step at most
 _RIDGE = 1e-13  # relative to the Hessian's diagonal: a common shift of all classes changes nothing
 
 
@@ -64,7 +64,7 @@ def minimise_by_program(
     Returns
     -------
     coef : ndarray of shape (K, d)
-        Of data that are separable one of the predictors that separate.
+        One of the predictors that separate, where the data are separable.
     weights : ndarray of shape (K, n) or None
         They prove the bound; None where nothing is proven.
     bound : float
@@ -137,7 +137,8 @@ def _add_exponential(program: PairProgram) -> Vector:
 
 def _add_logistic(program: PairProgram) -> Vector:
     """The objective of the logistic loss; the rows of the pairs' exponents."""
-    conic, N, n = program.conic, program.n_pairs, len(program.problem.y)
+    conic, N = program.conic, program.n_pairs
+    n = len(program.problem.y)
     u, v = conic.columns.take(n), conic.columns.take(N + n)
     at = 3 * np.arange(N + n)
     first, last = unit_rows(at, 3 * (N + n)).T, unit_rows(at + 2, 3 * (N + n)).T
