@@ -2,12 +2,12 @@
 
     python check.py certificate.json data.csv        (or data.npy; the label is the last column)
 prints VALID and the claim (status 0), or INVALID and the first line that fails (1); a traceback is
-no verdict. It needs Python alone. Roots, exp and log are safe bounds.
-Sample i moves by delta with ||delta / b_i||_q <= 1: b_i is up or down times the eps of its class j
-and r_i, and keeps x_i in its limits; ||.||_q of a number q is max(largest, sum / q). Class k scores
-f_k(x) = <w_k, x> + b_k, the first of two 0, and m_ik = (f_j - f_k)(x_i) - max <w_k - w_j, delta>.
-Weights a_ik >= 0, as many of a class as against it where intercepts are free, sum rows to G =
-sum_ik a_ik (e_j - e_k) x_i^T, and moves to F: to D of two classes, ||D / B||_q <= 1, B = sum a b.
+no verdict. Roots, exp and log are safe bounds. Sample i of class j moves by delta with ||delta /
+b_i||_q <= 1: b_i is up or down times eps_j r_i, and keeps x_i in limits; ||.||_q of a number q is
+max(largest, sum / q). Class k scores f_k(x) = <w_k, x> + b_k, the first of two 0, and loses to j by
+m_ik = (f_j - f_k)(x_i) - max <w_k - w_j, delta>. Weights a_ik >= 0, as many of a class as against
+it where intercepts are free, sum rows to G = sum_ik a_ik (e_j - e_k) x_i^T, and moves to F: to D of
+two classes, ||D / B||_q <= 1 with B = sum_ik a_ik b_i.
 margin     min_ik m_ik / ||w||_p <= largest margin <= ||G + F||_p* / sum_ik a_ik
 log_risk   Fenchel's bound by weights with G + F = 0 <= least log of the risk <= the predictor's
 factor     on all b_i: one with m_ik >= 0 <= the largest with a predictor <= one with G + F = 0
@@ -63,13 +63,12 @@ def _plus(x, a, y):
     return [v + a * w for v, w in both(x, y)]
 
 
-def norm(values, q, dual=False):
+def norm(x, q, dual=False):
     """Bounds on the q-norm of integers >= 0, or its dual: of a number the sum of so many."""
     if q != "2":
-        _require((k := {"1": 1, "inf": len(values)}.get(q, q)) >= 1, f"no norm {q}")
-        of = sum(sorted(values)[-k:]) if dual else max(max(values), Fraction(sum(values), k))
-        return [Fraction(of)] * 2
-    root = isqrt(square := sum(map(mul, values, values)) << 2 * BITS)
+        _require((k := {"1": 1, "inf": len(x)}.get(q, q)) >= 1, f"no norm {q}")
+        return [Fraction(sum(sorted(x)[-k:]) if dual else max(max(x), Fraction(sum(x), k)))] * 2
+    root = isqrt(square := sum(map(mul, x, x)) << 2 * BITS)
     return [Fraction(root, 1 << BITS), Fraction(root + (root * root < square), 1 << BITS)]
 
 
@@ -87,28 +86,28 @@ class Proof:
         return [a << self.places + 1 - b.bit_length() for a, b in ratios]
 
     def read(self, c, rows, labels):
-        self.line, self.c, n, d = "data", c, len(rows), len(rows[0])
-        sha = hashlib.sha256(f"{n} {d}\n".encode())  # then the rows without -0.0, and labels
-        for row, name in both(rows, labels):
+        self.line, self.c = "data", c
+        d, self.places = len(rows[0]), c["places"]
+        sha = hashlib.sha256(f"{len(rows)} {d}\n".encode())
+        for row, name in both(rows, labels):  # rows without -0.0
             sha.update(struct.pack(f"<{d}d", *[x + 0.0 for x in row]) + f"{name}\n".encode())
         _require(c["sha256"] == sha.hexdigest() and c["format"] == 2, f"sha256 {sha.hexdigest()}")
-        self.places, self.free = c["places"], c["claim"]["fit_intercept"] is not False
-        self.none, self.unit, self.rows = [0] * d, 1 << 4 * self.places, list(map(self.exact, rows))
+        self.rows, self.free = list(map(self.exact, rows)), c["claim"]["fit_intercept"] is not False
         self.line, names = "classes", list(c["classes"])
         self.classes, self.y = range(len(names)), [names.index(name) for name in labels]
         self.line, of = "threat", c["threat"]
         self.q, eps, *self.sides = of["q"], *map(self.exact, (of["eps"], *of["sides"]))
         self.line, (size, radius) = "samples", map(self.exact, (c["weight"], c["radius"]))
-        _require(len(size) == n and min(size) >= 0, "another number of weights, or one below 0")
+        _require(len(size) == len(rows) and min(size) >= 0, "another number, or one below 0")
         total, self.factor = sum(size), [eps[j] * r for j, r in both(self.y, radius)]
         self.size = [Fraction(x, total) for x in size]
 
     def ends(self, i):  # how far sample i moves up and down, in units of 2^-(3 places)
-        (up, down, *limits), x, bits = self.sides, self.rows[i], 2 * self.places
+        (up, down, *limits), x = self.sides, self.rows[i]
         ends = [[self.factor[i] * v for v in side] for side in (up, down)]
         if limits:
             room = _plus(limits[0], -1, x), _plus(x, -1, limits[1])
-            ends = [[min(e, v << bits) for e, v in both(*of)] for of in both(ends, room)]
+            ends = [[min(e, v << 2 * self.places) for e, v in both(*of)] for of in both(ends, room)]
         _require(min(map(min, ends)) >= 0, f"sample {i} moves by less than 0")
         return ends
 
@@ -117,27 +116,28 @@ class Proof:
         b, self.w = self.exact(f["intercept"]), [self.exact(row) for row in f["coef"]]
         plain = len(self.classes) > 2 or not any([*self.w[0], b[0]])
         _require(plain and (self.free or not any(b)), "not 0 where it must be")
-        for i in (found := {i: [] for i, size in enumerate(self.size) if size}):  # 2^-(4 places)
-            j, ends, x = self.y[i], self.ends(i), self.rows[i]
+        for i in (out := {i: [] for i, size in enumerate(self.size) if size}):  # 2^-(4 places)
+            j, x = self.y[i], self.rows[i]
             f = [sum(map(mul, x, w)) + (c << self.places) for w, c in both(self.w, b)]
             for k, w in [(k, w) for k, w in both(self.classes, self.w) if k != j]:
-                sides = both(_plus(w, -1, self.w[j]), *ends)
+                sides = both(_plus(w, -1, self.w[j]), *self.ends(i))
                 cost = norm([v * u if v > 0 else -v * o for v, u, o in sides], self.q, dual=True)
-                lead = f[j] - f[k] << 2 * self.places
-                found[i].append((lead, *cost, not self.factor[i] and j < k))
-        return found
+                out[i].append((f[j] - f[k] << 2 * self.places, *cost, j < k and not self.factor[i]))
+        return out
 
     def residual(self):  # G + F and the sum of the weights, and the least t with F of t times B
-        self.line, self.weights, ratio = "weights", {}, Fraction(0)
-        G, B, net = [self.none for _ in self.classes], {}, [0 for _ in self.classes]
+        self.line, self.weights = "weights", {}
+        G, B = [[0] * len(self.rows[0]) for _ in self.classes], {}
+        net, ratio = [0 for _ in self.classes], Fraction(0)
         for i, k, text in self.c["dual"]["weights"]:
-            a, j, x = int(text, 16), self.y[i], self.rows[i]
+            a, j = int(text, 16), self.y[i]
             fit = a > 0 <= i and self.size[i] and j != k in self.classes
             _require(fit and (i, k) not in self.weights, f"the entry [{i}, {k}, {text}]")
-            self.weights[i, k], net[j], net[k] = a, net[j] + a, net[k] - a
-            G[j], G[k] = _plus(G[j], a, x), _plus(G[k], -a, x)
+            self.weights[i, k] = a
+            net[j], net[k] = net[j] + a, net[k] - a
+            G[j], G[k] = _plus(G[j], a, self.rows[i]), _plus(G[k], -a, self.rows[i])
             pair, ends = (min(j, k), max(j, k)), self.ends(i)[:: 1 if j < k else -1]
-            B[pair] = [_plus(b, a, e) for b, e in both(B.get(pair, [self.none] * 2), ends)]
+            B[pair] = [_plus(b, a, e) for b, e in both(B.get(pair, [[0] * len(G[0])] * 2), ends)]
         _require(not (self.free and any(net)), f"classes not balanced, by {net}")
         self.line, bits = "perturbations", 2 * self.places + BITS
         for j, k, texts in self.c["dual"]["perturbations"]:
@@ -159,16 +159,16 @@ class Proof:
             return min([max(m[0], 0) / m[2] for m in leads if m[2] or m[0] <= 0], default=0), ratio
         _require(ratio <= 1, f"{float(ratio)} times beyond the sets")
         if kind == "log_risk":
-            return self.log_risk({i: [(m[2] - m[0]) / self.unit for m in of[i]] for i in of})
+            return self.log_risk({i: [m[2] - m[0] for m in of[i]] for i in of})
         p, coef = {"margin": self.c["claim"]["p"]}[kind], self.w if of else [[1]]
-        least = min((m[0] - m[2] for m in leads), default=0) * Fraction(1 << self.places, self.unit)
+        least = min((m[0] - m[2] for m in leads), default=0) * Fraction(1, 1 << 3 * self.places)
         size, rows = norm([abs(v) for w in coef for v in w], p), G[len(G) == 2 :]
         left = norm([abs(x) for row in rows for x in row], p, dual=True)[1]
         return least / size[least >= 0], left / total
 
-    def log_risk(self, powers):
+    def log_risk(self, of):
         soft, size = {"logistic": 1, "exponential": 0}[self.c["claim"]["loss"]], self.size
-        losses = {i: sum(bound("exp", x, UP) for x in powers[i]) for i in powers}
+        losses = {i: sum(bound("exp", x / (1 << 4 * self.places), UP) for x in of[i]) for i in of}
         risk = sum(size[i] * (bound("ln", 1 + x, UP) if soft else x) for i, x in losses.items())
         unit = 1 << self.places if soft else sum(self.weights.values())
         shares = [(i, Fraction(a, unit)) for (i, _), a in self.weights.items()]

@@ -73,7 +73,7 @@ class CertificateMixin:
     ) -> None:
         """Keep the data of this fit for its certificate, and forget the last one's.
 
-        Of rows in blocks y is None, and the weights may be a function that reads them.
+        For rows in blocks y is None, and the weights may be a function that reads them.
         """
         vars(self).pop("_certificate", None)
         self._training = X, y, sample_weight, sample_radius

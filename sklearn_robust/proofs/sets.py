@@ -1,4 +1,4 @@
-r"""The sets of samples as a certificate writes them.
+r"""The sets of samples as a certificate writes them: l_q balls, boxes and budgets.
 
 Sample i of class j moves by :math:`\delta` with :math:`\|\delta / b_i\|_q \le 1`, where
 :math:`b_i = \epsilon_j r_i u` has a bound for what a feature can gain and one for what it can lose,

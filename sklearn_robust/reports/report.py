@@ -1,4 +1,4 @@
-"""The report of a classifier's robustness on given data."""
+"""The report of a classifier's robustness on given data; an l_q ball is named by its exponent."""
 
 from __future__ import annotations
 

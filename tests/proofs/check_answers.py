@@ -10,6 +10,7 @@ where there is one of these.
 
 import collections
 import dataclasses
+import functools
 import math
 import sys
 import warnings
@@ -36,6 +37,7 @@ class CheckAnswers:
         """Wrap the solvers' answers and the estimators' fits."""
         on, check = Separator.on, self.check
 
+        @functools.wraps(on)
         def with_check(separator, X, y, *given, **named):
             found = on(separator, X, y, *given, **named)
             check(X, y, lambda: dataclasses.replace(found).certificate)
@@ -49,6 +51,7 @@ class CheckAnswers:
         """Check each fit of an estimator, on a twin that keeps its data."""
         fit, check = estimator.fit, self.check
 
+        @functools.wraps(fit)
         def with_check(model, *given, **named):
             found = fit(model, *given, **named)
             if "_training" in vars(model):
