@@ -1,8 +1,10 @@
 import gc
+import importlib
 import os
 import sys
 from collections import defaultdict
 from itertools import combinations
+from pathlib import Path
 
 # two test processes share two cores; must precede the imports of NumPy and torch
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -22,6 +24,7 @@ settings.register_profile("search", deadline=None, print_blob=True, max_examples
 settings.load_profile("fixed")
 
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # Files whose examples take seconds; the other docstrings' examples are in the fast lane.
 SLOW_EXAMPLES = ("_mlp.py", "_net.py", "_convergence.py")
 
@@ -99,6 +102,14 @@ def seeded():
     np.random.seed(0)  # noqa: NPY002  what scikit-learn draws from where random_state is None
     if "torch" in sys.modules:
         sys.modules["torch"].default_generator.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def threat_soak():
+    """The random sets of benchmarks/threat_soak.py."""
+    sys.path.insert(0, str(BENCHMARKS))
+    yield importlib.import_module("threat_soak")
+    sys.path.remove(str(BENCHMARKS))
 
 
 @pytest.fixture

@@ -335,6 +335,30 @@ def test_too_many_columns_for_a_hessian_go_to_lbfgs(gaussian, monkeypatch, q):
 
 
 @each_loss
+def test_lbfgs_under_an_l1_norm_keeps_the_columns_in_use(monkeypatch, loss):
+    rng = np.random.default_rng(0)
+    X, teacher = rng.standard_normal((300, 60)), np.append(np.ones(4), np.zeros(56))
+    y = np.where(X @ teacher + rng.standard_normal(300) > 0, 1.0, -1.0)
+    problem = RobustProblem.from_data(X, y, q=np.inf, eps=0.15, fit_intercept=True)
+    expected = minimise_robust_risk(problem, loss, EUCLIDEAN, tol=1e-9)
+    sizes = []
+
+    def counted(objective, x0, search=_risk_lbfgs.fmin_l_bfgs_b, **options):
+        sizes.append(len(x0))
+        return search(objective, x0, **options)
+
+    monkeypatch.setattr(_risk_lbfgs, "fmin_l_bfgs_b", counted)
+    coef, _ = _risk_lbfgs.lbfgs(
+        problem, loss, np.zeros((1, 60)), max_iter=1000, record=lambda *_: None
+    )
+    np.testing.assert_allclose(coef, expected.coef, atol=1e-5)
+    assert 0 < np.count_nonzero(coef) <= 20
+    assert max(sizes) <= 2 * 30
+    assert sizes == sorted(sizes)
+    assert len(sizes) <= 6
+
+
+@each_loss
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 def test_hessians_in_single_precision_certify_too(gaussian, monkeypatch, loss, q):
     monkeypatch.setattr(arrays, "_SINGLE_FROM", 0)
@@ -469,3 +493,31 @@ def test_along_radii_each_minimiser_starts_from_the_one_before(loss):
         iterations += alone.n_iter.sum()
     assert np.all(together.converged)
     assert together.n_iter.sum() < 0.8 * iterations
+
+
+@each_loss
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+def test_a_category_that_has_one_class_costs_no_certificate(gaussian, loss, q):
+    """Its weight grows without end: the least risk, which no predictor attains, is that of the
+    other samples."""
+    X, y = gaussian(60, 2, noise=3.0)
+    category = np.arange(60) % 4
+    category[np.flatnonzero(y > 0)[:5]] = 4
+    category[np.flatnonzero(y < 0)[0]] = 5
+    rows = np.hstack([X, np.eye(6)[category]])
+    others = category < 4
+    least = [
+        minimise_robust_risk(
+            RobustProblem.from_data(
+                rows[kept], y[kept], q=q, eps=0.2, fit_intercept=True, scale=[1.0, 1.0, *6 * [0.0]]
+            ),
+            loss,
+            EUCLIDEAN,
+            tol=1e-8,
+        )
+        for kept in (others, np.ones(60, dtype=bool))
+    ]
+    assert all(solution.gap[0] <= 1e-8 for solution in least)
+    of_others = np.log(others.mean()) + least[0].log_risk[0]
+    assert least[1].log_risk[0] == pytest.approx(of_others, abs=2e-8)
+    assert least[1].weights[0][~others] == pytest.approx(0, abs=1e-8)
