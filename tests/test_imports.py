@@ -121,6 +121,7 @@ STATEMENTS = {  # run one after the other in one process
     "displays": "from sklearn_robust import RobustAccuracyDisplay, PathRecorder",
     "separators": "import sklearn_robust.separators",
     "closed form of the attack": "import sklearn_robust.attacks.linear",
+    "report": "from sklearn_robust import implicit_bias_report",
 }
 
 
@@ -171,8 +172,9 @@ def test_separators_import_clarabel_only_to_solve(loaded):
 
 
 @pytest.mark.slow
-def test_the_closed_form_of_the_attack_needs_no_torch(loaded):
-    assert "torch" not in loaded["closed form of the attack"]
+@pytest.mark.parametrize("name", ["closed form of the attack", "report"])
+def test_what_needs_no_torch_imports_none(loaded, name):
+    assert "torch" not in loaded[name]
 
 
 @pytest.mark.slow
