@@ -37,8 +37,8 @@ from sklearn_robust.joint import JointEvaluation, JointProblem
 from sklearn_robust.joint_certificates import entropy_bound
 from sklearn_robust.losses import Logistic, MarginLoss, is_exponential
 
-# settings of clarabel, and the weight of half of |W|^2 beside the risk, tried in turn until the gap is
-# small: where some classes are separable from others the coefficients grow without limit, and
+# settings of clarabel, and the weight of half of |W|^2 beside the risk, tried in turn until the gap
+# is small: where some classes are separable from others the coefficients grow without limit, and
 # without a weight clarabel ends early
 _TRIES: tuple[tuple[dict[str, float], float], ...] = tuple(
     ({"static_regularization_constant": 1e-8, "tol": 1e-11, "max_step_fraction": share}, ridge)
