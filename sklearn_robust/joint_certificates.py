@@ -469,18 +469,23 @@ def entropy_bound_of_blocks(
     of_sample = namespace(problem.log_weight).zeros_like(problem.log_weight)
     entropy = 0.0
     for at, block in blocks:
-        xp = namespace(block)
-        of_block = xp.sum(block, axis=0)
-        of_sample[at] = of_block
-        share = block / xp.where(of_block > 0, of_block, 1.0)
-        logs = xp.log(xp.where(block > 0, share, 1.0))
-        entropy -= float(xp.sum(block * logs))
+        of_sample[at], of_block = entropy_of_rivals(block)
+        entropy += of_block
     if type(loss) not in _WITH_ENTROPY:
         return conjugate_bound(loss, to_numpy(of_sample), to_numpy(problem.log_weight), entropy)
     bound = loss.log_risk_bound(  # type: ignore[call-arg]
         of_sample, problem.log_weight, entropy=entropy
     )
     return float(bound)
+
+
+def entropy_of_rivals(weights: Array) -> tuple[Array, float]:
+    r"""The weights of the samples, (m,), and :math:`\sum_i a_i H(\pi_i)`, of weights (K, m)."""
+    xp = namespace(weights)
+    of_sample = xp.sum(weights, axis=0)
+    share = weights / xp.where(of_sample > 0, of_sample, 1.0)
+    logs = xp.log(xp.where(weights > 0, share, 1.0))
+    return of_sample, -float(xp.sum(weights * logs))
 
 
 def _norm_rounding(problem: JointProblem, norm: Norm, n_entries: int, dtype: Any, xp: Any) -> float:

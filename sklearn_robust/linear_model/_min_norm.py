@@ -220,12 +220,12 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
             tol=max(tol, _INSEPARABLE_TOL),
         )
         solution = fit.decide_separability(norm)
-        solution = replace(fit, tol=tol).separate(norm, solution, loss_tol=0)
+        raises = self.not_separable == "raise"
+        solution = replace(fit, tol=tol).separate(norm, solution, loss_tol=0, raises=raises)
         solution = fit.minimise_risk(norm, solution, None, accept=True)
         if solution.separable[0] is False:
-            if self.not_separable == "raise":
-                # it raises the error, with eps* and the proof
-                _solve_again(problem, norm)
+            if raises:  # proven by the risk, before a separator was sought
+                _raise_not_separable(problem, norm)
             self._warn_not_separable()
             solution = fit.minimise_risk(norm, solution, False, None)
         end_fit(self, fit, solution)
@@ -243,8 +243,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         )
 
 
-def _solve_again(problem: RobustProblem | JointProblem, norm: Any) -> None:
-    """The separator of data that have none: it raises NotSeparableError."""
+def _raise_not_separable(problem: RobustProblem | JointProblem, norm: Any) -> None:
+    """Raise the NotSeparableError of data that have no separator, with eps* and the proof."""
     if isinstance(problem, JointProblem):
         solve_joint_separator(problem, norm)
     else:

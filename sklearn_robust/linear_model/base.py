@@ -98,6 +98,12 @@ def _with_class_weights(
     return weight
 
 
+def weights_of_blocks(rows: BlockRows, class_weight: dict[Any, float] | str | None) -> np.ndarray:
+    """The weights of rows in blocks, times those of their classes."""
+    weight = np.ones(rows.shape[0]) if rows.sample_weight is None else rows.sample_weight
+    return weight if class_weight is None else _with_class_weights(class_weight, rows.y, weight)
+
+
 def read_problem(
     estimator: RobustLinearMixin,
     X: Any,
@@ -121,7 +127,11 @@ def read_problem(
     else:
         refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         X, y = validate_data(estimator, X, y, accept_sparse="csr", dtype=(np.float64, np.float32))
-        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        weight = np.broadcast_to(1.0, len(y))
+        if sample_weight is not None:
+            weight = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
+            )
         # the exact separators do not know samples of weight zero
         exact = getattr(estimator, "solver", "exact") == "exact"
         serves_exactly = not estimator._reads_blocks or exact

@@ -279,12 +279,18 @@ class Fit(BaseFit[RobustProblem]):
         return scale_to_loss(self.problem, self.loss, solution_to_numpy(limit), loss_tol)
 
     def separate(
-        self, norm: Geometry, solution: Solution, *, loss_tol: float, n_jobs: int | None = None
+        self,
+        norm: Geometry,
+        solution: Solution,
+        *,
+        loss_tol: float,
+        n_jobs: int | None = None,
+        raises: bool = False,
     ) -> Solution:
         """The solution with exact separators of open problems, or proofs of non-separability.
 
         Problems that are already proven not to be separable stay as they are, as do those whose
-        program fails or ends at a larger gap.
+        program fails or ends at a larger gap. With `raises` a new proof is a NotSeparableError.
         """
         rows = find_open_problems(solution, True, None)
         if not len(rows) or self.monitor.stopped:
@@ -292,7 +298,7 @@ class Fit(BaseFit[RobustProblem]):
         ones = [self.problem.select(slice(i, i + 1)) for i in rows]
         with self.monitor.stage("exact separator"):
             answers = Parallel(n_jobs=n_jobs)(
-                delayed(_find_separator)(one, self.loss, norm, self.tol) for one in ones
+                delayed(_find_separator)(one, self.loss, norm, self.tol, raises) for one in ones
             )
             for i, one, answer in zip(rows.tolist(), ones, answers, strict=True):
                 if answer is None or (
@@ -385,9 +391,9 @@ def in_float64(problem: RobustProblem) -> RobustProblem:
 
 
 def _find_separator(
-    problem: RobustProblem, loss: MarginLoss, norm: Geometry, tol: float
+    problem: RobustProblem, loss: MarginLoss, norm: Geometry, tol: float, raises: bool
 ) -> Solution | None:
-    """The exact separator of one problem, or the proof that there is none.
+    """The exact separator of one problem, or the proof that there is none, as an error if `raises`.
 
     The answer is None where the programs fail to decide.
     """
@@ -406,6 +412,8 @@ def _find_separator(
         proven = error.threat is not None or proves_not_separable(double, weights)[0]
         if not proven:
             return None  # eps is eps* to the last digits
+        if raises:
+            raise
     except RuntimeError:
         return None
     else:

@@ -35,6 +35,7 @@ from sklearn_robust.separators.separator import (
     NotSeparableError,
     Separator,
     check_geometry,
+    needs_sums,
     read_norm,
     read_problem,
     read_problem_of_threat,
@@ -76,8 +77,8 @@ def min_norm_separator(
     Parameters
     ----------
     X : {array-like, sparse matrix} of shape (n, d), or BlockRows
-        Rows in blocks are read once a round, and a few of them are kept in memory. They hold two
-        classes, and features have no scales.
+        Rows in blocks are read once a round, and a few of them are kept in memory: of several
+        classes, or with scales, the answer is a `SeparatorOnRows` with weights of these alone.
     y : array-like of shape (n,)
         Two or more classes; of two the greater label is the positive one. Without an intercept also
         -1 or +1 alone. None for BlockRows, which hold labels; their samples of weight zero are left
@@ -175,13 +176,19 @@ def min_norm_separator(
     if threat is None:
         assert q is not None
         assert eps is not None
+        if needs_sums(X, scale):
+            from sklearn_robust.separators.on_rows import least_norm_of_blocks  # it uses this one
+
+            return least_norm_of_blocks(
+                X, y, p, q=q, eps=eps, fit_intercept=fit_intercept, scale=scale, tol=tol
+            )
         problem = read_problem(X, y, q, eps, fit_intercept, scale)
     else:
         problem = read_problem_of_threat(X, y, threat, fit_intercept, sample_radius)
     check_number(tol, "tol", low=0, strict=True)
     separator, tol = _solve(problem, p, tol)
     warn_of_gap(separator.relative_gap, tol)
-    return separator.on(X, y)
+    return separator.on(X, y, threat, sample_radius)
 
 
 def separator_path(

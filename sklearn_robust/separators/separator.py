@@ -5,6 +5,7 @@ The threat is an l_q ball, or another set in cones.
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,7 +23,14 @@ from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import MATRIX_NORMS, LpNorm, Norm, SchattenNorm, norm_of
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.proofs import Certificate, CertificateError, Claim, LabelledData, certify_margin
+from sklearn_robust.proofs import (
+    Certificate,
+    CertificateError,
+    Claim,
+    LabelledData,
+    certify_factor,
+    certify_margin,
+)
 from sklearn_robust.rows import BlockRows
 from sklearn_robust.separators._max_margin_form import Vector
 from sklearn_robust.threats import LpBall, bound_threat, check_is_threat, is_ball
@@ -91,25 +99,37 @@ class Separator:
     solver: str
     scale: Vector | None = None
     threat: Any = None
-    _data: Any = field(default=None, repr=False, compare=False)  # X and y, for the certificate
+    # X, y, the threat, the factors of the samples and whether the margin is one, for certificates
+    _data: Any = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles hold a certificate that was made, and not the data."""
         return {**vars(self), "_data": None}
 
-    def on(self, X: Any, y: Any) -> Self:
+    def on(
+        self,
+        X: Any,
+        y: Any,
+        threat: Any = None,
+        sample_radius: Any = None,
+        *,
+        is_factor: bool = False,
+    ) -> Self:
         """The same separator, which knows its data until it is copied: its certificate needs them.
 
         Parameters
         ----------
-        X, y
+        X, y, threat, sample_radius
             As they were given to the solver.
+        is_factor : bool, default=False
+            Whether the margin is a factor on the sets, as that of `max_margin` is, and no ratio to
+            the p-norm.
 
         Returns
         -------
         Separator
         """
-        return replace(self, _data=(X, y))
+        return replace(self, _data=(X, y, threat, sample_radius, is_factor))
 
     @cached_property
     def certificate(self) -> Certificate:
@@ -119,26 +139,39 @@ class Separator:
         Raises
         ------
         CertificateError
-            If p or q is none of 1, 2 and inf, after copying and pickling, and for `max_margin` of
-            several classes or with a scale, whose margin is no norm of the coefficients.
+            If p or q is none of 1, 2 and inf, after copying and pickling, for a threat that is no
+            l_q ball, box or budget of features, and for an infinite margin.
         """
         if self._data is None:
             raise CertificateError(
                 "The certificate needs the data, which copies and pickles of a separator do not "
-                "have, nor that of max_margin with a scale or several classes. Read it from what "
-                "min_norm_separator returns, before it is copied."
+                "have. Read it from what the solver returns, before it is copied."
             )
-        if self.threat is not None or self.q is None:
-            raise CertificateError(f"Certificates serve l_q balls, got threat={self.threat!r}.")
-        X, y = self._data
-        classes = np.unique(np.asarray(y))
-        data = LabelledData.of(X, y, classes=[-1, 1] if len(classes) == 1 else classes)
+        X, y, threat, sample_radius, is_factor = self._data
+        labels = np.unique(np.asarray(X.y if y is None else y))
+        labels = np.array([-1, 1]) if len(labels) == 1 else labels
+        data = LabelledData.of(X, y, classes=labels)
+        if threat is None:
+            threat = LpBall(self.q, 1.0 if is_factor else self.eps, self.scale)
+        threat = bound_threat(threat, data.X.shape[1], _get_feature_names(X), labels.tolist())
         coef, intercept = np.atleast_2d(self.coef), np.atleast_1d(self.intercept)
-        ball = LpBall(self.q, self.eps, self.scale)
-        claim = Claim(data, ball, coef, intercept, self.fit_intercept)
-        certificate = certify_margin(claim, self.p, self.dual_coef)
+        found = None if is_factor and self.margin <= 0 else coef
+        claim = Claim(data, threat, found, intercept, self.fit_intercept, sample_radius)
+        if is_factor:
+            certificate = self._factor_certificate(claim)
+        else:
+            certificate = certify_margin(claim, self.p, self.dual_coef)
         vars(self)["_data"] = None  # it is made, and they are needed no more
         return certificate
+
+    def _factor_certificate(self, claim: Claim) -> Certificate:
+        """That of the largest multiple of the sets."""
+        if self.margin == math.inf:
+            raise CertificateError(
+                "An infinite margin has no certificate of a factor: the separator is right at "
+                "every eps. Certify min_norm_separator at some eps."
+            )
+        return certify_factor(claim, self.dual_coef, self.margin_bound)
 
     @classmethod
     def of(
@@ -338,7 +371,7 @@ def read_problem(
     """The problem that a user's data and parameters state; a joint one for several classes."""
     check_choice(fit_intercept, "fit_intercept", (True, False))
     if isinstance(X, BlockRows):
-        return _problem_of_blocks(X, y, q, eps, fit_intercept, scale)
+        return _problem_of_blocks(X, y, q, eps, fit_intercept)
     refuse_lazy(X=X, y=y)
     names = _get_feature_names(X)
     X, y = check_X_y(X, y, accept_sparse=("csr", "csc"), dtype=np.float64)
@@ -351,23 +384,20 @@ def read_problem(
     return RobustProblem.from_data(X, _signs(y, classes, fit_intercept), **given)
 
 
+def needs_sums(X: Any, scale: Any) -> bool:
+    """Whether X are rows in blocks of several classes, or with scales: they are known by sums."""
+    if not isinstance(X, BlockRows):
+        return False
+    return scale is not None or bool(np.count_nonzero(X.survey.weights) > 2)
+
+
 def _problem_of_blocks(
-    rows: BlockRows, y: Any, q: float, eps: float, fit_intercept: bool, scale: Any
+    rows: BlockRows, y: Any, q: float, eps: float, fit_intercept: bool
 ) -> RobustProblem:
     """The problem of two classes that rows in blocks state."""
     rows.refuse_beside(y=y)
-    if scale is not None:
-        raise ValueError(
-            f"scale={scale!r} needs the data in memory, got {type(rows).__name__}. Divide the "
-            f"features by their scales, or pass an array."
-        )
     used = slice(None) if rows.sample_weight is None else rows.sample_weight > 0
     classes = np.unique(rows.y[used])
-    if len(classes) > 2:
-        raise ValueError(
-            f"{len(classes)} classes need the data in memory, got {type(rows).__name__}. Pass an "
-            f"array, or use RobustLinearClassifier."
-        )
     labels = np.ones(rows.shape[0])
     labels[used] = _signs(rows.y[used], classes, fit_intercept)
     return RobustProblem.from_data(

@@ -301,26 +301,28 @@ class _OneProblem:
         problem, loss = self.problem, self.loss
         coef = coef.astype(self.dtype).astype(np.float64)
         now = problem.evaluate(loss, coef, near=None if near is None else np.array([near]))
+        intercept, log_risk, found = now.intercept, now.log_risk, now.weights
         used = np.where(problem.log_weight > -math.inf, now.margins, math.inf)
         margin = over_size(used.min(axis=-1), self.norm.value(coef))
         if margin[0] > 0:  # a proof of separability, if it withstands its rounding
-            margin = robust_margin(problem, self.norm, coef, now.intercept, used)
+            margin = robust_margin(problem, self.norm, coef, intercept, used)
+        del now, used  # as long as the samples; a repair takes several more
         projects = problem.shares_set and offers(problem.threat, ProximalThreat)
         if weights is None and margin[0] <= 0 and projects:
-            weights = repaired_weights(problem, now.weights, self.proof)
+            weights = repaired_weights(problem, found, self.proof)
         if weights is not None and np.isfinite(weights).all():
-            bound = loss.log_risk_bound(weights, problem.log_weight, now.log_risk)
-            gap = -np.expm1(bound - now.log_risk)
+            bound = loss.log_risk_bound(weights, problem.log_weight, log_risk)
+            gap = -np.expm1(bound - log_risk)
             separable: bool | None = False
         else:
-            weights = problem.balanced(now.weights)
+            weights = problem.balanced(found)
             gap = np.full(1, np.inf)
             separable = True if margin[0] > 0 else None
         return Solution(
             coef=coef.astype(self.dtype),
-            intercept=now.intercept.astype(self.dtype),
+            intercept=intercept.astype(self.dtype),
             weights=weights,
-            log_risk=now.log_risk.astype(self.dtype),
+            log_risk=log_risk.astype(self.dtype),
             margin=margin.astype(self.dtype),
             margin_bound=np.full(1, 0.0 if separable is False else np.inf, dtype=self.dtype),
             gap=gap,
