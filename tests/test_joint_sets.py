@@ -270,5 +270,5 @@ def test_nothing_is_learnt_from_large_sets():
 @pytest.mark.parametrize("threat", [LpBall(2, {0: 0.1, 1: 0.2, 2: 0.0}), Box(0.0, U).only(1)])
 def test_certificates_of_several_classes_have_one_set(threat):
     model = RobustLinearClassifier(threat=threat, loss="logistic").fit(*rows(0.0))
-    with pytest.raises(CertificateError, match="one set for all classes.*OneVsRest"):
+    with pytest.raises(CertificateError, match=r"one set for all classes.*OneVsRest"):
         _ = model.certificate_
