@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_robust._adversaries import Boxes, OwnSets, Slot, Slots, with_cones
+from sklearn_robust._adversaries import Boxes, Slot, Slots, with_cones
 from sklearn_robust._conic_programs import Vector
 from sklearn_robust._conic_sets import InteriorSet
 from sklearn_robust._joint_sets import JointSets
+from sklearn_robust._own_sets import OwnSets
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.threats import Box, support
 
@@ -154,7 +155,7 @@ def points_of_boxes(total: Vector, weights: Vector, lower: Vector, upper: Vector
     needed.
     """
     low, high = (np.where(np.isinf(end), 0.0, end) for end in (lower, upper))
-    up, down = (np.isinf(end).any(axis=0) for end in (upper, lower))
+    up, down = np.isinf(upper).any(axis=0), np.isinf(lower).any(axis=0)
     start, end = weights @ low, weights @ high
     share = np.divide(total - start, end - start, out=np.zeros_like(total), where=end > start)
     delta = low + np.clip(share, 0, 1) * (high - low)

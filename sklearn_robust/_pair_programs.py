@@ -30,6 +30,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
+from sklearn_robust._clarabel import Cone
 from sklearn_robust._conic_programs import (
     ConicProgram,
     Vector,
@@ -150,12 +151,13 @@ class PairProgram:
         self._of_h = conic.add_rows(
             [("nonnegative", m)], [(t, sparse.eye_array(m)), (dual, -h.T)], none(m)
         )
-        free, cones = [], []  # the rows that are not in a zero cone, whose multipliers are free
+        free: list[np.ndarray] = []
+        cones: list[Cone] = []  # the rows that are not in a zero cone, whose multipliers are free
         start = 0
         for kind, size in [cone for one in sets for cone in one.cones]:
             if kind != "zero" and size:
                 free.append(np.arange(start, start + size))
-                cones.append((kind, size))
+                cones.append((kind, float(size)))
             start += size
         if free:
             pick = unit_rows(np.concatenate(free), dual.stop - dual.start)
@@ -274,7 +276,7 @@ class PairProgram:
         positive, and not negative.
         """
         found = [(group.low, group.high, *group.set.endless) for group in self.groups]
-        found += [(group.low, group.high, *group.endless) for group in self.boxes]
+        found += [(boxes.low, boxes.high, *boxes.endless) for boxes in self.boxes]
         return [one for one in found if one[2].any() or one[3].any()]
 
     def weights(self, of_pairs: Vector) -> Vector:
@@ -299,25 +301,25 @@ class PairProgram:
                     u = group.set.point(of_E[start:stop] / tau, of_F[start_s:stop_s] / tau)
                 delta[group.high, group.samples] = np.outer(group.radius, u)
                 start, start_s = stop, stop_s
-        for group, (rows, moves) in zip(self.boxes, self._of_boxes, strict=True):
+        for boxes, (rows, moves) in zip(self.boxes, self._of_boxes, strict=True):
             total = z[rows] * self.unit
-            of_pairs = weights[group.high, group.samples]
-            delta[group.high, group.samples[:, None], moves] = points_of_boxes(
-                total, of_pairs, group.lower[:, moves], group.upper[:, moves]
+            of_pairs = weights[boxes.high, boxes.samples]
+            delta[boxes.high, boxes.samples[:, None], moves] = points_of_boxes(
+                total, of_pairs, boxes.lower[:, moves], boxes.upper[:, moves]
             )
         for j, D in self._level_flows(z, weights):
-            for group in self.boxes:
+            for boxes in self.boxes:
                 # those of low against high, or of high against low where these have no end
-                total = D[group.low, group.high]
-                if total == 0 or not group.endless[0 if total > 0 else 1][j]:
+                total = D[boxes.low, boxes.high]
+                if total == 0 or not boxes.endless[0 if total > 0 else 1][j]:
                     continue
-                delta[group.high, group.samples, j] = far_points(
+                delta[boxes.high, boxes.samples, j] = far_points(
                     np.array([total]),
-                    weights[group.high, group.samples],
-                    group.lower[:, [j]],
-                    group.upper[:, [j]],
+                    weights[boxes.high, boxes.samples],
+                    boxes.lower[:, [j]],
+                    boxes.upper[:, [j]],
                 )[:, 0]
-                D[group.low, group.high] = D[group.high, group.low] = 0.0
+                D[boxes.low, boxes.high] = D[boxes.high, boxes.low] = 0.0
         return delta
 
 

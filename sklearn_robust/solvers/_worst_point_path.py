@@ -115,6 +115,7 @@ def follow_worst_points(
 
 class _Path:
     def __init__(self, problem: RobustProblem, loss: MarginLoss) -> None:
+        assert problem.adversary is not None
         self.problem, self.loss = problem, loss
         self.sets, self.radius = problem.adversary, float(problem.radius[0])
         X = problem.X
