@@ -157,7 +157,7 @@ class PairProgram:
         for kind, size in [cone for one in sets for cone in one.cones]:
             if kind != "zero" and size:
                 free.append(np.arange(start, start + size))
-                cones.append((kind, float(size)))
+                cones.append((kind, size))
             start += size
         if free:
             pick = unit_rows(np.concatenate(free), dual.stop - dual.start)
@@ -220,9 +220,8 @@ class PairProgram:
             features = np.flatnonzero(self._level[:, low, high])
             if len(features):
                 rows = self._differences([features], [(low, high)])
-                at = self.conic.add_rows(
-                    [("zero", len(features))], [(self.w, rows)], 0.0 * features
-                )
+                nothing = np.zeros(len(features))
+                at = self.conic.add_rows([("zero", len(features))], [(self.w, rows)], nothing)
                 found.append((int(low), int(high), features, at))
         return found
 
