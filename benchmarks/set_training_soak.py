@@ -299,7 +299,8 @@ def main():
                 f"{kind} | {K} | {line['risk_cases']}, {line['risk']:.0e}, {line['risk_gap']:.0e} "
                 f"| {line['margin_cases']}, {line['margin']:.0e}, {line['margin_gap']:.0e} | "
                 f"not separable {line['not_separable_cases']} ({line['not_separable']:.0e}), open "
-                f"{line['open']} and {line['undecided']}, failed {len(line['failed'])} {line['failed'][:1]}, "
+                f"{line['open']} and {line['undecided']}, failed {len(line['failed'])} "
+                f"{line['failed'][:1]}, "
                 f"{line['seconds']} s",
                 flush=True,
             )
