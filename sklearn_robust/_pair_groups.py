@@ -155,7 +155,7 @@ def points_of_boxes(total: Vector, weights: Vector, lower: Vector, upper: Vector
     needed.
     """
     low, high = (np.where(np.isinf(end), 0.0, end) for end in (lower, upper))
-    up, down = np.isinf(upper).any(axis=0), np.isinf(lower).any(axis=0)
+    up, down = (np.asarray(np.isinf(end).any(axis=0)) for end in (upper, lower))
     start, end = weights @ low, weights @ high
     share = np.divide(total - start, end - start, out=np.zeros_like(total), where=end > start)
     delta = low + np.clip(share, 0, 1) * (high - low)
