@@ -254,6 +254,8 @@ def one_case(kind, K, seed):
         except NotSeparableError:
             expected = largest_margin(X, y, radius, of, K)
             found["not_separable"] = max(expected, 0.0)
+        except RuntimeError:  # neither a separator nor a proof that there is none
+            found["undecided"] = 1
         else:
             expected = largest_margin(X, y, radius, of, K)
             found["margin"] = abs(separator.margin / expected - 1)
@@ -290,13 +292,15 @@ def main():
                 line[name] = max(values, default=0.0)
                 line[f"{name}_cases"] = len(values)
             line["open"] = sum("open" in case for case in cases)
+            line["undecided"] = sum("undecided" in case for case in cases)
             line["failed"] = [case["failed"] for case in cases if "failed" in case]
             line["seconds"] = round(time.time() - start, 1)
             print(
                 f"{kind} | {K} | {line['risk_cases']}, {line['risk']:.0e}, {line['risk_gap']:.0e} "
                 f"| {line['margin_cases']}, {line['margin']:.0e}, {line['margin_gap']:.0e} | "
                 f"not separable {line['not_separable_cases']} ({line['not_separable']:.0e}), open "
-                f"{line['open']}, failed {len(line['failed'])} {line['failed'][:1]}, "
+                f"{line['open']} and {line['undecided']}, failed {len(line['failed'])} "
+                f"{line['failed'][:1]}, "
                 f"{line['seconds']} s",
                 flush=True,
             )

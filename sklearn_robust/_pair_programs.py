@@ -1,8 +1,8 @@
 r"""The margins of all pairs of a sample and a rival class as rows of a cone program, against any
 sets in cones, and the perturbations that its multipliers name.
 
-With :math:`v = w_k - w_{y_i}` the pair (i, k) loses :math:`\sigma_i(v)`. A *group* is a set, two
-classes l, k, and the samples of class l that have this set at a radius r. It adds columns:
+With :math:`v = w_k - w_{y_i}` the pair (i, k) loses :math:`\sigma_i(v)`. A group of pairs
+(`_pair_groups`) has one set at radii r, or a box for each sample. It adds columns:
 
 =====  ===========================================================================================
 cones  :math:`E^T \lambda = v`, :math:`F^T \lambda = 0`, :math:`\lambda \in K^*`,
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -30,7 +30,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from sklearn_robust._adversaries import Boxes, OwnSets, Slot, Slots, with_cones
+from sklearn_robust._clarabel import Cone
 from sklearn_robust._conic_programs import (
     ConicProgram,
     Vector,
@@ -38,97 +38,22 @@ from sklearn_robust._conic_programs import (
     unit_differences,
     unit_rows,
 )
-from sklearn_robust._conic_sets import InteriorSet
 from sklearn_robust._joint_sets import JointSets
+from sklearn_robust._pair_groups import (
+    BoxGroup,
+    ConeGroup,
+    far_points,
+    groups_of,
+    points_of_boxes,
+)
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.rows import require_array
-from sklearn_robust.threats import Box, support
 
-# entries of the arrays over pairs of a sample and a rival, and features, that a program may have
-_MOST_ENTRIES = 30_000_000
+# entries of the arrays over pairs of a sample and a rival, and features, that a program may have:
+# with ten classes of 64 features 60 samples of them take some ten seconds
+_MOST_ENTRIES = 1_000_000
 # sets of samples, against each other class, that a program may have: some minutes
 _MOST_GROUPS = 10_000
-
-
-@dataclass(frozen=True)
-class _Group:
-    """The pairs of class l against k whose sets are multiples of one set.
-
-    Attributes
-    ----------
-    low, high : int
-        l and k.
-    samples : ndarray of shape (m,)
-    set : _HeldSet
-    radius : ndarray of shape (m,)
-        In units of the set.
-    """
-
-    low: int
-    high: int
-    samples: np.ndarray
-    set: _HeldSet
-    radius: np.ndarray
-
-
-class _HeldSet:
-    """A set in cones, over its size, without the features that cannot move."""
-
-    def __init__(self, threat: Any) -> None:
-        self.threat, self.inner = threat, InteriorSet(threat)
-        rows = self.inner.rows
-        E, F = rows.E.tocsr(), rows.F.tocsr()
-        of_one = rows.of_kind("zero") & (np.diff(E.indptr) == 1) & (np.diff(F.indptr) == 0)
-        of_one &= rows.h == 0
-        fixed = np.unique(E[of_one].indices)
-        self.columns = np.setdiff1d(np.arange(E.shape[1]), fixed)
-        # rows on fixed features alone say nothing else
-        kept = np.flatnonzero(~of_one)
-        self.E, self.F = E[kept][:, self.columns], F[kept]
-        self.h = rows.h[kept]
-        ends = np.cumsum(~of_one)
-        self.cones = [
-            (kind, int(ends[at.stop - 1] - (ends[at.start - 1] if at.start else 0)))
-            for kind, at in rows.blocks
-        ]
-
-    @property
-    def size(self) -> float:
-        return self.inner.size
-
-    @cached_property
-    def endless(self) -> tuple[Vector, Vector]:
-        """The features along which the set has no end, upwards and downwards."""
-        unit = np.eye(self.inner.rows.E.shape[1])
-        up, down = (np.isinf(support(self.threat, way * unit)) for way in (1.0, -1.0))
-        return up, down
-
-    def point(self, u: Vector, s: Vector) -> Vector:
-        """The point of the set, over its size, near u on the columns that move."""
-        whole = np.zeros(self.inner.rows.E.shape[1])
-        whole[self.columns] = u
-        return self.inner.moved_inside(whole, s)[0]
-
-    @cached_property
-    def inside(self) -> Vector:
-        """A point of the interior."""
-        return self.inner.point[: self.inner.rows.E.shape[1]]
-
-
-@dataclass(frozen=True)
-class _BoxGroup:
-    """The pairs of class l against k, each with its box."""
-
-    low: int
-    high: int
-    samples: np.ndarray
-    lower: np.ndarray
-    upper: np.ndarray
-
-    @cached_property
-    def endless(self) -> tuple[Vector, Vector]:
-        """The features in which some box has no upper, and no lower end."""
-        return np.isinf(self.upper).any(axis=0), np.isinf(self.lower).any(axis=0)
 
 
 class PairProgram:
@@ -174,11 +99,11 @@ class PairProgram:
         if problem.fit_intercept:  # that of class 0 is 0
             shift = unit_differences(classes, self.rivals, K)[:, 1:]
             self.terms.append((conic.columns.take(K - 1), shift))
-        self.groups: list[_Group] = []
-        self.boxes: list[_BoxGroup] = []
+        self.groups: list[ConeGroup] = []
+        self.boxes: list[BoxGroup] = []
         assert isinstance(problem.adversary, JointSets)
-        for group in _groups(self.problem):
-            if isinstance(group, _BoxGroup):
+        for group in groups_of(self.problem):
+            if isinstance(group, BoxGroup):
                 self.boxes.append(group)
                 continue
             self.groups.append(group)
@@ -227,7 +152,8 @@ class PairProgram:
         self._of_h = conic.add_rows(
             [("nonnegative", m)], [(t, sparse.eye_array(m)), (dual, -h.T)], none(m)
         )
-        free, cones = [], []  # the rows that are not in a zero cone, whose multipliers are free
+        free: list[np.ndarray] = []
+        cones: list[Cone] = []  # the rows that are not in a zero cone, whose multipliers are free
         start = 0
         for kind, size in [cone for one in sets for cone in one.cones]:
             if kind != "zero" and size:
@@ -245,7 +171,7 @@ class PairProgram:
         )
         self.terms.append((t, -taken))
 
-    def _add_boxes(self, group: _BoxGroup) -> tuple[slice, np.ndarray]:
+    def _add_boxes(self, group: BoxGroup) -> tuple[slice, np.ndarray]:
         """The columns and rows of one group of boxes; its row of v, and the features in it."""
         conic = self.conic
         moves = np.flatnonzero(
@@ -295,9 +221,8 @@ class PairProgram:
             features = np.flatnonzero(self._level[:, low, high])
             if len(features):
                 rows = self._differences([features], [(low, high)])
-                at = self.conic.add_rows(
-                    [("zero", len(features))], [(self.w, rows)], 0.0 * features
-                )
+                nothing = np.zeros(len(features))
+                at = self.conic.add_rows([("zero", len(features))], [(self.w, rows)], nothing)
                 found.append((int(low), int(high), features, at))
         return found
 
@@ -351,7 +276,7 @@ class PairProgram:
         positive, and not negative.
         """
         found = [(group.low, group.high, *group.set.endless) for group in self.groups]
-        found += [(group.low, group.high, *group.endless) for group in self.boxes]
+        found += [(boxes.low, boxes.high, *boxes.endless) for boxes in self.boxes]
         return [one for one in found if one[2].any() or one[3].any()]
 
     def weights(self, of_pairs: Vector) -> Vector:
@@ -376,25 +301,25 @@ class PairProgram:
                     u = group.set.point(of_E[start:stop] / tau, of_F[start_s:stop_s] / tau)
                 delta[group.high, group.samples] = np.outer(group.radius, u)
                 start, start_s = stop, stop_s
-        for group, (rows, moves) in zip(self.boxes, self._of_boxes, strict=True):
+        for boxes, (rows, moves) in zip(self.boxes, self._of_boxes, strict=True):
             total = z[rows] * self.unit
-            of_pairs = weights[group.high, group.samples]
-            delta[group.high, group.samples[:, None], moves] = _in_boxes(
-                total, of_pairs, group.lower[:, moves], group.upper[:, moves]
+            of_pairs = weights[boxes.high, boxes.samples]
+            delta[boxes.high, boxes.samples[:, None], moves] = points_of_boxes(
+                total, of_pairs, boxes.lower[:, moves], boxes.upper[:, moves]
             )
         for j, D in self._level_flows(z, weights):
-            for group in self.boxes:
+            for boxes in self.boxes:
                 # those of low against high, or of high against low where these have no end
-                total = D[group.low, group.high]
-                if total == 0 or not group.endless[0 if total > 0 else 1][j]:
+                total = D[boxes.low, boxes.high]
+                if total == 0 or not boxes.endless[0 if total > 0 else 1][j]:
                     continue
-                delta[group.high, group.samples, j] = _far(
+                delta[boxes.high, boxes.samples, j] = far_points(
                     np.array([total]),
-                    weights[group.high, group.samples],
-                    group.lower[:, [j]],
-                    group.upper[:, [j]],
+                    weights[boxes.high, boxes.samples],
+                    boxes.lower[:, [j]],
+                    boxes.upper[:, [j]],
                 )[:, 0]
-                D[group.low, group.high] = D[group.high, group.low] = 0.0
+                D[boxes.low, boxes.high] = D[boxes.high, boxes.low] = 0.0
         return delta
 
 
@@ -407,77 +332,3 @@ def on_samples(problem: JointProblem, index: np.ndarray) -> JointProblem:
     return replace(
         problem, X=X, y=problem.y[index], log_weight=problem.log_weight[index], adversary=taken
     )
-
-
-def _groups(problem: JointProblem) -> Iterator[_Group | _BoxGroup]:
-    """The groups of all pairs of classes."""
-    sets = problem.adversary
-    assert isinstance(sets, JointSets)
-    for low, (members, adversary) in enumerate(zip(sets.members, sets.adversaries, strict=True)):
-        rivals = [k for k in range(problem.n_classes) if k != low]
-        if isinstance(adversary, Boxes) and not _is_one_box(adversary):
-            lower, upper = -problem.radius * adversary.negative, problem.radius * adversary.positive
-            for high in rivals:
-                yield _BoxGroup(low, high, members, lower, upper)
-            continue
-        for slot in _slots(adversary, problem.n_features):
-            samples = np.flatnonzero(slot.radius > 0)
-            if len(samples) and problem.radius > 0:
-                held = _HeldSet(slot.threat)
-                radius = problem.radius * held.size * slot.radius[samples]
-                for high in rivals:
-                    yield _Group(low, high, members[samples], held, radius)
-
-
-def _is_one_box(boxes: Boxes) -> bool:
-    """Whether all samples have the same box, which has ends and is not {0}."""
-    parts = boxes.positive, boxes.negative
-    alike = all((part == part[:1]).all() and np.isfinite(part).all() for part in parts)
-    return bool(alike and any(part.any() for part in parts))
-
-
-def _slots(adversary: Any, d: int) -> Iterator[Slot]:
-    """The distinct sets of the samples of a class."""
-    if isinstance(adversary, Boxes):
-        one = Box(-adversary.negative[0], adversary.positive[0])
-        yield Slot(one, 1.0, np.ones(len(adversary.positive)))
-    elif isinstance(adversary, Slots):
-        for slot in adversary.slots:
-            yield slot._replace(threat=with_cones(slot.threat, d))
-    else:
-        assert isinstance(adversary, OwnSets)
-        for part in adversary.parts:
-            for threat, members in part.distinct():
-                radius = np.zeros(adversary.n)
-                radius[members] = 1.0
-                yield Slot(with_cones(threat, d), 1.0, radius)
-
-
-def _in_boxes(total: Vector, weights: Vector, lower: Vector, upper: Vector) -> Vector:
-    """Perturbations (m, d) in the boxes whose weighted sum is nearest to a total (d,).
-
-    All go one share of the way from lower to upper; where some have no end these go as far as is
-    needed.
-    """
-    low, high = (np.where(np.isinf(end), 0.0, end) for end in (lower, upper))
-    up, down = (np.isinf(end).any(axis=0) for end in (upper, lower))
-    start, end = weights @ low, weights @ high
-    share = np.divide(total - start, end - start, out=np.zeros_like(total), where=end > start)
-    delta = low + np.clip(share, 0, 1) * (high - low)
-    # where some have no end, all start from the other one
-    for open_, base, from_base in ((up, low, start), (down & ~up, high, end)):
-        at = np.flatnonzero(open_)
-        rest = total[at] - from_base[at]
-        rest = np.where(up[at], np.maximum(rest, 0), np.minimum(rest, 0))
-        delta[:, at] = base[:, at] + _far(rest, weights, lower[:, at], upper[:, at])
-    return delta
-
-
-def _far(total: Vector, weights: Vector, lower: Vector, upper: Vector) -> Vector:
-    """Perturbations (m, d) of this weighted sum (d,), alike for all who have no end in its
-    direction, and 0 for the others.
-    """
-    able = np.where(total > 0, np.isinf(upper), np.isinf(lower))
-    room = weights @ able
-    step = np.divide(total, room, out=np.zeros_like(total), where=room > 0)
-    return np.where(able, step, 0.0)

@@ -40,6 +40,7 @@ from sklearn_robust._array_api import Array, like, namespace, to_numpy
 from sklearn_robust._joint_intercepts import least_risk_intercept
 from sklearn_robust._joint_rows import LabelledRows, soft_minimum
 from sklearn_robust._joint_sets import GivenPerturbations, JointSets
+from sklearn_robust._own_sets import OwnSets
 from sklearn_robust.balancing import balancing_factors
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import RobustProblem
@@ -240,6 +241,7 @@ class JointProblem(LabelledRows):
         """The same problem, one with `OwnSets`, as one of several classes: :math:`w_1 - w_0` is
         its w.
         """
+        assert isinstance(problem.adversary, OwnSets)
         y = (problem.y[0] > 0).astype(np.int64)
         sets = JointSets.of_two_classes(y, problem.adversary)
         return cls(

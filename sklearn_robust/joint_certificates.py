@@ -70,7 +70,6 @@ __all__ = [
     "log_risk_bound",
     "margin_bound",
     "pair_perturbations",
-    "predictor",
     "repaired_weights",
     "robust_margin",
 ]

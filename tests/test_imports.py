@@ -46,6 +46,7 @@ ORDER = [
     "_fits",
     "_conic_programs",
     "_conic_sets",
+    "_pair_groups",
     "_pair_programs",
     "proofs",
     "solvers",

@@ -23,6 +23,7 @@ from sklearn_robust.linear_model.lifecycle import ConstantClassifierWarning
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.proofs import CertificateError
 from sklearn_robust.solvers import minimise_joint_risk, minimise_robust_risk
 from sklearn_robust.threats import Box, FeatureBudget, LpBall, OneHot
 
@@ -264,3 +265,10 @@ def test_nothing_is_learnt_from_large_sets():
         model = RobustLinearClassifier(threat=Box(-5.0, 6.0), loss="logistic").fit(*rows(1.0))
     assert not model.coef_.any()
     assert model.dual_gap_ < 1e-6
+
+
+@pytest.mark.parametrize("threat", [LpBall(2, {0: 0.1, 1: 0.2, 2: 0.0}), Box(0.0, U).only(1)])
+def test_certificates_of_several_classes_have_one_set(threat):
+    model = RobustLinearClassifier(threat=threat, loss="logistic").fit(*rows(0.0))
+    with pytest.raises(CertificateError, match=r"one set for all classes.*OneVsRest"):
+        _ = model.certificate_

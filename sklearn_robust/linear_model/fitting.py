@@ -251,7 +251,7 @@ class Fit(BaseFit[RobustProblem]):
                 everyone = np.ones(one.y.shape[1])
                 one = replace(one, adversary=Slots.by_sample(one.threat, everyone))
             with self.monitor.stage("exact separator"):
-                limit = _find_separator(one, self.loss, norm, self.tol)
+                limit = _find_separator(one, self.loss, norm, self.tol, False)
             if limit is None or limit.separable[0] is False:
                 solution = solution if limit is None else update_problems(solution, row, limit)
                 continue

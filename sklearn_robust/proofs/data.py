@@ -124,15 +124,13 @@ class LabelledData:
             "fit_intercept": fit_intercept,
             "sample_weight": self.sample_weight[used],
         }
+        if sample_radius is not None:
+            given["sample_radius"] = np.asarray(sample_radius)[used]
+        names = self.values.tolist()
         if len(self.classes) > 2:
-            return JointProblem.from_data(self.X[used], self.y[used], **given)
-        return RobustProblem.from_data(
-            self.X[used],
-            np.where(self.y[used] == 1, 1.0, -1.0),
-            sample_radius=None if sample_radius is None else np.asarray(sample_radius)[used],
-            classes=self.values.tolist(),
-            **given,
-        )
+            return JointProblem.from_data(self.X[used], self.y[used], labels=names, **given)
+        y = np.where(self.y[used] == 1, 1.0, -1.0)
+        return RobustProblem.from_data(self.X[used], y, classes=names, **given)
 
 
 def in_memory(rows: BlockRows) -> np.ndarray:

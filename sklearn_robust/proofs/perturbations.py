@@ -27,8 +27,9 @@ from sklearn_robust._joint_flows import (
 from sklearn_robust.check import BITS, Proof, norm
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import LpNorm
+from sklearn_robust.proofs.certificate import CertificateError
 from sklearn_robust.proofs.weights import ExactWeights
-from sklearn_robust.threats import FeatureBudget, LpBall, residual
+from sklearn_robust.threats import FeatureBudget, LpBall, is_by_class, is_per_sample, residual
 from sklearn_robust.total_variation import total_variation_prox
 
 _SHRINKAGES = 50  # factors 1 - 2^(m - 52), m = 0, 1, .., that bring a point into its set
@@ -141,7 +142,7 @@ def equal_to_sum(problem: Any, sets: PairSets, coef: np.ndarray) -> list[np.ndar
     moved = [np.zeros(G.shape[1], dtype=object) for _ in sets.pairs]
     if isinstance(problem, JointProblem):
         sums = _float_sums(problem, sets.weights)
-        start = pair_perturbations(problem, coef)
+        start = _start(problem, coef)
         found = repaired(problem, sums, start)
         if found.perturbations is None or found.ratio > 1:
             near = nearest_perturbations(
@@ -154,6 +155,18 @@ def equal_to_sum(problem: Any, sets: PairSets, coef: np.ndarray) -> list[np.ndar
         moved = [_integers(delta, 2 * sets.weights.places) for delta in found_moves]
     _carry(G - _flow(moved, sets.pairs, G), moved, sets)
     return [-delta for delta in moved]
+
+
+def _start(problem: JointProblem, coef: np.ndarray) -> np.ndarray:
+    """The perturbations of the pairs that are worst for coefficients, where the search begins."""
+    threat = problem.threat
+    if is_by_class(threat) or is_per_sample(threat):
+        raise CertificateError(
+            f"A certificate of several classes is about one set for all classes, without limits, "
+            f"got threat={type(threat).__name__}: certify one class against the rest, by "
+            f"OneVsRestClassifier."
+        )
+    return pair_perturbations(problem, coef)
 
 
 def _carry(left: np.ndarray, moved: list[np.ndarray], sets: PairSets) -> None:
@@ -181,7 +194,7 @@ def _best_of_pairs(
     cuts know what is left, by that.
     """
     sums = _float_sums(problem, sets.weights)
-    start = pair_perturbations(problem, coef)
+    start = _start(problem, coef)
     worst = sums.capacities[:, None] * start
     found = [
         best_perturbations(

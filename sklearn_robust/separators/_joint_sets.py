@@ -38,7 +38,13 @@ _HALVINGS = 60  # halvings of the bracket of a factor
 _MOST_RATIOS = 30  # steps of Dinkelbach's method
 _SLOW_RATIO = 1e-9  # relative growth of the factor up to which it ends
 _LEAST_FACTOR = 1e-9  # from which it starts where nothing separates at factor 1
-_BEYOND = (5e-9, 1e-7, 1e-5)  # relative excess over the factor at which a proof is sought
+_BEYOND = (
+    5e-9,
+    1e-7,
+    1e-5,
+    1e-3,
+    0.1,
+)  # relative excess over the factor at which a proof is sought
 
 
 def separate_against_sets(problem: JointProblem, norm: Norm, tol: float) -> Certified:

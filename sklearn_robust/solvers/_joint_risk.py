@@ -99,7 +99,7 @@ _LEAST_ITERATIONS = 30  # iterations of a stage at least
 _CONSTANT_ROOM = 1e-9
 # classes times samples times features up to which a set in cones that has a projection too is in
 # one cone program, which takes seconds
-_MOST_IN_CONES = 500_000
+_MOST_IN_CONES = 50_000
 # entries of arrays over classes and samples, and over pairs and features, that all iterations of
 # L-BFGS may compute: some minutes, and enough for a thousand classes
 _MOST_ENTRIES = 10_000_000_000

@@ -48,7 +48,8 @@ def follow_worst_points(
     coef_init: np.ndarray | None = None,
     monitors: Sequence[Monitor] = (),
 ) -> Solution:
-    """Follow the path of one problem, whose samples have sets of their own.
+    """Follow the path of steepest descent in the 2-norm by worst points, of one problem whose
+    samples have sets of their own.
 
     Parameters
     ----------
@@ -66,6 +67,29 @@ def follow_worst_points(
     Returns
     -------
     Solution
+        With k = 1; its bound is that of the limit.
+
+    Raises
+    ------
+    ValueError
+        For sets without end.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_robust.losses import LOSSES
+    >>> from sklearn_robust.norms import LpNorm
+    >>> from sklearn_robust.problems import RobustProblem
+    >>> from sklearn_robust.solvers import follow_worst_points, minimise_robust_risk
+    >>> from sklearn_robust.threats import Box
+    >>> X, y = np.array([[2.0, 1.0], [1.0, 2.0], [-1.0, -1.0]]), np.array([1.0, 1.0, -1.0])
+    >>> problem = RobustProblem.from_data(X, y, threat=Box(-0.1, 0.2), fit_intercept=True)
+    >>> limit = minimise_robust_risk(problem, LOSSES["exponential"], LpNorm(2))
+    >>> path = follow_worst_points(
+    ...     problem, LOSSES["exponential"], limit, step_size="adaptive", max_iter=500,
+    ...     loss_tol=1e-3, tol=1e-6)
+    >>> path.separable, bool(path.margin[0] > 1)
+    ([True], True)
     """
     path = _Path(problem, loss)
     start = np.zeros((1, problem.n_features)) if coef_init is None else coef_init
@@ -115,6 +139,7 @@ def follow_worst_points(
 
 class _Path:
     def __init__(self, problem: RobustProblem, loss: MarginLoss) -> None:
+        assert problem.adversary is not None
         self.problem, self.loss = problem, loss
         self.sets, self.radius = problem.adversary, float(problem.radius[0])
         X = problem.X
