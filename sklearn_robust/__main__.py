@@ -1,8 +1,10 @@
-"""`python -m sklearn_robust`: what robust training buys on real data, and the price of implicit
-bias, on one screen.
+"""`python -m sklearn_robust [table.csv --target label]`.
 
-Exit codes: 0 success, 2 wrong arguments, 130 interrupted; any other failure ends with its traceback
-and 1.
+With a table: a robust classifier for it, and the report of its robustness. Without: what robust
+training buys on real data, and the price of implicit bias, on one screen.
+
+Exit codes: 0 success, 2 wrong arguments or an unsuitable table, 130 interrupted; any other failure
+ends with its traceback and 1.
 """
 
 from __future__ import annotations
@@ -10,37 +12,24 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import numpy as np
-from sklearn.base import clone
-from sklearn.datasets import load_breast_cancer, load_digits
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_validate
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from sklearn.svm import LinearSVC
-
-from sklearn_robust import (
-    RobustLinearClassifier,
-    implicit_bias_report,
-    make_robust_scorer,
-    make_teacher_classification,
-    max_margin,
-)
-
-GEOMETRIES = (1.0, 2.0, math.inf)
+from sklearn_robust._command_line import demonstration, own_table
+from sklearn_robust._command_line.terminal import Progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demonstration; returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    """Run the command; returns the exit code."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
     progress = Progress(silent=arguments.quiet)
     try:
-        _real_data(arguments, progress)
-        _implicit_bias(arguments, progress)
+        if arguments.table is None:
+            demonstration.run(arguments, progress)
+        else:
+            own_table.run(arguments, progress)
+    except own_table.UnsuitableTable as error:
+        parser.error(str(error))
     except KeyboardInterrupt:
         progress.clear()
         print("interrupted", file=sys.stderr)
@@ -51,15 +40,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sklearn_robust",
-        description="Clean and exact robust accuracy of linear classifiers on real data, and the "
-        "directions that steepest "
-        "descent takes against the exact robust separators.",
+        description="With a table: trains a robust linear classifier for it, prints its clean and "
+        "exact robust accuracy on rows that were not trained on, and writes a report. Without: "
+        "clean and exact robust accuracy of linear classifiers on real data, and the directions "
+        "that steepest descent takes against the exact robust separators.",
     )
-    parser.add_argument(
+    parser.add_argument("table", nargs="?", help="a CSV file whose first line names the columns")
+    table = parser.add_argument_group("with a table")
+    table.add_argument("--target", help="the column of the labels")
+    table.add_argument(
+        "--drop", nargs="+", default=[], help="columns to leave out, such as an identifier"
+    )
+    table.add_argument(
+        "--report",
+        default="robustness.html",
+        help="the file of the report: .html, .md or .json (default: robustness.html)",
+    )
+    demo = parser.add_argument_group("without a table")
+    demo.add_argument(
         "--dataset",
         choices=("breast_cancer", "digits38"),
         default="breast_cancer",
         help="real data to use",
+    )
+    demo.add_argument(
+        "--grid",
+        type=_radius,
+        nargs="+",
+        help=(
+            "training radii to choose from (default: 0.25, 0.5, 0.75, 1 and 1.25 times each threat "
+            "radius)"
+        ),
     )
     parser.add_argument(
         "--q",
@@ -72,21 +83,12 @@ def _parser() -> argparse.ArgumentParser:
         type=_radius,
         nargs="+",
         help=(
-            "radii of the threat that scores (default: 0.2 0.4 standard deviations, or 0.1 0.2 of "
-            "the pixels' range [0, 1])"
+            "radii of the threat that scores (default: 0.2 0.4 standard deviations, for a table "
+            "0.1 0.2, or 0.1 0.2 of the pixels' range [0, 1])"
         ),
     )
     parser.add_argument(
-        "--grid",
-        type=_radius,
-        nargs="+",
-        help=(
-            "training radii to choose from (default: 0.25, 0.5, 0.75, 1 and 1.25 times each threat "
-            "radius)"
-        ),
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of folds and synthetic data (default: 0)"
+        "--seed", type=int, default=0, help="seed of splits and synthetic data (default: 0)"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress display")
     return parser
@@ -104,175 +106,6 @@ def _radius(text: str) -> float:
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a finite number >= 0, got {text}")
     return value
-
-
-class Progress:
-    """One line on standard error: what runs now, how far it is, and the time since the start."""
-
-    def __init__(self, *, silent: bool) -> None:
-        self.silent = silent
-        self.started = time.perf_counter()
-
-    def __call__(self, steps: list[Any], label: str) -> Iterator[Any]:
-        for i, step in enumerate(steps):
-            if not self.silent:
-                line = (
-                    f"[{i + 1}/{len(steps)}] {label} ({time.perf_counter() - self.started:.0f} s)"
-                )
-                print(
-                    f"\r{line:<78}" if sys.stderr.isatty() else line,
-                    end="" if sys.stderr.isatty() else "\n",
-                    file=sys.stderr,
-                )
-                sys.stderr.flush()
-            yield step
-        self.clear()
-
-    def clear(self) -> None:
-        if not self.silent and sys.stderr.isatty():
-            print(f"\r{'':<78}\r", end="", file=sys.stderr)
-
-
-def _load(name: str) -> tuple[np.ndarray, np.ndarray, Any, str]:
-    """Data, labels, the transformer that brings them to the scale of eps, and a line about them."""
-    if name == "breast_cancer":
-        X, y = load_breast_cancer(return_X_y=True)
-        return (
-            X,
-            y,
-            StandardScaler(),
-            "breast_cancer, 569 x 30; eps in standard deviations of each feature",
-        )
-    X, y = load_digits(return_X_y=True)
-    chosen = np.isin(y, (3, 8))
-    return (
-        X[chosen] / 16,
-        y[chosen],
-        FunctionTransformer(),
-        "digits 3 against 8, 357 x 64; eps in the pixels' range [0, 1]",
-    )
-
-
-def _candidates(
-    scaler: Any, arguments: argparse.Namespace, eps: float
-) -> list[tuple[str, Any, dict[str, list[float]]]]:
-    """Name, pipeline and grid of every classifier of the table."""
-    grid = arguments.grid or sorted(
-        {round(share * eps, 10) for share in (0.25, 0.5, 0.75, 1.0, 1.25)}
-    )
-    penalties = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
-    logistic = LogisticRegression(max_iter=5000)
-    svc = LinearSVC(dual=True, max_iter=50_000)
-    candidates: list[tuple[str, Any, dict[str, list[float]]]] = [
-        ("LogisticRegression", make_pipeline(scaler, logistic), {}),
-        (
-            "LogisticRegression, C tuned",
-            make_pipeline(scaler, logistic),
-            {"logisticregression__C": penalties},
-        ),
-        ("LinearSVC, C tuned", make_pipeline(scaler, svc), {"linearsvc__C": penalties}),
-    ]
-    for p in GEOMETRIES:
-        robust = RobustLinearClassifier(p_algo=p, q_pert=arguments.q, loss="logistic")
-        candidates.append(
-            (
-                f"RobustLinearClassifier, p={p:g}",
-                make_pipeline(scaler, robust),
-                {"robustlinearclassifier__eps": grid},
-            )
-        )
-    return candidates
-
-
-def _real_data(arguments: argparse.Namespace, progress: Progress) -> None:
-    X, y, scaler, about = _load(arguments.dataset)
-    radii = arguments.eps or ([0.2, 0.4] if arguments.dataset == "breast_cancer" else [0.1, 0.2])
-    inner = StratifiedKFold(3, shuffle=True, random_state=arguments.seed)
-    outer = StratifiedKFold(5, shuffle=True, random_state=arguments.seed + 1)
-    steps = [
-        (eps, *candidate) for eps in radii for candidate in _candidates(scaler, arguments, eps)
-    ]
-    rows = []
-    for eps, name, model, grid in progress(steps, f"grid searches on {arguments.dataset}"):
-        scorer = make_robust_scorer(eps=eps, q=arguments.q)
-        search = (
-            GridSearchCV(model, grid, scoring=scorer, cv=inner, n_jobs=-1) if grid else clone(model)
-        )
-        scores = cross_validate(
-            search, X, y, cv=outer, scoring={"clean": "accuracy", "robust": scorer}
-        )
-        clean, robust = (100 * scores[f"test_{kind}"].mean() for kind in ("clean", "robust"))
-        rows.append((f"{eps:g}", name, f"{clean:.1f}", f"{robust:.1f}"))
-    print(f"Robust accuracy on {about}; q={arguments.q:g}.")
-    print(
-        "Test folds of 5; hyper-parameters by GridSearchCV on the training folds, scored by the "
-        "same threat."
-    )
-    print(
-        "Where no robust separator exists, as mostly here, the robust risk has one minimiser, the "
-        "same for every p.\n"
-    )
-    _table(("eps", "classifier", "clean %", "robust %"), rows)
-
-
-def _implicit_bias(arguments: argparse.Namespace, progress: Progress) -> None:
-    n, d = 64, 512
-    sparsity = 4
-    X, y, teacher = make_teacher_classification(
-        n, d, teacher_sparsity=sparsity, return_teacher=True, random_state=arguments.seed
-    )
-    X_test, y_test = make_teacher_classification(
-        20_000, d, teacher=teacher, random_state=arguments.seed + 1
-    )
-    eps = max_margin(X, y, q=arguments.q).margin / 4
-    rows = []
-    for p in progress(list(GEOMETRIES), "steepest descent and exact separators"):
-        path = RobustLinearClassifier(
-            p_algo=p, q_pert=arguments.q, eps=eps, fit_intercept=False
-        ).fit(X, y)
-        report = implicit_bias_report(path, X, y)
-        limit = clone(path).set_params(solver="exact").fit(X, y)
-        rows.append(
-            (
-                f"{p:g}",
-                f"{report.cosine:.3f}",
-                f"{report.margin_ratio:.3f}",
-                f"{path.dual_gap_:.3f}",
-                f"{100 * path.robust_score(X, y):.1f}",
-                f"{100 * path.robust_score(X_test, y_test):.1f}",
-                f"{100 * limit.robust_score(X_test, y_test):.1f}",
-            )
-        )
-    print(
-        f"\nThe price of implicit bias: Gaussian data, n={n}, d={d}, teacher with about {sparsity} "
-        f"non-zero weights,"
-    )
-    print(
-        f"q={arguments.q:g}, eps = eps*/4 = {eps:.3g}. All geometries fit the training data "
-        f"robustly; "
-        "they do not generalise alike.\n"
-    )
-    head = (
-        "p",
-        "cosine",
-        "margin ratio",
-        "certified gap",
-        "robust train %",
-        "robust test %",
-        "of the exact limit",
-    )
-    _table(head, rows)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    for row in (head, tuple("-" * width for width in widths), *rows):
-        print(
-            "  ".join(
-                cell.ljust(width) if i < 2 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-        )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_robust._adversaries import Boxes, Slots, is_shared, resolve
+from sklearn_robust._adversaries import Adversary, is_shared, resolve
 from sklearn_robust._array_api import Array, namespace, to_numpy
 from sklearn_robust._parameters import refuse_lazy
 from sklearn_robust.losses import MarginLoss
@@ -98,7 +98,7 @@ class RobustProblem(OnRows):
         where all weigh 1.
     fit_intercept : bool
         Whether predictors are <w, x> + b with a free, unpenalised b; otherwise b = 0.
-    adversary : Slots or Boxes, optional
+    adversary : Slots, Boxes or OwnSets, optional
         The sets of the samples where they do not share a symmetric one, for radius 1; of problems
         that share y. `threat` then is what a user calls it, and a single symmetric set with a
         radius for each sample. None where all samples share radius times the threat.
@@ -111,7 +111,7 @@ class RobustProblem(OnRows):
     log_weight: Array
     log_total_weight: Array
     fit_intercept: bool
-    adversary: Slots | Boxes | None = None
+    adversary: Adversary | None = None
 
     @classmethod
     def from_data(

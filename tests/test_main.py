@@ -1,8 +1,11 @@
 """The command line."""
 
+import json
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from sklearn_robust.__main__ import main
@@ -40,3 +43,63 @@ def test_help():
         check=True,
     )
     assert "--dataset" in run.stdout
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Two numeric columns, one of categories of which one is pure and one of few rows, and gaps."""
+    rng = np.random.default_rng(0)
+    n = 160
+    age, job = rng.normal(40, 10, n), rng.choice(["a", "b", "c"], n)
+    good = np.where((age - 40) / 10 + (job == "a") + rng.normal(0, 0.5, n) > 0.3, "yes", "no")
+    job[np.flatnonzero(good == "yes")[:20]] = "only yes"
+    columns = {"row": np.arange(n), "age": age, "sum": rng.normal(0, 1, n), "job": job}
+    frame = pd.DataFrame({**columns, "good": good}).astype({"job": object})
+    frame.loc[::17, "age"] = np.nan
+    frame.loc[5::23, "job"] = None
+    frame.loc[3, "good"] = None
+    path = tmp_path / "own.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+def test_a_table_of_ones_own(table, capsys):
+    report = table.with_suffix(".json")
+    arguments = [table, "--target", "good", "--drop", "row", "--eps", "0.2", "--report", report]
+    assert main([*map(str, arguments), "--quiet"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].endswith(
+        "159 rows, 2 numeric and 1 categorical columns; good: no 83, yes 76."
+    )
+    assert printed[1].startswith("Missing values: 17,")
+    rows = [line.split() for line in printed if line.startswith("0.2 ")]
+    assert [row[1] for row in rows] == ["LogisticRegression", "RobustLinearClassifierCV"]
+    content = json.loads(report.read_text())
+    figures = content["threats"][1]["groups"]["all"]["figures"]
+    assert float(rows[1][-1]) == pytest.approx(100 * figures["robust accuracy"]["value"], abs=0.06)
+    moved = {name for name, share in content["threats"][1]["groups"]["all"]["features"] if share}
+    assert moved <= {"age", "sum"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"--target": None}, "--target must name the column of the labels, one of: row, age"),
+        ({"--target": "colour"}, "there is no column 'colour'"),
+        ({"--target": "row"}, "160 distinct values"),
+        ({"--drop": ["age", "sum", "row"]}, "no numeric column"),
+        ({"--report": "report.txt"}, "must end with .html"),
+        ({"--report": "no/such/folder/report.md"}, "there is no folder"),
+        ({"table": "nowhere.csv"}, "cannot be read"),
+    ],
+)
+def test_an_unsuitable_table_exits_with_2(table, change, words, capsys):
+    given = {"table": str(table), "--target": "good", "--report": str(table) + ".md"} | change
+    arguments = [given.pop("table")]
+    for name, value in given.items():
+        if value is not None:
+            arguments += [name, *([value] if isinstance(value, str) else value)]
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert words in " ".join(capsys.readouterr().err.split())

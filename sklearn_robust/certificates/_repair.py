@@ -21,6 +21,8 @@ from sklearn_robust.threats import face, inner_point, inside, reachable
 _MAX_REPAIRS = 5  # moves of the weights, each a least-squares problem
 # Share of the radius by which the point that a repair aims at lies inside the threat's set.
 _REPAIR_INSET = 1e-12
+# Share of itself below which a weight that cancelling moved is zero: it has nothing to cancel it.
+_VANISHED = 1e-9
 # Singular value, relative to the largest, up to which a condition on the weights repeats others.
 _REPEATED_CONDITION = 1e-13
 
@@ -30,7 +32,8 @@ def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) 
 
     The coordinates of :math:`Z^T a` of these features are then rounding. The weights change by
     :math:`\delta` of least :math:`\sum_i \delta_i^2 / a_i`: only positive weights move, and they
-    stay positive where the change is small. The sums are taken in extended arithmetic.
+    stay positive where the change is small. The sums are taken in extended arithmetic. A weight
+    that no other can cancel, such as that of the only sample of a category, becomes zero.
     """
     if not len(features):
         return weights
@@ -51,6 +54,7 @@ def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) 
             (root[:, None] * terms / sizes).T.astype(np.float64), lack, rcond=_REPEATED_CONDITION
         )[0]
         moved = np.maximum(moved + root * change, 0)
+    moved[moved <= _VANISHED * weights] = 0
     if not all((moved @ classes) > 0):
         return weights
     return problem.balanced(moved.astype(np.float64)[None])[0]

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from scipy.linalg import LinAlgError
 
-from sklearn_robust.certificates import proves_not_separable
+from sklearn_robust.certificates import cancelling_weights, proves_not_separable
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import GramRows
@@ -31,6 +31,8 @@ from sklearn_robust.solvers.solution import Solution
 
 # products in a Gram matrix up to which it costs less than one more iteration
 _CHEAP_PRODUCTS = 1e7
+# products in a least-squares problem up to which weights are moved to cancel immovable features
+_MOST_PRODUCTS = 1e9
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,9 @@ class _Newton:
         The factors on it of the samples.
     norm : LpNorm or WeightedNorm
         The norm in the penalty, eps times the norm of the coefficients.
-    constrained : bool
-        Whether the weights must cancel some features, which they can up to rounding only.
+    immovable : ndarray of int
+        The features that the adversary cannot move: the weights must cancel them, which they can up
+        to rounding only.
     centre : ndarray of shape (d,)
         Subtracted from the rows in Gram matrices, where an intercept absorbs it.
     choice : ColumnChoice
@@ -181,7 +184,7 @@ class _Newton:
         self.choice = ColumnChoice.of(
             self.norm, self.eps, threat.scale, d, rows.most_gram_columns()
         )
-        self.constrained = self.eps == 0 or not self.choice.scale.all()
+        self.immovable = np.flatnonzero((self.choice.scale == 0) | (self.eps == 0))
         self.centre = rows.mean() if problem.fit_intercept else np.zeros(d)
         self.hessian: _Hessian | None = None
         self.trust = Trust()
@@ -389,7 +392,7 @@ class _Newton:
             weights = at.weights - hessian.margins.apply(target.margins - at.margins)
             if not np.any(weights > 0):
                 return None
-            feasible = self.problem.balanced(np.maximum(weights, 0)[None])
+            feasible = self._cancelled(self.problem.balanced(np.maximum(weights, 0)[None]))
             reached = self._between(at, target, 1.0)
             near = np.array([reached.log_risk])
             bound = float(self.loss.log_risk_bound(feasible, self.problem.log_weight, near)[0])
@@ -398,7 +401,7 @@ class _Newton:
             weighted_sum = self.problem.weighted_sum(feasible)
             radius = self.problem.attacked_radius(feasible)[0]
             if self.norm.dual.value(weighted_sum)[0] <= radius or (
-                self.constrained and proves_not_separable(self.problem, feasible)[0]
+                len(self.immovable) > 0 and proves_not_separable(self.problem, feasible)[0]
             ):
                 solution = self.certify(target.coef[None], feasible, near=target.intercept)
                 return solution if solution.gap[0] <= self.tol else None
@@ -410,3 +413,10 @@ class _Newton:
             except LinAlgError:
                 return None
         return None
+
+    def _cancelled(self, weights: np.ndarray) -> np.ndarray:
+        """Feasible weights (1, n) that cancel the features which the adversary cannot move."""
+        products = weights.size * len(self.immovable) ** 2
+        if not 0 < products <= _MOST_PRODUCTS or proves_not_separable(self.problem, weights)[0]:
+            return weights
+        return cancelling_weights(self.problem, weights[0], self.immovable)[None]

@@ -77,6 +77,7 @@ def check(X, y, loss, q, eps, *, fit_intercept=True, sample_weight=None, tol=1e-
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @each_loss
 @each_intercept
 @pytest.mark.parametrize("q", [1, 1.5, 2, 3, np.inf])
@@ -95,6 +96,7 @@ def test_more_features_than_samples(gaussian, largest_margin, loss, q):
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 # at eps = 0.2 the cone solver calls its answer inaccurate; it is right to the digits that are
 # compared
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
@@ -124,6 +126,7 @@ def test_without_an_adversary(loss):
     check(X, np.where(target == 1, 1.0, -1.0), loss, np.inf, 0.0)
 
 
+@pytest.mark.pairwise
 @each_loss
 @each_intercept
 @pytest.mark.parametrize("q", [1, 2, np.inf])
@@ -221,6 +224,7 @@ def test_single_precision(gaussian, loss, q):
     assert solution.log_risk[0] == pytest.approx(least_log_risk(X, y, loss, q, 0.1), abs=1e-5)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("seed", range(1, 6))
 @each_loss
 @pytest.mark.parametrize("q", [1, 2, np.inf])
@@ -266,6 +270,7 @@ def test_records_its_way_on_request(gaussian):
 # --- the engines, each by name
 
 
+@pytest.mark.pairwise
 @each_loss
 @each_intercept
 @pytest.mark.parametrize("q", [1, 2, np.inf])
@@ -375,6 +380,7 @@ def test_a_hessian_that_single_precision_spoils_is_computed_in_double(gaussian, 
     assert solution.n_iter[0] < 40  # where single precision alone takes hundreds
 
 
+@pytest.mark.pairwise
 @each_loss
 @pytest.mark.parametrize("scaled", [False, True], ids=["alike", "scales"])
 @pytest.mark.parametrize("q", [1, 1.5, 2, np.inf])
@@ -396,6 +402,7 @@ def test_forms_of_lbfgs_have_the_coefficients_penalty_and_gradient_of_the_log_ri
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @each_loss
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 @pytest.mark.parametrize(
@@ -486,3 +493,31 @@ def test_along_radii_each_minimiser_starts_from_the_one_before(loss):
         iterations += alone.n_iter.sum()
     assert np.all(together.converged)
     assert together.n_iter.sum() < 0.8 * iterations
+
+
+@each_loss
+@pytest.mark.parametrize("q", [1, 2, np.inf])
+def test_a_category_that_has_one_class_costs_no_certificate(gaussian, loss, q):
+    """Its weight grows without end: the least risk, which no predictor attains, is that of the
+    other samples."""
+    X, y = gaussian(60, 2, noise=3.0)
+    category = np.arange(60) % 4
+    category[np.flatnonzero(y > 0)[:5]] = 4
+    category[np.flatnonzero(y < 0)[0]] = 5
+    rows = np.hstack([X, np.eye(6)[category]])
+    others = category < 4
+    least = [
+        minimise_robust_risk(
+            RobustProblem.from_data(
+                rows[kept], y[kept], q=q, eps=0.2, fit_intercept=True, scale=[1.0, 1.0, *6 * [0.0]]
+            ),
+            loss,
+            EUCLIDEAN,
+            tol=1e-8,
+        )
+        for kept in (others, np.ones(60, dtype=bool))
+    ]
+    assert all(solution.gap[0] <= 1e-8 for solution in least)
+    of_others = np.log(others.mean()) + least[0].log_risk[0]
+    assert least[1].log_risk[0] == pytest.approx(of_others, abs=2e-8)
+    assert least[1].weights[0][~others] == pytest.approx(0, abs=1e-8)

@@ -73,6 +73,7 @@ def compare(found, X, y, weight, loss, **threat):
 # -- the answer
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=lambda loss: loss.name)
 @pytest.mark.parametrize("q", [1, 1.5, 2, np.inf])
 @pytest.mark.parametrize("fit_intercept", [True, False])
