@@ -23,8 +23,9 @@ from sklearn_robust.rows.sources import Block
 
 FilePath = str | os.PathLike[str]
 
-# entries of X in a block, 16 megabytes in float32: reading them takes much longer than to begin
-_READ_ENTRIES = 2**22
+# entries of X in a block, 8 megabytes in float32: reading them takes much longer than to begin, and
+# while a block is read the last one is still in memory
+_READ_ENTRIES = 2**21
 
 
 class NpyRows(BlockRows):

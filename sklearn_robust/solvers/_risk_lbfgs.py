@@ -146,7 +146,7 @@ def _descend_by_columns(
 def _column_strength(
     problem: RobustProblem, loss: MarginLoss, coef: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """|Z^T a|_j over its bound eps s_j sum a, (d,), and the least margin, of coefficients (1, d)."""
+    """|Z^T a|_j over its bound eps s_j sum a, (d,), and the least margin, of one predictor."""
     now = problem.evaluate(loss, coef)
     size = np.abs(problem.weighted_sum(now.weights)[0])
     scale = 1.0 if problem.threat.scale is None else problem.threat.scale

@@ -154,8 +154,8 @@ Sums = TypeVar("Sums", Gradient, CurvatureSums)
 
 
 def _mixed(sums: Sums, factor: float, others: Sums, other_factor: float) -> Sums:
-    """Every sum times a factor, plus the other of its name times another; in place, for a Gram
-    matrix may take as much memory as a block of rows.
+    """Every sum times a factor, plus the other of its name times another, with one more array: a
+    Gram matrix may take as much memory as a block of rows.
     """
     mixed = {}
     for name, other in vars(others).items():

@@ -393,10 +393,11 @@ class _Newton:
             if not np.any(weights > 0):
                 return None
             feasible = self._cancelled(self.problem.balanced(np.maximum(weights, 0)[None]))
-            reached = self._between(at, target, 1.0)
-            near = np.array([reached.log_risk])
+            del weights  # as long as the samples
+            log_risk = self._between(at, target, 1.0).log_risk
+            near = np.array([log_risk])
             bound = float(self.loss.log_risk_bound(feasible, self.problem.log_weight, near)[0])
-            if -math.expm1(bound - reached.log_risk) > self.tol:
+            if -math.expm1(bound - log_risk) > self.tol:
                 return None  # even if they were feasible
             weighted_sum = self.problem.weighted_sum(feasible)
             radius = self.problem.attacked_radius(feasible)[0]

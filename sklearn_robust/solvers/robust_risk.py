@@ -301,7 +301,8 @@ class _OneProblem:
         problem, loss = self.problem, self.loss
         coef = coef.astype(self.dtype).astype(np.float64)
         now = problem.evaluate(loss, coef, near=None if near is None else np.array([near]))
-        intercept, log_risk, found = now.intercept, now.log_risk, now.weights
+        intercept, log_risk = now.intercept, now.log_risk
+        found = now.weights
         used = np.where(problem.log_weight > -math.inf, now.margins, math.inf)
         margin = over_size(used.min(axis=-1), self.norm.value(coef))
         if margin[0] > 0:  # a proof of separability, if it withstands its rounding
