@@ -60,8 +60,8 @@ _STEP_SEARCH = 20  # passes of the search for a step over the second, about
 _FEWEST_ITERATIONS = 10  # iterations of the path in any case
 
 _LIMIT_NORM = LpNorm(2)  # the geometry of `joint_limit`
-# entries of the margins' constraints up to which programs decide separability where the minimiser of
-# the risk does not: so near to eps* they may take an hour on more
+# entries of the margins' constraints up to which programs decide separability where the minimiser
+# of the risk does not: so near to eps* they may take an hour on more
 _MOST_UNDECIDED = 500_000
 
 _ONE = np.zeros(1, dtype=int)  # the index of the one problem
