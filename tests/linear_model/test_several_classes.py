@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import cvxpy as cp
 import numpy as np
@@ -336,3 +337,22 @@ def test_the_path_on_many_classes_ends_early(solver, monkeypatch):
     with pytest.warns(ConvergenceWarning):
         model.set_params(solver="steepest_descent", max_iter=15).fit(*APART)
     assert model.n_iter_ == 15
+
+
+def test_separability_of_large_data_is_left_open_where_the_minimiser_leaves_it(monkeypatch):
+    joint_fitting = sklearn_robust.linear_model.joint_fitting
+    minimise = joint_fitting.minimise_joint_risk
+
+    def undecided(*given, **named):
+        end = minimise(*given, **named)
+        return replace(end, separable=None, gap=1.0, bound=-math.inf)
+
+    monkeypatch.setattr(joint_fitting, "minimise_joint_risk", undecided)
+    X, y = APART
+    model = RobustLinearClassifier(eps=2.5, solver="exact")
+    assert model.fit(X, y).separable_ is False  # a program decides
+    monkeypatch.setattr(joint_fitting, "_MOST_UNDECIDED", 1)
+    with pytest.warns(ConvergenceWarning, match="separability undecided"):
+        model.fit(X, y)
+    assert model.separable_ is None
+    assert model.coef_.any()
