@@ -1,9 +1,10 @@
 """Aim: a thousand classes work, and a fit of a hundred takes no more than three times X in memory.
 
-Fits of `RobustLinearClassifier` on Gaussian data, 20 features: "noise" has labels at random, which no classifier separates robustly; "classes" are Gaussian, far
-apart, and separable. Each line is a process of its own with one thread: CPU time, and the peak of
-resident memory during the call less that before, in megabytes and in units of X in float64. "gap"
-is the certified gap of the risk, or of the margin where the data are separable.
+Fits of `RobustLinearClassifier` on Gaussian data: "noise" has labels at random, which no classifier
+separates robustly; "classes" are Gaussian, far apart, and separable. Each line is a process of its
+own with one thread: CPU time, and the peak of resident memory during the call less that before, in
+megabytes and in units of X in float64. "gap" is the certified gap of the risk, or of the margin
+where the data are separable.
 
 The second table has random problems of 30 classes, minimised to a gap of 1e-6: how many are
 certified, how many are separable, and what is left.
@@ -40,20 +41,8 @@ FITS = [  # kind, samples, features, classes, q, eps, loss, tol
     ("noise", 20_000, 50, 100, math.inf, 0.1, "logistic", 1e-3),
     ("score", 1_000_000, 20, 100, math.inf, 0.1, "", 0.0),
 ]
-HEADER = [
-    "data",
-    "n",
-    "d",
-    "classes",
-    "q",
-    "eps",
-    "loss",
-    "tol",
-    "CPU, s",
-    "memory, MB",
-    "memory / X",
-]
-HEADER += ["separable", "gap", "warnings"]
+HEADER = ["data", "n", "d", "classes", "q", "eps", "loss", "tol", "CPU, s", "memory, MB"]
+HEADER += ["memory / X", "separable", "gap", "warnings"]
 N_RANDOM, N_CLASSES, GOAL = 100, 30, 1e-6
 RANDOM_HEADER = ["seed", "n", "d", "q", "eps", "loss", "intercept", "CPU, s", "separable", "gap"]
 
