@@ -13,11 +13,20 @@ from sklearn.utils.validation import check_X_y
 from sklearn_robust._parameters import check_exponent, refuse_lazy
 from sklearn_robust.inspection._style import axes_for, style
 from sklearn_robust.metrics.linear_view import linear_view, unwrapped
-from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators import min_norm_separator
-from sklearn_robust.threats import LpBall, Threat, check_radius, is_ball
+from sklearn_robust.threats import (
+    Box,
+    Intersection,
+    LpBall,
+    Threat,
+    at,
+    bound_threat,
+    check_radius,
+    is_ball,
+    of_class,
+)
 
-# corners of the polygon that stands for a ball; a multiple of 8 holds the corners of every ball
+# corners of the polygon that stands for a set; a multiple of 8 holds the corners of every ball
 _CORNERS = 256
 _CLASS_MARKERS = "os^vDPX"
 
@@ -34,8 +43,8 @@ class SeparatorDisplay:
     ----------
     X : ndarray of shape (n_samples, 2)
     y : ndarray of shape (n_samples,)
-    q : float
-    eps : float
+    q : float, default=inf
+    eps : float, default=0
         The balls; 0 draws none.
     coef : ndarray of shape (n_lines, 2), or (n_lines, K, 2) of K > 2 classes
     intercept : ndarray of shape (n_lines,) or (n_lines, K)
@@ -43,7 +52,8 @@ class SeparatorDisplay:
         Names of the lines.
     feature_names : sequence of two str, default=("$x_1$", "$x_2$")
     threat : Threat, optional
-        The set around each sample, in place of the balls.
+        The set around each sample, in place of the balls. Of a set that is not convex the hull is
+        drawn, which is all that a line sees; one without bound ends outside of the picture.
 
     Attributes
     ----------
@@ -53,7 +63,7 @@ class SeparatorDisplay:
         Where <w, x> + b = 0, or where two classes share the largest score.
     points_ : list of matplotlib PathCollection
     balls_ : list of matplotlib PolyCollection, or None
-        The sets of each class; None where eps = 0, or where `plot` drew none.
+        The sets of each class; None where nothing moves, or where `plot` drew none.
 
     References
     ----------
@@ -77,8 +87,8 @@ class SeparatorDisplay:
         X: np.ndarray,
         y: np.ndarray,
         *,
-        q: float,
-        eps: float,
+        q: float = math.inf,
+        eps: float = 0.0,
         coef: np.ndarray,
         intercept: np.ndarray,
         names: Sequence[str],
@@ -98,10 +108,11 @@ class SeparatorDisplay:
         X: Any,
         y: Any,
         *,
-        q: float = math.inf,
-        eps: float,
+        q: float | None = None,
+        eps: float | None = None,
         p: Sequence[float] = (1, 2, math.inf),
         fit_intercept: bool = True,
+        threat: Threat | None = None,
         ax: Any = None,
     ) -> Self:
         """Draw data and their exact robust separators of least p-norm.
@@ -110,14 +121,16 @@ class SeparatorDisplay:
         ----------
         X : array-like of shape (n_samples, 2)
         y : array-like of shape (n_samples,)
-        q : float, default=inf
-            Exponent of the norm that bounds the perturbation, in [1, inf].
+        q : float, optional
+            Exponent of the norm that bounds the perturbation, in [1, inf]; inf by default.
         eps : float
-            Its radius.
+            Its radius; must be given, unless there is a threat.
         p : sequence of float, default=(1, 2, inf)
             A line for each.
         fit_intercept : bool, default=True
             Otherwise the lines pass through the origin.
+        threat : Threat, optional
+            The set of perturbations as an object, in place of q and eps.
         ax : matplotlib Axes, optional
             New ones by default.
 
@@ -128,22 +141,25 @@ class SeparatorDisplay:
         Raises
         ------
         NotSeparableError
-            If no lines separate the balls.
+            If no lines separate the sets.
         """
-        names = _feature_names(X)
+        names, columns = _feature_names(X), getattr(X, "columns", None)
         X, y = _two_dimensional(X, y)
-        found = [
-            min_norm_separator(X, y, p=e, q=q, eps=eps, fit_intercept=fit_intercept) for e in p
-        ]
+        if threat is None:
+            q, eps = math.inf if q is None else q, _given_radius(eps)
+            given: dict[str, Any] = {"q": check_exponent(q, "q"), "eps": check_radius(eps, "eps")}
+        else:
+            _refuse_beside(threat, q, eps)
+            given = {"threat": bound_threat(threat, 2, columns, list(np.unique(y)))}
+        found = [min_norm_separator(X, y, p=e, fit_intercept=fit_intercept, **given) for e in p]
         return cls(
             X,
             y,
-            q=check_exponent(q, "q"),
-            eps=check_radius(eps, "eps"),
             coef=np.array([separator.coef for separator in found]),
             intercept=np.array([separator.intercept for separator in found]),
             names=[f"p = {e:g}" for e in p],
             feature_names=names,
+            **given,
         ).plot(ax)
 
     @classmethod
@@ -155,6 +171,7 @@ class SeparatorDisplay:
         *,
         q: float | None = None,
         eps: float | None = None,
+        threat: Threat | None = None,
         name: str | None = None,
         ax: Any = None,
     ) -> Self:
@@ -170,6 +187,8 @@ class SeparatorDisplay:
             The balls; by default those of the estimator's `threat_`, or none where it has none.
             They have the scale of that `threat_`. Of a `threat_` that is no l_q ball the set is
             drawn.
+        threat : Threat, optional
+            The set to draw around each sample, in place of q and eps.
         name : str, optional
             In the legend; by default the estimator's class.
         ax : matplotlib Axes, optional
@@ -179,7 +198,7 @@ class SeparatorDisplay:
         SeparatorDisplay
         """
         name = type(unwrapped(estimator)[1]).__name__ if name is None else name
-        return cls.from_estimators({name: estimator}, X, y, q=q, eps=eps, ax=ax)
+        return cls.from_estimators({name: estimator}, X, y, q=q, eps=eps, threat=threat, ax=ax)
 
     @classmethod
     def from_estimators(
@@ -190,6 +209,7 @@ class SeparatorDisplay:
         *,
         q: float | None = None,
         eps: float | None = None,
+        threat: Threat | None = None,
         ax: Any = None,
     ) -> Self:
         """Draw data and the decision boundaries of several fitted linear classifiers.
@@ -198,7 +218,7 @@ class SeparatorDisplay:
         ----------
         estimators : dict of str to fitted linear classifier
             The names are those in the legend.
-        X, y, q, eps, ax
+        X, y, q, eps, threat, ax
             As in `from_estimator`; the threat, and what the data look like behind a pipeline, are
             those of the first.
 
@@ -216,32 +236,25 @@ class SeparatorDisplay:
                     f"The classifier {name!r} has coefficients of shape {view.coef.shape}: this "
                     f"picture is of {n_classes} classes and two features, shape {shape}."
                 )
+        if threat is None:
+            given = _trained(unwrapped(next(iter(estimators.values())))[1], q, eps)
+        else:
+            _refuse_beside(threat, q, eps)
+            given = {"threat": views[0].bound(threat)}
         coef = np.stack([view.coef for view in views])
         intercept = np.stack([view.intercept for view in views])
-        first = unwrapped(next(iter(estimators.values())))[1]
-        threat = getattr(first, "threat_", LpBall(math.inf, 0.0))
-        ball = threat if is_ball(threat) else LpBall(math.inf, 0.0)
-        drawn_as_set: Threat | None = None
-        if not is_ball(threat) and q is None and eps is None:
-            drawn_as_set = threat
-        q = check_exponent(ball.q if q is None else q, "q")
-        eps = check_radius(ball.eps if eps is None else eps, "eps")
-        if ball.scale is not None:
-            drawn_as_set = LpBall(q, eps, ball.scale)
         return cls(
             seen,
             y,
-            q=q,
-            eps=eps,
             coef=coef[:, 0] if n_classes == 2 else coef,
             intercept=intercept[:, 0] if n_classes == 2 else intercept,
             names=list(estimators),
             feature_names=_feature_names(X),
-            threat=drawn_as_set,
+            **given,
         ).plot(ax)
 
     def plot(self, ax: Any = None, *, balls: bool = True) -> Self:
-        """Draw data, balls and lines.
+        """Draw data, sets and lines.
 
         Parameters
         ----------
@@ -258,14 +271,16 @@ class SeparatorDisplay:
         ax = axes_for(f"{type(self).__name__}.plot", ax)
         from matplotlib.collections import PolyCollection
 
-        outline = self._outline()
-        reach = 1.5 * np.abs(outline).max() + 0.05 * np.ptp(self.X, axis=0).max()
+        outlines = {label: self._outlines(label) for label in np.unique(self.y)}
+        span = np.ptp(self.X, axis=0).max()
+        largest = max(np.abs(outline).max() for outline in outlines.values())
+        reach = 1.5 * min(largest, span) + 0.05 * span
         low, high = self.X.min(axis=0) - reach, self.X.max(axis=0) + reach
         ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
         ax.set(xlabel=self.feature_names[0], ylabel=self.feature_names[1])
         self.points_ = []
         drawn = []
-        for i, label in enumerate(np.unique(self.y)):
+        for i, (label, outline) in enumerate(outlines.items()):
             color, marker = style(i)["color"], _CLASS_MARKERS[i % len(_CLASS_MARKERS)]
             points = self.X[self.y == label]
             self.points_.append(
@@ -273,7 +288,7 @@ class SeparatorDisplay:
                     *points.T, color=color, marker=marker, s=18, zorder=3, label=f"class {label}"
                 )
             )
-            if balls and outline.any():
+            if balls and largest > 0:
                 sets = list(points[:, None] + outline)
                 drawn.append(
                     PolyCollection(sets, facecolor=color, edgecolor=color, alpha=0.25, zorder=2)
@@ -308,12 +323,47 @@ class SeparatorDisplay:
         segments = _shared_boundaries(W, b, middle, reach)
         return ax.add_collection(LineCollection(segments, label=self.names[i], **look))
 
-    def _outline(self) -> np.ndarray:
-        """The corners of the polygon around each sample, of shape (n_corners, 2)."""
-        if self.threat is None:
-            return self.eps * unit_ball(self.q)
-        # the points at which the set supports half-planes, in the order of their normals
-        return self.threat.worst(_circle())
+    def _outlines(self, label: Any) -> np.ndarray:
+        """The corners of the polygon of each sample of a class, of shape (n, n_corners, 2): the
+        points at which its set supports half-planes, in the order of their normals.
+        """
+        points = self.X[self.y == label]
+        threat = LpBall(self.q, self.eps) if self.threat is None else self.threat
+        threat = of_class(threat, label)
+        normals = _circle()[:, None]
+        corners = at(threat, points).worst(normals)
+        if not np.isfinite(corners).all():
+            far = np.full(2, 10 * np.ptp(self.X, axis=0).max())  # outside of the picture
+            corners = at(Intersection([threat, Box(-far, far)]), points).worst(normals)
+        return np.broadcast_to(corners, (_CORNERS, *points.shape)).swapaxes(0, 1)
+
+
+def _trained(classifier: Any, q: float | None, eps: float | None) -> dict[str, Any]:
+    """The balls of a picture: those of a classifier's fit, with another exponent or radius where
+    one is given; the set where the fit was against none.
+    """
+    trained = getattr(classifier, "threat_", LpBall(math.inf, 0.0))
+    if not is_ball(trained) and q is None and eps is None:
+        return {"threat": trained}
+    ball = trained if is_ball(trained) else LpBall(math.inf, 0.0)
+    q = check_exponent(ball.q if q is None else q, "q")
+    eps = check_radius(ball.eps if eps is None else eps, "eps")
+    return {"q": q, "eps": eps, "threat": LpBall(q, eps, ball.scale)}
+
+
+def _given_radius(eps: float | None) -> float:
+    if eps is None:
+        raise ValueError("eps, the radius of the balls, or threat must be given, got neither.")
+    return eps
+
+
+def _refuse_beside(threat: Threat, q: float | None, eps: float | None) -> None:
+    """Refuse q or eps beside a threat."""
+    if q is not None or eps is not None:
+        raise ValueError(
+            f"threat takes the place of q and eps, got threat={threat!r} beside q={q!r} and "
+            f"eps={eps!r}. Leave out one or the others."
+        )
 
 
 def _line(w: np.ndarray, b: float, middle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -349,12 +399,6 @@ def _circle() -> np.ndarray:
     """Points on the unit circle, in order."""
     angles = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
     return np.stack([np.cos(angles), np.sin(angles)], axis=-1)
-
-
-def unit_ball(q: float) -> np.ndarray:
-    """Points on the unit circle of the q-norm in the plane, in order."""
-    directions = _circle()
-    return directions / LpNorm(q).value(directions)[:, None]
 
 
 def _two_dimensional(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from typing import ClassVar
 import numpy as np
 
 from sklearn_robust.certificates import Certified
-from sklearn_robust.joint import JointProblem
+from sklearn_robust.joint import JointEvaluation, JointProblem
 from sklearn_robust.joint_certificates import (
     entropy_bound,
     feasibility,
@@ -99,7 +99,17 @@ class JointFit(BaseFit[JointProblem]):
     @property
     def has_minimiser(self) -> bool:
         """Whether `minimise_joint_risk` serves this threat; otherwise the path goes on instead."""
-        return offers(self.problem.threat, ProximalThreat)
+        return self.in_cones or offers(self.problem.threat, ProximalThreat)
+
+    @property
+    def in_cones(self) -> bool:
+        """Whether cone programs serve the threat: sets of samples, or a set that is no ball."""
+        return self.problem.in_cones() is not None
+
+    @property
+    def has_path(self) -> bool:
+        """Whether steepest descent serves this threat: one symmetric set."""
+        return self.problem.adversary is None
 
     def decide_separability(self, norm: Geometry) -> Solution:
         """The minimiser of the risk, or a first predictor that separates the classes.
@@ -127,6 +137,8 @@ class JointFit(BaseFit[JointProblem]):
         other solver for the minimiser of the risk.
         """
         solutions = list(solutions)
+        if not self.has_path:
+            return solutions
         followed = (True, None) if self.has_minimiser else (True, None, False)
         for i in [geometry for geometries, _ in batches for geometry in geometries]:
             rows = find_open_problems(solutions[i], *followed)
@@ -241,7 +253,7 @@ class JointFit(BaseFit[JointProblem]):
         if self.start is not None and not coef.any():
             coef = self.start
         start = None
-        if coef.any():
+        if coef.any() and self.has_path:  # a program has no start
             coef = coef.astype(np.float64)
             start = coef, self.double.evaluate(self.loss, coef).intercept
         with self.monitor.solver("robust_risk", _ONE) as monitors:
@@ -256,15 +268,11 @@ class JointFit(BaseFit[JointProblem]):
 
     def _constant(self, norm: Geometry) -> Solution:
         """The coefficients 0 with the best intercepts, which may minimise the risk."""
-        problem = self.double.at_class_means()
-        coef = np.zeros((problem.n_classes, problem.n_features))
-        now = problem.evaluate(self.loss, coef)
-        bound = -math.inf
-        if self.has_minimiser and problem.radius > 0:
-            weights = problem.balanced(now.weights)
-            near = feasibility(problem, weights).ratio <= _NEAR_PROOF
-            if near and feasibility(problem, weights, search=True).proven:
-                bound = entropy_bound(problem, self.loss, weights)
+        coef = np.zeros((self.problem.n_classes, self.problem.n_features))
+        if self.has_path:
+            now, bound = constant_predictor(self.double.at_class_means(), self.loss)
+        else:
+            now, bound = self.double.evaluate(self.loss, coef), -math.inf
         return self._solution(norm, coef, now.intercept, bound, log_risk=float(now.log_risk))
 
     def _of_minimiser(self, norm: Geometry, end: JointSolution) -> Solution:
@@ -315,8 +323,7 @@ class JointFit(BaseFit[JointProblem]):
         try:
             found = solve_joint_separator(problem, norm, _SEPARATOR_TOL)
         except NotSeparableError as error:
-            proof = feasibility(problem, error.weights, error.perturbations, search=True)
-            if not proof.proven:
+            if not self._is_proof(error):
                 return None  # eps is eps* to the last digits
             if raises:
                 raise
@@ -342,6 +349,13 @@ class JointFit(BaseFit[JointProblem]):
             n_iter=np.array([n_iter]),
         )
 
+    def _is_proof(self, error: NotSeparableError) -> bool:
+        """Whether the weights of an error prove it; those against a threat were judged before."""
+        if error.threat is not None:
+            return True
+        proof = feasibility(self.double, error.weights, error.perturbations, search=True)
+        return proof.proven
+
 
 def _without_weights(solution: JointSolution) -> JointSolution:
     """The solution with weights of no sample. A slice would keep those of all in memory."""
@@ -352,6 +366,20 @@ def _updated(solution: Solution, new: Solution) -> Solution:
     """The new solution; a proof of separability or of its opposite stays."""
     separable = new.separable if new.separable[0] is not None else solution.separable
     return replace(new, separable=separable)
+
+
+def constant_predictor(problem: JointProblem, loss: MarginLoss) -> tuple[JointEvaluation, float]:
+    """The coefficients 0 with their best intercepts, of the class means, and the lower bound on the
+    log-risk of every predictor that their weights prove; -inf where they prove none.
+    """
+    now = problem.evaluate(loss, np.zeros((problem.n_classes, problem.n_features)))
+    if not (offers(problem.threat, ProximalThreat) and problem.radius > 0):
+        return now, -math.inf
+    weights = problem.balanced(now.weights)
+    near = feasibility(problem, weights).ratio <= _NEAR_PROOF
+    if near and feasibility(problem, weights, search=True).proven:
+        return now, entropy_bound(problem, loss, weights)
+    return now, -math.inf
 
 
 def scale_to_loss(

@@ -323,11 +323,12 @@ def test_separable_wine_gets_its_limit():
     np.testing.assert_allclose(model.coef_.sum(axis=0), 0, atol=1e-6)
 
 
-def test_the_path_on_many_classes_ends_early(monkeypatch):
+@pytest.mark.parametrize("solver", ["auto", "exact"])
+def test_the_path_on_many_classes_ends_early(solver, monkeypatch):
     joint_fitting = sklearn_robust.linear_model.joint_fitting
     monkeypatch.setattr(joint_fitting, "_MOST_ENTRIES", 1)
     monkeypatch.setattr(sklearn_robust.linear_model._robust_linear, "_AUTO_ENTRIES", 1)
-    model = RobustLinearClassifier(q_pert=2, loss_tol=0, tol=1e-9)
+    model = RobustLinearClassifier(q_pert=2, loss_tol=0, tol=1e-9, solver=solver)
     with pytest.warns(ConvergenceWarning, match="certified relative gap"):
         model.fit(*APART)
     assert model.separable_ is True
