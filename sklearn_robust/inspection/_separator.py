@@ -34,10 +34,10 @@ _CLASS_MARKERS = "os^vDPX"
 class SeparatorDisplay:
     """Two-dimensional data, the threat around each sample, and lines that separate the classes.
 
-    Of several classes the boundary is where two share the largest score. One that touches none of
-    these sets classifies every sample robustly, if rightly. Use `from_data` for the
-    exact separators of several p, `from_estimator` or `from_estimators` for fitted classifiers; all
-    parameters are kept as attributes.
+    The boundary of several classes is where two share the largest score. A boundary that touches
+    none of these sets classifies every sample robustly. Use `from_data` for the exact separators of
+    several p, `from_estimator` or `from_estimators` for fitted classifiers; all parameters are kept
+    as attributes.
 
     Parameters
     ----------
