@@ -47,7 +47,7 @@ from sklearn_robust.threats import ProximalThreat, require
 _NORM = LpNorm(2)
 _FIRST_RIDGE = 0.06  # in units of the data
 _FALL = 0.5  # factor of the ridge from one stage to the next
-_FIRST_ITERATIONS = 20  # of the first stage, which starts at 0
+_FIRST_ITERATIONS = 20  # iterations of the first stage, which starts at 0
 # largest entry of the gradient at the end of a stage, relative to the mean size of the ridge's
 _ACCURACY = 0.15
 _MEMORY = 30  # pairs of differences that L-BFGS keeps: small ridges are ill-conditioned
