@@ -7,8 +7,8 @@ The minimiser of the smooth convex function
 under the exponential loss L tends in direction to the separator of least 2-norm as :math:`\lambda
 \to 0`. L-BFGS follows it for smaller and smaller :math:`\lambda`, with smoothed pair penalties
 (`_joint_start`). At the minimiser :math:`\lambda W` is what the flow of the perturbations leaves of
-the weighted sum G: the weights prove the bound :math:`\lambda \|W\|_2` on the margin, which exceeds
-the margin at W, relative to it, by at most
+the weighted sum G: the weights prove the bound :math:`\lambda \|W\|_2` on the margin. The margin of
+W lacks at most this share of it:
 
 .. math:: \frac{-\sum_{ik} a_{ik} \log(a_{ik} / s_i) - \log \min_i s_i}{\lambda \|W\|_2^2}.
 
@@ -59,7 +59,16 @@ _MOST_ENTRIES = 15_000_000_000
 
 @dataclass(frozen=True)
 class JointLimit:
-    """A separator with its certificate, and the iterations of L-BFGS that led to it."""
+    """The end of the search for the separator of least 2-norm.
+
+    Attributes
+    ----------
+    certified : Certified
+        The predictor, with arrays (K, d), (K, 0) and (K,), a smallest robust margin of 1 where it
+        separates, and the margin and its bound as floats.
+    n_iter : int
+        Iterations of L-BFGS.
+    """
 
     certified: Certified
     n_iter: int
