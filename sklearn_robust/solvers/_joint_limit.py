@@ -46,15 +46,15 @@ from sklearn_robust.threats import ProximalThreat, require
 
 _NORM = LpNorm(2)
 _FIRST_RIDGE = 0.06  # in units of the data
-_FALL = 0.5  # factor of the ridge from one stage to the next
+_FALL = 0.4  # factor of the ridge from one stage to the next
 _FIRST_ITERATIONS = 20  # iterations of the first stage, which starts at 0
 # largest entry of the gradient at the end of a stage, relative to the mean size of the ridge's
 _ACCURACY = 0.15
-_MEMORY = 30  # pairs of differences that L-BFGS keeps: small ridges are ill-conditioned
+_MEMORY = 50  # pairs of differences that L-BFGS keeps: small ridges are ill-conditioned
 _SMOOTHING = 0.01  # smoothing of the penalties, relative to the mean size of the coefficients
 # entries of arrays over classes and samples, and over pairs and features, that all iterations may
 # compute: some minutes, and enough for a thousand classes
-_MOST_ENTRIES = 15_000_000_000
+_MOST_ENTRIES = 20_000_000_000
 
 
 @dataclass(frozen=True)
