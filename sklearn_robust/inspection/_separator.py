@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any, Self
 
 import numpy as np
@@ -27,28 +28,26 @@ from sklearn_robust.threats import (
 
 # corners of the polygon that stands for a set; a multiple of 8 holds the corners of every ball
 _CORNERS = 256
-_CLASS_COLORS = ("#0072B2", "#D55E00")
-_CLASS_MARKERS = ("o", "s")
+_CLASS_MARKERS = "os^vDPX"
 
 
 class SeparatorDisplay:
-    """Two-dimensional data of two classes, the threat around each sample, and lines that separate
-    them.
+    """Two-dimensional data, the threat around each sample, and lines that separate the classes.
 
-    A line that touches none of these sets classifies every sample robustly. Use `from_data` for the
-    exact separators of several p, `from_estimator` or `from_estimators` for fitted classifiers; all
-    parameters are kept as attributes.
+    The boundary of several classes is where two share the largest score. A boundary that touches
+    none of these sets classifies every sample robustly. Use `from_data` for the exact separators of
+    several p, `from_estimator` or `from_estimators` for fitted classifiers; all parameters are kept
+    as attributes.
 
     Parameters
     ----------
     X : ndarray of shape (n_samples, 2)
     y : ndarray of shape (n_samples,)
-        Two classes.
     q : float, default=inf
     eps : float, default=0
         The balls; 0 draws none.
-    coef : ndarray of shape (n_lines, 2)
-    intercept : ndarray of shape (n_lines,)
+    coef : ndarray of shape (n_lines, 2), or (n_lines, K, 2) of K > 2 classes
+    intercept : ndarray of shape (n_lines,) or (n_lines, K)
     names : sequence of str
         Names of the lines.
     feature_names : sequence of two str, default=("$x_1$", "$x_2$")
@@ -60,10 +59,10 @@ class SeparatorDisplay:
     ----------
     ax_ : matplotlib Axes
     figure_ : matplotlib Figure
-    lines_ : list of matplotlib AxLine
-        Where <w, x> + b = 0.
-    points_ : list of two matplotlib PathCollection
-    balls_ : list of two matplotlib PolyCollection, or None
+    lines_ : list of matplotlib AxLine, or LineCollection of K > 2 classes
+        Where <w, x> + b = 0, or where two classes share the largest score.
+    points_ : list of matplotlib PathCollection
+    balls_ : list of matplotlib PolyCollection, or None
         The sets of each class; None where nothing moves, or where `plot` drew none.
 
     References
@@ -122,7 +121,6 @@ class SeparatorDisplay:
         ----------
         X : array-like of shape (n_samples, 2)
         y : array-like of shape (n_samples,)
-            Two classes.
         q : float, optional
             Exponent of the norm that bounds the perturbation, in [1, inf]; inf by default.
         eps : float
@@ -143,7 +141,7 @@ class SeparatorDisplay:
         Raises
         ------
         NotSeparableError
-            If no line separates the sets.
+            If no lines separate the sets.
         """
         names, columns = _feature_names(X), getattr(X, "columns", None)
         X, y = _two_dimensional(X, y)
@@ -181,7 +179,7 @@ class SeparatorDisplay:
 
         Parameters
         ----------
-        estimator : fitted linear classifier of two classes, alone or at the end of a pipeline
+        estimator : fitted linear classifier, alone or at the end of a pipeline
             The data are drawn as it sees them, behind the transformers.
         X : array-like of shape (n_samples, 2)
         y : array-like of shape (n_samples,)
@@ -229,24 +227,27 @@ class SeparatorDisplay:
         SeparatorDisplay
         """
         views = [linear_view(estimator, X, "model") for estimator in estimators.values()]
+        seen, y = _two_dimensional(views[0].X, y)
+        n_classes = len(np.unique(y))
+        shape = (1 if n_classes == 2 else n_classes, 2)
         for name, view in zip(estimators, views, strict=True):
-            if view.coef.shape != (1, 2):
+            if view.coef.shape != shape:
                 raise ValueError(
                     f"The classifier {name!r} has coefficients of shape {view.coef.shape}: this "
-                    f"picture is of two classes and "
-                    "two features, shape (1, 2)."
+                    f"picture is of {n_classes} classes and two features, shape {shape}."
                 )
         if threat is None:
             given = _trained(unwrapped(next(iter(estimators.values())))[1], q, eps)
         else:
             _refuse_beside(threat, q, eps)
             given = {"threat": views[0].bound(threat)}
-        seen, y = _two_dimensional(views[0].X, y)
+        coef = np.stack([view.coef for view in views])
+        intercept = np.stack([view.intercept for view in views])
         return cls(
             seen,
             y,
-            coef=np.concatenate([view.coef for view in views]),
-            intercept=np.concatenate([view.intercept for view in views]),
+            coef=coef[:, 0] if n_classes == 2 else coef,
+            intercept=intercept[:, 0] if n_classes == 2 else intercept,
             names=list(estimators),
             feature_names=_feature_names(X),
             **given,
@@ -279,9 +280,8 @@ class SeparatorDisplay:
         ax.set(xlabel=self.feature_names[0], ylabel=self.feature_names[1])
         self.points_ = []
         drawn = []
-        for (label, outline), color, marker in zip(
-            outlines.items(), _CLASS_COLORS, _CLASS_MARKERS, strict=True
-        ):
+        for i, (label, outline) in enumerate(outlines.items()):
+            color, marker = style(i)["color"], _CLASS_MARKERS[i % len(_CLASS_MARKERS)]
             points = self.X[self.y == label]
             self.points_.append(
                 ax.scatter(
@@ -295,7 +295,7 @@ class SeparatorDisplay:
                 )
                 ax.add_collection(drawn[-1])
         self.balls_ = drawn or None
-        self.lines_ = [self._draw_line(ax, i, 0.5 * (low + high)) for i in range(len(self.coef))]
+        self.lines_ = [self._draw_line(ax, i, low, high) for i in range(len(self.coef))]
         if own_axes:
             # beside the data, not on them
             ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0)
@@ -304,22 +304,24 @@ class SeparatorDisplay:
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
-    def _draw_line(self, ax: Any, i: int, middle: np.ndarray) -> Any:
-        """The line <w, x> + b = 0 of the i-th classifier, through its point nearest to the middle
-        of the picture.
-        """
-        w = self.coef[i]
-        if not w.any():
+    def _draw_line(self, ax: Any, i: int, low: np.ndarray, high: np.ndarray) -> Any:
+        """The boundary of the i-th classifier, in a picture between two corners."""
+        from matplotlib.collections import LineCollection
+
+        W, b = self.coef[i], self.intercept[i]
+        middle, reach = 0.5 * (low + high), float(np.linalg.norm(high - low))
+        # the first colours are those of the classes
+        look = style(i, first_color=len(self.points_))
+        if not np.any(W if W.ndim == 1 else W - W[0]):
             raise ValueError(
                 f"The classifier {self.names[i]!r} has no boundary to draw: its coefficients are "
-                "zero."
+                f"{'zero' if W.ndim == 1 else 'those of one class for all'}."
             )
-        start = middle - (middle @ w + self.intercept[i]) / (w @ w) * w
-        end = start + np.array([-w[1], w[0]]) / np.linalg.norm(w)
-        # the first colours are those of the classes
-        return ax.axline(
-            start, end, label=self.names[i], **style(i, first_color=len(_CLASS_COLORS))
-        )
+        if W.ndim == 1:
+            start, along = _line(W, b, middle)
+            return ax.axline(start, start + along, label=self.names[i], **look)
+        segments = _shared_boundaries(W, b, middle, reach)
+        return ax.add_collection(LineCollection(segments, label=self.names[i], **look))
 
     def _outlines(self, label: Any) -> np.ndarray:
         """The corners of the polygon of each sample of a class, of shape (n, n_corners, 2): the
@@ -364,6 +366,35 @@ def _refuse_beside(threat: Threat, q: float | None, eps: float | None) -> None:
         )
 
 
+def _line(w: np.ndarray, b: float, middle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The point of the line <w, x> + b = 0 that is nearest to the middle, and its direction."""
+    start: np.ndarray = middle - (middle @ w + b) / (w @ w) * w
+    return start, np.array([-w[1], w[0]]) / np.linalg.norm(w)
+
+
+def _shared_boundaries(
+    coef: np.ndarray, intercept: np.ndarray, middle: np.ndarray, reach: float
+) -> np.ndarray:
+    """Where two of K classes share the largest score, up to a distance from the middle: segments
+    (m, 2, 2).
+    """
+    segments = []
+    for low, high in combinations(range(len(coef)), 2):
+        over, lead = coef[low] - coef, intercept[low] - intercept
+        if not over[high].any():
+            continue
+        start, along = _line(over[high], lead[high], middle)
+        others = np.delete(np.arange(len(coef)), [low, high])
+        # the lead over another class at start + t along is at_start + slope t
+        at_start, slope = over[others] @ start + lead[others], over[others] @ along
+        ends = -at_start / np.where(slope == 0, 1.0, slope)
+        first = max([-reach, *ends[slope > 0]])
+        last = min([reach, *ends[slope < 0]])
+        if first < last and not np.any((slope == 0) & (at_start < 0)):
+            segments.append([start + first * along, start + last * along])
+    return np.array(segments).reshape(-1, 2, 2)
+
+
 def _circle() -> np.ndarray:
     """Points on the unit circle, in order."""
     angles = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
@@ -373,12 +404,11 @@ def _circle() -> np.ndarray:
 def _two_dimensional(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     refuse_lazy(X=X, y=y)
     X, y = check_X_y(X, y, dtype=np.float64)
-    classes = np.unique(y)
-    if X.shape[1] != 2 or len(classes) != 2:
+    n_classes = len(np.unique(y))
+    if X.shape[1] != 2 or n_classes < 2:
         raise ValueError(
-            f"The picture is of two features and two classes, got {X.shape[1]} and {len(classes)}. "
-            f"It lays the lines of several separators over each other; of more classes each would "
-            f"be a partition of the plane. Draw two classes at a time: X[np.isin(y, two_classes)]."
+            f"The picture is of two features and at least two classes, got {X.shape[1]} and "
+            f"{n_classes}. Draw two features at a time: X[:, [0, 1]]."
         )
     return X, y
 

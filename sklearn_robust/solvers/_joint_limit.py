@@ -7,8 +7,8 @@ The minimiser of the smooth convex function
 under the exponential loss L tends in direction to the separator of least 2-norm as :math:`\lambda
 \to 0`. L-BFGS follows it for smaller and smaller :math:`\lambda`, with smoothed pair penalties
 (`_joint_start`). At the minimiser :math:`\lambda W` is what the flow of the perturbations leaves of
-the weighted sum G: the weights prove the bound :math:`\lambda \|W\|_2` on the margin, which exceeds
-the margin at W, relative to it, by at most
+the weighted sum G: the weights prove the bound :math:`\lambda \|W\|_2` on the margin. The margin of
+W lacks at most this share of it:
 
 .. math:: \frac{-\sum_{ik} a_{ik} \log(a_{ik} / s_i) - \log \min_i s_i}{\lambda \|W\|_2^2}.
 
@@ -46,20 +46,29 @@ from sklearn_robust.threats import ProximalThreat, require
 
 _NORM = LpNorm(2)
 _FIRST_RIDGE = 0.06  # in units of the data
-_FALL = 0.5  # factor of the ridge from one stage to the next
-_FIRST_ITERATIONS = 20  # of the first stage, which starts at 0
+_FALL = 0.4  # factor of the ridge from one stage to the next
+_FIRST_ITERATIONS = 20  # iterations of the first stage, which starts at 0
 # largest entry of the gradient at the end of a stage, relative to the mean size of the ridge's
 _ACCURACY = 0.15
-_MEMORY = 30  # pairs of differences that L-BFGS keeps: small ridges are ill-conditioned
+_MEMORY = 50  # pairs of differences that L-BFGS keeps: small ridges are ill-conditioned
 _SMOOTHING = 0.01  # smoothing of the penalties, relative to the mean size of the coefficients
 # entries of arrays over classes and samples, and over pairs and features, that all iterations may
 # compute: some minutes, and enough for a thousand classes
-_MOST_ENTRIES = 15_000_000_000
+_MOST_ENTRIES = 20_000_000_000
 
 
 @dataclass(frozen=True)
 class JointLimit:
-    """A separator with its certificate, and the iterations of L-BFGS that led to it."""
+    """The end of the search for the separator of least 2-norm.
+
+    Attributes
+    ----------
+    certified : Certified
+        The predictor, with arrays (K, d), (K, 0) and (K,), a smallest robust margin of 1 where it
+        separates, and the margin and its bound as floats.
+    n_iter : int
+        Iterations of L-BFGS.
+    """
 
     certified: Certified
     n_iter: int

@@ -230,6 +230,12 @@ def test_without_matplotlib_the_message_is_that_of_scikit_learn(cancer, monkeypa
         RobustAccuracyDisplay.from_estimator(models["robust"], X, y)
 
 
+def distance(point, start, end):
+    along = end - start
+    share = np.clip((point - start) @ along / (along @ along), 0, 1)
+    return np.linalg.norm(point - start - share * along)
+
+
 PLANE = np.array([[2.0, 1.5], [1.0, -1.0], [2.5, 0.0], [-1.0, 1.0], [-2.0, 0.5], [-1.5, -2.0]])
 LABELS = np.array(["up", "up", "up", "down", "down", "down"])
 
@@ -261,6 +267,32 @@ class TestSeparator:
         assert legend(display.ax_) == ["class down", "class up", "p = 1", "p = 2"]
         assert distinct(display.lines_)
         np.testing.assert_array_equal(display.points_[1].get_offsets(), shifted[LABELS == "up"])
+
+    def test_boundaries_of_several_classes(self):
+        rng = np.random.default_rng(0)
+        y = np.arange(20) % 4
+        X = np.array([[3, 0], [-2, 2.5], [-2, -2.5], [0.5, 5]])[y] + 0.5 * rng.normal(size=(20, 2))
+        display = SeparatorDisplay.from_data(X, y, q=2, eps=0.3, p=(2,))
+        W, b = display.coef[0], display.intercept[0]
+        assert W.shape == (4, 2)
+        segments = np.array(display.lines_[0].get_segments())
+        assert 3 <= len(segments) <= 6
+        for share in (0.01, 0.5, 0.99):
+            scores = (1 - share) * segments[:, 0] + share * segments[:, 1]
+            second, first = np.sort(scores @ W.T + b, axis=1).T[-2:]
+            np.testing.assert_allclose(first, second)
+        # each change of the class on the way between two samples is a crossing
+        for way in (X[0] + np.linspace(0, 1, 500)[:, None] * (x - X[0]) for x in X[1:4]):
+            changes = np.flatnonzero(np.diff((way @ W.T + b).argmax(axis=1)))
+            for at in changes:
+                assert min(distance(way[at], *segment) for segment in segments) < 0.02
+        for ball in display.balls_:
+            corners = np.concatenate([path.vertices for path in ball.get_paths()])
+            assert len(np.unique((corners @ W.T + b).argmax(axis=1))) == 1
+        model = RobustLinearClassifier(eps=0.1).fit(X, y)
+        two = SeparatorDisplay.from_estimators({"model": model, "again": model}, X, y)
+        assert two.coef.shape == (2, 4, 2)
+        assert two.eps == 0.1
 
     @pytest.mark.parametrize("layout", [None, "constrained"])
     def test_legends_stay_in_their_panels(self, layout):
@@ -308,7 +340,7 @@ class TestSeparator:
             np.testing.assert_allclose(np.ptp(corners, axis=0), 2 * (eps or 0.1) * scale)
 
     def test_messages(self):
-        with pytest.raises(ValueError, match="two features and two classes, got 1 and 2"):
+        with pytest.raises(ValueError, match="two features and at least two classes, got 1 and 2"):
             SeparatorDisplay.from_data(PLANE[:, :1], LABELS, eps=0.1)
         with pytest.raises(NotSeparableError):
             SeparatorDisplay.from_data(PLANE, LABELS, eps=5.0)
