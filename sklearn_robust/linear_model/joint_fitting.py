@@ -307,9 +307,7 @@ def _updated(solution: Solution, new: Solution) -> Solution:
     return replace(new, separable=separable)
 
 
-def constant_predictor(
-    problem: JointProblem, loss: MarginLoss
-) -> tuple[JointEvaluation, float]:
+def constant_predictor(problem: JointProblem, loss: MarginLoss) -> tuple[JointEvaluation, float]:
     """The coefficients 0 with their best intercepts, of the class means, and the lower bound on the
     log-risk of every predictor that their weights prove; -inf where they prove none.
     """

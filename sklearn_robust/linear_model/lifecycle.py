@@ -27,7 +27,6 @@ from sklearn_robust.solvers import Solution
 from sklearn_robust.summed import SummedJointProblem, SummedProblem
 from sklearn_robust.threats import ProximalThreat, is_ball, offers
 
-
 AnyFit = Fit | JointFit | SummedFit | SummedJointFit
 
 

@@ -251,9 +251,7 @@ class _SweepOf:
         return _Swept(np.array(least), LeastRows.of(self.count, scores, samples, below))
 
 
-def drawn_rows(
-    problem: SummedSamples, classes: tuple[float | None, ...], count: int
-) -> RowSet:
+def drawn_rows(problem: SummedSamples, classes: tuple[float | None, ...], count: int) -> RowSet:
     """About so many rows at random, alike many of each class; None is all classes together."""
     first, *rest = problem.total(_Drawn(classes, -(-count // len(classes))))
     return reduce(RowSet.joined, (drawn.rows() for drawn in rest), first.rows())

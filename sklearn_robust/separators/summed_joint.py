@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import best_intercept, certify, robust_margin
-from sklearn_robust.norms import LpNorm, Norm
+from sklearn_robust.norms import Norm
 from sklearn_robust.separators._engine_choice import DEFAULT_TOL
 from sklearn_robust.separators._joint_ratio import certified_ratio, ratio_intercept
 from sklearn_robust.separators.joint import (
@@ -244,9 +244,7 @@ class _SweepOf:
         margins = self.margins(problem)
         samples = Samples(problem.rows, problem.y, problem.log_weight)
         below = np.flatnonzero(margins < self.level)
-        return _Swept(
-            float(margins.min()), LeastRows.of(self.count, margins, samples, below)
-        )
+        return _Swept(float(margins.min()), LeastRows.of(self.count, margins, samples, below))
 
     def margins(self, problem: JointProblem) -> np.ndarray:
         """The margin of each sample against its closest rival, (m,)."""

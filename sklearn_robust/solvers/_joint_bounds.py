@@ -208,9 +208,7 @@ class DualBounds:
 
     # -- weights, a block of samples at a time
 
-    def _scaled(
-        self, source: Source, factors: np.ndarray
-    ) -> Iterator[tuple[slice, np.ndarray]]:
+    def _scaled(self, source: Source, factors: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         """The weights of a point or an array times the factors of their pairs of classes."""
         if isinstance(source, RiskPoint):
             blocks = self.model.weight_blocks(source)

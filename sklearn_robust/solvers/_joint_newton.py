@@ -33,9 +33,7 @@ class NewtonSystems:
         The residual of a system, relative, in the norm of the inverse factor.
     """
 
-    def __init__(
-        self, model: JointModel, differences: PairDifferences, precision: float
-    ) -> None:
+    def __init__(self, model: JointModel, differences: PairDifferences, precision: float) -> None:
         self.model = model
         self.precision = precision
         self.differences = differences

@@ -314,9 +314,7 @@ class EntropySums:
     log_ratio: float
 
     def __add__(self, other: EntropySums) -> EntropySums:
-        return EntropySums(
-            self.dual_sum + other.dual_sum, max(self.log_ratio, other.log_ratio)
-        )
+        return EntropySums(self.dual_sum + other.dual_sum, max(self.log_ratio, other.log_ratio))
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,6 @@ from sklearn_robust.solvers._joint_risk import (
     JointSolution,
     minimise_joint_risk,
 )
-from sklearn_robust.solvers._joint_start import PairDifferences
 from sklearn_robust.solvers.solution import Monitor, Monitoring
 from sklearn_robust.summed import SummedJointProblem
 
@@ -53,7 +52,9 @@ def minimise_summed_joint_risk(
     max_iter: int = 100,
     start: tuple[np.ndarray, np.ndarray] | None = None,
     monitors: Sequence[Monitor] = (),
-    record: Callable[[np.ndarray, np.ndarray, float], None] = lambda coef, intercept, log_risk: None,
+    record: Callable[[np.ndarray, np.ndarray, float], None] = lambda coef, intercept, log_risk: (
+        None
+    ),
 ) -> JointSolution:
     """Minimise the joint robust risk of samples known by sums, or find a predictor that separates
     the classes; see `minimise_joint_risk`.

@@ -143,9 +143,7 @@ def test_rows_in_blocks_have_the_public_answers():
     assert found.dual_coef.shape == (K, len(found.y)) == (K, len(found.X))
     two = BlockRows(Cut(X, (y > 0) * 2 - 1, stops=(60,)))
     scale = [1, 2, 0.5]
-    in_units, of_array = (
-        max_margin(*data, scale=scale, **shared) for data in ((two,), (X, y > 0))
-    )
+    in_units, of_array = (max_margin(*data, scale=scale, **shared) for data in ((two,), (X, y > 0)))
     assert in_units.margin == pytest.approx(of_array.margin, rel=1e-7, abs=1e-8)
     with pytest.raises(ValueError, match="y must be left out"):
         min_norm_separator(rows, labels, p=2, eps=0.02, **shared)

@@ -1,4 +1,6 @@
-"""The joint minimiser in sweeps: its sums against those of all samples, its answer against arrays."""
+"""The joint minimiser in sweeps: its sums against those of all samples, its answer against that on
+arrays.
+"""
 
 from functools import reduce
 from operator import add
@@ -13,13 +15,13 @@ from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.rows import LocalReduction, Survey
+from sklearn_robust.solvers import _joint_sums as sums
 from sklearn_robust.solvers import (
     joint_figures,
     minimise_joint_risk,
     minimise_summed_joint_risk,
     summed_joint_risk,
 )
-from sklearn_robust.solvers import _joint_sums as sums
 from sklearn_robust.solvers._joint_model import Direction, JointModel, Units
 from sklearn_robust.summed import SummedJointProblem
 from sklearn_robust.threats import LpBall
@@ -105,9 +107,7 @@ def test_the_answer_is_that_of_the_array(loss, q, fit_intercept, scale):
     assert problem.reduction.source.readings <= 160
     compare(found, X, y, weight, LOSSES[loss], **threat)
     assert found.weights.shape == (K, 0)
-    log_risk, margin = joint_figures(
-        problem, LOSSES[loss], LpNorm(2), found.coef, found.intercept
-    )
+    log_risk, margin = joint_figures(problem, LOSSES[loss], LpNorm(2), found.coef, found.intercept)
     assert log_risk == pytest.approx(found.log_risk, abs=1e-12)
     assert margin < 0
 
@@ -135,7 +135,11 @@ def test_blocks_of_one_class_and_of_no_weight():
     X, y, _ = draw()
     order = np.argsort(y, kind="stable")
     X, y, weight = X[order], y[order], np.where(np.arange(90) % 30 < 3, 0.0, 1.0)
-    pieces = [np.flatnonzero(weight == 0), *np.split(np.flatnonzero(weight > 0), 9), np.empty(0, int)]
+    pieces = [
+        np.flatnonzero(weight == 0),
+        *np.split(np.flatnonzero(weight > 0), 9),
+        np.empty(0, int),
+    ]
     problem, loss = summed(X, y, weight, pieces=pieces), LOSSES["exponential"]
     found = minimise_summed_joint_risk(problem, loss)
     compare(found, X, y, weight, loss, q=INF, eps=0.05, fit_intercept=True)
