@@ -224,7 +224,7 @@ class JointMinimisation:
         Whether a monitor has stopped the solver.
     """
 
-    precision: ClassVar[float] = 1e-3  # of Newton systems
+    precision: ClassVar[float] = 1e-3  # see NewtonSystems
 
     def __init__(self, model: JointModel, tol: float, monitoring: Monitoring) -> None:
         self.problem = problem = model.problem
