@@ -28,6 +28,7 @@ from sklearn_robust.solvers import _joint_sums as sums
 from sklearn_robust.solvers._joint_bounds import DualBounds, Mixture, Source
 from sklearn_robust.solvers._joint_cones import PairCones
 from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint, Units
+from sklearn_robust.solvers._joint_newton import NewtonSystems
 from sklearn_robust.solvers._joint_risk import (
     JointMinimisation,
     JointSolution,
@@ -270,6 +271,14 @@ class _SummedMinimisation(JointMinimisation):
         part = replace(_problem_of(self.problem, drawn), log_weight=log_weight)
         found = minimise_joint_risk(part, self.whole.loss, tol=_START_TOL)
         self.coef = self.whole.from_predictor(found.coef, found.intercept)
+
+    def _first_cones(
+        self, systems: NewtonSystems, smoothing: float, max_iter: int
+    ) -> PairCones | None:
+        """The start is the minimiser of few samples: it is centred on all of them first."""
+        if not len(self.whole.low) or not len(self.differences.columns):
+            return None
+        return self._centred(systems, smoothing, max_iter)
 
     def _stages(self, max_iter: int) -> None:
         self._approach(max_iter)
