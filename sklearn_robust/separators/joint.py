@@ -26,6 +26,7 @@ from sklearn_robust.separators._joint_margin_form import (
 )
 from sklearn_robust.separators._joint_program import JointPoint, JointProgram
 from sklearn_robust.separators._joint_radius import enclose_radius
+from sklearn_robust.separators._joint_sets import separate_against_sets
 from sklearn_robust.separators._joint_working_sets import points_on_sets, suits_sets
 from sklearn_robust.separators._max_margin_form import SolverFailure
 from sklearn_robust.separators.separator import NotSeparableError
@@ -54,7 +55,7 @@ def solve_joint_separator(problem: JointProblem, norm: Norm, tol: float = DEFAUL
     Parameters
     ----------
     problem : JointProblem
-        On NumPy or scipy.sparse data, with an l_q ball.
+        On NumPy or scipy.sparse data, with an l_q ball or sets of samples.
     norm : Norm
         An `LpNorm` or a `SchattenNorm` on the K d coefficients.
     tol : float, default=1e-8
@@ -74,6 +75,9 @@ def solve_joint_separator(problem: JointProblem, norm: Norm, tol: float = DEFAUL
         If every solver failed, or they neither found a separator nor proved that there is none.
     """
     problem, tol = in_float64(problem), reachable_tol(norm, tol)
+    in_cones = problem.in_cones()
+    if in_cones is not None:
+        return separate_against_sets(in_cones, norm, tol)
     answer = maximise_joint_margin(problem, norm, tol)
     if answer.margin > 0:
         return answer

@@ -16,6 +16,7 @@ import numpy as np
 from sklearn_robust._parameters import check_exponent, check_number, check_radii
 from sklearn_robust.certificates import Certified, Point, cancelling_weights
 from sklearn_robust.joint import JointProblem
+from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows
@@ -41,6 +42,7 @@ from sklearn_robust.separators.separator import (
     read_threat,
     warn_of_gap,
 )
+from sklearn_robust.solvers import minimise_robust_risk
 from sklearn_robust.threats import ConicThreat, LpBall, Threat, check_radius, is_ball, require
 
 # Relative precision to which eps* is computed, and by which ||Z^T a||_q may exceed eps in a proof.
@@ -101,8 +103,7 @@ def min_norm_separator(
     threat : Threat, optional
         A set of `sklearn_robust.threats` in place of q, eps and scale: in the program
         :math:`\max_{\delta \in U} \langle -y_i w, \delta \rangle` takes the place of the penalty.
-        For two classes, or one symmetric set that all samples share, which must be in cones. It is
-        solved by a cone program.
+        The sets must be in cones. It is solved by a cone program.
     sample_radius : array-like of shape (n,), optional
         A factor >= 0 on the set of each sample, beside a threat.
 
@@ -187,7 +188,7 @@ def min_norm_separator(
     check_number(tol, "tol", low=0, strict=True)
     separator, tol = _solve(problem, p, tol)
     warn_of_gap(separator.relative_gap, tol)
-    return separator.on(X, y)
+    return separator.on(X, y, threat, sample_radius)
 
 
 def separator_path(
@@ -347,10 +348,15 @@ def solve_conic_separator(problem: RobustProblem, norm: LpNorm, tol: float) -> C
     star = largest_factor(one, tol)
     if star.margin > unit:  # its separator is robust, if not the one of least norm
         return certify_direction(problem, norm, star.coef, answer)
-    if star.bound <= unit * (1 + _TOL_EPS_STAR):
+    proof = star.weights
+    proven = star.bound <= unit * (1 + _TOL_EPS_STAR)
+    if not proven:  # the weights at the minimiser of a risk may prove it
+        end = minimise_robust_risk(problem, LOSSES["exponential"], norm)
+        proven, proof = end.separable[0] is False, end.weights[0]
+    if proven:
         threat = type(problem.threat).__name__
         raise NotSeparableError(
-            1.0, star.margin / unit, star.weights, problem.fit_intercept, threat=threat
+            1.0, min(star.margin / unit, 1.0), proof, problem.fit_intercept, threat=threat
         )
     raise RuntimeError(
         f"The solvers neither found a robust separator for threat={problem.threat!r} nor proved "

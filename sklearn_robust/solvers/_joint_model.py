@@ -389,26 +389,34 @@ class JointModel:
         index[self.low, self.high] = index[self.high, self.low] = np.arange(P)
         return index
 
-    def hessian_estimate(self, at: RiskPoint) -> np.ndarray:
-        """The upper triangle of the Hessian at a point from a sample of rows, (N, N) with N = K (d
-        + 1) + P; what is below the diagonal is arbitrary.
+    def hessian_estimate(self, at: RiskPoint, features: np.ndarray) -> np.ndarray:
+        """The upper triangle of the Hessian at a point from a sample of rows, (N, N) with N = K (f
+        + 1) + P, in the coefficients of f features, the intercepts and the norms of the pairs; what
+        is below the diagonal is arbitrary.
 
         Rows are drawn systematically in proportion to their weight, and weighted by its inverse.
         """
-        chosen, factor = self._sample(at.of_sample, _ROWS_PER_UNKNOWN * at.gradient.coef.size)
-        matrix = self.curvature_estimate(at, chosen, factor)
+        size = self.problem.n_classes * (len(features) + 1)
+        chosen, factor = self._sample(at.of_sample, _ROWS_PER_UNKNOWN * size)
+        matrix = self.curvature_estimate(at, features, chosen, factor)
         if self.logarithmic and len(chosen) == len(self.problem.y):
             # a sample of rows could make it indefinite; without it conjugate gradients take one
             # more step
-            gradient = at.gradient.flat()
-            matrix -= np.outer(gradient, gradient)
+            self.remove_square(matrix, at, features)
         return matrix
 
+    def remove_square(self, matrix: np.ndarray, at: RiskPoint, features: np.ndarray) -> None:
+        """Subtract from a matrix the square of the gradient: the Hessian of the logarithm has it."""
+        columns = np.append(features, self.problem.n_features)
+        gradient = Direction(at.gradient.coef[:, columns], at.gradient.pairs).flat()
+        matrix -= np.outer(gradient, gradient)
+
     def curvature_estimate(
-        self, at: RiskWeights, chosen: np.ndarray, factor: np.ndarray
+        self, at: RiskWeights, features: np.ndarray, chosen: np.ndarray, factor: np.ndarray
     ) -> np.ndarray:
         """The same of these rows, times a factor each, without the change of the factor 1 / L."""
-        K, d1 = self.problem.n_classes, self.problem.n_features + 1
+        columns = np.append(features, self.problem.n_features)
+        K, d1 = self.problem.n_classes, len(columns)
         P, size = len(self.low), K * d1
         coefs = np.zeros((K, d1, K, d1))
         by_pair = np.zeros((size, P + 1))  # the last column is that of no pair, c with itself
@@ -417,10 +425,12 @@ class JointModel:
             mine = self.problem.y[chosen] == c
             if not mine.any():
                 continue
-            columns = self.radius * self._add_class(coefs, at, c, chosen[mine], factor[mine])
+            X = self.features(chosen[mine])
+            X = X if d1 == X.shape[1] else X[:, columns]
+            by_own = self.radius * self._add_class(coefs, at, c, X, chosen[mine], factor[mine])
             places = self.pair_index[c]
-            by_pair[:, places] += columns.reshape(size, K)
-            pairs[places[:, None], places] += self.radius * columns[:, -1]
+            by_pair[:, places] += by_own.reshape(size, K)
+            pairs[places[:, None], places] += self.radius * by_own[:, -1]
         matrix = np.zeros((size + P, size + P))
         matrix[:size, :size] = coefs.reshape(size, size)
         matrix[:size, size:] = by_pair[:, :P]
@@ -431,6 +441,28 @@ class JointModel:
             matrix[:, intercepts] = 0.0
             matrix[intercepts, intercepts] = 1.0
         return matrix
+
+    def hessian_blocks(self, at: RiskPoint) -> np.ndarray:
+        """The blocks of the Hessian at a point in the coefficients of one feature, (d, K, K); of
+        the risk without its logarithm.
+        """
+        assert at.weights is not None
+        K, d = self.problem.n_classes, self.problem.n_features
+        blocks = np.zeros((d, K * K))
+        length = max(1, _BLOCK_ENTRIES // max(K * K, d))
+        inverse = at.share_of_weight
+        for start in range(0, len(self.problem.y), length):
+            rows = np.arange(start, min(start + length, len(self.problem.y)))
+            shares = (at.weights[:, rows] * inverse[rows]).T
+            weight = at.of_sample[rows]
+            curvature = at.curvature[rows]
+            against = -shares
+            against[np.arange(len(rows)), self.problem.y[rows]] = 1.0
+            of_scores = curvature[:, None, None] * against[:, :, None] * against[:, None, :]
+            of_scores -= weight[:, None, None] * shares[:, :, None] * shares[:, None, :]
+            of_scores[:, np.arange(K), np.arange(K)] += weight[:, None] * shares
+            blocks += (self.features(rows)[:, :-1] ** 2).T @ of_scores.reshape(len(rows), K * K)
+        return blocks.reshape(d, K, K)
 
     def _sample(self, of_sample: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows, and the factor of the weight of each."""
@@ -444,14 +476,20 @@ class JointModel:
         return chosen, 1 / (most * share[chosen])
 
     def _add_class(
-        self, coefs: np.ndarray, at: RiskWeights, c: int, rows: np.ndarray, factor: np.ndarray
+        self,
+        coefs: np.ndarray,
+        at: RiskWeights,
+        c: int,
+        X: np.ndarray,
+        rows: np.ndarray,
+        factor: np.ndarray,
     ) -> np.ndarray:
-        """Add the upper triangle of the Hessian that rows of class c make to one in coefficients,
-        (K, d + 1, K, d + 1); all of its columns of intercepts, (K, d + 1, K).
+        """Add the upper triangle of the Hessian that rows of class c make, of features X (m, f + 1)
+        with a column of ones, to one in coefficients, (K, f + 1, K, f + 1); all of its columns of
+        intercepts, (K, f + 1, K).
         """
         K, d1 = coefs.shape[:2]
         before = coefs[..., -1].copy()
-        X = self.features(rows)
         assert at.weights is not None
         shares = (at.weights[:, rows] * at.share_of_weight[rows]).T
         weight = factor * at.of_sample[rows]

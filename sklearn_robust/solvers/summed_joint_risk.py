@@ -28,7 +28,7 @@ from sklearn_robust.solvers import _joint_sums as sums
 from sklearn_robust.solvers._joint_bounds import DualBounds, Mixture, Source
 from sklearn_robust.solvers._joint_cones import PairCones
 from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint, Units
-from sklearn_robust.solvers._joint_newton import NewtonSystems
+from sklearn_robust.solvers._joint_newton import MOST_DENSE, NewtonSystems
 from sklearn_robust.solvers._joint_risk import (
     JointMinimisation,
     JointSolution,
@@ -139,14 +139,14 @@ class SummedJointModel(JointModel):
         along = sums.CurvatureAlong(self.weights_of(at), step)
         return self.summed.total_of_parts(along)
 
-    def hessian_estimate(self, at: RiskPoint) -> np.ndarray:
+    def hessian_estimate(self, at: RiskPoint, features: np.ndarray) -> np.ndarray:
         drawn = self.draw(at, _DRAWN * at.gradient.coef.size)
         model = self.function.on(_problem_of(self.problem, drawn))
         every = np.arange(len(drawn.y))
-        matrix = model.curvature_estimate(self.weights_of(at).of(model), every, drawn.factor)
+        weights = self.weights_of(at).of(model)
+        matrix = model.curvature_estimate(weights, features, every, drawn.factor)
         if self.logarithmic and len(every) == self.n_samples:
-            gradient = at.gradient.flat()
-            matrix -= np.outer(gradient, gradient)
+            self.remove_square(matrix, at, features)
         return matrix
 
     def draw(self, at: RiskPoint, most: int) -> sums.DrawnSamples:
@@ -255,6 +255,11 @@ class _SummedMinimisation(JointMinimisation):
     def _ends_descent(self, coef: np.ndarray, point: RiskPoint) -> bool:
         self.record(*self.model.predictor(coef), point.log_risk)
         return super()._ends_descent(coef, point)
+
+    def _has_interior_point(self) -> bool:
+        # the blocks of a Hessian with more unknowns are not known by sums
+        few = self.coef.size + len(self.model.low) <= MOST_DENSE
+        return few and super()._has_interior_point()
 
     def _approach(self, max_iter: int) -> None:
         """The minimiser on samples that are drawn from all; as they are where a start is given."""

@@ -80,6 +80,7 @@ def assert_same_direction(one, other):
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(
@@ -97,6 +98,7 @@ def test_row_sets_agree_with_all_rows(
     assert_same_direction(found, solve_interior_point(form, 1e-10))
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(
@@ -147,6 +149,24 @@ def test_very_many_rows_need_few_rounds_and_few_rows(on_row_sets, p):
     assert found.gap <= 1e-8
     assert len(sets) <= 15
     assert len(np.unique(np.concatenate(sets)[:, 0])) <= 25 * 6
+
+
+def test_the_rows_of_a_sample_spare_sweeps_over_all_rows(on_row_sets, monkeypatch):
+    problem, sweeps = linear_teacher(16_000, 6, 1, INF, 0.02), []
+
+    def counted(self, *given, sweep=working_sets._RowsOfProblem.sweep):
+        sweeps.append(self.shape[0])
+        return sweep(self, *given)
+
+    monkeypatch.setattr(working_sets._RowsOfProblem, "sweep", counted)
+    expected = on_row_sets(problem, 2)[0]
+    alone = len(sweeps)
+    monkeypatch.setattr(working_sets, "_SAMPLED_RATIO", 1000)
+    found = on_row_sets(problem, 2)[0]
+    assert found.gap <= 1e-8
+    assert found.margin == pytest.approx(expected.margin, rel=1e-8)
+    assert set(sweeps[alone:]) == {1000, 16_000}
+    assert sweeps[alone:].count(16_000) < alone
 
 
 def test_samples_of_weight_zero_are_left_out(on_row_sets):

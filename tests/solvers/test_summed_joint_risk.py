@@ -123,7 +123,7 @@ def test_hard_forms_of_data(kind, monkeypatch):
     elif kind == "sparse":
         X = sparse.csr_array(np.where(X > 1, X, 0))
     else:  # L-BFGS
-        monkeypatch.setattr("sklearn_robust.solvers._joint_risk._MOST_UNKNOWNS", 5)
+        monkeypatch.setattr("sklearn_robust.solvers.summed_joint_risk.MOST_DENSE", 5)
         tol = 2e-3
     problem, loss = summed(X, y, weight, q=2, eps=eps), LOSSES["logistic"]
     found = minimise_summed_joint_risk(problem, loss, tol=tol)
