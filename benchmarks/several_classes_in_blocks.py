@@ -1,10 +1,9 @@
-"""Claims: several classes in blocks, by sums over the samples, have the risk and the separator of the
-array within their gaps: the minimiser in about 60 to 80 sweeps, the separator in at most 25 rounds
-and with few samples moved; and 0.5 to 4 times the CPU time of the array.
+"""Claims: several classes in blocks, by sums over the samples, have the risk and the separator of
+the array within their gaps: the minimiser in 50 to 80 sweeps, the separator in at most 25.
 
 Gaussian samples of a linear teacher of K classes, with noise (minimiser) or with a margin
-(separator), in blocks of 50 000; one thread a process, CPU time. "Largest sum" is the largest result
-that one sweep brings to the driver, the rows that it draws included.
+(separator), in blocks of 50 000; one thread a process, CPU time. "Largest sum" is the largest
+result that one sweep brings to the driver, the rows that it draws included.
 
     python benchmarks/several_classes_in_blocks.py [--samples 1e6] [--jobs 4] [--out FILE]
 
@@ -136,9 +135,10 @@ def main():
     lines = [
         "# Several classes in blocks\n",
         harness.machine(("numpy", "scipy", "scikit-learn")) + "\n",
-        f"By `benchmarks/several_classes_in_blocks.py`: {n} samples, eps = {EPS['risk']} (risk, tol "
-        f"{TOL:g}) and {EPS['separator']} (separator), with intercepts; the gap of the array in "
-        f"brackets; the difference is that of the log-risks, and of the margins relative to them.\n",
+        f"By `benchmarks/several_classes_in_blocks.py`: {n} samples, eps = {EPS['risk']} (risk, "
+        f"tol {TOL:g}) and {EPS['separator']} (separator), with intercepts; the gap of the array "
+        f"in brackets; the difference is that of the log-risks, and of the margins relative to "
+        f"them.\n",
     ]
     jobs = [(setting, n) for setting in [*RISKS, *SEPARATORS]]
     table = []

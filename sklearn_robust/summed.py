@@ -223,8 +223,9 @@ class _OfParts(Generic[S]):
         return reduce(add, (self._part(samples, slice(at, at + length)) for at in starts))
 
     def _part(self, samples: Samples, at: slice) -> S:
-        X, y, log_weight = samples.rows.X[at], samples.y[at], samples.log_weight[at]
-        return self.function(replace(self.form, X=X, y=y, log_weight=log_weight))
+        log_weight = samples.log_weight[at]
+        part = replace(self.form, X=samples.rows.X[at], y=samples.y[at], log_weight=log_weight)
+        return self.function(part)
 
 
 @dataclass(frozen=True)

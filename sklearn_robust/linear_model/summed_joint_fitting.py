@@ -1,4 +1,5 @@
-"""The fit of a linear classifier of several classes against an l_q ball, from sums over its samples.
+"""The fit of a linear classifier of several classes against an l_q ball, from sums over its
+samples.
 
 The stages are those of `summed_fitting`, and the solutions have the form of `joint_fitting`.
 """

@@ -1,4 +1,7 @@
-"""Exact separators of data in blocks, in files or on a cluster: from the problem to the answer."""
+"""Exact separators of data in blocks, in files or on a cluster: from the problem to the answer.
+
+The threat is an l_q ball.
+"""
 
 from __future__ import annotations
 

@@ -117,7 +117,8 @@ def largest_joint_summed_distance(
         coef, intercept = coef / smallest, intercept / smallest
     margin = float(plain.total_of_parts(_RatioOf(coef, intercept)).value)
     if not margin > 0:
-        coef, intercept, margin = np.zeros_like(coef), np.zeros(len(coef)), 0.0
+        coef, intercept = np.zeros_like(coef), np.zeros(len(coef))
+        margin = 0.0
     return SummedSeparator(replace(best, coef=coef, intercept=intercept, margin=margin), rows)
 
 

@@ -278,7 +278,7 @@ class JointMinimisation:
         Whether a monitor has stopped the solver.
     """
 
-    precision: ClassVar[float] = 1e-3  # of Newton systems
+    precision: ClassVar[float] = 1e-3  # see NewtonSystems
 
     def __init__(self, model: JointModel, tol: float, monitoring: Monitoring) -> None:
         self.problem = problem = model.problem
@@ -397,7 +397,7 @@ class JointMinimisation:
     @np.errstate(over="ignore", divide="ignore", invalid="ignore")
     def _interior_point(self, max_iter: int) -> None:
         systems = NewtonSystems(self.model, self.differences, self.precision)
-        cones = self._cones(_SMOOTHING)
+        cones = self._first_cones(systems, _SMOOTHING, max_iter)
         last_length, n_centrings = 1.0, 0
         at = self.model.at(self.coef, self._norms(cones))
         while not self._ends(at, cones) and self.n_newton < max_iter:
@@ -423,6 +423,12 @@ class JointMinimisation:
                 at = self.model.at(self.coef, cones.t)
                 n_centrings += 1
                 last_length = self.widened = 1.0
+
+    def _first_cones(
+        self, systems: NewtonSystems, smoothing: float, max_iter: int
+    ) -> PairCones | None:
+        """The cones at the start; None without adversary."""
+        return self._cones(smoothing)
 
     def _ends(self, at: RiskPoint, cones: PairCones | None) -> bool:
         """Whether the method ends at an iterate, of which the bound and the monitors learn."""

@@ -28,7 +28,7 @@ from sklearn_robust.solvers import _joint_sums as sums
 from sklearn_robust.solvers._joint_bounds import DualBounds, Mixture, Source
 from sklearn_robust.solvers._joint_cones import PairCones
 from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint, Units
-from sklearn_robust.solvers._joint_newton import MOST_DENSE
+from sklearn_robust.solvers._joint_newton import MOST_DENSE, NewtonSystems
 from sklearn_robust.solvers._joint_risk import (
     JointMinimisation,
     JointSolution,
@@ -262,20 +262,33 @@ class _SummedMinimisation(JointMinimisation):
         return few and super()._has_interior_point()
 
     def _approach(self, max_iter: int) -> None:
-        """The minimiser on samples that are drawn from all; as they are where a start is given."""
+        """The minimiser on samples that are drawn from all; that of L-BFGS on all where it is none
+        for all. A start that is given stays.
+        """
         if self.coef.any():
             return
         self.coef[:, -1] = self._constant_intercept()
         at = self.whole.at(self.coef, np.zeros(len(self.whole.low)))
         drawn = self.whole.draw(at, max(_FEWEST, _DRAWN * self.coef.size))
-        log_weight = drawn.log_weight + np.log(drawn.factor)
-        if len(np.unique(drawn.y)) < self.problem.n_classes:
-            super()._approach(max_iter)
-            return
-        log_weight -= np.logaddexp.reduce(log_weight)
-        part = replace(_problem_of(self.problem, drawn), log_weight=log_weight)
-        found = minimise_joint_risk(part, self.whole.loss, tol=_START_TOL)
-        self.coef = self.whole.from_predictor(found.coef, found.intercept)
+        if len(np.unique(drawn.y)) == self.problem.n_classes:
+            log_weight = drawn.log_weight + np.log(drawn.factor)
+            log_weight -= np.logaddexp.reduce(log_weight)
+            part = replace(_problem_of(self.problem, drawn), log_weight=log_weight)
+            found = minimise_joint_risk(part, self.whole.loss, tol=_START_TOL)
+            coef = self.whole.from_predictor(found.coef, found.intercept)
+            # samples that are separable by themselves lead far off
+            if self._log_risk(coef) < at.log_risk:
+                self.coef = coef
+                return
+        super()._approach(max_iter)
+
+    def _first_cones(
+        self, systems: NewtonSystems, smoothing: float, max_iter: int
+    ) -> PairCones | None:
+        """The start is the minimiser of few samples: it is centred on all of them first."""
+        if not len(self.whole.low) or not len(self.differences.columns):
+            return None
+        return self._centred(systems, smoothing, max_iter)
 
     def _stages(self, max_iter: int) -> None:
         self._approach(max_iter)

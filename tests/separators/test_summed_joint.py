@@ -58,9 +58,14 @@ def assert_same(found, expected):
     assert found.margin == pytest.approx(expected.margin, rel=1e-7)
 
 
-@pytest.mark.parametrize("convert", [np.asarray, np.float32, sparse.csr_array])
 @pytest.mark.parametrize(
-    ("p", "q", "fit_intercept"), [(2, INF, True), (1, 2, False), (INF, 1, True)]
+    ("p", "q", "fit_intercept", "convert"),
+    [
+        (2, INF, True, np.asarray),
+        (2, 2, False, np.float32),
+        (1, 2, True, sparse.csr_array),
+        (INF, 1, False, np.asarray),
+    ],
 )
 def test_separators_are_those_of_arrays(p, q, fit_intercept, convert):
     X, y = teacher()
@@ -76,12 +81,12 @@ def test_separators_are_those_of_arrays(p, q, fit_intercept, convert):
     assert bound == pytest.approx(found.certified.bound, rel=1e-4)
 
 
-@pytest.mark.parametrize("q", [1, 2, INF])
+@pytest.mark.parametrize("q", [1, INF])
 def test_eps_star_is_that_of_arrays(q):
-    X, y = teacher(seed=1)
+    X, y = teacher(100, seed=1)
     weight = np.ones(len(y))
     weight[:5], y[:5] = 0, (y[:5] + 1) % K  # wrong labels without weight
-    scale = None if q == 2 else np.array([0.5, 1, 2.0])
+    scale = None if q == 1 else np.array([0.5, 1, 2.0])
     found = largest_joint_summed_distance(summed(X, y, weight, q=q, eps=0, scale=scale))
     expected = max_margin(X[5:], y[5:], q=q, fit_intercept=True, scale=scale)
     assert_same(found.certified, expected)
@@ -89,7 +94,7 @@ def test_eps_star_is_that_of_arrays(q):
         largest_joint_summed_distance(summed(X, y, q=q, eps=0, scale=np.arange(3.0)))
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(st.lists(st.integers(0, 90), max_size=5), st.integers(0, 3))
 def test_any_split_and_order_has_the_same_separator(cuts, seed):
     X, y = teacher(90)

@@ -1,4 +1,6 @@
-"""The joint minimiser in sweeps: its sums against those of all samples, its answer against arrays."""
+"""The joint minimiser in sweeps: its sums against those of all samples, its answer against that on
+arrays.
+"""
 
 from functools import reduce
 from operator import add
@@ -88,7 +90,6 @@ def _few_drawn(monkeypatch):
 @pytest.mark.parametrize(
     ("loss", "q", "fit_intercept", "scale"),
     [
-        ("exponential", 1, True, None),
         ("logistic", 1, False, SCALE),
         ("exponential", 2, False, None),
         ("logistic", 2, True, SCALE),
@@ -97,7 +98,7 @@ def _few_drawn(monkeypatch):
     ],
 )
 def test_the_answer_is_that_of_the_array(loss, q, fit_intercept, scale):
-    X, y, weight = draw(n=200)
+    X, y, weight = draw(n=120)
     weight = weight if scale is None else None
     threat = {"q": q, "eps": 0.05, "scale": scale, "fit_intercept": fit_intercept}
     problem = summed(X, y, weight, **threat)
@@ -174,7 +175,7 @@ def test_data_that_change_are_refused():
 # -- the sums
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     order=st.permutations(range(12)),
     cuts=st.lists(st.integers(1, 11), max_size=5, unique=True).map(sorted),
