@@ -1,15 +1,16 @@
 """Decide whether a certificate of sklearn_robust is true of a data set, in exact arithmetic.
 
     python check.py certificate.json data.csv        (or data.npy; the label is the last column)
-It runs alone, on Python's standard library, and prints VALID and the claim (status 0), or INVALID
-and the first line that fails (1); a traceback is no verdict. Roots, exp and log are safe bounds.
-Class j scores f_j(x) = <w_j, x> + b_j, the first of two classes 0. The robust margin of sample i of
-class j against k is m_ik = f_j(x_i) - f_k(x_i) - eps ||s (w_j - w_k)||_q*, q* the dual exponent.
-Weights a_ik >= 0, as many of each class as against it where intercepts are free, have the sum G =
-sum_ik a_ik (e_j - e_k) x_i^T. Perturbations with ||delta_jk / s||_q <= eps A_jk, A_jk the weight
-between j < k, have the flow F = sum_jk (e_j - e_k) delta_jk^T.
-margin     min_ik m_ik / ||w||_p <= largest margin <= ||G - F||_p* / sum_ik a_ik
-log_risk   Fenchel's bound by weights with G = F <= least log of the risk <= that of the predictor
+prints VALID and the claim (status 0), or INVALID and the first line that fails (1); a traceback is
+no verdict. Roots, exp and log are safe bounds. Sample i of class j moves by delta with ||delta /
+b_i||_q <= 1: b_i is up or down times eps_j r_i, and keeps x_i in limits; ||.||_q of a number q is
+max(largest, sum / q). Class k scores f_k(x) = <w_k, x> + b_k, the first of two 0, and loses to j by
+m_ik = (f_j - f_k)(x_i) - max <w_k - w_j, delta>. Weights a_ik >= 0, as many of a class as against
+it where intercepts are free, sum rows to G = sum_ik a_ik (e_j - e_k) x_i^T, and moves to F: to D of
+two classes, ||D / B||_q <= 1 with B = sum_ik a_ik b_i.
+margin     min_ik m_ik / ||w||_p <= largest margin <= ||G + F||_p* / sum_ik a_ik
+log_risk   Fenchel's bound by weights with G + F = 0 <= least log of the risk <= the predictor's
+factor     on all b_i: one with m_ik >= 0 <= the largest with a predictor <= one with G + F = 0
 accuracy   the share of the samples, by sample weight, with m_ik > 0 for all k
 """
 
@@ -19,17 +20,15 @@ import hashlib
 import json
 import struct
 import sys
-from collections import Counter
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from fractions import Fraction
-from itertools import combinations
+from functools import partial
 from math import isqrt
 from operator import mul
 
-DUAL, BITS = {"1": "inf", "2": "2", "inf": "1"}, 128  # BITS is the precision of roots
+BITS, both = 128, partial(zip, strict=True)  # BITS is the precision of roots
 CONTENT = ArithmeticError, LookupError, TypeError, ValueError  # what other content raises
 UNREADABLE = *CONTENT, OSError, RecursionError, SyntaxError, csv.Error, struct.error
-KINDS, hexed = {kind: kind for kind in ("margin", "log_risk", "accuracy")}, float.fromhex
 DOWN, UP = (Context(50, r, -9999, 9999, traps=[]) for r in (ROUND_FLOOR, ROUND_CEILING))
 
 
@@ -60,18 +59,16 @@ def read_data(path):
     return [list(map(float, row[:-1])) for row in rows], [label(row[-1]) for row in rows]
 
 
-def integers(values):
-    """Integers m and a shift k with values = m / 2^k."""
-    ratios = [x.as_integer_ratio() for x in values]
-    bits = max(below for _, below in ratios).bit_length()
-    return [above << bits - below.bit_length() for above, below in ratios], bits - 1
+def _plus(x, a, y):
+    return [v + a * w for v, w in both(x, y)]
 
 
-def norm(values, p):
-    """Bounds on the p-norm of integers."""
-    if p != "2":
-        return [Fraction(max(map(abs, values)) if p == "inf" else sum(map(abs, values)))] * 2
-    root = isqrt(square := sum(map(mul, values, values)) << 2 * BITS)
+def norm(x, q, dual=False):
+    """Bounds on the q-norm of integers >= 0, or its dual: of a number the sum of so many."""
+    if q != "2":
+        _require((k := {"1": 1, "inf": len(x)}.get(q, q)) >= 1, f"no norm {q}")
+        return [Fraction(sum(sorted(x)[-k:]) if dual else max(max(x), Fraction(sum(x), k)))] * 2
+    root = isqrt(square := sum(map(mul, x, x)) << 2 * BITS)
     return [Fraction(root, 1 << BITS), Fraction(root + (root * root < square), 1 << BITS)]
 
 
@@ -84,87 +81,96 @@ def bound(function, x, context):
 class Proof:
     """A certificate beside its data; `line` is the part of it that is being read."""
 
-    def figures(self, c, rows, labels):
-        """The lower and the upper figure that a certificate proves."""
+    def exact(self, of):  # floats, or their hexadecimal texts, in units of 2^-places
+        ratios = [(x if isinstance(x, float) else float.fromhex(x)).as_integer_ratio() for x in of]
+        return [a << self.places + 1 - b.bit_length() for a, b in ratios]
+
+    def read(self, c, rows, labels):
         self.line, self.c = "data", c
-        n, self.d = len(rows), len(rows[0])
-        sha = hashlib.sha256(f"{n} {self.d}\n".encode())  # then the rows without -0.0, and labels
-        for row, name in zip(rows, labels, strict=True):
-            sha.update(struct.pack(f"<{self.d}d", *[x + 0.0 for x in row]) + f"{name}\n".encode())
-        _require(c["sha256"] == sha.hexdigest() and c["format"] == 1, f"sha256 {sha.hexdigest()}")
-        flat, self.top = integers([x for row in rows for x in row])
-        self.rows = [flat[at : at + self.d] for at in range(0, len(flat), self.d)]
+        d, self.places = len(rows[0]), c["places"]
+        sha = hashlib.sha256(f"{len(rows)} {d}\n".encode())
+        for row, name in both(rows, labels):  # rows without -0.0
+            sha.update(struct.pack(f"<{d}d", *[x + 0.0 for x in row]) + f"{name}\n".encode())
+        _require(c["sha256"] == sha.hexdigest() and c["format"] == 2, f"sha256 {sha.hexdigest()}")
+        self.rows, self.free = list(map(self.exact, rows)), c["claim"]["fit_intercept"] is not False
         self.line, names = "classes", list(c["classes"])
         self.classes, self.y = range(len(names)), [names.index(name) for name in labels]
-        self.line, (self.q, eps, scale) = "threat", (c["threat"][x] for x in ("q", "eps", "scale"))
-        self.eps, (self.scale, self.places) = Fraction(hexed(eps)), integers(map(hexed, scale))
-        sizes = [Fraction(hexed(x)) for x in c["sample_weight"]]
-        fit = len(sizes) == n and self.q in DUAL and min(self.eps, *self.scale, *sizes) >= 0
-        _require(fit, "q, eps, scale or sample_weight is unfit")
-        self.line, total = "claim", sum(sizes)
-        self.size = [size / total for size in sizes]
-        self.p, self.free = c["claim"]["p"], c["claim"]["fit_intercept"] is not False
-        return getattr(self, KINDS[c["claim"]["kind"]])()
+        self.line, of = "threat", c["threat"]
+        self.q, eps, *self.sides = of["q"], *map(self.exact, (of["eps"], *of["sides"]))
+        self.line, (size, radius) = "samples", map(self.exact, (c["weight"], c["radius"]))
+        _require(len(size) == len(rows) and min(size) >= 0, "another number, or one below 0")
+        total, self.factor = sum(size), [eps[j] * r for j, r in both(self.y, radius)]
+        self.size = [Fraction(x, total) for x in size]
 
-    def margins(self):
-        """Bounds on m_ik of samples of positive weight, whether j wins a tie, and on ||w||_p."""
-        self.line, K = "predictor", len(self.classes)
-        coef, b = [["0"] * self.d] * (K == 2), ["0"] * (K == 2)  # those of the first of two
-        parts = [b + self.c["predictor"]["intercept"], *coef, *self.c["predictor"]["coef"]]
-        flat, shift = integers([hexed(x) for part in parts for x in part])
-        b, w = flat[:K], [flat[K + self.d * j :][: self.d] for j in self.classes]
-        fit = [len(part) for part in parts] == [K] + [self.d] * K
-        _require(fit and (self.free or not any(b)), "another shape, or b where there is none")
-        found = {i: [] for i, size in enumerate(self.size) if size}
-        penalty, unit = {}, self.eps / (1 << shift + self.places)
-        for j, k in combinations(self.classes, 2):
-            moved = [s * (u - v) for s, u, v in zip(self.scale, w[j], w[k], strict=True)]
-            penalty[j, k] = penalty[k, j] = [unit * x for x in norm(moved, DUAL[self.q])[::-1]]
-        for i in found:
-            x, j = self.rows[i], self.y[i]
-            scores = [sum(map(mul, x, v)) + (c << self.top) for v, c in zip(w, b, strict=True)]
-            for k in set(self.classes) - {j}:
-                lead = Fraction(scores[j] - scores[k], 1 << self.top + shift)
-                found[i].append((*[lead - x for x in penalty[j, k]], not self.eps and j < k))
-        return found.items(), [size / (1 << shift) for size in norm(flat[K:], self.p)]
+    def ends(self, i):  # how far sample i moves up and down, in units of 2^-(3 places)
+        (up, down, *limits), x = self.sides, self.rows[i]
+        ends = [[self.factor[i] * v for v in side] for side in (up, down)]
+        if limits:
+            room = _plus(limits[0], -1, x), _plus(x, -1, limits[1])
+            ends = [[min(e, v << 2 * self.places) for e, v in both(*of)] for of in both(ends, room)]
+        _require(min(map(min, ends)) >= 0, f"sample {i} moves by less than 0")
+        return ends
 
-    def residual(self):
-        """G - F and the sum of the weights, in units of 2^-(shift + top)."""
+    def margins(self):  # leads of samples of weight, bounds on what they lose, if ties are won
+        self.line, f = "predictor", self.c["predictor"]
+        b, self.w = self.exact(f["intercept"]), [self.exact(row) for row in f["coef"]]
+        plain = len(self.classes) > 2 or not any([*self.w[0], b[0]])
+        _require(plain and (self.free or not any(b)), "not 0 where it must be")
+        for i in (out := {i: [] for i, size in enumerate(self.size) if size}):  # 2^-(4 places)
+            j, x = self.y[i], self.rows[i]
+            f = [sum(map(mul, x, w)) + (c << self.places) for w, c in both(self.w, b)]
+            for k, w in [(k, w) for k, w in both(self.classes, self.w) if k != j]:
+                sides = both(_plus(w, -1, self.w[j]), *self.ends(i))
+                cost = norm([v * u if v > 0 else -v * o for v, u, o in sides], self.q, dual=True)
+                out[i].append((f[j] - f[k] << 2 * self.places, *cost, j < k and not self.factor[i]))
+        return out
+
+    def residual(self):  # G + F and the sum of the weights, and the least t with F of t times B
         self.line, self.weights = "weights", {}
-        A, G = Counter(), [[0] * self.d for _ in self.classes]
+        G, B = [[0] * len(self.rows[0]) for _ in self.classes], {}
+        net, ratio = [0 for _ in self.classes], Fraction(0)
         for i, k, text in self.c["dual"]["weights"]:
-            a, (j, x) = int(text, 16), (self.y[i], self.rows[i])
+            a, j = int(text, 16), self.y[i]
             fit = a > 0 <= i and self.size[i] and j != k in self.classes
             _require(fit and (i, k) not in self.weights, f"the entry [{i}, {k}, {text}]")
-            self.weights[i, k], A[j, k] = a, A[j, k] + a
-            G[j] = [g + a * v for g, v in zip(G[j], x, strict=True)]
-            G[k] = [g - a * v for g, v in zip(G[k], x, strict=True)]
-        balance = [sum(A[j, k] - A[k, j] for k in self.classes) for j in self.classes]
-        _require(not (self.free and any(balance)), f"classes not balanced, by {balance}")
-        self.line, pairs = "perturbations", combinations(self.classes, 2)
-        for (j, k), texts in zip(pairs, self.c["dual"]["perturbations"], strict=True):
-            delta = [int(x, 16) for x in texts]
-            up = [-abs(x) << BITS + self.places for x in delta]  # |delta| / s, rounded up
-            sizes = [-(u // s) if u else 0 for u, s in zip(up, self.scale, strict=True)]
-            room = self.eps * (A[j, k] + A[k, j]) * (1 << self.top + BITS)
-            _require(norm(sizes, self.q)[1] <= room, f"the pair {j}, {k} leaves its ball")
-            G[j] = [g - x for g, x in zip(G[j], delta, strict=True)]
-            G[k] = [g + x for g, x in zip(G[k], delta, strict=True)]
-        return G, sum(A.values()) << self.top
+            self.weights[i, k] = a
+            net[j], net[k] = net[j] + a, net[k] - a
+            G[j], G[k] = _plus(G[j], a, self.rows[i]), _plus(G[k], -a, self.rows[i])
+            pair, ends = (min(j, k), max(j, k)), self.ends(i)[:: 1 if j < k else -1]
+            B[pair] = [_plus(b, a, e) for b, e in both(B.get(pair, [[0] * len(G[0])] * 2), ends)]
+        _require(not (self.free and any(net)), f"classes not balanced, by {net}")
+        self.line, bits = "perturbations", 2 * self.places + BITS
+        for j, k, texts in self.c["dual"]["perturbations"]:
+            D = [int(x, 16) for x in texts]
+            sides = [(-abs(x) << bits, u if x > 0 else o) for x, u, o in both(D, *B.pop((j, k)))]
+            sizes = [-(x // b) if x else 0 for x, b in sides]  # |D / B|, rounded up
+            ratio = max(ratio, norm(sizes, self.q)[1] / (1 << BITS))
+            G[j], G[k] = _plus(G[j], 1, D), _plus(G[k], -1, D)
+        return G, sum(self.weights.values()) << self.places, ratio
 
-    def margin(self):
-        found, size = self.margins() if self.c["predictor"] else ([(0, [[Fraction(0)]])], [1, 1])
-        least = min(m[0] for _, of in found for m in of)
-        left, total = self.residual()
-        length = norm([x for row in left[len(left) == 2 :] for x in row], DUAL[self.p])[1]
-        return least / size[least >= 0], length / total
+    def figures(self, kind):  # the lower and the upper one that are proven
+        of = self.margins() if self.c["predictor"] or kind not in ("margin", "factor") else {}
+        if kind == "accuracy":
+            won = [[i for i in of if all((m[0], m[3]) > (m[s], 0) for m in of[i])] for s in (2, 1)]
+            return [sum(self.size[i] for i in right) for right in won]
+        (G, total, ratio), leads = self.residual(), [m for i in of for m in of[i]]
+        _require(kind == "margin" or not any(map(any, G)), "G + F is not 0")
+        if kind == "factor":
+            return min([max(m[0], 0) / m[2] for m in leads if m[2] or m[0] <= 0], default=0), ratio
+        _require(ratio <= 1, f"{float(ratio)} times beyond the sets")
+        if kind == "log_risk":
+            return self.log_risk({i: [m[2] - m[0] for m in of[i]] for i in of})
+        p, coef = {"margin": self.c["claim"]["p"]}[kind], self.w if of else [[1]]
+        least = min((m[0] - m[2] for m in leads), default=0) * Fraction(1, 1 << 3 * self.places)
+        size, rows = norm([abs(v) for w in coef for v in w], p), G[len(G) == 2 :]
+        left = norm([abs(x) for row in rows for x in row], p, dual=True)[1]
+        return least / size[least >= 0], left / total
 
-    def log_risk(self):
+    def log_risk(self, of):
         soft, size = {"logistic": 1, "exponential": 0}[self.c["claim"]["loss"]], self.size
-        losses = {i: sum(bound("exp", -m[0], UP) for m in of) for i, of in self.margins()[0]}
+        losses = {i: sum(bound("exp", x / (1 << 4 * self.places), UP) for x in of[i]) for i in of}
         risk = sum(size[i] * (bound("ln", 1 + x, UP) if soft else x) for i, x in losses.items())
-        _require(not any(map(any, self.residual()[0])), "G is not F")
-        unit = 1 << self.c["dual"]["shift"] if soft else sum(self.weights.values())
+        unit = 1 << self.places if soft else sum(self.weights.values())
         shares = [(i, Fraction(a, unit)) for (i, _), a in self.weights.items()]
         rest = {i: size[i] for i, _ in shares if soft}  # what the weights leave of the sample's
         for i, a in shares * soft:
@@ -172,17 +178,11 @@ class Proof:
         dual = -sum(a * bound("ln", a / size[i], UP) for i, a in [*shares, *rest.items()] if a)
         return bound("ln", dual, DOWN) if soft else dual, bound("ln", risk, UP)
 
-    def accuracy(self):
-        found = self.margins()[0]
-        lost = [{i for i, of in found if any((m[s], m[2]) <= (0, 0) for m in of)} for s in (0, 1)]
-        return [1 - sum(self.size[i] for i in broken) for broken in lost]
-
-    def check(self, certificate, rows, labels):
-        """Whether a certificate is true of the data, and the line that says so."""
+    def check(self, certificate, rows, labels):  # whether it is true, and a line that says so
         try:
-            lower, upper = self.figures(certificate, rows, labels)
-            self.line, claim = "claim", certificate["claim"]
-            low, high = hexed(claim["lower"]), hexed(claim["upper"])
+            self.read(certificate, rows, labels)
+            claim, (lower, upper) = certificate["claim"], self.figures(certificate["claim"]["kind"])
+            self.line, low, high = "claim", *map(float.fromhex, (claim["lower"], claim["upper"]))
             _require(low <= lower, f"lower: proven is only {float(lower)!r}")
             _require(high >= upper, f"upper: proven is only {float(upper)!r}")
         except UNREADABLE as error:  # what cannot be read proves nothing

@@ -19,8 +19,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+
+try:
+    import torch
+    from torch import Tensor
+except ImportError as error:  # pragma: no cover
+    raise ImportError(
+        'Regions of networks need PyTorch: python -m pip install "sklearn-robust[torch]"'
+    ) from error
 
 from sklearn_robust._parameters import check_exponent
 from sklearn_robust._rays import ray_length

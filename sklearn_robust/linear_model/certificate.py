@@ -56,9 +56,8 @@ class CertificateMixin:
         Raises
         ------
         CertificateError
-            For p or q other than 1, 2 and inf, a threat that is no l_q ball, a fit with
-            sample_radius, data in blocks, where separability is not decided, and after copying or
-            pickling.
+            For p or q other than 1, 2 and inf, a threat that is no l_q ball, box or budget of
+            features, where separability is not decided, and after copying or pickling.
         """
         check_is_fitted(self)
         best = getattr(self, "best_estimator_", None)
@@ -70,9 +69,12 @@ class CertificateMixin:
         return Certificate(self._certificate)
 
     def _remember(
-        self, X: Any, y: np.ndarray, sample_weight: np.ndarray, sample_radius: np.ndarray | None
+        self, X: Any, y: Any, sample_weight: Any, sample_radius: np.ndarray | None
     ) -> None:
-        """Keep the data of this fit for its certificate, and forget the last one's."""
+        """Keep the data of this fit for its certificate, and forget the last one's.
+
+        For rows in blocks y is None, and the weights may be a function that reads them.
+        """
         vars(self).pop("_certificate", None)
         self._training = X, y, sample_weight, sample_radius
 
@@ -90,15 +92,11 @@ def _certificate(model: Any) -> Certificate:
             "is nothing to certify. See the remedies of its ConvergenceWarning."
         )
     X, y, weight, radius = model._training
-    if radius is not None:
-        raise CertificateError(
-            "A certificate is about one ball for all samples: there is none of a fit with "
-            "sample_radius. Leave it out."
-        )
+    weight = weight() if callable(weight) else weight
     data = LabelledData.of(X, y, weight, model.classes_)
     coef = model.coef_.toarray() if hasattr(model.coef_, "toarray") else model.coef_
     coef = coef.astype(np.float64)
-    claim = Claim(data, model.threat_, coef, model.intercept_, model._fit_intercept)
+    claim = Claim(data, model.threat_, coef, model.intercept_, model._fit_intercept, radius)
     if model.separable_:
         return certify_margin(claim, model._p, _separator_weights(claim, model._p))
     loss = getattr(model, "_loss", LOSSES["exponential"])
@@ -113,7 +111,7 @@ def _separator_weights(claim: Claim, p: Any) -> np.ndarray:
     """The dual weights of the exact separator of these data, (n,) or (K, n)."""
     if p not in (1.0, 2.0, np.inf):
         return np.empty(0)  # refused by its name
-    problem = claim.data.problem(claim.threat, claim.fit_intercept)
+    problem = claim.problem
     if isinstance(problem, JointProblem):
         return np.asarray(solve_joint_separator(problem, LpNorm(p)).weights)
     return solve_separator(problem, LpNorm(p)).dual_coef
@@ -121,7 +119,7 @@ def _separator_weights(claim: Claim, p: Any) -> np.ndarray:
 
 def _minimiser_weights(claim: Claim, loss: MarginLoss, coef: np.ndarray) -> Iterator[np.ndarray]:
     """The dual weights, (n,) or (K, n), of minimisers of the risk at radii ever smaller."""
-    problem = claim.data.problem(claim.threat, claim.fit_intercept)
+    problem = claim.problem
     for inset in _INSETS:
         if isinstance(problem, JointProblem):
             inner = problem.at_radius((1 - inset) * problem.radius)

@@ -8,10 +8,11 @@ whether such a file is true.
 """
 
 from sklearn_robust.proofs.certificate import Certificate, CertificateError
-from sklearn_robust.proofs.data import LabelledData
+from sklearn_robust.proofs.data import LabelledData, in_memory
 from sklearn_robust.proofs.making import (
     Claim,
     certify_accuracy,
+    certify_factor,
     certify_margin,
     certify_non_separability,
     certify_risk,
@@ -23,7 +24,9 @@ __all__ = [
     "Claim",
     "LabelledData",
     "certify_accuracy",
+    "certify_factor",
     "certify_margin",
     "certify_non_separability",
     "certify_risk",
+    "in_memory",
 ]

@@ -13,8 +13,7 @@ from fractions import Fraction
 import numpy as np
 from scipy.linalg import qr
 
-from sklearn_robust.check import integers
-from sklearn_robust.proofs.weights import ExactWeights
+from sklearn_robust.proofs.weights import ExactWeights, in_units
 
 _MOST = 80  # equations, whose exact solution takes the third power of their number
 _REPEATED = 1e-9  # pivot, relative to the largest, up to which an equation repeats others
@@ -34,7 +33,7 @@ def cancelled(
     terms = _terms(weights, entries, columns)
     sizes = np.array([weights.entries[entry] for entry in entries], dtype=object)
     lack = -(terms @ sizes)
-    floats = (terms / 2**weights.top).astype(np.float64) * sizes.astype(np.float64)
+    floats = (terms / 2**weights.places).astype(np.float64) * sizes.astype(np.float64)
     _, triangle, order = qr(floats / np.abs(floats).max(), mode="economic", pivoting=True)
     diagonal = np.abs(np.diag(triangle))
     rank = int(np.sum(diagonal > _REPEATED * diagonal[0]))
@@ -62,11 +61,9 @@ def _terms(
     """What each weight adds to G of the classes but the first in these columns, object integers;
     the column -1 is 1, whose sum is the balance of a class.
     """
-    data, unit = weights.data, 2**weights.top
-    K = len(data.classes)
+    data, K = weights.data, len(weights.data.classes)
     extended = np.column_stack([data.X, np.ones(len(data.X))])[:, columns]
-    flat, own = integers(extended.ravel().tolist())
-    rows = np.array(flat, dtype=object).reshape(extended.shape) * (unit // 2**own)
+    rows = in_units(extended, weights.places)
     terms = np.zeros((K - 1, len(columns), len(entries)), dtype=object)
     for at, (i, k) in enumerate(entries):
         for group, sign in ((data.y[i], 1), (k, -1)):

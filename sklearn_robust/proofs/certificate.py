@@ -15,6 +15,7 @@ from sklearn_robust.proofs.data import LabelledData
 _MEANING = {
     "margin": "largest robust margin",
     "log_risk": "least log of the robust risk",
+    "factor": "largest multiple of the sets",
     "accuracy": "robust accuracy",
 }
 
@@ -51,7 +52,7 @@ class Certificate:
 
     @property
     def kind(self) -> str:
-        """What is claimed: "margin", "log_risk" or "accuracy"."""
+        """What is claimed: "margin", "log_risk", "factor" or "accuracy"."""
         return str(self.content["claim"]["kind"])
 
     @property

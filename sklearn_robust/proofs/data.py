@@ -17,7 +17,8 @@ from sklearn_robust.check import label
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows
-from sklearn_robust.threats import LpBall
+
+_MOST_ENTRIES = 20_000_000  # of rows in blocks: an exact integer takes about 40 bytes
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class LabelledData:
         Index of each sample's class in `classes`.
     classes : list of str
         The labels as text, in the order of `numpy.unique(y)`.
+    values : ndarray of shape (K,)
+        The labels themselves.
     sample_weight : ndarray of shape (n,)
 
     Examples
@@ -44,16 +47,18 @@ class LabelledData:
     X: np.ndarray
     y: np.ndarray
     classes: list[str]
+    values: np.ndarray
     sample_weight: np.ndarray
 
     @classmethod
     def of(cls, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Self:
-        """The data of arrays, frames or sparse arrays.
+        """The data of arrays, frames, sparse arrays or rows in blocks, which are read into memory.
 
         Parameters
         ----------
-        X : array-like or sparse array of shape (n, d)
+        X : array-like or sparse array of shape (n, d), or BlockRows
         y : array-like of shape (n,)
+            None for rows in blocks, which hold labels and weights.
         sample_weight : array-like of shape (n,), optional
         classes : array-like, optional
             The labels in the order of a predictor; by default those of y, sorted.
@@ -65,12 +70,12 @@ class LabelledData:
         Raises
         ------
         ValueError
-            If X is in blocks, or two labels have one text, as 1 and "1.0" have.
+            If two labels have one text, as 1 and "1.0" have, or the blocks hold too many entries.
         """
         if isinstance(X, BlockRows):
-            raise ValueError(
-                f"A certificate needs the data in memory, got {type(X).__name__}. Pass an array."
-            )
+            y = X.y if y is None else y
+            sample_weight = X.sample_weight if sample_weight is None else sample_weight
+            X = in_memory(X)
         refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         X = check_array(X, accept_sparse=True, dtype=np.float64)
         X = X.toarray() if sparse.issparse(X) else X
@@ -86,7 +91,7 @@ class LabelledData:
                 "Rename them."
             )
         weight = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight, float)
-        return cls(X, index, texts, weight)
+        return cls(X, index, texts, names, weight)
 
     @cached_property
     def rows(self) -> list[list[float]]:
@@ -109,21 +114,32 @@ class LabelledData:
             found.update(row.tobytes() + f"{name}\n".encode())
         return found.hexdigest()
 
-    def problem(self, ball: LpBall, fit_intercept: bool) -> RobustProblem | JointProblem:
+    def problem(
+        self, threat: Any, fit_intercept: bool, sample_radius: Any = None
+    ) -> RobustProblem | JointProblem:
         """The problem of the samples of positive weight."""
         used = self.sample_weight > 0
         given: dict[str, Any] = {
-            "threat": ball,
+            "threat": threat,
             "fit_intercept": fit_intercept,
             "sample_weight": self.sample_weight[used],
         }
         if len(self.classes) > 2:
             return JointProblem.from_data(self.X[used], self.y[used], **given)
         return RobustProblem.from_data(
-            self.X[used], np.where(self.y[used] == 1, 1.0, -1.0), **given
+            self.X[used],
+            np.where(self.y[used] == 1, 1.0, -1.0),
+            sample_radius=None if sample_radius is None else np.asarray(sample_radius)[used],
+            classes=self.values.tolist(),
+            **given,
         )
 
 
-def exponent_name(exponent: float) -> str | None:
-    """The name of an exponent in a certificate, "1", "2" or "inf"; None for another."""
-    return {1.0: "1", 2.0: "2", math.inf: "inf"}.get(exponent)
+def in_memory(rows: BlockRows) -> np.ndarray:
+    """The rows of all blocks, (n, d), where they are not too many."""
+    if math.prod(rows.shape) > _MOST_ENTRIES:
+        raise ValueError(
+            f"A certificate holds each entry as an exact integer: at most {_MOST_ENTRIES} "
+            f"entries, got rows of shape {rows.shape}. Certify a sample of the rows."
+        )
+    return rows.take(np.arange(rows.shape[0]))

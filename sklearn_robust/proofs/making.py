@@ -1,14 +1,12 @@
-"""Certificates from data, a predictor and weights: each claim is what the checker proves.
-
-The threat is an l_q ball with q in {1, 2, inf}.
-"""
+"""Certificates from data, a predictor and weights: each claim is what the checker proves."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,15 +19,17 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.proofs.cancelling import cancelled
 from sklearn_robust.proofs.certificate import Certificate, CertificateError
-from sklearn_robust.proofs.data import LabelledData, exponent_name
-from sklearn_robust.proofs.perturbations import ExactBalls, equal_to_sum, nearest_to_sum
-from sklearn_robust.proofs.weights import ExactWeights
-from sklearn_robust.threats import is_ball
+from sklearn_robust.proofs.data import LabelledData
+from sklearn_robust.proofs.perturbations import PairSets, equal_to_sum, nearest_to_sum
+from sklearn_robust.proofs.sets import SampleSets
+from sklearn_robust.proofs.weights import PLACES, ExactWeights, binary_places
 
 # whether the loss's derivative bounds the weight of a sample
 _CAPPED: dict[type, bool] = {Exponential: False, Logistic: True}
 _LOG_ROOM = Fraction(1, 2**64)
 _INSIDE = 1 - 1e-12  # factor that keeps weights below those of their samples
+_LEAST = 1e-12  # multiple at which flows are looked for where the largest is 0
+_NORMS = {1.0: "1", 2.0: "2", math.inf: "inf"}
 
 
 @dataclass(frozen=True)
@@ -39,58 +39,97 @@ class Claim:
     Attributes
     ----------
     data : LabelledData
-    threat : LpBall
+    threat : Threat
+        Bound to the features: an `LpBall`, `Box` or `FeatureBudget`, or one of a radius for each
+        class.
     coef : ndarray of shape (1, d) or (K, d), or None
         None where no predictor is claimed.
     intercept : ndarray of shape (1,) or (K,), or None
     fit_intercept : bool
         Whether the predictors compared have a free intercept.
+    sample_radius : ndarray of shape (n,), optional
+        The factor on the set of each sample.
     """
 
     data: LabelledData
-    threat: Any  # LpBall
+    threat: Any
     coef: np.ndarray | None
     intercept: np.ndarray | None
     fit_intercept: bool = True
+    sample_radius: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if not is_ball(self.threat) or exponent_name(self.threat.q) is None:
-            given = f"q={self.threat.q:g}" if is_ball(self.threat) else type(self.threat).__name__
-            raise CertificateError(
-                f"A certificate is about l_q balls with q in {{1, 2, inf}}, got threat={given}. "
-                "Certify against an LpBall of these."
-            )
+        _ = self.sets  # refuses others
 
-    def certificate(self, kind: str, dual: dict[str, Any] | None, **claim: Any) -> Certificate:
-        """The certificate whose claim is what the checker proves, rounded outwards."""
-        data, ball = self.data, self.threat
-        scale = np.ones(data.X.shape[1]) if ball.scale is None else ball.scale
-        predictor = None
+    @cached_property
+    def sets(self) -> SampleSets:
+        """The sets of the samples."""
+        data = self.data
+        return SampleSets.of(self.threat, data.X, data.values, self.sample_radius)
+
+    @cached_property
+    def problem(self) -> RobustProblem | JointProblem:
+        """The problem of the samples of positive weight."""
+        return self.data.problem(self.threat, self.fit_intercept, self.sample_radius)
+
+    @property
+    def class_coef(self) -> np.ndarray:
+        """The coefficients, of as many rows as the problem has, zero where none are claimed."""
+        K, d = len(self.data.classes), self.data.X.shape[1]
+        return np.zeros((K if K > 2 else 1, d)) if self.coef is None else self.coef
+
+    @cached_property
+    def places(self) -> int:
+        """The binary places that hold all numbers but the weights, at least those of these."""
+        data, sets = self.data, self.sets
+        numbers = [data.X, data.sample_weight, sets.eps, sets.radius, *sets.sides]
         if self.coef is not None and self.intercept is not None:
+            numbers += [self.coef, self.intercept]
+        return max(PLACES, *map(binary_places, numbers))
+
+    def proof(self, kind: str, places: int, **claim: Any) -> Proof:
+        """The checker, after reading a certificate that has no weights yet."""
+        data, sets, predictor = self.data, self.sets, None
+        if self.coef is not None and self.intercept is not None:
+            coef, intercept = self.coef, self.intercept
+            if len(coef) == 1:  # the first of two classes scores 0
+                coef, intercept = np.vstack([0 * coef, coef]), np.append(0.0, intercept)
             predictor = {
-                "coef": [_hexed(row) for row in self.coef],
-                "intercept": _hexed(self.intercept),
+                "coef": [_hexed(row) for row in coef],
+                "intercept": _hexed(intercept),
             }
         content: dict[str, Any] = {
-            "format": 1,
+            "format": 2,
             "sha256": data.digest,
             "classes": data.classes,
+            "places": places,
             "threat": {
-                "q": exponent_name(ball.q),
-                "eps": float(ball.eps).hex(),
-                "scale": _hexed(scale),
+                "q": sets.q,
+                "eps": _hexed(sets.eps),
+                "sides": [_hexed(side) for side in sets.sides],
             },
-            "sample_weight": _hexed(data.sample_weight),
+            "weight": _hexed(data.sample_weight),
+            "radius": _hexed(sets.radius),
             "claim": {"kind": kind, "p": None, "fit_intercept": bool(self.fit_intercept), **claim},
             "predictor": predictor,
-            "dual": dual,
+            "dual": None,
         }
-        lower, upper = Proof().figures(content, data.rows, data.labels)
-        if kind == "log_risk":  # what another checker needs for its logarithms
-            lower, upper = lower - _LOG_ROOM, upper + _LOG_ROOM
-        content["claim"]["lower"] = _rounded(lower, -math.inf).hex()
-        content["claim"]["upper"] = _rounded(upper, math.inf).hex()
-        return Certificate(content)
+        proof = Proof()
+        proof.read(content, data.rows, data.labels)
+        return proof
+
+
+def _certificate(proof: Proof, dual: dict[str, Any] | None) -> Certificate:
+    """The certificate whose claim is what the checker proves, rounded outwards."""
+    content = proof.c
+    content["dual"] = dual
+    kind = content["claim"]["kind"]
+    lower, upper = proof.figures(kind)
+    if kind == "log_risk":  # what another checker needs for its logarithms
+        lower, upper = lower - _LOG_ROOM, upper + _LOG_ROOM
+    content["claim"]["lower"] = _rounded(Fraction(lower), -math.inf).hex()
+    content["claim"]["upper"] = _rounded(Fraction(upper), math.inf).hex()
+    return Certificate(content)
 
 
 def certify_margin(claim: Claim, p: Any, weights: np.ndarray) -> Certificate:
@@ -111,19 +150,62 @@ def certify_margin(claim: Claim, p: Any, weights: np.ndarray) -> Certificate:
     Raises
     ------
     CertificateError
-        If p is another, or the threat is no l_q ball with q in {1, 2, inf}.
+        If p is another.
     """
-    name = exponent_name(p) if isinstance(p, int | float) else None
+    name = _NORMS.get(p) if isinstance(p, int | float) else None
     if name is None:
         raise CertificateError(
             f"A certificate of a margin needs p in {{1, 2, inf}}, got p={p!r}. Use one of these."
         )
-    data, coef = claim.data, claim.coef
-    assert coef is not None
-    exact = ExactWeights.of(data, _of_rivals(data, weights), claim.fit_intercept)
-    problem = data.problem(claim.threat, claim.fit_intercept)
-    moved = nearest_to_sum(problem, LpNorm(float(p)), ExactBalls(claim.threat, exact), coef)
-    return claim.certificate("margin", _dual(exact, moved), p=name)
+    exact = _exact(claim, _of_rivals(claim.data, weights))
+    proof = claim.proof("margin", exact.places, p=name)
+    sets = PairSets.of(proof, exact)
+    moved = nearest_to_sum(claim.problem, LpNorm(float(p)), sets, claim.class_coef)
+    return _certificate(proof, _dual(sets, moved))
+
+
+def certify_factor(claim: Claim, weights: np.ndarray, bound: float) -> Certificate:
+    """The largest multiple of the sets of the samples at which a predictor is right.
+
+    Parameters
+    ----------
+    claim : Claim
+        Without a predictor where the largest is 0.
+    weights : ndarray of shape (n,) or (K, n)
+        Those that prove that none is right beyond it, as those of `max_margin`.
+    bound : float
+        The multiple that they prove, about.
+
+    Returns
+    -------
+    Certificate
+
+    Raises
+    ------
+    CertificateError
+        If there are limits, or the weights prove no bound.
+    """
+    if claim.sets.has_limits:
+        raise CertificateError(
+            "Sets with limits have no multiples that a certificate could be about. Leave out clip."
+        )
+    near = _of_rivals(claim.data, weights)
+    exact = cancelled(_exact(claim, near), claim.sets.fixed, claim.fit_intercept)
+    moved = None
+    if exact is not None:
+        proof = claim.proof("factor", exact.places)
+        sets = PairSets.of(proof, exact)
+        problem = claim.problem
+        if isinstance(problem, JointProblem):
+            problem = problem.at_radius(max(bound, _LEAST) * problem.radius)
+        moved = equal_to_sum(problem, sets, claim.class_coef)
+    if moved is None or any(
+        sets.size(delta, pair) is None for delta, pair in zip(moved, sets.pairs, strict=True)
+    ):
+        raise CertificateError(
+            "The weights of this answer prove no bound in exact arithmetic. Use a smaller tol."
+        )
+    return _certificate(proof, _dual(sets, moved))
 
 
 def certify_risk(claim: Claim, loss: MarginLoss, proofs: Iterable[np.ndarray]) -> Certificate:
@@ -154,14 +236,11 @@ def certify_risk(claim: Claim, loss: MarginLoss, proofs: Iterable[np.ndarray]) -
         raise CertificateError(
             f"A certificate of a risk needs loss='exponential' or 'logistic', got {loss!r}."
         )
-    data, coef = claim.data, claim.coef
     total = 1.0
-    assert coef is not None
     if capped:
-        problem = data.problem(claim.threat, claim.fit_intercept)
-        total = _total_derivative(data, problem, loss, coef)
-    dual = _exact_dual(claim, proofs, total, capped=capped)
-    return claim.certificate("log_risk", dual, loss=loss.name)
+        total = _total_derivative(claim.data, claim.problem, loss, claim.class_coef)
+    near = (_scaled(claim.data, weights, total, capped=capped) for weights in proofs)
+    return _proven(claim, "log_risk", near, loss=loss.name)
 
 
 def certify_non_separability(claim: Claim, proofs: Iterable[np.ndarray]) -> Certificate:
@@ -183,57 +262,25 @@ def certify_non_separability(claim: Claim, proofs: Iterable[np.ndarray]) -> Cert
     CertificateError
         Where none of the weights prove it.
     """
-    return claim.certificate("margin", _exact_dual(claim, proofs, 1.0), p="2")
+    near = (_scaled(claim.data, weights, 1.0, capped=False) for weights in proofs)
+    return _proven(claim, "margin", near, p="2")
 
 
-def _exact_dual(
-    claim: Claim, proofs: Iterable[np.ndarray], total: float, *, capped: bool = False
-) -> dict[str, Any]:
-    """The first weights, scaled to this sum, whose G is exactly a flow of the pairs.
-
-    Where they are capped no sample has more weight than its sample weight.
-    """
-    data, fixed = claim.data, _fixed_features(claim)
-    problem = data.problem(claim.threat, claim.fit_intercept)
-    coef = np.zeros((len(data.classes), data.X.shape[1])) if claim.coef is None else claim.coef
-    for weights in proofs:
-        near = total * _of_rivals(data, weights / weights.sum())
-        if capped:
-            of_sample, size = near.sum(axis=0), data.sample_weight / data.sample_weight.sum()
-            used = of_sample > 0
-            near *= min(1.0, _INSIDE * float(np.min(size[used] / of_sample[used])))
-        exact = cancelled(
-            ExactWeights.of(data, near, claim.fit_intercept), fixed, claim.fit_intercept
-        )
+def _proven(claim: Claim, kind: str, proofs: Iterator[np.ndarray], **of: Any) -> Certificate:
+    """The certificate by the first weights (K, n) for which G + F = 0 with F in the sets."""
+    for near in proofs:
+        exact = cancelled(_exact(claim, near), claim.sets.fixed, claim.fit_intercept)
         if exact is None:
             continue
-        moved = equal_to_sum(problem, ExactBalls(claim.threat, exact), coef)
-        if moved is not None:
-            return _dual(exact, moved)
+        proof = claim.proof(kind, exact.places, **of)
+        sets = PairSets.of(proof, exact)
+        moved = equal_to_sum(claim.problem, sets, claim.class_coef)
+        if moved and all(map(sets.holds, moved, sets.pairs)):
+            return _certificate(proof, _dual(sets, moved))
     raise CertificateError(
         "No weights near those of the fit prove in exact arithmetic that the data are not robustly "
-        f"separable at eps={claim.threat.eps:g}. Use a smaller tol, or a slightly larger eps."
+        f"separable against threat={claim.threat!r}. Use a smaller tol, or a slightly larger set."
     )
-
-
-def _fixed_features(claim: Claim) -> np.ndarray:
-    """The features out of the adversary's reach."""
-    d, ball = claim.data.X.shape[1], claim.threat
-    if ball.eps == 0:
-        return np.arange(d)
-    return np.arange(0) if ball.scale is None else np.flatnonzero(np.asarray(ball.scale) == 0)
-
-
-def _total_derivative(
-    data: LabelledData, problem: RobustProblem | JointProblem, loss: MarginLoss, coef: np.ndarray
-) -> float:
-    """The sum of the derivatives s / (1 + e^m) of the logistic losses: that of the best weights."""
-    if isinstance(problem, JointProblem):
-        margins = problem.evaluate(loss, coef).soft_margins
-    else:
-        margins = problem.evaluate(loss, coef).margins[0]
-    size = data.sample_weight[data.sample_weight > 0]
-    return float(size @ expit(-margins) / size.sum())
 
 
 def certify_accuracy(claim: Claim) -> Certificate:
@@ -247,7 +294,39 @@ def certify_accuracy(claim: Claim) -> Certificate:
     -------
     Certificate
     """
-    return claim.certificate("accuracy", None)
+    return _certificate(claim.proof("accuracy", claim.places), None)
+
+
+def _exact(claim: Claim, near: np.ndarray) -> ExactWeights:
+    """The weights of the claim as integers."""
+    if claim.sets.has_limits and claim.sets.q != "inf":
+        raise CertificateError(
+            "Flips differ from sample to sample: only the accuracy of a score against them can be "
+            "written as a certificate. Use robust_accuracy_certificate."
+        )
+    return ExactWeights.of(claim.data, near, claim.fit_intercept, claim.places)
+
+
+def _scaled(data: LabelledData, weights: np.ndarray, total: float, *, capped: bool) -> np.ndarray:
+    """Weights (K, n) of this sum; where they are capped no sample has more than its own weight."""
+    near = total * _of_rivals(data, weights / weights.sum())
+    if capped:
+        of_sample, size = near.sum(axis=0), data.sample_weight / data.sample_weight.sum()
+        used = of_sample > 0
+        near *= min(1.0, _INSIDE * float(np.min(size[used] / of_sample[used])))
+    return near
+
+
+def _total_derivative(
+    data: LabelledData, problem: RobustProblem | JointProblem, loss: MarginLoss, coef: np.ndarray
+) -> float:
+    """The sum of the derivatives s / (1 + e^m) of the logistic losses: that of the best weights."""
+    if isinstance(problem, JointProblem):
+        margins = problem.evaluate(loss, coef).soft_margins
+    else:
+        margins = problem.evaluate(loss, coef).margins[0]
+    size = data.sample_weight[data.sample_weight > 0]
+    return float(size @ expit(-margins) / size.sum())
 
 
 def _of_rivals(data: LabelledData, weights: np.ndarray) -> np.ndarray:
@@ -263,11 +342,15 @@ def _of_rivals(data: LabelledData, weights: np.ndarray) -> np.ndarray:
     return all_weights
 
 
-def _dual(exact: ExactWeights, moved: list[np.ndarray]) -> dict[str, Any]:
+def _dual(sets: PairSets, moved: list[np.ndarray]) -> dict[str, Any]:
     """Weights and perturbations as the checker reads them."""
-    entries = [[i, k, f"{a:x}"] for (i, k), a in sorted(exact.entries.items())]
-    pairs = [[f"{int(x):x}" for x in delta] for delta in moved]
-    return {"shift": exact.places, "weights": entries, "perturbations": pairs}
+    entries = [[i, k, f"{a:x}"] for (i, k), a in sorted(sets.weights.entries.items())]
+    pairs = [
+        [*pair, [f"{int(x):x}" for x in delta]]
+        for pair, delta in zip(sets.pairs, moved, strict=True)
+        if pair in sets.bounds
+    ]
+    return {"weights": entries, "perturbations": pairs}
 
 
 def _hexed(values: Any) -> list[str]:

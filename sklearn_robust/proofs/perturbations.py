@@ -1,15 +1,16 @@
-r"""Perturbations of the pairs of classes as integers, exactly within their balls.
+r"""Perturbations of the pairs of classes as integers, exactly within their sets.
 
-In the units of the weighted sum G the perturbation of classes l < k obeys :math:`\|\delta_{lk} /
-s\|_q \le \epsilon A_{lk}`.
+Samples of class l against k move by :math:`\delta_i`, those of k against l too. Their weighted sum
+:math:`D_{lk} = \sum_i \pm a_i \delta_i` has :math:`\|D_{lk} / B_{lk}\|_q \le 1`, B the weighted sum
+of the bounds of their sets: with one :math:`\theta`, :math:`\|\theta\|_q \le 1`, every
+:math:`\delta_i = \theta b_i` is in its set.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import combinations
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -23,62 +24,81 @@ from sklearn_robust._joint_flows import (
     pair_perturbations,
     repaired,
 )
-from sklearn_robust.check import BITS, integers, norm
+from sklearn_robust.check import BITS, Proof, norm
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.proofs.data import exponent_name
 from sklearn_robust.proofs.weights import ExactWeights
-from sklearn_robust.threats import LpBall, residual
+from sklearn_robust.threats import FeatureBudget, LpBall, residual
 from sklearn_robust.total_variation import total_variation_prox
 
-_SHRINKAGES = 50  # factors 1 - 2^(m - 52), m = 0, 1, .., that bring a point into its ball
+_SHRINKAGES = 50  # factors 1 - 2^(m - 52), m = 0, 1, .., that bring a point into its set
+_ROOM = 2**-1000  # bound in place of 0, which the floating-point search may not divide by
 
 
 @dataclass(frozen=True)
-class ExactBalls:
-    """The balls of the pairs of classes for given weights.
+class PairSets:
+    """The sets of the weighted perturbations of the pairs of classes.
 
     Attributes
     ----------
-    ball : LpBall
+    q : str or int
+        The norm, as in a certificate.
     weights : ExactWeights
+    bounds : dict of (l, k) to (up, down)
+        B, for each pair l < k with weight: lists of integers in units of 2^-(4 places).
     """
 
-    ball: LpBall
+    q: Any
     weights: ExactWeights
+    bounds: dict[tuple[int, int], list[list[int]]]
 
+    @classmethod
+    def of(cls, proof: Proof, weights: ExactWeights) -> Self:
+        """Those of a certificate that the checker has read, for its weights."""
+        bounds: dict[tuple[int, int], list[list[int]]] = {}
+        for (i, k), a in weights.entries.items():
+            j = proof.y[i]
+            pair, ends = (min(j, k), max(j, k)), proof.ends(i)[:: 1 if j < k else -1]
+            old = bounds.get(pair, [[0] * len(ends[0])] * 2)
+            bounds[pair] = [
+                [b + a * e for b, e in zip(*sides, strict=True)]
+                for sides in zip(old, ends, strict=True)
+            ]
+        return cls(proof.q, weights, bounds)
+
+    @property
     def pairs(self) -> list[tuple[int, int]]:
         """The pairs of classes l < k."""
         return list(combinations(range(len(self.weights.data.classes)), 2))
 
-    def room(self, pair: tuple[int, int]) -> Fraction:
-        r""":math:`\epsilon A_{lk}` in the units of the perturbations."""
-        return Fraction(self.ball.eps) * self.weights.between[pair] * 2**self.weights.top
+    def _towards(self, delta: Any, pair: tuple[int, int]) -> list[int]:
+        """The bound on the side of each entry of integers (d,); 0 for a pair without weight."""
+        up, down = self.bounds.get(pair, [[0] * len(delta)] * 2)
+        return [u if x > 0 else o for x, u, o in zip(delta, up, down, strict=True)]
 
-    def scales(self) -> tuple[list[int], int]:
-        """The scales as integers and their binary places."""
-        scale = self.ball.scale
-        values = np.ones(self.weights.data.X.shape[1]) if scale is None else np.asarray(scale)
-        return integers(values.astype(np.float64).tolist())
+    def size(self, delta: Any, pair: tuple[int, int]) -> Any:
+        r""":math:`\|D / B\|_q` of integers (d,) in units of 2^-(2 places), rounded up; None where
+        the set has no multiple that holds them.
+        """
+        bits = 2 * self.weights.places + BITS
+        sides = list(zip(delta, self._towards(delta, pair), strict=True))
+        if any(x and not b for x, b in sides):
+            return None
+        sizes = [-((-abs(x) << bits) // b) if x else 0 for x, b in sides]
+        return norm(sizes, self.q)[1] / (1 << BITS)
 
     def holds(self, delta: Any, pair: tuple[int, int]) -> bool:
-        """Whether integers (d,) lie in the ball of a pair, quotients by the scale rounded up."""
-        scale, places = self.scales()
-        moved = list(zip(delta, scale, strict=True))
-        if any(x and not s for x, s in moved):
-            return False
-        sizes = [-(-abs(x) * 2 ** (BITS + places) // s) if s else 0 for x, s in moved]
-        size = norm(sizes, exponent_name(self.ball.q))[1]
-        return bool(size <= self.room(pair) * 2**BITS)
+        """Whether integers (d,) are in the set of a pair."""
+        size = self.size(delta, pair)
+        return size is not None and bool(size <= 1)
 
-    def into(self, delta: np.ndarray, pair: tuple[int, int]) -> np.ndarray:
-        """The integers (d,), brought into the ball of a pair: cut off for q = inf, else shrunk."""
-        scale, places = self.scales()
-        delta = np.where(np.array(scale, dtype=object) > 0, delta, 0)
-        if np.isinf(self.ball.q):
-            room = self.room(pair)
-            most = [int(room * s // 2**places) for s in scale]
+    def into(self, delta: Any, pair: tuple[int, int]) -> np.ndarray:
+        """The integers (d,), brought into the set of a pair: cut off for q = inf, else shrunk."""
+        bits, bounds = 2 * self.weights.places, self._towards(delta, pair)
+        if self.q == "inf":
+            most = [b >> bits for b in bounds]
             return np.array([max(-m, min(m, x)) for x, m in zip(delta, most, strict=True)], object)
+        delta = np.array([x if b else 0 for x, b in zip(delta, bounds, strict=True)], object)
         unit = 2**52
         for m in range(_SHRINKAGES):
             if self.holds(delta, pair):
@@ -86,31 +106,41 @@ class ExactBalls:
             delta = np.array([_cut(x * (unit - 2**m), unit) for x in delta], dtype=object)
         return np.zeros_like(delta)
 
+    def nearest(self, goal: np.ndarray, pair: tuple[int, int], norm: LpNorm) -> np.ndarray:
+        """The integers of the set that are nearly nearest to integers (d,) in a norm."""
+        if self.q == "inf" or self.holds(goal, pair):
+            return self.into(goal, pair)
+        unit = 4 * self.weights.places
+        bounds = np.maximum(_floats(np.array(self._towards(goal, pair), object), unit), _ROOM)
+        of_norm = isinstance(self.q, str)
+        threat = LpBall(float(self.q), 1.0, bounds) if of_norm else FeatureBudget(self.q, bounds)
+        values = _floats(goal, unit // 2)
+        left = residual(threat, values[None], np.ones(1), norm)[0]
+        return self.into(_integers(values - left, unit // 2), pair)
+
 
 def nearest_to_sum(
-    problem: Any, norm: LpNorm, balls: ExactBalls, coef: np.ndarray
+    problem: Any, norm: LpNorm, sets: PairSets, coef: np.ndarray
 ) -> list[np.ndarray]:
-    """Perturbations of each pair whose flow leaves nearly the least dual norm of G."""
-    G, unit = balls.weights.weighted_sum, balls.weights.places + balls.weights.top
+    """Weighted perturbations of each pair that leave nearly the least dual norm of G + F."""
     if isinstance(problem, JointProblem):
-        found = _best_of_pairs(problem, norm, balls, coef)
-        moved = [_integers(delta, unit) for delta in found]
-    else:
-        g = _floats(G[1], unit)[None]
-        between = _floats(balls.weights.between[0, 1:], balls.weights.places)
-        radius = problem.radius * between
-        left = residual(problem.threat, g, radius, norm.dual)[0]
-        # where nothing is left the perturbation is the sum itself
-        moved = [np.where(left == 0, -G[1], _integers(left - g[0], unit))]
-    return [balls.into(delta, pair) for pair, delta in zip(balls.pairs(), moved, strict=True)]
+        unit = 2 * sets.weights.places
+        found = -_best_of_pairs(problem, norm, sets, coef)
+        return [
+            sets.into(_integers(delta, unit), pair)
+            for delta, pair in zip(found, sets.pairs, strict=True)
+        ]
+    return [sets.nearest(-sets.weights.weighted_sum[0], (0, 1), norm.dual)]
 
 
-def equal_to_sum(problem: Any, balls: ExactBalls, coef: np.ndarray) -> list[np.ndarray] | None:
-    """Perturbations of each pair whose flow is G exactly; None where they leave their balls."""
-    G, unit = balls.weights.weighted_sum, balls.weights.places + balls.weights.top
-    moved = [np.zeros(G.shape[1], dtype=object) for _ in balls.pairs()]
+def equal_to_sum(problem: Any, sets: PairSets, coef: np.ndarray) -> list[np.ndarray] | None:
+    """Weighted perturbations of each pair with G + F = 0 exactly; None where none are found. They
+    may be beyond their sets.
+    """
+    G = sets.weights.weighted_sum
+    moved = [np.zeros(G.shape[1], dtype=object) for _ in sets.pairs]
     if isinstance(problem, JointProblem):
-        sums = _float_sums(problem, balls)
+        sums = _float_sums(problem, sets.weights)
         start = pair_perturbations(problem, coef)
         found = repaired(problem, sums, start)
         if found.perturbations is None or found.ratio > 1:
@@ -121,17 +151,16 @@ def equal_to_sum(problem: Any, balls: ExactBalls, coef: np.ndarray) -> list[np.n
         if found.perturbations is None:
             return None
         found_moves = sums.capacities[:, None] * found.perturbations
-        moved = [_integers(delta, unit) for delta in found_moves]
-    _carry(G - _flow(moved, balls.pairs(), G), moved, balls)
-    inside = all(balls.holds(x, pair) for pair, x in zip(balls.pairs(), moved, strict=True))
-    return moved if inside else None
+        moved = [_integers(delta, 2 * sets.weights.places) for delta in found_moves]
+    _carry(G - _flow(moved, sets.pairs, G), moved, sets)
+    return [-delta for delta in moved]
 
 
-def _carry(left: np.ndarray, moved: list[np.ndarray], balls: ExactBalls) -> None:
+def _carry(left: np.ndarray, moved: list[np.ndarray], sets: PairSets) -> None:
     """Add what rounding leaves of G, (K, d), to perturbations, along the pairs of most weight that
     join the classes.
     """
-    pairs, between = balls.pairs(), balls.weights.between
+    pairs, between = sets.pairs, sets.weights.between
     joined, path = {0}, []
     for _ in range(len(left) - 1):
         steps = [pair for pair in pairs if (pair[0] in joined) != (pair[1] in joined)]
@@ -146,12 +175,12 @@ def _carry(left: np.ndarray, moved: list[np.ndarray], balls: ExactBalls) -> None
 
 
 def _best_of_pairs(
-    problem: JointProblem, norm: LpNorm, balls: ExactBalls, coef: np.ndarray
+    problem: JointProblem, norm: LpNorm, sets: PairSets, coef: np.ndarray
 ) -> np.ndarray:
     """Perturbations (K(K-1)/2, d) that leave nearly the least dual norm: by the search, and where
     cuts know what is left, by that.
     """
-    sums = _float_sums(problem, balls)
+    sums = _float_sums(problem, sets.weights)
     start = pair_perturbations(problem, coef)
     worst = sums.capacities[:, None] * start
     found = [
@@ -169,18 +198,18 @@ def _best_of_pairs(
 
     def size(moved: np.ndarray) -> float:
         inner = problem.threat.project(moved, sums.capacities)
-        left = sums.weighted_sum - _flow(list(inner), balls.pairs(), sums.weighted_sum)
+        left = sums.weighted_sum - _flow(list(inner), sets.pairs, sums.weighted_sum)
         return float(norm.dual.value(left.ravel()))
 
     return min(found, key=size)
 
 
-def _float_sums(problem: JointProblem, balls: ExactBalls) -> WeightedSums:
+def _float_sums(problem: JointProblem, weights: ExactWeights) -> WeightedSums:
     """The weighted sum and capacities of exact weights, in floating point."""
-    weights = balls.weights
-    G = _floats(weights.weighted_sum, weights.places + weights.top)
-    between = np.array([weights.between[pair] for pair in balls.pairs()], dtype=object)
-    return WeightedSums(G, np.abs(G), problem.radius * _floats(between, weights.places))
+    G = _floats(weights.weighted_sum, 2 * weights.places)
+    low, high = problem.pairs
+    between = _floats(weights.between[low, high], weights.places)
+    return WeightedSums(G, np.abs(G), problem.radius * between)
 
 
 def _flow(moved: list[Any], pairs: list[tuple[int, int]], like: np.ndarray) -> np.ndarray:

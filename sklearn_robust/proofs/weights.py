@@ -7,10 +7,9 @@ from functools import cached_property
 
 import numpy as np
 
-from sklearn_robust.check import integers
 from sklearn_robust.proofs.data import LabelledData
 
-PLACES = 62  # binary places of the weights, whose sum is at most about 1
+PLACES = 62  # binary places to which weights are rounded, whose sum is at most about 1
 _NEGLIGIBLE = 1e-12  # share of the weight up to which a pair of classes is left out
 
 
@@ -29,11 +28,13 @@ class ExactWeights:
 
     data: LabelledData
     entries: dict[tuple[int, int], int]
-    places: int = PLACES
+    places: int
 
     @classmethod
-    def of(cls, data: LabelledData, weights: np.ndarray, fit_intercept: bool) -> ExactWeights:
-        """The nearest such weights to (K, n), which may be rounded.
+    def of(
+        cls, data: LabelledData, weights: np.ndarray, fit_intercept: bool, places: int
+    ) -> ExactWeights:
+        """The nearest such weights to (K, n), which may be rounded; places are `PLACES` or more.
 
         Pairs of classes with next to no weight have none: rounding alone would decide about them.
         """
@@ -41,10 +42,11 @@ class ExactWeights:
         sums = (weights @ members).T
         kept = sums + sums.T >= _NEGLIGIBLE * weights.sum()
         scaled = np.rint(np.ldexp(weights * kept[:, data.y], PLACES))
-        entries = {(int(i), int(k)): int(scaled[k, i]) for k, i in np.argwhere(scaled > 0)}
+        more = places - PLACES
+        entries = {(int(i), int(k)): int(scaled[k, i]) << more for k, i in np.argwhere(scaled > 0)}
         if fit_intercept:
             _balance(entries, data)
-        return cls(data, entries)
+        return cls(data, entries, places)
 
     @cached_property
     def between(self) -> np.ndarray:
@@ -53,25 +55,32 @@ class ExactWeights:
         return sums + sums.T
 
     @cached_property
-    def top(self) -> int:
-        """The binary places of the data."""
-        return integers(self.data.X.ravel().tolist())[1]
-
-    @cached_property
     def weighted_sum(self) -> np.ndarray:
         r""":math:`G = \sum_{ik} a_{ik} (e_{y_i} - e_k) x_i^T` in units of
-        :math:`2^{-(\text{places} + \text{top})}`, an object array of integers (K, d).
+        :math:`2^{-2 \, \text{places}}`, an object array of integers (K, d).
         """
-        K, d = len(self.data.classes), self.data.X.shape[1]
+        K = len(self.data.classes)
         used = sorted({i for i, _ in self.entries})
         place = {i: at for at, i in enumerate(used)}
         signed = np.zeros((K, len(used)), dtype=object)
         for (i, k), weight in self.entries.items():
             signed[self.data.y[i], place[i]] += weight
             signed[k, place[i]] -= weight
-        flat, own = integers(self.data.X[used].ravel().tolist())
-        rows = np.array(flat, dtype=object).reshape(len(used), d)
-        return (signed @ rows) * 2 ** (self.top - own)
+        found: np.ndarray = signed @ in_units(self.data.X[used], self.places)
+        return found
+
+
+def in_units(values: np.ndarray, places: int) -> np.ndarray:
+    """Floats as integers in units of 2^-places, of which they are multiples."""
+    ratios = (x.as_integer_ratio() for x in values.ravel().tolist())
+    flat = [above << places + 1 - below.bit_length() for above, below in ratios]
+    return np.array(flat, dtype=object).reshape(values.shape)
+
+
+def binary_places(values: np.ndarray) -> int:
+    """The least number of binary places that holds floats exactly."""
+    below = (x.as_integer_ratio()[1] for x in np.asarray(values, np.float64).ravel().tolist())
+    return max(below, default=1).bit_length() - 1
 
 
 def _class_sums(entries: dict[tuple[int, int], int], data: LabelledData) -> np.ndarray:

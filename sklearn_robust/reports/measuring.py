@@ -1,4 +1,9 @@
-"""What a report measures of a classifier under one threat; the threat is an l_q ball."""
+"""What a report measures of a classifier under one threat.
+
+Two classes have a score f. The adversary lowers the score of a positive sample by what its set
+takes, and raises that of a negative one: that is the worst case of every figure of two lists of
+scores at once, as each sample is attacked alone.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +17,23 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
-from sklearn_robust.attacks.linear import (
-    class_scores,
-    rival_norms,
-    robustly_correct,
-    signed_distances,
-)
-from sklearn_robust.attacks.rivals import class_coef
+from sklearn_robust.attacks.linear import boundary_distances, least_margins, unbroken, worst_moves
+from sklearn_robust.attacks.rivals import Rivals, class_coef
 from sklearn_robust.metrics.linear_view import LinearView
-from sklearn_robust.reports import figures
 from sklearn_robust.reports.intervals import (
     Interval,
-    bootstrap,
+    area_under_curve,
     clopper_pearson,
     largest_difference,
+    mean,
     mean_of_classes,
     proportion,
 )
-from sklearn_robust.threats import LpBall
 
 
 @dataclass(frozen=True)
 class LinearMeasurement:
-    """A linear classifier on labelled samples, under one ball.
+    """A linear classifier on labelled samples, under one threat.
 
     Attributes
     ----------
@@ -42,7 +41,8 @@ class LinearMeasurement:
     y : int array of shape (n,)
         Index of each sample's class.
     weight : ndarray of shape (n,)
-    ball : LpBall
+    threat : Threat
+        Bound to the view.
     probabilities : callable or None
         From rows to class probabilities, of two classes.
     """
@@ -50,8 +50,13 @@ class LinearMeasurement:
     view: LinearView
     y: np.ndarray
     weight: np.ndarray
-    ball: LpBall
+    threat: Any
     probabilities: Callable[[Any], np.ndarray] | None = None
+
+    @cached_property
+    def rivals(self) -> Rivals:
+        """What the threat takes from the leads of the samples."""
+        return self.view.rivals(self.threat)
 
     @cached_property
     def coef(self) -> np.ndarray:
@@ -61,30 +66,36 @@ class LinearMeasurement:
     @cached_property
     def right(self) -> np.ndarray:
         """Which samples no perturbation leads out of their class."""
-        view = self.view
-        return robustly_correct(view.X, self.y, view.coef, view.intercept, self.ball)
+
+        def figure(scores: np.ndarray, y: np.ndarray, rows: slice) -> np.ndarray:
+            return (scores.argmax(axis=1) == y) & unbroken(scores, y, rows, self.rivals)
+
+        return self.view.figures(figure, self.y)
 
     @cached_property
     def rival(self) -> np.ndarray:
         """The class with the least robust margin of each sample, (n,)."""
-        scores = class_scores(self.view.X, self.view.coef, self.view.intercept)
-        norms = rival_norms(self.view.coef, self.ball)[self.y]
-        own = np.arange(len(self.y)), self.y
-        margins = scores[own][:, None] - scores - self.ball.eps * norms
-        margins[own] = math.inf
-        return margins.argmin(axis=1)
+
+        def figure(scores: np.ndarray, y: np.ndarray, rows: slice) -> np.ndarray:
+            own = np.arange(len(y)), y
+            taken = self.rivals.taken(rows, y, self.rivals.radius(rows, y))
+            margins = scores[own][:, None] - scores - taken
+            margins[own] = math.inf
+            found: np.ndarray = margins.argmin(axis=1)
+            return found
+
+        return self.view.figures(figure, self.y)
 
     @cached_property
     def lowered(self) -> np.ndarray:
         """The scores of two classes in the worst case, (n,)."""
-        scores = class_scores(self.view.X, self.view.coef, self.view.intercept)[:, 1]
-        cost = self.ball.eps * float(rival_norms(self.view.coef, self.ball)[0, 1])
-        return np.where(self.y == 1, scores - cost, scores + cost)
+        margins = self.view.figures(partial(least_margins, rivals=self.rivals), self.y)
+        return np.where(self.y == 1, margins, -margins)
 
     @cached_property
     def moves(self) -> np.ndarray:
         """The perturbation of each sample against its rival, (n, d)."""
-        return -self.ball.worst(self.coef[self.y] - self.coef[self.rival])
+        return self.view.figures(partial(worst_moves, rivals=self.rivals), self.y)
 
     def confusion(self, members: np.ndarray) -> list[list[float]]:
         """Weights by true class and class under attack: the own class where no perturbation leads
@@ -99,31 +110,22 @@ class LinearMeasurement:
 
     def figures(self, members: np.ndarray) -> dict[str, Interval]:
         """Each figure of some samples, with its interval."""
-        y, right = self.y[members], self.right[members]
-        weight = self.weight[members]
-        alike = bool(np.all(weight == weight[0]))
+        y, right, weight = self.y[members], self.right[members], self.weight[members]
         found = {
-            "robust accuracy": proportion(right)
-            if alike
-            else bootstrap(partial(figures.mean, right), y, weight),
-            "balanced robust accuracy": mean_of_classes(right, y)
-            if alike
-            else bootstrap(partial(figures.balanced_accuracy, right, y), y, weight),
+            "robust accuracy": proportion(right, weight),
+            "balanced robust accuracy": mean_of_classes(right, y, weight),
         }
         if len(self.view.classes) > 2 or len(np.unique(y)) < 2:
             return found
-        lowered, positive = self.lowered[members], y == 1
-        area = bootstrap(partial(figures.area_under_curve, lowered, positive), y, weight)
+        lowered = self.lowered[members]
+        area = area_under_curve(lowered, y == 1, weight)
         found["AUC"] = area
-        low, high = 2 * area.low - 1, 2 * area.high - 1
-        found["Gini"] = Interval(2 * area.value - 1, low, high, area.name)
-        largest = partial(figures.kolmogorov_smirnov, lowered, positive)
-        value = float(largest(weight))
-        found["KS"] = largest_difference(value, y) if alike else bootstrap(largest, y, weight)
+        found["Gini"] = Interval(*(2 * x - 1 for x in (area.value, area.low, area.high)), area.name)
+        found["KS"] = largest_difference(lowered, y == 1, weight)
         if self.probabilities is not None:
             miss, log_loss = self._losses
-            for name, loss in (("Brier score", miss**2), ("log loss", log_loss)):
-                found[name] = bootstrap(partial(figures.mean, loss[members]), y, weight)
+            found["Brier score"] = mean(miss[members] ** 2, weight)
+            found["log loss"] = mean(log_loss[members], weight)
         return found
 
     @cached_property
@@ -137,11 +139,11 @@ class LinearMeasurement:
         return 1 - own, -np.log(np.maximum(own, np.finfo(np.float64).tiny))
 
     def radii(self, members: np.ndarray) -> dict[str, str]:
-        """The least radii at which a tenth and half of the samples are misclassified, as text."""
-        view = self.view
-        distances = signed_distances(
-            view.X, self.y, view.coef, view.intercept, self.ball.q, self.ball.scale
-        )[members]
+        """The least radii at which a tenth and half of the samples are misclassified, as text: of
+        an l_q ball in the units of the features, else multiples of the set.
+        """
+        figure = partial(boundary_distances, rivals=self.rivals)
+        distances = self.view.figures(figure, self.y)[members]
         distances = np.maximum(distances, 0.0)
         order = np.argsort(distances)
         fallen = np.cumsum(self.weight[members][order]) / self.weight[members].sum()

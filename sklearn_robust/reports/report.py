@@ -1,4 +1,4 @@
-"""The report of a classifier's robustness on given data; the threats are l_q balls."""
+"""The report of a classifier's robustness on given data; an l_q ball is named by its exponent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sklearn_robust.proofs import Certificate, LabelledData
 from sklearn_robust.reports.intervals import Interval
 from sklearn_robust.reports.measuring import LinearMeasurement, network_accuracy
 from sklearn_robust.reports.rendering import Block, to_html, to_json, to_markdown
-from sklearn_robust.threats import LpBall, require_ball
+from sklearn_robust.threats import ByClass, LpBall, Threat, check_is_threat, is_ball, require_ball
 
 _MOST_FEATURES = 10
 _NOT_MEASURED = (
@@ -37,9 +37,10 @@ _SUMMARY = (
 class RobustnessReport:
     r"""What the adversary does to a classifier, measured on data: figures, intervals, provenance.
 
-    For linear classifiers every figure is the exact worst case over :math:`\|\delta / s\|_q \le
-    \epsilon`, no attack is searched: scores of two classes move by :math:`\epsilon \|s w\|_{q^*}`
-    against their sample. For networks of this library robust accuracy is bounded from both sides.
+    For linear classifiers every figure is the exact worst case over the threat, no attack is
+    searched: the scores of two classes move against their sample by the support function of the
+    set, :math:`\epsilon \|s w\|_{q^*}` for an l_q ball. For networks of this library robust
+    accuracy is bounded from both sides.
 
     Parameters
     ----------
@@ -49,9 +50,9 @@ class RobustnessReport:
     X : array-like or sparse array of shape (n_samples, n_features)
     y : array-like of shape (n_samples,)
         True labels, each one of the classifier's.
-    threats : sequence of LpBall, or dict of str to LpBall, optional
-        By default the ball of the estimator's training. The data without perturbation are always
-        measured too.
+    threats : sequence of Threat, or dict of str to Threat, optional
+        Sets of `sklearn_robust.threats`, or of one's own; of networks, l_q balls. By default that
+        of the estimator's training. The data without perturbation are always measured too.
     groups : array-like of shape (n_samples,), optional
         A label of each sample's group: all figures are given for each group too.
     sample_weight : array-like of shape (n_samples,), optional
@@ -69,7 +70,7 @@ class RobustnessReport:
     TypeError
         If the classifier is neither linear nor a network of this library.
     ValueError
-        If there is no threat, one is no `LpBall`, or labels are missing.
+        If there is no threat, one is none, or labels are missing.
 
     Notes
     -----
@@ -77,8 +78,11 @@ class RobustnessReport:
     else for the rival class with the least robust margin. Brier score and log loss are given for
     two classes, whose probability is monotone in the score. Where all samples weigh the same the
     intervals of proportions are those of Clopper and Pearson, and that of KS follows from the
-    inequality of Dvoretzky, Kiefer and Wolfowitz: they cover at least as often as they say. The
-    others are bootstrapped. Each is named.
+    inequality of Dvoretzky, Kiefer and Wolfowitz: they cover at least as often as they say. With
+    weights the effective number of samples takes the place of their number. The area under the ROC
+    curve has a Clopper-Pearson interval at DeLong's variance, means of losses have bootstrap-t
+    ones. Each is named. Radii are those of balls in the units of the features, and multiples of
+    other sets.
 
     Examples
     --------
@@ -104,7 +108,7 @@ class RobustnessReport:
         X: Any,
         y: Any,
         *,
-        threats: Sequence[LpBall] | Mapping[str, LpBall] | None = None,
+        threats: Sequence[Threat] | Mapping[str, Threat] | None = None,
         groups: Any = None,
         sample_weight: Any = None,
         certificates: Sequence[Certificate] = (),
@@ -112,15 +116,15 @@ class RobustnessReport:
     ) -> None:
         refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         steps, classifier = unwrapped(estimator)
-        balls = _named_balls(classifier, threats)
+        named = _named_threats(classifier, threats)
         weight = _check_sample_weight(sample_weight, np.asarray(y), ensure_non_negative=True)
         of_groups = _members(groups, weight)
         self.title = title
         if is_linear(classifier):
-            data, measured = _measure_linear(estimator, X, y, weight, balls, of_groups)
+            data, measured = _measure_linear(estimator, X, y, weight, named, of_groups)
         elif hasattr(classifier, "robust_bounds"):
             data, measured = _measure_network(
-                classifier, transformed(steps, X), y, weight, balls, of_groups
+                classifier, transformed(steps, X), y, weight, named, of_groups
             )
         else:
             raise TypeError(
@@ -156,8 +160,8 @@ class RobustnessReport:
     def __repr__(self) -> str:
         name = self.content["estimator"].split("(")[0]
         samples = self.content["data"]["samples"]
-        radii = ", ".join(f"{threat['eps']:g}" for threat in self.content["threats"])
-        return f"RobustnessReport({name}, {samples} samples, eps={radii})"
+        threats = "; ".join(threat["name"] for threat in self.content["threats"])
+        return f"RobustnessReport({name}, {samples} samples, {threats})"
 
     def _repr_html_(self) -> str:
         return to_html(self.title, self._blocks(), page=False)
@@ -240,9 +244,9 @@ class RobustnessReport:
         return [*blocks, ("heading", "Not measured"), ("list", content["not measured"])]
 
 
-def _named_balls(
-    classifier: Any, threats: Sequence[LpBall] | Mapping[str, LpBall] | None
-) -> dict[str, LpBall]:
+def _named_threats(
+    classifier: Any, threats: Sequence[Threat] | Mapping[str, Threat] | None
+) -> dict[str, Any]:
     """The threats by name, after the data without adversary."""
     if threats is None:
         trained = getattr(classifier, "threat_", None)
@@ -253,22 +257,28 @@ def _named_balls(
             )
         threats = [trained]
     if not isinstance(threats, Mapping):
-        for ball in threats:
-            require_ball(ball, "a report", "use an LpBall")
-        threats = {_ball_name(ball): ball for ball in threats}
+        for threat in threats:
+            check_is_threat(threat)
+        threats = {_threat_name(threat): threat for threat in threats}
     if not threats:
-        raise ValueError("threats must hold at least one LpBall, got none.")
-    balls = {
-        name: require_ball(ball, "a report", "use an LpBall") for name, ball in threats.items()
+        raise ValueError("threats must hold at least one threat, such as LpBall(2, 0.1), got none.")
+    for threat in threats.values():
+        check_is_threat(threat)
+    first = next(iter(threats.values()))
+    clean = LpBall(first.q, 0.0, first.scale) if is_ball(first) else LpBall(np.inf, 0.0)
+    attacking = {
+        name: threat
+        for name, threat in threats.items()
+        if not (is_ball(threat) and threat.eps == 0)
     }
-    first = next(iter(balls.values()))
-    clean = {"without adversary": LpBall(first.q, 0.0, first.scale)}
-    return clean | {name: ball for name, ball in balls.items() if ball.eps > 0}
+    return {"without adversary": clean} | attacking
 
 
-def _ball_name(ball: LpBall) -> str:
-    scaled = "" if ball.scale is None else ", scaled by feature"
-    return f"l_{ball.q:g} ball, eps={ball.eps:g}{scaled}"
+def _threat_name(threat: Any) -> str:
+    if not is_ball(threat):
+        return " ".join(repr(threat).split())
+    scaled = "" if threat.scale is None else ", scaled by feature"
+    return f"l_{threat.q:g} ball, eps={threat.eps:g}{scaled}"
 
 
 def _members(groups: Any, weight: np.ndarray) -> dict[str, np.ndarray]:
@@ -292,7 +302,7 @@ def _measure_linear(
     X: Any,
     y: Any,
     weight: np.ndarray,
-    balls: dict[str, LpBall],
+    threats: dict[str, Any],
     of_groups: dict[str, np.ndarray],
 ) -> tuple[LabelledData, list[dict[str, Any]]]:
     """The data as the classifier sees them, and the figures under each threat."""
@@ -303,9 +313,9 @@ def _measure_linear(
     if len(view.classes) == 2 and hasattr(classifier, "predict_proba"):
         probabilities = classifier.predict_proba
     measured = []
-    for name, ball in balls.items():
-        ball = view.ball(ball.q, ball.eps, ball.scale)
-        measurement = LinearMeasurement(view, index, weight, ball, probabilities)
+    for name, threat in threats.items():
+        bound = view.bound(threat)
+        measurement = LinearMeasurement(view, index, weight, bound, probabilities)
         parts = {
             group: {
                 "samples": len(members),
@@ -316,7 +326,7 @@ def _measure_linear(
             }
             for group, members in of_groups.items()
         }
-        measured.append({"name": name, "q": str(ball.q), "eps": float(ball.eps), "groups": parts})
+        measured.append({"name": name, **_ball_of(threat), "groups": parts})
     return LabelledData.of(view.X, np.asarray(y), weight, view.classes), measured
 
 
@@ -325,7 +335,7 @@ def _measure_network(
     X: Any,
     y: Any,
     weight: np.ndarray,
-    balls: dict[str, LpBall],
+    threats: dict[str, Any],
     of_groups: dict[str, np.ndarray],
 ) -> tuple[LabelledData, list[dict[str, Any]]]:
     """The data, and the bounds on the robust accuracy under each threat."""
@@ -335,7 +345,8 @@ def _measure_network(
         )
     X, y = np.asarray(X), np.asarray(y)
     measured = []
-    for name, ball in balls.items():
+    for name, threat in threats.items():
+        ball = require_ball(threat, "a report of a network", "use an LpBall")
         parts = {}
         for group, members in of_groups.items():
             certified, attacked = classifier.robust_bounds(
@@ -344,8 +355,17 @@ def _measure_network(
             figure = network_accuracy(certified, attacked, len(members))
             figures = {"robust accuracy": figure}
             parts[group] = {"samples": len(members), "figures": _as_dicts(figures)}
-        measured.append({"name": name, "q": str(ball.q), "eps": float(ball.eps), "groups": parts})
+        measured.append({"name": name, **_ball_of(ball), "groups": parts})
     return LabelledData.of(X, y, weight, classifier.classes_), measured
+
+
+def _ball_of(threat: Any) -> dict[str, Any]:
+    """The exponent of an l_q ball, None for another set, and its radius where all have one."""
+    one = threat.threats[0] if isinstance(threat, ByClass) else threat
+    return {
+        "q": str(one.q) if isinstance(one, LpBall) else None,
+        "eps": float(threat.eps) if is_ball(threat) else None,
+    }
 
 
 def _as_dicts(figures: dict[str, Interval]) -> dict[str, dict[str, Any]]:
@@ -375,10 +395,11 @@ def _threat_blocks(threat: dict[str, Any], classes: list[str]) -> list[Block]:
         ]
         under = "predicted" if threat["eps"] == 0 else "under attack"
         blocks.append(("table", ([f"true class, {under}:", *classes], matrix)))
-    if "radii" in whole and threat["eps"] == 0:
+    if "radii" in whole:
         rows = [[name, radius] for name, radius in whole["radii"].items()]
-        blocks.append(("table", ([f"share misclassified, q={threat['q']}", "at radius"], rows)))
-    elif whole.get("features"):
+        unit = "at multiple of the set" if threat["q"] is None else f"at radius, q={threat['q']}"
+        blocks.append(("table", (["share misclassified", unit], rows)))
+    if whole.get("features") and threat["eps"] != 0:
         rows = [[name, f"{share:.1%}"] for name, share in whole["features"]]
         blocks.append(("table", (["feature", "share of the adversary's effect"], rows)))
     return blocks

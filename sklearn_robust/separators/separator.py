@@ -5,6 +5,7 @@ The threat is an l_q ball, or another set in cones.
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,13 +17,20 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import _get_feature_names, check_X_y
 
-from sklearn_robust._adversaries import require_one_set
+from sklearn_robust._joint_sets import JointSets
 from sklearn_robust._parameters import check_choice, check_exponent, read_scale, refuse_lazy
 from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import MATRIX_NORMS, LpNorm, Norm, SchattenNorm, norm_of
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.proofs import Certificate, CertificateError, Claim, LabelledData, certify_margin
+from sklearn_robust.proofs import (
+    Certificate,
+    CertificateError,
+    Claim,
+    LabelledData,
+    certify_factor,
+    certify_margin,
+)
 from sklearn_robust.rows import BlockRows
 from sklearn_robust.separators._max_margin_form import Vector
 from sklearn_robust.threats import LpBall, bound_threat, check_is_threat, is_ball
@@ -57,10 +65,11 @@ class Separator:
         The weights that prove the bound: >= 0 and of sum 1, with an intercept of sum 1/2 in each
         class. Several classes have a weight for each sample and rival, with intercepts as much of
         each class as against it.
-    perturbation : ndarray of shape (d,), (n, d) or (K, K, d)
+    perturbation : ndarray of shape (d,), (n, d), (K, K, d) or (K, n, d)
         The worst perturbation: x_i - y_i perturbation is where the adversary moves sample i, with
         one for each sample where their sets differ. Of several classes entry (l, k) is taken from
-        a sample of class l to lead it to class k.
+        a sample of class l to lead it to class k; where sets differ entry (k, i) is taken from
+        sample i.
     p : float, "spectral" or "nuclear"
         The norm of the margin.
     q, eps : float
@@ -90,25 +99,37 @@ class Separator:
     solver: str
     scale: Vector | None = None
     threat: Any = None
-    _data: Any = field(default=None, repr=False, compare=False)  # X and y, for the certificate
+    # X, y, the threat, the factors of the samples and whether the margin is one, for certificates
+    _data: Any = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles hold a certificate that was made, and not the data."""
         return {**vars(self), "_data": None}
 
-    def on(self, X: Any, y: Any) -> Self:
+    def on(
+        self,
+        X: Any,
+        y: Any,
+        threat: Any = None,
+        sample_radius: Any = None,
+        *,
+        is_factor: bool = False,
+    ) -> Self:
         """The same separator, which knows its data until it is copied: its certificate needs them.
 
         Parameters
         ----------
-        X, y
+        X, y, threat, sample_radius
             As they were given to the solver.
+        is_factor : bool, default=False
+            Whether the margin is a factor on the sets, as that of `max_margin` is, and no ratio to
+            the p-norm.
 
         Returns
         -------
         Separator
         """
-        return replace(self, _data=(X, y))
+        return replace(self, _data=(X, y, threat, sample_radius, is_factor))
 
     @cached_property
     def certificate(self) -> Certificate:
@@ -118,26 +139,39 @@ class Separator:
         Raises
         ------
         CertificateError
-            If p or q is none of 1, 2 and inf, after copying and pickling, and for `max_margin` of
-            several classes or with a scale, whose margin is no norm of the coefficients.
+            If p or q is none of 1, 2 and inf, after copying and pickling, for a threat that is no
+            l_q ball, box or budget of features, and for an infinite margin.
         """
         if self._data is None:
             raise CertificateError(
                 "The certificate needs the data, which copies and pickles of a separator do not "
-                "have, nor that of max_margin with a scale or several classes. Read it from what "
-                "min_norm_separator returns, before it is copied."
+                "have. Read it from what the solver returns, before it is copied."
             )
-        if self.threat is not None or self.q is None:
-            raise CertificateError(f"Certificates serve l_q balls, got threat={self.threat!r}.")
-        X, y = self._data
-        classes = np.unique(np.asarray(y))
-        data = LabelledData.of(X, y, classes=[-1, 1] if len(classes) == 1 else classes)
+        X, y, threat, sample_radius, is_factor = self._data
+        labels = np.unique(np.asarray(X.y if y is None else y))
+        labels = np.array([-1, 1]) if len(labels) == 1 else labels
+        data = LabelledData.of(X, y, classes=labels)
+        if threat is None:
+            threat = LpBall(self.q, 1.0 if is_factor else self.eps, self.scale)
+        threat = bound_threat(threat, data.X.shape[1], _get_feature_names(X), labels.tolist())
         coef, intercept = np.atleast_2d(self.coef), np.atleast_1d(self.intercept)
-        ball = LpBall(self.q, self.eps, self.scale)
-        claim = Claim(data, ball, coef, intercept, self.fit_intercept)
-        certificate = certify_margin(claim, self.p, self.dual_coef)
+        found = None if is_factor and self.margin <= 0 else coef
+        claim = Claim(data, threat, found, intercept, self.fit_intercept, sample_radius)
+        if is_factor:
+            certificate = self._factor_certificate(claim)
+        else:
+            certificate = certify_margin(claim, self.p, self.dual_coef)
         vars(self)["_data"] = None  # it is made, and they are needed no more
         return certificate
+
+    def _factor_certificate(self, claim: Claim) -> Certificate:
+        """That of the largest multiple of the sets."""
+        if self.margin == math.inf:
+            raise CertificateError(
+                "An infinite margin has no certificate of a factor: the separator is right at "
+                "every eps. Certify min_norm_separator at some eps."
+            )
+        return certify_factor(claim, self.dual_coef, self.margin_bound)
 
     @classmethod
     def of(
@@ -145,7 +179,7 @@ class Separator:
     ) -> Separator:
         """The separator of a certified point."""
         threat = problem.threat
-        plain = is_ball(threat) and getattr(problem, "adversary", None) is None
+        plain = is_ball(threat) and problem.adversary is None
         return cls(
             coef=certified.coef,
             intercept=certified.intercept,
@@ -179,13 +213,16 @@ class Separator:
 
 
 def _perturbation(problem: RobustProblem | JointProblem, coef: Vector) -> Vector:
-    """The worst perturbation, (d,), those of the samples, (n, d), or those of the pairs of classes,
-    (K, K, d).
+    """The worst perturbation, (d,), those of the samples, (n, d), of the pairs of classes, (K, K,
+    d), or of the samples for each rival, (K, n, d).
     """
     if isinstance(problem, RobustProblem):
         if problem.adversary is not None:
             return problem.radius[0] * problem.adversary.perturbations(coef)
         return problem.perturbation(coef[None])[0]
+    if problem.adversary is not None:
+        assert isinstance(problem.adversary, JointSets)
+        return -problem.radius * problem.adversary.perturbations(coef)
     K, (low, high) = problem.n_classes, problem.pairs
     worst = problem.radius * problem.threat.worst(problem.pair_differences(coef))
     perturbation = np.zeros((K, K, problem.n_features))
@@ -310,8 +347,14 @@ def read_problem_of_threat(
     classes, index = np.unique(y, return_inverse=True)
     threat = bound_threat(threat, X.shape[1], names, classes.tolist())
     if len(classes) > 2:
-        require_one_set(threat, sample_radius)
-        return JointProblem.from_data(X, index, threat=threat, fit_intercept=fit_intercept)
+        return JointProblem.from_data(
+            X,
+            index,
+            threat=threat,
+            fit_intercept=fit_intercept,
+            sample_radius=sample_radius,
+            labels=classes.tolist(),
+        )
     return RobustProblem.from_data(
         X,
         _signs(y, classes, fit_intercept),
@@ -328,7 +371,7 @@ def read_problem(
     """The problem that a user's data and parameters state; a joint one for several classes."""
     check_choice(fit_intercept, "fit_intercept", (True, False))
     if isinstance(X, BlockRows):
-        return _problem_of_blocks(X, y, q, eps, fit_intercept, scale)
+        return _problem_of_blocks(X, y, q, eps, fit_intercept)
     refuse_lazy(X=X, y=y)
     names = _get_feature_names(X)
     X, y = check_X_y(X, y, accept_sparse=("csr", "csc"), dtype=np.float64)
@@ -341,23 +384,20 @@ def read_problem(
     return RobustProblem.from_data(X, _signs(y, classes, fit_intercept), **given)
 
 
+def needs_sums(X: Any, scale: Any) -> bool:
+    """Whether X are rows in blocks of several classes, or with scales: they are known by sums."""
+    if not isinstance(X, BlockRows):
+        return False
+    return scale is not None or bool(np.count_nonzero(X.survey.weights) > 2)
+
+
 def _problem_of_blocks(
-    rows: BlockRows, y: Any, q: float, eps: float, fit_intercept: bool, scale: Any
+    rows: BlockRows, y: Any, q: float, eps: float, fit_intercept: bool
 ) -> RobustProblem:
     """The problem of two classes that rows in blocks state."""
     rows.refuse_beside(y=y)
-    if scale is not None:
-        raise ValueError(
-            f"scale={scale!r} needs the data in memory, got {type(rows).__name__}. Divide the "
-            f"features by their scales, or pass an array."
-        )
     used = slice(None) if rows.sample_weight is None else rows.sample_weight > 0
     classes = np.unique(rows.y[used])
-    if len(classes) > 2:
-        raise ValueError(
-            f"{len(classes)} classes need the data in memory, got {type(rows).__name__}. Pass an "
-            f"array, or use RobustLinearClassifier."
-        )
     labels = np.ones(rows.shape[0])
     labels[used] = _signs(rows.y[used], classes, fit_intercept)
     return RobustProblem.from_data(

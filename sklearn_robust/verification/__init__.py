@@ -8,5 +8,6 @@ except ImportError as error:  # pragma: no cover
     ) from error
 
 from sklearn_robust.verification.certified import certified_margins, certified_radius
+from sklearn_robust.verification.exchange import save_onnx, vnnlib_property
 
-__all__ = ["certified_margins", "certified_radius"]
+__all__ = ["certified_margins", "certified_radius", "save_onnx", "vnnlib_property"]

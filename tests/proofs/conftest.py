@@ -11,7 +11,8 @@ import pytest
 
 from sklearn_robust import NotSeparableWarning, RobustLinearClassifier
 from sklearn_robust.metrics import robust_accuracy_certificate
-from sklearn_robust.separators import min_norm_separator
+from sklearn_robust.separators import max_margin, min_norm_separator
+from sklearn_robust.threats import Box, FeatureBudget, LpBall
 
 SECOND = Path(__file__).parent / "check.mjs"
 
@@ -45,7 +46,36 @@ def make_certificates():
                     model.fit(X, y, weight if loss == "logistic" else None)
                 found.append((X, y, model.certificate_))
             found.append((X, y, robust_accuracy_certificate(model, X, y, eps=0.1, q=q)))
-    return found
+        found.append((X, y, max_margin(X, y, q=1, scale=scale, fit_intercept=True).certificate))
+    return found + of_other_sets()
+
+
+def of_other_sets():
+    """Certificates against boxes, budgets, limits and radii of classes and samples."""
+    X, y = draw(2)
+    X = (X - X.min(axis=0)) / np.ptp(X, axis=0)
+    found, radius = [], np.linspace(0, 2, len(y))
+    noisy, radii = np.where(np.arange(len(y)) < 3, 1 - y, y), {0: 0.02, 1: 0.05}
+    for threat, factors in (
+        (Box([-0.1, -0.02, 0, 0], [0.02, 0, 0.1, 0.2], clip=(0, 1)), None),
+        (LpBall(np.inf, 0.05, clip=(0, 1)), radius),
+        (LpBall(2, radii), None),
+        (FeatureBudget(2, eps=[0.1, 0.2, 0.1, 0.3]), radius),
+    ):
+        model = RobustLinearClassifier(threat=threat, loss="logistic")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotSeparableWarning)
+            model.fit(X, noisy, sample_radius=factors)
+        found.append((X, noisy, model.certificate_))
+        accuracy = robust_accuracy_certificate(model, X, y, threat=threat, sample_radius=factors)
+        found.append((X, y, accuracy))
+    for threat in (Box(0, 0.01).only(1), FeatureBudget(2, eps=0.01)):
+        separator = min_norm_separator(X, y, p=2, threat=threat, fit_intercept=True)
+        found.append((X, y, separator.certificate))
+    factor = max_margin(X, y, threat=LpBall(2, radii), fit_intercept=True)
+    flip = FeatureBudget(1, eps=[1, 0, 0, 0], binary=True)
+    flips = robust_accuracy_certificate(model, X.round(), y, threat=flip)
+    return [*found, (X, y, factor.certificate), (X.round(), y, flips)]
 
 
 @pytest.fixture(scope="session")
@@ -55,20 +85,28 @@ def certificates():
 
 @pytest.fixture(scope="session")
 def second_checker(tmp_path_factory):
-    """A function that asks the checker in JavaScript about certificates of the same data."""
+    """A function that asks the checker in JavaScript."""
     node = shutil.which("node")
     if node is None:
         pytest.skip("node is not installed: the second checker did not run")
     folder = tmp_path_factory.mktemp("second")
 
-    def ask(X, y, contents):
-        rows = zip(X.tolist(), y, strict=True)
-        lines = [",".join([*map(repr, row), str(label)]) for row, label in rows]
-        (folder / "data.csv").write_text("\n".join(lines))
-        (folder / "certificates.json").write_text(json.dumps(contents))
-        files = [str(folder / "data.csv"), str(folder / "certificates.json")]
+    def ask(cases):
+        """The verdicts on (X, y, content), in their order."""
+        files = []
+        for X, y, content in cases:
+            lines = [
+                ",".join([*map(repr, row), str(label)])
+                for row, label in zip(X.tolist(), y, strict=True)
+            ]
+            files.append({"data": "\n".join(lines), "certificates": [content]})
+        (folder / "files.json").write_text(json.dumps(files))
         run = subprocess.run(
-            [node, str(SECOND), *files], capture_output=True, text=True, check=True, timeout=120
+            [node, str(SECOND), str(folder / "files.json")],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
         )
         return run.stdout.splitlines()
 

@@ -1,7 +1,6 @@
 """Every figure of a report equals brute force, intervals cover, and texts are the same bytes."""
 
 import json
-from functools import partial
 
 import numpy as np
 import pytest
@@ -12,8 +11,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from sklearn_robust import MinNormRobustClassifier, RobustLinearClassifier, RobustnessReport
-from sklearn_robust.reports import figures, intervals
-from sklearn_robust.threats import LpBall
+from sklearn_robust.metrics import certified_radius, worst_case_samples
+from sklearn_robust.reports import intervals
+from sklearn_robust.threats import Box, Ellipsoid, FeatureBudget, LpBall
 
 EPS = 0.3
 
@@ -122,18 +122,99 @@ def test_clopper_pearson_covers_whatever_the_proportion():
     from scipy.stats import binom
 
     for n in (1, 7, 40):
-        ends = [intervals.clopper_pearson(k, n) for k in range(n + 1)]
+        ends = [intervals.clopper_pearson(k / n, n) for k in range(n + 1)]
         for share in np.linspace(0.01, 0.99, 33):
             inside = [low <= share <= high for low, high in ends]
             assert binom.pmf(np.arange(n + 1), n, share) @ inside >= 0.95
 
 
-def test_bootstrap_intervals_hold_the_figure_and_depend_on_nothing_but_the_data():
+def test_clopper_pearson_is_that_of_scipy():
+    from scipy.stats import binomtest
+
+    for successes, n in ((0, 7), (3, 7), (7, 7), (199, 400)):
+        ends = binomtest(successes, n).proportion_ci(0.95, method="exact")
+        assert intervals.clopper_pearson(successes / n, n) == pytest.approx((ends.low, ends.high))
+
+
+def test_intervals_hold_the_figure_and_equal_weights_are_none():
     X, y = draw(2, n=60)
-    figure = partial(figures.area_under_curve, X[:, 0], y == 1)
-    one, other = (intervals.bootstrap(figure, y, np.ones(60)) for _ in range(2))
-    assert one == other
-    assert 0 <= one.low < one.value < one.high <= 1
+    scores, positive, right = X[:, 0], y == 1, X[:, 1] > -1
+    for make in (
+        lambda weight: intervals.area_under_curve(scores, positive, weight),
+        lambda weight: intervals.largest_difference(scores, positive, weight),
+        lambda weight: intervals.mean(np.exp(scores), weight),
+        lambda weight: intervals.mean_of_classes(right, y, weight),
+        lambda weight: intervals.proportion(right, weight),
+    ):
+        one = make(np.ones(60))
+        assert one.low < one.value < one.high
+        for field in ("value", "low", "high"):
+            assert getattr(make(np.full(60, 4.0)), field) == pytest.approx(getattr(one, field))
+        rare = make(np.where(np.arange(60) % 3 == 0, 1.0, 1e-3))
+        assert rare.high - rare.low > one.high - one.low  # a third of the samples counts
+
+
+def test_intervals_of_samples_that_do_not_vary():
+    y = np.repeat([0, 1], 10)
+    area = intervals.area_under_curve(y + 0.0, y == 1, np.ones(20))
+    assert (area.value, area.high) == (1, 1)
+    assert area.low == pytest.approx(intervals.clopper_pearson(1.0, 10, 0.97)[0])
+    constant = intervals.mean(np.full(20, 0.25), np.ones(20))
+    assert (constant.value, constant.low, constant.high) == (0.25, 0.25, 0.25)
+
+
+def test_delongs_variance_is_that_of_all_pairs():
+    """The interval is that of a proportion of A (1 - A) / V samples, V from the kernel's means."""
+    X, y = draw(2, n=30)
+    scores, positive = X[:, 0].round(1), y == 1  # with ties
+    kernel = np.sign(scores[positive][:, None] - scores[~positive]) / 2 + 0.5
+    m, n = kernel.shape
+    parts = [kernel.mean(axis=1).var(ddof=1) / m, kernel.mean(axis=0).var(ddof=1) / n]
+    found = intervals.area_under_curve(scores, positive, np.ones(30))
+    A, V = kernel.mean(), sum(parts)
+    assert found.value == pytest.approx(A)
+    from scipy.stats import norm, t
+
+    df = V**2 / (parts[0] ** 2 / (m - 1) + parts[1] ** 2 / (n - 1))
+    number = A * (1 - A) / V * (norm.isf(0.015) / t.isf(0.015, df)) ** 2
+    expected = intervals.clopper_pearson(A, number, 0.97)
+    assert (found.low, found.high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize(
+    "threat",
+    [
+        Box([-0.3, 0, -0.1], [0.2, 0.4, 0]),
+        Box(-0.4, 0.4, clip=(-4, 4)),
+        FeatureBudget(2, eps=0.3),
+        Ellipsoid(np.diag([0.1, 0.2, 0.05])),
+        LpBall(2, {0: 0.3, 1: 0.1, 2: 0.0}),
+        Box(0, 0.3).only(1),
+    ],
+)
+def test_reports_against_other_sets(threat, n_classes):
+    X, y = draw(n_classes)
+    if isinstance(threat, LpBall) and n_classes == 2:
+        threat = LpBall(2, {0: 0.3, 1: 0.1})
+    model = LogisticRegression().fit(X, y)
+    report = RobustnessReport(model, X, y, threats={"set": threat})
+    part = report.content["threats"][1]["groups"]["all"]
+    worst = worst_case_samples(model, X, y, threat=threat)
+    nearly = X + (1 + 1e-9) * (worst - X)
+    right = model.predict(nearly) == y
+    assert part["figures"]["robust accuracy"]["value"] == pytest.approx(right.mean())
+    assert np.trace(part["confusion"]) == right.sum()
+    factors = np.sort(np.maximum(certified_radius(model, X, y, threat=threat), 0))
+    for name, share in (("a tenth", 0.1), ("half", 0.5)):
+        expected = factors[int(np.ceil(share * len(y))) - 1]
+        assert float(part["radii"][name]) == pytest.approx(expected, rel=1e-4)
+    if n_classes == 2:
+        scores = model.decision_function(worst)
+        assert part["figures"]["AUC"]["value"] == pytest.approx(roc_auc_score(y, scores))
+        expected = log_loss(y, model.predict_proba(worst)[:, 1])
+        assert part["figures"]["log loss"]["value"] == pytest.approx(expected)
+    assert "set" in repr(report)
 
 
 def test_the_same_bytes_and_no_word_of_compliance(tmp_path):
@@ -160,8 +241,10 @@ def test_a_section_of_a_model_card():
     X, y = draw(2)
     model = LogisticRegression().fit(X, y)
     report = RobustnessReport(model, X, y, threats=[LpBall(2, EPS)], title="Under attack")
-    # skops.card.Card.add takes sections by their title
     assert report.model_card_section() == {"Under attack": report.to_markdown()}
+    card = pytest.importorskip("skops.card").Card(model)
+    card.add(**report.model_card_section())
+    assert "| all | robust accuracy |" in card.render().split("# Under attack")[1]
 
 
 def test_pipelines_and_frames():
@@ -180,9 +263,9 @@ def test_what_cannot_be_reported_is_refused():
     model = LogisticRegression().fit(X, y)
     with pytest.raises(ValueError, match="threats must be given"):
         RobustnessReport(model, X, y)
-    with pytest.raises(ValueError, match="at least one LpBall"):
+    with pytest.raises(ValueError, match="at least one threat"):
         RobustnessReport(model, X, y, threats=[])
-    with pytest.raises(ValueError, match="serves l_q balls only"):
+    with pytest.raises(ValueError, match="threat must be an LpBall or an object"):
         RobustnessReport(model, X, y, threats=["ball"])
     with pytest.raises(ValueError, match="groups must hold"):
         RobustnessReport(model, X, y, threats=[LpBall(2, 1.0)], groups=[1, 2])
@@ -208,6 +291,8 @@ def test_networks_have_bounds_from_both_sides():
     assert "0.7500" in figure["name"]
     assert figure["low"] < 0.5 < 0.75 < figure["high"]
     assert "network" in report.to_markdown().split("## Not measured")[1]
+    with pytest.raises(ValueError, match="l_q balls"):
+        RobustnessReport(Network(), X, y, threats=[Box(-1, 1)])
     with pytest.raises(ValueError, match="must be the same for all"):
         RobustnessReport(
             Network(), X, y, threats=[LpBall(2, 0.05)], sample_weight=np.arange(1.0, 41)
