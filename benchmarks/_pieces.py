@@ -124,9 +124,13 @@ def _largest(rows: np.ndarray, sides: np.ndarray, balls: list, V: np.ndarray) ->
     for i, (L, r) in enumerate(balls):
         # in coordinates in which the ball is ||u|| <= r
         turn = np.linalg.inv(np.linalg.qr(L)[1])
+        turned = rows @ turn
+        length = np.linalg.norm(turned, axis=1, keepdims=True)
         others = [(M @ turn, s) for M, s in balls[i + 1 :]]
         for size in range(k):
-            for points in _on_sphere(rows @ turn, sides, r, others, V @ turn, size):
+            for points in _on_sphere(
+                turned / length, sides / length[:, 0], r, others, V @ turn, size
+            ):
                 at = points @ turn.T
                 take(at, np.einsum("cmk,mk->cm", np.broadcast_to(at, (len(at), *V.shape)), V))
     return best

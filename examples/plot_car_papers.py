@@ -6,8 +6,8 @@ A real table of mixed features: 385 cars of 1970 to 1982, and their consumption.
 that need little fuel are taxed less, and that the decision rests on the papers that their maker
 files. A maker of a thirsty car would like it to pass. He cannot change the year or the origin of
 the car; he can understate its weight, displacement and power, but would not overstate them; and he
-can file another number of cylinders. A frugal car needs no lie. Each of these is a set, and their
-sum is what the maker can do.
+can file fewer cylinders, one step down. A frugal car needs no lie. Each of these is a set, and
+their sum is what the maker can do.
 """
 
 import matplotlib.pyplot as plt
@@ -44,7 +44,8 @@ print(f"{np.mean(fuel == 'frugal'):.0%} of the cars are frugal")
 # %%
 # Numbers are standardised, categories one-hot encoded. The sets live in the space that the
 # classifier sees, where bounds go by the names of its columns: what a dict leaves out does not
-# move. The columns of the cylinders come from the encoder.
+# move. The columns of the cylinders come from the encoder, and ``transitions`` lists the changes
+# that a maker can file.
 encode = make_column_transformer(
     (StandardScaler(), numbers),
     (OneHotEncoder(sparse_output=False), ["cylinders", "origin"]),
@@ -53,7 +54,8 @@ encode = make_column_transformer(
 Z_train, Z_test = encode.fit_transform(train), encode.transform(test)
 lie = 0.5  # standard deviations
 understated = Box({"displacement": -lie, "horsepower": -lie, "weight": -lie}, 0.0)
-cylinders = OneHot.from_encoder(encode, features=["cylinders"])
+down = {"cylinders": [("8", "6"), ("6", "4")]}
+cylinders = OneHot.from_encoder(encode, features=["cylinders"], transitions=down)
 maker = (understated + cylinders).only("thirsty")
 
 # %%

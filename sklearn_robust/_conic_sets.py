@@ -224,21 +224,31 @@ class InteriorSet:
         self.E, self.F = (matrix[held].toarray() for matrix in (rows.E, rows.F))
         self.h = rows.h[held]
         self._back = np.linalg.pinv(np.hstack([self.E, self.F]))
-        self._to_s = np.linalg.pinv(self.F)
+        # the equalities of s alone, and the s of the others that keeps to them
+        self._of_s = ~self.E.any(axis=1)
+        alone, others = self.F[self._of_s], self.F[~self._of_s]
+        self._to_s_alone = np.linalg.pinv(alone)
+        kept = np.eye(self.F.shape[1]) - self._to_s_alone @ alone
+        self._to_s = np.linalg.pinv(others @ kept)
         self.point = self.point + self._back @ (self.h - np.hstack([self.E, self.F]) @ self.point)
 
     @cached_property
     def equalities_of_x(self) -> tuple[np.ndarray, np.ndarray]:
         """L and l of the equalities L x = l that x obeys whatever s is."""
-        left = np.eye(len(self.h)) - self.F @ self._to_s
+        left = np.eye(len(self.h)) - self.F @ np.linalg.pinv(self.F)
         directions, sizes, _ = np.linalg.svd(left @ self.E, full_matrices=False)
         chosen = directions[:, sizes > _REPEATED_EQUALITY * np.max(sizes, initial=0.0)].T @ left
         return chosen @ self.E, chosen @ self.h
 
     def with_s(self, x: np.ndarray, s: np.ndarray) -> np.ndarray:
-        """The s next to the given one for which the equalities hold at x, where there is one."""
-        moved: np.ndarray = s + self._to_s @ (self.h - self.E @ x - self.F @ s)
-        return moved
+        """The s next to the given one for which the equalities hold at x, where there is one.
+
+        Where there is none but for the rounding of x, those of s alone hold.
+        """
+        alone = self._of_s
+        moved: np.ndarray = s + self._to_s_alone @ (self.h[alone] - self.F[alone] @ s)
+        left = self.h[~alone] - self.E[~alone] @ x - self.F[~alone] @ moved
+        return moved + self._to_s @ left
 
     @cached_property
     def s_of_zero(self) -> np.ndarray:
@@ -255,7 +265,7 @@ class InteriorSet:
 
         def moved(share: float) -> tuple[np.ndarray, np.ndarray]:
             point = self.point + (1 - share) * way
-            return point[: len(x)], point[len(x) :]
+            return point[: len(x)], self.with_s(point[: len(x)], point[len(x) :])
 
         share = least_share(lambda share: self.rows.holds(*moved(share), room))
         return moved(1.0 if share is None else share)

@@ -241,7 +241,13 @@ def _margin(
     norm = read_norm(p, len(view.classes))
     coef, intercept = view.coef.astype(float), view.intercept.astype(float)
     if len(coef) > 1:
-        several = JointProblem.from_data(X, index, threat=threat, fit_intercept=fit_intercept)
+        several = JointProblem.from_data(
+            X,
+            index,
+            threat=threat,
+            fit_intercept=fit_intercept,
+            labels=view.classes.tolist(),
+        )
         return joint_robust_margin(several, norm, coef, intercept)
     two = RobustProblem.from_data(
         X,

@@ -233,7 +233,8 @@ def _ball_of_network(
             f"for all samples. Score groups of samples of one radius with eps."
         )
     if is_ball(threat):
-        eps, q, scale = threat.eps, threat.q, threat.scale
+        eps, q = threat.eps, threat.q
+        scale = threat.scale
     elif threat is not None:
         return {"threat": threat}
     given = {"eps": eps, "q": q}

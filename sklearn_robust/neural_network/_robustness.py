@@ -267,8 +267,9 @@ class RobustnessMixin:
         X : array-like of shape (n_samples, n_features) or (n_samples, channels, height, width)
         y : array-like of shape (n_samples,)
             True labels, each one of `classes_`.
-        eps, q, scale, threat, attack, n_steps, n_restarts, n_targets, loss, batch_size, \
-                random_state
+        eps, q, scale, threat, attack, n_steps, n_restarts, n_targets
+            As in `robust_score`.
+        loss, batch_size, random_state
             As in `robust_score`.
 
         Returns

@@ -90,7 +90,7 @@ class Trainer:
         if estimator.schedule == "linear" and epochs is not None:
             n_batches = samples.n_batches(estimator.batch_size)
             schedule = falling_rate(optimizer, epochs * (ranks.most(n_batches) or n_batches))
-        one_step = estimator.attack == "fgsm"  # of the length of the radius
+        one_step = estimator.attack == "fgsm"  # whose length is the radius
         step_size = None if one_step else estimator.attack_step_size
         attack = InnerMaximisation(
             n_steps={"pgd": estimator.attack_steps, "fgsm": 1, None: 0}[estimator.attack],

@@ -36,7 +36,8 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import DenseRows, GramRows, SparseRows
 from sklearn_robust.solvers._newton_rules import MarginHessian
 
-_MAX_CONIC_REPAIRS = 4  # rounds of a repair; most weights need one or two
+_MAX_CONIC_REPAIRS = 12  # rounds of a repair; most weights need one or two
+_EQUALITY_ROUNDS = 4  # each with the weights of the last
 _MOST_CUT = 0.01  # sum of the negative weights, in a total of 1, above which a repair has failed
 _NO_ROOM = 1e-9  # slack, relative to the radii, up to which no weights lie in the interior
 # Share of a Gram matrix's largest diagonal entry that is added to its diagonal: its columns may
@@ -217,7 +218,7 @@ class DualWeights:
         classes = np.concatenate(self.problem.classes)
         terms = np.vstack([conditions, classes])
         goal = np.append(np.zeros(len(L)), np.full(len(classes), 1 / len(classes)))
-        for _ in range(_MAX_CONIC_REPAIRS):
+        for _ in range(_EQUALITY_ROUNDS):
             root = np.sqrt(weights)
             change = np.linalg.lstsq(terms * root, goal - terms @ weights, rcond=_REPEATED_TERM)[0]
             weights = self._balanced(weights + root * change)

@@ -44,7 +44,7 @@ def test_public_names_resolve_and_unknown_ones_do_not():
 @pytest.mark.parametrize("attack", [attacks.apgd, attacks.pgd, attacks.square])
 @pytest.mark.parametrize(
     ("name", "bad"),
-    [("eps", torch.full((3,), 0.1)), ("eps", -1.0), ("batch_size", 0), ("batch_size", 1.5)],
+    [("eps", torch.full((4,), 0.1)), ("eps", -1.0), ("batch_size", 0), ("batch_size", 1.5)],
 )
 def test_all_attacks_check_what_they_share(attack, name, bad):
     with pytest.raises(ValueError, match=f"{name} must be"):

@@ -79,7 +79,7 @@ def test_settings_of_the_attack_reach_what_scores(monkeypatch):
     network.fit(X, y)
     seen = []
 
-    def attacked(inputs, labels, threat, attack, options):
+    def attacked(inputs, index, labels, sets, attack, options):
         seen.append((attack, {k: v for k, v in options.items() if k in ("n_targets", "loss")}))
         return inputs
 

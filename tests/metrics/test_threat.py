@@ -106,7 +106,7 @@ def test_what_no_perturbation_changes_is_refused_beside_a_set_of_ones_own(iris):
     missing = X.copy()
     missing[::7, 1] = np.nan
     model = make_pipeline(SimpleImputer(), LogisticRegression(max_iter=1000)).fit(missing, y)
-    with pytest.raises(ValueError, match="threat=Box meets features that no perturbation changes"):
+    with pytest.raises(ValueError, match="threat=Box meets entries without a value"):
         robust_accuracy_score(model, missing, y, threat=Box(BOUND), space="input")
     assert robust_accuracy_score(model, missing, y, threat=LpBall(2, 0.1), space="input") > 0
 

@@ -11,6 +11,7 @@ from scipy import sparse
 from sklearn.datasets import load_breast_cancer
 from sklearn.preprocessing import scale
 
+from sklearn_robust import RobustLinearClassifier
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -329,3 +330,17 @@ def test_a_feature_that_is_0_in_all_samples(data, loss):
     X = np.column_stack([X, np.zeros(80)])
     _, solution = minimised(X, y, Box(0.0, 0.1) + LpBall(2, 0.2), loss)
     assert abs(solution.coef[0, -1]) < 1e-6
+
+
+def test_a_sum_in_which_some_samples_have_a_part_that_does_not_move():
+    """The last category has no change, so that two equalities hold one variable of its set."""
+    rng = np.random.default_rng(0)
+    category = rng.integers(0, 3, 80)
+    X = np.column_stack([rng.normal(size=(80, 2)), np.eye(3)[category]])
+    shift = np.array([-0.5, 0.0, 0.8])[category]
+    y = np.where(X[:, 0] + shift + rng.logistic(size=80) > 0.3, "yes", "no")
+    numbers = Box([-0.3, 0, 0, 0, 0], 0.0)
+    changes = OneHot([[2, 3, 4]], transitions={0: [(0, 1), (1, 2)]})
+    threat = (numbers + changes).only("yes")
+    model = RobustLinearClassifier(threat=threat, loss="logistic").fit(X, y)
+    assert model.dual_gap_ < 1e-8
