@@ -172,7 +172,7 @@ def network_accuracy(certified: float, attacked: float, n: int) -> Interval:
     """The accuracy of a network between its certified and its attacked one: the interval begins
     below the first and ends above the second.
     """
-    low = clopper_pearson(round(certified * n), n)[0]
-    high = clopper_pearson(round(attacked * n), n)[1]
+    low = clopper_pearson(certified, n)[0]
+    high = clopper_pearson(attacked, n)[1]
     name = f"Clopper-Pearson around certified and attacked ({attacked:.4f})"
     return Interval(certified, low, high, name)

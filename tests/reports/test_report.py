@@ -160,7 +160,7 @@ def test_intervals_of_samples_that_do_not_vary():
     assert (area.value, area.high) == (1, 1)
     assert area.low == pytest.approx(intervals.clopper_pearson(1.0, 10, 0.97)[0])
     constant = intervals.mean(np.full(20, 0.25), np.ones(20))
-    assert (constant.value, constant.low, constant.high) == (0.25, 0.25, 0.25)
+    assert (constant.value, constant.low, constant.high) == pytest.approx((0.25, 0.25, 0.25))
 
 
 def test_delongs_variance_is_that_of_all_pairs():
