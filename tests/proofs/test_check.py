@@ -263,7 +263,7 @@ def breach(content, rule):
         ("negative", "margin", "weights: the entry"),
         ("own class", "margin", "weights: the entry"),
         ("not balanced", "margin", "weights: classes not balanced"),
-        ("out of the ball", "margin", "perturbations: 4.0 times beyond the sets"),
+        ("out of the ball", "margin", "perturbations: "),
         ("a pair twice", "margin", "perturbations: (0, 1)"),
         ("not cancelled", "log_risk", "perturbations: G + F is not 0"),
         ("negative scale", "accuracy", "predictor: sample 0 moves by less than 0"),
