@@ -148,16 +148,20 @@ def seconds(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
-def write(name: str, text: str) -> None:
-    """A text among the results."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / name).write_text(text)
+def write(name: str, text: str, folder: Path = RESULTS) -> None:
+    """A text among the results, whole at every moment."""
+    folder.mkdir(exist_ok=True)
+    part = folder / f"{name}.part"
+    part.write_text(text)
+    part.replace(folder / name)
 
 
-def write_csv(name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def write_csv(
+    name: str, header: Sequence[str], rows: Iterable[Sequence[Any]], folder: Path = RESULTS
+) -> None:
     """A table among the results, for machines."""
-    RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / name).open("w", newline="") as file:
+    folder.mkdir(exist_ok=True)
+    with (folder / name).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

@@ -1,7 +1,8 @@
 """Exact separators of several classes beside an independent solver: certified gaps, differences of
 the least norms, and CPU times.
 
-Run as `python benchmarks/joint_separators.py`; it writes benchmarks/results/joint_separators.md.
+Run as `python benchmarks/joint_separators.py --jobs 8`; it writes
+benchmarks/results/joint_separators.md, or another file that `--out` names, as the lines end.
 Gaussian classes of K = 3, 5 and 10, all pairs of p and q in {1, 2, inf}, with and without
 intercept, radii of 0, a half and .95 eps*. The other solver is clarabel through cvxpy at its usual
 tolerance, on other programs: its own error shows in the differences. Gaps above 1e-8 are bold.
@@ -12,10 +13,12 @@ import math
 import time
 import warnings
 from itertools import product
+from pathlib import Path
 
 import _harness as harness  # first: it sets one thread
 import cvxpy as cp
 import numpy as np
+from joblib import Parallel, delayed
 
 from sklearn_robust import max_margin, min_norm_separator
 from sklearn_robust.norms import LpNorm
@@ -65,7 +68,10 @@ def gap_entry(gap):
 
 
 def rows_of(n_classes, q, fit_intercept):
+    """The lines of a case: one for each radius."""
+    warnings.simplefilter("ignore")
     X, y = draw(n_classes)
+    rows = []
     star, seconds = timed(max_margin, X, y, q=q, fit_intercept=fit_intercept)
     head = [f"{n_classes}", f"{q:g}", "yes" if fit_intercept else "no", f"{star.margin:.6f}"]
     head += [gap_entry(star.relative_gap), f"{seconds:.2f}"]
@@ -77,27 +83,39 @@ def rows_of(n_classes, q, fit_intercept):
             norm = LpNorm(p).value(found.coef.ravel())
             difference = independent_norm(X, y, p, **given) / norm - 1
             row += [gap_entry(found.relative_gap), f"{difference:.0e}", f"{seconds:.2f}"]
-        print(" ".join(row), flush=True)
-        yield row
+        rows.append(row)
+    return rows
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--classes", nargs="*", type=int, default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=harness.RESULTS / "joint_separators.md")
     given = parser.parse_args()
-    warnings.simplefilter("ignore")
     machine = harness.machine(["numpy", "scipy", "clarabel", "cvxpy"])
-    rows = [
-        row
-        for case in product(given.classes, (1, 2, math.inf), (False, True))
-        for row in rows_of(*case)
-    ]
     run = ", ".join(str(n_classes) for n_classes in given.classes)
-    harness.write(
-        "joint_separators.md",
-        f"# Exact separators of several classes\n\n{__doc__}\nThis run: K = {run}. {machine}\n\n"
-        + harness.table(HEADER, rows),
+    head = f"# Exact separators of several classes\n\n{__doc__}\nThis run: K = {run}. {machine}\n\n"
+    cases = list(product(given.classes, (1, 2, math.inf), (False, True)))
+    found = {}
+    # the longest first
+    longest = sorted(range(len(cases)), key=lambda i: -cases[i][0])
+    results = Parallel(n_jobs=given.jobs, return_as="generator_unordered", batch_size=1)(
+        delayed(numbered)(i, cases[i]) for i in longest
     )
+    for i, rows in results:
+        found[i] = rows
+        lines = [row for place in sorted(found) for row in found[place]]
+        print(*rows[0], flush=True)
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = given.out.with_suffix(".part")
+        unfinished.write_text(head + harness.table(HEADER, lines))
+        unfinished.replace(given.out)
+
+
+def numbered(i, case):
+    """A case of this number, and its lines."""
+    return i, rows_of(*case)
 
 
 if __name__ == "__main__":

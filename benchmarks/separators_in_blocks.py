@@ -60,11 +60,11 @@ class CountedRows(summed._RowsOfSums):
         CountedRows.rounds, CountedRows.rows = 0, len(found.key)
         return found
 
-    def sweep(self, answer, level, count):
-        least, found = super().sweep(answer, level, count)
+    def sweep(self, part, answer, count):
+        margin, found = super().sweep(part, answer, count)
         CountedRows.rounds += 1
         CountedRows.rows += len(found.key)
-        return least, found
+        return margin, found
 
 
 def main():

@@ -1,25 +1,33 @@
 """Random sets of perturbations, and each pair of them under `|`, `+` and `&`, against enumeration.
 
-Run it with
+A thousand draws of each set and each pair, each at one or two samples of random radii and in two
+directions. What the library says is compared with pieces that are written down here independently,
+and whose support functions are found by enumeration (`_pieces.py`): no solver takes part in the
+reference.
 
-    python benchmarks/threat_soak.py [--cases 1000] [--only budget,box]
+    python benchmarks/threat_soak.py [--cases 1000] [--only budget,box] [--jobs 2] [--minutes 5]
 
-A set is compared with pieces that are written down here independently: a piece is a polytope, whose
-vertices are enumerated, or has second-order cones, and is then given to cvxpy. For each case it
-checks the support function, that the worst point is in the set and attains it, and that the cones
-describe the hull. A line for each family of sets has the largest errors, relative to the sizes.
+writes threat_soak.md and threat_soak.csv to --out, benchmarks/results by default, after every chunk
+of draws. A draw that raises an error counts as one. All draws of a chunk have one seed.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import itertools
+import os
 import time
-import warnings
-from dataclasses import dataclass, field
+import traceback
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import _harness as harness  # first: it sets one thread
 import numpy as np
+from _pieces import Piece, box, ellipsoid, half_spaces
 
 from sklearn_robust import threats
 from sklearn_robust.threats import (
@@ -34,56 +42,18 @@ from sklearn_robust.threats import (
 from sklearn_robust.threats._programs import worst_point
 
 D = 4
-UNIT = np.eye(D)
+CHUNK = 50  # draws with one seed
+TOL = 1e-8
 SIGNS = np.array(list(itertools.product([-1.0, 1.0], repeat=D)))
-
-
-@dataclass
-class Piece:
-    """The points with A x <= b and ||L x|| <= r for each (L, r)."""
-
-    A: np.ndarray
-    b: np.ndarray
-    balls: list[tuple[np.ndarray, float]] = field(default_factory=list)
-
-    def __and__(self, other: Piece) -> Piece:
-        return Piece(
-            np.vstack([self.A, other.A]), np.append(self.b, other.b), self.balls + other.balls
-        )
-
-    def holds(self, x: np.ndarray, tol: float = 1e-8) -> bool:
-        """Whether a point is in the piece."""
-        return bool((self.A @ x <= self.b + tol).all()) and all(
-            np.linalg.norm(L @ x) <= r + tol for L, r in self.balls
-        )
-
-    def supports(self, V: np.ndarray) -> np.ndarray:
-        """The largest <v, x> of each row of V; -inf where the piece is empty."""
-        if self.balls:
-            return np.array([self._solved(v) for v in V])
-        # rows that are met with equality, four at a time
-        places = np.array(list(itertools.combinations(range(len(self.b)), D)))
-        systems, sides = self.A[places], self.b[places]
-        regular = np.abs(np.linalg.det(systems)) > 1e-9
-        corners = np.linalg.solve(systems[regular], sides[regular][..., None])[..., 0]
-        inside = (corners @ self.A.T <= self.b + 1e-9).all(axis=1)
-        if not inside.any():
-            return np.full(len(V), -np.inf)
-        return (V @ corners[inside].T).max(axis=1)
-
-    def _solved(self, v: np.ndarray) -> float:
-        import cvxpy as cp
-
-        x = cp.Variable(D)
-        held = [self.A @ x <= self.b] if len(self.b) else []
-        program = cp.Problem(
-            cp.Maximize(v @ x), held + [cp.norm(L @ x) <= r for L, r in self.balls]
-        )
-        options = {"tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11}
-        with warnings.catch_warnings():  # where it ends before such tolerances
-            warnings.simplefilter("ignore")
-            program.solve(solver=cp.CLARABEL, **options)
-        return float(program.value)
+CHECKS = {
+    "support": "the support function, relative to 1 + its size",
+    "attained": "<v, worst point> against it",
+    "exceeded": "<v, .> of the worst points of other directions above it",
+    "outside": "distance of worst points to the set: their number beyond 1e-8",
+    "cones": "the support function of `conic`, the hull of the set",
+    "projection": "what the rest of a projection lacks to be normal to the set",
+    "errors": "draws that raised an error",
+}
 
 
 @dataclass
@@ -94,19 +64,9 @@ class Case:
     pieces: list[list[Piece]]  # of each sample
 
 
-def box(lower: Any, upper: Any) -> Piece:
-    """lower <= x <= upper."""
-    lower, upper = np.broadcast_to(lower, D), np.broadcast_to(upper, D)
-    finite = np.append(np.isfinite(upper), np.isfinite(lower))
-    return Piece(np.vstack([UNIT, -UNIT])[finite], np.append(upper, -lower)[finite])
-
-
 def point(x: np.ndarray) -> Piece:
     """One point."""
     return box(x, x)
-
-
-NOTHING = Piece(np.empty((0, D)), np.empty(0))
 
 
 def ball(q: float, eps: float, scale: np.ndarray) -> Piece:
@@ -114,76 +74,84 @@ def ball(q: float, eps: float, scale: np.ndarray) -> Piece:
     if q == np.inf:
         return box(-eps * scale, eps * scale)
     if q == 1:
-        return Piece(SIGNS / scale, np.full(len(SIGNS), eps))
-    return Piece(NOTHING.A, NOTHING.b, [(np.diag(1 / scale), eps)])
+        return half_spaces(SIGNS / scale, np.full(len(SIGNS), eps))
+    return ellipsoid(np.diag(1 / scale), eps)
 
 
-def make(name: str, rng: np.random.Generator, X: np.ndarray) -> Case:
-    """A random set of a family, and its pieces for the samples."""
-    n = len(X)
+def make(name: str, rng: np.random.Generator, X: np.ndarray, radii: Any = None) -> Case:
+    """A random set of a family, and its pieces for the samples at their radii, 1 by default."""
+    radii = np.ones(len(X)) if radii is None else radii
     eps = rng.uniform(0.1, 0.8)
     scale = rng.uniform(0.5, 2.0, D)
-    low, high = (0.0, 1.0) if rng.random() < 0.5 else (np.zeros(D), np.ones(D))
+    clip = (0.0, 1.0) if rng.random() < 0.5 else (np.zeros(D), np.ones(D))
     limits = [box(-x, 1 - x) for x in X]
-    exponent = {"1": 1.0, "2": 2.0, "inf": np.inf}.get(name.split("_")[-1])
+    exponent = {"1": 1.0, "2": 2.0, "inf": np.inf}.get(name.split("_")[-1], 0.0)
     if name.startswith("ball"):
-        pieces = [[ball(exponent, eps, scale)]] * n
+        pieces = [[ball(exponent, eps * r, scale)] for r in radii]
         return Case(LpBall(exponent, eps, scale), pieces)
     if name.startswith("clipped"):
-        piece = ball(exponent, eps, scale)
-        threat = LpBall(exponent, eps, scale, clip=(low, high))
-        return Case(threat, [[piece & limit] for limit in limits])
-    lower, upper = -rng.uniform(0, 0.8, D), rng.uniform(0, 0.8, D)
-    lower[rng.random(D) < 0.3] = 0
-    upper[rng.random(D) < 0.2] = 0
-    if name == "box":
-        return Case(Box(lower, upper), [[box(lower, upper)]] * n)
-    if name == "box_clipped":
-        piece = box(lower, upper)
-        return Case(Box(lower, upper, clip=(low, high)), [[piece & limit] for limit in limits])
-    count = int(rng.integers(0, D + 1))
+        within = [
+            [ball(exponent, eps * r, scale) & limit] for r, limit in zip(radii, limits, strict=True)
+        ]
+        return Case(LpBall(exponent, eps, scale, clip=clip), within)
+    if name.startswith("box"):
+        lower, upper = -rng.uniform(0, 0.8, D), rng.uniform(0, 0.8, D)
+        lower[rng.random(D) < 0.3] = 0
+        upper[rng.random(D) < 0.2] = 0
+        boxes = [box(r * lower, r * upper) for r in radii]
+        if name == "box":
+            return Case(Box(lower, upper), [[one] for one in boxes])
+        within = [[one & limit] for one, limit in zip(boxes, limits, strict=True)]
+        return Case(Box(lower, upper, clip=clip), within)
     if name == "budget":
-        radii = eps * scale * (rng.random(D) < 0.8)
+        count = int(rng.integers(0, D + 1))
+        reach = eps * scale * (rng.random(D) < 0.8)
         chosen = [np.isin(range(D), some) for some in itertools.combinations(range(D), count)]
-        pieces = [box(-radii * some, radii * some) for some in chosen]
-        return Case(FeatureBudget(count, radii), [pieces] * n)
+        pieces = [[box(-r * reach * some, r * reach * some) for some in chosen] for r in radii]
+        return Case(FeatureBudget(count, reach), pieces)
     if name == "binary":
+        count = int(rng.integers(0, D + 1))
         able = (rng.random(D) < 0.8).astype(float)
-        flips = [f for f in itertools.product([0, 1], repeat=D) if sum(f) <= count]
-        pieces = [[point((1 - 2 * x) * f * able) for f in flips] for x in X]
+        flips = np.array(list(itertools.product([0, 1], repeat=D)))
+        pieces = [
+            [point((1 - 2 * x) * f * able) for f in flips if sum(f) <= np.floor(r * count)]
+            for r, x in zip(radii, X, strict=True)
+        ]
         return Case(FeatureBudget(count, able, binary=True), pieces)
     if name == "onehot":
-        m = int(rng.integers(0, 3))
-        groups = [[0, 1], [3, 2]]
-        pairs = [(0, 1)] if rng.random() < 0.3 else None
-        threat = OneHot(groups, m, None if pairs is None else {1: pairs})
-        reached = []
-        for x in X:
-            first = [x[[0, 1]], x[[1, 0]]]
-            second = [x[[2, 3]]] + ([x[[3, 2]]] if pairs is None or x[3] == 1 else [])
-            ends = [
-                end
-                for end in (np.concatenate(parts) for parts in itertools.product(first, second))
-                if (end[:2] != x[:2]).any() + int((end[2:] != x[2:]).any()) <= m
-            ]
-            reached.append([point(end - x) for end in ends])
-        return Case(threat, reached)
-    matrix = rng.normal(size=(D, D)) / 2 + UNIT
+        return _one_hot(rng, X, radii)
+    matrix = rng.normal(size=(D, D)) / 2 + np.eye(D)
     if name == "image":
         inverse = np.linalg.inv(matrix)
-        piece = Piece(np.vstack([inverse, -inverse]), np.full(2 * D, eps))
-        return Case(LinearImage(LpBall(np.inf, eps), matrix), [[piece]] * n)
+        rows = np.vstack([inverse, -inverse])
+        pieces = [[half_spaces(rows, np.full(2 * D, eps * r))] for r in radii]
+        return Case(LinearImage(LpBall(np.inf, eps), matrix), pieces)
     if name == "ellipsoid":
-        covariance = matrix @ matrix.T
-        whiten = np.linalg.inv(np.linalg.cholesky(covariance))
-        return Case(
-            Ellipsoid(covariance, eps), [[Piece(NOTHING.A, NOTHING.b, [(whiten, eps)])]] * n
-        )
+        whiten = np.linalg.inv(np.linalg.cholesky(matrix @ matrix.T))
+        pieces = [[ellipsoid(whiten, eps * r)] for r in radii]
+        return Case(Ellipsoid(matrix @ matrix.T, eps), pieces)
     if name == "relations":
         rows, b = rng.normal(size=(2, D)), rng.uniform(0, 0.5, 2)
-        piece = box(-eps, eps) & Piece(rows, b)
-        return Case(Relations(LpBall(np.inf, eps), rows, b), [[piece]] * n)
+        reach = np.full(D, eps)
+        pieces = [[box(-r * reach, r * reach) & half_spaces(rows, r * b)] for r in radii]
+        return Case(Relations(LpBall(np.inf, eps), rows, b), pieces)
     raise ValueError(f"name must be one of {FAMILIES}, got {name!r}.")
+
+
+def _one_hot(rng: np.random.Generator, X: np.ndarray, radii: np.ndarray) -> Case:
+    """Two features of two categories, of the second of which a change may be one way only."""
+    count = int(rng.integers(0, 3))
+    one_way = rng.random() < 0.3
+    threat = OneHot([[0, 1], [3, 2]], count, {1: [(0, 1)]} if one_way else None)
+    pieces = []
+    for r, x in zip(radii, X, strict=True):
+        first = [x[[0, 1]], x[[1, 0]]]
+        second = [x[[2, 3]]] + ([x[[3, 2]]] if not one_way or x[3] == 1 else [])
+        ends = [np.concatenate(parts) for parts in itertools.product(first, second)]
+        changes = [(end[:2] != x[:2]).any() + int((end[2:] != x[2:]).any()) for end in ends]
+        reached = zip(ends, changes, strict=True)
+        pieces.append([point(end - x) for end, m in reached if m <= np.floor(r * count)])
+    return Case(threat, pieces)
 
 
 FAMILIES = [
@@ -214,99 +182,65 @@ def samples(rng: np.random.Generator, names: tuple[str, ...], n: int) -> np.ndar
     return rng.random((n, D))
 
 
-def of_samples(pieces: list[list[Piece]], V: np.ndarray) -> np.ndarray:
+def supports_of(pieces: list[list[Piece]], V: np.ndarray) -> np.ndarray:
     """The supports of the pieces of each sample, (n, m)."""
-    known: dict[int, np.ndarray] = {}  # samples may share their pieces
-    for of_one in pieces:
-        if id(of_one) not in known:
-            known[id(of_one)] = np.max([piece.supports(V) for piece in of_one], axis=0)
-    return np.array([known[id(of_one)] for of_one in pieces])
+    return np.array([np.max([piece.supports(V) for piece in of_one], axis=0) for of_one in pieces])
 
 
-def combined(operation: str, first: Case, second: Case, V: np.ndarray) -> tuple[Any, Any, Any]:
-    """The combination, its support at the samples, and whether it holds a point of a sample."""
-    tops = [] if operation == "&" else [of_samples(case.pieces, V) for case in (first, second)]
-
-    def held(case: Case, i: int, x: np.ndarray) -> bool:
-        return any(piece.holds(x) for piece in case.pieces[i])
-
+def combined(operation: str, cases: list[Case], V: np.ndarray) -> tuple[Any, np.ndarray, Any]:
+    """The combination of sets, its supports (n, m), and its pieces, which a sum has not."""
+    if len(cases) == 1:
+        return cases[0].threat, supports_of(cases[0].pieces, V), cases[0].pieces
+    first, second = cases
+    of_samples = list(zip(first.pieces, second.pieces, strict=True))
+    if operation == "&":
+        pieces = [[a & b for a in some for b in others] for some, others in of_samples]
+        return first.threat & second.threat, supports_of(pieces, V), pieces
+    supports = [supports_of(case.pieces, V) for case in cases]
     if operation == "|":
-        return (
-            first.threat | second.threat,
-            np.maximum(*tops),
-            lambda i, x: held(first, i, x) or held(second, i, x),
-        )
-    if operation == "+":
-        return first.threat + second.threat, tops[0] + tops[1], None
-    both = [
-        [a & b for a in ones for b in others]
-        for ones, others in zip(first.pieces, second.pieces, strict=True)
-    ]
-    supports = of_samples(both, V)
-    return (
-        first.threat & second.threat,
-        supports,
-        lambda i, x: held(first, i, x) and held(second, i, x),
-    )
-
-
-def errors(threat: Any, X: np.ndarray, V: np.ndarray, supports: Any, held: Any) -> dict[str, float]:
-    """The largest errors of a set against its supports (n, m), and of its worst points."""
-    threat = threats.bind(threat, D)
-    sets = threats.at(threat, X)
-    found = np.array([sets.support(v) for v in V]).T
-    worst = np.stack([np.broadcast_to(sets.worst(v), X.shape) for v in V], axis=1)  # (n, m, d)
-    size = 1 + np.abs(supports)
-    result = {
-        "support": float(np.max(np.abs(found - supports) / size)),
-        "attained": float(np.max(np.abs(np.sum(worst * V, axis=-1) - supports) / size)),
-        "batched": float(np.max(np.abs(sets.support(np.repeat(V[:, None], len(X), 1)).T - found))),
-    }
-    if held is not None:
-        result["outside"] = float(
-            sum(not held(i, worst[i, k]) for i in range(len(X)) for k in range(len(V)))
-        )
-    one = threats.at(threat, X[0])
-    if hasattr(one, "conic"):
-        rows = one.conic()
-        hull = [worst_point(rows, np.zeros(rows.F.shape[1], bool), v)[1] for v in V[:2]]
-        result["cones"] = float(np.max(np.abs(np.array(hull) - supports[0, :2]) / size[0, :2]))
-    if hasattr(threat, "project") and not threats.is_per_sample(threat):
-        radius = np.linspace(0, 1, len(V))
-        moved = threat.project(V, radius)
-        rest = V - moved
-        normal = np.sum(rest * moved, axis=-1) - radius * threats.support(threat, rest)
-        result["projection"] = float(np.max(np.abs(normal)))
-    return result
+        either = [some + others for some, others in of_samples]
+        return first.threat | second.threat, np.maximum(*supports), either
+    return first.threat + second.threat, supports[0] + supports[1], None
 
 
 def one_case(
-    names: tuple[str, ...], operation: str, rng: np.random.Generator, n: int, m: int
+    names: tuple[str, ...], operation: str, rng: np.random.Generator, n: int = 2, m: int = 2
 ) -> dict[str, float]:
     """The errors of a random set, or pair of sets, at n samples in m directions."""
     X = samples(rng, names, n)
     V = rng.normal(size=(m, D)) * (rng.random((m, D)) < 0.9)
-    first = make(names[0], rng, X)
-    if len(names) == 1:
-        supports = of_samples(first.pieces, V)
-        return errors(
-            first.threat,
-            X,
-            V,
-            supports,
-            lambda i, x: any(piece.holds(x) for piece in first.pieces[i]),
+    radii = rng.choice([0.0, 0.5, 1.0, 1.7], n, p=[0.1, 0.2, 0.5, 0.2])
+    cases = [make(name, rng, X, radii) for name in names]
+    threat, supports, pieces = combined(operation, cases, V)
+    threat = threats.bind(threat, D)
+    sets = threats.at(threat, X, radii)
+    worst = np.stack([np.broadcast_to(sets.worst(v), X.shape) for v in V], axis=1)  # (n, m, d)
+    values = np.einsum("nkd,ld->nkl", worst, V)
+    size = 1 + np.abs(supports)
+    found = {
+        "support": np.abs(threats.supports(sets, V) - supports) / size,
+        "attained": np.abs(np.einsum("nkk->nk", values) - supports) / size,
+        "exceeded": np.maximum(values - supports[:, None], 0) / size[:, None],
+    }
+    if pieces is not None:
+        pairs = zip(pieces, worst, strict=True)
+        outside = [
+            not any(piece.holds(x) for piece in own) for own, points in pairs for x in points
+        ]
+        found["outside"] = np.sum(outside)
+    one = threats.at(threat, X[0])
+    if hasattr(one, "conic") and radii[0] == 1:
+        rows = one.conic()
+        hull = worst_point(rows, np.zeros(rows.F.shape[1], bool), V[0])[1]
+        found["cones"] = np.abs(hull - supports[0, 0]) / size[0, 0]
+    if hasattr(threat, "project") and not threats.is_per_sample(threat):
+        radius = np.linspace(0, 1, m)
+        moved = threat.project(V, radius)
+        rest = V - moved
+        found["projection"] = np.abs(
+            np.sum(rest * moved, axis=-1) - radius * threats.support(threat, rest)
         )
-    return errors(
-        X=X,
-        V=V,
-        **dict(
-            zip(
-                ("threat", "supports", "held"),
-                combined(operation, first, make(names[1], rng, X), V),
-                strict=True,
-            )
-        ),
-    )
+    return {name: float(np.max(value)) for name, value in found.items()}
 
 
 def families(only: set[str] | None = None) -> list[tuple[tuple[str, ...], str]]:
@@ -317,31 +251,131 @@ def families(only: set[str] | None = None) -> list[tuple[tuple[str, ...], str]]:
     return [one for one in found if only is None or only & set(one[0])]
 
 
+@dataclass
+class Tally:
+    """What is known of a set or pair: draws, largest errors, and the first error that was raised.
+
+    A line of the table; those of several chunks add up.
+    """
+
+    draws: int = 0
+    largest: dict[str, float] | None = None
+    errors: int = 0
+    message: str = ""
+
+    def add(self, other: Tally) -> None:
+        self.draws += other.draws
+        self.errors += other.errors
+        self.message = self.message or other.message
+        largest = self.largest or {}
+        for name, value in (other.largest or {}).items():
+            largest[name] = max(largest.get(name, 0.0), value)
+        self.largest = largest
+
+
+def chunk(names: tuple[str, ...], operation: str, draws: int, seed: list[int]) -> Tally:
+    """So many draws of a family."""
+    rng = np.random.default_rng(seed)
+    total = Tally()
+    for draw in range(draws):
+        try:
+            total.add(Tally(1, one_case(names, operation, rng, n=1 + (draw % 4 == 0))))
+        except Exception:
+            last = traceback.format_exc().strip().splitlines()[-1]
+            total.add(Tally(1, None, 1, f"seed {seed}: {last}"))
+    return total
+
+
 def main() -> None:
-    """Run the cases and print the largest errors."""
+    """Run the draws and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=int, default=1000, help="for each set and pair")
+    parser.add_argument("--cases", type=int, default=1000, help="draws of each set and pair")
     parser.add_argument("--only", default="", help="families of sets, by commas")
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    only = set(arguments.only.split(",")) if arguments.only else None
-    n, m = 4, 10
-    worst: dict[str, float] = {}
-    for names, operation in families(only):
-        start = time.process_time()
-        rng = np.random.default_rng(arguments.seed)
-        of_family: dict[str, float] = {}
-        for _ in range(-(-arguments.cases // (n * m))):
-            for key, value in one_case(names, operation, rng, n, m).items():
-                of_family[key] = max(of_family.get(key, 0.0), value)
-        figures = "  ".join(f"{key} {value:.0e}" for key, value in of_family.items())
-        print(
-            f"{f' {operation} '.join(names):28} {time.process_time() - start:6.1f} s  {figures}",
-            flush=True,
-        )
-        for key, value in of_family.items():
-            worst[key] = max(worst.get(key, 0.0), value)
-    print("all  " + "  ".join(f"{key} {value:.1e}" for key, value in worst.items()))
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=np.inf, help="ends after as many")
+    parser.add_argument("--out", type=Path, default=harness.RESULTS)
+    options = parser.parse_args()
+    end = time.monotonic() + 60 * options.minutes
+    chosen = families(set(options.only.split(",")) if options.only else None)
+    tallies = {family: Tally() for family in chosen}
+    options.out.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(options.jobs) as pool:
+        # chunk by chunk through all families: where time runs out, each has had its share
+        waiting = {
+            pool.submit(
+                chunk, *family, min(CHUNK, options.cases - first), [options.seed, k, first]
+            ): family
+            for first in range(0, options.cases, CHUNK)
+            for k, family in enumerate(chosen)
+        }
+        written = time.monotonic()
+        for done in as_completed(waiting):
+            tallies[waiting[done]].add(done.result())
+            if time.monotonic() > end:
+                pool.shutdown(wait=False, cancel_futures=True)
+                break
+            if time.monotonic() > written + 5:
+                write(options.out, tallies)
+                written = time.monotonic()
+    write(options.out, tallies)
+    print((options.out / "threat_soak.md").read_text())
+
+
+def write(out: Path, tallies: dict[Any, Tally]) -> None:
+    """The tables of what was found, each file whole at every moment."""
+    lines = [(names[0], op, "".join(names[1:]), one) for (names, op), one in tallies.items()]
+    rows = [
+        [first, op, second, tally.draws, tally.errors]
+        + [f"{(tally.largest or {}).get(name, np.nan):.1e}" for name in list(CHECKS)[:-1]]
+        + [tally.message]
+        for first, op, second, tally in lines
+    ]
+    path = out / "threat_soak.csv"
+    with path.with_suffix(".tmp").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["set", "operation", "other", "draws", "errors", *list(CHECKS)[:-1], ""])
+        writer.writerows(rows)
+    os.replace(path.with_suffix(".tmp"), path)
+    path = out / "threat_soak.md"
+    path.with_suffix(".tmp").write_text(_summary(tallies))
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def _summary(tallies: dict[Any, Tally]) -> str:
+    """The largest errors under each operation, and what is above the tolerance."""
+    kinds = {"": "one set", "|": r"a \| b", "+": "a + b", "&": "a & b"}
+    text = [
+        "# Sets of perturbations, and their pairs, against enumeration",
+        "",
+        "`python benchmarks/threat_soak.py`; threat_soak.csv has a line for each set and pair.",
+        "",
+        "| | sets | draws, least | " + " | ".join(CHECKS) + " |",
+        "|---" * (3 + len(CHECKS)) + "|",
+    ]
+    for operation, title in kinds.items():
+        of_kind = [tally for (_, op), tally in tallies.items() if op == operation]
+        if not of_kind:
+            continue
+        largest = {
+            name: max(((one.largest or {}).get(name, 0.0) for one in of_kind), default=0.0)
+            for name in list(CHECKS)[:-1]
+        }
+        cells = [f"{value:.0e}" for value in largest.values()]
+        cells.append(str(sum(one.errors for one in of_kind)))
+        counts = f"{len(of_kind)} | {min(one.draws for one in of_kind)}"
+        text.append(f"| {title} | {counts} | " + " | ".join(cells) + " |")
+    text += ["", "| column | what it holds, the largest |", "|---|---|"]
+    text += [f"| {name} | {meaning} |" for name, meaning in CHECKS.items()]
+    beyond = Counter()
+    for (names, op), tally in tallies.items():
+        for name, value in (tally.largest or {}).items():
+            if value > TOL:
+                beyond[f"{f' {op} '.join(names)}: {name} {value:.1e}"] += 1
+        if tally.errors:
+            beyond[f"{f' {op} '.join(names)}: {tally.errors} errors, {tally.message}"] += 1
+    text += ["", f"Above {TOL:.0e}: {len(beyond)}.", *(f"- {line}" for line in beyond), ""]
+    return "\n".join(text)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ penalty :math:`\pi_i` is a sum of support functions:
          loses :math:`\sigma(-y w)`.
 `Boxes`  :math:`\pi_i(w) = p_i \cdot w^+ + n_i \cdot w^-`: the box of each sample, as limits of the
          features make it. It is linear in the positive and the negative part of w.
+OwnSets  :math:`\pi_i(w) = \sigma_i(g w)`: any set of each sample (`_own_sets`), where the samples
+         have so many that each as a slot would be too many.
 =======  ===========================================================================================
 
 Notes
@@ -31,6 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sklearn_robust._array_api import to_numpy
+from sklearn_robust._own_sets import ClassSets, OwnSets
 from sklearn_robust.threats import (
     Box,
     ConicThreat,
@@ -38,7 +41,6 @@ from sklearn_robust.threats import (
     Nothing,
     Threat,
     at,
-    columns_of,
     is_ball,
     is_by_class,
     is_per_sample,
@@ -48,7 +50,7 @@ from sklearn_robust.threats import (
     support_sizes,
 )
 
-# sets of samples that differ, above which a cone program would hold too many: each is a slot
+# sets of samples that differ, up to which each is a slot of the cone program of a Newton step
 _MOST_SLOTS = 400
 
 
@@ -201,26 +203,18 @@ class Boxes:
         return Boxes(self.positive[index], self.negative[index])
 
 
+Adversary = Slots | Boxes | OwnSets
+
+
 def is_shared(threat: Any) -> bool:
     """Whether all samples have the same symmetric set, and no faster form of it is known."""
     of_all = not (is_per_sample(threat) or is_by_class(threat))
     return bool(of_all and threat.symmetric and not isinstance(threat, Box))
 
 
-def require_one_set(threat: Any, sample_radius: Any = None) -> None:
-    """Refuse, for several classes, all but one symmetric set for all samples."""
-    one = threat.symmetric and not (is_per_sample(threat) or is_by_class(threat))
-    if sample_radius is not None or not one:
-        got = f"threat={threat!r}" if sample_radius is None else "sample_radius"
-        raise ValueError(
-            f"Several classes as one problem need one symmetric set for all samples, got {got}: "
-            f"use OneVsRestClassifier around the estimator, or two classes."
-        )
-
-
 def resolve(
     threat: Any, X: Any, y: np.ndarray, classes: Sequence[Any] | None, radius: np.ndarray | None
-) -> tuple[Any, Slots | Boxes | None]:
+) -> tuple[Any, Adversary | None]:
     """The threat in the form that serves it fastest, and the sets of the samples.
 
     A box that is symmetric becomes the l_inf ball with scales, and balls of several radii one ball
@@ -241,13 +235,13 @@ def resolve(
     Returns
     -------
     threat : Threat
-    adversary : Slots, Boxes or None
+    adversary : Slots, Boxes, OwnSets or None
         None where all samples share the threat, which is symmetric.
 
     Raises
     ------
     ValueError
-        Where the set of a sample is not in cones, or the samples have too many sets.
+        Where the set of a class is not in cones.
     """
     sets = [threat, threat] if classes is None else [of_class(threat, one) for one in classes]
     if classes is None and is_by_class(threat):
@@ -256,7 +250,7 @@ def resolve(
             f"the estimator the threat, or RobustProblem.from_data the classes."
         )
     one_set = sets[0] is sets[1]
-    sets = [_as_ball(one) for one in sets]
+    sets = [as_ball(one) for one in sets]
     per_sample = any(is_per_sample(one) for one in sets)
     if one_set and radius is None and sets[0].symmetric and not per_sample:
         return sets[0], None
@@ -271,7 +265,7 @@ def resolve(
     if boxes is not None:
         return threat, boxes
     if per_sample:
-        return threat, _distinct_slots(sets, X, y, factors)
+        return threat, _sets_of_samples(sets, X, y, factors)
     used = [None if _is_nothing(one) else with_cones(one, X.shape[1]) for one in sets]
     if one_set:
         used[1] = used[0]
@@ -282,7 +276,7 @@ def _is_nothing(threat: Any) -> bool:
     return isinstance(threat, Nothing) or (is_ball(threat) and threat.eps == 0)
 
 
-def _as_ball(threat: Any) -> Any:
+def as_ball(threat: Any) -> Any:
     """A symmetric box of finite bounds as the l_inf ball with their scale; else the threat."""
     if isinstance(threat, Box) and threat.symmetric and np.isfinite(threat.upper).all():
         return LpBall(math.inf, 1.0, threat.upper)
@@ -331,35 +325,36 @@ def _boxes(sets: Sequence[Any], X: Any, y: np.ndarray, factors: np.ndarray) -> B
     return Boxes.of(y, lower, upper)
 
 
-def _distinct_slots(sets: Sequence[Any], X: Any, y: np.ndarray, factors: np.ndarray) -> Slots:
-    """A slot for each set that samples have, where the sets depend on some columns of X."""
-    slots: list[Slot] = []
+def _sets_of_samples(
+    sets: Sequence[Any], X: Any, y: np.ndarray, factors: np.ndarray
+) -> Slots | OwnSets:
+    """The sets of samples that depend on some columns of X: a slot for each that samples have, or
+    where these are many the set of each sample.
+    """
+    parts: list[ClassSets] = []
     for label, threat in zip((-1.0, 1.0), sets, strict=True):
         rows = np.flatnonzero(y == label)
         if _is_nothing(threat) or not len(rows):
             continue
-        if not is_per_sample(threat):
-            part = np.where(y == label, factors, 0.0)
-            slots.append(Slot(with_cones(threat, X.shape[1]), -label, part))
-            continue
-        values = X[rows][:, columns_of(threat)]
-        values = values.toarray() if hasattr(values, "toarray") else np.asarray(values)
-        keys = np.column_stack([values, factors[rows]])
-        _, first, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-        if len(first) + len(slots) > _MOST_SLOTS:
-            raise ValueError(
-                f"Training against threat={type(threat).__name__} holds each set that samples have "
-                f"in one cone program, at most {_MOST_SLOTS}, and these samples have "
-                f"{len(first)} in one class: train against a larger set that samples share, such "
-                f"as a Box or an LpBall without clip, and score against this one."
-            )
-        samples = X[rows[first]]
+        samples = X[rows]
         samples = samples.toarray() if hasattr(samples, "toarray") else samples
-        for k, (sample, factor) in enumerate(zip(samples, factors[rows[first]], strict=True)):
-            one = with_cones(at(threat, sample, float(factor)), X.shape[1])
-            part = np.zeros(len(y))
-            part[rows[which == k]] = 1.0
-            slots.append(Slot(one, -label, part))
+        if not is_per_sample(threat):
+            threat = with_cones(threat, X.shape[1])
+        parts.append(ClassSets(threat, -label, rows, samples, factors[rows]))
+    slots: list[Slot] = []
+    for part in parts:
+        if not is_per_sample(part.threat):
+            radius = np.zeros(len(y))
+            radius[part.rows] = part.factors
+            slots.append(Slot(part.threat, part.sign, radius))
+            continue
+        distinct = part.distinct()
+        if len(distinct) + len(slots) > _MOST_SLOTS:
+            return OwnSets(tuple(parts), len(y))
+        for threat, members in distinct:
+            radius = np.zeros(len(y))
+            radius[members] = 1.0
+            slots.append(Slot(with_cones(threat, X.shape[1]), part.sign, radius))
     return Slots(tuple(slots))
 
 

@@ -20,7 +20,7 @@ class SolverFailure(RuntimeError):
 
 def n_rows(kind: str, parameter: float) -> int:
     """The rows of a cone; see `run_clarabel`."""
-    if kind == "power":
+    if kind in ("power", "exponential"):
         return 3
     size = int(parameter)
     return size * (size + 1) // 2 if kind == "semidefinite" else size
@@ -38,7 +38,8 @@ def run_clarabel(
     q, b : ndarray
     cones : sequence of (kind, parameter)
         In the order of the rows: "zero", "nonnegative" or "second_order" and the number of its
-        rows, "power", of three rows, and its exponent, or "semidefinite" and the order of its
+        rows, "power", of three rows, and its exponent, "exponential" of three rows (u, v, w), v
+        exp(u / v) <= w, and any number but 0, or "semidefinite" and the order of its
         matrices, whose upper triangles are its rows, column by column, with entries off the
         diagonal times the root of 2.
     tol : float
@@ -58,6 +59,7 @@ def run_clarabel(
         "nonnegative": clarabel.NonnegativeConeT,
         "second_order": clarabel.SecondOrderConeT,
         "power": clarabel.PowerConeT,
+        "exponential": lambda _: clarabel.ExponentialConeT(),
         "semidefinite": clarabel.PSDTriangleConeT,
     }
     options = clarabel.DefaultSettings()

@@ -52,6 +52,14 @@ class WeightedSums:
     sizes: np.ndarray
     capacities: np.ndarray
 
+    def __add__(self, other: WeightedSums) -> WeightedSums:
+        """Those of the samples of both."""
+        return WeightedSums(
+            self.weighted_sum + other.weighted_sum,
+            self.sizes + other.sizes,
+            self.capacities + other.capacities,
+        )
+
 
 def weighted_sums(problem: JointProblem, weights: Array) -> WeightedSums:
     """G, the sizes of its terms and the capacities of the pairs, in float64, of weights (K, n)."""

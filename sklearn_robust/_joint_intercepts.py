@@ -25,8 +25,8 @@ def least_risk_intercept(
     penalties: Array,
     near: Array | None = None,
 ) -> Array:
-    r"""The intercepts (K,) of sum 0 that minimise the risk of scores (K, n) and pair penalties
-    (K, K).
+    r"""The intercepts (K,) of sum 0 that minimise the risk of scores (K, n) and the penalties of
+    pairs (K, K), or of samples (K, n).
 
     The exponential risk is :math:`\sum_{l \ne k} C_{lk} e^{b_k - b_l}` with :math:`C_{lk}` the
     risk of class l against k: matrix balancing gives b. For another loss Newton's method starts
@@ -79,7 +79,7 @@ def _risk_model(
         soft_margins[at] = soft_minimum(losses)[0]
     log_risk, weights = loss.log_risk_and_weights(soft_margins, log_weight)
     curvatures = loss.curvature(soft_margins, weights)
-    gradient, hessian = xp.zeros_like(b), xp.zeros_like(penalties)
+    gradient, hessian = xp.zeros_like(b), xp.zeros((len(b), len(b)), dtype=b.dtype, device=b.device)
     for at, places in rows.blocks():
         shares = soft_minimum(rows.losses(scores[:, at], penalties, b, at, places))[1]
         weighted = weights[at] * shares

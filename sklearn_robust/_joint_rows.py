@@ -151,9 +151,13 @@ class LabelledRows(OnRows):
         y = self.y[at]
         losses = scores + intercept[:, None]
         losses -= losses[y, places]
-        losses += penalties[:, y]
+        losses += self.of_samples(penalties, at)
         losses[y, places] = -math.inf
         return losses
+
+    def of_samples(self, penalties: Array, at: slice) -> Array:
+        """What is taken from the margins of a block, (K, m), of pair penalties (K, K)."""
+        return penalties[:, self.y[at]]
 
     def by_class(self, at: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The order that sorts a block of samples by class, the classes that there are, and where

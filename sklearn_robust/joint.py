@@ -29,21 +29,33 @@ are. An evaluation holds one of them: what else is needed exists for a block of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from sklearn_robust._adversaries import require_one_set
+from sklearn_robust._adversaries import as_ball, is_shared
 from sklearn_robust._array_api import Array, like, namespace, to_numpy
 from sklearn_robust._joint_intercepts import least_risk_intercept
 from sklearn_robust._joint_rows import LabelledRows, soft_minimum
+from sklearn_robust._joint_sets import GivenPerturbations, JointSets
 from sklearn_robust.balancing import balancing_factors
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.rows import as_rows
-from sklearn_robust.threats import Threat, check_is_threat, is_ball, mapped, support
+from sklearn_robust.rows import ArrayRows, as_rows, require_array
+from sklearn_robust.threats import (
+    ConicThreat,
+    Threat,
+    bound_threat,
+    check_is_threat,
+    check_sample_radius,
+    is_ball,
+    mapped,
+    offers,
+    support,
+    support_sizes,
+)
 
 # difference of the row and column sum of a class, relative to all, that is rounding
 _IMBALANCE = 1e-12
@@ -96,6 +108,9 @@ class JointProblem(LabelledRows):
         Logarithm of the sum of the sample weights before they were scaled.
     fit_intercept : bool
         Whether b is free and unpenalised; otherwise b = 0.
+    adversary : JointSets or GivenPerturbations, optional
+        The sets of the samples where they do not share a symmetric one, for radius 1. `threat` then
+        is what a user calls it.
 
     Examples
     --------
@@ -117,6 +132,7 @@ class JointProblem(LabelledRows):
     log_weight: Array
     log_total_weight: float
     fit_intercept: bool
+    adversary: JointSets | GivenPerturbations | None = None
 
     @classmethod
     def from_data(
@@ -130,6 +146,8 @@ class JointProblem(LabelledRows):
         scale: Any = None,
         fit_intercept: bool,
         sample_weight: Array | None = None,
+        sample_radius: Array | None = None,
+        labels: Sequence[Any] | None = None,
     ) -> JointProblem:
         r"""Labelled rows and what the adversary may do to them.
 
@@ -140,12 +158,17 @@ class JointProblem(LabelledRows):
             Classes 0..K-1, of which each has a sample of positive weight.
         threat : Threat, optional
             The set of perturbations, in the units of X. An `LpBall` is split into its unit ball and
-            its radius; any other set must be symmetric, and has radius 1 as it stands.
+            its radius; any other set has radius 1 as it stands. A set that is not symmetric, or
+            differs from sample to sample, is for an array.
         q, eps, scale : float, float and array of shape (d,), optional
             In place of a threat: those of `LpBall(q, eps, scale)`.
         fit_intercept : bool
         sample_weight : array of shape (n,), optional
             Finite numbers >= 0, not all zero; 1 by default.
+        sample_radius : array of shape (n,), optional
+            A factor >= 0 on the set of each sample; 1 by default.
+        labels : sequence, optional
+            What a threat by class calls the classes; 0..K-1 by default.
 
         Returns
         -------
@@ -162,20 +185,22 @@ class JointProblem(LabelledRows):
                 f"y must hold {n} classes as integers from 0 on, got {y!r}. Encode labels by "
                 f"numpy.unique(y, return_inverse=True)."
             )
-        if threat is not None and not is_ball(threat):
+        ball: dict[str, Any] = {"q": q, "eps": eps, "scale": scale}
+        adversary = None
+        if threat is not None:
             check_is_threat(threat)
-            require_one_set(threat)
+            names = list(range(int(xp.max(y)) + 1)) if labels is None else list(labels)
+            if not is_ball(threat):
+                threat = as_ball(bound_threat(threat, X.shape[1], None, names))
+            if sample_radius is not None or not (is_ball(threat) or is_shared(threat)):
+                held = require_array(as_rows(X), "A set for each sample or class").X
+                factors = check_sample_radius(sample_radius, n)
+                adversary = JointSets.of(threat, held, to_numpy(y), names, factors)
+            ball = {"threat": threat} if adversary is None else {"q": math.inf, "eps": 1.0}
         # class 0 against the rest: the checks, weights and the unit set are those of two classes
         signs = xp.where(y == 0, 1, -1)
         binary = RobustProblem.from_data(
-            X,
-            signs,
-            threat=threat,
-            q=q,
-            eps=eps,
-            scale=scale,
-            fit_intercept=fit_intercept,
-            sample_weight=sample_weight,
+            X, signs, fit_intercept=fit_intercept, sample_weight=sample_weight, **ball
         )
         log_weight = binary.log_weight[0]
         classes = np.unique(to_numpy(y[log_weight > -math.inf]))
@@ -188,12 +213,57 @@ class JointProblem(LabelledRows):
             X,
             y,
             len(classes),
-            binary.threat,
+            binary.threat if adversary is None else threat,
             float(binary.radius[0]),
             log_weight,
             float(binary.log_total_weight[0]),
             fit_intercept,
+            adversary,
         )
+
+    def in_cones(self) -> JointProblem | None:
+        """The same problem with the sets of its samples in cones; None for an l_q ball, which has
+        closed forms, a set without cones, or rows that are not in an array.
+        """
+        if self.adversary is not None:
+            return self
+        if is_ball(self.threat) or not offers(self.threat, ConicThreat):
+            return None
+        if not isinstance(self.rows, ArrayRows):
+            return None
+        radius, K = np.ones(len(self.y)), self.n_classes
+        sets = JointSets.of(self.threat, self.X, self.y, list(range(K)), radius)
+        return replace(self, adversary=sets)
+
+    @classmethod
+    def of_two_classes(cls, problem: RobustProblem) -> JointProblem:
+        """The same problem, one with `OwnSets`, as one of several classes: :math:`w_1 - w_0` is
+        its w.
+        """
+        y = (problem.y[0] > 0).astype(np.int64)
+        sets = JointSets.of_two_classes(y, problem.adversary)
+        return cls(
+            problem.X,
+            y,
+            2,
+            problem.threat,
+            float(problem.radius[0]),
+            problem.log_weight[0],
+            float(problem.log_total_weight[0]),
+            problem.fit_intercept,
+            sets,
+        )
+
+    def require_one_set(self, user: str) -> None:
+        """Refuse sets that differ from sample to sample, for a user that serves one symmetric set:
+        the subject of a sentence.
+        """
+        if self.adversary is not None:
+            raise ValueError(
+                f"{user} needs one symmetric set for all samples, got "
+                f"threat={type(self.threat).__name__} or sample_radius: use the minimiser of the "
+                f"risk or the exact separator, solver='auto' or 'exact' of an estimator."
+            )
 
     def at_radius(self, radius: float) -> JointProblem:
         """The same problem at another radius."""
@@ -240,18 +310,37 @@ class JointProblem(LabelledRows):
 
         return replace(self, threat=mapped(self.threat, double), log_weight=double(self.log_weight))
 
-    def penalties(self, coef: Array, of: Callable[[Any, Array], Array] = support) -> Array:
-        r"""The pair penalties :math:`\text{radius}\,\sigma(w_l - w_k)`, symmetric: (K, d) -> (K,
-        K). Another function `of` threat and differences takes the place of the support function.
+    def penalties(self, coef: Array) -> Array:
+        r"""The pair penalties :math:`\text{radius}\,\sigma(w_l - w_k)`, symmetric, (K, K), or those
+        of the samples, (K, n), where their sets differ: (K, d) -> (K, K) or (K, n).
         """
-        parts = [of(self.threat, self.pair_differences(coef, at)) for at in self.pair_blocks()]
+        if self.adversary is not None:
+            return self.radius * self.adversary.penalties(coef)
+        return self._pair_penalties(coef, support)
+
+    def penalty_sizes(self, coef: Array) -> Array:
+        """The sums of the sizes of the terms of `penalties`: (K, d) -> (K, K) or (K, n)."""
+        if self.adversary is not None:
+            return self.radius * self.adversary.sizes(coef)
+        return self._pair_penalties(coef, support_sizes)
+
+    def _pair_penalties(self, coef: Array, function: Callable[[Any, Array], Array]) -> Array:
+        parts = [
+            function(self.threat, self.pair_differences(coef, at)) for at in self.pair_blocks()
+        ]
         return self.symmetric(self.radius * namespace(coef).concat(parts))
+
+    def of_samples(self, penalties: Array, at: slice) -> Array:
+        """What is taken from the margins of a block of samples, (K, m)."""
+        if self.adversary is not None:
+            return penalties[:, at]
+        return super().of_samples(penalties, at)
 
     def robust_margins(
         self, coef: Array, intercept: Array, penalties: Array | None = None
     ) -> Array:
         r"""The robust margins :math:`\min_k m_{ik}`: (K, d), (K,) -> (n,); inf for samples of
-        weight zero. Penalties (K, K) may be others than those of the coefficients.
+        weight zero. Penalties, (K, K) or (K, n), may be others than those of the coefficients.
         """
         xp = namespace(coef)
         penalties = self.penalties(coef) if penalties is None else penalties

@@ -59,11 +59,7 @@ from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import Exponential, Logistic, MarginLoss, conjugate_bound
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
 from sklearn_robust.rows import Rows
-from sklearn_robust.threats import (
-    ProximalThreat,
-    offers,
-    support_sizes,
-)
+from sklearn_robust.threats import ProximalThreat, offers
 from sklearn_robust.total_variation import cut_excess, total_variation_prox
 
 __all__ = [
@@ -74,6 +70,7 @@ __all__ = [
     "log_risk_bound",
     "margin_bound",
     "pair_perturbations",
+    "predictor",
     "repaired_weights",
     "robust_margin",
 ]
@@ -139,7 +136,7 @@ def certify(
     (8.0, 8.0, array([0.25, 0.  ]))
     """
     if intercept is None:
-        coef, intercept = _predictor(problem, coef)
+        coef, intercept = predictor(problem, coef)
     margin, of_margin = _charged_margin(problem, norm, coef, intercept)
     sums = weighted_sums(problem, _balanced(problem, weights))
     if perturbations is None and not exact_by_cuts(problem, norm):
@@ -194,7 +191,7 @@ def best_intercept(pair_margins: np.ndarray) -> tuple[np.ndarray, float]:
     return intercept, float(np.min(lengths + intercept[:, None] - intercept))
 
 
-def _predictor(problem: JointProblem, direction: Array) -> tuple[Array, Array]:
+def predictor(problem: JointProblem, direction: Array) -> tuple[Array, Array]:
     """A direction (K, d) with its best intercepts, scaled to a smallest robust margin of 1 where it
     is positive and the quotient finite.
     """
@@ -241,7 +238,7 @@ def _low_margins(problem: JointProblem, coef: Array, penalties: Array, intercept
     xp = namespace(coef)
     of_sum = sum_rounding(problem.n_terms, coef.dtype, xp)
     of_norm = _norm_rounding(problem, LpNorm(2), problem.n_features, coef.dtype, xp)
-    penalties = penalties + (of_sum + of_norm) * problem.penalties(coef, support_sizes)
+    penalties = penalties + (of_sum + of_norm) * problem.penalty_sizes(coef)
     sizes = problem.rows.score_sizes(xp.max(xp.abs(coef), axis=0)[None])[0]
     margins = problem.robust_margins(coef, intercept, penalties)
     return margins - 2 * of_sum * (sizes + xp.max(xp.abs(intercept)))
@@ -472,18 +469,23 @@ def entropy_bound_of_blocks(
     of_sample = namespace(problem.log_weight).zeros_like(problem.log_weight)
     entropy = 0.0
     for at, block in blocks:
-        xp = namespace(block)
-        of_block = xp.sum(block, axis=0)
-        of_sample[at] = of_block
-        share = block / xp.where(of_block > 0, of_block, 1.0)
-        logs = xp.log(xp.where(block > 0, share, 1.0))
-        entropy -= float(xp.sum(block * logs))
+        of_sample[at], of_block = entropy_of_rivals(block)
+        entropy += of_block
     if type(loss) not in _WITH_ENTROPY:
         return conjugate_bound(loss, to_numpy(of_sample), to_numpy(problem.log_weight), entropy)
     bound = loss.log_risk_bound(  # type: ignore[call-arg]
         of_sample, problem.log_weight, entropy=entropy
     )
     return float(bound)
+
+
+def entropy_of_rivals(weights: Array) -> tuple[Array, float]:
+    r"""The weights of the samples, (m,), and :math:`\sum_i a_i H(\pi_i)`, of weights (K, m)."""
+    xp = namespace(weights)
+    of_sample = xp.sum(weights, axis=0)
+    share = weights / xp.where(of_sample > 0, of_sample, 1.0)
+    logs = xp.log(xp.where(weights > 0, share, 1.0))
+    return of_sample, -float(xp.sum(weights * logs))
 
 
 def _norm_rounding(problem: JointProblem, norm: Norm, n_entries: int, dtype: Any, xp: Any) -> float:

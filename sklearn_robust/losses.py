@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import logsumexp
+from scipy.special import log_expit, logsumexp
 
 from sklearn_robust._array_api import Array, at_least_tiny, namespace
 
@@ -176,19 +176,18 @@ class Logistic:
         b = Exponential().intercept(margins, y, log_weight) if near is None else near
         low, high = xp.full_like(b, -math.inf), xp.full_like(b, math.inf)
         members = y > 0, y < 0
-        positive, negative = (xp.astype(of_class, margins.dtype) for of_class in members)
         reach = 4.0  # the longest step while the bracket is open; it doubles
         for _ in range(_MAX_ROOT_STEPS):
-            log_slope = _log_sigmoid(xp, -margins - y * b[..., None])
+            log_slope = _log_sigmoid(xp, -(margins + y * b[..., None]))
             weight = log_weight + log_slope
             # each class relative to its largest weight: they may lie any orders apart
             top = [_class_max(xp, weight, of_class) for of_class in members]
             weight = xp.exp(weight - xp.where(members[0], top[0], top[1]))
-            up = at_least_tiny(xp.vecdot(positive, weight))
-            down = at_least_tiny(xp.vecdot(negative, weight))
+            up, down = (at_least_tiny(_class_sum(xp, weight, of_class)) for of_class in members)
             error = xp.log(up) - xp.log(down) + (top[0] - top[1])[..., 0]  # decreasing in b
             weight = -xp.expm1(log_slope) * weight  # sigmoid(m) = -d log a / d m
-            rate = xp.vecdot(positive, weight) / up + xp.vecdot(negative, weight) / down
+            rises = [_class_sum(xp, weight, of_class) for of_class in members]
+            rate = rises[0] / up + rises[1] / down
             low, high = xp.where(error > 0, b, low), xp.where(error < 0, b, high)
             bracketed = xp.isfinite(low) & xp.isfinite(high)
             middle = 0.5 * (xp.where(bracketed, low, b) + xp.where(bracketed, high, b))
@@ -480,6 +479,8 @@ def _slope_ratio(loss: MarginLoss, scores: np.ndarray) -> np.ndarray:
 
 
 def _log_sigmoid(xp: Any, x: Array) -> Array:
+    if isinstance(x, np.ndarray):
+        return log_expit(x)
     return xp.minimum(x, xp.zeros_like(x)) - xp.log1p(xp.exp(-xp.abs(x)))
 
 
@@ -490,9 +491,13 @@ def _log_softplus(xp: Any, margins: Array) -> Array:
 
 
 def _class_logsumexp(xp: Any, values: Array, members: Array) -> Array:
-    values = xp.where(members, values, xp.full_like(values, -math.inf))
+    values = xp.where(members, values, xp.full_like(values[..., :1], -math.inf))
     largest = xp.max(values, axis=-1, keepdims=True)
     return (largest + xp.log(xp.sum(xp.exp(values - largest), axis=-1, keepdims=True)))[..., 0]
+
+
+def _class_sum(xp: Any, values: Array, members: Array) -> Array:
+    return xp.sum(xp.where(members, values, xp.zeros_like(values[..., :1])), axis=-1)
 
 
 def _class_max(xp: Any, values: Array, members: Array) -> Array:

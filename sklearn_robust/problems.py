@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sklearn_robust._adversaries import Boxes, Slots, is_shared, resolve
+from sklearn_robust._adversaries import Adversary, is_shared, resolve
 from sklearn_robust._array_api import Array, namespace, to_numpy
 from sklearn_robust._parameters import refuse_lazy
 from sklearn_robust.losses import MarginLoss
@@ -98,7 +98,7 @@ class RobustProblem(OnRows):
         where all weigh 1.
     fit_intercept : bool
         Whether predictors are <w, x> + b with a free, unpenalised b; otherwise b = 0.
-    adversary : Slots or Boxes, optional
+    adversary : Slots, Boxes or OwnSets, optional
         The sets of the samples where they do not share a symmetric one, for radius 1; of problems
         that share y. `threat` then is what a user calls it, and a single symmetric set with a
         radius for each sample. None where all samples share radius times the threat.
@@ -111,7 +111,7 @@ class RobustProblem(OnRows):
     log_weight: Array
     log_total_weight: Array
     fit_intercept: bool
-    adversary: Slots | Boxes | None = None
+    adversary: Adversary | None = None
 
     @classmethod
     def from_data(
@@ -166,20 +166,21 @@ class RobustProblem(OnRows):
             raise ValueError(
                 f"y must hold {X.shape[0]} labels in {{-1, +1}} for each problem, got {y!r}."
             )
-        weight = (
-            xp.ones_like(y) if sample_weight is None else xp.broadcast_to(sample_weight, y.shape)
-        )
+        weight = xp.ones_like(y) if sample_weight is None else sample_weight
+        weight = xp.broadcast_to(weight, y.shape)
         largest = xp.max(weight, axis=-1, keepdims=True)
         if not bool(xp.all(weight >= 0) & xp.all(largest > 0) & xp.all(largest < math.inf)):
             raise ValueError(
                 f"sample_weight must hold finite numbers >= 0, not all zero, got {sample_weight!r}."
             )
+        log_total = xp.log(largest) + xp.log(xp.sum(weight / largest, axis=-1, keepdims=True))
+        if bool(xp.all(weight == largest)):
+            weight = largest  # one number in memory for all samples
         # in the log domain: weights of any orders side by side
         used = weight > 0
         logs = xp.log(xp.where(used, weight, xp.ones_like(weight)))
         log_weight = xp.where(used, logs, xp.full_like(logs, -math.inf))
-        log_total = xp.log(largest) + xp.log(xp.sum(weight / largest, axis=-1, keepdims=True))
-        log_weight = xp.astype(log_weight - log_total, y.dtype)
+        log_weight = xp.broadcast_to(xp.astype(log_weight - log_total, y.dtype), y.shape)
         log_total = xp.astype(log_total[:, 0], y.dtype)
         check_range(rows, xp)
         one = xp.ones((1, X.shape[1]), dtype=y.dtype, device=y.device)
@@ -442,14 +443,15 @@ def feasible_weights(weights: Array, classes: Sequence[Array]) -> Array:
     uniform where all are 0.
     """
     xp = namespace(weights)
-    zero = xp.zeros_like(weights)
-    feasible = zero
+    nothing = xp.zeros_like(weights[..., :1])
+    feasible = xp.zeros_like(weights)
     for members in classes:
-        part = xp.where(members, xp.maximum(weights, zero), zero)
+        part = xp.where(members, xp.maximum(weights, nothing), nothing)
         largest = xp.max(part, axis=-1, keepdims=True)
         # in units of a power of two, which rounds nothing, no sum under- or overflows
-        unit = 2.0 ** xp.floor(xp.log2(xp.where(largest > 0, largest, 1.0)))
-        part = xp.where(largest == 0, xp.astype(members, part.dtype), part / unit)
+        part = part / 2.0 ** xp.floor(xp.log2(xp.where(largest > 0, largest, nothing + 1)))
+        if bool(xp.any(largest == 0)):
+            part = xp.where(largest == 0, xp.astype(members, part.dtype), part)
         feasible = feasible + part / (len(classes) * xp.sum(part, axis=-1, keepdims=True))
     return feasible
 

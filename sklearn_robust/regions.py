@@ -19,8 +19,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+
+try:
+    import torch
+    from torch import Tensor
+except ImportError as error:  # pragma: no cover
+    raise ImportError(
+        'Regions of networks need PyTorch: python -m pip install "sklearn-robust[torch]"'
+    ) from error
 
 from sklearn_robust._parameters import check_exponent
 from sklearn_robust._rays import ray_length
@@ -43,7 +49,7 @@ class Region:
     q : float
         Exponent in [1, inf].
     eps : float, or Tensor of shape (n,)
-        Radius, >= 0; attacks take one number.
+        Radius, >= 0, or that of each sample.
     clip : pair (low, high) of numbers or arrays that broadcast to x, or None
         The box. It must hold x.
     scale : array-like of shape (d,), or of the shape of a sample, or None
@@ -79,6 +85,11 @@ class Region:
                 )
         if self.norm.p == math.inf:
             self.low, self.high = self.low.clamp(min=-self.eps), self.high.clamp(max=self.eps)
+
+    @property
+    def is_still(self) -> bool:
+        """Whether nothing moves."""
+        return bool((self.eps == 0).all()) if isinstance(self.eps, Tensor) else self.eps == 0
 
     def rows(self, rows: Tensor | slice) -> Region:
         """The perturbations of some of the samples."""
@@ -151,6 +162,10 @@ class Region:
         return largest[:, 0] * (
             self._radius_times(self.norm.dual.value(kept)) + (room * (size - kept)).sum(1)
         )
+
+    def _radii(self) -> Any:
+        """The radius, or those of the samples, of shape (n,)."""
+        return self.eps[:, 0] if isinstance(self.eps, Tensor) else self.eps
 
     def _radius_times(self, values: Tensor) -> Tensor:
         """The radii times values of shape (n,)."""
@@ -227,7 +242,7 @@ class Region:
                 self.eps / _sizes(delta).clamp(min=torch.finfo(delta.dtype).tiny)
             ).clamp(max=1)
         if self.box is None and self.norm.p != 1:
-            return self.norm.project(delta, self.eps)
+            return self.norm.project(delta, self._radii())
         size, room = delta.abs(), self.room(delta)
         # a ray that leaves the origin along delta and slides along the box passes through the
         # projection
@@ -238,15 +253,18 @@ class Region:
         )
         return delta.sign() * size
 
-    def climb(self, points: Tensor, gradient: Tensor, length: float) -> Tensor:
+    def climb(self, points: Tensor, gradient: Tensor, length: float | Tensor) -> Tensor:
         """Rows of points after a steepest step and the projection. Overwrites what it is given:
         inner loops live here.
         """
         if self.norm.p == math.inf:
+            step = gradient.sign_()
+            if isinstance(length, Tensor):
+                step, length = step.mul_(length), 1.0
             if self.scale is None:
-                points.add_(gradient.sign_(), alpha=length)
+                points.add_(step, alpha=length)
             else:
-                points.addcmul_(gradient.sign_(), self.scale, value=length)
+                points.addcmul_(step, self.scale, value=length)
             return torch.clamp(points, *self.corners, out=points)
         delta = self.project(
             self.step(self.in_units(points - self.x), self.gradient_in_units(gradient), length)
@@ -259,7 +277,7 @@ class Region:
         points: Tensor,
         *,
         n_steps: int,
-        length: float,
+        length: float | Tensor,
     ) -> tuple[Tensor, Any]:
         r"""Projected steepest ascent, :math:`x \leftarrow \Pi(x + \eta \arg\max_{\|u\|_q \le 1}
         \langle u, \nabla f(x) \rangle)`.
@@ -273,7 +291,7 @@ class Region:
             Rows of the region; they are overwritten, and the gradients too.
         n_steps : int
             At least 1.
-        length : float
+        length : float, or Tensor of shape (n, 1)
             The q-norm of a step, :math:`\eta`.
 
         Returns
@@ -331,7 +349,7 @@ class Region:
             return torch.rand(shape, generator=generator, dtype=self.x.dtype, device=device)
 
         if self.norm.p == math.inf:
-            delta = (2 * uniform(n, d) - 1) * self.eps
+            delta = 2 * uniform(n, d) - 1
         else:  # normalised Gaussian (q = 2) or Laplace (q = 1) vectors are uniform on the sphere
             if self.norm.p == 2:
                 delta = torch.randn((n, d), generator=generator, dtype=self.x.dtype, device=device)
@@ -340,8 +358,8 @@ class Region:
             delta = self.movable(delta)
             size = self.norm.value(delta)[:, None].clamp(min=torch.finfo(delta.dtype).tiny)
             dimension = d if self.scale is None else max(int((self.scale > 0).sum()), 1)
-            delta = delta / size * (self.eps * uniform(n, 1) ** (1 / dimension))
-        delta = delta.to(self.x.device)
+            delta = delta / size * uniform(n, 1) ** (1 / dimension)
+        delta = self.eps * delta.to(self.x.device)
         return delta.clamp(self.low, self.high)
 
     def movable(self, delta: Tensor) -> Tensor:

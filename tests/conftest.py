@@ -1,5 +1,10 @@
+import gc
+import importlib
 import os
 import sys
+from collections import defaultdict
+from itertools import combinations
+from pathlib import Path
 
 # two test processes share two cores; must precede the imports of NumPy and torch
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -7,7 +12,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # n_jobs=-1 stays in the test process: a pool of processes would outlive its test
 os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")
 
-import cvxpy as cp
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -20,16 +24,68 @@ settings.register_profile("search", deadline=None, print_blob=True, max_examples
 settings.load_profile("fixed")
 
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 # Files whose examples take seconds; the other docstrings' examples are in the fast lane.
 SLOW_EXAMPLES = ("_mlp.py", "_net.py", "_convergence.py")
 
 
-def pytest_collection_modifyitems(items):
-    """Mark the pages of the documentation and the long examples of docstrings as slow."""
+def pytest_addoption(parser):
+    parser.addoption(
+        "--all-combinations",
+        action="store_true",
+        help="run every combination of the parameters of tests marked pairwise",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Mark the pages of the documentation and the long examples of docstrings as slow; keep of the
+    tests marked pairwise what holds every pair of values."""
+    products = defaultdict(list)
     for item in items:
         page = item.path.suffix == ".md"
         if page or (isinstance(item, pytest.DoctestItem) and item.path.name in SLOW_EXAMPLES):
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("pairwise"):
+            products[item.path, item.originalname].append(item)
+    if config.getoption("--all-combinations"):
+        return
+    left_out = {item for product in products.values() for item in uncovered(product)}
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=list(left_out))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Search for garbage among what tests make, not among modules and tests, which stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def uncovered(product):
+    """Tests of one function that can be left out: the others hold every pair of lines of its
+    parametrize decorators. Greedy: the next test is one with the most pairs that are not held."""
+    pairs = {}
+    for item in product:
+        # by identity: the tests share the objects that are their values
+        values = {name: id(value) for name, value in item.callspec.params.items()}
+        lines = []
+        for mark in item.iter_markers("parametrize"):
+            names = [mark.args[0]] if isinstance(mark.args[0], str) else mark.args[0]
+            lines.append(tuple((name, values.pop(name)) for name in names))
+        lines += values.items()  # of parametrised fixtures
+        pairs[item] = {*lines, *combinations(lines, 2)}
+    held, left = set(), list(product)
+    while left:
+        best = max(left, key=lambda item: len(pairs[item] - held))
+        if pairs[best] <= held:
+            break
+        held |= pairs[best]
+        left.remove(best)
+    return left
 
 
 def pytest_report_teststatus(report):
@@ -45,7 +101,15 @@ def seeded():
     """Every test starts from the same state of the global generators, whatever ran before it."""
     np.random.seed(0)  # noqa: NPY002  what scikit-learn draws from where random_state is None
     if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(0)
+        sys.modules["torch"].default_generator.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def threat_soak():
+    """The random sets of benchmarks/threat_soak.py."""
+    sys.path.insert(0, str(BENCHMARKS))
+    yield importlib.import_module("threat_soak")
+    sys.path.remove(str(BENCHMARKS))
 
 
 @pytest.fixture
@@ -66,6 +130,7 @@ def gaussian():
 @pytest.fixture
 def largest_margin():
     """A function that computes max over ||w||_p <= 1 of the robust margin, by a cone solver."""
+    import cvxpy as cp  # here, since the process that hands out the tests reads this file too
 
     def solve(X, y, *, p, q, eps, fit_intercept=False):
         w, b = cp.Variable(X.shape[1]), cp.Variable()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sklearn_robust._adversaries import Boxes, Slot, Slots
+from sklearn_robust._adversaries import Boxes, OwnSets, Slot, Slots
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -17,6 +17,7 @@ from sklearn_robust.threats import (
     FeatureBudget,
     LpBall,
     OneHot,
+    at,
 )
 
 LABELS = ("benign", "malware")
@@ -165,12 +166,24 @@ def test_messages(data, threat, options, message):
         problem_of(X, y, threat, **options)
 
 
-def test_too_many_sets_of_samples_are_refused():
+def test_very_many_sets_of_samples_are_evaluated_at_once():
     X = one_hot(900)
     y = np.where(np.arange(900) % 2, 1.0, -1.0)
     groups = np.arange(24).reshape(8, 3).tolist()
-    with pytest.raises(ValueError, match=r"at most 400, and these samples have 4\d\d"):
-        problem_of(X, y, OneHot(groups))
+    threat, radius = OneHot(groups), np.arange(900) % 3
+    sets = RobustProblem.from_data(
+        X, y, threat=threat, fit_intercept=True, sample_radius=radius
+    ).adversary
+    assert isinstance(sets, OwnSets)
+    w, index = np.random.default_rng(0).normal(size=24), np.arange(0, 900, 7)
+    some = sets.take(index)
+    taken, moved = some.penalties(np.stack([w, -w])), some.perturbations(w)
+    np.testing.assert_allclose(sets.penalties(w[None])[0, index], taken[0])
+    np.testing.assert_allclose(moved @ w, taken[0], atol=1e-12)
+    for k, i in enumerate(index[:20]):
+        one = at(threat, X[i], float(radius[i]))
+        assert taken[0, k] == pytest.approx(float(one.support(-y[i] * w)))
+        assert taken[1, k] == pytest.approx(float(one.support(y[i] * w)))
 
 
 def test_slots_of_one_set_and_sign_are_one(data):

@@ -19,6 +19,7 @@ from sklearn_robust import (
     MinNormRobustClassifier,
     PathRecorder,
     RobustLinearClassifier,
+    RobustLinearClassifierCV,
     certified_radius,
     min_norm_separator,
     robust_accuracy_score,
@@ -250,6 +251,21 @@ def test_a_fit_of_two_classes_keeps_no_number_of_a_sample(tmp_path):
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
+def test_the_search_of_a_file_is_that_of_the_array(tmp_path, n_classes):
+    X, y, weight = draw(n_classes)
+    rows = saved(tmp_path, X, y, weight)
+    settings = {"threat_eps": 0.1, "eps": [0.05, 0.2], "p_algo": 2, "cv": 2, "tol": 1e-5}
+    model = RobustLinearClassifierCV(**settings).fit(rows)
+    expected = RobustLinearClassifierCV(**settings).fit(X, y, weight)
+    assert model.best_params_ == expected.best_params_
+    scores = model.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"]
+    np.testing.assert_allclose(*scores, atol=0.02)
+    np.testing.assert_array_equal(model.predict(rows), model.predict(X))
+    with pytest.raises(ValueError, match="y must be left out where X holds labels"):
+        RobustLinearClassifierCV(**settings).fit(rows, y)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
 def test_large_arrays_keep_samples_of_weight_zero(monkeypatch, n_classes):
     X, y, weight = draw(n_classes)
     settings = {"eps": 0.05, "loss": "logistic", "class_weight": "balanced", "tol": 1e-6}
@@ -286,7 +302,7 @@ def test_what_rows_in_blocks_do_not_serve_is_refused(tmp_path):
     with pytest.raises(ValueError, match="y must be left out where X holds labels"):
         robust_accuracy_score(model.fit(X, y), rows, y, eps=0.1)
     with pytest.raises(ValueError, match="with scale or threat needs the data in memory"):
-        RobustLinearClassifier(solver="exact", scale=np.ones(X.shape[1])).fit(rows)
+        MinNormRobustClassifier(scale=np.ones(X.shape[1])).fit(rows)
     with pytest.raises(ValueError, match="device='cpu' needs the data in memory"):
         RobustLinearClassifier(device="cpu").fit(rows)
     with pytest.raises(ValueError, match="y must be left out where X holds labels"):

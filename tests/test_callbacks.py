@@ -147,13 +147,11 @@ MONITORED = [
         2,
     ),
 ]
-VERBOSE = [{"verbose": 1}, {"verbose": 2}]
-CALLBACKS = [
-    lambda: PathRecorder(every=1),
-    lambda: PathRecorder(every=7),
-    lambda: PathRecorder(store_coef=True),
-    ProgressBar,
-    lambda: ScoringMonitor(scoring={"robust": make_robust_scorer(eps=0.05)}),
+LOOKS = [  # verbose; how the path is recorded, if at all; and who else looks
+    (1, {"every": 7}, None),
+    (2, {"every": 1}, ProgressBar),
+    (0, {"store_coef": True}, None),
+    (0, None, lambda: ScoringMonitor(scoring={"robust": make_robust_scorer(eps=0.05)})),
 ]
 
 
@@ -190,15 +188,14 @@ def test_looking_at_a_fit_does_not_change_it(estimator, n_classes, data):
     if n_classes == 3:
         y = y + 3 * (np.arange(len(X)) % 4 == 0)
     alone = clone(estimator).fit(X, y)
-    for options in VERBOSE if "verbose" in estimator.get_params() else ():
-        assert_equal_fits(clone(estimator).set_params(**options).fit(X, y), alone)
-    for callback in CALLBACKS if estimator._reports_its_path else CALLBACKS[3:]:
-        assert_equal_fits(clone(estimator).set_callbacks(callback()).fit(X, y), alone)
-    if isinstance(estimator, RobustLinearClassifier):
-        recorder = PathRecorder(every=3)
-        assert_equal_fits(
-            clone(estimator).set_params(verbose=1).set_callbacks(recorder).fit(X, y), alone
-        )
+    for verbose, recorded, other in LOOKS:
+        looked_at = clone(estimator)
+        if "verbose" in estimator.get_params():
+            looked_at.set_params(verbose=verbose)
+        callbacks = [] if other is None else [other()]
+        if estimator._reports_its_path and recorded:
+            callbacks.append(PathRecorder(**recorded))
+        assert_equal_fits(looked_at.set_callbacks(*callbacks).fit(X, y), alone)
 
 
 def test_a_search_that_does_not_refit_has_no_score_to_monitor(data):

@@ -32,6 +32,7 @@ each_intercept = pytest.mark.parametrize(
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("p", [1, 1.5, 2, 3, np.inf])
 @pytest.mark.parametrize("q", [1, 1.5, 2, np.inf])
 @each_intercept
@@ -70,6 +71,7 @@ def optimum(X, y, p, q, eps, fit_intercept):
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("p", [1, 1.5, 2, np.inf])
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 @each_intercept
@@ -303,6 +305,7 @@ def least_log_risk(X, y, loss, q, eps, fit_intercept):
     return least, w.value
 
 
+@pytest.mark.pairwise
 @each_loss
 @each_intercept
 @pytest.mark.parametrize("q", [1, 1.5, 2, np.inf])

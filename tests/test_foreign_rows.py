@@ -222,6 +222,7 @@ def test_the_mean_square_is_estimated_within_a_factor_of_four(make, tmp_path, ce
     assert 0.25 < mean_square(rows, centred=centred) / expected < 4
 
 
+@pytest.mark.pairwise
 @each_loss
 @each_q
 @each_intercept
@@ -241,6 +242,7 @@ def test_minimiser_of_the_risk(make, tmp_path, loss, q, fit_intercept):
     assert expected.log_risk[0] - 1e-9 <= at.log_risk[0] <= expected.log_risk[0] + 1.1e-5
 
 
+@pytest.mark.pairwise
 @each_loss
 @each_q
 @each_intercept
@@ -283,6 +285,7 @@ def test_a_large_radius_gives_the_minimiser_over_untouched_features(make, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize(
     ("loss", "fit_intercept"), [(LOSSES["exponential"], True), (LOSSES["logistic"], False)]
 )
@@ -307,6 +310,7 @@ def test_path_of_steepest_descent(make, tmp_path, loss, p, q, fit_intercept):
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @each_q
 @each_intercept
 @each_rows

@@ -131,6 +131,7 @@ def test_functions_that_are_derived_equal_the_closed_forms_of_the_ball():
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("q", [1, 2, math.inf])
 @pytest.mark.parametrize("r", [1, 2, math.inf])
 @pytest.mark.parametrize("like", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
@@ -192,6 +193,7 @@ def test_projection_on_the_ball_of_a_weighted_norm():
     assert WeightedNorm(1, s).value(projected) <= 1 + 1e-12
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("p", [1, 1.5, 2, math.inf])
 @pytest.mark.parametrize("fit_intercept", [True, False])
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array, torch.as_tensor])

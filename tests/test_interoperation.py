@@ -209,6 +209,7 @@ def test_skops_keeps_what_a_scorer_asks_of_metadata_routing():
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("words", [True, False])

@@ -39,7 +39,7 @@ def press_ctrl_c():
 
 
 for name, solve in solvers.items():
-    timer = threading.Timer(1, press_ctrl_c)
+    timer = threading.Timer(0.4, press_ctrl_c)
     timer.start()
     try:
         solve()

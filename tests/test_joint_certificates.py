@@ -190,6 +190,7 @@ def test_two_classes_have_the_bounds_of_the_binary_problem(loss, q):
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @each_p
 @each_q
 @each_intercept
@@ -217,6 +218,7 @@ def test_margin_is_below_gamma_and_bound_is_above(p, q, fit_intercept):
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @each_p
 @each_q
 @each_intercept
@@ -442,6 +444,7 @@ def test_a_ball_is_taken_as_it_is():
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @each_loss
 @each_q
 @each_intercept

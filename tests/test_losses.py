@@ -62,6 +62,7 @@ def test_curvature_is_the_second_derivative_of_the_risk_over_the_risk(loss):
     np.testing.assert_allclose(np.diag(loss.curvature(margins, weights)), numeric, atol=1e-9)
 
 
+@pytest.mark.pairwise
 @each_loss
 @pytest.mark.parametrize("size", [1e4, -1e4])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
@@ -131,6 +132,7 @@ def test_log_weight_of_minus_infinity_leaves_the_sample_out(loss, margin):
 # --- intercept
 
 
+@pytest.mark.pairwise
 @each_loss
 @pytest.mark.parametrize("shift", [0.0, 3.0, -8.0])
 @pytest.mark.parametrize("near", [None, 5.0])

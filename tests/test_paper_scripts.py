@@ -186,13 +186,13 @@ def test_several_classes(script, out):
 def test_networks(script, out, digits, names):
     networks = script("networks")
     sizes = {
-        "samples": (20,),
+        "samples": (10,),
         "radii": (0.0, 0.1),
         "n_seeds": 1,
-        "max_epochs": 10,
-        "every": 5,
-        "n_followed": 10,
-        "n_judged": 4,
+        "max_epochs": 6,
+        "every": 3,
+        "n_followed": 6,
+        "n_judged": 2,
     }
     channels = None if names[0] == "fig3_left" else (2, 4)
     setting = networks.Setting(f"tiny_{names[0]}", width=16, channels=channels, **sizes)
@@ -203,7 +203,7 @@ def test_networks(script, out, digits, names):
     assert (compared.certified <= compared["strong attack"]).all()
     table = pd.read_csv(out / f"{setting.name}_digits.csv")
     along = table[table.moment == "along the way"]
-    assert along.groupby(networks.RUN).epoch.max().between(5, 10).all()
+    assert along.groupby(networks.RUN).epoch.max().between(3, 6).all()
     assert (table[table.moment == "best"].set_index(networks.RUN).robust_test_accuracy).equals(
         along.groupby(networks.RUN, sort=False).robust_test_accuracy.max()
     )

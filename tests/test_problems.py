@@ -260,6 +260,16 @@ def test_weights_beyond_the_range_of_their_sum_and_of_single_precision():
     np.testing.assert_allclose(problem.class_shares(), expected, rtol=1e-12)
 
 
+def test_equal_weights_take_the_memory_of_one():
+    X, y, *_ = data(k=1)
+    for weight in (None, np.full(len(X), 3.0)):
+        log_weight = make(X, y, sample_weight=weight).log_weight
+        np.testing.assert_allclose(log_weight, -np.log(len(X)), rtol=1e-14)
+        assert log_weight.strides[1] == 0
+        assert log_weight.base is None or log_weight.base.size == 1
+    assert make(X, y, sample_weight=np.arange(1.0, len(X) + 1)).log_weight.strides[1] == 8
+
+
 @pytest.mark.parametrize(
     ("dtype", "size"), [(np.float64, 1e155), (np.float64, 1e-200), (np.float32, 1e20)]
 )

@@ -150,6 +150,7 @@ def test_over_the_ball_alone_the_farthest_point_attains_it(q, scaled):
     )
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("clip", [(0, 1), (-0.05, 1.3), (-50, 50)])
 @pytest.mark.parametrize("q", EXPONENTS)

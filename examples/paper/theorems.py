@@ -100,8 +100,9 @@ def theorem_4_3(setting, draw):
     """Margin of the trained predictor over the largest one, and its cosine with the exact
     separator, at eps*/2."""
     X, y = sample(setting, draw)
+    eps_star = largest_radii(X, y)
     for p, q in itertools.product(NORMS, NORMS):
-        eps = 0.5 * max_margin(X, y, q=q).margin
+        eps = 0.5 * eps_star[q]
         problem, norm = robust_problem(X, y, [eps], q), LpNorm(p)
         exact = min_norm_separator(X, y, p=p, q=q, eps=eps)
         solution = steepest_descent(
@@ -115,16 +116,17 @@ def theorem_4_3(setting, draw):
 def corollary_4_5(setting, draw):
     """Cosine of the separator with that of eps = 0: one where p = q*, less where not."""
     X, y = sample(setting, draw)
+    eps_star = largest_radii(X, y)
+    clean = {p: min_norm_separator(X, y, p=p, q=2, eps=0.0).coef for p in NORMS}
     for p, q, share in itertools.product(NORMS, NORMS, (0.25, 0.5, 0.75, 0.95)):
-        eps = share * max_margin(X, y, q=q).margin
-        start, exact = (min_norm_separator(X, y, p=p, q=q, eps=e).coef for e in (0.0, eps))
+        exact = min_norm_separator(X, y, p=p, q=q, eps=share * eps_star[q]).coef
         row = {
             "p": p,
             "q": q,
             "share": share,
             "variant": "p = q*" if LpNorm(q).dual.p == p else "p != q*",
         }
-        yield {**row, "quantity": "cosine with eps = 0", "value": cosine(exact, start)}
+        yield {**row, "quantity": "cosine with eps = 0", "value": cosine(exact, clean[p])}
 
 
 def lemma_c_4(setting, draw):
@@ -166,8 +168,9 @@ def remark_4_4(setting, draw):
     """Value of the mixed-norm problem at the separator, and what its dual weights prove; both times
     gamma, so 1 if exact."""
     X, y = sample(setting, draw)
-    for p, q, share in itertools.product((1, 2, math.inf), (1, 2, math.inf), (0.25, 0.5, 0.9)):
-        eps = share * max_margin(X, y, q=q).margin
+    eps_star = largest_radii(X, y)
+    for p, q, share in itertools.product(NORMS, NORMS, (0.25, 0.5, 0.9)):
+        eps = share * eps_star[q]
         weight = mixed_norm_weight(X, y, p=p, q=q, eps=eps)
         exact = min_norm_separator(X, y, p=p, q=q, eps=eps)
         w = exact.coef / np.min(y * (X @ exact.coef))  # clean margins of at least 1
@@ -251,6 +254,11 @@ def autograd_descent(problem, max_iter):
         largest = np.abs(gradient).argmax()
         coef[0, largest] -= step * gradient[0, largest]
     return coef
+
+
+def largest_radii(X, y):
+    """eps* by q."""
+    return {q: max_margin(X, y, q=q).margin for q in NORMS}
 
 
 def sample(setting, draw):

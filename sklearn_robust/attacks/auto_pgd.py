@@ -31,7 +31,7 @@ def apgd(
     X: Any,
     y: Any,
     *,
-    eps: float,
+    eps: Any,
     q: float = math.inf,
     clip: tuple[Any, Any] | None = None,
     scale: Any = None,
@@ -113,7 +113,7 @@ def _climb(batch: Batch, delta: Tensor, best: Best, n_steps: int) -> None:
     value, gradient = _look(batch, delta, best)
     top = _Top(delta, value, gradient)
     last = delta
-    step = torch.full_like(delta[:, :1], 2 * region.eps)
+    step = 2 * region.eps * torch.ones_like(delta[:, :1])
     rises = torch.zeros_like(value)
     halved = torch.ones_like(value, dtype=torch.bool)
     checked = 0  # the step of the last checkpoint
@@ -168,7 +168,7 @@ def _climb_stage(
     delta = region.project(delta)
     value, gradient = _look(batch, delta, best)
     top = _Top(delta, value, gradient)
-    step = torch.full_like(delta[:, :1], region.eps)
+    step = region.eps * torch.ones_like(delta[:, :1])
     sparsity = _count(delta) / _SPARSER
     every = max(math.ceil(_CHECKED_SHARE * n_steps), 1)
     for k in range(1, n_steps + 1):

@@ -25,7 +25,7 @@ def ensemble(
     X: Any,
     y: Any,
     *,
-    eps: float,
+    eps: Any,
     q: float = math.inf,
     clip: tuple[Any, Any] | None = None,
     scale: Any = None,
@@ -99,6 +99,9 @@ def ensemble(
         return first
     labels = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)[rows]
     samples = X[torch.from_numpy(rows)] if isinstance(X, Tensor) else np.asarray(X)[rows]
+    options["eps"] = of_rows(eps, rows, 1)
+    if clip is not None:
+        options["clip"] = tuple(of_rows(end, rows, X.ndim) for end in clip)
     second = apgd(model, samples, labels, loss=loss, **options)
     better = judged(model, second, labels)[0] < margins[rows]
     worst = first.clone() if isinstance(first, Tensor) else first.copy()
@@ -107,6 +110,15 @@ def ensemble(
     else:
         worst[rows[better]] = second[better]
     return worst
+
+
+def of_rows(values: Any, rows: np.ndarray, ndim: int) -> Any:
+    """Those of some samples, of a number or array that has one entry, or one row, for each."""
+    if np.ndim(values) < ndim or len(values) == 1:
+        return values
+    return (
+        values[torch.from_numpy(rows)] if isinstance(values, Tensor) else np.asarray(values)[rows]
+    )
 
 
 @torch.no_grad()

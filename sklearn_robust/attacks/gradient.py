@@ -20,7 +20,7 @@ from sklearn_robust.attacks.target import input_gradient
 from sklearn_robust.regions import Region
 from sklearn_robust.threats import check_radius
 
-_RADII_IN_ALL = 2.5  # radii that the steps of an ascent cover together, by default
+RADII_IN_ALL = 2.5  # radii that the steps of an ascent cover together, by default
 
 
 @torch.no_grad()
@@ -85,12 +85,13 @@ def projected_ascent(
     tensor([[ 1., -1.,  1.]])
     """
     region = Region(x.detach(), q, check_radius(eps, "eps"), clip, scale)
+    check_steps(step_size, n_steps)
     start = region.place(region.random(generator)) if random_start else region.x.clone()
     points, _ = region.ascend(
         lambda points: input_gradient(objective, points, torch.ones_like),
         start,
         n_steps=n_steps,
-        length=checked_step(step_size, eps, n_steps),
+        length=step_length(step_size, region.eps, n_steps),
     )
     return points.view(x.shape)
 
@@ -100,7 +101,7 @@ def pgd(
     X: Any,
     y: Any,
     *,
-    eps: float,
+    eps: Any,
     q: float = math.inf,
     clip: tuple[Any, Any] | None = None,
     scale: Any = None,
@@ -120,13 +121,14 @@ def pgd(
     X : ndarray or Tensor of shape (n, ...)
     y : int array of shape (n,)
         Class indices 0, ..., K-1 for a module; labels for an estimator.
-    eps : float
-        Radius, in the units of X.
+    eps : float or array-like of shape (n,)
+        Radius, in the units of X, or that of each sample.
     q : float, default=inf
         Exponent of the norm that bounds the perturbation, in [1, inf]; 1, 2 or inf with a box,
         unless the classifier is linear.
     clip : pair (low, high) of numbers or arrays that broadcast to X, optional
-        The box that the perturbed samples stay in. It must hold X.
+        The box that the perturbed samples stay in. It must hold X. Of an adversary who can only add
+        it is (X, inf).
     scale : array-like of shape (d,) or of the shape of a sample, optional
         How far the adversary can move each feature, relative to the others: the threat is
         :math:`\|\delta / s\|_q \le \epsilon`, and a feature of scale 0 does not move. Steps and
@@ -186,10 +188,11 @@ def pgd(
     array([[0.25, 0.25]])
     """
     settings = Settings(q=q, eps=eps, clip=clip, scale=scale, **search_options)
-    length = checked_step(step_size, eps, n_steps)
+    check_steps(step_size, n_steps)
 
     def climb(batch: Batch, delta: Tensor, best: Best) -> None:
         region = batch.region
+        length = step_length(step_size, region.eps, n_steps)
         for _ in range(n_steps):
             points = region.place(delta)
             _, gradient, margins = batch.evaluate(points)
@@ -203,15 +206,24 @@ def pgd(
     return search(climb, model, X, y, settings)
 
 
-def checked_step(step_size: float | None, eps: float, n_steps: int) -> float:
-    """The length of a step, after checks; the default one if it is None."""
+def check_steps(step_size: float | None, n_steps: int) -> None:
+    """Refuse numbers of steps and lengths that are none."""
     check_number(n_steps, "n_steps", low=1, integer=True)
-    if step_size is None:
-        return default_step(check_radius(eps, "eps"), n_steps)
-    check_number(step_size, "step_size", low=0, strict=True)
-    return float(step_size)
+    if step_size is not None:
+        check_number(step_size, "step_size", low=0, strict=True)
 
 
-def default_step(eps: float, n_steps: int) -> float:
-    """The length of a step far enough to cross the ball, with steps to spare."""
-    return _RADII_IN_ALL * eps / n_steps
+def step_length(
+    step_size: float | None, eps: Any, n_steps: int, radii_in_all: float = RADII_IN_ALL
+) -> Any:
+    """The length of a step, by default far enough to cross the ball, with steps to spare.
+
+    Parameters
+    ----------
+    step_size : float or None
+    eps : float, or Tensor of shape (n, 1)
+    n_steps : int
+    radii_in_all : float
+        Radii that the steps cover together where there is no step_size.
+    """
+    return radii_in_all * eps / n_steps if step_size is None else float(step_size)

@@ -24,7 +24,7 @@ def square(
     X: Any,
     y: Any,
     *,
-    eps: float,
+    eps: Any,
     q: float = math.inf,
     clip: tuple[Any, Any] | None = None,
     scale: Any = None,
@@ -148,7 +148,7 @@ class _Walk:
         rows = self.current.open()
         size = self.region.norm.value(signs[rows])[:, None].clamp(min=1)
         self.current.margins[rows] = math.inf
-        self._try(rows, signs[rows] * (self.region.eps / size))
+        self._try(rows, signs[rows] * (self.region.rows(rows).eps / size))
 
     def step(self, share: float) -> None:
         """Change windows of this share of the features."""
@@ -157,12 +157,12 @@ class _Walk:
         giving = self.draw.window(share)
         portion = self.draw.portion()
         rows = self.current.open()
-        delta = self.current.points[rows]
-        if self.region.norm.p == math.inf:
-            moved = torch.where(receiving[rows], signs[rows] * self.region.eps, delta)
+        delta, region = self.current.points[rows], self.region.rows(rows)
+        if region.norm.p == math.inf:
+            moved = torch.where(receiving[rows], signs[rows] * region.eps, delta)
         else:
             moved = _move_budget(
-                delta, signs[rows], receiving[rows], giving[rows], portion[rows], self.region
+                delta, signs[rows], receiving[rows], giving[rows], portion[rows], region
             )
         self._try(rows, moved)
 

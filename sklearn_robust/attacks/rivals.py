@@ -35,7 +35,7 @@ from sklearn_robust.threats import (
     times,
 )
 
-_BLOCK_ENTRIES = 2**16  # entries of sets of samples that exist at a time, in the processor's cache
+_BLOCK_ENTRIES = 2**17  # entries of sets of samples that exist at a time, in the processor's cache
 _FARTHEST = 60  # logarithm to base 2 of the bounds that cut off a ray, at most
 _LARGEST_FACTOR = 1e12  # the largest factor on a set that is looked for
 
@@ -73,9 +73,9 @@ class Rivals:
         n_classes = len(self.coef)
         if is_by_class(threat):
             labels = range(n_classes) if classes is None else classes
-            sets = [of_class(threat, label) for label in labels]
-            self.radii = np.array([radius_of(one) for one in sets])
-            self.units = [_unit(one) for one in sets]
+            self.units = [of_class(threat, label) for label in labels]
+            # factors on the radii of the classes; 0 for a class that does not attack
+            self.radii = np.array([float(radius_of(one) > 0) for one in self.units])
         else:
             self.radii = np.full(n_classes, radius_of(threat))
             self.units = [_unit(threat)] * n_classes

@@ -29,6 +29,20 @@ _SCORE_TOL = 1e-3
 _COMPARED_ROWS = 16  # samples on which its scores are compared
 
 
+def radii_of_samples(eps: Any, n_samples: int | None = None) -> float | np.ndarray:
+    """A radius >= 0 as a float, or that of each of so many samples."""
+    if np.ndim(eps) == 0:
+        return check_radius(eps, "eps")
+    given = np.asarray(eps.detach().cpu() if isinstance(eps, Tensor) else eps)
+    radii = given.astype(np.float64) if given.dtype.kind in "iuf" else np.full(given.shape, np.nan)
+    valid = radii.ndim == 1 and n_samples in (None, len(radii))
+    if not (valid and bool(((radii >= 0) & (radii < np.inf)).all())):
+        raise ValueError(
+            f"eps must be a finite number >= 0, or hold one for each sample, got {eps!r}."
+        )
+    return radii
+
+
 class SearchOptions(TypedDict, total=False):
     """The keywords of `Settings` beside the threat, which `pgd` and `apgd` pass on."""
 
@@ -60,7 +74,7 @@ class Settings:
     """
 
     q: float
-    eps: float
+    eps: Any
     clip: tuple[Any, Any] | None = None
     scale: Any = None
     loss: str = "margin"
@@ -73,7 +87,7 @@ class Settings:
     device: Any = None
 
     def __post_init__(self) -> None:
-        check_radius(self.eps, "eps")
+        radii_of_samples(self.eps)
         check_choice(self.loss, "loss", LOSSES)
         check_number(self.n_restarts, "n_restarts", low=1, integer=True)
         for name in ("n_targets", "batch_size"):
@@ -82,7 +96,9 @@ class Settings:
 
     def region(self, x: Tensor) -> Region:
         """The region in which the adversary may move samples."""
-        return Region(x, self.q, self.eps, self.clip, self.scale)
+        eps = radii_of_samples(self.eps, len(x))
+        eps = eps if isinstance(eps, float) else torch.as_tensor(eps, device=x.device).to(x)
+        return Region(x, self.q, eps, self.clip, self.scale)
 
     def generator(self) -> torch.Generator:
         """A generator on the CPU, so that a seed means the same on every device."""

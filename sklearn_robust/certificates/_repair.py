@@ -87,7 +87,10 @@ def repaired_weights(
     ndarray of shape (k, n)
         Each row proves that its problem is not robustly separable, or is nan.
     """
-    problem, weights = problem.simplified().in_double_arithmetic(), weights.astype(np.float64)
+    problem, weights = (
+        problem.simplified().in_double_arithmetic(),
+        weights.astype(np.float64, copy=False),
+    )
     repaired = []
     for i in range(problem.n_problems):
         row = slice(i, i + 1)
@@ -155,19 +158,23 @@ def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change:
     Its sum is zero, in each class with an intercept, and so is that with the samples' factors on
     the radius.
     """
-    root, totals = np.sqrt(weights), np.concatenate(problem.classes)
+    root, totals = np.sqrt(weights), [members[0] for members in problem.classes]
     if problem.adversary is not None:
-        totals = np.vstack([totals, problem.factors])
+        totals.append(problem.factors)
     spread = tight.T
 
     def matvec(x: Array) -> Array:
-        return np.concatenate(
-            [tight @ problem.weighted_sum((root * x)[None])[0], totals @ (root * x)]
-        )
+        change = root * x
+        sums = [total @ change for total in totals]
+        return np.append(tight @ problem.weighted_sum(change[None])[0], sums)
 
     def rmatvec(v: Array) -> Array:
         m = tight.shape[0]
-        return root * (problem.signed_scores((spread @ v[:m])[None])[0] + v[m:] @ totals)
+        change = problem.signed_scores((spread @ v[:m])[None])[0]
+        for multiplier, total in zip(v[m:].tolist(), totals, strict=True):
+            change += multiplier * total
+        change *= root
+        return change
 
     goal = np.concatenate([change, np.zeros(len(totals))])
     operator = LinearOperator(

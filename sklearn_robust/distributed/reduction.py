@@ -12,7 +12,7 @@ from sklearn_robust.distributed.chunks import Chunk, blocks_of
 from sklearn_robust.rows import Block
 from sklearn_robust.rows.reduction import S
 
-_FAN_IN = 8  # sums that one task adds
+_FAN_IN = 2  # sums that one task adds: a worker holds few of them at a time
 
 
 class LostClusterError(ConnectionError):
@@ -59,7 +59,7 @@ def current_client(client: Any = None) -> Any:
 class DaskReduction:
     """Chunks that dask computes where they lie.
 
-    Every sum is a graph of one task a chunk and of tasks that add up to eight sums. A task depends
+    Every sum is a graph of one task a chunk and of tasks that add two sums. A task depends
     on its chunk and on the function alone: a worker that is lost costs the tasks that it had done.
     One sum comes to this process.
 

@@ -17,6 +17,7 @@ from sklearn_robust.distributed.scores import average_score
 from sklearn_robust.linear_model import RobustLinearClassifier as LocalClassifier
 from sklearn_robust.linear_model.base import store_solution
 from sklearn_robust.linear_model.summed_fitting import SummedFit, read_summed_problem
+from sklearn_robust.linear_model.summed_joint_fitting import SummedJointFit
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import Norm
 from sklearn_robust.rows import Block, Survey
@@ -63,7 +64,8 @@ class RobustLinearClassifier(LocalClassifier):
 
     The data stay where they are. A sweep computes sums over each chunk, and adds them up on the
     workers: Newton's method takes some ten sweeps, which move a few numbers a feature, and the
-    Hessian of the features in use. So a chunk that is recomputed from its recipe, because its
+    Hessian of the features in use; several classes take 50 to 80 sweeps, of K (d + 1) numbers, and
+    move the few samples that their Hessian is estimated from. So a chunk that is recomputed from its recipe, because its
     worker is lost, changes nothing. Persist the data, ``X = X.persist()``, where they fit into the
     memory of the workers; otherwise every sweep reads them anew.
 
@@ -72,7 +74,7 @@ class RobustLinearClassifier(LocalClassifier):
     p_algo, q_pert, eps, loss, scale, clip, fit_intercept
     loss_tol, tol, class_weight, warm_start, verbose
         As in `sklearn_robust.RobustLinearClassifier`. On a cluster the loss is "exponential" or
-        "logistic", and the data have two classes.
+        "logistic".
     solver : {"auto", "exact", "steepest_descent", "accelerated"}, default="auto"
         On a cluster "auto" and "exact" are the same, the minimiser of the risk, or the exact
         separator where the data are robustly separable; there are no others.
@@ -192,7 +194,7 @@ class RobustLinearClassifier(LocalClassifier):
         reduction = DaskReduction(current_client(self.client), chunks)
         return read_summed_problem(self, reduction, reduction.total(Survey.of))
 
-    def _solve_by_sums(self, fit: SummedFit, norm: Norm) -> Solution | None:
+    def _solve_by_sums(self, fit: SummedFit | SummedJointFit, norm: Norm) -> Solution | None:
         if not isinstance(fit.problem.reduction, DaskReduction):
             return super()._solve_by_sums(fit, norm)
         try:
@@ -201,7 +203,7 @@ class RobustLinearClassifier(LocalClassifier):
             error.model = self._at_last(fit)
             raise
 
-    def _at_last(self, fit: SummedFit) -> Self | None:
+    def _at_last(self, fit: SummedFit | SummedJointFit) -> Self | None:
         """A classifier with the last predictor of a fit, whose own fit goes on from there."""
         if fit.last is None:
             return None
@@ -209,7 +211,7 @@ class RobustLinearClassifier(LocalClassifier):
         fitted = {name: value for name, value in vars(self).items() if name not in vars(model)}
         model.__dict__.update(fitted)
         model._loss = fit.loss
-        store_solution(model, fit.solution(fit.last))
+        store_solution(model, fit.last_solution())
         return model
 
     # -- predictions and scores

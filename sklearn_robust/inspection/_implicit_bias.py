@@ -1,6 +1,6 @@
 """A fitted linear classifier beside the exact minimum-norm robust separator.
 
-The exact separator serves l_q balls, and so does this report.
+The report of an l_q ball names its exponent and radius, that of another set the set.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sklearn_robust.metrics.linear_view import LinearView, linear_view, unwrappe
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import NotSeparableError, Separator, min_norm_separator
 from sklearn_robust.separators.separator import check_geometry, read_norm
-from sklearn_robust.threats import LpBall, check_radius, is_ball
+from sklearn_robust.threats import Threat, check_radius, is_ball
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,13 @@ class ImplicitBiasReport:
         The exact limit, if there is one.
     p : float or {"spectral", "nuclear"}
         The norm.
-    q, eps : float
-        The threat.
+    q, eps : float or None
+        The threat, where it is an l_q ball.
     eps_star : float or None
-        Without a separator, the radius below which there is one: 0 where the data are not linearly
-        separable.
+        Without a separator, the radius below which there is one, or the factor on the set: 0 where
+        the data are not linearly separable.
+    threat : Threat or None
+        The threat, where it is no l_q ball.
     """
 
     cosine: float
@@ -66,26 +68,31 @@ class ImplicitBiasReport:
     dual_gap: float
     separator: Separator | None
     p: float | str
-    q: float
-    eps: float
+    q: float | None
+    eps: float | None
     eps_star: float | None = None
+    threat: Threat | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self})"
 
     def __str__(self) -> str:
         if self.separator is None and self.eps_star:
+            factor = "eps < eps* =" if self.threat is None else "factors on the set <"
             return (
-                f"not robustly separable, margin {self.margin:.4g}: a separator exists for eps < "
-                f"eps* = {self.eps_star:.4g}"
+                f"not robustly separable, margin {self.margin:.4g}: a separator exists for "
+                f"{factor} {self.eps_star:.4g}"
             )
         if self.separator is None:
             return f"not linearly separable, margin {self.margin:.4g}"
         p = self.p if isinstance(self.p, str) else f"{self.p:g}"
+        if self.threat is None:
+            threat = f"q={self.q:g}, eps={self.eps:g}"
+        else:
+            threat = f"threat={type(self.threat).__name__}"
         return (
             f"cosine {self.cosine:.4f}, margin ratio {self.margin_ratio:.4f}, norm ratio "
-            f"{self.norm_ratio:.4f}, certified gap {self.dual_gap:.2e} (p={p}, q={self.q:g}, "
-            f"eps={self.eps:g})"
+            f"{self.norm_ratio:.4f}, certified gap {self.dual_gap:.2e} (p={p}, {threat})"
         )
 
 
@@ -98,6 +105,7 @@ def implicit_bias_report(
     q: float | None = None,
     eps: float | None = None,
     scale: Any = "training",
+    threat: Threat | None = None,
 ) -> ImplicitBiasReport:
     r"""Compare a fitted linear classifier with the exact minimum-norm robust separator of its
     training data.
@@ -122,10 +130,12 @@ def implicit_bias_report(
         Norm of the coefficients; by default that of the estimator's fit (p = 1 for
         RobustDiagonalNet).
     q, eps : float, optional
-        Threat, an l_q ball; by default that of the estimator's fit.
+        An l_q ball; by default the threat of the estimator's fit.
     scale : "training", None, array-like of shape (n_features,) or dict, default="training"
         How far the adversary can move each feature, in what the last step of a pipeline sees; by
         default as in training, None moves all alike.
+    threat : Threat, optional
+        The set of perturbations as an object, in place of q, eps and scale.
 
     Returns
     -------
@@ -136,8 +146,8 @@ def implicit_bias_report(
     Raises
     ------
     ValueError
-        If p, q or eps is neither given nor known from the fit, as q and eps are not of a threat
-        that is no l_q ball, or if y does not fit the classes of the estimator.
+        If p, q or eps is neither given nor known from the fit, or if y does not fit the classes of
+        the estimator.
 
     Notes
     -----
@@ -159,15 +169,9 @@ def implicit_bias_report(
     """
     view = linear_view(estimator, X, "model")
     classifier = unwrapped(estimator)[1]
-    trained = getattr(classifier, "threat_", None)
-    fitted = trained if is_ball(trained) else None
-    fitted_q, fitted_eps = (None, None) if fitted is None else (fitted.q, fitted.eps)
     geometry = check_geometry(_given(classifier, p, getattr(classifier, "_p", None), "p"))
-    q = check_exponent(_given(classifier, q, fitted_q, "q"), "q")
-    eps = check_radius(_given(classifier, eps, fitted_eps, "eps"), "eps")
-    if is_training(scale):
-        scale = None if fitted is None else fitted.scale
-    threat = view.ball(q, eps, scale)
+    threat = _threat(view, classifier, q, eps, scale, threat)
+    ball = threat if is_ball(threat) else None
     fit_intercept = bool(
         getattr(classifier, "_fit_intercept", getattr(classifier, "fit_intercept", True))
     )
@@ -181,15 +185,11 @@ def implicit_bias_report(
     X = check_array(view.X, accept_sparse=("csr",), dtype=np.float64)
     separator, eps_star = None, None
     try:
-        separator = min_norm_separator(
-            X,
-            index,
-            p=geometry,
-            q=threat.q,
-            eps=threat.eps,
-            fit_intercept=fit_intercept,
-            scale=threat.scale,
-        )
+        given: dict[str, Any] = {"threat": threat}
+        if ball is not None:
+            given = {"q": ball.q, "eps": ball.eps, "scale": ball.scale}
+        labels = view.classes[index]
+        separator = min_norm_separator(X, labels, p=geometry, fit_intercept=fit_intercept, **given)
     except NotSeparableError as error:
         eps_star = error.eps_star
     margin = _margin(view, X, index, geometry, threat, fit_intercept)
@@ -198,10 +198,35 @@ def implicit_bias_report(
         margin=margin,
         separator=separator,
         p=geometry,
-        q=threat.q,
-        eps=threat.eps,
+        q=None if ball is None else ball.q,
+        eps=None if ball is None else ball.eps,
         eps_star=eps_star,
+        threat=threat if ball is None else None,
     )
+
+
+def _threat(
+    view: LinearView, classifier: Any, q: Any, eps: Any, scale: Any, threat: Threat | None
+) -> Any:
+    """The threat given, as an object or as a ball; by default that of the fit."""
+    given = q is not None or eps is not None or not is_training(scale)
+    if threat is not None:
+        if given:
+            raise ValueError(
+                f"threat takes the place of q, eps and scale, got threat={threat!r} beside "
+                f"q={q!r}, eps={eps!r} and scale={scale!r}. Leave out one or the others."
+            )
+        return view.bound(threat)
+    trained = getattr(classifier, "threat_", None)
+    if trained is not None and not is_ball(trained) and not given:
+        return trained
+    fitted = trained if is_ball(trained) else None
+    fitted_q, fitted_eps = (None, None) if fitted is None else (fitted.q, fitted.eps)
+    q = check_exponent(_given(classifier, q, fitted_q, "q"), "q")
+    eps = check_radius(_given(classifier, eps, fitted_eps, "eps"), "eps")
+    if is_training(scale):
+        scale = None if fitted is None else fitted.scale
+    return view.ball(q, eps, scale)
 
 
 def _margin(
@@ -209,7 +234,7 @@ def _margin(
     X: Any,
     index: np.ndarray,
     p: float | str,
-    threat: LpBall,
+    threat: Any,
     fit_intercept: bool,
 ) -> float:
     """The smallest robust margin of the classifier over the norm of its coefficients."""
@@ -218,7 +243,13 @@ def _margin(
     if len(coef) > 1:
         several = JointProblem.from_data(X, index, threat=threat, fit_intercept=fit_intercept)
         return joint_robust_margin(several, norm, coef, intercept)
-    two = RobustProblem.from_data(X, 2.0 * index - 1, threat=threat, fit_intercept=fit_intercept)
+    two = RobustProblem.from_data(
+        X,
+        2.0 * index - 1,
+        threat=threat,
+        fit_intercept=fit_intercept,
+        classes=view.classes.tolist(),
+    )
     return float(robust_margin(two, norm, coef, intercept)[0])
 
 

@@ -132,8 +132,8 @@ class RobustAccuracyDisplay:
             Where eps lives in a pipeline, as in `robust_accuracy_score`.
         threat : Threat, optional
             For linear classifiers: an object in place of q. The radius eps is then the factor by
-            which the set grows, of an `LpBall` the radius in its norm. By default that of the
-            estimator's fit, where it is no l_q ball and q is not given.
+            which the set grows, of an `LpBall` of one radius that in its norm. By default that of
+            the estimator's fit, where it is no l_q ball and q is not given.
         name : str, optional
             In the legend; by default the estimator's class.
         ax : matplotlib Axes, optional
@@ -208,11 +208,7 @@ class RobustAccuracyDisplay:
             else _bounds(name, estimator, X, y, grid, threat, sample_weight, space, options)
             for name, estimator in estimators.items()
         ]
-        if is_ball(threat):
-            xlabel = f"eps, radius in the {threat.q:g}-norm"
-        else:
-            xlabel = f"eps, multiple of the {type(threat).__name__}"
-        return cls(curves, xlabel=xlabel).plot(ax)
+        return cls(curves, xlabel=_axis_label(threat)).plot(ax)
 
     @classmethod
     def from_predictions(
@@ -369,6 +365,14 @@ def _threat_to_draw(classifiers: Mapping[str, Any], q: Any, threat: Threat | Non
             return foreign[0]
         q = exponents.pop() if exponents else math.inf
     return LpBall(check_exponent(q, "q"), 1.0)
+
+
+def _axis_label(threat: Threat) -> str:
+    """What the radius is: of a ball of one radius that in its norm, of other sets a factor."""
+    if isinstance(threat, LpBall) and not threat.by_class:
+        limits = "" if threat.clip is None else ", within limits"
+        return f"eps, radius in the {threat.q:g}-norm{limits}"
+    return f"eps, multiple of the {type(threat).__name__}"
 
 
 def _radii_to_draw(eps: Any, radii: Any) -> np.ndarray:

@@ -12,11 +12,20 @@ from sklearn.utils.validation import check_X_y
 from sklearn_robust._parameters import check_exponent, refuse_lazy
 from sklearn_robust.inspection._style import axes_for, style
 from sklearn_robust.metrics.linear_view import linear_view, unwrapped
-from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators import min_norm_separator
-from sklearn_robust.threats import LpBall, Threat, check_radius, is_ball
+from sklearn_robust.threats import (
+    Box,
+    Intersection,
+    LpBall,
+    Threat,
+    at,
+    bound_threat,
+    check_radius,
+    is_ball,
+    of_class,
+)
 
-# corners of the polygon that stands for a ball; a multiple of 8 holds the corners of every ball
+# corners of the polygon that stands for a set; a multiple of 8 holds the corners of every ball
 _CORNERS = 256
 _CLASS_COLORS = ("#0072B2", "#D55E00")
 _CLASS_MARKERS = ("o", "s")
@@ -35,8 +44,8 @@ class SeparatorDisplay:
     X : ndarray of shape (n_samples, 2)
     y : ndarray of shape (n_samples,)
         Two classes.
-    q : float
-    eps : float
+    q : float, default=inf
+    eps : float, default=0
         The balls; 0 draws none.
     coef : ndarray of shape (n_lines, 2)
     intercept : ndarray of shape (n_lines,)
@@ -44,7 +53,8 @@ class SeparatorDisplay:
         Names of the lines.
     feature_names : sequence of two str, default=("$x_1$", "$x_2$")
     threat : Threat, optional
-        The set around each sample, in place of the balls.
+        The set around each sample, in place of the balls. Of a set that is not convex the hull is
+        drawn, which is all that a line sees; one without bound ends outside of the picture.
 
     Attributes
     ----------
@@ -54,7 +64,7 @@ class SeparatorDisplay:
         Where <w, x> + b = 0.
     points_ : list of two matplotlib PathCollection
     balls_ : list of two matplotlib PolyCollection, or None
-        The sets of each class; None where eps = 0, or where `plot` drew none.
+        The sets of each class; None where nothing moves, or where `plot` drew none.
 
     References
     ----------
@@ -78,8 +88,8 @@ class SeparatorDisplay:
         X: np.ndarray,
         y: np.ndarray,
         *,
-        q: float,
-        eps: float,
+        q: float = math.inf,
+        eps: float = 0.0,
         coef: np.ndarray,
         intercept: np.ndarray,
         names: Sequence[str],
@@ -99,10 +109,11 @@ class SeparatorDisplay:
         X: Any,
         y: Any,
         *,
-        q: float = math.inf,
-        eps: float,
+        q: float | None = None,
+        eps: float | None = None,
         p: Sequence[float] = (1, 2, math.inf),
         fit_intercept: bool = True,
+        threat: Threat | None = None,
         ax: Any = None,
     ) -> Self:
         """Draw data and their exact robust separators of least p-norm.
@@ -112,14 +123,16 @@ class SeparatorDisplay:
         X : array-like of shape (n_samples, 2)
         y : array-like of shape (n_samples,)
             Two classes.
-        q : float, default=inf
-            Exponent of the norm that bounds the perturbation, in [1, inf].
+        q : float, optional
+            Exponent of the norm that bounds the perturbation, in [1, inf]; inf by default.
         eps : float
-            Its radius.
+            Its radius; must be given, unless there is a threat.
         p : sequence of float, default=(1, 2, inf)
             A line for each.
         fit_intercept : bool, default=True
             Otherwise the lines pass through the origin.
+        threat : Threat, optional
+            The set of perturbations as an object, in place of q and eps.
         ax : matplotlib Axes, optional
             New ones by default.
 
@@ -130,23 +143,25 @@ class SeparatorDisplay:
         Raises
         ------
         NotSeparableError
-            If no line separates the balls.
+            If no line separates the sets.
         """
-        names = _feature_names(X)
+        names, columns = _feature_names(X), getattr(X, "columns", None)
         X, y = _two_dimensional(X, y)
-        signs = np.where(y == np.unique(y)[1], 1.0, -1.0)
-        found = [
-            min_norm_separator(X, signs, p=e, q=q, eps=eps, fit_intercept=fit_intercept) for e in p
-        ]
+        if threat is None:
+            q, eps = math.inf if q is None else q, _given_radius(eps)
+            given: dict[str, Any] = {"q": check_exponent(q, "q"), "eps": check_radius(eps, "eps")}
+        else:
+            _refuse_beside(threat, q, eps)
+            given = {"threat": bound_threat(threat, 2, columns, list(np.unique(y)))}
+        found = [min_norm_separator(X, y, p=e, fit_intercept=fit_intercept, **given) for e in p]
         return cls(
             X,
             y,
-            q=check_exponent(q, "q"),
-            eps=check_radius(eps, "eps"),
             coef=np.array([separator.coef for separator in found]),
             intercept=np.array([separator.intercept for separator in found]),
             names=[f"p = {e:g}" for e in p],
             feature_names=names,
+            **given,
         ).plot(ax)
 
     @classmethod
@@ -158,6 +173,7 @@ class SeparatorDisplay:
         *,
         q: float | None = None,
         eps: float | None = None,
+        threat: Threat | None = None,
         name: str | None = None,
         ax: Any = None,
     ) -> Self:
@@ -173,6 +189,8 @@ class SeparatorDisplay:
             The balls; by default those of the estimator's `threat_`, or none where it has none.
             They have the scale of that `threat_`. Of a `threat_` that is no l_q ball the set is
             drawn.
+        threat : Threat, optional
+            The set to draw around each sample, in place of q and eps.
         name : str, optional
             In the legend; by default the estimator's class.
         ax : matplotlib Axes, optional
@@ -182,7 +200,7 @@ class SeparatorDisplay:
         SeparatorDisplay
         """
         name = type(unwrapped(estimator)[1]).__name__ if name is None else name
-        return cls.from_estimators({name: estimator}, X, y, q=q, eps=eps, ax=ax)
+        return cls.from_estimators({name: estimator}, X, y, q=q, eps=eps, threat=threat, ax=ax)
 
     @classmethod
     def from_estimators(
@@ -193,6 +211,7 @@ class SeparatorDisplay:
         *,
         q: float | None = None,
         eps: float | None = None,
+        threat: Threat | None = None,
         ax: Any = None,
     ) -> Self:
         """Draw data and the decision boundaries of several fitted linear classifiers.
@@ -201,7 +220,7 @@ class SeparatorDisplay:
         ----------
         estimators : dict of str to fitted linear classifier
             The names are those in the legend.
-        X, y, q, eps, ax
+        X, y, q, eps, threat, ax
             As in `from_estimator`; the threat, and what the data look like behind a pipeline, are
             those of the first.
 
@@ -217,31 +236,24 @@ class SeparatorDisplay:
                     f"picture is of two classes and "
                     "two features, shape (1, 2)."
                 )
-        first = unwrapped(next(iter(estimators.values())))[1]
-        threat = getattr(first, "threat_", LpBall(math.inf, 0.0))
-        ball = threat if is_ball(threat) else LpBall(math.inf, 0.0)
-        drawn_as_set: Threat | None = None
-        if not is_ball(threat) and q is None and eps is None:
-            drawn_as_set = threat
-        q = check_exponent(ball.q if q is None else q, "q")
-        eps = check_radius(ball.eps if eps is None else eps, "eps")
-        if ball.scale is not None:
-            drawn_as_set = LpBall(q, eps, ball.scale)
+        if threat is None:
+            given = _trained(unwrapped(next(iter(estimators.values())))[1], q, eps)
+        else:
+            _refuse_beside(threat, q, eps)
+            given = {"threat": views[0].bound(threat)}
         seen, y = _two_dimensional(views[0].X, y)
         return cls(
             seen,
             y,
-            q=q,
-            eps=eps,
             coef=np.concatenate([view.coef for view in views]),
             intercept=np.concatenate([view.intercept for view in views]),
             names=list(estimators),
             feature_names=_feature_names(X),
-            threat=drawn_as_set,
+            **given,
         ).plot(ax)
 
     def plot(self, ax: Any = None, *, balls: bool = True) -> Self:
-        """Draw data, balls and lines.
+        """Draw data, sets and lines.
 
         Parameters
         ----------
@@ -258,15 +270,17 @@ class SeparatorDisplay:
         ax = axes_for(f"{type(self).__name__}.plot", ax)
         from matplotlib.collections import PolyCollection
 
-        outline = self._outline()
-        reach = 1.5 * np.abs(outline).max() + 0.05 * np.ptp(self.X, axis=0).max()
+        outlines = {label: self._outlines(label) for label in np.unique(self.y)}
+        span = np.ptp(self.X, axis=0).max()
+        largest = max(np.abs(outline).max() for outline in outlines.values())
+        reach = 1.5 * min(largest, span) + 0.05 * span
         low, high = self.X.min(axis=0) - reach, self.X.max(axis=0) + reach
         ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
         ax.set(xlabel=self.feature_names[0], ylabel=self.feature_names[1])
         self.points_ = []
         drawn = []
-        for label, color, marker in zip(
-            np.unique(self.y), _CLASS_COLORS, _CLASS_MARKERS, strict=True
+        for (label, outline), color, marker in zip(
+            outlines.items(), _CLASS_COLORS, _CLASS_MARKERS, strict=True
         ):
             points = self.X[self.y == label]
             self.points_.append(
@@ -274,7 +288,7 @@ class SeparatorDisplay:
                     *points.T, color=color, marker=marker, s=18, zorder=3, label=f"class {label}"
                 )
             )
-            if balls and outline.any():
+            if balls and largest > 0:
                 sets = list(points[:, None] + outline)
                 drawn.append(
                     PolyCollection(sets, facecolor=color, edgecolor=color, alpha=0.25, zorder=2)
@@ -307,24 +321,53 @@ class SeparatorDisplay:
             start, end, label=self.names[i], **style(i, first_color=len(_CLASS_COLORS))
         )
 
-    def _outline(self) -> np.ndarray:
-        """The corners of the polygon around each sample, of shape (n_corners, 2)."""
-        if self.threat is None:
-            return self.eps * unit_ball(self.q)
-        # the points at which the set supports half-planes, in the order of their normals
-        return self.threat.worst(_circle())
+    def _outlines(self, label: Any) -> np.ndarray:
+        """The corners of the polygon of each sample of a class, of shape (n, n_corners, 2): the
+        points at which its set supports half-planes, in the order of their normals.
+        """
+        points = self.X[self.y == label]
+        threat = LpBall(self.q, self.eps) if self.threat is None else self.threat
+        threat = of_class(threat, label)
+        normals = _circle()[:, None]
+        corners = at(threat, points).worst(normals)
+        if not np.isfinite(corners).all():
+            far = np.full(2, 10 * np.ptp(self.X, axis=0).max())  # outside of the picture
+            corners = at(Intersection([threat, Box(-far, far)]), points).worst(normals)
+        return np.broadcast_to(corners, (_CORNERS, *points.shape)).swapaxes(0, 1)
+
+
+def _trained(classifier: Any, q: float | None, eps: float | None) -> dict[str, Any]:
+    """The balls of a picture: those of a classifier's fit, with another exponent or radius where
+    one is given; the set where the fit was against none.
+    """
+    trained = getattr(classifier, "threat_", LpBall(math.inf, 0.0))
+    if not is_ball(trained) and q is None and eps is None:
+        return {"threat": trained}
+    ball = trained if is_ball(trained) else LpBall(math.inf, 0.0)
+    q = check_exponent(ball.q if q is None else q, "q")
+    eps = check_radius(ball.eps if eps is None else eps, "eps")
+    return {"q": q, "eps": eps, "threat": LpBall(q, eps, ball.scale)}
+
+
+def _given_radius(eps: float | None) -> float:
+    if eps is None:
+        raise ValueError("eps, the radius of the balls, or threat must be given, got neither.")
+    return eps
+
+
+def _refuse_beside(threat: Threat, q: float | None, eps: float | None) -> None:
+    """Refuse q or eps beside a threat."""
+    if q is not None or eps is not None:
+        raise ValueError(
+            f"threat takes the place of q and eps, got threat={threat!r} beside q={q!r} and "
+            f"eps={eps!r}. Leave out one or the others."
+        )
 
 
 def _circle() -> np.ndarray:
     """Points on the unit circle, in order."""
     angles = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
     return np.stack([np.cos(angles), np.sin(angles)], axis=-1)
-
-
-def unit_ball(q: float) -> np.ndarray:
-    """Points on the unit circle of the q-norm in the plane, in order."""
-    directions = _circle()
-    return directions / LpNorm(q).value(directions)[:, None]
 
 
 def _two_dimensional(X: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -33,9 +33,11 @@ from sklearn_robust.linear_model._path import check_geometries, solve_grid, to_a
 from sklearn_robust.linear_model._radii import choose_radii
 from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
 from sklearn_robust.linear_model.base import ProbabilityMixin, RobustLinearMixin, read_problem
+from sklearn_robust.linear_model.block_rows import read_block_rows
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.metrics import make_robust_scorer
 from sklearn_robust.metrics.linear_view import LinearView
+from sklearn_robust.rows import Block, BlockRows
 from sklearn_robust.threats import (
     LpBall,
     Threat,
@@ -223,14 +225,17 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
 
     @all_or_nothing
     @with_callbacks  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, groups: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, groups: Any = None) -> Self:
         """Choose p_algo and eps, and fit the classifier with them.
 
         Parameters
         ----------
-        X : array-like or sparse array of shape (n_samples, n_features)
+        X : array-like or sparse array of shape (n_samples, n_features), or BlockRows
+            The folds of BlockRows are picked out of each block as it is read; labels and weights,
+            and some numbers for each sample, are in memory.
         y : array-like of shape (n_samples,)
-            Labels of two or more classes, of any type.
+            Labels of two or more classes, of any type. None for BlockRows, which hold labels and
+            weights.
         sample_weight : array-like of shape (n_samples,), optional
             Non-negative. They weigh the training samples, and the scored ones too, as in
             `GridSearchCV`.
@@ -260,20 +265,29 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         check_choice(self.refit, "refit", (True, False))
         p_algo = check_geometries(self.p_algo, "p_algo")
         model = self._candidate()
-        refuse_lazy(X=X, y=y, sample_weight=sample_weight)
-        checked, y = validate_data(self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32))
+        if isinstance(X, BlockRows):
+            y, sample_weight = read_block_rows(model, X, y, sample_weight)
+            self._take_features_of(model)
+            sample_weight = None if X.sample_weight is None else sample_weight
+        else:
+            refuse_lazy(X=X, y=y, sample_weight=sample_weight)
+            checked, y = validate_data(
+                self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32)
+            )
+            if sample_weight is not None:
+                sample_weight = _check_sample_weight(
+                    sample_weight, checked, ensure_non_negative=True
+                )
+            X, y, sample_weight, groups = indexable(X, y, sample_weight, groups)
         check_classification_targets(y)
         self.scale_ = self._read_scale(self.scale)
         if self.threat is None:
             threat = LpBall(threat.q, threat.eps, self.scale_, self.clip)
         names = getattr(self, "feature_names_in_", None)
         self.threat_ = bound_threat(threat, self.n_features_in_, names, np.unique(y).tolist())
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, checked, ensure_non_negative=True)
-        X, y, sample_weight, groups = indexable(X, y, sample_weight, groups)
         eps = self._radii(model, X, y, sample_weight)
         callbacks = FitCallbacks(self, X, y, sample_weight)
-        splits = list(check_cv(self.cv, y, classifier=True).split(X, y, groups))
+        splits = list(check_cv(self.cv, y, classifier=True).split(_for_splitter(X), y, groups))
         _check_folds(splits, sample_weight)
         folds = Parallel(n_jobs=self.n_jobs)(
             delayed(_cross_validate)(
@@ -304,6 +318,13 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         callbacks.end_fit(predicts=self.refit)
         return self
 
+    def _take_features_of(self, model: RobustLinearClassifier) -> None:
+        """The number of features and their names, which a candidate has read of rows in blocks."""
+        self.n_features_in_ = model.n_features_in_
+        vars(self).pop("feature_names_in_", None)
+        if hasattr(model, "feature_names_in_"):
+            self.feature_names_in_ = model.feature_names_in_
+
     def _radii(self, model: RobustLinearClassifier, X: Any, y: Any, weight: Any) -> list[float]:
         """The training radii to choose from."""
         if not (isinstance(self.eps, str) and self.eps == "auto"):
@@ -311,7 +332,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         if self.threat is not None:
             return np.geomspace(*_AUTO_FACTORS, _AUTO_RADII).tolist()
         without_limits = clone(model).set_params(clip=None)
-        problem = read_problem(without_limits, X, y, weight, self.class_weight)
+        problem = read_problem(without_limits, *_data(X, y, weight), self.class_weight)
         radii: list[float] = choose_radii(problem, _AUTO_RADII).tolist()
         return radii
 
@@ -328,7 +349,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
             model.set_params(eps=factor)
         elif factor != 1:
             radius = np.full(len(y), factor)
-        model.fit(X, y, weight, radius)
+        model.fit(*_data(X, y, weight), radius)
         self.refit_time_ = time.perf_counter() - start
         for name in _FITTED:
             setattr(self, name, getattr(self.best_estimator_, name))
@@ -399,33 +420,17 @@ def _cross_validate(
     """
     train, test = split
     start = time.perf_counter()
-    weight = None if sample_weight is None else sample_weight[train]
     # a batch of paths may differ from single paths by rounding, which the scores of some samples
     # would show
     path = solve_grid(
         model,
-        _safe_indexing(X, train),
-        _safe_indexing(y, train),
-        weight,
+        *_part(X, y, sample_weight, train),
         p_algo,
         eps,
         batched=False,
     )
     fitted = time.perf_counter()
-    scored = check_array(
-        _safe_indexing(X, test), accept_sparse="csr", dtype=(np.float64, np.float32)
-    )
-    scores = np.empty((len(p_algo), len(eps)))
-    index = LinearView(scored, path.coef[0, 0], path.intercept[0, 0], path.classes).class_index(
-        _safe_indexing(y, test)
-    )
-    weight = None if sample_weight is None else sample_weight[test]
-    known = {} if is_ball(threat) else {"classes": path.classes.tolist()}
-    for cell in np.ndindex(scores.shape):
-        robust = robustly_correct(
-            scored, index, path.coef[cell], path.intercept[cell], threat, **known
-        )
-        scores[cell] = np.average(robust, weights=weight)
+    scores = _robust_accuracies(path, threat, *_part(X, y, sample_weight, test))
     scored_at = time.perf_counter()
     fit_time, score_time = (
         np.array(seconds / scores.size) for seconds in (fitted - start, scored_at - fitted)
@@ -437,6 +442,46 @@ def _cross_validate(
             flush=True,
         )
     return scores, fit_time, score_time, path.converged, path.dual_gap
+
+
+def _robust_accuracies(path: Any, threat: Any, X: Any, y: Any, weight: Any) -> np.ndarray:
+    """The robust accuracy of each candidate of a path, (n_p, n_eps)."""
+    blocks = X.blocks() if isinstance(X, BlockRows) else [Block(X, y, weight)]
+    right, total = np.zeros(path.coef.shape[:2]), 0.0
+    known = {} if is_ball(threat) else {"classes": path.classes.tolist()}
+    for block in blocks:
+        scored = check_array(block.X, accept_sparse="csr", dtype=(np.float64, np.float32))
+        view = LinearView(scored, path.coef[0, 0], path.intercept[0, 0], path.classes)
+        index = view.class_index(block.y)
+        weight = np.ones(len(index)) if block.sample_weight is None else block.sample_weight
+        total += float(np.sum(weight))
+        for cell in np.ndindex(right.shape):
+            robust = robustly_correct(
+                scored, index, path.coef[cell], path.intercept[cell], threat, **known
+            )
+            right[cell] += np.sum(weight * robust)
+    return right / total
+
+
+# -- rows in blocks hold labels and weights themselves
+
+
+def _for_splitter(X: Any) -> Any:
+    """What a splitter takes for X, of which it may ask for the number of samples."""
+    return np.zeros((X.shape[0], 1)) if isinstance(X, BlockRows) else X
+
+
+def _data(X: Any, y: Any, weight: Any) -> tuple[Any, Any, Any]:
+    """The data as an estimator takes them."""
+    return (X, None, None) if isinstance(X, BlockRows) else (X, y, weight)
+
+
+def _part(X: Any, y: Any, weight: Any, index: np.ndarray) -> tuple[Any, Any, Any]:
+    """Some of the data as an estimator takes them."""
+    if isinstance(X, BlockRows):
+        return X.selected(index), None, None
+    weight = None if weight is None else weight[index]
+    return _safe_indexing(X, index), _safe_indexing(y, index), weight
 
 
 def _results(

@@ -75,8 +75,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
     q_pert : float, default=inf
         Exponent of the norm that bounds the perturbation, in [1, inf].
     eps : float, default=0.1
-        Radius of the perturbation, in the units of the features; of two classes also a dict
-        {label: radius}.
+        Radius of the perturbation, in the units of the features, or a dict {label: radius}.
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, relative to the others: the threat is
         :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty
@@ -85,8 +84,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
     clip : pair (low, high) of numbers or arrays of shape (n_features,), optional
         Limits of the data, as in `RobustLinearClassifier`.
     threat : Threat, optional
-        A set of `sklearn_robust.threats` in cones, in place of q_pert, eps, scale and clip. For two
-        classes.
+        A set of `sklearn_robust.threats` in cones, in place of q_pert, eps, scale and clip.
     fit_intercept : bool, default=True
     tol : float, default=None
         Certified relative gap of the margin to reach. None is 1e-8, as in `min_norm_separator`,
@@ -179,7 +177,7 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
             Non-negative; a sample of weight zero is left out. The other weights matter only where
             there is no separator.
         sample_radius : array-like of shape (n_samples,), optional
-            A factor >= 0 on the set of perturbations of each sample, for two classes.
+            A factor >= 0 on the set of perturbations of each sample.
 
         Returns
         -------
@@ -203,7 +201,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         check_parameters(self, _PARAMETERS)
         problem = read_problem(self, X, y, sample_weight, sample_radius=sample_radius)
         if isinstance(problem, JointProblem):
-            require_ball(problem.threat, "MinNormRobustClassifier of several classes")
+            if problem.in_cones() is None:
+                require_ball(problem.threat, "MinNormRobustClassifier of several classes")
         elif problem.adversary is None and not is_ball(problem.threat):
             require(problem.threat, ConicThreat, "MinNormRobustClassifier")
         norm = read_norm(self.p, len(self.classes_))
@@ -221,12 +220,12 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
             tol=max(tol, _INSEPARABLE_TOL),
         )
         solution = fit.decide_separability(norm)
-        solution = replace(fit, tol=tol).separate(norm, solution, loss_tol=0)
+        raises = self.not_separable == "raise"
+        solution = replace(fit, tol=tol).separate(norm, solution, loss_tol=0, raises=raises)
         solution = fit.minimise_risk(norm, solution, None, accept=True)
         if solution.separable[0] is False:
-            if self.not_separable == "raise":
-                # it raises the error, with eps* and the proof
-                _solve_again(problem, norm)
+            if raises:  # proven by the risk, before a separator was sought
+                _raise_not_separable(problem, norm)
             self._warn_not_separable()
             solution = fit.minimise_risk(norm, solution, False, None)
         end_fit(self, fit, solution)
@@ -244,8 +243,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         )
 
 
-def _solve_again(problem: RobustProblem | JointProblem, norm: Any) -> None:
-    """The separator of data that have none: it raises NotSeparableError."""
+def _raise_not_separable(problem: RobustProblem | JointProblem, norm: Any) -> None:
+    """Raise the NotSeparableError of data that have no separator, with eps* and the proof."""
     if isinstance(problem, JointProblem):
         solve_joint_separator(problem, norm)
     else:

@@ -32,19 +32,20 @@ from sklearn_robust.linear_model.base import (
 from sklearn_robust.linear_model.block_rows import check_settings_of_blocks
 from sklearn_robust.linear_model.fitting import Batch, Fit, convert_margins
 from sklearn_robust.linear_model.joint_fitting import JointFit
-from sklearn_robust.linear_model.lifecycle import begin_fit, begin_summed_fit, end_fit
+from sklearn_robust.linear_model.lifecycle import AnyFit, begin_fit, begin_summed_fit, end_fit
 from sklearn_robust.linear_model.summed_fitting import (
     NotBySumsError,
     SummedFit,
     read_summed_problem,
 )
+from sklearn_robust.linear_model.summed_joint_fitting import SummedJointFit
 from sklearn_robust.losses import MarginLoss, check_loss
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm, norm_of
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows, LocalReduction
 from sklearn_robust.separators.separator import check_geometry, geometry_of
 from sklearn_robust.solvers import Solution, TooManyColumnsError
-from sklearn_robust.summed import SummedProblem
+from sklearn_robust.summed import SummedJointProblem, SummedProblem, SummedSamples
 from sklearn_robust.threats import ConicThreat, Threat, is_ball, require, require_ball
 
 # entries of the constraints up to which solver="auto" computes the limit
@@ -110,22 +111,24 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
     q_pert : float, default=inf
         Exponent of the norm that bounds the perturbation, in [1, inf].
     eps : float or dict {label: float}, default=0.1
-        Radius of the perturbation, in the units of the features that the classifier sees; of two
-        classes also one for each, 0 for a class that does not attack.
+        Radius of the perturbation, in the units of the features that the classifier sees; or one
+        for each class, 0 for a class that does not attack.
     loss : {"exponential", "logistic"} or MarginLoss, default="exponential"
         Loss of the margin. Both names have the same limit on separable data. An object is a loss of
         one's own, with the members of `losses.MarginLoss`.
     solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
-        "steepest_descent" follows the path and stops on `loss_tol` or `tol`. "accelerated" (1 <
-        p_algo <= 2, two classes) goes to the same limit by Nesterov's method on the dual. "exact"
-        returns the limit itself, from linear, quadratic or cone programs. "auto" is "exact" for
-        two classes of `BlockRows`, which a path would read twice a step. Otherwise it is steepest
-        descent, and "exact" where the path has not stopped after 2000 iterations, 300 of several
-        classes, and the data have up to 10 million entries (times n_classes, of several): data so
-        close to inseparable that the path is slow and its limit hardly depends on p. On larger data
-        of several classes its path has at most as many iterations as take some minutes, and ends
-        with a ConvergenceWarning. All return the minimiser of the robust risk for data that are not
-        robustly separable.
+        "steepest_descent" follows the path and stops on `loss_tol` or `tol`. "accelerated" goes to
+        the same limit: for 1 < p_algo <= 2 by Nesterov's method on the dual; of several classes,
+        for p_algo = 2, by quasi-Newton steps on a risk with a falling ridge. "exact" returns the
+        limit itself, from linear, quadratic or cone programs. "auto" is "exact" for `BlockRows`,
+        which a path would read twice a step. Otherwise it is steepest descent, and
+        "exact" where the path has not stopped after 2000 iterations, 300 of several classes, and
+        the data have up to 10 million entries (times n_classes, of several): data so close to
+        inseparable that the path is slow and its limit hardly depends on p. On larger data of
+        several classes "auto" and "exact" follow the path for at most as many iterations as take
+        some minutes, and warn with the gap where it ends short of tol; where these are few, and
+        p_algo = 2, they are "accelerated". All return the minimiser of the robust risk for data
+        that are not robustly separable.
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
         How far the adversary can move each feature, relative to the others: the threat is
         :math:`\|\delta / s\|_q \le \epsilon`, and s takes the place of 1 in the penalty
@@ -133,7 +136,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         dict does not name have 1, as all have by default.
     clip : pair (low, high) of numbers or arrays of shape (n_features,), optional
         Limits of the data: no perturbation leads out of them. X must lie inside. With q_pert = inf;
-        other q have a set for each sample, of which a fit holds a few hundred.
+        other q have a set for each sample, of which a fit holds some thousands.
     threat : Threat, optional
         The set of perturbations as an object, one of `sklearn_robust.threats` or of one's own; it
         takes the place of q_pert, eps, scale and clip, of which scale and clip must not be given
@@ -297,7 +300,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         ----------
         X : array-like or sparse array of shape (n_samples, n_features), or BlockRows
             Rows that are never whole in memory, such as `sklearn_robust.rows.NpyRows`, need
-            device=None, and with solver="exact" two classes without scale or threat.
+            device=None, and with solver="exact" an l_q ball.
         y : array-like of shape (n_samples,)
             Labels of two or more classes, of any type. None for BlockRows, which hold labels and
             weights.
@@ -305,7 +308,6 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
             Non-negative; a sample of weight zero is left out.
         sample_radius : array-like of shape (n_samples,), optional
             A factor >= 0 on the set of perturbations of each sample: a known measurement error.
-            For two classes.
 
         Returns
         -------
@@ -325,16 +327,16 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         norm = norm_of(geometry, len(self.classes_))
         self._p = geometry_of(norm)
         callbacks = FitCallbacks(self, X, y, sample_weight)
-        fit: Fit | JointFit | SummedFit
+        fit: AnyFit
         solution = None
-        if isinstance(problem, SummedProblem):
+        if isinstance(problem, SummedSamples):
             self._remember(X, None, partial(weights_of_blocks, X, self.class_weight), None)
             fit = begin_summed_fit(self, problem, callbacks, last)
             solution = self._solve_by_sums(fit, norm)
             if solution is None:
                 problem = read_problem(self, X, y, sample_weight, self.class_weight)
         if solution is None:
-            assert not isinstance(problem, SummedProblem)
+            assert not isinstance(problem, SummedSamples)
             fit = begin_fit(
                 self,
                 problem,
@@ -352,7 +354,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
 
     def _read_problem(
         self, X: Any, y: Any, sample_weight: Any, sample_radius: Any
-    ) -> RobustProblem | JointProblem | SummedProblem:
+    ) -> RobustProblem | JointProblem | SummedProblem | SummedJointProblem:
         """The problem of the training data; of rows in blocks by sums over them, if these do."""
         if isinstance(X, BlockRows) and sample_radius is None:
             check_settings_of_blocks(self, X, y, sample_weight)
@@ -362,7 +364,7 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
                 pass
         return read_problem(self, X, y, sample_weight, self.class_weight, sample_radius)
 
-    def _solve_by_sums(self, fit: SummedFit, norm: Norm) -> Solution | None:
+    def _solve_by_sums(self, fit: SummedFit | SummedJointFit, norm: Norm) -> Solution | None:
         """The solution of samples known by sums; None where another method takes over."""
         try:
             return fit.solve(norm, loss_tol=self.loss_tol)
@@ -401,22 +403,34 @@ def _solves_exactly(
 ) -> bool:
     """Whether the exact separator is computed; an error where the solver does not serve the set."""
     threat = fit.problem.threat
-    of_samples = isinstance(fit, Fit) and not fit.has_path
-    if of_samples and model.solver in ("steepest_descent", "accelerated") and fit.has_minimiser:
-        raise ValueError(
-            f"solver={model.solver!r} needs one symmetric set for all samples, with a projection, "
-            f"got threat={type(model.threat_).__name__}. Use solver='auto' or 'exact', which "
-            f"compute the limit of the path."
-        )
+    if not fit.has_path and fit.has_minimiser:
+        _require_path_of_sets(model, fit, norms)
     if model.solver == "exact":
-        if isinstance(fit, JointFit):
+        if isinstance(fit, JointFit) and fit.problem.in_cones() is None:
             require_ball(threat, "the exact solver of several classes")
-        elif fit.problem.adversary is None and not is_ball(threat):
+        elif isinstance(fit, Fit) and fit.problem.adversary is None and not is_ball(threat):
             require(threat, ConicThreat, "the exact solver")
-        return True
-    known = is_ball(threat) or (isinstance(fit, Fit) and fit.in_cones)
+        # larger programs of several classes take hours
+        return small or isinstance(fit, Fit) or not fit.has_path
+    known = is_ball(threat) or fit.in_cones
     norms_known = all(isinstance(norm, LpNorm | SchattenNorm) for norm in norms)
     return model.solver == "auto" and small and known and norms_known
+
+
+def _require_path_of_sets(
+    model: RobustLinearClassifier, fit: Fit | JointFit, norms: Sequence[Norm]
+) -> None:
+    """Refuse a solver that does not serve sets of samples: all paths but that of the 2-norm."""
+    by_worst_points = isinstance(fit, Fit) and all(norm == LpNorm(2) for norm in norms)
+    served = {"auto": True, "exact": True, "steepest_descent": by_worst_points}
+    if not served.get(model.solver, False):
+        of_path = model.solver == "steepest_descent"
+        where = " for other p_algo than 2 or several classes," if of_path else ""
+        raise ValueError(
+            f"solver={model.solver!r} needs one symmetric set for all samples, with a "
+            f"projection,{where} got threat={type(model.threat_).__name__}. Use solver='auto' or "
+            f"'exact', which compute the limit of the path."
+        )
 
 
 def solve(
@@ -448,13 +462,25 @@ def solve(
         others = [convert_margins(shared, norm, measured_in=norms[0]) for norm in norms[1:]]
         solutions = [shared, *others]
     # programs over cones find the limit sooner than a path of projections
-    at_once = exact and isinstance(fit, Fit) and fit.in_cones
-    if model.solver == "steepest_descent" or (model.solver == "auto" and not at_once):
+    at_once = exact and (model.solver == "exact" or fit.in_cones)
+    long_path = (
+        model.solver in ("auto", "exact")
+        and not exact
+        and isinstance(fit, JointFit)
+        and fit.has_long_path(norms)
+    )
+    if long_path:
+        assert isinstance(fit, JointFit)
+        solutions = [
+            fit.approach_limit(norm, solution, max_iter=model.max_iter, loss_tol=loss_tol)
+            for norm, solution in zip(norms, solutions, strict=True)
+        ]
+    elif model.solver != "accelerated" and not at_once:
         batches = batches or [(range(len(norms)), np.arange(fit.n_problems))]
         max_iter = model.max_iter
         if exact:
             max_iter = min(max_iter, fit.auto_iterations)
-        elif model.solver == "auto" and isinstance(fit, JointFit):
+        elif model.solver != "steepest_descent" and isinstance(fit, JointFit):
             max_iter = min(max_iter, fit.affordable_iterations)
         solutions = fit.follow_paths(
             norms,

@@ -18,7 +18,6 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from sklearn_robust._adversaries import require_one_set
 from sklearn_robust._documentation import DocLinkMixin
 from sklearn_robust._parameters import (
     check_exponent,
@@ -128,7 +127,11 @@ def read_problem(
     else:
         refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         X, y = validate_data(estimator, X, y, accept_sparse="csr", dtype=(np.float64, np.float32))
-        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        weight = np.broadcast_to(1.0, len(y))
+        if sample_weight is not None:
+            weight = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
+            )
         # the exact separators do not know samples of weight zero
         exact = getattr(estimator, "solver", "exact") == "exact"
         serves_exactly = not estimator._reads_blocks or exact
@@ -152,13 +155,14 @@ def read_problem(
     estimator.threat_ = threat = bound_threat(threat, X.shape[1], names, labels)
     estimator.scale_ = threat.scale if is_ball(threat) else None
     if len(labels) > 2:
-        require_one_set(threat, radius)
         return JointProblem.from_data(
             X,
             index,
             threat=threat,
             fit_intercept=estimator.fit_intercept,
             sample_weight=weight,
+            sample_radius=radius,
+            labels=labels,
         )
     return RobustProblem.from_data(
         X,

@@ -23,6 +23,7 @@ def read_block_rows(
         the data in memory.
     """
     check_settings_of_blocks(estimator, rows, y, sample_weight)
+    check_exact_in_memory(estimator, rows)
     estimator.n_features_in_ = rows.shape[1]
     vars(estimator).pop("feature_names_in_", None)
     if rows.feature_names is not None:
@@ -36,8 +37,6 @@ def read_block_rows(
 def check_settings_of_blocks(estimator: Any, rows: BlockRows, y: Any, sample_weight: Any) -> None:
     """Refuse labels and weights beside the rows, and settings that need the data in memory."""
     rows.refuse_beside(y=y, sample_weight=sample_weight)
-    if getattr(estimator, "solver", "exact") == "exact":
-        _check_exact(estimator, rows)
     device = getattr(estimator, "device", None)
     if device is not None:
         raise ValueError(
@@ -46,13 +45,15 @@ def check_settings_of_blocks(estimator: Any, rows: BlockRows, y: Any, sample_wei
         )
 
 
-def _check_exact(estimator: Any, rows: BlockRows) -> None:
-    """Refuse what the exact separator reads in memory only."""
+def check_exact_in_memory(estimator: Any, rows: BlockRows) -> None:
+    """Refuse what the exact separator of rows in blocks serves by sums only."""
+    if getattr(estimator, "solver", "exact") != "exact":
+        return
     several = np.count_nonzero(rows.survey.weights) > 2
     if several or estimator.scale is not None or getattr(estimator, "threat", None) is not None:
         what = "several classes" if several else "scale or threat"
         raise ValueError(
             f"The exact separator with {what} needs the data in memory, got {type(rows).__name__}. "
-            f"Use RobustLinearClassifier with solver='steepest_descent' or 'auto' for the path to "
-            f"the same limit."
+            f"Use RobustLinearClassifier with its default solver, which ends there, or "
+            f"solver='steepest_descent' for the path to it."
         )

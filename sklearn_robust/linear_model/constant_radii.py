@@ -16,7 +16,7 @@ from sklearn_robust.joint_certificates import feasibility
 from sklearn_robust.losses import LOSSES, MarginLoss
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import balanced_weighted_sum
-from sklearn_robust.summed import SummedProblem
+from sklearn_robust.summed import SummedJointProblem, SummedProblem
 from sklearn_robust.threats import gauge, is_ball, reachable, support
 
 # halvings at most of a bracket of the radius from which on several classes are constant
@@ -26,7 +26,7 @@ _MOST_ENTRIES = 5000  # pairs of classes times features of the cone program at m
 
 
 def constant_radii(
-    problem: RobustProblem | JointProblem | SummedProblem,
+    problem: RobustProblem | JointProblem | SummedProblem | SummedJointProblem,
     loss: MarginLoss = LOSSES["exponential"],
 ) -> np.ndarray:
     r"""The least radius at which w = 0 minimises the risk of each problem, of shape (k,).
@@ -38,7 +38,7 @@ def constant_radii(
     the radius times the threat: for a ball if :math:`\|g\|_q \le \epsilon`. Features that the
     adversary cannot touch are left out.
     """
-    if isinstance(problem, JointProblem):
+    if isinstance(problem, JointProblem | SummedJointProblem):
         return np.full(1, _joint_constant_radius(problem, loss))
     if isinstance(problem, SummedProblem):
         weighted_sum = balanced_weighted_sum(problem)[None]
@@ -48,7 +48,7 @@ def constant_radii(
     return gauge(problem.threat, reachable(problem.threat, weighted_sum))
 
 
-def _joint_constant_radius(problem: JointProblem, loss: MarginLoss) -> float:
+def _joint_constant_radius(problem: JointProblem | SummedJointProblem, loss: MarginLoss) -> float:
     r"""The least radius at which W = 0 minimises the joint risk, or a certified one just above it.
 
     It is the least at which the weighted sum G of the weights at W = 0 is a flow of the pairs, in
@@ -56,7 +56,9 @@ def _joint_constant_radius(problem: JointProblem, loss: MarginLoss) -> float:
     program has it for balls of moderately many features, and bisection lowers the radius of a flow
     that is known.
     """
-    problem = problem.in_double_arithmetic().at_class_means()
+    if isinstance(problem, JointProblem):
+        problem = problem.in_double_arithmetic()
+    problem = problem.at_class_means()
     if is_ball(problem.threat) and problem.threat.scale is not None:
         columns = np.flatnonzero(problem.threat.scale)
         if not len(columns):

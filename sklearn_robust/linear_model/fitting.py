@@ -18,6 +18,7 @@ from joblib import Parallel, delayed
 from scipy import sparse
 from scipy.optimize import brentq
 
+from sklearn_robust._adversaries import Slots
 from sklearn_robust._array_api import like
 from sklearn_robust._parameters import check_device
 from sklearn_robust.certificates import proves_not_separable, relative_gap, robust_margin
@@ -32,6 +33,7 @@ from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.solvers import (
     Solution,
     accelerated_margin,
+    follow_worst_points,
     minimise_robust_risk,
     steepest_descent,
 )
@@ -195,11 +197,15 @@ class Fit(BaseFit[RobustProblem]):
 
         The paths are followed batch by batch. Problems that are proven not to be separable are left
         out, unless there is no other solver for the minimiser of their risk. Where samples have
-        sets of their own, or the set has no projection, there is no path.
+        sets of their own, or the set has no projection, the path of the 2-norm is followed by worst
+        points, and certified by its limit.
         """
         solutions = list(solutions)
         if self.has_minimiser and not self.has_path:
-            return solutions
+            return [
+                self._follow_worst_points(norm, solution, step_size, max_iter, loss_tol)
+                for norm, solution in zip(norms, solutions, strict=True)
+            ]
         followed = (True, None) if self.has_minimiser else (True, None, False)
         for geometries, members in batches:
             still_open = find_open_problems(solutions[geometries[0]], *followed)
@@ -227,6 +233,43 @@ class Fit(BaseFit[RobustProblem]):
                 solutions[i] = update_problems(solutions[i], rows, paths.rows(part))
         return solutions
 
+    def _follow_worst_points(
+        self,
+        norm: Geometry,
+        solution: Solution,
+        step_size: float | str,
+        max_iter: int,
+        loss_tol: float,
+    ) -> Solution:
+        """The solution with the paths of open problems whose samples have sets of their own."""
+        for i in find_open_problems(solution, True, None).tolist():
+            if self.monitor.stopped:
+                break
+            row = np.array([i])
+            one = in_float64(self.problem.select(row))
+            if one.adversary is None:
+                everyone = np.ones(one.y.shape[1])
+                one = replace(one, adversary=Slots.by_sample(one.threat, everyone))
+            with self.monitor.stage("exact separator"):
+                limit = _find_separator(one, self.loss, norm, self.tol)
+            if limit is None or limit.separable[0] is False:
+                solution = solution if limit is None else update_problems(solution, row, limit)
+                continue
+            with self.monitor.solver("steepest_descent", row) as monitors:
+                path = follow_worst_points(
+                    one,
+                    self.loss,
+                    limit,
+                    step_size=step_size,
+                    max_iter=max_iter,
+                    loss_tol=loss_tol,
+                    tol=self.tol,
+                    coef_init=None if self.start is None else self.start[row],
+                    monitors=monitors,
+                )
+            solution = update_problems(solution, row, path)
+        return solution
+
     def ascend_dual(self, norm: Geometry, *, max_iter: int, loss_tol: float) -> Solution:
         """The limit of the path of every problem, by the accelerated method."""
         with self.monitor.solver("accelerated", np.arange(self.problem.n_problems)) as monitors:
@@ -236,12 +279,18 @@ class Fit(BaseFit[RobustProblem]):
         return scale_to_loss(self.problem, self.loss, solution_to_numpy(limit), loss_tol)
 
     def separate(
-        self, norm: Geometry, solution: Solution, *, loss_tol: float, n_jobs: int | None = None
+        self,
+        norm: Geometry,
+        solution: Solution,
+        *,
+        loss_tol: float,
+        n_jobs: int | None = None,
+        raises: bool = False,
     ) -> Solution:
         """The solution with exact separators of open problems, or proofs of non-separability.
 
         Problems that are already proven not to be separable stay as they are, as do those whose
-        program fails or ends at a larger gap.
+        program fails or ends at a larger gap. With `raises` a new proof is a NotSeparableError.
         """
         rows = find_open_problems(solution, True, None)
         if not len(rows) or self.monitor.stopped:
@@ -249,7 +298,7 @@ class Fit(BaseFit[RobustProblem]):
         ones = [self.problem.select(slice(i, i + 1)) for i in rows]
         with self.monitor.stage("exact separator"):
             answers = Parallel(n_jobs=n_jobs)(
-                delayed(_find_separator)(one, self.loss, norm, self.tol) for one in ones
+                delayed(_find_separator)(one, self.loss, norm, self.tol, raises) for one in ones
             )
             for i, one, answer in zip(rows.tolist(), ones, answers, strict=True):
                 if answer is None or (
@@ -305,7 +354,7 @@ def on_device(problem: P, device: str | None) -> P:
     """The problem as torch tensors, where a device is given."""
     if device is None:
         return problem
-    if isinstance(problem, RobustProblem) and problem.adversary is not None:
+    if problem.adversary is not None:
         raise ValueError(
             f"device={device!r} needs one symmetric set for all samples, got "
             f"threat={type(problem.threat).__name__}. Use device=None."
@@ -342,9 +391,9 @@ def in_float64(problem: RobustProblem) -> RobustProblem:
 
 
 def _find_separator(
-    problem: RobustProblem, loss: MarginLoss, norm: Geometry, tol: float
+    problem: RobustProblem, loss: MarginLoss, norm: Geometry, tol: float, raises: bool
 ) -> Solution | None:
-    """The exact separator of one problem, or the proof that there is none.
+    """The exact separator of one problem, or the proof that there is none, as an error if `raises`.
 
     The answer is None where the programs fail to decide.
     """
@@ -363,6 +412,8 @@ def _find_separator(
         proven = error.threat is not None or proves_not_separable(double, weights)[0]
         if not proven:
             return None  # eps is eps* to the last digits
+        if raises:
+            raise
     except RuntimeError:
         return None
     else:

@@ -14,11 +14,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 import numpy as np
 
-from sklearn_robust.joint import JointProblem
+from sklearn_robust.certificates import Certified
+from sklearn_robust.joint import JointEvaluation, JointProblem
 from sklearn_robust.joint_certificates import (
     entropy_bound,
     feasibility,
@@ -33,11 +34,13 @@ from sklearn_robust.linear_model.fitting import (
     find_scale,
 )
 from sklearn_robust.losses import MarginLoss
+from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators import NotSeparableError
 from sklearn_robust.separators.joint import solve_joint_separator
 from sklearn_robust.solvers import (
     JointSolution,
     Solution,
+    joint_limit,
     joint_steepest_descent,
     minimise_joint_risk,
 )
@@ -56,6 +59,7 @@ _MOST_ENTRIES = 4_000_000_000
 _STEP_SEARCH = 20  # passes of the search for a step over the second, about
 _FEWEST_ITERATIONS = 10  # iterations of the path in any case
 
+_LIMIT_NORM = LpNorm(2)  # the geometry of `joint_limit`
 _ONE = np.zeros(1, dtype=int)  # the index of the one problem
 
 
@@ -95,7 +99,17 @@ class JointFit(BaseFit[JointProblem]):
     @property
     def has_minimiser(self) -> bool:
         """Whether `minimise_joint_risk` serves this threat; otherwise the path goes on instead."""
-        return offers(self.problem.threat, ProximalThreat)
+        return self.in_cones or offers(self.problem.threat, ProximalThreat)
+
+    @property
+    def in_cones(self) -> bool:
+        """Whether cone programs serve the threat: sets of samples, or a set that is no ball."""
+        return self.problem.in_cones() is not None
+
+    @property
+    def has_path(self) -> bool:
+        """Whether steepest descent serves this threat: one symmetric set."""
+        return self.problem.adversary is None
 
     def decide_separability(self, norm: Geometry) -> Solution:
         """The minimiser of the risk, or a first predictor that separates the classes.
@@ -123,6 +137,8 @@ class JointFit(BaseFit[JointProblem]):
         other solver for the minimiser of the risk.
         """
         solutions = list(solutions)
+        if not self.has_path:
+            return solutions
         followed = (True, None) if self.has_minimiser else (True, None, False)
         for i in [geometry for geometries, _ in batches for geometry in geometries]:
             rows = find_open_problems(solutions[i], *followed)
@@ -145,27 +161,59 @@ class JointFit(BaseFit[JointProblem]):
             solutions[i] = _updated(solutions[i], solution_to_numpy(path))
         return solutions
 
-    def ascend_dual(self, norm: Geometry, *, max_iter: int, loss_tol: float) -> NoReturn:
-        """Refuse: the accelerated method is one for two classes."""
-        raise ValueError(
-            f"solver='accelerated' is for two classes, got {self.problem.n_classes}. Use "
-            "solver='steepest_descent' for the path or solver='exact' for its limit."
-        )
+    def ascend_dual(self, norm: Geometry, *, max_iter: int, loss_tol: float) -> Solution:
+        """The limit of the path in the 2-norm, without the path."""
+        if norm != _LIMIT_NORM:
+            raise ValueError(
+                f"solver='accelerated' of {self.problem.n_classes} classes needs p_algo=2, got "
+                f"p_algo={getattr(norm, 'p', norm)!r}. Use solver='steepest_descent' for the path "
+                "of this geometry or solver='exact' for its limit."
+            )
+        solution = self.decide_separability(norm)
+        return self.approach_limit(norm, solution, max_iter=max_iter, loss_tol=loss_tol)
+
+    def has_long_path(self, norms: Sequence[Geometry]) -> bool:
+        """Whether the limit of the path is found sooner than the path can be followed."""
+        few = self.affordable_iterations < self.auto_iterations
+        return few and self.has_minimiser and all(norm == _LIMIT_NORM for norm in norms)
+
+    def approach_limit(
+        self, norm: Geometry, solution: Solution, *, max_iter: int, loss_tol: float
+    ) -> Solution:
+        """The solution with the separator of least 2-norm where it is open, certified to tol if
+        the iterations suffice.
+        """
+        rows = find_open_problems(solution, True, None)
+        if not len(rows) or self.monitor.stopped:
+            return solution
+        with self.monitor.solver("accelerated", rows) as monitors:
+            limit = joint_limit(self.problem, tol=self.tol, max_iter=max_iter, monitors=monitors)
+        found = limit.certified
+        if not found.margin > 0:
+            return solution
+        answer = self._separator(norm, found, limit.n_iter)
+        return _updated(solution, scale_to_loss(self.problem, self.loss, answer, loss_tol))
 
     def separate(
-        self, norm: Geometry, solution: Solution, *, loss_tol: float, n_jobs: int | None = None
+        self,
+        norm: Geometry,
+        solution: Solution,
+        *,
+        loss_tol: float,
+        n_jobs: int | None = None,
+        raises: bool = False,
     ) -> Solution:
         """The solution with the exact separator of an open problem, or the proof that there is
         none.
 
         It stays as it is where its data are already proven not to be separable, and where the
-        program fails or ends at a larger gap.
+        program fails or ends at a larger gap. With `raises` a new proof is a NotSeparableError.
         """
         rows = find_open_problems(solution, True, None)
         if not len(rows) or self.monitor.stopped:
             return solution
         with self.monitor.stage("exact separator"):
-            answer = self._find_separator(norm, solution)
+            answer = self._find_separator(norm, raises)
             if answer is None or (
                 answer.separable[0] and solution.separable[0] and solution.gap[0] < answer.gap[0]
             ):
@@ -205,7 +253,7 @@ class JointFit(BaseFit[JointProblem]):
         if self.start is not None and not coef.any():
             coef = self.start
         start = None
-        if coef.any():
+        if coef.any() and self.has_path:  # a program has no start
             coef = coef.astype(np.float64)
             start = coef, self.double.evaluate(self.loss, coef).intercept
         with self.monitor.solver("robust_risk", _ONE) as monitors:
@@ -220,15 +268,11 @@ class JointFit(BaseFit[JointProblem]):
 
     def _constant(self, norm: Geometry) -> Solution:
         """The coefficients 0 with the best intercepts, which may minimise the risk."""
-        problem = self.double.at_class_means()
-        coef = np.zeros((problem.n_classes, problem.n_features))
-        now = problem.evaluate(self.loss, coef)
-        bound = -math.inf
-        if self.has_minimiser and problem.radius > 0:
-            weights = problem.balanced(now.weights)
-            near = feasibility(problem, weights).ratio <= _NEAR_PROOF
-            if near and feasibility(problem, weights, search=True).proven:
-                bound = entropy_bound(problem, self.loss, weights)
+        coef = np.zeros((self.problem.n_classes, self.problem.n_features))
+        if self.has_path:
+            now, bound = constant_predictor(self.double.at_class_means(), self.loss)
+        else:
+            now, bound = self.double.evaluate(self.loss, coef), -math.inf
         return self._solution(norm, coef, now.intercept, bound, log_risk=float(now.log_risk))
 
     def _of_minimiser(self, norm: Geometry, end: JointSolution) -> Solution:
@@ -271,22 +315,26 @@ class JointFit(BaseFit[JointProblem]):
             n_iter=np.array([0]),
         )
 
-    def _find_separator(self, norm: Geometry, solution: Solution) -> Solution | None:
-        """The exact separator, or the proof that there is none; None where the programs fail to
-        decide.
+    def _find_separator(self, norm: Geometry, raises: bool) -> Solution | None:
+        """The exact separator, or the proof that there is none, as an error if `raises`; None where
+        the programs fail to decide.
         """
         problem = self.double
         try:
             found = solve_joint_separator(problem, norm, _SEPARATOR_TOL)
         except NotSeparableError as error:
-            proof = feasibility(problem, error.weights, error.perturbations, search=True)
-            if not proof.proven:
+            if not self._is_proof(error):
                 return None  # eps is eps* to the last digits
+            if raises:
+                raise
             constant = self._constant(norm)
             return constant.not_separable(math.inf, converged=False)
         except RuntimeError:
             return None
-        # the certificate is that of the coefficients as the user sees them
+        return self._separator(norm, found, 1)
+
+    def _separator(self, norm: Geometry, found: Certified, n_iter: int) -> Solution:
+        """A separator, certified as the user sees its coefficients."""
         answer = self._solution(norm, found.coef, found.intercept)
         rounded = not (answer.coef[0] == found.coef).all()
         margin = answer.margin[0] if rounded else found.margin
@@ -298,8 +346,15 @@ class JointFit(BaseFit[JointProblem]):
             gap=np.array([gap]),
             separable=[True],
             converged=np.array([gap <= self.tol]),
-            n_iter=np.array([1]),
+            n_iter=np.array([n_iter]),
         )
+
+    def _is_proof(self, error: NotSeparableError) -> bool:
+        """Whether the weights of an error prove it; those against a threat were judged before."""
+        if error.threat is not None:
+            return True
+        proof = feasibility(self.double, error.weights, error.perturbations, search=True)
+        return proof.proven
 
 
 def _without_weights(solution: JointSolution) -> JointSolution:
@@ -311,6 +366,20 @@ def _updated(solution: Solution, new: Solution) -> Solution:
     """The new solution; a proof of separability or of its opposite stays."""
     separable = new.separable if new.separable[0] is not None else solution.separable
     return replace(new, separable=separable)
+
+
+def constant_predictor(problem: JointProblem, loss: MarginLoss) -> tuple[JointEvaluation, float]:
+    """The coefficients 0 with their best intercepts, of the class means, and the lower bound on the
+    log-risk of every predictor that their weights prove; -inf where they prove none.
+    """
+    now = problem.evaluate(loss, np.zeros((problem.n_classes, problem.n_features)))
+    if not (offers(problem.threat, ProximalThreat) and problem.radius > 0):
+        return now, -math.inf
+    weights = problem.balanced(now.weights)
+    near = feasibility(problem, weights).ratio <= _NEAR_PROOF
+    if near and feasibility(problem, weights, search=True).proven:
+        return now, entropy_bound(problem, loss, weights)
+    return now, -math.inf
 
 
 def scale_to_loss(

@@ -20,11 +20,14 @@ from sklearn_robust.linear_model.fitting import RISK_TOL, Fit
 from sklearn_robust.linear_model.joint_fitting import JointFit
 from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.linear_model.summed_fitting import SummedFit
+from sklearn_robust.linear_model.summed_joint_fitting import SummedJointFit
 from sklearn_robust.losses import MarginLoss, check_loss, is_summable
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers import Solution
-from sklearn_robust.summed import SummedProblem
+from sklearn_robust.summed import SummedJointProblem, SummedProblem
 from sklearn_robust.threats import ProximalThreat, is_ball, offers
+
+AnyFit = Fit | JointFit | SummedFit | SummedJointFit
 
 
 def begin_fit(
@@ -65,28 +68,33 @@ def begin_fit(
 
 def begin_summed_fit(
     estimator: Any,
-    problem: SummedProblem,
+    problem: SummedProblem | SummedJointProblem,
     callbacks: FitCallbacks,
     last: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
-) -> SummedFit:
+) -> SummedFit | SummedJointFit:
     """The fit of an estimator whose samples are known by sums.
 
     Parameters
     ----------
     estimator : RobustLinearClassifier
-    problem : SummedProblem
+    problem : SummedProblem or SummedJointProblem
     callbacks : FitCallbacks
-    last : tuple of coefficients (1, d), intercept (1,) and classes, or None
+    last : tuple of coefficients (1, d) or (K, d), intercepts (1,) or (K,) and classes, or None
         Those of the last fit, to start from.
     """
-    start = None
+    joint, d = isinstance(problem, SummedJointProblem), problem.n_features
+    shape = (len(problem.classes), d) if joint else (1, d)
     if last is not None:
-        _check_start(estimator, (1, problem.n_features), last[0].shape, last[2])
-        start = last[0][0].astype(np.float64), float(last[1][0])
-    coef = np.zeros((1, problem.n_features), problem.survey.dtype)
+        _check_start(estimator, shape, last[0].shape, last[2])
+        last = last[0].astype(np.float64), last[1].astype(np.float64), last[2]
+    coef = np.zeros((1, *shape) if joint else shape, problem.survey.dtype)
     monitor = FitMonitor(estimator, callbacks, coef, verbose=estimator.verbose)
     loss = check_loss(estimator.loss, "loss")
     assert is_summable(loss)
+    if isinstance(problem, SummedJointProblem):
+        starts = None if last is None else last[:2]
+        return SummedJointFit(problem, loss, estimator.tol, monitor, starts)
+    start = None if last is None else (last[0][0], float(last[1][0]))
     return SummedFit(problem, loss, estimator.tol, monitor, start)
 
 
@@ -116,7 +124,7 @@ def _check_start(
         )
 
 
-def end_fit(estimator: Any, fit: Fit | JointFit | SummedFit, solution: Solution) -> None:
+def end_fit(estimator: Any, fit: AnyFit, solution: Solution) -> None:
     """Warn where there is reason to, store the solution, and end the callbacks."""
     if not fit.monitor.stopped:
         warn_unless_converged(estimator, solution)
@@ -130,7 +138,7 @@ class ConstantClassifierWarning(UserWarning):
     """The radius is so large that the coefficients are zero: the prediction is constant."""
 
 
-def warn_if_constant(estimator: Any, fit: Fit | JointFit | SummedFit, solution: Solution) -> None:
+def warn_if_constant(estimator: Any, fit: AnyFit, solution: Solution) -> None:
     """A ConstantClassifierWarning where all coefficients are zero because of the radius.
 
     It names the least radius at which they are zero.
@@ -139,7 +147,7 @@ def warn_if_constant(estimator: Any, fit: Fit | JointFit | SummedFit, solution: 
     ball = is_ball(problem.threat)
     if solution.coef.any() or not np.all(problem.radius > 0):
         return
-    of_samples = isinstance(problem, RobustProblem) and problem.adversary is not None
+    of_samples = not isinstance(problem, SummedProblem) and problem.adversary is not None
     if of_samples:  # the multiple from which on that is so is not known
         warnings.warn(
             f"{type(estimator).__name__} learns nothing at threat="

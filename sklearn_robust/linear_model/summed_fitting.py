@@ -20,7 +20,7 @@ from sklearn_robust.certificates import Certified, relative_gap
 from sklearn_robust.linear_model.base import read_threat, require_two_classes
 from sklearn_robust.linear_model.fitting import RISK_TOL, find_scale
 from sklearn_robust.linear_model.monitoring import FitMonitor
-from sklearn_robust.losses import SummableLoss, check_loss, is_summable
+from sklearn_robust.losses import Exponential, Logistic, SummableLoss, check_loss, is_summable
 from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.problems import check_range
 from sklearn_robust.rows import Reduction, Survey
@@ -34,7 +34,7 @@ from sklearn_robust.solvers import (
     most_hessian_columns,
 )
 from sklearn_robust.solvers.solution import Monitoring
-from sklearn_robust.summed import SummedProblem, positive_classes
+from sklearn_robust.summed import SummedJointProblem, SummedProblem, positive_classes
 from sklearn_robust.threats import bound_threat, is_ball
 
 
@@ -61,8 +61,10 @@ class NotBySumsError(ValueError):
     """A fit that needs more of the data than sums over them."""
 
 
-def read_summed_problem(model: Any, reduction: Reduction, survey: Survey) -> SummedProblem:
-    """The problem of two classes of a survey, for the settings of a classifier.
+def read_summed_problem(
+    model: Any, reduction: Reduction, survey: Survey
+) -> SummedProblem | SummedJointProblem:
+    """The problem of a survey, for the settings of a classifier; a joint one for several classes.
 
     `classes_`, `scale_`, `threat_`, the number of features and their names are stored in the
     classifier.
@@ -92,7 +94,8 @@ def read_summed_problem(model: Any, reduction: Reduction, survey: Survey) -> Sum
     model.classes_ = classes
     model.threat_, model.scale_ = threat, threat.scale
     model._fit_intercept = model.fit_intercept
-    return SummedProblem.of(
+    kind = SummedProblem if len(classes) == 2 else SummedJointProblem
+    return kind.of(
         reduction,
         survey,
         threat,
@@ -104,26 +107,23 @@ def read_summed_problem(model: Any, reduction: Reduction, survey: Survey) -> Sum
 
 def _require_sums(model: Any, survey: Survey, classes: np.ndarray, threat: Any) -> None:
     """Refuse what needs more than sums over the samples."""
-    d = survey.n_features
-    most = most_hessian_columns(survey)
+    d, loss = survey.n_features, check_loss(model.loss, "loss")
+    most, joint = most_hessian_columns(survey), len(classes) > 2
     needs = ""
-    if len(classes) > 2:
-        needs = f"{len(classes)} classes need"
-    elif not is_ball(threat):
+    if not is_ball(threat):
         needs = f"threat={type(threat).__name__}, no l_q ball, needs"
-    elif not is_summable(check_loss(model.loss, "loss")):
+    elif not is_summable(loss) or (joint and not isinstance(loss, Exponential | Logistic)):
         needs = f"loss={model.loss!r} needs"
     elif model.solver not in ("auto", "exact"):
         needs = f"solver={model.solver!r} needs"
     elif not (isinstance(model.p_algo, str) or np.isscalar(model.p_algo)):
         needs = f"p_algo={model.p_algo!r} needs"
-    elif d > most and (threat.q < math.inf or threat.eps == 0):
+    elif not joint and d > most and (threat.q < math.inf or threat.eps == 0):
         needs = f"{d} features, more than {most}, with q_pert={threat.q} need"
     if needs:
         raise NotBySumsError(
             f"{needs} all samples in the memory of one machine, and X is read in blocks. Use "
-            f"sklearn_robust.RobustLinearClassifier on an array, or the default settings with two "
-            f"classes."
+            f"sklearn_robust.RobustLinearClassifier on an array, or the default settings."
         )
 
 
@@ -248,6 +248,11 @@ class SummedFit:
             margin_bound=state.margin_bound,
             gap=state.gap,
         )
+
+    def last_solution(self) -> Solution:
+        """The last predictor of the search."""
+        assert self.last is not None
+        return self.solution(self.last)
 
     def solution(self, found: SummedSolution) -> Solution:
         """The same, of the dtype of the data, without weights."""

@@ -1,13 +1,12 @@
 """Exact robust accuracy and certified radius of linear classifiers, and a scorer of one threat.
 
-Any threat is served; classifiers other than linear ones need an l_q ball.
+Any threat is served; networks serve l_q balls and boxes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -34,14 +33,13 @@ from sklearn_robust.metrics.linear_view import (
 )
 from sklearn_robust.rows import BlockRows
 from sklearn_robust.threats import (
-    LpBall,
     Threat,
     check_is_threat,
     check_limits,
     check_radius,
     check_sample_radius,
     check_scale,
-    require_ball,
+    is_ball,
 )
 
 _ROUTED = ("sample_weight", "sample_radius")
@@ -104,7 +102,8 @@ def robust_accuracy_score(
     threat : Threat, optional
         The set of perturbations as an object, in place of eps, q, scale and clip: one of
         `sklearn_robust.threats`, or a set of one's own for linear classifiers, of which
-        `threats.Threat` says what it needs.
+        `threats.Threat` says what it needs. Networks serve LpBall and Box, with limits and by
+        class.
     clip : pair (low, high) of numbers or arrays of shape (n_features,), optional
         Limits of the data: x + delta stays inside. It lives in the space of eps.
     sample_radius : array-like of shape (n_samples,), optional
@@ -221,14 +220,8 @@ def _ball_of_network(
     clip: Any,
     sample_radius: Any,
 ) -> dict[str, Any]:
-    """The l_q ball as the score of a network takes it."""
+    """The threat as the score of a network takes it."""
     name = type(classifier).__name__
-    if threat is not None:
-        clip = getattr(threat, "clip", None)
-        plain = replace(threat, clip=None) if isinstance(threat, LpBall) else threat
-        ball = require_ball(plain, f"the score of {name}", "use an LpBall, or eps and q")
-        eps, q = ball.eps, ball.q
-        scale = ball.scale
     if clip is not None:
         raise ValueError(
             f"clip is a parameter of {name} itself, whose score takes the limits of its fit, got "
@@ -239,6 +232,10 @@ def _ball_of_network(
             f"sample_radius is for linear classifiers, and the score of {name} takes one radius "
             f"for all samples. Score groups of samples of one radius with eps."
         )
+    if is_ball(threat):
+        eps, q, scale = threat.eps, threat.q, threat.scale
+    elif threat is not None:
+        return {"threat": threat}
     given = {"eps": eps, "q": q}
     # a classifier that was trained with scales is given their absence, too
     if scale is not None or hasattr(classifier, "scale_"):
@@ -285,9 +282,9 @@ def certified_radius(
         The distance is then measured in :math:`\|\delta / s\|_q`, as in `robust_accuracy_score`.
     threat : Threat, optional
         A set of perturbations as an object, in place of q, scale and clip. The radius is then the
-        factor by which the set can grow before it changes the decision; of an `LpBall`, whatever
-        its radius, the distance in its norm. Limits do not grow with the set, and of changes that
-        are counted, of categories or of 0 and 1, the number grows.
+        factor by which the set can grow before it changes the decision; of an `LpBall` of one
+        radius, whatever it is, the distance in its norm. Limits do not grow with the set, and of
+        changes that are counted, of categories or of 0 and 1, the number grows.
     clip : pair (low, high) of numbers or arrays of shape (n_features,), optional
         Limits of the data, as in `robust_accuracy_score`.
 

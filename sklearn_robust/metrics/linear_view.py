@@ -39,7 +39,15 @@ from sklearn_robust.metrics._transformers import (
     numeric_columns,
     transformed,
 )
-from sklearn_robust.threats import LpBall, Threat, bound_threat, is_per_sample, is_solid
+from sklearn_robust.threats import (
+    Box,
+    Intersection,
+    LpBall,
+    Threat,
+    bound_threat,
+    is_per_sample,
+    is_solid,
+)
 
 __all__ = ["SPACES", "LinearView", "is_linear", "linear_view", "transformed", "unwrapped"]
 
@@ -95,14 +103,19 @@ class LinearView:
     def bound(self, threat: Threat) -> Any:
         """The threat on the features that the view reaches, with columns in place of names."""
         threat = bound_threat(threat, self.reached.shape[1], self.names, list(self.classes))
-        fixed = self.fixed is not None and self.fixed.any()
-        if (self.missing is not None or fixed) and not is_solid(threat):
+        if is_solid(threat):
+            return threat
+        if self.missing is not None:
             raise ValueError(
-                f"threat={type(threat).__name__} meets features that no perturbation changes, "
-                "entries without a value or categories: these are for sets that stay sets when "
-                "entries are put to zero, such as LpBall and Box. Use one, or space='model'."
+                f"threat={type(threat).__name__} meets entries without a value, which no "
+                "perturbation changes: these are for sets that stay sets when entries are put to "
+                "zero, such as LpBall and Box. Use one, or space='model'."
             )
-        return threat
+        if self.fixed is None or not self.fixed.any():
+            return threat
+        # what leaves the columns as they are that an encoder of categories reads
+        free = np.where(self.fixed, 0.0, np.inf)
+        return Intersection([threat, Box(-free, free)])
 
     def rivals(self, threat: Any, sample_radius: Any = None) -> Rivals:
         """What a bound threat takes from the leads of the samples, with radii of n samples."""

@@ -34,6 +34,7 @@ from sklearn_robust.neural_network._progress import VALIDATION, Progress
 from sklearn_robust.neural_network._ranks import ALONE, Ranks
 from sklearn_robust.neural_network._robustness import RobustnessMixin, as_labels
 from sklearn_robust.neural_network._saving import as_arrays, as_tensors, copied, packed, unpacked
+from sklearn_robust.neural_network._sets import CutBalls
 from sklearn_robust.neural_network._training import Figures, Trainer, seeded
 from sklearn_robust.regions import Region
 from sklearn_robust.threats import LpBall
@@ -182,10 +183,7 @@ class RobustNetBase(
         read = self._read_loaded if is_loaded(X) else self._read_table
         data = read(X, y, sample_weight, resume)
         check_classification_targets(data.labels)
-        self.scale_ = self._read_scale(self.scale)
-        self.threat_ = LpBall(self.q_pert, self.eps, self.scale_)
         self._loss = check_loss(self.loss, "loss", NETWORK_LOSSES, like=torch.zeros(2))
-        self._clip = self.clip
         self._ranks.check_alike(shape=data.shape, dtype=data.first.dtype.name)
         if self.class_weight is not None:
             data = data.weighted(*self._class_factors(data.labels))
@@ -212,7 +210,26 @@ class RobustNetBase(
                 f"y holds labels that are not in classes_ {self.classes_.tolist()}: "
                 f"{unknown.tolist()}."
             )
+        self._read_threat()
         return data.with_classes(self.classes_)
+
+    def _read_threat(self) -> None:
+        """The threat of the parameters: the object, or the ball of q_pert, eps, scale and clip."""
+        if self.threat is None:
+            self.scale_ = self._read_scale(self.scale)
+            self.threat_ = LpBall(self.q_pert, self.eps, self.scale_)
+            self._clip = self.clip
+            return
+        if self.scale is not None or self.clip is not None:
+            raise ValueError(
+                f"threat takes the place of q_pert, eps, scale and clip, got "
+                f"threat={self.threat!r} beside scale={self.scale!r} and clip={self.clip!r}. Leave "
+                f"out one or the others."
+            )
+        self.threat_ = self._bound(self.threat)
+        self.scale_ = getattr(self.threat_, "scale", None)
+        self._clip = None
+        CutBalls.of(self.threat_, self.classes_)  # refuses what networks do not serve
 
     def _read_table(self, X: Any, y: Any, sample_weight: Any, resume: bool) -> Table:
         """Validated arrays."""
@@ -305,11 +322,14 @@ class RobustNetBase(
     def _samples(self, rows: np.ndarray, index: np.ndarray, weight: np.ndarray) -> Samples:
         """Rows as the module takes them, and where the adversary may move them."""
         x = inputs(self.module_, rows, self.input_shape_)
-        region = Region(x, self.q_pert, self.eps, self.clip, self.scale_)
+        eps, q, clip, scale = self._sets.of_samples(rows.reshape(x.shape), index).values()
+        if np.ndim(eps):
+            eps = torch.as_tensor(eps).to(x)
         z = self._coordinates
         if z is not None:
             x = inputs(self.module_, z.rows(rows), self.input_shape_)
-            region = Region(x, self.q_pert, self.eps, z.clip(self.clip), z.scale(self.scale_))
+            clip, scale = z.clip(clip), z.scale(scale)
+        region = Region(x, q, eps, clip, scale)
         y = torch.as_tensor(index, device=x.device)
         return Samples(x, y, torch.as_tensor(weight, device=x.device, dtype=x.dtype), region)
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sklearn_robust.threats import LpBall
+from sklearn_robust.neural_network._sets import CutBalls
 
 # Total weight, and mean, standard deviation and size of each feature.
 Moments = tuple[float, np.ndarray, np.ndarray, np.ndarray]
@@ -46,7 +46,7 @@ class Coordinates:
     spread: np.ndarray
 
     @classmethod
-    def of(cls, parts: Sequence[Moments], threat: LpBall, *, centred: bool) -> Coordinates:
+    def of(cls, parts: Sequence[Moments], sets: CutBalls, *, centred: bool) -> Coordinates:
         r"""Those in which features and perturbations are of size 1 at most.
 
         s is the standard deviation, or where that is less the largest of half the upper quartile of
@@ -58,7 +58,8 @@ class Coordinates:
         ----------
         parts : sequence of Moments
             Sums of parts of the samples.
-        threat : LpBall
+        sets : CutBalls
+            Where the adversary may move the samples.
         centred : bool
             Whether c is the mean; else it is zero.
         """
@@ -72,8 +73,7 @@ class Coordinates:
         )
         varying = deviation > _ROUNDING * size
         floor = 0.5 * np.quantile(deviation[varying], 0.75) if varying.any() else 0.0
-        reach = threat.eps * len(mean) ** (-1 / threat.q)
-        moved = reach * (1.0 if threat.scale is None else threat.scale)
+        moved = sets.reach(len(mean))
         spread = np.maximum(np.maximum(np.where(varying, deviation, 0.0), floor), moved)
         spread[spread == 0] = 1
         return cls(mean if centred else np.zeros_like(mean), spread)
@@ -87,7 +87,7 @@ class Coordinates:
         """The scale of the adversary in z."""
         return (1.0 if scale is None else scale) / self.spread
 
-    def clip(self, clip: tuple[float, float] | None) -> Any:
+    def clip(self, clip: Any) -> Any:
         """The box of the perturbed samples in z."""
         if clip is None:
             return None

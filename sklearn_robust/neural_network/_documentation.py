@@ -67,6 +67,9 @@ _SECTIONS = {
         How far the adversary can move each feature, relative to the others: the threat is
         :math:`\|\delta / s\|_q \le \epsilon`, and a feature of scale 0 does not move. Features that
         a dict does not name have 1, as all have by default.
+    threat : LpBall, Box, or one of these for some classes, optional
+        The set of perturbations as an object of `sklearn_robust.threats`, in place of q_pert, eps,
+        scale and clip: with limits, a radius for each class, or bounds of each feature.
     early_stopping : bool, default=False
         Hold out `validation_fraction` of the samples, stop when robust accuracy on them has not
         risen for `n_iter_no_change` epochs, and go back to the best epoch.
@@ -93,8 +96,8 @@ _SECTIONS = {
     classes_ : ndarray of shape (n_classes,)
     scale_ : ndarray of shape (n_features,) or None
         The scale of each feature.
-    threat_ : LpBall
-        The threat of the fit: `q`, `eps` and `scale`. Scores, certificates and probabilities are
+    threat_ : LpBall, or the `threat` of the fit
+        A ball has `q`, `eps` and `scale`. Scores, certificates and probabilities are
         those of the parameters of the fit, `loss` and `clip` too; parameters that `set_params`
         changes take effect in the next fit.
     history_ : dict of lists, one entry an epoch since the weights were new

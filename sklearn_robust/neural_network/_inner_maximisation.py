@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sklearn_robust.attacks.gradient import default_step
+from sklearn_robust.attacks.gradient import RADII_IN_ALL, step_length
 from sklearn_robust.attacks.losses import logit_margins
 from sklearn_robust.neural_network._objective import margin_slopes, soft_margins
 from sklearn_robust.neural_network._passes import Passes
@@ -105,6 +105,8 @@ class InnerMaximisation:
         0 leaves the samples where they are.
     step_size : float or None, default=None
         None is the default of the ascent.
+    radii_in_all : float
+        Radii that the default steps cover together.
     n_restarts : int, default=1
         The worst point of so many ascents is kept, sample by sample.
     random_start : bool, default=False
@@ -113,6 +115,7 @@ class InnerMaximisation:
 
     n_steps: int = 10
     step_size: float | None = None
+    radii_in_all: float = RADII_IN_ALL
     n_restarts: int = 1
     random_start: bool = False
 
@@ -125,7 +128,7 @@ class InnerMaximisation:
         The module must be in evaluation mode, where no sample depends on its batch.
         """
         x, y = samples.x, samples.y
-        if self.n_steps == 0 or samples.region.eps == 0:
+        if self.n_steps == 0 or samples.region.is_still:
             return x, logit_margins(network.outputs(x), y)
         if self.random_start:
             clean = network.outputs(x)
@@ -150,11 +153,10 @@ class InnerMaximisation:
         def slopes(outputs: Tensor) -> Tensor:
             return single if outputs.shape[1] == 1 else -margin_slopes(outputs, y)
 
-        default = default_step(region.eps, self.n_steps)
         points, outputs = region.ascend(
             functools.partial(network.input_gradient, slopes=slopes),
             start,
             n_steps=self.n_steps,
-            length=default if self.step_size is None else self.step_size,
+            length=step_length(self.step_size, region.eps, self.n_steps, self.radii_in_all),
         )
         return points.view(samples.x.shape), outputs

@@ -105,6 +105,7 @@ class RobustMLPClassifier(RobustNetBase):
         attack_random_start: bool = False,
         clip: tuple[float, float] | None = None,
         scale: Any = None,
+        threat: Any = None,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         class_weight: dict[Any, float] | str | None = None,
@@ -138,6 +139,7 @@ class RobustMLPClassifier(RobustNetBase):
         self.attack_random_start = attack_random_start
         self.clip = clip
         self.scale = scale
+        self.threat = threat
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.class_weight = class_weight
@@ -152,7 +154,7 @@ class RobustMLPClassifier(RobustNetBase):
             return None
         own = [moments(rows, weight) for rows, _, weight in data.parts()]
         parts = [part for parts in self._ranks.gather(own) for part in parts]
-        return Coordinates.of(parts, self.threat_, centred=self.bias)
+        return Coordinates.of(parts, self._sets, centred=self.bias)
 
     def _new_module(
         self, input_shape: tuple[int, ...], n_outputs: int, seed: int

@@ -103,6 +103,7 @@ class RobustNetClassifier(RobustNetBase):
         attack_random_start: bool = False,
         clip: tuple[float, float] | None = None,
         scale: Any = None,
+        threat: Any = None,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         class_weight: dict[Any, float] | str | None = None,
@@ -133,6 +134,7 @@ class RobustNetClassifier(RobustNetBase):
         self.attack_random_start = attack_random_start
         self.clip = clip
         self.scale = scale
+        self.threat = threat
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.class_weight = class_weight

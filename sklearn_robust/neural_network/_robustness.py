@@ -1,8 +1,9 @@
-"""How robust a fitted network is against l_q balls: its accuracy under attack, and bounds on it."""
+"""How robust a fitted network is against balls and boxes: its accuracy under attack, and bounds."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from sklearn_robust._parameters import (
 from sklearn_robust.attacks.auto_pgd import apgd
 from sklearn_robust.attacks.combined import ensemble
 from sklearn_robust.attacks.gradient import pgd
-from sklearn_robust.threats import LpBall, check_radius
+from sklearn_robust.neural_network._sets import CutBalls
+from sklearn_robust.threats import LpBall, Threat, bound_threat, check_radius
 from sklearn_robust.verification import certified_margins, certified_radius
 
 _ATTACKS: dict[str, Callable[..., Any]] = {"ensemble": ensemble, "apgd": apgd, "pgd": pgd}
@@ -32,14 +34,14 @@ _CERTIFIED_ROUNDING = 1e-6  # share of the radius by which an attack in float32 
 class RobustnessMixin:
     """Bounds on robust accuracy from above, by attack, and from below, by certificate.
 
-    Networks serve l_q balls only: attacks and certificates project on them, cut by a box. What the
-    mixin needs of the estimator is declared below.
+    Networks serve l_q balls and boxes: attacks and certificates project on balls that are cut by
+    boxes. What the mixin needs of the estimator is declared below.
     """
 
     module_: nn.Module
     classes_: np.ndarray
     input_shape_: tuple[int, ...]
-    threat_: LpBall
+    threat_: Any
     _clip: tuple[float, float] | None
     n_features_in_: int
     predict: Callable[[Any], np.ndarray]
@@ -56,6 +58,7 @@ class RobustnessMixin:
         eps: float | None = None,
         q: float | None = None,
         scale: Any = "training",
+        threat: Threat | None = None,
         attack: str = "ensemble",
         n_steps: int | None = None,
         n_restarts: int = 1,
@@ -76,6 +79,9 @@ class RobustnessMixin:
         scale : "training", None, array-like (n_features,) or of a sample, dict, default="training"
             How far the adversary can move each feature, as in training by default; None moves all
             alike.
+        threat : LpBall, Box, or one of these for some classes, optional
+            The set of perturbations as an object, in place of eps, q and scale. `clip` holds beside
+            one without limits of its own.
         attack : {"ensemble", "apgd", "pgd"}, default="ensemble"
             The functions of `sklearn_robust.attacks`; "ensemble" is the strongest.
         n_steps : int, optional
@@ -90,7 +96,7 @@ class RobustnessMixin:
         float
         """
         options = _attack_options(n_steps, n_restarts, n_targets, loss, batch_size, random_state)
-        kept = self._survivors(X, y, self._threat(eps, q, scale), attack, options)
+        kept = self._survivors(X, y, self._judging(eps, q, scale, threat), attack, options)
         return weighted_share(kept, sample_weight)
 
     def certified_score(
@@ -102,6 +108,7 @@ class RobustnessMixin:
         eps: float | None = None,
         q: float | None = None,
         scale: Any = "training",
+        threat: Threat | None = None,
         method: str = "crown",
     ) -> float:
         """Accuracy that is proved to be left by every attack: a lower bound on the robust accuracy.
@@ -114,6 +121,8 @@ class RobustnessMixin:
         eps, q : float, optional
             The threat; that of training by default. `clip` holds here too.
         scale : "training", None, array-like (n_features,) or of a sample, dict, default="training"
+            As in `robust_score`.
+        threat : LpBall, Box, or one of these for some classes, optional
             As in `robust_score`.
         method : {"interval", "crown-ibp", "crown", "exact"}, default="crown"
             As in `sklearn_robust.verification.certified_margins`.
@@ -128,7 +137,7 @@ class RobustnessMixin:
             If the module has a layer for which no bounds are known: it must be a
             `torch.nn.Sequential` of linear and convolutional layers, ReLUs and pooling.
         """
-        certified = self._certified(X, y, self._threat(eps, q, scale), method)
+        certified = self._certified(X, y, self._judging(eps, q, scale, threat), method)
         return weighted_share(certified, sample_weight)
 
     def robust_bounds(
@@ -140,6 +149,7 @@ class RobustnessMixin:
         eps: float | None = None,
         q: float | None = None,
         scale: Any = "training",
+        threat: Threat | None = None,
         attack: str = "ensemble",
         method: str = "crown",
         n_steps: int | None = None,
@@ -153,9 +163,9 @@ class RobustnessMixin:
 
         Parameters
         ----------
-        X, y, sample_weight, eps, q, scale, attack, method, n_steps, n_restarts, n_targets, loss
+        X, y, sample_weight, eps, q, scale, threat, attack, method, n_steps, n_restarts, n_targets
             As in `robust_score` and `certified_score`.
-        batch_size, random_state
+        loss, batch_size, random_state
             As in `robust_score` and `certified_score`.
 
         Returns
@@ -168,10 +178,10 @@ class RobustnessMixin:
             If a sample is certified that the attack breaks: the certificates are then not those of
             the module.
         """
-        threat = self._threat(eps, q, scale)
+        sets = self._judging(eps, q, scale, threat)
         options = _attack_options(n_steps, n_restarts, n_targets, loss, batch_size, random_state)
-        certified = self._certified(X, y, threat, method)
-        kept = self._survivors(X, y, threat, attack, options)
+        certified = self._certified(X, y, sets, method)
+        kept = self._survivors(X, y, sets, attack, options)
         crossed = np.count_nonzero(certified & ~kept)
         if crossed:
             raise RuntimeError(
@@ -204,7 +214,8 @@ class RobustnessMixin:
             True labels: the radius is then 0 where the prediction is wrong. By default the
             predicted ones.
         q : float, optional
-            Exponent of the norm; that of training by default. `clip` holds here too.
+            Exponent of the norm; that of training by default. `clip` holds here too. After a fit
+            against a Box the radius is the factor on it.
         scale : "training", None, array-like (n_features,) or of a sample, dict, default="training"
             As in `robust_score`; the radius is in units of it.
         method, max_radius, tol
@@ -215,17 +226,17 @@ class RobustnessMixin:
         ndarray of shape (n_samples,)
         """
         inputs, index, _ = self._judged(X, self.predict(X) if y is None else y)
-        threat = self._threat(None, q, scale)
+        sets = self._judging(None, q, scale, None, radius=1.0).of_any_factor()
         known = index >= 0
         radii = np.zeros(len(index))
         if known.any():
+            ball = sets.of_samples(inputs[known], index[known])
+            del ball["eps"]
             radii[known] = certified_radius(
                 self.module_,
                 inputs[known],
                 index[known],
-                q=threat.q,
-                clip=self._clip,
-                scale=threat.scale,
+                **ball,
                 method=method,
                 max_radius=max_radius,
                 tol=tol,
@@ -240,6 +251,7 @@ class RobustnessMixin:
         eps: float | None = None,
         q: float | None = None,
         scale: Any = "training",
+        threat: Threat | None = None,
         attack: str = "ensemble",
         n_steps: int | None = None,
         n_restarts: int = 1,
@@ -255,7 +267,8 @@ class RobustnessMixin:
         X : array-like of shape (n_samples, n_features) or (n_samples, channels, height, width)
         y : array-like of shape (n_samples,)
             True labels, each one of `classes_`.
-        eps, q, scale, attack, n_steps, n_restarts, n_targets, loss, batch_size, random_state
+        eps, q, scale, threat, attack, n_steps, n_restarts, n_targets, loss, batch_size, \
+                random_state
             As in `robust_score`.
 
         Returns
@@ -264,48 +277,47 @@ class RobustnessMixin:
             In the shape of X. A sample that is broken on the way is left at the point that breaks
             it.
         """
-        inputs, _, labels = self._judged(X, y)
+        judged = self._judged(X, y)
+        inputs = judged[0]
         options = _attack_options(n_steps, n_restarts, n_targets, loss, batch_size, random_state)
-        points = self._attacked(inputs, labels, self._threat(eps, q, scale), attack, options)
+        sets = self._judging(eps, q, scale, threat)
+        points = self._attacked(*judged, sets, attack, options)
         return points.reshape(X.shape if getattr(X, "ndim", 2) > 2 else (len(inputs), -1))
 
     def _attacked(
         self,
         inputs: np.ndarray,
+        index: np.ndarray,
         labels: np.ndarray,
-        threat: LpBall,
+        sets: CutBalls,
         attack: str,
         options: dict[str, Any],
     ) -> np.ndarray:
         check_choice(attack, "attack", _ATTACKS)
         if attack != "ensemble":
             options = {"n_steps": _STEPS, **options}
-        return _ATTACKS[attack](self, inputs, labels, **self._ball(threat), **options)
-
-    def _ball(self, threat: LpBall) -> dict[str, Any]:
-        """The threat in the box of training, as attacks and certificates of networks take it."""
-        return {"eps": threat.eps, "q": threat.q, "clip": self._clip, "scale": threat.scale}
+        return _ATTACKS[attack](self, inputs, labels, **sets.of_samples(inputs, index), **options)
 
     def _survivors(
-        self, X: Any, y: Any, threat: LpBall, attack: str, options: dict[str, Any]
+        self, X: Any, y: Any, sets: CutBalls, attack: str, options: dict[str, Any]
     ) -> np.ndarray:
         """Which samples are classified rightly, at the point where the attack leaves them."""
         inputs, index, labels = self._judged(X, y)
         # inputs without the names of a frame
         kept = (index >= 0) & (self._labels(self._scores(inputs)) == labels)
         if kept.any():
-            points = self._attacked(inputs[kept], labels[kept], threat, attack, options)
+            points = self._attacked(inputs[kept], index[kept], labels[kept], sets, attack, options)
             kept[kept] = self._labels(self._scores(points)) == labels[kept]
         return kept
 
-    def _certified(self, X: Any, y: Any, threat: LpBall, method: str) -> np.ndarray:
+    def _certified(self, X: Any, y: Any, sets: CutBalls, method: str) -> np.ndarray:
         """Which samples are proved to be classified rightly, whatever the attack."""
         inputs, index, _ = self._judged(X, y)
         known = index >= 0
         proved = np.zeros(len(index), dtype=bool)
         if known.any():
             # attacks in float32 may leave the ball by rounding
-            ball = {**self._ball(threat), "eps": threat.eps * (1 + _CERTIFIED_ROUNDING)}
+            ball = sets.times(1 + _CERTIFIED_ROUNDING).of_samples(inputs[known], index[known])
             margins = certified_margins(
                 self.module_, inputs[known], index[known], method=method, **ball
             )
@@ -324,13 +336,61 @@ class RobustnessMixin:
         index = class_index(y, self.classes_)
         return rows.reshape(-1, *self.input_shape_), index, y
 
-    def _threat(self, eps: float | None, q: float | None, scale: Any) -> LpBall:
-        """The l_q ball of these parameters; those of training by default."""
-        return LpBall(
-            self.threat_.q if q is None else check_exponent(q, "q"),
-            self.threat_.eps if eps is None else check_radius(eps, "eps"),
-            self.threat_.scale if is_training(scale) else self._read_scale(scale),
+    def _judging(
+        self,
+        eps: float | None,
+        q: float | None,
+        scale: Any,
+        threat: Threat | None,
+        *,
+        radius: float | None = None,
+    ) -> CutBalls:
+        """The sets of these parameters; those of training by default.
+
+        `radius` is that of a ball where neither eps nor the threat of training has one.
+        """
+        given = eps is not None or q is not None or not is_training(scale)
+        if threat is not None:
+            if given:
+                raise ValueError(
+                    f"threat takes the place of eps, q and scale, got threat={threat!r} beside "
+                    f"eps={eps!r}, q={q!r} and scale={scale!r}. Leave out one or the others."
+                )
+            return self._within(self._bound(threat))
+        trained = self.threat_
+        if not given:
+            return self._sets
+        ball = trained if isinstance(trained, LpBall) else None
+        if ball is None and (q is None or (eps is None and radius is None)):
+            raise ValueError(
+                f"eps and q must be given for an l_q ball, which the threat of training, "
+                f"{type(trained).__name__}, is not."
+            )
+        if ball is None:
+            ball = LpBall(q, radius if eps is None else eps)
+        return self._within(
+            LpBall(
+                ball.q if q is None else check_exponent(q, "q"),
+                ball.eps if eps is None else check_radius(eps, "eps"),
+                ball.scale if is_training(scale) else self._read_scale(scale),
+                ball.clip,
+            )
         )
+
+    @property
+    def _sets(self) -> CutBalls:
+        """The sets of training."""
+        return self._within(self.threat_)
+
+    def _within(self, threat: Any) -> CutBalls:
+        """The sets of a bound threat, in the limits of training where it has none."""
+        sets = CutBalls.of(threat, self.classes_.tolist())
+        return replace(sets, clip=self._clip) if sets.clip is None else sets
+
+    def _bound(self, threat: Any) -> Any:
+        """The threat on the features and classes of the fit."""
+        names = getattr(self, "feature_names_in_", None)
+        return bound_threat(threat, self.n_features_in_, names, self.classes_.tolist())
 
     def _read_scale(self, scale: Any) -> np.ndarray | None:
         """The scale of each feature; one of a sample's shape is laid flat."""

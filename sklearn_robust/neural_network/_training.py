@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from sklearn_robust.attacks.gradient import RADII_IN_ALL
 from sklearn_robust.attacks.losses import logit_margins
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.neural_network._data import LoadedSamples
@@ -89,10 +90,12 @@ class Trainer:
         if estimator.schedule == "linear" and epochs is not None:
             n_batches = samples.n_batches(estimator.batch_size)
             schedule = falling_rate(optimizer, epochs * (ranks.most(n_batches) or n_batches))
-        step_size = estimator.eps if estimator.attack == "fgsm" else estimator.attack_step_size
+        one_step = estimator.attack == "fgsm"  # of the length of the radius
+        step_size = None if one_step else estimator.attack_step_size
         attack = InnerMaximisation(
             n_steps={"pgd": estimator.attack_steps, "fgsm": 1, None: 0}[estimator.attack],
             step_size=None if step_size is None else float(step_size),
+            radii_in_all=1.0 if one_step else RADII_IN_ALL,
             n_restarts=estimator.attack_restarts,
             random_start=estimator.attack_random_start,
         )

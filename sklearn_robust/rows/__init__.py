@@ -9,7 +9,7 @@ what is offered     what takes it
 ==================  ===========================================================================
 `Rows`              every path, the accelerated method, L-BFGS-B on the risk, all certificates
 `GramRows`          Newton's method on the risk as well
-`BlockRows`         the same, the exact separators of two classes, and `RobustLinearClassifier`
+`BlockRows`         the same, exact separators, and `RobustLinearClassifier`
                     and its scores: rows and labels that are read a block at a time, as
                     `NpyRows` and `ParquetRows` read files
 an array            all exact separators and the fast path as well

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import is_torch_array
 from scipy import sparse
+from sklearn.utils import gen_batches
 
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust._parameters import refuse_lazy
@@ -18,6 +19,8 @@ from sklearn_robust.rows.protocols import GramRows, Rows
 
 # entries of X that are copied at a time, two megabytes in float64: about a processor's cache
 _BLOCK_ENTRIES = 2**18
+# rows of a block at least from which a Gram matrix is computed: fewer cost as much time to add
+_GRAM_ROWS = 512
 # products in a Gram matrix, f^2 n, from which it is computed in single precision
 _SINGLE_FROM = 1e8
 # columns of a Gram matrix that are always affordable, however few entries sparse data have
@@ -88,14 +91,16 @@ class DenseRows(_HeldRows):
         if self.X.dtype == coef.dtype == np.longdouble:
             return np.abs(coef) @ np.abs(self.X).T
         return np.concatenate(
-            [np.abs(coef) @ np.abs(block).T for _, block in self._blocks()], axis=1
+            [np.abs(coef) @ np.abs(block, out=block).T for _, block in self._blocks()], axis=1
         )
 
     def sum_sizes(self, weights: np.ndarray) -> np.ndarray:
         """``|A| |X|``."""
         if self.X.dtype == weights.dtype == np.longdouble:
             return np.abs(weights) @ np.abs(self.X)
-        return sum(np.abs(weights[:, at]) @ np.abs(block) for at, block in self._blocks())
+        return sum(
+            np.abs(weights[:, at]) @ np.abs(block, out=block) for at, block in self._blocks()
+        )
 
     def standardised(self, *, centred: bool) -> tuple[np.ndarray, float]:
         """The rows, less their mean if that is asked for, over their root mean square; and that."""
@@ -132,24 +137,38 @@ class DenseRows(_HeldRows):
         *,
         exact: bool,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The moments, over blocks of rows; in single precision where they are many products."""
+        """The moments, over blocks of rows; in single precision where they are many products.
+
+        With the rows R times the roots of the weights it is a product of a matrix with its own
+        transpose, half of which BLAS computes.
+        """
         f, n = len(centre), self.X.shape[0]
         kind = np.float64 if exact or f * f * n < _SINGLE_FROM else np.float32
-        gram = np.zeros((f, f))
-        by_weight = np.zeros(f)
-        by_label = np.zeros(f)
-        for at in _slices(n, f):
-            block = np.subtract(self.X[at, columns], centre, dtype=kind, casting="same_kind")
-            weighted = weights[at, None].astype(kind) * block
-            gram += weighted.T @ block
-            by_weight += weighted.sum(axis=0, dtype=np.float64)
-            by_label += labels[at].astype(kind) @ weighted
-        return 0.5 * (gram + gram.T), by_weight, by_label  # symmetric to the last digit
+        roots = np.sqrt(weights).astype(kind)
+        sides = np.stack([roots, labels.astype(kind) * roots])
+        gram, product = np.zeros((f, f)), np.empty((f, f), kind)
+        by_weight, by_label = np.zeros((2, f))
+        length = _block_length(f, least=_GRAM_ROWS)
+        held = np.empty((min(length, n), f), kind)
+        for at in gen_batches(n, length):
+            block = held[: at.stop - at.start]
+            np.subtract(self.X[at, columns], centre, block, dtype=kind, casting="same_kind")
+            block *= roots[at, None]
+            gram += np.matmul(block.T, block, out=product)
+            sums = sides[:, at] @ block
+            by_weight += sums[0]
+            by_label += sums[1]
+        return gram, by_weight, by_label
 
     def _blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Blocks of rows in double precision, and where each lies."""
-        for at in _slices(*self.X.shape):
-            yield at, self.X[at].astype(np.float64, copy=False)
+        """Blocks of rows in double precision, and where each lies; a block lasts until the next."""
+        n, d = self.X.shape
+        length = _block_length(d)
+        held = np.empty((min(length, n), d))  # fresh memory takes longer than the conversion
+        for at in gen_batches(n, length):
+            block = held[: at.stop - at.start]
+            block[...] = self.X[at]
+            yield at, block
 
 
 @dataclass(frozen=True)
@@ -396,11 +415,9 @@ def _row_and_column_sums(rows: Rows) -> tuple[float, float]:
     return float(by_row), float(by_column)
 
 
-def _slices(n: int, width: int) -> Iterator[slice]:
-    """The rows, a block at a time, of which `width` columns are copied."""
-    length = max(1, _BLOCK_ENTRIES // max(1, width))
-    for start in range(0, n, length):
-        yield slice(start, start + length)
+def _block_length(width: int, least: int = 1) -> int:
+    """The rows of a block, of which `width` columns are copied; at least so many."""
+    return max(least, _BLOCK_ENTRIES // max(1, width))
 
 
 def _largest(entries: Array) -> float:

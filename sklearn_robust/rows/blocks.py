@@ -7,6 +7,7 @@ from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
+from sklearn.utils import _safe_indexing
 
 from sklearn_robust.rows.arrays import ArrayRows
 from sklearn_robust.rows.reduction import LocalReduction
@@ -18,8 +19,8 @@ class BlockRows:
     r"""The rows of a source, of which one block is in memory at a time.
 
     The source is read once when the rows are made, for their form and their sums, and again for
-    every product that a solver takes. `RobustLinearClassifier` minimises the risk of two classes by
-    sums over the blocks, without a number for each sample in memory.
+    every product that a solver takes. `RobustLinearClassifier` minimises the risk by sums over the
+    blocks, without a number for each sample in memory.
 
     Parameters
     ----------
@@ -113,6 +114,12 @@ class BlockRows:
     def blocks(self) -> Iterator[Block]:
         """The blocks of the source that have samples, each with a name."""
         return named_blocks(self.source)
+
+    def selected(self, index: np.ndarray) -> BlockRows:
+        """The rows at these places, in blocks too: they are picked out of each block as it is read,
+        in the order of all rows.
+        """
+        return BlockRows(_Selected(self, np.sort(index)))
 
     def map_blocks(self, function: Callable[[Any], np.ndarray]) -> np.ndarray:
         """The arrays that a function makes of the X of each block, one after the other."""
@@ -240,3 +247,23 @@ class BlockRows:
             f"{now}. The blocks must be the same each time they are read; for other data make "
             f"{type(self).__name__} anew."
         )
+
+
+class _Selected:
+    """A source of some of the rows of another, at places that ascend."""
+
+    def __init__(self, rows: BlockRows, index: np.ndarray) -> None:
+        self.rows, self.index = rows, index
+
+    def __repr__(self) -> str:
+        return f"{len(self.index)} rows of {self.rows!r}"
+
+    def blocks(self) -> Iterator[Block]:
+        """The blocks of the rows, without the others."""
+        stop = 0
+        for block in self.rows.blocks():
+            start, stop = stop, stop + block.X.shape[0]
+            first, last = np.searchsorted(self.index, [start, stop])
+            at = self.index[first:last] - start
+            parts = (None if part is None else _safe_indexing(part, at) for part in block[:3])
+            yield Block(*parts, block.name)

@@ -93,7 +93,8 @@ class GramRows(Protocol):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The moments R^T C R, R^T c and R^T C y of the centred rows R = X - centre on f columns.
 
-        C = diag(c) holds the weights (n,), y the labels (n,); the centre has shape (f,). They have
-        shapes (f, f), (f,) and (f,). `exact` asks for double precision however long it takes.
+        C = diag(c) holds the weights (n,), none below 0, y the labels (n,); the centre has shape
+        (f,). They have shapes (f, f), (f,) and (f,). `exact` asks for double precision however
+        long it takes.
         """
         ...

@@ -16,7 +16,7 @@ from sklearn_robust.joint_certificates import best_intercept
 from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.rows import require_array
 from sklearn_robust.separators._max_margin_form import SOLVER, Vector
-from sklearn_robust.threats import require_ball
+from sklearn_robust.threats import is_ball, require_ball
 
 Indices = NDArray[np.intp]
 Chosen = NDArray[np.bool_]
@@ -163,7 +163,9 @@ class JointMarginForm:
 def in_float64(problem: JointProblem) -> JointProblem:
     """The same problem, on NumPy or scipy.sparse data, in double precision."""
     X = require_array(problem.rows, SOLVER).X.astype(np.float64, copy=False)
-    threat = require_ball(problem.threat, SOLVER).mapped(lambda scale: scale.astype(np.float64))
+    threat = problem.threat
+    if is_ball(threat):
+        threat = require_ball(threat, SOLVER).mapped(lambda scale: scale.astype(np.float64))
     log_weight = problem.log_weight.astype(np.float64, copy=False)
     return replace(problem, X=X, threat=threat, log_weight=log_weight)
 

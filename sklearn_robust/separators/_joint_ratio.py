@@ -59,7 +59,7 @@ def certified_ratio(problem: JointProblem, coef: Vector, intercept: Vector) -> f
             moved = intercept[low] - intercept[high]
             sizes = abs(X) @ np.abs(difference) + abs(moved)
             margins = sign * (X @ difference + moved)
-            margin = float(np.min(margins - of_sum * sizes))
+            margin = float(np.min(margins - of_sum * sizes, initial=math.inf))
             if not margin > 0:
                 return 0.0
             smallest = min(smallest, margin / max(norm, np.finfo(np.float64).tiny))

@@ -31,11 +31,14 @@ from sklearn_robust._adversaries import Boxes
 from sklearn_robust._clarabel import SolverFailure
 from sklearn_robust._conic_programs import ConicProgram, Vector
 from sklearn_robust._conic_sets import TERM_ROUNDING, ConicSlot, Perturbation, slots_of
+from sklearn_robust._own_sets import OwnSets
 from sklearn_robust._sign_split import SplitForm
 from sklearn_robust.certificates import Certified, best_intercept, robust_margin, sum_rounding
+from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._conic_refinement import newton_step, serves
+from sklearn_robust.separators._joint_sets import maximise_margin
 
 _REFINEMENTS = 3  # Newton steps on the optimality conditions, at most
 
@@ -70,7 +73,14 @@ def maximise_conic_margin(problem: RobustProblem, norm: LpNorm, tol: float) -> C
     """
     used = np.flatnonzero(problem.log_weight[0] > -math.inf)
     part = on_rows(problem, used)
-    if isinstance(problem.adversary, Boxes):
+    if isinstance(problem.adversary, OwnSets):
+        joint = maximise_margin(JointProblem.of_two_classes(part), norm, tol)
+        # ||(-w/2, w/2)||_p = 2^(1/p - 1) ||w||_p
+        found = replace(
+            joint, bound=joint.bound * 2 ** (1 / norm.p - 1), weights=joint.weights.sum(axis=0)
+        )
+        found = certify_direction(part, norm, joint.coef[1] - joint.coef[0], found)
+    elif isinstance(problem.adversary, Boxes):
         form = SplitForm(part, scaled=False)
         found = _maximised(form.as_problem(part), norm, tol)
         found = certify_direction(part, norm, form.coef(found.coef), found)

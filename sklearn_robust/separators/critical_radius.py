@@ -26,6 +26,8 @@ from sklearn_robust.separators._engine_choice import (
     largest_sample_norm,
     maximise_margin,
 )
+from sklearn_robust.separators._joint_margin_form import in_float64
+from sklearn_robust.separators._joint_sets import critical_factor
 from sklearn_robust.separators._max_margin_form import (
     SOLVER,
     MaxMarginForm,
@@ -39,6 +41,7 @@ from sklearn_robust.separators.largest_factor import largest_factor
 from sklearn_robust.separators.linear_program import solve_linear_program
 from sklearn_robust.separators.separator import (
     Separator,
+    needs_sums,
     read_problem,
     read_problem_of_threat,
     read_threat,
@@ -87,8 +90,9 @@ def max_margin(
     Parameters
     ----------
     X : {array-like, sparse matrix} of shape (n, d), or BlockRows
-        Rows in blocks are read once a round, and a few of them are kept in memory. They hold two
-        classes, and features have no scales.
+        Rows in blocks are read once a round, and a few of them are kept in memory: of several
+        classes, or with scales, the answer is a `SeparatorOnRows` with weights of these alone, and
+        scales are positive.
     y : array-like of shape (n,)
         Two or more classes; of two the greater label is the positive one. Without an intercept also
         -1 or +1 alone. None for BlockRows, which hold labels; their samples of weight zero are left
@@ -160,7 +164,14 @@ def max_margin(
         of_threat = read_problem_of_threat(X, y, threat, fit_intercept, sample_radius)
         found = _critical_factor(of_threat, tol)
         return found.on(X, y, threat, sample_radius, is_factor=True)
-    problem = read_problem(X, y, check_exponent(q, "q"), 0.0, fit_intercept, scale)
+    q = check_exponent(q, "q")
+    if needs_sums(X, scale):
+        from sklearn_robust.separators.on_rows import largest_distance_of_blocks  # it uses this one
+
+        return largest_distance_of_blocks(
+            X, y, q=q, fit_intercept=fit_intercept, scale=scale, tol=tol
+        )
+    problem = read_problem(X, y, q, 0.0, fit_intercept, scale)
     if isinstance(problem, JointProblem):
         of_classes = _largest_joint_distance(problem, tol)
         warn_of_gap(of_classes.relative_gap, tol)
@@ -182,6 +193,14 @@ def max_margin(
 
 def _critical_factor(problem: RobustProblem | JointProblem, tol: float) -> Separator:
     """`max_margin` against a threat."""
+    in_cones = problem.in_cones() if isinstance(problem, JointProblem) else None
+    if in_cones is not None:
+        answer = critical_factor(in_float64(in_cones))
+        gap = 0.0 if answer.margin == math.inf else answer.gap
+        if answer.margin == 0:
+            gap = 0.0 if answer.bound == 0 else 1.0  # the zero is not proven
+        warn_of_gap(gap, tol)
+        return Separator.of(in_cones, LpNorm(2), answer, gap)
     if isinstance(problem, JointProblem):
         require_ball(problem.threat, "max_margin of several classes", "use q, or two classes")
         radius = problem.radius

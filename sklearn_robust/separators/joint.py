@@ -26,11 +26,17 @@ from sklearn_robust.separators._joint_margin_form import (
 )
 from sklearn_robust.separators._joint_program import JointPoint, JointProgram
 from sklearn_robust.separators._joint_radius import enclose_radius
+from sklearn_robust.separators._joint_sets import separate_against_sets
 from sklearn_robust.separators._joint_working_sets import points_on_sets, suits_sets
 from sklearn_robust.separators._max_margin_form import SolverFailure
 from sklearn_robust.separators.separator import NotSeparableError
 
-__all__ = ["largest_joint_distance", "reachable_tol", "solve_joint_separator"]
+__all__ = [
+    "largest_joint_distance",
+    "maximise_joint_margin",
+    "reachable_tol",
+    "solve_joint_separator",
+]
 
 _MAX_STEPS = 8  # Newton steps of the refinement at most
 _MAX_MISSED_STEPS = 2  # consecutive steps without a smaller gap, after which it ends
@@ -49,7 +55,7 @@ def solve_joint_separator(problem: JointProblem, norm: Norm, tol: float = DEFAUL
     Parameters
     ----------
     problem : JointProblem
-        On NumPy or scipy.sparse data, with an l_q ball.
+        On NumPy or scipy.sparse data, with an l_q ball or sets of samples.
     norm : Norm
         An `LpNorm` or a `SchattenNorm` on the K d coefficients.
     tol : float, default=1e-8
@@ -69,7 +75,10 @@ def solve_joint_separator(problem: JointProblem, norm: Norm, tol: float = DEFAUL
         If every solver failed, or they neither found a separator nor proved that there is none.
     """
     problem, tol = in_float64(problem), reachable_tol(norm, tol)
-    answer = _maximise_margin(problem, norm, tol)
+    in_cones = problem.in_cones()
+    if in_cones is not None:
+        return separate_against_sets(in_cones, norm, tol)
+    answer = maximise_joint_margin(problem, norm, tol)
     if answer.margin > 0:
         return answer
     eps = problem.radius
@@ -115,7 +124,7 @@ def largest_joint_distance(problem: JointProblem, tol: float = DEFAULT_TOL) -> C
     return enclose_radius(problem, tol)[0]
 
 
-def _maximise_margin(problem: JointProblem, norm: Norm, tol: float) -> Certified:
+def maximise_joint_margin(problem: JointProblem, norm: Norm, tol: float) -> Certified:
     """The predictor of largest robust margin in a norm.
 
     Newton steps follow the solver's answer until the gap is at most tol, or no longer falls.

@@ -22,10 +22,13 @@ from sklearn_robust._conic_sets import (
     prove_inseparable,
     slots_of,
 )
+from sklearn_robust._own_sets import OwnSets
 from sklearn_robust._sign_split import SplitForm
 from sklearn_robust.certificates import Certified, best_intercept
+from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.separators._joint_sets import critical_factor
 from sklearn_robust.separators.conic_separator import certify_direction, on_rows, solve_on_all_rows
 
 # The norm of the programs: where w is 0 its linear cones leave no part of Z^T a to it
@@ -64,6 +67,8 @@ def largest_factor(problem: RobustProblem, tol: float) -> Certified:
     """
     used = np.flatnonzero(problem.log_weight[0] > -math.inf)
     part = on_rows(problem, used)
+    if isinstance(problem.adversary, OwnSets):
+        return _factor_of_own_sets(problem, part, used)
     found, bound = _at_factor(part, 1.0, tol)
     factor = 1.0
     if found.margin <= 0:
@@ -94,6 +99,15 @@ def largest_factor(problem: RobustProblem, tol: float) -> Certified:
     weights = np.zeros(problem.y.shape[1])
     weights[used] = best.weights
     return replace(best, weights=weights, solver="cone programs, largest ratio")
+
+
+def _factor_of_own_sets(problem: RobustProblem, part: RobustProblem, used: np.ndarray) -> Certified:
+    """The critical factor of samples with very many sets, which are one joint problem."""
+    joint = critical_factor(JointProblem.of_two_classes(part))
+    weights = np.zeros(problem.y.shape[1])
+    weights[used] = joint.weights.sum(axis=0)
+    best = replace(joint, coef=joint.coef[1] - joint.coef[0], weights=weights)
+    return _scaled(part, best) if best.margin > 0 else replace(best, intercept=0.0)
 
 
 def _at_factor(problem: RobustProblem, factor: float, tol: float) -> tuple[Certified, float]:

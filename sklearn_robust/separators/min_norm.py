@@ -16,6 +16,7 @@ import numpy as np
 from sklearn_robust._parameters import check_exponent, check_number, check_radii
 from sklearn_robust.certificates import Certified, Point, cancelling_weights
 from sklearn_robust.joint import JointProblem
+from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows
@@ -34,12 +35,14 @@ from sklearn_robust.separators.separator import (
     NotSeparableError,
     Separator,
     check_geometry,
+    needs_sums,
     read_norm,
     read_problem,
     read_problem_of_threat,
     read_threat,
     warn_of_gap,
 )
+from sklearn_robust.solvers import minimise_robust_risk
 from sklearn_robust.threats import ConicThreat, LpBall, Threat, check_radius, is_ball, require
 
 # Relative precision to which eps* is computed, and by which ||Z^T a||_q may exceed eps in a proof.
@@ -74,8 +77,8 @@ def min_norm_separator(
     Parameters
     ----------
     X : {array-like, sparse matrix} of shape (n, d), or BlockRows
-        Rows in blocks are read once a round, and a few of them are kept in memory. They hold two
-        classes, and features have no scales.
+        Rows in blocks are read once a round, and a few of them are kept in memory: of several
+        classes, or with scales, the answer is a `SeparatorOnRows` with weights of these alone.
     y : array-like of shape (n,)
         Two or more classes; of two the greater label is the positive one. Without an intercept also
         -1 or +1 alone. None for BlockRows, which hold labels; their samples of weight zero are left
@@ -100,8 +103,7 @@ def min_norm_separator(
     threat : Threat, optional
         A set of `sklearn_robust.threats` in place of q, eps and scale: in the program
         :math:`\max_{\delta \in U} \langle -y_i w, \delta \rangle` takes the place of the penalty.
-        For two classes, or one symmetric set that all samples share, which must be in cones. It is
-        solved by a cone program.
+        The sets must be in cones. It is solved by a cone program.
     sample_radius : array-like of shape (n,), optional
         A factor >= 0 on the set of each sample, beside a threat.
 
@@ -174,6 +176,12 @@ def min_norm_separator(
     if threat is None:
         assert q is not None
         assert eps is not None
+        if needs_sums(X, scale):
+            from sklearn_robust.separators.on_rows import least_norm_of_blocks  # it uses this one
+
+            return least_norm_of_blocks(
+                X, y, p, q=q, eps=eps, fit_intercept=fit_intercept, scale=scale, tol=tol
+            )
         problem = read_problem(X, y, q, eps, fit_intercept, scale)
     else:
         problem = read_problem_of_threat(X, y, threat, fit_intercept, sample_radius)
@@ -340,10 +348,15 @@ def solve_conic_separator(problem: RobustProblem, norm: LpNorm, tol: float) -> C
     star = largest_factor(one, tol)
     if star.margin > unit:  # its separator is robust, if not the one of least norm
         return certify_direction(problem, norm, star.coef, answer)
-    if star.bound <= unit * (1 + _TOL_EPS_STAR):
+    proof = star.weights
+    proven = star.bound <= unit * (1 + _TOL_EPS_STAR)
+    if not proven:  # the weights at the minimiser of a risk may prove it
+        end = minimise_robust_risk(problem, LOSSES["exponential"], norm)
+        proven, proof = end.separable[0] is False, end.weights[0]
+    if proven:
         threat = type(problem.threat).__name__
         raise NotSeparableError(
-            1.0, star.margin / unit, star.weights, problem.fit_intercept, threat=threat
+            1.0, min(star.margin / unit, 1.0), proof, problem.fit_intercept, threat=threat
         )
     raise RuntimeError(
         f"The solvers neither found a robust separator for threat={problem.threat!r} nor proved "

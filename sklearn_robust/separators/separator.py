@@ -17,7 +17,7 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import _get_feature_names, check_X_y
 
-from sklearn_robust._adversaries import require_one_set
+from sklearn_robust._joint_sets import JointSets
 from sklearn_robust._parameters import check_choice, check_exponent, read_scale, refuse_lazy
 from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
@@ -65,10 +65,11 @@ class Separator:
         The weights that prove the bound: >= 0 and of sum 1, with an intercept of sum 1/2 in each
         class. Several classes have a weight for each sample and rival, with intercepts as much of
         each class as against it.
-    perturbation : ndarray of shape (d,), (n, d) or (K, K, d)
+    perturbation : ndarray of shape (d,), (n, d), (K, K, d) or (K, n, d)
         The worst perturbation: x_i - y_i perturbation is where the adversary moves sample i, with
         one for each sample where their sets differ. Of several classes entry (l, k) is taken from
-        a sample of class l to lead it to class k.
+        a sample of class l to lead it to class k; where sets differ entry (k, i) is taken from
+        sample i.
     p : float, "spectral" or "nuclear"
         The norm of the margin.
     q, eps : float
@@ -178,7 +179,7 @@ class Separator:
     ) -> Separator:
         """The separator of a certified point."""
         threat = problem.threat
-        plain = is_ball(threat) and getattr(problem, "adversary", None) is None
+        plain = is_ball(threat) and problem.adversary is None
         return cls(
             coef=certified.coef,
             intercept=certified.intercept,
@@ -212,13 +213,16 @@ class Separator:
 
 
 def _perturbation(problem: RobustProblem | JointProblem, coef: Vector) -> Vector:
-    """The worst perturbation, (d,), those of the samples, (n, d), or those of the pairs of classes,
-    (K, K, d).
+    """The worst perturbation, (d,), those of the samples, (n, d), of the pairs of classes, (K, K,
+    d), or of the samples for each rival, (K, n, d).
     """
     if isinstance(problem, RobustProblem):
         if problem.adversary is not None:
             return problem.radius[0] * problem.adversary.perturbations(coef)
         return problem.perturbation(coef[None])[0]
+    if problem.adversary is not None:
+        assert isinstance(problem.adversary, JointSets)
+        return -problem.radius * problem.adversary.perturbations(coef)
     K, (low, high) = problem.n_classes, problem.pairs
     worst = problem.radius * problem.threat.worst(problem.pair_differences(coef))
     perturbation = np.zeros((K, K, problem.n_features))
@@ -343,8 +347,14 @@ def read_problem_of_threat(
     classes, index = np.unique(y, return_inverse=True)
     threat = bound_threat(threat, X.shape[1], names, classes.tolist())
     if len(classes) > 2:
-        require_one_set(threat, sample_radius)
-        return JointProblem.from_data(X, index, threat=threat, fit_intercept=fit_intercept)
+        return JointProblem.from_data(
+            X,
+            index,
+            threat=threat,
+            fit_intercept=fit_intercept,
+            sample_radius=sample_radius,
+            labels=classes.tolist(),
+        )
     return RobustProblem.from_data(
         X,
         _signs(y, classes, fit_intercept),
@@ -361,7 +371,7 @@ def read_problem(
     """The problem that a user's data and parameters state; a joint one for several classes."""
     check_choice(fit_intercept, "fit_intercept", (True, False))
     if isinstance(X, BlockRows):
-        return _problem_of_blocks(X, y, q, eps, fit_intercept, scale)
+        return _problem_of_blocks(X, y, q, eps, fit_intercept)
     refuse_lazy(X=X, y=y)
     names = _get_feature_names(X)
     X, y = check_X_y(X, y, accept_sparse=("csr", "csc"), dtype=np.float64)
@@ -374,23 +384,20 @@ def read_problem(
     return RobustProblem.from_data(X, _signs(y, classes, fit_intercept), **given)
 
 
+def needs_sums(X: Any, scale: Any) -> bool:
+    """Whether X are rows in blocks of several classes, or with scales: they are known by sums."""
+    if not isinstance(X, BlockRows):
+        return False
+    return scale is not None or bool(np.count_nonzero(X.survey.weights) > 2)
+
+
 def _problem_of_blocks(
-    rows: BlockRows, y: Any, q: float, eps: float, fit_intercept: bool, scale: Any
+    rows: BlockRows, y: Any, q: float, eps: float, fit_intercept: bool
 ) -> RobustProblem:
     """The problem of two classes that rows in blocks state."""
     rows.refuse_beside(y=y)
-    if scale is not None:
-        raise ValueError(
-            f"scale={scale!r} needs the data in memory, got {type(rows).__name__}. Divide the "
-            f"features by their scales, or pass an array."
-        )
     used = slice(None) if rows.sample_weight is None else rows.sample_weight > 0
     classes = np.unique(rows.y[used])
-    if len(classes) > 2:
-        raise ValueError(
-            f"{len(classes)} classes need the data in memory, got {type(rows).__name__}. Pass an "
-            f"array, or use RobustLinearClassifier."
-        )
     labels = np.ones(rows.shape[0])
     labels[used] = _signs(rows.y[used], classes, fit_intercept)
     return RobustProblem.from_data(

@@ -15,6 +15,7 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sklearn_robust.certificates import Certified, certify, robust_margin
 from sklearn_robust.norms import LpNorm
@@ -25,11 +26,13 @@ from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.separators.separator import NotSeparableError
 from sklearn_robust.separators.working_sets import (
     RowSet,
+    Scale,
+    kept_rows,
     least_places,
     row_blocks,
     solve_in_rounds,
 )
-from sklearn_robust.summed import Samples, SummedProblem
+from sklearn_robust.summed import Samples, SummedProblem, SummedSamples
 from sklearn_robust.threats import LpBall
 
 
@@ -107,7 +110,7 @@ def largest_summed_distance(problem: SummedProblem, tol: float = DEFAULT_TOL) ->
             f"scale={scale!r} has features that no adversary moves: eps* of such data needs them "
             f"in memory. Leave these features out, or use sklearn_robust.max_margin."
         )
-    in_units = replace(plain, reduction=_InUnits(problem.reduction, scale))
+    in_units = replace(plain, reduction=InUnits(problem.reduction, scale))
     found = _maximise(in_units, norm, tol)
     certified, rows = found.certified, found.rows
     return SummedSeparator(
@@ -118,7 +121,7 @@ def largest_summed_distance(problem: SummedProblem, tol: float = DEFAULT_TOL) ->
 def _maximise(problem: SummedProblem, norm: LpNorm, tol: float) -> SummedSeparator:
     """The predictor of largest robust margin in a norm, certified on all samples."""
     best, proof = solve_in_rounds(
-        _RowsOfSums(problem), norm, tol, lambda part, gap: maximise_rows(part, norm, gap)
+        _RowsOfSums(problem, norm), tol, lambda part, gap: maximise_rows(part, norm, gap)
     )
     return _certified(problem, norm, SummedSeparator(best, proof))
 
@@ -147,7 +150,7 @@ def summed_margin(
     """
     one = problem_of_rows(problem, rows).select(slice(0, 1))
     one = replace(one, X=one.X[:1], y=one.y[:, :1], log_weight=one.log_weight[:, :1])
-    return problem.total(_MarginOf(one, norm, coef, intercept)).value
+    return float(problem.total(_MarginOf(one, norm, coef, intercept)).value)
 
 
 def problem_of_rows(problem: SummedProblem, rows: RowSet) -> RobustProblem:
@@ -167,6 +170,7 @@ class _RowsOfSums:
     """The samples of a problem that is known by sums, whose keys are hashes of rows."""
 
     whole: SummedProblem
+    norm: LpNorm
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -178,18 +182,21 @@ class _RowsOfSums:
 
     def first(self, count: int) -> RowSet:
         """Rows at random, the same at every call; with an intercept alike many of both classes."""
-        classes = (-1.0, 1.0) if self.whole.fit_intercept else (None,)
-        first, *rest = self.whole.total(_Drawn(classes, -(-count // len(classes))))
-        return reduce(RowSet.joined, (drawn.rows() for drawn in rest), first.rows())
+        return drawn_rows(self.whole, (-1.0, 1.0) if self.whole.fit_intercept else (None,), count)
 
-    def sweep(self, answer: Certified, level: float, count: int) -> tuple[float, RowSet]:
-        """The least of all scores y (<w, x> + b), and the rows of least score below a level."""
-        swept = self.whole.total(_SweepOf(answer.coef, answer.intercept, level, count))
-        return float(swept.least.min()), swept.below.rows()
+    def sweep(self, part: RobustProblem, answer: Certified, count: int) -> tuple[float, RowSet]:
+        """The margin on all rows, and the rows of least margin below that of the set."""
+        scale = Scale.of(part, self.norm, answer)
+        swept = self.whole.total(_SweepOf(answer.coef, answer.intercept, scale.level, count))
+        return scale.margin(float(swept.least.min())), swept.below.rows()
+
+    def kept(self, part: RobustProblem, answer: Certified, n_near: int) -> NDArray[np.intp]:
+        """See `Sweeps.kept`."""
+        return kept_rows(part, answer, n_near)
 
 
 @dataclass(frozen=True)
-class _LeastRows:
+class LeastRows:
     """The rows of least value, `count` at most; of more rows these are found by adding."""
 
     count: int
@@ -198,23 +205,21 @@ class _LeastRows:
     y: np.ndarray
 
     @classmethod
-    def of(cls, count: int, values: np.ndarray, samples: Samples, among: np.ndarray) -> _LeastRows:
+    def of(cls, count: int, values: np.ndarray, samples: Samples, among: np.ndarray) -> LeastRows:
         """Those of the samples at the places `among`, which ascend."""
         places = np.sort(among[least_places(values[among], count)])
         X = samples.rows.take(places).astype(np.float64, copy=False)
         return cls(count, values[places], X, samples.y[places])
 
-    def __add__(self, other: _LeastRows) -> _LeastRows:
+    def __add__(self, other: LeastRows) -> LeastRows:
         values = np.concatenate([self.values, other.values])
         places = least_places(values, self.count)
         X, y = np.concatenate([self.X, other.X]), np.concatenate([self.y, other.y])
-        return _LeastRows(self.count, values[places], X[places], y[places])
+        return LeastRows(self.count, values[places], X[places], y[places])
 
     def rows(self) -> RowSet:
         """Each row once."""
-        key = np.array([hash((y, x.tobytes())) for x, y in zip(self.X, self.y, strict=True)])
-        key, places = np.unique(key.astype(np.int64), return_index=True)
-        return RowSet(key, self.X[places], self.y[places])
+        return RowSet.of(self.X, self.y)
 
 
 @dataclass(frozen=True)
@@ -222,7 +227,7 @@ class _Swept:
     """The least score of each class, (2,), and the rows of least score below a level."""
 
     least: np.ndarray
-    below: _LeastRows
+    below: LeastRows
 
     def __add__(self, other: _Swept) -> _Swept:
         return _Swept(np.minimum(self.least, other.least), self.below + other.below)
@@ -243,12 +248,18 @@ class _SweepOf:
         scores = samples.y * (scores + self.intercept)
         least = [float(scores.min(where=samples.y == y, initial=math.inf)) for y in (-1.0, 1.0)]
         below = np.flatnonzero(scores < self.level)
-        return _Swept(np.array(least), _LeastRows.of(self.count, scores, samples, below))
+        return _Swept(np.array(least), LeastRows.of(self.count, scores, samples, below))
+
+
+def drawn_rows(problem: SummedSamples, classes: tuple[float | None, ...], count: int) -> RowSet:
+    """About so many rows at random, alike many of each class; None is all classes together."""
+    first, *rest = problem.total(_Drawn(classes, -(-count // len(classes))))
+    return reduce(RowSet.joined, (drawn.rows() for drawn in rest), first.rows())
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Rows at random of each of some classes, of both together for None; see `_LeastRows`."""
+    """Rows at random of each of some classes, of both together for None; see `LeastRows`."""
 
     classes: tuple[float | None, ...]
     count: int
@@ -260,18 +271,18 @@ class _Drawn:
         drawn = np.empty(len(self.classes), dtype=object)  # which adds up entry by entry
         for i, label in enumerate(self.classes):
             among = np.flatnonzero((samples.y == label) | (label is None))
-            drawn[i] = _LeastRows.of(self.count, order, samples, among)
+            drawn[i] = LeastRows.of(self.count, order, samples, among)
         return drawn
 
 
 @dataclass(frozen=True)
-class _Least:
-    """A number; those of more blocks add up to the least."""
+class Least:
+    """A number or an array; those of more blocks add up to the least."""
 
-    value: float
+    value: Any
 
-    def __add__(self, other: _Least) -> _Least:
-        return _Least(min(self.value, other.value))
+    def __add__(self, other: Least) -> Least:
+        return Least(np.minimum(self.value, other.value))
 
 
 @dataclass(frozen=True)
@@ -285,16 +296,16 @@ class _MarginOf:
     coef: np.ndarray
     intercept: float
 
-    def __call__(self, samples: Samples) -> _Least:
+    def __call__(self, samples: Samples) -> Least:
         problem = replace(
             self.part, X=samples.rows.X, y=samples.y[None], log_weight=samples.log_weight[None]
         ).in_double_arithmetic()
         margin = robust_margin(problem, self.norm, self.coef[None], np.array([self.intercept]))
-        return _Least(float(margin[0]))
+        return Least(float(margin[0]))
 
 
 @dataclass(frozen=True)
-class _InUnits:
+class InUnits:
     """Blocks whose features are taken in other units: x / s."""
 
     reduction: Reduction

@@ -19,9 +19,9 @@ carry weight stay: so no set comes back.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,9 @@ _FALLEN = 1e-6  # relative fall of the bound that lets rows leave
 _SWEEP_ENTRIES = 2**19  # entries of dense rows in a block of a sweep: four megabytes
 
 
+Part = TypeVar("Part")  # the problem of some rows in memory
+
+
 class _SetSizes(NamedTuple):
     """Numbers of rows relative to d: that a round adds at most; of a set from which on rows leave
     it; and of rows of least margin that stay then.
@@ -74,6 +77,8 @@ class _SetSizes(NamedTuple):
 # From this many rows for each column sweeps take longer than solutions on sets: larger sets then
 # take fewer rounds, 13 instead of 20 on 1 000 000 x 20.
 _VERY_TALL_RATIO = 500
+# From this many rows for each column the first set comes from a share of the rows.
+_SAMPLED_RATIO, _SAMPLED_SHARE = 8000, 16
 _LARGE_SETS, _SMALL_SETS = _SetSizes(2, 12, 2), _SetSizes(1, 2, 1.5)
 
 
@@ -117,42 +122,63 @@ def solve_on_row_sets(
         The best predictor and the best weights of all rounds. Its margin is measured on all rows,
         without a charge for rounding. The gap is above tol where the rounds did not suffice.
     """
-    best, proof = solve_in_rounds(_RowsOfProblem(problem), norm, tol, solve)
-    weights = np.zeros(problem.X.shape[0])
+    rows = _RowsOfProblem(problem, norm)
+    n, d = rows.shape
+    start = None
+    if n > _SAMPLED_RATIO * d and isinstance(problem.rows, ArrayRows):
+        # the rows that carry weight in a sample: sweeps over all rows then begin near the answer
+        sample = rows.first(n // _SAMPLED_SHARE)
+        within = _RowsOfProblem(rows.problem(sample), norm)
+        _, near = solve_in_rounds(within, _ROUGH_GAP, solve)
+        start = sample.at(near.key)
+    best, proof = solve_in_rounds(rows, tol, solve, start)
+    weights = np.zeros(n)
     weights[proof.key] = best.weights
     return replace(best, weights=weights)
 
 
-class Sweeps(Protocol):
+class Sweeps(Protocol[Part]):
     """All rows of a problem, as constraint generation asks for them."""
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The numbers of rows and of columns."""
-        ...
-
-    def first(self, count: int) -> RowSet:
-        """The rows of the first set, of both classes where there is an intercept."""
-        ...
-
-    def sweep(self, answer: Certified, level: float, count: int) -> tuple[float, RowSet]:
-        """The least of all scores y (<w, x> + b), and the rows of least score below a level,
-        `count` at most.
+        """The numbers of rows and of columns: of coefficients, but for a common shift of those of
+        several classes.
         """
         ...
 
-    def problem(self, chosen: RowSet) -> RobustProblem:
+    def first(self, count: int) -> RowSet:
+        """The rows of the first set, of all classes where there is an intercept."""
+        ...
+
+    def sweep(self, part: Part, answer: Certified, count: int) -> tuple[float, RowSet]:
+        """The margin of a set's answer on all rows, at most that on the set, and the rows of least
+        margin below that of the set, `count` at most.
+        """
+        ...
+
+    def problem(self, chosen: RowSet) -> Part:
         """The problem of some of the rows alone."""
+        ...
+
+    def kept(self, part: Part, answer: Certified, n_near: int) -> NDArray[np.intp]:
+        """The places of the rows of a set that carry weight, and of n_near rows of least margin.
+
+        Without a row that carries weight the next bound would rise, and the row would come back.
+        With an intercept rows of all classes carry weight; a row of each class is kept in any case,
+        for the program would be unbounded without.
+        """
         ...
 
 
 def solve_in_rounds(
-    rows: Sweeps,
-    norm: LpNorm,
+    rows: Sweeps[Part],
     tol: float,
-    solve: Callable[[RobustProblem, float], Certified],
+    solve: Callable[[Part, float], Certified],
+    start: RowSet | None = None,
 ) -> tuple[Certified, RowSet]:
-    """The rounds of constraint generation, of rows wherever they are; see `solve_on_row_sets`.
+    """The rounds of constraint generation, of rows wherever they are, from a set or from rows at
+    random; see `solve_on_row_sets`.
 
     Returns
     -------
@@ -163,17 +189,13 @@ def solve_in_rounds(
     """
     n, d = rows.shape
     sizes = _LARGE_SETS if n > _VERY_TALL_RATIO * d else _SMALL_SETS
-    chosen = proof = rows.first(_FIRST_ROWS * d)
+    chosen = proof = rows.first(_FIRST_ROWS * d) if start is None else start
     gap, lowest = _ROUGH_GAP, math.inf
     best: Certified | None = None
     for _ in range(_MAX_SET_ROUNDS):
         part = rows.problem(chosen)
         small = solve(part, gap)
-        size = norm.value(small.coef)
-        penalty = float(part.penalty(small.coef[None])[0])
-        level = small.margin * size + penalty if size > 0 else -math.inf
-        least, violated = rows.sweep(small, level, int(sizes.added * d))
-        margin = min(small.margin, (least - penalty) / size) if size > 0 else -math.inf
+        margin, violated = rows.sweep(part, small, int(sizes.added * d))
         if best is None or small.bound <= best.bound:
             proof = chosen
         best = replace(small, margin=margin).merged(best)
@@ -183,7 +205,7 @@ def solve_in_rounds(
         if small.margin <= 0 or reached or (not n_added and gap < tol):
             break
         if len(chosen.key) > sizes.crowded * d and small.bound < (1 - _FALLEN) * lowest:
-            chosen = chosen.at(_kept(part, small, int(sizes.near * d)))
+            chosen = chosen.at(rows.kept(part, small, int(sizes.near * d)))
         lowest = min(lowest, small.bound)
         chosen = chosen.joined(violated)
         gap = _ROUGH_GAP if n_added > _FEW_ADDED * d else _FINE_GAP_SHARE * tol
@@ -248,17 +270,26 @@ def _next_gap(program: MaxMarginForm, n_violated: int, tol: float) -> float:
 
 def problem_on_rows(problem: RobustProblem, index: NDArray[np.intp]) -> RobustProblem:
     """The problem of the rows at these places alone, which ascend, in memory."""
-    rows = _RowsOfProblem(problem)
+    rows = _RowsOfProblem(problem, LpNorm(2))
     return rows.problem(rows.at(problem.rows, index))
 
 
 @dataclass(frozen=True)
 class RowSet:
-    """Some rows: a key of each, a dense copy in float64, and their labels in {-1, +1}."""
+    """Some rows: a key of each, a dense copy in float64, and their labels: in {-1, +1}, or 0..K-1
+    of several classes.
+    """
 
     key: NDArray[np.int64]
     X: Vector
     y: Vector
+
+    @classmethod
+    def of(cls, X: Vector, y: Vector) -> RowSet:
+        """Each of these rows once; the keys are hashes."""
+        key = np.array([hash((label, x.tobytes())) for x, label in zip(X, y, strict=True)])
+        key, places = np.unique(key.astype(np.int64), return_index=True)
+        return cls(key, X[places], y[places])
 
     def at(self, places: NDArray[Any]) -> RowSet:
         """Some of them."""
@@ -278,6 +309,7 @@ class _RowsOfProblem:
     """The rows of a problem in memory or in blocks, whose keys are their places."""
 
     whole: RobustProblem
+    norm: LpNorm
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -305,12 +337,14 @@ class _RowsOfProblem:
         index.sort()
         return self.at(self.whole.rows, index)
 
-    def sweep(self, answer: Certified, level: float, count: int) -> tuple[float, RowSet]:
-        """The least of all scores y (<w, x> + b), and the rows of least score below a level.
+    def sweep(self, part: RobustProblem, answer: Certified, count: int) -> tuple[float, RowSet]:
+        """The margin on all rows, and the rows of least margin below that of the set.
 
-        They are at most `count`. Each block of rows answers with its own, below the level of those
-        that the blocks before it found.
+        Each block of rows answers with its own, below the level of those that the blocks before it
+        found.
         """
+        scale = Scale.of(part, self.norm, answer)
+        level = scale.level
         y, unused = self.whole.y[0], self.whole.log_weight[0] == -math.inf
         coef, some_unused = answer.coef[None], bool(unused.any())
         least, low = math.inf, np.empty(0)
@@ -330,7 +364,44 @@ class _RowsOfProblem:
                 first = least_places(low, count)
                 found, low = found.at(first), low[first]
                 level = float(low.max())
-        return least, found
+        return scale.margin(least), found
+
+    def kept(self, part: RobustProblem, answer: Certified, n_near: int) -> NDArray[np.intp]:
+        """See `Sweeps.kept`."""
+        return kept_rows(part, answer, n_near)
+
+
+class Scale(NamedTuple):
+    """How scores y (<w, x> + b) and the margin of the answer of a set go together.
+
+    Attributes
+    ----------
+    of_set : float
+        The margin on the set.
+    size, penalty : float
+        The norm of the coefficients, and what the adversary takes of a score.
+    """
+
+    of_set: float
+    size: float
+    penalty: float
+
+    @classmethod
+    def of(cls, part: RobustProblem, norm: LpNorm, answer: Certified) -> Scale:
+        """Those of the answer of a problem of two classes."""
+        penalty = float(part.penalty(answer.coef[None])[0])
+        return cls(answer.margin, float(norm.value(answer.coef)), penalty)
+
+    @property
+    def level(self) -> float:
+        """The score at the margin on the set."""
+        return self.of_set * self.size + self.penalty if self.size > 0 else -math.inf
+
+    def margin(self, least: float) -> float:
+        """The margin on all rows, of this least score."""
+        if not self.size > 0:
+            return -math.inf
+        return min(self.of_set, (least - self.penalty) / self.size)
 
 
 def least_places(values: Vector, count: int) -> NDArray[np.intp]:
@@ -353,16 +424,20 @@ def row_blocks(rows: Any) -> Iterator[tuple[slice, Any]]:
             yield slice(at.start + start, at.start + stop), DenseRows(held.X[start:stop])
 
 
-def _kept(part: RobustProblem, small: Certified, n_near: int) -> NDArray[np.intp]:
-    """The places of the rows of a set that carry weight, and of n_near rows of least margin.
-
-    Without a row that carries weight the next bound would rise, and the row would come back. With
-    an intercept rows of both classes carry weight; a row of each class is kept in any case, for
-    the program would be unbounded without.
-    """
+def kept_rows(part: RobustProblem, small: Certified, n_near: int) -> NDArray[np.intp]:
+    """`Sweeps.kept` of two classes."""
     scores = part.signed_scores(small.coef[None])[0] + part.y[0] * small.intercept
-    stay = small.weights > _CARRIED_WEIGHT * small.weights.max()
-    stay[least_places(scores, n_near)] = True
-    for members in part.classes:
-        stay[np.argmax(np.where(members[0], small.weights, -1.0))] = True
+    return places_to_keep(small.weights, scores, [m[0] for m in part.classes], n_near)
+
+
+def places_to_keep(
+    weights: Vector, margins: Vector, classes: Sequence[NDArray[np.bool_]], n_near: int
+) -> NDArray[np.intp]:
+    """The places of the rows with weight (m,), of n_near rows of least margin (m,), and of one row
+    of each class, of which the members are given.
+    """
+    stay = weights > _CARRIED_WEIGHT * weights.max()
+    stay[least_places(margins, n_near)] = True
+    for members in classes:
+        stay[np.argmax(np.where(members, weights, -1.0))] = True
     return np.flatnonzero(stay)

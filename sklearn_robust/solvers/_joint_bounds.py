@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
@@ -24,7 +25,7 @@ from sklearn_robust._joint_flows import WeightedSums, by_cuts, repaired
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import entropy_bound_of_blocks
 from sklearn_robust.losses import MarginLoss
-from sklearn_robust.solvers._joint_model import Derivatives, JointModel, RiskPoint
+from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint
 from sklearn_robust.solvers._joint_start import PairDifferences
 from sklearn_robust.threats import gauge
 from sklearn_robust.total_variation import class_sets
@@ -42,6 +43,9 @@ _JUMP = 2.0
 _CANCEL_RIDGE = 1e-13  # share of the diagonal that makes dependent features regular
 
 
+Source = Any  # RiskPoint, or weights (K, n)
+
+
 @dataclass(frozen=True)
 class _Candidate:
     """Balanced weights: those of a point or an array (K, n), times a factor for each pair of the
@@ -49,7 +53,7 @@ class _Candidate:
 
     Attributes
     ----------
-    source : RiskPoint or ndarray of shape (K, n)
+    source : RiskPoint or ndarray of shape (K, n), or what a subclass of `DualBounds` takes
     factors : ndarray of shape (K, K)
     excess : ndarray
         What each constraint is exceeded by; negative where it is met.
@@ -57,13 +61,13 @@ class _Candidate:
         The least of a constraint, relative to its capacity.
     """
 
-    source: RiskPoint | np.ndarray
+    source: Source
     factors: np.ndarray
     excess: np.ndarray
     slack: float
 
 
-_Mixture = list[tuple[float, _Candidate]]  # shares, which sum to 1, and weights
+Mixture = list[tuple[float, _Candidate]]  # shares, which sum to 1, and weights
 
 
 class DualBounds:
@@ -89,7 +93,7 @@ class DualBounds:
         self.loss: MarginLoss = model.loss
         self.differences = differences
         self.bound = -math.inf
-        self._proof: _Mixture = []
+        self._proof: Mixture = []
         features = np.arange(self.problem.n_features)
         self._free = np.setdiff1d(features, differences.columns) if len(model.low) else features
         self._has_pairs = len(model.low) > 0 and len(differences.columns) > 0
@@ -158,8 +162,8 @@ class DualBounds:
         kept: np.ndarray = (matrix >= sizes[last]).astype(float)
         return kept
 
-    def _try(self, mixture: _Mixture) -> None:
-        bound = entropy_bound_of_blocks(self.problem, self.loss, self._mixed(mixture))
+    def _try(self, mixture: Mixture) -> None:
+        bound = self._bound_of(mixture)
         if bound > self.bound:
             self.bound, self._proof = bound, mixture
 
@@ -169,7 +173,7 @@ class DualBounds:
         """The weights on the pairs that are kept, made feasible, but for their excess; None where
         that fails.
         """
-        source: RiskPoint | np.ndarray = point
+        source: Source = point
         factors = self._balancing(kept * point.class_sums)
         if factors is None:
             return None
@@ -178,8 +182,8 @@ class DualBounds:
         if len(self._free) and not self._cancels(sums, _SUM_ROUNDING):
             if not self._cancels(sums, _CANCELS):
                 return None
-            source = self._cancelling(self._array(source, factors))
-            factors = self._balancing(self.problem.class_sums(source))
+            source = self._cancelling(self._scaled_source(source, factors))
+            factors = self._balancing(self._class_sums(source))
             if factors is None:
                 return None
             sums = self._weighted_sums(source, factors)
@@ -187,10 +191,13 @@ class DualBounds:
                 return None
         if not self._has_pairs:
             return _Candidate(source, factors, np.zeros(0), 0.0)
+        return _Candidate(source, factors, *self._excess(sums, slopes))
+
+    def _excess(self, sums: WeightedSums, slopes: np.ndarray) -> tuple[np.ndarray, float]:
+        """What each constraint is exceeded by, and the least slack relative to a capacity."""
         carried, capacity = self._cuts(sums) if by_cuts(self.problem) else self._flows(sums, slopes)
         excess = carried - capacity
-        slack = float(np.min(-excess / np.where(capacity > 0, capacity, 1.0)))
-        return _Candidate(source, factors, excess, slack)
+        return excess, float(np.min(-excess / np.where(capacity > 0, capacity, 1.0)))
 
     def _balancing(self, class_sums: np.ndarray) -> np.ndarray | None:
         """The factors that make weights with these class sums feasible."""
@@ -201,9 +208,7 @@ class DualBounds:
 
     # -- weights, a block of samples at a time
 
-    def _scaled(
-        self, source: RiskPoint | np.ndarray, factors: np.ndarray
-    ) -> Iterator[tuple[slice, np.ndarray]]:
+    def _scaled(self, source: Source, factors: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
         """The weights of a point or an array times the factors of their pairs of classes."""
         if isinstance(source, RiskPoint):
             blocks = self.model.weight_blocks(source)
@@ -213,7 +218,7 @@ class DualBounds:
             block *= factors[self.problem.y[at]].T
             yield at, block
 
-    def _mixed(self, mixture: _Mixture) -> Iterator[tuple[slice, np.ndarray]]:
+    def _mixed(self, mixture: Mixture) -> Iterator[tuple[slice, np.ndarray]]:
         """The combination of weights."""
         parts = [self._scaled(candidate.source, candidate.factors) for _, candidate in mixture]
         for blocks in zip(*parts, strict=True):
@@ -223,14 +228,23 @@ class DualBounds:
                 total += share * block
             yield at, total
 
-    def _array(self, source: RiskPoint | np.ndarray, factors: np.ndarray) -> np.ndarray:
+    def _bound_of(self, mixture: Mixture) -> float:
+        """The bound that a combination of feasible weights proves."""
+        return entropy_bound_of_blocks(self.problem, self.loss, self._mixed(mixture))
+
+    def _scaled_source(self, source: Source, factors: np.ndarray) -> Source:
         """The scaled weights (K, n)."""
         weights = np.zeros((self.problem.n_classes, len(self.problem.y)))
         for at, block in self._scaled(source, factors):
             weights[:, at] = block
         return weights
 
-    def _weighted_sums(self, source: RiskPoint | np.ndarray, factors: np.ndarray) -> WeightedSums:
+    def _class_sums(self, source: Source) -> np.ndarray:
+        """The class sums of weights (K, n)."""
+        sums: np.ndarray = self.problem.class_sums(source)
+        return sums
+
+    def _weighted_sums(self, source: Source, factors: np.ndarray) -> WeightedSums:
         """What the scaled weights prove by."""
         problem, K = self.problem, self.problem.n_classes
         total, sizes = np.zeros((2, K, problem.n_features))
@@ -271,13 +285,13 @@ class DualBounds:
         left, sizes = np.abs(sums.weighted_sum[:, self._free]), sums.sizes[:, self._free]
         return bool(np.all(left <= share * sizes))
 
-    def _cancelling(self, weights: np.ndarray) -> np.ndarray:
+    def _cancelling(self, source: Source) -> Source:
         """Weights near these, in their place, whose weighted sum is rounding on the features out of
         reach, and which balance.
         """
-        model, problem = self.model, self.problem
+        problem = self.problem
         columns = np.append(self._free, problem.n_features) if problem.fit_intercept else self._free
-        gram = model.pair_gram(weights, columns)
+        gram = self._pair_gram(source, columns)
         K, f = problem.n_classes, len(columns)
         places = np.arange(K * f).reshape(K, f)
         gram[places[:, None, :], places[None, :, :]] += np.trace(gram) / (K * K * f)
@@ -285,19 +299,26 @@ class DualBounds:
         try:
             factor = cho_factor(gram, lower=True, check_finite=False)
         except LinAlgError:
-            return weights
+            return source
         for _ in range(_CANCELLATIONS):
-            sums = Derivatives(model)
-            for at, rows in model.blocks():
-                sums.add(weights[:, at], at, rows)
-            left = sums.direction().coef[:, columns]
+            left = self._derivatives(source).coef[:, columns]
             theta = np.zeros((K, problem.n_features + 1))
             theta[:, columns] = -cho_solve(factor, left.ravel()).reshape(K, f)
-            for at, rows in model.blocks():
-                change = model.scores(theta, rows)
-                change -= change[problem.y[at], np.arange(change.shape[1])]
-                weights[:, at] *= np.maximum(1 + change, 0.0)
-        return weights
+            source = self._moved(source, theta)
+        return source
+
+    def _pair_gram(self, source: Source, columns: np.ndarray) -> np.ndarray:
+        """The upper triangle of the Gram matrix of weights (K, n); see `JointModel.pair_gram`."""
+        return self.model.pair_gram(source, columns)
+
+    def _derivatives(self, source: Source) -> Direction:
+        """The derivatives that weights (K, n) make."""
+        return self.model.derivatives(source)
+
+    def _moved(self, source: Source, theta: np.ndarray) -> Source:
+        """Weights (K, n), in their place, after `JointModel.move_weights`."""
+        self.model.move_weights(source, theta)
+        return source
 
 
 def _share(excess: np.ndarray, of_anchor: np.ndarray) -> float:

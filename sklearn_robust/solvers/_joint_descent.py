@@ -116,6 +116,7 @@ def joint_steepest_descent(
     ValueError
         If the threat has no projection.
     """
+    problem.require_one_set("Steepest descent on several classes jointly")
     require(problem.threat, ProximalThreat, "steepest descent on several classes jointly")
     flat: Any = Flat(problem)
     given = np.zeros(flat.n_features) if coef_init is None else to_numpy(coef_init)

@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg.blas import dsyrk
@@ -66,8 +66,52 @@ class Direction:
         return np.concatenate([self.coef.ravel(), self.pairs])
 
 
+class Units(NamedTuple):
+    """The units of the data: features less a centre (d,), over a unit."""
+
+    unit: float
+    centre: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Rows, *, centred: bool) -> Units:
+        """Those of all rows; they are centred where an intercept absorbs it."""
+        n_features = rows.shape[1]
+        square = mean_square(rows, centred=centred) / n_features
+        centre = rows.mean() if centred and isinstance(rows, GramRows) else np.zeros(n_features)
+        return cls(math.sqrt(square) if square > 0 else 1.0, centre)
+
+
 @dataclass
-class RiskPoint:
+class RiskWeights:
+    """The weights of the samples at a point: the slopes of the risk by its margins.
+
+    Attributes
+    ----------
+    log_risk : float
+    weights : ndarray of shape (K, n) or None
+        The weights of the pairs of a sample and a rival, 0 at the class of a sample; None where
+        they were released.
+    of_sample, curvature : ndarray of shape (n,)
+        The weight of each sample and its curvature.
+    smallest_margin : float
+        The smallest soft margin; a positive one proves that the data are separable.
+    """
+
+    log_risk: float
+    weights: np.ndarray | None
+    of_sample: np.ndarray
+    curvature: np.ndarray
+    smallest_margin: float
+
+    @property
+    def share_of_weight(self) -> np.ndarray:
+        """The inverse of the weight of each sample, (n,); 0 where that is 0."""
+        used = self.of_sample >= np.finfo(float).tiny  # the inverse of less is infinite
+        return np.where(used, 1 / np.where(used, self.of_sample, 1.0), 0.0)
+
+
+@dataclass
+class RiskPoint(RiskWeights):
     """The risk at one point: the logistic risk itself, the logarithm of the exponential risk.
 
     Attributes
@@ -76,40 +120,21 @@ class RiskPoint:
     pairs : ndarray of shape (P,)
         The norms that it was taken at.
     value : float
-    log_risk : float
-    weights : ndarray of shape (K, n) or None
-        The weights of the pairs of a sample and a rival, 0 at the class of a sample; None where
-        they were released.
-    of_sample, curvature : ndarray of shape (n,)
-        The weight of each sample and its curvature.
     class_sums : ndarray of shape (K, K)
         The sums of the weights over the samples of each class.
-    smallest_margin : float
-        The smallest soft margin; a positive one proves that the data are separable.
     gradient : Direction
     """
 
     coef: np.ndarray
     pairs: np.ndarray
     value: float
-    log_risk: float
-    weights: np.ndarray | None
-    of_sample: np.ndarray
-    curvature: np.ndarray
     class_sums: np.ndarray
-    smallest_margin: float
     gradient: Direction
 
     def release(self) -> RiskPoint:
         """Give the memory of the weights back; `JointModel.weight_blocks` computes them anew."""
         self.weights = None
         return self
-
-    @property
-    def share_of_weight(self) -> np.ndarray:
-        """The inverse of the weight of each sample, (n,); 0 where that is 0."""
-        used = self.of_sample >= np.finfo(float).tiny  # the inverse of less is infinite
-        return np.where(used, 1 / np.where(used, self.of_sample, 1.0), 0.0)
 
 
 class Derivatives:
@@ -160,6 +185,8 @@ class JointModel:
     loss : MarginLoss
     left_out : ndarray of bool of shape (K, n), optional
         Pairs of a sample and a rival that the risk does not judge; none by default.
+    units : Units, optional
+        By default those of the rows.
 
     Attributes
     ----------
@@ -178,18 +205,18 @@ class JointModel:
     """
 
     def __init__(
-        self, problem: JointProblem, loss: MarginLoss, left_out: np.ndarray | None = None
+        self,
+        problem: JointProblem,
+        loss: MarginLoss,
+        left_out: np.ndarray | None = None,
+        units: Units | None = None,
     ) -> None:
         self.problem = problem
         self.loss = loss
         self.left_out = left_out
         self.logarithmic = is_exponential(loss)
-        rows = problem.rows
-        square = mean_square(rows, centred=problem.fit_intercept) / problem.n_features
-        self.unit = math.sqrt(square) if square > 0 else 1.0
-        self.centre = np.zeros(problem.n_features)
-        if problem.fit_intercept and isinstance(rows, GramRows):
-            self.centre = rows.mean()
+        self.units = units or Units.of(problem.rows, centred=problem.fit_intercept)
+        self.unit, self.centre = self.units
         self.radius = problem.radius / self.unit
         self.log_weight = problem.log_weight
         judged = np.ones((problem.n_classes, problem.n_classes), dtype=bool)
@@ -232,33 +259,38 @@ class JointModel:
 
     def at(self, coef: np.ndarray, pairs: np.ndarray) -> RiskPoint:
         """The risk at coefficients (K, d + 1) and norms of the pairs (P,), with its gradient."""
+        found = self.weights_at(coef, pairs)
+        assert found.weights is not None
+        sums = self._sums(found.weights)
+        value = self.value_of(found.log_risk)
+        return RiskPoint(
+            **vars(found),
+            coef=coef,
+            pairs=pairs,
+            value=value,
+            class_sums=sums.class_sums,
+            gradient=sums.direction(),
+        )
+
+    def value_of(self, log_risk: float) -> float:
+        """The logistic risk itself, or the logarithm of the exponential risk."""
+        return log_risk if self.logarithmic else math.exp(log_risk)
+
+    def weights_at(self, coef: np.ndarray, pairs: np.ndarray) -> RiskWeights:
+        """The weights at coefficients (K, d + 1) and norms of the pairs (P,)."""
         n = len(self.problem.y)
         weights, soft_margins = np.empty((self.problem.n_classes, n)), np.empty(n)
         for at, shares, of_block in self._shares(coef, pairs):
             weights[:, at], soft_margins[at] = shares, of_block
         log_risk, of_sample = self.loss.log_risk_and_weights(soft_margins, self.log_weight)
         curvature = self.loss.curvature(soft_margins, of_sample)
-        value = float(log_risk)
         if not self.logarithmic:
-            value = math.exp(value)
+            value = math.exp(log_risk)
             of_sample, curvature = value * of_sample, value * curvature
-        sums = Derivatives(self)
-        for at, rows in self.blocks():
-            block = weights[:, at]
-            block *= of_sample[at]
-            sums.add(block, at, rows)
-        return RiskPoint(
-            coef,
-            pairs,
-            value,
-            float(log_risk),
-            weights,
-            of_sample,
-            curvature,
-            sums.class_sums,
-            float(soft_margins[self.used].min()),
-            sums.direction(),
-        )
+        for at, _ in self.blocks():
+            weights[:, at] *= of_sample[at]
+        smallest = float(soft_margins[self.used].min())
+        return RiskWeights(float(log_risk), weights, of_sample, curvature, smallest)
 
     def log_risk(self, coef: np.ndarray, pairs: np.ndarray) -> float:
         """The log-risk alone."""
@@ -276,8 +308,33 @@ class JointModel:
         for at, _ in self.blocks():
             yield at, point.weights[:, at].copy()
 
+    def derivatives(self, weights: np.ndarray) -> Direction:
+        """The derivatives by the unknowns that weights (K, n) make."""
+        return self._sums(weights).direction()
+
+    def _sums(self, weights: np.ndarray) -> Derivatives:
+        sums = Derivatives(self)
+        for at, rows in self.blocks():
+            sums.add(weights[:, at], at, rows)
+        return sums
+
+    def move_weights(self, weights: np.ndarray, theta: np.ndarray) -> None:
+        r"""Multiply weights (K, n) by :math:`\max(1 + (\theta_k - \theta_{y_i}) \cdot x_i, 0)`."""
+        for at, rows in self.blocks():
+            change = self.scores(theta, rows)
+            change -= change[self.problem.y[at], np.arange(change.shape[1])]
+            weights[:, at] *= np.maximum(1 + change, 0.0)
+
     def hessian_product(self, at: RiskPoint, step: Direction) -> Direction:
         """The Hessian at a point times a step."""
+        product = self.curvature_product(at, step)
+        if self.logarithmic:
+            gradient = at.gradient
+            product = product + gradient * -gradient.dot(step)
+        return product
+
+    def curvature_product(self, at: RiskWeights, step: Direction) -> Direction:
+        """The same without the change of the factor 1 / L of the logarithm."""
         assert at.weights is not None
         penalties = self._penalties(step.pairs)
         inverse = at.share_of_weight
@@ -292,11 +349,7 @@ class JointModel:
             change -= mean + ratio[block] * against
             change *= weights
             sums.add(change, block, rows)
-        product = sums.direction()
-        if self.logarithmic:
-            gradient = at.gradient
-            product = product + gradient * -gradient.dot(step)
-        return product
+        return sums.direction()
 
     def _shares(
         self, coef: np.ndarray, pairs: np.ndarray
@@ -336,26 +389,48 @@ class JointModel:
         index[self.low, self.high] = index[self.high, self.low] = np.arange(P)
         return index
 
-    def hessian_estimate(self, at: RiskPoint) -> np.ndarray:
-        """The upper triangle of the Hessian at a point from a sample of rows, (N, N) with N = K (d
-        + 1) + P; what is below the diagonal is arbitrary.
+    def hessian_estimate(self, at: RiskPoint, features: np.ndarray) -> np.ndarray:
+        """The upper triangle of the Hessian at a point from a sample of rows, (N, N) with N = K (f
+        + 1) + P, in the coefficients of f features, the intercepts and the norms of the pairs; what
+        is below the diagonal is arbitrary.
 
         Rows are drawn systematically in proportion to their weight, and weighted by its inverse.
         """
-        K, d1 = at.gradient.coef.shape
+        size = self.problem.n_classes * (len(features) + 1)
+        chosen, factor = self._sample(at.of_sample, _ROWS_PER_UNKNOWN * size)
+        matrix = self.curvature_estimate(at, features, chosen, factor)
+        if self.logarithmic and len(chosen) == len(self.problem.y):
+            # a sample of rows could make it indefinite; without it conjugate gradients take one
+            # more step
+            self.remove_square(matrix, at, features)
+        return matrix
+
+    def remove_square(self, matrix: np.ndarray, at: RiskPoint, features: np.ndarray) -> None:
+        """Subtract from a matrix the square of the gradient: the Hessian of the logarithm has it."""
+        columns = np.append(features, self.problem.n_features)
+        gradient = Direction(at.gradient.coef[:, columns], at.gradient.pairs).flat()
+        matrix -= np.outer(gradient, gradient)
+
+    def curvature_estimate(
+        self, at: RiskWeights, features: np.ndarray, chosen: np.ndarray, factor: np.ndarray
+    ) -> np.ndarray:
+        """The same of these rows, times a factor each, without the change of the factor 1 / L."""
+        columns = np.append(features, self.problem.n_features)
+        K, d1 = self.problem.n_classes, len(columns)
         P, size = len(self.low), K * d1
         coefs = np.zeros((K, d1, K, d1))
         by_pair = np.zeros((size, P + 1))  # the last column is that of no pair, c with itself
         pairs = np.zeros((P + 1, P + 1))
-        chosen, factor = self._sample(at.of_sample, _ROWS_PER_UNKNOWN * size)
         for c in range(K):
             mine = self.problem.y[chosen] == c
             if not mine.any():
                 continue
-            columns = self.radius * self._add_class(coefs, at, c, chosen[mine], factor[mine])
+            X = self.features(chosen[mine])
+            X = X if d1 == X.shape[1] else X[:, columns]
+            by_own = self.radius * self._add_class(coefs, at, c, X, chosen[mine], factor[mine])
             places = self.pair_index[c]
-            by_pair[:, places] += columns.reshape(size, K)
-            pairs[places[:, None], places] += self.radius * columns[:, -1]
+            by_pair[:, places] += by_own.reshape(size, K)
+            pairs[places[:, None], places] += self.radius * by_own[:, -1]
         matrix = np.zeros((size + P, size + P))
         matrix[:size, :size] = coefs.reshape(size, size)
         matrix[:size, size:] = by_pair[:, :P]
@@ -365,12 +440,29 @@ class JointModel:
             matrix[intercepts] = 0.0
             matrix[:, intercepts] = 0.0
             matrix[intercepts, intercepts] = 1.0
-        if self.logarithmic and len(chosen) == len(self.problem.y):
-            # a sample of rows could make it indefinite; without it conjugate gradients take one
-            # more step
-            gradient = at.gradient.flat()
-            matrix -= np.outer(gradient, gradient)
         return matrix
+
+    def hessian_blocks(self, at: RiskPoint) -> np.ndarray:
+        """The blocks of the Hessian at a point in the coefficients of one feature, (d, K, K); of
+        the risk without its logarithm.
+        """
+        assert at.weights is not None
+        K, d = self.problem.n_classes, self.problem.n_features
+        blocks = np.zeros((d, K * K))
+        length = max(1, _BLOCK_ENTRIES // max(K * K, d))
+        inverse = at.share_of_weight
+        for start in range(0, len(self.problem.y), length):
+            rows = np.arange(start, min(start + length, len(self.problem.y)))
+            shares = (at.weights[:, rows] * inverse[rows]).T
+            weight = at.of_sample[rows]
+            curvature = at.curvature[rows]
+            against = -shares
+            against[np.arange(len(rows)), self.problem.y[rows]] = 1.0
+            of_scores = curvature[:, None, None] * against[:, :, None] * against[:, None, :]
+            of_scores -= weight[:, None, None] * shares[:, :, None] * shares[:, None, :]
+            of_scores[:, np.arange(K), np.arange(K)] += weight[:, None] * shares
+            blocks += (self.features(rows)[:, :-1] ** 2).T @ of_scores.reshape(len(rows), K * K)
+        return blocks.reshape(d, K, K)
 
     def _sample(self, of_sample: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows, and the factor of the weight of each."""
@@ -384,14 +476,20 @@ class JointModel:
         return chosen, 1 / (most * share[chosen])
 
     def _add_class(
-        self, coefs: np.ndarray, at: RiskPoint, c: int, rows: np.ndarray, factor: np.ndarray
+        self,
+        coefs: np.ndarray,
+        at: RiskWeights,
+        c: int,
+        X: np.ndarray,
+        rows: np.ndarray,
+        factor: np.ndarray,
     ) -> np.ndarray:
-        """Add the upper triangle of the Hessian that rows of class c make to one in coefficients,
-        (K, d + 1, K, d + 1); all of its columns of intercepts, (K, d + 1, K).
+        """Add the upper triangle of the Hessian that rows of class c make, of features X (m, f + 1)
+        with a column of ones, to one in coefficients, (K, f + 1, K, f + 1); all of its columns of
+        intercepts, (K, f + 1, K).
         """
         K, d1 = coefs.shape[:2]
         before = coefs[..., -1].copy()
-        X = self.features(rows)
         assert at.weights is not None
         shares = (at.weights[:, rows] * at.share_of_weight[rows]).T
         weight = factor * at.of_sample[rows]

@@ -1,26 +1,27 @@
 r"""Newton systems of the joint risk with the cones of the pair norms: the Hessian of the risk plus
 :math:`B^T \Theta B`, solved by conjugate gradients.
 
-The preconditioner is one dense Cholesky factor of an estimate of the Hessian plus the exact
-:math:`\Theta`: the cones change at every step, the Hessian hardly does, so its estimate serves for
-many steps.
+The preconditioner is an estimate of the Hessian plus the exact :math:`\Theta`: the cones change at
+every step, the Hessian hardly does, so its estimate serves for many steps.
 """
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg import LinAlgError
 
 from sklearn_robust.solvers._joint_cones import Scaling
-from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint, add_gram
+from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint
+from sklearn_robust.solvers._joint_preconditioner import HessianEstimate, Preconditioner
 from sklearn_robust.solvers._joint_start import PairDifferences
 
-_PRECISION = 1e-3  # residual of a Newton system, relative, in the norm of the inverse factor
+MOST_DENSE = 3000  # unknowns of the dense factor at most; of more it would outweigh all else
+
 _MAX_PRODUCTS = 60  # conjugate gradients in one system
-_RENEW = 9  # products from which the next system has a new estimate of the Hessian
-_RIDGES = (0.0, 1e-13, 1e-10, 1e-7)  # shares of the diagonal that are added until a factor exists
+# products from which the next system has a new estimate of the Hessian, at least, and relative to
+# those of the first system of an estimate that has features in blocks
+_RENEW, _MORE_PRODUCTS = 9, 1.5
 
 
 class NewtonSystems:
@@ -30,92 +31,51 @@ class NewtonSystems:
     ----------
     model : JointModel
     differences : PairDifferences
+    precision : float
+        The residual of a system, relative, in the norm of the inverse factor.
     """
 
-    def __init__(self, model: JointModel, differences: PairDifferences) -> None:
+    def __init__(self, model: JointModel, differences: PairDifferences, precision: float) -> None:
         self.model = model
+        self.precision = precision
         self.differences = differences
-        self._estimate: np.ndarray | None = None
-        K, d1 = model.problem.n_classes, model.problem.n_features + 1
-        self._places = np.arange(K * d1).reshape(K, d1)
-        self._pairs = K * d1 + np.arange(len(model.low))
+        self._estimate: HessianEstimate | None = None
+        self._renew_from = 0.0
 
     def factorise(self, at: RiskPoint, scaling: Scaling | None) -> bool:
         """Prepare the systems at a point; whether a factor exists."""
         self._at, self._theta = at, scaling
+        gauge = self._gauge(at)
         while True:
             renewed = self._estimate is None
             if self._estimate is None:
-                self._estimate = self.model.hessian_estimate(at)
-            self._cholesky = self._factor(scaling, self._gauge(at))
-            if self._cholesky is not None or renewed:
-                return self._cholesky is not None
-            self._estimate = None
+                self._estimate = HessianEstimate(
+                    self.model, self.differences, at, scaling, gauge, MOST_DENSE
+                )
+                self._renew_from = 0.0
+            try:
+                self._preconditioner = Preconditioner(self._estimate, scaling, gauge)
+            except LinAlgError:
+                if renewed:
+                    return False
+                self._estimate = None
+            else:
+                return True
 
     def solve(self, right: Direction) -> Direction:
         """The Newton step for a right-hand side."""
-        at, cholesky = self._at, self._cholesky
-        assert cholesky is not None
-        step, products = self._conjugate_gradients(
-            at, self._theta, self._gauge(at), cholesky, right
-        )
-        if products >= _RENEW:
+        at, estimate = self._at, self._estimate
+        step, products = self._conjugate_gradients(at, self._theta, self._gauge(at), right)
+        if estimate is not None and not self._renew_from:
+            several = _MORE_PRODUCTS * products if len(estimate.others) else 0.0
+            self._renew_from = max(_RENEW, several)
+        if products >= self._renew_from:
             self._estimate = None
         return step
 
     def _gauge(self, at: RiskPoint) -> float:
         """The curvature given to the common shift of all classes, which changes no margin."""
-        return float(at.of_sample.sum()) / self.model.problem.n_classes
-
-    def _matrix(self, scaling: Scaling | None, gauge: float) -> np.ndarray:
-        """The upper triangle of the Newton matrix."""
-        estimate = self._estimate
-        assert estimate is not None
-        matrix = estimate.copy()
-        places = self._places
-        matrix[places[:, None, :], places[None, :, :]] += gauge
-        if scaling is not None:
-            self._add_cones(matrix, scaling)
-        return matrix
-
-    def _factor(self, scaling: Scaling | None, gauge: float) -> tuple[np.ndarray, bool] | None:
-        """The Cholesky factor of the Newton matrix; None where it is not positive definite."""
-        for ridge in _RIDGES:
-            matrix = self._matrix(scaling, gauge)
-            np.fill_diagonal(matrix, (1 + ridge) * np.diag(matrix))
-            try:
-                # the upper triangle as the lower one of a Fortran array: nothing is copied
-                return cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
-            except LinAlgError:
-                continue
-        return None
-
-    def _add_cones(self, matrix: np.ndarray, scaling: Scaling) -> None:
-        r"""Add :math:`B^T \Theta B` to the upper triangle of a matrix in the unknowns."""
-        difference = self.differences
-        low, high = self.model.low, self.model.high
-        places, pairs = self._places[:, difference.columns], self._pairs
-        K, r = places.shape
-        weighted = scaling.diagonal * difference.scale**2
-        laplacian = np.zeros((K, K, r))
-        laplacian[low, high] = laplacian[high, low] = -weighted
-        classes = np.arange(K)
-        laplacian[classes, classes] = -laplacian.sum(axis=1)
-        matrix[places[:, None, :], places[None, :, :]] += laplacian
-        matrix[pairs, pairs] += scaling.of_pair
-        coupling = scaling.coupling * difference.scale
-        if coupling.any():
-            for ends, sign in ((low, 1.0), (high, -1.0)):
-                matrix[places[ends], pairs[:, None]] += sign * coupling
-                matrix[pairs[:, None], places[ends]] += sign * coupling
-        if scaling.row_of_pair.any():
-            rows = np.zeros((len(pairs), len(matrix)))
-            along = scaling.row * difference.scale
-            at = np.arange(len(pairs))[:, None]
-            rows[at, places[low]] = along
-            rows[at, places[high]] = -along
-            rows[at[:, 0], pairs] = scaling.row_of_pair
-            add_gram(matrix, rows, 1.0)
+        return float(at.class_sums.sum()) / self.model.problem.n_classes
 
     def _product(
         self, at: RiskPoint, scaling: Scaling | None, gauge: float, step: Direction
@@ -138,17 +98,11 @@ class NewtonSystems:
         at: RiskPoint,
         scaling: Scaling | None,
         gauge: float,
-        factor: tuple[np.ndarray, bool],
         right: Direction,
     ) -> tuple[Direction, int]:
         """The solution and the number of products."""
-        shape, size = right.coef.shape, right.coef.size
-
-        def precondition(direction: Direction) -> Direction:
-            flat = cho_solve(factor, direction.flat(), check_finite=False)
-            return Direction(flat[:size].reshape(shape), flat[size:])
-
-        step = Direction(np.zeros(shape), np.zeros(len(right.pairs)))
+        precondition = self._preconditioner.solve
+        step = right * 0.0
         residual = right
         ahead = search = precondition(residual)
         energy = first = residual.dot(ahead)
@@ -162,7 +116,7 @@ class NewtonSystems:
             residual = residual + product * -length
             ahead = precondition(residual)
             new = residual.dot(ahead)
-            if not new > _PRECISION**2 * first:
+            if not new > self.precision**2 * first:
                 break
             search = ahead + search * (new / energy)
             energy = new

@@ -20,28 +20,34 @@ The condition :math:`\epsilon A_{lk} = \lambda_{lk}` on the multipliers is taken
 \tau) \epsilon`, so that iterates become strictly feasible for the bound at :math:`\epsilon`;
 :math:`\tau` falls with the gap, of which it costs a tenth.
 
-It serves l_q balls with q = 1, 2 and inf, up to some thousand coefficients. Elsewhere, with any
-threat that has a projection, L-BFGS minimises the smoothed risk at the radius :math:`(1 - \tau)
-\epsilon`, with the same bounds at :math:`\epsilon`, for smaller and smaller :math:`\tau` and
-smoothing.
+It serves l_q balls with q = 1 up to 3000 unknowns, with q = 2 and inf also more, of which the
+preconditioner of the Newton systems has as many in a dense matrix (`_joint_preconditioner`).
+Elsewhere, with any threat that has a projection, L-BFGS minimises the smoothed risk at the radius
+:math:`(1 - \tau) \epsilon`, with the same bounds at :math:`\epsilon`, for smaller and smaller
+:math:`\tau` and smoothing. Sets that differ from sample to sample, or are not symmetric, are in one
+cone program (`_risk_programs`).
 """
 
 from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
+from sklearn_robust._clarabel import SolverFailure
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.rows import BlockRows, DenseRows, SparseRows
 from sklearn_robust.solvers._joint_bounds import DualBounds
 from sklearn_robust.solvers._joint_cones import CONES, PairCones, Scaling
 from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint
-from sklearn_robust.solvers._joint_newton import NewtonSystems
+from sklearn_robust.solvers._joint_newton import MOST_DENSE, NewtonSystems
 from sklearn_robust.solvers._joint_recession import Recession, recession
 from sklearn_robust.solvers._joint_start import (
     PairDifferences,
@@ -51,12 +57,14 @@ from sklearn_robust.solvers._joint_start import (
     with_reachable,
 )
 from sklearn_robust.solvers._joint_ties import on_kinks
+from sklearn_robust.solvers._risk_programs import has_cones, minimise_by_program
 from sklearn_robust.solvers.solution import Monitor, Monitoring
 from sklearn_robust.threats import ProximalThreat, is_ball, require
 
 _SMOOTHING = 0.03  # smoothing of the norms at the start, in units of the data
 _START_ITERATIONS = 60  # iterations of L-BFGS on the smoothed risk
-_MOST_UNKNOWNS = 3000  # a dense factor of more would outweigh all else
+# entries of what joins the features that are not in the dense factor to the pairs, at most
+_MOST_JOINED = 5_000_000
 _REDUCTION = 0.15  # target of the products after a long step, relative to today's
 _CAUTIOUS_REDUCTION = 0.4  # and after a short one
 _LONG = 0.7  # share of a step to the boundary from which it counts as long
@@ -82,14 +90,19 @@ _WIDEN = 1.5  # factor of the two after a step that finds the products so small,
 _MAX_QUARTERINGS = 10  # largest number of times that a step is quartered
 _STEP_HALVINGS = 30  # largest number of times that a step without cones is halved
 
-_SHRINKS = (0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)  # shrinking of the radius, by stage of L-BFGS
+_SHRINKS = (0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4)  # shrinking of the radius, by stage of L-BFGS
 _SMOOTHING_OF_SHRINK = 0.3  # smoothing in a stage, in units of the data, relative to the shrinking
-_PROVE_EVERY = 50  # iterations of a stage between attempts at a bound
+_PROVE_EVERY = 25  # iterations of a stage between attempts at a bound
 _PRICES = 1.5  # times the price of its smaller radius: the gap at which a stage ends
 _LEAST_ITERATIONS = 30  # iterations of a stage at least
+# excess of the log-risk of the coefficients 0 up to which they take the place of those of a program
+_CONSTANT_ROOM = 1e-9
+# classes times samples times features up to which a set in cones that has a projection too is in
+# one cone program, which takes seconds
+_MOST_IN_CONES = 500_000
 # entries of arrays over classes and samples, and over pairs and features, that all iterations of
-# L-BFGS may compute: some minutes
-_MOST_ENTRIES = 4_000_000_000
+# L-BFGS may compute: some minutes, and enough for a thousand classes
+_MOST_ENTRIES = 10_000_000_000
 
 
 @dataclass(frozen=True)
@@ -168,9 +181,10 @@ def minimise_joint_risk(
 
     Notes
     -----
-    The method is a primal-dual interior point for l_q balls of q in {1, 2, inf} and up to 3000
-    unknowns, and L-BFGS on a smoothed risk otherwise, with fewer iterations where classes times
-    samples, or pairs of classes times features, are many millions. The first decides whether the
+    The method is a primal-dual interior point for l_q balls of q = 2 and inf where coefficients
+    times pairs of classes are up to 5 million, and of q = 1 up to 3000 unknowns, and L-BFGS on a
+    smoothed risk otherwise, with fewer iterations where classes times samples, or pairs of classes
+    times features, are many millions. The first decides whether the
     risk has a minimiser where its iterates leave that open; where it has none the predictor nears
     the infimum. Data of very unlike scales may end without a bound: the gap is then 1.
 
@@ -189,14 +203,62 @@ def minimise_joint_risk(
     >>> solution.coef.shape, solution.separable, solution.gap < 1e-4
     ((3, 13), False, True)
     """
+    in_cones = problem.in_cones()
+    small = problem.n_features * problem.n_classes * len(problem.y) <= _MOST_IN_CONES
+    if in_cones is not None and (problem.adversary is not None or (small and has_cones(loss))):
+        return _minimise_against_sets(in_cones.in_double_arithmetic(), loss, monitors)
     require(problem.threat, ProximalThreat, "the minimiser of the joint risk")
     problem = with_reachable(problem.in_double_arithmetic())
-    run = _Minimisation(problem, loss, tol, Monitoring(0, monitors))
+    run = JointMinimisation(JointModel(problem, loss), tol, Monitoring(0, monitors))
     return run.run(max_iter, start)
 
 
-class _Minimisation:
+def _minimise_against_sets(
+    problem: JointProblem, loss: MarginLoss, monitors: Sequence[Monitor]
+) -> JointSolution:
+    """The minimiser where the sets differ from sample to sample, by one cone program."""
+    try:
+        coef, weights, bound = minimise_by_program(problem, loss)
+    except SolverFailure as failure:
+        warnings.warn(
+            f"The cone program of the robust risk failed ({failure}). Standardise the features.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+        coef = np.zeros((problem.n_classes, problem.n_features))
+        weights, bound = None, -math.inf
+    now = problem.evaluate(loss, coef)
+    constant = problem.evaluate(loss, np.zeros_like(coef))
+    if float(constant.log_risk) <= float(now.log_risk) + _CONSTANT_ROOM and bound > -math.inf:
+        coef, now = np.zeros_like(coef), constant  # what the program has left is its error
+    log_risk = float(now.log_risk)
+    gap = 1.0 if bound == -math.inf else _gap(log_risk, bound)
+    monitoring = Monitoring(0, monitors)
+    figures = {"log_risk": np.full(1, log_risk), "gap": np.full(1, gap if gap < 1 else math.inf)}
+    zero = np.zeros(1, dtype=int)
+    monitoring(1, zero, coef[None], now.intercept[None], last=True, **figures)
+    separable = True if float(now.margins.min()) > 0 else None
+    return JointSolution(
+        coef,
+        now.intercept,
+        problem.balanced(now.weights) if weights is None else weights,
+        log_risk,
+        bound,
+        gap,
+        separable if bound == -math.inf else False,
+        1,
+    )
+
+
+class JointMinimisation:
     """One run.
+
+    Parameters
+    ----------
+    model : JointModel
+        The risk of all pairs of a sample and a rival.
+    tol : float
+    monitoring : Monitoring
 
     Attributes
     ----------
@@ -216,12 +278,12 @@ class _Minimisation:
         Whether a monitor has stopped the solver.
     """
 
-    def __init__(
-        self, problem: JointProblem, loss: MarginLoss, tol: float, monitoring: Monitoring
-    ) -> None:
-        self.problem = problem
+    precision: ClassVar[float] = 1e-3  # of Newton systems
+
+    def __init__(self, model: JointModel, tol: float, monitoring: Monitoring) -> None:
+        self.problem = problem = model.problem
         self.monitoring = monitoring
-        self.whole = JointModel(problem, loss)
+        self.whole = model
         self._judge(self.whole)
         self.pairs_of_whole = self.differences
         self.recession: Recession | None = None
@@ -234,25 +296,27 @@ class _Minimisation:
         self.stopped = self.ended = False
         self.proving = True
 
+    @property
+    def n_samples(self) -> int:
+        """The number of samples, n."""
+        return len(self.problem.y)
+
     def _judge(self, model: JointModel) -> None:
         """Take a model of the risk, of all pairs of a sample and a rival or of some."""
         self.model = model
         self.differences = PairDifferences(model)
-        self.bounds = DualBounds(model, self.differences)
+        self.bounds = self._bounds_of(model)
+
+    def _bounds_of(self, model: JointModel) -> DualBounds:
+        """The lower bounds on a risk, none so far."""
+        return DualBounds(model, self.differences)
 
     def run(self, max_iter: int, start: tuple[np.ndarray, np.ndarray] | None) -> JointSolution:
         """Start, then the interior point where it serves, or L-BFGS in stages."""
         if start is not None:
             self.coef = self.model.from_predictor(*start)
-        unknowns = self.coef.size + len(self.model.low)
-        has_cones = is_ball(self.problem.threat) and self.problem.threat.q in CONES
-        serves = (
-            isinstance(self.problem.rows, DenseRows | SparseRows | BlockRows)
-            and (has_cones or not len(self.model.low))
-            and unknowns <= _MOST_UNKNOWNS
-        )
-        if serves:
-            self._descend(_SMOOTHING, 0.0, min(_START_ITERATIONS, 20 * max_iter))
+        if self._has_interior_point():
+            self._approach(max_iter)
             if not self.stopped:
                 self._interior_point(max_iter)
             if not self.ended and self._recedes():
@@ -260,6 +324,22 @@ class _Minimisation:
         else:
             self._stages(20 * max_iter)
         return self._solution()
+
+    def _has_interior_point(self) -> bool:
+        """Whether the interior point serves the problem."""
+        threat, n_pairs = self.problem.threat, len(self.model.low)
+        if not isinstance(self.problem.rows, DenseRows | SparseRows | BlockRows):
+            return False
+        if n_pairs and not (is_ball(threat) and threat.q in CONES):
+            return False
+        if self.coef.size + n_pairs <= MOST_DENSE:
+            return True
+        joins = n_pairs > 0 and threat.q in (2, math.inf)
+        return joins and 2 * n_pairs <= MOST_DENSE and self.coef.size * n_pairs <= _MOST_JOINED
+
+    def _approach(self, max_iter: int) -> None:
+        """The start of the interior point."""
+        self._descend(_SMOOTHING, 0.0, min(_START_ITERATIONS, 20 * max_iter))
 
     def _descend(
         self,
@@ -316,7 +396,7 @@ class _Minimisation:
     # slacks may round to 0 at the boundary of a cone: a step that is not finite is refused
     @np.errstate(over="ignore", divide="ignore", invalid="ignore")
     def _interior_point(self, max_iter: int) -> None:
-        systems = NewtonSystems(self.model, self.differences)
+        systems = NewtonSystems(self.model, self.differences, self.precision)
         cones = self._cones(_SMOOTHING)
         last_length, n_centrings = 1.0, 0
         at = self.model.at(self.coef, self._norms(cones))
@@ -338,7 +418,8 @@ class _Minimisation:
             if is_short:
                 if n_centrings == _CENTRINGS:
                     return
-                cones = self._centred(systems, _SMOOTHING * _WIDER**n_centrings, max_iter)
+                smoothing = _WIDER**n_centrings * self._smoothing_like(cones)
+                cones = self._centred(systems, smoothing, max_iter)
                 at = self.model.at(self.coef, cones.t)
                 n_centrings += 1
                 last_length = self.widened = 1.0
@@ -391,6 +472,15 @@ class _Minimisation:
             self._show(coef)
             if self.stopped or _separates(now.point):
                 return self._cones(smoothing) or cones
+
+    def _smoothing_like(self, cones: PairCones) -> float:
+        """The smoothing of the start, or a smaller one with products like those of the cones where
+        a bound shows that the minimiser is near.
+        """
+        start = self._cones(_SMOOTHING) if self.bounds.proven else None
+        if start is None:
+            return _SMOOTHING
+        return _SMOOTHING * min(1.0, float(cones.products().sum() / start.products().sum()))
 
     def _keep(self, log_risk: float) -> None:
         """Remember the predictor if its log-risk is the least so far."""
@@ -563,7 +653,7 @@ class _Minimisation:
 
     def _stages(self, max_iter: int) -> None:
         """L-BFGS at a radius that approaches the problem's, until the bound closes the gap."""
-        entries = self.coef.shape[0] * len(self.problem.y)
+        entries = self.coef.shape[0] * self.n_samples
         entries += len(self.model.low) * len(self.differences.columns)
         max_iter = min(max_iter, _MOST_ENTRIES // entries)
         for stage, shrink in enumerate(_SHRINKS):
@@ -577,6 +667,7 @@ class _Minimisation:
         ends.
         """
         smoothing = _SMOOTHING_OF_SHRINK * shrink
+        judged = False  # whether the last iterate was tried for the bound
 
         def gap(coef: np.ndarray, point: RiskPoint) -> float:
             """The gap between the logarithms of the risk and its bound, after the weights at the
@@ -587,18 +678,22 @@ class _Minimisation:
             return self._log_risk(coef) - self.bounds.bound
 
         def ends(coef: np.ndarray, point: RiskPoint) -> bool:
+            nonlocal judged
             if self._ends_descent(coef, point):
                 return True
             if self.n_iter % _PROVE_EVERY:
                 return False
             penalty = float(point.gradient.pairs @ point.pairs) / _size(point)
-            return gap(coef, point) <= max(self.tol, _PRICES * shrink * penalty)
+            judged = gap(coef, point) <= max(self.tol, _PRICES * shrink * penalty)
+            return judged
 
         point = self._descend(smoothing, shrink, max_iter, ends).point.release()
         if self.stopped:
             return True
         if _separates(point):  # at a radius below the problem's
             return False
+        if judged:
+            return self._log_risk(self.coef) - self.bounds.bound <= self.tol
         return gap(self.coef, point) <= self.tol
 
     # -- the end

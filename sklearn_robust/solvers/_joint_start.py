@@ -30,6 +30,8 @@ from sklearn_robust.solvers._joint_model import JointModel, RiskPoint
 from sklearn_robust.threats import feature_reach, gauge, is_ball, support
 
 _LBFGS_MEMORY = 10  # pairs of differences that L-BFGS keeps
+_BLOCK_ENTRIES = 2**15  # entries of the differences of a block of pairs, about
+_PAIRS_OF_A_CLASS = 8  # pairs of a block for each class, at least
 _ALL = slice(None)
 
 
@@ -91,13 +93,19 @@ class PairDifferences:
         self.incidence = unit_differences(model.low, model.high, model.problem.n_classes)
 
     def blocks(self) -> Iterator[slice]:
-        """The pairs, as many at a time as have differences of moderate size."""
-        return self.model.problem.pair_blocks() if len(self.model.low) else iter(())
+        """The pairs, as many at a time as have differences of moderate size, and no fewer than that
+        the coefficients, which are scaled for each block, are little beside them.
+        """
+        n_pairs, n_columns = len(self.model.low), max(1, len(self.columns))
+        length = max(_BLOCK_ENTRIES // n_columns, _PAIRS_OF_A_CLASS * self.model.problem.n_classes)
+        return (slice(start, start + length) for start in range(0, n_pairs, length))
 
     def of(self, coef: np.ndarray, at: slice = _ALL) -> np.ndarray:
         """The differences of the pairs, or of a block of them, (K, d + 1) -> (P, r)."""
         scaled = coef[:, self.columns] * self.scale
-        return scaled[self.model.low[at]] - scaled[self.model.high[at]]
+        D = scaled.take(self.model.low[at], axis=0)
+        D -= scaled.take(self.model.high[at], axis=0)
+        return D
 
     def norms(self, coef: np.ndarray) -> np.ndarray:
         """The dual norms of the differences, (K, d + 1) -> (P,)."""
@@ -221,6 +229,9 @@ def descend(
     shrink: float = 0.0,
     max_iter: int,
     stop: Callable[[np.ndarray, RiskPoint], bool],
+    ridge: float = 0.0,
+    gradient_tol: float = 0.0,
+    memory: int = _LBFGS_MEMORY,
 ) -> tuple[np.ndarray, SmoothedRisk]:
     """L-BFGS on the smoothed risk at the radius times 1 - shrink.
 
@@ -237,12 +248,18 @@ def descend(
     stop : callable
         Called after each iteration with coefficients (K, d + 1) and the point; True ends the
         descent.
+    ridge : float, default=0
+        lambda, where lambda ||W||^2 / 2 is added to the risk.
+    gradient_tol : float, default=0
+        Largest entry of the gradient at which the descent ends.
+    memory : int, default=10
+        Pairs of differences that L-BFGS keeps.
 
     Returns
     -------
     coef : ndarray of shape (K, d + 1)
     smoothed : SmoothedRisk
-        The smoothed risk there.
+        The smoothed risk there, without the ridge.
     """
     shape = coef.shape
     last: dict[bytes, RiskPoint] = {}
@@ -251,7 +268,12 @@ def descend(
         smoothed = smoothed_risk(model, differences, x.reshape(shape), smoothing, shrink)
         last.clear()
         last[x.tobytes()] = smoothed.point.release()
-        return smoothed.point.value, smoothed.gradient.ravel()
+        if not ridge:
+            return smoothed.point.value, smoothed.gradient.ravel()
+        W = x.reshape(shape)[:, :-1]
+        gradient = smoothed.gradient.copy()
+        gradient[:, :-1] += ridge * W
+        return smoothed.point.value + 0.5 * ridge * float(np.vdot(W, W)), gradient.ravel()
 
     def after_iteration(intermediate_result: OptimizeResult) -> None:
         x = intermediate_result.x
@@ -266,8 +288,8 @@ def descend(
         maxiter=max_iter,
         maxfun=2 * max_iter,
         factr=10.0,
-        pgtol=0.0,
-        m=_LBFGS_MEMORY,
+        pgtol=gradient_tol,
+        m=memory,
     )
     end = x.reshape(shape)
     return end, smoothed_risk(model, differences, end, smoothing, shrink)

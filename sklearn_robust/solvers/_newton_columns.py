@@ -124,7 +124,10 @@ class ColumnChoice:
             return slice(None) if d <= self.most else None
         size = np.abs(gradient.weighted_sum)
         in_use = coef != 0
-        needed = in_use | (size > _NEAR_BOUND * self._bound(gradient))
+        bound = self._bound(gradient)
+        if self.most < _MOST_COLUMNS and np.sum(in_use | (size > bound)) > self.most:
+            return None  # not on sparse data, on which about as many remain
+        needed = in_use | (size > _NEAR_BOUND * bound)
         limit = max(_COLUMNS, 2 * int(in_use.sum()))
         if needed.sum() > limit:  # those of the largest weighted sums, relative to their bounds
             strength = size / np.where(self.scale > 0, self.scale, 1.0)

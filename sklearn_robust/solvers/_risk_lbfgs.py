@@ -29,6 +29,9 @@ from sklearn_robust.threats import LpBall
 _PAIRS = 20
 _PAIRS_WIDE = 4  # with more than _WIDE_FEATURES features, where they take much memory
 _WIDE_FEATURES = 10_000
+# Rounds of columns under an l1 norm at most; the last one has all
+_MAX_ROUNDS = 20
+_NEAR_BOUND = 0.9  # share of the bound above which a column may soon leave zero
 # Ends of the method
 _LEAST_DECREASE = 1e-15  # relative decrease of the log-risk in an iteration
 # largest entry of the projected gradient, in units of the rows' root mean square
@@ -54,15 +57,16 @@ def lbfgs(
     """
     coef = start
     n_iter = 0
+    descend = _descend_by_columns if _has_l1_penalty(problem) else _descend
     if start.any():
-        coef, n_iter = _descend(problem, loss, start, max_iter, record)
+        coef, n_iter = descend(problem, loss, start, max_iter, record)
     if problem.threat.dual_norm.value(coef)[0] == 0:
         # the norm has no gradient there, and the form for q = 1 is stationary: a poor start can
         # lead there
         unpenalised = _unpenalised_minimiser(problem, loss, max_iter)
         start = _first_step(problem, loss, unpenalised)
         if not np.array_equal(start, unpenalised):
-            return _descend(problem, loss, start, max_iter, record)
+            return descend(problem, loss, start, max_iter, record)
         coef = unpenalised  # the minimiser
     return coef, n_iter
 
@@ -104,22 +108,72 @@ def _first_step(problem: RobustProblem, loss: MarginLoss, unpenalised: np.ndarra
     return unpenalised
 
 
-def _descend(
+def _has_l1_penalty(problem: RobustProblem) -> bool:
+    return float(problem.radius[0]) > 0 and problem.threat.q == math.inf
+
+
+def _descend_by_columns(
     problem: RobustProblem,
     loss: MarginLoss,
     start: np.ndarray,
     max_iter: int,
     record: Callable[[int, np.ndarray], None],
 ) -> tuple[np.ndarray, int]:
-    """L-BFGS-B from a start (1, d) at which the norm is not zero, unless it is smooth there."""
-    objective = _LogRisk(problem, loss, _unit(problem))
+    """L-BFGS-B under an l1 norm, from a start (1, d): on the columns in use and those near leaving
+    zero, until no other leaves it.
+
+    A coefficient leaves zero where |Z^T a|_j > eps s_j sum a. The method keeps vectors over its
+    columns; over all columns of sparse data they would outweigh the data.
+    """
+    coef, n_iter = start, 0
+    columns = np.zeros(problem.n_features, dtype=bool)
+    for round_ in range(_MAX_ROUNDS):
+        strength, least_margin = _column_strength(problem, loss, coef)
+        moves = (coef[0] != 0) | (strength > 1)
+        if n_iter >= max_iter or least_margin > 0 or not np.any(moves & ~columns):
+            break
+        columns |= moves | (strength > _NEAR_BOUND) | (round_ + 1 == _MAX_ROUNDS)
+
+        def record_after(iteration: int, coef: np.ndarray, before: int = n_iter) -> None:
+            record(before + iteration, coef)
+
+        at = np.flatnonzero(columns)
+        coef, more = _descend(problem, loss, coef, max_iter - n_iter, record_after, at)
+        n_iter += more
+    return coef, n_iter
+
+
+def _column_strength(
+    problem: RobustProblem, loss: MarginLoss, coef: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """|Z^T a|_j over its bound eps s_j sum a, (d,), and the least margin, of coefficients (1, d)."""
+    now = problem.evaluate(loss, coef)
+    size = np.abs(problem.weighted_sum(now.weights)[0])
+    scale = 1.0 if problem.threat.scale is None else problem.threat.scale
+    bound = problem.radius * problem.attacked_weight(now.weights) * scale
+    strength = np.divide(size, bound, out=np.full_like(size, math.inf), where=bound > 0)
+    return strength, float(now.margins.min())
+
+
+def _descend(
+    problem: RobustProblem,
+    loss: MarginLoss,
+    start: np.ndarray,
+    max_iter: int,
+    record: Callable[[int, np.ndarray], None],
+    columns: np.ndarray | None = None,
+) -> tuple[np.ndarray, int]:
+    """L-BFGS-B from a start (1, d) at which the norm is not zero, unless it is smooth there; under
+    an l1 norm on these columns.
+    """
+    objective = _LogRisk(problem, loss, _unit(problem), columns)
     iteration = 0
 
     def after_iteration(intermediate_result: OptimizeResult) -> None:
         nonlocal iteration
         iteration += 1
         record(iteration, objective.coef(intermediate_result.x))
-        if objective.margins.min() > 0:
+        if objective.least_margin > 0:
             raise StopIteration  # the risk has no minimiser
 
     # not by `minimize`: it makes a tuple of two numbers for every coordinate, which outweighs
@@ -147,24 +201,32 @@ class _LogRisk:
     loss : MarginLoss
     unit : float
         The variables are those of unit * w, so that they are of order one.
+    columns : ndarray of int, optional
+        Those that move, under an l1 norm; all by default.
 
     Attributes
     ----------
     form : _Form
-    margins : ndarray of shape (1, n)
+    least_margin : float
         At the last x.
     """
 
-    def __init__(self, problem: RobustProblem, loss: MarginLoss, unit: float) -> None:
+    def __init__(
+        self,
+        problem: RobustProblem,
+        loss: MarginLoss,
+        unit: float,
+        columns: np.ndarray | None = None,
+    ) -> None:
         self.problem, self.loss = problem, loss
         self.unit = unit
-        self.form = _form(problem, unit)
-        self.margins = np.empty(0)
+        self.form = _form(problem, unit, columns)
+        self.least_margin = -math.inf
 
     def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         coef, penalty = self.form.unpack(x)
         now = self.problem.evaluate(self.loss, coef / self.unit, penalty=penalty)
-        self.margins = now.margins
+        self.least_margin = float(now.margins.min())
         weighted_sum = self.problem.weighted_sum(now.weights)[0] / self.unit
         attacked = float(self.problem.attacked_weight(now.weights)[0])
         return float(now.log_risk[0]), self.form.gradient(x, weighted_sum, attacked)
@@ -202,13 +264,14 @@ class _Form(Protocol):
         ...
 
 
-def _form(problem: RobustProblem, unit: float) -> _Form:
-    """The form that suits the adversary's norm."""
+def _form(problem: RobustProblem, unit: float, columns: np.ndarray | None) -> _Form:
+    """The form that suits the adversary's norm; under an l1 norm on these columns, or on all."""
     eps = float(problem.radius[0]) / unit
     threat = problem.threat
     scale = np.ones(problem.n_features) if threat.scale is None else threat.scale
     if eps > 0 and threat.q == math.inf:
-        return _Split(eps, scale)
+        columns = np.arange(len(scale)) if columns is None else columns
+        return _Split(eps, scale[columns], columns, len(scale))
     if eps > 0 and threat.q == 1:
         return _Level(eps, scale)
     return _Smooth(problem, unit)
@@ -216,25 +279,34 @@ def _form(problem: RobustProblem, unit: float) -> _Form:
 
 @dataclass(frozen=True)
 class _Split:
-    """The l1 norm (q = inf): x = (u, v) >= 0, w = u - v, nu = eps s.(u + v)."""
+    """The l1 norm (q = inf): x = (u, v) >= 0, w = u - v on some columns of d, nu = eps s.(u + v).
+
+    `scale` is that of the columns, (f,).
+    """
 
     eps: float
     scale: np.ndarray
+    columns: np.ndarray
+    n_features: int
 
     @property
     def bounds(self) -> _Bounds:
         return [(0.0, None)] * (2 * len(self.scale))  # one tuple for all: they take no memory
 
     def start(self, coef: np.ndarray) -> np.ndarray:
-        return np.concatenate([np.maximum(coef, 0), np.maximum(-coef, 0)])
+        moving = coef[self.columns]
+        return np.concatenate([np.maximum(moving, 0), np.maximum(-moving, 0)])
 
     def unpack(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        d = len(self.scale)
-        return (x[:d] - x[d:])[None], np.array([self.eps * (self.scale @ (x[:d] + x[d:]))])
+        u, v = x.reshape(2, -1)
+        coef = np.zeros((1, self.n_features))
+        coef[0, self.columns] = u - v
+        return coef, np.array([self.eps * (self.scale @ (u + v))])
 
     def gradient(self, x: np.ndarray, weighted_sum: np.ndarray, total_weight: float) -> np.ndarray:
         penalty_weight = self.eps * total_weight * self.scale
-        return np.concatenate([penalty_weight - weighted_sum, penalty_weight + weighted_sum])
+        moving = weighted_sum[self.columns]
+        return np.concatenate([penalty_weight - moving, penalty_weight + moving])
 
 
 @dataclass(frozen=True)

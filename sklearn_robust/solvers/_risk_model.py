@@ -78,12 +78,9 @@ class Gradient:
     total_weight: float
     label_sum: float
 
-    def times(self, factor: float) -> Gradient:
-        """The gradient of the same samples relative to another risk."""
-        return _times(self, factor)
-
-    def __add__(self, other: Gradient) -> Gradient:
-        return _plus(self, other)
+    def mixed(self, factor: float, other: Gradient, other_factor: float) -> Gradient:
+        """The gradient of the samples of both, each times a factor: relative to another risk."""
+        return _mixed(self, factor, other, other_factor)
 
     def slope(self, coef: np.ndarray, intercept: float, penalty: float) -> float:
         """a . delta, where coefficients, intercept and penalty change by these amounts."""
@@ -118,12 +115,9 @@ class CurvatureSums:
     penalty_total: float
     ratio: float
 
-    def times(self, factor: float) -> CurvatureSums:
-        """The sums of the same samples relative to another risk."""
-        return _times(self, factor)
-
-    def __add__(self, other: CurvatureSums) -> CurvatureSums:
-        return _plus(self, other)
+    def mixed(self, factor: float, other: CurvatureSums, other_factor: float) -> CurvatureSums:
+        """The sums over the samples of both, each times a factor: relative to another risk."""
+        return _mixed(self, factor, other, other_factor)
 
     @classmethod
     def of(
@@ -159,14 +153,15 @@ class CurvatureSums:
 Sums = TypeVar("Sums", Gradient, CurvatureSums)
 
 
-def _times(sums: Sums, factor: float) -> Sums:
-    """Every sum times a factor."""
-    return type(sums)(**{name: factor * value for name, value in vars(sums).items()})
-
-
-def _plus(sums: Sums, others: Sums) -> Sums:
-    """Every sum plus the other of its name."""
-    return type(sums)(**{name: value + vars(others)[name] for name, value in vars(sums).items()})
+def _mixed(sums: Sums, factor: float, others: Sums, other_factor: float) -> Sums:
+    """Every sum times a factor, plus the other of its name times another; in place, for a Gram
+    matrix may take as much memory as a block of rows.
+    """
+    mixed = {}
+    for name, other in vars(others).items():
+        mixed[name] = factor * getattr(sums, name)
+        mixed[name] += other_factor * other
+    return type(sums)(**mixed)
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,10 @@ class LossSums:
         mine, others = math.exp(self.log_risk - log_risk), math.exp(other.log_risk - log_risk)
         curvature = None
         if self.curvature is not None and other.curvature is not None:
-            curvature = self.curvature.times(mine) + other.curvature.times(others)
+            curvature = self.curvature.mixed(mine, other.curvature, others)
         return LossSums(
             log_risk,
-            self.gradient.times(mine) + other.gradient.times(others),
+            self.gradient.mixed(mine, other.gradient, others),
             curvature,
             min(self.least_margin, other.least_margin),
         )

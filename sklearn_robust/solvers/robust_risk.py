@@ -2,20 +2,26 @@ r"""The minimiser of the robust risk where the data are not robustly separable.
 
 Newton's method on the log-risk comes with the weights that certify it. L-BFGS-B takes over for too
 many columns, for rows that offer products only, and where Newton's method stops short. Both serve
-l_q balls; for any other conic set the step of Newton's method is a cone program.
+l_q balls; for any other conic set the step of Newton's method is a cone program, and for samples
+with very many sets the whole problem is one.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_robust._adversaries import Boxes
+from sklearn_robust._clarabel import SolverFailure
+from sklearn_robust._own_sets import OwnSets
 from sklearn_robust.certificates import over_size, repaired_weights, robust_margin
+from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -23,6 +29,7 @@ from sklearn_robust.solvers._risk_boxes import minimise_on_boxes, newton_on_boxe
 from sklearn_robust.solvers._risk_conic import conic_newton
 from sklearn_robust.solvers._risk_lbfgs import lbfgs
 from sklearn_robust.solvers._risk_newton import newton
+from sklearn_robust.solvers._risk_programs import minimise_by_program
 from sklearn_robust.solvers.solution import Monitor, Monitoring, Solution, stack_solutions
 from sklearn_robust.threats import ProximalThreat, is_ball, offers
 
@@ -200,6 +207,8 @@ class _OneProblem:
         """Newton's method, and where it stops short L-BFGS-B and Newton's method again."""
         if isinstance(self.problem.adversary, Boxes):
             return self._search_on_boxes(start)
+        if isinstance(self.problem.adversary, OwnSets):
+            return self._search_by_program(start)
         solution, coef, n_iter = self._newton(start, before=0)
         if solution is None and n_iter < self.max_iter and self._against_ball:
             coef, more = lbfgs(
@@ -236,6 +245,22 @@ class _OneProblem:
             **settings,
         )
         return solution, coef, n_iter + more
+
+    def _search_by_program(self, start: np.ndarray) -> tuple[Solution | None, np.ndarray, int]:
+        """One cone program of all samples, whose sets are too many for Newton's method."""
+        joint = JointProblem.of_two_classes(self.problem)
+        try:
+            coef, weights, _ = minimise_by_program(joint, self.loss)
+        except SolverFailure as failure:
+            warnings.warn(
+                f"The cone program of the robust risk failed ({failure}). Standardise X.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+            return None, start, 0
+        coef = coef[1:] - coef[:1]
+        of_samples = None if weights is None else weights.sum(axis=0)[None]
+        return self.certified(coef, of_samples), coef, 1
 
     @property
     def _against_ball(self) -> bool:
@@ -276,26 +301,28 @@ class _OneProblem:
         problem, loss = self.problem, self.loss
         coef = coef.astype(self.dtype).astype(np.float64)
         now = problem.evaluate(loss, coef, near=None if near is None else np.array([near]))
+        intercept, log_risk, found = now.intercept, now.log_risk, now.weights
         used = np.where(problem.log_weight > -math.inf, now.margins, math.inf)
         margin = over_size(used.min(axis=-1), self.norm.value(coef))
         if margin[0] > 0:  # a proof of separability, if it withstands its rounding
-            margin = robust_margin(problem, self.norm, coef, now.intercept, used)
+            margin = robust_margin(problem, self.norm, coef, intercept, used)
+        del now, used  # as long as the samples; a repair takes several more
         projects = problem.shares_set and offers(problem.threat, ProximalThreat)
         if weights is None and margin[0] <= 0 and projects:
-            weights = repaired_weights(problem, now.weights, self.proof)
+            weights = repaired_weights(problem, found, self.proof)
         if weights is not None and np.isfinite(weights).all():
-            bound = loss.log_risk_bound(weights, problem.log_weight, now.log_risk)
-            gap = -np.expm1(bound - now.log_risk)
+            bound = loss.log_risk_bound(weights, problem.log_weight, log_risk)
+            gap = -np.expm1(bound - log_risk)
             separable: bool | None = False
         else:
-            weights = problem.balanced(now.weights)
+            weights = problem.balanced(found)
             gap = np.full(1, np.inf)
             separable = True if margin[0] > 0 else None
         return Solution(
             coef=coef.astype(self.dtype),
-            intercept=now.intercept.astype(self.dtype),
+            intercept=intercept.astype(self.dtype),
             weights=weights,
-            log_risk=now.log_risk.astype(self.dtype),
+            log_risk=log_risk.astype(self.dtype),
             margin=margin.astype(self.dtype),
             margin_bound=np.full(1, 0.0 if separable is False else np.inf, dtype=self.dtype),
             gap=gap,

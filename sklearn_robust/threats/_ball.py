@@ -15,7 +15,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn_robust._array_api import Array, as_float, like, namespace, to_numpy
 from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.scaled_norms import ScaledNorm, WeightedNorm
-from sklearn_robust.threats._boxes import Box
+from sklearn_robust.threats._boxes import Box, LimitedBoxes
 from sklearn_robust.threats._cones import ball_rows
 from sklearn_robust.threats._interface import ConicSet
 from sklearn_robust.threats._limits import (
@@ -154,8 +154,7 @@ class LpBall(ThreatMixin):
         """The balls of n samples: of eps times the radius, in the limits."""
         if self.clip is None:
             return Balls(self, radius) if np.ndim(radius) else replace(self, eps=self.eps * radius)
-        lower, upper = room(dense(X), self.clip)
-        return Balls(replace(self, clip=None), radius).within(lower, upper)
+        return Balls(replace(self, clip=None), radius).limited(dense(X), self.clip)
 
     def within(self, lower: Any, upper: Any) -> Any:
         """The part of the ball in a box."""
@@ -362,8 +361,20 @@ class Balls(Scaled):
         ball, eps = self.threat, np.asarray(self.radius) * self.threat.eps
         if ball.q < math.inf:
             return CappedBall(ball.q, eps, ball.scale, lower, upper)
-        reach = eps[..., None] * (1.0 if ball.scale is None else ball.scale)
+        reach = self._reach()
         return Box._of(np.maximum(-reach, lower), np.minimum(reach, upper))
+
+    def limited(self, X: np.ndarray, clip: Any) -> Any:
+        """The part of the balls in the limits of the samples."""
+        if self.threat.q < math.inf:
+            return self.within(*room(X, clip))
+        reach = self._reach()
+        return LimitedBoxes(-reach, reach, X, clip)
+
+    def _reach(self) -> Any:
+        """How far each feature moves, at q = inf."""
+        eps = np.asarray(self.radius * self.threat.eps)[..., None]
+        return eps * (1.0 if self.threat.scale is None else self.threat.scale)
 
 
 def is_ball(threat: Any) -> TypeGuard[LpBall]:

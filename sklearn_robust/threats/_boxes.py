@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -117,8 +118,7 @@ class Box(ThreatMixin):
         lower, upper = times(radius, self.lower), times(radius, self.upper)
         if self.clip is None:
             return Box._of(lower, upper)
-        below, above = room(dense(X), self.clip)
-        return Box._of(np.maximum(lower, below), np.minimum(upper, above))
+        return LimitedBoxes(lower, upper, dense(X), self.clip)
 
     def within(self, lower: Any, upper: Any) -> Box:
         """The part of the box in another one."""
@@ -205,6 +205,60 @@ class Box(ThreatMixin):
     def conic(self) -> ConicSet:
         """The box in cones: a row for each finite bound."""
         return box_rows(np.asarray(self.lower), np.asarray(self.upper))
+
+
+class LimitedBoxes(Box):
+    r"""The boxes of samples, cut by the limits of the data: :math:`\max(l, \text{low} - x) \le
+    \delta \le \min(u, \text{high} - x)`.
+
+    The bounds are computed where they are asked for. Scores ask for none: they need the support
+    functions alone, and are exact but for rounding with rooms that are not yet rounded inwards.
+
+    Parameters
+    ----------
+    reach_below, reach_above : float, or arrays of shape (d,) or (n, d)
+        l <= 0 and u >= 0.
+    X : ndarray of shape (n, d), or (d,) for one sample
+    limits : pair (low, high)
+    """
+
+    def __init__(self, reach_below: Any, reach_above: Any, X: np.ndarray, limits: Any) -> None:
+        given = {"reach_below": reach_below, "reach_above": reach_above, "X": X, "limits": limits}
+        vars(self).update(given, clip=None)
+
+    @cached_property
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        below, above = room(self.X, self.limits)
+        return np.maximum(self.reach_below, below), np.minimum(self.reach_above, above)
+
+    @property
+    def lower(self) -> np.ndarray:  # type: ignore[override]
+        """The bounds below, of the shape of X."""
+        return self._bounds[0]
+
+    @property
+    def upper(self) -> np.ndarray:  # type: ignore[override]
+        """The bounds above, of the shape of X."""
+        return self._bounds[1]
+
+    def supports(self, V: np.ndarray) -> np.ndarray:
+        r"""The support functions in k directions: (k, d) -> (n, k).
+
+        .. math:: \sum_j v_j^+ \min(u_j, \text{high}_j - x_j) + v_j^- \max(l_j, \text{low}_j - x_j).
+        """
+        low, high = self.limits
+        with np.errstate(invalid="ignore"):  # an infinite bound times a weight of 0
+            move = np.subtract(high, self.X)
+            np.minimum(move, self.reach_above, out=move)
+            inside = np.min(move, initial=0.0) >= 0
+            total = move @ np.maximum(V, 0).T
+            np.subtract(low, self.X, out=move)
+            np.maximum(move, self.reach_below, out=move)
+            inside &= np.max(move, initial=0.0) <= 0
+            total += move @ np.minimum(V, 0).T
+        # samples outside of the limits, without a value, or without a bound
+        known = inside and np.isfinite(total).all()
+        return total if known else super().supports(V)
 
 
 def _opposite(value: Any) -> Any:

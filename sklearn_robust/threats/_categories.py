@@ -9,9 +9,6 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.compose import ColumnTransformer
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import OneHotEncoder
 
 from sklearn_robust._array_api import Array
 from sklearn_robust.threats._budgets import are_largest, largest_sum
@@ -352,6 +349,11 @@ class _Encoded:
 
 def _encoded(encoder: Any, first: int, names: Any = None) -> Iterable[_Encoded]:
     """The categorical features behind a transformer, whose output starts at a column."""
+    # modules of 13 MB, which every worker of a cluster would hold
+    from sklearn.compose import ColumnTransformer
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
     if isinstance(encoder, Pipeline):
         yield from _encoded(encoder.steps[-1][1], first, names)
     elif isinstance(encoder, ColumnTransformer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,11 @@ class Intersection(Composite):
     np.float64(2.5)
     """
 
-    @property
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles hold what was given, not what was computed from it."""
+        return {name: value for name, value in vars(self).items() if name != "simplified"}
+
+    @cached_property
     def simplified(self) -> Any:
         """The same set in closed form, or as programs; a union where there are unions in it."""
         if self.per_sample:
@@ -122,6 +127,10 @@ class ProgramSet(ThreatMixin):
 
     def program(self) -> tuple[ConicSet, np.ndarray]:
         """The set in cones and integers."""
+        return self._program
+
+    @cached_property
+    def _program(self) -> tuple[ConicSet, np.ndarray]:
         return intersected(self.parts)
 
     def _is_convex(self) -> bool:

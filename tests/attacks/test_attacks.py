@@ -21,13 +21,6 @@ def run(code):
     ).stdout
 
 
-@pytest.mark.slow
-def test_the_closed_form_needs_no_torch():
-    assert (
-        run("import sys, sklearn_robust.attacks.linear; print('torch' in sys.modules)") == "False\n"
-    )
-
-
 def test_a_missing_torch_is_explained():
     code = """
 import sys

@@ -44,6 +44,7 @@ ASCENTS = {pgd: {"n_steps": 40, "step_size": 0.3}, apgd: {"n_steps": 60}}
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("attack", ASCENTS)
 @pytest.mark.parametrize("q", QS)
 @pytest.mark.parametrize(
@@ -197,6 +198,7 @@ def test_points_stay_in_the_ball_and_the_box(attack, q, seed, eps, image, single
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("attack", SETTINGS)
 @pytest.mark.parametrize("q", QS)
 @pytest.mark.parametrize("stop_when_broken", [True, False])

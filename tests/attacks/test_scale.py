@@ -81,6 +81,8 @@ def test_random_starts_do_not_spend_on_what_cannot_move(q):
 def test_a_uniform_scale_is_a_radius(attack, q):
     X, y = data(n=8)
     options = {"q": q, "clip": (0, 1), "random_state": 0, "stop_when_broken": False}
+    if attack is square:
+        options["n_queries"] = 200
     scaled = attack(network(), X, y, eps=0.4, scale=np.full(5, 0.5), **options)
     plain = attack(network(), X, y, eps=0.2, **options)
     with torch.no_grad():

@@ -76,6 +76,25 @@ def test_scores_are_those_of_one_machine(dask_client, form):
     np.testing.assert_allclose(radii, metrics.certified_radius(model, X, y, q=2))
 
 
+def test_several_classes_are_those_of_one_machine(dask_client):
+    X, _ = teacher(180, 5)
+    y = np.array(["ash", "beech", "cedar"])[X[:, :3].argmax(axis=1)]
+    X[:, :3] += 0.5 * (y[:, None] == ["ash", "beech", "cedar"])
+    arrays = da.from_array(X, chunks=(60, 5)), da.from_array(y, chunks=60)
+    found = distributed.min_norm_separator(*arrays, p=2, q=INF, eps=0.02)
+    expected = min_norm_separator(X, y, p=2, q=INF, eps=0.02)
+    assert found.relative_gap <= 1e-8
+    assert found.margin == pytest.approx(expected.margin, rel=1e-7)
+    assert found.dual_coef.shape == (3, len(found.y))
+    star = distributed.max_margin(*arrays, q=2)
+    assert star.margin == pytest.approx(max_margin(X, y, q=2).margin, rel=1e-7)
+    model = LogisticRegression(C=0.1).fit(X, y)
+    score = distributed.robust_accuracy_score(model, *arrays, eps=0.2)
+    assert score == pytest.approx(robust_accuracy_score(model, X, y, eps=0.2))
+    radii = distributed.certified_radius(model, *arrays, q=2).compute(scheduler="sync")
+    np.testing.assert_allclose(radii, metrics.certified_radius(model, X, y, q=2))
+
+
 def test_the_largest_margin_is_that_of_one_machine(dask_client):
     X, y = teacher()
     found = distributed.max_margin(*FORMS["sources"](X, y), q=2, fit_intercept=True)
@@ -114,9 +133,9 @@ def test_errors_name_the_remedy_and_the_chunk(dask_client):
     arrays = da.from_array(X, chunks=(100, 5)), da.from_array(y, chunks=100)
     with pytest.raises(ValueError, match=r"eps, the radius .* must be given"):
         distributed.robust_accuracy_score(LogisticRegression(), *arrays)
-    three = da.from_array(np.repeat(["a", "b", "c"], 100), chunks=100)
-    with pytest.raises(ValueError, match=r"two classes .* got \['a', 'b', 'c'\]"):
-        distributed.max_margin(arrays[0], three, q=2)
+    one = da.from_array(np.repeat("a", 300), chunks=100)
+    with pytest.raises(ValueError, match=r"two classes or more .* got \['a'\]"):
+        distributed.max_margin(arrays[0], one, q=2)
     X[150, 1] = np.nan
     broken = da.from_array(X, chunks=(100, 5))
     with pytest.raises(ValueError, match=r"chunk 1 of X \(rows 100 to 199\) holds nan"):

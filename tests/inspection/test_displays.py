@@ -30,8 +30,8 @@ from sklearn_robust import (
     min_norm_separator,
     robust_accuracy_score,
 )
-from sklearn_robust.inspection._separator import unit_ball
 from sklearn_robust.norms import LpNorm
+from sklearn_robust.threats import Box, LpBall
 
 mpl.use("agg")
 
@@ -203,6 +203,26 @@ class TestRobustAccuracy:
                 RobustAccuracyDisplay.from_estimator(models["robust"], X, y, eps=eps)
 
 
+@pytest.mark.parametrize(
+    ("threat", "label"),
+    [
+        (LpBall(np.inf, 0.2, clip=(-20, 20)), "eps, radius in the inf-norm, within limits"),
+        (LpBall(np.inf, {0: 0.2, 1: 0.0}), "eps, multiple of the LpBall"),
+        (LpBall(2, 0.2).only(1), "eps, multiple of the ByClass"),
+        (Box(0, 0.3), "eps, multiple of the Box"),
+    ],
+)
+def test_a_curve_is_the_score_against_the_set(cancer, threat, label):
+    X, y, models = cancer
+    factor = 0.2 if "within" in label else 1.0
+    display = RobustAccuracyDisplay.from_estimator(
+        models["robust"], X, y, threat=threat, eps=factor
+    )
+    expected = robust_accuracy_score(models["robust"], X, y, threat=threat)
+    assert display.curves[0].accuracy == pytest.approx(expected)
+    assert display.ax_.get_xlabel() == label
+
+
 def test_without_matplotlib_the_message_is_that_of_scikit_learn(cancer, monkeypatch):
     X, y, models = cancer
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -298,9 +318,36 @@ class TestSeparator:
         ):
             SeparatorDisplay.from_estimators({"three": three}, PLANE, LABELS)
 
-    def test_the_unit_ball_has_its_corners(self):
-        for q, corner in ((1, [1, 0]), (np.inf, [1, 1])):
-            assert np.abs(unit_ball(q) - corner).max(axis=1).min() < 1e-12
+    def test_sets_of_classes_within_limits(self):
+        """Each sample has its own set: the class that attacks can grow without end, up to 2."""
+        grows = Box(0, [np.inf, 0.25], clip=([-9, -9], [2.75, 2])).only("up")
+        display = SeparatorDisplay.from_data(PLANE, LABELS, threat=grows, p=(2,))
+        down, up = ([path.vertices for path in sets.get_paths()] for sets in display.balls_)
+        for corners, x in zip(down, PLANE[LABELS == "down"], strict=True):
+            np.testing.assert_array_equal(np.ptp(corners, axis=0), 0)
+            np.testing.assert_array_equal(corners[0], x)
+        for corners, x in zip(up, PLANE[LABELS == "up"], strict=True):
+            np.testing.assert_allclose(corners.min(axis=0), x)
+            np.testing.assert_allclose(corners.max(axis=0), [2.75, x[1] + 0.25])
+            # no set is crossed
+            assert (corners @ display.coef[0] + display.intercept[0]).min() > 0
+        shown = SeparatorDisplay.from_estimator(
+            LogisticRegression().fit(PLANE, LABELS), PLANE, LABELS, threat=grows
+        )
+        np.testing.assert_array_equal(shown.balls_[1].get_paths()[0].vertices, up[0])
+
+    def test_a_set_without_bound_ends_outside_of_the_picture(self):
+        display = SeparatorDisplay.from_data(PLANE, LABELS, threat=Box(0, [np.inf, 0]).only("up"))
+        right = display.ax_.get_xlim()[1]
+        assert right < 20
+        ends = [path.vertices[:, 0].max() for path in display.balls_[1].get_paths()]
+        assert right < min(ends) < np.inf
+
+    def test_a_threat_takes_the_place_of_q_and_eps(self):
+        with pytest.raises(ValueError, match=r"threat takes the place of q and eps, .* eps=0.1"):
+            SeparatorDisplay.from_data(PLANE, LABELS, eps=0.1, threat=Box(-0.1, 0.1))
+        with pytest.raises(ValueError, match="eps, the radius of the balls, or threat must be"):
+            SeparatorDisplay.from_data(PLANE, LABELS)
 
 
 class TestConvergence:

@@ -19,10 +19,12 @@ from sklearn_robust import (
     RobustLinearClassifier,
     implicit_bias_report,
     max_margin,
+    min_norm_separator,
 )
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model._robust_linear import norm_of
 from sklearn_robust.norms import LpNorm
+from sklearn_robust.threats import Box, FeatureBudget
 
 
 @pytest.mark.parametrize("p", [1, 2, math.inf])
@@ -50,6 +52,30 @@ def test_figures_by_hand(gaussian):
     assert 0 < report.margin_ratio < 1
     other = implicit_bias_report(path, X, y, p=2, eps=0.0)
     assert (other.separator.p, other.separator.eps) == (2, 0)
+
+
+def test_a_set_is_compared_with_its_own_separator(gaussian):
+    X, y = gaussian(20, 40)
+    budget = FeatureBudget(3, 0.05)
+    path = RobustLinearClassifier(threat=budget, solver="steepest_descent").fit(X, y)
+    report = implicit_bias_report(path, X, y)
+    exact = min_norm_separator(X, y, p=2, threat=budget, fit_intercept=True)
+    assert report.margin == pytest.approx(path.margin_)
+    assert report.separator.margin == pytest.approx(exact.margin)
+    assert 0.9 < report.margin_ratio <= 1
+    assert (report.q, report.eps, report.threat) == (None, None, path.threat_)
+    assert "(p=2, threat=FeatureBudget)" in str(report)
+    # a set of one class, by hand
+    w, b = path.coef_[0], path.intercept_[0]
+    margins = y * (X @ w + b) - np.where(y > 0, 0.1 * np.maximum(-w, 0).sum(), 0)
+    grows = implicit_bias_report(path, X, y, threat=Box(0, 0.1).only(1.0))
+    assert grows.margin == pytest.approx(margins.min() / np.linalg.norm(w))
+    # beyond the critical factor there is no separator
+    far = implicit_bias_report(path, X, y, threat=FeatureBudget(3, 50.0))
+    assert far.separator is None
+    assert f"for factors on the set < {far.eps_star:.4g}" in str(far)
+    with pytest.raises(ValueError, match="threat takes the place of q, eps and scale"):
+        implicit_bias_report(path, X, y, threat=budget, eps=0.1)
 
 
 def test_scikit_learn_classifiers_and_pipelines():

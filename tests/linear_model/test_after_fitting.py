@@ -192,6 +192,7 @@ def test_a_warm_start_from_sparse_coefficients(apart):
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize(
     "kind", [RobustLinearClassifier, RobustDiagonalNet, MinNormRobustClassifier]
 )

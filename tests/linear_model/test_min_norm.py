@@ -3,6 +3,8 @@
 import inspect
 import math
 import warnings
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from sklearn_robust import (
     max_margin,
     min_norm_separator,
 )
+from sklearn_robust.linear_model import _min_norm, fitting, joint_fitting
 
 
 @pytest.mark.parametrize("p", [1, 2, math.inf])
@@ -121,3 +124,32 @@ def test_near_eps_star_the_estimator_reports_what_the_separator_proves():
     model = MinNormRobustClassifier(p=1, q_pert=2, eps=eps, tol=1e-2).fit(X, y)
     assert model.margin_ == pytest.approx(separator.margin, rel=1e-5)
     assert 0 < model.dual_gap_ < 1e-5
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_a_separator_is_sought_once_where_there_is_none(n_classes, monkeypatch):
+    """Also where the risk leaves it open whether there is one."""
+    X, y = load_iris(return_X_y=True)
+    X, y = scale(X[y < n_classes]), y[y < n_classes]
+    fit = joint_fitting.JointFit if n_classes > 2 else fitting.Fit
+    seek = fit.decide_separability
+
+    def leaves_open(self, norm):
+        found = seek(self, norm)
+        return replace(found, separable=[None], gap=np.full(1, np.inf), converged=np.zeros(1, bool))
+
+    monkeypatch.setattr(fit, "decide_separability", leaves_open)
+    calls = []
+    for module in (_min_norm, fitting, joint_fitting):
+        for name in ("solve_separator", "solve_joint_separator"):
+            if hasattr(module, name):
+                counted = partial(count, getattr(module, name), calls)
+                monkeypatch.setattr(module, name, counted)
+    with pytest.raises(NotSeparableError, match="eps"):
+        MinNormRobustClassifier(eps=5.0, not_separable="raise").fit(X, y)
+    assert len(calls) == 1
+
+
+def count(function, calls, *given):
+    calls.append(given)
+    return function(*given)

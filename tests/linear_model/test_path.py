@@ -134,6 +134,7 @@ def test_messages(gaussian):
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("q", [1, 2, math.inf])
 @pytest.mark.parametrize("loss", ["exponential", "logistic"])
 @pytest.mark.parametrize("fit_intercept", [True, False])

@@ -91,6 +91,7 @@ def test_separable_fits_reach_the_certified_gap_of_the_scaled_problem(name, q):
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("loss", ["exponential", "logistic"])
 @pytest.mark.parametrize("q", EXPONENTS)
 @pytest.mark.parametrize("eps", [0.1, 2.0])

@@ -9,7 +9,7 @@ import pytest
 import sklearn
 from scipy import sparse
 from sklearn.base import clone
-from sklearn.datasets import load_breast_cancer, load_iris
+from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
@@ -166,7 +166,10 @@ def test_nothing_is_learnt_from_a_large_box(table):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"solver": "steepest_descent"}, "needs one symmetric set .* Use solver='auto' or 'exact'"),
+        (
+            {"solver": "steepest_descent", "p_algo": 1},
+            "for other p_algo than 2 .* Use solver='auto' or 'exact'",
+        ),
         ({"solver": "accelerated"}, "needs one symmetric set .* Use solver='auto' or 'exact'"),
         ({"device": "cpu"}, "device='cpu' needs one symmetric set for all samples"),
         ({"clip": (0, 1)}, "threat takes the place of q_pert, eps, scale and clip"),
@@ -185,7 +188,26 @@ def test_messages_of_radii(table):
         fitted(table, eps={"benign": 0.1})
     with pytest.raises(ValueError, match="sample_radius must hold a finite number >= 0"):
         RobustLinearClassifier().fit(X, y, sample_radius=[1.0])
-    X, y = load_iris(return_X_y=True)
-    for options in ({"clip": (0, 10)}, {"eps": {0: 0.1, 1: 0.1, 2: 0.1}}, {"threat": Box(0, 1)}):
-        with pytest.raises(ValueError, match=r"one symmetric set for all samples.*OneVsRest"):
-            RobustLinearClassifier(**options).fit(X, y)
+
+
+def test_the_path_against_sets_tends_to_their_separator():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(30, 3))
+    y = np.where(X[:, 0] > 0, 1, 0)
+    X[:, 0] += np.where(y == 1, 1, -1)
+    for threat in (Box(-0.1, 0.3), Box(0, 0.4).only(1), LpBall(math.inf, 0.2, clip=(-4, 4))):
+        options = {"threat": threat, "solver": "steepest_descent"}
+        path = RobustLinearClassifier(**options).fit(X, y)
+        assert path.separable_
+        assert path.n_iter_ > 1
+        assert 30 * math.exp(path.log_risk_) <= 1e-3
+        limit = RobustLinearClassifier(threat=threat, solver="exact").fit(X, y)
+        assert 0 < path.margin_ <= path.margin_bound_ == pytest.approx(limit.margin_bound_)
+        near = RobustLinearClassifier(**options, loss_tol=0, tol=0.02).fit(X, y)
+        assert near.dual_gap_ <= 0.02
+        paper = RobustLinearClassifier(**options, step_size="paper").fit(X, y)
+        assert paper.margin_ > 0
+    with pytest.raises(ValueError, match="The path of steepest descent needs sets with ends"):
+        RobustLinearClassifier(
+            threat=Box(0, np.array([0.1, np.inf, 0.1])).only(1), solver="steepest_descent"
+        ).fit(X, y)

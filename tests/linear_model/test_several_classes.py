@@ -205,9 +205,25 @@ def test_matrix_norms_of_two_classes_are_the_2_norm_and_some_solvers_are_refused
     with pytest.raises(ValueError, match="p_algo must be a real number"):
         RobustLinearClassifier("muon").fit(X, y)
     with pytest.raises(
-        ValueError, match=r"'accelerated' is for two classes, got 3\. Use solver='steepest_descent'"
+        ValueError, match=r"'accelerated' of 3 classes needs p_algo=2, got p_algo=1\.5\. Use solver"
     ):
-        RobustLinearClassifier(solver="accelerated").fit(*APART)
+        RobustLinearClassifier(1.5, solver="accelerated").fit(*APART)
+
+
+def test_the_limit_without_the_path(monkeypatch):
+    limit = RobustLinearClassifier(eps=0.3, solver="exact").fit(*APART)
+    for solver in ("accelerated", "auto"):
+        model = RobustLinearClassifier(eps=0.3, solver=solver, tol=1e-2).fit(*APART)
+        assert model.separable_ is True
+        assert model.dual_gap_ <= 1e-2
+        assert model.margin_ <= limit.margin_ * (1 + 1e-12) <= model.margin_bound_ * (1 + 1e-11)
+        np.testing.assert_allclose(model.log_risk_, limit.log_risk_, rtol=1e-9)
+        # of so many classes that the path would take hours
+        monkeypatch.setattr(sklearn_robust.linear_model.joint_fitting, "_MOST_ENTRIES", 1)
+        monkeypatch.setattr(sklearn_robust.linear_model._robust_linear, "_AUTO_ENTRIES", 0)
+        monkeypatch.setattr(
+            sklearn_robust.linear_model.joint_fitting, "joint_steepest_descent", None
+        )
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -307,11 +323,12 @@ def test_separable_wine_gets_its_limit():
     np.testing.assert_allclose(model.coef_.sum(axis=0), 0, atol=1e-6)
 
 
-def test_the_path_on_many_classes_ends_early(monkeypatch):
+@pytest.mark.parametrize("solver", ["auto", "exact"])
+def test_the_path_on_many_classes_ends_early(solver, monkeypatch):
     joint_fitting = sklearn_robust.linear_model.joint_fitting
     monkeypatch.setattr(joint_fitting, "_MOST_ENTRIES", 1)
     monkeypatch.setattr(sklearn_robust.linear_model._robust_linear, "_AUTO_ENTRIES", 1)
-    model = RobustLinearClassifier(q_pert=2, loss_tol=0, tol=1e-9)
+    model = RobustLinearClassifier(q_pert=2, loss_tol=0, tol=1e-9, solver=solver)
     with pytest.warns(ConvergenceWarning, match="certified relative gap"):
         model.fit(*APART)
     assert model.separable_ is True

@@ -230,7 +230,7 @@ def test_messages_after_the_fit(gaussian):
         model.certified_radius(X, scale=None)
     with pytest.raises(ValueError, match="takes the place of eps"):
         model.perturb(X, y, threat=LpBall(2, 0.1), eps=0.1)
-    with pytest.raises(ValueError, match="q must be given"):
+    with pytest.raises(ValueError, match="needs conic of a threat, which threat=Projected"):
         implicit_bias_report(model, X, y)
 
 

@@ -1,9 +1,6 @@
 """Scores, radii and worst-case points against every set, for classifiers of scikit-learn."""
 
-import importlib.util
 import pickle
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -52,19 +49,9 @@ FAMILIES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def soak():
-    path = Path(__file__).parents[2] / "benchmarks" / "threat_soak.py"
-    spec = importlib.util.spec_from_file_location("threat_soak", path)
-    sys.modules["threat_soak"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["threat_soak"])
-    yield sys.modules["threat_soak"]
-    del sys.modules["threat_soak"]
-
-
-def data(soak, name, n, n_classes=3, seed=0):
+def data(threat_soak, name, n, n_classes=3, seed=0):
     rng = np.random.default_rng(seed)
-    X = soak.samples(rng, (name,), n)
+    X = threat_soak.samples(rng, (name,), n)
     y = rng.integers(0, n_classes, n)
     y[:n_classes] = range(n_classes)
     X[:, 0] += 0 if name in ("binary", "onehot") else 0.2 * y
@@ -74,9 +61,9 @@ def data(soak, name, n, n_classes=3, seed=0):
 
 @pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_scores_points_and_radii_against_enumeration(soak, name, n_classes):
-    X, y, rng = data(soak, name, 12, n_classes)
-    case = soak.make(name, rng, X)
+def test_scores_points_and_radii_against_enumeration(threat_soak, name, n_classes):
+    X, y, rng = data(threat_soak, name, 12, n_classes, seed=1)
+    case = threat_soak.make(name, rng, X)
     model = LogisticRegression(C=50).fit(X, y)
     coef = model.coef_ if n_classes > 2 else np.vstack([0 * model.coef_, model.coef_])
     scores = X @ coef.T + (model.intercept_ if n_classes > 2 else [0, model.intercept_[0]])
@@ -103,6 +90,7 @@ def test_scores_points_and_radii_against_enumeration(soak, name, n_classes):
     if name.startswith(("ball", "clipped")):
         radii = radii / case.threat.eps
     found = np.isfinite(radii) & (radii > 0)
+    assert found.any()
     for factor, robust in ((1 - 1e-6, 1.0), (1 + 1e-6, 0.0)):
         assert (
             robust_accuracy_score(
@@ -184,8 +172,27 @@ def test_names_and_limits_in_the_space_of_the_input(table):
     assert score == robust.mean()
     with pytest.raises(ValueError, match="upper names a feature that X does not have: 'salary'"):
         robust_accuracy_score(model, frame, y, threat=Box(0, {"salary": 1.0}), **options)
-    with pytest.raises(ValueError, match="threat=Ellipsoid meets features that no perturbation"):
-        robust_accuracy_score(model, frame, y, threat=Ellipsoid(np.eye(4)), **options)
+
+
+def test_sets_on_the_input_leave_categories_as_they_are(table):
+    frame, y, model = table
+    # a perturbation that does not move the last two features has the conditional covariance
+    root = np.random.default_rng(0).normal(size=(4, 4)) * [[5.0], [800.0], [1.0], [1.0]]
+    whole = root @ root.T
+    known = np.linalg.solve(whole[2:, 2:], whole[2:, :2])
+    numbers = Ellipsoid(whole[:2, :2] - whole[:2, 2:] @ known, 0.5, features=["age", "amount"])
+    options = {"space": "input"}
+    found = certified_radius(model, frame, y, threat=Ellipsoid(whole, 0.5), **options)
+    expected = certified_radius(model, frame, y, threat=numbers, **options)
+    np.testing.assert_allclose(found, expected, rtol=1e-7)
+    moved = worst_case_samples(model, frame, y, threat=Ellipsoid(whole, 0.5), **options)
+    assert np.isnan(moved[:, 2:]).all()
+    holes = frame.assign(age=frame["age"].where(frame["age"] > 30))
+    gaps = make_pipeline(
+        make_column_transformer((SimpleImputer(), ["age", "amount"])), LogisticRegression()
+    ).fit(holes, y)
+    with pytest.raises(ValueError, match="threat=Ellipsoid meets entries without a value"):
+        robust_accuracy_score(gaps, holes, y, threat=numbers, **options)
 
 
 def test_values_that_are_missing_do_not_move():

@@ -13,7 +13,12 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_robust import certified_radius, make_robust_scorer, robust_accuracy_score
+from sklearn_robust import (
+    certified_radius,
+    make_robust_scorer,
+    robust_accuracy_score,
+    threats,
+)
 from sklearn_robust.threats import LpBall
 
 BOUND = np.array([0.3, 0.1, 0.0, 0.5])
@@ -147,16 +152,15 @@ def test_messages(iris, options, message):
             certified_radius(model, X, y, **options)
 
 
-def test_a_network_is_scored_against_balls_only():
+def test_a_network_is_scored_against_balls_and_boxes():
     torch = pytest.importorskip("torch")
     from sklearn_robust import RobustNetClassifier
 
     X, y = [[0.0], [1.0]], [0, 1]
     network = RobustNetClassifier(torch.nn.Linear(1, 1), loss_tol=10.0).fit(X, y)
-    message = (
-        "score of RobustNetClassifier serves l_q balls only, got threat=Box: use an LpBall, or e"
-    )
+    message = "Networks serve l_q balls and boxes, .* got threat=<.*Box"
     with pytest.raises(ValueError, match=message):
-        robust_accuracy_score(network, X, y, threat=Box([1.0]))
+        robust_accuracy_score(network, X, y, threat=Box([1.0]))  # one of another library
     score = robust_accuracy_score(network, X, y, threat=LpBall(math.inf, 0.1))
     assert score == robust_accuracy_score(network, X, y, eps=0.1)
+    assert score == robust_accuracy_score(network, X, y, threat=threats.Box(-0.1, 0.1))

@@ -89,15 +89,15 @@ def as_pixels(X):
 def test_robust_training_pays_on_digits():
     X, y = load_digits(return_X_y=True)
     X, X_test, y, y_test = train_test_split(
-        X, y, random_state=0, stratify=y, train_size=600, test_size=300
+        X, y, random_state=0, stratify=y, train_size=400, test_size=200
     )
     network = RobustMLPClassifier(
         (60,),
         math.inf,
         clip=(0, 1),
         batch_size=50,
-        attack_steps=5,
-        max_iter=50,
+        attack_steps=4,
+        max_iter=40,
         loss_tol=0.05,
         random_state=0,
     )

@@ -65,7 +65,7 @@ def test_modules_of_every_kind(module):
     X, y = blobs()
     state = torch.get_rng_state()
     first, second = (
-        quick(module=module, attack_random_start=True, batch_size=16, max_iter=40).fit(X, y)
+        quick(module=module, attack_random_start=True, batch_size=16, max_iter=20).fit(X, y)
         for _ in range(2)
     )
     assert torch.equal(torch.get_rng_state(), state)
@@ -107,6 +107,7 @@ def test_images(images):
     assert points.shape == X.shape
     assert np.abs(points - X).max() <= 0.05 + 1e-6
     assert points.min() >= 0
+    network = clone(network).set_params(max_iter=3).fit(X, y)
     flat = clone(network).set_params(input_shape=(1, 8, 8)).fit(X.reshape(len(X), -1), y)
     np.testing.assert_array_equal(
         flat.decision_function(X.reshape(len(X), -1)), network.decision_function(X)

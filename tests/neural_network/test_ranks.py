@@ -35,7 +35,7 @@ def data():
 def fitted(name, rows, **parameters):
     settings, weighted = RUNS[name]
     X, y, weight = data()
-    shared = {"eps": 0.1, "max_iter": 8, "loss_tol": 0, "batch_size": None, "attack_steps": 3}
+    shared = {"eps": 0.1, "max_iter": 4, "loss_tol": 0, "batch_size": None, "attack_steps": 3}
     network = RobustMLPClassifier((5,), **{**shared, **settings, **parameters})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -78,7 +78,7 @@ def run_share(rank, store):
             for name in RUNS
         }
         batched = fitted(
-            "to a loss", SHARES[rank], distributed=True, random_state=0, batch_size=5, max_iter=8
+            "to a loss", SHARES[rank], distributed=True, random_state=0, batch_size=5, max_iter=4
         )
         found["batches"] = figures(batched)
         found["short steps"] = short_steps(SHARES[rank], distributed=True, batch_size=5)

@@ -71,6 +71,7 @@ def exact_smallest_margin(X, y, coef, intercept, q, eps, scale=1.0):
     )
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("n_classes", [3, 5])
 @pytest.mark.parametrize("q", [1, 2, INF])
 @pytest.mark.parametrize("p", [1, 2, INF])

@@ -30,6 +30,7 @@ def disturbed_solution(p, q, n, d, fit_intercept, noise=1e-7):
     return problem, Point(coef, problem.balanced(weights[None])[0])
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize(("n", "d"), [(12, 25), (40, 6)])
 @pytest.mark.parametrize(

@@ -263,9 +263,3 @@ def test_messages(data, options, message):
     X, y = data
     with pytest.raises(ValueError, match=message):
         min_norm_separator(X, y, p=2, fit_intercept=True, **options)
-
-
-def test_several_classes_need_one_symmetric_set(data):
-    X, _ = data
-    with pytest.raises(ValueError, match=r"one symmetric set for all samples.*OneVsRest"):
-        min_norm_separator(X, np.arange(40) % 3, p=2, threat=Box(0.0, 0.1))

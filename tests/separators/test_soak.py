@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-RUNS, CASES = 2, 30
+RUNS, CASES = 2, 15
 
 # the recomputation starts from points that are exact in extended arithmetic, which some machines
 # lack

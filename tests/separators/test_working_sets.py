@@ -80,6 +80,7 @@ def assert_same_direction(one, other):
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(
@@ -97,6 +98,7 @@ def test_row_sets_agree_with_all_rows(
     assert_same_direction(found, solve_interior_point(form, 1e-10))
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize(
@@ -149,6 +151,24 @@ def test_very_many_rows_need_few_rounds_and_few_rows(on_row_sets, p):
     assert len(np.unique(np.concatenate(sets)[:, 0])) <= 25 * 6
 
 
+def test_the_rows_of_a_sample_spare_sweeps_over_all_rows(on_row_sets, monkeypatch):
+    problem, sweeps = linear_teacher(16_000, 6, 1, INF, 0.02), []
+
+    def counted(self, *given, sweep=working_sets._RowsOfProblem.sweep):
+        sweeps.append(self.shape[0])
+        return sweep(self, *given)
+
+    monkeypatch.setattr(working_sets._RowsOfProblem, "sweep", counted)
+    expected = on_row_sets(problem, 2)[0]
+    alone = len(sweeps)
+    monkeypatch.setattr(working_sets, "_SAMPLED_RATIO", 1000)
+    found = on_row_sets(problem, 2)[0]
+    assert found.gap <= 1e-8
+    assert found.margin == pytest.approx(expected.margin, rel=1e-8)
+    assert set(sweeps[alone:]) == {1000, 16_000}
+    assert sweeps[alone:].count(16_000) < alone
+
+
 def test_samples_of_weight_zero_are_left_out(on_row_sets):
     problem = linear_teacher(2000, 4, 0, INF, 0.02)
     wrong = np.concatenate([problem.X, [-10 * problem.y[0, 0] * np.eye(4)[0] - problem.X[0]]])
@@ -172,7 +192,7 @@ def test_rows_that_carry_weight_stay_in_a_set(max_margin_form):
     scores = chosen.X @ coef
     for n_near in (0, 2):
         expected = {6, 7, 8, *np.argsort(scores)[:n_near].tolist()}
-        assert set(working_sets._kept(chosen, answer, n_near)) == expected
+        assert set(working_sets.kept_rows(chosen, answer, n_near)) == expected
 
 
 def test_data_that_nothing_separates_need_few_rounds(on_row_sets):
@@ -258,10 +278,8 @@ def test_exact_estimators_read_blocks(make, eps):
 
 def test_what_rows_in_blocks_cannot_have_is_refused():
     X = np.random.default_rng(0).normal(size=(40, 3))
-    rows = BlockRows(Cut(X, np.arange(40) % 3))
-    with pytest.raises(ValueError, match="3 classes need the data in memory"):
-        max_margin(rows, q=2)
+    rows = BlockRows(Cut(X, np.arange(40) % 2))
     with pytest.raises(ValueError, match="y must be left out"):
         max_margin(rows, rows.y, q=2)
-    with pytest.raises(ValueError, match="needs the data in memory"):
-        max_margin(BlockRows(Cut(X, np.arange(40) % 2)), q=2, scale=[1, 2, 3])
+    with pytest.raises(ValueError, match="features that no adversary moves"):
+        max_margin(rows, q=2, scale=[1, 0, 3])

@@ -54,6 +54,7 @@ def test_gaussian_benchmark(gaussian, largest_margin, q, fit_intercept):
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("p", [1.2, 1.5, 2])
 @each_q
 @pytest.mark.parametrize(("share", "fit_intercept"), [(0.0, True), (0.5, False), (0.9, True)])
@@ -94,6 +95,7 @@ def test_close_to_the_largest_radius(gaussian, largest_margin, q, share):
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @each_q
 @each_intercept
 @pytest.mark.parametrize("shape", [(40, 5), (15, 30)], ids=["few features", "many features"])
@@ -163,6 +165,7 @@ def test_a_batch_keeps_separable_and_other_problems_apart(gaussian):
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @each_q
 @each_intercept
 @pytest.mark.parametrize("share", [0.5, 0.9])

@@ -34,7 +34,7 @@ def test_the_limit_is_the_separator_of_least_1_norm(q, share):
     problem = problem.at_radius(share * largest_joint_distance(problem).margin)
     largest = solve_joint_separator(problem, LpNorm(1)).margin
     found = joint_diagonal_descent(
-        problem, LOSSES["logistic"], loss_tol=0, max_iter=200, record_every=1
+        problem, LOSSES["logistic"], loss_tol=0, max_iter=200, record_every=5
     )
     assert found.separable == [True]
     assert 0.89 * largest < found.margin[0] < (1 + 1e-9) * largest < 1.2 * found.margin_bound[0]

@@ -11,12 +11,17 @@ from scipy import sparse
 from sklearn.datasets import load_digits, load_wine, make_blobs
 from sklearn.preprocessing import StandardScaler
 
+import sklearn_robust.solvers._joint_newton
 import sklearn_robust.solvers._joint_risk
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.solvers._joint_cones import CONES
+from sklearn_robust.solvers._joint_model import Direction, JointModel
+from sklearn_robust.solvers._joint_preconditioner import HessianEstimate, Preconditioner
 from sklearn_robust.solvers._joint_risk import minimise_joint_risk
+from sklearn_robust.solvers._joint_start import PairDifferences
 from sklearn_robust.solvers.robust_risk import minimise_robust_risk
 from sklearn_robust.threats import LpBall
 
@@ -395,3 +400,61 @@ def test_classes_are_tied_exactly_where_the_minimiser_ties_them(loss):
     assert 0.3 < apart.mean() < 0.5
     np.testing.assert_array_equal(problem.pair_differences(rough.coef) != 0, apart)
     np.testing.assert_array_equal(differences != 0, apart)
+
+
+@pytest.mark.parametrize(("loss", "q"), [("logistic", math.inf), ("exponential", 2.0)])
+def test_features_outside_the_dense_factor(loss, q, monkeypatch):
+    """With few features in the dense factor and a block for each of the others."""
+    X, y = overlapping(4, n_features=12, n=80)
+    X[:, 5] = 0.0  # the block of a constant feature is regular
+    X[:, 6:] *= 0.05
+    scale = np.linspace(0.5, 1.5, 12)
+    scale[3] = 0.0
+    problem = JointProblem.from_data(X, y, q=q, eps=EPS[q], scale=scale, fit_intercept=True)
+    whole = minimise_joint_risk(problem, LOSSES[loss], tol=TOL)
+    monkeypatch.setattr(sklearn_robust.solvers._joint_risk, "MOST_DENSE", 35)
+    monkeypatch.setattr(sklearn_robust.solvers._joint_newton, "MOST_DENSE", 35)
+    parts = minimise_joint_risk(problem, LOSSES[loss], tol=TOL)
+    assert parts.separable is whole.separable is False
+    assert max(parts.gap, whole.gap) <= TOL
+    assert parts.log_risk == pytest.approx(whole.log_risk, abs=4 * TOL)
+
+
+@pytest.mark.parametrize("q", [2.0, math.inf])
+def test_the_preconditioner_is_the_inverse_of_its_matrix(q):
+    X, y = overlapping(3, n_features=5, n=30)  # so few that all rows are taken
+    problem = JointProblem.from_data(X, y, q=q, eps=EPS[q], fit_intercept=True)
+    model = JointModel(problem, LOSSES["logistic"])
+    differences = PairDifferences(model)
+    rng = np.random.default_rng(0)
+    coef = rng.standard_normal((3, 6))
+    norms = 1.0 + differences.norms(coef)
+    at = model.at(coef, norms)
+    cones = CONES[q](differences.of(coef), at.gradient.pairs, 0.3)
+    scaling = cones.scaling(0.1 * at.gradient.pairs)
+
+    def matrix(most):
+        estimate = HessianEstimate(model, differences, at, scaling, 0.2, most)
+        inverse = Preconditioner(estimate, scaling, 0.2)
+        unit = np.eye(coef.size + 3)
+        columns = [
+            inverse.solve(Direction(e[: coef.size].reshape(coef.shape), e[coef.size :])).flat()
+            for e in unit
+        ]
+        return np.linalg.inv(columns).reshape(21, 21), estimate
+
+    (dense, _), (parts, estimate) = matrix(100), matrix(3 * 3 + 3)
+    assert len(estimate.features) == 2
+    coefs = np.arange(18).reshape(3, 6)
+    for kept in (np.append(estimate.features, 5), *estimate.others[:, None]):
+        places = coefs[:, kept].ravel()
+        np.testing.assert_allclose(
+            parts[np.ix_(places, places)], dense[np.ix_(places, places)], rtol=1e-6, atol=1e-8
+        )
+    # the cones are exact everywhere
+    among = coefs[:, estimate.others[:2]]
+    risk = model.hessian_estimate(at, np.arange(5))
+    risk = np.triu(risk) + np.triu(risk, 1).T
+    theta = dense - risk
+    cross = np.ix_(among[:, 0], among[:, 1])
+    np.testing.assert_allclose(parts[cross], theta[cross], rtol=1e-6, atol=1e-8)

@@ -228,6 +228,7 @@ def check(X, y, loss, threat, *, fit_intercept=True, sample_weight=None, tol=1e-
     return solution
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("loss", LOSSES_AND_ONE_MORE.values(), ids=LOSSES_AND_ONE_MORE)
 @pytest.mark.parametrize("fit_intercept", [True, False], ids=["intercept", "no intercept"])
 @each_threat
@@ -260,6 +261,7 @@ def test_more_features_than_samples(gaussian, loss, name):
     assert np.any(check(X, y, loss, threat).coef)
 
 
+@pytest.mark.pairwise
 @each_loss
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 @pytest.mark.parametrize("data", ["breast_cancer", "digits"])
@@ -353,6 +355,7 @@ def test_a_radius_multiplies_the_set(gaussian, loss):
         assert together.log_risk[i] == pytest.approx(least, abs=1e-6)
 
 
+@pytest.mark.pairwise
 @each_loss
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 @pytest.mark.parametrize(

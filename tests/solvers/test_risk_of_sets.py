@@ -92,6 +92,7 @@ def minimised(X, y, threat, loss, **options):
     return problem, solution
 
 
+@pytest.mark.pairwise
 @each_loss
 @pytest.mark.parametrize("of_samples", RADII)
 @pytest.mark.parametrize("name", SETS)

@@ -77,6 +77,7 @@ def check(X, y, loss, q, eps, *, fit_intercept=True, sample_weight=None, tol=1e-
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @each_loss
 @each_intercept
 @pytest.mark.parametrize("q", [1, 1.5, 2, 3, np.inf])
@@ -95,6 +96,7 @@ def test_more_features_than_samples(gaussian, largest_margin, loss, q):
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 # at eps = 0.2 the cone solver calls its answer inaccurate; it is right to the digits that are
 # compared
 @pytest.mark.filterwarnings("ignore:Solution may be inaccurate")
@@ -124,6 +126,7 @@ def test_without_an_adversary(loss):
     check(X, np.where(target == 1, 1.0, -1.0), loss, np.inf, 0.0)
 
 
+@pytest.mark.pairwise
 @each_loss
 @each_intercept
 @pytest.mark.parametrize("q", [1, 2, np.inf])
@@ -221,6 +224,7 @@ def test_single_precision(gaussian, loss, q):
     assert solution.log_risk[0] == pytest.approx(least_log_risk(X, y, loss, q, 0.1), abs=1e-5)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("seed", range(1, 6))
 @each_loss
 @pytest.mark.parametrize("q", [1, 2, np.inf])
@@ -266,6 +270,7 @@ def test_records_its_way_on_request(gaussian):
 # --- the engines, each by name
 
 
+@pytest.mark.pairwise
 @each_loss
 @each_intercept
 @pytest.mark.parametrize("q", [1, 2, np.inf])
@@ -330,6 +335,30 @@ def test_too_many_columns_for_a_hessian_go_to_lbfgs(gaussian, monkeypatch, q):
 
 
 @each_loss
+def test_lbfgs_under_an_l1_norm_keeps_the_columns_in_use(monkeypatch, loss):
+    rng = np.random.default_rng(0)
+    X, teacher = rng.standard_normal((300, 60)), np.append(np.ones(4), np.zeros(56))
+    y = np.where(X @ teacher + rng.standard_normal(300) > 0, 1.0, -1.0)
+    problem = RobustProblem.from_data(X, y, q=np.inf, eps=0.15, fit_intercept=True)
+    expected = minimise_robust_risk(problem, loss, EUCLIDEAN, tol=1e-9)
+    sizes = []
+
+    def counted(objective, x0, search=_risk_lbfgs.fmin_l_bfgs_b, **options):
+        sizes.append(len(x0))
+        return search(objective, x0, **options)
+
+    monkeypatch.setattr(_risk_lbfgs, "fmin_l_bfgs_b", counted)
+    coef, _ = _risk_lbfgs.lbfgs(
+        problem, loss, np.zeros((1, 60)), max_iter=1000, record=lambda *_: None
+    )
+    np.testing.assert_allclose(coef, expected.coef, atol=1e-5)
+    assert 0 < np.count_nonzero(coef) <= 20
+    assert max(sizes) <= 2 * 30
+    assert sizes == sorted(sizes)
+    assert len(sizes) <= 6
+
+
+@each_loss
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 def test_hessians_in_single_precision_certify_too(gaussian, monkeypatch, loss, q):
     monkeypatch.setattr(arrays, "_SINGLE_FROM", 0)
@@ -351,6 +380,7 @@ def test_a_hessian_that_single_precision_spoils_is_computed_in_double(gaussian, 
     assert solution.n_iter[0] < 40  # where single precision alone takes hundreds
 
 
+@pytest.mark.pairwise
 @each_loss
 @pytest.mark.parametrize("scaled", [False, True], ids=["alike", "scales"])
 @pytest.mark.parametrize("q", [1, 1.5, 2, np.inf])
@@ -372,6 +402,7 @@ def test_forms_of_lbfgs_have_the_coefficients_penalty_and_gradient_of_the_log_ri
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @each_loss
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 @pytest.mark.parametrize(

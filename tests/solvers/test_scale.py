@@ -95,6 +95,7 @@ SCALES = {
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("eps", [0.05, 1.5])
 @pytest.mark.parametrize("name", ["exponential", "logistic"])
 @pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
@@ -117,6 +118,7 @@ def test_newton_certifies_the_minimiser_of_the_risk(q, scale, name, eps):
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("scale", [SCALES["zeros"], SCALES["positive"]], ids=["zeros", "positive"])
 @pytest.mark.parametrize("q", EXPONENTS)
 @pytest.mark.parametrize("eps", [0.05, 1.5])

@@ -33,6 +33,7 @@ def problem_of(X, y, *, q, eps, fit_intercept=False, sample_weight=None):
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("p", EXPONENTS)
 @pytest.mark.parametrize("q", EXPONENTS)
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
@@ -70,6 +71,7 @@ def test_every_pair_descends_and_approaches_the_exact_separator(gaussian, p, q, 
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("p", EXPONENTS)
 @pytest.mark.parametrize("q", EXPONENTS)
 @pytest.mark.parametrize(("n", "d", "fit_intercept"), [(10, 20, False), (30, 8, True)])
@@ -298,6 +300,7 @@ def test_a_grid_of_radii_and_geometries_gives_what_single_fits_give(
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("p", [1, 2, math.inf])
 @pytest.mark.parametrize("q", [2, math.inf])
 @pytest.mark.parametrize("fit_intercept", [False, True])
@@ -343,6 +346,7 @@ def test_coordinates_that_tie_move_together():
     assert solution.coef[0, 0] == solution.coef[0, 1] > 0
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize("n_problems", [1, 2])
@@ -415,6 +419,7 @@ def test_steps_that_waste_no_more_than_what_is_open_come_closer_to_the_limit(
     assert path == gap(1e-3)  # which ends long before the limit, and takes long steps
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("p", EXPONENTS)
 @pytest.mark.parametrize("q", [2, math.inf])
 @pytest.mark.parametrize("layout", ["dense", "sparse", "labels apart"])

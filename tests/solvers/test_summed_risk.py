@@ -20,7 +20,7 @@ from sklearn_robust.solvers import (
     minimise_summed_risk,
     summed_risk,
 )
-from sklearn_robust.solvers._risk_sums import LossAt, ModelWeights, Moments, SumsOfWeights
+from sklearn_robust.solvers._risk_sums import LossAt, ModelWeights, Moments, SumsOfWeights, Trial
 from sklearn_robust.summed import Predictor, Samples, SummedProblem
 from sklearn_robust.threats import LpBall
 
@@ -73,6 +73,7 @@ def compare(found, X, y, weight, loss, **threat):
 # -- the answer
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=lambda loss: loss.name)
 @pytest.mark.parametrize("q", [1, 1.5, 2, np.inf])
 @pytest.mark.parametrize("fit_intercept", [True, False])
@@ -238,6 +239,23 @@ def test_the_bound_of_sums_is_that_of_all_weights(loss):
     bounds = [loss.dual_bound(sum(part), c) for part, c in zip(parts, scales, strict=True)]
     assert max(bounds) <= best + 1e-12
     assert max(bounds) == pytest.approx(best, abs=1e-3)
+
+
+@pytest.mark.parametrize("tol", [1e-6, 1e-9])
+def test_no_gram_matrix_is_summed_where_the_proof_ends_the_method(monkeypatch, tol):
+    X, y, _ = draw(n=2000)
+    asked = []
+
+    def total(self, function, total=SummedProblem.total):
+        if isinstance(function, Trial):
+            asked.append(function.moments is not None)
+        return total(self, function)
+
+    monkeypatch.setattr(SummedProblem, "total", total)
+    assert minimise_summed_risk(summed(X, y), LOSSES["logistic"], LpNorm(2), tol=tol).gap <= tol
+    assert asked[0]
+    assert not asked[-1]
+    assert sum(asked) >= len(asked) - 2
 
 
 # -- what is refused

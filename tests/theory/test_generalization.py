@@ -58,6 +58,7 @@ def test_the_supremum_of_the_estimate_by_brute_force():
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("r", NORMS)
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
 @pytest.mark.parametrize(("n", "d"), [(10, 100), (100, 30)])

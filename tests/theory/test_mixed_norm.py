@@ -19,6 +19,7 @@ def mixed_norm_value(X, y, *, p, q, weight, fit_intercept=False):
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize("share", [0.3, 0.8])
 @pytest.mark.parametrize(

@@ -37,32 +37,32 @@ PAIRS = [
 ]
 
 
-def largest_errors(soak, names, operation, n_cases):
+def largest_errors(threat_soak, names, operation, n_cases):
     # a seed that is the same in every run, and another one for each set
     rng = np.random.default_rng(zlib.crc32(repr((names, operation)).encode()))
     found = {}
     for _ in range(n_cases):
-        for name, value in soak.one_case(names, operation, rng, 4, 10).items():
+        for name, value in threat_soak.one_case(names, operation, rng, 4, 10).items():
             found[name] = max(found.get(name, 0.0), value)
     return found
 
 
-def test_all_families_are_here(soak):
-    assert soak.FAMILIES == FAMILIES
+def test_all_families_are_here(threat_soak):
+    assert threat_soak.FAMILIES == FAMILIES
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_set_against_enumeration(soak, name):
-    errors = largest_errors(soak, (name,), "", 1 if name in {*CURVED, "relations"} else 4)
+def test_a_set_against_enumeration(threat_soak, name):
+    errors = largest_errors(threat_soak, (name,), "", 1 if name in {*CURVED, "relations"} else 4)
     assert max(errors.values()) < 1e-8, errors
 
 
 @pytest.mark.parametrize("operation", ["|", "+", "&"])
 @pytest.mark.parametrize("names", PAIRS, ids=" ".join)
-def test_a_pair_against_enumeration(soak, names, operation):
+def test_a_pair_against_enumeration(threat_soak, names, operation):
     rng = np.random.default_rng(len(operation) + sum(map(len, names)))
     n, m = (1, 3) if CURVED & set(names) or "relations" in names else (2, 5)
-    errors = soak.one_case(names, operation, rng, n, m)
+    errors = threat_soak.one_case(names, operation, rng, n, m)
     assert max(errors.values()) < 1e-8, errors
 
 

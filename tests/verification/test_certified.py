@@ -98,6 +98,7 @@ def test_convolutions_and_pooling(lowest_margin, q, clip, n_outputs):
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("method", [*METHODS, "exact"])
 @pytest.mark.parametrize("q", EXPONENTS)
 @pytest.mark.parametrize("n_outputs", [1, 4])
@@ -215,6 +216,7 @@ def test_ball_and_box_are_not_judged_apart(method, q, expected):
 
 
 @pytest.mark.slow
+@pytest.mark.pairwise
 @pytest.mark.parametrize("clipped", [False, True])
 @pytest.mark.parametrize("method", [*METHODS, "exact"])
 @pytest.mark.parametrize("q", [1, 2, math.inf])

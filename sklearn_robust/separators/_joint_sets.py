@@ -1,0 +1,233 @@
+r"""Separators of several classes against sets that differ from sample to sample: a cone program of
+all pairs of a sample and a rival, and the certificate of its answer.
+
+With the margins :math:`m_{ik}` of `_pair_programs` it is :math:`\max \gamma` subject to
+:math:`m_{ik} \ge \gamma` and :math:`\|W\|_p \le 1`. Its multipliers are weights :math:`a_{ik}`, and
+name a perturbation :math:`\delta_{ik}` of each sample for each rival, in its set. These make one
+data set that the adversary may choose, and so
+
+.. math:: \gamma \le D(a, \delta) = \Big\| \sum_{ik} a_{ik} (e_{y_i} - e_k) (x_i +
+   \delta_{ik})^T \Big\|_* .
+
+Where nothing separates, the weights at the minimiser of a risk prove it (`_risk_programs`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from scipy import sparse
+
+from sklearn_robust._clarabel import SolverFailure
+from sklearn_robust._conic_programs import Vector
+from sklearn_robust._conic_sets import TERM_ROUNDING
+from sklearn_robust._pair_programs import PairProgram
+from sklearn_robust.certificates import Certified, sum_rounding
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.joint_certificates import best_intercept, predictor, robust_margin
+from sklearn_robust.losses import LOSSES
+from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
+from sklearn_robust.separators import _conic_refinement as refinement
+from sklearn_robust.separators.separator import NotSeparableError
+from sklearn_robust.solvers import minimise_joint_risk
+
+_REFINEMENTS = 3  # Newton steps on the optimality conditions, at most
+_HALVINGS = 60  # halvings of the bracket of a factor
+_MOST_RATIOS = 30  # steps of Dinkelbach's method
+_SLOW_RATIO = 1e-9  # relative growth of the factor up to which it ends
+_LEAST_FACTOR = 1e-9  # from which it starts where nothing separates at factor 1
+_BEYOND = (5e-9, 1e-7, 1e-5)  # relative excess over the factor at which a proof is sought
+
+
+def separate_against_sets(problem: JointProblem, norm: Norm, tol: float) -> Certified:
+    """The robust separator of least norm against the sets of the samples.
+
+    Parameters
+    ----------
+    problem : JointProblem
+        In float64, on an array, with `JointSets`.
+    norm : Norm
+    tol : float
+        Certified relative gap of the margin to reach; the caller judges it.
+
+    Raises
+    ------
+    NotSeparableError
+        Where the minimiser of a risk proves that nothing separates.
+    RuntimeError
+        If the solver failed, or neither found a separator nor proved that there is none.
+    """
+    answer = maximise_margin(problem, norm, tol)
+    if answer.margin > 0:
+        return answer
+    end = minimise_joint_risk(problem, LOSSES["exponential"])
+    if end.separable:  # its predictor is robust, if not the one of least norm
+        return _certified(problem, norm, end.coef, answer)
+    if end.separable is None:
+        raise RuntimeError(
+            f"The solvers neither found a robust separator for threat={problem.threat!r} nor "
+            f"proved that there is none. Scale the features to similar sizes."
+        )
+    threat = type(problem.threat).__name__
+    factor = critical_factor(problem).margin
+    raise NotSeparableError(1.0, factor, end.weights, problem.fit_intercept, threat=threat)
+
+
+def maximise_margin(problem: JointProblem, norm: Norm, tol: float) -> Certified:
+    """The predictor of largest robust margin in a norm; its margin may be negative or 0."""
+    program = PairProgram(problem)
+    conic, N = program.conic, program.n_pairs
+    gamma = conic.columns.take(1)
+    margins = conic.add_rows(
+        [("nonnegative", N)], [*program.terms, (gamma, -np.ones((N, 1)))], np.zeros(N)
+    )
+    conic.linear[gamma.start] = -1.0
+    _bound_norm(program, norm)
+    try:
+        x, z = conic.solve()
+    except SolverFailure as failure:
+        raise RuntimeError(
+            f"The cone program of the separator ended without an answer ({failure}). Rescale the "
+            f"features of X."
+        ) from failure
+
+    def judged(x: Vector, z: Vector) -> Certified:
+        weights = program.problem.balanced(program.weights(z[margins]))
+        delta = program.perturbations(z, weights)
+        bound = _margin_bound(program.problem, norm, weights, delta)
+        whole = np.zeros((problem.n_classes, len(problem.y)))
+        whole[:, problem.log_weight > -math.inf] = weights
+        found = Certified(
+            np.zeros((problem.n_classes, problem.n_features)),
+            whole,
+            np.zeros(problem.n_classes),
+            margin=-math.inf,
+            bound=bound,
+            solver="cone program of the threat",
+        )
+        return _certified(problem, norm, program.coef(x), found)
+
+    best = judged(x, z)
+    for _ in range(_REFINEMENTS):
+        if best.gap - best.rounding <= tol or not refinement.serves(conic):
+            break
+        step = refinement.newton_step(conic, x, z)
+        if step is None:
+            break
+        x, z = step
+        best = judged(x, z).merged(best)
+    return best
+
+
+def _bound_norm(program: PairProgram, norm: Norm) -> None:
+    """||W|| <= 1."""
+    conic, K = program.conic, program.problem.n_classes
+    w = program.w
+    unit = conic.columns.take(1)
+    conic.add_rows([("zero", 1)], [(unit, np.ones((1, 1)))], -np.ones(1))
+    if isinstance(norm, LpNorm):
+        conic.add_norms(w, sparse.eye_array(w.stop - w.start, format="csr"), unit, norm.p)
+    elif isinstance(norm, SchattenNorm) and norm.p == math.inf:
+        conic.add_spectral_norm(w, K, unit)
+    elif isinstance(norm, SchattenNorm) and norm.p == 1:
+        conic.add_nuclear_norm(w, K, unit)
+    else:
+        raise RuntimeError(f"exact separators have l_p, spectral and nuclear norms, got {norm!r}")
+
+
+def _margin_bound(problem: JointProblem, norm: Norm, weights: Vector, delta: Vector) -> float:
+    """D(a, delta) plus its rounding, of feasible weights (K, n)."""
+    of_classes = problem.weighted_sum(weights)
+    sizes = problem.sizes(weights)
+    for k, part in enumerate(delta):
+        moved = weights[k][:, None] * part
+        for low in range(problem.n_classes):
+            at = problem.y == low
+            total, size = moved[at].sum(axis=0), np.abs(moved[at]).sum(axis=0)
+            of_classes[low] += total
+            of_classes[k] -= total
+            sizes[low] += size
+            sizes[k] += size
+    rounding = (sum_rounding(len(problem.y), np.float64) + 2 * TERM_ROUNDING) * sizes
+    dual, of_norm = norm.dual, sum_rounding(of_classes.size, np.float64)
+    value = float(dual.value(of_classes.ravel())) + float(dual.value(rounding.ravel()))
+    return value * (1 + of_norm)
+
+
+def _certified(problem: JointProblem, norm: Norm, coef: Vector, found: Certified) -> Certified:
+    """A direction with its best intercepts and a smallest robust margin of 1, where it is positive,
+    and its margin less its rounding, beside the bound that is known.
+    """
+    coef, intercept = predictor(problem, coef)
+    margin = robust_margin(problem, norm, coef, intercept)
+    return replace(found, coef=coef, intercept=intercept, margin=margin)
+
+
+def critical_factor(problem: JointProblem) -> Certified:
+    """The critical factor on the sets, the largest below which a robust separator exists, by
+    Dinkelbach's method: the predictor of largest margin at a factor has a larger factor of its own,
+    until there is none. The weights of a minimiser of the risk just above it prove that.
+
+    Returns
+    -------
+    Certified
+        `margin` and `bound` are factors: 0 where nothing separates, and inf where something does
+        against every multiple. The predictor has a smallest margin of 1 without adversary.
+    """
+    norm, unit = LpNorm(math.inf), float(problem.radius)
+    factor = unit
+    found = maximise_margin(problem, norm, _SLOW_RATIO)
+    if found.margin <= 0:
+        factor = _LEAST_FACTOR * unit
+        found = maximise_margin(problem.at_radius(factor), norm, _SLOW_RATIO)
+    best = replace(found, margin=0.0, bound=math.inf)
+    for _ in range(_MOST_RATIOS):
+        if found.margin <= 0:
+            break
+        ratio = _own_factor(problem, found.coef)
+        best = replace(found, margin=ratio, bound=math.inf).merged(best)
+        if ratio == math.inf or ratio <= factor * (1 + _SLOW_RATIO):
+            break
+        factor = ratio
+        found = maximise_margin(problem.at_radius(factor), norm, _SLOW_RATIO)
+    if best.margin == math.inf:
+        return replace(best, solver="cone programs, largest ratio")
+    for beyond in _BEYOND:
+        tried = (1 + beyond) * best.margin if best.margin > 0 else _LEAST_FACTOR * unit
+        end = minimise_joint_risk(problem.at_radius(tried), LOSSES["exponential"])
+        if end.separable is False:
+            bound = tried if best.margin > 0 else 0.0
+            best = replace(best, bound=bound, weights=end.weights)
+            break
+    coef, intercept = predictor(problem.at_radius(0.0), best.coef)
+    return replace(
+        best,
+        coef=coef,
+        intercept=intercept,
+        margin=best.margin / unit,
+        bound=best.bound / unit,
+        solver="cone programs, largest ratio",
+    )
+
+
+def _own_factor(problem: JointProblem, coef: Vector) -> float:
+    """The largest factor at which a predictor that separates does so with its best intercepts, by
+    bisection.
+    """
+
+    def separates(factor: float) -> bool:
+        at = problem.at_radius(factor)
+        margins = at.pair_margins(coef, at.penalties(coef))
+        return (best_intercept(margins)[1] if at.fit_intercept else margins.min()) > 0
+
+    low, high = 0.0, 1.0
+    while separates(high):
+        low, high = high, 2 * high
+        if high > 1 / np.finfo(float).eps:
+            return math.inf
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if separates(middle) else (low, middle)
+    return low

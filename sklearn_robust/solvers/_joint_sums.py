@@ -1,0 +1,334 @@
+r"""The sums over samples that the minimiser of the joint risk, and its certificate, consist of.
+
+Each function here takes the problem of some of the samples and returns what adds up over all: the
+risk with its gradient, products with the Hessian, samples drawn for an estimate of it, and sums of
+weights. Sums relative to the risk have a common factor 1 / L, as in `_risk_sums`; the logistic risk
+is a sum itself.
+
+No weight is kept: a recipe (`WeightRecipe`) computes them anew from coefficients that do not
+change.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import sparse
+
+from sklearn_robust._joint_flows import WeightedSums, weighted_sums
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.joint_certificates import entropy_of_rivals, robust_margin
+from sklearn_robust.losses import SummableLoss
+from sklearn_robust.norms import Norm
+from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskWeights, Units
+
+
+@dataclass(frozen=True)
+class RiskFunction:
+    """The risk of any samples, in the units of all of them."""
+
+    loss: SummableLoss
+    units: Units
+
+    def on(self, problem: JointProblem) -> JointModel:
+        """The risk of the samples of a problem."""
+        return JointModel(problem, self.loss, units=self.units)
+
+
+@dataclass(frozen=True)
+class RiskSums:
+    """The risk at a point; see `RiskPoint`.
+
+    Attributes
+    ----------
+    log_risk, smallest_margin : float
+    gradient : Direction
+    class_sums : ndarray of shape (K, K)
+    relative : bool
+        Whether gradient and class sums are relative to the risk.
+    """
+
+    log_risk: float
+    smallest_margin: float
+    gradient: Direction
+    class_sums: np.ndarray
+    relative: bool
+
+    def __add__(self, other: RiskSums) -> RiskSums:
+        log_risk = float(np.logaddexp(self.log_risk, other.log_risk))
+        mine = others = 1.0
+        if self.relative:
+            mine, others = math.exp(self.log_risk - log_risk), math.exp(other.log_risk - log_risk)
+        return RiskSums(
+            log_risk,
+            min(self.smallest_margin, other.smallest_margin),
+            self.gradient * mine + other.gradient * others,
+            mine * self.class_sums + others * other.class_sums,
+            self.relative,
+        )
+
+
+@dataclass(frozen=True)
+class RiskAt:
+    """The function of samples that computes `RiskSums` at coefficients (K, d + 1) and norms."""
+
+    function: RiskFunction
+    coef: np.ndarray
+    pairs: np.ndarray
+
+    def __call__(self, problem: JointProblem) -> RiskSums:
+        model = self.function.on(problem)
+        at = model.at(self.coef, self.pairs)
+        return RiskSums(
+            at.log_risk, at.smallest_margin, at.gradient, at.class_sums, model.logarithmic
+        )
+
+
+@dataclass(frozen=True)
+class WeightsAt:
+    """The weights of the risk at coefficients (K, d + 1) and norms (P,), where all samples together
+    have this log-risk.
+    """
+
+    function: RiskFunction
+    coef: np.ndarray
+    pairs: np.ndarray
+    log_risk: float
+
+    def of(self, model: JointModel) -> RiskWeights:
+        """Those of some samples."""
+        found = model.weights_at(self.coef, self.pairs)
+        if model.logarithmic and found.weights is not None:
+            share = math.exp(found.log_risk - self.log_risk)
+            found.weights *= share
+            found = replace(
+                found, of_sample=share * found.of_sample, curvature=share * found.curvature
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class CurvatureAlong:
+    """The function of samples that multiplies their curvature by a step."""
+
+    at: WeightsAt
+    step: Direction
+
+    def __call__(self, problem: JointProblem) -> Direction:
+        model = self.at.function.on(problem)
+        return model.curvature_product(self.at.of(model), self.step)
+
+
+@dataclass(frozen=True)
+class DrawnSamples:
+    """Some of the samples, at random, and the inverse of the probability of each.
+
+    Attributes
+    ----------
+    X : ndarray or scipy.sparse array of shape (m, d)
+    y, log_weight, factor : ndarray of shape (m,)
+    """
+
+    X: np.ndarray | sparse.csr_array
+    y: np.ndarray
+    log_weight: np.ndarray
+    factor: np.ndarray
+
+    def __add__(self, other: DrawnSamples) -> DrawnSamples:
+        stack = sparse.vstack if sparse.issparse(self.X) else np.concatenate
+        return DrawnSamples(
+            stack([self.X, other.X]),
+            np.concatenate([self.y, other.y]),
+            np.concatenate([self.log_weight, other.log_weight]),
+            np.concatenate([self.factor, other.factor]),
+        )
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The function of samples that draws about `most` of all, the same at every call: half by their
+    weight at a point, half evenly; so no factor exceeds twice that of an even sample.
+
+    `n` is the number of all samples, and `total` the sum of their weights.
+    """
+
+    at: WeightsAt
+    most: int
+    n: int
+    total: float
+
+    def __call__(self, problem: JointProblem) -> DrawnSamples:
+        weight = self.at.of(self.at.function.on(problem)).of_sample
+        chance = np.minimum(0.5 * self.most * (weight / self.total + 1 / self.n), 1.0)
+        # another draw for every part
+        seed = zlib.crc32(np.ascontiguousarray(problem.rows.take(np.arange(1))).tobytes())
+        drawn = np.flatnonzero(np.random.default_rng(seed).random(len(chance)) < chance)
+        return DrawnSamples(
+            problem.X[drawn], problem.y[drawn], problem.log_weight[drawn], 1 / chance[drawn]
+        )
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The log-risk of a predictor, and its robust margin in a norm less its rounding."""
+
+    log_risk: float
+    margin: float
+
+    def __add__(self, other: Figures) -> Figures:
+        log_risk = float(np.logaddexp(self.log_risk, other.log_risk))
+        return Figures(log_risk, min(self.margin, other.margin))
+
+
+@dataclass(frozen=True)
+class FiguresAt:
+    """The function of samples that computes `Figures` of a predictor (K, d), (K,)."""
+
+    loss: SummableLoss
+    norm: Norm
+    coef: np.ndarray
+    intercept: np.ndarray
+
+    def __call__(self, problem: JointProblem) -> Figures:
+        now = problem.evaluate(self.loss, self.coef, self.intercept)
+        margin = robust_margin(problem, self.norm, self.coef, self.intercept)
+        return Figures(float(now.log_risk), margin)
+
+
+# -- sums of weights
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """Weights times a factor for each pair of the classes of a sample and a rival, (K, K)."""
+
+    factors: np.ndarray
+
+    def change(self, model: JointModel, weights: np.ndarray) -> None:
+        """Change weights (K, m) in their place."""
+        weights *= self.factors[model.problem.y].T
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """Weights after `JointModel.move_weights`."""
+
+    theta: np.ndarray
+
+    def change(self, model: JointModel, weights: np.ndarray) -> None:
+        """Change weights (K, m) in their place."""
+        model.move_weights(weights, self.theta)
+
+
+@dataclass(frozen=True)
+class WeightRecipe:
+    """Weights of the samples and their rivals: those of the risk at a point, and changes of them.
+
+    Attributes
+    ----------
+    at : WeightsAt
+    changes : tuple
+    """
+
+    at: WeightsAt
+    changes: tuple[_Scaled | _Moved, ...] = ()
+
+    def scaled(self, factors: np.ndarray) -> WeightRecipe:
+        """The same weights, times a factor for each pair of classes."""
+        return replace(self, changes=(*self.changes, _Scaled(factors)))
+
+    def moved(self, theta: np.ndarray) -> WeightRecipe:
+        """The weights after `JointModel.move_weights`."""
+        return replace(self, changes=(*self.changes, _Moved(theta)))
+
+    def weights(self, problem: JointProblem) -> np.ndarray:
+        """Those of some samples, (K, m)."""
+        model = self.at.function.on(problem)
+        weights = self.at.of(model).weights
+        assert weights is not None
+        for one in self.changes:
+            one.change(model, weights)
+        return weights
+
+
+@dataclass(frozen=True)
+class SumsOfWeights:
+    """The function of samples that computes the `WeightedSums` of a recipe."""
+
+    recipe: WeightRecipe
+
+    def __call__(self, problem: JointProblem) -> WeightedSums:
+        return weighted_sums(problem, self.recipe.weights(problem))
+
+
+@dataclass(frozen=True)
+class ClassSumsOfWeights:
+    """The function of samples that computes the class sums (K, K) of a recipe."""
+
+    recipe: WeightRecipe
+
+    def __call__(self, problem: JointProblem) -> np.ndarray:
+        sums: np.ndarray = problem.class_sums(self.recipe.weights(problem))
+        return sums
+
+
+@dataclass(frozen=True)
+class DerivativesOfWeights:
+    """The function of samples that computes the derivatives that the weights of a recipe make."""
+
+    recipe: WeightRecipe
+
+    def __call__(self, problem: JointProblem) -> Direction:
+        model = self.recipe.at.function.on(problem)
+        return model.derivatives(self.recipe.weights(problem))
+
+
+@dataclass(frozen=True)
+class PairGramOfWeights:
+    """The function of samples that computes `JointModel.pair_gram` of a recipe."""
+
+    recipe: WeightRecipe
+    columns: np.ndarray
+
+    def __call__(self, problem: JointProblem) -> np.ndarray:
+        model = self.recipe.at.function.on(problem)
+        return model.pair_gram(self.recipe.weights(problem), self.columns)
+
+
+@dataclass(frozen=True)
+class EntropySums:
+    """The sums of the bound that weights prove.
+
+    Attributes
+    ----------
+    dual_sum : float
+        That of the loss, at a scale, with the entropy of the rivals.
+    log_ratio : float
+        The largest log(a_i / s_i).
+    """
+
+    dual_sum: float
+    log_ratio: float
+
+    def __add__(self, other: EntropySums) -> EntropySums:
+        return EntropySums(self.dual_sum + other.dual_sum, max(self.log_ratio, other.log_ratio))
+
+
+@dataclass(frozen=True)
+class EntropyOfWeights:
+    """The function of samples that computes `EntropySums` of a combination of recipes."""
+
+    mixture: tuple[tuple[float, WeightRecipe], ...]
+    loss: SummableLoss
+    log_scale: float
+
+    def __call__(self, problem: JointProblem) -> EntropySums:
+        weights = sum(share * recipe.weights(problem) for share, recipe in self.mixture)
+        of_sample, entropy = entropy_of_rivals(weights)
+        used = of_sample > 0
+        ratio = np.log(of_sample[used]) - problem.log_weight[used]
+        dual_sum = self.loss.dual_sum(of_sample, problem.log_weight, self.log_scale)
+        return EntropySums(dual_sum + entropy, float(ratio.max(initial=-math.inf)))

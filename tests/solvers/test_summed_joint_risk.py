@@ -1,0 +1,248 @@
+"""The joint minimiser in sweeps: its sums against those of all samples, its answer against arrays."""
+
+from functools import reduce
+from operator import add
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from scipy import sparse
+
+from sklearn_robust.joint import JointProblem
+from sklearn_robust.losses import LOSSES
+from sklearn_robust.norms import LpNorm
+from sklearn_robust.rows import LocalReduction, Survey
+from sklearn_robust.solvers import _joint_sums as sums
+from sklearn_robust.solvers import (
+    joint_figures,
+    minimise_joint_risk,
+    minimise_summed_joint_risk,
+    summed_joint_risk,
+)
+from sklearn_robust.solvers._joint_model import Direction, JointModel, Units
+from sklearn_robust.summed import SummedJointProblem
+from sklearn_robust.threats import LpBall
+
+INF = np.inf
+K = 3
+SCALE = np.array([1.0, 0, 2, 1])
+
+
+class Parts:
+    """The blocks of arrays, cut into pieces of these places; readings are counted."""
+
+    def __init__(self, X, y, weight, pieces):
+        self.arrays, self.pieces, self.readings = (X, y, weight), pieces, 0
+
+    def blocks(self):
+        self.readings += 1
+        for at in self.pieces:
+            yield tuple(None if x is None else x[at] for x in self.arrays)
+
+
+def draw(*, n=90, d=4, noise=1.0, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, d)) + 1
+    scores = (X - 1) @ rng.standard_normal((d, K)) + noise * rng.standard_normal((n, K))
+    return X, scores.argmax(axis=1), rng.integers(0, 4, n).astype(float)
+
+
+def summed(X, y, weight=None, *, q=INF, eps=0.05, scale=None, fit_intercept=True, pieces=None):
+    pieces = np.array_split(np.arange(len(y)), 3) if pieces is None else pieces
+    reduction = LocalReduction(Parts(X, y, weight, pieces))
+    return SummedJointProblem.of(
+        reduction,
+        reduction.total(Survey.of),
+        LpBall(q, eps, scale),
+        classes=np.arange(K),
+        factors=np.ones(K),
+        fit_intercept=fit_intercept,
+    )
+
+
+def of_array(X, y, weight, **threat):
+    return JointProblem.from_data(X, y, sample_weight=weight, **threat).in_double_arithmetic()
+
+
+def compare(found, X, y, weight, loss, tol=1e-6, **threat):
+    """The answer is certified, and has the risk of the answer on arrays."""
+    expected = minimise_joint_risk(of_array(X, y, weight, **threat), loss, tol=tol)
+    assert found.separable is expected.separable is False
+    assert 0 <= found.gap <= tol
+    assert abs(found.log_risk - expected.log_risk) <= 2 * tol
+    np.testing.assert_allclose(found.coef, expected.coef, atol=20 * tol**0.5)
+
+
+# -- the answer
+
+
+@pytest.fixture
+def _few_drawn(monkeypatch):
+    """Starts and Hessians of a part of the samples."""
+    monkeypatch.setattr(summed_joint_risk, "_DRAWN", 3)
+    monkeypatch.setattr(summed_joint_risk, "_FEWEST", 40)
+
+
+@pytest.mark.usefixtures("_few_drawn")
+@pytest.mark.parametrize(
+    ("loss", "q", "fit_intercept", "scale"),
+    [
+        ("exponential", 1, True, None),
+        ("logistic", 1, False, SCALE),
+        ("exponential", 2, False, None),
+        ("logistic", 2, True, SCALE),
+        ("exponential", INF, True, SCALE),
+        ("logistic", INF, False, None),
+    ],
+)
+def test_the_answer_is_that_of_the_array(loss, q, fit_intercept, scale):
+    X, y, weight = draw(n=200)
+    weight = weight if scale is None else None
+    threat = {"q": q, "eps": 0.05, "scale": scale, "fit_intercept": fit_intercept}
+    problem = summed(X, y, weight, **threat)
+    found = minimise_summed_joint_risk(problem, LOSSES[loss], tol=1e-6)
+    assert problem.reduction.source.readings <= 160
+    compare(found, X, y, weight, LOSSES[loss], **threat)
+    assert found.weights.shape == (K, 0)
+    log_risk, margin = joint_figures(problem, LOSSES[loss], LpNorm(2), found.coef, found.intercept)
+    assert log_risk == pytest.approx(found.log_risk, abs=1e-12)
+    assert margin < 0
+
+
+@pytest.mark.parametrize("kind", ["no adversary", "single", "sparse", "many unknowns"])
+def test_hard_forms_of_data(kind, monkeypatch):
+    X, y, weight = draw()
+    eps, tol = 0.05, 1e-6
+    if kind == "no adversary":
+        eps = 0.0
+    elif kind == "single":
+        X = X.astype(np.float32)
+    elif kind == "sparse":
+        X = sparse.csr_array(np.where(X > 1, X, 0))
+    else:  # L-BFGS
+        monkeypatch.setattr("sklearn_robust.solvers.summed_joint_risk.MOST_DENSE", 5)
+        tol = 2e-3
+    problem, loss = summed(X, y, weight, q=2, eps=eps), LOSSES["logistic"]
+    found = minimise_summed_joint_risk(problem, loss, tol=tol)
+    compare(found, X, y, weight, loss, tol, q=2, eps=eps, fit_intercept=True)
+
+
+@pytest.mark.usefixtures("_few_drawn")
+def test_blocks_of_one_class_and_of_no_weight():
+    X, y, _ = draw()
+    order = np.argsort(y, kind="stable")
+    X, y, weight = X[order], y[order], np.where(np.arange(90) % 30 < 3, 0.0, 1.0)
+    pieces = [
+        np.flatnonzero(weight == 0),
+        *np.split(np.flatnonzero(weight > 0), 9),
+        np.empty(0, int),
+    ]
+    problem, loss = summed(X, y, weight, pieces=pieces), LOSSES["exponential"]
+    found = minimise_summed_joint_risk(problem, loss)
+    compare(found, X, y, weight, loss, q=INF, eps=0.05, fit_intercept=True)
+
+
+def test_a_start_and_records():
+    X, y, _ = draw()
+    loss, problem, seen = LOSSES["logistic"], summed(X, y), []
+    found = minimise_summed_joint_risk(problem, loss, record=lambda *at: seen.append(at))
+    assert seen[-1][2] == pytest.approx(found.log_risk, abs=1e-5)
+    again = minimise_summed_joint_risk(problem, loss, start=(found.coef, found.intercept))
+    assert again.log_risk == pytest.approx(found.log_risk, abs=2e-6)
+
+
+def test_separable_samples_end_at_a_separator_and_others_short_of_a_bound():
+    X, y, _ = draw(noise=0.0)
+    found = minimise_summed_joint_risk(summed(X, y, eps=1e-3), LOSSES["logistic"])
+    assert found.separable is True
+    problem = of_array(X, y, None, q=INF, eps=1e-3, fit_intercept=True)
+    assert problem.robust_margins(found.coef, found.intercept).min() > 0
+    X, y, _ = draw()
+    short = minimise_summed_joint_risk(summed(X, y), LOSSES["logistic"], tol=1e-12, max_iter=1)
+    assert short.gap > 1e-12
+
+
+def test_data_that_change_are_refused():
+    X, y, _ = draw()
+    problem = summed(X, y)
+    problem.reduction.source.pieces = problem.reduction.source.pieces[:-1]
+    with pytest.raises(ValueError, match=r"X has changed: it held 90 samples .* now holds 60"):
+        minimise_summed_joint_risk(problem, LOSSES["logistic"])
+
+
+# -- the sums
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    order=st.permutations(range(12)),
+    cuts=st.lists(st.integers(1, 11), max_size=5, unique=True).map(sorted),
+    grouped=st.booleans(),
+    loss=st.sampled_from(list(LOSSES.values())),
+    shift=st.sampled_from([0.0, 100.0]),
+)
+def test_any_split_in_any_order_adds_up_to_the_whole(order, cuts, grouped, loss, shift):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((12, 4)), np.arange(12) % K
+    log_weight = np.log(rng.dirichlet(np.ones(12)))
+    log_weight[:3] -= 300.0  # nothing beside the others, but all of a block of its own
+    whole = summed(X, y, q=2, eps=0.1, scale=SCALE).form
+
+    def of(places):
+        parts = {"X": X[places], "y": y[places], "log_weight": log_weight[places]}
+        return JointProblem(**{**vars(whole), **parts})
+
+    units = Units(1.5, np.array([0.5, -1, 0, 0.2]))
+    function = sums.RiskFunction(loss, units)
+    coef, pairs = rng.standard_normal((K, 5)), np.abs(rng.standard_normal(3))
+    coef[:, -1] *= 1 + shift
+    model = JointModel(of(np.arange(12)), loss, units=units)
+    point = model.at(coef, pairs)
+    weights = sums.WeightsAt(function, coef, pairs, point.log_risk)
+    step = Direction(rng.standard_normal((K, 5)), rng.standard_normal(3))
+    recipe = sums.WeightRecipe(weights).scaled(1 + rng.random((K, K)))
+    recipe = recipe.moved(0.1 * rng.standard_normal((K, 5)))
+    functions = [
+        sums.RiskAt(function, coef, pairs),
+        sums.CurvatureAlong(weights, step),
+        sums.SumsOfWeights(recipe),
+        sums.ClassSumsOfWeights(recipe),
+        sums.DerivativesOfWeights(recipe),
+        sums.PairGramOfWeights(recipe, np.array([1, 4])),
+        sums.EntropyOfWeights(((0.3, recipe), (0.7, sums.WeightRecipe(weights))), loss, -1.0),
+        sums.FiguresAt(loss, LpNorm(2), coef[:, :-1], coef[:, -1]),
+    ]
+    pieces = [np.array(piece) for piece in np.split(np.array(order), cuts)]
+    for query in functions:
+        parts = [query(of(piece)) for piece in pieces]
+        if grouped and len(parts) > 2:  # ((1 + 2) + (3 + ...))
+            parts = [parts[0] + parts[1], reduce(add, parts[2:])]
+        same(reduce(add, parts), query(of(np.arange(12))))
+    # against the model of all samples
+    same(functions[0](of(np.arange(12))).gradient, point.gradient)
+    same(functions[1](of(np.arange(12))), model.curvature_product(point, step))
+
+
+def same(found, expected):
+    """Numbers, arrays and records of them agree."""
+    if hasattr(expected, "__dataclass_fields__"):
+        for name, value in vars(expected).items():
+            same(getattr(found, name), value)
+        return
+    scale = 1 + np.abs(np.asarray(expected, float)).max()
+    atol = 1e-11 * (scale if np.isfinite(scale) else 1.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=atol)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=lambda loss: loss.name)
+def test_drawn_samples_estimate_sums_without_bias(loss):
+    X, y, weight = draw(n=4000)
+    problem = summed(X, y, weight + 1.0, pieces=np.array_split(np.arange(4000), 5))
+    model = summed_joint_risk.SummedJointModel(problem, loss)
+    at = model.at(0.3 * np.ones((K, 5)) * np.arange(K)[:, None], np.zeros(3))
+    drawn = model.draw(at, 1000)
+    assert 850 < len(drawn.y) < 1150
+    share = np.bincount(drawn.y, drawn.factor * np.exp(drawn.log_weight))
+    np.testing.assert_allclose(share, problem.class_weights / problem.total_weight, atol=0.05)
+    assert drawn.factor.max() <= 8 + 1e-9
