@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from scipy.special import expit
 
 from sklearn_robust.check import Proof
 from sklearn_robust.joint import JointProblem
+from sklearn_robust.joint_certificates import best_intercept
 from sklearn_robust.losses import Exponential, Logistic, MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -89,7 +90,8 @@ class Claim:
 
     def proof(self, kind: str, places: int, **claim: Any) -> Proof:
         """The checker, after reading a certificate that has no weights yet."""
-        data, sets, predictor = self.data, self.sets, None
+        data, sets = self.data, self.sets
+        predictor = None
         if self.coef is not None and self.intercept is not None:
             coef, intercept = self.coef, self.intercept
             if len(coef) == 1:  # the first of two classes scores 0
@@ -189,16 +191,18 @@ def certify_factor(claim: Claim, weights: np.ndarray, bound: float) -> Certifica
         raise CertificateError(
             "Sets with limits have no multiples that a certificate could be about. Leave out clip."
         )
+    problem = claim.problem
+    if isinstance(problem, JointProblem) and claim.coef is not None and claim.fit_intercept:
+        at_bound = problem.at_radius(bound * problem.radius)
+        pairs = at_bound.pair_margins(claim.coef, at_bound.penalties(claim.coef))
+        claim = replace(claim, intercept=best_intercept(pairs)[0])
     near = _of_rivals(claim.data, weights)
     exact = cancelled(_exact(claim, near), claim.sets.fixed, claim.fit_intercept)
     moved = None
     if exact is not None:
         proof = claim.proof("factor", exact.places)
         sets = PairSets.of(proof, exact)
-        problem = claim.problem
-        if isinstance(problem, JointProblem):
-            problem = problem.at_radius(max(bound, _LEAST) * problem.radius)
-        moved = equal_to_sum(problem, sets, claim.class_coef)
+        moved = equal_to_sum(problem, sets, claim.class_coef, max(bound, _LEAST))
     if moved is None or any(
         sets.size(delta, pair) is None for delta, pair in zip(moved, sets.pairs, strict=True)
     ):

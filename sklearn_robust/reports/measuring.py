@@ -110,7 +110,8 @@ class LinearMeasurement:
 
     def figures(self, members: np.ndarray) -> dict[str, Interval]:
         """Each figure of some samples, with its interval."""
-        y, right, weight = self.y[members], self.right[members], self.weight[members]
+        y, right = self.y[members], self.right[members]
+        weight = self.weight[members]
         found = {
             "robust accuracy": proportion(right, weight),
             "balanced robust accuracy": mean_of_classes(right, y, weight),
