@@ -33,7 +33,6 @@ from sklearn_robust.total_variation import total_variation_prox
 
 _SHRINKAGES = 50  # factors 1 - 2^(m - 52), m = 0, 1, .., that bring a point into its set
 _SWEEPS, _STILL = 500, 1e-15  # sweeps of projections, and the relative change that ends them
-_ROOM = 2**-1000  # bound in place of 0, which the floating-point search may not divide by
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class PairSets:
     def threat_towards(self, direction: Any, pair: tuple[int, int], multiple: float = 1.0) -> Any:
         """A multiple of the set of a pair in floating point, in the orthant of a direction (d,)."""
         ends = np.array(self._towards(direction, pair), object)
-        bounds = np.maximum(multiple * _floats(ends, 4 * self.weights.places), _ROOM)
+        bounds = multiple * _floats(ends, 4 * self.weights.places)
         if isinstance(self.q, str):
             return LpBall(float(self.q), 1.0, bounds)
         return FeatureBudget(self.q, bounds)
