@@ -86,7 +86,9 @@ class Claim:
         numbers = [data.X, data.sample_weight, sets.eps, sets.radius, *sets.sides]
         if self.coef is not None and self.intercept is not None:
             numbers += [self.coef, self.intercept]
-        return max(PLACES, *map(binary_places, numbers))
+        size = data.sample_weight[data.sample_weight > 0]
+        finer = math.log2(size.sum()) - math.log2(size.min())  # weights below those of samples
+        return max(PLACES + math.ceil(finer), *map(binary_places, numbers))
 
     def proof(self, kind: str, places: int, **claim: Any) -> Proof:
         """The checker, after reading a certificate that has no weights yet."""
@@ -273,6 +275,8 @@ def certify_non_separability(claim: Claim, proofs: Iterable[np.ndarray]) -> Cert
 def _proven(claim: Claim, kind: str, proofs: Iterator[np.ndarray], **of: Any) -> Certificate:
     """The certificate by the first weights (K, n) for which G + F = 0 with F in the sets."""
     for near in proofs:
+        if not near.any():
+            continue
         exact = cancelled(_exact(claim, near), claim.sets.fixed, claim.fit_intercept)
         if exact is None:
             continue
@@ -280,7 +284,10 @@ def _proven(claim: Claim, kind: str, proofs: Iterator[np.ndarray], **of: Any) ->
         sets = PairSets.of(proof, exact)
         moved = equal_to_sum(claim.problem, sets, claim.class_coef)
         if moved and all(map(sets.holds, moved, sets.pairs)):
-            return _certificate(proof, _dual(sets, moved))
+            try:
+                return _certificate(proof, _dual(sets, moved))
+            except ValueError:  # rounding puts a weight above that of its sample
+                continue
     raise CertificateError(
         "No weights near those of the fit prove in exact arithmetic that the data are not robustly "
         f"separable against threat={claim.threat!r}. Use a smaller tol, or a slightly larger set."
@@ -317,7 +324,7 @@ def _scaled(data: LabelledData, weights: np.ndarray, total: float, *, capped: bo
     if capped:
         of_sample, size = near.sum(axis=0), data.sample_weight / data.sample_weight.sum()
         used = of_sample > 0
-        near *= min(1.0, _INSIDE * float(np.min(size[used] / of_sample[used])))
+        near *= min(1.0, _INSIDE * float(np.min(size[used] / of_sample[used], initial=1.0)))
     return near
 
 
