@@ -9,6 +9,7 @@ of the bounds of their sets: with one :math:`\theta`, :math:`\|\theta\|_q \le 1`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Any, Self
 
@@ -106,10 +107,19 @@ class PairSets:
             delta = np.array([_cut(x * (unit - 2**m), unit) for x in delta], dtype=object)
         return np.zeros_like(delta)
 
+    @cached_property
+    def _floats_of_bounds(self) -> dict[tuple[int, int], np.ndarray]:
+        """The bounds in floating point, (2, d) of each pair."""
+        unit = 4 * self.weights.places
+        return {
+            pair: _floats(np.array(sides, dtype=object), unit)
+            for pair, sides in self.bounds.items()
+        }
+
     def threat_towards(self, direction: Any, pair: tuple[int, int], multiple: float = 1.0) -> Any:
         """A multiple of the set of a pair in floating point, in the orthant of a direction (d,)."""
-        ends = np.array(self._towards(direction, pair), object)
-        bounds = multiple * _floats(ends, 4 * self.weights.places)
+        up, down = self._floats_of_bounds.get(pair, np.zeros((2, len(direction))))
+        bounds = multiple * np.where(direction > 0, up, down)
         if isinstance(self.q, str):
             return LpBall(float(self.q), 1.0, bounds)
         return FeatureBudget(self.q, bounds)
