@@ -121,7 +121,7 @@ class LinearMeasurement:
         lowered = self.lowered[members]
         area = area_under_curve(lowered, y == 1, weight)
         found["AUC"] = area
-        found["Gini"] = Interval(*(2 * x - 1 for x in (area.value, area.low, area.high)), area.name)
+        found["Gini"] = Interval(2 * area.value - 1, 2 * area.low - 1, 2 * area.high - 1, area.name)
         found["KS"] = largest_difference(lowered, y == 1, weight)
         if self.probabilities is not None:
             miss, log_loss = self._losses
