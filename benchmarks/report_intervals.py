@@ -13,10 +13,10 @@ populations the interval holds the figure: no kind may hold fewer than 95 %.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 
 import numpy as np
 from _harness import write  # before NumPy, whose threads it sets
-from joblib import Parallel, delayed
 from scipy.special import expit
 from scipy.stats import norm
 
@@ -96,14 +96,22 @@ def main() -> None:
     parser.add_argument("--populations", type=int, default=2000)
     parser.add_argument("--cores", type=int, default=1)
     arguments = parser.parse_args()
-    jobs = (delayed(held)(seed) for seed in range(arguments.populations))
-    found = Parallel(n_jobs=arguments.cores, batch_size=10)(jobs)
-    count = arguments.populations
+    found = []
+    with multiprocessing.Pool(arguments.cores) as pool:
+        for one in pool.imap_unordered(held, range(arguments.populations), chunksize=10):
+            found.append(one)
+            if len(found) % 100 == 0 or len(found) == arguments.populations:
+                write_table(found)
+
+
+def write_table(found: list[dict[tuple[int, bool, str], tuple[bool, str]]]) -> None:
+    """The share of the populations so far whose figure each kind of interval holds."""
+    count = len(found)
     lines = [
         "# Coverage of the intervals of a report",
         "",
-        f"`python benchmarks/report_intervals.py --populations {count}`: the share of "
-        f"{count} populations whose figure the interval holds.",
+        f"`python benchmarks/report_intervals.py --populations {count}`: the share of {count} "
+        "populations whose figure the interval holds.",
         "",
         "| figure | weights | " + " | ".join(f"n = {n}" for n in SIZES) + " | kind of interval |",
         "| --- | --- |" + " --- |" * (len(SIZES) + 1),
@@ -115,9 +123,8 @@ def main() -> None:
             least = min(least, *shares)
             cells = " | ".join(f"{share:.4f}" for share in shares)
             kind = found[0][SIZES[0], weighted, name][1]
-            lines.append(
-                f"| {name} | {'exponential' if weighted else 'equal'} | {cells} | {kind} |"
-            )
+            weights = "exponential" if weighted else "equal"
+            lines.append(f"| {name} | {weights} | {cells} | {kind} |")
     lines += ["", f"The least is {least:.4f}."]
     write("report_intervals.md", "\n".join(lines) + "\n")
 

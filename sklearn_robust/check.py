@@ -96,7 +96,7 @@ class Proof:
         self.line, names = "classes", list(c["classes"])
         self.classes, self.y = range(len(names)), [names.index(name) for name in labels]
         self.line, of = "threat", c["threat"]
-        self.q, eps, *self.sides = of["q"], *map(self.exact, (of["eps"], *of["sides"]))
+        self.q, (eps, *self.sides) = of["q"], map(self.exact, (of["eps"], *of["sides"]))
         self.line, (size, radius) = "samples", map(self.exact, (c["weight"], c["radius"]))
         _require(len(size) == len(rows) and min(size) >= 0, "another number, or one below 0")
         total, self.factor = sum(size), [eps[j] * r for j, r in both(self.y, radius)]
@@ -182,7 +182,7 @@ class Proof:
         try:
             self.read(certificate, rows, labels)
             claim, (lower, upper) = certificate["claim"], self.figures(certificate["claim"]["kind"])
-            self.line, low, high = "claim", *map(float.fromhex, (claim["lower"], claim["upper"]))
+            self.line, (low, high) = "claim", map(float.fromhex, (claim["lower"], claim["upper"]))
             _require(low <= lower, f"lower: proven is only {float(lower)!r}")
             _require(high >= upper, f"upper: proven is only {float(upper)!r}")
         except UNREADABLE as error:  # what cannot be read proves nothing

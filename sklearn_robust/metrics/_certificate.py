@@ -77,7 +77,8 @@ def robust_accuracy_certificate(
     """
     if isinstance(X, BlockRows):
         X.refuse_beside(y=y, sample_weight=sample_weight)
-        X, y, sample_weight = in_memory(X), X.y, X.sample_weight
+        y, sample_weight = X.y, X.sample_weight
+        X = in_memory(X)
     view = linear_view(estimator, X, "model")
     view.seen_class_index(y)
     weight = _check_sample_weight(sample_weight, view.X, ensure_non_negative=True)

@@ -33,8 +33,12 @@ def cancelled(
     terms = _terms(weights, entries, columns)
     sizes = np.array([weights.entries[entry] for entry in entries], dtype=object)
     lack = -(terms @ sizes)
-    floats = (terms / 2**weights.places).astype(np.float64) * sizes.astype(np.float64)
-    _, triangle, order = qr(floats / np.abs(floats).max(), mode="economic", pivoting=True)
+    shares = (sizes / max(sizes)).astype(np.float64)
+    floats = (terms / 2**weights.places).astype(np.float64) * shares
+    largest = np.abs(floats).max()
+    if not 0 < largest < math.inf:
+        return weights if not lack.any() else None
+    _, triangle, order = qr(floats / largest, mode="economic", pivoting=True)
     diagonal = np.abs(np.diag(triangle))
     rank = int(np.sum(diagonal > _REPEATED * diagonal[0]))
     moved = order[:rank]

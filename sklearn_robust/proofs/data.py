@@ -18,7 +18,7 @@ from sklearn_robust.joint import JointProblem
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows
 
-_MOST_ENTRIES = 20_000_000  # of rows in blocks: an exact integer takes about 40 bytes
+_MOST_ENTRIES = 20_000_000  # entries of rows in blocks: an exact integer takes about 40 bytes
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,17 @@ class LabelledData:
             "threat": threat,
             "fit_intercept": fit_intercept,
             "sample_weight": self.sample_weight[used],
+            "sample_radius": None if sample_radius is None else np.asarray(sample_radius)[used],
         }
-        if sample_radius is not None:
-            given["sample_radius"] = np.asarray(sample_radius)[used]
-        names = self.values.tolist()
-        if len(self.classes) > 2:
-            return JointProblem.from_data(self.X[used], self.y[used], labels=names, **given)
-        y = np.where(self.y[used] == 1, 1.0, -1.0)
-        return RobustProblem.from_data(self.X[used], y, classes=names, **given)
+        labels = self.values.tolist()
+        if len(labels) > 2:
+            return JointProblem.from_data(self.X[used], self.y[used], labels=labels, **given)
+        return RobustProblem.from_data(
+            self.X[used],
+            np.where(self.y[used] == 1, 1.0, -1.0),
+            classes=labels,
+            **given,
+        )
 
 
 def in_memory(rows: BlockRows) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from scipy.special import expit
 
 from sklearn_robust.check import Proof
 from sklearn_robust.joint import JointProblem
+from sklearn_robust.joint_certificates import best_intercept
 from sklearn_robust.losses import Exponential, Logistic, MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -85,11 +86,14 @@ class Claim:
         numbers = [data.X, data.sample_weight, sets.eps, sets.radius, *sets.sides]
         if self.coef is not None and self.intercept is not None:
             numbers += [self.coef, self.intercept]
-        return max(PLACES, *map(binary_places, numbers))
+        size = data.sample_weight[data.sample_weight > 0]
+        finer = math.log2(size.sum()) - math.log2(size.min())  # weights below those of samples
+        return max(PLACES + math.ceil(finer), *map(binary_places, numbers))
 
     def proof(self, kind: str, places: int, **claim: Any) -> Proof:
         """The checker, after reading a certificate that has no weights yet."""
-        data, sets, predictor = self.data, self.sets, None
+        data, sets = self.data, self.sets
+        predictor = None
         if self.coef is not None and self.intercept is not None:
             coef, intercept = self.coef, self.intercept
             if len(coef) == 1:  # the first of two classes scores 0
@@ -189,16 +193,18 @@ def certify_factor(claim: Claim, weights: np.ndarray, bound: float) -> Certifica
         raise CertificateError(
             "Sets with limits have no multiples that a certificate could be about. Leave out clip."
         )
+    problem = claim.problem
+    if isinstance(problem, JointProblem) and claim.coef is not None and claim.fit_intercept:
+        at_bound = problem.at_radius(bound * problem.radius)
+        pairs = at_bound.pair_margins(claim.coef, at_bound.penalties(claim.coef))
+        claim = replace(claim, intercept=best_intercept(pairs)[0])
     near = _of_rivals(claim.data, weights)
     exact = cancelled(_exact(claim, near), claim.sets.fixed, claim.fit_intercept)
     moved = None
     if exact is not None:
         proof = claim.proof("factor", exact.places)
         sets = PairSets.of(proof, exact)
-        problem = claim.problem
-        if isinstance(problem, JointProblem):
-            problem = problem.at_radius(max(bound, _LEAST) * problem.radius)
-        moved = equal_to_sum(problem, sets, claim.class_coef)
+        moved = equal_to_sum(problem, sets, claim.class_coef, max(bound, _LEAST))
     if moved is None or any(
         sets.size(delta, pair) is None for delta, pair in zip(moved, sets.pairs, strict=True)
     ):
@@ -269,6 +275,8 @@ def certify_non_separability(claim: Claim, proofs: Iterable[np.ndarray]) -> Cert
 def _proven(claim: Claim, kind: str, proofs: Iterator[np.ndarray], **of: Any) -> Certificate:
     """The certificate by the first weights (K, n) for which G + F = 0 with F in the sets."""
     for near in proofs:
+        if not near.any():
+            continue
         exact = cancelled(_exact(claim, near), claim.sets.fixed, claim.fit_intercept)
         if exact is None:
             continue
@@ -276,7 +284,10 @@ def _proven(claim: Claim, kind: str, proofs: Iterator[np.ndarray], **of: Any) ->
         sets = PairSets.of(proof, exact)
         moved = equal_to_sum(claim.problem, sets, claim.class_coef)
         if moved and all(map(sets.holds, moved, sets.pairs)):
-            return _certificate(proof, _dual(sets, moved))
+            try:
+                return _certificate(proof, _dual(sets, moved))
+            except ValueError:  # rounding puts a weight above that of its sample
+                continue
     raise CertificateError(
         "No weights near those of the fit prove in exact arithmetic that the data are not robustly "
         f"separable against threat={claim.threat!r}. Use a smaller tol, or a slightly larger set."
@@ -313,7 +324,7 @@ def _scaled(data: LabelledData, weights: np.ndarray, total: float, *, capped: bo
     if capped:
         of_sample, size = near.sum(axis=0), data.sample_weight / data.sample_weight.sum()
         used = of_sample > 0
-        near *= min(1.0, _INSIDE * float(np.min(size[used] / of_sample[used])))
+        near *= min(1.0, _INSIDE * float(np.min(size[used] / of_sample[used], initial=1.0)))
     return near
 
 

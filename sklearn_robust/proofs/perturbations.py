@@ -9,6 +9,7 @@ of the bounds of their sets: with one :math:`\theta`, :math:`\|\theta\|_q \le 1`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Any, Self
 
@@ -27,13 +28,12 @@ from sklearn_robust._joint_flows import (
 from sklearn_robust.check import BITS, Proof, norm
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.proofs.certificate import CertificateError
 from sklearn_robust.proofs.weights import ExactWeights
-from sklearn_robust.threats import FeatureBudget, LpBall, is_by_class, is_per_sample, residual
+from sklearn_robust.threats import FeatureBudget, LpBall, is_ball, residual
 from sklearn_robust.total_variation import total_variation_prox
 
 _SHRINKAGES = 50  # factors 1 - 2^(m - 52), m = 0, 1, .., that bring a point into its set
-_ROOM = 2**-1000  # bound in place of 0, which the floating-point search may not divide by
+_SWEEPS, _STILL = 500, 1e-15  # sweeps of projections, and the relative change that ends them
 
 
 @dataclass(frozen=True)
@@ -107,17 +107,31 @@ class PairSets:
             delta = np.array([_cut(x * (unit - 2**m), unit) for x in delta], dtype=object)
         return np.zeros_like(delta)
 
+    @cached_property
+    def _floats_of_bounds(self) -> dict[tuple[int, int], np.ndarray]:
+        """The bounds in floating point, (2, d) of each pair."""
+        unit = 4 * self.weights.places
+        return {
+            pair: _floats(np.array(sides, dtype=object), unit)
+            for pair, sides in self.bounds.items()
+        }
+
+    def threat_towards(self, direction: Any, pair: tuple[int, int], multiple: float = 1.0) -> Any:
+        """A multiple of the set of a pair in floating point, in the orthant of a direction (d,)."""
+        up, down = self._floats_of_bounds.get(pair, np.zeros((2, len(direction))))
+        bounds = multiple * np.where(direction > 0, up, down)
+        if isinstance(self.q, str):
+            return LpBall(float(self.q), 1.0, bounds)
+        return FeatureBudget(self.q, bounds)
+
     def nearest(self, goal: np.ndarray, pair: tuple[int, int], norm: LpNorm) -> np.ndarray:
         """The integers of the set that are nearly nearest to integers (d,) in a norm."""
         if self.q == "inf" or self.holds(goal, pair):
             return self.into(goal, pair)
-        unit = 4 * self.weights.places
-        bounds = np.maximum(_floats(np.array(self._towards(goal, pair), object), unit), _ROOM)
-        of_norm = isinstance(self.q, str)
-        threat = LpBall(float(self.q), 1.0, bounds) if of_norm else FeatureBudget(self.q, bounds)
-        values = _floats(goal, unit // 2)
-        left = residual(threat, values[None], np.ones(1), norm)[0]
-        return self.into(_integers(values - left, unit // 2), pair)
+        unit = 2 * self.weights.places
+        values = _floats(goal, unit)
+        left = residual(self.threat_towards(goal, pair), values[None], np.ones(1), norm)[0]
+        return self.into(_integers(values - left, unit), pair)
 
 
 def nearest_to_sum(
@@ -126,7 +140,10 @@ def nearest_to_sum(
     """Weighted perturbations of each pair that leave nearly the least dual norm of G + F."""
     if isinstance(problem, JointProblem):
         unit = 2 * sets.weights.places
-        found = -_best_of_pairs(problem, norm, sets, coef)
+        if _flows_serve(problem):
+            found = -_best_of_pairs(problem, norm, sets, coef)
+        else:
+            found = min(_of_own_sets(sets, coef), key=lambda of: _size_left(sets, of, norm))
         return [
             sets.into(_integers(delta, unit), pair)
             for delta, pair in zip(found, sets.pairs, strict=True)
@@ -134,15 +151,21 @@ def nearest_to_sum(
     return [sets.nearest(-sets.weights.weighted_sum[0], (0, 1), norm.dual)]
 
 
-def equal_to_sum(problem: Any, sets: PairSets, coef: np.ndarray) -> list[np.ndarray] | None:
+def equal_to_sum(
+    problem: Any, sets: PairSets, coef: np.ndarray, multiple: float = 1.0
+) -> list[np.ndarray] | None:
     """Weighted perturbations of each pair with G + F = 0 exactly; None where none are found. They
-    may be beyond their sets.
+    are looked for in multiples of their sets, and may be beyond these.
     """
     G = sets.weights.weighted_sum
     moved = [np.zeros(G.shape[1], dtype=object) for _ in sets.pairs]
-    if isinstance(problem, JointProblem):
+    if isinstance(problem, JointProblem) and not _flows_serve(problem):
+        near = _of_own_sets(sets, coef, multiple)[1]
+        moved = [-_integers(delta, 2 * sets.weights.places) for delta in near]
+    elif isinstance(problem, JointProblem):
+        problem = problem.at_radius(multiple * problem.radius)
         sums = _float_sums(problem, sets.weights)
-        start = _start(problem, coef)
+        start = pair_perturbations(problem, coef)
         found = repaired(problem, sums, start)
         if found.perturbations is None or found.ratio > 1:
             near = nearest_perturbations(
@@ -155,18 +178,6 @@ def equal_to_sum(problem: Any, sets: PairSets, coef: np.ndarray) -> list[np.ndar
         moved = [_integers(delta, 2 * sets.weights.places) for delta in found_moves]
     _carry(G - _flow(moved, sets.pairs, G), moved, sets)
     return [-delta for delta in moved]
-
-
-def _start(problem: JointProblem, coef: np.ndarray) -> np.ndarray:
-    """The perturbations of the pairs that are worst for coefficients, where the search begins."""
-    threat = problem.threat
-    if is_by_class(threat) or is_per_sample(threat):
-        raise CertificateError(
-            f"A certificate of several classes is about one set for all classes, without limits, "
-            f"got threat={type(threat).__name__}: certify one class against the rest, by "
-            f"OneVsRestClassifier."
-        )
-    return pair_perturbations(problem, coef)
 
 
 def _carry(left: np.ndarray, moved: list[np.ndarray], sets: PairSets) -> None:
@@ -194,7 +205,7 @@ def _best_of_pairs(
     cuts know what is left, by that.
     """
     sums = _float_sums(problem, sets.weights)
-    start = _start(problem, coef)
+    start = pair_perturbations(problem, coef)
     worst = sums.capacities[:, None] * start
     found = [
         best_perturbations(
@@ -215,6 +226,44 @@ def _best_of_pairs(
         return float(norm.dual.value(left.ravel()))
 
     return min(found, key=size)
+
+
+def _flows_serve(problem: JointProblem) -> bool:
+    """Whether the samples share an l_q ball: flows of the pairs find its perturbations."""
+    return problem.adversary is None and is_ball(problem.threat)
+
+
+def _of_own_sets(
+    sets: PairSets, coef: np.ndarray, multiple: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted perturbations (K(K-1)/2, d) where sets differ from sample to sample: the worst for
+    a predictor (K, d), and those that leave the least 2-norm of G + F, by projections in turn.
+    """
+    G = _floats(sets.weights.weighted_sum, 2 * sets.weights.places)
+    directions = [coef[k] - coef[j] for j, k in sets.pairs]
+    worst = np.array(
+        [
+            sets.threat_towards(v, pair, multiple).worst(v)
+            for v, pair in zip(directions, sets.pairs, strict=True)
+        ]
+    )
+    moved, left = worst.copy(), G + _flow(list(worst), sets.pairs, G)
+    for _ in range(_SWEEPS):
+        before = moved.copy()
+        for at, (j, k) in enumerate(sets.pairs):
+            goal = moved[at] + (left[k] - left[j]) / 2
+            found = sets.threat_towards(goal, (j, k), multiple).project(goal)
+            left[j], left[k] = left[j] + found - moved[at], left[k] - found + moved[at]
+            moved[at] = found
+        if np.abs(moved - before).max() <= _STILL * np.abs(moved).max():
+            break
+    return worst, moved
+
+
+def _size_left(sets: PairSets, moved: np.ndarray, norm: LpNorm) -> float:
+    """The dual norm of G + F."""
+    G = _floats(sets.weights.weighted_sum, 2 * sets.weights.places)
+    return float(norm.dual.value((G + _flow(list(moved), sets.pairs, G)).ravel()))
 
 
 def _float_sums(problem: JointProblem, weights: ExactWeights) -> WeightedSums:

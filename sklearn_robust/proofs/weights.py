@@ -9,7 +9,8 @@ import numpy as np
 
 from sklearn_robust.proofs.data import LabelledData
 
-PLACES = 62  # binary places to which weights are rounded, whose sum is at most about 1
+PLACES = 62  # least binary places of weights, whose sum is at most about 1
+_MOST_ROUNDED = 900  # binary places that floating point scales by
 _NEGLIGIBLE = 1e-12  # share of the weight up to which a pair of classes is left out
 
 
@@ -41,8 +42,9 @@ class ExactWeights:
         members = np.eye(len(data.classes))[data.y]
         sums = (weights @ members).T
         kept = sums + sums.T >= _NEGLIGIBLE * weights.sum()
-        scaled = np.rint(np.ldexp(weights * kept[:, data.y], PLACES))
-        more = places - PLACES
+        rounded = min(places, _MOST_ROUNDED)
+        scaled = np.rint(np.ldexp(weights * kept[:, data.y], rounded))
+        more = places - rounded
         entries = {(int(i), int(k)): int(scaled[k, i]) << more for k, i in np.argwhere(scaled > 0)}
         if fit_intercept:
             _balance(entries, data)

@@ -24,7 +24,7 @@ from sklearn.utils import check_random_state
 LEVEL = 0.95
 RESAMPLES = 1000
 _ENTRIES = 2**22  # resampled weights that exist at a time
-_LEAST_SHARE = 1e-9  # of the squared size of the values, below which their variance is rounding
+_LEAST_SHARE = 1e-9  # up to which a share of successes, or of the variance, is rounding
 # levels at which the approximate intervals cover 95 % in simulations of 30 to 300 samples, which
 # benchmarks/report_intervals.py repeats
 _AREA_LEVEL, _MEAN_LEVEL = 0.97, 0.98
@@ -69,8 +69,9 @@ def clopper_pearson(share: float, n: float, level: float = LEVEL) -> tuple[float
     """
     outside, successes = (1 - level) / 2, share * n
     failures = n - successes
-    low = 0.0 if successes <= 0 else beta.ppf(outside, successes, failures + 1)
-    high = 1.0 if failures <= 0 else beta.ppf(1 - outside, successes + 1, failures)
+    rounding = _LEAST_SHARE * n
+    low = 0.0 if successes <= rounding else beta.ppf(outside, successes, failures + 1)
+    high = 1.0 if failures <= rounding else beta.ppf(1 - outside, successes + 1, failures)
     return float(low), float(high)
 
 

@@ -110,7 +110,8 @@ class LinearMeasurement:
 
     def figures(self, members: np.ndarray) -> dict[str, Interval]:
         """Each figure of some samples, with its interval."""
-        y, right, weight = self.y[members], self.right[members], self.weight[members]
+        y, right = self.y[members], self.right[members]
+        weight = self.weight[members]
         found = {
             "robust accuracy": proportion(right, weight),
             "balanced robust accuracy": mean_of_classes(right, y, weight),
@@ -120,7 +121,7 @@ class LinearMeasurement:
         lowered = self.lowered[members]
         area = area_under_curve(lowered, y == 1, weight)
         found["AUC"] = area
-        found["Gini"] = Interval(*(2 * x - 1 for x in (area.value, area.low, area.high)), area.name)
+        found["Gini"] = Interval(2 * area.value - 1, 2 * area.low - 1, 2 * area.high - 1, area.name)
         found["KS"] = largest_difference(lowered, y == 1, weight)
         if self.probabilities is not None:
             miss, log_loss = self._losses
@@ -172,7 +173,7 @@ def network_accuracy(certified: float, attacked: float, n: int) -> Interval:
     """The accuracy of a network between its certified and its attacked one: the interval begins
     below the first and ends above the second.
     """
-    low = clopper_pearson(round(certified * n), n)[0]
-    high = clopper_pearson(round(attacked * n), n)[1]
+    low = clopper_pearson(certified, n)[0]
+    high = clopper_pearson(attacked, n)[1]
     name = f"Clopper-Pearson around certified and attacked ({attacked:.4f})"
     return Interval(certified, low, high, name)

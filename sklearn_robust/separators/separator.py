@@ -171,7 +171,8 @@ class Separator:
                 "An infinite margin has no certificate of a factor: the separator is right at "
                 "every eps. Certify min_norm_separator at some eps."
             )
-        return certify_factor(claim, self.dual_coef, self.margin_bound)
+        known = self.margin_bound if self.margin_bound < math.inf else self.margin
+        return certify_factor(claim, self.dual_coef, known)
 
     @classmethod
     def of(

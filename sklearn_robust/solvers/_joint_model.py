@@ -406,7 +406,7 @@ class JointModel:
         return matrix
 
     def remove_square(self, matrix: np.ndarray, at: RiskPoint, features: np.ndarray) -> None:
-        """Subtract from a matrix the square of the gradient: the Hessian of the logarithm has it."""
+        """Subtract the square of the gradient from a matrix: the Hessian of the logarithm does."""
         columns = np.append(features, self.problem.n_features)
         gradient = Direction(at.gradient.coef[:, columns], at.gradient.pairs).flat()
         matrix -= np.outer(gradient, gradient)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from os import PathLike
 from pathlib import Path
@@ -58,21 +57,19 @@ def save_onnx(module: nn.Module, path: str | PathLike[str], input_shape: tuple[i
         raise ImportError('save_onnx needs onnx: pip install "sklearn-robust[interop]".') from error
     parameter = next(module.parameters())
     example = torch.zeros((1, *input_shape), dtype=parameter.dtype, device=parameter.device)
-    file = io.BytesIO()
     with evaluating(module), torch.no_grad(), warnings.catch_warnings():
         # the other exporter needs onnxscript, which is seldom there
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
             module,
             (example,),
-            file,
+            Path(path),
             input_names=["X"],
             output_names=["Y"],
             dynamic_axes={"X": {0: "n"}, "Y": {0: "n"}},
             opset_version=_OPSET,
             dynamo=False,
         )
-    Path(path).write_bytes(file.getvalue())
 
 
 def vnnlib_property(

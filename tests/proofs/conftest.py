@@ -75,7 +75,16 @@ def of_other_sets():
     factor = max_margin(X, y, threat=LpBall(2, radii), fit_intercept=True)
     flip = FeatureBudget(1, eps=[1, 0, 0, 0], binary=True)
     flips = robust_accuracy_certificate(model, X.round(), y, threat=flip)
-    return [*found, (X, y, factor.certificate), (X.round(), y, flips)]
+    found += [(X, y, factor.certificate), (X.round(), y, flips)]
+    # several classes whose samples differ in their sets
+    X, y = draw(3)
+    separator = min_norm_separator(X, y, p=2, threat=Box(-0.01, 0.02), fit_intercept=True)
+    found.append((X, y, separator.certificate))
+    y = np.where(np.arange(len(y)) < 3, np.roll(y, 1), y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotSeparableWarning)
+        model = RobustLinearClassifier(eps=0.05).fit(X, y, sample_radius=radius)
+    return [*found, (X, y, model.certificate_)]
 
 
 @pytest.fixture(scope="session")
