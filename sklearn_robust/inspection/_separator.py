@@ -321,7 +321,7 @@ class SeparatorDisplay:
             start, along = _line(W, b, middle)
             return ax.axline(start, start + along, label=self.names[i], **look)
         segments = _shared_boundaries(W, b, middle, reach)
-        return ax.add_collection(LineCollection(segments, label=self.names[i], **look))
+        return ax.add_collection(LineCollection(list(segments), label=self.names[i], **look))
 
     def _outlines(self, label: Any) -> np.ndarray:
         """The corners of the polygon of each sample of a class, of shape (n, n_corners, 2): the

@@ -391,7 +391,7 @@ def in_float64(problem: RobustProblem) -> RobustProblem:
 
 
 def _find_separator(
-    problem: RobustProblem, loss: MarginLoss, norm: Geometry, tol: float, raises: bool
+    problem: RobustProblem, loss: MarginLoss, norm: Geometry, tol: float, raises: bool = False
 ) -> Solution | None:
     """The exact separator of one problem, or the proof that there is none, as an error if `raises`.
 
