@@ -252,8 +252,8 @@ def test_a_fit_of_two_classes_keeps_no_number_of_a_sample(tmp_path):
 
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_the_search_of_blocks_is_that_of_the_array(n_classes):
-    X, y, weight = draw(n_classes, n=60)
-    rows = BlockRows(Parts(X, y, [20], weight))
+    X, y, weight = draw(n_classes)
+    rows = BlockRows(Parts(X, y, [50], weight))
     settings = {"threat_eps": 0.1, "eps": [0.05], "p_algo": 2, "cv": 2, "loss": "logistic"}
     settings |= {"refit": n_classes == 2, "tol": 1e-2 if n_classes == 3 else 1e-3}
     model = RobustLinearClassifierCV(**settings).fit(rows)
