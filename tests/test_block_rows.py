@@ -204,6 +204,12 @@ def test_what_a_fit_by_sums_reports(tmp_path, capsys):
     with pytest.warns(ConstantClassifierWarning) as of_array:
         RobustLinearClassifier(eps=5.0).fit(X, y)
     assert str(caught[0].message) == str(of_array[0].message)
+    X, y, _ = draw(3)
+    with pytest.warns(ConstantClassifierWarning) as of_three:
+        RobustLinearClassifier(eps=5.0).fit(BlockRows(Parts(X, y, [50])))
+    with pytest.warns(ConstantClassifierWarning) as of_array:
+        RobustLinearClassifier(eps=5.0).fit(X, y)
+    assert str(of_three[0].message) == str(of_array[0].message)
     again = RobustLinearClassifier(eps=0.05, warm_start=True).fit(rows).fit(rows)
     assert again.n_iter_ <= 2
 

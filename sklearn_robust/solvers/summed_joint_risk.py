@@ -27,7 +27,13 @@ from sklearn_robust.rows.reduction import S
 from sklearn_robust.solvers import _joint_sums as sums
 from sklearn_robust.solvers._joint_bounds import DualBounds, Mixture, Source
 from sklearn_robust.solvers._joint_cones import PairCones
-from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint, Units
+from sklearn_robust.solvers._joint_model import (
+    Direction,
+    JointModel,
+    RiskPoint,
+    RiskWeights,
+    Units,
+)
 from sklearn_robust.solvers._joint_newton import MOST_DENSE, NewtonSystems
 from sklearn_robust.solvers._joint_risk import (
     JointMinimisation,
@@ -135,7 +141,8 @@ class SummedJointModel(JointModel):
         """The weights at a point."""
         return sums.WeightsAt(self.function, point.coef, point.pairs, point.log_risk)
 
-    def curvature_product(self, at: RiskPoint, step: Direction) -> Direction:
+    def curvature_product(self, at: RiskWeights, step: Direction) -> Direction:
+        assert isinstance(at, RiskPoint)
         along = sums.CurvatureAlong(self.weights_of(at), step)
         return self.summed.total_of_parts(along)
 
