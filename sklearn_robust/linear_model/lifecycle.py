@@ -147,8 +147,10 @@ def warn_if_constant(estimator: Any, fit: AnyFit, solution: Solution) -> None:
     ball = is_ball(problem.threat)
     if solution.coef.any() or not np.all(problem.radius > 0):
         return
-    known_by_sums = isinstance(problem, SummedProblem | SummedJointProblem)
-    of_samples = not known_by_sums and problem.adversary is not None
+    of_samples = (
+        not isinstance(problem, SummedProblem | SummedJointProblem)
+        and problem.adversary is not None
+    )
     if of_samples:  # the multiple from which on that is so is not known
         warnings.warn(
             f"{type(estimator).__name__} learns nothing at threat="
