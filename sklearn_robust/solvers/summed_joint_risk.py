@@ -284,8 +284,10 @@ class _SummedMinimisation(JointMinimisation):
             found = minimise_joint_risk(part, self.whole.loss, tol=_START_TOL)
             coef = self.whole.from_predictor(found.coef, found.intercept)
             # samples that are separable by themselves lead far off
-            if self._log_risk(coef) < at.log_risk:
+            log_risk = self._log_risk(coef)
+            if log_risk < at.log_risk:
                 self.coef = coef
+                self.record(found.coef, found.intercept, log_risk)
                 return
         super()._approach(max_iter)
 
