@@ -204,6 +204,12 @@ def test_what_a_fit_by_sums_reports(tmp_path, capsys):
     with pytest.warns(ConstantClassifierWarning) as of_array:
         RobustLinearClassifier(eps=5.0).fit(X, y)
     assert str(caught[0].message) == str(of_array[0].message)
+    X, y, _ = draw(3)
+    with pytest.warns(ConstantClassifierWarning) as of_three:
+        RobustLinearClassifier(eps=5.0).fit(BlockRows(Parts(X, y, [50])))
+    with pytest.warns(ConstantClassifierWarning) as of_array:
+        RobustLinearClassifier(eps=5.0).fit(X, y)
+    assert str(of_three[0].message) == str(of_array[0].message)
     again = RobustLinearClassifier(eps=0.05, warm_start=True).fit(rows).fit(rows)
     assert again.n_iter_ <= 2
 
@@ -252,8 +258,8 @@ def test_a_fit_of_two_classes_keeps_no_number_of_a_sample(tmp_path):
 
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_the_search_of_blocks_is_that_of_the_array(n_classes):
-    X, y, weight = draw(n_classes, n=60)
-    rows = BlockRows(Parts(X, y, [20], weight))
+    X, y, weight = draw(n_classes)
+    rows = BlockRows(Parts(X, y, [50], weight))
     settings = {"threat_eps": 0.1, "eps": [0.05], "p_algo": 2, "cv": 2, "loss": "logistic"}
     settings |= {"refit": n_classes == 2, "tol": 1e-2 if n_classes == 3 else 1e-3}
     model = RobustLinearClassifierCV(**settings).fit(rows)

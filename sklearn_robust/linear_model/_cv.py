@@ -321,7 +321,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
     def _take_features_of(self, model: RobustLinearClassifier) -> None:
         """The number of features and their names, which a candidate has read of rows in blocks."""
         self.n_features_in_ = model.n_features_in_
-        vars(self).pop("feature_names_in_", None)
+        self.__dict__.pop("feature_names_in_", None)
         if hasattr(model, "feature_names_in_"):
             self.feature_names_in_ = model.feature_names_in_
 

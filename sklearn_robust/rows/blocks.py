@@ -265,5 +265,7 @@ class _Selected:
             start, stop = stop, stop + block.X.shape[0]
             first, last = np.searchsorted(self.index, [start, stop])
             at = self.index[first:last] - start
-            parts = (None if part is None else _safe_indexing(part, at) for part in block[:3])
-            yield Block(*parts, block.name)
+            X, y, weight = (
+                None if part is None else _safe_indexing(part, at) for part in block[:3]
+            )
+            yield Block(X, y, weight, block.name)

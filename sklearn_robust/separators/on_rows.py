@@ -151,8 +151,11 @@ def _answer(
     if certified.margin == 0:  # nothing separates, which is proven where the bound is zero
         gap = 0.0 if certified.bound == 0 else 1.0
     warn_of_gap(gap, tol, stacklevel=stacklevel)
-    joint = isinstance(problem, SummedJointProblem)
-    part = problem_of_joint_rows(problem, rows) if joint else problem_of_rows(problem, rows)
+    part: Any
+    if isinstance(problem, SummedJointProblem):
+        part = problem_of_joint_rows(problem, rows)
+    else:
+        part = problem_of_rows(problem, rows)
     return _on_rows(Separator.of(part, norm, certified, gap), rows)
 
 

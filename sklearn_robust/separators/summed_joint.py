@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,8 +65,8 @@ def separate_joint_sums(
     if star.certified.coef.any():  # below eps* its separator is robust, if not that of least norm
         weights = star.certified.weights
         part = problem_of_joint_rows(problem, star.rows)
-        at_radius = certify(part, norm, star.certified.coef, weights)
-        at_radius = _of_least_norm(problem, norm, replace(star, certified=at_radius))
+        on_part = certify(part, norm, star.certified.coef, weights)
+        at_radius = _of_least_norm(problem, norm, replace(star, certified=on_part))
         if at_radius.certified.margin > 0:
             return at_radius
     try:  # no separator of a few samples is none of all
@@ -243,7 +244,8 @@ class _SweepOf:
 
     def __call__(self, problem: JointProblem) -> _Swept:
         margins = self.margins(problem)
-        samples = Samples(problem.rows, problem.y, problem.log_weight)
+        rows: Any = problem.rows  # arrays
+        samples = Samples(rows, problem.y, problem.log_weight)
         below = np.flatnonzero(margins < self.level)
         return _Swept(float(margins.min()), LeastRows.of(self.count, margins, samples, below))
 

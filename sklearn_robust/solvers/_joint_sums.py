@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -164,7 +165,8 @@ class Draw:
         weight = self.at.of(self.at.function.on(problem)).of_sample
         chance = np.minimum(0.5 * self.most * (weight / self.total + 1 / self.n), 1.0)
         # another draw for every part
-        seed = zlib.crc32(np.ascontiguousarray(problem.rows.take(np.arange(1))).tobytes())
+        rows: Any = problem.rows  # arrays
+        seed = zlib.crc32(np.ascontiguousarray(rows.take(np.arange(1))).tobytes())
         drawn = np.flatnonzero(np.random.default_rng(seed).random(len(chance)) < chance)
         return DrawnSamples(
             problem.X[drawn], problem.y[drawn], problem.log_weight[drawn], 1 / chance[drawn]

@@ -27,7 +27,13 @@ from sklearn_robust.rows.reduction import S
 from sklearn_robust.solvers import _joint_sums as sums
 from sklearn_robust.solvers._joint_bounds import DualBounds, Mixture, Source
 from sklearn_robust.solvers._joint_cones import PairCones
-from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint, Units
+from sklearn_robust.solvers._joint_model import (
+    Direction,
+    JointModel,
+    RiskPoint,
+    RiskWeights,
+    Units,
+)
 from sklearn_robust.solvers._joint_newton import MOST_DENSE, NewtonSystems
 from sklearn_robust.solvers._joint_risk import (
     JointMinimisation,
@@ -135,7 +141,8 @@ class SummedJointModel(JointModel):
         """The weights at a point."""
         return sums.WeightsAt(self.function, point.coef, point.pairs, point.log_risk)
 
-    def curvature_product(self, at: RiskPoint, step: Direction) -> Direction:
+    def curvature_product(self, at: RiskWeights, step: Direction) -> Direction:
+        assert isinstance(at, RiskPoint)
         along = sums.CurvatureAlong(self.weights_of(at), step)
         return self.summed.total_of_parts(along)
 
@@ -277,8 +284,10 @@ class _SummedMinimisation(JointMinimisation):
             found = minimise_joint_risk(part, self.whole.loss, tol=_START_TOL)
             coef = self.whole.from_predictor(found.coef, found.intercept)
             # samples that are separable by themselves lead far off
-            if self._log_risk(coef) < at.log_risk:
+            log_risk = self._log_risk(coef)
+            if log_risk < at.log_risk:
                 self.coef = coef
+                self.record(found.coef, found.intercept, log_risk)
                 return
         super()._approach(max_iter)
 
