@@ -147,16 +147,8 @@ def warn_if_constant(estimator: Any, fit: AnyFit, solution: Solution) -> None:
     ball = is_ball(problem.threat)
     if solution.coef.any() or not np.all(problem.radius > 0):
         return
-<<<<<<< HEAD
     if isinstance(problem, RobustProblem | JointProblem) and problem.adversary is not None:
         # the multiple from which on that is so is not known
-=======
-    of_samples = (
-        not isinstance(problem, SummedProblem | SummedJointProblem)
-        and problem.adversary is not None
-    )
-    if of_samples:  # the multiple from which on that is so is not known
->>>>>>> p4
         warnings.warn(
             f"{type(estimator).__name__} learns nothing at threat="
             f"{type(estimator.threat_).__name__}: all coefficients are zero. Use smaller sets.",
