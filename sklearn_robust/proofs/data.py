@@ -137,7 +137,21 @@ class LabelledData:
 
 
 def in_memory(rows: BlockRows) -> np.ndarray:
-    """The rows of all blocks, (n, d), where they are not too many."""
+    """The rows of all blocks, where they are not too many.
+
+    Parameters
+    ----------
+    rows : BlockRows
+
+    Returns
+    -------
+    ndarray of shape (n, d)
+
+    Raises
+    ------
+    ValueError
+        If they hold more entries than exact integers have room in memory.
+    """
     if math.prod(rows.shape) > _MOST_ENTRIES:
         raise ValueError(
             f"A certificate holds each entry as an exact integer: at most {_MOST_ENTRIES} "
