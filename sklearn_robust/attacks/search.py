@@ -96,8 +96,8 @@ class Settings:
 
     def region(self, x: Tensor) -> Region:
         """The region in which the adversary may move samples."""
-        eps = radii_of_samples(self.eps, len(x))
-        eps = eps if isinstance(eps, float) else torch.as_tensor(eps, device=x.device).to(x)
+        radii = radii_of_samples(self.eps, len(x))
+        eps = radii if isinstance(radii, float) else torch.as_tensor(radii, device=x.device).to(x)
         return Region(x, self.q, eps, self.clip, self.scale)
 
     def generator(self) -> torch.Generator:

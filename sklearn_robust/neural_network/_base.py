@@ -229,7 +229,7 @@ class RobustNetBase(
         self.threat_ = self._bound(self.threat)
         self.scale_ = getattr(self.threat_, "scale", None)
         self._clip = None
-        CutBalls.of(self.threat_, self.classes_)  # refuses what networks do not serve
+        CutBalls.of(self.threat_, self.classes_.tolist())  # refuses what networks do not serve
 
     def _read_table(self, X: Any, y: Any, sample_weight: Any, resume: bool) -> Table:
         """Validated arrays."""

@@ -368,7 +368,7 @@ class RobustnessMixin:
                 f"{type(trained).__name__}, is not."
             )
         if ball is None:
-            ball = LpBall(q, radius if eps is None else eps)
+            ball = LpBall(check_exponent(q, "q"), radius if eps is None else eps)
         return self._within(
             LpBall(
                 ball.q if q is None else check_exponent(q, "q"),

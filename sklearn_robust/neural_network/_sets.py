@@ -84,7 +84,9 @@ class CutBalls:
 
     def times(self, factor: float) -> CutBalls:
         """The sets times a factor; limits of the data stay."""
-        bounds = None if self.bounds is None else tuple(factor * end for end in self.bounds)
+        bounds = self.bounds
+        if bounds is not None:
+            bounds = factor * bounds[0], factor * bounds[1]
         return replace(self, radii=factor * self.radii, bounds=bounds)
 
     def of_any_factor(self) -> CutBalls:

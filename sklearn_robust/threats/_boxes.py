@@ -222,6 +222,11 @@ class LimitedBoxes(Box):
     limits : pair (low, high)
     """
 
+    reach_below: Any
+    reach_above: Any
+    X: np.ndarray
+    limits: Any
+
     def __init__(self, reach_below: Any, reach_above: Any, X: np.ndarray, limits: Any) -> None:
         given = {"reach_below": reach_below, "reach_above": reach_above, "X": X, "limits": limits}
         vars(self).update(given, clip=None)
@@ -232,12 +237,12 @@ class LimitedBoxes(Box):
         return np.maximum(self.reach_below, below), np.minimum(self.reach_above, above)
 
     @property
-    def lower(self) -> np.ndarray:  # type: ignore[override]
+    def lower(self) -> np.ndarray:
         """The bounds below, of the shape of X."""
         return self._bounds[0]
 
     @property
-    def upper(self) -> np.ndarray:  # type: ignore[override]
+    def upper(self) -> np.ndarray:
         """The bounds above, of the shape of X."""
         return self._bounds[1]
 
