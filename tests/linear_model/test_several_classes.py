@@ -329,7 +329,7 @@ def test_the_path_on_many_classes_ends_early(solver, monkeypatch):
     joint_fitting = sklearn_robust.linear_model.joint_fitting
     monkeypatch.setattr(joint_fitting, "_MOST_ENTRIES", 1)
     monkeypatch.setattr(sklearn_robust.linear_model._robust_linear, "_AUTO_ENTRIES", 1)
-    model = RobustLinearClassifier(q_pert=2, loss_tol=0, tol=1e-9, solver=solver)
+    model = RobustLinearClassifier(1.5, q_pert=2, loss_tol=0, tol=1e-9, solver=solver)
     with pytest.warns(ConvergenceWarning, match="certified relative gap"):
         model.fit(*APART)
     assert model.separable_ is True
