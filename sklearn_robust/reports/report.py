@@ -96,7 +96,7 @@ class RobustnessReport:
     >>> model = LogisticRegression().fit(X, y)
     >>> report = RobustnessReport(model, X, y, threats=[LpBall(2, 0.2)])
     >>> report
-    RobustnessReport(LogisticRegression, 569 samples, eps=0, 0.2)
+    RobustnessReport(LogisticRegression, 569 samples, without adversary; l_2 ball, eps=0.2)
     >>> figures = report.content["threats"][1]["groups"]["all"]["figures"]
     >>> round(figures["AUC"]["value"], 4)
     0.994

@@ -152,6 +152,7 @@ class Separator:
         labels = np.array([-1, 1]) if len(labels) == 1 else labels
         data = LabelledData.of(X, y, classes=labels)
         if threat is None:
+            assert self.q is not None  # without a threat there is one
             threat = LpBall(self.q, 1.0 if is_factor else self.eps, self.scale)
         threat = bound_threat(threat, data.X.shape[1], _get_feature_names(X), labels.tolist())
         coef, intercept = np.atleast_2d(self.coef), np.atleast_1d(self.intercept)

@@ -62,7 +62,7 @@ class HessianEstimate:
             inverse = np.linalg.inv(self.blocks(curvature, self.features, scaling, gauge))
             share = np.einsum("jkl,jlk->j", inverse, curvature)
             n_dense = max(0, (most - len(model.low)) // K - 1)
-            n_dense = min(n_dense, np.count_nonzero(share > _LEAST_SHARE))
+            n_dense = min(n_dense, int(np.count_nonzero(share > _LEAST_SHARE)))
             order = np.argsort(-share, kind="stable")
             self.features, self.others = np.sort(order[:n_dense]), np.sort(order[n_dense:])
             self.curvature = curvature[self.others]
@@ -175,7 +175,8 @@ class Preconditioner:
     def _add_cones(self, matrix: np.ndarray, scaling: Scaling) -> None:
         r"""Add :math:`\Theta` to the upper triangle of a matrix in the dense unknowns."""
         estimate, model = self.estimate, self.estimate.model
-        places, pairs, features = estimate.places[:, :-1], estimate.pairs, estimate.features
+        places, pairs = estimate.places[:, :-1], estimate.pairs
+        features = estimate.features
         diagonal = estimate.on_features(scaling.diagonal, features, power=2)
         matrix[places[:, None, :], places[None, :, :]] += _laplacian(model, diagonal)
         matrix[pairs, pairs] += scaling.of_pair

@@ -43,11 +43,11 @@ def save_onnx(module: nn.Module, path: str | PathLike[str], input_shape: tuple[i
     >>> from sklearn_robust import RobustMLPClassifier
     >>> from sklearn_robust.verification import save_onnx
     >>> X, y = np.array([[2.0, 0.0], [-2.0, 1.0], [3.0, 1.0], [-3.0, 0.0]]), [1, 0, 1, 0]
-    >>> net = RobustMLPClassifier((4,), eps=0.1, max_iter=5, random_state=0).fit(X, y)
+    >>> net = RobustMLPClassifier((4,), eps=0.1, max_iter=50, random_state=0).fit(X, y)
     >>> path = tempfile.mkdtemp() + "/net.onnx"
     >>> save_onnx(net.module_, path, net.input_shape_)
     >>> session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    >>> (scores,) = session.run(None, {"X": X.astype(np.float32)})
+    >>> (scores,) = session.run(None, {"X": X})
     >>> bool(np.allclose(scores[:, 0], net.decision_function(X)))
     True
     """
