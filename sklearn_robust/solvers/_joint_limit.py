@@ -46,6 +46,7 @@ from sklearn_robust.threats import ProximalThreat, require
 
 _NORM = LpNorm(2)
 _FIRST_RIDGE = 0.06  # in units of the data
+_LEAST_RIDGE = 1e-12  # the last one: rounding hides smaller ones
 _FALL = 0.4  # factor of the ridge from one stage to the next
 _FIRST_ITERATIONS = 20  # iterations of the first stage, which starts at 0
 # largest entry of the gradient at the end of a stage, relative to the mean size of the ridge's
@@ -54,7 +55,7 @@ _MEMORY = 50  # pairs of differences that L-BFGS keeps: small ridges are ill-con
 _SMOOTHING = 0.01  # smoothing of the penalties, relative to the mean size of the coefficients
 # entries of arrays over classes and samples, and over pairs and features, that all iterations may
 # compute: some minutes, and enough for a thousand classes
-_MOST_ENTRIES = 20_000_000_000
+_MOST_ENTRIES = 10_000_000_000
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ class _Limit:
             if ridge == _FIRST_RIDGE or gap <= self.best[0]:
                 self.best = gap, self.coef, end
             last = self.stopped or self.n_iter >= max_iter or not self.coef[:, :-1].any()
+            last |= ridge <= _LEAST_RIDGE
             if last or gap <= self.tol:
                 found = self._certified()
                 if last or found.gap <= self.tol:
