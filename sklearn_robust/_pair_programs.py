@@ -50,7 +50,7 @@ from sklearn_robust.joint import JointProblem
 from sklearn_robust.rows import require_array
 
 # entries of the arrays over pairs of a sample and a rival, and features, that a program may have:
-# with ten classes of 64 features 60 samples of them take some ten seconds
+# with ten classes of 64 features 60 samples of them took over ten seconds
 _MOST_ENTRIES = 1_000_000
 # sets of samples, against each other class, that a program may have: some minutes
 _MOST_GROUPS = 10_000
