@@ -56,7 +56,7 @@ from sklearn_robust._joint_flows import (
 from sklearn_robust._joint_saddle import flow
 from sklearn_robust.certificates import Certified, exponent_rounding, over_size, sum_rounding
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.losses import Exponential, Logistic, MarginLoss, conjugate_bound
+from sklearn_robust.losses import MarginLoss, conjugate_bound, takes_entropy
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
 from sklearn_robust.rows import Rows
 from sklearn_robust.threats import ProximalThreat, offers
@@ -78,7 +78,6 @@ _REPAIR_ROUNDS = 5  # changes of the weights until G is a flow
 _INSIDE = 1e-12  # share of the capacities by which a change aims inside at least
 _LITTLE = 1.2  # share of its capacity that a pair may carry for weights to be near a proof
 _SOLVED = 1e-4  # relative accuracy of a change: the next one mends it
-_WITH_ENTROPY = (Exponential, Logistic)  # losses whose bound takes the entropy of the rivals
 
 
 # --- margin
@@ -470,7 +469,7 @@ def entropy_bound_of_blocks(
     for at, block in blocks:
         of_sample[at], of_block = entropy_of_rivals(block)
         entropy += of_block
-    if type(loss) not in _WITH_ENTROPY:
+    if not takes_entropy(loss):
         return conjugate_bound(loss, to_numpy(of_sample), to_numpy(problem.log_weight), entropy)
     bound = loss.log_risk_bound(  # type: ignore[call-arg]
         of_sample, problem.log_weight, entropy=entropy

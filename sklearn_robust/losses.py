@@ -326,6 +326,11 @@ def is_exponential(loss: MarginLoss) -> bool:
     return type(loss) is Exponential
 
 
+def takes_entropy(loss: MarginLoss) -> bool:
+    """Whether `log_risk_bound` takes the entropy of the rivals, which several classes add."""
+    return type(loss) in (Exponential, Logistic)
+
+
 def is_summable(loss: MarginLoss) -> TypeGuard[SummableLoss]:
     """Whether the loss has the members of `SummableLoss`."""
     return hasattr(loss, "dual_sum") and hasattr(loss, "dual_bound")

@@ -20,7 +20,7 @@ from sklearn_robust.certificates import Certified, relative_gap
 from sklearn_robust.linear_model.base import read_threat, require_two_classes
 from sklearn_robust.linear_model.fitting import RISK_TOL, find_scale
 from sklearn_robust.linear_model.monitoring import FitMonitor
-from sklearn_robust.losses import Exponential, Logistic, SummableLoss, check_loss, is_summable
+from sklearn_robust.losses import SummableLoss, check_loss, is_summable, takes_entropy
 from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.problems import check_range
 from sklearn_robust.rows import Reduction, Survey
@@ -112,7 +112,7 @@ def _require_sums(model: Any, survey: Survey, classes: np.ndarray, threat: Any) 
     needs = ""
     if not is_ball(threat):
         needs = f"threat={type(threat).__name__}, no l_q ball, needs"
-    elif not is_summable(loss) or (joint and not isinstance(loss, Exponential | Logistic)):
+    elif not is_summable(loss) or (joint and not takes_entropy(loss)):
         needs = f"loss={model.loss!r} needs"
     elif model.solver not in ("auto", "exact"):
         needs = f"solver={model.solver!r} needs"
