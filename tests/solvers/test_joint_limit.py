@@ -87,3 +87,11 @@ def test_ends_where_nothing_separates_and_where_a_monitor_stops_it():
             return iteration == 7
 
     assert joint_limit(apart(5, 2.0, 0.5), monitors=[Monitor()]).n_iter == 7
+
+
+@pytest.mark.slow
+def test_ends_where_tol_is_out_of_reach():
+    problem = JointProblem.from_data(2 * np.eye(3), np.arange(3), q=math.inf, eps=0.5)
+    found = joint_limit(problem, tol=1e-16)
+    assert found.n_iter < 10_000
+    assert found.certified.gap < 1e-8
