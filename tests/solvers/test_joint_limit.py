@@ -91,7 +91,8 @@ def test_ends_where_nothing_separates_and_where_a_monitor_stops_it():
 
 @pytest.mark.slow
 def test_ends_where_tol_is_out_of_reach():
-    problem = JointProblem.from_data(2 * np.eye(3), np.arange(3), q=math.inf, eps=0.5)
+    X, y = 2 * np.eye(3), np.arange(3)
+    problem = JointProblem.from_data(X, y, q=math.inf, eps=0.5, fit_intercept=False)
     found = joint_limit(problem, tol=1e-16)
     assert found.n_iter < 10_000
     assert found.certified.gap < 1e-8
