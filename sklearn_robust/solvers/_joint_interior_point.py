@@ -1,4 +1,4 @@
-r"""The interior point of the joint risk against l_q balls: Newton steps with cones of the pair norms.
+r"""The interior point of the joint risk against l_q balls: Newton steps with cones of norms.
 
 1. The slacks and multipliers of the cones start at those of the smoothed risk at the run's
    predictor, with one :math:`\mu` for each pair (`_joint_cones`).
