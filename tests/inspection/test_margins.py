@@ -86,7 +86,7 @@ def test_normalised_margins_of_a_network_by_hand(n_classes):
 def test_what_has_no_margin_is_refused():
     X, y = classes()
     network = nn.Sequential(nn.Linear(6, 4, bias=False), nn.ReLU(), nn.Linear(4, 3, bias=False))
-    with pytest.raises(ValueError, match="model must be homogeneous .* bias=False"):
+    with pytest.raises(ValueError, match=r"model must be homogeneous .* bias=False"):
         margin_report(nn.Linear(6, 3), X, y)
     with pytest.raises(ValueError, match="eps must be 0 for a network"):
         margin_report(network, X, y, eps=0.1)
