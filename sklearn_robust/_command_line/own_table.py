@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace, progress: Progress) -> None:
     width = columns.transform(X_train[:1]).shape[1]
     # numeric columns come first: they can move, the columns of categories cannot
     scale = (np.arange(width) < len(numeric)).astype(float)
-    radii = sorted(arguments.eps or _DEFAULT_RADII)
+    radii = sorted(set(arguments.eps or _DEFAULT_RADII))
     plain = make_pipeline(columns, LogisticRegression(max_iter=5000)).fit(X_train, y_train)
     rows, robust = [], plain
     for eps in progress(radii, "robust classifiers by cross-validation"):
