@@ -5,7 +5,7 @@ import sys
 
 CODE = """
 import sys
-MISSING = "dask", "distributed", "matplotlib", "onnx", "pandas", "pyarrow", "rich", "skl2onnx", "torch"
+MISSING = "dask distributed matplotlib onnx pandas pyarrow rich skl2onnx torch".split()
 
 class Nothing:
     def find_spec(self, name, path=None, target=None):
