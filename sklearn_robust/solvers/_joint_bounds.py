@@ -34,6 +34,7 @@ from sklearn_robust.total_variation import class_sets
 _SUM_ROUNDING = 64 * float(np.finfo(np.float64).eps)
 _MOST_SHARE = 0.5  # largest share of an anchor in a combination
 _CANCELS = 1e-2  # share of the sizes of its terms to which a sum must be small to be cancelled
+_NEGLIGIBLE_WEIGHTS = (1e-9, 1e-7, 1e-5)  # shares of the mean weight of a sample, in turn
 _CANCELLATIONS = 2  # the second mends the rounding of the first
 # pairs of classes whose weight vanishes: at most this share of the largest
 _NEGLIGIBLE = 1e-6
@@ -180,9 +181,12 @@ class DualBounds:
         factors = kept * factors
         sums = self._weighted_sums(source, factors)
         if len(self._free) and not self._cancels(sums, _SUM_ROUNDING):
+            source = self._scaled_source(source, factors)
             if not self._cancels(sums, _CANCELS):
-                return None
-            source = self._cancelling(self._scaled_source(source, factors))
+                source = self._without_negligible(source)
+                if source is None:
+                    return None
+            source = self._cancelling(source)
             factors = self._balancing(self._class_sums(source))
             if factors is None:
                 return None
@@ -238,6 +242,27 @@ class DualBounds:
         for at, block in self._scaled(source, factors):
             weights[:, at] = block
         return weights
+
+    def _without_negligible(self, source: Source) -> Source | None:
+        """Weights, in the place of these, with zero for those that are negligible, balanced and
+        nearly cancelled out of reach; None where there are none.
+
+        Weights vanish in the limit where margins grow without end, such as those of a category out
+        of reach all of whose samples have one class: they have nothing to cancel them.
+        """
+        for share in _NEGLIGIBLE_WEIGHTS:
+            source = self._cut(source, share)
+            factors = self._balancing(self._class_sums(source))
+            if factors is None:
+                return None
+            if self._cancels(self._weighted_sums(source, factors), _CANCELS):
+                return self._scaled_source(source, factors)
+        return None
+
+    def _cut(self, source: Source, share: float) -> Source:
+        """Weights (K, n), in their place, with zero for those below a share of a sample's mean."""
+        source[source < share / len(self.problem.y)] = 0.0
+        return source
 
     def _class_sums(self, source: Source) -> np.ndarray:
         """The class sums of weights (K, n)."""

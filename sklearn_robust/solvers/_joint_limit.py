@@ -6,9 +6,10 @@ The minimiser of the smooth convex function
 
 under the exponential loss L tends in direction to the separator of least 2-norm as :math:`\lambda
 \to 0`. L-BFGS follows it for smaller and smaller :math:`\lambda`, with smoothed pair penalties
-(`_joint_start`). At the minimiser :math:`\lambda W` is what the flow of the perturbations leaves of
-the weighted sum G: the weights prove the bound :math:`\lambda \|W\|_2` on the margin. The margin of
-W lacks at most this share of it:
+(`_joint_start`), on the risk of the nearest rivals of each sample, to which each stage adds those
+that came near (`_joint_rivals`). At the minimiser :math:`\lambda W` is what the flow of the
+perturbations leaves of the weighted sum G: the weights prove the bound :math:`\lambda \|W\|_2` on
+the margin. The margin of W lacks at most this share of it:
 
 .. math:: \frac{-\sum_{ik} a_{ik} \log(a_{ik} / s_i) - \log \min_i s_i}{\lambda \|W\|_2^2}.
 
@@ -35,6 +36,7 @@ from sklearn_robust.joint_certificates import certify
 from sklearn_robust.losses import Exponential
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.solvers._joint_model import JointModel, RiskPoint
+from sklearn_robust.solvers._joint_rivals import RivalModel, nearest_rivals
 from sklearn_robust.solvers._joint_start import (
     PairDifferences,
     SmoothedRisk,
@@ -131,21 +133,30 @@ class _Limit:
     ----------
     coef : ndarray of shape (K, d + 1)
         The current predictor, in units of the model.
-    best : tuple of float, ndarray of shape (K, d + 1) and SmoothedRisk
+    near : ndarray of bool of shape (K, n)
+        The pairs of a sample and a rival that are judged.
+    best : tuple of float, ndarray of shape (K, d + 1), SmoothedRisk and RivalModel
         The least estimate of the gap at the end of a stage, and the predictor and the risk there.
     """
 
-    best: tuple[float, np.ndarray, SmoothedRisk]
+    best: tuple[float, np.ndarray, SmoothedRisk, RivalModel]
 
     def __init__(self, problem: JointProblem, tol: float, monitoring: Monitoring) -> None:
         self.problem = problem
         self.tol = tol
         self.monitoring = monitoring
-        self.model = JointModel(problem, Exponential())
-        self.differences = PairDifferences(self.model)
+        self.whole = JointModel(problem, Exponential())
         self.coef = np.zeros((problem.n_classes, problem.n_features + 1))
+        means = np.asarray(problem.at_class_means().X)
+        self._judge(nearest_rivals(problem, means, -0.5 * np.square(means).sum(axis=1)))
         self.n_iter = 0
         self.stopped = False
+
+    def _judge(self, near: np.ndarray) -> None:
+        """Take the risk of pairs of a sample and a rival, (K, n)."""
+        self.near = near
+        self.model = RivalModel(self.whole, near)
+        self.differences = PairDifferences(self.model)
 
     def run(self, max_iter: int) -> JointLimit:
         """Stages of smaller and smaller ridges, until the certified gap is tol."""
@@ -157,13 +168,16 @@ class _Limit:
             end = self._stage(ridge, max_iter)
             gap = self._estimated_gap(end)
             if ridge == _FIRST_RIDGE or gap <= self.best[0]:
-                self.best = gap, self.coef, end
+                self.best = gap, self.coef, end, self.model
             last = self.stopped or self.n_iter >= max_iter or not self.coef[:, :-1].any()
             last |= ridge <= _LEAST_RIDGE
             if last or gap <= self.tol:
                 found = self._certified()
                 if last or found.gap <= self.tol:
                     return JointLimit(found, self.n_iter)
+            near = nearest_rivals(self.problem, *self.model.predictor(self.coef))
+            if np.any(near & ~self.near):
+                self._judge(near | self.near)
             ridge *= _FALL
             # the norm of the minimiser grows like this
             self.coef = self.coef / math.sqrt(_FALL)
@@ -211,11 +225,11 @@ class _Limit:
 
     def _certified(self) -> Certified:
         """The certificate of the best predictor."""
-        _, coef, end = self.best
+        _, coef, end, model = self.best
 
         def weights() -> np.ndarray:
             array = np.zeros((self.problem.n_classes, len(self.problem.y)))
-            for at, block in self.model.weight_blocks(end.point):
+            for at, block in model.weight_blocks(end.point):
                 array[:, at] = block
             return array
 

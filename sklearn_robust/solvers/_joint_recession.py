@@ -26,7 +26,12 @@ from sklearn_robust.solvers._joint_start import PairDifferences
 
 # entries of the rows of the program at most: programs of so many take some seconds
 _MOST_ENTRIES = 1_000_000
+# weight of the square of the direction in a program with cones, which is not unique: so small that
+# sizes of some thousands cost less than one pair
+_RIDGE = 1e-8
+_REGULARISATION = 1e-8  # of the linear systems: columns may depend on each other
 _GROWS = 0.5  # xi from which a pair counts as moved; it is 0 or 1 but for the solver's error
+_ERROR = 0.1  # largest error of the margins in an answer
 
 
 @dataclass(frozen=True)
@@ -82,13 +87,17 @@ def recession(model: JointModel, differences: PairDifferences) -> Recession | No
     # a common shift of all classes changes nothing
     conic.add_zero_sum(w, K)
     conic.linear = dict.fromkeys(range(xi.start, xi.stop), -1.0)
-    solve = ConicProgram.solve_linear if conic.is_linear else ConicProgram.solve
     try:
-        x, _ = solve(conic)
+        if conic.is_linear:
+            x, _ = conic.solve_linear()
+        else:
+            conic.square, conic.square_weight = w, _RIDGE
+            x, _ = conic.solve(static_regularization_constant=_REGULARISATION)
     except SolverFailure:
         return None
     moved = x[xi] > _GROWS
-    if not moved.any():
+    margins = sum(matrix @ x[columns] for columns, matrix in terms) + x[xi]
+    if not moved.any() or not np.all(margins >= moved - _ERROR):
         return None
     coef = np.zeros((K, problem.n_features + 1))
     coef[:, :n_columns] = x[w].reshape(K, n_columns)

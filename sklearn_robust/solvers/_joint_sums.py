@@ -226,6 +226,17 @@ class _Moved:
 
 
 @dataclass(frozen=True)
+class _Cut:
+    """Weights with zero for those below the least."""
+
+    least: float
+
+    def change(self, model: JointModel, weights: np.ndarray) -> None:
+        """Change weights (K, m) in their place."""
+        weights[weights < self.least] = 0.0
+
+
+@dataclass(frozen=True)
 class WeightRecipe:
     """Weights of the samples and their rivals: those of the risk at a point, and changes of them.
 
@@ -236,7 +247,7 @@ class WeightRecipe:
     """
 
     at: WeightsAt
-    changes: tuple[_Scaled | _Moved, ...] = ()
+    changes: tuple[_Scaled | _Moved | _Cut, ...] = ()
 
     def scaled(self, factors: np.ndarray) -> WeightRecipe:
         """The same weights, times a factor for each pair of classes."""
@@ -245,6 +256,10 @@ class WeightRecipe:
     def moved(self, theta: np.ndarray) -> WeightRecipe:
         """The weights after `JointModel.move_weights`."""
         return replace(self, changes=(*self.changes, _Moved(theta)))
+
+    def cut(self, least: float) -> WeightRecipe:
+        """The weights with zero for those below the least."""
+        return replace(self, changes=(*self.changes, _Cut(least)))
 
     def weights(self, problem: JointProblem) -> np.ndarray:
         """Those of some samples, (K, m)."""

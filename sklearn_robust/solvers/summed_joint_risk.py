@@ -221,6 +221,9 @@ class SummedBounds(DualBounds):
     def _scaled_source(self, source: Source, factors: np.ndarray) -> Source:
         return self._recipe(source).scaled(factors)
 
+    def _cut(self, source: Source, share: float) -> Source:
+        return source.cut(share / self.model.n_samples)
+
     def _class_sums(self, source: Source) -> np.ndarray:
         return self._total(sums.ClassSumsOfWeights(source))
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from sklearn_robust.joint import JointProblem
+from sklearn_robust.losses import Exponential
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators.joint import solve_joint_separator
-from sklearn_robust.solvers import joint_limit
+from sklearn_robust.solvers import _joint_rivals, joint_limit
+from sklearn_robust.solvers._joint_model import JointModel
 from sklearn_robust.threats import LpBall
 
 
@@ -33,6 +35,37 @@ def test_is_the_separator_of_least_norm(q, eps, fit_intercept):
     assert found.margin <= exact.bound
     assert exact.margin <= found.bound
     assert problem.robust_margins(found.coef, found.intercept).min() == pytest.approx(1)
+
+
+def test_many_classes_are_judged_by_the_nearest_rivals(monkeypatch):
+    """With so few of each that those of the class means do not do."""
+    monkeypatch.setattr(_joint_rivals, "_NEAREST", 2)
+    problem = apart(8, math.inf, 0.2)
+    found = joint_limit(problem, tol=1e-2).certified
+    exact = solve_joint_separator(problem, LpNorm(2))
+    assert found.gap <= 1e-2
+    assert found.margin <= exact.bound
+    assert exact.margin <= found.bound
+
+
+@pytest.mark.parametrize("fit_intercept", [False, True])
+def test_the_risk_of_rivals_is_that_of_all_where_all_are_near(fit_intercept):
+    weight = np.linspace(0, 2, 16)
+    problem = apart(4, 2.0, 0.5, fit_intercept=fit_intercept, sample_weight=weight)
+    whole = JointModel(problem, Exponential())
+    rng = np.random.default_rng(0)
+    coef, pairs = 0.1 * rng.standard_normal((4, 9)), rng.uniform(size=6)
+    near = _joint_rivals.nearest_rivals(problem, coef[:, :-1], coef[:, -1])
+    model = _joint_rivals.RivalModel(whole, near)
+    found, expected = model.at(coef, pairs), whole.at(coef, pairs)
+    assert found.log_risk == pytest.approx(expected.log_risk, rel=1e-12)
+    assert found.smallest_margin == pytest.approx(expected.smallest_margin, rel=1e-12)
+    np.testing.assert_allclose(found.class_sums, expected.class_sums, atol=1e-12)
+    np.testing.assert_allclose(found.gradient.flat(), expected.gradient.flat(), atol=1e-12)
+    for (_, block), (_, other) in zip(
+        model.weight_blocks(found), whole.weight_blocks(expected), strict=True
+    ):
+        np.testing.assert_allclose(block, other, atol=1e-12)
 
 
 def test_samples_without_weight_do_not_count():

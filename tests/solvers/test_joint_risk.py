@@ -135,6 +135,34 @@ def test_features_out_of_reach(loss, q):
     check(JointProblem.from_data(X, y, q=q, eps=EPS[q], scale=scale, fit_intercept=True), loss)
 
 
+@pytest.mark.parametrize(
+    ("q", "loss", "tol"),
+    [(1.0, "exponential", 1e-3), (2.0, "logistic", TOL), (math.inf, "exponential", TOL)],
+)
+def test_a_category_that_has_one_class_costs_no_certificate(q, loss, tol):
+    """Its weight grows without end: the least risk, which no predictor attains, is that of the
+    other samples."""
+    X, y = overlapping(3, n_features=2, n=90, seed=1)
+    category = np.arange(90) // 3 % 3
+    category[np.flatnonzero(y == 0)[:5]] = 3
+    category[np.flatnonzero(y == 2)[0]] = 4
+    rows, others = np.hstack([X, np.eye(5)[category]]), category < 3
+    scale = np.array([1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+
+    def least(kept):
+        problem = JointProblem.from_data(
+            rows[kept], y[kept], q=q, eps=0.2, scale=scale, fit_intercept=True
+        )
+        solution = minimise_joint_risk(problem, LOSSES[loss], tol=tol)
+        assert solution.separable is False
+        assert solution.gap <= tol
+        return solution
+
+    part, whole = least(others), least(slice(None))
+    assert whole.log_risk == pytest.approx(np.log(others.mean()) + part.log_risk, abs=2 * tol)
+    assert not whole.weights[:, ~others].any()
+
+
 @pytest.mark.parametrize("loss", ["exponential", "logistic"])
 def test_without_adversary(loss):
     X, y = overlapping(3, seed=3)
