@@ -35,7 +35,7 @@ from functools import cached_property
 import numpy as np
 
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.norms import Norm
+from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.threats import support
 
 _CHECK_EVERY = 5  # iterations between measurements of the duality gap
@@ -115,6 +115,8 @@ class StepModel:
         c.
     length : float
         :math:`\rho`.
+    slack : float, default=0
+        Share of the largest decrease that the steepest directions may lack.
     """
 
     problem: JointProblem
@@ -123,15 +125,15 @@ class StepModel:
     weighted_sum: np.ndarray
     capacities: np.ndarray
     length: float
+    slack: float = 0.0
 
     def left(self, perturbations: np.ndarray) -> np.ndarray:
         """What the flow of perturbations leaves of G, (K, d)."""
         return self.weighted_sum - flow(perturbations, self.problem.n_classes)
 
     def longest(self, left: np.ndarray) -> np.ndarray:
-        """The step of the full length in the steepest direction of (K, d)."""
-        direction: np.ndarray = self.norm.steepest_direction(left.ravel()).reshape(left.shape)
-        return self.length * direction
+        """The step of the full length in the steepest direction of (K, d), up to the slack."""
+        return self.length * nearly_steepest(self.norm, left, self.slack)
 
     def inside(self, step: np.ndarray) -> np.ndarray:
         """The nearest step of at most the full length."""
@@ -196,6 +198,26 @@ class StepModel:
                 break
             best = search.advance().or_better(best)
         return best
+
+
+def nearly_steepest(norm: Norm, g: np.ndarray, slack: float) -> np.ndarray:
+    r"""A direction u (K, d) of norm 1 with :math:`\langle u, g \rangle \ge (1 - \text{slack})
+    \|g\|_*`.
+
+    For p = 1, where one coordinate is steepest, those that are nearly as large move with it:
+
+    .. math:: u_j \propto \operatorname{sign}(g_j) \, (|g_j| - (1 - \text{slack})
+        \|g\|_\infty)_+.
+
+    In other norms u is the steepest direction.
+    """
+    if slack > 0 and norm == LpNorm(1):
+        sizes = np.abs(g)
+        excess = np.maximum(sizes - (1 - slack) * sizes.max(), 0.0)
+        if excess.any():
+            return np.sign(g) * (excess / excess.sum())
+    direction: np.ndarray = norm.steepest_direction(g.ravel()).reshape(g.shape)
+    return direction
 
 
 class _Search:

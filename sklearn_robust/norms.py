@@ -166,6 +166,9 @@ class LpNorm:
         -------
         array of shape (..., d)
         """
+        if self.p == math.inf:
+            xp, radius = namespace(x), column(radius, x)
+            return xp.minimum(xp.maximum(x, -radius), radius)
         return x - self.residual(x, radius, LpNorm(2))
 
     def prox(self, x: Array, scale: Array | float = 1.0) -> Array:

@@ -13,6 +13,10 @@ feature is a total-variation proximal point over its groups of tied classes, lea
 each feature: classes that would pass each other end level (isotonic regression), and are tied from
 then on.
 
+For p = 1 a single coordinate of K d is steepest. With loss_tol = 0, where the path goes on to its
+limit, those that nearly are move with it: the direction, as the step, may lose no more than the
+share that is still open.
+
 **Otherwise** the step minimises the model of the log-risk that keeps the pair penalties,
 
 .. math:: \min_{\|D\| \le \rho} -\langle G, D \rangle + \sum_{l<k} c_{lk}\,\sigma(w_l - w_k + d_l -
@@ -43,7 +47,7 @@ from sklearn_robust._joint_flows import (
     over_capacities,
     weighted_sums,
 )
-from sklearn_robust._joint_saddle import StepModel, flow
+from sklearn_robust._joint_saddle import StepModel, flow, nearly_steepest
 from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import (
@@ -247,9 +251,17 @@ class Flat:
 
 @dataclass(frozen=True)
 class _JointRule:
-    """Steps along the steepest direction in the norm, stopped at the kinks of the penalty."""
+    """Steps along the steepest direction in the norm, stopped at the kinks of the penalty.
+
+    Attributes
+    ----------
+    geometry : Geometry
+    slack : float
+        Share of the largest decrease that a direction may lack; positive for p = 1 alone.
+    """
 
     geometry: Geometry
+    slack: float = 0.0
 
     def coef(self, state: State) -> Array:
         return state[0]
@@ -268,14 +280,16 @@ class _JointRule:
         capacities = now.weights.capacities
         size, taken = float(step[0]), state[1][0]
         if not exact_by_cuts(joint, norm):
-            moved, subgradient, taken = model_step(joint, norm, W, G, capacities, size, taken)
+            moved, subgradient, taken = model_step(
+                joint, norm, W, G, capacities, size, taken, self.slack
+            )
         elif norm == LpNorm(2):
             moved = total_variation_prox(W + size * G, feature_capacities(joint, size * capacities))
             subgradient = (W - moved) / size
         else:
             subgradient = least_subgradient(joint, W, G, capacities)
             length = size * float(norm.dual.value(subgradient.ravel()))
-            direction = norm.steepest_direction(subgradient.ravel()).reshape(W.shape)
+            direction = nearly_steepest(norm, subgradient, self.slack)
             moved = stopped_at_ties(joint, W, W - length * direction)
         moved, subgradient = (like(coef, array.reshape(1, -1)) for array in (moved, subgradient))
         return (moved, taken[None]), subgradient
@@ -295,6 +309,7 @@ def model_step(
     capacities: np.ndarray,
     size: float,
     taken: np.ndarray,
+    slack: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     r"""The step that brings nearly the largest decrease of the model of the log-risk.
 
@@ -310,6 +325,8 @@ def model_step(
         :math:`\eta`.
     taken : ndarray of shape (K(K-1)/2, d)
         Multiples of the unit set's points that the pairs took at the step before.
+    slack : float, default=0
+        Share of the largest decrease that the step may lack.
 
     Returns
     -------
@@ -323,8 +340,8 @@ def model_step(
     start = capacities[:, None] * taken
     left = weighted_sum - flow(start, problem.n_classes)
     length = size * float(norm.dual.value(left.ravel()))
-    model = StepModel(problem, norm, coef, weighted_sum, capacities, length)
-    found = model.best(start, tol=_STEP_TOL, max_iter=_STEP_ITERATIONS)
+    model = StepModel(problem, norm, coef, weighted_sum, capacities, length, slack)
+    found = model.best(start, tol=max(_STEP_TOL, slack), max_iter=_STEP_ITERATIONS)
     taken = over_capacities(found.perturbations, capacities)
     if model.is_flat(found):  # W minimises the risk
         return coef, np.zeros_like(coef), taken
@@ -390,6 +407,14 @@ class JointRun(DescentRun):
 
     problem: Any  # Flat
     keep_weights = True
+
+    def tune(self, path: Any) -> None:
+        """Set the share of its predicted decrease that a step must bring, and for p = 1 on the way
+        to the limit the share that its direction may lack.
+        """
+        super().tune(path)
+        if self.stopping.loss_tol == 0 and self.geometry.norms[0] == LpNorm(1):
+            path.rule = replace(path.rule, slack=1 - float(self.sufficient_decrease[0]))
 
     def keep(self, rows: np.ndarray) -> None:
         """Go on with the one problem, or end."""

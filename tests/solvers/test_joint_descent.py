@@ -9,7 +9,7 @@ from scipy import sparse
 
 import sklearn_robust._joint_rows
 from sklearn_robust._joint_flows import pair_capacities
-from sklearn_robust._joint_saddle import StepModel, flow
+from sklearn_robust._joint_saddle import StepModel, flow, nearly_steepest
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm, SchattenNorm
@@ -118,6 +118,28 @@ def test_model_step_brings_the_largest_decrease_of_its_model(q, name):
     assert np.vdot(subgradient, coef - moved) <= -model.value + 1e-12
     assert np.vdot(subgradient, coef - moved) > -0.5 * least
     assert np.all(LpNorm(q).value(taken) <= 1 + 1e-9)
+
+
+@pytest.mark.parametrize("slack", [0.0, 1e-18, 0.3])
+def test_a_nearly_steepest_direction_lacks_at_most_its_slack(slack):
+    g = np.array([[2.0, -1.8, 0.1], [1.5, 1.3, -2.0]])
+    direction = nearly_steepest(LpNorm(1), g, slack)
+    assert np.abs(direction).sum() == pytest.approx(1)
+    assert np.vdot(direction, g) >= (1 - slack) * 2 - 1e-12
+    assert np.count_nonzero(direction) == (4 if slack == 0.3 else 2)
+
+
+@pytest.mark.parametrize("q", [2, np.inf])
+def test_coordinates_move_together_on_the_way_to_the_limit_alone(q):
+    counts = [
+        np.count_nonzero(
+            joint_steepest_descent(
+                make(*apart(), q, 0.3), LOSSES["logistic"], LpNorm(1), loss_tol=loss_tol, max_iter=3
+            ).coef
+        )
+        for loss_tol in (0, 1e-3)
+    ]
+    assert counts[0] > counts[1]
 
 
 def test_proximal_step_of_the_total_variation_is_the_limit_of_model_steps():
