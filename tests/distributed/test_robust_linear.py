@@ -149,6 +149,23 @@ def test_sources_with_sparse_blocks_in_single_precision(dask_client, data, tmp_p
     assert (found.is_sparse, found.n, found.n_entries) == (True, N, np.count_nonzero(X > 0))
 
 
+def test_many_sources_share_tasks(dask_client, monkeypatch):
+    lengths = []
+
+    def spy(self, tasks, key, result=DaskReduction._result):
+        lengths.append(len(tasks))
+        return result(self, tasks, key)
+
+    monkeypatch.setattr(DaskReduction, "_result", spy)
+    sources = [Drawn(seed) for seed in range(50)]
+    found = DaskReduction(dask_client, read_chunks(sources)).total(Survey.of)
+    assert (found.n, len(lengths)) == (5000, 1)
+    assert lengths[0] < 40  # with those that add sums up
+    sources[17].fault = MemoryError("too much")
+    with pytest.raises(MemoryError, match=r"source 17 \(Drawn\(17\)\): too much"):
+        DaskReduction(dask_client, read_chunks(sources)).total(Survey.of)
+
+
 def test_several_classes(dask_client, data, monkeypatch):
     """The fit of sums that are small, and predictions; a lost scheduler leaves a model."""
     X, _, weight = data
