@@ -104,6 +104,7 @@ def least_norm_on_rows(
 ) -> tuple[SeparatorOnRows, float]:
     """`min_norm_separator` of samples known by sums, and the gap that it had to reach."""
     norm = read_norm(p, len(problem.classes))
+    part: Any
     if isinstance(problem, SummedJointProblem):
         tol = reachable_tol(norm, tol)
         found = separate_joint_sums(problem, norm, tol)
