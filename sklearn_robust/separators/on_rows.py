@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from sklearn_robust._parameters import check_choice, check_number, read_scale
+from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows, LocalReduction, Reduction, Survey
 from sklearn_robust.separators.critical_radius import farthest_joint_separator, farthest_separator
 from sklearn_robust.separators.joint import reachable_tol
@@ -104,7 +106,7 @@ def least_norm_on_rows(
 ) -> tuple[SeparatorOnRows, float]:
     """`min_norm_separator` of samples known by sums, and the gap that it had to reach."""
     norm = read_norm(p, len(problem.classes))
-    part: Any
+    part: RobustProblem | JointProblem
     if isinstance(problem, SummedJointProblem):
         tol = reachable_tol(norm, tol)
         found = separate_joint_sums(problem, norm, tol)
