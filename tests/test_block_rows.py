@@ -28,6 +28,7 @@ from sklearn_robust.linear_model import reading
 from sklearn_robust.rows import Block, BlockRows, GramRows, NpyRows, ParquetRows, files
 from sklearn_robust.rows.arrays import mean_square, squared_norm_bound
 from sklearn_robust.solvers import _newton_columns
+from sklearn_robust.threats import Box
 
 NAMES = np.array(["ash", "beech", "cedar"])
 
@@ -311,7 +312,7 @@ def test_what_rows_in_blocks_do_not_serve_is_refused(tmp_path):
     with pytest.raises(ValueError, match="y must be left out where X holds labels"):
         robust_accuracy_score(model.fit(X, y), rows, y, eps=0.1)
     with pytest.raises(ValueError, match="with scale or threat needs the data in memory"):
-        MinNormRobustClassifier(scale=np.ones(X.shape[1])).fit(rows)
+        MinNormRobustClassifier(threat=Box(-0.1, 0.1)).fit(rows)
     with pytest.raises(ValueError, match="device='cpu' needs the data in memory"):
         RobustLinearClassifier(device="cpu").fit(rows)
     with pytest.raises(ValueError, match="y must be left out where X holds labels"):

@@ -19,12 +19,17 @@ class Chunk:
     ----------
     name : str
         For messages.
-    value : dask Delayed
-        It becomes a `Block`, or an object whose blocks() yields blocks, on a worker.
+    value : row source or dask Delayed
+        The latter becomes a `Block` on a worker.
     """
 
     name: str
     value: Any
+
+    @property
+    def is_source(self) -> bool:
+        """Whether the chunk is a row source, which is read a block at a time."""
+        return hasattr(self.value, "blocks") and not hasattr(self.value, "__dask_graph__")
 
 
 def read_chunks(X: Any, y: Any = None, sample_weight: Any = None) -> list[Chunk]:
@@ -63,13 +68,8 @@ def read_chunks(X: Any, y: Any = None, sample_weight: Any = None) -> list[Chunk]
             )
     if not sources:
         raise ValueError("X must hold at least one source, got an empty list.")
-    from dask.delayed import delayed
-
     sources = [source.source if isinstance(source, BlockRows) else source for source in sources]
-    return [
-        Chunk(f"source {i} ({source!r})", delayed(source, traverse=False))
-        for i, source in enumerate(sources)
-    ]
+    return [Chunk(f"source {i} ({source!r})", source) for i, source in enumerate(sources)]
 
 
 def is_collection(X: Any) -> bool:
@@ -108,14 +108,17 @@ def map_rows(
     chunks = _X_chunks(X) if is_collection(X) and y is None else read_chunks(X, y)
     of_chunk = delayed(_map_chunk)
     lengths = X.chunks[0] if hasattr(X, "chunks") else [np.nan] * len(chunks)
+    values = [
+        delayed(chunk.value, traverse=False) if chunk.is_source else chunk.value for chunk in chunks
+    ]
     parts = [
         da.from_delayed(
-            of_chunk(function, chunk.value, chunk.name, like),
+            of_chunk(function, value, chunk.name, like),
             shape=(length, *like.shape[1:]),
             dtype=like.dtype,
             meta=like,
         )
-        for chunk, length in zip(chunks, lengths, strict=True)
+        for chunk, value, length in zip(chunks, values, lengths, strict=True)
     ]
     return da.concatenate(parts, axis=0, allow_unknown_chunksizes=True)
 

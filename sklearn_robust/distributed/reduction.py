@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from sklearn_robust._extras import missing
 from sklearn_robust.distributed.chunks import Chunk, blocks_of
@@ -14,6 +15,7 @@ from sklearn_robust.rows import Block
 from sklearn_robust.rows.reduction import S
 
 _FAN_IN = 2  # sums that one task adds: a worker holds few of them at a time
+_TASKS_A_THREAD = 8  # tasks for each thread that many sources share
 
 
 class LostClusterError(ConnectionError):
@@ -58,9 +60,10 @@ def current_client(client: Any = None) -> Any:
 class DaskReduction:
     """Chunks that dask computes where they lie.
 
-    Every sum is a graph of one task a chunk and of tasks that add two sums. A task depends
-    on its chunk and on the function alone: a worker that is lost costs the tasks that it had done.
-    One sum comes to this process.
+    Every sum is a graph of one task a chunk and of tasks that add two sums; where there are many
+    row sources a task reads several, one after the other. A task depends on its chunks and on the
+    function alone: a worker that is lost costs the tasks that it had done. One sum comes to this
+    process.
 
     Parameters
     ----------
@@ -72,26 +75,41 @@ class DaskReduction:
     chunks: Sequence[Chunk]
 
     @cached_property
-    def _graph(self) -> tuple[dict[Any, Any], list[Any]]:
-        """The tasks that make the chunks, and the key of each chunk."""
+    def _graph(self) -> tuple[dict[Any, Any], list[_Group]]:
+        """The tasks that make the chunks, and the chunks of each task of a sum."""
         from dask.base import optimize
 
+        names = [chunk.name for chunk in self.chunks]
+        if all(chunk.is_source for chunk in self.chunks):
+            sources = [chunk.value for chunk in self.chunks]
+            length = math.ceil(len(sources) / (_TASKS_A_THREAD * self._n_threads()))
+            cuts = [slice(at, at + length) for at in range(0, len(sources), length)]
+            return {}, [_Group(sources[at], names[at]) for at in cuts]
         values = optimize(*(chunk.value for chunk in self.chunks))
         tasks = {key: task for value in values for key, task in value.__dask_graph__().items()}
-        return tasks, [value.key for value in values]
+        return tasks, [_Group([v.key], [name]) for v, name in zip(values, names, strict=True)]
+
+    def _n_threads(self) -> int:
+        """The threads of the cluster; 1 of one that does not answer, which its next sum reports."""
+        from distributed.comm.core import CommClosedError
+
+        try:
+            return max(1, sum(self.client.nthreads().values()))
+        except (TimeoutError, CommClosedError, OSError):
+            return 1
 
     def total(self, function: Callable[[Block], S]) -> S:
         """The sum of a function of each block of each chunk."""
-        tasks, chunks = self._graph
+        tasks, groups = self._graph
         sweep = uuid.uuid4().hex
         tasks = tasks | {f"function-{sweep}": function}
-        level = [f"sum-{sweep}-{i}" for i in range(len(chunks))]
-        for key, value, chunk in zip(level, chunks, self.chunks, strict=True):
-            tasks[key] = (_total_of_chunk, f"function-{sweep}", value, chunk.name)
+        level = [f"sum-{sweep}-{i}" for i in range(len(groups))]
+        for key, group in zip(level, groups, strict=True):
+            tasks[key] = (_total_of_chunks, f"function-{sweep}", group.values, group.names)
         while len(level) > 1:
-            groups = [level[i : i + _FAN_IN] for i in range(0, len(level), _FAN_IN)]
-            level = [f"{group[0]}+" for group in groups]
-            tasks |= {key: (_added, group) for key, group in zip(level, groups, strict=True)}
+            summands = [level[i : i + _FAN_IN] for i in range(0, len(level), _FAN_IN)]
+            level = [f"{keys[0]}+" for keys in summands]
+            tasks |= {key: (_added, keys) for key, keys in zip(level, summands, strict=True)}
         total = self._result(tasks, level[0])
         if total is None:
             raise ValueError("X must hold at least one sample, and all of its chunks are empty.")
@@ -122,15 +140,25 @@ class DaskReduction:
             ) from error
 
 
-def _total_of_chunk(function: Callable[[Block], S], value: Any, name: str) -> S | None:
-    """The sum of a function over the blocks of a chunk; None where it has no samples."""
+class _Group(NamedTuple):
+    """Chunks that one task sums over: their row sources or keys, and their names."""
+
+    values: list[Any]
+    names: list[str]
+
+
+def _total_of_chunks(
+    function: Callable[[Block], S], values: Sequence[Any], names: Sequence[str]
+) -> S | None:
+    """The sum of a function over the blocks of some chunks; None where they have no samples."""
     total: S | None = None
-    try:
-        for block in blocks_of(value, name):
-            part = function(block)
-            total = part if total is None else total + part
-    except Exception as error:
-        raise _named(error, name) from error
+    for value, name in zip(values, names, strict=True):
+        try:
+            for block in blocks_of(value, name):
+                part = function(block)
+                total = part if total is None else total + part
+        except Exception as error:
+            raise _named(error, name) from error
     return total
 
 

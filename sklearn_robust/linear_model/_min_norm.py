@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self
@@ -25,13 +26,24 @@ from sklearn_robust._parameters import (
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model.base import RobustLinearMixin
-from sklearn_robust.linear_model.fitting import in_float64
-from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
-from sklearn_robust.linear_model.reading import check_radius_or_radii, read_problem
+from sklearn_robust.linear_model.fitting import Fit, in_float64
+from sklearn_robust.linear_model.joint_fitting import JointFit
+from sklearn_robust.linear_model.lifecycle import AnyFit, begin_fit, begin_summed_fit, end_fit
+from sklearn_robust.linear_model.reading import (
+    check_radius_or_radii,
+    read_problem,
+    weights_of_blocks,
+)
+from sklearn_robust.linear_model.summed_fitting import read_by_sums
+from sklearn_robust.norms import Norm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators.joint import reachable_tol, solve_joint_separator
 from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.separators.separator import check_geometry, geometry_of, read_norm
+from sklearn_robust.separators.summed import separate_sums
+from sklearn_robust.separators.summed_joint import separate_joint_sums
+from sklearn_robust.solvers import TooManyColumnsError
+from sklearn_robust.summed import SummedJointProblem, SummedProblem
 from sklearn_robust.threats import ConicThreat, Threat, is_ball, require, require_ball
 
 # Certified relative gaps to reach by default
@@ -169,8 +181,8 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like or sparse array of shape (n_samples, n_features), or BlockRows
-            Rows that are never whole in memory, such as `sklearn_robust.rows.NpyRows`, hold two
-            classes, and their features have no scales.
+            Rows that are never whole in memory, such as `sklearn_robust.rows.NpyRows`, need an l_q
+            ball.
         y : array-like of shape (n_samples,)
             Labels of two or more classes, of any type. None for BlockRows, which hold labels and
             weights.
@@ -200,37 +212,43 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
             which on that is so.
         """
         check_parameters(self, _PARAMETERS)
-        problem = read_problem(self, X, y, sample_weight, sample_radius=sample_radius)
-        if isinstance(problem, JointProblem):
-            if problem.in_cones() is None:
-                require_ball(problem.threat, "MinNormRobustClassifier of several classes")
-        elif problem.adversary is None and not is_ball(problem.threat):
-            require(problem.threat, ConicThreat, "MinNormRobustClassifier")
-        norm = read_norm(self.p, len(self.classes_))
-        self._p = geometry_of(norm)
-        tol = self.tol
-        if tol is None:
-            in_float32 = problem.log_weight.dtype == np.float32
-            tol = _FLOAT32_TOL if in_float32 else _FLOAT64_TOL
-            tol = reachable_tol(norm, tol)
-        fit = begin_fit(
-            self,
-            problem,
-            FitCallbacks(self, X, y, sample_weight),
-            loss="exponential",
-            tol=max(tol, _INSEPARABLE_TOL),
-        )
-        solution = fit.decide_separability(norm)
-        raises = self.not_separable == "raise"
-        solution = replace(fit, tol=tol).separate(norm, solution, loss_tol=0, raises=raises)
-        solution = fit.minimise_risk(norm, solution, None, accept=True)
+        callbacks = FitCallbacks(self, X, y, sample_weight)
+        summed = read_by_sums(self, X, y, sample_weight, sample_radius)
+        fit: AnyFit
+        solution = None
+        if summed is not None:
+            self._remember(X, None, partial(weights_of_blocks, X, None), None)
+            norm, tol = self._norm_and_tol(summed.survey.dtype)
+            risk_tol = max(tol, _INSEPARABLE_TOL)
+            fit = begin_summed_fit(self, summed, callbacks, loss="exponential", tol=risk_tol)
+            with suppress(TooManyColumnsError):  # then L-BFGS-B
+                solution = fit.solve(norm, loss_tol=0, tol=tol)
+        if solution is None:
+            problem = read_problem(self, X, y, sample_weight, sample_radius=sample_radius)
+            _require_cones(problem)
+            norm, tol = self._norm_and_tol(problem.log_weight.dtype)
+            risk_tol = max(tol, _INSEPARABLE_TOL)
+            fit = begin_fit(self, problem, callbacks, loss="exponential", tol=risk_tol)
+            solution = fit.decide_separability(norm)
+            raises = self.not_separable == "raise"
+            solution = replace(fit, tol=tol).separate(norm, solution, loss_tol=0, raises=raises)
+            solution = fit.minimise_risk(norm, solution, None, accept=True)
         if solution.separable[0] is False:
-            if raises:  # proven by the risk, before a separator was sought
-                _raise_not_separable(problem, norm)
+            if self.not_separable == "raise":  # proven by the risk, before a separator was sought
+                _raise_not_separable(fit.problem, norm)
             self._warn_not_separable()
-            solution = fit.minimise_risk(norm, solution, False, None)
+            if isinstance(fit, Fit | JointFit):
+                solution = fit.minimise_risk(norm, solution, False, None)
         end_fit(self, fit, solution)
         return self
+
+    def _norm_and_tol(self, dtype: Any) -> tuple[Norm, float]:
+        """The norm for the classes of the fit, and the gap of the margin to reach."""
+        norm = read_norm(self.p, len(self.classes_))
+        self._p = geometry_of(norm)
+        if self.tol is not None:
+            return norm, self.tol
+        return norm, reachable_tol(norm, _FLOAT32_TOL if dtype == np.float32 else _FLOAT64_TOL)
 
     def _warn_not_separable(self) -> None:
         ball = is_ball(self.threat_)
@@ -244,9 +262,22 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
         )
 
 
-def _raise_not_separable(problem: RobustProblem | JointProblem, norm: Any) -> None:
+def _require_cones(problem: RobustProblem | JointProblem) -> None:
+    """Refuse sets that are not given by cones."""
+    if isinstance(problem, JointProblem):
+        if problem.in_cones() is None:
+            require_ball(problem.threat, "MinNormRobustClassifier of several classes")
+    elif problem.adversary is None and not is_ball(problem.threat):
+        require(problem.threat, ConicThreat, "MinNormRobustClassifier")
+
+
+def _raise_not_separable(problem: Any, norm: Any) -> None:
     """Raise the NotSeparableError of data that have no separator, with eps* and the proof."""
     if isinstance(problem, JointProblem):
         solve_joint_separator(problem, norm)
+    elif isinstance(problem, SummedJointProblem):
+        separate_joint_sums(problem, norm)
+    elif isinstance(problem, SummedProblem):
+        separate_sums(problem, norm)
     else:
         solve_separator(in_float64(problem), norm)

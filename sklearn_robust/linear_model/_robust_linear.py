@@ -22,7 +22,6 @@ from sklearn_robust._parameters import (
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model.base import ProbabilityMixin, RobustLinearMixin, dense
-from sklearn_robust.linear_model.block_rows import check_settings_of_blocks
 from sklearn_robust.linear_model.fitting import Batch, Fit, convert_margins
 from sklearn_robust.linear_model.joint_fitting import JointFit
 from sklearn_robust.linear_model.lifecycle import AnyFit, begin_fit, begin_summed_fit, end_fit
@@ -31,16 +30,12 @@ from sklearn_robust.linear_model.reading import (
     read_problem,
     weights_of_blocks,
 )
-from sklearn_robust.linear_model.summed_fitting import (
-    NotBySumsError,
-    SummedFit,
-    read_summed_problem,
-)
+from sklearn_robust.linear_model.summed_fitting import SummedFit, read_by_sums
 from sklearn_robust.linear_model.summed_joint_fitting import SummedJointFit
 from sklearn_robust.losses import MarginLoss, check_loss
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm, norm_of
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.rows import BlockRows, LocalReduction
+from sklearn_robust.rows import BlockRows
 from sklearn_robust.separators.separator import check_geometry, geometry_of
 from sklearn_robust.solvers import Solution, TooManyColumnsError
 from sklearn_robust.summed import SummedJointProblem, SummedProblem, SummedSamples
@@ -329,7 +324,15 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         solution = None
         if isinstance(problem, SummedSamples):
             self._remember(X, None, partial(weights_of_blocks, X, self.class_weight), None)
-            fit = begin_summed_fit(self, problem, callbacks, last)
+            fit = begin_summed_fit(
+                self,
+                problem,
+                callbacks,
+                loss=self.loss,
+                tol=self.tol,
+                verbose=self.verbose,
+                last=last,
+            )
             solution = self._solve_by_sums(fit, norm)
             if solution is None:
                 problem = read_problem(self, X, y, sample_weight, self.class_weight)
@@ -354,12 +357,9 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         self, X: Any, y: Any, sample_weight: Any, sample_radius: Any
     ) -> RobustProblem | JointProblem | SummedProblem | SummedJointProblem:
         """The problem of the training data; of rows in blocks by sums over them, if these do."""
-        if isinstance(X, BlockRows) and sample_radius is None:
-            check_settings_of_blocks(self, X, y, sample_weight)
-            try:
-                return read_summed_problem(self, LocalReduction(X), X.survey)
-            except NotBySumsError:
-                pass
+        problem = read_by_sums(self, X, y, sample_weight, sample_radius)
+        if problem is not None:
+            return problem
         return read_problem(self, X, y, sample_weight, self.class_weight, sample_radius)
 
     def _solve_by_sums(self, fit: SummedFit | SummedJointFit, norm: Norm) -> Solution | None:

@@ -70,16 +70,22 @@ def begin_summed_fit(
     estimator: Any,
     problem: SummedProblem | SummedJointProblem,
     callbacks: FitCallbacks,
-    last: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
+    *,
+    loss: str | MarginLoss,
+    tol: float,
+    verbose: int = 0,
+    last: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
 ) -> SummedFit | SummedJointFit:
     """The fit of an estimator whose samples are known by sums.
 
     Parameters
     ----------
-    estimator : RobustLinearClassifier
+    estimator : RobustLinearMixin
     problem : SummedProblem or SummedJointProblem
     callbacks : FitCallbacks
-    last : tuple of coefficients (1, d) or (K, d), intercepts (1,) or (K,) and classes, or None
+    loss, tol, verbose
+        As in RobustLinearClassifier.
+    last : tuple of coefficients (1, d) or (K, d), intercepts (1,) or (K,) and classes, optional
         Those of the last fit, to start from.
     """
     joint, d = isinstance(problem, SummedJointProblem), problem.n_features
@@ -88,14 +94,14 @@ def begin_summed_fit(
         _check_start(estimator, shape, last[0].shape, last[2])
         last = last[0].astype(np.float64), last[1].astype(np.float64), last[2]
     coef = np.zeros((1, *shape) if joint else shape, problem.survey.dtype)
-    monitor = FitMonitor(estimator, callbacks, coef, verbose=estimator.verbose)
-    loss = check_loss(estimator.loss, "loss")
+    monitor = FitMonitor(estimator, callbacks, coef, verbose=verbose)
+    loss = check_loss(loss, "loss")
     assert is_summable(loss)
     if isinstance(problem, SummedJointProblem):
         starts = None if last is None else last[:2]
-        return SummedJointFit(problem, loss, estimator.tol, monitor, starts)
+        return SummedJointFit(problem, loss, tol, monitor, starts)
     start = None if last is None else (last[0][0], float(last[1][0]))
-    return SummedFit(problem, loss, estimator.tol, monitor, start)
+    return SummedFit(problem, loss, tol, monitor, start)
 
 
 def _read_start(

@@ -17,13 +17,14 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from sklearn_robust._parameters import check_number
 from sklearn_robust.certificates import Certified, relative_gap
+from sklearn_robust.linear_model.block_rows import check_settings_of_blocks
 from sklearn_robust.linear_model.fitting import RISK_TOL, find_scale
 from sklearn_robust.linear_model.monitoring import FitMonitor
 from sklearn_robust.linear_model.reading import read_threat, require_two_classes
 from sklearn_robust.losses import SummableLoss, check_loss, is_summable, takes_entropy
 from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.problems import check_range
-from sklearn_robust.rows import Reduction, Survey
+from sklearn_robust.rows import BlockRows, LocalReduction, Reduction, Survey
 from sklearn_robust.separators import NotSeparableError
 from sklearn_robust.separators.summed import separate_sums, summed_margin
 from sklearn_robust.solvers import (
@@ -84,7 +85,7 @@ def read_summed_problem(
         model.feature_names_in_ = survey.feature_names
     if not survey.weights.any():
         raise ValueError("sample_weight of X must not be all zero.")
-    factors = class_factors(model.class_weight, survey)
+    factors = class_factors(getattr(model, "class_weight", None), survey)
     classes = positive_classes(survey, factors)
     require_two_classes(model, classes)
     names = getattr(model, "feature_names_in_", None)
@@ -107,17 +108,20 @@ def read_summed_problem(
 
 def _require_sums(model: Any, survey: Survey, classes: np.ndarray, threat: Any) -> None:
     """Refuse what needs more than sums over the samples."""
-    d, loss = survey.n_features, check_loss(model.loss, "loss")
+    # the estimator of the exact separator has none of these parameters
+    loss, solver = getattr(model, "loss", "exponential"), getattr(model, "solver", "exact")
+    p_algo = getattr(model, "p_algo", 2)
+    d, of_risk = survey.n_features, check_loss(loss, "loss")
     most, joint = most_hessian_columns(survey), len(classes) > 2
     needs = ""
     if not is_ball(threat):
         needs = f"threat={type(threat).__name__}, no l_q ball, needs"
-    elif not is_summable(loss) or (joint and not takes_entropy(loss)):
-        needs = f"loss={model.loss!r} needs"
-    elif model.solver not in ("auto", "exact"):
-        needs = f"solver={model.solver!r} needs"
-    elif not (isinstance(model.p_algo, str) or np.isscalar(model.p_algo)):
-        needs = f"p_algo={model.p_algo!r} needs"
+    elif not is_summable(of_risk) or (joint and not takes_entropy(of_risk)):
+        needs = f"loss={loss!r} needs"
+    elif solver not in ("auto", "exact"):
+        needs = f"solver={solver!r} needs"
+    elif not (isinstance(p_algo, str) or np.isscalar(p_algo)):
+        needs = f"p_algo={p_algo!r} needs"
     elif not joint and d > most and (threat.q < math.inf or threat.eps == 0):
         needs = f"{d} features, more than {most}, with q_pert={threat.q} need"
     if needs:
@@ -125,6 +129,21 @@ def _require_sums(model: Any, survey: Survey, classes: np.ndarray, threat: Any) 
             f"{needs} all samples in the memory of one machine, and X is read in blocks. Use "
             f"sklearn_robust.RobustLinearClassifier on an array, or the default settings."
         )
+
+
+def read_by_sums(
+    model: Any, X: Any, y: Any, sample_weight: Any, sample_radius: Any
+) -> SummedProblem | SummedJointProblem | None:
+    """The problem of rows in blocks by sums over them; None where these do not serve, or X are
+    other data.
+    """
+    if not isinstance(X, BlockRows) or sample_radius is not None:
+        return None
+    check_settings_of_blocks(model, X, y, sample_weight)
+    try:
+        return read_summed_problem(model, LocalReduction(X), X.survey)
+    except NotBySumsError:
+        return None
 
 
 @dataclass
@@ -152,13 +171,16 @@ class SummedFit:
     start: tuple[np.ndarray, float] | None = None
     last: SummedSolution | None = None
 
-    def solve(self, norm: Norm, *, loss_tol: float) -> Solution:
-        """The minimiser of the risk, or the exact separator where the samples are separable."""
+    def solve(self, norm: Norm, *, loss_tol: float, tol: float | None = None) -> Solution:
+        """The minimiser of the risk, or the exact separator where the samples are separable, to a
+        gap of `tol`, by default that of the fit.
+        """
         solution = self.minimise_risk(norm)
         if solution.separable[0] is False or self.monitor.stopped:
             return solution
         assert isinstance(norm, LpNorm)
-        return self.separate(norm, solution, loss_tol=loss_tol)
+        fit = replace(self, tol=self.tol if tol is None else tol)
+        return fit.separate(norm, solution, loss_tol=loss_tol)
 
     def minimise_risk(self, norm: Norm) -> Solution:
         """The minimiser of the risk, or a predictor that separates the samples robustly."""

@@ -52,8 +52,9 @@ class SummedJointFit:
     start: tuple[np.ndarray, np.ndarray] | None = None
     last: Found | None = None
 
-    def solve(self, norm: Norm, *, loss_tol: float) -> Solution:
-        """The minimiser of the risk, or the exact separator where the samples are separable.
+    def solve(self, norm: Norm, *, loss_tol: float, tol: float | None = None) -> Solution:
+        """The minimiser of the risk, or the exact separator where the samples are separable, to a
+        gap of `tol`, by default that of the fit.
 
         The coefficients 0 come first: they are the minimiser for a large radius.
         """
@@ -63,7 +64,8 @@ class SummedJointFit:
         solution = self.minimise_risk(norm)
         if solution.separable[0] is False or self.monitor.stopped:
             return solution
-        return self.separate(norm, solution, loss_tol=loss_tol)
+        fit = replace(self, tol=self.tol if tol is None else tol)
+        return fit.separate(norm, solution, loss_tol=loss_tol)
 
     def minimise_risk(self, norm: Norm) -> Solution:
         """The minimiser of the risk, or a predictor that separates the samples robustly."""

@@ -149,13 +149,30 @@ def test_sources_with_sparse_blocks_in_single_precision(dask_client, data, tmp_p
     assert (found.is_sparse, found.n, found.n_entries) == (True, N, np.count_nonzero(X > 0))
 
 
+def test_many_sources_share_tasks(dask_client, monkeypatch):
+    lengths = []
+
+    def spy(self, tasks, key, result=DaskReduction._result):
+        lengths.append(len(tasks))
+        return result(self, tasks, key)
+
+    monkeypatch.setattr(DaskReduction, "_result", spy)
+    sources = [Drawn(seed) for seed in range(50)]
+    found = DaskReduction(dask_client, read_chunks(sources)).total(Survey.of)
+    assert (found.n, len(lengths)) == (5000, 1)
+    assert lengths[0] < 40  # with those that add sums up
+    sources[17].fault = MemoryError("too much")
+    with pytest.raises(MemoryError, match=r"source 17 \(Drawn\(17\)\): too much"):
+        DaskReduction(dask_client, read_chunks(sources)).total(Survey.of)
+
+
 def test_several_classes(dask_client, data, monkeypatch):
     """The fit of sums that are small, and predictions; a lost scheduler leaves a model."""
     X, _, weight = data
     y = np.array(["ash", "beech", "cedar"])[(X[:, :3] + weight[:, None]).argmax(axis=1)]
     y[:60] = np.roll(y[:60], 1)
     arrays = da.from_array(X, chunks=(100, 3)), da.from_array(y, chunks=100)
-    settings = {"eps": 0.05, "loss": "logistic", "class_weight": "balanced", "tol": 1e-6}
+    settings = {"eps": 0.05, "loss": "logistic", "class_weight": "balanced", "tol": 1e-3}
     lost = RobustLinearClassifier(**settings)
     with monkeypatch.context() as patch:
         left = iter(range(6))
@@ -173,8 +190,8 @@ def test_several_classes(dask_client, data, monkeypatch):
     model.set_params(client=dask_client).fit(*arrays, da.from_array(weight + 1, chunks=100))
     expected = sklearn_robust.RobustLinearClassifier(**settings).fit(X, y, weight + 1)
     assert model.separable_ is expected.separable_ is False
-    assert model.dual_gap_ <= 1e-6
-    assert model.log_risk_ == pytest.approx(expected.log_risk_, abs=2e-6)
+    assert model.dual_gap_ <= 1e-3
+    assert model.log_risk_ == pytest.approx(expected.log_risk_, abs=2e-3)
     np.testing.assert_array_equal(model.classes_, expected.classes_)
     for method in ("predict", "decision_function", "predict_proba"):
         predicted = getattr(model, method)(arrays[0]).compute(scheduler="sync")

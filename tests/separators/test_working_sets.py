@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from sklearn_robust import MinNormRobustClassifier, RobustLinearClassifier
+from sklearn_robust import MinNormRobustClassifier, NotSeparableWarning, RobustLinearClassifier
 from sklearn_robust.certificates import Certified
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
@@ -274,6 +274,28 @@ def test_exact_estimators_read_blocks(make, eps):
     assert found.log_risk_ == pytest.approx(expected.log_risk_, abs=1e-9)
     if found.separable_:  # the margin of a minimiser of the risk is not certified, its risk is
         assert found.margin_ == pytest.approx(expected.margin_, rel=1e-7)
+
+
+def test_the_separator_of_several_classes_and_of_scales_reads_blocks():
+    X, classes = np.random.default_rng(0).normal(size=(150, 4)), np.array(["ash", "beech", "cedar"])
+    y = classes[X[:, :3].argmax(axis=1)]
+    X[:, :3] += 0.4 * (y[:, None] == classes)
+    settings = {"eps": 0.1, "scale": [1, 0, 2, 0.5]}
+    found = MinNormRobustClassifier(**settings).fit(BlockRows(Cut(X, y)))
+    expected = MinNormRobustClassifier(**settings).fit(X, y)
+    assert found.separable_ is True
+    assert found.dual_gap_ <= 1e-8
+    assert found.margin_ == pytest.approx(expected.margin_, rel=1e-7)
+    np.testing.assert_allclose(found.coef_, expected.coef_, rtol=1e-5, atol=1e-8)
+    for K in (2, 3):
+        rows = BlockRows(Cut(X, np.where(y == classes[2], classes[K - 1], y)))
+        with pytest.warns(NotSeparableWarning) as caught:
+            found = MinNormRobustClassifier(eps=2.0, scale=[1, 0, 2, 0.5]).fit(rows)
+        assert caught[0].filename == __file__
+        assert found.separable_ is False
+        assert found.dual_gap_ <= 1e-6
+        with pytest.raises(NotSeparableError):
+            MinNormRobustClassifier(eps=2.0, not_separable="raise").fit(rows)
 
 
 def test_what_rows_in_blocks_cannot_have_is_refused():
