@@ -10,6 +10,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 from scipy import sparse
+from sklearn.datasets import load_digits
 
 from sklearn_robust import (
     MinNormRobustClassifier,
@@ -137,6 +138,21 @@ def test_the_risk_equals_an_independent_solver(name):
         assert found.bound <= now.log_risk  # the bound holds for every predictor
 
 
+@pytest.mark.parametrize("loss", ["exponential", "logistic"])
+def test_fewer_pixels_than_coefficients_within_limits(loss):
+    """The cone program of all pairs proves nothing here."""
+    X, y = load_digits(n_class=3, return_X_y=True)
+    X = X.reshape(-1, 4, 2, 8).mean(axis=2).reshape(-1, 32)[:30] / 16
+    threat = LpBall(math.inf, 0.3, clip=(0, 1))
+    problem = JointProblem.from_data(X, y[:30], threat=threat, fit_intercept=True)
+    found = minimise_joint_risk(problem, LOSSES[loss])
+    assert found.separable is False
+    assert found.gap <= 1e-8
+    assert np.isfinite(found.coef).all()
+    # against every predictor, one that a larger ball makes too
+    assert found.bound < problem.evaluate(LOSSES[loss], 0.9 * found.coef).log_risk
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_the_margin_equals_an_independent_solver(name):
     X, y = rows(9.0)
@@ -219,9 +235,9 @@ def test_messages(options, message):
 
 
 def test_a_program_of_too_many_pairs_is_refused(monkeypatch):
-    monkeypatch.setattr("sklearn_robust._pair_programs._MOST_ENTRIES", 100)
+    monkeypatch.setattr("sklearn_robust._pair_programs.MOST_ENTRIES", 100)
     with pytest.raises(ValueError, match="24 samples, 3 classes and 4 features: train on fewer"):
-        RobustLinearClassifier(threat=Box(0.0, U)).fit(*rows(1.0))
+        RobustLinearClassifier(threat=Box(0.0, UP)).fit(*rows(1.0))
 
 
 @pytest.mark.parametrize(("kind", "loss"), [("flips", "logistic"), ("categories", "exponential")])
