@@ -103,7 +103,7 @@ class PerturbedRows:
     ) -> np.ndarray | None:
         """The step in W (K, d) of Newton's method on the clean risk, over W and the intercepts.
 
-        `curvatures` (K, K, d), by class and rival, are curvatures of penalties in each entry of w_k -
+        `curvatures` (K, K, d), by class and rival, are those of penalties in the entries of w_k -
         w_l.
         """
         K, _, p = self.centred.shape
