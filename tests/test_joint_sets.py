@@ -174,6 +174,20 @@ def test_the_margin_equals_an_independent_solver(name):
     assert found.perturbation.shape == (K, N, D)
 
 
+def test_a_separator_whose_multipliers_are_not_unique():
+    """With its first settings clarabel ends at a gap of 2e-5."""
+    rng = np.random.default_rng([6, 3, 8])
+    upper, lower = rng.uniform(0.05, 0.4, 5), -rng.uniform(0, 0.3, 5)
+    upper[rng.integers(5)] = np.inf
+    rng.random()
+    rng.integers(K)
+    centres, y = rng.normal(size=(K, 5)), np.arange(N) % K
+    rng.normal(size=(N, 5))
+    X = 2.5 * centres[y] + 0.3 * rng.normal(size=(N, 5))
+    found = min_norm_separator(X, y, p=2, threat=Box(lower, upper).only(0), fit_intercept=True)
+    assert found.relative_gap <= 1e-9
+
+
 @pytest.mark.parametrize("p", [1, "spectral"])
 def test_the_limit_in_other_norms(p):
     X, y = rows(9.0)

@@ -33,6 +33,14 @@ from sklearn_robust.separators import _conic_refinement as refinement
 from sklearn_robust.separators.separator import NotSeparableError
 from sklearn_robust.solvers import minimise_joint_risk
 
+# settings of clarabel, tried in turn until the gap is small: where multipliers are not unique the
+# smaller ridge of the first ends early
+_TRIES: tuple[dict[str, float], ...] = (
+    {},
+    {"static_regularization_constant": 1e-9, "max_step_fraction": 0.99},
+    {"static_regularization_constant": 1e-8, "max_step_fraction": 0.9},
+)
+_SMALL_GAP = 1e-9  # of the margin, at which no other setting is tried
 _REFINEMENTS = 3  # Newton steps on the optimality conditions, at most
 _HALVINGS = 60  # halvings of the bracket of a factor
 _MOST_RATIOS = 30  # steps of Dinkelbach's method
@@ -81,7 +89,9 @@ def separate_against_sets(problem: JointProblem, norm: Norm, tol: float) -> Cert
     raise NotSeparableError(1.0, factor, end.weights, problem.fit_intercept, threat=threat)
 
 
-def maximise_margin(problem: JointProblem, norm: Norm, tol: float) -> Certified:
+def maximise_margin(
+    problem: JointProblem, norm: Norm, tol: float, *, most_tries: int = len(_TRIES)
+) -> Certified:
     """The predictor of largest robust margin in a norm; its margin may be negative or 0."""
     program = PairProgram(problem)
     conic, N = program.conic, program.n_pairs
@@ -91,13 +101,6 @@ def maximise_margin(problem: JointProblem, norm: Norm, tol: float) -> Certified:
     )
     conic.linear[gamma.start] = -1.0
     _bound_norm(program, norm)
-    try:
-        x, z = conic.solve()
-    except SolverFailure as failure:
-        raise RuntimeError(
-            f"The cone program of the separator ended without an answer ({failure}). Rescale the "
-            f"features of X."
-        ) from failure
 
     def judged(x: Vector, z: Vector) -> Certified:
         weights = program.problem.balanced(program.weights(z[margins]))
@@ -115,15 +118,31 @@ def maximise_margin(problem: JointProblem, norm: Norm, tol: float) -> Certified:
         )
         return _certified(problem, norm, program.coef(x), found)
 
-    best = judged(x, z)
-    for _ in range(_REFINEMENTS):
-        if best.gap - best.rounding <= tol or not refinement.serves(conic):
-            break
-        step = refinement.newton_step(conic, x, z)
-        if step is None:
-            break
-        x, z = step
-        best = judged(x, z).merged(best)
+    best: Certified | None = None
+    failure: SolverFailure | None = None
+    for settings in _TRIES[:most_tries]:
+        try:
+            x, z = conic.solve(**settings)
+        except SolverFailure as error:
+            failure = error
+            continue
+        found = judged(x, z)
+        best = found if best is None else found.merged(best)
+        for _ in range(_REFINEMENTS):
+            if best.gap - best.rounding <= tol or not refinement.serves(conic):
+                break
+            step = refinement.newton_step(conic, x, z)
+            if step is None:
+                break
+            x, z = step
+            best = judged(x, z).merged(best)
+        if best.gap - best.rounding <= max(tol, _SMALL_GAP):
+            return best
+    if best is None:
+        raise RuntimeError(
+            f"The cone program of the separator ended without an answer ({failure}). Rescale the "
+            f"features of X."
+        ) from failure
     return best
 
 
@@ -184,10 +203,10 @@ def critical_factor(problem: JointProblem) -> Certified:
     """
     norm, unit = LpNorm(math.inf), float(problem.radius)
     factor = unit
-    found = maximise_margin(problem, norm, _SLOW_RATIO)
+    found = maximise_margin(problem, norm, _SLOW_RATIO, most_tries=1)
     if found.margin <= 0:
         factor = _LEAST_FACTOR * unit
-        found = maximise_margin(problem.at_radius(factor), norm, _SLOW_RATIO)
+        found = maximise_margin(problem.at_radius(factor), norm, _SLOW_RATIO, most_tries=1)
     best = replace(found, margin=0.0, bound=math.inf)
     for _ in range(_MOST_RATIOS):
         if found.margin <= 0:
@@ -197,7 +216,7 @@ def critical_factor(problem: JointProblem) -> Certified:
         if ratio == math.inf or ratio <= factor * (1 + _SLOW_RATIO):
             break
         factor = ratio
-        found = maximise_margin(problem.at_radius(factor), norm, _SLOW_RATIO)
+        found = maximise_margin(problem.at_radius(factor), norm, _SLOW_RATIO, most_tries=1)
     if best.margin == math.inf:
         return replace(best, solver="cone programs, largest ratio")
     for beyond in _BEYOND:
