@@ -188,6 +188,19 @@ def test_a_separator_whose_multipliers_are_not_unique():
     assert found.relative_gap <= 1e-9
 
 
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_classes_of_which_two_samples_can_become_one(n_classes):
+    """The largest margin is 0: cone programs prove nothing, corners of the sets do."""
+    X = np.array([[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1.0]])[:n_classes]
+    threat = FeatureBudget(1, binary=True)
+    with pytest.raises(NotSeparableError, match="threat=FeatureBudget") as caught:
+        min_norm_separator(X, range(n_classes), p=2, threat=threat, fit_intercept=True)
+    weights = caught.value.weights.reshape(-1, n_classes).sum(axis=0)
+    np.testing.assert_allclose(weights[:2], 0.5)
+    apart = X[[0, -1]] if n_classes == 3 else np.array([[0, 0, 0, 0], [1, 1, 1, 0.0]])
+    assert min_norm_separator(apart, [0, 1], p=2, threat=threat, fit_intercept=True).margin > 0
+
+
 @pytest.mark.parametrize("p", [1, "spectral"])
 def test_the_limit_in_other_norms(p):
     X, y = rows(9.0)

@@ -9,7 +9,8 @@ data set that the adversary may choose, and so
 .. math:: \gamma \le D(a, \delta) = \Big\| \sum_{ik} a_{ik} (e_{y_i} - e_k) (x_i +
    \delta_{ik})^T \Big\|_* .
 
-Where nothing separates, the weights at the minimiser of a risk prove it (`_risk_programs`).
+Where nothing separates, weights of worst points prove it (`_worst_points`), or those at the
+minimiser of a risk.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from sklearn_robust.joint_certificates import best_intercept, predictor, robust_
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
 from sklearn_robust.separators import _conic_refinement as refinement
+from sklearn_robust.separators._worst_points import decide_by_worst_points
 from sklearn_robust.separators.separator import NotSeparableError
 from sklearn_robust.solvers import minimise_joint_risk
 
@@ -69,24 +71,30 @@ def separate_against_sets(problem: JointProblem, norm: Norm, tol: float) -> Cert
     Raises
     ------
     NotSeparableError
-        Where the minimiser of a risk proves that nothing separates.
+        Where worst points or the minimiser of a risk prove that nothing separates.
     RuntimeError
         If the solver failed, or neither found a separator nor proved that there is none.
     """
     answer = maximise_margin(problem, norm, tol)
     if answer.margin > 0:
         return answer
-    end = minimise_joint_risk(problem, LOSSES["exponential"])
-    if end.separable:  # its predictor is robust, if not the one of least norm
-        return _certified(problem, norm, end.coef, answer)
-    if end.separable is None:
-        raise RuntimeError(
-            f"The solvers neither found a robust separator for threat={problem.threat!r} nor "
-            f"proved that there is none. Scale the features to similar sizes."
-        )
+    decision = decide_by_worst_points(problem)
+    if decision is not None and decision.coef is not None:
+        return _certified(problem, norm, decision.coef, answer)
+    proof = None if decision is None else decision.weights
+    if proof is None:
+        end = minimise_joint_risk(problem, LOSSES["exponential"])
+        if end.separable:  # its predictor is robust, if not the one of least norm
+            return _certified(problem, norm, end.coef, answer)
+        if end.separable is None:
+            raise RuntimeError(
+                f"The solvers neither found a robust separator for threat={problem.threat!r} nor "
+                f"proved that there is none. Scale the features to similar sizes."
+            )
+        proof = end.weights
     threat = type(problem.threat).__name__
-    factor = critical_factor(problem).margin
-    raise NotSeparableError(1.0, factor, end.weights, problem.fit_intercept, threat=threat)
+    factor = min(critical_factor(problem, bounded=False).margin, 1.0)
+    raise NotSeparableError(1.0, factor, proof, problem.fit_intercept, threat=threat)
 
 
 def maximise_margin(
@@ -190,10 +198,11 @@ def _certified(problem: JointProblem, norm: Norm, coef: Vector, found: Certified
     return replace(found, coef=coef, intercept=intercept, margin=margin)
 
 
-def critical_factor(problem: JointProblem) -> Certified:
+def critical_factor(problem: JointProblem, *, bounded: bool = True) -> Certified:
     """The critical factor on the sets, the largest below which a robust separator exists, by
     Dinkelbach's method: the predictor of largest margin at a factor has a larger factor of its own,
-    until there is none. The weights of a minimiser of the risk just above it prove that.
+    until there is none. The weights of a minimiser of the risk just above it prove that, where it
+    is to be bounded.
 
     Returns
     -------
@@ -219,7 +228,7 @@ def critical_factor(problem: JointProblem) -> Certified:
         found = maximise_margin(problem.at_radius(factor), norm, _SLOW_RATIO, most_tries=1)
     if best.margin == math.inf:
         return replace(best, solver="cone programs, largest ratio")
-    for beyond in _BEYOND:
+    for beyond in _BEYOND if bounded else ():
         tried = (1 + beyond) * best.margin if best.margin > 0 else _LEAST_FACTOR * unit
         end = minimise_joint_risk(problem.at_radius(tried), LOSSES["exponential"])
         if end.separable is False:
