@@ -42,7 +42,7 @@ _TRIES: tuple[dict[str, float], ...] = (
     {"static_regularization_constant": 1e-9, "max_step_fraction": 0.99},
     {"static_regularization_constant": 1e-8, "max_step_fraction": 0.9},
 )
-_SMALL_GAP = 1e-9  # of the margin, at which no other setting is tried
+_SMALL_GAP = 1e-9  # gap of the margin at which no other setting is tried
 _REFINEMENTS = 3  # Newton steps on the optimality conditions, at most
 _HALVINGS = 60  # halvings of the bracket of a factor
 _MOST_RATIOS = 30  # steps of Dinkelbach's method

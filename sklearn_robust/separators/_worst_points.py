@@ -27,7 +27,7 @@ from sklearn_robust.problems import RobustProblem
 
 _MOST_ROUNDS = 100
 _MOST_ENTRIES = 2_000_000  # entries of the rows of a program at most
-_NEW = 1e-9  # of the margin below the least so far, in units of the data, from which a row is new
+_NEW = 1e-9  # margin below the least so far, in units of the data, from which a row is new
 
 
 class Decision(NamedTuple):
