@@ -51,7 +51,7 @@ from sklearn_robust.rows import require_array
 
 # entries of the arrays over pairs of a sample and a rival, and features, that a program may have:
 # with ten classes of 64 features 60 samples of them took over ten seconds
-_MOST_ENTRIES = 1_000_000
+MOST_ENTRIES = 1_000_000
 # sets of samples, against each other class, that a program may have: some minutes
 _MOST_GROUPS = 10_000
 
@@ -76,10 +76,10 @@ class PairProgram:
         used = np.flatnonzero(problem.log_weight > -math.inf)
         self.problem = on_samples(problem, used)
         (n, self.d), K = self.problem.X.shape, problem.n_classes
-        if n * (K - 1) * self.d > _MOST_ENTRIES:
+        if n_pair_entries(self.problem) > MOST_ENTRIES:
             raise ValueError(
                 f"Sets that differ from sample to sample are in one cone program of all pairs of a "
-                f"sample and another class, of {_MOST_ENTRIES} entries at most, and these data "
+                f"sample and another class, of {MOST_ENTRIES} entries at most, and these data "
                 f"have {n} samples, {K} classes and {self.d} features: train on fewer samples, or "
                 f"against one symmetric set, such as an LpBall, and score against this threat."
             )
@@ -321,6 +321,12 @@ class PairProgram:
                 )[:, 0]
                 D[boxes.low, boxes.high] = D[boxes.high, boxes.low] = 0.0
         return delta
+
+
+def n_pair_entries(problem: JointProblem) -> int:
+    """The entries of the arrays over pairs of a sample and a rival, and features."""
+    n = int(np.count_nonzero(problem.log_weight > -math.inf))
+    return n * (problem.n_classes - 1) * problem.n_features
 
 
 def on_samples(problem: JointProblem, index: np.ndarray) -> JointProblem:

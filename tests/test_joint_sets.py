@@ -10,6 +10,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 from scipy import sparse
+from sklearn.datasets import load_digits
 
 from sklearn_robust import (
     MinNormRobustClassifier,
@@ -137,6 +138,21 @@ def test_the_risk_equals_an_independent_solver(name):
         assert found.bound <= now.log_risk  # the bound holds for every predictor
 
 
+@pytest.mark.parametrize("loss", ["exponential", "logistic"])
+def test_fewer_pixels_than_coefficients_within_limits(loss):
+    """The cone program of all pairs proves nothing here."""
+    X, y = load_digits(n_class=3, return_X_y=True)
+    X = X.reshape(-1, 4, 2, 8).mean(axis=2).reshape(-1, 32)[:30] / 16
+    threat = LpBall(math.inf, 0.3, clip=(0, 1))
+    problem = JointProblem.from_data(X, y[:30], threat=threat, fit_intercept=True)
+    found = minimise_joint_risk(problem, LOSSES[loss])
+    assert found.separable is False
+    assert found.gap <= 1e-8
+    assert np.isfinite(found.coef).all()
+    # against every predictor, one that a larger ball makes too
+    assert found.bound < problem.evaluate(LOSSES[loss], 0.9 * found.coef).log_risk
+
+
 @pytest.mark.parametrize("name", SETS)
 def test_the_margin_equals_an_independent_solver(name):
     X, y = rows(9.0)
@@ -156,6 +172,33 @@ def test_the_margin_equals_an_independent_solver(name):
     assert found.relative_gap <= 1e-8
     assert found.margin == pytest.approx(expected, rel=1e-7)
     assert found.perturbation.shape == (K, N, D)
+
+
+def test_a_separator_whose_multipliers_are_not_unique():
+    """With its first settings clarabel ends at a gap of 2e-5."""
+    rng = np.random.default_rng([6, 3, 8])
+    upper, lower = rng.uniform(0.05, 0.4, 5), -rng.uniform(0, 0.3, 5)
+    upper[rng.integers(5)] = np.inf
+    rng.random()
+    rng.integers(K)
+    centres, y = rng.normal(size=(K, 5)), np.arange(N) % K
+    rng.normal(size=(N, 5))
+    X = 2.5 * centres[y] + 0.3 * rng.normal(size=(N, 5))
+    found = min_norm_separator(X, y, p=2, threat=Box(lower, upper).only(0), fit_intercept=True)
+    assert found.relative_gap <= 1e-9
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_classes_of_which_two_samples_can_become_one(n_classes):
+    """The largest margin is 0: cone programs prove nothing, corners of the sets do."""
+    X = np.array([[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1.0]])[:n_classes]
+    threat = FeatureBudget(1, binary=True)
+    with pytest.raises(NotSeparableError, match="threat=FeatureBudget") as caught:
+        min_norm_separator(X, range(n_classes), p=2, threat=threat, fit_intercept=True)
+    weights = caught.value.weights.reshape(-1, n_classes).sum(axis=0)
+    np.testing.assert_allclose(weights[:2], 0.5)
+    apart = X[[0, -1]] if n_classes == 3 else np.array([[0, 0, 0, 0], [1, 1, 1, 0.0]])
+    assert min_norm_separator(apart, [0, 1], p=2, threat=threat, fit_intercept=True).margin > 0
 
 
 @pytest.mark.parametrize("p", [1, "spectral"])
@@ -219,9 +262,9 @@ def test_messages(options, message):
 
 
 def test_a_program_of_too_many_pairs_is_refused(monkeypatch):
-    monkeypatch.setattr("sklearn_robust._pair_programs._MOST_ENTRIES", 100)
+    monkeypatch.setattr("sklearn_robust._pair_programs.MOST_ENTRIES", 100)
     with pytest.raises(ValueError, match="24 samples, 3 classes and 4 features: train on fewer"):
-        RobustLinearClassifier(threat=Box(0.0, U)).fit(*rows(1.0))
+        RobustLinearClassifier(threat=Box(0.0, UP)).fit(*rows(1.0))
 
 
 @pytest.mark.parametrize(("kind", "loss"), [("flips", "logistic"), ("categories", "exponential")])

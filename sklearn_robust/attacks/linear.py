@@ -171,8 +171,20 @@ def unbroken(scores: np.ndarray, y: np.ndarray, rows: slice, rivals: Rivals) -> 
     bool array of shape (n,)
         Whether the robust margin is positive; at radius 0 a tie is not broken.
     """
-    margins = least_margins(scores, y, rows, rivals)
-    return (margins > 0) | (rivals.radius(rows, y) == 0)
+    radius = rivals.radius(rows, y)
+    if rivals.outer is None:
+        return (least_margins(scores, y, rows, rivals) > 0) | (radius == 0)
+    # what sets without limits take decides most samples, and the nearest rival most of the others
+    leads = _leads(scores, y)
+    leads[np.arange(len(scores)), y] = math.inf
+    margins = leads - rivals.outer.taken(rows, y, radius)
+    open_ = (margins <= 0) & (leads > 0).all(axis=1)[:, None]
+    nearest = np.zeros_like(open_)
+    nearest[np.arange(len(scores)), margins.argmin(axis=1)] = True
+    leads -= rivals.taken_of_pairs(rows, y, radius, open_ & nearest)
+    open_ &= ~nearest & (leads > 0).all(axis=1)[:, None]
+    leads -= rivals.taken_of_pairs(rows, y, radius, open_)
+    return (leads > 0).all(axis=1) | (radius == 0)
 
 
 def worst_moves(scores: np.ndarray, y: np.ndarray, rows: slice, rivals: Rivals) -> np.ndarray:

@@ -10,6 +10,7 @@ of its lead :math:`f_y - f_k`, where U may differ from class to class and from s
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -33,6 +34,7 @@ from sklearn_robust.threats import (
     support,
     supports,
     times,
+    without_limits,
 )
 
 _BLOCK_ENTRIES = 2**17  # entries of sets of samples that exist at a time, in the processor's cache
@@ -91,6 +93,22 @@ class Rivals:
         radii = self.radii[y]
         return radii if self.sample_radius is None else radii * self.sample_radius[rows]
 
+    @cached_property
+    def outer(self) -> Rivals | None:
+        """The same of sets that hold those of the samples and do not depend on them: without
+        limits. None where there are no such sets.
+        """
+        if not self.per_sample:
+            return None
+        owners = self._first_class.tolist()
+        wider = {k: without_limits(self.units[k], self.points) for k in set(owners)}
+        if any(is_per_sample(one) for one in wider.values()):
+            return None
+        found = copy.copy(self)
+        found.__dict__.pop("norms", None)
+        found.units, found.per_sample = [wider[k] for k in owners], False
+        return found
+
     def taken(
         self, rows: slice, y: np.ndarray, radius: np.ndarray, *, back: bool = False
     ) -> np.ndarray:
@@ -106,6 +124,29 @@ class Rivals:
             directions = (self.coef[others] - self.coef[c]) * (-1 if back else 1)
             taken[np.ix_(part, others)] = supports(sets, directions)
         return taken
+
+    def taken_of_pairs(
+        self, rows: slice, y: np.ndarray, radius: np.ndarray, asked: np.ndarray
+    ) -> np.ndarray:
+        """The same for the pairs of a sample and a rival that are asked for, (m, K); 0 for the
+        others. For sets that depend on the sample.
+        """
+        taken = np.zeros(asked.shape)
+        samples, others = np.nonzero(asked)
+        owners = self._first_class[y[samples]]
+        for unit in np.unique(owners):
+            pairs = np.flatnonzero(owners == unit)
+            for block in gen_batches(len(pairs), max(1, _BLOCK_ENTRIES // self.coef.shape[1])):
+                i, k = samples[pairs[block]], others[pairs[block]]
+                sets = at(self.units[unit], self._points(rows, i), radius[i])
+                taken[i, k] = support(sets, self.coef[k] - self.coef[y[i]])
+        return taken
+
+    @cached_property
+    def _first_class(self) -> np.ndarray:
+        """The first class that has the set of each class, (K,)."""
+        first = {id(one): k for k, one in reversed(list(enumerate(self.units)))}
+        return np.array([first[id(one)] for one in self.units])
 
     def unit_taken(self, rows: slice, y: np.ndarray, *, back: bool = False) -> np.ndarray:
         """The same for radius 1, where the sets do not depend on the sample."""

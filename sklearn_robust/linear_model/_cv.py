@@ -45,6 +45,7 @@ from sklearn_robust.threats import (
     bound_threat,
     check_is_threat,
     check_radius,
+    check_sample_radius,
     is_ball,
 )
 
@@ -226,7 +227,15 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
 
     @all_or_nothing
     @with_callbacks  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None, *, groups: Any = None) -> Self:
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        groups: Any = None,
+        sample_radius: Any = None,
+    ) -> Self:
         """Choose p_algo and eps, and fit the classifier with them.
 
         Parameters
@@ -242,6 +251,10 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
             `GridSearchCV`.
         groups : array-like of shape (n_samples,), optional
             For splitters that keep groups together.
+        sample_radius : array-like of shape (n_samples,), optional
+            A factor >= 0 on the set of each sample, in training and in scoring alike: a known
+            measurement error. eps="auto" takes the radii of the data over their mean. Not for
+            BlockRows.
 
         Returns
         -------
@@ -280,13 +293,14 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
                     sample_weight, checked, ensure_non_negative=True
                 )
             X, y, sample_weight, groups = indexable(X, y, sample_weight, groups)
+        sample_radius = check_sample_radius(sample_radius, len(y))
         check_classification_targets(y)
         self.scale_ = self._read_scale(self.scale)
         if self.threat is None:
             threat = LpBall(threat.q, threat.eps, self.scale_, self.clip)
         names = getattr(self, "feature_names_in_", None)
         self.threat_ = bound_threat(threat, self.n_features_in_, names, np.unique(y).tolist())
-        eps = self._radii(model, X, y, sample_weight)
+        eps = self._radii(model, X, y, sample_weight, sample_radius)
         callbacks = FitCallbacks(self, X, y, sample_weight)
         splits = list(check_cv(self.cv, y, classifier=True).split(_for_splitter(X), y, groups))
         _check_folds(splits, sample_weight)
@@ -296,6 +310,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
                 X,
                 y,
                 sample_weight,
+                sample_radius,
                 split,
                 p_algo,
                 eps,
@@ -315,7 +330,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         self.scorer_ = self._scorer()
         if not converged.all():
             warn_of_cells(converged, gaps, "RobustLinearClassifierCV", model, stacklevel=5)
-        self._refit(model, X, y, sample_weight)
+        self._refit(model, X, y, sample_weight, sample_radius)
         callbacks.end_fit(predicts=self.refit)
         return self
 
@@ -326,7 +341,9 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         if hasattr(model, "feature_names_in_"):
             self.feature_names_in_ = model.feature_names_in_
 
-    def _radii(self, model: RobustLinearClassifier, X: Any, y: Any, weight: Any) -> list[float]:
+    def _radii(
+        self, model: RobustLinearClassifier, X: Any, y: Any, weight: Any, factors: Any
+    ) -> list[float]:
         """The training radii to choose from."""
         if not (isinstance(self.eps, str) and self.eps == "auto"):
             return check_radii(self.eps, "eps")
@@ -334,10 +351,13 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
             return np.geomspace(*_AUTO_FACTORS, _AUTO_RADII).tolist()
         without_limits = clone(model).set_params(clip=None)
         problem = read_problem(without_limits, *_data(X, y, weight), self.class_weight)
-        radii: list[float] = choose_radii(problem, _AUTO_RADII).tolist()
-        return radii
+        radii = choose_radii(problem, _AUTO_RADII)
+        mean = 1.0 if factors is None else float(np.average(factors, weights=weight))
+        return list((radii / mean if mean > 0 else radii).tolist())
 
-    def _refit(self, model: RobustLinearClassifier, X: Any, y: Any, weight: Any) -> None:
+    def _refit(
+        self, model: RobustLinearClassifier, X: Any, y: Any, weight: Any, sample_radius: Any
+    ) -> None:
         """Fit the chosen candidate on all data, or forget that of the last fit."""
         for name in ("best_estimator_", "refit_time_", *_FITTED):
             self.__dict__.pop(name, None)
@@ -345,12 +365,12 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
             return
         start = time.perf_counter()
         self.best_estimator_ = model.set_params(p_algo=self.best_params_["p_algo"])
-        radius, factor = None, self.best_params_["eps"]
+        factor = self.best_params_["eps"]
         if self.threat is None:
             model.set_params(eps=factor)
         elif factor != 1:
-            radius = np.full(len(y), factor)
-        model.fit(*_data(X, y, weight), radius)
+            sample_radius = factor * (np.ones(len(y)) if sample_radius is None else sample_radius)
+        model.fit(*_data(X, y, weight), sample_radius)
         self.refit_time_ = time.perf_counter() - start
         for name in _FITTED:
             setattr(self, name, getattr(self.best_estimator_, name))
@@ -409,6 +429,7 @@ def _cross_validate(
     X: Any,
     y: Any,
     sample_weight: Any,
+    sample_radius: np.ndarray | None,
     split: tuple[np.ndarray, np.ndarray],
     p_algo: list[float | str],
     eps: list[float],
@@ -428,10 +449,12 @@ def _cross_validate(
         *_part(X, y, sample_weight, train),
         p_algo,
         eps,
+        sample_radius=None if sample_radius is None else sample_radius[train],
         batched=False,
     )
     fitted = time.perf_counter()
-    scores = _robust_accuracies(path, threat, *_part(X, y, sample_weight, test))
+    radius = None if sample_radius is None else sample_radius[test]
+    scores = _robust_accuracies(path, threat, *_part(X, y, sample_weight, test), radius)
     scored_at = time.perf_counter()
     fit_time, score_time = (
         np.array(seconds / scores.size) for seconds in (fitted - start, scored_at - fitted)
@@ -445,11 +468,15 @@ def _cross_validate(
     return scores, fit_time, score_time, path.converged, path.dual_gap
 
 
-def _robust_accuracies(path: Any, threat: Any, X: Any, y: Any, weight: Any) -> np.ndarray:
+def _robust_accuracies(
+    path: Any, threat: Any, X: Any, y: Any, weight: Any, sample_radius: np.ndarray | None
+) -> np.ndarray:
     """The robust accuracy of each candidate of a path, (n_p, n_eps)."""
     blocks = X.blocks() if isinstance(X, BlockRows) else [Block(X, y, weight)]
     right, total = np.zeros(path.coef.shape[:2]), 0.0
-    known = {} if is_ball(threat) else {"classes": path.classes.tolist()}
+    known: dict[str, Any] = {"sample_radius": sample_radius}
+    if not is_ball(threat):
+        known["classes"] = path.classes.tolist()
     for block in blocks:
         scored = check_array(block.X, accept_sparse="csr", dtype=(np.float64, np.float32))
         view = LinearView(scored, path.coef[0, 0], path.intercept[0, 0], path.classes)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import _num_samples
 
 from sklearn_robust._parameters import check_exponent, check_radii, one_or_several
 from sklearn_robust.joint import JointProblem
@@ -20,6 +21,7 @@ from sklearn_robust.linear_model._robust_linear import (
     solve,
 )
 from sklearn_robust.linear_model.fitting import Batch
+from sklearn_robust.linear_model.joint_fitting import JointFit
 from sklearn_robust.linear_model.lifecycle import begin_fit
 from sklearn_robust.linear_model.reading import read_problem
 from sklearn_robust.losses import MarginLoss
@@ -28,7 +30,7 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators.separator import check_geometry
 from sklearn_robust.solvers import Solution
 from sklearn_robust.solvers.solution import stack_solutions
-from sklearn_robust.threats import is_per_sample
+from sklearn_robust.threats import Threat, check_sample_radius, is_per_sample
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,9 @@ def robust_linear_path(
     y: Any,
     *,
     p: float | str | Sequence[float | str],
-    q: float,
+    q: float | None = None,
     eps: float | Sequence[float],
+    threat: Threat | None = None,
     loss: str | MarginLoss = "exponential",
     solver: str = "auto",
     scale: Any = None,
@@ -123,9 +126,13 @@ def robust_linear_path(
         Geometries of the algorithm: exponents in [1, inf], and norms of the matrix of coefficients
         of several classes.
     q : float
-        Exponent of the norm that bounds the perturbation, in [1, inf].
+        Exponent of the norm that bounds the perturbation, in [1, inf]; must be given, unless there
+        is a threat.
     eps : float or sequence of float
-        Radii of the perturbation, in the units of the features.
+        Radii of the perturbation, in the units of the features; beside a threat the factors on it.
+    threat : Threat, optional
+        The set of perturbations as an object, in place of q and scale. Each cell trains against eps
+        times it: limits of the data do not grow, and of changes that are counted the number does.
     loss : {"exponential", "logistic"} or MarginLoss, default="exponential"
     solver : {"auto", "steepest_descent", "accelerated", "exact"}, default="auto"
     scale : array-like of shape (n_features,) or dict {feature name: float}, optional
@@ -164,7 +171,8 @@ def robust_linear_path(
 
     Notes
     -----
-    Each cell is the answer of `RobustLinearClassifier` with the same parameters. Paths of a batch
+    Each cell is the answer of `RobustLinearClassifier` with the same parameters; beside a threat
+    its `sample_radius` is eps for all samples. Paths of a batch
     may differ from single paths by rounding: where the limit is not reached, a classifier may
     differ from the one fitted alone by the rounding that its steps magnify (1e-3 of the largest
     coefficient was the most seen).
@@ -185,13 +193,23 @@ def robust_linear_path(
     """
     geometries = check_geometries(p, "p")
     radii = check_radii(eps, "eps")
+    if threat is None and q is None:
+        raise ValueError(
+            "q, the exponent of the l_q ball, or threat must be given, got neither. Use q=math.inf "
+            "for features that move by eps each."
+        )
+    if threat is not None and q is not None:
+        raise ValueError(
+            f"threat takes the place of q, got threat={threat!r} beside q={q!r}. Leave out one of "
+            f"them."
+        )
     model = RobustLinearClassifier(
         geometries[0],
-        check_exponent(q, "q"),
-        radii[0],
+        math.inf if q is None else check_exponent(q, "q"),
         loss=loss,
         solver=solver,
         scale=scale,
+        threat=threat,
         fit_intercept=fit_intercept,
         max_iter=max_iter,
         loss_tol=loss_tol,
@@ -224,32 +242,30 @@ def solve_grid(
     p: Sequence[float | str],
     eps: Sequence[float],
     *,
+    sample_radius: Any = None,
     batched: bool = True,
 ) -> RobustLinearPath:
     """The grid of one estimator's fits, which differ in p and eps alone.
 
+    A radius of eps multiplies the threat of the model, where it has one, and the radii of samples.
     The paths of a grid that is not batched are followed one cell at a time: they are those of fits
     of their own, to the last digit. Those of several classes always are.
     """
     geometries = [read_settings(model.set_params(p_algo=value)) for value in p]
-    problem = read_problem(model, X, y, sample_weight, model.class_weight)
+    if model.threat is None:
+        model.set_params(eps=1.0)
+    read = partial(read_problem, model, X, y, sample_weight, model.class_weight)
+    problem = read(sample_radius)
     norms = [norm_of(geometry, len(model.classes_)) for geometry in geometries]
-    if isinstance(problem, JointProblem):
-        solutions = _solve_jointly(model, problem, norms, eps)
-    elif is_per_sample(model.threat_):
+    if is_per_sample(model.threat_):
         # limits do not grow with the radius: the sets of each are made anew
-        model = clone(model)
-        if model.threat is None:
-            model.eps = 1.0
-        n = problem.X.shape[0] if sample_weight is None else len(sample_weight)
-        by_radius = []
-        for radius in eps:
-            at_radius = read_problem(
-                model, X, y, sample_weight, model.class_weight, np.full(n, float(radius))
-            )
-            fit = begin_fit(model, at_radius, None, loss=model.loss, tol=model.tol)
-            by_radius.append(solve(model, fit, norms))
-        solutions = [stack_solutions(list(of_norm)) for of_norm in zip(*by_radius, strict=True)]
+        n = _num_samples(X)
+        factors = np.ones(n) if sample_radius is None else check_sample_radius(sample_radius, n)
+        solutions = _solve_each(model, (read(radius * factors) for radius in eps), norms)
+    elif isinstance(problem, JointProblem):
+        unit = problem.radius
+        at_radii = (problem.at_radius(unit * radius) for radius in eps)
+        solutions = _solve_each(model, at_radii, norms)
     else:
         solutions = _solve_pairs(model, problem, norms, eps, batched=batched)
 
@@ -282,7 +298,8 @@ def _solve_pairs(
     batched: bool,
 ) -> list[Solution]:
     """The solutions of two classes at all radii, in each geometry."""
-    cells = problem.at_radii(eps)
+    unit = float(problem.radius[0])
+    cells = problem.at_radii([unit * radius for radius in eps])
     fit = begin_fit(model, cells, None, loss=model.loss, tol=model.tol)
     batches: list[Batch] | None = None
     if not batched:
@@ -290,23 +307,25 @@ def _solve_pairs(
     return solve(model, fit, norms, batches)
 
 
-def _solve_jointly(
+def _solve_each(
     model: RobustLinearClassifier,
-    problem: JointProblem,
+    problems: Iterable[RobustProblem | JointProblem],
     norms: Sequence[Norm],
-    eps: Sequence[float],
 ) -> list[Solution]:
-    """The solutions of several classes at all radii, in each geometry.
+    """The solutions of the problems of all radii, one after the other, in each geometry.
 
     The geometries share the first search for a minimiser of the risk, as it does not depend on
     them.
     """
-    by_radius = []
-    for radius in eps:
-        fit = begin_fit(model, problem.at_radius(radius), None, loss=model.loss, tol=model.tol)
-        fit.decide_separability(norms[0])
-        by_radius.append([solve(model, replace(fit), [norm])[0] for norm in norms])
-    return [stack_solutions(of_norm) for of_norm in zip(*by_radius, strict=True)]
+    by_radius: list[list[Solution]] = []
+    for problem in problems:
+        fit = begin_fit(model, problem, None, loss=model.loss, tol=model.tol)
+        if isinstance(fit, JointFit):
+            fit.decide_separability(norms[0])
+            by_radius.append([solve(model, replace(fit), [norm])[0] for norm in norms])
+        else:
+            by_radius.append(solve(model, fit, norms))
+    return [stack_solutions(list(of_norm)) for of_norm in zip(*by_radius, strict=True)]
 
 
 def warn_of_cells(

@@ -39,7 +39,15 @@ from sklearn_robust.rows import BlockRows
 from sklearn_robust.separators.separator import check_geometry, geometry_of
 from sklearn_robust.solvers import Solution, TooManyColumnsError
 from sklearn_robust.summed import SummedJointProblem, SummedProblem, SummedSamples
-from sklearn_robust.threats import ConicThreat, Threat, is_ball, require, require_ball
+from sklearn_robust.threats import (
+    ConicThreat,
+    KinkedThreat,
+    Threat,
+    is_ball,
+    offers,
+    require,
+    require_ball,
+)
 
 # entries of the constraints up to which solver="auto" computes the limit
 _AUTO_ENTRIES = 10_000_000
@@ -401,7 +409,7 @@ def _solves_exactly(
 ) -> bool:
     """Whether the exact separator is computed; an error where the solver does not serve the set."""
     threat = fit.problem.threat
-    if not fit.has_path and fit.has_minimiser:
+    if fit.in_cones:
         _require_path_of_sets(model, fit, norms)
     if model.solver == "exact":
         if isinstance(fit, JointFit) and fit.problem.in_cones() is None:
@@ -418,16 +426,25 @@ def _solves_exactly(
 def _require_path_of_sets(
     model: RobustLinearClassifier, fit: Fit | JointFit, norms: Sequence[Norm]
 ) -> None:
-    """Refuse a solver that does not serve sets of samples: all paths but that of the 2-norm."""
-    by_worst_points = isinstance(fit, Fit) and all(norm == LpNorm(2) for norm in norms)
-    served = {"auto": True, "exact": True, "steepest_descent": by_worst_points}
-    if not served.get(model.solver, False):
-        of_path = model.solver == "steepest_descent"
-        where = " for other p_algo than 2 or several classes," if of_path else ""
+    """Refuse a solver that does not serve the sets: paths in other norms than the 2-norm, of which
+    most stall at kinks, and of several classes whose samples have sets of their own.
+    """
+    of_two = isinstance(fit, Fit)
+    stalls = of_two and not offers(fit.problem.threat, KinkedThreat)
+    others = any(norm != LpNorm(2) for norm in norms)
+    if model.solver == "steepest_descent" and of_two and others and (stalls or not fit.has_path):
         raise ValueError(
-            f"solver={model.solver!r} needs one symmetric set for all samples, with a "
-            f"projection,{where} got threat={type(model.threat_).__name__}. Use solver='auto' or "
+            f"solver='steepest_descent' with another p_algo than 2 needs an l_q ball, or one "
+            f"symmetric set for all samples with project, min_norm_subgradient and stop_at_kinks, "
+            f"got threat={type(model.threat_).__name__}. Use p_algo=2, or solver='auto' or "
             f"'exact', which compute the limit of the path."
+        )
+    by_worst_points = model.solver == "steepest_descent" and of_two
+    if not (fit.has_path or by_worst_points or model.solver in ("auto", "exact")):
+        raise ValueError(
+            f"solver={model.solver!r} needs one symmetric set for all samples, with a projection, "
+            f"got threat={type(model.threat_).__name__}. Use solver='auto' or 'exact', which "
+            f"compute the limit of the path."
         )
 
 

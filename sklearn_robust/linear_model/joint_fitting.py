@@ -112,8 +112,11 @@ class JointFit(BaseFit[JointProblem]):
 
     @property
     def has_path(self) -> bool:
-        """Whether steepest descent serves this threat: one symmetric set."""
-        return self.problem.adversary is None
+        """Whether steepest descent serves this threat: one symmetric set, with a projection; a set
+        without cones is judged where the path begins.
+        """
+        projects = offers(self.problem.threat, ProximalThreat)
+        return self.problem.adversary is None and (projects or not self.in_cones)
 
     def decide_separability(self, norm: Geometry) -> Solution:
         """The minimiser of the risk, or a first predictor that separates the classes.

@@ -9,7 +9,8 @@ data set that the adversary may choose, and so
 .. math:: \gamma \le D(a, \delta) = \Big\| \sum_{ik} a_{ik} (e_{y_i} - e_k) (x_i +
    \delta_{ik})^T \Big\|_* .
 
-Where nothing separates, the weights at the minimiser of a risk prove it (`_risk_programs`).
+Where nothing separates, weights of worst points prove it (`_worst_points`), or those at the
+minimiser of a risk.
 """
 
 from __future__ import annotations
@@ -30,9 +31,18 @@ from sklearn_robust.joint_certificates import best_intercept, predictor, robust_
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm, Norm, SchattenNorm
 from sklearn_robust.separators import _conic_refinement as refinement
+from sklearn_robust.separators._worst_points import decide_by_worst_points
 from sklearn_robust.separators.separator import NotSeparableError
 from sklearn_robust.solvers import minimise_joint_risk
 
+# settings of clarabel, tried in turn until the gap is small: where multipliers are not unique the
+# smaller ridge of the first ends early
+_TRIES: tuple[dict[str, float], ...] = (
+    {},
+    {"static_regularization_constant": 1e-9, "max_step_fraction": 0.99},
+    {"static_regularization_constant": 1e-8, "max_step_fraction": 0.9},
+)
+_SMALL_GAP = 1e-9  # gap of the margin at which no other setting is tried
 _REFINEMENTS = 3  # Newton steps on the optimality conditions, at most
 _HALVINGS = 60  # halvings of the bracket of a factor
 _MOST_RATIOS = 30  # steps of Dinkelbach's method
@@ -61,27 +71,35 @@ def separate_against_sets(problem: JointProblem, norm: Norm, tol: float) -> Cert
     Raises
     ------
     NotSeparableError
-        Where the minimiser of a risk proves that nothing separates.
+        Where worst points or the minimiser of a risk prove that nothing separates.
     RuntimeError
         If the solver failed, or neither found a separator nor proved that there is none.
     """
     answer = maximise_margin(problem, norm, tol)
     if answer.margin > 0:
         return answer
-    end = minimise_joint_risk(problem, LOSSES["exponential"])
-    if end.separable:  # its predictor is robust, if not the one of least norm
-        return _certified(problem, norm, end.coef, answer)
-    if end.separable is None:
-        raise RuntimeError(
-            f"The solvers neither found a robust separator for threat={problem.threat!r} nor "
-            f"proved that there is none. Scale the features to similar sizes."
-        )
+    decision = decide_by_worst_points(problem)
+    if decision is not None and decision.coef is not None:
+        return _certified(problem, norm, decision.coef, answer)
+    proof = None if decision is None else decision.weights
+    if proof is None:
+        end = minimise_joint_risk(problem, LOSSES["exponential"])
+        if end.separable:  # its predictor is robust, if not the one of least norm
+            return _certified(problem, norm, end.coef, answer)
+        if end.separable is None:
+            raise RuntimeError(
+                f"The solvers neither found a robust separator for threat={problem.threat!r} nor "
+                f"proved that there is none. Scale the features to similar sizes."
+            )
+        proof = end.weights
     threat = type(problem.threat).__name__
-    factor = critical_factor(problem).margin
-    raise NotSeparableError(1.0, factor, end.weights, problem.fit_intercept, threat=threat)
+    factor = min(critical_factor(problem, bounded=False).margin, 1.0)
+    raise NotSeparableError(1.0, factor, proof, problem.fit_intercept, threat=threat)
 
 
-def maximise_margin(problem: JointProblem, norm: Norm, tol: float) -> Certified:
+def maximise_margin(
+    problem: JointProblem, norm: Norm, tol: float, *, most_tries: int = len(_TRIES)
+) -> Certified:
     """The predictor of largest robust margin in a norm; its margin may be negative or 0."""
     program = PairProgram(problem)
     conic, N = program.conic, program.n_pairs
@@ -91,13 +109,6 @@ def maximise_margin(problem: JointProblem, norm: Norm, tol: float) -> Certified:
     )
     conic.linear[gamma.start] = -1.0
     _bound_norm(program, norm)
-    try:
-        x, z = conic.solve()
-    except SolverFailure as failure:
-        raise RuntimeError(
-            f"The cone program of the separator ended without an answer ({failure}). Rescale the "
-            f"features of X."
-        ) from failure
 
     def judged(x: Vector, z: Vector) -> Certified:
         weights = program.problem.balanced(program.weights(z[margins]))
@@ -115,15 +126,31 @@ def maximise_margin(problem: JointProblem, norm: Norm, tol: float) -> Certified:
         )
         return _certified(problem, norm, program.coef(x), found)
 
-    best = judged(x, z)
-    for _ in range(_REFINEMENTS):
-        if best.gap - best.rounding <= tol or not refinement.serves(conic):
-            break
-        step = refinement.newton_step(conic, x, z)
-        if step is None:
-            break
-        x, z = step
-        best = judged(x, z).merged(best)
+    best: Certified | None = None
+    failure: SolverFailure | None = None
+    for settings in _TRIES[:most_tries]:
+        try:
+            x, z = conic.solve(**settings)
+        except SolverFailure as error:
+            failure = error
+            continue
+        found = judged(x, z)
+        best = found if best is None else found.merged(best)
+        for _ in range(_REFINEMENTS):
+            if best.gap - best.rounding <= tol or not refinement.serves(conic):
+                break
+            step = refinement.newton_step(conic, x, z)
+            if step is None:
+                break
+            x, z = step
+            best = judged(x, z).merged(best)
+        if best.gap - best.rounding <= max(tol, _SMALL_GAP):
+            return best
+    if best is None:
+        raise RuntimeError(
+            f"The cone program of the separator ended without an answer ({failure}). Rescale the "
+            f"features of X."
+        ) from failure
     return best
 
 
@@ -171,10 +198,11 @@ def _certified(problem: JointProblem, norm: Norm, coef: Vector, found: Certified
     return replace(found, coef=coef, intercept=intercept, margin=margin)
 
 
-def critical_factor(problem: JointProblem) -> Certified:
+def critical_factor(problem: JointProblem, *, bounded: bool = True) -> Certified:
     """The critical factor on the sets, the largest below which a robust separator exists, by
     Dinkelbach's method: the predictor of largest margin at a factor has a larger factor of its own,
-    until there is none. The weights of a minimiser of the risk just above it prove that.
+    until there is none. The weights of a minimiser of the risk just above it prove that, where it
+    is to be bounded.
 
     Returns
     -------
@@ -184,10 +212,10 @@ def critical_factor(problem: JointProblem) -> Certified:
     """
     norm, unit = LpNorm(math.inf), float(problem.radius)
     factor = unit
-    found = maximise_margin(problem, norm, _SLOW_RATIO)
+    found = maximise_margin(problem, norm, _SLOW_RATIO, most_tries=1)
     if found.margin <= 0:
         factor = _LEAST_FACTOR * unit
-        found = maximise_margin(problem.at_radius(factor), norm, _SLOW_RATIO)
+        found = maximise_margin(problem.at_radius(factor), norm, _SLOW_RATIO, most_tries=1)
     best = replace(found, margin=0.0, bound=math.inf)
     for _ in range(_MOST_RATIOS):
         if found.margin <= 0:
@@ -197,10 +225,10 @@ def critical_factor(problem: JointProblem) -> Certified:
         if ratio == math.inf or ratio <= factor * (1 + _SLOW_RATIO):
             break
         factor = ratio
-        found = maximise_margin(problem.at_radius(factor), norm, _SLOW_RATIO)
+        found = maximise_margin(problem.at_radius(factor), norm, _SLOW_RATIO, most_tries=1)
     if best.margin == math.inf:
         return replace(best, solver="cone programs, largest ratio")
-    for beyond in _BEYOND:
+    for beyond in _BEYOND if bounded else ():
         tried = (1 + beyond) * best.margin if best.margin > 0 else _LEAST_FACTOR * unit
         end = minimise_joint_risk(problem.at_radius(tried), LOSSES["exponential"])
         if end.separable is False:

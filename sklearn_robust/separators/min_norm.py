@@ -27,6 +27,7 @@ from sklearn_robust.separators._engine_choice import (
     maximise_margin,
 )
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
+from sklearn_robust.separators._worst_points import as_joint, decide_by_worst_points
 from sklearn_robust.separators.conic_separator import certify_direction, maximise_conic_margin
 from sklearn_robust.separators.critical_radius import fixed_features, largest_distance
 from sklearn_robust.separators.joint import reachable_tol, solve_joint_separator
@@ -352,9 +353,16 @@ def solve_conic_separator(problem: RobustProblem, norm: LpNorm, tol: float) -> C
         return certify_direction(problem, norm, star.coef, answer)
     proof = star.weights
     proven = star.bound <= unit * (1 + _TOL_EPS_STAR)
-    if not proven:  # the weights at the minimiser of a risk may prove it
-        end = minimise_robust_risk(problem, LOSSES["exponential"], norm)
-        proven, proof = end.separable[0] is False, end.weights[0]
+    if not proven:  # worst points, or the weights at the minimiser of a risk, may prove it
+        decision = decide_by_worst_points(as_joint(problem))
+        if decision is None:
+            end = minimise_robust_risk(problem, LOSSES["exponential"], norm)
+            proven, proof = end.separable[0] is False, end.weights[0]
+        elif decision.coef is not None:
+            return certify_direction(problem, norm, decision.coef[1] - decision.coef[0], answer)
+        else:
+            assert decision.weights is not None
+            proven, proof = True, decision.weights.sum(axis=0)
     if proven:
         threat = type(problem.threat).__name__
         raise NotSeparableError(

@@ -28,6 +28,7 @@ from sklearn_robust._clarabel import SolverFailure
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.rows import BlockRows, DenseRows, SparseRows
+from sklearn_robust.solvers import _joint_boxes as against_boxes
 from sklearn_robust.solvers._joint_cones import CONES
 from sklearn_robust.solvers._joint_interior_point import SMOOTHING, InteriorPoint
 from sklearn_robust.solvers._joint_model import JointModel
@@ -35,7 +36,7 @@ from sklearn_robust.solvers._joint_newton import MOST_DENSE
 from sklearn_robust.solvers._joint_run import JointRun, JointSolution, relative_gap
 from sklearn_robust.solvers._joint_stages import minimise_in_stages
 from sklearn_robust.solvers._joint_start import with_reachable
-from sklearn_robust.solvers._risk_programs import has_cones, minimise_by_program
+from sklearn_robust.solvers._risk_programs import has_cones, minimise_by_program, takes_program
 from sklearn_robust.solvers.solution import Monitor, Monitoring
 from sklearn_robust.threats import ProximalThreat, is_ball, require
 
@@ -125,9 +126,11 @@ def minimise_joint_risk(
 def _minimise_against_sets(
     problem: JointProblem, loss: MarginLoss, monitors: Sequence[Monitor]
 ) -> JointSolution:
-    """The minimiser where the sets differ from sample to sample, by one cone program."""
+    """The minimiser where the sets differ from sample to sample: against boxes by smoothing, else,
+    or where this ends without a proof, by one cone program.
+    """
     try:
-        coef, weights, bound = minimise_by_program(problem, loss)
+        coef, weights, bound = _minimiser_against_sets(problem, loss)
     except SolverFailure as failure:
         warnings.warn(
             f"The cone program of the robust risk failed ({failure}). Standardise the features.",
@@ -157,6 +160,19 @@ def _minimise_against_sets(
         separable if bound == -math.inf else False,
         1,
     )
+
+
+def _minimiser_against_sets(
+    problem: JointProblem, loss: MarginLoss
+) -> tuple[np.ndarray, np.ndarray | None, float]:
+    """Coefficients, and the weights that prove a bound on the log-risk, if any."""
+    if not against_boxes.serves(problem):
+        return minimise_by_program(problem, loss)
+    found = against_boxes.minimise(problem, loss)
+    separates = float(problem.evaluate(loss, found[0]).margins.min()) > 0
+    if found[1] is not None or separates or not takes_program(problem, loss):
+        return found
+    return minimise_by_program(problem, loss)
 
 
 class JointMinimisation(JointRun):

@@ -56,7 +56,7 @@ from sklearn_robust.threats._interface import (
     Threat,
 )
 from sklearn_robust.threats._intersections import Intersection
-from sklearn_robust.threats._limits import check_limits
+from sklearn_robust.threats._limits import check_limits, without_limits
 from sklearn_robust.threats._members import (
     Nothing,
     at,
@@ -132,6 +132,7 @@ __all__ = [
     "takes_proximal_steps",
     "times",
     "unit_threat",
+    "without_limits",
 ]
 
 # pickles and lists of trusted types name the sets by this path

@@ -7,16 +7,20 @@ the threat, cut by the box :math:`low - x \le \delta \le high - x`.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from scipy import sparse
+from sklearn.utils import gen_batches
 from sklearn.utils.metaestimators import available_if
 
 from sklearn_robust._array_api import Array
 from sklearn_robust._rays import ray_length
 from sklearn_robust.threats._cones import ball_rows, box_rows, stacked
 from sklearn_robust.threats._interface import ConicSet
+
+_BLOCK_ROWS = 1000  # samples that are checked at a time
 
 
 def check_limits(clip: Any) -> Any:
@@ -54,17 +58,8 @@ def room(X: np.ndarray, clip: Any) -> tuple[np.ndarray, np.ndarray]:
     """
     low, high = clip
     below, above = low - X, high - X
-    axis = None if np.ndim(low) == np.ndim(high) == 0 else 0
-    least, most = X.min(axis=axis, initial=math.inf), X.max(axis=axis, initial=-math.inf)
-    if not (np.all(least >= low) and np.all(most <= high)):  # or NaN
-        known = ~np.isnan(X)
-        outside = known & ((below > 0) | (above < 0))
-        if outside.any():
-            value = X[outside][0]
-            raise ValueError(
-                f"clip must hold every sample before it is perturbed, but X holds {value:g}. Widen "
-                f"clip={clip!r}, or scale X."
-            )
+    known = _inside_limits(X, clip)
+    if known is not None:
         below, above = np.where(known, below, 0.0), np.where(known, above, 0.0)
     beyond = X + below < low
     if beyond.any():
@@ -73,6 +68,51 @@ def room(X: np.ndarray, clip: Any) -> tuple[np.ndarray, np.ndarray]:
     if beyond.any():
         above[beyond] = np.nextafter(above[beyond], 0)
     return below, above
+
+
+def _inside_limits(X: np.ndarray, clip: Any) -> np.ndarray | None:
+    """Refuse samples (n, d) outside of the limits; the entries that have a value, where some have
+    none.
+    """
+    low, high = clip
+    axis = None if np.ndim(low) == np.ndim(high) == 0 else 0
+    least, most = X.min(axis=axis, initial=math.inf), X.max(axis=axis, initial=-math.inf)
+    if np.all(least >= low) and np.all(most <= high):
+        return None
+    known: np.ndarray = ~np.isnan(X)
+    outside = known & ((low - X > 0) | (high - X < 0))
+    if outside.any():
+        value = X[outside][0]
+        raise ValueError(
+            f"clip must hold every sample before it is perturbed, but X holds {value:g}. Widen "
+            f"clip={clip!r}, or scale X."
+        )
+    return known
+
+
+def without_limits(threat: Any, X: Any) -> Any:
+    """A ball or box without its limits, which hold all samples; another threat as it is.
+
+    Parameters
+    ----------
+    threat : Threat
+        Bound, and of one class.
+    X : array or sparse array of shape (n, d)
+
+    Returns
+    -------
+    Threat
+
+    Raises
+    ------
+    ValueError
+        If a sample lies outside of the limits.
+    """
+    if getattr(threat, "clip", None) is None:
+        return threat
+    for rows in gen_batches(X.shape[0], _BLOCK_ROWS):
+        _inside_limits(dense(X[rows]), threat.clip)
+    return replace(threat, clip=None)
 
 
 def dense(X: Any) -> np.ndarray:
@@ -114,8 +154,13 @@ class CappedBall:
 
     def support(self, v: Array) -> Array:
         """The largest <v, .>: (d,) or (..., n, d) -> (..., n)."""
-        gain, moved = self._filled(v)
-        found: Array = np.sum(gain * moved, axis=-1)
+        if self.q == 1:
+            gain, move, eps = self._rooms(v)
+            order = np.argsort(-gain, axis=-1)
+            moved, gain = _in_order(_taken(move, order), eps), _taken(gain, order)
+        else:
+            gain, moved = self._filled(v)
+        found: Array = np.einsum("...j,...j->...", np.broadcast_to(gain, moved.shape), moved)
         return found
 
     def worst(self, v: Array) -> Array:
@@ -134,8 +179,8 @@ class CappedBall:
         lower, upper = np.asarray(self.lower), np.asarray(self.upper)
         return stacked([ball_rows(self.q, float(self.eps), scale), box_rows(lower, upper)])
 
-    def _filled(self, v: Array) -> tuple[Array, Array]:
-        """The gain of each feature for a unit of its scale, and how far it moves, in these."""
+    def _rooms(self, v: Array) -> tuple[Array, Array, Array]:
+        """The gain of each feature for a unit of its scale, its room, in these, and the radii."""
         scale = np.ones(v.shape[-1]) if self.scale is None else self.scale
         gain = scale * np.abs(v)
         move = np.where(v > 0, self.upper, -np.asarray(self.lower))
@@ -144,18 +189,28 @@ class CappedBall:
         eps = np.broadcast_to(
             np.asarray(self.eps, dtype=np.float64)[..., None], (*move.shape[:-1], 1)
         )
+        return gain, move, eps
+
+    def _filled(self, v: Array) -> tuple[Array, Array]:
+        """The gain of each feature for a unit of its scale, and how far it moves, in these."""
+        gain, move, eps = self._rooms(v)
         if self.q == 1:
             order = np.argsort(-gain, axis=-1, kind="stable")
-            caps = np.minimum(_taken(move, order), eps)
-            before = np.cumsum(caps, axis=-1) - caps
             back = np.argsort(order, axis=-1, kind="stable")
-            return gain, _taken(np.clip(eps - before, 0.0, caps), back)
+            return gain, _taken(_in_order(_taken(move, order), eps), back)
         largest = np.max(gain, axis=-1, keepdims=True)
         share = gain / np.where(largest > 0, largest, 1.0)
         rate = share ** (1 / (self.q - 1))
         unit = np.where(eps > 0, eps, 1.0)
         level = ray_length(rate**self.q, (np.minimum(move, unit) / unit) ** self.q)
         return gain, np.where(eps > 0, np.minimum(move, unit * level ** (1 / self.q) * rate), 0.0)
+
+
+def _in_order(move: np.ndarray, eps: np.ndarray) -> np.ndarray:
+    """How far each feature moves, where eps is used up by one after the other."""
+    caps = np.minimum(move, eps)
+    before = np.cumsum(caps, axis=-1) - caps
+    return np.clip(eps - before, 0.0, caps)
 
 
 def _taken(values: np.ndarray, order: np.ndarray) -> np.ndarray:

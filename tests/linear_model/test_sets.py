@@ -20,6 +20,7 @@ from sklearn_robust import (
     RobustLinearClassifierCV,
     make_robust_scorer,
     robust_accuracy_score,
+    robust_linear_path,
 )
 from sklearn_robust.linear_model.lifecycle import ConstantClassifierWarning
 from sklearn_robust.threats import Box, FeatureBudget, LpBall
@@ -157,6 +158,42 @@ def test_cross_validation_within_limits(table):
     )
 
 
+def test_radii_of_samples_are_split_and_scored_by_fold(table):
+    X, y = table
+    radius = np.linspace(0, 2, len(y))
+    options = {"eps": [0.0, 0.1, 0.3], "cv": 2}
+    model = RobustLinearClassifierCV(2, loss="logistic", threat_eps=0.2, **options)
+    with sklearn.config_context(enable_metadata_routing=True):
+        routed = make_pipeline(StandardScaler(), model.set_fit_request(sample_radius=True))
+        model = routed.fit(X, y, sample_radius=radius)[-1]
+        search = GridSearchCV(
+            RobustLinearClassifier(loss="logistic").set_fit_request(sample_radius=True),
+            {"eps": options["eps"]},
+            scoring=make_robust_scorer(eps=0.2).set_score_request(sample_radius=True),
+            cv=2,
+        ).fit(StandardScaler().fit_transform(X), y, sample_radius=radius)
+    scores = model.cv_results_["mean_test_score"]
+    np.testing.assert_allclose(scores, search.cv_results_["mean_test_score"])
+    assert len(set(scores)) == 3
+    np.testing.assert_allclose(model.coef_, search.best_estimator_.coef_, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "threat", [LpBall(math.inf, 0.2), LpBall(math.inf, 0.2, clip=(-2, 2)), Box(-0.1, 0.2)]
+)
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_each_cell_of_a_path_is_a_fit_against_a_multiple(table, threat, n_classes):
+    X, y = table
+    y = y if n_classes == 2 else np.where(np.arange(len(y)) % 3, y, "other")
+    options = {"loss": "logistic", "threat": threat, "tol": 1e-8}
+    path = robust_linear_path(X, y, p=2, eps=[0.5, 2.0], **options)
+    for j, factor in enumerate([0.5, 2.0]):
+        alone = RobustLinearClassifier(**options).fit(X, y, sample_radius=np.full(len(y), factor))
+        np.testing.assert_allclose(path.coef[0, j], alone.coef_, atol=1e-3)
+    with pytest.raises(ValueError, match="threat takes the place of q, got"):
+        robust_linear_path(X, y, p=2, q=2, eps=0.5, threat=threat)
+
+
 def test_nothing_is_learnt_from_a_large_box(table):
     with pytest.warns(ConstantClassifierWarning, match="threat=Box"):
         model = fitted(table, threat=Box(-3.0, 5.0))
@@ -168,7 +205,7 @@ def test_nothing_is_learnt_from_a_large_box(table):
     [
         (
             {"solver": "steepest_descent", "p_algo": 1},
-            "for other p_algo than 2 .* Use solver='auto' or 'exact'",
+            "another p_algo than 2 needs an l_q ball.* Use p_algo=2, or solver='auto' or 'exact'",
         ),
         ({"solver": "accelerated"}, "needs one symmetric set .* Use solver='auto' or 'exact'"),
         ({"device": "cpu"}, "device='cpu' needs one symmetric set for all samples"),
@@ -178,6 +215,18 @@ def test_nothing_is_learnt_from_a_large_box(table):
 def test_messages(table, options, message):
     with pytest.raises(ValueError, match=message):
         fitted(table, threat=Box(-0.1, 0.3), **options)
+
+
+@pytest.mark.parametrize(
+    ("threat", "p_algo", "n_classes"),
+    [(FeatureBudget(1, 0.1), math.inf, 2), (LpBall(2, 0.1) + LpBall(math.inf, 0.1), 2, 3)],
+)
+def test_a_path_that_is_not_there_names_what_is(table, threat, p_algo, n_classes):
+    X, y = table
+    y = y if n_classes == 2 else np.where(np.arange(len(y)) % 3, y, "other")
+    model = RobustLinearClassifier(p_algo, threat=threat, solver="steepest_descent")
+    with pytest.raises(ValueError, match=r"'steepest_descent' .* solver='auto' or 'exact', which"):
+        model.fit(X, y)
 
 
 def test_messages_of_radii(table):
