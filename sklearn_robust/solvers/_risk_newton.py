@@ -18,6 +18,7 @@ from sklearn_robust.losses import MarginLoss
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import GramRows
 from sklearn_robust.solvers import _newton_rules as rules
+from sklearn_robust.solvers._model_minimiser import LEAST_INSET, minimise_model
 from sklearn_robust.solvers._newton_columns import ColumnChoice, Trust
 from sklearn_robust.solvers._newton_rules import MarginHessian
 from sklearn_robust.solvers._risk_model import (
@@ -25,7 +26,6 @@ from sklearn_robust.solvers._risk_model import (
     CurvatureSums,
     Gradient,
     curvature,
-    minimise_model,
 )
 from sklearn_robust.solvers.solution import Solution
 
@@ -137,7 +137,7 @@ class _Newton:
     Attributes
     ----------
     y, log_weight : ndarray of shape (n,)
-    used : ndarray of shape (n,), bool
+    used : ndarray of shape (n,), bool, or slice
         Samples of positive weight.
     eps : float
         The radius.
@@ -175,7 +175,8 @@ class _Newton:
         self.tol = tol
         self.certify = certify
         self.y, self.log_weight = problem.y[0], problem.log_weight[0]
-        self.used = self.log_weight > -math.inf
+        used = self.log_weight > -math.inf
+        self.used: np.ndarray | slice = slice(None) if used.all() else used
         d = problem.n_features
         threat = problem.threat
         self.eps = float(problem.radius[0])
@@ -292,12 +293,9 @@ class _Newton:
 
     def _serves(self, at: _Point, gradient: Gradient) -> bool:
         """Whether to reuse the Hessian: it is expensive, and it covers all active columns."""
-        if self.hessian is None:
+        if self.hessian is None or not self._is_expensive:
             return False
-        model = self.hessian.model
-        if len(model.coef) ** 2 * len(self.y) < _CHEAP_PRODUCTS:
-            return False
-        return self.choice.covers(model.columns, at.coef, gradient)
+        return self.choice.covers(self.hessian.model.columns, at.coef, gradient)
 
     # -- step
 
@@ -330,6 +328,7 @@ class _Newton:
             gradient,
             self.trust.damping,
             max_faces,
+            self._inset(at, gradient),
         )
         coef = np.zeros_like(at.coef)
         coef[columns] = step.coef
@@ -340,6 +339,27 @@ class _Newton:
         margins = scores - penalty * self.factors
         target = _Point(coef, intercept, scores, margins, math.nan, at.weights, penalty)
         return target, step.settled
+
+    def _inset(self, at: _Point, gradient: Gradient) -> float:
+        r"""The share tau of the radius by which the model's weights stay inside the ball.
+
+        A radius smaller by this share lowers the bound that they prove by :math:`\tau P` to first
+        order, P the penalty times the total weight. It leaves room for the rounding of a Hessian in
+        single precision, and for the error of one that is kept.
+        """
+        room = rules.INSET_SHARE * self.tol
+        pressure = at.penalty * gradient.total_weight
+        if not self._is_expensive:
+            return LEAST_INSET
+        if pressure * rules.MOST_INSET <= room:
+            return rules.MOST_INSET
+        return max(LEAST_INSET, room / pressure)
+
+    @property
+    def _is_expensive(self) -> bool:
+        """Whether the Hessian costs more than an iteration: it is kept while it serves."""
+        assert self.hessian is not None
+        return len(self.hessian.model.coef) ** 2 * len(self.y) >= _CHEAP_PRODUCTS
 
     # -- line search
 
@@ -394,14 +414,18 @@ class _Newton:
                 return None
             feasible = self._cancelled(self.problem.balanced(np.maximum(weights, 0)[None]))
             del weights  # as long as the samples
-            log_risk = self._between(at, target, 1.0).log_risk
-            near = np.array([log_risk])
-            bound = float(self.loss.log_risk_bound(feasible, self.problem.log_weight, near)[0])
-            if -math.expm1(bound - log_risk) > self.tol:
+            reached = self._between(at, target, 1.0)
+            log_risk = reached.log_risk
+            # at the minimiser the best scale of the weights is their total times the risk
+            near = np.array([log_risk + math.log(reached.weights.sum())])
+            bound = self.loss.log_risk_bound(feasible, self.problem.log_weight, near)
+            if -math.expm1(float(bound[0]) - log_risk) > self.tol:
                 return None  # even if they were feasible
             weighted_sum = self.problem.weighted_sum(feasible)
             if proves_not_separable(self.problem, feasible, weighted_sum=weighted_sum)[0]:
-                solution = self.certify(target.coef[None], feasible, near=target.intercept)
+                solution = self.certify(
+                    target.coef[None], feasible, near=target.intercept, bound=bound
+                )
                 return solution if solution.gap[0] <= self.tol else None
             # the weights exceed the ball by the rounding of the Hessian: solve again from them
             at = replace(target, weights=feasible[0])
