@@ -29,8 +29,9 @@ from sklearn_robust.solvers._risk_model import (
 )
 from sklearn_robust.solvers.solution import Solution
 
-# products in a Gram matrix up to which it costs less than one more iteration
+# products in a Gram matrix, and columns of it, up to which it costs less than one more iteration
 _CHEAP_PRODUCTS = 1e7
+_CHEAP_COLUMNS = 128
 # products in a least-squares problem up to which weights are moved to cancel immovable features
 _MOST_PRODUCTS = 1e9
 
@@ -293,7 +294,9 @@ class _Newton:
 
     def _serves(self, at: _Point, gradient: Gradient) -> bool:
         """Whether to reuse the Hessian: it is expensive, and it covers all active columns."""
-        if self.hessian is None or not self._is_expensive:
+        if self.hessian is None or self._products < _CHEAP_PRODUCTS:
+            return False
+        if len(self.hessian.model.coef) <= _CHEAP_COLUMNS:
             return False
         return self.choice.covers(self.hessian.model.columns, at.coef, gradient)
 
@@ -349,17 +352,17 @@ class _Newton:
         """
         room = rules.INSET_SHARE * self.tol
         pressure = at.penalty * gradient.total_weight
-        if not self._is_expensive:
+        if self._products < _CHEAP_PRODUCTS:
             return LEAST_INSET
         if pressure * rules.MOST_INSET <= room:
             return rules.MOST_INSET
         return max(LEAST_INSET, room / pressure)
 
     @property
-    def _is_expensive(self) -> bool:
-        """Whether the Hessian costs more than an iteration: it is kept while it serves."""
+    def _products(self) -> int:
+        """The products in the Gram matrix of the Hessian."""
         assert self.hessian is not None
-        return len(self.hessian.model.coef) ** 2 * len(self.y) >= _CHEAP_PRODUCTS
+        return len(self.hessian.model.coef) ** 2 * len(self.y)
 
     # -- line search
 
