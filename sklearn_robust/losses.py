@@ -556,6 +556,14 @@ def _log_softplus(xp: Any, margins: Array) -> Array:
 
 
 def _class_logsumexp(xp: Any, values: Array, members: Array) -> Array:
+    if isinstance(values, np.ndarray) and values.shape[:-1] == (1,) == members.shape[:-1]:
+        values = values[:, members[0]]
+        if not values.size:
+            return np.full(1, -math.inf, values.dtype)
+        largest = np.max(values, axis=-1)
+        if not largest > -math.inf:
+            return largest
+        return largest + np.log(np.sum(np.exp(values - largest), axis=-1))
     values = xp.where(members, values, xp.full_like(values[..., :1], -math.inf))
     largest = xp.max(values, axis=-1, keepdims=True)
     return (largest + xp.log(xp.sum(xp.exp(values - largest), axis=-1, keepdims=True)))[..., 0]

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.linalg import LinAlgError
 
 from sklearn_robust.certificates import cancelling_weights, proves_not_separable
-from sklearn_robust.losses import MarginLoss
+from sklearn_robust.losses import MarginLoss, log_odds_slope
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import GramRows
 from sklearn_robust.solvers import _newton_rules as rules
@@ -231,16 +231,11 @@ class _Newton:
 
     def _start(self, start: np.ndarray) -> _Point:
         """The point of these coefficients (1, d) with the best intercept."""
-        scores = np.zeros((1, len(self.y)))
-        near = None
-        if start.any():
-            scores = self.problem.signed_scores(start)
-        else:  # the best intercept is near the log-odds of the classes
-            up = float(np.exp(self.log_weight) @ (self.y > 0))
-            odds = math.log(up / (1 - up)) if self.problem.fit_intercept and 0 < up < 1 else 0.0
-            near = np.array([odds])
+        if not start.any() and log_odds_slope(self.loss) is not None:
+            return self._zero()
+        scores = self.problem.signed_scores(start)
         penalty = self.problem.penalty(start)
-        now = self.problem.evaluate_scores(self.loss, scores, penalty, near=near)
+        now = self.problem.evaluate_scores(self.loss, scores, penalty)
         intercept = float(now.intercept[0])
         return _Point(
             start[0],
@@ -251,6 +246,19 @@ class _Newton:
             now.weights[0],
             float(penalty[0]),
         )
+
+    def _zero(self) -> _Point:
+        """The point of w = 0: the best score has the log-odds of the classes."""
+        intercept = 0.0
+        up = float(np.exp(self.log_weight) @ (self.y > 0))
+        if self.problem.fit_intercept and 0 < up < 1:
+            slope = log_odds_slope(self.loss)
+            intercept = math.log(up / (1 - up)) / (slope or 1.0)
+        scores = intercept * self.y
+        at = _Point(
+            np.zeros(self.problem.n_features), intercept, scores, scores, math.nan, scores, 0.0
+        )
+        return self._between(at, at, 1.0)
 
     def _separates(self, at: _Point) -> bool:
         return at.separates(self.used)
