@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import log_expit, logsumexp
+from scipy.special import expit, log_expit, logsumexp
 
 from sklearn_robust._array_api import Array, at_least_tiny, namespace
 
@@ -161,6 +161,17 @@ class Logistic:
     def log_risk_and_weights(self, margins: Array, log_weight: Array) -> tuple[Array, Array]:
         """log L of shape (...) and the weights a = s sigmoid(-m) / L of shape (..., n)."""
         xp = namespace(margins)
+        if _is_moderate(margins, log_weight):
+            # with t = exp(-|m|): l = max(-m, 0) + log(1 + t), and sigmoid(-m) = (1 or t) / (1 + t)
+            t = np.exp(-np.abs(margins))
+            share = np.exp(log_weight if log_weight.strides[-1] else log_weight[..., :1])
+            losses = np.log1p(t)
+            losses -= np.minimum(margins, 0)
+            risk = np.sum(share * losses, axis=-1, keepdims=True)
+            slope = np.where(margins > 0, t, 1)
+            slope /= 1 + t
+            slope *= share / risk
+            return np.log(risk[..., 0]), slope
         losses = log_weight + _log_softplus(xp, margins)
         largest = xp.max(losses, axis=-1, keepdims=True)
         log_risk = largest + xp.log(xp.sum(xp.exp(losses - largest), axis=-1, keepdims=True))
@@ -174,6 +185,10 @@ class Logistic:
         """
         xp = namespace(margins)
         b = Exponential().intercept(margins, y, log_weight) if near is None else near
+        if len(margins) == 1 and _is_moderate(margins, log_weight):
+            found = _moderate_intercept(margins[0], y[0], log_weight[0], float(b[0]))
+            if found is not None:
+                return np.array([found], dtype=margins.dtype)
         low, high = xp.full_like(b, -math.inf), xp.full_like(b, math.inf)
         members = y > 0, y < 0
         reach = 4.0  # the longest step while the bracket is open; it doubles
@@ -205,6 +220,8 @@ class Logistic:
 
     def curvature(self, margins: Array, weights: Array) -> Array:
         """Second derivatives l''(m_i) s_i / L = a_i sigmoid(m_i)."""
+        if isinstance(margins, np.ndarray):
+            return weights * expit(margins)
         xp = namespace(margins)
         return weights * xp.exp(_log_sigmoid(xp, margins))
 
@@ -226,29 +243,33 @@ class Logistic:
         log_ratio = log_ratio - xp.where(used, log_weight, nothing)
 
         # concave in c, with t = c a / s: Newton in log c on its derivative sum_i a_i log((1 -
-        # t_i)/t_i), inside a bracket
+        # t_i)/t_i), inside a bracket; towards the cap in the logarithm of the distance to it, in
+        # which the derivative is convex, so that no step goes too far
         cap = -xp.max(xp.where(used, log_ratio, nothing - math.inf), axis=-1, keepdims=True)
         high, low = cap, xp.full_like(cap, -math.inf)
-        level = high - 0.7 if near is None else xp.minimum(near[..., None], high - 0.01)
+        level = high - 0.7
+        if near is not None:  # the best c is there where the weights are those of the risk
+            guess = near[..., None]
+            level = xp.where(guess < high, guess, high - 0.01)
         for _ in range(_MAX_ROOT_STEPS):
             slope, rate = _entropy_slope(xp, level, used_weights, log_ratio, entropy)
             low, high = xp.where(slope > 0, level, low), xp.where(slope < 0, level, high)
-            moved = level + slope / rate
+            step, ahead = slope / rate, at_least_tiny(cap - level)
+            nearer = cap - ahead * xp.exp(-xp.maximum(step, nothing) / ahead)
+            moved = xp.where(slope > 0, nearer, level + step)
+            at_cap = (slope > 0) & (nearer >= cap)  # the best c is closer to it than numbers are
             moved = xp.where(
-                (moved > low) & (moved < high),
+                (moved > low) & (moved < high) | at_cap,
                 moved,
                 xp.where(moved <= low, low, 0.5 * (level + high)),
             )
             # any c bounds the risk, the best one to the square of its error, which counts beside
             # the distance to the cap
-            close = bool(xp.all(xp.abs(moved - level) <= 1e-8 * (cap - level)))
+            close = bool(xp.all((xp.abs(moved - level) <= 1e-6 * (cap - level)) | at_cap))
             level = xp.where(slope == 0, level, moved)
             if close:
                 break
-        # the best c may lie closer to the cap than numbers do
-        return xp.maximum(
-            *(_entropy_bound(xp, c, used_weights, log_ratio, entropy)[..., 0] for c in (level, cap))
-        )
+        return _entropy_bound(xp, level, used_weights, log_ratio, entropy)[..., 0]
 
     def dual_sum(self, weights: np.ndarray, log_weight: np.ndarray, log_scale: float) -> float:
         """The sum of s_i H(c a_i / s_i) over c, for log c = log_scale and some of the samples, (m,)
@@ -489,6 +510,45 @@ def _log_sigmoid(xp: Any, x: Array) -> Array:
     return xp.minimum(x, xp.zeros_like(x)) - xp.log1p(xp.exp(-xp.abs(x)))
 
 
+def _is_moderate(margins: Array, log_weight: Array) -> bool:
+    """Whether no exponential of NumPy margins and of log weights, unless it is 0, underflows."""
+    if not isinstance(margins, np.ndarray):
+        return False
+    most = -0.4 * float(np.log(np.finfo(margins.dtype).tiny))
+    if not -most < np.max(margins, where=margins < math.inf, initial=-math.inf) < most:
+        return False
+    logs = log_weight if log_weight.strides[-1] else log_weight[..., :1]
+    return bool(np.min(logs, where=logs > -math.inf, initial=0.0) > -most)
+
+
+def _moderate_intercept(
+    margins: np.ndarray, y: np.ndarray, log_weight: np.ndarray, b: float
+) -> float | None:
+    """The intercept of least logistic risk of one problem, (n,), by Newton's method as in
+    `Logistic.intercept`; None where a step of it is long, or a class has no weight.
+    """
+    classes = [(sign, margins[y == sign], np.exp(log_weight[y == sign])) for sign in (1.0, -1.0)]
+    if not all(share.sum() > 0 for _, _, share in classes):
+        return None
+    tiny = np.finfo(margins.dtype).eps
+    for _ in range(_MAX_ROOT_STEPS):
+        error = rate = 0.0
+        for sign, of_class, share in classes:
+            slope = expit(-(of_class + sign * b))
+            weight = share * slope
+            total = float(weight.sum())
+            if not total > 0:
+                return None
+            error += sign * math.log(total)
+            rate += float(weight @ (1 - slope)) / total
+        if not rate > 0 or abs(error) > rate:
+            return None
+        b += error / rate
+        if abs(error / rate) <= tiny**0.5 + 4 * tiny * abs(b):
+            return b
+    return None
+
+
 def _log_softplus(xp: Any, margins: Array) -> Array:
     """log log(1 + exp(-m)), equal to -m to the last digit beyond m = 40."""
     inner = xp.minimum(margins, xp.full_like(margins, 40.0))
@@ -496,6 +556,14 @@ def _log_softplus(xp: Any, margins: Array) -> Array:
 
 
 def _class_logsumexp(xp: Any, values: Array, members: Array) -> Array:
+    if isinstance(values, np.ndarray) and values.shape[:-1] == (1,) == members.shape[:-1]:
+        values = values[:, members[0]]
+        if not values.size:
+            return np.full(1, -math.inf, values.dtype)
+        largest = np.max(values, axis=-1)
+        if not largest > -math.inf:
+            return largest
+        return largest + np.log(np.sum(np.exp(values - largest), axis=-1))
     values = xp.where(members, values, xp.full_like(values[..., :1], -math.inf))
     largest = xp.max(values, axis=-1, keepdims=True)
     return (largest + xp.log(xp.sum(xp.exp(values - largest), axis=-1, keepdims=True)))[..., 0]

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from array_api_compat import is_torch_array
 from scipy import sparse
-from sklearn.utils import gen_batches
 
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust._parameters import refuse_lazy
@@ -139,33 +138,30 @@ class DenseRows(_HeldRows):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The moments, over blocks of rows; in single precision where they are many products.
 
-        With the rows R times the roots of the weights it is a product of a matrix with its own
-        transpose, half of which BLAS computes.
+        With the roots of the weights times the rows, 1 and the labels as columns, it is a product
+        of a matrix with its own transpose, half of which BLAS computes.
         """
         f, n = len(centre), self.X.shape[0]
         kind = np.float64 if exact or f * f * n < _SINGLE_FROM else np.float32
-        roots = np.sqrt(weights).astype(kind)
-        sides = np.stack([roots, labels.astype(kind) * roots])
-        gram, product = np.zeros((f, f)), np.empty((f, f), kind)
-        by_weight, by_label = np.zeros((2, f))
+        roots = np.sqrt(weights).astype(kind, copy=False)
+        gram, product = np.zeros((f + 2, f + 2)), np.empty((f + 2, f + 2), kind)
         length = _block_length(f, least=_GRAM_ROWS)
-        held = np.empty((min(length, n), f), kind)
-        for at in gen_batches(n, length):
+        held = np.empty((min(length, n), f + 2), kind)
+        for at in _batches(n, length):
             block = held[: at.stop - at.start]
-            np.subtract(self.X[at, columns], centre, block, dtype=kind, casting="same_kind")
+            np.subtract(self.X[at, columns], centre, block[:, :f], dtype=kind, casting="same_kind")
+            block[:, f] = 1
+            block[:, f + 1] = labels[at]
             block *= roots[at, None]
             gram += np.matmul(block.T, block, out=product)
-            sums = sides[:, at] @ block
-            by_weight += sums[0]
-            by_label += sums[1]
-        return gram, by_weight, by_label
+        return gram[:f, :f].copy(), gram[:f, f], gram[:f, f + 1]
 
     def _blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Blocks of rows in double precision, and where each lies; a block lasts until the next."""
         n, d = self.X.shape
         length = _block_length(d)
         held = np.empty((min(length, n), d))  # fresh memory takes longer than the conversion
-        for at in gen_batches(n, length):
+        for at in _batches(n, length):
             block = held[: at.stop - at.start]
             block[...] = self.X[at]
             yield at, block
@@ -413,6 +409,12 @@ def _row_and_column_sums(rows: Rows) -> tuple[float, float]:
     by_row = rows.score_sizes(np.ones((1, d))).max()
     by_column = rows.sum_sizes(np.ones((1, n))).max()
     return float(by_row), float(by_column)
+
+
+def _batches(n: int, length: int) -> Iterator[slice]:
+    """Slices of n rows, each of this length or less."""
+    for start in range(0, n, length):
+        yield slice(start, min(start + length, n))
 
 
 def _block_length(width: int, least: int = 1) -> int:

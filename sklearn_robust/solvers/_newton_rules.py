@@ -39,7 +39,10 @@ FLAT_CURVATURE = 1e-6
 LOPSIDED = 0.5
 # Faces to try in a model
 FACES = 100  # near the minimiser of the risk
-FACES_FAR = 6  # far from it
+FACES_FAR = 4  # far from it
+# Share of the tolerance that a model's weights may give up to stay inside the ball
+INSET_SHARE = 0.4
+MOST_INSET = 0.05  # share of the radius by which they stay inside at most
 MAX_REFINEMENTS = 3  # solves that remove a Hessian's rounding from the weights
 
 
@@ -126,14 +129,18 @@ class NewtonPoint:
     log_risk: float
     weights: np.ndarray
 
-    def separates(self, used: np.ndarray) -> bool:
+    def separates(self, used: np.ndarray | slice) -> bool:
         """Whether the margins of the samples in use are positive."""
         return bool(self.margins[used].min() > 0)
 
-    def first_share(self, change: np.ndarray, used: np.ndarray) -> float:
+    def first_share(self, change: np.ndarray, used: np.ndarray | slice) -> float:
         """The first step of a line search along this change of the margins (n,)."""
-        largest = float(np.abs(self.margins[used]).max())
-        return first_share(largest, float(np.abs(change[used]).max()))
+        return first_share(_largest(self.margins[used]), _largest(change[used]))
+
+
+def _largest(x: np.ndarray) -> float:
+    """The largest of numbers in size."""
+    return max(float(x.max()), -float(x.min()))
 
 
 def evaluated(

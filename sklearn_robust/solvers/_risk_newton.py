@@ -14,10 +14,11 @@ import numpy as np
 from scipy.linalg import LinAlgError
 
 from sklearn_robust.certificates import cancelling_weights, proves_not_separable
-from sklearn_robust.losses import MarginLoss
+from sklearn_robust.losses import MarginLoss, log_odds_slope
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import GramRows
 from sklearn_robust.solvers import _newton_rules as rules
+from sklearn_robust.solvers._model_minimiser import LEAST_INSET, minimise_model
 from sklearn_robust.solvers._newton_columns import ColumnChoice, Trust
 from sklearn_robust.solvers._newton_rules import MarginHessian
 from sklearn_robust.solvers._risk_model import (
@@ -25,12 +26,12 @@ from sklearn_robust.solvers._risk_model import (
     CurvatureSums,
     Gradient,
     curvature,
-    minimise_model,
 )
 from sklearn_robust.solvers.solution import Solution
 
-# products in a Gram matrix up to which it costs less than one more iteration
+# products in a Gram matrix, and columns of it, up to which it costs less than one more iteration
 _CHEAP_PRODUCTS = 1e7
+_CHEAP_COLUMNS = 128
 # products in a least-squares problem up to which weights are moved to cancel immovable features
 _MOST_PRODUCTS = 1e9
 
@@ -137,7 +138,7 @@ class _Newton:
     Attributes
     ----------
     y, log_weight : ndarray of shape (n,)
-    used : ndarray of shape (n,), bool
+    used : ndarray of shape (n,), bool, or slice
         Samples of positive weight.
     eps : float
         The radius.
@@ -175,7 +176,8 @@ class _Newton:
         self.tol = tol
         self.certify = certify
         self.y, self.log_weight = problem.y[0], problem.log_weight[0]
-        self.used = self.log_weight > -math.inf
+        used = self.log_weight > -math.inf
+        self.used: np.ndarray | slice = slice(None) if used.all() else used
         d = problem.n_features
         threat = problem.threat
         self.eps = float(problem.radius[0])
@@ -229,16 +231,11 @@ class _Newton:
 
     def _start(self, start: np.ndarray) -> _Point:
         """The point of these coefficients (1, d) with the best intercept."""
-        scores = np.zeros((1, len(self.y)))
-        near = None
-        if start.any():
-            scores = self.problem.signed_scores(start)
-        else:  # the best intercept is near the log-odds of the classes
-            up = float(np.exp(self.log_weight) @ (self.y > 0))
-            odds = math.log(up / (1 - up)) if self.problem.fit_intercept and 0 < up < 1 else 0.0
-            near = np.array([odds])
+        if not start.any() and log_odds_slope(self.loss) is not None:
+            return self._zero()
+        scores = self.problem.signed_scores(start)
         penalty = self.problem.penalty(start)
-        now = self.problem.evaluate_scores(self.loss, scores, penalty, near=near)
+        now = self.problem.evaluate_scores(self.loss, scores, penalty)
         intercept = float(now.intercept[0])
         return _Point(
             start[0],
@@ -249,6 +246,19 @@ class _Newton:
             now.weights[0],
             float(penalty[0]),
         )
+
+    def _zero(self) -> _Point:
+        """The point of w = 0: the best score has the log-odds of the classes."""
+        intercept = 0.0
+        up = float(np.exp(self.log_weight) @ (self.y > 0))
+        if self.problem.fit_intercept and 0 < up < 1:
+            slope = log_odds_slope(self.loss)
+            intercept = math.log(up / (1 - up)) / (slope or 1.0)
+        scores = intercept * self.y
+        at = _Point(
+            np.zeros(self.problem.n_features), intercept, scores, scores, math.nan, scores, 0.0
+        )
+        return self._between(at, at, 1.0)
 
     def _separates(self, at: _Point) -> bool:
         return at.separates(self.used)
@@ -292,12 +302,11 @@ class _Newton:
 
     def _serves(self, at: _Point, gradient: Gradient) -> bool:
         """Whether to reuse the Hessian: it is expensive, and it covers all active columns."""
-        if self.hessian is None:
+        if self.hessian is None or self._products < _CHEAP_PRODUCTS:
             return False
-        model = self.hessian.model
-        if len(model.coef) ** 2 * len(self.y) < _CHEAP_PRODUCTS:
+        if len(self.hessian.model.coef) <= _CHEAP_COLUMNS:
             return False
-        return self.choice.covers(model.columns, at.coef, gradient)
+        return self.choice.covers(self.hessian.model.columns, at.coef, gradient)
 
     # -- step
 
@@ -330,6 +339,7 @@ class _Newton:
             gradient,
             self.trust.damping,
             max_faces,
+            self._inset(at, gradient),
         )
         coef = np.zeros_like(at.coef)
         coef[columns] = step.coef
@@ -340,6 +350,27 @@ class _Newton:
         margins = scores - penalty * self.factors
         target = _Point(coef, intercept, scores, margins, math.nan, at.weights, penalty)
         return target, step.settled
+
+    def _inset(self, at: _Point, gradient: Gradient) -> float:
+        r"""The share tau of the radius by which the model's weights stay inside the ball.
+
+        A radius smaller by this share lowers the bound that they prove by :math:`\tau P` to first
+        order, P the penalty times the total weight. It leaves room for the rounding of a Hessian in
+        single precision, and for the error of one that is kept.
+        """
+        room = rules.INSET_SHARE * self.tol
+        pressure = at.penalty * gradient.total_weight
+        if self._products < _CHEAP_PRODUCTS:
+            return LEAST_INSET
+        if pressure * rules.MOST_INSET <= room:
+            return rules.MOST_INSET
+        return max(LEAST_INSET, room / pressure)
+
+    @property
+    def _products(self) -> int:
+        """The products in the Gram matrix of the Hessian."""
+        assert self.hessian is not None
+        return len(self.hessian.model.coef) ** 2 * len(self.y)
 
     # -- line search
 
@@ -394,14 +425,18 @@ class _Newton:
                 return None
             feasible = self._cancelled(self.problem.balanced(np.maximum(weights, 0)[None]))
             del weights  # as long as the samples
-            log_risk = self._between(at, target, 1.0).log_risk
-            near = np.array([log_risk])
-            bound = float(self.loss.log_risk_bound(feasible, self.problem.log_weight, near)[0])
-            if -math.expm1(bound - log_risk) > self.tol:
+            reached = self._between(at, target, 1.0)
+            log_risk = reached.log_risk
+            # at the minimiser the best scale of the weights is their total times the risk
+            near = np.array([log_risk + math.log(reached.weights.sum())])
+            bound = self.loss.log_risk_bound(feasible, self.problem.log_weight, near)
+            if -math.expm1(float(bound[0]) - log_risk) > self.tol:
                 return None  # even if they were feasible
             weighted_sum = self.problem.weighted_sum(feasible)
             if proves_not_separable(self.problem, feasible, weighted_sum=weighted_sum)[0]:
-                solution = self.certify(target.coef[None], feasible, near=target.intercept)
+                solution = self.certify(
+                    target.coef[None], feasible, near=target.intercept, bound=bound
+                )
                 return solution if solution.gap[0] <= self.tol else None
             # the weights exceed the ball by the rounding of the Hessian: solve again from them
             at = replace(target, weights=feasible[0])

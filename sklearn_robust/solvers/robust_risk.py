@@ -291,12 +291,17 @@ class _OneProblem:
         return record
 
     def certified(
-        self, coef: np.ndarray, weights: np.ndarray | None = None, near: float | None = None
+        self,
+        coef: np.ndarray,
+        weights: np.ndarray | None = None,
+        near: float | None = None,
+        bound: np.ndarray | None = None,
     ) -> Solution:
         """The predictor, rounded to the dtype, with its margin and its relative gap of the risk.
 
         The gap is 1 - (lower bound on the risk) / risk. `weights` (1, n) are dual feasible; without
-        them those of the predictor are repaired. `near` is a guess of the intercept.
+        them those of the predictor are repaired. `near` is a guess of the intercept; `bound` (1,)
+        the bound on the log-risk that the weights prove, where it is known.
         """
         problem, loss = self.problem, self.loss
         coef = coef.astype(self.dtype).astype(np.float64)
@@ -312,7 +317,8 @@ class _OneProblem:
         if weights is None and margin[0] <= 0 and projects:
             weights = repaired_weights(problem, found, self.proof)
         if weights is not None and np.isfinite(weights).all():
-            bound = loss.log_risk_bound(weights, problem.log_weight, log_risk)
+            if bound is None:
+                bound = loss.log_risk_bound(weights, problem.log_weight, log_risk)
             gap = -np.expm1(bound - log_risk)
             separable: bool | None = False
         else:

@@ -23,8 +23,9 @@ from sklearn_robust.losses import Exponential, SummableLoss, log_odds_slope
 from sklearn_robust.norms import Norm
 from sklearn_robust.rows import Survey
 from sklearn_robust.solvers import _newton_rules as rules
+from sklearn_robust.solvers._model_minimiser import minimise_model
 from sklearn_robust.solvers._newton_columns import ColumnChoice, Trust, most_columns
-from sklearn_robust.solvers._risk_model import Curvature, Gradient, curvature, minimise_model
+from sklearn_robust.solvers._risk_model import Curvature, Gradient, curvature
 from sklearn_robust.solvers._risk_sums import (
     LossAt,
     LossSums,

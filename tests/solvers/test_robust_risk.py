@@ -10,9 +10,9 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import arrays
 from sklearn_robust.solvers import (
+    _model_minimiser,
     _newton_columns,
     _risk_lbfgs,
-    _risk_model,
     _risk_newton,
     robust_risk,
 )
@@ -304,7 +304,7 @@ def test_no_exponent_takes_many_more_evaluations_than_two(monkeypatch, loss, sha
         robust_risk, "lbfgs", lambda *args, **kwargs: pytest.fail("the fallback was called")
     )
     evaluations, most = 0, 10**9
-    value, factor = _risk_model._Model.value, _risk_model._Model.factor
+    value, factor = _model_minimiser._Model.value, _model_minimiser._Model.factor
 
     def counted(function):
         def call(*args):
@@ -315,8 +315,8 @@ def test_no_exponent_takes_many_more_evaluations_than_two(monkeypatch, loss, sha
 
         return call
 
-    monkeypatch.setattr(_risk_model._Model, "value", counted(value))
-    monkeypatch.setattr(_risk_model._Model, "factor", counted(factor))
+    monkeypatch.setattr(_model_minimiser._Model, "value", counted(value))
+    monkeypatch.setattr(_model_minimiser._Model, "factor", counted(factor))
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal(shape), np.where(rng.standard_normal(shape[0]) > 0, 1.0, -1.0)
     for q in (2, 1.01, 1.05, 1.2, 5, 8, 10, 15, 20, 30, 50, 100, 1e4, 1e6):
