@@ -32,7 +32,7 @@ def worst_outputs(module: nn.Module, region: Region, y: Tensor) -> Tensor:
     Parameters
     ----------
     module : torch.nn.Sequential
-        Of linear and convolutional layers, ReLUs, pooling and flattening; the last one is linear.
+        Linear and convolutional layers, ReLUs, pooling and flattening; the last one is linear.
     region : Region
         The regions of n samples.
     y : int tensor of shape (n,)

@@ -16,7 +16,7 @@ from sklearn_robust.verification.bounds import Bounds, linear_bound
 from sklearn_robust.verification.layers import Layer, ReLU
 
 _STEPS = 20  # a hundred give no more
-_FIRST_STEP = 0.3  # of a slope; steps fall linearly
+_FIRST_STEP = 0.3  # a slope moves by; the steps fall linearly
 
 
 def optimised_bound(layers: list[Layer], bounds: Bounds, region: Region, coef: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def test_more_is_proved_where_certified_margins_are_trained():
     proved = {}
     for weight in (0.0, 0.2):
         network = RobustMLPClassifier(
-            (30,), eps=0.1, certified_weight=weight, attack_steps=1, max_iter=40, random_state=0
+            (30,), eps=0.1, certified_weight=weight, attack_steps=1, max_iter=60, random_state=0
         ).fit(X, y)
         proved[weight] = network.certified_score(X, y, method="interval")
         assert ("certified_accuracy" in network.history_) == (weight > 0)
