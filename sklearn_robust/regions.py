@@ -109,6 +109,10 @@ class Region:
         wide.eps = factor * self.eps
         return wide
 
+    def uncut(self) -> Region:
+        """The ball, q < inf, without the box."""
+        return Region(self.x.view(-1, *self.shape), self.norm.p, self.eps, None, self.scale)
+
     def farthest(self, gradient: Tensor) -> Tensor:
         r"""The allowed perturbation that raises a linear function most: the worst case of a linear
         classifier.

@@ -103,6 +103,7 @@ class RobustMLPClassifier(RobustNetBase):
         attack_step_size: float | None = None,
         attack_restarts: int = 1,
         attack_random_start: bool = False,
+        certified_weight: float = 0.0,
         clip: tuple[float, float] | None = None,
         scale: Any = None,
         threat: Any = None,
@@ -137,6 +138,7 @@ class RobustMLPClassifier(RobustNetBase):
         self.attack_step_size = attack_step_size
         self.attack_restarts = attack_restarts
         self.attack_random_start = attack_random_start
+        self.certified_weight = certified_weight
         self.clip = clip
         self.scale = scale
         self.threat = threat

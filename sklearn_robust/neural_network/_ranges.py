@@ -43,6 +43,12 @@ def _check_share(value: Any, name: str) -> None:
         raise ValueError(f"{name} must be a share in (0, 1), got {value!r}.")
 
 
+def _check_weight(value: Any, name: str) -> None:
+    check_number(value, name, low=0)
+    if value > 1:
+        raise ValueError(f"{name} must be a weight in [0, 1], got {value!r}.")
+
+
 def _check_class_weight(value: Any, name: str) -> None:
     if isinstance(value, dict):
         for label, weight in value.items():
@@ -74,6 +80,7 @@ TRAINING: dict[str, Check] = {
     "attack_restarts": _check_count,
     "attack_random_start": _check_flag,
     "attack_step_size": _or(None, _check_positive),
+    "certified_weight": _check_weight,
     "clip": partial(check_clip, numbers=True),
     "optimizer": _check_optimizer,
     "optimizer_params": _or(None, _check_options),

@@ -124,7 +124,7 @@ class RobustnessMixin:
             As in `robust_score`.
         threat : LpBall, Box, or one of these for some classes, optional
             As in `robust_score`.
-        method : {"interval", "crown-ibp", "crown", "exact"}, default="crown"
+        method : {"interval", "crown-ibp", "crown", "alpha-crown", "exact"}, default="crown"
             As in `sklearn_robust.verification.certified_margins`.
 
         Returns

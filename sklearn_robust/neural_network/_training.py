@@ -22,8 +22,10 @@ from sklearn_robust.neural_network._objective import log_risk_and_slopes
 from sklearn_robust.neural_network._optimizer import falling_rate, make_optimizer, sizes
 from sklearn_robust.neural_network._passes import Passes, passes
 from sklearn_robust.neural_network._ranks import ALONE, Ranks
+from sklearn_robust.neural_network._worst_outputs import worst_outputs
 from sklearn_robust.neural_network.modules import homogeneity
 
+CERTIFIED = "certified_accuracy"  # the figure of the margins that intervals prove
 _EXPONENTS = {"margin_l1": 1, "margin_l2": 2, "margin_linf": math.inf}
 
 # By which a gradient is multiplied at least, so that none underflows.
@@ -59,6 +61,8 @@ class Trainer:
         The schedule of the rates; its turn is after every step.
     ranks : Ranks, optional
         The processes that train together.
+    certified_weight : float, default=0.0
+        The weight of the risk of the margins that intervals prove.
     """
 
     network: Passes
@@ -71,6 +75,7 @@ class Trainer:
     degree: int | None = None
     schedule: LRScheduler | None = None
     ranks: Ranks = ALONE
+    certified_weight: float = 0.0
 
     @classmethod
     def of(
@@ -110,6 +115,7 @@ class Trainer:
             homogeneity(estimator.module_),
             schedule,
             ranks,
+            float(estimator.certified_weight),
         )
 
     def epoch(self, samples: Samples | LoadedSamples) -> Figures:
@@ -158,7 +164,7 @@ class Trainer:
         """
         worst, clean_margins = self.attack(self.network, batch, self.generator)
         units = margin_units(self.network.module, self.degree)
-        evaluations: list[tuple[Tensor, Tensor]] = []
+        evaluations: list[tuple[Tensor, Tensor, Tensor | None]] = []
         share = None
         if mean_weight is not None:
             share = self.ranks.total(batch.total_weight) / mean_weight
@@ -166,13 +172,15 @@ class Trainer:
         self.optimizer.step(closure)  # type: ignore[arg-type]
         if self.schedule is not None:
             self.schedule.step()
-        outputs, log_risk = evaluations[0]  # at the parameters before the step
+        outputs, log_risk, certified = evaluations[0]  # at the parameters before the step
         margins = logit_margins(outputs, batch.y)
         figures = {
             "log_risk": float(log_risk),
             "accuracy": accuracy(clean_margins, batch.weight),
             "robust_accuracy": accuracy(margins, batch.weight),
         }
+        if certified is not None:
+            figures[CERTIFIED] = accuracy(logit_margins(certified, batch.y), batch.weight)
         least = float(margins.min())
         return {**figures, **{name: least / unit for name, unit in units.items()}}
 
@@ -181,23 +189,45 @@ class Trainer:
         points: Tensor,
         batch: Samples,
         share: float | None,
-        evaluations: list[tuple[Tensor, Tensor]],
+        evaluations: list[tuple[Tensor, Tensor, Tensor | None]],
     ) -> Tensor:
-        """The log-risk at the perturbed samples; its gradient, or the share times that of the risk,
-        is left in the parameters.
+        r"""The log-risk at the perturbed samples; its gradient, or the share times that of the
+        risk, is left in the parameters.
+
+        With a certified weight kappa the risk is :math:`(1 - \kappa) R + \kappa R_c`, with
+        :math:`R_c` the risk of the margins that intervals prove.
         """
+        kappa, certified = self.certified_weight, None
         risk = functools.partial(log_risk_and_slopes, self.loss, y=batch.y, weight=batch.weight)
         of_all = self.ranks.objective(risk, batch.weight)
 
+        if kappa > 0:
+            certified = worst_outputs(self.network.module, batch.region, batch.y)
+            log_certified, certified_slopes = of_all(certified.detach())
+
         def objective(outputs: Tensor) -> tuple[Tensor, Tensor]:
             log_risk, slopes = of_all(outputs)
+            if certified is not None:
+                parts = torch.stack([log_risk, log_certified])
+                parts = parts + parts.new_tensor([1 - kappa, kappa]).log()
+                log_risk = parts.logsumexp(0)
+                # the derivatives of the log of the sum in its parts
+                of_attack, of_certified = (parts - log_risk).exp().to(slopes)
+                slopes *= of_attack
+                certified_slopes.mul_(of_certified)
             if share is not None:
-                slopes *= share * log_risk.exp().clamp(_LEAST_RISK, _MOST_RISK).to(slopes)
+                factor = share * log_risk.exp().clamp(_LEAST_RISK, _MOST_RISK).to(slopes)
+                slopes *= factor
+                if certified is not None:
+                    certified_slopes.mul_(factor)
             return log_risk, slopes
 
         outputs, log_risk = self.network.parameter_gradients(points, objective)
+        if certified is not None:
+            certified.backward(certified_slopes)  # adds to them
+            certified = certified.detach()
         self.ranks.sum_gradients(self.network.module.parameters())
-        evaluations.append((outputs, log_risk))
+        evaluations.append((outputs, log_risk, certified))
         if self.set_step_size is not None:
             self.set_step_size()
         return log_risk

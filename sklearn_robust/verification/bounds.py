@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sklearn_robust.regions import Region, box_minimum
-from sklearn_robust.verification.layers import Affine, Layer, MaxPool
+from sklearn_robust.verification.layers import Affine, Layer, MaxPool, ReLU
 
 MAX_ENTRIES = 2**23  # entries of the coefficients in memory at one time
 
@@ -57,13 +57,20 @@ def interval_bound(layers: list[Layer], bounds: Bounds, region: Region, coef: Te
     return box_minimum(coef, *bounds[-1]) + constant
 
 
-def linear_bound(layers: list[Layer], bounds: Bounds, region: Region, coef: Tensor) -> Tensor:
+def linear_bound(
+    layers: list[Layer],
+    bounds: Bounds,
+    region: Region,
+    coef: Tensor,
+    slopes: list[Tensor] | None = None,
+) -> Tensor:
     """A lower bound on <c, f(x')> from a linear bound moved to the input, (n, s), for coef (n
-    or 1, s, *shape).
+    or 1, s, *shape), with slopes of the lower lines of each ReLU in turn, or its own.
     """
-    constant = coef.new_zeros(1, 1)
+    constant, left = coef.new_zeros(1, 1), list(slopes or ())
     for layer, (lower, upper) in zip(reversed(layers), reversed(bounds), strict=True):
-        coef, constant = layer.backward(coef, constant, lower, upper)
+        own = (left.pop(),) if left and isinstance(layer, ReLU) else ()
+        coef, constant = layer.backward(coef, constant, lower, upper, *own)
     return region.minimum(coef) + constant
 
 

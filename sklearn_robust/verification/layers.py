@@ -117,22 +117,31 @@ class ReLU:
         """Exact: the function increases."""
         return self(lower), self(upper)
 
+    def slope(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """The slope, 0 or 1, of the line through the origin that leaves the smaller area."""
+        return (upper > -lower).to(lower.dtype)
+
     def backward(
-        self, coef: Tensor, constant: Tensor, lower: Tensor, upper: Tensor
+        self,
+        coef: Tensor,
+        constant: Tensor,
+        lower: Tensor,
+        upper: Tensor,
+        slope: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """max(h, 0) >= h or 0, whichever leaves the smaller area; max(h, 0) <= u (h - l) / (u - l)
-        where l < 0 < u.
+        """max(h, 0) >= a h, with slopes 0 <= a <= 1 for each function, by default those of
+        `slope`; max(h, 0) <= u (h - l) / (u - l) where l < 0 < u.
         """
         below = lower.clamp(max=0)
         height = upper.clamp(min=0)
         width = height - below
         # 1 for active units, 0 for inactive ones
         chord = height / torch.where(width > 0, width, torch.ones_like(width))
-        line = (upper > -lower).to(coef.dtype)
+        line = self.slope(lower, upper).unsqueeze(1) if slope is None else slope
         constant = constant - (coef.clamp(max=0) * (chord * below).unsqueeze(1)).flatten(2).sum(
             dim=2
         )
-        return coef * torch.where(coef > 0, line.unsqueeze(1), chord.unsqueeze(1)), constant
+        return coef * torch.where(coef > 0, line, chord.unsqueeze(1)), constant
 
 
 class MaxPool:
