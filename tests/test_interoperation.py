@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_robust import (
+    ConstantClassifierWarning,
     MinNormRobustClassifier,
     RobustDiagonalNet,
     RobustLinearClassifier,
@@ -21,6 +22,7 @@ from sklearn_robust import (
     RobustMLPClassifier,
     RobustNetClassifier,
     make_robust_scorer,
+    min_norm_separator,
     register_onnx_converters,
 )
 from sklearn_robust._documentation import DOCS_URL
@@ -98,6 +100,19 @@ def test_diagrams_link_to_our_documentation(estimator):
     inside = make_pipeline(StandardScaler(), estimator)._repr_html_()
     assert f'href="{page}"' in inside
     assert "https://scikit-learn.org" in inside  # of the scaler
+
+
+def test_diagrams_say_what_the_fit_has_proven():
+    X, y = np.array([[3.0, 1.0], [-3.0, 1.0], [4.0, 0.0], [-2.0, 3.0]]), np.array([1, -1, 1, -1])
+    model = RobustLinearClassifier(eps=0.5, solver="exact")
+    assert "proven" not in model._repr_html_()
+    shown = model.fit(X, y)._repr_html_()
+    assert f"Robustly separable, proven.</p><p>Margin {model.margin_:.4g}; no predictor" in shown
+    assert "width:100.0%" in shown  # of the bar: the margin is the bound
+    assert "Not robustly separable, proven." in model.set_params(eps=2.5).fit(X, y)._repr_html_()
+    with pytest.warns(ConstantClassifierWarning):
+        assert "Constant: every coefficient is 0" in model.set_params(eps=9).fit(X, y)._repr_html_()
+    assert "no predictor has more" in min_norm_separator(X, y, p=2, q=2, eps=0.1)._repr_html_()
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from sklearn_robust._documentation import DocLinkMixin
+from sklearn_robust._documentation import DiagramMixin
 from sklearn_robust._parameters import (
     check_exponent,
     check_number,
@@ -212,7 +212,7 @@ def store_solution(estimator: RobustLinearMixin, solution: Solution) -> None:
 
 
 class RobustLinearMixin(
-    CertificateMixin, DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin
+    CertificateMixin, DiagramMixin, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin
 ):
     """Prediction, exact robustness and worst-case points, from the fitted coefficients."""
 
