@@ -1,5 +1,6 @@
 """Sphinx configuration. Build: python -m sphinx -W --keep-going -b html docs docs/_build/html."""
 
+import importlib
 import os
 import re
 from pathlib import Path
@@ -23,6 +24,13 @@ def guide_pages(name: str) -> list[str]:
     }
     named = [page for page, count in pages.items() if count]
     return sorted(named, key=pages.__getitem__, reverse=True)[:3]
+
+
+def public_methods(module: str, name: str) -> list[str]:
+    """The methods of a class, those of scikit-learn and torch among them, but routing requests."""
+    cls = getattr(importlib.import_module(module), name)
+    methods = [m for m in dir(cls) if not m.startswith("_") and callable(getattr(cls, m))]
+    return [m for m in methods if not re.fullmatch("set_.*_request", m)]
 
 
 project = "sklearn-robust"
@@ -60,7 +68,7 @@ _ELSEWHERE = {
 intersphinx_mapping = {name: (url, f"_inventories/{name}.inv") for name, url in _ELSEWHERE.items()}
 
 autosummary_generate = True
-autosummary_context = {"guide_pages": guide_pages}
+autosummary_context = {"guide_pages": guide_pages, "public_methods": public_methods}
 autodoc_typehints = "none"  # the numpydoc sections say it better
 numpydoc_show_class_members = False  # the template of a class does
 
