@@ -26,11 +26,17 @@ def guide_pages(name: str) -> list[str]:
     return sorted(named, key=pages.__getitem__, reverse=True)[:3]
 
 
-def public_methods(module: str, name: str) -> list[str]:
-    """The methods of a class, those of scikit-learn and torch among them, but routing requests."""
+def foreign_methods(module: str, name: str) -> list[str]:
+    """The public methods of a class that scikit-learn, torch or Python document."""
     cls = getattr(importlib.import_module(module), name)
-    methods = [m for m in dir(cls) if not m.startswith("_") and callable(getattr(cls, m))]
-    return [m for m in methods if not re.fullmatch("set_.*_request", m)]
+    methods = {m: getattr(cls, m) for m in dir(cls) if not m.startswith("_")}
+    return [
+        name
+        for name, method in methods.items()
+        if callable(method)
+        and not str(getattr(method, "__module__", "")).startswith("sklearn_robust")
+        and not re.fullmatch("set_.*_request", name)
+    ]
 
 
 project = "sklearn-robust"
@@ -68,7 +74,7 @@ _ELSEWHERE = {
 intersphinx_mapping = {name: (url, f"_inventories/{name}.inv") for name, url in _ELSEWHERE.items()}
 
 autosummary_generate = True
-autosummary_context = {"guide_pages": guide_pages, "public_methods": public_methods}
+autosummary_context = {"guide_pages": guide_pages, "foreign_methods": foreign_methods}
 autodoc_typehints = "none"  # the numpydoc sections say it better
 numpydoc_show_class_members = False  # the template of a class does
 
