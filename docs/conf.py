@@ -1,11 +1,43 @@
 """Sphinx configuration. Build: python -m sphinx -W --keep-going -b html docs docs/_build/html."""
 
+import importlib
 import os
+import re
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the examples are small: more threads only cost time
 
 import sklearn_robust
+
+HERE = Path(__file__).parent
+
+
+def guide_pages(name: str) -> list[str]:
+    """The three pages of the user guide that say most of a public name."""
+    short = re.compile(rf"(?<![\w.]){re.escape(name.removeprefix('sklearn_robust.'))}\b")
+    pages = {
+        path.stem: len(
+            short.findall(path.read_text(encoding="utf-8").replace("sklearn_robust.", ""))
+        )
+        for path in sorted((HERE / "guide").glob("*.md"))
+    }
+    named = [page for page, count in pages.items() if count]
+    return sorted(named, key=pages.__getitem__, reverse=True)[:3]
+
+
+def foreign_methods(module: str, name: str) -> list[str]:
+    """The public methods of a class that scikit-learn, torch or Python document."""
+    cls = getattr(importlib.import_module(module), name)
+    methods = {m: getattr(cls, m) for m in dir(cls) if not m.startswith("_")}
+    return [
+        name
+        for name, method in methods.items()
+        if callable(method)
+        and not str(getattr(method, "__module__", "")).startswith("sklearn_robust")
+        and not re.fullmatch("set_.*_request", name)
+    ]
+
 
 project = "sklearn-robust"
 copyright = "The sklearn-robust developers"
@@ -14,7 +46,9 @@ release = version = sklearn_robust.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
     "sphinx-mathjax-offline",  # ships MathJax with the pages: formulas need no network
     "numpydoc",
     "myst_parser",
@@ -30,7 +64,17 @@ html_static_path = ["_static"]
 html_css_files = ["wide.css"]
 html_show_sourcelink = False
 
+# the names of other libraries to link to are in lists of our own: a build needs no network
+_ELSEWHERE = {
+    "numpy": "https://numpy.org/doc/stable",
+    "scipy": "https://docs.scipy.org/doc/scipy",
+    "sklearn": "https://scikit-learn.org/stable",
+    "torch": "https://docs.pytorch.org/docs/stable",
+}
+intersphinx_mapping = {name: (url, f"_inventories/{name}.inv") for name, url in _ELSEWHERE.items()}
+
 autosummary_generate = True
+autosummary_context = {"guide_pages": guide_pages, "foreign_methods": foreign_methods}
 autodoc_typehints = "none"  # the numpydoc sections say it better
 numpydoc_show_class_members = False  # the template of a class does
 
@@ -45,6 +89,7 @@ sphinx_gallery_conf = {
     "reference_url": {"sklearn_robust": None},
     "abort_on_example_error": True,
     "capture_repr": (),
+    "backreferences_dir": "generated/backreferences",
     "download_all_examples": False,
     "show_memory": False,
     "show_signature": False,

@@ -134,6 +134,19 @@ def test_every_public_name_is_in_the_reference():
             )
 
 
+def test_messages_link_to_headings():
+    package = Path(sklearn_robust.__file__).parent
+    anchors = {
+        anchor
+        for path in package.rglob("*.py")
+        for anchor in re.findall(r"\bsee\('([a-z-]+)'\)", path.read_text())
+    }
+    lines = (DOCS / "questions.md").read_text().lower().splitlines()
+    headings = {re.sub(r"[^a-z0-9_ -]", "", line[3:]) for line in lines if line[:3] == "## "}
+    assert anchors
+    assert anchors <= {heading.replace(" ", "-") for heading in headings}
+
+
 def test_every_public_room_is_looked_at():
     package = Path(sklearn_robust.__file__).parent
     rooms = {path.parent.name for path in package.glob("[!_]*/__init__.py")}

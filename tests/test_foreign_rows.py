@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import sklearn_robust
 from sklearn_robust import RobustLinearClassifier, min_norm_separator
 from sklearn_robust.certificates import certify, proves_not_separable
 from sklearn_robust.losses import LOSSES
@@ -406,7 +407,7 @@ def test_numbers_out_of_range_are_refused_by_the_bound_on_them():
 
 def test_the_library_reads_rows_in_one_place():
     """No part of the problem or of the minimiser of the risk asks what kind of array X is."""
-    package = Path(__file__).parent.parent / "sklearn_robust"
+    package = Path(sklearn_robust.__file__).parent
     for name in (
         "problems.py",
         "solvers/robust_risk.py",

@@ -43,6 +43,7 @@ ORDER = [
     "certificates",
     "_joint_flows",
     "joint_certificates",
+    "_glance",
     "_documentation",
     "_fits",
     "_conic_programs",

@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sklearn_robust import (
+    ConstantClassifierWarning,
     MinNormRobustClassifier,
     RobustDiagonalNet,
     RobustLinearClassifier,
@@ -21,6 +22,7 @@ from sklearn_robust import (
     RobustMLPClassifier,
     RobustNetClassifier,
     make_robust_scorer,
+    min_norm_separator,
     register_onnx_converters,
 )
 from sklearn_robust._documentation import DOCS_URL
@@ -98,6 +100,19 @@ def test_diagrams_link_to_our_documentation(estimator):
     inside = make_pipeline(StandardScaler(), estimator)._repr_html_()
     assert f'href="{page}"' in inside
     assert "https://scikit-learn.org" in inside  # of the scaler
+
+
+def test_diagrams_say_what_the_fit_has_proven():
+    X, y = np.array([[3.0, 1.0], [-3.0, 1.0], [4.0, 0.0], [-2.0, 3.0]]), np.array([1, -1, 1, -1])
+    model = RobustLinearClassifier(eps=0.5, solver="exact")
+    assert "proven" not in model._repr_html_()
+    shown = model.fit(X, y)._repr_html_()
+    assert f"Robustly separable, proven.</p><p>Margin {model.margin_:.4g}; no predictor" in shown
+    assert "width:100.0%" in shown  # of the bar: the margin is the bound
+    assert "Not robustly separable, proven." in model.set_params(eps=2.5).fit(X, y)._repr_html_()
+    with pytest.warns(ConstantClassifierWarning):
+        assert "Constant: every coefficient is 0" in model.set_params(eps=9).fit(X, y)._repr_html_()
+    assert "no predictor has more" in min_norm_separator(X, y, p=2, q=2, eps=0.1)._repr_html_()
 
 
 @pytest.mark.slow
@@ -245,15 +260,52 @@ def test_onnx(estimator, words, dtype, n_classes):
         np.testing.assert_array_equal(values, scores)
 
 
-def test_the_onnx_recipe_of_the_guide_loads():
-    for module in ("skl2onnx", "onnxruntime"):
-        pytest.importorskip(module)
+def as_onnx(label, probability, model, X, **_):
+    np.testing.assert_array_equal(label, model.predict(X))
+    np.testing.assert_allclose(probability, model.predict_proba(X), rtol=1e-9, atol=1e-12)
+
+
+def robust_by_group(groups, model, X, y, **_):
+    assert groups.overall == model.robust_score(X, y)
+    assert list(groups.by_group.index) == ["large", "small"]
+
+
+def shapley_values(values, model, X, **_):
+    total = values.values.sum(axis=1) + values.base_values
+    np.testing.assert_allclose(total, model.decision_function(X))
+
+
+def prediction_sets(labels, sets, fitted, Z, **_):
+    np.testing.assert_array_equal(labels, fitted.predict(Z[450:]))
+    assert sets.shape == (len(labels), 2, 1)
+
+
+def reported(summary, model, X, y, **_):
+    assert model.robust_score(X, y) in summary.to_numpy()
+
+
+def logged(again, model, X, **_):
+    np.testing.assert_array_equal(again.predict(X), model.predict(X))
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "check"),
+    [
+        ("ONNX", "onnxruntime", as_onnx),
+        ("fairlearn", "fairlearn", robust_by_group),
+        ("shap", "shap", shapley_values),
+        ("MAPIE", "mapie", prediction_sets),
+        ("skore", "skore", reported),
+        ("mlflow", "mlflow", logged),
+    ],
+)
+def test_recipes_of_the_guide(name, module, check, tmp_path, monkeypatch):
+    pytest.importorskip(module)
+    monkeypatch.chdir(tmp_path)
     X, y = load_breast_cancer(return_X_y=True, as_frame=True)
     X = (X - X.mean()) / X.std()
-    names = {"X": X, "model": RobustLinearClassifier(eps=0.2, loss="logistic").fit(X, y)}
-    (recipe,) = re.findall(r"\*\*ONNX\.\*\*.*?```\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    names = {"X": X, "y": y, "model": RobustLinearClassifier(eps=0.2, loss="logistic").fit(X, y)}
+    pattern = rf"\*\*{name}\.\*\*.*?```\n(.*?)```"
+    (recipe,) = re.findall(pattern, PAGE.read_text(), flags=re.DOTALL)
     exec(recipe, names)
-    np.testing.assert_array_equal(names["label"], names["model"].predict(X))
-    np.testing.assert_allclose(
-        names["probability"], names["model"].predict_proba(X), rtol=1e-9, atol=1e-12
-    )
+    check(**names)

@@ -13,6 +13,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import _num_samples
 
+from sklearn_robust._documentation import see
 from sklearn_robust._parameters import check_exponent, check_radii, one_or_several
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model._robust_linear import (
@@ -343,7 +344,8 @@ def warn_of_cells(
         f"{what}: {late.sum()} of {late.size} fits stopped before they reached tol={model.tol!r} "
         f"or loss_tol={model.loss_tol!r}; the largest certified relative gap among them is "
         f"{gap[late].max():.2g}{undecided}. To mend this, scale the features to similar sizes, "
-        f"increase max_iter={model.max_iter}, or accept a larger tol.",
+        f"increase max_iter={model.max_iter}, or accept a larger tol. "
+        f"{see('a-convergencewarning-names-a-gap-may-i-use-the-fit')}",
         ConvergenceWarning,
         stacklevel=stacklevel,
     )

@@ -173,9 +173,9 @@ class RobustLinearClassifier(ProbabilityMixin, RobustLinearMixin, BaseEstimator)
         NumPy always, and so are the certificates of several classes.
     verbose : int, default=0
         0 prints nothing. 1 prints a line where a stage of the fit begins and ends, and loss,
-        margin, bound and gap of an iterative solver where it certifies of its own accord: every 10
-        iterations at first, later every tenth of those so far. More than 1 prints them at every
-        iteration, which takes longer. Printing changes no digit of the fit.
+        margin, bound and gap of an iterative solver where it certifies of its own accord, each time
+        after twice as many iterations, and at its end. More than 1 prints them at every iteration,
+        which takes longer. Printing changes no digit of the fit.
 
     Attributes
     ----------

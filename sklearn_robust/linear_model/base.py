@@ -16,7 +16,7 @@ from sklearn.linear_model._base import SparseCoefMixin
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sklearn_robust._documentation import DocLinkMixin
+from sklearn_robust._documentation import DiagramMixin
 from sklearn_robust._parameters import (
     check_exponent,
     is_training,
@@ -55,7 +55,7 @@ def store_solution(estimator: RobustLinearMixin, solution: Solution) -> None:
 
 
 class RobustLinearMixin(
-    CertificateMixin, DocLinkMixin, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin
+    CertificateMixin, DiagramMixin, CallbackSupportMixin, SparseCoefMixin, ClassifierMixin
 ):
     """Prediction, exact robustness and worst-case points, from the fitted coefficients."""
 

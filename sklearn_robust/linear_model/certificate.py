@@ -68,6 +68,15 @@ class CertificateMixin:
             del self._training
         return Certificate(self._certificate)
 
+    def __dir__(self) -> list[str]:
+        """Without `certificate_` until it is made: a look at all attributes, as for scikit-learn's
+        diagram, neither computes a certificate nor fails where there is none.
+        """
+        names = set(object.__dir__(self))
+        if "_certificate" not in vars(self):
+            names.discard("certificate_")
+        return [name for name in names if hasattr(self, name)]
+
     def _remember(
         self, X: Any, y: Any, sample_weight: Any, sample_radius: np.ndarray | None
     ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
+from sklearn_robust._documentation import see
 from sklearn_robust.callbacks import FitCallbacks
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model.base import store_solution
@@ -157,7 +158,8 @@ def warn_if_constant(estimator: Any, fit: AnyFit, solution: Solution) -> None:
         # the multiple from which on that is so is not known
         warnings.warn(
             f"{type(estimator).__name__} learns nothing at threat="
-            f"{type(estimator.threat_).__name__}: all coefficients are zero. Use smaller sets.",
+            f"{type(estimator.threat_).__name__}: all coefficients are zero. Use smaller sets. "
+            f"{see('my-classifier-predicts-one-class-only')}",
             ConstantClassifierWarning,
             stacklevel=6,
         )
@@ -178,7 +180,8 @@ def warn_if_constant(estimator: Any, fit: AnyFit, solution: Solution) -> None:
         remedy = "Use a smaller set."
     warnings.warn(
         f"{type(estimator).__name__} learns nothing at {where}: all coefficients are zero, as they "
-        f"are from {limit} {radius:.4g} on. {remedy}",
+        f"are from {limit} {radius:.4g} on. {remedy} "
+        f"{see('my-classifier-predicts-one-class-only')}",
         ConstantClassifierWarning,
         stacklevel=6,
     )
@@ -203,7 +206,7 @@ def warn_unless_converged(estimator: Any, solution: Solution) -> None:
     warnings.warn(
         f"{type(estimator).__name__} stopped before it reached {goal}; certified relative gap "
         f"{solution.gap[0]:.2g}{undecided}. To mend this, {', '.join(remedies[:-1])}, or "
-        f"{remedies[-1]}.",
+        f"{remedies[-1]}. {see('a-convergencewarning-names-a-gap-may-i-use-the-fit')}",
         ConvergenceWarning,
         stacklevel=6,
     )

@@ -76,14 +76,16 @@ class FitMonitor:
     @contextmanager
     def solver(self, name: str, rows: np.ndarray) -> Iterator[list[Monitor]]:
         """The stage of a solver of the problems at these indices; yields its monitors."""
-        monitors: list[Monitor] = [_Printer(self, rows)] if self.verbose else []
+        printers = [_Printer(self, rows)] if self.verbose else []
         with self.stage(name):
             if self.callbacks is None or not self.callbacks.monitored:
-                yield monitors
-                return
-            task = self.callbacks.begin_solver(name)
-            yield [*monitors, _SolverMonitor(self, self.callbacks, task, rows)]
-            self.callbacks.end(task)
+                yield [*printers]
+            else:
+                task = self.callbacks.begin_solver(name)
+                yield [*printers, _SolverMonitor(self, self.callbacks, task, rows)]
+                self.callbacks.end(task)
+            for printer in printers:
+                printer.finish()
 
     def print(self, line: str) -> None:
         """Print a line of this fit."""
@@ -95,26 +97,38 @@ class FitMonitor:
 
 
 class _Printer:
-    """Prints the figures of a solver."""
+    """Prints the figures of a solver: with verbose=1 those of ever rarer iterations and of the last
+    one, else of all.
+    """
 
     def __init__(self, fit: FitMonitor, rows: np.ndarray) -> None:
         self.fit = fit
         self.rows = rows
         self.every = 0 if fit.verbose == 1 else 1
+        self.rarer = 2 if fit.verbose == 1 else 1
         self.printed: dict[int, int] = {}  # the last iteration of each problem
+        self.kept: dict[int, str] = {}  # a later line of it, printed if it stays the last
 
     def __call__(self, iteration: int, ids: np.ndarray, figures: dict[str, Array]) -> bool:
         for i, row in enumerate(self.rows[ids].tolist()):
-            if self.printed.get(row) == iteration:
+            last = self.printed.get(row)
+            if last == iteration:
                 continue
-            self.printed[row] = iteration
             shown = ", ".join(
                 f"{n} {float(v[i]):.6g}"
                 for n, v in figures.items()
                 if n not in ("coef", "intercept")
             )
-            self.fit.print(f"iteration {iteration}: {shown}")
+            self.kept[row] = f"iteration {iteration}: {shown}"
+            if last is None or iteration >= self.rarer * last:
+                self.fit.print(self.kept.pop(row))
+                self.printed[row] = iteration
         return False
+
+    def finish(self) -> None:
+        """Print the last figures where they are not printed yet."""
+        for line in self.kept.values():
+            self.fit.print(line)
 
 
 class _SolverMonitor:

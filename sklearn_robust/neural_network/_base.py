@@ -19,7 +19,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from sklearn_robust._documentation import DocLinkMixin
+from sklearn_robust._documentation import DiagramMixin
 from sklearn_robust._fits import all_or_nothing
 from sklearn_robust._parameters import Check, check_device, check_parameters, refuse_lazy
 from sklearn_robust.attacks.target import evaluating
@@ -44,7 +44,7 @@ _PREDICTED_ROWS = 2048  # at a time: bounds the memory that activations take
 
 
 class RobustNetBase(
-    RobustnessMixin, DocLinkMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator, ABC
+    RobustnessMixin, DiagramMixin, CallbackSupportMixin, ClassifierMixin, BaseEstimator, ABC
 ):
     """Training and prediction of a torch module; subclasses say which module, in `_new_module`."""
 
@@ -392,7 +392,9 @@ class RobustNetBase(
 
     def _report(self, figures: Figures) -> None:
         """Print the figures of an epoch where `verbose` asks for it."""
-        if self.verbose and self.n_iter_ % self.verbose == 0:
+        epoch = self.n_iter_
+        rare = epoch.bit_count() == 1 or epoch == self.max_iter  # 1, 2, 4, .. and the last
+        if self.verbose and (rare if self.verbose == 1 else epoch % self.verbose == 0):
             print(
                 f"epoch {self.n_iter_}: log-risk {figures['log_risk']:.4f}, accuracy "
                 f"{figures['accuracy']:.3f}, robust accuracy {figures['robust_accuracy']:.3f}"

@@ -92,7 +92,8 @@ _SECTIONS = {
         it are those of one process with all samples, up to rounding; `batch_size` counts the
         samples of one process.
     verbose : int, default=0
-        Print the progress every so many epochs.
+        0 prints nothing, 1 the figures of epochs 1, 2, 4, 8 and so on and of the last, a larger
+        number those of every so many epochs.
 """,
     "attributes": r"""
     module_ : torch.nn.Module

@@ -9,6 +9,7 @@ import math
 import warnings
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from html import escape
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +18,8 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import _get_feature_names, check_X_y
 
+from sklearn_robust._documentation import see
+from sklearn_robust._glance import margin_bar
 from sklearn_robust._joint_sets import JointSets
 from sklearn_robust._parameters import check_choice, check_exponent, read_scale, refuse_lazy
 from sklearn_robust.certificates import Certified
@@ -198,6 +201,9 @@ class Separator:
             scale=threat.scale if plain else None,
             threat=None if plain else threat,
         )
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(repr(self))}</pre>{margin_bar(self.margin, self.margin_bound)}"
 
     def __repr__(self) -> str:
         p = self.p if isinstance(self.p, str) else f"{self.p:g}"
@@ -437,8 +443,8 @@ def warn_of_gap(gap: float, tol: float) -> None:
     if gap > tol:
         warnings.warn(
             f"The separator's certified relative gap is {gap:.2g}, above tol={tol:.2g}. Scale the "
-            f"features to similar sizes, "
-            "move eps away from eps*, or accept a larger tol.",
+            "features to similar sizes, move eps away from eps*, or accept a larger tol. "
+            f"{see('a-convergencewarning-names-a-gap-may-i-use-the-fit')}",
             ConvergenceWarning,
             stacklevel=3,
         )

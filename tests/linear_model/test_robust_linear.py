@@ -385,12 +385,6 @@ def test_a_fit_that_stops_early_warns_with_its_gap(gaussian):
     assert model.n_iter_ == 5
 
 
-def test_verbose_prints_the_figures(gaussian, capsys):
-    X, y = gaussian(20, 40)
-    RobustLinearClassifier(eps=0.05, verbose=20).fit(X, y)
-    assert "log_risk" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [

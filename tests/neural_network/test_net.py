@@ -314,14 +314,12 @@ def test_callbacks():
     assert quick(max_iter=6).set_callbacks(Stop()).fit(X, y).n_iter_ == 3
 
 
-def test_verbose_prints_every_so_many_epochs(capsys):
+def test_verbose_prints_every_so_many_epochs_or_ever_rarer_ones(capsys):
     X, y = blobs()
-    quick(verbose=5).fit(X, y)
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
-        "epoch 5",
-        "epoch 10",
-        "epoch 15",
-    ]
+    for verbose, epochs in ((5, [5, 10, 15]), (1, [1, 2, 4, 8, 15])):
+        quick(verbose=verbose).fit(X, y)
+        printed = capsys.readouterr().out.splitlines()
+        assert [line.split(":")[0] for line in printed] == [f"epoch {epoch}" for epoch in epochs]
 
 
 @pytest.mark.filterwarnings("default")

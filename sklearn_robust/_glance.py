@@ -1,0 +1,68 @@
+"""What a fit has proven, as a line of HTML with a bar: margin over the bound on every margin."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_BAR = (
+    '<div style="max-width:24em;height:.5em;background:#8886;border-radius:.25em">'
+    '<div style="width:{:.1%};height:100%;background:#2a7ab0;border-radius:.25em"></div></div>'
+)
+
+
+def at_a_glance(fit: Any) -> str:
+    """What a fitted linear classifier has proven, as HTML.
+
+    Parameters
+    ----------
+    fit : estimator
+        With `coef_`, `separable_`, `margin_`, `margin_bound_` and `dual_gap_`, else the text is
+        empty.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> import numpy as np
+    >>> from sklearn_robust._glance import at_a_glance
+    >>> fit = SimpleNamespace(
+    ...     coef_=np.eye(1), separable_=False, margin_=-1.0, margin_bound_=0.0, dual_gap_=1e-7
+    ... )
+    >>> at_a_glance(fit)
+    '<p>Not robustly separable, proven. Robust risk within a relative 1e-07 of the least.</p>'
+    """
+    if not hasattr(fit, "separable_"):
+        return ""
+    if abs(fit.coef_).max() == 0:
+        return "<p>Constant: every coefficient is 0, the same class is predicted everywhere.</p>"
+    if fit.separable_ is False:
+        return (
+            "<p>Not robustly separable, proven. Robust risk within a relative "
+            f"{fit.dual_gap_:.1g} of the least.</p>"
+        )
+    if fit.separable_ is None:
+        return (
+            "<p>Whether the data are robustly separable is not decided; certified gap "
+            f"{fit.dual_gap_:.2g}.</p>"
+        )
+    return f"<p>Robustly separable, proven.</p>{margin_bar(fit.margin_, fit.margin_bound_)}"
+
+
+def margin_bar(margin: float, bound: float) -> str:
+    """A margin as a share of the bound on every margin, as HTML.
+
+    Parameters
+    ----------
+    margin, bound : float
+
+    Returns
+    -------
+    str
+    """
+    share = min(max(margin / bound, 0.0), 1.0) if bound > 0 else 0.0
+    return (
+        f"<p>Margin {margin:.4g}; no predictor has more than {bound:.4g}.</p>{_BAR.format(share)}"
+    )
