@@ -39,7 +39,10 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
     """Mark the pages of the documentation and the long examples of docstrings as slow; keep of the
-    tests marked pairwise what holds every pair of values."""
+    tests marked pairwise what holds every pair of values. Pages come first: they are long, and at
+    the end one process would wait for the other.
+    """
+    items.sort(key=lambda item: item.path.suffix != ".md")
     products = defaultdict(list)
     for item in items:
         page = item.path.suffix == ".md"

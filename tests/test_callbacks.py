@@ -60,7 +60,7 @@ class Stop:
 
 @pytest.fixture
 def data(gaussian):
-    X, y = gaussian(40, 60, noise=0.5)
+    X, y = gaussian(20, 30, noise=0.5)
     X[:, 0] += 0.3 * y
     return X, y
 
@@ -93,16 +93,13 @@ def test_scores_are_monitored_and_nothing_else_changes(estimator, data):
     assert last == (threat(monitored, X, y) if name == "robust" else monitored.score(X, y))
 
 
-SHORT = {"eps": 0.05, "max_iter": 45, "tol": 1e-9}
+SHORT = {"eps": 0.05, "max_iter": 25, "tol": 1e-9}
 LINEAR = [
     *(
         {"p_algo": p, "q_pert": q, "loss_tol": loss_tol, "solver": "steepest_descent"}
         for p, q, loss_tol in [
             (1, math.inf, 0),
-            (1, 2, 1e-3),
-            (1, 1, 0),
             (1.5, math.inf, 1e-3),
-            (2, math.inf, 0),
             (2, 2, 1e-3),
             (3, 3, 0),
             (math.inf, math.inf, 1e-3),
@@ -142,16 +139,19 @@ MONITORED = [
             cv=2,
             solver="steepest_descent",
             loss_tol=0,
-            max_iter=45,
+            max_iter=25,
         ),
         2,
     ),
 ]
-LOOKS = [  # verbose; how the path is recorded, if at all; and who else looks
+LOOKS = [  # verbose; how the path is recorded; and who else looks
     (1, {"every": 7}, None),
     (2, {"every": 1}, ProgressBar),
-    (0, {"store_coef": True}, None),
-    (0, None, lambda: ScoringMonitor(scoring={"robust": make_robust_scorer(eps=0.05)})),
+    (
+        0,
+        {"store_coef": True},
+        lambda: ScoringMonitor(scoring={"robust": make_robust_scorer(eps=0.05)}),
+    ),
 ]
 
 
@@ -193,7 +193,7 @@ def test_looking_at_a_fit_does_not_change_it(estimator, n_classes, data):
         if "verbose" in estimator.get_params():
             looked_at.set_params(verbose=verbose)
         callbacks = [] if other is None else [other()]
-        if estimator._reports_its_path and recorded:
+        if estimator._reports_its_path:
             callbacks.append(PathRecorder(**recorded))
         assert_equal_fits(looked_at.set_callbacks(*callbacks).fit(X, y), alone)
 
@@ -229,7 +229,7 @@ def test_progress_bar(estimator, data, capsys):
 @pytest.mark.slow
 def test_scikit_learn_hands_callbacks_through_pipelines_and_searches(data, capsys):
     X, y = data
-    pipeline = make_pipeline(StandardScaler(), RobustLinearClassifier(loss="logistic"))
+    pipeline = make_pipeline(StandardScaler(), RobustLinearClassifier(solver="exact"))
     search = GridSearchCV(pipeline, {"robustlinearclassifier__eps": [0.05, 0.4]}, cv=2)
     search.set_callbacks(ProgressBar(max_propagation_depth=None)).fit(X, y)
     shown = capsys.readouterr().out

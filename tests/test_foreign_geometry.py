@@ -112,7 +112,7 @@ def test_the_path_and_its_certificate(norm, q, fit_intercept):
     X, y, eps = problem.X, problem.y[0], problem.radius[0] * problem.threat.eps
     largest = largest_margin(X, y, norm, q, eps, fit_intercept=fit_intercept)
     # against q = 1 the largest entries tie, and each step takes hundreds of projections
-    max_iter = 300 if q > 1 else 15 if norm == LargestGroup() else 60
+    max_iter = 300 if q > 1 else 10 if norm == LargestGroup() else 60
     solution = path(problem, norm, max_iter, record_every=10)
     history = {
         name: solution.history[name][:, 0] for name in ("log_risk", "margin", "margin_bound")

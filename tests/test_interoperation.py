@@ -55,8 +55,11 @@ def two():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("library", ["pandas", "polars"])
-@pytest.mark.parametrize("estimator", ALL, ids=ids)
+@pytest.mark.parametrize(
+    ("estimator", "library"),
+    [(estimator, ("pandas", "polars")[i % 2]) for i, estimator in enumerate(ALL)],
+    ids=lambda value: value if isinstance(value, str) else ids(value),
+)
 def test_frames(estimator, library, two):
     X, y = two
     frame = pytest.importorskip(library).DataFrame(dict(zip(NAMES, X.T, strict=True)))

@@ -67,7 +67,7 @@ def test_a_steepest_l1_step_in_a_box_solves_its_program(length):
     scale=st.sampled_from([1e-3, 1.0, 1e3]),
     d=st.integers(1, 40),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_nothing_leaves_the_ball_or_the_box(q, dtype, seed, eps, scale, d):
     x, v = draw(seed, d=d, dtype=dtype)
     ball = Region(x, q, eps, (0, 1))
@@ -189,8 +189,8 @@ def test_over_ball_and_box_it_is_the_value_of_the_program(q, scaled):
         np.ones(6) if scale is None else scale,
     )
     least = Region(torch.as_tensor(x), q, eps, (0, 1), scale).minimum(torch.as_tensor(coef))
-    for i in range(1, 6):
-        for s in range(4):
+    for i in range(1, 4):
+        for s in range(2):
             u = cp.Variable(6)
             point = x[i] + cp.multiply(unit, u)
             program = cp.Problem(
@@ -207,7 +207,7 @@ def test_over_ball_and_box_it_is_the_value_of_the_program(q, scaled):
     eps=st.sampled_from([0.0, 1e-300, 1e-6, 0.3, 2.0, 1e6]),
     size=st.sampled_from([1e-300, 1.0, 1e300]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_no_allowed_point_has_a_smaller_value(q, seed, eps, size):
     rng = np.random.default_rng(seed)
     x, coef = (

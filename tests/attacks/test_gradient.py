@@ -128,7 +128,7 @@ def test_brute_force_in_the_plane(attack, q, n_outputs, clip):
     net = relu_net(2, n_outputs)
     rng = np.random.default_rng(3)
     X, y = rng.uniform(-1, 1, (20, 2)), rng.integers(max(n_outputs, 2), size=20)
-    side = np.linspace(-1, 1, 201)
+    side = np.linspace(-1, 1, 81)
     grid = 0.5 * np.stack(np.meshgrid(side, side), -1).reshape(-1, 2)
     grid = grid[np.linalg.norm(grid, q, axis=1) <= 0.5]
     found = attack(
@@ -150,7 +150,7 @@ def test_brute_force_in_the_plane(attack, q, n_outputs, clip):
         if clip is not None:
             around = around[(np.abs(around) <= 1).all(1)]
         gaps.append(margin - margins(net, around, np.full(len(around), label)).min())
-    assert min(gaps) >= -0.1  # the grid is 0.005 wide
+    assert min(gaps) >= -0.1  # the grid is 0.0125 wide
     assert sorted(gaps)[-2] <= 0.01  # one of the 20 may end at a local maximum
 
 
@@ -167,7 +167,7 @@ SETTINGS = {pgd: {"n_steps": 4}, apgd: {"n_steps": 6}, square: {"n_queries": 8}}
     single=st.booleans(),
     box=st.booleans(),
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_points_stay_in_the_ball_and_the_box(attack, q, seed, eps, image, single, box):
     rng = np.random.default_rng(seed)
     X = np.clip(rng.uniform(-0.3, 1.3, (4, 2, 3, 3) if image else (4, 18)), 0, 1)
@@ -244,9 +244,10 @@ def test_tensors_and_arrays(attack):
     X, y = np.random.default_rng(0).normal(size=(5, 3)), [0, 1, 1, 0, 1]
     given_y = torch.tensor(y)
     X.flags.writeable = False
-    array = attack(net, X, y, eps=0.2, random_state=0)
-    tensor = attack(net, torch.tensor(X), given_y, eps=0.2, random_state=0)
-    single = attack(net, X.astype(np.float32), y, eps=0.2, random_state=0)
+    options = SETTINGS[attack] | {"eps": 0.2, "random_state": 0}
+    array = attack(net, X, y, **options)
+    tensor = attack(net, torch.tensor(X), given_y, **options)
+    single = attack(net, X.astype(np.float32), y, **options)
     assert isinstance(array, np.ndarray)
     assert array.dtype == np.float64
     assert tensor.dtype == torch.float64

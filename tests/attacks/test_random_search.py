@@ -52,7 +52,7 @@ def test_it_sees_through_masked_gradients(q, image, digits):
 @pytest.mark.parametrize("q", [1, 2, math.inf])
 def test_it_comes_near_the_closed_form_on_linear_scores(q):
     rng = np.random.default_rng(0)
-    coef, X, y = rng.normal(size=(1, 6)), rng.normal(size=(20, 6)), rng.integers(2, size=20)
+    coef, X, y = rng.normal(size=(1, 6)), rng.normal(size=(8, 6)), rng.integers(2, size=8)
     exact = robust_margins(X, y, coef, np.zeros(1), LpBall(q, 0.5))
     found = square(
         lambda x: x @ coef[0],
@@ -60,13 +60,13 @@ def test_it_comes_near_the_closed_form_on_linear_scores(q):
         y,
         eps=0.5,
         q=q,
-        n_queries=600,
+        n_queries=400,
         stop_when_broken=False,
         random_state=0,
     )
     clean, reached = (np.where(y > 0, 1, -1) * (x @ coef[0]) for x in (X, found))
     assert np.all(reached >= exact - 1e-12)
-    assert np.all(clean - reached >= 0.9 * (clean - exact))
+    assert np.all(clean - reached >= 0.8 * (clean - exact))
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ def test_robust_training_beats_clean_training_on_real_data():
 @pytest.mark.parametrize("fit_intercept", [True, False])
 @pytest.mark.parametrize("q", GEOMETRIES)
 def test_solvers_agree_where_data_are_separable(gaussian, q, fit_intercept):
-    X, y = gaussian(20, 40)
+    X, y = gaussian(12, 20)
     eps = 0.5 * max_margin(X, y, q=q, fit_intercept=fit_intercept).margin
     shared = {"p_algo": 2, "q_pert": q, "eps": eps, "fit_intercept": fit_intercept, "loss_tol": 0}
     exact = RobustLinearClassifier(solver="exact", **shared).fit(X, y)
@@ -151,7 +151,7 @@ def test_an_exact_separator_is_judged_by_the_tol_of_the_estimator():
 @pytest.mark.parametrize("q", [1, 2, math.inf])
 def test_just_beyond_the_largest_eps_the_proof_is_kept_and_the_risk_certified(q):
     X, y = load_breast_cancer(return_X_y=True)
-    X = scale(X)
+    X, y = scale(X)[::3], y[::3]
     eps = 1.001 * max_margin(X, y, q=q, fit_intercept=True).margin
     model = RobustLinearClassifier(q_pert=q, eps=eps).fit(X, y)  # silent
     assert model.separable_ is False
@@ -163,16 +163,16 @@ def test_just_beyond_the_largest_eps_the_proof_is_kept_and_the_risk_certified(q)
 @pytest.mark.parametrize("q", [1, 2, math.inf])
 def test_float32_data_are_certified_too(q):
     X, y = load_breast_cancer(return_X_y=True)
-    X = scale(X).astype(np.float32)
-    model = RobustLinearClassifier(q_pert=q, eps=0.005).fit(X, y)  # silent
+    X, y = scale(X)[::3].astype(np.float32), y[::3]
+    star = max_margin(X, y, q=q, fit_intercept=True).margin
+    model = RobustLinearClassifier(q_pert=q, eps=2 * star).fit(X, y)  # silent
     assert model.separable_ is False
     assert model.dual_gap_ <= 1e-3
     assert model.coef_.dtype == np.float32
     # coefficients so large that float32 does not hold them
-    eps = 1.001 * max_margin(X, y, q=q, fit_intercept=True).margin
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model = RobustLinearClassifier(q_pert=q, eps=eps).fit(X, y)
+        model = RobustLinearClassifier(q_pert=q, eps=1.001 * star).fit(X, y)
     assert model.separable_ is False
     assert bool(caught) == (model.dual_gap_ > 1e-3)
     assert model.dual_gap_ < 0.1
@@ -202,10 +202,10 @@ def test_a_small_feature_that_separates_is_found_beside_large_ones(large, small,
     y = np.arange(60) % 2
     noise = large * np.random.default_rng(0).standard_normal(60) + offset
     X = np.column_stack([noise, small * (2 * y - 1)])
-    model = RobustLinearClassifier(eps=eps, solver="exact", tol=0.05).fit(X, y)  # silent
+    model = RobustLinearClassifier(eps=eps, solver="exact", tol=0.2).fit(X, y)  # silent
     assert model.separable_ is True
     assert model.score(X, y) == 1
-    assert model.margin_ == pytest.approx(small - eps, rel=0.05)
+    assert model.margin_ == pytest.approx(small - eps, rel=0.1)
 
 
 def test_attributes_of_a_separable_fit(gaussian):

@@ -391,9 +391,8 @@ def columns_of(encoder, library):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("library", ["pandas", "polars"])
 @pytest.mark.parametrize(
-    "encoder", ENCODERS, ids=lambda e: f"{type(e).__name__}-{getattr(e, 'drop', '')}"
+    ("encoder", "library"), list(zip(ENCODERS, ["pandas", "polars"] * 2, strict=True))
 )
 def test_columns_of_numbers_and_categories_with_missing_values(encoder, library):
     X, y = people(library)

@@ -77,8 +77,10 @@ def test_training_and_points_keep_to_the_set(table, name, standardize):
     assert certified <= attacked
 
 
-@pytest.mark.parametrize("attack", [pgd, apgd, ensemble, square])
-@pytest.mark.parametrize("q", [1, 2, np.inf])
+@pytest.mark.parametrize(
+    ("attack", "q"),
+    [(pgd, 1), (pgd, 2), (apgd, np.inf), (apgd, 1), (ensemble, 2), (square, np.inf)],
+)
 def test_attacks_take_a_radius_for_each_sample(table, layer, attack, q):
     X, y = (values[:30] for values in table)
     network, linear = layer

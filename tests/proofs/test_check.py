@@ -16,7 +16,7 @@ from sklearn_robust.norms import LpNorm
 from sklearn_robust.proofs import LabelledData
 from sklearn_robust.threats import FeatureBudget, LpBall, residual
 
-MUTANTS = 1000
+MUTANTS = 400
 
 
 def test_certificates_pass_both_checkers(certificates, second_checker):
@@ -245,7 +245,7 @@ def breach(content, rule):
         claim["fit_intercept"] = True
         dual["weights"][0][2] = double(dual["weights"][0][2])
     elif rule == "out of the ball":
-        dual["perturbations"][0][2] = [double(double(x)) for x in dual["perturbations"][0][2]]
+        dual["perturbations"][0][2] = [x + "0000" for x in dual["perturbations"][0][2]]
     elif rule == "not cancelled":
         dual["perturbations"][0][2] = ["0" for _ in dual["perturbations"][0][2]]
     elif rule == "negative scale":
@@ -271,7 +271,7 @@ def breach(content, rule):
         ("negative", "margin", "weights: the entry"),
         ("own class", "margin", "weights: the entry"),
         ("not balanced", "margin", "weights: classes not balanced"),
-        ("out of the ball", "margin", "perturbations: "),
+        ("out of the ball", "margin", "times beyond the sets"),
         ("a pair twice", "margin", "perturbations: (0, 1)"),
         ("not cancelled", "log_risk", "perturbations: G + F is not 0"),
         ("negative scale", "accuracy", "predictor: sample 0 moves by less than 0"),
@@ -296,7 +296,8 @@ def test_each_rule_refuses_its_breach(certificates, rule, kind, line):
     breach(content, rule)
     valid, found = check.Proof().check(content, data.rows, data.labels)
     assert valid == (line is None)
-    assert found.startswith("VALID" if valid else f"INVALID {line}")
+    assert found.startswith("VALID" if valid else "INVALID")
+    assert valid or line in found
 
 
 def deformed(node):

@@ -1,4 +1,4 @@
-"""A hundred random separators: no certificate is ever wrong, and a gap above the tolerance
+"""Random separators: no certificate is ever wrong, and a gap above the tolerance
 is always warned of."""
 
 import math
@@ -13,7 +13,7 @@ from sklearn_robust.separators import NotSeparableError, max_margin, min_norm_se
 
 EXPONENTS = [1, 1.5, 2, 4, math.inf]
 SHARES = [0, 0.3, 0.7, 0.9, 0.99, 0.999, 1.001, 1.3]  # of eps*
-RUNS, PROBLEMS = 2, 50
+RUNS, PROBLEMS = 2, 20
 
 
 def norm(x, r):

@@ -60,11 +60,11 @@ def test_every_engine_reaches_a_certified_gap(p, q):
 @pytest.mark.parametrize("fit_intercept", [False, True])
 @pytest.mark.parametrize("q", EXPONENTS)
 def test_largest_distance_is_that_of_a_cone_solver_and_decides(q, fit_intercept):
-    X, y, scale = draw(60, 25)
+    X, y, scale = draw(30, 12)
     if fit_intercept:
         X = X + 1.0
     found = max_margin(X, y, q=q, scale=scale, fit_intercept=fit_intercept)
-    columns = np.column_stack([X, np.ones(60)]) if fit_intercept else X
+    columns = np.column_stack([X, np.ones(30)]) if fit_intercept else X
     weights = np.append(scale, 0.0) if fit_intercept else scale
     assert found.margin == pytest.approx(eps_star(columns, y, q, weights), rel=1e-6)
     assert found.relative_gap <= 1e-8

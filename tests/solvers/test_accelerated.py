@@ -45,7 +45,7 @@ def assert_proven(problem, norm, solution, tol):
 @pytest.mark.slow
 @pytest.mark.parametrize(("q", "fit_intercept"), [(1, True), (2, False), (np.inf, True)])
 def test_gaussian_benchmark(gaussian, largest_margin, q, fit_intercept):
-    X, y = gaussian(100, 512)
+    X, y = gaussian(40, 200)
     eps = 0.5 * radius(largest_margin, X, y, q, fit_intercept)
     problem = RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=fit_intercept)
     solution = accelerated_margin(problem, LOSS, EUCLIDEAN, tol=1e-3, max_iter=5000)
@@ -83,11 +83,11 @@ def test_high_accuracy(gaussian, largest_margin, q):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("q", "share"), [(1, 0.99), (2, 0.99), (2, 0.999), (np.inf, 0.99)])
+@pytest.mark.parametrize(("q", "share"), [(1, 0.99), (2, 0.999), (np.inf, 0.99)])
 def test_close_to_the_largest_radius(gaussian, largest_margin, q, share):
     """The distance to the ball is a small difference of large numbers there: rounding must not
     refuse every step."""
-    X, y = gaussian(30, 60)
+    X, y = gaussian(20, 40)
     eps = share * radius(largest_margin, X, y, q)
     problem = RobustProblem.from_data(X, y, q=q, eps=eps, fit_intercept=False)
     solution = accelerated_margin(problem, LOSS, EUCLIDEAN, tol=1e-6, max_iter=2500)
@@ -188,8 +188,9 @@ def test_single_precision(gaussian, largest_margin, q, fit_intercept, share):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("q", [1, 1.5, np.inf])
+@pytest.mark.parametrize(
+    ("dtype", "q"), [(torch.float64, 1), (torch.float64, 1.5), (torch.float32, np.inf)]
+)
 def test_torch_equals_numpy(gaussian, largest_margin, dtype, q):
     X, y = gaussian(14, 25)
     labels = np.stack([y, np.roll(y, 5)])

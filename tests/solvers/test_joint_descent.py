@@ -176,14 +176,14 @@ def test_the_path_tends_to_the_largest_margin(norm, q, name):
     X, y = apart()
     problem = make(X, y, q, 0.3)
     found = joint_steepest_descent(
-        problem, LOSSES[name], norm, loss_tol=0, tol=0.15, max_iter=3000, record_every=1
+        problem, LOSSES[name], norm, loss_tol=0, tol=0.3, max_iter=3000, record_every=1
     )
     assert found.separable == [True]
     assert found.converged[0]
     coef, intercept = found.coef[0], found.intercept[0]
     margin = problem.robust_margins(coef, intercept).min() / norm.value(coef.ravel())
     assert found.margin[0] == pytest.approx(margin)
-    assert 0.85 * found.margin_bound[0] <= margin <= found.margin_bound[0]
+    assert 0.7 * found.margin_bound[0] <= margin <= found.margin_bound[0]
     log_risks = found.history["log_risk"][:, 0]
     assert np.all(np.diff(log_risks) <= 1e-12)
 
@@ -204,10 +204,10 @@ def test_the_path_tends_to_the_largest_margin(norm, q, name):
 def test_the_path_tends_to_the_minimiser_of_the_risk(norm, q, name):
     X, y = overlapping()
     problem = make(X, y, q, 0.2)
-    found = joint_steepest_descent(problem, LOSSES[name], norm, loss_tol=0, tol=1e-3, max_iter=2000)
+    found = joint_steepest_descent(problem, LOSSES[name], norm, loss_tol=0, tol=1e-2, max_iter=2000)
     assert found.separable == [False]
     assert found.converged[0]
-    assert found.gap[0] < 1e-3
+    assert found.gap[0] < 1e-2
     assert found.margin_bound[0] == 0
 
 
@@ -280,11 +280,15 @@ def test_sparse_rows_follow_the_same_path():
 
 
 @pytest.mark.parametrize(
-    ("norm", "q"),
-    [(LpNorm(2), 2), (LpNorm(2), np.inf), (LpNorm(1), np.inf), (SPECTRAL, 1)],
+    ("norm", "q", "scale"),
+    [
+        (LpNorm(2), 2, None),
+        (LpNorm(2), np.inf, [1.0, 2.0, 0.0, 1.0, 1.0, 0.5]),
+        (LpNorm(1), np.inf, None),
+        (SPECTRAL, 1, [1.0, 2.0, 0.0, 1.0, 1.0, 0.5]),
+    ],
     ids=str,
 )
-@pytest.mark.parametrize("scale", [None, [1.0, 2.0, 0.0, 1.0, 1.0, 0.5]], ids=["plain", "scaled"])
 def test_torch_tensors_follow_the_path_of_arrays(norm, q, scale):
     X, y = apart()
     options = {"loss_tol": 0, "tol": 0, "max_iter": 15, "record_every": 5}

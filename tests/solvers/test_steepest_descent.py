@@ -82,7 +82,7 @@ def test_reported_gap_holds_against_the_exact_separator(p, q, n, d, fit_intercep
     y = np.where(X @ teacher > 0, 1.0, -1.0)
     X += y[:, None] * teacher / (teacher @ teacher) / 2  # a planted margin, also for n > d
     largest = max_margin(X, y, q=q, fit_intercept=fit_intercept).margin
-    radii = [share * largest for share in (0.0, 0.5, 0.9)]
+    radii = [share * largest for share in (0.5, 0.9)]
     for eps in radii:
         exact = min_norm_separator(X, y, p=p, q=q, eps=eps, fit_intercept=fit_intercept)
         assert exact.relative_gap <= 1e-6
@@ -105,8 +105,7 @@ def test_reported_gap_holds_against_the_exact_separator(p, q, n, d, fit_intercep
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("p", [1.5, 3.0])
-@pytest.mark.parametrize("q", [1.5, 4.0])
+@pytest.mark.parametrize(("p", "q"), [(1.5, 4.0), (3.0, 1.5)])
 def test_general_exponents(gaussian, p, q):
     X, y = gaussian(15, 30)
     eps = 0.5 * max_margin(X, y, q=q).margin
@@ -262,27 +261,25 @@ def test_leaves_the_origin_at_large_eps(gaussian, p, q):
         (math.inf, "exponential", True, np.float64),
         (math.inf, "exponential", True, np.float32),
         (2, "logistic", True, np.float64),
-        (2, "exponential", True, np.float32),
         (1, "exponential", False, np.float64),
-        (3, "logistic", False, np.float64),
     ],
 )
 def test_a_grid_of_radii_and_geometries_gives_what_single_fits_give(
     gaussian, q, loss, fit_intercept, dtype
 ):
-    X, y = (array.astype(dtype) for array in gaussian(30, 40))
+    X, y = (array.astype(dtype) for array in gaussian(20, 30))
     radii = [
         share * max_margin(X, y, q=q, fit_intercept=fit_intercept).margin for share in (0.4, 0)
     ]
     exponents = [2, 1.5, math.inf, 1]
     problem = problem_of(X, np.stack([y, -y]), q=q, eps=0, fit_intercept=fit_intercept)
-    grid = descent_grid(problem, LOSSES[loss], exponents, radii, loss_tol=0.1, max_iter=200)
+    grid = descent_grid(problem, LOSSES[loss], exponents, radii, loss_tol=0.1, max_iter=100)
     rows = iter(range(16))
     for p in exponents:
         for eps in radii:
             for signs in (y, -y):
                 one = problem_of(X, signs, q=q, eps=eps, fit_intercept=fit_intercept)
-                alone = steepest_descent(one, LOSSES[loss], LpNorm(p), loss_tol=0.1, max_iter=200)
+                alone = steepest_descent(one, LOSSES[loss], LpNorm(p), loss_tol=0.1, max_iter=100)
                 i = next(rows)
                 assert grid.separable[i] == alone.separable[0]
                 if dtype == np.float32:  # rounding may refuse a step in one and not in the other
@@ -368,14 +365,14 @@ def test_steps_that_overflow_are_evaluated_all_the_same(gaussian, dtype, fit_int
 @pytest.mark.slow
 @pytest.mark.parametrize(("p", "q"), [(1, math.inf), (2, math.inf), (math.inf, math.inf), (3, 2)])
 def test_a_path_does_not_depend_on_where_its_vectors_lie(p, q):
-    X, y = make_teacher_classification(64, 256, teacher_sparsity=4, random_state=0)
+    X, y = make_teacher_classification(32, 128, teacher_sparsity=4, random_state=0)
     problem, held, paths = problem_of(X, y, q=q, eps=0.07), [], []
-    for i in range(4):
+    for i in range(3):
         # other places for what is allocated next
         held.append([np.zeros(1 + 13 * j) for j in range(3 * i)])
         paths.append(
             steepest_descent(
-                problem, LOSSES["exponential"], LpNorm(p), loss_tol=0, max_iter=400
+                problem, LOSSES["exponential"], LpNorm(p), loss_tol=0, max_iter=200
             ).coef
         )
     for path in paths[1:]:
