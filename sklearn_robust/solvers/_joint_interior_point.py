@@ -153,12 +153,9 @@ class InteriorPoint:
                 return self._cones(smoothing) or cones
 
     def _smoothing_like(self, cones: PairCones) -> float:
-        """The smoothing of the start, or a smaller one with products like those of the cones where
-        a bound shows that the minimiser is near.
-        """
-        start = self._cones(SMOOTHING) if self.run.bounds.proven else None
-        if start is None:
-            return SMOOTHING
+        """The smoothing of the start, or a smaller one with products like those of the cones."""
+        start = self._cones(SMOOTHING)
+        assert start is not None
         return SMOOTHING * min(1.0, float(cones.products().sum() / start.products().sum()))
 
     def _cones(self, smoothing: float) -> PairCones | None:

@@ -50,14 +50,15 @@ _NORM = LpNorm(2)
 _FIRST_RIDGE = 0.06  # in units of the data
 _LEAST_RIDGE = 1e-12  # the last one: rounding hides smaller ones
 _FALL = 0.4  # factor of the ridge from one stage to the next
-_FIRST_ITERATIONS = 20  # iterations of the first stage, which starts at 0
+# iterations of the first stage, which starts at 0, and of one that lacks rivals
+_FIRST_ITERATIONS = 20
 # largest entry of the gradient at the end of a stage, relative to the mean size of the ridge's
 _ACCURACY = 0.15
 _MEMORY = 50  # pairs of differences that L-BFGS keeps: small ridges are ill-conditioned
 _SMOOTHING = 0.01  # smoothing of the penalties, relative to the mean size of the coefficients
 # entries of arrays over classes and samples, and over pairs and features, that all iterations may
-# compute: some minutes, and enough for a thousand classes
-_MOST_ENTRIES = 10_000_000_000
+# compute: about a minute for a thousand classes
+_MOST_ENTRIES = 3_000_000_000
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,8 @@ class _Limit:
         The current predictor, in units of the model.
     near : ndarray of bool of shape (K, n)
         The pairs of a sample and a rival that are judged.
+    lacking : bool
+        Whether others have a smaller margin.
     best : tuple of float, ndarray of shape (K, d + 1), SmoothedRisk and RivalModel
         The least estimate of the gap at the end of a stage, and the predictor and the risk there.
     """
@@ -151,6 +154,7 @@ class _Limit:
         self._judge(nearest_rivals(problem, means, -0.5 * np.square(means).sum(axis=1)))
         self.n_iter = 0
         self.stopped = False
+        self.lacking = True
 
     def _judge(self, near: np.ndarray) -> None:
         """Take the risk of pairs of a sample and a rival, (K, n)."""
@@ -175,17 +179,18 @@ class _Limit:
                 found = self._certified()
                 if last or found.gap <= self.tol:
                     return JointLimit(found, self.n_iter)
-            near = nearest_rivals(self.problem, *self.model.predictor(self.coef))
-            if np.any(near & ~self.near):
-                self._judge(near | self.near)
-            ridge *= _FALL
-            # the norm of the minimiser grows like this
-            self.coef = self.coef / math.sqrt(_FALL)
+            self._add_rivals(end)
+            if not self.lacking:
+                ridge *= _FALL
+                # the norm of the minimiser grows like this
+                self.coef = self.coef / math.sqrt(_FALL)
 
     def _stage(self, ridge: float, max_iter: int) -> SmoothedRisk:
         """L-BFGS for one ridge."""
         size = math.sqrt(float(np.mean(self.coef[:, :-1] ** 2)))
-        of_stage = max_iter - self.n_iter if size > 0 else min(_FIRST_ITERATIONS, max_iter)
+        of_stage = max_iter - self.n_iter
+        if self.lacking:
+            of_stage = min(of_stage, _FIRST_ITERATIONS)
         before = self.n_iter
         self.coef, end = descend(
             self.model,
@@ -201,6 +206,15 @@ class _Limit:
         end.point.release()
         self.n_iter = max(self.n_iter, before + 1)  # so that the stages come to an end
         return end
+
+    def _add_rivals(self, end: SmoothedRisk) -> None:
+        """Judge the pairs that came near as well."""
+        W, b = self.model.predictor(self.coef)
+        near = nearest_rivals(self.problem, W, b)
+        smallest = float(self.problem.robust_margins(W, b).min())
+        self.lacking = smallest < end.point.smallest_margin
+        if np.any(near & ~self.near):
+            self._judge(near | self.near)
 
     def _after_iteration(self, coef: np.ndarray, point: RiskPoint) -> bool:
         """Count and show an iteration; whether a monitor stops the run."""
