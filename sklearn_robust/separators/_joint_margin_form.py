@@ -113,6 +113,12 @@ class JointMarginForm:
         return low, high
 
     @property
+    def n_entries(self) -> int:
+        """Entries of the rows of all rivals and of the differences of two classes."""
+        rows = len(self.y) * (self.n_classes - 1) + len(self.pairs[0])
+        return 2 * int(self.X.shape[1]) * rows
+
+    @property
     def rivals(self) -> Chosen:
         """The rivals of each sample that have rows, (K, n)."""
         classes = np.arange(self.n_classes)

@@ -28,7 +28,7 @@ Journal of Optimization Theory and Applications 47 (1985).
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice, product
 from typing import NamedTuple
 
@@ -73,6 +73,8 @@ _STEPS = 2  # Newton steps of the refinement of programs that are not linear
 _BEYOND = (0.5, 0.9, 10, 100, 1e4)
 _LEAST_NORM = 1e-6  # norm of a difference of classes, relative to the largest, that counts at least
 _ROUNDING = 8 * float(np.finfo(np.float64).eps)
+# entries of the programs that a search may solve: some minutes
+_MOST_ENTRIES = 20_000_000
 # share by which the radius of a proof is raised, so that rounding does not undo it
 _SAFE = 1e-13
 # share, in units of tol, by which an extension may stay below eps* of its classes: that of all may
@@ -128,6 +130,27 @@ def enclose_radius(problem: JointProblem, tol: float) -> tuple[Certified, Proof]
     return search.certified(), search.proof
 
 
+@dataclass
+class _Allowance:
+    """What a search, and those for some of its classes, may still solve.
+
+    Attributes
+    ----------
+    entries : int
+        Entries of programs.
+    """
+
+    entries: int
+
+    def pay_for(self, form: JointMarginForm) -> None:
+        """Take off the entries of a program."""
+        self.entries -= form.n_entries
+
+    @property
+    def is_spent(self) -> bool:
+        return self.entries <= 0
+
+
 class _Search:
     """The state of the search for eps*: the best predictor, and the best proof of a bound.
 
@@ -137,12 +160,13 @@ class _Search:
     Parameters
     ----------
     problem : JointProblem
-    parts : bool, default=True
-        Whether some of the classes may be solved alone.
+    allowance : _Allowance, optional
+        That of the search of which these classes are a part; they have no parts themselves.
     """
 
-    def __init__(self, problem: JointProblem, *, parts: bool = True) -> None:
-        self.problem, self.parts = problem, parts
+    def __init__(self, problem: JointProblem, allowance: _Allowance | None = None) -> None:
+        self.problem, self.parts = problem, allowance is None
+        self.allowance = _Allowance(_MOST_ENTRIES) if allowance is None else allowance
         self.units = column_sizes(problem.X, centred=problem.fit_intercept)
         scale = problem.threat.scale
         scale = np.ones_like(self.units) if scale is None else scale
@@ -185,14 +209,15 @@ class _Search:
 
     def _of_classes(self, classes: Indices, tol: float) -> Bottleneck | None:
         """The bottleneck that these classes are; None for all classes, for those that were tried,
-        and where features of scale 0 separate them.
+        where features of scale 0 separate them, and at the end of the allowance.
         """
         some = 1 < len(classes) < self.problem.n_classes
-        if not (self.parts and some) or tuple(classes) in self.tried:
+        known = tuple(classes) in self.tried
+        if not (self.parts and some) or known or self.allowance.is_spent:
             return None
         self.tried.add(tuple(classes))
         used, part = of_classes(self.problem, classes)
-        alone = _Search(part, parts=False)
+        alone = _Search(part, self.allowance)
         alone.solve(tol)
         if alone.bound == math.inf:
             return None
@@ -221,7 +246,7 @@ class _Search:
         for norm in norms:
             self._approach(tol, norm)
         for beyond, norm in product(_BEYOND, norms):
-            if self.gap() > max(tol, 2 * beyond * tol):
+            if self.gap() > max(tol, 2 * beyond * tol) and not self.allowance.is_spent:
                 self._look_at(self.ratio * (1 + beyond * tol), norm)
 
     def _approach(self, tol: float, norm: LpNorm | None) -> None:
@@ -230,6 +255,8 @@ class _Search:
         for _ in range(_MAX_RATIOS):
             gap, last = self.gap(), self.ratio
             if gap <= tol or misses == _MAX_MISSED or (at_rest and self.bound == math.inf):
+                break
+            if self.allowance.is_spent:
                 break
             # the middle, where the ratio is at rest below its bound
             self._look_at(0.5 * (last + self.bound) if at_rest else last, norm)
@@ -263,6 +290,7 @@ class _Search:
         if norm is None:
             form = form.at_mean_margin()
         form = replace(form, pair_units=self._pair_norms(), size=coef_size(form.dual_q))
+        self.allowance.pay_for(form)
         on_sets = norm is not None and suits_sets(form)
         try:
             for point in islice(

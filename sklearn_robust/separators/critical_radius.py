@@ -134,7 +134,8 @@ def max_margin(
     Warns
     -----
     ConvergenceWarning
-        If the certified gap is above tol.
+        If the certified gap is above tol. Of several classes with many samples and features the
+        search ends after some minutes; margin and margin_bound enclose eps*.
 
     Notes
     -----

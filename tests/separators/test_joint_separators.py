@@ -7,6 +7,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import feasibility
@@ -14,6 +15,7 @@ from sklearn_robust.norms import LpNorm, SchattenNorm
 from sklearn_robust.separators import (
     NotSeparableError,
     _conic_refinement,
+    _joint_radius,
     _joint_working_sets,
     max_margin,
     min_norm_separator,
@@ -35,6 +37,13 @@ def apart(n=24, d=5, n_classes=3, seed=0):
     rng = np.random.default_rng(seed)
     y = np.arange(n) % n_classes
     return 0.4 * rng.standard_normal((n, d)) + 2 * rng.standard_normal((n_classes, d))[y], y
+
+
+def far_apart(n, d, n_classes, seed):
+    """Classes whose eps* is hard to find."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % n_classes
+    return 0.5 * rng.standard_normal((n, d)) + 2 * rng.standard_normal((n_classes, d))[y], y
 
 
 def independent_norm(X, y, p, q, eps, fit_intercept, scale=1.0):
@@ -244,9 +253,7 @@ def test_sets_of_pairs_solve_programs_with_many_samples(monkeypatch):
     ],
 )
 def test_largest_radius_that_few_classes_decide(n, d, n_classes, seed, q, fit_intercept):
-    rng = np.random.default_rng(seed)
-    y = np.arange(n) % n_classes
-    X = 0.5 * rng.standard_normal((n, d)) + 2 * rng.standard_normal((n_classes, d))[y]
+    X, y = far_apart(n, d, n_classes, seed)
     found = max_margin(X, y, q=q, fit_intercept=fit_intercept)
     assert found.relative_gap <= TOL
     smallest = exact_smallest_margin(
@@ -255,6 +262,16 @@ def test_largest_radius_that_few_classes_decide(n, d, n_classes, seed, q, fit_in
     assert smallest > 0
     bound = found.margin * (1 + 1e-7)
     problem = JointProblem.from_data(X, y, q=q, eps=bound, fit_intercept=fit_intercept)
+    assert feasibility(problem, found.dual_coef, search=True).proven
+
+
+def test_a_search_for_the_largest_radius_that_ends_early_encloses_it(monkeypatch):
+    X, y = far_apart(60, 12, 5, 5)  # eps* is 1.3369
+    monkeypatch.setattr(_joint_radius, "_MOST_ENTRIES", 1)
+    with pytest.warns(ConvergenceWarning):
+        found = max_margin(X, y, q=INF, fit_intercept=True)
+    assert 0 < found.margin < 1.3369 < found.margin_bound
+    problem = JointProblem.from_data(X, y, q=INF, eps=found.margin_bound, fit_intercept=True)
     assert feasibility(problem, found.dual_coef, search=True).proven
 
 
