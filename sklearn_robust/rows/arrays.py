@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from array_api_compat import is_torch_array
 from scipy import sparse
-from sklearn.utils import gen_batches
 
 from sklearn_robust._array_api import Array, namespace
 from sklearn_robust._parameters import refuse_lazy
@@ -150,7 +149,7 @@ class DenseRows(_HeldRows):
         by_weight, by_label = np.zeros((2, f))
         length = _block_length(f, least=_GRAM_ROWS)
         held = np.empty((min(length, n), f), kind)
-        for at in gen_batches(n, length):
+        for at in slices(n, length):
             block = held[: at.stop - at.start]
             np.subtract(self.X[at, columns], centre, block, dtype=kind, casting="same_kind")
             block *= roots[at, None]
@@ -165,7 +164,7 @@ class DenseRows(_HeldRows):
         n, d = self.X.shape
         length = _block_length(d)
         held = np.empty((min(length, n), d))  # fresh memory takes longer than the conversion
-        for at in gen_batches(n, length):
+        for at in slices(n, length):
             block = held[: at.stop - at.start]
             block[...] = self.X[at]
             yield at, block
@@ -413,6 +412,12 @@ def _row_and_column_sums(rows: Rows) -> tuple[float, float]:
     by_row = rows.score_sizes(np.ones((1, d))).max()
     by_column = rows.sum_sizes(np.ones((1, n))).max()
     return float(by_row), float(by_column)
+
+
+def slices(n: int, length: int) -> Iterator[slice]:
+    """Consecutive slices of so many of n rows; of fewer at the end."""
+    for start in range(0, n, length):
+        yield slice(start, min(start + length, n))
 
 
 def _block_length(width: int, least: int = 1) -> int:
