@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scipy.optimize import linprog
+import scipy
 
 from sklearn_robust._clarabel import SolverFailure
 from sklearn_robust._interrupts import interruptible
@@ -34,7 +34,7 @@ def run_highs(arguments: dict[str, Any]) -> Any:
             "dual_feasibility_tolerance": tolerance,
             "maxiter": max_iter,
         }
-        result = interruptible(lambda _: linprog(**arguments, method="highs"))
+        result = interruptible(lambda _: scipy.optimize.linprog(**arguments, method="highs"))
         if result.x is not None:
             return result
     raise SolverFailure(f"HiGHS: {result.message}")

@@ -11,7 +11,6 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from sklearn.utils import assert_all_finite, column_or_1d
 
 from sklearn_robust._array_api import as_float
 from sklearn_robust._extras import missing
@@ -179,6 +178,8 @@ def class_index(y: Any, classes: np.ndarray) -> np.ndarray:
     """Index of each label in the classes of a fit; -1 for labels never seen, which are always
     wrong.
     """
+    from sklearn.utils import assert_all_finite, column_or_1d  # workers spare its memory
+
     refuse_lazy(y=y)
     y = column_or_1d(y)
     labels, known = y.tolist(), np.asarray(classes).tolist()
@@ -199,7 +200,7 @@ def seen_class_index(y: Any, classes: np.ndarray) -> np.ndarray:
     """Index of each label in the classes of a fit, where each must be one of them."""
     index = class_index(y, classes)
     if np.any(index < 0):
-        unseen = sorted(set(column_or_1d(y)[index < 0].tolist()), key=str)
+        unseen = sorted(set(np.ravel(y)[index < 0].tolist()), key=str)
         raise ValueError(
             f"y holds labels that were not seen in fit: {unseen}. Those seen are "
             f"{np.asarray(classes).tolist()}."

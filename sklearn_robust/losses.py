@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
-from scipy.optimize import brentq
+import scipy
 from scipy.special import expit, log_expit, logsumexp
 
 from sklearn_robust._array_api import Array, at_least_tiny, namespace
@@ -455,7 +455,7 @@ def conjugate_bound(
         high += 1.0
     if not derivative(low) > 0 or derivative(high) > 0:
         return -math.inf
-    c = math.exp(brentq(derivative, low, high, xtol=1e-7))
+    c = math.exp(scipy.optimize.brentq(derivative, low, high, xtol=1e-7))
     slopes = c * weights / share
     margins = _margins_of_slopes(loss, slopes)
     bound = float(share @ (_loss_and_slope(loss, margins)[0] + slopes * margins)) + c * entropy

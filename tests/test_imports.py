@@ -118,6 +118,7 @@ def test_imports_point_down():
 
 STATEMENTS = {  # run one after the other in one process
     "package": "import sklearn_robust",
+    "worker": "import sklearn_robust.distributed.reduction, sklearn_robust.solvers",
     "scikit-learn": "import sklearn.linear_model, sklearn.pipeline, sklearn.preprocessing, "
     "sklearn.feature_selection, scipy.optimize",
     "estimator": "from sklearn_robust import RobustLinearClassifier",
@@ -156,6 +157,13 @@ def loaded(fresh_process) -> dict[str, set[str]]:
 def test_the_package_imports_nothing_until_a_name_is_used(loaded):
     heavy = {"torch", "clarabel", "matplotlib", "cvxpy", "sklearn", "scipy", "numpy"}
     assert not loaded["package"] & heavy
+
+
+@pytest.mark.slow
+def test_a_worker_of_a_cluster_imports_no_scikit_learn(loaded):
+    """It imports pandas where that is installed, and takes twice the memory."""
+    heavy = {"torch", "clarabel", "matplotlib", "cvxpy", "sklearn", "pandas", "pyarrow"}
+    assert not loaded["worker"] & heavy
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ class DenseRows(_HeldRows):
         gram, product = np.zeros((f + 2, f + 2)), np.empty((f + 2, f + 2), kind)
         length = _block_length(f, least=_GRAM_ROWS)
         held = np.empty((min(length, n), f + 2), kind)
-        for at in _batches(n, length):
+        for at in slices(n, length):
             block = held[: at.stop - at.start]
             np.subtract(self.X[at, columns], centre, block[:, :f], dtype=kind, casting="same_kind")
             block[:, f] = 1
@@ -161,7 +161,7 @@ class DenseRows(_HeldRows):
         n, d = self.X.shape
         length = _block_length(d)
         held = np.empty((min(length, n), d))  # fresh memory takes longer than the conversion
-        for at in _batches(n, length):
+        for at in slices(n, length):
             block = held[: at.stop - at.start]
             block[...] = self.X[at]
             yield at, block
@@ -411,8 +411,8 @@ def _row_and_column_sums(rows: Rows) -> tuple[float, float]:
     return float(by_row), float(by_column)
 
 
-def _batches(n: int, length: int) -> Iterator[slice]:
-    """Slices of n rows, each of this length or less."""
+def slices(n: int, length: int) -> Iterator[slice]:
+    """Consecutive slices of so many of n rows; of fewer at the end."""
     for start in range(0, n, length):
         yield slice(start, min(start + length, n))
 

@@ -7,7 +7,6 @@ from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
-from sklearn.utils import _safe_indexing
 
 from sklearn_robust.rows.arrays import ArrayRows
 from sklearn_robust.rows.reduction import LocalReduction
@@ -260,6 +259,8 @@ class _Selected:
 
     def blocks(self) -> Iterator[Block]:
         """The blocks of the rows, without the others."""
+        from sklearn.utils import _safe_indexing  # workers of a cluster spare its memory
+
         stop = 0
         for block in self.rows.blocks():
             start, stop = stop, stop + block.X.shape[0]

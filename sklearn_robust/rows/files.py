@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
-from sklearn.utils import gen_batches
 
 from sklearn_robust._extras import missing
+from sklearn_robust.rows.arrays import slices
 from sklearn_robust.rows.blocks import BlockRows
 from sklearn_robust.rows.sources import Block
 
@@ -191,7 +191,7 @@ class NpySource:
         X, y, weight = self.files
         n, d = X.shape
         length = max(1, _READ_ENTRIES // max(1, d))
-        for at in gen_batches(n, length):
+        for at in slices(n, length):
             weights = None if weight is None else weight.read(at)
             name = f"{X.path} (rows {at.start} to {at.stop - 1})"
             yield Block(X.read(at), y.read(at), weights, name)

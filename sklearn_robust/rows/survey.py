@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
-from sklearn.utils.validation import _get_feature_names
+from scipy.sparse import issparse
 
 from sklearn_robust.rows.arrays import SparseRows, most_sparse_gram_columns
 from sklearn_robust.rows.sources import Block, check_one_kind
@@ -74,7 +74,7 @@ class Survey:
             n_features=rows.shape[1],
             dtype=rows.dtype,
             is_sparse=isinstance(rows, SparseRows),
-            feature_names=_get_feature_names(block.X),
+            feature_names=_names_of_frame(block.X),
             n_terms=rows.n_terms,
             n_entries=int(rows.entries.size),
             largest=rows.largest,
@@ -144,3 +144,13 @@ class Survey:
     def most_gram_columns(self) -> int | None:
         """Any number of dense rows; of sparse ones as many as their entries afford."""
         return most_sparse_gram_columns(self.n_entries) if self.is_sparse else None
+
+
+def _names_of_frame(X: Any) -> np.ndarray | None:
+    """The names of the columns of a frame; None of arrays."""
+    if isinstance(X, np.ndarray) or issparse(X):
+        return None
+    from sklearn.utils.validation import _get_feature_names  # workers with arrays spare its memory
+
+    names: np.ndarray | None = _get_feature_names(X)
+    return names

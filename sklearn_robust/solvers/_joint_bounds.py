@@ -131,17 +131,14 @@ class DualBounds:
         if now is None:
             return False
         if now.slack >= -_SUM_ROUNDING:
-            self._try([(1.0, now)])
+            self._try([[(1.0, now)]])
             roomiest = max([now, *self._anchors], key=lambda anchor: anchor.slack)
             self._anchors = [now] if roomiest is now else [roomiest, now]
             return True
-        tried = False
-        for anchor in self._anchors:
-            share = _share(now.excess, anchor.excess)
-            if share <= _MOST_SHARE:
-                self._try([(1 - share, now), (share, anchor)])
-                tried = True
-        return tried
+        shares = [(_share(now.excess, anchor.excess), anchor) for anchor in self._anchors]
+        mixtures = [[(1 - s, now), (s, anchor)] for s, anchor in shares if s <= _MOST_SHARE]
+        self._try(mixtures)
+        return bool(mixtures)
 
     def _without_separated_pairs(self, point: RiskPoint) -> np.ndarray | None:
         """1 for the pairs of classes (K, K), 0 for those whose weight vanishes beside the others';
@@ -163,10 +160,11 @@ class DualBounds:
         kept: np.ndarray = (matrix >= sizes[last]).astype(float)
         return kept
 
-    def _try(self, mixture: Mixture) -> None:
-        bound = self._bound_of(mixture)
-        if bound > self.bound:
-            self.bound, self._proof = bound, mixture
+    def _try(self, mixtures: list[Mixture]) -> None:
+        """Keep the best of these if it proves more than is known."""
+        for mixture, bound in zip(mixtures, self._bounds_of(mixtures), strict=True):
+            if bound > self.bound:
+                self.bound, self._proof = bound, mixture
 
     def _candidate(
         self, point: RiskPoint, kept: np.ndarray, slopes: np.ndarray
@@ -232,9 +230,12 @@ class DualBounds:
                 total += share * block
             yield at, total
 
-    def _bound_of(self, mixture: Mixture) -> float:
-        """The bound that a combination of feasible weights proves."""
-        return entropy_bound_of_blocks(self.problem, self.loss, self._mixed(mixture))
+    def _bounds_of(self, mixtures: list[Mixture]) -> list[float]:
+        """The bounds that combinations of feasible weights prove."""
+        return [
+            entropy_bound_of_blocks(self.problem, self.loss, self._mixed(mixture))
+            for mixture in mixtures
+        ]
 
     def _scaled_source(self, source: Source, factors: np.ndarray) -> Source:
         """The scaled weights (K, n)."""

@@ -36,7 +36,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
-from scipy.optimize import isotonic_regression
+import scipy
 
 from sklearn_robust._array_api import Array, like, namespace, to_numpy
 from sklearn_robust._joint_flows import (
@@ -392,7 +392,7 @@ def stopped_at_ties(problem: JointProblem, coef: np.ndarray, moved: np.ndarray) 
     moved = moved.copy()
     for j in np.flatnonzero(crossed.any(axis=0)):
         order = np.lexsort((moved[:, j], coef[:, j]))
-        moved[order, j] = isotonic_regression(moved[order, j]).x
+        moved[order, j] = scipy.optimize.isotonic_regression(moved[order, j]).x
     return moved
 
 

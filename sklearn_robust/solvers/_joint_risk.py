@@ -22,7 +22,6 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_robust._clarabel import SolverFailure
 from sklearn_robust.joint import JointProblem
@@ -132,6 +131,8 @@ def _minimise_against_sets(
     try:
         coef, weights, bound = _minimiser_against_sets(problem, loss)
     except SolverFailure as failure:
+        from sklearn.exceptions import ConvergenceWarning  # workers spare its memory
+
         warnings.warn(
             f"The cone program of the robust risk failed ({failure}). Standardise the features.",
             ConvergenceWarning,

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.optimize import OptimizeResult, fmin_l_bfgs_b
+import scipy
 
 from sklearn_robust._conic_programs import unit_differences
 from sklearn_robust.joint import JointProblem
@@ -275,13 +275,13 @@ def descend(
         gradient[:, :-1] += ridge * W
         return smoothed.point.value + 0.5 * ridge * float(np.vdot(W, W)), gradient.ravel()
 
-    def after_iteration(intermediate_result: OptimizeResult) -> None:
+    def after_iteration(intermediate_result: scipy.optimize.OptimizeResult) -> None:
         x = intermediate_result.x
         point = last.get(x.tobytes())
         if point is not None and stop(x.reshape(shape), point):
             raise StopIteration
 
-    x, _, _ = fmin_l_bfgs_b(
+    x, _, _ = scipy.optimize.fmin_l_bfgs_b(
         objective,
         coef.ravel(),
         callback=after_iteration,

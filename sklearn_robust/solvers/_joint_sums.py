@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -349,3 +350,18 @@ class EntropyOfWeights:
         ratio = np.log(of_sample[used]) - problem.log_weight[used]
         dual_sum = self.loss.dual_sum(of_sample, problem.log_weight, self.log_scale)
         return EntropySums(dual_sum + entropy, float(ratio.max(initial=-math.inf)))
+
+
+@dataclass(frozen=True)
+class Each:
+    """The function of samples that computes the sums of several functions of them, in one sweep: an
+    array (r,) of records, which adds up entry by entry.
+    """
+
+    functions: tuple[Callable[[JointProblem], Any], ...]
+
+    def __call__(self, problem: JointProblem) -> np.ndarray:
+        found = np.empty(len(self.functions), dtype=object)
+        for i, function in enumerate(self.functions):
+            found[i] = function(problem)
+        return found

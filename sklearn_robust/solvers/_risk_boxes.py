@@ -20,8 +20,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import scipy
 from scipy.linalg import LinAlgError
-from scipy.optimize import OptimizeResult, fmin_l_bfgs_b
 
 from sklearn_robust._sign_split import SplitForm
 from sklearn_robust.losses import MarginLoss
@@ -237,14 +237,14 @@ class _BoxesRisk:
             last[0] = at = self._evaluated(v, last[0].intercept)
             return at.log_risk, -(at.weights @ self.form.M)
 
-        def after_iteration(intermediate_result: OptimizeResult) -> None:
+        def after_iteration(intermediate_result: scipy.optimize.OptimizeResult) -> None:
             nonlocal iteration
             iteration += 1
             record(iteration, self.form.coef(intermediate_result.x)[None])
             if self._separates(last[0]):
                 raise StopIteration  # the risk has no minimiser
 
-        v, _, result = fmin_l_bfgs_b(
+        v, _, result = scipy.optimize.fmin_l_bfgs_b(
             value,
             v,
             bounds=[(0.0, None)] * len(v),

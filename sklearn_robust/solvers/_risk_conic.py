@@ -31,7 +31,6 @@ from functools import partial
 
 import numpy as np
 from scipy import sparse
-from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_robust._clarabel import SolverFailure
 from sklearn_robust._conic_sets import ConicSlot, Perturbation, slots_of, solve_program
@@ -186,6 +185,8 @@ class _ConicNewton:
 
     @staticmethod
     def _warn(failure: SolverFailure) -> None:
+        from sklearn.exceptions import ConvergenceWarning  # workers spare its memory
+
         warnings.warn(
             f"Newton's method on the robust risk ended early: the cone program of its step failed "
             f"at every damping ({failure}). Standardise the features, or raise tol.",

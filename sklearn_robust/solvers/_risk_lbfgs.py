@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-from scipy.optimize import OptimizeResult, fmin_l_bfgs_b
+import scipy
 
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
@@ -169,7 +169,7 @@ def _descend(
     objective = _LogRisk(problem, loss, _unit(problem), columns)
     iteration = 0
 
-    def after_iteration(intermediate_result: OptimizeResult) -> None:
+    def after_iteration(intermediate_result: scipy.optimize.OptimizeResult) -> None:
         nonlocal iteration
         iteration += 1
         record(iteration, objective.coef(intermediate_result.x))
@@ -178,7 +178,7 @@ def _descend(
 
     # not by `minimize`: it makes a tuple of two numbers for every coordinate, which outweighs
     # sparse data
-    x, _, result = fmin_l_bfgs_b(
+    x, _, result = scipy.optimize.fmin_l_bfgs_b(
         objective,
         objective.start(start),
         bounds=objective.form.bounds,

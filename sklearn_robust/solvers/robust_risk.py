@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_robust._adversaries import Boxes
 from sklearn_robust._clarabel import SolverFailure
@@ -252,6 +251,8 @@ class _OneProblem:
         try:
             coef, weights, _ = minimise_by_program(joint, self.loss)
         except SolverFailure as failure:
+            from sklearn.exceptions import ConvergenceWarning  # workers spare its memory
+
             warnings.warn(
                 f"The cone program of the robust risk failed ({failure}). Standardise X.",
                 ConvergenceWarning,

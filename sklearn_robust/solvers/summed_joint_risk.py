@@ -13,6 +13,7 @@ outlives a part of a block. What differs is where sweeps are dear:
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -41,7 +42,7 @@ from sklearn_robust.summed import SummedJointProblem
 
 # samples for each of the K (d + 1) unknowns that the Hessian is estimated from, and that the start
 # is fitted to
-_DRAWN = 16
+_DRAWN = 32
 _FEWEST = 1000  # samples of the start at least
 _START_TOL = 1e-2  # certified relative gap of the start, on its samples
 _NEARLY = 0.02  # lack of room, relative to a capacity, up to which weights are tried for the bound
@@ -199,15 +200,27 @@ class SummedBounds(DualBounds):
     def weights(self) -> np.ndarray:
         return np.zeros((self.problem.n_classes, 0))
 
-    def _bound_of(self, mixture: Mixture) -> float:
-        recipes = tuple((share, self._scaled_source(c.source, c.factors)) for share, c in mixture)
-        loss, log_scale = self.model.function.loss, self._log_scale
-        found = self._total(sums.EntropyOfWeights(recipes, loss, log_scale))
+    def _bounds_of(self, mixtures: list[Mixture]) -> list[float]:
+        loss, scales = self.model.function.loss, [self._log_scale] * len(mixtures)
+        found = self._entropies(mixtures, scales)
         # c a_i = s_i l'(mu_i) at the minimiser, and never more than s_i
-        if not self.model.logarithmic and log_scale > -found.log_ratio:
-            log_scale = -found.log_ratio
-            found = self._total(sums.EntropyOfWeights(recipes, loss, log_scale))
-        return loss.dual_bound(found.dual_sum, log_scale)
+        least = [-entropy.log_ratio for entropy in found]
+        if not self.model.logarithmic and any(map(operator.gt, scales, least)):
+            scales = [min(pair) for pair in zip(scales, least, strict=True)]
+            found = self._entropies(mixtures, scales)
+        return [loss.dual_bound(e.dual_sum, scale) for e, scale in zip(found, scales, strict=True)]
+
+    def _entropies(self, mixtures: list[Mixture], scales: list[float]) -> list[sums.EntropySums]:
+        """The sums that combinations of weights prove bounds by, at these log-scales, in one
+        sweep.
+        """
+        if not mixtures:
+            return []
+        loss, functions = self.model.function.loss, []
+        for mixture, scale in zip(mixtures, scales, strict=True):
+            recipes = ((share, self._scaled_source(c.source, c.factors)) for share, c in mixture)
+            functions.append(sums.EntropyOfWeights(tuple(recipes), loss, scale))
+        return list(self._total(sums.Each(tuple(functions))))
 
     def _total(self, function: Callable[[JointProblem], S]) -> S:
         return self.model.summed.total_of_parts(function)
@@ -244,7 +257,7 @@ class _SummedMinimisation(JointMinimisation):
     """One run, of samples known by sums."""
 
     whole: SummedJointModel
-    precision = 0.03  # a product is a sweep
+    precision = 0.1  # a product is a sweep
     starts_centred = True  # at the minimiser of few samples
     record: Callable[[np.ndarray, np.ndarray, float], None]
 

@@ -10,11 +10,11 @@ from typing import Any, TypeGuard
 
 import numpy as np
 from array_api_compat import is_array_api_obj, is_torch_array
-from sklearn.utils.metaestimators import available_if
 
 from sklearn_robust._array_api import Array, as_float, like, namespace, to_numpy
 from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.scaled_norms import ScaledNorm, WeightedNorm
+from sklearn_robust.threats._available import available_if
 from sklearn_robust.threats._boxes import Box, LimitedBoxes
 from sklearn_robust.threats._cones import ball_rows
 from sklearn_robust.threats._interface import ConicSet
@@ -335,7 +335,7 @@ class LpBall(ThreatMixin):
     def _has_cones(self) -> bool:
         return self.q in (1, 2, math.inf) and self.scale is not None
 
-    @available_if(_has_cones)  # type: ignore[untyped-decorator]
+    @available_if(_has_cones)
     def conic(self) -> ConicSet:
         r"""The ball in cones, for q in {1, 2, inf} and with a scale, which tells the number of
         features.

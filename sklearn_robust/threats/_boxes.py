@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from sklearn.utils.metaestimators import available_if
 
 from sklearn_robust._array_api import Array, like, namespace
+from sklearn_robust.threats._available import available_if
 from sklearn_robust.threats._cones import box_rows
 from sklearn_robust.threats._interface import ConicSet
 from sklearn_robust.threats._limits import bound_limits, check_limits, dense, room
@@ -201,7 +201,7 @@ class Box(ThreatMixin):
     def _is_one_set(self) -> bool:
         return self.clip is None and np.ndim(self.lower) == np.ndim(self.upper) == 1
 
-    @available_if(_is_one_set)  # type: ignore[untyped-decorator]
+    @available_if(_is_one_set)
     def conic(self) -> ConicSet:
         """The box in cones: a row for each finite bound."""
         return box_rows(np.asarray(self.lower), np.asarray(self.upper))

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.utils.metaestimators import available_if
 
 from sklearn_robust._array_api import Array
+from sklearn_robust.threats._available import available_if
 from sklearn_robust.threats._interface import ConicSet
 from sklearn_robust.threats._limits import dense
 from sklearn_robust.threats._members import check_numbers, per_feature, times
@@ -178,12 +178,12 @@ class FeatureBudget(ThreatMixin):
     def _has_cones(self) -> bool:
         return not self.binary and np.ndim(self.eps) == 1
 
-    @available_if(_has_cones)  # type: ignore[untyped-decorator]
+    @available_if(_has_cones)
     def conic(self) -> ConicSet:
         """The hull in cones."""
         return self._set().conic()
 
-    @available_if(_has_cones)  # type: ignore[untyped-decorator]
+    @available_if(_has_cones)
     def program(self) -> tuple[ConicSet, np.ndarray]:
         """The set in cones and integers."""
         return self._set().program()

@@ -6,7 +6,6 @@ import math
 from typing import Any, Protocol
 
 import numpy as np
-from sklearn.utils import column_or_1d
 
 from sklearn_robust._array_api import Array, like
 from sklearn_robust.threats._ball import LpBall, check_scale, is_ball
@@ -176,6 +175,8 @@ def check_sample_radius(sample_radius: Any, n_samples: int) -> np.ndarray | None
     if sample_radius is None:
         return None
     try:
+        from sklearn.utils import column_or_1d  # workers spare its memory
+
         factors = np.asarray(column_or_1d(sample_radius), dtype=np.float64)
         valid = len(factors) == n_samples
         valid &= bool(((factors >= 0) & (factors < math.inf)).all())

@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from sklearn.utils.metaestimators import available_if
 
 from sklearn_robust._array_api import Array
+from sklearn_robust.threats._available import available_if
 from sklearn_robust.threats._ball import LpBall
 from sklearn_robust.threats._cones import hull_of, program_of, sum_of
 from sklearn_robust.threats._interface import ConicSet, Threat
@@ -147,7 +147,7 @@ class Union(Composite):
     def _supports(self, v: Array) -> Array:
         return np.stack(np.broadcast_arrays(*(support(part, v) for part in self.threats)))
 
-    @available_if(_all_have_cones)  # type: ignore[untyped-decorator]
+    @available_if(_all_have_cones)
     def conic(self) -> ConicSet:
         r"""The hull in cones: :math:`x = \sum_k x_k` with :math:`E_k x_k + F_k s_k \le_K \theta_k
         h_k`, :math:`\theta \ge 0`, :math:`\sum_k \theta_k = 1`.
@@ -193,7 +193,7 @@ class Sum(Composite):
         """Sums without unions, of which the set is the union."""
         return [Sum(parts) for parts in itertools.product(*map(alternatives, self.threats))]
 
-    @available_if(_all_have_cones)  # type: ignore[untyped-decorator]
+    @available_if(_all_have_cones)
     def conic(self) -> ConicSet:
         r"""The sum in cones: :math:`x = \sum_k x_k`, each :math:`x_k` in its set."""
         return sum_of([ConicSet(*part.conic()) for part in self.threats])

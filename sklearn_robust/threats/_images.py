@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.utils.metaestimators import available_if
 
 from sklearn_robust._array_api import Array, like
+from sklearn_robust.threats._available import available_if
 from sklearn_robust.threats._ball import LpBall, check_radius
 from sklearn_robust.threats._combinations import alternatives, with_cones
 from sklearn_robust.threats._cones import program_of
@@ -130,7 +130,7 @@ class LinearImage(ThreatMixin):
     def _has_cones(self) -> bool:
         return hasattr(self.threat, "conic")
 
-    @available_if(_has_cones)  # type: ignore[untyped-decorator]
+    @available_if(_has_cones)
     def conic(self) -> ConicSet:
         """The image in cones: x = M u with u in U."""
         return self._image(ConicSet(*self.threat.conic()))  # type: ignore[attr-defined]

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.utils.metaestimators import available_if
 
 from sklearn_robust._array_api import Array
+from sklearn_robust.threats._available import available_if
 from sklearn_robust.threats._boxes import Box
 from sklearn_robust.threats._combinations import Composite, Union, alternatives
 from sklearn_robust.threats._cones import intersected
@@ -100,7 +100,7 @@ class Intersection(Composite):
     def _has_cones(self) -> bool:
         return not self.per_sample and hasattr(self.simplified, "conic")
 
-    @available_if(_has_cones)  # type: ignore[untyped-decorator]
+    @available_if(_has_cones)
     def conic(self) -> ConicSet:
         """The set in cones: the rows of all, where they are convex."""
         found: ConicSet = self.simplified.conic()
@@ -136,7 +136,7 @@ class ProgramSet(ThreatMixin):
     def _is_convex(self) -> bool:
         return bool(self.convex) and all(hasattr(part, "conic") for part in self.parts)
 
-    @available_if(_is_convex)  # type: ignore[untyped-decorator]
+    @available_if(_is_convex)
     def conic(self) -> ConicSet:
         """The set in cones."""
         return self.program()[0]

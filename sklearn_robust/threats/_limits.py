@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.utils import gen_batches
-from sklearn.utils.metaestimators import available_if
 
 from sklearn_robust._array_api import Array
 from sklearn_robust._rays import ray_length
+from sklearn_robust.threats._available import available_if
 from sklearn_robust.threats._cones import ball_rows, box_rows, stacked
 from sklearn_robust.threats._interface import ConicSet
 
@@ -110,8 +109,8 @@ def without_limits(threat: Any, X: Any) -> Any:
     """
     if getattr(threat, "clip", None) is None:
         return threat
-    for rows in gen_batches(X.shape[0], _BLOCK_ROWS):
-        _inside_limits(dense(X[rows]), threat.clip)
+    for at in range(0, X.shape[0], _BLOCK_ROWS):
+        _inside_limits(dense(X[at : at + _BLOCK_ROWS]), threat.clip)
     return replace(threat, clip=None)
 
 
@@ -172,7 +171,7 @@ class CappedBall:
     def _has_cones(self) -> bool:
         return self.q in (1, 2) and np.ndim(self.lower) == 1
 
-    @available_if(_has_cones)  # type: ignore[untyped-decorator]
+    @available_if(_has_cones)
     def conic(self) -> ConicSet:
         """The set of one sample in cones."""
         scale = np.ones(len(self.lower)) if self.scale is None else np.asarray(self.scale)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.utils.metaestimators import available_if
 
 from sklearn_robust._array_api import Array, namespace
+from sklearn_robust.threats._available import available_if
 from sklearn_robust.threats._cones import box_rows, scaled_cones
 from sklearn_robust.threats._interface import ConicSet
 
@@ -133,7 +133,7 @@ class Scaled:
         radius = np.asarray(self.radius)[..., None] if np.ndim(self.radius) else self.radius
         return times(radius, self.threat.worst(v))
 
-    @available_if(_has_cones)  # type: ignore[untyped-decorator]
+    @available_if(_has_cones)
     def conic(self) -> ConicSet:
         """The set in cones."""
         return scaled_cones(self.threat.conic(), self.radius)

@@ -80,7 +80,7 @@ def test_best_intercept_levels_the_classes():
 def test_a_solver_without_an_answer_says_so(monkeypatch):
     program = MaxMarginForm(draw()[0], None, 1, 1, 0.0)
     ended = OptimizeResult(x=None, message="Time limit reached.")
-    monkeypatch.setattr(_highs, "linprog", lambda *args, **kwargs: ended)
+    monkeypatch.setattr(_highs.scipy.optimize, "linprog", lambda *args, **kwargs: ended)
     with pytest.raises(SolverFailure, match=r"HiGHS: Time limit reached\."):
         solve_linear_program(program)
 

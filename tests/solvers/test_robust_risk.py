@@ -343,11 +343,11 @@ def test_lbfgs_under_an_l1_norm_keeps_the_columns_in_use(monkeypatch, loss):
     expected = minimise_robust_risk(problem, loss, EUCLIDEAN, tol=1e-9)
     sizes = []
 
-    def counted(objective, x0, search=_risk_lbfgs.fmin_l_bfgs_b, **options):
+    def counted(objective, x0, search=_risk_lbfgs.scipy.optimize.fmin_l_bfgs_b, **options):
         sizes.append(len(x0))
         return search(objective, x0, **options)
 
-    monkeypatch.setattr(_risk_lbfgs, "fmin_l_bfgs_b", counted)
+    monkeypatch.setattr(_risk_lbfgs.scipy.optimize, "fmin_l_bfgs_b", counted)
     coef, _ = _risk_lbfgs.lbfgs(
         problem, loss, np.zeros((1, 60)), max_iter=1000, record=lambda *_: None
     )
