@@ -37,8 +37,8 @@ _HIDDEN = 1e-13  # predicted decrease that rounding hides
 _PROOFS = 20  # attempts at the bound, a Newton step apart
 _SPREADS = 3  # times that what is left of a weighted sum is spread over the pairs
 _PRICES = 2.0  # times the price of the smoothing: the gap at which the search for a bound ends
-# classes times samples times features of the perturbations, of which some arrays exist at a time
-MOST_PERTURBED = 10_000_000
+# classes times samples times features at most: arrays of so many perturbations exist, a few at a time
+_MOST_PERTURBED = 10_000_000
 
 
 def serves(problem: JointProblem) -> bool:
@@ -47,7 +47,7 @@ def serves(problem: JointProblem) -> bool:
     if not isinstance(sets, JointSets):
         return False
     entries = problem.n_classes * problem.X.shape[0] * problem.n_features
-    return entries <= MOST_PERTURBED and all(
+    return entries <= _MOST_PERTURBED and all(
         isinstance(one, Boxes)
         and bool(np.isfinite(one.positive).all() and np.isfinite(one.negative).all())
         for one in sets.adversaries
@@ -82,7 +82,8 @@ def minimise(
         if run.price <= _PRICE:
             break
         width = _SHRINK * width
-    return run.coef, *run.bound()
+    weights, bound = run.bound()
+    return run.coef, weights, bound
 
 
 class _Run:
