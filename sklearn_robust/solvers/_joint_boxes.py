@@ -37,7 +37,7 @@ _HIDDEN = 1e-13  # predicted decrease that rounding hides
 _PROOFS = 20  # attempts at the bound, a Newton step apart
 _SPREADS = 3  # times that what is left of a weighted sum is spread over the pairs
 _PRICES = 2.0  # times the price of the smoothing: the gap at which the search for a bound ends
-# classes times samples times features at most: arrays of so many perturbations exist, a few at a time
+# classes times samples times features at most: some arrays of so many perturbations exist
 _MOST_PERTURBED = 10_000_000
 
 
