@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -97,7 +98,8 @@ class _Run:
     def descend(self, width: np.ndarray) -> bool:
         """Minimise the risk with a smoothing; whether it has a minimiser that was found."""
         self.sets = _SmoothedBoxes.of(self.problem, width)
-        self.smoothed = replace(self.problem, adversary=self.sets, radius=1.0)
+        sets: Any = self.sets  # as a problem asks for them
+        self.smoothed = replace(self.problem, adversary=sets, radius=1.0)
         self.now = self.smoothed.evaluate(self.loss, self.coef)
         while True:
             if float(self.now.margins.min()) > 0:
@@ -156,7 +158,8 @@ def _units(problem: JointProblem) -> np.ndarray:
     """The size of each feature, (d,)."""
     X = problem.X.toarray() if hasattr(problem.X, "toarray") else problem.X
     units = np.sqrt(np.mean((X - X.mean(axis=0)) ** 2, axis=0))
-    return np.where(units > 0, units, 1.0)
+    found: np.ndarray = np.where(units > 0, units, 1.0)
+    return found
 
 
 _OfClass = tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -185,10 +188,12 @@ class _SmoothedBoxes:
     def of(cls, problem: JointProblem, width: np.ndarray) -> _SmoothedBoxes:
         """Those of the samples of a problem, at its radius."""
         sets, radius = problem.adversary, problem.radius
+        assert isinstance(sets, JointSets)
+        boxes = [one for one in sets.adversaries if isinstance(one, Boxes)]
         return cls(
             sets.members,
-            tuple(radius * one.positive for one in sets.adversaries),
-            tuple(radius * one.negative for one in sets.adversaries),
+            tuple(radius * one.positive for one in boxes),
+            tuple(radius * one.negative for one in boxes),
             width,
         )
 
