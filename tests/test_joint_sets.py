@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_robust import (
     MinNormRobustClassifier,
@@ -22,6 +23,7 @@ from sklearn_robust import (
 )
 from sklearn_robust import _adversaries as adversaries
 from sklearn_robust.joint import JointProblem
+from sklearn_robust.linear_model import joint_fitting
 from sklearn_robust.linear_model.lifecycle import ConstantClassifierWarning
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
@@ -265,6 +267,16 @@ def test_a_program_of_too_many_pairs_is_refused(monkeypatch):
     monkeypatch.setattr("sklearn_robust._pair_programs.MOST_ENTRIES", 100)
     with pytest.raises(ValueError, match="24 samples, 3 classes and 4 features: train on fewer"):
         RobustLinearClassifier(threat=Box(0.0, UP)).fit(*rows(1.0))
+
+
+def test_auto_ends_at_a_separator_where_programs_take_hours(monkeypatch):
+    for name in ("_MOST_PAIR_ENTRIES", "_MOST_DIFFERENCES"):
+        monkeypatch.setattr(joint_fitting, name, 1)
+    X, y = rows(9.0)
+    with pytest.warns(ConvergenceWarning, match="use solver='exact', whose program may take hours"):
+        model = RobustLinearClassifier(threat=Box(-U / 2, U), loss="logistic").fit(X, y)
+    assert model.separable_
+    assert model.robust_score(X, y) == 1
 
 
 @pytest.mark.parametrize(("kind", "loss"), [("flips", "logistic"), ("categories", "exponential")])

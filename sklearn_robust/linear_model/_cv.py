@@ -12,10 +12,9 @@ from typing import Any, Self
 
 import numpy as np
 from joblib import Parallel, delayed
-from scipy.stats import rankdata
 from sklearn.base import BaseEstimator, clone
-from sklearn.model_selection import ParameterGrid, check_cv
-from sklearn.utils import _safe_indexing, check_array, indexable
+from sklearn.model_selection import check_cv
+from sklearn.utils import indexable
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
@@ -27,9 +26,15 @@ from sklearn_robust._parameters import (
     check_radii,
     refuse_lazy,
 )
-from sklearn_robust.attacks.linear import robustly_correct
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
-from sklearn_robust.linear_model._path import check_geometries, solve_grid, to_array, warn_of_cells
+from sklearn_robust.linear_model._folds import (
+    check_folds,
+    cross_validate,
+    data_of,
+    for_splitter,
+    results_of,
+)
+from sklearn_robust.linear_model._path import check_geometries, warn_of_cells
 from sklearn_robust.linear_model._radii import choose_radii
 from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
 from sklearn_robust.linear_model.base import ProbabilityMixin, RobustLinearMixin
@@ -37,8 +42,7 @@ from sklearn_robust.linear_model.block_rows import read_block_rows
 from sklearn_robust.linear_model.reading import read_problem
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.metrics import make_robust_scorer
-from sklearn_robust.metrics.linear_view import LinearView
-from sklearn_robust.rows import Block, BlockRows
+from sklearn_robust.rows import BlockRows
 from sklearn_robust.threats import (
     LpBall,
     Threat,
@@ -46,7 +50,6 @@ from sklearn_robust.threats import (
     check_is_threat,
     check_radius,
     check_sample_radius,
-    is_ball,
 )
 
 _AUTO_RADII = 8
@@ -302,10 +305,10 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         self.threat_ = bound_threat(threat, self.n_features_in_, names, np.unique(y).tolist())
         eps = self._radii(model, X, y, sample_weight, sample_radius)
         callbacks = FitCallbacks(self, X, y, sample_weight)
-        splits = list(check_cv(self.cv, y, classifier=True).split(_for_splitter(X), y, groups))
-        _check_folds(splits, sample_weight)
+        splits = list(check_cv(self.cv, y, classifier=True).split(for_splitter(X), y, groups))
+        check_folds(splits, sample_weight)
         folds = Parallel(n_jobs=self.n_jobs)(
-            delayed(_cross_validate)(
+            delayed(cross_validate)(
                 clone(model),
                 X,
                 y,
@@ -323,7 +326,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
             np.stack(part, axis=-1) for part in zip(*folds, strict=True)
         )
         self.n_splits_ = len(splits)
-        self.cv_results_ = _results(p_algo, eps, scores, fit_times, score_times)
+        self.cv_results_ = results_of(p_algo, eps, scores, fit_times, score_times)
         self.best_index_ = int(self.cv_results_["rank_test_score"].argmin())
         self.best_score_ = float(self.cv_results_["mean_test_score"][self.best_index_])
         self.best_params_ = self.cv_results_["params"][self.best_index_]
@@ -350,7 +353,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
         if self.threat is not None:
             return np.geomspace(*_AUTO_FACTORS, _AUTO_RADII).tolist()
         without_limits = clone(model).set_params(clip=None)
-        problem = read_problem(without_limits, *_data(X, y, weight), self.class_weight)
+        problem = read_problem(without_limits, *data_of(X, y, weight), self.class_weight)
         radii = choose_radii(problem, _AUTO_RADII)
         mean = 1.0 if factors is None else float(np.average(factors, weights=weight))
         return list((radii / mean if mean > 0 else radii).tolist())
@@ -370,7 +373,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
             model.set_params(eps=factor)
         elif factor != 1:
             sample_radius = factor * (np.ones(len(y)) if sample_radius is None else sample_radius)
-        model.fit(*_data(X, y, weight), sample_radius)
+        model.fit(*data_of(X, y, weight), sample_radius)
         self.refit_time_ = time.perf_counter() - start
         for name in _FITTED:
             setattr(self, name, getattr(self.best_estimator_, name))
@@ -412,135 +415,3 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
             )
         q = check_exponent(self.q_pert if self.threat_q is None else self.threat_q, "threat_q")
         return LpBall(q, check_radius(self.threat_eps, "threat_eps"))
-
-
-def _check_folds(splits: Sequence[tuple[np.ndarray, np.ndarray]], sample_weight: Any) -> None:
-    for i, (_, test) in enumerate(splits):
-        if sample_weight is not None and not sample_weight[test].any():
-            raise ValueError(
-                f"sample_weight must be positive for a test sample of every fold, got zeros alone "
-                f"in fold {i} (of cv). Leave these samples out, or give a splitter whose folds mix "
-                "them with others."
-            )
-
-
-def _cross_validate(
-    model: RobustLinearClassifier,
-    X: Any,
-    y: Any,
-    sample_weight: Any,
-    sample_radius: np.ndarray | None,
-    split: tuple[np.ndarray, np.ndarray],
-    p_algo: list[float | str],
-    eps: list[float],
-    threat: Any,
-    fold: str,
-) -> tuple[np.ndarray, ...]:
-    """One fold: robust accuracies, times of each fit and score, convergence, and gaps.
-
-    Arrays are (n_p, n_eps), the times without axes.
-    """
-    train, test = split
-    start = time.perf_counter()
-    # a batch of paths may differ from single paths by rounding, which the scores of some samples
-    # would show
-    path = solve_grid(
-        model,
-        *_part(X, y, sample_weight, train),
-        p_algo,
-        eps,
-        sample_radius=None if sample_radius is None else sample_radius[train],
-        batched=False,
-    )
-    fitted = time.perf_counter()
-    radius = None if sample_radius is None else sample_radius[test]
-    scores = _robust_accuracies(path, threat, *_part(X, y, sample_weight, test), radius)
-    scored_at = time.perf_counter()
-    fit_time, score_time = (
-        np.array(seconds / scores.size) for seconds in (fitted - start, scored_at - fitted)
-    )
-    if model.verbose:
-        print(
-            f"RobustLinearClassifierCV: fold {fold}, {scores.size} candidates, best robust "
-            f"accuracy {scores.max():.3f}, {scored_at - start:.2f} s",
-            flush=True,
-        )
-    return scores, fit_time, score_time, path.converged, path.dual_gap
-
-
-def _robust_accuracies(
-    path: Any, threat: Any, X: Any, y: Any, weight: Any, sample_radius: np.ndarray | None
-) -> np.ndarray:
-    """The robust accuracy of each candidate of a path, (n_p, n_eps)."""
-    blocks = X.blocks() if isinstance(X, BlockRows) else [Block(X, y, weight)]
-    right, total = np.zeros(path.coef.shape[:2]), 0.0
-    known: dict[str, Any] = {"sample_radius": sample_radius}
-    if not is_ball(threat):
-        known["classes"] = path.classes.tolist()
-    for block in blocks:
-        scored = check_array(block.X, accept_sparse="csr", dtype=(np.float64, np.float32))
-        view = LinearView(scored, path.coef[0, 0], path.intercept[0, 0], path.classes)
-        index = view.class_index(block.y)
-        weight = np.ones(len(index)) if block.sample_weight is None else block.sample_weight
-        total += float(np.sum(weight))
-        for cell in np.ndindex(right.shape):
-            robust = robustly_correct(
-                scored, index, path.coef[cell], path.intercept[cell], threat, **known
-            )
-            right[cell] += np.sum(weight * robust)
-    return right / total
-
-
-# -- rows in blocks hold labels and weights themselves
-
-
-def _for_splitter(X: Any) -> Any:
-    """What a splitter takes for X, of which it may ask for the number of samples."""
-    return np.zeros((X.shape[0], 1)) if isinstance(X, BlockRows) else X
-
-
-def _data(X: Any, y: Any, weight: Any) -> tuple[Any, Any, Any]:
-    """The data as an estimator takes them."""
-    return (X, None, None) if isinstance(X, BlockRows) else (X, y, weight)
-
-
-def _part(X: Any, y: Any, weight: Any, index: np.ndarray) -> tuple[Any, Any, Any]:
-    """Some of the data as an estimator takes them."""
-    if isinstance(X, BlockRows):
-        return X.selected(index), None, None
-    weight = None if weight is None else weight[index]
-    return _safe_indexing(X, index), _safe_indexing(y, index), weight
-
-
-def _results(
-    p_algo: list[float | str],
-    eps: list[float],
-    scores: np.ndarray,
-    fit_times: np.ndarray,
-    score_times: np.ndarray,
-) -> dict[str, Any]:
-    """`cv_results_` in the form of GridSearchCV.
-
-    Scores have the shape (n_p, n_eps, n_splits), times (n_splits,).
-    """
-    params = list(ParameterGrid({"p_algo": p_algo, "eps": eps}))  # eps varies slowest
-    scores = scores.swapaxes(0, 1).reshape(len(params), -1)
-    results: dict[str, Any] = {}
-    for name, seconds in (("fit_time", fit_times), ("score_time", score_times)):
-        results[f"mean_{name}"] = np.full(len(params), seconds.mean())
-        results[f"std_{name}"] = np.full(len(params), seconds.std())
-    for name in ("eps", "p_algo"):
-        results[f"param_{name}"] = np.ma.array(
-            to_array([candidate[name] for candidate in params]),
-            mask=np.zeros(len(params), dtype=bool),
-        )
-    results["params"] = params
-    results |= {f"split{i}_test_score": scores[:, i] for i in range(scores.shape[1])}
-    results["mean_test_score"] = np.average(scores, axis=1)
-    results["std_test_score"] = np.sqrt(
-        np.average((scores - results["mean_test_score"][:, None]) ** 2, axis=1)
-    )
-    results["rank_test_score"] = rankdata(-results["mean_test_score"], method="min").astype(
-        np.int32
-    )
-    return results

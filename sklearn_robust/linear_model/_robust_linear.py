@@ -420,7 +420,8 @@ def _solves_exactly(
         return small or isinstance(fit, Fit) or not fit.has_path
     known = is_ball(threat) or fit.in_cones
     norms_known = all(isinstance(norm, LpNorm | SchattenNorm) for norm in norms)
-    return model.solver == "auto" and small and known and norms_known
+    quick = isinstance(fit, Fit) or fit.has_quick_separator
+    return model.solver == "auto" and small and known and norms_known and quick
 
 
 def _require_path_of_sets(

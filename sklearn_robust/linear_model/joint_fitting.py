@@ -18,6 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from sklearn_robust._pair_programs import n_pair_entries
 from sklearn_robust.certificates import Certified
 from sklearn_robust.joint import JointEvaluation, JointProblem
 from sklearn_robust.joint_certificates import (
@@ -63,6 +64,12 @@ _LIMIT_NORM = LpNorm(2)  # the geometry of `joint_limit`
 # entries of the margins' constraints up to which programs decide separability where the minimiser
 # of the risk does not: so near to eps* they may take an hour on more
 _MOST_UNDECIDED = 500_000
+
+# entries of the margins of all pairs of a sample and a rival against sets of samples, and of the
+# differences of all pairs of classes, up to either of which solver="auto" computes the separator:
+# some minutes
+_MOST_PAIR_ENTRIES = 40_000
+_MOST_DIFFERENCES = 2_000
 
 _ONE = np.zeros(1, dtype=int)  # the index of the one problem
 
@@ -117,6 +124,14 @@ class JointFit(BaseFit[JointProblem]):
         """
         projects = offers(self.problem.threat, ProximalThreat)
         return self.problem.adversary is None and (projects or not self.in_cones)
+
+    @property
+    def has_quick_separator(self) -> bool:
+        """Whether the program of the separator takes some minutes at most."""
+        problem = self.problem
+        differences = problem.n_classes * (problem.n_classes - 1) * problem.n_features
+        few = n_pair_entries(problem) <= _MOST_PAIR_ENTRIES or differences <= _MOST_DIFFERENCES
+        return self.has_path or few
 
     def decide_separability(self, norm: Geometry) -> Solution:
         """The minimiser of the risk, or a first predictor that separates the classes.

@@ -203,6 +203,9 @@ def warn_unless_converged(estimator: Any, solution: Solution) -> None:
     iterative = getattr(estimator, "solver", "exact") in ("steepest_descent", "accelerated")
     if iterative and is_ball(estimator.threat_):
         remedies.insert(0, "use solver='exact'")
+    unbounded = solution.separable[0] is True and solution.gap[0] == math.inf
+    if unbounded and getattr(estimator, "solver", "exact") == "auto":
+        remedies.insert(0, "use solver='exact', whose program may take hours")
     warnings.warn(
         f"{type(estimator).__name__} stopped before it reached {goal}; certified relative gap "
         f"{solution.gap[0]:.2g}{undecided}. To mend this, {', '.join(remedies[:-1])}, or "

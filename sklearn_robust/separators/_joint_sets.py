@@ -80,7 +80,9 @@ def separate_against_sets(problem: JointProblem, norm: Norm, tol: float) -> Cert
         return answer
     decision = decide_by_worst_points(problem)
     if decision is not None and decision.coef is not None:
-        return _certified(problem, norm, decision.coef, answer)
+        found = _certified(problem, norm, decision.coef, answer)
+        if found.margin > 0:
+            return found
     proof = None if decision is None else decision.weights
     if proof is None:
         end = minimise_joint_risk(problem, LOSSES["exponential"])

@@ -53,7 +53,8 @@ def decide_by_worst_points(problem: JointProblem) -> Decision | None:
     pairs = (np.arange(K) != problem.y[:, None]) & (problem.log_weight > -math.inf)[:, None]
     samples, rivals = np.nonzero(pairs)
     delta = np.zeros((K, *X.shape))
-    owner, blocks = np.zeros(0, dtype=int), []
+    owner = np.zeros(0, dtype=int)
+    blocks: list[Any] = []
     new = np.arange(len(samples))
     for _ in range(_MOST_ROUNDS):
         points = X[samples[new]] + delta[rivals[new], samples[new]]

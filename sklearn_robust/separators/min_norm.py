@@ -358,11 +358,13 @@ def solve_conic_separator(problem: RobustProblem, norm: LpNorm, tol: float) -> C
         if decision is None:
             end = minimise_robust_risk(problem, LOSSES["exponential"], norm)
             proven, proof = end.separable[0] is False, end.weights[0]
-        elif decision.coef is not None:
-            return certify_direction(problem, norm, decision.coef[1] - decision.coef[0], answer)
-        else:
-            assert decision.weights is not None
+        elif decision.weights is not None:
             proven, proof = True, decision.weights.sum(axis=0)
+        elif decision.coef is not None:
+            coef = decision.coef[1] - decision.coef[0]
+            found = certify_direction(problem, norm, coef, answer)
+            if found.margin > 0:
+                return found
     if proven:
         threat = type(problem.threat).__name__
         raise NotSeparableError(

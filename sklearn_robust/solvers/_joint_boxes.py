@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -37,8 +38,8 @@ _HIDDEN = 1e-13  # predicted decrease that rounding hides
 _PROOFS = 20  # attempts at the bound, a Newton step apart
 _SPREADS = 3  # times that what is left of a weighted sum is spread over the pairs
 _PRICES = 2.0  # times the price of the smoothing: the gap at which the search for a bound ends
-# classes times samples times features of the perturbations, of which some arrays exist at a time
-MOST_PERTURBED = 10_000_000
+# classes times samples times features at most: some arrays of so many perturbations exist
+_MOST_PERTURBED = 10_000_000
 
 
 def serves(problem: JointProblem) -> bool:
@@ -47,7 +48,7 @@ def serves(problem: JointProblem) -> bool:
     if not isinstance(sets, JointSets):
         return False
     entries = problem.n_classes * problem.X.shape[0] * problem.n_features
-    return entries <= MOST_PERTURBED and all(
+    return entries <= _MOST_PERTURBED and all(
         isinstance(one, Boxes)
         and bool(np.isfinite(one.positive).all() and np.isfinite(one.negative).all())
         for one in sets.adversaries
@@ -82,7 +83,8 @@ def minimise(
         if run.price <= _PRICE:
             break
         width = _SHRINK * width
-    return run.coef, *run.bound()
+    weights, bound = run.bound()
+    return run.coef, weights, bound
 
 
 class _Run:
@@ -96,7 +98,8 @@ class _Run:
     def descend(self, width: np.ndarray) -> bool:
         """Minimise the risk with a smoothing; whether it has a minimiser that was found."""
         self.sets = _SmoothedBoxes.of(self.problem, width)
-        self.smoothed = replace(self.problem, adversary=self.sets, radius=1.0)
+        sets: Any = self.sets  # as a problem asks for them
+        self.smoothed = replace(self.problem, adversary=sets, radius=1.0)
         self.now = self.smoothed.evaluate(self.loss, self.coef)
         while True:
             if float(self.now.margins.min()) > 0:
@@ -155,7 +158,8 @@ def _units(problem: JointProblem) -> np.ndarray:
     """The size of each feature, (d,)."""
     X = problem.X.toarray() if hasattr(problem.X, "toarray") else problem.X
     units = np.sqrt(np.mean((X - X.mean(axis=0)) ** 2, axis=0))
-    return np.where(units > 0, units, 1.0)
+    found: np.ndarray = np.where(units > 0, units, 1.0)
+    return found
 
 
 _OfClass = tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -184,10 +188,12 @@ class _SmoothedBoxes:
     def of(cls, problem: JointProblem, width: np.ndarray) -> _SmoothedBoxes:
         """Those of the samples of a problem, at its radius."""
         sets, radius = problem.adversary, problem.radius
+        assert isinstance(sets, JointSets)
+        boxes = [one for one in sets.adversaries if isinstance(one, Boxes)]
         return cls(
             sets.members,
-            tuple(radius * one.positive for one in sets.adversaries),
-            tuple(radius * one.negative for one in sets.adversaries),
+            tuple(radius * one.positive for one in boxes),
+            tuple(radius * one.negative for one in boxes),
             width,
         )
 

@@ -19,6 +19,7 @@ from sklearn_robust.threats._available import available_if
 from sklearn_robust.threats._cones import ball_rows, box_rows, stacked
 from sklearn_robust.threats._interface import ConicSet
 
+_FIRST_FEATURES = 16  # features that are sorted, where they use up an l_1 ball
 _BLOCK_ROWS = 1000  # samples that are checked at a time
 
 
@@ -155,6 +156,11 @@ class CappedBall:
         """The largest <v, .>: (d,) or (..., n, d) -> (..., n)."""
         if self.q == 1:
             gain, move, eps = self._rooms(v)
+            if gain.shape[-1] > _FIRST_FEATURES:
+                first = np.argpartition(-gain, _FIRST_FEATURES, axis=-1)[..., :_FIRST_FEATURES]
+                rooms = _taken(move, first)
+                if (rooms.sum(axis=-1, keepdims=True) >= eps).all():  # they use up eps
+                    gain, move = _taken(gain, first), rooms
             order = np.argsort(-gain, axis=-1)
             moved, gain = _in_order(_taken(move, order), eps), _taken(gain, order)
         else:
@@ -216,4 +222,5 @@ def _taken(values: np.ndarray, order: np.ndarray) -> np.ndarray:
     """The entries of each row in an order, that of all rows or its own."""
     if order.ndim == 1:
         return values[..., order]
-    return np.take_along_axis(values, np.broadcast_to(order, values.shape), axis=-1)
+    places = np.broadcast_to(order, (*values.shape[:-1], order.shape[-1]))
+    return np.take_along_axis(values, places, axis=-1)

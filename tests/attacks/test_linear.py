@@ -9,10 +9,11 @@ import pytest
 from sklearn_robust.attacks.linear import (
     class_scores,
     robust_margins,
+    robustly_correct,
     signed_distances,
     worst_case_perturbations,
 )
-from sklearn_robust.threats import LpBall
+from sklearn_robust.threats import LpBall, at
 
 N, D = 40, 5
 
@@ -94,3 +95,22 @@ def test_equal_coefficients_leave_the_intercept_to_decide():
     X = np.zeros((1, 2))
     assert signed_distances(X, np.array([1]), coef, intercept, 2)[0] == math.inf
     assert signed_distances(X, np.array([0]), coef, intercept, 2)[0] == -math.inf
+
+
+@pytest.mark.parametrize("q", [1, 2, math.inf])
+def test_decisions_within_limits_are_the_signs_of_the_margins(q):
+    """Most samples are decided without the limits, or by their nearest rival alone."""
+    rng = np.random.default_rng(0)
+    coef, X = rng.normal(size=(6, 20)), rng.uniform(size=(300, 20))
+    y = (X @ coef.T).argmax(axis=1)
+    eps = {1: 0.9, 2: 0.4, math.inf: 0.1}[q]
+    threat = LpBall(q, eps, clip=(0.0, 1.0))
+    margins = robust_margins(X, y, coef, np.zeros(6), threat)
+    held = robustly_correct(X, y, coef, np.zeros(6), threat)
+    np.testing.assert_array_equal(held, margins > 0)
+    sets, v = at(threat, X), coef[0] - coef[1]
+    np.testing.assert_allclose(sets.support(v), sets.worst(v) @ v)
+    without = robust_margins(X, y, coef, np.zeros(6), LpBall(q, eps))
+    assert (held & (without < 0)).any()
+    with pytest.raises(ValueError, match="clip must hold every sample before it is perturbed"):
+        robustly_correct(X + 2.0, y, coef, np.zeros(6), threat)
