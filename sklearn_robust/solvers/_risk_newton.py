@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from scipy.linalg import LinAlgError
@@ -32,6 +32,8 @@ from sklearn_robust.solvers.solution import Solution
 # products in a Gram matrix, and columns of it, up to which it costs less than one more iteration
 _CHEAP_PRODUCTS = 1e7
 _CHEAP_COLUMNS = 128
+# label-weighted sum over total weight, up to which weights are balanced up to rounding
+_LEVEL = 8 * np.finfo(float).eps
 # products in a least-squares problem up to which weights are moved to cancel immovable features
 _MOST_PRODUCTS = 1e9
 
@@ -149,8 +151,6 @@ class _Newton:
     immovable : ndarray of int
         The features that the adversary cannot move: the weights must cancel them, which they can up
         to rounding only.
-    centre : ndarray of shape (d,)
-        Subtracted from the rows in Gram matrices, where an intercept absorbs it.
     choice : ColumnChoice
     hessian : _Hessian or None
         The last one; None asks for a new one.
@@ -187,7 +187,6 @@ class _Newton:
             self.norm, self.eps, threat.scale, d, rows.most_gram_columns()
         )
         self.immovable = np.flatnonzero((self.choice.scale == 0) | (self.eps == 0))
-        self.centre = rows.mean() if problem.fit_intercept else np.zeros(d)
         self.hessian: _Hessian | None = None
         self.trust = Trust()
 
@@ -201,6 +200,10 @@ class _Newton:
         while iteration < max_iter and not trust.lost and not self._separates(at):
             iteration += 1
             gradient = self._gradient(at.weights, self.problem.weighted_sum(at.weights[None])[0])
+            solution = self._proven(at, gradient)
+            if solution is not None:
+                record(iteration, at.coef[None])
+                return solution, at.coef[None], iteration
             if not self._has_model(at, gradient):
                 break
             step = self._step(at, gradient)
@@ -267,6 +270,11 @@ class _Newton:
         """Ask for a better Hessian."""
         self.hessian = None
         self.trust.fail(damped=damped)
+
+    @cached_property
+    def centre(self) -> np.ndarray:
+        """Subtracted from the rows in Gram matrices, where an intercept absorbs it, (d,)."""
+        return self.rows.mean() if self.problem.fit_intercept else np.zeros(len(self.choice.scale))
 
     # -- gradient and model
 
@@ -412,6 +420,21 @@ class _Newton:
         return self._between(raised, raised, 1.0)
 
     # -- convergence
+
+    def _proven(self, at: _Point, gradient: Gradient) -> Solution | None:
+        """The point, if its own weights are feasible and prove it: zero, against a large radius."""
+        bound = self.eps * gradient.total_weight
+        if at.penalty > 0 or not self.norm.dual.value(gradient.weighted_sum) <= bound:
+            return None
+        feasible = self.problem.balanced(at.weights[None])
+        total = float(at.weights.sum())
+        weighted_sum = None
+        if not self.problem.fit_intercept or abs(gradient.label_sum) <= _LEVEL * total:
+            weighted_sum = gradient.weighted_sum[None] / total
+        if not proves_not_separable(self.problem, feasible, weighted_sum=weighted_sum)[0]:
+            return None
+        solution = self.certify(at.coef[None], feasible, near=at.intercept)
+        return solution if solution.gap[0] <= self.tol else None
 
     def _certified(self, at: _Point, step: _Step) -> Solution | None:
         """The target, if the model's weights a' = a - C delta prove it to the tolerance."""
