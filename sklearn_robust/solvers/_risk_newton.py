@@ -155,6 +155,8 @@ class _Newton:
     hessian : _Hessian or None
         The last one; None asks for a new one.
     trust : Trust
+    reached : tuple of _Point and _Point, or None
+        The last target that was evaluated, and the point there.
 
     Notes
     -----
@@ -189,6 +191,7 @@ class _Newton:
         self.immovable = np.flatnonzero((self.choice.scale == 0) | (self.eps == 0))
         self.hessian: _Hessian | None = None
         self.trust = Trust()
+        self.reached: tuple[_Point, _Point] | None = None
 
     def run(
         self, start: np.ndarray, max_iter: int, record: Callable[[int, np.ndarray], None]
@@ -393,6 +396,8 @@ class _Newton:
     def _between(self, at: _Point, target: _Point, share: float) -> _Point:
         """The point at this share of the way to the target, evaluated."""
         if share == 1:
+            if self.reached is not None and self.reached[0] is target:
+                return self.reached[1]
             coef, scores = target.coef, target.scores
             penalty = target.penalty
         else:
@@ -402,7 +407,10 @@ class _Newton:
         intercept = at.intercept + share * (target.intercept - at.intercept)
         margins = scores - penalty * self.factors
         log_risk, weights = self.loss.log_risk_and_weights(margins, self.log_weight)
-        return _Point(coef, intercept, scores, margins, float(log_risk), weights, penalty)
+        found = _Point(coef, intercept, scores, margins, float(log_risk), weights, penalty)
+        if share == 1:
+            self.reached = target, found
+        return found
 
     def _with_level_classes(self, at: _Point) -> _Point:
         """The point, with its best intercept where one class has most of the weight.
@@ -440,7 +448,9 @@ class _Newton:
         """The target, if the model's weights a' = a - C delta prove it to the tolerance."""
         hessian = self.hessian
         target = step.target
-        if not step.settled or step.predicted_decrease > rules.CLOSE_DECREASE or hessian is None:
+        least_gap = rules.LEAST_GAP_BY_DECREASE * step.predicted_decrease**2
+        close = step.predicted_decrease <= rules.CLOSE_DECREASE and least_gap <= self.tol
+        if not step.settled or not close or hessian is None:
             return None
         for _ in range(rules.MAX_REFINEMENTS):
             weights = at.weights - hessian.margins.apply(target.margins - at.margins)

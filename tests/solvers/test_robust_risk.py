@@ -133,7 +133,9 @@ def test_without_an_adversary(loss):
 def test_a_large_radius_gives_the_zero_predictor_without_a_hessian(
     gaussian, monkeypatch, loss, fit_intercept, q
 ):
-    monkeypatch.setattr(arrays.DenseRows, "weighted_gram", lambda *args, **kwargs: pytest.fail())
+    monkeypatch.setattr(
+        arrays.DenseRows, "weighted_gram", lambda *args, **kwargs: pytest.fail("a Hessian")
+    )
     X, y = gaussian(30, 4, noise=1.0)
     y[:5] = 1.0  # so that the classes differ in size
     _, solution = check(X, y, loss, q, 30.0, fit_intercept=fit_intercept)
