@@ -31,7 +31,7 @@ from sklearn_robust.solvers.solution import Solution
 
 # products in a Gram matrix, and columns of it, up to which it costs less than one more iteration
 _CHEAP_PRODUCTS = 1e7
-_CHEAP_COLUMNS = 128
+_CHEAP_COLUMNS = 64
 # label-weighted sum over total weight, up to which weights are balanced up to rounding
 _LEVEL = 8 * np.finfo(float).eps
 # products in a least-squares problem up to which weights are moved to cancel immovable features
