@@ -240,6 +240,7 @@ def _charged_bound(problem: RobustProblem, norm: Norm, weights: Array) -> tuple[
         beyond = of_sum
     if isinstance(norm, WeightedNorm):
         weighted_sum = _cancelled(weighted_sum, terms, norm.scale == 0)
+        of_sum = np.where(norm.scale == 0, 0.0, of_sum)  # what cancels exactly has no rounding
     radius = problem.attacked_radius(weights) * (1 - of_norm)  # 0 where the norm has scales
     left = residual(threat, weighted_sum, radius, dual)
     if hasattr(threat, "gauge"):
