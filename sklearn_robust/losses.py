@@ -527,9 +527,11 @@ def _moderate_intercept(
     """The intercept of least logistic risk of one problem, (n,), by Newton's method as in
     `Logistic.intercept`; None where a step of it is long, or a class has no weight.
     """
-    classes = [(sign, margins[y == sign], np.exp(log_weight[y == sign])) for sign in (1.0, -1.0)]
-    if not all(share.sum() > 0 for _, _, share in classes):
-        return None
+    classes = []
+    for sign in (1.0, -1.0):
+        of_class = y == sign
+        logs = log_weight[of_class] if log_weight.strides[0] else log_weight[:1]
+        classes.append((sign, margins[of_class], np.exp(logs)))
     tiny = np.finfo(margins.dtype).eps
     for _ in range(_MAX_ROOT_STEPS):
         error = rate = 0.0

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import minimize_scalar
 
-from sklearn_robust.losses import LOSSES, class_log_probabilities
+from sklearn_robust import losses
+from sklearn_robust.losses import LOSSES, Logistic, class_log_probabilities
 
 NAIVE = {"exponential": lambda m: np.exp(-m), "logistic": lambda m: np.log1p(np.exp(-m))}
 each_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -331,3 +332,37 @@ def test_probabilities_of_large_scores_in_single_precision_sum_to_one(loss):
     scores = 1e6 + np.array([[0.0, 1.0, 2.0], [3.0, 0.5, 1.0]], np.float32)
     logs = class_log_probabilities(loss, scores)
     np.testing.assert_allclose(np.exp(logs).sum(axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["alike", "weights"])
+def test_the_logistic_loss_of_moderate_margins_is_that_of_any(monkeypatch, weighted):
+    rng = np.random.default_rng(0)
+    margins, y = 20 * rng.standard_normal((1, 60)), np.where(np.arange(60) % 3, 1.0, -1.0)[None]
+    logs = rng.standard_normal((1, 60)) if weighted else np.broadcast_to(-4.0, (1, 60))
+    loss, near = Logistic(), np.array([0.1])
+
+    def figures():
+        log_risk, weights = loss.log_risk_and_weights(margins, logs)
+        return log_risk, weights, loss.intercept(margins, y, logs, near)
+
+    quick = figures()
+    monkeypatch.setattr(losses, "_is_moderate", lambda *args: False)
+    for value, expected in zip(quick, figures(), strict=True):
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+
+
+def test_the_best_scale_of_the_logistic_bound_next_to_its_cap_takes_few_steps(monkeypatch):
+    """A sample of small weight holds the scale closer to its cap than numbers are."""
+    steps = []
+    slope = losses._entropy_slope
+    monkeypatch.setattr(losses, "_entropy_slope", lambda *args: steps.append(0) or slope(*args))
+    rng = np.random.default_rng(0)
+    margins, log_weight = 1 + rng.standard_normal(2000), uniform(2000)
+    log_risk, weights = Logistic().log_risk_and_weights(margins, log_weight)
+    weights *= np.maximum(1 + 0.3 * rng.standard_normal(2000), 0)
+    bound = Logistic().log_risk_bound(weights / weights.sum(), log_weight, log_risk)
+    largest = weights / weights.max()  # t = c a / s at the cap
+    shares = largest * np.linspace(0.5, 1 - 1e-9, 50)[:, None]
+    entropy = -shares * np.log(np.maximum(shares, 1e-300)) - (1 - shares) * np.log1p(-shares)
+    assert bound == pytest.approx(np.log(entropy.mean(axis=1).max()), abs=1e-6)
+    assert len(steps) <= 6

@@ -207,7 +207,7 @@ class _Model:
             return self._on_faces(_SignFaces(self), x, max_faces)
         if self.norm.p == math.inf:
             return self._on_faces(_TieFaces(self), x, max_faces)
-        steps = max_faces // 2 if self.norm.p == 2 else _STEPS_A_FACE * max_faces
+        steps = max_faces if self.norm.p == 2 else _STEPS_A_FACE * max_faces
         return _SmoothNorm(self).minimiser(x, unpenalised, steps)
 
     def _on_faces(self, faces: _Faces, x: np.ndarray, max_faces: int) -> tuple[np.ndarray, bool]:

@@ -21,6 +21,9 @@ _DAMPING_CUT = 10  # divisor of the damping after an accepted step
 # Decreases of the log-risk that a model predicts, absolute
 LONG_STEP_DECREASE = 0.1  # above it the line search tries longer steps than the model's
 CLOSE_DECREASE = 0.03  # up to it the model's weights may certify the risk, and exact faces pay
+# the gap that a model's weights prove at least, over the square of its predicted decrease: 5e-4 to
+# 8 in benchmarks/robust_risk.py
+LEAST_GAP_BY_DECREASE = 1e-4
 # below it the rounding of the log-risk hides the decrease: the line search tolerates that rounding
 _HIDDEN_DECREASE = 1e-8
 ROUNDING_DECREASE = 1e-14  # up to it the decrease is rounding alone, and the method ends

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from scipy.linalg import LinAlgError
@@ -31,7 +31,9 @@ from sklearn_robust.solvers.solution import Solution
 
 # products in a Gram matrix, and columns of it, up to which it costs less than one more iteration
 _CHEAP_PRODUCTS = 1e7
-_CHEAP_COLUMNS = 128
+_CHEAP_COLUMNS = 64
+# label-weighted sum over total weight, up to which weights are balanced up to rounding
+_LEVEL = 8 * np.finfo(float).eps
 # products in a least-squares problem up to which weights are moved to cancel immovable features
 _MOST_PRODUCTS = 1e9
 
@@ -149,12 +151,12 @@ class _Newton:
     immovable : ndarray of int
         The features that the adversary cannot move: the weights must cancel them, which they can up
         to rounding only.
-    centre : ndarray of shape (d,)
-        Subtracted from the rows in Gram matrices, where an intercept absorbs it.
     choice : ColumnChoice
     hessian : _Hessian or None
         The last one; None asks for a new one.
     trust : Trust
+    reached : tuple of _Point and _Point, or None
+        The last target that was evaluated, and the point there.
 
     Notes
     -----
@@ -187,9 +189,9 @@ class _Newton:
             self.norm, self.eps, threat.scale, d, rows.most_gram_columns()
         )
         self.immovable = np.flatnonzero((self.choice.scale == 0) | (self.eps == 0))
-        self.centre = rows.mean() if problem.fit_intercept else np.zeros(d)
         self.hessian: _Hessian | None = None
         self.trust = Trust()
+        self.reached: tuple[_Point, _Point] | None = None
 
     def run(
         self, start: np.ndarray, max_iter: int, record: Callable[[int, np.ndarray], None]
@@ -201,6 +203,10 @@ class _Newton:
         while iteration < max_iter and not trust.lost and not self._separates(at):
             iteration += 1
             gradient = self._gradient(at.weights, self.problem.weighted_sum(at.weights[None])[0])
+            solution = self._proven(at, gradient)
+            if solution is not None:
+                record(iteration, at.coef[None])
+                return solution, at.coef[None], iteration
             if not self._has_model(at, gradient):
                 break
             step = self._step(at, gradient)
@@ -267,6 +273,11 @@ class _Newton:
         """Ask for a better Hessian."""
         self.hessian = None
         self.trust.fail(damped=damped)
+
+    @cached_property
+    def centre(self) -> np.ndarray:
+        """Subtracted from the rows in Gram matrices, where an intercept absorbs it, (d,)."""
+        return self.rows.mean() if self.problem.fit_intercept else np.zeros(len(self.choice.scale))
 
     # -- gradient and model
 
@@ -385,6 +396,8 @@ class _Newton:
     def _between(self, at: _Point, target: _Point, share: float) -> _Point:
         """The point at this share of the way to the target, evaluated."""
         if share == 1:
+            if self.reached is not None and self.reached[0] is target:
+                return self.reached[1]
             coef, scores = target.coef, target.scores
             penalty = target.penalty
         else:
@@ -394,7 +407,10 @@ class _Newton:
         intercept = at.intercept + share * (target.intercept - at.intercept)
         margins = scores - penalty * self.factors
         log_risk, weights = self.loss.log_risk_and_weights(margins, self.log_weight)
-        return _Point(coef, intercept, scores, margins, float(log_risk), weights, penalty)
+        found = _Point(coef, intercept, scores, margins, float(log_risk), weights, penalty)
+        if share == 1:
+            self.reached = target, found
+        return found
 
     def _with_level_classes(self, at: _Point) -> _Point:
         """The point, with its best intercept where one class has most of the weight.
@@ -413,11 +429,28 @@ class _Newton:
 
     # -- convergence
 
+    def _proven(self, at: _Point, gradient: Gradient) -> Solution | None:
+        """The point, if its own weights are feasible and prove it: zero, against a large radius."""
+        bound = self.eps * gradient.total_weight
+        if at.penalty > 0 or not self.norm.dual.value(gradient.weighted_sum) <= bound:
+            return None
+        feasible = self.problem.balanced(at.weights[None])
+        total = float(at.weights.sum())
+        weighted_sum = None
+        if not self.problem.fit_intercept or abs(gradient.label_sum) <= _LEVEL * total:
+            weighted_sum = gradient.weighted_sum[None] / total
+        if not proves_not_separable(self.problem, feasible, weighted_sum=weighted_sum)[0]:
+            return None
+        solution = self.certify(at.coef[None], feasible, near=at.intercept)
+        return solution if solution.gap[0] <= self.tol else None
+
     def _certified(self, at: _Point, step: _Step) -> Solution | None:
         """The target, if the model's weights a' = a - C delta prove it to the tolerance."""
         hessian = self.hessian
         target = step.target
-        if not step.settled or step.predicted_decrease > rules.CLOSE_DECREASE or hessian is None:
+        least_gap = rules.LEAST_GAP_BY_DECREASE * step.predicted_decrease**2
+        close = step.predicted_decrease <= rules.CLOSE_DECREASE and least_gap <= self.tol
+        if not step.settled or not close or hessian is None:
             return None
         for _ in range(rules.MAX_REFINEMENTS):
             weights = at.weights - hessian.margins.apply(target.margins - at.margins)
