@@ -7,7 +7,7 @@ and a small convolutional one, trained against q = inf, 2 and 1 and without an a
 - default: `sklearn_robust.attacks.ensemble` as `robust_score` calls it;
 - full budget: the same with 100 steps and 5 restarts, then 5 000 queries of `square`;
 - AutoAttack: the published code, version "standard", where it can be imported. It is not shipped
-  here; its repository is the package: python -m pip install git+https://github.com/fra31/auto-attack
+  here: python -m pip install git+https://github.com/fra31/auto-attack
 
 Shares of the samples that each leaves right, and CPU seconds.
 
