@@ -25,7 +25,7 @@ from sklearn_robust import RobustLinearClassifier, RobustMLPClassifier, robust_a
 from sklearn_robust.threats import LpBall
 
 EPS = 0.1
-WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.5)
+WEIGHTS = (0.0, 0.1, 0.3, 0.5)
 METHODS = ("interval", "crown", "alpha-crown")
 
 
