@@ -3,7 +3,8 @@
 from sklearn_robust.solvers._joint_descent import joint_steepest_descent
 from sklearn_robust.solvers._joint_diagonal import joint_diagonal_descent
 from sklearn_robust.solvers._joint_limit import JointLimit, joint_limit
-from sklearn_robust.solvers._joint_risk import JointSolution, minimise_joint_risk
+from sklearn_robust.solvers._joint_risk import minimise_joint_risk
+from sklearn_robust.solvers._joint_run import JointSolution
 from sklearn_robust.solvers._worst_point_path import follow_worst_points
 from sklearn_robust.solvers.accelerated import accelerated_margin
 from sklearn_robust.solvers.diagonal import diagonal_descent

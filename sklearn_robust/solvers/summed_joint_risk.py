@@ -26,7 +26,6 @@ from sklearn_robust.rows import Survey
 from sklearn_robust.rows.reduction import S
 from sklearn_robust.solvers import _joint_sums as sums
 from sklearn_robust.solvers._joint_bounds import DualBounds, Mixture, Source
-from sklearn_robust.solvers._joint_cones import PairCones
 from sklearn_robust.solvers._joint_model import (
     Direction,
     JointModel,
@@ -34,12 +33,9 @@ from sklearn_robust.solvers._joint_model import (
     RiskWeights,
     Units,
 )
-from sklearn_robust.solvers._joint_newton import MOST_DENSE, NewtonSystems
-from sklearn_robust.solvers._joint_risk import (
-    JointMinimisation,
-    JointSolution,
-    minimise_joint_risk,
-)
+from sklearn_robust.solvers._joint_newton import MOST_DENSE
+from sklearn_robust.solvers._joint_risk import JointMinimisation, minimise_joint_risk
+from sklearn_robust.solvers._joint_run import JointSolution
 from sklearn_robust.solvers.solution import Monitor, Monitoring
 from sklearn_robust.summed import SummedJointProblem
 
@@ -246,29 +242,30 @@ class _SummedMinimisation(JointMinimisation):
 
     whole: SummedJointModel
     precision = 0.03  # a product is a sweep
+    starts_centred = True  # at the minimiser of few samples
     record: Callable[[np.ndarray, np.ndarray, float], None]
 
     @property
     def n_samples(self) -> int:
         return self.whole.n_samples
 
-    def _bounds_of(self, model: JointModel) -> DualBounds:
+    def bounds_of(self, model: JointModel) -> DualBounds:
         return SummedBounds(model, self.differences)
 
-    def _ends(self, at: RiskPoint, cones: PairCones | None) -> bool:
+    def ends(self, at: RiskPoint, slopes: np.ndarray) -> bool:
         self.record(*self.model.predictor(self.coef), at.log_risk)
-        return super()._ends(at, cones)
+        return super().ends(at, slopes)
 
-    def _ends_descent(self, coef: np.ndarray, point: RiskPoint) -> bool:
+    def ends_descent(self, coef: np.ndarray, point: RiskPoint) -> bool:
         self.record(*self.model.predictor(coef), point.log_risk)
-        return super()._ends_descent(coef, point)
+        return super().ends_descent(coef, point)
 
-    def _has_interior_point(self) -> bool:
+    def has_interior_point(self) -> bool:
         # the blocks of a Hessian with more unknowns are not known by sums
         few = self.coef.size + len(self.model.low) <= MOST_DENSE
-        return few and super()._has_interior_point()
+        return few and super().has_interior_point()
 
-    def _approach(self, max_iter: int) -> None:
+    def approach(self, max_iter: int) -> None:
         """The minimiser on samples that are drawn from all; that of L-BFGS on all where it is none
         for all. A start that is given stays.
         """
@@ -284,24 +281,16 @@ class _SummedMinimisation(JointMinimisation):
             found = minimise_joint_risk(part, self.whole.loss, tol=_START_TOL)
             coef = self.whole.from_predictor(found.coef, found.intercept)
             # samples that are separable by themselves lead far off
-            log_risk = self._log_risk(coef)
+            log_risk = self.log_risk(coef)
             if log_risk < at.log_risk:
                 self.coef = coef
                 self.record(found.coef, found.intercept, log_risk)
                 return
-        super()._approach(max_iter)
+        super().approach(max_iter)
 
-    def _first_cones(
-        self, systems: NewtonSystems, smoothing: float, max_iter: int
-    ) -> PairCones | None:
-        """The start is the minimiser of few samples: it is centred on all of them first."""
-        if not len(self.whole.low) or not len(self.differences.columns):
-            return None
-        return self._centred(systems, smoothing, max_iter)
-
-    def _stages(self, max_iter: int) -> None:
-        self._approach(max_iter)
-        super()._stages(max_iter)
+    def descend_in_stages(self, max_iter: int) -> None:
+        self.approach(max_iter)
+        super().descend_in_stages(max_iter)
 
     def _constant_intercept(self) -> np.ndarray:
         """The best intercepts (K,) of no coefficients."""
@@ -318,12 +307,12 @@ class _SummedMinimisation(JointMinimisation):
         ).intercept
         return intercept
 
-    def _recedes(self) -> bool:
+    def recedes(self) -> bool:
         return False  # that is decided from all samples in memory only
 
-    def _solution(self) -> JointSolution:
+    def solution(self) -> JointSolution:
         """The predictor, the figures there, and the bound."""
-        self._keep(self._log_risk(self.coef))
+        self.keep(self.log_risk(self.coef))
         log_risk, coef = self.best
         at = self.whole.at(coef, self.pairs_of_whole.norms(coef))
         W, b = self.whole.predictor(coef)
@@ -333,5 +322,5 @@ class _SummedMinimisation(JointMinimisation):
             separable = False
         log_risk, bound = at.log_risk, bounds.bound
         gap = 1.0 if bound == -math.inf else -math.expm1(min(bound - log_risk, 0.0))
-        self._report(W, b, log_risk, last=True)
+        self.report(W, b, log_risk, last=True)
         return JointSolution(W, b, bounds.weights(), log_risk, bound, gap, separable, self.n_iter)

@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 import sklearn_robust.solvers._joint_newton
 import sklearn_robust.solvers._joint_risk
+import sklearn_robust.solvers._joint_stages
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
@@ -331,7 +332,7 @@ def test_many_entries_have_few_iterations(monkeypatch):
     X, y = overlapping(3)
     problem = JointProblem.from_data(X, y, q=1.5, eps=0.3, fit_intercept=True)
     entries = 3 * len(y) + 3 * X.shape[1]
-    monkeypatch.setattr(sklearn_robust.solvers._joint_risk, "_MOST_ENTRIES", 40 * entries)
+    monkeypatch.setattr(sklearn_robust.solvers._joint_stages, "_MOST_ENTRIES", 40 * entries)
     assert minimise_joint_risk(problem, LOSSES["logistic"], tol=0.0).n_iter == 40
 
 
