@@ -52,10 +52,10 @@ def worst_outputs(module: nn.Module, region: Region, y: Tensor) -> Tensor:
     """
     hidden, last = _layers(module)
     lower, upper = region.ends
-    for depth, layer in enumerate(hidden):
-        first = depth == 0 or all(isinstance(part, nn.Flatten) for part in hidden[:depth])
-        ball = region if first and region.norm.p != math.inf else None
+    ball = None if region.norm.p == math.inf else region  # while layers see the input itself
+    for layer in hidden:
         lower, upper = _interval(layer, lower, upper, ball)
+        ball = ball if isinstance(layer, nn.Flatten) else None
     # <c, f> with the rows c of f_y - f_k, or the sign of y for a single output
     single = len(last.weight) == 1
     true = (2 * y - 1)[:, None].to(lower) if single else functional.one_hot(y, len(last.weight))
@@ -63,6 +63,9 @@ def worst_outputs(module: nn.Module, region: Region, y: Tensor) -> Tensor:
     coef = rows.to(lower) @ last.weight
     centre, radius = (lower + upper)[:, :, None] / 2, (upper - lower)[:, :, None] / 2
     least = (coef @ centre - coef.abs() @ radius)[:, :, 0]
+    if ball is not None:
+        reach = ball.eps * ball.norm.dual.value(ball.gradient_in_units(coef))
+        least = torch.maximum(least, (coef @ ball.x[:, :, None])[:, :, 0] - reach)
     if last.bias is not None:
         least = least + rows.to(lower) @ last.bias
     return true * least if single else -least
