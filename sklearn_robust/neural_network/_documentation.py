@@ -41,8 +41,9 @@ _SECTIONS = {
         Epochs at most.
     loss_tol : float, default=1e-3
         Training stops when the mean robust loss falls below this.
-    n_iter_no_change : int, default=20
-        Epochs without a rise that `early_stopping` waits for.
+    n_iter_no_change : int or None, default=20
+        Epochs without a rise that `early_stopping` waits for; None waits for ever, so that it only
+        keeps the weights of the best epoch.
     optimizer : "steepest_descent" or callable, default="steepest_descent"
         `SteepestDescent` in the geometry of p_algo, or any class of torch optimisers, which p_algo
         then does not affect.

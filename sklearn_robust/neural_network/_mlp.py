@@ -95,7 +95,7 @@ class RobustMLPClassifier(RobustNetBase):
         batch_size: int | None = 32,
         max_iter: int = 100,
         loss_tol: float = 1e-3,
-        n_iter_no_change: int = 20,
+        n_iter_no_change: int | None = 20,
         optimizer: Any = "steepest_descent",
         optimizer_params: dict[str, Any] | None = None,
         attack: str | None = "pgd",

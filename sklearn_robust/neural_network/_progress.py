@@ -56,7 +56,8 @@ class Progress:
         self.best = max(score, self.best)
         untaught = VALIDATION not in figures or log_risk > self.constant - _LEARNT
         self.waited = 0 if better or untaught else self.waited + 1
-        self.ended = self._reached(log_risk) or self.waited >= self.settings.n_iter_no_change
+        patience = self.settings.n_iter_no_change
+        self.ended = self._reached(log_risk) or (patience is not None and self.waited >= patience)
         return better
 
     def _reached(self, log_risk: float) -> bool:

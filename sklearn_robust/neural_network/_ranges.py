@@ -89,7 +89,7 @@ TRAINING: dict[str, Check] = {
     "batch_size": _or(None, _check_count),
     "max_iter": _check_count,
     "loss_tol": _check_tolerance,
-    "n_iter_no_change": _check_count,
+    "n_iter_no_change": _or(None, _check_count),
     "early_stopping": _check_flag,
     "validation_fraction": _check_share,
     "class_weight": _check_class_weight,

@@ -197,7 +197,8 @@ class Trainer:
         With a certified weight kappa the risk is :math:`(1 - \kappa) R + \kappa R_c`, with
         :math:`R_c` the risk of the margins that intervals prove.
         """
-        kappa, certified = self.certified_weight, None
+        kappa = self.certified_weight
+        certified: Tensor | None = None
         risk = functools.partial(log_risk_and_slopes, self.loss, y=batch.y, weight=batch.weight)
         of_all = self.ranks.objective(risk, batch.weight)
 
@@ -224,7 +225,7 @@ class Trainer:
 
         outputs, log_risk = self.network.parameter_gradients(points, objective)
         if certified is not None:
-            certified.backward(certified_slopes)  # adds to them
+            torch.autograd.backward(certified, certified_slopes)  # adds to them
             certified = certified.detach()
         self.ranks.sum_gradients(self.network.module.parameters())
         evaluations.append((outputs, log_risk, certified))

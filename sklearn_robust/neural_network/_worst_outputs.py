@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from sklearn_robust.regions import Region
 from sklearn_robust.verification.layers import alteration
 
 _INCREASING = (nn.ReLU, nn.Flatten, nn.Unflatten, nn.MaxPool2d, nn.AvgPool2d)
+_CONVOLUTION = ("stride", "padding", "dilation", "groups")
 _STILL = (nn.Identity, nn.Dropout, nn.Dropout2d)  # identities in evaluation mode
 
 
@@ -48,12 +50,12 @@ def worst_outputs(module: nn.Module, region: Region, y: Tensor) -> Tensor:
     TypeError
         If no intervals are known for a layer.
     """
-    *hidden, last = _layers(module)
+    hidden, last = _layers(module)
     lower, upper = region.ends
-    for depth, layer in enumerate(hidden):
-        first = depth == 0 or all(isinstance(part, nn.Flatten) for part in hidden[:depth])
-        ball = region if first and region.norm.p != math.inf else None
+    ball = None if region.norm.p == math.inf else region  # while layers see the input itself
+    for layer in hidden:
         lower, upper = _interval(layer, lower, upper, ball)
+        ball = ball if isinstance(layer, nn.Flatten) else None
     # <c, f> with the rows c of f_y - f_k, or the sign of y for a single output
     single = len(last.weight) == 1
     true = (2 * y - 1)[:, None].to(lower) if single else functional.one_hot(y, len(last.weight))
@@ -61,6 +63,9 @@ def worst_outputs(module: nn.Module, region: Region, y: Tensor) -> Tensor:
     coef = rows.to(lower) @ last.weight
     centre, radius = (lower + upper)[:, :, None] / 2, (upper - lower)[:, :, None] / 2
     least = (coef @ centre - coef.abs() @ radius)[:, :, 0]
+    if ball is not None:
+        reach = ball.eps * ball.norm.dual.value(ball.gradient_in_units(coef))
+        least = torch.maximum(least, (coef @ ball.x[:, :, None])[:, :, 0] - reach)
     if last.bias is not None:
         least = least + rows.to(lower) @ last.bias
     return true * least if single else -least
@@ -72,19 +77,13 @@ def _interval(
     """The ends of a layer's output; those of a linear layer on a ball by its dual norm too."""
     if isinstance(layer, _INCREASING):
         return layer(lower), layer(upper)
+    layer = cast(nn.Linear | nn.Conv2d, layer)
     centre, radius = layer((lower + upper) / 2), (upper - lower) / 2
     if isinstance(layer, nn.Linear):
         reach = functional.linear(radius, layer.weight.abs())
-    elif isinstance(layer, nn.Conv2d):
-        reach = functional.conv2d(
-            radius,
-            layer.weight.abs(),
-            None,
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            layer.groups,
-        )
+    else:
+        shape = {name: getattr(layer, name) for name in _CONVOLUTION}
+        reach = functional.conv2d(radius, layer.weight.abs(), **shape)
     lower, upper = centre - reach, centre + reach
     if ball is not None and isinstance(layer, nn.Linear):
         middle = layer(ball.x)
@@ -93,14 +92,14 @@ def _interval(
     return lower, upper
 
 
-def _layers(module: nn.Module) -> list[nn.Module]:
-    """The layers that do something, the last one linear."""
+def _layers(module: nn.Module) -> tuple[list[nn.Module], nn.Linear]:
+    """The layers that do something: those before the last one, and that one, which is linear."""
     layers = list(_leaves(module))
     if not layers or not isinstance(layers[-1], nn.Linear):
         raise TypeError(
             "certified_weight > 0 needs a torch.nn.Sequential that ends in a linear layer."
         )
-    return layers
+    return layers[:-1], layers[-1]
 
 
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:

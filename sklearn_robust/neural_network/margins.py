@@ -88,9 +88,9 @@ def linear_coef(module: nn.Module) -> np.ndarray | None:
     classes; None of others.
     """
     layers = [part for part in module.modules() if type(part) not in _IDENTITIES]
-    if len(layers) != 1 or type(layers[0]) is not nn.Linear:
+    if len(layers) != 1 or not isinstance(layers[0], nn.Linear):
         return None
-    coef = layers[0].weight.detach().cpu().double().numpy()
+    coef: np.ndarray = layers[0].weight.detach().cpu().double().numpy()
     if len(coef) == 2:
         raise ValueError(
             "model must have one output for two classes, positive for class 1, got a linear layer "

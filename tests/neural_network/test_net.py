@@ -255,19 +255,8 @@ def test_partial_fit_knows_its_classes():
         quick(class_weight="balanced").partial_fit(X, y)
 
 
-def test_early_stopping_returns_to_the_best_epoch():
-    X, y = blobs(n=90)
-    flipped = np.where(np.arange(90) % 4 == 0, NAMES[0], y)
-    network = quick(
-        early_stopping=True, validation_fraction=0.3, max_iter=300, n_iter_no_change=5, eps=0.2
-    ).fit(X, flipped)
-    scores = network.history_["validation_robust_accuracy"]
-    assert len(scores) == network.n_iter_ < 300
-    assert int(np.argmax(scores)) < len(scores) - 5 or len(scores) == 300
-    assert network.robust_score(X, flipped, attack="pgd", n_steps=3) > 0.3
-
-
-def test_early_stopping_keeps_the_weights_of_the_best_epoch_and_is_off_by_default():
+@pytest.mark.parametrize("patience", [5, None])
+def test_early_stopping_keeps_the_weights_of_the_best_epoch_and_is_off_by_default(patience):
     X, y = blobs(n=90)
     flipped = np.where(np.arange(90) % 4 == 0, NAMES[0], y)
     states = []
@@ -280,7 +269,8 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch_and_is_off_by_defaul
             if context.task_name == "epoch":
                 states.append(copy.deepcopy(fitted_estimator.module_.state_dict()))
 
-    options = {"max_iter": 300, "n_iter_no_change": 5, "eps": 0.2}
+    options = {"max_iter": 30 if patience is None else 300, "eps": 0.2}
+    options["n_iter_no_change"] = patience
     network = (
         quick(early_stopping=True, validation_fraction=0.3, **options)
         .set_callbacks(Keep())
@@ -288,6 +278,7 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch_and_is_off_by_defaul
     )
     best = int(np.argmax(network.history_["validation_robust_accuracy"]))
     assert best < len(states) - 1
+    assert len(states) == 30 if patience is None else len(states) < 300
     for name, value in network.module_.state_dict().items():
         assert torch.equal(value, states[best][name])
     assert not all(

@@ -33,7 +33,7 @@ def images():
     [
         (lambda: make_mlp(6, 3, (8, 7)), (6,), math.inf, (0, 1), False),
         (lambda: make_mlp(6, 1, (8,), bias=False), (6,), 1, None, True),
-        (lambda: make_mlp(6, 2, ()), (6,), math.inf, (0, 1), True),
+        (lambda: make_mlp(6, 3, ()), (6,), 2, None, True),
         (images, (1, 8, 8), math.inf, (0, 1), False),
     ],
 )
