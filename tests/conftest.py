@@ -3,7 +3,7 @@ import importlib
 import os
 import sys
 from collections import defaultdict
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 # two test processes share two cores; must precede the imports of NumPy and torch
@@ -18,7 +18,9 @@ from hypothesis import settings
 
 from sklearn_robust.norms import LpNorm
 
-settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True)
+settings.register_profile(
+    "fixed", derandomize=True, deadline=None, print_blob=True, max_examples=50
+)
 # --hypothesis-profile=search
 settings.register_profile("search", deadline=None, print_blob=True, max_examples=1000)
 settings.load_profile("fixed")
@@ -113,6 +115,51 @@ def threat_soak():
     sys.path.insert(0, str(BENCHMARKS))
     yield importlib.import_module("threat_soak")
     sys.path.remove(str(BENCHMARKS))
+
+
+class Parts:
+    """The blocks of arrays, cut at these places or into these pieces; its readings are counted."""
+
+    def __init__(self, *arrays, cuts=None, pieces=None):
+        self.arrays, self.readings = arrays, 0
+        if cuts is None:
+            n = len(arrays[1])
+            cuts = (n // 4, n // 2, 3 * n // 4)
+        self.pieces = pieces or [slice(*ends) for ends in pairwise([0, *cuts, None])]
+
+    def blocks(self):
+        self.readings += 1
+        for at in self.pieces:
+            yield tuple(None if x is None else x[at] for x in self.arrays)
+
+
+@pytest.fixture(scope="session")
+def parts():
+    """The class of arrays in blocks."""
+    return Parts
+
+
+@pytest.fixture(scope="session")
+def summed():
+    """A function that makes the problem of samples in blocks, of two or of several classes."""
+    from sklearn_robust.rows import LocalReduction, Survey
+    from sklearn_robust.summed import SummedJointProblem, SummedProblem
+    from sklearn_robust.threats import LpBall
+
+    def make(X, y, weight=None, *, q=np.inf, eps=0.05, scale=None, fit_intercept=True, **where):
+        classes = np.unique(y)
+        kind = SummedProblem if len(classes) == 2 else SummedJointProblem
+        reduction = LocalReduction(Parts(X, y, weight, **where))
+        return kind.of(
+            reduction,
+            reduction.total(Survey.of),
+            LpBall(q, eps, scale),
+            classes=classes,
+            factors=np.ones(len(classes)),
+            fit_intercept=fit_intercept,
+        )
+
+    return make
 
 
 @pytest.fixture

@@ -33,17 +33,6 @@ from sklearn_robust.threats import Box
 NAMES = np.array(["ash", "beech", "cedar"])
 
 
-class Parts:
-    """The blocks of arrays, cut at these places."""
-
-    def __init__(self, X, y, cuts, weight=None):
-        self.arrays, self.cuts = (X, y, weight), cuts
-
-    def blocks(self):
-        for start, stop in zip([0, *self.cuts], [*self.cuts, len(self.arrays[1])], strict=True):
-            yield tuple(None if x is None else x[start:stop] for x in self.arrays)
-
-
 def draw(n_classes=2, *, n=120, d=4, noise=1.0, seed=0):
     """Gaussian data with the labels of a noisy linear teacher."""
     rng = np.random.default_rng(seed)
@@ -86,12 +75,12 @@ def write_parquet(folder, X, y, weight=None, n_files=2):
     dtype=st.sampled_from(["float64", "float32", "int8", ">f4"]),
     is_sparse=st.booleans(),
 )
-def test_any_split_gives_the_products_of_the_array(cuts, dtype, is_sparse):
+def test_any_split_gives_the_products_of_the_array(parts, cuts, dtype, is_sparse):
     rng = np.random.default_rng(0)
     X = np.round(4 * rng.standard_normal((30, 5))).astype(dtype)
     y, c = np.where(rng.standard_normal(30) > 0, 1.0, -1.0), rng.uniform(size=30)
     kept = sparse.csr_array(X.astype("float32")) if is_sparse else X
-    rows = BlockRows(Parts(kept, y, cuts))
+    rows = BlockRows(parts(kept, y, cuts=cuts))
     assert isinstance(rows, GramRows)
     assert rows.shape == X.shape
     np.testing.assert_array_equal(rows.y, y)
@@ -192,7 +181,7 @@ def test_two_classes_with_weights_of_all_kinds(tmp_path, monkeypatch):
     RobustLinearClassifier(eps=0.05).fit(rows)
 
 
-def test_what_a_fit_by_sums_reports(tmp_path, capsys):
+def test_what_a_fit_by_sums_reports(parts, tmp_path, capsys):
     X, y, _ = draw()
     rows = saved(tmp_path, X, y)
     recorder = PathRecorder()
@@ -207,7 +196,7 @@ def test_what_a_fit_by_sums_reports(tmp_path, capsys):
     assert str(caught[0].message) == str(of_array[0].message)
     X, y, _ = draw(3)
     with pytest.warns(ConstantClassifierWarning) as of_three:
-        RobustLinearClassifier(eps=5.0).fit(BlockRows(Parts(X, y, [50])))
+        RobustLinearClassifier(eps=5.0).fit(BlockRows(parts(X, y, cuts=[50])))
     with pytest.warns(ConstantClassifierWarning) as of_array:
         RobustLinearClassifier(eps=5.0).fit(X, y)
     assert str(of_three[0].message) == str(of_array[0].message)
@@ -215,10 +204,10 @@ def test_what_a_fit_by_sums_reports(tmp_path, capsys):
     assert again.n_iter_ <= 2
 
 
-def test_sparse_blocks_in_single_precision(tmp_path):
+def test_sparse_blocks_in_single_precision(parts, tmp_path):
     X, y, weight = draw()
     X = sparse.csr_array(np.where(X > 0.5, X, 0).astype(np.float32))
-    rows = BlockRows(Parts(X, y, [50], weight))
+    rows = BlockRows(parts(X, y, weight, cuts=[50]))
     model = RobustLinearClassifier(eps=0.05, loss="logistic").fit(rows)
     expected = RobustLinearClassifier(eps=0.05, loss="logistic").fit(X, y, weight)
     np.testing.assert_allclose(model.coef_, expected.coef_, atol=1e-4)
@@ -258,9 +247,9 @@ def test_a_fit_of_two_classes_keeps_no_number_of_a_sample(tmp_path):
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_the_search_of_blocks_is_that_of_the_array(n_classes):
+def test_the_search_of_blocks_is_that_of_the_array(parts, n_classes):
     X, y, weight = draw(n_classes)
-    rows = BlockRows(Parts(X, y, [50], weight))
+    rows = BlockRows(parts(X, y, weight, cuts=[50]))
     settings = {"threat_eps": 0.1, "eps": [0.05], "p_algo": 2, "cv": 2, "loss": "logistic"}
     settings |= {"refit": n_classes == 2, "tol": 1e-2 if n_classes == 3 else 1e-3}
     model = RobustLinearClassifierCV(**settings).fit(rows)
@@ -343,33 +332,33 @@ def test_what_rows_in_blocks_do_not_serve_is_refused(tmp_path):
         (lambda b: b._replace(sample_weight=np.ones(60)), "has a sample_weight, unlike the"),
     ],
 )
-def test_a_block_that_does_not_fit_is_named(change, message):
+def test_a_block_that_does_not_fit_is_named(parts, change, message):
     X, y, _ = draw()
 
-    class Changed(Parts):
+    class Changed(parts):
         def blocks(self):
             first, second = (Block(*each) for each in super().blocks())
             yield first
             yield change(second)
 
     with pytest.raises(ValueError, match=message):
-        BlockRows(Changed(X, y, [60]))
+        BlockRows(Changed(X, y, cuts=[60]))
 
 
-def test_weights_of_a_block_are_checked():
+def test_weights_of_a_block_are_checked(parts):
     X, y, weight = draw()
     weight[70] = -1
     with pytest.raises(ValueError, match=r"sample_weight of block 1 .* must hold a finite number"):
-        BlockRows(Parts(X, y, [60], weight))
+        BlockRows(parts(X, y, weight, cuts=[60]))
     with pytest.raises(ValueError, match=r"sample_weight .* must not be all zero"):
-        RobustLinearClassifier().fit(BlockRows(Parts(X, y, [60], 0 * abs(weight))))
+        RobustLinearClassifier().fit(BlockRows(parts(X, y, 0 * abs(weight), cuts=[60])))
     with pytest.raises(ValueError, match="must hold at least one sample"):
-        BlockRows(Parts(X[:0], y[:0], []))
+        BlockRows(parts(X[:0], y[:0], cuts=[]))
 
 
-def test_a_source_that_changes_is_noticed():
+def test_a_source_that_changes_is_noticed(parts):
     X, y, _ = draw()
-    source = Parts(X, y, [60])
+    source = parts(X, y, cuts=[60])
     rows = BlockRows(source)
     source.arrays = X[:-1], y[:-1], None
     with pytest.raises(ValueError, match=r"it held 120 rows .* and now it ends after 119 rows"):

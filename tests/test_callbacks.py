@@ -74,14 +74,15 @@ def inseparable(gaussian):
 @pytest.mark.parametrize(
     "estimator", ESTIMATORS, ids=lambda e: f"{type(e).__name__}-{getattr(e, 'solver', '')}"
 )
-def test_scores_are_monitored_and_nothing_else_changes(estimator, data):
+def test_scores_and_progress_are_monitored_and_nothing_else_changes(estimator, data, capsys):
     X, y = data
     monitor = ScoringMonitor(
         scoring={"robust": make_robust_scorer(eps=0.05)}
         if hasattr(estimator, "robust_score")
         else "accuracy"
     )
-    monitored = clone(estimator).set_callbacks(monitor).fit(X, y)
+    monitored = clone(estimator).set_callbacks(monitor, ProgressBar()).fit(X, y)
+    assert f"{type(estimator).__name__} - fit" in capsys.readouterr().out
     alone = clone(estimator).fit(X, y)
     np.testing.assert_array_equal(monitored.decision_function(X), alone.decision_function(X))
     assert monitored.n_iter_ == alone.n_iter_
@@ -123,7 +124,7 @@ MONITORED = [
         (RobustLinearClassifier(p_algo=p, solver="steepest_descent", loss_tol=0, **SHORT), 3)
         for p in (1, 3)
     ),
-    (RobustLinearClassifier(eps=0.3, loss="logistic"), 3),
+    (RobustLinearClassifier(eps=0.3, loss="logistic", max_iter=5), 3),
     (RobustDiagonalNet(loss_tol=0, **SHORT), 3),
     *(
         (RobustDiagonalNet(depth=depth, loss_tol=loss_tol, **SHORT), 2)
@@ -214,16 +215,6 @@ def test_sample_weights_reach_the_scores(data):
     model = RobustLinearClassifier(eps=0.4).set_callbacks(monitor).fit(X, y, sample_weight=weight)
     assert monitor.get_logs().data[0]["accuracy"] == pytest.approx(model.score(X, y, weight))
     assert model.score(X, y, weight) != pytest.approx(model.score(X, y))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "estimator", ESTIMATORS, ids=lambda e: f"{type(e).__name__}-{getattr(e, 'solver', '')}"
-)
-def test_progress_bar(estimator, data, capsys):
-    X, y = data
-    clone(estimator).set_callbacks(ProgressBar()).fit(X, y)
-    assert f"{type(estimator).__name__} - fit" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ def draw(n_classes, n, rng):
     return centres[y] + rng.standard_normal((n, 4)), y
 
 
-@pytest.mark.parametrize(("n_classes", "q", "splits"), [(2, 2, 50), (3, np.inf, 200)])
+@pytest.mark.parametrize(("n_classes", "q", "splits"), [(2, 2, 50), (3, np.inf, 80)])
 def test_sets_cover_under_the_exact_attack(n_classes, q, splits):
     rng = np.random.default_rng(0)
     model = LogisticRegression().fit(*draw(n_classes, 200, rng))

@@ -198,7 +198,7 @@ def test_residual_scales_with_its_arguments(q, r, scale):
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(exponents, exponents, vectors(), vectors(), st.floats(1e-3, 20))
 @example(3, 1, np.array([0.0002, 9.0, 0.001, 9.0]), np.ones(4), 0.0015)
 @example(3, 1, np.array([8.0, 0.0006, 0.0002, 0.0001]), np.ones(4), 0.0012)
@@ -255,7 +255,7 @@ def test_large_exponents_neither_overflow_nor_leave_the_ball(q, r):
 
 
 @pytest.mark.slow
-@settings(max_examples=200)
+@settings(max_examples=80)
 @given(st.floats(1.05, 20), st.floats(1.5, 20), vectors(6), st.floats(0.01, 0.99))
 def test_residual_satisfies_duality_for_odd_exponents(q, r, g, share):
     """The distance is max <u, g> - radius ||u||_q* over ||u||_r* <= 1: the residual's steepest

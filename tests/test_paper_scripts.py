@@ -14,11 +14,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 from scipy.stats import multivariate_normal
 
 FOLDER = Path(__file__).parent.parent / "examples" / "paper"
+SAVEFIG = Figure.savefig
 
 pytestmark = pytest.mark.slow
+
+
+def laid_out(figure, path, **options):
+    """In place of Figure.savefig, for all figures but one: files take most of the time."""
+    if path.suffix == ".png":
+        figure.draw_without_rendering()
+    path.touch()
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +35,10 @@ def script():
     """A function that imports a script by name."""
     mpl.use("agg")
     sys.path.insert(0, str(FOLDER))
-    before = set(sys.modules)
+    before, patch = set(sys.modules), pytest.MonkeyPatch()
+    patch.setattr(Figure, "savefig", laid_out)
     yield importlib.import_module
+    patch.undo()
     sys.path.remove(str(FOLDER))
     for name in set(sys.modules) - before:
         if str(FOLDER) in str(getattr(sys.modules[name], "__file__", "")):
@@ -47,7 +58,7 @@ def tiny(script):
         "tiny",
         n_features=48,
         sparsities=(2, 48),
-        samples=(12, 20),
+        samples=(12, 16),
         shares=(0.0, 0.5),
         n_draws=2,
         n_test=2000,
@@ -77,8 +88,8 @@ def digits(script):
 
 
 def assert_figure(out, name):
-    assert (out / f"{name}.png").stat().st_size > 1000
-    assert (out / f"{name}.svg").read_text().lstrip().startswith("<?xml")
+    assert (out / f"{name}.png").exists()
+    assert (out / f"{name}.svg").exists()
 
 
 def robust_accuracy(table, algorithm, share):
@@ -88,11 +99,13 @@ def robust_accuracy(table, algorithm, share):
     )
 
 
-def test_fig1_top(script, out):
+def test_fig1_top(script, out, monkeypatch):
+    monkeypatch.setattr(Figure, "savefig", SAVEFIG)
     module = script("fig1_top")
     table = module.make(module.Setting(n_draws=30, n_test=500), out, 1)
     assert table["l_inf margin"].mean() > table["l2 margin"].mean()
-    assert_figure(out, "fig1_top")
+    assert (out / "fig1_top.png").stat().st_size > 1000
+    assert (out / "fig1_top.svg").read_text().lstrip().startswith("<?xml")
 
 
 def test_fig1_bottom(script, tiny, out):
@@ -147,7 +160,7 @@ def test_table1(script, tiny, out):
 def test_theorems(script, out):
     module = script("theorems")
     setting = module.Setting(
-        n_samples=12, n_features=20, max_iter=1000, wide_samples=15, wide_features=40
+        n_samples=8, n_features=14, max_iter=400, wide_samples=12, wide_features=30
     )
     table = module.make(setting, out, 1).set_index(["experiment", "quantity"]).sort_index()
     assert table.loc["theorem_4_3", "margin ratio"].value.between(0.8, 1 + 1e-6).all()
@@ -164,14 +177,14 @@ def test_theorems(script, out):
         np.testing.assert_allclose(table.loc["remark_4_4", quantity].value, 1, atol=1e-5)
     assert table.loc["proposition_4_8", "margin ratio"].value.max() > 0.9
     active = table.loc["large_eps", "active coordinates"]
-    active = active[(active.share == 0.95) & (active.iteration == 1000)].set_index("variant").value
+    active = active[(active.share == 0.95) & (active.iteration == 400)].set_index("variant").value
     assert active["minimum norm"] < active["autograd"]
     assert_figure(out, "theorems")
 
 
 def test_several_classes(script, out):
     module = script("several_classes")
-    table = module.make(module.Setting("tiny_classes", ((6, 6, 3, 1, 25),)), out, 1)
+    table = module.make(module.Setting("tiny_classes", ((5, 5, 3, 1, 15),)), out, 1)
     norms = list(module.NORMS)
     last = table.groupby(["q", "share", "algorithm"]).tail(1)
     assert len(last) == 5 * 6  # threats, algorithms
@@ -186,25 +199,25 @@ def test_several_classes(script, out):
 @pytest.mark.parametrize("names", [("fig3_left", "fig7"), ("fig3_right", "fig8")])
 def test_networks(script, out, digits, names):
     networks = script("networks")
+    channels = None if names[0] == "fig3_left" else (2, 4)
     sizes = {
         "samples": (10,),
-        "radii": (0.0, 0.1),
+        "radii": (0.1,) if channels else (0.0, 0.1),
         "n_seeds": 1,
-        "max_epochs": 6,
-        "every": 3,
-        "n_followed": 6,
+        "max_epochs": 4,
+        "every": 2,
+        "n_followed": 4,
         "n_judged": 2,
     }
-    channels = None if names[0] == "fig3_left" else (2, 4)
-    setting = networks.Setting(f"tiny_{names[0]}", width=16, channels=channels, **sizes)
+    setting = networks.Setting(f"tiny_{names[0]}", width=8, channels=channels, **sizes)
     for name in names:  # the second one finds the table of the first
         compared = script(name).make(setting, out, 1)
-        assert len(compared) == 2 * 2  # eps, algorithms
+        assert len(compared) == 2 * len(setting.radii)  # algorithms
         assert_figure(out, name)
     assert (compared.certified <= compared["strong attack"]).all()
     table = pd.read_csv(out / f"{setting.name}_digits.csv")
     along = table[table.moment == "along the way"]
-    assert along.groupby(networks.RUN).epoch.max().between(3, 6).all()
+    assert along.groupby(networks.RUN).epoch.max().between(2, 4).all()
     assert (table[table.moment == "best"].set_index(networks.RUN).robust_test_accuracy).equals(
         along.groupby(networks.RUN, sort=False).robust_test_accuracy.max()
     )
@@ -255,7 +268,7 @@ def test_a_table_cut_at_any_byte_is_mended(filled):
     fill, path, calls = filled
     whole, content = fill(), path.read_bytes()
     last_row = content.rfind(b"\n", 0, -1)
-    for size in [*range(0, last_row, 20), *range(last_row, len(content), 3)]:
+    for size in [*range(0, last_row, 40), *range(last_row, len(content), 7)]:
         path.write_bytes(content[:size])
         calls.clear()
         pd.testing.assert_frame_equal(fill(), whole)

@@ -112,9 +112,9 @@ def test_apgd_finds_at_least_what_pgd_finds(q, digits):
     auto = (margins(net, apgd(net, X, y, **threat), y) > 0).sum()
     assert 10 < plain < 90
     assert auto <= plain
-    plain = (margins(net, pgd(net, X, y, n_targets=4, **threat), y) > 0).sum()
+    plain = (margins(net, pgd(net, X, y, n_targets=2, **threat), y) > 0).sum()
     targeted = (
-        margins(net, apgd(net, X, y, n_steps=50, loss="dlr", n_targets=4, **threat), y) > 0
+        margins(net, apgd(net, X, y, n_steps=50, loss="dlr", n_targets=2, **threat), y) > 0
     ).sum()
     assert targeted <= plain
 

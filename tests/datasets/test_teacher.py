@@ -41,11 +41,12 @@ def test_redrawing_ties_leaves_the_law_of_the_other_entries():
     assert abs((others == 1).mean() - rate / 2) < 4 * error
     assert abs((others == -1).mean() - rate / 2) < 4 * error
     # by brute force: samples of independent entries, kept where they are no tie
+    signs = teacher[teacher != 0].astype(int)
     support = np.random.default_rng(1).choice(
-        [-1, 0, 1], p=[rate / 2, 1 - rate, rate / 2], size=(400_000, 64)
+        [-1, 0, 1], p=[rate / 2, 1 - rate, rate / 2], size=(400_000, len(signs))
     )
-    kept = support[support @ teacher.astype(int) != 0]
-    counts = [np.abs(part[:, teacher != 0]).sum(axis=1).mean() for part in (X, kept)]
+    kept = support[support @ signs != 0]
+    counts = [np.abs(part).sum(axis=1).mean() for part in (X[:, teacher != 0], kept)]
     assert abs(counts[0] - counts[1]) < 0.02
 
 

@@ -64,9 +64,9 @@ ALL = {**PLAIN, **FOREIGN}
 
 def fitted(name, n_classes=2):
     rng = np.random.default_rng(0)
-    X, y = rng.standard_normal((24, 16)), rng.integers(n_classes, size=24)
+    X, y = rng.standard_normal((16, 16)), rng.integers(n_classes, size=16)
     estimator = copy.deepcopy(ALL[name]).set_params(
-        max_iter=3, batch_size=8, eps=0.01, random_state=0, warm_start=True
+        max_iter=2, batch_size=8, eps=0.01, random_state=0, warm_start=True
     )
     return estimator.fit(X, y), X, y
 
@@ -127,7 +127,7 @@ def test_skops_saves_searches_over_networks():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", ["mlp", "batch norm", "a module as parameter"])
 def test_equal_networks_hash_alike(name):
     (one, X, y), (other, *_) = fitted(name), fitted(name)
     assert (

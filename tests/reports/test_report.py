@@ -38,8 +38,7 @@ def corners(x, q):
     return x + EPS * moves
 
 
-@pytest.mark.parametrize("q", [1, 2, np.inf])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("q", "weighted"), [(1, False), (2, True), (np.inf, True)])
 def test_figures_of_two_classes_are_those_of_brute_force(q, weighted):
     X, y = draw(2)
     weight = np.random.default_rng(1).integers(0, 4, len(y)).astype(float) if weighted else None
@@ -181,22 +180,20 @@ def test_delongs_variance_is_that_of_all_pairs():
     assert (found.low, found.high) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("n_classes", [2, 3])
 @pytest.mark.parametrize(
-    "threat",
+    ("threat", "n_classes"),
     [
-        Box([-0.3, 0, -0.1], [0.2, 0.4, 0]),
-        Box(-0.4, 0.4, clip=(-4, 4)),
-        FeatureBudget(2, eps=0.3),
-        Ellipsoid(np.diag([0.1, 0.2, 0.05])),
-        LpBall(2, {0: 0.3, 1: 0.1, 2: 0.0}),
-        Box(0, 0.3).only(1),
+        (Box([-0.3, 0, -0.1], [0.2, 0.4, 0]), 2),
+        (Box(-0.4, 0.4, clip=(-4, 4)), 3),
+        (FeatureBudget(2, eps=0.3), 2),
+        (Ellipsoid(np.diag([0.1, 0.2, 0.05])), 3),
+        (LpBall(2, {0: 0.3, 1: 0.1, 2: 0.0}), 3),
+        (LpBall(2, {0: 0.3, 1: 0.1}), 2),
+        (Box(0, 0.3).only(1), 3),
     ],
 )
 def test_reports_against_other_sets(threat, n_classes):
     X, y = draw(n_classes)
-    if isinstance(threat, LpBall) and n_classes == 2:
-        threat = LpBall(2, {0: 0.3, 1: 0.1})
     model = LogisticRegression().fit(X, y)
     report = RobustnessReport(model, X, y, threats={"set": threat})
     part = report.content["threats"][1]["groups"]["all"]

@@ -48,8 +48,6 @@ def test_random_separators_are_what_they_claim(soak):
         1196,
         1923,
         5065,
-        7165,
-        7518,
         8130,
         12534,
         1729,

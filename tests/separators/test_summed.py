@@ -8,41 +8,16 @@ from scipy import sparse
 
 from sklearn_robust.certificates import certify
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.rows import BlockRows, LocalReduction, Survey
+from sklearn_robust.rows import BlockRows
 from sklearn_robust.separators import NotSeparableError, max_margin, min_norm_separator
 from sklearn_robust.separators.summed import (
     largest_summed_distance,
     problem_of_rows,
     separate_sums,
 )
-from sklearn_robust.summed import SummedProblem
-from sklearn_robust.threats import LpBall
 
 INF = np.inf
 ORDER = np.random.default_rng(7)
-
-
-class Cut:
-    """Arrays as blocks that end at these places."""
-
-    def __init__(self, *parts, stops):
-        self.parts, self.stops = parts, stops
-
-    def blocks(self):
-        for start, stop in zip([0, *self.stops], [*self.stops, None], strict=True):
-            yield tuple(part[start:stop] for part in self.parts)
-
-
-def summed(X, y, *more, q, eps, stops=(100, 100, 370), fit_intercept=True, scale=None):
-    reduction = LocalReduction(Cut(X, y, *more, stops=stops))
-    return SummedProblem.of(
-        reduction,
-        reduction.total(Survey.of),
-        LpBall(q, eps, scale),
-        classes=np.array([-1, 1]),
-        factors=np.ones(2),
-        fit_intercept=fit_intercept,
-    )
 
 
 def teacher(n=600, d=6, seed=0, margin=0.5):
@@ -72,7 +47,7 @@ def assert_same(found, expected, problem):
 @pytest.mark.parametrize(
     ("p", "q", "fit_intercept"), [(2, INF, True), (1, 2, False), (INF, 1, True)]
 )
-def test_separators_are_those_of_arrays(p, q, fit_intercept, convert):
+def test_separators_are_those_of_arrays(summed, p, q, fit_intercept, convert):
     X, y = teacher()
     X = convert(X)
     shared = {"q": q, "eps": 0.02, "fit_intercept": fit_intercept}
@@ -85,7 +60,7 @@ def test_separators_are_those_of_arrays(p, q, fit_intercept, convert):
     )
 
 
-def test_scales_and_weights_are_those_of_arrays():
+def test_scales_and_weights_are_those_of_arrays(summed):
     X, y = teacher(margin=0.8)
     scale = np.linspace(0.5, 2, 6)
     weight = np.ones(600)
@@ -100,11 +75,11 @@ def test_scales_and_weights_are_those_of_arrays():
 
 
 @pytest.mark.parametrize("q", [1, 2, INF])
-def test_features_that_no_adversary_moves(q):
+def test_features_that_no_adversary_moves(parts, summed, q):
     X, y = teacher(200)
     scale = np.array([0, 1, 2, 0.5, 0, 1])
     expected = max_margin(X, y, q=q, scale=scale, fit_intercept=True)
-    problem = summed(X, y, q=q, eps=0.5 * expected.margin, scale=scale, stops=(70,))
+    problem = summed(X, y, q=q, eps=0.5 * expected.margin, scale=scale, cuts=[70])
     star = largest_summed_distance(problem).certified
     assert star.margin == pytest.approx(expected.margin, rel=1e-7)
     assert star.gap <= 1e-8
@@ -112,7 +87,7 @@ def test_features_that_no_adversary_moves(q):
     assert_same(separate_sums(problem, LpNorm(2)), min_norm_separator(X, y, p=2, **shared), problem)
     # features out of reach separate all samples by themselves
     X[:, 0] = y * (1 + abs(X[:, 0]))
-    rows = BlockRows(Cut(X, y, stops=(70,)))
+    rows = BlockRows(parts(X, y, cuts=[70]))
     alone = max_margin(rows, q=q, scale=scale, fit_intercept=True)
     assert (alone.margin, alone.relative_gap) == (INF, 0)
     assert not (alone.coef * scale).any()
@@ -121,10 +96,10 @@ def test_features_that_no_adversary_moves(q):
 
 @settings(max_examples=8)
 @given(st.lists(st.integers(0, 300), max_size=5), st.integers(0, 3))
-def test_any_split_and_order_has_the_same_separator(cuts, seed):
+def test_any_split_and_order_has_the_same_separator(summed, cuts, seed):
     X, y = teacher(300, 4)
     order = np.random.default_rng(seed).permutation(300)
-    problem = summed(X[order], y[order], q=INF, eps=0.02, stops=sorted(cuts))
+    problem = summed(X[order], y[order], q=INF, eps=0.02, cuts=sorted(cuts))
     found = separate_sums(problem, LpNorm(2)).certified
     expected = min_norm_separator(X, y, p=2, q=INF, eps=0.02, fit_intercept=True)
     assert found.gap <= 1e-8
@@ -132,7 +107,7 @@ def test_any_split_and_order_has_the_same_separator(cuts, seed):
 
 
 @pytest.mark.parametrize("share", [1.5, 1 + 1e-6, INF])
-def test_a_few_samples_prove_that_nothing_separates(share):
+def test_a_few_samples_prove_that_nothing_separates(summed, share):
     X, y = teacher()
     if share == INF:  # not separable without an adversary
         y[:1] *= -1
@@ -148,7 +123,7 @@ def test_a_few_samples_prove_that_nothing_separates(share):
     assert len(error.value.weights) < 300
 
 
-def test_a_radius_near_eps_star_has_a_separator():
+def test_a_radius_near_eps_star_has_a_separator(summed):
     X, y = teacher()
     eps = max_margin(X, y, q=INF, fit_intercept=True).margin * (1 - 1e-6)
     found = separate_sums(summed(X, y, q=INF, eps=eps), LpNorm(2)).certified

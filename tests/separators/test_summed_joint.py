@@ -8,29 +8,16 @@ from scipy import sparse
 
 from sklearn_robust.joint_certificates import margin_bound
 from sklearn_robust.norms import LpNorm, SchattenNorm
-from sklearn_robust.rows import BlockRows, LocalReduction, Survey
+from sklearn_robust.rows import BlockRows
 from sklearn_robust.separators import NotSeparableError, max_margin, min_norm_separator
 from sklearn_robust.separators.summed_joint import (
     largest_joint_summed_distance,
     problem_of_joint_rows,
     separate_joint_sums,
 )
-from sklearn_robust.summed import SummedJointProblem
-from sklearn_robust.threats import LpBall
 
 INF = np.inf
 K, D = 3, 3
-
-
-class Cut:
-    """Arrays as blocks that end at these places."""
-
-    def __init__(self, *parts, stops):
-        self.parts, self.stops = parts, stops
-
-    def blocks(self):
-        for start, stop in zip([0, *self.stops], [*self.stops, None], strict=True):
-            yield tuple(part[start:stop] for part in self.parts)
 
 
 def teacher(n=150, seed=0, margin=0.6):
@@ -39,18 +26,6 @@ def teacher(n=150, seed=0, margin=0.6):
     W -= W.mean(axis=0)
     y = (X @ W.T).argmax(axis=1)
     return X + margin * (W / np.linalg.norm(W, axis=1, keepdims=True))[y], y
-
-
-def summed(X, y, *more, q, eps, stops=(30, 30, 100), fit_intercept=True, scale=None):
-    reduction = LocalReduction(Cut(X, y, *more, stops=stops))
-    return SummedJointProblem.of(
-        reduction,
-        reduction.total(Survey.of),
-        LpBall(q, eps, scale),
-        classes=np.arange(K),
-        factors=np.ones(K),
-        fit_intercept=fit_intercept,
-    )
 
 
 def assert_same(found, expected):
@@ -67,7 +42,7 @@ def assert_same(found, expected):
         (INF, 1, False, np.asarray),
     ],
 )
-def test_separators_are_those_of_arrays(p, q, fit_intercept, convert):
+def test_separators_are_those_of_arrays(summed, p, q, fit_intercept, convert):
     X, y = teacher()
     X = convert(X)
     shared = {"q": q, "eps": 0.02, "fit_intercept": fit_intercept}
@@ -82,7 +57,7 @@ def test_separators_are_those_of_arrays(p, q, fit_intercept, convert):
 
 
 @pytest.mark.parametrize("q", [1, INF])
-def test_eps_star_is_that_of_arrays(q):
+def test_eps_star_is_that_of_arrays(summed, q):
     X, y = teacher(100, seed=1)
     weight = np.ones(len(y))
     weight[:5], y[:5] = 0, (y[:5] + 1) % K  # wrong labels without weight
@@ -94,16 +69,16 @@ def test_eps_star_is_that_of_arrays(q):
 
 @settings(max_examples=3)
 @given(st.lists(st.integers(0, 90), max_size=5), st.integers(0, 3))
-def test_any_split_and_order_has_the_same_separator(cuts, seed):
+def test_any_split_and_order_has_the_same_separator(summed, cuts, seed):
     X, y = teacher(90)
     order = np.random.default_rng(seed).permutation(90)
-    problem = summed(X[order], y[order], q=INF, eps=0.02, stops=sorted(cuts))
+    problem = summed(X[order], y[order], q=INF, eps=0.02, cuts=sorted(cuts))
     expected = min_norm_separator(X, y, p=2, q=INF, eps=0.02, fit_intercept=True)
     assert_same(separate_joint_sums(problem, LpNorm(2)).certified, expected)
 
 
 @pytest.mark.parametrize("share", [1.5, INF])
-def test_a_few_samples_prove_that_nothing_separates(share):
+def test_a_few_samples_prove_that_nothing_separates(summed, share):
     X, y = teacher()
     if share == INF:  # not separable without an adversary
         y[0] = (y[0] + 1) % K
@@ -122,7 +97,7 @@ def test_a_few_samples_prove_that_nothing_separates(share):
         assert (nothing.margin, nothing.bound, nothing.coef.any()) == (0, 0, False)
 
 
-def test_a_radius_near_eps_star_and_a_matrix_norm_have_separators():
+def test_a_radius_near_eps_star_and_a_matrix_norm_have_separators(summed):
     X, y = teacher()
     eps = max_margin(X, y, q=INF, fit_intercept=True).margin * (1 - 1e-6)
     found = separate_joint_sums(summed(X, y, q=INF, eps=eps), LpNorm(2)).certified
@@ -133,10 +108,10 @@ def test_a_radius_near_eps_star_and_a_matrix_norm_have_separators():
     assert found.margin == pytest.approx(expected.margin, rel=2e-6)
 
 
-def test_rows_in_blocks_have_the_public_answers():
+def test_rows_in_blocks_have_the_public_answers(parts):
     X, y = teacher()
     labels = np.array(["ash", "beech", "cedar"])[y]
-    rows = BlockRows(Cut(X, labels, stops=(60,)))
+    rows = BlockRows(parts(X, labels, cuts=[60]))
     shared = {"q": 2, "fit_intercept": True}
     star = max_margin(rows, **shared)
     assert star.margin == pytest.approx(max_margin(X, labels, **shared).margin, rel=1e-7)
@@ -144,7 +119,7 @@ def test_rows_in_blocks_have_the_public_answers():
     expected = min_norm_separator(X, labels, p=2, eps=0.02, **shared)
     np.testing.assert_allclose(found.coef, expected.coef, rtol=1e-4, atol=1e-6)
     assert found.dual_coef.shape == (K, len(found.y)) == (K, len(found.X))
-    two = BlockRows(Cut(X, (y > 0) * 2 - 1, stops=(60,)))
+    two = BlockRows(parts(X, (y > 0) * 2 - 1, cuts=[60]))
     scale = [1, 0, 0.5]
     in_units, of_array = (max_margin(*data, scale=scale, **shared) for data in ((two,), (X, y > 0)))
     assert in_units.margin == pytest.approx(of_array.margin, rel=1e-7, abs=1e-8)

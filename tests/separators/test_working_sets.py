@@ -217,25 +217,14 @@ def test_too_few_rounds_leave_a_valid_answer(max_margin_form, on_row_sets, monke
         solve_on_column_sets(max_margin_form(12, 1500, 1.0, 1.0, 0.0))
 
 
-class Cut:
-    """An array as blocks of 300 rows."""
-
-    def __init__(self, X, y, weight=None):
-        self.parts = (X, y) if weight is None else (X, y, weight)
-
-    def blocks(self):
-        for start in range(0, len(self.parts[1]), 300):
-            yield tuple(part[start : start + 300] for part in self.parts)
-
-
 @pytest.mark.parametrize(
     ("convert", "fit_intercept"),
     [(np.asarray, True), (np.float32, False), (sparse.csr_array, True)],
 )
-def test_rows_in_blocks_have_the_separator_of_their_array(convert, fit_intercept):
+def test_rows_in_blocks_have_the_separator_of_their_array(parts, convert, fit_intercept):
     drawn = linear_teacher(1000, 4, 0, INF, 0.02)
     X, y = convert(drawn.X), drawn.y[0]
-    rows, given = BlockRows(Cut(X, y)), {"q": INF, "fit_intercept": fit_intercept}
+    rows, given = BlockRows(parts(X, y)), {"q": INF, "fit_intercept": fit_intercept}
     for solve in (max_margin, partial(min_norm_separator, p=1, eps=0.02)):
         found, expected = solve(rows, **given), solve(X, y, **given)
         assert found.margin == pytest.approx(expected.margin, rel=1e-7)
@@ -248,10 +237,10 @@ def test_rows_in_blocks_have_the_separator_of_their_array(convert, fit_intercept
 
 
 @pytest.mark.parametrize("fit_intercept", [False, True])
-def test_rows_in_blocks_that_nothing_separates_prove_it(fit_intercept):
+def test_rows_in_blocks_that_nothing_separates_prove_it(parts, fit_intercept):
     X = np.random.default_rng(0).normal(size=(1000, 3))
     y = np.where(np.arange(1000) % 2, 1, -1)
-    rows, given = BlockRows(Cut(X, y)), {"q": 2, "fit_intercept": fit_intercept}
+    rows, given = BlockRows(parts(X, y)), {"q": 2, "fit_intercept": fit_intercept}
     found = max_margin(rows, **given)
     assert found.margin == 0
     assert np.abs((found.dual_coef * y) @ X).max() <= 1e-12
@@ -264,12 +253,12 @@ def test_rows_in_blocks_that_nothing_separates_prove_it(fit_intercept):
     "make", [MinNormRobustClassifier, partial(RobustLinearClassifier, solver="exact")]
 )
 @pytest.mark.parametrize("eps", [0.1, 0.4])
-def test_exact_estimators_read_blocks(make, eps):
+def test_exact_estimators_read_blocks(parts, make, eps):
     X = np.random.default_rng(0).normal(size=(2000, 4))
     y, weight = np.where(X[:, 0] > 0, 1, -1), np.where(np.arange(2000) % 7, 1.0, 0.0)
     X[:, 0] += 0.3 * y
     found, expected = (make(eps=eps) for _ in range(2))
-    found.fit(BlockRows(Cut(X, y, weight)))
+    found.fit(BlockRows(parts(X, y, weight)))
     expected.fit(X, y, weight)
     assert found.separable_ is expected.separable_ is (eps < 0.3)
     np.testing.assert_allclose(found.coef_, expected.coef_, rtol=1e-5, atol=1e-8)
@@ -278,19 +267,19 @@ def test_exact_estimators_read_blocks(make, eps):
         assert found.margin_ == pytest.approx(expected.margin_, rel=1e-7)
 
 
-def test_the_separator_of_several_classes_and_of_scales_reads_blocks():
+def test_the_separator_of_several_classes_and_of_scales_reads_blocks(parts):
     X, classes = np.random.default_rng(0).normal(size=(150, 4)), np.array(["ash", "beech", "cedar"])
     y = classes[X[:, :3].argmax(axis=1)]
     X[:, :3] += 0.4 * (y[:, None] == classes)
     settings = {"eps": 0.1, "scale": [1, 0, 2, 0.5]}
-    found = MinNormRobustClassifier(**settings).fit(BlockRows(Cut(X, y)))
+    found = MinNormRobustClassifier(**settings).fit(BlockRows(parts(X, y)))
     expected = MinNormRobustClassifier(**settings).fit(X, y)
     assert found.separable_ is True
     assert found.dual_gap_ <= 1e-8
     assert found.margin_ == pytest.approx(expected.margin_, rel=1e-7)
     np.testing.assert_allclose(found.coef_, expected.coef_, rtol=1e-5, atol=1e-8)
     for K in (2, 3):
-        rows = BlockRows(Cut(X, np.where(y == classes[2], classes[K - 1], y)))
+        rows = BlockRows(parts(X, np.where(y == classes[2], classes[K - 1], y)))
         with pytest.warns(NotSeparableWarning) as caught:
             found = MinNormRobustClassifier(eps=2.0, scale=[1, 0, 2, 0.5]).fit(rows)
         assert caught[0].filename == __file__
@@ -300,8 +289,8 @@ def test_the_separator_of_several_classes_and_of_scales_reads_blocks():
             MinNormRobustClassifier(eps=2.0, not_separable="raise").fit(rows)
 
 
-def test_what_rows_in_blocks_cannot_have_is_refused():
+def test_what_rows_in_blocks_cannot_have_is_refused(parts):
     X = np.random.default_rng(0).normal(size=(40, 3))
-    rows = BlockRows(Cut(X, np.arange(40) % 2))
+    rows = BlockRows(parts(X, np.arange(40) % 2))
     with pytest.raises(ValueError, match="y must be left out"):
         max_margin(rows, rows.y, q=2)

@@ -13,7 +13,7 @@ from scipy import sparse
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.rows import DenseRows, LocalReduction, Survey
+from sklearn_robust.rows import DenseRows
 from sklearn_robust.solvers import (
     balanced_weighted_sum,
     minimise_robust_risk,
@@ -22,19 +22,6 @@ from sklearn_robust.solvers import (
 )
 from sklearn_robust.solvers._risk_sums import LossAt, ModelWeights, Moments, SumsOfWeights, Trial
 from sklearn_robust.summed import Predictor, Samples, SummedProblem
-from sklearn_robust.threats import LpBall
-
-
-class Parts:
-    """The blocks of arrays, cut into pieces of these places; readings are counted."""
-
-    def __init__(self, X, y, weight, pieces):
-        self.arrays, self.pieces, self.readings = (X, y, weight), pieces, 0
-
-    def blocks(self):
-        self.readings += 1
-        for at in self.pieces:
-            yield tuple(None if x is None else x[at] for x in self.arrays)
 
 
 def draw(*, n=90, d=5, noise=1.0, seed=0):
@@ -42,20 +29,6 @@ def draw(*, n=90, d=5, noise=1.0, seed=0):
     X = rng.standard_normal((n, d)) + 1
     y = np.where((X - 1) @ rng.standard_normal(d) + noise * rng.standard_normal(n) > 0.5, 1.0, -1.0)
     return X, y, rng.integers(0, 4, n).astype(float)
-
-
-def summed(X, y, weight=None, *, q=np.inf, eps=0.05, scale=None, fit_intercept=True, pieces=None):
-    pieces = np.array_split(np.arange(len(y)), 4) if pieces is None else pieces
-    source = Parts(X, y, weight, pieces)
-    reduction = LocalReduction(source)
-    return SummedProblem.of(
-        reduction,
-        reduction.total(Survey.of),
-        LpBall(q, eps, scale),
-        classes=np.array([-1.0, 1.0]),
-        factors=np.ones(2),
-        fit_intercept=fit_intercept,
-    )
 
 
 def compare(found, X, y, weight, loss, **threat):
@@ -77,7 +50,7 @@ def compare(found, X, y, weight, loss, **threat):
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=lambda loss: loss.name)
 @pytest.mark.parametrize("q", [1, 1.5, 2, np.inf])
 @pytest.mark.parametrize("fit_intercept", [True, False])
-def test_the_answer_is_that_of_the_array(loss, q, fit_intercept):
+def test_the_answer_is_that_of_the_array(summed, loss, q, fit_intercept):
     X, y, weight = draw()
     for weights, scale in ((None, None), (weight, np.array([1.0, 0, 2, 1, 0.5]))):
         threat = {"q": q, "eps": 0.05, "scale": scale, "fit_intercept": fit_intercept}
@@ -89,7 +62,7 @@ def test_the_answer_is_that_of_the_array(loss, q, fit_intercept):
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=lambda loss: loss.name)
 @pytest.mark.parametrize("kind", ["no adversary", "single", "sparse", "near separable", "wide"])
-def test_hard_forms_of_data(loss, kind):
+def test_hard_forms_of_data(summed, loss, kind):
     X, y, weight = draw(noise=0.05 if kind == "near separable" else 1.0)
     eps = 0.0 if kind == "no adversary" else 0.05
     if kind == "single":
@@ -104,7 +77,7 @@ def test_hard_forms_of_data(loss, kind):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_features_of_sizes_far_apart_are_certified_in_any_order(seed):
+def test_features_of_sizes_far_apart_are_certified_in_any_order(summed, seed):
     """Weights are feasible up to the rounding of each feature, which is above the radius here."""
     rng = np.random.default_rng(0)
     X, sizes = rng.standard_normal((200, 4)), np.array([1e-6, 1e-2, 1e2, 1e6])
@@ -116,7 +89,7 @@ def test_features_of_sizes_far_apart_are_certified_in_any_order(seed):
     assert found.gap <= 1e-8
 
 
-def test_a_class_of_its_own_in_each_block_and_blocks_without_weight():
+def test_a_class_of_its_own_in_each_block_and_blocks_without_weight(summed):
     X, y, _ = draw()
     order = np.argsort(y, kind="stable")
     weight = np.where(order < 20, 0.0, 1.0)
@@ -127,7 +100,7 @@ def test_a_class_of_its_own_in_each_block_and_blocks_without_weight():
     compare(found, X, y, weight, LOSSES["logistic"], q=np.inf, eps=0.05, fit_intercept=True)
 
 
-def test_separable_samples_end_at_a_separator():
+def test_separable_samples_end_at_a_separator(summed):
     X, y, _ = draw(noise=0.0)
     found = minimise_summed_risk(summed(X, y, eps=1e-3), LOSSES["logistic"], LpNorm(2))
     assert found.separable is True
@@ -136,7 +109,7 @@ def test_separable_samples_end_at_a_separator():
     assert found.margin > 0
 
 
-def test_classes_of_unlike_size():
+def test_classes_of_unlike_size(summed):
     """The Hessian has next to nothing of the small class, and the intercept moves by itself."""
     X, y, _ = draw(n=300)
     weight = np.where(y > 0, 1e-6, 1.0)
@@ -145,7 +118,7 @@ def test_classes_of_unlike_size():
         compare(found, X, y, weight, loss, q=np.inf, eps=0.05, fit_intercept=True)
 
 
-def test_a_start_a_record_and_a_stop():
+def test_a_start_a_record_and_a_stop(summed):
     X, y, _ = draw()
     loss, problem = LOSSES["logistic"], summed(X, y)
     seen = []
@@ -161,7 +134,7 @@ def test_a_start_a_record_and_a_stop():
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=lambda loss: loss.name)
-def test_a_gap_out_of_reach_ends_at_the_one_that_is_proven(loss):
+def test_a_gap_out_of_reach_ends_at_the_one_that_is_proven(summed, loss):
     X, y, weight = draw()
     problem = summed(X, y, weight)
     found = minimise_summed_risk(problem, loss, LpNorm(2), tol=1e-18)
@@ -169,7 +142,7 @@ def test_a_gap_out_of_reach_ends_at_the_one_that_is_proven(loss):
     assert 0 <= found.gap <= 1e-8
 
 
-def test_weighted_sum_at_no_coefficients():
+def test_weighted_sum_at_no_coefficients(summed):
     X, y, weight = draw()
     problem = RobustProblem.from_data(X, y, q=2, eps=1.0, fit_intercept=True, sample_weight=weight)
     expected = problem.weighted_sum(problem.class_shares())[0]
@@ -255,7 +228,7 @@ def test_the_bound_of_sums_is_that_of_all_weights(loss):
 
 
 @pytest.mark.parametrize("tol", [1e-6, 1e-9])
-def test_no_gram_matrix_is_summed_where_the_proof_ends_the_method(monkeypatch, tol):
+def test_no_gram_matrix_is_summed_where_the_proof_ends_the_method(summed, monkeypatch, tol):
     X, y, _ = draw(n=2000)
     asked = []
 
@@ -274,11 +247,11 @@ def test_no_gram_matrix_is_summed_where_the_proof_ends_the_method(monkeypatch, t
 # -- what is refused
 
 
-def test_data_that_change_and_hessians_of_many_columns_are_refused(monkeypatch):
+def test_data_that_change_and_hessians_of_many_columns_are_refused(summed, monkeypatch):
     X, y, _ = draw()
     problem = summed(X, y, q=2)
     problem.reduction.source.pieces = problem.reduction.source.pieces[:-1]
-    with pytest.raises(ValueError, match=r"X has changed: it held 90 samples .* now holds 68"):
+    with pytest.raises(ValueError, match=r"X has changed: it held 90 samples .* now holds 67"):
         minimise_summed_risk(problem, LOSSES["logistic"], LpNorm(2))
     monkeypatch.setattr(summed_risk.ColumnChoice, "of", of_three_columns(summed_risk.ColumnChoice))
     with pytest.raises(ValueError, match="needs more than 3 of the 5 columns"):

@@ -51,7 +51,7 @@ def convolutional(n_outputs):
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     hidden=st.lists(st.integers(1, 8), max_size=3),
@@ -81,8 +81,9 @@ def test_no_point_of_the_threat_has_a_smaller_margin(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("q", EXPONENTS)
-@pytest.mark.parametrize(("clip", "n_outputs"), [(None, 3), ((0.0, 1.0), 1)])
+@pytest.mark.parametrize(
+    ("q", "clip", "n_outputs"), [(1, None, 3), (2, (0.0, 1.0), 1), (math.inf, (0.0, 1.0), 3)]
+)
 def test_convolutions_and_pooling(lowest_margin, q, clip, n_outputs):
     torch.manual_seed(n_outputs)
     net = convolutional(n_outputs)
@@ -260,10 +261,10 @@ def test_no_point_of_a_scaled_threat_has_a_smaller_margin(q, method):
         margins = certified_margins(
             net, X, y, eps=0.5, q=q, clip=(0, 1), scale=scale, method=method
         )
-        noise = rng.standard_normal((4000, 4, 4))
+        noise = rng.standard_normal((1000, 4, 4))
         moves = 0.5 * scale * LpNorm(q).steepest_direction(noise)
         scores = net(torch.as_tensor(np.clip(X + moves, 0, 1))).detach().numpy()
-        true = np.take_along_axis(scores, np.broadcast_to(y[:, None], (4000, 4, 1)), axis=2)
+        true = np.take_along_axis(scores, np.broadcast_to(y[:, None], (1000, 4, 1)), axis=2)
         leads = np.where(np.arange(3) == y[:, None], np.inf, true - scores).min(axis=2)
         assert np.all(margins <= leads.min(axis=0) + 1e-9)
 
@@ -390,7 +391,8 @@ def test_brackets_narrower_than_rounding_end(max_radius, tol):
         net = dense([1, 1]).double()
         net[0].weight.fill_(3)
         net[0].bias.fill_(0)
-    radius = certified_radius(net, [[1.0], [2.0]], [1, 1], max_radius=max_radius, tol=tol)
+    options = {"method": "interval", "max_radius": max_radius, "tol": tol}
+    radius = certified_radius(net, [[1.0], [2.0]], [1, 1], **options)
     np.testing.assert_allclose(radius, np.minimum([1.0, 2.0], max_radius), rtol=1e-12, atol=tol)
 
 
