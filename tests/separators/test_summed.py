@@ -1,10 +1,13 @@
 """Exact separators of samples in blocks, which are known by sums, against those of arrays."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
 
 from sklearn_robust.certificates import certify
 from sklearn_robust.norms import LpNorm
@@ -74,9 +77,9 @@ def test_scales_and_weights_are_those_of_arrays(summed):
     assert largest_summed_distance(problem).certified.margin == pytest.approx(star.margin, rel=1e-7)
 
 
-@pytest.mark.parametrize("q", [1, 2, INF])
+@pytest.mark.parametrize("q", [2, INF])
 def test_features_that_no_adversary_moves(parts, summed, q):
-    X, y = teacher(200)
+    X, y = teacher(120)
     scale = np.array([0, 1, 2, 0.5, 0, 1])
     expected = max_margin(X, y, q=q, scale=scale, fit_intercept=True)
     problem = summed(X, y, q=q, eps=0.5 * expected.margin, scale=scale, cuts=[70])
@@ -85,6 +88,13 @@ def test_features_that_no_adversary_moves(parts, summed, q):
     assert star.gap <= 1e-8
     shared = {"q": q, "eps": 0.5 * expected.margin, "scale": scale, "fit_intercept": True}
     assert_same(separate_sums(problem, LpNorm(2)), min_norm_separator(X, y, p=2, **shared), problem)
+    for solve in (
+        partial(max_margin, q=q, scale=scale),
+        partial(min_norm_separator, p=2, **shared),
+    ):
+        with pytest.warns(ConvergenceWarning, match="above tol=1e-300") as caught:
+            solve(BlockRows(Cut(X, y, stops=(70,))), tol=1e-300)
+        assert [warning.filename for warning in caught] == [__file__]
     # features out of reach separate all samples by themselves
     X[:, 0] = y * (1 + abs(X[:, 0]))
     rows = BlockRows(parts(X, y, cuts=[70]))
