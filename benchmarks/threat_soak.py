@@ -244,7 +244,11 @@ def one_case(
         found["projection"] = np.abs(
             np.sum(rest * moved, axis=-1) - radius * threats.support(threat, rest)
         )
-    return {name: float(np.max(value)) for name, value in found.items()}
+    largest = {name: float(np.max(value)) for name, value in found.items()}
+    unknown = [name for name, value in largest.items() if np.isnan(value)]
+    if unknown:  # a maximum would lose it
+        raise FloatingPointError(f"not a number: {unknown}")
+    return largest
 
 
 def families(only: set[str] | None = None) -> list[tuple[tuple[str, ...], str]]:

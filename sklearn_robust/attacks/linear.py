@@ -178,11 +178,11 @@ def unbroken(scores: np.ndarray, y: np.ndarray, rows: slice, rivals: Rivals) -> 
     leads = _leads(scores, y)
     leads[np.arange(len(scores)), y] = math.inf
     margins = leads - rivals.outer.taken(rows, y, radius)
-    open_ = (margins <= 0) & (leads > 0).all(axis=1)[:, None]
+    open_ = (margins <= 0) & np.all(leads > 0, axis=1, keepdims=True)
     nearest = np.zeros_like(open_)
     nearest[np.arange(len(scores)), margins.argmin(axis=1)] = True
     leads -= rivals.taken_of_pairs(rows, y, radius, open_ & nearest)
-    open_ &= ~nearest & (leads > 0).all(axis=1)[:, None]
+    open_ &= ~nearest & np.all(leads > 0, axis=1, keepdims=True)
     leads -= rivals.taken_of_pairs(rows, y, radius, open_)
     return (leads > 0).all(axis=1) | (radius == 0)
 

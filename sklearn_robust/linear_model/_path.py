@@ -261,7 +261,8 @@ def solve_grid(
     if is_per_sample(model.threat_):
         # limits do not grow with the radius: the sets of each are made anew
         n = _num_samples(X)
-        factors = np.ones(n) if sample_radius is None else check_sample_radius(sample_radius, n)
+        given = check_sample_radius(sample_radius, n)
+        factors = np.ones(n) if given is None else given
         solutions = _solve_each(model, (read(radius * factors) for radius in eps), norms)
     elif isinstance(problem, JointProblem):
         unit = problem.radius

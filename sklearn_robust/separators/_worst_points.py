@@ -45,8 +45,8 @@ def decide_by_worst_points(problem: JointProblem) -> Decision | None:
     problem : JointProblem
         In float64, on an array, with `JointSets`.
     """
-    adversary, K = problem.adversary, problem.n_classes
-    assert adversary is not None
+    adversary: Any = problem.adversary  # or the sets of two classes
+    K = problem.n_classes
     X = problem.X.toarray() if sparse.issparse(problem.X) else problem.X
     unit = np.sqrt(np.mean(X**2, axis=0))
     unit[unit == 0] = 1.0
@@ -117,7 +117,7 @@ def as_joint(problem: RobustProblem) -> JointProblem:
     )
 
 
-def _rows(problem: JointProblem, points: Vector, samples: Vector, rivals: Vector) -> Any:
+def _rows(problem: JointProblem, points: Vector, samples: Any, rivals: Any) -> Any:
     """The rows of pairs in W, row by row, and in the intercepts, of which that of class 0 is 0."""
     K, m = problem.n_classes, len(points)
     classes = problem.y[samples]

@@ -117,17 +117,17 @@ class PerturbedRows:
         H = np.zeros((K, K, p, p))
         for low, at in enumerate(self.members):
             rivals = [k for k in range(K) if k != low]
-            rows = self.centred[:, at]
-            for k in rivals:
-                plain = (rows[k] * now.weights[k, at, None]).T @ rows[k]
-                self._add(H, low, k, k, plain)
-            mixed = np.einsum("km,kmp->kmp", shares[:, at], rows)
-            flat = mixed[rivals].transpose(1, 0, 2).reshape(len(at), -1)
-            gram = (flat * beyond[at, None]).T @ flat
-            gram = gram.reshape(len(rivals), p, len(rivals), p)
-            for i, k in enumerate(rivals):
-                for j, other in enumerate(rivals):
-                    self._add(H, low, k, other, gram[i, :, j])
+            rows = self.centred[rivals][:, at]
+            mixed = (shares[rivals][:, at, None] * rows).transpose(1, 0, 2).reshape(len(at), -1)
+            gram = (mixed * beyond[at, None]).T @ mixed
+            gram = gram.reshape(K - 1, p, K - 1, p).transpose(0, 2, 1, 3)
+            weighted = now.weights[rivals][:, at, None] * rows
+            gram[range(K - 1), range(K - 1)] += weighted.transpose(0, 2, 1) @ rows
+            # the margin against k is that of e_low - e_k
+            H[np.ix_(rivals, rivals)] += gram
+            H[low, rivals] -= gram.sum(axis=0)
+            H[rivals, low] -= gram.sum(axis=1)
+            H[low, low] += gram.sum(axis=(0, 1))
         if curvatures is not None:
             self._add_curvatures(H, curvatures)
         matrix = H.transpose(0, 2, 1, 3).reshape(K * p, K * p)
@@ -153,14 +153,6 @@ class PerturbedRows:
         p = shifts.shape[1]
         blocks = matrix.reshape(n_classes, p, n_classes, p)
         blocks[:, range(p), :, range(p)] += np.einsum("kp,lp->pkl", shifts, shifts)
-
-    @staticmethod
-    def _add(H: np.ndarray, low: int, k: int, other: int, part: np.ndarray) -> None:
-        """Add the block of the margins against k and another rival of class `low`."""
-        H[low, low] += part
-        H[k, other] += part
-        H[low, other] -= part
-        H[k, low] -= part
 
     def _add_curvatures(self, H: np.ndarray, curvatures: np.ndarray) -> None:
         """Add curvatures in the entries of the differences of two classes."""
