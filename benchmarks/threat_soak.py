@@ -7,14 +7,16 @@ reference.
 
     python benchmarks/threat_soak.py [--cases 1000] [--only budget,box] [--jobs 2] [--minutes 5]
 
-writes threat_soak.md and threat_soak.csv to --out, benchmarks/results by default, after every chunk
-of draws. A draw that raises an error counts as one. All draws of a chunk have one seed.
+writes threat_soak.md and threat_soak.csv to --out, benchmarks/results by default, while it runs.
+With --resume it goes on from the draws that threat_soak.csv there has. It takes one set or pair
+after the other. A draw that raises an error counts as one. All draws of a chunk have one seed.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import io
 import itertools
 import os
 import time
@@ -296,20 +298,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=np.inf, help="ends after as many")
+    parser.add_argument("--resume", action="store_true", help="adds to the draws in --out")
     parser.add_argument("--out", type=Path, default=harness.RESULTS)
     options = parser.parse_args()
     end = time.monotonic() + 60 * options.minutes
     chosen = families(set(options.only.split(",")) if options.only else None)
-    tallies = {family: Tally() for family in chosen}
+    known = read(options.out) if options.resume else {}
+    seeds = {family: k for k, family in enumerate(families())}
+    tallies = {one: known.get(one, Tally()) for one in seeds if one in known or one in chosen}
     options.out.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(options.jobs) as pool:
-        # chunk by chunk through all families: where time runs out, each has had its share
         waiting = {
             pool.submit(
-                chunk, *family, min(CHUNK, options.cases - first), [options.seed, k, first]
+                chunk,
+                *family,
+                min(CHUNK, options.cases - first),
+                [options.seed, seeds[family], first],
             ): family
-            for first in range(0, options.cases, CHUNK)
-            for k, family in enumerate(chosen)
+            for family in chosen
+            for first in range(tallies[family].draws, options.cases, CHUNK)
         }
         written = time.monotonic()
         for done in as_completed(waiting):
@@ -324,24 +331,47 @@ def main() -> None:
     print((options.out / "threat_soak.md").read_text())
 
 
+def read(out: Path) -> dict[Any, Tally]:
+    """What an earlier run wrote; its draws of each set are whole chunks."""
+    found = {}
+    with (out / "threat_soak.csv").open(newline="") as file:
+        for first, operation, second, draws, errors, *figures, message in list(csv.reader(file))[
+            1:
+        ]:
+            largest = {name: float(x) for name, x in zip(CHECKS, figures, strict=False) if x}
+            names = (first, second) if operation else (first,)
+            found[names, operation] = Tally(int(draws), largest, int(errors), message)
+    return found
+
+
 def write(out: Path, tallies: dict[Any, Tally]) -> None:
     """The tables of what was found, each file whole at every moment."""
     lines = [(names[0], op, "".join(names[1:]), one) for (names, op), one in tallies.items()]
     rows = [
         [first, op, second, tally.draws, tally.errors]
-        + [f"{(tally.largest or {}).get(name, np.nan):.1e}" for name in list(CHECKS)[:-1]]
+        + [_figure(tally, name) for name in list(CHECKS)[:-1]]
         + [tally.message]
         for first, op, second, tally in lines
     ]
-    path = out / "threat_soak.csv"
-    with path.with_suffix(".tmp").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["set", "operation", "other", "draws", "errors", *list(CHECKS)[:-1], ""])
-        writer.writerows(rows)
-    os.replace(path.with_suffix(".tmp"), path)
-    path = out / "threat_soak.md"
-    path.with_suffix(".tmp").write_text(_summary(tallies))
-    os.replace(path.with_suffix(".tmp"), path)
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["set", "operation", "other", "draws", "errors", *list(CHECKS)[:-1], ""])
+    writer.writerows(rows)
+    _replace(out / "threat_soak.csv", table.getvalue())
+    _replace(out / "threat_soak.md", _summary(tallies))
+
+
+def _figure(tally: Tally, name: str) -> str:
+    """The largest error of a check; blank where the check was not made."""
+    found = tally.largest or {}
+    return f"{found[name]:.1e}" if name in found else ""
+
+
+def _replace(path: Path, text: str) -> None:
+    """The text as the file, whole at every moment."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(text)
+    os.replace(new, path)
 
 
 def _summary(tallies: dict[Any, Tally]) -> str:
@@ -352,8 +382,8 @@ def _summary(tallies: dict[Any, Tally]) -> str:
         "",
         "`python benchmarks/threat_soak.py`; threat_soak.csv has a line for each set and pair.",
         "",
-        "| | sets | least draws | " + " | ".join(CHECKS) + " |",
-        "|---" * (3 + len(CHECKS)) + "|",
+        "| | sets | draws, least | most | " + " | ".join(CHECKS) + " |",
+        "|---" * (4 + len(CHECKS)) + "|",
     ]
     for operation, title in kinds.items():
         of_kind = [tally for (_, op), tally in tallies.items() if op == operation]
@@ -365,7 +395,8 @@ def _summary(tallies: dict[Any, Tally]) -> str:
         }
         cells = [f"{value:.0e}" for value in largest.values()]
         cells.append(str(sum(one.errors for one in of_kind)))
-        counts = f"{len(of_kind)} | {min(one.draws for one in of_kind)}"
+        draws = sorted(one.draws for one in of_kind)
+        counts = f"{len(of_kind)} | {draws[0]} | {draws[-1]}, of {draws.count(draws[-1])} sets"
         text.append(f"| {title} | {counts} | " + " | ".join(cells) + " |")
     text += ["", "| column | what it holds, the largest |", "|---|---|"]
     text += [f"| {name} | {meaning} |" for name, meaning in CHECKS.items()]

@@ -67,7 +67,7 @@ def run_clarabel(
     for name, value in {"verbose": False, **settings}.items():
         setattr(options, name, value)
     blocks = [kinds[kind](parameter) for kind, parameter in cones if parameter]
-    data = sparse.csc_matrix(P), q, sparse.csc_matrix(A), b, blocks, options
+    data = sparse.csc_array(P), q, sparse.csc_array(A), b, blocks, options
 
     def solve(abandoned: Event) -> Any:
         solver = clarabel.DefaultSolver(*data)

@@ -143,7 +143,7 @@ class PairProgram:
         scale = sparse.diags_array(np.repeat(reach, [len(one.columns) for one in sets]))
         E = sparse.block_diag([one.E for one in sets], format="csr")
         F = sparse.block_diag([one.F for one in sets], format="csr")
-        h = sparse.block_diag([one.h[:, None] for one in sets], format="csr")
+        h = sparse.block_diag([sparse.csr_array(one.h[:, None]) for one in sets], format="csr")
         none = np.zeros
         self._of_E = conic.add_rows(
             [("zero", E.shape[1])], [(dual, E.T), (self.w, -scale @ v)], none(E.shape[1])

@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.utils import assert_all_finite, column_or_1d
 
 from sklearn_robust._array_api import as_float
+from sklearn_robust._extras import missing
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.threats import check_radius, check_scale
 
@@ -213,11 +214,7 @@ def check_device(device: Any) -> None:
     try:
         import torch
     except ImportError as error:
-        message = (
-            f'device={device!r} needs PyTorch: pip install "sklearn-robust[torch]". Or use '
-            f"device=None, for NumPy."
-        )
-        raise ImportError(message) from error
+        raise missing(f"device={device!r}", "torch") from error
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, TypeError, ImportError) as error:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from sklearn_robust._extras import missing
 from sklearn_robust.linear_model import (
     MinNormRobustClassifier,
     RobustLinearClassifier,
@@ -63,9 +64,7 @@ def register_onnx_converters() -> None:
         from skl2onnx import update_registered_converter
         from skl2onnx.common.shape_calculator import calculate_linear_classifier_output_shapes
     except ImportError as error:
-        raise ImportError(
-            'register_onnx_converters needs skl2onnx: pip install "sklearn-robust[interop]".'
-        ) from error
+        raise missing("register_onnx_converters", "interop") from error
     options = {"zipmap": [True, False, "columns"], "raw_scores": [True, False], "nocl": [False]}
     for estimator in (
         MinNormRobustClassifier,

@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_robust._extras import missing
+
 try:
     import torch
     from torch import Tensor
 except ImportError as error:  # pragma: no cover
-    raise ImportError(
-        'Regions of networks need PyTorch: python -m pip install "sklearn-robust[torch]"'
-    ) from error
+    raise missing("sklearn_robust.regions", "torch") from error
 
 from sklearn_robust._parameters import check_exponent
 from sklearn_robust._rays import ray_length

@@ -7,6 +7,7 @@ ever formed, and the blocks may lie in files or on a cluster.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
@@ -58,7 +59,7 @@ class Samples(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SummedSamples:
+class SummedSamples(ABC):
     r"""The samples of one problem against an l_q ball, on blocks of rows.
 
     Attributes
@@ -118,9 +119,9 @@ class SummedSamples:
         return float(self.class_weights.sum())
 
     @property
+    @abstractmethod
     def codes(self) -> np.ndarray:
         """The numbers that stand for the classes, (K,)."""
-        raise NotImplementedError
 
     def total(self, function: Callable[[Samples], S]) -> S:
         """The sum of a function of the samples of each block that has samples of positive weight.

@@ -24,7 +24,7 @@ from sklearn_robust import (
     min_norm_separator,
     robust_accuracy_score,
 )
-from sklearn_robust.linear_model import base
+from sklearn_robust.linear_model import reading
 from sklearn_robust.rows import Block, BlockRows, GramRows, NpyRows, ParquetRows, files
 from sklearn_robust.rows.arrays import mean_square, squared_norm_bound
 from sklearn_robust.solvers import _newton_columns
@@ -279,8 +279,8 @@ def test_large_arrays_keep_samples_of_weight_zero(monkeypatch, n_classes):
     X, y, weight = draw(n_classes)
     settings = {"eps": 0.05, "loss": "logistic", "class_weight": "balanced", "tol": 1e-6}
     expected = RobustLinearClassifier(**settings).fit(X, y, weight)
-    monkeypatch.setattr(base, "_MOST_COPIED", 0)
-    monkeypatch.setattr(base, "of_positive_weight", lambda *args: pytest.fail("X was copied"))
+    monkeypatch.setattr(reading, "_MOST_COPIED", 0)
+    monkeypatch.setattr(reading, "of_positive_weight", lambda *args: pytest.fail("X was copied"))
     model = RobustLinearClassifier(**settings).fit(np.asfortranarray(X), y, weight)
     assert model.separable_ is False
     assert model.log_risk_ == pytest.approx(expected.log_risk_, abs=2e-6)

@@ -15,41 +15,47 @@ from sklearn_robust import (
 )
 
 OTHERS = [
-    RobustLinearClassifierCV(
-        (1, 2), eps=0.1, threat_eps=0.1, threat_q=2, cv=2, solver="exact", loss="logistic"
-    ),
+    RobustLinearClassifierCV(2, eps=0.1, threat_eps=0.1, threat_q=2, cv=2, solver="exact"),
     MinNormRobustClassifier(),
-    RobustDiagonalNet(),
-    RobustMLPClassifier(batch_size=None, max_iter=20, attack_steps=2),
+    RobustDiagonalNet(max_iter=60),
+    RobustMLPClassifier(batch_size=None, max_iter=15, attack_steps=1),
     RobustNetClassifier(
-        p_algo=math.inf, loss="exponential", batch_size=None, max_iter=20, attack_steps=2
+        p_algo=math.inf, loss="exponential", batch_size=None, max_iter=15, attack_steps=1
     ),
 ]
 
 # further settings of estimators that pass every check: these checks fit and look at the results
 SETTINGS = [
-    RobustLinearClassifier(p_algo=1, loss="logistic", solver="steepest_descent", max_iter=40),
-    RobustLinearClassifier(p_algo=math.inf, q_pert=2, max_iter=100),
+    RobustLinearClassifier(p_algo=1, loss="logistic", solver="steepest_descent", max_iter=20),
+    RobustLinearClassifier(p_algo=math.inf, q_pert=2, max_iter=30),
     RobustLinearClassifier(solver="exact"),
-    RobustLinearClassifier(q_pert=1, device="cpu", max_iter=60),
-    RobustDiagonalNet(depth=3, q_pert=2, loss="logistic", max_iter=50),
+    RobustLinearClassifier(q_pert=1, device="cpu", max_iter=20),
+    RobustDiagonalNet(depth=3, q_pert=2, loss="logistic", max_iter=20),
     MinNormRobustClassifier(p=1, eps=0.01),
 ]
 CHECKS_OF_RESULTS = {
+    "check_classifier_data_not_an_array",
     "check_classifiers_classes",
     "check_classifiers_one_label_sample_weights",
     "check_classifiers_train",
+    "check_decision_proba_consistency",
+    "check_dict_unchanged",
     "check_dont_overwrite_parameters",
     "check_estimators_dtypes",
+    "check_estimators_nan_inf",
+    "check_estimators_overwrite_params",
     "check_estimators_pickle",
     "check_f_contiguous_array_estimator",
     "check_fit2d_1feature",
     "check_fit2d_1sample",
+    "check_fit_idempotent",
     "check_methods_sample_order_invariance",
     "check_methods_subset_invariance",
     "check_non_transformer_estimators_n_iter",
+    "check_pipeline_consistency",
     "check_readonly_memmap_input",
     "check_sample_weight_equivalence_on_dense_data",
+    "check_sample_weights_not_overwritten",
 }
 CHECKS_OF_SOME = {  # dense data alone on a device; no classes weigh on a separator
     "check_class_weight_classifiers",
@@ -58,7 +64,6 @@ CHECKS_OF_SOME = {  # dense data alone on a device; no classes weigh on a separa
 
 CHECKS_OF_WEIGHTS = {
     "check_all_zero_sample_weights_error",
-    "check_class_weight_classifiers",
     "check_classifiers_one_label_sample_weights",
     "check_sample_weight_equivalence_on_dense_data",
     "check_sample_weights_list",
@@ -137,5 +142,5 @@ def test_short_scikit_learn_checks_of_a_default_network():
 
 @pytest.mark.slow
 def test_scikit_learn_checks_of_weights_of_a_network_trained_in_batches():
-    network = RobustNetClassifier(p_algo=math.inf, loss="exponential", max_iter=20, attack_steps=2)
+    network = RobustNetClassifier(p_algo=math.inf, loss="exponential", max_iter=8, attack_steps=1)
     assert run_checks(network, CHECKS_OF_WEIGHTS) == CHECKS_OF_WEIGHTS

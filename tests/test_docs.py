@@ -85,6 +85,7 @@ RESULTS = (  # made by the library: they have attributes, not parameters
     "Separator",
     "distributed.SeparatorOnRows",
     "inspection.ConvergenceCurve",
+    "inspection.MarginReport",
     "inspection.RobustAccuracyCurve",
 )
 

@@ -16,6 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
     "check",
     "_array_api",
+    "_extras",
     "norms",
     "scaled_norms",
     "splitting",

@@ -2,7 +2,6 @@
 
 import pickle
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -258,9 +257,3 @@ def test_the_onnx_recipe_of_the_guide_loads():
     np.testing.assert_allclose(
         names["probability"], names["model"].predict_proba(X), rtol=1e-9, atol=1e-12
     )
-
-
-def test_onnx_without_skl2onnx(monkeypatch):
-    monkeypatch.setitem(sys.modules, "skl2onnx", None)
-    with pytest.raises(ImportError, match="register_onnx_converters needs skl2onnx: pip install"):
-        register_onnx_converters()

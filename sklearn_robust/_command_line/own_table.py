@@ -20,6 +20,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from sklearn_robust import RobustLinearClassifierCV, robust_accuracy_score
 from sklearn_robust._command_line.terminal import Progress, print_table
+from sklearn_robust._extras import missing
 from sklearn_robust.reports import RobustnessReport
 from sklearn_robust.threats import LpBall
 
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace, progress: Progress) -> None:
     width = columns.transform(X_train[:1]).shape[1]
     # numeric columns come first: they can move, the columns of categories cannot
     scale = (np.arange(width) < len(numeric)).astype(float)
-    radii = sorted(arguments.eps or _DEFAULT_RADII)
+    radii = sorted(set(arguments.eps or _DEFAULT_RADII))
     plain = make_pipeline(columns, LogisticRegression(max_iter=5000)).fit(X_train, y_train)
     rows, robust = [], plain
     for eps in progress(radii, "robust classifiers by cross-validation"):
@@ -94,9 +95,7 @@ def _read(path: str, target: str | None, drop: list[str]) -> tuple[DataFrame, Se
     try:
         import pandas as pd
     except ImportError as error:
-        raise UnsuitableTable(
-            'a table needs pandas: pip install "sklearn-robust[table]".'
-        ) from error
+        raise UnsuitableTable(str(missing("a table", "table"))) from error
     try:
         table = pd.read_csv(path)
     except (OSError, UnicodeDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:

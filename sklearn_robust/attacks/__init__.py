@@ -7,6 +7,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sklearn_robust._extras import missing
+
 _HOMES = {
     "apgd": "auto_pgd",
     "ensemble": "combined",
@@ -33,9 +35,7 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        raise ImportError(
-            f'{name} needs PyTorch. Install it with: pip install "sklearn-robust[torch]"'
-        ) from error
+        raise missing(name, "torch") from error
     globals()[name] = value
     return value
 

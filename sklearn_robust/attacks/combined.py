@@ -101,7 +101,7 @@ def ensemble(
     samples = X[torch.from_numpy(rows)] if isinstance(X, Tensor) else np.asarray(X)[rows]
     options["eps"] = of_rows(eps, rows, 1)
     if clip is not None:
-        options["clip"] = tuple(of_rows(end, rows, X.ndim) for end in clip)
+        options["clip"] = tuple(of_rows(end, rows, np.ndim(X)) for end in clip)
     second = apgd(model, samples, labels, loss=loss, **options)
     better = judged(model, second, labels)[0] < margins[rows]
     worst = first.clone() if isinstance(first, Tensor) else first.copy()

@@ -240,6 +240,7 @@ def _charged_bound(problem: RobustProblem, norm: Norm, weights: Array) -> tuple[
         beyond = of_sum
     if isinstance(norm, WeightedNorm):
         weighted_sum = _cancelled(weighted_sum, terms, norm.scale == 0)
+        of_sum = np.where(norm.scale == 0, 0.0, of_sum)  # what cancels exactly has no rounding
     radius = problem.attacked_radius(weights) * (1 - of_norm)  # 0 where the norm has scales
     left = residual(threat, weighted_sum, radius, dual)
     if hasattr(threat, "gauge"):
@@ -407,16 +408,20 @@ def margin_rounding(problem: RobustProblem, coef: Array, intercept: Array) -> Ar
     return of_sum * sizes + max(of_norm, 0.0) * penalty
 
 
-def proves_not_separable(problem: RobustProblem, weights: Array) -> np.ndarray:
+def proves_not_separable(
+    problem: RobustProblem, weights: Array, *, weighted_sum: Array | None = None
+) -> np.ndarray:
     r"""Whether feasible weights (k, n) prove that no robust separator exists: bool of shape (k,).
 
     They do where Z^T a is in the threat's set up to rounding, in float64: for a ball, :math:`\|Z^T
     a\|_q \le \epsilon`.
 
     Each coordinate of Z^T a is known up to its own rounding: a small feature counts beside a large
-    one.
+    one. `weighted_sum` (k, d) is Z^T a where it is known.
     """
-    weighted_sum, radius = problem.weighted_sum(weights), problem.attacked_radius(weights)
+    if weighted_sum is None:
+        weighted_sum = problem.weighted_sum(weights)
+    radius = problem.attacked_radius(weights)
     if np.all(inside(problem.threat, weighted_sum, radius)):
         return np.ones(len(weighted_sum), dtype=bool)
     return inside_up_to_rounding(problem.threat, weighted_sum, radius, problem.sizes(weights))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from sklearn_robust._extras import missing
 from sklearn_robust.distributed.chunks import Chunk, blocks_of
 from sklearn_robust.rows import Block
 from sklearn_robust.rows.reduction import S
@@ -41,9 +42,7 @@ def current_client(client: Any = None) -> Any:
     try:
         from distributed import get_client
     except ImportError as error:
-        raise ImportError(
-            'sklearn_robust.distributed needs dask: pip install "sklearn-robust[dask]".'
-        ) from error
+        raise missing("sklearn_robust.distributed", "dask") from error
     if client is not None:
         return client
     try:

@@ -116,7 +116,7 @@ class RobustLinearClassifier(LocalClassifier):
     >>> X = rng.standard_normal((1000, 5))
     >>> y = X[:, 0] + rng.standard_normal(1000) > 0
     >>> X, y = da.from_array(X, chunks=(250, 5)), da.from_array(y, chunks=250)
-    >>> with Client(processes=False, n_workers=1, dashboard_address=None) as client:
+    >>> with Client(processes=False, n_workers=1, dashboard_address=":0") as client:
     ...     model = RobustLinearClassifier(eps=0.1, loss="logistic").fit(X, y)
     ...     labels = model.predict(X).compute()
     >>> model.separable_, model.dual_gap_ <= 1e-9, labels.shape

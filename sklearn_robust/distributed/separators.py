@@ -14,7 +14,7 @@ from sklearn_robust.separators.on_rows import (
     least_norm_on_rows,
     read_summed_problem,
 )
-from sklearn_robust.separators.separator import check_geometry
+from sklearn_robust.separators.separator import check_geometry, warn_of_gap
 from sklearn_robust.summed import SummedJointProblem, SummedProblem
 from sklearn_robust.threats import check_radius
 
@@ -81,7 +81,9 @@ def min_norm_separator(
     check_geometry(p)
     problem = _read(X, y, q, check_radius(eps, "eps"), fit_intercept, scale, client)
     check_number(tol, "tol", low=0, strict=True)
-    return least_norm_on_rows(problem, p, tol)
+    separator, tol = least_norm_on_rows(problem, p, tol)
+    warn_of_gap(separator.relative_gap, tol)
+    return separator
 
 
 def max_margin(
@@ -102,12 +104,13 @@ def max_margin(
     X, y, client
         As in `sklearn_robust.distributed.min_norm_separator`.
     q, fit_intercept, tol, scale
-        As in `sklearn_robust.max_margin`; scales are positive.
+        As in `sklearn_robust.max_margin`.
 
     Returns
     -------
     SeparatorOnRows
-        Where nothing separates the samples its coefficients and its margin are zero.
+        Where nothing separates the samples its coefficients and its margin are zero; where features
+        of scale 0 alone separate them, its margin is inf.
 
     Raises
     ------
@@ -121,7 +124,9 @@ def max_margin(
     """
     problem = _read(X, y, q, 0.0, fit_intercept, scale, client)
     check_number(tol, "tol", low=0, strict=True)
-    return largest_distance_on_rows(problem, tol)
+    separator = largest_distance_on_rows(problem, tol)
+    warn_of_gap(separator.relative_gap, tol)
+    return separator
 
 
 def _read(

@@ -4,6 +4,7 @@ limit of theory.
 
 from sklearn_robust.inspection._convergence import ConvergenceCurve, ConvergenceDisplay
 from sklearn_robust.inspection._implicit_bias import ImplicitBiasReport, implicit_bias_report
+from sklearn_robust.inspection._margins import MarginReport, margin_report
 from sklearn_robust.inspection._robust_accuracy import RobustAccuracyCurve, RobustAccuracyDisplay
 from sklearn_robust.inspection._separator import SeparatorDisplay
 
@@ -11,8 +12,10 @@ __all__ = [
     "ConvergenceCurve",
     "ConvergenceDisplay",
     "ImplicitBiasReport",
+    "MarginReport",
     "RobustAccuracyCurve",
     "RobustAccuracyDisplay",
     "SeparatorDisplay",
     "implicit_bias_report",
+    "margin_report",
 ]

@@ -172,9 +172,7 @@ def implicit_bias_report(
     geometry = check_geometry(_given(classifier, p, getattr(classifier, "_p", None), "p"))
     threat = _threat(view, classifier, q, eps, scale, threat)
     ball = threat if is_ball(threat) else None
-    fit_intercept = bool(
-        getattr(classifier, "_fit_intercept", getattr(classifier, "fit_intercept", True))
-    )
+    fit_intercept = has_intercept(classifier)
     index = view.seen_class_index(y)
     missing = np.setdiff1d(np.arange(len(view.classes)), index)
     if len(missing):
@@ -192,7 +190,7 @@ def implicit_bias_report(
         separator = min_norm_separator(X, labels, p=geometry, fit_intercept=fit_intercept, **given)
     except NotSeparableError as error:
         eps_star = error.eps_star
-    margin = _margin(view, X, index, geometry, threat, fit_intercept)
+    margin = smallest_margin(view, X, index, geometry, threat, fit_intercept)
     return ImplicitBiasReport(
         **_figures(view.coef.astype(float), margin, separator),
         margin=margin,
@@ -229,7 +227,12 @@ def _threat(
     return view.ball(q, eps, scale)
 
 
-def _margin(
+def has_intercept(classifier: Any) -> bool:
+    """Whether a linear classifier fits an intercept."""
+    return bool(getattr(classifier, "_fit_intercept", getattr(classifier, "fit_intercept", True)))
+
+
+def smallest_margin(
     view: LinearView,
     X: Any,
     index: np.ndarray,

@@ -32,8 +32,9 @@ from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.linear_model._path import check_geometries, solve_grid, to_array, warn_of_cells
 from sklearn_robust.linear_model._radii import choose_radii
 from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
-from sklearn_robust.linear_model.base import ProbabilityMixin, RobustLinearMixin, read_problem
+from sklearn_robust.linear_model.base import ProbabilityMixin, RobustLinearMixin
 from sklearn_robust.linear_model.block_rows import read_block_rows
+from sklearn_robust.linear_model.reading import read_problem
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.metrics import make_robust_scorer
 from sklearn_robust.metrics.linear_view import LinearView

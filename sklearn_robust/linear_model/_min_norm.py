@@ -24,9 +24,10 @@ from sklearn_robust._parameters import (
 )
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.linear_model.base import RobustLinearMixin, check_radius_or_radii, read_problem
+from sklearn_robust.linear_model.base import RobustLinearMixin
 from sklearn_robust.linear_model.fitting import in_float64
 from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
+from sklearn_robust.linear_model.reading import check_radius_or_radii, read_problem
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators.joint import reachable_tol, solve_joint_separator
 from sklearn_robust.separators.min_norm import solve_separator

@@ -19,9 +19,9 @@ from sklearn_robust.linear_model._robust_linear import (
     read_settings,
     solve,
 )
-from sklearn_robust.linear_model.base import read_problem
 from sklearn_robust.linear_model.fitting import Batch
 from sklearn_robust.linear_model.lifecycle import begin_fit
+from sklearn_robust.linear_model.reading import read_problem
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import Norm, norm_of
 from sklearn_robust.problems import RobustProblem

@@ -10,9 +10,9 @@ import numpy as np
 from sklearn_robust._parameters import check_exponent, check_number
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model._robust_linear import RobustLinearClassifier
-from sklearn_robust.linear_model.base import read_problem
 from sklearn_robust.linear_model.constant_radii import constant_radii
 from sklearn_robust.linear_model.lifecycle import begin_fit
+from sklearn_robust.linear_model.reading import read_problem
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators import max_margin

@@ -21,18 +21,16 @@ from sklearn_robust._parameters import (
 )
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
 from sklearn_robust.joint import JointProblem
-from sklearn_robust.linear_model.base import (
-    ProbabilityMixin,
-    RobustLinearMixin,
-    check_radius_or_radii,
-    dense,
-    read_problem,
-    weights_of_blocks,
-)
+from sklearn_robust.linear_model.base import ProbabilityMixin, RobustLinearMixin, dense
 from sklearn_robust.linear_model.block_rows import check_settings_of_blocks
 from sklearn_robust.linear_model.fitting import Batch, Fit, convert_margins
 from sklearn_robust.linear_model.joint_fitting import JointFit
 from sklearn_robust.linear_model.lifecycle import AnyFit, begin_fit, begin_summed_fit, end_fit
+from sklearn_robust.linear_model.reading import (
+    check_radius_or_radii,
+    read_problem,
+    weights_of_blocks,
+)
 from sklearn_robust.linear_model.summed_fitting import (
     NotBySumsError,
     SummedFit,

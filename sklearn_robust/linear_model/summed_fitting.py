@@ -17,9 +17,9 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from sklearn_robust._parameters import check_number
 from sklearn_robust.certificates import Certified, relative_gap
-from sklearn_robust.linear_model.base import read_threat, require_two_classes
 from sklearn_robust.linear_model.fitting import RISK_TOL, find_scale
 from sklearn_robust.linear_model.monitoring import FitMonitor
+from sklearn_robust.linear_model.reading import read_threat, require_two_classes
 from sklearn_robust.losses import SummableLoss, check_loss, is_summable, takes_entropy
 from sklearn_robust.norms import LpNorm, Norm
 from sklearn_robust.problems import check_range
@@ -155,10 +155,7 @@ class SummedFit:
     def solve(self, norm: Norm, *, loss_tol: float) -> Solution:
         """The minimiser of the risk, or the exact separator where the samples are separable."""
         solution = self.minimise_risk(norm)
-        scale = self.problem.threat.scale
-        # whether there is a separator is not decided by sums where no adversary moves a feature
-        decidable = solution.separable[0] is True or scale is None or bool(scale.all())
-        if solution.separable[0] is False or not decidable or self.monitor.stopped:
+        if solution.separable[0] is False or self.monitor.stopped:
             return solution
         assert isinstance(norm, LpNorm)
         return self.separate(norm, solution, loss_tol=loss_tol)

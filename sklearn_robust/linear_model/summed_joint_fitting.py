@@ -61,10 +61,7 @@ class SummedJointFit:
         if constant.converged[0] or self.monitor.stopped:
             return constant
         solution = self.minimise_risk(norm)
-        scale = self.problem.threat.scale
-        # whether there is a separator is not decided by sums where no adversary moves a feature
-        decidable = solution.separable[0] is True or scale is None or bool(scale.all())
-        if solution.separable[0] is False or not decidable or self.monitor.stopped:
+        if solution.separable[0] is False or self.monitor.stopped:
             return solution
         return self.separate(norm, solution, loss_tol=loss_tol)
 

@@ -4,12 +4,11 @@ scikit-learn's searches.
 
 from sklearn_robust.metrics._certificate import robust_accuracy_certificate
 from sklearn_robust.metrics._robust_accuracy import (
-    certified_radius,
     make_robust_scorer,
     robust_accuracy_score,
-    worst_case_samples,
 )
 from sklearn_robust.metrics._transformers import coef_on_input
+from sklearn_robust.metrics._worst_cases import certified_radius, worst_case_samples
 
 __all__ = [
     "certified_radius",

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import _check_sample_weight
 
 from sklearn_robust._parameters import check_exponent
-from sklearn_robust.metrics._robust_accuracy import _check_lone_threat, _radius
+from sklearn_robust.metrics._given_threats import check_lone_threat, given_radius
 from sklearn_robust.metrics.linear_view import linear_view
 from sklearn_robust.proofs import Certificate, Claim, LabelledData, certify_accuracy, in_memory
 from sklearn_robust.rows import BlockRows
@@ -83,10 +83,10 @@ def robust_accuracy_certificate(
     view.seen_class_index(y)
     weight = _check_sample_weight(sample_weight, view.X, ensure_non_negative=True)
     if threat is not None:
-        _check_lone_threat(threat, eps=eps, q=q, scale=scale, clip=clip)
+        check_lone_threat(threat, eps=eps, q=q, scale=scale, clip=clip)
         threat = view.bound(threat)
     else:
-        radius = check_radius(_radius(eps), "eps")
+        radius = check_radius(given_radius(eps), "eps")
         threat = view.ball(check_exponent(q, "q"), radius, scale, clip)
     data = LabelledData.of(view.X, y, weight, view.classes)
     radii = check_sample_radius(sample_radius, len(data.y))

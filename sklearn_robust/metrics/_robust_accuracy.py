@@ -1,4 +1,4 @@
-"""Exact robust accuracy and certified radius of linear classifiers, and a scorer of one threat.
+"""Exact robust accuracy of linear classifiers, and a scorer of one threat.
 
 Any threat is served; networks serve l_q balls and boxes.
 """
@@ -18,9 +18,12 @@ from sklearn.utils.validation import _check_sample_weight
 
 from sklearn_robust._parameters import check_choice, check_exponent, refuse_lazy
 from sklearn_robust.attacks.linear import (
-    boundary_distances,
     unbroken,
-    worst_moves,
+)
+from sklearn_robust.metrics._given_threats import (
+    check_lone_threat,
+    given_radius,
+    network_threat,
 )
 from sklearn_robust.metrics._slices import averaged_over_slices
 from sklearn_robust.metrics.linear_view import (
@@ -34,12 +37,10 @@ from sklearn_robust.metrics.linear_view import (
 from sklearn_robust.rows import BlockRows
 from sklearn_robust.threats import (
     Threat,
-    check_is_threat,
     check_limits,
     check_radius,
     check_sample_radius,
     check_scale,
-    is_ball,
 )
 
 _ROUTED = ("sample_weight", "sample_radius")
@@ -148,9 +149,9 @@ def robust_accuracy_score(
     0.819
     """
     if threat is not None:
-        _check_lone_threat(threat, eps=eps, q=q, scale=scale, clip=clip)
+        check_lone_threat(threat, eps=eps, q=q, scale=scale, clip=clip)
     else:
-        eps = _radius(eps)
+        eps = given_radius(eps)
         q = check_exponent(q, "q")
     check_choice(space, "space", SPACES)
     given = {"eps": eps, "q": q, "space": space, "scale": scale, "threat": threat, "clip": clip}
@@ -165,7 +166,7 @@ def robust_accuracy_score(
         and hasattr(classifier, "robust_score")
         and (space == "model" or not steps)
     ):
-        ball = _ball_of_network(classifier, **given, sample_radius=sample_radius)
+        ball = network_threat(classifier, **given, sample_radius=sample_radius)
         return float(
             classifier.robust_score(
                 transformed(steps, X),
@@ -188,62 +189,6 @@ def robust_accuracy_score(
     )
 
 
-def _radius(eps: float | None) -> float:
-    """The radius that scores, of a call without a threat."""
-    if eps is None:
-        raise ValueError(
-            "eps, the radius of the l_q ball, or threat must be given, got neither. Use eps=0 for "
-            "the accuracy without an adversary."
-        )
-    return check_radius(eps, "eps")
-
-
-def _check_lone_threat(threat: Any, *, eps: Any, q: float, scale: Any, clip: Any) -> None:
-    """Refuse what is no threat, and eps, q, scale or clip beside one."""
-    check_is_threat(threat)
-    if eps is not None or q != math.inf or scale is not None or clip is not None:
-        raise ValueError(
-            f"threat takes the place of eps, q and scale, and of clip, got threat={threat!r} "
-            f"beside eps={eps!r}, q={q!r}, scale={scale!r} and clip={clip!r}. Leave out one or the "
-            f"others."
-        )
-
-
-def _ball_of_network(
-    classifier: Any,
-    *,
-    eps: Any,
-    q: float,
-    space: str,
-    scale: Any,
-    threat: Any,
-    clip: Any,
-    sample_radius: Any,
-) -> dict[str, Any]:
-    """The threat as the score of a network takes it."""
-    name = type(classifier).__name__
-    if clip is not None:
-        raise ValueError(
-            f"clip is a parameter of {name} itself, whose score takes the limits of its fit, got "
-            f"clip={clip!r}. Leave it out here."
-        )
-    if sample_radius is not None:
-        raise ValueError(
-            f"sample_radius is for linear classifiers, and the score of {name} takes one radius "
-            f"for all samples. Score groups of samples of one radius with eps."
-        )
-    if is_ball(threat):
-        eps, q = threat.eps, threat.q
-        scale = threat.scale
-    elif threat is not None:
-        return {"threat": threat}
-    given = {"eps": eps, "q": q}
-    # a classifier that was trained with scales is given their absence, too
-    if scale is not None or hasattr(classifier, "scale_"):
-        given["scale"] = scale
-    return given
-
-
 def is_robust(view: LinearView, y: Any, threat: Threat, sample_radius: Any = None) -> np.ndarray:
     """Which samples stay correctly classified, of shape (n,)."""
     index = view.class_index(y)
@@ -251,143 +196,6 @@ def is_robust(view: LinearView, y: Any, threat: Threat, sample_radius: Any = Non
     rivals = view.rivals(threat, radius)
     held: np.ndarray = view.figures(partial(unbroken, rivals=rivals), index)
     return held & (index == view.predicted)
-
-
-def certified_radius(
-    estimator: BaseEstimator,
-    X: Any,
-    y: Any = None,
-    *,
-    q: float = math.inf,
-    space: str = "model",
-    scale: Any = None,
-    threat: Threat | None = None,
-    clip: Any = None,
-) -> np.ndarray:
-    r"""l_q distance of each sample to the decision boundary of a linear classifier.
-
-    Parameters
-    ----------
-    estimator : fitted linear classifier
-        As in `robust_accuracy_score`.
-    X : array-like or sparse array of shape (n_samples, n_features), or BlockRows
-    y : array-like of shape (n_samples,), optional
-        True labels: the distance is then negative where the prediction is wrong, on the boundary
-        too (by the smallest number there is). By default that of the predicted class, which is
-        never negative. BlockRows bring the true labels, and y is None.
-    q : float, default=inf
-        Exponent of the norm in which the distance is measured, in [1, inf].
-    space : {"model", "input"}, default="model"
-        As in `robust_accuracy_score`.
-    scale : array-like of shape (n_features,) or dict {feature name: float}, optional
-        The distance is then measured in :math:`\|\delta / s\|_q`, as in `robust_accuracy_score`.
-    threat : Threat, optional
-        A set of perturbations as an object, in place of q, scale and clip. The radius is then the
-        factor by which the set can grow before it changes the decision; of an `LpBall` of one
-        radius, whatever it is, the distance in its norm. Limits do not grow with the set, and of
-        changes that are counted, of categories or of 0 and 1, the number grows.
-    clip : pair (low, high) of numbers or arrays of shape (n_features,), optional
-        Limits of the data, as in `robust_accuracy_score`.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,)
-        No perturbation of smaller norm changes the decision; inf if none at all does, as where the
-        classifier uses only features of scale 0.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sklearn.linear_model import LogisticRegression
-    >>> from sklearn_robust.metrics import certified_radius
-    >>> X, y = np.array([[-1.0, 0.0], [1.0, 0.0]]), [0, 1]
-    >>> certified_radius(LogisticRegression().fit(X, y), X).round(3)
-    array([1., 1.])
-    """
-    if isinstance(X, BlockRows):
-        X.refuse_beside(y=y)
-        options: dict[str, Any] = {"space": space, "scale": scale, "threat": threat, "clip": clip}
-        radii = [
-            certified_radius(estimator, block.X, block.y, q=q, **options) for block in X.blocks()
-        ]
-        return np.concatenate(radii)
-    if threat is not None:
-        _check_lone_threat(threat, eps=None, q=q, scale=scale, clip=clip)
-    view = linear_view(estimator, X, space)
-    if threat is None:
-        threat = view.ball(check_exponent(q, "q"), 1.0, scale, clip)
-    else:
-        threat = view.bound(threat)
-    index = view.predicted if y is None else view.class_index(y)
-    distances = view.figures(partial(boundary_distances, rivals=view.rivals(threat)), index)
-    # the sign says what predict answers, on the boundary too
-    below = -np.finfo(distances.dtype).tiny
-    signed = np.where(
-        index == view.predicted, np.maximum(distances, 0), np.minimum(distances, below)
-    )
-    return np.where(index >= 0, signed, -math.inf)
-
-
-def worst_case_samples(
-    estimator: BaseEstimator,
-    X: Any,
-    y: Any,
-    *,
-    eps: float | None = None,
-    q: float = math.inf,
-    space: str = "model",
-    scale: Any = None,
-    threat: Threat | None = None,
-    clip: Any = None,
-    sample_radius: Any = None,
-) -> np.ndarray:
-    """Each sample moved by the perturbation that makes its margin least, exactly.
-
-    Parameters
-    ----------
-    estimator : fitted linear classifier
-        As in `robust_accuracy_score`.
-    X : array-like or sparse array of shape (n_samples, n_features)
-    y : array-like of shape (n_samples,)
-        True labels, each one of the classes of the fit.
-    eps, q, scale, threat, clip, sample_radius
-        As in `robust_accuracy_score`.
-    space : {"model", "input"}, default="model"
-        Where the perturbations live, and the samples that are returned: "model" is what the last
-        step of a pipeline sees, "input" what the pipeline sees.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_features of the space)
-        In the set of each sample: categories stay one-hot, 0 and 1 stay such, limits and relations
-        are kept. Against a set without bound they lie far along its ray. With space="input" NaN
-        stands for entries that no perturbation changes, such as missing ones and those that an
-        encoder reads.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sklearn.linear_model import LogisticRegression
-    >>> from sklearn_robust.metrics import worst_case_samples
-    >>> from sklearn_robust.threats import Box
-    >>> X, y = np.array([[0.1, 0.0], [0.9, 1.0]]), [0, 1]
-    >>> model = LogisticRegression().fit(X, y)
-    >>> worst_case_samples(model, X, y, threat=Box(-0.3, 0.3, clip=(0, 1)))
-    array([[0.4, 0.3],
-           [0.6, 0.7]])
-    """
-    if threat is not None:
-        _check_lone_threat(threat, eps=eps, q=q, scale=scale, clip=clip)
-    view = linear_view(estimator, X, space)
-    if threat is None:
-        threat = view.ball(check_exponent(q, "q"), _radius(eps), scale, clip)
-    else:
-        threat = view.bound(threat)
-    index = view.seen_class_index(y)
-    rivals = view.rivals(threat, check_sample_radius(sample_radius, len(index)))
-    moves = view.figures(partial(worst_moves, rivals=rivals), index)
-    points = view.points
-    return (points.toarray() if hasattr(points, "toarray") else points) + moves
 
 
 def make_robust_scorer(
@@ -447,14 +255,14 @@ def make_robust_scorer(
     if threat is None:
         check_limits(clip)
         return RobustScorer(
-            _radius(eps),
+            given_radius(eps),
             check_exponent(q, "q"),
             space,
             scale,
             clip=clip,
             attack_params=attack_params,
         )
-    _check_lone_threat(threat, eps=eps, q=q, scale=scale, clip=clip)
+    check_lone_threat(threat, eps=eps, q=q, scale=scale, clip=clip)
     return RobustScorer(None, q, space, None, threat, attack_params=attack_params)
 
 

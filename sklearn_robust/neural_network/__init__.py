@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sklearn_robust._extras import missing
 from sklearn_robust.neural_network._diagonal import RobustDiagonalNet
 
 _HOMES = {
@@ -38,9 +39,7 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        raise ImportError(
-            f'{name} needs PyTorch. Install it with: pip install "sklearn-robust[torch]"'
-        ) from error
+        raise missing(name, "torch") from error
     globals()[name] = value
     return value
 

@@ -24,7 +24,8 @@ from sklearn_robust._fits import all_or_nothing
 from sklearn_robust._parameters import Check, check_device, check_parameters, refuse_lazy
 from sklearn_robust.attacks.target import evaluating
 from sklearn_robust.callbacks import CallbackSupportMixin, FitCallbacks, with_callbacks
-from sklearn_robust.linear_model.base import loss_has_probabilities, of_positive_weight
+from sklearn_robust.linear_model.base import loss_has_probabilities
+from sklearn_robust.linear_model.reading import of_positive_weight
 from sklearn_robust.losses import MarginLoss, check_loss, class_log_probabilities, log_odds
 from sklearn_robust.neural_network._coordinates import Coordinates
 from sklearn_robust.neural_network._data import LoadedData, LoadedSamples, Table, is_loaded

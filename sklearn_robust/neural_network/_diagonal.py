@@ -17,10 +17,11 @@ from sklearn_robust._parameters import (
     check_parameters,
 )
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
-from sklearn_robust.linear_model.base import ProbabilityMixin, RobustLinearMixin, read_problem
+from sklearn_robust.linear_model.base import ProbabilityMixin, RobustLinearMixin
 from sklearn_robust.linear_model.fitting import Fit, find_open_problems, update_problems
 from sklearn_robust.linear_model.joint_fitting import JointFit
 from sklearn_robust.linear_model.lifecycle import begin_fit, end_fit
+from sklearn_robust.linear_model.reading import read_problem
 from sklearn_robust.losses import MarginLoss, check_loss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.solvers import Solution, diagonal_descent, joint_diagonal_descent

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any
 
 import numpy as np
@@ -123,6 +123,24 @@ class Claim:
         return proof
 
 
+def _naming_refusals(make: Callable[..., Certificate]) -> Callable[..., Certificate]:
+    """A maker of certificates that raises a `CertificateError` where exact arithmetic fails."""
+
+    @wraps(make)
+    def named(*args: Any, **options: Any) -> Certificate:
+        try:
+            return make(*args, **options)
+        except CertificateError:
+            raise
+        except (ValueError, ArithmeticError) as error:
+            raise CertificateError(
+                f"This answer cannot be written in exact arithmetic: {error}. Use finite data, "
+                "weights and predictors, and scale the features to sizes near 1."
+            ) from error
+
+    return named
+
+
 def _certificate(proof: Proof, dual: dict[str, Any] | None) -> Certificate:
     """The certificate whose claim is what the checker proves, rounded outwards."""
     content = proof.c
@@ -136,6 +154,7 @@ def _certificate(proof: Proof, dual: dict[str, Any] | None) -> Certificate:
     return Certificate(content)
 
 
+@_naming_refusals
 def certify_margin(claim: Claim, p: Any, weights: np.ndarray) -> Certificate:
     r"""The margin of a predictor in the p-norm, and the bound on that of every predictor.
 
@@ -168,6 +187,7 @@ def certify_margin(claim: Claim, p: Any, weights: np.ndarray) -> Certificate:
     return _certificate(proof, _dual(sets, moved))
 
 
+@_naming_refusals
 def certify_factor(claim: Claim, weights: np.ndarray, bound: float) -> Certificate:
     """The largest multiple of the sets of the samples at which a predictor is right.
 
@@ -198,8 +218,7 @@ def certify_factor(claim: Claim, weights: np.ndarray, bound: float) -> Certifica
         at_bound = problem.at_radius(bound * problem.radius)
         pairs = at_bound.pair_margins(claim.coef, at_bound.penalties(claim.coef))
         claim = replace(claim, intercept=best_intercept(pairs)[0])
-    near = _of_rivals(claim.data, weights)
-    exact = cancelled(_exact(claim, near), claim.sets.fixed, claim.fit_intercept)
+    exact = _cancelling(claim, _of_rivals(claim.data, weights))
     moved = None
     if exact is not None:
         proof = claim.proof("factor", exact.places)
@@ -214,6 +233,7 @@ def certify_factor(claim: Claim, weights: np.ndarray, bound: float) -> Certifica
     return _certificate(proof, _dual(sets, moved))
 
 
+@_naming_refusals
 def certify_risk(claim: Claim, loss: MarginLoss, proofs: Iterable[np.ndarray]) -> Certificate:
     """The log of the risk of a predictor, and the bound on that of every predictor.
 
@@ -249,6 +269,7 @@ def certify_risk(claim: Claim, loss: MarginLoss, proofs: Iterable[np.ndarray]) -
     return _proven(claim, "log_risk", near, loss=loss.name)
 
 
+@_naming_refusals
 def certify_non_separability(claim: Claim, proofs: Iterable[np.ndarray]) -> Certificate:
     """That no predictor separates the data robustly: the largest margin is 0.
 
@@ -277,7 +298,7 @@ def _proven(claim: Claim, kind: str, proofs: Iterator[np.ndarray], **of: Any) ->
     for near in proofs:
         if not near.any():
             continue
-        exact = cancelled(_exact(claim, near), claim.sets.fixed, claim.fit_intercept)
+        exact = _cancelling(claim, near)
         if exact is None:
             continue
         proof = claim.proof(kind, exact.places, **of)
@@ -294,6 +315,7 @@ def _proven(claim: Claim, kind: str, proofs: Iterator[np.ndarray], **of: Any) ->
     )
 
 
+@_naming_refusals
 def certify_accuracy(claim: Claim) -> Certificate:
     """The exact robust accuracy of a predictor.
 
@@ -316,6 +338,13 @@ def _exact(claim: Claim, near: np.ndarray) -> ExactWeights:
             "written as a certificate. Use robust_accuracy_certificate."
         )
     return ExactWeights.of(claim.data, near, claim.fit_intercept, claim.places)
+
+
+def _cancelling(claim: Claim, near: np.ndarray) -> ExactWeights | None:
+    """Exact weights with G = 0 in the features that no sample can move; None where none are near
+    these (K, n).
+    """
+    return cancelled(_exact(claim, near), claim.sets.fixed, claim.fit_intercept)
 
 
 def _scaled(data: LabelledData, weights: np.ndarray, total: float, *, capped: bool) -> np.ndarray:

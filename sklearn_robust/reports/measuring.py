@@ -139,13 +139,17 @@ class LinearMeasurement:
             own = self.probabilities(X + self.moves)[np.arange(len(self.y)), self.y]
         return 1 - own, -np.log(np.maximum(own, np.finfo(np.float64).tiny))
 
+    @cached_property
+    def distances(self) -> np.ndarray:
+        """The least radius, (n,), at which each sample is misclassified."""
+        figure = partial(boundary_distances, rivals=self.rivals)
+        return np.maximum(self.view.figures(figure, self.y), 0.0)
+
     def radii(self, members: np.ndarray) -> dict[str, str]:
         """The least radii at which a tenth and half of the samples are misclassified, as text: of
         an l_q ball in the units of the features, else multiples of the set.
         """
-        figure = partial(boundary_distances, rivals=self.rivals)
-        distances = self.view.figures(figure, self.y)[members]
-        distances = np.maximum(distances, 0.0)
+        distances = self.distances[members]
         order = np.argsort(distances)
         fallen = np.cumsum(self.weight[members][order]) / self.weight[members].sum()
         found = {}

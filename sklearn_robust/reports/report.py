@@ -70,7 +70,7 @@ class RobustnessReport:
     TypeError
         If the classifier is neither linear nor a network of this library.
     ValueError
-        If there is no threat, one is none, or labels are missing.
+        If there is no threat, one is none, two have one name, or labels are missing.
 
     Notes
     -----
@@ -259,7 +259,7 @@ def _named_threats(
     if not isinstance(threats, Mapping):
         for threat in threats:
             check_is_threat(threat)
-        threats = {_threat_name(threat): threat for threat in threats}
+        threats = _by_name(threats)
     if not threats:
         raise ValueError("threats must hold at least one threat, such as LpBall(2, 0.1), got none.")
     for threat in threats.values():
@@ -272,6 +272,20 @@ def _named_threats(
         if not (is_ball(threat) and threat.eps == 0)
     }
     return {"without adversary": clean} | attacking
+
+
+def _by_name(threats: Sequence[Threat]) -> dict[str, Threat]:
+    """The threats by the names that a report gives them."""
+    named: dict[str, Threat] = {}
+    for threat in threats:
+        name = _threat_name(threat)
+        if name in named:
+            raise ValueError(
+                f"threats holds two of one name, {name!r}. Give names: threats={{'first': ..., "
+                "'second': ...}."
+            )
+        named[name] = threat
+    return named
 
 
 def _threat_name(threat: Any) -> str:

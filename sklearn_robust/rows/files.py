@@ -18,6 +18,7 @@ import numpy as np
 from numpy.lib import format as npy
 from sklearn.utils import gen_batches
 
+from sklearn_robust._extras import missing
 from sklearn_robust.rows.blocks import BlockRows
 from sklearn_robust.rows.sources import Block
 
@@ -411,9 +412,7 @@ def _pyarrow_parquet() -> Any:
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise ImportError(
-            'ParquetRows needs pyarrow: pip install "sklearn-robust[parquet]".'
-        ) from error
+        raise missing("ParquetRows", "parquet") from error
     return parquet
 
 

@@ -26,7 +26,7 @@ def ratio_intercept(margins: Vector, norms: Vector) -> Vector:
     where it leaves no margin less this ratio times its norm negative.
     """
     off = ~np.eye(len(norms), dtype=bool)
-    both = (margins + margins.T)[off] / np.maximum(norms + norms.T, np.finfo(np.float64).tiny)[off]
+    both = _ratios(margins + margins.T, norms + norms.T)[off]
     low, high = 0.0, max(float(both.min()), 0.0)
     ratio = high if math.isfinite(high) else 0.0
     best = best_intercept(margins)[0]
@@ -40,6 +40,12 @@ def ratio_intercept(margins: Vector, norms: Vector) -> Vector:
             break
         ratio = 0.5 * (low + high)
     return best
+
+
+def _ratios(margins: Vector | float, norms: Vector | float) -> Vector:
+    """Margins over norms, which are 0 where only features of scale 0 differ; inf beyond float64."""
+    with np.errstate(over="ignore"):
+        return np.divide(margins, np.maximum(norms, np.finfo(np.float64).tiny))
 
 
 def certified_ratio(problem: JointProblem, coef: Vector, intercept: Vector) -> float:
@@ -62,5 +68,5 @@ def certified_ratio(problem: JointProblem, coef: Vector, intercept: Vector) -> f
             margin = float(np.min(margins - of_sum * sizes, initial=math.inf))
             if not margin > 0:
                 return 0.0
-            smallest = min(smallest, margin / max(norm, np.finfo(np.float64).tiny))
+            smallest = min(smallest, float(_ratios(margin, norm)))
     return smallest * (1 - sum_rounding(problem.n_features + 2, np.float64))

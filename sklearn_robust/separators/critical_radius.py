@@ -91,8 +91,7 @@ def max_margin(
     ----------
     X : {array-like, sparse matrix} of shape (n, d), or BlockRows
         Rows in blocks are read once a round, and a few of them are kept in memory: of several
-        classes, or with scales, the answer is a `SeparatorOnRows` with weights of these alone, and
-        scales are positive.
+        classes, or with scales, the answer is a `SeparatorOnRows` with weights of these alone.
     y : array-like of shape (n,)
         Two or more classes; of two the greater label is the positive one. Without an intercept also
         -1 or +1 alone. None for BlockRows, which hold labels; their samples of weight zero are left
@@ -163,20 +162,29 @@ def max_margin(
     if read_threat(threat, q, 0.0, scale) is not None:
         of_threat = read_problem_of_threat(X, y, threat, fit_intercept, sample_radius)
         found = _critical_factor(of_threat, tol)
+        warn_of_gap(found.relative_gap, tol)
         return found.on(X, y, threat, sample_radius, is_factor=True)
     q = check_exponent(q, "q")
     if needs_sums(X, scale):
         from sklearn_robust.separators.on_rows import largest_distance_of_blocks  # it uses this one
 
-        return largest_distance_of_blocks(
+        of_blocks = largest_distance_of_blocks(
             X, y, q=q, fit_intercept=fit_intercept, scale=scale, tol=tol
         )
+        warn_of_gap(of_blocks.relative_gap, tol)
+        return of_blocks
     problem = read_problem(X, y, q, 0.0, fit_intercept, scale)
     if isinstance(problem, JointProblem):
         of_classes = _largest_joint_distance(problem, tol)
         warn_of_gap(of_classes.relative_gap, tol)
         return of_classes.on(X, y, is_factor=True)
-    answer = largest_distance(problem, tol)
+    found = farthest_separator(problem, largest_distance(problem, tol))
+    warn_of_gap(found.relative_gap, tol)
+    return found.on(X, y, is_factor=True)
+
+
+def farthest_separator(problem: RobustProblem, answer: Certified) -> Separator:
+    """`max_margin` of two classes against an l_q ball, from the answer of `largest_distance`."""
     norm, gap = LpNorm(problem.threat.q).dual, answer.gap
     if answer.margin == math.inf:
         gap = 0.0
@@ -186,9 +194,7 @@ def max_margin(
         gap = answer.bound / max(size, answer.bound, np.finfo(np.float64).tiny)
         if _imbalance(problem, answer.weights) > _TOL_PROOF:
             gap = 1.0  # one feature alone may still separate: the zero is not proven
-    warn_of_gap(gap, tol)
-    found = Separator.of(problem, norm, answer, gap)
-    return found.on(X, y, is_factor=True)
+    return Separator.of(problem, norm, answer, gap)
 
 
 def _critical_factor(problem: RobustProblem | JointProblem, tol: float) -> Separator:
@@ -199,7 +205,6 @@ def _critical_factor(problem: RobustProblem | JointProblem, tol: float) -> Separ
         gap = 0.0 if answer.margin == math.inf else answer.gap
         if answer.margin == 0:
             gap = 0.0 if answer.bound == 0 else 1.0  # the zero is not proven
-        warn_of_gap(gap, tol)
         return Separator.of(in_cones, LpNorm(2), answer, gap)
     if isinstance(problem, JointProblem):
         require_ball(problem.threat, "max_margin of several classes", "use q, or two classes")
@@ -218,14 +223,17 @@ def _critical_factor(problem: RobustProblem | JointProblem, tol: float) -> Separ
     gap = 0.0 if answer.margin in (0.0, math.inf) else answer.gap
     if answer.margin == 0 and answer.bound > _LEAST_BOUND:
         gap = 1.0  # the zero is not proven
-    warn_of_gap(gap, tol)
     return Separator.of(problem, LpNorm(2), answer, gap)
 
 
 def _largest_joint_distance(problem: JointProblem, tol: float) -> Separator:
     """`max_margin` of several classes."""
-    norm, answer = LpNorm(problem.threat.q).dual, largest_joint_distance(problem, tol)
-    gap = answer.gap
+    return farthest_joint_separator(problem, largest_joint_distance(problem, tol))
+
+
+def farthest_joint_separator(problem: JointProblem, answer: Certified) -> Separator:
+    """The same, from the answer of `largest_joint_distance`."""
+    norm, gap = LpNorm(problem.threat.q).dual, answer.gap
     if answer.margin == math.inf:
         gap = 0.0
     elif answer.margin <= 0:

@@ -179,9 +179,11 @@ def min_norm_separator(
         if needs_sums(X, scale):
             from sklearn_robust.separators.on_rows import least_norm_of_blocks  # it uses this one
 
-            return least_norm_of_blocks(
+            of_blocks, tol = least_norm_of_blocks(
                 X, y, p, q=q, eps=eps, fit_intercept=fit_intercept, scale=scale, tol=tol
             )
+            warn_of_gap(of_blocks.relative_gap, tol)
+            return of_blocks
         problem = read_problem(X, y, q, eps, fit_intercept, scale)
     else:
         problem = read_problem_of_threat(X, y, threat, fit_intercept, sample_radius)

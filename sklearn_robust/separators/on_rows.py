@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from sklearn_robust._parameters import check_choice, check_number, read_scale
+from sklearn_robust.joint import JointProblem
 from sklearn_robust.norms import LpNorm
+from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import BlockRows, LocalReduction, Reduction, Survey
-from sklearn_robust.separators.critical_radius import max_margin
+from sklearn_robust.separators.critical_radius import farthest_joint_separator, farthest_separator
 from sklearn_robust.separators.joint import reachable_tol
-from sklearn_robust.separators.separator import Separator, read_norm, warn_of_gap
+from sklearn_robust.separators.separator import Separator, read_norm
 from sklearn_robust.separators.summed import (
     SummedSeparator,
     largest_summed_distance,
@@ -27,7 +29,6 @@ from sklearn_robust.separators.summed_joint import (
     problem_of_joint_rows,
     separate_joint_sums,
 )
-from sklearn_robust.separators.working_sets import RowSet
 from sklearn_robust.summed import SummedJointProblem, SummedProblem, positive_classes
 from sklearn_robust.threats import LpBall
 
@@ -68,7 +69,7 @@ def read_summed_problem(
         )
     scale = read_scale(scale, survey.n_features, survey.feature_names)
     kind = SummedProblem if len(classes) == 2 else SummedJointProblem
-    return kind.of(
+    problem = kind.of(
         reduction,
         survey,
         LpBall(q, eps, scale),
@@ -76,16 +77,19 @@ def read_summed_problem(
         factors=np.ones(len(classes)),
         fit_intercept=fit_intercept,
     )
+    if scale is not None and not scale.any():  # eps* is inf, not that of equal scales
+        return replace(problem, threat=LpBall(q, 1.0, scale))
+    return problem
 
 
 def least_norm_of_blocks(
     rows: BlockRows, y: Any, p: Any, *, tol: float, **problem: Any
-) -> SeparatorOnRows:
-    """`min_norm_separator` of rows in blocks."""
+) -> tuple[SeparatorOnRows, float]:
+    """`min_norm_separator` of rows in blocks, and the gap that it had to reach."""
     rows.refuse_beside(y=y)
     check_number(tol, "tol", low=0, strict=True)
     summed = read_summed_problem(LocalReduction(rows.source), rows.survey, **problem)
-    return least_norm_on_rows(summed, p, tol, stacklevel=4)
+    return least_norm_on_rows(summed, p, tol)
 
 
 def largest_distance_of_blocks(
@@ -94,71 +98,39 @@ def largest_distance_of_blocks(
     """`max_margin` of rows in blocks."""
     rows.refuse_beside(y=y)
     summed = read_summed_problem(LocalReduction(rows.source), rows.survey, eps=0.0, **problem)
-    return largest_distance_on_rows(summed, tol, stacklevel=4)
+    return largest_distance_on_rows(summed, tol)
 
 
 def least_norm_on_rows(
-    problem: SummedProblem | SummedJointProblem, p: Any, tol: float, *, stacklevel: int = 3
-) -> SeparatorOnRows:
-    """`min_norm_separator` of samples known by sums."""
+    problem: SummedProblem | SummedJointProblem, p: Any, tol: float
+) -> tuple[SeparatorOnRows, float]:
+    """`min_norm_separator` of samples known by sums, and the gap that it had to reach."""
     norm = read_norm(p, len(problem.classes))
+    part: RobustProblem | JointProblem
     if isinstance(problem, SummedJointProblem):
         tol = reachable_tol(norm, tol)
         found = separate_joint_sums(problem, norm, tol)
+        part = problem_of_joint_rows(problem, found.rows)
     else:
         assert isinstance(norm, LpNorm)
         found = separate_sums(problem, norm, tol)
-    return _answer(problem, norm, found, tol, stacklevel + 1)
+        part = problem_of_rows(problem, found.rows)
+    return _on_rows(Separator.of(part, norm, found.certified, found.certified.gap), found), tol
 
 
 def largest_distance_on_rows(
-    problem: SummedProblem | SummedJointProblem, tol: float, *, stacklevel: int = 3
+    problem: SummedProblem | SummedJointProblem, tol: float
 ) -> SeparatorOnRows:
     """`max_margin` of samples known by sums."""
-    norm = LpNorm(problem.threat.q).dual
     if isinstance(problem, SummedJointProblem):
-        found = largest_joint_summed_distance(problem, tol)
-        return _answer(replace(problem, radius=0.0), norm, found, tol, stacklevel + 1)
+        of_classes = largest_joint_summed_distance(problem, tol)
+        joint = problem_of_joint_rows(replace(problem, radius=0.0), of_classes.rows)
+        return _on_rows(farthest_joint_separator(joint, of_classes.certified), of_classes)
     found = largest_summed_distance(problem, tol)
-    if found.certified.margin > 0:
-        return _answer(problem, norm, found, tol, stacklevel + 1)
-    rows = found.rows
-    nothing = max_margin(
-        rows.X,
-        rows.y,
-        q=problem.threat.q,
-        fit_intercept=problem.fit_intercept,
-        tol=tol,
-        scale=problem.threat.scale,
-    )
-    if nothing.margin > 0:  # these few samples prove nothing for all
-        warn_of_gap(1.0, tol, stacklevel=stacklevel)
-        zero = np.zeros_like(nothing.coef)
-        nothing = replace(nothing, coef=zero, intercept=0.0, margin=0.0, relative_gap=1.0)
-    return _on_rows(nothing, rows)
+    part = problem_of_rows(replace(problem, radius=0.0), found.rows)
+    return _on_rows(farthest_separator(part, found.certified), found)
 
 
-def _answer(
-    problem: SummedProblem | SummedJointProblem,
-    norm: Any,
-    found: SummedSeparator,
-    tol: float,
-    stacklevel: int,
-) -> SeparatorOnRows:
-    """The separator, after a warning where its gap is above tol."""
-    certified, rows = found.certified, found.rows
-    gap = certified.gap
-    if certified.margin == 0:  # nothing separates, which is proven where the bound is zero
-        gap = 0.0 if certified.bound == 0 else 1.0
-    warn_of_gap(gap, tol, stacklevel=stacklevel)
-    part: Any
-    if isinstance(problem, SummedJointProblem):
-        part = problem_of_joint_rows(problem, rows)
-    else:
-        part = problem_of_rows(problem, rows)
-    return _on_rows(Separator.of(part, norm, certified, gap), rows)
-
-
-def _on_rows(separator: Separator, rows: RowSet) -> SeparatorOnRows:
+def _on_rows(separator: Separator, found: SummedSeparator) -> SeparatorOnRows:
     """The separator with the samples of its weights."""
-    return SeparatorOnRows(**{**vars(separator), "X": rows.X, "y": rows.y})
+    return SeparatorOnRows(**{**vars(separator), "X": found.rows.X, "y": found.rows.y})

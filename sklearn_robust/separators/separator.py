@@ -430,13 +430,15 @@ def _signs(y: NDArray[Any], classes: NDArray[Any], fit_intercept: bool) -> Vecto
     return y.astype(np.float64)
 
 
-def warn_of_gap(gap: float, tol: float, *, stacklevel: int = 3) -> None:
-    """A ConvergenceWarning at the caller of the public function, where the gap is above tol."""
+def warn_of_gap(gap: float, tol: float) -> None:
+    """A ConvergenceWarning at the caller of the public function, which calls this one, where the
+    gap is above tol.
+    """
     if gap > tol:
         warnings.warn(
             f"The separator's certified relative gap is {gap:.2g}, above tol={tol:.2g}. Scale the "
             f"features to similar sizes, "
             "move eps away from eps*, or accept a larger tol.",
             ConvergenceWarning,
-            stacklevel=stacklevel,
+            stacklevel=3,
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -20,8 +19,9 @@ from numpy.typing import NDArray
 from sklearn_robust.certificates import Certified, certify, robust_margin
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.rows import Block, Reduction, SparseRows
+from sklearn_robust.scaled_norms import WeightedNorm
 from sklearn_robust.separators._engine_choice import DEFAULT_TOL, maximise_rows
+from sklearn_robust.separators.critical_radius import largest_distance
 from sklearn_robust.separators.min_norm import solve_separator
 from sklearn_robust.separators.separator import NotSeparableError
 from sklearn_robust.separators.working_sets import (
@@ -93,29 +93,19 @@ def separate_sums(
 def largest_summed_distance(problem: SummedProblem, tol: float = DEFAULT_TOL) -> SummedSeparator:
     """eps*, the largest ||s w||_q* margin without adversary, of samples in blocks.
 
-    Its margin is negative or zero where nothing separates them.
-
-    Raises
-    ------
-    ValueError
-        If features have scale 0.
+    Its margin is negative or zero where nothing separates them. Margin and bound are inf where
+    features of scale 0 alone do.
     """
-    scale = problem.threat.scale
-    norm = LpNorm(problem.threat.q).dual
-    plain = replace(problem, threat=LpBall(problem.threat.q, 1.0), radius=0.0)
-    if scale is None:
-        return _maximise(plain, norm, tol)
-    if not scale.all():
-        raise ValueError(
-            f"scale={scale!r} has features that no adversary moves: eps* of such data needs them "
-            f"in memory. Leave these features out, or use sklearn_robust.max_margin."
-        )
-    in_units = replace(plain, reduction=InUnits(problem.reduction, scale))
-    found = _maximise(in_units, norm, tol)
-    certified, rows = found.certified, found.rows
-    return SummedSeparator(
-        replace(certified, coef=certified.coef / scale), replace(rows, X=rows.X * scale)
-    )
+    rows = _RowsOfDistances(replace(problem, radius=0.0), problem.threat.dual_norm)
+    best, proof = solve_in_rounds(rows, tol, largest_distance)
+    found = SummedSeparator(best, proof)
+    plain = replace(rows.whole, threat=LpBall(problem.threat.q, 1.0))
+    if best.margin < math.inf:
+        return _certified(plain, rows.norm, found)
+    # no weights bound the margin; whether it is positive does not depend on the norm
+    certified = _certified(plain, LpNorm(2), found).certified
+    unbounded = math.inf if certified.margin > 0 else 0.0
+    return SummedSeparator(replace(certified, margin=unbounded, bound=math.inf), proof)
 
 
 def _maximise(problem: SummedProblem, norm: LpNorm, tol: float) -> SummedSeparator:
@@ -126,7 +116,9 @@ def _maximise(problem: SummedProblem, norm: LpNorm, tol: float) -> SummedSeparat
     return _certified(problem, norm, SummedSeparator(best, proof))
 
 
-def _certified(problem: SummedProblem, norm: LpNorm, found: SummedSeparator) -> SummedSeparator:
+def _certified(
+    problem: SummedProblem, norm: LpNorm | WeightedNorm, found: SummedSeparator
+) -> SummedSeparator:
     """The predictor with its best intercept, its margin and its bound, and all rounding charged."""
     direction, weights = found.certified.coef, found.certified.weights
     down, up = problem.total(_SweepOf(direction, 0.0, -math.inf, 0)).least
@@ -143,7 +135,11 @@ def _certified(problem: SummedProblem, norm: LpNorm, found: SummedSeparator) -> 
 
 
 def summed_margin(
-    problem: SummedProblem, rows: RowSet, norm: LpNorm, coef: np.ndarray, intercept: float
+    problem: SummedProblem,
+    rows: RowSet,
+    norm: LpNorm | WeightedNorm,
+    coef: np.ndarray,
+    intercept: float,
 ) -> float:
     """The least robust margin of all samples over the norm of the coefficients, less its rounding;
     the rows are some of them.
@@ -167,10 +163,10 @@ def problem_of_rows(problem: SummedProblem, rows: RowSet) -> RobustProblem:
 
 @dataclass(frozen=True)
 class _RowsOfSums:
-    """The samples of a problem that is known by sums, whose keys are hashes of rows."""
+    """The samples of a problem that is known by sums, whose keys are digests of rows."""
 
     whole: SummedProblem
-    norm: LpNorm
+    norm: LpNorm | WeightedNorm
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -193,6 +189,18 @@ class _RowsOfSums:
     def kept(self, part: RobustProblem, answer: Certified, n_near: int) -> NDArray[np.intp]:
         """See `Sweeps.kept`."""
         return kept_rows(part, answer, n_near)
+
+
+class _RowsOfDistances(_RowsOfSums):
+    """The same without an adversary; the norm does not see features of scale 0."""
+
+    def sweep(self, part: RobustProblem, answer: Certified, count: int) -> tuple[float, RowSet]:
+        """See `Sweeps.sweep`."""
+        if answer.margin < math.inf:
+            return super().sweep(part, answer, count)
+        # features of scale 0 alone separate the set: its smallest score is 1
+        swept = self.whole.total(_SweepOf(answer.coef, answer.intercept, 1.0, count))
+        return (math.inf if swept.least.min() > 0 else -math.inf), swept.below.rows()
 
 
 @dataclass(frozen=True)
@@ -292,7 +300,7 @@ class _MarginOf:
     """
 
     part: RobustProblem
-    norm: LpNorm
+    norm: LpNorm | WeightedNorm
     coef: np.ndarray
     intercept: float
 
@@ -302,26 +310,3 @@ class _MarginOf:
         ).in_double_arithmetic()
         margin = robust_margin(problem, self.norm, self.coef[None], np.array([self.intercept]))
         return Least(float(margin[0]))
-
-
-@dataclass(frozen=True)
-class InUnits:
-    """Blocks whose features are taken in other units: x / s."""
-
-    reduction: Reduction
-    scale: np.ndarray
-
-    def total(self, function: Callable[[Block], Any]) -> Any:
-        """The sum of a function of each block."""
-        return self.reduction.total(_OfBlockInUnits(function, self.scale))
-
-
-@dataclass(frozen=True)
-class _OfBlockInUnits:
-    function: Callable[[Block], Any]
-    scale: np.ndarray
-
-    def __call__(self, block: Block) -> Any:
-        rows = block.rows
-        X = rows.X / self.scale
-        return self.function(block._replace(X=X.tocsr() if isinstance(rows, SparseRows) else X))

@@ -8,6 +8,7 @@ the set. The weights of a set prove the bound for all. Threats are l_q balls.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +31,9 @@ from sklearn_robust.separators.separator import NotSeparableError
 from sklearn_robust.separators.summed import Least, LeastRows, SummedSeparator, drawn_rows
 from sklearn_robust.separators.working_sets import RowSet, places_to_keep, solve_in_rounds
 from sklearn_robust.summed import Samples, SummedJointProblem
+
+# norm of a pair of classes that differ in features of scale 0 only: their ratio is beyond any other
+_NO_SIZE = 1e-200
 
 
 def separate_joint_sums(
@@ -92,20 +96,13 @@ def largest_joint_summed_distance(
     """eps* of several classes, of samples in blocks; the radius of the problem is not read.
 
     Margin and bound enclose it; the coefficients are zero where nothing separates the samples.
+    Margin and bound are inf where features of scale 0 alone separate them.
 
     Raises
     ------
-    ValueError
-        If features have scale 0.
     RuntimeError
         If every solver failed.
     """
-    scale = problem.threat.scale
-    if scale is not None and not scale.all():
-        raise ValueError(
-            f"scale={scale!r} has features that no adversary moves: eps* of such data needs them "
-            f"in memory. Leave these features out, or use sklearn_robust.max_margin."
-        )
     plain = replace(problem, radius=0.0)
     best, rows = solve_in_rounds(_RowsOfRatios(plain), tol, largest_joint_distance)
     coef = best.coef
@@ -117,6 +114,8 @@ def largest_joint_summed_distance(
     if smallest > 0:
         coef, intercept = coef / smallest, intercept / smallest
     margin = float(plain.total_of_parts(_RatioOf(coef, intercept)).value)
+    if margin > 0 and best.margin == math.inf:
+        margin = math.inf
     if not margin > 0:
         coef, intercept = np.zeros_like(coef), np.zeros(len(coef))
         margin = 0.0
@@ -156,7 +155,7 @@ def _smallest(margins: np.ndarray, intercept: np.ndarray) -> float:
     return float(np.min(margins + intercept[:, None] - intercept))
 
 
-class _Rows:
+class _Rows(ABC):
     """The samples of a problem that is known by sums; see `Sweeps`."""
 
     whole: SummedJointProblem
@@ -187,8 +186,9 @@ class _Rows:
         swept = self.whole.total_of_parts(self._sweep_of(part, answer, count))
         return min(answer.margin, swept.least), swept.below.rows()
 
+    @abstractmethod
     def _sweep_of(self, part: JointProblem, answer: Certified, count: int) -> _SweepOf:
-        raise NotImplementedError
+        """The sweep of the answer of a set over samples."""
 
 
 @dataclass(frozen=True)
@@ -210,11 +210,21 @@ class _RowsOfRatios(_Rows):
 
     whole: SummedJointProblem
 
+    def sweep(self, part: JointProblem, answer: Certified, count: int) -> tuple[float, RowSet]:
+        """See `Sweeps.sweep`."""
+        least, below = super().sweep(part, answer, count)
+        if answer.margin == math.inf:
+            least = math.inf if least > 0 else -math.inf
+        return least, below
+
     def _sweep_of(self, part: JointProblem, answer: Certified, count: int) -> _SweepOf:
-        sizes = part.at_radius(1.0).penalties(answer.coef)
-        sizes[np.diag_indices_from(sizes)] = 1.0
+        if answer.margin == math.inf:  # features of scale 0 alone: the smallest margin is 1
+            level, sizes = 1.0, np.ones((part.n_classes,) * 2)
+        else:
+            level, sizes = answer.margin, part.at_radius(1.0).penalties(answer.coef)
+            sizes = np.where(sizes > 0, sizes, _NO_SIZE)
         nothing = np.zeros_like(sizes)
-        return _SweepOf(answer.coef, answer.intercept, nothing, sizes, answer.margin, count)
+        return _SweepOf(answer.coef, answer.intercept, nothing, sizes, level, count)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -30,6 +31,7 @@ from sklearn_robust.certificates import Certified, Point, relative_gap
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.rows import ArrayRows, BlockRows, DenseRows
+from sklearn_robust.scaled_norms import WeightedNorm
 from sklearn_robust.separators._max_margin_form import (
     MaxMarginForm,
     SolverFailure,
@@ -58,6 +60,7 @@ _FIRST_ROWS = 2  # rows of the first set, relative to d
 _FEW_ADDED = 0.3  # rows that a round adds, relative to d, up to which the set is nearly right
 _CARRIED_WEIGHT = 1e-3  # weight, relative to the largest, above which a row stays in a set
 _FALLEN = 1e-6  # relative fall of the bound that lets rows leave
+_KEY_BYTES = 16  # length of the digest that stands for a row
 _SWEEP_ENTRIES = 2**19  # entries of dense rows in a block of a sweep: four megabytes
 
 
@@ -280,15 +283,18 @@ class RowSet:
     of several classes.
     """
 
-    key: NDArray[np.int64]
+    key: NDArray[Any]
     X: Vector
     y: Vector
 
     @classmethod
     def of(cls, X: Vector, y: Vector) -> RowSet:
-        """Each of these rows once; the keys are hashes."""
-        key = np.array([hash((label, x.tobytes())) for x, label in zip(X, y, strict=True)])
-        key, places = np.unique(key.astype(np.int64), return_index=True)
+        """Each of these rows once; the keys are digests of a row and its label."""
+        digests = [
+            blake2b(label.tobytes() + x.tobytes(), digest_size=_KEY_BYTES).digest()
+            for x, label in zip(X, y, strict=True)
+        ]
+        key, places = np.unique(np.array(digests, f"S{_KEY_BYTES}"), return_index=True)
         return cls(key, X[places], y[places])
 
     def at(self, places: NDArray[Any]) -> RowSet:
@@ -387,7 +393,7 @@ class Scale(NamedTuple):
     penalty: float
 
     @classmethod
-    def of(cls, part: RobustProblem, norm: LpNorm, answer: Certified) -> Scale:
+    def of(cls, part: RobustProblem, norm: LpNorm | WeightedNorm, answer: Certified) -> Scale:
         """Those of the answer of a problem of two classes."""
         penalty = float(part.penalty(answer.coef[None])[0])
         return cls(answer.margin, float(norm.value(answer.coef)), penalty)

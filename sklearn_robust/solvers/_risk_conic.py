@@ -311,7 +311,7 @@ class _StepProgram:
                     self._add(kind, len(rows), (rows, rows + start + at.start, -np.ones(len(rows))))
         n_rows = sum(size for _, size in self.cones)
         rows, columns, data = (np.concatenate(parts) for parts in zip(*self._entries, strict=True))
-        self.A = sparse.csc_matrix((data, (rows, columns)), shape=(n_rows, self.n_columns))
+        self.A = sparse.csc_array((data, (rows, columns)), shape=(n_rows, self.n_columns))
         # the upper triangle of a Hessian, column by column
         self._columns, self._rows = np.tril_indices(self.n)
         ends = np.cumsum(np.arange(1, self.n + 1))
@@ -331,7 +331,7 @@ class _StepProgram:
     ) -> tuple[np.ndarray, list[Perturbation]]:
         """The minimiser x of x.H x / 2 + linear.x over the conic rows, and the perturbations."""
         upper = hessian[self._rows, self._columns], self._rows, self._ends
-        P = sparse.csc_matrix(upper, shape=(self.n_columns, self.n_columns))
+        P = sparse.csc_array(upper, shape=(self.n_columns, self.n_columns))
         q, b = np.append(linear, np.zeros(self.n_columns - self.n)), np.zeros(self.A.shape[0])
         x, z = solve_program(P, q, self.A, b, self.cones)
         perturbations = []

@@ -400,10 +400,7 @@ class _Newton:
             if -math.expm1(bound - log_risk) > self.tol:
                 return None  # even if they were feasible
             weighted_sum = self.problem.weighted_sum(feasible)
-            radius = self.problem.attacked_radius(feasible)[0]
-            if self.norm.dual.value(weighted_sum)[0] <= radius or (
-                len(self.immovable) > 0 and proves_not_separable(self.problem, feasible)[0]
-            ):
+            if proves_not_separable(self.problem, feasible, weighted_sum=weighted_sum)[0]:
                 solution = self.certify(target.coef[None], feasible, near=target.intercept)
                 return solution if solution.gap[0] <= self.tol else None
             # the weights exceed the ball by the rounding of the Hessian: solve again from them

@@ -239,8 +239,8 @@ class WeightSums:
         The sums of the weights of the classes -1 and +1.
     weighted_sum : ndarray of shape (2, d)
         Z^T a of each class.
-    sizes : ndarray of shape (2, d) or None
-        a |X| of each class, where the rounding of weighted sums counts.
+    sizes : ndarray of shape (2, d)
+        a |X| of each class, to which the rounding of its weighted sum is relative.
     dual_sum : float
         That of the loss, at a scale.
     log_ratio : ndarray of shape (2,)
@@ -249,18 +249,15 @@ class WeightSums:
 
     total: np.ndarray
     weighted_sum: np.ndarray
-    sizes: np.ndarray | None
+    sizes: np.ndarray
     dual_sum: float
     log_ratio: np.ndarray
 
     def __add__(self, other: WeightSums) -> WeightSums:
-        sizes = None
-        if self.sizes is not None and other.sizes is not None:
-            sizes = self.sizes + other.sizes
         return WeightSums(
             self.total + other.total,
             self.weighted_sum + other.weighted_sum,
-            sizes,
+            self.sizes + other.sizes,
             self.dual_sum + other.dual_sum,
             np.maximum(self.log_ratio, other.log_ratio),
         )
@@ -272,7 +269,6 @@ class SumsOfWeights:
 
     model: ModelWeights
     log_scale: float
-    with_sizes: bool
 
     def __call__(self, samples: Samples) -> WeightSums:
         return self.of(samples, samples.margins(self.model.predictors))
@@ -287,7 +283,7 @@ class SumsOfWeights:
         return WeightSums(
             of_class.sum(axis=1),
             samples.rows.weighted_sum(samples.y * of_class),
-            samples.rows.sum_sizes(of_class) if self.with_sizes else None,
+            samples.rows.sum_sizes(of_class),
             self.model.loss.dual_sum(weights, samples.log_weight, self.log_scale),
             np.where(of_class > 0, ratio, -math.inf).max(axis=1),
         )

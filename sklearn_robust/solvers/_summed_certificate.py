@@ -34,12 +34,6 @@ class SummedCertificate:
     problem: SummedProblem
     loss: SummableLoss
 
-    @property
-    def constrained(self) -> bool:
-        """Whether the weights must cancel some features, which they can up to rounding only."""
-        scale = self.problem.threat.scale
-        return self.problem.radius == 0 or (scale is not None and not scale.all())
-
     def balancing(self, sums: WeightSums) -> np.ndarray | None:
         """Factors of the classes that balance the weights, of sum 1; None without weights."""
         if self.problem.fit_intercept:
@@ -48,14 +42,10 @@ class SummedCertificate:
         return np.full(2, 1 / total) if total > 0 else None
 
     def is_feasible(self, sums: WeightSums, factors: np.ndarray) -> bool:
-        """Whether Z^T a is in the ball; up to rounding where it must cancel features."""
+        """Whether Z^T a is in the ball, up to the rounding of each of its coordinates."""
         threat, radius = self.problem.threat, self.problem.radius
-        weighted_sum = factors @ sums.weighted_sum
-        if float(threat.dual_norm.dual.value(weighted_sum)) <= radius:
-            return True
-        if sums.sizes is None:
-            return False
-        return bool(inside_up_to_rounding(threat, weighted_sum, radius, factors @ sums.sizes))
+        weighted_sum, sizes = factors @ sums.weighted_sum, factors @ sums.sizes
+        return bool(inside_up_to_rounding(threat, weighted_sum, radius, sizes))
 
     def prove(self, model: ModelWeights, sums: WeightSums, factors: np.ndarray) -> Proven:
         """The last target of a model as the user sees it, and the gap that feasible weights prove;

@@ -377,9 +377,7 @@ class _SweepNewton:
         model = ModelWeights(
             self.loss, now.at, now.log_risk, hessian.theta, moments.cautious
         ).stepped(step.target, step.decrease)
-        weights = (
-            SumsOfWeights(model, now.log_risk, self.certificate.constrained) if proving else None
-        )
+        weights = SumsOfWeights(model, now.log_risk) if proving else None
         shares = np.array([0.5, 2.0] if step.decrease > rules.CLOSE_DECREASE else [])
         # a Gram matrix costs many sweeps: none where the proof will end the method
         ends = proving and _GAP_BY_DECREASE * step.decrease**2 <= self.tol

@@ -122,9 +122,11 @@ def unit_threat(threat: Any, one: Array) -> tuple[Threat, float]:
 def check_is_threat(threat: Any) -> None:
     """Refuse what lacks the methods of a threat, whatever the vectors."""
     if not _is_threat(threat):
+        lacking = "" if isinstance(threat, type) else " and ".join(_missing(threat, Threat))
         raise ValueError(
             f"threat must be an LpBall or an object with `symmetric` and `worst(v)`, got "
-            f"{threat!r}: for an l_q ball use LpBall(q, eps)."
+            f"{threat!r}{lacking and f', which lacks {lacking}'}: for an l_q ball use "
+            f"LpBall(q, eps)."
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,9 +61,10 @@ class ThreatMixin:
         """The features of a sample on which its set depends."""
         return np.empty(0, dtype=np.intp)
 
-    def worst(self, v: Array) -> Array:
-        """A point of the set where <v, .> is largest: (..., d) -> (..., d)."""
-        raise NotImplementedError
+    if TYPE_CHECKING:  # declared, not there: a set without one is refused by name
+
+        def worst(self, v: Array) -> Array:
+            """A point of the set where <v, .> is largest: (..., d) -> (..., d)."""
 
     def support(self, v: Array) -> Array:
         """The largest <v, .> on the set: (..., d) -> (...)."""

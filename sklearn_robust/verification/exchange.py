@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sklearn_robust._array_api import to_numpy
+from sklearn_robust._extras import missing
 from sklearn_robust.attacks.target import evaluating
 from sklearn_robust.threats import check_limits, check_radius, check_scale
 
@@ -54,7 +55,7 @@ def save_onnx(module: nn.Module, path: str | PathLike[str], input_shape: tuple[i
     try:
         import onnx  # noqa: F401  torch.onnx needs it
     except ImportError as error:
-        raise ImportError('save_onnx needs onnx: pip install "sklearn-robust[interop]".') from error
+        raise missing("save_onnx", "interop") from error
     parameter = next(module.parameters())
     example = torch.zeros((1, *input_shape), dtype=parameter.dtype, device=parameter.device)
     with evaluating(module), torch.no_grad(), warnings.catch_warnings():

@@ -2,8 +2,6 @@
 
 import dataclasses
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,24 +11,6 @@ from sklearn_robust import attacks
 from sklearn_robust.attacks import pgd
 from sklearn_robust.attacks.losses import logit_margins
 from sklearn_robust.attacks.search import SearchOptions, Settings, search
-
-
-def run(code):
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout
-
-
-def test_a_missing_torch_is_explained():
-    code = """
-import sys
-sys.modules["torch"] = None
-try:
-    from sklearn_robust.attacks import pgd
-except ImportError as error:
-    print(error)
-"""
-    assert run(code) == 'pgd needs PyTorch. Install it with: pip install "sklearn-robust[torch]"\n'
 
 
 def test_public_names_resolve_and_unknown_ones_do_not():

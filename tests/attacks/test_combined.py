@@ -64,6 +64,10 @@ def test_types_and_linear_classifiers():
     tensors = ensemble(module, torch.from_numpy(X), torch.from_numpy(y), eps=0.1, random_state=0)
     assert isinstance(tensors, torch.Tensor)
     np.testing.assert_array_equal(tensors, ensemble(module, X, y, eps=0.1, random_state=0))
+    limits = {"eps": 0.1, "random_state": 0, "clip": (6 * [0.0], 6 * [1.0])}
+    np.testing.assert_array_equal(
+        ensemble(module, X.tolist(), y.tolist(), **limits), ensemble(module, X, y, **limits)
+    )
     linear = LogisticRegression().fit(X, y)
     np.testing.assert_array_equal(
         ensemble(linear, X, y, eps=0.1), apgd(linear, X, y, eps=0.1, loss="margin")

@@ -1,7 +1,5 @@
 """The pictures show the numbers that the library computes, in the axes that were given."""
 
-import sys
-
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -221,13 +219,6 @@ def test_a_curve_is_the_score_against_the_set(cancer, threat, label):
     expected = robust_accuracy_score(models["robust"], X, y, threat=threat)
     assert display.curves[0].accuracy == pytest.approx(expected)
     assert display.ax_.get_xlabel() == label
-
-
-def test_without_matplotlib_the_message_is_that_of_scikit_learn(cancer, monkeypatch):
-    X, y, models = cancer
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"RobustAccuracyDisplay\.plot requires matplotlib"):
-        RobustAccuracyDisplay.from_estimator(models["robust"], X, y)
 
 
 def distance(point, start, end):

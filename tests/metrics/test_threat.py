@@ -36,6 +36,12 @@ class Box:
         return np.sign(v) * self.bound
 
 
+class Unfinished(threats.ThreatMixin):
+    """Operators, and no worst point."""
+
+    symmetric = True
+
+
 class Slab:
     """The first two features move together, by at most eps: no box and no ball."""
 
@@ -137,6 +143,7 @@ def test_a_search_scores_by_the_object(iris):
         ({"threat": LpBall(2, 0.1), "q": 2}, "threat takes the place of eps, q and scale"),
         ({"threat": Box(BOUND), "scale": BOUND}, "threat takes the place of eps, q and scale"),
         ({"threat": "box"}, "threat must be an LpBall or an object with `symmetric` and `worst"),
+        ({"threat": Unfinished()}, "Unfinished object at .*, which lacks worst: for an l_q ball"),
         ({"threat": LpBall(2, 0.1, [1.0, 2.0])}, "scale must hold a number for each of the 4"),
     ],
 )

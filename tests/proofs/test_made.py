@@ -7,7 +7,7 @@ import pytest
 
 from sklearn_robust import MinNormRobustClassifier, RobustLinearClassifier
 from sklearn_robust.metrics import robust_accuracy_certificate
-from sklearn_robust.proofs import CertificateError, LabelledData
+from sklearn_robust.proofs import CertificateError, Claim, LabelledData, certify_accuracy
 from sklearn_robust.rows import BlockRows
 from sklearn_robust.separators import max_margin, min_norm_separator
 from sklearn_robust.threats import Box, ByClass, Ellipsoid, FeatureBudget, LpBall
@@ -140,3 +140,10 @@ def test_the_largest_factor_of_data_that_are_not_separable_is_0():
 def test_labels_that_are_one_as_text_are_refused():
     with pytest.raises(ValueError, match="differ as text"):
         LabelledData.of(X, np.array(["1", "1.0", "1", "2"]))
+
+
+def test_what_exact_arithmetic_cannot_hold_is_refused_with_its_cause():
+    claim = Claim(LabelledData.of(X, Y), LpBall(2, 0.1), np.array([[1.0, np.inf]]), np.zeros(1))
+    with pytest.raises(CertificateError, match="cannot be written in exact arithmetic") as refusal:
+        certify_accuracy(claim)
+    assert isinstance(refusal.value.__cause__, ArithmeticError)

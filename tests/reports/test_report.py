@@ -12,7 +12,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from sklearn_robust import MinNormRobustClassifier, RobustLinearClassifier, RobustnessReport
 from sklearn_robust.metrics import certified_radius, worst_case_samples
-from sklearn_robust.reports import intervals
+from sklearn_robust.reports import intervals, measuring
 from sklearn_robust.threats import Box, Ellipsoid, FeatureBudget, LpBall
 
 EPS = 0.3
@@ -256,6 +256,17 @@ def test_pipelines_and_frames():
     assert "last step" in report.content["data"]["seen by"]
 
 
+def test_radii_are_measured_once_for_all_groups(monkeypatch):
+    X, y = draw(2)
+    model, asked = LogisticRegression().fit(X, y), []
+    distances = measuring.boundary_distances
+    monkeypatch.setattr(
+        measuring, "boundary_distances", lambda *a, **o: asked.append(1) or distances(*a, **o)
+    )
+    RobustnessReport(model, X, y, threats=[LpBall(2, EPS)], groups=np.arange(len(y)) % 3)
+    assert len(asked) == 2  # once without adversary, once for the threat
+
+
 def test_what_cannot_be_reported_is_refused():
     X, y = draw(2)
     model = LogisticRegression().fit(X, y)
@@ -265,6 +276,10 @@ def test_what_cannot_be_reported_is_refused():
         RobustnessReport(model, X, y, threats=[])
     with pytest.raises(ValueError, match="threat must be an LpBall or an object"):
         RobustnessReport(model, X, y, threats=["ball"])
+    with pytest.raises(ValueError, match="two of one name, 'l_2 ball, eps=1, scaled by feature'"):
+        RobustnessReport(
+            model, X, y, threats=[LpBall(2, 1.0, [1, 2, 3]), LpBall(2, 1.0, [3, 2, 1])]
+        )
     with pytest.raises(ValueError, match="groups must hold"):
         RobustnessReport(model, X, y, threats=[LpBall(2, 1.0)], groups=[1, 2])
     tree = DecisionTreeClassifier().fit(X, y)

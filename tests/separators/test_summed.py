@@ -8,7 +8,7 @@ from scipy import sparse
 
 from sklearn_robust.certificates import certify
 from sklearn_robust.norms import LpNorm
-from sklearn_robust.rows import LocalReduction, Survey
+from sklearn_robust.rows import BlockRows, LocalReduction, Survey
 from sklearn_robust.separators import NotSeparableError, max_margin, min_norm_separator
 from sklearn_robust.separators.summed import (
     largest_summed_distance,
@@ -97,10 +97,26 @@ def test_scales_and_weights_are_those_of_arrays():
     assert_same(separate_sums(problem, LpNorm(2)), expected, problem)
     star = max_margin(X[20:], y[20:], q=2, scale=scale, fit_intercept=True)
     assert largest_summed_distance(problem).certified.margin == pytest.approx(star.margin, rel=1e-7)
-    with pytest.raises(ValueError, match="features that no adversary moves"):
-        largest_summed_distance(
-            summed(X, y, weight, q=2, eps=0.02, scale=np.arange(6.0)),
-        )
+
+
+@pytest.mark.parametrize("q", [1, 2, INF])
+def test_features_that_no_adversary_moves(q):
+    X, y = teacher(200)
+    scale = np.array([0, 1, 2, 0.5, 0, 1])
+    expected = max_margin(X, y, q=q, scale=scale, fit_intercept=True)
+    problem = summed(X, y, q=q, eps=0.5 * expected.margin, scale=scale, stops=(70,))
+    star = largest_summed_distance(problem).certified
+    assert star.margin == pytest.approx(expected.margin, rel=1e-7)
+    assert star.gap <= 1e-8
+    shared = {"q": q, "eps": 0.5 * expected.margin, "scale": scale, "fit_intercept": True}
+    assert_same(separate_sums(problem, LpNorm(2)), min_norm_separator(X, y, p=2, **shared), problem)
+    # features out of reach separate all samples by themselves
+    X[:, 0] = y * (1 + abs(X[:, 0]))
+    rows = BlockRows(Cut(X, y, stops=(70,)))
+    alone = max_margin(rows, q=q, scale=scale, fit_intercept=True)
+    assert (alone.margin, alone.relative_gap) == (INF, 0)
+    assert not (alone.coef * scale).any()
+    assert np.min(y * (X @ alone.coef + alone.intercept)) == pytest.approx(1)
 
 
 @settings(max_examples=8)

@@ -444,6 +444,21 @@ def test_degenerate_data(gaussian, loss, q, data):
 
 
 @each_loss
+@pytest.mark.parametrize("q", [1, np.inf])
+def test_no_order_of_the_rows_costs_ill_scaled_data_the_certificate(loss, q):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((40, 5)) * np.logspace(-6, 6, 5)
+    y = np.where(1e6 * X[:, 0] + 3 * rng.standard_normal(40) > 0, 1.0, -1.0)
+    for _ in range(4):
+        order = rng.permutation(40)
+        problem = RobustProblem.from_data(X[order], y[order], q=q, eps=1e-7, fit_intercept=True)
+        solution = minimise_robust_risk(problem, loss, EUCLIDEAN, tol=1e-6)
+        assert solution.converged[0]
+        assert solution.n_iter[0] <= 5
+        assert proves_not_separable(problem, solution.weights)[0]
+
+
+@each_loss
 @pytest.mark.parametrize("q", [1, 2, np.inf])
 def test_one_sample_of_each_class_on_top_of_each_other(loss, q):
     problem = RobustProblem.from_data(

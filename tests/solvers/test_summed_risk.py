@@ -103,6 +103,19 @@ def test_hard_forms_of_data(loss, kind):
     compare(found, X, y, weight, loss, q=np.inf, eps=eps, fit_intercept=True)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_features_of_sizes_far_apart_are_certified_in_any_order(seed):
+    """Weights are feasible up to the rounding of each feature, which is above the radius here."""
+    rng = np.random.default_rng(0)
+    X, sizes = rng.standard_normal((200, 4)), np.array([1e-6, 1e-2, 1e2, 1e6])
+    y = np.where(X[:, 0] + X[:, 3] + rng.standard_normal(200) > 0, 1.0, -1.0)
+    order = np.random.default_rng(seed).permutation(200)
+    problem = summed((X * sizes)[order], y[order], q=1, eps=1e-7)
+    found = minimise_summed_risk(problem, LOSSES["logistic"], LpNorm(2))
+    assert found.separable is False
+    assert found.gap <= 1e-8
+
+
 def test_a_class_of_its_own_in_each_block_and_blocks_without_weight():
     X, y, _ = draw()
     order = np.argsort(y, kind="stable")
@@ -191,7 +204,7 @@ def test_any_split_in_any_order_adds_up_to_the_whole(order, cuts, grouped, loss,
     whole = query(of(np.arange(12)))
     model = ModelWeights(loss, at, whole.log_risk, theta=0.5, cautious=False)
     model = model.stepped(target, slope=0.1).scaled(np.array([0.7, 1.1])).stepped(at, slope=-0.2)
-    weigh = SumsOfWeights(model, whole.log_risk, with_sizes=True)
+    weigh = SumsOfWeights(model, whole.log_risk)
     pieces = np.split(np.array(order), cuts)
     for function in (query, weigh):
         parts = [function(of(piece)) for piece in pieces]

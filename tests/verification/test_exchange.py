@@ -98,7 +98,18 @@ def test_a_property_holds_where_a_point_of_the_box_is_misclassified(n_outputs, y
 def test_bad_input_of_a_property_is_refused():
     with pytest.raises(ValueError, match="y must be the index of a class"):
         vnnlib_property([0.0], 2, 1, eps=0.1)
-    with pytest.raises(ValueError, match="clip must hold x"):
+    with pytest.raises(ValueError, match="clip must hold every sample"):
         vnnlib_property([2.0], 1, 1, eps=0.1, clip=(0, 1))
     with pytest.raises(ValueError, match="eps must be"):
         vnnlib_property([2.0], 1, 1, eps=-0.1)
+
+
+def test_limits_of_a_property_may_be_numbers_arrays_or_both():
+    x, low = np.full((1, 2, 2), 0.5), np.array([[[0.45, 0.0], [0.48, 0.1]]])
+    ends = [np.maximum(0.4, low), np.minimum(0.6, [[[0.55], [0.7]]]) + np.zeros_like(x)]
+    text = vnnlib_property(x, 0, 2, eps=0.1, clip=(low, [[[0.55], [0.7]]]))
+    for sign, side in zip((">=", "<="), ends, strict=True):
+        for j, end in enumerate(side.ravel().tolist()):
+            assert f"(assert ({sign} X_{j} {end}))" in text
+    same = vnnlib_property(x, 0, 2, eps=0.1, clip=(low, np.ones_like(x)))
+    assert vnnlib_property(x, 0, 2, eps=0.1, clip=(low, 1)) == same
