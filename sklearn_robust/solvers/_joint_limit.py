@@ -58,7 +58,7 @@ _MEMORY = 50  # pairs of differences that L-BFGS keeps: small ridges are ill-con
 _SMOOTHING = 0.01  # smoothing of the penalties, relative to the mean size of the coefficients
 # entries of arrays over classes and samples, and over pairs and features, that all iterations may
 # compute: about a minute for a thousand classes
-_MOST_ENTRIES = 3_000_000_000
+_MOST_ENTRIES = 1_500_000_000
 
 
 @dataclass(frozen=True)

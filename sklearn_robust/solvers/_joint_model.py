@@ -32,7 +32,7 @@ from sklearn_robust.rows import (
 
 # rows that a Gram matrix is estimated from, for each of the K d unknowns, where there are more:
 # the estimate serves as a preconditioner only
-_ROWS_PER_UNKNOWN = 4
+ROWS_PER_UNKNOWN = 4
 _BLOCK_ENTRIES = 2**18  # entries of rows spread over the classes that exist at a time
 
 
@@ -397,7 +397,7 @@ class JointModel:
         Rows are drawn systematically in proportion to their weight, and weighted by its inverse.
         """
         size = self.problem.n_classes * (len(features) + 1)
-        chosen, factor = self._sample(at.of_sample, _ROWS_PER_UNKNOWN * size)
+        chosen, factor = self._sample(at.of_sample, ROWS_PER_UNKNOWN * size)
         matrix = self.curvature_estimate(at, features, chosen, factor)
         if self.logarithmic and len(chosen) == len(self.problem.y):
             # a sample of rows could make it indefinite; without it conjugate gradients take one

@@ -22,6 +22,9 @@ _MAX_PRODUCTS = 60  # conjugate gradients in one system
 # products from which the next system has a new estimate of the Hessian, at least, and relative to
 # those of the first system of an estimate that has features in blocks
 _RENEW, _MORE_PRODUCTS = 9, 1.5
+# and as a share of the products that cost as much as a new estimate; the work on a score besides
+# its product, in features
+_SHARE_OF_ESTIMATE, _WORK_ON_SCORE = 0.2, 600
 
 
 class NewtonSystems:
@@ -68,10 +71,17 @@ class NewtonSystems:
         step, products = self._conjugate_gradients(at, self._theta, self._gauge(at), right)
         if estimate is not None and not self._renew_from:
             several = _MORE_PRODUCTS * products if len(estimate.others) else 0.0
-            self._renew_from = max(_RENEW, several)
+            share = _SHARE_OF_ESTIMATE * self._products_of(estimate)
+            self._renew_from = max(_RENEW, several, min(share, _MAX_PRODUCTS))
         if products >= self._renew_from:
             self._estimate = None
         return step
+
+    def _products_of(self, estimate: HessianEstimate) -> float:
+        """The products with the Hessian that cost as much as an estimate of it."""
+        problem = self.model.problem
+        of_product = 4 * problem.n_classes * (problem.n_features + _WORK_ON_SCORE)
+        return float(estimate.places.size**2 / of_product)
 
     def _gauge(self, at: RiskPoint) -> float:
         """The curvature given to the common shift of all classes, which changes no margin."""

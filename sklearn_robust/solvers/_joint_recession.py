@@ -29,7 +29,7 @@ _MOST_ENTRIES = 1_000_000
 # weight of the square of the direction in a program with cones, which is not unique: so small that
 # sizes of some thousands cost less than one pair
 _RIDGE = 1e-8
-_REGULARISATION = 1e-8  # of the linear systems: columns may depend on each other
+_REGULARISATION = 1e-8  # ridge of the linear systems: columns may depend on each other
 _GROWS = 0.5  # xi from which a pair counts as moved; it is 0 or 1 but for the solver's error
 _ERROR = 0.1  # largest error of the margins in an answer
 

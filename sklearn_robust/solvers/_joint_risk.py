@@ -30,7 +30,7 @@ from sklearn_robust.rows import BlockRows, DenseRows, SparseRows
 from sklearn_robust.solvers import _joint_boxes as against_boxes
 from sklearn_robust.solvers._joint_cones import CONES
 from sklearn_robust.solvers._joint_interior_point import SMOOTHING, InteriorPoint
-from sklearn_robust.solvers._joint_model import JointModel
+from sklearn_robust.solvers._joint_model import ROWS_PER_UNKNOWN, JointModel
 from sklearn_robust.solvers._joint_newton import MOST_DENSE
 from sklearn_robust.solvers._joint_run import JointRun, JointSolution, relative_gap
 from sklearn_robust.solvers._joint_stages import minimise_in_stages
@@ -43,6 +43,9 @@ _START_ITERATIONS = 60  # iterations of L-BFGS on the smoothed risk
 # entries of what joins the features that are not in the dense factor to the pairs, at most
 _MOST_JOINED = 5_000_000
 _DOUBLINGS = 60  # doublings of the way along a direction in which it does, at most
+# Newton steps at most: so many in any case, and as many as have so many multiplications in their
+# estimates of the Hessian
+_FEWEST_STEPS, _MOST_WORK = 40, 2_000_000_000_000
 # excess of the log-risk of the coefficients 0 up to which they take the place of those of a program
 _CONSTANT_ROOM = 1e-9
 # classes times samples times features up to which a set in cones that has a projection too is in
@@ -70,7 +73,8 @@ def minimise_joint_risk(
     tol : float, default=1e-6
         Certified relative gap of the risk to reach.
     max_iter : int, default=100
-        Newton steps at most; L-BFGS has at most 20 iterations for each of them.
+        Newton steps at most, fewer of thousands of coefficients; L-BFGS has at most 20 iterations
+        for each of them.
     start : tuple of ndarray of shape (K, d), (K,), optional
         Coefficients and intercepts to start from, in place of 0.
     monitors : sequence of Monitor, optional
@@ -184,6 +188,7 @@ class JointMinimisation(JointRun):
         if start is not None:
             self.coef = self.model.from_predictor(*start)
         if self.has_interior_point():
+            max_iter = min(max_iter, self._affordable_steps())
             self.approach(max_iter)
             if not self.stopped:
                 InteriorPoint(self, max_iter).minimise()
@@ -204,6 +209,13 @@ class JointMinimisation(JointRun):
             return True
         joins = n_pairs > 0 and threat.q in (2, math.inf)
         return joins and 2 * n_pairs <= MOST_DENSE and self.coef.size * n_pairs <= _MOST_JOINED
+
+    def _affordable_steps(self) -> int:
+        """Newton steps that take some minutes at most, if each has an estimate of the Hessian."""
+        size = min(self.coef.size, MOST_DENSE)
+        return max(
+            _FEWEST_STEPS, _MOST_WORK // (size**2 * min(self.n_samples, ROWS_PER_UNKNOWN * size))
+        )
 
     def approach(self, max_iter: int) -> None:
         """The start of the interior point."""

@@ -1,6 +1,6 @@
 r"""The exponential joint risk of the nearest rivals of each sample, for many classes.
 
-Of a thousand classes few are near a sample. The other pairs of a sample and a rival have a margin
+Few classes of a thousand are near a sample. The other pairs of a sample and a rival have a margin
 so large that they weigh nothing; the risk leaves them out, and with them most pairs of classes:
 
 .. math:: \log L = \log \sum_{(i,k) \in R} s_i e^{-m_{ik}}.

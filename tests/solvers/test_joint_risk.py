@@ -19,11 +19,14 @@ from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
 from sklearn_robust.solvers._joint_cones import CONES
+from sklearn_robust.solvers._joint_interior_point import SMOOTHING, InteriorPoint
 from sklearn_robust.solvers._joint_model import Direction, JointModel
 from sklearn_robust.solvers._joint_preconditioner import HessianEstimate, Preconditioner
 from sklearn_robust.solvers._joint_risk import minimise_joint_risk
+from sklearn_robust.solvers._joint_run import JointRun
 from sklearn_robust.solvers._joint_start import PairDifferences
 from sklearn_robust.solvers.robust_risk import minimise_robust_risk
+from sklearn_robust.solvers.solution import Monitoring
 from sklearn_robust.threats import LpBall
 
 TOL = 1e-6
@@ -378,6 +381,16 @@ def heavy_tails(seed, q, eps, n_classes=6, n=40, n_features=5, fit_intercept=Tru
     return JointProblem.from_data(
         X, y, q=q, eps=eps, fit_intercept=fit_intercept, sample_weight=weight
     )
+
+
+def test_centring_keeps_the_progress_where_nothing_is_proven():
+    """A fold of the digits near separability lost it, and ended undecided."""
+    X, y = overlapping(3)
+    problem = JointProblem.from_data(X, y, q=math.inf, eps=0.3, fit_intercept=True)
+    run = JointRun(JointModel(problem, LOSSES["logistic"]), TOL, Monitoring(0, []))
+    point = InteriorPoint(run, 100)
+    assert point._smoothing_like(point._cones(1e-3)) == pytest.approx(1e-3, rel=0.1)
+    assert point._smoothing_like(point._cones(1.0)) == SMOOTHING
 
 
 @pytest.mark.parametrize(("q", "eps", "seed"), [(1.0, 0.5, 5), (2.0, 0.3, 3), (math.inf, 0.1, 5)])
