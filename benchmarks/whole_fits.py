@@ -8,8 +8,8 @@ mean, type and zeros.
 
     env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/whole_fits.py [--rounds 7]
 
-With `--check` (under three minutes) nothing is written: the ratios are compared with those of the
-committed table, and cells that have become slower by a third are printed.
+With `--check` (under three minutes on an idle machine) nothing is written: the ratios are compared
+with those of the committed table, and cells that have become slower by a third are printed.
 """
 
 import argparse

@@ -21,9 +21,6 @@ _DAMPING_CUT = 10  # divisor of the damping after an accepted step
 # Decreases of the log-risk that a model predicts, absolute
 LONG_STEP_DECREASE = 0.1  # above it the line search tries longer steps than the model's
 CLOSE_DECREASE = 0.03  # up to it the model's weights may certify the risk, and exact faces pay
-# the gap that a model's weights prove at least, over the square of its predicted decrease: 5e-4 to
-# 8 in benchmarks/robust_risk.py
-LEAST_GAP_BY_DECREASE = 1e-4
 # below it the rounding of the log-risk hides the decrease: the line search tolerates that rounding
 _HIDDEN_DECREASE = 1e-8
 ROUNDING_DECREASE = 1e-14  # up to it the decrease is rounding alone, and the method ends
@@ -45,7 +42,7 @@ FACES = 100  # near the minimiser of the risk
 FACES_FAR = 4  # far from it
 # Share of the tolerance that a model's weights may give up to stay inside the ball
 INSET_SHARE = 0.4
-MOST_INSET = 0.05  # share of the radius by which they stay inside at most
+MOST_INSET = 1e-3  # share of the radius by which they stay inside at most
 MAX_REFINEMENTS = 3  # solves that remove a Hessian's rounding from the weights
 
 

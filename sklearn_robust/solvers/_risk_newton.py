@@ -29,7 +29,8 @@ from sklearn_robust.solvers._risk_model import (
 )
 from sklearn_robust.solvers.solution import Solution
 
-# products in a Gram matrix, and columns of it, up to which it costs less than one more iteration
+# products in a Gram matrix, and features in one of all, up to which it costs less than one more
+# iteration
 _CHEAP_PRODUCTS = 1e7
 _CHEAP_COLUMNS = 64
 # label-weighted sum over total weight, up to which weights are balanced up to rounding
@@ -315,9 +316,10 @@ class _Newton:
         """Whether to reuse the Hessian: it is expensive, and it covers all active columns."""
         if self.hessian is None or self._products < _CHEAP_PRODUCTS:
             return False
-        if len(self.hessian.model.coef) <= _CHEAP_COLUMNS:
+        columns = self.hessian.model.columns
+        if isinstance(columns, slice) and len(at.coef) <= _CHEAP_COLUMNS:
             return False
-        return self.choice.covers(self.hessian.model.columns, at.coef, gradient)
+        return self.choice.covers(columns, at.coef, gradient)
 
     # -- step
 
@@ -371,11 +373,9 @@ class _Newton:
         """
         room = rules.INSET_SHARE * self.tol
         pressure = at.penalty * gradient.total_weight
-        if self._products < _CHEAP_PRODUCTS:
+        if self._products < _CHEAP_PRODUCTS or pressure == 0:
             return LEAST_INSET
-        if pressure * rules.MOST_INSET <= room:
-            return rules.MOST_INSET
-        return max(LEAST_INSET, room / pressure)
+        return min(max(LEAST_INSET, room / pressure), rules.MOST_INSET)
 
     @property
     def _products(self) -> int:
@@ -448,9 +448,7 @@ class _Newton:
         """The target, if the model's weights a' = a - C delta prove it to the tolerance."""
         hessian = self.hessian
         target = step.target
-        least_gap = rules.LEAST_GAP_BY_DECREASE * step.predicted_decrease**2
-        close = step.predicted_decrease <= rules.CLOSE_DECREASE and least_gap <= self.tol
-        if not step.settled or not close or hessian is None:
+        if not step.settled or step.predicted_decrease > rules.CLOSE_DECREASE or hessian is None:
             return None
         for _ in range(rules.MAX_REFINEMENTS):
             weights = at.weights - hessian.margins.apply(target.margins - at.margins)
