@@ -93,7 +93,7 @@ def test_features_that_no_adversary_moves(parts, summed, q):
         partial(min_norm_separator, p=2, **shared),
     ):
         with pytest.warns(ConvergenceWarning, match="above tol=1e-300") as caught:
-            solve(BlockRows(Cut(X, y, stops=(70,))), tol=1e-300)
+            solve(BlockRows(parts(X, y, cuts=[70])), tol=1e-300)
         assert [warning.filename for warning in caught] == [__file__]
     # features out of reach separate all samples by themselves
     X[:, 0] = y * (1 + abs(X[:, 0]))
