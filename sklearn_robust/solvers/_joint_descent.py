@@ -413,7 +413,8 @@ class JointRun(DescentRun):
         to the limit the share that its direction may lack.
         """
         super().tune(path)
-        if self.stopping.loss_tol == 0 and self.geometry.norms[0] == LpNorm(1):
+        to_limit = self.stopping.loss_tol == 0 and self.geometry.norms[0] == LpNorm(1)
+        if to_limit and isinstance(path.rule, _JointRule):
             path.rule = replace(path.rule, slack=1 - float(self.sufficient_decrease[0]))
 
     def keep(self, rows: np.ndarray) -> None:

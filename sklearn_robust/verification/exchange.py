@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from os import PathLike
 from pathlib import Path
@@ -14,7 +15,8 @@ from torch import nn
 from sklearn_robust._array_api import to_numpy
 from sklearn_robust._extras import missing
 from sklearn_robust.attacks.target import evaluating
-from sklearn_robust.threats import check_limits, check_radius, check_scale
+from sklearn_robust.regions import Region
+from sklearn_robust.threats import check_radius, check_scale
 
 _OPSET = 17
 
@@ -99,7 +101,7 @@ def vnnlib_property(
         The number of outputs of the network; one alone is positive for class 1.
     eps : float
         Radius of the perturbation, in the norm of q = inf.
-    clip : pair (low, high) of numbers or arrays of the shape of x, optional
+    clip : pair (low, high) of numbers or arrays that broadcast to x, optional
         Limits of the data.
     scale : array-like of shape (d,), optional
 
@@ -125,18 +127,16 @@ def vnnlib_property(
     (assert (or (and (>= Y_0 Y_1))))
     <BLANKLINE>
     """
-    x = np.asarray(to_numpy(x) if hasattr(x, "device") else x, dtype=np.float64).ravel()
-    eps = check_radius(eps, "eps")
+    given = np.array(to_numpy(x) if hasattr(x, "device") else x, dtype=np.float64)
+    region = Region(torch.from_numpy(given)[None], math.inf, eps, clip)
+    x, eps = given.ravel(), check_radius(eps, "eps")
     classes = range(max(n_outputs, 2))
     if y not in classes:
         raise ValueError(f"y must be the index of a class, one of {list(classes)}, got {y!r}.")
     reach = eps * (np.ones(len(x)) if scale is None else check_scale(scale, "scale"))
     low, high = x - reach, x + reach
-    if clip is not None:
-        ends = [np.ravel(end) for end in clip]
-        least, most = check_limits(ends if len(ends[0]) > 1 else [end[0] for end in ends])
-        if (x < least).any() or (x > most).any():
-            raise ValueError(f"clip must hold x before it is perturbed, got clip={clip!r}.")
+    if region.box is not None:
+        least, most = (end[0].numpy() for end in region.box)
         low, high = np.maximum(low, least), np.minimum(high, most)
     if n_outputs == 1:
         wrong = ["(<= Y_0 0.0)" if y == 1 else "(>= Y_0 0.0)"]
