@@ -211,9 +211,10 @@ class _Limit:
         """Judge the pairs that came near as well."""
         W, b = self.model.predictor(self.coef)
         near = nearest_rivals(self.problem, W, b)
-        smallest = float(self.problem.robust_margins(W, b).min())
-        self.lacking = smallest < end.point.smallest_margin
+        self.lacking = False
         if np.any(near & ~self.near):
+            smallest = float(self.problem.robust_margins(W, b).min())
+            self.lacking = smallest < end.point.smallest_margin
             self._judge(near | self.near)
 
     def _after_iteration(self, coef: np.ndarray, point: RiskPoint) -> bool:

@@ -1,6 +1,7 @@
 """The separator of least 2-norm of many classes by a falling ridge."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from sklearn_robust.losses import Exponential
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.separators.joint import solve_joint_separator
 from sklearn_robust.solvers import _joint_rivals, joint_limit
+from sklearn_robust.solvers._joint_limit import _Limit
 from sklearn_robust.solvers._joint_model import JointModel
+from sklearn_robust.solvers.solution import Monitoring
 from sklearn_robust.threats import LpBall
 
 
@@ -68,13 +71,21 @@ def test_the_risk_of_rivals_is_that_of_all_where_all_are_near(fit_intercept):
         np.testing.assert_allclose(block, other, atol=1e-12)
 
 
+def test_a_stage_lacks_no_rival_where_all_are_judged():
+    """Rounding may leave a margin below that of the risk: the ridge falls all the same."""
+    run = _Limit(apart(3, 2.0, 0.0), 1e-2, Monitoring(0, []))
+    run._add_rivals(SimpleNamespace(point=SimpleNamespace(smallest_margin=math.inf)))
+    assert not run.lacking
+
+
 def test_samples_without_weight_do_not_count():
     problem = apart(4, 2.0, 0.5)
     weight = np.where(np.arange(16) < 12, np.linspace(0.5, 2, 16), 0.0)
-    part = JointProblem.from_data(
-        problem.X[:12], problem.y[:12], q=2.0, eps=0.5, fit_intercept=True
-    )
-    found = joint_limit(apart(4, 2.0, 0.5, sample_weight=weight), tol=1e-2).certified
+    X, y = problem.X.copy(), problem.y
+    part = JointProblem.from_data(X[:12], y[:12], q=2.0, eps=0.5, fit_intercept=True)
+    X[12:] = X[[1, 2, 3, 0]]  # among the samples of another class
+    whole = JointProblem.from_data(X, y, q=2.0, eps=0.5, fit_intercept=True, sample_weight=weight)
+    found = joint_limit(whole, tol=1e-2, max_iter=1000).certified
     expected = solve_joint_separator(part, LpNorm(2)).margin
     assert found.margin <= expected * (1 + 1e-9) <= found.bound * (1 + 1e-8)
     assert found.gap <= 1e-2
