@@ -61,9 +61,10 @@ class MarginLoss(Protocol):
         ...
 
     def log_risk_bound(self, weights: Array, log_weight: Array, near: Array | None = None) -> Array:
-        """Fenchel's lower bound on log L over all predictors, from dual-feasible weights a of sum 1;
-        `near` is a guess of the log of their best scale, by which c a are s times slopes of -l: L
-        times the total of its weights, where a is in proportion to them.
+        """Fenchel's lower bound on log L over all predictors, from dual-feasible weights of sum 1.
+
+        near is a guess of the log of their best scale: for weights in proportion to those of a
+        risk, its log plus that of their sum.
         """
         ...
 
