@@ -153,10 +153,13 @@ class InteriorPoint:
                 return self._cones(smoothing) or cones
 
     def _smoothing_like(self, cones: PairCones) -> float:
-        """The smoothing of the start, or a smaller one with products like those of the cones."""
+        """The smoothing of the start, or a smaller one with products like those of the cones; that
+        of the start where rounding decides the sums of products, which far out cancel.
+        """
         start = self._cones(SMOOTHING)
         assert start is not None
-        return SMOOTHING * min(1.0, float(cones.products().sum() / start.products().sum()))
+        total, of_start = (float(of.products().sum()) for of in (cones, start))
+        return SMOOTHING * min(1.0, total / of_start) if min(total, of_start) > 0 else SMOOTHING
 
     def _cones(self, smoothing: float) -> PairCones | None:
         """The cones with slacks and multipliers of the smoothed risk; None without adversary."""

@@ -1,6 +1,7 @@
 """The minimiser of the joint risk of several classes, against a conic solver and its own bound."""
 
 import math
+from types import SimpleNamespace
 import tracemalloc
 import warnings
 
@@ -391,6 +392,8 @@ def test_centring_keeps_the_progress_where_nothing_is_proven():
     point = InteriorPoint(run, 100)
     assert point._smoothing_like(point._cones(1e-3)) == pytest.approx(1e-3, rel=0.1)
     assert point._smoothing_like(point._cones(1.0)) == SMOOTHING
+    far_out = SimpleNamespace(products=lambda: np.array([1e-4, -2e-4]))  # rounding
+    assert point._smoothing_like(far_out) == SMOOTHING
 
 
 @pytest.mark.parametrize(("q", "eps", "seed"), [(1.0, 0.5, 5), (2.0, 0.3, 3), (math.inf, 0.1, 5)])
