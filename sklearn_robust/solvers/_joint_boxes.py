@@ -197,9 +197,7 @@ class _SmoothedBoxes:
             width,
         )
 
-    def _classes(
-        self, coef: np.ndarray
-    ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    def _classes(self, coef: np.ndarray) -> Iterator[_OfClass]:
         """The place of each class, v (K, d), its smoothed size, and the boxes of its samples."""
         for low, (rows, above, below) in enumerate(
             zip(self.members, self.above, self.below, strict=True)

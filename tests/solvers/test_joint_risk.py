@@ -1,9 +1,9 @@
 """The minimiser of the joint risk of several classes, against a conic solver and its own bound."""
 
 import math
-from types import SimpleNamespace
 import tracemalloc
 import warnings
+from types import SimpleNamespace
 
 import cvxpy as cp
 import numpy as np
