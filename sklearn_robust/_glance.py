@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 _BAR = (
@@ -62,7 +63,10 @@ def margin_bar(margin: float, bound: float) -> str:
     -------
     str
     """
-    share = min(max(margin / bound, 0.0), 1.0) if bound > 0 else 0.0
+    if bound == math.inf:  # then so is the margin, or no bound is known
+        share = 1.0 if margin == math.inf else 0.0
+    else:
+        share = min(max(margin / bound, 0.0), 1.0) if bound > 0 else 0.0
     return (
         f"<p>Margin {margin:.4g}; no predictor has more than {bound:.4g}.</p>{_BAR.format(share)}"
     )
