@@ -40,10 +40,10 @@ def at_a_glance(fit: Any) -> str:
     if abs(fit.coef_).max() == 0:
         return "<p>Constant: every coefficient is 0, the same class is predicted everywhere.</p>"
     if fit.separable_ is False:
-        return (
-            "<p>Not robustly separable, proven. Robust risk within a relative "
-            f"{fit.dual_gap_:.1g} of the least.</p>"
-        )
+        risk = f"Robust risk within a relative {fit.dual_gap_:.1g} of the least."
+        if fit.dual_gap_ == math.inf:
+            risk = "No bound on the least robust risk is known."
+        return f"<p>Not robustly separable, proven. {risk}</p>"
     if fit.separable_ is None:
         return (
             "<p>Whether the data are robustly separable is not decided; certified gap "
