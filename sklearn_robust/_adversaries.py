@@ -329,11 +329,11 @@ def _sets_of_samples(
     sets: Sequence[Any], X: Any, y: np.ndarray, factors: np.ndarray
 ) -> Slots | OwnSets:
     """The sets of samples that depend on some columns of X: a slot for each that samples have, or
-    where these are many the set of each sample.
+    where these are many the set of each sample. Samples of factor 0 have none.
     """
     parts: list[ClassSets] = []
     for label, threat in zip((-1.0, 1.0), sets, strict=True):
-        rows = np.flatnonzero(y == label)
+        rows = np.flatnonzero((y == label) & (factors > 0))
         if _is_nothing(threat) or not len(rows):
             continue
         samples = X[rows]
@@ -341,6 +341,8 @@ def _sets_of_samples(
         if not is_per_sample(threat):
             threat = with_cones(threat, X.shape[1])
         parts.append(ClassSets(threat, -label, rows, samples, factors[rows]))
+    if not parts:
+        return Slots.by_sample(LpBall(math.inf, 1.0, np.ones(X.shape[1])), np.zeros(len(y)))
     slots: list[Slot] = []
     for part in parts:
         if not is_per_sample(part.threat):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 _BAR = (
@@ -39,10 +40,10 @@ def at_a_glance(fit: Any) -> str:
     if abs(fit.coef_).max() == 0:
         return "<p>Constant: every coefficient is 0, the same class is predicted everywhere.</p>"
     if fit.separable_ is False:
-        return (
-            "<p>Not robustly separable, proven. Robust risk within a relative "
-            f"{fit.dual_gap_:.1g} of the least.</p>"
-        )
+        risk = f"Robust risk within a relative {fit.dual_gap_:.1g} of the least."
+        if fit.dual_gap_ == math.inf:
+            risk = "No bound on the least robust risk is known."
+        return f"<p>Not robustly separable, proven. {risk}</p>"
     if fit.separable_ is None:
         return (
             "<p>Whether the data are robustly separable is not decided; certified gap "
@@ -62,7 +63,10 @@ def margin_bar(margin: float, bound: float) -> str:
     -------
     str
     """
-    share = min(max(margin / bound, 0.0), 1.0) if bound > 0 else 0.0
+    if bound == math.inf:  # then so is the margin, or no bound is known
+        share = 1.0 if margin == math.inf else 0.0
+    else:
+        share = min(max(margin / bound, 0.0), 1.0) if bound > 0 else 0.0
     return (
         f"<p>Margin {margin:.4g}; no predictor has more than {bound:.4g}.</p>{_BAR.format(share)}"
     )

@@ -128,6 +128,18 @@ def test_at_radius_0_sets_without_end_are_gone(data):
     np.testing.assert_allclose(found.log_risk, expected.log_risk, atol=1e-9)
 
 
+def test_samples_of_radius_0_are_not_attacked(data):
+    """Within limits each sample has a set of its own, and one of radius 0 has no interior."""
+    X, y, _ = data
+    for radius in (np.arange(30) % 2, np.zeros(30)):
+        limited = problem_of(X, y, LpBall(2, 0.1, clip=(-9, 9)), sample_radius=radius)
+        plain = problem_of(X, y, LpBall(2, 0.1), sample_radius=radius)
+        loss = LOSSES["logistic"]
+        found, expected = (minimise_robust_risk(p, loss, LpNorm(2)) for p in (limited, plain))
+        assert found.gap[0] <= 1e-8
+        np.testing.assert_allclose(found.log_risk, expected.log_risk, atol=1e-8)
+
+
 def test_boxes_without_end_are_infinite_on_one_side_only():
     boxes = Boxes(np.array([[1.0, math.inf]]), np.array([[math.inf, 2.0]]))
     coef = np.array([[1.0, -1.0], [-1.0, -1.0], [0.0, 1.0], [0.0, 0.0]])

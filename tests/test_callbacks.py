@@ -360,3 +360,13 @@ def test_messages():
         RobustMLPClassifier().set_callbacks(PathRecorder()).fit([[0.0], [1.0]], [0, 1])
     with pytest.raises(TypeError, match="LogisticRegression"):
         LogisticRegression().set_callbacks(PathRecorder()).fit([[0.0], [1.0]], [0, 1])
+
+
+@pytest.mark.parametrize("estimator", [MinNormRobustClassifier(), RobustLinearClassifier()])
+def test_a_fit_begins_where_its_data_are_read(estimator):
+    class Begins(Stop):
+        def on_fit_task_begin(self, estimator, context):
+            raise AssertionError
+
+    with pytest.raises(ValueError, match="at least two classes"):
+        estimator.set_callbacks(Begins()).fit([[0.0], [1.0]], [1, 1])

@@ -22,6 +22,7 @@ from sklearn_robust import (
     RobustMLPClassifier,
     RobustNetClassifier,
     make_robust_scorer,
+    max_margin,
     min_norm_separator,
     register_onnx_converters,
 )
@@ -116,6 +117,8 @@ def test_diagrams_say_what_the_fit_has_proven():
     with pytest.warns(ConstantClassifierWarning):
         assert "Constant: every coefficient is 0" in model.set_params(eps=9).fit(X, y)._repr_html_()
     assert "no predictor has more" in min_norm_separator(X, y, p=2, q=2, eps=0.1)._repr_html_()
+    without_adversary = max_margin(X, y, q=2, scale=[0.0, 1.0])  # the margin is infinite
+    assert "width:100.0%" in without_adversary._repr_html_()
 
 
 @pytest.mark.slow

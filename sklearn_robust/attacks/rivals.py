@@ -101,7 +101,10 @@ class Rivals:
         if not self.per_sample:
             return None
         owners = self._first_class.tolist()
-        wider = {k: without_limits(self.units[k], self.points) for k in set(owners)}
+        wider = {k: self.units[k] for k in set(owners)}
+        for k, unit in wider.items():
+            if isinstance(unit, LpBall | Box):
+                wider[k] = without_limits(unit, self.points)
         if any(is_per_sample(one) for one in wider.values()):
             return None
         found = copy.copy(self)

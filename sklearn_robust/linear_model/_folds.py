@@ -23,6 +23,7 @@ from sklearn_robust.threats import is_ball
 
 
 def check_folds(splits: Sequence[tuple[np.ndarray, np.ndarray]], sample_weight: Any) -> None:
+    """Refuse folds whose test samples all have weight zero."""
     for i, (_, test) in enumerate(splits):
         if sample_weight is not None and not sample_weight[test].any():
             raise ValueError(

@@ -43,7 +43,7 @@ from sklearn_robust.separators.separator import check_geometry, geometry_of, rea
 from sklearn_robust.separators.summed import separate_sums
 from sklearn_robust.separators.summed_joint import separate_joint_sums
 from sklearn_robust.solvers import TooManyColumnsError
-from sklearn_robust.summed import SummedJointProblem, SummedProblem
+from sklearn_robust.summed import SummedJointProblem, SummedProblem, SummedSamples
 from sklearn_robust.threats import ConicThreat, Threat, is_ball, require, require_ball
 
 # Certified relative gaps to reach by default
@@ -212,20 +212,24 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
             which on that is so.
         """
         check_parameters(self, _PARAMETERS)
+        problem: RobustProblem | JointProblem | SummedProblem | SummedJointProblem | None
+        problem = read_by_sums(self, X, y, sample_weight, sample_radius)
+        if problem is None:
+            problem = self._read_held(X, y, sample_weight, sample_radius)
         callbacks = FitCallbacks(self, X, y, sample_weight)
-        summed = read_by_sums(self, X, y, sample_weight, sample_radius)
         fit: AnyFit
         solution = None
-        if summed is not None:
+        if isinstance(problem, SummedSamples):
             self._remember(X, None, partial(weights_of_blocks, X, None), None)
-            norm, tol = self._norm_and_tol(summed.survey.dtype)
+            norm, tol = self._norm_and_tol(problem.survey.dtype)
             risk_tol = max(tol, _INSEPARABLE_TOL)
-            fit = begin_summed_fit(self, summed, callbacks, loss="exponential", tol=risk_tol)
+            fit = begin_summed_fit(self, problem, callbacks, loss="exponential", tol=risk_tol)
             with suppress(TooManyColumnsError):  # then L-BFGS-B
                 solution = fit.solve(norm, loss_tol=0, tol=tol)
+            if solution is None:
+                problem = self._read_held(X, y, sample_weight, sample_radius)
         if solution is None:
-            problem = read_problem(self, X, y, sample_weight, sample_radius=sample_radius)
-            _require_cones(problem)
+            assert not isinstance(problem, SummedSamples)
             norm, tol = self._norm_and_tol(problem.log_weight.dtype)
             risk_tol = max(tol, _INSEPARABLE_TOL)
             fit = begin_fit(self, problem, callbacks, loss="exponential", tol=risk_tol)
@@ -241,6 +245,20 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
                 solution = fit.minimise_risk(norm, solution, False, None)
         end_fit(self, fit, solution)
         return self
+
+    def _read_held(
+        self, X: Any, y: Any, sample_weight: Any, sample_radius: Any
+    ) -> RobustProblem | JointProblem:
+        """The problem of the training data, with their margins; an error where its sets are not
+        given by cones.
+        """
+        problem = read_problem(self, X, y, sample_weight, sample_radius=sample_radius)
+        if isinstance(problem, JointProblem):
+            if problem.in_cones() is None:
+                require_ball(problem.threat, "MinNormRobustClassifier of several classes")
+        elif problem.adversary is None and not is_ball(problem.threat):
+            require(problem.threat, ConicThreat, "MinNormRobustClassifier")
+        return problem
 
     def _norm_and_tol(self, dtype: Any) -> tuple[Norm, float]:
         """The norm for the classes of the fit, and the gap of the margin to reach."""
@@ -260,15 +278,6 @@ class MinNormRobustClassifier(RobustLinearMixin, BaseEstimator):
             NotSeparableWarning,
             stacklevel=5,
         )
-
-
-def _require_cones(problem: RobustProblem | JointProblem) -> None:
-    """Refuse sets that are not given by cones."""
-    if isinstance(problem, JointProblem):
-        if problem.in_cones() is None:
-            require_ball(problem.threat, "MinNormRobustClassifier of several classes")
-    elif problem.adversary is None and not is_ball(problem.threat):
-        require(problem.threat, ConicThreat, "MinNormRobustClassifier")
 
 
 def _raise_not_separable(problem: Any, norm: Any) -> None:

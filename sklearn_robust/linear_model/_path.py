@@ -173,10 +173,9 @@ def robust_linear_path(
     Notes
     -----
     Each cell is the answer of `RobustLinearClassifier` with the same parameters; beside a threat
-    its `sample_radius` is eps for all samples. Paths of a batch
-    may differ from single paths by rounding: where the limit is not reached, a classifier may
-    differ from the one fitted alone by the rounding that its steps magnify (1e-3 of the largest
-    coefficient was the most seen).
+    its `sample_radius` is eps for all samples. Paths of a batch may differ from single paths by
+    rounding: where the limit is not reached, a classifier may differ from the one fitted alone by
+    the rounding that its steps magnify (1e-3 of the largest coefficient was the most seen).
 
     Examples
     --------

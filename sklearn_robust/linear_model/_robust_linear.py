@@ -435,10 +435,10 @@ def _require_path_of_sets(
     others = any(norm != LpNorm(2) for norm in norms)
     if model.solver == "steepest_descent" and of_two and others and (stalls or not fit.has_path):
         raise ValueError(
-            f"solver='steepest_descent' with another p_algo than 2 needs an l_q ball, or one "
-            f"symmetric set for all samples with project, min_norm_subgradient and stop_at_kinks, "
-            f"got threat={type(model.threat_).__name__}. Use p_algo=2, or solver='auto' or "
-            f"'exact', which compute the limit of the path."
+            f"solver='steepest_descent' with another p_algo than 2 needs an l_q ball without clip, "
+            f"or one symmetric set for all samples with project, min_norm_subgradient and "
+            f"stop_at_kinks, got threat={type(model.threat_).__name__}. Use p_algo=2, or "
+            f"solver='auto' or 'exact', which compute the limit of the path."
         )
     by_worst_points = model.solver == "steepest_descent" and of_two
     if not (fit.has_path or by_worst_points or model.solver in ("auto", "exact")):

@@ -34,10 +34,7 @@ from sklearn_robust.metrics import (
 )
 from sklearn_robust.rows import BlockRows
 from sklearn_robust.solvers import Solution
-from sklearn_robust.threats import (
-    LpBall,
-    Threat,
-)
+from sklearn_robust.threats import LpBall, Threat
 
 
 def dense(coef: Any) -> np.ndarray:

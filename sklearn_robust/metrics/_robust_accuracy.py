@@ -17,9 +17,7 @@ from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import _check_sample_weight
 
 from sklearn_robust._parameters import check_choice, check_exponent, refuse_lazy
-from sklearn_robust.attacks.linear import (
-    unbroken,
-)
+from sklearn_robust.attacks.linear import unbroken
 from sklearn_robust.metrics._given_threats import (
     check_lone_threat,
     given_radius,

@@ -91,24 +91,24 @@ def _inside_limits(X: np.ndarray, clip: Any) -> np.ndarray | None:
 
 
 def without_limits(threat: Any, X: Any) -> Any:
-    """A ball or box without its limits, which hold all samples; another threat as it is.
+    """A ball or box without its limits, which hold all samples.
 
     Parameters
     ----------
-    threat : Threat
+    threat : LpBall or Box
         Bound, and of one class.
     X : array or sparse array of shape (n, d)
 
     Returns
     -------
-    Threat
+    LpBall or Box
 
     Raises
     ------
     ValueError
         If a sample lies outside of the limits.
     """
-    if getattr(threat, "clip", None) is None:
+    if threat.clip is None:
         return threat
     for at in range(0, X.shape[0], _BLOCK_ROWS):
         _inside_limits(dense(X[at : at + _BLOCK_ROWS]), threat.clip)

@@ -18,6 +18,21 @@ from sklearn_robust.threats import LpBall, at
 N, D = 40, 5
 
 
+class Own:
+    """A set of each sample, with limits, of a class of one's own."""
+
+    symmetric, per_sample = False, True
+
+    def __init__(self, ball):
+        self.ball, self.clip = ball, ball.clip
+
+    def at(self, X, radius):
+        return at(self.ball, X, radius)
+
+    def worst(self, v):
+        return self.ball.worst(v)
+
+
 def vertices(q, d):
     """The extreme points of the unit ball, q in {1, inf}."""
     if q == 1:
@@ -112,5 +127,6 @@ def test_decisions_within_limits_are_the_signs_of_the_margins(q):
     np.testing.assert_allclose(sets.support(v), sets.worst(v) @ v)
     without = robust_margins(X, y, coef, np.zeros(6), LpBall(q, eps))
     assert (held & (without < 0)).any()
+    np.testing.assert_array_equal(robustly_correct(X, y, coef, np.zeros(6), Own(threat)), held)
     with pytest.raises(ValueError, match="clip must hold every sample before it is perturbed"):
         robustly_correct(X + 2.0, y, coef, np.zeros(6), threat)
