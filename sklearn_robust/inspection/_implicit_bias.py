@@ -173,13 +173,7 @@ def implicit_bias_report(
     threat = _threat(view, classifier, q, eps, scale, threat)
     ball = threat if is_ball(threat) else None
     fit_intercept = has_intercept(classifier)
-    index = view.seen_class_index(y)
-    missing = np.setdiff1d(np.arange(len(view.classes)), index)
-    if len(missing):
-        raise ValueError(
-            f"y has no sample of the classes {view.classes[missing].tolist()}: the report compares "
-            f"with the training data."
-        )
+    index = training_index(view, y)
     X = check_array(view.X, accept_sparse=("csr",), dtype=np.float64)
     separator, eps_star = None, None
     try:
@@ -225,6 +219,18 @@ def _threat(
     if is_training(scale):
         scale = None if fitted is None else fitted.scale
     return view.ball(q, eps, scale)
+
+
+def training_index(view: LinearView, y: Any) -> np.ndarray:
+    """Index of each label, where every class must have a sample."""
+    index = view.seen_class_index(y)
+    missing = np.setdiff1d(np.arange(len(view.classes)), index)
+    if len(missing):
+        raise ValueError(
+            f"y has no sample of the classes {view.classes[missing].tolist()}: the report compares "
+            f"with the training data."
+        )
+    return index
 
 
 def has_intercept(classifier: Any) -> bool:

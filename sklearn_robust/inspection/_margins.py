@@ -6,14 +6,20 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.utils import check_array, check_consistent_length
+from scipy.sparse import issparse
+from sklearn.utils import check_array
 
-from sklearn_robust._parameters import class_index
-from sklearn_robust.inspection._implicit_bias import has_intercept, smallest_margin
+from sklearn_robust._parameters import seen_class_index
+from sklearn_robust.inspection._implicit_bias import (
+    has_intercept,
+    smallest_margin,
+    training_index,
+)
 from sklearn_robust.metrics.linear_view import LinearView, linear_view, unwrapped
 from sklearn_robust.separators import min_norm_separator
 from sklearn_robust.separators.separator import check_geometry
@@ -114,8 +120,8 @@ def margin_report(
     NotSeparableError
         If a classifier is linear, and no linear classifier separates the data.
     ValueError
-        If a module has biases or is not known to be homogeneous, has two outputs for two classes,
-        or eps > 0 with a network.
+        If a module has biases or is not known to be homogeneous, a linear one has two outputs for
+        two classes, or eps > 0 with a network; if a class of a linear classifier has no sample.
 
     References
     ----------
@@ -133,6 +139,8 @@ def margin_report(
     >>> bool(ratios[0] > 0.999), bool(ratios[1] < 0.9)
     (True, True)
     """
+    if isinstance(norms, (str, Real)) or not len(norms):
+        raise ValueError(f"norms must be a sequence of norms, such as [2], got {norms!r}.")
     names = tuple(check_geometry(norm, "norms") for norm in norms)
     known = None if largest is None else np.asarray(largest, dtype=np.float64)
     if known is not None and known.shape != (len(names),):
@@ -140,6 +148,8 @@ def margin_report(
             f"largest must hold a margin for each of the {len(names)} norms, got shape "
             f"{known.shape}."
         )
+    if known is not None and (known <= 0).any():
+        raise ValueError(f"largest must hold positive margins, or nan, got {largest!r}.")
     module = _module(model)
     if module is None:
         view = linear_view(model, X, "model")
@@ -147,9 +157,10 @@ def margin_report(
     from sklearn_robust.neural_network import margins as networks  # needs torch
 
     degree, coef = networks.degree_of(module), networks.linear_coef(module)
-    index = class_index(y, model.classes_) if hasattr(model, "classes_") else np.asarray(y)
+    X, y = networks.off_device(X), networks.off_device(y)
+    index = seen_class_index(y, model.classes_) if hasattr(model, "classes_") else y
     if coef is not None:
-        rows = np.asarray(X, dtype=np.float64).reshape(len(index), -1)
+        rows = X if issparse(X) else np.reshape(X, (len(X), -1))
         view = LinearView(rows, coef, np.zeros(len(coef)), np.arange(max(len(coef), 2)))
         return _of_linear(view, index, names, False, (q, eps), known)
     if eps != 0:
@@ -172,9 +183,8 @@ def _of_linear(
 ) -> MarginReport:
     """The report on a linear classifier."""
     q, eps = ball
-    index = view.seen_class_index(y)
+    index = training_index(view, y)
     X = check_array(view.X, accept_sparse=("csr",), dtype=np.float64)
-    check_consistent_length(X, index)
     threat = view.ball(q, eps, None)
     margins = [smallest_margin(view, X, index, norm, threat, fit_intercept) for norm in norms]
     if largest is None:

@@ -381,7 +381,7 @@ class RobustNetBase(
                 self._record(figures)
                 if progress.note(figures):
                     best_state = copy.deepcopy(self.module_.state_dict())
-                self._report(figures)
+                self._report(figures, progress.ended)
                 fitted = {"module_": self.module_, "n_iter_": self.n_iter_}
                 if self._ranks.any(callbacks.end(task, fitted)):
                     break
@@ -390,10 +390,10 @@ class RobustNetBase(
         if best_state is not None:
             self.module_.load_state_dict(best_state)
 
-    def _report(self, figures: Figures) -> None:
+    def _report(self, figures: Figures, ended: bool) -> None:
         """Print the figures of an epoch where `verbose` asks for it."""
         epoch = self.n_iter_
-        rare = epoch.bit_count() == 1 or epoch == self.max_iter  # 1, 2, 4, .. and the last
+        rare = epoch.bit_count() == 1 or epoch == self.max_iter or ended  # 1, 2, 4, .. and the last
         if self.verbose and (rare if self.verbose == 1 else epoch % self.verbose == 0):
             print(
                 f"epoch {self.n_iter_}: log-risk {figures['log_risk']:.4f}, accuracy "

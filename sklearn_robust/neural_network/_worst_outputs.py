@@ -64,7 +64,7 @@ def worst_outputs(module: nn.Module, region: Region, y: Tensor) -> Tensor:
     centre, radius = (lower + upper)[:, :, None] / 2, (upper - lower)[:, :, None] / 2
     least = (coef @ centre - coef.abs() @ radius)[:, :, 0]
     if ball is not None:
-        reach = ball.eps * ball.norm.dual.value(ball.gradient_in_units(coef))
+        reach = _reach(ball, coef)
         least = torch.maximum(least, (coef @ ball.x[:, :, None])[:, :, 0] - reach)
     if last.bias is not None:
         least = least + rows.to(lower) @ last.bias
@@ -85,11 +85,19 @@ def _interval(
         shape = {name: getattr(layer, name) for name in _CONVOLUTION}
         reach = functional.conv2d(radius, layer.weight.abs(), **shape)
     lower, upper = centre - reach, centre + reach
-    if ball is not None and isinstance(layer, nn.Linear):
-        middle = layer(ball.x)
-        reach = ball.eps * ball.norm.dual.value(ball.gradient_in_units(layer.weight))
+    if ball is not None and isinstance(layer, nn.Linear) and lower.ndim == 2:
+        middle, reach = layer(ball.x), _reach(ball, layer.weight)
         lower, upper = torch.maximum(lower, middle - reach), torch.minimum(upper, middle + reach)
     return lower, upper
+
+
+def _reach(ball: Region, coef: Tensor) -> Tensor:
+    """How far the functions of these coefficients, (..., d), move on the ball; the derivative at
+    zero coefficients is zero.
+    """
+    sizes = torch.linalg.vector_norm(ball.gradient_in_units(coef), ball.norm.dual.p, dim=-1)
+    reach: Tensor = ball.eps * sizes
+    return reach
 
 
 def _layers(module: nn.Module) -> tuple[list[nn.Module], nn.Linear]:

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils import check_array
 from torch import Tensor, nn
 
+from sklearn_robust._array_api import to_numpy
 from sklearn_robust.attacks.losses import logit_margins
 from sklearn_robust.attacks.target import evaluating
 from sklearn_robust.neural_network.modules import homogeneity
@@ -36,7 +38,7 @@ def normalised_margins(
         Homogeneous, see `homogeneity`.
     X : array-like or tensor of shape `(n, *shape)`
     y : int array-like of shape (n,)
-        Index of the class of each sample.
+        Index of the class of each sample, from 0.
     norms : sequence of float, "spectral" or "nuclear"
         An exponent is that of the norm of all parameters as one vector. "spectral" is the largest
         singular value of any layer, "nuclear" the sum of the singular values of all layers.
@@ -48,7 +50,7 @@ def normalised_margins(
     Raises
     ------
     ValueError
-        If the module is not known to be homogeneous.
+        If the module is not known to be homogeneous, or y does not hold indices of its classes.
 
     Examples
     --------
@@ -62,11 +64,28 @@ def normalised_margins(
     """
     degree = degree_of(module)
     like = next(module.parameters())
-    x = torch.as_tensor(np.asarray(X) if not isinstance(X, Tensor) else X).to(like)
+    samples = check_array(off_device(X), allow_nd=True, dtype=np.float64, input_name="X")
     with evaluating(module):
-        least = float(logit_margins(module(x), torch.as_tensor(y, device=like.device)).min())
+        outputs = module(torch.as_tensor(samples).to(like))
+    labels, n_classes = np.asarray(off_device(y)), max(outputs.shape[1], 2)
+    if (
+        labels.shape != (len(samples),)
+        or labels.dtype.kind not in "iub"
+        or not np.all((labels >= 0) & (labels < n_classes))
+    ):
+        raise ValueError(
+            f"y must hold the class of each of the {len(samples)} samples, as an integer from 0 to "
+            f"{n_classes - 1}."
+        )
+    index = torch.as_tensor(labels.astype(np.int64), device=like.device)
+    least = float(logit_margins(outputs, index).min())
     matrices = [p.detach().double().flatten(1) for p in module.parameters()]
     return np.array([least / _norm(matrices, norm) ** degree for norm in norms])
+
+
+def off_device(values: Any) -> Any:
+    """A tensor as an array, anything else as it is."""
+    return to_numpy(values) if isinstance(values, Tensor) else values
 
 
 def degree_of(module: nn.Module) -> int:
@@ -103,6 +122,6 @@ def _norm(matrices: list[Tensor], norm: float | str) -> float:
     if isinstance(norm, str):
         values = [torch.linalg.svdvals(matrix) for matrix in matrices]
         total = torch.stack([v.amax() if norm == "spectral" else v.sum() for v in values])
-        return float(total.amax() if norm == "spectral" else total.sum())
+        return float(total.amax() if norm == "spectral" else total.sum()) or math.nan
     parts = torch.stack([torch.linalg.vector_norm(matrix, norm) for matrix in matrices])
     return float(torch.linalg.vector_norm(parts, norm)) or math.nan

@@ -14,9 +14,9 @@ from torch import nn
 
 from sklearn_robust._array_api import to_numpy
 from sklearn_robust._extras import missing
+from sklearn_robust._parameters import check_number
 from sklearn_robust.attacks.target import evaluating
 from sklearn_robust.regions import Region
-from sklearn_robust.threats import check_radius, check_scale
 
 _OPSET = 17
 
@@ -103,7 +103,7 @@ def vnnlib_property(
         Radius of the perturbation, in the norm of q = inf.
     clip : pair (low, high) of numbers or arrays that broadcast to x, optional
         Limits of the data.
-    scale : array-like of shape (d,), optional
+    scale : array-like of shape (d,) or of that of x, optional
 
     Returns
     -------
@@ -128,26 +128,26 @@ def vnnlib_property(
     <BLANKLINE>
     """
     given = np.array(to_numpy(x) if hasattr(x, "device") else x, dtype=np.float64)
-    region = Region(torch.from_numpy(given)[None], math.inf, eps, clip)
-    x, eps = given.ravel(), check_radius(eps, "eps")
+    if not np.isfinite(given).all():
+        raise ValueError("x must be finite; it contains nan or inf.")
+    check_number(n_outputs, "n_outputs", low=1, integer=True)
+    region = Region(torch.from_numpy(given)[None], math.inf, eps, clip, scale)
+    low, high = (end.numpy().ravel() for end in region.ends)
     classes = range(max(n_outputs, 2))
     if y not in classes:
         raise ValueError(f"y must be the index of a class, one of {list(classes)}, got {y!r}.")
-    reach = eps * (np.ones(len(x)) if scale is None else check_scale(scale, "scale"))
-    low, high = x - reach, x + reach
-    if region.box is not None:
-        least, most = (end[0].numpy() for end in region.box)
-        low, high = np.maximum(low, least), np.minimum(high, most)
     if n_outputs == 1:
         wrong = ["(<= Y_0 0.0)" if y == 1 else "(>= Y_0 0.0)"]
     else:
         wrong = [f"(>= Y_{k} Y_{y})" for k in classes if k != y]
     lines = [
-        f"; is the class {y} changed by a perturbation of at most {eps!r} of an entry?",
-        *(f"(declare-const X_{j} Real)" for j in range(len(x))),
+        f"; is the class {y} changed by a perturbation of at most {region.eps!r} of an entry?",
+        *(f"(declare-const X_{j} Real)" for j in range(given.size)),
         *(f"(declare-const Y_{k} Real)" for k in range(n_outputs)),
     ]
-    for j, (lower, upper) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
-        lines += [f"(assert (>= X_{j} {lower!r}))", f"(assert (<= X_{j} {upper!r}))"]
+    for j, ends in enumerate(zip(low, high, strict=True)):
+        # SMT-LIB knows no exponents
+        lower, upper = (np.format_float_positional(end, trim="0") for end in ends)
+        lines += [f"(assert (>= X_{j} {lower}))", f"(assert (<= X_{j} {upper}))"]
     lines.append("(assert (or " + " ".join(f"(and {one})" for one in wrong) + "))")
     return "\n".join(lines) + "\n"

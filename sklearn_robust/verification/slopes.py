@@ -34,6 +34,8 @@ def optimised_bound(layers: list[Layer], bounds: Bounds, region: Region, coef: T
             start = layer.slope(lower, upper).unsqueeze(1)
             slopes.append(start.expand(-1, coef.shape[1], *start.shape[2:]).clone())
             undecided.append(((lower < 0) & (upper > 0)).unsqueeze(1))
+    if not slopes:
+        return linear_bound(layers, bounds, region, coef)
     best, largest = slopes, coef.new_full(coef.shape[:2], -math.inf)
     for step in range(_STEPS):
         with torch.enable_grad():

@@ -80,7 +80,7 @@ def test_normalised_margins_of_a_network_by_hand(n_classes):
     assert report.degree == 2
     assert np.isnan(report.ratios).all()
     assert str(report).startswith("normalised margin: p=1 ")
-    np.testing.assert_allclose(margin_report(network, X, y, largest=report.margins).ratios, 1)
+    np.testing.assert_allclose(margin_report(network, X, y, largest=-report.margins).ratios, -1)
 
 
 def test_what_has_no_margin_is_refused():
@@ -96,3 +96,17 @@ def test_what_has_no_margin_is_refused():
         margin_report(linear(np.full((3, 6), np.nan)), X, y)
     with pytest.raises(ValueError, match=r"largest must hold a margin for each of the 5 norms"):
         margin_report(network, X, y, largest=[1.0])
+    with pytest.raises(ValueError, match=r"largest must hold positive margins.*got \[0\]"):
+        margin_report(network, X, y, norms=[2], largest=[0])
+    with pytest.raises(
+        ValueError, match=r"norms must be a sequence of norms, such as \[2\], got 2"
+    ):
+        margin_report(network, X, y, norms=2)
+    for labels in (y + 1, y.astype(float), y[:-1], np.array(list("abc"))[y]):
+        with pytest.raises(ValueError, match=r"y must hold .* as an integer from 0 to 2"):
+            margin_report(network, X, labels)
+    with pytest.raises(ValueError, match=r"y has no sample of the classes \[2\]"):
+        margin_report(linear(np.ones((3, 6))), X[:2], y[:2])
+    for parameter in network.parameters():
+        nn.init.zeros_(parameter)
+    assert np.isnan(margin_report(network, X, y).margins).all()

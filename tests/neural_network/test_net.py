@@ -309,6 +309,9 @@ def test_verbose_prints_every_so_many_epochs_or_ever_rarer_ones(capsys):
         quick(verbose=verbose).fit(X, y)
         printed = capsys.readouterr().out.splitlines()
         assert [line.split(":")[0] for line in printed] == [f"epoch {epoch}" for epoch in epochs]
+    ended = quick(verbose=1, loss_tol=0.5, max_iter=50).fit(X, y).n_iter_
+    assert ended.bit_count() > 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"epoch {ended}:")
 
 
 @pytest.mark.filterwarnings("default")

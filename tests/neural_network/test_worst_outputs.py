@@ -48,6 +48,23 @@ def test_margins_are_those_of_intervals(make, shape, q, clip, scaled):
     np.testing.assert_allclose(logit_margins(found.detach(), y), known, rtol=1e-9, atol=1e-12)
 
 
+def test_a_first_layer_may_act_on_rows():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).double()
+    x, y = torch.rand(5, 2, 3).double(), torch.arange(5) % 3
+    margins = logit_margins(worst_outputs(module, Region(x, 2, 0.1), y), y).detach()
+    crown = certified_margins(module, x, y.numpy(), eps=0.1, q=2)
+    assert (margins.numpy() <= crown + 1e-9).all()
+    assert (margins.numpy() > -1).all()
+
+
+@pytest.mark.parametrize("q", [1, 2, 3])
+def test_zero_coefficients_have_a_derivative(q):
+    module, x = make_mlp(3, 3, (), init_scale=0), torch.rand(3, 3)
+    worst_outputs(module, Region(x, q, 0.1), torch.arange(3)).sum().backward()
+    assert torch.isfinite(module[0].weight.grad).all()
+
+
 @pytest.mark.parametrize("mean_weight", [None, 2.0])
 def test_gradients_are_those_of_the_mixed_risk(mean_weight):
     torch.manual_seed(0)

@@ -102,6 +102,18 @@ def test_bad_input_of_a_property_is_refused():
         vnnlib_property([2.0], 1, 1, eps=0.1, clip=(0, 1))
     with pytest.raises(ValueError, match="eps must be"):
         vnnlib_property([2.0], 1, 1, eps=-0.1)
+    with pytest.raises(ValueError, match="x must be finite"):
+        vnnlib_property([np.nan], 1, 1, eps=0.1)
+    with pytest.raises(ValueError, match="n_outputs must be an integer >= 1, got 0"):
+        vnnlib_property([2.0], 1, 0, eps=0.1)
+    with pytest.raises(ValueError, match="scale must hold a number for each of the 2 features"):
+        vnnlib_property([2.0, 1.0], 1, 1, eps=0.1, scale=[1.0, 1.0, 1.0])
+
+
+def test_small_numbers_of_a_property_have_no_exponent():
+    text = vnnlib_property([[1e-7, 0.0]], 1, 1, eps=0.5, scale=[[0.0, 1.0]])
+    assert "(assert (>= X_0 0.0000001))" in text
+    assert "(assert (<= X_1 0.5))" in text
 
 
 def test_limits_of_a_property_may_be_numbers_arrays_or_both():

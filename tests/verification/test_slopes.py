@@ -24,6 +24,17 @@ def test_lines_meet_where_they_add_up_to_nothing():
     np.testing.assert_allclose(bounds, [-0.5, 0], atol=0.05)
 
 
+def test_without_units_there_is_nothing_to_optimise():
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(4, 3)).double(), torch.rand(6, 4).double()
+    crown, found = (
+        certified_margins(net, x, [0, 1, 2] * 2, eps=0.5, method=method)
+        for method in ("crown", "alpha-crown")
+    )
+    assert crown.min() < 0
+    np.testing.assert_array_equal(found, crown)
+
+
 @pytest.mark.parametrize(
     ("q", "clip"), [(math.inf, (0, 1)), (2, (0, 1)), (1, (0, 1)), (1.5, None), (1, None)]
 )
