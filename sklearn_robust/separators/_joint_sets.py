@@ -78,12 +78,11 @@ def separate_against_sets(problem: JointProblem, norm: Norm, tol: float) -> Cert
     answer = maximise_margin(problem, norm, tol)
     if answer.margin > 0:
         return answer
-    decision = decide_by_worst_points(problem)
-    if decision is not None and decision.coef is not None:
-        found = _certified(problem, norm, decision.coef, answer)
+    coef, proof = decide_by_worst_points(problem)
+    if coef is not None:
+        found = _certified(problem, norm, coef, answer)
         if found.margin > 0:
             return found
-    proof = None if decision is None else decision.weights
     if proof is None:
         end = minimise_joint_risk(problem, LOSSES["exponential"])
         if end.separable:  # its predictor is robust, if not the one of least norm

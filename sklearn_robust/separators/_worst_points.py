@@ -31,14 +31,16 @@ _NEW = 1e-9  # margin below the least so far, in units of the data, from which a
 
 
 class Decision(NamedTuple):
-    """A predictor that separates, or weights (K, n) that prove that none does."""
+    """A predictor that separates, or weights (K, n) that prove that none does; neither where this
+    is open.
+    """
 
-    coef: Vector | None
-    weights: Vector | None
+    coef: Vector | None = None
+    weights: Vector | None = None
 
 
-def decide_by_worst_points(problem: JointProblem) -> Decision | None:
-    """Whether a robust separator exists; None where the programs leave it open.
+def decide_by_worst_points(problem: JointProblem) -> Decision:
+    """Whether a robust separator exists.
 
     Parameters
     ----------
@@ -62,29 +64,29 @@ def decide_by_worst_points(problem: JointProblem) -> Decision | None:
         owner = np.concatenate([owner, new])
         rows = sparse.vstack(blocks, format="csr")
         if rows.nnz > _MOST_ENTRIES:
-            return None
+            break
         found = _largest_margin(rows, K * X.shape[1])
         if found is None:
-            return None
+            break
         x, a = found
         coef = x[: K * X.shape[1]].reshape(K, -1) / unit
         delta = problem.radius * adversary.perturbations(coef)
         if not np.isfinite(delta).all():
-            return None
+            break
         points = X[samples] + delta[rivals, samples]
         ahead = _rows(problem, points / unit, samples, rivals) @ x[:-1]
         new = np.flatnonzero(ahead < x[-1] - _NEW)
         if len(new):
             continue
         if x[-1] > _NEW:
-            return Decision(coef, None)
+            return Decision(coef=coef)
         cancels = np.abs(rows.T @ a) <= TERM_ROUNDING * (abs(rows).T @ a)
         if not cancels.all():
-            return None
+            break
         weights = np.zeros((K, len(X)))
         np.add.at(weights, (rivals[owner], samples[owner]), a)
-        return Decision(None, weights)
-    return None
+        return Decision(weights=weights)
+    return Decision()
 
 
 @dataclass(frozen=True)

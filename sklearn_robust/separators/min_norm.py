@@ -354,17 +354,16 @@ def solve_conic_separator(problem: RobustProblem, norm: LpNorm, tol: float) -> C
     proof = star.weights
     proven = star.bound <= unit * (1 + _TOL_EPS_STAR)
     if not proven:  # worst points, or the weights at the minimiser of a risk, may prove it
-        decision = decide_by_worst_points(as_joint(problem))
-        if decision is None:
-            end = minimise_robust_risk(problem, LOSSES["exponential"], norm)
-            proven, proof = end.separable[0] is False, end.weights[0]
-        elif decision.weights is not None:
-            proven, proof = True, decision.weights.sum(axis=0)
-        elif decision.coef is not None:
-            coef = decision.coef[1] - decision.coef[0]
-            found = certify_direction(problem, norm, coef, answer)
+        coef, weights = decide_by_worst_points(as_joint(problem))
+        if coef is not None:
+            found = certify_direction(problem, norm, coef[1] - coef[0], answer)
             if found.margin > 0:
                 return found
+        if weights is not None:
+            proven, proof = True, weights.sum(axis=0)
+        else:
+            end = minimise_robust_risk(problem, LOSSES["exponential"], norm)
+            proven, proof = end.separable[0] is False, end.weights[0]
     if proven:
         threat = type(problem.threat).__name__
         raise NotSeparableError(

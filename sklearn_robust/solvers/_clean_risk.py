@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from scipy import sparse
@@ -76,14 +77,8 @@ class PerturbedRows:
         self, problem: JointProblem, members: tuple[np.ndarray, ...], delta: np.ndarray
     ) -> None:
         self.problem, self.members = problem, members
-        X = problem.X.toarray() if sparse.issparse(problem.X) else problem.X
-        self.X = X + delta
-        labels = [np.ones((*delta.shape[:2], 1))] if problem.fit_intercept else []
-        centre = X.mean(axis=0) if problem.fit_intercept else 0.0
-        self.units = np.sqrt(np.mean((X - centre) ** 2, axis=0))
-        self.units[self.units == 0] = 1.0
-        # in units of the features, for the Newton steps
-        self.centred = np.concatenate([(self.X - centre) / self.units, *labels], axis=-1)
+        self.clean = problem.X.toarray() if sparse.issparse(problem.X) else problem.X
+        self.X = self.clean + delta
 
     def weighted_sum(self, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """The sum of a_ik (e_y - e_k) times rows (K, n, p): weights (K, n) -> (K, p)."""
@@ -106,7 +101,8 @@ class PerturbedRows:
         `curvatures` (K, K, d), by class and rival, are those of penalties in the entries of w_k -
         w_l.
         """
-        K, _, p = self.centred.shape
+        centred, units = self._in_units
+        K, _, p = centred.shape
         of_sample = now.weights.sum(axis=0)
         curvature = loss.curvature(now.soft_margins, of_sample)
         shares = np.divide(
@@ -117,7 +113,7 @@ class PerturbedRows:
         H = np.zeros((K, K, p, p))
         for low, at in enumerate(self.members):
             rivals = [k for k in range(K) if k != low]
-            rows = self.centred[rivals][:, at]
+            rows = centred[rivals][:, at]
             mixed = (shares[rivals][:, at, None] * rows).transpose(1, 0, 2).reshape(len(at), -1)
             gram = (mixed * beyond[at, None]).T @ mixed
             gram = gram.reshape(K - 1, p, K - 1, p).transpose(0, 2, 1, 3)
@@ -129,19 +125,29 @@ class PerturbedRows:
             H[rivals, low] -= gram.sum(axis=1)
             H[low, low] += gram.sum(axis=(0, 1))
         if curvatures is not None:
-            self._add_curvatures(H, curvatures)
+            self._add_curvatures(H, curvatures / units**2)
         matrix = H.transpose(0, 2, 1, 3).reshape(K * p, K * p)
         size = np.sqrt(np.maximum(np.diag(matrix), np.finfo(float).tiny))
         matrix = matrix / np.outer(size, size)
         self._fix_shifts(matrix, size, K)
         matrix.flat[:: K * p + 1] += _RIDGE * K * p
-        goal = self.weighted_sum(self.centred, now.weights).ravel() / size
+        goal = self.weighted_sum(centred, now.weights).ravel() / size
         try:
             step = cho_solve(cho_factor(matrix), goal) / size
         except LinAlgError:
             return None
-        step = step.reshape(K, p)[:, : self.problem.n_features] / self.units
+        step = step.reshape(K, p)[:, : self.problem.n_features] / units
         return step if np.isfinite(step).all() else None
+
+    @cached_property
+    def _in_units(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rows, with a column for the intercept, in units (d,) of the features."""
+        centre, ones = 0.0, []
+        if self.problem.fit_intercept:
+            centre, ones = self.clean.mean(axis=0), [np.ones((*self.X.shape[:2], 1))]
+        units = np.sqrt(np.mean((self.clean - centre) ** 2, axis=0))
+        units[units == 0] = 1.0
+        return np.concatenate([(self.X - centre) / units, *ones], axis=-1), units
 
     @staticmethod
     def _fix_shifts(matrix: np.ndarray, size: np.ndarray, n_classes: int) -> None:
@@ -155,10 +161,10 @@ class PerturbedRows:
         blocks[:, range(p), :, range(p)] += np.einsum("kp,lp->pkl", shifts, shifts)
 
     def _add_curvatures(self, H: np.ndarray, curvatures: np.ndarray) -> None:
-        """Add curvatures in the entries of the differences of two classes."""
+        """Add curvatures in the entries of the differences of two classes, in their units."""
         d = self.problem.n_features
         features = np.arange(d)
-        between = (curvatures + curvatures.transpose(1, 0, 2)) / self.units**2
+        between = curvatures + curvatures.transpose(1, 0, 2)
         for low, high in zip(*self.problem.pairs, strict=True):
             part = between[low, high]
             for one, other, sign in (

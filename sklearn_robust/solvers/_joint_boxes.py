@@ -157,9 +157,9 @@ class _Run:
 def _units(problem: JointProblem) -> np.ndarray:
     """The size of each feature, (d,)."""
     X = problem.X.toarray() if hasattr(problem.X, "toarray") else problem.X
-    units = np.sqrt(np.mean((X - X.mean(axis=0)) ** 2, axis=0))
-    found: np.ndarray = np.where(units > 0, units, 1.0)
-    return found
+    units: np.ndarray = np.std(X, axis=0)
+    units[units == 0] = 1.0
+    return units
 
 
 _OfClass = tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]

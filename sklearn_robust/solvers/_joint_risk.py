@@ -152,7 +152,7 @@ def _minimise_against_sets(
     if float(constant.log_risk) <= float(now.log_risk) + _CONSTANT_ROOM and bound > -math.inf:
         coef, now = np.zeros_like(coef), constant  # what the program has left is its error
     log_risk = float(now.log_risk)
-    gap = 1.0 if bound == -math.inf else relative_gap(log_risk, bound)
+    gap = relative_gap(log_risk, bound)
     monitoring = Monitoring(0, monitors)
     figures = {"log_risk": np.full(1, log_risk), "gap": np.full(1, gap if gap < 1 else math.inf)}
     zero = np.zeros(1, dtype=int)

@@ -234,7 +234,7 @@ class JointRun:
         del now  # the weights of the loss, before those of the proof take as much memory
         if weights is None:
             weights = bounds.weights()
-        gap = 1.0 if bounds.bound == -math.inf else relative_gap(log_risk, bounds.bound)
+        gap = relative_gap(log_risk, bounds.bound)
         self.report(coef, intercept, log_risk, last=True)
         return JointSolution(
             coef, intercept, weights, log_risk, bounds.bound, gap, separable, self.n_iter
@@ -242,8 +242,8 @@ class JointRun:
 
 
 def relative_gap(log_risk: float, bound: float) -> float:
-    """The relative gap of the risk."""
-    return -math.expm1(min(bound - log_risk, 0.0))
+    """The relative gap of the risk; 1 where nothing is proven."""
+    return 1.0 if bound == -math.inf else -math.expm1(min(bound - log_risk, 0.0))
 
 
 def separates(point: RiskPoint) -> bool:

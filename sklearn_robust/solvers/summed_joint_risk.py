@@ -13,7 +13,6 @@ outlives a part of a block. What differs is where sweeps are dear:
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -36,7 +35,7 @@ from sklearn_robust.solvers._joint_model import (
 )
 from sklearn_robust.solvers._joint_newton import MOST_DENSE
 from sklearn_robust.solvers._joint_risk import JointMinimisation, minimise_joint_risk
-from sklearn_robust.solvers._joint_run import JointSolution
+from sklearn_robust.solvers._joint_run import JointSolution, relative_gap
 from sklearn_robust.solvers.solution import Monitor, Monitoring
 from sklearn_robust.summed import SummedJointProblem
 
@@ -204,9 +203,9 @@ class SummedBounds(DualBounds):
         loss, scales = self.model.function.loss, [self._log_scale] * len(mixtures)
         found = self._entropies(mixtures, scales)
         # c a_i = s_i l'(mu_i) at the minimiser, and never more than s_i
-        least = [-entropy.log_ratio for entropy in found]
-        if not self.model.logarithmic and any(map(operator.gt, scales, least)):
-            scales = [min(pair) for pair in zip(scales, least, strict=True)]
+        least = [min(self._log_scale, -entropy.log_ratio) for entropy in found]
+        if not self.model.logarithmic and least != scales:
+            scales = least
             found = self._entropies(mixtures, scales)
         return [loss.dual_bound(e.dual_sum, scale) for e, scale in zip(found, scales, strict=True)]
 
@@ -337,6 +336,6 @@ class _SummedMinimisation(JointMinimisation):
         if separable is None and bounds.proven:
             separable = False
         log_risk, bound = at.log_risk, bounds.bound
-        gap = 1.0 if bound == -math.inf else -math.expm1(min(bound - log_risk, 0.0))
+        gap = relative_gap(log_risk, bound)
         self.report(W, b, log_risk, last=True)
         return JointSolution(W, b, bounds.weights(), log_risk, bound, gap, separable, self.n_iter)
