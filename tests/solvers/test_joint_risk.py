@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits, load_wine, make_blobs
 from sklearn.preprocessing import StandardScaler
 
 import sklearn_robust.solvers._joint_newton
+import sklearn_robust.solvers._joint_recession
 import sklearn_robust.solvers._joint_risk
 import sklearn_robust.solvers._joint_stages
 from sklearn_robust.joint import JointProblem
@@ -145,13 +146,17 @@ def test_features_out_of_reach(loss, q):
     check(JointProblem.from_data(X, y, q=q, eps=EPS[q], scale=scale, fit_intercept=True), loss)
 
 
+@pytest.mark.parametrize("most_entries", [0, 10**6])
 @pytest.mark.parametrize(
     ("q", "loss", "tol"),
     [(1.0, "exponential", 1e-3), (2.0, "logistic", TOL), (math.inf, "exponential", TOL)],
 )
-def test_a_category_that_has_one_class_costs_no_certificate(q, loss, tol):
+def test_a_category_that_has_one_class_costs_no_certificate(
+    monkeypatch, q, loss, tol, most_entries
+):
     """Its weight grows without end: the least risk, which no predictor attains, is that of the
-    other samples."""
+    other samples. It is proven with and without a program that finds the direction."""
+    monkeypatch.setattr(sklearn_robust.solvers._joint_recession, "_MOST_ENTRIES", most_entries)
     X, y = overlapping(3, n_features=2, n=90, seed=1)
     category = np.arange(90) // 3 % 3
     category[np.flatnonzero(y == 0)[:5]] = 3
