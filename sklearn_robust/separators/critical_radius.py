@@ -176,10 +176,9 @@ def max_margin(
         return of_blocks
     problem = read_problem(X, y, q, 0.0, fit_intercept, scale)
     if isinstance(problem, JointProblem):
-        of_classes = _largest_joint_distance(problem, tol)
-        warn_of_gap(of_classes.relative_gap, tol)
-        return of_classes.on(X, y, is_factor=True)
-    found = farthest_separator(problem, largest_distance(problem, tol))
+        found = farthest_joint_separator(problem, largest_joint_distance(problem, tol))
+    else:
+        found = farthest_separator(problem, largest_distance(problem, tol))
     warn_of_gap(found.relative_gap, tol)
     return found.on(X, y, is_factor=True)
 
@@ -210,7 +209,8 @@ def _critical_factor(problem: RobustProblem | JointProblem, tol: float) -> Separ
     if isinstance(problem, JointProblem):
         require_ball(problem.threat, "max_margin of several classes", "use q, or two classes")
         radius = problem.radius
-        found = _largest_joint_distance(problem.at_radius(0.0), tol)
+        clean = problem.at_radius(0.0)
+        found = farthest_joint_separator(clean, largest_joint_distance(clean, tol))
         return replace(
             found, margin=found.margin / radius, margin_bound=found.margin_bound / radius
         )
@@ -227,13 +227,8 @@ def _critical_factor(problem: RobustProblem | JointProblem, tol: float) -> Separ
     return Separator.of(problem, LpNorm(2), answer, gap)
 
 
-def _largest_joint_distance(problem: JointProblem, tol: float) -> Separator:
-    """`max_margin` of several classes."""
-    return farthest_joint_separator(problem, largest_joint_distance(problem, tol))
-
-
 def farthest_joint_separator(problem: JointProblem, answer: Certified) -> Separator:
-    """The same, from the answer of `largest_joint_distance`."""
+    """`max_margin` of several classes, from the answer of `largest_joint_distance`."""
     norm, gap = LpNorm(problem.threat.q).dual, answer.gap
     if answer.margin == math.inf:
         gap = 0.0

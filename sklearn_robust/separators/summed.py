@@ -70,7 +70,10 @@ def separate_sums(
     RuntimeError
         If neither a separator nor a proof was found.
     """
-    found = _maximise(problem, norm, tol)
+    best, proof = solve_in_rounds(
+        _RowsOfSums(problem, norm), tol, lambda part, gap: maximise_rows(part, norm, gap)
+    )
+    found = _certified(problem, norm, SummedSeparator(best, proof))
     if found.certified.margin > 0:
         return found
     star = largest_summed_distance(problem, tol)
@@ -106,14 +109,6 @@ def largest_summed_distance(problem: SummedProblem, tol: float = DEFAULT_TOL) ->
     certified = _certified(plain, LpNorm(2), found).certified
     unbounded = math.inf if certified.margin > 0 else 0.0
     return SummedSeparator(replace(certified, margin=unbounded, bound=math.inf), proof)
-
-
-def _maximise(problem: SummedProblem, norm: LpNorm, tol: float) -> SummedSeparator:
-    """The predictor of largest robust margin in a norm, certified on all samples."""
-    best, proof = solve_in_rounds(
-        _RowsOfSums(problem, norm), tol, lambda part, gap: maximise_rows(part, norm, gap)
-    )
-    return _certified(problem, norm, SummedSeparator(best, proof))
 
 
 def _certified(
