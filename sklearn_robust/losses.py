@@ -250,7 +250,7 @@ class Logistic:
         cap = -xp.max(xp.where(used, log_ratio, nothing - math.inf), axis=-1, keepdims=True)
         high, low = cap, xp.full_like(cap, -math.inf)
         level = high - 0.7
-        if near is not None:  # the best c is there where the weights are those of the risk
+        if near is not None:  # the best c is there for the weights of the least risk
             guess = near[..., None]
             level = xp.where(guess < high, guess, high - 0.01)
         for _ in range(_MAX_ROOT_STEPS):

@@ -29,7 +29,7 @@ class Chunk:
     @property
     def is_source(self) -> bool:
         """Whether the chunk is a row source, which is read a block at a time."""
-        return hasattr(self.value, "blocks") and not hasattr(self.value, "__dask_graph__")
+        return not hasattr(self.value, "__dask_graph__")
 
 
 def read_chunks(X: Any, y: Any = None, sample_weight: Any = None) -> list[Chunk]:
@@ -108,17 +108,14 @@ def map_rows(
     chunks = _X_chunks(X) if is_collection(X) and y is None else read_chunks(X, y)
     of_chunk = delayed(_map_chunk)
     lengths = X.chunks[0] if hasattr(X, "chunks") else [np.nan] * len(chunks)
-    values = [
-        delayed(chunk.value, traverse=False) if chunk.is_source else chunk.value for chunk in chunks
-    ]
     parts = [
         da.from_delayed(
-            of_chunk(function, value, chunk.name, like),
+            of_chunk(function, delayed(chunk.value, traverse=False), chunk.name, like),
             shape=(length, *like.shape[1:]),
             dtype=like.dtype,
             meta=like,
         )
-        for chunk, value, length in zip(chunks, values, lengths, strict=True)
+        for chunk, length in zip(chunks, lengths, strict=True)
     ]
     return da.concatenate(parts, axis=0, allow_unknown_chunksizes=True)
 

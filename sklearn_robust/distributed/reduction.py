@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from sklearn_robust._extras import missing
 from sklearn_robust.distributed.chunks import Chunk, blocks_of
 from sklearn_robust.rows import Block
+from sklearn_robust.rows.arrays import slices
 from sklearn_robust.rows.reduction import S
 
 _FAN_IN = 2  # sums that one task adds: a worker holds few of them at a time
@@ -83,7 +84,7 @@ class DaskReduction:
         if all(chunk.is_source for chunk in self.chunks):
             sources = [chunk.value for chunk in self.chunks]
             length = math.ceil(len(sources) / (_TASKS_A_THREAD * self._n_threads()))
-            cuts = [slice(at, at + length) for at in range(0, len(sources), length)]
+            cuts = slices(len(sources), length)
             return {}, [_Group(sources[at], names[at]) for at in cuts]
         values = optimize(*(chunk.value for chunk in self.chunks))
         tasks = {key: task for value in values for key, task in value.__dask_graph__().items()}

@@ -154,7 +154,7 @@ class DenseRows(_HeldRows):
             block[:, f + 1] = labels[at]
             block *= roots[at, None]
             gram += np.matmul(block.T, block, out=product)
-        return gram[:f, :f].copy(), gram[:f, f], gram[:f, f + 1]
+        return gram[:f, :f].copy(), gram[:f, f].copy(), gram[:f, f + 1].copy()
 
     def _blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Blocks of rows in double precision, and where each lies; a block lasts until the next."""

@@ -40,9 +40,6 @@ LOPSIDED = 0.5
 # Faces to try in a model
 FACES = 100  # near the minimiser of the risk
 FACES_FAR = 4  # far from it
-# Share of the tolerance that a model's weights may give up to stay inside the ball
-INSET_SHARE = 0.4
-MOST_INSET = 1e-3  # share of the radius by which they stay inside at most
 MAX_REFINEMENTS = 3  # solves that remove a Hessian's rounding from the weights
 
 

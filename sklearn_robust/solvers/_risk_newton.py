@@ -33,8 +33,9 @@ from sklearn_robust.solvers.solution import Solution
 # iteration
 _CHEAP_PRODUCTS = 1e7
 _CHEAP_COLUMNS = 64
-# label-weighted sum over total weight, up to which weights are balanced up to rounding
-_LEVEL = 8 * np.finfo(float).eps
+# share of the tolerance that a model's weights may give up to stay inside the ball
+_INSET_SHARE = 0.4
+_MOST_INSET = 1e-3  # share of the radius by which they stay inside at most
 # products in a least-squares problem up to which weights are moved to cancel immovable features
 _MOST_PRODUCTS = 1e9
 
@@ -238,8 +239,9 @@ class _Newton:
 
     def _start(self, start: np.ndarray) -> _Point:
         """The point of these coefficients (1, d) with the best intercept."""
-        if not start.any() and log_odds_slope(self.loss) is not None:
-            return self._zero()
+        slope = log_odds_slope(self.loss)
+        if slope is not None and not start.any():
+            return self._zero(slope)
         scores = self.problem.signed_scores(start)
         penalty = self.problem.penalty(start)
         now = self.problem.evaluate_scores(self.loss, scores, penalty)
@@ -254,13 +256,12 @@ class _Newton:
             float(penalty[0]),
         )
 
-    def _zero(self) -> _Point:
-        """The point of w = 0: the best score has the log-odds of the classes."""
+    def _zero(self, slope: float) -> _Point:
+        """The point of w = 0: slope times the best score is the log-odds of the classes."""
         intercept = 0.0
         up = float(np.exp(self.log_weight) @ (self.y > 0))
         if self.problem.fit_intercept and 0 < up < 1:
-            slope = log_odds_slope(self.loss)
-            intercept = math.log(up / (1 - up)) / (slope or 1.0)
+            intercept = math.log(up / (1 - up)) / slope
         scores = intercept * self.y
         at = _Point(
             np.zeros(self.problem.n_features), intercept, scores, scores, math.nan, scores, 0.0
@@ -371,11 +372,11 @@ class _Newton:
         order, P the penalty times the total weight. It leaves room for the rounding of a Hessian in
         single precision, and for the error of one that is kept.
         """
-        room = rules.INSET_SHARE * self.tol
+        room = _INSET_SHARE * self.tol
         pressure = at.penalty * gradient.total_weight
         if self._products < _CHEAP_PRODUCTS or pressure == 0:
             return LEAST_INSET
-        return min(max(LEAST_INSET, room / pressure), rules.MOST_INSET)
+        return min(max(LEAST_INSET, room / pressure), _MOST_INSET)
 
     @property
     def _products(self) -> int:
@@ -435,11 +436,7 @@ class _Newton:
         if at.penalty > 0 or not self.norm.dual.value(gradient.weighted_sum) <= bound:
             return None
         feasible = self.problem.balanced(at.weights[None])
-        total = float(at.weights.sum())
-        weighted_sum = None
-        if not self.problem.fit_intercept or abs(gradient.label_sum) <= _LEVEL * total:
-            weighted_sum = gradient.weighted_sum[None] / total
-        if not proves_not_separable(self.problem, feasible, weighted_sum=weighted_sum)[0]:
+        if not proves_not_separable(self.problem, feasible)[0]:
             return None
         solution = self.certify(at.coef[None], feasible, near=at.intercept)
         return solution if solution.gap[0] <= self.tol else None

@@ -319,7 +319,8 @@ class _OneProblem:
             weights = repaired_weights(problem, found, self.proof)
         if weights is not None and np.isfinite(weights).all():
             if bound is None:
-                bound = loss.log_risk_bound(weights, problem.log_weight, log_risk)
+                scale = log_risk + np.log(found.sum(axis=-1))  # the best one at the minimiser
+                bound = loss.log_risk_bound(weights, problem.log_weight, scale)
             gap = -np.expm1(bound - log_risk)
             separable: bool | None = False
         else:
