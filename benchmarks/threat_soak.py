@@ -339,10 +339,11 @@ def read(out: Path) -> dict[Any, Tally]:
     """What an earlier run wrote; its draws of each set are whole chunks."""
     found = {}
     with (out / "threat_soak.csv").open(newline="") as file:
-        for first, operation, second, draws, errors, *figures, message in list(csv.reader(file))[
-            1:
-        ]:
-            largest = {name: float(x) for name, x in zip(CHECKS, figures, strict=False) if x}
+        lines = csv.reader(file)
+        next(lines)  # the names of the columns
+        for first, operation, second, draws, errors, *figures, message in lines:
+            named = zip(list(CHECKS)[:-1], figures, strict=True)
+            largest = {name: float(x) for name, x in named if x}
             names = (first, second) if operation else (first,)
             found[names, operation] = Tally(int(draws), largest, int(errors), message)
     return found

@@ -113,6 +113,10 @@ def test_diagrams_say_what_the_fit_has_proven():
     shown = model.fit(X, y)._repr_html_()
     assert f"Robustly separable, proven.</p><p>Margin {model.margin_:.4g}; no predictor" in shown
     assert "width:100.0%" in shown  # of the bar: the margin is the bound
+    assert "certificate_" not in shown
+    assert pickle.loads(pickle.dumps(model))._repr_html_()  # without data for a certificate
+    assert model.certificate_
+    assert "certificate_" in model._repr_html_()
     assert "Not robustly separable, proven." in model.set_params(eps=2.5).fit(X, y)._repr_html_()
     with pytest.warns(ConstantClassifierWarning):
         assert "Constant: every coefficient is 0" in model.set_params(eps=9).fit(X, y)._repr_html_()

@@ -131,6 +131,12 @@ def _leads(scores: np.ndarray, y: np.ndarray) -> np.ndarray:
         return scores[np.arange(len(scores)), y][:, None] - scores
 
 
+def _left(leads: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """The leads less what is taken of them; of infinite ones no set takes any."""
+    with np.errstate(invalid="ignore"):
+        return np.where(leads < math.inf, leads - taken, leads)
+
+
 def least_margins(scores: np.ndarray, y: np.ndarray, rows: slice, rivals: Rivals) -> np.ndarray:
     """Robust margin of each sample, from its scores.
 
@@ -153,7 +159,7 @@ def least_margins(scores: np.ndarray, y: np.ndarray, rows: slice, rivals: Rivals
 
 def _rival_margins(scores: np.ndarray, y: np.ndarray, rows: slice, rivals: Rivals) -> np.ndarray:
     """Robust margin of each sample over each rival class, of shape (n, K); inf for its own."""
-    margins = _leads(scores, y) - rivals.taken(rows, y, rivals.radius(rows, y))
+    margins = _left(_leads(scores, y), rivals.taken(rows, y, rivals.radius(rows, y)))
     margins[np.arange(len(scores)), y] = math.inf
     return margins
 
@@ -177,7 +183,7 @@ def unbroken(scores: np.ndarray, y: np.ndarray, rows: slice, rivals: Rivals) -> 
     # what sets without limits take decides most samples, and the nearest rival most of the others
     leads = _leads(scores, y)
     leads[np.arange(len(scores)), y] = math.inf
-    margins = leads - rivals.outer.taken(rows, y, radius)
+    margins = _left(leads, rivals.outer.taken(rows, y, radius))
     open_ = (margins <= 0) & np.all(leads > 0, axis=1, keepdims=True)
     nearest = np.zeros_like(open_)
     nearest[np.arange(len(scores)), margins.argmin(axis=1)] = True
@@ -232,7 +238,7 @@ def boundary_distances(
         norms = np.where(leads < 0, rivals.unit_taken(rows, y, back=True), norms)
     with np.errstate(divide="ignore", invalid="ignore"):
         where_none = np.where(leads == 0, 0, np.copysign(math.inf, leads))
-        distances = np.where(norms > 0, leads / norms, where_none)
+        distances = np.where((norms > 0) & np.isfinite(leads), leads / norms, where_none)
     distances[np.arange(len(scores)), y] = math.inf
     return distances.min(axis=1)
 

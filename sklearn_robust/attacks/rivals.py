@@ -108,7 +108,6 @@ class Rivals:
         if any(is_per_sample(one) for one in wider.values()):
             return None
         found = copy.copy(self)
-        found.__dict__.pop("norms", None)
         found.units, found.per_sample = [wider[k] for k in owners], False
         return found
 

@@ -69,10 +69,10 @@ class CertificateMixin:
         return Certificate(self._certificate)
 
     def __dir__(self) -> list[str]:
-        """Without `certificate_` until it is made: a look at all attributes, as for scikit-learn's
-        diagram, neither computes a certificate nor fails where there is none.
+        """As scikit-learn's, without `certificate_` until it is made: a look at all attributes, as
+        for the diagram, neither computes a certificate nor fails where there is none.
         """
-        names = set(object.__dir__(self))
+        names = set(object.__dir__(self))  # super() would read each one
         if "_certificate" not in vars(self):
             names.discard("certificate_")
         return [name for name in names if hasattr(self, name)]

@@ -32,7 +32,8 @@ class FitMonitor:
         Coefficients before the first report.
     verbose : int
         0 prints nothing; 1 a line where a stage begins and ends, and the figures of its solver
-        where it certifies of its own accord; more than 1 those of each iteration.
+        each time after twice as many iterations, and at its end; more than 1 those of each
+        iteration.
 
     Attributes
     ----------

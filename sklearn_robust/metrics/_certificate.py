@@ -13,7 +13,7 @@ from sklearn_robust.metrics._given_threats import check_lone_threat, given_radiu
 from sklearn_robust.metrics.linear_view import linear_view
 from sklearn_robust.proofs import Certificate, Claim, LabelledData, certify_accuracy, in_memory
 from sklearn_robust.rows import BlockRows
-from sklearn_robust.threats import Threat, check_radius, check_sample_radius
+from sklearn_robust.threats import Threat, check_sample_radius
 
 
 def robust_accuracy_certificate(
@@ -86,8 +86,7 @@ def robust_accuracy_certificate(
         check_lone_threat(threat, eps=eps, q=q, scale=scale, clip=clip)
         threat = view.bound(threat)
     else:
-        radius = check_radius(given_radius(eps), "eps")
-        threat = view.ball(check_exponent(q, "q"), radius, scale, clip)
+        threat = view.ball(check_exponent(q, "q"), given_radius(eps), scale, clip)
     data = LabelledData.of(view.X, y, weight, view.classes)
     radii = check_sample_radius(sample_radius, len(data.y))
     return certify_accuracy(Claim(data, threat, view.coef, view.intercept, sample_radius=radii))

@@ -174,9 +174,9 @@ def check_sample_radius(sample_radius: Any, n_samples: int) -> np.ndarray | None
     """The factor on the set of each of n samples, finite numbers >= 0; None where all have 1."""
     if sample_radius is None:
         return None
-    try:
-        from sklearn.utils import column_or_1d  # workers spare its memory
+    from sklearn.utils import column_or_1d  # workers spare its memory
 
+    try:
         factors = np.asarray(column_or_1d(sample_radius), dtype=np.float64)
         valid = len(factors) == n_samples
         valid &= bool(((factors >= 0) & (factors < math.inf)).all())

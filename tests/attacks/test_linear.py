@@ -2,18 +2,22 @@
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 
 from sklearn_robust.attacks.linear import (
+    boundary_distances,
+    by_blocks,
     class_scores,
     robust_margins,
     robustly_correct,
     signed_distances,
     worst_case_perturbations,
 )
-from sklearn_robust.threats import LpBall, at
+from sklearn_robust.attacks.rivals import Rivals
+from sklearn_robust.threats import Box, LpBall, at
 
 N, D = 40, 5
 
@@ -130,3 +134,16 @@ def test_decisions_within_limits_are_the_signs_of_the_margins(q):
     np.testing.assert_array_equal(robustly_correct(X, y, coef, np.zeros(6), Own(threat)), held)
     with pytest.raises(ValueError, match="clip must hold every sample before it is perturbed"):
         robustly_correct(X + 2.0, y, coef, np.zeros(6), threat)
+
+
+@pytest.mark.parametrize("clip", [None, (0.0, 1.0)])
+def test_no_set_turns_a_class_whose_score_is_infinite(clip):
+    """As that of a threshold which no score reaches."""
+    X, y, coef, intercept = np.full((2, 1), 0.5), np.array([0, 1]), np.eye(1), np.array([-math.inf])
+    threat = Box([-math.inf], [math.inf], clip=clip)
+    margins = robust_margins(X, y, coef, intercept, threat)
+    np.testing.assert_array_equal(margins, [math.inf, -math.inf])
+    distances = partial(boundary_distances, rivals=Rivals(coef, threat, points=X))
+    np.testing.assert_array_equal(by_blocks(distances, X, y, coef, intercept), margins)
+    held = robustly_correct(X, y, coef, intercept, threat)
+    np.testing.assert_array_equal(held, [True, False])
