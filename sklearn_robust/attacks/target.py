@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sklearn_robust._array_api import to_numpy
 from sklearn_robust._parameters import refuse_lazy, seen_class_index
 from sklearn_robust.attacks.losses import logit_margins
 
@@ -129,7 +130,7 @@ def label_index(y: Any, classes: Any) -> np.ndarray:
     """Index of each label in `classes`; labels that are indices already where there are no
     classes.
     """
-    y = y.detach().cpu().numpy() if isinstance(y, Tensor) else y
+    y = off_device(y)
     if classes is not None:
         return seen_class_index(y, classes)
     y = np.asarray(y)
@@ -139,6 +140,26 @@ def label_index(y: Any, classes: Any) -> np.ndarray:
             "where it is positive)."
         )
     return y.astype(np.int64)
+
+
+def class_of_each(y: Any, n_samples: int, n_outputs: int) -> Tensor:
+    """The index of the class of each sample, for so many outputs; one stands for two classes."""
+    labels, n_classes = np.asarray(off_device(y)), max(n_outputs, 2)
+    if (
+        labels.shape != (n_samples,)
+        or labels.dtype.kind not in "iub"
+        or not np.all((labels >= 0) & (labels < n_classes))
+    ):
+        raise ValueError(
+            f"y must hold the class of each of the {n_samples} samples, as an integer from 0 to "
+            f"{n_classes - 1}."
+        )
+    return torch.from_numpy(labels.astype(np.int64))
+
+
+def off_device(values: Any) -> Any:
+    """A tensor as an array, anything else as it is."""
+    return to_numpy(values) if isinstance(values, Tensor) else values
 
 
 def check_labels(y: Tensor, logits: Tensor) -> None:

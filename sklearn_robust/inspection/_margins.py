@@ -154,10 +154,11 @@ def margin_report(
     if module is None:
         view = linear_view(model, X, "model")
         return _of_linear(view, y, names, has_intercept(unwrapped(model)[1]), (q, eps), known)
-    from sklearn_robust.neural_network import margins as networks  # needs torch
+    from sklearn_robust.attacks.target import off_device  # needs torch, as the next one does
+    from sklearn_robust.neural_network import margins as networks
 
     degree, coef = networks.degree_of(module), networks.linear_coef(module)
-    X, y = networks.off_device(X), networks.off_device(y)
+    X, y = off_device(X), off_device(y)
     index = seen_class_index(y, model.classes_) if hasattr(model, "classes_") else y
     if coef is not None:
         rows = X if issparse(X) else np.reshape(X, (len(X), -1))

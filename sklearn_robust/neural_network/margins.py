@@ -17,9 +17,8 @@ import torch
 from sklearn.utils import check_array
 from torch import Tensor, nn
 
-from sklearn_robust._array_api import to_numpy
 from sklearn_robust.attacks.losses import logit_margins
-from sklearn_robust.attacks.target import evaluating
+from sklearn_robust.attacks.target import class_of_each, evaluating, off_device
 from sklearn_robust.neural_network.modules import homogeneity
 
 _IDENTITIES = (nn.Sequential, nn.Flatten, nn.Identity)  # they leave flat inputs as they are
@@ -67,25 +66,10 @@ def normalised_margins(
     samples = check_array(off_device(X), allow_nd=True, dtype=np.float64, input_name="X")
     with evaluating(module):
         outputs = module(torch.as_tensor(samples).to(like))
-    labels, n_classes = np.asarray(off_device(y)), max(outputs.shape[1], 2)
-    if (
-        labels.shape != (len(samples),)
-        or labels.dtype.kind not in "iub"
-        or not np.all((labels >= 0) & (labels < n_classes))
-    ):
-        raise ValueError(
-            f"y must hold the class of each of the {len(samples)} samples, as an integer from 0 to "
-            f"{n_classes - 1}."
-        )
-    index = torch.as_tensor(labels.astype(np.int64), device=like.device)
+    index = class_of_each(y, len(samples), outputs.shape[1]).to(like.device)
     least = float(logit_margins(outputs, index).min())
     matrices = [p.detach().double().flatten(1) for p in module.parameters()]
     return np.array([least / _norm(matrices, norm) ** degree for norm in norms])
-
-
-def off_device(values: Any) -> Any:
-    """A tensor as an array, anything else as it is."""
-    return to_numpy(values) if isinstance(values, Tensor) else values
 
 
 def degree_of(module: nn.Module) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sklearn_robust._array_api import to_numpy
 from sklearn_robust._parameters import check_choice, check_exponent, check_number, refuse_lazy
-from sklearn_robust.attacks.target import evaluating
+from sklearn_robust.attacks.target import class_of_each, evaluating, off_device
 from sklearn_robust.regions import Region, products
 from sklearn_robust.verification.bounds import (
     MAX_ENTRIES,
@@ -334,7 +334,7 @@ def _samples(X: Any, device: torch.device) -> Tensor:
 
 def _radii(eps: Any, x: Tensor) -> Tensor:
     """The radius of each sample."""
-    given = np.asarray(to_numpy(eps) if isinstance(eps, Tensor) else eps)
+    given = np.asarray(off_device(eps))
     radii = (
         given.astype(np.float64) if given.dtype.kind in "iuf" else np.full(given.shape, math.nan)
     )
@@ -359,18 +359,7 @@ def _differences(layers: list[Layer], x: Tensor, y: ArrayLike) -> Tensor:
             f"one sample."
         )
     n_outputs = scores.shape[1]
-    labels = np.asarray(y)
-    n_classes = max(n_outputs, 2)
-    if (
-        labels.shape != (len(x),)
-        or labels.dtype.kind not in "iub"
-        or not np.all((labels >= 0) & (labels < n_classes))
-    ):
-        raise ValueError(
-            f"y must hold the class of each of the {len(x)} samples, as an integer from 0 to "
-            f"{n_classes - 1}."
-        )
-    true = torch.from_numpy(labels.astype(np.int64)).to(x.device)
+    true = class_of_each(y, len(x), n_outputs).to(x.device)
     if n_outputs == 1:
         return (2.0 * true - 1).to(x.dtype).view(-1, 1, 1)
     scores_of = torch.eye(n_outputs, dtype=x.dtype, device=x.device)
