@@ -154,6 +154,8 @@ class _BoxesRisk:
                 if solution.gap[0] <= self.tol:
                     record(n_iter, coef, weights)
                     return solution, coef, n_iter
+                if decrease <= rules.ROUNDING_DECREASE:
+                    break  # what is left of the gap is rounding, of the predictor's type for one
             ahead = partial(self._between, at, step)
             first = at.first_share(step.change, self.used)
             moved = rules.line_search(at.log_risk, ahead, self._separates, decrease, first)
