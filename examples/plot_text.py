@@ -3,8 +3,8 @@ Text: the default eps is far too large
 ======================================
 
 Is a piece of documentation about statistics or about signals? The words of a text, weighted by
-TF-IDF, are a row of length 1 with a few dozen entries that are not zero, most of them about 0.1. An
-adversary who may move every entry by 0.1, the default of `RobustLinearClassifier`, can write any
+TF-IDF, are a row of length 1 with some twenty entries that are not zero, half of them below 0.13.
+An adversary who may move every entry by 0.1, the default of `RobustLinearClassifier`, can write any
 text: the best classifier against him is constant, and a warning says so. `training_radii` reads
 radii that fit off the data. The texts are docstrings of SciPy.
 """
