@@ -135,7 +135,7 @@ def max_margin(
     -----
     ConvergenceWarning
         If the certified gap is above tol. Of several classes with many samples and features the
-        search ends after some minutes; margin and margin_bound enclose eps*.
+        search ends after a bounded amount of programs; margin and margin_bound enclose eps*.
 
     Notes
     -----
