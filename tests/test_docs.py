@@ -134,17 +134,25 @@ def test_every_public_name_is_in_the_reference():
             )
 
 
-def test_messages_link_to_headings():
+def links_of_messages() -> set[tuple[str, str]]:
+    """Page and heading of every link that a message ends with."""
+    calls = re.compile(r"\bsee\('([a-z_/]+)'(?:, '([a-z_-]+)')?\)")
     package = Path(sklearn_robust.__file__).parent
-    anchors = {
-        anchor
-        for path in package.rglob("*.py")
-        for anchor in re.findall(r"\bsee\('([a-z-]+)'\)", path.read_text())
-    }
-    lines = (DOCS / "questions.md").read_text().lower().splitlines()
-    headings = {re.sub(r"[^a-z0-9_ -]", "", line[3:]) for line in lines if line[:3] == "## "}
-    assert anchors
-    assert anchors <= {heading.replace(" ", "-") for heading in headings}
+    return {link for path in package.rglob("*.py") for link in calls.findall(path.read_text())}
+
+
+def anchors(page: str) -> set[str]:
+    """The anchors that the headings of a page have."""
+    headings = re.findall("^#+ (.*)$", (DOCS / f"{page}.md").read_text().lower(), re.MULTILINE)
+    return {re.sub("[^a-z0-9_ -]", "", heading).replace(" ", "-") for heading in headings}
+
+
+def test_messages_link_to_pages_and_headings():
+    links = links_of_messages()
+    assert ("questions", "separable_-is-none") in links
+    for page, heading in links:
+        assert not heading or heading in anchors(page), (page, heading)
+        assert anchors(page), page
 
 
 def test_every_public_room_is_looked_at():

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sklearn_robust._array_api import to_numpy
+from sklearn_robust._documentation import see
 from sklearn_robust._parameters import refuse_lazy, seen_class_index
 from sklearn_robust.attacks.losses import logit_margins
 
@@ -71,6 +72,7 @@ class Target:
                 f"{type(model).__name__} cannot be attacked: pass a torch.nn.Module, a fitted "
                 f"network of this library or a "
                 "fitted linear classifier (coef_, intercept_, classes_)."
+                f" {see('guide/attacks')}"
             )
         index = label_index(y, getattr(model, "classes_", None))
         if len(index) != len(tensor):

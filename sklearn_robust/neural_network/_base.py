@@ -19,8 +19,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from sklearn_robust._documentation import DiagramMixin
 from sklearn_robust._fits import all_or_nothing
+from sklearn_robust._glance import DiagramMixin
 from sklearn_robust._parameters import Check, check_device, check_parameters, refuse_lazy
 from sklearn_robust.attacks.target import evaluating
 from sklearn_robust.callbacks import CallbackSupportMixin, FitCallbacks, with_callbacks
