@@ -29,7 +29,7 @@ def missing(name: str, extra: str) -> ImportError:
     Examples
     --------
     >>> from sklearn_robust._extras import missing
-    >>> missing("pgd", "torch")  # doctest: +ELLIPSIS
+    >>> missing("pgd", "torch")
     ImportError('pgd needs PyTorch: pip install "sklearn-robust[torch]". See https://...install.html')
     """
     line = f'pip install "sklearn-robust[{extra}]"'

@@ -317,6 +317,6 @@ def _check_scores(model: Any, target: Target, coef: Tensor, intercept: Tensor) -
     ):
         raise TypeError(
             f"{type(model).__name__} does not score by <coef_, x> + intercept_: its worst case is "
-            f"not known here."
-            f" {see('guide/metrics')}"
+            f"not known here. Attack it as a torch.nn.Module, or by attacks.square."
+            f" {see('guide/attacks')}"
         )

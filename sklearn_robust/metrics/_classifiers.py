@@ -189,7 +189,7 @@ def _(classifier: OneVsRestClassifier, few: Any) -> AffineScores:
     if classifier.multilabel_:
         raise TypeError(
             "OneVsRestClassifier was fitted on several labels a sample: robust accuracy is of one "
-            "label a sample."
+            "label a sample. Score the classifier of each label, estimators_[k]."
         )
     parts = [_affine_scores(part, few) for part in classifier.estimators_]
     coef = np.concatenate([coef_before(part.steps, part.coef) for part in parts])
@@ -295,7 +295,7 @@ def _check_scores(classifier: BaseEstimator, few: Any, scores: AffineScores) -> 
     if values.shape != expected.shape or not np.allclose(values, expected, rtol=1e-3, atol=atol):
         raise TypeError(
             f"{type(classifier).__name__} does not score by <coef_, x> + intercept_: its "
-            f"robustness is not exact here."
+            f"robustness is not exact here. Use a classifier whose decision_function is affine."
             f" {see('guide/metrics')}"
         )
 
@@ -325,7 +325,7 @@ def check_predictions(classifier: BaseEstimator, scores: np.ndarray, predicted: 
     if np.any(lower & ~saturated):
         raise TypeError(
             f"{type(classifier).__name__} does not predict the class of its largest score: its "
-            f"robustness is not exact here."
+            f"robustness is not exact here. Set a threshold by FixedThresholdClassifier."
             f" {see('guide/metrics')}"
         )
 

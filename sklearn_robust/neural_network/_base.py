@@ -202,14 +202,15 @@ class RobustNetBase(
         if len(self.classes_) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs samples of at least two classes with positive "
-                f"weight, got "
-                f"{len(self.classes_)} class: {self.classes_.tolist()}."
+                f"weight, got {len(self.classes_)} class: {self.classes_.tolist()}. Name all "
+                "classes in the first partial_fit, classes=, or leave such data out."
             )
         unknown = np.setdiff1d(present, self.classes_)
         if len(unknown):
             raise ValueError(
                 f"y holds labels that are not in classes_ {self.classes_.tolist()}: "
-                f"{unknown.tolist()}."
+                f"{unknown.tolist()}. Name all classes in the first partial_fit, classes=, or "
+                "leave these samples out."
             )
         self._read_threat()
         return data.with_classes(self.classes_)

@@ -331,7 +331,7 @@ def _samples(X: Any, device: torch.device) -> Tensor:
     refuse_lazy(X=X)
     x = X.detach() if isinstance(X, Tensor) else torch.from_numpy(np.array(X, dtype=np.float64))
     if not bool(torch.isfinite(x).all()):
-        raise ValueError("X must be finite; it contains nan or inf.")
+        raise ValueError("X must be finite; it contains nan or inf. Impute missing values first.")
     return x.to(device, torch.float64)
 
 
