@@ -5,8 +5,11 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the examples are small: more threads only cost time
+
+import array_api_compat
 
 import sklearn_robust
 
@@ -62,6 +65,7 @@ html_theme = "furo"
 html_title = f"sklearn-robust {release}"
 html_static_path = ["_static"]
 html_css_files = ["wide.css"]
+html_js_files = [("run.js", {"type": "module"})]
 html_show_sourcelink = False
 
 # the names of other libraries to link to are in lists of our own: a build needs no network
@@ -110,7 +114,19 @@ def _close_up(app: Any, name: str, source: list[str]) -> None:
     source[0] = source[0].replace("\n\n```\n", "\n```\n")
 
 
+def _pack(app: Any, failure: Exception | None) -> None:
+    """Put the library, and the dependency that Pyodide lacks, into an archive for browsers."""
+    if failure or app.builder.format != "html":
+        return
+    with ZipFile(Path(app.outdir, "_static", "sklearn_robust.zip"), "w", ZIP_DEFLATED) as archive:
+        for package in (sklearn_robust, array_api_compat):
+            folder = Path(package.__file__).parent
+            for path in sorted(folder.rglob("*.py")):
+                archive.write(path, path.relative_to(folder.parent))
+
+
 def setup(app: Any) -> None:
     """Register what is above."""
+    app.connect("build-finished", _pack)
     app.connect("autodoc-skip-member", _skip_foreign)
     app.connect("source-read", _close_up)
