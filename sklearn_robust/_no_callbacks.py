@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any
 
 from sklearn_robust._documentation import see
-
-Fit = TypeVar("Fit", bound=Callable[..., Any])
 
 
 class CallbackSupportMixin:
@@ -37,6 +35,11 @@ class _Task:
         return False
 
 
-def with_callbacks(fit: Fit) -> Fit:
-    """The method as it is."""
-    return fit
+def with_callbacks(fit: Any) -> Any:
+    """The method, called from as deep as with callbacks: its warnings name the line that fits."""
+
+    @wraps(fit)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return fit(*args, **kwargs)
+
+    return called
