@@ -30,7 +30,7 @@ def missing(name: str, extra: str) -> ImportError:
     --------
     >>> from sklearn_robust._extras import missing
     >>> missing("pgd", "torch")
-    ImportError('pgd needs PyTorch: pip install "sklearn-robust[torch]". See https://...install.html')
+    ImportError('pgd needs PyTorch: pip install "sklearn-robust[torch]". See ...')
     """
     line = f'pip install "sklearn-robust[{extra}]"'
     return ImportError(f"{name} needs {_PACKAGES[extra]}: {line}. {see('install')}")

@@ -93,7 +93,7 @@ def maximise_rows(
         except SolverFailure as failure:
             failures.append(f"{engine.name}: {failure}")
             continue
-        except ImportError:  # of the fallback that needs clarabel
+        except ImportError:  # the fallback needs clarabel
             if best is None:
                 raise
             break
