@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import re
+import sys
 from pathlib import Path
 
 from numpydoc.validate import validate
@@ -193,3 +194,18 @@ def test_docstrings_have_the_sections_of_numpydoc():
         checks = EVERYWHERE if brief else EVERYWHERE | FOR_USERS
         found[name] = [text for code, text in validate(path)["errors"] if code in checks]
     assert not {name: errors for name, errors in found.items() if errors}
+
+
+IN_A_BROWSER = {"array_api_compat", "matplotlib", "numpy", "pandas", "sklearn", "sklearn_robust"}
+
+
+def test_pages_with_buttons_import_what_a_browser_has():
+    absent = re.search("NOT_THERE = /(.*)/;", (DOCS / "_static" / "run.js").read_text())[1]
+    pages = {}
+    for path in [*DOCS.glob("*.md"), *DOCS.glob("guide/*.md")]:
+        code = re.findall(r"^(?:>>>|\.\.\.) ?(.*)$", path.read_text(), re.MULTILINE)
+        if code and not re.search(absent, "\n".join(code)):
+            names = (re.match(r"(?:from|import) (\w+)", line) for line in code)
+            pages[path.stem] = {name[1] for name in names if name} - sys.stdlib_module_names
+    assert {"getting_started", "linear_models", "separators"} <= set(pages)
+    assert not {page: names - IN_A_BROWSER for page, names in pages.items() if names - IN_A_BROWSER}
