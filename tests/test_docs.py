@@ -196,7 +196,7 @@ def test_docstrings_have_the_sections_of_numpydoc():
     assert not {name: errors for name, errors in found.items() if errors}
 
 
-IN_A_BROWSER = {"array_api_compat", "matplotlib", "numpy", "pandas", "sklearn", "sklearn_robust"}
+IN_A_BROWSER = {"numpy", "pandas", "sklearn", "sklearn_robust"}
 
 
 def test_pages_with_buttons_import_what_a_browser_has():

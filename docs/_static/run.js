@@ -2,7 +2,7 @@
    Pyodide's, the library is an archive of this site. The page in_your_browser.md says more. */
 const PYODIDE = "https://cdn.jsdelivr.net/pyodide/v314.0.7/full/";
 const PACKAGES = ["scikit-learn", "clarabel", "pandas"];
-const NOT_THERE = /\b(torch|dask|distributed|skops|imblearn|subprocess|sklearn\.callback|PathRecorder)\b/;
+const NOT_THERE = /\b(torch|dask|distributed|skops|imblearn|subprocess|PathRecorder|ConvergenceDisplay)\b/;
 const RUNNER = `
 import contextlib, doctest, io, traceback
 
