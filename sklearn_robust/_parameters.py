@@ -80,6 +80,21 @@ def check_exponent(value: Any, name: str) -> float:
         raise ValueError(message) from error
 
 
+def check_sample_weight(weight: Any, X: Any, dtype: Any = None) -> np.ndarray:
+    """Weights as scikit-learn reads them: one a sample, finite, >= 0; not all zero, which its
+    version 1.8 allows. None stands for ones.
+    """
+    from sklearn.utils.validation import _check_sample_weight  # workers spare its memory
+
+    read = _check_sample_weight(weight, X, dtype=dtype, ensure_non_negative=True)
+    if not read.any():
+        raise ValueError(
+            "sample_weight must hold at least one non-zero number, got zeros alone. Use None for "
+            "weights that are all alike."
+        )
+    return read
+
+
 def check_choice(value: Any, name: str, choices: Iterable[Any]) -> None:
     """One of a few values."""
     choices = list(choices)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
-from sklearn.utils.validation import _check_sample_weight, check_consistent_length
+from sklearn.utils.validation import check_consistent_length
 
 from sklearn_robust._documentation import see
-from sklearn_robust._parameters import check_exponent, refuse_lazy
+from sklearn_robust._parameters import check_exponent, check_sample_weight, refuse_lazy
 from sklearn_robust.inspection._style import axes_for, style
 from sklearn_robust.metrics import certified_radius
 from sklearn_robust.metrics.linear_view import is_linear, transformed, unwrapped
@@ -192,7 +192,7 @@ class RobustAccuracyDisplay:
         classifiers = {name: unwrapped(estimator)[1] for name, estimator in estimators.items()}
         threat = _threat_to_draw(classifiers, q, threat)
         refuse_lazy(X=X, y=y, sample_weight=sample_weight)
-        weights = _check_sample_weight(sample_weight, np.asarray(y), ensure_non_negative=True)
+        weights = check_sample_weight(sample_weight, np.asarray(y))
         radii = {
             name: certified_radius(estimator, X, y, space=space, threat=threat)
             for name, estimator in estimators.items()
@@ -245,7 +245,7 @@ class RobustAccuracyDisplay:
         radius = np.asarray(radius, dtype=float)
         check_consistent_length(y_true, y_pred, radius)
         signed = np.where(y_true == y_pred, radius, -math.inf)
-        weights = _check_sample_weight(sample_weight, signed, ensure_non_negative=True)
+        weights = check_sample_weight(sample_weight, signed)
         grid = _radii_to_draw(eps, [signed])
         return cls([RobustAccuracyCurve(name, grid, _survivors(signed, grid, weights))]).plot(ax)
 

@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import check_cv
 from sklearn.utils import indexable
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import validate_data
 
 from sklearn_robust._documentation import see
 from sklearn_robust._fits import all_or_nothing
@@ -25,6 +25,7 @@ from sklearn_robust._parameters import (
     check_exponent,
     check_number,
     check_radii,
+    check_sample_weight,
     refuse_lazy,
 )
 from sklearn_robust.callbacks import FitCallbacks, with_callbacks
@@ -293,9 +294,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
                 self, X, y, accept_sparse="csr", dtype=(np.float64, np.float32)
             )
             if sample_weight is not None:
-                sample_weight = _check_sample_weight(
-                    sample_weight, checked, ensure_non_negative=True
-                )
+                sample_weight = check_sample_weight(sample_weight, checked)
             X, y, sample_weight, groups = indexable(X, y, sample_weight, groups)
         sample_radius = check_sample_radius(sample_radius, len(y))
         check_classification_targets(y)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from sklearn.utils import compute_class_weight, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import validate_data
 
-from sklearn_robust._parameters import check_number, refuse_lazy
+from sklearn_robust._parameters import check_number, check_sample_weight, refuse_lazy
 from sklearn_robust.joint import JointProblem
 from sklearn_robust.linear_model.block_rows import read_block_rows
 from sklearn_robust.problems import RobustProblem
@@ -101,9 +101,7 @@ def read_problem(
         X, y = validate_data(estimator, X, y, accept_sparse="csr", dtype=(np.float64, np.float32))
         weight = np.broadcast_to(1.0, len(y))
         if sample_weight is not None:
-            weight = _check_sample_weight(
-                sample_weight, X, dtype=np.float64, ensure_non_negative=True
-            )
+            weight = check_sample_weight(sample_weight, X, dtype=np.float64)
         # the exact separators do not know samples of weight zero
         exact = getattr(estimator, "solver", "exact") == "exact"
         serves_exactly = not estimator._reads_blocks or exact

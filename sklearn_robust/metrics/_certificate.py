@@ -6,9 +6,8 @@ import math
 from typing import Any
 
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import _check_sample_weight
 
-from sklearn_robust._parameters import check_exponent
+from sklearn_robust._parameters import check_exponent, check_sample_weight
 from sklearn_robust.metrics._given_threats import check_lone_threat, given_radius
 from sklearn_robust.metrics.linear_view import linear_view
 from sklearn_robust.proofs import Certificate, Claim, LabelledData, certify_accuracy, in_memory
@@ -81,7 +80,7 @@ def robust_accuracy_certificate(
         X = in_memory(X)
     view = linear_view(estimator, X, "model")
     view.seen_class_index(y)
-    weight = _check_sample_weight(sample_weight, view.X, ensure_non_negative=True)
+    weight = check_sample_weight(sample_weight, view.X)
     if threat is not None:
         check_lone_threat(threat, eps=eps, q=q, scale=scale, clip=clip)
         threat = view.bound(threat)

@@ -14,10 +14,14 @@ import numpy as np
 from sklearn import get_config
 from sklearn.base import BaseEstimator
 from sklearn.utils.metadata_routing import MetadataRequest
-from sklearn.utils.validation import _check_sample_weight
 
 from sklearn_robust._documentation import see
-from sklearn_robust._parameters import check_choice, check_exponent, refuse_lazy
+from sklearn_robust._parameters import (
+    check_choice,
+    check_exponent,
+    check_sample_weight,
+    refuse_lazy,
+)
 from sklearn_robust.attacks.linear import unbroken
 from sklearn_robust.metrics._given_threats import (
     check_lone_threat,
@@ -181,11 +185,7 @@ def robust_accuracy_score(
     else:
         threat = view.bound(threat)
     robust = is_robust(view, y, threat, sample_radius)
-    return float(
-        np.average(
-            robust, weights=_check_sample_weight(sample_weight, robust, ensure_non_negative=True)
-        )
-    )
+    return float(np.average(robust, weights=check_sample_weight(sample_weight, robust)))
 
 
 def is_robust(view: LinearView, y: Any, threat: Threat, sample_radius: Any = None) -> np.ndarray:

@@ -16,12 +16,18 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, compute_class_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from sklearn_robust._fits import all_or_nothing
 from sklearn_robust._glance import DiagramMixin
-from sklearn_robust._parameters import Check, check_device, check_parameters, refuse_lazy
+from sklearn_robust._parameters import (
+    Check,
+    check_device,
+    check_parameters,
+    check_sample_weight,
+    refuse_lazy,
+)
 from sklearn_robust.attacks.target import evaluating
 from sklearn_robust.callbacks import CallbackSupportMixin, FitCallbacks, with_callbacks
 from sklearn_robust.linear_model.base import loss_has_probabilities
@@ -242,7 +248,7 @@ class RobustNetBase(
         X, y = validate_data(
             self, X, as_labels(y), dtype=(np.float64, np.float32), order="C", reset=not resume
         )
-        weight = _check_sample_weight(sample_weight, X, dtype=X.dtype, ensure_non_negative=True)
+        weight = check_sample_weight(sample_weight, X, dtype=X.dtype)
         return Table(*of_positive_weight(X, y, weight), shape or X.shape[1:])
 
     def _read_loaded(self, X: Any, y: Any, sample_weight: Any, resume: bool) -> LoadedData:

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils import check_consistent_length, column_or_1d
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from sklearn_robust._parameters import (
     check_choice,
     check_exponent,
+    check_sample_weight,
     class_index,
     is_training,
     read_scale,
@@ -439,8 +440,4 @@ def _attack_options(
 
 def weighted_share(chosen: np.ndarray, sample_weight: Any) -> float:
     """The share of the samples that are chosen."""
-    return float(
-        np.average(
-            chosen, weights=_check_sample_weight(sample_weight, chosen, ensure_non_negative=True)
-        )
-    )
+    return float(np.average(chosen, weights=check_sample_weight(sample_weight, chosen)))

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import sklearn
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import _check_sample_weight
 
 import sklearn_robust
 from sklearn_robust._documentation import see
-from sklearn_robust._parameters import refuse_lazy
+from sklearn_robust._parameters import check_sample_weight, refuse_lazy
 from sklearn_robust.metrics.linear_view import is_linear, linear_view, transformed, unwrapped
 from sklearn_robust.proofs import Certificate, LabelledData
 from sklearn_robust.reports.intervals import Interval
@@ -118,7 +117,7 @@ class RobustnessReport:
         refuse_lazy(X=X, y=y, sample_weight=sample_weight)
         steps, classifier = unwrapped(estimator)
         named = _named_threats(classifier, threats)
-        weight = _check_sample_weight(sample_weight, np.asarray(y), ensure_non_negative=True)
+        weight = check_sample_weight(sample_weight, np.asarray(y))
         of_groups = _members(groups, weight)
         self.title = title
         if is_linear(classifier):
