@@ -114,7 +114,7 @@ class SummedJointModel(JointModel):
         self.function = sums.RiskFunction(loss, units)
         self.n_samples = int(problem.survey.counts.sum())
 
-    def at(self, coef: np.ndarray, pairs: np.ndarray) -> RiskPoint:
+    def at(self, coef: np.ndarray, pairs: np.ndarray, *, hold: bool = False) -> RiskPoint:
         found = self.summed.total_of_parts(sums.RiskAt(self.function, coef, pairs))
         nothing = np.empty(0)
         return RiskPoint(

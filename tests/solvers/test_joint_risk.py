@@ -484,7 +484,7 @@ def test_the_preconditioner_is_the_inverse_of_its_matrix(q):
     rng = np.random.default_rng(0)
     coef = rng.standard_normal((3, 6))
     norms = 1.0 + differences.norms(coef)
-    at = model.at(coef, norms)
+    at = model.at(coef, norms, hold=True)
     cones = CONES[q](differences.of(coef), at.gradient.pairs, 0.3)
     scaling = cones.scaling(0.1 * at.gradient.pairs)
 
