@@ -116,8 +116,8 @@ def enclose_radius(problem: JointProblem, tol: float) -> tuple[Certified, Proof]
     # products of rows and coefficients of any unit may leave float64; a power of 2 does not round
     unit = 2.0 ** math.floor(math.log2(abs(problem.X).max() or 1.0))
     found, proof = _enclose(replace(problem, X=problem.X * (1 / unit)), tol)
-    coef, margin, bound = found.coef / unit, unit * found.margin, unit * found.bound
-    return replace(found, coef=coef, margin=margin, bound=bound), proof
+    margin, bound = unit * found.margin, unit * found.bound
+    return replace(found, coef=found.coef / unit, margin=margin, bound=bound), proof
 
 
 def _enclose(problem: JointProblem, tol: float) -> tuple[Certified, Proof]:
