@@ -186,11 +186,15 @@ class CappedBall:
         lower, upper = np.asarray(self.lower), np.asarray(self.upper)
         return stacked([ball_rows(self.q, float(self.eps), scale), box_rows(lower, upper)])
 
+    def _room(self, v: Array) -> Array:
+        """The room of each feature in the direction of v."""
+        return np.where(v > 0, self.upper, -np.asarray(self.lower))
+
     def _rooms(self, v: Array) -> tuple[Array, Array, Array]:
         """The gain of each feature for a unit of its scale, its room, in these, and the radii."""
         scale = np.ones(v.shape[-1]) if self.scale is None else self.scale
         gain = scale * np.abs(v)
-        move = np.where(v > 0, self.upper, -np.asarray(self.lower))
+        move = self._room(v)
         with np.errstate(over="ignore"):  # limits far away for a small scale
             move = np.where(gain > 0, move / np.where(scale > 0, scale, 1.0), 0.0)
         eps = np.broadcast_to(
@@ -244,6 +248,12 @@ class LimitedBalls(CappedBall):
     def upper(self) -> np.ndarray:  # type: ignore[override]
         """The room above, of the shape of X."""
         return self._bounds[1]
+
+    def _room(self, v: Array) -> Array:
+        low, high = self.limits
+        move = np.where(v > 0, high - self.X, self.X - low)
+        # samples outside of the limits, or without a value
+        return move if np.min(move, initial=0.0) >= 0 else super()._room(v)
 
     def reaches(self, v: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Whether the support functions in directions (d,) or (n, d) are at least numbers (n,)."""
