@@ -240,12 +240,12 @@ class LimitedBalls(CappedBall):
         return room(self.X, self.limits)
 
     @property
-    def lower(self) -> np.ndarray:  # type: ignore[override]
+    def lower(self) -> np.ndarray:
         """The room below, of the shape of X."""
         return self._bounds[0]
 
     @property
-    def upper(self) -> np.ndarray:  # type: ignore[override]
+    def upper(self) -> np.ndarray:
         """The room above, of the shape of X."""
         return self._bounds[1]
 
