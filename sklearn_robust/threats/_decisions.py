@@ -30,7 +30,7 @@ def decide(
     ----------
     q : float
     X : array of shape (n, d)
-    v : array of shape (d,), or (n, d); of the latter nothing is told for q = 1
+    v : array of shape (d,), or (n, d), which is left open for q = 1
     limits : pair (low, high)
     size : float or array
         The radii, (n,); for q = inf the reach of each feature, that broadcasts to (n, d).
@@ -41,7 +41,7 @@ def decide(
     Returns
     -------
     reached, open : bool arrays of shape (n,)
-        Samples that reach their number, and those of which it is not told.
+        Samples that reach their number, and those that the bounds do not decide.
     """
     nothing = np.zeros(len(X), dtype=bool)
     if q not in (1, 2, math.inf) or (q == 1 and v.ndim > 1):
@@ -131,10 +131,11 @@ def _in_l2_ball(
     whole = _dot(bound, v) - _dot(X, v)  # the gain of the limits without a ball
     some = _compared(whole, whole, values, np.abs(_dot(bound, v)) + whole)
     reached, rest = np.zeros(len(X), dtype=bool), np.flatnonzero(some[0] | some[1])
-    caps, level, eps, values = caps[rest], level[rest], eps[rest], values[rest]
+    caps, level = caps[rest], level[rest]
+    eps, values = eps[rest], values[rest]
     weights = weights if weights.ndim == 1 else weights[rest]
     low, high = np.zeros(len(rest)), np.full(len(rest), math.inf)
-    slopes = np.array([2.0, 1.0])[:, None]  # of both logarithms in that of the level, at most
+    slopes = np.array([2.0, 1.0])[:, None]  # both logarithms grow so much with that of the level
     before: tuple[np.ndarray, np.ndarray] | None = None
     for _ in range(_MAX_LEVELS):
         points = np.minimum(caps, level[:, None])
