@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
 
-from sklearn_robust.losses import MarginLoss
+from sklearn_robust.losses import MarginLoss, log_odds_slope
 from sklearn_robust.problems import RobustProblem
 
 # Levenberg's damping, as a share of the Hessian's diagonal
@@ -41,6 +42,15 @@ LOPSIDED = 0.5
 FACES = 100  # near the minimiser of the risk
 FACES_FAR = 4  # far from it
 MAX_REFINEMENTS = 3  # solves that remove a Hessian's rounding from the weights
+
+
+def intercept_of_nothing(problem: RobustProblem, loss: MarginLoss) -> np.ndarray | None:
+    """A guess of the best intercept (1,) at w = 0: slope times it is the log-odds of the classes."""
+    slope = log_odds_slope(loss)
+    up = float(np.exp(problem.log_weight[0]) @ (problem.y[0] > 0))
+    if slope is None or not 0 < up < 1:
+        return None
+    return np.array([math.log(up / (1 - up)) / slope])
 
 
 @dataclass(frozen=True)

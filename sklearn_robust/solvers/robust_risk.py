@@ -29,6 +29,7 @@ from sklearn_robust.solvers._risk_conic import conic_newton
 from sklearn_robust.solvers._risk_lbfgs import lbfgs
 from sklearn_robust.solvers._risk_newton import newton
 from sklearn_robust.solvers._risk_programs import minimise_by_program
+from sklearn_robust.solvers._risk_quasi_newton import quasi_newton, serves
 from sklearn_robust.solvers.solution import Monitor, Monitoring, Solution, stack_solutions
 from sklearn_robust.threats import ProximalThreat, is_ball, offers
 
@@ -208,7 +209,21 @@ class _OneProblem:
             return self._search_on_boxes(start)
         if isinstance(self.problem.adversary, OwnSets):
             return self._search_by_program(start)
-        solution, coef, n_iter = self._newton(start, before=0)
+        coef, n_iter = start, 0
+        if self._against_ball and self.problem.n_features >= 100 and serves(self.problem):
+            solution, coef, n_iter = quasi_newton(
+                self.problem,
+                self.loss,
+                start,
+                max_iter=min(self.max_iter, 40),
+                tol=self.tol,
+                certify=self.certified,
+                record=self._record_from(0),
+            )
+            if solution is not None:
+                return solution, coef, n_iter
+        solution, coef, more = self._newton(coef, before=n_iter)
+        n_iter += more
         if solution is None and n_iter < self.max_iter and self._against_ball:
             coef, more = lbfgs(
                 self.problem,
