@@ -23,13 +23,14 @@ from sklearn_robust.certificates import proves_not_separable
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
+from sklearn_robust.rows import DenseRows, Rows
 from sklearn_robust.solvers import _newton_rules as rules
 from sklearn_robust.solvers.solution import Solution
 
 _PAIRS = 12  # pairs of steps and gradient changes that L-BFGS keeps
 
 # The smaller radius
-_INSET_SHARE = 0.4  # share of the tolerance that it may cost
+_INSET_SHARE = 0.5  # share of the tolerance that it may cost
 _MOST_INSET = 0.05  # share of the radius by which it is smaller at most
 _INSET_CHANGE = 0.1  # relative change of that share from which it changes
 
@@ -40,9 +41,13 @@ _SMALL_DECREASE = 0.03  # predicted decrease, as a share of what the step has ga
 _ROUNDING = 1e-16  # predicted decrease of the log-risk that is rounding alone
 _RIDGE = 1e-12  # share of itself by which the diagonal of its Hessian is raised
 
-_SAFE = 0.8  # share of the inset up to which the estimated error of the weights is tried as a proof
+_SAFE = 0.9  # share of the inset up to which the estimated error of the weights is tried as a proof
 _TIE_ROUNDING = 1e-12  # sizes of coordinates that are tied at the largest
 _LEAST_CURVATURE = 1e-8  # cosine of step and change of the gradient from which a pair is used
+
+# entries of dense rows from which the search starts in single precision, and up to which a copy of
+# them is cheap
+_SINGLE_FROM, _SINGLE_TO = 2**18, 2**26
 
 _Record = Callable[[int, np.ndarray], None]
 # at (u, v) the norm of u w + v d, its gradient (2,) and its Hessian (2, 2)
@@ -157,6 +162,8 @@ class _QuasiNewton:
         How far the adversary moves each feature.
     basis : ndarray of shape (4, n)
         Scores, their change in a step, labels, and the factors of the samples on the radius.
+    single : DenseRows or None
+        The rows in single precision, in which the search starts.
     steps, changes : ndarray of shape (k, m)
         The last changes of the variables, and of the gradient of the log-risk.
     """
@@ -175,6 +182,7 @@ class _QuasiNewton:
         self.unit: np.ndarray | float = 1.0 if scale is None else scale
         self.basis = np.zeros((4, problem.y.shape[1]))
         self.basis[2], self.basis[3] = problem.y[0], problem.factors
+        self.single = _in_single_precision(problem.rows)
         self.steps = self.changes = np.empty((0, problem.n_features + (self.norm.p == math.inf)))
 
     def run(
@@ -191,46 +199,44 @@ class _QuasiNewton:
                 solution = self._proven(at)
                 if solution is not None:
                     return solution, solution.coef.astype(np.float64), iteration
+                at = self._in_double(at)
             moved = self._moved(at)
-            if moved is None:
+            if moved is not None:
+                self._remember(at, moved)
+                at = moved
+            elif self.single is None:
                 return None, self._coef(at), iteration
-            self._remember(at, moved)
-            at = moved
+            else:
+                at = self._in_double(at)
             record(iteration, self._coef(at))
         return None, self._coef(at), max_iter
 
     def _start(self, start: np.ndarray) -> _Point:
         problem = self.problem
-        scores = problem.signed_scores(start) if start.any() else np.zeros_like(problem.y)
-        penalty = problem.penalty(start)
-        near = None if start.any() else rules.intercept_of_nothing(problem, self.loss)
-        now = problem.evaluate_scores(self.loss, scores, penalty, near=near)
         coef = start[0] * self.unit
-        intercept = float(now.intercept[0])
-        return self._point(
-            coef,
-            float(self.norm.value(coef)),
-            intercept,
-            scores[0],
-            now.margins[0],
-            now.weights[0],
-            float(now.log_risk[0]),
+        scores = self._scores(coef)[None] if start.any() else np.zeros_like(problem.y)
+        near = None if start.any() else rules.intercept_of_nothing(problem, self.loss)
+        now = problem.evaluate_scores(self.loss, scores, problem.penalty(start), near=near)
+        self.basis[0] = scores[0]
+        theta = np.array([1.0, 0.0, now.intercept[0]])
+        size, log_risk = float(self.norm.value(coef)), float(now.log_risk[0])
+        return self._reached(
+            coef, _Evaluated(theta, size, now.margins[0], now.weights[0], log_risk)
         )
 
-    def _point(
-        self,
-        coef: np.ndarray,
-        size: float,
-        intercept: float,
-        scores: np.ndarray,
-        margins: np.ndarray,
-        weights: np.ndarray,
-        log_risk: float,
-    ) -> _Point:
-        weighted_sum = self.problem.weighted_sum(weights[None])[0] / self.unit
-        total = float(self.basis[3] @ weights)
+    def _reached(self, coef: np.ndarray, found: _Evaluated) -> _Point:
+        """The point of these coefficients that a search has found, with its gradient."""
+        u, v, intercept = found.theta.tolist()
         return _Point(
-            coef, size, intercept, scores, margins, weights, log_risk, weighted_sum, total
+            coef,
+            found.size,
+            intercept,
+            u * self.basis[0] + v * self.basis[1],
+            found.margins,
+            found.weights,
+            found.log_risk,
+            self._weighted_sum(found.weights),
+            float(self.basis[3] @ found.weights),
         )
 
     def _coef(self, at: _Point) -> np.ndarray:
@@ -242,6 +248,38 @@ class _QuasiNewton:
     def _inner(self) -> float:
         """The radius of the search."""
         return self.eps * (1 - self.inset)
+
+    def _in_double(self, at: _Point) -> _Point:
+        """The point in double precision, in which the search goes on."""
+        if self.single is None:
+            return at
+        self.single = None
+        self.basis[0], self.basis[1] = self._scores(at.coef), 0.0
+        intercept = self._free(at, ray=False, step=False)
+        start = np.array([1.0, 0.0, at.intercept])
+        return self._reached(at.coef, self._search(start, None, _linear(at.size, 0.0), intercept))
+
+    # -- products
+
+    def _scores(self, coef: np.ndarray) -> np.ndarray:
+        """Z w for coefficients in the units of the ball."""
+        coef = (coef / self.unit)[None]
+        if self.single is None:
+            scores = self.problem.rows.scores(coef)
+        else:
+            with np.errstate(all="ignore"):
+                scores = self.single.scores(coef.astype(np.float32))
+        return self.basis[2] * scores[0]
+
+    def _weighted_sum(self, weights: np.ndarray) -> np.ndarray:
+        """Z^T a in the units of the ball."""
+        weights = (self.basis[2] * weights)[None]
+        if self.single is None:
+            weighted_sum = self.problem.rows.weighted_sum(weights)
+        else:
+            with np.errstate(all="ignore"):
+                weighted_sum = self.single.weighted_sum(weights.astype(np.float32))
+        return weighted_sum[0].astype(np.float64) / self.unit
 
     # -- certificate
 
@@ -257,7 +295,8 @@ class _QuasiNewton:
         along the ray of the coefficients.
         """
         bound = self.eps * at.total_weight
-        pull = float(self.norm.dual.value(at.weighted_sum))
+        pulls = at.weighted_sum
+        pull = math.sqrt(pulls @ pulls) if self.norm.p == 2 else float(np.abs(pulls).sum())
         if at.size == 0:
             return pull / bound - 1
         return (pull - float(at.weighted_sum @ at.coef) / at.size) / bound
@@ -266,10 +305,9 @@ class _QuasiNewton:
         """The point, made stationary along its ray, if its own weights prove it."""
         problem, coef = self.problem, self._coef(at)
         self.basis[0], self.basis[1] = at.scores, 0.0
-        ray = np.array([at.size > 0, False, problem.fit_intercept])
+        ray = self._free(at, ray=True, step=False)
         start = np.array([1.0, 0.0, at.intercept])
         found = self._search(start, None, _linear(at.size, 0.0), ray)
-        assert found is not None
         feasible = problem.balanced(found.weights[None])
         near = np.array([found.log_risk + math.log(found.weights.sum())])
         bound = self.loss.log_risk_bound(feasible, problem.log_weight, near)
@@ -300,22 +338,13 @@ class _QuasiNewton:
         if not step.any():
             return None
         self.basis[0] = at.scores
-        self.basis[1] = self.problem.signed_scores((step / self.unit)[None])[0]
-        free = np.array([at.size > 0, True, self.problem.fit_intercept])
+        self.basis[1] = self._scores(step)
+        free = self._free(at, ray=True, step=True)
         first = np.array([1.0, float(len(self.steps) > 0), at.intercept])
         found = self._search(first, at.log_risk, size, free, bounded=bounded)
-        if found is None:
+        if not found.log_risk < at.log_risk:
             return None
-        u, v, intercept = found.theta.tolist()
-        return self._point(
-            u * at.coef + v * step,
-            found.size,
-            intercept,
-            u * self.basis[0] + v * self.basis[1],
-            found.margins,
-            found.weights,
-            found.log_risk,
-        )
+        return self._reached(found.theta[0] * at.coef + found.theta[1] * step, found)
 
     def _smooth_step(self, at: _Point) -> np.ndarray:
         """The step of L-BFGS where the norm is smooth."""
@@ -383,6 +412,10 @@ class _QuasiNewton:
 
     # -- search
 
+    def _free(self, at: _Point, *, ray: bool, step: bool) -> np.ndarray:
+        """The variables of a search that move: those along ray and step, and the intercept."""
+        return np.flatnonzero([ray and at.size > 0, step, self.problem.fit_intercept])
+
     def _search(
         self,
         theta: np.ndarray,
@@ -391,14 +424,15 @@ class _QuasiNewton:
         free: np.ndarray,
         *,
         bounded: bool = False,
-    ) -> _Evaluated | None:
+    ) -> _Evaluated:
         """Newton's method over the plane of a step from theta, until it predicts little more.
 
         The margins are linear in theta but for the penalty. Little is a share of the decrease from
-        log_risk, or rounding where that is None. None where the log-risk does not fall from there.
+        log_risk, or rounding where that is None.
         """
         basis = self.basis
         found: _Evaluated | None = None
+        decrease = math.inf
         for _ in range(_SEARCH_STEPS):
             norm, slope, bend = size(theta[0], theta[1])
             margins = theta @ basis[:3] - self._inner * norm * basis[3]
@@ -406,26 +440,29 @@ class _QuasiNewton:
             if found is not None and not now <= found.log_risk:
                 theta = 0.5 * (theta + found.theta)
                 continue
+            surprise = math.inf if found is None else abs(found.log_risk - now - decrease)
             found = _Evaluated(theta, norm, margins, weights, float(now))
+            gain = 0.0 if log_risk is None else log_risk - found.log_risk
+            enough = max(_SMALL_DECREASE * gain, _ROUNDING)
+            if surprise <= enough:
+                break
             gradient, hessian = self._derivatives(found, self._inner * slope, self._inner * bend)
-            moves = np.flatnonzero(free)
-            move = _newton_move(gradient, hessian, moves)
+            move = _newton_move(gradient, hessian, free)
             if bounded and theta[1] >= theta[0] and move[1] > move[0]:
                 # along the side v = u
                 side = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
                 move = (
-                    _newton_move(side @ gradient, side @ hessian @ side.T, np.arange(1 + free[2]))
+                    _newton_move(side @ gradient, side @ hessian @ side.T, np.arange(len(free) - 1))
                     @ side
                 )
             decrease = 0.5 * float(gradient @ move)
-            gain = 0.0 if log_risk is None else log_risk - found.log_risk
-            if not decrease > max(_SMALL_DECREASE * gain, _ROUNDING):
+            if not decrease > enough:
                 break
             theta = theta + move
             if bounded:
                 theta[1] = min(max(theta[1], 0.0), theta[0])
         assert found is not None
-        return found if log_risk is None or found.log_risk < log_risk else None
+        return found
 
     def _derivatives(
         self, found: _Evaluated, slope: np.ndarray, bend: np.ndarray
@@ -455,6 +492,17 @@ def _newton_move(gradient: np.ndarray, hessian: np.ndarray, free: np.ndarray) ->
         if info == 0:
             move[free] = solved
     return move
+
+
+def _in_single_precision(rows: Rows) -> DenseRows | None:
+    """Rows of many entries, dense, in single precision: a product takes half the time."""
+    if not isinstance(rows, DenseRows):
+        return None
+    held = rows.dtype == np.float32
+    if not held and not _SINGLE_FROM <= math.prod(rows.shape) <= _SINGLE_TO:
+        return None
+    with np.errstate(all="ignore"):  # what overflows ends the search in single precision
+        return DenseRows(rows.X.astype(np.float32, copy=False))
 
 
 def _linear(size: float, growth: float) -> _Size:
