@@ -44,13 +44,15 @@ FACES_FAR = 4  # far from it
 MAX_REFINEMENTS = 3  # solves that remove a Hessian's rounding from the weights
 
 
-def intercept_of_nothing(problem: RobustProblem, loss: MarginLoss) -> np.ndarray | None:
-    """A guess of the best intercept (1,) at w = 0: slope times it is the log-odds of the classes."""
+def intercept_at_zero(problem: RobustProblem, loss: MarginLoss) -> float | None:
+    """The best intercept at w = 0: slope times it is the log-odds of the classes; None where the
+    loss has no such slope.
+    """
     slope = log_odds_slope(loss)
-    up = float(np.exp(problem.log_weight[0]) @ (problem.y[0] > 0))
-    if slope is None or not 0 < up < 1:
+    if slope is None:
         return None
-    return np.array([math.log(up / (1 - up)) / slope])
+    up = float(np.exp(problem.log_weight[0]) @ (problem.y[0] > 0))
+    return math.log(up / (1 - up)) / slope if problem.fit_intercept and 0 < up < 1 else 0.0
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,15 @@ from sklearn_robust.certificates import proves_not_separable
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.rows import DenseRows, Rows
+from sklearn_robust.rows import DenseRows, GramRows, Rows
 from sklearn_robust.solvers import _newton_rules as rules
+from sklearn_robust.solvers._newton_columns import most_columns
 from sklearn_robust.solvers.solution import Solution
 
+_LEAST_COLUMNS = {1: 100, 2: 40}  # by q, the columns from which the method pays
+# Iterations that take no longer than Newton's method: some, and so many for each column
+_FEW_ITERATIONS = 10
+_ITERATIONS_A_COLUMN = 0.1
 _PAIRS = 12  # pairs of steps and gradient changes that L-BFGS keeps
 
 # The smaller radius
@@ -36,14 +41,19 @@ _INSET_CHANGE = 0.1  # relative change of that share from which it changes
 
 # The search over the plane of a step, the ray of the coefficients and the intercept
 _SEARCH_STEPS = 20
+_MOST_CHANGE = 1e3  # change of u or v in a move at most, relative to the larger
 _SMALL_DECREASE = 0.03  # predicted decrease, as a share of what the step has gained, that ends it
 
-_ROUNDING = 1e-16  # predicted decrease of the log-risk that is rounding alone
+_ROUNDING = 1e-22  # predicted decrease of the log-risk that is rounding of its gradient
 _RIDGE = 1e-12  # share of itself by which the diagonal of its Hessian is raised
 
 _SAFE = 0.9  # share of the inset up to which the estimated error of the weights is tried as a proof
 _TIE_ROUNDING = 1e-12  # sizes of coordinates that are tied at the largest
 _LEAST_CURVATURE = 1e-8  # cosine of step and change of the gradient from which a pair is used
+
+_WINDOW = 4  # iterations over which the rate of convergence is measured
+_KNOWN_CHANGE = 1e-4  # relative change of the gradient that single precision resolves
+_SINGLE_SLACK = 1e-3  # slack from which single precision, where it stalls, gives way to double
 
 # entries of dense rows from which the search starts in single precision, and up to which a copy of
 # them is cheap
@@ -55,10 +65,24 @@ _Size = Callable[[float, float], tuple[float, np.ndarray, np.ndarray]]
 
 
 def serves(problem: RobustProblem) -> bool:
-    """Whether the method serves a problem against an l_q ball: q is 1 or 2, every feature moves."""
+    """Whether the method pays for a problem against an l_q ball: q is 1 or 2, the adversary moves
+    every feature, and Hessians are not cheap.
+    """
     scale = problem.threat.scale
     moves = scale is None or bool((scale > 0).all())
-    return problem.threat.q in (1, 2) and bool(problem.radius[0] > 0) and moves
+    enough = problem.n_features >= _LEAST_COLUMNS.get(problem.threat.q, math.inf)
+    return enough and moves and bool(problem.radius[0] > 0)
+
+
+def affordable_iterations(problem: RobustProblem) -> float:
+    """The iterations that take no longer than Newton's method; any number where it does not serve.
+
+    A Hessian costs as much as its columns have products.
+    """
+    rows, d = problem.rows, problem.n_features
+    if not isinstance(rows, GramRows) or d > most_columns(rows.most_gram_columns()):
+        return math.inf
+    return _FEW_ITERATIONS + _ITERATIONS_A_COLUMN * d
 
 
 def quasi_newton(
@@ -80,6 +104,7 @@ def quasi_newton(
     loss : MarginLoss
     start : ndarray of shape (1, d)
     max_iter : int
+        The method also stops short where it is not going to need fewer.
     tol : float
         Certified gap of the risk to reach.
     certify : callable
@@ -99,8 +124,8 @@ def quasi_newton(
     Notes
     -----
     Byrd, Nocedal and Schnabel, Math. Programming 63 (1994), for the compact form of L-BFGS. At a
-    radius smaller by the share tau the minimum falls by :math:`\tau P` to first order, P the penalty
-    times the total weight.
+    radius smaller by the share tau the minimum falls by :math:`\tau P` to first order, P the
+    penalty times the total weight.
     """
     return _QuasiNewton(problem, loss, tol, certify).run(start, max_iter, record)
 
@@ -162,6 +187,8 @@ class _QuasiNewton:
         How far the adversary moves each feature.
     basis : ndarray of shape (4, n)
         Scores, their change in a step, labels, and the factors of the samples on the radius.
+    centre : ndarray of shape (d,) or None
+        The mean of the rows, where it is far from zero.
     single : DenseRows or None
         The rows in single precision, in which the search starts.
     steps, changes : ndarray of shape (k, m)
@@ -171,7 +198,8 @@ class _QuasiNewton:
     def __init__(
         self, problem: RobustProblem, loss: MarginLoss, tol: float, certify: Callable[..., Solution]
     ) -> None:
-        self.problem, self.loss, self.tol, self.certify = problem, loss, tol, certify
+        self.problem, self.loss = problem, loss
+        self.tol, self.certify = tol, certify
         self.log_weight = problem.log_weight[0]
         used = self.log_weight > -math.inf
         self.used: np.ndarray | slice = slice(None) if used.all() else used
@@ -182,6 +210,7 @@ class _QuasiNewton:
         self.unit: np.ndarray | float = 1.0 if scale is None else scale
         self.basis = np.zeros((4, problem.y.shape[1]))
         self.basis[2], self.basis[3] = problem.y[0], problem.factors
+        self.centre: np.ndarray | None = None
         self.single = _in_single_precision(problem.rows)
         self.steps = self.changes = np.empty((0, problem.n_features + (self.norm.p == math.inf)))
 
@@ -190,32 +219,52 @@ class _QuasiNewton:
     ) -> tuple[Solution | None, np.ndarray, int]:
         """Iterate: certificate, step, search, gradient."""
         at = self._start(start)
+        slacks: list[float] = []
         for iteration in range(1, max_iter + 1):
             if at.margins[self.used].min() > 0:
                 coef = self._coef(at)
                 return self.certify(coef, near=at.intercept), coef, iteration - 1
             self._adapt_inset(at)
-            if self._slack(at) <= _SAFE * self.inset:
+            slacks.append(self._slack(at))
+            ends = slacks[-1] <= _SAFE * self.inset
+            if ends:
                 solution = self._proven(at)
                 if solution is not None:
                     return solution, solution.coef.astype(np.float64), iteration
-                at = self._in_double(at)
-            moved = self._moved(at)
+            slow = self._expected(slacks) > max_iter or self._at_floor(slacks)
+            moved = None if ends or slow else self._moved(at)
             if moved is not None:
                 self._remember(at, moved)
                 at = moved
-            elif self.single is None:
-                return None, self._coef(at), iteration
-            else:
+            elif self.single is not None and slacks[-1] < _SINGLE_SLACK:
                 at = self._in_double(at)
+                slacks.clear()
+            else:
+                return None, self._coef(at), iteration
             record(iteration, self._coef(at))
         return None, self._coef(at), max_iter
+
+    def _at_floor(self, slacks: list[float]) -> bool:
+        """Whether single precision has no more to give."""
+        return (
+            self.single is not None
+            and slacks[-1] < _SINGLE_SLACK
+            and slacks[-1] > 0.5 * slacks[-2:][0]
+        )
+
+    def _expected(self, slacks: list[float]) -> float:
+        """The iterations that are needed in all, at the rate of the last ones."""
+        if len(slacks) < _WINDOW + 2 or slacks[-1] <= self.inset or not self.inset:
+            return 0.0
+        rate = math.log(slacks[-1 - _WINDOW] / slacks[-1]) / _WINDOW
+        return len(slacks) + math.log(slacks[-1] / self.inset) / rate if rate > 0 else math.inf
 
     def _start(self, start: np.ndarray) -> _Point:
         problem = self.problem
         coef = start[0] * self.unit
         scores = self._scores(coef)[None] if start.any() else np.zeros_like(problem.y)
-        near = None if start.any() else rules.intercept_of_nothing(problem, self.loss)
+        at_zero = None if start.any() else rules.intercept_at_zero(problem, self.loss)
+        near = None if at_zero is None else np.array([at_zero])
         now = problem.evaluate_scores(self.loss, scores, problem.penalty(start), near=near)
         self.basis[0] = scores[0]
         theta = np.array([1.0, 0.0, now.intercept[0]])
@@ -227,6 +276,9 @@ class _QuasiNewton:
     def _reached(self, coef: np.ndarray, found: _Evaluated) -> _Point:
         """The point of these coefficients that a search has found, with its gradient."""
         u, v, intercept = found.theta.tolist()
+        weighted_sum = self._weighted_sum(found.weights)
+        if self.centre is not None:  # an intercept that is not quite the best one shows
+            weighted_sum -= float(self.basis[2] @ found.weights) * self.centre
         return _Point(
             coef,
             found.size,
@@ -235,7 +287,7 @@ class _QuasiNewton:
             found.margins,
             found.weights,
             found.log_risk,
-            self._weighted_sum(found.weights),
+            weighted_sum,
             float(self.basis[3] @ found.weights),
         )
 
@@ -254,6 +306,10 @@ class _QuasiNewton:
         if self.single is None:
             return at
         self.single = None
+        known = np.linalg.norm(self.changes, axis=1) > _KNOWN_CHANGE * np.linalg.norm(
+            at.weighted_sum
+        )
+        self.steps, self.changes = self.steps[known], self.changes[known]
         self.basis[0], self.basis[1] = self._scores(at.coef), 0.0
         intercept = self._free(at, ray=False, step=False)
         start = np.array([1.0, 0.0, at.intercept])
@@ -295,11 +351,11 @@ class _QuasiNewton:
         along the ray of the coefficients.
         """
         bound = self.eps * at.total_weight
-        pulls = at.weighted_sum
-        pull = math.sqrt(pulls @ pulls) if self.norm.p == 2 else float(np.abs(pulls).sum())
+        g = at.weighted_sum
+        size = math.sqrt(g @ g) if self.norm.p == 2 else float(np.abs(g).sum())
         if at.size == 0:
-            return pull / bound - 1
-        return (pull - float(at.weighted_sum @ at.coef) / at.size) / bound
+            return size / bound - 1
+        return (size - float(at.weighted_sum @ at.coef) / at.size) / bound
 
     def _proven(self, at: _Point) -> Solution | None:
         """The point, made stationary along its ray, if its own weights prove it."""
@@ -340,11 +396,25 @@ class _QuasiNewton:
         self.basis[0] = at.scores
         self.basis[1] = self._scores(step)
         free = self._free(at, ray=True, step=True)
-        first = np.array([1.0, float(len(self.steps) > 0), at.intercept])
+        first = np.array([1.0, 0.0, at.intercept])
+        if len(self.steps):
+            first[1] = 1.0
+            if self.problem.fit_intercept:
+                first[2] -= self._absorbed(at.weights)
         found = self._search(first, at.log_risk, size, free, bounded=bounded)
-        if not found.log_risk < at.log_risk:
+        if not found.log_risk <= at.log_risk + _rounding(at.log_risk):
             return None
         return self._reached(found.theta[0] * at.coef + found.theta[1] * step, found)
+
+    def _absorbed(self, weights: np.ndarray) -> float:
+        """The mean of the change of the scores, which the intercept absorbs; where it outweighs the
+        rest of the change, the rows have a centre that counts in the gradient.
+        """
+        shares = weights / weights.sum()
+        mean = float((shares * self.basis[2]) @ self.basis[1])
+        if self.centre is None and 2 * mean**2 > float(shares @ self.basis[1] ** 2):
+            self.centre = self._weighted_sum(shares * self.basis[2])
+        return mean
 
     def _smooth_step(self, at: _Point) -> np.ndarray:
         """The step of L-BFGS where the norm is smooth."""
@@ -437,7 +507,7 @@ class _QuasiNewton:
             norm, slope, bend = size(theta[0], theta[1])
             margins = theta @ basis[:3] - self._inner * norm * basis[3]
             now, weights = self.loss.log_risk_and_weights(margins, self.log_weight)
-            if found is not None and not now <= found.log_risk:
+            if found is not None and not now <= found.log_risk + _rounding(found.log_risk):
                 theta = 0.5 * (theta + found.theta)
                 continue
             surprise = math.inf if found is None else abs(found.log_risk - now - decrease)
@@ -456,8 +526,11 @@ class _QuasiNewton:
                     @ side
                 )
             decrease = 0.5 * float(gradient @ move)
-            if not decrease > enough:
+            endless = decrease > rules.LONG_STEP_DECREASE and margins[self.used].min() > 0
+            if endless or not decrease > enough:
                 break
+            furthest = _MOST_CHANGE * max(1.0, float(np.abs(theta[:2]).max()))
+            move *= min(1.0, furthest / (float(np.abs(move[:2]).max()) or 1.0))
             theta = theta + move
             if bounded:
                 theta[1] = min(max(theta[1], 0.0), theta[0])
@@ -503,6 +576,11 @@ def _in_single_precision(rows: Rows) -> DenseRows | None:
         return None
     with np.errstate(all="ignore"):  # what overflows ends the search in single precision
         return DenseRows(rows.X.astype(np.float32, copy=False))
+
+
+def _rounding(log_risk: float) -> float:
+    """The rounding of a log-risk."""
+    return 8 * float(np.finfo(float).eps) * (1 + abs(log_risk))
 
 
 def _linear(size: float, growth: float) -> _Size:
