@@ -504,7 +504,7 @@ class _QuasiNewton:
         found: _Evaluated | None = None
         decrease = math.inf
         for _ in range(_SEARCH_STEPS):
-            norm, slope, bend = size(theta[0], theta[1])
+            norm, slope, curvature = size(theta[0], theta[1])
             margins = theta @ basis[:3] - self._inner * norm * basis[3]
             now, weights = self.loss.log_risk_and_weights(margins, self.log_weight)
             if found is not None and not now <= found.log_risk + _rounding(found.log_risk):
@@ -516,7 +516,9 @@ class _QuasiNewton:
             enough = max(_SMALL_DECREASE * gain, _ROUNDING)
             if surprise <= enough:
                 break
-            gradient, hessian = self._derivatives(found, self._inner * slope, self._inner * bend)
+            gradient, hessian = self._derivatives(
+                found, self._inner * slope, self._inner * curvature
+            )
             move = _newton_move(gradient, hessian, free)
             if bounded and theta[1] >= theta[0] and move[1] > move[0]:
                 # along the side v = u
@@ -538,7 +540,7 @@ class _QuasiNewton:
         return found
 
     def _derivatives(
-        self, found: _Evaluated, slope: np.ndarray, bend: np.ndarray
+        self, found: _Evaluated, slope: np.ndarray, curvature: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Minus the gradient of the log-risk by theta, and the Hessian."""
         weights = found.weights
@@ -546,11 +548,11 @@ class _QuasiNewton:
         theta = rules.largest_theta(c, weights)
         sums, products = self.basis @ weights, (self.basis * c) @ self.basis.T
         products -= theta * np.outer(sums, sums)
-        lift = np.eye(3, 4)  # the margins move with scores and labels, less the penalty
-        lift[:2, 3] = -slope
-        hessian = lift @ products @ lift.T
-        hessian[:2, :2] += sums[3] * bend
-        return lift @ sums, hessian
+        rates = np.eye(3, 4)  # the margins move with scores and labels, less the penalty
+        rates[:2, 3] = -slope
+        hessian = rates @ products @ rates.T
+        hessian[:2, :2] += sums[3] * curvature
+        return rates @ sums, hessian
 
 
 def _newton_move(gradient: np.ndarray, hessian: np.ndarray, free: np.ndarray) -> np.ndarray:
