@@ -49,9 +49,9 @@ class NewtonSystem:
         self.inverse = 1 / equations.P
         # w = S x of the coordinates: S P^-1 S^T is diagonal
         self.H: Vector = self.inverse.sum(axis=0)
-        if not (rough and form.single is not None and self._factorise(form.single)):
-            if not self._factorise(form.rows):
-                raise LinAlgError("the core is not positive definite")
+        single = rough and form.single is not None and self._factorise(form.single)
+        if not (single or self._factorise(form.rows)):
+            raise LinAlgError("the core is not positive definite")
         self._eliminate_scalars()
 
     def _factorise(self, rows: Vector) -> bool:
