@@ -17,6 +17,7 @@ from scipy.linalg import LinAlgError
 
 from sklearn_robust.certificates import Certified, Point
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, SolverFailure, Vector
+from sklearn_robust.separators._newton_proof import cancelling_newton_weights
 from sklearn_robust.separators._newton_system import NewtonSystem
 from sklearn_robust.separators._standard_form import GAMMA, StandardForm, State
 
@@ -24,7 +25,9 @@ _MAX_DENSE = 30_000_000  # entries of the dense rows up to which the method serv
 
 # Iterations
 _MAX_ITERATES = 80  # most programs take 10 to 20
-_FIRST_PROOF = 4  # the first iterate without a margin that is certified
+# the first iterate without a margin that is certified; without adversary weights that cancel are
+# sought once
+_FIRST_PROOF = 4
 # consecutive certificates without a smaller gap, after which the method ends: rounding allows no
 # smaller one
 _MAX_MISSED_CERTIFICATES = 6
@@ -100,6 +103,10 @@ def solve_interior_point(program: MaxMarginForm, tol: float = 1e-9) -> Point:
         gamma = float(state.scalars[GAMMA])
         estimate = float(state.slacks @ state.multipliers) / gamma if gamma > 0 else math.inf
         promising = estimate <= _PROMISING * tol or (gamma <= 0 and iteration >= _FIRST_PROOF)
+        if gamma <= 0 and iteration == _FIRST_PROOF and program.eps == 0:
+            cancelling = cancelling_newton_weights(program)
+            if cancelling is not None:
+                return Point(form.signs @ state.coordinates, cancelling)
         if promising:
             certify()
             if best.ended(tol):
