@@ -42,7 +42,7 @@ from sklearn_robust import RobustMLPClassifier
 GRID = {
     "p_algo": (2, math.inf),
     "learning_rate": (5e-4, 1e-3, 2e-3),
-    "batch_size": (32, 128),
+    "batch_size": (64, 256),
     "max_iter": (50, 100),
 }
 SCALINGS = {
