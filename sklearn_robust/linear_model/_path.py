@@ -351,7 +351,7 @@ def warn_of_cells(
         f"or loss_tol={model.loss_tol!r}; the largest certified relative gap among them is "
         f"{gap[late].max():.2g}{undecided}. To mend this, scale the features to similar sizes, "
         f"increase max_iter={model.max_iter}, or accept a larger tol. "
-        f"{see('a-convergencewarning-names-a-gap-may-i-use-the-fit')}",
+        f"{see('questions', 'a-convergencewarning-names-a-gap-may-i-use-the-fit')}",
         ConvergenceWarning,
         stacklevel=stacklevel,
     )
