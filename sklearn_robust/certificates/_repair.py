@@ -181,8 +181,8 @@ def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change:
     totals = [members[0] for members in problem.classes]
     if problem.adversary is not None:
         totals.append(problem.factors)
-    spread, rows, y = tight.T, problem.rows, problem.y[0]
-    m = tight.shape[0]
+    spread, m = tight.T, tight.shape[0]
+    rows, y = problem.rows, problem.y[0]
 
     def of_samples(v: Array) -> Array:
         delta = rows.scores((spread @ v[:m])[None])[0]

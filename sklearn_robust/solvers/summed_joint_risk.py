@@ -7,7 +7,8 @@ under the cones of the pair norms here, without a sweep (`_joint_quadratic`). No
 samples outlives a part of a block.
 
 - The start is the minimiser on a few samples, which are drawn from all of them.
-- The Hessian is that of the last point where the model promised much, or little less than before.
+- A point has a Hessian of its own where the predicted decrease is large, or hardly falls; else the
+  last one serves.
 - Weights are tried for the lower bound, two sweeps, where the gradient alone says that they are
   feasible.
 
@@ -50,16 +51,17 @@ _ROUNDS = 5  # draws of samples at most, where those that were drawn are separab
 # are fewer
 _MOST_FOR_HESSIAN = 128
 _MOST_WORK = 400_000_000_000
-# decrease that a model promises, relative to the risk, and to the decrease before, from which the
-# next point has a Hessian of its own
+# predicted decrease, relative to the risk, and to the one before, from which the next point has a
+# Hessian of its own
 _FAR, _SLOW = 1e-4, 0.1
 _SUFFICIENT = 1e-4  # share of the predicted decrease that a step has to reach
-_HALVINGS = 30  # of a step at most
-# predicted decrease, relative to the risk, that may be rounding; so many in a row end the method
-_ROUNDING, _STILL = 1e-13, 4
+_HALVINGS = 30  # largest number of times that a step is halved
+# predicted decrease, relative to the risk, that may be rounding; so many end the method, and after
+# each the model has this factor on its share of the gap
+_ROUNDING = 1e-13
+_STILL, _WIDEN = 4, 2.0
 # lack of room by the gradient, relative to a capacity, up to which weights are tried
 _LACK = 0.02
-_WIDEN = 2.0  # factor of the model's share of the gap after such a step
 _SPARE = 0.1  # share of the gap asked for that a step to a model's minimiser may cost
 _NEARLY = 10.0  # times the gap asked for: the predicted decrease up to which weights are tried
 
@@ -357,7 +359,8 @@ class _SummedMinimisation(JointMinimisation):
     def minimise(self, max_iter: int) -> None:
         """Newton steps until the run ends, or no step leads on."""
         assert self.point is not None
-        at, last, n_still = self.point, math.inf, 0
+        at, last = self.point, math.inf
+        n_still = 0
         slopes = np.zeros((len(self.model.low), len(self.differences.columns)))
         while not self.ends(at, slopes) and self.n_iter < max_iter and n_still < _STILL:
             self.n_iter += 1
@@ -370,7 +373,8 @@ class _SummedMinimisation(JointMinimisation):
             moved = self._step(at, found.end, renews=renews)
             if moved is None:
                 return
-            at, slopes, last = moved, found.slopes, self.predicted
+            at, slopes = moved, found.slopes
+            last = self.predicted
 
     def _step(self, at: RiskPoint, end: RiskPoint, *, renews: bool) -> RiskPoint | None:
         """Go to the minimiser of a model, or to where the risk decreases on the way there; None
