@@ -28,7 +28,9 @@ from sklearn_robust.solvers import _newton_rules as rules
 from sklearn_robust.solvers._newton_columns import most_columns
 from sklearn_robust.solvers.solution import Solution
 
-_LEAST_COLUMNS = {1: 100, 2: 40}  # by q, the columns from which the method pays
+# Entries of the data, and by q their columns, from which the method pays
+_LEAST_ENTRIES = 100_000
+_LEAST_COLUMNS = {1: 100, 2: 40}
 # Iterations that take no longer than Newton's method: some, and so many for each column
 _FEW_ITERATIONS = 10
 _ITERATIONS_A_COLUMN = 0.1
@@ -70,8 +72,9 @@ def serves(problem: RobustProblem) -> bool:
     """
     scale = problem.threat.scale
     moves = scale is None or bool((scale > 0).all())
-    enough = problem.n_features >= _LEAST_COLUMNS.get(problem.threat.q, math.inf)
-    return enough and moves and bool(problem.radius[0] > 0)
+    many = math.prod(problem.X.shape) >= _LEAST_ENTRIES
+    many = many and problem.n_features >= _LEAST_COLUMNS.get(problem.threat.q, math.inf)
+    return many and moves and bool(problem.radius[0] > 0)
 
 
 def affordable_iterations(problem: RobustProblem) -> float:
@@ -427,7 +430,7 @@ class _QuasiNewton:
         tied = (sizes >= at.size * (1 - _TIE_ROUNDING)) & (at.coef * at.weighted_sum >= 0)
         free = np.flatnonzero(~tied)
         signs = np.where(tied, np.sign(at.coef), 0.0)
-        root = math.sqrt(max(np.count_nonzero(tied), 1))
+        root = math.sqrt(np.count_nonzero(tied) or 1)
         level = float(signs @ at.weighted_sum) - self._inner * at.total_weight
         downhill = np.append(at.weighted_sum[free], level / root)
         steps = np.column_stack([self.steps[:, free], root * self.steps[:, -1]])

@@ -9,7 +9,7 @@ from scipy import sparse
 from sklearn_robust.losses import LOSSES
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.solvers import minimise_robust_risk, robust_risk
+from sklearn_robust.solvers import _risk_quasi_newton, minimise_robust_risk, robust_risk
 
 NORM = LpNorm(2)
 EPS = {1: 0.3, 2: 0.1}
@@ -92,12 +92,10 @@ def test_agrees_with_newton(q, kind, monkeypatch):
 
 @pytest.mark.parametrize("q", [1, 2])
 def test_single_precision_first_is_as_exact(q, alone, monkeypatch):
-    from sklearn_robust.solvers import _risk_quasi_newton as method
-
     X, y = noisy()
     problem = RobustProblem.from_data(X, y, q=q, eps=2 * EPS[q], fit_intercept=True)
     double = minimise_robust_risk(problem, LOSSES["exponential"], NORM, tol=1e-10)
-    monkeypatch.setattr(method, "_SINGLE_FROM", 0)
+    monkeypatch.setattr(_risk_quasi_newton, "_SINGLE_FROM", 0)
     single = minimise_robust_risk(problem, LOSSES["exponential"], NORM, tol=1e-10)
     assert double.gap[0] <= 1e-10
     assert single.gap[0] <= 1e-10
@@ -106,9 +104,7 @@ def test_single_precision_first_is_as_exact(q, alone, monkeypatch):
 
 @pytest.mark.parametrize("unit", [1e-60, 1e60])
 def test_entries_beyond_single_precision(unit, monkeypatch):
-    from sklearn_robust.solvers import _risk_quasi_newton as method
-
-    monkeypatch.setattr(method, "_SINGLE_FROM", 0)
+    monkeypatch.setattr(_risk_quasi_newton, "_SINGLE_FROM", 0)
     X, y = noisy()
     problem = RobustProblem.from_data(X * unit, y, q=2, eps=0.2 * unit, fit_intercept=True)
     found = minimise_robust_risk(problem, LOSSES["logistic"], NORM, tol=1e-6)
@@ -127,7 +123,8 @@ def test_gives_way_where_it_would_take_long(monkeypatch):
 
 
 @pytest.mark.parametrize("q", [1, 2])
-def test_separable_data(q):
+def test_separable_data(q, monkeypatch):
+    monkeypatch.setattr(_risk_quasi_newton, "_LEAST_ENTRIES", 0)
     X, y = noisy(n=80)
     problem = RobustProblem.from_data(X, y, q=q, eps=1e-3, fit_intercept=True)
     found = minimise_robust_risk(problem, LOSSES["exponential"], NORM, tol=1e-6)
