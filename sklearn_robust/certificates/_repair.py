@@ -48,9 +48,9 @@ def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) 
     terms = np.concatenate([columns * problem.y[0][:, None], classes], axis=1).astype(long)
     n_classes = classes.shape[1]
     goal = np.append(np.zeros(columns.shape[1]), np.full(n_classes, 1 / n_classes))
-    moved = weights.astype(long)
+    term_sizes, moved = np.abs(terms), weights.astype(long)
     for attempt in range(_MAX_REPAIRS):
-        sizes = moved @ np.abs(terms)
+        sizes = moved @ term_sizes
         sizes = np.where(sizes > 0, sizes, 1)
         root = np.sqrt(moved)
         lack = ((goal - moved @ terms) / sizes).astype(np.float64)

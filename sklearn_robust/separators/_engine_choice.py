@@ -85,7 +85,8 @@ def maximise_rows(
 ) -> Certified:
     """The same for data in memory, on all rows at once."""
     program = MaxMarginForm.of(problem, norm)
-    best, failures, tried = None, [], False
+    best, failures = None, []
+    tried = False
     for engine in _ENGINES:
         if not engine.suits(program):
             continue
@@ -100,7 +101,8 @@ def maximise_rows(
             break
         best = certify_refined(problem, norm, program, point, engine.name, tol).merged(best)
         if not tried and best.margin <= 0 and not cancels(problem, best.weights):
-            tried, weights = True, cancelling_newton_weights(program)
+            tried = True
+            weights = cancelling_newton_weights(program)
             if weights is not None:
                 proof = certify_point(problem, norm, Point(best.coef, weights), best.solver)
                 return replace(best, weights=proof.weights, bound=proof.bound)

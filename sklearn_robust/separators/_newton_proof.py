@@ -21,7 +21,7 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
 
 _MAX_STEPS = 12  # a handful is usual
-_CORRECTIONS = 3  # of the weights, so that they cancel up to rounding
+_CORRECTIONS = 3  # solutions of an equation, so that its weights cancel up to rounding
 _ROUNDING = 1e-12  # imbalance that is rounding
 _RIDGE = 1e-10  # share of the mean pivot that is added: features may repeat each other
 

@@ -99,17 +99,18 @@ class NewtonSystem:
 
     def _solve_core(self, f: Vector, h: Vector) -> tuple[Vector, Vector]:
         """The x and a of right sides (k, parts, d) and (k, n) where the scalars do not move."""
-        rows, E, signs = self.form.rows, self.equations.E, self.form.signs
+        rows, signs = self.form.rows, self.form.signs
+        E = self.equations.E
         x = self.inverse * f
         w = x[:, 0] - x[:, 1] if len(signs) == 2 else x[:, 0]
         if self.eliminates_x:
             a = self._core_inverse(h - w @ rows.T)
-            pulled = a @ rows
+            weighted_sum = a @ rows
         else:
             moved = self._core_inverse(w / self.H + (h / E) @ rows)
             a = (h - moved @ rows.T) / E
-            pulled = (moved - w) / self.H
-        return x + self.inverse * (signs[:, None] * pulled[:, None]), a
+            weighted_sum = (moved - w) / self.H
+        return x + self.inverse * (signs[:, None] * weighted_sum[:, None]), a
 
     def _core_inverse(self, b: Vector) -> Vector:
         return self.potrs(self.core, b.T, lower=1)[0].T.astype(np.float64, copy=False)

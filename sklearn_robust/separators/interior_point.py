@@ -31,7 +31,7 @@ _FIRST_PROOF = 4
 # consecutive certificates without a smaller gap, after which the method ends: rounding allows no
 # smaller one
 _MAX_MISSED_CERTIFICATES = 6
-_PROMISING = 10  # estimated over asked gap up to which an iterate is certified
+_NEAR = 10  # estimated over asked gap up to which an iterate is certified
 _ROUGH = 1e-2  # estimated gap down to which single precision suffices for the matrix
 # ratio of the estimated gaps after and before a step from which the next solution is refined
 _STALLED = 0.3
@@ -92,7 +92,8 @@ def solve_interior_point(program: MaxMarginForm, tol: float = 1e-9) -> Point:
     form = StandardForm.of(program)
     # `program.rows` over `form.rows`
     unit = form.unit * math.sqrt(program.rows.shape[1])
-    state, best, last = form.start(), _Best(), math.inf
+    state, last = form.start(), math.inf
+    best = _Best()
     weighted_sum, scores = form.start_weights @ form.rows, np.zeros(len(form.rows))
 
     def certify() -> None:
@@ -102,12 +103,12 @@ def solve_interior_point(program: MaxMarginForm, tol: float = 1e-9) -> Point:
     for iteration in range(_MAX_ITERATES):
         gamma = float(state.scalars[GAMMA])
         estimate = float(state.slacks @ state.multipliers) / gamma if gamma > 0 else math.inf
-        promising = estimate <= _PROMISING * tol or (gamma <= 0 and iteration >= _FIRST_PROOF)
+        near = estimate <= _NEAR * tol or (gamma <= 0 and iteration >= _FIRST_PROOF)
         if gamma <= 0 and iteration == _FIRST_PROOF and program.eps == 0:
             cancelling = cancelling_newton_weights(program)
             if cancelling is not None:
                 return Point(form.signs @ state.coordinates, cancelling)
-        if promising:
+        if near:
             certify()
             if best.ended(tol):
                 break
