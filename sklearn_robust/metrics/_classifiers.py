@@ -129,6 +129,7 @@ def _scores(classifier: Any, few: Any) -> AffineScores:
         )
     coef = np.atleast_2d(_dense(classifier.coef_))
     intercept = np.broadcast_to(np.asarray(classifier.intercept_, dtype=coef.dtype), (len(coef),))
+    _check_size(classifier, coef, intercept)
     scores = AffineScores([], coef, intercept, classifier, _inverse_link(classifier))
     _check_scores(classifier, few, scores)
     return scores
@@ -280,6 +281,22 @@ def _check_link(estimator: Any, scores: AffineScores, few: Any) -> None:
             "score, so a threshold on them has no closed form. Use "
             "response_method='decision_function'."
             f" {see('guide/metrics')}"
+        )
+
+
+def _check_size(classifier: BaseEstimator, coef: np.ndarray, intercept: np.ndarray) -> None:
+    """Refuse coefficients that are no numbers, or whose scores and norms overflow."""
+    name = type(classifier).__name__
+    if not np.isfinite(coef).all() or np.isnan(intercept).any():
+        raise ValueError(
+            f"{name} must have finite coefficients, but coef_ or intercept_ holds NaN or inf. Fit "
+            f"it again on scaled features, or with more regularisation."
+        )
+    largest = float(np.max(np.abs(coef), initial=0.0))
+    if largest > math.sqrt(np.finfo(np.result_type(coef, np.float32)).max) / coef.size:
+        raise ValueError(
+            f"{name} has coefficients of up to {largest:.1e}, whose norms overflow. Scale coef_ "
+            f"and intercept_ down by one factor: it decides as before."
         )
 
 

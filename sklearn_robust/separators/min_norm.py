@@ -28,6 +28,7 @@ from sklearn_robust.separators._engine_choice import (
     maximise_margin,
 )
 from sklearn_robust.separators._max_margin_form import MaxMarginForm, Vector
+from sklearn_robust.separators._newton_proof import cancels
 from sklearn_robust.separators._worst_points import as_joint, decide_by_worst_points
 from sklearn_robust.separators.conic_separator import certify_direction, maximise_conic_margin
 from sklearn_robust.separators.critical_radius import fixed_features, largest_distance
@@ -323,6 +324,9 @@ def solve_separator(
         answer = solve_conic_separator(problem, norm, tol)
         return Separator.of(problem, norm, answer, answer.gap)
     answer = maximise_margin(problem, norm, tol, start=start)
+    if answer.margin <= 0 and cancels(problem, answer.weights):
+        eps = float(problem.radius[0])
+        raise NotSeparableError(eps, 0.0, answer.weights, problem.fit_intercept)
     # without adversary it is the largest distance in the norm p*, for which there are more methods
     if problem.radius[0] == 0 and answer.gap > tol:
         in_norm = replace(problem, threat=LpBall(norm.dual.p, 1.0))

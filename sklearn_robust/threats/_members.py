@@ -29,6 +29,16 @@ def supports(threat: Any, V: np.ndarray) -> np.ndarray:
     return np.stack([support(threat, v) for v in V], axis=-1)
 
 
+def reaches(threat: Any, v: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Whether the support functions of the sets of n samples in directions (d,) or (n, d) are at
+    least numbers: (n,) -> (n,).
+    """
+    if hasattr(threat, "reaches"):
+        found: np.ndarray = threat.reaches(v, values)
+        return found
+    return np.asarray(support(threat, v) >= values)
+
+
 def is_per_sample(threat: Any) -> bool:
     """Whether the set depends on the sample: `at` gives that of each."""
     return bool(getattr(threat, "per_sample", False))

@@ -38,6 +38,11 @@ def save_onnx(module: nn.Module, path: str | PathLike[str], input_shape: tuple[i
     ImportError
         If onnx is not installed.
 
+    Notes
+    -----
+    Numbers keep the type of the parameters. onnxruntime has no convolutions of float64; where those
+    were trained, `copy.deepcopy(module).float()` is the network to write.
+
     Examples
     --------
     >>> import pytest, tempfile
