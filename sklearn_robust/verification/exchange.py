@@ -134,7 +134,7 @@ def vnnlib_property(
     """
     given = np.array(to_numpy(x) if hasattr(x, "device") else x, dtype=np.float64)
     if not np.isfinite(given).all():
-        raise ValueError("x must be finite; it contains nan or inf.")
+        raise ValueError("x must be finite; it contains nan or inf. Impute missing values first.")
     check_number(n_outputs, "n_outputs", low=1, integer=True)
     region = Region(torch.from_numpy(given)[None], math.inf, eps, clip, scale)
     low, high = (end.numpy().ravel() for end in region.ends)
