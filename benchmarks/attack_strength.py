@@ -42,8 +42,9 @@ from sklearn_robust.neural_network import madry_cnn
 NETWORKS = {
     "64": functools.partial(RobustMLPClassifier, (64,)),
     "64-64": functools.partial(RobustMLPClassifier, (64, 64)),
+    # gradient descent leaves it at chance for long
     "convolutional": functools.partial(
-        RobustNetClassifier, functools.partial(madry_cnn, channels=(4, 8), width=32)
+        RobustNetClassifier, functools.partial(madry_cnn, channels=(4, 8), width=32), math.inf
     ),
 }
 RADII = {math.inf: 0.1, 2: 0.5, 1: 1.5}
