@@ -358,14 +358,6 @@ class JointModel:
 
     def hessian_product(self, at: RiskPoint, step: Direction) -> Direction:
         """The Hessian at a point times a step."""
-        product = self.curvature_product(at, step)
-        if self.logarithmic:
-            gradient = at.gradient
-            product = product + gradient * -gradient.dot(step)
-        return product
-
-    def curvature_product(self, at: RiskWeights, step: Direction) -> Direction:
-        """The same without the change of the factor 1 / L of the logarithm."""
         assert at.weights is not None
         penalties = self._penalties(step.pairs)
         inverse = at.share_of_weight
@@ -380,7 +372,11 @@ class JointModel:
             change -= mean + ratio[block] * against
             change *= weights
             sums.add(change, block, rows)
-        return sums.direction()
+        product = sums.direction()
+        if self.logarithmic:  # the change of the factor 1 / L
+            gradient = at.gradient
+            product = product + gradient * -gradient.dot(step)
+        return product
 
     def _shares(
         self, coef: np.ndarray, pairs: np.ndarray
