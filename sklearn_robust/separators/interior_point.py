@@ -142,8 +142,8 @@ def _step(
     primal, dual = _lengths(form, state, predictor, 1.0)
     slacks = state.slacks + primal * predictor.slacks
     left = slacks @ (state.multipliers + dual * predictor.multipliers)
-    complementarity = state.slacks @ state.multipliers
-    centring = min(1.0, (left / complementarity) ** 3)
+    complementarity = float(state.slacks @ state.multipliers)
+    centring = min(1.0, float(left / complementarity) ** 3)
 
     # s z + ds z + s dz = sigma mu - ds_predictor dz_predictor
     mu = complementarity / form.n_pairs
@@ -170,7 +170,7 @@ def _lengths(form: StandardForm, state: State, step: State, share: float) -> tup
     # the largest relative decreases of an entry at a full step
     primal = -float((step.slacks / state.slacks).min())
     if form.radius is not None:
-        primal = max(primal, -step.scalars[form.radius] / state.scalars[form.radius])
+        primal = max(primal, -float(step.scalars[form.radius] / state.scalars[form.radius]))
     dual = -float((step.multipliers / state.multipliers).min())
     if not form.linear:
         primal = dual = max(primal, dual)
