@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
-from scipy.sparse.linalg import LinearOperator, lsmr
+from scipy.sparse.linalg import LinearOperator, minres
 
 from sklearn_robust._array_api import Array
 from sklearn_robust.certificates._certify import (
@@ -172,32 +172,38 @@ def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> 
 
 
 def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change: Array) -> Array:
-    """The delta of least sum of delta^2 / weights with tight @ Z^T delta = change, by lsmr.
+    r"""The delta of least sum of delta^2 / weights with tight @ Z^T delta = change.
 
     Its sum is zero, in each class with an intercept, and so is that with the samples' factors on
-    the radius.
+    the radius. It is :math:`D A^T \lambda` with :math:`A D A^T \lambda` = change, D the weights, by
+    MINRES: that holds arrays over the conditions alone, and one over the samples.
     """
-    root, totals = np.sqrt(weights), [members[0] for members in problem.classes]
+    totals = [members[0] for members in problem.classes]
     if problem.adversary is not None:
         totals.append(problem.factors)
-    spread = tight.T
+    spread, m = tight.T, tight.shape[0]
+    rows, y = problem.rows, problem.y[0]
 
-    def matvec(x: Array) -> Array:
-        change = root * x
-        sums = [total @ change for total in totals]
-        return np.append(tight @ problem.weighted_sum(change[None])[0], sums)
-
-    def rmatvec(v: Array) -> Array:
-        m = tight.shape[0]
-        change = problem.signed_scores((spread @ v[:m])[None])[0]
+    def of_samples(v: Array) -> Array:
+        delta = rows.scores((spread @ v[:m])[None])[0]
+        delta *= y
         for multiplier, total in zip(v[m:].tolist(), totals, strict=True):
-            change += multiplier * total
-        change *= root
-        return change
+            if total.dtype == bool:
+                np.add(delta, multiplier, out=delta, where=total)
+            else:
+                delta += multiplier * total
+        delta *= weights
+        return delta
+
+    def product(v: Array) -> Array:
+        delta = of_samples(v)
+        sums = [
+            delta.sum(where=total) if total.dtype == bool else total @ delta for total in totals
+        ]
+        delta *= y
+        return np.append(tight @ rows.weighted_sum(delta[None])[0], sums)
 
     goal = np.concatenate([change, np.zeros(len(totals))])
-    operator = LinearOperator(
-        (len(goal), len(root)), matvec=matvec, rmatvec=rmatvec, dtype=np.float64
-    )
+    operator = LinearOperator((len(goal), len(goal)), matvec=product, dtype=np.float64)
     tiny = np.finfo(np.float64).eps
-    return root * lsmr(operator, goal, atol=tiny, btol=tiny, conlim=0, maxiter=5 * len(goal))[0]
+    return of_samples(minres(operator, goal, rtol=tiny, maxiter=5 * len(goal))[0])

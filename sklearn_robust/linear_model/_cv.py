@@ -18,6 +18,7 @@ from sklearn.utils import indexable
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
+from sklearn_robust._documentation import see
 from sklearn_robust._fits import all_or_nothing
 from sklearn_robust._parameters import (
     check_choice,
@@ -414,6 +415,7 @@ class RobustLinearClassifierCV(ProbabilityMixin, RobustLinearMixin, BaseEstimato
                 "threat_eps must be given: the radius of the adversary that the classifier has to "
                 "withstand, a finite number >= 0, got None. It scores every candidate; the "
                 "training radii to choose from are eps."
+                f" {see('guide/model_selection')}"
             )
         q = check_exponent(self.q_pert if self.threat_q is None else self.threat_q, "threat_q")
         return LpBall(q, check_radius(self.threat_eps, "threat_eps"))

@@ -198,10 +198,10 @@ def robust_linear_path(
             "q, the exponent of the l_q ball, or threat must be given, got neither. Use q=math.inf "
             "for features that move by eps each."
         )
-    if threat is not None and q is not None:
+    if threat is not None and (q is not None or scale is not None):
         raise ValueError(
-            f"threat takes the place of q, got threat={threat!r} beside q={q!r}. Leave out one of "
-            f"them."
+            f"threat takes the place of q and scale, got threat={threat!r} beside q={q!r} and "
+            f"scale={scale!r}. Leave out one or the others."
         )
     model = RobustLinearClassifier(
         geometries[0],
@@ -351,7 +351,7 @@ def warn_of_cells(
         f"or loss_tol={model.loss_tol!r}; the largest certified relative gap among them is "
         f"{gap[late].max():.2g}{undecided}. To mend this, scale the features to similar sizes, "
         f"increase max_iter={model.max_iter}, or accept a larger tol. "
-        f"{see('a-convergencewarning-names-a-gap-may-i-use-the-fit')}",
+        f"{see('questions', 'a-convergencewarning-names-a-gap-may-i-use-the-fit')}",
         ConvergenceWarning,
         stacklevel=stacklevel,
     )

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from sklearn_robust._documentation import see
 from sklearn_robust._fits import all_or_nothing
 from sklearn_robust._parameters import (
     Check,
@@ -394,12 +395,14 @@ def read_settings(model: RobustLinearClassifier) -> Norm | str:
         raise ValueError(
             "solver='exact' needs p_algo in [1, inf], 'spectral' or 'nuclear', got "
             f"p_algo={geometry!r}. Use solver='steepest_descent' for the path in this norm."
+            f" {see('guide/solvers')}"
         )
     if model.solver == "accelerated" and not (isinstance(geometry, LpNorm) and 1 < geometry.p <= 2):
         raise ValueError(
             f"solver='accelerated' needs p_algo in (1, 2], got p_algo={model.p_algo!r}. Use "
             "solver='steepest_descent' for the path of this geometry or solver='exact' for its "
             "limit."
+            f" {see('guide/solvers')}"
         )
     return geometry
 
@@ -439,6 +442,7 @@ def _require_path_of_sets(
             f"or one symmetric set for all samples with project, min_norm_subgradient and "
             f"stop_at_kinks, got threat={type(model.threat_).__name__}. Use p_algo=2, or "
             f"solver='auto' or 'exact', which compute the limit of the path."
+            f" {see('guide/solvers')}"
         )
     by_worst_points = model.solver == "steepest_descent" and of_two
     if not (fit.has_path or by_worst_points or model.solver in ("auto", "exact")):
@@ -446,6 +450,7 @@ def _require_path_of_sets(
             f"solver={model.solver!r} needs one symmetric set for all samples, with a projection, "
             f"got threat={type(model.threat_).__name__}. Use solver='auto' or 'exact', which "
             f"compute the limit of the path."
+            f" {see('guide/solvers')}"
         )
 
 

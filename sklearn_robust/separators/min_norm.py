@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from sklearn_robust._documentation import see
 from sklearn_robust._parameters import check_exponent, check_number, check_radii
 from sklearn_robust.certificates import Certified, Point, cancelling_weights
 from sklearn_robust.joint import JointProblem
@@ -377,6 +378,7 @@ def solve_conic_separator(problem: RobustProblem, norm: LpNorm, tol: float) -> C
         f"The solvers neither found a robust separator for threat={problem.threat!r} nor proved "
         f"that there is none: the critical factor lies between {star.margin / unit:.8g} and "
         f"{star.bound / unit:.8g}. Scale the features to similar sizes."
+        f" {see('questions', 'separable_-is-none')}"
     )
 
 
@@ -419,6 +421,7 @@ def _separator_near_eps_star(
         f"The solvers neither found a robust separator for eps={eps:.8g} nor proved that there is "
         f"none: eps* lies between {lower:.8g} and {upper:.8g} ({star.solver}). Scale the features "
         f"to similar sizes."
+        f" {see('questions', 'separable_-is-none')}"
     )
 
 
