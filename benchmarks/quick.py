@@ -1,8 +1,8 @@
 """A check for what became slower, in less than three minutes on an idle machine.
 
 Every cell is timed in turns with one yardstick, fixed work of NumPy and SciPy alone, and the median
-of the ratios within a round is compared with the committed one: so the machine's speed cancels, and
-most of what else it does. A cell that looks slower is measured a second time before it is named.
+of the ratios within a round is compared with the committed one: so it matters
+little how fast the machine is, and what else it does. A cell that looks slower is measured a second time before it is named.
 
     env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE python benchmarks/quick.py
 
