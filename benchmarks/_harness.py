@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -124,12 +124,20 @@ def machine(packages: Iterable[str]) -> str:
         for name in sorted(os.environ)
         if name.startswith("OPENBLAS_CORE")
     )
-    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    versions = ", ".join(f"{package} {_version(package)}" for package in packages)
     return (
         f"{processor}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} at the start; "
         f"{threads} thread(s); "
         f"{', '.join(sorted(set(blas)))}{forced}; Python {platform.python_version()}, {versions}."
     )
+
+
+def _version(package: str) -> str:
+    """The version of a package, also of one that is not there: its peers were not run then."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

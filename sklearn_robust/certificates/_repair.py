@@ -48,15 +48,16 @@ def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) 
     terms = np.concatenate([columns * problem.y[0][:, None], classes], axis=1).astype(long)
     n_classes = classes.shape[1]
     goal = np.append(np.zeros(columns.shape[1]), np.full(n_classes, 1 / n_classes))
-    term_sizes, moved = np.abs(terms), weights.astype(long)
+    moved, plain = weights.astype(long), terms.astype(np.float64)
+    term_sizes = np.abs(plain)
     for attempt in range(_MAX_REPAIRS):
-        sizes = moved @ term_sizes
+        sizes = moved.astype(np.float64) @ term_sizes
         sizes = np.where(sizes > 0, sizes, 1)
-        root = np.sqrt(moved)
+        root = np.sqrt(moved).astype(np.float64)
         lack = ((goal - moved @ terms) / sizes).astype(np.float64)
         if np.abs(lack).max() <= _NO_LACK:
             break
-        conditions = (root[:, None] * terms / sizes).T.astype(np.float64)
+        conditions = (root[:, None] * plain / sizes).T
         moved = np.maximum(moved + root * _least_change(conditions, lack, attempt), 0)
     moved[moved <= _VANISHED * weights] = 0
     if not all((moved @ classes) > 0):

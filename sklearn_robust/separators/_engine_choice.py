@@ -30,7 +30,7 @@ from sklearn_robust.separators.cone_program import solve_cone_program, solve_qua
 from sklearn_robust.separators.interior_point import solve_interior_point
 from sklearn_robust.separators.linear_program import solve_linear_program
 from sklearn_robust.separators.nearest_point import solve_nearest_point
-from sklearn_robust.separators.refinement import EXACT, refined
+from sklearn_robust.separators.refinement import refined
 from sklearn_robust.separators.semismooth_newton import solve_semismooth_newton
 from sklearn_robust.separators.working_sets import (
     solve_on_column_sets,
@@ -131,16 +131,13 @@ def certify_refined(
     solver: str,
     tol: float,
 ) -> Certified:
-    """An engine's point, certified after active-set refinement on the max-margin form `program`.
-
-    A point without a margin has no face to refine it on.
-    """
-    first = certify_point(problem, norm, point, solver)
-    done = first.margin <= 0 or first.gap - first.rounding <= EXACT
-    if isinstance(problem.rows, BlockRows) or done:
-        return first
-    point, helped = refined(program, point, tol)
-    return certify_point(problem, norm, point, f"{solver} + refinement") if helped else first
+    """An engine's point, certified after active-set refinement on the max-margin form `program`."""
+    if isinstance(problem.rows, BlockRows):
+        return certify_point(problem, norm, point, solver)
+    best, helped = refined(program, point, tol)
+    if not helped:
+        return certify_point(problem, norm, point, solver)
+    return certify_point(problem, norm, best, f"{solver} + refinement")
 
 
 def certify_point(

@@ -220,7 +220,7 @@ class StandardForm:
         if program.scale is not None and attacked:
             mean = float(LpNorm(program.dual_q).value(program.scale)) / d ** (1 / program.dual_q)
             scale = program.scale / mean
-        bounds: list[tuple[float, np.ndarray, int | None]] = []
+        bounds: list[tuple[float, Vector, int | None]] = []
         bounds += [] if quadratic else [(program.p, np.ones(d), None)]
         bounds += [(program.dual_q, scale, radius)] if attacked else []
         both = np.array([[1.0], [1.0 if split else -1.0]])
@@ -277,8 +277,8 @@ class StandardForm:
     def start(self) -> State:
         """A point inside every bound, with weights and reduced costs of the size of their means."""
         d = self.rows.shape[1]
-        bounds: list[CapBound | PowerBound] = [*self.caps, *self.powers]
-        size = min(bound.inside for bound in bounds) if self.split else 0.0
+        inside = [cap.inside for cap in self.caps] + [power.inside for power in self.powers]
+        size = min(inside) if self.split else 0.0
         state = State(
             np.full((len(self.signs), d), size),
             np.zeros(self.n_primal),

@@ -27,7 +27,7 @@ _MAX_DENSE = 30_000_000  # entries of the dense rows up to which the method serv
 _MAX_ITERATES = 80  # most programs take 10 to 20
 # the first iterate without a margin that is certified; without adversary weights that cancel are
 # sought once
-_FIRST_PROOF = 4
+_FIRST_PROOF = 5
 # consecutive certificates without a smaller gap, after which the method ends: rounding allows no
 # smaller one
 _MAX_MISSED_CERTIFICATES = 6
@@ -103,23 +103,23 @@ def solve_interior_point(program: MaxMarginForm, tol: float = 1e-9) -> Point:
     for iteration in range(_MAX_ITERATES):
         gamma = float(state.scalars[GAMMA])
         estimate = float(state.slacks @ state.multipliers) / gamma if gamma > 0 else math.inf
-        near = estimate <= _NEAR * tol or (gamma <= 0 and iteration >= _FIRST_PROOF)
+        near = estimate <= _NEAR * tol
         if gamma <= 0 and iteration == _FIRST_PROOF and program.eps == 0:
             cancelling = cancelling_newton_weights(program)
             if cancelling is not None:
                 return Point(form.signs @ state.coordinates, cancelling)
-        if near:
+        if near or (gamma <= 0 and iteration >= _FIRST_PROOF):
             certify()
             if best.ended(tol):
                 break
         # beyond the precision of float64 an iterate may overflow: the best one is then known
         with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
             try:
-                late = best.gap < math.inf or _STALLED * last < estimate < _ROUGH
+                late = near or _STALLED * last < estimate < _ROUGH
                 moved = _step(form, state, weighted_sum, rough=estimate > _ROUGH, refine=late)
             except LinAlgError:
-                moved = None
-        if moved is None or not all(np.isfinite(part).all() for part in moved):
+                break
+        if not math.isfinite(sum(float(part.sum()) for part in moved)):
             break
         scores = form.rows @ (form.signs @ moved.coordinates)
         weighted_sum = moved.multipliers[form.margins] @ form.rows
@@ -142,7 +142,7 @@ def _step(
     primal, dual = _lengths(form, state, predictor, 1.0)
     slacks = state.slacks + primal * predictor.slacks
     left = slacks @ (state.multipliers + dual * predictor.multipliers)
-    complementarity = state.slacks @ state.multipliers
+    complementarity = float(state.slacks @ state.multipliers)
     centring = min(1.0, float(left / complementarity) ** 3)
 
     # s z + ds z + s dz = sigma mu - ds_predictor dz_predictor
@@ -170,7 +170,7 @@ def _lengths(form: StandardForm, state: State, step: State, share: float) -> tup
     # the largest relative decreases of an entry at a full step
     primal = -float((step.slacks / state.slacks).min())
     if form.radius is not None:
-        primal = max(primal, -step.scalars[form.radius] / state.scalars[form.radius])
+        primal = max(primal, -float(step.scalars[form.radius] / state.scalars[form.radius]))
     dual = -float((step.multipliers / state.multipliers).min())
     if not form.linear:
         primal = dual = max(primal, dual)

@@ -35,7 +35,6 @@ EXACT = 1e-11  # certified relative gap below which a step gains nothing
 # Newton steps
 _MAX_STEPS = 12
 _MAX_MISSED_STEPS = 3  # consecutive steps without a smaller gap, after which refinement ends
-_GAP_RATIO_ON_FACE = 0.1  # largest ratio of the gaps after and before a step on the right face
 
 # The dense linear system
 _MAX_UNKNOWNS = 6000  # larger systems are not solved
@@ -48,10 +47,8 @@ _EQUILIBRATIONS = 4  # each halves the exponents by which the units of features 
 _LEAST_ENTRY = 1e-12
 
 
-def refined(
-    program: MaxMarginForm, point: Point, tol: float, *, sure: bool = False
-) -> tuple[Certified, bool]:
-    """The best of a point and of Newton steps from it.
+def refined(program: MaxMarginForm, point: Point, tol: float) -> tuple[Certified, bool]:
+    """The best of a point and of Newton steps from it, where it has a margin.
 
     The steps end at a gap of tol, or where they no longer reduce it.
 
@@ -64,8 +61,6 @@ def refined(
     point : Point
         Coefficients and weights of any scale.
     tol : float
-    sure : bool, default=False
-        Whether a step must be cheap and lower the gap tenfold, as it does where the face is right.
 
     Returns
     -------
@@ -75,18 +70,18 @@ def refined(
         Whether a step improved the margin or the bound.
     """
     first = best = point = program.certify(point)
-    patience, factor = (1, _GAP_RATIO_ON_FACE) if sure else (_MAX_MISSED_STEPS, 1.0)
     misses = 0
     for step in range(_MAX_STEPS):
         reached = best.gap <= tol
-        if best.gap <= EXACT or (reached and step > 0) or misses == patience:
+        ended = best.margin <= 0 or best.gap <= EXACT or (reached and step > 0)
+        if ended or misses == _MAX_MISSED_STEPS:
             break
-        moved = newton_step(program, point, _CHEAP_UNKNOWNS if reached or sure else _MAX_UNKNOWNS)
+        moved = newton_step(program, point, _CHEAP_UNKNOWNS if reached else _MAX_UNKNOWNS)
         if moved is None:
             break
         point, last = program.certify(moved), best
         best = last.merged(point)
-        misses = 0 if best.gap < factor * last.gap else misses + 1
+        misses = 0 if best.gap < last.gap else misses + 1
     return best, best.margin > first.margin or best.bound < first.bound
 
 

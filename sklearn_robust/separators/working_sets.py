@@ -55,6 +55,10 @@ _ZERO_FORM_BOUND = 1e-12
 
 # Sets of columns: violated ones, relative to min(n, d), up to which the set is nearly right
 _FEW_VIOLATIONS = 0.02
+_FIRST_COLUMNS, _FIRST_PRUNED_COLUMNS = 4, 3  # columns of the first set, relative to n
+_PRUNED_ROUNDS = 3  # the first rounds, after which columns leave the set, if any do
+# |Z^T a|_j, relative to the largest, down to which a column stays in the set after such a round
+_KEPT_STRENGTH = 0.85
 
 # Sets of rows
 _FIRST_ROWS = 2  # rows of the first set, relative to d
@@ -237,9 +241,11 @@ def solve_on_column_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
         If too many rounds pass before the gap is reached.
     """
     n, d = program.rows.shape
-    chosen = np.argsort(-np.abs(np.ones(n) @ program.rows))[: 4 * n]
+    prunes = program.p == 1 and program.eps == 0
+    first = _FIRST_PRUNED_COLUMNS if prunes else _FIRST_COLUMNS
+    chosen = np.argsort(-np.abs(np.ones(n) @ program.rows))[: first * n]
     rough = _ROUGH_GAP
-    for _ in range(_MAX_SET_ROUNDS):
+    for i in range(_MAX_SET_ROUNDS):
         part = replace(program, rows=program.rows[:, chosen]).dense()
         small = refined(part, solve_interior_point(part, rough), rough)[0]
         point = Point(np.zeros(d), small.weights)
@@ -252,12 +258,17 @@ def solve_on_column_sets(program: MaxMarginForm, tol: float = 1e-9) -> Point:
         if program.p == 1:
             allowed = part.certify(small, scores, weighted_sum[chosen]).bound
         strength = np.abs(weighted_sum) / small.weights.sum()
-        strength[chosen] = 0
-        violated = np.flatnonzero(strength > allowed)
+        inside = np.zeros(d, dtype=bool)
+        inside[chosen] = True
+        violated = np.flatnonzero((strength > allowed) & ~inside)
         if not len(violated) and rough < tol:
             return point  # as far as rounding allows
+        if prunes and i < _PRUNED_ROUNDS:
+            # an early answer's weak features are not those of the solution
+            inside &= strength >= _KEPT_STRENGTH * strength[chosen].max()
         strongest = violated[np.argsort(-strength[violated])]
-        chosen = np.concatenate([chosen, strongest[: max(2 * n, len(violated) // 2)]])
+        inside[strongest[: max(2 * n, len(violated) // 2)]] = True
+        chosen = np.flatnonzero(inside)
         rough = _next_gap(program, len(violated), tol)
     raise SolverFailure("column sets: the gap was not reached")
 

@@ -1,0 +1,142 @@
+"""The races of the committed tables in one: cells won, level and lost, and by how much.
+
+No race is run: the tables in `results/` are read as their scripts wrote them. It writes
+`results/summary.md`, which opens the page of benchmarks, and names every cell that is lost, with
+the reason where an experiment showed it.
+
+    python benchmarks/summary.py
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import _harness as harness
+
+LEVEL = 0.05  # a cell is level where the times differ by at most this share
+Cells = list[dict[str, str]]  # the lines of a table, by the names of the columns
+
+
+def read(name: str) -> Cells:
+    """The first table of a result, without marks."""
+    lines = (harness.RESULTS / name).read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("|"))
+    cells = []
+    for line in lines[first + 2 :]:
+        if not line.startswith("|"):
+            break
+        cells.append([entry.strip().strip("*") for entry in line.strip("|").split(" | ")])
+    header = [entry.strip() for entry in lines[first].strip("|").split(" | ")]
+    return [dict(zip(header, entries, strict=True)) for entries in cells]
+
+
+def number(entry: str) -> float:
+    """The number of an entry such as **.7x** or > 3x, which is at least that."""
+    return float(entry.replace("\\*", "").strip("*x> "))
+
+
+@dataclass(frozen=True)
+class Race:
+    """A table, its peer, the time of the peer over ours in a line, and the name of the line."""
+
+    title: str
+    peer: str
+    tables: tuple[str, ...]
+    ratio: Callable[[dict[str, str]], float]
+    cell: Callable[[dict[str, str]], str]
+    reasons: dict[str, str]  # why cells are lost, by a part of their names
+
+    def ratios(self) -> dict[str, float]:
+        return {self.cell(line): self.ratio(line) for name in self.tables for line in read(name)}
+
+
+RACES = (
+    Race(
+        "exact separators",
+        "the fastest of HiGHS, piqp, clarabel, ECOS, SCS, nnls and LinearSVC",
+        ("separators.md", "separators_medium.md", "separators_large.md"),
+        lambda line: number(line["ratio"]),
+        lambda line: f"{line['case (p, q)'].split(', eps')[0]} on {line['data']}",
+        {
+            "digits38": "a step of the interior point is Python calls, not arithmetic",
+            "(2, 2) on g": "the peer's time is without validation and certificate",
+            "(1, inf) on g": "piqp is compiled, and solves the same dual",
+        },
+    ),
+    Race(
+        "minimisers of the robust risk",
+        "the faster of L-BFGS-B with its own stop and accelerated gradient",
+        ("robust_risk.md",),
+        lambda line: number(line["own / ours"]),
+        lambda line: f"q = {line['q']}, {line['loss']}, eps = {line['eps']} on {line['data']}",
+        {},
+    ),
+    Race(
+        "whole fits",
+        "LogisticRegression, which knows no adversary",
+        ("whole_fits.md",),
+        lambda line: 1 / number(line["ratio"]),
+        lambda line: f"q = {line['q']}, {line['loss']} on {line['data']}",
+        {"": "LogisticRegression has neither adversary nor certificate"},
+    ),
+    Race(
+        "model selection",
+        "GridSearchCV",
+        ("model_selection.md",),
+        lambda line: number(line["ratio"]),
+        lambda line: f"{line['radii']}, {line['loss']} on {line['data']}",
+        {},
+    ),
+)
+
+
+def summary_line(race: Race) -> list[str]:
+    """Won, level and lost cells of a race, with the median ratio of the won and of the lost."""
+    ratios = race.ratios().values()
+    won = [ratio for ratio in ratios if ratio > 1 + LEVEL]
+    lost = [1 / ratio for ratio in ratios if ratio < 1 - LEVEL]
+    level = len(ratios) - len(won) - len(lost)
+
+    def share(part: list[float]) -> str:
+        if not part:
+            return "0"
+        return f"{len(part)}: {median(part):.3g} (up to {max(part):.3g})"
+
+    return [race.title, race.peer, f"{len(ratios)}", share(won), f"{level}", share(lost)]
+
+
+def lost_lines(race: Race) -> list[list[str]]:
+    """The lost cells of a race, the worst first."""
+    lost = sorted((ratio, cell) for cell, ratio in race.ratios().items() if ratio < 1 - LEVEL)
+    return [
+        [
+            race.title,
+            cell,
+            f"{1 / ratio:.2f}",
+            next((reason for part, reason in race.reasons.items() if part in cell), "not known"),
+        ]
+        for ratio, cell in lost
+    ]
+
+
+def main() -> None:
+    text = [
+        "# Summary\n",
+        "By `benchmarks/summary.py`, from the tables below: a cell is a line of such a table, its "
+        "ratio the time of the peer over ours, or ours over the peer's where it is lost. Medians "
+        f"of the ratios, and the largest. Level: within {LEVEL:.0%}.\n",
+        harness.table(
+            ["race", "peer", "cells", "won, times faster", "level", "lost, times slower"],
+            [summary_line(race) for race in RACES],
+        ),
+        "## Lost cells\n",
+        harness.table(
+            ["race", "cell", "times slower", "reason, as far as an experiment showed it"],
+            [line for race in RACES for line in lost_lines(race)],
+        ),
+    ]
+    harness.write("summary.md", "\n".join(text))
+
+
+if __name__ == "__main__":
+    main()
