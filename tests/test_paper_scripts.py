@@ -229,8 +229,9 @@ def test_networks_of_choice(script, monkeypatch, tmp_path):
     def make(*arguments):
         made.append(arguments)
 
-    options = "--samples 100 250 --eps 0.3 --init-scales 0.3 --seeds 1 --epochs 80 --jobs 1".split()
-    monkeypatch.setattr(sys, "argv", ["fig7.py", "--reported", "--out", str(tmp_path), *options])
+    options = f"--out {tmp_path} --jobs 1 --samples 100 250 --eps 0.3 --seeds 1 --epochs 80"
+    line = f"fig7.py --reported {options} --init-scales 0.3"
+    monkeypatch.setattr(sys, "argv", line.split())
     sizes = {"quick": networks.MLP_QUICK, "full": networks.MLP_FULL}
     script("runner").command_line("", make, reported=networks.MLP_REPORTED, **sizes)
     chosen = {"samples": (100, 250), "radii": (0.3,), "init_scales": (0.3,)}
