@@ -41,9 +41,9 @@ def clean_bound(
     clean = replace(problem, adversary=GivenPerturbations(members, delta), radius=1.0)
     rows = PerturbedRows(clean, members, delta)
     coef, weights, proven = _minimise(clean, rows, loss, coef)
-    if not proven:
-        of_sample = weights.sum(axis=0)
-        vanishing = of_sample <= _VANISHING * of_sample.max()
+    of_sample = weights.sum(axis=0)
+    vanishing = of_sample <= _VANISHING * of_sample.max()
+    if not proven and vanishing[clean.log_weight > -math.inf].any():
         rest = replace(clean, log_weight=np.where(vanishing, -math.inf, clean.log_weight))
         _, weights, proven = _minimise(rest, rows, loss, coef)
     return (weights, entropy_bound(clean, loss, weights)) if proven else (None, -math.inf)
@@ -149,6 +149,8 @@ class PerturbedRows:
         self._fix_shifts(matrix, size, K)
         matrix.flat[:: K * p + 1] += _RIDGE * K * p
         goal = self.weighted_sum(centred, now.weights).ravel() / size
+        if not np.isfinite(matrix).all():  # margins that overflow
+            return None
         try:
             step = cho_solve(cho_factor(matrix), goal) / size
         except LinAlgError:
