@@ -43,7 +43,8 @@ def clean_bound(
     coef, weights, proven = _minimise(clean, rows, loss, coef)
     of_sample = weights.sum(axis=0)
     vanishing = of_sample <= _VANISHING * of_sample.max()
-    if not proven and vanishing[clean.log_weight > -math.inf].any():
+    in_all = all((~vanishing[at]).any() for at in members)  # samples that are left
+    if not proven and in_all and vanishing[clean.log_weight > -math.inf].any():
         rest = replace(clean, log_weight=np.where(vanishing, -math.inf, clean.log_weight))
         _, weights, proven = _minimise(rest, rows, loss, coef)
     return (weights, entropy_bound(clean, loss, weights)) if proven else (None, -math.inf)
