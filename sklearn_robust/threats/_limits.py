@@ -15,6 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from sklearn_robust._array_api import Array
+from sklearn_robust._documentation import see
 from sklearn_robust._rays import ray_length
 from sklearn_robust.threats._available import available_if
 from sklearn_robust.threats._cones import ball_rows, box_rows, stacked
@@ -88,6 +89,7 @@ def _inside_limits(X: np.ndarray, clip: Any) -> np.ndarray | None:
         raise ValueError(
             f"clip must hold every sample before it is perturbed, but X holds {value:g}. Widen "
             f"clip={clip!r}, or scale X."
+            f" {see('guide/budgets')}"
         )
     return known
 
