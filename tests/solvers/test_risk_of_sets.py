@@ -344,3 +344,16 @@ def test_a_sum_in_which_some_samples_have_a_part_that_does_not_move():
     threat = (numbers + changes).only("yes")
     model = RobustLinearClassifier(threat=threat, loss="logistic").fit(X, y)
     assert model.dual_gap_ < 1e-8
+
+
+@pytest.mark.parametrize("loss", ["exponential", "logistic"])
+def test_a_category_of_one_class_is_certified_against_boxes_of_samples(loss):
+    rng = np.random.default_rng(0)
+    y = np.arange(30) % 3
+    X = rng.normal(size=(30, 2)) + 0.5 * rng.normal(size=(3, 2))[y]
+    category = np.where((y == 0) & (rng.random(30) < 0.4), 2, rng.integers(0, 2, 30))
+    X = np.hstack([X, np.eye(3)[category]])
+    box = Box([-0.1, -0.2, 0, 0, 0], [0.2, 0.1, 0, 0, 0])
+    model = RobustLinearClassifier(threat=box, loss=loss).fit(X, y)
+    assert model.separable_ is False
+    assert model.dual_gap_ < 1e-6
