@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
@@ -18,9 +18,11 @@ import scipy
 from scipy.special import expit, log_expit, logsumexp
 
 from sklearn_robust._array_api import Array, at_least_tiny, namespace
+from sklearn_robust._documentation import see
 
 # doublings of a bracket at most, which then holds margins up to a thousand
 _DOUBLINGS = 10
+_PART = 2**15  # samples of a part of a sum, a quarter of a megabyte in float64
 _MAX_ROOT_STEPS = 100  # steps at most to the root of a scalar equation, which takes a few
 
 
@@ -103,9 +105,11 @@ class Exponential:
         xp = namespace(margins)
         losses = log_weight - margins
         largest = xp.max(losses, axis=-1, keepdims=True)
-        weights = xp.exp(losses - largest)
+        losses -= largest
+        weights = _exp(xp, losses)
         total = xp.sum(weights, axis=-1, keepdims=True)
-        return (largest + xp.log(total))[..., 0], weights / total
+        weights /= total
+        return (largest + xp.log(total))[..., 0], weights
 
     def intercept(
         self, margins: Array, y: Array, log_weight: Array, near: Array | None = None
@@ -165,14 +169,16 @@ class Logistic:
         xp = namespace(margins)
         if _is_moderate(margins, log_weight):
             # with t = exp(-|m|): l = max(-m, 0) + log(1 + t), and sigmoid(-m) = (1 or t) / (1 + t)
-            t = np.exp(-np.abs(margins))
+            t = np.abs(margins)
+            np.exp(np.negative(t, out=t), out=t)
             share = np.exp(log_weight if log_weight.strides[-1] else log_weight[..., :1])
             losses = np.log1p(t)
-            losses -= np.minimum(margins, 0)
-            risk = np.sum(share * losses, axis=-1, keepdims=True)
-            slope = np.where(margins > 0, t, 1)
-            slope /= 1 + t
-            slope *= share / risk
+            np.subtract(losses, margins, out=losses, where=margins < 0)
+            losses *= share
+            risk = np.sum(losses, axis=-1, keepdims=True)
+            slope = np.add(t, 1, out=losses)
+            np.divide(share / risk, slope, out=slope)
+            np.multiply(slope, t, out=slope, where=margins > 0)
             return np.log(risk[..., 0]), slope
         losses = log_weight + _log_softplus(xp, margins)
         largest = xp.max(losses, axis=-1, keepdims=True)
@@ -318,6 +324,7 @@ def check_loss(
         raise ValueError(
             f"{choices}, but {value!r} lacks {', '.join(lacking)}. Add it: see "
             f"sklearn_robust.losses.MarginLoss."
+            f" {see('extending')}"
         )
     if like is not None and not isinstance(like, np.ndarray):
         try:
@@ -512,6 +519,11 @@ def _log_sigmoid(xp: Any, x: Array) -> Array:
     return xp.minimum(x, xp.zeros_like(x)) - xp.log1p(xp.exp(-xp.abs(x)))
 
 
+def _exp(xp: Any, values: Array) -> Array:
+    """exp of values, in their place where that can be."""
+    return np.exp(values, out=values) if isinstance(values, np.ndarray) else xp.exp(values)
+
+
 def _is_moderate(margins: Array, log_weight: Array) -> bool:
     """Whether no exponential of NumPy margins and of log weights, unless it is 0, underflows."""
     if not isinstance(margins, np.ndarray):
@@ -538,13 +550,14 @@ def _moderate_intercept(
     for _ in range(_MAX_ROOT_STEPS):
         error = rate = 0.0
         for sign, of_class, share in classes:
-            slope = expit(-(of_class + sign * b))
+            slope = of_class + sign * b
+            expit(np.negative(slope, out=slope), out=slope)
             weight = share * slope
             total = float(weight.sum())
             if not total > 0:
                 return None
             error += sign * math.log(total)
-            rate += float(weight @ (1 - slope)) / total
+            rate += float(weight @ np.subtract(1, slope, out=slope)) / total
         if not rate > 0 or abs(error) > rate:
             return None
         b += error / rate
@@ -567,7 +580,8 @@ def _class_logsumexp(xp: Any, values: Array, members: Array) -> Array:
         largest = np.max(values, axis=-1)
         if not largest > -math.inf:
             return largest
-        return largest + np.log(np.sum(np.exp(values - largest), axis=-1))
+        values -= largest  # a copy
+        return largest + np.log(np.sum(np.exp(values, out=values), axis=-1))
     values = xp.where(members, values, xp.full_like(values[..., :1], -math.inf))
     largest = xp.max(values, axis=-1, keepdims=True)
     return (largest + xp.log(xp.sum(xp.exp(values - largest), axis=-1, keepdims=True)))[..., 0]
@@ -589,10 +603,13 @@ def _entropy_slope(
     xp: Any, log_c: Array, used_weights: Array, log_ratio: Array, entropy: Array | float
 ) -> tuple[Array, Array]:
     """The derivative by c of c entropy + sum_i s_i H(t_i), and minus that of it by log c."""
-    log_t = log_c + log_ratio
-    left = at_least_tiny(-xp.expm1(xp.minimum(log_t, xp.zeros_like(log_c))))
-    slope = xp.sum(used_weights * (xp.log(left) - log_t), axis=-1, keepdims=True) + entropy
-    return slope, xp.sum(used_weights / left, axis=-1, keepdims=True)
+    slope, rate = entropy + xp.zeros_like(log_c), xp.zeros_like(log_c)
+    for weights, ratio in _parts(used_weights, log_ratio):
+        log_t = log_c + ratio
+        left = at_least_tiny(-xp.expm1(xp.minimum(log_t, xp.zeros_like(log_c))))
+        slope = slope + xp.sum(weights * (xp.log(left) - log_t), axis=-1, keepdims=True)
+        rate = rate + xp.sum(weights / left, axis=-1, keepdims=True)
+    return slope, rate
 
 
 def _entropy_bound(
@@ -608,9 +625,17 @@ def _entropy_sum(xp: Any, log_c: Array, used_weights: Array, log_ratio: Array) -
 
     s H(t) = c a (-log t - (1 - t) log(1 - t) / t), whose last term is 1 at t = 0.
     """
-    nothing = xp.zeros_like(log_c)
-    log_t = xp.minimum(log_c + log_ratio, nothing)
-    t = at_least_tiny(xp.exp(log_t))
-    inner = xp.where(t < 1, t, nothing + 0.5)
-    rest = xp.where(t < 1, -(1 - inner) * xp.log1p(-inner) / inner, nothing)
-    return xp.sum(used_weights * (rest - log_t), axis=-1, keepdims=True)
+    total = nothing = xp.zeros_like(log_c)
+    for weights, ratio in _parts(used_weights, log_ratio):
+        log_t = xp.minimum(log_c + ratio, nothing)
+        t = at_least_tiny(xp.exp(log_t))
+        inner = xp.where(t < 1, t, nothing + 0.5)
+        rest = xp.where(t < 1, -(1 - inner) * xp.log1p(-inner) / inner, nothing)
+        total = total + xp.sum(weights * (rest - log_t), axis=-1, keepdims=True)
+    return total
+
+
+def _parts(*arrays: Array) -> Iterator[tuple[Array, ...]]:
+    """Arrays (..., n) in parts of their samples: what is computed of a part needs little memory."""
+    for start in range(0, arrays[0].shape[-1], _PART):
+        yield tuple(array[..., start : start + _PART] for array in arrays)

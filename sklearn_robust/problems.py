@@ -449,10 +449,11 @@ def feasible_weights(weights: Array, classes: Sequence[Array]) -> Array:
         part = xp.where(members, xp.maximum(weights, nothing), nothing)
         largest = xp.max(part, axis=-1, keepdims=True)
         # in units of a power of two, which rounds nothing, no sum under- or overflows
-        part = part / 2.0 ** xp.floor(xp.log2(xp.where(largest > 0, largest, nothing + 1)))
+        part /= 2.0 ** xp.floor(xp.log2(xp.where(largest > 0, largest, nothing + 1)))
         if bool(xp.any(largest == 0)):
             part = xp.where(largest == 0, xp.astype(members, part.dtype), part)
-        feasible = feasible + part / (len(classes) * xp.sum(part, axis=-1, keepdims=True))
+        part /= len(classes) * xp.sum(part, axis=-1, keepdims=True)
+        feasible += part
     return feasible
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.linalg import LinearOperator, lsmr
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.sparse.linalg import LinearOperator, minres
 
 from sklearn_robust._array_api import Array
 from sklearn_robust.certificates._certify import (
@@ -19,6 +20,9 @@ from sklearn_robust.problems import RobustProblem
 from sklearn_robust.threats import face, inner_point, inside, reachable
 
 _MAX_REPAIRS = 5  # moves of the weights, each a least-squares problem
+_QUICK_REPAIRS = 2  # the first moves, by normal equations
+_RIDGE = 1e-14  # share of the mean pivot that is added to each pivot of these
+_NO_LACK = 1e-17  # relative lack of a condition that is below the rounding of float64 weights
 # Share of the radius by which the point that a repair aims at lies inside the threat's set.
 _REPAIR_INSET = 1e-12
 # Share of itself below which a weight that cancelling moved is zero: it has nothing to cancel it.
@@ -44,20 +48,35 @@ def cancelling_weights(problem: RobustProblem, weights: Array, features: Array) 
     terms = np.concatenate([columns * problem.y[0][:, None], classes], axis=1).astype(long)
     n_classes = classes.shape[1]
     goal = np.append(np.zeros(columns.shape[1]), np.full(n_classes, 1 / n_classes))
-    moved = weights.astype(long)
-    for _ in range(_MAX_REPAIRS):
-        sizes = moved @ np.abs(terms)
+    term_sizes, moved = np.abs(terms), weights.astype(long)
+    for attempt in range(_MAX_REPAIRS):
+        sizes = moved @ term_sizes
         sizes = np.where(sizes > 0, sizes, 1)
         root = np.sqrt(moved)
         lack = ((goal - moved @ terms) / sizes).astype(np.float64)
-        change = np.linalg.lstsq(
-            (root[:, None] * terms / sizes).T.astype(np.float64), lack, rcond=_REPEATED_CONDITION
-        )[0]
-        moved = np.maximum(moved + root * change, 0)
+        if np.abs(lack).max() <= _NO_LACK:
+            break
+        conditions = (root[:, None] * terms / sizes).T.astype(np.float64)
+        moved = np.maximum(moved + root * _least_change(conditions, lack, attempt), 0)
     moved[moved <= _VANISHED * weights] = 0
     if not all((moved @ classes) > 0):
         return weights
     return problem.balanced(moved.astype(np.float64)[None])[0]
+
+
+def _least_change(conditions: Array, lack: Array, attempt: int) -> Array:
+    """The change of least 2-norm that meets the conditions: by normal equations at first, whose
+    error later attempts mend, then by a singular value decomposition.
+    """
+    if attempt < _QUICK_REPAIRS:
+        gram = conditions @ conditions.T
+        np.einsum("ii->i", gram)[:] += _RIDGE * gram.trace() / len(gram)
+        try:
+            factor = cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
+            return cho_solve(factor, lack, check_finite=False) @ conditions
+        except LinAlgError:
+            pass
+    return np.linalg.lstsq(conditions, lack, rcond=_REPEATED_CONDITION)[0]
 
 
 def repaired_weights(
@@ -153,32 +172,38 @@ def _moved_inside(problem: RobustProblem, weights: Array, *, straight: bool) -> 
 
 
 def _lightest_change(problem: RobustProblem, weights: Array, tight: Any, change: Array) -> Array:
-    """The delta of least sum of delta^2 / weights with tight @ Z^T delta = change, by lsmr.
+    r"""The delta of least sum of delta^2 / weights with tight @ Z^T delta = change.
 
     Its sum is zero, in each class with an intercept, and so is that with the samples' factors on
-    the radius.
+    the radius. It is :math:`D A^T \lambda` with :math:`A D A^T \lambda` = change, D the weights, by
+    MINRES: that holds arrays over the conditions alone, and one over the samples.
     """
-    root, totals = np.sqrt(weights), [members[0] for members in problem.classes]
+    totals = [members[0] for members in problem.classes]
     if problem.adversary is not None:
         totals.append(problem.factors)
-    spread = tight.T
+    spread, m = tight.T, tight.shape[0]
+    rows, y = problem.rows, problem.y[0]
 
-    def matvec(x: Array) -> Array:
-        change = root * x
-        sums = [total @ change for total in totals]
-        return np.append(tight @ problem.weighted_sum(change[None])[0], sums)
-
-    def rmatvec(v: Array) -> Array:
-        m = tight.shape[0]
-        change = problem.signed_scores((spread @ v[:m])[None])[0]
+    def of_samples(v: Array) -> Array:
+        delta = rows.scores((spread @ v[:m])[None])[0]
+        delta *= y
         for multiplier, total in zip(v[m:].tolist(), totals, strict=True):
-            change += multiplier * total
-        change *= root
-        return change
+            if total.dtype == bool:
+                np.add(delta, multiplier, out=delta, where=total)
+            else:
+                delta += multiplier * total
+        delta *= weights
+        return delta
+
+    def product(v: Array) -> Array:
+        delta = of_samples(v)
+        sums = [
+            delta.sum(where=total) if total.dtype == bool else total @ delta for total in totals
+        ]
+        delta *= y
+        return np.append(tight @ rows.weighted_sum(delta[None])[0], sums)
 
     goal = np.concatenate([change, np.zeros(len(totals))])
-    operator = LinearOperator(
-        (len(goal), len(root)), matvec=matvec, rmatvec=rmatvec, dtype=np.float64
-    )
+    operator = LinearOperator((len(goal), len(goal)), matvec=product, dtype=np.float64)
     tiny = np.finfo(np.float64).eps
-    return root * lsmr(operator, goal, atol=tiny, btol=tiny, conlim=0, maxiter=5 * len(goal))[0]
+    return of_samples(minres(operator, goal, rtol=tiny, maxiter=5 * len(goal))[0])

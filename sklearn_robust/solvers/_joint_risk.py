@@ -194,7 +194,7 @@ class JointMinimisation(JointRun):
             max_iter = min(max_iter, self._affordable_steps())
             self.approach(max_iter)
             if not self.stopped:
-                InteriorPoint(self, max_iter).minimise()
+                self.minimise(max_iter)
             if not self.ended and self.recedes():
                 self._follow_recession(max_iter)
         else:
@@ -223,6 +223,10 @@ class JointMinimisation(JointRun):
     def approach(self, max_iter: int) -> None:
         """The start of the interior point."""
         self.descend(SMOOTHING, 0.0, min(_START_ITERATIONS, 20 * max_iter))
+
+    def minimise(self, max_iter: int) -> None:
+        """The Newton steps."""
+        InteriorPoint(self, max_iter).minimise()
 
     def descend_in_stages(self, max_iter: int) -> None:
         """L-BFGS, where the interior point does not serve."""

@@ -1,7 +1,7 @@
 r"""The sums over samples that the minimiser of the joint risk, and its certificate, consist of.
 
 Each function here takes the problem of some of the samples and returns what adds up over all: the
-risk with its gradient, products with the Hessian, samples drawn for an estimate of it, and sums of
+risk with its gradient, its Hessian from samples that are drawn, such samples, and sums of
 weights. Sums relative to the risk have a common factor 1 / L, as in `_risk_sums`; the logistic risk
 is a sum itself.
 
@@ -25,7 +25,13 @@ from sklearn_robust.joint import JointProblem
 from sklearn_robust.joint_certificates import entropy_of_rivals, robust_margin
 from sklearn_robust.losses import SummableLoss
 from sklearn_robust.norms import Norm
-from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskWeights, Units
+from sklearn_robust.solvers._joint_model import (
+    Direction,
+    JointModel,
+    RiskPoint,
+    RiskWeights,
+    Units,
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,84 @@ class RiskFunction:
 
 
 @dataclass(frozen=True)
+class Draw:
+    """Which samples are drawn: about `most` of all, the same at every call, half of them by their
+    weight at a point, half evenly; so no factor exceeds twice that of an even sample.
+
+    `n` is the number of all samples; `log_risk` and `total`, the sum of their weights, may be
+    estimates.
+    """
+
+    most: int
+    n: int
+    log_risk: float
+    total: float
+
+    def rows(self, model: JointModel, at: RiskWeights) -> tuple[np.ndarray, np.ndarray]:
+        """Samples that are drawn from some, and the inverse of the probability of each."""
+        share = math.exp(min(at.log_risk - self.log_risk, 0.0)) if model.logarithmic else 1.0
+        weight = share * at.of_sample
+        chance = np.minimum(0.5 * self.most * (weight / self.total + 1 / self.n), 1.0)
+        # another draw for every part
+        rows: Any = model.problem.rows  # arrays
+        seed = zlib.crc32(np.ascontiguousarray(rows.take(np.arange(1))).tobytes())
+        drawn = np.flatnonzero(np.random.default_rng(seed).random(len(chance)) < chance)
+        return drawn, 1 / chance[drawn]
+
+
+@dataclass(frozen=True)
+class HessianSums:
+    """An estimate of the Hessian of the risk from samples that are drawn.
+
+    Attributes
+    ----------
+    curvature : ndarray of shape (N, N)
+        That of the weighted losses; see `JointModel.hessian_estimate`.
+    gradient : ndarray of shape (N,)
+        That of the same samples.
+    total : float
+        Their weight.
+    """
+
+    curvature: np.ndarray
+    gradient: np.ndarray
+    total: float
+
+    @classmethod
+    def of(cls, model: JointModel, at: RiskPoint, draw: Draw) -> HessianSums:
+        """That of some samples."""
+        problem = model.problem
+        drawn, factor = draw.rows(model, at)
+        every = np.arange(problem.n_features)
+        curvature = model.curvature_estimate(at, every, drawn, factor)
+        assert at.weights is not None
+        part = replace(
+            problem, X=problem.X[drawn], y=problem.y[drawn], log_weight=problem.log_weight[drawn]
+        )
+        weights = factor * at.weights[:, drawn]
+        gradient = JointModel(part, model.loss, units=model.units).derivatives(weights).flat()
+        return cls(curvature, gradient, float(weights.sum()))
+
+    def mixed(self, mine: float, other: HessianSums, others: float) -> HessianSums:
+        """The sum, each times a factor."""
+        curvature = mine * self.curvature
+        curvature += other.curvature if others == 1 else others * other.curvature
+        return HessianSums(
+            curvature,
+            mine * self.gradient + others * other.gradient,
+            mine * self.total + others * other.total,
+        )
+
+    def matrix(self, *, logarithmic: bool) -> np.ndarray:
+        """The Hessian of the risk, or of its logarithm, which is that of the risk of the drawn
+        samples, so that it is not indefinite.
+        """
+        if not logarithmic or not self.total > 0:
+            return self.curvature
+        return self.curvature - np.outer(self.gradient, self.gradient / self.total)
+
+
+@dataclass(frozen=True)
 class RiskSums:
     """The risk at a point; see `RiskPoint`.
 
@@ -50,7 +134,8 @@ class RiskSums:
     gradient : Direction
     class_sums : ndarray of shape (K, K)
     relative : bool
-        Whether gradient and class sums are relative to the risk.
+        Whether gradient, class sums and Hessian are relative to the risk.
+    hessian : HessianSums or None
     """
 
     log_risk: float
@@ -58,34 +143,43 @@ class RiskSums:
     gradient: Direction
     class_sums: np.ndarray
     relative: bool
+    hessian: HessianSums | None
 
     def __add__(self, other: RiskSums) -> RiskSums:
         log_risk = float(np.logaddexp(self.log_risk, other.log_risk))
         mine = others = 1.0
         if self.relative:
             mine, others = math.exp(self.log_risk - log_risk), math.exp(other.log_risk - log_risk)
+        hessian = None
+        if self.hessian is not None and other.hessian is not None:
+            hessian = self.hessian.mixed(mine, other.hessian, others)
         return RiskSums(
             log_risk,
             min(self.smallest_margin, other.smallest_margin),
             self.gradient * mine + other.gradient * others,
             mine * self.class_sums + others * other.class_sums,
             self.relative,
+            hessian,
         )
 
 
 @dataclass(frozen=True)
 class RiskAt:
-    """The function of samples that computes `RiskSums` at coefficients (K, d + 1) and norms."""
+    """The function of samples that computes `RiskSums` at coefficients (K, d + 1) and norms, with
+    the Hessian from samples that are drawn where that is asked for.
+    """
 
     function: RiskFunction
     coef: np.ndarray
     pairs: np.ndarray
+    draw: Draw | None = None
 
     def __call__(self, problem: JointProblem) -> RiskSums:
         model = self.function.on(problem)
         at = model.at(self.coef, self.pairs)
+        hessian = None if self.draw is None else HessianSums.of(model, at, self.draw)
         return RiskSums(
-            at.log_risk, at.smallest_margin, at.gradient, at.class_sums, model.logarithmic
+            at.log_risk, at.smallest_margin, at.gradient, at.class_sums, model.logarithmic, hessian
         )
 
 
@@ -110,18 +204,6 @@ class WeightsAt:
                 found, of_sample=share * found.of_sample, curvature=share * found.curvature
             )
         return found
-
-
-@dataclass(frozen=True)
-class CurvatureAlong:
-    """The function of samples that multiplies their curvature by a step."""
-
-    at: WeightsAt
-    step: Direction
-
-    def __call__(self, problem: JointProblem) -> Direction:
-        model = self.at.function.on(problem)
-        return model.curvature_product(self.at.of(model), self.step)
 
 
 @dataclass(frozen=True)
@@ -150,28 +232,20 @@ class DrawnSamples:
 
 
 @dataclass(frozen=True)
-class Draw:
-    """The function of samples that draws about `most` of all, the same at every call: half by their
-    weight at a point, half evenly; so no factor exceeds twice that of an even sample.
-
-    `n` is the number of all samples, and `total` the sum of their weights.
+class DrawAt:
+    """The function of samples that draws some of them by their weight at coefficients (K, d + 1)
+    and norms (P,).
     """
 
-    at: WeightsAt
-    most: int
-    n: int
-    total: float
+    function: RiskFunction
+    coef: np.ndarray
+    pairs: np.ndarray
+    draw: Draw
 
     def __call__(self, problem: JointProblem) -> DrawnSamples:
-        weight = self.at.of(self.at.function.on(problem)).of_sample
-        chance = np.minimum(0.5 * self.most * (weight / self.total + 1 / self.n), 1.0)
-        # another draw for every part
-        rows: Any = problem.rows  # arrays
-        seed = zlib.crc32(np.ascontiguousarray(rows.take(np.arange(1))).tobytes())
-        drawn = np.flatnonzero(np.random.default_rng(seed).random(len(chance)) < chance)
-        return DrawnSamples(
-            problem.X[drawn], problem.y[drawn], problem.log_weight[drawn], 1 / chance[drawn]
-        )
+        model = self.function.on(problem)
+        drawn, factor = self.draw.rows(model, model.weights_at(self.coef, self.pairs))
+        return DrawnSamples(problem.X[drawn], problem.y[drawn], problem.log_weight[drawn], factor)
 
 
 @dataclass(frozen=True)

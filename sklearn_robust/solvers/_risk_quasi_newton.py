@@ -1,4 +1,4 @@
-r"""A quasi-Newton method on the log-risk for many columns, against l_1 and l_2 balls.
+r"""A quasi-Newton method on the log-risk for many columns, where the set is an l_q ball, q 1 or 2.
 
 A step costs two products with the data, where a Hessian costs as many as there are columns. The
 method minimises at a radius a little smaller than that of the problem: the weights of a nearly

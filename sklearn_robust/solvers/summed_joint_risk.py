@@ -1,13 +1,19 @@
 r"""The minimiser of the joint risk of several classes against an l_q ball, from sums over the
 samples.
 
-The method is that of `_joint_risk`; each evaluation of the risk, each product with its Hessian and
-each sum of weights is one sweep over the samples (`_joint_sums`). No array over the samples
-outlives a part of a block. What differs is where sweeps are dear:
+Newton's method in sweeps: a sweep brings the risk at a point, its gradient, and an estimate of its
+Hessian from samples that are drawn (`_joint_sums`). The quadratic model of these has its minimiser
+under the cones of the pair norms here, without a sweep (`_joint_quadratic`). No array over the
+samples outlives a part of a block.
 
 - The start is the minimiser on a few samples, which are drawn from all of them.
-- The Hessian is estimated from samples drawn by their weight; conjugate gradients correct it.
-- Weights are tried for the lower bound where the gradient alone says that they are nearly feasible.
+- A point has a Hessian of its own where the predicted decrease is large, or hardly falls; else the
+  last one serves.
+- Weights are tried for the lower bound, two sweeps, where the gradient alone says that they are
+  feasible.
+
+Where the interior point does not serve, L-BFGS minimises the risk in stages, a sweep for each
+evaluation (`_joint_stages`).
 """
 
 from __future__ import annotations
@@ -15,6 +21,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import reduce
+from operator import add
 
 import numpy as np
 
@@ -26,25 +34,36 @@ from sklearn_robust.rows import Survey
 from sklearn_robust.rows.reduction import S
 from sklearn_robust.solvers import _joint_sums as sums
 from sklearn_robust.solvers._joint_bounds import DualBounds, Mixture, Source
-from sklearn_robust.solvers._joint_model import (
-    Direction,
-    JointModel,
-    RiskPoint,
-    RiskWeights,
-    Units,
-)
+from sklearn_robust.solvers._joint_model import Direction, JointModel, RiskPoint, Units
 from sklearn_robust.solvers._joint_newton import MOST_DENSE
+from sklearn_robust.solvers._joint_quadratic import ModelMinimisation, QuadraticModel
 from sklearn_robust.solvers._joint_risk import JointMinimisation, minimise_joint_risk
-from sklearn_robust.solvers._joint_run import JointSolution, relative_gap
+from sklearn_robust.solvers._joint_run import JointSolution, relative_gap, separates, size_of
 from sklearn_robust.solvers.solution import Monitor, Monitoring
 from sklearn_robust.summed import SummedJointProblem
 
-# samples for each of the K (d + 1) unknowns that the Hessian is estimated from, and that the start
-# is fitted to
+# samples of the start for each of the K (d + 1) unknowns, and at least; its certified relative gap
 _DRAWN = 32
-_FEWEST = 1000  # samples of the start at least
-_START_TOL = 1e-2  # certified relative gap of the start, on its samples
-_NEARLY = 0.02  # lack of room, relative to a capacity, up to which weights are tried for the bound
+_FEWEST = 1000
+_START_TOL = 1e-2
+_ROUNDS = 5  # draws of samples at most, where those that were drawn are separable
+# samples for each unknown that the Hessian is estimated from, and multiplications from which there
+# are fewer
+_MOST_FOR_HESSIAN = 128
+_MOST_WORK = 400_000_000_000
+# predicted decrease, relative to the risk, and to the one before, from which the next point has a
+# Hessian of its own
+_FAR, _SLOW = 1e-4, 0.1
+_SUFFICIENT = 1e-4  # share of the predicted decrease that a step has to reach
+_HALVINGS = 30  # largest number of times that a step is halved
+# predicted decrease, relative to the risk, that may be rounding; so many end the method, and after
+# each the model has this factor on its share of the gap
+_ROUNDING = 1e-13
+_STILL, _WIDEN = 4, 2.0
+# lack of room by the gradient, relative to a capacity, up to which weights are tried
+_LACK = 0.02
+_SPARE = 0.1  # share of the gap asked for that a step to a model's minimiser may cost
+_NEARLY = 10.0  # times the gap asked for: the predicted decrease up to which weights are tried
 
 
 def minimise_summed_joint_risk(
@@ -114,10 +133,16 @@ class SummedJointModel(JointModel):
         self.function = sums.RiskFunction(loss, units)
         self.n_samples = int(problem.survey.counts.sum())
 
-    def at(self, coef: np.ndarray, pairs: np.ndarray) -> RiskPoint:
-        found = self.summed.total_of_parts(sums.RiskAt(self.function, coef, pairs))
+    def at(self, coef: np.ndarray, pairs: np.ndarray, *, hold: bool = False) -> RiskPoint:
+        return self.with_hessian(coef, pairs, None)[0]
+
+    def with_hessian(
+        self, coef: np.ndarray, pairs: np.ndarray, draw: sums.Draw | None
+    ) -> tuple[RiskPoint, np.ndarray | None]:
+        """The risk at a point, and its Hessian where samples are drawn for it, in one sweep."""
+        found = self.summed.total_of_parts(sums.RiskAt(self.function, coef, pairs, draw))
         nothing = np.empty(0)
-        return RiskPoint(
+        point = RiskPoint(
             log_risk=found.log_risk,
             weights=None,
             of_sample=nothing,
@@ -129,6 +154,9 @@ class SummedJointModel(JointModel):
             class_sums=found.class_sums,
             gradient=found.gradient,
         )
+        hessian = found.hessian
+        matrix = None if hessian is None else hessian.matrix(logarithmic=self.logarithmic)
+        return point, matrix
 
     def log_risk(self, coef: np.ndarray, pairs: np.ndarray) -> float:
         return self.at(coef, pairs).log_risk
@@ -137,26 +165,20 @@ class SummedJointModel(JointModel):
         """The weights at a point."""
         return sums.WeightsAt(self.function, point.coef, point.pairs, point.log_risk)
 
-    def curvature_product(self, at: RiskWeights, step: Direction) -> Direction:
-        assert isinstance(at, RiskPoint)
-        along = sums.CurvatureAlong(self.weights_of(at), step)
-        return self.summed.total_of_parts(along)
-
-    def hessian_estimate(self, at: RiskPoint, features: np.ndarray) -> np.ndarray:
-        drawn = self.draw(at, _DRAWN * at.gradient.coef.size)
-        model = self.function.on(_problem_of(self.problem, drawn))
-        every = np.arange(len(drawn.y))
-        weights = self.weights_of(at).of(model)
-        matrix = model.curvature_estimate(weights, features, every, drawn.factor)
-        if self.logarithmic and len(every) == self.n_samples:
-            self.remove_square(matrix, at, features)
-        return matrix
+    def draw_for_hessian(self, like: RiskPoint) -> sums.Draw:
+        """The samples that the Hessian is estimated from at a point of figures like these."""
+        size = like.gradient.flat().size
+        most = max(_DRAWN * size, min(_MOST_FOR_HESSIAN * size, _MOST_WORK // size**2))
+        return self._draw(like, most)
 
     def draw(self, at: RiskPoint, most: int) -> sums.DrawnSamples:
         """About so many samples, half of them by their weight at a point."""
-        total = float(at.class_sums.sum())
-        draw = sums.Draw(self.weights_of(at), most, self.n_samples, total)
+        draw = sums.DrawAt(self.function, at.coef, at.pairs, self._draw(at, most))
         return self.summed.total_of_parts(draw)
+
+    def _draw(self, like: RiskPoint, most: int) -> sums.Draw:
+        total = float(like.class_sums.sum())
+        return sums.Draw(most, self.n_samples, like.log_risk, total)
 
 
 def _units_of(survey: Survey, *, centred: bool) -> Units:
@@ -167,24 +189,28 @@ def _units_of(survey: Survey, *, centred: bool) -> Units:
     return Units(math.sqrt(square) if square > 0 else 1.0, centre)
 
 
-def _problem_of(form: JointProblem, drawn: sums.DrawnSamples) -> JointProblem:
-    """The problem of samples that were drawn."""
-    return replace(form, X=drawn.X, y=drawn.y, log_weight=drawn.log_weight)
+def _problem_of(form: JointProblem, draws: Sequence[sums.DrawnSamples]) -> JointProblem:
+    """The problem of samples that were drawn, once or several times."""
+    drawn = reduce(add, draws)
+    log_weight = drawn.log_weight + np.log(drawn.factor)
+    log_weight -= np.logaddexp.reduce(log_weight)
+    return replace(form, X=drawn.X, y=drawn.y, log_weight=log_weight)
 
 
 class SummedBounds(DualBounds):
     """Lower bounds on a risk that is known by sums; weights are points, or recipes."""
 
     model: SummedJointModel
+    lack = _LACK
 
     def update(self, point: RiskPoint, slopes: np.ndarray) -> None:
         self._log_scale = math.log(float(point.class_sums.sum()))
-        if self.proven or self._is_near(point, slopes):
+        if self.proven or self._is_feasible(point, slopes):
             super().update(point, slopes)
 
-    def _is_near(self, point: RiskPoint, slopes: np.ndarray) -> bool:
-        """Whether the weights at a point are nearly feasible, by the gradient: around the mean, and
-        without the factors that balance the classes.
+    def _is_feasible(self, point: RiskPoint, slopes: np.ndarray) -> bool:
+        """Whether the weights at a point are feasible, or lack little, by the gradient: around the
+        mean, and without the factors that balance the classes.
         """
         if not self._has_pairs:
             return True
@@ -194,7 +220,7 @@ class SummedBounds(DualBounds):
         between = (point.class_sums + point.class_sums.T)[self.problem.pairs] / total
         sizes = np.full_like(weighted_sum, self.model.unit)
         found = WeightedSums(weighted_sum, sizes, self.problem.radius * between)
-        return self._excess(found, slopes)[1] >= -_NEARLY
+        return self._excess(found, slopes)[1] >= -self.lack
 
     def weights(self) -> np.ndarray:
         return np.zeros((self.problem.n_classes, 0))
@@ -256,9 +282,12 @@ class _SummedMinimisation(JointMinimisation):
     """One run, of samples known by sums."""
 
     whole: SummedJointModel
-    precision = 0.1  # a product is a sweep
-    starts_centred = True  # at the minimiser of few samples
+    bounds: SummedBounds
     record: Callable[[np.ndarray, np.ndarray, float], None]
+    # the last point, the last Hessian, and the decrease of the risk that was predicted last
+    point: RiskPoint | None = None
+    hessian: np.ndarray | None = None
+    predicted = math.inf
 
     @property
     def n_samples(self) -> int:
@@ -269,6 +298,9 @@ class _SummedMinimisation(JointMinimisation):
 
     def ends(self, at: RiskPoint, slopes: np.ndarray) -> bool:
         self.record(*self.model.predictor(self.coef), at.log_risk)
+        self.proving = self.predicted <= _NEARLY * self.tol
+        # at the minimiser pairs of classes whose weight vanishes may lack room
+        self.bounds.lack = _LACK if self.predicted <= _ROUNDING else 0.0
         return super().ends(at, slopes)
 
     def ends_descent(self, coef: np.ndarray, point: RiskPoint) -> bool:
@@ -280,35 +312,36 @@ class _SummedMinimisation(JointMinimisation):
         few = self.coef.size + len(self.model.low) <= MOST_DENSE
         return few and super().has_interior_point()
 
+    # -- the start
+
     def approach(self, max_iter: int) -> None:
-        """The minimiser on samples that are drawn from all; that of L-BFGS on all where it is none
-        for all. A start that is given stays.
-        """
-        if self.coef.any():
+        """The minimiser on samples that are drawn from all, again where they were separable."""
+        if self.coef.any():  # a start that is given stays
+            norms = self.pairs_of_whole.norms(self.coef)
+            self._go_to(self.coef, norms, self._constant())
             return
-        self.coef[:, -1] = self._constant_intercept()
-        at = self.whole.at(self.coef, np.zeros(len(self.whole.low)))
-        drawn = self.whole.draw(at, max(_FEWEST, _DRAWN * self.coef.size))
-        if len(np.unique(drawn.y)) == self.problem.n_classes:
-            log_weight = drawn.log_weight + np.log(drawn.factor)
-            log_weight -= np.logaddexp.reduce(log_weight)
-            part = replace(_problem_of(self.problem, drawn), log_weight=log_weight)
+        at = constant = self._constant()
+        draws: list[sums.DrawnSamples] = []
+        for _ in range(_ROUNDS):
+            draws.append(self.whole.draw(at, max(_FEWEST, _DRAWN * self.coef.size)))
+            part = _problem_of(self.problem, draws)
+            if len(np.unique(part.y)) < self.problem.n_classes:
+                break
             found = minimise_joint_risk(part, self.whole.loss, tol=_START_TOL)
             coef = self.whole.from_predictor(found.coef, found.intercept)
-            # samples that are separable by themselves lead far off
-            log_risk = self.log_risk(coef)
-            if log_risk < at.log_risk:
-                self.coef = coef
-                self.record(found.coef, found.intercept, log_risk)
-                return
-        super().approach(max_iter)
+            norms = self.pairs_of_whole.norms(coef)
+            at = self._go_to(coef, norms, self.whole.function.on(part).at(coef, norms))
+            if separates(at) or found.separable is False:
+                break
+        if not at.log_risk < constant.log_risk or at is constant:
+            self._go_to(constant.coef, constant.pairs, constant)
 
     def descend_in_stages(self, max_iter: int) -> None:
         self.approach(max_iter)
         super().descend_in_stages(max_iter)
 
-    def _constant_intercept(self) -> np.ndarray:
-        """The best intercepts (K,) of no coefficients."""
+    def _constant(self) -> RiskPoint:
+        """The best intercepts of no coefficients, and the risk there."""
         weights = self.whole.summed.class_weights
         form, K = self.problem, self.problem.n_classes
         alike = replace(
@@ -317,19 +350,70 @@ class _SummedMinimisation(JointMinimisation):
             y=np.arange(K),
             log_weight=np.log(weights / weights.sum()),
         )
-        intercept: np.ndarray = alike.evaluate(
-            self.whole.loss, np.zeros((K, form.n_features))
-        ).intercept
-        return intercept
+        coef = np.zeros((K, form.n_features + 1))
+        coef[:, -1] = alike.evaluate(self.whole.loss, coef[:, :-1]).intercept
+        return self.whole.function.on(alike).at(coef, np.zeros(len(self.whole.low)))
+
+    # -- Newton's method
+
+    def minimise(self, max_iter: int) -> None:
+        """Newton steps until the run ends, or no step leads on."""
+        assert self.point is not None
+        at, last = self.point, math.inf
+        n_still = 0
+        slopes = np.zeros((len(self.model.low), len(self.differences.columns)))
+        while not self.ends(at, slopes) and self.n_iter < max_iter and n_still < _STILL:
+            self.n_iter += 1
+            assert self.hessian is not None
+            model = QuadraticModel(self.model, at, self.hessian)
+            found = ModelMinimisation(model, _WIDEN**n_still * self.tol)
+            self.predicted = (at.value - found.end.value) / size_of(at)
+            n_still += self.predicted <= _ROUNDING
+            renews = self.predicted > min(_FAR, _SLOW * last)
+            moved = self._step(at, found.end, renews=renews)
+            if moved is None:
+                return
+            at, slopes = moved, found.slopes
+            last = self.predicted
+
+    def _step(self, at: RiskPoint, end: RiskPoint, *, renews: bool) -> RiskPoint | None:
+        """Go to the minimiser of a model, or to where the risk decreases on the way there; None
+        where it does not.
+        """
+        new = self._go_to(end.coef, end.pairs, end if renews else None)
+        length = 1.0
+        for _ in range(_HALVINGS):
+            decrease = (at.value - new.value) / size_of(at)
+            if decrease >= _SUFFICIENT * length * self.predicted - _SPARE * self.tol:
+                return new
+            length *= 0.5
+            coef = at.coef + length * (end.coef - at.coef)
+            new = self._go_to(coef, at.pairs + length * (end.pairs - at.pairs), at)
+        self.coef, self.point = at.coef, at
+        return None
+
+    def _go_to(self, coef: np.ndarray, pairs: np.ndarray, like: RiskPoint | None) -> RiskPoint:
+        """The point at coefficients and norms, in one sweep, with a new Hessian where figures like
+        those there are given.
+        """
+        draw = None
+        if like is not None and self.has_interior_point():
+            draw = self.whole.draw_for_hessian(like)
+        self.coef = coef
+        self.point, hessian = self.whole.with_hessian(coef, pairs, draw)
+        self.hessian = self.hessian if hessian is None else hessian
+        return self.point
 
     def recedes(self) -> bool:
         return False  # that is decided from all samples in memory only
 
     def solution(self) -> JointSolution:
         """The predictor, the figures there, and the bound."""
-        self.keep(self.log_risk(self.coef))
-        log_risk, coef = self.best
-        at = self.whole.at(coef, self.pairs_of_whole.norms(coef))
+        at = self.whole.at(self.coef, self.pairs_of_whole.norms(self.coef))
+        self.keep(at.log_risk)
+        coef = self.best[1]
+        if coef is not self.coef:
+            at = self.whole.at(coef, self.pairs_of_whole.norms(coef))
         W, b = self.whole.predictor(coef)
         bounds = self.bounds
         separable: bool | None = True if at.smallest_margin > 0 else None
