@@ -23,7 +23,7 @@ from sklearn_robust.certificates import proves_not_separable
 from sklearn_robust.losses import MarginLoss
 from sklearn_robust.norms import LpNorm
 from sklearn_robust.problems import RobustProblem
-from sklearn_robust.rows import DenseRows, GramRows, Rows
+from sklearn_robust.rows import BlockRows, DenseRows, GramRows, Rows
 from sklearn_robust.solvers import _newton_rules as rules
 from sklearn_robust.solvers._newton_columns import most_columns
 from sklearn_robust.solvers.solution import Solution
@@ -68,13 +68,14 @@ _Size = Callable[[float, float], tuple[float, np.ndarray, np.ndarray]]
 
 def serves(problem: RobustProblem) -> bool:
     """Whether the method pays for a problem against an l_q ball: q is 1 or 2, the adversary moves
-    every feature, and Hessians are not cheap.
+    every feature, and Hessians cost more than some products, as they do not where rows are read.
     """
-    scale = problem.threat.scale
+    rows, scale = problem.rows, problem.threat.scale
+    if isinstance(rows, BlockRows) or not problem.radius[0] > 0:
+        return False
     moves = scale is None or bool((scale > 0).all())
-    many = math.prod(problem.X.shape) >= _LEAST_ENTRIES
-    many = many and problem.n_features >= _LEAST_COLUMNS.get(problem.threat.q, math.inf)
-    return many and moves and bool(problem.radius[0] > 0)
+    many = problem.n_features >= _LEAST_COLUMNS.get(problem.threat.q, math.inf)
+    return moves and many and math.prod(rows.shape) >= _LEAST_ENTRIES
 
 
 def affordable_iterations(problem: RobustProblem) -> float:
@@ -176,7 +177,12 @@ class _Evaluated:
 
 
 class _QuasiNewton:
-    """The method of `quasi_newton`, with its parameters.
+    r"""The method of `quasi_newton`, with its parameters.
+
+    An iteration takes a step d, then minimises over the plane of the predictors (u w + v d, b), on
+    scores that are known. Where the predictor is stationary along its ray and in b, the weights
+    exceed the ball of the search by the share :math:`(\|g\|_q - g \cdot w / \|w\|_{q^*}) /
+    (\epsilon\, r \cdot a)`, g = Z^T a: the slack.
 
     Attributes
     ----------
@@ -252,7 +258,8 @@ class _QuasiNewton:
         return (
             self.single is not None
             and slacks[-1] < _SINGLE_SLACK
-            and slacks[-1] > 0.5 * slacks[-2:][0]
+            and len(slacks) > 1
+            and slacks[-1] > 0.5 * slacks[-2]
         )
 
     def _expected(self, slacks: list[float]) -> float:
@@ -306,8 +313,6 @@ class _QuasiNewton:
 
     def _in_double(self, at: _Point) -> _Point:
         """The point in double precision, in which the search goes on."""
-        if self.single is None:
-            return at
         self.single = None
         known = np.linalg.norm(self.changes, axis=1) > _KNOWN_CHANGE * np.linalg.norm(
             at.weighted_sum
@@ -353,7 +358,7 @@ class _QuasiNewton:
         """How far the weights are outside the ball, as a share of it, once they are stationary
         along the ray of the coefficients.
         """
-        bound = self.eps * at.total_weight
+        bound = max(self.eps * at.total_weight, np.finfo(float).tiny)
         g = at.weighted_sum
         size = math.sqrt(g @ g) if self.norm.p == 2 else float(np.abs(g).sum())
         if at.size == 0:

@@ -148,3 +148,13 @@ def test_starts_anywhere(q):
     start = np.random.default_rng(0).standard_normal((1, X.shape[1]))
     found = minimise_robust_risk(problem, LOSSES["exponential"], NORM, tol=1e-7, coef_init=start)
     assert found.gap[0] <= 1e-7
+
+
+@pytest.mark.parametrize("q", [1, 2])
+def test_no_sample_is_attacked(q):
+    X, y = noisy()
+    problem = RobustProblem.from_data(
+        X, y, q=q, eps=0.1, fit_intercept=True, sample_radius=np.zeros(len(y))
+    )
+    found = minimise_robust_risk(problem, LOSSES["logistic"], NORM, tol=1e-6)
+    assert found.gap[0] <= 1e-6
