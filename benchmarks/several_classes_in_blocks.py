@@ -1,5 +1,5 @@
 """Claims: several classes in blocks, by sums over the samples, have the risk and the separator of
-the array within their gaps: the minimiser in 30 to 60 sweeps, the separator in at most 25.
+the array within their gaps: the minimiser in at most 15 sweeps, the separator in at most 25.
 
 Gaussian samples of a linear teacher of K classes, with noise (minimiser) or with a margin
 (separator), in blocks of 50 000; one thread a process, CPU time. "Largest sum" is the largest
