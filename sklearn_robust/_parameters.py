@@ -32,8 +32,8 @@ _IN_MEMORY = {  # by where a class is defined: what takes its objects, or brings
 
 
 def refuse_lazy(**data: Any) -> None:
-    """Refuse dask collections, lazy frames, loaders, row sources, iterators and paths, which would be
-    loaded whole or misread.
+    """Refuse dask collections, lazy frames, loaders, row sources, iterators and paths, which would
+    be loaded whole or misread.
     """
     for name, value in data.items():
         homes = [f"{cls.__module__}." for cls in type(value).__mro__]
